@@ -1,0 +1,7 @@
+//! Leaves without opinions: things every room may use and that know no room.
+
+pub mod bell;
+pub mod clock;
+pub mod prng;
+pub mod text;
+pub mod varint;

@@ -1,0 +1,132 @@
+//! Options and quantities as text: one table a room gives the parser, the printer and the help.
+//!
+//! SIZE takes a number with K, M, G or T (binary); DURATION a number with ms, s or m.
+
+use std::time::Duration;
+
+/// When an option may be given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum When {
+    /// Only when the store is made; remembered by the store.
+    Format,
+    /// At every mount; what the store remembers is the default.
+    Mount,
+}
+
+/// One option of a room: its name in `key=value` text, its help, and how it is read and printed.
+pub struct Field<T: 'static> {
+    /// The key, as in `-o key=value`.
+    pub name: &'static str,
+    /// When it may be given.
+    pub when: When,
+    /// What it trades, in one sentence, with the values it takes.
+    pub help: &'static str,
+    /// Parses and stores; the error is a sentence without the key.
+    pub set: fn(&mut T, &str) -> Result<(), String>,
+    /// The current value as text that `set` reads.
+    pub get: fn(&T) -> String,
+}
+
+/// Looks `name` up in `fields` and sets it. `None` if there is no such option.
+pub fn set<T>(fields: &[Field<T>], target: &mut T, name: &str, value: &str) -> Option<Result<(), String>> {
+    let field = fields.iter().find(|field| field.name == name)?;
+    Some((field.set)(target, value).map_err(|problem| format!("option {name}={value}: {problem}")))
+}
+
+/// Parses `64M`, `4096`, `1G`: bytes.
+pub fn parse_size(text: &str) -> Result<u64, String> {
+    let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
+    let shift = match &text[digits.len()..] {
+        "" | "B" => 0,
+        "K" | "k" | "KiB" => 10,
+        "M" | "m" | "MiB" => 20,
+        "G" | "g" | "GiB" => 30,
+        "T" | "t" | "TiB" => 40,
+        other => return Err(format!("unknown unit '{other}'; a size is a number with K, M, G or T")),
+    };
+    let number: u64 = digits.parse().map_err(|_| "a size is a number with K, M, G or T".to_string())?;
+    number.checked_shl(shift).filter(|bytes| bytes >> shift == number).ok_or_else(|| "too large".to_string())
+}
+
+/// Prints bytes so that [`parse_size`] reads them back exactly.
+pub fn exact_size(bytes: u64) -> String {
+    for (shift, unit) in [(40, "T"), (30, "G"), (20, "M"), (10, "K")] {
+        if bytes != 0 && bytes & ((1u64 << shift) - 1) == 0 {
+            return format!("{}{unit}", bytes >> shift);
+        }
+    }
+    bytes.to_string()
+}
+
+/// Prints bytes for people: three significant digits and a binary unit.
+pub fn human_size(bytes: u64) -> String {
+    let mut value = bytes as f64;
+    for unit in ["B", "KiB", "MiB", "GiB", "TiB"] {
+        if value < 1023.5 || unit == "TiB" {
+            return match unit {
+                "B" => format!("{bytes}B"),
+                _ if value < 9.995 => format!("{value:.2}{unit}"),
+                _ if value < 99.95 => format!("{value:.1}{unit}"),
+                _ => format!("{value:.0}{unit}"),
+            };
+        }
+        value /= 1024.0;
+    }
+    unreachable!("the last unit always returns")
+}
+
+/// Parses `500ms`, `1s`, `2m`.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
+    let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
+    let problem = || "a duration is a number with ms, s or m".to_string();
+    let number: u64 = digits.parse().map_err(|_| problem())?;
+    match &text[digits.len()..] {
+        "ms" => Ok(Duration::from_millis(number)),
+        "s" => Ok(Duration::from_secs(number)),
+        "m" => Ok(Duration::from_secs(number.checked_mul(60).ok_or_else(problem)?)),
+        _ => Err(problem()),
+    }
+}
+
+/// Prints a duration so that [`parse_duration`] reads it back (to the millisecond).
+pub fn exact_duration(duration: Duration) -> String {
+    match duration.as_millis() {
+        ms if ms % 1000 == 0 => format!("{}s", ms / 1000),
+        ms => format!("{ms}ms"),
+    }
+}
+
+/// Parses `on` or `off`.
+pub fn parse_switch(text: &str) -> Result<bool, String> {
+    match text {
+        "on" | "yes" | "1" | "true" => Ok(true),
+        "off" | "no" | "0" | "false" => Ok(false),
+        _ => Err("takes on or off".to_string()),
+    }
+}
+
+/// `on` or `off`.
+pub fn switch(value: bool) -> String {
+    if value { "on" } else { "off" }.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantities_read_back() {
+        for bytes in [0, 1, 1023, 1024, 4096, 64 << 20, (64 << 20) + 1, 3 << 40] {
+            assert_eq!(parse_size(&exact_size(bytes)), Ok(bytes));
+        }
+        assert!(parse_size("12Q").is_err() && parse_size("").is_err() && parse_size("99999999T").is_err());
+        for ms in [0, 1, 999, 1000, 1500, 60_000] {
+            let duration = Duration::from_millis(ms);
+            assert_eq!(parse_duration(&exact_duration(duration)), Ok(duration));
+        }
+        assert!(parse_duration("5").is_err() && parse_duration("5h").is_err());
+        assert_eq!(human_size(1023), "1023B");
+        assert_eq!(human_size(1024 * 1024 - 1), "1.00MiB");
+        assert_eq!(human_size(410 << 20), "410MiB");
+    }
+}

@@ -1,0 +1,113 @@
+//! The disk room: one flat directory of named files behind a small trait, and nothing else of the
+//! operating system's files. Every byte that passes states its [`Purpose`].
+//!
+//! # The durability contract
+//!
+//! - Until [`File::sync`] returns, any subset of the writes to that file may survive a crash, each whole,
+//!   absent or torn at a 512-byte sector; the same holds for changes of its size.
+//! - Until [`Disk::sync_names`] returns, any subset of creates, renames and removes may survive a crash,
+//!   each rename whole or not at all.
+//! - After a failed sync nothing is known about the writes before it. [`Latch`] refuses further writes
+//!   until the store is opened again.
+//! - [`File::allocate`] takes the space: later writes below the allocated size cannot fail with `ENOSPC`.
+//!
+//! [`SimDisk`] implements exactly this, [`OsDisk`] relies on nothing more. [`Metered`], [`Latch`] and
+//! [`Faulty`] are decorators, so the real and the simulated disk stay plain. The stack on a mount is
+//! `Latch(Metered(OsDisk))`.
+
+mod fault;
+mod latch;
+mod meter;
+mod os;
+mod overlay;
+mod purpose;
+mod sim;
+
+use std::io;
+use std::sync::Arc;
+
+pub use fault::{Fault, Faulty, Kind};
+pub use latch::{Latch, is_poisoned};
+pub use meter::{Counters, Metered, Snapshot};
+pub use os::{Access, OsDisk};
+pub use overlay::Overlay;
+pub use purpose::Purpose;
+pub use sim::{SimDisk, Witness};
+
+/// A name in the directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileInfo {
+    /// Its name, without any path.
+    pub name: String,
+    /// Its size.
+    pub bytes: u64,
+    /// What it occupies on the device: blocks times block size, so less than `bytes` for a sparse file.
+    pub bytes_allocated: u64,
+}
+
+/// Space of the filesystem below.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Space {
+    /// Its size in bytes.
+    pub total_bytes: u64,
+    /// Bytes that we may still take.
+    pub free_bytes: u64,
+}
+
+/// One flat directory of named files.
+pub trait Disk: Send + Sync {
+    /// Makes a new, empty file; replaces nothing: `AlreadyExists` if the name is taken.
+    fn create(&self, name: &str) -> io::Result<Arc<dyn File>>;
+    /// Opens an existing file.
+    fn open(&self, name: &str) -> io::Result<Arc<dyn File>>;
+    /// Gives a file another name, replacing the file that has it.
+    fn rename(&self, from: &str, to: &str) -> io::Result<()>;
+    /// Removes a name. A file that is still open keeps its bytes until it is dropped.
+    fn remove(&self, name: &str) -> io::Result<()>;
+    /// Every file, sorted by name.
+    fn list(&self) -> io::Result<Vec<FileInfo>>;
+    /// Makes all earlier creates, renames and removes durable.
+    fn sync_names(&self) -> io::Result<()>;
+    /// Size and free space of the filesystem below.
+    fn space(&self) -> io::Result<Space>;
+}
+
+/// A file of a [`Disk`]; every call is positional, so a file may be used from many threads.
+pub trait File: Send + Sync {
+    /// Fills `target` from `offset`, or fails: `UnexpectedEof` where the file ends before.
+    fn read_at(&self, purpose: Purpose, offset: u64, target: &mut [u8]) -> io::Result<()>;
+    /// Writes all of `source` at `offset`, growing the file as needed, or fails.
+    fn write_at(&self, purpose: Purpose, offset: u64, source: &[u8]) -> io::Result<()>;
+    /// Makes all earlier writes to this file durable.
+    fn sync(&self, purpose: Purpose) -> io::Result<()>;
+    /// Its size in bytes.
+    fn size(&self) -> io::Result<u64>;
+    /// Cuts the file, or grows it with zeros.
+    fn set_size(&self, bytes: u64) -> io::Result<()>;
+    /// Takes space for the first `bytes` of the file, which reads as zeros where nothing was written; the size
+    /// becomes at least `bytes`. `StorageFull` where there is no space, and then nothing has changed that a
+    /// reader could see.
+    fn allocate(&self, bytes: u64) -> io::Result<()>;
+}
+
+/// Reads a whole file that is known to be small.
+pub fn read_all(file: &dyn File, purpose: Purpose) -> io::Result<Vec<u8>> {
+    let mut bytes = vec![0; usize::try_from(file.size()?).map_err(io::Error::other)?];
+    file.read_at(purpose, 0, &mut bytes)?;
+    Ok(bytes)
+}
+
+/// Replaces the file `name` by `bytes` so that a crash leaves the old content or the new, never a mixture:
+/// write `name.new`, sync it, rename, sync the names.
+pub fn replace(disk: &dyn Disk, purpose: Purpose, name: &str, bytes: &[u8]) -> io::Result<()> {
+    let temporary = format!("{name}.new");
+    match disk.remove(&temporary) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let file = disk.create(&temporary)?;
+    file.write_at(purpose, 0, bytes)?;
+    file.sync(purpose)?;
+    disk.rename(&temporary, name)?;
+    disk.sync_names()
+}

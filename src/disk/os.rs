@@ -1,0 +1,201 @@
+//! The real disk: files of one directory, which it locks. The only place that touches the operating
+//! system's files.
+
+use std::fs;
+use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use nix::fcntl::{FallocateFlags, Flock, FlockArg, fallocate};
+
+use super::{Disk, File, FileInfo, Purpose, Space};
+
+/// Name of the file whose lock keeps a second opener out; its text names the holder.
+const LOCK: &str = "LOCK";
+
+/// What may be done with the directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Read and write; at most one opener.
+    Write,
+    /// Read only, with no other opener that writes. Nothing is written, not even the lock's text.
+    Read,
+}
+
+/// The files of one directory.
+pub struct OsDisk {
+    path: PathBuf,
+    directory: fs::File,
+    access: Access,
+    /// Held for as long as the disk lives; the kernel lets go of it when the process ends, however it ends.
+    _lock: Option<Flock<fs::File>>,
+}
+
+impl OsDisk {
+    /// Opens the directory `path` and locks it. With [`Access::Write`] it is made if missing (mode 0700).
+    ///
+    /// Fails with `ResourceBusy` and a sentence that names the holder if another process has it open.
+    pub fn open(path: &Path, access: Access) -> io::Result<Arc<OsDisk>> {
+        if access == Access::Write {
+            fs::DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+        }
+        let directory = fs::File::open(path)?;
+        if !directory.metadata()?.is_dir() {
+            return Err(io::Error::new(io::ErrorKind::NotADirectory, "not a directory"));
+        }
+        let lock = Self::lock(&path.join(LOCK), access)?;
+        Ok(Arc::new(OsDisk { path: path.to_path_buf(), directory, access, _lock: lock }))
+    }
+
+    fn lock(path: &Path, access: Access) -> io::Result<Option<Flock<fs::File>>> {
+        let write = access == Access::Write;
+        let file = match fs::OpenOptions::new().read(true).write(write).create(write).mode(0o600).open(path) {
+            // A directory that was never opened for writing has no lock and no holder.
+            Err(error) if !write && error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            other => other?,
+        };
+        let how = if write { FlockArg::LockExclusiveNonblock } else { FlockArg::LockSharedNonblock };
+        match Flock::lock(file, how) {
+            Ok(lock) => Ok(Some(lock)),
+            Err((mut file, _)) => {
+                let mut holder = String::new();
+                file.read_to_string(&mut holder)?;
+                let holder = holder.trim();
+                let holder = if holder.is_empty() { "another process" } else { holder };
+                Err(io::Error::new(io::ErrorKind::ResourceBusy, format!("in use by {holder}")))
+            }
+        }
+    }
+
+    /// Writes who holds the directory into its lock, for the next one who finds it locked.
+    pub fn name_holder(&self, holder: &str) -> io::Result<()> {
+        if let Some(lock) = &self._lock {
+            let mut file: &fs::File = lock;
+            file.set_len(0)?;
+            file.rewind()?;
+            writeln!(file, "{holder}")?;
+        }
+        Ok(())
+    }
+
+    fn writable(&self) -> io::Result<()> {
+        match self.access {
+            Access::Write => Ok(()),
+            Access::Read => Err(io::Error::from_raw_os_error(libc::EROFS)),
+        }
+    }
+}
+
+impl Disk for OsDisk {
+    fn create(&self, name: &str) -> io::Result<Arc<dyn File>> {
+        self.writable()?;
+        let options = fs::OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).clone();
+        Ok(Arc::new(OsFile(options.open(self.path.join(name))?)))
+    }
+    fn open(&self, name: &str) -> io::Result<Arc<dyn File>> {
+        let write = self.access == Access::Write;
+        Ok(Arc::new(OsFile(fs::OpenOptions::new().read(true).write(write).open(self.path.join(name))?)))
+    }
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.writable()?;
+        fs::rename(self.path.join(from), self.path.join(to))
+    }
+    fn remove(&self, name: &str) -> io::Result<()> {
+        self.writable()?;
+        fs::remove_file(self.path.join(name))
+    }
+    fn list(&self) -> io::Result<Vec<FileInfo>> {
+        let mut files = Vec::new();
+        for entry in fs::read_dir(&self.path)? {
+            let entry = entry?;
+            let metadata = match entry.metadata() {
+                // Removed between the listing and the look.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                other => other?,
+            };
+            let Ok(name) = entry.file_name().into_string() else { continue };
+            if metadata.is_file() && name != LOCK {
+                files.push(FileInfo { name, bytes: metadata.len(), bytes_allocated: metadata.blocks() * 512 });
+            }
+        }
+        files.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(files)
+    }
+    fn sync_names(&self) -> io::Result<()> {
+        self.directory.sync_all()
+    }
+    fn space(&self) -> io::Result<Space> {
+        let found = nix::sys::statvfs::fstatvfs(&self.directory)?;
+        let unit = found.fragment_size();
+        Ok(Space { total_bytes: found.blocks() * unit, free_bytes: found.blocks_available() * unit })
+    }
+}
+
+struct OsFile(fs::File);
+
+impl File for OsFile {
+    fn read_at(&self, _: Purpose, offset: u64, target: &mut [u8]) -> io::Result<()> {
+        self.0.read_exact_at(target, offset)
+    }
+    fn write_at(&self, _: Purpose, offset: u64, source: &[u8]) -> io::Result<()> {
+        self.0.write_all_at(source, offset)
+    }
+    fn sync(&self, _: Purpose) -> io::Result<()> {
+        self.0.sync_data()
+    }
+    fn size(&self) -> io::Result<u64> {
+        Ok(self.0.metadata()?.len())
+    }
+    fn set_size(&self, bytes: u64) -> io::Result<()> {
+        self.0.set_len(bytes)
+    }
+    fn allocate(&self, bytes: u64) -> io::Result<()> {
+        let length = libc::off_t::try_from(bytes).map_err(io::Error::other)?;
+        match fallocate(&self.0, FallocateFlags::empty(), 0, length) {
+            // A filesystem that cannot reserve (some network ones): grow the file and hope, as everyone does there.
+            Err(nix::errno::Errno::EOPNOTSUPP) if self.size()? < bytes => self.set_size(bytes),
+            Err(nix::errno::Errno::EOPNOTSUPP) => Ok(()),
+            other => Ok(other?),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_opener_learns_who_holds_the_directory() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("store");
+        assert_eq!(OsDisk::open(&path, Access::Read).err().map(|e| e.kind()), Some(io::ErrorKind::NotFound));
+        let disk = OsDisk::open(&path, Access::Write).unwrap();
+        disk.name_holder("kvfs, pid 7, mounted at /mnt/kv").unwrap();
+        for access in [Access::Write, Access::Read] {
+            let error = OsDisk::open(&path, access).err().unwrap();
+            assert_eq!(error.kind(), io::ErrorKind::ResourceBusy);
+            assert_eq!(error.to_string(), "in use by kvfs, pid 7, mounted at /mnt/kv");
+        }
+        drop(disk);
+        OsDisk::open(&path, Access::Read).unwrap();
+    }
+
+    #[test]
+    fn files_read_back_and_space_is_taken() {
+        let home = tempfile::tempdir().unwrap();
+        let disk = OsDisk::open(home.path(), Access::Write).unwrap();
+        let file = disk.create("a").unwrap();
+        file.write_at(Purpose::Wal, 5, b"hello").unwrap();
+        file.allocate(1 << 20).unwrap();
+        assert_eq!(file.size().unwrap(), 1 << 20);
+        let info = &disk.list().unwrap()[0];
+        assert_eq!((info.name.as_str(), info.bytes), ("a", 1 << 20));
+        assert!(info.bytes_allocated >= 1 << 20, "fallocate took {} bytes", info.bytes_allocated);
+        disk.rename("a", "b").unwrap();
+        let mut bytes = [1; 10];
+        disk.open("b").unwrap().read_at(Purpose::Get, 0, &mut bytes).unwrap();
+        assert_eq!(&bytes, b"\0\0\0\0\0hello");
+        assert!(disk.create("b").is_err());
+    }
+}

@@ -1,0 +1,109 @@
+//! Why a byte goes to or comes from the disk. A required argument at the disk door, so that a byte without a
+//! purpose does not compile.
+
+/// Number of LSM levels, L0 … L6; [`Purpose::Compact`] names the level a merge writes into.
+pub const LEVELS: usize = 7;
+
+/// Why a byte passes the disk door.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Purpose {
+    /// Log records with headers, padding and segment headers; log syncs.
+    Wal,
+    /// Filling a new log segment ahead of its use.
+    LogPrepare,
+    /// LSM: memtable → first sorted table.
+    Flush,
+    /// LSM: inputs read and outputs written by a merge, charged to the level it writes into.
+    Compact {
+        /// Target level, below [`LEVELS`].
+        into: u8,
+    },
+    /// B-tree: a dirty page written to its home because memory was needed.
+    PageWrite,
+    /// B-tree: dirty pages and extents written to their home by a checkpoint.
+    Checkpoint,
+    /// B-tree: images of pages in the log, against torn pages.
+    PageImage,
+    /// B-tree: copies of pages in a double-write area, against torn pages.
+    DoubleWrite,
+    /// Manifest, superblock, meta pages, free list.
+    Manifest,
+    /// Blocks or pages fetched for a point read.
+    Get,
+    /// Blocks or pages fetched for a scan.
+    Scan,
+    /// Reads and writes while opening.
+    Recovery,
+    /// Check and scrub.
+    Verify,
+}
+
+impl Purpose {
+    /// How many slots [`Purpose::slot`] uses.
+    pub const SLOTS: usize = 12 + LEVELS;
+
+    /// Every purpose, in the order of reports.
+    pub fn all() -> impl Iterator<Item = Purpose> {
+        use Purpose::*;
+        [Wal, LogPrepare, Flush]
+            .into_iter()
+            .chain((0..LEVELS as u8).map(|into| Compact { into }))
+            .chain([PageWrite, Checkpoint, PageImage, DoubleWrite, Manifest, Get, Scan, Recovery, Verify])
+    }
+
+    /// Index into an array of counters.
+    pub fn slot(self) -> usize {
+        match self {
+            Purpose::Wal => 0,
+            Purpose::LogPrepare => 1,
+            Purpose::Flush => 2,
+            Purpose::Compact { into } => 3 + usize::from(into).min(LEVELS - 1),
+            Purpose::PageWrite => LEVELS + 3,
+            Purpose::Checkpoint => LEVELS + 4,
+            Purpose::PageImage => LEVELS + 5,
+            Purpose::DoubleWrite => LEVELS + 6,
+            Purpose::Manifest => LEVELS + 7,
+            Purpose::Get => LEVELS + 8,
+            Purpose::Scan => LEVELS + 9,
+            Purpose::Recovery => LEVELS + 10,
+            Purpose::Verify => LEVELS + 11,
+        }
+    }
+
+    /// The name in reports: `wal`, `compact_1`, `page_image` …
+    pub fn name(self) -> &'static str {
+        match self {
+            Purpose::Wal => "wal",
+            Purpose::LogPrepare => "log_prepare",
+            Purpose::Flush => "flush",
+            Purpose::Compact { into } => {
+                const NAMES: [&str; LEVELS] = [
+                    "compact_0", "compact_1", "compact_2", "compact_3", "compact_4", "compact_5", "compact_6",
+                ];
+                NAMES[usize::from(into).min(LEVELS - 1)]
+            }
+            Purpose::PageWrite => "page_write",
+            Purpose::Checkpoint => "checkpoint",
+            Purpose::PageImage => "page_image",
+            Purpose::DoubleWrite => "double_write",
+            Purpose::Manifest => "manifest",
+            Purpose::Get => "get",
+            Purpose::Scan => "scan",
+            Purpose::Recovery => "recovery",
+            Purpose::Verify => "verify",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slots_are_a_permutation_and_names_are_unique() {
+        let slots: std::collections::BTreeSet<usize> = Purpose::all().map(Purpose::slot).collect();
+        assert_eq!(slots, (0..Purpose::SLOTS).collect());
+        let names: std::collections::BTreeSet<&str> = Purpose::all().map(Purpose::name).collect();
+        assert_eq!(names.len(), Purpose::SLOTS);
+    }
+}

@@ -1,0 +1,3 @@
+//! The `kvfs` command.
+
+fn main() {}
