@@ -1,6 +1,6 @@
 #![doc = include_str!("ARCHITECTURE.md")]
 
 // In the order a byte walks, from the kernel to the disk; then the rooms beside the walk.
-// pub mod engine;
-pub mod disk;
 pub mod base;
+pub mod disk;
+pub mod engine;

@@ -145,7 +145,12 @@ struct MeteredFile {
 }
 
 impl MeteredFile {
-    fn count<T>(&self, purpose: Purpose, result: io::Result<T>, counter: fn(&Slot) -> &AtomicU64) -> io::Result<T> {
+    fn count<T>(
+        &self,
+        purpose: Purpose,
+        result: io::Result<T>,
+        counter: fn(&Slot) -> &AtomicU64,
+    ) -> io::Result<T> {
         let slot = &self.slots[purpose.slot()];
         if result.is_ok() { counter(slot) } else { &slot.errors }.fetch_add(1, Relaxed);
         result

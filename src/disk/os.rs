@@ -116,7 +116,11 @@ impl Disk for OsDisk {
             };
             let Ok(name) = entry.file_name().into_string() else { continue };
             if metadata.is_file() && name != LOCK {
-                files.push(FileInfo { name, bytes: metadata.len(), bytes_allocated: metadata.blocks() * 512 });
+                files.push(FileInfo {
+                    name,
+                    bytes: metadata.len(),
+                    bytes_allocated: metadata.blocks() * 512,
+                });
             }
         }
         files.sort_by(|a, b| a.name.cmp(&b.name));

@@ -73,7 +73,8 @@ impl Disk for Overlay {
             match file {
                 Some(file) => {
                     let bytes = file.state.read().bytes;
-                    files.insert(name.clone(), FileInfo { name: name.clone(), bytes, bytes_allocated: bytes });
+                    files
+                        .insert(name.clone(), FileInfo { name: name.clone(), bytes, bytes_allocated: bytes });
                 }
                 None => {
                     files.remove(name);
@@ -105,7 +106,13 @@ struct OverlayFile {
 
 impl OverlayFile {
     /// Fills `target` from the file below, zeros where that ends.
-    fn read_below(&self, purpose: Purpose, below_bytes: u64, offset: u64, target: &mut [u8]) -> io::Result<()> {
+    fn read_below(
+        &self,
+        purpose: Purpose,
+        below_bytes: u64,
+        offset: u64,
+        target: &mut [u8],
+    ) -> io::Result<()> {
         let present = below_bytes.saturating_sub(offset).min(target.len() as u64) as usize;
         let (head, tail) = target.split_at_mut(present);
         tail.fill(0);

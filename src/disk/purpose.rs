@@ -45,10 +45,17 @@ impl Purpose {
     /// Every purpose, in the order of reports.
     pub fn all() -> impl Iterator<Item = Purpose> {
         use Purpose::*;
-        [Wal, LogPrepare, Flush]
-            .into_iter()
-            .chain((0..LEVELS as u8).map(|into| Compact { into }))
-            .chain([PageWrite, Checkpoint, PageImage, DoubleWrite, Manifest, Get, Scan, Recovery, Verify])
+        [Wal, LogPrepare, Flush].into_iter().chain((0..LEVELS as u8).map(|into| Compact { into })).chain([
+            PageWrite,
+            Checkpoint,
+            PageImage,
+            DoubleWrite,
+            Manifest,
+            Get,
+            Scan,
+            Recovery,
+            Verify,
+        ])
     }
 
     /// Index into an array of counters.
@@ -78,7 +85,13 @@ impl Purpose {
             Purpose::Flush => "flush",
             Purpose::Compact { into } => {
                 const NAMES: [&str; LEVELS] = [
-                    "compact_0", "compact_1", "compact_2", "compact_3", "compact_4", "compact_5", "compact_6",
+                    "compact_0",
+                    "compact_1",
+                    "compact_2",
+                    "compact_3",
+                    "compact_4",
+                    "compact_5",
+                    "compact_6",
                 ];
                 NAMES[usize::from(into).min(LEVELS - 1)]
             }

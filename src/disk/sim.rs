@@ -62,9 +62,11 @@ impl Change {
                 let mut start = 0;
                 while start < bytes.len() {
                     // Sectors are counted from the start of the file, as the device sees them.
-                    let end = (((offset + start) / SECTOR_BYTES + 1) * SECTOR_BYTES - offset).min(bytes.len());
+                    let end =
+                        (((offset + start) / SECTOR_BYTES + 1) * SECTOR_BYTES - offset).min(bytes.len());
                     if prng.one_in(2) {
-                        Change::Write { offset: offset + start, bytes: bytes[start..end].to_vec() }.apply(image);
+                        Change::Write { offset: offset + start, bytes: bytes[start..end].to_vec() }
+                            .apply(image);
                     }
                     start = end;
                 }
@@ -429,7 +431,9 @@ mod tests {
                 let found = after.open("f").and_then(|file| read_all(&*file, Purpose::Recovery));
                 let whole = match found {
                     Ok(bytes) => {
-                        bytes.len() == 1500 && bytes.iter().all(|b| *b == bytes[0]) && bytes[0] >= acknowledged
+                        bytes.len() == 1500
+                            && bytes.iter().all(|b| *b == bytes[0])
+                            && bytes[0] >= acknowledged
                     }
                     Err(_) => acknowledged == 0,
                 };
@@ -487,7 +491,10 @@ mod tests {
         let killed = sim.kill();
         assert_eq!(read_all(&*killed.open("a").unwrap(), Purpose::Get).unwrap()[0], 9);
         let lost = (0..64).filter(|seed| killed.crash(*seed).open("a").is_err()).count();
-        assert!((16..48).contains(&lost), "an unsynced name vanishes in about half the crashes: {lost} of 64");
+        assert!(
+            (16..48).contains(&lost),
+            "an unsynced name vanishes in about half the crashes: {lost} of 64"
+        );
     }
 
     #[test]
@@ -497,7 +504,10 @@ mod tests {
         let file = disk.create("a").unwrap();
         file.allocate(900).unwrap();
         file.write_at(Purpose::Wal, 0, &[1; 900]).unwrap();
-        assert_eq!(file.write_at(Purpose::Wal, 900, &[1; 101]).unwrap_err().raw_os_error(), Some(libc::ENOSPC));
+        assert_eq!(
+            file.write_at(Purpose::Wal, 900, &[1; 101]).unwrap_err().raw_os_error(),
+            Some(libc::ENOSPC)
+        );
         file.write_at(Purpose::Wal, 900, &[1; 100]).unwrap();
         assert_eq!(disk.space().unwrap().free_bytes, 0);
     }

@@ -1,0 +1,163 @@
+//! A list of changes that happen together or not at all.
+//!
+//! As a log payload: tag (1), number of operations (varint), then per operation one byte (1 put, 0 delete), the key and, for a
+//! put, the value, each behind its length (varint).
+
+use bytes::Bytes;
+
+use super::{Error, Result};
+use crate::base::varint;
+
+/// One change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Operation {
+    /// Sets the value of a key.
+    Put {
+        /// The key.
+        key: Bytes,
+        /// Its new value.
+        value: Bytes,
+    },
+    /// Removes a key, present or not.
+    Delete {
+        /// The key.
+        key: Bytes,
+    },
+}
+
+impl Operation {
+    /// The key it changes.
+    pub fn key(&self) -> &Bytes {
+        match self {
+            Operation::Put { key, .. } | Operation::Delete { key } => key,
+        }
+    }
+
+    /// The new value; `None` for a delete.
+    pub fn value(&self) -> Option<&Bytes> {
+        match self {
+            Operation::Put { value, .. } => Some(value),
+            Operation::Delete { .. } => None,
+        }
+    }
+
+    /// Bytes of key and value: what is logically written.
+    pub fn bytes(&self) -> u64 {
+        (self.key().len() + self.value().map_or(0, Bytes::len)) as u64
+    }
+}
+
+/// A list of changes that happen together or not at all.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Batch {
+    /// What the caller did: the filesystem's operation, for attribution.
+    pub tag: u8,
+    /// May dip into the space that is kept for deletes and background work.
+    pub uses_reserve: bool,
+    operations: Vec<Operation>,
+    bytes: u64,
+}
+
+impl Batch {
+    /// An empty batch of a tag.
+    pub fn new(tag: u8) -> Batch {
+        Batch { tag, ..Batch::default() }
+    }
+
+    /// Adds a put.
+    pub fn put(&mut self, key: impl Into<Bytes>, value: impl Into<Bytes>) {
+        self.push(Operation::Put { key: key.into(), value: value.into() });
+    }
+
+    /// Adds a delete.
+    pub fn delete(&mut self, key: impl Into<Bytes>) {
+        self.push(Operation::Delete { key: key.into() });
+    }
+
+    fn push(&mut self, operation: Operation) {
+        self.bytes += operation.bytes();
+        self.operations.push(operation);
+    }
+
+    /// The changes in their order.
+    pub fn operations(&self) -> &[Operation] {
+        &self.operations
+    }
+
+    /// Whether there is nothing to do.
+    pub fn is_empty(&self) -> bool {
+        self.operations.is_empty()
+    }
+
+    /// Σ key and value bytes of puts plus key bytes of deletes: the *logical bytes* of the accounting.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Upper bound of the encoded size.
+    pub fn encoded_bytes_max(&self) -> usize {
+        self.bytes as usize + 11 + self.operations.len() * 21
+    }
+
+    /// Appends the log payload to `target`.
+    pub fn encode(&self, target: &mut Vec<u8>) {
+        target.push(self.tag);
+        varint::put(target, self.operations.len() as u64);
+        for operation in &self.operations {
+            match operation {
+                Operation::Put { key, value } => {
+                    target.push(1);
+                    varint::put_bytes(target, key);
+                    varint::put_bytes(target, value);
+                }
+                Operation::Delete { key } => {
+                    target.push(0);
+                    varint::put_bytes(target, key);
+                }
+            }
+        }
+    }
+
+    /// Reads a log payload; keys and values share its memory.
+    pub fn decode(payload: &Bytes) -> Result<Batch> {
+        Self::parse(payload).ok_or_else(|| Error::corrupt("log record", 0, "a batch that does not parse"))
+    }
+
+    fn parse(payload: &Bytes) -> Option<Batch> {
+        let mut source: &[u8] = payload;
+        let mut batch = Batch::new(*source.split_off_first()?);
+        let count = varint::take(&mut source)?;
+        for _ in 0..count {
+            let kind = *source.split_off_first()?;
+            let key = payload.slice_ref(varint::take_bytes(&mut source)?);
+            match kind {
+                1 => batch.put(key, payload.slice_ref(varint::take_bytes(&mut source)?)),
+                0 => batch.delete(key),
+                _ => return None,
+            }
+        }
+        source.is_empty().then_some(batch)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_comes_back_and_every_cut_is_refused() {
+        let mut batch = Batch::new(7);
+        batch.put(&b"key"[..], &b"value"[..]);
+        batch.delete(&b"gone"[..]);
+        batch.put(&b""[..], vec![9; 300]);
+        assert_eq!(batch.bytes(), 3 + 5 + 4 + 300);
+        let mut bytes = Vec::new();
+        batch.encode(&mut bytes);
+        assert!(bytes.len() <= batch.encoded_bytes_max());
+        let bytes = Bytes::from(bytes);
+        assert_eq!(Batch::decode(&bytes).unwrap(), batch);
+        for cut in 0..bytes.len() {
+            assert!(Batch::decode(&bytes.slice(..cut)).is_err(), "cut at {cut}");
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! What can go wrong in an engine, with the evidence inside.
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Result of an engine call.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Why a batch has to wait. Every wait of a writer has one of these names in `/.stats`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Cause {
+    /// All memtables are full and none is flushed yet.
+    Memtables,
+    /// Too many sorted runs in level 0.
+    L0Files,
+    /// Too many bytes wait for compaction.
+    PendingBytes,
+    /// Too many dirty pages wait for a checkpoint.
+    DirtyPages,
+    /// The log holds as much as it may before a checkpoint.
+    LogSpace,
+    /// A rate that was asked for is used up.
+    RateLimit,
+}
+
+impl Cause {
+    /// Every cause, in the order of reports.
+    pub const ALL: [Cause; 6] = [
+        Cause::Memtables,
+        Cause::L0Files,
+        Cause::PendingBytes,
+        Cause::DirtyPages,
+        Cause::LogSpace,
+        Cause::RateLimit,
+    ];
+
+    /// The name in reports, such as `l0_files`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Cause::Memtables => "memtables",
+            Cause::L0Files => "l0_files",
+            Cause::PendingBytes => "pending_bytes",
+            Cause::DirtyPages => "dirty_pages",
+            Cause::LogSpace => "log_space",
+            Cause::RateLimit => "rate_limit",
+        }
+    }
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// An engine's error.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Error {
+    /// The answer needs the disk or a long wait; ask again with [`super::Tier::Disk`] on a thread that may sleep.
+    #[error("the answer is not in memory")]
+    WouldBlock,
+    /// A limit is reached: nothing has changed; try again when [`super::Class::Room`] rings or after `retry_after`.
+    #[error("the store is busy: {cause}")]
+    Busy {
+        /// Which limit.
+        cause: Cause,
+        /// How long a delayed batch should wait; for a stop, how long until it is worth asking again.
+        retry_after: Duration,
+    },
+    /// The disk below is full; nothing has changed.
+    #[error("no space left on the disk below")]
+    NoSpace,
+    /// Stored bytes are damaged.
+    #[error("{file} is damaged at byte {offset}: {what}")]
+    Corrupt {
+        /// File name in the store's directory.
+        file: String,
+        /// Where in it.
+        offset: u64,
+        /// What is wrong there.
+        what: String,
+    },
+    /// A sync failed earlier; the store takes no changes until it is opened again.
+    #[error("{0}")]
+    Poisoned(String),
+    /// A request to the disk failed.
+    #[error("{context}: {source}")]
+    Io {
+        /// What was being done.
+        context: String,
+        /// What the system said.
+        source: Arc<io::Error>,
+    },
+    /// Options or a command that this engine cannot follow.
+    #[error("{0}")]
+    Invalid(String),
+}
+
+impl Error {
+    /// Turns the disk's error into the engine's: full disk and closed latch keep their meaning.
+    pub fn io(context: impl Into<String>, error: io::Error) -> Error {
+        if crate::disk::is_poisoned(&error) {
+            return Error::Poisoned(error.to_string());
+        }
+        match error.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Error::NoSpace,
+            _ => Error::Io { context: context.into(), source: Arc::new(error) },
+        }
+    }
+
+    /// Damage in `file` at `offset`.
+    pub fn corrupt(file: impl Into<String>, offset: u64, what: impl Into<String>) -> Error {
+        Error::Corrupt { file: file.into(), offset, what: what.into() }
+    }
+}

@@ -1,0 +1,107 @@
+//! A `BTreeMap` behind the engine door: the model of the tests, a fake for the filesystem's, and a mountable baseline
+//! that shows what everything but a storage engine costs. It keeps nothing across a restart.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use bytes::Bytes;
+use parking_lot::RwLock;
+
+use super::{
+    Batch, Bell, Class, Command, Done, Engine, KeyRange, Operation, Pending, Position, Promise, Result,
+    Shape, Tier, Visit,
+};
+
+/// Keys and values copied out of the map at a time, so that no lock is held while a visit runs.
+const CHUNK: usize = 64;
+
+/// The engine in memory.
+pub struct MemEngine {
+    map: RwLock<BTreeMap<Bytes, Bytes>>,
+    position: AtomicU64,
+    bell: Arc<Bell>,
+}
+
+impl MemEngine {
+    /// An empty map.
+    #[allow(clippy::new_without_default)]
+    pub fn new() -> MemEngine {
+        MemEngine { map: RwLock::default(), position: AtomicU64::new(0), bell: Arc::new(Bell::new()) }
+    }
+
+    /// Everything in it, for comparisons.
+    pub fn contents(&self) -> Vec<(Bytes, Bytes)> {
+        self.map.read().iter().map(|(key, value)| (key.clone(), value.clone())).collect()
+    }
+}
+
+impl Engine for MemEngine {
+    fn get(&self, key: &[u8], _: Tier) -> Result<Option<Bytes>> {
+        Ok(self.map.read().get(key).cloned())
+    }
+
+    fn scan(&self, range: KeyRange<'_>, _: Tier, visit: &mut Visit<'_>) -> Result<()> {
+        use std::ops::Bound::{Excluded, Included, Unbounded};
+        let mut start = Included(Bytes::copy_from_slice(range.start));
+        loop {
+            let chunk: Vec<(Bytes, Bytes)> = {
+                let map = self.map.read();
+                let found = map.range::<Bytes, _>((start.clone(), Unbounded)).take(CHUNK);
+                found.map(|(key, value)| (key.clone(), value.clone())).collect()
+            };
+            for (key, value) in &chunk {
+                if !range.is_before_end(key) || visit(key, value).is_break() {
+                    return Ok(());
+                }
+            }
+            match chunk.last() {
+                Some((key, _)) if chunk.len() == CHUNK => start = Excluded(key.clone()),
+                _ => return Ok(()),
+            }
+        }
+    }
+
+    fn apply(&self, batch: &Batch, _: Tier) -> Result<Position> {
+        let mut map = self.map.write();
+        for operation in batch.operations() {
+            match operation {
+                Operation::Put { key, value } => map.insert(key.clone(), value.clone()),
+                Operation::Delete { key } => map.remove(key),
+            };
+        }
+        Ok(self.position.fetch_add(batch.bytes(), Relaxed) + batch.bytes())
+    }
+
+    fn position(&self) -> Position {
+        self.position.load(Relaxed)
+    }
+
+    fn sync_to(&self, _: Position, done: Done) {
+        done(Ok(()));
+    }
+
+    fn work(&self, _: Class) -> Result<Pending> {
+        Ok(Pending::Idle)
+    }
+
+    fn run(&self, _: Command, done: Done) {
+        done(Ok(()));
+    }
+
+    fn shape(&self) -> Shape {
+        Shape { engine: "mem", variant: "map", ..Shape::default() }
+    }
+
+    fn promise(&self) -> Promise {
+        Promise { prefix: false, survives_kill: false }
+    }
+
+    fn bell(&self) -> &Arc<Bell> {
+        &self.bell
+    }
+
+    fn close(&self) -> Result<()> {
+        Ok(())
+    }
+}

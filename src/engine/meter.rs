@@ -1,0 +1,209 @@
+//! Door 2: counts what the filesystem asks of the engine, by kind of key and by file operation. A decorator.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use bytes::Bytes;
+
+use super::{
+    Batch, Bell, Class, Command, Done, Engine, KeyRange, Operation, Pending, Position, Promise, Result,
+    Shape, Tier, Visit,
+};
+
+/// Index of a key's kind, given by the filesystem's classifier; below [`KINDS`].
+pub type KeyKind = u8;
+
+/// Kinds of keys that are told apart.
+pub const KINDS: usize = 8;
+/// Tags that are told apart.
+pub const TAGS: usize = 64;
+
+macro_rules! counters {
+    ($(#[$doc:meta])* $name:ident, $atomic:ident { $($(#[$field_doc:meta])* $field:ident),* $(,)? }) => {
+        #[derive(Default)]
+        struct $atomic { $($field: AtomicU64),* }
+
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        pub struct $name { $($(#[$field_doc])* pub $field: u64),* }
+
+        impl $atomic {
+            fn load(&self) -> $name {
+                $name { $($field: self.$field.load(Relaxed)),* }
+            }
+        }
+
+        impl $name {
+            /// The growth from `earlier` to `self`.
+            pub fn since(&self, earlier: &$name) -> $name {
+                $name { $($field: self.$field - earlier.$field),* }
+            }
+            /// The sum of both.
+            pub fn plus(&self, other: &$name) -> $name {
+                $name { $($field: self.$field + other.$field),* }
+            }
+        }
+    };
+}
+
+counters! {
+    /// What was asked about keys of one kind.
+    KindCounters, KindSlot {
+        /// Point reads.
+        gets,
+        /// Those that found the key.
+        hits,
+        /// Key and value bytes of found keys.
+        get_bytes,
+        /// Keys put.
+        puts,
+        /// Their key and value bytes.
+        put_bytes,
+        /// Keys deleted.
+        deletes,
+        /// Their key bytes.
+        delete_bytes,
+        /// Entries visited by scans.
+        scanned,
+        /// Their key and value bytes.
+        scanned_bytes,
+    }
+}
+
+counters! {
+    /// What the batches of one file operation asked.
+    TagCounters, TagSlot {
+        /// Batches.
+        batches,
+        /// Keys put.
+        puts,
+        /// Keys deleted.
+        deletes,
+        /// Logical bytes.
+        bytes,
+    }
+}
+
+/// An engine that counts what passes to `engine`.
+pub struct MeteredEngine {
+    engine: Arc<dyn Engine>,
+    classify: fn(&[u8]) -> KeyKind,
+    kinds: [KindSlot; KINDS],
+    tags: [TagSlot; TAGS],
+    scans: AtomicU64,
+}
+
+impl MeteredEngine {
+    /// Counts from zero; `classify` gives the kind of a key.
+    pub fn new(engine: Arc<dyn Engine>, classify: fn(&[u8]) -> KeyKind) -> Arc<MeteredEngine> {
+        Arc::new(MeteredEngine {
+            engine,
+            classify,
+            kinds: std::array::from_fn(|_| KindSlot::default()),
+            tags: std::array::from_fn(|_| TagSlot::default()),
+            scans: AtomicU64::new(0),
+        })
+    }
+
+    /// Counters by kind of key.
+    pub fn kinds(&self) -> [KindCounters; KINDS] {
+        std::array::from_fn(|index| self.kinds[index].load())
+    }
+
+    /// Counters by batch tag.
+    pub fn tags(&self) -> [TagCounters; TAGS] {
+        std::array::from_fn(|index| self.tags[index].load())
+    }
+
+    /// Scans begun.
+    pub fn scans(&self) -> u64 {
+        self.scans.load(Relaxed)
+    }
+
+    fn kind(&self, key: &[u8]) -> &KindSlot {
+        &self.kinds[usize::from((self.classify)(key)) % KINDS]
+    }
+}
+
+impl Engine for MeteredEngine {
+    fn get(&self, key: &[u8], tier: Tier) -> Result<Option<Bytes>> {
+        // Counted after the call: one that answers WouldBlock is asked again and counts then.
+        let found = self.engine.get(key, tier)?;
+        let slot = self.kind(key);
+        slot.gets.fetch_add(1, Relaxed);
+        if let Some(value) = &found {
+            slot.hits.fetch_add(1, Relaxed);
+            slot.get_bytes.fetch_add((key.len() + value.len()) as u64, Relaxed);
+        }
+        Ok(found)
+    }
+
+    fn scan(&self, range: KeyRange<'_>, tier: Tier, visit: &mut Visit<'_>) -> Result<()> {
+        let (mut count, mut bytes) = (0, 0);
+        let result = self.engine.scan(range, tier, &mut |key, value| {
+            count += 1;
+            bytes += (key.len() + value.len()) as u64;
+            visit(key, value)
+        });
+        if result.is_ok() {
+            let slot = self.kind(range.start);
+            self.scans.fetch_add(1, Relaxed);
+            slot.scanned.fetch_add(count, Relaxed);
+            slot.scanned_bytes.fetch_add(bytes, Relaxed);
+        }
+        result
+    }
+
+    fn apply(&self, batch: &Batch, tier: Tier) -> Result<Position> {
+        let position = self.engine.apply(batch, tier)?;
+        let tag = &self.tags[usize::from(batch.tag) % TAGS];
+        let (mut puts, mut deletes) = (0, 0);
+        for operation in batch.operations() {
+            let slot = self.kind(operation.key());
+            match operation {
+                Operation::Put { .. } => {
+                    puts += 1;
+                    slot.puts.fetch_add(1, Relaxed);
+                    slot.put_bytes.fetch_add(operation.bytes(), Relaxed);
+                }
+                Operation::Delete { .. } => {
+                    deletes += 1;
+                    slot.deletes.fetch_add(1, Relaxed);
+                    slot.delete_bytes.fetch_add(operation.bytes(), Relaxed);
+                }
+            }
+        }
+        if puts + deletes > 0 {
+            tag.batches.fetch_add(1, Relaxed);
+            tag.puts.fetch_add(puts, Relaxed);
+            tag.deletes.fetch_add(deletes, Relaxed);
+            tag.bytes.fetch_add(batch.bytes(), Relaxed);
+        }
+        Ok(position)
+    }
+
+    fn position(&self) -> Position {
+        self.engine.position()
+    }
+    fn sync_to(&self, position: Position, done: Done) {
+        self.engine.sync_to(position, done);
+    }
+    fn work(&self, class: Class) -> Result<Pending> {
+        self.engine.work(class)
+    }
+    fn run(&self, command: Command, done: Done) {
+        self.engine.run(command, done);
+    }
+    fn shape(&self) -> Shape {
+        self.engine.shape()
+    }
+    fn promise(&self) -> Promise {
+        self.engine.promise()
+    }
+    fn bell(&self) -> &Arc<Bell> {
+        self.engine.bell()
+    }
+    fn close(&self) -> Result<()> {
+        self.engine.close()
+    }
+}

@@ -1,0 +1,333 @@
+//! Settings of the engines: plain data, with the default and the trade-off beside each.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use crate::base::text::{Field, When, exact_duration, exact_size, parse_duration, parse_size};
+
+/// Which engine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// The LSM-tree.
+    Lsm,
+    /// The B-tree.
+    Btree,
+    /// A map in memory: nothing is kept. The model of the tests, and a baseline to measure the rest of the way.
+    Mem,
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Kind::Lsm => "lsm",
+            Kind::Btree => "btree",
+            Kind::Mem => "mem",
+        })
+    }
+}
+
+impl FromStr for Kind {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Kind, String> {
+        match text {
+            "lsm" => Ok(Kind::Lsm),
+            "btree" => Ok(Kind::Btree),
+            "mem" => Ok(Kind::Mem),
+            _ => Err("takes lsm, btree or mem".to_string()),
+        }
+    }
+}
+
+/// When batches become durable without being asked. An fsync is honoured in every mode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sync {
+    /// Only when asked.
+    Fsync,
+    /// When asked, and whatever is older than this.
+    Interval(Duration),
+    /// Every operation, before it is answered.
+    Always,
+}
+
+impl fmt::Display for Sync {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Sync::Fsync => f.write_str("fsync"),
+            Sync::Interval(every) => write!(f, "interval:{}", exact_duration(*every)),
+            Sync::Always => f.write_str("always"),
+        }
+    }
+}
+
+impl FromStr for Sync {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Sync, String> {
+        match text.split_once(':') {
+            None if text == "fsync" => Ok(Sync::Fsync),
+            None if text == "always" => Ok(Sync::Always),
+            Some(("interval", every)) => match parse_duration(every)? {
+                Duration::ZERO => Err("an interval is at least 1ms".to_string()),
+                every => Ok(Sync::Interval(every)),
+            },
+            _ => Err("takes fsync, interval:DURATION or always".to_string()),
+        }
+    }
+}
+
+/// Settings of all engines; each reads its own.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Options {
+    /// Which engine.
+    pub kind: Kind,
+    /// When batches become durable unasked. `always` is honoured by the filesystem room.
+    pub sync: Sync,
+    /// Bytes of blocks or pages kept in memory.
+    pub cache_bytes: u64,
+    /// Bytes of one log segment; a longer record gets a longer segment.
+    pub log_segment_bytes: u64,
+    /// Free space that new data leaves alone, at least; 1 % of the disk if that is more.
+    pub reserve_bytes: u64,
+
+    /// LSM: a memtable of this size is flushed. Larger absorbs more overwrites and costs memory and replay time.
+    pub memtable_bytes: u64,
+    /// LSM: memtables in memory, the one being written among them.
+    pub memtable_count_max: u64,
+    /// LSM: bytes of a table file that merges aim at.
+    pub table_bytes: u64,
+    /// LSM: bytes of a block before it is cut.
+    pub block_bytes: u64,
+    /// LSM: entries between restart points of a block's prefix compression.
+    pub restart_interval: u64,
+    /// LSM: bloom filter bits a key; 10 is about 1 % false positives; 0 turns filters off.
+    pub bloom_bits: u64,
+    /// LSM: L0 runs at which a merge into L1 starts.
+    pub l0_trigger: u64,
+    /// LSM: L0 runs from which writers are slowed down.
+    pub l0_slowdown: u64,
+    /// LSM: L0 runs at which writers stop.
+    pub l0_stop: u64,
+    /// LSM: target size of L1.
+    pub level_base_bytes: u64,
+    /// LSM: growth from a level to the next.
+    pub level_multiplier: u64,
+    /// LSM: pending compaction bytes from which writers are slowed down.
+    pub pending_slowdown_bytes: u64,
+    /// LSM: pending compaction bytes at which writers stop.
+    pub pending_stop_bytes: u64,
+
+    /// B-tree: bytes of a page.
+    pub page_bytes: u64,
+    /// B-tree: dirty pages and extents in memory at most; writers wait at this bound.
+    pub dirty_bytes_max: u64,
+    /// B-tree: a checkpoint starts at the latest after this many log bytes; bounds recovery time.
+    pub checkpoint_log_bytes: u64,
+    /// B-tree: a checkpoint starts at the latest when the oldest dirty page is this old.
+    pub checkpoint_age: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            kind: Kind::Lsm,
+            sync: Sync::Interval(Duration::from_secs(1)),
+            cache_bytes: 256 << 20,
+            log_segment_bytes: 16 << 20,
+            reserve_bytes: 64 << 20,
+            memtable_bytes: 64 << 20,
+            memtable_count_max: 2,
+            table_bytes: 64 << 20,
+            block_bytes: 4 << 10,
+            restart_interval: 16,
+            bloom_bits: 10,
+            l0_trigger: 4,
+            l0_slowdown: 20,
+            l0_stop: 36,
+            level_base_bytes: 256 << 20,
+            level_multiplier: 10,
+            pending_slowdown_bytes: 64 << 30,
+            pending_stop_bytes: 256 << 30,
+            page_bytes: 16 << 10,
+            dirty_bytes_max: 128 << 20,
+            checkpoint_log_bytes: 256 << 20,
+            checkpoint_age: Duration::from_secs(30),
+        }
+    }
+}
+
+impl Options {
+    /// A few hundred bytes everywhere, so that a short test reaches every code path.
+    pub fn tiny(kind: Kind) -> Options {
+        Options {
+            kind,
+            cache_bytes: 8 << 10,
+            log_segment_bytes: 4 << 10,
+            reserve_bytes: 16 << 10,
+            memtable_bytes: 2 << 10,
+            table_bytes: 2 << 10,
+            block_bytes: 256,
+            restart_interval: 4,
+            l0_trigger: 2,
+            l0_slowdown: 6,
+            l0_stop: 10,
+            level_base_bytes: 4 << 10,
+            level_multiplier: 3,
+            pending_slowdown_bytes: 1 << 20,
+            pending_stop_bytes: 4 << 20,
+            page_bytes: 4 << 10,
+            dirty_bytes_max: 64 << 10,
+            checkpoint_log_bytes: 16 << 10,
+            ..Options::default()
+        }
+    }
+
+    /// The sentence to show if the settings contradict each other.
+    pub fn validate(&self) -> Result<(), String> {
+        if !self.page_bytes.is_power_of_two() || !(4 << 10..=64 << 10).contains(&self.page_bytes) {
+            return Err(format!("page_size={} is not a power of two from 4K to 64K", self.page_bytes));
+        }
+        if self.memtable_bytes == 0 || self.memtable_count_max < 2 {
+            return Err("memtable must be above 0 and memtables at least 2".to_string());
+        }
+        if !(self.l0_trigger <= self.l0_slowdown && self.l0_slowdown <= self.l0_stop && self.l0_trigger > 0) {
+            return Err(
+                "l0_trigger ≤ l0_slowdown ≤ l0_stop must hold, and the trigger be above 0".to_string()
+            );
+        }
+        if self.level_multiplier < 2
+            || self.block_bytes < 64
+            || self.restart_interval == 0
+            || self.table_bytes == 0
+        {
+            return Err("level_multiplier must be at least 2, block at least 64 bytes".to_string());
+        }
+        Ok(())
+    }
+}
+
+/// A field of bytes.
+macro_rules! size {
+    ($name:literal, $when:ident, $member:ident, $help:literal) => {
+        Field {
+            name: $name,
+            when: When::$when,
+            help: $help,
+            set: |options, text| {
+                options.$member = parse_size(text)?;
+                Ok(())
+            },
+            get: |options| exact_size(options.$member),
+        }
+    };
+}
+
+/// A field that counts something.
+macro_rules! count {
+    ($name:literal, $member:ident, $help:literal) => {
+        Field {
+            name: $name,
+            when: When::Mount,
+            help: $help,
+            set: |options, text| {
+                Ok(options.$member = text.parse().map_err(|_| "takes a whole number".to_string())?)
+            },
+            get: |options| options.$member.to_string(),
+        }
+    };
+}
+
+/// The text form of [`Options`].
+pub const FIELDS: &[Field<Options>] = &[
+    Field {
+        name: "engine",
+        when: When::Format,
+        help: "lsm: LSM-tree, leveled compaction; btree: B-tree; mem: nothing is kept (a baseline). Default lsm.",
+        set: |options, text| {
+            options.kind = text.parse()?;
+            Ok(())
+        },
+        get: |options| options.kind.to_string(),
+    },
+    size!("page_size", Format, page_bytes, "B-tree: bytes of a page, 4K to 64K. Default 16K."),
+    Field {
+        name: "sync",
+        when: When::Mount,
+        help: "When changes become durable unasked: fsync (never), interval:DURATION, always. Default interval:1s.",
+        set: |options, text| {
+            options.sync = text.parse()?;
+            Ok(())
+        },
+        get: |options| options.sync.to_string(),
+    },
+    size!("cache", Mount, cache_bytes, "Bytes of blocks or pages kept in memory. Default 256M."),
+    size!("log_segment", Mount, log_segment_bytes, "Bytes of one log segment. Default 16M."),
+    size!(
+        "reserve",
+        Mount,
+        reserve_bytes,
+        "Free space that new data leaves alone. Default 64M, 1 % of the disk if more."
+    ),
+    size!("memtable", Mount, memtable_bytes, "LSM: bytes of a memtable before it is flushed. Default 64M."),
+    count!("memtables", memtable_count_max, "LSM: memtables in memory at most. Default 2."),
+    size!("table", Mount, table_bytes, "LSM: bytes of a table file that merges aim at. Default 64M."),
+    size!("table_block", Mount, block_bytes, "LSM: bytes of a table block. Default 4K."),
+    count!(
+        "restart_interval",
+        restart_interval,
+        "LSM: entries between restart points in a block. Default 16."
+    ),
+    count!(
+        "bloom_bits",
+        bloom_bits,
+        "LSM: filter bits a key, 0 for none. Default 10, about 1 % false positives."
+    ),
+    count!("l0_trigger", l0_trigger, "LSM: L0 files that start a merge. Default 4."),
+    count!("l0_slowdown", l0_slowdown, "LSM: L0 files that slow writers down. Default 20."),
+    count!("l0_stop", l0_stop, "LSM: L0 files that stop writers. Default 36."),
+    size!("level_base", Mount, level_base_bytes, "LSM: target size of L1. Default 256M."),
+    count!("level_multiplier", level_multiplier, "LSM: growth from level to level. Default 10."),
+    size!(
+        "pending_slowdown",
+        Mount,
+        pending_slowdown_bytes,
+        "LSM: pending bytes that slow writers down. Default 64G."
+    ),
+    size!("pending_stop", Mount, pending_stop_bytes, "LSM: pending bytes that stop writers. Default 256G."),
+    size!("dirty_max", Mount, dirty_bytes_max, "B-tree: dirty bytes in memory at most. Default 128M."),
+    size!(
+        "checkpoint_log",
+        Mount,
+        checkpoint_log_bytes,
+        "B-tree: log bytes between checkpoints at most. Default 256M."
+    ),
+    Field {
+        name: "checkpoint_age",
+        when: When::Mount,
+        help: "B-tree: age of the oldest dirty page that starts a checkpoint. Default 30s.",
+        set: |options, text| {
+            options.checkpoint_age = parse_duration(text)?;
+            Ok(())
+        },
+        get: |options| exact_duration(options.checkpoint_age),
+    },
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_option_prints_what_it_reads_and_defaults_are_valid() {
+        for options in [Options::default(), Options::tiny(Kind::Btree)] {
+            options.validate().unwrap();
+            let mut copy = Options::default();
+            for field in FIELDS {
+                (field.set)(&mut copy, &(field.get)(&options))
+                    .unwrap_or_else(|e| panic!("{}: {e}", field.name));
+            }
+            assert_eq!(copy, options);
+        }
+        assert!("interval:0s".parse::<Sync>().is_err() && "interval".parse::<Sync>().is_err());
+        assert!(Options { page_bytes: 5000, ..Options::default() }.validate().is_err());
+    }
+}

@@ -1,0 +1,325 @@
+//! What an engine looks like at one moment, as plain numbers for reports. All counters grow from the opening of the
+//! store; everything else is now.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use super::Cause;
+
+/// An engine at one moment.
+#[derive(Clone, Debug, Default)]
+pub struct Shape {
+    /// `lsm`, `btree` or `mem`.
+    pub engine: &'static str,
+    /// Compaction policy or torn-page mode, such as `leveled`.
+    pub variant: &'static str,
+    /// LSM: the levels from L0 down; empty for others.
+    pub levels: Vec<Level>,
+    /// B-tree: the tree.
+    pub tree: Option<Tree>,
+    /// Memory held.
+    pub memory: Memory,
+    /// Block or page cache.
+    pub cache: Cache,
+    /// Bloom filters.
+    pub filter: Filter,
+    /// Work that is still owed.
+    pub debt: Debt,
+    /// Waits of writers.
+    pub stalls: Stalls,
+    /// Structures (memtables, tables, pages) probed per point read.
+    pub probes: Histogram,
+    /// Bytes of files that are kept only until their last reader is gone.
+    pub obsolete_bytes: u64,
+    /// Bytes now in outputs of merges that are not part of the store yet, or inputs kept while a merge runs.
+    pub temporary_bytes: u64,
+    /// The largest `temporary_bytes` so far.
+    pub temporary_peak_bytes: u64,
+    /// Background work that runs now, one line each, such as `compact L0→L1 4 files 128MiB 61%`.
+    pub jobs: Vec<String>,
+}
+
+/// One level of an LSM-tree.
+#[derive(Clone, Debug, Default)]
+pub struct Level {
+    /// 0 for L0.
+    pub level: usize,
+    /// Sorted runs.
+    pub runs: u64,
+    /// Table files.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Bytes it should hold at most; 0 for L0, which counts files.
+    pub target_bytes: u64,
+    /// Size over target (L0: files over trigger); above 1 it must be merged down.
+    pub score: f64,
+    /// Entries, tombstones among them.
+    pub entries: u64,
+    /// Tombstones.
+    pub tombstones: u64,
+    /// Bytes that came in: flushed into L0, merged in from above for others.
+    pub in_bytes: u64,
+    /// Bytes moved in without being rewritten.
+    pub moved_bytes: u64,
+    /// Bytes read by merges into this level.
+    pub read_bytes: u64,
+    /// Bytes written by flushes or merges into this level.
+    pub write_bytes: u64,
+    /// Point reads that probed a table of this level.
+    pub probes: u64,
+}
+
+/// A B-tree.
+#[derive(Clone, Debug, Default)]
+pub struct Tree {
+    /// Bytes of a page.
+    pub page_bytes: u64,
+    /// Pages from the root to a leaf.
+    pub height: u64,
+    /// Leaf pages.
+    pub leaf_pages: u64,
+    /// Inner pages.
+    pub inner_pages: u64,
+    /// Bytes in extents of out-of-line values, whole units.
+    pub extent_bytes: u64,
+    /// Free bytes inside the file that can be used again.
+    pub free_bytes: u64,
+    /// Used share of leaf pages, 0 to 1.
+    pub fill: f64,
+    /// Splits so far.
+    pub splits: u64,
+    /// Pages given back because they became empty.
+    pub merges: u64,
+    /// Checkpoints that ended.
+    pub checkpoints: u64,
+    /// Log bytes since the last checkpoint began.
+    pub checkpoint_age_bytes: u64,
+    /// How long the last checkpoint took.
+    pub checkpoint_time: Duration,
+}
+
+/// Memory held by an engine.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Memory {
+    /// LSM: bytes in memtables, mutable and immutable.
+    pub memtable_bytes: u64,
+    /// Their limit.
+    pub memtable_bytes_max: u64,
+    /// Immutable memtables that wait for their flush.
+    pub immutable_memtables: u64,
+    /// B-tree: bytes in dirty pages and extents.
+    pub dirty_bytes: u64,
+    /// Their limit.
+    pub dirty_bytes_max: u64,
+}
+
+/// A cache of blocks or pages.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Cache {
+    /// Bytes held.
+    pub bytes: u64,
+    /// Bytes it may hold.
+    pub bytes_max: u64,
+    /// Requests it answered.
+    pub hits: u64,
+    /// Requests that went to the disk.
+    pub misses: u64,
+}
+
+/// Bloom filters of all tables together.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Filter {
+    /// Questions asked.
+    pub checks: u64,
+    /// Answers "not here": a table that was not read.
+    pub useful: u64,
+    /// Answers "perhaps" where the key was not in the table.
+    pub false_positives: u64,
+}
+
+/// Work that is still owed for what was accepted.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Debt {
+    /// Sorted runs in L0.
+    pub l0_files: u64,
+    /// L0 runs at which a merge starts.
+    pub l0_trigger: u64,
+    /// Bytes that merges must still write until every level is within its target.
+    pub pending_compaction_bytes: u64,
+    /// Dirty pages and extents (B-tree), unflushed memtables (LSM).
+    pub dirty_bytes: u64,
+    /// Log bytes that a power cut would lose.
+    pub unsynced_bytes: u64,
+    /// Age of the oldest of them.
+    pub oldest_unsynced: Duration,
+    /// Log bytes that opening after a crash would replay.
+    pub replay_bytes: u64,
+    /// Tombstones not yet dropped.
+    pub tombstones: u64,
+}
+
+/// Waits by cause.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Stalls {
+    /// The cause that batches are refused for now.
+    pub now: Option<Cause>,
+    /// Per cause, in the order of [`Cause::ALL`].
+    pub by_cause: [StallCounters; Cause::ALL.len()],
+}
+
+/// Waits of one cause.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct StallCounters {
+    /// Times that a batch was delayed for a while.
+    pub slowdowns: u64,
+    /// Times that batches were stopped until something changed.
+    pub stops: u64,
+    /// Time during which at least one batch waited.
+    pub waited: Duration,
+    /// The longest such time.
+    pub longest: Duration,
+}
+
+/// Small counts as a distribution: bucket i counts the value i, the last one everything above.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Histogram {
+    /// Counts of the values 0 … 31.
+    pub buckets: [u64; 32],
+}
+
+impl Histogram {
+    /// How many values were recorded.
+    pub fn count(&self) -> u64 {
+        self.buckets.iter().sum()
+    }
+
+    /// The smallest value that at least `share` (0 to 1) of the recorded ones do not exceed; `None` without any.
+    pub fn quantile(&self, share: f64) -> Option<u64> {
+        let count = self.count();
+        let wanted = ((count as f64 * share).ceil() as u64).max(1);
+        let mut sum = 0;
+        for (value, bucket) in self.buckets.iter().enumerate() {
+            sum += bucket;
+            if count > 0 && sum >= wanted {
+                return Some(value as u64);
+            }
+        }
+        None
+    }
+
+    /// The growth from `earlier` to `self`.
+    pub fn since(&self, earlier: &Histogram) -> Histogram {
+        Histogram { buckets: std::array::from_fn(|index| self.buckets[index] - earlier.buckets[index]) }
+    }
+}
+
+/// Records small counts from many threads.
+#[derive(Default)]
+pub struct ProbeMeter([AtomicU64; 32]);
+
+impl ProbeMeter {
+    /// Records one value.
+    pub fn record(&self, value: u64) {
+        self.0[(value as usize).min(31)].fetch_add(1, Relaxed);
+    }
+
+    /// The distribution so far.
+    pub fn snapshot(&self) -> Histogram {
+        Histogram { buckets: std::array::from_fn(|index| self.0[index].load(Relaxed)) }
+    }
+}
+
+#[derive(Default)]
+struct CauseMeter {
+    slowdowns: AtomicU64,
+    stops: AtomicU64,
+    /// Nanoseconds of clock time at which the current wait began, plus one; 0 when nobody waits.
+    since: AtomicU64,
+    waited: AtomicU64,
+    longest: AtomicU64,
+}
+
+/// Keeps [`Stalls`]: `begin` when a batch is refused, `end` when one gets through.
+#[derive(Default)]
+pub struct StallMeter {
+    causes: [CauseMeter; Cause::ALL.len()],
+}
+
+impl StallMeter {
+    /// A batch was refused for `cause` at `now` (clock time); `stop` if it must wait for something to change, else it is
+    /// only delayed. Repeated refusals of one wait count once.
+    pub fn begin(&self, cause: Cause, stop: bool, now: Duration) {
+        let meter = &self.causes[cause as usize];
+        let started = now.as_nanos() as u64 + 1;
+        if meter.since.compare_exchange(0, started, Relaxed, Relaxed).is_ok() {
+            if stop { &meter.stops } else { &meter.slowdowns }.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// A batch got through at `now`: every wait is over. One load a cause when nobody waited.
+    pub fn end(&self, now: impl Fn() -> Duration) {
+        for meter in &self.causes {
+            if meter.since.load(Relaxed) != 0 {
+                let since = meter.since.swap(0, Relaxed);
+                if since != 0 {
+                    let waited = (now().as_nanos() as u64 + 1).saturating_sub(since);
+                    meter.waited.fetch_add(waited, Relaxed);
+                    meter.longest.fetch_max(waited, Relaxed);
+                }
+            }
+        }
+    }
+
+    /// The counters at `now`; a wait that still lasts is included.
+    pub fn snapshot(&self, now: Duration) -> Stalls {
+        let mut stalls = Stalls::default();
+        for (index, meter) in self.causes.iter().enumerate() {
+            let since = meter.since.load(Relaxed);
+            let running = if since == 0 { 0 } else { (now.as_nanos() as u64 + 1).saturating_sub(since) };
+            if since != 0 {
+                stalls.now = Some(Cause::ALL[index]);
+            }
+            stalls.by_cause[index] = StallCounters {
+                slowdowns: meter.slowdowns.load(Relaxed),
+                stops: meter.stops.load(Relaxed),
+                waited: Duration::from_nanos(meter.waited.load(Relaxed) + running),
+                longest: Duration::from_nanos(meter.longest.load(Relaxed).max(running)),
+            };
+        }
+        stalls
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wait_counts_once_and_ends_with_the_next_success() {
+        let meter = StallMeter::default();
+        meter.begin(Cause::L0Files, true, Duration::from_secs(1));
+        meter.begin(Cause::L0Files, true, Duration::from_secs(2));
+        let running = meter.snapshot(Duration::from_secs(4));
+        assert_eq!(running.now, Some(Cause::L0Files));
+        assert_eq!(running.by_cause[Cause::L0Files as usize].waited, Duration::from_secs(3));
+        meter.end(|| Duration::from_secs(6));
+        let after = meter.snapshot(Duration::from_secs(9));
+        assert_eq!(after.now, None);
+        let counters = after.by_cause[Cause::L0Files as usize];
+        assert_eq!(
+            (counters.stops, counters.waited, counters.longest),
+            (1, Duration::from_secs(5), Duration::from_secs(5))
+        );
+    }
+
+    #[test]
+    fn quantiles_are_values_that_were_recorded() {
+        let meter = ProbeMeter::default();
+        assert_eq!(meter.snapshot().quantile(0.5), None);
+        (0..99).for_each(|_| meter.record(1));
+        meter.record(9);
+        assert_eq!(meter.snapshot().quantile(0.5), Some(1));
+        assert_eq!(meter.snapshot().quantile(0.999), Some(9));
+    }
+}

@@ -1,0 +1,187 @@
+use super::*;
+use crate::base::clock::ManualClock;
+use crate::base::prng::Prng;
+use crate::disk::{Fault, Faulty, Kind, Latch, SimDisk};
+
+type Records = Vec<(Position, Bytes)>;
+
+fn open(disk: Arc<dyn Disk>, from: Position) -> Result<(Log, Records)> {
+    let mut records = Vec::new();
+    let clock = Arc::new(ManualClock::default());
+    let log =
+        Log::open(disk, clock, Arc::new(Bell::new()), Sync::Fsync, 4096, from, &mut |kind, end, payload| {
+            assert_eq!(kind, FIRST_KIND);
+            records.push((end, payload));
+            Ok(())
+        })?;
+    Ok((log, records))
+}
+
+fn append(log: &Log, payload: &[u8]) -> Result<Position> {
+    log.append(FIRST_KIND, Purpose::Wal, payload.len(), |target| target.extend_from_slice(payload))
+}
+
+fn payload(prng: &mut Prng, index: u64) -> Vec<u8> {
+    let length = if prng.one_in(20) { 6000 } else { prng.below(400) };
+    let mut bytes = index.to_le_bytes().to_vec();
+    bytes.resize(8 + length as usize, index as u8);
+    bytes
+}
+
+/// Appends, syncs, releases and reopens until power goes; returns what was appended and the last position known durable.
+fn workload(disk: Arc<dyn Disk>, seed: u64) -> (Records, Position, Position) {
+    let mut prng = Prng::new(seed);
+    let (mut history, mut synced, mut released) = (Records::new(), 0, 0);
+    let Ok((mut log, _)) = open(disk.clone(), 0) else { return (history, 0, 0) };
+    for index in 0..120 {
+        let bytes = payload(&mut prng, index);
+        // The bytes may be whole in the file although the append failed.
+        match append(&log, &bytes) {
+            Ok(position) => history.push((position, bytes.into())),
+            Err(_) => return (history, synced, released),
+        }
+        if prng.one_in(5) {
+            if log.sync_now().is_err() {
+                return (history, synced, released);
+            }
+            synced = log.synced();
+        }
+        if prng.one_in(9) && synced > 0 {
+            let durable: Vec<Position> =
+                history.iter().map(|(end, _)| *end).filter(|end| *end <= synced).collect();
+            released = released.max(durable[prng.below(durable.len() as u64) as usize]);
+            log.release(released);
+        }
+        if prng.one_in(30) {
+            match open(disk.clone(), released) {
+                Ok((again, records)) => {
+                    let expected: Records =
+                        history.iter().filter(|(end, _)| *end > released).cloned().collect();
+                    assert_eq!(records, expected, "reopening loses nothing and invents nothing");
+                    log = again;
+                }
+                Err(_) => return (history, synced, released),
+            }
+        }
+    }
+    (history, synced, released)
+}
+
+#[test]
+fn a_crash_at_any_request_leaves_a_prefix_that_holds_every_synced_record() {
+    let whole = SimDisk::new();
+    workload(whole.clone(), 1);
+    for stop in 0..=whole.requests() {
+        let disk = SimDisk::new();
+        disk.stop_at(stop);
+        let (history, synced, released) = workload(disk.clone(), 1);
+        for seed in 0..8 {
+            let image = disk.crash(seed);
+            let (log, records) =
+                open(image.clone(), released).unwrap_or_else(|e| panic!("stop {stop} seed {seed}: {e}"));
+            let wanted: Records = history.iter().filter(|(end, _)| *end > released).cloned().collect();
+            let common = records.iter().zip(&wanted).take_while(|(a, b)| a == b).count();
+            // One record beyond the acknowledged history may have reached the disk.
+            assert!(
+                records.len() <= common + 1 && (records.len() == common || common == wanted.len()),
+                "stop {stop} seed {seed}"
+            );
+            assert!(log.end() >= synced, "stop {stop} seed {seed}: {} < {synced}", log.end());
+            // What is written after a recovery survives the next crash; what was lost stays lost.
+            let end = append(&log, b"after").unwrap();
+            log.sync_now().unwrap();
+            let (_, again) = open(image.crash(seed), released).unwrap();
+            assert_eq!(again.len(), records.len() + 1, "stop {stop} seed {seed}");
+            assert_eq!(again.last().unwrap(), &(end, Bytes::from_static(b"after")));
+        }
+    }
+}
+
+#[test]
+fn damage_below_a_synced_position_is_an_error_and_never_a_shorter_log() {
+    let disk = SimDisk::new();
+    let (log, _) = open(disk.clone(), 0).unwrap();
+    let mut ends = Vec::new();
+    for index in 0..12 {
+        ends.push(append(&log, &[index; 200]).unwrap());
+        log.sync_now().unwrap();
+    }
+    let (_, whole) = open(disk.kill(), 0).unwrap();
+    // The records but the last: later ones claim that they were synced.
+    for bit in (HEADER_BYTES * 8..(HEADER_BYTES + ends[10]) * 8).step_by(37) {
+        let damaged = disk.kill();
+        assert!(damaged.flip_bit("log.0", bit));
+        match open(damaged, 0) {
+            Err(Error::Corrupt { .. }) => {}
+            other => panic!("bit {bit}: {:?} records", other.map(|(_, records)| records.len())),
+        }
+    }
+    // Either copy of the header may be damaged.
+    for bit in (0..HEADER_BYTES * 8).step_by(11) {
+        let damaged = disk.kill();
+        assert!(damaged.flip_bit("log.0", bit));
+        assert_eq!(open(damaged, 0).unwrap().1, whole, "bit {bit}");
+    }
+}
+
+#[test]
+fn segments_are_used_again_and_long_records_get_their_own() {
+    let disk = SimDisk::new();
+    let (log, _) = open(disk.clone(), 0).unwrap();
+    for round in 0..50u8 {
+        let end = append(&log, &vec![round; 3000]).unwrap();
+        log.sync_now().unwrap();
+        log.release(end);
+    }
+    assert!(disk.list().unwrap().len() <= 3, "{:?}", disk.list().unwrap());
+    let end = append(&log, &vec![7; 50_000]).unwrap();
+    let (_, records) = open(disk.kill(), end - 50_000 - RECORD_OVERHEAD_BYTES).unwrap();
+    assert_eq!(records, [(end, Bytes::from(vec![7; 50_000]))]);
+}
+
+#[test]
+fn one_sync_answers_every_waiter_and_a_failed_one_poisons_the_log() {
+    let sim = SimDisk::new();
+    let faulty = Faulty::new(sim.clone());
+    let latch = Latch::new(faulty.clone());
+    let (log, _) = open(latch.clone(), 0).unwrap();
+    let (sender, receiver) = std::sync::mpsc::channel();
+    for byte in 0..3 {
+        let end = append(&log, &[byte]).unwrap();
+        let sender = sender.clone();
+        log.sync_to(end, Box::new(move |result| sender.send(result.is_ok()).unwrap()));
+    }
+    let before = sim.witness().syncs;
+    assert_eq!(log.work().unwrap(), Pending::More);
+    assert_eq!(sim.witness().syncs, before + 1);
+    assert_eq!(receiver.try_iter().collect::<Vec<_>>(), [true, true, true]);
+    assert_eq!(log.work().unwrap(), Pending::Idle);
+
+    faulty.inject(Fault::Fail { kind: Some(Kind::Sync), purpose: None, nth: 0, errno: libc::EIO });
+    let end = append(&log, b"lost").unwrap();
+    log.sync_to(end, Box::new(move |result| sender.send(result.is_ok()).unwrap()));
+    assert!(matches!(log.work(), Err(Error::Poisoned(_))));
+    assert_eq!(receiver.try_iter().collect::<Vec<_>>(), [false]);
+    assert!(latch.cause().unwrap().contains("sync of log."));
+    assert!(matches!(append(&log, b"more"), Err(Error::Poisoned(_))));
+    assert_eq!(sim.witness().syncs, before + 1, "a failed sync is not tried again");
+}
+
+#[test]
+fn a_full_disk_refuses_the_record_and_nothing_else() {
+    let disk = SimDisk::new();
+    let (log, _) = open(disk.clone(), 0).unwrap();
+    disk.set_capacity(Some(4096 + 100));
+    let mut accepted = 0;
+    let refused = loop {
+        match append(&log, &[1; 500]) {
+            Ok(_) => accepted += 1,
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(refused, Error::NoSpace) && accepted == 5, "{refused} after {accepted}");
+    disk.set_capacity(None);
+    append(&log, &[2; 500]).unwrap();
+    log.sync_now().unwrap();
+    assert_eq!(open(disk.crash(1), 0).unwrap().1.len(), 6);
+}
