@@ -4,3 +4,4 @@
 pub mod base;
 pub mod disk;
 pub mod engine;
+pub mod fs;

@@ -1,0 +1,7 @@
+//! The filesystem room: POSIX over an ordered map. It knows no kernel protocol and no disk file.
+
+pub mod error;
+pub mod meter;
+pub mod types;
+
+pub use error::{Error, Result};
