@@ -185,7 +185,7 @@ fn amplification(page: &mut Page, report: &Report) {
     page.block(
         "PROBES",
         [
-            format!("{} gets of the engine", human_count(shape.probes.count())),
+            format!("gets {}", human_count(shape.probes.count())),
             format!("mean {}", amp(sample.probes_per_get())),
             format!("p50 {}", value(0.5)),
             format!("p99 {}", value(0.99)),
@@ -468,11 +468,11 @@ fn span(duration: Duration) -> String {
     let seconds = duration.as_secs_f64();
     let (value, unit) = match duration.as_nanos() {
         0 => return "0".to_string(),
-        ..10_000 => return format!("{:.1}us", seconds * 1e6),
-        ..1_000_000 => return format!("{:.0}us", seconds * 1e6),
-        ..1_000_000_000 => (seconds * 1e3, "ms"),
-        ..600_000_000_000 => (seconds, "s"),
-        ..36_000_000_000_000 => (seconds / 60.0, "m"),
+        1..10_000 => return format!("{:.1}us", seconds * 1e6),
+        10_000..1_000_000 => return format!("{:.0}us", seconds * 1e6),
+        1_000_000..1_000_000_000 => (seconds * 1e3, "ms"),
+        1_000_000_000..600_000_000_000 => (seconds, "s"),
+        600_000_000_000..36_000_000_000_000 => (seconds / 60.0, "m"),
         _ => (seconds / 3600.0, "h"),
     };
     if value < 9.995 {
