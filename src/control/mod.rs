@@ -16,6 +16,7 @@
 //! 2. Locks here are held for a copy only and never while another room is called.
 
 mod command;
+mod figures;
 mod files;
 mod json;
 mod render;
