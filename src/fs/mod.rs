@@ -35,6 +35,7 @@ mod options;
 mod orphans;
 mod superblock;
 pub mod types;
+pub mod virtual_file;
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
