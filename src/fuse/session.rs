@@ -331,7 +331,7 @@ fn unescape(word: &[u8]) -> Vec<u8> {
 
 /// The topmost mount at `mount_point`, if there is one.
 pub fn mounted_at(mount_point: &Path) -> io::Result<Option<Mount>> {
-    let table = crate::disk::read_text(Path::new("/proc/self/mounts"))?;
+    let table = crate::disk::read_outside(Path::new("/proc/self/mounts"))?;
     Ok(parse_mounts(&table).into_iter().rfind(|mount| mount.mount_point == mount_point))
 }
 
