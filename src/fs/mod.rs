@@ -3,5 +3,6 @@
 pub mod error;
 pub mod meter;
 pub mod types;
+pub mod virtual_file;
 
 pub use error::{Error, Result};
