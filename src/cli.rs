@@ -401,33 +401,31 @@ impl MountOptions {
 
     /// Takes an option that mount(8) knows for every filesystem. Returns whether it was one.
     fn flag(&mut self, name: &str, value: Option<&str>) -> Result<bool, String> {
-        let flags = &mut self.flags;
         match (name, value) {
-            ("ro", None) => flags.read_only = true,
-            ("rw", None) => flags.read_only = false,
-            ("allow_other", None) => flags.allow_other = true,
-            ("dirsync", None) => flags.dirsync = true,
-            ("noatime", None) => flags.noatime = true,
-            ("atime" | "relatime", None) => flags.noatime = false,
-            ("dev", None) => flags.nodev = false,
-            ("nodev", None) => flags.nodev = true,
-            ("suid", None) => flags.nosuid = false,
-            ("nosuid", None) => flags.nosuid = true,
-            ("exec", None) => flags.noexec = false,
-            ("noexec", None) => flags.noexec = true,
-            ("sync", None) => self.given.push(("sync".to_string(), "always".to_string())),
-            ("fsname", Some(value)) => flags.fsname = Some(value.to_string()),
-            ("subtype", Some(value)) => flags.subtype = Some(value.to_string()),
+            ("ro", None) => self.give("read_only", "on"),
+            ("rw", None) => self.give("read_only", "off"),
+            ("allow_other", None) => self.flags.allow_other = true,
+            ("dirsync", None) => self.flags.dirsync = true,
+            ("noatime" | "relatime" | "strictatime", None) => self.give("atime", name),
+            ("dev", None) => self.flags.nodev = false,
+            ("nodev", None) => self.flags.nodev = true,
+            ("suid", None) => self.flags.nosuid = false,
+            ("nosuid", None) => self.flags.nosuid = true,
+            ("exec", None) => self.flags.noexec = false,
+            ("noexec", None) => self.flags.noexec = true,
+            ("sync", None) => self.give("sync", "always"),
+            ("fsname", Some(value)) => self.flags.fsname = Some(value.to_string()),
+            ("subtype", Some(value)) => self.flags.subtype = Some(value.to_string()),
             ("max_read", Some(value)) => {
                 let bytes = parse_size(value).and_then(|bytes| {
                     u32::try_from(bytes).map_err(|_| "too large".to_string())
                 });
-                flags.max_read = Some(bytes.map_err(|problem| format!("option max_read={value}: {problem}"))?);
+                self.flags.max_read = Some(bytes.map_err(|problem| format!("option max_read={value}: {problem}"))?);
             }
             // For mount(8), systemd and fstab, or true of every mount of ours.
             ("defaults" | "auto" | "noauto" | "user" | "users" | "nouser" | "owner" | "group", _)
             | ("nofail" | "_netdev" | "async" | "default_permissions" | "comment" | "nodiratime", _)
-            | ("strictatime" | "nostrictatime" | "lazytime" | "nolazytime" | "norelatime" | "diratime", _) => {}
+            | ("nostrictatime" | "lazytime" | "nolazytime" | "norelatime" | "diratime", _) => {}
             _ => return Ok(name.starts_with("x-") || name.starts_with("X-")),
         }
         Ok(true)
@@ -443,8 +441,12 @@ impl MountOptions {
             Some(Err(problem)) if value.is_some() => return Err(problem),
             Some(_) => return Err(format!("option {name} needs a value, as in {name}={}", default_of(name))),
         }
-        self.given.push((name.to_string(), value.unwrap_or("on").to_string()));
+        self.give(name, value.unwrap_or("on"));
         Ok(true)
+    }
+
+    fn give(&mut self, name: &str, value: &str) {
+        self.given.push((name.to_string(), value.to_string()));
     }
 }
 
@@ -542,15 +544,15 @@ mod tests {
     fn options_are_split_honoured_and_ignored() {
         let options =
             parse("rw,noatime,engine=btree,x-systemd.automount,nofail,_netdev,fsname=a\\,b,dev,suid,sync").unwrap();
-        let expected = [("engine", "btree"), ("sync", "always")].map(|(n, v)| (n.to_string(), v.to_string()));
-        assert_eq!(options.given, expected);
+        let expected = [("read_only", "off"), ("atime", "noatime"), ("engine", "btree"), ("sync", "always")];
+        assert_eq!(options.given, expected.map(|(name, value)| (name.to_string(), value.to_string())));
         assert_eq!(options.flags.fsname.as_deref(), Some("a,b"));
-        assert!(options.flags.noatime && !options.flags.read_only && !options.flags.allow_other);
+        assert!(!options.flags.nodev && !options.flags.allow_other);
         let options = parse("ro,,direct_io,writeback_cache=off,max_read=128K,sync=fsync").unwrap();
         assert_eq!(options.flags.max_read, Some(128 << 10));
-        assert!(options.flags.read_only);
-        assert_eq!(options.given[0], ("direct_io".to_string(), "on".to_string()));
-        assert_eq!(options.given[2], ("sync".to_string(), "fsync".to_string()));
+        let expected =
+            [("read_only", "on"), ("direct_io", "on"), ("writeback_cache", "off"), ("sync", "fsync")];
+        assert_eq!(options.given, expected.map(|(name, value)| (name.to_string(), value.to_string())));
     }
 
     #[test]
@@ -559,8 +561,8 @@ mod tests {
         assert!(parse("cache=lots").unwrap_err().contains("cache=lots"));
         assert!(parse("cache").unwrap_err().contains("cache=256M"));
         assert!(parse("engine").unwrap_err().contains("engine=lsm"));
-        let sloppy = MountOptions::parse(&["colour=red,ro".to_string()], true).unwrap();
-        assert!(sloppy.flags.read_only && sloppy.given.is_empty());
+        let sloppy = MountOptions::parse(&["colour=red,nodev".to_string()], true).unwrap();
+        assert!(sloppy.flags.nodev && sloppy.given.is_empty());
         assert!(MountOptions::parse(&["cache=lots".to_string()], true).is_err(), "-s does not hide wrong values");
     }
 

@@ -98,10 +98,14 @@ pub fn open_store(path: &Path, given: &Given) -> Result<Store, Error> {
     let engine = engine::open(latch.clone(), clock.clone(), &settings.engine)
         .map_err(|error| store_error(&show, error))?;
     let engine = MeteredEngine::new(engine, keys::classify);
-    let fs = FileSystem::open(engine.clone(), clock.clone(), settings.fs.clone(), latch.clone())
+    let space = {
+        let disk = latch.clone();
+        Arc::new(move || disk.space())
+    };
+    let fs = FileSystem::open(engine.clone(), clock.clone(), settings.fs, space)
         .map_err(|error| fs_error(&show, error))?;
     let path = path.to_path_buf();
-    Ok(Store { description, settings, disk, latch, engine, fs: Arc::new(fs), clock, os, path })
+    Ok(Store { description, settings, disk, latch, engine, fs, clock, os, path })
 }
 
 impl Store {
@@ -310,7 +314,7 @@ fn parts(store: &Store, mount_point: &Path) -> Parts {
             pid: std::process::id(),
             owner: user,
             config: Settings::all().iter().map(|s| (s.name.to_string(), value(s.name))).collect(),
-            kind_names: keys::KIND_NAMES,
+            kind_names: &keys::KIND_NAMES,
         },
         clock: clock.clone(),
         meter: fs.meter().clone(),

@@ -38,7 +38,7 @@ use fuser::{
     ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
-use crate::engine::{self, Engine, Position, Tier};
+use crate::engine::{self, Position, Tier};
 use crate::fs::meter::Op;
 use crate::fs::types::{Attributes, Caller, FIRST_VIRTUAL, FileKind, Ino, NewNode, ROOT, SetAttributes};
 use crate::fs::virtual_file::VirtualTree;
@@ -410,7 +410,7 @@ impl Filesystem for Adapter {
         }
         let ttl = self.core.options.timeout;
         let name = name.as_bytes().to_vec();
-        let answer = move |reply: ReplyEntry, result| match result {
+        let answer = move |reply: ReplyEntry, result: Result<Attributes, Errno>| match result {
             Ok(found) => reply.entry(&ttl, &convert::attributes(&found), GENERATION),
             // We are the only writer, so the kernel may remember also that a name is not there.
             Err(errno) if errno.code() == libc::ENOENT && !ttl.is_zero() => {

@@ -103,14 +103,10 @@ pub const FIELDS: &[Field<Options>] = &[
 /// What mount(8) says about any filesystem.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MountFlags {
-    /// Nothing may be changed.
-    pub read_only: bool,
     /// Other users may enter; always so for root.
     pub allow_other: bool,
     /// Changes of directories are durable before they are answered.
     pub dirsync: bool,
-    /// `noatime` is shown in the mount table.
-    pub noatime: bool,
     /// Device nodes do not work.
     pub nodev: bool,
     /// Set-user-id bits do not work.
@@ -176,8 +172,8 @@ pub fn run(
     events: &Receiver<Event>,
     ready: impl FnOnce() -> io::Result<()>,
 ) -> io::Result<End> {
-    let threads = adapter.core.options.threads;
-    let config = config(store, flags, threads);
+    let read_only = adapter.core.fs.options().read_only;
+    let config = config(store, flags, read_only, adapter.core.options.threads);
     let device_below = nix::sys::stat::stat(mount_point)?.st_dev;
     let session = Session::new(adapter, mount_point, &config)?;
     // fuser would unmount the path again when the session is dropped, whoever is mounted there by then; so it is not.
@@ -210,7 +206,7 @@ pub fn run(
     }
 }
 
-fn config(store: &Path, flags: &MountFlags, threads: usize) -> Config {
+fn config(store: &Path, flags: &MountFlags, read_only: bool, threads: usize) -> Config {
     let root = nix::unistd::geteuid().is_root();
     let name = flags.fsname.clone().unwrap_or_else(|| store.to_string_lossy().into_owned());
     // The setuid helper splits at commas; mount(2) takes the name as it is.
@@ -221,16 +217,13 @@ fn config(store: &Path, flags: &MountFlags, threads: usize) -> Config {
         MountOption::FSName(name),
         MountOption::CUSTOM(format!("subtype={subtype}")),
         MountOption::DefaultPermissions,
-        choose(flags.read_only, MountOption::RW, MountOption::RO),
+        choose(read_only, MountOption::RW, MountOption::RO),
         choose(flags.noexec, MountOption::Exec, MountOption::NoExec),
     ];
     if root {
         // As mount(8) does; a user's mount never has either.
         options.push(choose(flags.nodev, MountOption::Dev, MountOption::NoDev));
         options.push(choose(flags.nosuid, MountOption::Suid, MountOption::NoSuid));
-    }
-    if flags.noatime {
-        options.push(MountOption::NoAtime);
     }
     if let Some(bytes) = flags.max_read {
         options.push(MountOption::CUSTOM(format!("max_read={bytes}")));
@@ -401,10 +394,10 @@ mod tests {
     #[test]
     fn other_users_are_let_in_only_when_asked_or_by_root() {
         let root = nix::unistd::geteuid().is_root();
-        let closed = config(Path::new("/db"), &MountFlags::default(), 0);
+        let closed = config(Path::new("/db"), &MountFlags::default(), false, 0);
         assert_eq!(closed.acl == SessionACL::All, root);
-        let flags = MountFlags { allow_other: true, read_only: true, ..MountFlags::default() };
-        let open = config(Path::new("/db"), &flags, 2);
+        let flags = MountFlags { allow_other: true, ..MountFlags::default() };
+        let open = config(Path::new("/db"), &flags, true, 2);
         assert_eq!((open.acl, open.n_threads), (SessionACL::All, Some(2)));
         assert!(open.mount_options.contains(&MountOption::RO));
         assert!(open.mount_options.contains(&MountOption::CUSTOM("subtype=kvfs".to_string())));
