@@ -131,6 +131,9 @@ struct MountArgs {
     /// Check the options, but do not mount
     #[arg(long)]
     fake: bool,
+    /// Accepted for mount(8): the type that it was given
+    #[arg(short = 't', hide = true)]
+    kind: Option<String>,
 }
 
 /// What a command ends with instead of success.
@@ -527,6 +530,7 @@ mod tests {
             ("kvfs /db /mnt -o ro,dev,suid", "kvfs mount /db /mnt -o ro,dev,suid"),
             ("kvfs /db /mnt -s -n -v -o rw", "kvfs mount /db /mnt -s -n -v -o rw"),
             ("kvfs mount /db /mnt -f", "kvfs mount /db /mnt -f"),
+            ("kvfs mount /db /mnt -t fuse.kvfs -o ro", "kvfs mount /db /mnt -t fuse.kvfs -o ro"),
             ("kvfs --help", "kvfs --help"),
             ("kvfs check /db", "kvfs check /db"),
             ("/sbin/mount.fuse.kvfs /db /mnt -f -v", "/sbin/mount.fuse.kvfs mount /db /mnt --fake -v"),
