@@ -223,7 +223,8 @@ fn run(verb: Verb) -> Result<(), Failure> {
                 Failure::new(code::SYSTEM, format!("{}: {error}; is it a mounted kvfs?", path.display()))
             })?;
             let written = std::io::stdout().write_all(&text);
-            written.map_err(|error| Failure::new(code::SYSTEM, format!("writing to standard output: {error}")))
+            written
+                .map_err(|error| Failure::new(code::SYSTEM, format!("writing to standard output: {error}")))
         }
         Verb::Ctl { mount_point, words } => control(&mount_point, &words.join(" ")),
         Verb::Check { dir } => check(&dir),
@@ -256,7 +257,9 @@ fn run_mount(arguments: &MountArgs) -> Result<(), Failure> {
         .map_err(|error| usage(format!("mount point {}: {error}", arguments.mount_point.display())))?;
     if store.starts_with(&mount_point) {
         let (store, mount_point) = (store.display(), mount_point.display());
-        return Err(usage(format!("the store {store} would be hidden below its own mount point {mount_point}")));
+        return Err(usage(format!(
+            "the store {store} would be hidden below its own mount point {mount_point}"
+        )));
     }
     // A store that cannot be used is told before anything starts.
     crate::store::look(&store).map_err(|error| Failure::of(&error, code::MOUNT))?;
@@ -265,7 +268,8 @@ fn run_mount(arguments: &MountArgs) -> Result<(), Failure> {
     }
     let request =
         Request { store: &store, mount_point: &mount_point, given: &options.given, flags: &options.flags };
-    let system = |error: std::io::Error| Failure::new(code::SYSTEM, format!("going to the background: {error}"));
+    let system =
+        |error: std::io::Error| Failure::new(code::SYSTEM, format!("going to the background: {error}"));
     if arguments.foreground || arguments.debug {
         let level = if arguments.debug { log::LevelFilter::Debug } else { log::LevelFilter::Info };
         start_log(level, true);
@@ -420,10 +424,10 @@ impl MountOptions {
             ("fsname", Some(value)) => self.flags.fsname = Some(value.to_string()),
             ("subtype", Some(value)) => self.flags.subtype = Some(value.to_string()),
             ("max_read", Some(value)) => {
-                let bytes = parse_size(value).and_then(|bytes| {
-                    u32::try_from(bytes).map_err(|_| "too large".to_string())
-                });
-                self.flags.max_read = Some(bytes.map_err(|problem| format!("option max_read={value}: {problem}"))?);
+                let bytes = parse_size(value)
+                    .and_then(|bytes| u32::try_from(bytes).map_err(|_| "too large".to_string()));
+                self.flags.max_read =
+                    Some(bytes.map_err(|problem| format!("option max_read={value}: {problem}"))?);
             }
             // For mount(8), systemd and fstab, or true of every mount of ours.
             ("defaults" | "auto" | "noauto" | "user" | "users" | "nouser" | "owner" | "group", _)
@@ -547,7 +551,8 @@ mod tests {
     #[test]
     fn options_are_split_honoured_and_ignored() {
         let options =
-            parse("rw,noatime,engine=btree,x-systemd.automount,nofail,_netdev,fsname=a\\,b,dev,suid,sync").unwrap();
+            parse("rw,noatime,engine=btree,x-systemd.automount,nofail,_netdev,fsname=a\\,b,dev,suid,sync")
+                .unwrap();
         let expected = [("read_only", "off"), ("atime", "noatime"), ("engine", "btree"), ("sync", "always")];
         assert_eq!(options.given, expected.map(|(name, value)| (name.to_string(), value.to_string())));
         assert_eq!(options.flags.fsname.as_deref(), Some("a,b"));
@@ -567,7 +572,10 @@ mod tests {
         assert!(parse("engine").unwrap_err().contains("engine=lsm"));
         let sloppy = MountOptions::parse(&["colour=red,nodev".to_string()], true).unwrap();
         assert!(sloppy.flags.nodev && sloppy.given.is_empty());
-        assert!(MountOptions::parse(&["cache=lots".to_string()], true).is_err(), "-s does not hide wrong values");
+        assert!(
+            MountOptions::parse(&["cache=lots".to_string()], true).is_err(),
+            "-s does not hide wrong values"
+        );
     }
 
     #[test]

@@ -25,9 +25,10 @@ use parking_lot::{Condvar, Mutex};
 use crate::base::clock::{Clock, SystemClock};
 use crate::control::{Control, FsUsage, MountInfo, Parts};
 use crate::disk::{Access, Disk, Latch, Metered, OsDisk, Overlay, process_io};
-use crate::engine::{self, Command, Engine, MeteredEngine, Pending, Worker};
+use crate::engine::{self, Command, Engine, MeteredEngine, Pending, Tier, Worker};
+use crate::fs::types::{Caller, ROOT, SetAttributes};
 use crate::fs::virtual_file::VirtualTree;
-use crate::fs::{self, FileSystem, keys};
+use crate::fs::{self, FileSystem, Identity, keys};
 use crate::fuse::session::{self, End, MountFlags};
 use crate::fuse::{Adapter, Options as FuseOptions};
 use crate::store::{Description, Error, Given, Place, Settings, look};
@@ -98,14 +99,33 @@ pub fn open_store(path: &Path, given: &Given) -> Result<Store, Error> {
     let engine = engine::open(latch.clone(), clock.clone(), &settings.engine)
         .map_err(|error| store_error(&show, error))?;
     let engine = MeteredEngine::new(engine, keys::classify);
-    let space = {
-        let disk = latch.clone();
-        Arc::new(move || disk.space())
-    };
-    let fs = FileSystem::open(engine.clone(), clock.clone(), settings.fs, space)
-        .map_err(|error| fs_error(&show, error))?;
+    let fs =
+        open_fs(&engine, &clock, &latch, &description, &settings).map_err(|error| fs_error(&show, error))?;
     let path = path.to_path_buf();
     Ok(Store { description, settings, disk, latch, engine, fs, clock, os, path })
+}
+
+/// Opens the filesystem on `engine`; an empty engine gets a new one, whose root belongs to whoever makes it.
+fn open_fs(
+    engine: &Arc<MeteredEngine>,
+    clock: &Arc<dyn Clock>,
+    latch: &Arc<Latch>,
+    description: &Description,
+    settings: &Settings,
+) -> fs::Result<Arc<FileSystem>> {
+    let made = engine.get(&keys::superblock(), Tier::Disk)?.is_none();
+    if made {
+        let identity = Identity { uuid: description.uuid, ..Identity::random() };
+        FileSystem::format(&**engine, &**clock, &settings.fs, identity)?;
+    }
+    let disk = latch.clone();
+    let fs = FileSystem::open(engine.clone(), clock.clone(), settings.fs, Arc::new(move || disk.space()))?;
+    let user = nix::unistd::geteuid();
+    if made && !user.is_root() && !settings.fs.read_only {
+        let (uid, gid) = (Some(user.as_raw()), Some(nix::unistd::getegid().as_raw()));
+        fs.setattr(Tier::Disk, Caller::ROOT, ROOT, &SetAttributes { uid, gid, ..SetAttributes::default() })?;
+    }
+    Ok(fs)
 }
 
 impl Store {
@@ -305,7 +325,7 @@ fn parts(store: &Store, mount_point: &Path) -> Parts {
     Parts {
         mount: MountInfo {
             version: env!("CARGO_PKG_VERSION").to_string(),
-            uuid: description.uuid.clone(),
+            uuid: description.uuid_text(),
             block_bytes: settings.fs.block_bytes,
             sync: value("sync"),
             writeback_cache: settings.fuse.writeback_cache,
@@ -348,7 +368,8 @@ pub fn serve(
     ready: impl FnOnce() -> io::Result<()>,
 ) -> Result<(), Error> {
     let Request { store: path, mount_point, given, flags } = *request;
-    let stale = |error| Error::system(format!("detaching the dead mount at {}", mount_point.display()), error);
+    let stale =
+        |error| Error::system(format!("detaching the dead mount at {}", mount_point.display()), error);
     if session::detach_stale(mount_point).map_err(stale)? {
         log::warn!("{}: detached a mount whose daemon had died", mount_point.display());
     }

@@ -82,8 +82,8 @@ pub type Given = [(String, String)];
 /// What a store says about itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Description {
-    /// Tells stores apart: 32 hexadecimal digits.
-    pub uuid: String,
+    /// Tells stores apart; the filesystem's superblock holds the same.
+    pub uuid: [u8; 16],
     /// Options given when it was made, and all that cannot change; in the order of [`Settings::all`].
     pub options: Vec<(String, String)>,
 }
@@ -119,12 +119,7 @@ impl Description {
         };
         let value = |option: Setting| Some((option.name.to_string(), settings.get(option.name)?));
         let options = Settings::all().into_iter().filter(keep).filter_map(value).collect();
-        let mut bytes = [0; 16];
-        random(&mut bytes).map_err(|error| Error::system("random bytes", error))?;
-        let mut uuid = String::new();
-        for byte in bytes {
-            let _ = write!(uuid, "{byte:02x}");
-        }
+        let uuid = fs::Identity::random().uuid;
         Ok(Description { uuid, options })
     }
 
@@ -150,8 +145,13 @@ impl Description {
         Ok(settings)
     }
 
+    /// The uuid as 32 hexadecimal digits.
+    pub fn uuid_text(&self) -> String {
+        format!("{:032x}", u128::from_be_bytes(self.uuid))
+    }
+
     fn encode(&self) -> String {
-        let mut text = format!("{MAGIC}{VERSION}\nuuid={}\n", self.uuid);
+        let mut text = format!("{MAGIC}{VERSION}\nuuid={}\n", self.uuid_text());
         for (name, value) in &self.options {
             let _ = writeln!(text, "{name}={value}");
         }
@@ -182,7 +182,10 @@ impl Description {
         let mut uuid = None;
         for line in body.lines().skip(1) {
             match line.split_once('=') {
-                Some(("uuid", value)) => uuid = Some(value.to_string()),
+                Some(("uuid", value)) => {
+                    let number = u128::from_str_radix(value, 16);
+                    uuid = Some(number.map_err(|_| damaged("its uuid is no number"))?.to_be_bytes());
+                }
                 Some((name, value)) => options.push((name.to_string(), value.to_string())),
                 None => return Err(damaged("a line is no option")),
             }
@@ -215,12 +218,6 @@ fn apply(settings: &mut Settings, options: &Given) -> Result<(), Error> {
             .map_err(Error::Usage)?;
     }
     settings.engine.validate().map_err(Error::Usage)
-}
-
-fn random(target: &mut [u8]) -> io::Result<()> {
-    // SAFETY: the pointer and length are those of a live, writable slice.
-    let count = unsafe { libc::getrandom(target.as_mut_ptr().cast(), target.len(), 0) };
-    if count == target.len() as isize { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// What is at a path where a store may be or be made.

@@ -114,6 +114,11 @@ pub fn errno(error: &fs::Error) -> Errno {
         fs::Error::Engine(
             engine::Error::Corrupt { .. } | engine::Error::Io { .. } | engine::Error::Poisoned(_),
         ) => log::error!("{error}"),
+        // Where the call was made again for as long as that could help, these two are faults as well.
+        fs::Error::Engine(engine::Error::WouldBlock | engine::Error::Busy { .. }) => {
+            log::error!("a request could not be served: {error}");
+            return Errno::EIO;
+        }
         _ => {}
     }
     Errno::from_i32(error.errno())

@@ -329,10 +329,9 @@ where
         Err(fs::Error::Engine(engine::Error::WouldBlock)) if tier == Tier::Memory => {
             Turn::Disk(Box::new(move |tier| attempt(core, op, begun, reply, call, answer, tier)))
         }
-        Err(fs::Error::Engine(engine::Error::Busy { retry_after, .. })) => Turn::Room(
-            Box::new(move |tier| attempt(core, op, begun, reply, call, answer, tier)),
-            retry_after,
-        ),
+        Err(fs::Error::Engine(engine::Error::Busy { retry_after, .. })) => {
+            Turn::Room(Box::new(move |tier| attempt(core, op, begun, reply, call, answer, tier)), retry_after)
+        }
         Err(error) => {
             core.record(op, begun, 0, true);
             answer(reply, Err(convert::errno(&error)));
@@ -521,14 +520,7 @@ impl Filesystem for Adapter {
         self.make(Op::Mkdir, request, parent, name, mode, umask, Node::Directory, reply);
     }
 
-    fn symlink(
-        &self,
-        request: &Request,
-        parent: INodeNo,
-        name: &OsStr,
-        target: &Path,
-        reply: ReplyEntry,
-    ) {
+    fn symlink(&self, request: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
         let node = Node::Symlink(target.as_os_str().as_bytes().to_vec());
         self.make(Op::Symlink, request, parent, name, 0o777, 0, node, reply);
     }
@@ -556,9 +548,8 @@ impl Filesystem for Adapter {
         }
         let Some(mode) = convert::rename_mode(flags) else { return reply.error(Errno::EINVAL) };
         let (name, new_name) = (name.as_bytes().to_vec(), new_name.as_bytes().to_vec());
-        let call = move |fs: &FileSystem, tier| {
-            fs.rename(tier, parent.0, &name, new_parent.0, &new_name, mode)
-        };
+        let call =
+            move |fs: &FileSystem, tier| fs.rename(tier, parent.0, &name, new_parent.0, &new_name, mode);
         self.change_name(Op::Rename, reply, call, empty);
     }
 
@@ -747,8 +738,7 @@ impl Filesystem for Adapter {
             let mut added = false;
             let result = fs.readdir(tier, ino.0, cookie, &mut |entry| {
                 let name = OsStr::from_bytes(&entry.name);
-                let full =
-                    reply.add(INodeNo(entry.ino), entry.cookie, convert::file_type(entry.kind), name);
+                let full = reply.add(INodeNo(entry.ino), entry.cookie, convert::file_type(entry.kind), name);
                 added |= !full;
                 !full
             });
@@ -774,7 +764,8 @@ impl Filesystem for Adapter {
             let result = tree.readdir(ino.0, cookie, &mut |entry| {
                 let name = OsStr::from_bytes(&entry.name);
                 // An entry without attributes (`..`, or a file that is just gone) is listed and looked up later.
-                let found = tree.getattr(entry.ino).map_or(convert::absent(), |found| convert::attributes(&found));
+                let found =
+                    tree.getattr(entry.ino).map_or(convert::absent(), |found| convert::attributes(&found));
                 !reply.add(found.ino, entry.cookie, name, &Duration::ZERO, &found, GENERATION)
             });
             return match result {
@@ -809,19 +800,24 @@ impl Filesystem for Adapter {
     }
 
     fn statfs(&self, _: &Request, _: INodeNo, reply: ReplyStatfs) {
-        self.ask(Op::Statfs, reply, |fs, _| fs.statfs(), |reply, result| match result {
-            Ok(found) => reply.statfs(
-                found.blocks,
-                found.blocks_free,
-                found.blocks_available,
-                found.files,
-                found.files_free,
-                found.block_bytes,
-                crate::fs::types::NAME_BYTES_MAX as u32,
-                found.block_bytes,
-            ),
-            Err(errno) => reply.error(errno),
-        });
+        self.ask(
+            Op::Statfs,
+            reply,
+            |fs, _| fs.statfs(),
+            |reply, result| match result {
+                Ok(found) => reply.statfs(
+                    found.blocks,
+                    found.blocks_free,
+                    found.blocks_available,
+                    found.files,
+                    found.files_free,
+                    found.block_bytes,
+                    crate::fs::types::NAME_BYTES_MAX as u32,
+                    found.block_bytes,
+                ),
+                Err(errno) => reply.error(errno),
+            },
+        );
     }
 
     fn setxattr(
@@ -982,5 +978,67 @@ impl Filesystem for Adapter {
         reply: ReplyWrite,
     ) {
         reply.error(Errno::ENOSYS);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::clock::ManualClock;
+    use crate::engine::{Cause, MemEngine};
+    use std::sync::mpsc::channel;
+
+    fn core() -> Arc<Core> {
+        let clock = Arc::new(ManualClock::default());
+        let space = || Ok(crate::disk::Space { total_bytes: 1 << 30, free_bytes: 1 << 30 });
+        let options = fs::Options::default();
+        let fs =
+            FileSystem::open(Arc::new(MemEngine::new()), clock.clone(), options, Arc::new(space)).unwrap();
+        let tree = Arc::new(VirtualTree::new(Caller::ROOT, clock));
+        Arc::new(Core { fs, tree, options: Options::default(), sync_always: false, sync_names: false })
+    }
+
+    /// A request that is refused once, needs the disk once, and counts its tries.
+    #[test]
+    fn a_request_that_must_wait_is_answered_once_and_recorded_once() {
+        let core = core();
+        let (reply, answers) = channel();
+        let mut refused = false;
+        let call = move |_: &FileSystem, tier, _: &mut _| {
+            if !refused {
+                refused = true;
+                let retry_after = Duration::from_millis(3);
+                return Err(engine::Error::Busy { cause: Cause::L0Files, retry_after }.into());
+            }
+            if tier == Tier::Memory {
+                return Err(engine::Error::WouldBlock.into());
+            }
+            Ok(Outcome { bytes: 9, durable_at: Some(0), ..Outcome::of("done") })
+        };
+        let answer = |reply: std::sync::mpsc::Sender<_>, result| reply.send(result).unwrap();
+        let turn = attempt(core.clone(), Op::Write, Instant::now(), reply, call, answer, Tier::Memory);
+        let Turn::Room(task, retry_after) = turn else { panic!("a refused request waits for room") };
+        assert_eq!(retry_after, Duration::from_millis(3));
+        let Turn::Disk(task) = task(Tier::Memory) else { panic!("what is not in memory waits for the disk") };
+        assert_eq!(core.fs.meter().of(Op::Write).count, 0);
+        assert!(matches!(task(Tier::Disk), Turn::Answered));
+        assert_eq!(answers.try_recv().unwrap().unwrap(), "done");
+        let counters = core.fs.meter().of(Op::Write);
+        assert_eq!((counters.count, counters.bytes, counters.errors), (1, 9, 0));
+    }
+
+    #[test]
+    fn an_engine_that_needs_the_disk_on_the_disk_is_an_error_and_not_a_circle() {
+        let core = core();
+        let (reply, answers) = channel();
+        let call = |_: &FileSystem, _, _: &mut _| -> fs::Result<Outcome<()>> {
+            Err(engine::Error::WouldBlock.into())
+        };
+        let answer = |reply: std::sync::mpsc::Sender<_>, result: Result<(), Errno>| {
+            reply.send(result.is_err()).unwrap()
+        };
+        let turn = attempt(core.clone(), Op::Read, Instant::now(), reply, call, answer, Tier::Disk);
+        assert!(matches!(turn, Turn::Answered) && answers.try_recv().unwrap());
+        assert_eq!(core.fs.meter().of(Op::Read).errors, 1);
     }
 }

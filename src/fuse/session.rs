@@ -262,9 +262,9 @@ pub fn detach(mount_point: &Path, lazily: bool) -> io::Result<()> {
             let flag = if lazily { "-uz" } else { "-u" };
             let mut helper = Command::new("fusermount3");
             helper.arg(flag).arg("--").arg(mount_point).stdin(Stdio::null());
-            let output = helper
-                .output()
-                .map_err(|error| io::Error::new(error.kind(), format!("fusermount3: {error} (package fuse3)")))?;
+            let output = helper.output().map_err(|error| {
+                io::Error::new(error.kind(), format!("fusermount3: {error} (package fuse3)"))
+            })?;
             let text = String::from_utf8_lossy(&output.stderr).trim().to_string();
             if output.status.success() { Ok(()) } else { Err(io::Error::other(text)) }
         }
