@@ -12,7 +12,7 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
 
-use crate::base::text::{When, parse_size};
+use crate::base::text::{When, human_size, parse_size};
 use crate::daemon::{self, Outcome, Side};
 use crate::fuse::session::{self, MountFlags};
 use crate::mount::{self, Request};
@@ -374,7 +374,15 @@ fn check(dir: &Path) -> Result<(), Failure> {
     }
     match findings.damage.len() {
         0 => {
-            println!("{}: clean", dir.display());
+            let found = findings.summary.unwrap_or_default();
+            println!(
+                "{}: clean: {} inodes, {} names, {} blocks of {}",
+                dir.display(),
+                found.inodes,
+                found.names,
+                found.blocks,
+                human_size(found.stored_bytes)
+            );
             Ok(())
         }
         count => Err(Failure::new(code::DAMAGE, format!("{}: {count} damaged", dir.display()))),

@@ -28,7 +28,7 @@ use crate::disk::{Access, Disk, Latch, Metered, OsDisk, Overlay, process_io};
 use crate::engine::{self, Command, Engine, MeteredEngine, Pending, Tier, Worker};
 use crate::fs::types::{Caller, ROOT, SetAttributes};
 use crate::fs::virtual_file::VirtualTree;
-use crate::fs::{self, FileSystem, Identity, keys};
+use crate::fs::{self, CheckSummary, FileSystem, Identity, keys};
 use crate::fuse::session::{self, End, MountFlags};
 use crate::fuse::{Adapter, Options as FuseOptions};
 use crate::store::{Description, Error, Given, Place, Settings, look};
@@ -432,6 +432,8 @@ fn mount_error(mount_point: &Path, error: &io::Error) -> Error {
 pub struct Findings {
     /// Each broken promise, as a sentence.
     pub damage: Vec<String>,
+    /// What was there, unless damage ended the check before.
+    pub summary: Option<CheckSummary>,
 }
 
 /// Checks the store in `path`, which nobody may have open: every checksum, then every invariant of the filesystem. Nothing
@@ -465,14 +467,13 @@ pub fn check(path: &Path, progress: &mut dyn FnMut(&str)) -> Result<Findings, Er
         Err(error) => return Err(store_error(&show, error)),
     }
     progress("verifying every name, inode and block");
-    let mut damage = Vec::new();
-    match fs::check::check(&*engine, &mut |sentence| damage.push(sentence.to_string())) {
-        Ok(_) => {}
+    let damage = &mut findings.damage;
+    match FileSystem::check(&*engine, &mut |problem| damage.push(problem.what)) {
+        Ok(summary) => findings.summary = Some(summary),
         Err(error @ (fs::Error::Damaged(_) | fs::Error::Engine(engine::Error::Corrupt { .. }))) => {
             damage.push(error.to_string());
         }
         Err(error) => return Err(fs_error(&show, error)),
     }
-    findings.damage.append(&mut damage);
     Ok(findings)
 }

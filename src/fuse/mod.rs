@@ -822,7 +822,7 @@ impl Filesystem for Adapter {
 
     fn setxattr(
         &self,
-        request: &Request,
+        _: &Request,
         ino: INodeNo,
         name: &OsStr,
         value: &[u8],
@@ -834,8 +834,8 @@ impl Filesystem for Adapter {
             return reply.error(Errno::EPERM);
         }
         let Some(mode) = convert::xattr_mode(flags) else { return reply.error(Errno::EINVAL) };
-        let (caller, name, value) = (caller(request), name.as_bytes().to_vec(), value.to_vec());
-        let call = move |fs: &FileSystem, tier| fs.setxattr(tier, caller, ino.0, &name, &value, mode);
+        let (name, value) = (name.as_bytes().to_vec(), value.to_vec());
+        let call = move |fs: &FileSystem, tier| fs.setxattr(tier, ino.0, &name, &value, mode);
         self.change_inode(Op::Setxattr, ino.0, 0, false, reply, call, empty);
     }
 
@@ -855,12 +855,12 @@ impl Filesystem for Adapter {
         self.ask(Op::Listxattr, reply, move |fs, tier| fs.listxattr(tier, ino.0), sized(size));
     }
 
-    fn removexattr(&self, request: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+    fn removexattr(&self, _: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         if is_virtual(ino) {
             return reply.error(Errno::EPERM);
         }
-        let (caller, name) = (caller(request), name.as_bytes().to_vec());
-        let call = move |fs: &FileSystem, tier| fs.removexattr(tier, caller, ino.0, &name);
+        let name = name.as_bytes().to_vec();
+        let call = move |fs: &FileSystem, tier| fs.removexattr(tier, ino.0, &name);
         self.change_inode(Op::Removexattr, ino.0, 0, false, reply, call, empty);
     }
 
