@@ -6,3 +6,10 @@ pub mod control;
 pub mod disk;
 pub mod engine;
 pub mod fs;
+pub mod fuse;
+
+// The store as a whole, and the ways into it.
+pub mod cli;
+pub mod daemon;
+pub mod mount;
+pub mod store;

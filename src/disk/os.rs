@@ -13,6 +13,13 @@ use super::{Disk, File, FileInfo, Purpose, Space};
 
 /// Name of the file whose lock keeps a second opener out; its text names the holder.
 const LOCK: &str = "LOCK";
+/// Name of the daemon's log. Like the lock it lies in the directory but is no file of the store.
+const LOG: &str = "kvfs.log";
+
+/// Reads a whole file that belongs to no store, such as the kernel's mount table or a file on a mount.
+pub fn read_outside(path: &Path) -> io::Result<Vec<u8>> {
+    fs::read(path)
+}
 
 /// What may be done with the directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,7 +122,7 @@ impl Disk for OsDisk {
                 other => other?,
             };
             let Ok(name) = entry.file_name().into_string() else { continue };
-            if metadata.is_file() && name != LOCK {
+            if metadata.is_file() && name != LOCK && name != LOG {
                 files.push(FileInfo {
                     name,
                     bytes: metadata.len(),
