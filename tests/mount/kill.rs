@@ -133,8 +133,12 @@ impl Writer {
 
     /// A recorded file, by chance; none while there are few.
     fn whole(&mut self) -> Option<String> {
-        let whole: Vec<&String> =
-            self.records.iter().filter(|(_, r)| matches!(r, Record::Whole(..))).map(|(name, _)| name).collect();
+        let whole: Vec<&String> = self
+            .records
+            .iter()
+            .filter(|(_, r)| matches!(r, Record::Whole(..)))
+            .map(|(name, _)| name)
+            .collect();
         (whole.len() > 10).then(|| whole[self.prng.below(whole.len() as u64) as usize].clone())
     }
 
@@ -212,7 +216,10 @@ fn kill_under_writers(engine: Engine) {
         }
         for kind in 0..if plain { 5 } else { 4 } {
             let steps: u64 = writers.iter().map(|writer| writer.steps[kind]).sum();
-            assert!(steps > 0, "round {round}: no step of kind {kind} was acknowledged, so nothing is tested");
+            assert!(
+                steps > 0,
+                "round {round}: no step of kind {kind} was acknowledged, so nothing is tested"
+            );
         }
         assert_eq!(mount.check(), 0, "round {round}: kvfs check of a killed store");
     }

@@ -105,7 +105,11 @@ fn wrong_options_are_refused(engine: Engine) {
     let nowhere = mount.host().join("nowhere");
     let output = mount.kvfs(&["mount".as_ref(), store.as_os_str(), nowhere.as_os_str()]);
     assert!(!output.status.success() && message(&output).contains("nowhere"), "{output:?}");
-    assert_eq!(mount.kvfs(&["check".as_ref(), nowhere.as_os_str()]).status.code(), Some(8), "nothing to check");
+    assert_eq!(
+        mount.kvfs(&["check".as_ref(), nowhere.as_os_str()]).status.code(),
+        Some(8),
+        "nothing to check"
+    );
     mount.start();
     mount.stop_clean();
 }
@@ -180,7 +184,10 @@ fn signals_unmount_cleanly(engine: Engine) {
     for (round, end) in ["SIGTERM", "SIGINT", "fusermount3"].into_iter().enumerate() {
         let mut daemon = Foreground::start(&mount);
         for earlier in 0..round {
-            assert_eq!(fs::read(mount.mnt().join(format!("file-{earlier}"))).unwrap(), vec![earlier as u8; 100_000]);
+            assert_eq!(
+                fs::read(mount.mnt().join(format!("file-{earlier}"))).unwrap(),
+                vec![earlier as u8; 100_000]
+            );
         }
         fs::write(mount.mnt().join(format!("file-{round}")), vec![round as u8; 100_000]).unwrap();
         let pid = Pid::from_raw(mount.pid());
@@ -254,8 +261,12 @@ fn mount_8() {
             assert_eq!(mount.check(), 0, "{how}");
         }
         // -f fakes; nothing is mounted, and a refusal has an exit code that mount(8) passes on.
-        mount.sh(&format!("export {path}\nmount -f -t fuse.kvfs \"$STORE\" \"$MNT\"; ! mountpoint -q \"$MNT\""));
-        mount.sh(&format!("export {path}\n! mount -t fuse.kvfs \"$STORE\" \"$MNT\" -o no_such_option 2> /dev/null"));
+        mount.sh(&format!(
+            "export {path}\nmount -f -t fuse.kvfs \"$STORE\" \"$MNT\"; ! mountpoint -q \"$MNT\""
+        ));
+        mount.sh(&format!(
+            "export {path}\n! mount -t fuse.kvfs \"$STORE\" \"$MNT\" -o no_such_option 2> /dev/null"
+        ));
         assert!(!mount.mounted());
     }
 }

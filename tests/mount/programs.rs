@@ -9,8 +9,7 @@ fn git_clone(engine: Engine) {
         return;
     }
     let mount = Mount::new(engine, "");
-    mount.sh(
-        r#"
+    mount.sh(r#"
         git config --global user.name kvfs && git config --global user.email kvfs@localhost
         git config --global init.defaultBranch main && git config --global safe.directory '*'
         git config --global gc.auto 0
@@ -30,8 +29,7 @@ fn git_clone(engine: Engine) {
         cd "$MNT/clone" && git fsck --full --strict && test -z "$(git status --porcelain)"
         test "$(git rev-list --count HEAD)" = 5 && test "$(git ls-files | wc -l)" -gt 400
         diff -r --no-dereference --exclude=.git "$HOST/source" .
-        "#,
-    );
+        "#);
     mount.restart();
     mount.sh(
         r#"

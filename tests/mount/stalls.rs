@@ -62,7 +62,9 @@ fn open_and_unlinked(engine: Engine) {
     let mut bytes = vec![];
     file.seek(SeekFrom::Start(0)).unwrap();
     file.read_to_end(&mut bytes).unwrap();
-    assert!(bytes.len() == 2_000_004 && bytes.ends_with(b"more") && bytes[..2_000_000].iter().all(|b| *b == 42));
+    assert!(
+        bytes.len() == 2_000_004 && bytes.ends_with(b"more") && bytes[..2_000_000].iter().all(|b| *b == 42)
+    );
     drop(file);
     // An orphan at the moment of a kill is drained at the next mount.
     let orphan = File::create(mount.mnt().join("orphan")).unwrap();
@@ -115,7 +117,8 @@ fn a_stalled_writer_stalls_nobody_else(engine: Engine) {
                 assert!(text.starts_with("kvfs "));
                 // Dropping the pages makes the read a request.
                 let file = File::open(&known).unwrap();
-                nix::fcntl::posix_fadvise(&file, 0, 0, nix::fcntl::PosixFadviseAdvice::POSIX_FADV_DONTNEED).unwrap();
+                nix::fcntl::posix_fadvise(&file, 0, 0, nix::fcntl::PosixFadviseAdvice::POSIX_FADV_DONTNEED)
+                    .unwrap();
                 let mut bytes = vec![];
                 (&file).read_to_end(&mut bytes).unwrap();
                 assert_eq!(bytes, vec![5; 100_000]);

@@ -133,8 +133,12 @@ fn json_keys(engine: Engine) {
         number(pointer);
     }
     for name in ["write", "fs_write", "engine_write", "read", "space"] {
-        let value = json.pointer(&format!("/amplification/{name}")).unwrap_or_else(|| panic!("{name}: {json:#}"));
-        assert!(value.is_null() || value.as_f64().is_some_and(|v| v >= 0.0), "amplification.{name} is {value}");
+        let value =
+            json.pointer(&format!("/amplification/{name}")).unwrap_or_else(|| panic!("{name}: {json:#}"));
+        assert!(
+            value.is_null() || value.as_f64().is_some_and(|v| v >= 0.0),
+            "amplification.{name} is {value}"
+        );
     }
     assert!(json["levels"].is_array(), "{json:#}");
     let purposes = json["disk"]["by_purpose"].as_object().unwrap_or_else(|| panic!("{json:#}"));
@@ -151,8 +155,8 @@ fn json_keys(engine: Engine) {
     let ratio = number("/disk/write_bytes") as f64 / 5_000_000.0;
     let write = json["amplification"]["write"].as_f64().unwrap();
     assert!((write / ratio - 1.0).abs() < 0.01, "amplification.write is {write}, the bytes say {ratio}");
-    let product =
-        json["amplification"]["fs_write"].as_f64().unwrap() * json["amplification"]["engine_write"].as_f64().unwrap();
+    let product = json["amplification"]["fs_write"].as_f64().unwrap()
+        * json["amplification"]["engine_write"].as_f64().unwrap();
     assert!((write / product - 1.0).abs() < 0.01, "write is {write}, fs * engine is {product}");
     assert_eq!(number("/debt/unsynced_bytes"), 0, "after a sync");
     assert!(number("/space/apparent_bytes") >= 5_000_000, "{json:#}");
@@ -184,7 +188,8 @@ fn meter_against_the_kernel(engine: Engine) {
     mount.ctl(&["sync"]);
     let json = settled(&mount);
     let number = |pointer: &str| json.pointer(pointer).and_then(Value::as_f64).expect(pointer);
-    let (app, ours, kernel) = (number("/app/write_bytes"), number("/disk/write_bytes"), number("/process/write_bytes"));
+    let (app, ours, kernel) =
+        (number("/app/write_bytes"), number("/disk/write_bytes"), number("/process/write_bytes"));
     assert_eq!(app, 256.0 * 1048576.0, "the program's bytes");
     assert!(ours >= app, "{ours} bytes at the disk for {app} of the program");
     assert!((ours / kernel - 1.0).abs() < 0.1, "we count {ours}, the kernel {kernel}: {json:#}");

@@ -75,9 +75,8 @@ pub fn binary() -> PathBuf {
 /// True if this machine can mount and has `programs`. If not, the test passes with a note, but fails with `CI=true`.
 pub fn able(programs: &[&str]) -> bool {
     let found = |program: &&str| {
-        std::env::var_os("PATH").is_some_and(|path| {
-            std::env::split_paths(&path).any(|folder| folder.join(program).is_file())
-        })
+        std::env::var_os("PATH")
+            .is_some_and(|path| std::env::split_paths(&path).any(|folder| folder.join(program).is_file()))
     };
     let mut missing: Vec<&str> =
         ["fusermount3", "timeout"].iter().chain(programs).filter(|p| !found(p)).copied().collect();
@@ -90,7 +89,8 @@ pub fn able(programs: &[&str]) -> bool {
     let ci = std::env::var("CI").is_ok_and(|value| value == "true" || value == "1");
     assert!(!ci, "CI=true and this machine lacks {missing:?}");
     // Straight to the terminal: the harness keeps what a passing test prints to itself.
-    let _ = writeln!(std::io::stderr(), "note: a mount test did not run, because this machine lacks {missing:?}");
+    let _ =
+        writeln!(std::io::stderr(), "note: a mount test did not run, because this machine lacks {missing:?}");
     false
 }
 
@@ -334,7 +334,8 @@ impl Mount {
             let late = waited.is_ok_and(|(_guard, waited)| waited.timed_out());
             let pid = pid.load(Ordering::Acquire);
             if late && pid != 0 {
-                let _ = writeln!(std::io::stderr(), "a mount test takes longer than {PATIENCE:?}: killing {pid}");
+                let _ =
+                    writeln!(std::io::stderr(), "a mount test takes longer than {PATIENCE:?}: killing {pid}");
                 let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
             }
         });
