@@ -20,7 +20,6 @@ environment:
   SMALL     bytes of the fsync jobs' files  (64m)
   FILES     number of small files           (10000)
   RUNTIME   seconds a job at most           (20)
-  KVFS_BIN  the kvfs binary                 (target/release/kvfs, else kvfs from PATH)
   TABLE     write the rows there as well, tab-separated
   OUTPUT    keep fio's JSON results in this directory
 
@@ -61,11 +60,9 @@ done
 
 export SIZE=${SIZE:-256m} SMALL=${SMALL:-64m} FILES=${FILES:-10000} RUNTIME=${RUNTIME:-20}
 
-kvfs=${KVFS_BIN:-$here/../target/release/kvfs}
 metered=no
 if [ -f "$mount/.stats" ] && [ -f "$mount/.stats.d/json" ]; then
     metered=yes
-    [ -x "$kvfs" ] || kvfs=$(command -v kvfs) || die "no kvfs binary; build it or set KVFS_BIN"
 fi
 
 scratch=$(mktemp -d)
@@ -78,7 +75,7 @@ trap 'rm -rf "$scratch" "$DIR"' EXIT
 # Everything written so far reaches the disk, on either kind of directory.
 settle() {
     if [ "$metered" = yes ]; then
-        "$kvfs" ctl "$mount" sync >/dev/null
+        echo sync >"$mount/.stats"
     else
         sync -f "$mount"
     fi
@@ -103,15 +100,16 @@ for job in "${jobs[@]}"; do
         settle
     fi
     name=fio-$job
-    [ "$metered" = no ] || "$kvfs" ctl "$mount" mark "$name" >/dev/null
+    [ "$metered" = no ] || echo "mark $name" >"$mount/.stats"
     fio --output-format=json --output="$result" "$file" >"$scratch/fio.log" 2>&1 ||
         { cat "$scratch/fio.log" "$result" >&2; die "$job failed"; }
     settle
     amplification="- - - - -"
     if [ "$metered" = yes ]; then
-        amplification=$("$kvfs" stats "$mount" --json --since "$name" | jq -r '
+        amplification=$(jq -r '
             def figure: if . == null then "-" else (. * 100 | round) / 100 | tostring end;
-            .amplification | [.write, .fs_write, .engine_write, .read, .space] | map(figure) | join(" ")')
+            .amplification | [.write, .fs_write, .engine_write, .read, .space] | map(figure) | join(" ")
+            ' "$mount/.stats.d/since/$name.json")
     fi
     # fio may print warnings before its JSON.
     sed -n '/^{/,$p' "$result" | jq -r --arg job "$job" '

@@ -47,7 +47,6 @@ fi
 say "build"
 cargo build --release
 kvfs=$(cargo metadata --format-version 1 --no-deps | jq -r .target_directory)/release/kvfs
-export KVFS_BIN=$kvfs
 
 work=$(mktemp -d "${BASE:-/var/tmp}/kvfs-quickstart-XXXXXX")
 store=$work/store

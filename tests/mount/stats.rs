@@ -76,7 +76,7 @@ fn commands(engine: Engine) {
     mount.sh(
         r#"
         head -c 3000000 /dev/urandom > "$MNT/data"
-        for word in sync flush compact checkpoint 'mark before'; do
+        for word in sync flush 'flush wait' checkpoint 'checkpoint wait' 'mark before'; do
             echo "$word" > "$MNT/.stats" && echo "$word" >> "$MNT/.stats" && printf '%s' "$word" > "$MNT/.stats"
             printf '%s\n\n' "$word" > "$MNT/.stats" && (echo "$word"; echo sync) > "$MNT/.stats"
             "$KVFS" ctl "$MNT" $word
@@ -91,6 +91,11 @@ fn commands(engine: Engine) {
     for words in ["nonsense", "flush everything now", "mark", "mark a/b", "\0"] {
         let error = fs::write(&stats, words).expect_err(words);
         assert_eq!(error.raw_os_error(), Some(libc::EINVAL), "{words:?}: {error}");
+    }
+    // What this engine cannot do is no wrong word.
+    match (engine, fs::write(&stats, "compact wait")) {
+        (Engine::Btree, outcome) => assert_eq!(outcome.unwrap_err().raw_os_error(), Some(libc::EOPNOTSUPP)),
+        (_, outcome) => outcome.unwrap(),
     }
     assert!(fs::write(mount.mnt().join(".stats.d/json"), "flush").is_err(), "json is not a command file");
 

@@ -1,7 +1,7 @@
 //! Real mounts through the built binary, as a user would make them, and the programs that run on them.
 //!
 //! A [`Mount`] owns a directory on a disk filesystem with `store/` (the engine's files), `mnt/` (the mountpoint) and
-//! `daemon.log`. Whatever happens in a test, dropping it leaves nothing mounted and no daemon running:
+//! `commands.log`. Whatever happens in a test, dropping it leaves nothing mounted and no daemon running:
 //! 1. `kvfs umount`, and if that does not help `fusermount3 -uz` of this one path;
 //! 2. the daemon, known by the pid that its own report names, is given ten seconds and then killed;
 //! 3. on a failure the log is printed, and kept with the report in `$KVFS_TEST_ARTIFACTS` if that is set.
@@ -160,7 +160,7 @@ impl Mount {
     }
 
     fn log(&self) -> PathBuf {
-        self.directory.path().join("daemon.log")
+        self.directory.path().join("commands.log")
     }
 
     /// All of `-o` for this mount.
@@ -343,8 +343,11 @@ impl Mount {
 
     /// Prints what helps to understand a failure, and keeps it if asked.
     fn post_mortem(&self) {
-        let log = fs::read_to_string(self.log()).unwrap_or_default();
-        println!("--- daemon log ({})\n{log}---", self.options());
+        // What was typed, and what the daemon says in the store's directory.
+        let log = [self.log(), self.store().join("kvfs.log")]
+            .map(|path| fs::read_to_string(path).unwrap_or_default())
+            .join("--- kvfs.log\n");
+        println!("--- commands, -o {}\n{log}---", self.options());
         if let Some(folder) = std::env::var_os("KVFS_TEST_ARTIFACTS").map(PathBuf::from) {
             let test = std::thread::current().name().unwrap_or("test").replace("::", "-");
             let _ = fs::create_dir_all(&folder);
