@@ -107,7 +107,8 @@ mounts() {
 }
 
 documentation() {
-    RUSTDOCFLAGS="-D warnings" cargo doc --no-deps
+    # With private items: the crate is a program, and its readers are those who change it.
+    RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --lib --document-private-items
 }
 
 scripts() {

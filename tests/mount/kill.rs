@@ -104,7 +104,6 @@ impl Writer {
                 let (seed, before) = self.log;
                 let after = before + 1 + length % 6_000;
                 let mut file = File::options()
-                    .write(true)
                     .create(true)
                     .append(true)
                     .custom_flags(libc::O_SYNC)
