@@ -107,8 +107,9 @@ mounts() {
 }
 
 documentation() {
-    # With private items: the crate is a program, and its readers are those who change it.
-    RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --lib --document-private-items
+    # With private items: the crate is a program, and its readers are those who change it. Hence links to private
+    # items are welcome.
+    RUSTDOCFLAGS="-D warnings -A rustdoc::private-intra-doc-links" cargo doc --no-deps --lib --document-private-items
 }
 
 scripts() {

@@ -10,10 +10,10 @@ fn git_clone(engine: Engine) {
     }
     let mount = Mount::new(engine, "");
     mount.sh(r#"
-        git config --global user.name kvfs && git config --global user.email kvfs@localhost
-        git config --global init.defaultBranch main && git config --global safe.directory '*'
+        git config --global user.name kvfs; git config --global user.email kvfs@localhost
+        git config --global init.defaultBranch main; git config --global safe.directory '*'
         git config --global gc.auto 0
-        git init -q source && cd source
+        git init -q source; cd source
         for commit in 1 2 3 4 5; do
             for folder in a b/c d/e/f; do
                 mkdir -p $folder/$commit
@@ -21,22 +21,22 @@ fn git_clone(engine: Engine) {
                     seq $((commit * file)) $((commit * file + file * 40)) > $folder/$commit/$file.txt
                 done
             done
-            ln -sf a/$commit latest && printf '#!/bin/sh\n' > run.sh && chmod +x run.sh
+            ln -sf a/$commit latest; printf '#!/bin/sh\n' > run.sh; chmod +x run.sh
             [ $commit = 1 ] || { git mv a/1/$commit.txt a/1/moved-$commit.txt; git rm -q b/c/1/$commit.txt; }
-            git add -A && git commit -qm "commit $commit"
+            git add -A; git commit -qm "commit $commit"
         done
         git clone -q --no-hardlinks "$HOST/source" "$MNT/clone"
-        cd "$MNT/clone" && git fsck --full --strict && test -z "$(git status --porcelain)"
-        test "$(git rev-list --count HEAD)" = 5 && test "$(git ls-files | wc -l)" -gt 400
+        cd "$MNT/clone"; git fsck --full --strict; test -z "$(git status --porcelain)"
+        test "$(git rev-list --count HEAD)" = 5; test "$(git ls-files | wc -l)" -gt 400
         diff -r --no-dereference --exclude=.git "$HOST/source" .
         "#);
     mount.restart();
     mount.sh(
         r#"
-        cd "$MNT/clone" && test -z "$(git status --porcelain)" && git fsck --full --strict
-        git checkout -q -b work HEAD~2 && echo more >> a/1/1.txt && git commit -qam work && git merge -q -m merge main
-        git gc -q --aggressive --prune=now && git fsck --full --strict && test -z "$(git status --porcelain)"
-        rm -rf "$MNT/clone" && test -z "$(ls "$MNT")"
+        cd "$MNT/clone"; test -z "$(git status --porcelain)"; git fsck --full --strict
+        git checkout -q -b work HEAD~2; echo more >> a/1/1.txt; git commit -qam work; git merge -q -m merge main
+        git gc -q --aggressive --prune=now; git fsck --full --strict; test -z "$(git status --porcelain)"
+        rm -rf "$MNT/clone"; test -z "$(ls "$MNT")"
         "#,
     );
     mount.stop_clean();
@@ -50,12 +50,12 @@ fn rsync_tree(engine: Engine) {
     let mount = Mount::new(engine, "");
     mount.sh(
         r#"
-        mkdir -p tree/deep/er tree/empty && cd tree
+        mkdir -p tree/deep/er tree/empty; cd tree
         for i in $(seq 300); do head -c $((i * 137)) /dev/urandom > file.$i; done
         head -c 20000000 /dev/urandom > deep/large
-        truncate -s 3000000 deep/sparse && printf end >> deep/sparse
-        ln file.1 deep/hardlink && ln -s ../file.2 deep/symlink && ln -s nowhere deep/dangling && mkfifo deep/er/fifo
-        chmod 2750 deep/er && chmod 4711 file.3 && setfattr -n user.origin -v test file.4
+        truncate -s 3000000 deep/sparse; printf end >> deep/sparse
+        ln file.1 deep/hardlink; ln -s ../file.2 deep/symlink; ln -s nowhere deep/dangling; mkfifo deep/er/fifo
+        chmod 2750 deep/er; chmod 4711 file.3; setfattr -n user.origin -v test file.4
         touch -d '1999-12-31 23:59:59.123456789' file.5 deep
         rsync -aHXS ./ "$MNT/tree/"
         "#,
@@ -63,15 +63,15 @@ fn rsync_tree(engine: Engine) {
     for _ in 0..2 {
         mount.sh(
             r#"
-            diff -r --no-dereference --exclude=fifo tree "$MNT/tree" && test -p "$MNT/tree/deep/er/fifo"
-            changes=$(rsync -aHXSi --checksum --delete tree/ "$MNT/tree/") && test -z "$changes" || { echo "$changes"; exit 1; }
+            diff -r --no-dereference --exclude=fifo tree "$MNT/tree"; test -p "$MNT/tree/deep/er/fifo"
+            changes=$(rsync -aHXSi --checksum --delete tree/ "$MNT/tree/"); test -z "$changes" || { echo "$changes"; exit 1; }
             test "$(stat -c %h "$MNT/tree/file.1")" = 2
             "#,
         );
         mount.restart();
     }
     // The hidden names stay out of a copy of the whole mount.
-    mount.sh(r#"rsync -a "$MNT/" back/ && diff -r --no-dereference --exclude=fifo tree back/tree && test "$(ls -A back)" = tree"#);
+    mount.sh(r#"rsync -a "$MNT/" back/; diff -r --no-dereference --exclude=fifo tree back/tree; test "$(ls -A back)" = tree"#);
     mount.stop_clean();
 }
 

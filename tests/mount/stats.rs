@@ -43,25 +43,29 @@ fn readers(engine: Engine) {
     // Programs that trust the size, and programs that do not; each must see the whole report.
     mount.sh(
         r#"
-        whole() { head -c 5 "$1" | grep -q '^kvfs ' && test -z "$(tail -c1 "$1")" && test "$(wc -l < "$1")" -ge 8; }
+        whole() {
+            head -c 5 "$1" | grep -q '^kvfs '
+            test -z "$(tail -c1 "$1")"
+            test "$(wc -l < "$1")" -ge 8
+        }
         for i in 1 2 3; do
-            cat "$MNT/.stats" > cat.txt && whole cat.txt
-            cp "$MNT/.stats" cp.txt && whole cp.txt
-            dd if="$MNT/.stats" of=dd.txt bs=7 2>/dev/null && whole dd.txt
-            dd if="$MNT/.stats" of=dd.txt bs=1M 2>/dev/null && whole dd.txt
-            rsync "$MNT/.stats" rsync.txt && whole rsync.txt
-            tar cf stats.tar -C "$MNT" .stats && tar xf stats.tar && whole .stats
-            tac "$MNT/.stats" | tac > tac.txt && whole tac.txt
-            grep -c . "$MNT/.stats" > /dev/null && sort "$MNT/.stats" > /dev/null && head -n 3 "$MNT/.stats" | grep -q kvfs
-            test "$(wc -c < "$MNT/.stats")" -gt 500 && test "$(wc -l < "$MNT/.stats")" -ge 8
+            cat "$MNT/.stats" > cat.txt; whole cat.txt
+            cp "$MNT/.stats" cp.txt; whole cp.txt
+            dd if="$MNT/.stats" of=dd.txt bs=7 2>/dev/null; whole dd.txt
+            dd if="$MNT/.stats" of=dd.txt bs=1M 2>/dev/null; whole dd.txt
+            rsync "$MNT/.stats" rsync.txt; whole rsync.txt
+            tar cf stats.tar -C "$MNT" .stats; tar xf stats.tar; whole .stats
+            tac "$MNT/.stats" | tac > tac.txt; whole tac.txt
+            grep -c . "$MNT/.stats" > /dev/null; sort "$MNT/.stats" > /dev/null; head -n 3 "$MNT/.stats" | grep -q kvfs
+            test "$(wc -c < "$MNT/.stats")" -gt 500; test "$(wc -l < "$MNT/.stats")" -ge 8
             test -n "$(tail -n 3 "$MNT/.stats")"
-            exec 9< "$MNT/.stats" && test "$(stat -c %s "$MNT/.stats")" = "$(cat <&9 | wc -c)" && exec 9<&-
+            exec 9< "$MNT/.stats"; test "$(stat -c %s "$MNT/.stats")" = "$(cat <&9 | wc -c)"; exec 9<&-
         done
-        test "$(ls -A "$MNT")" = work && ls "$MNT/.stats" "$MNT/.stats.d/json" "$MNT/.stats.d/config" "$MNT/.stats.d/help" > /dev/null
-        cat "$MNT/.stats.d/config" | grep -q engine && test -s "$MNT/.stats.d/help"
-        "$KVFS" stats "$MNT" | grep -q '^kvfs ' && "$KVFS" stats "$MNT" --json | head -c 1 | grep -q '{'
-        ! rm -f "$MNT/.stats" 2> /dev/null && ! mv "$MNT/work" "$MNT/.stats" 2> /dev/null
-        test -f "$MNT/.stats" && rm -rf "$MNT"/* && test -z "$(ls -A "$MNT")"
+        test "$(ls -A "$MNT")" = work; ls "$MNT/.stats" "$MNT/.stats.d/json" "$MNT/.stats.d/config" "$MNT/.stats.d/help" > /dev/null
+        cat "$MNT/.stats.d/config" | grep -q engine; test -s "$MNT/.stats.d/help"
+        "$KVFS" stats "$MNT" | grep -q '^kvfs '; "$KVFS" stats "$MNT" --json | head -c 1 | grep -q '{'
+        fails rm -f "$MNT/.stats"; fails mv "$MNT/work" "$MNT/.stats"
+        test -f "$MNT/.stats"; rm -rf "$MNT"/*; test -z "$(ls -A "$MNT")"
         "#,
     );
     mount.stop_clean();
@@ -73,20 +77,18 @@ fn commands(engine: Engine) {
         return;
     }
     let mount = Mount::new(engine, "");
-    mount.sh(
-        r#"
+    mount.sh(r#"
         head -c 3000000 /dev/urandom > "$MNT/data"
         for word in sync flush 'flush wait' checkpoint 'checkpoint wait' 'mark before'; do
-            echo "$word" > "$MNT/.stats" && echo "$word" >> "$MNT/.stats" && printf '%s' "$word" > "$MNT/.stats"
-            printf '%s\n\n' "$word" > "$MNT/.stats" && (echo "$word"; echo sync) > "$MNT/.stats"
+            echo "$word" > "$MNT/.stats"; echo "$word" >> "$MNT/.stats"; printf '%s' "$word" > "$MNT/.stats"
+            printf '%s\n\n' "$word" > "$MNT/.stats"; (echo "$word"; echo sync) > "$MNT/.stats"
             "$KVFS" ctl "$MNT" $word
         done
-        head -c 1000000 /dev/urandom > "$MNT/more" && "$KVFS" ctl "$MNT" sync
-        grep -q '^kvfs ' "$MNT/.stats.d/since/before" && "$KVFS" stats "$MNT" --since before | grep -q '^kvfs '
-        ! cat "$MNT/.stats.d/since/never" 2> /dev/null && ! "$KVFS" stats "$MNT" --since never > /dev/null 2>&1
-        ! "$KVFS" ctl "$MNT" nonsense > /dev/null 2>&1
-        "#,
-    );
+        head -c 1000000 /dev/urandom > "$MNT/more"; "$KVFS" ctl "$MNT" sync
+        grep -q '^kvfs ' "$MNT/.stats.d/since/before"; "$KVFS" stats "$MNT" --since before | grep -q '^kvfs '
+        fails cat "$MNT/.stats.d/since/never"; fails "$KVFS" stats "$MNT" --since never
+        fails "$KVFS" ctl "$MNT" nonsense
+        "#);
     let stats = mount.mnt().join(".stats");
     for words in ["nonsense", "flush everything now", "mark", "mark a/b", "\0"] {
         let error = fs::write(&stats, words).expect_err(words);

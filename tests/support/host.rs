@@ -26,6 +26,9 @@ use serde_json::Value;
 /// How long a test may take before the watchdog ends its daemon.
 pub const PATIENCE: Duration = Duration::from_secs(300);
 
+/// What scripts say instead of `!`.
+const FAILS: &str = r#"fails() { if "$@" > /dev/null 2>&1; then echo "did not fail: $*"; return 1; fi; }"#;
+
 /// The engine that a test runs on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Engine {
@@ -285,11 +288,12 @@ impl Mount {
         serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error} in {text}"))
     }
 
-    /// Runs a shell script with `set -eu`, and wants exit code 0. It sees `$MNT`, `$HOST` (a directory elsewhere),
+    /// Runs a shell script with `set -eu`, and wants exit code 0. `fails COMMAND…` wants a failure. (Not `!` and not
+    /// `a && b`: the shell goes on after either.) It sees `$MNT`, `$HOST` (a directory elsewhere),
     /// `$STORE` and `$KVFS`, and runs in `$HOST`. Returns its standard output.
     pub fn sh(&self, script: &str) -> String {
         let output = Command::new("timeout")
-            .args(["240", "sh", "-euc", script])
+            .args(["240", "sh", "-euc", &format!("{FAILS}\n{script}")])
             .current_dir(self.host())
             .env("MNT", self.mnt())
             .env("HOST", self.host())
