@@ -335,7 +335,8 @@ pub fn is_ours(mount: &Mount) -> bool {
 
 /// Detaches a mount of ours at `mount_point` whose daemon is gone. Returns whether there was one.
 pub fn detach_stale(mount_point: &Path) -> io::Result<bool> {
-    match nix::sys::stat::stat(mount_point) {
+    // Not stat: the kernel may answer that from its cache long after the daemon has died.
+    match nix::sys::statvfs::statvfs(mount_point) {
         Err(Errno::ENOTCONN) => {}
         _ => return Ok(false),
     }
