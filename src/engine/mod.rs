@@ -14,6 +14,7 @@
 //!   threads on a mount, the test itself in a simulation.
 
 mod batch;
+pub mod btree;
 mod error;
 pub mod frame;
 mod mem;
@@ -206,10 +207,8 @@ pub fn open(
 ) -> Result<Arc<dyn Engine>> {
     options.validate().map_err(Error::Invalid)?;
     match options.kind {
-        Kind::Mem => {
-            let _ = (disk, clock);
-            Ok(Arc::new(MemEngine::new()))
-        }
-        Kind::Lsm | Kind::Btree => Err(Error::Invalid(format!("engine {} is not built yet", options.kind))),
+        Kind::Mem => Ok(Arc::new(MemEngine::new())),
+        Kind::Btree => Ok(btree::open(disk, clock, options)?),
+        Kind::Lsm => Err(Error::Invalid(format!("engine {} is not built yet", options.kind))),
     }
 }
