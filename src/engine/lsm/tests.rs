@@ -402,6 +402,45 @@ fn a_full_disk_refuses_data_and_keeps_what_it_has() {
     assert_eq!(contents(&*engine).unwrap(), model);
 }
 
+#[test]
+fn a_writer_learns_why_there_is_no_room() {
+    let faulty = Faulty::new(SimDisk::new());
+    let engine = open_tiny(Latch::new(faulty.clone())).unwrap();
+    faulty.inject(Fault::Fail { kind: None, purpose: Some(Purpose::Flush), nth: 0, errno: libc::EIO });
+    let fill = || {
+        (0..1000).find_map(|number: u32| {
+            let mut batch = Batch::new(0);
+            batch.put(number.to_be_bytes().to_vec(), vec![0; 100]);
+            engine.apply(&batch, Tier::Disk).err()
+        })
+    };
+    assert!(matches!(fill(), Some(Error::Busy { cause: Cause::Memtables, .. })));
+    assert!(engine.work(Class::Flush).is_err());
+    let error = fill();
+    assert!(matches!(error, Some(Error::Io { .. } | Error::Poisoned(_))), "{error:?}");
+}
+
+#[test]
+fn a_merge_that_would_not_fit_waits() {
+    let disk = SimDisk::new();
+    let engine = open_tiny(disk.clone()).unwrap();
+    let mut prng = Prng::new(3);
+    while engine.shape().debt.l0_files < 4 {
+        if engine.apply(&random_batch(&mut prng, 1), Tier::Disk).is_err() {
+            engine.work(Class::Flush).unwrap();
+        }
+    }
+    let used: u64 = disk.list().unwrap().iter().map(|info| info.bytes).sum();
+    disk.set_capacity(Some(used + 100));
+    let found = contents(&*engine).unwrap();
+    assert!(matches!(engine.work(Class::Merge), Ok(Pending::After(_))));
+    assert!(engine.shape().jobs[0].contains("waits"), "{:?}", engine.shape().jobs);
+    disk.set_capacity(None);
+    settle(&*engine).unwrap();
+    assert!(engine.shape().jobs.is_empty() && engine.shape().debt.l0_files < 2);
+    assert_eq!(contents(&*engine).unwrap(), found);
+}
+
 /// A small store that was closed, and what it holds.
 fn small_store() -> (Arc<SimDisk>, Model) {
     let disk = SimDisk::new();
