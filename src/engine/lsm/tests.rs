@@ -99,7 +99,11 @@ impl History {
         let found = contents(engine).unwrap();
         let counter = found.get(COUNTER).map_or(0, |bytes| u64::from_be_bytes(bytes[..].try_into().unwrap()));
         let length = counter as usize;
-        assert!(length >= at_least && length <= self.batches.len(), "{length} of {at_least}..={}", self.batches.len());
+        assert!(
+            length >= at_least && length <= self.batches.len(),
+            "{length} of {at_least}..={}",
+            self.batches.len()
+        );
         assert_eq!(found, self.model(length), "a prefix of {length} batches");
     }
 }
@@ -153,12 +157,19 @@ fn it_behaves_as_a_map_through_flushes_merges_and_reopening() {
                 Err(Error::WouldBlock) => {}
                 found => assert_eq!(found.unwrap().as_deref(), model.get(&key).map(|value| &value[..])),
             }
-            assert_eq!(engine.get(&key, Tier::Disk).unwrap().as_deref(), model.get(&key).map(|value| &value[..]));
+            assert_eq!(
+                engine.get(&key, Tier::Disk).unwrap().as_deref(),
+                model.get(&key).map(|value| &value[..])
+            );
             if prng.one_in(20) {
                 let (start, end) = (random_key(&mut prng), random_key(&mut prng));
                 let (range, mut left) = (KeyRange { start: &start, end: Some(&end) }, prng.below(40));
                 let wanted: Vec<Vec<u8>> = if start < end {
-                    model.range(start.clone()..end.clone()).map(|(key, _)| key.clone()).take(left as usize + 1).collect()
+                    model
+                        .range(start.clone()..end.clone())
+                        .map(|(key, _)| key.clone())
+                        .take(left as usize + 1)
+                        .collect()
                 } else {
                     Vec::new()
                 };
@@ -284,7 +295,10 @@ fn the_meter_agrees_with_the_witness_the_cache_and_the_levels() {
     }
     let (snapshot, witness, shape) = (disk.snapshot(), sim.witness(), engine.shape());
     let total = snapshot.total();
-    assert_eq!((total.writes, total.write_bytes, total.syncs), (witness.writes, witness.write_bytes, witness.syncs));
+    assert_eq!(
+        (total.writes, total.write_bytes, total.syncs),
+        (witness.writes, witness.write_bytes, witness.syncs)
+    );
     assert_eq!((total.reads, total.read_bytes), (witness.reads, witness.read_bytes));
     assert_eq!(shape.cache.misses, snapshot.of(Purpose::Get).reads + snapshot.of(Purpose::Scan).reads);
     assert!(shape.cache.misses > 0 && shape.cache.hits > 0 && shape.cache.bytes <= shape.cache.bytes_max);
