@@ -131,7 +131,8 @@ impl LsmEngine {
         let bytes: u64 = tables(version, job).iter().map(|(_, table)| table.bytes).sum();
         let free_bytes = self.shelf.free_bytes()?;
         let fits = bytes <= free_bytes;
-        let text = format!("a merge of {} waits: only {} are free", human_size(bytes), human_size(free_bytes));
+        let text =
+            format!("a merge of {} waits: only {} are free", human_size(bytes), human_size(free_bytes));
         if !fits && merging.waiting.is_none() {
             log::warn!("{text}");
         }

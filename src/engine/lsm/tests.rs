@@ -229,7 +229,8 @@ fn a_crash_at_any_request_leaves_a_prefix_that_holds_every_synced_batch() {
         let history = workload(disk.clone(), 1, BATCHES, false);
         for image in 0..2 {
             let after = disk.crash(stop * 31 + image);
-            let engine = open_tiny(after.clone()).unwrap_or_else(|e| panic!("stop {stop} image {image}: {e}"));
+            let engine =
+                open_tiny(after.clone()).unwrap_or_else(|e| panic!("stop {stop} image {image}: {e}"));
             history.check(&*engine, history.synced);
             assert_eq!(table_bytes(&after), level_bytes(&engine), "nothing is left over");
             // The recovered store goes on: what is synced now survives the next crash.
@@ -271,8 +272,14 @@ fn any_request_may_fail_and_nothing_accepted_is_lost() {
             let faulty = Faulty::new(sim.clone());
             faulty.inject(Fault::Fail { kind: None, purpose: None, nth, errno });
             let history = workload(Latch::new(faulty), 5, 70, true);
-            history.check(&*open_tiny(sim.kill()).unwrap_or_else(|e| panic!("request {nth}: {e}")), history.applied);
-            history.check(&*open_tiny(sim.crash(nth)).unwrap_or_else(|e| panic!("request {nth}: {e}")), history.synced);
+            history.check(
+                &*open_tiny(sim.kill()).unwrap_or_else(|e| panic!("request {nth}: {e}")),
+                history.applied,
+            );
+            history.check(
+                &*open_tiny(sim.crash(nth)).unwrap_or_else(|e| panic!("request {nth}: {e}")),
+                history.synced,
+            );
         }
     }
 }
@@ -593,7 +600,8 @@ fn tables_and_manifests_have_the_bytes_that_the_format_draws() {
     let hex = |name: &str| {
         let file = disk.open(name).unwrap();
         let bytes = crate::disk::read_all(&*file, Purpose::Verify).unwrap();
-        let lines = bytes.chunks(32).map(|line| line.iter().map(|byte| format!("{byte:02x}")).collect::<String>());
+        let lines =
+            bytes.chunks(32).map(|line| line.iter().map(|byte| format!("{byte:02x}")).collect::<String>());
         lines.collect::<Vec<_>>().join("\n")
     };
     assert_eq!(hex("table.0"), GOLDEN_TABLE);
@@ -657,7 +665,11 @@ fn speed() {
         }
         report("  settled", VALUES, since, VALUES * 4096);
         let total = disk.snapshot().total();
-        println!("  written in all {} MiB; stalls {:?}", total.write_bytes >> 20, engine.shape().stalls.by_cause);
+        println!(
+            "  written in all {} MiB; stalls {:?}",
+            total.write_bytes >> 20,
+            engine.shape().stalls.by_cause
+        );
     }
     for (what, miss) in [("get", false), ("get warm", false), ("get missing", true)] {
         let since = clock.elapsed();

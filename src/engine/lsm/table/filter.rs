@@ -140,7 +140,10 @@ mod tests {
             filter.encode(&mut bytes);
             assert_eq!(Filter::decode(&bytes), Some(filter.clone()));
             for cut in 0..bytes.len() {
-                assert!(cut == 1 && !filter.is_some() || Filter::decode(&bytes[..cut]).is_none(), "cut {cut}");
+                assert!(
+                    cut == 1 && !filter.is_some() || Filter::decode(&bytes[..cut]).is_none(),
+                    "cut {cut}"
+                );
             }
         }
         assert!(Filter::default().may_contain(hash(b"anything")));

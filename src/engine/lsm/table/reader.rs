@@ -202,7 +202,8 @@ impl Table {
         }
         let base = self.index.start(first);
         let one = |ordinal| {
-            let range = (self.index.start(ordinal) - base) as usize..(self.index.start(ordinal + 1) - base) as usize;
+            let range =
+                (self.index.start(ordinal) - base) as usize..(self.index.start(ordinal + 1) - base) as usize;
             let Some(cache) = cache else { return self.check(ordinal, bytes.slice(range)) };
             // A cached block owns its memory: a slice would keep all of what was read.
             let block = self.check(ordinal, Bytes::copy_from_slice(&bytes[range]))?;
