@@ -13,7 +13,7 @@
 //!    memtable, immutables newest first, L0 newest first, L1 … L6.
 //! 2. A batch lies wholly in one memtable, so in one table of L0.
 //! 3. The log is released up to a position only after an edit is durable that puts everything before it into tables.
-//! 4. A read works on one [`View`] and holds no lock while it waits for the disk.
+//! 4. A read works on one *view* and holds no lock while it waits for the disk.
 //!
 //! # Lock order
 //!

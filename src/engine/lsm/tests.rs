@@ -462,6 +462,77 @@ fn a_merge_that_would_not_fit_waits() {
     assert_eq!(contents(&*engine).unwrap(), found);
 }
 
+/// Lets the readers end, also when the writer fails.
+struct StopOnDrop<'a>(&'a std::sync::atomic::AtomicBool);
+
+impl Drop for StopOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Relaxed);
+    }
+}
+
+#[test]
+fn readers_never_see_a_key_go_back_while_everything_works() {
+    use crate::base::clock::SystemClock;
+    use std::sync::atomic::AtomicBool;
+    const KEYS: u64 = 40;
+    let disk = SimDisk::new();
+    let options = Options { l0_slowdown: 10, ..Options::tiny(Kind::Lsm) };
+    let engine = open(disk.clone(), Arc::new(SystemClock::new()), &options).unwrap();
+    let worker = crate::engine::Worker::start(engine.clone(), 2).unwrap();
+    let stop = AtomicBool::new(false);
+    let number = |value: &[u8]| u64::from_be_bytes(value[..8].try_into().unwrap());
+    std::thread::scope(|scope| {
+        let _stop = StopOnDrop(&stop);
+        for seed in 0..2 {
+            let (engine, stop) = (&engine, &stop);
+            scope.spawn(move || {
+                let (mut prng, mut newest) = (Prng::new(seed), [0; KEYS as usize]);
+                while !stop.load(Relaxed) {
+                    let index = prng.below(KEYS);
+                    let found = engine.get(&index.to_be_bytes(), Tier::Disk).unwrap();
+                    let seen = found.map_or(0, |value| number(&value));
+                    assert!(
+                        seen >= newest[index as usize],
+                        "key {index}: {seen} after {}",
+                        newest[index as usize]
+                    );
+                    newest[index as usize] = seen;
+                    if newest.contains(&0) {
+                        continue;
+                    }
+                    let mut at = 0;
+                    let mut visit = |key: &[u8], value: &[u8]| {
+                        let index = u64::from_be_bytes(key.try_into().unwrap()) as usize;
+                        assert!(index == at && number(value) >= newest[index], "key {index} at {at}");
+                        newest[index] = number(value);
+                        at += 1;
+                        ControlFlow::Continue(())
+                    };
+                    engine.scan(KeyRange::ALL, Tier::Disk, &mut visit).unwrap();
+                    assert_eq!(at, KEYS as usize);
+                }
+            });
+        }
+        for round in 1..=3000u64 {
+            let mut batch = Batch::new(0);
+            batch.put((round % KEYS).to_be_bytes().to_vec(), [&round.to_be_bytes()[..], &[7; 90]].concat());
+            while let Err(error) = engine.apply(&batch, Tier::Disk) {
+                assert!(matches!(error, Error::Busy { .. }), "{error}");
+                let seen = engine.bell().seen(Class::Room);
+                engine.bell().wait(Class::Room, seen, Duration::from_millis(1));
+            }
+            if round % 1000 == 0 {
+                run(&*engine, Command::Compact).unwrap();
+                run(&*engine, Command::Verify).unwrap();
+            }
+        }
+    });
+    worker.stop();
+    engine.close().unwrap();
+    assert_eq!(contents(&*open_tiny(disk).unwrap()).unwrap().len(), KEYS as usize);
+}
+
 /// A small store that was closed, and what it holds.
 fn small_store() -> (Arc<SimDisk>, Model) {
     let disk = SimDisk::new();
