@@ -16,13 +16,13 @@ use kvfs::base::clock::{Clock, ManualClock};
 use kvfs::base::prng::Prng;
 use kvfs::disk::Space;
 use kvfs::engine::{
-    Batch, Bell, Cause, Class, Command, Done, Engine, Error as EngineError, KeyRange, MemEngine, MeteredEngine,
-    Pending, Position, Promise, Result as EngineResult, Shape, Tier, Visit,
+    Batch, Bell, Cause, Class, Command, Done, Engine, Error as EngineError, KeyRange, MemEngine,
+    MeteredEngine, Pending, Position, Promise, Result as EngineResult, Shape, Tier, Visit,
 };
 use kvfs::fs::meter::Op;
 use kvfs::fs::types::{
-    Attributes, Caller, DirEntry, FileKind, Ino, NewNode, ROOT, RenameMode, SIZE_MAX, SetAttributes, SetTime, Time,
-    XattrMode,
+    Attributes, Caller, DirEntry, FileKind, Ino, NewNode, ROOT, RenameMode, SIZE_MAX, SetAttributes, SetTime,
+    Time, XattrMode,
 };
 use kvfs::fs::{Atime, Error, FileSystem, Identity, Options, Result, SpaceSource, keys};
 use model_fs::{Answer, ModelFs};
@@ -229,8 +229,13 @@ impl Run {
     }
 
     fn pick(&mut self, accept: impl Fn(&Attributes) -> bool) -> Ino {
-        let all: Vec<Ino> =
-            self.model.nodes.values().filter(|node| accept(&node.attributes)).map(|node| node.attributes.ino).collect();
+        let all: Vec<Ino> = self
+            .model
+            .nodes
+            .values()
+            .filter(|node| accept(&node.attributes))
+            .map(|node| node.attributes.ino)
+            .collect();
         if all.is_empty() { ROOT } else { all[self.random.below(all.len() as u64) as usize] }
     }
 
@@ -285,7 +290,8 @@ impl Run {
         self.clock.advance(Duration::from_millis(self.random.below(400)));
         self.model.now = self.clock.now().into();
         let fs = self.fs.clone();
-        let caller = Caller { uid: self.random.below(2) as u32 * 1000, gid: self.random.below(3) as u32, pid: 1 };
+        let caller =
+            Caller { uid: self.random.below(2) as u32 * 1000, gid: self.random.below(3) as u32, pid: 1 };
         let choice = self.random.below(100);
         match choice {
             0..=19 => {
@@ -331,7 +337,8 @@ impl Run {
                 let (parent, name) = (self.directory(), self.name());
                 let new_parent = if self.random.one_in(2) { parent } else { self.directory() };
                 let new_name = self.name();
-                let modes = [RenameMode::Replace, RenameMode::Replace, RenameMode::NoReplace, RenameMode::Exchange];
+                let modes =
+                    [RenameMode::Replace, RenameMode::Replace, RenameMode::NoReplace, RenameMode::Exchange];
                 let mode = modes[self.random.below(4) as usize];
                 let (from, to) = (name.escape_ascii(), new_name.escape_ascii());
                 self.log.push(format!("rename {parent} {from} {new_parent} {to} {mode:?}"));
@@ -353,7 +360,8 @@ impl Run {
                 let sizes = [0, self.offset(), self.offset(), SIZE_MAX + 1];
                 let size = sizes[self.random.below(40).min(3) as usize % 4];
                 let size = if size > SIZE_MAX && !self.random.one_in(10) { 0 } else { size };
-                let maybe = |random: &mut Prng, one_in: u64| random.one_in(one_in).then(|| random.bits() as u32);
+                let maybe =
+                    |random: &mut Prng, one_in: u64| random.one_in(one_in).then(|| random.bits() as u32);
                 let changes = SetAttributes {
                     permissions: maybe(&mut self.random, 3).map(|bits| bits & 0o7777),
                     uid: maybe(&mut self.random, 5),
@@ -475,7 +483,9 @@ impl Run {
             match node.attributes.kind {
                 FileKind::File => {
                     let content = ask(|tier| fs.read(tier, ino, 0, 2 << 20)).unwrap();
-                    if let Some(at) = content.iter().zip(&node.content).position(|(real, model)| real != model) {
+                    if let Some(at) =
+                        content.iter().zip(&node.content).position(|(real, model)| real != model)
+                    {
                         panic!("{}inode {ino} differs at byte {at}", self.story());
                     }
                     self.same(Ok(content.len()), Ok(node.content.len()));
@@ -487,7 +497,11 @@ impl Run {
                         let hole = self.random.one_in(2);
                         let real = ask(|tier| fs.seek(tier, ino, offset, hole));
                         let model = self.model.seek(ino, offset, hole);
-                        assert!(real == model, "{}seek {ino} {offset} {hole}: {real:?} {model:?}", self.story());
+                        assert!(
+                            real == model,
+                            "{}seek {ino} {offset} {hole}: {real:?} {model:?}",
+                            self.story()
+                        );
                     }
                 }
                 FileKind::Symlink => {
@@ -518,13 +532,20 @@ impl Run {
         self.remount(true);
         self.compare();
         // A reluctant engine makes some of the work wait.
-        (0..300).for_each(|_| drop(self.fs.work().unwrap()));
+        for _ in 0..300 {
+            self.fs.work().unwrap();
+        }
         self.compare();
         self.verify();
         let usage = self.fs.usage();
         assert_eq!((usage.reclaim_pending_bytes, usage.orphans), (0, 0), "{}", self.story());
         let summary = FileSystem::check(&*self.engine, &mut |_| ()).unwrap();
-        assert_eq!((summary.reclaim_blocks, summary.stored_bytes), (0, usage.stored_bytes), "{}", self.story());
+        assert_eq!(
+            (summary.reclaim_blocks, summary.stored_bytes),
+            (0, usage.stored_bytes),
+            "{}",
+            self.story()
+        );
         let records = usage.record_bytes;
         self.remount(false);
         assert_eq!(self.fs.usage().record_bytes, records, "{}recounted differently", self.story());
@@ -602,13 +623,15 @@ impl Bench {
 
     fn create(&self, parent: Ino, name: &str) -> Ino {
         let node = NewNode::File;
-        let made = self.fs.make(Tier::Memory, Op::Create, Caller::ROOT, parent, name.as_bytes(), 0o644, 0, node);
+        let made =
+            self.fs.make(Tier::Memory, Op::Create, Caller::ROOT, parent, name.as_bytes(), 0o644, 0, node);
         made.unwrap().ino
     }
 
     fn mkdir(&self, parent: Ino, name: &str) -> Ino {
         let node = NewNode::Directory;
-        let made = self.fs.make(Tier::Memory, Op::Mkdir, Caller::ROOT, parent, name.as_bytes(), 0o755, 0, node);
+        let made =
+            self.fs.make(Tier::Memory, Op::Mkdir, Caller::ROOT, parent, name.as_bytes(), 0o755, 0, node);
         made.unwrap().ino
     }
 
@@ -650,7 +673,7 @@ impl Bench {
 fn hot_paths_cost_what_they_should() {
     let bench = Bench::new();
     let file = bench.create(ROOT, "file");
-    let create = bench.cost_of(|| drop(bench.create(ROOT, "other")));
+    let create = bench.cost_of(|| _ = bench.create(ROOT, "other"));
     assert_eq!(create, [1, 0, 1, 2, 0], "create: one look for the name, then inode and name in one batch");
     let extend = bench.cost_of(|| bench.write(file, 0, vec![1; 64 << 10]));
     assert_eq!(extend, [0, 0, 1, 17, 0], "extending: the blocks and the inode, nothing read");
@@ -662,11 +685,11 @@ fn hot_paths_cost_what_they_should() {
     assert_eq!(one, [1, 0, 0, 0, 0], "one block: a get");
     let many = bench.cost_of(|| drop(bench.fs.read(Tier::Memory, file, 0, 16384).unwrap()));
     assert_eq!(many[0..3], [0, 4, 0], "several blocks: a scan of them");
-    let lookup = bench.cost_of(|| drop(bench.fs.lookup(Tier::Memory, ROOT, b"file").unwrap()));
+    let lookup = bench.cost_of(|| _ = bench.fs.lookup(Tier::Memory, ROOT, b"file").unwrap());
     assert_eq!(lookup, [0; 5], "a known name: nothing");
-    let sync = bench.cost_of(|| drop(bench.fs.durable_position(Tier::Memory, file, true).unwrap()));
+    let sync = bench.cost_of(|| _ = bench.fs.durable_position(Tier::Memory, file, true).unwrap());
     assert_eq!(sync, [0; 5], "fdatasync leaves the times alone");
-    let sync = bench.cost_of(|| drop(bench.fs.durable_position(Tier::Memory, file, false).unwrap()));
+    let sync = bench.cost_of(|| _ = bench.fs.durable_position(Tier::Memory, file, false).unwrap());
     assert_eq!(sync, [0, 0, 1, 1, 0], "fsync writes the inode once");
     assert!(bench.fs.usage().deferred_inode_puts_absorbed > 0);
     assert!(check(&*bench.map).is_empty());
@@ -732,7 +755,7 @@ fn reclaim_never_takes_new_data() {
                     bench.write(file, at as u64, vec![step as u8; 9000]);
                     expected[at..at + 9000].fill(step as u8);
                 }
-                _ => drop(bench.fs.work().unwrap()),
+                _ => _ = bench.fs.work().unwrap(),
             }
             assert!(bench.read_all(file) == expected, "cut {cut}, crash {crash_at}, step {step}");
             let problems = check(&*bench.map);
@@ -822,8 +845,8 @@ fn inode_numbers_are_not_given_twice() {
 fn a_listing_is_stable_while_the_directory_changes() {
     let bench = Bench::new();
     let stays: BTreeSet<String> = (0..500).map(|index| format!("stays{index}")).collect();
-    stays.iter().for_each(|name| drop(bench.create(ROOT, name)));
-    (0..300).for_each(|index| drop(bench.create(ROOT, &format!("goes{index}"))));
+    stays.iter().for_each(|name| _ = bench.create(ROOT, name));
+    (0..300).for_each(|index| _ = bench.create(ROOT, &format!("goes{index}")));
     let (mut listed, mut cookie, mut turn) = (Vec::new(), 0, 0);
     loop {
         let mut reply = Vec::new();
@@ -952,9 +975,28 @@ fn relatime_notes_the_first_read_after_a_change() {
     assert!(atime() > first);
 }
 
+/// Adds damage to a batch, given a file, its directory, and a directory beside it.
+type Damage = fn(&Bench, [Ino; 3], &mut Batch);
+
+fn patch(bench: &Bench, ino: Ino, offset: usize, bytes: &[u8], batch: &mut Batch) {
+    let mut record = bench.map.get(&keys::inode(ino), Tier::Disk).unwrap().unwrap().to_vec();
+    record[offset..offset + bytes.len()].copy_from_slice(bytes);
+    batch.put(keys::inode(ino), record);
+}
+
+/// The key of a name in `dir` that stands for `ino`.
+fn name_key(bench: &Bench, dir: Ino, ino: Ino) -> Vec<u8> {
+    let is_it = |key: &[u8], value: &[u8]| match keys::parse(key) {
+        Some(keys::Key::Dirent { dir: found, .. }) => found == dir && value.starts_with(&ino.to_be_bytes()),
+        _ => false,
+    };
+    let (key, _) = bench.map.contents().into_iter().find(|(key, value)| is_it(key, value)).unwrap();
+    key.to_vec()
+}
+
 #[test]
 fn the_check_is_loud_for_every_damage() {
-    let plant = |damage: &dyn Fn(&Bench, [Ino; 3], &mut Batch)| {
+    let plant = |damage: Damage| {
         let bench = Bench::new();
         let directory = bench.mkdir(ROOT, "d");
         let (file, deep) = (bench.create(directory, "f"), bench.mkdir(directory, "e"));
@@ -967,88 +1009,69 @@ fn the_check_is_loud_for_every_damage() {
         bench.map.apply(&batch, Tier::Disk).unwrap();
         check(&*bench.map)
     };
-    let patch = |bench: &Bench, ino: Ino, offset: usize, bytes: &[u8], batch: &mut Batch| {
-        let mut record = bench.map.get(&keys::inode(ino), Tier::Disk).unwrap().unwrap().to_vec();
-        record[offset..offset + bytes.len()].copy_from_slice(bytes);
-        batch.put(keys::inode(ino), record);
-    };
-    let name_key = |bench: &Bench, dir: Ino| {
-        let found = bench.map.contents().into_iter().map(|(key, _)| key);
-        let mut names = found.filter(|key| matches!(keys::parse(key), Some(keys::Key::Dirent { dir: d, .. }) if d == dir));
-        names.next().unwrap()
-    };
-    type Damage<'a> = &'a dyn Fn(&Bench, [Ino; 3], &mut Batch);
-    let damages: Vec<(&str, &str, Damage<'_>)> = vec![
-        ("missing inode", "does not exist", &|_, [file, ..], batch| batch.delete(keys::inode(file))),
-        ("wrong link count", "says 5 links and has 1", &|bench, [file, ..], batch| {
+    let damages: Vec<(&str, &str, Damage)> = vec![
+        ("missing inode", "does not exist", |_, [file, ..], batch| batch.delete(keys::inode(file))),
+        ("wrong link count", "says 5 links and has 1", |bench, [file, ..], batch| {
             patch(bench, file, 4, &5u32.to_be_bytes(), batch);
         }),
-        ("orphan block", "block 3 of inode 99, which does not exist", &|_, _, batch| {
+        ("orphan block", "block 3 of inode 99, which does not exist", |_, _, batch| {
             batch.put(keys::block(99, 0, 3), vec![1]);
         }),
-        ("block behind the end", "where 0 may be", &|_, [file, ..], batch| {
+        ("block behind the end", "where 0 may be", |_, [file, ..], batch| {
             batch.put(keys::block(file, 0, 9), vec![1]);
         }),
-        ("block of another epoch", "is of epoch 7, not 0", &|_, [file, ..], batch| {
+        ("block of another epoch", "is of epoch 7, not 0", |_, [file, ..], batch| {
             batch.put(keys::block(file, 7, 0), vec![1]);
         }),
-        ("wrong size", "where 904 may be", &|bench, [file, ..], batch| {
-            patch(bench, file, 33, &5000u64.to_be_bytes(), batch);
-            patch(bench, file, 41, &5000u64.to_be_bytes(), batch);
-            let mut record = bench.map.get(&keys::inode(file), Tier::Disk).unwrap().unwrap().to_vec();
-            record[33..41].copy_from_slice(&5000u64.to_be_bytes());
-            record[41..49].copy_from_slice(&5000u64.to_be_bytes());
-            batch.put(keys::inode(file), record);
+        ("wrong size", "where 904 may be", |bench, [file, ..], batch| {
+            patch(bench, file, 33, &[5000u64, 5000].map(u64::to_be_bytes).concat(), batch);
         }),
-        ("lost block", "stored bytes and has", &|_, [file, ..], batch| batch.delete(keys::block(file, 0, 1))),
-        ("lost name", "links and has 0", &|bench, [_, directory, _], batch| {
-            batch.delete(name_key(bench, directory));
+        ("lost block", "stored bytes and has", |_, [file, ..], batch| batch.delete(keys::block(file, 0, 1))),
+        ("lost name", "links and has 0", |bench, [file, directory, _], batch| {
+            batch.delete(name_key(bench, directory, file));
         }),
-        ("wrong hash", "hash of another name", &|_, [file, directory, _], batch| {
+        ("wrong hash", "hash of another name", |_, [file, directory, _], batch| {
             batch.put(keys::dirent(directory, 5, b"g"), [&file.to_be_bytes()[..], b"\x08"].concat());
         }),
-        ("wrong kind", "it says", &|bench, [file, directory, _], batch| {
-            let key = name_key(bench, directory);
+        ("wrong kind", "it says", |bench, [file, directory, _], batch| {
+            let key = name_key(bench, directory, file);
             batch.put(key, [&file.to_be_bytes()[..], b"\x0a"].concat());
         }),
-        ("wrong parent", "as it says", &|bench, [_, _, deep], batch| {
+        ("wrong parent", "as it says", |bench, [_, _, deep], batch| {
             patch(bench, deep, 25, &ROOT.to_be_bytes(), batch);
         }),
-        ("cycle", "form a cycle", &|bench, [_, directory, deep], batch| {
-            let key = name_key(bench, ROOT);
-            batch.delete(key);
-            let secret = 0;
-            let hash = keys::name_hash(secret, b"d");
+        ("cycle", "form a cycle", |bench, [_, directory, deep], batch| {
+            batch.delete(name_key(bench, ROOT, directory));
+            let hash = keys::name_hash(0, b"d");
             batch.put(keys::dirent(deep, hash, b"d"), [&directory.to_be_bytes()[..], b"\x04"].concat());
             patch(bench, directory, 25, &deep.to_be_bytes(), batch);
         }),
-        ("orphan record", "has an orphan record", &|_, [file, ..], batch| {
+        ("orphan record", "has an orphan record", |_, [file, ..], batch| {
             batch.put(keys::orphan(file), Vec::new());
         }),
-        ("unannounced range", "does not announce a range", &|_, [file, ..], batch| {
+        ("unannounced range", "does not announce a range", |_, [file, ..], batch| {
             batch.put(keys::reclaim(file, 0, 50), [60u64, 0].map(u64::to_be_bytes).concat());
         }),
-        ("stray attribute", "an extended attribute of inode 99", &|_, _, batch| {
+        ("stray attribute", "an extended attribute of inode 99", |_, _, batch| {
             batch.put(keys::xattr(99, b"user.x"), vec![1]);
         }),
-        ("unannounced attribute", "does not announce attribute", &|_, [_, directory, _], batch| {
+        ("unannounced attribute", "does not announce attribute", |_, [_, directory, _], batch| {
             batch.put(keys::xattr(directory, b"user.x"), vec![1]);
         }),
-        ("unknown key", "not ours", &|_, _, batch| batch.put(vec![0x99, 1], vec![1])),
-        ("cut record", "does not parse", &|_, [file, ..], batch| batch.put(keys::inode(file), vec![1; 9])),
-        ("no root", "no root", &|_, _, batch| batch.delete(keys::inode(ROOT))),
-        ("number not given", "not given away", &|bench, [file, ..], batch| {
+        ("unknown key", "not ours", |_, _, batch| batch.put(vec![0x99, 1], vec![1])),
+        ("cut record", "does not parse", |_, [file, ..], batch| batch.put(keys::inode(file), vec![1; 9])),
+        ("no root", "no root", |_, _, batch| batch.delete(keys::inode(ROOT))),
+        ("number not given", "not given away", |bench, [file, ..], batch| {
             let record = bench.map.get(&keys::inode(file), Tier::Disk).unwrap().unwrap();
             batch.put(keys::inode(999_999), record);
         }),
-        ("wrong totals", "totals", &|bench, [file, ..], batch| {
+        ("wrong totals", "totals", |bench, _, batch| {
             let key = keys::counter(b"total");
             let mut record = bench.map.get(&key, Tier::Disk).unwrap().unwrap().to_vec();
             record[8] ^= 1;
             batch.put(key, record);
-            let _ = file;
         }),
-        ("no superblock", "superblock is missing", &|_, _, batch| batch.delete(keys::superblock())),
+        ("no superblock", "superblock is missing", |_, _, batch| batch.delete(keys::superblock())),
     ];
     for (name, expected, damage) in damages {
         let problems = plant(damage);
@@ -1087,7 +1110,8 @@ fn threads_do_not_disturb_each_other() {
                         if let Ok(made) = made {
                             if made.kind == FileKind::File {
                                 let data = Bytes::from(vec![thread as u8; 300_000]);
-                                ask(|tier| fs.write(tier, own, made.ino, round % 3 * 4096, &data, false)).unwrap();
+                                ask(|tier| fs.write(tier, own, made.ino, round % 3 * 4096, &data, false))
+                                    .unwrap();
                             }
                             fs.forget(made.ino, 1);
                         }
@@ -1097,8 +1121,12 @@ fn threads_do_not_disturb_each_other() {
                         // Two directories that are moved into each other: never both.
                         let (a, b) = (shared[0], shared[1]);
                         let into = if thread % 2 == 0 { (b"s0", a, b) } else { (b"s1", b, a) };
-                        let _ = ask(|tier| fs.rename(tier, ROOT, into.0, into.2, b"inner", RenameMode::NoReplace));
-                        let _ = ask(|tier| fs.rename(tier, into.2, b"inner", ROOT, into.0, RenameMode::NoReplace));
+                        let _ = ask(|tier| {
+                            fs.rename(tier, ROOT, into.0, into.2, b"inner", RenameMode::NoReplace)
+                        });
+                        let _ = ask(|tier| {
+                            fs.rename(tier, into.2, b"inner", ROOT, into.0, RenameMode::NoReplace)
+                        });
                         let _ = ask(|tier| fs.unlink(tier, to, name));
                         let _ = ask(|tier| fs.rmdir(tier, to, other));
                         let record = Bytes::from(vec![thread as u8 + 1; 16]);

@@ -296,8 +296,7 @@ impl ModelFs {
         if mode == RenameMode::Exchange && target.is_none() {
             return Err(libc::ENOENT);
         }
-        let is_directory =
-            |model: &ModelFs, ino: Ino| model.get(ino).attributes.kind == FileKind::Directory;
+        let is_directory = |model: &ModelFs, ino: Ino| model.get(ino).attributes.kind == FileKind::Directory;
         let source_directory = is_directory(self, source);
         let target_directory = target.is_some_and(|ino| is_directory(self, ino));
         if source_directory && self.is_within(new_parent, source) {
