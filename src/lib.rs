@@ -2,6 +2,14 @@
 
 // In the order a byte walks, from the kernel to the disk; then the rooms beside the walk.
 pub mod base;
+pub mod control;
 pub mod disk;
 pub mod engine;
 pub mod fs;
+pub mod fuse;
+
+// The store as a whole, and the ways into it.
+pub mod cli;
+pub mod daemon;
+pub mod mount;
+pub mod store;

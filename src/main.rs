@@ -1,3 +1,5 @@
 //! The `kvfs` command.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    kvfs::cli::main()
+}

@@ -38,12 +38,12 @@ impl Counters {
     /// The growth from `earlier` to `self`.
     pub fn since(&self, earlier: &Counters) -> Counters {
         Counters {
-            reads: self.reads - earlier.reads,
-            read_bytes: self.read_bytes - earlier.read_bytes,
-            writes: self.writes - earlier.writes,
-            write_bytes: self.write_bytes - earlier.write_bytes,
-            syncs: self.syncs - earlier.syncs,
-            errors: self.errors - earlier.errors,
+            reads: self.reads.saturating_sub(earlier.reads),
+            read_bytes: self.read_bytes.saturating_sub(earlier.read_bytes),
+            writes: self.writes.saturating_sub(earlier.writes),
+            write_bytes: self.write_bytes.saturating_sub(earlier.write_bytes),
+            syncs: self.syncs.saturating_sub(earlier.syncs),
+            errors: self.errors.saturating_sub(earlier.errors),
         }
     }
 

@@ -29,9 +29,9 @@ use std::sync::Arc;
 pub use fault::{Fault, Faulty, Kind};
 pub use latch::{Latch, is_poisoned};
 pub use meter::{Counters, Metered, Snapshot};
-pub use os::{Access, OsDisk};
+pub use os::{Access, OsDisk, ProcessIo, process_io, read_outside};
 pub use overlay::Overlay;
-pub use purpose::Purpose;
+pub use purpose::{LEVELS, Purpose};
 pub use sim::{SimDisk, Witness};
 
 /// A name in the directory.

@@ -13,6 +13,13 @@ use super::{Disk, File, FileInfo, Purpose, Space};
 
 /// Name of the file whose lock keeps a second opener out; its text names the holder.
 const LOCK: &str = "LOCK";
+/// Name of the daemon's log. Like the lock it lies in the directory but is no file of the store.
+const LOG: &str = "kvfs.log";
+
+/// Reads a whole file that belongs to no store, such as the kernel's mount table or a file on a mount.
+pub fn read_outside(path: &Path) -> io::Result<Vec<u8>> {
+    fs::read(path)
+}
 
 /// What may be done with the directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,7 +122,7 @@ impl Disk for OsDisk {
                 other => other?,
             };
             let Ok(name) = entry.file_name().into_string() else { continue };
-            if metadata.is_file() && name != LOCK {
+            if metadata.is_file() && name != LOCK && name != LOG {
                 files.push(FileInfo {
                     name,
                     bytes: metadata.len(),
@@ -165,6 +172,47 @@ impl File for OsFile {
     }
 }
 
+/// What the kernel counted for this process: the witness beside the meter.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ProcessIo {
+    /// `rchar`: bytes that reads and the like returned, from cache or device, pipes and `/dev/fuse` among them.
+    pub asked_read_bytes: u64,
+    /// `wchar`: bytes that writes and the like were given, `/dev/fuse` among them.
+    pub asked_write_bytes: u64,
+    /// `read_bytes`: bytes fetched from the device.
+    pub read_bytes: u64,
+    /// `write_bytes`: bytes of pages dirtied for, or written to, the device.
+    pub write_bytes: u64,
+}
+
+impl ProcessIo {
+    /// The growth from `earlier` to `self`.
+    pub fn since(&self, earlier: &ProcessIo) -> ProcessIo {
+        ProcessIo {
+            asked_read_bytes: self.asked_read_bytes.saturating_sub(earlier.asked_read_bytes),
+            asked_write_bytes: self.asked_write_bytes.saturating_sub(earlier.asked_write_bytes),
+            read_bytes: self.read_bytes.saturating_sub(earlier.read_bytes),
+            write_bytes: self.write_bytes.saturating_sub(earlier.write_bytes),
+        }
+    }
+}
+
+/// Reads `/proc/self/io`, all threads of this process together. Never waits for a device.
+pub fn process_io() -> io::Result<ProcessIo> {
+    let text = fs::read_to_string("/proc/self/io")?;
+    let value = |name: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
+        let missing = || io::Error::new(io::ErrorKind::InvalidData, format!("/proc/self/io has no {name}"));
+        line.and_then(|digits| digits.trim().parse().ok()).ok_or_else(missing)
+    };
+    Ok(ProcessIo {
+        asked_read_bytes: value("rchar")?,
+        asked_write_bytes: value("wchar")?,
+        read_bytes: value("read_bytes")?,
+        write_bytes: value("write_bytes")?,
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -183,6 +231,17 @@ mod tests {
         }
         drop(disk);
         OsDisk::open(&path, Access::Read).unwrap();
+    }
+
+    #[test]
+    fn the_kernel_counts_what_the_process_writes() {
+        let home = tempfile::tempdir().unwrap();
+        let disk = OsDisk::open(home.path(), Access::Write).unwrap();
+        let file = disk.create("a").unwrap();
+        let before = process_io().unwrap();
+        file.write_at(Purpose::Wal, 0, &[7; 100_000]).unwrap();
+        // Other tests of this process may write at the same time.
+        assert!(process_io().unwrap().since(&before).asked_write_bytes >= 100_000);
     }
 
     #[test]

@@ -36,7 +36,7 @@ macro_rules! counters {
         impl $name {
             /// The growth from `earlier` to `self`.
             pub fn since(&self, earlier: &$name) -> $name {
-                $name { $($field: self.$field - earlier.$field),* }
+                $name { $($field: self.$field.saturating_sub(earlier.$field)),* }
             }
             /// The sum of both.
             pub fn plus(&self, other: &$name) -> $name {

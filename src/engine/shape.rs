@@ -1,7 +1,7 @@
 //! What an engine looks like at one moment, as plain numbers for reports. All counters grow from the opening of the
 //! store; everything else is now.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use super::Cause;
@@ -164,6 +164,8 @@ pub struct Debt {
 pub struct Stalls {
     /// The cause that batches are refused for now.
     pub now: Option<Cause>,
+    /// Whether they are stopped until something changes, not only delayed.
+    pub stopped: bool,
     /// Per cause, in the order of [`Cause::ALL`].
     pub by_cause: [StallCounters; Cause::ALL.len()],
 }
@@ -210,7 +212,9 @@ impl Histogram {
 
     /// The growth from `earlier` to `self`.
     pub fn since(&self, earlier: &Histogram) -> Histogram {
-        Histogram { buckets: std::array::from_fn(|index| self.buckets[index] - earlier.buckets[index]) }
+        Histogram {
+            buckets: std::array::from_fn(|index| self.buckets[index].saturating_sub(earlier.buckets[index])),
+        }
     }
 }
 
@@ -236,6 +240,8 @@ struct CauseMeter {
     stops: AtomicU64,
     /// Nanoseconds of clock time at which the current wait began, plus one; 0 when nobody waits.
     since: AtomicU64,
+    /// Whether the last refusal was a stop.
+    stopped: AtomicBool,
     waited: AtomicU64,
     longest: AtomicU64,
 }
@@ -252,6 +258,7 @@ impl StallMeter {
     pub fn begin(&self, cause: Cause, stop: bool, now: Duration) {
         let meter = &self.causes[cause as usize];
         let started = now.as_nanos() as u64 + 1;
+        meter.stopped.store(stop, Relaxed);
         if meter.since.compare_exchange(0, started, Relaxed, Relaxed).is_ok() {
             if stop { &meter.stops } else { &meter.slowdowns }.fetch_add(1, Relaxed);
         }
@@ -278,7 +285,12 @@ impl StallMeter {
             let since = meter.since.load(Relaxed);
             let running = if since == 0 { 0 } else { (now.as_nanos() as u64 + 1).saturating_sub(since) };
             if since != 0 {
-                stalls.now = Some(Cause::ALL[index]);
+                let stopped = meter.stopped.load(Relaxed);
+                // A stop is shown before a delay of another cause.
+                if stopped || !stalls.stopped {
+                    stalls.now = Some(Cause::ALL[index]);
+                }
+                stalls.stopped |= stopped;
             }
             stalls.by_cause[index] = StallCounters {
                 slowdowns: meter.slowdowns.load(Relaxed),
@@ -301,7 +313,7 @@ mod tests {
         meter.begin(Cause::L0Files, true, Duration::from_secs(1));
         meter.begin(Cause::L0Files, true, Duration::from_secs(2));
         let running = meter.snapshot(Duration::from_secs(4));
-        assert_eq!(running.now, Some(Cause::L0Files));
+        assert_eq!((running.now, running.stopped), (Some(Cause::L0Files), true));
         assert_eq!(running.by_cause[Cause::L0Files as usize].waited, Duration::from_secs(3));
         meter.end(|| Duration::from_secs(6));
         let after = meter.snapshot(Duration::from_secs(9));

@@ -35,6 +35,7 @@ mod options;
 mod orphans;
 mod superblock;
 pub mod types;
+pub mod virtual_file;
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -87,7 +88,7 @@ pub struct FileSystem {
     options: Options,
     space: SpaceSource,
     identity: Identity,
-    meter: Meter,
+    meter: Arc<Meter>,
     inodes: Inodes,
     names: Names,
     deferred: Deferred,
@@ -160,7 +161,7 @@ impl FileSystem {
             options: Options { block_bytes: superblock.block_bytes, ..options },
             space,
             identity: superblock.identity,
-            meter: Meter::new(),
+            meter: Arc::new(Meter::new()),
             inodes: Inodes::new(),
             names: Names::new(),
             deferred: Deferred::default(),
@@ -181,7 +182,7 @@ impl FileSystem {
     }
 
     /// The counters of door 1.
-    pub fn meter(&self) -> &Meter {
+    pub fn meter(&self) -> &Arc<Meter> {
         &self.meter
     }
 

@@ -1,0 +1,595 @@
+//! The command line: what was typed becomes one call, and its result an exit code.
+//!
+//! `kvfs DIR MNT -o …`, the form that mount(8) and `mount.fuse` use, is `kvfs mount DIR MNT -o …`.
+
+use std::ffi::OsString;
+use std::io::{IsTerminal, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use nix::fcntl::OFlag;
+use nix::sys::stat::Mode;
+
+use crate::base::text::{When, human_size, parse_size};
+use crate::daemon::{self, Outcome, Side};
+use crate::fuse::session::{self, MountFlags};
+use crate::mount::{self, Request};
+use crate::store::{Error, Settings};
+
+/// Exit codes of mount(8) for helpers, used by every command but `check`.
+mod code {
+    /// Wrong use, or not allowed.
+    pub const USAGE: u8 = 1;
+    /// The system refuses.
+    pub const SYSTEM: u8 = 2;
+    /// Not mounted, or not unmounted.
+    pub const MOUNT: u8 = 32;
+    /// `check`: something is damaged.
+    pub const DAMAGE: u8 = 4;
+    /// `check`: could not run.
+    pub const UNCHECKED: u8 = 8;
+}
+
+/// A Linux filesystem whose files live in a storage engine of your choice, and which measures what that costs.
+#[derive(Debug, Parser)]
+#[command(name = "kvfs", version, after_help = EXAMPLES, disable_help_subcommand = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Verb,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  kvfs mkfs /var/lib/kv.db -o engine=btree,page_size=8K
+  kvfs mount /var/lib/kv.db /mnt/kv -o sync=interval:200ms
+  kvfs /var/lib/kv.db /mnt/kv -o engine=lsm          the same as mount; makes the store if it is missing
+  mount -t fuse.kvfs /var/lib/kv.db /mnt/kv          with mount.fuse.kvfs installed in /sbin
+  cat /mnt/kv/.stats                                 what the storage engine pays
+  kvfs ctl /mnt/kv mark run1; fio job; kvfs stats /mnt/kv --since run1
+  kvfs umount /mnt/kv
+  kvfs check /var/lib/kv.db
+
+`kvfs mount --help` lists every -o option. RUST_LOG sets what is logged, as in RUST_LOG=debug.
+
+Exit codes: 0 done; 1 wrong use or not allowed; 2 the system refuses; 32 not mounted or not unmounted.
+`kvfs check`: 0 clean; 4 damage found; 8 could not run, for instance because the store is mounted.";
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Make a store in a missing or empty directory
+    #[command(after_help = options_help())]
+    Mkfs {
+        /// Directory of the new store
+        dir: PathBuf,
+        /// Options, separated by commas; the store remembers them
+        #[arg(short, value_name = "OPTION[=VALUE],…")]
+        options: Vec<String>,
+    },
+    /// Mount a store; a missing or empty directory becomes one. Returns when the mount answers
+    #[command(after_help = options_help())]
+    Mount(MountArgs),
+    /// Unmount, and wait until everything is on disk and the store is closed
+    Umount {
+        /// Mount point
+        mount_point: PathBuf,
+        /// Take it away also if it is in use, and do not wait
+        #[arg(short, long)]
+        lazy: bool,
+    },
+    /// Show the statistics of a mount
+    Stats {
+        /// Mount point
+        mount_point: PathBuf,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+        /// What happened since `kvfs ctl MNT mark NAME`
+        #[arg(long, value_name = "NAME", conflicts_with = "json")]
+        since: Option<String>,
+    },
+    /// Give a command to a mount: flush, compact, checkpoint, sync, mark NAME
+    Ctl {
+        /// Mount point
+        mount_point: PathBuf,
+        /// The command
+        #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+        words: Vec<String>,
+    },
+    /// Verify every checksum and every invariant of a store that is not mounted; writes nothing
+    Check {
+        /// Directory of the store
+        dir: PathBuf,
+    },
+}
+
+#[derive(Debug, Args)]
+struct MountArgs {
+    /// Directory of the store
+    dir: PathBuf,
+    /// Mount point, an existing directory
+    mount_point: PathBuf,
+    /// Options, separated by commas; \, is a comma in a value
+    #[arg(short, value_name = "OPTION[=VALUE],…")]
+    options: Vec<String>,
+    /// Stay in the foreground
+    #[arg(short)]
+    foreground: bool,
+    /// Stay in the foreground and log everything
+    #[arg(short)]
+    debug: bool,
+    /// Tolerate unknown options
+    #[arg(short)]
+    sloppy: bool,
+    /// Say more
+    #[arg(short)]
+    verbose: bool,
+    /// Accepted for mount(8): there is no table to leave alone
+    #[arg(short)]
+    no_table: bool,
+    /// Check the options, but do not mount
+    #[arg(long)]
+    fake: bool,
+    /// Accepted for mount(8): the type that it was given
+    #[arg(short = 't', hide = true)]
+    kind: Option<String>,
+}
+
+/// What a command ends with instead of success.
+struct Failure {
+    code: u8,
+    text: String,
+}
+
+impl Failure {
+    fn new(code: u8, text: impl Into<String>) -> Failure {
+        Failure { code, text: text.into() }
+    }
+
+    /// Wrong use is always the same code; `other` is the command's own for the rest.
+    fn of(error: &Error, other: u8) -> Failure {
+        let code = if matches!(error, Error::Usage(_)) { code::USAGE } else { other };
+        Failure::new(code, error.to_string())
+    }
+}
+
+/// Runs the command that this process was started with.
+pub fn main() -> ExitCode {
+    let arguments = normalize(std::env::args_os().collect());
+    let matches = match Cli::command().try_get_matches_from(arguments) {
+        Ok(matches) => matches,
+        Err(error) => {
+            let help = !error.use_stderr();
+            // Nobody reads the message if it cannot be printed.
+            let _ = error.print();
+            return ExitCode::from(if help { 0 } else { code::USAGE });
+        }
+    };
+    let verb = match Cli::from_arg_matches(&matches) {
+        Ok(cli) => cli.command,
+        Err(error) => error.exit(),
+    };
+    match run(verb) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure { code, text }) => {
+            if !text.is_empty() {
+                eprintln!("kvfs: {text}");
+            }
+            ExitCode::from(code)
+        }
+    }
+}
+
+/// Turns `kvfs DIR MNT …` into `kvfs mount DIR MNT …`. Where the program is called through a link such as
+/// `/sbin/mount.fuse.kvfs`, `-f` means what mount(8) means: do everything but mount.
+fn normalize(mut arguments: Vec<OsString>) -> Vec<OsString> {
+    let name = arguments.first().map(Path::new).and_then(Path::file_name).unwrap_or_default();
+    let helper = name.as_bytes().starts_with(b"mount.");
+    if helper {
+        for argument in arguments.iter_mut().skip(1).filter(|argument| *argument == "-f") {
+            *argument = "--fake".into();
+        }
+    }
+    let known = |word: &OsString| {
+        Cli::command().get_subcommands().any(|command| word.to_str() == Some(command.get_name()))
+    };
+    match arguments.get(1) {
+        Some(first) if helper || !(first.as_bytes().starts_with(b"-") || known(first)) => {
+            arguments.insert(1, "mount".into());
+        }
+        _ => {}
+    }
+    arguments
+}
+
+fn run(verb: Verb) -> Result<(), Failure> {
+    match verb {
+        Verb::Mkfs { dir, options } => {
+            start_log(log::LevelFilter::Warn, true);
+            let options = MountOptions::parse(&options, false).map_err(|e| Failure::new(code::USAGE, e))?;
+            mount::make_store(&absolute(&dir)?, &options.given).map_err(|e| Failure::of(&e, code::SYSTEM))
+        }
+        Verb::Mount(arguments) => run_mount(&arguments),
+        Verb::Umount { mount_point, lazy } => unmount(&mount_point, lazy),
+        Verb::Stats { mount_point, json, since } => {
+            let name = match since {
+                Some(name) => format!(".stats.d/since/{name}"),
+                None if json => ".stats.d/json".to_string(),
+                None => ".stats".to_string(),
+            };
+            let path = mount_point.join(name);
+            let text = crate::disk::read_outside(&path).map_err(|error| {
+                Failure::new(code::SYSTEM, format!("{}: {error}; is it a mounted kvfs?", path.display()))
+            })?;
+            let written = std::io::stdout().write_all(&text);
+            written
+                .map_err(|error| Failure::new(code::SYSTEM, format!("writing to standard output: {error}")))
+        }
+        Verb::Ctl { mount_point, words } => control(&mount_point, &words.join(" ")),
+        Verb::Check { dir } => check(&dir),
+    }
+}
+
+fn absolute(path: &Path) -> Result<PathBuf, Failure> {
+    let resolved = path.canonicalize().or_else(|_| std::path::absolute(path));
+    resolved.map_err(|error| Failure::new(code::USAGE, format!("{}: {error}", path.display())))
+}
+
+/// Starts logging to standard error; `RUST_LOG` decides over `level`.
+fn start_log(level: log::LevelFilter, colour: bool) {
+    let mut builder = env_logger::Builder::new();
+    builder.filter_level(level.min(log::LevelFilter::Warn)).filter_module("kvfs", level).parse_default_env();
+    if !colour {
+        builder.write_style(env_logger::WriteStyle::Never);
+    }
+    if level == log::LevelFilter::Debug {
+        builder.filter_module("fuser", level);
+    }
+    builder.init();
+}
+
+fn run_mount(arguments: &MountArgs) -> Result<(), Failure> {
+    let usage = |text: String| Failure::new(code::USAGE, text);
+    let options = MountOptions::parse(&arguments.options, arguments.sloppy).map_err(usage)?;
+    let store = absolute(&arguments.dir)?;
+    let mount_point = session::resolve_mount_point(&arguments.mount_point)
+        .map_err(|error| usage(format!("mount point {}: {error}", arguments.mount_point.display())))?;
+    if store.starts_with(&mount_point) {
+        let (store, mount_point) = (store.display(), mount_point.display());
+        return Err(usage(format!(
+            "the store {store} would be hidden below its own mount point {mount_point}"
+        )));
+    }
+    // A store that cannot be used is told before anything starts.
+    crate::store::look(&store).map_err(|error| Failure::of(&error, code::MOUNT))?;
+    if arguments.fake {
+        return Ok(());
+    }
+    let request =
+        Request { store: &store, mount_point: &mount_point, given: &options.given, flags: &options.flags };
+    let system =
+        |error: std::io::Error| Failure::new(code::SYSTEM, format!("going to the background: {error}"));
+    if arguments.foreground || arguments.debug {
+        let level = if arguments.debug { log::LevelFilter::Debug } else { log::LevelFilter::Info };
+        start_log(level, true);
+        session::block_signals().map_err(system)?;
+        let served = mount::serve(&request, || Ok(()), daemon::notify_ready);
+        return served.map_err(|error| Failure::of(&error, code::MOUNT));
+    }
+    match daemon::daemonize().map_err(system)? {
+        Side::Parent(parent) => match parent.wait().map_err(system)? {
+            Outcome::Ready => {
+                if arguments.verbose || std::io::stdout().is_terminal() {
+                    println!("{} is mounted at {}", store.display(), mount_point.display());
+                }
+                Ok(())
+            }
+            Outcome::Failed(code, text) => Err(Failure::new(code, text)),
+        },
+        Side::Child(child) => {
+            start_log(log::LevelFilter::Info, false);
+            session::block_signals().map_err(system)?;
+            let opened = || child.opened(&store);
+            let mut ready = false;
+            let served = mount::serve(&request, opened, || {
+                child.ready()?;
+                ready = true;
+                Ok(())
+            });
+            served.map_err(|error| {
+                let failure = Failure::of(&error, code::MOUNT);
+                if ready {
+                    log::error!("{}", failure.text);
+                } else {
+                    child.failed(failure.code, &failure.text);
+                }
+                // Said to whom it concerns; standard error is the log by now.
+                Failure::new(failure.code, "")
+            })
+        }
+    }
+}
+
+fn unmount(path: &Path, lazy: bool) -> Result<(), Failure> {
+    let show = path.display();
+    let failed = |error: std::io::Error| Failure::new(code::MOUNT, format!("{show}: {error}"));
+    let mount_point = session::resolve_mount_point(path)
+        .map_err(|error| Failure::new(code::USAGE, format!("mount point {show}: {error}")))?;
+    let mounted = session::mounted_at(&mount_point).map_err(failed)?;
+    let Some(mounted) = mounted.filter(session::is_ours) else {
+        return Err(Failure::new(code::USAGE, format!("{show}: no kvfs is mounted there")));
+    };
+    if session::detach_stale(&mount_point).map_err(failed)? {
+        return Ok(());
+    }
+    session::detach(&mount_point, lazy).map_err(|error| match error.raw_os_error() {
+        Some(libc::EBUSY) => Failure::new(
+            code::MOUNT,
+            format!("{show} is in use; close what uses it (fuser -vm {show} lists it), or unmount with -l"),
+        ),
+        _ => failed(error),
+    })?;
+    // The kernel is done now, the daemon is not: whoever waits for us wants the store closed.
+    if !lazy && mounted.source.is_dir() && !mount::wait_until_closed(&mounted.source) {
+        return Err(Failure::new(code::MOUNT, format!("{show} is unmounted, but its store is still in use")));
+    }
+    Ok(())
+}
+
+fn control(mount_point: &Path, line: &str) -> Result<(), Failure> {
+    let path = mount_point.join(".stats");
+    let failed = |errno: nix::errno::Errno| {
+        let way_out = match errno {
+            nix::errno::Errno::EINVAL => {
+                format!("; cat {} lists the commands", mount_point.join(".stats.d/help").display())
+            }
+            nix::errno::Errno::ENOENT | nix::errno::Errno::ENOTDIR => "; is it a mounted kvfs?".to_string(),
+            nix::errno::Errno::EPERM | nix::errno::Errno::EACCES => {
+                "; only root and the owner of the mount may".to_string()
+            }
+            _ => String::new(),
+        };
+        Failure::new(code::SYSTEM, format!("{}: '{line}': {}{way_out}", path.display(), errno.desc()))
+    };
+    let file = nix::fcntl::open(&path, OFlag::O_WRONLY | OFlag::O_CLOEXEC, Mode::empty()).map_err(failed)?;
+    nix::unistd::write(&file, format!("{line}\n").as_bytes()).map_err(failed)?;
+    Ok(())
+}
+
+fn check(dir: &Path) -> Result<(), Failure> {
+    start_log(log::LevelFilter::Warn, true);
+    let terminal = std::io::stderr().is_terminal();
+    let mut progress = |what: &str| {
+        if terminal {
+            eprintln!("{}: {what}", dir.display());
+        }
+    };
+    let findings = mount::check(&absolute(dir)?, &mut progress).map_err(|error| {
+        let code = if matches!(error, Error::Damaged(_)) { code::DAMAGE } else { code::UNCHECKED };
+        Failure::new(code, error.to_string())
+    })?;
+    for sentence in &findings.damage {
+        println!("damage: {sentence}");
+    }
+    match findings.damage.len() {
+        0 => {
+            let found = findings.summary.unwrap_or_default();
+            println!(
+                "{}: clean: {} inodes, {} names, {} blocks of {}",
+                dir.display(),
+                found.inodes,
+                found.names,
+                found.blocks,
+                human_size(found.stored_bytes)
+            );
+            Ok(())
+        }
+        count => Err(Failure::new(code::DAMAGE, format!("{}: {count} damaged", dir.display()))),
+    }
+}
+
+/// The parsed text of all `-o`.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct MountOptions {
+    /// Options of ours, in order.
+    given: Vec<(String, String)>,
+    /// Those of every filesystem.
+    flags: MountFlags,
+}
+
+impl MountOptions {
+    /// Parses; with `sloppy`, unknown options are passed over. The error is a sentence that names the option.
+    fn parse(lists: &[String], sloppy: bool) -> Result<MountOptions, String> {
+        let mut options = MountOptions::default();
+        for option in lists.iter().flat_map(|list| split(list)) {
+            let (name, value) = match option.split_once('=') {
+                Some((name, value)) => (name, Some(value)),
+                None => (option.as_str(), None),
+            };
+            if !options.flag(name, value)? && !options.own(name, value)? && !sloppy {
+                return Err(format!("unknown option {name}; kvfs mount --help lists all"));
+            }
+        }
+        Ok(options)
+    }
+
+    /// Takes an option that mount(8) knows for every filesystem. Returns whether it was one.
+    fn flag(&mut self, name: &str, value: Option<&str>) -> Result<bool, String> {
+        match (name, value) {
+            ("ro", None) => self.give("read_only", "on"),
+            ("rw", None) => self.give("read_only", "off"),
+            ("allow_other", None) => self.flags.allow_other = true,
+            ("dirsync", None) => self.flags.dirsync = true,
+            ("noatime" | "relatime" | "strictatime", None) => self.give("atime", name),
+            ("dev", None) => self.flags.nodev = false,
+            ("nodev", None) => self.flags.nodev = true,
+            ("suid", None) => self.flags.nosuid = false,
+            ("nosuid", None) => self.flags.nosuid = true,
+            ("exec", None) => self.flags.noexec = false,
+            ("noexec", None) => self.flags.noexec = true,
+            ("sync", None) => self.give("sync", "always"),
+            ("fsname", Some(value)) => self.flags.fsname = Some(value.to_string()),
+            ("subtype", Some(value)) => self.flags.subtype = Some(value.to_string()),
+            ("max_read", Some(value)) => {
+                let bytes = parse_size(value)
+                    .and_then(|bytes| u32::try_from(bytes).map_err(|_| "too large".to_string()));
+                self.flags.max_read =
+                    Some(bytes.map_err(|problem| format!("option max_read={value}: {problem}"))?);
+            }
+            // For mount(8), systemd and fstab, or true of every mount of ours.
+            ("defaults" | "auto" | "noauto" | "user" | "users" | "nouser" | "owner" | "group", _)
+            | ("nofail" | "_netdev" | "async" | "default_permissions" | "comment" | "nodiratime", _)
+            | ("nostrictatime" | "lazytime" | "nolazytime" | "norelatime" | "diratime", _) => {}
+            _ => return Ok(name.starts_with("x-") || name.starts_with("X-")),
+        }
+        Ok(true)
+    }
+
+    /// Takes an option of ours. Returns whether it was one.
+    fn own(&mut self, name: &str, value: Option<&str>) -> Result<bool, String> {
+        let mut scratch = Settings::default();
+        // An option without a value is a switch that is on.
+        match scratch.set(name, value.unwrap_or("on")) {
+            None => return Ok(false),
+            Some(Ok(())) if name != "engine" || value.is_some() => {}
+            Some(Err(problem)) if value.is_some() => return Err(problem),
+            Some(_) => return Err(format!("option {name} needs a value, as in {name}={}", default_of(name))),
+        }
+        self.give(name, value.unwrap_or("on"));
+        Ok(true)
+    }
+
+    fn give(&mut self, name: &str, value: &str) {
+        self.given.push((name.to_string(), value.to_string()));
+    }
+}
+
+fn default_of(name: &str) -> String {
+    Settings::default().get(name).unwrap_or_default()
+}
+
+/// Splits at commas; a backslash takes the character after it as it is.
+fn split(list: &str) -> Vec<String> {
+    let mut options = vec![String::new()];
+    let mut characters = list.chars();
+    while let Some(character) = characters.next() {
+        match character {
+            ',' => options.push(String::new()),
+            '\\' => options.extend_last(characters.next().unwrap_or('\\')),
+            other => options.extend_last(other),
+        }
+    }
+    options.retain(|option| !option.is_empty());
+    options
+}
+
+/// Appends a character to the last string of a list.
+trait ExtendLast {
+    fn extend_last(&mut self, character: char);
+}
+
+impl ExtendLast for Vec<String> {
+    fn extend_last(&mut self, character: char) {
+        if let Some(last) = self.last_mut() {
+            last.push(character);
+        }
+    }
+}
+
+/// Every `-o` option with its sentence.
+fn options_help() -> String {
+    let all = Settings::all();
+    let mut text = String::from("Options of a store, decided when it is made:\n");
+    let list = |text: &mut String, when| {
+        for option in all.iter().filter(|option| option.when == when) {
+            text.push_str(&format!("  {:<17} {}\n", option.name, option.help));
+        }
+    };
+    list(&mut text, When::Format);
+    text.push_str("\nOptions of a mount; given to mkfs, the store remembers them as its defaults:\n");
+    list(&mut text, When::Mount);
+    text.push_str(
+        "\nOptions of every filesystem: ro rw sync dirsync noatime relatime nodev nosuid noexec allow_other\n\
+         max_read=SIZE fsname=NAME subtype=NAME; those that only mount(8) and fstab need are accepted.\n\n\
+         SIZE is a number with K, M, G or T (binary); DURATION a number with ms, s or m.\n\
+         Exit codes: 0 done; 1 wrong use or not allowed; 2 the system refuses; 32 not mounted.",
+    );
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<MountOptions, String> {
+        MountOptions::parse(&[text.to_string()], false)
+    }
+
+    fn words(line: &str) -> Vec<OsString> {
+        line.split(' ').map(OsString::from).collect()
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+        assert!(options_help().contains("writeback_cache") && options_help().contains("bloom_bits"));
+    }
+
+    #[test]
+    fn the_form_of_mount_helpers_is_understood() {
+        let cases = [
+            ("kvfs /db /mnt -o ro,dev,suid", "kvfs mount /db /mnt -o ro,dev,suid"),
+            ("kvfs /db /mnt -s -n -v -o rw", "kvfs mount /db /mnt -s -n -v -o rw"),
+            ("kvfs mount /db /mnt -f", "kvfs mount /db /mnt -f"),
+            ("kvfs mount /db /mnt -t fuse.kvfs -o ro", "kvfs mount /db /mnt -t fuse.kvfs -o ro"),
+            ("kvfs --help", "kvfs --help"),
+            ("kvfs check /db", "kvfs check /db"),
+            ("/sbin/mount.fuse.kvfs /db /mnt -f -v", "/sbin/mount.fuse.kvfs mount /db /mnt --fake -v"),
+        ];
+        for (typed, meant) in cases {
+            let arguments = normalize(words(typed));
+            assert_eq!(arguments, words(meant));
+            if !typed.contains("--help") {
+                Cli::command().try_get_matches_from(arguments).unwrap_or_else(|e| panic!("{typed}: {e}"));
+            }
+        }
+    }
+
+    #[test]
+    fn options_are_split_honoured_and_ignored() {
+        let options =
+            parse("rw,noatime,engine=btree,x-systemd.automount,nofail,_netdev,fsname=a\\,b,dev,suid,sync")
+                .unwrap();
+        let expected = [("read_only", "off"), ("atime", "noatime"), ("engine", "btree"), ("sync", "always")];
+        assert_eq!(options.given, expected.map(|(name, value)| (name.to_string(), value.to_string())));
+        assert_eq!(options.flags.fsname.as_deref(), Some("a,b"));
+        assert!(!options.flags.nodev && !options.flags.allow_other);
+        let options = parse("ro,,direct_io,writeback_cache=off,max_read=128K,sync=fsync").unwrap();
+        assert_eq!(options.flags.max_read, Some(128 << 10));
+        let expected =
+            [("read_only", "on"), ("direct_io", "on"), ("writeback_cache", "off"), ("sync", "fsync")];
+        assert_eq!(options.given, expected.map(|(name, value)| (name.to_string(), value.to_string())));
+    }
+
+    #[test]
+    fn a_wrong_option_is_named() {
+        assert!(parse("colour=red").unwrap_err().contains("unknown option colour"));
+        assert!(parse("cache=lots").unwrap_err().contains("cache=lots"));
+        assert!(parse("cache").unwrap_err().contains("cache=256M"));
+        assert!(parse("engine").unwrap_err().contains("engine=lsm"));
+        let sloppy = MountOptions::parse(&["colour=red,nodev".to_string()], true).unwrap();
+        assert!(sloppy.flags.nodev && sloppy.given.is_empty());
+        assert!(
+            MountOptions::parse(&["cache=lots".to_string()], true).is_err(),
+            "-s does not hide wrong values"
+        );
+    }
+
+    #[test]
+    fn failures_have_the_codes_of_mount() {
+        assert_eq!(Failure::of(&Error::Usage(String::new()), code::MOUNT).code, 1);
+        assert_eq!(Failure::of(&Error::System(String::new()), code::MOUNT).code, 32);
+        assert_eq!(Failure::of(&Error::Damaged(String::new()), code::SYSTEM).code, 2);
+    }
+}

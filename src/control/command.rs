@@ -1,0 +1,115 @@
+//! The words that are written to `.stats`: one command a line.
+//!
+//! A whole write is parsed before anything is done, so one unknown word changes nothing. Actions run in the order of
+//! their lines; one that waits holds up those behind it, and the answer to the write.
+
+use crate::engine::Command;
+use crate::fs::{Error, Result};
+
+/// Lines that one write may have.
+const LINES_MAX: usize = 64;
+/// Bytes of a mark's name.
+const NAME_BYTES_MAX: usize = 64;
+
+/// What a line asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Start a command of the engine.
+    Run {
+        /// Which.
+        command: Command,
+        /// Whether the answer comes when it has ended, not when it has begun.
+        wait: bool,
+    },
+    /// Make everything so far durable, and answer then.
+    Sync,
+    /// Remember the counters under a name.
+    Mark(String),
+    /// Forget them.
+    Unmark(String),
+    /// Nothing: the text is in `.stats.d/help`.
+    Help,
+}
+
+/// Every form of a line, with what it does.
+pub const HELP: &[(&str, &str)] = &[
+    ("flush [wait]", "lsm: write the memtable to level 0; btree: as checkpoint"),
+    ("compact [wait]", "lsm: merge until one sorted run is left; btree: not supported"),
+    ("checkpoint [wait]", "btree: write every dirty page home; lsm: as flush"),
+    ("sync", "make everything so far durable; the write returns when it is"),
+    ("mark NAME", "remember the counters; .stats.d/since/NAME counts from there"),
+    ("unmark NAME", "forget a mark"),
+    ("help", "nothing; this list is .stats.d/help"),
+];
+
+/// Reads what one write holds. `Invalid` for an unknown word, a name that cannot be a file's, or too many lines.
+pub fn parse(text: &[u8]) -> Result<Vec<Action>> {
+    let text = std::str::from_utf8(text).map_err(|_| Error::Invalid)?;
+    let mut actions = Vec::new();
+    for line in text.lines() {
+        let words: Vec<&str> = line.split_ascii_whitespace().collect();
+        let run = |command, wait| Action::Run { command, wait };
+        actions.push(match words[..] {
+            [] => continue,
+            ["flush"] => run(Command::Flush, false),
+            ["flush", "wait"] => run(Command::Flush, true),
+            ["compact"] => run(Command::Compact, false),
+            ["compact", "wait"] => run(Command::Compact, true),
+            ["checkpoint"] => run(Command::Checkpoint, false),
+            ["checkpoint", "wait"] => run(Command::Checkpoint, true),
+            ["sync"] => Action::Sync,
+            ["mark", name] => Action::Mark(mark_name(name)?),
+            ["unmark", name] => Action::Unmark(mark_name(name)?),
+            ["help"] => Action::Help,
+            _ => return Err(Error::Invalid),
+        });
+    }
+    if actions.len() > LINES_MAX { Err(Error::Invalid) } else { Ok(actions) }
+}
+
+/// A name that can be a file of `since/`, and is not that of another mark's JSON.
+fn mark_name(name: &str) -> Result<String> {
+    let plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte));
+    let fits = name.len() <= NAME_BYTES_MAX && !name.starts_with('.') && !name.ends_with(".json");
+    if plain && fits { Ok(name.to_string()) } else { Err(Error::Invalid) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_shape_that_shells_write_is_understood() {
+        let flush = Action::Run { command: Command::Flush, wait: false };
+        let compact = Action::Run { command: Command::Compact, wait: true };
+        for text in ["flush", "flush\n", "  flush \t\r\n", "\nflush\n\n"] {
+            assert_eq!(parse(text.as_bytes()).unwrap(), std::slice::from_ref(&flush), "{text:?}");
+        }
+        let lines = parse(b"flush\ncompact wait\nmark run-1.b\nsync").unwrap();
+        assert_eq!(lines, [flush, compact, Action::Mark("run-1.b".into()), Action::Sync]);
+        assert_eq!(parse(b"").unwrap(), []);
+        assert_eq!(parse(b"\n").unwrap(), []);
+    }
+
+    #[test]
+    fn what_is_not_a_command_is_invalid() {
+        let long = format!("mark {}", "x".repeat(65));
+        let many = "help\n".repeat(65);
+        let texts =
+            ["flsh", "flush now", "flush wait wait", "sync wait", "mark", "mark a b", "mark a/b", "mark .."];
+        let more =
+            ["mark a.json", "unmark", "mark \u{e4}", "flush\nnonsense\n", "FLUSH", &long, &many, "flush\0"];
+        for text in texts.into_iter().chain(more) {
+            assert!(matches!(parse(text.as_bytes()), Err(Error::Invalid)), "{text:?}");
+        }
+        assert!(matches!(parse(b"\xff\xfe"), Err(Error::Invalid)));
+    }
+
+    #[test]
+    fn the_help_lists_every_command_and_nothing_else() {
+        for (form, _) in HELP {
+            let line = form.replace("[wait]", "wait").replace("NAME", "a");
+            parse(line.as_bytes()).unwrap_or_else(|_| panic!("{form}"));
+        }
+    }
+}

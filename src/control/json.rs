@@ -1,0 +1,304 @@
+//! A report for machines: schema `kvfs.stats/1`. Integers are in base units (bytes, nanoseconds, counts) unless the name
+//! says milliseconds or seconds; a ratio without a denominator, and what an engine does not have, is `null`.
+//! `docs/stats.md` explains every key; a test compares the two.
+
+use std::time::{Duration, SystemTime};
+
+use serde_json::{Map, Value, json};
+
+use super::stats::{Base, Report, Sample};
+use crate::disk::{Counters, Purpose};
+use crate::engine::Cause;
+use crate::fs::meter::Op;
+
+/// The report as one JSON object, with a newline at its end.
+pub fn json(report: &Report) -> String {
+    let mut text = format!("{:#}", value(report));
+    text.push('\n');
+    text
+}
+
+fn value(report: &Report) -> Value {
+    let Report { mount, sample, usage, physical, .. } = report;
+    let shape = &sample.shape;
+    let kv = sample.kv();
+    let disk = sample.disk.total();
+    let millis = report.time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
+    json!({
+        "schema": "kvfs.stats/1",
+        "version": mount.version,
+        "uuid": mount.uuid,
+        "engine": shape.engine,
+        "variant": shape.variant,
+        "state": report.state.name(),
+        "state_cause": report.state.cause(),
+        "time_ms": millis,
+        "uptime_ms": millis_of(report.uptime),
+        "since": match &report.base { Base::Mount => "mount", Base::Mark(name) => name },
+        "elapsed_ms": millis_of(sample.elapsed),
+        "store_path": mount.store_path,
+        "mount_path": mount.mount_path,
+        "block_bytes": mount.block_bytes,
+        "sync": mount.sync,
+        "writeback_cache": mount.writeback_cache,
+        "stats_reads": report.stats_reads,
+        "app": {
+            "write_bytes": sample.app_write_bytes(),
+            "read_bytes": sample.app_read_bytes(),
+            "writes": sample.op(Op::Write).count,
+            "reads": sample.op(Op::Read).count,
+        },
+        "kv": {
+            "write_bytes": sample.kv_write_bytes(),
+            "put_bytes": kv.put_bytes,
+            "delete_bytes": kv.delete_bytes,
+            "get_bytes": kv.get_bytes,
+            "scanned_bytes": kv.scanned_bytes,
+            "puts": kv.puts,
+            "deletes": kv.deletes,
+            "gets": kv.gets,
+            "hits": kv.hits,
+            "scans": sample.scans,
+            "scanned": kv.scanned,
+            "batches": sample.tags.iter().map(|tag| tag.batches).sum::<u64>(),
+        },
+        "disk": {
+            "write_bytes": disk.write_bytes,
+            "read_bytes": disk.read_bytes,
+            "writes": disk.writes,
+            "reads": disk.reads,
+            "syncs": disk.syncs,
+            "errors": disk.errors,
+            "log_write_bytes": sample.log_write_bytes(),
+            "compaction_write_bytes": sample.compaction().write_bytes,
+            "compaction_read_bytes": sample.compaction().read_bytes,
+            "by_purpose": object(Purpose::all().map(|purpose| (purpose.name(), counters(sample.disk.of(purpose))))),
+        },
+        "amplification": amplification(sample, Some(report.space_amp())),
+        "windows": object(report.windows.iter().map(|window| (window.name, growth(&window.growth)))),
+        "space": {
+            "apparent_bytes": usage.apparent_bytes,
+            "live_bytes": usage.live_bytes(),
+            "stored_bytes": usage.stored_bytes,
+            "record_bytes": usage.record_bytes,
+            "inodes": usage.inodes,
+            "orphans": usage.orphans,
+            "physical_bytes": physical.bytes,
+            "physical_files": physical.files,
+            "obsolete_bytes": shape.obsolete_bytes,
+            "temporary_bytes": shape.temporary_bytes,
+            "temporary_peak_bytes": shape.temporary_peak_bytes,
+            "below_total_bytes": physical.below.map(|space| space.total_bytes),
+            "below_free_bytes": physical.below.map(|space| space.free_bytes),
+        },
+        "debt": {
+            "l0_files": shape.debt.l0_files,
+            "l0_trigger": shape.debt.l0_trigger,
+            "pending_compaction_bytes": shape.debt.pending_compaction_bytes,
+            "dirty_bytes": shape.debt.dirty_bytes,
+            "unsynced_bytes": shape.debt.unsynced_bytes,
+            "oldest_unsynced_ms": millis_of(shape.debt.oldest_unsynced),
+            "replay_bytes": shape.debt.replay_bytes,
+            "tombstones": shape.debt.tombstones,
+            "reclaim_pending_bytes": usage.reclaim_pending_bytes,
+        },
+        "stalls": stalls(sample),
+        "levels": levels(sample),
+        "tree": tree(sample),
+        "memory": {
+            "memtable_bytes": shape.memory.memtable_bytes,
+            "memtable_bytes_max": shape.memory.memtable_bytes_max,
+            "immutable_memtables": shape.memory.immutable_memtables,
+            "dirty_bytes": shape.memory.dirty_bytes,
+            "dirty_bytes_max": shape.memory.dirty_bytes_max,
+        },
+        "cache": {
+            "bytes": shape.cache.bytes,
+            "bytes_max": shape.cache.bytes_max,
+            "hits": shape.cache.hits,
+            "misses": shape.cache.misses,
+            "hit_share": sample.cache_hit_share(),
+        },
+        "filter": {
+            "checks": shape.filter.checks,
+            "useful": shape.filter.useful,
+            "false_positives": shape.filter.false_positives,
+            "false_positive_share": sample.false_positive_share(),
+        },
+        "probes": {
+            "count": shape.probes.count(),
+            "mean": sample.probes_per_get(),
+            "p50": shape.probes.quantile(0.5),
+            "p99": shape.probes.quantile(0.99),
+            "max": shape.probes.quantile(1.0),
+            "buckets": shape.probes.buckets,
+        },
+        "ops": object(Op::ALL.iter().map(|&op| (op.name(), operation(sample, op)))),
+        "kinds": kinds(report),
+        "jobs": shape.jobs,
+        "process": {
+            "pid": mount.pid,
+            "write_bytes": sample.process.map(|process| process.write_bytes),
+            "read_bytes": sample.process.map(|process| process.read_bytes),
+            "asked_write_bytes": sample.process.map(|process| process.asked_write_bytes),
+            "asked_read_bytes": sample.process.map(|process| process.asked_read_bytes),
+        },
+    })
+}
+
+/// `space` only where there is a figure for it at all.
+fn amplification(sample: &Sample, space: Option<Option<f64>>) -> Value {
+    let mut value = json!({
+        "write": sample.write_amp(),
+        "fs_write": sample.fs_write_amp(),
+        "engine_write": sample.engine_write_amp(),
+        "write_no_wal": sample.write_amp_no_wal(),
+        "engine_write_no_wal": sample.engine_write_amp_no_wal(),
+        "read": sample.read_amp(),
+        "read_foreground": sample.foreground_read_amp(),
+        "write_requests": sample.write_requests_per_write(),
+        "read_requests": sample.read_requests_per_read(),
+    });
+    if let Some(space) = space {
+        value["space"] = json!(space);
+    }
+    value
+}
+
+fn growth(sample: &Sample) -> Value {
+    let disk = sample.disk.total();
+    json!({
+        "elapsed_ms": millis_of(sample.elapsed),
+        "app_write_bytes": sample.app_write_bytes(),
+        "app_read_bytes": sample.app_read_bytes(),
+        "kv_write_bytes": sample.kv_write_bytes(),
+        "disk_write_bytes": disk.write_bytes,
+        "disk_read_bytes": disk.read_bytes,
+        "disk_writes": disk.writes,
+        "disk_reads": disk.reads,
+        "disk_syncs": disk.syncs,
+        "amplification": amplification(sample, None),
+    })
+}
+
+fn counters(counters: Counters) -> Value {
+    json!({
+        "writes": counters.writes,
+        "write_bytes": counters.write_bytes,
+        "reads": counters.reads,
+        "read_bytes": counters.read_bytes,
+        "syncs": counters.syncs,
+        "errors": counters.errors,
+    })
+}
+
+fn stalls(sample: &Sample) -> Value {
+    let stalls = &sample.shape.stalls;
+    let waited: Duration = stalls.by_cause.iter().map(|cause| cause.waited).sum();
+    let cause = |cause: Cause| {
+        let counters = stalls.by_cause[cause as usize];
+        json!({
+            "slowdowns": counters.slowdowns,
+            "stops": counters.stops,
+            "waited_ns": nanos_of(counters.waited),
+            "longest_ns": nanos_of(counters.longest),
+        })
+    };
+    json!({
+        "now": stalls.now.map(Cause::name),
+        "slowdowns": stalls.by_cause.iter().map(|cause| cause.slowdowns).sum::<u64>(),
+        "stops": stalls.by_cause.iter().map(|cause| cause.stops).sum::<u64>(),
+        "seconds": waited.as_secs_f64(),
+        "by_cause": object(Cause::ALL.into_iter().map(|name| (name.name(), cause(name)))),
+    })
+}
+
+fn levels(sample: &Sample) -> Vec<Value> {
+    let level = |level: &crate::engine::Level| {
+        json!({
+            "level": level.level,
+            "runs": level.runs,
+            "files": level.files,
+            "bytes": level.bytes,
+            "target_bytes": level.target_bytes,
+            "score": level.score,
+            "entries": level.entries,
+            "tombstones": level.tombstones,
+            "in_bytes": level.in_bytes,
+            "moved_bytes": level.moved_bytes,
+            "read_bytes": level.read_bytes,
+            "write_bytes": level.write_bytes,
+            "write_amplification": super::ratio(level.write_bytes, level.in_bytes),
+            "probes": level.probes,
+        })
+    };
+    sample.shape.levels.iter().map(level).collect()
+}
+
+fn tree(sample: &Sample) -> Option<Value> {
+    let tree = sample.shape.tree.as_ref()?;
+    Some(json!({
+        "page_bytes": tree.page_bytes,
+        "height": tree.height,
+        "leaf_pages": tree.leaf_pages,
+        "inner_pages": tree.inner_pages,
+        "extent_bytes": tree.extent_bytes,
+        "free_bytes": tree.free_bytes,
+        "fill": tree.fill,
+        "splits": tree.splits,
+        "merges": tree.merges,
+        "checkpoints": tree.checkpoints,
+        "checkpoint_age_bytes": tree.checkpoint_age_bytes,
+        "checkpoint_ns": nanos_of(tree.checkpoint_time),
+    }))
+}
+
+fn operation(sample: &Sample, op: Op) -> Value {
+    let counters = sample.op(op);
+    let latency = counters.latency;
+    let tag = sample.tags.get(usize::from(op.tag())).copied().unwrap_or_default();
+    json!({
+        "count": counters.count,
+        "errors": counters.errors,
+        "bytes": counters.bytes,
+        "p50_ns": latency.map(|latency| latency.p50),
+        "p99_ns": latency.map(|latency| latency.p99),
+        "p999_ns": latency.map(|latency| latency.p999),
+        "max_ns": latency.map(|latency| latency.max),
+        "mean_ns": latency.map(|latency| latency.mean),
+        "kv_batches": tag.batches,
+        "kv_puts": tag.puts,
+        "kv_deletes": tag.deletes,
+        "kv_bytes": tag.bytes,
+    })
+}
+
+fn kinds(report: &Report) -> Value {
+    let kind = |(name, kind): (&&'static str, &crate::engine::KindCounters)| {
+        let value = json!({
+            "gets": kind.gets,
+            "hits": kind.hits,
+            "get_bytes": kind.get_bytes,
+            "puts": kind.puts,
+            "put_bytes": kind.put_bytes,
+            "deletes": kind.deletes,
+            "delete_bytes": kind.delete_bytes,
+            "scanned": kind.scanned,
+            "scanned_bytes": kind.scanned_bytes,
+        });
+        (*name, value)
+    };
+    object(report.mount.kind_names.iter().zip(&report.sample.kinds).map(kind))
+}
+
+fn object<'a>(members: impl Iterator<Item = (&'a str, Value)>) -> Value {
+    Value::Object(members.map(|(name, value)| (name.to_string(), value)).collect::<Map<String, Value>>())
+}
+
+fn millis_of(duration: Duration) -> u64 {
+    duration.as_millis() as u64
+}
+
+fn nanos_of(duration: Duration) -> u64 {
+    duration.as_nanos() as u64
+}

@@ -1,0 +1,450 @@
+//! A report for people: at most 100 columns and about 60 lines of ASCII, no colour, no trailing spaces.
+//!
+//! The lines down to the tables of the engine are the same for every engine, so two reports can be laid side by side.
+//! Every ratio stands beside its two operands; `-` means that there is no denominator. Sizes are binary (`KiB`), counts
+//! decimal (`12.4K`).
+
+use std::time::Duration;
+
+use super::figures::{amp, ascii, clock, human_count, percent, span, tail, timestamp};
+use super::stats::{Base, Report, Sample, State, ratio};
+use crate::base::text::{exact_size, human_size};
+use crate::disk::{Counters, Purpose};
+use crate::engine::{Cause, Level, Tree};
+use crate::fs::meter::Op;
+
+/// Columns of a line at most.
+const COLUMNS: usize = 100;
+/// Rows of the table of operations at most; those with the most calls are shown.
+const OPERATIONS_MAX: usize = 16;
+/// Lines of background jobs at most.
+const JOBS_MAX: usize = 4;
+
+/// The whole report.
+pub fn text(report: &Report) -> String {
+    let mut page = Page::default();
+    head(&mut page, report);
+    amplification(&mut page, report);
+    by_cause(&mut page, &report.sample);
+    debt(&mut page, report);
+    stalls(&mut page, &report.sample);
+    level_table(&mut page, &report.sample);
+    if let Some(tree) = &report.sample.shape.tree {
+        tree_block(&mut page, tree);
+    }
+    jobs(&mut page, &report.sample);
+    operations(&mut page, &report.sample);
+    kinds(&mut page, report);
+    page.0
+}
+
+/// The table of levels, or the figures of the tree: a header line and rows in base units, for `awk`.
+pub fn levels(report: &Report) -> String {
+    let mut page = Page::default();
+    let shape = &report.sample.shape;
+    if let Some(tree) = &shape.tree {
+        page.line(
+            "height page_bytes leaf_pages inner_pages extent_bytes free_bytes fill splits merges checkpoints",
+        );
+        let pages = format!("{} {} {} {}", tree.height, tree.page_bytes, tree.leaf_pages, tree.inner_pages);
+        let bytes = format!("{} {} {:.3}", tree.extent_bytes, tree.free_bytes, tree.fill);
+        page.line(format!("{pages} {bytes} {} {} {}", tree.splits, tree.merges, tree.checkpoints));
+    } else {
+        page.line(
+            "level runs files bytes target_bytes score in_bytes moved_bytes read_bytes write_bytes probes",
+        );
+        for level in &shape.levels {
+            let size = format!("{} {} {} {}", level.runs, level.files, level.bytes, level.target_bytes);
+            let moved = format!("{} {} {}", level.in_bytes, level.moved_bytes, level.read_bytes);
+            page.line(format!(
+                "{} {size} {:.3} {moved} {} {}",
+                level.level, level.score, level.write_bytes, level.probes
+            ));
+        }
+    }
+    page.0
+}
+
+/// Lines that keep to the page.
+#[derive(Default)]
+struct Page(String);
+
+impl Page {
+    /// Adds a line: ASCII, cut at the last column, without trailing spaces.
+    fn line(&mut self, line: impl AsRef<str>) {
+        let line = ascii(line.as_ref());
+        let line = line.trim_end();
+        if line.len() > COLUMNS {
+            self.0 += line[..COLUMNS - 3].trim_end();
+            self.0 += "...";
+        } else {
+            self.0 += line;
+        }
+        self.0.push('\n');
+    }
+
+    /// Adds a block: a head in the first eight columns and items beside it, on as many lines as they need.
+    fn block(&mut self, head: &str, items: impl IntoIterator<Item = String>) {
+        let mut line = format!("{head:<8}");
+        let mut empty = true;
+        for item in items {
+            if !empty && line.len() + 2 + item.len() > COLUMNS {
+                self.line(&line);
+                line = " ".repeat(8);
+                empty = true;
+            }
+            if !empty {
+                line += "  ";
+            }
+            line += &item;
+            empty = false;
+        }
+        self.line(&line);
+    }
+}
+
+fn head(page: &mut Page, report: &Report) {
+    let mount = &report.mount;
+    let shape = &report.sample.shape;
+    let name = report.state.name();
+    // The failure behind a read-only store is a sentence and has the third line for itself.
+    let (state, sentence) = match &report.state {
+        State::Ok => (name.to_string(), String::new()),
+        State::Throttled(cause) | State::Stalled(cause) => (format!("{name}({cause})"), String::new()),
+        State::ReadOnly(cause) => (name.to_string(), format!("{name}  {cause}")),
+    };
+    page.line(format!(
+        "kvfs {}  engine={}-{}  up {}  {}  state={state}",
+        mount.version,
+        shape.engine,
+        shape.variant,
+        clock(report.uptime),
+        timestamp(report.time),
+    ));
+    let rest = format!(
+        "pid {}  block={}  sync={}  writeback_cache={}",
+        mount.pid,
+        exact_size(mount.block_bytes),
+        mount.sync,
+        if mount.writeback_cache { "on" } else { "off" },
+    );
+    // The paths share what the rest leaves; the end of a long path says more than its beginning.
+    let room = COLUMNS.saturating_sub(rest.len() + "store   mount   ".len()) / 2;
+    page.line(format!(
+        "store {}  mount {}  {rest}",
+        tail(&mount.store_path, room),
+        tail(&mount.mount_path, room)
+    ));
+    page.line(sentence);
+}
+
+fn amplification(page: &mut Page, report: &Report) {
+    let base = match &report.base {
+        Base::Mount => "mount".to_string(),
+        Base::Mark(name) => name.chars().take(10).collect(),
+    };
+    let columns: String = report.windows.iter().map(|window| format!("{:>8}", window.name)).collect();
+    let since = match &report.base {
+        Base::Mount => "since the mount".to_string(),
+        Base::Mark(name) => format!("since mark {name}, {} ago", span(report.sample.elapsed)),
+    };
+    page.line(format!("{:<20}{columns}{base:>11}   = physical / logical, {since}", "AMPLIFICATION"));
+    let mut row = |name: &str, of: fn(&Sample) -> Option<f64>, operands: String| {
+        let windows: String =
+            report.windows.iter().map(|window| format!("{:>8}", amp(of(&window.growth)))).collect();
+        page.line(format!("  {name:<18}{windows}{:>11}   {operands}", amp(of(&report.sample))));
+    };
+    let sample = &report.sample;
+    let written = human_size(sample.app_write_bytes());
+    let read = human_size(sample.app_read_bytes());
+    let kv = human_size(sample.kv_write_bytes());
+    let disk = human_size(sample.disk_write_bytes());
+    let no_wal = human_size(sample.no_wal_write_bytes());
+    row("write total", Sample::write_amp, format!("{disk} disk / {written} app"));
+    row("  fs", Sample::fs_write_amp, format!("{kv} kv / {written} app"));
+    row("  engine", Sample::engine_write_amp, format!("{disk} disk / {kv} kv"));
+    row(
+        "read total",
+        Sample::read_amp,
+        format!("{} disk / {read} app", human_size(sample.disk_read_bytes())),
+    );
+    let fetched = human_size(sample.foreground_read_bytes());
+    row("  get and scan", Sample::foreground_read_amp, format!("{fetched} for gets and scans / {read} app"));
+    row("write without log", Sample::write_amp_no_wal, format!("{no_wal} disk / {written} app"));
+    let blanks: String = report.windows.iter().map(|_| format!("{:>8}", "-")).collect();
+    let usage = &report.usage;
+    page.line(format!(
+        "  {:<18}{blanks}{:>11}   {} physical / {} live (apparent {})",
+        "space",
+        amp(report.space_amp()),
+        human_size(report.physical.bytes),
+        human_size(usage.live_bytes()),
+        human_size(usage.apparent_bytes),
+    ));
+    let shape = &sample.shape;
+    let value = |share| shape.probes.quantile(share).map_or("-".to_string(), |value: u64| value.to_string());
+    page.block(
+        "PROBES",
+        [
+            format!("gets {}", human_count(shape.probes.count())),
+            format!("mean {}", amp(sample.probes_per_get())),
+            format!("p50 {}", value(0.5)),
+            format!("p99 {}", value(0.99)),
+            format!("max {}", value(1.0)),
+            format!(
+                "| filter saved {} of {}",
+                human_count(shape.filter.useful),
+                human_count(shape.filter.checks)
+            ),
+            format!("false {}", percent(sample.false_positive_share())),
+        ],
+    );
+}
+
+/// What went to the disk and came from it, by purpose; merges into one level or another are told apart in the table.
+fn by_cause(page: &mut Page, sample: &Sample) {
+    let total = sample.disk.total();
+    let mut causes: Vec<(&str, Counters)> = Vec::new();
+    for purpose in Purpose::all() {
+        match purpose {
+            Purpose::Compact { into: 0 } => causes.push(("compaction", sample.compaction())),
+            Purpose::Compact { .. } => {}
+            other => causes.push((other.name(), sample.disk.of(other))),
+        }
+    }
+    let mut block = |head: &str, bytes: fn(&Counters) -> u64, requests: u64| {
+        let named = causes.iter().filter(|(_, counters)| bytes(counters) > 0);
+        let mut items: Vec<String> =
+            named.map(|(name, counters)| format!("{name} {}", human_size(bytes(counters)))).collect();
+        let all = bytes(&total);
+        let mean = all.checked_div(requests).map_or("-".to_string(), human_size);
+        items.push(format!("| {} in {} requests of {mean}", human_size(all), human_count(requests)));
+        page.block(head, items);
+    };
+    block("WRITTEN", |counters| counters.write_bytes, total.writes);
+    block("READ", |counters| counters.read_bytes, total.reads);
+    let mut items = vec![format!("{} by the disk", human_count(total.syncs))];
+    if let Some(process) = sample.process {
+        let share = ratio(process.write_bytes, total.write_bytes).map(|share| share - 1.0);
+        let against = share.map_or("-".to_string(), |share| format!("{:+.1}%", share * 100.0));
+        let write = human_size(process.write_bytes);
+        items.push(format!("| /proc/self/io wrote {write} ({against} of WRITTEN)"));
+        items.push(format!("read {}", human_size(process.read_bytes)));
+    }
+    page.block("SYNCS", items);
+}
+
+fn debt(page: &mut Page, report: &Report) {
+    let shape = &report.sample.shape;
+    let debt = &shape.debt;
+    page.block(
+        "DEBT",
+        [
+            format!("l0-files {}/{}", debt.l0_files, debt.l0_trigger),
+            format!("compaction {}", human_size(debt.pending_compaction_bytes)),
+            format!("dirty {}", human_size(debt.dirty_bytes)),
+            format!("unsynced {} oldest {}", human_size(debt.unsynced_bytes), span(debt.oldest_unsynced)),
+            format!("replay {}", human_size(debt.replay_bytes)),
+            format!("tombstones {}", human_count(debt.tombstones)),
+            format!("reclaim {}", human_size(report.usage.reclaim_pending_bytes)),
+            format!("orphans {}", human_count(report.usage.orphans)),
+            format!("obsolete {}", human_size(shape.obsolete_bytes)),
+            format!(
+                "temporary {} peak {}",
+                human_size(shape.temporary_bytes),
+                human_size(shape.temporary_peak_bytes)
+            ),
+        ],
+    );
+}
+
+fn stalls(page: &mut Page, sample: &Sample) {
+    let stalls = &sample.shape.stalls;
+    let all = &stalls.by_cause;
+    let mut items = vec![
+        format!("now {}", stalls.now.map_or("none", Cause::name)),
+        format!("slowdowns {}", human_count(all.iter().map(|cause| cause.slowdowns).sum())),
+        format!("stops {}", human_count(all.iter().map(|cause| cause.stops).sum())),
+        format!("waited {}", span(all.iter().map(|cause| cause.waited).sum())),
+        format!("longest {}", span(all.iter().map(|cause| cause.longest).max().unwrap_or_default())),
+    ];
+    for (cause, counters) in Cause::ALL.iter().zip(all) {
+        let times = counters.slowdowns + counters.stops;
+        if times > 0 {
+            items.push(format!("| {cause} {} {}", human_count(times), span(counters.waited)));
+        }
+    }
+    page.block("STALL", items);
+}
+
+fn level_table(page: &mut Page, sample: &Sample) {
+    let levels = &sample.shape.levels;
+    if levels.is_empty() {
+        return;
+    }
+    page.line(format!(
+        "{:<6}{:>6}{:>7}{:>9}{:>9}{:>7} |{:>9}{:>9}{:>9}{:>9} |{:>6}{:>9}",
+        "LEVEL",
+        "runs",
+        "files",
+        "size",
+        "target",
+        "score",
+        "in",
+        "moved",
+        "read",
+        "written",
+        "w-amp",
+        "probes"
+    ));
+    let mut total = Level::default();
+    for level in levels {
+        let target = match level.target_bytes {
+            0 => format!("{} files", sample.shape.debt.l0_trigger),
+            bytes => human_size(bytes),
+        };
+        let rewritten = amp(ratio(level.write_bytes, level.in_bytes));
+        let name = format!("L{}", level.level);
+        page.line(level_row(&name, level, &target, &format!("{:.2}", level.score), &rewritten));
+        total.runs += level.runs;
+        total.files += level.files;
+        total.bytes += level.bytes;
+        total.moved_bytes += level.moved_bytes;
+        total.read_bytes += level.read_bytes;
+        total.write_bytes += level.write_bytes;
+        total.probes += level.probes;
+    }
+    // What came into the store as a whole is what was flushed.
+    total.in_bytes = levels.first().map_or(0, |level| level.in_bytes);
+    let rewritten = amp(ratio(total.write_bytes, total.in_bytes));
+    page.line(level_row("total", &total, "", "", &rewritten));
+}
+
+fn level_row(name: &str, level: &Level, target: &str, score: &str, amp: &str) -> String {
+    let (runs, files) = (human_count(level.runs), human_count(level.files));
+    let bytes = [level.in_bytes, level.moved_bytes, level.read_bytes, level.write_bytes];
+    let bytes: String = bytes.iter().map(|&bytes| format!("{:>9}", human_size(bytes))).collect();
+    let size = human_size(level.bytes);
+    let probes = human_count(level.probes);
+    format!("{name:<6}{runs:>6}{files:>7}{size:>9}{target:>9}{score:>7} |{bytes} |{amp:>6}{probes:>9}")
+}
+
+fn tree_block(page: &mut Page, tree: &Tree) {
+    page.block(
+        "TREE",
+        [
+            format!("height {}", tree.height),
+            format!("page {}", exact_size(tree.page_bytes)),
+            format!("leaf pages {}", human_count(tree.leaf_pages)),
+            format!("inner pages {}", human_count(tree.inner_pages)),
+            format!("fill {:.0}%", tree.fill * 100.0),
+            format!("extents {}", human_size(tree.extent_bytes)),
+            format!("free {}", human_size(tree.free_bytes)),
+            format!("splits {}", human_count(tree.splits)),
+            format!("merges {}", human_count(tree.merges)),
+            format!("checkpoints {} last {}", human_count(tree.checkpoints), span(tree.checkpoint_time)),
+            format!("log since checkpoint {}", human_size(tree.checkpoint_age_bytes)),
+        ],
+    );
+}
+
+fn jobs(page: &mut Page, sample: &Sample) {
+    let jobs = &sample.shape.jobs;
+    for (index, job) in jobs.iter().take(JOBS_MAX).enumerate() {
+        page.line(format!("{:<8}{job}", if index == 0 { "JOBS" } else { "" }));
+    }
+    if jobs.len() > JOBS_MAX {
+        page.line(format!("{:<8}... {} more", "", jobs.len() - JOBS_MAX));
+    }
+}
+
+fn operations(page: &mut Page, sample: &Sample) {
+    let mut called: Vec<Op> = Op::ALL.iter().copied().filter(|&op| sample.op(op).count > 0).collect();
+    let others = called.len().saturating_sub(OPERATIONS_MAX);
+    called.sort_by_key(|&op| std::cmp::Reverse(sample.op(op).count));
+    called.truncate(OPERATIONS_MAX);
+    called.sort_by_key(|&op| op as usize);
+    page.line(format!(
+        "{:<17}{:>8}{:>7}{:>9} |{:>8}{:>8}{:>8} |{:>8}{:>8}{:>9}",
+        "FS OPS", "n", "err", "bytes", "p50", "p99", "max", "puts", "dels", "kv"
+    ));
+    for op in called {
+        let counters = sample.op(op);
+        let latency = |of: fn(&crate::fs::meter::Latency) -> u64| {
+            counters
+                .latency
+                .as_ref()
+                .map_or("-".to_string(), |latency| span(Duration::from_nanos(of(latency))))
+        };
+        let (p50, p99, max) =
+            (latency(|latency| latency.p50), latency(|latency| latency.p99), latency(|latency| latency.max));
+        let tag = sample.tags.get(usize::from(op.tag())).copied().unwrap_or_default();
+        page.line(format!(
+            "  {:<15}{:>8}{:>7}{:>9} |{p50:>8}{p99:>8}{max:>8} |{:>8}{:>8}{:>9}",
+            op.name(),
+            human_count(counters.count),
+            human_count(counters.errors),
+            human_size(counters.bytes),
+            human_count(tag.puts),
+            human_count(tag.deletes),
+            human_size(tag.bytes),
+        ));
+    }
+    if others > 0 {
+        page.line(format!("  ... {others} more operations"));
+    }
+}
+
+fn kinds(page: &mut Page, report: &Report) {
+    let sample = &report.sample;
+    page.line(format!(
+        "{:<17}{:>8}{:>9}{:>8}{:>9} |{:>8}{:>8}{:>9}{:>10}{:>9}",
+        "KEYS", "puts", "bytes", "dels", "bytes", "gets", "found", "bytes", "scanned", "bytes"
+    ));
+    for (name, kind) in report.mount.kind_names.iter().zip(&sample.kinds) {
+        if kind.puts + kind.deletes + kind.gets + kind.scanned == 0 {
+            continue;
+        }
+        page.line(format!(
+            "  {name:<15}{:>8}{:>9}{:>8}{:>9} |{:>8}{:>8}{:>9}{:>10}{:>9}",
+            human_count(kind.puts),
+            human_size(kind.put_bytes),
+            human_count(kind.deletes),
+            human_size(kind.delete_bytes),
+            human_count(kind.gets),
+            human_count(kind.hits),
+            human_size(kind.get_bytes),
+            human_count(kind.scanned),
+            human_size(kind.scanned_bytes),
+        ));
+    }
+    let cache = &sample.shape.cache;
+    page.block(
+        "CACHE",
+        [
+            format!("{} of {}", human_size(cache.bytes), human_size(cache.bytes_max)),
+            format!("hit {}", percent(sample.cache_hit_share())),
+            format!("hits {}", human_count(cache.hits)),
+            format!("misses {}", human_count(cache.misses)),
+            format!("| memtables {}", human_size(sample.shape.memory.memtable_bytes)),
+            format!("inodes {}", human_count(report.usage.inodes)),
+        ],
+    );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_keep_to_the_page() {
+        let mut page = Page::default();
+        page.line("a  ");
+        page.line("\u{e9}\u{2192}\n".to_string() + &"x".repeat(200));
+        page.block("HEAD", (0..30).map(|n| format!("item {n}")));
+        for line in page.0.lines() {
+            assert!(line.len() <= COLUMNS && line.is_ascii() && line.trim_end() == line, "{line:?}");
+        }
+        assert!(page.0.starts_with("a\n?->?xxx") && page.0.contains("\n        item 1"));
+    }
+}

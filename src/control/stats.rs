@@ -1,0 +1,411 @@
+//! What is known about a mount at one moment, as a value: the counters of all three doors, what the engine and the
+//! filesystem look like, and the ratios between them.
+//!
+//! A [`Sample`] holds what all doors have counted since the mount began. The difference of two samples is a sample again,
+//! so "since the mount", "the last ten seconds" and "since a mark" are the same code. A [`Report`] is a sample with what
+//! only makes sense now. Nothing here is text; `render` and `json` print it.
+//!
+//! # The words of the accounting
+//!
+//! | word | meaning | door |
+//! |---|---|---|
+//! | A, app bytes | payload of the user's writes | 1, [`fs::meter::Meter`](crate::fs::meter::Meter) |
+//! | L, kv bytes | key and value of every put, key of every delete | 2, [`MeteredEngine`] |
+//! | P, physical bytes | what was written to the store's files, by purpose | 3, [`disk::Metered`](crate::disk::Metered) |
+//! | R | what was read from the store's files, by purpose | 3 |
+//!
+//! # Invariants
+//!
+//! 1. Each ratio divides two counters that are printed beside it; without a denominator it is `None`.
+//! 2. Taking a sample takes no lock that a writer holds for long, and never waits for the disk.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use crate::disk::{Counters, ProcessIo, Purpose, Snapshot, Space};
+use crate::engine::{Cause, Engine, KindCounters, MeteredEngine, Shape, TagCounters};
+use crate::fs::meter::{Meter, Op, OpCounters};
+
+/// What does not change while a store is mounted.
+#[derive(Clone, Debug, Default)]
+pub struct MountInfo {
+    /// Version of the program.
+    pub version: String,
+    /// The store's identity.
+    pub uuid: String,
+    /// Bytes of a block of file content.
+    pub block_bytes: u64,
+    /// When changes become durable, as the option says it: `interval:1s`.
+    pub sync: String,
+    /// Whether the kernel gathers writes before it hands them over; app bytes then are whole pages.
+    pub writeback_cache: bool,
+    /// The store's directory.
+    pub store_path: String,
+    /// Where it is mounted.
+    pub mount_path: String,
+    /// The process that serves the mount.
+    pub pid: u32,
+    /// Who mounted: user and group that the virtual files belong to.
+    pub owner: (u32, u32),
+    /// Effective options, for `.stats.d/config`.
+    pub config: Vec<(String, String)>,
+    /// The names of the kinds of keys, by [`crate::engine::KeyKind`].
+    pub kind_names: &'static [&'static str],
+}
+
+/// What the filesystem room says about its contents.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FsUsage {
+    /// Σ sizes of files, holes included.
+    pub apparent_bytes: u64,
+    /// Bytes of blocks that files hold.
+    pub stored_bytes: u64,
+    /// Bytes of keys and values of everything else: names, inodes, attributes.
+    pub record_bytes: u64,
+    /// Inodes in use.
+    pub inodes: u64,
+    /// Bytes of blocks that nobody can reach any more and that are still to be deleted.
+    pub reclaim_pending_bytes: u64,
+    /// Files without a name that are still open, or not yet drained.
+    pub orphans: u64,
+}
+
+impl FsUsage {
+    /// Bytes that the user's tree needs at least: stored content, names and records.
+    pub fn live_bytes(&self) -> u64 {
+        self.stored_bytes + self.record_bytes
+    }
+}
+
+/// What all doors counted since the mount began, or the growth between two such moments. What is not a counter (levels'
+/// sizes, debts, the longest stall) is as it is at the later moment.
+#[derive(Clone, Debug, Default)]
+pub struct Sample {
+    /// Time since the mount began, or between the two moments.
+    pub elapsed: Duration,
+    /// Door 1, in the order of [`Op::ALL`]. Percentiles do not subtract: a growth has none until somebody who knows the
+    /// distributions fills them in.
+    pub ops: Vec<OpCounters>,
+    /// Door 2 by kind of key.
+    pub kinds: Vec<KindCounters>,
+    /// Door 2 by file operation, indexed by [`Op::tag`].
+    pub tags: Vec<TagCounters>,
+    /// Scans begun at door 2.
+    pub scans: u64,
+    /// Door 3.
+    pub disk: Snapshot,
+    /// The kernel's counters of this process; `None` where it has none.
+    pub process: Option<ProcessIo>,
+    /// The engine.
+    pub shape: Shape,
+}
+
+impl Sample {
+    /// Asks every door.
+    pub fn take(
+        elapsed: Duration,
+        meter: &Meter,
+        engine: &MeteredEngine,
+        disk: &crate::disk::Metered,
+        process: Option<ProcessIo>,
+    ) -> Sample {
+        Sample {
+            elapsed,
+            ops: Op::ALL.iter().map(|&op| meter.of(op)).collect(),
+            kinds: engine.kinds().to_vec(),
+            tags: engine.tags().to_vec(),
+            scans: engine.scans(),
+            disk: disk.snapshot(),
+            process,
+            shape: engine.shape(),
+        }
+    }
+
+    /// The growth from `earlier` to `self`.
+    pub fn since(&self, earlier: &Sample) -> Sample {
+        let none = OpCounters::default();
+        let op = |(index, now): (usize, &OpCounters)| {
+            let before = earlier.ops.get(index).unwrap_or(&none);
+            OpCounters {
+                count: now.count.saturating_sub(before.count),
+                errors: now.errors.saturating_sub(before.errors),
+                bytes: now.bytes.saturating_sub(before.bytes),
+                latency: None,
+            }
+        };
+        Sample {
+            elapsed: self.elapsed.saturating_sub(earlier.elapsed),
+            ops: self.ops.iter().enumerate().map(op).collect(),
+            kinds: pairs(&self.kinds, &earlier.kinds, KindCounters::since),
+            tags: pairs(&self.tags, &earlier.tags, TagCounters::since),
+            scans: self.scans.saturating_sub(earlier.scans),
+            disk: self.disk.since(&earlier.disk),
+            process: self.process.map(|now| now.since(&earlier.process.unwrap_or_default())),
+            shape: shape_since(&self.shape, &earlier.shape),
+        }
+    }
+
+    /// Counters of one operation.
+    pub fn op(&self, op: Op) -> OpCounters {
+        self.ops.get(op as usize).cloned().unwrap_or_default()
+    }
+
+    /// A: bytes that users wrote.
+    pub fn app_write_bytes(&self) -> u64 {
+        self.op(Op::Write).bytes
+    }
+
+    /// Bytes that users read.
+    pub fn app_read_bytes(&self) -> u64 {
+        self.op(Op::Read).bytes
+    }
+
+    /// All kinds of keys together.
+    pub fn kv(&self) -> KindCounters {
+        self.kinds.iter().fold(KindCounters::default(), |sum, kind| sum.plus(kind))
+    }
+
+    /// L: key and value bytes of puts, key bytes of deletes.
+    pub fn kv_write_bytes(&self) -> u64 {
+        let kv = self.kv();
+        kv.put_bytes + kv.delete_bytes
+    }
+
+    /// P: bytes written to the store's files.
+    pub fn disk_write_bytes(&self) -> u64 {
+        self.disk.total().write_bytes
+    }
+
+    /// R: bytes read from the store's files, background work included.
+    pub fn disk_read_bytes(&self) -> u64 {
+        self.disk.total().read_bytes
+    }
+
+    /// Those of R that gets and scans of the filesystem had to fetch.
+    pub fn foreground_read_bytes(&self) -> u64 {
+        self.disk.of(Purpose::Get).read_bytes + self.disk.of(Purpose::Scan).read_bytes
+    }
+
+    /// Those of P that went to the log: records, page images and its preparation.
+    pub fn log_write_bytes(&self) -> u64 {
+        let log = [Purpose::Wal, Purpose::PageImage, Purpose::LogPrepare];
+        log.into_iter().map(|purpose| self.disk.of(purpose).write_bytes).sum()
+    }
+
+    /// P without the log: what most models count.
+    pub fn no_wal_write_bytes(&self) -> u64 {
+        self.disk_write_bytes() - self.log_write_bytes()
+    }
+
+    /// All merges together.
+    pub fn compaction(&self) -> Counters {
+        let merges = Purpose::all().filter(|purpose| matches!(purpose, Purpose::Compact { .. }));
+        merges.fold(Counters::default(), |sum, purpose| sum.plus(&self.disk.of(purpose)))
+    }
+
+    /// P / A.
+    pub fn write_amp(&self) -> Option<f64> {
+        ratio(self.disk_write_bytes(), self.app_write_bytes())
+    }
+
+    /// L / A: what the filesystem's records add.
+    pub fn fs_write_amp(&self) -> Option<f64> {
+        ratio(self.kv_write_bytes(), self.app_write_bytes())
+    }
+
+    /// P / L: what the engine adds.
+    pub fn engine_write_amp(&self) -> Option<f64> {
+        ratio(self.disk_write_bytes(), self.kv_write_bytes())
+    }
+
+    /// (P − log) / A.
+    pub fn write_amp_no_wal(&self) -> Option<f64> {
+        ratio(self.no_wal_write_bytes(), self.app_write_bytes())
+    }
+
+    /// (P − log) / L.
+    pub fn engine_write_amp_no_wal(&self) -> Option<f64> {
+        ratio(self.no_wal_write_bytes(), self.kv_write_bytes())
+    }
+
+    /// R / bytes that users read.
+    pub fn read_amp(&self) -> Option<f64> {
+        ratio(self.disk_read_bytes(), self.app_read_bytes())
+    }
+
+    /// R of gets and scans alone / bytes that users read.
+    pub fn foreground_read_amp(&self) -> Option<f64> {
+        ratio(self.foreground_read_bytes(), self.app_read_bytes())
+    }
+
+    /// Write requests to the disk / writes of users.
+    pub fn write_requests_per_write(&self) -> Option<f64> {
+        ratio(self.disk.total().writes, self.op(Op::Write).count)
+    }
+
+    /// Read requests of gets and scans / reads of users.
+    pub fn read_requests_per_read(&self) -> Option<f64> {
+        ratio(self.disk.of(Purpose::Get).reads + self.disk.of(Purpose::Scan).reads, self.op(Op::Read).count)
+    }
+
+    /// Structures probed / point reads of the engine.
+    pub fn probes_per_get(&self) -> Option<f64> {
+        let probes = &self.shape.probes;
+        let sum = probes.buckets.iter().zip(0..).map(|(count, value)| count * value).sum();
+        ratio(sum, probes.count())
+    }
+
+    /// Cache hits / requests to the cache.
+    pub fn cache_hit_share(&self) -> Option<f64> {
+        let cache = self.shape.cache;
+        ratio(cache.hits, cache.hits + cache.misses)
+    }
+
+    /// Filter's wrong "perhaps" / all questions about keys that were not there.
+    pub fn false_positive_share(&self) -> Option<f64> {
+        let filter = self.shape.filter;
+        ratio(filter.false_positives, filter.false_positives + filter.useful)
+    }
+}
+
+/// `numerator / denominator`; `None` without a denominator.
+pub fn ratio(numerator: u64, denominator: u64) -> Option<f64> {
+    (denominator > 0).then(|| numerator as f64 / denominator as f64)
+}
+
+fn pairs<T: Default>(now: &[T], earlier: &[T], since: fn(&T, &T) -> T) -> Vec<T> {
+    let none = T::default();
+    now.iter().enumerate().map(|(index, value)| since(value, earlier.get(index).unwrap_or(&none))).collect()
+}
+
+/// `now` with its counters reduced by those of `earlier`.
+fn shape_since(now: &Shape, earlier: &Shape) -> Shape {
+    let mut shape = now.clone();
+    for (level, before) in shape.levels.iter_mut().zip(&earlier.levels) {
+        level.in_bytes = level.in_bytes.saturating_sub(before.in_bytes);
+        level.moved_bytes = level.moved_bytes.saturating_sub(before.moved_bytes);
+        level.read_bytes = level.read_bytes.saturating_sub(before.read_bytes);
+        level.write_bytes = level.write_bytes.saturating_sub(before.write_bytes);
+        level.probes = level.probes.saturating_sub(before.probes);
+    }
+    if let (Some(tree), Some(before)) = (&mut shape.tree, &earlier.tree) {
+        tree.splits = tree.splits.saturating_sub(before.splits);
+        tree.merges = tree.merges.saturating_sub(before.merges);
+        tree.checkpoints = tree.checkpoints.saturating_sub(before.checkpoints);
+    }
+    shape.cache.hits = shape.cache.hits.saturating_sub(earlier.cache.hits);
+    shape.cache.misses = shape.cache.misses.saturating_sub(earlier.cache.misses);
+    shape.filter.checks = shape.filter.checks.saturating_sub(earlier.filter.checks);
+    shape.filter.useful = shape.filter.useful.saturating_sub(earlier.filter.useful);
+    shape.filter.false_positives =
+        shape.filter.false_positives.saturating_sub(earlier.filter.false_positives);
+    for (stall, before) in shape.stalls.by_cause.iter_mut().zip(&earlier.stalls.by_cause) {
+        stall.slowdowns = stall.slowdowns.saturating_sub(before.slowdowns);
+        stall.stops = stall.stops.saturating_sub(before.stops);
+        stall.waited = stall.waited.saturating_sub(before.waited);
+    }
+    shape.probes = now.probes.since(&earlier.probes);
+    shape
+}
+
+/// How the mount does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Changes are taken at once.
+    Ok,
+    /// Changes are delayed.
+    Throttled(Cause),
+    /// Changes wait until something has been written.
+    Stalled(Cause),
+    /// Changes are refused since a sync failed: the sentence.
+    ReadOnly(String),
+}
+
+impl State {
+    /// `OK`, `THROTTLED`, `STALLED` or `READONLY`.
+    pub fn name(&self) -> &'static str {
+        match self {
+            State::Ok => "OK",
+            State::Throttled(_) => "THROTTLED",
+            State::Stalled(_) => "STALLED",
+            State::ReadOnly(_) => "READONLY",
+        }
+    }
+
+    /// The limit or the failure behind it.
+    pub fn cause(&self) -> Option<&str> {
+        match self {
+            State::Ok => None,
+            State::Throttled(cause) | State::Stalled(cause) => Some(cause.name()),
+            State::ReadOnly(cause) => Some(cause),
+        }
+    }
+}
+
+/// The store's files, looked at once a second.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Physical {
+    /// Σ of what the files occupy.
+    pub bytes: u64,
+    /// How many files.
+    pub files: u64,
+    /// The filesystem below; `None` where it does not say.
+    pub below: Option<Space>,
+}
+
+/// The growth over the last while.
+#[derive(Clone, Debug)]
+pub struct Window {
+    /// `10s` or `1m`.
+    pub name: &'static str,
+    /// The growth; its `elapsed` is the true length.
+    pub growth: Sample,
+}
+
+/// Where the counters of a report begin.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Base {
+    /// At the mount.
+    Mount,
+    /// At a mark of this name.
+    Mark(String),
+}
+
+/// Everything that is reported, at one moment.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// What does not change.
+    pub mount: Arc<MountInfo>,
+    /// Wall time of the snapshot.
+    pub time: SystemTime,
+    /// Time since the mount.
+    pub uptime: Duration,
+    /// How it does.
+    pub state: State,
+    /// Where the counters begin.
+    pub base: Base,
+    /// The counters from there.
+    pub sample: Sample,
+    /// The last ten seconds and the last minute; shorter while the mount is younger than that.
+    pub windows: Vec<Window>,
+    /// The filesystem's contents.
+    pub usage: FsUsage,
+    /// The store's files.
+    pub physical: Physical,
+    /// Snapshots made so far of the virtual files.
+    pub stats_reads: u64,
+}
+
+impl Report {
+    /// Bytes that the store's files occupy / bytes that the user's tree needs at least.
+    pub fn space_amp(&self) -> Option<f64> {
+        ratio(self.physical.bytes, self.usage.live_bytes())
+    }
+
+    /// The same report with counters that begin at `mark`.
+    pub fn since(mut self, name: &str, mark: &Sample) -> Report {
+        self.sample = self.sample.since(mark);
+        self.base = Base::Mark(name.to_string());
+        self
+    }
+}

@@ -1,0 +1,479 @@
+//! The composition root: disk → engine → filesystem → kernel. The only file that names every concrete part.
+//!
+//! ```text
+//! OsDisk ← Metered (door 3) ← Latch ← engine ← MeteredEngine (door 2) ← FileSystem (door 1) ← Adapter ← kernel
+//!                └───────────────┴────────────────┴──────────────────────┴── Control ← VirtualTree (/.stats)
+//! ```
+//!
+//! Threads beside the kernel's: the engine's [`Worker`], one for the filesystem's own background work, and one that gives
+//! the control room its second.
+//!
+//! # Order at the end
+//! The kernel is gone → the filesystem's thread stops → `fs.close` → the worker stops → `engine.close` → a last line in
+//! the log. Where the end was forced, requests may still come in, so everything is synced and nothing closed: the next
+//! mount recovers, which loses nothing.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::channel;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+
+use crate::base::clock::{Clock, SystemClock};
+use crate::control::{Control, FsUsage, MountInfo, Parts};
+use crate::disk::{Access, Disk, Latch, Metered, OsDisk, Overlay, process_io};
+use crate::engine::{self, Command, Engine, MeteredEngine, Pending, Tier, Worker};
+use crate::fs::types::{Caller, ROOT, SetAttributes};
+use crate::fs::virtual_file::VirtualTree;
+use crate::fs::{self, CheckSummary, FileSystem, Identity, keys};
+use crate::fuse::session::{self, End, MountFlags};
+use crate::fuse::{Adapter, Options as FuseOptions};
+use crate::store::{Description, Error, Given, Place, Settings, look};
+
+/// How long a mount waits for a store that its last user seems to hold for good.
+const BUSY_WAIT: Duration = Duration::from_secs(2);
+/// How long it waits for one whose last user is closing it.
+const CLOSING_WAIT: Duration = Duration::from_secs(120);
+/// What a holder writes into the lock while it closes the store.
+const CLOSING: &str = "closing the store";
+/// Threads that merge.
+const MERGE_THREADS: usize = 2;
+/// How long the filesystem's thread sleeps at most.
+const IDLE: Duration = Duration::from_secs(1);
+
+/// An open store: every part up to the filesystem, no thread, no kernel.
+pub struct Store {
+    /// What it says about itself.
+    pub description: Description,
+    /// The settings in effect.
+    pub settings: Settings,
+    /// Door 3.
+    pub disk: Arc<Metered>,
+    /// Closes when a sync fails.
+    pub latch: Arc<Latch>,
+    /// Door 2.
+    pub engine: Arc<MeteredEngine>,
+    /// Door 1.
+    pub fs: Arc<FileSystem>,
+    clock: Arc<dyn Clock>,
+    os: Arc<OsDisk>,
+    path: PathBuf,
+}
+
+/// Makes a store in `path`, which must be missing or empty.
+pub fn make_store(path: &Path, given: &Given) -> Result<(), Error> {
+    if look(path)? == Place::Store {
+        return Err(Error::Usage(format!("{} already holds a store", path.display())));
+    }
+    let store = open_store(path, given)?;
+    store.close()
+}
+
+/// Opens the store in `path` for reading and writing; a missing or empty directory becomes a store with the `given` options.
+pub fn open_store(path: &Path, given: &Given) -> Result<Store, Error> {
+    let show = path.display();
+    // Options are looked at before anything is made.
+    Description::new(given)?;
+    look(path)?;
+    let os = lock(path, Access::Write)?;
+    // Someone may have made a store while we waited for the lock.
+    let place = look(path)?;
+    let disk = Metered::new(os.clone());
+    let latch = Latch::new(disk.clone());
+    let description = match Description::load(&*latch)? {
+        Some(description) => description,
+        None if place == Place::Store => {
+            return Err(Error::System(format!("{show}: its description cannot be opened")));
+        }
+        None => {
+            let description = Description::new(given)?;
+            description.save(&*latch)?;
+            description
+        }
+    };
+    let settings = description.settings(given)?;
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+    let engine = engine::open(latch.clone(), clock.clone(), &settings.engine)
+        .map_err(|error| store_error(&show, error))?;
+    let engine = MeteredEngine::new(engine, keys::classify);
+    let fs =
+        open_fs(&engine, &clock, &latch, &description, &settings).map_err(|error| fs_error(&show, error))?;
+    let path = path.to_path_buf();
+    Ok(Store { description, settings, disk, latch, engine, fs, clock, os, path })
+}
+
+/// Opens the filesystem on `engine`; an empty engine gets a new one, whose root belongs to whoever makes it.
+fn open_fs(
+    engine: &Arc<MeteredEngine>,
+    clock: &Arc<dyn Clock>,
+    latch: &Arc<Latch>,
+    description: &Description,
+    settings: &Settings,
+) -> fs::Result<Arc<FileSystem>> {
+    let made = engine.get(&keys::superblock(), Tier::Disk)?.is_none();
+    if made {
+        let identity = Identity { uuid: description.uuid, ..Identity::random() };
+        FileSystem::format(&**engine, &**clock, &settings.fs, identity)?;
+    }
+    let disk = latch.clone();
+    let fs = FileSystem::open(engine.clone(), clock.clone(), settings.fs, Arc::new(move || disk.space()))?;
+    let user = nix::unistd::geteuid();
+    if made && !user.is_root() && !settings.fs.read_only {
+        let (uid, gid) = (Some(user.as_raw()), Some(nix::unistd::getegid().as_raw()));
+        fs.setattr(Tier::Disk, Caller::ROOT, ROOT, &SetAttributes { uid, gid, ..SetAttributes::default() })?;
+    }
+    Ok(fs)
+}
+
+impl Store {
+    /// Writes who uses the store into its lock.
+    pub fn name_holder(&self, what: &str) {
+        let holder = format!("kvfs, process {}, {what}", std::process::id());
+        if let Err(error) = self.os.name_holder(&holder) {
+            log::warn!("writing the holder's name into the lock: {error}");
+        }
+    }
+
+    /// Makes everything durable and closes the store. No thread may use it any more.
+    pub fn close(self) -> Result<(), Error> {
+        let show = self.path.display();
+        self.fs.close().map_err(|error| fs_error(&show, error))?;
+        self.engine.close().map_err(|error| store_error(&show, error))
+    }
+}
+
+/// Opens the directory, waiting for a holder that is about to let go.
+fn lock(path: &Path, access: Access) -> Result<Arc<OsDisk>, Error> {
+    let begun = Instant::now();
+    loop {
+        let error = match OsDisk::open(path, access) {
+            Ok(disk) => return Ok(disk),
+            Err(error) => error,
+        };
+        let text = error.to_string();
+        let patience = if text.contains(CLOSING) { CLOSING_WAIT } else { BUSY_WAIT };
+        if error.kind() != io::ErrorKind::ResourceBusy || begun.elapsed() > patience {
+            return Err(Error::system(path.display(), text));
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Waits until nobody has the store in `path` open; used after an unmount, which returns before the daemon has closed it.
+/// Says whether that came true.
+pub fn wait_until_closed(path: &Path) -> bool {
+    lock(path, Access::Read).is_ok()
+}
+
+fn store_error(show: &impl std::fmt::Display, error: engine::Error) -> Error {
+    match error {
+        engine::Error::Corrupt { .. } => Error::Damaged(format!("{show}: {error}")),
+        engine::Error::Invalid(_) => Error::Usage(format!("{show}: {error}")),
+        _ => Error::System(format!("{show}: {error}")),
+    }
+}
+
+fn fs_error(show: &impl std::fmt::Display, error: fs::Error) -> Error {
+    match error {
+        fs::Error::Engine(error) => store_error(show, error),
+        fs::Error::Damaged(_) => Error::Damaged(format!("{show}: {error}")),
+        _ => Error::System(format!("{show}: {error}")),
+    }
+}
+
+/// Tells threads to stop, also while they sleep.
+#[derive(Default)]
+struct Stop {
+    stopped: Mutex<bool>,
+    wake: Condvar,
+}
+
+impl Stop {
+    /// Sleeps for `time`, or less if told to stop. Returns whether to go on.
+    fn sleep(&self, time: Duration) -> bool {
+        let mut stopped = self.stopped.lock();
+        if !*stopped && !time.is_zero() {
+            self.wake.wait_for(&mut stopped, time);
+        }
+        !*stopped
+    }
+
+    fn tell(&self) {
+        *self.stopped.lock() = true;
+        self.wake.notify_all();
+    }
+}
+
+/// A store with its threads and its `/.stats`, but without a kernel.
+pub struct Service {
+    store: Store,
+    tree: Arc<VirtualTree>,
+    worker: Option<Worker>,
+    stop: Arc<Stop>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Service {
+    /// Starts the threads. `mount_point` is what `/.stats` says.
+    pub fn start(store: Store, mount_point: &Path) -> io::Result<Service> {
+        let control = Control::new(parts(&store, mount_point));
+        let tree = control.tree();
+        store.fs.reserve_names(tree.names_at_root());
+        let worker = Worker::start(store.engine.clone(), MERGE_THREADS)?;
+        let stop = Arc::new(Stop::default());
+        let mut service = Service { store, tree, worker: Some(worker), stop, threads: Vec::new() };
+        let (fs, stop) = (service.store.fs.clone(), service.stop.clone());
+        service.spawn("kvfs-fs", move || serve_fs(&fs, &stop))?;
+        let stop = service.stop.clone();
+        service.spawn("kvfs-control", move || {
+            while stop.sleep(Duration::from_secs(1)) {
+                control.tick();
+            }
+        })?;
+        Ok(service)
+    }
+
+    fn spawn(&mut self, name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
+        self.threads.push(std::thread::Builder::new().name(name.to_string()).spawn(run)?);
+        Ok(())
+    }
+
+    /// The store that is served.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// The virtual files.
+    pub fn tree(&self) -> &Arc<VirtualTree> {
+        &self.tree
+    }
+
+    /// Stops the threads and closes the store, in the order that this file's head gives.
+    pub fn stop(mut self) -> Result<(), Error> {
+        self.store.name_holder(CLOSING);
+        self.stop_threads();
+        let show = self.store.path.display().to_string();
+        self.store.fs.close().map_err(|error| fs_error(&show, error))?;
+        if let Some(worker) = self.worker.take() {
+            worker.stop();
+        }
+        self.store.engine.close().map_err(|error| store_error(&show, error))
+    }
+
+    fn stop_threads(&mut self) {
+        self.stop.tell();
+        for thread in self.threads.drain(..) {
+            if thread.join().is_err() {
+                log::error!("a background thread panicked");
+            }
+        }
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        self.stop_threads();
+    }
+}
+
+/// Does the filesystem's background work until told to stop.
+fn serve_fs(fs: &FileSystem, stop: &Stop) {
+    let mut last_error = String::new();
+    let mut pause = Duration::ZERO;
+    while stop.sleep(pause) {
+        pause = match fs.work() {
+            Ok(Pending::More) => Duration::ZERO,
+            Ok(Pending::Idle) => IDLE,
+            Ok(Pending::After(pause)) => pause.min(IDLE),
+            Err(fs::Error::Engine(engine::Error::Busy { retry_after, .. })) => retry_after.min(IDLE),
+            Err(error) => {
+                // One line an error, not one a try.
+                let text = error.to_string();
+                if text != last_error {
+                    log::error!("background work of the filesystem: {text}");
+                    last_error = text;
+                }
+                IDLE
+            }
+        };
+    }
+}
+
+fn parts(store: &Store, mount_point: &Path) -> Parts {
+    let Store { description, settings, disk, latch, engine, fs, clock, path, .. } = store;
+    let value = |name: &str| settings.get(name).unwrap_or_default();
+    let user = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
+    let usage = {
+        let fs = fs.clone();
+        move || {
+            let usage = fs.usage();
+            FsUsage {
+                apparent_bytes: usage.apparent_bytes,
+                stored_bytes: usage.stored_bytes,
+                record_bytes: usage.record_bytes,
+                inodes: usage.inodes,
+                reclaim_pending_bytes: usage.reclaim_pending_bytes,
+                orphans: usage.orphans,
+            }
+        }
+    };
+    let began = process_io().ok();
+    let process = move || Some(process_io().ok()?.since(began.as_ref()?));
+    Parts {
+        mount: MountInfo {
+            version: env!("CARGO_PKG_VERSION").to_string(),
+            uuid: description.uuid_text(),
+            block_bytes: settings.fs.block_bytes,
+            sync: value("sync"),
+            writeback_cache: settings.fuse.writeback_cache,
+            store_path: path.display().to_string(),
+            mount_path: mount_point.display().to_string(),
+            pid: std::process::id(),
+            owner: user,
+            config: Settings::all().iter().map(|s| (s.name.to_string(), value(s.name))).collect(),
+            kind_names: &keys::KIND_NAMES,
+        },
+        clock: clock.clone(),
+        meter: fs.meter().clone(),
+        engine: engine.clone(),
+        disk: disk.clone(),
+        latch: latch.clone(),
+        usage: Box::new(usage),
+        process: Box::new(process),
+    }
+}
+
+/// What to mount, and where.
+pub struct Request<'a> {
+    /// The store's directory, absolute.
+    pub store: &'a Path,
+    /// The mount point, absolute and without links.
+    pub mount_point: &'a Path,
+    /// Options as given.
+    pub given: &'a Given,
+    /// What mount(8) says about any filesystem.
+    pub flags: &'a MountFlags,
+}
+
+/// Mounts a store and serves it until it is unmounted. `opened` is called when the store is open, `ready` when programs can
+/// use the mount; an error of theirs ends it. Everything is durable when this returns `Ok`.
+///
+/// Signals must be blocked ([`session::block_signals`]), and no other thread may run.
+pub fn serve(
+    request: &Request<'_>,
+    opened: impl FnOnce() -> io::Result<()>,
+    ready: impl FnOnce() -> io::Result<()>,
+) -> Result<(), Error> {
+    let Request { store: path, mount_point, given, flags } = *request;
+    let stale =
+        |error| Error::system(format!("detaching the dead mount at {}", mount_point.display()), error);
+    if session::detach_stale(mount_point).map_err(stale)? {
+        log::warn!("{}: detached a mount whose daemon had died", mount_point.display());
+    }
+    let store = open_store(path, given)?;
+    store.name_holder(&format!("mounted at {}", mount_point.display()));
+    opened().map_err(|error| Error::system("starting", error))?;
+    let fuse = store.settings.fuse.clone();
+    let sync_always = store.settings.engine.sync == engine::Sync::Always;
+    let (events, received) = channel();
+    session::watch_signals(events.clone()).map_err(|error| Error::system("starting a thread", error))?;
+    let service =
+        Service::start(store, mount_point).map_err(|error| Error::system("starting a thread", error))?;
+    let end = adapter(&service, fuse, sync_always, flags.dirsync, events)
+        .and_then(|adapter| session::run(adapter, path, mount_point, flags, &received, ready));
+    if matches!(end, Ok(End::Forced)) {
+        engine::sync(&*service.store.engine).map_err(|error| store_error(&path.display(), error))?;
+        log::warn!("{}: ended with files open; everything is synced", mount_point.display());
+        // Requests may still come in on other threads, so nothing they use may go away before the process does.
+        std::mem::forget(service);
+        return Ok(());
+    }
+    let closed = service.stop();
+    end.map_err(|error| mount_error(mount_point, &error))?;
+    closed?;
+    log::info!("{}: unmounted; everything is synced", mount_point.display());
+    Ok(())
+}
+
+fn adapter(
+    service: &Service,
+    options: FuseOptions,
+    sync_always: bool,
+    dirsync: bool,
+    events: std::sync::mpsc::Sender<session::Event>,
+) -> io::Result<Adapter> {
+    Adapter::new(service.store.fs.clone(), service.tree.clone(), options, sync_always, dirsync, events)
+}
+
+/// Says what went wrong at the kernel's door, and the way out where it is known.
+fn mount_error(mount_point: &Path, error: &io::Error) -> Error {
+    let text = error.to_string();
+    let text = text.trim();
+    let hint = if text.contains("user_allow_other") {
+        "; let root add the line user_allow_other to /etc/fuse.conf, or leave allow_other out"
+    } else if error.kind() == io::ErrorKind::NotFound && !Path::new("/dev/fuse").exists() {
+        "; there is no /dev/fuse: load the module with modprobe fuse, or give the container the device"
+    } else if text.contains("fusermount") && text.contains("No such file") {
+        "; users need the program fusermount3 (package fuse3)"
+    } else if error.kind() == io::ErrorKind::PermissionDenied || text.contains("ermission denied") {
+        "; a user must own the mount point, and some systems only let users mount below the home directory, /mnt, \
+         /media and /tmp"
+    } else {
+        ""
+    };
+    Error::System(format!("mounting at {}: {text}{hint}", mount_point.display()))
+}
+
+/// What a check found.
+#[derive(Debug, Default)]
+pub struct Findings {
+    /// Each broken promise, as a sentence.
+    pub damage: Vec<String>,
+    /// What was there, unless damage ended the check before.
+    pub summary: Option<CheckSummary>,
+}
+
+/// Checks the store in `path`, which nobody may have open: every checksum, then every invariant of the filesystem. Nothing
+/// is written: a store that was not closed is recovered over a view in memory. `progress` is told what is done next.
+pub fn check(path: &Path, progress: &mut dyn FnMut(&str)) -> Result<Findings, Error> {
+    let show = path.display();
+    match look(path)? {
+        Place::Store => {}
+        Place::Missing | Place::Empty => return Err(Error::Usage(format!("{show} holds no store"))),
+    }
+    let mut findings = Findings::default();
+    progress("opening");
+    let os = OsDisk::open(path, Access::Read).map_err(|error| Error::system(&show, error))?;
+    let disk: Arc<dyn Disk> = Overlay::new(os);
+    let found = Description::load(&*disk)?
+        .ok_or_else(|| Error::System(format!("{show}: its description cannot be opened")))?;
+    let settings = found.settings(&[])?;
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+    let engine = match engine::open(disk, clock, &settings.engine) {
+        Ok(engine) => engine,
+        Err(error @ engine::Error::Corrupt { .. }) => {
+            findings.damage.push(error.to_string());
+            return Ok(findings);
+        }
+        Err(error) => return Err(store_error(&show, error)),
+    };
+    progress("verifying every checksum");
+    match engine::run(&*engine, Command::Verify) {
+        Ok(()) => {}
+        Err(error @ engine::Error::Corrupt { .. }) => findings.damage.push(error.to_string()),
+        Err(error) => return Err(store_error(&show, error)),
+    }
+    progress("verifying every name, inode and block");
+    let damage = &mut findings.damage;
+    match FileSystem::check(&*engine, &mut |problem| damage.push(problem.what)) {
+        Ok(summary) => findings.summary = Some(summary),
+        Err(error @ (fs::Error::Damaged(_) | fs::Error::Engine(engine::Error::Corrupt { .. }))) => {
+            damage.push(error.to_string());
+        }
+        Err(error) => return Err(fs_error(&show, error)),
+    }
+    Ok(findings)
+}

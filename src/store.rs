@@ -1,0 +1,326 @@
+//! What a store says about itself: the file `STORE`, and the settings that it remembers.
+//!
+//! ```text
+//! kvfs store 1                       format version
+//! uuid=3f0c…                         32 hexadecimal digits
+//! engine=lsm                         one line an option, in the text form of -o
+//! …
+//! crc32=0a1b2c3d                     of everything above
+//! ```
+//!
+//! It is written first when a store is made, so a store without it is no store, and one whose making was interrupted is
+//! finished at the next mount. It is replaced as a whole, never changed in place.
+
+use std::fmt::Write;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use crate::base::text::{self, Field, When};
+use crate::disk::{self, Disk, Purpose};
+use crate::{engine, fs, fuse};
+
+/// Name of the description in the store's directory.
+pub const DESCRIPTION: &str = "STORE";
+/// First line of a description, up to its version.
+const MAGIC: &str = "kvfs store ";
+/// Version of the format that this program reads and writes.
+const VERSION: &str = "1";
+
+/// The settings of every room.
+#[derive(Clone, Debug, Default)]
+pub struct Settings {
+    /// Of the engine.
+    pub engine: engine::Options,
+    /// Of the filesystem.
+    pub fs: fs::Options,
+    /// Of the kernel side.
+    pub fuse: fuse::Options,
+}
+
+/// An option of any room, for help and lists.
+#[derive(Clone, Copy, Debug)]
+pub struct Setting {
+    /// The key, as in `-o key=value`.
+    pub name: &'static str,
+    /// When it may be given.
+    pub when: When,
+    /// One sentence.
+    pub help: &'static str,
+}
+
+impl Settings {
+    /// Every option there is.
+    pub fn all() -> Vec<Setting> {
+        fn list<T>(fields: &'static [Field<T>]) -> impl Iterator<Item = Setting> {
+            fields.iter().map(|field| Setting { name: field.name, when: field.when, help: field.help })
+        }
+        list(engine::FIELDS).chain(list(fs::FIELDS)).chain(list(fuse::session::FIELDS)).collect()
+    }
+
+    /// Sets one option. `None` if there is none of that name; the error is a sentence.
+    pub fn set(&mut self, name: &str, value: &str) -> Option<Result<(), String>> {
+        text::set(engine::FIELDS, &mut self.engine, name, value)
+            .or_else(|| text::set(fs::FIELDS, &mut self.fs, name, value))
+            .or_else(|| text::set(fuse::session::FIELDS, &mut self.fuse, name, value))
+    }
+
+    /// The current value of an option as text.
+    pub fn get(&self, name: &str) -> Option<String> {
+        fn get<T>(fields: &[Field<T>], target: &T, name: &str) -> Option<String> {
+            fields.iter().find(|field| field.name == name).map(|field| (field.get)(target))
+        }
+        get(engine::FIELDS, &self.engine, name)
+            .or_else(|| get(fs::FIELDS, &self.fs, name))
+            .or_else(|| get(fuse::session::FIELDS, &self.fuse, name))
+    }
+}
+
+/// Options as they were given: names and values, later ones count.
+pub type Given = [(String, String)];
+
+/// What a store says about itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Description {
+    /// Tells stores apart; the filesystem's superblock holds the same.
+    pub uuid: [u8; 16],
+    /// Options given when it was made, and all that cannot change; in the order of [`Settings::all`].
+    pub options: Vec<(String, String)>,
+}
+
+/// Why a store cannot be used. Each is a sentence to show.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// What was asked for cannot be.
+    #[error("{0}")]
+    Usage(String),
+    /// Stored bytes are damaged.
+    #[error("{0}")]
+    Damaged(String),
+    /// The system below refuses.
+    #[error("{0}")]
+    System(String),
+}
+
+impl Error {
+    /// The system's answer, with what was being done.
+    pub fn system(what: impl std::fmt::Display, error: impl std::fmt::Display) -> Error {
+        Error::System(format!("{what}: {error}"))
+    }
+}
+
+impl Description {
+    /// A description of a new store made with `given` options.
+    pub fn new(given: &Given) -> Result<Description, Error> {
+        let mut settings = Settings::default();
+        apply(&mut settings, given)?;
+        let keep = |option: &Setting| {
+            option.when == When::Format || given.iter().any(|(name, _)| name == option.name)
+        };
+        let value = |option: Setting| Some((option.name.to_string(), settings.get(option.name)?));
+        let options = Settings::all().into_iter().filter(keep).filter_map(value).collect();
+        let uuid = fs::Identity::random().uuid;
+        Ok(Description { uuid, options })
+    }
+
+    /// The settings of a mount with `given` options: defaults, then what the store remembers, then what is given.
+    /// What was decided when the store was made cannot be given another value.
+    pub fn settings(&self, given: &Given) -> Result<Settings, Error> {
+        let mut settings = Settings::default();
+        apply(&mut settings, &self.options)?;
+        let made = settings.clone();
+        apply(&mut settings, given)?;
+        for option in Settings::all().iter().filter(|option| option.when == When::Format) {
+            let (now, then) = (settings.get(option.name), made.get(option.name));
+            if let (Some(now), Some(then)) = (now, then)
+                && now != then
+            {
+                let name = option.name;
+                return Err(Error::Usage(format!(
+                    "the store was made with {name}={then}, which cannot become {name}={now}; leave the option out, or \
+                     make a new store and copy the files"
+                )));
+            }
+        }
+        Ok(settings)
+    }
+
+    /// The uuid as 32 hexadecimal digits.
+    pub fn uuid_text(&self) -> String {
+        format!("{:032x}", u128::from_be_bytes(self.uuid))
+    }
+
+    fn encode(&self) -> String {
+        let mut text = format!("{MAGIC}{VERSION}\nuuid={}\n", self.uuid_text());
+        for (name, value) in &self.options {
+            let _ = writeln!(text, "{name}={value}");
+        }
+        let crc = crc32fast::hash(text.as_bytes());
+        let _ = writeln!(text, "crc32={crc:08x}");
+        text
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Description, Error> {
+        let damaged = |what: &str| Error::Damaged(format!("{DESCRIPTION} is damaged: {what}"));
+        let text = std::str::from_utf8(bytes).map_err(|_| damaged("it is not text"))?;
+        let version = text.strip_prefix(MAGIC).and_then(|rest| rest.lines().next());
+        match version {
+            Some(VERSION) => {}
+            Some(other) => {
+                return Err(Error::Usage(format!(
+                    "the store has format {other}; this program knows format {VERSION}: use the version of kvfs that made it"
+                )));
+            }
+            None => return Err(damaged("it does not begin with its name")),
+        }
+        let end = text.rfind("crc32=").ok_or_else(|| damaged("it has no checksum"))?;
+        let (body, checksum) = text.split_at(end);
+        if checksum != format!("crc32={:08x}\n", crc32fast::hash(body.as_bytes())) {
+            return Err(damaged("its checksum does not fit"));
+        }
+        let mut options = Vec::new();
+        let mut uuid = None;
+        for line in body.lines().skip(1) {
+            match line.split_once('=') {
+                Some(("uuid", value)) => {
+                    let number = u128::from_str_radix(value, 16);
+                    uuid = Some(number.map_err(|_| damaged("its uuid is no number"))?.to_be_bytes());
+                }
+                Some((name, value)) => options.push((name.to_string(), value.to_string())),
+                None => return Err(damaged("a line is no option")),
+            }
+        }
+        Ok(Description { uuid: uuid.ok_or_else(|| damaged("it has no uuid"))?, options })
+    }
+
+    /// The description of the store on `disk`; `None` if there is none.
+    pub fn load(disk: &dyn Disk) -> Result<Option<Description>, Error> {
+        let bytes = match disk.open(DESCRIPTION) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            other => other.and_then(|file| disk::read_all(&*file, Purpose::Recovery)),
+        };
+        let bytes = bytes.map_err(|error| Error::system(format!("reading {DESCRIPTION}"), error))?;
+        Description::decode(&bytes).map(Some)
+    }
+
+    /// Makes it the description of the store on `disk`.
+    pub fn save(&self, disk: &dyn Disk) -> Result<(), Error> {
+        disk::replace(disk, Purpose::Manifest, DESCRIPTION, self.encode().as_bytes())
+            .map_err(|error| Error::system(format!("writing {DESCRIPTION}"), error))
+    }
+}
+
+fn apply(settings: &mut Settings, options: &Given) -> Result<(), Error> {
+    for (name, value) in options {
+        settings
+            .set(name, value)
+            .unwrap_or_else(|| Err(format!("there is no option {name}")))
+            .map_err(Error::Usage)?;
+    }
+    settings.engine.validate().map_err(Error::Usage)
+}
+
+/// What is at a path where a store may be or be made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// Nothing.
+    Missing,
+    /// A directory without files.
+    Empty,
+    /// A store.
+    Store,
+}
+
+/// Looks at `path` without changing anything. What is neither free nor a store is refused.
+pub fn look(path: &Path) -> Result<Place, Error> {
+    let show = path.display();
+    let flags = nix::fcntl::OFlag::O_RDONLY | nix::fcntl::OFlag::O_DIRECTORY | nix::fcntl::OFlag::O_CLOEXEC;
+    let mut directory = match nix::dir::Dir::open(path, flags, nix::sys::stat::Mode::empty()) {
+        Ok(directory) => directory,
+        Err(nix::errno::Errno::ENOENT) => return Ok(Place::Missing),
+        Err(nix::errno::Errno::ENOTDIR) => {
+            return Err(Error::Usage(format!("{show} is not a directory; a store is a directory")));
+        }
+        Err(error) => return Err(Error::system(show, error.desc())),
+    };
+    let mut foreign = None;
+    for entry in directory.iter() {
+        let entry = entry.map_err(|error| Error::system(show.to_string(), error.desc()))?;
+        match entry.file_name().to_bytes() {
+            name if name == DESCRIPTION.as_bytes() => return Ok(Place::Store),
+            // The lock stays behind where making a store was interrupted, and so may the half-written description.
+            b"." | b".." | b"LOCK" | b"STORE.new" | b"kvfs.log" | b"lost+found" => {}
+            name => foreign = Some(std::ffi::OsStr::from_bytes(name).to_os_string()),
+        }
+    }
+    match foreign {
+        None => Ok(Place::Empty),
+        Some(name) => Err(Error::Usage(format!(
+            "{show} is neither a store nor empty (it holds {}); give an empty or missing directory to make a store",
+            name.display()
+        ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::SimDisk;
+
+    fn given(options: &[(&str, &str)]) -> Vec<(String, String)> {
+        options.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect()
+    }
+
+    #[test]
+    fn names_of_options_are_unique() {
+        let mut names: Vec<_> = Settings::all().iter().map(|option| option.name).collect();
+        names.sort_unstable();
+        let count = names.len();
+        names.dedup();
+        assert_eq!(names.len(), count);
+    }
+
+    #[test]
+    fn a_store_remembers_what_it_was_made_with() {
+        let disk = SimDisk::new();
+        assert_eq!(Description::load(&*disk).unwrap(), None);
+        let made = Description::new(&given(&[("engine", "btree"), ("cache", "8M")])).unwrap();
+        made.save(&*disk).unwrap();
+        let found = Description::load(&*disk).unwrap().unwrap();
+        assert_eq!(found, made);
+        let settings = found.settings(&[]).unwrap();
+        assert_eq!((settings.engine.kind, settings.engine.cache_bytes), (engine::Kind::Btree, 8 << 20));
+        let settings = found.settings(&given(&[("cache", "16M"), ("engine", "btree")])).unwrap();
+        assert_eq!(settings.engine.cache_bytes, 16 << 20);
+        let refused = found.settings(&given(&[("engine", "lsm")])).unwrap_err().to_string();
+        assert!(refused.contains("engine=btree") && refused.contains("engine=lsm"), "{refused}");
+        assert!(matches!(found.settings(&given(&[("colour", "red")])), Err(Error::Usage(_))));
+    }
+
+    #[test]
+    fn every_flip_is_noticed_and_other_versions_are_refused() {
+        let made = Description::new(&[]).unwrap();
+        let text = made.encode();
+        assert_eq!(Description::decode(text.as_bytes()).unwrap(), made);
+        for bit in 0..text.len() * 8 {
+            let mut bytes = text.clone().into_bytes();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            assert!(Description::decode(&bytes).is_err(), "bit {bit}");
+        }
+        let other = text.replace("kvfs store 1", "kvfs store 2");
+        assert!(Description::decode(other.as_bytes()).unwrap_err().to_string().contains("format 2"));
+    }
+
+    #[test]
+    fn only_free_places_and_stores_are_accepted() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("store");
+        assert_eq!(look(&path).unwrap(), Place::Missing);
+        let disk = crate::disk::OsDisk::open(&path, crate::disk::Access::Write).unwrap();
+        assert_eq!(look(&path).unwrap(), Place::Empty, "a lock alone is nothing");
+        disk.create("holiday.jpg").unwrap();
+        assert!(look(&path).unwrap_err().to_string().contains("holiday.jpg"));
+        Description::new(&[]).unwrap().save(&*disk).unwrap();
+        assert_eq!(look(&path).unwrap(), Place::Store);
+    }
+}
