@@ -10,13 +10,14 @@ use std::time::{Duration, SystemTime};
 use kvfs::base::clock::{Clock, ManualClock};
 use kvfs::base::prng::Prng;
 use kvfs::control::{
-    Base, Control, FsUsage, MountInfo, Parts, Physical, Report, Sample, State, Window, json, levels, text,
+    Base, Control, MountInfo, Parts, Physical, Report, Sample, State, Window, json, levels, text,
 };
 use kvfs::disk::{Disk, Latch, Metered, ProcessIo, Purpose, SimDisk, Snapshot, Space};
 use kvfs::engine::{
     self, Batch, Cache, Cause, Command, Debt, Engine, Filter, Histogram, Kind, KindCounters, Level,
     MemEngine, Memory, MeteredEngine, Shape, StallCounters, Stalls, TagCounters, Tier, Tree,
 };
+use kvfs::fs::Usage;
 use kvfs::fs::meter::{Latency, Meter, Op, OpCounters};
 use kvfs::fs::types::{Attributes, Caller, ROOT};
 use kvfs::fs::virtual_file::VirtualTree;
@@ -117,13 +118,14 @@ fn report(sample: Sample, last: Sample) -> Report {
         base: Base::Mount,
         sample,
         windows: vec![Window { name: "10s", growth: last }, Window { name: "1m", growth: Sample::default() }],
-        usage: FsUsage {
+        usage: Usage {
             apparent_bytes: 1 << 20,
             stored_bytes: 400 << 10,
             record_bytes: 12 << 10,
             inodes: 13,
             reclaim_pending_bytes: 64 << 10,
             orphans: 1,
+            deferred_inode_puts_absorbed: 21,
         },
         physical: Physical {
             bytes: 562 << 10,
@@ -418,7 +420,7 @@ fn rig_on(
         engine: engine.clone(),
         disk: disk.clone(),
         latch,
-        usage: Box::new(|| FsUsage { stored_bytes: 1000, ..FsUsage::default() }),
+        usage: Box::new(|| Usage { stored_bytes: 1000, ..Usage::default() }),
         process: Box::new(|| None),
     });
     let tree = control.tree();
@@ -851,7 +853,7 @@ fn a_closed_latch_is_shown() {
         engine: MeteredEngine::new(Arc::new(MemEngine::new()), classify),
         disk,
         latch: latch.clone(),
-        usage: Box::new(FsUsage::default),
+        usage: Box::new(Usage::default),
         process: Box::new(|| None),
     });
     let file = latch.create("log").unwrap();

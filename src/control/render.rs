@@ -178,7 +178,7 @@ fn amplification(page: &mut Page, report: &Report) {
         "space",
         amp(report.space_amp()),
         human_size(report.physical.bytes),
-        human_size(usage.live_bytes()),
+        human_size(report.live_bytes()),
         human_size(usage.apparent_bytes),
     ));
     let shape = &sample.shape;

@@ -24,6 +24,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::disk::{Counters, ProcessIo, Purpose, Snapshot, Space};
 use crate::engine::{Cause, Engine, KindCounters, MeteredEngine, Shape, TagCounters};
+use crate::fs::Usage;
 use crate::fs::meter::{Meter, Op, OpCounters};
 
 /// What does not change while a store is mounted.
@@ -51,30 +52,6 @@ pub struct MountInfo {
     pub config: Vec<(String, String)>,
     /// The names of the kinds of keys, by [`crate::engine::KeyKind`].
     pub kind_names: &'static [&'static str],
-}
-
-/// What the filesystem room says about its contents.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct FsUsage {
-    /// Σ sizes of files, holes included.
-    pub apparent_bytes: u64,
-    /// Bytes of blocks that files hold.
-    pub stored_bytes: u64,
-    /// Bytes of keys and values of everything else: names, inodes, attributes.
-    pub record_bytes: u64,
-    /// Inodes in use.
-    pub inodes: u64,
-    /// Bytes of blocks that nobody can reach any more and that are still to be deleted.
-    pub reclaim_pending_bytes: u64,
-    /// Files without a name that are still open, or not yet drained.
-    pub orphans: u64,
-}
-
-impl FsUsage {
-    /// Bytes that the user's tree needs at least: stored content, names and records.
-    pub fn live_bytes(&self) -> u64 {
-        self.stored_bytes + self.record_bytes
-    }
 }
 
 /// What all doors counted since the mount began, or the growth between two such moments. What is not a counter (levels'
@@ -397,7 +374,7 @@ pub struct Report {
     /// The last ten seconds and the last minute; shorter while the mount is younger than that.
     pub windows: Vec<Window>,
     /// The filesystem's contents.
-    pub usage: FsUsage,
+    pub usage: Usage,
     /// The store's files.
     pub physical: Physical,
     /// Snapshots made so far of the virtual files.
@@ -405,9 +382,14 @@ pub struct Report {
 }
 
 impl Report {
+    /// Bytes that the user's tree needs at least: stored content, names and records.
+    pub fn live_bytes(&self) -> u64 {
+        self.usage.stored_bytes + self.usage.record_bytes
+    }
+
     /// Bytes that the store's files occupy / bytes that the user's tree needs at least.
     pub fn space_amp(&self) -> Option<f64> {
-        ratio(self.physical.bytes, self.usage.live_bytes())
+        ratio(self.physical.bytes, self.live_bytes())
     }
 
     /// The same report with counters that begin at `mark`.
