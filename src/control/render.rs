@@ -299,6 +299,10 @@ fn level_table(page: &mut Page, sample: &Sample) {
     ));
     let mut total = Level::default();
     for level in levels {
+        // Levels that nothing ever reached say nothing; `.stats.d/levels` has them all.
+        if level.level > 0 && level.files + level.in_bytes + level.moved_bytes + level.write_bytes == 0 {
+            continue;
+        }
         let target = match level.target_bytes {
             0 => format!("{} files", sample.shape.debt.l0_trigger),
             bytes => human_size(bytes),
