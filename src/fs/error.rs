@@ -115,3 +115,8 @@ impl Error {
         }
     }
 }
+
+/// `EIO`, with the evidence in `what`.
+pub(super) fn damaged(what: impl Into<Arc<str>>) -> Error {
+    Error::Damaged(what.into())
+}

@@ -1,8 +1,324 @@
 //! The filesystem room: POSIX over an ordered map. It knows no kernel protocol and no disk file.
+//!
+//! # How a call works
+//!
+//! 1. Lock the inodes it concerns and read what it needs.
+//! 2. Apply exactly one batch, tagged with the operation.
+//! 3. Change what is in memory. Nothing there has changed before, so a call that the engine answered with `WouldBlock` or
+//!    `Busy` is simply made again, as a whole.
+//!
+//! With [`Tier::Memory`] no call sleeps: a lock that is not free for 100 µs is answered `WouldBlock` as well.
+//!
+//! # What may wait
+//!
+//! Times that change alone (a write inside a file, names in a directory) are written within a second, and before
+//! an fsync of that inode. Content that is dropped in bulk is deleted in the background, see `orphans`.
+//!
+//! # Lock order
+//!
+//! The rename mutex (every rename between directories), inodes by ascending number, then the leaves; see `locks`.
+//! Whoever finds a name and wants the inode behind it counts a reference under the directory's lock, releases that, and
+//! only then locks the inode.
 
+mod blocks;
+mod check;
+mod counters;
+mod dirent;
 pub mod error;
+mod handles;
+mod inode;
+pub mod keys;
+mod locks;
 pub mod meter;
+mod ops;
+mod options;
+mod orphans;
+mod superblock;
 pub mod types;
 pub mod virtual_file;
 
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use crate::base::clock::Clock;
+use crate::disk::Space;
+use crate::engine::{self, Batch, Class, Engine, Pending, Position, Tier};
+use counters::{Change, Counters};
+use dirent::Names;
+use handles::{DEFER, Deferred, Inodes};
+use inode::Inode;
+use meter::{Meter, Op};
+use orphans::Orphans;
+use superblock::{Lease, Superblock};
+use types::{FileKind, ROOT, Statfs, Time};
+
+pub use check::{CheckSummary, Problem};
 pub use error::{Error, Result};
+pub use options::{Atime, BLOCK_BYTES_MAX, BLOCK_BYTES_MIN, FIELDS, Options};
+pub use superblock::Identity;
+
+/// Asks for the size and free space of the filesystem that the store lies on.
+pub type SpaceSource = Arc<dyn Fn() -> std::io::Result<Space> + Send + Sync>;
+
+/// What is stored, as `/.stats` shows it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Σ sizes.
+    pub apparent_bytes: u64,
+    /// Σ block values of living files.
+    pub stored_bytes: u64,
+    /// Σ key and value bytes of inodes, names and extended attributes.
+    pub record_bytes: u64,
+    /// Inodes, those without a name included.
+    pub inodes: u64,
+    /// Bytes of blocks that are still to be deleted.
+    pub reclaim_pending_bytes: u64,
+    /// Inodes without a name that are still in use.
+    pub orphans: u64,
+    /// Inode puts that deferring times has saved since the mount.
+    pub deferred_inode_puts_absorbed: u64,
+}
+
+/// A filesystem over an engine.
+pub struct FileSystem {
+    engine: Arc<dyn Engine>,
+    clock: Arc<dyn Clock>,
+    options: Options,
+    space: SpaceSource,
+    identity: Identity,
+    meter: Meter,
+    inodes: Inodes,
+    names: Names,
+    deferred: Deferred,
+    orphans: Orphans,
+    counters: Counters,
+    lease: Mutex<Lease>,
+    /// Held by every rename between directories, so that none makes a directory its own ancestor.
+    renaming: Mutex<()>,
+    /// Held by the one thread that does background work.
+    working: Mutex<()>,
+    reserved: OnceLock<Vec<Vec<u8>>>,
+}
+
+impl FileSystem {
+    /// Makes a filesystem on an empty engine: the superblock and a root directory of 0:0 with mode 0755.
+    /// `Engine(Invalid)` with a sentence if there is something already, or if the block size makes no sense.
+    pub fn format(
+        engine: &dyn Engine,
+        clock: &dyn Clock,
+        options: &Options,
+        identity: Identity,
+    ) -> Result<()> {
+        let invalid = |sentence: String| Error::Engine(engine::Error::Invalid(sentence));
+        options.validate().map_err(invalid)?;
+        let mut empty = true;
+        engine.scan(engine::KeyRange::ALL, Tier::Disk, &mut |_, _| {
+            empty = false;
+            std::ops::ControlFlow::Break(())
+        })?;
+        if !empty {
+            return Err(invalid("the store is not empty, and it holds no filesystem".to_string()));
+        }
+        let mut root = Inode::new(FileKind::Directory, 0o755, 0, 0, clock.now().into());
+        root.parent = ROOT;
+        let mut batch = Batch::new(Op::Format.tag());
+        batch.put(keys::superblock(), Superblock::new(options.block_bytes, identity).encode());
+        batch.put(keys::inode(ROOT), root.encode());
+        batch.put(keys::counter(counters::TOTAL), counters::encode(Change::added(&root), true));
+        engine.apply(&batch, Tier::Disk)?;
+        Ok(())
+    }
+
+    /// Opens the filesystem that `engine` holds, making one if it is empty. The stored block size wins over the one in
+    /// `options`. After a crash this counts the totals anew and buries files that were deleted while in use.
+    pub fn open(
+        engine: Arc<dyn Engine>,
+        clock: Arc<dyn Clock>,
+        options: Options,
+        space: SpaceSource,
+    ) -> Result<Arc<FileSystem>> {
+        let stored = match engine.get(&keys::superblock(), Tier::Disk)? {
+            Some(bytes) => bytes,
+            None => {
+                FileSystem::format(&*engine, &*clock, &options, Identity::random())?;
+                let stored = engine.get(&keys::superblock(), Tier::Disk)?;
+                stored.ok_or_else(|| error::damaged("the superblock is gone after it was written"))?
+            }
+        };
+        let superblock = Superblock::decode(&stored)?;
+        // Numbers below the stored one may be in use.
+        let lease = Lease { superblock, next: superblock.next_ino };
+        let filesystem = FileSystem {
+            orphans: Orphans::new(engine.bell().clone()),
+            engine,
+            clock,
+            options: Options { block_bytes: superblock.block_bytes, ..options },
+            space,
+            identity: superblock.identity,
+            meter: Meter::new(),
+            inodes: Inodes::new(),
+            names: Names::new(),
+            deferred: Deferred::default(),
+            counters: Counters::default(),
+            lease: Mutex::new(lease),
+            renaming: Mutex::new(()),
+            working: Mutex::new(()),
+            reserved: OnceLock::new(),
+        };
+        filesystem.load_counters()?;
+        filesystem.adopt_leftovers()?;
+        Ok(Arc::new(filesystem))
+    }
+
+    /// The engine below.
+    pub fn engine(&self) -> &Arc<dyn Engine> {
+        &self.engine
+    }
+
+    /// The counters of door 1.
+    pub fn meter(&self) -> &Meter {
+        &self.meter
+    }
+
+    /// The settings in force.
+    pub fn options(&self) -> &Options {
+        &self.options
+    }
+
+    /// Names the store.
+    pub fn uuid(&self) -> [u8; 16] {
+        self.identity.uuid
+    }
+
+    /// Keeps `names` in the root for virtual files: looking them up answers `NotFound`, making or removing them
+    /// `NotPermitted`. Only the first call counts.
+    pub fn reserve_names(&self, names: Vec<Vec<u8>>) {
+        // A second call is a mistake of the composition root that does no harm.
+        let _ = self.reserved.set(names);
+    }
+
+    /// What is stored.
+    pub fn usage(&self) -> Usage {
+        let total = self.counters.total();
+        Usage {
+            apparent_bytes: total.apparent_bytes.max(0) as u64,
+            stored_bytes: total.stored_bytes.max(0) as u64,
+            record_bytes: total.record_bytes.max(0) as u64,
+            inodes: total.inodes.max(0) as u64,
+            reclaim_pending_bytes: self.orphans.pending_bytes(),
+            orphans: self.orphans.count(),
+            deferred_inode_puts_absorbed: self.deferred.absorbed(),
+        }
+    }
+
+    /// Space and inodes, as `df` shows them.
+    pub fn statfs(&self) -> Result<Statfs> {
+        let space = (self.space)().map_err(|error| engine::Error::io("reading free space", error))?;
+        let block_bytes = self.options.block_bytes;
+        let free = space.free_bytes / block_bytes;
+        let files = self.usage().inodes;
+        Ok(Statfs {
+            block_bytes: block_bytes as u32,
+            blocks: space.total_bytes / block_bytes,
+            blocks_free: free,
+            blocks_available: free,
+            files,
+            files_free: free,
+        })
+    }
+
+    /// Does one unit of background work: deleting what waits for it, and writing deferred times. `Busy` is not an
+    /// error here. To be called by one thread, again after what it returns, or when [`Class::Reclaim`] rings.
+    pub fn work(&self) -> Result<Pending> {
+        let Some(_working) = self.working.try_lock() else { return Ok(Pending::After(DEFER)) };
+        if self.options.read_only {
+            return Ok(Pending::Idle);
+        }
+        match self.work_unit() {
+            Err(Error::Engine(engine::Error::Busy { retry_after, .. })) => {
+                Ok(Pending::After(retry_after.max(Duration::from_millis(1))))
+            }
+            result => result,
+        }
+    }
+
+    fn work_unit(&self) -> Result<Pending> {
+        let next = self.write_deferred_before(DEFER)?;
+        if self.bury_one()? || self.reclaim_unit()? {
+            return Ok(Pending::More);
+        }
+        Ok(Pending::After(next.unwrap_or(DEFER)))
+    }
+
+    /// Writes deferred times and the totals. No call may follow but those of the engine's own end.
+    pub fn close(&self) -> Result<()> {
+        if self.options.read_only {
+            return Ok(());
+        }
+        let _working = self.working.lock();
+        self.patiently(|| self.write_deferred_before(Duration::ZERO))?;
+        self.patiently(|| self.store_counters(true))
+    }
+
+    /// The position that a sync must reach so that everything done to `ino` so far is durable. Writes its deferred times,
+    /// unless only the data counts.
+    pub fn durable_position(&self, tier: Tier, ino: types::Ino, data_only: bool) -> Result<Position> {
+        if !data_only && !self.options.read_only {
+            let cell = self.cell(ino, tier)?;
+            let mut state = cell.write(tier)?;
+            self.write_deferred(&cell, &mut state, Op::Fsync, tier)?;
+        }
+        Ok(self.engine.position())
+    }
+
+    /// Takes the totals from their record, or counts them, and marks the record as not to be believed.
+    fn load_counters(&self) -> Result<()> {
+        let stored = self.engine.get(&keys::counter(counters::TOTAL), Tier::Disk)?;
+        let total = match stored.as_deref().and_then(counters::decode) {
+            Some(total) => total,
+            None => counters::recount(&*self.engine)?,
+        };
+        self.counters.add(total);
+        if self.options.read_only { Ok(()) } else { self.patiently(|| self.store_counters(false)) }
+    }
+
+    fn store_counters(&self, believable: bool) -> Result<()> {
+        let mut batch = Batch::new(Op::Counters.tag());
+        batch.uses_reserve = true;
+        batch.put(keys::counter(counters::TOTAL), counters::encode(self.counters.total(), believable));
+        self.apply(&batch, Tier::Disk)
+    }
+
+    /// Hands a batch to the engine.
+    fn apply(&self, batch: &Batch, tier: Tier) -> Result<()> {
+        self.require_writable()?;
+        self.engine.apply(batch, tier)?;
+        Ok(())
+    }
+
+    /// `ReadOnly` if nothing may change.
+    fn require_writable(&self) -> Result<()> {
+        if self.options.read_only { Err(Error::ReadOnly) } else { Ok(()) }
+    }
+
+    /// Makes a call again while the engine is busy, doing the engine's work so that it ends also where no worker runs.
+    /// Only for opening and closing.
+    fn patiently<T>(&self, call: impl Fn() -> Result<T>) -> Result<T> {
+        loop {
+            match call() {
+                Err(Error::Engine(engine::Error::Busy { .. })) => {
+                    for class in [Class::Log, Class::Flush, Class::Merge, Class::Reclaim] {
+                        self.engine.work(class)?;
+                    }
+                }
+                result => return result,
+            }
+        }
+    }
+
+    fn now(&self) -> Time {
+        self.clock.now().into()
+    }
+}

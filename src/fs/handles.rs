@@ -1,0 +1,346 @@
+//! Inodes in memory: decoded records, who uses them, and times that are not written yet.
+//!
+//! 1. There is at most one [`InodeCell`] of a number. It leaves the table only while nobody else holds it and the
+//!    kernel does not refer to it; the queue of deferred times holds it too.
+//! 2. What is in memory changes only after the engine accepted the batch that says the same, except times that
+//!    are deferred for up to [`DEFER`].
+//! 3. A cell is loaded without the table's lock. If anything left the table meanwhile, what was read may be older than
+//!    what left, so it is read again.
+
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
+use std::time::Duration;
+
+use lru::LruCache;
+use parking_lot::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use super::inode::{HAS_PENDING, Inode};
+use super::locks::{PATIENCE, would_block};
+use super::orphans::Ranges;
+use super::types::{FileKind, Ino};
+use super::{Error, FileSystem, Result, keys};
+use crate::engine::{Batch, Tier};
+use crate::fs::meter::Op;
+
+/// How long a change of times alone may stay in memory.
+pub(super) const DEFER: Duration = Duration::from_secs(1);
+/// Unused inodes that are kept in memory.
+const CELLS_MAX: usize = 64 << 10;
+const SHARDS: usize = 16;
+/// Cells looked at to find one that may leave.
+const EVICTION_TRIES: usize = 8;
+
+/// What is known of an inode.
+pub(super) struct InodeState {
+    pub record: Inode,
+    /// Ranges of the current epoch that wait for reclaim: holes to everyone.
+    pub pending: Ranges,
+    /// Since when the stored record is behind in its times.
+    pub deferred: Option<Duration>,
+    /// The inode is deleted; whoever still holds the cell has to look again.
+    gone: bool,
+}
+
+impl InodeState {
+    /// `NotDirectory` unless it is one.
+    pub fn require_directory(&self) -> Result<()> {
+        if self.record.is_directory() { Ok(()) } else { Err(Error::NotDirectory) }
+    }
+
+    /// `IsDirectory` for a directory, `Invalid` for everything else that has no content.
+    pub fn require_file(&self) -> Result<()> {
+        match self.record.kind {
+            FileKind::File => Ok(()),
+            FileKind::Directory => Err(Error::IsDirectory),
+            _ => Err(Error::Invalid),
+        }
+    }
+}
+
+/// An inode in memory.
+pub(super) struct InodeCell {
+    pub ino: Ino,
+    state: RwLock<InodeState>,
+    /// Lookups that the kernel has not forgotten.
+    lookups: AtomicU64,
+    /// Open file handles.
+    opens: AtomicU64,
+    /// It has no name left.
+    unlinked: AtomicBool,
+}
+
+impl InodeCell {
+    fn new(ino: Ino, record: Inode, pending: Ranges) -> InodeCell {
+        let unlinked = AtomicBool::new(record.links == 0);
+        let state = RwLock::new(InodeState { record, pending, deferred: None, gone: false });
+        InodeCell { ino, state, lookups: AtomicU64::new(0), opens: AtomicU64::new(0), unlinked }
+    }
+
+    /// Locks it to look. `Stale` if the inode is deleted.
+    pub fn read(&self, tier: Tier) -> Result<RwLockReadGuard<'_, InodeState>> {
+        let state = match tier {
+            Tier::Memory => self.state.try_read_for(PATIENCE).ok_or_else(would_block)?,
+            Tier::Disk => self.state.read(),
+        };
+        if state.gone { Err(Error::Stale) } else { Ok(state) }
+    }
+
+    /// Locks it to change it. `Stale` if the inode is deleted.
+    pub fn write(&self, tier: Tier) -> Result<RwLockWriteGuard<'_, InodeState>> {
+        let state = match tier {
+            Tier::Memory => self.state.try_write_for(PATIENCE).ok_or_else(would_block)?,
+            Tier::Disk => self.state.write(),
+        };
+        if state.gone { Err(Error::Stale) } else { Ok(state) }
+    }
+
+    /// Locks it to change it if nobody else has it locked.
+    pub fn try_write(&self) -> Option<RwLockWriteGuard<'_, InodeState>> {
+        self.state.try_write().filter(|state| !state.gone)
+    }
+
+    pub fn add_lookups(&self, count: u64) {
+        self.lookups.fetch_add(count, Ordering::SeqCst);
+    }
+
+    pub fn add_open(&self) {
+        self.opens.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// Whether the kernel or an open file refers to it.
+    pub fn is_referenced(&self) -> bool {
+        self.lookups.load(Ordering::SeqCst) > 0 || self.opens.load(Ordering::SeqCst) > 0
+    }
+}
+
+fn take(counter: &AtomicU64, count: u64) {
+    // Never below zero, whatever the kernel says.
+    let _ =
+        counter.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |value| Some(value.saturating_sub(count)));
+}
+
+struct Shard {
+    cells: LruCache<Ino, Arc<InodeCell>>,
+    /// Cells that have left.
+    departures: u64,
+}
+
+/// The table of inodes in memory.
+pub(super) struct Inodes {
+    shards: [Mutex<Shard>; SHARDS],
+}
+
+impl Inodes {
+    pub fn new() -> Inodes {
+        let shard = |_| Mutex::new(Shard { cells: LruCache::unbounded(), departures: 0 });
+        Inodes { shards: std::array::from_fn(shard) }
+    }
+
+    fn shard(&self, ino: Ino) -> &Mutex<Shard> {
+        &self.shards[ino as usize % SHARDS]
+    }
+
+    fn get(&self, ino: Ino) -> Option<Arc<InodeCell>> {
+        self.shard(ino).lock().cells.get(&ino).cloned()
+    }
+
+    fn departures(&self, ino: Ino) -> u64 {
+        self.shard(ino).lock().departures
+    }
+
+    /// Adds a cell unless there is one. `None` if cells have left since `departures` was read.
+    fn insert(&self, cell: InodeCell, departures: Option<u64>) -> Option<Arc<InodeCell>> {
+        let mut shard = self.shard(cell.ino).lock();
+        if let Some(known) = shard.cells.get(&cell.ino) {
+            return Some(known.clone());
+        }
+        if departures.is_some_and(|departures| departures != shard.departures) {
+            return None;
+        }
+        let cell = Arc::new(cell);
+        shard.cells.put(cell.ino, cell.clone());
+        shard.evict();
+        Some(cell)
+    }
+
+    fn remove(&self, ino: Ino) {
+        let mut shard = self.shard(ino).lock();
+        shard.departures += 1;
+        shard.cells.pop(&ino);
+    }
+}
+
+impl Shard {
+    /// Lets unused cells go while there are too many; used ones are skipped.
+    fn evict(&mut self) {
+        let capacity = NonZeroUsize::new(CELLS_MAX / SHARDS).expect("a positive constant").get();
+        for _ in 0..EVICTION_TRIES {
+            if self.cells.len() <= capacity {
+                return;
+            }
+            let Some((&ino, cell)) = self.cells.peek_lru() else { return };
+            let alone = Arc::strong_count(cell) == 1;
+            // Nobody can take a new handle while the shard is locked; the fence pairs with the drop of the last one,
+            // so the references that its holder added are seen.
+            fence(Ordering::Acquire);
+            if alone && !cell.is_referenced() {
+                self.cells.pop(&ino);
+                self.departures += 1;
+            } else {
+                self.cells.promote(&ino);
+            }
+        }
+    }
+}
+
+impl FileSystem {
+    /// The inode `ino`, loaded if need be. `Stale` if there is none.
+    pub(super) fn cell(&self, ino: Ino, tier: Tier) -> Result<Arc<InodeCell>> {
+        loop {
+            if let Some(cell) = self.inodes.get(ino) {
+                return Ok(cell);
+            }
+            let departures = self.inodes.departures(ino);
+            let bytes = self.engine.get(&keys::inode(ino), tier)?.ok_or(Error::Stale)?;
+            let record = Inode::decode(ino, &bytes)?;
+            let pending = if record.has(HAS_PENDING) {
+                Ranges::load(&*self.engine, ino, record.epoch, tier)?
+            } else {
+                Ranges::default()
+            };
+            if let Some(cell) = self.inodes.insert(InodeCell::new(ino, record, pending), Some(departures)) {
+                return Ok(cell);
+            }
+        }
+    }
+
+    /// Puts an inode whose record the engine has just accepted into the table.
+    pub(super) fn adopt(&self, ino: Ino, record: Inode) -> Arc<InodeCell> {
+        let cell = InodeCell::new(ino, record, Ranges::default());
+        self.inodes.insert(cell, None).expect("without a count of departures a cell is always accepted")
+    }
+
+    /// Notes that the record of `cell` is deleted. `state` is the cell's, locked.
+    pub(super) fn retire(&self, cell: &InodeCell, state: &mut InodeState) {
+        state.gone = true;
+        state.deferred = None;
+        self.inodes.remove(cell.ino);
+    }
+
+    /// Notes that `cell` has lost its last name but lives on while it is used.
+    pub(super) fn orphan(&self, cell: &InodeCell) {
+        cell.unlinked.store(true, Ordering::SeqCst);
+        self.orphans.opened();
+        // The last user may have left between the question and the mark.
+        self.bury_if_unused(cell);
+    }
+
+    /// The kernel drops `references` of its lookups of `ino`.
+    pub fn forget(&self, ino: Ino, references: u64) {
+        if let Some(cell) = self.inodes.get(ino) {
+            take(&cell.lookups, references);
+            self.bury_if_unused(&cell);
+        }
+    }
+
+    /// Ends what [`FileSystem::open_file`] began.
+    pub fn release_file(&self, ino: Ino) {
+        if let Some(cell) = self.inodes.get(ino) {
+            take(&cell.opens, 1);
+            self.bury_if_unused(&cell);
+        }
+    }
+
+    fn bury_if_unused(&self, cell: &InodeCell) {
+        if cell.unlinked.load(Ordering::SeqCst) && !cell.is_referenced() {
+            self.orphans.queue(cell.ino);
+        }
+    }
+
+    /// Lets the times of `cell`, just changed in `state`, wait to be written.
+    pub(super) fn defer(&self, cell: &Arc<InodeCell>, state: &mut InodeState) {
+        self.deferred.noted();
+        if state.deferred.is_none() {
+            let now = self.clock.elapsed();
+            state.deferred = Some(now);
+            self.deferred.push(now, cell.clone());
+        }
+    }
+
+    /// Writes the record of `cell` if its times were deferred.
+    pub(super) fn write_deferred(
+        &self,
+        cell: &InodeCell,
+        state: &mut InodeState,
+        op: Op,
+        tier: Tier,
+    ) -> Result<()> {
+        if state.deferred.is_some() {
+            let mut batch = Batch::new(op.tag());
+            batch.put(keys::inode(cell.ino), state.record.encode());
+            self.apply(&batch, tier)?;
+            state.deferred = None;
+            self.deferred.written();
+        }
+        Ok(())
+    }
+
+    /// Writes deferred times that are older than `age`. Says how long the next one may still wait.
+    pub(super) fn write_deferred_before(&self, age: Duration) -> Result<Option<Duration>> {
+        while let Some((since, cell)) = self.deferred.pop() {
+            let waited = self.clock.elapsed().saturating_sub(since);
+            if waited < age {
+                self.deferred.push_back_to_front(since, cell);
+                return Ok(Some(age - waited));
+            }
+            let result = match cell.write(Tier::Disk) {
+                // Written meanwhile, and perhaps deferred anew: then a later entry stands for it.
+                Ok(state) if state.deferred != Some(since) => Ok(()),
+                Ok(mut state) => self.write_deferred(&cell, &mut state, Op::Setattr, Tier::Disk),
+                Err(_) => Ok(()),
+            };
+            if let Err(error) = result {
+                self.deferred.push_back_to_front(since, cell);
+                return Err(error);
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// Inodes whose times wait to be written, oldest first.
+#[derive(Default)]
+pub(super) struct Deferred {
+    queue: Mutex<std::collections::VecDeque<(Duration, Arc<InodeCell>)>>,
+    noted: AtomicU64,
+    written: AtomicU64,
+}
+
+impl Deferred {
+    fn push(&self, since: Duration, cell: Arc<InodeCell>) {
+        self.queue.lock().push_back((since, cell));
+    }
+
+    fn push_back_to_front(&self, since: Duration, cell: Arc<InodeCell>) {
+        self.queue.lock().push_front((since, cell));
+    }
+
+    fn pop(&self) -> Option<(Duration, Arc<InodeCell>)> {
+        self.queue.lock().pop_front()
+    }
+
+    fn noted(&self) {
+        self.noted.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn written(&self) {
+        self.written.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Inode puts that deferring saved.
+    pub fn absorbed(&self) -> u64 {
+        let written = self.written.load(Ordering::Relaxed);
+        self.noted.load(Ordering::Relaxed).saturating_sub(written)
+    }
+}

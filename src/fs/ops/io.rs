@@ -1,0 +1,174 @@
+//! File content: open, read, write, allocate, seek, and symbolic links.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::engine::{self, Batch, Tier};
+use crate::fs::handles::{InodeCell, InodeState};
+use crate::fs::inode::HAS_CAPABILITY;
+use crate::fs::meter::Op;
+use crate::fs::orphans::Draft;
+use crate::fs::types::{Caller, FileKind, Ino, SIZE_MAX, SetAttributes};
+use crate::fs::{Error, FileSystem, Result};
+
+impl FileSystem {
+    /// Counts an open file handle, which keeps the inode alive without a name until [`FileSystem::release_file`];
+    /// `truncate` empties the file first.
+    pub fn open_file(&self, tier: Tier, ino: Ino, truncate: bool, caller: Caller) -> Result<()> {
+        let cell = self.cell(ino, tier)?;
+        if truncate {
+            self.require_writable()?;
+            let mut state = cell.write(tier)?;
+            let changes = SetAttributes { size: Some(0), ..SetAttributes::default() };
+            self.change_attributes(&cell, &mut state, caller, &changes, tier)?;
+            cell.add_open();
+        } else {
+            let _state = cell.read(tier)?;
+            cell.add_open();
+        }
+        Ok(())
+    }
+
+    /// Up to `size` bytes at `offset`: fewer only where the file ends. Holes read as zeros.
+    pub fn read(&self, tier: Tier, ino: Ino, offset: u64, size: u32) -> Result<Vec<u8>> {
+        let cell = self.cell(ino, tier)?;
+        let state = cell.read(tier)?;
+        state.require_file()?;
+        let content = self.read_content(ino, &state, offset, u64::from(size), tier)?;
+        self.read_done(&cell, state);
+        Ok(content)
+    }
+
+    /// The target of a symbolic link.
+    pub fn readlink(&self, tier: Tier, ino: Ino) -> Result<Bytes> {
+        let cell = self.cell(ino, tier)?;
+        let state = cell.read(tier)?;
+        if state.record.kind != FileKind::Symlink {
+            return Err(Error::Invalid);
+        }
+        let target = state.record.target.clone();
+        self.read_done(&cell, state);
+        Ok(target)
+    }
+
+    fn read_done(&self, cell: &Arc<InodeCell>, state: parking_lot::RwLockReadGuard<'_, InodeState>) {
+        let (atime, newest) = (state.record.atime, state.record.mtime.max(state.record.ctime));
+        drop(state);
+        self.touch(cell, atime, newest);
+    }
+
+    /// Writes all of `data` at `offset`, or nothing, in one batch; whole blocks share the memory of `data`.
+    /// `clear_suid` is the kernel's word that the writer may not keep suid and sgid, so the caller is not asked.
+    pub fn write(
+        &self,
+        tier: Tier,
+        _: Caller,
+        ino: Ino,
+        offset: u64,
+        data: &Bytes,
+        clear_suid: bool,
+    ) -> Result<()> {
+        self.require_writable()?;
+        let cell = self.cell(ino, tier)?;
+        let mut state = cell.write(tier)?;
+        state.require_file()?;
+        if offset.checked_add(data.len() as u64).is_none_or(|end| end > SIZE_MAX) {
+            return Err(Error::TooLarge);
+        }
+        if data.is_empty() {
+            return Ok(());
+        }
+        let mut batch = Batch::new(Op::Write.tag());
+        let mut draft = Draft::of(&state);
+        if clear_suid {
+            draft.record.clear_privileges();
+        }
+        self.drop_capability(ino, &mut draft, &mut batch, tier)?;
+        self.write_content(ino, &mut draft, offset, data, &mut batch, tier)?;
+        let (old, new) = (&state.record, &draft.record);
+        // Size travels with its blocks; times alone may wait.
+        let put = old.size != new.size
+            || old.stored_bytes != new.stored_bytes
+            || old.permissions != new.permissions
+            || old.has(HAS_CAPABILITY)
+            || !state.pending.is_empty();
+        let now = self.now();
+        draft.record.mtime = now;
+        draft.record.ctime = now;
+        self.commit(&cell, &mut state, batch, draft, put, tier)
+    }
+
+    /// `fallocate`: mode 0 and `KEEP_SIZE` check the space and extend the size, but reserve nothing; `PUNCH_HOLE |
+    /// KEEP_SIZE` and `ZERO_RANGE` make a hole. Everything else is `NotSupported`.
+    pub fn allocate(&self, tier: Tier, ino: Ino, offset: u64, length: u64, mode: i32) -> Result<()> {
+        const KEEP_SIZE: i32 = libc::FALLOC_FL_KEEP_SIZE;
+        const PUNCH_HOLE: i32 = libc::FALLOC_FL_PUNCH_HOLE;
+        const ZERO_RANGE: i32 = libc::FALLOC_FL_ZERO_RANGE;
+        self.require_writable()?;
+        let flags = mode & !KEEP_SIZE;
+        if !matches!(flags, 0 | PUNCH_HOLE | ZERO_RANGE) || mode == PUNCH_HOLE {
+            return Err(Error::NotSupported);
+        }
+        if length == 0 {
+            return Err(Error::Invalid);
+        }
+        let end = offset.checked_add(length).filter(|&end| end <= SIZE_MAX).ok_or(Error::TooLarge)?;
+        let cell = self.cell(ino, tier)?;
+        let mut state = cell.write(tier)?;
+        state.require_file()?;
+        let mut batch = Batch::new(Op::Fallocate.tag());
+        let mut draft = Draft::of(&state);
+        if flags == 0 {
+            let space = (self.space)().map_err(|error| engine::Error::io("reading free space", error))?;
+            if length > space.free_bytes {
+                return Err(Error::Engine(engine::Error::NoSpace));
+            }
+        } else {
+            self.punch_content(ino, &mut draft, (offset, end), &mut batch, tier)?;
+            batch.uses_reserve = flags == PUNCH_HOLE;
+        }
+        if mode & KEEP_SIZE == 0 {
+            draft.record.size = draft.record.size.max(end);
+        }
+        if flags == 0 && draft.record.size == state.record.size {
+            return Ok(());
+        }
+        let now = self.now();
+        draft.record.mtime = now;
+        draft.record.ctime = now;
+        self.drop_capability(ino, &mut draft, &mut batch, tier)?;
+        self.commit(&cell, &mut state, batch, draft, true, tier)
+    }
+
+    /// The first hole, or the first data, at or after `offset`, in units of blocks; the end of the file counts as a
+    /// hole. `NoSuchAddress` behind the end, or where no data follows.
+    pub fn seek(&self, tier: Tier, ino: Ino, offset: u64, hole: bool) -> Result<u64> {
+        let cell = self.cell(ino, tier)?;
+        let state = cell.read(tier)?;
+        state.require_file()?;
+        let (block_bytes, size) = (self.options.block_bytes, state.record.size);
+        if offset >= size {
+            return Err(Error::NoSuchAddress);
+        }
+        if state.record.is_dense() {
+            return Ok(if hole { size } else { offset });
+        }
+        let first = offset / block_bytes;
+        // The first block that is missing, or that is there.
+        let (mut missing, mut there) = (first, None);
+        let range = (first, self.block_count(size));
+        self.visit_blocks(ino, (&state.record, &state.pending), range, tier, &mut |block, _| {
+            there = there.or(Some(block));
+            if !hole || block != missing {
+                return ControlFlow::Break(());
+            }
+            missing += 1;
+            ControlFlow::Continue(())
+        })?;
+        let found = if hole { Some(missing) } else { there };
+        let start = found.ok_or(Error::NoSuchAddress)? * block_bytes;
+        Ok(start.max(offset).min(size))
+    }
+}

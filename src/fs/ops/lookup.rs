@@ -1,0 +1,96 @@
+//! From names to inodes.
+
+use std::sync::Arc;
+
+use crate::engine::Tier;
+use crate::fs::dirent::Dirent;
+use crate::fs::error::damaged;
+use crate::fs::handles::InodeCell;
+use crate::fs::keys::{self, name_hash};
+use crate::fs::types::{Attributes, Ino, NAME_BYTES_MAX, ROOT};
+use crate::fs::{Error, FileSystem, Result};
+
+impl FileSystem {
+    /// The attributes of what `name` in `parent` stands for; `.` and `..` are understood. On success the kernel has one
+    /// more reference to it, until [`FileSystem::forget`].
+    pub fn lookup(&self, tier: Tier, parent: Ino, name: &[u8]) -> Result<Attributes> {
+        let directory = self.cell(parent, tier)?;
+        let child = {
+            let state = directory.read(tier)?;
+            state.require_directory()?;
+            let child = match name {
+                b"." => directory.clone(),
+                b".." => self.cell(state.record.parent, tier)?,
+                _ if name.len() > NAME_BYTES_MAX => return Err(Error::NameTooLong),
+                _ if self.is_reserved(parent, name) => return Err(Error::NotFound),
+                _ => self.child(parent, name, tier)?.ok_or(Error::NotFound)?.1,
+            };
+            // Counted under the directory's lock, so that nobody finds the inode unused and buries it.
+            child.add_lookups(1);
+            child
+        };
+        self.attributes_of(&child, tier).inspect_err(|_| self.forget(child.ino, 1))
+    }
+
+    /// The attributes of an inode.
+    pub fn getattr(&self, tier: Tier, ino: Ino) -> Result<Attributes> {
+        self.attributes_of(&*self.cell(ino, tier)?, tier)
+    }
+
+    pub(in crate::fs) fn attributes_of(&self, cell: &InodeCell, tier: Tier) -> Result<Attributes> {
+        Ok(cell.read(tier)?.record.attributes(cell.ino, self.options.block_bytes))
+    }
+
+    /// What `name` stands for. The caller has `directory` locked.
+    pub(in crate::fs) fn entry(&self, directory: Ino, name: &[u8], tier: Tier) -> Result<Option<Dirent>> {
+        let hash = name_hash(self.identity.secret, name);
+        if let Some(entry) = self.names.get(directory, hash, name) {
+            return Ok(Some(entry));
+        }
+        let Some(bytes) = self.engine.get(&keys::dirent(directory, hash, name), tier)? else {
+            return Ok(None);
+        };
+        let entry = Dirent::decode(&bytes)?;
+        self.names.put(directory, hash, name, entry);
+        Ok(Some(entry))
+    }
+
+    /// What `name` stands for, and the inode. The caller has `directory` locked, so it cannot lose the name meanwhile.
+    pub(in crate::fs) fn child(
+        &self,
+        directory: Ino,
+        name: &[u8],
+        tier: Tier,
+    ) -> Result<Option<(Dirent, Arc<InodeCell>)>> {
+        let Some(entry) = self.entry(directory, name, tier)? else { return Ok(None) };
+        match self.cell(entry.ino, tier) {
+            Ok(cell) => Ok(Some((entry, cell))),
+            Err(Error::Stale) => Err(damaged(format!(
+                "a name in directory {directory} stands for inode {}, which does not exist",
+                entry.ino
+            ))),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether `name` in `parent` belongs to a virtual file.
+    pub(in crate::fs) fn is_reserved(&self, parent: Ino, name: &[u8]) -> bool {
+        parent == ROOT && self.reserved.get().is_some_and(|names| names.iter().any(|known| known == name))
+    }
+
+    /// Whether a call may make, remove or replace `name` in `parent`.
+    pub(in crate::fs) fn check_name(&self, parent: Ino, name: &[u8]) -> Result<()> {
+        if name.len() > NAME_BYTES_MAX {
+            Err(Error::NameTooLong)
+        } else if name.is_empty()
+            || matches!(name, b"." | b"..")
+            || name.iter().any(|byte| b"/\0".contains(byte))
+        {
+            Err(Error::Invalid)
+        } else if self.is_reserved(parent, name) {
+            Err(Error::NotPermitted)
+        } else {
+            Ok(())
+        }
+    }
+}

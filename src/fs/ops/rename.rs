@@ -1,0 +1,182 @@
+//! Rename, with its three ways to treat an existing target.
+
+use crate::engine::{Batch, Tier};
+use crate::fs::counters::Change;
+use crate::fs::dirent::Dirent;
+use crate::fs::error::damaged;
+use crate::fs::inode::Inode;
+use crate::fs::keys::{self, name_hash};
+use crate::fs::locks::{self, Locked};
+use crate::fs::meter::Op;
+use crate::fs::types::{FileKind, Ino, ROOT, RenameMode};
+use crate::fs::{Error, FileSystem, Result};
+
+/// Deeper trees are taken for a cycle, which only damage can make.
+const DEPTH_MAX: usize = 1 << 20;
+
+impl FileSystem {
+    /// Moves `name` in `parent` to `new_name` in `new_parent`. `Invalid` if that would make a directory its own ancestor.
+    pub fn rename(
+        &self,
+        tier: Tier,
+        parent: Ino,
+        name: &[u8],
+        new_parent: Ino,
+        new_name: &[u8],
+        mode: RenameMode,
+    ) -> Result<()> {
+        self.require_writable()?;
+        self.check_name(parent, name)?;
+        self.check_name(new_parent, new_name)?;
+        let across = parent != new_parent;
+        let _renaming = if across { Some(locks::mutex(&self.renaming, tier)?) } else { None };
+        let (old_directory, new_directory) = (self.cell(parent, tier)?, self.cell(new_parent, tier)?);
+        loop {
+            let (source, moved) = {
+                let state = old_directory.read(tier)?;
+                state.require_directory()?;
+                self.child(parent, name, tier)?.ok_or(Error::NotFound)?
+            };
+            let target = {
+                let state = new_directory.read(tier)?;
+                state.require_directory()?;
+                self.child(new_parent, new_name, tier)?
+            };
+            match (mode, &target) {
+                (RenameMode::NoReplace, Some(_)) => return Err(Error::Exists),
+                (RenameMode::Exchange, None) => return Err(Error::NotFound),
+                _ => {}
+            }
+            if across {
+                // Only renames between directories move one below another, and this is the only one.
+                if source.kind == FileKind::Directory && self.is_within(new_parent, source.ino, tier)? {
+                    return Err(Error::Invalid);
+                }
+                if let Some((entry, _)) = &target
+                    && entry.kind == FileKind::Directory
+                    && self.is_within(parent, entry.ino, tier)?
+                {
+                    let exchange = mode == RenameMode::Exchange;
+                    return Err(if exchange { Error::Invalid } else { Error::NotEmpty });
+                }
+            }
+
+            let mut cells = vec![&old_directory, &new_directory, &moved];
+            cells.extend(target.iter().map(|(_, cell)| cell));
+            let mut locked = match Locked::write(&cells, tier) {
+                // A name went before the locks came: look again.
+                Err(Error::Stale) if old_directory.read(tier).is_ok() && new_directory.read(tier).is_ok() => {
+                    continue;
+                }
+                locked => locked?,
+            };
+            let victim = target.as_ref().map(|(entry, _)| *entry);
+            if self.entry(parent, name, tier)? != Some(source)
+                || self.entry(new_parent, new_name, tier)? != victim
+            {
+                continue;
+            }
+            if locked.of(new_parent).record.links == 0 {
+                return Err(Error::NotFound);
+            }
+            if victim == Some(source) {
+                // Two names of one inode: nothing to do.
+                return Ok(());
+            }
+
+            let now = self.now();
+            let old_hash = name_hash(self.identity.secret, name);
+            let new_hash = name_hash(self.identity.secret, new_name);
+            let mut batch = Batch::new(Op::Rename.tag());
+            batch.put(keys::dirent(new_parent, new_hash, new_name), source.encode());
+            let mut change = Change::default();
+            let mut fate = None;
+            // What the two directories lose and gain in links.
+            let (mut old_links, mut new_links) = (0i64, 0i64);
+            let counts = |kind| i64::from(kind == FileKind::Directory);
+            // The inodes that get another parent, and their new ones.
+            let mut movers = vec![(&moved, new_parent)];
+            old_links -= counts(source.kind);
+            new_links += counts(source.kind);
+            if mode == RenameMode::Exchange {
+                let (entry, cell) = target.as_ref().expect("an exchange has a target, as checked above");
+                batch.put(keys::dirent(parent, old_hash, name), entry.encode());
+                movers.push((cell, parent));
+                old_links += counts(entry.kind);
+                new_links -= counts(entry.kind);
+            } else {
+                batch.delete(keys::dirent(parent, old_hash, name));
+                change.record_bytes -= Dirent::record_bytes(name) as i64;
+                match &target {
+                    Some((entry, cell)) => {
+                        match (source.kind, entry.kind) {
+                            (FileKind::Directory, FileKind::Directory) => {
+                                self.require_empty(entry.ino, tier)?
+                            }
+                            (FileKind::Directory, _) => return Err(Error::NotDirectory),
+                            (_, FileKind::Directory) => return Err(Error::IsDirectory),
+                            _ => {}
+                        }
+                        new_links -= counts(entry.kind);
+                        fate =
+                            Some((cell, self.lose_name(cell, locked.of(entry.ino), now, &mut batch, tier)?));
+                    }
+                    None => change.record_bytes += Dirent::record_bytes(new_name) as i64,
+                }
+            }
+
+            let mut updates = Vec::new();
+            for (cell, home) in movers {
+                let old = &locked.of(cell.ino).record;
+                let mut record = Inode { ctime: now, ..old.clone() };
+                if old.is_directory() {
+                    record.parent = home;
+                }
+                let put = record.parent != old.parent;
+                updates.push((cell, record, put));
+            }
+            let directories = [(&old_directory, old_links), (&new_directory, new_links)];
+            let directories =
+                if across { &directories[..] } else { &[(&old_directory, old_links + new_links)] };
+            for &(cell, growth) in directories {
+                let old = &locked.of(cell.ino).record;
+                let links = u32::try_from(i64::from(old.links) + growth).unwrap_or(0);
+                updates.push((cell, Inode { links, mtime: now, ctime: now, ..old.clone() }, growth != 0));
+            }
+            for (cell, record, put) in &updates {
+                if *put {
+                    batch.put(keys::inode(cell.ino), record.encode());
+                }
+            }
+            self.apply(&batch, tier)?;
+
+            self.counters.add(change);
+            match (mode, victim) {
+                (RenameMode::Exchange, Some(entry)) => self.names.put(parent, old_hash, name, entry),
+                _ => self.names.remove(parent, old_hash),
+            }
+            self.names.put(new_parent, new_hash, new_name, source);
+            if let Some((cell, fate)) = fate {
+                self.meet_fate(cell, locked.of_mut(cell.ino), fate);
+            }
+            for (cell, record, put) in updates {
+                self.update_record(cell, locked.of_mut(cell.ino), record, put);
+            }
+            return Ok(());
+        }
+    }
+
+    /// Whether directory `ino` is `ancestor` or lies below it. The caller holds the rename mutex and no inode.
+    fn is_within(&self, mut ino: Ino, ancestor: Ino, tier: Tier) -> Result<bool> {
+        for _ in 0..DEPTH_MAX {
+            if ino == ancestor {
+                return Ok(true);
+            }
+            if ino == ROOT {
+                return Ok(false);
+            }
+            ino = self.cell(ino, tier)?.read(tier)?.record.parent;
+        }
+        Err(damaged(format!("the directories above inode {ino} form a cycle")))
+    }
+}

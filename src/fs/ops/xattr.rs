@@ -1,0 +1,142 @@
+//! Extended attributes: `user`, `trusted`, `security` and `system`, a key each.
+
+use std::ops::ControlFlow;
+
+use bytes::Bytes;
+
+use crate::engine::{self, Batch, Tier};
+use crate::fs::counters::Change;
+use crate::fs::handles::InodeState;
+use crate::fs::inode::{HAS_CAPABILITY, HAS_XATTRS, Inode};
+use crate::fs::keys::{self, Key};
+use crate::fs::meter::Op;
+use crate::fs::types::{FileKind, Ino, NAME_BYTES_MAX, XattrMode};
+use crate::fs::{Error, FileSystem, Result};
+
+/// Which the kernel asks for before it trusts a program; changing the file removes it.
+pub(in crate::fs) const CAPABILITY: &[u8] = b"security.capability";
+/// Longest value, and longest list of names.
+const BYTES_MAX: usize = 64 << 10;
+const NAMESPACES: [&[u8]; 4] = [b"user.", b"trusted.", b"security.", b"system."];
+
+/// `NotSupported` outside the namespaces, `Range` or `Invalid` for a name that cannot be.
+fn check_name(name: &[u8]) -> Result<()> {
+    if name.len() > NAME_BYTES_MAX {
+        return Err(Error::Range);
+    }
+    let namespace = NAMESPACES.iter().find(|namespace| name.starts_with(namespace));
+    match namespace {
+        None => Err(Error::NotSupported),
+        Some(namespace) if name.len() == namespace.len() || name.contains(&0) => Err(Error::Invalid),
+        Some(_) => Ok(()),
+    }
+}
+
+/// `user.` attributes belong to files and directories alone.
+fn check_kind(state: &InodeState, name: &[u8]) -> Result<()> {
+    let holds_user = matches!(state.record.kind, FileKind::File | FileKind::Directory);
+    if holds_user || !name.starts_with(b"user.") { Ok(()) } else { Err(Error::NotPermitted) }
+}
+
+impl FileSystem {
+    /// The value of an extended attribute; `NoData` if there is none.
+    pub fn getxattr(&self, tier: Tier, ino: Ino, name: &[u8]) -> Result<Bytes> {
+        check_name(name)?;
+        let cell = self.cell(ino, tier)?;
+        let state = cell.read(tier)?;
+        self.xattr(ino, &state, name, tier)?.ok_or(Error::NoData)
+    }
+
+    fn xattr(&self, ino: Ino, state: &InodeState, name: &[u8], tier: Tier) -> Result<Option<Bytes>> {
+        let absent =
+            !state.record.has(HAS_XATTRS) || (name == CAPABILITY && !state.record.has(HAS_CAPABILITY));
+        if absent { Ok(None) } else { Ok(self.engine.get(&keys::xattr(ino, name), tier)?) }
+    }
+
+    /// Sets an extended attribute: at most 64 KiB, and the names of all together not more either.
+    pub fn setxattr(&self, tier: Tier, ino: Ino, name: &[u8], value: &[u8], mode: XattrMode) -> Result<()> {
+        self.require_writable()?;
+        check_name(name)?;
+        if value.len() > BYTES_MAX {
+            return Err(Error::ArgumentsTooLong);
+        }
+        let cell = self.cell(ino, tier)?;
+        let mut state = cell.write(tier)?;
+        check_kind(&state, name)?;
+        let old = self.xattr(ino, &state, name, tier)?;
+        match (mode, &old) {
+            (XattrMode::Create, Some(_)) => return Err(Error::Exists),
+            (XattrMode::Replace, None) => return Err(Error::NoData),
+            _ => {}
+        }
+        if old.is_none() && self.xattr_names(ino, &state, tier)?.len() + name.len() + 1 > BYTES_MAX {
+            return Err(Error::Engine(engine::Error::NoSpace));
+        }
+        let mut record = Inode { ctime: self.now(), ..state.record.clone() };
+        record.set(HAS_XATTRS, true);
+        if name == CAPABILITY {
+            record.set(HAS_CAPABILITY, true);
+        }
+        let mut batch = Batch::new(Op::Setxattr.tag());
+        batch.put(keys::xattr(ino, name), Bytes::copy_from_slice(value));
+        let gone = old.map_or(0, |old| 9 + name.len() + old.len());
+        let growth = (9 + name.len() + value.len()) as i64 - gone as i64;
+        self.change_xattrs(ino, &mut state, record, batch, growth, tier)
+    }
+
+    /// Removes an extended attribute; `NoData` if there is none.
+    pub fn removexattr(&self, tier: Tier, ino: Ino, name: &[u8]) -> Result<()> {
+        self.require_writable()?;
+        check_name(name)?;
+        let cell = self.cell(ino, tier)?;
+        let mut state = cell.write(tier)?;
+        check_kind(&state, name)?;
+        let old = self.xattr(ino, &state, name, tier)?.ok_or(Error::NoData)?;
+        let mut record = Inode { ctime: self.now(), ..state.record.clone() };
+        if name == CAPABILITY {
+            record.set(HAS_CAPABILITY, false);
+        }
+        let mut batch = Batch::new(Op::Removexattr.tag());
+        batch.uses_reserve = true;
+        batch.delete(keys::xattr(ino, name));
+        self.change_xattrs(ino, &mut state, record, batch, -((9 + name.len() + old.len()) as i64), tier)
+    }
+
+    fn change_xattrs(
+        &self,
+        ino: Ino,
+        state: &mut InodeState,
+        record: Inode,
+        mut batch: Batch,
+        growth: i64,
+        tier: Tier,
+    ) -> Result<()> {
+        batch.put(keys::inode(ino), record.encode());
+        self.apply(&batch, tier)?;
+        self.counters.add(Change::records(growth));
+        state.record = record;
+        state.deferred = None;
+        Ok(())
+    }
+
+    /// The names of all extended attributes, each with a NUL behind it.
+    pub fn listxattr(&self, tier: Tier, ino: Ino) -> Result<Vec<u8>> {
+        let cell = self.cell(ino, tier)?;
+        let state = cell.read(tier)?;
+        self.xattr_names(ino, &state, tier)
+    }
+
+    fn xattr_names(&self, ino: Ino, state: &InodeState, tier: Tier) -> Result<Vec<u8>> {
+        let mut names = Vec::new();
+        if state.record.has(HAS_XATTRS) {
+            self.engine.scan(keys::xattrs_of(ino).range(), tier, &mut |key, _| {
+                if let Some(Key::Xattr { name, .. }) = keys::parse(key) {
+                    names.extend_from_slice(name);
+                    names.push(0);
+                }
+                ControlFlow::Continue(())
+            })?;
+        }
+        Ok(names)
+    }
+}

@@ -1,0 +1,145 @@
+//! The superblock: what a store is, and how far inode numbers are given away.
+//!
+//! ```text
+//! version:be32 block_bytes:be32 features:be64 uuid:[16] secret:be64 next_ino:be64
+//! ```
+//! Inode numbers are leased by the thousand: every number below the stored `next_ino` may be in use, so a crash never
+//! makes one appear twice.
+
+use std::hash::{BuildHasher, RandomState};
+
+use super::error::damaged;
+use super::keys::{self, take_u32, take_u64};
+use super::types::{FIRST_VIRTUAL, Ino, ROOT};
+use super::{Error, FileSystem, Result, locks};
+use crate::engine::{self, Batch, Tier};
+use crate::fs::meter::Op;
+
+/// Version of the record and of all that it stands for.
+const VERSION: u32 = 1;
+/// Inode numbers taken with one change of the superblock.
+const LEASE: u64 = 1024;
+
+/// What is chosen once, when a store is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// Names the store.
+    pub uuid: [u8; 16],
+    /// Keys the hash of names, so that nobody can make names collide.
+    pub secret: u64,
+}
+
+impl Identity {
+    /// One that nobody can foresee: the standard library seeds its hash maps from the system's randomness.
+    pub fn random() -> Identity {
+        let state = RandomState::new();
+        let [high, low, secret] = [0u8, 1, 2].map(|word| state.hash_one(word));
+        let mut uuid = (u128::from(high) << 64 | u128::from(low)).to_be_bytes();
+        // RFC 9562: version 4, variant 1.
+        uuid[6] = uuid[6] & 0x0f | 0x40;
+        uuid[8] = uuid[8] & 0x3f | 0x80;
+        Identity { uuid, secret }
+    }
+}
+
+/// The record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Superblock {
+    pub block_bytes: u64,
+    pub identity: Identity,
+    /// No inode has this number or a higher one.
+    pub next_ino: Ino,
+}
+
+impl Superblock {
+    pub fn new(block_bytes: u64, identity: Identity) -> Superblock {
+        Superblock { block_bytes, identity, next_ino: ROOT + 1 }
+    }
+
+    /// The record's bytes.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut bytes = VERSION.to_be_bytes().to_vec();
+        bytes.extend_from_slice(&(self.block_bytes as u32).to_be_bytes());
+        bytes.extend_from_slice(&0u64.to_be_bytes());
+        bytes.extend_from_slice(&self.identity.uuid);
+        bytes.extend_from_slice(&self.identity.secret.to_be_bytes());
+        bytes.extend_from_slice(&self.next_ino.to_be_bytes());
+        bytes
+    }
+
+    /// Reads the record. `Damaged` if it does not parse, `Invalid` with a sentence if it is of another version.
+    pub fn decode(bytes: &[u8]) -> Result<Superblock> {
+        let mut source = bytes;
+        match take_u32(&mut source) {
+            Some(VERSION) => {}
+            Some(version) => {
+                let sentence =
+                    format!("the store has format version {version}, this program reads {VERSION}");
+                return Err(Error::Engine(engine::Error::Invalid(sentence)));
+            }
+            None => return Err(damaged("the superblock is cut short")),
+        }
+        Self::parse(source).ok_or_else(|| damaged("the superblock does not parse"))
+    }
+
+    fn parse(mut source: &[u8]) -> Option<Superblock> {
+        let block_bytes = u64::from(take_u32(&mut source)?);
+        let features = take_u64(&mut source)?;
+        let (uuid, mut rest) = source.split_first_chunk::<16>()?;
+        let secret = take_u64(&mut rest)?;
+        let next_ino = take_u64(&mut rest)?;
+        let options = super::Options { block_bytes, ..super::Options::default() };
+        let sound = features == 0 && rest.is_empty() && next_ino > ROOT && options.validate().is_ok();
+        sound.then_some(Superblock { block_bytes, identity: Identity { uuid: *uuid, secret }, next_ino })
+    }
+}
+
+/// Numbers that may be given away without telling the engine.
+pub(super) struct Lease {
+    pub superblock: Superblock,
+    pub next: Ino,
+}
+
+impl FileSystem {
+    /// A number that no inode had before. A call that is made again after `Busy` leaves an unused number behind,
+    /// which does no harm.
+    pub(super) fn new_ino(&self, tier: Tier) -> Result<Ino> {
+        let mut lease = locks::mutex(&self.lease, tier)?;
+        if lease.next == lease.superblock.next_ino {
+            let superblock = Superblock { next_ino: lease.next + LEASE, ..lease.superblock };
+            if superblock.next_ino > FIRST_VIRTUAL {
+                return Err(Error::Engine(engine::Error::NoSpace));
+            }
+            let mut batch = Batch::new(Op::Format.tag());
+            batch.put(keys::superblock(), superblock.encode());
+            self.apply(&batch, tier)?;
+            lease.superblock = superblock;
+        }
+        lease.next += 1;
+        Ok(lease.next - 1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn golden_bytes_and_every_cut_is_refused() {
+        let superblock = Superblock::new(4096, Identity { uuid: [7; 16], secret: 9 });
+        let bytes = superblock.encode();
+        let head = b"\0\0\0\x01\0\0\x10\0\0\0\0\0\0\0\0\0";
+        assert_eq!(bytes, [&head[..], &[7; 16], b"\0\0\0\0\0\0\0\x09\0\0\0\0\0\0\0\x02"].concat());
+        assert_eq!(Superblock::decode(&bytes).unwrap(), superblock);
+        assert!((0..bytes.len()).all(|cut| Superblock::decode(&bytes[..cut]).is_err()));
+        let mut newer = bytes.clone();
+        newer[3] = 2;
+        let error = Superblock::decode(&newer).unwrap_err().to_string();
+        assert!(error.contains("version 2"), "{error}");
+    }
+
+    #[test]
+    fn identities_differ() {
+        assert_ne!(Identity::random(), Identity::random());
+    }
+}
