@@ -83,7 +83,7 @@ mod tests {
         let flush = Action::Run { command: Command::Flush, wait: false };
         let compact = Action::Run { command: Command::Compact, wait: true };
         for text in ["flush", "flush\n", "  flush \t\r\n", "\nflush\n\n"] {
-            assert_eq!(parse(text.as_bytes()).unwrap(), [flush.clone()], "{text:?}");
+            assert_eq!(parse(text.as_bytes()).unwrap(), std::slice::from_ref(&flush), "{text:?}");
         }
         let lines = parse(b"flush\ncompact wait\nmark run-1.b\nsync").unwrap();
         assert_eq!(lines, [flush, compact, Action::Mark("run-1.b".into()), Action::Sync]);

@@ -16,6 +16,7 @@
 //! 2. Locks here are held for a copy only and never while another room is called.
 
 mod command;
+mod figures;
 mod files;
 mod json;
 mod render;
@@ -35,7 +36,7 @@ pub use stats::{Base, FsUsage, MountInfo, Physical, Report, Sample, State, Windo
 use crate::base::clock::Clock;
 use crate::disk::{Disk, Latch, Metered, ProcessIo};
 use crate::engine::{Engine, MeteredEngine};
-use crate::fs::meter::Meter;
+use crate::fs::meter::{Latency, Meter, Op, growth};
 use crate::fs::types::Caller;
 use crate::fs::virtual_file::{Done, VirtualTree};
 use crate::fs::{Error, Result};
@@ -68,6 +69,13 @@ pub struct Parts {
     pub process: Box<dyn Fn() -> Option<ProcessIo> + Send + Sync>,
 }
 
+/// What `mark NAME` remembers.
+struct Mark {
+    sample: Sample,
+    /// Latencies of each operation, in the order of [`Op::ALL`].
+    latencies: Vec<Vec<(u64, u64)>>,
+}
+
 /// Answers `.stats`.
 pub struct Control {
     parts: Parts,
@@ -75,7 +83,7 @@ pub struct Control {
     /// Clock time of the mount.
     started: Duration,
     samples: Mutex<VecDeque<Arc<Sample>>>,
-    marks: Mutex<BTreeMap<String, Arc<Sample>>>,
+    marks: Mutex<BTreeMap<String, Arc<Mark>>>,
     physical: Mutex<Physical>,
     stats_reads: AtomicU64,
 }
@@ -154,7 +162,13 @@ impl Control {
     /// The report whose counters begin at a mark; `None` if there is no such mark.
     pub fn report_since(&self, name: &str) -> Option<Report> {
         let mark = self.marks.lock().get(name).cloned()?;
-        Some(self.report().since(name, &mark))
+        let mut report = self.report().since(name, &mark.sample);
+        for ((counters, now), before) in
+            report.sample.ops.iter_mut().zip(self.latencies()).zip(&mark.latencies)
+        {
+            counters.latency = Latency::of(&growth(&now, before));
+        }
+        Some(report)
     }
 
     /// The names of the marks, in order.
@@ -218,14 +232,18 @@ impl Control {
     }
 
     fn mark(&self, name: String) -> Result<()> {
-        let sample = Arc::new(self.sample());
+        let mark = Arc::new(Mark { sample: self.sample(), latencies: self.latencies() });
         let mut marks = self.marks.lock();
         if marks.len() == MARKS_MAX && !marks.contains_key(&name) {
             log::error!("mark {name}: there are {MARKS_MAX} marks already");
             return Err(Error::Invalid);
         }
-        marks.insert(name, sample);
+        marks.insert(name, mark);
         Ok(())
+    }
+
+    fn latencies(&self) -> Vec<Vec<(u64, u64)>> {
+        Op::ALL.iter().map(|&op| self.parts.meter.distribution(op)).collect()
     }
 
     fn sample(&self) -> Sample {

@@ -83,7 +83,8 @@ impl FsUsage {
 pub struct Sample {
     /// Time since the mount began, or between the two moments.
     pub elapsed: Duration,
-    /// Door 1, in the order of [`Op::ALL`]. Percentiles are of the time since the mount, and absent from a growth.
+    /// Door 1, in the order of [`Op::ALL`]. Percentiles do not subtract: a growth has none until somebody who knows the
+    /// distributions fills them in.
     pub ops: Vec<OpCounters>,
     /// Door 2 by kind of key.
     pub kinds: Vec<KindCounters>,

@@ -31,7 +31,7 @@ pub use latch::{Latch, is_poisoned};
 pub use meter::{Counters, Metered, Snapshot};
 pub use os::{Access, OsDisk, ProcessIo, process_io, read_outside};
 pub use overlay::Overlay;
-pub use purpose::Purpose;
+pub use purpose::{LEVELS, Purpose};
 pub use sim::{SimDisk, Witness};
 
 /// A name in the directory.

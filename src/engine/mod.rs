@@ -14,8 +14,10 @@
 //!   threads on a mount, the test itself in a simulation.
 
 mod batch;
+pub mod cache;
 mod error;
 pub mod frame;
+pub mod lsm;
 mod mem;
 mod meter;
 mod options;
@@ -210,6 +212,7 @@ pub fn open(
             let _ = (disk, clock);
             Ok(Arc::new(MemEngine::new()))
         }
-        Kind::Lsm | Kind::Btree => Err(Error::Invalid(format!("engine {} is not built yet", options.kind))),
+        Kind::Lsm => Ok(lsm::open(disk, clock, options)?),
+        Kind::Btree => Err(Error::Invalid(format!("engine {} is not built yet", options.kind))),
     }
 }

@@ -407,7 +407,6 @@ impl Log {
         state.end += record.len() as u64;
         if state.oldest_unsynced.is_none() {
             state.oldest_unsynced = Some(self.clock.elapsed());
-            self.bell.ring(Class::Log);
         }
         if state.scratch.capacity() > 4 << 20 {
             state.scratch = Vec::new();
@@ -451,6 +450,8 @@ impl Log {
                     let age = self.clock.elapsed().saturating_sub(oldest);
                     if age >= every { Some(Duration::ZERO) } else { Some(every - age) }
                 }
+                // Look again after an interval, so that an append need not wake anyone.
+                (Sync::Interval(every), None) => Some(every),
                 _ => None,
             };
             match (state.waiters.is_empty(), due) {

@@ -76,6 +76,42 @@ pub struct Latency {
     pub mean: f64,
 }
 
+impl Latency {
+    /// Percentiles of a distribution: pairs of a value in nanoseconds and how often it occurred, ascending. `None` of an
+    /// empty one.
+    pub fn of(distribution: &[(u64, u64)]) -> Option<Latency> {
+        let count: u64 = distribution.iter().map(|(_, count)| count).sum();
+        let sum: f64 = distribution.iter().map(|&(value, count)| value as f64 * count as f64).sum();
+        let quantile = |share: f64| {
+            let wanted = (count as f64 * share).ceil() as u64;
+            let mut seen = 0;
+            let mut values = distribution.iter();
+            values.find(|(_, count)| {
+                seen += count;
+                seen >= wanted.max(1)
+            })
+        };
+        Some(Latency {
+            p50: quantile(0.5)?.0,
+            p99: quantile(0.99)?.0,
+            p999: quantile(0.999)?.0,
+            max: distribution.iter().rfind(|(_, count)| *count > 0)?.0,
+            mean: sum / count as f64,
+        })
+    }
+}
+
+/// The growth of a distribution from `earlier` to `now`, both of one meter and operation.
+pub fn growth(now: &[(u64, u64)], earlier: &[(u64, u64)]) -> Vec<(u64, u64)> {
+    let mut before = earlier.iter().peekable();
+    let less = |&(value, count): &(u64, u64)| {
+        while before.next_if(|(other, _)| *other < value).is_some() {}
+        let old = before.next_if(|(other, _)| *other == value).map_or(0, |(_, count)| *count);
+        (value, count.saturating_sub(old))
+    };
+    now.iter().map(less).filter(|(_, count)| *count > 0).collect()
+}
+
 /// The counters of door 1.
 pub struct Meter {
     slots: Vec<Slot>,
@@ -130,6 +166,12 @@ impl Meter {
         }
     }
 
+    /// The latencies of one operation, to 1 %: pairs of a value in nanoseconds and how often it occurred, ascending.
+    pub fn distribution(&self, op: Op) -> Vec<(u64, u64)> {
+        let latency = self.slots[op as usize].latency.lock();
+        latency.iter_recorded().map(|step| (step.value_iterated_to(), step.count_at_value())).collect()
+    }
+
     /// Bytes that users wrote: the *app bytes* of the accounting.
     pub fn write_bytes(&self) -> u64 {
         self.slots[Op::Write as usize].bytes.load(Relaxed)
@@ -157,5 +199,23 @@ mod tests {
         assert!(latency.p50 < 11_000 && latency.max >= 990_000, "{latency:?}");
         assert_eq!((meter.write_bytes(), meter.read_bytes()), (4096, 0));
         assert!(Op::ALL.len() < 64, "tags fit the meter at door 2");
+    }
+
+    #[test]
+    fn distributions_have_the_percentiles_of_the_histogram_and_subtract() {
+        let meter = Meter::new();
+        let record = |range: std::ops::Range<u64>| {
+            range.for_each(|n| meter.record(Op::Read, Duration::from_nanos(n * n), 0, false));
+        };
+        record(1..500);
+        let first = meter.distribution(Op::Read);
+        let (whole, direct) = (Latency::of(&first).unwrap(), meter.of(Op::Read).latency.unwrap());
+        assert_eq!((whole.p50, whole.p99, whole.p999), (direct.p50, direct.p99, direct.p999));
+        assert_eq!(whole.max, direct.max);
+        record(5_000..5_100);
+        let late = Latency::of(&growth(&meter.distribution(Op::Read), &first)).unwrap();
+        assert!(late.p50 > 24_000_000 && late.max < 27_000_000, "{late:?}");
+        assert_eq!(growth(&first, &first), []);
+        assert_eq!(Latency::of(&[]), None);
     }
 }

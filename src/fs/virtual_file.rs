@@ -314,3 +314,6 @@ impl Fixed {
 fn dynamic_ino(parent: Ino, name: &[u8]) -> Ino {
     FIRST_VIRTUAL | DYNAMIC | (xxh3_64_with_seed(name, parent) & (DYNAMIC - 1))
 }
+
+#[cfg(test)]
+mod tests;

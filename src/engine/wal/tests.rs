@@ -185,3 +185,30 @@ fn a_full_disk_refuses_the_record_and_nothing_else() {
     log.sync_now().unwrap();
     assert_eq!(open(disk.crash(1), 0).unwrap().1.len(), 6);
 }
+
+#[test]
+fn the_timer_syncs_what_is_old_enough() {
+    let disk = SimDisk::new();
+    let clock = Arc::new(ManualClock::default());
+    let every = Duration::from_secs(1);
+    let log = Log::open(
+        disk,
+        clock.clone(),
+        Arc::new(Bell::new()),
+        Sync::Interval(every),
+        4096,
+        0,
+        &mut |_, _, _| Ok(()),
+    )
+    .unwrap();
+    assert_eq!(log.work().unwrap(), Pending::After(every));
+    clock.advance(Duration::from_secs(5));
+    let end = append(&log, b"young").unwrap();
+    assert_eq!(log.work().unwrap(), Pending::After(every));
+    clock.advance(Duration::from_millis(400));
+    assert_eq!(log.work().unwrap(), Pending::After(Duration::from_millis(600)));
+    assert_eq!(log.shape().oldest_unsynced, Duration::from_millis(400));
+    clock.advance(Duration::from_millis(600));
+    assert_eq!(log.work().unwrap(), Pending::More);
+    assert_eq!((log.synced(), log.shape().unsynced_bytes), (end, 0));
+}

@@ -1,0 +1,130 @@
+//! Figures for people, in few characters.
+
+use std::time::{Duration, SystemTime};
+
+/// A ratio with three significant digits.
+pub(super) fn amp(value: Option<f64>) -> String {
+    match value {
+        None => "-".to_string(),
+        Some(value) if value < 9.995 => format!("{value:.2}"),
+        Some(value) if value < 99.95 => format!("{value:.1}"),
+        Some(value) => format!("{value:.0}"),
+    }
+}
+
+pub(super) fn percent(share: Option<f64>) -> String {
+    share.map_or("-".to_string(), |share| format!("{:.1}%", share * 100.0))
+}
+
+/// A count in at most five characters: `9999`, `12.4K`, `123K`, `1.2M`.
+pub(super) fn human_count(count: u64) -> String {
+    if count < 10_000 {
+        return count.to_string();
+    }
+    let mut value = count as f64;
+    for unit in ["", "K", "M", "G", "T"] {
+        if value < 99.95 && !unit.is_empty() {
+            return format!("{value:.1}{unit}");
+        }
+        if value < 999.5 || unit == "T" {
+            return format!("{value:.0}{unit}");
+        }
+        value /= 1000.0;
+    }
+    unreachable!("the last unit always returns")
+}
+
+/// A duration with about three significant digits: `412us`, `1.92s`, `12.5m`.
+pub(super) fn span(duration: Duration) -> String {
+    let seconds = duration.as_secs_f64();
+    let (value, unit) = match duration.as_nanos() {
+        0 => return "0".to_string(),
+        1..10_000 => return format!("{:.1}us", seconds * 1e6),
+        10_000..1_000_000 => return format!("{:.0}us", seconds * 1e6),
+        1_000_000..1_000_000_000 => (seconds * 1e3, "ms"),
+        1_000_000_000..600_000_000_000 => (seconds, "s"),
+        600_000_000_000..36_000_000_000_000 => (seconds / 60.0, "m"),
+        _ => (seconds / 3600.0, "h"),
+    };
+    if value < 9.995 {
+        format!("{value:.2}{unit}")
+    } else if value < 99.95 {
+        format!("{value:.1}{unit}")
+    } else {
+        format!("{value:.0}{unit}")
+    }
+}
+
+/// Hours, minutes and seconds, with days before them once there are any.
+pub(super) fn clock(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    let (days, rest) = (seconds / 86_400, seconds % 86_400);
+    let text = format!("{:02}:{:02}:{:02}", rest / 3600, rest / 60 % 60, rest % 60);
+    if days > 0 { format!("{days}d {text}") } else { text }
+}
+
+/// Coordinated universal time to the second, as in RFC 3339.
+pub(super) fn timestamp(time: SystemTime) -> String {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let (days, seconds) = (since.as_secs() / 86_400, since.as_secs() % 86_400);
+    // The calendar in years that begin in March, so that the leap day is a year's last: 400 years have 146,097 days.
+    let shifted = days + 719_468;
+    let (era, day) = (shifted / 146_097, shifted % 146_097);
+    let year_of_era = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
+    let day_of_year = day - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_from_march = (5 * day_of_year + 2) / 153;
+    let day_of_month = day_of_year - (153 * month_from_march + 2) / 5 + 1;
+    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
+    let year = era * 400 + year_of_era + u64::from(month <= 2);
+    format!(
+        "{year:04}-{month:02}-{day_of_month:02}T{:02}:{:02}:{:02}Z",
+        seconds / 3600,
+        seconds / 60 % 60,
+        seconds % 60,
+    )
+}
+
+/// The last `room` characters of a path, at least ten.
+pub(super) fn tail(path: &str, room: usize) -> String {
+    let path = ascii(path);
+    let room = room.max(10);
+    if path.len() <= room { path } else { format!("...{}", &path[path.len() - (room - 3)..]) }
+}
+
+/// Printable ASCII: an arrow is spelled out, everything else that is not is a question mark.
+pub(super) fn ascii(text: &str) -> String {
+    let plain = |c: char| if c.is_ascii_graphic() || c == ' ' { c } else { '?' };
+    text.replace('\u{2192}', "->").chars().map(plain).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn figures_are_short_and_exact_enough() {
+        let counts = [0, 9_999, 10_000, 99_949, 99_950, 123_456, 999_499, 999_500, 12_345_678, u64::MAX];
+        let texts = ["0", "9999", "10.0K", "99.9K", "100K", "123K", "999K", "1.0M", "12.3M", "18446744T"];
+        assert_eq!(counts.map(human_count), texts);
+        let spans = [0, 800, 9_900, 412_000, 1_500_000, 1_920_000_000, 61_000_000_000, 750_000_000_000];
+        assert_eq!(
+            spans.map(|nanos| span(Duration::from_nanos(nanos))),
+            ["0", "0.8us", "9.9us", "412us", "1.50ms", "1.92s", "61.0s", "12.5m"]
+        );
+        assert_eq!(
+            [None, Some(0.0), Some(9.999), Some(99.96), Some(1234.5)].map(amp),
+            ["-", "0.00", "10.0", "100", "1234"]
+        );
+        assert_eq!(clock(Duration::from_secs(90_061)), "1d 01:01:01");
+    }
+
+    #[test]
+    fn times_are_those_of_the_calendar() {
+        let at = |seconds| timestamp(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds));
+        assert_eq!(at(0), "1970-01-01T00:00:00Z");
+        assert_eq!(at(951_782_400), "2000-02-29T00:00:00Z");
+        assert_eq!(at(1_000_000_000), "2001-09-09T01:46:40Z");
+        assert_eq!(at(4_107_542_399), "2100-02-28T23:59:59Z");
+        assert_eq!(at(4_107_542_400), "2100-03-01T00:00:00Z");
+    }
+}

@@ -1,0 +1,204 @@
+//! Places that move forward through sorted entries: of a memtable, or of a run of tables.
+
+use std::ops::Bound;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::Slot;
+use super::memtable::Memtable;
+use super::table::{Block, BlockCursor, Chunk, Table};
+use super::version::Run;
+use crate::disk::Purpose;
+use crate::engine::cache::BlockCache;
+use crate::engine::{Error, KeyRange, Result, Tier};
+
+/// Entries that are copied out of a memtable at first, and at most, at a time.
+const COPY: std::ops::RangeInclusive<usize> = 16..=512;
+/// A scan that goes on reads this much ahead.
+const SCAN_BYTES: u64 = 128 << 10;
+/// A merge reads this much at once.
+const MERGE_BYTES: u64 = 256 << 10;
+
+/// How a cursor gets at blocks.
+#[derive(Clone)]
+pub enum Reading {
+    /// From the cache, and as far as `tier` allows from the disk.
+    Cached {
+        /// The cache.
+        cache: Arc<BlockCache>,
+        /// How far to go.
+        tier: Tier,
+    },
+    /// From the disk in long pieces that are kept by nobody.
+    Direct(Purpose),
+}
+
+/// A place in sorted entries, or their end.
+pub enum Cursor {
+    /// In a memtable.
+    Memory(MemoryCursor),
+    /// In tables that do not overlap.
+    Run(Box<RunCursor>),
+}
+
+impl Cursor {
+    /// The current key; `None` at the end.
+    pub fn key(&self) -> Option<&[u8]> {
+        match self {
+            Cursor::Memory(cursor) => cursor.entries.get(cursor.index).map(|(key, _)| &key[..]),
+            Cursor::Run(cursor) => cursor.valid.then(|| cursor.block.key()),
+        }
+    }
+
+    /// The current value; `None` for a tombstone.
+    pub fn value(&self) -> Option<&[u8]> {
+        match self {
+            Cursor::Memory(cursor) => cursor.entries.get(cursor.index).and_then(|(_, slot)| slot.as_deref()),
+            Cursor::Run(cursor) => cursor.block.value(),
+        }
+    }
+
+    /// Goes to the next entry.
+    pub fn advance(&mut self) -> Result<()> {
+        match self {
+            Cursor::Memory(cursor) => {
+                cursor.advance();
+                Ok(())
+            }
+            Cursor::Run(cursor) => cursor.advance(),
+        }
+    }
+}
+
+/// A place in a memtable. Entries are copied in pieces, so that its lock is not held while they are used.
+pub struct MemoryCursor {
+    memtable: Arc<Memtable>,
+    end: Option<Bytes>,
+    entries: Vec<(Bytes, Slot)>,
+    index: usize,
+    limit: usize,
+}
+
+impl MemoryCursor {
+    /// The first entry of `range`.
+    pub fn new(memtable: Arc<Memtable>, range: KeyRange<'_>) -> MemoryCursor {
+        let (mut entries, limit) = (Vec::new(), *COPY.start());
+        memtable.copy(Bound::Included(range.start), range.end, limit, &mut entries);
+        MemoryCursor { memtable, end: range.end.map(Bytes::copy_from_slice), entries, index: 0, limit }
+    }
+
+    fn advance(&mut self) {
+        self.index += 1;
+        if self.index == self.entries.len()
+            && self.index == self.limit
+            && let Some((last, _)) = self.entries.pop()
+        {
+            self.limit = (self.limit * 2).min(*COPY.end());
+            self.memtable.copy(Bound::Excluded(&last), self.end.as_deref(), self.limit, &mut self.entries);
+            self.index = 0;
+        }
+    }
+}
+
+/// A place in tables that do not overlap.
+pub struct RunCursor {
+    tables: Run,
+    table: usize,
+    ordinal: usize,
+    block: BlockCursor,
+    valid: bool,
+    reading: Reading,
+    /// No block is read that only holds keys from here on.
+    end: Option<Bytes>,
+    chunk: Option<Chunk>,
+    /// The next block is the one after the last: read ahead.
+    sequential: bool,
+}
+
+impl RunCursor {
+    /// The first entry of `range` in `tables`.
+    pub fn new(tables: Run, range: KeyRange<'_>, reading: Reading) -> Result<RunCursor> {
+        let table = tables.partition_point(|table| &table.largest[..] < range.start);
+        let end = range.end.map(Bytes::copy_from_slice);
+        let block = BlockCursor::default();
+        let mut cursor = RunCursor {
+            tables,
+            table,
+            ordinal: 0,
+            block,
+            valid: false,
+            reading,
+            end,
+            chunk: None,
+            sequential: false,
+        };
+        if let Some(table) = cursor.tables.get(cursor.table) {
+            cursor.ordinal = table.find_block(range.start);
+            cursor.settle(range.start)?;
+        }
+        Ok(cursor)
+    }
+
+    fn advance(&mut self) -> Result<()> {
+        let Some(table) = self.tables.get(self.table) else { return Ok(()) };
+        self.valid = self.block.advance().map_err(|_| table.damaged(self.ordinal))?;
+        if self.valid {
+            return Ok(());
+        }
+        self.ordinal += 1;
+        self.sequential = true;
+        self.settle(b"")
+    }
+
+    /// Goes to the first entry at or behind `start` from the current block on.
+    fn settle(&mut self, start: &[u8]) -> Result<()> {
+        self.valid = false;
+        while let Some(table) = self.tables.get(self.table).cloned() {
+            if self.ordinal == table.blocks() {
+                self.table += 1;
+                self.ordinal = 0;
+                self.chunk = None;
+                continue;
+            }
+            let first = if self.ordinal == 0 { &table.smallest[..] } else { table.fence(self.ordinal) };
+            if self.end.as_ref().is_some_and(|end| first >= &end[..]) {
+                break;
+            }
+            let block = self.load(&table)?;
+            if self.block.enter(block, start).map_err(|_| table.damaged(self.ordinal))? {
+                self.valid = true;
+                break;
+            }
+            self.ordinal += 1;
+            self.sequential = true;
+        }
+        Ok(())
+    }
+
+    /// The current block.
+    fn load(&mut self, table: &Table) -> Result<Block> {
+        if let Some(chunk) = self.chunk.as_ref().filter(|chunk| chunk.has(self.ordinal)) {
+            return table.check(self.ordinal, chunk);
+        }
+        let (cache, purpose, bytes) = match &self.reading {
+            Reading::Direct(purpose) => (None, *purpose, MERGE_BYTES),
+            Reading::Cached { cache, tier } => match (table.cached(self.ordinal, cache)?, tier) {
+                (Some(block), _) => return Ok(block),
+                (None, Tier::Memory) => return Err(Error::WouldBlock),
+                (None, Tier::Disk) => (Some(cache), Purpose::Scan, if self.sequential { SCAN_BYTES } else { 0 }),
+            },
+        };
+        let count = table.blocks_within(self.ordinal, bytes, self.end.as_deref());
+        let chunk = table.read(self.ordinal, count, purpose)?;
+        let block = table.check(self.ordinal, &chunk)?;
+        if let Some(cache) = cache {
+            cache.count_miss();
+            for ordinal in self.ordinal..chunk.end() {
+                table.keep(ordinal, &table.check(ordinal, &chunk)?, cache);
+            }
+        }
+        self.chunk = Some(chunk);
+        Ok(block)
+    }
+}

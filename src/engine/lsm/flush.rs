@@ -1,0 +1,87 @@
+//! Flush: the oldest immutable memtable becomes a table in L0.
+//!
+//! 1. Write and sync the table, then the names.
+//! 2. One edit adds the table and says that the log before it is not needed any more.
+//! 3. The memtable leaves the view, the log segments are free for use.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::{Relaxed, Release};
+
+use super::cursor::{Cursor, MemoryCursor};
+use super::manifest::Edit;
+use super::memtable::Memtable;
+use super::table::Table;
+use super::{LsmEngine, Task};
+use crate::base::text::human_size;
+use crate::disk::Purpose;
+use crate::engine::{KeyRange, Pending, Result};
+
+impl LsmEngine {
+    /// One unit of flush work.
+    pub(super) fn flush_work(&self) -> Result<Pending> {
+        let flushed = self.flush();
+        match &flushed {
+            Ok(_) => {
+                let position = self.flushed.load(Relaxed);
+                self.end_commands(&Ok(()), |task| matches!(task, Task::Flush(until) if *until <= position));
+            }
+            Err(error) => {
+                let waits = |task: &Task| matches!(task, Task::Flush(_) | Task::Compact { is_started: false, .. });
+                self.end_commands(&Err(error.clone()), waits);
+            }
+        }
+        flushed?;
+        Ok(if self.view().immutables.is_empty() { Pending::Idle } else { Pending::More })
+    }
+
+    /// Flushes the oldest immutable memtable; false if there is none.
+    pub(super) fn flush(&self) -> Result<bool> {
+        let _one = self.flushing.lock();
+        let Some(memtable) = self.view().immutables.last().cloned() else { return Ok(false) };
+        self.activity.lock().flush = Some(format!("flush {}", human_size(memtable.bytes())));
+        let result = self.flush_memtable(&memtable);
+        self.activity.lock().flush = None;
+        result.map(|()| true)
+    }
+
+    fn flush_memtable(&self, memtable: &Arc<Memtable>) -> Result<()> {
+        let table = self.write_table(memtable)?;
+        let position = memtable.last();
+        let mut manifest = self.manifest.lock();
+        let edit = Edit {
+            added: vec![(0, table.meta().clone())],
+            log_position: Some(position),
+            next_number: Some(self.shelf.next_number()),
+            ..Edit::default()
+        };
+        if let Err(error) = self.install(&mut manifest, &edit, &[(0, table.clone())], Some(memtable)) {
+            // After a failed sync the edit may be durable all the same: then the file stays.
+            if !manifest.is_failed() {
+                table.retire();
+            }
+            return Err(error);
+        }
+        drop(manifest);
+        self.meters.levels[0].in_bytes.fetch_add(table.bytes, Relaxed);
+        self.meters.levels[0].write_bytes.fetch_add(table.bytes, Relaxed);
+        self.flushed.store(position, Release);
+        self.log.release(position);
+        Ok(())
+    }
+
+    /// Writes a memtable to a durable table.
+    fn write_table(&self, memtable: &Arc<Memtable>) -> Result<Arc<Table>> {
+        let mut cursor = Cursor::Memory(MemoryCursor::new(memtable.clone(), KeyRange::ALL));
+        let mut builder = self.shelf.create(Purpose::Flush)?;
+        while let Some(key) = cursor.key() {
+            builder.add(key, cursor.value())?;
+            cursor.advance()?;
+        }
+        let table = builder.finish(memtable.first(), memtable.last())?;
+        if let Err(error) = self.shelf.sync_names() {
+            table.retire();
+            return Err(error);
+        }
+        Ok(table)
+    }
+}

@@ -1,0 +1,307 @@
+//! The manifest: which table files make up the store, as a list of edits in one file.
+//!
+//! The file begins with a header and an edit that describes the whole store; every later change is one more framed edit,
+//! synced before anything relies on it. When the edits outgrow what they describe, and at every opening, a new file with a
+//! single edit takes its place by a rename.
+//!
+//! # Invariants
+//!
+//! 1. An edit names only tables whose bytes and names are durable.
+//! 2. Nothing that an edit stops to need (tables, log) is touched before the edit is durable.
+//! 3. After a sync or rename that failed nothing is known about the file: no edit is accepted until the store is opened
+//!    again.
+//! 4. Reading stops at the first edit that does not check. An edit is written after the one before is durable, so if a later
+//!    one checks, that is damage, not a torn end.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::place;
+use super::table::TableMeta;
+use crate::base::varint;
+use crate::disk::{Disk, File, LEVELS, Purpose, read_all};
+use crate::engine::{Error, Position, Result, frame};
+
+/// File name of the manifest.
+pub const NAME: &str = "manifest";
+const NEW_NAME: &str = "manifest.new";
+const KIND_HEADER: u8 = 1;
+const KIND_EDIT: u8 = 2;
+const VERSION: u64 = 1;
+const TITLE: &[u8] = b"kvfs lsm manifest";
+
+const TAG_ADD: u64 = 1;
+const TAG_REMOVE: u64 = 2;
+const TAG_LOG_POSITION: u64 = 3;
+const TAG_NEXT_NUMBER: u64 = 4;
+const TAG_CURSOR: u64 = 5;
+
+fn put_all<const N: usize>(target: &mut Vec<u8>, numbers: [u64; N]) {
+    numbers.iter().for_each(|number| varint::put(target, *number));
+}
+
+/// One atomic change.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Edit {
+    /// Tables that are no longer part of the store: level and number.
+    pub removed: Vec<(usize, u64)>,
+    /// New tables and their levels.
+    pub added: Vec<(usize, TableMeta)>,
+    /// Batches up to here are in tables: the log before is not needed any more.
+    pub log_position: Option<Position>,
+    /// Every table so far has a number below.
+    pub next_number: Option<u64>,
+    /// Levels, and where the last merge out of each ended.
+    pub cursors: Vec<(usize, Bytes)>,
+}
+
+impl Edit {
+    fn encode(&self, target: &mut Vec<u8>) {
+        for (level, number) in &self.removed {
+            put_all(target, [TAG_REMOVE, *level as u64, *number]);
+        }
+        for (level, meta) in &self.added {
+            put_all(target, [TAG_ADD, *level as u64, meta.bytes]);
+            meta.encode(target);
+        }
+        for (tag, number) in [(TAG_LOG_POSITION, self.log_position), (TAG_NEXT_NUMBER, self.next_number)] {
+            if let Some(number) = number {
+                put_all(target, [tag, number]);
+            }
+        }
+        for (level, key) in &self.cursors {
+            put_all(target, [TAG_CURSOR, *level as u64]);
+            varint::put_bytes(target, key);
+        }
+    }
+
+    fn decode(mut source: &[u8]) -> Option<Edit> {
+        let mut edit = Edit::default();
+        while !source.is_empty() {
+            let tag = varint::take(&mut source)?;
+            let number = varint::take(&mut source)?;
+            let level = usize::try_from(number).ok().filter(|level| *level < LEVELS);
+            match tag {
+                TAG_REMOVE => edit.removed.push((level?, varint::take(&mut source)?)),
+                TAG_ADD => {
+                    let bytes = varint::take(&mut source)?;
+                    edit.added.push((level?, TableMeta::decode(&mut source, bytes)?));
+                }
+                TAG_LOG_POSITION => edit.log_position = Some(number),
+                TAG_NEXT_NUMBER => edit.next_number = Some(number),
+                TAG_CURSOR => {
+                    edit.cursors.push((level?, Bytes::copy_from_slice(varint::take_bytes(&mut source)?)));
+                }
+                _ => return None,
+            }
+        }
+        Some(edit)
+    }
+}
+
+/// What all edits together say.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct State {
+    /// Tables by level and number.
+    pub tables: BTreeMap<(usize, u64), TableMeta>,
+    /// Where replay of the log begins.
+    pub log_position: Position,
+    /// The next table's number at least.
+    pub next_number: u64,
+    /// Per level, where the last merge out of it ended.
+    pub cursors: [Bytes; LEVELS],
+}
+
+impl State {
+    /// Adds an edit; the sentence to show if it contradicts what came before.
+    fn apply(&mut self, edit: &Edit) -> std::result::Result<(), String> {
+        for key in &edit.removed {
+            self.tables.remove(key).ok_or_else(|| format!("removes table {} that is not there", key.1))?;
+        }
+        for (level, meta) in &edit.added {
+            if self.tables.insert((*level, meta.number), meta.clone()).is_some() {
+                return Err(format!("adds table {} twice", meta.number));
+            }
+        }
+        self.log_position = edit.log_position.unwrap_or(self.log_position);
+        self.next_number = edit.next_number.unwrap_or(self.next_number);
+        for (level, key) in &edit.cursors {
+            self.cursors[*level] = key.clone();
+        }
+        Ok(())
+    }
+
+    /// A whole manifest of `generation` that says the same.
+    fn encode(&self, generation: u64) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let at = frame::start(&mut bytes, KIND_HEADER);
+        bytes.extend_from_slice(TITLE);
+        put_all(&mut bytes, [VERSION, generation]);
+        frame::finish(&mut bytes, at, 0);
+        let at = frame::start(&mut bytes, KIND_EDIT);
+        let edit = Edit {
+            added: self.tables.iter().map(|((level, _), meta)| (*level, meta.clone())).collect(),
+            log_position: Some(self.log_position),
+            next_number: Some(self.next_number),
+            cursors: self.cursors.iter().cloned().enumerate().filter(|(_, key)| !key.is_empty()).collect(),
+            ..Edit::default()
+        };
+        edit.encode(&mut bytes);
+        frame::finish(&mut bytes, at, place(generation, at as u64));
+        bytes
+    }
+
+    /// Reads a whole manifest; also its generation.
+    fn decode(bytes: &[u8]) -> Result<(State, u64)> {
+        let damaged = |offset: usize, what: &str| Error::corrupt(NAME, offset as u64, what);
+        let header = frame::decode(bytes, 0).and_then(|(kind, payload)| {
+            let mut rest = payload.strip_prefix(TITLE).filter(|_| kind == KIND_HEADER)?;
+            let numbers = (varint::take(&mut rest)?, varint::take(&mut rest)?);
+            Some((numbers, frame::HEADER_BYTES + payload.len()))
+        });
+        let ((version, generation), mut offset) = header.ok_or_else(|| damaged(0, "no manifest header"))?;
+        if version != VERSION {
+            return Err(Error::Invalid(format!("manifest format {version} is not known; this program knows {VERSION}")));
+        }
+        let mut state = State::default();
+        // The first edit came with the file, whole.
+        let mut whole = false;
+        while let Some((kind, payload)) = frame::decode(&bytes[offset..], place(generation, offset as u64)) {
+            let edit = Edit::decode(payload).filter(|_| kind == KIND_EDIT);
+            let edit = edit.ok_or_else(|| damaged(offset, "an edit that does not parse"))?;
+            state.apply(&edit).map_err(|what| damaged(offset, &format!("an edit that {what}")))?;
+            offset += frame::HEADER_BYTES + payload.len();
+            whole = true;
+        }
+        let later = (offset + 1..bytes.len())
+            .find(|later| frame::decode(&bytes[*later..], place(generation, *later as u64)).is_some());
+        if !whole || later.is_some() {
+            return Err(damaged(offset, "an edit that does not check"));
+        }
+        Ok((state, generation))
+    }
+}
+
+/// The manifest of an open store.
+pub struct Manifest {
+    disk: Arc<dyn Disk>,
+    file: Arc<dyn File>,
+    state: State,
+    generation: u64,
+    bytes: u64,
+    /// Size at which it is written anew.
+    bytes_max: u64,
+    growth_bytes: u64,
+    failed: Option<Error>,
+}
+
+impl Manifest {
+    /// Reads the manifest of `disk`, or makes the first one if `is_new`, and writes it anew. It grows by at least
+    /// `growth_bytes` before it is written anew again.
+    pub fn open(disk: Arc<dyn Disk>, growth_bytes: u64, is_new: bool) -> Result<Manifest> {
+        let (state, generation) = match disk.open(NAME) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound && is_new => (State::default(), 0),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(Error::corrupt(NAME, 0, "the store has tables or a log, but no manifest"));
+            }
+            Err(error) => return Err(Error::io("opening the manifest", error)),
+            Ok(file) => {
+                let bytes = read_all(&*file, Purpose::Recovery);
+                State::decode(&bytes.map_err(|error| Error::io("reading the manifest", error))?)?
+            }
+        };
+        let bytes = state.encode(generation + 1);
+        let file = prepare(&disk, &bytes).and_then(|file| install(&disk).map(|()| file));
+        let file = file.map_err(|error| Error::io("writing the manifest", error))?;
+        let bytes = bytes.len() as u64;
+        Ok(Manifest {
+            disk,
+            file,
+            state,
+            generation: generation + 1,
+            bytes,
+            bytes_max: bytes * 4 + growth_bytes,
+            growth_bytes,
+            failed: None,
+        })
+    }
+
+    /// What it says.
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// Makes `edit` durable. On an error from the write the edit has not happened; after a failed sync nobody knows, and
+    /// every later edit fails.
+    pub fn append(&mut self, edit: &Edit) -> Result<()> {
+        if let Some(error) = &self.failed {
+            return Err(error.clone());
+        }
+        let mut next = self.state.clone();
+        next.apply(edit).map_err(|what| Error::Invalid(format!("an edit that {what}")))?;
+        let mut frame_bytes = Vec::new();
+        let at = frame::start(&mut frame_bytes, KIND_EDIT);
+        edit.encode(&mut frame_bytes);
+        frame::finish(&mut frame_bytes, at, place(self.generation, self.bytes));
+        let written = self.file.write_at(Purpose::Manifest, self.bytes, &frame_bytes);
+        written.map_err(|error| Error::io("writing the manifest", error))?;
+        if let Err(error) = self.file.sync(Purpose::Manifest) {
+            return Err(self.fail(Error::io("sync of the manifest", error)));
+        }
+        self.bytes += frame_bytes.len() as u64;
+        self.state = next;
+        if self.bytes > self.bytes_max { self.rewrite() } else { Ok(()) }
+    }
+
+    /// Whether a sync or rename failed, so that the fate of the last edit is unknown.
+    pub fn is_failed(&self) -> bool {
+        self.failed.is_some()
+    }
+
+    /// Puts a new file with one edit in place.
+    fn rewrite(&mut self) -> Result<()> {
+        let bytes = self.state.encode(self.generation + 1);
+        self.bytes_max = self.bytes.max(bytes.len() as u64) * 4 + self.growth_bytes;
+        let file = match prepare(&self.disk, &bytes) {
+            Ok(file) => file,
+            Err(error) => {
+                // The old file is untouched and goes on.
+                log::warn!("writing the manifest anew: {error}");
+                return Ok(());
+            }
+        };
+        if let Err(error) = install(&self.disk) {
+            return Err(self.fail(Error::io("installing the manifest", error)));
+        }
+        (self.file, self.bytes) = (file, bytes.len() as u64);
+        self.generation += 1;
+        self.bytes_max = self.bytes * 4 + self.growth_bytes;
+        Ok(())
+    }
+
+    fn fail(&mut self, error: Error) -> Error {
+        self.failed = Some(error.clone());
+        error
+    }
+}
+
+/// Writes a manifest beside the one in place.
+fn prepare(disk: &Arc<dyn Disk>, bytes: &[u8]) -> io::Result<Arc<dyn File>> {
+    match disk.remove(NEW_NAME) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let file = disk.create(NEW_NAME)?;
+    file.write_at(Purpose::Manifest, 0, bytes)?;
+    file.sync(Purpose::Manifest)?;
+    Ok(file)
+}
+
+/// Puts what [`prepare`] wrote in place.
+fn install(disk: &Arc<dyn Disk>) -> io::Result<()> {
+    disk.rename(NEW_NAME, NAME)?;
+    disk.sync_names()
+}

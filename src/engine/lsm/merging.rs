@@ -1,0 +1,204 @@
+//! Merge work: asks the policy, runs one merge at a time a few mebibytes a call, and makes its result part of the store.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use super::compaction::{Choice, Job, RunningMerge, full};
+use super::manifest::Edit;
+use super::table::Table;
+use super::version::Version;
+use super::{LsmEngine, Task};
+use crate::base::text::human_size;
+use crate::engine::{Error, Pending, Result};
+
+/// Key and value bytes merged in one unit of work.
+const UNIT_BYTES: u64 = 4 << 20;
+/// When to look again whether there is space for a merge.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Merges of a store.
+#[derive(Default)]
+pub struct Merging {
+    running: Option<RunningMerge>,
+    /// Damaged inputs: merging them again would find the same damage.
+    blocked: Option<Error>,
+    /// Said that a merge has no space; says so once.
+    warned: bool,
+}
+
+/// What came of looking for the next merge.
+enum Next {
+    Nothing,
+    NoSpace,
+    Moved,
+    Started(RunningMerge),
+}
+
+impl LsmEngine {
+    /// One unit of merge work.
+    pub(super) fn merge_work(&self) -> Result<Pending> {
+        let Some(mut merging) = self.merging.try_lock() else { return Ok(Pending::Idle) };
+        let result = self.merge_unit(&mut merging);
+        self.report_merge(&merging);
+        if let Err(error) = &result {
+            if matches!(error, Error::Corrupt { .. }) {
+                merging.blocked = Some(error.clone());
+            }
+            self.end_commands(&Err(error.clone()), |task| matches!(task, Task::Compact { .. }));
+        }
+        result
+    }
+
+    fn merge_unit(&self, merging: &mut Merging) -> Result<Pending> {
+        if let Some(error) = &merging.blocked {
+            return Err(error.clone());
+        }
+        let mut merge = match merging.running.take() {
+            Some(merge) => merge,
+            None => match self.next_merge(merging)? {
+                Next::Nothing => return Ok(Pending::Idle),
+                Next::NoSpace => return Ok(Pending::After(RETRY)),
+                Next::Moved => return Ok(Pending::More),
+                Next::Started(merge) => merge,
+            },
+        };
+        match merge.step(UNIT_BYTES) {
+            Ok(false) => merging.running = Some(merge),
+            Ok(true) => {
+                self.install_merge(merge)?;
+                self.end_commands(&Ok(()), |task| matches!(task, Task::Compact { is_started: true, .. }));
+            }
+            Err(error) => {
+                merge.abandon();
+                return Err(error);
+            }
+        }
+        Ok(Pending::More)
+    }
+
+    /// Looks for something to merge.
+    fn next_merge(&self, merging: &mut Merging) -> Result<Next> {
+        let version = self.view().version.clone();
+        if self.start_commands() {
+            let Some(job) = full(&version) else {
+                self.end_commands(&Ok(()), |task| matches!(task, Task::Compact { is_started: true, .. }));
+                return Ok(Next::Moved);
+            };
+            if !self.has_space(&version, &job, merging)? {
+                return Err(Error::NoSpace);
+            }
+            return Ok(Next::Started(self.start(&version, job)?));
+        }
+        let cursors = self.manifest.lock().state().cursors.clone();
+        match self.policy.choose(&version.picture(), &cursors) {
+            Choice::Nothing => Ok(Next::Nothing),
+            Choice::Move(job) => {
+                self.move_tables(&version, &job)?;
+                Ok(Next::Moved)
+            }
+            Choice::Merge(job) if !self.has_space(&version, &job, merging)? => Ok(Next::NoSpace),
+            Choice::Merge(job) => Ok(Next::Started(self.start(&version, job)?)),
+        }
+    }
+
+    fn start(&self, version: &Version, job: Job) -> Result<RunningMerge> {
+        RunningMerge::start(version, job, &self.shelf, self.options.table_bytes)
+    }
+
+    /// Marks compact commands whose flush is done; whether any is to be served.
+    fn start_commands(&self) -> bool {
+        let flushed = self.flushed.load(Relaxed);
+        let mut any = false;
+        for (task, _) in self.commands.lock().iter_mut() {
+            if let Task::Compact { position, is_started } = task {
+                *is_started |= *position <= flushed;
+                any |= *is_started;
+            }
+        }
+        any
+    }
+
+    /// Whether the outputs of `job` would fit beside its inputs.
+    fn has_space(&self, version: &Version, job: &Job, merging: &mut Merging) -> Result<bool> {
+        let bytes: u64 = tables(version, job).iter().map(|(_, table)| table.bytes).sum();
+        let free_bytes = self.shelf.free_bytes()?;
+        let fits = bytes <= free_bytes;
+        if !fits && !merging.warned {
+            log::warn!("a merge of {} waits: only {} are free", human_size(bytes), human_size(free_bytes));
+        }
+        merging.warned = !fits;
+        Ok(fits)
+    }
+
+    fn move_tables(&self, version: &Version, job: &Job) -> Result<()> {
+        let moved = tables(version, job);
+        let added: Vec<(usize, Arc<Table>)> = moved.iter().map(|(_, table)| (job.into, table.clone())).collect();
+        self.install(&mut self.manifest.lock(), &self.edit(job, &moved, &added), &added, None)?;
+        let bytes: u64 = moved.iter().map(|(_, table)| table.bytes).sum();
+        self.meters.levels[job.into].moved_bytes.fetch_add(bytes, Relaxed);
+        Ok(())
+    }
+
+    fn install_merge(&self, merge: RunningMerge) -> Result<()> {
+        let into = merge.job.into;
+        let added: Vec<(usize, Arc<Table>)> = merge.outputs.iter().map(|table| (into, table.clone())).collect();
+        let result = self.shelf.sync_names().and_then(|()| {
+            let mut manifest = self.manifest.lock();
+            let result = self.install(&mut manifest, &self.edit(&merge.job, &merge.inputs, &added), &added, None);
+            // After a failed sync the edit may be durable all the same: then the files stay.
+            if result.is_err() && manifest.is_failed() { Ok(result) } else { result.map(Ok) }
+        });
+        match result {
+            Ok(result) => result?,
+            Err(error) => {
+                merge.abandon();
+                return Err(error);
+            }
+        }
+        let meter = &self.meters.levels[into];
+        for (level, table) in &merge.inputs {
+            meter.read_bytes.fetch_add(table.bytes, Relaxed);
+            if *level < into {
+                meter.in_bytes.fetch_add(table.bytes, Relaxed);
+            }
+        }
+        meter.write_bytes.fetch_add(merge.output_bytes(), Relaxed);
+        Ok(())
+    }
+
+    fn edit(&self, job: &Job, removed: &[(usize, Arc<Table>)], added: &[(usize, Arc<Table>)]) -> Edit {
+        Edit {
+            removed: removed.iter().map(|(level, table)| (*level, table.number)).collect(),
+            added: added.iter().map(|(level, table)| (*level, table.meta().clone())).collect(),
+            next_number: Some(self.shelf.next_number()),
+            cursors: job.cursor.iter().cloned().collect(),
+            ..Edit::default()
+        }
+    }
+
+    /// Keeps what reports say of the running merge.
+    fn report_merge(&self, merging: &Merging) {
+        let bytes = merging.running.as_ref().map_or(0, RunningMerge::output_bytes);
+        self.meters.temporary_bytes.store(bytes, Relaxed);
+        self.meters.temporary_peak_bytes.fetch_max(bytes, Relaxed);
+        self.activity.lock().merge = merging.running.as_ref().map(RunningMerge::describe);
+    }
+
+    /// Gives up the running merge.
+    pub(super) fn stop_merging(&self) {
+        if let Some(merge) = self.merging.lock().running.take() {
+            merge.abandon();
+        }
+    }
+}
+
+/// The tables of a job with their levels.
+fn tables(version: &Version, job: &Job) -> Vec<(usize, Arc<Table>)> {
+    let of_level = |(level, numbers): &(usize, Vec<u64>)| {
+        let (level, numbers) = (*level, numbers.clone());
+        let chosen = version.level(level).iter().filter(move |table| numbers.contains(&table.number));
+        chosen.map(move |table| (level, table.clone())).collect::<Vec<_>>()
+    };
+    job.inputs.iter().flat_map(of_level).collect()
+}

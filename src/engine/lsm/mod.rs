@@ -1,0 +1,414 @@
+#![doc = include_str!("FORMAT.md")]
+//!
+//! # How it works
+//!
+//! 1. [`Engine::apply`] appends the batch to the log and inserts it into the *mutable memtable*.
+//! 2. A full memtable becomes *immutable*; a flush writes it to a table in L0, then lets go of the log behind it.
+//! 3. Merges bring tables from level to level, so that reads meet few sorted runs and old entries give their space back.
+//! 4. A read asks memtables, L0 newest first, then one table a level; the first that knows the key has the newest entry.
+//!
+//! # Invariants
+//!
+//! 1. The log decides the order of batches; there are no sequence numbers. What is newer lies above what is older: mutable
+//!    memtable, immutables newest first, L0 newest first, L1 … L6.
+//! 2. A batch lies wholly in one memtable, so in one table of L0.
+//! 3. The log is released up to a position only after an edit is durable that puts everything before it into tables.
+//! 4. A read works on one [`View`] and holds no lock while it waits for the disk.
+//!
+//! # Lock order
+//!
+//! `writer`, `flushing` or `merging`, then `manifest`, then `view`; `commands` and `activity` are leaves. `writer` and `view` are
+//! held for memory and one log write only; `flushing`, `merging` and `manifest` are held across disk requests and taken
+//! by background work alone.
+
+pub mod compaction;
+mod cursor;
+mod flush;
+mod manifest;
+mod memtable;
+mod merge;
+mod merging;
+mod report;
+mod stall;
+mod table;
+mod verify;
+mod version;
+mod write;
+
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use bytes::Bytes;
+use parking_lot::{Mutex, RwLock};
+
+use super::cache::BlockCache;
+use super::wal::{self, Log};
+use super::{
+    Batch, Bell, Class, Command, Done, Engine, Error, KeyRange, Options, Pending, Position, ProbeMeter, Promise, Result,
+    Shape, SpaceGuard, StallMeter, Tier, Visit,
+};
+use crate::base::clock::Clock;
+use crate::disk::{Disk, LEVELS, Purpose};
+use compaction::{Leveled, Policy};
+use cursor::{Cursor, MemoryCursor, Reading, RunCursor};
+use manifest::{Edit, Manifest};
+use memtable::Memtable;
+use merge::Merge;
+use merging::Merging;
+use stall::Pace;
+use table::{Shelf, Table, hash, table_number};
+use verify::Verification;
+use version::{Run, Version, View};
+
+/// What a structure knows of a key: its value, or with `None` that it was deleted.
+pub type Slot = Option<Bytes>;
+
+/// The place of a frame at `offset` of file `number`.
+fn place(number: u64, offset: u64) -> u64 {
+    number.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ offset
+}
+
+/// Counters of a level since the store was opened.
+#[derive(Default)]
+struct LevelMeter {
+    in_bytes: AtomicU64,
+    moved_bytes: AtomicU64,
+    read_bytes: AtomicU64,
+    write_bytes: AtomicU64,
+    probes: AtomicU64,
+}
+
+/// Counters since the store was opened.
+#[derive(Default)]
+struct Meters {
+    levels: [LevelMeter; LEVELS],
+    probes: ProbeMeter,
+    filter_checks: AtomicU64,
+    filter_useful: AtomicU64,
+    filter_false: AtomicU64,
+    temporary_bytes: AtomicU64,
+    temporary_peak_bytes: AtomicU64,
+}
+
+/// What background work does right now, one line each.
+#[derive(Default)]
+struct Activity {
+    flush: Option<String>,
+    merge: Option<String>,
+}
+
+/// A command that has not ended.
+enum Task {
+    /// Ends when everything up to the position is in tables.
+    Flush(Position),
+    /// As a flush; then starts a full merge and ends with it.
+    Compact { position: Position, is_started: bool },
+    /// Reads everything.
+    Verify(Box<Verification>),
+}
+
+/// The LSM-tree.
+pub struct LsmEngine {
+    clock: Arc<dyn Clock>,
+    bell: Arc<Bell>,
+    options: Options,
+    log: Log,
+    space: SpaceGuard,
+    shelf: Arc<Shelf>,
+    cache: Arc<BlockCache>,
+    policy: Box<dyn Policy>,
+    /// Held by the one who applies a batch.
+    writer: Mutex<Pace>,
+    view: RwLock<Arc<View>>,
+    flushing: Mutex<()>,
+    merging: Mutex<Merging>,
+    manifest: Mutex<Manifest>,
+    /// Everything up to here is in tables.
+    flushed: AtomicU64,
+    commands: Mutex<Vec<(Task, Done)>>,
+    activity: Mutex<Activity>,
+    stalls: StallMeter,
+    meters: Meters,
+}
+
+/// Opens the LSM-tree on `disk`, recovering it if it was not closed. A disk without one gets a new, empty store.
+///
+/// Everything that is kept in memory is checked while opening: the manifest, and footer, index and filter of each table.
+/// [`Error::Corrupt`] if something acknowledged is damaged or missing.
+pub fn open(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>, options: &Options) -> Result<Arc<LsmEngine>> {
+    let names = disk.list().map_err(|error| Error::io("listing the store", error))?;
+    let is_new = !names.iter().any(|info| table_number(&info.name).is_some() || wal::is_segment(&info.name));
+    let manifest = Manifest::open(disk.clone(), options.block_bytes, is_new)?;
+    let state = manifest.state();
+    // A table that no durable edit names may have a number that the manifest does not know of.
+    let used = names.iter().filter_map(|info| table_number(&info.name)).max().map_or(0, |number| number + 1);
+    let bell = Arc::new(Bell::new());
+    let shelf = Shelf::new(disk.clone(), bell.clone(), options.clone(), state.next_number.max(used));
+    let mut levels: [Vec<Arc<Table>>; LEVELS] = Default::default();
+    for ((level, _), meta) in &state.tables {
+        levels[*level].push(shelf.open(Purpose::Recovery, meta)?);
+    }
+    let policy = Leveled::new(options);
+    let mut version = Version::new(levels)?;
+    version.pending_bytes = policy.pending_bytes(&version.picture());
+
+    let from = state.log_position;
+    let mut mutable = Memtable::new(from);
+    let mut immutables = Vec::new();
+    let mut replay = |kind: u8, position: Position, payload: Bytes| {
+        if kind != wal::FIRST_KIND {
+            return Err(Error::corrupt("the log", position, format!("a record of kind {kind}")));
+        }
+        mutable.apply(&Batch::decode(&payload)?, position);
+        if mutable.bytes() >= options.memtable_bytes {
+            immutables.insert(0, Arc::new(std::mem::replace(&mut mutable, Memtable::new(position))));
+        }
+        Ok(())
+    };
+    let (sync, segment_bytes) = (options.sync, options.log_segment_bytes);
+    let log = Log::open(disk.clone(), clock.clone(), bell.clone(), sync, segment_bytes, from, &mut replay)?;
+    // Only now: had the log been damaged, tables that look left over might be all there is.
+    let kept: std::collections::BTreeSet<u64> = state.tables.keys().map(|(_, number)| *number).collect();
+    shelf.remove_others(|number| kept.contains(&number))?;
+    let view = View { mutable: Arc::new(mutable), immutables, version: Arc::new(version) };
+    Ok(Arc::new(LsmEngine {
+        clock,
+        bell,
+        options: options.clone(),
+        log,
+        space: SpaceGuard::new(disk, options.reserve_bytes)?,
+        shelf,
+        cache: Arc::new(BlockCache::new(options.cache_bytes)),
+        policy: Box::new(policy),
+        writer: Mutex::default(),
+        view: RwLock::new(Arc::new(view)),
+        flushing: Mutex::default(),
+        merging: Mutex::default(),
+        flushed: AtomicU64::new(from),
+        manifest: Mutex::new(manifest),
+        commands: Mutex::default(),
+        activity: Mutex::default(),
+        stalls: StallMeter::default(),
+        meters: Meters::default(),
+    }))
+}
+
+/// What one point read asked of filters; counted when it succeeds, so that a read that is asked again counts once.
+#[derive(Default)]
+struct Probes {
+    structures: u64,
+    levels: [u64; LEVELS],
+    checks: u64,
+    useful: u64,
+    false_positives: u64,
+}
+
+impl LsmEngine {
+    /// Everything a read needs, as it is now.
+    fn view(&self) -> Arc<View> {
+        self.view.read().clone()
+    }
+
+    fn find(&self, key: &[u8], tier: Tier, probes: &mut Probes) -> Result<Option<Slot>> {
+        let view = self.view();
+        for memtable in view.memtables().filter(|memtable| !memtable.is_empty()) {
+            probes.structures += 1;
+            if let Some(slot) = memtable.get(key) {
+                return Ok(Some(slot));
+            }
+        }
+        let hash = hash(key);
+        let version = &view.version;
+        let upper = version.level(0).iter().filter(|table| table.overlaps(key, key)).map(|table| (0, table));
+        let lower = (1..LEVELS).filter_map(|level| version.find(level, key).map(|table| (level, table)));
+        for (level, table) in upper.chain(lower) {
+            if table.has_filter() {
+                probes.checks += 1;
+                if !table.may_contain(hash) {
+                    probes.useful += 1;
+                    continue;
+                }
+            }
+            probes.structures += 1;
+            probes.levels[level] += 1;
+            if let Some(slot) = table.get(key, &self.cache, tier)? {
+                return Ok(Some(slot));
+            }
+            probes.false_positives += u64::from(table.has_filter());
+        }
+        Ok(None)
+    }
+
+    /// Makes `edit` durable and then visible: `removed` tables go, `added` ones come, a flushed memtable goes.
+    fn install(
+        &self,
+        manifest: &mut Manifest,
+        edit: &Edit,
+        added: &[(usize, Arc<Table>)],
+        flushed: Option<&Arc<Memtable>>,
+    ) -> Result<()> {
+        // Versions change only under the manifest's lock, so this one stays the newest until it is replaced below.
+        let old = self.view().version.clone();
+        let mut version = old.edit(&edit.removed, added)?;
+        version.pending_bytes = self.policy.pending_bytes(&version.picture());
+        let version = Arc::new(version);
+        manifest.append(edit)?;
+        let replaced = {
+            let mut view = self.view.write();
+            let is_left = |memtable: &&Arc<Memtable>| flushed.is_none_or(|flushed| !Arc::ptr_eq(memtable, flushed));
+            let immutables = view.immutables.iter().filter(is_left).cloned().collect();
+            let new = Arc::new(View { mutable: view.mutable.clone(), immutables, version });
+            std::mem::replace(&mut *view, new)
+        };
+        let stays = |number: u64| added.iter().any(|(_, table)| table.number == number);
+        for (_, table) in old.tables() {
+            if edit.removed.iter().any(|(_, number)| *number == table.number) && !stays(table.number) {
+                table.retire();
+            }
+        }
+        // Dropping a memtable takes milliseconds; no lock of readers is held here.
+        drop(replaced);
+        self.bell.ring(Class::Room);
+        self.bell.ring(Class::Merge);
+        Ok(())
+    }
+
+    /// Ends the commands that `wanted` picks.
+    fn end_commands(&self, result: &Result<()>, wanted: impl Fn(&Task) -> bool) {
+        let ended: Vec<(Task, Done)> = self.commands.lock().extract_if(.., |(task, _)| wanted(task)).collect();
+        for (_, done) in ended {
+            done(result.clone());
+        }
+    }
+
+    fn reclaim_work(&self) -> Result<Pending> {
+        if self.shelf.reclaim() {
+            return Ok(Pending::More);
+        }
+        let verification = {
+            let mut commands = self.commands.lock();
+            let found = commands.iter().position(|(task, _)| matches!(task, Task::Verify(_)));
+            found.map(|index| commands.remove(index))
+        };
+        match verification {
+            Some((Task::Verify(mut verification), done)) => {
+                match verification.step(&self.shelf) {
+                    Ok(false) => self.commands.lock().push((Task::Verify(verification), done)),
+                    Ok(true) => done(Ok(())),
+                    Err(error) => done(Err(error)),
+                }
+                Ok(Pending::More)
+            }
+            _ => Ok(Pending::Idle),
+        }
+    }
+}
+
+impl Engine for LsmEngine {
+    fn get(&self, key: &[u8], tier: Tier) -> Result<Option<Bytes>> {
+        let mut probes = Probes::default();
+        let found = self.find(key, tier, &mut probes)?;
+        self.meters.probes.record(probes.structures);
+        for (meter, count) in self.meters.levels.iter().zip(probes.levels).filter(|(_, count)| *count > 0) {
+            meter.probes.fetch_add(count, Relaxed);
+        }
+        if probes.checks > 0 {
+            self.meters.filter_checks.fetch_add(probes.checks, Relaxed);
+            self.meters.filter_useful.fetch_add(probes.useful, Relaxed);
+            self.meters.filter_false.fetch_add(probes.false_positives, Relaxed);
+        }
+        Ok(found.flatten())
+    }
+
+    fn scan(&self, range: KeyRange<'_>, tier: Tier, visit: &mut Visit<'_>) -> Result<()> {
+        if range.end.is_some_and(|end| end <= range.start) {
+            return Ok(());
+        }
+        let view = self.view();
+        let reading = Reading::Cached { cache: self.cache.clone(), tier };
+        let mut sources = Vec::with_capacity(8);
+        for memtable in view.memtables().filter(|memtable| !memtable.is_empty()) {
+            sources.push(Cursor::Memory(MemoryCursor::new(memtable.clone(), range)));
+        }
+        let l0 = view.version.level(0).iter();
+        let l0 = l0.filter(|table| range.is_before_end(&table.smallest) && range.start <= &table.largest[..]);
+        let runs = l0.map(|table| Run::from([table.clone()])).chain((1..LEVELS).map(|level| view.version.level(level).clone()));
+        for run in runs.filter(|run| !run.is_empty()) {
+            sources.push(Cursor::Run(Box::new(RunCursor::new(run, range, reading.clone())?)));
+        }
+        let mut merge = Merge::new(sources);
+        while let Some(entry) = merge.next()? {
+            if !range.is_before_end(entry.key) {
+                break;
+            }
+            if let Some(value) = entry.value
+                && visit(entry.key, value).is_break()
+            {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn apply(&self, batch: &Batch, _: Tier) -> Result<Position> {
+        self.write(batch)
+    }
+
+    fn position(&self) -> Position {
+        self.log.end()
+    }
+
+    fn sync_to(&self, position: Position, done: Done) {
+        self.log.sync_to(position, done);
+    }
+
+    fn work(&self, class: Class) -> Result<Pending> {
+        match class {
+            Class::Log => self.log.work(),
+            Class::Flush => self.flush_work(),
+            Class::Merge => self.merge_work(),
+            Class::Reclaim => self.reclaim_work(),
+            Class::Room => Ok(Pending::Idle),
+        }
+    }
+
+    fn run(&self, command: Command, done: Done) {
+        let (task, class) = match command {
+            Command::Flush | Command::Checkpoint => (Task::Flush(self.rotate_now()), Class::Flush),
+            Command::Compact => {
+                (Task::Compact { position: self.rotate_now(), is_started: false }, Class::Merge)
+            }
+            Command::Verify => {
+                (Task::Verify(Box::new(Verification::new(&self.view().version))), Class::Reclaim)
+            }
+        };
+        self.commands.lock().push((task, done));
+        self.bell.ring(Class::Flush);
+        self.bell.ring(class);
+    }
+
+    fn shape(&self) -> Shape {
+        self.report()
+    }
+
+    fn promise(&self) -> Promise {
+        Promise { prefix: true, survives_kill: true }
+    }
+
+    fn bell(&self) -> &Arc<Bell> {
+        &self.bell
+    }
+
+    fn close(&self) -> Result<()> {
+        self.rotate_now();
+        while self.flush()? {}
+        self.stop_merging();
+        while self.shelf.reclaim() {}
+        self.log.sync_now()?;
+        self.end_commands(&Err(Error::Invalid("the store is closed".to_string())), |_| true);
+        Ok(())
+    }
+}

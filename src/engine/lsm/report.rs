@@ -1,0 +1,77 @@
+//! What the engine looks like now, for reports.
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use super::LsmEngine;
+use crate::disk::LEVELS;
+use crate::engine::{Debt, Filter, Level, Memory, Shape};
+
+impl LsmEngine {
+    /// The shape now. Waits for nobody.
+    pub(super) fn report(&self) -> Shape {
+        let view = self.view();
+        let version = &view.version;
+        let picture = version.picture();
+        let meters = &self.meters;
+        let level = |level: usize| {
+            let (tables, meter) = (&picture.0[level], &meters.levels[level]);
+            Level {
+                level,
+                runs: if level == 0 { tables.len() as u64 } else { u64::from(!tables.is_empty()) },
+                files: tables.len() as u64,
+                bytes: picture.bytes(level),
+                target_bytes: self.policy.target_bytes(level),
+                score: self.policy.score(&picture, level),
+                entries: tables.iter().map(|table| table.entries).sum(),
+                tombstones: tables.iter().map(|table| table.tombstones).sum(),
+                in_bytes: meter.in_bytes.load(Relaxed),
+                moved_bytes: meter.moved_bytes.load(Relaxed),
+                read_bytes: meter.read_bytes.load(Relaxed),
+                write_bytes: meter.write_bytes.load(Relaxed),
+                probes: meter.probes.load(Relaxed),
+            }
+        };
+        let levels: Vec<Level> = (0..LEVELS).map(level).collect();
+        let memtable_bytes = view.memtable_bytes();
+        let memtable_tombstones: u64 = view.memtables().map(|memtable| memtable.tombstones()).sum();
+        let log = self.log.shape();
+        let jobs = {
+            let activity = self.activity.lock();
+            activity.flush.iter().chain(&activity.merge).cloned().collect()
+        };
+        Shape {
+            engine: "lsm",
+            variant: self.policy.name(),
+            memory: Memory {
+                memtable_bytes,
+                memtable_bytes_max: self.options.memtable_bytes * self.options.memtable_count_max,
+                immutable_memtables: view.immutables.len() as u64,
+                ..Memory::default()
+            },
+            cache: self.cache.shape(),
+            filter: Filter {
+                checks: meters.filter_checks.load(Relaxed),
+                useful: meters.filter_useful.load(Relaxed),
+                false_positives: meters.filter_false.load(Relaxed),
+            },
+            debt: Debt {
+                l0_files: levels[0].files,
+                l0_trigger: self.options.l0_trigger,
+                pending_compaction_bytes: version.pending_bytes,
+                dirty_bytes: memtable_bytes,
+                unsynced_bytes: log.unsynced_bytes,
+                oldest_unsynced: log.oldest_unsynced,
+                replay_bytes: log.replay_bytes,
+                tombstones: memtable_tombstones + levels.iter().map(|level| level.tombstones).sum::<u64>(),
+            },
+            levels,
+            tree: None,
+            stalls: self.stalls.snapshot(self.clock.elapsed()),
+            probes: meters.probes.snapshot(),
+            obsolete_bytes: self.shelf.obsolete_bytes(),
+            temporary_bytes: meters.temporary_bytes.load(Relaxed),
+            temporary_peak_bytes: meters.temporary_peak_bytes.load(Relaxed),
+            jobs,
+        }
+    }
+}

@@ -1,0 +1,176 @@
+//! Writes a table: entries come in ascending order, blocks go to the file a mebibyte at a time.
+//!
+//! A block ends before the entry that would make it larger than asked; an entry larger than that has a block of its own.
+//! A value is copied once, into the buffer that is written.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::block::BlockBuilder;
+use super::filter::{Filter, hash};
+use super::index::Index;
+use super::{
+    KIND_BLOCK, KIND_FILTER, KIND_FOOTER, KIND_INDEX, MAGIC, Shelf, Table, TableMeta, VERSION, table_name,
+};
+use crate::base::varint;
+use crate::disk::{File, Purpose};
+use crate::engine::lsm::place;
+use crate::engine::{Error, Position, Result, frame};
+
+/// The file is written in pieces of at least this size.
+const WRITE_BYTES: usize = 1 << 20;
+/// A longer entry than this cannot be framed.
+const ENTRY_BYTES_MAX: usize = 1 << 31;
+
+/// A table that is being written. Dropped before [`TableBuilder::finish`], it removes its file.
+pub struct TableBuilder {
+    shelf: Arc<Shelf>,
+    purpose: Purpose,
+    file: Arc<dyn File>,
+    meta: TableMeta,
+    /// Bytes that are not in the file yet, and where they belong.
+    buffer: Vec<u8>,
+    buffer_start: u64,
+    block: BlockBuilder,
+    block_frame: Option<usize>,
+    block_first: Vec<u8>,
+    /// Last key of the block before.
+    block_before: Vec<u8>,
+    last_key: Vec<u8>,
+    index: Index,
+    hashes: Vec<u64>,
+    finished: bool,
+}
+
+impl TableBuilder {
+    /// Starts table `number` in `file`; the [`Shelf`] calls this.
+    pub(super) fn new(shelf: Arc<Shelf>, purpose: Purpose, number: u64, file: Arc<dyn File>) -> TableBuilder {
+        TableBuilder {
+            shelf,
+            purpose,
+            file,
+            meta: TableMeta {
+                number,
+                bytes: 0,
+                entries: 0,
+                tombstones: 0,
+                logical_bytes: 0,
+                first_position: 0,
+                last_position: 0,
+                smallest: Bytes::new(),
+                largest: Bytes::new(),
+            },
+            buffer: Vec::new(),
+            buffer_start: 0,
+            block: BlockBuilder::default(),
+            block_frame: None,
+            block_first: Vec::new(),
+            block_before: Vec::new(),
+            last_key: Vec::new(),
+            index: Index::default(),
+            hashes: Vec::new(),
+            finished: false,
+        }
+    }
+
+    /// Bytes of blocks so far.
+    pub fn bytes(&self) -> u64 {
+        self.buffer_start + self.buffer.len() as u64
+    }
+
+    /// Adds an entry, a tombstone without `value`; keys must ascend.
+    pub fn add(&mut self, key: &[u8], value: Option<&[u8]>) -> Result<()> {
+        debug_assert!(self.meta.entries == 0 || key > &self.last_key[..], "keys ascend");
+        let bytes = key.len() + value.map_or(0, <[u8]>::len);
+        if bytes > ENTRY_BYTES_MAX {
+            return Err(Error::Invalid(format!("an entry of {bytes} bytes is too long")));
+        }
+        let full = self.block.bytes(&self.buffer) + bytes > self.shelf.options.block_bytes as usize;
+        if self.block_frame.is_some() && full {
+            self.end_block()?;
+        }
+        if self.block_frame.is_none() {
+            self.block_frame = Some(frame::start(&mut self.buffer, KIND_BLOCK));
+            self.block.start(&self.buffer);
+            self.block_first.clear();
+            self.block_first.extend_from_slice(key);
+        }
+        self.block.add(&mut self.buffer, self.shelf.options.restart_interval, key, value);
+        if self.shelf.options.bloom_bits > 0 {
+            self.hashes.push(hash(key));
+        }
+        if self.meta.entries == 0 {
+            self.meta.smallest = Bytes::copy_from_slice(key);
+        }
+        self.last_key.clear();
+        self.last_key.extend_from_slice(key);
+        self.meta.entries += 1;
+        self.meta.tombstones += u64::from(value.is_none());
+        self.meta.logical_bytes += bytes as u64;
+        Ok(())
+    }
+
+    fn end_block(&mut self) -> Result<()> {
+        let Some(at) = self.block_frame.take() else { return Ok(()) };
+        self.block.finish(&mut self.buffer);
+        self.end_frame(at);
+        self.index.push(&self.block_before, &self.block_first, self.bytes());
+        self.block_before.clone_from(&self.last_key);
+        if self.buffer.len() >= WRITE_BYTES { self.write() } else { Ok(()) }
+    }
+
+    fn end_frame(&mut self, at: usize) {
+        let place = place(self.meta.number, self.buffer_start + at as u64);
+        frame::finish(&mut self.buffer, at, place);
+    }
+
+    fn write(&mut self) -> Result<()> {
+        let context = |error| Error::io(format!("writing {}", table_name(self.meta.number)), error);
+        self.file.write_at(self.purpose, self.buffer_start, &self.buffer).map_err(context)?;
+        self.buffer_start += self.buffer.len() as u64;
+        self.buffer.clear();
+        Ok(())
+    }
+
+    /// Ends the table and makes its bytes durable, not yet its name. It holds what batches between the two positions
+    /// wrote.
+    pub fn finish(mut self, first_position: Position, last_position: Position) -> Result<Arc<Table>> {
+        self.end_block()?;
+        (self.meta.first_position, self.meta.last_position) = (first_position, last_position);
+        self.meta.largest = Bytes::copy_from_slice(&self.last_key);
+        let filter = Filter::build(&self.hashes, self.shelf.options.bloom_bits);
+        let filter_start = self.bytes();
+        let at = frame::start(&mut self.buffer, KIND_FILTER);
+        filter.encode(&mut self.buffer);
+        self.end_frame(at);
+        let index_start = self.bytes();
+        let at = frame::start(&mut self.buffer, KIND_INDEX);
+        self.index.encode(&mut self.buffer);
+        self.end_frame(at);
+        let at = frame::start(&mut self.buffer, KIND_FOOTER);
+        varint::put(&mut self.buffer, VERSION);
+        self.meta.encode(&mut self.buffer);
+        varint::put(&mut self.buffer, filter_start);
+        varint::put(&mut self.buffer, index_start);
+        self.end_frame(at);
+        let footer_bytes = (self.buffer.len() - at) as u32;
+        self.buffer.extend_from_slice(&footer_bytes.to_le_bytes());
+        self.buffer.extend_from_slice(MAGIC);
+        self.write()?;
+        self.meta.bytes = self.buffer_start;
+        let context = |error| Error::io(format!("sync of {}", table_name(self.meta.number)), error);
+        self.file.sync(self.purpose).map_err(context)?;
+        self.finished = true;
+        let index = std::mem::take(&mut self.index);
+        Ok(Arc::new(Table::new(self.meta.clone(), self.file.clone(), index, filter, self.shelf.clone())))
+    }
+}
+
+impl Drop for TableBuilder {
+    fn drop(&mut self) {
+        if !self.finished {
+            self.shelf.remove(self.meta.number);
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! Tables: sorted files that never change. [`TableBuilder`] writes one, [`Table`] reads it, the [`Shelf`] makes, opens
+//! and throws them away. `FORMAT.md` draws the bytes.
+
+mod block;
+mod builder;
+mod filter;
+mod index;
+mod reader;
+mod shelf;
+
+use bytes::Bytes;
+
+use super::super::Position;
+use crate::base::varint;
+
+pub use block::{Block, BlockCursor};
+pub use builder::TableBuilder;
+pub use filter::hash;
+pub use reader::{Chunk, Table};
+pub use shelf::Shelf;
+
+const KIND_BLOCK: u8 = 1;
+const KIND_FILTER: u8 = 2;
+const KIND_INDEX: u8 = 3;
+const KIND_FOOTER: u8 = 4;
+/// Version of the table format, in every footer.
+const VERSION: u64 = 1;
+/// The last bytes of every table.
+const MAGIC: &[u8; 8] = b"kvfs.tbl";
+/// Length of the footer's frame, magic.
+const TRAILER_BYTES: u64 = 12;
+const PREFIX: &str = "table.";
+
+/// The file name of table `number`.
+pub fn table_name(number: u64) -> String {
+    format!("{PREFIX}{number}")
+}
+
+/// The number of the table that a file name belongs to.
+pub fn table_number(name: &str) -> Option<u64> {
+    name.strip_prefix(PREFIX)?.parse().ok()
+}
+
+/// What is known of a table without reading it; kept in its footer and in the manifest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TableMeta {
+    /// Its number; never used twice.
+    pub number: u64,
+    /// Size of the file.
+    pub bytes: u64,
+    /// Entries, tombstones among them.
+    pub entries: u64,
+    /// Tombstones.
+    pub tombstones: u64,
+    /// Key and value bytes of all entries.
+    pub logical_bytes: u64,
+    /// Position after which its oldest batch may begin.
+    pub first_position: Position,
+    /// Position at which its newest batch ends at the latest.
+    pub last_position: Position,
+    /// Its first key.
+    pub smallest: Bytes,
+    /// Its last key.
+    pub largest: Bytes,
+}
+
+impl TableMeta {
+    /// Whether keys of the table lie in `start..=end`.
+    pub fn overlaps(&self, start: &[u8], end: &[u8]) -> bool {
+        &self.smallest[..] <= end && start <= &self.largest[..]
+    }
+
+    /// Appends everything but the file size, which the footer cannot know.
+    pub fn encode(&self, target: &mut Vec<u8>) {
+        let numbers = [self.number, self.entries, self.tombstones, self.logical_bytes];
+        for number in numbers.into_iter().chain([self.first_position, self.last_position]) {
+            varint::put(target, number);
+        }
+        varint::put_bytes(target, &self.smallest);
+        varint::put_bytes(target, &self.largest);
+    }
+
+    /// Takes what [`TableMeta::encode`] wrote off the front of `source`; `bytes` is the file size.
+    pub fn decode(source: &mut &[u8], bytes: u64) -> Option<TableMeta> {
+        Some(TableMeta {
+            bytes,
+            number: varint::take(source)?,
+            entries: varint::take(source)?,
+            tombstones: varint::take(source)?,
+            logical_bytes: varint::take(source)?,
+            first_position: varint::take(source)?,
+            last_position: varint::take(source)?,
+            smallest: Bytes::copy_from_slice(varint::take_bytes(source)?),
+            largest: Bytes::copy_from_slice(varint::take_bytes(source)?),
+        })
+    }
+}

@@ -1,0 +1,232 @@
+//! Reads a table. Index and filter of an open table are in memory, blocks come from the cache or the disk.
+
+use std::ops::{Deref, Range};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+use bytes::Bytes;
+
+use super::block::Block;
+use super::filter::Filter;
+use super::index::Index;
+use super::{
+    KIND_BLOCK, KIND_FILTER, KIND_FOOTER, KIND_INDEX, MAGIC, Shelf, TRAILER_BYTES, TableMeta, VERSION,
+    table_name,
+};
+use crate::base::varint;
+use crate::disk::{File, Purpose};
+use crate::engine::cache::BlockCache;
+use crate::engine::lsm::{Slot, place};
+use crate::engine::{Error, Result, Tier, frame};
+
+/// An open table; reads as its [`TableMeta`].
+pub struct Table {
+    meta: TableMeta,
+    file: Arc<dyn File>,
+    index: Index,
+    filter: Filter,
+    shelf: Arc<Shelf>,
+    obsolete: AtomicBool,
+}
+
+/// Bytes of consecutive blocks of a table.
+pub struct Chunk {
+    first: usize,
+    count: usize,
+    bytes: Bytes,
+}
+
+impl Chunk {
+    /// Whether block `ordinal` is among them.
+    pub fn has(&self, ordinal: usize) -> bool {
+        (self.first..self.first + self.count).contains(&ordinal)
+    }
+
+    /// The block after the last one.
+    pub fn end(&self) -> usize {
+        self.first + self.count
+    }
+}
+
+impl Deref for Table {
+    type Target = TableMeta;
+    fn deref(&self) -> &TableMeta {
+        &self.meta
+    }
+}
+
+impl Table {
+    /// A table whose parts are known.
+    pub(super) fn new(
+        meta: TableMeta,
+        file: Arc<dyn File>,
+        index: Index,
+        filter: Filter,
+        shelf: Arc<Shelf>,
+    ) -> Table {
+        Table { meta, file, index, filter, shelf, obsolete: AtomicBool::new(false) }
+    }
+
+    /// Reads footer, index and filter from `file`; everything must check and agree with `expected`.
+    pub(super) fn open(
+        purpose: Purpose,
+        expected: &TableMeta,
+        file: Arc<dyn File>,
+        shelf: Arc<Shelf>,
+    ) -> Result<Table> {
+        let number = expected.number;
+        let name = || table_name(number);
+        let damaged = |offset: u64, what: &str| Error::corrupt(name(), offset, what);
+        let read = |range: Range<u64>| {
+            let mut bytes = vec![0; (range.end - range.start) as usize];
+            let context = |error| Error::io(format!("reading {}", name()), error);
+            file.read_at(purpose, range.start, &mut bytes).map_err(context)?;
+            Ok::<_, Error>(bytes)
+        };
+        let size = file.size().map_err(|error| Error::io(format!("reading {}", name()), error))?;
+        if size != expected.bytes || size < TRAILER_BYTES {
+            return Err(damaged(size, &format!("it should have {} bytes", expected.bytes)));
+        }
+        let trailer_start = size - TRAILER_BYTES;
+        let trailer = read(trailer_start..size)?;
+        let footer_bytes = u64::from(u32::from_le_bytes([trailer[0], trailer[1], trailer[2], trailer[3]]));
+        let footer_start = trailer_start
+            .checked_sub(footer_bytes)
+            .filter(|_| trailer[4..] == MAGIC[..])
+            .ok_or_else(|| damaged(trailer_start, "a trailer that does not check"))?;
+        let footer = read(footer_start..trailer_start)?;
+        let (filter_start, index_start) = frame::decode(&footer, place(number, footer_start))
+            .and_then(|(kind, mut payload)| {
+                let version = varint::take(&mut payload)?;
+                let meta = TableMeta::decode(&mut payload, size)?;
+                let (filter, index) = (varint::take(&mut payload)?, varint::take(&mut payload)?);
+                let fits = kind == KIND_FOOTER && version == VERSION && meta == *expected && payload.is_empty();
+                (fits && filter <= index && index <= footer_start).then_some((filter, index))
+            })
+            .ok_or_else(|| damaged(footer_start, "a footer that does not check or is not what the manifest says"))?;
+        let parts = read(filter_start..footer_start)?;
+        let (filter_part, index_part) = parts.split_at((index_start - filter_start) as usize);
+        let filter = frame::decode(filter_part, place(number, filter_start))
+            .and_then(|(kind, payload)| Filter::decode(payload).filter(|_| kind == KIND_FILTER))
+            .ok_or_else(|| damaged(filter_start, "a filter that does not check"))?;
+        let index = frame::decode(index_part, place(number, index_start))
+            .and_then(|(kind, payload)| Index::decode(payload).filter(|_| kind == KIND_INDEX))
+            .filter(|index| index.len() > 0 && index.start(index.len()) == filter_start)
+            .ok_or_else(|| damaged(index_start, "an index that does not check"))?;
+        Ok(Table::new(expected.clone(), file, index, filter, shelf))
+    }
+
+    /// What can be known without reading.
+    pub fn meta(&self) -> &TableMeta {
+        &self.meta
+    }
+
+    /// Whether it has a filter.
+    pub fn has_filter(&self) -> bool {
+        self.filter.is_some()
+    }
+
+    /// Whether it may hold a key with this hash.
+    pub fn may_contain(&self, hash: u64) -> bool {
+        self.filter.may_contain(hash)
+    }
+
+    /// Number of blocks.
+    pub fn blocks(&self) -> usize {
+        self.index.len()
+    }
+
+    /// The block where a search for `key` begins.
+    pub fn find_block(&self, key: &[u8]) -> usize {
+        self.index.find(key)
+    }
+
+    /// A key that no entry of block `ordinal` is below.
+    pub fn fence(&self, ordinal: usize) -> &[u8] {
+        self.index.fence(ordinal)
+    }
+
+    /// How many blocks from `ordinal` on, at least one, lie within `bytes` and may hold keys below `end`.
+    pub fn blocks_within(&self, ordinal: usize, bytes: u64, end: Option<&[u8]>) -> usize {
+        let start = self.index.start(ordinal);
+        let fits = |next: &usize| {
+            self.index.start(*next + 1) - start <= bytes && end.is_none_or(|end| self.index.fence(*next) < end)
+        };
+        1 + (ordinal + 1..self.blocks()).take_while(fits).count()
+    }
+
+    /// What the table knows of `key`, which lies between its first and its last.
+    pub fn get(&self, key: &[u8], cache: &BlockCache, tier: Tier) -> Result<Option<Slot>> {
+        let ordinal = self.index.find(key);
+        let block = match self.cached(ordinal, cache)? {
+            Some(block) => block,
+            None if tier == Tier::Memory => return Err(Error::WouldBlock),
+            None => {
+                let chunk = self.read(ordinal, 1, Purpose::Get)?;
+                cache.count_miss();
+                let block = self.check(ordinal, &chunk)?;
+                cache.insert(self.meta.number, self.index.start(ordinal), block.payload().clone());
+                block
+            }
+        };
+        block.get(key).map_err(|_| self.damaged(ordinal))
+    }
+
+    /// Block `ordinal` if the cache has it.
+    pub fn cached(&self, ordinal: usize, cache: &BlockCache) -> Result<Option<Block>> {
+        match cache.get(self.meta.number, self.index.start(ordinal)) {
+            Some(payload) => Ok(Some(Block::parse(payload).map_err(|_| self.damaged(ordinal))?)),
+            None => Ok(None),
+        }
+    }
+
+    /// Keeps block `ordinal` in the cache, as a copy that owns its memory.
+    pub fn keep(&self, ordinal: usize, block: &Block, cache: &BlockCache) {
+        cache.insert(self.meta.number, self.index.start(ordinal), Bytes::copy_from_slice(block.payload()));
+    }
+
+    /// Reads `count` blocks from `first` on with one request, unchecked.
+    pub fn read(&self, first: usize, count: usize, purpose: Purpose) -> Result<Chunk> {
+        let start = self.index.start(first);
+        let mut bytes = vec![0; (self.index.start(first + count) - start) as usize];
+        let context = |error| Error::io(format!("reading {}", table_name(self.meta.number)), error);
+        self.file.read_at(purpose, start, &mut bytes).map_err(context)?;
+        Ok(Chunk { first, count, bytes: bytes.into() })
+    }
+
+    /// Block `ordinal` out of `chunk`, checked; it shares the memory of the chunk.
+    pub fn check(&self, ordinal: usize, chunk: &Chunk) -> Result<Block> {
+        let (start, end) = (self.index.start(ordinal), self.index.start(ordinal + 1));
+        let base = self.index.start(chunk.first);
+        let block = start
+            .checked_sub(base)
+            .and_then(|at| chunk.bytes.get(at as usize..(end - base) as usize))
+            .and_then(|bytes| {
+                let (kind, payload) = frame::decode(bytes, place(self.meta.number, start))?;
+                let whole = kind == KIND_BLOCK && payload.len() + frame::HEADER_BYTES == bytes.len();
+                whole.then(|| chunk.bytes.slice_ref(payload))
+            })
+            .and_then(|payload| Block::parse(payload).ok());
+        block.ok_or_else(|| self.damaged(ordinal))
+    }
+
+    /// The error for a block that does not check.
+    pub fn damaged(&self, ordinal: usize) -> Error {
+        Error::corrupt(table_name(self.meta.number), self.index.start(ordinal), "a block that does not check")
+    }
+
+    /// No version needs it any more: its file is removed after the last reader.
+    pub fn retire(&self) {
+        if !self.obsolete.swap(true, Relaxed) {
+            self.shelf.retire(self.meta.bytes);
+        }
+    }
+}
+
+impl Drop for Table {
+    fn drop(&mut self) {
+        if *self.obsolete.get_mut() {
+            self.shelf.discard(self.meta.number, self.meta.bytes);
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! The shelf: where table files are made, opened and thrown away.
+//!
+//! A table that no version needs any more is *obsolete*; when its last reader lets go of it, its number goes on a list, and
+//! [`Shelf::reclaim`] removes the file. So a file is never removed under a reader, and readers never remove files.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use parking_lot::Mutex;
+
+use super::{Table, TableBuilder, TableMeta, table_name, table_number};
+use crate::disk::{Disk, Purpose};
+use crate::engine::{Bell, Class, Error, Options, Result};
+
+/// Table files of a store.
+pub struct Shelf {
+    disk: Arc<dyn Disk>,
+    bell: Arc<Bell>,
+    pub(super) options: Options,
+    next_number: AtomicU64,
+    /// Numbers and sizes of files that nobody reads any more.
+    discarded: Mutex<Vec<(u64, u64)>>,
+    obsolete_bytes: AtomicU64,
+}
+
+impl Shelf {
+    /// The tables of `disk`; new ones are numbered from `next_number`.
+    pub fn new(disk: Arc<dyn Disk>, bell: Arc<Bell>, options: Options, next_number: u64) -> Arc<Shelf> {
+        Arc::new(Shelf {
+            disk,
+            bell,
+            options,
+            next_number: AtomicU64::new(next_number),
+            discarded: Mutex::default(),
+            obsolete_bytes: AtomicU64::new(0),
+        })
+    }
+
+    /// The number that the next table gets.
+    pub fn next_number(&self) -> u64 {
+        self.next_number.load(Relaxed)
+    }
+
+    /// Starts a new table, written for `purpose`.
+    pub fn create(self: &Arc<Shelf>, purpose: Purpose) -> Result<TableBuilder> {
+        let number = self.next_number.fetch_add(1, Relaxed);
+        let name = table_name(number);
+        let file = self.disk.create(&name).map_err(|error| Error::io(format!("making {name}"), error))?;
+        Ok(TableBuilder::new(self.clone(), purpose, number, file))
+    }
+
+    /// Opens a table and checks its footer, index and filter, and that they agree with `meta`.
+    pub fn open(self: &Arc<Shelf>, purpose: Purpose, meta: &TableMeta) -> Result<Arc<Table>> {
+        let name = table_name(meta.number);
+        match self.disk.open(&name) {
+            Ok(file) => Ok(Arc::new(Table::open(purpose, meta, file, self.clone())?)),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                Err(Error::corrupt(name, 0, "the manifest names it, but it is not there"))
+            }
+            Err(error) => Err(Error::io(format!("opening {name}"), error)),
+        }
+    }
+
+    /// Makes the names of new tables durable.
+    pub fn sync_names(&self) -> Result<()> {
+        self.disk.sync_names().map_err(|error| Error::io("sync of the directory", error))
+    }
+
+    /// Removes every table file that `wanted` does not want: leftovers of work that did not end.
+    pub fn remove_others(&self, wanted: impl Fn(u64) -> bool) -> Result<()> {
+        for info in self.disk.list().map_err(|error| Error::io("listing the store", error))? {
+            if let Some(number) = table_number(&info.name)
+                && !wanted(number)
+            {
+                self.remove(number);
+            }
+        }
+        Ok(())
+    }
+
+    /// Counts a table's bytes as obsolete: no version needs it from now on.
+    pub(super) fn retire(&self, bytes: u64) {
+        self.obsolete_bytes.fetch_add(bytes, Relaxed);
+    }
+
+    /// Puts a table on the list of files to remove: its last reader is gone.
+    pub(super) fn discard(&self, number: u64, bytes: u64) {
+        self.discarded.lock().push((number, bytes));
+        self.bell.ring(Class::Reclaim);
+    }
+
+    /// Removes one file of the list; false if it was empty.
+    pub fn reclaim(&self) -> bool {
+        let Some((number, bytes)) = self.discarded.lock().pop() else { return false };
+        self.remove(number);
+        self.obsolete_bytes.fetch_sub(bytes, Relaxed);
+        true
+    }
+
+    /// Removes a file. A failure costs only space: the next opening removes it again.
+    pub(super) fn remove(&self, number: u64) {
+        if let Err(error) = self.disk.remove(&table_name(number))
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            log::warn!("removing {}: {error}", table_name(number));
+        }
+    }
+
+    /// Bytes of obsolete tables that are not removed yet.
+    pub fn obsolete_bytes(&self) -> u64 {
+        self.obsolete_bytes.load(Relaxed)
+    }
+
+    /// Bytes free on the disk below.
+    pub fn free_bytes(&self) -> Result<u64> {
+        Ok(self.disk.space().map_err(|error| Error::io("reading free space", error))?.free_bytes)
+    }
+}

@@ -1,0 +1,93 @@
+//! Reads every block of every table of one version, a few mebibytes a step.
+//!
+//! Checked are: size, footer, index and filter against the manifest; every block's checksum; that keys ascend; that the
+//! filter knows every key; that counts, sums, first and last key are what the footer says. That tables of a level do not
+//! overlap is checked whenever a version is made.
+
+use std::sync::Arc;
+
+use super::cursor::{Cursor, Reading, RunCursor};
+use super::table::{Shelf, Table, TableMeta, hash, table_name};
+use super::version::{Run, Version};
+use crate::disk::Purpose;
+use crate::engine::{Error, KeyRange, Result};
+
+/// Key and value bytes read in one step.
+const STEP_BYTES: u64 = 4 << 20;
+
+/// A verification between two steps.
+pub struct Verification {
+    /// Not begun yet. Holding them keeps their files.
+    tables: Vec<Arc<Table>>,
+    current: Option<Progress>,
+}
+
+struct Progress {
+    table: Arc<Table>,
+    cursor: Cursor,
+    /// What was seen so far.
+    seen: TableMeta,
+    last_key: Vec<u8>,
+}
+
+impl Verification {
+    /// Verifies the tables of `version`.
+    pub fn new(version: &Version) -> Verification {
+        Verification { tables: version.tables().map(|(_, table)| table.clone()).collect(), current: None }
+    }
+
+    /// Reads on; true at the end, an error at the first damage.
+    pub fn step(&mut self, shelf: &Arc<Shelf>) -> Result<bool> {
+        let mut bytes = 0;
+        while bytes < STEP_BYTES {
+            let Some(progress) = &mut self.current else {
+                let Some(table) = self.tables.pop() else { return Ok(true) };
+                self.current = Some(Progress::new(shelf.open(Purpose::Verify, table.meta())?, table)?);
+                continue;
+            };
+            match progress.step()? {
+                Some(entry_bytes) => bytes += entry_bytes + 16,
+                None => self.current = None,
+            }
+        }
+        Ok(false)
+    }
+}
+
+impl Progress {
+    /// Starts on `fresh`, which was just read from the disk; `kept` is the open table of the same file.
+    fn new(fresh: Arc<Table>, kept: Arc<Table>) -> Result<Progress> {
+        let reading = Reading::Direct(Purpose::Verify);
+        let cursor = RunCursor::new(Run::from([fresh]), KeyRange::ALL, reading)?;
+        let seen = TableMeta { entries: 0, tombstones: 0, logical_bytes: 0, ..kept.meta().clone() };
+        Ok(Progress { table: kept, cursor: Cursor::Run(Box::new(cursor)), seen, last_key: Vec::new() })
+    }
+
+    /// Checks one entry; its bytes, or `None` at the end of a sound table.
+    fn step(&mut self) -> Result<Option<u64>> {
+        let damaged = |what: &str| Error::corrupt(table_name(self.table.number), 0, what);
+        let Some(key) = self.cursor.key() else {
+            if self.seen != *self.table.meta() || self.last_key != self.table.largest {
+                return Err(damaged("its entries are not what its footer says"));
+            }
+            return Ok(None);
+        };
+        if self.seen.entries == 0 && key != self.table.smallest {
+            return Err(damaged("its first key is not what its footer says"));
+        }
+        if self.seen.entries > 0 && key <= &self.last_key[..] {
+            return Err(damaged("its keys do not ascend"));
+        }
+        if !self.table.may_contain(hash(key)) {
+            return Err(damaged("its filter does not know all its keys"));
+        }
+        let bytes = (key.len() + self.cursor.value().map_or(0, <[u8]>::len)) as u64;
+        self.seen.entries += 1;
+        self.seen.tombstones += u64::from(self.cursor.value().is_none());
+        self.seen.logical_bytes += bytes;
+        self.last_key.clear();
+        self.last_key.extend_from_slice(key);
+        self.cursor.advance()?;
+        Ok(Some(bytes))
+    }
+}

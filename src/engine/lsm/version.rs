@@ -1,0 +1,101 @@
+//! A version: which tables make up the store at one moment. Versions never change; an edit makes a new one, and readers keep
+//! the one they began with.
+//!
+//! # Invariants
+//!
+//! 1. L0 is sorted newest first by position; its tables may overlap.
+//! 2. In every other level tables are sorted by key and do not overlap.
+//! 3. For every key, what a level knows is newer than what any deeper level knows.
+
+use std::sync::Arc;
+
+use super::compaction::Levels;
+use super::memtable::Memtable;
+use super::table::{Table, table_name};
+use crate::disk::LEVELS;
+use crate::engine::{Error, Result};
+
+/// Tables of a level, shared by everyone who reads them.
+pub type Run = Arc<[Arc<Table>]>;
+
+/// The tables of every level.
+#[derive(Clone)]
+pub struct Version {
+    levels: [Run; LEVELS],
+    /// Bytes that merges owe, by the policy's estimate.
+    pub pending_bytes: u64,
+}
+
+impl Version {
+    /// The version of these tables; damage of the manifest if levels below L0 overlap.
+    pub fn new(mut levels: [Vec<Arc<Table>>; LEVELS]) -> Result<Version> {
+        for (level, tables) in levels.iter_mut().enumerate() {
+            if level == 0 {
+                tables.sort_by_key(|table| std::cmp::Reverse((table.last_position, table.number)));
+                continue;
+            }
+            tables.sort_by(|a, b| a.smallest.cmp(&b.smallest));
+            if let Some(pair) = tables.windows(2).find(|pair| pair[0].largest >= pair[1].smallest) {
+                let what = format!("it overlaps {} in L{level}", table_name(pair[1].number));
+                return Err(Error::corrupt(table_name(pair[0].number), 0, what));
+            }
+        }
+        Ok(Version { levels: levels.map(Run::from), pending_bytes: 0 })
+    }
+
+    /// This version without `removed` (level, number) and with `added`.
+    pub fn edit(&self, removed: &[(usize, u64)], added: &[(usize, Arc<Table>)]) -> Result<Version> {
+        let mut levels = self.levels.each_ref().map(|run| run.to_vec());
+        for (level, number) in removed {
+            levels[*level].retain(|table| table.number != *number);
+        }
+        for (level, table) in added {
+            levels[*level].push(table.clone());
+        }
+        Version::new(levels)
+    }
+
+    /// The tables of a level.
+    pub fn level(&self, level: usize) -> &Run {
+        &self.levels[level]
+    }
+
+    /// Levels and tables from L0 down.
+    pub fn tables(&self) -> impl Iterator<Item = (usize, &Arc<Table>)> {
+        self.levels.iter().enumerate().flat_map(|(level, run)| run.iter().map(move |table| (level, table)))
+    }
+
+    /// The one table of a level below L0 that may hold `key`.
+    pub fn find(&self, level: usize, key: &[u8]) -> Option<&Arc<Table>> {
+        let run = &self.levels[level];
+        let table = run.get(run.partition_point(|table| &table.largest[..] < key))?;
+        (&table.smallest[..] <= key).then_some(table)
+    }
+
+    /// What a compaction policy sees.
+    pub fn picture(&self) -> Levels<'_> {
+        Levels(self.levels.each_ref().map(|run| run.iter().map(|table| table.meta()).collect()))
+    }
+}
+
+/// All that a read needs, at one moment; newest first.
+pub struct View {
+    /// Takes the batches.
+    pub mutable: Arc<Memtable>,
+    /// Wait for their flush, newest first.
+    pub immutables: Vec<Arc<Memtable>>,
+    /// The tables.
+    pub version: Arc<Version>,
+}
+
+impl View {
+    /// Every memtable, newest first.
+    pub fn memtables(&self) -> impl Iterator<Item = &Arc<Memtable>> {
+        std::iter::once(&self.mutable).chain(&self.immutables)
+    }
+
+    /// Bytes of all memtables: what still has to be written.
+    pub fn memtable_bytes(&self) -> u64 {
+        self.memtables().map(|memtable| memtable.bytes()).sum()
+    }
+}

@@ -1,0 +1,28 @@
+//! Real mounts of both engines through the built binary: what a user runs, and what a user loses if it is wrong.
+//!
+//! | file | what it holds |
+//! |---|---|
+//! | `mount/calls.rs` | the same seeded random system calls on the mount and on the host's filesystem |
+//! | `mount/programs.rs` | git, rsync, SQLite and fio |
+//! | `mount/kill.rs` | `kill -9` of the daemon under writers that record what was acknowledged |
+//! | `mount/stats.rs` | `/.stats` and its readers, commands, the meter against the kernel's |
+//! | `mount/lifecycle.rs` | mount, second mount, stale mount, signals, mount(8), exit codes |
+//! | `mount/stalls.rs` | large deletes, open-unlinked files, a stalled writer |
+//!
+//! Without `/dev/fuse` they pass with a note; with `CI=true` they fail.
+
+#[path = "support/host.rs"]
+mod host;
+
+#[path = "mount/calls.rs"]
+mod calls;
+#[path = "mount/kill.rs"]
+mod kill;
+#[path = "mount/lifecycle.rs"]
+mod lifecycle;
+#[path = "mount/programs.rs"]
+mod programs;
+#[path = "mount/stalls.rs"]
+mod stalls;
+#[path = "mount/stats.rs"]
+mod stats;

@@ -1,0 +1,230 @@
+//! `kill -9` of the daemon under writers: whatever a call acknowledged is there after the next mount.
+//!
+//! 1. Writers do durable steps (write and fsync; write, fsync, rename and fsync of the directory; appends with O_SYNC;
+//!    unlink and fsync of the directory) and record each one only after its last call has returned. On a mount without
+//!    the kernel's writeback cache a plain write is recorded too: what reached the daemon's log file survives the daemon.
+//! 2. The daemon is killed at a random moment. The dead mount stays; `kvfs check` is clean; the next mount detaches it.
+//! 3. Every record is compared. A file that was in the making may be there or not, but after its rename it is whole.
+//!
+//! A round in which nothing was recorded fails.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use kvfs::base::prng::Prng;
+
+use crate::host::{Engine, Mount, able, both_engines, long};
+
+/// What must be at a name.
+#[derive(Clone, Copy, Debug)]
+enum Record {
+    /// A file of this many bytes of its pattern.
+    Whole(u64, usize),
+    /// The same, or nothing: the step was not acknowledged.
+    WholeOrAbsent(u64, usize),
+    /// No file.
+    Absent,
+    /// Anything: a step without protection was on its way.
+    Unknown,
+}
+
+/// Bytes that depend on their position and the seed alone.
+fn pattern(seed: u64, length: usize) -> Vec<u8> {
+    let mut prng = Prng::new(seed);
+    let mut bytes: Vec<u8> = (0..length.div_ceil(8)).flat_map(|_| prng.bits().to_le_bytes()).collect();
+    bytes.truncate(length);
+    bytes
+}
+
+/// A writer with a directory of its own, and all that it was promised.
+struct Writer {
+    directory: PathBuf,
+    prng: Prng,
+    next: u64,
+    records: BTreeMap<String, Record>,
+    /// Seed of the log's pattern, bytes acknowledged.
+    log: (u64, usize),
+    /// Acknowledged steps of this round, by kind.
+    steps: [u64; 5],
+}
+
+impl Writer {
+    fn new(mnt: &Path, seed: u64) -> Writer {
+        Writer {
+            directory: mnt.join(format!("writer-{seed}")),
+            prng: Prng::new(seed),
+            next: 0,
+            records: BTreeMap::new(),
+            log: (seed ^ 0x1065, 0),
+            steps: [0; 5],
+        }
+    }
+
+    /// Steps until a call fails: the error.
+    fn run(&mut self, plain: bool) -> io::Error {
+        self.steps = [0; 5];
+        loop {
+            if let Err(error) = self.step(plain) {
+                return error;
+            }
+        }
+    }
+
+    fn step(&mut self, plain: bool) -> io::Result<()> {
+        let seed = self.prng.bits();
+        let length = self.prng.below(if self.prng.clone().one_in(8) { 300_000 } else { 9_000 }) as usize;
+        let name = format!("file-{}", self.next);
+        let path = self.directory.join(&name);
+        self.next += 1;
+        let kind = self.prng.below(if plain { 5 } else { 4 }) as usize;
+        match kind {
+            0 => {
+                let temporary = self.directory.join("temporary");
+                let mut file = File::create(&temporary)?;
+                file.write_all(&pattern(seed, length))?;
+                file.sync_all()?;
+                self.records.insert(name.clone(), Record::WholeOrAbsent(seed, length));
+                fs::rename(&temporary, &path)?;
+                File::open(&self.directory)?.sync_all()?;
+                self.records.insert(name, Record::Whole(seed, length));
+            }
+            1 => {
+                self.records.insert(name.clone(), Record::Unknown);
+                let mut file = File::create(&path)?;
+                file.write_all(&pattern(seed, length))?;
+                file.sync_data()?;
+                File::open(&self.directory)?.sync_all()?;
+                self.records.insert(name, Record::Whole(seed, length));
+            }
+            2 => {
+                let (seed, before) = self.log;
+                let after = before + 1 + length % 6_000;
+                let mut file = File::options()
+                    .create(true)
+                    .append(true)
+                    .custom_flags(libc::O_SYNC)
+                    .open(self.directory.join("log"))?;
+                // What an unacknowledged append left behind is part of the pattern too.
+                let end = file.metadata()?.len() as usize;
+                file.write_all(&pattern(seed, after.max(end + 1))[end..])?;
+                self.log.1 = after.max(end + 1);
+            }
+            3 => {
+                let Some(victim) = self.whole() else { return Ok(()) };
+                self.records.insert(victim.clone(), Record::Unknown);
+                fs::remove_file(self.directory.join(&victim))?;
+                File::open(&self.directory)?.sync_all()?;
+                self.records.insert(victim, Record::Absent);
+            }
+            _ => {
+                self.records.insert(name.clone(), Record::Unknown);
+                fs::write(&path, pattern(seed, length))?;
+                self.records.insert(name, Record::Whole(seed, length));
+            }
+        }
+        self.steps[kind] += 1;
+        Ok(())
+    }
+
+    /// A recorded file, by chance; none while there are few.
+    fn whole(&mut self) -> Option<String> {
+        let whole: Vec<&String> = self
+            .records
+            .iter()
+            .filter(|(_, r)| matches!(r, Record::Whole(..)))
+            .map(|(name, _)| name)
+            .collect();
+        (whole.len() > 10).then(|| whole[self.prng.below(whole.len() as u64) as usize].clone())
+    }
+
+    /// Compares everything with what was promised; then a file in the making is no longer unknown.
+    fn verify(&mut self) {
+        for (name, record) in &mut self.records {
+            let found = match fs::read(self.directory.join(name)) {
+                Ok(bytes) => Some(bytes),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+                Err(error) => panic!("{name}, {record:?}: {error}"),
+            };
+            let matches = |seed, length| found.as_deref().is_some_and(|bytes| bytes == pattern(seed, length));
+            let right = match *record {
+                Record::Whole(seed, length) => matches(seed, length),
+                Record::WholeOrAbsent(seed, length) => found.is_none() || matches(seed, length),
+                Record::Absent => found.is_none(),
+                Record::Unknown => true,
+            };
+            assert!(
+                right,
+                "{:?}/{name}: promised {record:?}, found {:?} bytes",
+                self.directory,
+                found.map(|bytes| bytes.len())
+            );
+            // From here on it may not change any more.
+            *record = match (*record, found) {
+                (Record::WholeOrAbsent(seed, length), Some(_)) => Record::Whole(seed, length),
+                (Record::WholeOrAbsent(..), None) => Record::Absent,
+                (record, _) => record,
+            };
+        }
+        let log = fs::read(self.directory.join("log")).unwrap_or_default();
+        let (seed, acknowledged) = self.log;
+        assert!(log.len() >= acknowledged, "log: {} bytes of {acknowledged} acknowledged", log.len());
+        assert!(log == pattern(seed, log.len()), "log: the bytes are not what was appended");
+    }
+}
+
+fn kill_under_writers(engine: Engine) {
+    if !able(&[]) {
+        return;
+    }
+    let mount = Mount::place(engine, "");
+    // Small limits bring flushes, merges and checkpoints into the few hundred milliseconds before the kill.
+    let small = match engine {
+        Engine::Btree => "dirty_max=2M,checkpoint_log=2M,log_segment=1M",
+        _ => "memtable=512K,table=512K,level_base=2M,l0_trigger=2,log_segment=1M",
+    };
+    let mut moment = Prng::new(0x0DD);
+    let mut writers: Vec<Writer> = (1..=2).map(|seed| Writer::new(&mount.mnt(), seed)).collect();
+    for round in 0..if long() { 40 } else { 6 } {
+        let plain = round % 2 == 1;
+        let options = format!("{small},writeback_cache={}", if plain { "off" } else { "on" });
+        let output = mount.try_start(if round == 0 { "" } else { &options });
+        assert!(output.status.success(), "round {round}: mount after a kill: {output:?}");
+        for writer in &mut writers {
+            if round == 0 {
+                fs::create_dir(&writer.directory).unwrap();
+                File::open(mount.mnt()).unwrap().sync_all().unwrap();
+            }
+            writer.verify();
+        }
+        let errors: Vec<io::Error> = std::thread::scope(|scope| {
+            let running: Vec<_> =
+                writers.iter_mut().map(|writer| scope.spawn(move || writer.run(plain))).collect();
+            std::thread::sleep(Duration::from_millis(200 + moment.below(600)));
+            mount.kill();
+            running.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        for error in errors {
+            // Cut off in the middle, or refused afterwards; anything else came from a living daemon.
+            let errno = error.raw_os_error();
+            let expected = [Some(libc::ECONNABORTED), Some(libc::ENOTCONN)];
+            assert!(expected.contains(&errno), "round {round}: a writer failed before the kill: {error}");
+        }
+        for kind in 0..if plain { 5 } else { 4 } {
+            let steps: u64 = writers.iter().map(|writer| writer.steps[kind]).sum();
+            assert!(
+                steps > 0,
+                "round {round}: no step of kind {kind} was acknowledged, so nothing is tested"
+            );
+        }
+        assert_eq!(mount.check(), 0, "round {round}: kvfs check of a killed store");
+    }
+    mount.start();
+    writers.iter_mut().for_each(Writer::verify);
+    mount.stop_clean();
+}
+
+both_engines!(kill_under_writers);

@@ -1,0 +1,207 @@
+//! `/.stats`: every reader, every command, the keys that other programs rely on, and the meter against the kernel's.
+
+use std::fs::{self, File};
+use std::io::Read;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::host::{Engine, Mount, able, both_engines, until};
+
+/// Found by name, absent from every listing, and as long as its attributes say.
+fn readers(engine: Engine) {
+    if !able(&["rsync"]) {
+        return;
+    }
+    let mount = Mount::new(engine, "");
+    let stats = mount.mnt().join(".stats");
+    assert_eq!(fs::read_dir(mount.mnt()).unwrap().count(), 0, ".stats must not appear in a listing");
+    let meta = fs::metadata(&stats).unwrap();
+    assert!(meta.is_file() && meta.mode() & 0o7777 == 0o644, "{meta:?}");
+    assert!(fs::metadata(mount.mnt().join(".stats.d")).unwrap().is_dir());
+
+    // The snapshot is pinned while a handle is open, and its size is exact.
+    let mut file = File::open(&stats).unwrap();
+    let size = file.metadata().unwrap().len();
+    assert_eq!(size, fs::metadata(&stats).unwrap().len());
+    fs::write(mount.mnt().join("work"), vec![7; 3 << 20]).unwrap();
+    let mut text = String::new();
+    file.read_to_string(&mut text).unwrap();
+    assert_eq!(text.len() as u64, size, "{text}");
+    assert_eq!(size, file.metadata().unwrap().len());
+    let mut again = vec![0; text.len()];
+    file.read_exact_at(&mut again, 0).unwrap();
+    assert_eq!(again, text.as_bytes(), "the same snapshot at a lower offset");
+    drop(file);
+    assert!(text.starts_with("kvfs ") && text.ends_with('\n') && text.is_ascii(), "{text}");
+    assert!(text.lines().all(|line| line.len() <= 110 && line.trim_end() == line), "{text}");
+    for word in ["AMPLIFICATION", "write", "read", "space", "DEBT"] {
+        assert!(text.contains(word), "{word} is missing in\n{text}");
+    }
+
+    // Programs that trust the size, and programs that do not; each must see the whole report.
+    mount.sh(
+        r#"
+        whole() {
+            head -c 5 "$1" | grep -q '^kvfs '
+            test -z "$(tail -c1 "$1")"
+            test "$(wc -l < "$1")" -ge 8
+        }
+        for i in 1 2 3; do
+            cat "$MNT/.stats" > cat.txt; whole cat.txt
+            cp "$MNT/.stats" cp.txt; whole cp.txt
+            dd if="$MNT/.stats" of=dd.txt bs=7 2>/dev/null; whole dd.txt
+            dd if="$MNT/.stats" of=dd.txt bs=1M 2>/dev/null; whole dd.txt
+            rsync "$MNT/.stats" rsync.txt; whole rsync.txt
+            tar cf stats.tar -C "$MNT" .stats; tar xf stats.tar; whole .stats
+            tac "$MNT/.stats" | tac > tac.txt; whole tac.txt
+            grep -c . "$MNT/.stats" > /dev/null; sort "$MNT/.stats" > /dev/null; head -n 3 "$MNT/.stats" | grep -q kvfs
+            test "$(wc -c < "$MNT/.stats")" -gt 500; test "$(wc -l < "$MNT/.stats")" -ge 8
+            test -n "$(tail -n 3 "$MNT/.stats")"
+            exec 9< "$MNT/.stats"; test "$(stat -c %s "$MNT/.stats")" = "$(cat <&9 | wc -c)"; exec 9<&-
+        done
+        test "$(ls -A "$MNT")" = work; ls "$MNT/.stats" "$MNT/.stats.d/json" "$MNT/.stats.d/config" "$MNT/.stats.d/help" > /dev/null
+        cat "$MNT/.stats.d/config" | grep -q engine; test -s "$MNT/.stats.d/help"
+        "$KVFS" stats "$MNT" | grep -q '^kvfs '; "$KVFS" stats "$MNT" --json | head -c 1 | grep -q '{'
+        fails rm -f "$MNT/.stats"; fails mv "$MNT/work" "$MNT/.stats"
+        test -f "$MNT/.stats"; rm -rf "$MNT"/*; test -z "$(ls -A "$MNT")"
+        "#,
+    );
+    mount.stop_clean();
+}
+
+/// A write is a command, however it arrives; a word that is none is EINVAL.
+fn commands(engine: Engine) {
+    if !able(&[]) {
+        return;
+    }
+    let mount = Mount::new(engine, "");
+    mount.sh(r#"
+        head -c 3000000 /dev/urandom > "$MNT/data"
+        for word in sync flush 'flush wait' checkpoint 'checkpoint wait' 'mark before'; do
+            echo "$word" > "$MNT/.stats"; echo "$word" >> "$MNT/.stats"; printf '%s' "$word" > "$MNT/.stats"
+            printf '%s\n\n' "$word" > "$MNT/.stats"; (echo "$word"; echo sync) > "$MNT/.stats"
+            "$KVFS" ctl "$MNT" $word
+        done
+        head -c 1000000 /dev/urandom > "$MNT/more"; "$KVFS" ctl "$MNT" sync
+        grep -q '^kvfs ' "$MNT/.stats.d/since/before"; "$KVFS" stats "$MNT" --since before | grep -q '^kvfs '
+        fails cat "$MNT/.stats.d/since/never"; fails "$KVFS" stats "$MNT" --since never
+        fails "$KVFS" ctl "$MNT" nonsense
+        "#);
+    let stats = mount.mnt().join(".stats");
+    for words in ["nonsense", "flush everything now", "mark", "mark a/b", "\0"] {
+        let error = fs::write(&stats, words).expect_err(words);
+        assert_eq!(error.raw_os_error(), Some(libc::EINVAL), "{words:?}: {error}");
+    }
+    // What this engine cannot do is no wrong word.
+    match (engine, fs::write(&stats, "compact wait")) {
+        (Engine::Btree, outcome) => assert_eq!(outcome.unwrap_err().raw_os_error(), Some(libc::EOPNOTSUPP)),
+        (_, outcome) => outcome.unwrap(),
+    }
+    assert!(fs::write(mount.mnt().join(".stats.d/json"), "flush").is_err(), "json is not a command file");
+
+    // Since the mark, and nothing from before it.
+    let mnt = mount.mnt();
+    let output = mount.kvfs(&["stats", mnt.to_str().unwrap(), "--json", "--since", "before"]);
+    let since: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{e}: {output:?}"));
+    assert_eq!(since["app"]["write_bytes"], 1_000_000, "{since:#}");
+    let whole = mount.json();
+    assert_eq!(whole["app"]["write_bytes"], 4_000_000, "{whole:#}");
+    assert_eq!(fs::metadata(mount.mnt().join("data")).unwrap().len(), 3_000_000);
+    mount.stop_clean();
+}
+
+/// The names that other programs rely on, and what must hold between them.
+fn json_keys(engine: Engine) {
+    if !able(&[]) {
+        return;
+    }
+    let mount = Mount::new(engine, "");
+    fs::write(mount.mnt().join("data"), vec![1; 5_000_000]).unwrap();
+    fs::read(mount.mnt().join("data")).unwrap();
+    mount.ctl(&["sync"]);
+    let json = settled(&mount);
+    let number = |pointer: &str| {
+        let value = json.pointer(pointer).unwrap_or_else(|| panic!("{pointer} is missing in {json:#}"));
+        value.as_u64().unwrap_or_else(|| panic!("{pointer} is {value}, not a whole number"))
+    };
+    assert_eq!(json["schema"], "kvfs.stats/1");
+    assert_eq!(json["engine"], engine.name());
+    for pointer in [
+        "/app/write_bytes /app/read_bytes /kv/put_bytes /kv/get_bytes /disk/write_bytes /disk/read_bytes",
+        "/space/apparent_bytes /space/live_bytes /space/physical_bytes /space/temporary_bytes /space/temporary_peak_bytes",
+        "/debt/l0_files /debt/pending_compaction_bytes /debt/dirty_bytes /debt/unsynced_bytes",
+        "/process/pid /process/write_bytes /process/read_bytes",
+    ]
+    .iter()
+    .flat_map(|line| line.split(' '))
+    {
+        number(pointer);
+    }
+    for name in ["write", "fs_write", "engine_write", "read", "space"] {
+        let value =
+            json.pointer(&format!("/amplification/{name}")).unwrap_or_else(|| panic!("{name}: {json:#}"));
+        assert!(
+            value.is_null() || value.as_f64().is_some_and(|v| v >= 0.0),
+            "amplification.{name} is {value}"
+        );
+    }
+    assert!(json["levels"].is_array(), "{json:#}");
+    let purposes = json["disk"]["by_purpose"].as_object().unwrap_or_else(|| panic!("{json:#}"));
+    let sum = |name: &str| -> u64 {
+        purposes.values().map(|p| p[name].as_u64().unwrap_or_else(|| panic!("{name} in {p}"))).sum()
+    };
+    for name in ["writes", "reads", "syncs"] {
+        sum(name);
+    }
+    assert_eq!(sum("write_bytes"), number("/disk/write_bytes"));
+    assert_eq!(sum("read_bytes"), number("/disk/read_bytes"));
+    assert_eq!(number("/process/pid"), mount.pid() as u64);
+    assert_eq!(number("/app/write_bytes"), 5_000_000);
+    let ratio = number("/disk/write_bytes") as f64 / 5_000_000.0;
+    let write = json["amplification"]["write"].as_f64().unwrap();
+    assert!((write / ratio - 1.0).abs() < 0.01, "amplification.write is {write}, the bytes say {ratio}");
+    let product = json["amplification"]["fs_write"].as_f64().unwrap()
+        * json["amplification"]["engine_write"].as_f64().unwrap();
+    assert!((write / product - 1.0).abs() < 0.01, "write is {write}, fs * engine is {product}");
+    assert_eq!(number("/debt/unsynced_bytes"), 0, "after a sync");
+    assert!(number("/space/apparent_bytes") >= 5_000_000, "{json:#}");
+    mount.stop_clean();
+}
+
+/// The report once background work has come to rest.
+fn settled(mount: &Mount) -> Value {
+    let mut last = mount.json();
+    let still = until(Duration::from_secs(60), || {
+        std::thread::sleep(Duration::from_millis(400));
+        let now = mount.json();
+        let same = now["disk"] == last["disk"];
+        last = now;
+        same
+    });
+    assert!(still, "the disk does not come to rest: {last:#}");
+    last
+}
+
+/// What we count at our door is what the kernel counts for the process.
+fn meter_against_the_kernel(engine: Engine) {
+    if !able(&[]) {
+        return;
+    }
+    // An interval would leave timestamps to be written at any time.
+    let mount = Mount::new(engine, "");
+    mount.sh(r#"dd if=/dev/urandom of="$MNT/large" bs=1M count=256 conv=fsync 2>/dev/null"#);
+    mount.ctl(&["sync"]);
+    let json = settled(&mount);
+    let number = |pointer: &str| json.pointer(pointer).and_then(Value::as_f64).expect(pointer);
+    let (app, ours, kernel) =
+        (number("/app/write_bytes"), number("/disk/write_bytes"), number("/process/write_bytes"));
+    assert_eq!(app, 256.0 * 1048576.0, "the program's bytes");
+    assert!(ours >= app, "{ours} bytes at the disk for {app} of the program");
+    assert!((ours / kernel - 1.0).abs() < 0.1, "we count {ours}, the kernel {kernel}: {json:#}");
+    println!("{engine:?}: app {app}, disk {ours}, kernel {kernel}");
+    mount.stop_clean();
+}
+
+both_engines!(readers, commands, json_keys, meter_against_the_kernel);

@@ -1,0 +1,139 @@
+#!/usr/bin/env bash
+# Runs every test: format, lints, unit, model, crash and real-mount tests, documentation.
+# The last line is the sum: "N passed, N failed". Exit code 0 only if nothing failed.
+set -euo pipefail
+
+usage() {
+    cat <<TEXT
+usage: tests/run.sh [--long]
+
+Installs what the tests use through apt, and only what is missing (fuse3 fio rsync git sqlite3 attr jq ...), then runs,
+in this order: cargo fmt, clippy with warnings as errors, unit, model and crash tests, the release build, real mounts of
+both engines, cargo doc, shellcheck if it is installed. A step that fails does not stop the next one.
+
+  --long   also the tests marked as long, and more rounds (KVFS_TEST_LONG=1)
+
+Real mounts need /dev/fuse. Without it they say so and pass, unless CI=true: then they fail.
+TEXT
+}
+
+long=no
+case "${1:-}" in
+"") ;;
+--long) long=yes ;;
+-h | --help)
+    usage
+    exit 0
+    ;;
+*)
+    usage >&2
+    exit 2
+    ;;
+esac
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# shellcheck source=mount-scripts/packages.sh
+. mount-scripts/packages.sh
+
+logs=$(mktemp -d)
+trap 'rm -rf "$logs"' EXIT
+trap 'exit 130' INT TERM
+summary=()
+passed=0
+failed=0
+
+# step NAME COMMAND...: runs it, and adds what it counted to the sums. A step that runs tests counts its tests, any
+# other counts as one; a test step that fails without a failed test (it did not compile, say) counts as one failure.
+step() {
+    local name=$1 began=$SECONDS log verdict=ok code=0 good bad
+    shift
+    printf '\n== %s\n' "$name"
+    log=$logs/step
+    # Not `if "$@"`: bash would switch `set -e` off inside the function that runs.
+    set +e
+    (
+        set -e
+        "$@"
+    ) 2>&1 | tee "$log"
+    code=${PIPESTATUS[0]}
+    set -e
+    # `test result: ok. 12 passed; 0 failed; ...`, a line for each test binary.
+    read -r good bad < <(sed -nE 's/^test result: .* ([0-9]+) passed; ([0-9]+) failed;.*/\1 \2/p' "$log" |
+        awk '{ good += $1; bad += $2 } END { print good + 0, bad + 0 }')
+    if [ "$code" -ne 0 ]; then
+        verdict=FAILED
+        [ "$bad" -gt 0 ] || bad=1
+    elif ! grep -q '^test result:' "$log"; then
+        good=1
+    fi
+    passed=$((passed + good))
+    failed=$((failed + bad))
+    summary+=("$(printf '%-28s %6s  %4d s  %4d passed  %d failed' "$name" "$verdict" $((SECONDS - began)) "$good" "$bad")")
+}
+
+tools() {
+    need_build
+    need_fuse
+    need fio=fio rsync=rsync git=git sqlite3=sqlite3 setfattr=attr setfacl=acl jq=jq strace=strace
+    # A minimal toolchain comes without these two.
+    cargo fmt --version >/dev/null 2>&1 || rustup component add rustfmt
+    cargo clippy --version >/dev/null 2>&1 || rustup component add clippy
+}
+
+only_long=()
+if [ "$long" = yes ]; then
+    export KVFS_TEST_LONG=1
+    only_long=(--include-ignored)
+fi
+
+# Everything that needs no mount. One profile (dev, optimised a little) serves clippy's checks apart, the library, the
+# integration tests and the harness of the mount tests; only the mounted binary is a release build.
+tests_without_mount() {
+    local file names=()
+    for file in tests/*.rs; do
+        [ "$file" = tests/mount.rs ] || names+=(--test "$(basename "$file" .rs)")
+    done
+    cargo test --no-fail-fast --lib --bins "${names[@]}" -- "${only_long[@]}"
+}
+
+doc_tests() {
+    cargo test --doc
+}
+
+mounts() {
+    local binary
+    binary=$(cargo metadata --format-version 1 --no-deps | jq -r .target_directory)/release/kvfs
+    KVFS_BIN=$binary cargo test --no-fail-fast --test mount -- "${only_long[@]}"
+}
+
+documentation() {
+    # With private items: the crate is a program, and its readers are those who change it. Hence links to private
+    # items are welcome.
+    RUSTDOCFLAGS="-D warnings -A rustdoc::private-intra-doc-links" cargo doc --no-deps --lib --document-private-items
+}
+
+scripts() {
+    if command -v shellcheck >/dev/null; then
+        shellcheck -x tests/*.sh mount-scripts/*.sh fio-jobs/*.sh .ci/run
+    else
+        for file in tests/*.sh mount-scripts/*.sh fio-jobs/*.sh .ci/run; do bash -n "$file"; done
+        echo "shellcheck is not installed: the scripts were only parsed"
+    fi
+}
+
+step "tools" tools
+# Steps run in subshells: a cargo outside PATH is looked up again here. If it is missing, the steps below say so.
+need_build >/dev/null 2>&1 || true
+step "cargo fmt --check" cargo fmt --check
+step "clippy -D warnings" cargo clippy --all-targets -- -D warnings
+step "unit, model and crash tests" tests_without_mount
+step "documentation tests" doc_tests
+step "release build" cargo build --release
+step "real mounts" mounts
+step "cargo doc -D warnings" documentation
+step "shell scripts" scripts
+
+printf '\n== summary (%d s)\n' "$SECONDS"
+printf '%s\n' "${summary[@]}"
+printf '\n%d passed, %d failed\n' "$passed" "$failed"
+[ "$failed" -eq 0 ]
