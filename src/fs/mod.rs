@@ -88,7 +88,7 @@ pub struct FileSystem {
     options: Options,
     space: SpaceSource,
     identity: Identity,
-    meter: Meter,
+    meter: Arc<Meter>,
     inodes: Inodes,
     names: Names,
     deferred: Deferred,
@@ -157,7 +157,7 @@ impl FileSystem {
             options: Options { block_bytes: superblock.block_bytes, ..options },
             space,
             identity: superblock.identity,
-            meter: Meter::new(),
+            meter: Arc::new(Meter::new()),
             inodes: Inodes::new(),
             names: Names::new(),
             deferred: Deferred::default(),
@@ -178,7 +178,7 @@ impl FileSystem {
     }
 
     /// The counters of door 1.
-    pub fn meter(&self) -> &Meter {
+    pub fn meter(&self) -> &Arc<Meter> {
         &self.meter
     }
 
