@@ -25,17 +25,17 @@ pub mod session;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::sync::{Arc, OnceLock};
 use std::sync::mpsc::Sender;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use fuser::{
     AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation,
-    INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner, Notifier, OpenFlags, PollEvents, PollFlags, PollNotifier,
-    RenameFlags, ReplyAttr, ReplyBmap, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus,
-    ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLock, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite,
-    ReplyXattr, Request, TimeOrNow, WriteFlags,
+    INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner, Notifier, OpenFlags, PollEvents, PollFlags,
+    PollNotifier, RenameFlags, ReplyAttr, ReplyBmap, ReplyCreate, ReplyData, ReplyDirectory,
+    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLock, ReplyLseek, ReplyOpen, ReplyPoll,
+    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
 use crate::engine::{self, Position, Tier};
@@ -1029,7 +1029,14 @@ mod tests {
         let fs =
             FileSystem::open(Arc::new(MemEngine::new()), clock.clone(), options, Arc::new(space)).unwrap();
         let tree = Arc::new(VirtualTree::new(Caller::ROOT, clock));
-        Arc::new(Core { fs, tree, options: Options::default(), sync_always: false, sync_names: false, notifier: OnceLock::new() })
+        Arc::new(Core {
+            fs,
+            tree,
+            options: Options::default(),
+            sync_always: false,
+            sync_names: false,
+            notifier: OnceLock::new(),
+        })
     }
 
     /// A request that is refused once, needs the disk once, and counts its tries.
