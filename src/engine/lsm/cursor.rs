@@ -186,7 +186,9 @@ impl RunCursor {
             Reading::Cached { cache, tier } => match (table.cached(self.ordinal, cache)?, tier) {
                 (Some(block), _) => return Ok(block),
                 (None, Tier::Memory) => return Err(Error::WouldBlock),
-                (None, Tier::Disk) => (Some(cache), Purpose::Scan, if self.sequential { SCAN_BYTES } else { 0 }),
+                (None, Tier::Disk) => {
+                    (Some(cache), Purpose::Scan, if self.sequential { SCAN_BYTES } else { 0 })
+                }
             },
         };
         let count = table.blocks_within(self.ordinal, bytes, self.end.as_deref());

@@ -88,7 +88,11 @@ impl History {
         let found = contents(engine).unwrap();
         let counter = found.get(COUNTER).map_or(0, |bytes| u64::from_be_bytes(bytes[..].try_into().unwrap()));
         let length = counter as usize;
-        assert!(length >= at_least && length <= self.batches.len(), "{length} of {at_least}..={}", self.batches.len());
+        assert!(
+            length >= at_least && length <= self.batches.len(),
+            "{length} of {at_least}..={}",
+            self.batches.len()
+        );
         assert_eq!(found, self.model(length), "a prefix of {length} batches");
     }
 }
@@ -144,12 +148,19 @@ fn it_behaves_as_a_map_through_flushes_merges_and_reopening() {
                 Err(Error::WouldBlock) => {}
                 found => assert_eq!(found.unwrap().as_deref(), model.get(&key).map(|value| &value[..])),
             }
-            assert_eq!(engine.get(&key, Tier::Disk).unwrap().as_deref(), model.get(&key).map(|value| &value[..]));
+            assert_eq!(
+                engine.get(&key, Tier::Disk).unwrap().as_deref(),
+                model.get(&key).map(|value| &value[..])
+            );
             if prng.one_in(20) {
                 let (start, end) = (random_key(&mut prng), random_key(&mut prng));
                 let (range, mut left) = (KeyRange { start: &start, end: Some(&end) }, prng.below(40));
                 let wanted: Vec<Vec<u8>> = if start < end {
-                    model.range(start.clone()..end.clone()).map(|(key, _)| key.clone()).take(left as usize + 1).collect()
+                    model
+                        .range(start.clone()..end.clone())
+                        .map(|(key, _)| key.clone())
+                        .take(left as usize + 1)
+                        .collect()
                 } else {
                     Vec::new()
                 };
@@ -209,7 +220,8 @@ fn a_crash_at_any_request_leaves_a_prefix_that_holds_every_synced_batch() {
             let history = workload(disk.clone(), seed, 130, false);
             for image in 0..images {
                 let after = disk.crash(stop * 31 + image);
-                let engine = open_tiny(after.clone()).unwrap_or_else(|e| panic!("stop {stop} image {image}: {e}"));
+                let engine =
+                    open_tiny(after.clone()).unwrap_or_else(|e| panic!("stop {stop} image {image}: {e}"));
                 history.check(&*engine, history.synced);
                 // The recovered store goes on: what is synced now survives the next crash.
                 let mut batch = Batch::new(0);
@@ -251,8 +263,14 @@ fn any_request_may_fail_and_nothing_accepted_is_lost() {
             let faulty = Faulty::new(sim.clone());
             faulty.inject(Fault::Fail { kind: None, purpose: None, nth, errno });
             let history = workload(Latch::new(faulty), 5, 90, true);
-            history.check(&*open_tiny(sim.kill()).unwrap_or_else(|e| panic!("request {nth}: {e}")), history.applied);
-            history.check(&*open_tiny(sim.crash(nth)).unwrap_or_else(|e| panic!("request {nth}: {e}")), history.synced);
+            history.check(
+                &*open_tiny(sim.kill()).unwrap_or_else(|e| panic!("request {nth}: {e}")),
+                history.applied,
+            );
+            history.check(
+                &*open_tiny(sim.crash(nth)).unwrap_or_else(|e| panic!("request {nth}: {e}")),
+                history.synced,
+            );
         }
     }
 }
@@ -275,7 +293,10 @@ fn the_meter_agrees_with_the_witness_the_cache_and_the_levels() {
     }
     let (snapshot, witness, shape) = (disk.snapshot(), sim.witness(), engine.shape());
     let total = snapshot.total();
-    assert_eq!((total.writes, total.write_bytes, total.syncs), (witness.writes, witness.write_bytes, witness.syncs));
+    assert_eq!(
+        (total.writes, total.write_bytes, total.syncs),
+        (witness.writes, witness.write_bytes, witness.syncs)
+    );
     assert_eq!((total.reads, total.read_bytes), (witness.reads, witness.read_bytes));
     assert_eq!(shape.cache.misses, snapshot.of(Purpose::Get).reads + snapshot.of(Purpose::Scan).reads);
     assert!(shape.cache.misses > 0 && shape.cache.hits > 0 && shape.cache.bytes <= shape.cache.bytes_max);
@@ -288,7 +309,8 @@ fn the_meter_agrees_with_the_witness_the_cache_and_the_levels() {
     // What came into L0 and was not merged or moved away is there.
     assert_eq!(shape.probes.count(), 600);
     assert!(shape.filter.checks > 0 && shape.filter.useful <= shape.filter.checks);
-    let files: u64 = sim.list().unwrap().iter().filter(|f| table_number(&f.name).is_some()).map(|f| f.bytes).sum();
+    let files: u64 =
+        sim.list().unwrap().iter().filter(|f| table_number(&f.name).is_some()).map(|f| f.bytes).sum();
     assert_eq!(files, shape.levels.iter().map(|level| level.bytes).sum::<u64>() + shape.obsolete_bytes);
 }
 
