@@ -451,6 +451,9 @@ pub fn check(path: &Path, progress: &mut dyn FnMut(&str)) -> Result<Findings, Er
     let found = Description::load(&*disk)?
         .ok_or_else(|| Error::System(format!("{show}: its description cannot be opened")))?;
     let settings = found.settings(&[])?;
+    if settings.engine.kind == engine::Kind::Mem {
+        return Err(Error::Usage(format!("{show} was made with engine=mem, which keeps nothing to check")));
+    }
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let engine = match engine::open(disk, clock, &settings.engine) {
         Ok(engine) => engine,
