@@ -119,7 +119,8 @@ fn stale_mount_is_detached(engine: Engine) {
     fs::write(mount.mnt().join("file"), "content").unwrap();
     mount.kill();
     assert!(mount.mounted(), "the dead mount stays until someone cares");
-    assert_eq!(fs::metadata(mount.mnt().join("file")).unwrap_err().raw_os_error(), Some(libc::ENOTCONN));
+    let errno = fs::metadata(mount.mnt().join("file")).unwrap_err().raw_os_error();
+    assert!([Some(libc::ENOTCONN), Some(libc::ECONNABORTED)].contains(&errno), "{errno:?}");
     mount.start();
     assert_eq!(fs::read_to_string(mount.mnt().join("file")).unwrap(), "content");
     mount.stop_clean();
@@ -259,9 +260,7 @@ fn mount_8() {
             assert_eq!(mount.check(), 0, "{how}");
         }
         // -f fakes; nothing is mounted, and a refusal has an exit code that mount(8) passes on.
-        mount.sh(&format!(
-            "export {path}\nmount -f -t fuse.kvfs \"$STORE\" \"$MNT\"; fails mountpoint -q \"$MNT\""
-        ));
+        mount.sh(r#"mount -f -t fuse.kvfs "$STORE" "$MNT"; fails mountpoint -q "$MNT""#);
         mount.sh(r#"fails mount -t fuse.kvfs "$STORE" "$MNT" -o no_such_option"#);
         assert!(!mount.mounted());
     }
