@@ -19,6 +19,7 @@ mod command;
 mod figures;
 mod files;
 mod json;
+pub mod model;
 mod render;
 mod stats;
 

@@ -26,7 +26,8 @@ impl LsmEngine {
                 self.end_commands(&Ok(()), |task| matches!(task, Task::Flush(until) if *until <= position));
             }
             Err(error) => {
-                let waits = |task: &Task| matches!(task, Task::Flush(_) | Task::Compact { is_started: false, .. });
+                let waits =
+                    |task: &Task| matches!(task, Task::Flush(_) | Task::Compact { is_started: false, .. });
                 self.end_commands(&Err(error.clone()), waits);
             }
         }

@@ -63,7 +63,13 @@ impl Memtable {
     }
 
     /// Replaces `target` by up to `limit` entries from `start` on and below `end`.
-    pub fn copy(&self, start: Bound<&[u8]>, end: Option<&[u8]>, limit: usize, target: &mut Vec<(Bytes, Slot)>) {
+    pub fn copy(
+        &self,
+        start: Bound<&[u8]>,
+        end: Option<&[u8]>,
+        limit: usize,
+        target: &mut Vec<(Bytes, Slot)>,
+    ) {
         target.clear();
         let map = self.map.read();
         let found = map.range::<[u8], _>((start, Bound::Unbounded));
@@ -111,7 +117,11 @@ mod tests {
             let mut batch = Batch::new(0);
             for _ in 0..=prng.below(4) {
                 let key = vec![b'k', prng.below(50) as u8];
-                if prng.one_in(3) { batch.delete(key) } else { batch.put(key, vec![0; prng.below(90) as usize]) }
+                if prng.one_in(3) {
+                    batch.delete(key)
+                } else {
+                    batch.put(key, vec![0; prng.below(90) as usize])
+                }
             }
             memtable.apply(&batch, position);
         }

@@ -116,7 +116,8 @@ mod tests {
             }
             let start = [prng.below(120) as u8];
             let range = KeyRange { start: &start, end: None };
-            let sources = memtables.into_iter().map(|table| Cursor::Memory(MemoryCursor::new(table, range))).collect();
+            let sources =
+                memtables.into_iter().map(|table| Cursor::Memory(MemoryCursor::new(table, range))).collect();
             let mut merge = Merge::new(sources);
             let mut seen = Vec::new();
             while let Some(entry) = merge.next().unwrap() {

@@ -133,7 +133,8 @@ impl LsmEngine {
 
     fn move_tables(&self, version: &Version, job: &Job) -> Result<()> {
         let moved = tables(version, job);
-        let added: Vec<(usize, Arc<Table>)> = moved.iter().map(|(_, table)| (job.into, table.clone())).collect();
+        let added: Vec<(usize, Arc<Table>)> =
+            moved.iter().map(|(_, table)| (job.into, table.clone())).collect();
         self.install(&mut self.manifest.lock(), &self.edit(job, &moved, &added), &added, None)?;
         let bytes: u64 = moved.iter().map(|(_, table)| table.bytes).sum();
         self.meters.levels[job.into].moved_bytes.fetch_add(bytes, Relaxed);
@@ -142,10 +143,12 @@ impl LsmEngine {
 
     fn install_merge(&self, merge: RunningMerge) -> Result<()> {
         let into = merge.job.into;
-        let added: Vec<(usize, Arc<Table>)> = merge.outputs.iter().map(|table| (into, table.clone())).collect();
+        let added: Vec<(usize, Arc<Table>)> =
+            merge.outputs.iter().map(|table| (into, table.clone())).collect();
         let result = self.shelf.sync_names().and_then(|()| {
             let mut manifest = self.manifest.lock();
-            let result = self.install(&mut manifest, &self.edit(&merge.job, &merge.inputs, &added), &added, None);
+            let result =
+                self.install(&mut manifest, &self.edit(&merge.job, &merge.inputs, &added), &added, None);
             // After a failed sync the edit may be durable all the same: then the files stay.
             if result.is_err() && manifest.is_failed() { Ok(result) } else { result.map(Ok) }
         });

@@ -47,8 +47,8 @@ use parking_lot::{Mutex, RwLock};
 use super::cache::BlockCache;
 use super::wal::{self, Log};
 use super::{
-    Batch, Bell, Class, Command, Done, Engine, Error, KeyRange, Options, Pending, Position, ProbeMeter, Promise, Result,
-    Shape, SpaceGuard, StallMeter, Tier, Visit,
+    Batch, Bell, Class, Command, Done, Engine, Error, KeyRange, Options, Pending, Position, ProbeMeter,
+    Promise, Result, Shape, SpaceGuard, StallMeter, Tier, Visit,
 };
 use crate::base::clock::Clock;
 use crate::disk::{Disk, LEVELS, Purpose};
@@ -258,7 +258,8 @@ impl LsmEngine {
         manifest.append(edit)?;
         let replaced = {
             let mut view = self.view.write();
-            let is_left = |memtable: &&Arc<Memtable>| flushed.is_none_or(|flushed| !Arc::ptr_eq(memtable, flushed));
+            let is_left =
+                |memtable: &&Arc<Memtable>| flushed.is_none_or(|flushed| !Arc::ptr_eq(memtable, flushed));
             let immutables = view.immutables.iter().filter(is_left).cloned().collect();
             let new = Arc::new(View { mutable: view.mutable.clone(), immutables, version });
             std::mem::replace(&mut *view, new)
@@ -278,7 +279,8 @@ impl LsmEngine {
 
     /// Ends the commands that `wanted` picks.
     fn end_commands(&self, result: &Result<()>, wanted: impl Fn(&Task) -> bool) {
-        let ended: Vec<(Task, Done)> = self.commands.lock().extract_if(.., |(task, _)| wanted(task)).collect();
+        let ended: Vec<(Task, Done)> =
+            self.commands.lock().extract_if(.., |(task, _)| wanted(task)).collect();
         for (_, done) in ended {
             done(result.clone());
         }
@@ -335,7 +337,9 @@ impl Engine for LsmEngine {
         }
         let l0 = view.version.level(0).iter();
         let l0 = l0.filter(|table| range.is_before_end(&table.smallest) && range.start <= &table.largest[..]);
-        let runs = l0.map(|table| Run::from([table.clone()])).chain((1..LEVELS).map(|level| view.version.level(level).clone()));
+        let runs = l0
+            .map(|table| Run::from([table.clone()]))
+            .chain((1..LEVELS).map(|level| view.version.level(level).clone()));
         for run in runs.filter(|run| !run.is_empty()) {
             sources.push(Cursor::Run(Box::new(RunCursor::new(run, range, reading.clone())?)));
         }

@@ -26,9 +26,10 @@ impl LsmEngine {
         let full = view.mutable.bytes() >= self.options.memtable_bytes;
         let rate = self.admit(&pace, &view, full)?;
         self.space.admit(batch.bytes(), view.memtable_bytes(), batch.uses_reserve)?;
-        let position = self.log.append(wal::FIRST_KIND, Purpose::Wal, batch.encoded_bytes_max(), |target| {
-            batch.encode(target);
-        })?;
+        let position =
+            self.log.append(wal::FIRST_KIND, Purpose::Wal, batch.encoded_bytes_max(), |target| {
+                batch.encode(target);
+            })?;
         view.mutable.apply(batch, position);
         if let Some(rate) = rate {
             pace.pass(self.clock.elapsed(), batch.bytes(), rate);

@@ -87,7 +87,9 @@ impl Policy for Leveled {
     fn target_bytes(&self, level: usize) -> u64 {
         match level {
             0 => 0,
-            level => self.level_base_bytes.saturating_mul(self.level_multiplier.saturating_pow(level as u32 - 1)),
+            level => {
+                self.level_base_bytes.saturating_mul(self.level_multiplier.saturating_pow(level as u32 - 1))
+            }
         }
     }
 

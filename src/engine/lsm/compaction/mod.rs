@@ -134,7 +134,11 @@ impl RunningMerge {
             let tables: Vec<Arc<Table>> = chosen.cloned().collect();
             inputs.extend(tables.iter().map(|table| (*level, table.clone())));
             // L0 is newest first, as sources must be; deeper levels are one sorted run each.
-            let runs = if *level == 0 { tables.into_iter().map(|table| Run::from([table])).collect() } else { vec![tables.into()] };
+            let runs = if *level == 0 {
+                tables.into_iter().map(|table| Run::from([table])).collect()
+            } else {
+                vec![tables.into()]
+            };
             for run in runs {
                 let cursor = RunCursor::new(run, KeyRange::ALL, reading.clone())?;
                 sources.push(Cursor::Run(Box::new(cursor)));

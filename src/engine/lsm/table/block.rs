@@ -103,7 +103,8 @@ impl Block {
     pub fn parse(payload: Bytes) -> Result<Block, Damaged> {
         let count_at = payload.len().checked_sub(4).ok_or(Damaged)?;
         let restarts = u32_at(&payload, count_at)? as usize;
-        let entries_end = restarts.checked_mul(4).and_then(|bytes| count_at.checked_sub(bytes)).ok_or(Damaged)?;
+        let entries_end =
+            restarts.checked_mul(4).and_then(|bytes| count_at.checked_sub(bytes)).ok_or(Damaged)?;
         Ok(Block { payload, entries_end, restarts })
     }
 
@@ -275,7 +276,10 @@ mod tests {
                     rest.push((cursor.key().to_vec(), cursor.value().map(<[u8]>::to_vec)));
                     more = cursor.advance().unwrap();
                 }
-                assert_eq!(rest, entries.range(key..).map(|(k, v)| (k.clone(), v.clone())).collect::<Vec<_>>());
+                assert_eq!(
+                    rest,
+                    entries.range(key..).map(|(k, v)| (k.clone(), v.clone())).collect::<Vec<_>>()
+                );
             }
         }
     }

@@ -133,12 +133,17 @@ mod tests {
 
     #[test]
     fn a_filter_comes_back_and_a_cut_one_is_refused() {
-        for filter in [Filter::build(&[hash(b"a"), hash(b"b")], 10), Filter::build(&[], 10), Filter::default()] {
+        for filter in
+            [Filter::build(&[hash(b"a"), hash(b"b")], 10), Filter::build(&[], 10), Filter::default()]
+        {
             let mut bytes = Vec::new();
             filter.encode(&mut bytes);
             assert_eq!(Filter::decode(&bytes), Some(filter.clone()));
             for cut in 0..bytes.len() {
-                assert!(cut == 1 + 0 && !filter.is_some() || Filter::decode(&bytes[..cut]).is_none(), "cut {cut}");
+                assert!(
+                    cut == 1 + 0 && !filter.is_some() || Filter::decode(&bytes[..cut]).is_none(),
+                    "cut {cut}"
+                );
             }
         }
         assert!(Filter::default().may_contain(hash(b"anything")));

@@ -117,7 +117,9 @@ mod tests {
             last = end;
         }
         assert_eq!((0..3).map(|o| index.fence(o)).collect::<Vec<_>>(), [&b""[..], b"be", b"cow2"]);
-        for (key, ordinal) in [("", 0), ("banana", 0), ("bb", 0), ("be", 1), ("cow", 1), ("cow2", 2), ("zz", 2)] {
+        for (key, ordinal) in
+            [("", 0), ("banana", 0), ("bb", 0), ("be", 1), ("cow", 1), ("cow2", 2), ("zz", 2)]
+        {
             assert_eq!(index.find(key.as_bytes()), ordinal, "{key}");
         }
         assert_eq!((index.start(1), index.start(3)), (100, 300));

@@ -82,10 +82,13 @@ impl Table {
                 let version = varint::take(&mut payload)?;
                 let meta = TableMeta::decode(&mut payload, size)?;
                 let (filter, index) = (varint::take(&mut payload)?, varint::take(&mut payload)?);
-                let fits = kind == KIND_FOOTER && version == VERSION && meta == *expected && payload.is_empty();
+                let fits =
+                    kind == KIND_FOOTER && version == VERSION && meta == *expected && payload.is_empty();
                 (fits && filter <= index && index <= footer_start).then_some((filter, index))
             })
-            .ok_or_else(|| damaged(footer_start, "a footer that does not check or is not what the manifest says"))?;
+            .ok_or_else(|| {
+                damaged(footer_start, "a footer that does not check or is not what the manifest says")
+            })?;
         let parts = read(filter_start..footer_start)?;
         let (filter_part, index_part) = parts.split_at((index_start - filter_start) as usize);
         let filter = frame::decode(filter_part, place(number, filter_start))
@@ -132,7 +135,8 @@ impl Table {
     pub fn blocks_within(&self, ordinal: usize, bytes: u64, end: Option<&[u8]>) -> usize {
         let start = self.index.start(ordinal);
         let fits = |next: &usize| {
-            self.index.start(*next + 1) - start <= bytes && end.is_none_or(|end| self.index.fence(*next) < end)
+            self.index.start(*next + 1) - start <= bytes
+                && end.is_none_or(|end| self.index.fence(*next) < end)
         };
         1 + (ordinal + 1..self.blocks()).take_while(fits).count()
     }
