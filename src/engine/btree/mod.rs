@@ -172,37 +172,21 @@ impl BtreeEngine {
     /// Brings what a search missed in `epoch` into memory: into the pool and into `loaded`. If the file may have changed
     /// meanwhile, what was read is dropped; the caller searches again in any case.
     fn load(&self, epoch: u64, miss: Miss, tier: Tier, purpose: Purpose, loaded: &mut Loaded) -> Result<()> {
-        match miss {
-            _ if tier == Tier::Memory => Err(Error::WouldBlock),
-            Miss::Page(unit) => {
-                let page = self.pager.read_page(unit, purpose).map(|page| vec![Piece::Page(page)]);
-                self.admit(epoch, &[unit], page, loaded)
-            }
-            Miss::Value(extent) => self.load_values(epoch, &[extent], purpose, loaded),
+        if tier == Tier::Memory {
+            return Err(Error::WouldBlock);
         }
+        let read = self.pager.read(miss, purpose).map(|piece| vec![piece]);
+        self.admit(epoch, read, loaded)
     }
 
-    /// Reads the values of extents that lie one behind the other.
-    fn load_values(
-        &self,
-        epoch: u64,
-        extents: &[Extent],
-        purpose: Purpose,
-        loaded: &mut Loaded,
-    ) -> Result<()> {
-        let values = self.pager.read_values(extents, purpose);
-        let units: Vec<u64> = extents.iter().map(|extent| extent.unit).collect();
-        let pieces = values.map(|values| values.into_iter().map(Piece::Value).collect());
-        self.admit(epoch, &units, pieces, loaded)
-    }
-
-    fn admit(&self, epoch: u64, units: &[u64], read: Result<Vec<Piece>>, loaded: &mut Loaded) -> Result<()> {
+    /// Takes what was read since `epoch` was seen, or its error, if it still counts.
+    fn admit(&self, epoch: u64, read: Result<Vec<(u64, Piece)>>, loaded: &mut Loaded) -> Result<()> {
         // Held so that no checkpoint changes the file between the look at the epoch and the insert.
         let tree = self.tree.read();
         if tree.epoch == epoch {
-            for (unit, piece) in units.iter().zip(read?) {
-                self.pager.keep(*unit, piece.clone());
-                loaded.add(epoch, *unit, piece);
+            for (unit, piece) in read? {
+                self.pager.keep(unit, piece.clone());
+                loaded.add(epoch, unit, piece);
             }
         }
         Ok(())
@@ -241,7 +225,11 @@ impl BtreeEngine {
             }
             absent.sort_unstable_by_key(|extent| extent.unit);
             for run in absent.chunk_by(|a, b| a.unit + u64::from(a.units) == b.unit) {
-                self.load_values(epoch, run, Purpose::Scan, &mut loaded)?;
+                let values = self.pager.read_values(run, Purpose::Scan);
+                let pieces = |values: Vec<Bytes>| {
+                    run.iter().map(|extent| extent.unit).zip(values.into_iter().map(Piece::Value)).collect()
+                };
+                self.admit(epoch, values.map(pieces), &mut loaded)?;
             }
         }
     }
