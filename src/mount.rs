@@ -20,11 +20,13 @@ use std::sync::mpsc::channel;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
+use nix::unistd::AccessFlags;
 use parking_lot::{Condvar, Mutex};
 
 use crate::base::clock::{Clock, SystemClock};
-use crate::control::{Control, FsUsage, MountInfo, Parts};
-use crate::disk::{Access, Disk, Latch, Metered, OsDisk, Overlay, process_io};
+use crate::control::{Control, MountInfo, Parts};
+use crate::disk::{Access, Disk, Latch, Metered, OsDisk, Overlay, ProcessIo, process_io};
 use crate::engine::{self, Command, Engine, MeteredEngine, Pending, Tier, Worker};
 use crate::fs::types::{Caller, ROOT, SetAttributes};
 use crate::fs::virtual_file::VirtualTree;
@@ -61,6 +63,8 @@ pub struct Store {
     clock: Arc<dyn Clock>,
     os: Arc<OsDisk>,
     path: PathBuf,
+    /// What the kernel had counted of this process before the store was opened.
+    began: Option<ProcessIo>,
 }
 
 /// Makes a store in `path`, which must be missing or empty.
@@ -75,6 +79,7 @@ pub fn make_store(path: &Path, given: &Given) -> Result<(), Error> {
 /// Opens the store in `path` for reading and writing; a missing or empty directory becomes a store with the `given` options.
 pub fn open_store(path: &Path, given: &Given) -> Result<Store, Error> {
     let show = path.display();
+    let began = process_io().ok();
     // Options are looked at before anything is made.
     Description::new(given)?;
     look(path)?;
@@ -102,7 +107,7 @@ pub fn open_store(path: &Path, given: &Given) -> Result<Store, Error> {
     let fs =
         open_fs(&engine, &clock, &latch, &description, &settings).map_err(|error| fs_error(&show, error))?;
     let path = path.to_path_buf();
-    Ok(Store { description, settings, disk, latch, engine, fs, clock, os, path })
+    Ok(Store { description, settings, disk, latch, engine, fs, clock, os, path, began })
 }
 
 /// Opens the filesystem on `engine`; an empty engine gets a new one, whose root belongs to whoever makes it.
@@ -303,24 +308,14 @@ fn serve_fs(fs: &FileSystem, stop: &Stop) {
 }
 
 fn parts(store: &Store, mount_point: &Path) -> Parts {
-    let Store { description, settings, disk, latch, engine, fs, clock, path, .. } = store;
+    let Store { description, settings, disk, latch, engine, fs, clock, path, began, .. } = store;
     let value = |name: &str| settings.get(name).unwrap_or_default();
     let user = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
     let usage = {
         let fs = fs.clone();
-        move || {
-            let usage = fs.usage();
-            FsUsage {
-                apparent_bytes: usage.apparent_bytes,
-                stored_bytes: usage.stored_bytes,
-                record_bytes: usage.record_bytes,
-                inodes: usage.inodes,
-                reclaim_pending_bytes: usage.reclaim_pending_bytes,
-                orphans: usage.orphans,
-            }
-        }
+        move || fs.usage()
     };
-    let began = process_io().ok();
+    let began = *began;
     let process = move || Some(process_io().ok()?.since(began.as_ref()?));
     Parts {
         mount: MountInfo {
@@ -416,6 +411,8 @@ fn mount_error(mount_point: &Path, error: &io::Error) -> Error {
         "; let root add the line user_allow_other to /etc/fuse.conf, or leave allow_other out"
     } else if error.kind() == io::ErrorKind::NotFound && !Path::new("/dev/fuse").exists() {
         "; there is no /dev/fuse: load the module with modprobe fuse, or give the container the device"
+    } else if nix::unistd::access("/dev/fuse", AccessFlags::R_OK | AccessFlags::W_OK) == Err(Errno::EACCES) {
+        "; this user may not open /dev/fuse: let root do chmod 666 /dev/fuse, as most systems have it"
     } else if text.contains("fusermount") && text.contains("No such file") {
         "; users need the program fusermount3 (package fuse3)"
     } else if error.kind() == io::ErrorKind::PermissionDenied || text.contains("ermission denied") {
@@ -451,6 +448,9 @@ pub fn check(path: &Path, progress: &mut dyn FnMut(&str)) -> Result<Findings, Er
     let found = Description::load(&*disk)?
         .ok_or_else(|| Error::System(format!("{show}: its description cannot be opened")))?;
     let settings = found.settings(&[])?;
+    if settings.engine.kind == engine::Kind::Mem {
+        return Err(Error::Usage(format!("{show} was made with engine=mem, which keeps nothing to check")));
+    }
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let engine = match engine::open(disk, clock, &settings.engine) {
         Ok(engine) => engine,
