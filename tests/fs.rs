@@ -289,6 +289,14 @@ impl Run {
         if all.is_empty() { ROOT } else { all[self.random.below(all.len() as u64) as usize] }
     }
 
+    /// A name of an open file.
+    fn name_of_open(&self) -> Option<(Ino, Vec<u8>)> {
+        let directories = self.model.nodes.iter();
+        let mut names = directories.flat_map(|(&dir, node)| node.names.iter().map(move |name| (dir, name)));
+        let (dir, (name, _)) = names.find(|(_, (_, ino))| self.open.contains(ino))?;
+        Some((dir, name.clone()))
+    }
+
     fn directory(&mut self) -> Ino {
         if self.random.one_in(15) {
             return self.pick(|_| true);
@@ -374,7 +382,13 @@ impl Run {
                 self.same(real.map(|a| self.seen(a)), model.map(|a| self.seen(a)));
             }
             25..=34 => {
-                let (parent, name, rmdir) = (self.directory(), self.name(), self.random.one_in(2));
+                let (mut parent, mut name, rmdir) = (self.directory(), self.name(), self.random.one_in(2));
+                // Files that are open lose their names often enough to matter.
+                if self.random.one_in(3)
+                    && let Some(place) = self.name_of_open()
+                {
+                    (parent, name) = place;
+                }
                 self.log.push(format!("remove {parent} {} rmdir={rmdir}", name.escape_ascii()));
                 let real = ask(|tier| match rmdir {
                     true => fs.rmdir(tier, parent, &name),
@@ -652,7 +666,14 @@ fn random_calls_survive_crashes() {
 fn random_calls_over_the_lsm_tree_survive_kills() {
     seeds(6)
         .into_iter()
-        .for_each(|seed| random_run(seed, DiskStore::boxed(Kind::Lsm, seed), true, true, 200));
+        .for_each(|seed| random_run(seed, DiskStore::boxed(Kind::Lsm, seed), true, true, 150));
+}
+
+#[test]
+fn random_calls_over_the_b_tree_survive_kills() {
+    seeds(6)
+        .into_iter()
+        .for_each(|seed| random_run(seed, DiskStore::boxed(Kind::Btree, seed), true, true, 150));
 }
 
 /// What a tree shows, by path and without times.
@@ -716,7 +737,9 @@ fn power_loss_run(seed: u64, store: Box<dyn Store>) {
 
 #[test]
 fn a_power_failure_leaves_a_prefix_of_the_calls() {
-    seeds(25).into_iter().for_each(|seed| power_loss_run(seed, DiskStore::boxed(Kind::Lsm, seed)));
+    for kind in [Kind::Lsm, Kind::Btree] {
+        seeds(15).into_iter().for_each(|seed| power_loss_run(seed, DiskStore::boxed(kind, seed)));
+    }
 }
 
 /// A filesystem over a counted map, for what a model cannot see.
