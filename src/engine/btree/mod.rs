@@ -1,8 +1,19 @@
 //! The B-tree engine: fixed pages changed in place, large values in extents, one log before both.
 //!
 //! **No steal.** Between checkpoints changed pages live in memory alone, so what lies in the file is always the state of one log
-//! position, and recovery is: that state, plus the batches behind it. A checkpoint logs images of the pages that it will
-//! overwrite, so a torn page is written again; values and new pages go where nothing was, and need none.
+//! position, and recovery is: that state, plus the batches behind it. Values and new pages go where nothing was, so a crash that
+//! tears them costs nothing. A page that a checkpoint overwrites may be torn while it is needed; its copy lies, as the option
+//! `torn` says:
+//!
+//! | `torn`        | the copy                                                        | written                             |
+//! |---------------|-----------------------------------------------------------------|-------------------------------------|
+//! | `delta`       | in the log, behind the batches of the checkpoint                | once a checkpoint                   |
+//! | `doublewrite` | in `btree.double`, from its start                               | once a checkpoint, and a sync more  |
+//! | `image`       | in the log, behind the batch; new pages, too, for the same cost | as often as batches change the page |
+//!
+//! Batches are logical records in every mode, and recovery replays those; copies only repair. So each mode opens what any other
+//! left, and no mode writes a page in its place more than once a checkpoint. In `image` the log keeps what the last checkpoint
+//! needed until the next commits.
 //!
 //! # What `apply` does
 //!
@@ -10,6 +21,7 @@
 //! 2. Refuse what is over a limit; take space in the file for whatever the batch may need at most.
 //! 3. Append the batch to the log.
 //! 4. Change pages in memory. Nothing can fail here.
+//! 5. `torn=image`: append every changed page. One that finds no space gets its image from the checkpoint.
 //!
 //! # Lock order
 //!
@@ -20,6 +32,7 @@
 #![doc = include_str!("FORMAT.md")]
 
 mod checkpoint;
+mod double;
 mod freemap;
 mod meta;
 mod page;
@@ -38,11 +51,12 @@ use parking_lot::{Mutex, RwLock};
 use super::wal::{FIRST_KIND, Log};
 use super::{
     Batch, Bell, Cause, Class, Command, Debt, Done, Engine, Error, KeyRange, Memory, Options, Pending,
-    Position, ProbeMeter, Promise, Result, Shape, SpaceGuard, StallMeter, Tier, Visit,
+    Position, ProbeMeter, Promise, Result, Shape, SpaceGuard, StallMeter, Tier, Torn, Visit,
 };
 use crate::base::clock::Clock;
 use crate::disk::{Disk, Purpose};
 use checkpoint::Job;
+use double::DoubleWrite;
 use page::Extent;
 use pager::{Loaded, Pager, Piece};
 use tree::{Chunk, Item, Miss, Needs, Pins, Stop, Tree};
@@ -72,6 +86,7 @@ struct Commands {
 /// A B-tree on one disk.
 pub struct BtreeEngine {
     pager: Pager,
+    double: DoubleWrite,
     log: Log,
     clock: Arc<dyn Clock>,
     bell: Arc<Bell>,
@@ -102,6 +117,7 @@ pub fn open(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>, options: &Options) -> Re
     let recovered = recovery::recover(disk, clock.clone(), bell.clone(), options)?;
     let engine = BtreeEngine {
         pager: recovered.pager,
+        double: recovered.double,
         log: recovered.log,
         clock,
         bell,
@@ -140,6 +156,24 @@ impl BtreeEngine {
         self.image_bytes.store(bytes, Relaxed);
     }
 
+    /// Appends images of the pages that the last batch changed. The batch stands without them.
+    fn log_touched(&self) {
+        let touched = self.tree.write().take_touched();
+        for (unit, fresh, page) in touched {
+            let bytes = 12 + self.pager.page_bytes();
+            let logged = self.log.append(checkpoint::BATCH_IMAGE_KIND, Purpose::PageImage, bytes, |target| {
+                target.extend_from_slice(&unit.to_le_bytes());
+                target.extend_from_slice(&u32::from(fresh).to_le_bytes());
+                page.seal(unit, target);
+            });
+            match logged {
+                Ok(_) => self.tree.write().set_imaged(unit),
+                // No space for a segment: the checkpoint will need less. A failed log refuses the next batch.
+                Err(_) => return,
+            }
+        }
+    }
+
     fn set_dirty_since(&self) {
         let now = self.clock.elapsed().as_nanos() as u64 + 1;
         // Only the first change counts, so a failure is as good.
@@ -158,11 +192,13 @@ impl BtreeEngine {
     /// Syncs the data file; a failure is final.
     fn sync_file(&self, purpose: Purpose) -> Result<()> {
         self.check()?;
-        self.pager.sync(purpose).inspect_err(|error| {
-            let cause =
-                format!("the store is read-only since {error}; unmount, mend the disk and mount again");
-            self.failed.lock().get_or_insert(Error::Poisoned(cause));
-        })
+        self.pager.sync(purpose).inspect_err(|error| self.fail(error))
+    }
+
+    /// A sync failed with `error`: nothing is written any more.
+    fn fail(&self, error: &Error) {
+        let cause = format!("the store is read-only since {error}; unmount, mend the disk and mount again");
+        self.failed.lock().get_or_insert(Error::Poisoned(cause));
     }
 
     fn check(&self) -> Result<()> {
@@ -430,6 +466,9 @@ impl Engine for BtreeEngine {
                 })?;
             // Nobody else changes the tree while the writer's lock is held, so the plan still holds.
             self.tree.write().apply(batch, pins, &self.pager);
+            if self.options.torn == Torn::Image {
+                self.log_touched();
+            }
             break position;
         };
         self.set_dirty_since();
@@ -483,7 +522,7 @@ impl Engine for BtreeEngine {
         let leaf_used = counts.leaf_bytes + counts.leaf_pages * page::HEADER_BYTES as u64;
         Shape {
             engine: "btree",
-            variant: "image",
+            variant: self.options.torn.name(),
             tree: Some(super::Tree {
                 page_bytes,
                 height: tree.height,

@@ -18,7 +18,7 @@
 //!    when it goes.
 //! 4. Where `epoch` is unchanged, units that were neither dirty nor frozen hold the same bytes in the file.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -28,7 +28,7 @@ use super::meta::{Counts, FILE, Meta};
 use super::page::{Extent, Page, Stored, cell_bytes_max, inner_cell, is_inline, key_bytes_max, leaf_cell};
 use super::pager::{Loaded, Pager, Piece};
 use super::{OUT_OF_LINE_BYTES, UNIT_BYTES};
-use crate::engine::{Batch, Error, Operation, Position};
+use crate::engine::{Batch, Error, Operation, Position, Torn};
 
 /// Something that is not in memory.
 #[derive(Clone, Copy, Debug)]
@@ -56,11 +56,13 @@ pub struct Frozen {
     pub pages: HashMap<u64, Arc<Page>>,
     /// Those of them that are new.
     pub fresh: HashSet<u64>,
+    /// Those of them whose image is in the log behind `meta.images_start`.
+    pub imaged: HashSet<u64>,
     /// New values by first unit of their extent.
     pub values: HashMap<u64, Bytes>,
     /// The free map.
     pub map: Bytes,
-    /// The state's meta page; `sequence` and `images_end` are not set yet.
+    /// The state's meta page; `sequence`, `images_end` and `double_bytes` are not set yet.
     pub meta: Meta,
     /// Bytes of memory that it holds.
     pub bytes: u64,
@@ -123,7 +125,13 @@ pub struct Tree {
     pub frozen: Option<Arc<Frozen>>,
     /// Raised whenever units of the file may get other bytes from here on.
     pub epoch: u64,
+    /// Where the log ended when the images of `imaged` began.
+    pub images_start: Position,
     page_bytes: usize,
+    /// Pages that the last batch changed, for [`Torn::Image`]; `None` in the other modes.
+    touched: Option<BTreeSet<u64>>,
+    /// Dirty pages whose newest image is in the log.
+    imaged: HashSet<u64>,
     dirty: HashMap<u64, Arc<Page>>,
     fresh: HashSet<u64>,
     values: HashMap<u64, Bytes>,
@@ -140,7 +148,7 @@ fn damaged(unit: u64, what: &str) -> Stop {
 }
 
 impl Tree {
-    /// The tree of a durable state.
+    /// The tree of a durable state. Images of its changes begin when [`Tree::start_images`] says so.
     pub fn new(meta: Meta, space: FreeMap) -> Tree {
         Tree {
             durable: meta,
@@ -152,11 +160,41 @@ impl Tree {
             map_run: (meta.map_unit, meta.map_units),
             frozen: None,
             epoch: 1,
+            images_start: meta.position,
+            touched: None,
+            imaged: HashSet::new(),
             page_bytes: meta.page_bytes as usize,
             dirty: HashMap::new(),
             fresh: HashSet::new(),
             values: HashMap::new(),
             value_bytes: 0,
+        }
+    }
+
+    /// From `position` on, images of what batches change may be in the log.
+    pub fn start_images(&mut self, torn: Torn, position: Position) {
+        self.images_start = position;
+        self.touched = (torn == Torn::Image).then(BTreeSet::new);
+    }
+
+    /// Pages that the last batch changed: unit, whether it is new, page. None of them counts as imaged any more.
+    pub fn take_touched(&mut self) -> Vec<(u64, bool, Arc<Page>)> {
+        let touched = self.touched.as_mut().map(std::mem::take).unwrap_or_default();
+        let page = |unit: u64| {
+            self.imaged.remove(&unit);
+            Some((unit, self.fresh.contains(&unit), self.dirty.get(&unit)?.clone()))
+        };
+        touched.into_iter().filter_map(page).collect()
+    }
+
+    /// The image of the page at `unit`, as it is now, is in the log.
+    pub fn set_imaged(&mut self, unit: u64) {
+        self.imaged.insert(unit);
+    }
+
+    fn touch(&mut self, unit: u64) {
+        if let Some(touched) = &mut self.touched {
+            touched.insert(unit);
         }
     }
 
@@ -359,6 +397,7 @@ impl Tree {
 
     /// The same, to be changed.
     fn page_mut(&mut self, unit: u64, pins: &mut Pins, pager: &Pager) -> &mut Page {
+        self.touch(unit);
         let page = self.dirty.entry(unit).or_insert_with(|| {
             pager.forget(unit);
             pins.remove(&unit).expect("a page on a planned way is dirty or pinned")
@@ -387,6 +426,7 @@ impl Tree {
         }
         self.dirty.insert(unit, Arc::new(page));
         self.fresh.insert(unit);
+        self.touch(unit);
         unit
     }
 
@@ -397,6 +437,7 @@ impl Tree {
         }
         self.events.merges += 1;
         self.dirty.remove(&unit);
+        self.imaged.remove(&unit);
         pager.forget(unit);
         if self.fresh.remove(&unit) {
             self.space.give_back(unit, pager.page_units());
@@ -586,7 +627,9 @@ impl Tree {
             root: self.root,
             height: self.height,
             position,
+            images_start: self.images_start.min(position),
             images_end: 0,
+            double_bytes: 0,
             end: self.space.end(),
             map_unit: unit,
             map_units: reserved,
@@ -598,11 +641,13 @@ impl Tree {
         let frozen = Arc::new(Frozen {
             pages: std::mem::take(&mut self.dirty),
             fresh: std::mem::take(&mut self.fresh),
+            imaged: std::mem::take(&mut self.imaged),
             values: std::mem::take(&mut self.values),
             map,
             meta,
             bytes,
         });
+        self.images_start = position;
         self.frozen = Some(frozen.clone());
         self.epoch += 1;
         frozen
