@@ -98,7 +98,7 @@ pub enum Pending {
 pub enum Command {
     /// LSM: write the memtable to level 0 now. B-tree: the same as `Checkpoint`.
     Flush,
-    /// LSM: flush, then merge until one sorted run is left in the lowest level. B-tree: not supported.
+    /// LSM: flush, then merge until one sorted run is left in the lowest level. B-tree: move what lies at the end of the file into free space and cut the end off.
     Compact,
     /// B-tree: write every dirty page home. LSM: the same as `Flush`.
     Checkpoint,

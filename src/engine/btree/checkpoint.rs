@@ -11,7 +11,8 @@
 //! 5. *Home*: write the pages of step 3 to their places, which may tear them: the images repair that. Sync.
 //! 6. *Done*: write the meta page once more, in the other slot, without `images_end` and `double_bytes`. It needs no sync of its
 //!    own: doing step 5 again at recovery is harmless, and the next commit syncs the file before it overwrites a slot. Only with
-//!    an area it is synced, because the next checkpoint overwrites that before its commit.
+//!    an area it is synced, because the next checkpoint overwrites that before its commit. If much of the end of
+//!    the file is free in this state, it is cut off.
 //!
 //! A step that fails is done again at the next call; each may be repeated. After a failed sync nothing is, until the store is
 //! opened again.
@@ -168,6 +169,7 @@ impl BtreeEngine {
             }
             Stage::Done => {
                 self.grow_ahead()?;
+                self.shrink()?;
                 self.thaw(job);
                 return Ok(true);
             }

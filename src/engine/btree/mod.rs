@@ -25,15 +25,17 @@
 //!
 //! # Lock order
 //!
-//! `job` (the checkpoint) → `writer` (one batch at a time; freezing) → `tree` (shared: one descent; exclusive: changes in memory,
+//! `job` (the checkpoint) → `compaction` → `writer` (one batch at a time; freezing) → `tree` (shared: one descent; exclusive: changes in memory,
 //! never a disk request) → the log's own. `commands` is held for moments and never with another.
 //!
 //! The work classes are [`Class::Log`] for the log and [`Class::Flush`] for checkpoints and verification.
 #![doc = include_str!("FORMAT.md")]
 
 mod checkpoint;
+mod compact;
 mod double;
 mod freemap;
+mod join;
 mod meta;
 mod page;
 mod pager;
@@ -56,6 +58,7 @@ use super::{
 use crate::base::clock::Clock;
 use crate::disk::{Disk, Purpose};
 use checkpoint::Job;
+use compact::Compaction;
 use double::DoubleWrite;
 use page::Extent;
 use pager::{Loaded, Pager, Piece};
@@ -71,6 +74,8 @@ const OUT_OF_LINE_BYTES: usize = 2048;
 const SCAN_ENTRIES: usize = 128;
 /// Bytes of values that a scan reads from the disk at a time.
 const SCAN_READ_BYTES: usize = 256 << 10;
+/// A free end of the file shorter than this stays, so that small stores do not cut and grow in turn.
+const CUT_UNITS_MIN: u64 = 64;
 /// Longest wait for other writers in [`Tier::Memory`].
 const WRITER_WAIT: Duration = Duration::from_millis(2);
 /// When a refused batch is worth another try, if no bell rings before.
@@ -80,6 +85,7 @@ const RETRY_AFTER: Duration = Duration::from_millis(20);
 #[derive(Default)]
 struct Commands {
     checkpoint: Vec<Done>,
+    compact: Vec<Done>,
     verify: Vec<Done>,
 }
 
@@ -93,6 +99,7 @@ pub struct BtreeEngine {
     options: Options,
     guard: SpaceGuard,
     job: Mutex<Option<Job>>,
+    compaction: Mutex<Option<Compaction>>,
     writer: Mutex<()>,
     tree: RwLock<Tree>,
     commands: Mutex<Commands>,
@@ -124,6 +131,7 @@ pub fn open(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>, options: &Options) -> Re
         options: options.clone(),
         guard,
         job: Mutex::new(None),
+        compaction: Mutex::new(None),
         writer: Mutex::new(()),
         tree: RwLock::new(recovered.tree),
         commands: Mutex::default(),
@@ -292,6 +300,21 @@ impl BtreeEngine {
         Ok(())
     }
 
+    /// Cuts the file where much of its end is free.
+    fn shrink(&self) -> Result<()> {
+        let _writer = self.writer.lock();
+        let units = {
+            let tree = self.tree.read();
+            let ahead = recovery::growth_units(&self.options, tree.space.end());
+            (tree.space.tail_units() > 2 * ahead + CUT_UNITS_MIN).then_some(tree.space.end() + ahead)
+        };
+        if let Some(units) = units {
+            self.pager.cut(units)?;
+            self.tree.write().space.cut(units);
+        }
+        Ok(())
+    }
+
     /// Grows the file before a batch has to.
     fn grow_ahead(&self) -> Result<()> {
         let (missing, wanted) = {
@@ -322,7 +345,7 @@ impl BtreeEngine {
             return Pending::More;
         }
         let log_bytes = self.log_bytes();
-        if log_bytes == 0 {
+        if !self.is_dirty() {
             return Pending::Idle;
         }
         let since = self.dirty_since.load(Relaxed);
@@ -340,6 +363,11 @@ impl BtreeEngine {
         Pending::After(self.options.checkpoint_age - age)
     }
 
+    /// Whether a checkpoint would change the durable state.
+    fn is_dirty(&self) -> bool {
+        self.log_bytes() > 0 || self.tree.read().active_bytes() > 0
+    }
+
     fn is_over_half(&self) -> bool {
         self.tree.read().active_bytes() * 2 >= self.options.dirty_bytes_max
     }
@@ -355,14 +383,18 @@ impl BtreeEngine {
             return Ok(Pending::More);
         }
         if job.is_none() {
+            let mut forced = false;
+            if self.step_compaction(&mut forced)? && !forced {
+                return Ok(Pending::More);
+            }
             let due = self.due();
-            if due != Pending::More {
+            if due != Pending::More && !forced {
                 return Ok(due);
             }
             let mut waiters = std::mem::take(&mut self.commands.lock().checkpoint);
-            let begun = self.check().and_then(|()| match self.log_bytes() {
-                0 => Ok(None),
-                _ => self.freeze(&mut waiters).map(Some),
+            let begun = self.check().and_then(|()| match self.is_dirty() {
+                false => Ok(None),
+                true => self.freeze(&mut waiters).map(Some),
             });
             match begun {
                 Ok(begun) => *job = begun,
@@ -388,6 +420,28 @@ impl BtreeEngine {
             }
         }
         Ok(Pending::More)
+    }
+
+    /// One step of a compaction, if one was asked for; whether there was one. It ends with its first error.
+    fn step_compaction(&self, checkpoint: &mut bool) -> Result<bool> {
+        let mut running = self.compaction.lock();
+        if running.is_none() {
+            let waiters = std::mem::take(&mut self.commands.lock().compact);
+            if waiters.is_empty() {
+                return Ok(false);
+            }
+            *running = Some(Compaction::new(waiters));
+        }
+        let Some(mut compaction) = running.take() else { return Ok(false) };
+        match self.compact(&mut compaction, checkpoint) {
+            Ok(true) => *running = Some(compaction),
+            Ok(false) => compaction.end(Ok(())),
+            Err(error) => {
+                compaction.end(Err(error.clone()));
+                return Err(error);
+            }
+        }
+        Ok(true)
     }
 
     /// Checks everything. Batches wait meanwhile (in [`Tier::Memory`] they answer [`Error::WouldBlock`]); reads go on.
@@ -500,13 +554,7 @@ impl Engine for BtreeEngine {
         match command {
             Command::Flush | Command::Checkpoint => commands.checkpoint.push(done),
             Command::Verify => commands.verify.push(done),
-            Command::Compact => {
-                drop(commands);
-                done(Err(Error::Invalid(
-                    "a B-tree has nothing to compact; its command is checkpoint".to_string(),
-                )));
-                return;
-            }
+            Command::Compact => commands.compact.push(done),
         }
         drop(commands);
         self.bell.ring(Class::Flush);
@@ -566,11 +614,14 @@ impl Engine for BtreeEngine {
     }
 
     fn close(&self) -> Result<()> {
+        if let Some(compaction) = self.compaction.lock().take() {
+            compaction.end(Err(Error::Invalid("the store was closed before it ended".to_string())));
+        }
         // Twice at most: for a job on its way, and for what it left behind.
         while self.job.lock().is_some() {
             self.flush()?;
         }
-        if self.log_bytes() > 0 {
+        if self.is_dirty() {
             super::run(self, Command::Checkpoint)?;
         }
         self.log.sync_now()?;

@@ -52,11 +52,7 @@ pub fn recover(
     let meta = read_meta(&*file)?;
     let size = file.size().map_err(|error| Error::io(format!("size of {FILE}"), error))?;
     let pager = Pager::new(file, meta.page_bytes as usize, options.cache_bytes);
-    // Space that was taken but not used may have been lost with the power.
-    let file_units = match size / UNIT_BYTES {
-        units if units < meta.end => pager.grow(meta.end, 0)?,
-        units => units,
-    };
+    let file_units = size / UNIT_BYTES;
     // A meta page that a killed process wrote counts from here on: what only the other one needs may be overwritten.
     pager.sync(Purpose::Recovery)?;
     let double = DoubleWrite::open(disk.clone())?;
@@ -66,16 +62,21 @@ pub fn recover(
         }
         pager.sync(Purpose::Recovery)?;
     }
-    let space = match meta.map_units {
-        0 => FreeMap::new(meta.end, file_units),
+    let mut space = match meta.map_units {
+        0 => FreeMap::new(meta.end, file_units.max(meta.end)),
         _ => {
             let bytes = pager.read_map(&meta, Purpose::Recovery)?;
-            let map = FreeMap::decode(&bytes, meta.end, file_units);
+            let map = FreeMap::decode(&bytes, meta.end, file_units.max(meta.end));
             map.ok_or_else(|| {
                 Error::corrupt(FILE, meta.map_unit * UNIT_BYTES, "a free map that does not parse")
             })?
         }
     };
+    // Space that was taken but not used may have been lost with the power; what was free at the end may have been cut off.
+    match space.end() {
+        end if file_units < end => space.cut(pager.grow(end, 0)?),
+        _ => space.cut(file_units),
+    }
     let mut replay = Replay {
         tree: Tree::new(meta, space),
         pager: &pager,
@@ -116,7 +117,8 @@ pub fn recover(
 
 /// Units that the file grows ahead of its use.
 pub fn growth_units(options: &Options, end: u64) -> u64 {
-    (end / 16).clamp(options.dirty_bytes_max / 16 / UNIT_BYTES, (64 << 20) / UNIT_BYTES)
+    let most = (64 << 20) / UNIT_BYTES;
+    (end / 16).clamp((options.dirty_bytes_max / 16 / UNIT_BYTES).min(most), most)
 }
 
 fn make_if_missing(disk: &dyn Disk, options: &Options) -> Result<()> {

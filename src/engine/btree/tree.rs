@@ -12,8 +12,8 @@
 //! # Invariants
 //!
 //! 1. A dirty page belongs to this state alone: pages are `Arc`s, and changing one that a reader or a checkpoint holds copies it.
-//! 2. Leaves that became empty leave the tree at the end of the batch, not before: until then the way to every key of the batch
-//!    is the planned one, or has been split.
+//! 2. Leaves that became empty leave the tree at the end of the batch, and sparse ones join a neighbour, not before: until then
+//!    the way to every key of the batch is the planned one, or has been split.
 //! 3. What is `fresh` is known to no durable state nor to a running checkpoint: it needs no image, and its units are free at once
 //!    when it goes.
 //! 4. Where `epoch` is unchanged, units that were neither dirty nor frozen hold the same bytes in the file.
@@ -101,7 +101,7 @@ type Leaf = (Arc<Page>, Option<Vec<u8>>);
 pub struct Events {
     /// Pages split.
     pub splits: u64,
-    /// Pages given back because they became empty.
+    /// Pages given back because they became empty or joined a neighbour.
     pub merges: u64,
 }
 
@@ -239,7 +239,12 @@ impl Tree {
         self.values.get(&extent.unit).or_else(|| self.frozen.as_ref()?.values.get(&extent.unit))
     }
 
-    fn value(&self, pager: &Pager, loaded: &Loaded, extent: Extent) -> Result<Bytes, Stop> {
+    pub(super) fn value(
+        &self,
+        pager: &Pager,
+        loaded: &Loaded,
+        extent: Extent,
+    ) -> Result<Bytes, Stop> {
         if u64::from(extent.units) != units_of(extent.bytes as usize) || extent.units == 0 {
             return Err(damaged(extent.unit, "an extent whose length does not fit its units"));
         }
@@ -362,7 +367,9 @@ impl Tree {
                 // A split on every level, and a new root.
                 needs.units += (self.height + 2) * page_units;
             } else {
-                needs.runs += self.height;
+                self.pin_neighbours(pager, loaded, key, pins)?;
+                // Leaves the tree, or joins a neighbour, on every level.
+                needs.runs += 2 * self.height;
             }
         }
         Ok(needs)
@@ -387,6 +394,11 @@ impl Tree {
         for (key, leaf) in emptied {
             self.remove_leaf(&key, leaf, &mut pins, pager);
         }
+        for operation in batch.operations() {
+            if let Operation::Delete { key } = operation {
+                self.join_sparse(key, &mut pins, pager);
+            }
+        }
     }
 
     /// A page on a planned way.
@@ -395,8 +407,13 @@ impl Tree {
         page.expect("a page on a planned way is dirty or pinned")
     }
 
+    /// A page that can be changed now; `None` if it would have to be read.
+    pub(super) fn resident<'a>(&'a self, unit: u64, pins: &'a Pins) -> Option<&'a Arc<Page>> {
+        self.dirty.get(&unit).or_else(|| pins.get(&unit))
+    }
+
     /// The same, to be changed.
-    fn page_mut(&mut self, unit: u64, pins: &mut Pins, pager: &Pager) -> &mut Page {
+    pub(super) fn page_mut(&mut self, unit: u64, pins: &mut Pins, pager: &Pager) -> &mut Page {
         self.touch(unit);
         let page = self.dirty.entry(unit).or_insert_with(|| {
             pager.forget(unit);
@@ -419,7 +436,7 @@ impl Tree {
     }
 
     fn add_page(&mut self, page: Page, pager: &Pager) -> u64 {
-        let unit = self.space.take(pager.page_units());
+        let unit = self.space.take_low(pager.page_units());
         match page.level() {
             0 => self.counts.leaf_pages += 1,
             _ => self.counts.inner_pages += 1,
@@ -430,7 +447,7 @@ impl Tree {
         unit
     }
 
-    fn remove_page(&mut self, unit: u64, leaf: bool, pager: &Pager) {
+    pub(super) fn remove_page(&mut self, unit: u64, leaf: bool, pager: &Pager) {
         match leaf {
             true => self.counts.leaf_pages -= 1,
             false => self.counts.inner_pages -= 1,
@@ -588,7 +605,7 @@ impl Tree {
     }
 
     /// A root with a single child gives way to it, as long as the child is in memory.
-    fn lower_root(&mut self, pins: &Pins, pager: &Pager) {
+    pub(super) fn lower_root(&mut self, pins: &Pins, pager: &Pager) {
         while self.height > 1 {
             let Some(root) = self.dirty.get(&self.root).or_else(|| pins.get(&self.root)) else { return };
             if root.count() > 0 {
@@ -606,13 +623,37 @@ impl Tree {
         self.space.map_units_max(more_runs + 1)
     }
 
+    /// Puts the page at `unit`, which is resident, elsewhere; the caller changes what refers to it.
+    pub(super) fn move_page(&mut self, unit: u64, to: u64, pins: &mut Pins, pager: &Pager) {
+        self.page_mut(unit, pins, pager);
+        self.imaged.remove(&unit);
+        if let Some(page) = self.dirty.remove(&unit) {
+            self.dirty.insert(to, page);
+            self.fresh.insert(to);
+            self.touch(to);
+        }
+        match self.fresh.remove(&unit) {
+            true => self.space.give_back(unit, pager.page_units()),
+            false => self.space.retire(unit, pager.page_units()),
+        }
+    }
+
+    /// Puts `value` of the extent `old` to unit `to`.
+    pub(super) fn move_value(&mut self, value: Bytes, old: Extent, to: u64, pager: &Pager) -> Extent {
+        self.remove_extent(old, pager);
+        self.counts.extent_units += u64::from(old.units);
+        self.value_bytes += value.len() as u64;
+        self.values.insert(to, value);
+        Extent { unit: to, ..old }
+    }
+
     /// Takes what changed for a checkpoint of the state at `position`; the tail must have [`Tree::map_units_max`].
     pub fn freeze(&mut self, position: Position) -> Arc<Frozen> {
         debug_assert!(self.frozen.is_none(), "one checkpoint at a time");
         self.space.freeze();
         let (old_unit, old_units) = self.map_run;
         let reserved = self.map_units_max(0);
-        let unit = self.space.take(reserved);
+        let unit = self.space.take_low(reserved);
         if old_units > 0 {
             self.space.retire(old_unit, old_units);
             self.space.freeze();
