@@ -89,7 +89,7 @@ pub struct Tree {
     pub fill: f64,
     /// Splits so far.
     pub splits: u64,
-    /// Pages given back because they became empty.
+    /// Pages given back because they became empty or joined a neighbour.
     pub merges: u64,
     /// Checkpoints that ended.
     pub checkpoints: u64,

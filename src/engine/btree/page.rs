@@ -268,6 +268,43 @@ impl Page {
         Err(low)
     }
 
+    /// Bytes that cells and slots take.
+    pub fn used_bytes(&self) -> usize {
+        self.bytes.len() - HEADER_BYTES - self.free_bytes()
+    }
+
+    /// Whether it is so empty that it should join a neighbour.
+    pub fn is_sparse(&self) -> bool {
+        self.used_bytes() * 4 < self.bytes.len() - HEADER_BYTES
+    }
+
+    /// Sets a child of an inner page; indexes as in [`Page::child`].
+    pub fn set_child(&mut self, index: usize, child: u64) {
+        match index {
+            0 => self.set_first_child(child),
+            _ => {
+                let at = self.slot(index - 1) + 2;
+                self.bytes[at..at + 8].copy_from_slice(&child.to_le_bytes());
+            }
+        }
+    }
+
+    /// Takes in everything of `right`, its neighbour at the same level, whose keys begin at `separator`; false, and nothing has
+    /// changed, if that would fill more than three quarters.
+    pub fn absorb(&mut self, separator: &[u8], right: &Page) -> bool {
+        let between = (!self.is_leaf()).then(|| inner_cell(separator, right.child(0)));
+        let used = self.used_bytes() + right.used_bytes() + between.as_ref().map_or(0, |cell| cell.len() + 2);
+        if used * 4 > (self.bytes.len() - HEADER_BYTES) * 3 {
+            return false;
+        }
+        let old = self.clone();
+        self.clear();
+        (0..old.count()).for_each(|index| self.push(old.cell(index)));
+        between.iter().for_each(|cell| self.push(cell));
+        (0..right.count()).for_each(|index| self.push(right.cell(index)));
+        true
+    }
+
     /// Bytes that cells and slots may still take.
     fn free_bytes(&self) -> usize {
         self.gap_bytes() + u32_at(&self.bytes, GARBAGE) as usize

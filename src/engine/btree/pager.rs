@@ -251,6 +251,11 @@ impl Pager {
         }
     }
 
+    /// Gives back to the disk what lies behind `units`.
+    pub fn cut(&self, units: u64) -> Result<()> {
+        self.file.set_size(units * UNIT_BYTES).map_err(|error| Error::io(format!("cutting {FILE}"), error))
+    }
+
     /// The pool in figures.
     pub fn cache(&self) -> Cache {
         Cache {
