@@ -23,8 +23,8 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 
 use crate::base::clock::{Clock, SystemClock};
-use crate::control::{Control, FsUsage, MountInfo, Parts};
-use crate::disk::{Access, Disk, Latch, Metered, OsDisk, Overlay, process_io};
+use crate::control::{Control, MountInfo, Parts};
+use crate::disk::{Access, Disk, Latch, Metered, OsDisk, Overlay, ProcessIo, process_io};
 use crate::engine::{self, Command, Engine, MeteredEngine, Pending, Tier, Worker};
 use crate::fs::types::{Caller, ROOT, SetAttributes};
 use crate::fs::virtual_file::VirtualTree;
@@ -61,6 +61,8 @@ pub struct Store {
     clock: Arc<dyn Clock>,
     os: Arc<OsDisk>,
     path: PathBuf,
+    /// What the kernel had counted of this process before the store was opened.
+    began: Option<ProcessIo>,
 }
 
 /// Makes a store in `path`, which must be missing or empty.
@@ -75,6 +77,7 @@ pub fn make_store(path: &Path, given: &Given) -> Result<(), Error> {
 /// Opens the store in `path` for reading and writing; a missing or empty directory becomes a store with the `given` options.
 pub fn open_store(path: &Path, given: &Given) -> Result<Store, Error> {
     let show = path.display();
+    let began = process_io().ok();
     // Options are looked at before anything is made.
     Description::new(given)?;
     look(path)?;
@@ -102,7 +105,7 @@ pub fn open_store(path: &Path, given: &Given) -> Result<Store, Error> {
     let fs =
         open_fs(&engine, &clock, &latch, &description, &settings).map_err(|error| fs_error(&show, error))?;
     let path = path.to_path_buf();
-    Ok(Store { description, settings, disk, latch, engine, fs, clock, os, path })
+    Ok(Store { description, settings, disk, latch, engine, fs, clock, os, path, began })
 }
 
 /// Opens the filesystem on `engine`; an empty engine gets a new one, whose root belongs to whoever makes it.
@@ -303,24 +306,14 @@ fn serve_fs(fs: &FileSystem, stop: &Stop) {
 }
 
 fn parts(store: &Store, mount_point: &Path) -> Parts {
-    let Store { description, settings, disk, latch, engine, fs, clock, path, .. } = store;
+    let Store { description, settings, disk, latch, engine, fs, clock, path, began, .. } = store;
     let value = |name: &str| settings.get(name).unwrap_or_default();
     let user = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
     let usage = {
         let fs = fs.clone();
-        move || {
-            let usage = fs.usage();
-            FsUsage {
-                apparent_bytes: usage.apparent_bytes,
-                stored_bytes: usage.stored_bytes,
-                record_bytes: usage.record_bytes,
-                inodes: usage.inodes,
-                reclaim_pending_bytes: usage.reclaim_pending_bytes,
-                orphans: usage.orphans,
-            }
-        }
+        move || fs.usage()
     };
-    let began = process_io().ok();
+    let began = *began;
     let process = move || Some(process_io().ok()?.since(began.as_ref()?));
     Parts {
         mount: MountInfo {

@@ -61,6 +61,7 @@ fn value(report: &Report) -> Value {
             "scans": sample.scans,
             "scanned": kv.scanned,
             "batches": sample.tags.iter().map(|tag| tag.batches).sum::<u64>(),
+            "deferred_inode_puts_absorbed": usage.deferred_inode_puts_absorbed,
         },
         "disk": {
             "write_bytes": disk.write_bytes,
@@ -78,7 +79,7 @@ fn value(report: &Report) -> Value {
         "windows": object(report.windows.iter().map(|window| (window.name, growth(&window.growth)))),
         "space": {
             "apparent_bytes": usage.apparent_bytes,
-            "live_bytes": usage.live_bytes(),
+            "live_bytes": report.live_bytes(),
             "stored_bytes": usage.stored_bytes,
             "record_bytes": usage.record_bytes,
             "inodes": usage.inodes,

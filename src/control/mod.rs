@@ -32,7 +32,7 @@ use parking_lot::Mutex;
 
 pub use json::json;
 pub use render::{levels, text};
-pub use stats::{Base, FsUsage, MountInfo, Physical, Report, Sample, State, Window, ratio};
+pub use stats::{Base, MountInfo, Physical, Report, Sample, State, Window, ratio};
 
 use crate::base::clock::Clock;
 use crate::disk::{Disk, Latch, Metered, ProcessIo};
@@ -40,7 +40,7 @@ use crate::engine::{Engine, MeteredEngine};
 use crate::fs::meter::{Latency, Meter, Op, growth};
 use crate::fs::types::Caller;
 use crate::fs::virtual_file::{Done, VirtualTree};
-use crate::fs::{Error, Result};
+use crate::fs::{Error, Result, Usage};
 use command::Action;
 
 /// The spans that reports show beside the totals.
@@ -65,7 +65,7 @@ pub struct Parts {
     /// What closes when a sync fails.
     pub latch: Arc<Latch>,
     /// The filesystem's contents, from memory.
-    pub usage: Box<dyn Fn() -> FsUsage + Send + Sync>,
+    pub usage: Box<dyn Fn() -> Usage + Send + Sync>,
     /// The kernel's counters of this process since before the store was opened; `None` where there are none.
     pub process: Box<dyn Fn() -> Option<ProcessIo> + Send + Sync>,
 }

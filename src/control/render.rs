@@ -178,7 +178,7 @@ fn amplification(page: &mut Page, report: &Report) {
         "space",
         amp(report.space_amp()),
         human_size(report.physical.bytes),
-        human_size(usage.live_bytes()),
+        human_size(report.live_bytes()),
         human_size(usage.apparent_bytes),
     ));
     let shape = &sample.shape;
@@ -299,6 +299,10 @@ fn level_table(page: &mut Page, sample: &Sample) {
     ));
     let mut total = Level::default();
     for level in levels {
+        // Levels that nothing ever reached say nothing; `.stats.d/levels` has them all.
+        if level.level > 0 && level.files + level.in_bytes + level.moved_bytes + level.write_bytes == 0 {
+            continue;
+        }
         let target = match level.target_bytes {
             0 => format!("{} files", sample.shape.debt.l0_trigger),
             bytes => human_size(bytes),

@@ -24,6 +24,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::disk::{Counters, ProcessIo, Purpose, Snapshot, Space};
 use crate::engine::{Cause, Engine, KindCounters, MeteredEngine, Shape, TagCounters};
+use crate::fs::Usage;
 use crate::fs::meter::{Meter, Op, OpCounters};
 
 /// What does not change while a store is mounted.
@@ -53,30 +54,6 @@ pub struct MountInfo {
     pub kind_names: &'static [&'static str],
 }
 
-/// What the filesystem room says about its contents.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct FsUsage {
-    /// Σ sizes of files, holes included.
-    pub apparent_bytes: u64,
-    /// Bytes of blocks that files hold.
-    pub stored_bytes: u64,
-    /// Bytes of keys and values of everything else: names, inodes, attributes.
-    pub record_bytes: u64,
-    /// Inodes in use.
-    pub inodes: u64,
-    /// Bytes of blocks that nobody can reach any more and that are still to be deleted.
-    pub reclaim_pending_bytes: u64,
-    /// Files without a name that are still open, or not yet drained.
-    pub orphans: u64,
-}
-
-impl FsUsage {
-    /// Bytes that the user's tree needs at least: stored content, names and records.
-    pub fn live_bytes(&self) -> u64 {
-        self.stored_bytes + self.record_bytes
-    }
-}
-
 /// What all doors counted since the mount began, or the growth between two such moments. What is not a counter (levels'
 /// sizes, debts, the longest stall) is as it is at the later moment.
 #[derive(Clone, Debug, Default)]
@@ -96,7 +73,7 @@ pub struct Sample {
     pub disk: Snapshot,
     /// The kernel's counters of this process; `None` where it has none.
     pub process: Option<ProcessIo>,
-    /// The engine.
+    /// The engine; what its levels read and wrote is taken from door 3.
     pub shape: Shape,
 }
 
@@ -109,15 +86,23 @@ impl Sample {
         disk: &crate::disk::Metered,
         process: Option<ProcessIo>,
     ) -> Sample {
+        let mut shape = engine.shape();
+        let disk = disk.snapshot();
+        // Only door 3 counts disk bytes: an engine may count whole tables where a merge read less.
+        for level in &mut shape.levels {
+            let merged = disk.of(Purpose::Compact { into: level.level as u8 });
+            let passed = if level.level == 0 { merged.plus(&disk.of(Purpose::Flush)) } else { merged };
+            (level.read_bytes, level.write_bytes) = (passed.read_bytes, passed.write_bytes);
+        }
         Sample {
             elapsed,
             ops: Op::ALL.iter().map(|&op| meter.of(op)).collect(),
             kinds: engine.kinds().to_vec(),
             tags: engine.tags().to_vec(),
             scans: engine.scans(),
-            disk: disk.snapshot(),
+            disk,
             process,
-            shape: engine.shape(),
+            shape,
         }
     }
 
@@ -389,7 +374,7 @@ pub struct Report {
     /// The last ten seconds and the last minute; shorter while the mount is younger than that.
     pub windows: Vec<Window>,
     /// The filesystem's contents.
-    pub usage: FsUsage,
+    pub usage: Usage,
     /// The store's files.
     pub physical: Physical,
     /// Snapshots made so far of the virtual files.
@@ -397,9 +382,14 @@ pub struct Report {
 }
 
 impl Report {
+    /// Bytes that the user's tree needs at least: stored content, names and records.
+    pub fn live_bytes(&self) -> u64 {
+        self.usage.stored_bytes + self.usage.record_bytes
+    }
+
     /// Bytes that the store's files occupy / bytes that the user's tree needs at least.
     pub fn space_amp(&self) -> Option<f64> {
-        ratio(self.physical.bytes, self.usage.live_bytes())
+        ratio(self.physical.bytes, self.live_bytes())
     }
 
     /// The same report with counters that begin at `mark`.

@@ -156,8 +156,9 @@ impl FileSystem {
             stored_bytes = stored_bytes - old.0.min(stored_bytes) + value.len() as u64;
             batch.put(keys::block(ino, record.epoch, block), value);
         }
-        record.stored_bytes = stored_bytes;
         record.size = record.size.max(end);
+        // Only a block longer than it may be, which is damage, makes the sum larger.
+        record.stored_bytes = stored_bytes.min(record.size);
         pending.cut(first, last + 1);
         Ok(())
     }
@@ -174,7 +175,7 @@ impl FileSystem {
         let old_size = draft.record.size;
         if size == 0 {
             if self.drop_content(ino, draft, batch, tier)? {
-                draft.record.epoch += 1;
+                draft.record.epoch = draft.record.epoch.wrapping_add(1);
             }
             draft.record.size = 0;
         } else if size < old_size {

@@ -25,6 +25,8 @@ use crate::fs::meter::Op;
 
 /// How long a change of times alone may stay in memory.
 pub(super) const DEFER: Duration = Duration::from_secs(1);
+/// Inodes that one unit of background work writes.
+const UNIT_INODES: usize = 1000;
 /// Unused inodes that are kept in memory.
 const CELLS_MAX: usize = 64 << 10;
 const SHARDS: usize = 16;
@@ -278,6 +280,7 @@ impl FileSystem {
     ) -> Result<()> {
         if state.deferred.is_some() {
             let mut batch = Batch::new(op.tag());
+            batch.uses_reserve = true;
             batch.put(keys::inode(cell.ino), state.record.encode());
             self.apply(&batch, tier)?;
             state.deferred = None;
@@ -286,9 +289,11 @@ impl FileSystem {
         Ok(())
     }
 
-    /// Writes deferred times that are older than `age`. Says how long the next one may still wait.
+    /// Writes deferred times that are older than `age`, a unit of them. Says how long the next one may still wait; `None` if
+    /// there is none.
     pub(super) fn write_deferred_before(&self, age: Duration) -> Result<Option<Duration>> {
-        while let Some((since, cell)) = self.deferred.pop() {
+        for _ in 0..UNIT_INODES {
+            let Some((since, cell)) = self.deferred.pop() else { return Ok(None) };
             let waited = self.clock.elapsed().saturating_sub(since);
             if waited < age {
                 self.deferred.push_back_to_front(since, cell);
@@ -305,7 +310,7 @@ impl FileSystem {
                 return Err(error);
             }
         }
-        Ok(None)
+        Ok(Some(Duration::ZERO))
     }
 }
 

@@ -25,7 +25,7 @@ use bytes::Bytes;
 
 use super::error::damaged;
 use super::keys::{take_u32, take_u64};
-use super::types::{Attributes, FileKind, Ino, Time};
+use super::types::{Attributes, FileKind, Ino, SIZE_MAX, Time};
 use crate::fs::Result;
 
 /// The inode has, or had, extended attributes.
@@ -179,6 +179,7 @@ impl Inode {
         let target_bytes = if kind == FileKind::Symlink { size } else { 0 };
         let sound = source.len() as u64 == target_bytes
             && stored_bytes <= size
+            && size <= SIZE_MAX
             && mode & !(libc::S_IFMT | 0o7777) == 0
             && flags & !(HAS_XATTRS | HAS_CAPABILITY | HAS_PENDING) == 0;
         let target = bytes.slice(bytes.len() - source.len()..);

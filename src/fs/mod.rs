@@ -141,6 +141,10 @@ impl FileSystem {
     ) -> Result<Arc<FileSystem>> {
         let stored = match engine.get(&keys::superblock(), Tier::Disk)? {
             Some(bytes) => bytes,
+            None if options.read_only => {
+                let sentence = "the store holds no filesystem, and read-only none can be made".to_string();
+                return Err(Error::Engine(engine::Error::Invalid(sentence)));
+            }
             None => {
                 FileSystem::format(&*engine, &*clock, &options, Identity::random())?;
                 let stored = engine.get(&keys::superblock(), Tier::Disk)?;
@@ -246,7 +250,7 @@ impl FileSystem {
 
     fn work_unit(&self) -> Result<Pending> {
         let next = self.write_deferred_before(DEFER)?;
-        if self.bury_one()? || self.reclaim_unit()? {
+        if self.bury_one()? || self.reclaim_unit()? || next == Some(Duration::ZERO) {
             return Ok(Pending::More);
         }
         Ok(Pending::After(next.unwrap_or(DEFER)))
@@ -258,7 +262,7 @@ impl FileSystem {
             return Ok(());
         }
         let _working = self.working.lock();
-        self.patiently(|| self.write_deferred_before(Duration::ZERO))?;
+        while self.patiently(|| self.write_deferred_before(Duration::ZERO))?.is_some() {}
         self.patiently(|| self.store_counters(true))
     }
 

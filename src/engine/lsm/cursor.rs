@@ -1,5 +1,6 @@
 //! Places that move forward through sorted entries: of a memtable, or of a run of tables.
 
+use std::collections::VecDeque;
 use std::ops::Bound;
 use std::sync::Arc;
 
@@ -7,7 +8,7 @@ use bytes::Bytes;
 
 use super::Slot;
 use super::memtable::Memtable;
-use super::table::{Block, BlockCursor, Chunk, Table};
+use super::table::{Block, BlockCursor, Table};
 use super::version::Run;
 use crate::disk::Purpose;
 use crate::engine::cache::BlockCache;
@@ -111,7 +112,8 @@ pub struct RunCursor {
     reading: Reading,
     /// No block is read that only holds keys from here on.
     end: Option<Bytes>,
-    chunk: Option<Chunk>,
+    /// Blocks behind the current one that were read with it.
+    ahead: VecDeque<Block>,
     /// The next block is the one after the last: read ahead.
     sequential: bool,
 }
@@ -130,7 +132,7 @@ impl RunCursor {
             valid: false,
             reading,
             end,
-            chunk: None,
+            ahead: VecDeque::new(),
             sequential: false,
         };
         if let Some(table) = cursor.tables.get(cursor.table) {
@@ -158,7 +160,6 @@ impl RunCursor {
             if self.ordinal == table.blocks() {
                 self.table += 1;
                 self.ordinal = 0;
-                self.chunk = None;
                 continue;
             }
             let first = if self.ordinal == 0 { &table.smallest[..] } else { table.fence(self.ordinal) };
@@ -178,8 +179,8 @@ impl RunCursor {
 
     /// The current block.
     fn load(&mut self, table: &Table) -> Result<Block> {
-        if let Some(chunk) = self.chunk.as_ref().filter(|chunk| chunk.has(self.ordinal)) {
-            return table.check(self.ordinal, chunk);
+        if let Some(block) = self.ahead.pop_front() {
+            return Ok(block);
         }
         let (cache, purpose, bytes) = match &self.reading {
             Reading::Direct(purpose) => (None, *purpose, MERGE_BYTES),
@@ -187,20 +188,13 @@ impl RunCursor {
                 (Some(block), _) => return Ok(block),
                 (None, Tier::Memory) => return Err(Error::WouldBlock),
                 (None, Tier::Disk) => {
-                    (Some(cache), Purpose::Scan, if self.sequential { SCAN_BYTES } else { 0 })
+                    (Some(&**cache), Purpose::Scan, if self.sequential { SCAN_BYTES } else { 0 })
                 }
             },
         };
         let count = table.blocks_within(self.ordinal, bytes, self.end.as_deref());
-        let chunk = table.read(self.ordinal, count, purpose)?;
-        let block = table.check(self.ordinal, &chunk)?;
-        if let Some(cache) = cache {
-            cache.count_miss();
-            for ordinal in self.ordinal..chunk.end() {
-                table.keep(ordinal, &table.check(ordinal, &chunk)?, cache);
-            }
-        }
-        self.chunk = Some(chunk);
-        Ok(block)
+        self.ahead = table.read_blocks(self.ordinal, count, purpose, cache)?;
+        // It holds at least the one block that was asked for.
+        self.ahead.pop_front().ok_or_else(|| table.damaged(self.ordinal))
     }
 }

@@ -20,6 +20,7 @@ impl LsmEngine {
     /// One unit of flush work.
     pub(super) fn flush_work(&self) -> Result<Pending> {
         let flushed = self.flush();
+        self.troubles.lock().flush = flushed.as_ref().err().cloned();
         match &flushed {
             Ok(_) => {
                 let position = self.flushed.load(Relaxed);

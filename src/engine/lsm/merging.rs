@@ -20,11 +20,11 @@ const RETRY: Duration = Duration::from_secs(1);
 /// Merges of a store.
 #[derive(Default)]
 pub struct Merging {
-    running: Option<RunningMerge>,
+    running: Option<Box<RunningMerge>>,
     /// Damaged inputs: merging them again would find the same damage.
     blocked: Option<Error>,
-    /// Said that a merge has no space; says so once.
-    warned: bool,
+    /// What a merge waits for, if there is no space for it.
+    waiting: Option<String>,
 }
 
 /// What came of looking for the next merge.
@@ -32,7 +32,7 @@ enum Next {
     Nothing,
     NoSpace,
     Moved,
-    Started(RunningMerge),
+    Started(Box<RunningMerge>),
 }
 
 impl LsmEngine {
@@ -41,6 +41,10 @@ impl LsmEngine {
         let Some(mut merging) = self.merging.try_lock() else { return Ok(Pending::Idle) };
         let result = self.merge_unit(&mut merging);
         self.report_merge(&merging);
+        self.troubles.lock().merge = match &result {
+            Err(error) => Some(error.clone()),
+            Ok(_) => merging.waiting.as_ref().map(|_| Error::NoSpace),
+        };
         if let Err(error) = &result {
             if matches!(error, Error::Corrupt { .. }) {
                 merging.blocked = Some(error.clone());
@@ -66,7 +70,7 @@ impl LsmEngine {
         match merge.step(UNIT_BYTES) {
             Ok(false) => merging.running = Some(merge),
             Ok(true) => {
-                self.install_merge(merge)?;
+                self.install_merge(*merge)?;
                 self.end_commands(&Ok(()), |task| matches!(task, Task::Compact { is_started: true, .. }));
             }
             Err(error) => {
@@ -92,7 +96,10 @@ impl LsmEngine {
         }
         let cursors = self.manifest.lock().state().cursors.clone();
         match self.policy.choose(&version.picture(), &cursors) {
-            Choice::Nothing => Ok(Next::Nothing),
+            Choice::Nothing => {
+                merging.waiting = None;
+                Ok(Next::Nothing)
+            }
             Choice::Move(job) => {
                 self.move_tables(&version, &job)?;
                 Ok(Next::Moved)
@@ -102,8 +109,8 @@ impl LsmEngine {
         }
     }
 
-    fn start(&self, version: &Version, job: Job) -> Result<RunningMerge> {
-        RunningMerge::start(version, job, &self.shelf, self.options.table_bytes)
+    fn start(&self, version: &Version, job: Job) -> Result<Box<RunningMerge>> {
+        RunningMerge::start(version, job, &self.shelf, self.options.table_bytes).map(Box::new)
     }
 
     /// Marks compact commands whose flush is done; whether any is to be served.
@@ -124,10 +131,12 @@ impl LsmEngine {
         let bytes: u64 = tables(version, job).iter().map(|(_, table)| table.bytes).sum();
         let free_bytes = self.shelf.free_bytes()?;
         let fits = bytes <= free_bytes;
-        if !fits && !merging.warned {
-            log::warn!("a merge of {} waits: only {} are free", human_size(bytes), human_size(free_bytes));
+        let text =
+            format!("a merge of {} waits: only {} are free", human_size(bytes), human_size(free_bytes));
+        if !fits && merging.waiting.is_none() {
+            log::warn!("{text}");
         }
-        merging.warned = !fits;
+        merging.waiting = (!fits).then_some(text);
         Ok(fits)
     }
 
@@ -182,10 +191,11 @@ impl LsmEngine {
 
     /// Keeps what reports say of the running merge.
     fn report_merge(&self, merging: &Merging) {
-        let bytes = merging.running.as_ref().map_or(0, RunningMerge::output_bytes);
+        let bytes = merging.running.as_ref().map_or(0, |merge| merge.output_bytes());
         self.meters.temporary_bytes.store(bytes, Relaxed);
         self.meters.temporary_peak_bytes.fetch_max(bytes, Relaxed);
-        self.activity.lock().merge = merging.running.as_ref().map(RunningMerge::describe);
+        let running = merging.running.as_ref().map(|merge| merge.describe());
+        self.activity.lock().merge = running.or_else(|| merging.waiting.clone());
     }
 
     /// Gives up the running merge.

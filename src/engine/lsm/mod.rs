@@ -13,11 +13,11 @@
 //!    memtable, immutables newest first, L0 newest first, L1 … L6.
 //! 2. A batch lies wholly in one memtable, so in one table of L0.
 //! 3. The log is released up to a position only after an edit is durable that puts everything before it into tables.
-//! 4. A read works on one [`View`] and holds no lock while it waits for the disk.
+//! 4. A read works on one *view* and holds no lock while it waits for the disk.
 //!
 //! # Lock order
 //!
-//! `writer`, `flushing` or `merging`, then `manifest`, then `view`; `commands` and `activity` are leaves. `writer` and `view` are
+//! `writer`, `flushing` or `merging`, then `manifest`, then `view`; `commands`, `activity` and `troubles` are leaves. `writer` and `view` are
 //! held for memory and one log write only; `flushing`, `merging` and `manifest` are held across disk requests and taken
 //! by background work alone.
 
@@ -100,6 +100,13 @@ struct Activity {
     merge: Option<String>,
 }
 
+/// Why the last flush and the last merge could not be done, if they could not.
+#[derive(Default)]
+struct Troubles {
+    flush: Option<Error>,
+    merge: Option<Error>,
+}
+
 /// A command that has not ended.
 enum Task {
     /// Ends when everything up to the position is in tables.
@@ -130,6 +137,7 @@ pub struct LsmEngine {
     flushed: AtomicU64,
     commands: Mutex<Vec<(Task, Done)>>,
     activity: Mutex<Activity>,
+    troubles: Mutex<Troubles>,
     stalls: StallMeter,
     meters: Meters,
 }
@@ -191,6 +199,7 @@ pub fn open(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>, options: &Options) -> Re
         manifest: Mutex::new(manifest),
         commands: Mutex::default(),
         activity: Mutex::default(),
+        troubles: Mutex::default(),
         stalls: StallMeter::default(),
         meters: Meters::default(),
     }))

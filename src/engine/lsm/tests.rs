@@ -28,6 +28,17 @@ fn contents(engine: &dyn Engine) -> Result<Model> {
     Ok(found)
 }
 
+/// Bytes of table files.
+fn table_bytes(disk: &SimDisk) -> u64 {
+    let files = disk.list().unwrap().into_iter();
+    files.filter(|info| table_number(&info.name).is_some()).map(|info| info.bytes).sum()
+}
+
+/// Bytes of tables that are part of the store.
+fn level_bytes(engine: &LsmEngine) -> u64 {
+    engine.shape().levels.iter().map(|level| level.bytes).sum()
+}
+
 fn random_key(prng: &mut Prng) -> Vec<u8> {
     format!("key{}", prng.below(150)).into_bytes()
 }
@@ -122,10 +133,8 @@ fn workload(disk: Arc<dyn Disk>, seed: u64, batches: u64, is_stubborn: bool) -> 
             21 => open_tiny(disk.clone()).map(|opened| engine = opened),
             _ => Ok(()),
         });
-        if result.is_err() && !is_stubborn {
-            break;
-        }
-        if matches!(result, Err(Error::Poisoned(_))) {
+        // A store that was being opened again is not the one before any more.
+        if result.is_err() && (!is_stubborn || matches!(choice, 20 | 21)) {
             break;
         }
     }
@@ -207,34 +216,34 @@ fn it_behaves_as_a_map_through_flushes_merges_and_reopening() {
 
 #[test]
 fn a_crash_at_any_request_leaves_a_prefix_that_holds_every_synced_batch() {
-    for (seed, images) in [(1, 2), (2, 1)] {
-        let whole = SimDisk::new();
-        whole.start_trace();
-        workload(whole.clone(), seed, 130, false);
-        for wanted in ["compact_1", "flush", "rename manifest.new", "remove table."] {
-            assert!(whole.trace().contains(wanted), "the workload does without {wanted}");
+    const BATCHES: u64 = 110;
+    let whole = SimDisk::new();
+    whole.start_trace();
+    workload(whole.clone(), 1, BATCHES, false);
+    for wanted in ["compact_1", "flush", "rename manifest.new", "remove table."] {
+        assert!(whole.trace().contains(wanted), "the workload does without {wanted}");
+    }
+    for stop in 0..=whole.requests() {
+        let disk = SimDisk::new();
+        disk.stop_at(stop);
+        let history = workload(disk.clone(), 1, BATCHES, false);
+        for image in 0..2 {
+            let after = disk.crash(stop * 31 + image);
+            let engine =
+                open_tiny(after.clone()).unwrap_or_else(|e| panic!("stop {stop} image {image}: {e}"));
+            history.check(&*engine, history.synced);
+            assert_eq!(table_bytes(&after), level_bytes(&engine), "nothing is left over");
+            // The recovered store goes on: what is synced now survives the next crash.
+            let mut batch = Batch::new(0);
+            batch.put(&b"after"[..], &b"the crash"[..]);
+            apply_patiently(&*engine, &batch).unwrap();
+            sync(&*engine).unwrap();
+            let found = contents(&*engine).unwrap();
+            assert_eq!(contents(&*open_tiny(after.crash(stop)).unwrap()).unwrap(), found, "stop {stop}");
         }
-        for stop in 0..=whole.requests() {
-            let disk = SimDisk::new();
-            disk.stop_at(stop);
-            let history = workload(disk.clone(), seed, 130, false);
-            for image in 0..images {
-                let after = disk.crash(stop * 31 + image);
-                let engine =
-                    open_tiny(after.clone()).unwrap_or_else(|e| panic!("stop {stop} image {image}: {e}"));
-                history.check(&*engine, history.synced);
-                // The recovered store goes on: what is synced now survives the next crash.
-                let mut batch = Batch::new(0);
-                batch.put(&b"after"[..], &b"the crash"[..]);
-                apply_patiently(&*engine, &batch).unwrap();
-                sync(&*engine).unwrap();
-                let found = contents(&*engine).unwrap();
-                assert_eq!(contents(&*open_tiny(after.crash(stop)).unwrap()).unwrap(), found, "stop {stop}");
-            }
-            let killed = open_tiny(disk.kill()).unwrap();
-            history.check(&*killed, history.applied);
-            run(&*killed, Command::Verify).unwrap();
-        }
+        let killed = open_tiny(disk.kill()).unwrap();
+        history.check(&*killed, history.applied);
+        run(&*killed, Command::Verify).unwrap();
     }
 }
 
@@ -256,13 +265,13 @@ fn a_crash_while_recovering_loses_nothing_more() {
 #[test]
 fn any_request_may_fail_and_nothing_accepted_is_lost() {
     let whole = Faulty::new(SimDisk::new());
-    workload(whole.clone(), 5, 90, true);
+    workload(whole.clone(), 5, 70, true);
     for nth in 0..whole.requests() {
         for errno in [libc::EIO, libc::ENOSPC] {
             let sim = SimDisk::new();
             let faulty = Faulty::new(sim.clone());
             faulty.inject(Fault::Fail { kind: None, purpose: None, nth, errno });
-            let history = workload(Latch::new(faulty), 5, 90, true);
+            let history = workload(Latch::new(faulty), 5, 70, true);
             history.check(
                 &*open_tiny(sim.kill()).unwrap_or_else(|e| panic!("request {nth}: {e}")),
                 history.applied,
@@ -306,12 +315,9 @@ fn the_meter_agrees_with_the_witness_the_cache_and_the_levels() {
         assert_eq!(level.write_bytes, metered.write_bytes, "L{}", level.level);
         assert!(metered.read_bytes <= level.read_bytes, "L{}", level.level);
     }
-    // What came into L0 and was not merged or moved away is there.
     assert_eq!(shape.probes.count(), 600);
     assert!(shape.filter.checks > 0 && shape.filter.useful <= shape.filter.checks);
-    let files: u64 =
-        sim.list().unwrap().iter().filter(|f| table_number(&f.name).is_some()).map(|f| f.bytes).sum();
-    assert_eq!(files, shape.levels.iter().map(|level| level.bytes).sum::<u64>() + shape.obsolete_bytes);
+    assert_eq!(table_bytes(&sim), level_bytes(&engine) + shape.obsolete_bytes);
 }
 
 #[test]
@@ -415,6 +421,116 @@ fn a_full_disk_refuses_data_and_keeps_what_it_has() {
     settle(&*engine).unwrap();
     run(&*engine, Command::Verify).unwrap();
     assert_eq!(contents(&*engine).unwrap(), model);
+}
+
+#[test]
+fn a_writer_learns_why_there_is_no_room() {
+    let faulty = Faulty::new(SimDisk::new());
+    let engine = open_tiny(Latch::new(faulty.clone())).unwrap();
+    faulty.inject(Fault::Fail { kind: None, purpose: Some(Purpose::Flush), nth: 0, errno: libc::EIO });
+    let fill = || {
+        (0..1000).find_map(|number: u32| {
+            let mut batch = Batch::new(0);
+            batch.put(number.to_be_bytes().to_vec(), vec![0; 100]);
+            engine.apply(&batch, Tier::Disk).err()
+        })
+    };
+    assert!(matches!(fill(), Some(Error::Busy { cause: Cause::Memtables, .. })));
+    assert!(engine.work(Class::Flush).is_err());
+    let error = fill();
+    assert!(matches!(error, Some(Error::Io { .. } | Error::Poisoned(_))), "{error:?}");
+}
+
+#[test]
+fn a_merge_that_would_not_fit_waits() {
+    let disk = SimDisk::new();
+    let engine = open_tiny(disk.clone()).unwrap();
+    let mut prng = Prng::new(3);
+    while engine.shape().debt.l0_files < 4 {
+        if engine.apply(&random_batch(&mut prng, 1), Tier::Disk).is_err() {
+            engine.work(Class::Flush).unwrap();
+        }
+    }
+    let used: u64 = disk.list().unwrap().iter().map(|info| info.bytes).sum();
+    disk.set_capacity(Some(used + 100));
+    let found = contents(&*engine).unwrap();
+    assert!(matches!(engine.work(Class::Merge), Ok(Pending::After(_))));
+    assert!(engine.shape().jobs[0].contains("waits"), "{:?}", engine.shape().jobs);
+    disk.set_capacity(None);
+    settle(&*engine).unwrap();
+    assert!(engine.shape().jobs.is_empty() && engine.shape().debt.l0_files < 2);
+    assert_eq!(contents(&*engine).unwrap(), found);
+}
+
+/// Lets the readers end, also when the writer fails.
+struct StopOnDrop<'a>(&'a std::sync::atomic::AtomicBool);
+
+impl Drop for StopOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Relaxed);
+    }
+}
+
+#[test]
+fn readers_never_see_a_key_go_back_while_everything_works() {
+    use crate::base::clock::SystemClock;
+    use std::sync::atomic::AtomicBool;
+    const KEYS: u64 = 40;
+    let disk = SimDisk::new();
+    let options = Options { l0_slowdown: 10, ..Options::tiny(Kind::Lsm) };
+    let engine = open(disk.clone(), Arc::new(SystemClock::new()), &options).unwrap();
+    let worker = crate::engine::Worker::start(engine.clone(), 2).unwrap();
+    let stop = AtomicBool::new(false);
+    let number = |value: &[u8]| u64::from_be_bytes(value[..8].try_into().unwrap());
+    std::thread::scope(|scope| {
+        let _stop = StopOnDrop(&stop);
+        for seed in 0..2 {
+            let (engine, stop) = (&engine, &stop);
+            scope.spawn(move || {
+                let (mut prng, mut newest) = (Prng::new(seed), [0; KEYS as usize]);
+                while !stop.load(Relaxed) {
+                    let index = prng.below(KEYS);
+                    let found = engine.get(&index.to_be_bytes(), Tier::Disk).unwrap();
+                    let seen = found.map_or(0, |value| number(&value));
+                    assert!(
+                        seen >= newest[index as usize],
+                        "key {index}: {seen} after {}",
+                        newest[index as usize]
+                    );
+                    newest[index as usize] = seen;
+                    if newest.contains(&0) {
+                        continue;
+                    }
+                    let mut at = 0;
+                    let mut visit = |key: &[u8], value: &[u8]| {
+                        let index = u64::from_be_bytes(key.try_into().unwrap()) as usize;
+                        assert!(index == at && number(value) >= newest[index], "key {index} at {at}");
+                        newest[index] = number(value);
+                        at += 1;
+                        ControlFlow::Continue(())
+                    };
+                    engine.scan(KeyRange::ALL, Tier::Disk, &mut visit).unwrap();
+                    assert_eq!(at, KEYS as usize);
+                }
+            });
+        }
+        for round in 1..=3000u64 {
+            let mut batch = Batch::new(0);
+            batch.put((round % KEYS).to_be_bytes().to_vec(), [&round.to_be_bytes()[..], &[7; 90]].concat());
+            while let Err(error) = engine.apply(&batch, Tier::Disk) {
+                assert!(matches!(error, Error::Busy { .. }), "{error}");
+                let seen = engine.bell().seen(Class::Room);
+                engine.bell().wait(Class::Room, seen, Duration::from_millis(1));
+            }
+            if round % 1000 == 0 {
+                run(&*engine, Command::Compact).unwrap();
+                run(&*engine, Command::Verify).unwrap();
+            }
+        }
+    });
+    worker.stop();
+    engine.close().unwrap();
+    assert_eq!(contents(&*open_tiny(disk).unwrap()).unwrap().len(), KEYS as usize);
 }
 
 /// A small store that was closed, and what it holds.
@@ -534,4 +650,123 @@ fn commands_end_once_even_when_they_cannot_be_done() {
     assert_eq!(receiver.try_iter().collect::<Vec<_>>(), [(Command::Verify, true)]);
     assert_eq!(engine.get(b"k", Tier::Disk).unwrap().as_deref(), Some(&b"v"[..]));
     assert_eq!(sim.list().unwrap().iter().filter(|info| table_number(&info.name).is_some()).count(), 1);
+}
+
+#[test]
+fn tables_and_manifests_have_the_bytes_that_the_format_draws() {
+    let (disk, _) = {
+        let disk = SimDisk::new();
+        let engine = open_tiny(disk.clone()).unwrap();
+        for (key, value) in [("apple", Some("red")), ("apricot", None), ("banana", Some(""))] {
+            let mut batch = Batch::new(0);
+            match value {
+                Some(value) => batch.put(key.as_bytes(), value.as_bytes()),
+                None => batch.delete(key.as_bytes()),
+            }
+            engine.apply(&batch, Tier::Disk).unwrap();
+        }
+        engine.close().unwrap();
+        (disk, engine)
+    };
+    let hex = |name: &str| {
+        let file = disk.open(name).unwrap();
+        let bytes = crate::disk::read_all(&*file, Purpose::Verify).unwrap();
+        let lines =
+            bytes.chunks(32).map(|line| line.iter().map(|byte| format!("{byte:02x}")).collect::<String>());
+        lines.collect::<Vec<_>>().join("\n")
+    };
+    assert_eq!(hex("table.0"), GOLDEN_TABLE);
+    assert_eq!(hex(manifest::NAME), GOLDEN_MANIFEST);
+}
+
+const GOLDEN_TABLE: &str = "\
+90a8f63e24000000010005046170706c657265640205007269636f7400060162
+616e616e6100000000010000008ebb4fcf410000000206000040000000040000
+0000010020000000080200000300000002000000000000440014000000408000
+01000000000000000000001000000000000400000000004953e66a0400000003
+0100002d7c445e3a16000000040100030115006e056170706c650662616e616e
+612d771f0000006b7666732e74626c";
+const GOLDEN_MANIFEST: &str = "\
+e4dfe51913000000016b766673206c736d206d616e696665737401019fe3b1d7
+04000000020300040070dc76c01b000000020100af0100030115006e05617070
+6c650662616e616e61036e0401";
+
+/// `cargo test --release --lib lsm::tests::speed -- --ignored --nocapture`
+#[test]
+#[ignore = "a benchmark: 256 MiB on the disk of the target directory"]
+fn speed() {
+    use crate::base::clock::SystemClock;
+    use crate::disk::{Access, OsDisk};
+    use crate::engine::Worker;
+    const VALUES: u64 = 65_536;
+    let home = tempfile::tempdir_in(concat!(env!("CARGO_MANIFEST_DIR"), "/target")).unwrap();
+    let disk = Metered::new(OsDisk::open(home.path(), Access::Write).unwrap());
+    let clock = Arc::new(SystemClock::new());
+    let engine = open(disk.clone(), clock.clone(), &Options::default()).unwrap();
+    let worker = Worker::start(engine.clone(), 1).unwrap();
+    let mut prng = Prng::new(1);
+    let block: Vec<u8> = (0..8192).map(|_| prng.bits() as u8).collect();
+    let key = |index: u64| [&b"b"[..], &7u64.to_be_bytes(), &index.to_be_bytes()].concat();
+    let report = |what: &str, count: u64, since: Duration, bytes: u64| {
+        let seconds = (clock.elapsed() - since).as_secs_f64();
+        let rate = count as f64 / seconds;
+        println!("{what:<14} {rate:>9.0} a second, {:>6.0} MB/s", bytes as f64 / seconds / 1e6);
+    };
+    for (what, is_random) in [("fillseq", false), ("overwrite", true)] {
+        let since = clock.elapsed();
+        for index in 0..VALUES / 8 {
+            let mut batch = Batch::new(0);
+            for part in 0..8 {
+                let at = if is_random { prng.below(VALUES) } else { index * 8 + part };
+                let from = prng.below(4096) as usize;
+                batch.put(key(at), Bytes::copy_from_slice(&block[from..from + 4096]));
+            }
+            while let Err(error) = engine.apply(&batch, Tier::Disk) {
+                assert!(matches!(error, Error::Busy { .. }), "{error}");
+                let seen = engine.bell().seen(Class::Room);
+                engine.bell().wait(Class::Room, seen, Duration::from_millis(1));
+            }
+        }
+        report(what, VALUES, since, VALUES * 4096);
+        sync(&*engine).unwrap();
+        report("  with sync", VALUES, since, VALUES * 4096);
+        run(&*engine, Command::Flush).unwrap();
+        while engine.shape().debt.pending_compaction_bytes > 0 || !engine.shape().jobs.is_empty() {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        report("  settled", VALUES, since, VALUES * 4096);
+        let total = disk.snapshot().total();
+        println!(
+            "  written in all {} MiB; stalls {:?}",
+            total.write_bytes >> 20,
+            engine.shape().stalls.by_cause
+        );
+    }
+    for (what, miss) in [("get", false), ("get warm", false), ("get missing", true)] {
+        let since = clock.elapsed();
+        for _ in 0..VALUES {
+            let mut key = key(prng.below(VALUES));
+            if miss {
+                key.push(1);
+            }
+            assert_eq!(engine.get(&key, Tier::Disk).unwrap().is_some(), !miss);
+        }
+        report(what, VALUES, since, VALUES * 4096);
+    }
+    let since = clock.elapsed();
+    for _ in 0..4096 {
+        let at = prng.below(VALUES - 32);
+        let (start, end, mut count) = (key(at), key(at + 32), 0);
+        let range = KeyRange { start: &start, end: Some(&end) };
+        engine
+            .scan(range, Tier::Disk, &mut |_, _| {
+                count += 1;
+                ControlFlow::Continue(())
+            })
+            .unwrap();
+        assert_eq!(count, 32);
+    }
+    report("scan 32", 4096, since, 4096 * 32 * 4096);
+    worker.stop();
+    engine.close().unwrap();
 }

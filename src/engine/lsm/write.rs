@@ -10,7 +10,7 @@ use super::stall::{Load, Pace, Pressure, pressure};
 use super::version::View;
 use super::{LsmEngine, wal};
 use crate::disk::Purpose;
-use crate::engine::{Batch, Class, Error, Position, Result};
+use crate::engine::{Batch, Cause, Class, Error, Position, Result};
 
 /// When a stopped batch may ask again, should the bell not ring before.
 const RETRY: Duration = Duration::from_millis(50);
@@ -51,7 +51,15 @@ impl LsmEngine {
         };
         let (cause, is_stop, retry_after) = match pressure(load, &self.options) {
             Pressure::Free => return Ok(None),
-            Pressure::Stop { cause } => (cause, true, RETRY),
+            Pressure::Stop { cause } => {
+                // Waiting is no use while the work that would end it fails: the caller gets its error.
+                let troubles = self.troubles.lock();
+                let trouble = if cause == Cause::Memtables { &troubles.flush } else { &troubles.merge };
+                match trouble {
+                    Some(error) => return Err(error.clone()),
+                    None => (cause, true, RETRY),
+                }
+            }
             Pressure::Slow { cause, rate } => match pace.wait(self.clock.elapsed()) {
                 None => return Ok(Some(rate)),
                 Some(wait) => (cause, false, wait),

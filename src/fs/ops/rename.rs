@@ -65,9 +65,7 @@ impl FileSystem {
             cells.extend(target.iter().map(|(_, cell)| cell));
             let mut locked = match Locked::write(&cells, tier) {
                 // A name went before the locks came: look again.
-                Err(Error::Stale) if old_directory.read(tier).is_ok() && new_directory.read(tier).is_ok() => {
-                    continue;
-                }
+                Err(Error::Stale) => continue,
                 locked => locked?,
             };
             let victim = target.as_ref().map(|(entry, _)| *entry);

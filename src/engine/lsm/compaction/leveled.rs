@@ -38,7 +38,7 @@ impl Leveled {
     }
 
     /// All of L0 into L1.
-    fn from_l0(&self, levels: &Levels<'_>) -> Choice {
+    fn leave_l0(&self, levels: &Levels<'_>) -> Choice {
         let upper = &levels.0[0];
         let (Some(start), Some(end)) =
             (upper.iter().map(|table| &table.smallest).min(), upper.iter().map(|table| &table.largest).max())
@@ -53,7 +53,7 @@ impl Leveled {
     }
 
     /// The cheapest table of `level` into the next.
-    fn from_level(&self, levels: &Levels<'_>, level: usize, cursor: &[u8]) -> Choice {
+    fn leave_level(&self, levels: &Levels<'_>, level: usize, cursor: &[u8]) -> Choice {
         let cost = |table: &TableMeta| {
             let lower = levels.overlapping(level + 1, &table.smallest, &table.largest);
             lower.iter().map(|table| table.bytes).sum::<u64>() as f64 / table.bytes.max(1) as f64
@@ -107,8 +107,8 @@ impl Policy for Leveled {
         let best = scores.max_by(|a, b| a.0.total_cmp(&b.0).then(b.1.cmp(&a.1)));
         match best {
             Some((score, _)) if score.total_cmp(&1.0) == Ordering::Less => Choice::Nothing,
-            Some((_, 0)) => self.from_l0(levels),
-            Some((_, level)) => self.from_level(levels, level, &cursors[level]),
+            Some((_, 0)) => self.leave_l0(levels),
+            Some((_, level)) => self.leave_level(levels, level, &cursors[level]),
             None => Choice::Nothing,
         }
     }

@@ -141,7 +141,7 @@ mod tests {
             assert_eq!(Filter::decode(&bytes), Some(filter.clone()));
             for cut in 0..bytes.len() {
                 assert!(
-                    cut == 1 + 0 && !filter.is_some() || Filter::decode(&bytes[..cut]).is_none(),
+                    cut == 1 && !filter.is_some() || Filter::decode(&bytes[..cut]).is_none(),
                     "cut {cut}"
                 );
             }

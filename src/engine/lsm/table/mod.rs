@@ -16,7 +16,7 @@ use crate::base::varint;
 pub use block::{Block, BlockCursor};
 pub use builder::TableBuilder;
 pub use filter::hash;
-pub use reader::{Chunk, Table};
+pub use reader::Table;
 pub use shelf::Shelf;
 
 const KIND_BLOCK: u8 = 1;

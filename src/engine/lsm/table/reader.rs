@@ -1,5 +1,6 @@
 //! Reads a table. Index and filter of an open table are in memory, blocks come from the cache or the disk.
 
+use std::collections::VecDeque;
 use std::ops::{Deref, Range};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -27,25 +28,6 @@ pub struct Table {
     filter: Filter,
     shelf: Arc<Shelf>,
     obsolete: AtomicBool,
-}
-
-/// Bytes of consecutive blocks of a table.
-pub struct Chunk {
-    first: usize,
-    count: usize,
-    bytes: Bytes,
-}
-
-impl Chunk {
-    /// Whether block `ordinal` is among them.
-    pub fn has(&self, ordinal: usize) -> bool {
-        (self.first..self.first + self.count).contains(&ordinal)
-    }
-
-    /// The block after the last one.
-    pub fn end(&self) -> usize {
-        self.first + self.count
-    }
 }
 
 impl Deref for Table {
@@ -166,10 +148,9 @@ impl Table {
             Some(block) => block,
             None if tier == Tier::Memory => return Err(Error::WouldBlock),
             None => {
-                let chunk = self.read(ordinal, 1, Purpose::Get)?;
+                let block = self.check(ordinal, self.read(ordinal, 1, Purpose::Get)?)?;
                 cache.count_miss();
-                let block = self.check(ordinal, &chunk)?;
-                cache.insert(self.meta.number, self.index.start(ordinal), block.payload().clone());
+                self.keep(ordinal, &block, cache);
                 block
             }
         };
@@ -184,34 +165,52 @@ impl Table {
         }
     }
 
-    /// Keeps block `ordinal` in the cache, as a copy that owns its memory.
-    pub fn keep(&self, ordinal: usize, block: &Block, cache: &BlockCache) {
-        cache.insert(self.meta.number, self.index.start(ordinal), Bytes::copy_from_slice(block.payload()));
+    /// Keeps block `ordinal` in the cache.
+    fn keep(&self, ordinal: usize, block: &Block, cache: &BlockCache) {
+        cache.insert(self.meta.number, self.index.start(ordinal), block.payload().clone());
     }
 
-    /// Reads `count` blocks from `first` on with one request, unchecked.
-    pub fn read(&self, first: usize, count: usize, purpose: Purpose) -> Result<Chunk> {
+    /// The frames of `count` blocks from `first` on, by one request, unchecked.
+    fn read(&self, first: usize, count: usize, purpose: Purpose) -> Result<Bytes> {
         let start = self.index.start(first);
         let mut bytes = vec![0; (self.index.start(first + count) - start) as usize];
         let context = |error| Error::io(format!("reading {}", table_name(self.meta.number)), error);
         self.file.read_at(purpose, start, &mut bytes).map_err(context)?;
-        Ok(Chunk { first, count, bytes: bytes.into() })
+        Ok(bytes.into())
     }
 
-    /// Block `ordinal` out of `chunk`, checked; it shares the memory of the chunk.
-    pub fn check(&self, ordinal: usize, chunk: &Chunk) -> Result<Block> {
-        let (start, end) = (self.index.start(ordinal), self.index.start(ordinal + 1));
-        let base = self.index.start(chunk.first);
-        let block = start
-            .checked_sub(base)
-            .and_then(|at| chunk.bytes.get(at as usize..(end - base) as usize))
-            .and_then(|bytes| {
-                let (kind, payload) = frame::decode(bytes, place(self.meta.number, start))?;
-                let whole = kind == KIND_BLOCK && payload.len() + frame::HEADER_BYTES == bytes.len();
-                whole.then(|| chunk.bytes.slice_ref(payload))
-            })
-            .and_then(|payload| Block::parse(payload).ok());
-        block.ok_or_else(|| self.damaged(ordinal))
+    /// Block `ordinal` out of its frame; it shares its memory.
+    fn check(&self, ordinal: usize, bytes: Bytes) -> Result<Block> {
+        let payload = match frame::decode(&bytes, place(self.meta.number, self.index.start(ordinal))) {
+            Some((KIND_BLOCK, payload)) if payload.len() + frame::HEADER_BYTES == bytes.len() => payload,
+            _ => return Err(self.damaged(ordinal)),
+        };
+        Block::parse(bytes.slice_ref(payload)).map_err(|_| self.damaged(ordinal))
+    }
+
+    /// `count` blocks from `first` on, by one request. With a cache they are kept there and the request counts as a miss.
+    pub fn read_blocks(
+        &self,
+        first: usize,
+        count: usize,
+        purpose: Purpose,
+        cache: Option<&BlockCache>,
+    ) -> Result<VecDeque<Block>> {
+        let bytes = self.read(first, count, purpose)?;
+        if let Some(cache) = cache {
+            cache.count_miss();
+        }
+        let base = self.index.start(first);
+        let one = |ordinal| {
+            let range =
+                (self.index.start(ordinal) - base) as usize..(self.index.start(ordinal + 1) - base) as usize;
+            let Some(cache) = cache else { return self.check(ordinal, bytes.slice(range)) };
+            // A cached block owns its memory: a slice would keep all of what was read.
+            let block = self.check(ordinal, Bytes::copy_from_slice(&bytes[range]))?;
+            self.keep(ordinal, &block, cache);
+            Ok(block)
+        };
+        (first..first + count).map(one).collect()
     }
 
     /// The error for a block that does not check.

@@ -1,0 +1,191 @@
+//! The meta page: what a checkpoint is, in 512 bytes. Two slots, units 0 and 1 of the file, are written in turn; the valid one with
+//! the higher sequence counts.
+
+use crate::engine::{Error, Position, Result, frame};
+
+/// Name of the data file.
+pub const FILE: &str = "btree.pages";
+/// Bytes of a slot that carry something; a slot takes a whole unit.
+pub const META_BYTES: usize = 512;
+const KIND: u8 = 1;
+const MAGIC: u64 = u64::from_le_bytes(*b"kvfsbtr1");
+const WORDS: usize = 16;
+
+/// Numbers that are kept with the tree.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Leaf pages.
+    pub leaf_pages: u64,
+    /// Inner pages.
+    pub inner_pages: u64,
+    /// Cells and slots of all leaves together.
+    pub leaf_bytes: u64,
+    /// Units in extents.
+    pub extent_units: u64,
+}
+
+/// A durable state of the tree.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Meta {
+    /// Higher is newer; its parity is the slot.
+    pub sequence: u64,
+    /// Bytes of a page.
+    pub page_bytes: u64,
+    /// Unit of the root page; 0 for an empty tree.
+    pub root: u64,
+    /// Levels of the tree; 0 for an empty one.
+    pub height: u64,
+    /// The state holds every batch up to here.
+    pub position: Position,
+    /// Page images in the log between `position` and here belong to this state and are not known to be in their places yet;
+    /// 0 if there are none.
+    pub images_end: Position,
+    /// Units from here on are unused.
+    pub end: u64,
+    /// First unit of the free map.
+    pub map_unit: u64,
+    /// Units kept for it; 0 if there is none.
+    pub map_units: u64,
+    /// Its bytes.
+    pub map_bytes: u64,
+    /// Its CRC-32.
+    pub map_crc: u32,
+    /// The tree's numbers.
+    pub counts: Counts,
+}
+
+impl Meta {
+    /// Byte offset of its slot.
+    pub fn offset(&self) -> u64 {
+        self.sequence % 2 * super::UNIT_BYTES
+    }
+
+    /// The slot's bytes.
+    pub fn encode(&self) -> Vec<u8> {
+        let counts = &self.counts;
+        let words: [u64; WORDS] = [
+            MAGIC,
+            self.sequence,
+            self.page_bytes,
+            self.root,
+            self.height,
+            self.position,
+            self.images_end,
+            self.end,
+            self.map_unit,
+            self.map_units,
+            self.map_bytes,
+            u64::from(self.map_crc),
+            counts.leaf_pages,
+            counts.inner_pages,
+            counts.leaf_bytes,
+            counts.extent_units,
+        ];
+        let payload: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+        let mut bytes = frame::encode(KIND, self.offset(), &payload);
+        bytes.resize(META_BYTES, 0);
+        bytes
+    }
+
+    /// Reads the slot at `offset`; `None` if it does not check.
+    fn decode(bytes: &[u8], offset: u64) -> Option<Meta> {
+        let (kind, payload) = frame::decode(bytes, offset)?;
+        if kind != KIND || payload.len() != WORDS * 8 {
+            return None;
+        }
+        let mut words = payload.chunks_exact(8).map(|word| {
+            let mut bytes = [0; 8];
+            bytes.copy_from_slice(word);
+            u64::from_le_bytes(bytes)
+        });
+        let mut next = || words.next();
+        if next()? != MAGIC {
+            return None;
+        }
+        let meta = Meta {
+            sequence: next()?,
+            page_bytes: next()?,
+            root: next()?,
+            height: next()?,
+            position: next()?,
+            images_end: next()?,
+            end: next()?,
+            map_unit: next()?,
+            map_units: next()?,
+            map_bytes: next()?,
+            map_crc: u32::try_from(next()?).ok()?,
+            counts: Counts {
+                leaf_pages: next()?,
+                inner_pages: next()?,
+                leaf_bytes: next()?,
+                extent_units: next()?,
+            },
+        };
+        let pages = meta.page_bytes.is_power_of_two() && (4 << 10..=64 << 10).contains(&meta.page_bytes);
+        (pages && meta.height < 64 && meta.offset() == offset && meta.end >= super::FIRST_UNIT)
+            .then_some(meta)
+    }
+
+    /// The newer valid one of the two slots at the start of the file.
+    pub fn newest(bytes: &[u8]) -> Result<Meta> {
+        let slots = [0, super::UNIT_BYTES].into_iter().filter_map(|offset| {
+            let at = offset as usize;
+            Self::decode(bytes.get(at..at + META_BYTES)?, offset)
+        });
+        slots
+            .max_by_key(|meta| meta.sequence)
+            .ok_or_else(|| Error::corrupt(FILE, 0, "neither meta page is whole"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample(sequence: u64) -> Meta {
+        Meta {
+            sequence,
+            page_bytes: 16384,
+            root: 5,
+            height: 2,
+            position: 1000,
+            images_end: 2000,
+            end: 900,
+            map_unit: 77,
+            map_units: 1,
+            map_bytes: 33,
+            map_crc: 0x0102_0304,
+            counts: Counts { leaf_pages: 6, inner_pages: 1, leaf_bytes: 50_000, extent_units: 12 },
+        }
+    }
+
+    #[test]
+    fn the_meta_page_is_these_bytes_and_every_flip_is_refused() {
+        let mut bytes = sample(3).encode();
+        let words: Vec<u64> = bytes[frame::HEADER_BYTES..frame::HEADER_BYTES + WORDS * 8]
+            .chunks_exact(8)
+            .map(|word| u64::from_le_bytes(word.try_into().unwrap()))
+            .collect();
+        assert_eq!(bytes[4..17], [128, 0, 0, 0, 1, b'k', b'v', b'f', b's', b'b', b't', b'r', b'1']);
+        assert_eq!(words[1..], [3, 16384, 5, 2, 1000, 2000, 900, 77, 1, 33, 0x0102_0304, 6, 1, 50_000, 12]);
+        assert!(bytes[137..].iter().all(|byte| *byte == 0) && bytes.len() == 512);
+        assert_eq!(Meta::decode(&bytes, 4096), Some(sample(3)));
+        assert_eq!(Meta::decode(&bytes, 0), None);
+        for bit in 0..137 * 8 {
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(Meta::decode(&bytes, 4096), None, "bit {bit}");
+            bytes[bit / 8] ^= 1 << (bit % 8);
+        }
+    }
+
+    #[test]
+    fn the_newer_whole_slot_counts() {
+        let mut file = vec![0; 8192];
+        assert!(Meta::newest(&file).is_err());
+        file[4096..4608].copy_from_slice(&sample(3).encode());
+        file[..512].copy_from_slice(&sample(4).encode());
+        assert_eq!(Meta::newest(&file).unwrap(), sample(4));
+        file[20] ^= 1;
+        assert_eq!(Meta::newest(&file).unwrap(), sample(3));
+    }
+}

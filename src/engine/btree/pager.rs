@@ -1,0 +1,265 @@
+//! The data file and the pool of clean pages and values that were read from it or written to it.
+//!
+//! The pool is keyed by first unit and weighed in bytes. It holds only what equals the file; dirty pages live in the tree. The pool
+//! may forget anything at any time, so whoever needs several pages at once holds them in a [`Loaded`].
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use bytes::Bytes;
+use quick_cache::Weighter;
+use quick_cache::sync::Cache as Pool;
+
+use super::meta::{FILE, META_BYTES, Meta};
+use super::page::{Extent, Page};
+use super::{FIRST_UNIT, UNIT_BYTES};
+use crate::disk::{File, Purpose};
+use crate::engine::{Cache, Error, Result};
+
+/// Adjacent pages and extents are written in pieces of at most this size.
+const WRITE_BYTES: usize = 1 << 20;
+
+/// Something of the file in memory.
+#[derive(Clone)]
+pub enum Piece {
+    /// A page.
+    Page(Arc<Page>),
+    /// The value in an extent.
+    Value(Bytes),
+}
+
+/// Weighs pieces by their bytes.
+#[derive(Clone)]
+struct Weight {
+    page_bytes: u64,
+}
+
+impl Weighter<u64, Piece> for Weight {
+    fn weight(&self, _: &u64, piece: &Piece) -> u64 {
+        match piece {
+            Piece::Page(_) => self.page_bytes,
+            // The key and the bookkeeping count a little, so that tiny values do not come for free.
+            Piece::Value(value) => value.len() as u64 + 64,
+        }
+    }
+}
+
+/// What one call has read from the disk so far, good for one epoch of the tree; keeps the call going however small the pool is.
+#[derive(Default)]
+pub struct Loaded {
+    /// The epoch in which it was read.
+    pub epoch: u64,
+    pieces: HashMap<u64, Piece>,
+}
+
+impl Loaded {
+    /// Adds what was read at `unit` in `epoch`; forgets what is of another epoch.
+    pub fn add(&mut self, epoch: u64, unit: u64, piece: Piece) {
+        if self.epoch != epoch {
+            self.pieces.clear();
+            self.epoch = epoch;
+        }
+        self.pieces.insert(unit, piece);
+    }
+
+    /// What was read at `unit`, if it was in `epoch`.
+    pub fn get(&self, epoch: u64, unit: u64) -> Option<&Piece> {
+        if self.epoch == epoch { self.pieces.get(&unit) } else { None }
+    }
+}
+
+/// The data file with its pool.
+pub struct Pager {
+    file: Arc<dyn File>,
+    page_bytes: usize,
+    pool: Pool<u64, Piece, Weight>,
+    pool_bytes_max: u64,
+    hits: AtomicU64,
+    misses: AtomicU64,
+}
+
+fn context(what: &str, offset: u64) -> impl FnOnce(io::Error) -> Error {
+    move |error| match error.kind() {
+        io::ErrorKind::UnexpectedEof => Error::corrupt(FILE, offset, "the file ends before"),
+        _ => Error::io(format!("{what} {FILE} at byte {offset}"), error),
+    }
+}
+
+impl Pager {
+    /// A pager over `file` with an empty pool of `pool_bytes_max`.
+    pub fn new(file: Arc<dyn File>, page_bytes: usize, pool_bytes_max: u64) -> Pager {
+        let items = (pool_bytes_max / UNIT_BYTES).clamp(16, 1 << 24) as usize;
+        Pager {
+            file,
+            page_bytes,
+            pool: Pool::with_weighter(items, pool_bytes_max, Weight { page_bytes: page_bytes as u64 }),
+            pool_bytes_max,
+            hits: AtomicU64::new(0),
+            misses: AtomicU64::new(0),
+        }
+    }
+
+    /// Bytes of a page.
+    pub fn page_bytes(&self) -> usize {
+        self.page_bytes
+    }
+
+    /// Units of a page.
+    pub fn page_units(&self) -> u64 {
+        self.page_bytes as u64 / UNIT_BYTES
+    }
+
+    /// The clean piece at `unit`, if the pool has it.
+    pub fn pooled(&self, unit: u64) -> Option<Piece> {
+        let found = self.pool.get(&unit);
+        if found.is_some() {
+            self.hits.fetch_add(1, Relaxed);
+        }
+        found
+    }
+
+    /// Puts a clean piece into the pool.
+    pub fn keep(&self, unit: u64, piece: Piece) {
+        // Removed first: a piece too heavy for the pool must not leave an older one behind.
+        self.pool.remove(&unit);
+        self.pool.insert(unit, piece);
+    }
+
+    /// Forgets what the pool has at `unit`.
+    pub fn forget(&self, unit: u64) {
+        self.pool.remove(&unit);
+    }
+
+    /// Reads and checks the page at `unit`.
+    pub fn read_page(&self, unit: u64, purpose: Purpose) -> Result<Arc<Page>> {
+        self.misses.fetch_add(1, Relaxed);
+        let offset = byte_offset(unit)?;
+        let mut bytes = vec![0; self.page_bytes];
+        self.file.read_at(purpose, offset, &mut bytes).map_err(context("reading", offset))?;
+        match Page::decode(unit, bytes) {
+            Ok(page) => Ok(Arc::new(page)),
+            Err(what) => Err(Error::corrupt(FILE, offset, what)),
+        }
+    }
+
+    /// Reads and checks the values of extents that lie one behind the other, with one request.
+    pub fn read_values(&self, extents: &[Extent], purpose: Purpose) -> Result<Vec<Bytes>> {
+        let (Some(first), Some(last)) = (extents.first(), extents.last()) else { return Ok(Vec::new()) };
+        self.misses.fetch_add(extents.len() as u64, Relaxed);
+        let start = byte_offset(first.unit)?;
+        let length = byte_offset(last.unit)?.saturating_sub(start) + u64::from(last.bytes);
+        let mut bytes = vec![0; length as usize];
+        self.file.read_at(purpose, start, &mut bytes).map_err(context("reading", start))?;
+        let single = extents.len() == 1;
+        let bytes = Bytes::from(bytes);
+        extents
+            .iter()
+            .map(|extent| {
+                let at = ((extent.unit - first.unit) * UNIT_BYTES) as usize;
+                let value = bytes.slice(at..at + extent.bytes as usize);
+                if crc32fast::hash(&value) != extent.crc {
+                    let offset = extent.unit * UNIT_BYTES;
+                    return Err(Error::corrupt(FILE, offset, "the value's checksum does not fit"));
+                }
+                // A copy of its own, so that a small value does not hold the memory of its neighbours.
+                Ok(if single { value } else { Bytes::copy_from_slice(&value) })
+            })
+            .collect()
+    }
+
+    /// Reads the free map of `meta`.
+    pub fn read_map(&self, meta: &Meta, purpose: Purpose) -> Result<Bytes> {
+        let bytes = u32::try_from(meta.map_bytes)
+            .map_err(|_| Error::corrupt(FILE, meta.offset(), "a free map of impossible size"))?;
+        let extent = Extent { unit: meta.map_unit, units: 0, bytes, crc: meta.map_crc };
+        Ok(self.read_values(&[extent], purpose)?.pop().unwrap_or_default())
+    }
+
+    /// Writes pieces in ascending order, adjacent ones together, from index `at` on until `bytes_max` are written. Returns the
+    /// index of the first piece that is left.
+    pub fn write_pieces(
+        &self,
+        pieces: &[(u64, Piece)],
+        mut at: usize,
+        bytes_max: usize,
+        purpose: Purpose,
+    ) -> Result<usize> {
+        let mut written = 0;
+        let mut buffer = Vec::new();
+        while at < pieces.len() && written < bytes_max {
+            buffer.clear();
+            let first = pieces[at].0;
+            let mut next = at;
+            while let Some((unit, piece)) = pieces.get(next)
+                && first + buffer.len() as u64 / UNIT_BYTES == *unit
+                && (next == at || buffer.len() < WRITE_BYTES)
+            {
+                match piece {
+                    Piece::Page(page) => page.seal(*unit, &mut buffer),
+                    Piece::Value(value) => buffer.extend_from_slice(value),
+                }
+                buffer.resize(buffer.len().next_multiple_of(UNIT_BYTES as usize), 0);
+                next += 1;
+            }
+            self.write(first, &buffer, purpose)?;
+            written += buffer.len();
+            at = next;
+        }
+        Ok(at)
+    }
+
+    /// Writes `bytes` at `unit`.
+    pub fn write(&self, unit: u64, bytes: &[u8], purpose: Purpose) -> Result<()> {
+        let offset = byte_offset(unit)?;
+        self.file.write_at(purpose, offset, bytes).map_err(context("writing", offset))
+    }
+
+    /// Writes a meta page into its slot.
+    pub fn write_meta(&self, meta: &Meta) -> Result<()> {
+        let offset = meta.offset();
+        self.file.write_at(Purpose::Manifest, offset, &meta.encode()).map_err(context("writing", offset))
+    }
+
+    /// Makes everything written durable.
+    pub fn sync(&self, purpose: Purpose) -> Result<()> {
+        self.file.sync(purpose).map_err(|error| Error::io(format!("sync of {FILE}"), error))
+    }
+
+    /// Takes space so that the file has `units`, and `ahead` more if there is room for them. Returns its new size in units.
+    pub fn grow(&self, units: u64, ahead: u64) -> Result<u64> {
+        let allocate = |units: u64| match self.file.allocate(units * UNIT_BYTES) {
+            Ok(()) => Ok(units),
+            Err(error) => Err(Error::io(format!("growing {FILE}"), error)),
+        };
+        match allocate(units + ahead) {
+            Err(Error::NoSpace) if ahead > 0 => allocate(units),
+            other => other,
+        }
+    }
+
+    /// The pool in figures.
+    pub fn cache(&self) -> Cache {
+        Cache {
+            bytes: self.pool.weight(),
+            bytes_max: self.pool_bytes_max,
+            hits: self.hits.load(Relaxed),
+            misses: self.misses.load(Relaxed),
+        }
+    }
+}
+
+fn byte_offset(unit: u64) -> Result<u64> {
+    match unit.checked_mul(UNIT_BYTES) {
+        Some(offset) if unit >= FIRST_UNIT && offset < 1 << 62 => Ok(offset),
+        _ => Err(Error::corrupt(FILE, 0, format!("a reference to unit {unit}"))),
+    }
+}
+
+/// Reads the two meta slots of `file`.
+pub fn read_meta(file: &dyn File) -> Result<Meta> {
+    let mut slots = vec![0; UNIT_BYTES as usize + META_BYTES];
+    file.read_at(Purpose::Recovery, 0, &mut slots).map_err(context("reading", 0))?;
+    Meta::newest(&slots)
+}

@@ -1,0 +1,621 @@
+//! The tree in memory: search, insert, split and delete over pages that are resident. Nothing here touches the disk.
+//!
+//! A page is looked for in four places, newest first: `dirty` (changed since the last checkpoint froze), `frozen` (a checkpoint is
+//! writing it), the pager's pool (clean), and what the asking call has [`Loaded`] itself. Missing everywhere, the search stops
+//! with a [`Miss`]; the caller reads it without holding any lock and asks again.
+//!
+//! # Changing the tree
+//!
+//! 1. [`Tree::plan`] walks to the leaf of every operation, pins what lies on the way, and adds up what the batch may need.
+//! 2. [`Tree::apply`] changes pages. It meets only dirty, pinned and new pages and has its space, so it cannot fail.
+//!
+//! # Invariants
+//!
+//! 1. A dirty page belongs to this state alone: pages are `Arc`s, and changing one that a reader or a checkpoint holds copies it.
+//! 2. Leaves that became empty leave the tree at the end of the batch, not before: until then the way to every key of the batch
+//!    is the planned one, or has been split.
+//! 3. What is `fresh` is known to no durable state nor to a running checkpoint: it needs no image, and its units are free at once
+//!    when it goes.
+//! 4. Where `epoch` is unchanged, units that were neither dirty nor frozen hold the same bytes in the file.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::freemap::FreeMap;
+use super::meta::{Counts, FILE, Meta};
+use super::page::{Extent, Page, Stored, cell_bytes_max, inner_cell, is_inline, key_bytes_max, leaf_cell};
+use super::pager::{Loaded, Pager, Piece};
+use super::{OUT_OF_LINE_BYTES, UNIT_BYTES};
+use crate::engine::{Batch, Error, Operation, Position};
+
+/// Something that is not in memory.
+#[derive(Clone, Copy, Debug)]
+pub enum Miss {
+    /// The page at a unit.
+    Page(u64),
+    /// The value of an extent.
+    Value(Extent),
+}
+
+/// Why a search stopped.
+pub enum Stop {
+    /// It needs this first.
+    Miss(Miss),
+    /// The tree is damaged.
+    Failed(Error),
+}
+
+/// Pages on the ways of a batch; they stay in memory until it is applied.
+pub type Pins = HashMap<u64, Arc<Page>>;
+
+/// What a checkpoint writes: the tree at one position, as far as it was dirty.
+pub struct Frozen {
+    /// Changed pages by unit.
+    pub pages: HashMap<u64, Arc<Page>>,
+    /// Those of them that are new.
+    pub fresh: HashSet<u64>,
+    /// New values by first unit of their extent.
+    pub values: HashMap<u64, Bytes>,
+    /// The free map.
+    pub map: Bytes,
+    /// The state's meta page; `sequence` and `images_end` are not set yet.
+    pub meta: Meta,
+    /// Bytes of memory that it holds.
+    pub bytes: u64,
+}
+
+/// What a batch may need at most.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Needs {
+    /// Units that it takes.
+    pub units: u64,
+    /// Runs that it may add to the free map.
+    pub runs: u64,
+}
+
+/// An entry that a scan collected.
+pub enum Item {
+    /// The value.
+    Ready(Bytes),
+    /// Where it must be read.
+    Absent(Extent),
+}
+
+/// A part of a scan.
+pub struct Chunk {
+    /// Entries in order.
+    pub entries: Vec<(Bytes, Item)>,
+    /// Where the scan goes on; `None` at its end.
+    pub next: Option<Vec<u8>>,
+}
+
+/// Counters of the running store.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Events {
+    /// Pages split.
+    pub splits: u64,
+    /// Pages given back because they became empty.
+    pub merges: u64,
+}
+
+/// The tree; see the module.
+pub struct Tree {
+    /// The newest durable state, with the sequence to count on from.
+    pub durable: Meta,
+    /// Unit of the root page; 0 for an empty tree.
+    pub root: u64,
+    /// Levels.
+    pub height: u64,
+    /// Its numbers.
+    pub counts: Counts,
+    /// Splits and merges since opening.
+    pub events: Events,
+    /// Free units.
+    pub space: FreeMap,
+    /// The free map's own units (first, count) in the newest frozen or durable state.
+    pub map_run: (u64, u64),
+    /// What the running checkpoint writes.
+    pub frozen: Option<Arc<Frozen>>,
+    /// Raised whenever units of the file may get other bytes from here on.
+    pub epoch: u64,
+    page_bytes: usize,
+    dirty: HashMap<u64, Arc<Page>>,
+    fresh: HashSet<u64>,
+    values: HashMap<u64, Bytes>,
+    value_bytes: u64,
+}
+
+/// Units of a value of `bytes`.
+fn units_of(bytes: usize) -> u64 {
+    (bytes as u64).div_ceil(UNIT_BYTES)
+}
+
+fn damaged(unit: u64, what: &str) -> Stop {
+    Stop::Failed(Error::corrupt(FILE, unit * UNIT_BYTES, what))
+}
+
+impl Tree {
+    /// The tree of a durable state.
+    pub fn new(meta: Meta, space: FreeMap) -> Tree {
+        Tree {
+            durable: meta,
+            root: meta.root,
+            height: meta.height,
+            counts: meta.counts,
+            events: Events::default(),
+            space,
+            map_run: (meta.map_unit, meta.map_units),
+            frozen: None,
+            epoch: 1,
+            page_bytes: meta.page_bytes as usize,
+            dirty: HashMap::new(),
+            fresh: HashSet::new(),
+            values: HashMap::new(),
+            value_bytes: 0,
+        }
+    }
+
+    /// Bytes of memory that only the next checkpoints free.
+    pub fn dirty_bytes(&self) -> u64 {
+        self.active_bytes() + self.frozen.as_ref().map_or(0, |frozen| frozen.bytes)
+    }
+
+    /// Those of them that no checkpoint has taken up yet.
+    pub fn active_bytes(&self) -> u64 {
+        (self.dirty.len() * self.page_bytes) as u64 + self.value_bytes
+    }
+
+    /// Bytes of dirty pages that a checkpoint logs images of at most.
+    pub fn image_bytes_max(&self) -> u64 {
+        ((self.dirty.len() - self.fresh.len()) * self.page_bytes) as u64
+    }
+
+    /// The page at `unit`, which must be of `level`.
+    pub fn page(&self, pager: &Pager, loaded: &Loaded, unit: u64, level: u64) -> Result<Arc<Page>, Stop> {
+        let page = match self.changed_page(unit) {
+            Some(page) => page.clone(),
+            None => match loaded.get(self.epoch, unit).cloned().or_else(|| pager.pooled(unit)) {
+                Some(Piece::Page(page)) => page,
+                Some(Piece::Value(_)) => return Err(damaged(unit, "a value where a page is referred to")),
+                None => return Err(Stop::Miss(Miss::Page(unit))),
+            },
+        };
+        if u64::from(page.level()) != level {
+            return Err(damaged(unit, "a page of another level than its parent says"));
+        }
+        Ok(page)
+    }
+
+    /// The dirty or frozen page at `unit`.
+    pub fn changed_page(&self, unit: u64) -> Option<&Arc<Page>> {
+        self.dirty.get(&unit).or_else(|| self.frozen.as_ref()?.pages.get(&unit))
+    }
+
+    /// The value of a dirty or frozen extent.
+    pub fn changed_value(&self, extent: &Extent) -> Option<&Bytes> {
+        self.values.get(&extent.unit).or_else(|| self.frozen.as_ref()?.values.get(&extent.unit))
+    }
+
+    fn value(&self, pager: &Pager, loaded: &Loaded, extent: Extent) -> Result<Bytes, Stop> {
+        if u64::from(extent.units) != units_of(extent.bytes as usize) || extent.units == 0 {
+            return Err(damaged(extent.unit, "an extent whose length does not fit its units"));
+        }
+        if let Some(value) = self.changed_value(&extent) {
+            return Ok(value.clone());
+        }
+        match loaded.get(self.epoch, extent.unit).cloned().or_else(|| pager.pooled(extent.unit)) {
+            Some(Piece::Value(value)) => Ok(value),
+            Some(Piece::Page(_)) => Err(damaged(extent.unit, "a page where a value is referred to")),
+            None => Err(Stop::Miss(Miss::Value(extent))),
+        }
+    }
+
+    /// The leaf for `key` and the first key behind its range; `None` for an empty tree.
+    fn leaf(
+        &self,
+        pager: &Pager,
+        loaded: &Loaded,
+        key: &[u8],
+        mut visit: impl FnMut(u64, &Arc<Page>),
+    ) -> Result<Option<(Arc<Page>, Option<Vec<u8>>)>, Stop> {
+        let (mut unit, mut end) = (self.root, None);
+        for level in (0..self.height).rev() {
+            let page = self.page(pager, loaded, unit, level)?;
+            visit(unit, &page);
+            if level == 0 {
+                return Ok(Some((page, end)));
+            }
+            let index = page.child_index(key);
+            if index < page.count() {
+                end = Some(page.key(index).to_vec());
+            }
+            unit = page.child(index);
+        }
+        Ok(None)
+    }
+
+    /// The value of `key`, if it is present.
+    pub fn find(&self, pager: &Pager, loaded: &Loaded, key: &[u8]) -> Result<Option<Bytes>, Stop> {
+        let Some((leaf, _)) = self.leaf(pager, loaded, key, |_, _| {})? else { return Ok(None) };
+        match leaf.search(key).map(|index| leaf.stored(index)) {
+            Err(_) => Ok(None),
+            Ok(Stored::Inline(value)) => Ok(Some(Bytes::copy_from_slice(value))),
+            Ok(Stored::Extent(extent)) => self.value(pager, loaded, extent).map(Some),
+        }
+    }
+
+    /// Entries from `start` on and before `end`, of one leaf: at most `count_max`, and only until their values that must be read
+    /// reach `absent_bytes_max`.
+    pub fn collect(
+        &self,
+        pager: &Pager,
+        loaded: &Loaded,
+        start: &[u8],
+        end: Option<&[u8]>,
+        count_max: usize,
+        absent_bytes_max: usize,
+    ) -> Result<Chunk, Stop> {
+        let mut chunk = Chunk { entries: Vec::new(), next: None };
+        let Some((leaf, next)) = self.leaf(pager, loaded, start, |_, _| {})? else { return Ok(chunk) };
+        let (Ok(first) | Err(first)) = leaf.search(start);
+        let mut absent_bytes = 0;
+        for index in first..leaf.count() {
+            let key = leaf.key(index);
+            if end.is_some_and(|end| key >= end) {
+                return Ok(chunk);
+            }
+            if chunk.entries.len() >= count_max || absent_bytes >= absent_bytes_max {
+                chunk.next = Some(key.to_vec());
+                return Ok(chunk);
+            }
+            let item = match leaf.stored(index) {
+                Stored::Inline(value) => Item::Ready(Bytes::copy_from_slice(value)),
+                Stored::Extent(extent) => match self.value(pager, loaded, extent) {
+                    Ok(value) => Item::Ready(value),
+                    Err(Stop::Miss(_)) => {
+                        absent_bytes += extent.bytes as usize;
+                        Item::Absent(extent)
+                    }
+                    Err(stop) => return Err(stop),
+                },
+            };
+            chunk.entries.push((Bytes::copy_from_slice(key), item));
+        }
+        chunk.next = next.filter(|next| end.is_none_or(|end| next.as_slice() < end));
+        Ok(chunk)
+    }
+
+    /// Pins the ways of a batch and says what it needs; changes nothing.
+    pub fn plan(
+        &self,
+        pager: &Pager,
+        loaded: &Loaded,
+        batch: &Batch,
+        pins: &mut Pins,
+    ) -> Result<Needs, Stop> {
+        let page_units = pager.page_units();
+        let mut needs = Needs::default();
+        for operation in batch.operations() {
+            let key = operation.key();
+            if key.len() > key_bytes_max(self.page_bytes) {
+                let max = key_bytes_max(self.page_bytes);
+                let sentence = format!("a key of {} bytes; this page size takes {max}", key.len());
+                return Err(Stop::Failed(Error::Invalid(sentence)));
+            }
+            let mut pin = |unit, page: &Arc<Page>| {
+                if !self.dirty.contains_key(&unit) {
+                    pins.entry(unit).or_insert_with(|| page.clone());
+                }
+            };
+            self.leaf(pager, loaded, key, &mut pin)?;
+            needs.runs += 1;
+            if let Some(value) = operation.value() {
+                if !is_inline(self.page_bytes, key, value) {
+                    if u32::try_from(value.len()).is_err() {
+                        return Err(Stop::Failed(Error::Invalid("a value of 4 GiB or more".to_string())));
+                    }
+                    needs.units += units_of(value.len());
+                }
+                // A split on every level, and a new root.
+                needs.units += (self.height + 2) * page_units;
+            } else {
+                needs.runs += self.height;
+            }
+        }
+        Ok(needs)
+    }
+
+    /// Changes the tree. `pins` are those of the batch's plan, and the tail of the file has what the plan needs.
+    pub fn apply(&mut self, batch: &Batch, mut pins: Pins, pager: &Pager) {
+        let mut emptied: HashMap<u64, Bytes> = HashMap::new();
+        for operation in batch.operations() {
+            match operation {
+                Operation::Put { key, value } => self.put(key, value, &mut pins, pager),
+                Operation::Delete { key } => {
+                    if let Some(leaf) = self.delete(key, &mut pins, pager) {
+                        emptied.insert(leaf, key.clone());
+                    }
+                }
+            }
+        }
+        // In the order of keys: the same batch always gives the same tree.
+        let mut emptied: Vec<(Bytes, u64)> = emptied.into_iter().map(|(leaf, key)| (key, leaf)).collect();
+        emptied.sort_unstable();
+        for (key, leaf) in emptied {
+            self.remove_leaf(&key, leaf, &mut pins, pager);
+        }
+    }
+
+    /// A page on a planned way.
+    fn planned<'a>(&'a self, unit: u64, pins: &'a Pins) -> &'a Page {
+        let page = self.dirty.get(&unit).or_else(|| pins.get(&unit));
+        page.expect("a page on a planned way is dirty or pinned")
+    }
+
+    /// The same, to be changed.
+    fn page_mut(&mut self, unit: u64, pins: &mut Pins, pager: &Pager) -> &mut Page {
+        let page = self.dirty.entry(unit).or_insert_with(|| {
+            pager.forget(unit);
+            pins.remove(&unit).expect("a page on a planned way is dirty or pinned")
+        });
+        Arc::make_mut(page)
+    }
+
+    /// The way to `key`: inner pages with the child taken, and the leaf.
+    fn way(&self, key: &[u8], pins: &Pins) -> (Vec<(u64, usize)>, u64) {
+        let mut way = Vec::with_capacity(self.height as usize);
+        let mut unit = self.root;
+        for _ in 1..self.height {
+            let page = self.planned(unit, pins);
+            let index = page.child_index(key);
+            way.push((unit, index));
+            unit = page.child(index);
+        }
+        (way, unit)
+    }
+
+    fn add_page(&mut self, page: Page, pager: &Pager) -> u64 {
+        let unit = self.space.take(pager.page_units());
+        match page.level() {
+            0 => self.counts.leaf_pages += 1,
+            _ => self.counts.inner_pages += 1,
+        }
+        self.dirty.insert(unit, Arc::new(page));
+        self.fresh.insert(unit);
+        unit
+    }
+
+    fn remove_page(&mut self, unit: u64, leaf: bool, pager: &Pager) {
+        match leaf {
+            true => self.counts.leaf_pages -= 1,
+            false => self.counts.inner_pages -= 1,
+        }
+        self.events.merges += 1;
+        self.dirty.remove(&unit);
+        pager.forget(unit);
+        if self.fresh.remove(&unit) {
+            self.space.give_back(unit, pager.page_units());
+        } else {
+            self.space.retire(unit, pager.page_units());
+        }
+    }
+
+    fn remove_extent(&mut self, extent: Extent, pager: &Pager) {
+        let units = u64::from(extent.units);
+        self.counts.extent_units -= units;
+        pager.forget(extent.unit);
+        if self.values.remove(&extent.unit).is_some() {
+            self.value_bytes -= u64::from(extent.bytes);
+            self.space.give_back(extent.unit, units);
+        } else {
+            self.space.retire(extent.unit, units);
+        }
+    }
+
+    /// Makes an extent for `value`; in the units of `old` if no durable state refers to them and they are as many.
+    fn add_extent(&mut self, value: &Bytes, old: Option<Extent>, pager: &Pager) -> Extent {
+        let units = units_of(value.len());
+        let unit = match old {
+            Some(old) if u64::from(old.units) == units && self.values.contains_key(&old.unit) => {
+                self.value_bytes -= u64::from(old.bytes);
+                old.unit
+            }
+            _ => {
+                if let Some(old) = old {
+                    self.remove_extent(old, pager);
+                }
+                self.counts.extent_units += units;
+                self.space.take(units)
+            }
+        };
+        self.values.insert(unit, value.clone());
+        self.value_bytes += value.len() as u64;
+        Extent { unit, units: units as u32, bytes: value.len() as u32, crc: crc32fast::hash(value) }
+    }
+
+    fn put(&mut self, key: &Bytes, value: &Bytes, pins: &mut Pins, pager: &Pager) {
+        if self.height == 0 {
+            self.root = self.add_page(Page::new(self.page_bytes, 0, 0), pager);
+            self.height = 1;
+        }
+        let (way, leaf) = self.way(key, pins);
+        let page = self.page_mut(leaf, pins, pager);
+        let found = page.search(key);
+        let mut old = None;
+        let mut removed = 0;
+        if let Ok(index) = found {
+            if let Stored::Extent(extent) = page.stored(index) {
+                old = Some(extent);
+            }
+            removed = page.remove(index);
+        }
+        self.counts.leaf_bytes -= removed as u64;
+        let cell = if is_inline(self.page_bytes, key, value) {
+            if let Some(old) = old {
+                self.remove_extent(old, pager);
+            }
+            leaf_cell(key, Stored::Inline(value))
+        } else {
+            leaf_cell(key, Stored::Extent(self.add_extent(value, old, pager)))
+        };
+        self.counts.leaf_bytes += cell.len() as u64 + 2;
+        let (Ok(index) | Err(index)) = found;
+        self.insert(way, leaf, index, cell, pins, pager);
+    }
+
+    /// Inserts a cell into a page, splitting it and the pages above as needed.
+    fn insert(
+        &mut self,
+        mut way: Vec<(u64, usize)>,
+        mut unit: u64,
+        mut index: usize,
+        mut cell: Vec<u8>,
+        pins: &mut Pins,
+        pager: &Pager,
+    ) {
+        debug_assert!(cell.len() + 2 <= cell_bytes_max(self.page_bytes));
+        loop {
+            let page = self.page_mut(unit, pins, pager);
+            if page.insert(index, &cell) {
+                return;
+            }
+            let level = page.level();
+            let (separator, right) = page.split(index, &cell);
+            self.events.splits += 1;
+            let right = self.add_page(right, pager);
+            cell = inner_cell(&separator, right);
+            match way.pop() {
+                Some((parent, child)) => (unit, index) = (parent, child),
+                None => {
+                    let mut root = Page::new(self.page_bytes, level + 1, unit);
+                    root.insert(0, &cell);
+                    self.root = self.add_page(root, pager);
+                    self.height += 1;
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Removes a key; returns its leaf if that became empty.
+    fn delete(&mut self, key: &[u8], pins: &mut Pins, pager: &Pager) -> Option<u64> {
+        if self.height == 0 {
+            return None;
+        }
+        let (_, leaf) = self.way(key, pins);
+        // A page is changed only if the key is there.
+        let index = self.planned(leaf, pins).search(key).ok()?;
+        let page = self.page_mut(leaf, pins, pager);
+        let old = match page.stored(index) {
+            Stored::Extent(extent) => Some(extent),
+            Stored::Inline(_) => None,
+        };
+        let removed = page.remove(index);
+        let empty = page.count() == 0;
+        self.counts.leaf_bytes -= removed as u64;
+        if let Some(extent) = old {
+            self.remove_extent(extent, pager);
+        }
+        empty.then_some(leaf)
+    }
+
+    /// Takes the leaf of `key` out of the tree if it is (still) the empty `leaf`, and every page that loses its last child.
+    fn remove_leaf(&mut self, key: &[u8], leaf: u64, pins: &mut Pins, pager: &Pager) {
+        let (mut way, found) = self.way(key, pins);
+        if found != leaf || self.planned(leaf, pins).count() > 0 {
+            return;
+        }
+        self.remove_page(leaf, true, pager);
+        loop {
+            let Some((parent, index)) = way.pop() else {
+                (self.root, self.height) = (0, 0);
+                return;
+            };
+            if self.page_mut(parent, pins, pager).remove_child(index) {
+                break;
+            }
+            self.remove_page(parent, false, pager);
+        }
+        if way.is_empty() {
+            self.lower_root(pins, pager);
+        }
+    }
+
+    /// A root with a single child gives way to it, as long as the child is in memory.
+    fn lower_root(&mut self, pins: &Pins, pager: &Pager) {
+        while self.height > 1 {
+            let Some(root) = self.dirty.get(&self.root).or_else(|| pins.get(&self.root)) else { return };
+            if root.count() > 0 {
+                return;
+            }
+            let (old, child) = (self.root, root.child(0));
+            self.remove_page(old, false, pager);
+            self.root = child;
+            self.height -= 1;
+        }
+    }
+
+    /// Units that the free map of a checkpoint that froze now would take at most.
+    pub fn map_units_max(&self, more_runs: u64) -> u64 {
+        self.space.map_units_max(more_runs + 1)
+    }
+
+    /// Takes what changed for a checkpoint of the state at `position`; the tail must have [`Tree::map_units_max`].
+    pub fn freeze(&mut self, position: Position) -> Arc<Frozen> {
+        debug_assert!(self.frozen.is_none(), "one checkpoint at a time");
+        self.space.freeze();
+        let (old_unit, old_units) = self.map_run;
+        let reserved = self.map_units_max(0);
+        let unit = self.space.take(reserved);
+        if old_units > 0 {
+            self.space.retire(old_unit, old_units);
+            self.space.freeze();
+        }
+        let map = Bytes::from(self.space.encode());
+        self.map_run = (unit, reserved);
+        debug_assert!(units_of(map.len()) <= reserved);
+        let bytes = self.active_bytes();
+        let meta = Meta {
+            sequence: 0,
+            page_bytes: self.page_bytes as u64,
+            root: self.root,
+            height: self.height,
+            position,
+            images_end: 0,
+            end: self.space.end(),
+            map_unit: unit,
+            map_units: reserved,
+            map_bytes: map.len() as u64,
+            map_crc: crc32fast::hash(&map),
+            counts: self.counts,
+        };
+        self.value_bytes = 0;
+        let frozen = Arc::new(Frozen {
+            pages: std::mem::take(&mut self.dirty),
+            fresh: std::mem::take(&mut self.fresh),
+            values: std::mem::take(&mut self.values),
+            map,
+            meta,
+            bytes,
+        });
+        self.frozen = Some(frozen.clone());
+        self.epoch += 1;
+        frozen
+    }
+
+    /// The frozen state is durable as `meta`; pages may still be on their way to their places.
+    pub fn commit(&mut self, meta: Meta) {
+        self.durable = meta;
+        self.space.release();
+    }
+
+    /// Everything frozen is in its place.
+    pub fn thaw(&mut self) {
+        self.frozen = None;
+        self.epoch += 1;
+    }
+}
+
+const _: () = assert!(OUT_OF_LINE_BYTES < u16::MAX as usize);

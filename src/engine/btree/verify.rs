@@ -1,0 +1,116 @@
+//! Reads the whole store and checks it: every checksum, the order of keys within and across pages, every page and extent reached
+//! exactly once, and the free map beside them covering the file without gap or overlap.
+
+use std::sync::Arc;
+
+use super::freemap::Run;
+use super::meta::{Counts, FILE};
+use super::page::{Page, Stored};
+use super::pager::Pager;
+use super::tree::Tree;
+use super::{FIRST_UNIT, UNIT_BYTES};
+use crate::disk::Purpose;
+use crate::engine::{Error, Result};
+
+struct Walk<'a> {
+    tree: &'a Tree,
+    pager: &'a Pager,
+    used: Vec<Run>,
+    counts: Counts,
+    /// The last key seen in a leaf.
+    last: Option<Vec<u8>>,
+}
+
+/// Checks `tree`, which must not change meanwhile. Clean pages and values are read from the file, past the pool.
+pub fn verify(tree: &Tree, pager: &Pager) -> Result<()> {
+    let mut walk = Walk { tree, pager, used: Vec::new(), counts: Counts::default(), last: None };
+    if tree.height > 0 {
+        walk.page(tree.root, tree.height - 1, None, None)?;
+    }
+    if walk.counts != tree.counts {
+        let what = format!("counts differ: kept {:?}, found {:?}", tree.counts, walk.counts);
+        return Err(Error::corrupt(FILE, 0, what));
+    }
+    let mut runs = walk.used;
+    runs.extend(tree.space.unused());
+    runs.extend(Some(tree.map_run).filter(|(_, units)| *units > 0));
+    runs.sort_unstable();
+    let mut at = FIRST_UNIT;
+    for (start, units) in runs {
+        if start != at {
+            let what = if start < at { "a unit that is used twice" } else { "units that nobody knows" };
+            return Err(Error::corrupt(FILE, start.min(at) * UNIT_BYTES, what));
+        }
+        at += units;
+    }
+    if at != tree.space.end() {
+        return Err(Error::corrupt(FILE, at * UNIT_BYTES, "units that nobody knows at the end"));
+    }
+    Ok(())
+}
+
+impl Walk<'_> {
+    /// Checks the page at `unit`, whose keys must lie in `low..high`, and all below it.
+    fn page(&mut self, unit: u64, level: u64, low: Option<&[u8]>, high: Option<&[u8]>) -> Result<()> {
+        let page: Arc<Page> = match self.tree.changed_page(unit) {
+            Some(page) => page.clone(),
+            None => self.pager.read_page(unit, Purpose::Verify)?,
+        };
+        let damaged = |what: &str| Err(Error::corrupt(FILE, unit * UNIT_BYTES, what));
+        if u64::from(page.level()) != level {
+            return damaged("a page of another level than its parent says");
+        }
+        self.used.push((unit, self.pager.page_units()));
+        let keys: Vec<&[u8]> = (0..page.count()).map(|index| page.key(index)).collect();
+        if keys.windows(2).any(|pair| pair[0] >= pair[1]) {
+            return damaged("keys out of order");
+        }
+        let outside = |key: &[u8]| low.is_some_and(|low| key < low) || high.is_some_and(|high| key >= high);
+        if keys.iter().any(|key| outside(key)) {
+            return damaged("a key outside the range that the parent gives the page");
+        }
+        if page.is_leaf() {
+            if keys.is_empty() {
+                return damaged("an empty leaf");
+            }
+            return self.leaf(unit, &page);
+        }
+        self.counts.inner_pages += 1;
+        for index in 0..=page.count() {
+            let low = if index == 0 { low } else { Some(keys[index - 1]) };
+            let high = keys.get(index).copied().or(high);
+            self.page(page.child(index), level - 1, low, high)?;
+        }
+        Ok(())
+    }
+
+    fn leaf(&mut self, unit: u64, page: &Page) -> Result<()> {
+        self.counts.leaf_pages += 1;
+        for index in 0..page.count() {
+            let key = page.key(index);
+            if self.last.as_deref().is_some_and(|last| last >= key) {
+                return Err(Error::corrupt(FILE, unit * UNIT_BYTES, "a key not above those before it"));
+            }
+            self.last = Some(key.to_vec());
+            self.counts.leaf_bytes += page.cell_bytes(index) as u64;
+            if let Stored::Extent(extent) = page.stored(index) {
+                let units = u64::from(extent.units);
+                if units == 0 || u64::from(extent.bytes).div_ceil(UNIT_BYTES) != units {
+                    let what = "an extent whose length does not fit its units";
+                    return Err(Error::corrupt(FILE, unit * UNIT_BYTES, what));
+                }
+                match self.tree.changed_value(&extent) {
+                    Some(value) if crc32fast::hash(value) == extent.crc => {}
+                    Some(_) => {
+                        let offset = extent.unit * UNIT_BYTES;
+                        return Err(Error::corrupt(FILE, offset, "a value in memory does not check"));
+                    }
+                    None => drop(self.pager.read_values(&[extent], Purpose::Verify)?),
+                }
+                self.used.push((extent.unit, units));
+                self.counts.extent_units += units;
+            }
+        }
+        Ok(())
+    }
+}
