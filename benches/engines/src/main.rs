@@ -135,6 +135,7 @@ impl Arguments {
             cache_bytes: scaled(self.cache),
             level_base_bytes: scaled(256 << 20),
             table_bytes: scaled(64 << 20),
+            log_segment_bytes: scaled(16 << 20),
             value_bytes: size.value_bytes,
             data_bytes: size.bytes_of(0, size.keys),
             threads: self.threads,

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use hdrhistogram::Histogram;
 
 use crate::engines::{Contender, Result};
-use crate::process::{Io, allocated_bytes, anonymous_bytes, cpu_seconds};
+use crate::process::{Io, allocated_bytes, anonymous_bytes, cpu_seconds, device_written_bytes};
 use crate::row::Row;
 
 /// The durability interval of writes that do not ask for their own.
@@ -94,6 +94,7 @@ where
     B: Fn(u64, Instant) -> Result<Tally> + Sync,
 {
     let (io, cpu, stalled) = (Io::now()?, cpu_seconds(), engine.stalled());
+    let device = device_written_bytes(&scene.directory);
     let started = Instant::now();
     let (running, writing) = (AtomicBool::new(true), AtomicBool::new(plan.kind == Kind::Write));
     let (mut tally, mut run_s, mut settle_s, mut samples) = (Tally::new(), 0.0, 0.0, Samples::default());
@@ -137,6 +138,7 @@ where
     let allocated = allocated_bytes(&scene.directory);
     let per_live = |bytes: u64| bytes as f64 / scene.live_bytes.max(1) as f64;
     let write_bytes = io_after.write_bytes - io.write_bytes;
+    let device_bytes = device_written_bytes(&scene.directory).saturating_sub(device);
     let read_bytes = io_after.read_bytes - io.read_bytes;
     Ok(Row {
         ops: tally.ops,
@@ -153,6 +155,8 @@ where
         written_bytes: io_after.written_bytes - io.written_bytes,
         read_bytes,
         write_amp: if plan.kind == Kind::Read { 0.0 } else { per_logical(write_bytes) },
+        device_bytes,
+        device_amp: if plan.kind == Kind::Read { 0.0 } else { per_logical(device_bytes) },
         read_amp: per_logical(read_bytes),
         allocated_bytes: allocated,
         live_bytes: scene.live_bytes,

@@ -16,7 +16,8 @@ const TICKS_PER_SECOND: f64 = 100.0;
 pub struct Io {
     /// Fetched from the device.
     pub read_bytes: u64,
-    /// Made dirty in the page cache or written around it: whole pages, counted once until written back.
+    /// Made dirty in the page cache or written around it, counted once until written back: whole pages, or whole folios of
+    /// up to megabytes where the kernel holds the file in such.
     pub write_bytes: u64,
     /// Handed to write calls.
     pub written_bytes: u64,
@@ -49,6 +50,16 @@ pub fn anonymous_bytes() -> u64 {
 pub fn trim_heap() {
     // SAFETY: malloc_trim takes no pointer and may be called at any time.
     unsafe { libc::malloc_trim(0) };
+}
+
+/// Bytes that the device below `directory` has written since it exists, for everybody; 0 if the kernel does not say.
+pub fn device_written_bytes(directory: &Path) -> u64 {
+    const SECTOR_BYTES: u64 = 512;
+    let Ok(metadata) = fs::metadata(directory) else { return 0 };
+    let (major, minor) = (libc::major(metadata.dev()), libc::minor(metadata.dev()));
+    // reads merged sectors ms, writes merged sectors ms, …
+    let text = fs::read_to_string(format!("/sys/dev/block/{major}:{minor}/stat")).unwrap_or_default();
+    text.split_whitespace().nth(6).and_then(|sectors| sectors.parse().ok()).unwrap_or(0) * SECTOR_BYTES
 }
 
 /// CPU seconds used by this process, and by everything on the machine with what the host took from it.

@@ -4,14 +4,14 @@ use std::fmt::Write;
 
 use serde_json::Value;
 
-use crate::engines::{Result, Settings, is_ours};
+use crate::engines::{self, Result, Settings, is_ours};
 use crate::row::Row;
 
 /// The heading above the lines of one size.
 pub fn heading(size: &str, keys: u64, settings: &Settings) -> String {
     format!(
         "\n{size}: {keys} keys of 16 to 24 B, values of {} B, {} MiB in all; memtable {} MiB, cache {} MiB\n{:<18} {:<18} \
-         {:>9} {:>9} {:>7} {:>8} {:>8} {:>8} {:>8} {:>6} {:>6} {:>6} {:>6} {:>6} {:>6} {:>5}",
+         {:>9} {:>9} {:>7} {:>8} {:>8} {:>8} {:>8} {:>6} {:>6} {:>6} {:>6} {:>6} {:>6} {:>6} {:>5}",
         settings.value_bytes,
         settings.data_bytes >> 20,
         settings.memtable_bytes >> 20,
@@ -26,6 +26,7 @@ pub fn heading(size: &str, keys: u64, settings: &Settings) -> String {
         "p99.9",
         "max ms",
         "W",
+        "D",
         "R",
         "S",
         "S-peak",
@@ -38,7 +39,7 @@ pub fn heading(size: &str, keys: u64, settings: &Settings) -> String {
 /// One line below [`heading`].
 pub fn line(row: &Row) -> String {
     format!(
-        "{:<18} {:<18} {:>9} {:>9} {:>7.2} {:>8} {:>8} {:>8} {:>8} {:>6} {:>6} {:>6} {:>6} {:>6} {:>6.2} {:>5.2} {}",
+        "{:<18} {:<18} {:>9} {:>9} {:>7.2} {:>8} {:>8} {:>8} {:>8} {:>6} {:>6} {:>6} {:>6} {:>6} {:>6} {:>6.2} {:>5.2} {}",
         row.workload,
         row.engine,
         short(row.ops_per_s),
@@ -49,6 +50,7 @@ pub fn line(row: &Row) -> String {
         short(row.p999_us),
         short(row.max_us / 1000.0),
         ratio(row.write_amp),
+        ratio(row.device_amp),
         ratio(row.read_amp),
         ratio(row.space_amp),
         ratio(row.space_peak),
@@ -80,53 +82,62 @@ fn ratio(number: f64) -> String {
     }
 }
 
-/// Whether a line counts as a peer for a goal: LMDB's writes without sync are not crash-safe.
-fn is_peer(row: &Row) -> bool {
-    let is_unsafe_write = row.engine == "lmdb"
+/// Whether a line is one to hold our engine `ours` against: of the same family for small values, of any for blocks and
+/// syncs; and crash-safe, which LMDB's writes without sync are not.
+fn is_peer(ours: &str, row: &Row) -> bool {
+    let is_tree = |name: &str| ["btree", "redb", "lmdb", "sqlite"].contains(&engines::base(name));
+    let is_alike = is_tree(ours) == is_tree(&row.engine);
+    let crosses = row.size != "meta" || row.workload.starts_with("sync");
+    let is_unsafe = row.engine == "lmdb"
         && (["fill", "overwrite", "mixed"].iter().any(|prefix| row.workload.starts_with(prefix))
             || row.workload == "delete");
-    !is_ours(&row.engine) && !is_unsafe_write
+    !is_ours(&row.engine) && (is_alike || crosses) && !is_unsafe
 }
 
-/// Markdown: the sustained rate of every engine in every workload, and each of our engines as a ratio to the best peer
-/// that is crash-safe there, with both write amplifications.
+/// Markdown: the sustained rate of every engine in every workload, and each of our engines as a ratio to the best peer,
+/// with both write amplifications.
 pub fn summary(rows: &[Row]) -> Result<String> {
     let mut text = String::new();
     for size in distinct(rows.iter().map(|row| &row.size)) {
-        let rows: Vec<&Row> = rows.iter().filter(|row| &row.size == size).collect();
+        // The reads of a mixture are part of its rate.
+        let rows: Vec<&Row> =
+            rows.iter().filter(|row| &row.size == size && !row.workload.ends_with(":reads")).collect();
         let engines = distinct(rows.iter().map(|row| &row.engine));
         let ours: Vec<&String> = engines.iter().copied().filter(|engine| is_ours(engine)).collect();
         let titles = engines.iter().map(|engine| format!(" {engine} |"));
-        let ratios = ours.iter().map(|engine| format!(" {engine} / best | W | W best |"));
-        writeln!(
-            text,
-            "\n### {size}: sustained ops/s\n\n| workload |{} best peer |{}",
-            join(titles),
-            join(ratios)
-        )?;
-        writeln!(text, "|---|{}---|{}", "--:|".repeat(engines.len()), "--:|".repeat(ours.len() * 3))?;
+        let ratios = ours.iter().map(|engine| format!(" {engine} ÷ best peer | W, D | of the peer |"));
+        writeln!(text, "\n### {size}: sustained ops/s\n\n| workload |{}{}", join(titles), join(ratios))?;
+        writeln!(text, "|---|{}{}", "--:|".repeat(engines.len()), "---|--:|--:|".repeat(ours.len()))?;
         for workload in distinct(rows.iter().map(|row| &row.workload)) {
-            let of = |engine: &str| rows.iter().find(|row| &row.workload == workload && row.engine == engine);
-            let peers = rows.iter().filter(|row| &row.workload == workload && is_peer(row));
-            let best = peers.max_by(|a, b| a.sustained_per_s.total_cmp(&b.sustained_per_s));
+            let rows: Vec<&Row> = rows.iter().copied().filter(|row| &row.workload == workload).collect();
+            let of = |engine: &str| rows.iter().find(|row| row.engine == engine);
             let rates = engines.iter().map(|engine| match of(engine) {
                 Some(row) => format!(" {}{} |", short(row.sustained_per_s), row.marks()),
                 None => " |".to_string(),
             });
-            let ratios = ours.iter().map(|engine| match (of(engine), best) {
-                (Some(row), Some(best)) => format!(
-                    " {:.2} | {} | {} |",
-                    row.sustained_per_s / best.sustained_per_s,
-                    ratio(row.write_amp),
-                    ratio(best.write_amp)
-                ),
-                _ => " | | |".to_string(),
-            });
-            let name = best.map_or("", |best| best.engine.as_str());
-            writeln!(text, "| {workload} |{} {name} |{}", join(rates), join(ratios))?;
+            let ratios = ours.iter().map(|engine| compare(of(engine).copied(), engine, &rows));
+            writeln!(text, "| {workload} |{}{}", join(rates), join(ratios))?;
         }
     }
     Ok(text)
+}
+
+/// The three cells that hold a line of ours against the best of its peers.
+fn compare(row: Option<&Row>, engine: &str, rows: &[&Row]) -> String {
+    let peers = rows.iter().filter(|row| is_peer(engine, row));
+    let best = peers.max_by(|a, b| a.sustained_per_s.total_cmp(&b.sustained_per_s));
+    match (row, best) {
+        (Some(row), Some(best)) => format!(
+            " {:.2} {} | {}, {} | {}, {} |",
+            row.sustained_per_s / best.sustained_per_s,
+            best.engine,
+            ratio(row.write_amp),
+            ratio(row.device_amp),
+            ratio(best.write_amp),
+            ratio(best.device_amp)
+        ),
+        _ => " | | |".to_string(),
+    }
 }
 
 fn join(parts: impl Iterator<Item = String>) -> String {
@@ -170,17 +181,24 @@ mod tests {
     }
 
     #[test]
-    fn ratios_are_to_the_best_peer_that_is_crash_safe() {
+    fn ratios_are_to_the_best_peer_that_is_alike_and_crash_safe() {
         let rows = [
             row("lsm", "fillrandom", 50_000.0),
+            row("btree", "fillrandom", 50_000.0),
+            row("rocksdb", "fillrandom", 500_000.0),
             row("redb", "fillrandom", 100_000.0),
             row("lmdb", "fillrandom", 400_000.0),
-            row("lsm", "readrandom", 100_000.0),
+            row("btree", "readrandom", 100_000.0),
             row("lmdb", "readrandom", 400_000.0),
+            row("btree", "sync1", 50_000.0),
+            row("rocksdb", "sync1", 100_000.0),
         ];
         let text = summary(&rows).unwrap();
-        assert!(text.contains("| fillrandom | 50.0k | 100k | 400k | redb | 0.50 | 2.00 | 2.00 |"), "{text}");
-        assert!(text.contains("| readrandom | 100k | | 400k | lmdb | 0.25 |"), "{text}");
+        for expected in
+            ["| 0.10 rocksdb | 2.00, - | 2.00, - | 0.50 redb |", "| | | | 0.25 lmdb |", "| 0.50 rocksdb |"]
+        {
+            assert!(text.contains(expected), "no '{expected}' in {text}");
+        }
     }
 
     #[test]

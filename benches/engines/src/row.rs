@@ -40,8 +40,12 @@ pub struct Row {
     pub written_bytes: u64,
     /// `read_bytes` of it.
     pub read_bytes: u64,
+    /// Written by the device meanwhile, for everybody, the filesystem's journal among it.
+    pub device_bytes: u64,
     /// `write_bytes` a logical byte; 0 for reads.
     pub write_amp: f64,
+    /// `device_bytes` a logical byte; 0 for reads.
+    pub device_amp: f64,
     /// `read_bytes` a logical byte.
     pub read_amp: f64,
     /// Bytes that the store's files occupy afterwards.

@@ -405,7 +405,7 @@ impl Stage {
         let quiet = Row { workload: ":seek-quiet".to_string(), settle_s, ..seeks(self)? };
         let scan = self.measure(read, |stage, _, deadline| {
             let (since, mut tally) = (Instant::now(), Tally::new());
-            let (entries, bytes) = stage.store()?.scan(b"", usize::MAX)?;
+            let (entries, bytes) = stage.store()?.scan(b"\0", usize::MAX)?;
             tally.count(entries, bytes, since, deadline);
             Ok(tally)
         })?;

@@ -20,7 +20,7 @@ use kvfs::engine::{
 use super::{Change, Contender, Result, Settings};
 
 /// How often `settle` looks whether background work has ended.
-const LOOK: Duration = Duration::from_millis(5);
+const LOOK: Duration = Duration::from_millis(2);
 /// Looks in a row without work after which the store is taken to be quiet.
 const QUIET_LOOKS: u32 = 4;
 
@@ -51,6 +51,7 @@ fn options(name: &str, settings: &Settings) -> Result<Options> {
         cache_bytes: settings.cache_bytes,
         level_base_bytes: settings.level_base_bytes,
         table_bytes: settings.table_bytes,
+        log_segment_bytes: settings.log_segment_bytes,
         // Two memtables, or as much in dirty pages.
         dirty_bytes_max: settings.memtable_bytes * 2,
         checkpoint_log_bytes: settings.memtable_bytes * 4,

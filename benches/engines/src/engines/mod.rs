@@ -33,6 +33,8 @@ pub struct Settings {
     pub value_bytes: u64,
     /// Size of the whole data set, for engines that must know it.
     pub data_bytes: u64,
+    /// Size of a log segment, for engines that keep some ready.
+    pub log_segment_bytes: u64,
     /// Background threads.
     pub threads: usize,
 }
