@@ -69,7 +69,7 @@ impl Contender for RocksDb {
                         Change::Delete(key) => batch.delete(key),
                     }
                 }
-                self.db.write_opt(&batch, &how)?;
+                self.db.write_opt(batch, &how)?;
             }
         }
         Ok(())
