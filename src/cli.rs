@@ -86,7 +86,7 @@ enum Verb {
         #[arg(long)]
         json: bool,
         /// What happened since `kvfs ctl MNT mark NAME`
-        #[arg(long, value_name = "NAME", conflicts_with = "json")]
+        #[arg(long, value_name = "NAME")]
         since: Option<String>,
     },
     /// Give a command to a mount: flush, compact, checkpoint, sync, mark NAME
@@ -214,7 +214,7 @@ fn run(verb: Verb) -> Result<(), Failure> {
         Verb::Umount { mount_point, lazy } => unmount(&mount_point, lazy),
         Verb::Stats { mount_point, json, since } => {
             let name = match since {
-                Some(name) => format!(".stats.d/since/{name}"),
+                Some(name) => format!(".stats.d/since/{name}{}", if json { ".json" } else { "" }),
                 None if json => ".stats.d/json".to_string(),
                 None => ".stats".to_string(),
             };

@@ -20,6 +20,8 @@ use std::sync::mpsc::channel;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
+use nix::unistd::AccessFlags;
 use parking_lot::{Condvar, Mutex};
 
 use crate::base::clock::{Clock, SystemClock};
@@ -409,6 +411,8 @@ fn mount_error(mount_point: &Path, error: &io::Error) -> Error {
         "; let root add the line user_allow_other to /etc/fuse.conf, or leave allow_other out"
     } else if error.kind() == io::ErrorKind::NotFound && !Path::new("/dev/fuse").exists() {
         "; there is no /dev/fuse: load the module with modprobe fuse, or give the container the device"
+    } else if nix::unistd::access("/dev/fuse", AccessFlags::R_OK | AccessFlags::W_OK) == Err(Errno::EACCES) {
+        "; this user may not open /dev/fuse: let root do chmod 666 /dev/fuse, as most systems have it"
     } else if text.contains("fusermount") && text.contains("No such file") {
         "; users need the program fusermount3 (package fuse3)"
     } else if error.kind() == io::ErrorKind::PermissionDenied || text.contains("ermission denied") {
@@ -444,6 +448,9 @@ pub fn check(path: &Path, progress: &mut dyn FnMut(&str)) -> Result<Findings, Er
     let found = Description::load(&*disk)?
         .ok_or_else(|| Error::System(format!("{show}: its description cannot be opened")))?;
     let settings = found.settings(&[])?;
+    if settings.engine.kind == engine::Kind::Mem {
+        return Err(Error::Usage(format!("{show} was made with engine=mem, which keeps nothing to check")));
+    }
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let engine = match engine::open(disk, clock, &settings.engine) {
         Ok(engine) => engine,

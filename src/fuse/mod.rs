@@ -25,17 +25,17 @@ pub mod session;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::mpsc::Sender;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use fuser::{
     AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation,
-    INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenFlags, PollEvents, PollFlags, PollNotifier,
-    RenameFlags, ReplyAttr, ReplyBmap, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus,
-    ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLock, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite,
-    ReplyXattr, Request, TimeOrNow, WriteFlags,
+    INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner, Notifier, OpenFlags, PollEvents, PollFlags,
+    PollNotifier, RenameFlags, ReplyAttr, ReplyBmap, ReplyCreate, ReplyData, ReplyDirectory,
+    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLock, ReplyLseek, ReplyOpen, ReplyPoll,
+    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
 use crate::engine::{self, Position, Tier};
@@ -77,9 +77,21 @@ struct Core {
     sync_always: bool,
     /// Every change of a directory is.
     sync_names: bool,
+    /// Set once the kernel answers.
+    notifier: OnceLock<Notifier>,
 }
 
 impl Core {
+    /// Tells the kernel that the mode it remembers is no longer true. With HANDLE_KILLPRIV_V2 it leaves clearing set-id
+    /// bits to us, but goes on showing them. Waits for nothing, so it may run before the answer is sent.
+    fn mode_changed(&self, ino: INodeNo) {
+        if let Some(notifier) = self.notifier.get()
+            && let Err(error) = notifier.inval_inode(ino, -1, 0)
+        {
+            log::debug!("the kernel has no inode {ino}: {error}");
+        }
+    }
+
     fn record(&self, op: Op, begun: Instant, bytes: u64, failed: bool) {
         self.fs.meter().record(op, begun.elapsed(), bytes, failed);
     }
@@ -126,7 +138,7 @@ impl Adapter {
         ended: Sender<session::Event>,
     ) -> std::io::Result<Adapter> {
         let parking = Parking::start(fs.engine().bell().clone())?;
-        let core = Core { fs, tree, options, sync_always, sync_names };
+        let core = Core { fs, tree, options, sync_always, sync_names, notifier: OnceLock::new() };
         Ok(Adapter { core: Arc::new(core), parking, _end: End(ended) })
     }
 
@@ -362,6 +374,11 @@ fn caller(request: &Request) -> Caller {
     Caller { uid: request.uid(), gid: request.gid(), pid: request.pid() }
 }
 
+/// Whether a file has set-user-id or set-group-id bits.
+fn has_set_id(fs: &FileSystem, tier: Tier, ino: INodeNo) -> fs::Result<bool> {
+    Ok(fs.getattr(tier, ino.0)?.permissions & 0o6000 != 0)
+}
+
 fn is_virtual(ino: INodeNo) -> bool {
     ino.0 >= FIRST_VIRTUAL
 }
@@ -575,9 +592,18 @@ impl Filesystem for Adapter {
         let truncate = flags.0 & libc::O_TRUNC != 0;
         let caller = caller(request);
         let open_flags = self.core.open_flags();
-        let call = move |fs: &FileSystem, tier| fs.open_file(tier, ino.0, truncate, caller);
-        let answer = move |reply: ReplyOpen, result: Result<_, Errno>| match result {
-            Ok(_) => reply.opened(FileHandle(0), open_flags),
+        let core = self.core.clone();
+        let call = move |fs: &FileSystem, tier| {
+            let set_id = truncate && has_set_id(fs, tier, ino)?;
+            fs.open_file(tier, ino.0, truncate, caller).map(|()| set_id)
+        };
+        let answer = move |reply: ReplyOpen, result: Result<bool, Errno>| match result {
+            Ok(set_id) => {
+                if set_id {
+                    core.mode_changed(ino);
+                }
+                reply.opened(FileHandle(0), open_flags);
+            }
             Err(errno) => reply.error(errno),
         };
         if truncate {
@@ -676,10 +702,18 @@ impl Filesystem for Adapter {
         let clear_suid = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
         // O_SYNC contains O_DSYNC. A write from the page cache is followed by an fsync where it matters.
         let durable = flags.0 & libc::O_DSYNC != 0 && !write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
-        let call =
-            move |fs: &FileSystem, tier| fs.write(tier, caller, ino.0, offset, &data, clear_suid).map(|_| ());
-        let answer = move |reply: ReplyWrite, result| match result {
-            Ok(()) => reply.written(size),
+        let core = self.core.clone();
+        let call = move |fs: &FileSystem, tier| {
+            let set_id = clear_suid && has_set_id(fs, tier, ino)?;
+            fs.write(tier, caller, ino.0, offset, &data, clear_suid).map(|()| set_id)
+        };
+        let answer = move |reply: ReplyWrite, result: Result<bool, Errno>| match result {
+            Ok(set_id) => {
+                if set_id {
+                    core.mode_changed(ino);
+                }
+                reply.written(size);
+            }
             Err(errno) => reply.error(errno),
         };
         self.change_inode(Op::Write, ino.0, u64::from(size), durable, reply, call, answer);
@@ -995,7 +1029,14 @@ mod tests {
         let fs =
             FileSystem::open(Arc::new(MemEngine::new()), clock.clone(), options, Arc::new(space)).unwrap();
         let tree = Arc::new(VirtualTree::new(Caller::ROOT, clock));
-        Arc::new(Core { fs, tree, options: Options::default(), sync_always: false, sync_names: false })
+        Arc::new(Core {
+            fs,
+            tree,
+            options: Options::default(),
+            sync_always: false,
+            sync_names: false,
+            notifier: OnceLock::new(),
+        })
     }
 
     /// A request that is refused once, needs the disk once, and counts its tries.

@@ -175,7 +175,11 @@ pub fn run(
     let read_only = adapter.core.fs.options().read_only;
     let config = config(store, flags, read_only, adapter.core.options.threads);
     let device_below = nix::sys::stat::stat(mount_point)?.st_dev;
+    let core = adapter.core.clone();
     let session = Session::new(adapter, mount_point, &config)?;
+    // It is empty: this is the only place that fills it.
+    let _ = core.notifier.set(session.notifier());
+    drop(core);
     // fuser would unmount the path again when the session is dropped, whoever is mounted there by then; so it is not.
     let _session = ManuallyDrop::new(session.spawn()?);
     let device = wait_until_shown(mount_point, device_below);
@@ -335,16 +339,13 @@ pub fn is_ours(mount: &Mount) -> bool {
 
 /// Detaches a mount of ours at `mount_point` whose daemon is gone. Returns whether there was one.
 pub fn detach_stale(mount_point: &Path) -> io::Result<bool> {
-    // Not stat: the kernel may answer that from its cache long after the daemon has died.
-    match nix::sys::statvfs::statvfs(mount_point) {
-        Err(Errno::ENOTCONN) => {}
+    match mounted_at(mount_point)? {
+        Some(mount) if is_ours(&mount) => {}
         _ => return Ok(false),
     }
-    match mounted_at(mount_point)? {
-        Some(mount) if is_ours(&mount) => {
-            detach(mount_point, true)?;
-            Ok(true)
-        }
+    // The kernel may remember attributes of a dead mount, but what `df` shows it always asks for.
+    match nix::sys::statvfs::statvfs(mount_point) {
+        Err(Errno::ENOTCONN | Errno::ECONNABORTED) => detach(mount_point, true).map(|()| true),
         _ => Ok(false),
     }
 }

@@ -243,7 +243,8 @@ impl Side {
         let done = Vec::new();
         match call {
             Call::Open { slot, path, flags, mode } => {
-                let flags = OFlag::from_bits_retain(*flags);
+                // Without O_CLOEXEC the daemons of other tests would inherit the file and keep the mount busy.
+                let flags = OFlag::from_bits_retain(*flags) | OFlag::O_CLOEXEC;
                 let file = nix::fcntl::open(&self.at(path), flags, Mode::from_bits_truncate(*mode))?;
                 self.open[*slot] = Some(File::from(file));
             }

@@ -69,10 +69,6 @@ fn second_mount_is_refused(engine: Engine) {
     let text = message(&second);
     assert!(text.contains(&mount.pid().to_string()), "the message names the holder {}: {text}", mount.pid());
     assert_eq!(mount.check(), 8, "kvfs check of a mounted store");
-    // The same mountpoint with another store, too: it is in use.
-    let other = mount.host().join("other-store");
-    let third = mount.kvfs(&["mount".as_ref(), other.as_os_str(), mount.mnt().as_os_str()]);
-    assert!(!third.status.success(), "mounting over a live mount of ours: {third:?}");
     fs::write(mount.mnt().join("still"), "answers").unwrap();
     mount.stop_clean();
 }
@@ -123,7 +119,8 @@ fn stale_mount_is_detached(engine: Engine) {
     fs::write(mount.mnt().join("file"), "content").unwrap();
     mount.kill();
     assert!(mount.mounted(), "the dead mount stays until someone cares");
-    assert_eq!(fs::metadata(mount.mnt().join("file")).unwrap_err().raw_os_error(), Some(libc::ENOTCONN));
+    let errno = fs::metadata(mount.mnt().join("file")).unwrap_err().raw_os_error();
+    assert!([Some(libc::ENOTCONN), Some(libc::ECONNABORTED)].contains(&errno), "{errno:?}");
     mount.start();
     assert_eq!(fs::read_to_string(mount.mnt().join("file")).unwrap(), "content");
     mount.stop_clean();
@@ -204,24 +201,27 @@ fn signals_unmount_cleanly(engine: Engine) {
     }
 }
 
-/// A name in a directory that mount(8) looks into; removed again unless it was there before.
-struct Installed(Option<PathBuf>);
+/// Names where mount(8) and mount.fuse look; those that were not there before are removed again.
+struct Installed(Vec<PathBuf>);
 
 impl Installed {
-    fn helper() -> Installed {
-        let target = Path::new("/sbin/mount.fuse.kvfs");
-        if target.symlink_metadata().is_ok() {
-            return Installed(None);
+    /// The helper, and the program for the shell of mount.fuse, which knows no PATH.
+    fn helper_and_program() -> Installed {
+        let helper = Path::new(env!("CARGO_MANIFEST_DIR")).join("mount-scripts/mount.fuse.kvfs");
+        let mut installed = Installed(vec![]);
+        for (source, target) in [(helper, "/sbin/mount.fuse.kvfs"), (binary(), "/usr/local/bin/kvfs")] {
+            if Path::new(target).symlink_metadata().is_err() {
+                fs::copy(source, target).unwrap();
+                installed.0.push(target.into());
+            }
         }
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("mount-scripts/mount.fuse.kvfs");
-        fs::copy(source, target).unwrap();
-        Installed(Some(target.into()))
+        installed
     }
 }
 
 impl Drop for Installed {
     fn drop(&mut self) {
-        if let Some(path) = &self.0 {
+        for path in &self.0 {
             let _ = fs::remove_file(path);
         }
     }
@@ -238,10 +238,9 @@ fn mount_8() {
         println!("note: mount(8) needs root");
         return;
     }
-    let _installed = Installed::helper();
+    let _installed = Installed::helper_and_program();
     for engine in [Engine::Lsm, Engine::Btree] {
         let mount = Mount::place(engine, "");
-        let path = format!("PATH='{}':$PATH", binary().parent().unwrap().display());
         let options = mount.options();
         for (round, how) in [
             format!(r#"mount -t fuse.kvfs "$STORE" "$MNT" -o {options},noatime,nofail,_netdev"#),
@@ -251,7 +250,7 @@ fn mount_8() {
         .iter()
         .enumerate()
         {
-            mount.sh(&format!("export {path}\n{how}"));
+            mount.sh(how);
             mount.note_pid();
             let line = mount.sh(r#"findmnt -no FSTYPE,SOURCE "$MNT""#);
             assert!(line.starts_with("fuse.kvfs ") && line.contains("store"), "{line}");
@@ -261,10 +260,8 @@ fn mount_8() {
             assert_eq!(mount.check(), 0, "{how}");
         }
         // -f fakes; nothing is mounted, and a refusal has an exit code that mount(8) passes on.
-        mount.sh(&format!(
-            "export {path}\nmount -f -t fuse.kvfs \"$STORE\" \"$MNT\"; fails mountpoint -q \"$MNT\""
-        ));
-        mount.sh(&format!("export {path}\nfails mount -t fuse.kvfs \"$STORE\" \"$MNT\" -o no_such_option"));
+        mount.sh(r#"mount -f -t fuse.kvfs "$STORE" "$MNT"; fails mountpoint -q "$MNT""#);
+        mount.sh(r#"fails mount -t fuse.kvfs "$STORE" "$MNT" -o no_such_option"#);
         assert!(!mount.mounted());
     }
 }

@@ -77,7 +77,7 @@ impl Job {
             Stage::Home(at) => ("pages home", at, self.in_place.len()),
             Stage::Done => ("done", 1, 1),
         };
-        format!("checkpoint {what} {}%", if all == 0 { 100 } else { done * 100 / all })
+        format!("checkpoint {what} {}%", (done * 100).checked_div(all).unwrap_or(100))
     }
 }
 
@@ -142,6 +142,7 @@ impl BtreeEngine {
                 }
             }
             Stage::Done => {
+                self.grow_ahead()?;
                 self.thaw(job);
                 return Ok(true);
             }

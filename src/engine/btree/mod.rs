@@ -37,14 +37,14 @@ use parking_lot::{Mutex, RwLock};
 
 use super::wal::{FIRST_KIND, Log};
 use super::{
-    Batch, Bell, Cause, Class, Command, Debt, Done, Engine, Error, KeyRange, Memory, Options, Pending, Position,
-    ProbeMeter, Promise, Result, Shape, SpaceGuard, StallMeter, Tier, Visit,
+    Batch, Bell, Cause, Class, Command, Debt, Done, Engine, Error, KeyRange, Memory, Options, Pending,
+    Position, ProbeMeter, Promise, Result, Shape, SpaceGuard, StallMeter, Tier, Visit,
 };
 use crate::base::clock::Clock;
 use crate::disk::{Disk, Purpose};
 use checkpoint::Job;
-use pager::{Loaded, Pager, Piece};
 use page::Extent;
+use pager::{Loaded, Pager, Piece};
 use tree::{Chunk, Item, Miss, Needs, Pins, Stop, Tree};
 
 /// The file's unit of space.
@@ -159,7 +159,8 @@ impl BtreeEngine {
     fn sync_file(&self, purpose: Purpose) -> Result<()> {
         self.check()?;
         self.pager.sync(purpose).inspect_err(|error| {
-            let cause = format!("the store is read-only since {error}; unmount, mend the disk and mount again");
+            let cause =
+                format!("the store is read-only since {error}; unmount, mend the disk and mount again");
             self.failed.lock().get_or_insert(Error::Poisoned(cause));
         })
     }
@@ -170,51 +171,22 @@ impl BtreeEngine {
 
     /// Brings what a search missed in `epoch` into memory: into the pool and into `loaded`. If the file may have changed
     /// meanwhile, what was read is dropped; the caller searches again in any case.
-    fn load(
-        &self,
-        epoch: u64,
-        miss: Miss,
-        tier: Tier,
-        purpose: Purpose,
-        loaded: &mut Loaded,
-    ) -> Result<()> {
-        match miss {
-            _ if tier == Tier::Memory => Err(Error::WouldBlock),
-            Miss::Page(unit) => {
-                let page = self.pager.read_page(unit, purpose).map(|page| vec![Piece::Page(page)]);
-                self.admit(epoch, &[unit], page, loaded)
-            }
-            Miss::Value(extent) => self.load_values(epoch, &[extent], purpose, loaded),
+    fn load(&self, epoch: u64, miss: Miss, tier: Tier, purpose: Purpose, loaded: &mut Loaded) -> Result<()> {
+        if tier == Tier::Memory {
+            return Err(Error::WouldBlock);
         }
+        let read = self.pager.read(miss, purpose).map(|piece| vec![piece]);
+        self.admit(epoch, read, loaded)
     }
 
-    /// Reads the values of extents that lie one behind the other.
-    fn load_values(
-        &self,
-        epoch: u64,
-        extents: &[Extent],
-        purpose: Purpose,
-        loaded: &mut Loaded,
-    ) -> Result<()> {
-        let values = self.pager.read_values(extents, purpose);
-        let units: Vec<u64> = extents.iter().map(|extent| extent.unit).collect();
-        let pieces = values.map(|values| values.into_iter().map(Piece::Value).collect());
-        self.admit(epoch, &units, pieces, loaded)
-    }
-
-    fn admit(
-        &self,
-        epoch: u64,
-        units: &[u64],
-        read: Result<Vec<Piece>>,
-        loaded: &mut Loaded,
-    ) -> Result<()> {
+    /// Takes what was read since `epoch` was seen, or its error, if it still counts.
+    fn admit(&self, epoch: u64, read: Result<Vec<(u64, Piece)>>, loaded: &mut Loaded) -> Result<()> {
         // Held so that no checkpoint changes the file between the look at the epoch and the insert.
         let tree = self.tree.read();
         if tree.epoch == epoch {
-            for (unit, piece) in units.iter().zip(read?) {
-                self.pager.keep(*unit, piece.clone());
-                loaded.add(epoch, *unit, piece);
+            for (unit, piece) in read? {
+                self.pager.keep(unit, piece.clone());
+                loaded.add(epoch, unit, piece);
             }
         }
         Ok(())
@@ -226,8 +198,7 @@ impl BtreeEngine {
         loop {
             let (epoch, found) = {
                 let tree = self.tree.read();
-                let found =
-                    tree.collect(&self.pager, &loaded, start, end, SCAN_ENTRIES, SCAN_READ_BYTES);
+                let found = tree.collect(&self.pager, &loaded, start, end, SCAN_ENTRIES, SCAN_READ_BYTES);
                 (tree.epoch, found)
             };
             let chunk = match found {
@@ -254,7 +225,11 @@ impl BtreeEngine {
             }
             absent.sort_unstable_by_key(|extent| extent.unit);
             for run in absent.chunk_by(|a, b| a.unit + u64::from(a.units) == b.unit) {
-                self.load_values(epoch, run, Purpose::Scan, &mut loaded)?;
+                let values = self.pager.read_values(run, Purpose::Scan);
+                let pieces = |values: Vec<Bytes>| {
+                    run.iter().map(|extent| extent.unit).zip(values.into_iter().map(Piece::Value)).collect()
+                };
+                self.admit(epoch, values.map(pieces), &mut loaded)?;
             }
         }
     }
@@ -281,6 +256,24 @@ impl BtreeEngine {
         Ok(())
     }
 
+    /// Grows the file before a batch has to.
+    fn grow_ahead(&self) -> Result<()> {
+        let (missing, wanted) = {
+            let tree = self.tree.read();
+            let ahead = recovery::growth_units(&self.options, tree.space.end());
+            (tree.space.missing(ahead / 2), tree.space.end() + ahead)
+        };
+        if missing.is_some() {
+            match self.pager.grow(wanted, 0) {
+                Ok(units) => self.tree.write().space.set_file_units(units),
+                // The batch that needs it will say so.
+                Err(Error::NoSpace) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
     fn busy(&self, cause: Cause) -> Error {
         self.stalls.begin(cause, true, self.clock.elapsed());
         self.bell.ring(Class::Flush);
@@ -297,10 +290,13 @@ impl BtreeEngine {
             return Pending::Idle;
         }
         let since = self.dirty_since.load(Relaxed);
-        let age = self.clock.elapsed().saturating_sub(Duration::from_nanos(since.saturating_sub(1)));
+        let age = match since {
+            // A batch is on its way and has not said so yet.
+            0 => Duration::ZERO,
+            _ => self.clock.elapsed().saturating_sub(Duration::from_nanos(since - 1)),
+        };
         if self.is_over_half()
             || log_bytes >= self.options.checkpoint_log_bytes
-            || since == 0
             || age >= self.options.checkpoint_age
         {
             return Pending::More;
@@ -428,9 +424,10 @@ impl Engine for BtreeEngine {
                 }
             };
             self.make_room(batch, needs)?;
-            let position = self.log.append(FIRST_KIND, Purpose::Wal, batch.encoded_bytes_max(), |target| {
-                batch.encode(target);
-            })?;
+            let position =
+                self.log.append(FIRST_KIND, Purpose::Wal, batch.encoded_bytes_max(), |target| {
+                    batch.encode(target);
+                })?;
             // Nobody else changes the tree while the writer's lock is held, so the plan still holds.
             self.tree.write().apply(batch, pins, &self.pager);
             break position;
@@ -466,7 +463,9 @@ impl Engine for BtreeEngine {
             Command::Verify => commands.verify.push(done),
             Command::Compact => {
                 drop(commands);
-                done(Err(Error::Invalid("a B-tree has nothing to compact; its command is checkpoint".to_string())));
+                done(Err(Error::Invalid(
+                    "a B-tree has nothing to compact; its command is checkpoint".to_string(),
+                )));
                 return;
             }
         }

@@ -14,6 +14,7 @@ use quick_cache::sync::Cache as Pool;
 
 use super::meta::{FILE, META_BYTES, Meta};
 use super::page::{Extent, Page};
+use super::tree::Miss;
 use super::{FIRST_UNIT, UNIT_BYTES};
 use crate::disk::{File, Purpose};
 use crate::engine::{Cache, Error, Result};
@@ -130,6 +131,17 @@ impl Pager {
     /// Forgets what the pool has at `unit`.
     pub fn forget(&self, unit: u64) {
         self.pool.remove(&unit);
+    }
+
+    /// Reads and checks what a search missed; returns its first unit, too.
+    pub fn read(&self, miss: Miss, purpose: Purpose) -> Result<(u64, Piece)> {
+        match miss {
+            Miss::Page(unit) => Ok((unit, Piece::Page(self.read_page(unit, purpose)?))),
+            Miss::Value(extent) => {
+                let value = self.read_values(&[extent], purpose)?.pop().unwrap_or_default();
+                Ok((extent.unit, Piece::Value(value)))
+            }
+        }
     }
 
     /// Reads and checks the page at `unit`.

@@ -15,8 +15,8 @@ use bytes::Bytes;
 use super::checkpoint::IMAGE_KIND;
 use super::freemap::FreeMap;
 use super::meta::{FILE, META_BYTES, Meta};
-use super::pager::{Loaded, Pager, Piece, read_meta};
-use super::tree::{Miss, Pins, Stop, Tree};
+use super::pager::{Loaded, Pager, read_meta};
+use super::tree::{Pins, Stop, Tree};
 use super::{FIRST_UNIT, UNIT_BYTES};
 use crate::base::clock::Clock;
 use crate::disk::{Disk, Purpose, replace};
@@ -161,13 +161,10 @@ impl Replay<'_> {
             match self.tree.plan(self.pager, &loaded, &batch, &mut pins) {
                 Ok(needs) => break needs,
                 Err(Stop::Failed(error)) => return Err(error),
-                Err(Stop::Miss(Miss::Value(_))) => {
-                    return Err(Error::Invalid("a plan reads no values".to_string()));
-                }
-                Err(Stop::Miss(Miss::Page(unit))) => {
-                    let page = Piece::Page(self.pager.read_page(unit, Purpose::Recovery)?);
-                    self.pager.keep(unit, page.clone());
-                    loaded.add(self.tree.epoch, unit, page);
+                Err(Stop::Miss(miss)) => {
+                    let (unit, piece) = self.pager.read(miss, Purpose::Recovery)?;
+                    self.pager.keep(unit, piece.clone());
+                    loaded.add(self.tree.epoch, unit, piece);
                 }
             }
         };

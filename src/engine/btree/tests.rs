@@ -3,10 +3,10 @@ use std::ops::ControlFlow;
 use std::sync::atomic::AtomicBool;
 
 use super::*;
-use crate::engine::Operation;
 use crate::base::clock::{ManualClock, SystemClock};
 use crate::base::prng::Prng;
 use crate::disk::{Fault, Faulty, Kind as Request, Latch, Metered, SimDisk};
+use crate::engine::Operation;
 use crate::engine::{Kind, MemEngine, Worker, run, settle, sync};
 
 type Map = BTreeMap<Vec<u8>, Vec<u8>>;
@@ -90,7 +90,12 @@ fn apply(engine: &BtreeEngine, batch: &Batch) -> Result<Position> {
 fn random_operations_match_the_model() {
     for seed in 0..8 {
         let mut prng = Prng::new(seed);
-        let options = Options { cache_bytes: [0, 8 << 10, 1 << 20][seed as usize % 3], ..tiny() };
+        let options = match seed % 4 {
+            0 => Options { cache_bytes: 0, ..tiny() },
+            1 => tiny(),
+            2 => Options { cache_bytes: 1 << 20, page_bytes: 8 << 10, ..tiny() },
+            _ => Options { page_bytes: 64 << 10, dirty_bytes_max: 1 << 20, ..tiny() },
+        };
         let mut disk = SimDisk::new();
         let mut engine = open_on(disk.clone(), &options).unwrap();
         let model = MemEngine::new();
@@ -113,14 +118,17 @@ fn random_operations_match_the_model() {
                 }
                 14..16 => {
                     let (start, end) = (random_key(&mut prng), random_key(&mut prng));
-                    let range =
-                        KeyRange { start: &start, end: (!prng.one_in(3)).then_some(end.as_slice()) };
+                    let range = KeyRange { start: &start, end: (!prng.one_in(3)).then_some(end.as_slice()) };
                     let limit = 1 + prng.below(40) as usize;
                     let list = |engine: &dyn Engine| {
                         let mut list = Vec::new();
                         let visit: &mut Visit<'_> = &mut |key, value| {
                             list.push((key.to_vec(), value.to_vec()));
-                            if list.len() < limit { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+                            if list.len() < limit {
+                                ControlFlow::Continue(())
+                            } else {
+                                ControlFlow::Break(())
+                            }
                         };
                         engine.scan(range, Tier::Disk, visit).unwrap();
                         list
@@ -128,6 +136,10 @@ fn random_operations_match_the_model() {
                     assert_eq!(list(&*engine), list(&model), "seed {seed} step {step}");
                 }
                 16 | 17 => drop(engine.work(Class::Flush).unwrap()),
+                // In whatever state a checkpoint on its way may be.
+                18 if prng.one_in(2) => {
+                    engine.verify().unwrap_or_else(|e| panic!("seed {seed} step {step}: {e}"))
+                }
                 18 if prng.one_in(3) => run(&*engine, Command::Checkpoint).unwrap(),
                 19 if prng.one_in(6) => {
                     splits += engine.shape().tree.unwrap().splits;
@@ -155,7 +167,7 @@ fn random_operations_match_the_model() {
         let tree = engine.shape().tree.unwrap();
         assert_eq!((tree.height, tree.leaf_pages, tree.inner_pages, tree.extent_bytes), (0, 0, 0, 0));
         splits += tree.splits;
-        assert!(splits > 0 && (tree.merges > 0 || wanted.is_empty()));
+        assert!((splits > 0 || options.page_bytes > 8 << 10) && (tree.merges > 0 || wanted.is_empty()));
     }
 }
 
@@ -282,7 +294,7 @@ fn a_crash_at_any_request_leaves_a_prefix_that_holds_every_sync() {
 
 #[test]
 fn a_crash_at_any_request_leaves_a_prefix_with_other_batches() {
-    crash_everywhere(2, 60, 2);
+    crash_everywhere(2, 50, 2);
 }
 
 #[test]
@@ -303,7 +315,9 @@ fn a_killed_process_loses_nothing_that_was_applied() {
 
 #[test]
 fn any_request_may_fail_once() {
-    for kind in [Request::Read, Request::Write, Request::Sync, Request::SyncNames, Request::Name, Request::Allocate] {
+    for kind in
+        [Request::Read, Request::Write, Request::Sync, Request::SyncNames, Request::Name, Request::Allocate]
+    {
         for nth in 0.. {
             let sim = SimDisk::new();
             let faulty = Faulty::new(sim.clone());
@@ -406,9 +420,14 @@ fn the_meter_equals_the_witness() {
     assert_eq!((total.reads, total.read_bytes), (witness.reads, witness.read_bytes));
     assert_eq!((total.writes, total.write_bytes), (witness.writes, witness.write_bytes));
     assert_eq!(total.syncs, witness.syncs);
-    for purpose in
-        [Purpose::Wal, Purpose::Checkpoint, Purpose::PageImage, Purpose::Manifest, Purpose::Get, Purpose::Verify]
-    {
+    for purpose in [
+        Purpose::Wal,
+        Purpose::Checkpoint,
+        Purpose::PageImage,
+        Purpose::Manifest,
+        Purpose::Get,
+        Purpose::Verify,
+    ] {
         let counters = snapshot.of(purpose);
         assert!(counters.writes + counters.reads > 0, "{purpose:?}");
     }
@@ -477,9 +496,10 @@ fn ascending_keys_fill_pages_and_sequential_values_are_read_in_few_requests() {
     engine.close().unwrap();
     let engine = open_on(sim.clone(), &options).unwrap();
     let fill = engine.shape().tree.unwrap().fill;
-    assert!(fill > 0.85, "{fill}");
+    assert!(fill > 0.75, "{fill}");
     let before = sim.witness();
-    let (start, end) = ([&b"d/file/"[..], &64u32.to_be_bytes()].concat(), [&b"d/file/"[..], &96u32.to_be_bytes()].concat());
+    let (start, end) =
+        ([&b"d/file/"[..], &64u32.to_be_bytes()].concat(), [&b"d/file/"[..], &96u32.to_be_bytes()].concat());
     let range = KeyRange { start: &start, end: Some(&end) };
     assert!(matches!(engine.scan(range, Tier::Memory, &mut |_, _| panic!()), Err(Error::WouldBlock)));
     let mut blocks = 0;
@@ -549,6 +569,59 @@ fn a_checkpoint_starts_when_changes_grow_old() {
 }
 
 #[test]
+fn the_stored_page_size_counts_and_a_missing_data_file_is_damage() {
+    let sim = SimDisk::new();
+    let engine = open_on(sim.clone(), &Options { page_bytes: 8192, ..tiny() }).unwrap();
+    let mut batch = Batch::new(0);
+    batch.put(&b"key"[..], vec![5; 1500]);
+    apply(&engine, &batch).unwrap();
+    engine.close().unwrap();
+    let engine = open_on(sim.clone(), &tiny()).unwrap();
+    assert_eq!(engine.shape().tree.unwrap().page_bytes, 8192);
+    assert_eq!(engine.get(b"key", Tier::Disk).unwrap().unwrap(), vec![5; 1500]);
+    drop(engine);
+    sim.remove(meta::FILE).unwrap();
+    assert!(matches!(open_on(sim, &tiny()), Err(Error::Corrupt { .. })));
+}
+
+/// The requests of a checkpoint, in their order, are the crash protocol.
+#[test]
+fn a_checkpoint_makes_these_requests() {
+    let sim = SimDisk::new();
+    let engine = open_on(sim.clone(), &Options { log_segment_bytes: 1 << 20, ..tiny() }).unwrap();
+    let mut batch = Batch::new(0);
+    batch.put(&b"a"[..], vec![1; 100]);
+    apply(&engine, &batch).unwrap();
+    run(&*engine, Command::Checkpoint).unwrap();
+    batch.put(&b"b"[..], vec![2; 5000]);
+    apply(&engine, &batch).unwrap();
+    sim.start_trace();
+    run(&*engine, Command::Checkpoint).unwrap();
+    // The image is record 3 of the log; the page is not new, the value is.
+    let trace: Vec<String> = sim
+        .trace()
+        .lines()
+        .filter(|line| !line.starts_with("allocate"))
+        .map(|line| line.split(" @").next().unwrap_or(line).to_string())
+        .collect();
+    assert_eq!(
+        trace,
+        [
+            "write btree.pages checkpoint",
+            "write btree.pages manifest",
+            "write log.0 page_image",
+            "sync btree.pages checkpoint",
+            "sync log.0 wal",
+            "write btree.pages manifest",
+            "sync btree.pages manifest",
+            "write btree.pages checkpoint",
+            "sync btree.pages checkpoint",
+            "write btree.pages manifest",
+        ]
+    );
+}
+
+#[test]
 fn readers_writers_and_checkpoints_at_once_never_see_old_bytes() {
     let sim = SimDisk::new();
     let options = Options { cache_bytes: 64 << 10, ..tiny() };
@@ -594,7 +667,11 @@ fn readers_writers_and_checkpoints_at_once_never_see_old_bytes() {
             let mut batch = Batch::new(0);
             for _ in 0..3 {
                 let key = prng.below(64) as u8;
-                if prng.one_in(5) { batch.delete(vec![key]) } else { batch.put(vec![key], value(key, version)) }
+                if prng.one_in(5) {
+                    batch.delete(vec![key])
+                } else {
+                    batch.put(vec![key], value(key, version))
+                }
             }
             let seen = engine.bell().seen(Class::Room);
             while let Err(error) = engine.apply(&batch, Tier::Disk) {

@@ -91,6 +91,9 @@ pub struct Chunk {
     pub next: Option<Vec<u8>>,
 }
 
+/// A leaf and the first key behind its range; `None` if it is the last one.
+type Leaf = (Arc<Page>, Option<Vec<u8>>);
+
 /// Counters of the running store.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Events {
@@ -212,14 +215,14 @@ impl Tree {
         }
     }
 
-    /// The leaf for `key` and the first key behind its range; `None` for an empty tree.
+    /// The leaf for `key`; `None` for an empty tree. `visit` sees every page on the way, the leaf among them.
     fn leaf(
         &self,
         pager: &Pager,
         loaded: &Loaded,
         key: &[u8],
         mut visit: impl FnMut(u64, &Arc<Page>),
-    ) -> Result<Option<(Arc<Page>, Option<Vec<u8>>)>, Stop> {
+    ) -> Result<Option<Leaf>, Stop> {
         let (mut unit, mut end) = (self.root, None);
         for level in (0..self.height).rev() {
             let page = self.page(pager, loaded, unit, level)?;
