@@ -122,8 +122,9 @@ where
         writing.store(false, Relaxed);
         let settled = Instant::now();
         if plan.settles && outcome.is_ok() {
-            outcome = engine.settle();
-            settle_s = settled.elapsed().as_secs_f64();
+            outcome = engine.settle().map(|idle| {
+                settle_s = settled.elapsed().saturating_sub(idle).as_secs_f64();
+            });
         }
         running.store(false, Relaxed);
         let ticked = ticker.join().map_err(|_| "the sync thread panicked")?;

@@ -400,8 +400,8 @@ impl Stage {
         };
         let at_once = Row { workload: ":seek".to_string(), ..seeks(self)? };
         let since = Instant::now();
-        self.store()?.settle()?;
-        let settle_s = since.elapsed().as_secs_f64();
+        let idle = self.store()?.settle()?;
+        let settle_s = since.elapsed().saturating_sub(idle).as_secs_f64();
         let quiet = Row { workload: ":seek-quiet".to_string(), settle_s, ..seeks(self)? };
         let scan = self.measure(read, |stage, _, deadline| {
             let (since, mut tally) = (Instant::now(), Tally::new());

@@ -85,7 +85,7 @@ impl Contender for Fjall {
         Ok(self.database.persist(PersistMode::SyncData)?)
     }
 
-    fn settle(&self) -> Result<()> {
+    fn settle(&self) -> Result<Duration> {
         self.keyspace.rotate_memtable_and_wait()?;
         // There is no call that waits for compactions.
         let (mut since, mut completed) = (Instant::now(), self.database.compactions_completed());
@@ -99,7 +99,8 @@ impl Contender for Fjall {
                 (since, completed) = (Instant::now(), now);
             }
         }
-        Ok(self.database.persist(PersistMode::SyncAll)?)
+        self.database.persist(PersistMode::SyncAll)?;
+        Ok(QUIET)
     }
 
     fn report(&self) -> String {

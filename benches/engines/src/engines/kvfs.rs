@@ -139,14 +139,15 @@ impl Contender for Kvfs {
         self.wait(|done| self.engine.sync_to(self.engine.position(), done))
     }
 
-    fn settle(&self) -> Result<()> {
+    fn settle(&self) -> Result<Duration> {
         self.wait(|done| self.engine.run(Command::Flush, done))?;
         let mut quiet = 0;
         while quiet < QUIET_LOOKS {
             std::thread::sleep(LOOK);
             quiet = if self.is_quiet() { quiet + 1 } else { 0 };
         }
-        self.sync()
+        self.sync()?;
+        Ok(LOOK * QUIET_LOOKS)
     }
 
     fn stalled(&self) -> Duration {

@@ -6,6 +6,7 @@
 use std::ops::Bound;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use heed::types::Bytes;
 use heed::{Database, Env, EnvFlags, EnvOpenOptions, FlagSetMode, WithoutTls};
@@ -85,7 +86,8 @@ impl Contender for Lmdb {
         Ok(self.env.force_sync()?)
     }
 
-    fn settle(&self) -> Result<()> {
-        self.sync()
+    fn settle(&self) -> Result<Duration> {
+        self.sync()?;
+        Ok(Duration::ZERO)
     }
 }

@@ -62,8 +62,9 @@ pub trait Contender: Send + Sync {
     /// Makes everything written so far durable.
     fn sync(&self) -> Result<()>;
 
-    /// Writes out what is buffered and waits until no background work is left.
-    fn settle(&self) -> Result<()>;
+    /// Writes out what is buffered and waits until no background work is left. Returns how much of that time was only spent
+    /// on making sure that none is: it is not counted.
+    fn settle(&self) -> Result<Duration>;
 
     /// How long writers were held back so far, as far as the engine says.
     fn stalled(&self) -> Duration {

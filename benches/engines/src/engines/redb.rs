@@ -1,6 +1,7 @@
 //! redb: a copy-on-write B-tree. Writes that need not be durable form a chain that the next durable commit seals.
 
 use std::path::Path;
+use std::time::Duration;
 
 use redb::{Database, Durability, ReadableDatabase, TableDefinition};
 
@@ -62,9 +63,10 @@ impl Contender for Redb {
         Ok(self.0.begin_write()?.commit()?)
     }
 
-    fn settle(&self) -> Result<()> {
+    fn settle(&self) -> Result<Duration> {
         // The second commit frees the pages that the first one still had to keep.
         self.sync()?;
-        self.sync()
+        self.sync()?;
+        Ok(Duration::ZERO)
     }
 }

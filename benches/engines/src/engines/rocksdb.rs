@@ -11,6 +11,9 @@ use rocksdb::{
 
 use super::{Change, Contender, Result, Settings};
 
+/// Time in which files that nobody needs are removed once compactions have ended.
+const PURGE: Duration = Duration::from_millis(200);
+
 struct RocksDb {
     db: DB,
     options: Options,
@@ -103,14 +106,14 @@ impl Contender for RocksDb {
         Ok(self.db.flush_wal(true)?)
     }
 
-    fn settle(&self) -> Result<()> {
+    fn settle(&self) -> Result<Duration> {
         self.db.flush()?;
         let mut how = WaitForCompactOptions::default();
         how.set_flush(true);
         self.db.wait_for_compact(&how)?;
         // Files that nobody needs are removed just after; there is no call that waits for it.
-        std::thread::sleep(Duration::from_millis(200));
-        Ok(())
+        std::thread::sleep(PURGE);
+        Ok(PURGE)
     }
 
     fn stalled(&self) -> Duration {
