@@ -259,7 +259,6 @@ impl Stage {
     fn open(&mut self) -> Result<()> {
         fs::create_dir_all(&self.scene.directory)?;
         trim_heap();
-        self.scene.memory_before_bytes = anonymous_bytes();
         self.store = Some(engines::open(&self.engine, &self.scene.directory, &self.settings)?);
         Ok(())
     }
