@@ -270,12 +270,7 @@ fn recovered(disk: Arc<SimDisk>, history: &History, what: &str) -> Arc<BtreeEngi
     recovered_in(&tiny(), disk, history, what)
 }
 
-fn recovered_in(
-    options: &Options,
-    disk: Arc<SimDisk>,
-    history: &History,
-    what: &str,
-) -> Arc<BtreeEngine> {
+fn recovered_in(options: &Options, disk: Arc<SimDisk>, history: &History, what: &str) -> Arc<BtreeEngine> {
     let engine = open_on(disk, options).unwrap_or_else(|error| panic!("{what}: {error}"));
     assert!(engine.position() >= history.synced, "{what}: an acknowledged sync is lost");
     let found = contents(&*engine).unwrap_or_else(|error| panic!("{what}: {error}"));
