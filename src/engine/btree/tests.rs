@@ -661,7 +661,7 @@ fn compaction_cuts_the_file_to_what_is_in_use() {
                 model.insert(key, value);
             }
             assert!(steps < 2000);
-            if steps % 16 == 0 {
+            if steps.is_multiple_of(16) {
                 engine.verify().unwrap();
                 assert_eq!(contents(&*engine).unwrap(), model);
             }
