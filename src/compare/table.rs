@@ -84,8 +84,7 @@ mod tests {
             sample("btree:image", 1 << 20, 84, 0, 1234),
             sample("lsm:leveled", 1 << 20, 84, 100, 5),
         ];
-        let expected = "\
-   DATA  ENTRY  UPDATES  ENGINE       PUTS  WRITE  UNSETTLED  NO-WAL  REQ/PUT  READ  READS/GET        SPACE   MEMORY  OPS/S
+        let expected = "   DATA  ENTRY  UPDATES  ENGINE       PUTS  WRITE  UNSETTLED  NO-WAL  REQ/PUT  READ  READS/GET        SPACE   MEMORY  OPS/S
 1.00MiB   100B       0%  lsm:leveled   100   4.00       2.00    3.60     0.25  20.5       0.50  3.00 (2.00)  3.00MiB   2000
 1.00MiB   100B       0%  btree:image   100    123       61.7     111     0.25  20.5       0.50  3.00 (2.00)  3.00MiB   2000
 
