@@ -23,8 +23,6 @@ use crate::base::clock::{Clock, ManualClock, SystemClock};
 use crate::disk::{Disk, Metered, Purpose, Snapshot, read_outside};
 use crate::engine::{self, Batch, Command, Engine, Options, Tier, wal};
 
-/// Bytes of a batch of the load.
-const LOAD_BATCH_BYTES: u64 = 32 << 10;
 /// How often the memory of the process is looked at in a run.
 const MEMORY_LOOKS: u64 = 400;
 /// The time that a put takes on the engine's clock.
@@ -132,14 +130,11 @@ impl Bench {
     }
 
     fn load(&mut self, work: &Workload, values: &mut Values) -> Result<(), Error> {
-        let mut batch = Batch::new(0);
         for key in work.load() {
+            let mut batch = Batch::new(0);
             batch.put(key, values.next_value());
-            if batch.bytes() >= LOAD_BATCH_BYTES {
-                self.put(&std::mem::take(&mut batch))?;
-            }
+            self.put(&batch)?;
         }
-        self.put(&batch)?;
         self.settle()
     }
 

@@ -23,12 +23,17 @@ pub struct Contender {
 }
 
 impl Contender {
-    /// Every variant of every engine of this program.
+    /// Every variant of every engine of this program; of each engine its default comes first.
     pub fn all() -> Vec<Contender> {
-        let engines = VARIANTS.iter();
-        let names =
-            engines.flat_map(|(kind, _, variants)| variants.iter().map(move |v| format!("{kind}:{v}")));
-        names.filter_map(|name| Contender::parse(&name).ok()).collect()
+        let mut all: Vec<Contender> = Vec::new();
+        for (kind, _, variants) in VARIANTS {
+            let names = variants.iter().map(|variant| format!("{kind}:{variant}"));
+            for name in std::iter::once(kind.to_string()).chain(names) {
+                let contender = Contender::parse(&name).ok();
+                all.extend(contender.filter(|contender| !all.contains(contender)));
+            }
+        }
+        all
     }
 
     /// Parses `ENGINE[:VARIANT][:OPTION=VALUE]…`. The error is a sentence.

@@ -202,7 +202,7 @@ fn line(one: &str, other: &str, crossing: &Crossing) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::row::tests::sample;
+    use super::super::row::sample;
     use super::*;
 
     #[test]

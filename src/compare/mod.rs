@@ -204,7 +204,7 @@ mod tests {
     #[test]
     fn a_tiny_matrix_runs_on_a_real_directory_and_its_bytes_are_the_disks() {
         let place = tempfile::tempdir().unwrap();
-        let plan = plan::tests::plan(
+        let plan = plan::parse(
             "--memory 256K --puts 300 --sizes 20K,200K --values 100,5000 --updates 0,100 --gets 20",
         )
         .unwrap();

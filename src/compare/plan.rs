@@ -19,10 +19,10 @@ pub struct Arguments {
     /// Directory to work in; it is made. The results stay in it: compare.csv and compare.svg
     #[arg(long)]
     pub dir: PathBuf,
-    /// Puts at each point, at most [default: 40000]
+    /// Puts at each point, at most [default: 80000]
     #[arg(long, value_name = "N")]
     pub puts: Option<u64>,
-    /// Bytes of puts at each point, at most; bounds the time that large values take [default: 8M]
+    /// Bytes of puts at each point, at most; bounds the time that large values take [default: 16M]
     #[arg(long, value_name = "SIZE")]
     pub volume: Option<String>,
     /// Sizes of the key set [default: half a memtable and 1, 4 and 8 times the cache]
@@ -37,7 +37,7 @@ pub struct Arguments {
     /// ENGINE[:VARIANT][:OPTION=VALUE]…, such as lsm:leveled or btree:page_size=16K [default: every variant there is]
     #[arg(long, value_name = "ENGINE,…", value_delimiter = ',')]
     pub engines: Vec<String>,
-    /// Memory of each engine: half for what is not written yet (memtables, dirty pages), half for its cache [default: 1M]
+    /// Memory of each engine: half for what is not written yet (memtables, dirty pages), half for its cache [default: 2M]
     #[arg(long, value_name = "SIZE")]
     pub memory: Option<String>,
     /// Order of keys: random or sequential
@@ -112,7 +112,7 @@ impl Plan {
         let size = |name: &str, text: &str| {
             parse_size(text).map_err(|problem| Error::Usage(format!("--{name} {text}: {problem}")))
         };
-        let memory_bytes = size("memory", arguments.memory.as_deref().unwrap_or("1M"))?;
+        let memory_bytes = size("memory", arguments.memory.as_deref().unwrap_or("2M"))?;
         if memory_bytes < MEMORY_BYTES_MIN {
             return Err(Error::Usage(format!("--memory: at least {}", exact_size(MEMORY_BYTES_MIN))));
         }
@@ -157,9 +157,9 @@ impl Plan {
                 }
             }
         }
-        let puts = arguments.puts.unwrap_or(if quick { 8000 } else { 40_000 });
+        let puts = arguments.puts.unwrap_or(if quick { 20_000 } else { 80_000 });
         let volume_bytes =
-            size("volume", arguments.volume.as_deref().unwrap_or(if quick { "4M" } else { "8M" }))?;
+            size("volume", arguments.volume.as_deref().unwrap_or(if quick { "8M" } else { "16M" }))?;
         if puts == 0 {
             return Err(Error::Usage("--puts: at least 1".to_string()));
         }
@@ -196,27 +196,27 @@ impl Plan {
     }
 }
 
+/// The plan of a command line, for tests.
 #[cfg(test)]
-pub mod tests {
-    use super::*;
-    use clap::Parser;
-
-    #[derive(Parser)]
+pub fn parse(line: &str) -> Result<Plan, Error> {
+    #[derive(clap::Parser)]
     struct Line {
         #[command(flatten)]
         arguments: Arguments,
     }
+    let words = ["compare", "--dir", "d"].into_iter().chain(line.split_whitespace());
+    let line = <Line as clap::Parser>::try_parse_from(words);
+    Plan::new(&line.map_err(|error| Error::Usage(error.to_string()))?.arguments)
+}
 
-    /// The plan of a command line.
-    pub fn plan(line: &str) -> Result<Plan, Error> {
-        let words = ["compare", "--dir", "d"].into_iter().chain(line.split_whitespace());
-        Plan::new(&Line::try_parse_from(words).map_err(|error| Error::Usage(error.to_string()))?.arguments)
-    }
+#[cfg(test)]
+mod tests {
+    use super::*;
 
     #[test]
     fn the_default_matrix_reaches_from_the_memtable_to_eight_caches() {
         for line in ["", "--quick"] {
-            let plan = plan(line).unwrap();
+            let plan = parse(line).unwrap();
             let options = scaled(plan.memory_bytes);
             let sizes: Vec<u64> = plan.points.iter().map(|point| point.data_bytes).collect();
             assert!(*sizes.iter().min().unwrap() < options.memtable_bytes);
@@ -225,16 +225,16 @@ pub mod tests {
             assert_eq!(options.memtable_bytes * options.memtable_count_max, options.dirty_bytes_max);
             options.validate().unwrap();
         }
-        let plan = plan("").unwrap();
+        let plan = parse("").unwrap();
         assert_eq!(plan.points.len(), 4 * 4 * 3);
         assert_eq!(plan.points.iter().map(|point| point.value_bytes).max(), Some(64 << 10));
     }
 
     #[test]
     fn a_cell_asked_for_alone_is_the_same_cell() {
-        let whole = plan("--quick --order sequential --seed 9 --puts 77 --sync --memory 512K").unwrap();
+        let whole = parse("--quick --order sequential --seed 9 --puts 77 --sync --memory 512K").unwrap();
         for (contender, work) in whole.cells() {
-            let alone = plan(&whole.arguments_of(contender, &work.point).join(" ")).unwrap();
+            let alone = parse(&whole.arguments_of(contender, &work.point).join(" ")).unwrap();
             let cells: Vec<_> = alone.cells().collect();
             assert_eq!(cells.len(), 1);
             assert_eq!((cells[0].0, format!("{:?}", cells[0].1)), (contender, format!("{work:?}")));
@@ -254,10 +254,10 @@ pub mod tests {
             ("--puts 0", "--puts"),
             ("--order upwards", "random or sequential"),
         ] {
-            let problem = plan(line).unwrap_err().to_string();
+            let problem = parse(line).unwrap_err().to_string();
             assert!(problem.contains(part), "{line}: {problem}");
         }
-        let points = plan("--sizes 1M,2M --values 84 --updates 5,50%").unwrap().points;
+        let points = parse("--sizes 1M,2M --values 84 --updates 5,50%").unwrap().points;
         assert_eq!(points.len(), 4);
     }
 }

@@ -142,7 +142,7 @@ fn sorted(numbers: impl Iterator<Item = u64>) -> Vec<u64> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::row::tests::sample;
+    use super::super::row::sample;
     use super::*;
 
     #[test]

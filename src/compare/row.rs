@@ -189,46 +189,41 @@ fn ratio(part: u64, whole: u64) -> f64 {
     if whole == 0 { 0.0 } else { part as f64 / whole as f64 }
 }
 
+/// A row with a write amplification of `tenths` / 10, for tests.
 #[cfg(test)]
-pub mod tests {
-    use super::*;
-
-    /// A row with a write amplification of `tenths` / 10.
-    pub fn sample(
-        contender: &str,
-        data_bytes: u64,
-        value_bytes: u64,
-        update_percent: u64,
-        tenths: u64,
-    ) -> Row {
-        let mut written = vec![0; Purpose::SLOTS];
-        (written[0], written[2]) = (100 * tenths, 900 * tenths);
-        Row {
-            contender: contender.to_string(),
-            data_bytes,
-            value_bytes,
-            update_percent,
-            seed: 1,
-            keys: 50,
-            puts: 100,
-            logical_bytes: 10_000,
-            unsettled_bytes: 500 * tenths,
-            settled_bytes: 1000 * tenths,
-            requests: 25,
-            syncs: 3,
-            gets: 10,
-            get_bytes: 1000,
-            reads: 5,
-            read_bytes: 20_480,
-            physical_bytes: 15_000,
-            log_file_bytes: 5_000,
-            live_bytes: 5_000,
-            memory_bytes: 3 << 20,
-            nanos: 50_000_000,
-            written,
-            ..Row::default()
-        }
+pub fn sample(contender: &str, data_bytes: u64, value_bytes: u64, update_percent: u64, tenths: u64) -> Row {
+    let mut written = vec![0; Purpose::SLOTS];
+    (written[0], written[2]) = (100 * tenths, 900 * tenths);
+    Row {
+        contender: contender.to_string(),
+        data_bytes,
+        value_bytes,
+        update_percent,
+        seed: 1,
+        keys: 50,
+        puts: 100,
+        logical_bytes: 10_000,
+        unsettled_bytes: 500 * tenths,
+        settled_bytes: 1000 * tenths,
+        requests: 25,
+        syncs: 3,
+        gets: 10,
+        get_bytes: 1000,
+        reads: 5,
+        read_bytes: 20_480,
+        physical_bytes: 15_000,
+        log_file_bytes: 5_000,
+        live_bytes: 5_000,
+        memory_bytes: 3 << 20,
+        nanos: 50_000_000,
+        written,
+        ..Row::default()
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
 
     #[test]
     fn ratios_divide_what_they_say() {

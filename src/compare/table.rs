@@ -74,7 +74,7 @@ fn times(value: f64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::row::tests::sample;
+    use super::super::row::sample;
     use super::*;
 
     #[test]
