@@ -19,10 +19,10 @@ pub struct Arguments {
     /// Directory to work in; it is made. The results stay in it: compare.csv and compare.svg
     #[arg(long)]
     pub dir: PathBuf,
-    /// Puts at each point, at most [default: 80000]
+    /// Puts at each point, at most [default: 60000]
     #[arg(long, value_name = "N")]
     pub puts: Option<u64>,
-    /// Bytes of puts at each point, at most; bounds the time that large values take [default: 16M]
+    /// Bytes of puts at each point, at most; bounds the time that large values take [default: 12M]
     #[arg(long, value_name = "SIZE")]
     pub volume: Option<String>,
     /// Sizes of the key set [default: half a memtable and 1, 4 and 8 times the cache]
@@ -157,9 +157,9 @@ impl Plan {
                 }
             }
         }
-        let puts = arguments.puts.unwrap_or(if quick { 20_000 } else { 80_000 });
+        let puts = arguments.puts.unwrap_or(if quick { 15_000 } else { 60_000 });
         let volume_bytes =
-            size("volume", arguments.volume.as_deref().unwrap_or(if quick { "8M" } else { "16M" }))?;
+            size("volume", arguments.volume.as_deref().unwrap_or(if quick { "6M" } else { "12M" }))?;
         if puts == 0 {
             return Err(Error::Usage("--puts: at least 1".to_string()));
         }
