@@ -5,7 +5,7 @@ use std::fmt::Write;
 
 use super::row::Row;
 use super::workload::KEY_BYTES;
-use crate::base::text::human_size;
+use crate::base::text::{exact_size, human_size};
 
 /// Colours that people with any eyes can tell apart (Okabe and Ito), in the order of contenders.
 const COLOURS: [&str; 8] =
@@ -69,7 +69,7 @@ pub fn svg(rows: &[Row]) -> String {
                     "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{}</text>",
                     x_of(*size),
                     PANEL_HEIGHT + 12.0,
-                    human_size(*size)
+                    exact_size(*size)
                 );
             }
             for (index, contender) in contenders.iter().enumerate() {
