@@ -169,8 +169,7 @@ impl Tree {
             let extent = self.move_value(value, old, to, pager);
             let page = self.page_mut(leaf, &mut pins, pager);
             if let Ok(index) = page.search(&key) {
-                page.remove(index);
-                page.insert(index, &leaf_cell(&key, Stored::Extent(extent)));
+                page.replace(index, &leaf_cell(&key, Stored::Extent(extent)));
             }
             moved = true;
         }

@@ -222,6 +222,41 @@ impl Pager {
         Ok(at)
     }
 
+    /// Writes the changed units of pages in ascending order, as [`Pager::write_pieces`] does whole ones.
+    pub fn write_changed(
+        &self,
+        pages: &[(u64, Arc<Page>)],
+        mut at: usize,
+        bytes_max: usize,
+        purpose: Purpose,
+    ) -> Result<usize> {
+        let (mut written, mut first) = (0, 0);
+        let (mut buffer, mut sealed) = (Vec::new(), Vec::new());
+        while let Some((unit, page)) = pages.get(at)
+            && written < bytes_max
+        {
+            sealed.clear();
+            page.seal(*unit, &mut sealed);
+            for index in page.changed_units() {
+                let here = unit + index as u64;
+                if first + buffer.len() as u64 / UNIT_BYTES != here || buffer.len() >= WRITE_BYTES {
+                    if !buffer.is_empty() {
+                        self.write(first, &buffer, purpose)?;
+                    }
+                    buffer.clear();
+                    first = here;
+                }
+                buffer.extend_from_slice(&sealed[index * UNIT_BYTES as usize..][..UNIT_BYTES as usize]);
+                written += UNIT_BYTES as usize;
+            }
+            at += 1;
+        }
+        if !buffer.is_empty() {
+            self.write(first, &buffer, purpose)?;
+        }
+        Ok(at)
+    }
+
     /// Writes `bytes` at `unit`.
     pub fn write(&self, unit: u64, bytes: &[u8], purpose: Purpose) -> Result<()> {
         let offset = byte_offset(unit)?;

@@ -215,7 +215,12 @@ fn workload_in(
     history: &mut History,
 ) -> Result<()> {
     let mut prng = Prng::new(seed);
-    let mode = |prng: &mut Prng| with(modes[prng.below(modes.len() as u64) as usize]);
+    // Pages of more than one unit are written in parts.
+    let page_bytes = if seed.is_multiple_of(3) { 16 << 10 } else { 4 << 10 };
+    let mode = |prng: &mut Prng| {
+        let torn = modes[prng.below(modes.len() as u64) as usize];
+        Options { page_bytes, dirty_bytes_max: 128 << 10, ..with(torn) }
+    };
     let mut engine = open_on(disk.clone(), &mode(&mut prng))?;
     for _ in 0..steps {
         let batch = random_batch(&mut prng);
@@ -327,6 +332,11 @@ fn a_crash_at_any_request_leaves_a_prefix_that_holds_every_sync() {
 #[test]
 fn a_crash_at_any_request_leaves_a_prefix_with_other_batches() {
     crash_everywhere(&[Torn::Delta], 2, 50, 2);
+}
+
+#[test]
+fn a_crash_at_any_request_leaves_a_prefix_where_pages_are_written_in_parts() {
+    crash_everywhere(&[Torn::Delta], 12, 40, 2);
 }
 
 #[test]
@@ -806,6 +816,60 @@ fn a_checkpoint_makes_these_requests() {
             "write btree.pages manifest",
         ]
     );
+}
+
+/// Bytes written per logical byte, settled before and after, with data eight times the dirty bound.
+#[test]
+#[ignore = "prints figures"]
+fn write_amplification_of_each_mode() {
+    for torn in [Torn::Delta, Torn::DoubleWrite, Torn::Image] {
+        let metered = Metered::new(SimDisk::new());
+        let options = Options {
+            dirty_bytes_max: 8 << 20,
+            checkpoint_log_bytes: 16 << 20,
+            log_segment_bytes: 1 << 20,
+            page_bytes: 16 << 10,
+            cache_bytes: 8 << 20,
+            ..with(torn)
+        };
+        let engine = open_on(metered.clone(), &options).unwrap();
+        let mut prng = Prng::new(1);
+        let measure = |name: &str, puts: u64, value_bytes: usize, next: &mut dyn FnMut(u64) -> String| {
+            run(&*engine, Command::Checkpoint).unwrap();
+            let before = metered.snapshot();
+            let mut logical_bytes = 0;
+            for index in 0..puts {
+                let mut batch = Batch::new(0);
+                batch.put(next(index), vec![index as u8; value_bytes]);
+                logical_bytes += batch.bytes();
+                apply(&engine, &batch).unwrap();
+            }
+            run(&*engine, Command::Checkpoint).unwrap();
+            let written = metered.snapshot().since(&before);
+            let share = |purpose| written.of(purpose).write_bytes as f64 / logical_bytes as f64;
+            let home = written.of(Purpose::Checkpoint);
+            println!(
+                "{:11} {name:24} W {:6.2}: log {:.2} images {:.2} double {:.2} home {:.2}, {} B a request",
+                torn.name(),
+                written.total().write_bytes as f64 / logical_bytes as f64,
+                share(Purpose::Wal),
+                share(Purpose::PageImage),
+                share(Purpose::DoubleWrite),
+                share(Purpose::Checkpoint),
+                home.write_bytes / home.writes.max(1),
+            );
+        };
+        measure("sequential 4 KiB", 16 << 10, 4096, &mut |index| format!("b/file/{index:012}"));
+        measure("random overwrite 4 KiB", 16 << 10, 4096, &mut |_| {
+            format!("b/file/{:012}", prng.below(16 << 10))
+        });
+        let mut prng = Prng::new(2);
+        let mut small = |_: u64| format!("k{:015}", prng.below(500_000));
+        measure("random 100 B, new", 500_000, 100, &mut small);
+        measure("random 100 B, overwrite", 100_000, 100, &mut small);
+        let tree = engine.shape().tree.unwrap();
+        println!("{:11} {} leaves, fill {:.2}, {} splits", torn.name(), tree.leaf_pages, tree.fill, tree.splits);
+    }
 }
 
 #[test]
