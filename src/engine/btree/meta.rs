@@ -139,7 +139,8 @@ impl Meta {
         (pages
             && meta.height < 64
             && meta.images_start <= meta.position
-            && meta.offset() == offset && meta.end >= super::FIRST_UNIT)
+            && meta.offset() == offset
+            && meta.end >= super::FIRST_UNIT)
             .then_some(meta)
     }
 
@@ -186,7 +187,10 @@ mod tests {
             .map(|word| u64::from_le_bytes(word.try_into().unwrap()))
             .collect();
         assert_eq!(bytes[4..17], [144, 0, 0, 0, 1, b'k', b'v', b'f', b's', b'b', b't', b'r', b'1']);
-        assert_eq!(words[1..], [3, 16384, 5, 2, 1000, 900, 2000, 7, 900, 77, 1, 33, 0x0102_0304, 6, 1, 50_000, 12]);
+        assert_eq!(
+            words[1..],
+            [3, 16384, 5, 2, 1000, 900, 2000, 7, 900, 77, 1, 33, 0x0102_0304, 6, 1, 50_000, 12]
+        );
         assert!(bytes[153..].iter().all(|byte| *byte == 0) && bytes.len() == 512);
         assert_eq!(Meta::decode(&bytes, 4096), Some(sample(3)));
         assert_eq!(Meta::decode(&bytes, 0), None);

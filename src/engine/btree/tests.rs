@@ -275,12 +275,7 @@ fn recovered(disk: Arc<SimDisk>, history: &History, what: &str) -> Arc<BtreeEngi
     recovered_in(&tiny(), disk, history, what)
 }
 
-fn recovered_in(
-    options: &Options,
-    disk: Arc<SimDisk>,
-    history: &History,
-    what: &str,
-) -> Arc<BtreeEngine> {
+fn recovered_in(options: &Options, disk: Arc<SimDisk>, history: &History, what: &str) -> Arc<BtreeEngine> {
     let engine = open_on(disk, options).unwrap_or_else(|error| panic!("{what}: {error}"));
     assert!(engine.position() >= history.synced, "{what}: an acknowledged sync is lost");
     let found = contents(&*engine).unwrap_or_else(|error| panic!("{what}: {error}"));
@@ -676,7 +671,7 @@ fn compaction_cuts_the_file_to_what_is_in_use() {
                 model.insert(key, value);
             }
             assert!(steps < 2000);
-            if steps % 16 == 0 {
+            if steps.is_multiple_of(16) {
                 engine.verify().unwrap();
                 assert_eq!(contents(&*engine).unwrap(), model);
             }

@@ -240,12 +240,7 @@ impl Tree {
         self.values.get(&extent.unit).or_else(|| self.frozen.as_ref()?.values.get(&extent.unit))
     }
 
-    pub(super) fn value(
-        &self,
-        pager: &Pager,
-        loaded: &Loaded,
-        extent: Extent,
-    ) -> Result<Bytes, Stop> {
+    pub(super) fn value(&self, pager: &Pager, loaded: &Loaded, extent: Extent) -> Result<Bytes, Stop> {
         if u64::from(extent.units) != units_of(extent.bytes as usize) || extent.units == 0 {
             return Err(damaged(extent.unit, "an extent whose length does not fit its units"));
         }
