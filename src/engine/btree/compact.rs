@@ -70,7 +70,7 @@ impl BtreeEngine {
                 let limit = FIRST_UNIT + used + used / 32 + 16;
                 compaction.stage = Stage::Move { start: Vec::new(), limit };
             }
-            Stage::Move { .. } if self.is_over_half() => *checkpoint = true,
+            Stage::Move { .. } if self.is_pressing() => *checkpoint = true,
             Stage::Move { start, limit } => match self.move_some(start, *limit)? {
                 Some(next) => *start = next,
                 None => compaction.stage = Stage::Finish,
