@@ -14,8 +14,8 @@ use kvfs::control::{
 };
 use kvfs::disk::{Disk, Latch, Metered, ProcessIo, Purpose, SimDisk, Snapshot, Space};
 use kvfs::engine::{
-    self, Batch, Cache, Cause, Command, Debt, Engine, Filter, Histogram, Kind, KindCounters, Level,
-    MemEngine, Memory, MeteredEngine, Shape, StallCounters, Stalls, TagCounters, Tier, Lookups, Tree,
+    self, Batch, Cache, Cause, Command, Debt, Engine, Filter, Histogram, Kind, KindCounters, Level, Lookups,
+    MemEngine, Memory, MeteredEngine, Shape, StallCounters, Stalls, TagCounters, Tier, Tree,
 };
 use kvfs::fs::Usage;
 use kvfs::fs::meter::{Latency, Meter, Op, OpCounters};

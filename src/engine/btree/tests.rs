@@ -717,7 +717,8 @@ fn a_long_scan_leaves_hot_pages_and_the_way_to_them_in_memory() {
     fill(&engine, 2000, 600);
     engine.close().unwrap();
     let engine = open_on(sim.clone(), &options).unwrap();
-    let warm = || (0..40).for_each(|key| assert!(engine.get(&long_key(key * 50), Tier::Disk).unwrap().is_some()));
+    let warm =
+        || (0..40).for_each(|key| assert!(engine.get(&long_key(key * 50), Tier::Disk).unwrap().is_some()));
     (0..10).for_each(|_| warm());
     let before = engine.shape().tree.unwrap();
     assert_eq!(contents(&*engine).unwrap().len(), 2000);
@@ -890,6 +891,10 @@ fn write_amplification_of_each_mode() {
                 batch.put(next(index), vec![index as u8; value_bytes]);
                 logical_bytes += batch.bytes();
                 apply(&engine, &batch).unwrap();
+                // About what a worker does beside the writer.
+                if index % 16 == 0 {
+                    engine.work(Class::Flush).unwrap();
+                }
             }
             run(&*engine, Command::Checkpoint).unwrap();
             let written = metered.snapshot().since(&before);
@@ -917,7 +922,13 @@ fn write_amplification_of_each_mode() {
         measure("random 100 B, new", new, 100, &mut small);
         measure("random 100 B, overwrite", again, 100, &mut small);
         let tree = engine.shape().tree.unwrap();
-        println!("{:11} {} leaves, fill {:.2}, {} splits", torn.name(), tree.leaf_pages, tree.fill, tree.splits);
+        println!(
+            "{:11} {} leaves, fill {:.2}, {} splits",
+            torn.name(),
+            tree.leaf_pages,
+            tree.fill,
+            tree.splits
+        );
     }
 }
 
