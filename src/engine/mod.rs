@@ -39,7 +39,8 @@ pub use mem::MemEngine;
 pub use meter::{KeyKind, KindCounters, MeteredEngine, TagCounters};
 pub use options::{FIELDS, Kind, Options, Sync, Torn};
 pub use shape::{
-    Cache, Debt, Filter, Histogram, Level, Memory, ProbeMeter, Shape, StallCounters, StallMeter, Stalls, Tree,
+    Cache, Debt, Filter, Histogram, Level, Lookups, Memory, ProbeMeter, Shape, StallCounters, StallMeter,
+    Stalls, Tree,
 };
 pub use space::SpaceGuard;
 pub use worker::Worker;

@@ -3,12 +3,12 @@
 //! 1. *Freeze*: take the dirty pages and values, root, counts and free map as of log position P. Writers copy what they change
 //!    from here on.
 //! 2. *Fresh*: write values and pages that no durable state refers to, and the free map, to their places.
-//! 3. *Images*: append every other page, in its new form, to the log; or write it to the double-write area. In `torn=image` the
+//! 3. *Images*: append the changed units of every other page, in their new form, to the log; or write the page to the double-write area. In `torn=image` the
 //!    images of batches do, where they could be written.
 //! 4. *Commit*: sync the data file, the area and the log, write the meta page, sync it. Now the state at P is durable: what is not
 //!    in its place lies in the log between `images_start` and `images_end`, or in the area. The log below P (below
 //!    `images_start`) and units freed before P can be used again.
-//! 5. *Home*: write the pages of step 3 to their places, which may tear them: the images repair that. Sync.
+//! 5. *Home*: write the changed units of the pages of step 3 to their places, which may tear them: the images repair that. Sync.
 //! 6. *Done*: write the meta page once more, in the other slot, without `images_end` and `double_bytes`. It needs no sync of its
 //!    own: doing step 5 again at recovery is harmless, and the next commit syncs the file before it overwrites a slot. Only with
 //!    an area it is synced, because the next checkpoint overwrites that before its commit. If much of the end of
@@ -29,7 +29,7 @@ use crate::disk::Purpose;
 use crate::engine::wal::{FIRST_KIND, RECORD_OVERHEAD_BYTES};
 use crate::engine::{Class, Done, Result, Torn};
 
-/// Log record kind of a page image: unit (8 bytes), page.
+/// Log record kind of a page image: unit (8 bytes), which units of the page changed (4 bytes), these units.
 pub const IMAGE_KIND: u8 = FIRST_KIND + 1;
 /// Log record kind of the image of a page that a batch changed: unit (8 bytes), whether the page is new (4 bytes), page.
 pub const BATCH_IMAGE_KIND: u8 = FIRST_KIND + 2;
@@ -50,7 +50,7 @@ pub struct Job {
     frozen: Arc<Frozen>,
     /// Sorted by unit, as are the next.
     fresh: Vec<(u64, Piece)>,
-    in_place: Vec<(u64, Piece)>,
+    in_place: Vec<(u64, Arc<Page>)>,
     /// Those pages of `in_place` that need a copy.
     images: Vec<(u64, Arc<Page>)>,
     /// The newest meta page that was written for it, once there is one.
@@ -66,19 +66,17 @@ impl Job {
     fn new(frozen: Arc<Frozen>, started: Duration, waiters: Vec<Done>) -> Job {
         let (mut fresh, mut in_place) = (Vec::new(), Vec::new());
         for (unit, page) in &frozen.pages {
-            let list = if frozen.fresh.contains(unit) { &mut fresh } else { &mut in_place };
-            list.push((*unit, Piece::Page(page.clone())));
+            if frozen.fresh.contains(unit) {
+                fresh.push((*unit, Piece::Page(page.clone())));
+            } else if page.changed_units().next().is_some() {
+                in_place.push((*unit, page.clone()));
+            }
         }
         fresh.extend(frozen.values.iter().map(|(unit, value)| (*unit, Piece::Value(value.clone()))));
         fresh.sort_unstable_by_key(|(unit, _)| *unit);
         in_place.sort_unstable_by_key(|(unit, _)| *unit);
-        let mut images: Vec<(u64, Arc<Page>)> = frozen
-            .pages
-            .iter()
-            .filter(|(unit, _)| !frozen.fresh.contains(unit) && !frozen.imaged.contains(unit))
-            .map(|(unit, page)| (*unit, page.clone()))
-            .collect();
-        images.sort_unstable_by_key(|(unit, _)| *unit);
+        let images: Vec<_> =
+            in_place.iter().filter(|(unit, _)| !frozen.imaged.contains(unit)).cloned().collect();
         let mut meta = frozen.meta;
         if images.len() < in_place.len() {
             meta.images_end = meta.position;
@@ -153,7 +151,7 @@ impl BtreeEngine {
                 if job.in_place.is_empty() { Stage::Done } else { Stage::Home(0) }
             }
             Stage::Home(at) => {
-                let next = self.pager.write_pieces(&job.in_place, at, WORK_BYTES, Purpose::Checkpoint)?;
+                let next = self.pager.write_changed(&job.in_place, at, WORK_BYTES, Purpose::Checkpoint)?;
                 if next < job.in_place.len() {
                     Stage::Home(next)
                 } else {
@@ -178,10 +176,18 @@ impl BtreeEngine {
     }
 
     fn log_image(&self, unit: u64, page: &Page) -> Result<(u64, u64)> {
-        let bytes = 8 + self.pager.page_bytes();
+        let changed: Vec<usize> = page.changed_units().collect();
+        let unit_bytes = super::UNIT_BYTES as usize;
+        let bytes = 12 + changed.len() * unit_bytes;
+        let mut sealed = Vec::with_capacity(self.pager.page_bytes());
+        page.seal(unit, &mut sealed);
         let position = self.log.append(IMAGE_KIND, Purpose::PageImage, bytes, |target| {
             target.extend_from_slice(&unit.to_le_bytes());
-            page.seal(unit, target);
+            let mask = changed.iter().fold(0u32, |mask, index| mask | 1 << index);
+            target.extend_from_slice(&mask.to_le_bytes());
+            for index in &changed {
+                target.extend_from_slice(&sealed[index * unit_bytes..][..unit_bytes]);
+            }
         })?;
         let bytes = bytes as u64 + RECORD_OVERHEAD_BYTES;
         self.add_image_bytes(bytes);
@@ -219,8 +225,11 @@ impl BtreeEngine {
     /// What was frozen is clean now.
     fn thaw(&self, job: &Job) {
         // Into the pool first: readers find it in the frozen state until that goes.
-        for (unit, piece) in job.fresh.iter().chain(&job.in_place) {
+        for (unit, piece) in &job.fresh {
             self.pager.keep(*unit, piece.clone());
+        }
+        for (unit, page) in &job.in_place {
+            self.pager.keep(*unit, Piece::Page(page.clone()));
         }
         let mut tree = self.tree.write();
         tree.durable = job.meta;

@@ -70,7 +70,7 @@ impl BtreeEngine {
                 let limit = FIRST_UNIT + used + used / 32 + 16;
                 compaction.stage = Stage::Move { start: Vec::new(), limit };
             }
-            Stage::Move { .. } if self.is_over_half() => *checkpoint = true,
+            Stage::Move { .. } if self.is_pressing() => *checkpoint = true,
             Stage::Move { start, limit } => match self.move_some(start, *limit)? {
                 Some(next) => *start = next,
                 None => compaction.stage = Stage::Finish,
@@ -169,8 +169,7 @@ impl Tree {
             let extent = self.move_value(value, old, to, pager);
             let page = self.page_mut(leaf, &mut pins, pager);
             if let Ok(index) = page.search(&key) {
-                page.remove(index);
-                page.insert(index, &leaf_cell(&key, Stored::Extent(extent)));
+                page.replace(index, &leaf_cell(&key, Stored::Extent(extent)));
             }
             moved = true;
         }

@@ -71,9 +71,11 @@ const FIRST_UNIT: u64 = 2;
 /// Values from this size on lie in extents.
 const OUT_OF_LINE_BYTES: usize = 2048;
 /// Entries that a scan collects under one lock.
-const SCAN_ENTRIES: usize = 128;
+const SCAN_ENTRIES: usize = 256;
 /// Bytes of values that a scan reads from the disk at a time.
-const SCAN_READ_BYTES: usize = 256 << 10;
+const SCAN_READ_BYTES: usize = 1 << 20;
+/// Units between two values that a scan reads along rather than making a request more: a page, mostly.
+const SCAN_GAP_UNITS: u64 = 4;
 /// A free end of the file shorter than this stays, so that small stores do not cut and grow in turn.
 const CUT_UNITS_MIN: u64 = 64;
 /// Longest wait for other writers in [`Tier::Memory`].
@@ -111,6 +113,8 @@ pub struct BtreeEngine {
     dirty_since: AtomicU64,
     checkpoints: AtomicU64,
     checkpoint_nanos: AtomicU64,
+    recovery_time: Duration,
+    recovery_bytes: u64,
     /// Why the data file takes no more writes.
     failed: Mutex<Option<Error>>,
 }
@@ -121,7 +125,11 @@ pub fn open(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>, options: &Options) -> Re
     options.validate().map_err(Error::Invalid)?;
     let bell = Arc::new(Bell::new());
     let guard = SpaceGuard::new(disk.clone(), options.reserve_bytes)?;
+    let started = clock.elapsed();
     let recovered = recovery::recover(disk, clock.clone(), bell.clone(), options)?;
+    let recovery_time = clock.elapsed().saturating_sub(started);
+    let behind_bytes = recovered.log.end() - recovered.tree.durable.position;
+    let recovery_bytes = behind_bytes.saturating_sub(recovered.image_bytes);
     let engine = BtreeEngine {
         pager: recovered.pager,
         double: recovered.double,
@@ -141,6 +149,8 @@ pub fn open(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>, options: &Options) -> Re
         dirty_since: AtomicU64::new(0),
         checkpoints: AtomicU64::new(0),
         checkpoint_nanos: AtomicU64::new(0),
+        recovery_time,
+        recovery_bytes,
         failed: Mutex::new(None),
     };
     if engine.log_bytes() > 0 {
@@ -186,6 +196,15 @@ impl BtreeEngine {
         let now = self.clock.elapsed().as_nanos() as u64 + 1;
         // Only the first change counts, so a failure is as good.
         let _ = self.dirty_since.compare_exchange(0, now, Relaxed, Relaxed);
+    }
+
+    /// Time since the first change that no checkpoint has taken up.
+    fn dirty_age(&self) -> Duration {
+        match self.dirty_since.load(Relaxed) {
+            // None, or a batch is on its way and has not said so yet.
+            0 => Duration::ZERO,
+            since => self.clock.elapsed().saturating_sub(Duration::from_nanos(since - 1)),
+        }
     }
 
     fn clear_dirty_since(&self) {
@@ -268,7 +287,8 @@ impl BtreeEngine {
                 return Err(Error::WouldBlock);
             }
             absent.sort_unstable_by_key(|extent| extent.unit);
-            for run in absent.chunk_by(|a, b| a.unit + u64::from(a.units) == b.unit) {
+            let near = |a: &Extent, b: &Extent| b.unit <= a.unit + u64::from(a.units) + SCAN_GAP_UNITS;
+            for run in absent.chunk_by(near) {
                 let values = self.pager.read_values(run, Purpose::Scan);
                 let pieces = |values: Vec<Bytes>| {
                     run.iter().map(|extent| extent.unit).zip(values.into_iter().map(Piece::Value)).collect()
@@ -348,13 +368,8 @@ impl BtreeEngine {
         if !self.is_dirty() {
             return Pending::Idle;
         }
-        let since = self.dirty_since.load(Relaxed);
-        let age = match since {
-            // A batch is on its way and has not said so yet.
-            0 => Duration::ZERO,
-            _ => self.clock.elapsed().saturating_sub(Duration::from_nanos(since - 1)),
-        };
-        if self.is_over_half()
+        let age = self.dirty_age();
+        if self.is_pressing()
             || log_bytes >= self.options.checkpoint_log_bytes
             || age >= self.options.checkpoint_age
         {
@@ -368,8 +383,9 @@ impl BtreeEngine {
         self.log_bytes() > 0 || self.tree.read().active_bytes() > 0
     }
 
-    fn is_over_half(&self) -> bool {
-        self.tree.read().active_bytes() * 2 >= self.options.dirty_bytes_max
+    /// Whether so much is dirty that a checkpoint should begin: three quarters of the bound if it is pages, half if it is values.
+    fn is_pressing(&self) -> bool {
+        self.tree.read().pressing_bytes() * 4 >= self.options.dirty_bytes_max * 3
     }
 
     /// One unit of checkpoint work.
@@ -527,7 +543,7 @@ impl Engine for BtreeEngine {
         };
         self.set_dirty_since();
         self.stalls.end(|| self.clock.elapsed());
-        if self.is_over_half() || self.log_bytes() >= self.options.checkpoint_log_bytes {
+        if self.is_pressing() || self.log_bytes() >= self.options.checkpoint_log_bytes {
             self.bell.ring(Class::Flush);
         }
         Ok(position)
@@ -566,6 +582,7 @@ impl Engine for BtreeEngine {
         let log_bytes = self.log_bytes();
         let tree = self.tree.read();
         let (counts, page_bytes) = (tree.counts, self.pager.page_bytes() as u64);
+        let [leaves, inner, extents] = self.pager.lookups();
         let leaf_room = counts.leaf_pages * page_bytes;
         let leaf_used = counts.leaf_bytes + counts.leaf_pages * page::HEADER_BYTES as u64;
         Shape {
@@ -584,6 +601,13 @@ impl Engine for BtreeEngine {
                 checkpoints: self.checkpoints.load(Relaxed),
                 checkpoint_age_bytes: log_bytes,
                 checkpoint_time: Duration::from_nanos(self.checkpoint_nanos.load(Relaxed)),
+                dirty_age: self.dirty_age(),
+                settle_bytes: tree.settle_bytes(self.options.torn),
+                recovery_time: self.recovery_time,
+                recovery_bytes: self.recovery_bytes,
+                leaves,
+                inner,
+                extents,
             }),
             memory: Memory {
                 dirty_bytes: tree.dirty_bytes(),

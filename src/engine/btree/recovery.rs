@@ -3,7 +3,7 @@
 //! 1. Read the meta pages; the newer whole one names position P, root and free map.
 //! 2. If the meta page says that copies in the double-write area belong to its state, write them to their places.
 //! 3. Walk the log from P, or from `images_start`. If the meta page says that images up to `images_end` belong to its state, write
-//!    the newest of each page to its place first; batches between them wait.
+//!    the newest of each unit to its place first; batches between them wait.
 //! 4. Apply every batch behind P to the tree in memory. Nothing of it is written until the next checkpoint.
 //!
 //! Each step may be cut off and done again from the start. A file that does not exist yet appears with its first meta page, whole
@@ -141,7 +141,7 @@ struct Replay<'a> {
     pager: &'a Pager,
     ahead_units: u64,
     meta: Meta,
-    /// The newest image of each page that goes home.
+    /// The newest image of each unit that goes home.
     repairs: BTreeMap<u64, Bytes>,
     /// They are there.
     repaired: bool,
@@ -160,13 +160,17 @@ impl Replay<'_> {
                 }
                 // Behind the end lie those of a checkpoint that was cut off before its commit.
                 if position > middle && position <= end {
-                    self.repair(position, &payload, 8)?;
+                    let mask = payload.get(8..12).map_or(0, |bytes| {
+                        bytes.iter().rev().fold(0u32, |mask, byte| mask << 8 | u32::from(*byte))
+                    });
+                    self.repair(position, &payload, mask)?;
                 }
             }
             // A new page is written before the commit and needs no repair; its unit may have served two by then.
             BATCH_IMAGE_KIND if payload.get(8..12) == Some(&[0; 4]) => {
                 if position > start && position <= middle && end > 0 {
-                    self.repair(position, &payload, 12)?;
+                    let whole = (1 << self.pager.page_units()) - 1;
+                    self.repair(position, &payload, whole)?;
                 }
             }
             BATCH_IMAGE_KIND => {}
@@ -176,8 +180,8 @@ impl Replay<'_> {
             _ => return Err(Error::corrupt("log record", position, format!("an unknown kind, {kind}"))),
         }
         if position == end && !self.repaired {
-            for (unit, page) in std::mem::take(&mut self.repairs) {
-                self.pager.write(unit, &page, Purpose::Recovery)?;
+            for (unit, bytes) in std::mem::take(&mut self.repairs) {
+                self.pager.write(unit, &bytes, Purpose::Recovery)?;
             }
             self.pager.sync(Purpose::Recovery)?;
             self.repaired = true;
@@ -188,17 +192,20 @@ impl Replay<'_> {
         Ok(())
     }
 
-    /// Keeps the page behind `header` bytes of `payload` as the newest of its unit.
-    fn repair(&mut self, position: Position, payload: &Bytes, header: usize) -> Result<()> {
-        match payload.split_first_chunk::<8>() {
-            Some((unit, _)) if payload.len() == header + self.pager.page_bytes() => {
-                // A copy: a slice would hold its whole segment.
-                let page = Bytes::copy_from_slice(&payload[header..]);
-                self.repairs.insert(u64::from_le_bytes(*unit), page);
-                Ok(())
-            }
-            _ => Err(Error::corrupt("log record", position, "a page image that is not one page")),
+    /// Keeps the units of a page that `payload` holds behind its header, bit i of `mask` for unit i, as the newest.
+    fn repair(&mut self, position: Position, payload: &Bytes, mask: u32) -> Result<()> {
+        let units = payload.get(12..).unwrap_or_default().chunks(UNIT_BYTES as usize);
+        let fits = units.len() == mask.count_ones() as usize && payload.len() % UNIT_BYTES as usize == 12;
+        let Some((unit, _)) = payload.split_first_chunk::<8>().filter(|_| fits) else {
+            return Err(Error::corrupt("log record", position, "a page image that is not what it says"));
+        };
+        let places = (0..u32::BITS).filter(|index| mask >> index & 1 == 1);
+        for (index, bytes) in places.zip(units) {
+            let unit = u64::from_le_bytes(*unit).saturating_add(u64::from(index));
+            // A copy: a slice would hold its whole segment.
+            self.repairs.insert(unit, Bytes::copy_from_slice(bytes));
         }
+        Ok(())
     }
 
     fn batch(&mut self, payload: &Bytes) -> Result<()> {

@@ -18,6 +18,7 @@
 //!    when it goes.
 //! 4. Where `epoch` is unchanged, units that were neither dirty nor frozen hold the same bytes in the file.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
@@ -206,6 +207,27 @@ impl Tree {
     /// Those of them that no checkpoint has taken up yet.
     pub fn active_bytes(&self) -> u64 {
         (self.dirty.len() * self.page_bytes) as u64 + self.value_bytes
+    }
+
+    /// The same, with what gains nothing by waiting counted one and a half times: a value is written once in any case, while a
+    /// page collects changes until it is.
+    pub fn pressing_bytes(&self) -> u64 {
+        self.active_bytes() + self.value_bytes / 2
+    }
+
+    /// Bytes that a checkpoint which froze now would write in mode `torn`, without the free map.
+    pub fn settle_bytes(&self, torn: Torn) -> u64 {
+        let page = |(unit, page): (&u64, &Arc<Page>)| {
+            let changed = page.changed_units().count() as u64 * UNIT_BYTES;
+            match torn {
+                _ if self.fresh.contains(unit) => self.page_bytes as u64,
+                Torn::Image if self.imaged.contains(unit) => changed,
+                Torn::Image | Torn::Delta => 2 * changed,
+                Torn::DoubleWrite => changed + self.page_bytes as u64,
+            }
+        };
+        let values = self.values.values().map(|value| units_of(value.len()) * UNIT_BYTES);
+        self.dirty.iter().map(page).chain(values).sum()
     }
 
     /// Bytes of dirty pages that a checkpoint logs images of at most.
@@ -410,11 +432,16 @@ impl Tree {
     /// The same, to be changed.
     pub(super) fn page_mut(&mut self, unit: u64, pins: &mut Pins, pager: &Pager) -> &mut Page {
         self.touch(unit);
-        let page = self.dirty.entry(unit).or_insert_with(|| {
-            pager.forget(unit);
-            pins.remove(&unit).expect("a page on a planned way is dirty or pinned")
-        });
-        Arc::make_mut(page)
+        match self.dirty.entry(unit) {
+            Entry::Occupied(page) => Arc::make_mut(page.into_mut()),
+            Entry::Vacant(place) => {
+                pager.forget(unit);
+                let page = pins.remove(&unit).expect("a page on a planned way is dirty or pinned");
+                let page = Arc::make_mut(place.insert(page));
+                page.begin_changes();
+                page
+            }
+        }
     }
 
     /// The way to `key`: inner pages with the child taken, and the leaf.
@@ -497,17 +524,15 @@ impl Tree {
             self.height = 1;
         }
         let (way, leaf) = self.way(key, pins);
-        let page = self.page_mut(leaf, pins, pager);
+        let page = self.planned(leaf, pins);
         let found = page.search(key);
-        let mut old = None;
-        let mut removed = 0;
+        let (mut old, mut old_bytes) = (None, 0);
         if let Ok(index) = found {
+            old_bytes = page.cell_bytes(index);
             if let Stored::Extent(extent) = page.stored(index) {
                 old = Some(extent);
             }
-            removed = page.remove(index);
         }
-        self.counts.leaf_bytes -= removed as u64;
         let cell = if is_inline(self.page_bytes, key, value) {
             if let Some(old) = old {
                 self.remove_extent(old, pager);
@@ -517,6 +542,14 @@ impl Tree {
             leaf_cell(key, Stored::Extent(self.add_extent(value, old, pager)))
         };
         self.counts.leaf_bytes += cell.len() as u64 + 2;
+        self.counts.leaf_bytes -= old_bytes as u64;
+        let page = self.page_mut(leaf, pins, pager);
+        if let Ok(index) = found {
+            if page.replace(index, &cell) {
+                return;
+            }
+            page.remove(index);
+        }
         let (Ok(index) | Err(index)) = found;
         self.insert(way, leaf, index, cell, pins, pager);
     }
