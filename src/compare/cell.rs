@@ -50,7 +50,7 @@ pub fn measure(
         let mut batch = Batch::new(0);
         batch.put(key, values.next_value());
         bench.put(&batch)?;
-        if index as u64 % look_every == 0 {
+        if (index as u64).is_multiple_of(look_every) {
             memory.look();
         }
     }

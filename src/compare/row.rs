@@ -77,7 +77,10 @@ counts!(data_bytes value_bytes update_percent sequential seed keys puts logical_
     syncs gets get_bytes reads read_bytes physical_bytes log_file_bytes live_bytes memory_bytes nanos);
 
 /// The columns that are ratios.
-const RATIOS: [(&str, fn(&Row) -> f64); 9] = [
+/// A column's name and how it is read off a row.
+type Ratio = (&'static str, fn(&Row) -> f64);
+
+const RATIOS: [Ratio; 9] = [
     ("write_amp", Row::write_amp),
     ("write_amp_unsettled", Row::write_amp_unsettled),
     ("write_amp_no_wal", Row::write_amp_no_wal),
