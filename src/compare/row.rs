@@ -76,10 +76,10 @@ macro_rules! counts {
 counts!(data_bytes value_bytes update_percent sequential seed keys puts logical_bytes unsettled_bytes settled_bytes requests
     syncs gets get_bytes reads read_bytes physical_bytes log_file_bytes live_bytes memory_bytes nanos);
 
-/// The columns that are ratios.
 /// A column's name and how it is read off a row.
 type Ratio = (&'static str, fn(&Row) -> f64);
 
+/// The columns that are ratios.
 const RATIOS: [Ratio; 9] = [
     ("write_amp", Row::write_amp),
     ("write_amp_unsettled", Row::write_amp_unsettled),
