@@ -76,8 +76,11 @@ macro_rules! counts {
 counts!(data_bytes value_bytes update_percent sequential seed keys puts logical_bytes unsettled_bytes settled_bytes requests
     syncs gets get_bytes reads read_bytes physical_bytes log_file_bytes live_bytes memory_bytes nanos);
 
+/// A column that is a ratio: its name, and what it is of a row.
+type Ratio = (&'static str, fn(&Row) -> f64);
+
 /// The columns that are ratios.
-const RATIOS: [(&str, fn(&Row) -> f64); 9] = [
+const RATIOS: [Ratio; 9] = [
     ("write_amp", Row::write_amp),
     ("write_amp_unsettled", Row::write_amp_unsettled),
     ("write_amp_no_wal", Row::write_amp_no_wal),
