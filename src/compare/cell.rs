@@ -9,8 +9,9 @@
 //! To settle is to flush (checkpoint) and sync, and to work until nothing is left to do: a boundary at which nothing is owed, so
 //! that a run is charged with all of its own work and none of another's.
 //!
-//! Engines see a clock of their own that goes on a millisecond a put. So every count follows from the seed and the options, never
-//! from the machine or from what else it does; only the time, and memory by a little, do not.
+//! Engines see a clock of their own that goes on a millisecond a put. So what is written, in bytes, requests and syncs, follows from
+//! the seed and the options, never from the machine or from what else it does. Reads differ by a little, since which entries
+//! a cache keeps depends on hashes that are other ones in every process; time and memory are what they are.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -235,7 +236,7 @@ mod tests {
                         below.snapshot().total().write_bytes > row.settled_bytes,
                         "the load is not in it"
                     );
-                    Row { nanos: 0, memory_bytes: 0, ..row }
+                    Row { nanos: 0, memory_bytes: 0, reads: 0, read_bytes: 0, ..row }
                 })
                 .collect();
             assert_eq!(rows[0], rows[1], "{}", contender.name);

@@ -225,13 +225,7 @@ mod tests {
             drop((disk, below));
             // Without syncs, and from an empty directory again, the bytes are the same.
             let again = measure_at(place.path(), &plan, contender, work)?;
-            let counts = |row: &Row| Row {
-                nanos: 0,
-                memory_bytes: 0,
-                physical_bytes: 0,
-                log_file_bytes: 0,
-                ..row.clone()
-            };
+            let counts = |row: &Row| (row.written.clone(), row.unsettled_bytes, row.requests, row.syncs);
             assert_eq!(counts(&again), counts(&row));
             let disk = OsDisk::open(place.path(), Access::Write).unwrap();
             assert!(disk.list().unwrap().is_empty());

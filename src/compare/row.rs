@@ -76,7 +76,7 @@ macro_rules! counts {
 counts!(data_bytes value_bytes update_percent sequential seed keys puts logical_bytes unsettled_bytes settled_bytes requests
     syncs gets get_bytes reads read_bytes physical_bytes log_file_bytes live_bytes memory_bytes nanos);
 
-/// A column's name and how it is read off a row.
+/// A column that is a ratio: its name, and what it is of a row.
 type Ratio = (&'static str, fn(&Row) -> f64);
 
 /// The columns that are ratios.
