@@ -2,6 +2,10 @@
 //!
 //! `kvfs DIR MNT -o …`, the form that mount(8) and `mount.fuse` use, is `kvfs mount DIR MNT -o …`.
 
+mod budget;
+mod model;
+mod watch;
+
 use std::ffi::OsString;
 use std::io::{IsTerminal, Write};
 use std::os::unix::ffi::OsStrExt;
@@ -50,6 +54,7 @@ Examples:
   kvfs ctl /mnt/kv mark run1; fio job; kvfs stats /mnt/kv --since run1
   kvfs umount /mnt/kv
   kvfs check /var/lib/kv.db
+  kvfs compare --dir /var/tmp/compare --quick        both engines, the same puts, the crossover
 
 `kvfs mount --help` lists every -o option. RUST_LOG sets what is logged, as in RUST_LOG=debug.
 
@@ -88,6 +93,34 @@ enum Verb {
         /// What happened since `kvfs ctl MNT mark NAME`
         #[arg(long, value_name = "NAME")]
         since: Option<String>,
+        /// A row every so many seconds of what happened in them, until interrupted
+        #[arg(long, value_name = "SECONDS", conflicts_with_all = ["json", "since"], value_parser = clap::value_parser!(u64).range(1..))]
+        watch: Option<u64>,
+    },
+    /// Hold a mount to a budget: kvfs assert MNT 'write_amp < 3' 'stall_seconds == 0'. Exit code 1 if one fails
+    Assert {
+        /// Mount point
+        mount_point: PathBuf,
+        /// PATH < NUMBER (or <= > >= == !=); PATH is write_amp, fs_write_amp, engine_write_amp, read_amp, space_amp,
+        /// stall_seconds or any path of .stats.d/json
+        #[arg(required = true)]
+        conditions: Vec<String>,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+        /// Count from `kvfs ctl MNT mark NAME`
+        #[arg(long, value_name = "NAME")]
+        since: Option<String>,
+    },
+    /// What the textbook formulas predict, without a mount
+    Model(model::ModelArgs),
+    /// Trace a read: which structures are asked for a file's record and for one of its blocks
+    Explain {
+        /// A file of a mount
+        path: PathBuf,
+        /// Offset in it
+        #[arg(default_value = "0", value_parser = parse_size)]
+        offset: u64,
     },
     /// Give a command to a mount: flush, compact, checkpoint, sync, mark NAME
     Ctl {
@@ -102,6 +135,8 @@ enum Verb {
         /// Directory of the store
         dir: PathBuf,
     },
+    /// Put the same keys into every engine and name the crossover: where one writes less than another. Needs no mount
+    Compare(crate::compare::Arguments),
 }
 
 #[derive(Debug, Args)]
@@ -212,22 +247,28 @@ fn run(verb: Verb) -> Result<(), Failure> {
         }
         Verb::Mount(arguments) => run_mount(&arguments),
         Verb::Umount { mount_point, lazy } => unmount(&mount_point, lazy),
-        Verb::Stats { mount_point, json, since } => {
+        Verb::Stats { mount_point, watch: Some(seconds), .. } => watch(&mount_point, seconds),
+        Verb::Assert { mount_point, conditions, json, since } => {
+            hold(&mount_point, &conditions, json, since.as_deref())
+        }
+        Verb::Model(arguments) => {
+            print(model::run(&arguments).map_err(|problem| Failure::new(code::USAGE, problem))?.as_bytes())
+        }
+        Verb::Explain { path, offset } => explain(&path, offset),
+        Verb::Stats { mount_point, json, since, watch: None } => {
             let name = match since {
                 Some(name) => format!(".stats.d/since/{name}{}", if json { ".json" } else { "" }),
                 None if json => ".stats.d/json".to_string(),
                 None => ".stats".to_string(),
             };
-            let path = mount_point.join(name);
-            let text = crate::disk::read_outside(&path).map_err(|error| {
-                Failure::new(code::SYSTEM, format!("{}: {error}; is it a mounted kvfs?", path.display()))
-            })?;
-            let written = std::io::stdout().write_all(&text);
-            written
-                .map_err(|error| Failure::new(code::SYSTEM, format!("writing to standard output: {error}")))
+            print(&read(&mount_point, &name)?)
         }
         Verb::Ctl { mount_point, words } => control(&mount_point, &words.join(" ")),
         Verb::Check { dir } => check(&dir),
+        Verb::Compare(arguments) => crate::compare::main(&arguments).map_err(|error| {
+            let is_usage = matches!(error, crate::compare::Error::Usage(_));
+            Failure::new(if is_usage { code::USAGE } else { code::SYSTEM }, error.to_string())
+        }),
     }
 }
 
@@ -335,6 +376,75 @@ fn unmount(path: &Path, lazy: bool) -> Result<(), Failure> {
         return Err(Failure::new(code::MOUNT, format!("{show} is unmounted, but its store is still in use")));
     }
     Ok(())
+}
+
+fn print(text: &[u8]) -> Result<(), Failure> {
+    let written = std::io::stdout().write_all(text);
+    written.map_err(|error| Failure::new(code::SYSTEM, format!("writing to standard output: {error}")))
+}
+
+/// A virtual file of a mount.
+fn read(mount_point: &Path, name: &str) -> Result<Vec<u8>, Failure> {
+    let path = mount_point.join(name);
+    crate::disk::read_outside(&path).map_err(|error| {
+        Failure::new(code::SYSTEM, format!("{}: {error}; is it a mounted kvfs?", path.display()))
+    })
+}
+
+fn report(mount_point: &Path, name: &str) -> Result<serde_json::Value, Failure> {
+    let text = read(mount_point, name)?;
+    let problem = |error| Failure::new(code::SYSTEM, format!("{}/{name}: {error}", mount_point.display()));
+    serde_json::from_slice(&text).map_err(problem)
+}
+
+fn watch(mount_point: &Path, seconds: u64) -> Result<(), Failure> {
+    let mut before = report(mount_point, ".stats.d/json")?;
+    for rows in 0.. {
+        if rows % watch::ROWS == 0 {
+            print(format!("{}\n", watch::head()).as_bytes())?;
+        }
+        std::thread::sleep(std::time::Duration::from_secs(seconds));
+        let now = report(mount_point, ".stats.d/json")?;
+        if let Some(row) = watch::row(&before, &now) {
+            print(format!("{row}\n").as_bytes())?;
+        }
+        before = now;
+    }
+    Ok(())
+}
+
+fn hold(mount_point: &Path, conditions: &[String], json: bool, since: Option<&str>) -> Result<(), Failure> {
+    let name = since.map_or(".stats.d/json".to_string(), |name| format!(".stats.d/since/{name}.json"));
+    let report = report(mount_point, &name)?;
+    let judged: Result<Vec<budget::Verdict>, String> =
+        conditions.iter().map(|condition| budget::judge(&report, condition)).collect();
+    // Not the code of a budget that was missed.
+    let verdicts = judged.map_err(|problem| Failure::new(code::SYSTEM, problem))?;
+    let holds = verdicts.iter().all(|verdict| verdict.holds);
+    if json {
+        let list: Vec<serde_json::Value> = verdicts.iter().map(budget::Verdict::json).collect();
+        print(format!("{:#}\n", serde_json::json!({ "holds": holds, "conditions": list })).as_bytes())?;
+    } else {
+        for verdict in &verdicts {
+            print(format!("{}\n", verdict.text()).as_bytes())?;
+        }
+    }
+    if holds { Ok(()) } else { Err(Failure::new(code::USAGE, "")) }
+}
+
+fn explain(path: &Path, offset: u64) -> Result<(), Failure> {
+    let show = path.display();
+    let failed = |problem: String| Failure::new(code::SYSTEM, format!("{show}: {problem}"));
+    let found = nix::sys::stat::lstat(path).map_err(|errno| failed(errno.desc().to_string()))?;
+    let absolute = absolute(path)?;
+    let is_root = |dir: &&Path| nix::sys::stat::lstat(&dir.join(".stats.d/json")).is_ok();
+    let mount_point = absolute
+        .ancestors()
+        .find(is_root)
+        .ok_or_else(|| failed("it does not lie in a mounted kvfs".to_string()))?;
+    let block_bytes = report(mount_point, ".stats.d/json")?["block_bytes"].as_u64().unwrap_or(4096).max(1);
+    control(mount_point, &format!("explain {} {}", found.st_ino, offset / block_bytes))?;
+    print(&read(mount_point, ".stats.d/trace")?)
 }
 
 fn control(mount_point: &Path, line: &str) -> Result<(), Failure> {

@@ -315,6 +315,10 @@ fn parts(store: &Store, mount_point: &Path) -> Parts {
         let fs = fs.clone();
         move || fs.usage()
     };
+    let write_times = {
+        let fs = fs.clone();
+        move || fs.write_times()
+    };
     let began = *began;
     let process = move || Some(process_io().ok()?.since(began.as_ref()?));
     Parts {
@@ -337,6 +341,7 @@ fn parts(store: &Store, mount_point: &Path) -> Parts {
         disk: disk.clone(),
         latch: latch.clone(),
         usage: Box::new(usage),
+        write_times: Box::new(write_times),
         process: Box::new(process),
     }
 }

@@ -378,8 +378,13 @@ fn every_key_and_every_purpose_is_documented() {
     let keys = document.lines().skip_while(|line| !line.starts_with("### The mount"));
     let keys = keys.filter_map(|line| line.strip_prefix("| `")?.split_once('`').map(|(key, _)| key));
     let purposes: BTreeSet<&str> = Purpose::all().map(Purpose::name).collect();
-    let stale: Vec<&str> =
-        keys.filter(|key| !found.contains(*key) && !purposes.contains(key) && *key != "tree").collect();
+    let stale: Vec<&str> = keys
+        .filter(|key| {
+            !found.contains(*key)
+                && !purposes.contains(key)
+                && !["tree", "prediction", "debt.levels"].contains(key)
+        })
+        .collect();
     assert!(stale.is_empty(), "docs/stats.md explains {stale:?}, which the report does not have");
 }
 
@@ -428,6 +433,7 @@ fn rig_on(
         disk: disk.clone(),
         latch,
         usage: Box::new(|| Usage { stored_bytes: 1000, ..Usage::default() }),
+        write_times: Box::new(|| Ok(())),
         process: Box::new(|| None),
     });
     let tree = control.tree();
@@ -460,12 +466,12 @@ impl Rig {
         serde_json::from_str(&self.cat(path)).unwrap()
     }
 
-    /// What a write answered; fails if it has not answered yet.
+    /// What a write answered, perhaps from another thread; fails if it is not answered soon.
     fn write(&self, caller: Caller, text: &str) -> kvfs::fs::Result<()> {
         let (sender, receiver) = std::sync::mpsc::channel();
         let ino = self.find(".stats").unwrap().ino;
         self.tree.write(ino, caller, text.as_bytes(), Box::new(move |result| sender.send(result).unwrap()));
-        receiver.try_recv().expect("the write has been answered")
+        receiver.recv_timeout(Duration::from_secs(10)).expect("the write has been answered")
     }
 
     /// As if a user had written `bytes`, stored as one block and one inode.
@@ -826,24 +832,37 @@ fn a_command_that_waits_is_answered_when_it_ends_and_holds_up_the_lines_behind_i
         let sender = sender.clone();
         rig.tree.write(ino, OWNER, text.as_bytes(), Box::new(move |result| sender.send(result).unwrap()));
     };
+    // Some commands come to the engine from another thread.
+    let next_command = || {
+        for _ in 0..10_000 {
+            if let Some(done) = engine.commands.lock().pop() {
+                return done;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        panic!("no command came");
+    };
     write("flush wait\nsync\nmark after");
     assert!(receiver.try_recv().is_err());
     for _ in 0..2 {
-        let done = engine.commands.lock().pop().unwrap();
+        let done = next_command();
         assert!(rig.find(".stats.d/since/after").is_none());
         done(Ok(()));
     }
-    receiver.try_recv().unwrap().unwrap();
+    receiver.recv_timeout(Duration::from_secs(10)).unwrap().unwrap();
     assert!(rig.find(".stats.d/since/after").is_some());
     // A failure ends the list with its errno; without "wait" it is nobody's.
     write("compact wait\nmark never");
-    let done = engine.commands.lock().pop().unwrap();
+    let done = next_command();
     done(Err(kvfs::engine::Error::NoSpace));
-    assert_eq!(receiver.try_recv().unwrap().map_err(|error| error.errno()), Err(libc::ENOSPC));
+    assert_eq!(
+        receiver.recv_timeout(Duration::from_secs(10)).unwrap().map_err(|error| error.errno()),
+        Err(libc::ENOSPC)
+    );
     assert!(rig.find(".stats.d/since/never").is_none());
     write("compact");
-    receiver.try_recv().unwrap().unwrap();
-    let done = engine.commands.lock().pop().unwrap();
+    receiver.recv_timeout(Duration::from_secs(10)).unwrap().unwrap();
+    let done = next_command();
     done(Err(kvfs::engine::Error::NoSpace));
 }
 
@@ -860,6 +879,7 @@ fn a_closed_latch_is_shown() {
         engine: MeteredEngine::new(Arc::new(MemEngine::new()), classify),
         disk,
         latch: latch.clone(),
+        write_times: Box::new(|| Ok(())),
         usage: Box::new(Usage::default),
         process: Box::new(|| None),
     });
@@ -895,4 +915,171 @@ fn a_report_is_cheap() {
         rig.control.report()
     };
     assert_eq!(report.sample.op(Op::Write).count, 999);
+}
+
+// The files for programs.
+
+/// Parses text exposition 0.0.4 as strictly as its description says; samples by name with labels.
+fn exposition(text: &str) -> std::collections::BTreeMap<String, f64> {
+    let mut samples = std::collections::BTreeMap::new();
+    let (mut helped, mut typed) = (BTreeSet::new(), std::collections::BTreeMap::new());
+    assert!(text.ends_with('\n'));
+    for line in text.lines() {
+        if let Some(rest) = line.strip_prefix("# HELP ") {
+            let (name, help) = rest.split_once(' ').unwrap();
+            assert!(!help.is_empty() && helped.insert(name.to_string()), "{line}");
+        } else if let Some(rest) = line.strip_prefix("# TYPE ") {
+            let (name, kind) = rest.split_once(' ').unwrap();
+            assert!(["counter", "gauge", "histogram"].contains(&kind), "{line}");
+            assert!(typed.insert(name.to_string(), kind.to_string()).is_none(), "{line} twice");
+        } else {
+            let (series, value) = line.rsplit_once(' ').unwrap();
+            let (name, labels) = series.split_once('{').unwrap_or((series, "}"));
+            let legal = |c: char| c.is_ascii_alphanumeric() || c == '_';
+            assert!(name.chars().all(legal), "{line}");
+            let labels = labels.strip_suffix('}').unwrap();
+            for label in labels.split(',').filter(|label| !label.is_empty()) {
+                let (key, text) = label.split_once('=').unwrap();
+                assert!(key.chars().all(legal) && text.starts_with('"') && text.ends_with('"'), "{line}");
+            }
+            let family = ["_bucket", "_sum", "_count"]
+                .iter()
+                .filter_map(|suffix| name.strip_suffix(suffix))
+                .find(|base| typed.get(*base).is_some_and(|kind| kind == "histogram"))
+                .unwrap_or(name);
+            assert!(helped.contains(family) && typed.contains_key(family), "{line} has no family");
+            assert_eq!(typed[family] == "counter", name.ends_with("_total"), "{line}");
+            assert!(samples.insert(series.to_string(), value.parse().unwrap()).is_none(), "{line} twice");
+        }
+    }
+    samples
+}
+
+#[test]
+fn the_exposition_is_valid_and_agrees_with_the_report() {
+    let rig = mem();
+    for _ in 0..7 {
+        rig.user_writes(1000);
+    }
+    rig.meter.record(Op::Write, Duration::from_secs(100), 0, true);
+    let samples = exposition(&rig.cat(".stats.d/prom"));
+    assert_eq!(samples["kvfs_app_write_bytes_total"], 7000.0);
+    assert_eq!(samples["kvfs_kv_ops_total{fs_op=\"write\",op=\"put\"}"], 14.0);
+    assert_eq!(samples["kvfs_fs_op_duration_seconds_bucket{op=\"write\",le=\"+Inf\"}"], 8.0);
+    assert_eq!(samples["kvfs_fs_op_duration_seconds_bucket{op=\"write\",le=\"64\"}"], 7.0);
+    assert_eq!(samples["kvfs_fs_op_duration_seconds_count{op=\"write\"}"], 8.0);
+    let bounds = ["0.000001", "0.000016", "0.000256", "0.004", "1", "64", "+Inf"];
+    let counts =
+        bounds.map(|le| samples[&format!("kvfs_fs_op_duration_seconds_bucket{{op=\"write\",le=\"{le}\"}}")]);
+    assert!(counts.is_sorted(), "buckets are cumulative: {counts:?}");
+}
+
+fn small_lsm() -> Rig {
+    rig(|disk, clock| {
+        let options = engine::Options {
+            kind: Kind::Lsm,
+            memtable_bytes: 16 << 10,
+            table_bytes: 16 << 10,
+            level_base_bytes: 64 << 10,
+            log_segment_bytes: 64 << 10,
+            reserve_bytes: 0,
+            ..engine::Options::default()
+        };
+        engine::open(disk, clock, &options).unwrap()
+    })
+}
+
+fn fill(rig: &Rig) {
+    let mut prng = Prng::new(7);
+    for _ in 0..400 {
+        let mut batch = Batch::new(Op::Write.tag());
+        batch.put(prng.below(300).to_be_bytes().to_vec(), vec![9; 400]);
+        rig.meter.record(Op::Write, Duration::from_micros(9), 400, false);
+        while rig.engine.apply(&batch, Tier::Disk).is_err() {
+            engine::settle(&*rig.engine).unwrap();
+        }
+    }
+    engine::settle(&*rig.engine).unwrap();
+}
+
+#[test]
+fn events_say_why_and_how_much() {
+    let rig = small_lsm();
+    fill(&rig);
+    rig.write(OWNER, "mark a\n").unwrap();
+    assert!(rig.write(OWNER, "nonsense\n").is_err());
+    let events: Vec<Value> =
+        rig.cat(".stats.d/events").lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let named = |name: &str| events.iter().filter(|event| event["event"] == name).collect::<Vec<_>>();
+    assert_eq!(events[0]["event"], "mount");
+    assert!(named("flush").iter().all(|event| number(event, "bytes") > 0) && !named("flush").is_empty());
+    let begins = named("merge_begin");
+    assert!(begins[0]["trigger"].as_str().unwrap().starts_with("l0_files 4 of 4"), "{}", begins[0]);
+    assert_eq!(begins.len(), named("merge_end").len());
+    for event in &begins {
+        assert!(number(event, "overlapping_files") <= number(event, "into_level_files"));
+        assert!(number(event, "files") > number(event, "overlapping_files"));
+    }
+    let commands = named("command");
+    assert_eq!(
+        (commands[0]["words"].as_str(), number(commands[0], "uid"), number(commands[0], "pid")),
+        (Some("mark a"), 1000, 7)
+    );
+    assert_eq!(named("error").len(), 1, "the word that nobody knows");
+    let ctl = rig.cat(".stats.d/ctl");
+    assert!(ctl.contains("mark a: done") && ctl.lines().count() == 2, "{ctl}");
+    assert_eq!(rig.find(".stats.d/ctl").unwrap().permissions, 0o600);
+}
+
+#[test]
+fn tables_history_debt_and_prediction_describe_the_tree() {
+    let rig = small_lsm();
+    fill(&rig);
+    rig.clock.advance(Duration::from_secs(1));
+    rig.control.tick();
+    let picture = rig.json(".stats.d/lsm.json");
+    let json = rig.json(".stats.d/json");
+    let levels = picture["levels"].as_array().unwrap();
+    for (level, shown) in levels.iter().zip(json["levels"].as_array().unwrap()) {
+        let bytes: u64 = level["tables"].as_array().unwrap().iter().map(|table| number(table, "size")).sum();
+        assert_eq!(bytes, number(shown, "bytes"), "{level}");
+    }
+    let history = rig.cat(".stats.d/history");
+    let mut rows = history.lines().map(|line| line.split(',').collect::<Vec<_>>());
+    let head = rows.next().unwrap();
+    let rows: Vec<_> = rows.collect();
+    assert!(rows.len() == 2 && rows.iter().all(|row| row.len() == head.len()), "{history}");
+    let column = head.iter().position(|name| *name == "app_write_bytes").unwrap();
+    assert_eq!(rows[1][column], "160000");
+    let debt = json["debt"]["levels"].as_array().unwrap();
+    let sum: u64 = debt.iter().map(|row| number(row, "debt_bytes")).sum();
+    assert!(debt.len() >= 3 && sum.abs_diff(number(&json, "debt.durability_bytes")) <= debt.len() as u64);
+    assert_eq!(debt.last().unwrap()["pending_write_amplification"], 0.0, "the last level owes nothing");
+    let levels = number(&json, "prediction.levels") as f64;
+    assert_eq!(json["prediction"]["write_half_ratio"].as_f64().unwrap().round(), (levels * 5.0).round());
+    assert!(rig.cat(".stats.d/ops").lines().any(|line| line.starts_with("write 400 0 160000 400 400 0 ")));
+    assert!(rig.cat(".stats.d/engine").contains("lsm"));
+}
+
+#[test]
+fn a_read_is_explained_down_to_where_it_stops() {
+    let rig = small_lsm();
+    let put = |key: u8| {
+        let mut batch = Batch::new(0);
+        batch.put(vec![key], vec![1; 100]);
+        rig.engine.apply(&batch, Tier::Disk).unwrap();
+    };
+    put(5);
+    let verdicts = |key: u8| {
+        let probes = rig.engine.explain(&[key]).unwrap();
+        probes.into_iter().map(|probe| probe.verdict).collect::<Vec<_>>()
+    };
+    assert_eq!(verdicts(5), ["hit"]);
+    engine::run(&*rig.engine, Command::Flush).unwrap();
+    assert_eq!(verdicts(5), ["miss", "hit"]);
+    assert_eq!(verdicts(9), ["miss", "out-of-range"]);
+    let mut batch = Batch::new(0);
+    batch.delete(vec![5]);
+    rig.engine.apply(&batch, Tier::Disk).unwrap();
+    assert_eq!(verdicts(5), ["tombstone"]);
 }

@@ -17,6 +17,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("engine", &["base", "disk"]),
     ("fs", &["base", "disk", "engine"]),
     ("control", &["base", "disk", "engine", "fs"]),
+    ("compare", &["base", "disk", "engine"]),
     ("fuse", &["base", "disk", "engine", "fs"]),
     ("store", &["base", "disk", "engine", "fs", "fuse"]),
 ];
@@ -46,7 +47,7 @@ const ONLY_IN: &[(&str, &[(&str, &str)])] = &[
             ("control/", "the socket's thread"),
         ],
     ),
-    ("thread::spawn", &[("control/", "the socket's thread"), ("compare/", "sampling memory")]),
+    ("thread::spawn", &[("control/", "the socket's thread")]),
     ("mmap", &[]),
 ];
 

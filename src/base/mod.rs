@@ -2,6 +2,7 @@
 
 pub mod bell;
 pub mod clock;
+pub mod journal;
 pub mod prng;
 pub mod text;
 pub mod varint;

@@ -27,6 +27,13 @@ pub enum Action {
     Mark(String),
     /// Forget them.
     Unmark(String),
+    /// Trace what a read of an inode and of one of its blocks asks.
+    Explain {
+        /// The inode.
+        ino: u64,
+        /// The block's number in the file.
+        block: u64,
+    },
     /// Nothing: the text is in `.stats.d/help`.
     Help,
 }
@@ -42,6 +49,7 @@ pub const HELP: &[(&str, &str)] = &[
     ("sync", "make everything so far durable; the write returns when it is"),
     ("mark NAME", "remember the counters; .stats.d/since/NAME counts from there"),
     ("unmark NAME", "forget a mark"),
+    ("explain INO [BLOCK]", "trace a read of an inode and of one of its blocks, into .stats.d/trace"),
     ("help", "nothing; this list is .stats.d/help"),
 ];
 
@@ -63,11 +71,17 @@ pub fn parse(text: &[u8]) -> Result<Vec<Action>> {
             ["sync"] => Action::Sync,
             ["mark", name] => Action::Mark(mark_name(name)?),
             ["unmark", name] => Action::Unmark(mark_name(name)?),
+            ["explain", ino] => Action::Explain { ino: number(ino)?, block: 0 },
+            ["explain", ino, block] => Action::Explain { ino: number(ino)?, block: number(block)? },
             ["help"] => Action::Help,
             _ => return Err(Error::Invalid),
         });
     }
     if actions.len() > LINES_MAX { Err(Error::Invalid) } else { Ok(actions) }
+}
+
+fn number(word: &str) -> Result<u64> {
+    word.parse().map_err(|_| Error::Invalid)
 }
 
 /// A name that can be a file of `since/`, and is not that of another mark's JSON.
@@ -111,7 +125,7 @@ mod tests {
     #[test]
     fn the_help_lists_every_command_and_nothing_else() {
         for (form, _) in HELP {
-            let line = form.replace("[wait]", "wait").replace("NAME", "a");
+            let line = form.replace("[wait]", "wait").replace("NAME", "a").replace("INO [BLOCK]", "7 0");
             parse(line.as_bytes()).unwrap_or_else(|_| panic!("{form}"));
         }
     }

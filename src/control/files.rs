@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use super::{Control, Report, command, json, render};
+use super::{Control, Report, command, json, render, tables};
+use crate::engine::Engine;
 use crate::fs::types::{Caller, ROOT};
 use crate::fs::virtual_file::{Done, VirtualDirectory, VirtualFile, VirtualTree};
 
@@ -17,6 +18,14 @@ pub(super) fn tree(control: &Arc<Control>) -> VirtualTree {
         tree.add_file(parts, name, Arc::new(Part { control: control.clone(), mode, text }));
     };
     add(&mut tree, "json", 0o444, |control| json::json(&control.report()));
+    add(&mut tree, "prom", 0o444, |control| control.prometheus());
+    add(&mut tree, "ops", 0o444, |control| tables::operations(&control.report()));
+    add(&mut tree, "engine", 0o444, |control| format!("{:#?}\n", control.parts.engine.shape()));
+    add(&mut tree, "events", 0o444, |control| control.events());
+    add(&mut tree, "history", 0o444, |control| control.history());
+    add(&mut tree, "lsm.json", 0o444, |control| tables::picture(&*control.parts.engine));
+    add(&mut tree, "trace", 0o400, |control| control.explained());
+    tree.add_file(parts, "ctl", Arc::new(Commands(control.clone())));
     add(&mut tree, "levels", 0o444, |control| render::levels(&control.report()));
     add(&mut tree, "config", 0o400, config);
     add(&mut tree, "help", 0o444, |_| help());
@@ -33,6 +42,21 @@ impl VirtualFile for Summary {
     }
     fn mode(&self) -> u32 {
         0o644
+    }
+    fn write(&self, caller: Caller, text: &[u8], done: Done) {
+        self.0.execute(caller, text, done);
+    }
+}
+
+/// `.stats.d/ctl`: takes commands as `.stats` does, and lists the last ones with their results.
+struct Commands(Arc<Control>);
+
+impl VirtualFile for Commands {
+    fn read(&self) -> Vec<u8> {
+        self.0.commands().into_bytes()
+    }
+    fn mode(&self) -> u32 {
+        0o600
     }
     fn write(&self, caller: Caller, text: &[u8], done: Done) {
         self.0.execute(caller, text, done);
@@ -117,6 +141,14 @@ fn help() -> String {
     for (name, what) in [
         (".stats", "the report for people"),
         (".stats.d/json", "everything, integers in base units (kvfs.stats/1)"),
+        (".stats.d/prom", "the same for Prometheus, text format 0.0.4"),
+        (".stats.d/ops", "file operations, their batches, bytes and latencies"),
+        (".stats.d/engine", "the engine's own picture of itself"),
+        (".stats.d/events", "the last 4096 events, JSON lines"),
+        (".stats.d/history", "one CSV line a second for 15 minutes"),
+        (".stats.d/lsm.json", "every table with its level, size and keys"),
+        (".stats.d/trace", "the answer to the last 'explain'"),
+        (".stats.d/ctl", "takes commands, lists the last 16 with their results"),
         (".stats.d/levels", "the table of levels or of the tree, one header line"),
         (".stats.d/config", "effective options and paths"),
         (".stats.d/since/NAME", "the report with counters that begin at 'mark NAME'"),

@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use serde_json::{Map, Value, json};
 
+use super::forecast;
 use super::stats::{Base, Report, Sample};
 use crate::disk::{Counters, Purpose};
 use crate::engine::Cause;
@@ -102,7 +103,11 @@ fn value(report: &Report) -> Value {
             "replay_bytes": shape.debt.replay_bytes,
             "tombstones": shape.debt.tombstones,
             "reclaim_pending_bytes": usage.reclaim_pending_bytes,
+            "durability_bytes": forecast::debt(sample).iter().map(|row| row.debt_bytes as u64).sum::<u64>(),
+            "settle_seconds": forecast::settle_seconds(report),
+            "levels": debt_levels(sample),
         },
+        "prediction": prediction(report),
         "stalls": stalls(sample),
         "levels": levels(sample),
         "tree": tree(sample),
@@ -191,6 +196,45 @@ fn counters(counters: Counters) -> Value {
         "syncs": counters.syncs,
         "errors": counters.errors,
     })
+}
+
+/// What each level owes by the model, beside what writing into it has cost so far.
+fn debt_levels(sample: &Sample) -> Vec<Value> {
+    let row = |row: crate::control::model::DebtRow| {
+        let level = sample.shape.levels.iter().find(|level| format!("L{}", level.level) == row.level);
+        json!({
+            "level": row.level,
+            "bytes": row.bytes as u64,
+            "write_amplification": row.write_amp,
+            "measured_write_amplification": level.and_then(|level| super::ratio(level.write_bytes, level.in_bytes)),
+            "pending_write_amplification": row.pending_write_amp,
+            "debt_bytes": row.debt_bytes as u64,
+        })
+    };
+    forecast::debt(sample).into_iter().map(row).collect()
+}
+
+fn prediction(report: &Report) -> Option<Value> {
+    let forecast = forecast::forecast(report)?;
+    let sample = &report.sample;
+    let against = |measured: Option<f64>, predicted: f64| {
+        measured.filter(|_| predicted > 0.0).map(|measured| measured / predicted)
+    };
+    let gets = sample.shape.probes.count();
+    let lookup = super::ratio(sample.disk.of(Purpose::Get).read_bytes, gets);
+    Some(json!({
+        "layout": forecast.layout,
+        "levels": forecast.levels,
+        "write_half_ratio": forecast.write_amp_half_ratio,
+        "write_debt": forecast.write_amp_debt,
+        "write_measured": sample.engine_write_amp_no_wal(),
+        "write_measured_over_half_ratio": against(sample.engine_write_amp_no_wal(), forecast.write_amp_half_ratio),
+        "lookup_bytes": forecast.lookup_bytes,
+        "lookup_bytes_measured": lookup,
+        "lookup_measured_over_predicted": against(lookup, forecast.lookup_bytes),
+        "space": forecast.space_amp,
+        "space_measured": report.space_amp(),
+    }))
 }
 
 fn stalls(sample: &Sample) -> Value {

@@ -18,14 +18,17 @@
 mod command;
 mod figures;
 mod files;
+mod forecast;
 mod json;
 pub mod model;
+mod prometheus;
 mod render;
 mod stats;
+mod tables;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -35,10 +38,12 @@ pub use render::{levels, text};
 pub use stats::{Base, MountInfo, Physical, Report, Sample, State, Window, ratio};
 
 use crate::base::clock::Clock;
+use crate::base::journal::Field;
 use crate::disk::{Disk, Latch, Metered, ProcessIo};
-use crate::engine::{Engine, MeteredEngine};
+use crate::engine::{Cause, Engine, Journal, MeteredEngine, Stalls, Tier};
+use crate::fs::keys;
 use crate::fs::meter::{Latency, Meter, Op, growth};
-use crate::fs::types::Caller;
+use crate::fs::types::{Caller, Ino};
 use crate::fs::virtual_file::{Done, VirtualTree};
 use crate::fs::{Error, Result, Usage};
 use command::Action;
@@ -49,6 +54,10 @@ const WINDOWS: [(&str, Duration); 2] = [("10s", Duration::from_secs(10)), ("1m",
 const SAMPLES_MAX: usize = 62;
 /// Marks that may be there at a time.
 const MARKS_MAX: usize = 64;
+/// Rows of the history: a quarter of an hour of seconds.
+const HISTORY_MAX: usize = 900;
+/// Commands that are remembered with their results.
+const COMMANDS_MAX: usize = 16;
 
 /// What a [`Control`] watches.
 pub struct Parts {
@@ -66,6 +75,8 @@ pub struct Parts {
     pub latch: Arc<Latch>,
     /// The filesystem's contents, from memory.
     pub usage: Box<dyn Fn() -> Usage + Send + Sync>,
+    /// Writes times of the filesystem that wait for company, so that a sync has them.
+    pub write_times: Box<dyn Fn() -> Result<()> + Send + Sync>,
     /// The kernel's counters of this process since before the store was opened; `None` where there are none.
     pub process: Box<dyn Fn() -> Option<ProcessIo> + Send + Sync>,
 }
@@ -86,6 +97,14 @@ pub struct Control {
     samples: Mutex<VecDeque<Arc<Sample>>>,
     marks: Mutex<BTreeMap<String, Arc<Mark>>>,
     physical: Mutex<Physical>,
+    history: Mutex<VecDeque<String>>,
+    journal: Arc<Journal>,
+    /// The last commands, each with its result.
+    commands: Arc<Mutex<VecDeque<String>>>,
+    /// The answer to the last `explain`.
+    explained: Mutex<String>,
+    /// Whether the journal has the failure that made the store read-only.
+    failed: AtomicBool,
     stats_reads: AtomicU64,
 }
 
@@ -95,12 +114,18 @@ impl Control {
         let control = Control {
             mount: Arc::new(parts.mount.clone()),
             started: parts.clock.elapsed(),
-            parts,
             samples: Mutex::default(),
             marks: Mutex::default(),
             physical: Mutex::default(),
+            history: Mutex::default(),
+            journal: parts.engine.journal().cloned().unwrap_or_default(),
+            commands: Arc::default(),
+            explained: Mutex::default(),
+            failed: AtomicBool::new(false),
             stats_reads: AtomicU64::new(0),
+            parts,
         };
+        control.record_mount();
         control.tick();
         Arc::new(control)
     }
@@ -108,12 +133,13 @@ impl Control {
     /// To be called once a second, on a thread that may wait for the disk.
     pub fn tick(&self) {
         let sample = Arc::new(self.sample());
+        self.record_stalls(&sample);
         {
             let mut samples = self.samples.lock();
             if samples.len() == SAMPLES_MAX {
                 samples.pop_front();
             }
-            samples.push_back(sample);
+            samples.push_back(sample.clone());
         }
         match self.parts.disk.list() {
             Ok(files) => {
@@ -127,6 +153,74 @@ impl Control {
             // The last figures stand; what made the listing fail shows where it hurts.
             Err(error) => log::debug!("looking at the store's files: {error}"),
         }
+        let physical = *self.physical.lock();
+        let row = tables::history_row(self.parts.clock.now(), &sample, &(self.parts.usage)(), &physical);
+        let mut history = self.history.lock();
+        if history.len() == HISTORY_MAX {
+            history.pop_front();
+        }
+        history.push_back(row);
+    }
+
+    /// The first event.
+    fn record_mount(&self) {
+        let mount = &self.mount;
+        let shape = self.parts.engine.shape();
+        let fields = vec![
+            ("version", mount.version.as_str().into()),
+            ("engine", shape.engine.into()),
+            ("variant", shape.variant.into()),
+            ("store", mount.store_path.as_str().into()),
+            ("mount", mount.mount_path.as_str().into()),
+            ("pid", u64::from(mount.pid).into()),
+        ];
+        self.journal.record(self.parts.clock.now(), "mount", fields);
+    }
+
+    /// Begins and ends of waits and failures since the last second.
+    fn record_stalls(&self, now: &Sample) {
+        let before = self.samples.lock().back().cloned();
+        let before = before.as_deref().map_or_else(Stalls::default, |sample| sample.shape.stalls);
+        let stalls = &now.shape.stalls;
+        let time = self.parts.clock.now();
+        for cause in Cause::ALL {
+            let (old, new) = (&before.by_cause[cause as usize], &stalls.by_cause[cause as usize]);
+            let times = (new.slowdowns + new.stops).saturating_sub(old.slowdowns + old.stops);
+            if times > 0 {
+                let kind = if new.stops > old.stops { "stop" } else { "slowdown" };
+                let fields =
+                    vec![("cause", cause.name().into()), ("kind", kind.into()), ("times", times.into())];
+                self.journal.record(time, "stall_begin", fields);
+            }
+            let was_waiting = before.now == Some(cause) || times > 0;
+            if was_waiting && stalls.now != Some(cause) {
+                let waited = new.waited.saturating_sub(old.waited).as_nanos() as u64;
+                let fields = vec![("cause", cause.name().into()), ("waited_ns", waited.into())];
+                self.journal.record(time, "stall_end", fields);
+            }
+        }
+        let failure = self.parts.latch.cause();
+        if let Some(cause) = failure
+            && !self.failed.swap(true, Relaxed)
+        {
+            self.journal.record(time, "error", vec![("what", cause.into())]);
+        }
+    }
+
+    /// The report for Prometheus.
+    pub fn prometheus(&self) -> String {
+        prometheus::prometheus(&self.report(), &self.latencies())
+    }
+
+    /// One line a second for a quarter of an hour, as CSV with a header.
+    pub fn history(&self) -> String {
+        let rows = self.history.lock();
+        std::iter::once(tables::HISTORY_HEAD).chain(rows.iter().map(String::as_str)).collect()
+    }
+
+    /// The newest events as JSON lines.
+    pub fn events(&self) -> String {
+        tables::events(&self.journal.events())
     }
 
     /// The virtual files. One tree a mount: it knows the open handles.
@@ -182,13 +276,58 @@ impl Control {
     pub fn execute(self: &Arc<Control>, caller: Caller, text: &[u8], done: Done) {
         match command::parse(text) {
             Ok(actions) => {
-                if !actions.is_empty() {
-                    log::info!("commands of user {} process {}: {actions:?}", caller.uid, caller.pid);
+                if actions.is_empty() {
+                    return done(Ok(()));
                 }
+                log::info!("commands of user {} process {}: {actions:?}", caller.uid, caller.pid);
+                let words = String::from_utf8_lossy(text).trim().replace('\n', "; ");
+                let done = self.remember(caller, words, done);
                 self.clone().proceed(actions.into(), done);
             }
-            Err(error) => done(Err(error)),
+            Err(error) => {
+                let words = String::from_utf8_lossy(&text[..text.len().min(80)]).trim().replace('\n', "; ");
+                self.remember(caller, words, done)(Err(error));
+            }
         }
+    }
+
+    /// Writes the command into the journal now, and its result there and into the list of commands when it has one.
+    fn remember(&self, caller: Caller, words: String, done: Done) -> Done {
+        let who = move |words: &str| {
+            vec![
+                ("words", Field::from(words)),
+                ("uid", u64::from(caller.uid).into()),
+                ("pid", u64::from(caller.pid).into()),
+            ]
+        };
+        self.journal.record(self.parts.clock.now(), "command", who(&words));
+        let (commands, journal, clock) =
+            (self.commands.clone(), self.journal.clone(), self.parts.clock.clone());
+        Box::new(move |result| {
+            let time = clock.now();
+            let outcome = result.as_ref().map_or_else(|error| error.to_string(), |()| "done".to_string());
+            if result.is_err() {
+                let mut fields = who(&words);
+                fields.push(("what", outcome.as_str().into()));
+                journal.record(time, "error", fields);
+            }
+            {
+                let mut commands = commands.lock();
+                if commands.len() == COMMANDS_MAX {
+                    commands.pop_front();
+                }
+                let at = figures::timestamp(time);
+                let (uid, pid) = (caller.uid, caller.pid);
+                commands
+                    .push_back(format!("{at} uid {uid} pid {pid}: {}: {outcome}\n", figures::ascii(&words)));
+            }
+            done(result);
+        })
+    }
+
+    /// The last commands, one a line.
+    pub fn commands(&self) -> String {
+        self.commands.lock().iter().map(String::as_str).collect()
     }
 
     fn proceed(self: Arc<Control>, mut actions: VecDeque<Action>, done: Done) {
@@ -212,9 +351,23 @@ impl Control {
                     let engine = self.parts.engine.clone();
                     return engine.run(command, self.then(actions, done));
                 }
+                Action::Explain { ino, block } => {
+                    let control = self.clone();
+                    let then = self.then(actions, done);
+                    // It may wait for the disk, and whoever brought the command must not.
+                    std::thread::spawn(move || then(control.explain(ino, block)));
+                    return;
+                }
                 Action::Sync => {
-                    let engine = self.parts.engine.clone();
-                    return engine.sync_to(engine.position(), self.then(actions, done));
+                    // Writing times may wait for the disk, and whoever brought the command must not.
+                    std::thread::spawn(move || match (self.parts.write_times)() {
+                        Ok(()) => {
+                            let engine = self.parts.engine.clone();
+                            engine.sync_to(engine.position(), self.then(actions, done));
+                        }
+                        Err(error) => done(Err(error)),
+                    });
+                    return;
                 }
             };
             if let Err(error) = result {
@@ -230,6 +383,51 @@ impl Control {
             Ok(()) => self.proceed(rest, done),
             Err(error) => done(Err(error.into())),
         })
+    }
+
+    /// What reads of an inode's record and of one of its blocks ask; the text is in `.stats.d/trace`.
+    fn explain(&self, ino: Ino, block: u64) -> crate::engine::Result<()> {
+        let engine = &self.parts.engine;
+        let mut text = format!("inode {ino}\n");
+        let mut asked = 0;
+        let mut walk = |name: String, key: Vec<u8>| -> crate::engine::Result<()> {
+            let probes = engine.explain(&key)?;
+            asked += probes
+                .iter()
+                .filter(|probe| probe.verdict != "filtered" && probe.verdict != "out-of-range")
+                .count();
+            text += &format!("{name}\n");
+            for probe in &probes {
+                text +=
+                    &format!("  {:<24} {:<14} {:>8} bytes\n", probe.structure, probe.verdict, probe.bytes);
+            }
+            text += match probes.last().map(|probe| probe.verdict) {
+                Some("hit") => "  found\n",
+                Some("tombstone") => "  deleted\n",
+                Some(_) => "  not there\n",
+                None => "  this engine does not say\n",
+            };
+            Ok(())
+        };
+        walk(format!("record of inode {ino}"), keys::inode(ino))?;
+        let record = engine.get(&keys::inode(ino), Tier::Disk)?;
+        if let Some(epoch) = record.and_then(|record| crate::fs::inode_epoch(ino, &record)) {
+            walk(format!("block {block} of inode {ino}, epoch {epoch}"), keys::block(ino, epoch, block))?;
+        }
+        let verdict = match asked {
+            0..=6 => "",
+            _ => "  RED: more than 6",
+        };
+        let pressure =
+            if engine.shape().debt.l0_files >= 4 { "  PRESSURE: 4 or more files in L0" } else { "" };
+        text += &format!("probes {asked}{verdict}{pressure}\n");
+        *self.explained.lock() = text;
+        Ok(())
+    }
+
+    /// The answer to the last `explain`.
+    pub fn explained(&self) -> String {
+        self.explained.lock().clone()
     }
 
     fn mark(&self, name: String) -> Result<()> {

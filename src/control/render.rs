@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use super::figures::{amp, ascii, clock, human_count, percent, span, tail, timestamp};
+use super::forecast;
 use super::stats::{Base, Report, Sample, State, ratio};
 use crate::base::text::{exact_size, human_size};
 use crate::disk::{Counters, Purpose};
@@ -32,6 +33,7 @@ pub fn text(report: &Report) -> String {
     if let Some(tree) = &report.sample.shape.tree {
         tree_block(&mut page, tree);
     }
+    forecast_block(&mut page, report);
     jobs(&mut page, &report.sample);
     operations(&mut page, &report.sample);
     kinds(&mut page, report);
@@ -256,6 +258,39 @@ fn debt(page: &mut Page, report: &Report) {
             ),
         ],
     );
+}
+
+/// The debt of each level, and the models beside what was measured; at the end, because it differs between engines.
+fn forecast_block(page: &mut Page, report: &Report) {
+    let rows = forecast::debt(&report.sample);
+    if rows.is_empty() {
+        return;
+    }
+    let total: f64 = rows.iter().map(|row| row.debt_bytes).sum();
+    let mut items: Vec<String> = rows
+        .iter()
+        .map(|row| {
+            format!("{} {}x{}", row.level, human_size(row.bytes as u64), amp(Some(row.pending_write_amp)))
+        })
+        .collect();
+    items.push(format!("| to write {}", human_size(total as u64)));
+    let settle = forecast::settle_seconds(report).map(Duration::from_secs_f64);
+    items.push(format!("settles in {}", settle.map_or("-".to_string(), span)));
+    page.block("OWED", items);
+    if let Some(forecast) = forecast::forecast(report) {
+        let measured = report.sample.engine_write_amp_no_wal();
+        page.block(
+            "MODEL",
+            [
+                format!("{} of {} levels", forecast.layout, forecast.levels),
+                format!("write {} half-ratio", amp(Some(forecast.write_amp_half_ratio))),
+                format!("{} debt", amp(Some(forecast.write_amp_debt))),
+                format!("measured {}", amp(measured)),
+                format!("| lookup {}", human_size(forecast.lookup_bytes as u64)),
+                format!("space {} measured {}", amp(forecast.space_amp), amp(report.space_amp())),
+            ],
+        );
+    }
 }
 
 fn stalls(page: &mut Page, sample: &Sample) {

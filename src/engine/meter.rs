@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use bytes::Bytes;
 
 use super::{
-    Batch, Bell, Class, Command, Done, Engine, KeyRange, Operation, Pending, Position, Promise, Result,
-    Shape, Tier, Visit,
+    Batch, Bell, Class, Command, Done, Engine, Journal, KeyRange, Operation, Pending, Position, Probe,
+    Promise, Result, Shape, TableInfo, Tier, Visit,
 };
 
 /// Index of a key's kind, given by the filesystem's classifier; below [`KINDS`].
@@ -196,6 +196,15 @@ impl Engine for MeteredEngine {
     }
     fn shape(&self) -> Shape {
         self.engine.shape()
+    }
+    fn journal(&self) -> Option<&Arc<Journal>> {
+        self.engine.journal()
+    }
+    fn tables(&self) -> Vec<TableInfo> {
+        self.engine.tables()
+    }
+    fn explain(&self, key: &[u8]) -> Result<Vec<Probe>> {
+        self.engine.explain(key)
     }
     fn promise(&self) -> Promise {
         self.engine.promise()

@@ -33,14 +33,15 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 pub use crate::base::bell::{Bell, Class};
+pub use crate::base::journal::Journal;
 pub use batch::{Batch, Operation};
 pub use error::{Cause, Error, Result};
 pub use mem::MemEngine;
 pub use meter::{KeyKind, KindCounters, MeteredEngine, TagCounters};
 pub use options::{FIELDS, Kind, Options, Sync, Torn};
 pub use shape::{
-    Cache, Debt, Filter, Histogram, Level, Lookups, Memory, ProbeMeter, Shape, StallCounters, StallMeter,
-    Stalls, Tree,
+    Cache, Debt, Filter, Histogram, Level, Lookups, Memory, Probe, ProbeMeter, Shape, StallCounters,
+    StallMeter, Stalls, TableInfo, Tree,
 };
 pub use space::SpaceGuard;
 pub use worker::Worker;
@@ -147,6 +148,22 @@ pub trait Engine: Send + std::marker::Sync {
 
     /// What the engine looks like now. Takes no lock that a writer holds for long.
     fn shape(&self) -> Shape;
+
+    /// What happened in it lately; `None` if it keeps no journal.
+    fn journal(&self) -> Option<&Arc<Journal>> {
+        None
+    }
+
+    /// Its table files, level by level and each level from its newest or smallest on; empty for engines without any.
+    fn tables(&self) -> Vec<TableInfo> {
+        Vec::new()
+    }
+
+    /// What a point read of `key` asks, in order, up to where it stops; counts nothing. Reads the disk if it must.
+    fn explain(&self, key: &[u8]) -> Result<Vec<Probe>> {
+        let _ = key;
+        Ok(Vec::new())
+    }
 
     /// What it promises.
     fn promise(&self) -> Promise;

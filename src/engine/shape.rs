@@ -70,6 +70,37 @@ pub struct Level {
     pub probes: u64,
 }
 
+/// One table file of an LSM-tree.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TableInfo {
+    /// 0 for L0.
+    pub level: usize,
+    /// Its number; the file's name ends with it.
+    pub number: u64,
+    /// Bytes of the file.
+    pub bytes: u64,
+    /// Entries, tombstones among them.
+    pub entries: u64,
+    /// Tombstones.
+    pub tombstones: u64,
+    /// First key.
+    pub smallest: bytes::Bytes,
+    /// Last key.
+    pub largest: bytes::Bytes,
+}
+
+/// One structure that a point read asks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Probe {
+    /// Which: `memtable`, `L0 table.12`, `page 17`.
+    pub structure: String,
+    /// `hit`, `tombstone`, `miss`, `filtered` (the filter said no), `false-positive` (the filter said perhaps and the key is not
+    /// there), `out-of-range` or `descend` (an inner page).
+    pub verdict: &'static str,
+    /// Bytes of the value that was found.
+    pub bytes: u64,
+}
+
 /// A B-tree.
 #[derive(Clone, Debug, Default)]
 pub struct Tree {

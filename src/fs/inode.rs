@@ -59,6 +59,11 @@ pub(super) struct Inode {
     pub target: Bytes,
 }
 
+/// The epoch of the block keys of `ino`, from its stored record; `None` if that is damaged.
+pub fn epoch(ino: Ino, record: &Bytes) -> Option<u32> {
+    Inode::decode(ino, record).ok().map(|inode| inode.epoch)
+}
+
 impl Inode {
     /// A new inode with one link (two for a directory), no content, and all times `now`.
     pub fn new(kind: FileKind, permissions: u32, uid: u32, gid: u32, now: Time) -> Inode {

@@ -56,6 +56,7 @@ use types::{FileKind, ROOT, Statfs, Time};
 
 pub use check::{CheckSummary, Problem};
 pub use error::{Error, Result};
+pub use inode::epoch as inode_epoch;
 pub use options::{Atime, BLOCK_BYTES_MAX, BLOCK_BYTES_MIN, FIELDS, Options};
 pub use superblock::Identity;
 
@@ -264,6 +265,15 @@ impl FileSystem {
         let _working = self.working.lock();
         while self.patiently(|| self.write_deferred_before(Duration::ZERO))?.is_some() {}
         self.patiently(|| self.store_counters(true))
+    }
+
+    /// Writes every deferred time, so that a sync of the engine has them. Waits for the disk and for room.
+    pub fn write_times(&self) -> Result<()> {
+        if self.options.read_only {
+            return Ok(());
+        }
+        while self.patiently(|| self.write_deferred_before(Duration::ZERO))?.is_some() {}
+        Ok(())
     }
 
     /// The position that a sync must reach so that everything done to `ino` so far is durable. Writes its deferred times,

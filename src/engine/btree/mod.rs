@@ -53,8 +53,8 @@ use parking_lot::{Mutex, RwLock};
 
 use super::wal::{FIRST_KIND, Log};
 use super::{
-    Batch, Bell, Cause, Class, Command, Debt, Done, Engine, Error, KeyRange, Memory, Options, Pending,
-    Position, ProbeMeter, Promise, Result, Shape, SpaceGuard, StallMeter, Tier, Torn, Visit,
+    Batch, Bell, Cause, Class, Command, Debt, Done, Engine, Error, Journal, KeyRange, Memory, Options,
+    Pending, Position, ProbeMeter, Promise, Result, Shape, SpaceGuard, StallMeter, Tier, Torn, Visit,
 };
 use crate::base::clock::Clock;
 use crate::disk::{Disk, Purpose};
@@ -118,6 +118,7 @@ pub struct BtreeEngine {
     recovery_bytes: u64,
     /// Why the data file takes no more writes.
     failed: Mutex<Option<Error>>,
+    journal: Arc<Journal>,
 }
 
 /// Opens the B-tree on `disk`, recovering it if needed; an empty disk gets a new one. The page size is the stored one if there
@@ -153,6 +154,7 @@ pub fn open(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>, options: &Options) -> Re
         recovery_time,
         recovery_bytes,
         failed: Mutex::new(None),
+        journal: Arc::default(),
     };
     if engine.log_bytes() > 0 {
         engine.set_dirty_since();
@@ -215,6 +217,11 @@ impl BtreeEngine {
     fn checkpoint_ended(&self, took: Duration) {
         self.checkpoints.fetch_add(1, Relaxed);
         self.checkpoint_nanos.store(took.as_nanos() as u64, Relaxed);
+        let fields = vec![
+            ("page_image_bytes", self.image_bytes.load(Relaxed).into()),
+            ("duration_ns", (took.as_nanos() as u64).into()),
+        ];
+        self.journal.record(self.clock.now(), "checkpoint", fields);
     }
 
     /// Syncs the data file; a failure is final.
@@ -628,6 +635,10 @@ impl Engine for BtreeEngine {
             jobs: jobs.unwrap_or_else(|| vec!["checkpoint".to_string()]),
             ..Shape::default()
         }
+    }
+
+    fn journal(&self) -> Option<&Arc<Journal>> {
+        Some(&self.journal)
     }
 
     fn promise(&self) -> Promise {

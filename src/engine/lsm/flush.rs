@@ -47,6 +47,7 @@ impl LsmEngine {
     }
 
     fn flush_memtable(&self, memtable: &Arc<Memtable>) -> Result<()> {
+        let began = self.clock.elapsed();
         let table = self.write_table(memtable)?;
         let position = memtable.last();
         let mut manifest = self.manifest.lock();
@@ -68,6 +69,16 @@ impl LsmEngine {
         self.meters.levels[0].write_bytes.fetch_add(table.bytes, Relaxed);
         self.flushed.store(position, Release);
         self.log.release(position);
+        let duration = self.clock.elapsed().saturating_sub(began);
+        let fields = vec![
+            ("table", table.number.into()),
+            ("memtable_bytes", memtable.bytes().into()),
+            ("bytes", table.bytes.into()),
+            ("entries", table.entries.into()),
+            ("l0_files", (self.view().version.level(0).len() as u64).into()),
+            ("duration_ns", (duration.as_nanos() as u64).into()),
+        ];
+        self.journal.record(self.clock.now(), "flush", fields);
         Ok(())
     }
 

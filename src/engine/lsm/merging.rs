@@ -9,6 +9,7 @@ use super::manifest::Edit;
 use super::table::Table;
 use super::version::Version;
 use super::{LsmEngine, Task};
+use crate::base::journal::Field;
 use crate::base::text::human_size;
 use crate::engine::{Error, Pending, Result};
 
@@ -25,6 +26,8 @@ pub struct Merging {
     blocked: Option<Error>,
     /// What a merge waits for, if there is no space for it.
     waiting: Option<String>,
+    /// Clock time at which the running merge began.
+    began: Duration,
 }
 
 /// What came of looking for the next merge.
@@ -47,6 +50,9 @@ impl LsmEngine {
         };
         if let Err(error) = &result {
             if matches!(error, Error::Corrupt { .. }) {
+                if merging.blocked.is_none() {
+                    self.journal.record(self.clock.now(), "error", vec![("what", error.to_string().into())]);
+                }
                 merging.blocked = Some(error.clone());
             }
             self.end_commands(&Err(error.clone()), |task| matches!(task, Task::Compact { .. }));
@@ -64,13 +70,18 @@ impl LsmEngine {
                 Next::Nothing => return Ok(Pending::Idle),
                 Next::NoSpace => return Ok(Pending::After(RETRY)),
                 Next::Moved => return Ok(Pending::More),
-                Next::Started(merge) => merge,
+                Next::Started(merge) => {
+                    merging.began = self.clock.elapsed();
+                    merge
+                }
             },
         };
         match merge.step(UNIT_BYTES) {
             Ok(false) => merging.running = Some(merge),
             Ok(true) => {
+                let fields = self.describe_end(&merge, merging.began);
                 self.install_merge(*merge)?;
+                self.journal.record(self.clock.now(), "merge_end", fields);
                 self.end_commands(&Ok(()), |task| matches!(task, Task::Compact { is_started: true, .. }));
             }
             Err(error) => {
@@ -92,7 +103,7 @@ impl LsmEngine {
             if !self.has_space(&version, &job, merging)? {
                 return Err(Error::NoSpace);
             }
-            return Ok(Next::Started(self.start(&version, job)?));
+            return Ok(Next::Started(self.start(&version, job, "command")?));
         }
         let cursors = self.manifest.lock().state().cursors.clone();
         match self.policy.choose(&version.picture(), &cursors) {
@@ -105,12 +116,48 @@ impl LsmEngine {
                 Ok(Next::Moved)
             }
             Choice::Merge(job) if !self.has_space(&version, &job, merging)? => Ok(Next::NoSpace),
-            Choice::Merge(job) => Ok(Next::Started(self.start(&version, job)?)),
+            Choice::Merge(job) => Ok(Next::Started(self.start(&version, job, "policy")?)),
         }
     }
 
-    fn start(&self, version: &Version, job: Job) -> Result<Box<RunningMerge>> {
-        RunningMerge::start(version, job, &self.shelf, self.options.table_bytes).map(Box::new)
+    fn start(&self, version: &Version, job: Job, reason: &str) -> Result<Box<RunningMerge>> {
+        let inputs = tables(version, &job);
+        let into = job.into;
+        let from = job.inputs.first().map_or(0, |(level, _)| *level);
+        let bytes: u64 = inputs.iter().map(|(_, table)| table.bytes).sum();
+        let overlaps = inputs.iter().filter(|(level, _)| *level == into).count() as u64;
+        let trigger = match (reason, from) {
+            ("command", _) => "asked for".to_string(),
+            (_, 0) => format!("l0_files {} of {}", version.level(0).len(), self.options.l0_trigger),
+            _ => format!("score {:.2} of L{from}", self.policy.score(&version.picture(), from)),
+        };
+        let merge = RunningMerge::start(version, job, &self.shelf, self.options.table_bytes)?;
+        let fields = vec![
+            ("reason", reason.into()),
+            ("trigger", trigger.into()),
+            ("from_level", (from as u64).into()),
+            ("into_level", (into as u64).into()),
+            ("files", (inputs.len() as u64).into()),
+            ("bytes", bytes.into()),
+            ("overlapping_files", overlaps.into()),
+            ("into_level_files", (version.level(into).len() as u64).into()),
+        ];
+        self.journal.record(self.clock.now(), "merge_begin", fields);
+        Ok(Box::new(merge))
+    }
+
+    /// What a merge that has written everything did.
+    fn describe_end(&self, merge: &RunningMerge, began: Duration) -> Vec<(&'static str, Field)> {
+        let read: u64 = merge.inputs.iter().map(|(_, table)| table.bytes).sum();
+        let duration = self.clock.elapsed().saturating_sub(began);
+        vec![
+            ("from_level", (merge.job.inputs.first().map_or(0, |(level, _)| *level) as u64).into()),
+            ("into_level", (merge.job.into as u64).into()),
+            ("bytes_in", read.into()),
+            ("bytes_out", merge.output_bytes().into()),
+            ("files_out", (merge.outputs.len() as u64).into()),
+            ("duration_ns", (duration.as_nanos() as u64).into()),
+        ]
     }
 
     /// Marks compact commands whose flush is done; whether any is to be served.
@@ -147,6 +194,13 @@ impl LsmEngine {
         self.install(&mut self.manifest.lock(), &self.edit(job, &moved, &added), &added, None)?;
         let bytes: u64 = moved.iter().map(|(_, table)| table.bytes).sum();
         self.meters.levels[job.into].moved_bytes.fetch_add(bytes, Relaxed);
+        let fields = vec![
+            ("from_level", (job.inputs.first().map_or(0, |(level, _)| *level) as u64).into()),
+            ("into_level", (job.into as u64).into()),
+            ("files", (moved.len() as u64).into()),
+            ("bytes", bytes.into()),
+        ];
+        self.journal.record(self.clock.now(), "move", fields);
         Ok(())
     }
 

@@ -23,6 +23,7 @@
 
 pub mod compaction;
 mod cursor;
+mod explain;
 mod flush;
 mod manifest;
 mod memtable;
@@ -47,8 +48,8 @@ use parking_lot::{Mutex, RwLock};
 use super::cache::BlockCache;
 use super::wal::{self, Log};
 use super::{
-    Batch, Bell, Class, Command, Done, Engine, Error, KeyRange, Options, Pending, Position, ProbeMeter,
-    Promise, Result, Shape, SpaceGuard, StallMeter, Tier, Visit,
+    Batch, Bell, Class, Command, Done, Engine, Error, Journal, KeyRange, Options, Pending, Position, Probe,
+    ProbeMeter, Promise, Result, Shape, SpaceGuard, StallMeter, TableInfo, Tier, Visit,
 };
 use crate::base::clock::Clock;
 use crate::disk::{Disk, LEVELS, Purpose};
@@ -140,6 +141,7 @@ pub struct LsmEngine {
     troubles: Mutex<Troubles>,
     stalls: StallMeter,
     meters: Meters,
+    journal: Arc<Journal>,
 }
 
 /// Opens the LSM-tree on `disk`, recovering it if it was not closed. A disk without one gets a new, empty store.
@@ -202,6 +204,7 @@ pub fn open(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>, options: &Options) -> Re
         troubles: Mutex::default(),
         stalls: StallMeter::default(),
         meters: Meters::default(),
+        journal: Arc::default(),
     }))
 }
 
@@ -405,6 +408,18 @@ impl Engine for LsmEngine {
 
     fn shape(&self) -> Shape {
         self.report()
+    }
+
+    fn journal(&self) -> Option<&Arc<Journal>> {
+        Some(&self.journal)
+    }
+
+    fn tables(&self) -> Vec<TableInfo> {
+        self.list_tables()
+    }
+
+    fn explain(&self, key: &[u8]) -> Result<Vec<Probe>> {
+        self.explain_key(key)
     }
 
     fn promise(&self) -> Promise {

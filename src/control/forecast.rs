@@ -1,0 +1,119 @@
+//! What the models say of the tree at hand: the debt of each level, and the amplification that its layout should have, to stand
+//! beside what was measured.
+
+use super::model::{self, DebtRow, Layout, Sizes};
+use super::stats::{Report, Sample, ratio};
+
+/// Growth factor assumed where the tree does not tell.
+const RATIO: f64 = 10.0;
+/// A page is written home once and, unless it is new, as an image to the log before that.
+const PAGE_WRITES: f64 = 2.0;
+
+/// The debt by level: memtable and levels of an LSM-tree down to the last that holds anything, dirty pages of a B-tree.
+pub(super) fn debt(sample: &Sample) -> Vec<DebtRow> {
+    let shape = &sample.shape;
+    if shape.tree.is_some() {
+        let bytes = shape.debt.dirty_bytes as f64;
+        return vec![DebtRow {
+            level: "dirty pages".to_string(),
+            bytes,
+            write_amp: PAGE_WRITES,
+            pending_write_amp: PAGE_WRITES,
+            debt_bytes: bytes * PAGE_WRITES,
+        }];
+    }
+    let Some(last) = shape.levels.iter().rposition(|level| level.bytes > 0) else {
+        return match shape.levels.is_empty() {
+            true => Vec::new(),
+            false => model::durability_debt(shape.memory.memtable_bytes as f64, &[0.0], RATIO),
+        };
+    };
+    // What lies in L0 must at least go to L1.
+    let bytes: Vec<f64> = shape.levels.iter().take(last.max(1) + 1).map(|level| level.bytes as f64).collect();
+    model::durability_debt(shape.memory.memtable_bytes as f64, &bytes, growth(sample))
+}
+
+/// Target of a level over that of the one above.
+fn growth(sample: &Sample) -> f64 {
+    let target = |level: usize| sample.shape.levels.get(level).map_or(0, |level| level.target_bytes);
+    ratio(target(2), target(1)).unwrap_or(RATIO)
+}
+
+/// Seconds until merges and checkpoints have written what they owe, at the rate of the last minute; `None` while none runs or
+/// nothing is owed.
+pub(super) fn settle_seconds(report: &Report) -> Option<f64> {
+    let shape = &report.sample.shape;
+    let window = &report.windows.iter().rfind(|window| !window.growth.elapsed.is_zero())?.growth;
+    let background = match shape.tree {
+        Some(_) => window.disk.of(crate::disk::Purpose::Checkpoint).write_bytes,
+        None => window.compaction().write_bytes,
+    };
+    let owed =
+        if shape.tree.is_some() { shape.debt.dirty_bytes } else { shape.debt.pending_compaction_bytes };
+    (owed > 0).then_some(())?;
+    ratio(owed, background).map(|share| share * window.elapsed.as_secs_f64())
+}
+
+/// A prediction for the tree at hand.
+#[derive(Clone, Debug)]
+pub(super) struct Forecast {
+    /// The layout whose formulas were used.
+    pub layout: &'static str,
+    /// Levels below L0 that hold something.
+    pub levels: u64,
+    /// Levels × growth / 2, the memtable's flush included in the levels.
+    pub write_amp_half_ratio: f64,
+    /// What a byte in the memtable still has to be written, by the model of debt.
+    pub write_amp_debt: f64,
+    /// Bytes of a lookup with nothing cached.
+    pub lookup_bytes: f64,
+    /// Disk at rest over data.
+    pub space_amp: Option<f64>,
+}
+
+/// Predicts with the tree's own number of levels, runs in L0, growth and table sizes. `None` for what no formula covers:
+/// B-trees, empty trees, unknown policies.
+pub(super) fn forecast(report: &Report) -> Option<Forecast> {
+    let sample = &report.sample;
+    let shape = &sample.shape;
+    let layout = Layout::ALL.into_iter().find(|layout| layout.name() == shape.variant)?;
+    let bytes: u64 = shape.levels.iter().map(|level| level.bytes).sum();
+    let files: u64 = shape.levels.iter().map(|level| level.files).sum();
+    let entries: u64 = shape.levels.iter().map(|level| level.entries).sum();
+    if files == 0 {
+        return None;
+    }
+    let option = |name: &str| report.mount.config.iter().find(|(key, _)| key == name).map(|(_, value)| value);
+    let bits: f64 = option("bloom_bits").and_then(|text| text.parse().ok()).unwrap_or(10.0);
+    let block_bytes = option("table_block").and_then(|text| crate::base::text::parse_size(text).ok());
+    let table_bytes = bytes as f64 / files as f64;
+    let block_bytes = block_bytes.unwrap_or(4096) as f64;
+    let ratio = growth(sample);
+    let sizes = Sizes {
+        filter_bytes: entries as f64 / files as f64 * bits / 8.0,
+        // A key and a place for each block.
+        index_bytes: table_bytes / block_bytes * 32.0,
+        block_bytes,
+        table_bytes,
+        l0_files: shape.debt.l0_files as f64,
+        false_positive_rate: if bits > 0.0 { 0.6185f64.powf(bits) } else { 1.0 },
+        ratio,
+        runs_per_tier: shape.debt.l0_trigger.max(2) as f64,
+        buffer_bytes: (shape.memory.memtable_bytes_max as f64).max(1.0),
+    };
+    let levels = shape.levels.iter().skip(1).filter(|level| level.files > 0).count() as u64;
+    // The size at which the model's tree has as many levels as this one.
+    let data_bytes = match layout {
+        Layout::Leveled | Layout::Tiered => model::GIGABYTE * ratio.powf(levels.max(1) as f64 - 3.0),
+        Layout::Log | Layout::Eager => bytes as f64,
+    };
+    let prediction = model::predict(layout, data_bytes, &sizes);
+    Some(Forecast {
+        layout: layout.name(),
+        levels,
+        write_amp_half_ratio: prediction.write_amp,
+        write_amp_debt: debt(sample).first().map_or(0.0, |row| row.pending_write_amp),
+        lookup_bytes: prediction.lookup_bytes,
+        space_amp: prediction.space_amp,
+    })
+}

@@ -1,0 +1,71 @@
+//! What the tree is made of and what one read would ask of it, for people. Counts nothing.
+
+use crate::engine::{Probe, Result, TableInfo, Tier};
+
+use super::LsmEngine;
+use super::table::{hash, table_name};
+use crate::disk::LEVELS;
+
+impl LsmEngine {
+    /// Every table, from L0 down.
+    pub(super) fn list_tables(&self) -> Vec<TableInfo> {
+        let version = self.view().version.clone();
+        let info = |(level, table): (usize, &std::sync::Arc<super::table::Table>)| TableInfo {
+            level,
+            number: table.number,
+            bytes: table.bytes,
+            entries: table.entries,
+            tombstones: table.tombstones,
+            smallest: table.smallest.clone(),
+            largest: table.largest.clone(),
+        };
+        version.tables().map(info).collect()
+    }
+
+    /// Asks for `key` as a read does, and notes every structure on the way.
+    pub(super) fn explain_key(&self, key: &[u8]) -> Result<Vec<Probe>> {
+        let view = self.view();
+        let mut probes = Vec::new();
+        let mut note = |structure: String, found: Option<&super::Slot>, otherwise| {
+            let (verdict, bytes) = match found {
+                Some(Some(value)) => ("hit", value.len() as u64),
+                Some(None) => ("tombstone", 0),
+                None => (otherwise, 0),
+            };
+            probes.push(Probe { structure, verdict, bytes });
+            found.is_some()
+        };
+        for (index, memtable) in view.memtables().enumerate() {
+            let name =
+                if index == 0 { "memtable".to_string() } else { format!("immutable memtable {index}") };
+            if note(name, memtable.get(key).as_ref(), "miss") {
+                return Ok(probes);
+            }
+        }
+        let hash = hash(key);
+        for level in 0..LEVELS {
+            let tables = match level {
+                0 => view.version.level(0).to_vec(),
+                _ => view.version.find(level, key).into_iter().cloned().collect(),
+            };
+            if tables.is_empty() && !view.version.level(level).is_empty() {
+                note(format!("L{level}"), None, "out-of-range");
+            }
+            for table in tables {
+                let name = format!("L{level} {}", table_name(table.number));
+                if !table.overlaps(key, key) {
+                    note(name, None, "out-of-range");
+                } else if table.has_filter() && !table.may_contain(hash) {
+                    note(name, None, "filtered");
+                } else {
+                    let found = table.get(key, &self.cache, Tier::Disk)?;
+                    let missed = if table.has_filter() { "false-positive" } else { "miss" };
+                    if note(name, found.as_ref(), missed) {
+                        return Ok(probes);
+                    }
+                }
+            }
+        }
+        Ok(probes)
+    }
+}
