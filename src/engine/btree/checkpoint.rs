@@ -3,7 +3,7 @@
 //! 1. *Freeze*: take the dirty pages and values, root, counts and free map as of log position P. Writers copy what they change
 //!    from here on.
 //! 2. *Fresh*: write values and pages that no durable state refers to, and the free map, to their places.
-//! 3. *Images*: append the changed units of every other page, in their new form, to the log; or write the page to the double-write area. In `torn=image` the
+//! 3. *Images*: append the changed sectors of every other page, in their new form, to the log; or write the page to the double-write area. In `torn=image` the
 //!    images of batches do, where they could be written.
 //! 4. *Commit*: sync the data file, the area and the log, write the meta page, sync it. Now the state at P is durable: what is not
 //!    in its place lies in the log between `images_start` and `images_end`, or in the area. The log below P (below
@@ -21,7 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::meta::Meta;
-use super::page::Page;
+use super::page::{Page, SECTOR_BYTES};
 use super::pager::Piece;
 use super::tree::Frozen;
 use super::{BtreeEngine, double};
@@ -29,8 +29,10 @@ use crate::disk::Purpose;
 use crate::engine::wal::{FIRST_KIND, RECORD_OVERHEAD_BYTES};
 use crate::engine::{Class, Done, Result, Torn};
 
-/// Log record kind of a page image: unit (8 bytes), which units of the page changed (4 bytes), these units.
+/// Log record kind of a page image: unit (8 bytes), which sectors of the page changed (16 bytes), these sectors.
 pub const IMAGE_KIND: u8 = FIRST_KIND + 1;
+/// Bytes before the sectors.
+pub const IMAGE_HEADER_BYTES: usize = 24;
 /// Log record kind of the image of a page that a batch changed: unit (8 bytes), whether the page is new (4 bytes), page.
 pub const BATCH_IMAGE_KIND: u8 = FIRST_KIND + 2;
 /// A unit of work writes about this much.
@@ -176,17 +178,17 @@ impl BtreeEngine {
     }
 
     fn log_image(&self, unit: u64, page: &Page) -> Result<(u64, u64)> {
-        let changed: Vec<usize> = page.changed_units().collect();
-        let unit_bytes = super::UNIT_BYTES as usize;
-        let bytes = 12 + changed.len() * unit_bytes;
+        let changed = page.changed_sectors();
+        let bytes = IMAGE_HEADER_BYTES + changed.count_ones() as usize * SECTOR_BYTES;
         let mut sealed = Vec::with_capacity(self.pager.page_bytes());
         page.seal(unit, &mut sealed);
         let position = self.log.append(IMAGE_KIND, Purpose::PageImage, bytes, |target| {
             target.extend_from_slice(&unit.to_le_bytes());
-            let mask = changed.iter().fold(0u32, |mask, index| mask | 1 << index);
-            target.extend_from_slice(&mask.to_le_bytes());
-            for index in &changed {
-                target.extend_from_slice(&sealed[index * unit_bytes..][..unit_bytes]);
+            target.extend_from_slice(&changed.to_le_bytes());
+            for (index, sector) in sealed.chunks(SECTOR_BYTES).enumerate() {
+                if changed >> index & 1 == 1 {
+                    target.extend_from_slice(sector);
+                }
             }
         })?;
         let bytes = bytes as u64 + RECORD_OVERHEAD_BYTES;

@@ -12,7 +12,8 @@
 //! | `image`       | in the log, behind the batch; new pages, too, for the same cost | as often as batches change the page |
 //!
 //! Batches are logical records in every mode, and recovery replays those; copies only repair. So each mode opens what any other
-//! left, and no mode writes a page in its place more than once a checkpoint. In `image` the log keeps what the last checkpoint
+//! left, and no mode writes a page in its place more than once a checkpoint. What is written in place is the units of the page that
+//! changed, and in `delta` the copy is the sectors that did; the other two copy whole pages. In `image` the log keeps what the last checkpoint
 //! needed until the next commits.
 //!
 //! # What `apply` does

@@ -8,7 +8,8 @@
 //! 1. A cell takes at most a quarter of what a page holds, so that an overfull page always splits into two that fit.
 //! 2. A page that came through [`Page::decode`] can be used without a panic: every offset and length was checked.
 //! 3. The checksum is set on the way out ([`Page::seal`]) and is stale in memory.
-//! 4. Every change of a byte marks its unit, so that a checkpoint writes the changed units of a page and no others.
+//! 4. Every change of a byte marks its sector, so that a checkpoint writes the units of a page that changed and no others, and
+//!    logs the sectors that changed: a torn write leaves each sector as it was or as it shall be, so the others are right.
 
 /// Bytes before the slots.
 pub const HEADER_BYTES: usize = 32;
@@ -24,6 +25,9 @@ const INNER_CELL_BYTES: usize = 10;
 const ASCENDING: u16 = 4;
 
 const UNIT: usize = super::UNIT_BYTES as usize;
+/// What a torn write leaves whole: see the contract of `disk`.
+pub const SECTOR_BYTES: usize = 512;
+const _: () = assert!(UNIT / SECTOR_BYTES == 8 && (64 << 10) / SECTOR_BYTES <= u128::BITS as usize);
 const MAGIC: u8 = 0xB7;
 const LEVEL: usize = 5;
 const COUNT: usize = 6;
@@ -59,8 +63,8 @@ pub enum Stored<'a> {
 #[derive(Clone)]
 pub struct Page {
     bytes: Box<[u8]>,
-    /// Bit i: unit i of the page may differ from the file.
-    changed: u16,
+    /// Bit i: sector i of the page may differ from the file.
+    changed: u128,
 }
 
 /// Bytes that a cell and its slot may take together in a page of `page_bytes`.
@@ -195,7 +199,13 @@ impl Page {
     /// Units of the page that may differ from the file, ascending.
     pub fn changed_units(&self) -> impl Iterator<Item = usize> + use<> {
         let changed = self.changed;
-        (0..u16::BITS as usize).filter(move |unit| changed >> unit & 1 == 1)
+        (0..u128::BITS as usize * SECTOR_BYTES / UNIT)
+            .filter(move |unit| changed >> (unit * UNIT / SECTOR_BYTES) & 0xFF != 0)
+    }
+
+    /// Sectors of the page that may differ from the file: bit i for sector i.
+    pub fn changed_sectors(&self) -> u128 {
+        self.changed
     }
 
     /// From here on changes are those against the page as it is now.
@@ -203,10 +213,10 @@ impl Page {
         self.changed = 0;
     }
 
-    /// Bytes `from..to` have changed, and with them the checksum in the first unit.
+    /// Bytes `from..to` have changed, and with them the checksum in the first sector.
     fn mark(&mut self, from: usize, to: usize) {
-        let units = from / UNIT..=to.saturating_sub(1).max(from) / UNIT;
-        self.changed |= units.fold(1, |changed, unit| changed | 1 << unit);
+        let sectors = from / SECTOR_BYTES..=to.saturating_sub(1).max(from) / SECTOR_BYTES;
+        self.changed |= sectors.fold(1, |changed, sector| changed | 1 << sector);
     }
 
     /// 0 for a leaf, else one more than its children's.
@@ -616,6 +626,11 @@ mod tests {
                 Err(index) => drop(page.insert(index, &cell)),
             }
             let units: Vec<usize> = page.changed_units().collect();
+            let sectors = page.changed_sectors();
+            let (old, new) = (before.bytes.chunks(SECTOR_BYTES), page.bytes.chunks(SECTOR_BYTES));
+            for (sector, (old, new)) in old.zip(new).enumerate() {
+                assert!(old == new || sectors >> sector & 1 == 1, "round {round} sector {sector}");
+            }
             for (unit, (old, new)) in before.bytes.chunks(UNIT).zip(page.bytes.chunks(UNIT)).enumerate() {
                 assert!(old == new || units.contains(&unit), "round {round} unit {unit}");
             }

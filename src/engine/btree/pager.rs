@@ -13,7 +13,7 @@ use quick_cache::Weighter;
 use quick_cache::sync::Cache as Pool;
 
 use super::meta::{FILE, META_BYTES, Meta};
-use super::page::{Extent, Page};
+use super::page::{Extent, Page, SECTOR_BYTES};
 use super::tree::Miss;
 use super::{FIRST_UNIT, UNIT_BYTES};
 use crate::disk::{File, Purpose};
@@ -282,6 +282,13 @@ impl Pager {
     /// Writes `bytes` at `unit`.
     pub fn write(&self, unit: u64, bytes: &[u8], purpose: Purpose) -> Result<()> {
         let offset = byte_offset(unit)?;
+        self.file.write_at(purpose, offset, bytes).map_err(context("writing", offset))
+    }
+
+    /// Writes `bytes`, whole sectors, from the `sector`-th of the file on.
+    pub fn write_sectors(&self, sector: u64, bytes: &[u8], purpose: Purpose) -> Result<()> {
+        let per_unit = UNIT_BYTES / SECTOR_BYTES as u64;
+        let offset = byte_offset(sector / per_unit)? + sector % per_unit * SECTOR_BYTES as u64;
         self.file.write_at(purpose, offset, bytes).map_err(context("writing", offset))
     }
 

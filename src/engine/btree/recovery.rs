@@ -3,7 +3,7 @@
 //! 1. Read the meta pages; the newer whole one names position P, root and free map.
 //! 2. If the meta page says that copies in the double-write area belong to its state, write them to their places.
 //! 3. Walk the log from P, or from `images_start`. If the meta page says that images up to `images_end` belong to its state, write
-//!    the newest of each unit to its place first; batches between them wait.
+//!    the newest of each sector to its place first; batches between them wait.
 //! 4. Apply every batch behind P to the tree in memory. Nothing of it is written until the next checkpoint.
 //!
 //! Each step may be cut off and done again from the start. A file that does not exist yet appears with its first meta page, whole
@@ -14,10 +14,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::checkpoint::{BATCH_IMAGE_KIND, IMAGE_KIND};
+use super::checkpoint::{BATCH_IMAGE_KIND, IMAGE_HEADER_BYTES, IMAGE_KIND};
 use super::double::DoubleWrite;
 use super::freemap::FreeMap;
 use super::meta::{FILE, META_BYTES, Meta};
+use super::page::SECTOR_BYTES;
 use super::pager::{Loaded, Pager, read_meta};
 use super::tree::{Pins, Stop, Tree};
 use super::{FIRST_UNIT, UNIT_BYTES};
@@ -141,7 +142,7 @@ struct Replay<'a> {
     pager: &'a Pager,
     ahead_units: u64,
     meta: Meta,
-    /// The newest image of each unit that goes home.
+    /// The newest image of each sector that goes home.
     repairs: BTreeMap<u64, Bytes>,
     /// They are there.
     repaired: bool,
@@ -160,17 +161,16 @@ impl Replay<'_> {
                 }
                 // Behind the end lie those of a checkpoint that was cut off before its commit.
                 if position > middle && position <= end {
-                    let mask = payload.get(8..12).map_or(0, |bytes| {
-                        bytes.iter().rev().fold(0u32, |mask, byte| mask << 8 | u32::from(*byte))
-                    });
-                    self.repair(position, &payload, mask)?;
+                    let changed = payload.get(8..).and_then(|bytes| bytes.first_chunk());
+                    let changed = changed.map_or(0, |bytes| u128::from_le_bytes(*bytes));
+                    self.repair(position, &payload, IMAGE_HEADER_BYTES, changed)?;
                 }
             }
             // A new page is written before the commit and needs no repair; its unit may have served two by then.
             BATCH_IMAGE_KIND if payload.get(8..12) == Some(&[0; 4]) => {
                 if position > start && position <= middle && end > 0 {
-                    let whole = (1 << self.pager.page_units()) - 1;
-                    self.repair(position, &payload, whole)?;
+                    let whole = u128::MAX >> (u128::BITS as usize - self.pager.page_bytes() / SECTOR_BYTES);
+                    self.repair(position, &payload, 12, whole)?;
                 }
             }
             BATCH_IMAGE_KIND => {}
@@ -180,8 +180,10 @@ impl Replay<'_> {
             _ => return Err(Error::corrupt("log record", position, format!("an unknown kind, {kind}"))),
         }
         if position == end && !self.repaired {
-            for (unit, bytes) in std::mem::take(&mut self.repairs) {
-                self.pager.write(unit, &bytes, Purpose::Recovery)?;
+            let repairs: Vec<(u64, Bytes)> = std::mem::take(&mut self.repairs).into_iter().collect();
+            for run in repairs.chunk_by(|(a, _), (b, _)| a + 1 == *b) {
+                let bytes: Vec<u8> = run.iter().flat_map(|(_, sector)| sector.iter().copied()).collect();
+                self.pager.write_sectors(run[0].0, &bytes, Purpose::Recovery)?;
             }
             self.pager.sync(Purpose::Recovery)?;
             self.repaired = true;
@@ -192,18 +194,18 @@ impl Replay<'_> {
         Ok(())
     }
 
-    /// Keeps the units of a page that `payload` holds behind its header, bit i of `mask` for unit i, as the newest.
-    fn repair(&mut self, position: Position, payload: &Bytes, mask: u32) -> Result<()> {
-        let units = payload.get(12..).unwrap_or_default().chunks(UNIT_BYTES as usize);
-        let fits = units.len() == mask.count_ones() as usize && payload.len() % UNIT_BYTES as usize == 12;
+    /// Keeps the sectors of a page that `payload` holds behind `header` bytes, those of the bits in `changed`, as the newest.
+    fn repair(&mut self, position: Position, payload: &Bytes, header: usize, changed: u128) -> Result<()> {
+        let sectors = payload.get(header..).unwrap_or_default().chunks(SECTOR_BYTES);
+        let fits = sectors.len() == changed.count_ones() as usize && payload.len() % SECTOR_BYTES == header;
         let Some((unit, _)) = payload.split_first_chunk::<8>().filter(|_| fits) else {
             return Err(Error::corrupt("log record", position, "a page image that is not what it says"));
         };
-        let places = (0..u32::BITS).filter(|index| mask >> index & 1 == 1);
-        for (index, bytes) in places.zip(units) {
-            let unit = u64::from_le_bytes(*unit).saturating_add(u64::from(index));
+        let first = u64::from_le_bytes(*unit).saturating_mul(UNIT_BYTES / SECTOR_BYTES as u64);
+        let places = (0..u128::BITS).filter(|index| changed >> index & 1 == 1);
+        for (index, bytes) in places.zip(sectors) {
             // A copy: a slice would hold its whole segment.
-            self.repairs.insert(unit, Bytes::copy_from_slice(bytes));
+            self.repairs.insert(first.saturating_add(u64::from(index)), Bytes::copy_from_slice(bytes));
         }
         Ok(())
     }

@@ -376,10 +376,10 @@ fn each_mode_writes_its_copies_where_it_says() {
             .map(|purpose| snapshot.of(purpose).write_bytes)
     };
     let [image, double, delta] = TORN.map(written);
-    // The same pages go home in every mode, and at least each of them has one copy.
+    // The same pages go home in every mode; what changed of each has one copy at least.
     let home = delta[2];
     assert!(image[2] == home && double[2] == home && home > 4 * 4096);
-    assert!((home..home + home / 8).contains(&delta[0]) && delta[1] == 0, "{delta:?}");
+    assert!((home / 2..home + home / 8).contains(&delta[0]) && delta[1] == 0, "{delta:?}");
     assert!((home..home + 2 * 4096).contains(&double[1]) && double[0] == 0, "{double:?}");
     assert!(image[0] >= 200 * 4096 && image[1] == 0, "{image:?}");
     // A segment header more or less.

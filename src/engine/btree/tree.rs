@@ -26,7 +26,9 @@ use bytes::Bytes;
 
 use super::freemap::FreeMap;
 use super::meta::{Counts, FILE, Meta};
-use super::page::{Extent, Page, Stored, cell_bytes_max, inner_cell, is_inline, key_bytes_max, leaf_cell};
+use super::page::{
+    Extent, Page, SECTOR_BYTES, Stored, cell_bytes_max, inner_cell, is_inline, key_bytes_max, leaf_cell,
+};
 use super::pager::{Loaded, Pager, Piece};
 use super::{OUT_OF_LINE_BYTES, UNIT_BYTES};
 use crate::engine::{Batch, Error, Operation, Position, Torn};
@@ -222,7 +224,9 @@ impl Tree {
             match torn {
                 _ if self.fresh.contains(unit) => self.page_bytes as u64,
                 Torn::Image if self.imaged.contains(unit) => changed,
-                Torn::Image | Torn::Delta => 2 * changed,
+                Torn::Image | Torn::Delta => {
+                    changed + u64::from(page.changed_sectors().count_ones()) * SECTOR_BYTES as u64
+                }
                 Torn::DoubleWrite => changed + self.page_bytes as u64,
             }
         };
