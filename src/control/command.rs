@@ -41,7 +41,7 @@ pub enum Action {
 /// Every form of a line, with what it does.
 pub const HELP: &[(&str, &str)] = &[
     ("flush [wait]", "lsm: write the memtable to level 0; btree: as checkpoint"),
-    ("compact [wait]", "lsm: merge until one sorted run is left; btree: not supported"),
+    ("compact [full] [wait]", "lsm: merge until one sorted run is left; btree: not supported"),
     ("checkpoint [wait]", "btree: write every dirty page home; lsm: as flush"),
     ("sync", "make everything so far durable; the write returns when it is"),
     ("mark NAME", "remember the counters; .stats.d/since/NAME counts from there"),
@@ -61,8 +61,8 @@ pub fn parse(text: &[u8]) -> Result<Vec<Action>> {
             [] => continue,
             ["flush"] => run(Command::Flush, false),
             ["flush", "wait"] => run(Command::Flush, true),
-            ["compact"] => run(Command::Compact, false),
-            ["compact", "wait"] => run(Command::Compact, true),
+            ["compact"] | ["compact", "full"] => run(Command::Compact, false),
+            ["compact", "wait"] | ["compact", "full", "wait"] => run(Command::Compact, true),
             ["checkpoint"] => run(Command::Checkpoint, false),
             ["checkpoint", "wait"] => run(Command::Checkpoint, true),
             ["sync"] => Action::Sync,
@@ -122,7 +122,7 @@ mod tests {
     #[test]
     fn the_help_lists_every_command_and_nothing_else() {
         for (form, _) in HELP {
-            let line = form.replace("[wait]", "wait").replace("NAME", "a").replace("INO [BLOCK]", "7 0");
+            let line = form.replace("[full]", "full").replace("[wait]", "wait").replace("NAME", "a").replace("INO [BLOCK]", "7 0");
             parse(line.as_bytes()).unwrap_or_else(|_| panic!("{form}"));
         }
     }

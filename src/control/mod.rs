@@ -23,6 +23,7 @@ mod json;
 pub mod model;
 mod prometheus;
 mod render;
+mod socket;
 mod stats;
 mod tables;
 
@@ -35,6 +36,7 @@ use parking_lot::Mutex;
 
 pub use json::json;
 pub use render::{levels, text};
+pub use socket::{NAME as SOCKET_NAME, StatsSocket};
 pub use stats::{Base, MountInfo, Physical, Report, Sample, State, Window, ratio};
 
 use crate::base::clock::Clock;
