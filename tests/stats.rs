@@ -371,8 +371,13 @@ fn every_key_and_every_purpose_is_documented() {
     let keys = document.lines().skip_while(|line| !line.starts_with("### The mount"));
     let keys = keys.filter_map(|line| line.strip_prefix("| `")?.split_once('`').map(|(key, _)| key));
     let purposes: BTreeSet<&str> = Purpose::all().map(Purpose::name).collect();
-    let stale: Vec<&str> =
-        keys.filter(|key| !found.contains(*key) && !purposes.contains(key) && !["tree", "prediction", "debt.levels"].contains(key)).collect();
+    let stale: Vec<&str> = keys
+        .filter(|key| {
+            !found.contains(*key)
+                && !purposes.contains(key)
+                && !["tree", "prediction", "debt.levels"].contains(key)
+        })
+        .collect();
     assert!(stale.is_empty(), "docs/stats.md explains {stale:?}, which the report does not have");
 }
 
@@ -588,7 +593,8 @@ fn only_those_who_may_write_do_and_unknown_words_change_nothing() {
     let modes = |path| rig.find(path).unwrap().permissions;
     assert_eq!([modes(".stats"), modes(".stats.d"), modes(".stats.d/config")], [0o644, 0o555, 0o400]);
     assert!(
-        rig.cat(".stats.d/config").contains("uuid") && rig.cat(".stats.d/help").contains("compact [wait]")
+        rig.cat(".stats.d/config").contains("uuid")
+            && rig.cat(".stats.d/help").contains("compact [full] [wait]")
     );
 }
 
@@ -955,7 +961,8 @@ fn the_exposition_is_valid_and_agrees_with_the_report() {
     assert_eq!(samples["kvfs_fs_op_duration_seconds_bucket{op=\"write\",le=\"64\"}"], 7.0);
     assert_eq!(samples["kvfs_fs_op_duration_seconds_count{op=\"write\"}"], 8.0);
     let bounds = ["0.000001", "0.000016", "0.000256", "0.004", "1", "64", "+Inf"];
-    let counts = bounds.map(|le| samples[&format!("kvfs_fs_op_duration_seconds_bucket{{op=\"write\",le=\"{le}\"}}")]);
+    let counts =
+        bounds.map(|le| samples[&format!("kvfs_fs_op_duration_seconds_bucket{{op=\"write\",le=\"{le}\"}}")]);
     assert!(counts.is_sorted(), "buckets are cumulative: {counts:?}");
 }
 
@@ -1006,7 +1013,10 @@ fn events_say_why_and_how_much() {
         assert!(number(event, "files") > number(event, "overlapping_files"));
     }
     let commands = named("command");
-    assert_eq!((commands[0]["words"].as_str(), number(commands[0], "uid"), number(commands[0], "pid")), (Some("mark a"), 1000, 7));
+    assert_eq!(
+        (commands[0]["words"].as_str(), number(commands[0], "uid"), number(commands[0], "pid")),
+        (Some("mark a"), 1000, 7)
+    );
     assert_eq!(named("error").len(), 1, "the word that nobody knows");
     let ctl = rig.cat(".stats.d/ctl");
     assert!(ctl.contains("mark a: done") && ctl.lines().count() == 2, "{ctl}");

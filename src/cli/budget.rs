@@ -30,8 +30,10 @@ impl Verdict {
     /// One line.
     pub fn text(&self) -> String {
         let actual = self.actual.map_or("there is no value".to_string(), |value| format!("it is {value}"));
-        let operands: Vec<String> = self.operands.iter().map(|(path, value)| format!("{path} {value}")).collect();
-        let operands = if operands.is_empty() { String::new() } else { format!(" ({})", operands.join(", ")) };
+        let operands: Vec<String> =
+            self.operands.iter().map(|(path, value)| format!("{path} {value}")).collect();
+        let operands =
+            if operands.is_empty() { String::new() } else { format!(" ({})", operands.join(", ")) };
         format!("{}: {}: {actual}{operands}", if self.holds { "ok" } else { "FAILED" }, self.condition)
     }
 
@@ -54,7 +56,8 @@ pub(super) fn judge(report: &Value, condition: &str) -> Result<Verdict, String> 
         .ok_or_else(problem)?;
     let limit: f64 = rest[operator.len()..].trim().parse().map_err(|_| problem())?;
     let alias = ALIASES.iter().find(|(name, ..)| *name == path);
-    let (place, operands): (&str, &[&str]) = alias.map_or((path, &[]), |(_, place, operands)| (place, operands));
+    let (place, operands): (&str, &[&str]) =
+        alias.map_or((path, &[]), |(_, place, operands)| (place, operands));
     let found = at(report, place).ok_or_else(|| format!("'{condition}': the report has no {place}"))?;
     let actual = match found {
         Value::Null => None,
@@ -95,9 +98,19 @@ mod tests {
         assert!(!holds("write_amp < 3") && !holds("amplification.write != 3.5"));
         assert!(!holds("read_amp < 10"), "what is not there is within no budget");
         let failed = judge(&report, "write_amp < 3").unwrap();
-        assert_eq!(failed.text(), "FAILED: write_amp < 3: it is 3.5 (disk.write_bytes 350, app.write_bytes 100)");
+        assert_eq!(
+            failed.text(),
+            "FAILED: write_amp < 3: it is 3.5 (disk.write_bytes 350, app.write_bytes 100)"
+        );
         assert_eq!(failed.json()["operands"]["disk.write_bytes"], 350);
-        for wrong in ["write_amp", "write_amp ~ 3", "nothing < 3", "state < 3", "write_amp < much", "levels.9.files < 1"] {
+        for wrong in [
+            "write_amp",
+            "write_amp ~ 3",
+            "nothing < 3",
+            "state < 3",
+            "write_amp < much",
+            "levels.9.files < 1",
+        ] {
             assert!(judge(&report, wrong).is_err(), "{wrong}");
         }
     }

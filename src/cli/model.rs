@@ -3,9 +3,7 @@
 use clap::{Args, Subcommand, ValueEnum};
 
 use crate::base::text::{human_size, parse_size};
-use crate::control::model::{
-    Layout, Sizes, bloom_rate, bloom_simulation, durability_debt, predict,
-};
+use crate::control::model::{Layout, Sizes, bloom_rate, bloom_simulation, durability_debt, predict};
 
 /// What to predict.
 #[derive(Debug, Args)]
@@ -74,9 +72,10 @@ fn parse_layout(text: &str) -> Result<Layout, String> {
 pub(super) fn run(arguments: &ModelArgs) -> Result<String, String> {
     match &arguments.what {
         Some(What::Bloom { bits, hashes, keys }) => Ok(bloom(*bits, *hashes, *keys)),
-        Some(What::Debt { ratio, bytes }) if bytes.len() < 2 || *ratio <= 1.0 => {
-            Err(format!("debt needs a memtable, L0 and a ratio above 1, not {} sizes and {ratio}", bytes.len()))
-        }
+        Some(What::Debt { ratio, bytes }) if bytes.len() < 2 || *ratio <= 1.0 => Err(format!(
+            "debt needs a memtable, L0 and a ratio above 1, not {} sizes and {ratio}",
+            bytes.len()
+        )),
         Some(What::Debt { ratio, bytes }) => Ok(debt(*ratio, bytes)),
         None if arguments.ratio <= 1.0 || arguments.memtable == 0 || arguments.size.contains(&0) => {
             Err("ratio must be above 1, sizes above 0".to_string())
@@ -167,7 +166,10 @@ mod tests {
             let row = text.lines().find(|line| line.starts_with(name)).unwrap();
             row.split_whitespace().nth(index).unwrap().to_string()
         };
-        assert_eq!(["leveled", "tiered", "log", "eager"].map(|name| column(name, 3)), ["25.00", "5.00", "1.00", "25.00"]);
+        assert_eq!(
+            ["leveled", "tiered", "log", "eager"].map(|name| column(name, 3)),
+            ["25.00", "5.00", "1.00", "25.00"]
+        );
         // 17, 31 and 45 for 3, 5 and 7 levels.
         assert_eq!(column("leveled", 4), "31.00");
     }
@@ -176,6 +178,9 @@ mod tests {
     fn filters_and_debts_are_those_of_the_texts() {
         assert!(print("bloom --bits 64 --hashes 3 --keys 12").contains("predicted 0.08"));
         let text = print("debt");
-        assert!(text.lines().any(|line| line.split_whitespace().eq(["L4", "4000", "7.00", "7.00", "28000"])), "{text}");
+        assert!(
+            text.lines().any(|line| line.split_whitespace().eq(["L4", "4000", "7.00", "7.00", "28000"])),
+            "{text}"
+        );
     }
 }

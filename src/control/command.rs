@@ -122,7 +122,11 @@ mod tests {
     #[test]
     fn the_help_lists_every_command_and_nothing_else() {
         for (form, _) in HELP {
-            let line = form.replace("[full]", "full").replace("[wait]", "wait").replace("NAME", "a").replace("INO [BLOCK]", "7 0");
+            let line = form
+                .replace("[full]", "full")
+                .replace("[wait]", "wait")
+                .replace("NAME", "a")
+                .replace("INO [BLOCK]", "7 0");
             parse(line.as_bytes()).unwrap_or_else(|_| panic!("{form}"));
         }
     }

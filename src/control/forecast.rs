@@ -48,7 +48,8 @@ pub(super) fn settle_seconds(report: &Report) -> Option<f64> {
         Some(_) => window.disk.of(crate::disk::Purpose::Checkpoint).write_bytes,
         None => window.compaction().write_bytes,
     };
-    let owed = if shape.tree.is_some() { shape.debt.dirty_bytes } else { shape.debt.pending_compaction_bytes };
+    let owed =
+        if shape.tree.is_some() { shape.debt.dirty_bytes } else { shape.debt.pending_compaction_bytes };
     (owed > 0).then_some(())?;
     ratio(owed, background).map(|share| share * window.elapsed.as_secs_f64())
 }

@@ -43,8 +43,8 @@ use crate::base::clock::Clock;
 use crate::base::journal::Field;
 use crate::disk::{Disk, Latch, Metered, ProcessIo};
 use crate::engine::{Cause, Engine, Journal, MeteredEngine, Stalls, Tier};
-use crate::fs::meter::{Latency, Meter, Op, growth};
 use crate::fs::keys;
+use crate::fs::meter::{Latency, Meter, Op, growth};
 use crate::fs::types::{Caller, Ino};
 use crate::fs::virtual_file::{Done, VirtualTree};
 use crate::fs::{Error, Result, Usage};
@@ -190,7 +190,8 @@ impl Control {
             let times = (new.slowdowns + new.stops).saturating_sub(old.slowdowns + old.stops);
             if times > 0 {
                 let kind = if new.stops > old.stops { "stop" } else { "slowdown" };
-                let fields = vec![("cause", cause.name().into()), ("kind", kind.into()), ("times", times.into())];
+                let fields =
+                    vec![("cause", cause.name().into()), ("kind", kind.into()), ("times", times.into())];
                 self.journal.record(time, "stall_begin", fields);
             }
             let was_waiting = before.now == Some(cause) || times > 0;
@@ -302,7 +303,8 @@ impl Control {
             ]
         };
         self.journal.record(self.parts.clock.now(), "command", who(&words));
-        let (commands, journal, clock) = (self.commands.clone(), self.journal.clone(), self.parts.clock.clone());
+        let (commands, journal, clock) =
+            (self.commands.clone(), self.journal.clone(), self.parts.clock.clone());
         Box::new(move |result| {
             let time = clock.now();
             let outcome = result.as_ref().map_or_else(|error| error.to_string(), |()| "done".to_string());
@@ -318,7 +320,8 @@ impl Control {
                 }
                 let at = figures::timestamp(time);
                 let (uid, pid) = (caller.uid, caller.pid);
-                commands.push_back(format!("{at} uid {uid} pid {pid}: {}: {outcome}\n", figures::ascii(&words)));
+                commands
+                    .push_back(format!("{at} uid {uid} pid {pid}: {}: {outcome}\n", figures::ascii(&words)));
             }
             done(result);
         })
@@ -391,10 +394,12 @@ impl Control {
         let mut asked = 0;
         let mut walk = |name: String, key: Vec<u8>| -> crate::engine::Result<()> {
             let probes = engine.explain(&key)?;
-            asked += probes.iter().filter(|probe| probe.verdict != "filtered" && probe.verdict != "out-of-range").count();
+            let skipped = |verdict| verdict == "filtered" || verdict == "out-of-range";
+            asked = asked.max(probes.iter().filter(|probe| !skipped(probe.verdict)).count());
             text += &format!("{name}\n");
             for probe in &probes {
-                text += &format!("  {:<24} {:<14} {:>8} bytes\n", probe.structure, probe.verdict, probe.bytes);
+                text +=
+                    &format!("  {:<24} {:<14} {:>8} bytes\n", probe.structure, probe.verdict, probe.bytes);
             }
             text += match probes.last().map(|probe| probe.verdict) {
                 Some("hit") => "  found\n",
@@ -413,8 +418,9 @@ impl Control {
             0..=6 => "",
             _ => "  RED: more than 6",
         };
-        let pressure = if engine.shape().debt.l0_files >= 4 { "  PRESSURE: 4 or more files in L0" } else { "" };
-        text += &format!("probes {asked}{verdict}{pressure}\n");
+        let pressure =
+            if engine.shape().debt.l0_files >= 4 { "  PRESSURE: 4 or more files in L0" } else { "" };
+        text += &format!("last read: at most {asked} probes a key{verdict}{pressure}\n");
         *self.explained.lock() = text;
         Ok(())
     }

@@ -76,31 +76,75 @@ pub(super) fn prometheus(report: &Report, latencies: &[Vec<(u64, u64)>]) -> Stri
     let labels = [("version", &*mount.version), ("engine", shape.engine), ("variant", shape.variant)];
     page.sample("kvfs_info", &labels, 1);
     page.one("kvfs_uptime_seconds", "gauge", "Time since the mount.", report.uptime.as_secs_f64());
-    page.one("kvfs_read_only", "gauge", "1 after a failed sync.", u8::from(matches!(report.state, State::ReadOnly(_))));
+    page.one(
+        "kvfs_read_only",
+        "gauge",
+        "1 after a failed sync.",
+        u8::from(matches!(report.state, State::ReadOnly(_))),
+    );
     counters(&mut page, report);
     page.one("kvfs_physical_bytes", "gauge", "Bytes that the store's files occupy.", report.physical.bytes);
     page.one("kvfs_live_bytes", "gauge", "Bytes that the tree needs at least.", report.live_bytes());
     page.one("kvfs_apparent_bytes", "gauge", "Sum of file sizes.", usage.apparent_bytes);
     page.one("kvfs_inodes", "gauge", "Inodes.", usage.inodes);
-    page.one("kvfs_reclaim_pending_bytes", "gauge", "Blocks of deleted files still stored.", usage.reclaim_pending_bytes);
+    page.one(
+        "kvfs_reclaim_pending_bytes",
+        "gauge",
+        "Blocks of deleted files still stored.",
+        usage.reclaim_pending_bytes,
+    );
     let debt = &shape.debt;
     page.one("kvfs_l0_files", "gauge", "Sorted runs in level 0.", debt.l0_files);
-    page.one("kvfs_compaction_pending_bytes", "gauge", "Bytes that merges still owe.", debt.pending_compaction_bytes);
+    page.one(
+        "kvfs_compaction_pending_bytes",
+        "gauge",
+        "Bytes that merges still owe.",
+        debt.pending_compaction_bytes,
+    );
     page.one("kvfs_dirty_bytes", "gauge", "Memtables not flushed, or dirty pages.", debt.dirty_bytes);
     page.one("kvfs_unsynced_bytes", "gauge", "Log bytes that a power cut would lose.", debt.unsynced_bytes);
-    page.one("kvfs_oldest_unsynced_seconds", "gauge", "Age of the oldest of them.", debt.oldest_unsynced.as_secs_f64());
+    page.one(
+        "kvfs_oldest_unsynced_seconds",
+        "gauge",
+        "Age of the oldest of them.",
+        debt.oldest_unsynced.as_secs_f64(),
+    );
     page.one("kvfs_tombstones", "gauge", "Deletes not dropped yet.", debt.tombstones);
     let rows = super::forecast::debt(sample);
     let rows = rows.iter().map(|row| (&*row.level, row.debt_bytes));
-    page.each("kvfs_durability_debt_bytes", "gauge", "Bytes still to be written, by the model.", "level", rows);
+    page.each(
+        "kvfs_durability_debt_bytes",
+        "gauge",
+        "Bytes still to be written, by the model.",
+        "level",
+        rows,
+    );
     let names: Vec<String> = shape.levels.iter().map(|level| level.level.to_string()).collect();
     let levels = || names.iter().map(String::as_str).zip(&shape.levels);
     page.each("kvfs_level_bytes", "gauge", "Bytes of a level.", "level", levels().map(|(n, l)| (n, l.bytes)));
-    page.each("kvfs_level_files", "gauge", "Tables of a level.", "level", levels().map(|(n, l)| (n, l.files)));
+    page.each(
+        "kvfs_level_files",
+        "gauge",
+        "Tables of a level.",
+        "level",
+        levels().map(|(n, l)| (n, l.files)),
+    );
     page.one("kvfs_write_stalled", "gauge", "1 while writes wait.", u8::from(shape.stalls.now.is_some()));
     let causes = || Cause::ALL.into_iter().map(|cause| (cause.name(), shape.stalls.by_cause[cause as usize]));
-    page.each("kvfs_write_stall_seconds_total", "counter", "Time in which writes waited.", "cause", causes().map(|(n, c)| (n, c.waited.as_secs_f64())));
-    page.each("kvfs_write_stalls_total", "counter", "Times that writes waited.", "cause", causes().map(|(n, c)| (n, c.slowdowns + c.stops)));
+    page.each(
+        "kvfs_write_stall_seconds_total",
+        "counter",
+        "Time in which writes waited.",
+        "cause",
+        causes().map(|(n, c)| (n, c.waited.as_secs_f64())),
+    );
+    page.each(
+        "kvfs_write_stalls_total",
+        "counter",
+        "Times that writes waited.",
+        "cause",
+        causes().map(|(n, c)| (n, c.slowdowns + c.stops)),
+    );
     histograms(&mut page, report, latencies);
     page.0
 }
@@ -109,10 +153,27 @@ fn counters(page: &mut Exposition, report: &Report) {
     let sample = &report.sample;
     page.one("kvfs_app_write_bytes_total", "counter", "Bytes that users wrote.", sample.app_write_bytes());
     page.one("kvfs_app_read_bytes_total", "counter", "Bytes that users read.", sample.app_read_bytes());
-    page.one("kvfs_kv_write_bytes_total", "counter", "Key and value bytes put and key bytes deleted.", sample.kv_write_bytes());
+    page.one(
+        "kvfs_kv_write_bytes_total",
+        "counter",
+        "Key and value bytes put and key bytes deleted.",
+        sample.kv_write_bytes(),
+    );
     let kinds = || report.mount.kind_names.iter().copied().zip(&sample.kinds);
-    page.each("kvfs_kv_put_bytes_total", "counter", "Bytes put, by kind of key.", "kind", kinds().map(|(n, k)| (n, k.put_bytes)));
-    page.each("kvfs_kv_gets_total", "counter", "Point reads, by kind of key.", "kind", kinds().map(|(n, k)| (n, k.gets)));
+    page.each(
+        "kvfs_kv_put_bytes_total",
+        "counter",
+        "Bytes put, by kind of key.",
+        "kind",
+        kinds().map(|(n, k)| (n, k.put_bytes)),
+    );
+    page.each(
+        "kvfs_kv_gets_total",
+        "counter",
+        "Point reads, by kind of key.",
+        "kind",
+        kinds().map(|(n, k)| (n, k.gets)),
+    );
     page.family("kvfs_kv_ops_total", "counter", "Keys put and deleted, by file operation.");
     for op in Op::ALL {
         let tag = sample.tags.get(usize::from(op.tag())).copied().unwrap_or_default();
@@ -122,10 +183,34 @@ fn counters(page: &mut Exposition, report: &Report) {
         }
     }
     let causes = || Purpose::all().map(|purpose| (purpose.name(), sample.disk.of(purpose)));
-    page.each("kvfs_bytes_written_total", "counter", "Bytes written to the store's files.", "cause", causes().map(|(n, c)| (n, c.write_bytes)));
-    page.each("kvfs_bytes_read_total", "counter", "Bytes read from the store's files.", "cause", causes().map(|(n, c)| (n, c.read_bytes)));
-    page.each("kvfs_disk_writes_total", "counter", "Write requests.", "cause", causes().map(|(n, c)| (n, c.writes)));
-    page.each("kvfs_disk_reads_total", "counter", "Read requests.", "cause", causes().map(|(n, c)| (n, c.reads)));
+    page.each(
+        "kvfs_bytes_written_total",
+        "counter",
+        "Bytes written to the store's files.",
+        "cause",
+        causes().map(|(n, c)| (n, c.write_bytes)),
+    );
+    page.each(
+        "kvfs_bytes_read_total",
+        "counter",
+        "Bytes read from the store's files.",
+        "cause",
+        causes().map(|(n, c)| (n, c.read_bytes)),
+    );
+    page.each(
+        "kvfs_disk_writes_total",
+        "counter",
+        "Write requests.",
+        "cause",
+        causes().map(|(n, c)| (n, c.writes)),
+    );
+    page.each(
+        "kvfs_disk_reads_total",
+        "counter",
+        "Read requests.",
+        "cause",
+        causes().map(|(n, c)| (n, c.reads)),
+    );
     page.each("kvfs_disk_syncs_total", "counter", "Syncs.", "cause", causes().map(|(n, c)| (n, c.syncs)));
     let cache = sample.shape.cache;
     page.one("kvfs_cache_hits_total", "counter", "Requests that the cache answered.", cache.hits);
@@ -134,8 +219,20 @@ fn counters(page: &mut Exposition, report: &Report) {
     page.one("kvfs_filter_checks_total", "counter", "Questions to bloom filters.", filter.checks);
     page.one("kvfs_filter_useful_total", "counter", "Tables not read thanks to them.", filter.useful);
     let ops = || Op::ALL.iter().map(|&op| (op.name(), sample.op(op)));
-    page.each("kvfs_fs_op_errors_total", "counter", "Calls answered with an errno.", "op", ops().map(|(n, o)| (n, o.errors)));
-    page.each("kvfs_fs_op_bytes_total", "counter", "Content moved by calls.", "op", ops().map(|(n, o)| (n, o.bytes)));
+    page.each(
+        "kvfs_fs_op_errors_total",
+        "counter",
+        "Calls answered with an errno.",
+        "op",
+        ops().map(|(n, o)| (n, o.errors)),
+    );
+    page.each(
+        "kvfs_fs_op_bytes_total",
+        "counter",
+        "Content moved by calls.",
+        "op",
+        ops().map(|(n, o)| (n, o.bytes)),
+    );
 }
 
 fn histograms(page: &mut Exposition, report: &Report, latencies: &[Vec<(u64, u64)>]) {

@@ -269,7 +269,9 @@ fn forecast_block(page: &mut Page, report: &Report) {
     let total: f64 = rows.iter().map(|row| row.debt_bytes).sum();
     let mut items: Vec<String> = rows
         .iter()
-        .map(|row| format!("{} {}x{}", row.level, human_size(row.bytes as u64), amp(Some(row.pending_write_amp))))
+        .map(|row| {
+            format!("{} {}x{}", row.level, human_size(row.bytes as u64), amp(Some(row.pending_write_amp)))
+        })
         .collect();
     items.push(format!("| to write {}", human_size(total as u64)));
     let settle = forecast::settle_seconds(report).map(Duration::from_secs_f64);

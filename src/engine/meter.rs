@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use bytes::Bytes;
 
 use super::{
-    Batch, Bell, Class, Command, Done, Engine, Journal, KeyRange, Operation, Pending, Position, Probe, Promise,
-    Result, Shape, TableInfo, Tier, Visit,
+    Batch, Bell, Class, Command, Done, Engine, Journal, KeyRange, Operation, Pending, Position, Probe,
+    Promise, Result, Shape, TableInfo, Tier, Visit,
 };
 
 /// Index of a key's kind, given by the filesystem's classifier; below [`KINDS`].

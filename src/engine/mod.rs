@@ -40,8 +40,8 @@ pub use mem::MemEngine;
 pub use meter::{KeyKind, KindCounters, MeteredEngine, TagCounters};
 pub use options::{FIELDS, Kind, Options, Sync};
 pub use shape::{
-    Cache, Debt, Filter, Histogram, Level, Memory, Probe, ProbeMeter, Shape, StallCounters, StallMeter, Stalls, TableInfo,
-    Tree,
+    Cache, Debt, Filter, Histogram, Level, Memory, Probe, ProbeMeter, Shape, StallCounters, StallMeter,
+    Stalls, TableInfo, Tree,
 };
 pub use space::SpaceGuard;
 pub use worker::Worker;
