@@ -1054,6 +1054,27 @@ fn tables_history_debt_and_prediction_describe_the_tree() {
 }
 
 #[test]
+fn a_read_of_a_tree_is_explained_page_by_page() {
+    let rig = rig(|disk, clock| {
+        let options = engine::Options { kind: Kind::Btree, reserve_bytes: 0, ..engine::Options::default() };
+        engine::open(disk, clock, &options).unwrap()
+    });
+    assert_eq!(rig.engine.explain(&[7]).unwrap().len(), 0, "an empty tree has no pages");
+    for key in 0..2000u64 {
+        let mut batch = Batch::new(0);
+        batch.put(key.to_be_bytes().to_vec(), vec![1; 100]);
+        rig.engine.apply(&batch, Tier::Disk).unwrap();
+    }
+    let probes = rig.engine.explain(&7u64.to_be_bytes()).unwrap();
+    let height = rig.engine.shape().tree.unwrap().height;
+    assert_eq!(probes.len() as u64, height);
+    let last = probes.last().unwrap();
+    assert_eq!((probes[0].verdict, last.verdict, last.bytes), ("descend", "hit", 100));
+    assert_eq!(rig.engine.explain(b"zzz").unwrap().last().unwrap().verdict, "miss");
+    assert_eq!(rig.engine.shape().probes.count(), 0, "explaining counts nothing");
+}
+
+#[test]
 fn a_read_is_explained_down_to_where_it_stops() {
     let rig = small_lsm();
     let put = |key: u8| {

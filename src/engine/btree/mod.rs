@@ -20,6 +20,7 @@
 #![doc = include_str!("FORMAT.md")]
 
 mod checkpoint;
+mod explain;
 mod freemap;
 mod meta;
 mod page;
@@ -38,7 +39,7 @@ use parking_lot::{Mutex, RwLock};
 use super::wal::{FIRST_KIND, Log};
 use super::{
     Batch, Bell, Cause, Class, Command, Debt, Done, Engine, Error, Journal, KeyRange, Memory, Options,
-    Pending, Position, ProbeMeter, Promise, Result, Shape, SpaceGuard, StallMeter, Tier, Visit,
+    Pending, Position, Probe, ProbeMeter, Promise, Result, Shape, SpaceGuard, StallMeter, Tier, Visit,
 };
 use crate::base::clock::Clock;
 use crate::disk::{Disk, Purpose};
@@ -518,6 +519,10 @@ impl Engine for BtreeEngine {
 
     fn journal(&self) -> Option<&Arc<Journal>> {
         Some(&self.journal)
+    }
+
+    fn explain(&self, key: &[u8]) -> Result<Vec<Probe>> {
+        self.explain_key(key)
     }
 
     fn promise(&self) -> Promise {

@@ -213,7 +213,7 @@ impl Tree {
     }
 
     /// The leaf for `key` and the first key behind its range; `None` for an empty tree.
-    fn leaf(
+    pub(super) fn leaf(
         &self,
         pager: &Pager,
         loaded: &Loaded,
