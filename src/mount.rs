@@ -25,7 +25,7 @@ use nix::unistd::AccessFlags;
 use parking_lot::{Condvar, Mutex};
 
 use crate::base::clock::{Clock, SystemClock};
-use crate::control::{Control, MountInfo, Parts};
+use crate::control::{Control, MountInfo, Parts, StatsSocket};
 use crate::disk::{Access, Disk, Latch, Metered, OsDisk, Overlay, ProcessIo, process_io};
 use crate::engine::{self, Command, Engine, MeteredEngine, Pending, Tier, Worker};
 use crate::fs::types::{Caller, ROOT, SetAttributes};
@@ -45,6 +45,8 @@ const CLOSING: &str = "closing the store";
 const MERGE_THREADS: usize = 2;
 /// How long the filesystem's thread sleeps at most.
 const IDLE: Duration = Duration::from_secs(1);
+/// How often the statistics' socket is looked at.
+const SOCKET_PAUSE: Duration = Duration::from_millis(200);
 
 /// An open store: every part up to the filesystem, no thread, no kernel.
 pub struct Store {
@@ -227,6 +229,10 @@ impl Service {
         let control = Control::new(parts(&store, mount_point));
         let tree = control.tree();
         store.fs.reserve_names(tree.names_at_root());
+        // Before any thread starts: binding changes the process's mask for a moment.
+        let socket = StatsSocket::bind(&store.path, control.clone())
+            .inspect_err(|error| log::warn!("no {} in the store: {error}", crate::control::SOCKET_NAME))
+            .ok();
         let worker = Worker::start(store.engine.clone(), MERGE_THREADS)?;
         let stop = Arc::new(Stop::default());
         let mut service = Service { store, tree, worker: Some(worker), stop, threads: Vec::new() };
@@ -238,6 +244,15 @@ impl Service {
                 control.tick();
             }
         })?;
+        if let Some(socket) = socket {
+            // A thread of its own: a tick may wait for the disk just when somebody wants to know why.
+            let stop = service.stop.clone();
+            service.spawn("kvfs-socket", move || {
+                while stop.sleep(SOCKET_PAUSE) {
+                    socket.serve();
+                }
+            })?;
+        }
         Ok(service)
     }
 

@@ -600,7 +600,8 @@ fn only_those_who_may_write_do_and_unknown_words_change_nothing() {
     let modes = |path| rig.find(path).unwrap().permissions;
     assert_eq!([modes(".stats"), modes(".stats.d"), modes(".stats.d/config")], [0o644, 0o555, 0o400]);
     assert!(
-        rig.cat(".stats.d/config").contains("uuid") && rig.cat(".stats.d/help").contains("compact [wait]")
+        rig.cat(".stats.d/config").contains("uuid")
+            && rig.cat(".stats.d/help").contains("compact [full] [wait]")
     );
 }
 
@@ -1059,6 +1060,27 @@ fn tables_history_debt_and_prediction_describe_the_tree() {
     assert_eq!(json["prediction"]["write_half_ratio"].as_f64().unwrap().round(), (levels * 5.0).round());
     assert!(rig.cat(".stats.d/ops").lines().any(|line| line.starts_with("write 400 0 160000 400 400 0 ")));
     assert!(rig.cat(".stats.d/engine").contains("lsm"));
+}
+
+#[test]
+fn a_read_of_a_tree_is_explained_page_by_page() {
+    let rig = rig(|disk, clock| {
+        let options = engine::Options { kind: Kind::Btree, reserve_bytes: 0, ..engine::Options::default() };
+        engine::open(disk, clock, &options).unwrap()
+    });
+    assert_eq!(rig.engine.explain(&[7]).unwrap().len(), 0, "an empty tree has no pages");
+    for key in 0..2000u64 {
+        let mut batch = Batch::new(0);
+        batch.put(key.to_be_bytes().to_vec(), vec![1; 100]);
+        rig.engine.apply(&batch, Tier::Disk).unwrap();
+    }
+    let probes = rig.engine.explain(&7u64.to_be_bytes()).unwrap();
+    let height = rig.engine.shape().tree.unwrap().height;
+    assert_eq!(probes.len() as u64, height);
+    let last = probes.last().unwrap();
+    assert_eq!((probes[0].verdict, last.verdict, last.bytes), ("descend", "hit", 100));
+    assert_eq!(rig.engine.explain(b"zzz").unwrap().last().unwrap().verdict, "miss");
+    assert_eq!(rig.engine.shape().probes.count(), 0, "explaining counts nothing");
 }
 
 #[test]

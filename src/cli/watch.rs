@@ -63,7 +63,10 @@ mod tests {
         };
         let row = row(&report(1, 0), &report(3, 2 << 20)).unwrap();
         let words: Vec<&str> = row.split_whitespace().collect();
-        assert_eq!(words, ["1MiB", "2MiB", "4MiB", "0B", "0B", "4.00", "3MiB", "0.00s", "2", "90%", "OK"]);
+        assert_eq!(
+            words,
+            ["1.00MiB", "2.00MiB", "4.00MiB", "0B", "0B", "4.00", "3.00MiB", "0.00s", "2", "90%", "OK"]
+        );
         assert_eq!(super::row(&report(1, 0), &report(1, 5)), None);
         assert_eq!(head().split_whitespace().count(), words.len());
     }

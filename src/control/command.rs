@@ -42,7 +42,7 @@ pub enum Action {
 pub const HELP: &[(&str, &str)] = &[
     ("flush [wait]", "lsm: write the memtable to level 0; btree: as checkpoint"),
     (
-        "compact [wait]",
+        "compact [full] [wait]",
         "lsm: merge until one sorted run is left; btree: move what is last into free space, cut the file",
     ),
     ("checkpoint [wait]", "btree: write every dirty page home; lsm: as flush"),
@@ -64,8 +64,8 @@ pub fn parse(text: &[u8]) -> Result<Vec<Action>> {
             [] => continue,
             ["flush"] => run(Command::Flush, false),
             ["flush", "wait"] => run(Command::Flush, true),
-            ["compact"] => run(Command::Compact, false),
-            ["compact", "wait"] => run(Command::Compact, true),
+            ["compact"] | ["compact", "full"] => run(Command::Compact, false),
+            ["compact", "wait"] | ["compact", "full", "wait"] => run(Command::Compact, true),
             ["checkpoint"] => run(Command::Checkpoint, false),
             ["checkpoint", "wait"] => run(Command::Checkpoint, true),
             ["sync"] => Action::Sync,
@@ -125,7 +125,11 @@ mod tests {
     #[test]
     fn the_help_lists_every_command_and_nothing_else() {
         for (form, _) in HELP {
-            let line = form.replace("[wait]", "wait").replace("NAME", "a").replace("INO [BLOCK]", "7 0");
+            let line = form
+                .replace("[full]", "full")
+                .replace("[wait]", "wait")
+                .replace("NAME", "a")
+                .replace("INO [BLOCK]", "7 0");
             parse(line.as_bytes()).unwrap_or_else(|_| panic!("{form}"));
         }
     }

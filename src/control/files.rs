@@ -135,7 +135,7 @@ fn help() -> String {
         "Write one command a line to .stats; the write returns when it has begun, with 'wait' when it has ended.\n\n",
     );
     for (form, what) in command::HELP {
-        text += &format!("  {form:<20} {what}\n");
+        text += &format!("  {form:<22} {what}\n");
     }
     text += "\nFiles:\n";
     for (name, what) in [

@@ -23,6 +23,7 @@ mod json;
 pub mod model;
 mod prometheus;
 mod render;
+mod socket;
 mod stats;
 mod tables;
 
@@ -35,6 +36,7 @@ use parking_lot::Mutex;
 
 pub use json::json;
 pub use render::{levels, text};
+pub use socket::{NAME as SOCKET_NAME, StatsSocket};
 pub use stats::{Base, MountInfo, Physical, Report, Sample, State, Window, ratio};
 
 use crate::base::clock::Clock;
@@ -392,10 +394,8 @@ impl Control {
         let mut asked = 0;
         let mut walk = |name: String, key: Vec<u8>| -> crate::engine::Result<()> {
             let probes = engine.explain(&key)?;
-            asked += probes
-                .iter()
-                .filter(|probe| probe.verdict != "filtered" && probe.verdict != "out-of-range")
-                .count();
+            let skipped = |verdict| verdict == "filtered" || verdict == "out-of-range";
+            asked = asked.max(probes.iter().filter(|probe| !skipped(probe.verdict)).count());
             text += &format!("{name}\n");
             for probe in &probes {
                 text +=
@@ -420,7 +420,7 @@ impl Control {
         };
         let pressure =
             if engine.shape().debt.l0_files >= 4 { "  PRESSURE: 4 or more files in L0" } else { "" };
-        text += &format!("probes {asked}{verdict}{pressure}\n");
+        text += &format!("last read: at most {asked} probes a key{verdict}{pressure}\n");
         *self.explained.lock() = text;
         Ok(())
     }

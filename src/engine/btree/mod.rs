@@ -35,6 +35,7 @@
 mod checkpoint;
 mod compact;
 mod double;
+mod explain;
 mod freemap;
 mod join;
 mod meta;
@@ -54,7 +55,7 @@ use parking_lot::{Mutex, RwLock};
 use super::wal::{FIRST_KIND, Log};
 use super::{
     Batch, Bell, Cause, Class, Command, Debt, Done, Engine, Error, Journal, KeyRange, Memory, Options,
-    Pending, Position, ProbeMeter, Promise, Result, Shape, SpaceGuard, StallMeter, Tier, Torn, Visit,
+    Pending, Position, Probe, ProbeMeter, Promise, Result, Shape, SpaceGuard, StallMeter, Tier, Torn, Visit,
 };
 use crate::base::clock::Clock;
 use crate::disk::{Disk, Purpose};
@@ -639,6 +640,10 @@ impl Engine for BtreeEngine {
 
     fn journal(&self) -> Option<&Arc<Journal>> {
         Some(&self.journal)
+    }
+
+    fn explain(&self, key: &[u8]) -> Result<Vec<Probe>> {
+        self.explain_key(key)
     }
 
     fn promise(&self) -> Promise {

@@ -279,8 +279,9 @@ impl Tree {
         }
     }
 
-    /// The leaf for `key`; `None` for an empty tree. `visit` sees every page on the way, the leaf among them.
-    fn leaf(
+    /// The leaf for `key` and the first key behind its range; `None` for an empty tree. `visit` sees every page on the way, the
+    /// leaf among them.
+    pub(super) fn leaf(
         &self,
         pager: &Pager,
         loaded: &Loaded,

@@ -1,0 +1,89 @@
+#!/usr/bin/env bash
+# Four experiments with an LSM-tree, each with a look before and after: fill and flush, trace a read, pile up L0, compact.
+# First without bloom filters, then with them. Leaves nothing behind.
+set -euo pipefail
+
+usage() {
+    cat <<TEXT
+usage: mount-scripts/experiments.sh [KVFS]
+
+KVFS is the program (default: kvfs in the PATH, or target/release/kvfs).
+
+environment:  BASE  where the store is made (/var/tmp; should be a disk, not a tmpfs)
+TEXT
+}
+
+case "${1:-}" in
+-h | --help)
+    usage
+    exit 0
+    ;;
+esac
+
+repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+kvfs=${1:-$(command -v kvfs || echo "$repository/target/release/kvfs")}
+if [ ! -x "$kvfs" ]; then
+    echo "$kvfs: there is no such program; cargo build --release makes it" >&2
+    exit 2
+fi
+work=$(mktemp -d "${BASE:-/var/tmp}/kvfs-experiments.XXXXXX")
+mnt=$work/mnt
+mkdir "$mnt"
+mounted=
+
+cleanup() {
+    [ -z "$mounted" ] || "$kvfs" umount "$mnt" || "$kvfs" umount -l "$mnt" || true
+    rm -rf --one-file-system "$work"
+}
+trap cleanup EXIT
+
+say() { printf '\n== %s\n' "$*"; }
+look() { printf -- '-- %s\n' "$1" && grep -E '^(DEBT|OWED|LEVEL|L[0-9] |total|PROBES|WRITTEN)' "$mnt/.stats"; }
+trace() { printf -- '-- %s\n' "$1" && "$kvfs" explain "$mnt/file" "$2"; }
+
+# Eight blocks of 4 KiB at block $1 of the file, and then a table: a memtable of eight entries.
+eight() {
+    dd if=/dev/urandom of="$mnt/file" bs=4096 seek="$1" count=8 conv=notrunc,fsync status=none
+    "$kvfs" ctl "$mnt" flush wait
+}
+
+run() {
+    say "bloom_bits=$1: mount; merges begin only at 1,000 files in L0, which is as good as never"
+    "$kvfs" mount "$work/db$1" "$mnt" -o "engine=lsm,bloom_bits=$1,l0_trigger=1000,l0_slowdown=2000,l0_stop=3000,direct_io=on"
+    mounted=yes
+
+    say "1. Fill and flush: the write costs the log at once and a table later"
+    look before
+    dd if=/dev/urandom of="$mnt/file" bs=4096 count=8 conv=fsync status=none
+    look "eight blocks are in the memtable and in the log"
+    "$kvfs" ctl "$mnt" flush wait
+    look "after the flush they are one table in L0"
+
+    say "2. Trace a read: memtable, then L0 newest first, until one knows the key"
+    trace "block 0 lies in the one table" 0
+    dd if=/dev/urandom of="$mnt/file" bs=4096 count=1 conv=notrunc,fsync status=none
+    trace "written again, it is in the memtable" 0
+
+    say "3. Pile up L0: nine more tables, and a read of the oldest asks them all"
+    for n in 1 2 3 4 5 6 7 8 9; do
+        eight $((n * 8))
+        # The first and the last block again, so that every table spans the key of the one we read.
+        dd if=/dev/urandom of="$mnt/file" bs=4096 count=1 conv=notrunc,fsync status=none
+        dd if=/dev/urandom of="$mnt/file" bs=4096 seek=80 count=1 conv=notrunc,fsync status=none
+    done
+    "$kvfs" ctl "$mnt" flush wait
+    look "ten tables and more lie over each other"
+    trace "block 7 was written once, first of all" $((7 * 4096))
+
+    say "4. Compact and read again"
+    "$kvfs" ctl "$mnt" compact wait
+    look "one sorted run"
+    trace "the same block" $((7 * 4096))
+
+    "$kvfs" umount "$mnt"
+    mounted=
+}
+
+run 0
+run 10
+say "done: with filters, tables that do not have the key are asked in memory only ('filtered')"
