@@ -93,6 +93,13 @@ pub struct Options {
     pub memtable_bytes: u64,
     /// LSM: memtables in memory, the one being written among them.
     pub memtable_count_max: u64,
+    /// LSM: large values stay in the log, tables point to them. They are written once; a read costs one request more, and a
+    /// segment of the log is kept while enough of its values are needed.
+    pub value_log: bool,
+    /// LSM: values from this size on are large.
+    pub value_threshold_bytes: u64,
+    /// LSM: a segment is emptied when less than this percentage of it is needed. More saves space and writes more.
+    pub value_gc_percent: u64,
     /// LSM: bytes of a table file that merges aim at.
     pub table_bytes: u64,
     /// LSM: bytes of a block before it is cut.
@@ -136,6 +143,9 @@ impl Default for Options {
             reserve_bytes: 64 << 20,
             memtable_bytes: 64 << 20,
             memtable_count_max: 2,
+            value_log: false,
+            value_threshold_bytes: 2 << 10,
+            value_gc_percent: 50,
             table_bytes: 64 << 20,
             block_bytes: 4 << 10,
             restart_interval: 16,
@@ -164,6 +174,7 @@ impl Options {
             log_segment_bytes: 4 << 10,
             reserve_bytes: 16 << 10,
             memtable_bytes: 2 << 10,
+            value_threshold_bytes: 50,
             table_bytes: 2 << 10,
             block_bytes: 256,
             restart_interval: 4,
@@ -181,6 +192,11 @@ impl Options {
         }
     }
 
+    /// From which size on values stay in the log; `None` if none do.
+    pub fn value_log_threshold(&self) -> Option<u64> {
+        self.value_log.then_some(self.value_threshold_bytes)
+    }
+
     /// The sentence to show if the settings contradict each other.
     pub fn validate(&self) -> Result<(), String> {
         if !self.page_bytes.is_power_of_two() || !(4 << 10..=64 << 10).contains(&self.page_bytes) {
@@ -188,6 +204,9 @@ impl Options {
         }
         if self.memtable_bytes == 0 || self.memtable_count_max < 2 {
             return Err("memtable must be above 0 and memtables at least 2".to_string());
+        }
+        if self.value_threshold_bytes == 0 || self.value_gc_percent > 90 {
+            return Err("value_threshold must be above 0 and value_gc_percent at most 90".to_string());
         }
         if !(self.l0_trigger <= self.l0_slowdown && self.l0_slowdown <= self.l0_stop && self.l0_trigger > 0) {
             return Err(
@@ -269,6 +288,31 @@ pub const FIELDS: &[Field<Options>] = &[
     ),
     size!("memtable", Mount, memtable_bytes, "LSM: bytes of a memtable before it is flushed. Default 64M."),
     count!("memtables", memtable_count_max, "LSM: memtables in memory at most. Default 2."),
+    Field {
+        name: "value_log",
+        when: When::Mount,
+        help: "LSM: on keeps large values in the log, where they are written once; off. Default off.",
+        set: |options, text| {
+            options.value_log = match text {
+                "on" => true,
+                "off" => false,
+                _ => return Err("takes on or off".to_string()),
+            };
+            Ok(())
+        },
+        get: |options| if options.value_log { "on" } else { "off" }.to_string(),
+    },
+    size!(
+        "value_threshold",
+        Mount,
+        value_threshold_bytes,
+        "LSM: values from this size on stay in the log. Default 2K."
+    ),
+    count!(
+        "value_gc_percent",
+        value_gc_percent,
+        "LSM: a segment of which less is needed is emptied; at most 90, 0 for never. Default 50."
+    ),
     size!("table", Mount, table_bytes, "LSM: bytes of a table file that merges aim at. Default 64M."),
     size!("table_block", Mount, block_bytes, "LSM: bytes of a table block. Default 4K."),
     count!(

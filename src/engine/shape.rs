@@ -23,6 +23,8 @@ pub struct Shape {
     pub cache: Cache,
     /// Bloom filters.
     pub filter: Filter,
+    /// LSM: values that stay in the log.
+    pub value_log: ValueLog,
     /// Work that is still owed.
     pub debt: Debt,
     /// Waits of writers.
@@ -136,6 +138,19 @@ pub struct Filter {
     pub useful: u64,
     /// Answers "perhaps" where the key was not in the table.
     pub false_positives: u64,
+}
+
+/// Values that stay in the log.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ValueLog {
+    /// Segments that are kept for the values in them alone.
+    pub segments: u64,
+    /// What they take on the disk.
+    pub bytes: u64,
+    /// Bytes of values that tables point to; those in segments that the log still needs itself are among them.
+    pub live_bytes: u64,
+    /// Bytes of values that were moved out of sparse segments.
+    pub moved_bytes: u64,
 }
 
 /// Work that is still owed for what was accepted.

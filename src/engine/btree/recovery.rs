@@ -77,6 +77,7 @@ pub fn recover(
         options.sync,
         options.log_segment_bytes,
         meta.position,
+        &std::collections::BTreeSet::new(),
         &mut |kind, position, payload| replay.record(kind, position, payload),
     )?;
     if log.end() < meta.images_end {

@@ -67,10 +67,16 @@ impl LsmEngine {
                 Next::Started(merge) => merge,
             },
         };
-        match merge.step(UNIT_BYTES) {
+        let sparse = self.sparse_segments(&self.view().version).into_keys().collect();
+        let mut move_value = |pointer, segment: &_| self.move_value(&sparse, pointer, segment);
+        match merge.step(UNIT_BYTES, &mut move_value) {
             Ok(false) => merging.running = Some(merge),
             Ok(true) => {
+                let moved_bytes = merge.moved_bytes;
                 self.install_merge(*merge)?;
+                if moved_bytes > 0 {
+                    self.pass_moved_values()?;
+                }
                 self.end_commands(&Ok(()), |task| matches!(task, Task::Compact { is_started: true, .. }));
             }
             Err(error) => {
@@ -96,10 +102,16 @@ impl LsmEngine {
         }
         let cursors = self.manifest.lock().state().cursors.clone();
         match self.policy.choose(&version.picture(), &cursors) {
-            Choice::Nothing => {
-                merging.waiting = None;
-                Ok(Next::Nothing)
-            }
+            Choice::Nothing => match self.collect_job(&version) {
+                Some(job) if self.has_space(&version, &job, merging)? => {
+                    Ok(Next::Started(self.start(&version, job)?))
+                }
+                Some(_) => Ok(Next::NoSpace),
+                None => {
+                    merging.waiting = None;
+                    Ok(Next::Nothing)
+                }
+            },
             Choice::Move(job) => {
                 self.move_tables(&version, &job)?;
                 Ok(Next::Moved)
@@ -154,7 +166,8 @@ impl LsmEngine {
         let into = merge.job.into;
         let added: Vec<(usize, Arc<Table>)> =
             merge.outputs.iter().map(|table| (into, table.clone())).collect();
-        let result = self.shelf.sync_names().and_then(|()| {
+        let moved = if merge.moved_bytes > 0 { self.log.sync_now() } else { Ok(()) };
+        let result = moved.and_then(|()| self.shelf.sync_names()).and_then(|()| {
             let mut manifest = self.manifest.lock();
             let result =
                 self.install(&mut manifest, &self.edit(&merge.job, &merge.inputs, &added), &added, None);

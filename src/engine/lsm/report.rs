@@ -64,6 +64,7 @@ impl LsmEngine {
                 replay_bytes: log.replay_bytes,
                 tombstones: memtable_tombstones + levels.iter().map(|level| level.tombstones).sum::<u64>(),
             },
+            value_log: self.value_log_shape(version),
             levels,
             tree: None,
             stalls: self.stalls.snapshot(self.clock.elapsed()),

@@ -154,6 +154,7 @@ mod tests {
                 let (smallest, largest) = range.split_once('-').unwrap();
                 number += 1;
                 let meta = TableMeta {
+                    values: Vec::new(),
                     number,
                     bytes: bytes.parse().unwrap(),
                     entries: 1,

@@ -3,11 +3,12 @@
 //! A block ends before the entry that would make it larger than asked; an entry larger than that has a block of its own.
 //! A value is copied once, into the buffer that is written.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::block::BlockBuilder;
+use super::block::{BlockBuilder, Raw};
 use super::filter::{Filter, hash};
 use super::index::Index;
 use super::{
@@ -16,6 +17,8 @@ use super::{
 use crate::base::varint;
 use crate::disk::{File, Purpose};
 use crate::engine::lsm::place;
+use crate::engine::lsm::value_log::Stored;
+use crate::engine::wal::Segment;
 use crate::engine::{Error, Position, Result, frame};
 
 /// The file is written in pieces of at least this size.
@@ -40,6 +43,10 @@ pub struct TableBuilder {
     last_key: Vec<u8>,
     index: Index,
     hashes: Vec<u64>,
+    /// Segments that hold values, by where they start, with the bytes of those.
+    values: BTreeMap<Position, (u64, Arc<Segment>)>,
+    /// The pointer of the current entry.
+    pointer: Vec<u8>,
     finished: bool,
 }
 
@@ -60,6 +67,7 @@ impl TableBuilder {
                 last_position: 0,
                 smallest: Bytes::new(),
                 largest: Bytes::new(),
+                values: Vec::new(),
             },
             buffer: Vec::new(),
             buffer_start: 0,
@@ -70,6 +78,8 @@ impl TableBuilder {
             last_key: Vec::new(),
             index: Index::default(),
             hashes: Vec::new(),
+            values: BTreeMap::new(),
+            pointer: Vec::new(),
             finished: false,
         }
     }
@@ -80,9 +90,9 @@ impl TableBuilder {
     }
 
     /// Adds an entry, a tombstone without `value`; keys must ascend.
-    pub fn add(&mut self, key: &[u8], value: Option<&[u8]>) -> Result<()> {
+    pub fn add(&mut self, key: &[u8], value: Option<Stored<'_>>) -> Result<()> {
         debug_assert!(self.meta.entries == 0 || key > &self.last_key[..], "keys ascend");
-        let bytes = key.len() + value.map_or(0, <[u8]>::len);
+        let bytes = key.len() + value.map_or(0, |value| value.len());
         if bytes > ENTRY_BYTES_MAX {
             return Err(Error::Invalid(format!("an entry of {bytes} bytes is too long")));
         }
@@ -96,7 +106,18 @@ impl TableBuilder {
             self.block_first.clear();
             self.block_first.extend_from_slice(key);
         }
-        self.block.add(&mut self.buffer, self.shelf.options.restart_interval, key, value);
+        let raw = match value {
+            None => None,
+            Some(Stored::Value(bytes)) => Some(Raw { bytes, is_pointer: false }),
+            Some(Stored::Pointer(pointer, segment)) => {
+                let held = self.values.entry(segment.start()).or_insert_with(|| (0, segment.clone()));
+                held.0 += pointer.bytes;
+                self.pointer.clear();
+                pointer.encode(&mut self.pointer);
+                Some(Raw { bytes: &self.pointer, is_pointer: true })
+            }
+        };
+        self.block.add(&mut self.buffer, self.shelf.options.restart_interval, key, raw);
         if self.shelf.options.bloom_bits > 0 {
             self.hashes.push(hash(key));
         }
@@ -139,6 +160,8 @@ impl TableBuilder {
         self.end_block()?;
         (self.meta.first_position, self.meta.last_position) = (first_position, last_position);
         self.meta.largest = Bytes::copy_from_slice(&self.last_key);
+        self.meta.values = self.values.iter().map(|(start, (bytes, _))| (*start, *bytes)).collect();
+        let segments = std::mem::take(&mut self.values).into_values().map(|(_, segment)| segment).collect();
         let filter = Filter::build(&self.hashes, self.shelf.options.bloom_bits);
         let filter_start = self.bytes();
         let at = frame::start(&mut self.buffer, KIND_FILTER);
@@ -163,7 +186,8 @@ impl TableBuilder {
         self.file.sync(self.purpose).map_err(context)?;
         self.finished = true;
         let index = std::mem::take(&mut self.index);
-        Ok(Arc::new(Table::new(self.meta.clone(), self.file.clone(), index, filter, self.shelf.clone())))
+        let (meta, file) = (self.meta.clone(), self.file.clone());
+        Ok(Arc::new(Table::new(meta, file, index, filter, segments, self.shelf.clone())))
     }
 }
 

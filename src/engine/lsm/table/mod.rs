@@ -24,7 +24,7 @@ const KIND_FILTER: u8 = 2;
 const KIND_INDEX: u8 = 3;
 const KIND_FOOTER: u8 = 4;
 /// Version of the table format, in every footer.
-const VERSION: u64 = 1;
+const VERSION: u64 = 2;
 /// The last bytes of every table.
 const MAGIC: &[u8; 8] = b"kvfs.tbl";
 /// Length of the footer's frame, magic.
@@ -52,7 +52,7 @@ pub struct TableMeta {
     pub entries: u64,
     /// Tombstones.
     pub tombstones: u64,
-    /// Key and value bytes of all entries.
+    /// Key and value bytes of all entries; of a value in the log its pointer's.
     pub logical_bytes: u64,
     /// Position after which its oldest batch may begin.
     pub first_position: Position,
@@ -62,6 +62,8 @@ pub struct TableMeta {
     pub smallest: Bytes,
     /// Its last key.
     pub largest: Bytes,
+    /// Segments of the log that hold values of it: where each starts, and how many bytes of values. Ascending.
+    pub values: Vec<(Position, u64)>,
 }
 
 impl TableMeta {
@@ -78,6 +80,11 @@ impl TableMeta {
         }
         varint::put_bytes(target, &self.smallest);
         varint::put_bytes(target, &self.largest);
+        varint::put(target, self.values.len() as u64);
+        for (start, bytes) in &self.values {
+            varint::put(target, *start);
+            varint::put(target, *bytes);
+        }
     }
 
     /// Takes what [`TableMeta::encode`] wrote off the front of `source`; `bytes` is the file size.
@@ -92,6 +99,9 @@ impl TableMeta {
             last_position: varint::take(source)?,
             smallest: Bytes::copy_from_slice(varint::take_bytes(source)?),
             largest: Bytes::copy_from_slice(varint::take_bytes(source)?),
+            values: (0..varint::take(source)?)
+                .map(|_| Some((varint::take(source)?, varint::take(source)?)))
+                .collect::<Option<_>>()?,
         })
     }
 }
