@@ -17,7 +17,7 @@
 //!
 //! # Lock order
 //!
-//! `writer`, `flushing` or `merging`, then `manifest`, then `view`; `commands`, `activity` and `troubles` are leaves. `writer` and `view` are
+//! `writer`, `flushing` or `merging`, then `manifest`, then `view`; `commands`, `activity`, `troubles` and `moved_into` are leaves. `writer` and `view` are
 //! held for memory and one log write only; `flushing`, `merging` and `manifest` are held across disk requests and taken
 //! by background work alone.
 
@@ -39,6 +39,7 @@ mod write;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -138,6 +139,8 @@ pub struct LsmEngine {
     manifest: Mutex<Manifest>,
     /// Everything up to here is in tables.
     flushed: AtomicU64,
+    /// Bytes of values that were moved into segments of the log, by their start.
+    moved_into: Mutex<BTreeMap<Position, u64>>,
     commands: Mutex<Vec<(Task, Done)>>,
     activity: Mutex<Activity>,
     troubles: Mutex<Troubles>,
@@ -206,6 +209,7 @@ pub fn open(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>, options: &Options) -> Re
         flushing: Mutex::default(),
         merging: Mutex::default(),
         flushed: AtomicU64::new(from),
+        moved_into: Mutex::default(),
         manifest: Mutex::new(manifest),
         commands: Mutex::default(),
         activity: Mutex::default(),

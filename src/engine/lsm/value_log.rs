@@ -7,7 +7,9 @@
 //! 3. A merge copies pointers. A segment that no table needs any more is free when the last reader is gone.
 //! 4. Collection: a merge that meets a pointer into a *sparse* segment, one whose live share is below the option,
 //!    appends the value to the log again. Where no merge comes by, tables that need a sparse segment are rewritten one by
-//!    one. The log is synced before the edit that names the outputs.
+//!    one. The log is synced before the edit that names the outputs. The share is of the segment's size; of a segment
+//!    that values were moved into, of those: what was moved is moved again only after more than the option allows has
+//!    died, so collection comes to an end however the segments are filled.
 //!
 //! # Invariants
 //!
@@ -245,8 +247,12 @@ impl LsmEngine {
         let needed = needed(version);
         let kept = self.log.kept().into_iter();
         let live = kept.filter_map(|(start, size)| needed.get(&start).map(|live| (start, *live, size)));
-        let is_sparse = |live: u64, size: u64| live * 100 < size * self.options.value_gc_percent;
-        live.filter(|(_, live, size)| is_sparse(*live, *size)).map(|(start, live, _)| (start, live)).collect()
+        let moved = self.moved_into.lock();
+        let is_sparse = |start: &Position, live: u64, size: u64| {
+            live * 100 < moved.get(start).copied().unwrap_or(size) * self.options.value_gc_percent
+        };
+        let sparse = live.filter(|(start, live, size)| is_sparse(start, *live, *size));
+        sparse.map(|(start, live, _)| (start, live)).collect()
     }
 
     /// A merge of one table with nothing, to move its values out of the segment with the fewest live bytes.
@@ -270,6 +276,7 @@ impl LsmEngine {
         }
         let value = pointer.fetch(segment, Purpose::ValueLogGc)?;
         let (end, segment) = self.log.append_held(MOVED_KIND, Purpose::ValueLogGc, &value)?;
+        *self.moved_into.lock().entry(segment.start()).or_default() += pointer.bytes;
         self.meters.moved_value_bytes.fetch_add(pointer.bytes, Relaxed);
         Ok(Some((Pointer { position: end - pointer.bytes, ..pointer }, segment)))
     }
