@@ -92,6 +92,12 @@ fn value(report: &Report) -> Value {
             "below_total_bytes": physical.below.map(|space| space.total_bytes),
             "below_free_bytes": physical.below.map(|space| space.free_bytes),
         },
+        "value_log": {
+            "segments": shape.value_log.segments,
+            "bytes": shape.value_log.bytes,
+            "live_bytes": shape.value_log.live_bytes,
+            "moved_bytes": shape.value_log.moved_bytes,
+        },
         "debt": {
             "l0_files": shape.debt.l0_files,
             "l0_trigger": shape.debt.l0_trigger,

@@ -49,17 +49,10 @@ impl Purpose {
     /// Every purpose, in the order of reports.
     pub fn all() -> impl Iterator<Item = Purpose> {
         use Purpose::*;
-        [Wal, ValueLog, ValueLogGc, LogPrepare, Flush].into_iter().chain((0..LEVELS as u8).map(|into| Compact { into })).chain([
-            PageWrite,
-            Checkpoint,
-            PageImage,
-            DoubleWrite,
-            Manifest,
-            Get,
-            Scan,
-            Recovery,
-            Verify,
-        ])
+        [Wal, ValueLog, ValueLogGc, LogPrepare, Flush]
+            .into_iter()
+            .chain((0..LEVELS as u8).map(|into| Compact { into }))
+            .chain([PageWrite, Checkpoint, PageImage, DoubleWrite, Manifest, Get, Scan, Recovery, Verify])
     }
 
     /// Index into an array of counters.

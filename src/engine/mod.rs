@@ -39,8 +39,8 @@ pub use mem::MemEngine;
 pub use meter::{KeyKind, KindCounters, MeteredEngine, TagCounters};
 pub use options::{FIELDS, Kind, Options, Sync};
 pub use shape::{
-    Cache, Debt, Filter, Histogram, Level, Memory, ProbeMeter, Shape, StallCounters, StallMeter, Stalls, Tree,
-    ValueLog,
+    Cache, Debt, Filter, Histogram, Level, Memory, ProbeMeter, Shape, StallCounters, StallMeter, Stalls,
+    Tree, ValueLog,
 };
 pub use space::SpaceGuard;
 pub use worker::Worker;

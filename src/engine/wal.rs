@@ -330,7 +330,8 @@ impl Log {
         }
         // Segments that start at or behind the end hold nothing that counts.
         while segments.back().is_some_and(|live| live.segment.start >= end) {
-            spares.extend(segments.pop_back().and_then(|live| Arc::into_inner(live.segment)).map(Spare::from));
+            spares
+                .extend(segments.pop_back().and_then(|live| Arc::into_inner(live.segment)).map(Spare::from));
         }
 
         // What was replayed, names included, must be durable before a header claims so.
@@ -566,8 +567,10 @@ impl Log {
     /// Makes a spare segment before one is needed, so that `append` need not.
     fn prepare(&self) -> Result<()> {
         let mut state = self.state.lock();
-        let half_full =
-            state.segments.back().is_some_and(|live| (state.end - live.segment.start) * 2 > self.segment_bytes);
+        let half_full = state
+            .segments
+            .back()
+            .is_some_and(|live| (state.end - live.segment.start) * 2 > self.segment_bytes);
         let has_spare = state.spares.iter().any(|spare| spare.capacity_bytes >= self.segment_bytes);
         if half_full && !has_spare && state.failed.is_none() {
             match self.make_spare(&mut state, self.segment_bytes) {

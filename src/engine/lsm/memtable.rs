@@ -49,9 +49,11 @@ impl Memtable {
     /// Applies a batch that ends at `position`; readers see all of it or nothing. Only under the writer lock. Values of at
     /// least `separate_bytes` are to stay in the log, if any.
     pub fn apply(&self, batch: &Batch, position: Position, separate_bytes: Option<u64>) {
-        let is_separate =
-            |slot: &Slot| separate_bytes.zip(slot.as_ref()).is_some_and(|(least, value)| value.len() as u64 >= least);
-        let any = separate_bytes.is_some() && batch.operations().iter().any(|it| is_separate(&it.value().cloned()));
+        let is_separate = |slot: &Slot| {
+            separate_bytes.zip(slot.as_ref()).is_some_and(|(least, value)| value.len() as u64 >= least)
+        };
+        let any =
+            separate_bytes.is_some() && batch.operations().iter().any(|it| is_separate(&it.value().cloned()));
         let tails = if any { batch.value_tails() } else { Vec::new() };
         let (mut bytes, mut tombstones) = (0i64, 0i64);
         let mut map = self.map.write();
@@ -143,7 +145,8 @@ mod tests {
         }
         let mut all = Vec::new();
         memtable.copy(Bound::Included(b""), None, usize::MAX, &mut all);
-        let size = |(key, held): &(Bytes, Held)| (key.len() + held.slot.as_ref().map_or(0, Bytes::len)) as u64;
+        let size =
+            |(key, held): &(Bytes, Held)| (key.len() + held.slot.as_ref().map_or(0, Bytes::len)) as u64;
         assert_eq!(memtable.bytes(), all.iter().map(size).sum::<u64>() + all.len() as u64 * ENTRY_BYTES);
         assert_eq!(memtable.tombstones(), all.iter().filter(|(_, held)| held.slot.is_none()).count() as u64);
         assert_eq!((memtable.first(), memtable.last()), (7, 499));

@@ -166,7 +166,9 @@ pub fn open(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>, options: &Options) -> Re
     let mut immutables = Vec::new();
     let mut replay = |kind: u8, position: Position, payload: Bytes| {
         match kind {
-            wal::FIRST_KIND => mutable.apply(&Batch::decode(&payload)?, position, options.value_log_threshold()),
+            wal::FIRST_KIND => {
+                mutable.apply(&Batch::decode(&payload)?, position, options.value_log_threshold())
+            }
             MOVED_KIND => {}
             kind => return Err(Error::corrupt("the log", position, format!("a record of kind {kind}"))),
         }

@@ -129,13 +129,7 @@ impl History {
 }
 
 /// Applies, syncs, flushes, merges, compacts and reopens; ends at the first error, or goes on if `is_stubborn`.
-fn workload(
-    disk: Arc<dyn Disk>,
-    options: &Options,
-    seed: u64,
-    batches: u64,
-    is_stubborn: bool,
-) -> History {
+fn workload(disk: Arc<dyn Disk>, options: &Options, seed: u64, batches: u64, is_stubborn: bool) -> History {
     let mut prng = Prng::new(seed);
     let mut history = History::default();
     let Ok(mut engine) = open_with(disk.clone(), options) else { return history };
@@ -155,7 +149,9 @@ fn workload(
             16..18 => engine.work(Class::Reclaim).map(|_| ()),
             18 => run(&*engine, Command::Flush),
             19 => run(&*engine, Command::Compact),
-            20 => engine.close().and_then(|()| open_with(disk.clone(), options)).map(|opened| engine = opened),
+            20 => {
+                engine.close().and_then(|()| open_with(disk.clone(), options)).map(|opened| engine = opened)
+            }
             21 => open_with(disk.clone(), options).map(|opened| engine = opened),
             _ => Ok(()),
         });
@@ -833,16 +829,16 @@ fn tables_and_manifests_have_the_bytes_that_the_format_draws() {
 }
 
 const GOLDEN_TABLE: &str = "\
-90a8f63e24000000010005046170706c657265640205007269636f7400060162
+ca5b705324000000010005076170706c657265640205007269636f7400060162
 616e616e6100000000010000008ebb4fcf410000000206000040000000040000
 0000010020000000080200000300000002000000000000440014000000408000
 01000000000000000000001000000000000400000000004953e66a0400000003
-0100002d7c445e3a16000000040100030115006e056170706c650662616e616e
-612d771f0000006b7666732e74626c";
+0100002d0ccc7b4217000000040200030115006e056170706c650662616e616e
+61002d77200000006b7666732e74626c";
 const GOLDEN_MANIFEST: &str = "\
-e4dfe51913000000016b766673206c736d206d616e696665737401019fe3b1d7
-04000000020300040070dc76c01b000000020100af0100030115006e05617070
-6c650662616e616e61036e0401";
+278cc83213000000016b766673206c736d206d616e696665737402019fe3b1d7
+0400000002030004007dc87ee41c000000020100b00100030115006e05617070
+6c650662616e616e6100036e0401";
 
 /// `cargo test --release --lib lsm::tests::speed -- --ignored --nocapture`
 #[test]
@@ -922,4 +918,70 @@ fn speed() {
     report("scan 32", 4096, since, 4096 * 32 * 4096);
     worker.stop();
     engine.close().unwrap();
+}
+
+/// `cargo test --release --lib lsm::tests::values_written_once -- --ignored --nocapture`
+#[test]
+#[ignore = "a benchmark: 512 MiB on the disk of the target directory, twice"]
+fn values_written_once() {
+    use crate::base::clock::SystemClock;
+    use crate::disk::{Access, OsDisk};
+    use crate::engine::Worker;
+    const WRITES: u64 = 512;
+    const BLOCK_BYTES: usize = 4096;
+    let mut prng = Prng::new(1);
+    let content = Bytes::from((0..1 << 20).map(|_| prng.bits() as u8).collect::<Vec<u8>>());
+    for value_log in [false, true] {
+        let home = tempfile::tempdir_in(concat!(env!("CARGO_MANIFEST_DIR"), "/target")).unwrap();
+        let disk = Metered::new(OsDisk::open(home.path(), Access::Write).unwrap());
+        let clock = Arc::new(SystemClock::new());
+        let options = Options { value_log, ..Options::default() };
+        let engine = open(disk.clone(), clock.clone(), &options).unwrap();
+        let worker = Worker::start(engine.clone(), 1).unwrap();
+        let key = |index: u64| [&b"b"[..], &7u64.to_be_bytes(), &index.to_be_bytes()].concat();
+        let blocks = ((1 << 20) / BLOCK_BYTES) as u64;
+        let since = clock.elapsed();
+        for write in 0..WRITES {
+            let mut batch = Batch::new(0);
+            for block in 0..blocks {
+                let from = block as usize * BLOCK_BYTES;
+                batch.put(key(write * blocks + block), content.slice(from..from + BLOCK_BYTES));
+            }
+            while let Err(error) = engine.apply(&batch, Tier::Disk) {
+                assert!(matches!(error, Error::Busy { .. }), "{error}");
+                let seen = engine.bell().seen(Class::Room);
+                engine.bell().wait(Class::Room, seen, Duration::from_millis(1));
+            }
+        }
+        run(&*engine, Command::Flush).unwrap();
+        sync(&*engine).unwrap();
+        let seconds = (clock.elapsed() - since).as_secs_f64();
+        while engine.shape().debt.pending_compaction_bytes > 0 || !engine.shape().jobs.is_empty() {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let settled = (clock.elapsed() - since).as_secs_f64();
+        let written = disk.snapshot().total().write_bytes as f64 / (WRITES << 20) as f64;
+        let before = (clock.elapsed(), disk.snapshot().of(Purpose::Scan));
+        let mut count = 0;
+        let range = KeyRange { start: b"b", end: None };
+        engine
+            .scan(range, Tier::Disk, &mut |_, value| {
+                count += value.len();
+                ControlFlow::Continue(())
+            })
+            .unwrap();
+        let scan = disk.snapshot().of(Purpose::Scan).since(&before.1);
+        println!(
+            "value_log={value_log}: {written:.3} bytes at the disk a byte, {:.0} MB/s synced, {:.0} MB/s settled, \
+             scan {:.0} MB/s in {} requests",
+            (WRITES << 20) as f64 / 1e6 / seconds,
+            (WRITES << 20) as f64 / 1e6 / settled,
+            count as f64 / 1e6 / (clock.elapsed() - before.0).as_secs_f64(),
+            scan.reads,
+        );
+        assert_eq!(count as u64, WRITES << 20);
+        assert!(!value_log || written <= 1.1);
+        worker.stop();
+        engine.close().unwrap();
+    }
 }

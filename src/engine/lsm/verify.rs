@@ -46,7 +46,10 @@ impl Verification {
         while bytes < STEP_BYTES {
             let Some(progress) = &mut self.current else {
                 let Some(table) = self.tables.pop() else { return Ok(true) };
-                self.current = Some(Progress::new(shelf.open(Purpose::Verify, table.meta(), table.segments().to_vec())?, table)?);
+                self.current = Some(Progress::new(
+                    shelf.open(Purpose::Verify, table.meta(), table.segments().to_vec())?,
+                    table,
+                )?);
                 continue;
             };
             match progress.step()? {
@@ -63,8 +66,20 @@ impl Progress {
     fn new(fresh: Arc<Table>, kept: Arc<Table>) -> Result<Progress> {
         let reading = Reading::Direct(Purpose::Verify);
         let cursor = RunCursor::new(Run::from([fresh]), KeyRange::ALL, reading)?;
-        let seen = TableMeta { entries: 0, tombstones: 0, logical_bytes: 0, values: Vec::new(), ..kept.meta().clone() };
-        Ok(Progress { table: kept, cursor: Cursor::Run(Box::new(cursor)), seen, last_key: Vec::new(), values: BTreeMap::new() })
+        let seen = TableMeta {
+            entries: 0,
+            tombstones: 0,
+            logical_bytes: 0,
+            values: Vec::new(),
+            ..kept.meta().clone()
+        };
+        Ok(Progress {
+            table: kept,
+            cursor: Cursor::Run(Box::new(cursor)),
+            seen,
+            last_key: Vec::new(),
+            values: BTreeMap::new(),
+        })
     }
 
     /// Checks one entry; its bytes, or `None` at the end of a sound table.

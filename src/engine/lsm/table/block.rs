@@ -71,7 +71,10 @@ impl BlockBuilder {
         };
         varint::put(target, shared as u64);
         varint::put(target, (key.len() - shared) as u64);
-        varint::put(target, value.map_or(0, |value| 1 + 2 * value.bytes.len() as u64 + u64::from(value.is_pointer)));
+        varint::put(
+            target,
+            value.map_or(0, |value| 1 + 2 * value.bytes.len() as u64 + u64::from(value.is_pointer)),
+        );
         target.extend_from_slice(&key[shared..]);
         target.extend_from_slice(value.map_or(&[], |value| value.bytes));
         self.last_key.truncate(shared);
@@ -278,7 +281,12 @@ mod tests {
         let (mut builder, mut target) = (BlockBuilder::default(), b"before".to_vec());
         builder.start(&target);
         for (key, value) in entries {
-            builder.add(&mut target, interval, key, value.as_deref().map(|bytes| Raw { bytes, is_pointer: bytes.len() == 8 }));
+            builder.add(
+                &mut target,
+                interval,
+                key,
+                value.as_deref().map(|bytes| Raw { bytes, is_pointer: bytes.len() == 8 }),
+            );
         }
         builder.finish(&mut target);
         target.split_off(6)
@@ -307,7 +315,10 @@ mod tests {
                 let mut rest = Vec::new();
                 let mut more = cursor.enter(block.clone(), &key).unwrap();
                 while more {
-                    assert_eq!(cursor.pointer().is_some(), cursor.value().is_some_and(|value| value.len() == 8));
+                    assert_eq!(
+                        cursor.pointer().is_some(),
+                        cursor.value().is_some_and(|value| value.len() == 8)
+                    );
                     rest.push((cursor.key().to_vec(), cursor.value().map(<[u8]>::to_vec)));
                     more = cursor.advance().unwrap();
                 }
