@@ -37,7 +37,7 @@ pub use batch::{Batch, Operation};
 pub use error::{Cause, Error, Result};
 pub use mem::MemEngine;
 pub use meter::{KeyKind, KindCounters, MeteredEngine, TagCounters};
-pub use options::{FIELDS, Kind, Options, Sync};
+pub use options::{Compression, FIELDS, Kind, Options, Sync};
 pub use shape::{
     Cache, Debt, Filter, Histogram, Level, Memory, ProbeMeter, Shape, StallCounters, StallMeter, Stalls,
     Tree, ValueLog,

@@ -75,6 +75,39 @@ impl FromStr for Sync {
     }
 }
 
+/// How blocks of tables are compressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Compression {
+    /// Not at all.
+    None,
+    /// LZ4: little time, and little saved.
+    Lz4,
+    /// Zstandard, level 1: several times the time of LZ4, and more saved.
+    Zstd,
+}
+
+impl fmt::Display for Compression {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Compression::None => "none",
+            Compression::Lz4 => "lz4",
+            Compression::Zstd => "zstd",
+        })
+    }
+}
+
+impl FromStr for Compression {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Compression, String> {
+        match text {
+            "none" => Ok(Compression::None),
+            "lz4" => Ok(Compression::Lz4),
+            "zstd" => Ok(Compression::Zstd),
+            _ => Err("takes none, lz4 or zstd".to_string()),
+        }
+    }
+}
+
 /// Settings of all engines; each reads its own.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Options {
@@ -104,6 +137,11 @@ pub struct Options {
     pub table_bytes: u64,
     /// LSM: bytes of a block before it is cut.
     pub block_bytes: u64,
+    /// LSM: how blocks are compressed; one that does not shrink by an eighth is stored as it is.
+    pub compression: Compression,
+    /// LSM: how blocks of merges into the lowest level are compressed, where most data lies and changes least; as above
+    /// if not set.
+    pub compression_bottom: Option<Compression>,
     /// LSM: entries between restart points of a block's prefix compression.
     pub restart_interval: u64,
     /// LSM: bloom filter bits a key; 10 is about 1 % false positives; 0 turns filters off.
@@ -148,6 +186,8 @@ impl Default for Options {
             value_gc_percent: 50,
             table_bytes: 64 << 20,
             block_bytes: 4 << 10,
+            compression: Compression::None,
+            compression_bottom: None,
             restart_interval: 16,
             bloom_bits: 10,
             l0_trigger: 4,
@@ -315,6 +355,26 @@ pub const FIELDS: &[Field<Options>] = &[
     ),
     size!("table", Mount, table_bytes, "LSM: bytes of a table file that merges aim at. Default 64M."),
     size!("table_block", Mount, block_bytes, "LSM: bytes of a table block. Default 4K."),
+    Field {
+        name: "compression",
+        when: When::Mount,
+        help: "LSM: none, lz4 or zstd for blocks of new tables. Default none.",
+        set: |options, text| {
+            options.compression = text.parse()?;
+            Ok(())
+        },
+        get: |options| options.compression.to_string(),
+    },
+    Field {
+        name: "compression_bottom",
+        when: When::Mount,
+        help: "LSM: the same for the lowest level; same for as the others. Default same.",
+        set: |options, text| {
+            options.compression_bottom = if text == "same" { None } else { Some(text.parse()?) };
+            Ok(())
+        },
+        get: |options| options.compression_bottom.map_or("same".to_string(), |it| it.to_string()),
+    },
     count!(
         "restart_interval",
         restart_interval,

@@ -60,6 +60,14 @@ pub struct Level {
     pub entries: u64,
     /// Tombstones.
     pub tombstones: u64,
+    /// Blocks of its tables, had they not been compressed.
+    pub raw_bytes: u64,
+    /// The same blocks as they are stored.
+    pub data_bytes: u64,
+    /// Filters of its tables.
+    pub filter_bytes: u64,
+    /// Indexes of its tables. What is left of `bytes` are footers.
+    pub index_bytes: u64,
     /// Bytes that came in: flushed into L0, merged in from above for others.
     pub in_bytes: u64,
     /// Bytes moved in without being rewritten.

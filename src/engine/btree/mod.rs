@@ -37,14 +37,14 @@ use parking_lot::{Mutex, RwLock};
 
 use super::wal::{FIRST_KIND, Log};
 use super::{
-    Batch, Bell, Cause, Class, Command, Debt, Done, Engine, Error, KeyRange, Memory, Options, Pending,
-    Position, ProbeMeter, Promise, Result, Shape, SpaceGuard, StallMeter, Tier, Visit,
+    Batch, Bell, Cause, Class, Command, Debt, Done, Engine, Error, KeyRange, Memory, Options, Pending, Position,
+    ProbeMeter, Promise, Result, Shape, SpaceGuard, StallMeter, Tier, Visit,
 };
 use crate::base::clock::Clock;
 use crate::disk::{Disk, Purpose};
 use checkpoint::Job;
-use page::Extent;
 use pager::{Loaded, Pager, Piece};
+use page::Extent;
 use tree::{Chunk, Item, Miss, Needs, Pins, Stop, Tree};
 
 /// The file's unit of space.
@@ -159,8 +159,7 @@ impl BtreeEngine {
     fn sync_file(&self, purpose: Purpose) -> Result<()> {
         self.check()?;
         self.pager.sync(purpose).inspect_err(|error| {
-            let cause =
-                format!("the store is read-only since {error}; unmount, mend the disk and mount again");
+            let cause = format!("the store is read-only since {error}; unmount, mend the disk and mount again");
             self.failed.lock().get_or_insert(Error::Poisoned(cause));
         })
     }
@@ -171,7 +170,14 @@ impl BtreeEngine {
 
     /// Brings what a search missed in `epoch` into memory: into the pool and into `loaded`. If the file may have changed
     /// meanwhile, what was read is dropped; the caller searches again in any case.
-    fn load(&self, epoch: u64, miss: Miss, tier: Tier, purpose: Purpose, loaded: &mut Loaded) -> Result<()> {
+    fn load(
+        &self,
+        epoch: u64,
+        miss: Miss,
+        tier: Tier,
+        purpose: Purpose,
+        loaded: &mut Loaded,
+    ) -> Result<()> {
         match miss {
             _ if tier == Tier::Memory => Err(Error::WouldBlock),
             Miss::Page(unit) => {
@@ -196,7 +202,13 @@ impl BtreeEngine {
         self.admit(epoch, &units, pieces, loaded)
     }
 
-    fn admit(&self, epoch: u64, units: &[u64], read: Result<Vec<Piece>>, loaded: &mut Loaded) -> Result<()> {
+    fn admit(
+        &self,
+        epoch: u64,
+        units: &[u64],
+        read: Result<Vec<Piece>>,
+        loaded: &mut Loaded,
+    ) -> Result<()> {
         // Held so that no checkpoint changes the file between the look at the epoch and the insert.
         let tree = self.tree.read();
         if tree.epoch == epoch {
@@ -214,7 +226,8 @@ impl BtreeEngine {
         loop {
             let (epoch, found) = {
                 let tree = self.tree.read();
-                let found = tree.collect(&self.pager, &loaded, start, end, SCAN_ENTRIES, SCAN_READ_BYTES);
+                let found =
+                    tree.collect(&self.pager, &loaded, start, end, SCAN_ENTRIES, SCAN_READ_BYTES);
                 (tree.epoch, found)
             };
             let chunk = match found {
@@ -415,10 +428,9 @@ impl Engine for BtreeEngine {
                 }
             };
             self.make_room(batch, needs)?;
-            let position =
-                self.log.append(FIRST_KIND, Purpose::Wal, batch.encoded_bytes_max(), |target| {
-                    batch.encode(target);
-                })?;
+            let position = self.log.append(FIRST_KIND, Purpose::Wal, batch.encoded_bytes_max(), |target| {
+                batch.encode(target);
+            })?;
             // Nobody else changes the tree while the writer's lock is held, so the plan still holds.
             self.tree.write().apply(batch, pins, &self.pager);
             break position;
@@ -454,9 +466,7 @@ impl Engine for BtreeEngine {
             Command::Verify => commands.verify.push(done),
             Command::Compact => {
                 drop(commands);
-                done(Err(Error::Invalid(
-                    "a B-tree has nothing to compact; its command is checkpoint".to_string(),
-                )));
+                done(Err(Error::Invalid("a B-tree has nothing to compact; its command is checkpoint".to_string())));
                 return;
             }
         }

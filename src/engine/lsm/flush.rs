@@ -75,7 +75,7 @@ impl LsmEngine {
     /// Writes a memtable to a durable table.
     fn write_table(&self, memtable: &Arc<Memtable>) -> Result<Arc<Table>> {
         let mut cursor = MemoryCursor::new(memtable.clone(), KeyRange::ALL);
-        let mut builder = self.shelf.create(Purpose::Flush)?;
+        let mut builder = self.shelf.create(Purpose::Flush, false)?;
         while let Some((key, held)) = cursor.entry() {
             match &held.slot {
                 Some(value) if held.position > 0 => {

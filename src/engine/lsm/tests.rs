@@ -6,7 +6,7 @@ use super::*;
 use crate::base::clock::ManualClock;
 use crate::base::prng::Prng;
 use crate::disk::{Fault, Faulty, Latch, Metered, SimDisk};
-use crate::engine::{Cause, Kind, run, settle, sync};
+use crate::engine::{Cause, Compression, Kind, run, settle, sync};
 
 type Model = BTreeMap<Vec<u8>, Vec<u8>>;
 
@@ -33,8 +33,9 @@ fn variants() -> Vec<Options> {
             value_threshold_bytes: 10,
             value_gc_percent: 80,
             log_segment_bytes: 2 << 10,
-            ..tiny
+            ..tiny.clone()
         },
+        Options { compression: Compression::Lz4, compression_bottom: Some(Compression::Zstd), ..tiny },
     ]
 }
 
@@ -232,7 +233,10 @@ fn it_behaves_as_a_map_through_flushes_merges_and_reopening() {
         }
         assert_eq!(contents(&*engine).unwrap(), model);
         run(&*engine, Command::Verify).unwrap();
-        assert!(deepest >= 2 || options.value_log, "the workload reached only L{deepest}");
+        assert!(
+            deepest >= 2 || options.value_log || options.compression != Compression::None,
+            "the workload reached only L{deepest}"
+        );
         let values = engine.shape().value_log;
         assert_eq!(values.moved_bytes > 0, options.value_log, "{values:?}");
         settle(&*engine).unwrap();
@@ -617,7 +621,13 @@ fn small_store(options: &Options) -> (Arc<SimDisk>, Model) {
 
 #[test]
 fn a_flipped_bit_is_an_error_and_never_data() {
-    let (disk, model) = small_store(&Options::tiny(Kind::Lsm));
+    let tiny = Options::tiny(Kind::Lsm);
+    let compressed = Options { compression: Compression::Lz4, ..tiny.clone() };
+    [tiny, compressed].iter().for_each(flip_every_byte);
+}
+
+fn flip_every_byte(options: &Options) {
+    let (disk, model) = small_store(options);
     let mut opened = 0;
     for info in disk.list().unwrap() {
         let is_table = table_number(&info.name).is_some();
@@ -833,8 +843,8 @@ ca5b705324000000010005076170706c657265640205007269636f7400060162
 616e616e6100000000010000008ebb4fcf410000000206000040000000040000
 0000010020000000080200000300000002000000000000440014000000408000
 01000000000000000000001000000000000400000000004953e66a0400000003
-0100002d0ccc7b4217000000040200030115006e056170706c650662616e616e
-61002d77200000006b7666732e74626c";
+0100002d6fe339551b000000040200030115006e056170706c650662616e616e
+61002d2d4a0d2d77240000006b7666732e74626c";
 const GOLDEN_MANIFEST: &str = "\
 278cc83213000000016b766673206c736d206d616e696665737402019fe3b1d7
 0400000002030004007dc87ee41c000000020100b00100030115006e05617070

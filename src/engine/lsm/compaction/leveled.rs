@@ -155,6 +155,7 @@ mod tests {
                 number += 1;
                 let meta = TableMeta {
                     values: Vec::new(),
+                    parts: Default::default(),
                     number,
                     bytes: bytes.parse().unwrap(),
                     entries: 1,

@@ -97,6 +97,11 @@ pub fn full(version: &Version) -> Option<Job> {
 struct Below(Vec<(Run, usize)>);
 
 impl Below {
+    /// Whether they hold nothing at all.
+    fn is_empty(&self) -> bool {
+        self.0.iter().all(|(run, _)| run.is_empty())
+    }
+
     /// Whether any of them can hold `key`; keys must ascend from call to call.
     fn may_hold(&mut self, key: &[u8]) -> bool {
         self.0.iter_mut().any(|(run, at)| {
@@ -183,7 +188,10 @@ impl RunningMerge {
             }
             let builder = match &mut self.builder {
                 Some(builder) => builder,
-                empty => empty.insert(self.shelf.create(Purpose::Compact { into: self.job.into as u8 })?),
+                empty => {
+                    let purpose = Purpose::Compact { into: self.job.into as u8 };
+                    empty.insert(self.shelf.create(purpose, self.below.is_empty())?)
+                }
             };
             let moved = match entry.value {
                 Some(Stored::Pointer(pointer, segment)) => move_value(pointer, segment)?,

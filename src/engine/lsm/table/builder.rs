@@ -9,17 +9,19 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::block::{BlockBuilder, Raw};
+use super::compression::compress;
 use super::filter::{Filter, hash};
 use super::index::Index;
 use super::{
-    KIND_BLOCK, KIND_FILTER, KIND_FOOTER, KIND_INDEX, MAGIC, Shelf, Table, TableMeta, VERSION, table_name,
+    KIND_BLOCK, KIND_FILTER, KIND_FOOTER, KIND_INDEX, MAGIC, Parts, Shelf, Table, TableMeta, VERSION,
+    table_name,
 };
 use crate::base::varint;
 use crate::disk::{File, Purpose};
 use crate::engine::lsm::place;
 use crate::engine::lsm::value_log::Stored;
 use crate::engine::wal::Segment;
-use crate::engine::{Error, Position, Result, frame};
+use crate::engine::{Compression, Error, Position, Result, frame};
 
 /// The file is written in pieces of at least this size.
 const WRITE_BYTES: usize = 1 << 20;
@@ -30,6 +32,9 @@ const ENTRY_BYTES_MAX: usize = 1 << 31;
 pub struct TableBuilder {
     shelf: Arc<Shelf>,
     purpose: Purpose,
+    compression: Compression,
+    /// The compressed block; kept for its capacity.
+    compressed: Vec<u8>,
     file: Arc<dyn File>,
     meta: TableMeta,
     /// Bytes that are not in the file yet, and where they belong.
@@ -52,10 +57,18 @@ pub struct TableBuilder {
 
 impl TableBuilder {
     /// Starts table `number` in `file`; the [`Shelf`] calls this.
-    pub(super) fn new(shelf: Arc<Shelf>, purpose: Purpose, number: u64, file: Arc<dyn File>) -> TableBuilder {
+    pub(super) fn new(
+        shelf: Arc<Shelf>,
+        purpose: Purpose,
+        compression: Compression,
+        number: u64,
+        file: Arc<dyn File>,
+    ) -> TableBuilder {
         TableBuilder {
             shelf,
             purpose,
+            compression,
+            compressed: Vec::new(),
             file,
             meta: TableMeta {
                 number,
@@ -68,6 +81,7 @@ impl TableBuilder {
                 smallest: Bytes::new(),
                 largest: Bytes::new(),
                 values: Vec::new(),
+                parts: Parts::default(),
             },
             buffer: Vec::new(),
             buffer_start: 0,
@@ -135,6 +149,13 @@ impl TableBuilder {
     fn end_block(&mut self) -> Result<()> {
         let Some(at) = self.block_frame.take() else { return Ok(()) };
         self.block.finish(&mut self.buffer);
+        self.meta.parts.raw_bytes += (self.buffer.len() - at) as u64;
+        let payload = &self.buffer[at + frame::HEADER_BYTES..];
+        if let Some(kind) = compress(self.compression, payload, &mut self.compressed) {
+            self.buffer.truncate(at);
+            frame::start(&mut self.buffer, kind);
+            self.buffer.extend_from_slice(&self.compressed);
+        }
         self.end_frame(at);
         self.index.push(&self.block_before, &self.block_first, self.bytes());
         self.block_before.clone_from(&self.last_key);
@@ -171,6 +192,9 @@ impl TableBuilder {
         let at = frame::start(&mut self.buffer, KIND_INDEX);
         self.index.encode(&mut self.buffer);
         self.end_frame(at);
+        let parts = &mut self.meta.parts;
+        (parts.data_bytes, parts.filter_bytes) = (filter_start, index_start - filter_start);
+        parts.index_bytes = self.buffer_start + self.buffer.len() as u64 - index_start;
         let at = frame::start(&mut self.buffer, KIND_FOOTER);
         varint::put(&mut self.buffer, VERSION);
         self.meta.encode(&mut self.buffer);

@@ -3,6 +3,7 @@
 
 mod block;
 mod builder;
+mod compression;
 mod filter;
 mod index;
 mod reader;
@@ -23,6 +24,8 @@ const KIND_BLOCK: u8 = 1;
 const KIND_FILTER: u8 = 2;
 const KIND_INDEX: u8 = 3;
 const KIND_FOOTER: u8 = 4;
+const KIND_LZ4_BLOCK: u8 = 5;
+const KIND_ZSTD_BLOCK: u8 = 6;
 /// Version of the table format, in every footer.
 const VERSION: u64 = 2;
 /// The last bytes of every table.
@@ -39,6 +42,19 @@ pub fn table_name(number: u64) -> String {
 /// The number of the table that a file name belongs to.
 pub fn table_number(name: &str) -> Option<u64> {
     name.strip_prefix(PREFIX)?.parse().ok()
+}
+
+/// What the parts of a table take. Footer and trailer are the rest of the file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Parts {
+    /// Blocks, had they not been compressed.
+    pub raw_bytes: u64,
+    /// Blocks as they are stored.
+    pub data_bytes: u64,
+    /// The filter.
+    pub filter_bytes: u64,
+    /// The index.
+    pub index_bytes: u64,
 }
 
 /// What is known of a table without reading it; kept in its footer and in the manifest.
@@ -64,6 +80,8 @@ pub struct TableMeta {
     pub largest: Bytes,
     /// Segments of the log that hold values of it: where each starts, and how many bytes of values. Ascending.
     pub values: Vec<(Position, u64)>,
+    /// What its parts take.
+    pub parts: Parts,
 }
 
 impl TableMeta {
@@ -85,6 +103,10 @@ impl TableMeta {
             varint::put(target, *start);
             varint::put(target, *bytes);
         }
+        let Parts { raw_bytes, data_bytes, filter_bytes, index_bytes } = self.parts;
+        for number in [raw_bytes, data_bytes, filter_bytes, index_bytes] {
+            varint::put(target, number);
+        }
     }
 
     /// Takes what [`TableMeta::encode`] wrote off the front of `source`; `bytes` is the file size.
@@ -102,6 +124,12 @@ impl TableMeta {
             values: (0..varint::take(source)?)
                 .map(|_| Some((varint::take(source)?, varint::take(source)?)))
                 .collect::<Option<_>>()?,
+            parts: Parts {
+                raw_bytes: varint::take(source)?,
+                data_bytes: varint::take(source)?,
+                filter_bytes: varint::take(source)?,
+                index_bytes: varint::take(source)?,
+            },
         })
     }
 }

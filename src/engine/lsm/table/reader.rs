@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use bytes::Bytes;
 
 use super::block::{Block, Item};
+use super::compression::{expand, is_compressed};
 use super::filter::Filter;
 use super::index::Index;
 use super::{
@@ -207,10 +208,19 @@ impl Table {
         Ok(bytes.into())
     }
 
-    /// Block `ordinal` out of its frame; it shares its memory.
+    /// Block `ordinal` out of its frame; it shares its memory unless it is compressed.
     fn check(&self, ordinal: usize, bytes: Bytes) -> Result<Block> {
         let payload = match frame::decode(&bytes, place(self.meta.number, self.index.start(ordinal))) {
-            Some((KIND_BLOCK, payload)) if payload.len() + frame::HEADER_BYTES == bytes.len() => payload,
+            Some((kind, payload)) if payload.len() + frame::HEADER_BYTES == bytes.len() => {
+                if is_compressed(kind) {
+                    let block = expand(kind, payload).ok_or_else(|| self.damaged(ordinal))?;
+                    return Block::parse(block.into()).map_err(|_| self.damaged(ordinal));
+                }
+                if kind != KIND_BLOCK {
+                    return Err(self.damaged(ordinal));
+                }
+                payload
+            }
             _ => return Err(self.damaged(ordinal)),
         };
         Block::parse(bytes.slice_ref(payload)).map_err(|_| self.damaged(ordinal))

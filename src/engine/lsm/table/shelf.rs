@@ -42,12 +42,14 @@ impl Shelf {
         self.next_number.load(Relaxed)
     }
 
-    /// Starts a new table, written for `purpose`.
-    pub fn create(self: &Arc<Shelf>, purpose: Purpose) -> Result<TableBuilder> {
+    /// Starts a new table, written for `purpose`, of the lowest level if `is_bottom`.
+    pub fn create(self: &Arc<Shelf>, purpose: Purpose, is_bottom: bool) -> Result<TableBuilder> {
         let number = self.next_number.fetch_add(1, Relaxed);
         let name = table_name(number);
         let file = self.disk.create(&name).map_err(|error| Error::io(format!("making {name}"), error))?;
-        Ok(TableBuilder::new(self.clone(), purpose, number, file))
+        let bottom = self.options.compression_bottom.filter(|_| is_bottom);
+        let compression = bottom.unwrap_or(self.options.compression);
+        Ok(TableBuilder::new(self.clone(), purpose, compression, number, file))
     }
 
     /// Opens a table and checks its footer, index and filter, and that they agree with `meta`; `segments` are those of
