@@ -14,7 +14,7 @@ use kvfs::control::{
 };
 use kvfs::disk::{Disk, Latch, Metered, ProcessIo, Purpose, SimDisk, Snapshot, Space};
 use kvfs::engine::{
-    self, Batch, Cache, Cause, Command, Debt, Engine, Filter, Histogram, Kind, KindCounters, Level,
+    self, Batch, Cache, Cause, Command, Debt, Engine, Filter, Histogram, Kind, KindCounters, Level, Lookups,
     MemEngine, Memory, MeteredEngine, Shape, StallCounters, Stalls, TagCounters, Tier, Tree,
 };
 use kvfs::fs::Usage;
@@ -193,6 +193,7 @@ fn lsm() -> Report {
                 read_bytes: 1100 << 10,
                 write_bytes: 1500 << 10,
                 probes: 55,
+                ..Level::default()
             },
         ],
         memory: Memory { memtable_bytes: 11 << 20, memtable_bytes_max: 128 << 20, ..Memory::default() },
@@ -243,6 +244,13 @@ fn btree() -> Report {
             checkpoints: 12,
             checkpoint_age_bytes: 12 << 20,
             checkpoint_time: Duration::from_millis(1234),
+            dirty_age: Duration::from_millis(2500),
+            settle_bytes: 82 << 10,
+            recovery_time: Duration::from_millis(310),
+            recovery_bytes: 5 << 20,
+            leaves: Lookups { hits: 900, misses: 100 },
+            inner: Lookups { hits: 999, misses: 1 },
+            extents: Lookups::default(),
         }),
         memory: Memory { dirty_bytes: 41 << 10, dirty_bytes_max: 128 << 20, ..Memory::default() },
         ..common()

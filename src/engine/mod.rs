@@ -37,10 +37,10 @@ pub use batch::{Batch, Operation};
 pub use error::{Cause, Error, Result};
 pub use mem::MemEngine;
 pub use meter::{KeyKind, KindCounters, MeteredEngine, TagCounters};
-pub use options::{Compression, FIELDS, Kind, Options, Sync};
+pub use options::{Compression, FIELDS, Kind, Options, Sync, Torn};
 pub use shape::{
-    Cache, Debt, Filter, Histogram, Level, Memory, ProbeMeter, Shape, StallCounters, StallMeter, Stalls,
-    Tree, ValueLog,
+    Cache, Debt, Filter, Histogram, Level, Lookups, Memory, ProbeMeter, Shape, StallCounters, StallMeter,
+    Stalls, Tree, ValueLog,
 };
 pub use space::SpaceGuard;
 pub use worker::Worker;
@@ -99,7 +99,7 @@ pub enum Pending {
 pub enum Command {
     /// LSM: write the memtable to level 0 now. B-tree: the same as `Checkpoint`.
     Flush,
-    /// LSM: flush, then merge until one sorted run is left in the lowest level. B-tree: not supported.
+    /// LSM: flush, then merge until one sorted run is left in the lowest level. B-tree: move what lies at the end of the file into free space and cut the end off.
     Compact,
     /// B-tree: write every dirty page home. LSM: the same as `Flush`.
     Checkpoint,

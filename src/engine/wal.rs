@@ -52,8 +52,10 @@ pub const FIRST_KIND: u8 = 2;
 /// Frame header, position and synced: what a record costs beside its payload.
 pub const RECORD_OVERHEAD_BYTES: u64 = frame::HEADER_BYTES as u64 + 16;
 const PREFIX: &str = "log.";
-/// Released segments kept for later use; more are removed.
-const SPARES_MAX: usize = 8;
+/// Segment files of a log, in use and spare, before the first is used again, and that are kept at most. A segment that was just
+/// released is often still dirty in the page cache. Writing it again there would reach the device once for two writes at
+/// our door, and the bytes that the meter counts would not be those of the disk.
+const SEGMENTS: usize = 16;
 
 /// Whether `name` is a log segment's.
 pub fn is_segment(name: &str) -> bool {
@@ -132,7 +134,10 @@ struct State {
     segments: VecDeque<Live>,
     /// Released, but held by others when last looked at.
     kept: Vec<Arc<Segment>>,
-    spares: Vec<Spare>,
+    /// Free for use, the one released first in front.
+    spares: VecDeque<Spare>,
+    /// The front spare was made ahead and never used.
+    is_prepared: bool,
     next_slot: u64,
     end: Position,
     synced: Position,
@@ -232,7 +237,7 @@ impl Log {
         visit: &mut dyn FnMut(u8, Position, Bytes) -> Result<()>,
     ) -> Result<Log> {
         let mut found = Vec::new();
-        let mut spares = Vec::new();
+        let mut spares = VecDeque::new();
         let mut next_slot = 0;
         for info in disk.list().map_err(|error| Error::io("listing the store", error))? {
             let Some(slot) = info.name.strip_prefix(PREFIX).and_then(|slot| slot.parse::<u64>().ok()) else {
@@ -245,7 +250,7 @@ impl Log {
             file.read_at(Purpose::Recovery, 0, &mut header).map_err(context)?;
             match read_header(&header) {
                 Some(header) => found.push((header, slot, file, info.bytes)),
-                None => spares.push(Spare { slot, file, capacity_bytes: info.bytes }),
+                None => spares.push_back(Spare { slot, file, capacity_bytes: info.bytes }),
             }
         }
         found.sort_by_key(|(header, ..)| header.number);
@@ -277,7 +282,7 @@ impl Log {
                 if held.contains(&header.start) {
                     kept.push(Arc::new(Segment { slot, start: header.start, file, capacity_bytes }));
                 } else {
-                    spares.push(Spare { slot, file, capacity_bytes });
+                    spares.push_back(Spare { slot, file, capacity_bytes });
                 }
                 continue;
             }
@@ -351,6 +356,7 @@ impl Log {
                 segments,
                 kept,
                 spares,
+                is_prepared: false,
                 next_slot,
                 end,
                 synced: end,
@@ -370,10 +376,24 @@ impl Log {
     /// Makes a new last segment with room for `record_bytes`.
     fn start_segment(&self, state: &mut State, record_bytes: u64, number: u64) -> Result<()> {
         let needed = (HEADER_BYTES + record_bytes).max(self.segment_bytes);
-        let spare = match state.spares.iter().position(|spare| spare.capacity_bytes >= needed) {
-            Some(index) => state.spares.swap_remove(index),
-            None => self.make_spare(state, needed)?,
+        let is_young = state.segments.len() + state.spares.len() < SEGMENTS;
+        let fits = state.spares.iter().position(|spare| spare.capacity_bytes >= needed);
+        let spare = match fits.and_then(|index| state.spares.remove(index)) {
+            Some(spare) if state.is_prepared || !is_young => spare,
+            other => match self.make_spare(state, needed) {
+                Ok(new) => {
+                    state.spares.extend(other);
+                    new
+                }
+                // A full disk has no room for another: use this one again.
+                Err(Error::NoSpace) => other.ok_or(Error::NoSpace)?,
+                Err(error) => {
+                    state.spares.extend(other);
+                    return Err(error);
+                }
+            },
         };
+        state.is_prepared = false;
         let mut header = Vec::with_capacity(HEADER_BYTES as usize);
         for _ in 0..2 {
             let at = frame::start(&mut header, HEADER_KIND);
@@ -385,7 +405,7 @@ impl Log {
         }
         let name = segment_name(spare.slot);
         if let Err(error) = spare.file.write_at(Purpose::Wal, 0, &header) {
-            state.spares.push(spare);
+            state.spares.push_back(spare);
             return Err(Error::io(format!("writing {name}"), error));
         }
         let Spare { slot, file, capacity_bytes } = spare;
@@ -564,17 +584,17 @@ impl Log {
         }
     }
 
-    /// Makes a spare segment before one is needed, so that `append` need not.
+    /// Makes the next segment before it is needed, so that `append` need not.
     fn prepare(&self) -> Result<()> {
         let mut state = self.state.lock();
-        let half_full = state
-            .segments
-            .back()
-            .is_some_and(|live| (state.end - live.segment.start) * 2 > self.segment_bytes);
-        let has_spare = state.spares.iter().any(|spare| spare.capacity_bytes >= self.segment_bytes);
-        if half_full && !has_spare && state.failed.is_none() {
+        let is_young = state.segments.len() + state.spares.len() < SEGMENTS;
+        let fits = state.spares.iter().any(|spare| spare.capacity_bytes >= self.segment_bytes);
+        if !state.is_prepared && (is_young || !fits) && state.failed.is_none() {
             match self.make_spare(&mut state, self.segment_bytes) {
-                Ok(spare) => state.spares.push(spare),
+                Ok(spare) => {
+                    state.spares.push_front(spare);
+                    state.is_prepared = true;
+                }
                 // The append that needs it will say so.
                 Err(Error::NoSpace) => {}
                 Err(error) => return Err(error),
@@ -670,8 +690,8 @@ impl Log {
                     continue;
                 }
             };
-            if state.spares.len() < SPARES_MAX {
-                state.spares.push(Spare::from(free));
+            if state.segments.len() + state.spares.len() < SEGMENTS {
+                state.spares.push_back(Spare::from(free));
             } else if let Err(error) = self.disk.remove(&segment_name(free.slot)) {
                 // Harmless: it is found as a spare at the next opening.
                 log::warn!("removing {}: {error}", segment_name(free.slot));
