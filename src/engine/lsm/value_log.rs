@@ -242,8 +242,13 @@ fn needed(version: &Version) -> BTreeMap<Position, u64> {
 }
 
 impl LsmEngine {
-    /// Where the segments that are to be emptied start, by their live bytes.
+    /// Where the segments that are to be emptied start, by their live bytes; none while the disk is so full that the
+    /// reserve, which deletes need, would be used.
     pub(super) fn sparse_segments(&self, version: &Version) -> BTreeMap<Position, u64> {
+        let room_bytes = self.options.reserve_bytes.saturating_add(2 * self.options.log_segment_bytes);
+        if self.shelf.free_bytes().is_ok_and(|free_bytes| free_bytes < room_bytes) {
+            return BTreeMap::new();
+        }
         let needed = needed(version);
         let kept = self.log.kept().into_iter();
         let live = kept.filter_map(|(start, size)| needed.get(&start).map(|live| (start, *live, size)));
