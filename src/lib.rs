@@ -1,4 +1,6 @@
 #![doc = include_str!("ARCHITECTURE.md")]
+// The report of .stats.d/json is one long literal.
+#![recursion_limit = "256"]
 
 // In the order a byte walks, from the kernel to the disk; then the rooms beside the walk.
 pub mod base;

@@ -193,6 +193,7 @@ fn lsm() -> Report {
                 read_bytes: 1100 << 10,
                 write_bytes: 1500 << 10,
                 probes: 55,
+                ..Level::default()
             },
         ],
         memory: Memory { memtable_bytes: 11 << 20, memtable_bytes_max: 128 << 20, ..Memory::default() },

@@ -9,6 +9,11 @@ pub fn put(target: &mut Vec<u8>, mut value: u64) {
     target.push(value as u8);
 }
 
+/// Bytes that [`put`] appends for `value`.
+pub fn length(value: u64) -> u64 {
+    u64::from((u64::BITS - (value | 1).leading_zeros()).div_ceil(7))
+}
+
 /// Takes an integer off the front of `source`; `None` if it is cut short or longer than 64 bits.
 pub fn take(source: &mut &[u8]) -> Option<u64> {
     let mut value = 0u64;

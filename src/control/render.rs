@@ -258,6 +258,17 @@ fn debt(page: &mut Page, report: &Report) {
             ),
         ],
     );
+    let values = &shape.value_log;
+    if values.live_bytes + values.bytes > 0 {
+        page.block(
+            "VALUES",
+            [
+                format!("in log {} live", human_size(values.live_bytes)),
+                format!("kept {} in {} segments", human_size(values.bytes), values.segments),
+                format!("moved {}", human_size(values.moved_bytes)),
+            ],
+        );
+    }
 }
 
 /// The debt of each level, and the models beside what was measured; at the end, because it differs between engines.

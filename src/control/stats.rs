@@ -173,7 +173,7 @@ impl Sample {
 
     /// Those of P that went to the log: records, page images and its preparation.
     pub fn log_write_bytes(&self) -> u64 {
-        let log = [Purpose::Wal, Purpose::PageImage, Purpose::LogPrepare];
+        let log = [Purpose::Wal, Purpose::ValueLog, Purpose::PageImage, Purpose::LogPrepare];
         log.into_iter().map(|purpose| self.disk.of(purpose).write_bytes).sum()
     }
 

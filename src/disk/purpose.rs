@@ -9,6 +9,10 @@ pub const LEVELS: usize = 7;
 pub enum Purpose {
     /// Log records with headers, padding and segment headers; log syncs.
     Wal,
+    /// LSM: log records with values that stay there, a table only pointing to them.
+    ValueLog,
+    /// LSM: values read from sparse segments of the log and appended to it again.
+    ValueLogGc,
     /// Filling a new log segment ahead of its use.
     LogPrepare,
     /// LSM: memtable → first sorted table.
@@ -40,22 +44,15 @@ pub enum Purpose {
 
 impl Purpose {
     /// How many slots [`Purpose::slot`] uses.
-    pub const SLOTS: usize = 12 + LEVELS;
+    pub const SLOTS: usize = 14 + LEVELS;
 
     /// Every purpose, in the order of reports.
     pub fn all() -> impl Iterator<Item = Purpose> {
         use Purpose::*;
-        [Wal, LogPrepare, Flush].into_iter().chain((0..LEVELS as u8).map(|into| Compact { into })).chain([
-            PageWrite,
-            Checkpoint,
-            PageImage,
-            DoubleWrite,
-            Manifest,
-            Get,
-            Scan,
-            Recovery,
-            Verify,
-        ])
+        [Wal, ValueLog, ValueLogGc, LogPrepare, Flush]
+            .into_iter()
+            .chain((0..LEVELS as u8).map(|into| Compact { into }))
+            .chain([PageWrite, Checkpoint, PageImage, DoubleWrite, Manifest, Get, Scan, Recovery, Verify])
     }
 
     /// Index into an array of counters.
@@ -74,6 +71,8 @@ impl Purpose {
             Purpose::Scan => LEVELS + 9,
             Purpose::Recovery => LEVELS + 10,
             Purpose::Verify => LEVELS + 11,
+            Purpose::ValueLog => LEVELS + 12,
+            Purpose::ValueLogGc => LEVELS + 13,
         }
     }
 
@@ -81,6 +80,8 @@ impl Purpose {
     pub fn name(self) -> &'static str {
         match self {
             Purpose::Wal => "wal",
+            Purpose::ValueLog => "value_log",
+            Purpose::ValueLogGc => "value_log_gc",
             Purpose::LogPrepare => "log_prepare",
             Purpose::Flush => "flush",
             Purpose::Compact { into } => {

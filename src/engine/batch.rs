@@ -118,6 +118,22 @@ impl Batch {
         }
     }
 
+    /// Per operation, how many bytes before the end of the log payload its value begins; where a delete ends.
+    pub fn value_tails(&self) -> Vec<u64> {
+        let mut tail = 0;
+        let tails = self.operations.iter().rev().map(|operation| {
+            let value = operation.value();
+            let at = tail + value.map_or(0, Bytes::len) as u64;
+            let key_bytes = operation.key().len() as u64;
+            tail = at + value.map_or(0, |value| varint::length(value.len() as u64));
+            tail += key_bytes + varint::length(key_bytes) + 1;
+            at
+        });
+        let mut tails: Vec<u64> = tails.collect();
+        tails.reverse();
+        tails
+    }
+
     /// Reads a log payload; keys and values share its memory.
     pub fn decode(payload: &Bytes) -> Result<Batch> {
         Self::parse(payload).ok_or_else(|| Error::corrupt("log record", 0, "a batch that does not parse"))
@@ -154,6 +170,12 @@ mod tests {
         let mut bytes = Vec::new();
         batch.encode(&mut bytes);
         assert!(bytes.len() <= batch.encoded_bytes_max());
+        let tails = batch.value_tails();
+        for (operation, tail) in batch.operations().iter().zip(tails) {
+            let value = operation.value().cloned().unwrap_or_default();
+            assert!(bytes[bytes.len() - tail as usize..].starts_with(&value));
+            assert!(operation.value().is_none_or(|value| tail >= value.len() as u64));
+        }
         let bytes = Bytes::from(bytes);
         assert_eq!(Batch::decode(&bytes).unwrap(), batch);
         for cut in 0..bytes.len() {

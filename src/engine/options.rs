@@ -75,6 +75,39 @@ impl FromStr for Sync {
     }
 }
 
+/// How blocks of tables are compressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Compression {
+    /// Not at all.
+    None,
+    /// LZ4: little time, and little saved.
+    Lz4,
+    /// Zstandard, level 1: several times the time of LZ4, and more saved.
+    Zstd,
+}
+
+impl fmt::Display for Compression {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Compression::None => "none",
+            Compression::Lz4 => "lz4",
+            Compression::Zstd => "zstd",
+        })
+    }
+}
+
+impl FromStr for Compression {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Compression, String> {
+        match text {
+            "none" => Ok(Compression::None),
+            "lz4" => Ok(Compression::Lz4),
+            "zstd" => Ok(Compression::Zstd),
+            _ => Err("takes none, lz4 or zstd".to_string()),
+        }
+    }
+}
+
 /// B-tree: where the copy of a page lies that repairs it when writing it in its place was cut off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Torn {
@@ -125,10 +158,22 @@ pub struct Options {
     pub memtable_bytes: u64,
     /// LSM: memtables in memory, the one being written among them.
     pub memtable_count_max: u64,
+    /// LSM: large values stay in the log, tables point to them. They are written once; a read costs one request more, and a
+    /// segment of the log is kept while enough of its values are needed.
+    pub value_log: bool,
+    /// LSM: values from this size on are large.
+    pub value_threshold_bytes: u64,
+    /// LSM: a segment is emptied when less than this percentage of it is needed. More saves space and writes more.
+    pub value_gc_percent: u64,
     /// LSM: bytes of a table file that merges aim at.
     pub table_bytes: u64,
     /// LSM: bytes of a block before it is cut.
     pub block_bytes: u64,
+    /// LSM: how blocks are compressed; one that does not shrink by an eighth is stored as it is.
+    pub compression: Compression,
+    /// LSM: how blocks of merges into the lowest level are compressed, where most data lies and changes least; as above
+    /// if not set.
+    pub compression_bottom: Option<Compression>,
     /// LSM: entries between restart points of a block's prefix compression.
     pub restart_interval: u64,
     /// LSM: bloom filter bits a key; 10 is about 1 % false positives; 0 turns filters off.
@@ -170,8 +215,13 @@ impl Default for Options {
             reserve_bytes: 64 << 20,
             memtable_bytes: 64 << 20,
             memtable_count_max: 2,
+            value_log: false,
+            value_threshold_bytes: 2 << 10,
+            value_gc_percent: 50,
             table_bytes: 64 << 20,
             block_bytes: 4 << 10,
+            compression: Compression::None,
+            compression_bottom: None,
             restart_interval: 16,
             bloom_bits: 10,
             l0_trigger: 4,
@@ -199,6 +249,7 @@ impl Options {
             log_segment_bytes: 4 << 10,
             reserve_bytes: 16 << 10,
             memtable_bytes: 2 << 10,
+            value_threshold_bytes: 50,
             table_bytes: 2 << 10,
             block_bytes: 256,
             restart_interval: 4,
@@ -216,6 +267,11 @@ impl Options {
         }
     }
 
+    /// From which size on values stay in the log; `None` if none do.
+    pub fn value_log_threshold(&self) -> Option<u64> {
+        self.value_log.then_some(self.value_threshold_bytes)
+    }
+
     /// The sentence to show if the settings contradict each other.
     pub fn validate(&self) -> Result<(), String> {
         if !self.page_bytes.is_power_of_two() || !(4 << 10..=64 << 10).contains(&self.page_bytes) {
@@ -223,6 +279,9 @@ impl Options {
         }
         if self.memtable_bytes == 0 || self.memtable_count_max < 2 {
             return Err("memtable must be above 0 and memtables at least 2".to_string());
+        }
+        if self.value_threshold_bytes == 0 || self.value_gc_percent > 90 {
+            return Err("value_threshold must be above 0 and value_gc_percent at most 90".to_string());
         }
         if !(self.l0_trigger <= self.l0_slowdown && self.l0_slowdown <= self.l0_stop && self.l0_trigger > 0) {
             return Err(
@@ -304,8 +363,53 @@ pub const FIELDS: &[Field<Options>] = &[
     ),
     size!("memtable", Mount, memtable_bytes, "LSM: bytes of a memtable before it is flushed. Default 64M."),
     count!("memtables", memtable_count_max, "LSM: memtables in memory at most. Default 2."),
+    Field {
+        name: "value_log",
+        when: When::Mount,
+        help: "LSM: on keeps large values in the log, where they are written once; off. Default off.",
+        set: |options, text| {
+            options.value_log = match text {
+                "on" => true,
+                "off" => false,
+                _ => return Err("takes on or off".to_string()),
+            };
+            Ok(())
+        },
+        get: |options| if options.value_log { "on" } else { "off" }.to_string(),
+    },
+    size!(
+        "value_threshold",
+        Mount,
+        value_threshold_bytes,
+        "LSM: values from this size on stay in the log. Default 2K."
+    ),
+    count!(
+        "value_gc_percent",
+        value_gc_percent,
+        "LSM: a segment of which less is needed is emptied; at most 90, 0 for never. Default 50."
+    ),
     size!("table", Mount, table_bytes, "LSM: bytes of a table file that merges aim at. Default 64M."),
     size!("table_block", Mount, block_bytes, "LSM: bytes of a table block. Default 4K."),
+    Field {
+        name: "compression",
+        when: When::Mount,
+        help: "LSM: none, lz4 or zstd for blocks of new tables. Default none.",
+        set: |options, text| {
+            options.compression = text.parse()?;
+            Ok(())
+        },
+        get: |options| options.compression.to_string(),
+    },
+    Field {
+        name: "compression_bottom",
+        when: When::Mount,
+        help: "LSM: the same for the lowest level; same for as the others. Default same.",
+        set: |options, text| {
+            options.compression_bottom = if text == "same" { None } else { Some(text.parse()?) };
+            Ok(())
+        },
+        get: |options| options.compression_bottom.map_or("same".to_string(), |it| it.to_string()),
+    },
     count!(
         "restart_interval",
         restart_interval,

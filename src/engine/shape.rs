@@ -23,6 +23,8 @@ pub struct Shape {
     pub cache: Cache,
     /// Bloom filters.
     pub filter: Filter,
+    /// LSM: values that stay in the log.
+    pub value_log: ValueLog,
     /// Work that is still owed.
     pub debt: Debt,
     /// Waits of writers.
@@ -58,6 +60,14 @@ pub struct Level {
     pub entries: u64,
     /// Tombstones.
     pub tombstones: u64,
+    /// Blocks of its tables, had they not been compressed.
+    pub raw_bytes: u64,
+    /// The same blocks as they are stored.
+    pub data_bytes: u64,
+    /// Filters of its tables.
+    pub filter_bytes: u64,
+    /// Indexes of its tables. What is left of `bytes` are footers.
+    pub index_bytes: u64,
     /// Bytes that came in: flushed into L0, merged in from above for others.
     pub in_bytes: u64,
     /// Bytes moved in without being rewritten.
@@ -204,6 +214,19 @@ pub struct Filter {
     pub useful: u64,
     /// Answers "perhaps" where the key was not in the table.
     pub false_positives: u64,
+}
+
+/// Values that stay in the log.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ValueLog {
+    /// Segments that are kept for the values in them alone.
+    pub segments: u64,
+    /// What they take on the disk.
+    pub bytes: u64,
+    /// Bytes of values that tables point to; those in segments that the log still needs itself are among them.
+    pub live_bytes: u64,
+    /// Bytes of values that were moved out of sparse segments.
+    pub moved_bytes: u64,
 }
 
 /// Work that is still owed for what was accepted.

@@ -19,7 +19,9 @@
 //! 2. Syncs cover every unsynced segment and new names before anyone is told of success.
 //! 3. After a recovery appending starts in a new segment whose `start` cuts off whatever lay behind the last whole record,
 //!    so that bytes of a lost future cannot come back.
-//! 4. A segment is used again only when its end is at or below a position that its owner has durably stopped to need.
+//! 4. A segment is used again only when its end is at or below a position that its owner has durably stopped to need, and
+//!    nobody holds it as a [`Segment`]. An owner that points to bytes of the log holds the segment, so *a released segment
+//!    with values that are needed is kept*; at the opening the owner says which those are.
 //!
 //! # The end of the log, or damage?
 //!
@@ -28,7 +30,7 @@
 //! [`Error::Corrupt`]. Only damage to the very last synced records, with nothing written after them, cannot be told from
 //! a torn end.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -60,12 +62,52 @@ pub fn is_segment(name: &str) -> bool {
     name.strip_prefix(PREFIX).is_some_and(|slot| slot.parse::<u64>().is_ok())
 }
 
-struct Segment {
+/// A segment's file. Who holds it may read what was appended to it; the log uses the file again only when it is alone.
+pub struct Segment {
     slot: u64,
-    number: u64,
     start: Position,
     file: Arc<dyn File>,
     capacity_bytes: u64,
+}
+
+impl Segment {
+    /// The position of its first record: no other segment with anything in it ever has the same.
+    pub fn start(&self) -> Position {
+        self.start
+    }
+
+    /// What the file takes on the disk.
+    pub fn capacity_bytes(&self) -> u64 {
+        self.capacity_bytes
+    }
+
+    /// Reads `bytes` bytes of the log from `position` on, unchecked: the caller has a checksum.
+    pub fn read(&self, purpose: Purpose, position: Position, bytes: usize) -> Result<Vec<u8>> {
+        let offset = self.offset(position)?;
+        if offset.checked_add(bytes as u64).is_none_or(|end| end > self.capacity_bytes) {
+            return Err(Error::corrupt(segment_name(self.slot), offset, "a value that goes over its end"));
+        }
+        let mut target = vec![0; bytes];
+        let context = |error| Error::io(format!("reading {}", segment_name(self.slot)), error);
+        self.file.read_at(purpose, offset, &mut target).map_err(context)?;
+        Ok(target)
+    }
+
+    /// The error for a value at `position` that does not check.
+    pub fn damaged(&self, position: Position) -> Error {
+        let offset = HEADER_BYTES + position.saturating_sub(self.start);
+        Error::corrupt(segment_name(self.slot), offset, "a value that does not check")
+    }
+
+    fn offset(&self, position: Position) -> Result<u64> {
+        position.checked_sub(self.start).map(|at| HEADER_BYTES + at).ok_or_else(|| self.damaged(position))
+    }
+}
+
+/// A segment that the log still needs itself.
+struct Live {
+    segment: Arc<Segment>,
+    number: u64,
     /// Written to since its last sync.
     dirty: bool,
 }
@@ -76,6 +118,12 @@ struct Spare {
     capacity_bytes: u64,
 }
 
+impl From<Segment> for Spare {
+    fn from(segment: Segment) -> Spare {
+        Spare { slot: segment.slot, file: segment.file, capacity_bytes: segment.capacity_bytes }
+    }
+}
+
 struct Waiter {
     position: Position,
     done: Done,
@@ -83,7 +131,9 @@ struct Waiter {
 
 struct State {
     /// In order; the last one is written to.
-    segments: VecDeque<Segment>,
+    segments: VecDeque<Live>,
+    /// Released, but held by others when last looked at.
+    kept: Vec<Arc<Segment>>,
     /// Free for use, the one released first in front.
     spares: VecDeque<Spare>,
     /// The front spare was made ahead and never used.
@@ -173,6 +223,9 @@ fn read_record(
 impl Log {
     /// Opens the log of `disk` and calls `visit` with kind, end position and payload of every record from position
     /// `from` on, in order; then the log is ready for appends. `from` must be 0 or a position that [`Log::append`] returned.
+    /// Segments that start at a position of `held` are not used again until they were asked for with
+    /// [`Log::segment_starting`] and let go.
+    #[expect(clippy::too_many_arguments)]
     pub fn open(
         disk: Arc<dyn Disk>,
         clock: Arc<dyn Clock>,
@@ -180,6 +233,7 @@ impl Log {
         sync: Sync,
         segment_bytes: u64,
         from: Position,
+        held: &BTreeSet<Position>,
         visit: &mut dyn FnMut(u8, Position, Bytes) -> Result<()>,
     ) -> Result<Log> {
         let mut found = Vec::new();
@@ -219,12 +273,17 @@ impl Log {
         let mut end = from;
         let mut claimed = claimed.max(from);
         let mut broken: Option<(String, u64)> = None;
-        let mut segments = VecDeque::new();
+        let mut segments: VecDeque<Live> = VecDeque::new();
+        let mut kept = Vec::new();
         let starts: Vec<Position> = chain.iter().map(|(header, ..)| header.start).collect();
         for (index, (header, slot, file, capacity_bytes)) in chain.into_iter().enumerate() {
             let limit = starts.get(index + 1).copied();
             if limit.is_some_and(|limit| limit <= from) {
-                spares.push_back(Spare { slot, file, capacity_bytes });
+                if held.contains(&header.start) {
+                    kept.push(Arc::new(Segment { slot, start: header.start, file, capacity_bytes }));
+                } else {
+                    spares.push_back(Spare { slot, file, capacity_bytes });
+                }
                 continue;
             }
             if broken.is_none() && header.start > end {
@@ -266,14 +325,8 @@ impl Log {
                     broken.get_or_insert((segment_name(slot), offset));
                 }
             }
-            segments.push_back(Segment {
-                slot,
-                number: header.number,
-                start: header.start,
-                file,
-                capacity_bytes,
-                dirty: true,
-            });
+            let segment = Arc::new(Segment { slot, start: header.start, file, capacity_bytes });
+            segments.push_back(Live { segment, number: header.number, dirty: true });
         }
         if claimed > end {
             let (file, offset) = broken.unwrap_or((segment_name(0), 0));
@@ -281,20 +334,17 @@ impl Log {
             return Err(Error::corrupt(file, offset, what));
         }
         // Segments that start at or behind the end hold nothing that counts.
-        while segments.back().is_some_and(|segment| segment.start >= end) {
-            spares.extend(segments.pop_back().map(|segment| Spare {
-                slot: segment.slot,
-                file: segment.file,
-                capacity_bytes: segment.capacity_bytes,
-            }));
+        while segments.back().is_some_and(|live| live.segment.start >= end) {
+            spares
+                .extend(segments.pop_back().and_then(|live| Arc::into_inner(live.segment)).map(Spare::from));
         }
 
         // What was replayed, names included, must be durable before a header claims so.
         disk.sync_names().map_err(|error| Error::io("sync of the directory", error))?;
-        for segment in &mut segments {
-            let context = |error| Error::io(format!("sync of {}", segment_name(segment.slot)), error);
-            segment.file.sync(Purpose::Recovery).map_err(context)?;
-            segment.dirty = false;
+        for live in &mut segments {
+            let context = |error| Error::io(format!("sync of {}", segment_name(live.segment.slot)), error);
+            live.segment.file.sync(Purpose::Recovery).map_err(context)?;
+            live.dirty = false;
         }
         let log = Log {
             disk,
@@ -304,6 +354,7 @@ impl Log {
             segment_bytes: segment_bytes.max(HEADER_BYTES + RECORD_OVERHEAD_BYTES),
             state: Mutex::new(State {
                 segments,
+                kept,
                 spares,
                 is_prepared: false,
                 next_slot,
@@ -357,14 +408,9 @@ impl Log {
             state.spares.push_back(spare);
             return Err(Error::io(format!("writing {name}"), error));
         }
-        state.segments.push_back(Segment {
-            slot: spare.slot,
-            number,
-            start: state.end,
-            file: spare.file,
-            capacity_bytes: spare.capacity_bytes,
-            dirty: true,
-        });
+        let Spare { slot, file, capacity_bytes } = spare;
+        let segment = Arc::new(Segment { slot, start: state.end, file, capacity_bytes });
+        state.segments.push_back(Live { segment, number, dirty: true });
         Ok(())
     }
 
@@ -391,23 +437,69 @@ impl Log {
         payload_bytes_max: usize,
         fill: impl FnOnce(&mut Vec<u8>),
     ) -> Result<Position> {
+        self.append_to(&mut self.state.lock(), kind, purpose, payload_bytes_max, fill)
+    }
+
+    /// Appends one record of `kind` that is nothing but `payload`; also the segment that holds it, which the caller may
+    /// point to.
+    pub fn append_held(
+        &self,
+        kind: u8,
+        purpose: Purpose,
+        payload: &[u8],
+    ) -> Result<(Position, Arc<Segment>)> {
+        let mut state = self.state.lock();
+        let fill = |target: &mut Vec<u8>| target.extend_from_slice(payload);
+        let position = self.append_to(&mut state, kind, purpose, payload.len(), fill)?;
+        let last = state.segments.back().ok_or_else(|| Error::Invalid("the log is closed".to_string()))?;
+        Ok((position, last.segment.clone()))
+    }
+
+    /// The segment that has the byte at `position`, which was appended and not yet released.
+    pub fn segment_at(&self, position: Position) -> Option<Arc<Segment>> {
+        let state = self.state.lock();
+        let live = state.segments.iter().rev().find(|live| live.segment.start <= position)?;
+        Some(live.segment.clone())
+    }
+
+    /// The segment whose first record is at `start`, if it is there; for owners that have just opened the log.
+    pub fn segment_starting(&self, start: Position) -> Option<Arc<Segment>> {
+        let state = self.state.lock();
+        let all = state.kept.iter().chain(state.segments.iter().map(|live| &live.segment));
+        all.into_iter().find(|segment| segment.start == start).cloned()
+    }
+
+    /// Segments that the log itself does not need any more, but others hold: where they start, and their size.
+    pub fn kept(&self) -> Vec<(Position, u64)> {
+        let state = self.state.lock();
+        let held = state.kept.iter().filter(|segment| Arc::strong_count(segment) > 1);
+        held.map(|segment| (segment.start, segment.capacity_bytes)).collect()
+    }
+
+    fn append_to(
+        &self,
+        state: &mut State,
+        kind: u8,
+        purpose: Purpose,
+        payload_bytes_max: usize,
+        fill: impl FnOnce(&mut Vec<u8>),
+    ) -> Result<Position> {
         debug_assert!(kind >= FIRST_KIND);
-        let mut guard = self.state.lock();
-        let state = &mut *guard;
         if let Some(error) = &state.failed {
             return Err(error.clone());
         }
         let bytes_max = payload_bytes_max as u64 + RECORD_OVERHEAD_BYTES;
         let last = state.segments.back().ok_or_else(|| Error::Invalid("the log is closed".to_string()))?;
-        if HEADER_BYTES + (state.end - last.start) + bytes_max > last.capacity_bytes {
+        let used = HEADER_BYTES + (state.end - last.segment.start);
+        if used + bytes_max > last.segment.capacity_bytes {
             let number = last.number + 1;
             self.start_segment(state, bytes_max, number)?;
             self.bell.ring(Class::Log);
         }
-        let Some(segment) = state.segments.back_mut() else {
+        let Some(live) = state.segments.back_mut() else {
             return Err(Error::Invalid("the log is closed".to_string()));
         };
-        let offset = HEADER_BYTES + (state.end - segment.start);
+        let offset = HEADER_BYTES + (state.end - live.segment.start);
         let record = &mut state.scratch;
         record.clear();
         record.reserve(bytes_max as usize);
@@ -416,14 +508,14 @@ impl Log {
         record.extend_from_slice(&state.synced.to_le_bytes());
         fill(record);
         debug_assert!(record.len() as u64 <= bytes_max);
-        frame::finish(record, at, place(segment.number, offset));
-        if let Err(error) = segment.file.write_at(purpose, offset, record) {
+        frame::finish(record, at, place(live.number, offset));
+        if let Err(error) = live.segment.file.write_at(purpose, offset, record) {
             // The disk's latch has closed; nothing can follow a hole in the log.
-            let error = Error::io(format!("writing {}", segment_name(segment.slot)), error);
+            let error = Error::io(format!("writing {}", segment_name(live.segment.slot)), error);
             state.failed = Some(error.clone());
             return Err(error);
         }
-        segment.dirty = true;
+        live.dirty = true;
         state.end += record.len() as u64;
         if state.oldest_unsynced.is_none() {
             state.oldest_unsynced = Some(self.clock.elapsed());
@@ -523,9 +615,9 @@ impl Log {
                 return Err(error);
             }
             let mut files = Vec::new();
-            for segment in state.segments.iter_mut().filter(|segment| segment.dirty) {
-                segment.dirty = false;
-                files.push((segment.slot, segment.file.clone()));
+            for live in state.segments.iter_mut().filter(|live| live.dirty) {
+                live.dirty = false;
+                files.push((live.segment.slot, live.segment.file.clone()));
             }
             // From here on new bytes are younger than this moment.
             state.oldest_unsynced = None;
@@ -572,17 +664,37 @@ impl Log {
     pub fn release(&self, position: Position) {
         let mut state = self.state.lock();
         state.released = state.released.max(position);
-        while state.segments.len() > 1 && state.segments[1].start <= position {
-            let Some(segment) = state.segments.pop_front() else { break };
+        while state.segments.len() > 1 && state.segments[1].segment.start <= position {
+            // What others point to must have been synced before it leaves the care of the log.
+            if state.segments[0].dirty && Arc::strong_count(&state.segments[0].segment) > 1 {
+                break;
+            }
+            let Some(live) = state.segments.pop_front() else { break };
+            state.kept.push(live.segment);
+        }
+        self.reuse_kept(&mut state);
+    }
+
+    /// Takes back the released segments that nobody holds any more.
+    pub fn reuse(&self) {
+        self.reuse_kept(&mut self.state.lock());
+    }
+
+    fn reuse_kept(&self, state: &mut State) {
+        for segment in std::mem::take(&mut state.kept) {
+            // Only holders make new holders, so who is alone stays alone.
+            let free = match Arc::try_unwrap(segment) {
+                Ok(free) => free,
+                Err(held) => {
+                    state.kept.push(held);
+                    continue;
+                }
+            };
             if state.segments.len() + state.spares.len() < SEGMENTS {
-                state.spares.push_back(Spare {
-                    slot: segment.slot,
-                    file: segment.file,
-                    capacity_bytes: segment.capacity_bytes,
-                });
-            } else if let Err(error) = self.disk.remove(&segment_name(segment.slot)) {
+                state.spares.push_back(Spare::from(free));
+            } else if let Err(error) = self.disk.remove(&segment_name(free.slot)) {
                 // Harmless: it is found as a spare at the next opening.
-                log::warn!("removing {}: {error}", segment_name(segment.slot));
+                log::warn!("removing {}: {error}", segment_name(free.slot));
             }
         }
     }

@@ -8,7 +8,7 @@ use kvfs::base::clock::ManualClock;
 use kvfs::base::prng::Prng;
 use kvfs::disk::Disk;
 use kvfs::engine::{
-    self, Batch, Class, Command, Engine, Error, KeyRange, Kind, Options, Position, Result, Tier,
+    self, Batch, Class, Command, Compression, Engine, Error, KeyRange, Kind, Options, Position, Result, Tier,
 };
 
 /// A name for messages, and the options.
@@ -28,6 +28,19 @@ pub fn setups() -> Vec<Setup> {
         (
             "lsm eager levels",
             Options { l0_trigger: 1, level_base_bytes: 256, level_multiplier: 2, ..lsm.clone() },
+        ),
+        ("lsm values in the log", Options { value_log: true, ..lsm.clone() }),
+        (
+            "lsm most values in the log, compressed",
+            Options {
+                value_log: true,
+                value_threshold_bytes: 10,
+                value_gc_percent: 80,
+                log_segment_bytes: 2 << 10,
+                compression: Compression::Lz4,
+                compression_bottom: Some(Compression::Zstd),
+                ..lsm.clone()
+            },
         ),
         ("lsm large memtable", Options { memtable_bytes: 64 << 10, block_bytes: 4 << 10, ..lsm }),
         ("btree tiny", btree.clone()),

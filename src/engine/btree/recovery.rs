@@ -95,6 +95,7 @@ pub fn recover(
         options.sync,
         options.log_segment_bytes,
         if meta.images_end > 0 { meta.images_start } else { meta.position },
+        &std::collections::BTreeSet::new(),
         &mut |kind, position, payload| replay.record(kind, position, payload),
     )?;
     if log.end() < meta.images_end {

@@ -6,12 +6,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::Slot;
-use super::memtable::Memtable;
+use super::memtable::{Held, Memtable};
 use super::table::{Block, BlockCursor, Table};
+use super::value_log::{Pointer, Stored};
 use super::version::Run;
 use crate::disk::Purpose;
 use crate::engine::cache::BlockCache;
+use crate::engine::wal::Segment;
 use crate::engine::{Error, KeyRange, Result, Tier};
 
 /// Entries that are copied out of a memtable at first, and at most, at a time.
@@ -47,16 +48,22 @@ impl Cursor {
     /// The current key; `None` at the end.
     pub fn key(&self) -> Option<&[u8]> {
         match self {
-            Cursor::Memory(cursor) => cursor.entries.get(cursor.index).map(|(key, _)| &key[..]),
+            Cursor::Memory(cursor) => cursor.entry().map(|(key, _)| &key[..]),
             Cursor::Run(cursor) => cursor.valid.then(|| cursor.block.key()),
         }
     }
 
     /// The current value; `None` for a tombstone.
-    pub fn value(&self) -> Option<&[u8]> {
+    pub fn value(&self) -> Option<Stored<'_>> {
         match self {
-            Cursor::Memory(cursor) => cursor.entries.get(cursor.index).and_then(|(_, slot)| slot.as_deref()),
-            Cursor::Run(cursor) => cursor.block.value(),
+            Cursor::Memory(cursor) => {
+                let value = cursor.entry().and_then(|(_, held)| held.slot.as_deref());
+                value.map(Stored::Value)
+            }
+            Cursor::Run(cursor) => match &cursor.pointer {
+                Some((pointer, segment)) => Some(Stored::Pointer(*pointer, segment)),
+                None => cursor.block.value().map(Stored::Value),
+            },
         }
     }
 
@@ -76,7 +83,7 @@ impl Cursor {
 pub struct MemoryCursor {
     memtable: Arc<Memtable>,
     end: Option<Bytes>,
-    entries: Vec<(Bytes, Slot)>,
+    entries: Vec<(Bytes, Held)>,
     index: usize,
     limit: usize,
 }
@@ -89,7 +96,13 @@ impl MemoryCursor {
         MemoryCursor { memtable, end: range.end.map(Bytes::copy_from_slice), entries, index: 0, limit }
     }
 
-    fn advance(&mut self) {
+    /// The current entry; `None` at the end.
+    pub fn entry(&self) -> Option<&(Bytes, Held)> {
+        self.entries.get(self.index)
+    }
+
+    /// Goes to the next entry.
+    pub fn advance(&mut self) {
         self.index += 1;
         if self.index == self.entries.len()
             && self.index == self.limit
@@ -109,6 +122,8 @@ pub struct RunCursor {
     ordinal: usize,
     block: BlockCursor,
     valid: bool,
+    /// If the value of the current entry lies in the log: where.
+    pointer: Option<(Pointer, Arc<Segment>)>,
     reading: Reading,
     /// No block is read that only holds keys from here on.
     end: Option<Bytes>,
@@ -130,6 +145,7 @@ impl RunCursor {
             ordinal: 0,
             block,
             valid: false,
+            pointer: None,
             reading,
             end,
             ahead: VecDeque::new(),
@@ -146,6 +162,7 @@ impl RunCursor {
         let Some(table) = self.tables.get(self.table) else { return Ok(()) };
         self.valid = self.block.advance().map_err(|_| table.damaged(self.ordinal))?;
         if self.valid {
+            self.pointer = table.follow(self.block.pointer(), self.ordinal)?;
             return Ok(());
         }
         self.ordinal += 1;
@@ -168,6 +185,7 @@ impl RunCursor {
             }
             let block = self.load(&table)?;
             if self.block.enter(block, start).map_err(|_| table.damaged(self.ordinal))? {
+                self.pointer = table.follow(self.block.pointer(), self.ordinal)?;
                 self.valid = true;
                 break;
             }

@@ -1,20 +1,21 @@
 //! Flush: the oldest immutable memtable becomes a table in L0.
 //!
-//! 1. Write and sync the table, then the names.
+//! 1. Write and sync the table, then the log if the table points into it, then the names.
 //! 2. One edit adds the table and says that the log before it is not needed any more.
 //! 3. The memtable leaves the view, the log segments are free for use.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{Relaxed, Release};
 
-use super::cursor::{Cursor, MemoryCursor};
+use super::cursor::MemoryCursor;
 use super::manifest::Edit;
 use super::memtable::Memtable;
 use super::table::Table;
+use super::value_log::{Pointer, Stored};
 use super::{LsmEngine, Task};
 use crate::base::text::human_size;
 use crate::disk::Purpose;
-use crate::engine::{KeyRange, Pending, Result};
+use crate::engine::{Error, KeyRange, Pending, Result};
 
 impl LsmEngine {
     /// One unit of flush work.
@@ -84,14 +85,25 @@ impl LsmEngine {
 
     /// Writes a memtable to a durable table.
     fn write_table(&self, memtable: &Arc<Memtable>) -> Result<Arc<Table>> {
-        let mut cursor = Cursor::Memory(MemoryCursor::new(memtable.clone(), KeyRange::ALL));
-        let mut builder = self.shelf.create(Purpose::Flush)?;
-        while let Some(key) = cursor.key() {
-            builder.add(key, cursor.value())?;
-            cursor.advance()?;
+        let mut cursor = MemoryCursor::new(memtable.clone(), KeyRange::ALL);
+        let mut builder = self.shelf.create(Purpose::Flush, false)?;
+        while let Some((key, held)) = cursor.entry() {
+            match &held.slot {
+                Some(value) if held.position > 0 => {
+                    let segment = self.log.segment_at(held.position);
+                    let gone = || Error::Invalid(format!("the log let go of position {}", held.position));
+                    let pointer = Pointer::new(held.position, value);
+                    builder.add(key, Some(Stored::Pointer(pointer, &segment.ok_or_else(gone)?)))?;
+                }
+                slot => builder.add(key, slot.as_deref().map(Stored::Value))?,
+            }
+            cursor.advance();
         }
         let table = builder.finish(memtable.first(), memtable.last())?;
-        if let Err(error) = self.shelf.sync_names() {
+        // What a durable table points to must be durable before it.
+        let points = !table.values.is_empty() && self.log.synced() < memtable.last();
+        let synced = if points { self.log.sync_now() } else { Ok(()) };
+        if let Err(error) = synced.and_then(|()| self.shelf.sync_names()) {
             table.retire();
             return Err(error);
         }

@@ -16,9 +16,18 @@ use crate::engine::{Batch, Position};
 /// What an entry costs in memory beside key and value.
 const ENTRY_BYTES: u64 = 64;
 
+/// What a memtable holds for a key.
+#[derive(Clone)]
+pub struct Held {
+    /// The value, or that it was deleted.
+    pub slot: Slot,
+    /// Where the value lies in the log, if a table may point to it there; else 0, which is no value's position.
+    pub position: Position,
+}
+
 /// Sorted entries in memory.
 pub struct Memtable {
-    map: RwLock<BTreeMap<Bytes, Slot>>,
+    map: RwLock<BTreeMap<Bytes, Held>>,
     bytes: AtomicU64,
     tombstones: AtomicU64,
     first: Position,
@@ -37,15 +46,24 @@ impl Memtable {
         }
     }
 
-    /// Applies a batch that ends at `position`; readers see all of it or nothing. Only under the writer lock.
-    pub fn apply(&self, batch: &Batch, position: Position) {
+    /// Applies a batch that ends at `position`; readers see all of it or nothing. Only under the writer lock. Values of at
+    /// least `separate_bytes` are to stay in the log, if any.
+    pub fn apply(&self, batch: &Batch, position: Position, separate_bytes: Option<u64>) {
+        let is_separate = |slot: &Slot| {
+            separate_bytes.zip(slot.as_ref()).is_some_and(|(least, value)| value.len() as u64 >= least)
+        };
+        let any =
+            separate_bytes.is_some() && batch.operations().iter().any(|it| is_separate(&it.value().cloned()));
+        let tails = if any { batch.value_tails() } else { Vec::new() };
         let (mut bytes, mut tombstones) = (0i64, 0i64);
         let mut map = self.map.write();
-        for operation in batch.operations() {
+        for (index, operation) in batch.operations().iter().enumerate() {
             let (key, slot) = (operation.key(), operation.value().cloned());
+            let tail = tails.get(index).filter(|_| is_separate(&slot));
+            let held_at = tail.map_or(0, |tail| position.saturating_sub(*tail));
             bytes += slot.as_ref().map_or(0, Bytes::len) as i64;
             tombstones += i64::from(slot.is_none());
-            match map.insert(key.clone(), slot) {
+            match map.insert(key.clone(), Held { slot, position: held_at }).map(|held| held.slot) {
                 None => bytes += key.len() as i64 + ENTRY_BYTES as i64,
                 Some(Some(old)) => bytes -= old.len() as i64,
                 Some(None) => tombstones -= 1,
@@ -59,7 +77,7 @@ impl Memtable {
 
     /// What it knows of `key`.
     pub fn get(&self, key: &[u8]) -> Option<Slot> {
-        self.map.read().get(key).cloned()
+        self.map.read().get(key).map(|held| held.slot.clone())
     }
 
     /// Replaces `target` by up to `limit` entries from `start` on and below `end`.
@@ -68,13 +86,13 @@ impl Memtable {
         start: Bound<&[u8]>,
         end: Option<&[u8]>,
         limit: usize,
-        target: &mut Vec<(Bytes, Slot)>,
+        target: &mut Vec<(Bytes, Held)>,
     ) {
         target.clear();
         let map = self.map.read();
         let found = map.range::<[u8], _>((start, Bound::Unbounded));
         let wanted = found.take_while(|(key, _)| end.is_none_or(|end| &key[..] < end)).take(limit);
-        target.extend(wanted.map(|(key, slot)| (key.clone(), slot.clone())));
+        target.extend(wanted.map(|(key, held)| (key.clone(), held.clone())));
     }
 
     /// Whether nothing was applied.
@@ -123,13 +141,14 @@ mod tests {
                     batch.put(key, vec![0; prng.below(90) as usize])
                 }
             }
-            memtable.apply(&batch, position);
+            memtable.apply(&batch, position, None);
         }
         let mut all = Vec::new();
         memtable.copy(Bound::Included(b""), None, usize::MAX, &mut all);
-        let size = |(key, slot): &(Bytes, Slot)| (key.len() + slot.as_ref().map_or(0, Bytes::len)) as u64;
+        let size =
+            |(key, held): &(Bytes, Held)| (key.len() + held.slot.as_ref().map_or(0, Bytes::len)) as u64;
         assert_eq!(memtable.bytes(), all.iter().map(size).sum::<u64>() + all.len() as u64 * ENTRY_BYTES);
-        assert_eq!(memtable.tombstones(), all.iter().filter(|(_, slot)| slot.is_none()).count() as u64);
+        assert_eq!(memtable.tombstones(), all.iter().filter(|(_, held)| held.slot.is_none()).count() as u64);
         assert_eq!((memtable.first(), memtable.last()), (7, 499));
     }
 }

@@ -4,6 +4,7 @@
 //! entry is asked for; only then it and every source with the same key move on. So nothing is read that nobody asks for.
 
 use super::cursor::Cursor;
+use super::value_log::Stored;
 use crate::engine::Result;
 
 /// An entry of a merge.
@@ -11,7 +12,7 @@ pub struct Entry<'a> {
     /// The key.
     pub key: &'a [u8],
     /// Its value; `None` for a tombstone.
-    pub value: Option<&'a [u8]>,
+    pub value: Option<Stored<'a>>,
 }
 
 /// The entries of several sources in order.
@@ -110,7 +111,7 @@ mod tests {
                         batch.put(key.clone(), value.clone());
                         model.insert(key, Some(value));
                     }
-                    memtable.apply(&batch, 1);
+                    memtable.apply(&batch, 1, None);
                 }
                 memtables.insert(0, Arc::new(memtable));
             }
@@ -121,7 +122,7 @@ mod tests {
             let mut merge = Merge::new(sources);
             let mut seen = Vec::new();
             while let Some(entry) = merge.next().unwrap() {
-                seen.push((entry.key.to_vec(), entry.value.map(<[u8]>::to_vec)));
+                seen.push((entry.key.to_vec(), entry.value.map(|value| value.inline().unwrap().to_vec())));
             }
             let wanted: Vec<_> = model.range(start.to_vec()..).map(|(k, v)| (k.clone(), v.clone())).collect();
             assert_eq!(seen, wanted, "round {round}");

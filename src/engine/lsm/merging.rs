@@ -76,12 +76,18 @@ impl LsmEngine {
                 }
             },
         };
-        match merge.step(UNIT_BYTES) {
+        let sparse = self.sparse_segments(&self.view().version).into_keys().collect();
+        let mut move_value = |pointer, segment: &_| self.move_value(&sparse, pointer, segment);
+        match merge.step(UNIT_BYTES, &mut move_value) {
             Ok(false) => merging.running = Some(merge),
             Ok(true) => {
                 let fields = self.describe_end(&merge, merging.began);
+                let moved_bytes = merge.moved_bytes;
                 self.install_merge(*merge)?;
                 self.journal.record(self.clock.now(), "merge_end", fields);
+                if moved_bytes > 0 {
+                    self.pass_moved_values()?;
+                }
                 self.end_commands(&Ok(()), |task| matches!(task, Task::Compact { is_started: true, .. }));
             }
             Err(error) => {
@@ -107,10 +113,16 @@ impl LsmEngine {
         }
         let cursors = self.manifest.lock().state().cursors.clone();
         match self.policy.choose(&version.picture(), &cursors) {
-            Choice::Nothing => {
-                merging.waiting = None;
-                Ok(Next::Nothing)
-            }
+            Choice::Nothing => match self.collect_job(&version) {
+                Some(job) if self.has_space(&version, &job, merging)? => {
+                    Ok(Next::Started(self.start(&version, job, "values")?))
+                }
+                Some(_) => Ok(Next::NoSpace),
+                None => {
+                    merging.waiting = None;
+                    Ok(Next::Nothing)
+                }
+            },
             Choice::Move(job) => {
                 self.move_tables(&version, &job)?;
                 Ok(Next::Moved)
@@ -128,6 +140,7 @@ impl LsmEngine {
         let overlaps = inputs.iter().filter(|(level, _)| *level == into).count() as u64;
         let trigger = match (reason, from) {
             ("command", _) => "asked for".to_string(),
+            ("values", _) => "a log segment is mostly garbage".to_string(),
             (_, 0) => format!("l0_files {} of {}", version.level(0).len(), self.options.l0_trigger),
             _ => format!("score {:.2} of L{from}", self.policy.score(&version.picture(), from)),
         };
@@ -208,7 +221,8 @@ impl LsmEngine {
         let into = merge.job.into;
         let added: Vec<(usize, Arc<Table>)> =
             merge.outputs.iter().map(|table| (into, table.clone())).collect();
-        let result = self.shelf.sync_names().and_then(|()| {
+        let moved = if merge.moved_bytes > 0 { self.log.sync_now() } else { Ok(()) };
+        let result = moved.and_then(|()| self.shelf.sync_names()).and_then(|()| {
             let mut manifest = self.manifest.lock();
             let result =
                 self.install(&mut manifest, &self.edit(&merge.job, &merge.inputs, &added), &added, None);

@@ -17,7 +17,7 @@
 //!
 //! # Lock order
 //!
-//! `writer`, `flushing` or `merging`, then `manifest`, then `view`; `commands`, `activity` and `troubles` are leaves. `writer` and `view` are
+//! `writer`, `flushing` or `merging`, then `manifest`, then `view`; `commands`, `activity`, `troubles` and `moved_into` are leaves. `writer` and `view` are
 //! held for memory and one log write only; `flushing`, `merging` and `manifest` are held across disk requests and taken
 //! by background work alone.
 
@@ -32,6 +32,7 @@ mod merging;
 mod report;
 mod stall;
 mod table;
+mod value_log;
 mod verify;
 mod version;
 mod write;
@@ -39,6 +40,7 @@ mod write;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -60,7 +62,8 @@ use memtable::Memtable;
 use merge::Merge;
 use merging::Merging;
 use stall::Pace;
-use table::{Shelf, Table, hash, table_number};
+use table::{Shelf, Table, hash, table_name, table_number};
+use value_log::{Group, MOVED_KIND};
 use verify::Verification;
 use version::{Run, Version, View};
 
@@ -90,6 +93,7 @@ struct Meters {
     filter_checks: AtomicU64,
     filter_useful: AtomicU64,
     filter_false: AtomicU64,
+    moved_value_bytes: AtomicU64,
     temporary_bytes: AtomicU64,
     temporary_peak_bytes: AtomicU64,
 }
@@ -136,6 +140,8 @@ pub struct LsmEngine {
     manifest: Mutex<Manifest>,
     /// Everything up to here is in tables.
     flushed: AtomicU64,
+    /// Bytes of values that were moved into segments of the log, by their start.
+    moved_into: Mutex<BTreeMap<Position, u64>>,
     commands: Mutex<Vec<(Task, Done)>>,
     activity: Mutex<Activity>,
     troubles: Mutex<Troubles>,
@@ -157,29 +163,38 @@ pub fn open(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>, options: &Options) -> Re
     let used = names.iter().filter_map(|info| table_number(&info.name)).max().map_or(0, |number| number + 1);
     let bell = Arc::new(Bell::new());
     let shelf = Shelf::new(disk.clone(), bell.clone(), options.clone(), state.next_number.max(used));
-    let mut levels: [Vec<Arc<Table>>; LEVELS] = Default::default();
-    for ((level, _), meta) in &state.tables {
-        levels[*level].push(shelf.open(Purpose::Recovery, meta)?);
-    }
-    let policy = Leveled::new(options);
-    let mut version = Version::new(levels)?;
-    version.pending_bytes = policy.pending_bytes(&version.picture());
-
     let from = state.log_position;
     let mut mutable = Memtable::new(from);
     let mut immutables = Vec::new();
     let mut replay = |kind: u8, position: Position, payload: Bytes| {
-        if kind != wal::FIRST_KIND {
-            return Err(Error::corrupt("the log", position, format!("a record of kind {kind}")));
+        match kind {
+            wal::FIRST_KIND => {
+                mutable.apply(&Batch::decode(&payload)?, position, options.value_log_threshold())
+            }
+            MOVED_KIND => {}
+            kind => return Err(Error::corrupt("the log", position, format!("a record of kind {kind}"))),
         }
-        mutable.apply(&Batch::decode(&payload)?, position);
         if mutable.bytes() >= options.memtable_bytes {
             immutables.insert(0, Arc::new(std::mem::replace(&mut mutable, Memtable::new(position))));
         }
         Ok(())
     };
     let (sync, segment_bytes) = (options.sync, options.log_segment_bytes);
-    let log = Log::open(disk.clone(), clock.clone(), bell.clone(), sync, segment_bytes, from, &mut replay)?;
+    let held = state.tables.values().flat_map(|meta| &meta.values).map(|(start, _)| *start).collect();
+    let (for_log, its_clock, its_bell) = (disk.clone(), clock.clone(), bell.clone());
+    let log = Log::open(for_log, its_clock, its_bell, sync, segment_bytes, from, &held, &mut replay)?;
+    let mut levels: [Vec<Arc<Table>>; LEVELS] = Default::default();
+    for ((level, _), meta) in &state.tables {
+        let segment = |(start, _): &(Position, u64)| {
+            let what = format!("{} needs the segment of the log that starts there", table_name(meta.number));
+            log.segment_starting(*start).ok_or_else(|| Error::corrupt("the log", *start, what))
+        };
+        let segments = meta.values.iter().map(segment).collect::<Result<_>>()?;
+        levels[*level].push(shelf.open(Purpose::Recovery, meta, segments)?);
+    }
+    let policy = Leveled::new(options);
+    let mut version = Version::new(levels)?;
+    version.pending_bytes = policy.pending_bytes(&version.picture());
     // Only now: had the log been damaged, tables that look left over might be all there is.
     let kept: std::collections::BTreeSet<u64> = state.tables.keys().map(|(_, number)| *number).collect();
     shelf.remove_others(|number| kept.contains(&number))?;
@@ -198,6 +213,7 @@ pub fn open(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>, options: &Options) -> Re
         flushing: Mutex::default(),
         merging: Mutex::default(),
         flushed: AtomicU64::new(from),
+        moved_into: Mutex::default(),
         manifest: Mutex::new(manifest),
         commands: Mutex::default(),
         activity: Mutex::default(),
@@ -302,6 +318,7 @@ impl LsmEngine {
         if self.shelf.reclaim() {
             return Ok(Pending::More);
         }
+        self.log.reuse();
         let verification = {
             let mut commands = self.commands.lock();
             let found = commands.iter().position(|(task, _)| matches!(task, Task::Verify(_)));
@@ -356,17 +373,18 @@ impl Engine for LsmEngine {
             sources.push(Cursor::Run(Box::new(RunCursor::new(run, range, reading.clone())?)));
         }
         let mut merge = Merge::new(sources);
+        let mut group = Group::new(&self.cache, tier);
         while let Some(entry) = merge.next()? {
             if !range.is_before_end(entry.key) {
                 break;
             }
             if let Some(value) = entry.value
-                && visit(entry.key, value).is_break()
+                && group.push(entry.key, value, visit)?.is_break()
             {
-                break;
+                return Ok(());
             }
         }
-        Ok(())
+        group.end(visit).map(|_| ())
     }
 
     fn apply(&self, batch: &Batch, _: Tier) -> Result<Position> {

@@ -1,4 +1,3 @@
-use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::sync::mpsc;
 use std::time::Duration;
@@ -7,15 +6,37 @@ use super::*;
 use crate::base::clock::ManualClock;
 use crate::base::prng::Prng;
 use crate::disk::{Fault, Faulty, Latch, Metered, SimDisk};
-use crate::engine::{Cause, Kind, run, settle, sync};
+use crate::engine::{Cause, Compression, Kind, run, settle, sync};
 
 type Model = BTreeMap<Vec<u8>, Vec<u8>>;
 
 /// Every batch puts its number here, so that a recovered store says how long its history is.
 const COUNTER: &[u8] = b"a counter";
 
+fn open_with(disk: Arc<dyn Disk>, options: &Options) -> Result<Arc<LsmEngine>> {
+    open(disk, Arc::new(ManualClock::default()), options)
+}
+
 fn open_tiny(disk: Arc<dyn Disk>) -> Result<Arc<LsmEngine>> {
-    open(disk, Arc::new(ManualClock::default()), &Options::tiny(Kind::Lsm))
+    open_with(disk, &Options::tiny(Kind::Lsm))
+}
+
+/// Options that lead through different code.
+fn variants() -> Vec<Options> {
+    let tiny = Options::tiny(Kind::Lsm);
+    vec![
+        tiny.clone(),
+        Options { value_log: true, ..tiny.clone() },
+        // Nearly every value, and segments that are emptied early.
+        Options {
+            value_log: true,
+            value_threshold_bytes: 10,
+            value_gc_percent: 80,
+            log_segment_bytes: 2 << 10,
+            ..tiny.clone()
+        },
+        Options { compression: Compression::Lz4, compression_bottom: Some(Compression::Zstd), ..tiny },
+    ]
 }
 
 fn contents(engine: &dyn Engine) -> Result<Model> {
@@ -109,10 +130,10 @@ impl History {
 }
 
 /// Applies, syncs, flushes, merges, compacts and reopens; ends at the first error, or goes on if `is_stubborn`.
-fn workload(disk: Arc<dyn Disk>, seed: u64, batches: u64, is_stubborn: bool) -> History {
+fn workload(disk: Arc<dyn Disk>, options: &Options, seed: u64, batches: u64, is_stubborn: bool) -> History {
     let mut prng = Prng::new(seed);
     let mut history = History::default();
-    let Ok(mut engine) = open_tiny(disk.clone()) else { return history };
+    let Ok(mut engine) = open_with(disk.clone(), options) else { return history };
     for number in 1..=batches {
         let batch = random_batch(&mut prng, number);
         history.batches.push(batch.clone());
@@ -129,8 +150,10 @@ fn workload(disk: Arc<dyn Disk>, seed: u64, batches: u64, is_stubborn: bool) -> 
             16..18 => engine.work(Class::Reclaim).map(|_| ()),
             18 => run(&*engine, Command::Flush),
             19 => run(&*engine, Command::Compact),
-            20 => engine.close().and_then(|()| open_tiny(disk.clone())).map(|opened| engine = opened),
-            21 => open_tiny(disk.clone()).map(|opened| engine = opened),
+            20 => {
+                engine.close().and_then(|()| open_with(disk.clone(), options)).map(|opened| engine = opened)
+            }
+            21 => open_with(disk.clone(), options).map(|opened| engine = opened),
             _ => Ok(()),
         });
         // A store that was being opened again is not the one before any more.
@@ -143,9 +166,9 @@ fn workload(disk: Arc<dyn Disk>, seed: u64, batches: u64, is_stubborn: bool) -> 
 
 #[test]
 fn it_behaves_as_a_map_through_flushes_merges_and_reopening() {
-    for seed in 0..6 {
+    for (seed, options) in (0..6).flat_map(|seed| variants().into_iter().map(move |it| (seed, it))) {
         let disk = SimDisk::new();
-        let mut engine = open_tiny(disk.clone()).unwrap();
+        let mut engine = open_with(disk.clone(), &options).unwrap();
         let (mut prng, mut model) = (Prng::new(seed), Model::new());
         let mut deepest = 0;
         for number in 1..=1200 {
@@ -196,10 +219,10 @@ fn it_behaves_as_a_map_through_flushes_merges_and_reopening() {
                 0..10 => drop(engine.work(Class::Flush).unwrap()),
                 10..20 => drop(engine.work(Class::Merge).unwrap()),
                 20 => settle(&*engine).unwrap(),
-                21 => engine = open_tiny(disk.clone()).unwrap(),
+                21 => engine = open_with(disk.clone(), &options).unwrap(),
                 22 => {
                     engine.close().unwrap();
-                    engine = open_tiny(disk.clone()).unwrap();
+                    engine = open_with(disk.clone(), &options).unwrap();
                     assert_eq!(engine.shape().debt.replay_bytes, 0);
                 }
                 23 if prng.one_in(8) => run(&*engine, Command::Compact).unwrap(),
@@ -210,23 +233,46 @@ fn it_behaves_as_a_map_through_flushes_merges_and_reopening() {
         }
         assert_eq!(contents(&*engine).unwrap(), model);
         run(&*engine, Command::Verify).unwrap();
-        assert!(deepest >= 2, "the workload reached only L{deepest}");
+        assert!(
+            deepest >= 2 || options.value_log || options.compression != Compression::None,
+            "the workload reached only L{deepest}"
+        );
+        let values = engine.shape().value_log;
+        assert_eq!(values.moved_bytes > 0, options.value_log, "{values:?}");
+        settle(&*engine).unwrap();
+        check_space(&engine, &disk);
     }
+}
+
+/// No segment is kept without need, and few are sparse once all is quiet.
+fn check_space(engine: &LsmEngine, disk: &SimDisk) {
+    let segments = disk.list().unwrap().into_iter().filter(|info| wal::is_segment(&info.name)).count() as u64;
+    let kept = engine.shape().value_log.segments;
+    // The log's own, and spares.
+    assert!(segments <= kept + 20, "{segments} segments, {kept} of them kept");
+    assert!(engine.sparse_segments(&engine.view().version).is_empty());
 }
 
 #[test]
 fn a_crash_at_any_request_leaves_a_prefix_that_holds_every_synced_batch() {
-    const BATCHES: u64 = 110;
+    for options in variants() {
+        crash_at_every_request(&options, 110);
+    }
+}
+
+fn crash_at_every_request(options: &Options, batches: u64) {
+    let open_tiny = |disk| open_with(disk, options);
     let whole = SimDisk::new();
     whole.start_trace();
-    workload(whole.clone(), 1, BATCHES, false);
-    for wanted in ["compact_1", "flush", "rename manifest.new", "remove table."] {
+    workload(whole.clone(), options, 1, batches, false);
+    let values = if options.value_log { &["value_log", "value_log_gc"][..] } else { &["compact_1"] };
+    for wanted in ["flush", "rename manifest.new", "remove table."].iter().chain(values) {
         assert!(whole.trace().contains(wanted), "the workload does without {wanted}");
     }
     for stop in 0..=whole.requests() {
         let disk = SimDisk::new();
         disk.stop_at(stop);
-        let history = workload(disk.clone(), 1, BATCHES, false);
+        let history = workload(disk.clone(), options, 1, batches, false);
         for image in 0..2 {
             let after = disk.crash(stop * 31 + image);
             let engine =
@@ -249,8 +295,13 @@ fn a_crash_at_any_request_leaves_a_prefix_that_holds_every_synced_batch() {
 
 #[test]
 fn a_crash_while_recovering_loses_nothing_more() {
+    variants().iter().for_each(crash_while_recovering);
+}
+
+fn crash_while_recovering(options: &Options) {
+    let open_tiny = |disk| open_with(disk, options);
     let disk = SimDisk::new();
-    let history = workload(disk.clone(), 3, 100, false);
+    let history = workload(disk.clone(), options, 3, 100, false);
     let image = disk.crash(9);
     let whole = image.kill();
     drop(open_tiny(whole.clone()).unwrap());
@@ -264,14 +315,19 @@ fn a_crash_while_recovering_loses_nothing_more() {
 
 #[test]
 fn any_request_may_fail_and_nothing_accepted_is_lost() {
+    variants().iter().for_each(fail_every_request);
+}
+
+fn fail_every_request(options: &Options) {
+    let open_tiny = |disk| open_with(disk, options);
     let whole = Faulty::new(SimDisk::new());
-    workload(whole.clone(), 5, 70, true);
+    workload(whole.clone(), options, 5, 70, true);
     for nth in 0..whole.requests() {
         for errno in [libc::EIO, libc::ENOSPC] {
             let sim = SimDisk::new();
             let faulty = Faulty::new(sim.clone());
             faulty.inject(Fault::Fail { kind: None, purpose: None, nth, errno });
-            let history = workload(Latch::new(faulty), 5, 70, true);
+            let history = workload(Latch::new(faulty), options, 5, 70, true);
             history.check(
                 &*open_tiny(sim.kill()).unwrap_or_else(|e| panic!("request {nth}: {e}")),
                 history.applied,
@@ -286,9 +342,13 @@ fn any_request_may_fail_and_nothing_accepted_is_lost() {
 
 #[test]
 fn the_meter_agrees_with_the_witness_the_cache_and_the_levels() {
+    variants().iter().for_each(compare_with_witness);
+}
+
+fn compare_with_witness(options: &Options) {
     let sim = SimDisk::new();
     let disk = Metered::new(sim.clone());
-    let engine = open_tiny(disk.clone()).unwrap();
+    let engine = open_with(disk.clone(), options).unwrap();
     let mut prng = Prng::new(8);
     for number in 1..=600 {
         apply_patiently(&*engine, &random_batch(&mut prng, number)).unwrap();
@@ -309,7 +369,12 @@ fn the_meter_agrees_with_the_witness_the_cache_and_the_levels() {
     assert_eq!((total.reads, total.read_bytes), (witness.reads, witness.read_bytes));
     assert_eq!(shape.cache.misses, snapshot.of(Purpose::Get).reads + snapshot.of(Purpose::Scan).reads);
     assert!(shape.cache.misses > 0 && shape.cache.hits > 0 && shape.cache.bytes <= shape.cache.bytes_max);
-    assert_eq!(shape.levels[0].write_bytes, snapshot.of(Purpose::Flush).write_bytes);
+    let into_l0 = snapshot.of(Purpose::Flush).plus(&snapshot.of(Purpose::Compact { into: 0 }));
+    assert_eq!(shape.levels[0].write_bytes, into_l0.write_bytes);
+    let moved = snapshot.of(Purpose::ValueLogGc);
+    assert_eq!(moved.read_bytes, shape.value_log.moved_bytes);
+    assert!(moved.write_bytes >= moved.read_bytes && (moved.writes > 0) == options.value_log);
+    assert_eq!(snapshot.of(Purpose::ValueLog).writes > 0, options.value_log);
     for level in &shape.levels[1..] {
         let metered = snapshot.of(Purpose::Compact { into: level.level as u8 });
         assert_eq!(level.write_bytes, metered.write_bytes, "L{}", level.level);
@@ -534,9 +599,9 @@ fn readers_never_see_a_key_go_back_while_everything_works() {
 }
 
 /// A small store that was closed, and what it holds.
-fn small_store() -> (Arc<SimDisk>, Model) {
+fn small_store(options: &Options) -> (Arc<SimDisk>, Model) {
     let disk = SimDisk::new();
-    let engine = open_tiny(disk.clone()).unwrap();
+    let engine = open_with(disk.clone(), options).unwrap();
     let mut model = Model::new();
     for number in 0..14u8 {
         let mut batch = Batch::new(0);
@@ -556,7 +621,13 @@ fn small_store() -> (Arc<SimDisk>, Model) {
 
 #[test]
 fn a_flipped_bit_is_an_error_and_never_data() {
-    let (disk, model) = small_store();
+    let tiny = Options::tiny(Kind::Lsm);
+    let compressed = Options { compression: Compression::Lz4, ..tiny.clone() };
+    [tiny, compressed].iter().for_each(flip_every_byte);
+}
+
+fn flip_every_byte(options: &Options) {
+    let (disk, model) = small_store(options);
     let mut opened = 0;
     for info in disk.list().unwrap() {
         let is_table = table_number(&info.name).is_some();
@@ -591,8 +662,96 @@ fn a_flipped_bit_is_an_error_and_never_data() {
 }
 
 #[test]
+fn a_flipped_bit_of_a_value_in_the_log_is_an_error_and_never_data() {
+    let options = Options { value_log: true, value_threshold_bytes: 40, ..Options::tiny(Kind::Lsm) };
+    let (disk, model) = small_store(&options);
+    let mut refused = 0;
+    for info in disk.list().unwrap().into_iter().filter(|info| wal::is_segment(&info.name)) {
+        for byte in 0..info.bytes {
+            let damaged = disk.kill();
+            assert!(damaged.flip_bit(&info.name, byte * 8 + byte * 5 % 8));
+            let engine = match open_with(damaged, &options) {
+                Err(Error::Corrupt { .. }) => continue,
+                Err(error) => panic!("{} byte {byte}: {error}", info.name),
+                Ok(engine) => engine,
+            };
+            let mut is_damaged = false;
+            for (key, value) in &model {
+                match engine.get(key, Tier::Disk) {
+                    Ok(found) => assert_eq!(found.as_deref(), Some(&value[..]), "{} byte {byte}", info.name),
+                    Err(Error::Corrupt { .. }) => is_damaged = true,
+                    Err(error) => panic!("{error}"),
+                }
+            }
+            match contents(&*engine) {
+                Ok(found) => assert_eq!(found, model, "{} byte {byte}", info.name),
+                Err(error) => assert!(matches!(error, Error::Corrupt { .. }) && is_damaged, "{error}"),
+            }
+            assert_eq!(run(&*engine, Command::Verify).is_err(), is_damaged, "{} byte {byte}", info.name);
+            refused += usize::from(is_damaged);
+        }
+    }
+    assert_eq!(refused, model.values().map(Vec::len).sum::<usize>(), "every byte of every value counts");
+    // A segment that is gone is noticed at once.
+    let damaged = disk.kill();
+    damaged.remove("log.0").unwrap();
+    assert!(matches!(open_with(damaged, &options), Err(Error::Corrupt { .. })));
+}
+
+#[test]
+fn a_released_segment_with_needed_values_is_never_used_again() {
+    let options = Options { value_log: true, value_gc_percent: 0, ..Options::tiny(Kind::Lsm) };
+    let disk = SimDisk::new();
+    let mut engine = open_with(disk.clone(), &options).unwrap();
+    let put = |engine: &LsmEngine, key: &str, byte: u8| {
+        let mut batch = Batch::new(0);
+        batch.put(key.as_bytes().to_vec(), vec![byte; 500]);
+        apply_patiently(engine, &batch).unwrap();
+    };
+    put(&engine, "needed", 1);
+    run(&*engine, Command::Flush).unwrap();
+    for round in 0..200u8 {
+        put(&engine, "other", round);
+        if round % 7 == 0 {
+            run(&*engine, Command::Compact).unwrap();
+        }
+        if round % 50 == 49 {
+            engine = open_with(disk.crash(u64::from(round)), &options).unwrap_or(engine);
+        }
+    }
+    settle(&*engine).unwrap();
+    assert_eq!(engine.get(b"needed", Tier::Disk).unwrap().unwrap(), vec![1; 500]);
+    run(&*engine, Command::Verify).unwrap();
+    check_space(&engine, &disk);
+}
+
+#[test]
+fn neighbours_in_the_log_are_read_together_by_a_scan() {
+    let options = Options {
+        value_log: true,
+        log_segment_bytes: 1 << 20,
+        memtable_bytes: 1 << 20,
+        cache_bytes: 0,
+        ..Options::tiny(Kind::Lsm)
+    };
+    let sim = SimDisk::new();
+    let disk = Metered::new(sim);
+    let engine = open_with(disk.clone(), &options).unwrap();
+    for number in 0..64u8 {
+        let mut batch = Batch::new(0);
+        batch.put(vec![b'k', number], vec![number; 4096]);
+        engine.apply(&batch, Tier::Disk).unwrap();
+    }
+    run(&*engine, Command::Flush).unwrap();
+    let before = disk.snapshot().of(Purpose::Scan);
+    assert_eq!(contents(&*engine).unwrap().len(), 64);
+    let scan = disk.snapshot().of(Purpose::Scan).since(&before);
+    assert!(scan.reads <= 12 && scan.read_bytes < 64 * 4096 * 11 / 10, "{scan:?}");
+}
+
+#[test]
 fn a_missing_file_is_noticed() {
-    let (disk, _) = small_store();
+    let (disk, _) = small_store(&Options::tiny(Kind::Lsm));
     for info in disk.list().unwrap() {
         if table_number(&info.name).is_some() || info.name == manifest::NAME {
             let damaged = disk.kill();
@@ -680,16 +839,16 @@ fn tables_and_manifests_have_the_bytes_that_the_format_draws() {
 }
 
 const GOLDEN_TABLE: &str = "\
-90a8f63e24000000010005046170706c657265640205007269636f7400060162
+ca5b705324000000010005076170706c657265640205007269636f7400060162
 616e616e6100000000010000008ebb4fcf410000000206000040000000040000
 0000010020000000080200000300000002000000000000440014000000408000
 01000000000000000000001000000000000400000000004953e66a0400000003
-0100002d7c445e3a16000000040100030115006e056170706c650662616e616e
-612d771f0000006b7666732e74626c";
+0100002d6fe339551b000000040200030115006e056170706c650662616e616e
+61002d2d4a0d2d77240000006b7666732e74626c";
 const GOLDEN_MANIFEST: &str = "\
-e4dfe51913000000016b766673206c736d206d616e696665737401019fe3b1d7
-04000000020300040070dc76c01b000000020100af0100030115006e05617070
-6c650662616e616e61036e0401";
+278cc83213000000016b766673206c736d206d616e696665737402019fe3b1d7
+04000000020300040051a56efe20000000020100b40100030115006e05617070
+6c650662616e616e61002d2d4a0d036e0401";
 
 /// `cargo test --release --lib lsm::tests::speed -- --ignored --nocapture`
 #[test]
@@ -769,4 +928,70 @@ fn speed() {
     report("scan 32", 4096, since, 4096 * 32 * 4096);
     worker.stop();
     engine.close().unwrap();
+}
+
+/// `cargo test --release --lib lsm::tests::values_written_once -- --ignored --nocapture`
+#[test]
+#[ignore = "a benchmark: 512 MiB on the disk of the target directory, twice"]
+fn values_written_once() {
+    use crate::base::clock::SystemClock;
+    use crate::disk::{Access, OsDisk};
+    use crate::engine::Worker;
+    const WRITES: u64 = 512;
+    const BLOCK_BYTES: usize = 4096;
+    let mut prng = Prng::new(1);
+    let content = Bytes::from((0..1 << 20).map(|_| prng.bits() as u8).collect::<Vec<u8>>());
+    for value_log in [false, true] {
+        let home = tempfile::tempdir_in(concat!(env!("CARGO_MANIFEST_DIR"), "/target")).unwrap();
+        let disk = Metered::new(OsDisk::open(home.path(), Access::Write).unwrap());
+        let clock = Arc::new(SystemClock::new());
+        let options = Options { value_log, ..Options::default() };
+        let engine = open(disk.clone(), clock.clone(), &options).unwrap();
+        let worker = Worker::start(engine.clone(), 1).unwrap();
+        let key = |index: u64| [&b"b"[..], &7u64.to_be_bytes(), &index.to_be_bytes()].concat();
+        let blocks = ((1 << 20) / BLOCK_BYTES) as u64;
+        let since = clock.elapsed();
+        for write in 0..WRITES {
+            let mut batch = Batch::new(0);
+            for block in 0..blocks {
+                let from = block as usize * BLOCK_BYTES;
+                batch.put(key(write * blocks + block), content.slice(from..from + BLOCK_BYTES));
+            }
+            while let Err(error) = engine.apply(&batch, Tier::Disk) {
+                assert!(matches!(error, Error::Busy { .. }), "{error}");
+                let seen = engine.bell().seen(Class::Room);
+                engine.bell().wait(Class::Room, seen, Duration::from_millis(1));
+            }
+        }
+        run(&*engine, Command::Flush).unwrap();
+        sync(&*engine).unwrap();
+        let seconds = (clock.elapsed() - since).as_secs_f64();
+        while engine.shape().debt.pending_compaction_bytes > 0 || !engine.shape().jobs.is_empty() {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let settled = (clock.elapsed() - since).as_secs_f64();
+        let written = disk.snapshot().total().write_bytes as f64 / (WRITES << 20) as f64;
+        let before = (clock.elapsed(), disk.snapshot().of(Purpose::Scan));
+        let mut count = 0;
+        let range = KeyRange { start: b"b", end: None };
+        engine
+            .scan(range, Tier::Disk, &mut |_, value| {
+                count += value.len();
+                ControlFlow::Continue(())
+            })
+            .unwrap();
+        let scan = disk.snapshot().of(Purpose::Scan).since(&before.1);
+        println!(
+            "value_log={value_log}: {written:.3} bytes at the disk a byte, {:.0} MB/s synced, {:.0} MB/s settled, \
+             scan {:.0} MB/s in {} requests",
+            (WRITES << 20) as f64 / 1e6 / seconds,
+            (WRITES << 20) as f64 / 1e6 / settled,
+            count as f64 / 1e6 / (clock.elapsed() - before.0).as_secs_f64(),
+            scan.reads,
+        );
+        assert_eq!(count as u64, WRITES << 20);
+        assert!(!value_log || written <= 1.1);
+        worker.stop();
+        engine.close().unwrap();
+    }
 }

@@ -1,16 +1,18 @@
 //! Reads every block of every table of one version, a few mebibytes a step.
 //!
 //! Checked are: size, footer, index and filter against the manifest; every block's checksum; that keys ascend; that the
-//! filter knows every key; that counts, sums, first and last key are what the footer says. That tables of a level do not
+//! filter knows every key; that every pointer leads to its value; that counts, sums, first and last key are what the footer says. That tables of a level do not
 //! overlap is checked whenever a version is made.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::cursor::{Cursor, Reading, RunCursor};
 use super::table::{Shelf, Table, TableMeta, hash, table_name};
+use super::value_log::Stored;
 use super::version::{Run, Version};
 use crate::disk::Purpose;
-use crate::engine::{Error, KeyRange, Result};
+use crate::engine::{Error, KeyRange, Position, Result};
 
 /// Key and value bytes read in one step.
 const STEP_BYTES: u64 = 4 << 20;
@@ -28,6 +30,8 @@ struct Progress {
     /// What was seen so far.
     seen: TableMeta,
     last_key: Vec<u8>,
+    /// Bytes of values seen in each segment of the log.
+    values: BTreeMap<Position, u64>,
 }
 
 impl Verification {
@@ -42,7 +46,10 @@ impl Verification {
         while bytes < STEP_BYTES {
             let Some(progress) = &mut self.current else {
                 let Some(table) = self.tables.pop() else { return Ok(true) };
-                self.current = Some(Progress::new(shelf.open(Purpose::Verify, table.meta())?, table)?);
+                self.current = Some(Progress::new(
+                    shelf.open(Purpose::Verify, table.meta(), table.segments().to_vec())?,
+                    table,
+                )?);
                 continue;
             };
             match progress.step()? {
@@ -59,14 +66,27 @@ impl Progress {
     fn new(fresh: Arc<Table>, kept: Arc<Table>) -> Result<Progress> {
         let reading = Reading::Direct(Purpose::Verify);
         let cursor = RunCursor::new(Run::from([fresh]), KeyRange::ALL, reading)?;
-        let seen = TableMeta { entries: 0, tombstones: 0, logical_bytes: 0, ..kept.meta().clone() };
-        Ok(Progress { table: kept, cursor: Cursor::Run(Box::new(cursor)), seen, last_key: Vec::new() })
+        let seen = TableMeta {
+            entries: 0,
+            tombstones: 0,
+            logical_bytes: 0,
+            values: Vec::new(),
+            ..kept.meta().clone()
+        };
+        Ok(Progress {
+            table: kept,
+            cursor: Cursor::Run(Box::new(cursor)),
+            seen,
+            last_key: Vec::new(),
+            values: BTreeMap::new(),
+        })
     }
 
     /// Checks one entry; its bytes, or `None` at the end of a sound table.
     fn step(&mut self) -> Result<Option<u64>> {
         let damaged = |what: &str| Error::corrupt(table_name(self.table.number), 0, what);
         let Some(key) = self.cursor.key() else {
+            self.seen.values = std::mem::take(&mut self.values).into_iter().collect();
             if self.seen != *self.table.meta() || self.last_key != self.table.largest {
                 return Err(damaged("its entries are not what its footer says"));
             }
@@ -81,13 +101,19 @@ impl Progress {
         if !self.table.may_contain(hash(key)) {
             return Err(damaged("its filter does not know all its keys"));
         }
-        let bytes = (key.len() + self.cursor.value().map_or(0, <[u8]>::len)) as u64;
+        let mut read_bytes = 0;
+        if let Some(Stored::Pointer(pointer, segment)) = self.cursor.value() {
+            pointer.fetch(segment, Purpose::Verify)?;
+            *self.values.entry(segment.start()).or_default() += pointer.bytes;
+            read_bytes = pointer.bytes;
+        }
+        let bytes = (key.len() + self.cursor.value().map_or(0, |value| value.len())) as u64;
         self.seen.entries += 1;
         self.seen.tombstones += u64::from(self.cursor.value().is_none());
         self.seen.logical_bytes += bytes;
         self.last_key.clear();
         self.last_key.extend_from_slice(key);
         self.cursor.advance()?;
-        Ok(Some(bytes))
+        Ok(Some(bytes + read_bytes))
     }
 }

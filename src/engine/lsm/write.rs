@@ -26,11 +26,14 @@ impl LsmEngine {
         let full = view.mutable.bytes() >= self.options.memtable_bytes;
         let rate = self.admit(&pace, &view, full)?;
         self.space.admit(batch.bytes(), view.memtable_bytes(), batch.uses_reserve)?;
-        let position =
-            self.log.append(wal::FIRST_KIND, Purpose::Wal, batch.encoded_bytes_max(), |target| {
-                batch.encode(target);
-            })?;
-        view.mutable.apply(batch, position);
+        let threshold = self.options.value_log_threshold();
+        let is_separate = |value: &bytes::Bytes| threshold.is_some_and(|least| value.len() as u64 >= least);
+        let has_separate = batch.operations().iter().filter_map(|it| it.value()).any(is_separate);
+        let purpose = if has_separate { Purpose::ValueLog } else { Purpose::Wal };
+        let position = self.log.append(wal::FIRST_KIND, purpose, batch.encoded_bytes_max(), |target| {
+            batch.encode(target);
+        })?;
+        view.mutable.apply(batch, position, threshold);
         if let Some(rate) = rate {
             pace.pass(self.clock.elapsed(), batch.bytes(), rate);
         }

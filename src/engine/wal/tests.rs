@@ -8,12 +8,20 @@ type Records = Vec<(Position, Bytes)>;
 fn open(disk: Arc<dyn Disk>, from: Position) -> Result<(Log, Records)> {
     let mut records = Vec::new();
     let clock = Arc::new(ManualClock::default());
-    let log =
-        Log::open(disk, clock, Arc::new(Bell::new()), Sync::Fsync, 4096, from, &mut |kind, end, payload| {
+    let log = Log::open(
+        disk,
+        clock,
+        Arc::new(Bell::new()),
+        Sync::Fsync,
+        4096,
+        from,
+        &BTreeSet::new(),
+        &mut |kind, end, payload| {
             assert_eq!(kind, FIRST_KIND);
             records.push((end, payload));
             Ok(())
-        })?;
+        },
+    )?;
     Ok((log, records))
 }
 
@@ -198,6 +206,7 @@ fn the_timer_syncs_what_is_old_enough() {
         Sync::Interval(every),
         4096,
         0,
+        &BTreeSet::new(),
         &mut |_, _, _| Ok(()),
     )
     .unwrap();

@@ -154,6 +154,8 @@ mod tests {
                 let (smallest, largest) = range.split_once('-').unwrap();
                 number += 1;
                 let meta = TableMeta {
+                    values: Vec::new(),
+                    parts: Default::default(),
                     number,
                     bytes: bytes.parse().unwrap(),
                     entries: 1,

@@ -15,9 +15,11 @@ use bytes::Bytes;
 use super::cursor::{Cursor, Reading, RunCursor};
 use super::merge::Merge;
 use super::table::{Shelf, Table, TableBuilder, TableMeta};
+use super::value_log::{Pointer, Stored};
 use super::version::{Run, Version};
 use crate::base::text::human_size;
 use crate::disk::{LEVELS, Purpose};
+use crate::engine::wal::Segment;
 use crate::engine::{KeyRange, Result};
 
 pub use leveled::Leveled;
@@ -95,6 +97,11 @@ pub fn full(version: &Version) -> Option<Job> {
 struct Below(Vec<(Run, usize)>);
 
 impl Below {
+    /// Whether they hold nothing at all.
+    fn is_empty(&self) -> bool {
+        self.0.iter().all(|(run, _)| run.is_empty())
+    }
+
     /// Whether any of them can hold `key`; keys must ascend from call to call.
     fn may_hold(&mut self, key: &[u8]) -> bool {
         self.0.iter_mut().any(|(run, at)| {
@@ -121,7 +128,12 @@ pub struct RunningMerge {
     table_bytes: u64,
     /// Key and value bytes merged so far.
     done_bytes: u64,
+    /// Bytes of values that were appended to the log again.
+    pub moved_bytes: u64,
 }
+
+/// Moves a value in the log, or leaves it.
+pub type MoveValue<'a> = dyn FnMut(Pointer, &Arc<Segment>) -> Result<Option<(Pointer, Arc<Segment>)>> + 'a;
 
 impl RunningMerge {
     /// Begins `job` on the tables of `version`, cutting outputs at `table_bytes`.
@@ -155,28 +167,43 @@ impl RunningMerge {
             shelf: shelf.clone(),
             table_bytes,
             done_bytes: 0,
+            moved_bytes: 0,
         })
     }
 
     /// Merges about `bytes` of keys and values; true when everything is merged and every output is durable but for its
     /// name.
-    pub fn step(&mut self, bytes: u64) -> Result<bool> {
-        let limit = self.done_bytes + bytes;
-        while self.done_bytes < limit {
+    /// `move_value` is asked for every value in the log and says where it lies now, if it was moved.
+    pub fn step(&mut self, bytes: u64, move_value: &mut MoveValue<'_>) -> Result<bool> {
+        let (start, mut budget) = (self.done_bytes, bytes);
+        while self.done_bytes - start < budget {
             let Some(entry) = self.merge.next()? else {
                 self.end_table()?;
                 return Ok(true);
             };
             // An entry costs more than its bytes: a run of tombstones must not make a unit endless.
-            self.done_bytes += (entry.key.len() + entry.value.map_or(0, <[u8]>::len)) as u64 + 16;
+            self.done_bytes += (entry.key.len() + entry.value.map_or(0, |value| value.len())) as u64 + 16;
             if entry.value.is_none() && !self.below.may_hold(entry.key) {
                 continue;
             }
             let builder = match &mut self.builder {
                 Some(builder) => builder,
-                empty => empty.insert(self.shelf.create(Purpose::Compact { into: self.job.into as u8 })?),
+                empty => {
+                    let purpose = Purpose::Compact { into: self.job.into as u8 };
+                    empty.insert(self.shelf.create(purpose, self.below.is_empty())?)
+                }
             };
-            builder.add(entry.key, entry.value)?;
+            let moved = match entry.value {
+                Some(Stored::Pointer(pointer, segment)) => move_value(pointer, segment)?,
+                _ => None,
+            };
+            if let Some((pointer, segment)) = moved {
+                builder.add(entry.key, Some(Stored::Pointer(pointer, &segment)))?;
+                self.moved_bytes += pointer.bytes;
+                budget = budget.saturating_sub(pointer.bytes);
+            } else {
+                builder.add(entry.key, entry.value)?;
+            }
             if builder.bytes() >= self.table_bytes {
                 self.end_table()?;
             }

@@ -3,7 +3,7 @@
 //! ```text
 //! payload   entry | entry | … | restart offset u32 × n | n u32
 //! entry     shared varint | unshared varint | tag varint | key suffix (unshared bytes) | value
-//! tag       0: a tombstone, without value; else length of the value plus one
+//! tag       0: a tombstone, without value; else 1 + 2 × length of the value, + 1 if it is a pointer into the log
 //! ```
 //!
 //! `shared` is how many bytes the key has in common with the key before. At every *restart point* it is 0, so that a search
@@ -13,12 +13,30 @@ use std::cmp::Ordering;
 
 use bytes::Bytes;
 
-use super::super::Slot;
 use crate::base::varint;
 
 /// The payload is not a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Damaged;
+
+/// The value of an entry as it lies in a block.
+#[derive(Clone, Copy)]
+pub struct Raw<'a> {
+    /// The value, or an encoded pointer.
+    pub bytes: &'a [u8],
+    /// Whether it is a pointer.
+    pub is_pointer: bool,
+}
+
+/// What a block knows of a key.
+pub enum Item {
+    /// It was deleted.
+    Tombstone,
+    /// Its value.
+    Value(Bytes),
+    /// An encoded pointer to its value.
+    Pointer(Bytes),
+}
 
 /// Appends a block to a buffer, entry by entry, in ascending order of keys.
 #[derive(Default)]
@@ -44,7 +62,7 @@ impl BlockBuilder {
     }
 
     /// Adds an entry; every `restart_interval`th is a restart point.
-    pub fn add(&mut self, target: &mut Vec<u8>, restart_interval: u64, key: &[u8], value: Option<&[u8]>) {
+    pub fn add(&mut self, target: &mut Vec<u8>, restart_interval: u64, key: &[u8], value: Option<Raw<'_>>) {
         let shared = if self.entries.is_multiple_of(restart_interval) {
             self.restarts.push((target.len() - self.start) as u32);
             0
@@ -53,9 +71,12 @@ impl BlockBuilder {
         };
         varint::put(target, shared as u64);
         varint::put(target, (key.len() - shared) as u64);
-        varint::put(target, value.map_or(0, |value| value.len() as u64 + 1));
+        varint::put(
+            target,
+            value.map_or(0, |value| 1 + 2 * value.bytes.len() as u64 + u64::from(value.is_pointer)),
+        );
         target.extend_from_slice(&key[shared..]);
-        target.extend_from_slice(value.unwrap_or_default());
+        target.extend_from_slice(value.map_or(&[], |value| value.bytes));
         self.last_key.truncate(shared);
         self.last_key.extend_from_slice(&key[shared..]);
         self.entries += 1;
@@ -82,6 +103,7 @@ struct RawEntry {
     suffix: (usize, usize),
     /// Where the value ends; `None` for a tombstone.
     value_end: Option<usize>,
+    is_pointer: bool,
 }
 
 impl RawEntry {
@@ -119,16 +141,21 @@ impl Block {
         let end = start.checked_add(unshared).ok_or(Damaged)?;
         let value_end = match tag {
             0 => None,
-            tag => Some(end.checked_add(tag - 1).ok_or(Damaged)?),
+            tag => Some(end.checked_add((tag - 1) / 2).ok_or(Damaged)?),
         };
         if value_end.unwrap_or(end) > self.entries_end {
             return Err(Damaged);
         }
-        Ok(RawEntry { shared, suffix: (start, end), value_end })
+        let is_pointer = tag > 0 && tag % 2 == 0;
+        Ok(RawEntry { shared, suffix: (start, end), value_end, is_pointer })
     }
 
-    fn slot(&self, entry: &RawEntry) -> Slot {
-        entry.value_end.map(|end| self.payload.slice(entry.suffix.1..end))
+    fn item(&self, entry: &RawEntry) -> Item {
+        match entry.value_end.map(|end| self.payload.slice(entry.suffix.1..end)) {
+            None => Item::Tombstone,
+            Some(bytes) if entry.is_pointer => Item::Pointer(bytes),
+            Some(bytes) => Item::Value(bytes),
+        }
     }
 
     /// Offset of the last restart point whose key is not above `key`; the first one if all are.
@@ -151,7 +178,7 @@ impl Block {
 
     /// What the block knows of `key`. Compares without putting keys together: `matched` bytes of `key` are equal to the
     /// previous entry's, which is smaller; an entry that shares more with that one than those is smaller too.
-    pub fn get(&self, key: &[u8]) -> Result<Option<Slot>, Damaged> {
+    pub fn get(&self, key: &[u8]) -> Result<Option<Item>, Damaged> {
         let mut at = self.restart_before(key)?;
         let mut matched = 0;
         while at < self.entries_end {
@@ -164,7 +191,7 @@ impl Block {
                 let rest = &key[entry.shared..];
                 match suffix.cmp(rest) {
                     Ordering::Less => matched = entry.shared + common_prefix(suffix, rest),
-                    Ordering::Equal => return Ok(Some(self.slot(&entry))),
+                    Ordering::Equal => return Ok(Some(self.item(&entry))),
                     Ordering::Greater => return Ok(None),
                 }
             }
@@ -188,6 +215,7 @@ pub struct BlockCursor {
     key: Vec<u8>,
     /// Where the current value lies; `None` for a tombstone.
     value: Option<(usize, usize)>,
+    is_pointer: bool,
 }
 
 impl BlockCursor {
@@ -218,6 +246,7 @@ impl BlockCursor {
         self.key.truncate(entry.shared);
         self.key.extend_from_slice(&block.payload[entry.suffix.0..entry.suffix.1]);
         self.value = entry.value_end.map(|end| (entry.suffix.1, end));
+        self.is_pointer = entry.is_pointer;
         self.next = entry.next();
         Ok(true)
     }
@@ -227,7 +256,12 @@ impl BlockCursor {
         &self.key
     }
 
-    /// The current value; `None` for a tombstone.
+    /// The current value if it is a pointer.
+    pub fn pointer(&self) -> Option<&[u8]> {
+        self.value().filter(|_| self.is_pointer)
+    }
+
+    /// The current value, or the pointer to it; `None` for a tombstone.
     pub fn value(&self) -> Option<&[u8]> {
         let (start, end) = self.value?;
         self.block.as_ref().map(|block| &block.payload[start..end])
@@ -247,7 +281,12 @@ mod tests {
         let (mut builder, mut target) = (BlockBuilder::default(), b"before".to_vec());
         builder.start(&target);
         for (key, value) in entries {
-            builder.add(&mut target, interval, key, value.as_deref());
+            builder.add(
+                &mut target,
+                interval,
+                key,
+                value.as_deref().map(|bytes| Raw { bytes, is_pointer: bytes.len() == 8 }),
+            );
         }
         builder.finish(&mut target);
         target.split_off(6)
@@ -267,12 +306,19 @@ mod tests {
             let block = Block::parse(build(&list, 1 + prng.below(5)).into()).unwrap();
             for _ in 0..60 {
                 let key: Vec<u8> = (0..prng.below(6)).map(|_| b'a' + prng.below(3) as u8).collect();
-                let found = block.get(&key).unwrap().map(|slot| slot.map(|value| value.to_vec()));
+                let found = block.get(&key).unwrap().map(|item| match item {
+                    Item::Tombstone => None,
+                    Item::Value(bytes) | Item::Pointer(bytes) => Some(bytes.to_vec()),
+                });
                 assert_eq!(found, entries.get(&key).cloned());
                 let mut cursor = BlockCursor::default();
                 let mut rest = Vec::new();
                 let mut more = cursor.enter(block.clone(), &key).unwrap();
                 while more {
+                    assert_eq!(
+                        cursor.pointer().is_some(),
+                        cursor.value().is_some_and(|value| value.len() == 8)
+                    );
                     rest.push((cursor.key().to_vec(), cursor.value().map(<[u8]>::to_vec)));
                     more = cursor.advance().unwrap();
                 }

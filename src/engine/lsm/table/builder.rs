@@ -3,20 +3,25 @@
 //! A block ends before the entry that would make it larger than asked; an entry larger than that has a block of its own.
 //! A value is copied once, into the buffer that is written.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::block::BlockBuilder;
+use super::block::{BlockBuilder, Raw};
+use super::compression::compress;
 use super::filter::{Filter, hash};
 use super::index::Index;
 use super::{
-    KIND_BLOCK, KIND_FILTER, KIND_FOOTER, KIND_INDEX, MAGIC, Shelf, Table, TableMeta, VERSION, table_name,
+    KIND_BLOCK, KIND_FILTER, KIND_FOOTER, KIND_INDEX, MAGIC, Parts, Shelf, Table, TableMeta, VERSION,
+    table_name,
 };
 use crate::base::varint;
 use crate::disk::{File, Purpose};
 use crate::engine::lsm::place;
-use crate::engine::{Error, Position, Result, frame};
+use crate::engine::lsm::value_log::Stored;
+use crate::engine::wal::Segment;
+use crate::engine::{Compression, Error, Position, Result, frame};
 
 /// The file is written in pieces of at least this size.
 const WRITE_BYTES: usize = 1 << 20;
@@ -27,6 +32,9 @@ const ENTRY_BYTES_MAX: usize = 1 << 31;
 pub struct TableBuilder {
     shelf: Arc<Shelf>,
     purpose: Purpose,
+    compression: Compression,
+    /// The compressed block; kept for its capacity.
+    compressed: Vec<u8>,
     file: Arc<dyn File>,
     meta: TableMeta,
     /// Bytes that are not in the file yet, and where they belong.
@@ -40,15 +48,27 @@ pub struct TableBuilder {
     last_key: Vec<u8>,
     index: Index,
     hashes: Vec<u64>,
+    /// Segments that hold values, by where they start, with the bytes of those.
+    values: BTreeMap<Position, (u64, Arc<Segment>)>,
+    /// The pointer of the current entry.
+    pointer: Vec<u8>,
     finished: bool,
 }
 
 impl TableBuilder {
     /// Starts table `number` in `file`; the [`Shelf`] calls this.
-    pub(super) fn new(shelf: Arc<Shelf>, purpose: Purpose, number: u64, file: Arc<dyn File>) -> TableBuilder {
+    pub(super) fn new(
+        shelf: Arc<Shelf>,
+        purpose: Purpose,
+        compression: Compression,
+        number: u64,
+        file: Arc<dyn File>,
+    ) -> TableBuilder {
         TableBuilder {
             shelf,
             purpose,
+            compression,
+            compressed: Vec::new(),
             file,
             meta: TableMeta {
                 number,
@@ -60,6 +80,8 @@ impl TableBuilder {
                 last_position: 0,
                 smallest: Bytes::new(),
                 largest: Bytes::new(),
+                values: Vec::new(),
+                parts: Parts::default(),
             },
             buffer: Vec::new(),
             buffer_start: 0,
@@ -70,6 +92,8 @@ impl TableBuilder {
             last_key: Vec::new(),
             index: Index::default(),
             hashes: Vec::new(),
+            values: BTreeMap::new(),
+            pointer: Vec::new(),
             finished: false,
         }
     }
@@ -80,9 +104,9 @@ impl TableBuilder {
     }
 
     /// Adds an entry, a tombstone without `value`; keys must ascend.
-    pub fn add(&mut self, key: &[u8], value: Option<&[u8]>) -> Result<()> {
+    pub fn add(&mut self, key: &[u8], value: Option<Stored<'_>>) -> Result<()> {
         debug_assert!(self.meta.entries == 0 || key > &self.last_key[..], "keys ascend");
-        let bytes = key.len() + value.map_or(0, <[u8]>::len);
+        let bytes = key.len() + value.map_or(0, |value| value.len());
         if bytes > ENTRY_BYTES_MAX {
             return Err(Error::Invalid(format!("an entry of {bytes} bytes is too long")));
         }
@@ -96,7 +120,18 @@ impl TableBuilder {
             self.block_first.clear();
             self.block_first.extend_from_slice(key);
         }
-        self.block.add(&mut self.buffer, self.shelf.options.restart_interval, key, value);
+        let raw = match value {
+            None => None,
+            Some(Stored::Value(bytes)) => Some(Raw { bytes, is_pointer: false }),
+            Some(Stored::Pointer(pointer, segment)) => {
+                let held = self.values.entry(segment.start()).or_insert_with(|| (0, segment.clone()));
+                held.0 += pointer.bytes;
+                self.pointer.clear();
+                pointer.encode(&mut self.pointer);
+                Some(Raw { bytes: &self.pointer, is_pointer: true })
+            }
+        };
+        self.block.add(&mut self.buffer, self.shelf.options.restart_interval, key, raw);
         if self.shelf.options.bloom_bits > 0 {
             self.hashes.push(hash(key));
         }
@@ -114,6 +149,13 @@ impl TableBuilder {
     fn end_block(&mut self) -> Result<()> {
         let Some(at) = self.block_frame.take() else { return Ok(()) };
         self.block.finish(&mut self.buffer);
+        self.meta.parts.raw_bytes += (self.buffer.len() - at) as u64;
+        let payload = &self.buffer[at + frame::HEADER_BYTES..];
+        if let Some(kind) = compress(self.compression, payload, &mut self.compressed) {
+            self.buffer.truncate(at);
+            frame::start(&mut self.buffer, kind);
+            self.buffer.extend_from_slice(&self.compressed);
+        }
         self.end_frame(at);
         self.index.push(&self.block_before, &self.block_first, self.bytes());
         self.block_before.clone_from(&self.last_key);
@@ -139,6 +181,8 @@ impl TableBuilder {
         self.end_block()?;
         (self.meta.first_position, self.meta.last_position) = (first_position, last_position);
         self.meta.largest = Bytes::copy_from_slice(&self.last_key);
+        self.meta.values = self.values.iter().map(|(start, (bytes, _))| (*start, *bytes)).collect();
+        let segments = std::mem::take(&mut self.values).into_values().map(|(_, segment)| segment).collect();
         let filter = Filter::build(&self.hashes, self.shelf.options.bloom_bits);
         let filter_start = self.bytes();
         let at = frame::start(&mut self.buffer, KIND_FILTER);
@@ -148,6 +192,9 @@ impl TableBuilder {
         let at = frame::start(&mut self.buffer, KIND_INDEX);
         self.index.encode(&mut self.buffer);
         self.end_frame(at);
+        let parts = &mut self.meta.parts;
+        (parts.data_bytes, parts.filter_bytes) = (filter_start, index_start - filter_start);
+        parts.index_bytes = self.buffer_start + self.buffer.len() as u64 - index_start;
         let at = frame::start(&mut self.buffer, KIND_FOOTER);
         varint::put(&mut self.buffer, VERSION);
         self.meta.encode(&mut self.buffer);
@@ -163,7 +210,8 @@ impl TableBuilder {
         self.file.sync(self.purpose).map_err(context)?;
         self.finished = true;
         let index = std::mem::take(&mut self.index);
-        Ok(Arc::new(Table::new(self.meta.clone(), self.file.clone(), index, filter, self.shelf.clone())))
+        let (meta, file) = (self.meta.clone(), self.file.clone());
+        Ok(Arc::new(Table::new(meta, file, index, filter, segments, self.shelf.clone())))
     }
 }
 

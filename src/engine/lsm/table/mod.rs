@@ -3,6 +3,7 @@
 
 mod block;
 mod builder;
+mod compression;
 mod filter;
 mod index;
 mod reader;
@@ -23,8 +24,10 @@ const KIND_BLOCK: u8 = 1;
 const KIND_FILTER: u8 = 2;
 const KIND_INDEX: u8 = 3;
 const KIND_FOOTER: u8 = 4;
+const KIND_LZ4_BLOCK: u8 = 5;
+const KIND_ZSTD_BLOCK: u8 = 6;
 /// Version of the table format, in every footer.
-const VERSION: u64 = 1;
+const VERSION: u64 = 2;
 /// The last bytes of every table.
 const MAGIC: &[u8; 8] = b"kvfs.tbl";
 /// Length of the footer's frame, magic.
@@ -41,6 +44,19 @@ pub fn table_number(name: &str) -> Option<u64> {
     name.strip_prefix(PREFIX)?.parse().ok()
 }
 
+/// What the parts of a table take. Footer and trailer are the rest of the file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Parts {
+    /// Blocks, had they not been compressed.
+    pub raw_bytes: u64,
+    /// Blocks as they are stored.
+    pub data_bytes: u64,
+    /// The filter.
+    pub filter_bytes: u64,
+    /// The index.
+    pub index_bytes: u64,
+}
+
 /// What is known of a table without reading it; kept in its footer and in the manifest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TableMeta {
@@ -52,7 +68,7 @@ pub struct TableMeta {
     pub entries: u64,
     /// Tombstones.
     pub tombstones: u64,
-    /// Key and value bytes of all entries.
+    /// Key and value bytes of all entries; of a value in the log its pointer's.
     pub logical_bytes: u64,
     /// Position after which its oldest batch may begin.
     pub first_position: Position,
@@ -62,6 +78,10 @@ pub struct TableMeta {
     pub smallest: Bytes,
     /// Its last key.
     pub largest: Bytes,
+    /// Segments of the log that hold values of it: where each starts, and how many bytes of values. Ascending.
+    pub values: Vec<(Position, u64)>,
+    /// What its parts take.
+    pub parts: Parts,
 }
 
 impl TableMeta {
@@ -78,6 +98,15 @@ impl TableMeta {
         }
         varint::put_bytes(target, &self.smallest);
         varint::put_bytes(target, &self.largest);
+        varint::put(target, self.values.len() as u64);
+        for (start, bytes) in &self.values {
+            varint::put(target, *start);
+            varint::put(target, *bytes);
+        }
+        let Parts { raw_bytes, data_bytes, filter_bytes, index_bytes } = self.parts;
+        for number in [raw_bytes, data_bytes, filter_bytes, index_bytes] {
+            varint::put(target, number);
+        }
     }
 
     /// Takes what [`TableMeta::encode`] wrote off the front of `source`; `bytes` is the file size.
@@ -92,6 +121,15 @@ impl TableMeta {
             last_position: varint::take(source)?,
             smallest: Bytes::copy_from_slice(varint::take_bytes(source)?),
             largest: Bytes::copy_from_slice(varint::take_bytes(source)?),
+            values: (0..varint::take(source)?)
+                .map(|_| Some((varint::take(source)?, varint::take(source)?)))
+                .collect::<Option<_>>()?,
+            parts: Parts {
+                raw_bytes: varint::take(source)?,
+                data_bytes: varint::take(source)?,
+                filter_bytes: varint::take(source)?,
+                index_bytes: varint::take(source)?,
+            },
         })
     }
 }

@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use bytes::Bytes;
 
-use super::block::Block;
+use super::block::{Block, Item};
+use super::compression::{expand, is_compressed};
 use super::filter::Filter;
 use super::index::Index;
 use super::{
@@ -17,7 +18,9 @@ use super::{
 use crate::base::varint;
 use crate::disk::{File, Purpose};
 use crate::engine::cache::BlockCache;
+use crate::engine::lsm::value_log::{self, Pointer};
 use crate::engine::lsm::{Slot, place};
+use crate::engine::wal::Segment;
 use crate::engine::{Error, Result, Tier, frame};
 
 /// An open table; reads as its [`TableMeta`].
@@ -26,6 +29,8 @@ pub struct Table {
     file: Arc<dyn File>,
     index: Index,
     filter: Filter,
+    /// Holds the segments of [`TableMeta::values`], in the same order.
+    segments: Vec<Arc<Segment>>,
     shelf: Arc<Shelf>,
     obsolete: AtomicBool,
 }
@@ -44,9 +49,10 @@ impl Table {
         file: Arc<dyn File>,
         index: Index,
         filter: Filter,
+        segments: Vec<Arc<Segment>>,
         shelf: Arc<Shelf>,
     ) -> Table {
-        Table { meta, file, index, filter, shelf, obsolete: AtomicBool::new(false) }
+        Table { meta, file, index, filter, segments, shelf, obsolete: AtomicBool::new(false) }
     }
 
     /// Reads footer, index and filter from `file`; everything must check and agree with `expected`.
@@ -54,6 +60,7 @@ impl Table {
         purpose: Purpose,
         expected: &TableMeta,
         file: Arc<dyn File>,
+        segments: Vec<Arc<Segment>>,
         shelf: Arc<Shelf>,
     ) -> Result<Table> {
         let number = expected.number;
@@ -98,7 +105,7 @@ impl Table {
             .and_then(|(kind, payload)| Index::decode(payload).filter(|_| kind == KIND_INDEX))
             .filter(|index| index.len() > 0 && index.start(index.len()) == filter_start)
             .ok_or_else(|| damaged(index_start, "an index that does not check"))?;
-        Ok(Table::new(expected.clone(), file, index, filter, shelf))
+        Ok(Table::new(expected.clone(), file, index, filter, segments, shelf))
     }
 
     /// What can be known without reading.
@@ -154,7 +161,29 @@ impl Table {
                 block
             }
         };
-        block.get(key).map_err(|_| self.damaged(ordinal))
+        match block.get(key).map_err(|_| self.damaged(ordinal))? {
+            None => Ok(None),
+            Some(Item::Tombstone) => Ok(Some(None)),
+            Some(Item::Value(value)) => Ok(Some(Some(value))),
+            Some(Item::Pointer(bytes)) => match self.follow(Some(&bytes), ordinal)? {
+                Some((pointer, segment)) => Ok(Some(Some(value_log::read(pointer, &segment, cache, tier)?))),
+                None => Err(self.damaged(ordinal)),
+            },
+        }
+    }
+
+    /// What an encoded pointer of block `ordinal`, if there is one, points to.
+    pub fn follow(&self, bytes: Option<&[u8]>, ordinal: usize) -> Result<Option<(Pointer, Arc<Segment>)>> {
+        let Some(bytes) = bytes else { return Ok(None) };
+        let pointer = Pointer::decode(bytes).ok_or_else(|| self.damaged(ordinal))?;
+        let after = self.segments.partition_point(|segment| segment.start() <= pointer.position);
+        let segment = after.checked_sub(1).map(|index| self.segments[index].clone());
+        Ok(Some((pointer, segment.ok_or_else(|| self.damaged(ordinal))?)))
+    }
+
+    /// Segments of the log that hold values of it.
+    pub fn segments(&self) -> &[Arc<Segment>] {
+        &self.segments
     }
 
     /// Block `ordinal` if the cache has it.
@@ -179,10 +208,19 @@ impl Table {
         Ok(bytes.into())
     }
 
-    /// Block `ordinal` out of its frame; it shares its memory.
+    /// Block `ordinal` out of its frame; it shares its memory unless it is compressed.
     fn check(&self, ordinal: usize, bytes: Bytes) -> Result<Block> {
         let payload = match frame::decode(&bytes, place(self.meta.number, self.index.start(ordinal))) {
-            Some((KIND_BLOCK, payload)) if payload.len() + frame::HEADER_BYTES == bytes.len() => payload,
+            Some((kind, payload)) if payload.len() + frame::HEADER_BYTES == bytes.len() => {
+                if is_compressed(kind) {
+                    let block = expand(kind, payload).ok_or_else(|| self.damaged(ordinal))?;
+                    return Block::parse(block.into()).map_err(|_| self.damaged(ordinal));
+                }
+                if kind != KIND_BLOCK {
+                    return Err(self.damaged(ordinal));
+                }
+                payload
+            }
             _ => return Err(self.damaged(ordinal)),
         };
         Block::parse(bytes.slice_ref(payload)).map_err(|_| self.damaged(ordinal))

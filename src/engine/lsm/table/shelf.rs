@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 
 use super::{Table, TableBuilder, TableMeta, table_name, table_number};
 use crate::disk::{Disk, Purpose};
+use crate::engine::wal::Segment;
 use crate::engine::{Bell, Class, Error, Options, Result};
 
 /// Table files of a store.
@@ -41,19 +42,27 @@ impl Shelf {
         self.next_number.load(Relaxed)
     }
 
-    /// Starts a new table, written for `purpose`.
-    pub fn create(self: &Arc<Shelf>, purpose: Purpose) -> Result<TableBuilder> {
+    /// Starts a new table, written for `purpose`, of the lowest level if `is_bottom`.
+    pub fn create(self: &Arc<Shelf>, purpose: Purpose, is_bottom: bool) -> Result<TableBuilder> {
         let number = self.next_number.fetch_add(1, Relaxed);
         let name = table_name(number);
         let file = self.disk.create(&name).map_err(|error| Error::io(format!("making {name}"), error))?;
-        Ok(TableBuilder::new(self.clone(), purpose, number, file))
+        let bottom = self.options.compression_bottom.filter(|_| is_bottom);
+        let compression = bottom.unwrap_or(self.options.compression);
+        Ok(TableBuilder::new(self.clone(), purpose, compression, number, file))
     }
 
-    /// Opens a table and checks its footer, index and filter, and that they agree with `meta`.
-    pub fn open(self: &Arc<Shelf>, purpose: Purpose, meta: &TableMeta) -> Result<Arc<Table>> {
+    /// Opens a table and checks its footer, index and filter, and that they agree with `meta`; `segments` are those of
+    /// its values.
+    pub fn open(
+        self: &Arc<Shelf>,
+        purpose: Purpose,
+        meta: &TableMeta,
+        segments: Vec<Arc<Segment>>,
+    ) -> Result<Arc<Table>> {
         let name = table_name(meta.number);
         match self.disk.open(&name) {
-            Ok(file) => Ok(Arc::new(Table::open(purpose, meta, file, self.clone())?)),
+            Ok(file) => Ok(Arc::new(Table::open(purpose, meta, file, segments, self.clone())?)),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 Err(Error::corrupt(name, 0, "the manifest names it, but it is not there"))
             }

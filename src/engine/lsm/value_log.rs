@@ -1,0 +1,351 @@
+//! Values that stay in the log: large ones are written once, there, and tables hold a pointer instead.
+//!
+//! 1. The memtable knows where in the log each large value lies. A flush makes the log durable up to there, writes
+//!    pointers to the table, and says in the table's metadata which segments it needs, with how many bytes of values.
+//! 2. A table holds the segments it needs as [`Segment`]s, so that the log does not use them again when it is
+//!    released. What the tables of the manifest need is the whole truth: nothing else is written down, nothing counted.
+//! 3. A merge copies pointers. A segment that no table needs any more is free when the last reader is gone.
+//! 4. Collection: a merge that meets a pointer into a *sparse* segment, one whose live share is below the option,
+//!    appends the value to the log again. Where no merge comes by, tables that need a sparse segment are rewritten one by
+//!    one. The log is synced before the edit that names the outputs. The share is of the segment's size; of a segment
+//!    that values were moved into, of those: what was moved is moved again only after more than the option allows has
+//!    died, so collection comes to an end however the segments are filled.
+//!
+//! # Invariants
+//!
+//! 1. A pointer of a table that a durable edit names leads to bytes of the log that are durable.
+//! 2. A segment that such a table needs is not written to, but for appending where it is the log's last.
+//! 3. Positions are never used twice below a durable position, so a pointer is also the key of its value in the cache.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use bytes::Bytes;
+
+use super::LsmEngine;
+use super::compaction::Job;
+use super::memtable::Memtable;
+use super::version::{Version, View};
+use crate::base::varint;
+use crate::disk::Purpose;
+use crate::engine::cache::BlockCache;
+use crate::engine::wal::{self, Segment};
+use crate::engine::{Error, Position, Result, Tier, ValueLog, Visit};
+
+/// Log records of this kind hold one value that a merge moved; they are no batches.
+pub const MOVED_KIND: u8 = wal::FIRST_KIND + 1;
+/// File number under which the cache keeps values; no table has it.
+const CACHE_NUMBER: u64 = u64::MAX;
+/// Values this near to each other are read by one request.
+const GAP_BYTES: u64 = 4 << 10;
+/// One request reads no more than this, unless one value is larger.
+const READ_BYTES: u64 = 512 << 10;
+/// Entries that a scan takes together at first, and at most, so that their values can be read together.
+const GROUP: std::ops::RangeInclusive<usize> = 8..=128;
+/// Bytes of values that a scan takes together.
+const GROUP_BYTES: u64 = 512 << 10;
+
+/// Where a value lies in the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pointer {
+    /// The position of its first byte.
+    pub position: Position,
+    /// Its length.
+    pub bytes: u64,
+    /// Its CRC-32.
+    pub crc: u32,
+}
+
+impl Pointer {
+    /// The pointer to `value` at `position`.
+    pub fn new(position: Position, value: &[u8]) -> Pointer {
+        Pointer { position, bytes: value.len() as u64, crc: crc32fast::hash(value) }
+    }
+
+    /// Appends position and length as varints and the checksum.
+    pub fn encode(&self, target: &mut Vec<u8>) {
+        varint::put(target, self.position);
+        varint::put(target, self.bytes);
+        target.extend_from_slice(&self.crc.to_le_bytes());
+    }
+
+    /// Reads what [`Pointer::encode`] wrote.
+    pub fn decode(mut source: &[u8]) -> Option<Pointer> {
+        let (position, bytes) = (varint::take(&mut source)?, varint::take(&mut source)?);
+        Some(Pointer { position, bytes, crc: u32::from_le_bytes(source.try_into().ok()?) })
+    }
+
+    fn encoded_bytes(&self) -> usize {
+        (varint::length(self.position) + varint::length(self.bytes)) as usize + 4
+    }
+
+    /// Reads the value from its segment and checks it.
+    pub fn fetch(&self, segment: &Segment, purpose: Purpose) -> Result<Vec<u8>> {
+        let bytes = usize::try_from(self.bytes).ok().filter(|_| self.bytes <= segment.capacity_bytes());
+        let bytes = bytes.ok_or_else(|| segment.damaged(self.position))?;
+        let value = segment.read(purpose, self.position, bytes)?;
+        self.check(&value, segment).map(|()| value)
+    }
+
+    fn check(&self, value: &[u8], segment: &Segment) -> Result<()> {
+        if crc32fast::hash(value) == self.crc { Ok(()) } else { Err(segment.damaged(self.position)) }
+    }
+}
+
+/// A value as a cursor meets it.
+#[derive(Clone, Copy)]
+pub enum Stored<'a> {
+    /// Here.
+    Value(&'a [u8]),
+    /// In the log.
+    Pointer(Pointer, &'a Arc<Segment>),
+}
+
+impl<'a> Stored<'a> {
+    /// The bytes that it takes in a table.
+    pub fn len(&self) -> usize {
+        match self {
+            Stored::Value(value) => value.len(),
+            Stored::Pointer(pointer, _) => pointer.encoded_bytes(),
+        }
+    }
+
+    /// The value if it is here.
+    #[cfg(test)]
+    pub fn inline(&self) -> Option<&'a [u8]> {
+        match self {
+            Stored::Value(value) => Some(value),
+            Stored::Pointer(..) => None,
+        }
+    }
+}
+
+/// The value behind a pointer, for a point read.
+pub fn read(pointer: Pointer, segment: &Segment, cache: &BlockCache, tier: Tier) -> Result<Bytes> {
+    if let Some(value) = cache.get(CACHE_NUMBER, pointer.position) {
+        return Ok(value);
+    }
+    if tier == Tier::Memory {
+        return Err(Error::WouldBlock);
+    }
+    let value = Bytes::from(pointer.fetch(segment, Purpose::Get)?);
+    cache.count_miss();
+    cache.insert(CACHE_NUMBER, pointer.position, value.clone());
+    Ok(value)
+}
+
+/// Entries of a scan that wait for the values of some of them, so that neighbours are read together.
+pub struct Group<'a> {
+    cache: &'a BlockCache,
+    tier: Tier,
+    entries: Vec<(Vec<u8>, Waiting)>,
+    bytes: u64,
+    limit: usize,
+}
+
+enum Waiting {
+    Value(Bytes),
+    Pointer(Pointer, Arc<Segment>),
+}
+
+impl<'a> Group<'a> {
+    /// An empty group that reads through `cache` as far as `tier` allows.
+    pub fn new(cache: &'a BlockCache, tier: Tier) -> Group<'a> {
+        Group { cache, tier, entries: Vec::new(), bytes: 0, limit: *GROUP.start() }
+    }
+
+    /// Shows an entry to `visit`, now if nothing waits before it and its value is here, else with its group.
+    pub fn push(&mut self, key: &[u8], value: Stored<'_>, visit: &mut Visit<'_>) -> Result<ControlFlow<()>> {
+        let waiting = match value {
+            Stored::Value(value) if self.entries.is_empty() => return Ok(visit(key, value)),
+            Stored::Value(value) => Waiting::Value(Bytes::copy_from_slice(value)),
+            Stored::Pointer(pointer, segment) => match self.cache.get(CACHE_NUMBER, pointer.position) {
+                Some(value) if self.entries.is_empty() => return Ok(visit(key, &value)),
+                Some(value) => Waiting::Value(value),
+                None if self.tier == Tier::Memory => return Err(Error::WouldBlock),
+                None => Waiting::Pointer(pointer, segment.clone()),
+            },
+        };
+        self.bytes += match &waiting {
+            Waiting::Value(value) => value.len() as u64,
+            Waiting::Pointer(pointer, _) => pointer.bytes,
+        };
+        self.entries.push((key.to_vec(), waiting));
+        if self.entries.len() < self.limit && self.bytes < GROUP_BYTES {
+            return Ok(ControlFlow::Continue(()));
+        }
+        self.limit = (self.limit * 4).min(*GROUP.end());
+        self.end(visit)
+    }
+
+    /// Reads what is missing and shows every entry that waits.
+    pub fn end(&mut self, visit: &mut Visit<'_>) -> Result<ControlFlow<()>> {
+        self.fill()?;
+        self.bytes = 0;
+        for (key, waiting) in std::mem::take(&mut self.entries) {
+            if let Waiting::Value(value) = waiting
+                && visit(&key, &value).is_break()
+            {
+                return Ok(ControlFlow::Break(()));
+            }
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+
+    /// Reads every missing value, neighbours by one request.
+    fn fill(&mut self) -> Result<()> {
+        let missing = self.entries.iter().enumerate().filter_map(|(index, (_, waiting))| match waiting {
+            Waiting::Pointer(pointer, segment) => Some((index, *pointer, segment.clone())),
+            Waiting::Value(_) => None,
+        });
+        let mut missing: Vec<(usize, Pointer, Arc<Segment>)> = missing.collect();
+        missing.sort_by_key(|(_, pointer, _)| pointer.position);
+        let end = |pointer: &Pointer| pointer.position.saturating_add(pointer.bytes);
+        let mut rest = &missing[..];
+        while let [(_, first, segment), ..] = rest {
+            let fits = |pair: &&[(usize, Pointer, Arc<Segment>)]| {
+                let (before, after) = (&pair[0], &pair[1]);
+                Arc::ptr_eq(&before.2, &after.2)
+                    && after.1.position <= end(&before.1).saturating_add(GAP_BYTES)
+                    && end(&after.1) - first.position <= READ_BYTES
+            };
+            let count = 1 + rest.windows(2).take_while(fits).count();
+            let (near, others) = rest.split_at(count);
+            rest = others;
+            let bytes = near.iter().map(|(_, pointer, _)| end(pointer)).max().unwrap_or(0) - first.position;
+            let bytes = usize::try_from(bytes).ok().filter(|_| bytes <= segment.capacity_bytes());
+            let bytes = bytes.ok_or_else(|| segment.damaged(first.position))?;
+            let span = segment.read(Purpose::Scan, first.position, bytes)?;
+            self.cache.count_miss();
+            for (index, pointer, _) in near {
+                let from = (pointer.position - first.position) as usize;
+                // A cached value owns its memory: a slice would keep all of what was read.
+                let value = Bytes::copy_from_slice(&span[from..from + pointer.bytes as usize]);
+                pointer.check(&value, segment)?;
+                self.cache.insert(CACHE_NUMBER, pointer.position, value.clone());
+                self.entries[*index].1 = Waiting::Value(value);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Bytes of values that tables of `version` need, by the start of their segment.
+fn needed(version: &Version) -> BTreeMap<Position, u64> {
+    let mut needed = BTreeMap::new();
+    for (start, bytes) in version.tables().flat_map(|(_, table)| &table.values) {
+        *needed.entry(*start).or_default() += bytes;
+    }
+    needed
+}
+
+impl LsmEngine {
+    /// Where the segments that are to be emptied start, by their live bytes; none while the disk is so full that the
+    /// reserve, which deletes need, would be used.
+    pub(super) fn sparse_segments(&self, version: &Version) -> BTreeMap<Position, u64> {
+        let room_bytes = self.options.reserve_bytes.saturating_add(2 * self.options.log_segment_bytes);
+        if self.shelf.free_bytes().is_ok_and(|free_bytes| free_bytes < room_bytes) {
+            return BTreeMap::new();
+        }
+        let needed = needed(version);
+        let kept = self.log.kept().into_iter();
+        let live = kept.filter_map(|(start, size)| needed.get(&start).map(|live| (start, *live, size)));
+        let moved = self.moved_into.lock();
+        let is_sparse = |start: &Position, live: u64, size: u64| {
+            live * 100 < moved.get(start).copied().unwrap_or(size) * self.options.value_gc_percent
+        };
+        let sparse = live.filter(|(start, live, size)| is_sparse(start, *live, *size));
+        sparse.map(|(start, live, _)| (start, live)).collect()
+    }
+
+    /// A merge of one table with nothing, to move its values out of the segment with the fewest live bytes.
+    pub(super) fn collect_job(&self, version: &Version) -> Option<Job> {
+        let sparse = self.sparse_segments(version);
+        let (victim, _) = sparse.iter().min_by_key(|(_, live)| **live)?;
+        let needs = |values: &[(Position, u64)]| values.iter().any(|(start, _)| start == victim);
+        let (level, table) = version.tables().find(|(_, table)| needs(&table.values))?;
+        Some(Job { inputs: vec![(level, vec![table.number])], into: level, cursor: None })
+    }
+
+    /// Appends a value to the log again if it lies in a segment of `sparse`.
+    pub(super) fn move_value(
+        &self,
+        sparse: &BTreeSet<Position>,
+        pointer: Pointer,
+        segment: &Arc<Segment>,
+    ) -> Result<Option<(Pointer, Arc<Segment>)>> {
+        if !sparse.contains(&segment.start()) {
+            return Ok(None);
+        }
+        let value = pointer.fetch(segment, Purpose::ValueLogGc)?;
+        let (end, segment) = self.log.append_held(MOVED_KIND, Purpose::ValueLogGc, &value)?;
+        *self.moved_into.lock().entry(segment.start()).or_default() += pointer.bytes;
+        self.meters.moved_value_bytes.fetch_add(pointer.bytes, Relaxed);
+        Ok(Some((Pointer { position: end - pointer.bytes, ..pointer }, segment)))
+    }
+
+    /// Lets replay begin behind values that were moved, once they are many: else a store that is only collected would
+    /// keep all of the log.
+    pub(super) fn pass_moved_values(&self) -> Result<()> {
+        if self.log.shape().replay_bytes < self.options.memtable_bytes {
+            return Ok(());
+        }
+        self.rotate_now();
+        let _flushing = self.flushing.lock();
+        let mut manifest = self.manifest.lock();
+        let position = {
+            // Nothing is applied while the writer lock is held. Writers wait for no other lock, so it may come last here.
+            let _writer = self.writer.lock();
+            let mut view = self.view.write();
+            if !view.mutable.is_empty() || !view.immutables.is_empty() {
+                return Ok(());
+            }
+            let position = self.log.end();
+            let mutable = Arc::new(Memtable::new(position));
+            *view = Arc::new(View { mutable, immutables: Vec::new(), version: view.version.clone() });
+            position
+        };
+        let edit = super::Edit { log_position: Some(position), ..Default::default() };
+        manifest.append(&edit)?;
+        drop(manifest);
+        self.flushed.fetch_max(position, Relaxed);
+        self.log.release(position);
+        Ok(())
+    }
+
+    /// What reports say of values in the log.
+    pub(super) fn value_log_shape(&self, version: &Version) -> ValueLog {
+        let kept = self.log.kept();
+        let live = needed(version).into_values().sum();
+        let bytes = kept.iter().map(|(_, size)| size).sum();
+        ValueLog {
+            segments: kept.len() as u64,
+            bytes,
+            live_bytes: live,
+            moved_bytes: self.meters.moved_value_bytes.load(Relaxed),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pointers_come_back_and_nothing_else_is_one() {
+        for position in [1, 300, u64::MAX] {
+            let pointer = Pointer::new(position, &vec![7; 5000]);
+            let mut bytes = Vec::new();
+            pointer.encode(&mut bytes);
+            assert_eq!(bytes.len(), pointer.encoded_bytes());
+            assert_eq!(Pointer::decode(&bytes), Some(pointer));
+            for cut in 0..bytes.len() {
+                assert_eq!(Pointer::decode(&bytes[..cut]), None);
+            }
+            bytes.push(0);
+            assert_eq!(Pointer::decode(&bytes), None);
+        }
+    }
+}
