@@ -118,10 +118,19 @@ fn log_segments() {
     let open = |disk: Arc<SimDisk>| {
         let mut records = Vec::new();
         let clock = Arc::new(ManualClock::default());
-        Log::open(disk, clock, Arc::new(Bell::new()), Sync::Fsync, 2048, 0, &Default::default(), &mut |_, _, payload| {
-            records.push(payload);
-            Ok(())
-        })
+        Log::open(
+            disk,
+            clock,
+            Arc::new(Bell::new()),
+            Sync::Fsync,
+            2048,
+            0,
+            &Default::default(),
+            &mut |_, _, payload| {
+                records.push(payload);
+                Ok(())
+            },
+        )
         .map(|log| (log, records))
     };
     let mut written = Vec::new();
