@@ -31,12 +31,11 @@ pub fn setups() -> Vec<Setup> {
         ),
         ("lsm values in the log", Options { value_log: true, ..lsm.clone() }),
         (
-            "lsm most values in the log, compressed",
+            "lsm values in the log, emptied early, compressed",
             Options {
                 value_log: true,
-                value_threshold_bytes: 10,
+                value_threshold_bytes: 40,
                 value_gc_percent: 80,
-                log_segment_bytes: 2 << 10,
                 compression: Compression::Lz4,
                 compression_bottom: Some(Compression::Zstd),
                 ..lsm.clone()
