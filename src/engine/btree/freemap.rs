@@ -74,11 +74,9 @@ impl FreeMap {
         let near = self.free.get(&self.cursor).filter(|length| **length >= units);
         let found = match near {
             Some(length) => Some((self.cursor, *length)),
-            None => self
-                .by_length
-                .last()
-                .filter(|(length, _)| *length >= units)
-                .map(|(length, start)| (*start, *length)),
+            None => {
+                self.by_length.last().filter(|(length, _)| *length >= units).map(|(length, start)| (*start, *length))
+            }
         };
         let start = match found {
             Some((start, length)) => {

@@ -3,10 +3,10 @@ use std::ops::ControlFlow;
 use std::sync::atomic::AtomicBool;
 
 use super::*;
+use crate::engine::Operation;
 use crate::base::clock::{ManualClock, SystemClock};
 use crate::base::prng::Prng;
 use crate::disk::{Fault, Faulty, Kind as Request, Latch, Metered, SimDisk};
-use crate::engine::Operation;
 use crate::engine::{Kind, MemEngine, Worker, run, settle, sync};
 
 type Map = BTreeMap<Vec<u8>, Vec<u8>>;
@@ -113,17 +113,14 @@ fn random_operations_match_the_model() {
                 }
                 14..16 => {
                     let (start, end) = (random_key(&mut prng), random_key(&mut prng));
-                    let range = KeyRange { start: &start, end: (!prng.one_in(3)).then_some(end.as_slice()) };
+                    let range =
+                        KeyRange { start: &start, end: (!prng.one_in(3)).then_some(end.as_slice()) };
                     let limit = 1 + prng.below(40) as usize;
                     let list = |engine: &dyn Engine| {
                         let mut list = Vec::new();
                         let visit: &mut Visit<'_> = &mut |key, value| {
                             list.push((key.to_vec(), value.to_vec()));
-                            if list.len() < limit {
-                                ControlFlow::Continue(())
-                            } else {
-                                ControlFlow::Break(())
-                            }
+                            if list.len() < limit { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
                         };
                         engine.scan(range, Tier::Disk, visit).unwrap();
                         list
@@ -306,9 +303,7 @@ fn a_killed_process_loses_nothing_that_was_applied() {
 
 #[test]
 fn any_request_may_fail_once() {
-    for kind in
-        [Request::Read, Request::Write, Request::Sync, Request::SyncNames, Request::Name, Request::Allocate]
-    {
+    for kind in [Request::Read, Request::Write, Request::Sync, Request::SyncNames, Request::Name, Request::Allocate] {
         for nth in 0.. {
             let sim = SimDisk::new();
             let faulty = Faulty::new(sim.clone());
@@ -411,14 +406,9 @@ fn the_meter_equals_the_witness() {
     assert_eq!((total.reads, total.read_bytes), (witness.reads, witness.read_bytes));
     assert_eq!((total.writes, total.write_bytes), (witness.writes, witness.write_bytes));
     assert_eq!(total.syncs, witness.syncs);
-    for purpose in [
-        Purpose::Wal,
-        Purpose::Checkpoint,
-        Purpose::PageImage,
-        Purpose::Manifest,
-        Purpose::Get,
-        Purpose::Verify,
-    ] {
+    for purpose in
+        [Purpose::Wal, Purpose::Checkpoint, Purpose::PageImage, Purpose::Manifest, Purpose::Get, Purpose::Verify]
+    {
         let counters = snapshot.of(purpose);
         assert!(counters.writes + counters.reads > 0, "{purpose:?}");
     }
@@ -489,8 +479,7 @@ fn ascending_keys_fill_pages_and_sequential_values_are_read_in_few_requests() {
     let fill = engine.shape().tree.unwrap().fill;
     assert!(fill > 0.85, "{fill}");
     let before = sim.witness();
-    let (start, end) =
-        ([&b"d/file/"[..], &64u32.to_be_bytes()].concat(), [&b"d/file/"[..], &96u32.to_be_bytes()].concat());
+    let (start, end) = ([&b"d/file/"[..], &64u32.to_be_bytes()].concat(), [&b"d/file/"[..], &96u32.to_be_bytes()].concat());
     let range = KeyRange { start: &start, end: Some(&end) };
     assert!(matches!(engine.scan(range, Tier::Memory, &mut |_, _| panic!()), Err(Error::WouldBlock)));
     let mut blocks = 0;
@@ -605,11 +594,7 @@ fn readers_writers_and_checkpoints_at_once_never_see_old_bytes() {
             let mut batch = Batch::new(0);
             for _ in 0..3 {
                 let key = prng.below(64) as u8;
-                if prng.one_in(5) {
-                    batch.delete(vec![key])
-                } else {
-                    batch.put(vec![key], value(key, version))
-                }
+                if prng.one_in(5) { batch.delete(vec![key]) } else { batch.put(vec![key], value(key, version)) }
             }
             let seen = engine.bell().seen(Class::Room);
             while let Err(error) = engine.apply(&batch, Tier::Disk) {
