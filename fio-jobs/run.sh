@@ -17,7 +17,7 @@ jobs:  ${all[*]}
 
 environment:
   SIZE      bytes of the large files        (256m)
-  SMALL     bytes of the fsync jobs' files  (64m)
+  SMALL     bytes of the others' files      (64m)
   FILES     number of small files           (10000)
   RUNTIME   seconds a job at most           (20)
   TABLE     write the rows there as well, tab-separated

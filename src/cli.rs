@@ -54,6 +54,7 @@ Examples:
   kvfs ctl /mnt/kv mark run1; fio job; kvfs stats /mnt/kv --since run1
   kvfs umount /mnt/kv
   kvfs check /var/lib/kv.db
+  kvfs compare --dir /var/tmp/compare --quick        both engines, the same puts, the crossover
 
 `kvfs mount --help` lists every -o option. RUST_LOG sets what is logged, as in RUST_LOG=debug.
 
@@ -134,6 +135,8 @@ enum Verb {
         /// Directory of the store
         dir: PathBuf,
     },
+    /// Put the same keys into every engine and name the crossover: where one writes less than another. Needs no mount
+    Compare(crate::compare::Arguments),
 }
 
 #[derive(Debug, Args)]
@@ -262,6 +265,10 @@ fn run(verb: Verb) -> Result<(), Failure> {
         }
         Verb::Ctl { mount_point, words } => control(&mount_point, &words.join(" ")),
         Verb::Check { dir } => check(&dir),
+        Verb::Compare(arguments) => crate::compare::main(&arguments).map_err(|error| {
+            let is_usage = matches!(error, crate::compare::Error::Usage(_));
+            Failure::new(if is_usage { code::USAGE } else { code::SYSTEM }, error.to_string())
+        }),
     }
 }
 

@@ -2,6 +2,7 @@
 
 // In the order a byte walks, from the kernel to the disk; then the rooms beside the walk.
 pub mod base;
+pub mod compare;
 pub mod control;
 pub mod disk;
 pub mod engine;

@@ -14,10 +14,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use kvfs::base::clock::{Clock, ManualClock};
 use kvfs::base::prng::Prng;
-use kvfs::disk::Space;
+use kvfs::disk::{SimDisk, Space};
 use kvfs::engine::{
-    Batch, Bell, Cause, Class, Command, Done, Engine, Error as EngineError, KeyRange, MemEngine,
-    MeteredEngine, Pending, Position, Promise, Result as EngineResult, Shape, Tier, Visit,
+    self, Batch, Bell, Cause, Class, Command, Done, Engine, Error as EngineError, KeyRange, Kind, MemEngine,
+    MeteredEngine, Options as EngineOptions, Pending, Position, Promise, Result as EngineResult, Shape, Tier,
+    Visit,
 };
 use kvfs::fs::meter::Op;
 use kvfs::fs::types::{
@@ -33,17 +34,59 @@ fn space() -> SpaceSource {
     Arc::new(|| Ok(Space { total_bytes: 1 << 40, free_bytes: 1 << 39 }))
 }
 
-/// What an engine lies in: opens it anew over what the former one left.
+/// How a run of the filesystem ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// Unmounted: everything is closed.
+    Clean,
+    /// The process dies: what the engine accepted is there.
+    Kill,
+    /// The power fails: of what was not synced any prefix is there.
+    PowerLoss,
+}
+
+/// What an engine lies in: opens it, anew after an end.
 trait Store {
-    fn open(&mut self) -> Arc<dyn Engine>;
+    fn open(&mut self, after: Option<End>) -> Arc<dyn Engine>;
 }
 
 /// One map for all.
 struct MemStore(Arc<MemEngine>);
 
 impl Store for MemStore {
-    fn open(&mut self) -> Arc<dyn Engine> {
+    fn open(&mut self, _: Option<End>) -> Arc<dyn Engine> {
         self.0.clone()
+    }
+}
+
+/// An engine on a simulated disk.
+struct DiskStore {
+    kind: Kind,
+    disk: Arc<SimDisk>,
+    engine: Option<Arc<dyn Engine>>,
+    crashes: u64,
+}
+
+impl DiskStore {
+    fn boxed(kind: Kind, seed: u64) -> Box<dyn Store> {
+        Box::new(DiskStore { kind, disk: SimDisk::new(), engine: None, crashes: seed })
+    }
+}
+
+impl Store for DiskStore {
+    fn open(&mut self, after: Option<End>) -> Arc<dyn Engine> {
+        let former = self.engine.take();
+        self.crashes += 1;
+        match (after, former) {
+            (Some(End::Clean), Some(engine)) => engine.close().unwrap(),
+            (Some(End::Kill), _) => self.disk = self.disk.kill(),
+            (Some(End::PowerLoss), _) => self.disk = self.disk.crash(self.crashes),
+            _ => {}
+        }
+        let options = EngineOptions::tiny(self.kind);
+        let engine = engine::open(self.disk.clone(), Arc::new(ManualClock::default()), &options).unwrap();
+        self.engine = Some(engine.clone());
+        engine
     }
 }
 
@@ -83,7 +126,14 @@ impl Engine for Reluctant {
         if self.dice.lock().one_in(5) {
             return Err(EngineError::Busy { cause: Cause::Memtables, retry_after: Duration::ZERO });
         }
-        self.engine.apply(batch, tier)
+        let result = self.engine.apply(batch, tier);
+        if let Err(EngineError::Busy { .. }) = &result {
+            // There is no worker.
+            for class in Class::ALL.into_iter().filter(|class| *class != Class::Room) {
+                self.engine.work(class)?;
+            }
+        }
+        result
     }
     fn position(&self) -> Position {
         self.engine.position()
@@ -173,7 +223,7 @@ const OPTIONS: Options = Options { block_bytes: BLOCK, atime: Atime::Never, read
 impl Run {
     fn new(seed: u64, mut store: Box<dyn Store>, reluctant: bool) -> Run {
         let clock = Arc::new(ManualClock::default());
-        let engine = store.open();
+        let engine = store.open(None);
         FileSystem::format(&*engine, &*clock, &OPTIONS, Identity { uuid: [1; 16], secret: seed }).unwrap();
         let (engine, fs) = Self::mount(engine, &clock, reluctant, seed);
         let model = ModelFs::new(BLOCK, clock.now().into());
@@ -197,9 +247,9 @@ impl Run {
         (engine, fs)
     }
 
-    /// Opens the filesystem again, after a clean end or without one.
-    fn remount(&mut self, clean: bool) {
-        if clean {
+    /// Opens the filesystem again.
+    fn remount(&mut self, end: End) {
+        if end == End::Clean {
             self.fs.close().unwrap();
         } else {
             self.compare_times = false;
@@ -207,7 +257,7 @@ impl Run {
         for ino in std::mem::take(&mut self.open) {
             self.model.release(ino);
         }
-        let engine = self.store.open();
+        let engine = self.store.open(Some(end));
         (self.engine, self.fs) = Self::mount(engine, &self.clock, self.reluctant, self.random.bits());
         let problems = check(&*self.engine);
         assert!(problems.is_empty(), "{}: {problems:#?}", self.story());
@@ -237,6 +287,14 @@ impl Run {
             .map(|node| node.attributes.ino)
             .collect();
         if all.is_empty() { ROOT } else { all[self.random.below(all.len() as u64) as usize] }
+    }
+
+    /// A name of an open file.
+    fn name_of_open(&self) -> Option<(Ino, Vec<u8>)> {
+        let directories = self.model.nodes.iter();
+        let mut names = directories.flat_map(|(&dir, node)| node.names.iter().map(move |name| (dir, name)));
+        let (dir, (name, _)) = names.find(|(_, (_, ino))| self.open.contains(ino))?;
+        Some((dir, name.clone()))
     }
 
     fn directory(&mut self) -> Ino {
@@ -324,7 +382,13 @@ impl Run {
                 self.same(real.map(|a| self.seen(a)), model.map(|a| self.seen(a)));
             }
             25..=34 => {
-                let (parent, name, rmdir) = (self.directory(), self.name(), self.random.one_in(2));
+                let (mut parent, mut name, rmdir) = (self.directory(), self.name(), self.random.one_in(2));
+                // Files that are open lose their names often enough to matter.
+                if self.random.one_in(3)
+                    && let Some(place) = self.name_of_open()
+                {
+                    (parent, name) = place;
+                }
                 self.log.push(format!("remove {parent} {} rmdir={rmdir}", name.escape_ascii()));
                 let real = ask(|tier| match rmdir {
                     true => fs.rmdir(tier, parent, &name),
@@ -432,6 +496,8 @@ impl Run {
             94..=97 => {
                 self.log.push("work".to_string());
                 fs.work().unwrap();
+                let class = Class::ALL[self.random.below(4) as usize];
+                self.engine.work(class).unwrap();
             }
             _ => {
                 let ino = self.pick(|_| true);
@@ -529,7 +595,7 @@ impl Run {
 
     fn finish(mut self) {
         self.compare();
-        self.remount(true);
+        self.remount(End::Clean);
         self.compare();
         // A reluctant engine makes some of the work wait.
         for _ in 0..300 {
@@ -547,7 +613,7 @@ impl Run {
             self.story()
         );
         let records = usage.record_bytes;
-        self.remount(false);
+        self.remount(End::Kill);
         assert_eq!(self.fs.usage().record_bytes, records, "{}recounted differently", self.story());
     }
 }
@@ -570,7 +636,7 @@ fn random_run(seed: u64, store: Box<dyn Store>, reluctant: bool, crashes: bool, 
         if run.random.one_in(60) {
             run.log.push("remount".to_string());
             let clean = !crashes || run.random.one_in(2);
-            run.remount(clean);
+            run.remount(if clean { End::Clean } else { End::Kill });
             run.compare();
         }
     }
@@ -594,6 +660,86 @@ fn random_calls_are_repeated_safely_over_a_reluctant_engine() {
 #[test]
 fn random_calls_survive_crashes() {
     seeds(6).into_iter().for_each(|seed| random_run(seed, mem_store(), false, true, 300));
+}
+
+#[test]
+fn random_calls_over_the_lsm_tree_survive_kills() {
+    seeds(6)
+        .into_iter()
+        .for_each(|seed| random_run(seed, DiskStore::boxed(Kind::Lsm, seed), true, true, 150));
+}
+
+#[test]
+fn random_calls_over_the_b_tree_survive_kills() {
+    seeds(6)
+        .into_iter()
+        .for_each(|seed| random_run(seed, DiskStore::boxed(Kind::Btree, seed), true, true, 150));
+}
+
+/// What a tree shows, by path and without times.
+type Portrait = BTreeMap<Vec<u8>, (Attributes, u64)>;
+
+fn portray(portrait: &mut Portrait, path: Vec<u8>, attributes: Attributes, content: &[u8]) {
+    let zero = Time::default();
+    let timeless = Attributes { atime: zero, mtime: zero, ctime: zero, btime: zero, ..attributes };
+    portrait.insert(path, (timeless, xxhash_rust::xxh3::xxh3_64(content)));
+}
+
+fn portrait_of_model(model: &ModelFs) -> Portrait {
+    let (mut portrait, mut todo) = (Portrait::new(), vec![(ROOT, Vec::new())]);
+    while let Some((ino, path)) = todo.pop() {
+        let node = &model.nodes[&ino];
+        let content = if node.target.is_empty() { &node.content } else { &node.target };
+        portray(&mut portrait, path.clone(), node.attributes, content);
+        todo.extend(node.names.iter().map(|(name, &child)| (child, [&path[..], b"/", name].concat())));
+    }
+    portrait
+}
+
+fn portrait_of(fs: &FileSystem) -> Portrait {
+    let (mut portrait, mut todo) = (Portrait::new(), vec![(ROOT, Vec::new())]);
+    while let Some((ino, path)) = todo.pop() {
+        let attributes = fs.getattr(Tier::Disk, ino).unwrap();
+        let content = match attributes.kind {
+            FileKind::File => fs.read(Tier::Disk, ino, 0, 2 << 20).unwrap(),
+            FileKind::Symlink => fs.readlink(Tier::Disk, ino).unwrap().to_vec(),
+            FileKind::Directory => {
+                let entries = list(fs, ino, 50).unwrap().into_iter().skip(2);
+                todo.extend(entries.map(|entry| (entry.ino, [&path[..], b"/", &entry.name].concat())));
+                Vec::new()
+            }
+            _ => Vec::new(),
+        };
+        portray(&mut portrait, path, attributes, &content);
+    }
+    portrait
+}
+
+/// After a power failure the tree is what it was after some call, none older than the last sync.
+fn power_loss_run(seed: u64, store: Box<dyn Store>) {
+    let mut run = Run::new(seed, store, true);
+    engine::sync(&*run.engine).unwrap();
+    let mut portraits = vec![portrait_of_model(&run.model)];
+    for _ in 0..20 + run.random.below(100) {
+        run.step();
+        portraits.push(portrait_of_model(&run.model));
+        if run.random.one_in(10) {
+            run.log.push("sync".to_string());
+            engine::sync(&*run.engine).unwrap();
+            portraits.drain(..portraits.len() - 1);
+        }
+    }
+    run.remount(End::PowerLoss);
+    let found = portrait_of(&run.fs);
+    let known = portraits.contains(&found);
+    assert!(known, "{}the tree is none of the last {}: {found:#?}", run.story(), portraits.len());
+}
+
+#[test]
+fn a_power_failure_leaves_a_prefix_of_the_calls() {
+    for kind in [Kind::Lsm, Kind::Btree] {
+        seeds(15).into_iter().for_each(|seed| power_loss_run(seed, DiskStore::boxed(kind, seed)));
+    }
 }
 
 /// A filesystem over a counted map, for what a model cannot see.

@@ -41,7 +41,10 @@ pub enum Action {
 /// Every form of a line, with what it does.
 pub const HELP: &[(&str, &str)] = &[
     ("flush [wait]", "lsm: write the memtable to level 0; btree: as checkpoint"),
-    ("compact [full] [wait]", "lsm: merge until one sorted run is left; btree: not supported"),
+    (
+        "compact [full] [wait]",
+        "lsm: merge until one sorted run is left; btree: move what is last into free space, cut the file",
+    ),
     ("checkpoint [wait]", "btree: write every dirty page home; lsm: as flush"),
     ("sync", "make everything so far durable; the write returns when it is"),
     ("mark NAME", "remember the counters; .stats.d/since/NAME counts from there"),

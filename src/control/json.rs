@@ -295,6 +295,16 @@ fn tree(sample: &Sample) -> Option<Value> {
         "checkpoints": tree.checkpoints,
         "checkpoint_age_bytes": tree.checkpoint_age_bytes,
         "checkpoint_ns": nanos_of(tree.checkpoint_time),
+        "dirty_age_ns": nanos_of(tree.dirty_age),
+        "settle_bytes": tree.settle_bytes,
+        "recovery_ns": nanos_of(tree.recovery_time),
+        "recovery_bytes": tree.recovery_bytes,
+        "leaf_hits": tree.leaves.hits,
+        "leaf_misses": tree.leaves.misses,
+        "inner_hits": tree.inner.hits,
+        "inner_misses": tree.inner.misses,
+        "extent_hits": tree.extents.hits,
+        "extent_misses": tree.extents.misses,
     }))
 }
 

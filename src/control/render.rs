@@ -383,6 +383,12 @@ fn tree_block(page: &mut Page, tree: &Tree) {
             format!("merges {}", human_count(tree.merges)),
             format!("checkpoints {} last {}", human_count(tree.checkpoints), span(tree.checkpoint_time)),
             format!("log since checkpoint {}", human_size(tree.checkpoint_age_bytes)),
+            format!("dirty for {}", span(tree.dirty_age)),
+            format!("to settle {}", human_size(tree.settle_bytes)),
+            format!("recovery {} of {}", span(tree.recovery_time), human_size(tree.recovery_bytes)),
+            format!("leaf hits {}", percent(tree.leaves.hit_share())),
+            format!("inner hits {}", percent(tree.inner.hit_share())),
+            format!("extent hits {}", percent(tree.extents.hit_share())),
         ],
     );
 }

@@ -277,6 +277,9 @@ fn shape_since(now: &Shape, earlier: &Shape) -> Shape {
         tree.splits = tree.splits.saturating_sub(before.splits);
         tree.merges = tree.merges.saturating_sub(before.merges);
         tree.checkpoints = tree.checkpoints.saturating_sub(before.checkpoints);
+        tree.leaves = tree.leaves.since(&before.leaves);
+        tree.inner = tree.inner.since(&before.inner);
+        tree.extents = tree.extents.since(&before.extents);
     }
     shape.cache.hits = shape.cache.hits.saturating_sub(earlier.cache.hits);
     shape.cache.misses = shape.cache.misses.saturating_sub(earlier.cache.misses);

@@ -38,10 +38,10 @@ pub use batch::{Batch, Operation};
 pub use error::{Cause, Error, Result};
 pub use mem::MemEngine;
 pub use meter::{KeyKind, KindCounters, MeteredEngine, TagCounters};
-pub use options::{FIELDS, Kind, Options, Sync};
+pub use options::{FIELDS, Kind, Options, Sync, Torn};
 pub use shape::{
-    Cache, Debt, Filter, Histogram, Level, Memory, Probe, ProbeMeter, Shape, StallCounters, StallMeter,
-    Stalls, TableInfo, Tree,
+    Cache, Debt, Filter, Histogram, Level, Lookups, Memory, Probe, ProbeMeter, Shape, StallCounters,
+    StallMeter, Stalls, TableInfo, Tree,
 };
 pub use space::SpaceGuard;
 pub use worker::Worker;
@@ -100,7 +100,7 @@ pub enum Pending {
 pub enum Command {
     /// LSM: write the memtable to level 0 now. B-tree: the same as `Checkpoint`.
     Flush,
-    /// LSM: flush, then merge until one sorted run is left in the lowest level. B-tree: not supported.
+    /// LSM: flush, then merge until one sorted run is left in the lowest level. B-tree: move what lies at the end of the file into free space and cut the end off.
     Compact,
     /// B-tree: write every dirty page home. LSM: the same as `Flush`.
     Checkpoint,

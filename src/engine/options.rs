@@ -75,6 +75,38 @@ impl FromStr for Sync {
     }
 }
 
+/// B-tree: where the copy of a page lies that repairs it when writing it in its place was cut off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Torn {
+    /// In the log: every changed page of every batch, as a whole. The dearest; there to compare with.
+    Image,
+    /// In an area of its own: every page that a checkpoint overwrites, once.
+    DoubleWrite,
+    /// In the log: every page that a checkpoint overwrites, once; changes between are logical records.
+    Delta,
+}
+
+impl Torn {
+    /// Its name in options and reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Torn::Image => "image",
+            Torn::DoubleWrite => "doublewrite",
+            Torn::Delta => "delta",
+        }
+    }
+}
+
+impl FromStr for Torn {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Torn, String> {
+        [Torn::Image, Torn::DoubleWrite, Torn::Delta]
+            .into_iter()
+            .find(|torn| torn.name() == text)
+            .ok_or_else(|| "takes image, doublewrite or delta".to_string())
+    }
+}
+
 /// Settings of all engines; each reads its own.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Options {
@@ -118,6 +150,8 @@ pub struct Options {
 
     /// B-tree: bytes of a page.
     pub page_bytes: u64,
+    /// B-tree: what repairs a page whose write was cut off; any mode opens what any other left.
+    pub torn: Torn,
     /// B-tree: dirty pages and extents in memory at most; writers wait at this bound.
     pub dirty_bytes_max: u64,
     /// B-tree: a checkpoint starts at the latest after this many log bytes; bounds recovery time.
@@ -148,6 +182,7 @@ impl Default for Options {
             pending_slowdown_bytes: 64 << 30,
             pending_stop_bytes: 256 << 30,
             page_bytes: 16 << 10,
+            torn: Torn::Delta,
             dirty_bytes_max: 128 << 20,
             checkpoint_log_bytes: 256 << 20,
             checkpoint_age: Duration::from_secs(30),
@@ -293,6 +328,16 @@ pub const FIELDS: &[Field<Options>] = &[
         "LSM: pending bytes that slow writers down. Default 64G."
     ),
     size!("pending_stop", Mount, pending_stop_bytes, "LSM: pending bytes that stop writers. Default 256G."),
+    Field {
+        name: "torn",
+        when: When::Mount,
+        help: "B-tree: what repairs a torn page: image (of every change), doublewrite, delta. Default delta.",
+        set: |options, text| {
+            options.torn = text.parse()?;
+            Ok(())
+        },
+        get: |options| options.torn.name().to_string(),
+    },
     size!("dirty_max", Mount, dirty_bytes_max, "B-tree: dirty bytes in memory at most. Default 128M."),
     size!(
         "checkpoint_log",

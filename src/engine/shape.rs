@@ -120,7 +120,7 @@ pub struct Tree {
     pub fill: f64,
     /// Splits so far.
     pub splits: u64,
-    /// Pages given back because they became empty.
+    /// Pages given back because they became empty or joined a neighbour.
     pub merges: u64,
     /// Checkpoints that ended.
     pub checkpoints: u64,
@@ -128,6 +128,43 @@ pub struct Tree {
     pub checkpoint_age_bytes: u64,
     /// How long the last checkpoint took.
     pub checkpoint_time: Duration,
+    /// Time since the oldest change that no checkpoint has taken up yet.
+    pub dirty_age: Duration,
+    /// Bytes of the data file and of copies of pages that a checkpoint would write now, in the torn-page mode of the mount.
+    pub settle_bytes: u64,
+    /// How long opening took.
+    pub recovery_time: Duration,
+    /// Log bytes of the batches that opening replayed.
+    pub recovery_bytes: u64,
+    /// The pool's answers for leaves.
+    pub leaves: Lookups,
+    /// The same for inner pages.
+    pub inner: Lookups,
+    /// The same for values out of line.
+    pub extents: Lookups,
+}
+
+/// Requests to the pool for one kind of content. Dirty pages are not in the pool and not counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Lookups {
+    /// Answered from memory.
+    pub hits: u64,
+    /// Read from the disk.
+    pub misses: u64,
+}
+
+impl Lookups {
+    /// What came after `earlier`.
+    pub fn since(&self, earlier: &Lookups) -> Lookups {
+        let hits = self.hits.saturating_sub(earlier.hits);
+        Lookups { hits, misses: self.misses.saturating_sub(earlier.misses) }
+    }
+
+    /// Hits over requests; `None` without any.
+    pub fn hit_share(&self) -> Option<f64> {
+        let all = self.hits + self.misses;
+        (all > 0).then(|| self.hits as f64 / all as f64)
+    }
 }
 
 /// Memory held by an engine.

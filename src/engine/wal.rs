@@ -50,8 +50,10 @@ pub const FIRST_KIND: u8 = 2;
 /// Frame header, position and synced: what a record costs beside its payload.
 pub const RECORD_OVERHEAD_BYTES: u64 = frame::HEADER_BYTES as u64 + 16;
 const PREFIX: &str = "log.";
-/// Released segments kept for later use; more are removed.
-const SPARES_MAX: usize = 8;
+/// Segment files of a log, in use and spare, before the first is used again, and that are kept at most. A segment that was just
+/// released is often still dirty in the page cache. Writing it again there would reach the device once for two writes at
+/// our door, and the bytes that the meter counts would not be those of the disk.
+const SEGMENTS: usize = 16;
 
 /// Whether `name` is a log segment's.
 pub fn is_segment(name: &str) -> bool {
@@ -82,7 +84,10 @@ struct Waiter {
 struct State {
     /// In order; the last one is written to.
     segments: VecDeque<Segment>,
-    spares: Vec<Spare>,
+    /// Free for use, the one released first in front.
+    spares: VecDeque<Spare>,
+    /// The front spare was made ahead and never used.
+    is_prepared: bool,
     next_slot: u64,
     end: Position,
     synced: Position,
@@ -178,7 +183,7 @@ impl Log {
         visit: &mut dyn FnMut(u8, Position, Bytes) -> Result<()>,
     ) -> Result<Log> {
         let mut found = Vec::new();
-        let mut spares = Vec::new();
+        let mut spares = VecDeque::new();
         let mut next_slot = 0;
         for info in disk.list().map_err(|error| Error::io("listing the store", error))? {
             let Some(slot) = info.name.strip_prefix(PREFIX).and_then(|slot| slot.parse::<u64>().ok()) else {
@@ -191,7 +196,7 @@ impl Log {
             file.read_at(Purpose::Recovery, 0, &mut header).map_err(context)?;
             match read_header(&header) {
                 Some(header) => found.push((header, slot, file, info.bytes)),
-                None => spares.push(Spare { slot, file, capacity_bytes: info.bytes }),
+                None => spares.push_back(Spare { slot, file, capacity_bytes: info.bytes }),
             }
         }
         found.sort_by_key(|(header, ..)| header.number);
@@ -219,7 +224,7 @@ impl Log {
         for (index, (header, slot, file, capacity_bytes)) in chain.into_iter().enumerate() {
             let limit = starts.get(index + 1).copied();
             if limit.is_some_and(|limit| limit <= from) {
-                spares.push(Spare { slot, file, capacity_bytes });
+                spares.push_back(Spare { slot, file, capacity_bytes });
                 continue;
             }
             if broken.is_none() && header.start > end {
@@ -300,6 +305,7 @@ impl Log {
             state: Mutex::new(State {
                 segments,
                 spares,
+                is_prepared: false,
                 next_slot,
                 end,
                 synced: end,
@@ -319,10 +325,24 @@ impl Log {
     /// Makes a new last segment with room for `record_bytes`.
     fn start_segment(&self, state: &mut State, record_bytes: u64, number: u64) -> Result<()> {
         let needed = (HEADER_BYTES + record_bytes).max(self.segment_bytes);
-        let spare = match state.spares.iter().position(|spare| spare.capacity_bytes >= needed) {
-            Some(index) => state.spares.swap_remove(index),
-            None => self.make_spare(state, needed)?,
+        let is_young = state.segments.len() + state.spares.len() < SEGMENTS;
+        let fits = state.spares.iter().position(|spare| spare.capacity_bytes >= needed);
+        let spare = match fits.and_then(|index| state.spares.remove(index)) {
+            Some(spare) if state.is_prepared || !is_young => spare,
+            other => match self.make_spare(state, needed) {
+                Ok(new) => {
+                    state.spares.extend(other);
+                    new
+                }
+                // A full disk has no room for another: use this one again.
+                Err(Error::NoSpace) => other.ok_or(Error::NoSpace)?,
+                Err(error) => {
+                    state.spares.extend(other);
+                    return Err(error);
+                }
+            },
         };
+        state.is_prepared = false;
         let mut header = Vec::with_capacity(HEADER_BYTES as usize);
         for _ in 0..2 {
             let at = frame::start(&mut header, HEADER_KIND);
@@ -334,7 +354,7 @@ impl Log {
         }
         let name = segment_name(spare.slot);
         if let Err(error) = spare.file.write_at(Purpose::Wal, 0, &header) {
-            state.spares.push(spare);
+            state.spares.push_back(spare);
             return Err(Error::io(format!("writing {name}"), error));
         }
         state.segments.push_back(Segment {
@@ -472,15 +492,17 @@ impl Log {
         }
     }
 
-    /// Makes a spare segment before one is needed, so that `append` need not.
+    /// Makes the next segment before it is needed, so that `append` need not.
     fn prepare(&self) -> Result<()> {
         let mut state = self.state.lock();
-        let half_full =
-            state.segments.back().is_some_and(|segment| (state.end - segment.start) * 2 > self.segment_bytes);
-        let has_spare = state.spares.iter().any(|spare| spare.capacity_bytes >= self.segment_bytes);
-        if half_full && !has_spare && state.failed.is_none() {
+        let is_young = state.segments.len() + state.spares.len() < SEGMENTS;
+        let fits = state.spares.iter().any(|spare| spare.capacity_bytes >= self.segment_bytes);
+        if !state.is_prepared && (is_young || !fits) && state.failed.is_none() {
             match self.make_spare(&mut state, self.segment_bytes) {
-                Ok(spare) => state.spares.push(spare),
+                Ok(spare) => {
+                    state.spares.push_front(spare);
+                    state.is_prepared = true;
+                }
                 // The append that needs it will say so.
                 Err(Error::NoSpace) => {}
                 Err(error) => return Err(error),
@@ -552,8 +574,8 @@ impl Log {
         state.released = state.released.max(position);
         while state.segments.len() > 1 && state.segments[1].start <= position {
             let Some(segment) = state.segments.pop_front() else { break };
-            if state.spares.len() < SPARES_MAX {
-                state.spares.push(Spare {
+            if state.segments.len() + state.spares.len() < SEGMENTS {
+                state.spares.push_back(Spare {
                     slot: segment.slot,
                     file: segment.file,
                     capacity_bytes: segment.capacity_bytes,

@@ -3,12 +3,16 @@
 //! 1. *Freeze*: take the dirty pages and values, root, counts and free map as of log position P. Writers copy what they change
 //!    from here on.
 //! 2. *Fresh*: write values and pages that no durable state refers to, and the free map, to their places.
-//! 3. *Images*: append every other page, in its new form, to the log.
-//! 4. *Commit*: sync the data file and the log, write the meta page, sync it. Now the state at P is durable: what is not in its
-//!    place lies in the log between P and `images_end`. The log below P and units freed before P can be used again.
-//! 5. *Home*: write the pages of step 3 to their places, which may tear them: the images repair that. Sync.
-//! 6. *Done*: write the meta page once more, in the other slot, without `images_end`. It needs no sync of its own: doing step 5
-//!    again at recovery is harmless, and the next commit syncs the file before it overwrites a slot.
+//! 3. *Images*: append the changed sectors of every other page, in their new form, to the log; or write the page to the double-write area. In `torn=image` the
+//!    images of batches do, where they could be written.
+//! 4. *Commit*: sync the data file, the area and the log, write the meta page, sync it. Now the state at P is durable: what is not
+//!    in its place lies in the log between `images_start` and `images_end`, or in the area. The log below P (below
+//!    `images_start`) and units freed before P can be used again.
+//! 5. *Home*: write the changed units of the pages of step 3 to their places, which may tear them: the images repair that. Sync.
+//! 6. *Done*: write the meta page once more, in the other slot, without `images_end` and `double_bytes`. It needs no sync of its
+//!    own: doing step 5 again at recovery is harmless, and the next commit syncs the file before it overwrites a slot. Only with
+//!    an area it is synced, because the next checkpoint overwrites that before its commit. If much of the end of
+//!    the file is free in this state, it is cut off.
 //!
 //! A step that fails is done again at the next call; each may be repeated. After a failed sync nothing is, until the store is
 //! opened again.
@@ -16,17 +20,21 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::BtreeEngine;
 use super::meta::Meta;
-use super::page::Page;
+use super::page::{Page, SECTOR_BYTES};
 use super::pager::Piece;
 use super::tree::Frozen;
+use super::{BtreeEngine, double};
 use crate::disk::Purpose;
 use crate::engine::wal::{FIRST_KIND, RECORD_OVERHEAD_BYTES};
-use crate::engine::{Class, Done, Result};
+use crate::engine::{Class, Done, Result, Torn};
 
-/// Log record kind of a page image: unit (8 bytes), page.
+/// Log record kind of a page image: unit (8 bytes), which sectors of the page changed (16 bytes), these sectors.
 pub const IMAGE_KIND: u8 = FIRST_KIND + 1;
+/// Bytes before the sectors.
+pub const IMAGE_HEADER_BYTES: usize = 24;
+/// Log record kind of the image of a page that a batch changed: unit (8 bytes), whether the page is new (4 bytes), page.
+pub const BATCH_IMAGE_KIND: u8 = FIRST_KIND + 2;
 /// A unit of work writes about this much.
 const WORK_BYTES: usize = 4 << 20;
 
@@ -44,7 +52,9 @@ pub struct Job {
     frozen: Arc<Frozen>,
     /// Sorted by unit, as are the next.
     fresh: Vec<(u64, Piece)>,
-    in_place: Vec<(u64, Piece)>,
+    in_place: Vec<(u64, Arc<Page>)>,
+    /// Those pages of `in_place` that need a copy.
+    images: Vec<(u64, Arc<Page>)>,
     /// The newest meta page that was written for it, once there is one.
     meta: Meta,
     image_bytes: u64,
@@ -58,26 +68,37 @@ impl Job {
     fn new(frozen: Arc<Frozen>, started: Duration, waiters: Vec<Done>) -> Job {
         let (mut fresh, mut in_place) = (Vec::new(), Vec::new());
         for (unit, page) in &frozen.pages {
-            let list = if frozen.fresh.contains(unit) { &mut fresh } else { &mut in_place };
-            list.push((*unit, Piece::Page(page.clone())));
+            if frozen.fresh.contains(unit) {
+                fresh.push((*unit, Piece::Page(page.clone())));
+            } else if page.changed_units().next().is_some() {
+                in_place.push((*unit, page.clone()));
+            }
         }
         fresh.extend(frozen.values.iter().map(|(unit, value)| (*unit, Piece::Value(value.clone()))));
         fresh.sort_unstable_by_key(|(unit, _)| *unit);
         in_place.sort_unstable_by_key(|(unit, _)| *unit);
-        let meta = frozen.meta;
-        Job { stage: Stage::Fresh(0), frozen, fresh, in_place, meta, image_bytes: 0, started, waiters }
+        let images: Vec<_> =
+            in_place.iter().filter(|(unit, _)| !frozen.imaged.contains(unit)).cloned().collect();
+        let mut meta = frozen.meta;
+        if images.len() < in_place.len() {
+            meta.images_end = meta.position;
+        } else {
+            meta.images_start = meta.position;
+        }
+        let stage = Stage::Fresh(0);
+        Job { stage, frozen, fresh, in_place, images, meta, image_bytes: 0, started, waiters }
     }
 
     /// Where it is, for reports.
     pub fn describe(&self) -> String {
         let (what, done, all) = match self.stage {
             Stage::Fresh(at) => ("new pages", at, self.fresh.len()),
-            Stage::Images(at) => ("page images", at, self.in_place.len()),
+            Stage::Images(at) => ("page copies", at, self.images.len()),
             Stage::Commit => ("commit", 0, 1),
             Stage::Home(at) => ("pages home", at, self.in_place.len()),
             Stage::Done => ("done", 1, 1),
         };
-        format!("checkpoint {what} {}%", if all == 0 { 100 } else { done * 100 / all })
+        format!("checkpoint {what} {}%", (done * 100).checked_div(all).unwrap_or(100))
     }
 }
 
@@ -114,34 +135,41 @@ impl BtreeEngine {
                 }
             }
             Stage::Images(at) => {
-                let count = (WORK_BYTES / self.pager.page_bytes()).max(1);
-                let end = (at + count).min(job.in_place.len());
-                for (unit, piece) in &job.in_place[at..end] {
-                    if let Piece::Page(page) = piece {
+                let count = (WORK_BYTES / self.pager.page_bytes()).clamp(1, double::CHUNK_PAGES_MAX);
+                let end = (at + count).min(job.images.len());
+                if self.options.torn == Torn::DoubleWrite && at < end {
+                    self.write_double(job, at, end)?;
+                } else {
+                    for (unit, page) in &job.images[at..end] {
                         let (position, bytes) = self.log_image(*unit, page)?;
                         job.meta.images_end = position;
                         job.image_bytes += bytes;
                     }
                 }
-                if end < job.in_place.len() { Stage::Images(end) } else { Stage::Commit }
+                if end < job.images.len() { Stage::Images(end) } else { Stage::Commit }
             }
             Stage::Commit => {
                 self.commit(job)?;
                 if job.in_place.is_empty() { Stage::Done } else { Stage::Home(0) }
             }
             Stage::Home(at) => {
-                let next = self.pager.write_pieces(&job.in_place, at, WORK_BYTES, Purpose::Checkpoint)?;
+                let next = self.pager.write_changed(&job.in_place, at, WORK_BYTES, Purpose::Checkpoint)?;
                 if next < job.in_place.len() {
                     Stage::Home(next)
                 } else {
                     self.sync_file(Purpose::Checkpoint)?;
-                    let meta = Meta { sequence: job.meta.sequence + 1, images_end: 0, ..job.meta };
+                    let meta = job.meta.settled();
                     self.pager.write_meta(&meta)?;
+                    if job.meta.double_bytes > 0 {
+                        self.sync_file(Purpose::Manifest)?;
+                    }
                     job.meta = meta;
                     Stage::Done
                 }
             }
             Stage::Done => {
+                self.grow_ahead()?;
+                self.shrink()?;
                 self.thaw(job);
                 return Ok(true);
             }
@@ -150,25 +178,46 @@ impl BtreeEngine {
     }
 
     fn log_image(&self, unit: u64, page: &Page) -> Result<(u64, u64)> {
-        let bytes = 8 + self.pager.page_bytes();
+        let changed = page.changed_sectors();
+        let bytes = IMAGE_HEADER_BYTES + changed.count_ones() as usize * SECTOR_BYTES;
+        let mut sealed = Vec::with_capacity(self.pager.page_bytes());
+        page.seal(unit, &mut sealed);
         let position = self.log.append(IMAGE_KIND, Purpose::PageImage, bytes, |target| {
             target.extend_from_slice(&unit.to_le_bytes());
-            page.seal(unit, target);
+            target.extend_from_slice(&changed.to_le_bytes());
+            for (index, sector) in sealed.chunks(SECTOR_BYTES).enumerate() {
+                if changed >> index & 1 == 1 {
+                    target.extend_from_slice(sector);
+                }
+            }
         })?;
         let bytes = bytes as u64 + RECORD_OVERHEAD_BYTES;
         self.add_image_bytes(bytes);
         Ok((position, bytes))
     }
 
+    /// Writes copies `at..end` to the double-write area: at `double_bytes`, which grows by it.
+    fn write_double(&self, job: &mut Job, at: usize, end: usize) -> Result<()> {
+        let left = (job.images.len() - at) as u64 * (self.pager.page_bytes() as u64 + super::UNIT_BYTES);
+        // One chunk that fails is written again to the same place.
+        let offset = job.meta.double_bytes;
+        self.double.make_room(offset + left)?;
+        job.meta.double_bytes += self.double.write(offset, job.meta.position, &job.images[at..end])?;
+        Ok(())
+    }
+
     fn commit(&self, job: &mut Job) -> Result<()> {
         self.sync_file(Purpose::Checkpoint)?;
+        if job.meta.double_bytes > 0 {
+            self.double.sync().inspect_err(|error| self.fail(error))?;
+        }
         self.log.sync_now()?;
         let mut meta = job.meta;
         meta.sequence = self.tree.read().durable.sequence + 1;
         self.pager.write_meta(&meta)?;
         self.sync_file(Purpose::Manifest)?;
         job.meta = meta;
-        self.log.release(meta.position);
+        self.log.release(meta.images_start);
         self.tree.write().commit(meta);
         self.set_image_bytes(job.image_bytes);
         self.bell.ring(Class::Room);
@@ -178,8 +227,11 @@ impl BtreeEngine {
     /// What was frozen is clean now.
     fn thaw(&self, job: &Job) {
         // Into the pool first: readers find it in the frozen state until that goes.
-        for (unit, piece) in job.fresh.iter().chain(&job.in_place) {
+        for (unit, piece) in &job.fresh {
             self.pager.keep(*unit, piece.clone());
+        }
+        for (unit, page) in &job.in_place {
+            self.pager.keep(*unit, Piece::Page(page.clone()));
         }
         let mut tree = self.tree.write();
         tree.durable = job.meta;

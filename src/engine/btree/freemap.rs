@@ -6,7 +6,8 @@
 //!             used ─retire→ retired ─freeze→ leaving ─release (checkpoint durable)→ free
 //! ```
 //! Consecutive takes give consecutive units: the next run begins where the last one ended, else in the largest free run, else
-//! in the tail. So what is written together lies together.
+//! in the tail. So what is written together lies together. Pages and the free map, which nobody reads in a row, go into the lowest
+//! holes instead, so that they neither cut up runs of values nor keep the end of the file in use.
 //!
 //! # Invariants
 //!
@@ -19,6 +20,9 @@ use crate::base::varint;
 
 /// Upper bound of a run's encoded size: units and gaps below 2^35.
 const RUN_BYTES_MAX: u64 = 10;
+
+/// Runs that a search from below looks at.
+const LOW_RUNS: usize = 256;
 
 /// A run of units.
 pub type Run = (u64, u64);
@@ -52,6 +56,23 @@ impl FreeMap {
         self.file_units = self.file_units.max(units);
     }
 
+    /// The file has been cut to `units`, not below its end.
+    pub fn cut(&mut self, units: u64) {
+        debug_assert!(units >= self.end);
+        self.file_units = units;
+    }
+
+    /// Units of the file behind its end.
+    pub fn tail_units(&self) -> u64 {
+        self.file_units - self.end
+    }
+
+    /// Units below the end that something lies in.
+    pub fn used_units(&self) -> u64 {
+        let waiting: u64 = self.retired.iter().chain(&self.leaving).map(|(_, units)| units).sum();
+        self.end - super::FIRST_UNIT - self.free_units - waiting
+    }
+
     /// Units that can be taken now.
     pub fn available_units(&self) -> u64 {
         self.free_units + (self.file_units - self.end)
@@ -74,9 +95,11 @@ impl FreeMap {
         let near = self.free.get(&self.cursor).filter(|length| **length >= units);
         let found = match near {
             Some(length) => Some((self.cursor, *length)),
-            None => {
-                self.by_length.last().filter(|(length, _)| *length >= units).map(|(length, start)| (*start, *length))
-            }
+            None => self
+                .by_length
+                .last()
+                .filter(|(length, _)| *length >= units)
+                .map(|(length, start)| (*start, *length)),
         };
         let start = match found {
             Some((start, length)) => {
@@ -95,6 +118,23 @@ impl FreeMap {
         };
         self.cursor = start + units;
         start
+    }
+
+    /// Takes `units` consecutive units as low as a short search finds them.
+    pub fn take_low(&mut self, units: u64) -> u64 {
+        self.take_below(units, u64::MAX).unwrap_or_else(|| self.take(units))
+    }
+
+    /// The same, all of them below `limit`; `None` where the search finds none.
+    pub fn take_below(&mut self, units: u64, limit: u64) -> Option<u64> {
+        let mut runs = self.free.iter().take(LOW_RUNS);
+        let found = runs.find(|(_, length)| **length >= units).map(|(start, length)| (*start, *length));
+        let (start, length) = found.filter(|(start, _)| start + units <= limit)?;
+        self.remove(start, length);
+        if length > units {
+            self.add(start + units, length - units);
+        }
+        Some(start)
     }
 
     fn add(&mut self, start: u64, length: u64) {
@@ -204,7 +244,12 @@ mod tests {
             match prng.below(10) {
                 0..6 => {
                     let units = 1 + prng.below(5);
-                    used.push((map.take(units), units));
+                    let start = if prng.one_in(3) { map.take_low(units) } else { map.take(units) };
+                    used.push((start, units));
+                    let limit = prng.below(60);
+                    let low = map.take_below(units, limit);
+                    used.extend(low.map(|start| (start, units)));
+                    assert!(low.is_none_or(|start| start + units <= limit));
                 }
                 6 if step % 40 == 0 => map.freeze(),
                 7 if step % 40 == 0 => map.release(),
@@ -223,6 +268,7 @@ mod tests {
                     at += units;
                 }
                 assert_eq!(at, map.end());
+                assert_eq!(map.used_units(), used.iter().map(|(_, units)| units).sum::<u64>());
             }
         }
         map.freeze();

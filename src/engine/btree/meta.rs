@@ -9,7 +9,7 @@ pub const FILE: &str = "btree.pages";
 pub const META_BYTES: usize = 512;
 const KIND: u8 = 1;
 const MAGIC: u64 = u64::from_le_bytes(*b"kvfsbtr1");
-const WORDS: usize = 16;
+const WORDS: usize = 18;
 
 /// Numbers that are kept with the tree.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -37,9 +37,13 @@ pub struct Meta {
     pub height: u64,
     /// The state holds every batch up to here.
     pub position: Position,
-    /// Page images in the log between `position` and here belong to this state and are not known to be in their places yet;
-    /// 0 if there are none.
+    /// Page images of batches in the log between here and `position` belong to this state; never above `position`.
+    pub images_start: Position,
+    /// Page images in the log up to here (of batches up to `position`, of the checkpoint behind it) belong to this state and are
+    /// not known to be in their places yet; 0 if there are none.
     pub images_end: Position,
+    /// Bytes of the double-write area that belong to this state and are not known to be in their places yet; 0 if there are none.
+    pub double_bytes: u64,
     /// Units from here on are unused.
     pub end: u64,
     /// First unit of the free map.
@@ -60,6 +64,12 @@ impl Meta {
         self.sequence % 2 * super::UNIT_BYTES
     }
 
+    /// The same state once everything is in its place.
+    pub fn settled(&self) -> Meta {
+        let images_start = self.position;
+        Meta { sequence: self.sequence + 1, images_start, images_end: 0, double_bytes: 0, ..*self }
+    }
+
     /// The slot's bytes.
     pub fn encode(&self) -> Vec<u8> {
         let counts = &self.counts;
@@ -70,7 +80,9 @@ impl Meta {
             self.root,
             self.height,
             self.position,
+            self.images_start,
             self.images_end,
+            self.double_bytes,
             self.end,
             self.map_unit,
             self.map_units,
@@ -108,7 +120,9 @@ impl Meta {
             root: next()?,
             height: next()?,
             position: next()?,
+            images_start: next()?,
             images_end: next()?,
+            double_bytes: next()?,
             end: next()?,
             map_unit: next()?,
             map_units: next()?,
@@ -122,7 +136,11 @@ impl Meta {
             },
         };
         let pages = meta.page_bytes.is_power_of_two() && (4 << 10..=64 << 10).contains(&meta.page_bytes);
-        (pages && meta.height < 64 && meta.offset() == offset && meta.end >= super::FIRST_UNIT)
+        (pages
+            && meta.height < 64
+            && meta.images_start <= meta.position
+            && meta.offset() == offset
+            && meta.end >= super::FIRST_UNIT)
             .then_some(meta)
     }
 
@@ -149,7 +167,9 @@ mod tests {
             root: 5,
             height: 2,
             position: 1000,
+            images_start: 900,
             images_end: 2000,
+            double_bytes: 7,
             end: 900,
             map_unit: 77,
             map_units: 1,
@@ -166,12 +186,15 @@ mod tests {
             .chunks_exact(8)
             .map(|word| u64::from_le_bytes(word.try_into().unwrap()))
             .collect();
-        assert_eq!(bytes[4..17], [128, 0, 0, 0, 1, b'k', b'v', b'f', b's', b'b', b't', b'r', b'1']);
-        assert_eq!(words[1..], [3, 16384, 5, 2, 1000, 2000, 900, 77, 1, 33, 0x0102_0304, 6, 1, 50_000, 12]);
-        assert!(bytes[137..].iter().all(|byte| *byte == 0) && bytes.len() == 512);
+        assert_eq!(bytes[4..17], [144, 0, 0, 0, 1, b'k', b'v', b'f', b's', b'b', b't', b'r', b'1']);
+        assert_eq!(
+            words[1..],
+            [3, 16384, 5, 2, 1000, 900, 2000, 7, 900, 77, 1, 33, 0x0102_0304, 6, 1, 50_000, 12]
+        );
+        assert!(bytes[153..].iter().all(|byte| *byte == 0) && bytes.len() == 512);
         assert_eq!(Meta::decode(&bytes, 4096), Some(sample(3)));
         assert_eq!(Meta::decode(&bytes, 0), None);
-        for bit in 0..137 * 8 {
+        for bit in 0..153 * 8 {
             bytes[bit / 8] ^= 1 << (bit % 8);
             assert_eq!(Meta::decode(&bytes, 4096), None, "bit {bit}");
             bytes[bit / 8] ^= 1 << (bit % 8);

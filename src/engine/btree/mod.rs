@@ -1,8 +1,20 @@
 //! The B-tree engine: fixed pages changed in place, large values in extents, one log before both.
 //!
 //! **No steal.** Between checkpoints changed pages live in memory alone, so what lies in the file is always the state of one log
-//! position, and recovery is: that state, plus the batches behind it. A checkpoint logs images of the pages that it will
-//! overwrite, so a torn page is written again; values and new pages go where nothing was, and need none.
+//! position, and recovery is: that state, plus the batches behind it. Values and new pages go where nothing was, so a crash that
+//! tears them costs nothing. A page that a checkpoint overwrites may be torn while it is needed; its copy lies, as the option
+//! `torn` says:
+//!
+//! | `torn`        | the copy                                                        | written                             |
+//! |---------------|-----------------------------------------------------------------|-------------------------------------|
+//! | `delta`       | in the log, behind the batches of the checkpoint                | once a checkpoint                   |
+//! | `doublewrite` | in `btree.double`, from its start                               | once a checkpoint, and a sync more  |
+//! | `image`       | in the log, behind the batch; new pages, too, for the same cost | as often as batches change the page |
+//!
+//! Batches are logical records in every mode, and recovery replays those; copies only repair. So each mode opens what any other
+//! left, and no mode writes a page in its place more than once a checkpoint. What is written in place is the units of the page that
+//! changed, and in `delta` the copy is the sectors that did; the other two copy whole pages. In `image` the log keeps what the last checkpoint
+//! needed until the next commits.
 //!
 //! # What `apply` does
 //!
@@ -10,18 +22,22 @@
 //! 2. Refuse what is over a limit; take space in the file for whatever the batch may need at most.
 //! 3. Append the batch to the log.
 //! 4. Change pages in memory. Nothing can fail here.
+//! 5. `torn=image`: append every changed page. One that finds no space gets its image from the checkpoint.
 //!
 //! # Lock order
 //!
-//! `job` (the checkpoint) → `writer` (one batch at a time; freezing) → `tree` (shared: one descent; exclusive: changes in memory,
+//! `job` (the checkpoint) → `compaction` → `writer` (one batch at a time; freezing) → `tree` (shared: one descent; exclusive: changes in memory,
 //! never a disk request) → the log's own. `commands` is held for moments and never with another.
 //!
 //! The work classes are [`Class::Log`] for the log and [`Class::Flush`] for checkpoints and verification.
 #![doc = include_str!("FORMAT.md")]
 
 mod checkpoint;
+mod compact;
+mod double;
 mod explain;
 mod freemap;
+mod join;
 mod meta;
 mod page;
 mod pager;
@@ -39,11 +55,13 @@ use parking_lot::{Mutex, RwLock};
 use super::wal::{FIRST_KIND, Log};
 use super::{
     Batch, Bell, Cause, Class, Command, Debt, Done, Engine, Error, Journal, KeyRange, Memory, Options,
-    Pending, Position, Probe, ProbeMeter, Promise, Result, Shape, SpaceGuard, StallMeter, Tier, Visit,
+    Pending, Position, Probe, ProbeMeter, Promise, Result, Shape, SpaceGuard, StallMeter, Tier, Torn, Visit,
 };
 use crate::base::clock::Clock;
 use crate::disk::{Disk, Purpose};
 use checkpoint::Job;
+use compact::Compaction;
+use double::DoubleWrite;
 use page::Extent;
 use pager::{Loaded, Pager, Piece};
 use tree::{Chunk, Item, Miss, Needs, Pins, Stop, Tree};
@@ -55,9 +73,13 @@ const FIRST_UNIT: u64 = 2;
 /// Values from this size on lie in extents.
 const OUT_OF_LINE_BYTES: usize = 2048;
 /// Entries that a scan collects under one lock.
-const SCAN_ENTRIES: usize = 128;
+const SCAN_ENTRIES: usize = 256;
 /// Bytes of values that a scan reads from the disk at a time.
-const SCAN_READ_BYTES: usize = 256 << 10;
+const SCAN_READ_BYTES: usize = 1 << 20;
+/// Units between two values that a scan reads along rather than making a request more: a page, mostly.
+const SCAN_GAP_UNITS: u64 = 4;
+/// A free end of the file shorter than this stays, so that small stores do not cut and grow in turn.
+const CUT_UNITS_MIN: u64 = 64;
 /// Longest wait for other writers in [`Tier::Memory`].
 const WRITER_WAIT: Duration = Duration::from_millis(2);
 /// When a refused batch is worth another try, if no bell rings before.
@@ -67,18 +89,21 @@ const RETRY_AFTER: Duration = Duration::from_millis(20);
 #[derive(Default)]
 struct Commands {
     checkpoint: Vec<Done>,
+    compact: Vec<Done>,
     verify: Vec<Done>,
 }
 
 /// A B-tree on one disk.
 pub struct BtreeEngine {
     pager: Pager,
+    double: DoubleWrite,
     log: Log,
     clock: Arc<dyn Clock>,
     bell: Arc<Bell>,
     options: Options,
     guard: SpaceGuard,
     job: Mutex<Option<Job>>,
+    compaction: Mutex<Option<Compaction>>,
     writer: Mutex<()>,
     tree: RwLock<Tree>,
     commands: Mutex<Commands>,
@@ -90,6 +115,8 @@ pub struct BtreeEngine {
     dirty_since: AtomicU64,
     checkpoints: AtomicU64,
     checkpoint_nanos: AtomicU64,
+    recovery_time: Duration,
+    recovery_bytes: u64,
     /// Why the data file takes no more writes.
     failed: Mutex<Option<Error>>,
     journal: Arc<Journal>,
@@ -101,15 +128,21 @@ pub fn open(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>, options: &Options) -> Re
     options.validate().map_err(Error::Invalid)?;
     let bell = Arc::new(Bell::new());
     let guard = SpaceGuard::new(disk.clone(), options.reserve_bytes)?;
+    let started = clock.elapsed();
     let recovered = recovery::recover(disk, clock.clone(), bell.clone(), options)?;
+    let recovery_time = clock.elapsed().saturating_sub(started);
+    let behind_bytes = recovered.log.end() - recovered.tree.durable.position;
+    let recovery_bytes = behind_bytes.saturating_sub(recovered.image_bytes);
     let engine = BtreeEngine {
         pager: recovered.pager,
+        double: recovered.double,
         log: recovered.log,
         clock,
         bell,
         options: options.clone(),
         guard,
         job: Mutex::new(None),
+        compaction: Mutex::new(None),
         writer: Mutex::new(()),
         tree: RwLock::new(recovered.tree),
         commands: Mutex::default(),
@@ -119,6 +152,8 @@ pub fn open(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>, options: &Options) -> Re
         dirty_since: AtomicU64::new(0),
         checkpoints: AtomicU64::new(0),
         checkpoint_nanos: AtomicU64::new(0),
+        recovery_time,
+        recovery_bytes,
         failed: Mutex::new(None),
         journal: Arc::default(),
     };
@@ -143,10 +178,37 @@ impl BtreeEngine {
         self.image_bytes.store(bytes, Relaxed);
     }
 
+    /// Appends images of the pages that the last batch changed. The batch stands without them.
+    fn log_touched(&self) {
+        let touched = self.tree.write().take_touched();
+        for (unit, fresh, page) in touched {
+            let bytes = 12 + self.pager.page_bytes();
+            let logged = self.log.append(checkpoint::BATCH_IMAGE_KIND, Purpose::PageImage, bytes, |target| {
+                target.extend_from_slice(&unit.to_le_bytes());
+                target.extend_from_slice(&u32::from(fresh).to_le_bytes());
+                page.seal(unit, target);
+            });
+            match logged {
+                Ok(_) => self.tree.write().set_imaged(unit),
+                // No space for a segment: the checkpoint will need less. A failed log refuses the next batch.
+                Err(_) => return,
+            }
+        }
+    }
+
     fn set_dirty_since(&self) {
         let now = self.clock.elapsed().as_nanos() as u64 + 1;
         // Only the first change counts, so a failure is as good.
         let _ = self.dirty_since.compare_exchange(0, now, Relaxed, Relaxed);
+    }
+
+    /// Time since the first change that no checkpoint has taken up.
+    fn dirty_age(&self) -> Duration {
+        match self.dirty_since.load(Relaxed) {
+            // None, or a batch is on its way and has not said so yet.
+            0 => Duration::ZERO,
+            since => self.clock.elapsed().saturating_sub(Duration::from_nanos(since - 1)),
+        }
     }
 
     fn clear_dirty_since(&self) {
@@ -166,11 +228,13 @@ impl BtreeEngine {
     /// Syncs the data file; a failure is final.
     fn sync_file(&self, purpose: Purpose) -> Result<()> {
         self.check()?;
-        self.pager.sync(purpose).inspect_err(|error| {
-            let cause =
-                format!("the store is read-only since {error}; unmount, mend the disk and mount again");
-            self.failed.lock().get_or_insert(Error::Poisoned(cause));
-        })
+        self.pager.sync(purpose).inspect_err(|error| self.fail(error))
+    }
+
+    /// A sync failed with `error`: nothing is written any more.
+    fn fail(&self, error: &Error) {
+        let cause = format!("the store is read-only since {error}; unmount, mend the disk and mount again");
+        self.failed.lock().get_or_insert(Error::Poisoned(cause));
     }
 
     fn check(&self) -> Result<()> {
@@ -180,37 +244,21 @@ impl BtreeEngine {
     /// Brings what a search missed in `epoch` into memory: into the pool and into `loaded`. If the file may have changed
     /// meanwhile, what was read is dropped; the caller searches again in any case.
     fn load(&self, epoch: u64, miss: Miss, tier: Tier, purpose: Purpose, loaded: &mut Loaded) -> Result<()> {
-        match miss {
-            _ if tier == Tier::Memory => Err(Error::WouldBlock),
-            Miss::Page(unit) => {
-                let page = self.pager.read_page(unit, purpose).map(|page| vec![Piece::Page(page)]);
-                self.admit(epoch, &[unit], page, loaded)
-            }
-            Miss::Value(extent) => self.load_values(epoch, &[extent], purpose, loaded),
+        if tier == Tier::Memory {
+            return Err(Error::WouldBlock);
         }
+        let read = self.pager.read(miss, purpose).map(|piece| vec![piece]);
+        self.admit(epoch, read, loaded)
     }
 
-    /// Reads the values of extents that lie one behind the other.
-    fn load_values(
-        &self,
-        epoch: u64,
-        extents: &[Extent],
-        purpose: Purpose,
-        loaded: &mut Loaded,
-    ) -> Result<()> {
-        let values = self.pager.read_values(extents, purpose);
-        let units: Vec<u64> = extents.iter().map(|extent| extent.unit).collect();
-        let pieces = values.map(|values| values.into_iter().map(Piece::Value).collect());
-        self.admit(epoch, &units, pieces, loaded)
-    }
-
-    fn admit(&self, epoch: u64, units: &[u64], read: Result<Vec<Piece>>, loaded: &mut Loaded) -> Result<()> {
+    /// Takes what was read since `epoch` was seen, or its error, if it still counts.
+    fn admit(&self, epoch: u64, read: Result<Vec<(u64, Piece)>>, loaded: &mut Loaded) -> Result<()> {
         // Held so that no checkpoint changes the file between the look at the epoch and the insert.
         let tree = self.tree.read();
         if tree.epoch == epoch {
-            for (unit, piece) in units.iter().zip(read?) {
-                self.pager.keep(*unit, piece.clone());
-                loaded.add(epoch, *unit, piece);
+            for (unit, piece) in read? {
+                self.pager.keep(unit, piece.clone());
+                loaded.add(epoch, unit, piece);
             }
         }
         Ok(())
@@ -248,8 +296,13 @@ impl BtreeEngine {
                 return Err(Error::WouldBlock);
             }
             absent.sort_unstable_by_key(|extent| extent.unit);
-            for run in absent.chunk_by(|a, b| a.unit + u64::from(a.units) == b.unit) {
-                self.load_values(epoch, run, Purpose::Scan, &mut loaded)?;
+            let near = |a: &Extent, b: &Extent| b.unit <= a.unit + u64::from(a.units) + SCAN_GAP_UNITS;
+            for run in absent.chunk_by(near) {
+                let values = self.pager.read_values(run, Purpose::Scan);
+                let pieces = |values: Vec<Bytes>| {
+                    run.iter().map(|extent| extent.unit).zip(values.into_iter().map(Piece::Value)).collect()
+                };
+                self.admit(epoch, values.map(pieces), &mut loaded)?;
             }
         }
     }
@@ -276,6 +329,39 @@ impl BtreeEngine {
         Ok(())
     }
 
+    /// Cuts the file where much of its end is free.
+    fn shrink(&self) -> Result<()> {
+        let _writer = self.writer.lock();
+        let units = {
+            let tree = self.tree.read();
+            let ahead = recovery::growth_units(&self.options, tree.space.end());
+            (tree.space.tail_units() > 2 * ahead + CUT_UNITS_MIN).then_some(tree.space.end() + ahead)
+        };
+        if let Some(units) = units {
+            self.pager.cut(units)?;
+            self.tree.write().space.cut(units);
+        }
+        Ok(())
+    }
+
+    /// Grows the file before a batch has to.
+    fn grow_ahead(&self) -> Result<()> {
+        let (missing, wanted) = {
+            let tree = self.tree.read();
+            let ahead = recovery::growth_units(&self.options, tree.space.end());
+            (tree.space.missing(ahead / 2), tree.space.end() + ahead)
+        };
+        if missing.is_some() {
+            match self.pager.grow(wanted, 0) {
+                Ok(units) => self.tree.write().space.set_file_units(units),
+                // The batch that needs it will say so.
+                Err(Error::NoSpace) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
     fn busy(&self, cause: Cause) -> Error {
         self.stalls.begin(cause, true, self.clock.elapsed());
         self.bell.ring(Class::Flush);
@@ -288,14 +374,12 @@ impl BtreeEngine {
             return Pending::More;
         }
         let log_bytes = self.log_bytes();
-        if log_bytes == 0 {
+        if !self.is_dirty() {
             return Pending::Idle;
         }
-        let since = self.dirty_since.load(Relaxed);
-        let age = self.clock.elapsed().saturating_sub(Duration::from_nanos(since.saturating_sub(1)));
-        if self.is_over_half()
+        let age = self.dirty_age();
+        if self.is_pressing()
             || log_bytes >= self.options.checkpoint_log_bytes
-            || since == 0
             || age >= self.options.checkpoint_age
         {
             return Pending::More;
@@ -303,8 +387,14 @@ impl BtreeEngine {
         Pending::After(self.options.checkpoint_age - age)
     }
 
-    fn is_over_half(&self) -> bool {
-        self.tree.read().active_bytes() * 2 >= self.options.dirty_bytes_max
+    /// Whether a checkpoint would change the durable state.
+    fn is_dirty(&self) -> bool {
+        self.log_bytes() > 0 || self.tree.read().active_bytes() > 0
+    }
+
+    /// Whether so much is dirty that a checkpoint should begin: three quarters of the bound if it is pages, half if it is values.
+    fn is_pressing(&self) -> bool {
+        self.tree.read().pressing_bytes() * 4 >= self.options.dirty_bytes_max * 3
     }
 
     /// One unit of checkpoint work.
@@ -318,14 +408,18 @@ impl BtreeEngine {
             return Ok(Pending::More);
         }
         if job.is_none() {
+            let mut forced = false;
+            if self.step_compaction(&mut forced)? && !forced {
+                return Ok(Pending::More);
+            }
             let due = self.due();
-            if due != Pending::More {
+            if due != Pending::More && !forced {
                 return Ok(due);
             }
             let mut waiters = std::mem::take(&mut self.commands.lock().checkpoint);
-            let begun = self.check().and_then(|()| match self.log_bytes() {
-                0 => Ok(None),
-                _ => self.freeze(&mut waiters).map(Some),
+            let begun = self.check().and_then(|()| match self.is_dirty() {
+                false => Ok(None),
+                true => self.freeze(&mut waiters).map(Some),
             });
             match begun {
                 Ok(begun) => *job = begun,
@@ -351,6 +445,28 @@ impl BtreeEngine {
             }
         }
         Ok(Pending::More)
+    }
+
+    /// One step of a compaction, if one was asked for; whether there was one. It ends with its first error.
+    fn step_compaction(&self, checkpoint: &mut bool) -> Result<bool> {
+        let mut running = self.compaction.lock();
+        if running.is_none() {
+            let waiters = std::mem::take(&mut self.commands.lock().compact);
+            if waiters.is_empty() {
+                return Ok(false);
+            }
+            *running = Some(Compaction::new(waiters));
+        }
+        let Some(mut compaction) = running.take() else { return Ok(false) };
+        match self.compact(&mut compaction, checkpoint) {
+            Ok(true) => *running = Some(compaction),
+            Ok(false) => compaction.end(Ok(())),
+            Err(error) => {
+                compaction.end(Err(error.clone()));
+                return Err(error);
+            }
+        }
+        Ok(true)
     }
 
     /// Checks everything. Batches wait meanwhile (in [`Tier::Memory`] they answer [`Error::WouldBlock`]); reads go on.
@@ -429,11 +545,14 @@ impl Engine for BtreeEngine {
                 })?;
             // Nobody else changes the tree while the writer's lock is held, so the plan still holds.
             self.tree.write().apply(batch, pins, &self.pager);
+            if self.options.torn == Torn::Image {
+                self.log_touched();
+            }
             break position;
         };
         self.set_dirty_since();
         self.stalls.end(|| self.clock.elapsed());
-        if self.is_over_half() || self.log_bytes() >= self.options.checkpoint_log_bytes {
+        if self.is_pressing() || self.log_bytes() >= self.options.checkpoint_log_bytes {
             self.bell.ring(Class::Flush);
         }
         Ok(position)
@@ -460,13 +579,7 @@ impl Engine for BtreeEngine {
         match command {
             Command::Flush | Command::Checkpoint => commands.checkpoint.push(done),
             Command::Verify => commands.verify.push(done),
-            Command::Compact => {
-                drop(commands);
-                done(Err(Error::Invalid(
-                    "a B-tree has nothing to compact; its command is checkpoint".to_string(),
-                )));
-                return;
-            }
+            Command::Compact => commands.compact.push(done),
         }
         drop(commands);
         self.bell.ring(Class::Flush);
@@ -478,11 +591,12 @@ impl Engine for BtreeEngine {
         let log_bytes = self.log_bytes();
         let tree = self.tree.read();
         let (counts, page_bytes) = (tree.counts, self.pager.page_bytes() as u64);
+        let [leaves, inner, extents] = self.pager.lookups();
         let leaf_room = counts.leaf_pages * page_bytes;
         let leaf_used = counts.leaf_bytes + counts.leaf_pages * page::HEADER_BYTES as u64;
         Shape {
             engine: "btree",
-            variant: "image",
+            variant: self.options.torn.name(),
             tree: Some(super::Tree {
                 page_bytes,
                 height: tree.height,
@@ -496,6 +610,13 @@ impl Engine for BtreeEngine {
                 checkpoints: self.checkpoints.load(Relaxed),
                 checkpoint_age_bytes: log_bytes,
                 checkpoint_time: Duration::from_nanos(self.checkpoint_nanos.load(Relaxed)),
+                dirty_age: self.dirty_age(),
+                settle_bytes: tree.settle_bytes(self.options.torn),
+                recovery_time: self.recovery_time,
+                recovery_bytes: self.recovery_bytes,
+                leaves,
+                inner,
+                extents,
             }),
             memory: Memory {
                 dirty_bytes: tree.dirty_bytes(),
@@ -534,11 +655,14 @@ impl Engine for BtreeEngine {
     }
 
     fn close(&self) -> Result<()> {
+        if let Some(compaction) = self.compaction.lock().take() {
+            compaction.end(Err(Error::Invalid("the store was closed before it ended".to_string())));
+        }
         // Twice at most: for a job on its way, and for what it left behind.
         while self.job.lock().is_some() {
             self.flush()?;
         }
-        if self.log_bytes() > 0 {
+        if self.is_dirty() {
             super::run(self, Command::Checkpoint)?;
         }
         self.log.sync_now()?;

@@ -8,6 +8,8 @@
 //! 1. A cell takes at most a quarter of what a page holds, so that an overfull page always splits into two that fit.
 //! 2. A page that came through [`Page::decode`] can be used without a panic: every offset and length was checked.
 //! 3. The checksum is set on the way out ([`Page::seal`]) and is stale in memory.
+//! 4. Every change of a byte marks its sector, so that a checkpoint writes the units of a page that changed and no others, and
+//!    logs the sectors that changed: a torn write leaves each sector as it was or as it shall be, so the others are right.
 
 /// Bytes before the slots.
 pub const HEADER_BYTES: usize = 32;
@@ -22,6 +24,10 @@ const INNER_CELL_BYTES: usize = 10;
 /// Inserts in a row, each behind the last, after which a split happens where the next one goes.
 const ASCENDING: u16 = 4;
 
+const UNIT: usize = super::UNIT_BYTES as usize;
+/// What a torn write leaves whole: see the contract of `disk`.
+pub const SECTOR_BYTES: usize = 512;
+const _: () = assert!(UNIT / SECTOR_BYTES == 8 && (64 << 10) / SECTOR_BYTES <= u128::BITS as usize);
 const MAGIC: u8 = 0xB7;
 const LEVEL: usize = 5;
 const COUNT: usize = 6;
@@ -57,6 +63,8 @@ pub enum Stored<'a> {
 #[derive(Clone)]
 pub struct Page {
     bytes: Box<[u8]>,
+    /// Bit i: sector i of the page may differ from the file.
+    changed: u128,
 }
 
 /// Bytes that a cell and its slot may take together in a page of `page_bytes`.
@@ -147,7 +155,7 @@ fn checksum(unit: u64, bytes: &[u8]) -> u32 {
 impl Page {
     /// An empty page of a level; 0 is a leaf. An inner page needs its first `child`.
     pub fn new(page_bytes: usize, level: u8, child: u64) -> Page {
-        let mut page = Page { bytes: vec![0; page_bytes].into_boxed_slice() };
+        let mut page = Page { bytes: vec![0; page_bytes].into_boxed_slice(), changed: 0 };
         page.bytes[4] = MAGIC;
         page.bytes[LEVEL] = level;
         page.clear();
@@ -160,7 +168,7 @@ impl Page {
         if bytes.len() < HEADER_BYTES || u32_at(&bytes, 0) != checksum(unit, &bytes) {
             return Err("the page's checksum does not fit");
         }
-        let page = Page { bytes: bytes.into_boxed_slice() };
+        let page = Page { bytes: bytes.into_boxed_slice(), changed: 0 };
         let slots_end = HEADER_BYTES + 2 * page.count();
         let cells = u32_at(&page.bytes, CELLS) as usize;
         if page.bytes[4] != MAGIC || cells > page.bytes.len() || slots_end > cells {
@@ -186,6 +194,29 @@ impl Page {
         target.extend_from_slice(&self.bytes);
         let crc = checksum(unit, &self.bytes);
         target[at..at + 4].copy_from_slice(&crc.to_le_bytes());
+    }
+
+    /// Units of the page that may differ from the file, ascending.
+    pub fn changed_units(&self) -> impl Iterator<Item = usize> + use<> {
+        let changed = self.changed;
+        (0..u128::BITS as usize * SECTOR_BYTES / UNIT)
+            .filter(move |unit| changed >> (unit * UNIT / SECTOR_BYTES) & 0xFF != 0)
+    }
+
+    /// Sectors of the page that may differ from the file: bit i for sector i.
+    pub fn changed_sectors(&self) -> u128 {
+        self.changed
+    }
+
+    /// From here on changes are those against the page as it is now.
+    pub fn begin_changes(&mut self) {
+        self.changed = 0;
+    }
+
+    /// Bytes `from..to` have changed, and with them the checksum in the first sector.
+    fn mark(&mut self, from: usize, to: usize) {
+        let sectors = from / SECTOR_BYTES..=to.saturating_sub(1).max(from) / SECTOR_BYTES;
+        self.changed |= sectors.fold(1, |changed, sector| changed | 1 << sector);
     }
 
     /// 0 for a leaf, else one more than its children's.
@@ -268,6 +299,55 @@ impl Page {
         Err(low)
     }
 
+    /// Bytes that cells and slots take.
+    pub fn used_bytes(&self) -> usize {
+        self.bytes.len() - HEADER_BYTES - self.free_bytes()
+    }
+
+    /// Whether it is so empty that it should join a neighbour.
+    pub fn is_sparse(&self) -> bool {
+        self.used_bytes() * 4 < self.bytes.len() - HEADER_BYTES
+    }
+
+    /// Sets a child of an inner page; indexes as in [`Page::child`].
+    pub fn set_child(&mut self, index: usize, child: u64) {
+        match index {
+            0 => self.set_first_child(child),
+            _ => {
+                let at = self.slot(index - 1) + 2;
+                self.bytes[at..at + 8].copy_from_slice(&child.to_le_bytes());
+                self.mark(at, at + 8);
+            }
+        }
+    }
+
+    /// Puts `cell` in the place of the one at `index`; false, and nothing has changed, if its length is another.
+    pub fn replace(&mut self, index: usize, cell: &[u8]) -> bool {
+        let at = self.slot(index);
+        if self.cell(index).len() != cell.len() {
+            return false;
+        }
+        self.bytes[at..at + cell.len()].copy_from_slice(cell);
+        self.mark(at, at + cell.len());
+        true
+    }
+
+    /// Takes in everything of `right`, its neighbour at the same level, whose keys begin at `separator`; false, and nothing has
+    /// changed, if that would fill more than three quarters.
+    pub fn absorb(&mut self, separator: &[u8], right: &Page) -> bool {
+        let between = (!self.is_leaf()).then(|| inner_cell(separator, right.child(0)));
+        let used = self.used_bytes() + right.used_bytes() + between.as_ref().map_or(0, |cell| cell.len() + 2);
+        if used * 4 > (self.bytes.len() - HEADER_BYTES) * 3 {
+            return false;
+        }
+        let old = self.clone();
+        self.clear();
+        (0..old.count()).for_each(|index| self.push(old.cell(index)));
+        between.iter().for_each(|cell| self.push(cell));
+        (0..right.count()).for_each(|index| self.push(right.cell(index)));
+        true
+    }
+
     /// Bytes that cells and slots may still take.
     fn free_bytes(&self) -> usize {
         self.gap_bytes() + u32_at(&self.bytes, GARBAGE) as usize
@@ -280,18 +360,22 @@ impl Page {
 
     fn set_u16(&mut self, at: usize, value: u16) {
         self.bytes[at..at + 2].copy_from_slice(&value.to_le_bytes());
+        self.mark(at, at + 2);
     }
 
     fn set_u32(&mut self, at: usize, value: usize) {
         self.bytes[at..at + 4].copy_from_slice(&(value as u32).to_le_bytes());
+        self.mark(at, at + 4);
     }
 
     fn set_first_child(&mut self, child: u64) {
         self.bytes[CHILD..CHILD + 8].copy_from_slice(&child.to_le_bytes());
+        self.mark(CHILD, CHILD + 8);
     }
 
     fn clear(&mut self) {
         self.bytes[HEADER_BYTES..].fill(0);
+        self.mark(0, self.bytes.len());
         self.set_u16(COUNT, 0);
         self.set_u32(CELLS, self.bytes.len());
         self.set_u32(GARBAGE, 0);
@@ -303,6 +387,7 @@ impl Page {
     fn push(&mut self, cell: &[u8]) {
         let (count, at) = (self.count(), u32_at(&self.bytes, CELLS) as usize - cell.len());
         self.bytes[at..at + cell.len()].copy_from_slice(cell);
+        self.mark(at, at + cell.len());
         self.set_u32(CELLS, at);
         self.set_u16(HEADER_BYTES + 2 * count, at as u16);
         self.set_u16(COUNT, count as u16 + 1);
@@ -326,6 +411,7 @@ impl Page {
         let at = HEADER_BYTES + 2 * index;
         let slot = self.slot(count) as u16;
         self.bytes.copy_within(at..HEADER_BYTES + 2 * count, at + 2);
+        self.mark(at, HEADER_BYTES + 2 * count + 2);
         self.set_u16(at, slot);
         let follows = index > 0 && usize::from(u16_at(&self.bytes, LAST)) == index - 1;
         let run = if follows { u16_at(&self.bytes, RUN).saturating_add(1) } else { 0 };
@@ -339,6 +425,7 @@ impl Page {
         let (count, length) = (self.count(), self.cell(index).len());
         let at = HEADER_BYTES + 2 * index;
         self.bytes.copy_within(at + 2..HEADER_BYTES + 2 * count, at);
+        self.mark(at, HEADER_BYTES + 2 * count);
         self.set_u16(COUNT, count as u16 - 1);
         self.set_u32(GARBAGE, u32_at(&self.bytes, GARBAGE) as usize + length);
         length + 2
@@ -424,10 +511,7 @@ mod tests {
         let slots = [0xDF, 0x0F, 0xE7, 0x0F];
         assert_eq!(
             bytes[4..32],
-            [
-                0xB7, 0, 2, 0, 0xDF, 0x0F, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
-                0
-            ]
+            [0xB7, 0, 2, 0, 0xDF, 0x0F, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]
         );
         assert_eq!(bytes[32..36], slots);
         assert_eq!(bytes[4063..4071], [1, 0, 3, 0, b'a', b'x', b'y', b'z']);
@@ -517,6 +601,41 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_byte_that_differs_lies_in_a_changed_unit_and_few_units_change() {
+        let mut prng = Prng::new(5);
+        let mut page = Page::new(16 << 10, 0, 0);
+        let (mut changed, mut rounds) = (0, 0);
+        for key in 0..60u8 {
+            assert!(page.insert(usize::from(key), &inline(&[key], &[key; 200])));
+        }
+        for round in 0..2000 {
+            let before = page.clone();
+            page.begin_changes();
+            let key = [prng.below(60) as u8];
+            let value = vec![round as u8; if prng.one_in(4) { prng.below(200) as usize } else { 200 }];
+            let cell = inline(&key, &value);
+            match page.search(&key) {
+                Ok(index) if page.replace(index, &cell) => {
+                    rounds += 1;
+                    changed += page.changed_units().count();
+                }
+                Ok(index) => drop(page.remove(index)),
+                Err(index) => drop(page.insert(index, &cell)),
+            }
+            let units: Vec<usize> = page.changed_units().collect();
+            let sectors = page.changed_sectors();
+            let (old, new) = (before.bytes.chunks(SECTOR_BYTES), page.bytes.chunks(SECTOR_BYTES));
+            for (sector, (old, new)) in old.zip(new).enumerate() {
+                assert!(old == new || sectors >> sector & 1 == 1, "round {round} sector {sector}");
+            }
+            for (unit, (old, new)) in before.bytes.chunks(UNIT).zip(page.bytes.chunks(UNIT)).enumerate() {
+                assert!(old == new || units.contains(&unit), "round {round} unit {unit}");
+            }
+        }
+        assert!(rounds > 300 && changed < rounds * 2, "{changed} units in {rounds} rounds");
     }
 
     #[test]

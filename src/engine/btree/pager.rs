@@ -13,10 +13,11 @@ use quick_cache::Weighter;
 use quick_cache::sync::Cache as Pool;
 
 use super::meta::{FILE, META_BYTES, Meta};
-use super::page::{Extent, Page};
+use super::page::{Extent, Page, SECTOR_BYTES};
+use super::tree::Miss;
 use super::{FIRST_UNIT, UNIT_BYTES};
 use crate::disk::{File, Purpose};
-use crate::engine::{Cache, Error, Result};
+use crate::engine::{Cache, Error, Lookups, Result};
 
 /// Adjacent pages and extents are written in pieces of at most this size.
 const WRITE_BYTES: usize = 1 << 20;
@@ -76,9 +77,19 @@ pub struct Pager {
     page_bytes: usize,
     pool: Pool<u64, Piece, Weight>,
     pool_bytes_max: u64,
+    /// Leaves, inner pages, values.
+    lookups: [Counts; 3],
+}
+
+/// Requests of one kind.
+#[derive(Default)]
+struct Counts {
     hits: AtomicU64,
     misses: AtomicU64,
 }
+
+/// Index of values in `lookups`; that of a page is 0 for a leaf and 1 else.
+const VALUES: usize = 2;
 
 fn context(what: &str, offset: u64) -> impl FnOnce(io::Error) -> Error {
     move |error| match error.kind() {
@@ -96,8 +107,7 @@ impl Pager {
             page_bytes,
             pool: Pool::with_weighter(items, pool_bytes_max, Weight { page_bytes: page_bytes as u64 }),
             pool_bytes_max,
-            hits: AtomicU64::new(0),
-            misses: AtomicU64::new(0),
+            lookups: Default::default(),
         }
     }
 
@@ -114,8 +124,12 @@ impl Pager {
     /// The clean piece at `unit`, if the pool has it.
     pub fn pooled(&self, unit: u64) -> Option<Piece> {
         let found = self.pool.get(&unit);
-        if found.is_some() {
-            self.hits.fetch_add(1, Relaxed);
+        if let Some(piece) = &found {
+            let kind = match piece {
+                Piece::Page(page) => usize::from(!page.is_leaf()),
+                Piece::Value(_) => VALUES,
+            };
+            self.lookups[kind].hits.fetch_add(1, Relaxed);
         }
         found
     }
@@ -132,22 +146,42 @@ impl Pager {
         self.pool.remove(&unit);
     }
 
+    /// Reads and checks what a search missed; returns its first unit, too.
+    pub fn read(&self, miss: Miss, purpose: Purpose) -> Result<(u64, Piece)> {
+        match miss {
+            Miss::Page(unit) => Ok((unit, Piece::Page(self.read_page(unit, purpose)?))),
+            Miss::Value(extent) => {
+                let value = self.read_values(&[extent], purpose)?.pop().unwrap_or_default();
+                Ok((extent.unit, Piece::Value(value)))
+            }
+        }
+    }
+
+    /// Counts what a reader's search missed; opening, verification and compaction are none.
+    fn count_misses(&self, kind: usize, count: u64, purpose: Purpose) {
+        if matches!(purpose, Purpose::Get | Purpose::Scan) {
+            self.lookups[kind].misses.fetch_add(count, Relaxed);
+        }
+    }
+
     /// Reads and checks the page at `unit`.
     pub fn read_page(&self, unit: u64, purpose: Purpose) -> Result<Arc<Page>> {
-        self.misses.fetch_add(1, Relaxed);
         let offset = byte_offset(unit)?;
         let mut bytes = vec![0; self.page_bytes];
         self.file.read_at(purpose, offset, &mut bytes).map_err(context("reading", offset))?;
         match Page::decode(unit, bytes) {
-            Ok(page) => Ok(Arc::new(page)),
+            Ok(page) => {
+                self.count_misses(usize::from(!page.is_leaf()), 1, purpose);
+                Ok(Arc::new(page))
+            }
             Err(what) => Err(Error::corrupt(FILE, offset, what)),
         }
     }
 
-    /// Reads and checks the values of extents that lie one behind the other, with one request.
+    /// Reads and checks the values of extents that lie one behind the other, or nearly so, with one request.
     pub fn read_values(&self, extents: &[Extent], purpose: Purpose) -> Result<Vec<Bytes>> {
         let (Some(first), Some(last)) = (extents.first(), extents.last()) else { return Ok(Vec::new()) };
-        self.misses.fetch_add(extents.len() as u64, Relaxed);
+        self.count_misses(VALUES, extents.len() as u64, purpose);
         let start = byte_offset(first.unit)?;
         let length = byte_offset(last.unit)?.saturating_sub(start) + u64::from(last.bytes);
         let mut bytes = vec![0; length as usize];
@@ -210,9 +244,51 @@ impl Pager {
         Ok(at)
     }
 
+    /// Writes the changed units of pages in ascending order, as [`Pager::write_pieces`] does whole ones.
+    pub fn write_changed(
+        &self,
+        pages: &[(u64, Arc<Page>)],
+        mut at: usize,
+        bytes_max: usize,
+        purpose: Purpose,
+    ) -> Result<usize> {
+        let (mut written, mut first) = (0, 0);
+        let (mut buffer, mut sealed) = (Vec::new(), Vec::new());
+        while let Some((unit, page)) = pages.get(at)
+            && written < bytes_max
+        {
+            sealed.clear();
+            page.seal(*unit, &mut sealed);
+            for index in page.changed_units() {
+                let here = unit + index as u64;
+                if first + buffer.len() as u64 / UNIT_BYTES != here || buffer.len() >= WRITE_BYTES {
+                    if !buffer.is_empty() {
+                        self.write(first, &buffer, purpose)?;
+                    }
+                    buffer.clear();
+                    first = here;
+                }
+                buffer.extend_from_slice(&sealed[index * UNIT_BYTES as usize..][..UNIT_BYTES as usize]);
+                written += UNIT_BYTES as usize;
+            }
+            at += 1;
+        }
+        if !buffer.is_empty() {
+            self.write(first, &buffer, purpose)?;
+        }
+        Ok(at)
+    }
+
     /// Writes `bytes` at `unit`.
     pub fn write(&self, unit: u64, bytes: &[u8], purpose: Purpose) -> Result<()> {
         let offset = byte_offset(unit)?;
+        self.file.write_at(purpose, offset, bytes).map_err(context("writing", offset))
+    }
+
+    /// Writes `bytes`, whole sectors, from the `sector`-th of the file on.
+    pub fn write_sectors(&self, sector: u64, bytes: &[u8], purpose: Purpose) -> Result<()> {
+        let per_unit = UNIT_BYTES / SECTOR_BYTES as u64;
+        let offset = byte_offset(sector / per_unit)? + sector % per_unit * SECTOR_BYTES as u64;
         self.file.write_at(purpose, offset, bytes).map_err(context("writing", offset))
     }
 
@@ -239,14 +315,28 @@ impl Pager {
         }
     }
 
+    /// Gives back to the disk what lies behind `units`.
+    pub fn cut(&self, units: u64) -> Result<()> {
+        self.file.set_size(units * UNIT_BYTES).map_err(|error| Error::io(format!("cutting {FILE}"), error))
+    }
+
     /// The pool in figures.
     pub fn cache(&self) -> Cache {
         Cache {
             bytes: self.pool.weight(),
             bytes_max: self.pool_bytes_max,
-            hits: self.hits.load(Relaxed),
-            misses: self.misses.load(Relaxed),
+            hits: self.lookups.iter().map(|counts| counts.hits.load(Relaxed)).sum(),
+            misses: self.lookups.iter().map(|counts| counts.misses.load(Relaxed)).sum(),
         }
+    }
+
+    /// Its answers for leaves, inner pages and values.
+    pub fn lookups(&self) -> [Lookups; 3] {
+        let load = |counts: &Counts| {
+            let misses = counts.misses.load(Relaxed);
+            Lookups { hits: counts.hits.load(Relaxed), misses }
+        };
+        [load(&self.lookups[0]), load(&self.lookups[1]), load(&self.lookups[VALUES])]
     }
 }
 

@@ -1,32 +1,38 @@
 //! Opening: the newest durable state, then the log from its position on.
 //!
 //! 1. Read the meta pages; the newer whole one names position P, root and free map.
-//! 2. Walk the log from P. If the meta page says that images up to `images_end` belong to its state, write them to their places
-//!    first; batches between them wait.
-//! 3. Apply every batch behind P to the tree in memory. Nothing of it is written until the next checkpoint.
+//! 2. If the meta page says that copies in the double-write area belong to its state, write them to their places.
+//! 3. Walk the log from P, or from `images_start`. If the meta page says that images up to `images_end` belong to its state, write
+//!    the newest of each sector to its place first; batches between them wait.
+//! 4. Apply every batch behind P to the tree in memory. Nothing of it is written until the next checkpoint.
 //!
 //! Each step may be cut off and done again from the start. A file that does not exist yet appears with its first meta page, whole
 //! or not at all.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::checkpoint::IMAGE_KIND;
+use super::checkpoint::{BATCH_IMAGE_KIND, IMAGE_HEADER_BYTES, IMAGE_KIND};
+use super::double::DoubleWrite;
 use super::freemap::FreeMap;
 use super::meta::{FILE, META_BYTES, Meta};
-use super::pager::{Loaded, Pager, Piece, read_meta};
-use super::tree::{Miss, Pins, Stop, Tree};
+use super::page::SECTOR_BYTES;
+use super::pager::{Loaded, Pager, read_meta};
+use super::tree::{Pins, Stop, Tree};
 use super::{FIRST_UNIT, UNIT_BYTES};
 use crate::base::clock::Clock;
 use crate::disk::{Disk, Purpose, replace};
 use crate::engine::wal::{FIRST_KIND, Log, RECORD_OVERHEAD_BYTES, is_segment};
-use crate::engine::{Batch, Bell, Error, Options, Position, Result};
+use crate::engine::{Batch, Bell, Error, Options, Position, Result, Torn};
 
 /// What opening finds.
 pub struct Recovered {
     /// The data file.
     pub pager: Pager,
+    /// The double-write area.
+    pub double: DoubleWrite,
     /// The log, ready for appends.
     pub log: Log,
     /// The tree with every batch of the log.
@@ -47,26 +53,38 @@ pub fn recover(
     let meta = read_meta(&*file)?;
     let size = file.size().map_err(|error| Error::io(format!("size of {FILE}"), error))?;
     let pager = Pager::new(file, meta.page_bytes as usize, options.cache_bytes);
-    // Space that was taken but not used may have been lost with the power.
-    let file_units = match size / UNIT_BYTES {
-        units if units < meta.end => pager.grow(meta.end, 0)?,
-        units => units,
-    };
-    let space = match meta.map_units {
-        0 => FreeMap::new(meta.end, file_units),
+    let file_units = size / UNIT_BYTES;
+    // A meta page that a killed process wrote counts from here on: what only the other one needs may be overwritten.
+    pager.sync(Purpose::Recovery)?;
+    let double = DoubleWrite::open(disk.clone())?;
+    if meta.double_bytes > 0 {
+        for (unit, page) in double.read(&meta)? {
+            pager.write(unit, &page, Purpose::Recovery)?;
+        }
+        pager.sync(Purpose::Recovery)?;
+    }
+    let mut space = match meta.map_units {
+        0 => FreeMap::new(meta.end, file_units.max(meta.end)),
         _ => {
             let bytes = pager.read_map(&meta, Purpose::Recovery)?;
-            let map = FreeMap::decode(&bytes, meta.end, file_units);
+            let map = FreeMap::decode(&bytes, meta.end, file_units.max(meta.end));
             map.ok_or_else(|| {
                 Error::corrupt(FILE, meta.map_unit * UNIT_BYTES, "a free map that does not parse")
             })?
         }
     };
+    // Space that was taken but not used may have been lost with the power; what was free at the end may have been cut off.
+    match space.end() {
+        end if file_units < end => space.cut(pager.grow(end, 0)?),
+        _ => space.cut(file_units),
+    }
     let mut replay = Replay {
         tree: Tree::new(meta, space),
         pager: &pager,
         ahead_units: growth_units(options, meta.end),
-        images_end: meta.images_end,
+        meta,
+        repairs: BTreeMap::new(),
+        repaired: meta.images_end == 0,
         waiting: Vec::new(),
         image_bytes: 0,
     };
@@ -76,7 +94,7 @@ pub fn recover(
         bell,
         options.sync,
         options.log_segment_bytes,
-        meta.position,
+        if meta.images_end > 0 { meta.images_start } else { meta.position },
         &mut |kind, position, payload| replay.record(kind, position, payload),
     )?;
     if log.end() < meta.images_end {
@@ -84,16 +102,24 @@ pub fn recover(
         return Err(Error::corrupt("log", 0, what));
     }
     let Replay { mut tree, image_bytes, .. } = replay;
-    if meta.images_end > 0 {
-        tree.durable = Meta { sequence: meta.sequence + 1, images_end: 0, ..meta };
+    if meta.images_end > 0 || meta.double_bytes > 0 {
+        tree.durable = meta.settled();
         pager.write_meta(&tree.durable)?;
     }
-    Ok(Recovered { pager, log, tree, image_bytes })
+    if meta.double_bytes > 0 {
+        pager.sync(Purpose::Recovery)?;
+    }
+    if options.torn != Torn::DoubleWrite {
+        double.remove()?;
+    }
+    tree.start_images(options.torn, log.end());
+    Ok(Recovered { pager, double, log, tree, image_bytes })
 }
 
 /// Units that the file grows ahead of its use.
 pub fn growth_units(options: &Options, end: u64) -> u64 {
-    (end / 16).clamp(options.dirty_bytes_max / 16 / UNIT_BYTES, (64 << 20) / UNIT_BYTES)
+    let most = (64 << 20) / UNIT_BYTES;
+    (end / 16).clamp((options.dirty_bytes_max / 16 / UNIT_BYTES).min(most), most)
 }
 
 fn make_if_missing(disk: &dyn Disk, options: &Options) -> Result<()> {
@@ -115,8 +141,11 @@ struct Replay<'a> {
     tree: Tree,
     pager: &'a Pager,
     ahead_units: u64,
-    /// Images up to here go home first; 0 when none are left.
-    images_end: Position,
+    meta: Meta,
+    /// The newest image of each sector that goes home.
+    repairs: BTreeMap<u64, Bytes>,
+    /// They are there.
+    repaired: bool,
     /// Batches between them.
     waiting: Vec<Bytes>,
     image_bytes: u64,
@@ -124,33 +153,61 @@ struct Replay<'a> {
 
 impl Replay<'_> {
     fn record(&mut self, kind: u8, position: Position, payload: Bytes) -> Result<()> {
+        let (start, middle, end) = (self.meta.images_start, self.meta.position, self.meta.images_end);
         match kind {
             IMAGE_KIND => {
-                self.image_bytes += payload.len() as u64 + RECORD_OVERHEAD_BYTES;
-                if position > self.images_end {
-                    // Of a checkpoint that was cut off before its commit.
-                    return Ok(());
+                if position > middle {
+                    self.image_bytes += payload.len() as u64 + RECORD_OVERHEAD_BYTES;
                 }
-                let (unit, page) = payload
-                    .split_first_chunk::<8>()
-                    .ok_or_else(|| Error::corrupt("log record", position, "a page image without a page"))?;
-                self.pager.write(u64::from_le_bytes(*unit), page, Purpose::Recovery)?;
-                if position == self.images_end {
-                    self.pager.sync(Purpose::Recovery)?;
-                    self.images_end = 0;
-                    for payload in std::mem::take(&mut self.waiting) {
-                        self.batch(&payload)?;
-                    }
+                // Behind the end lie those of a checkpoint that was cut off before its commit.
+                if position > middle && position <= end {
+                    let changed = payload.get(8..).and_then(|bytes| bytes.first_chunk());
+                    let changed = changed.map_or(0, |bytes| u128::from_le_bytes(*bytes));
+                    self.repair(position, &payload, IMAGE_HEADER_BYTES, changed)?;
                 }
-                Ok(())
             }
-            FIRST_KIND if position <= self.images_end => {
-                self.waiting.push(payload);
-                Ok(())
+            // A new page is written before the commit and needs no repair; its unit may have served two by then.
+            BATCH_IMAGE_KIND if payload.get(8..12) == Some(&[0; 4]) => {
+                if position > start && position <= middle && end > 0 {
+                    let whole = u128::MAX >> (u128::BITS as usize - self.pager.page_bytes() / SECTOR_BYTES);
+                    self.repair(position, &payload, 12, whole)?;
+                }
             }
-            FIRST_KIND => self.batch(&payload),
-            _ => Err(Error::corrupt("log record", position, format!("an unknown kind, {kind}"))),
+            BATCH_IMAGE_KIND => {}
+            FIRST_KIND if position <= middle => {}
+            FIRST_KIND if !self.repaired => self.waiting.push(payload),
+            FIRST_KIND => self.batch(&payload)?,
+            _ => return Err(Error::corrupt("log record", position, format!("an unknown kind, {kind}"))),
         }
+        if position == end && !self.repaired {
+            let repairs: Vec<(u64, Bytes)> = std::mem::take(&mut self.repairs).into_iter().collect();
+            for run in repairs.chunk_by(|(a, _), (b, _)| a + 1 == *b) {
+                let bytes: Vec<u8> = run.iter().flat_map(|(_, sector)| sector.iter().copied()).collect();
+                self.pager.write_sectors(run[0].0, &bytes, Purpose::Recovery)?;
+            }
+            self.pager.sync(Purpose::Recovery)?;
+            self.repaired = true;
+            for payload in std::mem::take(&mut self.waiting) {
+                self.batch(&payload)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Keeps the sectors of a page that `payload` holds behind `header` bytes, those of the bits in `changed`, as the newest.
+    fn repair(&mut self, position: Position, payload: &Bytes, header: usize, changed: u128) -> Result<()> {
+        let sectors = payload.get(header..).unwrap_or_default().chunks(SECTOR_BYTES);
+        let fits = sectors.len() == changed.count_ones() as usize && payload.len() % SECTOR_BYTES == header;
+        let Some((unit, _)) = payload.split_first_chunk::<8>().filter(|_| fits) else {
+            return Err(Error::corrupt("log record", position, "a page image that is not what it says"));
+        };
+        let first = u64::from_le_bytes(*unit).saturating_mul(UNIT_BYTES / SECTOR_BYTES as u64);
+        let places = (0..u128::BITS).filter(|index| changed >> index & 1 == 1);
+        for (index, bytes) in places.zip(sectors) {
+            // A copy: a slice would hold its whole segment.
+            self.repairs.insert(first.saturating_add(u64::from(index)), Bytes::copy_from_slice(bytes));
+        }
+        Ok(())
     }
 
     fn batch(&mut self, payload: &Bytes) -> Result<()> {
@@ -161,13 +218,10 @@ impl Replay<'_> {
             match self.tree.plan(self.pager, &loaded, &batch, &mut pins) {
                 Ok(needs) => break needs,
                 Err(Stop::Failed(error)) => return Err(error),
-                Err(Stop::Miss(Miss::Value(_))) => {
-                    return Err(Error::Invalid("a plan reads no values".to_string()));
-                }
-                Err(Stop::Miss(Miss::Page(unit))) => {
-                    let page = Piece::Page(self.pager.read_page(unit, Purpose::Recovery)?);
-                    self.pager.keep(unit, page.clone());
-                    loaded.add(self.tree.epoch, unit, page);
+                Err(Stop::Miss(miss)) => {
+                    let (unit, piece) = self.pager.read(miss, Purpose::Recovery)?;
+                    self.pager.keep(unit, piece.clone());
+                    loaded.add(self.tree.epoch, unit, piece);
                 }
             }
         };

@@ -12,23 +12,26 @@
 //! # Invariants
 //!
 //! 1. A dirty page belongs to this state alone: pages are `Arc`s, and changing one that a reader or a checkpoint holds copies it.
-//! 2. Leaves that became empty leave the tree at the end of the batch, not before: until then the way to every key of the batch
-//!    is the planned one, or has been split.
+//! 2. Leaves that became empty leave the tree at the end of the batch, and sparse ones join a neighbour, not before: until then
+//!    the way to every key of the batch is the planned one, or has been split.
 //! 3. What is `fresh` is known to no durable state nor to a running checkpoint: it needs no image, and its units are free at once
 //!    when it goes.
 //! 4. Where `epoch` is unchanged, units that were neither dirty nor frozen hold the same bytes in the file.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
 
 use super::freemap::FreeMap;
 use super::meta::{Counts, FILE, Meta};
-use super::page::{Extent, Page, Stored, cell_bytes_max, inner_cell, is_inline, key_bytes_max, leaf_cell};
+use super::page::{
+    Extent, Page, SECTOR_BYTES, Stored, cell_bytes_max, inner_cell, is_inline, key_bytes_max, leaf_cell,
+};
 use super::pager::{Loaded, Pager, Piece};
 use super::{OUT_OF_LINE_BYTES, UNIT_BYTES};
-use crate::engine::{Batch, Error, Operation, Position};
+use crate::engine::{Batch, Error, Operation, Position, Torn};
 
 /// Something that is not in memory.
 #[derive(Clone, Copy, Debug)]
@@ -56,11 +59,13 @@ pub struct Frozen {
     pub pages: HashMap<u64, Arc<Page>>,
     /// Those of them that are new.
     pub fresh: HashSet<u64>,
+    /// Those of them whose image is in the log behind `meta.images_start`.
+    pub imaged: HashSet<u64>,
     /// New values by first unit of their extent.
     pub values: HashMap<u64, Bytes>,
     /// The free map.
     pub map: Bytes,
-    /// The state's meta page; `sequence` and `images_end` are not set yet.
+    /// The state's meta page; `sequence`, `images_end` and `double_bytes` are not set yet.
     pub meta: Meta,
     /// Bytes of memory that it holds.
     pub bytes: u64,
@@ -91,12 +96,15 @@ pub struct Chunk {
     pub next: Option<Vec<u8>>,
 }
 
+/// A leaf and the first key behind its range; `None` if it is the last one.
+type Leaf = (Arc<Page>, Option<Vec<u8>>);
+
 /// Counters of the running store.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Events {
     /// Pages split.
     pub splits: u64,
-    /// Pages given back because they became empty.
+    /// Pages given back because they became empty or joined a neighbour.
     pub merges: u64,
 }
 
@@ -120,7 +128,13 @@ pub struct Tree {
     pub frozen: Option<Arc<Frozen>>,
     /// Raised whenever units of the file may get other bytes from here on.
     pub epoch: u64,
+    /// Where the log ended when the images of `imaged` began.
+    pub images_start: Position,
     page_bytes: usize,
+    /// Pages that the last batch changed, for [`Torn::Image`]; `None` in the other modes.
+    touched: Option<BTreeSet<u64>>,
+    /// Dirty pages whose newest image is in the log.
+    imaged: HashSet<u64>,
     dirty: HashMap<u64, Arc<Page>>,
     fresh: HashSet<u64>,
     values: HashMap<u64, Bytes>,
@@ -137,7 +151,7 @@ fn damaged(unit: u64, what: &str) -> Stop {
 }
 
 impl Tree {
-    /// The tree of a durable state.
+    /// The tree of a durable state. Images of its changes begin when [`Tree::start_images`] says so.
     pub fn new(meta: Meta, space: FreeMap) -> Tree {
         Tree {
             durable: meta,
@@ -149,11 +163,41 @@ impl Tree {
             map_run: (meta.map_unit, meta.map_units),
             frozen: None,
             epoch: 1,
+            images_start: meta.position,
+            touched: None,
+            imaged: HashSet::new(),
             page_bytes: meta.page_bytes as usize,
             dirty: HashMap::new(),
             fresh: HashSet::new(),
             values: HashMap::new(),
             value_bytes: 0,
+        }
+    }
+
+    /// From `position` on, images of what batches change may be in the log.
+    pub fn start_images(&mut self, torn: Torn, position: Position) {
+        self.images_start = position;
+        self.touched = (torn == Torn::Image).then(BTreeSet::new);
+    }
+
+    /// Pages that the last batch changed: unit, whether it is new, page. None of them counts as imaged any more.
+    pub fn take_touched(&mut self) -> Vec<(u64, bool, Arc<Page>)> {
+        let touched = self.touched.as_mut().map(std::mem::take).unwrap_or_default();
+        let page = |unit: u64| {
+            self.imaged.remove(&unit);
+            Some((unit, self.fresh.contains(&unit), self.dirty.get(&unit)?.clone()))
+        };
+        touched.into_iter().filter_map(page).collect()
+    }
+
+    /// The image of the page at `unit`, as it is now, is in the log.
+    pub fn set_imaged(&mut self, unit: u64) {
+        self.imaged.insert(unit);
+    }
+
+    fn touch(&mut self, unit: u64) {
+        if let Some(touched) = &mut self.touched {
+            touched.insert(unit);
         }
     }
 
@@ -165,6 +209,29 @@ impl Tree {
     /// Those of them that no checkpoint has taken up yet.
     pub fn active_bytes(&self) -> u64 {
         (self.dirty.len() * self.page_bytes) as u64 + self.value_bytes
+    }
+
+    /// The same, with what gains nothing by waiting counted one and a half times: a value is written once in any case, while a
+    /// page collects changes until it is.
+    pub fn pressing_bytes(&self) -> u64 {
+        self.active_bytes() + self.value_bytes / 2
+    }
+
+    /// Bytes that a checkpoint which froze now would write in mode `torn`, without the free map.
+    pub fn settle_bytes(&self, torn: Torn) -> u64 {
+        let page = |(unit, page): (&u64, &Arc<Page>)| {
+            let changed = page.changed_units().count() as u64 * UNIT_BYTES;
+            match torn {
+                _ if self.fresh.contains(unit) => self.page_bytes as u64,
+                Torn::Image if self.imaged.contains(unit) => changed,
+                Torn::Image | Torn::Delta => {
+                    changed + u64::from(page.changed_sectors().count_ones()) * SECTOR_BYTES as u64
+                }
+                Torn::DoubleWrite => changed + self.page_bytes as u64,
+            }
+        };
+        let values = self.values.values().map(|value| units_of(value.len()) * UNIT_BYTES);
+        self.dirty.iter().map(page).chain(values).sum()
     }
 
     /// Bytes of dirty pages that a checkpoint logs images of at most.
@@ -198,7 +265,7 @@ impl Tree {
         self.values.get(&extent.unit).or_else(|| self.frozen.as_ref()?.values.get(&extent.unit))
     }
 
-    fn value(&self, pager: &Pager, loaded: &Loaded, extent: Extent) -> Result<Bytes, Stop> {
+    pub(super) fn value(&self, pager: &Pager, loaded: &Loaded, extent: Extent) -> Result<Bytes, Stop> {
         if u64::from(extent.units) != units_of(extent.bytes as usize) || extent.units == 0 {
             return Err(damaged(extent.unit, "an extent whose length does not fit its units"));
         }
@@ -212,14 +279,14 @@ impl Tree {
         }
     }
 
-    /// The leaf for `key` and the first key behind its range; `None` for an empty tree.
+    /// The leaf for `key`; `None` for an empty tree. `visit` sees every page on the way, the leaf among them.
     pub(super) fn leaf(
         &self,
         pager: &Pager,
         loaded: &Loaded,
         key: &[u8],
         mut visit: impl FnMut(u64, &Arc<Page>),
-    ) -> Result<Option<(Arc<Page>, Option<Vec<u8>>)>, Stop> {
+    ) -> Result<Option<Leaf>, Stop> {
         let (mut unit, mut end) = (self.root, None);
         for level in (0..self.height).rev() {
             let page = self.page(pager, loaded, unit, level)?;
@@ -321,7 +388,9 @@ impl Tree {
                 // A split on every level, and a new root.
                 needs.units += (self.height + 2) * page_units;
             } else {
-                needs.runs += self.height;
+                self.pin_neighbours(pager, loaded, key, pins)?;
+                // Leaves the tree, or joins a neighbour, on every level.
+                needs.runs += 2 * self.height;
             }
         }
         Ok(needs)
@@ -346,6 +415,11 @@ impl Tree {
         for (key, leaf) in emptied {
             self.remove_leaf(&key, leaf, &mut pins, pager);
         }
+        for operation in batch.operations() {
+            if let Operation::Delete { key } = operation {
+                self.join_sparse(key, &mut pins, pager);
+            }
+        }
     }
 
     /// A page on a planned way.
@@ -354,13 +428,24 @@ impl Tree {
         page.expect("a page on a planned way is dirty or pinned")
     }
 
+    /// A page that can be changed now; `None` if it would have to be read.
+    pub(super) fn resident<'a>(&'a self, unit: u64, pins: &'a Pins) -> Option<&'a Arc<Page>> {
+        self.dirty.get(&unit).or_else(|| pins.get(&unit))
+    }
+
     /// The same, to be changed.
-    fn page_mut(&mut self, unit: u64, pins: &mut Pins, pager: &Pager) -> &mut Page {
-        let page = self.dirty.entry(unit).or_insert_with(|| {
-            pager.forget(unit);
-            pins.remove(&unit).expect("a page on a planned way is dirty or pinned")
-        });
-        Arc::make_mut(page)
+    pub(super) fn page_mut(&mut self, unit: u64, pins: &mut Pins, pager: &Pager) -> &mut Page {
+        self.touch(unit);
+        match self.dirty.entry(unit) {
+            Entry::Occupied(page) => Arc::make_mut(page.into_mut()),
+            Entry::Vacant(place) => {
+                pager.forget(unit);
+                let page = pins.remove(&unit).expect("a page on a planned way is dirty or pinned");
+                let page = Arc::make_mut(place.insert(page));
+                page.begin_changes();
+                page
+            }
+        }
     }
 
     /// The way to `key`: inner pages with the child taken, and the leaf.
@@ -377,23 +462,25 @@ impl Tree {
     }
 
     fn add_page(&mut self, page: Page, pager: &Pager) -> u64 {
-        let unit = self.space.take(pager.page_units());
+        let unit = self.space.take_low(pager.page_units());
         match page.level() {
             0 => self.counts.leaf_pages += 1,
             _ => self.counts.inner_pages += 1,
         }
         self.dirty.insert(unit, Arc::new(page));
         self.fresh.insert(unit);
+        self.touch(unit);
         unit
     }
 
-    fn remove_page(&mut self, unit: u64, leaf: bool, pager: &Pager) {
+    pub(super) fn remove_page(&mut self, unit: u64, leaf: bool, pager: &Pager) {
         match leaf {
             true => self.counts.leaf_pages -= 1,
             false => self.counts.inner_pages -= 1,
         }
         self.events.merges += 1;
         self.dirty.remove(&unit);
+        self.imaged.remove(&unit);
         pager.forget(unit);
         if self.fresh.remove(&unit) {
             self.space.give_back(unit, pager.page_units());
@@ -441,17 +528,15 @@ impl Tree {
             self.height = 1;
         }
         let (way, leaf) = self.way(key, pins);
-        let page = self.page_mut(leaf, pins, pager);
+        let page = self.planned(leaf, pins);
         let found = page.search(key);
-        let mut old = None;
-        let mut removed = 0;
+        let (mut old, mut old_bytes) = (None, 0);
         if let Ok(index) = found {
+            old_bytes = page.cell_bytes(index);
             if let Stored::Extent(extent) = page.stored(index) {
                 old = Some(extent);
             }
-            removed = page.remove(index);
         }
-        self.counts.leaf_bytes -= removed as u64;
         let cell = if is_inline(self.page_bytes, key, value) {
             if let Some(old) = old {
                 self.remove_extent(old, pager);
@@ -461,6 +546,14 @@ impl Tree {
             leaf_cell(key, Stored::Extent(self.add_extent(value, old, pager)))
         };
         self.counts.leaf_bytes += cell.len() as u64 + 2;
+        self.counts.leaf_bytes -= old_bytes as u64;
+        let page = self.page_mut(leaf, pins, pager);
+        if let Ok(index) = found {
+            if page.replace(index, &cell) {
+                return;
+            }
+            page.remove(index);
+        }
         let (Ok(index) | Err(index)) = found;
         self.insert(way, leaf, index, cell, pins, pager);
     }
@@ -544,7 +637,7 @@ impl Tree {
     }
 
     /// A root with a single child gives way to it, as long as the child is in memory.
-    fn lower_root(&mut self, pins: &Pins, pager: &Pager) {
+    pub(super) fn lower_root(&mut self, pins: &Pins, pager: &Pager) {
         while self.height > 1 {
             let Some(root) = self.dirty.get(&self.root).or_else(|| pins.get(&self.root)) else { return };
             if root.count() > 0 {
@@ -562,13 +655,37 @@ impl Tree {
         self.space.map_units_max(more_runs + 1)
     }
 
+    /// Puts the page at `unit`, which is resident, elsewhere; the caller changes what refers to it.
+    pub(super) fn move_page(&mut self, unit: u64, to: u64, pins: &mut Pins, pager: &Pager) {
+        self.page_mut(unit, pins, pager);
+        self.imaged.remove(&unit);
+        if let Some(page) = self.dirty.remove(&unit) {
+            self.dirty.insert(to, page);
+            self.fresh.insert(to);
+            self.touch(to);
+        }
+        match self.fresh.remove(&unit) {
+            true => self.space.give_back(unit, pager.page_units()),
+            false => self.space.retire(unit, pager.page_units()),
+        }
+    }
+
+    /// Puts `value` of the extent `old` to unit `to`.
+    pub(super) fn move_value(&mut self, value: Bytes, old: Extent, to: u64, pager: &Pager) -> Extent {
+        self.remove_extent(old, pager);
+        self.counts.extent_units += u64::from(old.units);
+        self.value_bytes += value.len() as u64;
+        self.values.insert(to, value);
+        Extent { unit: to, ..old }
+    }
+
     /// Takes what changed for a checkpoint of the state at `position`; the tail must have [`Tree::map_units_max`].
     pub fn freeze(&mut self, position: Position) -> Arc<Frozen> {
         debug_assert!(self.frozen.is_none(), "one checkpoint at a time");
         self.space.freeze();
         let (old_unit, old_units) = self.map_run;
         let reserved = self.map_units_max(0);
-        let unit = self.space.take(reserved);
+        let unit = self.space.take_low(reserved);
         if old_units > 0 {
             self.space.retire(old_unit, old_units);
             self.space.freeze();
@@ -583,7 +700,9 @@ impl Tree {
             root: self.root,
             height: self.height,
             position,
+            images_start: self.images_start.min(position),
             images_end: 0,
+            double_bytes: 0,
             end: self.space.end(),
             map_unit: unit,
             map_units: reserved,
@@ -595,11 +714,13 @@ impl Tree {
         let frozen = Arc::new(Frozen {
             pages: std::mem::take(&mut self.dirty),
             fresh: std::mem::take(&mut self.fresh),
+            imaged: std::mem::take(&mut self.imaged),
             values: std::mem::take(&mut self.values),
             map,
             meta,
             bytes,
         });
+        self.images_start = position;
         self.frozen = Some(frozen.clone());
         self.epoch += 1;
         frozen

@@ -133,7 +133,7 @@ fn segments_are_used_again_and_long_records_get_their_own() {
         log.sync_now().unwrap();
         log.release(end);
     }
-    assert!(disk.list().unwrap().len() <= 3, "{:?}", disk.list().unwrap());
+    assert_eq!(disk.list().unwrap().len(), SEGMENTS, "{:?}", disk.list().unwrap());
     let end = append(&log, &vec![7; 50_000]).unwrap();
     let (_, records) = open(disk.kill(), end - 50_000 - RECORD_OVERHEAD_BYTES).unwrap();
     assert_eq!(records, [(end, Bytes::from(vec![7; 50_000]))]);

@@ -1,0 +1,132 @@
+//! The double-write area: copies of the pages that a checkpoint overwrites, in a file of their own.
+//!
+//! Each checkpoint writes it from the start, in chunks that one request takes: a unit that names the pages, then the pages as they
+//! belong in their places. The meta page of the commit says how many bytes count. `FORMAT.md` draws it.
+//!
+//! # Invariants
+//!
+//! 1. Nothing is written here while a durable meta page refers to it.
+
+use std::io;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use super::UNIT_BYTES;
+use super::meta::Meta;
+use super::page::Page;
+use crate::disk::{Disk, File, Purpose};
+use crate::engine::{Error, Position, Result, frame};
+
+/// Name of its file.
+pub const FILE: &str = "btree.double";
+/// Pages that one unit can name.
+pub const CHUNK_PAGES_MAX: usize = 500;
+const KIND: u8 = 1;
+
+/// The area.
+pub struct DoubleWrite {
+    disk: Arc<dyn Disk>,
+    /// The file, once there is one, and the bytes that are allocated for it.
+    file: Mutex<Option<(Arc<dyn File>, u64)>>,
+}
+
+fn context(what: &str) -> impl FnOnce(io::Error) -> Error {
+    move |error| match error.kind() {
+        io::ErrorKind::UnexpectedEof => Error::corrupt(FILE, 0, "the file ends before"),
+        _ => Error::io(format!("{what} {FILE}"), error),
+    }
+}
+
+impl DoubleWrite {
+    /// The area on `disk`, if there is one.
+    pub fn open(disk: Arc<dyn Disk>) -> Result<DoubleWrite> {
+        let file = match disk.open(FILE) {
+            // What is allocated of it is not known; asking again is cheap.
+            Ok(file) => Some((file, 0)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(context("opening")(error)),
+        };
+        Ok(DoubleWrite { disk, file: Mutex::new(file) })
+    }
+
+    /// Removes it. No meta page that a power cut could leave may refer to it.
+    pub fn remove(&self) -> Result<()> {
+        if self.file.lock().take().is_some() {
+            self.disk.remove(FILE).map_err(context("removing"))?;
+        }
+        Ok(())
+    }
+
+    /// Takes space for `bytes`, and makes the file if there is none.
+    pub fn make_room(&self, bytes: u64) -> Result<()> {
+        let mut guard = self.file.lock();
+        if guard.is_none() {
+            let file = self.disk.create(FILE).map_err(context("making"))?;
+            *guard = Some((file, 0));
+        }
+        if let Some((file, allocated_bytes)) = guard.as_mut()
+            && *allocated_bytes < bytes
+        {
+            file.allocate(bytes).map_err(context("taking space for"))?;
+            self.disk.sync_names().map_err(context("naming"))?;
+            *allocated_bytes = bytes;
+        }
+        Ok(())
+    }
+
+    fn file(&self) -> Result<Arc<dyn File>> {
+        let file = self.file.lock().as_ref().map(|(file, _)| file.clone());
+        file.ok_or_else(|| Error::corrupt(FILE, 0, "it is missing, but pages are needed from it"))
+    }
+
+    /// Writes a chunk of at most [`CHUNK_PAGES_MAX`] pages of the checkpoint at `position` to `offset`; returns its bytes.
+    pub fn write(&self, offset: u64, position: Position, pages: &[(u64, Arc<Page>)]) -> Result<u64> {
+        let mut chunk = Vec::new();
+        let at = frame::start(&mut chunk, KIND);
+        chunk.extend_from_slice(&position.to_le_bytes());
+        for (unit, _) in pages {
+            chunk.extend_from_slice(&unit.to_le_bytes());
+        }
+        frame::finish(&mut chunk, at, offset);
+        chunk.resize(UNIT_BYTES as usize, 0);
+        for (unit, page) in pages {
+            page.seal(*unit, &mut chunk);
+        }
+        self.file()?.write_at(Purpose::DoubleWrite, offset, &chunk).map_err(context("writing"))?;
+        Ok(chunk.len() as u64)
+    }
+
+    /// Makes everything written durable.
+    pub fn sync(&self) -> Result<()> {
+        self.file()?.sync(Purpose::DoubleWrite).map_err(context("sync of"))
+    }
+
+    /// Unit and bytes of every page that belongs to the state of `meta`; each was checked.
+    pub fn read(&self, meta: &Meta) -> Result<Vec<(u64, Vec<u8>)>> {
+        let file = self.file()?;
+        let page_bytes = meta.page_bytes;
+        let mut pages = Vec::new();
+        let mut offset = 0;
+        while offset < meta.double_bytes {
+            let mut names = vec![0; UNIT_BYTES as usize];
+            file.read_at(Purpose::Recovery, offset, &mut names).map_err(context("reading"))?;
+            let units = match frame::decode(&names, offset) {
+                Some((KIND, payload)) if payload.starts_with(&meta.position.to_le_bytes()) => &payload[8..],
+                _ => return Err(Error::corrupt(FILE, offset, "not a chunk of the state that needs it")),
+            };
+            offset += UNIT_BYTES;
+            for unit in units.chunks_exact(8) {
+                let unit = unit.iter().rev().fold(0u64, |unit, byte| unit << 8 | u64::from(*byte));
+                let mut page = vec![0; page_bytes as usize];
+                file.read_at(Purpose::Recovery, offset, &mut page).map_err(context("reading"))?;
+                if let Err(what) = Page::decode(unit, page.clone()) {
+                    return Err(Error::corrupt(FILE, offset, what));
+                }
+                pages.push((unit, page));
+                offset += page_bytes;
+            }
+        }
+        Ok(pages)
+    }
+}

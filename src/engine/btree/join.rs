@@ -1,0 +1,83 @@
+//! Pages that became sparse by deletes join a neighbour below the same parent, level by level.
+//!
+//! A page is sparse below a quarter of its room; two join if the outcome fills at most three quarters, so that the next inserts do
+//! not split it again at once. A sparse page with two full neighbours stays: moving cells between them would write three pages to
+//! free none.
+
+use super::page::Page;
+use super::pager::{Loaded, Pager};
+use super::tree::{Pins, Stop, Tree};
+
+impl Tree {
+    /// Pins both neighbours of every sparse page on the way to `key`.
+    pub(super) fn pin_neighbours(
+        &self,
+        pager: &Pager,
+        loaded: &Loaded,
+        key: &[u8],
+        pins: &mut Pins,
+    ) -> Result<(), Stop> {
+        let mut unit = self.root;
+        for level in (1..self.height).rev() {
+            let parent = self.page(pager, loaded, unit, level)?;
+            let index = parent.child_index(key);
+            unit = parent.child(index);
+            if self.page(pager, loaded, unit, level - 1)?.is_sparse() {
+                for near in [index.wrapping_sub(1), index + 1] {
+                    if near <= parent.count() {
+                        let near = parent.child(near);
+                        let page = self.page(pager, loaded, near, level - 1)?;
+                        if self.resident(near, pins).is_none() {
+                            pins.insert(near, page);
+                        }
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Joins the sparse pages on the way to `key` with neighbours, as far as these are resident.
+    pub(super) fn join_sparse(&mut self, key: &[u8], pins: &mut Pins, pager: &Pager) {
+        let mut way = Vec::new();
+        let mut unit = self.root;
+        for _ in 1..self.height {
+            // Pages that left the tree may have changed the way, so it need not be the planned one.
+            let Some(page) = self.resident(unit, pins) else { return };
+            let index = page.child_index(key);
+            way.push((unit, index));
+            unit = page.child(index);
+        }
+        while let Some((parent, index)) = way.pop() {
+            let sparse = self.resident(unit, pins).is_some_and(|page| page.is_sparse());
+            if !sparse
+                || !(index > 0 && self.join(parent, index - 1, pins, pager)
+                    || self.join(parent, index, pins, pager))
+            {
+                return;
+            }
+            unit = parent;
+        }
+        self.lower_root(pins, pager);
+    }
+
+    /// Joins children `index` and `index + 1` of `parent`; false, and nothing has changed, if that cannot be.
+    fn join(&mut self, parent: u64, index: usize, pins: &mut Pins, pager: &Pager) -> bool {
+        let Some(page) = self.resident(parent, pins) else { return false };
+        if index >= page.count() {
+            return false;
+        }
+        let separator = page.key(index).to_vec();
+        let (left, right) = (page.child(index), page.child(index + 1));
+        let Some(right_page) = self.resident(right, pins).cloned() else { return false };
+        let Some(left_page) = self.resident(left, pins) else { return false };
+        let mut joined = Page::clone(left_page);
+        if !joined.absorb(&separator, &right_page) {
+            return false;
+        }
+        *self.page_mut(left, pins, pager) = joined;
+        self.remove_page(right, right_page.is_leaf(), pager);
+        self.page_mut(parent, pins, pager).remove_child(index + 1);
+        true
+    }
+}

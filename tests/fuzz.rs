@@ -1,0 +1,197 @@
+//! Decoders on damaged bytes: whatever the bytes, no panic, no endless loop, and no wrong answer that claims to be right. Each target
+//! is a plain function over bytes; here they run on seeded mutations of valid input, as smoke.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use kvfs::base::clock::ManualClock;
+use kvfs::base::prng::Prng;
+use kvfs::base::{text, varint};
+use kvfs::disk::{Disk, Purpose, SimDisk};
+use kvfs::engine::wal::Log;
+use kvfs::engine::{self, Batch, Bell, Command, Kind, Options, Sync, Tier, frame};
+use kvfs::store::Settings;
+
+/// Copies of `bytes` with bits turned, bytes replaced, cut off, doubled or moved.
+fn mutations(bytes: &[u8], seed: u64, count: usize) -> Vec<Vec<u8>> {
+    let mut prng = Prng::new(seed);
+    let mut all = Vec::new();
+    for _ in 0..count {
+        let mut copy = bytes.to_vec();
+        for _ in 0..1 + prng.below(4) {
+            if copy.is_empty() {
+                copy.push(prng.bits() as u8);
+                continue;
+            }
+            let at = prng.below(copy.len() as u64) as usize;
+            match prng.below(6) {
+                0 => copy[at] ^= 1 << prng.below(8),
+                1 => copy[at] = prng.bits() as u8,
+                2 => copy.truncate(at),
+                3 => copy.insert(at, prng.bits() as u8),
+                4 => copy[at] = 0xff,
+                _ => {
+                    let tail = copy[at..].to_vec();
+                    copy.extend(tail);
+                }
+            }
+        }
+        all.push(copy);
+    }
+    all
+}
+
+fn target_batch(bytes: &[u8]) {
+    let bytes = Bytes::copy_from_slice(bytes);
+    if let Ok(batch) = Batch::decode(&bytes) {
+        // What was read is whole: written again it reads the same.
+        let mut again = Vec::new();
+        batch.encode(&mut again);
+        assert_eq!(Batch::decode(&Bytes::from(again)).unwrap(), batch);
+    }
+}
+
+fn target_varint(bytes: &[u8]) {
+    let mut source = bytes;
+    while varint::take(&mut source).is_some() {}
+    let mut source = bytes;
+    while let Some(taken) = varint::take_bytes(&mut source) {
+        assert!(taken.len() < bytes.len());
+    }
+}
+
+fn target_text(bytes: &[u8]) {
+    let line = String::from_utf8_lossy(bytes);
+    let _ = (
+        text::parse_size(&line),
+        text::parse_duration(&line),
+        text::parse_switch(&line),
+        line.parse::<Sync>(),
+    );
+    let mut settings = Settings::default();
+    for setting in Settings::all() {
+        let _ = settings.set(setting.name, &line);
+    }
+}
+
+#[test]
+fn batches_varints_and_text() {
+    let mut batch = Batch::new(3);
+    batch.put(&b"some key"[..], vec![5; 300]);
+    batch.delete(&b"another"[..]);
+    let mut valid = Vec::new();
+    batch.encode(&mut valid);
+    for bytes in mutations(&valid, 1, 5000) {
+        target_batch(&bytes);
+        target_varint(&bytes);
+    }
+    for valid in ["64M", "interval:500ms", "always", "18446744073709551615T", "999999999999999999m"] {
+        mutations(valid.as_bytes(), 2, 500).iter().for_each(|bytes| target_text(bytes));
+    }
+}
+
+#[test]
+fn frames() {
+    let valid = frame::encode(7, 42, b"a payload of some length");
+    for bytes in mutations(&valid, 3, 5000) {
+        if let Some((kind, payload)) = frame::decode(&bytes, 42) {
+            assert!(bytes.starts_with(&valid) && kind == 7 && payload == b"a payload of some length");
+        }
+    }
+}
+
+/// A disk with one file replaced.
+fn with_file(disk: &SimDisk, name: &str, bytes: &[u8]) -> Arc<SimDisk> {
+    let copy = disk.kill();
+    copy.remove(name).unwrap();
+    copy.create(name).unwrap().write_at(Purpose::Recovery, 0, bytes).unwrap();
+    copy
+}
+
+fn read(disk: &SimDisk, name: &str) -> Vec<u8> {
+    kvfs::disk::read_all(&*disk.open(name).unwrap(), Purpose::Recovery).unwrap()
+}
+
+#[test]
+fn log_segments() {
+    let disk = SimDisk::new();
+    let open = |disk: Arc<SimDisk>| {
+        let mut records = Vec::new();
+        let clock = Arc::new(ManualClock::default());
+        Log::open(disk, clock, Arc::new(Bell::new()), Sync::Fsync, 2048, 0, &mut |_, _, payload| {
+            records.push(payload);
+            Ok(())
+        })
+        .map(|log| (log, records))
+    };
+    let mut written = Vec::new();
+    let (log, _) = open(disk.clone()).unwrap();
+    for index in 0..20u8 {
+        log.append(2, Purpose::Wal, 100, |target| target.extend_from_slice(&[index; 100])).unwrap();
+        written.push(Bytes::from(vec![index; 100]));
+    }
+    drop(log);
+    for info in disk.list().unwrap() {
+        for bytes in mutations(&read(&disk, &info.name), 4, 60) {
+            if let Ok((_, records)) = open(with_file(&disk, &info.name, &bytes)) {
+                assert!(written.starts_with(&records), "records that nobody wrote");
+            }
+        }
+    }
+}
+
+/// Whole stores with one file damaged: opened, read and verified, they give right data or an error.
+fn stores(kind: Kind) {
+    let options = Options::tiny(kind);
+    let disk = SimDisk::new();
+    let open = |disk: Arc<SimDisk>| engine::open(disk, Arc::new(ManualClock::default()), &options);
+    let engine = open(disk.clone()).unwrap();
+    for index in 0..120u32 {
+        let mut batch = Batch::new(0);
+        batch.put(format!("key{:03}", index % 70), vec![index as u8; (index * 37 % 3000) as usize]);
+        while engine.apply(&batch, Tier::Disk).is_err() {
+            engine::settle(&*engine).unwrap();
+        }
+    }
+    engine.close().unwrap();
+    drop(engine);
+    let mut opened = 0;
+    for info in disk.list().unwrap() {
+        for bytes in mutations(&read(&disk, &info.name), 5, 25) {
+            let Ok(engine) = open(with_file(&disk, &info.name, &bytes)) else { continue };
+            opened += 1;
+            for index in 0..70u32 {
+                if let Ok(Some(value)) = engine.get(format!("key{index:03}").as_bytes(), Tier::Disk) {
+                    assert!(
+                        value.iter().all(|byte| u32::from(*byte) % 70 == index % 70),
+                        "{}: wrong data",
+                        info.name
+                    );
+                }
+            }
+            let _ = engine
+                .scan(engine::KeyRange::ALL, Tier::Disk, &mut |_, _| std::ops::ControlFlow::Continue(()));
+            let _ = engine::run(&*engine, Command::Verify);
+        }
+    }
+    assert!(opened > 0, "every damage was refused: nothing was tested");
+}
+
+#[test]
+fn lsm_stores() {
+    stores(Kind::Lsm);
+}
+
+#[test]
+fn btree_stores() {
+    stores(Kind::Btree);
+}
+
+/// Proves that the harness can fail.
+#[test]
+#[should_panic(expected = "canary")]
+fn canary() {
+    for bytes in mutations(b"sing", 6, 500) {
+        assert!(bytes.first() != Some(&b'S'), "canary");
+    }
+}
