@@ -31,7 +31,8 @@ fn a_tiny_matrix_prints_its_crossovers_and_leaves_figures_and_a_plot() {
             row.unsettled_bytes <= row.settled_bytes && row.settled_bytes >= row.logical_bytes,
             "{row:?}"
         );
-        assert!(row.memory_bytes > 0 && row.nanos > 0 && row.physical_bytes > row.live_bytes, "{row:?}");
+        // Memory is what a cell added, which may be nothing here.
+        assert!(row.nanos > 0 && row.physical_bytes > row.live_bytes, "{row:?}");
     }
     let svg = std::fs::read_to_string(dir.join("compare.svg")).unwrap();
     assert!(svg.starts_with("<svg") && svg.matches("<circle").count() == rows.len());
