@@ -193,7 +193,7 @@ fn fail_everywhere((name, options): &Setup, seed: u64) {
             }
             let states = history(&done.issued);
             recover(sim.crash(nth), options, &states, done.synced, &what);
-            recover(sim.kill(), options, &states, done.applied.min(done.synced), &what);
+            recover(sim.kill(), options, &states, done.applied, &format!("{what}, then killed"));
             nth += if is_long() { 1 } else { 1 + nth / 6 };
         }
     }

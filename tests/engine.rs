@@ -198,8 +198,7 @@ fn the_model_is_a_map() {
 }
 
 #[test]
-fn a_real_directory_has_what_the_meter_counted() {
-    // Sizes of files on a real filesystem, not bytes of a simulation.
+fn a_store_in_a_real_directory_opens_again() {
     let home = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     for kind in [Kind::Lsm, Kind::Btree] {
         let path = home.path().join(kind.to_string());

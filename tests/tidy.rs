@@ -24,7 +24,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
 
 /// What only some files may say, and why those may.
 const ONLY_IN: &[(&str, &[(&str, &str)])] = &[
-    ("std::fs::", &[("disk/os.rs", "the one door to files")]),
+    ("std::fs", &[("disk/os.rs", "the one door to files")]),
+    ("std::{fs", &[]),
     (
         "Instant::now",
         &[

@@ -52,10 +52,12 @@ pub const FIRST_KIND: u8 = 2;
 /// Frame header, position and synced: what a record costs beside its payload.
 pub const RECORD_OVERHEAD_BYTES: u64 = frame::HEADER_BYTES as u64 + 16;
 const PREFIX: &str = "log.";
-/// Segment files of a log, in use and spare, before the first is used again, and that are kept at most. A segment that was just
-/// released is often still dirty in the page cache. Writing it again there would reach the device once for two writes at
-/// our door, and the bytes that the meter counts would not be those of the disk.
+/// A segment that is released before it was ever synced is still dirty in the page cache. Writing it again there would reach the
+/// device once for two writes at our door, and the bytes that the meter counts would not be those of the disk. So a new
+/// file is made instead, while the log has fewer files than this.
 const SEGMENTS: usize = 16;
+/// Spare segments of a log that nobody writes to.
+const SPARES_IDLE: usize = 4;
 
 /// Whether `name` is a log segment's.
 pub fn is_segment(name: &str) -> bool {
@@ -116,12 +118,21 @@ struct Spare {
     slot: u64,
     file: Arc<dyn File>,
     capacity_bytes: u64,
+    /// Released before its last bytes were synced.
+    is_dirty: bool,
 }
 
-impl From<Segment> for Spare {
-    fn from(segment: Segment) -> Spare {
-        Spare { slot: segment.slot, file: segment.file, capacity_bytes: segment.capacity_bytes }
+impl Spare {
+    fn new(segment: Segment, is_dirty: bool) -> Spare {
+        let Segment { slot, file, capacity_bytes, .. } = segment;
+        Spare { slot, file, capacity_bytes, is_dirty }
     }
+}
+
+/// A released segment that others may hold.
+struct Kept {
+    segment: Arc<Segment>,
+    is_dirty: bool,
 }
 
 struct Waiter {
@@ -133,13 +144,13 @@ struct State {
     /// In order; the last one is written to.
     segments: VecDeque<Live>,
     /// Released, but held by others when last looked at.
-    kept: Vec<Arc<Segment>>,
+    kept: Vec<Kept>,
     /// Free for use, the one released first in front.
     spares: VecDeque<Spare>,
-    /// The front spare was made ahead and never used.
-    is_prepared: bool,
     next_slot: u64,
     end: Position,
+    /// The end when the log was last found idle.
+    idle_end: Position,
     synced: Position,
     released: Position,
     /// A segment file was made since the last `sync_names`.
@@ -250,7 +261,7 @@ impl Log {
             file.read_at(Purpose::Recovery, 0, &mut header).map_err(context)?;
             match read_header(&header) {
                 Some(header) => found.push((header, slot, file, info.bytes)),
-                None => spares.push_back(Spare { slot, file, capacity_bytes: info.bytes }),
+                None => spares.push_back(Spare { slot, file, capacity_bytes: info.bytes, is_dirty: false }),
             }
         }
         found.sort_by_key(|(header, ..)| header.number);
@@ -265,6 +276,7 @@ impl Log {
                     slot,
                     file,
                     capacity_bytes,
+                    is_dirty: false,
                 }));
             }
             chain.push(candidate);
@@ -280,9 +292,10 @@ impl Log {
             let limit = starts.get(index + 1).copied();
             if limit.is_some_and(|limit| limit <= from) {
                 if held.contains(&header.start) {
-                    kept.push(Arc::new(Segment { slot, start: header.start, file, capacity_bytes }));
+                    let segment = Arc::new(Segment { slot, start: header.start, file, capacity_bytes });
+                    kept.push(Kept { segment, is_dirty: false });
                 } else {
-                    spares.push_back(Spare { slot, file, capacity_bytes });
+                    spares.push_back(Spare { slot, file, capacity_bytes, is_dirty: false });
                 }
                 continue;
             }
@@ -335,8 +348,12 @@ impl Log {
         }
         // Segments that start at or behind the end hold nothing that counts.
         while segments.back().is_some_and(|live| live.segment.start >= end) {
-            spares
-                .extend(segments.pop_back().and_then(|live| Arc::into_inner(live.segment)).map(Spare::from));
+            spares.extend(
+                segments
+                    .pop_back()
+                    .and_then(|live| Arc::into_inner(live.segment))
+                    .map(|segment| Spare::new(segment, false)),
+            );
         }
 
         // What was replayed, names included, must be durable before a header claims so.
@@ -356,9 +373,9 @@ impl Log {
                 segments,
                 kept,
                 spares,
-                is_prepared: false,
                 next_slot,
                 end,
+                idle_end: end,
                 synced: end,
                 released: from,
                 names_dirty: false,
@@ -376,24 +393,17 @@ impl Log {
     /// Makes a new last segment with room for `record_bytes`.
     fn start_segment(&self, state: &mut State, record_bytes: u64, number: u64) -> Result<()> {
         let needed = (HEADER_BYTES + record_bytes).max(self.segment_bytes);
-        let is_young = state.segments.len() + state.spares.len() < SEGMENTS;
-        let fits = state.spares.iter().position(|spare| spare.capacity_bytes >= needed);
-        let spare = match fits.and_then(|index| state.spares.remove(index)) {
-            Some(spare) if state.is_prepared || !is_young => spare,
-            other => match self.make_spare(state, needed) {
-                Ok(new) => {
-                    state.spares.extend(other);
-                    new
+        let spare = match self.fitting(state, needed).and_then(|index| state.spares.remove(index)) {
+            Some(spare) => spare,
+            None => match self.make_spare(state, needed) {
+                // A full disk has no room for another: use any that fits.
+                Err(Error::NoSpace) => {
+                    let any = state.spares.iter().position(|spare| spare.capacity_bytes >= needed);
+                    any.and_then(|index| state.spares.remove(index)).ok_or(Error::NoSpace)?
                 }
-                // A full disk has no room for another: use this one again.
-                Err(Error::NoSpace) => other.ok_or(Error::NoSpace)?,
-                Err(error) => {
-                    state.spares.extend(other);
-                    return Err(error);
-                }
+                other => other?,
             },
         };
-        state.is_prepared = false;
         let mut header = Vec::with_capacity(HEADER_BYTES as usize);
         for _ in 0..2 {
             let at = frame::start(&mut header, HEADER_KIND);
@@ -408,10 +418,19 @@ impl Log {
             state.spares.push_back(spare);
             return Err(Error::io(format!("writing {name}"), error));
         }
-        let Spare { slot, file, capacity_bytes } = spare;
+        let Spare { slot, file, capacity_bytes, .. } = spare;
         let segment = Arc::new(Segment { slot, start: state.end, file, capacity_bytes });
         state.segments.push_back(Live { segment, number, dirty: true });
         Ok(())
+    }
+
+    /// The spare to use next for a segment of `needed` bytes: a clean one, or any once there are enough files.
+    fn fitting(&self, state: &State, needed: u64) -> Option<usize> {
+        let enough = state.segments.len() + state.spares.len() >= SEGMENTS;
+        let fits = |dirty: bool| {
+            state.spares.iter().position(|spare| spare.capacity_bytes >= needed && spare.is_dirty == dirty)
+        };
+        fits(false).or_else(|| fits(true).filter(|_| enough))
     }
 
     fn make_spare(&self, state: &mut State, capacity_bytes: u64) -> Result<Spare> {
@@ -425,7 +444,7 @@ impl Log {
             return Err(Error::io(format!("taking space for {name}"), error));
         }
         state.names_dirty = true;
-        Ok(Spare { slot, file, capacity_bytes })
+        Ok(Spare { slot, file, capacity_bytes, is_dirty: false })
     }
 
     /// Appends one record of `kind`: `fill` adds the payload (at most `payload_bytes_max`) to the buffer. Returns the position
@@ -465,14 +484,19 @@ impl Log {
     /// The segment whose first record is at `start`, if it is there; for owners that have just opened the log.
     pub fn segment_starting(&self, start: Position) -> Option<Arc<Segment>> {
         let state = self.state.lock();
-        let all = state.kept.iter().chain(state.segments.iter().map(|live| &live.segment));
+        let all = state
+            .kept
+            .iter()
+            .map(|kept| &kept.segment)
+            .chain(state.segments.iter().map(|live| &live.segment));
         all.into_iter().find(|segment| segment.start == start).cloned()
     }
 
     /// Segments that the log itself does not need any more, but others hold: where they start, and their size.
     pub fn kept(&self) -> Vec<(Position, u64)> {
         let state = self.state.lock();
-        let held = state.kept.iter().filter(|segment| Arc::strong_count(segment) > 1);
+        let held =
+            state.kept.iter().map(|kept| &kept.segment).filter(|segment| Arc::strong_count(segment) > 1);
         held.map(|segment| (segment.start, segment.capacity_bytes)).collect()
     }
 
@@ -584,23 +608,37 @@ impl Log {
         }
     }
 
-    /// Makes the next segment before it is needed, so that `append` need not.
+    /// Makes the next segment before it is needed, so that `append` need not; gives back what an idle log does not need.
     fn prepare(&self) -> Result<()> {
         let mut state = self.state.lock();
-        let is_young = state.segments.len() + state.spares.len() < SEGMENTS;
-        let fits = state.spares.iter().any(|spare| spare.capacity_bytes >= self.segment_bytes);
-        if !state.is_prepared && (is_young || !fits) && state.failed.is_none() {
+        if state.failed.is_some() {
+            return Ok(());
+        }
+        if state.end == state.idle_end {
+            while state.spares.len() > SPARES_IDLE {
+                let dirty = state.spares.iter().position(|spare| spare.is_dirty).unwrap_or(0);
+                let Some(spare) = state.spares.remove(dirty) else { break };
+                self.remove(spare.slot);
+            }
+            return Ok(());
+        }
+        state.idle_end = state.end;
+        if self.fitting(&state, self.segment_bytes).is_none() {
             match self.make_spare(&mut state, self.segment_bytes) {
-                Ok(spare) => {
-                    state.spares.push_front(spare);
-                    state.is_prepared = true;
-                }
+                Ok(spare) => state.spares.push_back(spare),
                 // The append that needs it will say so.
                 Err(Error::NoSpace) => {}
                 Err(error) => return Err(error),
             }
         }
         Ok(())
+    }
+
+    fn remove(&self, slot: u64) {
+        if let Err(error) = self.disk.remove(&segment_name(slot)) {
+            // Harmless: it is found as a spare at the next opening.
+            log::warn!("removing {}: {error}", segment_name(slot));
+        }
     }
 
     /// Makes everything appended so far durable and answers its waiters.
@@ -670,7 +708,7 @@ impl Log {
                 break;
             }
             let Some(live) = state.segments.pop_front() else { break };
-            state.kept.push(live.segment);
+            state.kept.push(Kept { segment: live.segment, is_dirty: live.dirty });
         }
         self.reuse_kept(&mut state);
     }
@@ -681,20 +719,14 @@ impl Log {
     }
 
     fn reuse_kept(&self, state: &mut State) {
-        for segment in std::mem::take(&mut state.kept) {
+        for Kept { segment, is_dirty } in std::mem::take(&mut state.kept) {
             // Only holders make new holders, so who is alone stays alone.
-            let free = match Arc::try_unwrap(segment) {
-                Ok(free) => free,
-                Err(held) => {
-                    state.kept.push(held);
-                    continue;
+            match Arc::try_unwrap(segment) {
+                Ok(free) if state.segments.len() + state.spares.len() < SEGMENTS => {
+                    state.spares.push_back(Spare::new(free, is_dirty));
                 }
-            };
-            if state.segments.len() + state.spares.len() < SEGMENTS {
-                state.spares.push_back(Spare::from(free));
-            } else if let Err(error) = self.disk.remove(&segment_name(free.slot)) {
-                // Harmless: it is found as a spare at the next opening.
-                log::warn!("removing {}: {error}", segment_name(free.slot));
+                Ok(free) => self.remove(free.slot),
+                Err(segment) => state.kept.push(Kept { segment, is_dirty }),
             }
         }
     }

@@ -136,12 +136,23 @@ fn damage_below_a_synced_position_is_an_error_and_never_a_shorter_log() {
 fn segments_are_used_again_and_long_records_get_their_own() {
     let disk = SimDisk::new();
     let (log, _) = open(disk.clone(), 0).unwrap();
+    let files = || disk.list().unwrap().len();
     for round in 0..50u8 {
         let end = append(&log, &vec![round; 3000]).unwrap();
         log.sync_now().unwrap();
         log.release(end);
     }
-    assert_eq!(disk.list().unwrap().len(), SEGMENTS, "{:?}", disk.list().unwrap());
+    assert_eq!(files(), 2, "what was synced is used again at once");
+    for round in 0..50u8 {
+        let end = append(&log, &vec![round; 3000]).unwrap();
+        log.release(end);
+    }
+    assert_eq!(files(), SEGMENTS, "what is still dirty rests");
+    log.sync_now().unwrap();
+    log.work().unwrap();
+    assert_eq!(files(), SEGMENTS);
+    log.work().unwrap();
+    assert_eq!(files(), 1 + SPARES_IDLE, "an idle log gives back what it does not need");
     let end = append(&log, &vec![7; 50_000]).unwrap();
     let (_, records) = open(disk.kill(), end - 50_000 - RECORD_OVERHEAD_BYTES).unwrap();
     assert_eq!(records, [(end, Bytes::from(vec![7; 50_000]))]);
