@@ -463,7 +463,8 @@ pub fn check(path: &Path, progress: &mut dyn FnMut(&str)) -> Result<Findings, Er
     }
     let mut findings = Findings::default();
     progress("opening");
-    let os = OsDisk::open(path, Access::Read).map_err(|error| Error::system(&show, error))?;
+    // A daemon that was just killed may hold the store for a moment yet.
+    let os = lock(path, Access::Read)?;
     let disk: Arc<dyn Disk> = Overlay::new(os);
     let found = Description::load(&*disk)?
         .ok_or_else(|| Error::System(format!("{show}: its description cannot be opened")))?;
