@@ -31,6 +31,17 @@ pub fn setups() -> Vec<Setup> {
         ),
         ("lsm values in the log", Options { value_log: true, ..lsm.clone() }),
         (
+            "lsm values in the log, emptied early beside several tables in L0",
+            Options {
+                value_log: true,
+                value_threshold_bytes: 40,
+                value_gc_percent: 80,
+                l0_trigger: 6,
+                l0_slowdown: 8,
+                ..lsm.clone()
+            },
+        ),
+        (
             "lsm values in the log, emptied early, compressed",
             Options {
                 value_log: true,

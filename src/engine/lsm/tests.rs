@@ -726,6 +726,39 @@ fn a_released_segment_with_needed_values_is_never_used_again() {
 }
 
 #[test]
+fn moving_values_of_one_table_in_l0_undoes_no_delete() {
+    let options = Options {
+        value_log: true,
+        value_threshold_bytes: 200,
+        value_gc_percent: 90,
+        memtable_bytes: 1 << 20,
+        l0_trigger: 9,
+        l0_slowdown: 10,
+        ..Options::tiny(Kind::Lsm)
+    };
+    let engine = open_with(SimDisk::new(), &options).unwrap();
+    let put = |key: &str, bytes: usize| {
+        let mut batch = Batch::new(0);
+        batch.put(key.to_string(), vec![7; bytes]);
+        engine.apply(&batch, Tier::Disk).unwrap();
+    };
+    put("deleted", 10);
+    run(&*engine, Command::Flush).unwrap();
+    let mut batch = Batch::new(0);
+    batch.delete("deleted");
+    engine.apply(&batch, Tier::Disk).unwrap();
+    // One value in a segment of other things: most of the segment is garbage as soon as it is flushed.
+    put("value", 300);
+    (0..100).for_each(|number| put(&format!("small{number}"), 100));
+    run(&*engine, Command::Flush).unwrap();
+    settle(&*engine).unwrap();
+    let shape = engine.shape();
+    assert!(shape.value_log.moved_bytes > 0 && shape.levels[0].files >= 2, "{shape:?}");
+    assert_eq!(engine.get(b"deleted", Tier::Disk).unwrap(), None, "a delete was undone");
+    assert_eq!(engine.get(b"value", Tier::Disk).unwrap().unwrap(), vec![7; 300]);
+}
+
+#[test]
 fn neighbours_in_the_log_are_read_together_by_a_scan() {
     let options = Options {
         value_log: true,

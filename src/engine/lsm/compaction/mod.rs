@@ -3,7 +3,8 @@
 //! # Invariants
 //!
 //! 1. A merge takes, with a table of a level, every table of the target level that overlaps it; L0 gives all its tables.
-//! 2. A tombstone is dropped only if no level below the target can hold its key.
+//! 2. A tombstone is dropped only if nothing older can hold its key: no level below the target, and no table of L0 that is older
+//!    than the inputs.
 //! 3. Inputs stay part of the store until the edit that names the outputs is durable.
 
 mod leveled;
@@ -156,7 +157,17 @@ impl RunningMerge {
                 sources.push(Cursor::Run(Box::new(cursor)));
             }
         }
-        let below = Below((job.into + 1..LEVELS).map(|level| (version.level(level).clone(), 0)).collect());
+        let mut below: Vec<(Run, usize)> =
+            (job.into + 1..LEVELS).map(|level| (version.level(level).clone(), 0)).collect();
+        // Tables of L0 that are older than the oldest input are older than the output as well.
+        let l0 = version.level(0);
+        let is_input = |table: &Arc<Table>| {
+            inputs.iter().any(|(level, input)| *level == 0 && input.number == table.number)
+        };
+        if let Some(oldest) = l0.iter().rposition(is_input) {
+            below.extend(l0[oldest + 1..].iter().map(|table| (Run::from([table.clone()]), 0)));
+        }
+        let below = Below(below);
         Ok(RunningMerge {
             job,
             inputs,
