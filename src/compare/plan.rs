@@ -34,7 +34,7 @@ pub struct Arguments {
     /// Puts in a hundred that overwrite a key; the others insert one [default: 0,50,100]
     #[arg(long, value_name = "PERCENT,…", value_delimiter = ',')]
     pub updates: Vec<String>,
-    /// ENGINE[:VARIANT][:OPTION=VALUE]…, such as lsm:leveled or btree:page_size=16K [default: every variant there is]
+    /// Engines, each with a variant and options behind colons, such as lsm:leveled or btree:page_size=16K [default: every variant there is]
     #[arg(long, value_name = "ENGINE,…", value_delimiter = ',')]
     pub engines: Vec<String>,
     /// Memory of each engine: half for what is not written yet (memtables, dirty pages), half for its cache [default: 2M]
