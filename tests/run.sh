@@ -86,6 +86,11 @@ if [ "$long" = yes ]; then
     only_long=(--include-ignored)
 fi
 
+# A test that waits for ever is a failure with a name, not a run without an end.
+limited() {
+    timeout --kill-after=30 "$([ "$long" = yes ] && echo 7200 || echo 1500)" "$@"
+}
+
 # Everything that needs no mount. One profile (dev, optimised a little) serves clippy's checks apart, the library, the
 # integration tests and the harness of the mount tests; only the mounted binary is a release build.
 tests_without_mount() {
@@ -93,7 +98,7 @@ tests_without_mount() {
     for file in tests/*.rs; do
         [ "$file" = tests/mount.rs ] || names+=(--test "$(basename "$file" .rs)")
     done
-    cargo test --no-fail-fast --lib --bins "${names[@]}" -- "${only_long[@]}"
+    limited cargo test --no-fail-fast --lib --bins "${names[@]}" -- "${only_long[@]}"
 }
 
 doc_tests() {
@@ -103,7 +108,7 @@ doc_tests() {
 mounts() {
     local binary
     binary=$(cargo metadata --format-version 1 --no-deps | jq -r .target_directory)/release/kvfs
-    KVFS_BIN=$binary cargo test --no-fail-fast --test mount -- "${only_long[@]}"
+    KVFS_BIN=$binary limited cargo test --no-fail-fast --test mount -- "${only_long[@]}"
 }
 
 documentation() {

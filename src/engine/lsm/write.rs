@@ -98,10 +98,11 @@ impl LsmEngine {
         self.bell.ring(Class::Flush);
     }
 
-    /// Makes the mutable memtable immutable whatever its size; the position up to which a flush is then due.
+    /// Makes the mutable memtable immutable whatever its size; the position up to which a flush is then due. That is the end
+    /// of the last batch, not of the log: moved values may follow, and no flush ever comes to them.
     pub(super) fn rotate_now(&self) -> Position {
         let writer = self.writer.lock();
         self.rotate(&writer);
-        self.log.end()
+        self.view().mutable.first()
     }
 }
