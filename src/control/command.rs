@@ -34,6 +34,13 @@ pub enum Action {
         /// The block's number in the file.
         block: u64,
     },
+    /// Change a setting of the engine.
+    Set {
+        /// Its name.
+        name: String,
+        /// Its value, as the option takes it.
+        value: String,
+    },
     /// Nothing: the text is in `.stats.d/help`.
     Help,
 }
@@ -50,6 +57,9 @@ pub const HELP: &[(&str, &str)] = &[
     ("mark NAME", "remember the counters; .stats.d/since/NAME counts from there"),
     ("unmark NAME", "forget a mark"),
     ("explain INO [BLOCK]", "trace a read of an inode and of one of its blocks, into .stats.d/trace"),
+    ("set NAME=VALUE", "change an option of the engine until unmount, such as set rate=20M"),
+    ("rate SIZE", "lsm: merges read and write at most so many bytes a second; off: no limit"),
+    ("iops N", "lsm: merges make at most so many requests a second; off: no limit"),
     ("help", "nothing; this list is .stats.d/help"),
 ];
 
@@ -73,11 +83,21 @@ pub fn parse(text: &[u8]) -> Result<Vec<Action>> {
             ["unmark", name] => Action::Unmark(mark_name(name)?),
             ["explain", ino] => Action::Explain { ino: number(ino)?, block: 0 },
             ["explain", ino, block] => Action::Explain { ino: number(ino)?, block: number(block)? },
+            ["set", setting] => {
+                let (name, value) = setting.split_once('=').ok_or(Error::Invalid)?;
+                set(name, value)
+            }
+            [name @ ("rate" | "iops"), "off"] => set(name, "0"),
+            [name @ ("rate" | "iops"), value] => set(name, value),
             ["help"] => Action::Help,
             _ => return Err(Error::Invalid),
         });
     }
     if actions.len() > LINES_MAX { Err(Error::Invalid) } else { Ok(actions) }
+}
+
+fn set(name: &str, value: &str) -> Action {
+    Action::Set { name: name.to_string(), value: value.to_string() }
 }
 
 fn number(word: &str) -> Result<u64> {
@@ -104,6 +124,8 @@ mod tests {
         }
         let lines = parse(b"flush\ncompact wait\nmark run-1.b\nsync").unwrap();
         assert_eq!(lines, [flush, compact, Action::Mark("run-1.b".into()), Action::Sync]);
+        assert_eq!(parse(b"set rate=2M\nrate 2M").unwrap(), [set("rate", "2M"), set("rate", "2M")]);
+        assert_eq!(parse(b"iops off").unwrap(), [set("iops", "0")]);
         assert_eq!(parse(b"").unwrap(), []);
         assert_eq!(parse(b"\n").unwrap(), []);
     }
@@ -128,7 +150,9 @@ mod tests {
             let line = form
                 .replace("[full]", "full")
                 .replace("[wait]", "wait")
+                .replace("NAME=VALUE", "a=1")
                 .replace("NAME", "a")
+                .replace("SIZE", "20M")
                 .replace("INO [BLOCK]", "7 0");
             parse(line.as_bytes()).unwrap_or_else(|_| panic!("{form}"));
         }

@@ -127,7 +127,9 @@ fn config(control: &Control) -> String {
         ("pid", mount.pid.to_string()),
     ];
     let options = mount.config.iter().map(|(name, value)| (name.as_str(), value.clone()));
-    fixed.into_iter().chain(options).map(|(name, value)| format!("{name} {value}\n")).collect()
+    let lines = fixed.into_iter().chain(options).map(|(name, value)| format!("{name} {value}\n"));
+    let changed = control.settings().into_iter().map(|(name, value)| format!("set {name}={value}\n"));
+    lines.chain(changed).collect()
 }
 
 fn help() -> String {

@@ -98,6 +98,8 @@ pub struct Control {
     started: Duration,
     samples: Mutex<VecDeque<Arc<Sample>>>,
     marks: Mutex<BTreeMap<String, Arc<Mark>>>,
+    /// Settings that were changed since the mount, with their values.
+    settings: Mutex<BTreeMap<String, String>>,
     physical: Mutex<Physical>,
     history: Mutex<VecDeque<String>>,
     journal: Arc<Journal>,
@@ -118,6 +120,7 @@ impl Control {
             started: parts.clock.elapsed(),
             samples: Mutex::default(),
             marks: Mutex::default(),
+            settings: Mutex::default(),
             physical: Mutex::default(),
             history: Mutex::default(),
             journal: parts.engine.journal().cloned().unwrap_or_default(),
@@ -336,6 +339,7 @@ impl Control {
         while let Some(action) = actions.pop_front() {
             let result = match action {
                 Action::Help => Ok(()),
+                Action::Set { name, value } => self.set(&name, &value),
                 Action::Mark(name) => self.mark(name),
                 Action::Unmark(name) => {
                     self.marks.lock().remove(&name);
@@ -428,6 +432,20 @@ impl Control {
     /// The answer to the last `explain`.
     pub fn explained(&self) -> String {
         self.explained.lock().clone()
+    }
+
+    fn set(&self, name: &str, value: &str) -> Result<()> {
+        if let Err(error) = self.parts.engine.set(name, value) {
+            log::error!("set {name}={value}: {error}");
+            return Err(error.into());
+        }
+        self.settings.lock().insert(name.to_string(), value.to_string());
+        Ok(())
+    }
+
+    /// Settings that were changed since the mount, by name, with their values.
+    pub fn settings(&self) -> Vec<(String, String)> {
+        self.settings.lock().iter().map(|(name, value)| (name.clone(), value.clone())).collect()
     }
 
     fn mark(&self, name: String) -> Result<()> {

@@ -194,6 +194,9 @@ impl Engine for MeteredEngine {
     fn run(&self, command: Command, done: Done) {
         self.engine.run(command, done);
     }
+    fn set(&self, name: &str, value: &str) -> Result<()> {
+        self.engine.set(name, value)
+    }
     fn shape(&self) -> Shape {
         self.engine.shape()
     }

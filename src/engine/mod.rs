@@ -146,6 +146,13 @@ pub trait Engine: Send + std::marker::Sync {
     /// Starts a command; `done` is called when it has ended, from `work`.
     fn run(&self, command: Command, done: Done);
 
+    /// Changes a setting of the live engine, until it is closed: an option's name and value as at mount, or a switch
+    /// that only a live engine has. [`Error::Invalid`], with a sentence, for what it does not know or cannot change now.
+    fn set(&self, name: &str, value: &str) -> Result<()> {
+        let _ = value;
+        Err(Error::Invalid(format!("{name} cannot be changed while this engine is mounted")))
+    }
+
     /// What the engine looks like now. Takes no lock that a writer holds for long.
     fn shape(&self) -> Shape;
 

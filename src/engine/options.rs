@@ -156,6 +156,8 @@ pub struct Options {
 
     /// LSM: a memtable of this size is flushed. Larger absorbs more overwrites and costs memory and replay time.
     pub memtable_bytes: u64,
+    /// LSM: a memtable of so many entries is flushed whatever its bytes; 0 for no such limit. For seeing single flushes.
+    pub memtable_entries: u64,
     /// LSM: memtables in memory, the one being written among them.
     pub memtable_count_max: u64,
     /// LSM: large values stay in the log, tables point to them. They are written once; a read costs one request more, and a
@@ -188,6 +190,10 @@ pub struct Options {
     pub level_base_bytes: u64,
     /// LSM: growth from a level to the next.
     pub level_multiplier: u64,
+    /// LSM: bytes a second that merges may read and write together; 0 for no limit. Less disturbs readers less, and lets debt grow.
+    pub rate_bytes: u64,
+    /// LSM: requests a second that merges may make; 0 for no limit.
+    pub iops: u64,
     /// LSM: pending compaction bytes from which writers are slowed down.
     pub pending_slowdown_bytes: u64,
     /// LSM: pending compaction bytes at which writers stop.
@@ -214,6 +220,7 @@ impl Default for Options {
             log_segment_bytes: 16 << 20,
             reserve_bytes: 64 << 20,
             memtable_bytes: 64 << 20,
+            memtable_entries: 0,
             memtable_count_max: 2,
             value_log: false,
             value_threshold_bytes: 2 << 10,
@@ -229,6 +236,8 @@ impl Default for Options {
             l0_stop: 36,
             level_base_bytes: 256 << 20,
             level_multiplier: 10,
+            rate_bytes: 0,
+            iops: 0,
             pending_slowdown_bytes: 64 << 30,
             pending_stop_bytes: 256 << 30,
             page_bytes: 16 << 10,
@@ -342,6 +351,31 @@ pub const FIELDS: &[Field<Options>] = &[
         },
         get: |options| options.kind.to_string(),
     },
+    Field {
+        name: "preset",
+        when: When::Mount,
+        help: "Several options at once; those given behind it count more. s2: sync=always,iops=1000,rate=100M. \
+               tiny (lsm): memtables of eight entries and small levels, to watch single flushes and merges.",
+        set: |options, text| {
+            match text {
+                "none" => {}
+                "s2" => {
+                    options.sync = Sync::Always;
+                    options.iops = 1000;
+                    options.rate_bytes = 100 << 20;
+                }
+                "tiny" => {
+                    options.memtable_entries = 8;
+                    options.l0_trigger = 4;
+                    options.table_bytes = 64 << 10;
+                    options.level_base_bytes = 256 << 10;
+                }
+                _ => return Err("takes none, s2 or tiny".to_string()),
+            }
+            Ok(())
+        },
+        get: |_| "none".to_string(),
+    },
     size!("page_size", Format, page_bytes, "B-tree: bytes of a page, 4K to 64K. Default 16K."),
     Field {
         name: "sync",
@@ -362,6 +396,11 @@ pub const FIELDS: &[Field<Options>] = &[
         "Free space that new data leaves alone. Default 64M, 1 % of the disk if more."
     ),
     size!("memtable", Mount, memtable_bytes, "LSM: bytes of a memtable before it is flushed. Default 64M."),
+    count!(
+        "memtable_entries",
+        memtable_entries,
+        "LSM: entries of a memtable at most; 0 for no limit. Default 0."
+    ),
     count!("memtables", memtable_count_max, "LSM: memtables in memory at most. Default 2."),
     Field {
         name: "value_log",
@@ -426,6 +465,13 @@ pub const FIELDS: &[Field<Options>] = &[
     size!("level_base", Mount, level_base_bytes, "LSM: target size of L1. Default 256M."),
     count!("level_multiplier", level_multiplier, "LSM: growth from level to level. Default 10."),
     size!(
+        "rate",
+        Mount,
+        rate_bytes,
+        "LSM: bytes a second that merges read and write at most; 0 for no limit. Default 0."
+    ),
+    count!("iops", iops, "LSM: requests a second that merges make at most; 0 for no limit. Default 0."),
+    size!(
         "pending_slowdown",
         Mount,
         pending_slowdown_bytes,
@@ -476,6 +522,11 @@ mod tests {
             }
             assert_eq!(copy, options);
         }
+        let mut options = Options::default();
+        for (name, value) in [("preset", "s2"), ("rate", "20M")] {
+            crate::base::text::set(FIELDS, &mut options, name, value).unwrap().unwrap();
+        }
+        assert_eq!((options.sync, options.iops, options.rate_bytes), (Sync::Always, 1000, 20 << 20));
         assert!("interval:0s".parse::<Sync>().is_err() && "interval".parse::<Sync>().is_err());
         assert!(Options { page_bytes: 5000, ..Options::default() }.validate().is_err());
     }

@@ -369,6 +369,11 @@ impl StallMeter {
         }
     }
 
+    /// Whether batches are refused for `cause` now.
+    pub fn is_waiting(&self, cause: Cause) -> bool {
+        self.causes[cause as usize].since.load(Relaxed) != 0
+    }
+
     /// The counters at `now`; a wait that still lasts is included.
     pub fn snapshot(&self, now: Duration) -> Stalls {
         let mut stalls = Stalls::default();

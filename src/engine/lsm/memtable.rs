@@ -11,7 +11,7 @@ use bytes::Bytes;
 use parking_lot::RwLock;
 
 use super::Slot;
-use crate::engine::{Batch, Position};
+use crate::engine::{Batch, Options, Position};
 
 /// What an entry costs in memory beside key and value.
 const ENTRY_BYTES: u64 = 64;
@@ -29,6 +29,7 @@ pub struct Held {
 pub struct Memtable {
     map: RwLock<BTreeMap<Bytes, Held>>,
     bytes: AtomicU64,
+    entries: AtomicU64,
     tombstones: AtomicU64,
     first: Position,
     last: AtomicU64,
@@ -40,6 +41,7 @@ impl Memtable {
         Memtable {
             map: RwLock::default(),
             bytes: AtomicU64::new(0),
+            entries: AtomicU64::new(0),
             tombstones: AtomicU64::new(0),
             first,
             last: AtomicU64::new(first),
@@ -71,6 +73,7 @@ impl Memtable {
         }
         // Wrapping addition of a negative number subtracts.
         self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.entries.store(map.len() as u64, Ordering::Relaxed);
         self.tombstones.fetch_add(tombstones as u64, Ordering::Relaxed);
         self.last.store(position, Ordering::Release);
     }
@@ -103,6 +106,13 @@ impl Memtable {
     /// Memory it takes: keys, values and a fixed sum an entry.
     pub fn bytes(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Whether it is to be flushed.
+    pub fn is_full(&self, options: &Options) -> bool {
+        let entries_max = options.memtable_entries;
+        self.bytes() >= options.memtable_bytes
+            || (entries_max > 0 && self.entries.load(Ordering::Relaxed) >= entries_max)
     }
 
     /// Tombstones in it.

@@ -7,16 +7,19 @@ use std::time::Duration;
 use super::compaction::{Choice, Job, RunningMerge, full};
 use super::manifest::Edit;
 use super::table::Table;
+use super::throttle::Throttle;
 use super::version::Version;
 use super::{LsmEngine, Task};
 use crate::base::journal::Field;
 use crate::base::text::human_size;
-use crate::engine::{Error, Pending, Result};
+use crate::engine::{Cause, Error, Pending, Result};
 
 /// Key and value bytes merged in one unit of work.
 const UNIT_BYTES: u64 = 4 << 20;
 /// When to look again whether there is space for a merge.
 const RETRY: Duration = Duration::from_secs(1);
+/// When to look again whether a flush still has the disk.
+const YIELD: Duration = Duration::from_millis(5);
 
 /// Merges of a store.
 #[derive(Default)]
@@ -28,6 +31,7 @@ pub struct Merging {
     waiting: Option<String>,
     /// Clock time at which the running merge began.
     began: Duration,
+    throttle: Throttle,
 }
 
 /// What came of looking for the next merge.
@@ -42,7 +46,11 @@ impl LsmEngine {
     /// One unit of merge work.
     pub(super) fn merge_work(&self) -> Result<Pending> {
         let Some(mut merging) = self.merging.try_lock() else { return Ok(Pending::Idle) };
+        if let Some(wait) = self.merge_pause(&merging) {
+            return Ok(Pending::After(wait));
+        }
         let result = self.merge_unit(&mut merging);
+        merging.throttle.charge(&self.rates, &self.traffic.snapshot(), self.clock.elapsed());
         self.report_merge(&merging);
         self.troubles.lock().merge = match &result {
             Err(error) => Some(error.clone()),
@@ -58,6 +66,17 @@ impl LsmEngine {
             self.end_commands(&Err(error.clone()), |task| matches!(task, Task::Compact { .. }));
         }
         result
+    }
+
+    /// How long no merge step may begin: the rates are used up, or writers wait for a flush, which then has the disk for itself.
+    fn merge_pause(&self, merging: &Merging) -> Option<Duration> {
+        if let Some(wait) = merging.throttle.wait(&self.rates, self.clock.elapsed()) {
+            return Some(wait);
+        }
+        let stalls_on_flush = self.stalls.is_waiting(Cause::Memtables) && !self.view().immutables.is_empty();
+        // Where L0 slows writers down already, merges are as urgent as the flush.
+        let l0_files = self.view().version.level(0).len() as u64;
+        (stalls_on_flush && l0_files < self.options.l0_slowdown).then_some(YIELD)
     }
 
     fn merge_unit(&self, merging: &mut Merging) -> Result<Pending> {
@@ -78,7 +97,7 @@ impl LsmEngine {
         };
         let sparse = self.sparse_segments(&self.view().version).into_keys().collect();
         let mut move_value = |pointer, segment: &_| self.move_value(&sparse, pointer, segment);
-        match merge.step(UNIT_BYTES, &mut move_value) {
+        match merge.step(self.rates.step_bytes(UNIT_BYTES), &mut move_value) {
             Ok(false) => merging.running = Some(merge),
             Ok(true) => {
                 let fields = self.describe_end(&merge, merging.began);
@@ -262,7 +281,7 @@ impl LsmEngine {
         let bytes = merging.running.as_ref().map_or(0, |merge| merge.output_bytes());
         self.meters.temporary_bytes.store(bytes, Relaxed);
         self.meters.temporary_peak_bytes.fetch_max(bytes, Relaxed);
-        let running = merging.running.as_ref().map(|merge| merge.describe());
+        let running = merging.running.as_ref().map(|merge| merge.describe() + &self.rates.describe());
         self.activity.lock().merge = running.or_else(|| merging.waiting.clone());
     }
 

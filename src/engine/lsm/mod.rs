@@ -32,6 +32,7 @@ mod merging;
 mod report;
 mod stall;
 mod table;
+mod throttle;
 mod value_log;
 mod verify;
 mod version;
@@ -54,7 +55,8 @@ use super::{
     ProbeMeter, Promise, Result, Shape, SpaceGuard, StallMeter, TableInfo, Tier, Visit,
 };
 use crate::base::clock::Clock;
-use crate::disk::{Disk, LEVELS, Purpose};
+use crate::base::text::parse_size;
+use crate::disk::{Disk, LEVELS, Metered, Purpose};
 use compaction::{Leveled, Policy};
 use cursor::{Cursor, MemoryCursor, Reading, RunCursor};
 use manifest::{Edit, Manifest};
@@ -63,6 +65,7 @@ use merge::Merge;
 use merging::Merging;
 use stall::Pace;
 use table::{Shelf, Table, hash, table_name, table_number};
+use throttle::Rates;
 use value_log::{Group, MOVED_KIND};
 use verify::Verification;
 use version::{Run, Version, View};
@@ -138,6 +141,9 @@ pub struct LsmEngine {
     flushing: Mutex<()>,
     merging: Mutex<Merging>,
     manifest: Mutex<Manifest>,
+    rates: Rates,
+    /// What passes to the disk, for the rates.
+    traffic: Arc<Metered>,
     /// Everything up to here is in tables.
     flushed: AtomicU64,
     /// Bytes of values that were moved into segments of the log, by their start.
@@ -155,6 +161,8 @@ pub struct LsmEngine {
 /// Everything that is kept in memory is checked while opening: the manifest, and footer, index and filter of each table.
 /// [`Error::Corrupt`] if something acknowledged is damaged or missing.
 pub fn open(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>, options: &Options) -> Result<Arc<LsmEngine>> {
+    let traffic = Metered::new(disk);
+    let disk: Arc<dyn Disk> = traffic.clone();
     let names = disk.list().map_err(|error| Error::io("listing the store", error))?;
     let is_new = !names.iter().any(|info| table_number(&info.name).is_some() || wal::is_segment(&info.name));
     let manifest = Manifest::open(disk.clone(), options.block_bytes, is_new)?;
@@ -174,7 +182,7 @@ pub fn open(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>, options: &Options) -> Re
             MOVED_KIND => {}
             kind => return Err(Error::corrupt("the log", position, format!("a record of kind {kind}"))),
         }
-        if mutable.bytes() >= options.memtable_bytes {
+        if mutable.is_full(options) {
             immutables.insert(0, Arc::new(std::mem::replace(&mut mutable, Memtable::new(position))));
         }
         Ok(())
@@ -215,6 +223,8 @@ pub fn open(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>, options: &Options) -> Re
         flushed: AtomicU64::new(from),
         moved_into: Mutex::default(),
         manifest: Mutex::new(manifest),
+        rates: Rates::new(options),
+        traffic,
         commands: Mutex::default(),
         activity: Mutex::default(),
         troubles: Mutex::default(),
@@ -422,6 +432,20 @@ impl Engine for LsmEngine {
         self.commands.lock().push((task, done));
         self.bell.ring(Class::Flush);
         self.bell.ring(class);
+    }
+
+    fn set(&self, name: &str, value: &str) -> Result<()> {
+        let invalid = |problem: String| Error::Invalid(format!("{name}={value}: {problem}"));
+        match name {
+            "rate" => self.rates.set_bytes(parse_size(value).map_err(invalid)?),
+            "iops" => {
+                let rate = value.parse().map_err(|_| invalid("takes a whole number".to_string()))?;
+                self.rates.set_requests(rate);
+            }
+            _ => return Err(Error::Invalid(format!("{name} cannot be changed while the store is mounted"))),
+        }
+        self.bell.ring(Class::Merge);
+        Ok(())
     }
 
     fn shape(&self) -> Shape {

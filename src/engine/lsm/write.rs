@@ -23,7 +23,7 @@ impl LsmEngine {
         }
         let mut pace = self.writer.lock();
         let view = self.make_room(&pace);
-        let full = view.mutable.bytes() >= self.options.memtable_bytes;
+        let full = view.mutable.is_full(&self.options);
         let rate = self.admit(&pace, &view, full)?;
         self.space.admit(batch.bytes(), view.memtable_bytes(), batch.uses_reserve)?;
         let threshold = self.options.value_log_threshold();
@@ -75,7 +75,7 @@ impl LsmEngine {
     /// Starts a new memtable if the mutable one is full and another is free; the view afterwards.
     fn make_room(&self, writer: &MutexGuard<'_, Pace>) -> Arc<View> {
         let view = self.view();
-        let is_full = view.mutable.bytes() >= self.options.memtable_bytes;
+        let is_full = view.mutable.is_full(&self.options);
         if is_full && (view.immutables.len() as u64) + 1 < self.options.memtable_count_max {
             self.rotate(writer);
             return self.view();
