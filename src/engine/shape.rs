@@ -345,13 +345,16 @@ pub struct StallMeter {
 
 impl StallMeter {
     /// A batch was refused for `cause` at `now` (clock time); `stop` if it must wait for something to change, else it is
-    /// only delayed. Repeated refusals of one wait count once.
+    /// only delayed. Repeated refusals of one wait count once; a delay that becomes a stop counts as both.
     pub fn begin(&self, cause: Cause, stop: bool, now: Duration) {
         let meter = &self.causes[cause as usize];
         let started = now.as_nanos() as u64 + 1;
-        meter.stopped.store(stop, Relaxed);
-        if meter.since.compare_exchange(0, started, Relaxed, Relaxed).is_ok() {
-            if stop { &meter.stops } else { &meter.slowdowns }.fetch_add(1, Relaxed);
+        let was_stopped = meter.stopped.swap(stop, Relaxed);
+        let begins = meter.since.compare_exchange(0, started, Relaxed, Relaxed).is_ok();
+        if stop && (begins || !was_stopped) {
+            meter.stops.fetch_add(1, Relaxed);
+        } else if begins {
+            meter.slowdowns.fetch_add(1, Relaxed);
         }
     }
 
@@ -419,6 +422,11 @@ mod tests {
             (counters.stops, counters.waited, counters.longest),
             (1, Duration::from_secs(5), Duration::from_secs(5))
         );
+        meter.begin(Cause::L0Files, false, Duration::from_secs(10));
+        meter.begin(Cause::L0Files, true, Duration::from_secs(11));
+        meter.begin(Cause::L0Files, true, Duration::from_secs(12));
+        let counters = meter.snapshot(Duration::from_secs(12)).by_cause[Cause::L0Files as usize];
+        assert_eq!((counters.slowdowns, counters.stops), (1, 2));
     }
 
     #[test]
