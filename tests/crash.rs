@@ -56,6 +56,8 @@ fn attempt(disk: Arc<dyn Disk>, options: &Options, steps: &[Step], run: &mut Run
                 engine.work(*class)?;
             }
             Step::Run(command) => engine::run(&*engine, *command)?,
+            Step::Policy(policy) if options.kind == Kind::Lsm => engine.set("policy", policy.name())?,
+            Step::Policy(_) => {}
             Step::Reopen => {
                 engine.close()?;
                 run.synced = run.applied;

@@ -43,6 +43,10 @@ fn transcript(name: &str, steps: &[Step], options: &Options) -> Vec<String> {
                 engine.work(*class).unwrap_or_else(|error| fail(error));
             }
             Step::Run(command) => engine::run(&*engine, *command).unwrap_or_else(|error| fail(error)),
+            Step::Policy(policy) if options.kind == Kind::Lsm => {
+                engine.set("policy", policy.name()).unwrap_or_else(|error| fail(error));
+            }
+            Step::Policy(_) => {}
             // The model keeps nothing, so it only pretends.
             Step::Reopen if options.kind == Kind::Mem => {}
             Step::Reopen => {

@@ -60,6 +60,13 @@ pub const HELP: &[(&str, &str)] = &[
     ("set NAME=VALUE", "change an option of the engine until unmount, such as set rate=20M"),
     ("rate SIZE", "lsm: merges read and write at most so many bytes a second; off: no limit"),
     ("iops N", "lsm: merges make at most so many requests a second; off: no limit"),
+    ("auto_flush on|off", "lsm: off flushes memtables only when all memory for them is used, or by command"),
+    (
+        "auto_compact on|off",
+        "lsm: off asks no policy for merges, and lifts the limits of L0 and pending bytes",
+    ),
+    ("pause", "lsm: merges rest, also those that were asked for"),
+    ("resume", "lsm: merges go on"),
     ("help", "nothing; this list is .stats.d/help"),
 ];
 
@@ -89,6 +96,9 @@ pub fn parse(text: &[u8]) -> Result<Vec<Action>> {
             }
             [name @ ("rate" | "iops"), "off"] => set(name, "0"),
             [name @ ("rate" | "iops"), value] => set(name, value),
+            [name @ ("auto_flush" | "auto_compact"), value @ ("on" | "off")] => set(name, value),
+            ["pause"] => set("paused", "on"),
+            ["resume"] => set("paused", "off"),
             ["help"] => Action::Help,
             _ => return Err(Error::Invalid),
         });
@@ -153,6 +163,7 @@ mod tests {
                 .replace("NAME=VALUE", "a=1")
                 .replace("NAME", "a")
                 .replace("SIZE", "20M")
+                .replace("on|off", "off")
                 .replace("INO [BLOCK]", "7 0");
             parse(line.as_bytes()).unwrap_or_else(|_| panic!("{form}"));
         }

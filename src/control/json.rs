@@ -108,6 +108,9 @@ fn value(report: &Report) -> Value {
             "oldest_unsynced_ms": millis_of(shape.debt.oldest_unsynced),
             "replay_bytes": shape.debt.replay_bytes,
             "tombstones": shape.debt.tombstones,
+            "oldest_tombstone_seconds": shape.debt.oldest_tombstone.map(|age| age.as_secs()),
+            "late_entries": shape.debt.late_entries,
+            "dropped_bytes": shape.debt.dropped_bytes,
             "reclaim_pending_bytes": usage.reclaim_pending_bytes,
             "durability_bytes": forecast::debt(sample).iter().map(|row| row.debt_bytes as u64).sum::<u64>(),
             "settle_seconds": forecast::settle_seconds(report),
@@ -257,6 +260,7 @@ fn stalls(sample: &Sample) -> Value {
     };
     json!({
         "now": stalls.now.map(Cause::name),
+        "l0_stop_off": stalls.limits_off,
         "slowdowns": stalls.by_cause.iter().map(|cause| cause.slowdowns).sum::<u64>(),
         "stops": stalls.by_cause.iter().map(|cause| cause.stops).sum::<u64>(),
         "seconds": waited.as_secs_f64(),

@@ -185,7 +185,7 @@ impl Control {
     /// Begins and ends of waits and failures since the last second.
     fn record_stalls(&self, now: &Sample) {
         let before = self.samples.lock().back().cloned();
-        let before = before.as_deref().map_or_else(Stalls::default, |sample| sample.shape.stalls);
+        let before = before.as_deref().map_or_else(Stalls::default, |sample| sample.shape.stalls.clone());
         let stalls = &now.shape.stalls;
         let time = self.parts.clock.now();
         for cause in Cause::ALL {
@@ -238,10 +238,10 @@ impl Control {
         let sample = self.sample();
         let windows = WINDOWS.iter().map(|&(name, span)| Window { name, growth: self.window(&sample, span) });
         let windows = windows.collect();
-        let stalls = sample.shape.stalls;
-        let state = match (self.parts.latch.cause(), stalls.now) {
+        let (stall, is_stopped) = (sample.shape.stalls.now, sample.shape.stalls.stopped);
+        let state = match (self.parts.latch.cause(), stall) {
             (Some(cause), _) => State::ReadOnly(cause),
-            (None, Some(cause)) if stalls.stopped => State::Stalled(cause),
+            (None, Some(cause)) if is_stopped => State::Stalled(cause),
             (None, Some(cause)) => State::Throttled(cause),
             (None, None) => State::Ok,
         };

@@ -247,7 +247,10 @@ fn debt(page: &mut Page, report: &Report) {
             format!("dirty {}", human_size(debt.dirty_bytes)),
             format!("unsynced {} oldest {}", human_size(debt.unsynced_bytes), span(debt.oldest_unsynced)),
             format!("replay {}", human_size(debt.replay_bytes)),
-            format!("tombstones {}", human_count(debt.tombstones)),
+            match debt.oldest_tombstone {
+                Some(age) => format!("tombstones {} oldest {}", human_count(debt.tombstones), span(age)),
+                None => format!("tombstones {}", human_count(debt.tombstones)),
+            },
             format!("reclaim {}", human_size(report.usage.reclaim_pending_bytes)),
             format!("orphans {}", human_count(report.usage.orphans)),
             format!("obsolete {}", human_size(shape.obsolete_bytes)),
@@ -319,6 +322,9 @@ fn stalls(page: &mut Page, sample: &Sample) {
         if times > 0 {
             items.push(format!("| {cause} {} {}", human_count(times), span(counters.waited)));
         }
+    }
+    if let Some(why) = &stalls.limits_off {
+        items.push(format!("| l0 stop off ({why})"));
     }
     page.block("STALL", items);
 }

@@ -4,7 +4,9 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-use crate::base::text::{Field, When, exact_duration, exact_size, parse_duration, parse_size};
+use crate::base::text::{
+    Field, When, exact_duration, exact_size, parse_duration, parse_size, parse_switch, switch,
+};
 
 /// Which engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -108,6 +110,46 @@ impl FromStr for Compression {
     }
 }
 
+/// LSM: how sorted runs are merged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PolicyKind {
+    /// Levels of growing size, each one sorted run.
+    Leveled,
+    /// Runs of about equal size are merged when there are enough.
+    Tiered,
+    /// Only what was written in the same window of time is merged.
+    TimeWindow,
+    /// Nothing is merged.
+    Log,
+    /// Everything is merged at every flush.
+    Eager,
+}
+
+impl PolicyKind {
+    /// Every policy, in the order of reports.
+    pub const ALL: [PolicyKind; 5] =
+        [PolicyKind::Leveled, PolicyKind::Tiered, PolicyKind::TimeWindow, PolicyKind::Log, PolicyKind::Eager];
+
+    /// Its name in options and reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            PolicyKind::Leveled => "leveled",
+            PolicyKind::Tiered => "tiered",
+            PolicyKind::TimeWindow => "time-window",
+            PolicyKind::Log => "log",
+            PolicyKind::Eager => "eager",
+        }
+    }
+}
+
+impl FromStr for PolicyKind {
+    type Err = String;
+    fn from_str(text: &str) -> Result<PolicyKind, String> {
+        let found = PolicyKind::ALL.into_iter().find(|policy| policy.name() == text);
+        found.ok_or_else(|| "takes leveled, tiered, time-window, log or eager".to_string())
+    }
+}
+
 /// B-tree: where the copy of a page lies that repairs it when writing it in its place was cut off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Torn {
@@ -180,6 +222,22 @@ pub struct Options {
     pub restart_interval: u64,
     /// LSM: bloom filter bits a key; 10 is about 1 % false positives; 0 turns filters off.
     pub bloom_bits: u64,
+    /// LSM: how sorted runs are merged.
+    pub policy: PolicyKind,
+    /// LSM, leveled: targets are counted from the lowest level up. Less space for old versions.
+    pub dynamic_levels: bool,
+    /// LSM, tiered: runs are similar if they differ from the mean of their tier by at most this percentage of it.
+    pub tier_ratio_percent: u64,
+    /// LSM, tiered: runs of a tier that start a merge. More of them write less and read more.
+    pub tier_merge_min: u64,
+    /// LSM, tiered: runs of a merge at most.
+    pub tier_merge_max: u64,
+    /// LSM, tiered: bytes of all newer runs, as a percentage of the oldest, at which everything is merged.
+    pub space_amp_percent: u64,
+    /// LSM, time-window: length of a window.
+    pub window: Duration,
+    /// LSM, time-window: age at which a sealed window is dropped; never on a mount, where files do not expire.
+    pub ttl: Option<Duration>,
     /// LSM: L0 runs at which a merge into L1 starts.
     pub l0_trigger: u64,
     /// LSM: L0 runs from which writers are slowed down.
@@ -231,6 +289,14 @@ impl Default for Options {
             compression_bottom: None,
             restart_interval: 16,
             bloom_bits: 10,
+            policy: PolicyKind::Leveled,
+            dynamic_levels: false,
+            tier_ratio_percent: 200,
+            tier_merge_min: 4,
+            tier_merge_max: 32,
+            space_amp_percent: 200,
+            window: Duration::from_secs(3600),
+            ttl: None,
             l0_trigger: 4,
             l0_slowdown: 20,
             l0_stop: 36,
@@ -295,6 +361,14 @@ impl Options {
         if !(self.l0_trigger <= self.l0_slowdown && self.l0_slowdown <= self.l0_stop && self.l0_trigger > 0) {
             return Err(
                 "l0_trigger ≤ l0_slowdown ≤ l0_stop must hold, and the trigger be above 0".to_string()
+            );
+        }
+        if self.tier_merge_min < 2
+            || self.tier_merge_max < self.tier_merge_min
+            || self.tier_ratio_percent < 100
+        {
+            return Err(
+                "2 ≤ tier_merge_min ≤ tier_merge_max must hold, and tier_ratio be at least 100".to_string()
             );
         }
         if self.level_multiplier < 2
@@ -407,14 +481,10 @@ pub const FIELDS: &[Field<Options>] = &[
         when: When::Mount,
         help: "LSM: on keeps large values in the log, where they are written once; off. Default off.",
         set: |options, text| {
-            options.value_log = match text {
-                "on" => true,
-                "off" => false,
-                _ => return Err("takes on or off".to_string()),
-            };
+            options.value_log = parse_switch(text)?;
             Ok(())
         },
-        get: |options| if options.value_log { "on" } else { "off" }.to_string(),
+        get: |options| switch(options.value_log),
     },
     size!(
         "value_threshold",
@@ -459,6 +529,48 @@ pub const FIELDS: &[Field<Options>] = &[
         bloom_bits,
         "LSM: filter bits a key, 0 for none. Default 10, about 1 % false positives."
     ),
+    Field {
+        name: "policy",
+        when: When::Mount,
+        help: "LSM: leveled, tiered, time-window, log (never merges) or eager (one run). Default leveled.",
+        set: |options, text| {
+            options.policy = text.parse()?;
+            Ok(())
+        },
+        get: |options| options.policy.name().to_string(),
+    },
+    Field {
+        name: "dynamic_levels",
+        when: When::Mount,
+        help: "LSM, leveled: on counts the targets of levels from the lowest up; off. Default off.",
+        set: |options, text| {
+            options.dynamic_levels = parse_switch(text)?;
+            Ok(())
+        },
+        get: |options| switch(options.dynamic_levels),
+    },
+    count!(
+        "tier_ratio",
+        tier_ratio_percent,
+        "LSM, tiered: percentage by which runs of a tier may differ. Default 200."
+    ),
+    count!("tier_merge_min", tier_merge_min, "LSM, tiered: runs of a tier that start a merge. Default 4."),
+    count!("tier_merge_max", tier_merge_max, "LSM, tiered: runs of a merge at most. Default 32."),
+    count!(
+        "space_amp_max",
+        space_amp_percent,
+        "LSM, tiered: percentage of the oldest run that newer ones may take. Default 200."
+    ),
+    Field {
+        name: "window",
+        when: When::Mount,
+        help: "LSM, time-window: DURATION of a window, at least 1s. Default 60m.",
+        set: |options, text| {
+            options.window = parse_duration(text)?;
+            Ok(())
+        },
+        get: |options| exact_duration(options.window),
+    },
     count!("l0_trigger", l0_trigger, "LSM: L0 files that start a merge. Default 4."),
     count!("l0_slowdown", l0_slowdown, "LSM: L0 files that slow writers down. Default 20."),
     count!("l0_stop", l0_stop, "LSM: L0 files that stop writers. Default 36."),

@@ -248,11 +248,19 @@ pub struct Debt {
     pub replay_bytes: u64,
     /// Tombstones not yet dropped.
     pub tombstones: u64,
+    /// LSM: age of the oldest tombstone in a table; `None` without any.
+    pub oldest_tombstone: Option<Duration>,
+    /// Time windows: flushed entries whose key an older window holds as well, by its filter.
+    pub late_entries: u64,
+    /// Time windows: bytes of tables that were dropped because they were expired.
+    pub dropped_bytes: u64,
 }
 
 /// Waits by cause.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Stalls {
+    /// LSM: why the limits of L0 files and pending bytes do not count now, such as `policy=log`; `None` if they do.
+    pub limits_off: Option<String>,
     /// The cause that batches are refused for now.
     pub now: Option<Cause>,
     /// Whether they are stopped until something changes, not only delayed.

@@ -8,7 +8,8 @@ use kvfs::base::clock::ManualClock;
 use kvfs::base::prng::Prng;
 use kvfs::disk::Disk;
 use kvfs::engine::{
-    self, Batch, Class, Command, Compression, Engine, Error, KeyRange, Kind, Options, Position, Result, Tier,
+    self, Batch, Class, Command, Compression, Engine, Error, KeyRange, Kind, Options, PolicyKind, Position,
+    Result, Tier,
 };
 
 /// A name for messages, and the options.
@@ -52,6 +53,11 @@ pub fn setups() -> Vec<Setup> {
                 ..lsm.clone()
             },
         ),
+        ("lsm dynamic levels", Options { dynamic_levels: true, ..lsm.clone() }),
+        ("lsm tiered", Options { policy: PolicyKind::Tiered, tier_merge_min: 2, ..lsm.clone() }),
+        ("lsm time windows", Options { policy: PolicyKind::TimeWindow, tier_merge_min: 2, ..lsm.clone() }),
+        ("lsm never merged", Options { policy: PolicyKind::Log, value_log: true, ..lsm.clone() }),
+        ("lsm eager", Options { policy: PolicyKind::Eager, value_log: true, ..lsm.clone() }),
         ("lsm large memtable", Options { memtable_bytes: 64 << 10, block_bytes: 4 << 10, ..lsm }),
         ("btree tiny", btree.clone()),
         ("btree no cache", Options { cache_bytes: 0, ..btree.clone() }),
@@ -85,6 +91,8 @@ pub enum Step {
     Run(Command),
     /// Close and open again.
     Reopen,
+    /// LSM: change the compaction policy; nothing for other engines.
+    Policy(PolicyKind),
 }
 
 /// A seeded list of `count` steps. Keys come from a small set that is overwritten, from an ascending sequence, and from the shape
@@ -105,7 +113,10 @@ pub fn steps(seed: u64, count: usize) -> Vec<Step> {
             82..94 => {
                 Step::Work([Class::Log, Class::Flush, Class::Merge, Class::Reclaim][prng.below(4) as usize])
             }
-            94..97 => Step::Run([Command::Flush, Command::Checkpoint][prng.below(2) as usize]),
+            94..96 => {
+                Step::Run([Command::Flush, Command::Checkpoint, Command::Compact][prng.below(3) as usize])
+            }
+            96 => Step::Policy(PolicyKind::ALL[prng.below(5) as usize]),
             _ => Step::Reopen,
         })
         .collect()

@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering::{Relaxed, Release};
 use super::cursor::MemoryCursor;
 use super::manifest::Edit;
 use super::memtable::Memtable;
-use super::table::Table;
+use super::table::{Origin, Table, hash};
 use super::value_log::{Pointer, Stored};
 use super::{LsmEngine, Task};
 use crate::base::text::human_size;
@@ -87,7 +87,15 @@ impl LsmEngine {
     fn write_table(&self, memtable: &Arc<Memtable>) -> Result<Arc<Table>> {
         let mut cursor = MemoryCursor::new(memtable.clone(), KeyRange::ALL);
         let mut builder = self.shelf.create(Purpose::Flush, false)?;
+        let now_seconds = self.now_seconds();
+        let older = self.older_windows(now_seconds);
+        let mut late_entries = 0;
         while let Some((key, held)) = cursor.entry() {
+            if !older.is_empty() {
+                let hash = hash(key);
+                let holds = |table: &Arc<Table>| table.overlaps(key, key) && table.may_contain(hash);
+                late_entries += u64::from(older.iter().any(holds));
+            }
             match &held.slot {
                 Some(value) if held.position > 0 => {
                     let segment = self.log.segment_at(held.position);
@@ -99,7 +107,12 @@ impl LsmEngine {
             }
             cursor.advance();
         }
-        let table = builder.finish(memtable.first(), memtable.last())?;
+        let table = builder.finish(Origin {
+            first_position: memtable.first(),
+            last_position: memtable.last(),
+            newest_seconds: now_seconds,
+            tombstone_seconds: now_seconds,
+        })?;
         // What a durable table points to must be durable before it.
         let points = !table.values.is_empty() && self.log.synced() < memtable.last();
         let synced = if points { self.log.sync_now() } else { Ok(()) };
@@ -107,6 +120,15 @@ impl LsmEngine {
             table.retire();
             return Err(error);
         }
+        self.meters.late_entries.fetch_add(late_entries, Relaxed);
         Ok(table)
+    }
+
+    /// Tables of windows before that of `now_seconds`, if the policy has windows.
+    fn older_windows(&self, now_seconds: u64) -> Vec<Arc<Table>> {
+        let Some(start) = self.policy().window_start(now_seconds) else { return Vec::new() };
+        let version = self.view().version.clone();
+        let tables = version.tables().map(|(_, table)| table);
+        tables.filter(|table| table.newest_seconds < start && table.has_filter()).cloned().collect()
     }
 }

@@ -30,7 +30,7 @@ pub const NAME: &str = "manifest";
 const NEW_NAME: &str = "manifest.new";
 const KIND_HEADER: u8 = 1;
 const KIND_EDIT: u8 = 2;
-const VERSION: u64 = 2;
+const VERSION: u64 = 3;
 const TITLE: &[u8] = b"kvfs lsm manifest";
 
 const TAG_ADD: u64 = 1;

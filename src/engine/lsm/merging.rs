@@ -18,6 +18,8 @@ use crate::engine::{Cause, Error, Pending, Result};
 const UNIT_BYTES: u64 = 4 << 20;
 /// When to look again whether there is space for a merge.
 const RETRY: Duration = Duration::from_secs(1);
+/// When to look again whether merges are still paused, should the bell not ring.
+const PAUSE: Duration = Duration::from_secs(1);
 /// When to look again whether a flush still has the disk.
 const YIELD: Duration = Duration::from_millis(5);
 
@@ -32,6 +34,8 @@ pub struct Merging {
     /// Clock time at which the running merge began.
     began: Duration,
     throttle: Throttle,
+    /// Whether it was said that merges may soon not fit.
+    warned: bool,
 }
 
 /// What came of looking for the next merge.
@@ -68,8 +72,11 @@ impl LsmEngine {
         result
     }
 
-    /// How long no merge step may begin: the rates are used up, or writers wait for a flush, which then has the disk for itself.
+    /// How long no merge step may begin: merges are paused, the rates are used up, or writers wait for a flush, which then has the disk for itself.
     fn merge_pause(&self, merging: &Merging) -> Option<Duration> {
+        if self.switches.paused.load(Relaxed) {
+            return Some(PAUSE);
+        }
         if let Some(wait) = merging.throttle.wait(&self.rates, self.clock.elapsed()) {
             return Some(wait);
         }
@@ -130,8 +137,15 @@ impl LsmEngine {
             }
             return Ok(Next::Started(self.start(&version, job, "command")?));
         }
+        if !self.switches.auto_compact.load(Relaxed) {
+            return Ok(Next::Nothing);
+        }
         let cursors = self.manifest.lock().state().cursors.clone();
-        match self.policy.choose(&version.picture(), &cursors) {
+        match self.policy().choose(&version.picture(self.now_seconds()), &cursors) {
+            Choice::Drop(job) => {
+                self.drop_tables(&version, &job)?;
+                Ok(Next::Moved)
+            }
             Choice::Nothing => match self.collect_job(&version) {
                 Some(job) if self.has_space(&version, &job, merging)? => {
                     Ok(Next::Started(self.start(&version, job, "values")?))
@@ -152,6 +166,7 @@ impl LsmEngine {
     }
 
     fn start(&self, version: &Version, job: Job, reason: &str) -> Result<Box<RunningMerge>> {
+        let policy = self.policy();
         let inputs = tables(version, &job);
         let into = job.into;
         let from = job.inputs.first().map_or(0, |(level, _)| *level);
@@ -160,12 +175,15 @@ impl LsmEngine {
         let trigger = match (reason, from) {
             ("command", _) => "asked for".to_string(),
             ("values", _) => "a log segment is mostly garbage".to_string(),
-            (_, 0) => format!("l0_files {} of {}", version.level(0).len(), self.options.l0_trigger),
-            _ => format!("score {:.2} of L{from}", self.policy.score(&version.picture(), from)),
+            (_, 0) if policy.name() == "leveled" => {
+                format!("l0_files {} of {}", version.level(0).len(), self.options.l0_trigger)
+            }
+            _ => format!("score {:.2} of L{from}", policy.scores(&version.picture(self.now_seconds()))[from]),
         };
         let merge = RunningMerge::start(version, job, &self.shelf, self.options.table_bytes)?;
         let fields = vec![
             ("reason", reason.into()),
+            ("policy", policy.name().into()),
             ("trigger", trigger.into()),
             ("from_level", (from as u64).into()),
             ("into_level", (into as u64).into()),
@@ -212,6 +230,15 @@ impl LsmEngine {
         let fits = bytes <= free_bytes;
         let text =
             format!("a merge of {} waits: only {} are free", human_size(bytes), human_size(free_bytes));
+        // An eager merge writes a copy of nearly everything: time to say so before it does not fit.
+        if fits && !merging.warned && self.policy().name() == "eager" && 2 * bytes > free_bytes {
+            merging.warned = true;
+            log::warn!(
+                "policy=eager: a merge of {} has {} free beside it; soon none will fit",
+                human_size(bytes),
+                human_size(free_bytes)
+            );
+        }
         if !fits && merging.waiting.is_none() {
             log::warn!("{text}");
         }
@@ -233,6 +260,17 @@ impl LsmEngine {
             ("bytes", bytes.into()),
         ];
         self.journal.record(self.clock.now(), "move", fields);
+        Ok(())
+    }
+
+    /// Takes expired tables out of the store.
+    fn drop_tables(&self, version: &Version, job: &Job) -> Result<()> {
+        let dropped = tables(version, job);
+        self.install(&mut self.manifest.lock(), &self.edit(job, &dropped, &[]), &[], None)?;
+        let bytes: u64 = dropped.iter().map(|(_, table)| table.bytes).sum();
+        self.meters.dropped_bytes.fetch_add(bytes, Relaxed);
+        let fields = vec![("files", (dropped.len() as u64).into()), ("bytes", bytes.into())];
+        self.journal.record(self.clock.now(), "drop", fields);
         Ok(())
     }
 

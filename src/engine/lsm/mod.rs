@@ -17,7 +17,7 @@
 //!
 //! # Lock order
 //!
-//! `writer`, `flushing` or `merging`, then `manifest`, then `view`; `commands`, `activity`, `troubles` and `moved_into` are leaves. `writer` and `view` are
+//! `writer`, `flushing` or `merging`, then `manifest`, then `view`; `policy`, `commands`, `activity`, `troubles` and `moved_into` are leaves. `writer` and `view` are
 //! held for memory and one log write only; `flushing`, `merging` and `manifest` are held across disk requests and taken
 //! by background work alone.
 
@@ -31,6 +31,7 @@ mod merge;
 mod merging;
 mod report;
 mod stall;
+mod switches;
 mod table;
 mod throttle;
 mod value_log;
@@ -55,15 +56,15 @@ use super::{
     ProbeMeter, Promise, Result, Shape, SpaceGuard, StallMeter, TableInfo, Tier, Visit,
 };
 use crate::base::clock::Clock;
-use crate::base::text::parse_size;
 use crate::disk::{Disk, LEVELS, Metered, Purpose};
-use compaction::{Leveled, Policy};
+use compaction::{Policy, policy};
 use cursor::{Cursor, MemoryCursor, Reading, RunCursor};
 use manifest::{Edit, Manifest};
 use memtable::Memtable;
 use merge::Merge;
 use merging::Merging;
 use stall::Pace;
+use switches::Switches;
 use table::{Shelf, Table, hash, table_name, table_number};
 use throttle::Rates;
 use value_log::{Group, MOVED_KIND};
@@ -97,6 +98,8 @@ struct Meters {
     filter_useful: AtomicU64,
     filter_false: AtomicU64,
     moved_value_bytes: AtomicU64,
+    late_entries: AtomicU64,
+    dropped_bytes: AtomicU64,
     temporary_bytes: AtomicU64,
     temporary_peak_bytes: AtomicU64,
 }
@@ -134,7 +137,8 @@ pub struct LsmEngine {
     space: SpaceGuard,
     shelf: Arc<Shelf>,
     cache: Arc<BlockCache>,
-    policy: Box<dyn Policy>,
+    policy: RwLock<Arc<dyn Policy>>,
+    switches: Switches,
     /// Held by the one who applies a batch.
     writer: Mutex<Pace>,
     view: RwLock<Arc<View>>,
@@ -200,14 +204,12 @@ pub fn open(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>, options: &Options) -> Re
         let segments = meta.values.iter().map(segment).collect::<Result<_>>()?;
         levels[*level].push(shelf.open(Purpose::Recovery, meta, segments)?);
     }
-    let policy = Leveled::new(options);
-    let mut version = Version::new(levels)?;
-    version.pending_bytes = policy.pending_bytes(&version.picture());
+    let version = Version::new(levels)?;
     // Only now: had the log been damaged, tables that look left over might be all there is.
     let kept: std::collections::BTreeSet<u64> = state.tables.keys().map(|(_, number)| *number).collect();
     shelf.remove_others(|number| kept.contains(&number))?;
     let view = View { mutable: Arc::new(mutable), immutables, version: Arc::new(version) };
-    Ok(Arc::new(LsmEngine {
+    let engine = LsmEngine {
         clock,
         bell,
         options: options.clone(),
@@ -215,7 +217,8 @@ pub fn open(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>, options: &Options) -> Re
         space: SpaceGuard::new(disk, options.reserve_bytes)?,
         shelf,
         cache: Arc::new(BlockCache::new(options.cache_bytes)),
-        policy: Box::new(policy),
+        policy: RwLock::new(policy(options)),
+        switches: Switches::default(),
         writer: Mutex::default(),
         view: RwLock::new(Arc::new(view)),
         flushing: Mutex::default(),
@@ -231,7 +234,9 @@ pub fn open(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>, options: &Options) -> Re
         stalls: StallMeter::default(),
         meters: Meters::default(),
         journal: Arc::default(),
-    }))
+    };
+    engine.reassess();
+    Ok(Arc::new(engine))
 }
 
 /// What one point read asked of filters; counted when it succeeds, so that a read that is asked again counts once.
@@ -291,7 +296,7 @@ impl LsmEngine {
         // Versions change only under the manifest's lock, so this one stays the newest until it is replaced below.
         let old = self.view().version.clone();
         let mut version = old.edit(&edit.removed, added)?;
-        version.pending_bytes = self.policy.pending_bytes(&version.picture());
+        self.assess(&mut version);
         let version = Arc::new(version);
         manifest.append(edit)?;
         let replaced = {
@@ -435,17 +440,7 @@ impl Engine for LsmEngine {
     }
 
     fn set(&self, name: &str, value: &str) -> Result<()> {
-        let invalid = |problem: String| Error::Invalid(format!("{name}={value}: {problem}"));
-        match name {
-            "rate" => self.rates.set_bytes(parse_size(value).map_err(invalid)?),
-            "iops" => {
-                let rate = value.parse().map_err(|_| invalid("takes a whole number".to_string()))?;
-                self.rates.set_requests(rate);
-            }
-            _ => return Err(Error::Invalid(format!("{name} cannot be changed while the store is mounted"))),
-        }
-        self.bell.ring(Class::Merge);
-        Ok(())
+        self.change(name, value)
     }
 
     fn shape(&self) -> Shape {

@@ -1,27 +1,31 @@
 //! What the engine looks like now, for reports.
 
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
 use super::LsmEngine;
 use crate::disk::LEVELS;
-use crate::engine::{Debt, Filter, Level, Memory, Shape};
+use crate::engine::{Debt, Filter, Level, Memory, Shape, Stalls};
 
 impl LsmEngine {
     /// The shape now. Waits for nobody.
     pub(super) fn report(&self) -> Shape {
         let view = self.view();
         let version = &view.version;
-        let picture = version.picture();
+        let now_seconds = self.now_seconds();
+        let picture = version.picture(now_seconds);
+        let policy = self.policy();
+        let (targets, scores) = (policy.target_bytes(&picture), policy.scores(&picture));
         let meters = &self.meters;
         let level = |level: usize| {
-            let (tables, meter) = (&picture.0[level], &meters.levels[level]);
+            let (tables, meter) = (&picture.tables[level], &meters.levels[level]);
             Level {
                 level,
                 runs: if level == 0 { tables.len() as u64 } else { u64::from(!tables.is_empty()) },
                 files: tables.len() as u64,
                 bytes: picture.bytes(level),
-                target_bytes: self.policy.target_bytes(level),
-                score: self.policy.score(&picture, level),
+                target_bytes: targets[level],
+                score: scores[level],
                 entries: tables.iter().map(|table| table.entries).sum(),
                 raw_bytes: tables.iter().map(|table| table.parts.raw_bytes).sum(),
                 data_bytes: tables.iter().map(|table| table.parts.data_bytes).sum(),
@@ -36,6 +40,8 @@ impl LsmEngine {
             }
         };
         let levels: Vec<Level> = (0..LEVELS).map(level).collect();
+        let tombstones =
+            version.tables().map(|(_, table)| table.tombstone_seconds).filter(|seconds| *seconds > 0);
         let memtable_bytes = view.memtable_bytes();
         let memtable_tombstones: u64 = view.memtables().map(|memtable| memtable.tombstones()).sum();
         let log = self.log.shape();
@@ -45,7 +51,7 @@ impl LsmEngine {
         };
         Shape {
             engine: "lsm",
-            variant: self.policy.name(),
+            variant: policy.name(),
             memory: Memory {
                 memtable_bytes,
                 memtable_bytes_max: self.options.memtable_bytes * self.options.memtable_count_max,
@@ -67,11 +73,19 @@ impl LsmEngine {
                 oldest_unsynced: log.oldest_unsynced,
                 replay_bytes: log.replay_bytes,
                 tombstones: memtable_tombstones + levels.iter().map(|level| level.tombstones).sum::<u64>(),
+                oldest_tombstone: tombstones
+                    .min()
+                    .map(|seconds| Duration::from_secs(now_seconds.saturating_sub(seconds))),
+                late_entries: meters.late_entries.load(Relaxed),
+                dropped_bytes: meters.dropped_bytes.load(Relaxed),
             },
             value_log: self.value_log_shape(version),
             levels,
             tree: None,
-            stalls: self.stalls.snapshot(self.clock.elapsed()),
+            stalls: Stalls {
+                limits_off: self.limits_off(version),
+                ..self.stalls.snapshot(self.clock.elapsed())
+            },
             probes: meters.probes.snapshot(),
             obsolete_bytes: self.shelf.obsolete_bytes(),
             temporary_bytes: meters.temporary_bytes.load(Relaxed),

@@ -20,6 +20,8 @@ pub struct Load {
     pub l0_files: u64,
     /// Bytes that merges owe.
     pub pending_bytes: u64,
+    /// Merges would bring both down. Else their limits do not count: waiting would last for ever.
+    pub merges_help: bool,
 }
 
 /// What writers meet.
@@ -45,6 +47,9 @@ pub enum Pressure {
 pub fn pressure(load: Load, options: &Options) -> Pressure {
     if load.memtables_full {
         return Pressure::Stop { cause: Cause::Memtables };
+    }
+    if !load.merges_help {
+        return Pressure::Free;
     }
     let limits = [
         (Cause::L0Files, load.l0_files, options.l0_slowdown, options.l0_stop),
@@ -94,7 +99,10 @@ mod tests {
     fn pressure_grows_from_nothing_to_a_stop() {
         let options = Options::default();
         let of = |memtables_full, l0_files, pending_gib: u64| {
-            pressure(Load { memtables_full, l0_files, pending_bytes: pending_gib << 30 }, &options)
+            pressure(
+                Load { memtables_full, l0_files, pending_bytes: pending_gib << 30, merges_help: true },
+                &options,
+            )
         };
         assert_eq!(of(false, 19, 63), Pressure::Free);
         assert_eq!(of(false, 20, 0), Pressure::Slow { cause: Cause::L0Files, rate: RATE });
@@ -103,6 +111,8 @@ mod tests {
         assert_eq!(of(false, 36, 0), Pressure::Stop { cause: Cause::L0Files });
         assert_eq!(of(false, 0, 256), Pressure::Stop { cause: Cause::PendingBytes });
         assert_eq!(of(true, 36, 0), Pressure::Stop { cause: Cause::Memtables });
+        let load = Load { l0_files: 99, pending_bytes: 999 << 30, ..Load::default() };
+        assert_eq!(pressure(load, &options), Pressure::Free);
     }
 
     #[test]

@@ -24,6 +24,8 @@ pub struct Version {
     levels: [Run; LEVELS],
     /// Bytes that merges owe, by the policy's estimate.
     pub pending_bytes: u64,
+    /// Whether a merge of the policy would make the runs in L0 fewer.
+    pub lowers_l0: bool,
 }
 
 impl Version {
@@ -40,7 +42,7 @@ impl Version {
                 return Err(Error::corrupt(table_name(pair[0].number), 0, what));
             }
         }
-        Ok(Version { levels: levels.map(Run::from), pending_bytes: 0 })
+        Ok(Version { levels: levels.map(Run::from), pending_bytes: 0, lowers_l0: true })
     }
 
     /// This version without `removed` (level, number) and with `added`.
@@ -72,9 +74,10 @@ impl Version {
         (&table.smallest[..] <= key).then_some(table)
     }
 
-    /// What a compaction policy sees.
-    pub fn picture(&self) -> Levels<'_> {
-        Levels(self.levels.each_ref().map(|run| run.iter().map(|table| table.meta()).collect()))
+    /// What a compaction policy sees at a time, in seconds since 1970.
+    pub fn picture(&self, now_seconds: u64) -> Levels<'_> {
+        let tables = self.levels.each_ref().map(|run| run.iter().map(|table| table.meta()).collect());
+        Levels { tables, now_seconds }
     }
 }
 

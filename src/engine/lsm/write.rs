@@ -1,6 +1,7 @@
 //! The way of a batch: limits, space, log, memtable; and the change from a full memtable to a new one.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use parking_lot::MutexGuard;
@@ -23,7 +24,7 @@ impl LsmEngine {
         }
         let mut pace = self.writer.lock();
         let view = self.make_room(&pace);
-        let full = view.mutable.is_full(&self.options);
+        let full = self.is_due(&view.mutable);
         let rate = self.admit(&pace, &view, full)?;
         self.space.admit(batch.bytes(), view.memtable_bytes(), batch.uses_reserve)?;
         let threshold = self.options.value_log_threshold();
@@ -51,6 +52,7 @@ impl LsmEngine {
             memtables_full,
             l0_files: version.level(0).len() as u64,
             pending_bytes: version.pending_bytes,
+            merges_help: self.limits_off(version).is_none(),
         };
         let (cause, is_stop, retry_after) = match pressure(load, &self.options) {
             Pressure::Free => return Ok(None),
@@ -72,11 +74,24 @@ impl LsmEngine {
         Err(Error::Busy { cause, retry_after })
     }
 
+    /// Whether a memtable is to be flushed. With `auto_flush=off` only when all that memtables may take together is used.
+    fn is_due(&self, memtable: &Memtable) -> bool {
+        if self.switches.auto_flush.load(Relaxed) {
+            return memtable.is_full(&self.options);
+        }
+        memtable.bytes() >= self.options.memtable_bytes * (self.options.memtable_count_max - 1)
+    }
+
+    /// Starts a new memtable where a setting that was changed makes that due.
+    pub(super) fn make_due(&self) {
+        self.make_room(&self.writer.lock());
+    }
+
     /// Starts a new memtable if the mutable one is full and another is free; the view afterwards.
     fn make_room(&self, writer: &MutexGuard<'_, Pace>) -> Arc<View> {
         let view = self.view();
-        let is_full = view.mutable.is_full(&self.options);
-        if is_full && (view.immutables.len() as u64) + 1 < self.options.memtable_count_max {
+        if self.is_due(&view.mutable) && (view.immutables.len() as u64) + 1 < self.options.memtable_count_max
+        {
             self.rotate(writer);
             return self.view();
         }

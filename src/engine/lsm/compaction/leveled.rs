@@ -5,6 +5,12 @@
 //! 3. A deeper level gives the one table that overlaps the least of the next level for its size: the cheapest bytes to move
 //!    down. Of equals the next one after where the last merge out of this level ended is taken, so that all get their turn.
 //! 4. What overlaps nothing is moved down without being read.
+//! 5. Otherwise, a table of which half or more are tombstones is merged down, or written anew where nothing lies below: scans of
+//!    its range are slow as long as it is there.
+//!
+//! *Dynamic* targets are counted from below: the lowest level holds what it holds, each level above a tenth of the next, and L0
+//! goes straight into the first level whose target is not below that of L1. So the lowest level has nine tenths of the data at any
+//! size, and little space is lost to old versions.
 //!
 //! Pure: from a picture of the levels to a choice.
 
@@ -12,7 +18,7 @@ use std::cmp::Ordering;
 
 use bytes::Bytes;
 
-use super::{Choice, Job, Levels, Policy, TableMeta};
+use super::{Choice, Job, Levels, Policy, TableMeta, is_dense};
 use crate::disk::LEVELS;
 use crate::engine::Options;
 
@@ -21,10 +27,19 @@ use crate::engine::Options;
 pub struct Leveled {
     /// L0 tables that start a merge.
     pub l0_trigger: u64,
-    /// Target of L1.
+    /// Target of L1; with dynamic targets of the level that L0 goes into.
     pub level_base_bytes: u64,
     /// Growth of the target from level to level.
     pub level_multiplier: u64,
+    /// Whether targets are counted from below.
+    pub is_dynamic: bool,
+}
+
+/// What levels should hold.
+struct Plan {
+    targets: [u64; LEVELS],
+    /// Where L0 goes.
+    base: usize,
 }
 
 impl Leveled {
@@ -34,22 +49,45 @@ impl Leveled {
             l0_trigger: options.l0_trigger,
             level_base_bytes: options.level_base_bytes.max(1),
             level_multiplier: options.level_multiplier,
+            is_dynamic: options.dynamic_levels,
         }
     }
 
-    /// All of L0 into L1.
-    fn leave_l0(&self, levels: &Levels<'_>) -> Choice {
-        let upper = &levels.0[0];
-        let (Some(start), Some(end)) =
-            (upper.iter().map(|table| &table.smallest).min(), upper.iter().map(|table| &table.largest).max())
-        else {
-            return Choice::Nothing;
+    fn plan(&self, levels: &Levels<'_>) -> Plan {
+        let grown = |level: usize| {
+            self.level_base_bytes.saturating_mul(self.level_multiplier.saturating_pow(level as u32 - 1))
         };
-        let lower = levels.overlapping(1, start, end);
-        let mut sorted: Vec<&TableMeta> = upper.clone();
-        sorted.sort_by(|a, b| a.smallest.cmp(&b.smallest));
-        let apart = sorted.windows(2).all(|pair| pair[0].largest < pair[1].smallest);
-        job(0, upper.iter().map(|table| table.number).collect(), lower, Bytes::new(), apart)
+        if !self.is_dynamic {
+            return Plan {
+                targets: std::array::from_fn(|level| if level == 0 { 0 } else { grown(level) }),
+                base: 1,
+            };
+        }
+        let bottom = LEVELS - 1;
+        let mut plan = Plan { targets: [0; LEVELS], base: bottom };
+        let mut target = levels.bytes(bottom).max(self.level_base_bytes);
+        plan.targets[bottom] = target;
+        while plan.base > 1 && target / self.level_multiplier >= self.level_base_bytes {
+            target /= self.level_multiplier;
+            plan.base -= 1;
+            plan.targets[plan.base] = target;
+        }
+        plan
+    }
+
+    fn score(&self, levels: &Levels<'_>, plan: &Plan, level: usize) -> f64 {
+        match level {
+            0 => levels.tables[0].len() as f64 / self.l0_trigger as f64,
+            // Above the first level with a target nothing should lie; it is left as soon as there is time.
+            level if level < plan.base => {
+                if levels.tables[level].is_empty() {
+                    0.0
+                } else {
+                    1.0
+                }
+            }
+            level => levels.bytes(level) as f64 / plan.targets[level] as f64,
+        }
     }
 
     /// The cheapest table of `level` into the next.
@@ -58,25 +96,42 @@ impl Leveled {
             let lower = levels.overlapping(level + 1, &table.smallest, &table.largest);
             lower.iter().map(|table| table.bytes).sum::<u64>() as f64 / table.bytes.max(1) as f64
         };
-        let costs = levels.0[level].iter().map(|table| (cost(table), &table.smallest[..] <= cursor, *table));
+        let costs =
+            levels.tables[level].iter().map(|table| (cost(table), &table.smallest[..] <= cursor, *table));
         let cheapest = costs.min_by(|a, b| {
             a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)).then_with(|| a.2.smallest.cmp(&b.2.smallest))
         });
-        let Some((_, _, table)) = cheapest else { return Choice::Nothing };
-        let lower = levels.overlapping(level + 1, &table.smallest, &table.largest);
-        job(level, vec![table.number], lower, table.largest.clone(), true)
+        cheapest.map_or(Choice::Nothing, |(_, _, table)| lower_table(levels, level, table))
+    }
+
+    /// The first table dense with tombstones, one level down; if nothing lies below it, written anew where it is.
+    fn leave_tombstones(&self, levels: &Levels<'_>, plan: &Plan) -> Choice {
+        if levels.tables[0].iter().any(|table| is_dense(table)) {
+            return levels.empty_l0(plan.base);
+        }
+        let tables =
+            (1..LEVELS).flat_map(|level| levels.tables[level].iter().map(move |table| (level, *table)));
+        match tables.into_iter().find(|(_, table)| is_dense(table)) {
+            Some((level, table)) if levels.could_drop(&[table], level) => {
+                Choice::Merge(Job { inputs: vec![(level, vec![table.number])], into: level, cursor: None })
+            }
+            Some((level, table)) => lower_table(levels, level, table),
+            None => Choice::Nothing,
+        }
     }
 }
 
-/// Merges tables of `level` with the overlapping ones of the next, or moves them if there are none.
-fn job(level: usize, upper: Vec<u64>, lower: Vec<&TableMeta>, cursor: Bytes, movable: bool) -> Choice {
-    let moves = movable && lower.is_empty();
-    let mut inputs = vec![(level, upper)];
+/// A table merged with what it overlaps in the next level, or moved there if that is nothing.
+fn lower_table(levels: &Levels<'_>, level: usize, table: &TableMeta) -> Choice {
+    let into = level + 1;
+    let lower = levels.overlapping(into, &table.smallest, &table.largest);
+    let movable = lower.is_empty() && !levels.could_drop(&[table], into);
+    let mut inputs = vec![(level, vec![table.number])];
     if !lower.is_empty() {
-        inputs.push((level + 1, lower.iter().map(|table| table.number).collect()));
+        inputs.push((into, lower.iter().map(|table| table.number).collect()));
     }
-    let job = Job { inputs, into: level + 1, cursor: Some((level, cursor)) };
-    if moves { Choice::Move(job) } else { Choice::Merge(job) }
+    let job = Job { inputs, into, cursor: Some((level, table.largest.clone())) };
+    if movable { Choice::Move(job) } else { Choice::Merge(job) }
 }
 
 impl Policy for Leveled {
@@ -84,48 +139,57 @@ impl Policy for Leveled {
         "leveled"
     }
 
-    fn target_bytes(&self, level: usize) -> u64 {
-        match level {
-            0 => 0,
-            level => {
-                self.level_base_bytes.saturating_mul(self.level_multiplier.saturating_pow(level as u32 - 1))
-            }
-        }
+    fn target_bytes(&self, levels: &Levels<'_>) -> [u64; LEVELS] {
+        self.plan(levels).targets
     }
 
-    fn score(&self, levels: &Levels<'_>, level: usize) -> f64 {
-        match level {
-            0 => levels.0[0].len() as f64 / self.l0_trigger as f64,
-            level => levels.bytes(level) as f64 / self.target_bytes(level) as f64,
-        }
+    fn scores(&self, levels: &Levels<'_>) -> [f64; LEVELS] {
+        let plan = self.plan(levels);
+        std::array::from_fn(|level| self.score(levels, &plan, level))
     }
 
     fn choose(&self, levels: &Levels<'_>, cursors: &[Bytes; LEVELS]) -> Choice {
+        if self.is_dynamic
+            && let Some(lowest) = levels.lowest().filter(|lowest| *lowest < LEVELS - 1)
+        {
+            // Static targets, or another policy, left the lowest level empty: what lies lowest is taken there as it is.
+            let numbers = levels.tables[lowest].iter().map(|table| table.number).collect();
+            return Choice::Move(Job { inputs: vec![(lowest, numbers)], into: LEVELS - 1, cursor: None });
+        }
+        let plan = self.plan(levels);
         // The last level has nowhere to go.
-        let scores = (0..LEVELS - 1).map(|level| (self.score(levels, level), level));
+        let scores = (0..LEVELS - 1).map(|level| (self.score(levels, &plan, level), level));
         // Of equal scores the upper level gives.
         let best = scores.max_by(|a, b| a.0.total_cmp(&b.0).then(b.1.cmp(&a.1)));
         match best {
-            Some((score, _)) if score.total_cmp(&1.0) == Ordering::Less => Choice::Nothing,
-            Some((_, 0)) => self.leave_l0(levels),
+            Some((score, _)) if score.total_cmp(&1.0) == Ordering::Less => {
+                self.leave_tombstones(levels, &plan)
+            }
+            Some((_, 0)) => match (1..plan.base).find(|level| !levels.tables[*level].is_empty()) {
+                // Between L0 and where it goes nothing may lie.
+                Some(level) => self.leave_level(levels, level, &cursors[level]),
+                None => levels.empty_l0(plan.base),
+            },
             Some((_, level)) => self.leave_level(levels, level, &cursors[level]),
             None => Choice::Nothing,
         }
     }
 
-    /// What must be written until every level is within its target: all of L0 with L1 when a merge is due, then each level's
-    /// surplus with the share of the next level that it meets.
+    /// What must be written until every level is within its target: all of L0 with the level it goes into when a merge is due, then
+    /// each level's surplus with the share of the next level that it meets.
     fn pending_bytes(&self, levels: &Levels<'_>) -> u64 {
+        let plan = self.plan(levels);
         let mut pending = 0;
         let mut coming = 0;
-        if levels.0[0].len() as u64 >= self.l0_trigger {
+        if levels.tables[0].len() as u64 >= self.l0_trigger {
             coming = levels.bytes(0);
-            pending = coming + levels.bytes(1);
+            pending = coming + levels.bytes(plan.base);
         }
         for level in 1..LEVELS - 1 {
-            let bytes = levels.bytes(level) + coming;
-            let surplus = bytes.saturating_sub(self.target_bytes(level));
-            coming = surplus;
+            let incoming = if level >= plan.base { std::mem::take(&mut coming) } else { 0 };
+            let bytes = levels.bytes(level) + incoming;
+            let surplus = bytes.saturating_sub(plan.targets[level]);
+            coming += surplus;
             let next = levels.bytes(level + 1);
             if surplus > 0 && next > 0 {
                 pending += (surplus as f64 * (next as f64 / bytes as f64 + 1.0)) as u64;
@@ -133,58 +197,19 @@ impl Policy for Leveled {
         }
         pending
     }
+
+    fn lowers_l0(&self, _: &Levels<'_>) -> bool {
+        true
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::simulation::{choose, picture, tables};
     use super::*;
 
-    fn policy() -> Leveled {
-        Leveled { l0_trigger: 2, level_base_bytes: 100, level_multiplier: 10 }
-    }
-
-    /// Lines such as `1: a-c 60, d-f 50`; numbers count from 1 in the order of the text.
-    fn tables(text: &str) -> Vec<(usize, TableMeta)> {
-        let mut number = 0;
-        let mut tables = Vec::new();
-        for line in text.lines().filter(|line| !line.trim().is_empty()) {
-            let (level, list) = line.split_once(':').unwrap();
-            for table in list.split(',') {
-                let (range, bytes) = table.trim().split_once(' ').unwrap();
-                let (smallest, largest) = range.split_once('-').unwrap();
-                number += 1;
-                let meta = TableMeta {
-                    values: Vec::new(),
-                    parts: Default::default(),
-                    number,
-                    bytes: bytes.parse().unwrap(),
-                    entries: 1,
-                    tombstones: 0,
-                    logical_bytes: 1,
-                    first_position: 0,
-                    last_position: 0,
-                    smallest: Bytes::copy_from_slice(smallest.as_bytes()),
-                    largest: Bytes::copy_from_slice(largest.as_bytes()),
-                };
-                tables.push((level.trim().parse().unwrap(), meta));
-            }
-        }
-        tables
-    }
-
-    fn picture(tables: &[(usize, TableMeta)]) -> Levels<'_> {
-        Levels(std::array::from_fn(|level| {
-            tables.iter().filter(|(at, _)| *at == level).map(|(_, table)| table).collect()
-        }))
-    }
-
-    fn choose(text: &str, cursor: &str) -> String {
-        let cursors = std::array::from_fn(|_| Bytes::copy_from_slice(cursor.as_bytes()));
-        match policy().choose(&picture(&tables(text)), &cursors) {
-            Choice::Nothing => "nothing".to_string(),
-            Choice::Move(job) => format!("move {:?} into {}", job.inputs, job.into),
-            Choice::Merge(job) => format!("merge {:?} into {}", job.inputs, job.into),
-        }
+    fn policy(is_dynamic: bool) -> Leveled {
+        Leveled { l0_trigger: 2, level_base_bytes: 100, level_multiplier: 10, is_dynamic }
     }
 
     #[test]
@@ -209,10 +234,39 @@ mod tests {
             // The higher score goes first: L0 at 2/2, L1 at 300/100.
             ("0: a-b 10, a-b 10\n1: a-c 300", "", "move [(1, [3])] into 2"),
             ("0: a-b 10, a-b 10\n1: a-c 100", "", "merge [(0, [1, 2]), (1, [3])] into 1"),
+            // Half of the entries are tombstones, and nothing below knows the keys: written anew, else down.
+            ("1: a-c 10, d-f 10 t\n2: x-z 10", "", "merge [(1, [2])] into 1"),
+            ("1: a-c 10 t\n2: b-d 10", "", "merge [(1, [1]), (2, [2])] into 2"),
+            ("1: a-c 10 t\n3: b-d 10", "", "move [(1, [1])] into 2"),
+            ("6: a-c 10 t", "", "merge [(6, [1])] into 6"),
+            ("0: a-c 10 t\n1: b-d 10", "", "merge [(0, [1]), (1, [2])] into 1"),
+            // Nothing is moved to where it would be written anew.
+            ("0: a-c 10 t\n1: x-z 10", "", "merge [(0, [1])] into 1"),
             // The last level is never too large.
             ("6: a-c 99999999999", "", "nothing"),
         ] {
-            assert_eq!(choose(text, cursor), wanted, "{text}");
+            assert_eq!(choose(&policy(false), &tables(text), cursor, 0), wanted, "{text}");
+        }
+    }
+
+    #[test]
+    fn dynamic_targets_are_counted_from_below() {
+        let levels = tables("6: a-z 25000");
+        assert_eq!(policy(true).target_bytes(&picture(&levels, 0)), [0, 0, 0, 0, 250, 2500, 25000]);
+        for (text, wanted) in [
+            // An empty or small store has one level.
+            ("0: a-z 10, a-z 10", "merge [(0, [1, 2])] into 6"),
+            ("0: a-z 10, a-z 10\n6: c-d 900", "merge [(0, [1, 2]), (6, [3])] into 6"),
+            // A larger one has more.
+            ("0: a-z 10, a-z 10\n6: c-d 1100", "merge [(0, [1, 2])] into 5"),
+            ("5: a-b 60, c-d 60\n6: c-d 1100", "move [(5, [1])] into 6"),
+            // What static targets left goes to the bottom as it is.
+            ("1: a-b 60, c-d 60\n2: a-k 10, l-z 10", "move [(2, [3, 4])] into 6"),
+            // And what lies too high goes down before L0 passes it.
+            ("0: a-z 10, a-z 10\n3: a-b 50\n6: a-z 900", "move [(3, [3])] into 4"),
+            ("3: a-b 50\n6: a-z 900", "move [(3, [1])] into 4"),
+        ] {
+            assert_eq!(choose(&policy(true), &tables(text), "", 0), wanted, "{text}");
         }
     }
 
@@ -228,7 +282,7 @@ mod tests {
             ("1: a-b 150", 0),
             ("0: a-b 30, a-b 30\n1: a-b 90\n2: a-b 300", 150 + 150),
         ] {
-            assert_eq!(policy().pending_bytes(&picture(&tables(text))), wanted, "{text}");
+            assert_eq!(policy(false).pending_bytes(&picture(&tables(text), 0)), wanted, "{text}");
         }
     }
 }

@@ -1,13 +1,22 @@
 //! Compaction: a pure [`Policy`] says what to merge, [`RunningMerge`] does it a few mebibytes at a time.
 //!
+//! Every policy can take over whatever another one left: all of them see the same picture, sorted runs from the newest to the oldest
+//! (the tables of L0 one by one, then each level as one run), and each of their choices keeps that order.
+//!
 //! # Invariants
 //!
-//! 1. A merge takes, with a table of a level, every table of the target level that overlaps it; L0 gives all its tables.
+//! 1. A merge takes runs that are neighbours in age. Of the target level it takes every table that overlaps what comes in.
 //! 2. A tombstone is dropped only if nothing older can hold its key: no level below the target, and no table of L0 that is older
 //!    than the inputs.
 //! 3. Inputs stay part of the store until the edit that names the outputs is durable.
 
+mod eager;
 mod leveled;
+mod plain_log;
+#[cfg(test)]
+mod simulation;
+mod tiered;
+mod window;
 
 use std::sync::Arc;
 
@@ -15,33 +24,122 @@ use bytes::Bytes;
 
 use super::cursor::{Cursor, Reading, RunCursor};
 use super::merge::Merge;
-use super::table::{Shelf, Table, TableBuilder, TableMeta};
+use super::table::{Origin, Shelf, Table, TableBuilder, TableMeta};
 use super::value_log::{Pointer, Stored};
 use super::version::{Run, Version};
 use crate::base::text::human_size;
 use crate::disk::{LEVELS, Purpose};
 use crate::engine::wal::Segment;
-use crate::engine::{KeyRange, Result};
+use crate::engine::{KeyRange, Options, PolicyKind, Result};
 
+pub use eager::Eager;
 pub use leveled::Leveled;
+pub use plain_log::NeverMerge;
+pub use tiered::Tiered;
+pub use window::TimeWindow;
 
-/// What a policy sees: the tables of every level, L0 newest first, the others by key.
-pub struct Levels<'a>(pub [Vec<&'a TableMeta>; LEVELS]);
+/// What a policy sees.
+pub struct Levels<'a> {
+    /// The tables of every level, L0 newest first, the others by key.
+    pub tables: [Vec<&'a TableMeta>; LEVELS],
+    /// Seconds since 1970.
+    pub now_seconds: u64,
+}
+
+/// One sorted run.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SortedRun {
+    /// Where it lies. A table of L0 is a run of its own; of any other level there is one.
+    pub level: usize,
+    /// Its tables.
+    pub numbers: Vec<u64>,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Seconds since 1970 of its newest batch.
+    pub newest_seconds: u64,
+}
 
 impl<'a> Levels<'a> {
     /// Bytes of a level.
     pub fn bytes(&self, level: usize) -> u64 {
-        self.0[level].iter().map(|table| table.bytes).sum()
+        self.tables[level].iter().map(|table| table.bytes).sum()
+    }
+
+    /// The lowest level below L0 that holds anything.
+    pub fn lowest(&self) -> Option<usize> {
+        (1..LEVELS).rev().find(|level| !self.tables[*level].is_empty())
+    }
+
+    /// All sorted runs, newest first.
+    pub fn runs(&self) -> Vec<SortedRun> {
+        let run = |level: usize, tables: &[&TableMeta]| SortedRun {
+            level,
+            numbers: tables.iter().map(|table| table.number).collect(),
+            bytes: tables.iter().map(|table| table.bytes).sum(),
+            newest_seconds: tables.iter().map(|table| table.newest_seconds).max().unwrap_or(0),
+        };
+        let upper = self.tables[0].iter().map(|table| run(0, &[*table]));
+        let lower = (1..LEVELS).filter(|level| !self.tables[*level].is_empty());
+        upper.chain(lower.map(|level| run(level, &self.tables[level]))).collect()
+    }
+
+    /// All of L0 merged into `level`, where nothing lies between; moved if the tables of L0 overlap nothing, nor each other.
+    pub fn empty_l0(&self, level: usize) -> Choice {
+        let upper = &self.tables[0];
+        let (Some(start), Some(end)) =
+            (upper.iter().map(|table| &table.smallest).min(), upper.iter().map(|table| &table.largest).max())
+        else {
+            return Choice::Nothing;
+        };
+        let lower = self.overlapping(level, start, end);
+        let mut sorted: Vec<&TableMeta> = upper.clone();
+        sorted.sort_by(|a, b| a.smallest.cmp(&b.smallest));
+        let apart = sorted.windows(2).all(|pair| pair[0].largest < pair[1].smallest);
+        let movable = apart && lower.is_empty() && !self.could_drop(upper, level);
+        let mut inputs = vec![(0, upper.iter().map(|table| table.number).collect())];
+        if !lower.is_empty() {
+            inputs.push((level, lower.iter().map(|table| table.number).collect()));
+        }
+        let job = Job { inputs, into: level, cursor: None };
+        if movable { Choice::Move(job) } else { Choice::Merge(job) }
+    }
+
+    /// Whether writing `tables` anew into `level` would get rid of much: at least half of the entries of one are tombstones, and
+    /// nothing below `level` holds keys of its range.
+    pub fn could_drop(&self, tables: &[&TableMeta], level: usize) -> bool {
+        tables.iter().any(|table| {
+            let is_bottom = (level + 1..LEVELS)
+                .all(|level| self.overlapping(level, &table.smallest, &table.largest).is_empty());
+            is_dense(table) && is_bottom
+        })
     }
 
     /// Tables of a level that overlap `start..=end`.
     pub fn overlapping(&self, level: usize, start: &[u8], end: &[u8]) -> Vec<&'a TableMeta> {
-        let tables = &self.0[level];
+        let tables = &self.tables[level];
         // Levels below L0 are sorted and apart: both ends ascend.
         let from = if level == 0 { 0 } else { tables.partition_point(|table| &table.largest[..] < start) };
         let near = tables[from..].iter().take_while(|table| level == 0 || &table.smallest[..] <= end);
         near.filter(|table| table.overlaps(start, end)).copied().collect()
     }
+}
+
+/// Whether a table holds so many tombstones that scans of its range are slow: they are half of its entries or more.
+pub fn is_dense(table: &TableMeta) -> bool {
+    table.tombstones > 0 && table.tombstones * 2 >= table.entries
+}
+
+/// A merge of `runs[from..to]` of all `runs`, newest first. The result lies as low as it may: right above the next older run.
+pub fn merge_runs(runs: &[SortedRun], from: usize, to: usize) -> Choice {
+    let mut inputs: Vec<(usize, Vec<u64>)> = Vec::new();
+    for run in &runs[from..to] {
+        match inputs.last_mut() {
+            Some((level, numbers)) if *level == run.level => numbers.extend(&run.numbers),
+            _ => inputs.push((run.level, run.numbers.clone())),
+        }
+    }
+    let into = runs.get(to).map_or(LEVELS - 1, |older| older.level.saturating_sub(1));
+    Choice::Merge(Job { inputs, into, cursor: None })
 }
 
 /// Tables to bring into a level.
@@ -64,6 +162,8 @@ pub enum Choice {
     Move(Job),
     /// Tables are merged.
     Merge(Job),
+    /// Tables are expired: they go unread. Nothing older may hold their keys.
+    Drop(Job),
 }
 
 /// Decides what to merge. Pure: no disk, no clock, no state.
@@ -72,12 +172,34 @@ pub trait Policy: Send + Sync {
     fn name(&self) -> &'static str;
     /// The next job. `cursors` are what earlier jobs left to remember.
     fn choose(&self, levels: &Levels<'_>, cursors: &[Bytes; LEVELS]) -> Choice;
-    /// Bytes that a level should hold at most; 0 if it is not measured in bytes.
-    fn target_bytes(&self, level: usize) -> u64;
-    /// How urgent a level is; from 1 on it must be merged down.
-    fn score(&self, levels: &Levels<'_>, level: usize) -> f64;
+    /// Bytes that each level should hold at most; 0 if it is not measured in bytes.
+    fn target_bytes(&self, levels: &Levels<'_>) -> [u64; LEVELS] {
+        let _ = levels;
+        [0; LEVELS]
+    }
+    /// How urgent each level is; from 1 on it must be merged down.
+    fn scores(&self, levels: &Levels<'_>) -> [f64; LEVELS];
     /// Bytes that merges must still write until all is well.
     fn pending_bytes(&self, levels: &Levels<'_>) -> u64;
+    /// Whether one of its merges would make the runs in L0 fewer: else waiting for that would last for ever.
+    fn lowers_l0(&self, levels: &Levels<'_>) -> bool;
+    /// From which time on, in seconds since 1970, tables belong to the current window; entries whose key an older table holds are
+    /// late. `None` without windows.
+    fn window_start(&self, now_seconds: u64) -> Option<u64> {
+        let _ = now_seconds;
+        None
+    }
+}
+
+/// The policy that `options` ask for.
+pub fn policy(options: &Options) -> Arc<dyn Policy> {
+    match options.policy {
+        PolicyKind::Leveled => Arc::new(Leveled::new(options)),
+        PolicyKind::Tiered => Arc::new(Tiered::new(options)),
+        PolicyKind::TimeWindow => Arc::new(TimeWindow::new(options)),
+        PolicyKind::Log => Arc::new(NeverMerge),
+        PolicyKind::Eager => Arc::new(Eager),
+    }
 }
 
 /// Everything into one sorted run in the lowest level that holds anything; `None` if it is that already and holds no
@@ -137,7 +259,7 @@ pub struct RunningMerge {
 pub type MoveValue<'a> = dyn FnMut(Pointer, &Arc<Segment>) -> Result<Option<(Pointer, Arc<Segment>)>> + 'a;
 
 impl RunningMerge {
-    /// Begins `job` on the tables of `version`, cutting outputs at `table_bytes`.
+    /// Begins `job` on the tables of `version`, cutting outputs at `table_bytes`, but for L0, where a table is a run.
     pub fn start(version: &Version, job: Job, shelf: &Arc<Shelf>, table_bytes: u64) -> Result<RunningMerge> {
         let reading = Reading::Direct(Purpose::Compact { into: job.into as u8 });
         let mut inputs = Vec::new();
@@ -168,6 +290,7 @@ impl RunningMerge {
             below.extend(l0[oldest + 1..].iter().map(|table| (Run::from([table.clone()]), 0)));
         }
         let below = Below(below);
+        let table_bytes = if job.into == 0 { u64::MAX } else { table_bytes };
         Ok(RunningMerge {
             job,
             inputs,
@@ -224,9 +347,8 @@ impl RunningMerge {
 
     fn end_table(&mut self) -> Result<()> {
         if let Some(builder) = self.builder.take() {
-            let first = self.inputs.iter().map(|(_, table)| table.first_position).min().unwrap_or(0);
-            let last = self.inputs.iter().map(|(_, table)| table.last_position).max().unwrap_or(0);
-            self.outputs.push(builder.finish(first, last)?);
+            let origin = Origin::of(self.inputs.iter().map(|(_, table)| table.meta()));
+            self.outputs.push(builder.finish(origin)?);
         }
         Ok(())
     }

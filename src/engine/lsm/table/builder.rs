@@ -13,7 +13,7 @@ use super::compression::compress;
 use super::filter::{Filter, hash};
 use super::index::Index;
 use super::{
-    KIND_BLOCK, KIND_FILTER, KIND_FOOTER, KIND_INDEX, MAGIC, Parts, Shelf, Table, TableMeta, VERSION,
+    KIND_BLOCK, KIND_FILTER, KIND_FOOTER, KIND_INDEX, MAGIC, Origin, Parts, Shelf, Table, TableMeta, VERSION,
     table_name,
 };
 use crate::base::varint;
@@ -78,6 +78,8 @@ impl TableBuilder {
                 logical_bytes: 0,
                 first_position: 0,
                 last_position: 0,
+                newest_seconds: 0,
+                tombstone_seconds: 0,
                 smallest: Bytes::new(),
                 largest: Bytes::new(),
                 values: Vec::new(),
@@ -175,11 +177,13 @@ impl TableBuilder {
         Ok(())
     }
 
-    /// Ends the table and makes its bytes durable, not yet its name. It holds what batches between the two positions
-    /// wrote.
-    pub fn finish(mut self, first_position: Position, last_position: Position) -> Result<Arc<Table>> {
+    /// Ends the table and makes its bytes durable, not yet its name.
+    pub fn finish(mut self, origin: Origin) -> Result<Arc<Table>> {
         self.end_block()?;
-        (self.meta.first_position, self.meta.last_position) = (first_position, last_position);
+        let meta = &mut self.meta;
+        (meta.first_position, meta.last_position) = (origin.first_position, origin.last_position);
+        meta.newest_seconds = origin.newest_seconds;
+        meta.tombstone_seconds = if meta.tombstones > 0 { origin.tombstone_seconds } else { 0 };
         self.meta.largest = Bytes::copy_from_slice(&self.last_key);
         self.meta.values = self.values.iter().map(|(start, (bytes, _))| (*start, *bytes)).collect();
         let segments = std::mem::take(&mut self.values).into_values().map(|(_, segment)| segment).collect();

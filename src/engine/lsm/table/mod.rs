@@ -27,7 +27,7 @@ const KIND_FOOTER: u8 = 4;
 const KIND_LZ4_BLOCK: u8 = 5;
 const KIND_ZSTD_BLOCK: u8 = 6;
 /// Version of the table format, in every footer.
-const VERSION: u64 = 2;
+const VERSION: u64 = 3;
 /// The last bytes of every table.
 const MAGIC: &[u8; 8] = b"kvfs.tbl";
 /// Length of the footer's frame, magic.
@@ -57,6 +57,32 @@ pub struct Parts {
     pub index_bytes: u64,
 }
 
+/// Where the entries of a table come from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Origin {
+    /// Position after which its oldest batch may begin.
+    pub first_position: Position,
+    /// Position at which its newest batch ends at the latest.
+    pub last_position: Position,
+    /// Seconds since 1970 of its newest batch at the latest.
+    pub newest_seconds: u64,
+    /// Seconds since 1970 of its oldest tombstone at the latest; used only if it has any.
+    pub tombstone_seconds: u64,
+}
+
+impl Origin {
+    /// The origin of what is merged from `tables`.
+    pub fn of<'a>(tables: impl Iterator<Item = &'a TableMeta> + Clone) -> Origin {
+        let tombstones = tables.clone().map(|table| table.tombstone_seconds).filter(|seconds| *seconds > 0);
+        Origin {
+            first_position: tables.clone().map(|table| table.first_position).min().unwrap_or(0),
+            last_position: tables.clone().map(|table| table.last_position).max().unwrap_or(0),
+            newest_seconds: tables.map(|table| table.newest_seconds).max().unwrap_or(0),
+            tombstone_seconds: tombstones.min().unwrap_or(0),
+        }
+    }
+}
+
 /// What is known of a table without reading it; kept in its footer and in the manifest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TableMeta {
@@ -74,6 +100,10 @@ pub struct TableMeta {
     pub first_position: Position,
     /// Position at which its newest batch ends at the latest.
     pub last_position: Position,
+    /// Seconds since 1970 at which its newest batch was there for certain: when it was flushed.
+    pub newest_seconds: u64,
+    /// The same of its oldest tombstone; 0 without tombstones.
+    pub tombstone_seconds: u64,
     /// Its first key.
     pub smallest: Bytes,
     /// Its last key.
@@ -93,7 +123,8 @@ impl TableMeta {
     /// Appends everything but the file size, which the footer cannot know.
     pub fn encode(&self, target: &mut Vec<u8>) {
         let numbers = [self.number, self.entries, self.tombstones, self.logical_bytes];
-        for number in numbers.into_iter().chain([self.first_position, self.last_position]) {
+        let origin = [self.first_position, self.last_position, self.newest_seconds, self.tombstone_seconds];
+        for number in numbers.into_iter().chain(origin) {
             varint::put(target, number);
         }
         varint::put_bytes(target, &self.smallest);
@@ -119,6 +150,8 @@ impl TableMeta {
             logical_bytes: varint::take(source)?,
             first_position: varint::take(source)?,
             last_position: varint::take(source)?,
+            newest_seconds: varint::take(source)?,
+            tombstone_seconds: varint::take(source)?,
             smallest: Bytes::copy_from_slice(varint::take_bytes(source)?),
             largest: Bytes::copy_from_slice(varint::take_bytes(source)?),
             values: (0..varint::take(source)?)

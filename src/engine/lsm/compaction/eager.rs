@@ -1,0 +1,44 @@
+//! Eager merging: one sorted run, into which every flush is merged at once. The cheapest reads and no space wasted at rest; a byte
+//! is written again whenever a flush overlaps its table, and while a merge runs there may be a copy of everything.
+//!
+//! 1. If several levels below L0 hold tables, another policy left them: everything is merged into the lowest.
+//! 2. All of L0 is merged with the tables of the run that it overlaps.
+
+use bytes::Bytes;
+
+use super::{Choice, Levels, Policy, merge_runs};
+use crate::disk::LEVELS;
+
+/// The policy.
+pub struct Eager;
+
+impl Policy for Eager {
+    fn name(&self) -> &'static str {
+        "eager"
+    }
+
+    fn choose(&self, levels: &Levels<'_>, _: &[Bytes; LEVELS]) -> Choice {
+        let runs = levels.runs();
+        let lower = runs.iter().filter(|run| run.level > 0).count();
+        match levels.lowest() {
+            Some(_) if lower > 1 => merge_runs(&runs, 0, runs.len()),
+            Some(lowest) => levels.empty_l0(lowest),
+            None => levels.empty_l0(LEVELS - 1),
+        }
+    }
+
+    fn scores(&self, levels: &Levels<'_>) -> [f64; LEVELS] {
+        let mut scores = [0.0; LEVELS];
+        scores[0] = levels.tables[0].len() as f64;
+        scores
+    }
+
+    fn pending_bytes(&self, levels: &Levels<'_>) -> u64 {
+        let runs = levels.runs();
+        if runs.len() > 1 { runs.iter().map(|run| run.bytes).sum() } else { 0 }
+    }
+
+    fn lowers_l0(&self, _: &Levels<'_>) -> bool {
+        true
+    }
+}

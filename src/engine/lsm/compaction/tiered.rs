@@ -1,0 +1,211 @@
+//! Size-tiered compaction, also called universal: runs of about equal size are merged when there are enough of them, so that a
+//! byte is written again only when its run grows by a tier.
+//!
+//! 1. Newer runs together take more than a share of the oldest one: everything is merged. That bounds the space that old versions
+//!    take.
+//! 2. Neighbours in age of similar size make a *tier*; the newest tier that is wide enough is merged, the oldest of its runs first if
+//!    there are more than may be merged at once. Runs below the size of a memtable count as large as that.
+//! 3. Too many runs that are not similar: the cheapest neighbours are merged.
+//!
+//! The result lies right above the next older run, so deep levels hold old runs, and a level is one run.
+
+use bytes::Bytes;
+
+use super::{Choice, Job, Levels, Policy, SortedRun, merge_runs};
+use crate::disk::LEVELS;
+use crate::engine::Options;
+
+/// How much larger the next older run may be for a merge whose only purpose are tombstones.
+const DENSE_RATIO: u64 = 4;
+
+/// Tiers that a store of similar runs never has more of; beyond as many runs, dissimilar ones are merged.
+const TIERS_MAX: usize = 8;
+
+/// The policy and its settings.
+#[derive(Clone, Debug)]
+pub struct Tiered {
+    /// Runs are similar if they differ from the mean of their tier by at most this percentage of it, up or down as a factor.
+    pub size_ratio_percent: u64,
+    /// Runs of a tier that start a merge.
+    pub merge_min: usize,
+    /// Runs of a merge at most.
+    pub merge_max: usize,
+    /// Bytes of all newer runs, as a percentage of the oldest one, that start a merge of everything.
+    pub space_amp_percent: u64,
+    /// Runs beyond which dissimilar ones are merged, too.
+    pub runs_max: usize,
+    /// Smaller runs count as if they were as large.
+    pub small_bytes: u64,
+}
+
+impl Tiered {
+    /// The policy that `options` ask for.
+    pub fn new(options: &Options) -> Tiered {
+        Tiered {
+            size_ratio_percent: options.tier_ratio_percent,
+            merge_min: options.tier_merge_min as usize,
+            merge_max: options.tier_merge_max as usize,
+            space_amp_percent: options.space_amp_percent,
+            runs_max: TIERS_MAX * options.tier_merge_min as usize,
+            small_bytes: options.memtable_bytes / 2,
+        }
+    }
+
+    /// The newest tier among `runs[..end]` that is wide enough: its first run and the one behind its last.
+    pub fn tier(&self, runs: &[SortedRun]) -> Option<(usize, usize)> {
+        let size = |run: &SortedRun| run.bytes.max(self.small_bytes).max(1) as f64;
+        let factor = self.size_ratio_percent as f64 / 100.0;
+        let mut from = 0;
+        while from < runs.len() {
+            let (mut sum, mut to) = (size(&runs[from]), from + 1);
+            while to < runs.len() {
+                let (mean, next) = (sum / (to - from) as f64, size(&runs[to]));
+                if next > mean * factor || next < mean / factor {
+                    break;
+                }
+                sum += next;
+                to += 1;
+            }
+            if to - from >= self.merge_min {
+                return Some((from.max(to.saturating_sub(self.merge_max)), to));
+            }
+            from = to;
+        }
+        None
+    }
+
+    /// The cheapest neighbours to merge.
+    fn cheapest(&self, runs: &[SortedRun]) -> Option<(usize, usize)> {
+        let width = self.merge_min.min(runs.len());
+        let cost = |from: &usize| runs[*from..from + width].iter().map(|run| run.bytes).sum::<u64>();
+        (0..=runs.len() - width).min_by_key(cost).map(|from| (from, from + width))
+    }
+}
+
+impl Policy for Tiered {
+    fn name(&self) -> &'static str {
+        "tiered"
+    }
+
+    fn choose(&self, levels: &Levels<'_>, _: &[Bytes; LEVELS]) -> Choice {
+        let runs = levels.runs();
+        let Some((oldest, newer)) = runs.split_last() else { return Choice::Nothing };
+        let newer_bytes: u64 = newer.iter().map(|run| run.bytes).sum();
+        if runs.len() >= self.merge_min
+            && newer_bytes * 100 >= oldest.bytes.saturating_mul(self.space_amp_percent)
+        {
+            let from = runs.len().saturating_sub(self.merge_max);
+            return merge_runs(&runs, from, runs.len());
+        }
+        let tier = self.tier(&runs);
+        let tier = tier.or_else(|| if runs.len() > self.runs_max { self.cheapest(&runs) } else { None });
+        if let Some((from, to)) = tier {
+            return merge_runs(&runs, from, to);
+        }
+        dense_run(levels, &runs)
+    }
+
+    fn scores(&self, levels: &Levels<'_>) -> [f64; LEVELS] {
+        let mut scores = [0.0; LEVELS];
+        if let Choice::Merge(job) = self.choose(levels, &Default::default()) {
+            // The level that gives the newest of the runs.
+            let level = job.inputs.first().map_or(0, |(level, _)| *level);
+            let runs: usize =
+                job.inputs.iter().map(|(level, numbers)| if *level == 0 { numbers.len() } else { 1 }).sum();
+            scores[level] = (runs as f64 / self.merge_min as f64).max(1.0);
+        }
+        scores
+    }
+
+    fn pending_bytes(&self, levels: &Levels<'_>) -> u64 {
+        chosen_bytes(levels, &self.choose(levels, &Default::default()))
+    }
+
+    fn lowers_l0(&self, levels: &Levels<'_>) -> bool {
+        self.choose(levels, &Default::default()) != Choice::Nothing
+    }
+}
+
+/// Bytes of the inputs of a merge.
+pub fn chosen_bytes(levels: &Levels<'_>, choice: &Choice) -> u64 {
+    let Choice::Merge(job) = choice else { return 0 };
+    let of_level = |(level, numbers): &(usize, Vec<u64>)| {
+        let chosen = levels.tables[*level].iter().filter(|table| numbers.contains(&table.number));
+        chosen.map(|table| table.bytes).sum::<u64>()
+    };
+    job.inputs.iter().map(of_level).sum()
+}
+
+/// A run dense with tombstones, merged with the next older one if that is not much larger, or written anew if it is the oldest.
+fn dense_run(levels: &Levels<'_>, runs: &[SortedRun]) -> Choice {
+    let is_dense = |run: &SortedRun| {
+        let tables = levels.tables[run.level].iter().filter(|table| run.numbers.contains(&table.number));
+        let (entries, tombstones) =
+            tables.fold((0, 0), |sum, table| (sum.0 + table.entries, sum.1 + table.tombstones));
+        tombstones > 0 && tombstones * 2 >= entries
+    };
+    match runs.iter().rposition(is_dense) {
+        // The oldest: nothing is below, so every tombstone goes.
+        Some(at) if at + 1 == runs.len() => {
+            let run = &runs[at];
+            let into = run.level.max(1);
+            Choice::Merge(Job { inputs: vec![(run.level, run.numbers.clone())], into, cursor: None })
+        }
+        Some(at) if runs[at + 1].bytes <= DENSE_RATIO * runs[at].bytes => merge_runs(runs, at, at + 2),
+        _ => Choice::Nothing,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::simulation::{choose, tables};
+    use super::*;
+
+    fn policy() -> Tiered {
+        Tiered {
+            size_ratio_percent: 200,
+            merge_min: 3,
+            merge_max: 4,
+            space_amp_percent: 300,
+            runs_max: 6,
+            small_bytes: 5,
+        }
+    }
+
+    #[test]
+    fn it_chooses_what_the_rules_say() {
+        for (text, wanted) in [
+            ("", "nothing"),
+            ("0: a-z 10, a-z 10", "nothing"),
+            // A tier is wide enough; nothing older, so it goes to the bottom.
+            ("0: a-z 10, a-z 11, a-z 12", "merge [(0, [1, 2, 3])] into 6"),
+            // Right above the next older run.
+            ("0: a-z 10, a-z 10, a-z 10\n4: a-z 99", "merge [(0, [1, 2, 3])] into 3"),
+            ("0: a-z 10, a-z 10, a-z 10, a-z 90", "merge [(0, [1, 2, 3])] into 0"),
+            ("0: a-z 10, a-z 10, a-z 10\n1: a-z 99", "merge [(0, [1, 2, 3])] into 0"),
+            // A tier over several levels; newer runs stay.
+            (
+                "0: a-z 10, a-z 40\n2: a-z 40\n3: a-m 20, n-z 20\n6: a-z 900",
+                "merge [(0, [2]), (2, [3]), (3, [4, 5])] into 5",
+            ),
+            // At most four at once, the oldest first.
+            ("0: a-z 10, a-z 10, a-z 10, a-z 10, a-z 10\n6: a-z 999", "merge [(0, [2, 3, 4, 5])] into 5"),
+            // What is newer takes three times as much as the oldest run: all of it.
+            ("0: a-z 90, a-z 30\n6: a-z 40", "merge [(0, [1, 2]), (6, [3])] into 6"),
+            // Small ones count alike.
+            ("0: a-z 1, a-z 3, a-z 5\n6: a-z 999", "merge [(0, [1, 2, 3])] into 5"),
+            // Too many that do not match: the cheapest.
+            (
+                "0: a-z 10, a-z 90, a-z 10, a-z 90, a-z 10, a-z 50\n6: a-z 999",
+                "merge [(0, [1, 2, 3])] into 0",
+            ),
+            // Half of the entries are tombstones: with the next older run, or alone at the bottom.
+            ("0: a-z 30 t\n5: a-z 99", "merge [(0, [1]), (5, [2])] into 6"),
+            // Not if that one is much larger.
+            ("0: a-z 10 t\n5: a-z 99", "nothing"),
+            ("0: a-z 10\n5: a-z 99 t", "merge [(5, [2])] into 5"),
+        ] {
+            assert_eq!(choose(&policy(), &tables(text), "", 0), wanted, "{text}");
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! Time windows: tables are merged only with those flushed in the same window of time, so that what was written together lies
+//! together and old data is left alone. Made for data that arrives in the order of time and expires by age.
+//!
+//! 1. The current window is merged as in size-tiered compaction.
+//! 2. A window that is over (*sealed*) is merged into one table, once.
+//! 3. With a time to live, the oldest run is dropped unread when its newest batch is older than that; only ever the oldest, so that
+//!    no overwritten value and no deleted key comes back.
+//!
+//! Keys carry no time: a point read may have to ask every window. A write to a key of an older window is *late*: both versions stay, and
+//! flushes count it. What other policies left below L0 counts as older than every window and stays as it is.
+
+use bytes::Bytes;
+
+use super::tiered::chosen_bytes;
+use super::{Choice, Job, Levels, Policy, SortedRun, Tiered};
+use crate::disk::LEVELS;
+use crate::engine::Options;
+
+/// The policy and its settings.
+#[derive(Clone, Debug)]
+pub struct TimeWindow {
+    /// Length of a window.
+    pub window_seconds: u64,
+    /// Age from which data is dropped, if it ever is.
+    pub ttl_seconds: Option<u64>,
+    /// How the current window is merged.
+    pub tiered: Tiered,
+}
+
+impl TimeWindow {
+    /// The policy that `options` ask for.
+    pub fn new(options: &Options) -> TimeWindow {
+        TimeWindow {
+            window_seconds: options.window.as_secs().max(1),
+            ttl_seconds: options.ttl.map(|ttl| ttl.as_secs()),
+            tiered: Tiered::new(options),
+        }
+    }
+
+    fn window(&self, run: &SortedRun) -> u64 {
+        run.newest_seconds / self.window_seconds
+    }
+
+    fn expired(&self, runs: &[SortedRun], now_seconds: u64) -> Option<Choice> {
+        let oldest = runs.last()?;
+        let is_sealed = self.window(oldest) < now_seconds / self.window_seconds;
+        let is_expired = oldest.newest_seconds.saturating_add(self.ttl_seconds?) < now_seconds;
+        let inputs = vec![(oldest.level, oldest.numbers.clone())];
+        (is_sealed && is_expired).then_some(Choice::Drop(Job { inputs, into: oldest.level, cursor: None }))
+    }
+}
+
+/// A merge of tables of L0 into one table of L0.
+fn within_l0(runs: &[SortedRun]) -> Choice {
+    let numbers = runs.iter().flat_map(|run| run.numbers.iter().copied()).collect();
+    Choice::Merge(Job { inputs: vec![(0, numbers)], into: 0, cursor: None })
+}
+
+impl Policy for TimeWindow {
+    fn name(&self) -> &'static str {
+        "time-window"
+    }
+
+    fn choose(&self, levels: &Levels<'_>, _: &[Bytes; LEVELS]) -> Choice {
+        let runs = levels.runs();
+        if let Some(choice) = self.expired(&runs, levels.now_seconds) {
+            return choice;
+        }
+        let upper = &runs[..levels.tables[0].len()];
+        let current = levels.now_seconds / self.window_seconds;
+        let windows: Vec<&[SortedRun]> = upper.chunk_by(|a, b| self.window(a) == self.window(b)).collect();
+        for window in windows.into_iter().rev() {
+            let is_sealed = window.first().is_some_and(|run| self.window(run) < current);
+            if is_sealed && window.len() > 1 {
+                return within_l0(window);
+            }
+            if !is_sealed && let Some((from, to)) = self.tiered.tier(window) {
+                return within_l0(&window[from..to]);
+            }
+        }
+        Choice::Nothing
+    }
+
+    fn scores(&self, levels: &Levels<'_>) -> [f64; LEVELS] {
+        let mut scores = [0.0; LEVELS];
+        scores[0] = if self.lowers_l0(levels) { 1.0 } else { 0.0 };
+        scores
+    }
+
+    fn pending_bytes(&self, levels: &Levels<'_>) -> u64 {
+        chosen_bytes(levels, &self.choose(levels, &Default::default()))
+    }
+
+    fn lowers_l0(&self, levels: &Levels<'_>) -> bool {
+        self.choose(levels, &Default::default()) != Choice::Nothing
+    }
+
+    fn window_start(&self, now_seconds: u64) -> Option<u64> {
+        Some(now_seconds - now_seconds % self.window_seconds)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::simulation::{choose, tables};
+    use super::*;
+
+    #[test]
+    fn it_chooses_what_the_rules_say() {
+        let policy = TimeWindow {
+            window_seconds: 100,
+            ttl_seconds: None,
+            tiered: Tiered::new(&Options { tier_merge_min: 2, memtable_bytes: 2, ..Options::default() }),
+        };
+        for (text, now_seconds, wanted) in [
+            ("", 50, "nothing"),
+            ("0: a-z 10 @1", 50, "nothing"),
+            // The current window, by size.
+            ("0: a-z 10 @3, a-z 10 @2, a-z 90 @1", 50, "merge [(0, [1, 2])] into 0"),
+            // A sealed one becomes one table whatever the sizes; the oldest first; what lies below stays.
+            ("0: a-z 10 @210, a-z 10 @120, a-z 90 @110\n6: a-z 5 @1", 250, "merge [(0, [2, 3])] into 0"),
+            ("0: a-z 10 @210, a-z 10 @120, a-z 10 @30, a-z 10 @20", 250, "merge [(0, [3, 4])] into 0"),
+            // Windows are never merged with each other.
+            ("0: a-z 10 @210, a-z 10 @110, a-z 10 @10", 250, "nothing"),
+        ] {
+            assert_eq!(choose(&policy, &tables(text), "", now_seconds), wanted, "{text}");
+        }
+        let policy = TimeWindow { ttl_seconds: Some(100), ..policy };
+        for (text, now_seconds, wanted) in [
+            // Expired, and the oldest.
+            ("0: a-z 10 @210, a-z 10 @10", 250, "drop [(0, [2])]"),
+            // Its newest batch is not old enough yet.
+            ("0: a-z 10 @210, a-z 10 @160", 250, "nothing"),
+            // Something older lies below and is not expired by itself: nothing above it may go.
+            ("0: a-z 10 @10\n6: a-z 10 @240", 250, "nothing"),
+        ] {
+            assert_eq!(choose(&policy, &tables(text), "", now_seconds), wanted, "{text}");
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! What can be switched while the store is open: the policy, and whether work begins by itself.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+use super::LsmEngine;
+use super::compaction::{Policy, policy};
+use super::version::{Version, View};
+use crate::base::text::{parse_size, parse_switch};
+use crate::engine::{Class, Error, Options, Result};
+
+/// Whether work begins by itself.
+pub struct Switches {
+    /// Full memtables are flushed at once; off: only when memory is full, or by command.
+    pub auto_flush: AtomicBool,
+    /// The policy is asked, and segments of the log are emptied; off: only commands merge.
+    pub auto_compact: AtomicBool,
+    /// Merges rest, also those of commands and the one that runs.
+    pub paused: AtomicBool,
+}
+
+impl Default for Switches {
+    fn default() -> Switches {
+        Switches {
+            auto_flush: AtomicBool::new(true),
+            auto_compact: AtomicBool::new(true),
+            paused: AtomicBool::new(false),
+        }
+    }
+}
+
+impl LsmEngine {
+    /// The policy in force.
+    pub(super) fn policy(&self) -> Arc<dyn Policy> {
+        self.policy.read().clone()
+    }
+
+    /// Seconds since 1970.
+    pub(super) fn now_seconds(&self) -> u64 {
+        let since = self.clock.now().duration_since(std::time::SystemTime::UNIX_EPOCH);
+        since.map_or(0, |since| since.as_secs())
+    }
+
+    /// Notes in a version what the policy thinks of it.
+    pub(super) fn assess(&self, version: &mut Version) {
+        let policy = self.policy();
+        let picture = version.picture(self.now_seconds());
+        let (pending_bytes, lowers_l0) = (policy.pending_bytes(&picture), policy.lowers_l0(&picture));
+        (version.pending_bytes, version.lowers_l0) = (pending_bytes, lowers_l0);
+    }
+
+    /// Why the limits of L0 files and pending bytes do not count now, if they do not: no merge would bring them down.
+    pub(super) fn limits_off(&self, version: &Version) -> Option<String> {
+        if self.switches.paused.load(Relaxed) {
+            Some("paused".to_string())
+        } else if !self.switches.auto_compact.load(Relaxed) {
+            Some("auto_compact=off".to_string())
+        } else if !version.lowers_l0 {
+            Some(format!("policy={}", self.policy().name()))
+        } else {
+            None
+        }
+    }
+
+    /// Changes a setting.
+    pub(super) fn change(&self, name: &str, value: &str) -> Result<()> {
+        let invalid = |problem: String| Error::Invalid(format!("{name}={value}: {problem}"));
+        let switch = |target: &AtomicBool| -> Result<()> {
+            target.store(parse_switch(value).map_err(invalid)?, Relaxed);
+            Ok(())
+        };
+        match name {
+            "policy" => {
+                let kind = value.parse().map_err(invalid)?;
+                self.change_policy(&Options { policy: kind, ..self.options.clone() });
+            }
+            "rate" => self.rates.set_bytes(parse_size(value).map_err(invalid)?),
+            "iops" => {
+                let rate = value.parse().map_err(|_| invalid("takes a whole number".to_string()))?;
+                self.rates.set_requests(rate);
+            }
+            "auto_flush" => switch(&self.switches.auto_flush)?,
+            "auto_compact" => switch(&self.switches.auto_compact)?,
+            "paused" => switch(&self.switches.paused)?,
+            _ => return Err(Error::Invalid(format!("{name} cannot be changed while the store is mounted"))),
+        }
+        // A full memtable may be due now, writers may go on, merges may begin.
+        self.make_due();
+        for class in [Class::Flush, Class::Merge, Class::Room] {
+            self.bell.ring(class);
+        }
+        Ok(())
+    }
+
+    /// Puts the policy of `options` in force. The merge that runs goes on: its result is right under any policy.
+    fn change_policy(&self, options: &Options) {
+        let new = policy(options);
+        let (from, to) = (self.policy().name(), new.name());
+        *self.policy.write() = new;
+        self.reassess();
+        self.journal.record(self.clock.now(), "policy", vec![("from", from.into()), ("to", to.into())]);
+    }
+
+    /// Notes in the newest version what the policy thinks of it.
+    pub(super) fn reassess(&self) {
+        // Versions change only under the manifest's lock.
+        let _manifest = self.manifest.lock();
+        let mut version = (*self.view().version).clone();
+        self.assess(&mut version);
+        let mut view = self.view.write();
+        let (mutable, immutables) = (view.mutable.clone(), view.immutables.clone());
+        *view = Arc::new(View { mutable, immutables, version: Arc::new(version) });
+    }
+}
