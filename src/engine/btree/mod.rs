@@ -127,7 +127,7 @@ pub struct BtreeEngine {
 pub fn open(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>, options: &Options) -> Result<Arc<BtreeEngine>> {
     options.validate().map_err(Error::Invalid)?;
     let bell = Arc::new(Bell::new());
-    let guard = SpaceGuard::new(disk.clone(), options.reserve_bytes)?;
+    let guard = SpaceGuard::new(disk.clone(), options.reserve_bytes, options.log_segment_bytes)?;
     let started = clock.elapsed();
     let recovered = recovery::recover(disk, clock.clone(), bell.clone(), options)?;
     let recovery_time = clock.elapsed().saturating_sub(started);

@@ -101,6 +101,8 @@ struct Meters {
     late_entries: AtomicU64,
     dropped_bytes: AtomicU64,
     temporary_bytes: AtomicU64,
+    /// Bytes that the running merge may still write.
+    merge_owed_bytes: AtomicU64,
     temporary_peak_bytes: AtomicU64,
 }
 
@@ -214,7 +216,7 @@ pub fn open(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>, options: &Options) -> Re
         bell,
         options: options.clone(),
         log,
-        space: SpaceGuard::new(disk, options.reserve_bytes)?,
+        space: SpaceGuard::new(disk, options.reserve_bytes, options.log_segment_bytes)?,
         shelf,
         cache: Arc::new(BlockCache::new(options.cache_bytes)),
         policy: RwLock::new(policy(options)),
