@@ -14,7 +14,7 @@ mod eager;
 mod leveled;
 mod plain_log;
 #[cfg(test)]
-mod simulation;
+mod tests;
 mod tiered;
 mod window;
 
