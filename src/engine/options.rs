@@ -180,6 +180,9 @@ pub struct Options {
     pub restart_interval: u64,
     /// LSM: bloom filter bits a key; 10 is about 1 % false positives; 0 turns filters off.
     pub bloom_bits: u64,
+    /// LSM: after this many deleted keys in a row a scan remembers where they are, so that the next one need not pass them;
+    /// 0 for never.
+    pub gap_tombstones: u64,
     /// LSM: L0 runs at which a merge into L1 starts.
     pub l0_trigger: u64,
     /// LSM: L0 runs from which writers are slowed down.
@@ -231,6 +234,7 @@ impl Default for Options {
             compression_bottom: None,
             restart_interval: 16,
             bloom_bits: 10,
+            gap_tombstones: 256,
             l0_trigger: 4,
             l0_slowdown: 20,
             l0_stop: 36,
@@ -262,6 +266,7 @@ impl Options {
             table_bytes: 2 << 10,
             block_bytes: 256,
             restart_interval: 4,
+            gap_tombstones: 4,
             l0_trigger: 2,
             l0_slowdown: 6,
             l0_stop: 10,
@@ -458,6 +463,11 @@ pub const FIELDS: &[Field<Options>] = &[
         "bloom_bits",
         bloom_bits,
         "LSM: filter bits a key, 0 for none. Default 10, about 1 % false positives."
+    ),
+    count!(
+        "gap_tombstones",
+        gap_tombstones,
+        "LSM: deleted keys in a row after which a scan remembers to jump over them; 0 never. Default 256."
     ),
     count!("l0_trigger", l0_trigger, "LSM: L0 files that start a merge. Default 4."),
     count!("l0_slowdown", l0_slowdown, "LSM: L0 files that slow writers down. Default 20."),

@@ -17,8 +17,9 @@ use crate::engine::{Error, KeyRange, Result, Tier};
 
 /// Entries that are copied out of a memtable at first, and at most, at a time.
 const COPY: std::ops::RangeInclusive<usize> = 16..=512;
-/// A scan that goes on reads this much ahead.
-const SCAN_BYTES: u64 = 128 << 10;
+/// A scan that goes on reads this much ahead at first and, twice as much every time, at most. So one that ends soon has
+/// read little that it did not need.
+const SCAN_BYTES: std::ops::RangeInclusive<u64> = 8 << 10..=256 << 10;
 /// A merge reads this much at once.
 const MERGE_BYTES: u64 = 256 << 10;
 
@@ -77,6 +78,20 @@ impl Cursor {
             Cursor::Run(cursor) => cursor.advance(),
         }
     }
+
+    /// Goes forward to the first entry at or behind `key`.
+    pub fn seek(&mut self, key: &[u8]) -> Result<()> {
+        if self.key().is_none_or(|at| at >= key) {
+            return Ok(());
+        }
+        match self {
+            Cursor::Memory(cursor) => {
+                cursor.seek(key);
+                Ok(())
+            }
+            Cursor::Run(cursor) => cursor.seek(key),
+        }
+    }
 }
 
 /// A place in a memtable. Entries are copied in pieces, so that its lock is not held while they are used.
@@ -113,6 +128,15 @@ impl MemoryCursor {
             self.index = 0;
         }
     }
+
+    fn seek(&mut self, key: &[u8]) {
+        self.index = self.entries.partition_point(|(at, _)| &at[..] < key);
+        if self.index == self.entries.len() {
+            self.limit = *COPY.start();
+            self.memtable.copy(Bound::Included(key), self.end.as_deref(), self.limit, &mut self.entries);
+            self.index = 0;
+        }
+    }
 }
 
 /// A place in tables that do not overlap.
@@ -129,8 +153,8 @@ pub struct RunCursor {
     end: Option<Bytes>,
     /// Blocks behind the current one that were read with it.
     ahead: VecDeque<Block>,
-    /// The next block is the one after the last: read ahead.
-    sequential: bool,
+    /// How much of what follows the next block is read with it: nothing until the run goes on from one block to another.
+    ahead_bytes: u64,
 }
 
 impl RunCursor {
@@ -149,7 +173,7 @@ impl RunCursor {
             reading,
             end,
             ahead: VecDeque::new(),
-            sequential: false,
+            ahead_bytes: 0,
         };
         if let Some(table) = cursor.tables.get(cursor.table) {
             cursor.ordinal = table.find_block(range.start);
@@ -166,8 +190,22 @@ impl RunCursor {
             return Ok(());
         }
         self.ordinal += 1;
-        self.sequential = true;
+        self.ahead_bytes = self.ahead_bytes.max(*SCAN_BYTES.start());
         self.settle(b"")
+    }
+
+    fn seek(&mut self, key: &[u8]) -> Result<()> {
+        let tables = &self.tables[self.table..];
+        let skipped = tables.partition_point(|table| &table.largest[..] < key);
+        self.table += skipped;
+        self.ahead.clear();
+        self.ahead_bytes = 0;
+        let Some(table) = self.tables.get(self.table) else {
+            self.valid = false;
+            return Ok(());
+        };
+        self.ordinal = table.find_block(key);
+        self.settle(key)
     }
 
     /// Goes to the first entry at or behind `start` from the current block on.
@@ -190,7 +228,7 @@ impl RunCursor {
                 break;
             }
             self.ordinal += 1;
-            self.sequential = true;
+            self.ahead_bytes = self.ahead_bytes.max(*SCAN_BYTES.start());
         }
         Ok(())
     }
@@ -206,7 +244,9 @@ impl RunCursor {
                 (Some(block), _) => return Ok(block),
                 (None, Tier::Memory) => return Err(Error::WouldBlock),
                 (None, Tier::Disk) => {
-                    (Some(&**cache), Purpose::Scan, if self.sequential { SCAN_BYTES } else { 0 })
+                    let bytes = self.ahead_bytes;
+                    self.ahead_bytes = (bytes * 2).min(*SCAN_BYTES.end());
+                    (Some(&**cache), Purpose::Scan, bytes)
                 }
             },
         };

@@ -18,18 +18,20 @@
 //! # Lock order
 //!
 //! `writer`, `flushing` or `merging`, then `manifest`, then `view`; `commands`, `activity`, `troubles` and `moved_into` are leaves. `writer` and `view` are
-//! held for memory and one log write only; `flushing`, `merging` and `manifest` are held across disk requests and taken
+//! held for memory and one log write only; that of the gaps is a leaf, too; `flushing`, `merging` and `manifest` are held across disk requests and taken
 //! by background work alone.
 
 pub mod compaction;
 mod cursor;
 mod explain;
 mod flush;
+mod gaps;
 mod manifest;
 mod memtable;
 mod merge;
 mod merging;
 mod report;
+mod scan;
 mod stall;
 mod table;
 mod throttle;
@@ -58,17 +60,16 @@ use crate::base::clock::Clock;
 use crate::base::text::parse_size;
 use crate::disk::{Disk, LEVELS, Metered, Purpose};
 use compaction::{Leveled, Policy};
-use cursor::{Cursor, MemoryCursor, Reading, RunCursor};
+use gaps::Gaps;
 use manifest::{Edit, Manifest};
 use memtable::Memtable;
-use merge::Merge;
 use merging::Merging;
 use stall::Pace;
 use table::{Shelf, Table, hash, table_name, table_number};
 use throttle::Rates;
-use value_log::{Group, MOVED_KIND};
+use value_log::MOVED_KIND;
 use verify::Verification;
-use version::{Run, Version, View};
+use version::{Version, View};
 
 /// What a structure knows of a key: its value, or with `None` that it was deleted.
 pub type Slot = Option<Bytes>;
@@ -93,6 +94,8 @@ struct LevelMeter {
 struct Meters {
     levels: [LevelMeter; LEVELS],
     probes: ProbeMeter,
+    /// Sorted sources that scans merge.
+    scan_runs: ProbeMeter,
     filter_checks: AtomicU64,
     filter_useful: AtomicU64,
     filter_false: AtomicU64,
@@ -152,6 +155,8 @@ pub struct LsmEngine {
     activity: Mutex<Activity>,
     troubles: Mutex<Troubles>,
     stalls: StallMeter,
+    /// Where scans find only tombstones.
+    gaps: Gaps,
     meters: Meters,
     journal: Arc<Journal>,
 }
@@ -229,6 +234,7 @@ pub fn open(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>, options: &Options) -> Re
         activity: Mutex::default(),
         troubles: Mutex::default(),
         stalls: StallMeter::default(),
+        gaps: Gaps::default(),
         meters: Meters::default(),
         journal: Arc::default(),
     }))
@@ -365,36 +371,7 @@ impl Engine for LsmEngine {
     }
 
     fn scan(&self, range: KeyRange<'_>, tier: Tier, visit: &mut Visit<'_>) -> Result<()> {
-        if range.end.is_some_and(|end| end <= range.start) {
-            return Ok(());
-        }
-        let view = self.view();
-        let reading = Reading::Cached { cache: self.cache.clone(), tier };
-        let mut sources = Vec::with_capacity(8);
-        for memtable in view.memtables().filter(|memtable| !memtable.is_empty()) {
-            sources.push(Cursor::Memory(MemoryCursor::new(memtable.clone(), range)));
-        }
-        let l0 = view.version.level(0).iter();
-        let l0 = l0.filter(|table| range.is_before_end(&table.smallest) && range.start <= &table.largest[..]);
-        let runs = l0
-            .map(|table| Run::from([table.clone()]))
-            .chain((1..LEVELS).map(|level| view.version.level(level).clone()));
-        for run in runs.filter(|run| !run.is_empty()) {
-            sources.push(Cursor::Run(Box::new(RunCursor::new(run, range, reading.clone())?)));
-        }
-        let mut merge = Merge::new(sources);
-        let mut group = Group::new(&self.cache, tier);
-        while let Some(entry) = merge.next()? {
-            if !range.is_before_end(entry.key) {
-                break;
-            }
-            if let Some(value) = entry.value
-                && group.push(entry.key, value, visit)?.is_break()
-            {
-                return Ok(());
-            }
-        }
-        group.end(visit).map(|_| ())
+        self.scan_range(range, tier, visit)
     }
 
     fn apply(&self, batch: &Batch, _: Tier) -> Result<Position> {
