@@ -6,14 +6,14 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::memtable::{Held, Memtable};
+use super::memtable::{Copied, Memtable};
 use super::table::{Block, BlockCursor, Table};
 use super::value_log::{Pointer, Stored};
 use super::version::Run;
 use crate::disk::Purpose;
 use crate::engine::cache::BlockCache;
 use crate::engine::wal::Segment;
-use crate::engine::{Error, KeyRange, Result, Tier};
+use crate::engine::{Error, KeyRange, Position, Result, Tier};
 
 /// Entries that are copied out of a memtable at first, and at most, at a time.
 const COPY: std::ops::RangeInclusive<usize> = 16..=512;
@@ -49,7 +49,7 @@ impl Cursor {
     /// The current key; `None` at the end.
     pub fn key(&self) -> Option<&[u8]> {
         match self {
-            Cursor::Memory(cursor) => cursor.entry().map(|(key, _)| &key[..]),
+            Cursor::Memory(cursor) => cursor.key(),
             Cursor::Run(cursor) => cursor.valid.then(|| cursor.block.key()),
         }
     }
@@ -57,10 +57,7 @@ impl Cursor {
     /// The current value; `None` for a tombstone.
     pub fn value(&self) -> Option<Stored<'_>> {
         match self {
-            Cursor::Memory(cursor) => {
-                let value = cursor.entry().and_then(|(_, held)| held.slot.as_deref());
-                value.map(Stored::Value)
-            }
+            Cursor::Memory(cursor) => cursor.value().map(|(value, _)| Stored::Value(value)),
             Cursor::Run(cursor) => match &cursor.pointer {
                 Some((pointer, segment)) => Some(Stored::Pointer(*pointer, segment)),
                 None => cursor.block.value().map(Stored::Value),
@@ -98,7 +95,7 @@ impl Cursor {
 pub struct MemoryCursor {
     memtable: Arc<Memtable>,
     end: Option<Bytes>,
-    entries: Vec<(Bytes, Held)>,
+    entries: Copied,
     index: usize,
     limit: usize,
 }
@@ -106,14 +103,19 @@ pub struct MemoryCursor {
 impl MemoryCursor {
     /// The first entry of `range`.
     pub fn new(memtable: Arc<Memtable>, range: KeyRange<'_>) -> MemoryCursor {
-        let (mut entries, limit) = (Vec::new(), *COPY.start());
+        let (mut entries, limit) = (Copied::default(), *COPY.start());
         memtable.copy(Bound::Included(range.start), range.end, limit, &mut entries);
         MemoryCursor { memtable, end: range.end.map(Bytes::copy_from_slice), entries, index: 0, limit }
     }
 
-    /// The current entry; `None` at the end.
-    pub fn entry(&self) -> Option<&(Bytes, Held)> {
-        self.entries.get(self.index)
+    /// The current key; `None` at the end.
+    pub fn key(&self) -> Option<&[u8]> {
+        self.entries.key(self.index)
+    }
+
+    /// The current value, and its position in the log if a table may point to it there, else 0; `None` for a tombstone.
+    pub fn value(&self) -> Option<(&[u8], Position)> {
+        self.entries.value(self.index)
     }
 
     /// Goes to the next entry.
@@ -121,7 +123,7 @@ impl MemoryCursor {
         self.index += 1;
         if self.index == self.entries.len()
             && self.index == self.limit
-            && let Some((last, _)) = self.entries.pop()
+            && let Some(last) = self.entries.key(self.index - 1).map(<[u8]>::to_vec)
         {
             self.limit = (self.limit * 2).min(*COPY.end());
             self.memtable.copy(Bound::Excluded(&last), self.end.as_deref(), self.limit, &mut self.entries);
@@ -130,7 +132,7 @@ impl MemoryCursor {
     }
 
     fn seek(&mut self, key: &[u8]) {
-        self.index = self.entries.partition_point(|(at, _)| &at[..] < key);
+        self.index = self.entries.find(key);
         if self.index == self.entries.len() {
             self.limit = *COPY.start();
             self.memtable.copy(Bound::Included(key), self.end.as_deref(), self.limit, &mut self.entries);

@@ -70,6 +70,7 @@ impl LsmEngine {
         self.meters.levels[0].write_bytes.fetch_add(table.bytes, Relaxed);
         self.flushed.store(position, Release);
         self.log.release(position);
+        self.free_retired();
         let duration = self.clock.elapsed().saturating_sub(began);
         let fields = vec![
             ("table", table.number.into()),
@@ -87,15 +88,15 @@ impl LsmEngine {
     fn write_table(&self, memtable: &Arc<Memtable>) -> Result<Arc<Table>> {
         let mut cursor = MemoryCursor::new(memtable.clone(), KeyRange::ALL);
         let mut builder = self.shelf.create(Purpose::Flush, false)?;
-        while let Some((key, held)) = cursor.entry() {
-            match &held.slot {
-                Some(value) if held.position > 0 => {
-                    let segment = self.log.segment_at(held.position);
-                    let gone = || Error::Invalid(format!("the log let go of position {}", held.position));
-                    let pointer = Pointer::new(held.position, value);
+        while let Some(key) = cursor.key() {
+            match cursor.value() {
+                Some((value, position)) if position > 0 => {
+                    let segment = self.log.segment_at(position);
+                    let gone = || Error::Invalid(format!("the log let go of position {position}"));
+                    let pointer = Pointer::new(position, value);
                     builder.add(key, Some(Stored::Pointer(pointer, &segment.ok_or_else(gone)?)))?;
                 }
-                slot => builder.add(key, slot.as_deref().map(Stored::Value))?,
+                value => builder.add(key, value.map(|(value, _)| Stored::Value(value)))?,
             }
             cursor.advance();
         }

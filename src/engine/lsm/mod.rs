@@ -17,7 +17,7 @@
 //!
 //! # Lock order
 //!
-//! `writer`, `flushing` or `merging`, then `manifest`, then `view`; `commands`, `activity`, `troubles` and `moved_into` are leaves. `writer` and `view` are
+//! `writer`, `flushing` or `merging`, then `manifest`, then `view`; `commands`, `activity`, `troubles`, `retired` and `moved_into` are leaves. `writer` and `view` are
 //! held for memory and one log write only; that of the gaps is a leaf, too; `flushing`, `merging` and `manifest` are held across disk requests and taken
 //! by background work alone.
 
@@ -70,6 +70,9 @@ use throttle::Rates;
 use value_log::MOVED_KIND;
 use verify::Verification;
 use version::{Version, View};
+
+/// When to look again whether the last reader of a flushed memtable is gone.
+const RETIRED_AGAIN: std::time::Duration = std::time::Duration::from_millis(20);
 
 /// What a structure knows of a key: its value, or with `None` that it was deleted.
 pub type Slot = Option<Bytes>;
@@ -151,6 +154,9 @@ pub struct LsmEngine {
     flushed: AtomicU64,
     /// Bytes of values that were moved into segments of the log, by their start.
     moved_into: Mutex<BTreeMap<Position, u64>>,
+    /// Memtables that were flushed and may still have readers. They are freed here, never by a reader or writer: that takes
+    /// as long as a hundred thousand batches.
+    retired: Mutex<Vec<Arc<Memtable>>>,
     commands: Mutex<Vec<(Task, Done)>>,
     activity: Mutex<Activity>,
     troubles: Mutex<Troubles>,
@@ -230,6 +236,7 @@ pub fn open(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>, options: &Options) -> Re
         manifest: Mutex::new(manifest),
         rates: Rates::new(options),
         traffic,
+        retired: Mutex::default(),
         commands: Mutex::default(),
         activity: Mutex::default(),
         troubles: Mutex::default(),
@@ -300,6 +307,7 @@ impl LsmEngine {
         version.pending_bytes = self.policy.pending_bytes(&version.picture());
         let version = Arc::new(version);
         manifest.append(edit)?;
+        self.retired.lock().extend(flushed.cloned());
         let replaced = {
             let mut view = self.view.write();
             let is_left =
@@ -314,11 +322,20 @@ impl LsmEngine {
                 table.retire();
             }
         }
-        // Dropping a memtable takes milliseconds; no lock of readers is held here.
         drop(replaced);
         self.bell.ring(Class::Room);
         self.bell.ring(Class::Merge);
         Ok(())
+    }
+
+    /// Frees the flushed memtables that nobody reads any more; whether none is left.
+    fn free_retired(&self) -> bool {
+        let mut retired = self.retired.lock();
+        let unread: Vec<_> = retired.extract_if(.., |memtable| Arc::strong_count(memtable) == 1).collect();
+        let is_empty = retired.is_empty();
+        drop(retired);
+        drop(unread);
+        is_empty
     }
 
     /// Ends the commands that `wanted` picks.
@@ -349,7 +366,8 @@ impl LsmEngine {
                 }
                 Ok(Pending::More)
             }
-            _ => Ok(Pending::Idle),
+            _ if self.free_retired() => Ok(Pending::Idle),
+            _ => Ok(Pending::After(RETIRED_AGAIN)),
         }
     }
 }

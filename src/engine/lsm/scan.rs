@@ -71,7 +71,8 @@ impl LsmEngine {
                 row.start.extend_from_slice(merge.passed());
             }
             row.length += 1;
-            if row.length == LOOK || row.length.is_multiple_of(self.options.gap_tombstones) {
+            let proves = self.options.gap_tombstones > 0;
+            if proves && (row.length == LOOK || row.length.is_multiple_of(self.options.gap_tombstones)) {
                 self.pass_gap(&mut row, &mut merge, range.end, tier)?;
             }
         }
