@@ -207,7 +207,8 @@ began = time.monotonic()
 count = 0
 while time.monotonic() - began < 3:
     # A change each time: the kernel keeps a listing that is still true.
-    os.rmdir(os.path.join(sys.argv[1], "x")) if count % 2 else os.mkdir(os.path.join(sys.argv[1], "x"))
+    path = os.path.join(sys.argv[1], "x")
+    os.rmdir(path) if os.path.exists(path) else os.mkdir(path)
     os.listdir(sys.argv[1])
     count += 1
 print(round(count / (time.monotonic() - began)))

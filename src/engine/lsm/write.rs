@@ -35,6 +35,7 @@ impl LsmEngine {
             batch.encode(target);
         })?;
         view.mutable.apply(batch, position, threshold);
+        self.gaps.cut(batch);
         if let Some(rate) = rate {
             pace.pass(self.clock.elapsed(), batch.bytes(), rate);
         }
