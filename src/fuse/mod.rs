@@ -15,8 +15,7 @@
 //! 2. Every request but forget is answered once; it is recorded at door 1 just before its answer, so a program that
 //!    has its answer finds it counted.
 //! 3. ENOSYS is answered only where it tells the kernel for good to do without us: flush (errors are reported by
-//!    write and fsync), access (it checks permissions itself), copy_file_range (it copies through read and write),
-//!    locks (one kernel, so its own locks suffice), poll and bmap.
+//!    write and fsync), access (it checks permissions itself), locks (one kernel, so its own locks suffice), poll and bmap.
 
 mod convert;
 mod park;
@@ -391,6 +390,9 @@ impl Filesystem for Adapter {
             InitFlags::FUSE_ASYNC_DIO,
             InitFlags::FUSE_ATOMIC_O_TRUNC,
             InitFlags::FUSE_HANDLE_KILLPRIV_V2,
+            // The kernel checks lists; that they are inherited, instead of the umask, is ours.
+            InitFlags::FUSE_POSIX_ACL,
+            InitFlags::FUSE_DONT_MASK,
             InitFlags::FUSE_DO_READDIRPLUS,
             InitFlags::FUSE_READDIRPLUS_AUTO,
             InitFlags::FUSE_CACHE_SYMLINKS,
@@ -856,7 +858,7 @@ impl Filesystem for Adapter {
 
     fn setxattr(
         &self,
-        _: &Request,
+        request: &Request,
         ino: INodeNo,
         name: &OsStr,
         value: &[u8],
@@ -869,7 +871,8 @@ impl Filesystem for Adapter {
         }
         let Some(mode) = convert::xattr_mode(flags) else { return reply.error(Errno::EINVAL) };
         let (name, value) = (name.as_bytes().to_vec(), value.to_vec());
-        let call = move |fs: &FileSystem, tier| fs.setxattr(tier, ino.0, &name, &value, mode);
+        let caller = caller(request);
+        let call = move |fs: &FileSystem, tier| fs.setxattr_as(tier, caller, ino.0, &name, &value, mode);
         self.change_inode(Op::Setxattr, ino.0, 0, false, reply, call, empty);
     }
 
@@ -1000,18 +1003,37 @@ impl Filesystem for Adapter {
 
     fn copy_file_range(
         &self,
-        _: &Request,
-        _: INodeNo,
+        request: &Request,
+        source: INodeNo,
         _: FileHandle,
-        _: u64,
-        _: INodeNo,
+        from: u64,
+        target: INodeNo,
         _: FileHandle,
-        _: u64,
-        _: u64,
+        to: u64,
+        length: u64,
         _: CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
-        reply.error(Errno::ENOSYS);
+        if is_virtual(source) || is_virtual(target) {
+            // The kernel then copies through read and write.
+            return reply.error(Errno::EOPNOTSUPP);
+        }
+        let caller = caller(request);
+        let core = self.core.clone();
+        let call = move |fs: &FileSystem, tier, _: &mut ReplyWrite| {
+            let set_id = caller.uid != 0 && has_set_id(fs, tier, target)?;
+            let copied = fs.copy_range(tier, caller, (source.0, from), (target.0, to), length)?;
+            Ok(Outcome { bytes: copied.data_bytes, ..Outcome::of((copied.length, set_id)) })
+        };
+        self.serve(Op::CopyFileRange, reply, call, move |reply: ReplyWrite, result| match result {
+            Ok((copied, set_id)) => {
+                if set_id {
+                    core.mode_changed(target);
+                }
+                reply.written(copied as u32);
+            }
+            Err(errno) => reply.error(errno),
+        });
     }
 }
 

@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 
 use fuser::{Config, MountOption, Session, SessionACL};
 use nix::errno::Errno;
-use nix::mount::{MntFlags, umount2};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::signal::{SigSet, Signal};
 
 use super::Adapter;
@@ -274,6 +274,31 @@ pub fn detach(mount_point: &Path, lazily: bool) -> io::Result<()> {
         }
         Err(error) => Err(error.into()),
     }
+}
+
+/// Changes what mount(8) may change of a living mount, as `-o remount` with `options` asks: `ro` and `rw`, and whether
+/// devices, set-id bits and programs work. The kernel sees to all of them; other options are passed over.
+pub fn remount(mount_point: &Path, options: &[String]) -> io::Result<()> {
+    // What statfs(2) calls ST_… and mount(2) calls MS_… are the same bits.
+    let now = nix::sys::statvfs::statvfs(mount_point)?.flags().bits();
+    let keeps = MsFlags::MS_RDONLY | MsFlags::MS_NODEV | MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
+    let mut flags = MsFlags::from_bits_truncate(now) & keeps;
+    for option in options {
+        let (flag, on) = match option.as_str() {
+            "ro" => (MsFlags::MS_RDONLY, true),
+            "rw" => (MsFlags::MS_RDONLY, false),
+            "nodev" => (MsFlags::MS_NODEV, true),
+            "dev" => (MsFlags::MS_NODEV, false),
+            "nosuid" => (MsFlags::MS_NOSUID, true),
+            "suid" => (MsFlags::MS_NOSUID, false),
+            "noexec" => (MsFlags::MS_NOEXEC, true),
+            "exec" => (MsFlags::MS_NOEXEC, false),
+            _ => continue,
+        };
+        flags.set(flag, on);
+    }
+    let none: Option<&Path> = None;
+    Ok(mount(none, mount_point, none, flags | MsFlags::MS_REMOUNT, none)?)
 }
 
 /// One line of the mount table.
