@@ -385,10 +385,10 @@ fn is_virtual(ino: INodeNo) -> bool {
 impl Filesystem for Adapter {
     fn init(&mut self, _: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
         let options = &self.core.options;
+        // Not ATOMIC_O_TRUNC: a program that runs would be emptied before the kernel refuses with ETXTBSY.
         let mut wanted = vec![
             InitFlags::FUSE_PARALLEL_DIROPS,
             InitFlags::FUSE_ASYNC_DIO,
-            InitFlags::FUSE_ATOMIC_O_TRUNC,
             InitFlags::FUSE_HANDLE_KILLPRIV_V2,
             // The kernel checks lists; that they are inherited, instead of the umask, is ours.
             InitFlags::FUSE_POSIX_ACL,
@@ -581,7 +581,7 @@ impl Filesystem for Adapter {
         self.change_name(Op::Link, reply, call, self.entry());
     }
 
-    fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+    fn open(&self, _: &Request, ino: INodeNo, _: OpenFlags, reply: ReplyOpen) {
         if is_virtual(ino) {
             return match self.core.tree.open(ino.0) {
                 Ok(handle) => {
@@ -591,28 +591,12 @@ impl Filesystem for Adapter {
                 Err(error) => reply.error(convert::errno(&error)),
             };
         }
-        let truncate = flags.0 & libc::O_TRUNC != 0;
-        let caller = caller(request);
         let open_flags = self.core.open_flags();
-        let core = self.core.clone();
-        let call = move |fs: &FileSystem, tier| {
-            let set_id = truncate && has_set_id(fs, tier, ino)?;
-            fs.open_file(tier, ino.0, truncate, caller).map(|()| set_id)
-        };
-        let answer = move |reply: ReplyOpen, result: Result<bool, Errno>| match result {
-            Ok(set_id) => {
-                if set_id {
-                    core.mode_changed(ino);
-                }
-                reply.opened(FileHandle(0), open_flags);
-            }
+        let call = move |fs: &FileSystem, tier| fs.open_file(tier, ino.0);
+        self.ask(Op::Open, reply, call, move |reply: ReplyOpen, result| match result {
+            Ok(()) => reply.opened(FileHandle(0), open_flags),
             Err(errno) => reply.error(errno),
-        };
-        if truncate {
-            self.change_inode(Op::Open, ino.0, 0, false, reply, call, answer);
-        } else {
-            self.ask(Op::Open, reply, call, answer);
-        }
+        });
     }
 
     fn create(
@@ -641,7 +625,7 @@ impl Filesystem for Adapter {
                 }
             };
             made = Some(attributes);
-            fs.open_file(tier, attributes.ino, false, caller)?;
+            fs.open_file(tier, attributes.ino)?;
             Ok(attributes)
         };
         self.change_name(Op::Create, reply, call, move |reply: ReplyCreate, result| match result {

@@ -33,6 +33,9 @@ const GRACE: Duration = Duration::from_secs(10);
 /// How long the kernel may take to show the new filesystem at the mount point.
 const READY_MAX: Duration = Duration::from_secs(20);
 
+/// How long files that were just closed may keep a mount from becoming read-only.
+const BUSY_MAX: Duration = Duration::from_secs(1);
+
 /// How the kernel talks to us.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Options {
@@ -298,7 +301,15 @@ pub fn remount(mount_point: &Path, options: &[String]) -> io::Result<()> {
         flags.set(flag, on);
     }
     let none: Option<&Path> = None;
-    Ok(mount(none, mount_point, none, flags | MsFlags::MS_REMOUNT, none)?)
+    let begun = Instant::now();
+    loop {
+        match mount(none, mount_point, none, flags | MsFlags::MS_REMOUNT, none) {
+            // The kernel tells us of a closed file after close(2) has returned, and until we have answered a deleted one
+            // still counts as in use.
+            Err(Errno::EBUSY) if begun.elapsed() < BUSY_MAX => std::thread::sleep(Duration::from_millis(5)),
+            result => return Ok(result?),
+        }
+    }
 }
 
 /// One line of the mount table.

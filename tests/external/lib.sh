@@ -176,6 +176,22 @@ total() {
     [ "$failed" = 0 ]
 }
 
+# loop_disk TYPE SIZE: a new filesystem on a loop device at $work/disk.
+loop_disk() {
+    rm -f "$work/disk.img"
+    truncate -s "$2" "$work/disk.img"
+    mkdir -p "$work/disk"
+    "mkfs.$1" -q "$work/disk.img"
+    mount -o loop "$work/disk.img" "$work/disk"
+}
+
+# The program of the mount tests (tests/mount.rs), built if need be.
+mount_tests() {
+    need_build >&2
+    (cd "$top" && timeout 1800 cargo test --no-run --test mount --message-format=json 2>/dev/null) |
+        sed -nE 's/.*"name":"mount".*"executable":"([^"]+)".*/\1/p' | tail -n 1
+}
+
 # install_tool CRATE VERSION: a program from crates.io in target/tools; `$tool` is its path.
 install_tool() {
     local root=${CARGO_TARGET_DIR:-$top/target}/tools

@@ -32,6 +32,16 @@ done
 begin pjdfstest
 install_tool pjdfstest 0.2.2
 
+# The suite calls `mount -o remount,ro PATH`. mount(8) finds our helper only where it is installed; here it is called directly.
+mkdir "$work/bin"
+cat >"$work/bin/mount" <<WRAPPER
+#!/bin/sh
+[ "\${2#remount}" != "\$2" ] || exec $(command -v mount) "\$@"
+exec "$kvfs" mount "$work/store" "\$3" "\$1" "\$2"
+WRAPPER
+chmod +x "$work/bin/mount"
+export PATH=$work/bin:$PATH
+
 # Two users that own nothing: existing ones, since the numbers are all that counts.
 second=daemon
 cat >"$work/pjdfstest.toml" <<TOML
@@ -63,22 +73,33 @@ for which in $(engines "$which"); do
         >"$work/log" 2>&1
     code=$?
     set -e
-    if ! grep -q '^Tests: ' "$work/log"; then
-        tail -n 20 "$work/log"
+    sed -E 's/\x1b\[[0-9;]*m//g' "$work/log" >"$work/plain"
+    if ! grep '^Summary: ' "$work/plain"; then
+        tail -n 20 "$work/plain"
         fail "the suite ended with $code before its last case"
         stop
         continue
     fi
-    grep '^Tests: ' "$work/log"
-    sed -E 's/\x1b\[[0-9;]*m//g' "$work/log" | awk '$NF ~ /^FAILED/ || $2 ~ /^FAILED/ { print $1 }' | sort -u >"$work/found"
+    awk '$NF == "FAILED" && NF == 2 { print $1 }' "$work/plain" | sort -u >"$work/found"
+    awk '$NF == "skipped" && NF == 2 { print "  skipped " $1 }' "$work/plain"
+    # A case that leaves files open makes later ones fail that want to mount read-only (so it is on ext4, too): whatever
+    # failed runs once more in a process of its own.
+    for name in $(cat "$work/found"); do
+        if timeout --kill-after=10 120 "$tool" -c "$work/pjdfstest.toml" -p "$mnt/suite" -s "$work/elsewhere" --exact "$name" \
+            >"$work/alone" 2>&1; then
+            sed -i "\\|^$name\$|d" "$work/found"
+            echo "  alone   $name passes"
+            passed=$((passed + 1))
+        fi
+    done
     while read -r name; do
-        grep -A8 -F "$name" "$work/log" | head -n 12 | sed 's/^/    | /'
+        grep -A3 "^$name " "$work/plain" | sed 's/^/    | /'
         fail "$name"
     done < <(comm -13 "$work/expected" "$work/found")
     [ $# -gt 0 ] || while read -r name; do
         fail "$name passes and is in pjdfstest.skip"
     done < <(comm -23 "$work/expected" "$work/found")
-    good=$(sed -nE 's/^Tests: ([0-9]+) .*/\1/p' "$work/log" | head -n 1)
+    good=$(sed -nE 's/^Summary: .* ([0-9]+) passed.*/\1/p' "$work/plain")
     passed=$((passed + ${good:-0}))
     stop
     check_store || fail "kvfs check after the suite"

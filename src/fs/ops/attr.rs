@@ -34,7 +34,7 @@ impl FileSystem {
     }
 
     /// The same, on a locked inode.
-    pub(in crate::fs) fn change_attributes(
+    fn change_attributes(
         &self,
         cell: &Arc<InodeCell>,
         state: &mut InodeState,
