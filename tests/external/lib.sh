@@ -58,13 +58,17 @@ begin() {
 at_end() { :; }
 
 cleanup() {
-    local code=$? point pid
-    trap - EXIT INT TERM HUP
+    local code=$? point pid child
+    trap - EXIT
+    # timeout(1) sends its signal twice; nothing may cut the cleaning short.
+    trap : INT TERM HUP
     set +e
     cd /
+    # What still runs would keep the mount in use.
+    for child in $(jobs -p); do kill_tree "$child"; done
     at_end
-    # The deepest first: what is mounted on the work directory, dead or alive.
-    awk -v work="$work/" 'index($5, work) == 1 { print length($5), $5 }' /proc/self/mountinfo | sort -rn |
+    # What is mounted on the work directory, dead or alive: our mounts before what their stores lie on.
+    awk -v work="$work/" 'index($5, work) == 1 { print / fuse\.kvfs /, $5 }' /proc/self/mountinfo | sort -rn |
         while read -r _ point; do
             pid=$(daemon_of "$point")
             timeout 60 "$kvfs" umount "$point" >/dev/null 2>&1 || umount -l "$point" 2>/dev/null

@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use kvfs::base::prng::Prng;
 
-use crate::host::{Engine, Mount, able, both_engines, long};
+use crate::host::{self, Engine, Mount, able, both_engines, long};
 
 /// What must be at a name.
 #[derive(Clone, Copy, Debug)]
@@ -231,9 +231,8 @@ fn kill_under_writers(engine: Engine) {
     mount.stop_clean();
 }
 
-fn rounds() -> u64 {
-    let given = std::env::var("KVFS_TEST_ROUNDS").ok();
-    given.map_or(if long() { 40 } else { 6 }, |text| text.parse().expect("KVFS_TEST_ROUNDS is a number"))
+fn rounds() -> u32 {
+    host::rounds().unwrap_or(if long() { 40 } else { 6 })
 }
 
 /// A filesystem that forgets what was not made durable.
