@@ -90,7 +90,6 @@ while read -r which; do
                 mv "$mnt/file-$((seed + round * 1000))" "$mnt/file-$seed" 2>/dev/null || true
             done
             kept && pass "the bytes are the same after mounting anew" || fail "bytes differ after mounting anew"
-            daemon=$(daemon_of "$mnt")
         done
         stop
         check_store || fail "kvfs check"

@@ -98,7 +98,6 @@ daemon_of() {
 start() {
     local all="engine=$engine${options:+,$options}${1:+,$1}"
     timeout 120 "$kvfs" mount "$store" "$mnt" -o "$all" >/dev/null
-    daemon=$(daemon_of "$mnt")
 }
 
 fresh() {
@@ -111,6 +110,8 @@ fresh() {
 }
 
 stop() {
+    local daemon
+    daemon=$(daemon_of "$mnt")
     timeout 120 "$kvfs" umount "$mnt" >/dev/null
     timeout 60 tail --pid="$daemon" -f /dev/null
 }
@@ -121,6 +122,8 @@ again() {
 }
 
 die() {
+    local daemon
+    daemon=$(daemon_of "$mnt")
     kill -9 "$daemon"
     timeout 60 tail --pid="$daemon" -f /dev/null
     umount -l "$mnt"
