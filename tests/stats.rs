@@ -15,7 +15,7 @@ use kvfs::control::{
 use kvfs::disk::{Disk, Latch, Metered, ProcessIo, Purpose, SimDisk, Snapshot, Space};
 use kvfs::engine::{
     self, Batch, Cache, Cause, Command, Debt, Engine, Filter, Histogram, Kind, KindCounters, Level, Lookups,
-    MemEngine, Memory, MeteredEngine, Shape, StallCounters, Stalls, TagCounters, Tier, Tree,
+    MemEngine, Memory, MeteredEngine, PageCause, PageKind, Shape, StallCounters, Stalls, TagCounters, Tier, TrafficMeter, Tree,
 };
 use kvfs::fs::Usage;
 use kvfs::fs::meter::{Latency, Meter, Op, OpCounters};
@@ -228,6 +228,13 @@ fn lsm() -> Report {
 }
 
 fn btree() -> Report {
+    let (read, written_pages) = (TrafficMeter::default(), TrafficMeter::default());
+    read.add(PageKind::Leaf, PageCause::Get, 3, 48 << 10);
+    written_pages.add(PageKind::Leaf, PageCause::Change, 100, 400 << 10);
+    written_pages.add(PageKind::Inner, PageCause::Split, 2, 8 << 10);
+    written_pages.add(PageKind::Extent, PageCause::Change, 30, 232 << 10);
+    written_pages.add(PageKind::Leaf, PageCause::Delta, 100, 1 << 20);
+    written_pages.add(PageKind::Meta, PageCause::Checkpoint, 4, 2 << 10);
     let shape = Shape {
         engine: "btree",
         variant: "page-images",
@@ -251,6 +258,10 @@ fn btree() -> Report {
             leaves: Lookups { hits: 900, misses: 100 },
             inner: Lookups { hits: 999, misses: 1 },
             extents: Lookups::default(),
+            latch_waits: 7,
+            latch_wait_time: Duration::from_micros(180),
+            pages_read: read.snapshot(),
+            pages_written: written_pages.snapshot(),
         }),
         memory: Memory { dirty_bytes: 41 << 10, dirty_bytes_max: 128 << 20, ..Memory::default() },
         ..common()
@@ -330,7 +341,8 @@ fn paths(value: &Value, path: &str, found: &mut BTreeSet<String>) {
         "ops" => Some("<op>"),
         "kinds" => Some("<kind>"),
         "disk.by_purpose" => Some("<purpose>"),
-        "stalls.by_cause" => Some("<cause>"),
+        "stalls.by_cause" | "tree.pages.read.cause" | "tree.pages.written.cause" => Some("<cause>"),
+        "tree.pages.read.kind" | "tree.pages.written.kind" => Some("<kind>"),
         "windows" => Some("<window>"),
         _ => None,
     };
@@ -367,11 +379,15 @@ fn every_key_and_every_purpose_is_documented() {
     found.remove("levels");
     let names = Purpose::all().map(|purpose| purpose.name().to_string());
     let causes = Cause::ALL.into_iter().map(|cause| cause.name().to_string());
+    let page_causes = PageCause::ALL.into_iter().map(|cause| cause.name().to_string());
+    let page_kinds = PageKind::ALL.into_iter().map(|kind| kind.name().to_string());
     let missing: Vec<String> = found
         .iter()
         .cloned()
         .chain(names)
         .chain(causes)
+        .chain(page_causes)
+        .chain(page_kinds)
         .filter(|key| !document.contains(&format!("`{key}`")))
         .collect();
     assert!(missing.is_empty(), "docs/stats.md does not explain {missing:?}");

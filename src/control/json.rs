@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use super::forecast;
 use super::stats::{Base, Report, Sample};
 use crate::disk::{Counters, Purpose};
-use crate::engine::Cause;
+use crate::engine::{Cause, PageCause, PageCount, PageKind, PageTraffic};
 use crate::fs::meter::Op;
 
 /// The report as one JSON object, with a newline at its end.
@@ -320,7 +320,23 @@ fn tree(sample: &Sample) -> Option<Value> {
         "inner_misses": tree.inner.misses,
         "extent_hits": tree.extents.hits,
         "extent_misses": tree.extents.misses,
+        "latch_waits": tree.latch_waits,
+        "latch_wait_ns": nanos_of(tree.latch_wait_time),
+        "pages": {
+            "read": pages(&tree.pages_read, PageCause::is_read),
+            "written": pages(&tree.pages_written, PageCause::is_write),
+        },
     }))
+}
+
+/// One direction of a B-tree's pages, by kind and, for those causes that belong to it, by cause.
+fn pages(traffic: &PageTraffic, belongs: fn(PageCause) -> bool) -> Value {
+    let count = |count: PageCount| json!({ "pages": count.pages, "bytes": count.bytes });
+    let causes = PageCause::ALL.into_iter().filter(|cause| belongs(*cause));
+    json!({
+        "kind": object(PageKind::ALL.into_iter().map(|kind| (kind.name(), count(traffic.of_kind(kind))))),
+        "cause": object(causes.map(|cause| (cause.name(), count(traffic.of_cause(cause))))),
+    })
 }
 
 fn operation(sample: &Sample, op: Op) -> Value {

@@ -5,7 +5,7 @@ use std::fmt::Write;
 
 use super::stats::{Report, State};
 use crate::disk::Purpose;
-use crate::engine::Cause;
+use crate::engine::{Cause, PageCause, PageKind, PageTraffic};
 use crate::fs::meter::Op;
 
 /// Upper bounds of the latency buckets, nanoseconds.
@@ -215,6 +215,16 @@ fn counters(page: &mut Exposition, report: &Report) {
     let cache = sample.shape.cache;
     page.one("kvfs_cache_hits_total", "counter", "Requests that the cache answered.", cache.hits);
     page.one("kvfs_cache_misses_total", "counter", "Requests that went to the disk.", cache.misses);
+    if let Some(tree) = &sample.shape.tree {
+        let read = "Bytes of a B-tree's pages read.";
+        page_bytes(page, "kvfs_page_read_bytes_total", read, &tree.pages_read);
+        let written = "Bytes of a B-tree's pages and of copies of them written.";
+        page_bytes(page, "kvfs_page_written_bytes_total", written, &tree.pages_written);
+        page.one("kvfs_splits_total", "counter", "Pages split.", tree.splits);
+        page.one("kvfs_latch_waits_total", "counter", "Waits for the latch of the tree.", tree.latch_waits);
+        let waited = tree.latch_wait_time.as_secs_f64();
+        page.one("kvfs_latch_wait_seconds_total", "counter", "Time of these waits.", waited);
+    }
     let filter = sample.shape.filter;
     page.one("kvfs_filter_checks_total", "counter", "Questions to bloom filters.", filter.checks);
     page.one("kvfs_filter_useful_total", "counter", "Tables not read thanks to them.", filter.useful);
@@ -233,6 +243,18 @@ fn counters(page: &mut Exposition, report: &Report) {
         "op",
         ops().map(|(n, o)| (n, o.bytes)),
     );
+}
+
+fn page_bytes(page: &mut Exposition, name: &str, help: &str, traffic: &PageTraffic) {
+    page.family(name, "counter", help);
+    for kind in PageKind::ALL {
+        for cause in PageCause::ALL {
+            let count = traffic.of(kind, cause);
+            if count.bytes > 0 {
+                page.sample(name, &[("kind", kind.name()), ("cause", cause.name())], count.bytes);
+            }
+        }
+    }
 }
 
 fn histograms(page: &mut Exposition, report: &Report, latencies: &[Vec<(u64, u64)>]) {

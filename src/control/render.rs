@@ -11,7 +11,7 @@ use super::forecast;
 use super::stats::{Base, Report, Sample, State, ratio};
 use crate::base::text::{exact_size, human_size};
 use crate::disk::{Counters, Purpose};
-use crate::engine::{Cause, Level, Tree};
+use crate::engine::{Cause, Level, PageCause, PageCount, PageKind, PageTraffic, Tree};
 use crate::fs::meter::Op;
 
 /// Columns of a line at most.
@@ -406,8 +406,32 @@ fn tree_block(page: &mut Page, tree: &Tree) {
             format!("leaf hits {}", percent(tree.leaves.hit_share())),
             format!("inner hits {}", percent(tree.inner.hit_share())),
             format!("extent hits {}", percent(tree.extents.hit_share())),
+            format!("latch waits {} {}", human_count(tree.latch_waits), span(tree.latch_wait_time)),
         ],
     );
+    page_lines(page, "written", &tree.pages_written);
+    page_lines(page, "read", &tree.pages_read);
+}
+
+/// One direction of a tree's pages: bytes by kind, then by cause; what is 0 is left out.
+fn page_lines(page: &mut Page, direction: &str, traffic: &PageTraffic) {
+    let mut items = vec![direction.to_string()];
+    let mut add = |name: &str, count: PageCount| {
+        if count.bytes > 0 {
+            items.push(format!("{name} {} in {}", human_size(count.bytes), human_count(count.pages)));
+        }
+    };
+    PageKind::ALL.into_iter().for_each(|kind| add(kind.name(), traffic.of_kind(kind)));
+    items.push("| for".to_string());
+    let mut add = |name: &str, count: PageCount| {
+        if count.bytes > 0 {
+            items.push(format!("{name} {}", human_size(count.bytes)));
+        }
+    };
+    PageCause::ALL.into_iter().for_each(|cause| add(cause.name(), traffic.of_cause(cause)));
+    if items.len() > 2 {
+        page.block("PAGES", items);
+    }
 }
 
 fn jobs(page: &mut Page, sample: &Sample) {

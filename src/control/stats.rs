@@ -280,6 +280,10 @@ fn shape_since(now: &Shape, earlier: &Shape) -> Shape {
         tree.leaves = tree.leaves.since(&before.leaves);
         tree.inner = tree.inner.since(&before.inner);
         tree.extents = tree.extents.since(&before.extents);
+        tree.pages_read = tree.pages_read.since(&before.pages_read);
+        tree.pages_written = tree.pages_written.since(&before.pages_written);
+        tree.latch_waits = tree.latch_waits.saturating_sub(before.latch_waits);
+        tree.latch_wait_time = tree.latch_wait_time.saturating_sub(before.latch_wait_time);
     }
     shape.cache.hits = shape.cache.hits.saturating_sub(earlier.cache.hits);
     shape.cache.misses = shape.cache.misses.saturating_sub(earlier.cache.misses);

@@ -24,6 +24,7 @@ mod meter;
 mod options;
 mod shape;
 mod space;
+mod traffic;
 pub mod wal;
 mod worker;
 
@@ -44,6 +45,7 @@ pub use shape::{
     StallMeter, Stalls, TableInfo, Tree, ValueLog,
 };
 pub use space::SpaceGuard;
+pub use traffic::{PageCause, PageCount, PageKind, PageTraffic, TrafficMeter};
 pub use worker::Worker;
 
 /// A place in the history of a store: the number of log bytes up to the end of a batch. Grows with every batch,

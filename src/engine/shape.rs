@@ -4,7 +4,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use super::Cause;
+use super::{Cause, PageTraffic};
 
 /// An engine at one moment.
 #[derive(Clone, Debug, Default)]
@@ -154,6 +154,14 @@ pub struct Tree {
     pub inner: Lookups,
     /// The same for values out of line.
     pub extents: Lookups,
+    /// What was read of the file.
+    pub pages_read: PageTraffic,
+    /// What was written of it, and of copies of its pages.
+    pub pages_written: PageTraffic,
+    /// Times that somebody waited for the latch of the tree or for another writer.
+    pub latch_waits: u64,
+    /// The time that took.
+    pub latch_wait_time: Duration,
 }
 
 /// Requests to the pool for one kind of content. Dirty pages are not in the pool and not counted.

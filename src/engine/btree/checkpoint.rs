@@ -27,7 +27,7 @@ use super::tree::Frozen;
 use super::{BtreeEngine, double};
 use crate::disk::Purpose;
 use crate::engine::wal::{FIRST_KIND, RECORD_OVERHEAD_BYTES};
-use crate::engine::{Class, Done, Result, Torn};
+use crate::engine::{Class, Done, PageCause, PageKind, Result, Torn};
 
 /// Log record kind of a page image: unit (8 bytes), which sectors of the page changed (16 bytes), these sectors.
 pub const IMAGE_KIND: u8 = FIRST_KIND + 1;
@@ -105,7 +105,7 @@ impl Job {
 impl BtreeEngine {
     /// Begins a checkpoint of the state as it is now.
     pub(super) fn freeze(&self, waiters: &mut Vec<Done>) -> Result<Job> {
-        let _writer = self.writer.lock();
+        let _writer = self.lock_writer();
         let missing = {
             let tree = self.tree.read();
             tree.space.missing(tree.map_units_max(0))
@@ -124,13 +124,13 @@ impl BtreeEngine {
     pub(super) fn advance(&self, job: &mut Job) -> Result<bool> {
         job.stage = match job.stage {
             Stage::Fresh(at) => {
-                let next = self.pager.write_pieces(&job.fresh, at, WORK_BYTES, Purpose::Checkpoint)?;
+                let next = self.pager.write_pieces(&job.fresh, at, WORK_BYTES, &job.frozen.moved)?;
                 if next < job.fresh.len() {
                     Stage::Fresh(next)
                 } else {
                     let mut map = job.frozen.map.to_vec();
                     map.resize(map.len().next_multiple_of(super::UNIT_BYTES as usize), 0);
-                    self.pager.write(job.meta.map_unit, &map, Purpose::Manifest)?;
+                    self.pager.write_map(job.meta.map_unit, &map)?;
                     Stage::Images(0)
                 }
             }
@@ -153,13 +153,13 @@ impl BtreeEngine {
                 if job.in_place.is_empty() { Stage::Done } else { Stage::Home(0) }
             }
             Stage::Home(at) => {
-                let next = self.pager.write_changed(&job.in_place, at, WORK_BYTES, Purpose::Checkpoint)?;
+                let next = self.pager.write_changed(&job.in_place, at, WORK_BYTES)?;
                 if next < job.in_place.len() {
                     Stage::Home(next)
                 } else {
                     self.sync_file(Purpose::Checkpoint)?;
                     let meta = job.meta.settled();
-                    self.pager.write_meta(&meta)?;
+                    self.pager.write_meta(&meta, PageCause::Checkpoint)?;
                     if job.meta.double_bytes > 0 {
                         self.sync_file(Purpose::Manifest)?;
                     }
@@ -193,6 +193,7 @@ impl BtreeEngine {
         })?;
         let bytes = bytes as u64 + RECORD_OVERHEAD_BYTES;
         self.add_image_bytes(bytes);
+        self.pager.count_written(page.kind(), PageCause::Delta, 1, bytes);
         Ok((position, bytes))
     }
 
@@ -202,7 +203,13 @@ impl BtreeEngine {
         // One chunk that fails is written again to the same place.
         let offset = job.meta.double_bytes;
         self.double.make_room(offset + left)?;
-        job.meta.double_bytes += self.double.write(offset, job.meta.position, &job.images[at..end])?;
+        let pages = &job.images[at..end];
+        job.meta.double_bytes += self.double.write(offset, job.meta.position, pages)?;
+        self.pager.count_written(PageKind::Meta, PageCause::DoubleWrite, 1, super::UNIT_BYTES);
+        for (_, page) in pages {
+            let bytes = self.pager.page_bytes() as u64;
+            self.pager.count_written(page.kind(), PageCause::DoubleWrite, 1, bytes);
+        }
         Ok(())
     }
 
@@ -214,7 +221,7 @@ impl BtreeEngine {
         self.log.sync_now()?;
         let mut meta = job.meta;
         meta.sequence = self.tree.read().durable.sequence + 1;
-        self.pager.write_meta(&meta)?;
+        self.pager.write_meta(&meta, PageCause::Checkpoint)?;
         self.sync_file(Purpose::Manifest)?;
         job.meta = meta;
         self.log.release(meta.images_start);

@@ -13,7 +13,7 @@ use super::pager::{Loaded, Pager};
 use super::tree::{Pins, Stop, Tree};
 use super::{BtreeEngine, FIRST_UNIT};
 use crate::disk::Purpose;
-use crate::engine::{Done, Result, Tier};
+use crate::engine::{Done, PageCause, Result, Tier};
 
 /// Bytes of values that one step moves at most, beside the last one.
 const STEP_BYTES: usize = 1 << 20;
@@ -88,7 +88,7 @@ impl BtreeEngine {
     fn move_some(&self, start: &[u8], limit: u64) -> Result<Option<Vec<u8>>> {
         let mut loaded = Loaded::default();
         loop {
-            let writer = self.writer.lock();
+            let writer = self.lock_writer();
             self.check()?;
             let (epoch, step) = {
                 let tree = self.tree.read();
@@ -167,7 +167,7 @@ impl Tree {
         for (key, old, value) in values {
             let Some(to) = self.space.take_below(u64::from(old.units), limit) else { continue };
             let extent = self.move_value(value, old, to, pager);
-            let page = self.page_mut(leaf, &mut pins, pager);
+            let page = self.page_mut(leaf, PageCause::Compaction, &mut pins, pager);
             if let Ok(index) = page.search(&key) {
                 page.replace(index, &leaf_cell(&key, Stored::Extent(extent)));
             }
@@ -182,7 +182,9 @@ impl Tree {
             {
                 self.move_page(unit, to, &mut pins, pager);
                 match parent {
-                    Some((parent, index)) => self.page_mut(parent, &mut pins, pager).set_child(index, to),
+                    Some((parent, index)) => {
+                        self.page_mut(parent, PageCause::Compaction, &mut pins, pager).set_child(index, to)
+                    }
                     None => self.root = to,
                 }
                 moved = true;

@@ -7,6 +7,7 @@
 use super::page::Page;
 use super::pager::{Loaded, Pager};
 use super::tree::{Pins, Stop, Tree};
+use crate::engine::PageCause;
 
 impl Tree {
     /// Pins both neighbours of every sparse page on the way to `key`.
@@ -75,9 +76,11 @@ impl Tree {
         if !joined.absorb(&separator, &right_page) {
             return false;
         }
-        *self.page_mut(left, pins, pager) = joined;
+        let page = self.page_mut(left, PageCause::Merge, pins, pager);
+        joined.set_cause(page.cause());
+        *page = joined;
         self.remove_page(right, right_page.is_leaf(), pager);
-        self.page_mut(parent, pins, pager).remove_child(index + 1);
+        self.page_mut(parent, PageCause::Merge, pins, pager).remove_child(index + 1);
         true
     }
 }

@@ -38,6 +38,7 @@ mod double;
 mod explain;
 mod freemap;
 mod join;
+mod latch;
 mod meta;
 mod page;
 mod pager;
@@ -50,11 +51,11 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use bytes::Bytes;
-use parking_lot::{Mutex, RwLock};
+use parking_lot::{Mutex, MutexGuard};
 
-use super::wal::{FIRST_KIND, Log};
+use super::wal::{FIRST_KIND, Log, RECORD_OVERHEAD_BYTES};
 use super::{
-    Batch, Bell, Cause, Class, Command, Debt, Done, Engine, Error, Journal, KeyRange, Memory, Options,
+    Batch, Bell, Cause, Class, Command, Debt, Done, Engine, Error, Journal, KeyRange, Memory, Options, PageCause,
     Pending, Position, Probe, ProbeMeter, Promise, Result, Shape, SpaceGuard, StallMeter, Tier, Torn, Visit,
 };
 use crate::base::clock::Clock;
@@ -62,9 +63,10 @@ use crate::disk::{Disk, Purpose};
 use checkpoint::Job;
 use compact::Compaction;
 use double::DoubleWrite;
+use latch::{TreeLatch, WaitMeter};
 use page::Extent;
 use pager::{Loaded, Pager, Piece};
-use tree::{Chunk, Item, Miss, Needs, Pins, Stop, Tree};
+use tree::{Chunk, Item, Miss, Needs, Pins, Stop};
 
 /// The file's unit of space.
 const UNIT_BYTES: u64 = 4096;
@@ -105,7 +107,9 @@ pub struct BtreeEngine {
     job: Mutex<Option<Job>>,
     compaction: Mutex<Option<Compaction>>,
     writer: Mutex<()>,
-    tree: RwLock<Tree>,
+    tree: TreeLatch,
+    /// What was waited for `tree` and `writer`.
+    waits: Arc<WaitMeter>,
     commands: Mutex<Commands>,
     stalls: StallMeter,
     probes: ProbeMeter,
@@ -133,6 +137,7 @@ pub fn open(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>, options: &Options) -> Re
     let recovery_time = clock.elapsed().saturating_sub(started);
     let behind_bytes = recovered.log.end() - recovered.tree.durable.position;
     let recovery_bytes = behind_bytes.saturating_sub(recovered.image_bytes);
+    let waits = Arc::new(WaitMeter::new(clock.clone()));
     let engine = BtreeEngine {
         pager: recovered.pager,
         double: recovered.double,
@@ -144,7 +149,8 @@ pub fn open(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>, options: &Options) -> Re
         job: Mutex::new(None),
         compaction: Mutex::new(None),
         writer: Mutex::new(()),
-        tree: RwLock::new(recovered.tree),
+        tree: TreeLatch::new(recovered.tree, waits.clone()),
+        waits,
         commands: Mutex::default(),
         stalls: StallMeter::default(),
         probes: ProbeMeter::default(),
@@ -164,6 +170,10 @@ pub fn open(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>, options: &Options) -> Re
 }
 
 impl BtreeEngine {
+    fn lock_writer(&self) -> MutexGuard<'_, ()> {
+        self.waits.get(|| self.writer.try_lock(), || self.writer.lock())
+    }
+
     /// Bytes of batches in the log behind the durable state: what opening would replay.
     fn log_bytes(&self) -> u64 {
         let position = self.tree.read().durable.position;
@@ -189,7 +199,11 @@ impl BtreeEngine {
                 page.seal(unit, target);
             });
             match logged {
-                Ok(_) => self.tree.write().set_imaged(unit),
+                Ok(_) => {
+                    let bytes = bytes as u64 + RECORD_OVERHEAD_BYTES;
+                    self.pager.count_written(page.kind(), PageCause::Image, 1, bytes);
+                    self.tree.write().set_imaged(unit);
+                }
                 // No space for a segment: the checkpoint will need less. A failed log refuses the next batch.
                 Err(_) => return,
             }
@@ -331,7 +345,7 @@ impl BtreeEngine {
 
     /// Cuts the file where much of its end is free.
     fn shrink(&self) -> Result<()> {
-        let _writer = self.writer.lock();
+        let _writer = self.lock_writer();
         let units = {
             let tree = self.tree.read();
             let ahead = recovery::growth_units(&self.options, tree.space.end());
@@ -471,7 +485,7 @@ impl BtreeEngine {
 
     /// Checks everything. Batches wait meanwhile (in [`Tier::Memory`] they answer [`Error::WouldBlock`]); reads go on.
     fn verify(&self) -> Result<()> {
-        let _writer = self.writer.lock();
+        let _writer = self.lock_writer();
         verify::verify(&self.tree.read(), &self.pager)
     }
 }
@@ -520,8 +534,11 @@ impl Engine for BtreeEngine {
         let mut loaded = Loaded::default();
         let position = loop {
             let writer = match tier {
-                Tier::Memory => self.writer.try_lock_for(WRITER_WAIT).ok_or(Error::WouldBlock)?,
-                Tier::Disk => self.writer.lock(),
+                Tier::Memory => {
+                    let wait = || self.writer.try_lock_for(WRITER_WAIT);
+                    self.waits.get(|| self.writer.try_lock().map(Some), wait).ok_or(Error::WouldBlock)?
+                }
+                Tier::Disk => self.lock_writer(),
             };
             self.check()?;
             let mut pins = Pins::new();
@@ -592,6 +609,8 @@ impl Engine for BtreeEngine {
         let tree = self.tree.read();
         let (counts, page_bytes) = (tree.counts, self.pager.page_bytes() as u64);
         let [leaves, inner, extents] = self.pager.lookups();
+        let (pages_read, pages_written) = self.pager.traffic();
+        let (latch_waits, latch_wait_time) = self.waits.snapshot();
         let leaf_room = counts.leaf_pages * page_bytes;
         let leaf_used = counts.leaf_bytes + counts.leaf_pages * page::HEADER_BYTES as u64;
         Shape {
@@ -617,6 +636,10 @@ impl Engine for BtreeEngine {
                 leaves,
                 inner,
                 extents,
+                pages_read,
+                pages_written,
+                latch_waits,
+                latch_wait_time,
             }),
             memory: Memory {
                 dirty_bytes: tree.dirty_bytes(),

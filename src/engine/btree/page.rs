@@ -24,12 +24,15 @@ const INNER_CELL_BYTES: usize = 10;
 /// Inserts in a row, each behind the last, after which a split happens where the next one goes.
 const ASCENDING: u16 = 4;
 
+use crate::engine::{PageCause, PageKind};
+
 const UNIT: usize = super::UNIT_BYTES as usize;
 /// What a torn write leaves whole: see the contract of `disk`.
 pub const SECTOR_BYTES: usize = 512;
 const _: () = assert!(UNIT / SECTOR_BYTES == 8 && (64 << 10) / SECTOR_BYTES <= u128::BITS as usize);
 const MAGIC: u8 = 0xB7;
-const LEVEL: usize = 5;
+/// Where a page has its level.
+pub const LEVEL: usize = 5;
 const COUNT: usize = 6;
 const CELLS: usize = 8;
 const GARBAGE: usize = 12;
@@ -65,6 +68,8 @@ pub struct Page {
     bytes: Box<[u8]>,
     /// Bit i: sector i of the page may differ from the file.
     changed: u128,
+    /// Why the first of these changes was made.
+    cause: PageCause,
 }
 
 /// Bytes that a cell and its slot may take together in a page of `page_bytes`.
@@ -155,7 +160,7 @@ fn checksum(unit: u64, bytes: &[u8]) -> u32 {
 impl Page {
     /// An empty page of a level; 0 is a leaf. An inner page needs its first `child`.
     pub fn new(page_bytes: usize, level: u8, child: u64) -> Page {
-        let mut page = Page { bytes: vec![0; page_bytes].into_boxed_slice(), changed: 0 };
+        let mut page = Page { bytes: vec![0; page_bytes].into_boxed_slice(), changed: 0, cause: PageCause::Change };
         page.bytes[4] = MAGIC;
         page.bytes[LEVEL] = level;
         page.clear();
@@ -168,7 +173,7 @@ impl Page {
         if bytes.len() < HEADER_BYTES || u32_at(&bytes, 0) != checksum(unit, &bytes) {
             return Err("the page's checksum does not fit");
         }
-        let page = Page { bytes: bytes.into_boxed_slice(), changed: 0 };
+        let page = Page { bytes: bytes.into_boxed_slice(), changed: 0, cause: PageCause::Change };
         let slots_end = HEADER_BYTES + 2 * page.count();
         let cells = u32_at(&page.bytes, CELLS) as usize;
         if page.bytes[4] != MAGIC || cells > page.bytes.len() || slots_end > cells {
@@ -208,9 +213,25 @@ impl Page {
         self.changed
     }
 
-    /// From here on changes are those against the page as it is now.
-    pub fn begin_changes(&mut self) {
+    /// From here on changes are those against the page as it is now; the first one is made for `cause`.
+    pub fn begin_changes(&mut self, cause: PageCause) {
         self.changed = 0;
+        self.cause = cause;
+    }
+
+    /// Why the first change was made.
+    pub fn cause(&self) -> PageCause {
+        self.cause
+    }
+
+    /// Says why the page is as it is.
+    pub fn set_cause(&mut self, cause: PageCause) {
+        self.cause = cause;
+    }
+
+    /// What it counts as.
+    pub fn kind(&self) -> PageKind {
+        PageKind::of_level(self.level())
     }
 
     /// Bytes `from..to` have changed, and with them the checksum in the first sector.
@@ -349,7 +370,7 @@ impl Page {
     }
 
     /// Bytes that cells and slots may still take.
-    fn free_bytes(&self) -> usize {
+    pub fn free_bytes(&self) -> usize {
         self.gap_bytes() + u32_at(&self.bytes, GARBAGE) as usize
     }
 
@@ -613,7 +634,7 @@ mod tests {
         }
         for round in 0..2000 {
             let before = page.clone();
-            page.begin_changes();
+            page.begin_changes(PageCause::Change);
             let key = [prng.below(60) as u8];
             let value = vec![round as u8; if prng.one_in(4) { prng.below(200) as usize } else { 200 }];
             let cell = inline(&key, &value);

@@ -3,7 +3,7 @@
 //! The pool is keyed by first unit and weighed in bytes. It holds only what equals the file; dirty pages live in the tree. The pool
 //! may forget anything at any time, so whoever needs several pages at once holds them in a [`Loaded`].
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -13,14 +13,17 @@ use quick_cache::Weighter;
 use quick_cache::sync::Cache as Pool;
 
 use super::meta::{FILE, META_BYTES, Meta};
-use super::page::{Extent, Page, SECTOR_BYTES};
+use super::page::{Extent, LEVEL, Page, SECTOR_BYTES};
 use super::tree::Miss;
 use super::{FIRST_UNIT, UNIT_BYTES};
 use crate::disk::{File, Purpose};
-use crate::engine::{Cache, Error, Lookups, Result};
+use crate::engine::{Cache, Error, Lookups, PageCause, PageKind, PageTraffic, Result, TrafficMeter};
 
 /// Adjacent pages and extents are written in pieces of at most this size.
 const WRITE_BYTES: usize = 1 << 20;
+
+/// A part of a write: kind, cause, pages, bytes.
+type Part = (PageKind, PageCause, u64, u64);
 
 /// Something of the file in memory.
 #[derive(Clone)]
@@ -79,6 +82,8 @@ pub struct Pager {
     pool_bytes_max: u64,
     /// Leaves, inner pages, values.
     lookups: [Counts; 3],
+    reads: TrafficMeter,
+    writes: TrafficMeter,
 }
 
 /// Requests of one kind.
@@ -108,6 +113,8 @@ impl Pager {
             pool: Pool::with_weighter(items, pool_bytes_max, Weight { page_bytes: page_bytes as u64 }),
             pool_bytes_max,
             lookups: Default::default(),
+            reads: TrafficMeter::default(),
+            writes: TrafficMeter::default(),
         }
     }
 
@@ -169,6 +176,7 @@ impl Pager {
         let offset = byte_offset(unit)?;
         let mut bytes = vec![0; self.page_bytes];
         self.file.read_at(purpose, offset, &mut bytes).map_err(context("reading", offset))?;
+        self.count_read(PageKind::of_level(bytes[LEVEL]), purpose, 1, bytes.len() as u64);
         match Page::decode(unit, bytes) {
             Ok(page) => {
                 self.count_misses(usize::from(!page.is_leaf()), 1, purpose);
@@ -180,12 +188,17 @@ impl Pager {
 
     /// Reads and checks the values of extents that lie one behind the other, or nearly so, with one request.
     pub fn read_values(&self, extents: &[Extent], purpose: Purpose) -> Result<Vec<Bytes>> {
-        let (Some(first), Some(last)) = (extents.first(), extents.last()) else { return Ok(Vec::new()) };
         self.count_misses(VALUES, extents.len() as u64, purpose);
+        self.read_extents(extents, PageKind::Extent, purpose)
+    }
+
+    fn read_extents(&self, extents: &[Extent], kind: PageKind, purpose: Purpose) -> Result<Vec<Bytes>> {
+        let (Some(first), Some(last)) = (extents.first(), extents.last()) else { return Ok(Vec::new()) };
         let start = byte_offset(first.unit)?;
         let length = byte_offset(last.unit)?.saturating_sub(start) + u64::from(last.bytes);
         let mut bytes = vec![0; length as usize];
         self.file.read_at(purpose, start, &mut bytes).map_err(context("reading", start))?;
+        self.count_read(kind, purpose, extents.len() as u64, length);
         let single = extents.len() == 1;
         let bytes = Bytes::from(bytes);
         extents
@@ -208,20 +221,21 @@ impl Pager {
         let bytes = u32::try_from(meta.map_bytes)
             .map_err(|_| Error::corrupt(FILE, meta.offset(), "a free map of impossible size"))?;
         let extent = Extent { unit: meta.map_unit, units: 0, bytes, crc: meta.map_crc };
-        Ok(self.read_values(&[extent], purpose)?.pop().unwrap_or_default())
+        Ok(self.read_extents(&[extent], PageKind::FreeMap, purpose)?.pop().unwrap_or_default())
     }
 
-    /// Writes pieces in ascending order, adjacent ones together, from index `at` on until `bytes_max` are written. Returns the
-    /// index of the first piece that is left.
+    /// Writes pieces in ascending order, adjacent ones together, from index `at` on until `bytes_max` are written. Values at
+    /// the units in `moved` are written because they were moved. Returns the index of the first piece that is left.
     pub fn write_pieces(
         &self,
         pieces: &[(u64, Piece)],
         mut at: usize,
         bytes_max: usize,
-        purpose: Purpose,
+        moved: &HashSet<u64>,
     ) -> Result<usize> {
         let mut written = 0;
         let mut buffer = Vec::new();
+        let mut counts = Vec::new();
         while at < pieces.len() && written < bytes_max {
             buffer.clear();
             let first = pieces[at].0;
@@ -230,14 +244,23 @@ impl Pager {
                 && first + buffer.len() as u64 / UNIT_BYTES == *unit
                 && (next == at || buffer.len() < WRITE_BYTES)
             {
-                match piece {
-                    Piece::Page(page) => page.seal(*unit, &mut buffer),
-                    Piece::Value(value) => buffer.extend_from_slice(value),
-                }
+                let before = buffer.len();
+                let (kind, cause) = match piece {
+                    Piece::Page(page) => {
+                        page.seal(*unit, &mut buffer);
+                        (page.kind(), page.cause())
+                    }
+                    Piece::Value(value) => {
+                        buffer.extend_from_slice(value);
+                        let is_moved = moved.contains(unit);
+                        (PageKind::Extent, if is_moved { PageCause::Compaction } else { PageCause::Change })
+                    }
+                };
                 buffer.resize(buffer.len().next_multiple_of(UNIT_BYTES as usize), 0);
+                counts.push((kind, cause, 1, (buffer.len() - before) as u64));
                 next += 1;
             }
-            self.write(first, &buffer, purpose)?;
+            self.write(first, &buffer, Purpose::Checkpoint, &mut counts)?;
             written += buffer.len();
             at = next;
         }
@@ -250,52 +273,93 @@ impl Pager {
         pages: &[(u64, Arc<Page>)],
         mut at: usize,
         bytes_max: usize,
-        purpose: Purpose,
     ) -> Result<usize> {
         let (mut written, mut first) = (0, 0);
-        let (mut buffer, mut sealed) = (Vec::new(), Vec::new());
+        let (mut buffer, mut sealed, mut counts) = (Vec::new(), Vec::new(), Vec::new());
         while let Some((unit, page)) = pages.get(at)
             && written < bytes_max
         {
             sealed.clear();
             page.seal(*unit, &mut sealed);
-            for index in page.changed_units() {
+            for (nth, index) in page.changed_units().enumerate() {
                 let here = unit + index as u64;
                 if first + buffer.len() as u64 / UNIT_BYTES != here || buffer.len() >= WRITE_BYTES {
                     if !buffer.is_empty() {
-                        self.write(first, &buffer, purpose)?;
+                        self.write(first, &buffer, Purpose::Checkpoint, &mut counts)?;
                     }
                     buffer.clear();
                     first = here;
                 }
                 buffer.extend_from_slice(&sealed[index * UNIT_BYTES as usize..][..UNIT_BYTES as usize]);
+                counts.push((page.kind(), page.cause(), u64::from(nth == 0), UNIT_BYTES));
                 written += UNIT_BYTES as usize;
             }
             at += 1;
         }
         if !buffer.is_empty() {
-            self.write(first, &buffer, purpose)?;
+            self.write(first, &buffer, Purpose::Checkpoint, &mut counts)?;
         }
         Ok(at)
     }
 
-    /// Writes `bytes` at `unit`.
-    pub fn write(&self, unit: u64, bytes: &[u8], purpose: Purpose) -> Result<()> {
+    /// Writes `bytes` at `unit`, which are what `counts` says; empties that.
+    fn write(&self, unit: u64, bytes: &[u8], purpose: Purpose, counts: &mut Vec<Part>) -> Result<()> {
         let offset = byte_offset(unit)?;
-        self.file.write_at(purpose, offset, bytes).map_err(context("writing", offset))
+        self.file.write_at(purpose, offset, bytes).map_err(context("writing", offset))?;
+        for (kind, cause, pages, bytes) in counts.drain(..) {
+            self.count_written(kind, cause, pages, bytes);
+        }
+        Ok(())
     }
 
-    /// Writes `bytes`, whole sectors, from the `sector`-th of the file on.
+    /// Writes the free map of a checkpoint, whole units.
+    pub fn write_map(&self, unit: u64, bytes: &[u8]) -> Result<()> {
+        let part = (PageKind::FreeMap, PageCause::Checkpoint, 1, bytes.len() as u64);
+        self.write(unit, bytes, Purpose::Manifest, &mut vec![part])
+    }
+
+    /// Writes a whole page that a crash may have torn.
+    pub fn repair_page(&self, unit: u64, bytes: &[u8]) -> Result<()> {
+        let kind = PageKind::of_level(bytes.get(LEVEL).copied().unwrap_or_default());
+        let part = (kind, PageCause::Recovery, 1, bytes.len() as u64);
+        self.write(unit, bytes, Purpose::Recovery, &mut vec![part])
+    }
+
+    /// Something of the file, or a copy of it, was written.
+    pub fn count_written(&self, kind: PageKind, cause: PageCause, pages: u64, bytes: u64) {
+        self.writes.add(kind, cause, pages, bytes);
+    }
+
+    /// Something of it was read.
+    pub fn count_read(&self, kind: PageKind, purpose: Purpose, pages: u64, bytes: u64) {
+        let cause = match purpose {
+            Purpose::Scan => PageCause::Scan,
+            Purpose::Checkpoint => PageCause::Compaction,
+            Purpose::Recovery => PageCause::Recovery,
+            Purpose::Verify => PageCause::Verify,
+            _ => PageCause::Get,
+        };
+        self.reads.add(kind, cause, pages, bytes);
+    }
+
+    /// What was read and what was written so far.
+    pub fn traffic(&self) -> (PageTraffic, PageTraffic) {
+        (self.reads.snapshot(), self.writes.snapshot())
+    }
+
+    /// Writes `bytes`, whole sectors, from the `sector`-th of the file on. The caller counts them.
     pub fn write_sectors(&self, sector: u64, bytes: &[u8], purpose: Purpose) -> Result<()> {
         let per_unit = UNIT_BYTES / SECTOR_BYTES as u64;
         let offset = byte_offset(sector / per_unit)? + sector % per_unit * SECTOR_BYTES as u64;
         self.file.write_at(purpose, offset, bytes).map_err(context("writing", offset))
     }
 
-    /// Writes a meta page into its slot.
-    pub fn write_meta(&self, meta: &Meta) -> Result<()> {
-        let offset = meta.offset();
-        self.file.write_at(Purpose::Manifest, offset, &meta.encode()).map_err(context("writing", offset))
+    /// Writes a meta page into its slot, for `cause`.
+    pub fn write_meta(&self, meta: &Meta, cause: PageCause) -> Result<()> {
+        let (offset, bytes) = (meta.offset(), meta.encode());
+        self.file.write_at(Purpose::Manifest, offset, &bytes).map_err(context("writing", offset))?;
+        self.count_written(PageKind::Meta, cause, 1, bytes.len() as u64);
+        Ok(())
     }
 
     /// Makes everything written durable.
@@ -347,9 +411,12 @@ fn byte_offset(unit: u64) -> Result<u64> {
     }
 }
 
+/// What [`read_meta`] reads.
+pub const META_SLOTS_BYTES: usize = UNIT_BYTES as usize + META_BYTES;
+
 /// Reads the two meta slots of `file`.
 pub fn read_meta(file: &dyn File) -> Result<Meta> {
-    let mut slots = vec![0; UNIT_BYTES as usize + META_BYTES];
+    let mut slots = vec![0; META_SLOTS_BYTES];
     file.read_at(Purpose::Recovery, 0, &mut slots).map_err(context("reading", 0))?;
     Meta::newest(&slots)
 }

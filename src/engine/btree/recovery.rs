@@ -18,14 +18,14 @@ use super::checkpoint::{BATCH_IMAGE_KIND, IMAGE_HEADER_BYTES, IMAGE_KIND};
 use super::double::DoubleWrite;
 use super::freemap::FreeMap;
 use super::meta::{FILE, META_BYTES, Meta};
-use super::page::SECTOR_BYTES;
-use super::pager::{Loaded, Pager, read_meta};
+use super::page::{LEVEL, SECTOR_BYTES};
+use super::pager::{Loaded, META_SLOTS_BYTES, Pager, read_meta};
 use super::tree::{Pins, Stop, Tree};
 use super::{FIRST_UNIT, UNIT_BYTES};
 use crate::base::clock::Clock;
 use crate::disk::{Disk, Purpose, replace};
 use crate::engine::wal::{FIRST_KIND, Log, RECORD_OVERHEAD_BYTES, is_segment};
-use crate::engine::{Batch, Bell, Error, Options, Position, Result, Torn};
+use crate::engine::{Batch, Bell, Error, Options, PageCause, PageKind, Position, Result, Torn};
 
 /// What opening finds.
 pub struct Recovered {
@@ -48,18 +48,27 @@ pub fn recover(
     bell: Arc<Bell>,
     options: &Options,
 ) -> Result<Recovered> {
-    make_if_missing(&*disk, options)?;
+    let made_bytes = make_if_missing(&*disk, options)?;
     let file = disk.open(FILE).map_err(|error| Error::io(format!("opening {FILE}"), error))?;
     let meta = read_meta(&*file)?;
     let size = file.size().map_err(|error| Error::io(format!("size of {FILE}"), error))?;
     let pager = Pager::new(file, meta.page_bytes as usize, options.cache_bytes);
+    pager.count_read(PageKind::Meta, Purpose::Recovery, 2, META_SLOTS_BYTES as u64);
+    if made_bytes > 0 {
+        pager.count_written(PageKind::Meta, PageCause::Recovery, 1, made_bytes);
+    }
     let file_units = size / UNIT_BYTES;
     // A meta page that a killed process wrote counts from here on: what only the other one needs may be overwritten.
     pager.sync(Purpose::Recovery)?;
     let double = DoubleWrite::open(disk.clone())?;
     if meta.double_bytes > 0 {
-        for (unit, page) in double.read(&meta)? {
-            pager.write(unit, &page, Purpose::Recovery)?;
+        let copies = double.read(&meta)?;
+        let named_bytes = meta.double_bytes.saturating_sub(copies.len() as u64 * meta.page_bytes);
+        pager.count_read(PageKind::Meta, Purpose::Recovery, named_bytes / UNIT_BYTES, named_bytes);
+        for (unit, page) in copies {
+            let kind = PageKind::of_level(page.get(LEVEL).copied().unwrap_or_default());
+            pager.count_read(kind, Purpose::Recovery, 1, page.len() as u64);
+            pager.repair_page(unit, &page)?;
         }
         pager.sync(Purpose::Recovery)?;
     }
@@ -105,7 +114,7 @@ pub fn recover(
     let Replay { mut tree, image_bytes, .. } = replay;
     if meta.images_end > 0 || meta.double_bytes > 0 {
         tree.durable = meta.settled();
-        pager.write_meta(&tree.durable)?;
+        pager.write_meta(&tree.durable, PageCause::Recovery)?;
     }
     if meta.double_bytes > 0 {
         pager.sync(Purpose::Recovery)?;
@@ -123,10 +132,11 @@ pub fn growth_units(options: &Options, end: u64) -> u64 {
     (end / 16).clamp((options.dirty_bytes_max / 16 / UNIT_BYTES).min(most), most)
 }
 
-fn make_if_missing(disk: &dyn Disk, options: &Options) -> Result<()> {
+/// Makes the data file if there is none; returns the bytes written.
+fn make_if_missing(disk: &dyn Disk, options: &Options) -> Result<u64> {
     let files = disk.list().map_err(|error| Error::io("listing the store", error))?;
     if files.iter().any(|info| info.name == FILE) {
-        return Ok(());
+        return Ok(0);
     }
     if files.iter().any(|info| is_segment(&info.name)) {
         return Err(Error::corrupt(FILE, 0, "it is missing, but its log is there"));
@@ -135,7 +145,9 @@ fn make_if_missing(disk: &dyn Disk, options: &Options) -> Result<()> {
     let mut bytes = meta.encode();
     bytes.resize(FIRST_UNIT as usize * UNIT_BYTES as usize, 0);
     debug_assert!(META_BYTES < bytes.len());
-    replace(disk, Purpose::Manifest, FILE, &bytes).map_err(|error| Error::io(format!("making {FILE}"), error))
+    let made = replace(disk, Purpose::Manifest, FILE, &bytes);
+    made.map_err(|error| Error::io(format!("making {FILE}"), error))?;
+    Ok(bytes.len() as u64)
 }
 
 struct Replay<'a> {
@@ -143,8 +155,8 @@ struct Replay<'a> {
     pager: &'a Pager,
     ahead_units: u64,
     meta: Meta,
-    /// The newest image of each sector that goes home.
-    repairs: BTreeMap<u64, Bytes>,
+    /// The newest image of each sector that goes home, with the kind of its page.
+    repairs: BTreeMap<u64, (PageKind, Bytes)>,
     /// They are there.
     repaired: bool,
     /// Batches between them.
@@ -181,10 +193,13 @@ impl Replay<'_> {
             _ => return Err(Error::corrupt("log record", position, format!("an unknown kind, {kind}"))),
         }
         if position == end && !self.repaired {
-            let repairs: Vec<(u64, Bytes)> = std::mem::take(&mut self.repairs).into_iter().collect();
+            let repairs: Vec<(u64, (PageKind, Bytes))> = std::mem::take(&mut self.repairs).into_iter().collect();
             for run in repairs.chunk_by(|(a, _), (b, _)| a + 1 == *b) {
-                let bytes: Vec<u8> = run.iter().flat_map(|(_, sector)| sector.iter().copied()).collect();
+                let bytes: Vec<u8> = run.iter().flat_map(|(_, (_, sector))| sector.iter().copied()).collect();
                 self.pager.write_sectors(run[0].0, &bytes, Purpose::Recovery)?;
+                for (_, (kind, sector)) in run {
+                    self.pager.count_written(*kind, PageCause::Recovery, 0, sector.len() as u64);
+                }
             }
             self.pager.sync(Purpose::Recovery)?;
             self.repaired = true;
@@ -203,10 +218,13 @@ impl Replay<'_> {
             return Err(Error::corrupt("log record", position, "a page image that is not what it says"));
         };
         let first = u64::from_le_bytes(*unit).saturating_mul(UNIT_BYTES / SECTOR_BYTES as u64);
+        // A page that changed has a new checksum, so its first sector is always there.
+        let kind = PageKind::of_level(payload.get(header + LEVEL).copied().unwrap_or_default());
         let places = (0..u128::BITS).filter(|index| changed >> index & 1 == 1);
         for (index, bytes) in places.zip(sectors) {
             // A copy: a slice would hold its whole segment.
-            self.repairs.insert(first.saturating_add(u64::from(index)), Bytes::copy_from_slice(bytes));
+            let bytes = Bytes::copy_from_slice(bytes);
+            self.repairs.insert(first.saturating_add(u64::from(index)), (kind, bytes));
         }
         Ok(())
     }

@@ -7,7 +7,9 @@ use crate::base::clock::{ManualClock, SystemClock};
 use crate::base::prng::Prng;
 use crate::disk::{Fault, Faulty, Kind as Request, Latch, Metered, SimDisk};
 use crate::engine::Operation;
-use crate::engine::{Kind, Lookups, MemEngine, Worker, run, settle, sync};
+use crate::engine::{
+    Kind, Lookups, MemEngine, PageCount, PageKind, PageTraffic, Worker, run, settle, sync,
+};
 
 type Map = BTreeMap<Vec<u8>, Vec<u8>>;
 
@@ -523,6 +525,89 @@ fn the_meter_equals_the_witness() {
     let scanned = snapshot.since(&before);
     assert_eq!(scanned.total().reads, scanned.of(Purpose::Scan).reads);
     assert_eq!(scanned.total().writes, 0);
+}
+
+/// Bytes and pages of a direction, summed by kind and by cause, which must agree.
+fn all_pages(traffic: &PageTraffic) -> PageCount {
+    let sum = |counts: &[PageCount]| PageCount {
+        pages: counts.iter().map(|count| count.pages).sum(),
+        bytes: counts.iter().map(|count| count.bytes).sum(),
+    };
+    let by_kind = sum(&PageKind::ALL.map(|kind| traffic.of_kind(kind)));
+    assert_eq!(by_kind, sum(&PageCause::ALL.map(|cause| traffic.of_cause(cause))));
+    by_kind
+}
+
+#[test]
+fn pages_by_kind_and_by_cause_add_up_to_what_the_disk_has_taken() {
+    for torn in [Torn::Delta, Torn::DoubleWrite, Torn::Image] {
+        // With failures, which count nowhere, and killed processes, so that opening repairs pages.
+        let sim = SimDisk::new();
+        for (round, fault) in [None, Some(40), Some(90), None].into_iter().enumerate() {
+            let faulty = Faulty::new(sim.clone());
+            let metered = Metered::new(faulty.clone());
+            let disk: Arc<dyn Disk> = metered.clone();
+            if let Some(nth) = fault {
+                let kind = Some(Request::Write);
+                faulty.inject(Fault::Fail { kind, purpose: None, nth, errno: libc::EIO });
+            }
+            let Ok(engine) = open_on(disk, &with(torn)) else { continue };
+            let mut prng = Prng::new(round as u64);
+            for step in 0..150 {
+                let batch = random_batch(&mut prng);
+                // A failure is what this is about.
+                drop(apply(&engine, &batch));
+                match step % 40 {
+                    9 | 19 => drop(run(&*engine, Command::Checkpoint)),
+                    29 => drop(run(&*engine, Command::Compact)),
+                    _ => drop(engine.work(Class::Flush)),
+                }
+            }
+            drop(contents(&*engine));
+            drop(run(&*engine, Command::Verify));
+            let tree = engine.shape().tree.unwrap();
+            let door = metered.snapshot();
+            let bytes = |purposes: &[Purpose], of: fn(&crate::disk::Counters) -> u64| -> u64 {
+                purposes.iter().map(|purpose| of(&door.of(*purpose))).sum()
+            };
+            use Purpose::*;
+            let written = bytes(&[Checkpoint, PageImage, DoubleWrite, Manifest, Recovery], |c| c.write_bytes);
+            assert_eq!(all_pages(&tree.pages_written).bytes, written, "{torn:?} round {round}");
+            let read = bytes(&[Checkpoint, Get, Scan, Verify], |c| c.read_bytes);
+            let at_opening = tree.pages_read.of_cause(PageCause::Recovery).bytes;
+            assert_eq!(all_pages(&tree.pages_read).bytes - at_opening, read, "{torn:?} round {round}");
+            let copies = |cause| tree.pages_written.of_cause(cause).bytes;
+            let images = copies(PageCause::Image) + copies(PageCause::Delta);
+            assert_eq!(images, door.of(PageImage).write_bytes);
+            assert_eq!(copies(PageCause::DoubleWrite), door.of(DoubleWrite).write_bytes);
+            assert_eq!(copies(PageCause::Eviction), 0);
+            let extents = tree.pages_written.of(PageKind::Extent, PageCause::Compaction);
+            assert!(extents.bytes % UNIT_BYTES == 0);
+        }
+    }
+}
+
+#[test]
+fn a_split_is_at_least_three_page_writes() {
+    for torn in [Torn::Delta, Torn::DoubleWrite, Torn::Image] {
+        let engine = open_on(SimDisk::new(), &with(torn)).unwrap();
+        let tree = || engine.shape().tree.unwrap();
+        let (mut splits, mut prng) = (0, Prng::new(3));
+        for _ in 0..600 {
+            let before = tree();
+            let mut batch = Batch::new(0);
+            batch.put(format!("k{:08}", prng.below(1 << 24)), vec![7; 100]);
+            apply(&engine, &batch).unwrap();
+            run(&*engine, Command::Checkpoint).unwrap();
+            let after = tree();
+            let split = after.splits - before.splits;
+            let pages = after.pages_written.since(&before.pages_written).of_cause(PageCause::Split).pages;
+            // Two splits in a row, of a leaf and of the page above it, share a page.
+            assert!(pages >= if split > 0 { 2 * split + 1 } else { 0 }, "{torn:?}: {pages} pages, {split} splits");
+            splits += split;
+        }
+        assert!(splits > 15, "{splits}");
+    }
 }
 
 #[test]

@@ -31,7 +31,7 @@ use super::page::{
 };
 use super::pager::{Loaded, Pager, Piece};
 use super::{OUT_OF_LINE_BYTES, UNIT_BYTES};
-use crate::engine::{Batch, Error, Operation, Position, Torn};
+use crate::engine::{Batch, Error, Operation, PageCause, Position, Torn};
 
 /// Something that is not in memory.
 #[derive(Clone, Copy, Debug)]
@@ -63,6 +63,8 @@ pub struct Frozen {
     pub imaged: HashSet<u64>,
     /// New values by first unit of their extent.
     pub values: HashMap<u64, Bytes>,
+    /// Those of them that are not new, but moved.
+    pub moved: HashSet<u64>,
     /// The free map.
     pub map: Bytes,
     /// The state's meta page; `sequence`, `images_end` and `double_bytes` are not set yet.
@@ -138,6 +140,7 @@ pub struct Tree {
     dirty: HashMap<u64, Arc<Page>>,
     fresh: HashSet<u64>,
     values: HashMap<u64, Bytes>,
+    moved: HashSet<u64>,
     value_bytes: u64,
 }
 
@@ -170,6 +173,7 @@ impl Tree {
             dirty: HashMap::new(),
             fresh: HashSet::new(),
             values: HashMap::new(),
+            moved: HashSet::new(),
             value_bytes: 0,
         }
     }
@@ -434,8 +438,14 @@ impl Tree {
         self.dirty.get(&unit).or_else(|| pins.get(&unit))
     }
 
-    /// The same, to be changed.
-    pub(super) fn page_mut(&mut self, unit: u64, pins: &mut Pins, pager: &Pager) -> &mut Page {
+    /// The same, to be changed for `cause`.
+    pub(super) fn page_mut(
+        &mut self,
+        unit: u64,
+        cause: PageCause,
+        pins: &mut Pins,
+        pager: &Pager,
+    ) -> &mut Page {
         self.touch(unit);
         match self.dirty.entry(unit) {
             Entry::Occupied(page) => Arc::make_mut(page.into_mut()),
@@ -443,7 +453,7 @@ impl Tree {
                 pager.forget(unit);
                 let page = pins.remove(&unit).expect("a page on a planned way is dirty or pinned");
                 let page = Arc::make_mut(place.insert(page));
-                page.begin_changes();
+                page.begin_changes(cause);
                 page
             }
         }
@@ -462,7 +472,8 @@ impl Tree {
         (way, unit)
     }
 
-    fn add_page(&mut self, page: Page, pager: &Pager) -> u64 {
+    fn add_page(&mut self, mut page: Page, cause: PageCause, pager: &Pager) -> u64 {
+        page.set_cause(cause);
         let unit = self.space.take_low(pager.page_units());
         match page.level() {
             0 => self.counts.leaf_pages += 1,
@@ -496,6 +507,7 @@ impl Tree {
         pager.forget(extent.unit);
         if self.values.remove(&extent.unit).is_some() {
             self.value_bytes -= u64::from(extent.bytes);
+            self.moved.remove(&extent.unit);
             self.space.give_back(extent.unit, units);
         } else {
             self.space.retire(extent.unit, units);
@@ -508,6 +520,7 @@ impl Tree {
         let unit = match old {
             Some(old) if u64::from(old.units) == units && self.values.contains_key(&old.unit) => {
                 self.value_bytes -= u64::from(old.bytes);
+                self.moved.remove(&old.unit);
                 old.unit
             }
             _ => {
@@ -525,13 +538,13 @@ impl Tree {
 
     fn put(&mut self, key: &Bytes, value: &Bytes, pins: &mut Pins, pager: &Pager) {
         if self.height == 0 {
-            self.root = self.add_page(Page::new(self.page_bytes, 0, 0), pager);
+            self.root = self.add_page(Page::new(self.page_bytes, 0, 0), PageCause::Change, pager);
             self.height = 1;
         }
         let (way, leaf) = self.way(key, pins);
         let page = self.planned(leaf, pins);
         let found = page.search(key);
-        let (mut old, mut old_bytes) = (None, 0);
+        let (mut old, mut old_bytes, free_bytes) = (None, 0, page.free_bytes());
         if let Ok(index) = found {
             old_bytes = page.cell_bytes(index);
             if let Stored::Extent(extent) = page.stored(index) {
@@ -548,7 +561,9 @@ impl Tree {
         };
         self.counts.leaf_bytes += cell.len() as u64 + 2;
         self.counts.leaf_bytes -= old_bytes as u64;
-        let page = self.page_mut(leaf, pins, pager);
+        let splits = cell.len() + 2 > free_bytes + old_bytes;
+        let cause = if splits { PageCause::Split } else { PageCause::Change };
+        let page = self.page_mut(leaf, cause, pins, pager);
         if let Ok(index) = found {
             if page.replace(index, &cell) {
                 return;
@@ -571,21 +586,21 @@ impl Tree {
     ) {
         debug_assert!(cell.len() + 2 <= cell_bytes_max(self.page_bytes));
         loop {
-            let page = self.page_mut(unit, pins, pager);
+            let page = self.page_mut(unit, PageCause::Split, pins, pager);
             if page.insert(index, &cell) {
                 return;
             }
             let level = page.level();
             let (separator, right) = page.split(index, &cell);
             self.events.splits += 1;
-            let right = self.add_page(right, pager);
+            let right = self.add_page(right, PageCause::Split, pager);
             cell = inner_cell(&separator, right);
             match way.pop() {
                 Some((parent, child)) => (unit, index) = (parent, child),
                 None => {
                     let mut root = Page::new(self.page_bytes, level + 1, unit);
                     root.insert(0, &cell);
-                    self.root = self.add_page(root, pager);
+                    self.root = self.add_page(root, PageCause::Split, pager);
                     self.height += 1;
                     return;
                 }
@@ -601,7 +616,7 @@ impl Tree {
         let (_, leaf) = self.way(key, pins);
         // A page is changed only if the key is there.
         let index = self.planned(leaf, pins).search(key).ok()?;
-        let page = self.page_mut(leaf, pins, pager);
+        let page = self.page_mut(leaf, PageCause::Change, pins, pager);
         let old = match page.stored(index) {
             Stored::Extent(extent) => Some(extent),
             Stored::Inline(_) => None,
@@ -627,7 +642,7 @@ impl Tree {
                 (self.root, self.height) = (0, 0);
                 return;
             };
-            if self.page_mut(parent, pins, pager).remove_child(index) {
+            if self.page_mut(parent, PageCause::Merge, pins, pager).remove_child(index) {
                 break;
             }
             self.remove_page(parent, false, pager);
@@ -658,7 +673,7 @@ impl Tree {
 
     /// Puts the page at `unit`, which is resident, elsewhere; the caller changes what refers to it.
     pub(super) fn move_page(&mut self, unit: u64, to: u64, pins: &mut Pins, pager: &Pager) {
-        self.page_mut(unit, pins, pager);
+        self.page_mut(unit, PageCause::Compaction, pins, pager);
         self.imaged.remove(&unit);
         if let Some(page) = self.dirty.remove(&unit) {
             self.dirty.insert(to, page);
@@ -677,6 +692,7 @@ impl Tree {
         self.counts.extent_units += u64::from(old.units);
         self.value_bytes += value.len() as u64;
         self.values.insert(to, value);
+        self.moved.insert(to);
         Extent { unit: to, ..old }
     }
 
@@ -717,6 +733,7 @@ impl Tree {
             fresh: std::mem::take(&mut self.fresh),
             imaged: std::mem::take(&mut self.imaged),
             values: std::mem::take(&mut self.values),
+            moved: std::mem::take(&mut self.moved),
             map,
             meta,
             bytes,
