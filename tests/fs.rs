@@ -445,11 +445,12 @@ impl Run {
                 let (target, to) = (if self.random.one_in(4) { source } else { self.file() }, self.offset());
                 let length = self.offset();
                 self.log.push(format!("copy {source} {from} {target} {to} {length}"));
-                let real =
-                    ask(|tier| fs.copy_range(tier, caller, (source, from), (target, to), length)).map(|copied| {
+                let real = ask(|tier| fs.copy_range(tier, caller, (source, from), (target, to), length)).map(
+                    |copied| {
                         assert!(copied.data_bytes == copied.length || copied.data_bytes == 0);
                         copied.length
-                    });
+                    },
+                );
                 let model = self.model.copy((source, from), (target, to), length, caller.uid != 0);
                 self.same(real, model);
             }

@@ -106,7 +106,10 @@ impl Acl {
     fn map(&self, change: impl Fn(u16, u16) -> u16, mode: u32) -> Acl {
         let entry = |entry: &Entry| {
             let class = self.shift(entry.tag).map(|shift| (mode >> shift & 7) as u16);
-            Entry { permissions: class.map_or(entry.permissions, |class| change(entry.permissions, class)), ..*entry }
+            Entry {
+                permissions: class.map_or(entry.permissions, |class| change(entry.permissions, class)),
+                ..*entry
+            }
         };
         Acl(self.0.iter().map(entry).collect())
     }
@@ -136,7 +139,8 @@ mod tests {
 
     #[test]
     fn golden_bytes() {
-        let bytes = b"\x02\0\0\0\x01\0\x07\0\xff\xff\xff\xff\x02\0\x06\0\xe8\x03\0\0\x04\0\x05\0\xff\xff\xff\xff\
+        let bytes =
+            b"\x02\0\0\0\x01\0\x07\0\xff\xff\xff\xff\x02\0\x06\0\xe8\x03\0\0\x04\0\x05\0\xff\xff\xff\xff\
                       \x10\0\x06\0\xff\xff\xff\xff\x20\0\x01\0\xff\xff\xff\xff";
         assert_eq!(named().encode(), bytes);
         assert_eq!(Acl::decode(bytes), Some(named()));

@@ -253,7 +253,10 @@ impl PowerSupply {
 
     /// Nothing that the disk has not yet reaches it any more.
     fn cut(&self) {
-        PowerSupply::run("xfs_io", &["-x".as_ref(), "-c".as_ref(), "shutdown".as_ref(), self.folder.as_ref()]);
+        PowerSupply::run(
+            "xfs_io",
+            &["-x".as_ref(), "-c".as_ref(), "shutdown".as_ref(), self.folder.as_ref()],
+        );
     }
 
     /// The disk as it is after the machine starts.
@@ -290,7 +293,8 @@ fn power_loss_under_writers(engine: Engine) {
             writer.verify();
         }
         std::thread::scope(|scope| {
-            let running: Vec<_> = writers.iter_mut().map(|writer| scope.spawn(|| writer.run(false))).collect();
+            let running: Vec<_> =
+                writers.iter_mut().map(|writer| scope.spawn(|| writer.run(false))).collect();
             std::thread::sleep(Duration::from_millis(200 + moment.below(800)));
             supply.cut();
             // Writers see errors from the daemon, or wait for it.

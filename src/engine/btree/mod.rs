@@ -55,8 +55,9 @@ use parking_lot::{Mutex, MutexGuard};
 
 use super::wal::{FIRST_KIND, Log, RECORD_OVERHEAD_BYTES};
 use super::{
-    Batch, Bell, Cause, Class, Command, Debt, Done, Engine, Error, Journal, KeyRange, Memory, Options, PageCause,
-    Pending, Position, Probe, ProbeMeter, Promise, Result, Shape, SpaceGuard, StallMeter, Tier, Torn, Visit,
+    Batch, Bell, Cause, Class, Command, Debt, Done, Engine, Error, Journal, KeyRange, Memory, Options,
+    PageCause, Pending, Position, Probe, ProbeMeter, Promise, Result, Shape, SpaceGuard, StallMeter, Tier,
+    Torn, Visit,
 };
 use crate::base::clock::Clock;
 use crate::disk::{Disk, Purpose};
