@@ -148,7 +148,7 @@ fn common() -> Shape {
     probes.buckets[2] = 19;
     probes.buckets[9] = 1;
     Shape {
-        cache: Cache { bytes: 12 << 20, bytes_max: 256 << 20, hits: 931, misses: 69 },
+        cache: Cache { bytes: 12 << 20, bytes_max: 256 << 20, hits: 931, misses: 69, ..Cache::default() },
         debt: Debt {
             dirty_bytes: 41 << 10,
             unsynced_bytes: 3_250_586,
