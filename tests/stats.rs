@@ -339,7 +339,7 @@ fn reports_keep_to_a_page_and_begin_alike() {
 fn paths(value: &Value, path: &str, found: &mut BTreeSet<String>) {
     let sort = match path {
         "ops" => Some("<op>"),
-        "kinds" => Some("<kind>"),
+        "kinds" | "cache.kinds" => Some("<kind>"),
         "disk.by_purpose" => Some("<purpose>"),
         "stalls.by_cause" | "tree.pages.read.cause" | "tree.pages.written.cause" => Some("<cause>"),
         "tree.pages.read.kind" | "tree.pages.written.kind" => Some("<kind>"),
