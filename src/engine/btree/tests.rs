@@ -11,6 +11,8 @@ use crate::engine::{
     Kind, Lookups, MemEngine, PageCount, PageKind, PageTraffic, Worker, run, settle, sync,
 };
 
+mod damage;
+
 type Map = BTreeMap<Vec<u8>, Vec<u8>>;
 
 fn tiny() -> Options {
