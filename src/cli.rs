@@ -292,6 +292,10 @@ fn start_log(level: log::LevelFilter, colour: bool) {
 
 fn run_mount(arguments: &MountArgs) -> Result<(), Failure> {
     let usage = |text: String| Failure::new(code::USAGE, text);
+    let words: Vec<String> = arguments.options.iter().flat_map(|list| split(list)).collect();
+    if words.iter().any(|word| word == "remount") {
+        return remount(&arguments.mount_point, &words, arguments.fake);
+    }
     let options = MountOptions::parse(&arguments.options, arguments.sloppy).map_err(usage)?;
     let store = absolute(&arguments.dir)?;
     let mount_point = session::resolve_mount_point(&arguments.mount_point)
@@ -350,6 +354,18 @@ fn run_mount(arguments: &MountArgs) -> Result<(), Failure> {
             })
         }
     }
+}
+
+/// `mount -o remount`: mount(8) adds to `options` whatever the mount table says, so what is not understood is passed over.
+fn remount(path: &Path, options: &[String], fake: bool) -> Result<(), Failure> {
+    let show = path.display();
+    let failed = |error: std::io::Error| Failure::new(code::MOUNT, format!("{show}: {error}"));
+    let mount_point = session::resolve_mount_point(path).map_err(failed)?;
+    match session::mounted_at(&mount_point).map_err(failed)? {
+        Some(mounted) if session::is_ours(&mounted) => {}
+        _ => return Err(Failure::new(code::USAGE, format!("{show} is no mount of kvfs"))),
+    }
+    if fake { Ok(()) } else { session::remount(&mount_point, options).map_err(failed) }
 }
 
 fn unmount(path: &Path, lazy: bool) -> Result<(), Failure> {

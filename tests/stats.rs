@@ -15,7 +15,8 @@ use kvfs::control::{
 use kvfs::disk::{Disk, Latch, Metered, ProcessIo, Purpose, SimDisk, Snapshot, Space};
 use kvfs::engine::{
     self, Batch, Cache, Cause, Command, Debt, Engine, Filter, Histogram, Kind, KindCounters, Level, Lookups,
-    MemEngine, Memory, MeteredEngine, PageCause, PageKind, Shape, StallCounters, Stalls, TagCounters, Tier, TrafficMeter, Tree,
+    MemEngine, Memory, MeteredEngine, PageCause, PageKind, Shape, StallCounters, Stalls, TagCounters, Tier,
+    TrafficMeter, Tree,
 };
 use kvfs::fs::Usage;
 use kvfs::fs::meter::{Latency, Meter, Op, OpCounters};

@@ -135,9 +135,9 @@ impl Sample {
         self.ops.get(op as usize).cloned().unwrap_or_default()
     }
 
-    /// A: bytes that users wrote.
+    /// A: bytes that users wrote, or had copied here.
     pub fn app_write_bytes(&self) -> u64 {
-        self.op(Op::Write).bytes
+        self.op(Op::Write).bytes + self.op(Op::CopyFileRange).bytes
     }
 
     /// Bytes that users read.

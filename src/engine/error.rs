@@ -23,17 +23,20 @@ pub enum Cause {
     LogSpace,
     /// A rate that was asked for is used up.
     RateLimit,
+    /// The disk below is full, and a merge that runs will give space back: who gives space back as well, waits for it.
+    Space,
 }
 
 impl Cause {
     /// Every cause, in the order of reports.
-    pub const ALL: [Cause; 6] = [
+    pub const ALL: [Cause; 7] = [
         Cause::Memtables,
         Cause::L0Files,
         Cause::PendingBytes,
         Cause::DirtyPages,
         Cause::LogSpace,
         Cause::RateLimit,
+        Cause::Space,
     ];
 
     /// The name in reports, such as `l0_files`.
@@ -45,6 +48,7 @@ impl Cause {
             Cause::DirtyPages => "dirty_pages",
             Cause::LogSpace => "log_space",
             Cause::RateLimit => "rate_limit",
+            Cause::Space => "space",
         }
     }
 }

@@ -238,6 +238,9 @@ pub struct Options {
     pub window: Duration,
     /// LSM, time-window: age at which a sealed window is dropped; never on a mount, where files do not expire.
     pub ttl: Option<Duration>,
+    /// LSM: after this many deleted keys in a row a scan remembers where they are, so that the next one need not pass them;
+    /// 0 for never.
+    pub gap_tombstones: u64,
     /// LSM: L0 runs at which a merge into L1 starts.
     pub l0_trigger: u64,
     /// LSM: L0 runs from which writers are slowed down.
@@ -297,6 +300,7 @@ impl Default for Options {
             space_amp_percent: 200,
             window: Duration::from_secs(3600),
             ttl: None,
+            gap_tombstones: 256,
             l0_trigger: 4,
             l0_slowdown: 20,
             l0_stop: 36,
@@ -328,6 +332,7 @@ impl Options {
             table_bytes: 2 << 10,
             block_bytes: 256,
             restart_interval: 4,
+            gap_tombstones: 4,
             l0_trigger: 2,
             l0_slowdown: 6,
             l0_stop: 10,
@@ -571,6 +576,11 @@ pub const FIELDS: &[Field<Options>] = &[
         },
         get: |options| exact_duration(options.window),
     },
+    count!(
+        "gap_tombstones",
+        gap_tombstones,
+        "LSM: deleted keys in a row after which a scan remembers to jump over them; 0 never. Default 256."
+    ),
     count!("l0_trigger", l0_trigger, "LSM: L0 files that start a merge. Default 4."),
     count!("l0_slowdown", l0_slowdown, "LSM: L0 files that slow writers down. Default 20."),
     count!("l0_stop", l0_stop, "LSM: L0 files that stop writers. Default 36."),

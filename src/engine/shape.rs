@@ -31,6 +31,8 @@ pub struct Shape {
     pub stalls: Stalls,
     /// Structures (memtables, tables, pages) probed per point read.
     pub probes: Histogram,
+    /// LSM: sorted sources (memtables, tables of L0, levels) merged per scan.
+    pub scan_runs: Histogram,
     /// Bytes of files that are kept only until their last reader is gone.
     pub obsolete_bytes: u64,
     /// Bytes now in outputs of merges that are not part of the store yet, or inputs kept while a merge runs.

@@ -13,19 +13,26 @@ const RECHECK_BYTES: i64 = 16 << 20;
 pub struct SpaceGuard {
     disk: Arc<dyn Disk>,
     reserve_bytes: u64,
+    /// What a batch may take at once, however small it is: a new segment of the log.
+    grain_bytes: u64,
     /// Bytes that may still be admitted before the disk is asked again.
     allowance: AtomicI64,
 }
 
 impl SpaceGuard {
-    /// Keeps max(`reserve_bytes_min`, 1 %) of `disk` free.
-    pub fn new(disk: Arc<dyn Disk>, reserve_bytes_min: u64) -> Result<SpaceGuard> {
+    /// Keeps max(`reserve_bytes_min`, 1 %) of `disk` free, where space is taken in pieces of `grain_bytes`.
+    pub fn new(disk: Arc<dyn Disk>, reserve_bytes_min: u64, grain_bytes: u64) -> Result<SpaceGuard> {
         let space = disk.space().map_err(|error| Error::io("reading free space", error))?;
         let reserve_bytes = reserve_bytes_min.max(space.total_bytes / 100);
-        Ok(SpaceGuard { disk, reserve_bytes, allowance: AtomicI64::new(0) })
+        Ok(SpaceGuard { disk, reserve_bytes, grain_bytes, allowance: AtomicI64::new(0) })
     }
 
-    /// Whether a batch of `bytes` may come in while `owed_bytes` (unflushed memory) must still be written.
+    /// Looks at the disk at the next batch: work has begun that owes bytes.
+    pub fn look_again(&self) {
+        self.allowance.store(0, Relaxed);
+    }
+
+    /// Whether a batch of `bytes` may come in while `owed_bytes` (unflushed memory, the rest of a merge) must still be written.
     /// `uses_reserve` lets deletes through as long as half of the reserve is there.
     pub fn admit(&self, bytes: u64, owed_bytes: u64, uses_reserve: bool) -> Result<()> {
         if self.allowance.fetch_sub(bytes as i64, Relaxed) >= bytes as i64 {
@@ -34,8 +41,9 @@ impl SpaceGuard {
         let free = self.disk.space().map_err(|error| Error::io("reading free space", error))?.free_bytes;
         let keep = if uses_reserve { self.reserve_bytes / 2 } else { self.reserve_bytes };
         let room = free.saturating_sub(keep).saturating_sub(owed_bytes);
-        // Half of what is there: what is admitted is written more than once.
-        self.allowance.store((room / 2).min(RECHECK_BYTES as u64) as i64, Relaxed);
+        // A quarter of what is there: what is admitted is written more than once. Near the end every batch is looked at.
+        let allowance = room.saturating_sub(4 * self.grain_bytes) / 4;
+        self.allowance.store(allowance.min(RECHECK_BYTES as u64) as i64, Relaxed);
         if room < bytes && bytes > 0 { Err(Error::NoSpace) } else { Ok(()) }
     }
 }
@@ -49,10 +57,10 @@ mod tests {
     fn data_is_refused_before_deletes_are() {
         let disk = SimDisk::new();
         disk.set_capacity(Some(10_000));
-        let guard = SpaceGuard::new(disk.clone(), 4_000).unwrap();
+        let guard = SpaceGuard::new(disk.clone(), 4_000, 100).unwrap();
         guard.admit(1_000, 0, false).unwrap();
         disk.create("a").unwrap().write_at(Purpose::Wal, 0, &[0; 5_500]).unwrap();
-        let guard = SpaceGuard::new(disk.clone(), 4_000).unwrap();
+        let guard = SpaceGuard::new(disk.clone(), 4_000, 100).unwrap();
         guard.admit(400, 0, false).unwrap();
         assert!(matches!(guard.admit(600, 0, false), Err(Error::NoSpace)));
         assert!(matches!(guard.admit(400, 200, false), Err(Error::NoSpace)));

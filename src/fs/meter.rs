@@ -172,9 +172,9 @@ impl Meter {
         latency.iter_recorded().map(|step| (step.value_iterated_to(), step.count_at_value())).collect()
     }
 
-    /// Bytes that users wrote: the *app bytes* of the accounting.
+    /// Bytes that users wrote, or had copied here: the *app bytes* of the accounting.
     pub fn write_bytes(&self) -> u64 {
-        self.slots[Op::Write as usize].bytes.load(Relaxed)
+        [Op::Write, Op::CopyFileRange].iter().map(|&op| self.slots[op as usize].bytes.load(Relaxed)).sum()
     }
 
     /// Bytes that users read.

@@ -20,6 +20,7 @@
 //! Whoever finds a name and wants the inode behind it counts a reference under the directory's lock, releases that, and
 //! only then locks the inode.
 
+mod acl;
 mod blocks;
 mod check;
 mod counters;
@@ -57,6 +58,7 @@ use types::{FileKind, ROOT, Statfs, Time};
 pub use check::{CheckSummary, Problem};
 pub use error::{Error, Result};
 pub use inode::epoch as inode_epoch;
+pub use ops::Copied;
 pub use options::{Atime, BLOCK_BYTES_MAX, BLOCK_BYTES_MIN, FIELDS, Options};
 pub use superblock::Identity;
 

@@ -15,8 +15,7 @@
 //! 2. Every request but forget is answered once; it is recorded at door 1 just before its answer, so a program that
 //!    has its answer finds it counted.
 //! 3. ENOSYS is answered only where it tells the kernel for good to do without us: flush (errors are reported by
-//!    write and fsync), access (it checks permissions itself), copy_file_range (it copies through read and write),
-//!    locks (one kernel, so its own locks suffice), poll and bmap.
+//!    write and fsync), access (it checks permissions itself), locks (one kernel, so its own locks suffice), poll and bmap.
 
 mod convert;
 mod park;
@@ -386,11 +385,14 @@ fn is_virtual(ino: INodeNo) -> bool {
 impl Filesystem for Adapter {
     fn init(&mut self, _: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
         let options = &self.core.options;
+        // Not ATOMIC_O_TRUNC: a program that runs would be emptied before the kernel refuses with ETXTBSY.
         let mut wanted = vec![
             InitFlags::FUSE_PARALLEL_DIROPS,
             InitFlags::FUSE_ASYNC_DIO,
-            InitFlags::FUSE_ATOMIC_O_TRUNC,
             InitFlags::FUSE_HANDLE_KILLPRIV_V2,
+            // The kernel checks lists; that they are inherited, instead of the umask, is ours.
+            InitFlags::FUSE_POSIX_ACL,
+            InitFlags::FUSE_DONT_MASK,
             InitFlags::FUSE_DO_READDIRPLUS,
             InitFlags::FUSE_READDIRPLUS_AUTO,
             InitFlags::FUSE_CACHE_SYMLINKS,
@@ -579,7 +581,7 @@ impl Filesystem for Adapter {
         self.change_name(Op::Link, reply, call, self.entry());
     }
 
-    fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+    fn open(&self, _: &Request, ino: INodeNo, _: OpenFlags, reply: ReplyOpen) {
         if is_virtual(ino) {
             return match self.core.tree.open(ino.0) {
                 Ok(handle) => {
@@ -589,28 +591,12 @@ impl Filesystem for Adapter {
                 Err(error) => reply.error(convert::errno(&error)),
             };
         }
-        let truncate = flags.0 & libc::O_TRUNC != 0;
-        let caller = caller(request);
         let open_flags = self.core.open_flags();
-        let core = self.core.clone();
-        let call = move |fs: &FileSystem, tier| {
-            let set_id = truncate && has_set_id(fs, tier, ino)?;
-            fs.open_file(tier, ino.0, truncate, caller).map(|()| set_id)
-        };
-        let answer = move |reply: ReplyOpen, result: Result<bool, Errno>| match result {
-            Ok(set_id) => {
-                if set_id {
-                    core.mode_changed(ino);
-                }
-                reply.opened(FileHandle(0), open_flags);
-            }
+        let call = move |fs: &FileSystem, tier| fs.open_file(tier, ino.0);
+        self.ask(Op::Open, reply, call, move |reply: ReplyOpen, result| match result {
+            Ok(()) => reply.opened(FileHandle(0), open_flags),
             Err(errno) => reply.error(errno),
-        };
-        if truncate {
-            self.change_inode(Op::Open, ino.0, 0, false, reply, call, answer);
-        } else {
-            self.ask(Op::Open, reply, call, answer);
-        }
+        });
     }
 
     fn create(
@@ -639,7 +625,7 @@ impl Filesystem for Adapter {
                 }
             };
             made = Some(attributes);
-            fs.open_file(tier, attributes.ino, false, caller)?;
+            fs.open_file(tier, attributes.ino)?;
             Ok(attributes)
         };
         self.change_name(Op::Create, reply, call, move |reply: ReplyCreate, result| match result {
@@ -856,7 +842,7 @@ impl Filesystem for Adapter {
 
     fn setxattr(
         &self,
-        _: &Request,
+        request: &Request,
         ino: INodeNo,
         name: &OsStr,
         value: &[u8],
@@ -869,7 +855,8 @@ impl Filesystem for Adapter {
         }
         let Some(mode) = convert::xattr_mode(flags) else { return reply.error(Errno::EINVAL) };
         let (name, value) = (name.as_bytes().to_vec(), value.to_vec());
-        let call = move |fs: &FileSystem, tier| fs.setxattr(tier, ino.0, &name, &value, mode);
+        let caller = caller(request);
+        let call = move |fs: &FileSystem, tier| fs.setxattr_as(tier, caller, ino.0, &name, &value, mode);
         self.change_inode(Op::Setxattr, ino.0, 0, false, reply, call, empty);
     }
 
@@ -1000,18 +987,37 @@ impl Filesystem for Adapter {
 
     fn copy_file_range(
         &self,
-        _: &Request,
-        _: INodeNo,
+        request: &Request,
+        source: INodeNo,
         _: FileHandle,
-        _: u64,
-        _: INodeNo,
+        from: u64,
+        target: INodeNo,
         _: FileHandle,
-        _: u64,
-        _: u64,
+        to: u64,
+        length: u64,
         _: CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
-        reply.error(Errno::ENOSYS);
+        if is_virtual(source) || is_virtual(target) {
+            // The kernel then copies through read and write.
+            return reply.error(Errno::EOPNOTSUPP);
+        }
+        let caller = caller(request);
+        let core = self.core.clone();
+        let call = move |fs: &FileSystem, tier, _: &mut ReplyWrite| {
+            let set_id = caller.uid != 0 && has_set_id(fs, tier, target)?;
+            let copied = fs.copy_range(tier, caller, (source.0, from), (target.0, to), length)?;
+            Ok(Outcome { bytes: copied.data_bytes, ..Outcome::of((copied.length, set_id)) })
+        };
+        self.serve(Op::CopyFileRange, reply, call, move |reply: ReplyWrite, result| match result {
+            Ok((copied, set_id)) => {
+                if set_id {
+                    core.mode_changed(target);
+                }
+                reply.written(copied as u32);
+            }
+            Err(errno) => reply.error(errno),
+        });
     }
 }
 

@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 
 use fuser::{Config, MountOption, Session, SessionACL};
 use nix::errno::Errno;
-use nix::mount::{MntFlags, umount2};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::signal::{SigSet, Signal};
 
 use super::Adapter;
@@ -32,6 +32,9 @@ use crate::base::text::{Field, When, exact_duration, parse_duration, parse_switc
 const GRACE: Duration = Duration::from_secs(10);
 /// How long the kernel may take to show the new filesystem at the mount point.
 const READY_MAX: Duration = Duration::from_secs(20);
+
+/// How long files that were just closed may keep a mount from becoming read-only.
+const BUSY_MAX: Duration = Duration::from_secs(1);
 
 /// How the kernel talks to us.
 #[derive(Clone, Debug, PartialEq)]
@@ -273,6 +276,39 @@ pub fn detach(mount_point: &Path, lazily: bool) -> io::Result<()> {
             if output.status.success() { Ok(()) } else { Err(io::Error::other(text)) }
         }
         Err(error) => Err(error.into()),
+    }
+}
+
+/// Changes what mount(8) may change of a living mount, as `-o remount` with `options` asks: `ro` and `rw`, and whether
+/// devices, set-id bits and programs work. The kernel sees to all of them; other options are passed over.
+pub fn remount(mount_point: &Path, options: &[String]) -> io::Result<()> {
+    // What statfs(2) calls ST_… and mount(2) calls MS_… are the same bits.
+    let now = nix::sys::statvfs::statvfs(mount_point)?.flags().bits();
+    let keeps = MsFlags::MS_RDONLY | MsFlags::MS_NODEV | MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
+    let mut flags = MsFlags::from_bits_truncate(now) & keeps;
+    for option in options {
+        let (flag, on) = match option.as_str() {
+            "ro" => (MsFlags::MS_RDONLY, true),
+            "rw" => (MsFlags::MS_RDONLY, false),
+            "nodev" => (MsFlags::MS_NODEV, true),
+            "dev" => (MsFlags::MS_NODEV, false),
+            "nosuid" => (MsFlags::MS_NOSUID, true),
+            "suid" => (MsFlags::MS_NOSUID, false),
+            "noexec" => (MsFlags::MS_NOEXEC, true),
+            "exec" => (MsFlags::MS_NOEXEC, false),
+            _ => continue,
+        };
+        flags.set(flag, on);
+    }
+    let none: Option<&Path> = None;
+    let begun = Instant::now();
+    loop {
+        match mount(none, mount_point, none, flags | MsFlags::MS_REMOUNT, none) {
+            // The kernel tells us of a closed file after close(2) has returned, and until we have answered a deleted one
+            // still counts as in use.
+            Err(Errno::EBUSY) if begun.elapsed() < BUSY_MAX => std::thread::sleep(Duration::from_millis(5)),
+            result => return Ok(result?),
+        }
     }
 }
 

@@ -6,7 +6,11 @@
 //! 2. The daemon is killed at a random moment. The dead mount stays; `kvfs check` is clean; the next mount detaches it.
 //! 3. Every record is compared. A file that was in the making may be there or not, but after its rename it is whole.
 //!
-//! A round in which nothing was recorded fails.
+//! A round in which nothing was recorded fails. `KVFS_TEST_ROUNDS` sets how many there are (`tests/external/kill.sh`).
+//!
+//! With `KVFS_TEST_POWER=FOLDER`, where an XFS is mounted from the file FOLDER.img, the store lies there and power goes
+//! instead: the XFS is shut down without a flush of its log, the daemon is killed, and the XFS is mounted anew
+//! (`tests/external/power.sh`). Then only durable steps are recorded.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -17,7 +21,7 @@ use std::time::Duration;
 
 use kvfs::base::prng::Prng;
 
-use crate::host::{Engine, Mount, able, both_engines, long};
+use crate::host::{self, Engine, Mount, able, both_engines, long};
 
 /// What must be at a name.
 #[derive(Clone, Copy, Debug)]
@@ -188,7 +192,7 @@ fn kill_under_writers(engine: Engine) {
     };
     let mut moment = Prng::new(0x0DD);
     let mut writers: Vec<Writer> = (1..=2).map(|seed| Writer::new(&mount.mnt(), seed)).collect();
-    for round in 0..if long() { 40 } else { 6 } {
+    for round in 0..rounds() {
         let plain = round % 2 == 1;
         let options = format!("{small},writeback_cache={}", if plain { "off" } else { "on" });
         let output = mount.try_start(if round == 0 { "" } else { &options });
@@ -227,4 +231,85 @@ fn kill_under_writers(engine: Engine) {
     mount.stop_clean();
 }
 
-both_engines!(kill_under_writers);
+fn rounds() -> u32 {
+    host::rounds().unwrap_or(if long() { 40 } else { 6 })
+}
+
+/// A filesystem that forgets what was not made durable.
+struct PowerSupply {
+    folder: PathBuf,
+}
+
+impl PowerSupply {
+    /// The one that tests/external/power.sh has made.
+    fn given() -> Option<PowerSupply> {
+        Some(PowerSupply { folder: std::env::var_os("KVFS_TEST_POWER")?.into() })
+    }
+
+    fn run(program: &str, words: &[&std::ffi::OsStr]) {
+        let status = std::process::Command::new(program).args(words).status().unwrap();
+        assert!(status.success(), "{program} {words:?}: {status}");
+    }
+
+    /// Nothing that the disk has not yet reaches it any more.
+    fn cut(&self) {
+        PowerSupply::run(
+            "xfs_io",
+            &["-x".as_ref(), "-c".as_ref(), "shutdown".as_ref(), self.folder.as_ref()],
+        );
+    }
+
+    /// The disk as it is after the machine starts.
+    fn restore(&self) {
+        PowerSupply::run("umount", &[self.folder.as_ref()]);
+        let image = self.folder.with_extension("img");
+        PowerSupply::run("mount", &["-o".as_ref(), "loop".as_ref(), image.as_ref(), self.folder.as_ref()]);
+    }
+}
+
+fn power_loss_under_writers(engine: Engine) {
+    let Some(supply) = PowerSupply::given() else { return };
+    assert!(able(&["xfs_io"]));
+    let mount = Mount::place(engine, "");
+    // The store's directory is one below the XFS.
+    let store = supply.folder.join(engine.name());
+    std::os::unix::fs::symlink(&store, mount.store()).unwrap();
+    fs::create_dir(&store).unwrap();
+    let small = match engine {
+        Engine::Btree => "dirty_max=2M,checkpoint_log=2M,log_segment=1M",
+        _ => "memtable=512K,table=512K,level_base=2M,l0_trigger=2,log_segment=1M",
+    };
+    let mut moment = Prng::new(0xB0B);
+    let mut writers: Vec<Writer> = (1..=2).map(|seed| Writer::new(&mount.mnt(), seed)).collect();
+    for round in 0..rounds() {
+        let caching = if round % 2 == 1 { "off" } else { "on" };
+        let output = mount.try_start(&format!("{small},writeback_cache={caching}"));
+        assert!(output.status.success(), "round {round}: mount after a power failure: {output:?}");
+        for writer in &mut writers {
+            if round == 0 {
+                fs::create_dir(&writer.directory).unwrap();
+                File::open(mount.mnt()).unwrap().sync_all().unwrap();
+            }
+            writer.verify();
+        }
+        std::thread::scope(|scope| {
+            let running: Vec<_> =
+                writers.iter_mut().map(|writer| scope.spawn(|| writer.run(false))).collect();
+            std::thread::sleep(Duration::from_millis(200 + moment.below(800)));
+            supply.cut();
+            // Writers see errors from the daemon, or wait for it.
+            std::thread::sleep(Duration::from_millis(20));
+            mount.kill();
+            running.into_iter().for_each(|thread| drop(thread.join().unwrap()));
+        });
+        let steps: u64 = writers.iter().map(|writer| writer.steps.iter().sum::<u64>()).sum();
+        assert!(steps > 0, "round {round}: no step was acknowledged, so nothing is tested");
+        supply.restore();
+        assert_eq!(mount.check(), 0, "round {round}: kvfs check after a power failure");
+    }
+    mount.start();
+    writers.iter_mut().for_each(Writer::verify);
+    mount.stop_clean();
+}
+
+both_engines!(kill_under_writers, power_loss_under_writers);

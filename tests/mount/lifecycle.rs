@@ -255,6 +255,12 @@ fn mount_8() {
             let line = mount.sh(r#"findmnt -no FSTYPE,SOURCE "$MNT""#);
             assert!(line.starts_with("fuse.kvfs ") && line.contains("store"), "{line}");
             mount.sh(&format!(r#"echo {round} > "$MNT/file-{round}"; cat "$MNT"/file-*"#));
+            mount.sh(r#"
+                mount -o remount,ro "$MNT"; fails touch "$MNT/no"; cat "$MNT"/file-* > /dev/null
+                findmnt -no OPTIONS "$MNT" | grep -q '^ro,'
+                mount -o remount,rw "$MNT"; touch "$MNT/yes"; rm "$MNT/yes"
+                fails "$KVFS" mount "$STORE" "$HOST" -o remount,ro
+            "#);
             mount.sh(r#"umount "$MNT""#);
             mount.wait_gone(Duration::from_secs(30));
             assert_eq!(mount.check(), 0, "{how}");

@@ -70,6 +70,11 @@ pub fn long() -> bool {
     std::env::var_os("KVFS_TEST_LONG").is_some()
 }
 
+/// Rounds that `KVFS_TEST_ROUNDS` asks for, of tests that go in rounds.
+pub fn rounds() -> Option<u32> {
+    Some(std::env::var("KVFS_TEST_ROUNDS").ok()?.parse().expect("KVFS_TEST_ROUNDS is a number"))
+}
+
 /// The binary under test: `$KVFS_BIN` (tests/run.sh sets the release build), else the one that cargo built with the test.
 pub fn binary() -> PathBuf {
     std::env::var_os("KVFS_BIN").map_or_else(|| env!("CARGO_BIN_EXE_kvfs").into(), PathBuf::from)
@@ -334,12 +339,13 @@ impl Mount {
         std::thread::spawn(move || {
             let (flag, bell) = &*over;
             let guard = flag.lock().unwrap_or_else(PoisonError::into_inner);
-            let waited = bell.wait_timeout_while(guard, PATIENCE, |over| !*over);
+            let patience = PATIENCE + Duration::from_secs(10) * rounds().unwrap_or(0);
+            let waited = bell.wait_timeout_while(guard, patience, |over| !*over);
             let late = waited.is_ok_and(|(_guard, waited)| waited.timed_out());
             let pid = pid.load(Ordering::Acquire);
             if late && pid != 0 {
                 let _ =
-                    writeln!(std::io::stderr(), "a mount test takes longer than {PATIENCE:?}: killing {pid}");
+                    writeln!(std::io::stderr(), "a mount test takes longer than {patience:?}: killing {pid}");
                 let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
             }
         });

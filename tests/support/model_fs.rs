@@ -461,6 +461,40 @@ impl ModelFs {
         Ok(())
     }
 
+    /// Copies what is of one kind, data or hole: the length.
+    pub fn copy(
+        &mut self,
+        (source, from): (Ino, u64),
+        (target, to): (Ino, u64),
+        length: u64,
+        clear_suid: bool,
+    ) -> Answer<u64> {
+        self.file(target)?;
+        let node = self.file(source)?;
+        let (content, blocks) = (node.content.clone(), node.blocks.clone());
+        let length = length.min((content.len() as u64).saturating_sub(from));
+        if length == 0 {
+            return Ok(0);
+        }
+        let end = to.checked_add(length).filter(|&end| end <= SIZE_MAX).ok_or(libc::EFBIG)?;
+        if source == target && from < end && to < from + length {
+            return Err(libc::EINVAL);
+        }
+        let is_data = |offset: u64| blocks.contains_key(&(offset / self.block_bytes));
+        let run = (from..from + length).take_while(|&offset| is_data(offset) == is_data(from)).count();
+        if is_data(from) {
+            let run = run.min(1 << 20);
+            self.write(target, to, &content[from as usize..from as usize + run], clear_suid)?;
+            return Ok(run as u64);
+        }
+        self.allocate(target, to, run as u64, libc::FALLOC_FL_ZERO_RANGE)?;
+        if clear_suid {
+            let attributes = &mut self.get_mut(target).attributes;
+            attributes.permissions = clear_privileges(attributes.permissions);
+        }
+        Ok(run as u64)
+    }
+
     pub fn seek(&mut self, ino: Ino, offset: u64, hole: bool) -> Answer<u64> {
         let block_bytes = self.block_bytes;
         let node = self.file(ino)?;

@@ -55,8 +55,9 @@ use parking_lot::{Mutex, MutexGuard};
 
 use super::wal::{FIRST_KIND, Log, RECORD_OVERHEAD_BYTES};
 use super::{
-    Batch, Bell, Cause, Class, Command, Debt, Done, Engine, Error, Journal, KeyRange, Memory, Options, PageCause,
-    Pending, Position, Probe, ProbeMeter, Promise, Result, Shape, SpaceGuard, StallMeter, Tier, Torn, Visit,
+    Batch, Bell, Cause, Class, Command, Debt, Done, Engine, Error, Journal, KeyRange, Memory, Options,
+    PageCause, Pending, Position, Probe, ProbeMeter, Promise, Result, Shape, SpaceGuard, StallMeter, Tier,
+    Torn, Visit,
 };
 use crate::base::clock::Clock;
 use crate::disk::{Disk, Purpose};
@@ -131,7 +132,7 @@ pub struct BtreeEngine {
 pub fn open(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>, options: &Options) -> Result<Arc<BtreeEngine>> {
     options.validate().map_err(Error::Invalid)?;
     let bell = Arc::new(Bell::new());
-    let guard = SpaceGuard::new(disk.clone(), options.reserve_bytes)?;
+    let guard = SpaceGuard::new(disk.clone(), options.reserve_bytes, options.log_segment_bytes)?;
     let started = clock.elapsed();
     let recovered = recovery::recover(disk, clock.clone(), bell.clone(), options)?;
     let recovery_time = clock.elapsed().saturating_sub(started);

@@ -161,7 +161,8 @@ pub(super) fn checksum(unit: u64, bytes: &[u8]) -> u32 {
 impl Page {
     /// An empty page of a level; 0 is a leaf. An inner page needs its first `child`.
     pub fn new(page_bytes: usize, level: u8, child: u64) -> Page {
-        let mut page = Page { bytes: vec![0; page_bytes].into_boxed_slice(), changed: 0, cause: PageCause::Change };
+        let mut page =
+            Page { bytes: vec![0; page_bytes].into_boxed_slice(), changed: 0, cause: PageCause::Change };
         page.bytes[4] = MAGIC;
         page.bytes[LEVEL] = level;
         page.clear();

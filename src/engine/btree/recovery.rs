@@ -193,7 +193,8 @@ impl Replay<'_> {
             _ => return Err(Error::corrupt("log record", position, format!("an unknown kind, {kind}"))),
         }
         if position == end && !self.repaired {
-            let repairs: Vec<(u64, (PageKind, Bytes))> = std::mem::take(&mut self.repairs).into_iter().collect();
+            let repairs: Vec<(u64, (PageKind, Bytes))> =
+                std::mem::take(&mut self.repairs).into_iter().collect();
             for run in repairs.chunk_by(|(a, _), (b, _)| a + 1 == *b) {
                 let bytes: Vec<u8> = run.iter().flat_map(|(_, (_, sector))| sector.iter().copied()).collect();
                 self.pager.write_sectors(run[0].0, &bytes, Purpose::Recovery)?;

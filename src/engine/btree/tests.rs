@@ -7,9 +7,7 @@ use crate::base::clock::{ManualClock, SystemClock};
 use crate::base::prng::Prng;
 use crate::disk::{Fault, Faulty, Kind as Request, Latch, Metered, SimDisk};
 use crate::engine::Operation;
-use crate::engine::{
-    Kind, Lookups, MemEngine, PageCount, PageKind, PageTraffic, Worker, run, settle, sync,
-};
+use crate::engine::{Kind, Lookups, MemEngine, PageCount, PageKind, PageTraffic, Worker, run, settle, sync};
 
 mod damage;
 
@@ -605,7 +603,10 @@ fn a_split_is_at_least_three_page_writes() {
             let split = after.splits - before.splits;
             let pages = after.pages_written.since(&before.pages_written).of_cause(PageCause::Split).pages;
             // Two splits in a row, of a leaf and of the page above it, share a page.
-            assert!(pages >= if split > 0 { 2 * split + 1 } else { 0 }, "{torn:?}: {pages} pages, {split} splits");
+            assert!(
+                pages >= if split > 0 { 2 * split + 1 } else { 0 },
+                "{torn:?}: {pages} pages, {split} splits"
+            );
             splits += split;
         }
         assert!(splits > 15, "{splits}");

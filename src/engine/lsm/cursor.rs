@@ -6,19 +6,20 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::memtable::{Held, Memtable};
+use super::memtable::{Copied, Memtable};
 use super::table::{Block, BlockCursor, Table};
 use super::value_log::{Pointer, Stored};
 use super::version::Run;
 use crate::disk::Purpose;
 use crate::engine::cache::BlockCache;
 use crate::engine::wal::Segment;
-use crate::engine::{Error, KeyRange, Result, Tier};
+use crate::engine::{Error, KeyRange, Position, Result, Tier};
 
 /// Entries that are copied out of a memtable at first, and at most, at a time.
 const COPY: std::ops::RangeInclusive<usize> = 16..=512;
-/// A scan that goes on reads this much ahead.
-const SCAN_BYTES: u64 = 128 << 10;
+/// A scan that goes on reads this much ahead at first and, twice as much every time, at most. So one that ends soon has
+/// read little that it did not need.
+const SCAN_BYTES: std::ops::RangeInclusive<u64> = 8 << 10..=256 << 10;
 /// A merge reads this much at once.
 const MERGE_BYTES: u64 = 256 << 10;
 
@@ -48,7 +49,7 @@ impl Cursor {
     /// The current key; `None` at the end.
     pub fn key(&self) -> Option<&[u8]> {
         match self {
-            Cursor::Memory(cursor) => cursor.entry().map(|(key, _)| &key[..]),
+            Cursor::Memory(cursor) => cursor.key(),
             Cursor::Run(cursor) => cursor.valid.then(|| cursor.block.key()),
         }
     }
@@ -56,10 +57,7 @@ impl Cursor {
     /// The current value; `None` for a tombstone.
     pub fn value(&self) -> Option<Stored<'_>> {
         match self {
-            Cursor::Memory(cursor) => {
-                let value = cursor.entry().and_then(|(_, held)| held.slot.as_deref());
-                value.map(Stored::Value)
-            }
+            Cursor::Memory(cursor) => cursor.value().map(|(value, _)| Stored::Value(value)),
             Cursor::Run(cursor) => match &cursor.pointer {
                 Some((pointer, segment)) => Some(Stored::Pointer(*pointer, segment)),
                 None => cursor.block.value().map(Stored::Value),
@@ -77,13 +75,27 @@ impl Cursor {
             Cursor::Run(cursor) => cursor.advance(),
         }
     }
+
+    /// Goes forward to the first entry at or behind `key`.
+    pub fn seek(&mut self, key: &[u8]) -> Result<()> {
+        if self.key().is_none_or(|at| at >= key) {
+            return Ok(());
+        }
+        match self {
+            Cursor::Memory(cursor) => {
+                cursor.seek(key);
+                Ok(())
+            }
+            Cursor::Run(cursor) => cursor.seek(key),
+        }
+    }
 }
 
 /// A place in a memtable. Entries are copied in pieces, so that its lock is not held while they are used.
 pub struct MemoryCursor {
     memtable: Arc<Memtable>,
     end: Option<Bytes>,
-    entries: Vec<(Bytes, Held)>,
+    entries: Copied,
     index: usize,
     limit: usize,
 }
@@ -91,14 +103,19 @@ pub struct MemoryCursor {
 impl MemoryCursor {
     /// The first entry of `range`.
     pub fn new(memtable: Arc<Memtable>, range: KeyRange<'_>) -> MemoryCursor {
-        let (mut entries, limit) = (Vec::new(), *COPY.start());
+        let (mut entries, limit) = (Copied::default(), *COPY.start());
         memtable.copy(Bound::Included(range.start), range.end, limit, &mut entries);
         MemoryCursor { memtable, end: range.end.map(Bytes::copy_from_slice), entries, index: 0, limit }
     }
 
-    /// The current entry; `None` at the end.
-    pub fn entry(&self) -> Option<&(Bytes, Held)> {
-        self.entries.get(self.index)
+    /// The current key; `None` at the end.
+    pub fn key(&self) -> Option<&[u8]> {
+        self.entries.key(self.index)
+    }
+
+    /// The current value, and its position in the log if a table may point to it there, else 0; `None` for a tombstone.
+    pub fn value(&self) -> Option<(&[u8], Position)> {
+        self.entries.value(self.index)
     }
 
     /// Goes to the next entry.
@@ -106,10 +123,19 @@ impl MemoryCursor {
         self.index += 1;
         if self.index == self.entries.len()
             && self.index == self.limit
-            && let Some((last, _)) = self.entries.pop()
+            && let Some(last) = self.entries.key(self.index - 1).map(<[u8]>::to_vec)
         {
             self.limit = (self.limit * 2).min(*COPY.end());
             self.memtable.copy(Bound::Excluded(&last), self.end.as_deref(), self.limit, &mut self.entries);
+            self.index = 0;
+        }
+    }
+
+    fn seek(&mut self, key: &[u8]) {
+        self.index = self.entries.find(key);
+        if self.index == self.entries.len() {
+            self.limit = *COPY.start();
+            self.memtable.copy(Bound::Included(key), self.end.as_deref(), self.limit, &mut self.entries);
             self.index = 0;
         }
     }
@@ -129,8 +155,8 @@ pub struct RunCursor {
     end: Option<Bytes>,
     /// Blocks behind the current one that were read with it.
     ahead: VecDeque<Block>,
-    /// The next block is the one after the last: read ahead.
-    sequential: bool,
+    /// How much of what follows the next block is read with it: nothing until the run goes on from one block to another.
+    ahead_bytes: u64,
 }
 
 impl RunCursor {
@@ -149,7 +175,7 @@ impl RunCursor {
             reading,
             end,
             ahead: VecDeque::new(),
-            sequential: false,
+            ahead_bytes: 0,
         };
         if let Some(table) = cursor.tables.get(cursor.table) {
             cursor.ordinal = table.find_block(range.start);
@@ -166,8 +192,22 @@ impl RunCursor {
             return Ok(());
         }
         self.ordinal += 1;
-        self.sequential = true;
+        self.ahead_bytes = self.ahead_bytes.max(*SCAN_BYTES.start());
         self.settle(b"")
+    }
+
+    fn seek(&mut self, key: &[u8]) -> Result<()> {
+        let tables = &self.tables[self.table..];
+        let skipped = tables.partition_point(|table| &table.largest[..] < key);
+        self.table += skipped;
+        self.ahead.clear();
+        self.ahead_bytes = 0;
+        let Some(table) = self.tables.get(self.table) else {
+            self.valid = false;
+            return Ok(());
+        };
+        self.ordinal = table.find_block(key);
+        self.settle(key)
     }
 
     /// Goes to the first entry at or behind `start` from the current block on.
@@ -190,7 +230,7 @@ impl RunCursor {
                 break;
             }
             self.ordinal += 1;
-            self.sequential = true;
+            self.ahead_bytes = self.ahead_bytes.max(*SCAN_BYTES.start());
         }
         Ok(())
     }
@@ -206,7 +246,9 @@ impl RunCursor {
                 (Some(block), _) => return Ok(block),
                 (None, Tier::Memory) => return Err(Error::WouldBlock),
                 (None, Tier::Disk) => {
-                    (Some(&**cache), Purpose::Scan, if self.sequential { SCAN_BYTES } else { 0 })
+                    let bytes = self.ahead_bytes;
+                    self.ahead_bytes = (bytes * 2).min(*SCAN_BYTES.end());
+                    (Some(&**cache), Purpose::Scan, bytes)
                 }
             },
         };

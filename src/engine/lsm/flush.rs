@@ -70,6 +70,7 @@ impl LsmEngine {
         self.meters.levels[0].write_bytes.fetch_add(table.bytes, Relaxed);
         self.flushed.store(position, Release);
         self.log.release(position);
+        self.free_retired();
         let duration = self.clock.elapsed().saturating_sub(began);
         let fields = vec![
             ("table", table.number.into()),
@@ -90,20 +91,20 @@ impl LsmEngine {
         let now_seconds = self.now_seconds();
         let older = self.older_windows(now_seconds);
         let mut late_entries = 0;
-        while let Some((key, held)) = cursor.entry() {
+        while let Some(key) = cursor.key() {
             if !older.is_empty() {
                 let hash = hash(key);
                 let holds = |table: &Arc<Table>| table.overlaps(key, key) && table.may_contain(hash);
                 late_entries += u64::from(older.iter().any(holds));
             }
-            match &held.slot {
-                Some(value) if held.position > 0 => {
-                    let segment = self.log.segment_at(held.position);
-                    let gone = || Error::Invalid(format!("the log let go of position {}", held.position));
-                    let pointer = Pointer::new(held.position, value);
+            match cursor.value() {
+                Some((value, position)) if position > 0 => {
+                    let segment = self.log.segment_at(position);
+                    let gone = || Error::Invalid(format!("the log let go of position {position}"));
+                    let pointer = Pointer::new(position, value);
                     builder.add(key, Some(Stored::Pointer(pointer, &segment.ok_or_else(gone)?)))?;
                 }
-                slot => builder.add(key, slot.as_deref().map(Stored::Value))?,
+                value => builder.add(key, value.map(|(value, _)| Stored::Value(value)))?,
             }
             cursor.advance();
         }

@@ -29,12 +29,38 @@ pub struct Merge {
 impl Merge {
     /// Merges `sources`, newest first.
     pub fn new(sources: Vec<Cursor>) -> Merge {
-        let heap: Vec<usize> = (0..sources.len()).filter(|index| sources[*index].key().is_some()).collect();
-        let mut merge = Merge { sources, heap, key: Vec::new(), started: false };
-        for at in (0..merge.heap.len() / 2).rev() {
-            merge.sink(at);
-        }
+        let mut merge = Merge { sources, heap: Vec::new(), key: Vec::new(), started: false };
+        merge.order();
         merge
+    }
+
+    fn order(&mut self) {
+        let sources = &self.sources;
+        self.heap.clear();
+        self.heap.extend((0..sources.len()).filter(|index| sources[*index].key().is_some()));
+        for at in (0..self.heap.len() / 2).rev() {
+            self.sink(at);
+        }
+        self.started = false;
+    }
+
+    /// How many sources it merges.
+    pub fn sources(&self) -> usize {
+        self.sources.len()
+    }
+
+    /// The key that was given out last; empty before the first.
+    pub fn passed(&self) -> &[u8] {
+        &self.key
+    }
+
+    /// Goes on with the first entry at or behind `key`, which must be above every key that was given out.
+    pub fn seek(&mut self, key: &[u8]) -> Result<()> {
+        for source in &mut self.sources {
+            source.seek(key)?;
+        }
+        self.order();
+        Ok(())
     }
 
     /// The next entry in order of keys. After an error the merge is over.

@@ -160,8 +160,17 @@ impl LsmEngine {
                 self.move_tables(&version, &job)?;
                 Ok(Next::Moved)
             }
-            Choice::Merge(job) if !self.has_space(&version, &job, merging)? => Ok(Next::NoSpace),
-            Choice::Merge(job) => Ok(Next::Started(self.start(&version, job, "policy")?)),
+            Choice::Merge(job) if self.has_space(&version, &job, merging)? => {
+                Ok(Next::Started(self.start(&version, job, "policy")?))
+            }
+            Choice::Merge(job) => {
+                for job in parts(&version, &job) {
+                    if self.has_space(&version, &job, merging)? {
+                        return Ok(Next::Started(self.start(&version, job, "space is short")?));
+                    }
+                }
+                Ok(Next::NoSpace)
+            }
         }
     }
 
@@ -193,6 +202,8 @@ impl LsmEngine {
             ("into_level_files", (version.level(into).len() as u64).into()),
         ];
         self.journal.record(self.clock.now(), "merge_begin", fields);
+        self.meters.merge_owed_bytes.store(bytes, Relaxed);
+        self.space.look_again();
         Ok(Box::new(merge))
     }
 
@@ -317,6 +328,9 @@ impl LsmEngine {
     /// Keeps what reports say of the running merge.
     fn report_merge(&self, merging: &Merging) {
         let bytes = merging.running.as_ref().map_or(0, |merge| merge.output_bytes());
+        let owed_bytes =
+            merging.running.as_ref().map_or(0, |merge| merge.input_bytes().saturating_sub(bytes));
+        self.meters.merge_owed_bytes.store(owed_bytes, Relaxed);
         self.meters.temporary_bytes.store(bytes, Relaxed);
         self.meters.temporary_peak_bytes.fetch_max(bytes, Relaxed);
         let running = merging.running.as_ref().map(|merge| merge.describe() + &self.rates.describe());
@@ -329,6 +343,33 @@ impl LsmEngine {
             merge.abandon();
         }
     }
+}
+
+/// Smaller merges in place of one out of L0 that does not fit: its oldest table alone, or two neighbours in L0.
+fn parts(version: &Version, job: &Job) -> Vec<Job> {
+    let mut parts = Vec::new();
+    let l0 = version.level(0);
+    let takes = |table: &Table| {
+        job.inputs.iter().any(|(level, numbers)| *level == 0 && numbers.contains(&table.number))
+    };
+    // A job over several levels takes them as a whole: a part of it would put new over old.
+    let is_plain = job.into > 0 && job.inputs.iter().all(|(level, _)| *level == 0 || *level == job.into);
+    if let Some(oldest) = l0.last().filter(|table| is_plain && l0.len() > 1 && takes(table)) {
+        let lower = version.level(job.into).iter();
+        let lower = lower.filter(|table| table.overlaps(&oldest.smallest, &oldest.largest));
+        let lower: Vec<u64> = lower.map(|table| table.number).collect();
+        let mut inputs = vec![(0, vec![oldest.number])];
+        if !lower.is_empty() {
+            inputs.push((job.into, lower));
+        }
+        parts.push(Job { inputs, into: job.into, cursor: None });
+    }
+    let pairs = l0.windows(2).filter(|pair| pair.iter().all(|table| takes(table)));
+    if let Some(pair) = pairs.min_by_key(|pair| pair[0].bytes + pair[1].bytes) {
+        let numbers = pair.iter().map(|table| table.number).collect();
+        parts.push(Job { inputs: vec![(0, numbers)], into: 0, cursor: None });
+    }
+    parts
 }
 
 /// The tables of a job with their levels.

@@ -17,19 +17,22 @@
 //!
 //! # Lock order
 //!
-//! `writer`, `flushing` or `merging`, then `manifest`, then `view`; `policy`, `commands`, `activity`, `troubles` and `moved_into` are leaves. `writer` and `view` are
-//! held for memory and one log write only; `flushing`, `merging` and `manifest` are held across disk requests and taken
+//! `writer`, `flushing` or `merging`, then `manifest`, then `view`; `policy`, `commands`, `activity`, `troubles`, `retired`, `moved_into`
+//! and that of the gaps are leaves. `writer` and `view` are held for memory and one log write only; `flushing`, `merging` and `manifest` are
+//! held across disk requests and taken
 //! by background work alone.
 
 pub mod compaction;
 mod cursor;
 mod explain;
 mod flush;
+mod gaps;
 mod manifest;
 mod memtable;
 mod merge;
 mod merging;
 mod report;
+mod scan;
 mod stall;
 mod switches;
 mod table;
@@ -58,18 +61,20 @@ use super::{
 use crate::base::clock::Clock;
 use crate::disk::{Disk, LEVELS, Metered, Purpose};
 use compaction::{Policy, policy};
-use cursor::{Cursor, MemoryCursor, Reading, RunCursor};
+use gaps::Gaps;
 use manifest::{Edit, Manifest};
 use memtable::Memtable;
-use merge::Merge;
 use merging::Merging;
 use stall::Pace;
 use switches::Switches;
 use table::{Shelf, Table, hash, table_name, table_number};
 use throttle::Rates;
-use value_log::{Group, MOVED_KIND};
+use value_log::MOVED_KIND;
 use verify::Verification;
-use version::{Run, Version, View};
+use version::{Version, View};
+
+/// When to look again whether the last reader of a flushed memtable is gone.
+const RETIRED_AGAIN: std::time::Duration = std::time::Duration::from_millis(20);
 
 /// What a structure knows of a key: its value, or with `None` that it was deleted.
 pub type Slot = Option<Bytes>;
@@ -94,6 +99,8 @@ struct LevelMeter {
 struct Meters {
     levels: [LevelMeter; LEVELS],
     probes: ProbeMeter,
+    /// Sorted sources that scans merge.
+    scan_runs: ProbeMeter,
     filter_checks: AtomicU64,
     filter_useful: AtomicU64,
     filter_false: AtomicU64,
@@ -101,6 +108,8 @@ struct Meters {
     late_entries: AtomicU64,
     dropped_bytes: AtomicU64,
     temporary_bytes: AtomicU64,
+    /// Bytes that the running merge may still write.
+    merge_owed_bytes: AtomicU64,
     temporary_peak_bytes: AtomicU64,
 }
 
@@ -152,10 +161,15 @@ pub struct LsmEngine {
     flushed: AtomicU64,
     /// Bytes of values that were moved into segments of the log, by their start.
     moved_into: Mutex<BTreeMap<Position, u64>>,
+    /// Memtables that were flushed and may still have readers. They are freed here, never by a reader or writer: that takes
+    /// as long as a hundred thousand batches.
+    retired: Mutex<Vec<Arc<Memtable>>>,
     commands: Mutex<Vec<(Task, Done)>>,
     activity: Mutex<Activity>,
     troubles: Mutex<Troubles>,
     stalls: StallMeter,
+    /// Where scans find only tombstones.
+    gaps: Gaps,
     meters: Meters,
     journal: Arc<Journal>,
 }
@@ -214,7 +228,7 @@ pub fn open(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>, options: &Options) -> Re
         bell,
         options: options.clone(),
         log,
-        space: SpaceGuard::new(disk, options.reserve_bytes)?,
+        space: SpaceGuard::new(disk, options.reserve_bytes, options.log_segment_bytes)?,
         shelf,
         cache: Arc::new(BlockCache::new(options.cache_bytes)),
         policy: RwLock::new(policy(options)),
@@ -228,10 +242,12 @@ pub fn open(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>, options: &Options) -> Re
         manifest: Mutex::new(manifest),
         rates: Rates::new(options),
         traffic,
+        retired: Mutex::default(),
         commands: Mutex::default(),
         activity: Mutex::default(),
         troubles: Mutex::default(),
         stalls: StallMeter::default(),
+        gaps: Gaps::default(),
         meters: Meters::default(),
         journal: Arc::default(),
     };
@@ -299,6 +315,7 @@ impl LsmEngine {
         self.assess(&mut version);
         let version = Arc::new(version);
         manifest.append(edit)?;
+        self.retired.lock().extend(flushed.cloned());
         let replaced = {
             let mut view = self.view.write();
             let is_left =
@@ -313,11 +330,20 @@ impl LsmEngine {
                 table.retire();
             }
         }
-        // Dropping a memtable takes milliseconds; no lock of readers is held here.
         drop(replaced);
         self.bell.ring(Class::Room);
         self.bell.ring(Class::Merge);
         Ok(())
+    }
+
+    /// Frees the flushed memtables that nobody reads any more; whether none is left.
+    fn free_retired(&self) -> bool {
+        let mut retired = self.retired.lock();
+        let unread: Vec<_> = retired.extract_if(.., |memtable| Arc::strong_count(memtable) == 1).collect();
+        let is_empty = retired.is_empty();
+        drop(retired);
+        drop(unread);
+        is_empty
     }
 
     /// Ends the commands that `wanted` picks.
@@ -348,7 +374,8 @@ impl LsmEngine {
                 }
                 Ok(Pending::More)
             }
-            _ => Ok(Pending::Idle),
+            _ if self.free_retired() => Ok(Pending::Idle),
+            _ => Ok(Pending::After(RETIRED_AGAIN)),
         }
     }
 }
@@ -370,36 +397,7 @@ impl Engine for LsmEngine {
     }
 
     fn scan(&self, range: KeyRange<'_>, tier: Tier, visit: &mut Visit<'_>) -> Result<()> {
-        if range.end.is_some_and(|end| end <= range.start) {
-            return Ok(());
-        }
-        let view = self.view();
-        let reading = Reading::Cached { cache: self.cache.clone(), tier };
-        let mut sources = Vec::with_capacity(8);
-        for memtable in view.memtables().filter(|memtable| !memtable.is_empty()) {
-            sources.push(Cursor::Memory(MemoryCursor::new(memtable.clone(), range)));
-        }
-        let l0 = view.version.level(0).iter();
-        let l0 = l0.filter(|table| range.is_before_end(&table.smallest) && range.start <= &table.largest[..]);
-        let runs = l0
-            .map(|table| Run::from([table.clone()]))
-            .chain((1..LEVELS).map(|level| view.version.level(level).clone()));
-        for run in runs.filter(|run| !run.is_empty()) {
-            sources.push(Cursor::Run(Box::new(RunCursor::new(run, range, reading.clone())?)));
-        }
-        let mut merge = Merge::new(sources);
-        let mut group = Group::new(&self.cache, tier);
-        while let Some(entry) = merge.next()? {
-            if !range.is_before_end(entry.key) {
-                break;
-            }
-            if let Some(value) = entry.value
-                && group.push(entry.key, value, visit)?.is_break()
-            {
-                return Ok(());
-            }
-        }
-        group.end(visit).map(|_| ())
+        self.scan_range(range, tier, visit)
     }
 
     fn apply(&self, batch: &Batch, _: Tier) -> Result<Position> {

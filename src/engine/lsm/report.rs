@@ -87,6 +87,7 @@ impl LsmEngine {
                 ..self.stalls.snapshot(self.clock.elapsed())
             },
             probes: meters.probes.snapshot(),
+            scan_runs: meters.scan_runs.snapshot(),
             obsolete_bytes: self.shelf.obsolete_bytes(),
             temporary_bytes: meters.temporary_bytes.load(Relaxed),
             temporary_peak_bytes: meters.temporary_peak_bytes.load(Relaxed),

@@ -25,8 +25,8 @@ impl LsmEngine {
         let mut pace = self.writer.lock();
         let view = self.make_room(&pace);
         let full = self.is_due(&view.mutable);
-        let rate = self.admit(&pace, &view, full)?;
-        self.space.admit(batch.bytes(), view.memtable_bytes(), batch.uses_reserve)?;
+        let rate = self.admit(&pace, &view, full, batch.uses_reserve)?;
+        self.admit_space(batch, &view)?;
         let threshold = self.options.value_log_threshold();
         let is_separate = |value: &bytes::Bytes| threshold.is_some_and(|least| value.len() as u64 >= least);
         let has_separate = batch.operations().iter().filter_map(|it| it.value()).any(is_separate);
@@ -35,6 +35,7 @@ impl LsmEngine {
             batch.encode(target);
         })?;
         view.mutable.apply(batch, position, threshold);
+        self.gaps.cut(batch);
         if let Some(rate) = rate {
             pace.pass(self.clock.elapsed(), batch.bytes(), rate);
         }
@@ -46,7 +47,13 @@ impl LsmEngine {
     }
 
     /// Whether a batch may come in now, and at which rate if that is limited.
-    fn admit(&self, pace: &Pace, view: &View, memtables_full: bool) -> Result<Option<f64>> {
+    fn admit(
+        &self,
+        pace: &Pace,
+        view: &View,
+        memtables_full: bool,
+        uses_reserve: bool,
+    ) -> Result<Option<f64>> {
         let version = &view.version;
         let load = Load {
             memtables_full,
@@ -61,10 +68,14 @@ impl LsmEngine {
                 let troubles = self.troubles.lock();
                 let trouble = if cause == Cause::Memtables { &troubles.flush } else { &troubles.merge };
                 match trouble {
+                    // What gives space back is only held to the space that there is.
+                    Some(Error::NoSpace) if uses_reserve && cause != Cause::Memtables => return Ok(None),
                     Some(error) => return Err(error.clone()),
                     None => (cause, true, RETRY),
                 }
             }
+            // Nor is slowing down.
+            Pressure::Slow { .. } if self.troubles.lock().merge.is_some() => return Ok(None),
             Pressure::Slow { cause, rate } => match pace.wait(self.clock.elapsed()) {
                 None => return Ok(Some(rate)),
                 Some(wait) => (cause, false, wait),
@@ -72,6 +83,28 @@ impl LsmEngine {
         };
         self.stalls.begin(cause, is_stop, self.clock.elapsed());
         Err(Error::Busy { cause, retry_after })
+    }
+
+    /// Whether there is space for a batch beside what memtables and the running merge still have to write. One that would fit after
+    /// the merge, or gives space back itself, waits for its end; any waits for files that are about to go.
+    fn admit_space(&self, batch: &Batch, view: &View) -> Result<()> {
+        let (bytes, memtable_bytes) = (batch.bytes(), view.memtable_bytes());
+        let owed_bytes = memtable_bytes + self.meters.merge_owed_bytes.load(Relaxed);
+        let result = self.space.admit(bytes, owed_bytes, batch.uses_reserve);
+        if !matches!(result, Err(Error::NoSpace)) {
+            return result;
+        }
+        let is_resting = self.switches.paused.load(Relaxed) || self.troubles.lock().merge.is_some();
+        let merge_helps = self.meters.temporary_bytes.load(Relaxed) > 0
+            && !is_resting
+            && (batch.uses_reserve || self.space.admit(bytes, memtable_bytes, false).is_ok());
+        // Files that nobody needs any more are about to go.
+        if merge_helps || self.shelf.obsolete_bytes() > 0 {
+            self.space.look_again();
+            self.stalls.begin(Cause::Space, true, self.clock.elapsed());
+            return Err(Error::Busy { cause: Cause::Space, retry_after: RETRY });
+        }
+        result
     }
 
     /// Whether a memtable is to be flushed. With `auto_flush=off` only when all that memtables may take together is used.

@@ -8,7 +8,7 @@ use crate::fs::inode::HAS_CAPABILITY;
 use crate::fs::meter::Op;
 use crate::fs::orphans::Draft;
 use crate::fs::types::{Attributes, Caller, Ino, SIZE_MAX, SetAttributes, SetTime, Time};
-use crate::fs::{Atime, Error, FileSystem, Result, keys};
+use crate::fs::{Atime, Error, FileSystem, Result, acl, keys};
 
 /// After a day even `relatime` writes the access time.
 const RELATIVE_SECONDS: i64 = 24 * 60 * 60;
@@ -34,7 +34,7 @@ impl FileSystem {
     }
 
     /// The same, on a locked inode.
-    pub(in crate::fs) fn change_attributes(
+    fn change_attributes(
         &self,
         cell: &Arc<InodeCell>,
         state: &mut InodeState,
@@ -71,6 +71,10 @@ impl FileSystem {
         let record = &mut draft.record;
         if let Some(permissions) = changes.permissions {
             record.permissions = permissions & 0o7777;
+            // Owner, mask and other of an access control list are the mode's bits. Both have the same length.
+            if let Some(list) = self.acl(cell.ino, state, acl::ACCESS, tier)? {
+                batch.put(keys::xattr(cell.ino, acl::ACCESS), list.with_mode(permissions).encode());
+            }
         }
         let moment = |time| match time {
             SetTime::Now => now,

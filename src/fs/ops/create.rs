@@ -8,16 +8,17 @@ use crate::engine::{Batch, Tier};
 use crate::fs::counters::Change;
 use crate::fs::dirent::Dirent;
 use crate::fs::handles::{InodeCell, InodeState};
-use crate::fs::inode::Inode;
+use crate::fs::inode::{HAS_XATTRS, Inode};
 use crate::fs::keys::{self, name_hash};
 use crate::fs::locks::Locked;
 use crate::fs::meter::Op;
 use crate::fs::types::{Attributes, Caller, FileKind, Ino, LINKS_MAX, NewNode, TARGET_BYTES_MAX, Time};
-use crate::fs::{Error, FileSystem, Result};
+use crate::fs::{Error, FileSystem, Result, acl};
 
 impl FileSystem {
     /// Makes `node` as `name` in `parent`, owned by `caller` (the group comes from a directory with the sgid bit), with the
-    /// permission bits of `mode` that `umask` does not take away. `op` is the operation that it counts as. On success
+    /// permission bits of `mode` that `umask` does not take away; a default access control list of the directory takes the
+    /// place of `umask`. `op` is the operation that it counts as. On success
     /// the kernel has a reference to the new inode.
     #[allow(clippy::too_many_arguments)]
     pub fn make(
@@ -38,6 +39,11 @@ impl FileSystem {
         self.require_room_for(&directory, &state, name, tier)?;
 
         let now = self.now();
+        let inherited = match node {
+            NewNode::Symlink(_) => None,
+            _ => self.acl(parent, &state, acl::DEFAULT, tier)?,
+        };
+        let umask = if inherited.is_some() { 0 } else { umask };
         let mut record = Inode::new(FileKind::File, mode & !umask & 0o7777, caller.uid, caller.gid, now);
         match node {
             NewNode::File => {}
@@ -69,8 +75,25 @@ impl FileSystem {
         let ino = self.new_ino(tier)?;
         let entry = Dirent { ino, kind: record.kind };
         let mut batch = Batch::new(op.tag());
+        let mut xattr_bytes = 0;
+        if let Some(default) = inherited {
+            let access = default.inherited(record.permissions);
+            record.permissions = record.permissions & !0o777 | access.mode();
+            let lists = [
+                (acl::ACCESS, (!access.is_minimal()).then_some(&access)),
+                (acl::DEFAULT, record.is_directory().then_some(&default)),
+            ];
+            for (name, list) in lists {
+                if let Some(list) = list {
+                    let (key, value) = (keys::xattr(ino, name), list.encode());
+                    xattr_bytes += (key.len() + value.len()) as i64;
+                    batch.put(key, value);
+                    record.set(HAS_XATTRS, true);
+                }
+            }
+        }
         batch.put(keys::inode(ino), record.encode());
-        let change = Change::added(&record);
+        let change = Change::added(&record).plus(Change::records(xattr_bytes));
         self.add_name((&directory, &mut state), name, entry, now, batch, change, tier)?;
         let attributes = record.attributes(ino, self.options.block_bytes);
         self.adopt(ino, record).add_lookups(1);

@@ -10,24 +10,15 @@ use crate::fs::handles::{InodeCell, InodeState};
 use crate::fs::inode::HAS_CAPABILITY;
 use crate::fs::meter::Op;
 use crate::fs::orphans::Draft;
-use crate::fs::types::{Caller, FileKind, Ino, SIZE_MAX, SetAttributes};
+use crate::fs::types::{Caller, FileKind, Ino, SIZE_MAX};
 use crate::fs::{Error, FileSystem, Result};
 
 impl FileSystem {
-    /// Counts an open file handle, which keeps the inode alive without a name until [`FileSystem::release_file`];
-    /// `truncate` empties the file first.
-    pub fn open_file(&self, tier: Tier, ino: Ino, truncate: bool, caller: Caller) -> Result<()> {
+    /// Counts an open file handle, which keeps the inode alive without a name until [`FileSystem::release_file`].
+    pub fn open_file(&self, tier: Tier, ino: Ino) -> Result<()> {
         let cell = self.cell(ino, tier)?;
-        if truncate {
-            self.require_writable()?;
-            let mut state = cell.write(tier)?;
-            let changes = SetAttributes { size: Some(0), ..SetAttributes::default() };
-            self.change_attributes(&cell, &mut state, caller, &changes, tier)?;
-            cell.add_open();
-        } else {
-            let _state = cell.read(tier)?;
-            cell.add_open();
-        }
+        let _state = cell.read(tier)?;
+        cell.add_open();
         Ok(())
     }
 

@@ -1,6 +1,7 @@
 //! The calls of [`super::FileSystem`], a file per family.
 
 mod attr;
+mod copy;
 mod create;
 mod io;
 mod lookup;
@@ -9,4 +10,5 @@ mod remove;
 mod rename;
 mod xattr;
 
+pub use copy::Copied;
 pub(super) use xattr::CAPABILITY;

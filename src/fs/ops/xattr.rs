@@ -5,12 +5,13 @@ use std::ops::ControlFlow;
 use bytes::Bytes;
 
 use crate::engine::{self, Batch, Tier};
+use crate::fs::acl::{self, Acl};
 use crate::fs::counters::Change;
 use crate::fs::handles::InodeState;
 use crate::fs::inode::{HAS_CAPABILITY, HAS_XATTRS, Inode};
 use crate::fs::keys::{self, Key};
 use crate::fs::meter::Op;
-use crate::fs::types::{FileKind, Ino, NAME_BYTES_MAX, XattrMode};
+use crate::fs::types::{Caller, FileKind, Ino, NAME_BYTES_MAX, XattrMode};
 use crate::fs::{Error, FileSystem, Result};
 
 /// Which the kernel asks for before it trusts a program; changing the file removes it.
@@ -38,6 +39,26 @@ fn check_kind(state: &InodeState, name: &[u8]) -> Result<()> {
     if holds_user || !name.starts_with(b"user.") { Ok(()) } else { Err(Error::NotPermitted) }
 }
 
+/// If the attribute is an access control list, makes the mode in `record` agree with it. Returns whether the list is to
+/// be stored: one that mode bits can say is not.
+fn apply_acl(record: &mut Inode, caller: Caller, name: &[u8], value: &[u8]) -> Result<bool> {
+    if name != acl::ACCESS && name != acl::DEFAULT {
+        return Ok(true);
+    }
+    if record.kind == FileKind::Symlink {
+        return Err(Error::NotSupported);
+    }
+    let acl = Acl::decode(value).ok_or(Error::Invalid)?;
+    if name == acl::DEFAULT {
+        return if record.is_directory() { Ok(true) } else { Err(Error::AccessDenied) };
+    }
+    record.permissions = record.permissions & !0o777 | acl.mode();
+    if caller.uid != 0 && caller.gid != record.gid {
+        record.permissions &= !libc::S_ISGID;
+    }
+    Ok(!acl.is_minimal())
+}
+
 impl FileSystem {
     /// The value of an extended attribute; `NoData` if there is none.
     pub fn getxattr(&self, tier: Tier, ino: Ino, name: &[u8]) -> Result<Bytes> {
@@ -47,14 +68,39 @@ impl FileSystem {
         self.xattr(ino, &state, name, tier)?.ok_or(Error::NoData)
     }
 
+    /// The list `name` of a locked inode, if it has one that can be read.
+    pub(in crate::fs) fn acl(
+        &self,
+        ino: Ino,
+        state: &InodeState,
+        name: &[u8],
+        tier: Tier,
+    ) -> Result<Option<Acl>> {
+        Ok(self.xattr(ino, state, name, tier)?.and_then(|bytes| Acl::decode(&bytes)))
+    }
+
     fn xattr(&self, ino: Ino, state: &InodeState, name: &[u8], tier: Tier) -> Result<Option<Bytes>> {
         let absent =
             !state.record.has(HAS_XATTRS) || (name == CAPABILITY && !state.record.has(HAS_CAPABILITY));
         if absent { Ok(None) } else { Ok(self.engine.get(&keys::xattr(ino, name), tier)?) }
     }
 
-    /// Sets an extended attribute: at most 64 KiB, and the names of all together not more either.
+    /// Sets an extended attribute, as root does: at most 64 KiB, and the names of all together not more either.
     pub fn setxattr(&self, tier: Tier, ino: Ino, name: &[u8], value: &[u8], mode: XattrMode) -> Result<()> {
+        self.setxattr_as(tier, Caller::ROOT, ino, name, value, mode)
+    }
+
+    /// The same for anyone. An access control list changes the mode bits with it; sgid goes if `caller` is neither root nor
+    /// of the file's group.
+    pub fn setxattr_as(
+        &self,
+        tier: Tier,
+        caller: Caller,
+        ino: Ino,
+        name: &[u8],
+        value: &[u8],
+        mode: XattrMode,
+    ) -> Result<()> {
         self.require_writable()?;
         check_name(name)?;
         if value.len() > BYTES_MAX {
@@ -73,14 +119,19 @@ impl FileSystem {
             return Err(Error::Engine(engine::Error::NoSpace));
         }
         let mut record = Inode { ctime: self.now(), ..state.record.clone() };
-        record.set(HAS_XATTRS, true);
-        if name == CAPABILITY {
-            record.set(HAS_CAPABILITY, true);
-        }
+        let stored = apply_acl(&mut record, caller, name, value)?;
         let mut batch = Batch::new(Op::Setxattr.tag());
-        batch.put(keys::xattr(ino, name), Bytes::copy_from_slice(value));
-        let gone = old.map_or(0, |old| 9 + name.len() + old.len());
-        let growth = (9 + name.len() + value.len()) as i64 - gone as i64;
+        let mut growth = -(old.map_or(0, |old| 9 + name.len() + old.len()) as i64);
+        if stored {
+            record.set(HAS_XATTRS, true);
+            if name == CAPABILITY {
+                record.set(HAS_CAPABILITY, true);
+            }
+            batch.put(keys::xattr(ino, name), Bytes::copy_from_slice(value));
+            growth += (9 + name.len() + value.len()) as i64;
+        } else if growth < 0 {
+            batch.delete(keys::xattr(ino, name));
+        }
         self.change_xattrs(ino, &mut state, record, batch, growth, tier)
     }
 

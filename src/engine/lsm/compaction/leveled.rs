@@ -205,7 +205,7 @@ impl Policy for Leveled {
 
 #[cfg(test)]
 mod tests {
-    use super::super::simulation::{choose, picture, tables};
+    use super::super::tests::{choose, picture, tables};
     use super::*;
 
     fn policy(is_dynamic: bool) -> Leveled {

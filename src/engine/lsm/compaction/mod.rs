@@ -14,7 +14,7 @@ mod eager;
 mod leveled;
 mod plain_log;
 #[cfg(test)]
-mod simulation;
+mod tests;
 mod tiered;
 mod window;
 
@@ -353,6 +353,11 @@ impl RunningMerge {
         Ok(())
     }
 
+    /// Bytes of its inputs.
+    pub fn input_bytes(&self) -> u64 {
+        self.inputs.iter().map(|(_, table)| table.bytes).sum()
+    }
+
     /// Bytes of its outputs so far.
     pub fn output_bytes(&self) -> u64 {
         let done: u64 = self.outputs.iter().map(|table| table.bytes).sum();
@@ -366,7 +371,7 @@ impl RunningMerge {
 
     /// One line for reports.
     pub fn describe(&self) -> String {
-        let bytes: u64 = self.inputs.iter().map(|(_, table)| table.bytes).sum();
+        let bytes = self.input_bytes();
         let total: u64 = self.inputs.iter().map(|(_, table)| table.logical_bytes + 16 * table.entries).sum();
         format!(
             "compact L{}→L{} {} files {} {}%",

@@ -158,7 +158,7 @@ fn dense_run(levels: &Levels<'_>, runs: &[SortedRun]) -> Choice {
 
 #[cfg(test)]
 mod tests {
-    use super::super::simulation::{choose, tables};
+    use super::super::tests::{choose, tables};
     use super::*;
 
     fn policy() -> Tiered {

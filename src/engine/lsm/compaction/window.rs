@@ -102,7 +102,7 @@ impl Policy for TimeWindow {
 
 #[cfg(test)]
 mod tests {
-    use super::super::simulation::{choose, tables};
+    use super::super::tests::{choose, tables};
     use super::*;
 
     #[test]

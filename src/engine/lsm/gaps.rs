@@ -1,0 +1,216 @@
+//! Gaps: ranges of keys that are known to hold nothing but tombstones, so that a scan need not read those again.
+//!
+//! A million deleted keys stay in the way of every scan until merges have dropped their tombstones. The first scan that
+//! comes by has to pass them all; what it has proven on its way is kept here, and later scans jump over it.
+//!
+//! 1. A scan that has passed many tombstones in a row *opens* a gap at the first of them, and begins again there with a new
+//!    view. What it finds from now on, it finds after the gap was opened.
+//! 2. When it meets a key with a value, or its end, the gap is *closed* there: it is kept, joined with those it touches.
+//! 3. A put cuts its key out of every gap before it returns. Of an open gap everything behind the key is given up.
+//!
+//! # Invariants
+//!
+//! 1. No key of a closed gap has a value, but for puts that have not returned yet: such a put came into the memtable either before
+//!    the gap was opened, and then the scan met it, or later, and then it cuts the gap.
+//! 2. Flushes, merges and deletes make no key appear. So gaps need not know of them, nor of views.
+//! 3. Closed gaps do not touch each other, and there are at most [`GAPS_MAX`] of them. They are gone when nobody has used one
+//!    for [`PUTS_UNUSED`] puts, so that writers do not pay for scans that come no more.
+
+use std::collections::BTreeMap;
+use std::ops::Bound::{Included, Unbounded};
+use std::sync::atomic::{AtomicUsize, Ordering, fence};
+
+use parking_lot::Mutex;
+
+use crate::engine::Batch;
+
+/// Closed gaps at most; of more, the one used longest ago goes.
+const GAPS_MAX: usize = 256;
+/// After this many puts without a scan that used a gap all closed ones are forgotten.
+const PUTS_UNUSED: u64 = 1 << 16;
+
+/// A closed gap; its first key is the key in the map.
+struct Gap {
+    /// The first key behind it.
+    end: Vec<u8>,
+    /// When it was used last, in uses of all.
+    used: u64,
+}
+
+/// A gap that a scan is about to prove.
+struct Claim {
+    id: u64,
+    start: Vec<u8>,
+    /// The lowest key at or behind `start` that was put since.
+    limit: Option<Vec<u8>>,
+}
+
+#[derive(Default)]
+struct State {
+    closed: BTreeMap<Vec<u8>, Gap>,
+    open: Vec<Claim>,
+    next_id: u64,
+    uses: u64,
+    puts_unused: u64,
+}
+
+/// The gaps of a store.
+#[derive(Default)]
+pub struct Gaps {
+    /// Closed and open ones: all that a put looks at while there are none.
+    count: AtomicUsize,
+    state: Mutex<State>,
+}
+
+impl Gaps {
+    /// The first key behind the gap that `key` lies in.
+    pub fn end_behind(&self, key: &[u8]) -> Option<Vec<u8>> {
+        if self.count.load(Ordering::Relaxed) == 0 {
+            return None;
+        }
+        let mut state = self.state.lock();
+        state.uses += 1;
+        let now = state.uses;
+        let (_, gap) = state.closed.range_mut::<[u8], _>((Unbounded, Included(key))).next_back()?;
+        if &gap.end[..] <= key {
+            return None;
+        }
+        gap.used = now;
+        let end = gap.end.clone();
+        state.puts_unused = 0;
+        Some(end)
+    }
+
+    /// Begins to prove a gap from `start` on. The caller reads with a view that it takes afterwards.
+    pub fn open(&self, start: &[u8]) -> OpenGap<'_> {
+        let mut state = self.state.lock();
+        let id = state.next_id;
+        state.next_id += 1;
+        state.open.push(Claim { id, start: start.to_vec(), limit: None });
+        self.count(&state);
+        drop(state);
+        // The view must not be taken before writers can see the claim.
+        fence(Ordering::SeqCst);
+        OpenGap { gaps: self, id }
+    }
+
+    /// Takes the keys that `batch` puts out of all gaps. To be called when reads see the batch, before its caller hears so.
+    pub fn cut(&self, batch: &Batch) {
+        // Either this put sees the claim of a scan, or the scan's view has the put.
+        fence(Ordering::SeqCst);
+        if self.count.load(Ordering::Relaxed) == 0 {
+            return;
+        }
+        let mut state = self.state.lock();
+        for operation in batch.operations().iter().filter(|operation| operation.value().is_some()) {
+            state.cut(operation.key());
+        }
+        self.count(&state);
+    }
+
+    fn count(&self, state: &State) {
+        self.count.store(state.closed.len() + state.open.len(), Ordering::Relaxed);
+    }
+
+    fn close(&self, id: u64, end: Option<&[u8]>) {
+        let mut state = self.state.lock();
+        if let Some(index) = state.open.iter().position(|claim| claim.id == id) {
+            let claim = state.open.swap_remove(index);
+            if let Some(end) = end {
+                let end = claim.limit.as_deref().map_or(end, |limit| limit.min(end));
+                state.add(claim.start, end.to_vec());
+            }
+        }
+        self.count(&state);
+    }
+}
+
+impl State {
+    fn cut(&mut self, key: &[u8]) {
+        self.puts_unused += 1;
+        if self.puts_unused > PUTS_UNUSED {
+            self.closed.clear();
+        }
+        for claim in &mut self.open {
+            if key >= &claim.start[..] && claim.limit.as_deref().is_none_or(|limit| key < limit) {
+                claim.limit = Some(key.to_vec());
+            }
+        }
+        let before = self.closed.range_mut::<[u8], _>((Unbounded, Included(key))).next_back();
+        let Some((start, gap)) = before.filter(|(_, gap)| key < &gap.end[..]) else { return };
+        let used = gap.used;
+        let is_first = start == key;
+        let end = std::mem::replace(&mut gap.end, key.to_vec());
+        if is_first {
+            self.closed.remove(key);
+        }
+        let behind = successor(key);
+        if behind < end {
+            self.closed.insert(behind, Gap { end, used });
+        }
+        self.bound();
+    }
+
+    /// Adds `start..end`, joined with every gap that it touches.
+    fn add(&mut self, mut start: Vec<u8>, mut end: Vec<u8>) {
+        if start >= end {
+            return;
+        }
+        if let Some((before, gap)) =
+            self.closed.range::<[u8], _>((Unbounded, Included(&start[..]))).next_back()
+            && gap.end >= start
+        {
+            start = before.clone();
+        }
+        let touched: Vec<Vec<u8>> = self
+            .closed
+            .range::<[u8], _>((Included(&start[..]), Included(&end[..])))
+            .map(|(start, _)| start.clone())
+            .collect();
+        for key in touched {
+            end = end.max(self.closed.remove(&key).map_or(Vec::new(), |gap| gap.end));
+        }
+        self.uses += 1;
+        self.closed.insert(start, Gap { end, used: self.uses });
+        self.bound();
+    }
+
+    fn bound(&mut self) {
+        while self.closed.len() > GAPS_MAX {
+            let oldest = self.closed.iter().min_by_key(|(_, gap)| gap.used).map(|(start, _)| start.clone());
+            if let Some(start) = oldest {
+                self.closed.remove(&start);
+            }
+        }
+    }
+}
+
+/// The next key after `key`.
+pub fn successor(key: &[u8]) -> Vec<u8> {
+    let mut next = Vec::with_capacity(key.len() + 1);
+    next.extend_from_slice(key);
+    next.push(0);
+    next
+}
+
+/// A gap while it is being proven; given up if it is dropped.
+pub struct OpenGap<'a> {
+    gaps: &'a Gaps,
+    id: u64,
+}
+
+impl OpenGap<'_> {
+    /// Everything from its start up to, not including, `end` was found empty.
+    pub fn close(self, end: &[u8]) {
+        self.gaps.close(self.id, Some(end));
+    }
+}
+
+impl Drop for OpenGap<'_> {
+    fn drop(&mut self) {
+        self.gaps.close(self.id, None);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,280 @@
+use std::collections::BTreeSet;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::time::{Duration, Instant};
+
+use super::*;
+use crate::base::clock::ManualClock;
+use crate::base::prng::Prng;
+use crate::disk::SimDisk;
+use crate::engine::lsm::{LsmEngine, open};
+use crate::engine::{Command, Engine, Error, KeyRange, Kind, Options, Sync, Tier, run, settle};
+
+fn put(key: u8) -> Batch {
+    let mut batch = Batch::new(0);
+    batch.put(vec![key], &b"value"[..]);
+    batch
+}
+
+fn open_store(options: Options) -> Arc<LsmEngine> {
+    open(SimDisk::new(), Arc::new(ManualClock::default()), &options).unwrap()
+}
+
+fn apply(engine: &LsmEngine, batch: &Batch) {
+    loop {
+        match engine.apply(batch, Tier::Disk) {
+            Err(Error::Busy { .. }) => settle(engine).unwrap(),
+            other => {
+                other.unwrap();
+                return;
+            }
+        }
+    }
+}
+
+/// Keys that a scan of `range` shows.
+fn scan(engine: &LsmEngine, range: KeyRange<'_>, limit: usize) -> Vec<Vec<u8>> {
+    let mut found = Vec::new();
+    let mut visit = |key: &[u8], _: &[u8]| {
+        found.push(key.to_vec());
+        if found.len() == limit { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    };
+    engine.scan(range, Tier::Disk, &mut visit).unwrap();
+    found
+}
+
+#[test]
+fn gaps_are_what_was_proven_less_what_was_put() {
+    let mut prng = Prng::new(8);
+    for round in 0..50 {
+        let gaps = Gaps::default();
+        let mut empty = BTreeSet::new();
+        let mut open: Vec<(OpenGap<'_>, u8, Option<u8>)> = Vec::new();
+        for step in 0..200 {
+            let key = prng.below(100) as u8;
+            match prng.below(4) {
+                0 => open.push((gaps.open(&[key]), key, None)),
+                1 if !open.is_empty() => {
+                    let (gap, start, limit) = open.swap_remove(prng.below(open.len() as u64) as usize);
+                    gap.close(&[key]);
+                    empty.extend(start..limit.map_or(key, |limit| limit.min(key)).max(start));
+                }
+                2 => drop((!open.is_empty()).then(|| open.pop())),
+                _ => {
+                    gaps.cut(&put(key));
+                    empty.remove(&key);
+                    for (_, start, limit) in &mut open {
+                        if key >= *start {
+                            *limit = Some(limit.map_or(key, |limit| limit.min(key)));
+                        }
+                    }
+                }
+            }
+            for key in 0..100u8 {
+                let end = gaps.end_behind(&[key]);
+                assert_eq!(end.is_some(), empty.contains(&key), "round {round}, step {step}, key {key}");
+                let mut behind = (key..=100).find(|key| !empty.contains(key));
+                assert!(end.is_none_or(|end| end[0] == behind.take().unwrap() && end.len() == 1));
+            }
+            let all = open.len() + gaps.state.lock().closed.len();
+            assert_eq!(gaps.count.load(Ordering::Relaxed), all);
+        }
+    }
+}
+
+#[test]
+fn there_are_never_too_many_and_unused_ones_go() {
+    let gaps = Gaps::default();
+    for index in 0..2 * GAPS_MAX as u32 {
+        gaps.open(&(index * 2).to_be_bytes()).close(&(index * 2 + 1).to_be_bytes());
+        assert!(gaps.end_behind(&0u32.to_be_bytes()).is_some(), "the one in use stays");
+    }
+    assert_eq!(gaps.state.lock().closed.len(), GAPS_MAX);
+    for _ in 0..=PUTS_UNUSED {
+        gaps.cut(&put(255));
+    }
+    assert_eq!(gaps.count.load(Ordering::Relaxed), 0);
+}
+
+#[test]
+fn scans_over_deleted_keys_agree_with_a_model() {
+    let mut prng = Prng::new(11);
+    for round in 0..40 {
+        let options = Options { value_log: round % 2 == 0, ..Options::tiny(Kind::Lsm) };
+        let engine = open_store(Options { gap_tombstones: 1 + prng.below(9), ..options });
+        let mut model = BTreeSet::new();
+        let key = |index: u64| (index as u16).to_be_bytes().to_vec();
+        for step in 0..150 {
+            let (low, width) = (prng.below(600), prng.below(200));
+            let mut batch = Batch::new(0);
+            match prng.below(6) {
+                0 => (low..low + width).for_each(|index| {
+                    batch.put(key(index), vec![step as u8; 20]);
+                    model.insert(key(index));
+                }),
+                1 | 2 => (low..low + width).for_each(|index| {
+                    batch.delete(key(index));
+                    model.remove(&key(index));
+                }),
+                3 => {
+                    batch.put(key(low), vec![step as u8; 60]);
+                    model.insert(key(low));
+                }
+                _ => {}
+            }
+            apply(&engine, &batch);
+            match prng.below(20) {
+                0 => settle(&*engine).unwrap(),
+                1 => run(&*engine, Command::Compact).unwrap(),
+                _ => {}
+            }
+            for _ in 0..3 {
+                let start = key(prng.below(800));
+                let end = key(prng.below(800));
+                let end = (prng.one_in(2) && end > start).then_some(&end[..]);
+                let limit = if prng.one_in(2) { 1 } else { 1000 };
+                let wanted: Vec<_> = model
+                    .range(start.clone()..)
+                    .take_while(|key| end.is_none_or(|end| &key[..] < end))
+                    .take(limit)
+                    .cloned()
+                    .collect();
+                let found = scan(&engine, KeyRange { start: &start, end }, limit);
+                assert_eq!(found, wanted, "round {round}, step {step}, from {start:?} to {end:?}");
+            }
+        }
+    }
+}
+
+/// Each key has a count of its changes, odd while one is under way, and is there while half of that is odd. A scan must agree with
+/// every key whose count did not change while it ran.
+#[test]
+fn scans_beside_writers_miss_nothing_that_was_there() {
+    const KEYS: u64 = 400;
+    let engine = open_store(Options { gap_tombstones: 3, ..Options::tiny(Kind::Lsm) });
+    let changes: Vec<AtomicU64> = (0..KEYS).map(|_| AtomicU64::new(0)).collect();
+    let (stop, jumps) = (AtomicBool::new(false), AtomicU64::new(0));
+    let key = |index: u64| index.to_be_bytes().to_vec();
+    let is_there = |count: u64| count / 2 % 2 == 1;
+    std::thread::scope(|scope| {
+        for writer in 0..2u64 {
+            let (engine, changes, stop) = (&engine, &changes, &stop);
+            scope.spawn(move || {
+                let mut prng = Prng::new(100 + writer);
+                while !stop.load(Ordering::Relaxed) {
+                    // Long stretches are deleted, single keys come back: each writer has every other key.
+                    let start = prng.below(KEYS);
+                    let width = if prng.one_in(3) { 1 + prng.below(100) } else { 1 };
+                    for index in (start..(start + width).min(KEYS)).filter(|index| index % 2 == writer) {
+                        let count = changes[index as usize].load(Ordering::SeqCst);
+                        if width > 1 && !is_there(count) {
+                            continue;
+                        }
+                        changes[index as usize].store(count + 1, Ordering::SeqCst);
+                        let mut batch = Batch::new(0);
+                        match is_there(count) {
+                            true => batch.delete(key(index)),
+                            false => batch.put(key(index), &b"value"[..]),
+                        }
+                        while let Err(error) = engine.apply(&batch, Tier::Disk) {
+                            assert!(matches!(error, Error::Busy { .. }), "{error}");
+                            std::thread::yield_now();
+                        }
+                        changes[index as usize].store(count + 2, Ordering::SeqCst);
+                    }
+                }
+            });
+        }
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                settle(&*engine).unwrap();
+            }
+        });
+        for reader in 0..2u64 {
+            let (engine, changes, stop, jumps) = (&engine, &changes, &stop, &jumps);
+            scope.spawn(move || {
+                let mut prng = Prng::new(200 + reader);
+                while !stop.load(Ordering::Relaxed) {
+                    let start = prng.below(KEYS);
+                    let before: Vec<u64> = changes.iter().map(|count| count.load(Ordering::SeqCst)).collect();
+                    let found = scan(engine, KeyRange { start: &key(start), end: None }, usize::MAX);
+                    let found: BTreeSet<Vec<u8>> = found.into_iter().collect();
+                    for index in start..KEYS {
+                        let count = changes[index as usize].load(Ordering::SeqCst);
+                        if count == before[index as usize] && count % 2 == 0 {
+                            assert_eq!(
+                                found.contains(&key(index)),
+                                is_there(count),
+                                "key {index}, from {start}"
+                            );
+                        }
+                    }
+                    jumps.fetch_add(
+                        u64::from(engine.gaps.end_behind(&key(start)).is_some()),
+                        Ordering::Relaxed,
+                    );
+                }
+            });
+        }
+        std::thread::sleep(Duration::from_secs(3));
+        stop.store(true, Ordering::Relaxed);
+    });
+    assert!(jumps.load(Ordering::Relaxed) > 0, "the scans met gaps");
+}
+
+/// Seeks a second into deleted keys, with and without gaps: while they are being deleted, right after, and once quiet.
+#[test]
+#[ignore = "long: a measurement"]
+fn seeks_into_a_million_deleted_keys() {
+    const KEYS: u64 = 1_000_000;
+    let key = |index: u64| format!("key{index:016}").into_bytes();
+    for gap_tombstones in [0, 256] {
+        let options = Options { gap_tombstones, sync: Sync::Fsync, ..Options::default() };
+        let engine = open_store(options);
+        for first in (0..KEYS).step_by(100) {
+            let mut batch = Batch::new(0);
+            (first..first + 100).for_each(|index| batch.put(key(index), vec![7; 100]));
+            apply(&engine, &batch);
+        }
+        run(&*engine, Command::Compact).unwrap();
+        apply(&engine, &{
+            let mut batch = Batch::new(0);
+            batch.put(key(KEYS), &b"end"[..]);
+            batch
+        });
+        let mut prng = Prng::new(4);
+        let mut seeks = |what: &str, upto: u64, limit: Duration| {
+            let (began, mut count, mut worst) = (Instant::now(), 0u64, Duration::ZERO);
+            while began.elapsed() < limit {
+                let one = Instant::now();
+                let start = key(prng.below(upto));
+                assert_eq!(scan(&engine, KeyRange { start: &start, end: None }, 1).len(), 1);
+                count += 1;
+                worst = worst.max(one.elapsed());
+            }
+            if !what.is_empty() {
+                let rate = count as f64 / began.elapsed().as_secs_f64();
+                println!("gap_tombstones={gap_tombstones} {what}: {rate:.0} seeks/s, worst {worst:?}");
+            }
+            (count, worst)
+        };
+        let (mut slowest, mut worst) = (u64::MAX, Duration::ZERO);
+        for first in (0..KEYS).step_by(100) {
+            let mut batch = Batch::new(0);
+            (first..first + 100).for_each(|index| batch.delete(key(index)));
+            apply(&engine, &batch);
+            if first % 100_000 == 0 {
+                let (count, longest) = seeks("", first + 100, Duration::from_millis(200));
+                (slowest, worst) = (slowest.min(count * 5), worst.max(longest));
+            }
+        }
+        println!(
+            "gap_tombstones={gap_tombstones} while deleting: {slowest} seeks/s at least, worst {worst:?}"
+        );
+        engine.gaps.state.lock().closed.clear();
+        seeks("right after", KEYS, Duration::from_secs(2));
+        settle(&*engine).unwrap();
+        seeks("flushed and settled", KEYS, Duration::from_secs(2));
+    }
+}

@@ -1,0 +1,120 @@
+//! A scan: every memtable and sorted run merged into one, tombstones left out.
+//!
+//! Tombstones in a row are what makes scans slow. From [`LOOK`] of them on the scan asks whether it is in a known gap and
+//! jumps to its end; after as many as the option says, it begins to prove a gap of its own. See [`super::gaps`].
+
+use super::LsmEngine;
+use super::cursor::{Cursor, MemoryCursor, Reading, RunCursor};
+use super::gaps::{OpenGap, successor};
+use super::merge::Merge;
+use super::value_log::Group;
+use super::version::Run;
+use crate::disk::LEVELS;
+use crate::engine::{KeyRange, Result, Tier, Visit};
+
+/// After this many tombstones in a row a scan asks for a gap.
+const LOOK: u64 = 8;
+
+/// Tombstones in a row that a scan has passed.
+struct Row<'a> {
+    length: u64,
+    /// Where it begins: nothing from here on had a value.
+    start: Vec<u8>,
+    open: Option<OpenGap<'a>>,
+    /// An entry was shown before it.
+    is_later: bool,
+}
+
+impl LsmEngine {
+    /// Visits the keys of `range`.
+    pub(super) fn scan_range(&self, range: KeyRange<'_>, tier: Tier, visit: &mut Visit<'_>) -> Result<()> {
+        if range.end.is_some_and(|end| end <= range.start) {
+            return Ok(());
+        }
+        let start = self.gaps.end_behind(range.start).unwrap_or_else(|| range.start.to_vec());
+        if !range.is_before_end(&start) {
+            return Ok(());
+        }
+        let mut merge = self.merge_from(&start, range.end, tier)?;
+        self.meters.scan_runs.record(merge.sources() as u64);
+        let mut group = Group::new(&self.cache, tier);
+        let mut row = Row { length: 0, start, open: None, is_later: false };
+        loop {
+            let entry = match merge.next() {
+                Ok(Some(entry)) if range.is_before_end(entry.key) => entry,
+                other => {
+                    // Where an error ends the scan, what was passed is proven all the same.
+                    let result = other.map(|_| ());
+                    if let Some(open) = row.open.take() {
+                        match range.end {
+                            Some(end) if result.is_ok() => open.close(end),
+                            _ => open.close(&successor(merge.passed())),
+                        }
+                    }
+                    result?;
+                    break;
+                }
+            };
+            if let Some(value) = entry.value {
+                if let Some(open) = row.open.take() {
+                    open.close(entry.key);
+                }
+                (row.length, row.is_later) = (0, true);
+                if group.push(entry.key, value, visit)?.is_break() {
+                    return Ok(());
+                }
+                continue;
+            }
+            if row.length == 0 && row.is_later {
+                row.start.clear();
+                row.start.extend_from_slice(merge.passed());
+            }
+            row.length += 1;
+            let proves = self.options.gap_tombstones > 0;
+            if proves && (row.length == LOOK || row.length.is_multiple_of(self.options.gap_tombstones)) {
+                self.pass_gap(&mut row, &mut merge, range.end, tier)?;
+            }
+        }
+        group.end(visit).map(|_| ())
+    }
+
+    /// Jumps over the gap that the scan is in, or begins to prove one.
+    fn pass_gap<'a>(
+        &'a self,
+        row: &mut Row<'a>,
+        merge: &mut Merge,
+        end: Option<&[u8]>,
+        tier: Tier,
+    ) -> Result<()> {
+        if let Some(behind) = self.gaps.end_behind(merge.passed()) {
+            merge.seek(&behind)?;
+            if row.open.is_none() {
+                row.start = behind;
+            }
+        } else if row.open.is_none() && row.length >= self.options.gap_tombstones {
+            row.open = Some(self.gaps.open(&row.start));
+            *merge = self.merge_from(&row.start, end, tier)?;
+        }
+        Ok(())
+    }
+
+    /// The entries of the store, as it is now, from `start` on.
+    fn merge_from(&self, start: &[u8], end: Option<&[u8]>, tier: Tier) -> Result<Merge> {
+        let range = KeyRange { start, end };
+        let view = self.view();
+        let reading = Reading::Cached { cache: self.cache.clone(), tier };
+        let mut sources = Vec::with_capacity(8);
+        for memtable in view.memtables().filter(|memtable| !memtable.is_empty()) {
+            sources.push(Cursor::Memory(MemoryCursor::new(memtable.clone(), range)));
+        }
+        let l0 = view.version.level(0).iter();
+        let l0 = l0.filter(|table| range.is_before_end(&table.smallest) && start <= &table.largest[..]);
+        let runs = l0
+            .map(|table| Run::from([table.clone()]))
+            .chain((1..LEVELS).map(|level| view.version.level(level).clone()));
+        for run in runs.filter(|run| !run.is_empty()) {
+            sources.push(Cursor::Run(Box::new(RunCursor::new(run, range, reading.clone())?)));
+        }
+        Ok(Merge::new(sources))
+    }
+}

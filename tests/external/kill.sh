@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# kill -9 of the daemon at random moments. Exit code 0 if nothing that was acknowledged is missing or torn.
+usage() {
+    cat <<TEXT
+usage: tests/external/kill.sh [--rounds N] [--engine lsm|btree]
+
+For each engine N rounds (default 200): two writers do steps and record each one that was acknowledged (write and fsync,
+rename after fsync, O_SYNC appends, fsync of the directory, unlinks; without the kernel's writeback cache plain writes,
+too), the daemon is killed with SIGKILL after 0.2 to 0.8 s, the store is checked, mounted anew, and every record is
+compared. The writers are tests/mount/kill.rs. Needs /dev/fuse.
+
+KVFS_BIN names the program under test; by default the release build, which is made first.
+TEXT
+}
+
+rounds=200
+which=both
+while [ $# -gt 0 ]; do
+    case "$1" in
+    --rounds) rounds=$2; shift 2 ;;
+    --engine) which=$2; shift 2 ;;
+    -h | --help) usage; exit 0 ;;
+    *) usage >&2; exit 2 ;;
+    esac
+done
+
+# shellcheck source=tests/external/lib.sh
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+begin kill
+writers=$(mount_tests)
+export CI=true KVFS_TEST_LONG=1 KVFS_TEST_ROUNDS=$rounds
+cases="$rounds rounds each"
+for which in $(engines "$which"); do
+    attempt "$which, $rounds rounds" $((60 + rounds * 8)) "$writers" --exact "kill::kill_under_writers::$which"
+done
+total
