@@ -150,7 +150,8 @@ fn cell_key(leaf: bool, cell: &[u8]) -> &[u8] {
     &cell[start..start + usize::from(u16_at(cell, 0))]
 }
 
-fn checksum(unit: u64, bytes: &[u8]) -> u32 {
+/// The checksum of a page at `unit`.
+pub(super) fn checksum(unit: u64, bytes: &[u8]) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
     hasher.update(&unit.to_le_bytes());
     hasher.update(&bytes[4..]);

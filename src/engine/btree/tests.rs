@@ -9,6 +9,8 @@ use crate::disk::{Fault, Faulty, Kind as Request, Latch, Metered, SimDisk};
 use crate::engine::Operation;
 use crate::engine::{Kind, Lookups, MemEngine, PageCount, PageKind, PageTraffic, Worker, run, settle, sync};
 
+mod damage;
+
 type Map = BTreeMap<Vec<u8>, Vec<u8>>;
 
 fn tiny() -> Options {

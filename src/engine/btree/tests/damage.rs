@@ -1,0 +1,350 @@
+//! Damage behind good checksums: what a check must name, and what nobody may stumble over.
+
+use super::*;
+use crate::engine::btree::meta::{Counts, Meta};
+use crate::engine::btree::page::{HEADER_BYTES, Page, Stored, checksum};
+
+const PAGE: usize = 4096;
+
+/// A settled store of a few levels with values in and out of line.
+fn store() -> Arc<SimDisk> {
+    let sim = SimDisk::new();
+    let options = Options { page_bytes: PAGE as u64, ..tiny() };
+    let engine = open_on(sim.clone(), &options).unwrap();
+    for number in 0..900u32 {
+        let mut batch = Batch::new(0);
+        let length = if number % 90 == 7 { 5000 } else { 60 };
+        batch.put(long_key(number), vec![number as u8; length]);
+        apply(&engine, &batch).unwrap();
+    }
+    // Holes for the free map.
+    for number in (0..900u32).filter(|number| number % 90 == 7).step_by(2) {
+        let mut batch = Batch::new(0);
+        batch.delete(long_key(number));
+        apply(&engine, &batch).unwrap();
+    }
+    run(&*engine, Command::Checkpoint).unwrap();
+    run(&*engine, Command::Verify).unwrap();
+    assert!(engine.shape().tree.unwrap().height >= 3);
+    engine.close().unwrap();
+    sim
+}
+
+/// The data file of a store, to be changed.
+struct Image {
+    sim: Arc<SimDisk>,
+    bytes: Vec<u8>,
+    meta: Meta,
+}
+
+impl Image {
+    fn of(sim: &SimDisk) -> Image {
+        let sim = sim.kill();
+        let file = sim.open(meta::FILE).unwrap();
+        let mut bytes = vec![0; file.size().unwrap() as usize];
+        file.read_at(Purpose::Recovery, 0, &mut bytes).unwrap();
+        let meta = Meta::newest(&bytes).unwrap();
+        Image { sim, bytes, meta }
+    }
+
+    fn raw(&mut self, unit: u64) -> &mut [u8] {
+        &mut self.bytes[unit as usize * PAGE..][..PAGE]
+    }
+
+    fn page(&self, unit: u64) -> Page {
+        Page::decode(unit, self.bytes[unit as usize * PAGE..][..PAGE].to_vec()).unwrap()
+    }
+
+    /// Units of the pages of a level, in the order of keys.
+    fn level(&self, level: u8) -> Vec<u64> {
+        let mut units = vec![self.meta.root];
+        while self.page(units[0]).level() > level {
+            let children = |unit: &u64| {
+                let page = self.page(*unit);
+                (0..=page.count()).map(|index| page.child(index)).collect::<Vec<_>>()
+            };
+            units = units.iter().flat_map(children).collect();
+        }
+        units
+    }
+
+    /// Makes the checksum of the page at `unit` right again.
+    fn reseal(&mut self, unit: u64) {
+        let crc = checksum(unit, self.raw(unit));
+        self.raw(unit)[..4].copy_from_slice(&crc.to_le_bytes());
+    }
+
+    /// Offset in its page of the cell in slot `index`.
+    fn cell(&mut self, unit: u64, index: usize) -> usize {
+        let at = HEADER_BYTES + 2 * index;
+        usize::from(u16::from_le_bytes(self.raw(unit)[at..at + 2].try_into().unwrap()))
+    }
+
+    /// Replaces the free map.
+    fn set_map(&mut self, map: &[u8]) {
+        let at = self.meta.map_unit as usize * PAGE;
+        self.bytes[at..at + map.len()].copy_from_slice(map);
+        self.meta.map_bytes = map.len() as u64;
+        self.meta.map_crc = crc32fast::hash(map);
+    }
+
+    fn map(&self) -> freemap::FreeMap {
+        let at = self.meta.map_unit as usize * PAGE;
+        let bytes = &self.bytes[at..at + self.meta.map_bytes as usize];
+        freemap::FreeMap::decode(bytes, self.meta.end, self.meta.end).unwrap()
+    }
+
+    /// The first leaf with an extent: its unit, the index of the cell, the extent.
+    fn extent(&self) -> (u64, usize, Extent) {
+        let found = self.level(0).into_iter().find_map(|unit| {
+            let page = self.page(unit);
+            (0..page.count()).find_map(|index| match page.stored(index) {
+                Stored::Extent(extent) => Some((unit, index, extent)),
+                Stored::Inline(_) => None,
+            })
+        });
+        found.expect("a value out of line")
+    }
+
+    /// The store with the file as it is here.
+    fn disk(mut self) -> Arc<SimDisk> {
+        let (at, slot) = (self.meta.offset() as usize, self.meta.encode());
+        self.bytes[at..at + slot.len()].copy_from_slice(&slot);
+        let file = self.sim.open(meta::FILE).unwrap();
+        file.write_at(Purpose::Recovery, 0, &self.bytes).unwrap();
+        self.sim
+    }
+}
+
+#[test]
+fn a_check_names_every_planted_defect() {
+    let sim = store();
+    type Plant = fn(&mut Image);
+    let defects: &[(&str, Plant)] = &[
+        ("the page's checksum does not fit", |image| {
+            let unit = image.level(0)[3];
+            image.raw(unit)[PAGE - 1] ^= 1;
+        }),
+        ("the value's checksum does not fit", |image| {
+            let (_, _, extent) = image.extent();
+            image.raw(extent.unit)[9] ^= 1;
+        }),
+        ("keys out of order", |image| {
+            let unit = image.level(0)[2];
+            let slots = &mut image.raw(unit)[HEADER_BYTES..HEADER_BYTES + 4];
+            slots.rotate_left(2);
+            image.reseal(unit);
+        }),
+        ("keys out of order", |image| {
+            let unit = image.level(1)[0];
+            let slots = &mut image.raw(unit)[HEADER_BYTES..HEADER_BYTES + 4];
+            slots.rotate_left(2);
+            image.reseal(unit);
+        }),
+        // The first key of a leaf in the middle is moved before its neighbours.
+        ("a key outside the range", |image| {
+            let unit = image.level(0)[5];
+            let at = image.cell(unit, 0) + 4;
+            image.raw(unit)[at] = 0;
+            image.reseal(unit);
+        }),
+        // The separator between two pages is lowered to nothing.
+        ("a key outside the range", |image| {
+            let unit = image.level(1)[0];
+            let at = image.cell(unit, 0) + 10;
+            image.raw(unit)[at] = 0;
+            image.reseal(unit);
+        }),
+        // Two pages change places below their parent.
+        ("a key outside the range", |image| {
+            let unit = image.level(1)[0];
+            let (first, second) = (image.cell(unit, 0) + 2, image.cell(unit, 1) + 2);
+            let raw = image.raw(unit);
+            (0..8).for_each(|byte| raw.swap(first + byte, second + byte));
+            image.reseal(unit);
+        }),
+        ("a page of another level than its parent says", |image| {
+            let unit = image.level(1)[1];
+            image.raw(unit)[page::LEVEL] = 2;
+            image.reseal(unit);
+        }),
+        ("a page of another level than its parent says", |image| {
+            let (parent, deep) = (image.level(2)[0], image.level(0)[4]);
+            let at = image.cell(parent, 0) + 2;
+            image.raw(parent)[at..at + 8].copy_from_slice(&deep.to_le_bytes());
+            image.reseal(parent);
+        }),
+        ("an empty leaf", |image| {
+            let unit = image.level(0)[1];
+            let used = (PAGE - image.raw(unit).len() + image.page(unit).used_bytes()) as u32;
+            let slots = 2 * image.page(unit).count() as u32;
+            let raw = image.raw(unit);
+            let garbage = u32::from_le_bytes(raw[12..16].try_into().unwrap()) + used - slots;
+            raw[12..16].copy_from_slice(&garbage.to_le_bytes());
+            raw[6..8].fill(0);
+            image.reseal(unit);
+        }),
+        ("an extent whose length does not fit its units", |image| {
+            let (unit, index, _) = image.extent();
+            let at = image.cell(unit, index) + 4 + image.page(unit).key(index).len() + 8;
+            image.raw(unit)[at] += 1;
+            image.reseal(unit);
+        }),
+        ("a unit that is used twice", |image| {
+            let leaf = image.level(0)[2];
+            let mut map = image.map();
+            map.give_back(leaf, 1);
+            let bytes = map.encode();
+            image.set_map(&bytes);
+        }),
+        ("units that nobody knows", |image| {
+            let mut map = image.map();
+            map.take_low(1);
+            let bytes = map.encode();
+            image.set_map(&bytes);
+        }),
+        ("units that nobody knows at the end", |image| image.meta.end += 1),
+        ("counts differ", |image| {
+            image.meta.counts = Counts { leaf_bytes: image.meta.counts.leaf_bytes + 1, ..image.meta.counts };
+        }),
+    ];
+    for (index, (name, plant)) in defects.iter().enumerate() {
+        let mut image = Image::of(&sim);
+        plant(&mut image);
+        let engine = open_on(image.disk(), &tiny()).unwrap();
+        let found = run(&*engine, Command::Verify).map_err(|error| error.to_string());
+        assert!(found.as_ref().is_err_and(|error| error.contains(name)), "{index} {name}: {found:?}");
+    }
+}
+
+#[test]
+fn nonsense_behind_good_checksums_is_an_error_and_no_panic() {
+    let sim = store();
+    let mut prng = Prng::new(11);
+    let mut refused = 0;
+    for round in 0..250 {
+        let mut image = Image::of(&sim);
+        match round % 5 {
+            0 => {
+                let mut map = image.map().encode();
+                let at = prng.below(map.len() as u64) as usize;
+                map[at] = prng.bits() as u8;
+                image.set_map(&map);
+            }
+            1 => {
+                let wild = [0, 1, 7, image.meta.root + 1, 1 << 20, u64::MAX / 3][prng.below(6) as usize];
+                let meta = &mut image.meta;
+                let fields =
+                    [&mut meta.root, &mut meta.map_unit, &mut meta.map_units, &mut meta.map_bytes, &mut meta.end];
+                let field = prng.below(5) as usize;
+                *fields.into_iter().nth(field).unwrap() = wild;
+                if prng.one_in(3) {
+                    meta.height = prng.below(6);
+                }
+            }
+            kind => {
+                let level = if kind == 2 { 1 } else { 0 };
+                let units = image.level(level);
+                let unit = units[prng.below(units.len() as u64) as usize];
+                for _ in 0..1 + prng.below(3) {
+                    let near = HEADER_BYTES + 2 * image.page(unit).count();
+                    let at = match prng.below(3) {
+                        0 => 5 + prng.below(near as u64 - 5) as usize,
+                        1 => image.cell(unit, 0) + prng.below(14) as usize,
+                        _ => prng.below(PAGE as u64) as usize,
+                    };
+                    image.raw(unit)[at.min(PAGE - 1)] = prng.bits() as u8;
+                    // Refused at the first look, mostly: go on from what is left of it.
+                    image.reseal(unit);
+                    if Page::decode(unit, image.raw(unit).to_vec()).is_err() {
+                        break;
+                    }
+                }
+            }
+        }
+        let disk = image.disk();
+        disk.set_capacity(Some(64 << 20));
+        let Ok(engine) = open_on(disk, &tiny()) else {
+            refused += 1;
+            continue;
+        };
+        refused += u64::from(run(&*engine, Command::Verify).is_err());
+        let mut entries = 0;
+        let _ = engine.scan(KeyRange::ALL, Tier::Disk, &mut |_, _| {
+            entries += 1;
+            // A page whose way leads back to itself may go on for ever.
+            if entries < 5000 { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        });
+        for number in (0..900).step_by(50) {
+            let _ = engine.get(&long_key(number), Tier::Disk);
+        }
+    }
+    assert!(refused > 120, "{refused}");
+}
+
+#[test]
+fn a_turned_bit_in_the_double_write_area_is_refused_when_it_is_needed_and_ignored_else() {
+    let options = with(Torn::DoubleWrite);
+    let (mut needed, mut ignored) = (0, 0);
+    for stop in (40..400).step_by(9) {
+        let sim = SimDisk::new();
+        let mut history = History::default();
+        sim.stop_at(stop);
+        let disk: Arc<dyn Disk> = sim.clone();
+        let _ = workload_in(&[Torn::DoubleWrite], &disk, 3, 120, &mut history);
+        let sim = sim.kill();
+        let Ok(file) = sim.open(double::FILE) else { continue };
+        let size = file.size().unwrap();
+        let mut bytes = vec![0; 4096 + 512];
+        sim.open(meta::FILE).unwrap().read_at(Purpose::Recovery, 0, &mut bytes).unwrap();
+        let meta = Meta::newest(&bytes).unwrap();
+        let mut prng = Prng::new(stop);
+        for _ in 0..6 {
+            let damaged = sim.kill();
+            let bit = prng.below(size * 8);
+            damaged.flip_bit(double::FILE, bit);
+            match open_on(damaged.clone(), &options) {
+                Err(Error::Corrupt { file, .. }) => {
+                    assert_eq!(file, double::FILE);
+                    assert!(bit / 8 < meta.double_bytes, "stop {stop}: a copy that nobody needs");
+                    needed += 1;
+                }
+                Err(error) => panic!("{error}"),
+                // Not needed, or in the filling behind the names.
+                Ok(_) => {
+                    recovered_in(&options, damaged, &history, &format!("stop {stop} bit {bit}"));
+                    ignored += 1;
+                }
+            }
+        }
+    }
+    assert!(needed > 3 && ignored > 20, "{needed} {ignored}");
+}
+
+#[test]
+fn a_disk_that_is_full_at_any_allocation_leaves_the_store_whole() {
+    for torn in TORN {
+        for nth in 0.. {
+            let sim = SimDisk::new();
+            let faulty = Faulty::new(sim.clone());
+            let kind = Some(Request::Allocate);
+            faulty.inject(Fault::Fail { kind, purpose: None, nth, errno: libc::ENOSPC });
+            let disk: Arc<dyn Disk> = Latch::new(faulty.clone());
+            let mut history = History::default();
+            let result = workload_in(&[torn], &disk, 5, 60, &mut history);
+            if let Err(error) = &result {
+                assert!(matches!(error, Error::NoSpace), "{torn:?} allocation {nth}: {error}");
+            }
+            if faulty.hits() == 0 {
+                assert!(nth > 3, "{torn:?} asked for space {nth} times");
+                break;
+            }
+            if sim.list().unwrap().iter().any(|info| info.name == meta::FILE) {
+                let what = format!("{torn:?} allocation {nth}");
+                let engine = recovered_in(&with(torn), sim.kill(), &history, &what);
+                run(&*engine, Command::Checkpoint).unwrap();
+                run(&*engine, Command::Verify).unwrap();
+            }
+        }
+    }
+}
