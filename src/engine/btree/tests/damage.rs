@@ -234,8 +234,13 @@ fn nonsense_behind_good_checksums_is_an_error_and_no_panic() {
             1 => {
                 let wild = [0, 1, 7, image.meta.root + 1, 1 << 20, u64::MAX / 3][prng.below(6) as usize];
                 let meta = &mut image.meta;
-                let fields =
-                    [&mut meta.root, &mut meta.map_unit, &mut meta.map_units, &mut meta.map_bytes, &mut meta.end];
+                let fields = [
+                    &mut meta.root,
+                    &mut meta.map_unit,
+                    &mut meta.map_units,
+                    &mut meta.map_bytes,
+                    &mut meta.end,
+                ];
                 let field = prng.below(5) as usize;
                 *fields.into_iter().nth(field).unwrap() = wild;
                 if prng.one_in(3) {

@@ -15,9 +15,8 @@ use super::filter::{Filter, hash};
 use super::index::Index;
 use super::parts::{Resident, Top};
 use super::{
-    KIND_BLOCK, KIND_FILTER, KIND_FOOTER, KIND_INDEX, KIND_TOP, MAGIC, Origin, Parts, Shelf, Table, TableMeta,
-    VERSION,
-    table_name,
+    KIND_BLOCK, KIND_FILTER, KIND_FOOTER, KIND_INDEX, KIND_TOP, MAGIC, Origin, Parts, Shelf, Table,
+    TableMeta, VERSION, table_name,
 };
 use crate::base::varint;
 use crate::disk::{File, Purpose};
