@@ -61,6 +61,11 @@ impl BlockCache {
         self.blocks.insert((number, offset), block);
     }
 
+    /// Forgets every block.
+    pub fn clear(&self) {
+        self.blocks.clear();
+    }
+
     /// Counts one request that went to the disk because its block was not here.
     pub fn count_miss(&self) {
         self.misses.fetch_add(1, Relaxed);
@@ -94,5 +99,7 @@ mod tests {
         assert_eq!((shape.hits, shape.misses), (2000, 0));
         assert!(cache.get(1, 0).is_none_or(|block| block[0] == 0));
         assert!(cache.get(3, 0).is_none());
+        cache.clear();
+        assert_eq!((cache.shape().bytes, cache.get(2, 0)), (0, None));
     }
 }

@@ -55,8 +55,9 @@ use parking_lot::{Mutex, MutexGuard};
 
 use super::wal::{FIRST_KIND, Log, RECORD_OVERHEAD_BYTES};
 use super::{
-    Batch, Bell, Cause, Class, Command, Debt, Done, Engine, Error, Journal, KeyRange, Memory, Options, PageCause,
-    Pending, Position, Probe, ProbeMeter, Promise, Result, Shape, SpaceGuard, StallMeter, Tier, Torn, Visit,
+    Batch, Bell, Cause, Class, Command, Debt, Done, Engine, Error, Journal, KeyRange, Memory, Options,
+    PageCause, Pending, Position, Probe, ProbeMeter, Promise, Result, Shape, SpaceGuard, StallMeter, Tier,
+    Torn, Visit,
 };
 use crate::base::clock::Clock;
 use crate::disk::{Disk, Purpose};
@@ -594,6 +595,11 @@ impl Engine for BtreeEngine {
     fn run(&self, command: Command, done: Done) {
         let mut commands = self.commands.lock();
         match command {
+            Command::DropCaches => {
+                drop(commands);
+                self.pager.drop_pool();
+                return done(Ok(()));
+            }
             Command::Flush | Command::Checkpoint => commands.checkpoint.push(done),
             Command::Verify => commands.verify.push(done),
             Command::Compact => commands.compact.push(done),
