@@ -139,6 +139,11 @@ impl BlockCache {
         self.pieces.insert((number, offset), Content::Parsed(parsed, bytes));
     }
 
+    /// Forgets everything.
+    pub fn clear(&self) {
+        self.pieces.clear();
+    }
+
     /// Counts one request that went to the disk because its piece was not here.
     pub fn count_miss(&self, piece: CacheKind) {
         self.counters[piece as usize].misses.fetch_add(1, Relaxed);
@@ -180,6 +185,9 @@ mod tests {
         cache.set_bytes_max(1 << 18);
         let shape = cache.shape();
         assert!(shape.bytes <= 1 << 18 && shape.bytes > 0, "{shape:?}");
+        cache.clear();
+        assert_eq!(cache.shape().bytes, 0);
+        assert!(cache.get(CacheKind::Data, 2, 0).is_none());
     }
 
     #[test]
