@@ -220,11 +220,12 @@ impl FileSystem {
         }
     }
 
-    /// Space and inodes, as `df` shows them.
+    /// Space and inodes, as `df` shows them: what is free below, and what the engine has free in its own files.
     pub fn statfs(&self) -> Result<Statfs> {
         let space = (self.space)().map_err(|error| engine::Error::io("reading free space", error))?;
         let block_bytes = self.options.block_bytes;
-        let free = space.free_bytes / block_bytes;
+        let reusable_bytes = self.engine.shape().tree.map_or(0, |tree| tree.free_bytes);
+        let free = (space.free_bytes + reusable_bytes).min(space.total_bytes) / block_bytes;
         let files = self.usage().inodes;
         Ok(Statfs {
             block_bytes: block_bytes as u32,
