@@ -914,6 +914,8 @@ fn room_inside_the_b_trees_file_counts_as_free() {
     ask(|tier| fs.unlink(tier, ROOT, b"f")).unwrap();
     settle();
     let empty = free(&fs);
+    let found = fs.statfs().unwrap();
+    assert_eq!(found.files - found.files_free, 1, "the root is the one inode in use");
     assert!(empty >= full + (700 << 10), "{empty} bytes free after the delete, {full} before");
 }
 

@@ -226,7 +226,8 @@ impl FileSystem {
         let block_bytes = self.options.block_bytes;
         let reusable_bytes = self.engine.shape().tree.map_or(0, |tree| tree.free_bytes);
         let free = (space.free_bytes + reusable_bytes).min(space.total_bytes) / block_bytes;
-        let files = self.usage().inodes;
+        // A total, of which `df -i` takes what is free to show what is used.
+        let files = self.usage().inodes + free;
         Ok(Statfs {
             block_bytes: block_bytes as u32,
             blocks: space.total_bytes / block_bytes,
