@@ -889,6 +889,37 @@ fn access_control_lists_are_inherited_and_follow_the_mode() {
 }
 
 #[test]
+fn room_inside_the_b_trees_file_counts_as_free() {
+    let engine = DiskStore::boxed(Kind::Btree, 1).open(None);
+    let fs = FileSystem::open(engine.clone(), Arc::new(ManualClock::default()), OPTIONS, space()).unwrap();
+    let free = |fs: &FileSystem| fs.statfs().unwrap().blocks_free * BLOCK;
+    let file =
+        fs.make(Tier::Disk, Op::Create, Caller::ROOT, ROOT, b"f", 0o644, 0, NewNode::File).unwrap().ino;
+    let settle = || {
+        for _ in 0..20 {
+            fs.work().unwrap();
+            engine.work(Class::Flush).unwrap();
+            engine.work(Class::Merge).unwrap();
+            engine.work(Class::Reclaim).unwrap();
+        }
+        engine::run(&*engine, Command::Checkpoint).unwrap();
+    };
+    for index in 0..50 {
+        let data = Bytes::from(vec![index as u8; 16 << 10]);
+        ask(|tier| fs.write(tier, Caller::ROOT, file, index * (16 << 10), &data, false)).unwrap();
+        settle();
+    }
+    let full = free(&fs);
+    fs.forget(file, 1);
+    ask(|tier| fs.unlink(tier, ROOT, b"f")).unwrap();
+    settle();
+    let empty = free(&fs);
+    let found = fs.statfs().unwrap();
+    assert_eq!(found.files - found.files_free, 1, "the root is the one inode in use");
+    assert!(empty >= full + (700 << 10), "{empty} bytes free after the delete, {full} before");
+}
+
+#[test]
 fn hot_paths_cost_what_they_should() {
     let bench = Bench::new();
     let file = bench.create(ROOT, "file");

@@ -11,7 +11,7 @@ Installs what the tests use through apt, and only what is missing (fuse3 fio rsy
 in this order: cargo fmt, clippy with warnings as errors, unit, model and crash tests, the release build, real mounts of
 both engines, cargo doc, shellcheck if it is installed. A step that fails does not stop the next one.
 
-  --long   also the tests marked as long, and more rounds (KVFS_TEST_LONG=1)
+  --long   also the tests marked as long, more rounds (KVFS_TEST_LONG=1) and, as root, tests/external/
 
 Real mounts need /dev/fuse. Without it they say so and pass, unless CI=true: then they fail.
 TEXT
@@ -119,9 +119,9 @@ documentation() {
 
 scripts() {
     if command -v shellcheck >/dev/null; then
-        shellcheck -x tests/*.sh mount-scripts/*.sh fio-jobs/*.sh .ci/run
+        shellcheck -x tests/*.sh tests/external/*.sh mount-scripts/*.sh fio-jobs/*.sh .ci/run
     else
-        for file in tests/*.sh mount-scripts/*.sh fio-jobs/*.sh .ci/run; do bash -n "$file"; done
+        for file in tests/*.sh tests/external/*.sh mount-scripts/*.sh fio-jobs/*.sh .ci/run; do bash -n "$file"; done
         echo "shellcheck is not installed: the scripts were only parsed"
     fi
 }
@@ -136,6 +136,12 @@ step "documentation tests" doc_tests
 step "release build" cargo build --release
 step "real mounts" mounts
 step "cargo doc -D warnings" documentation
+if [ "$long" = yes ] && [ "$(id -u)" = 0 ]; then
+    for script in pjdfstest fsx programs million kill power full-disk; do
+        # Each bounds itself; this is for the worst.
+        step "external/$script" timeout --kill-after=120 5400 "tests/external/$script.sh"
+    done
+fi
 step "shell scripts" scripts
 
 printf '\n== summary (%d s)\n' "$SECONDS"

@@ -221,12 +221,14 @@ impl FileSystem {
         }
     }
 
-    /// Space and inodes, as `df` shows them.
+    /// Space and inodes, as `df` shows them: what is free below, and what the engine has free in its own files.
     pub fn statfs(&self) -> Result<Statfs> {
         let space = (self.space)().map_err(|error| engine::Error::io("reading free space", error))?;
         let block_bytes = self.options.block_bytes;
-        let free = space.free_bytes / block_bytes;
-        let files = self.usage().inodes;
+        let reusable_bytes = self.engine.shape().tree.map_or(0, |tree| tree.free_bytes);
+        let free = (space.free_bytes + reusable_bytes).min(space.total_bytes) / block_bytes;
+        // A total, of which `df -i` takes what is free to show what is used.
+        let files = self.usage().inodes + free;
         Ok(Statfs {
             block_bytes: block_bytes as u32,
             blocks: space.total_bytes / block_bytes,

@@ -131,7 +131,7 @@ while read -r which; do
     mkdir "$mnt/kept"
     for i in $(seq 40); do head -c $((i * 30011)) /dev/urandom >"$mnt/kept/$i"; done
     (cd "$mnt/kept" && sha256sum ./*) >"$work/sums"
-    sync -f "$mnt/kept"
+    sync "$mnt"/kept/* "$mnt/kept"
     df --output=avail -B1 "$mnt" | tail -n 1 >"$work/free"
     for round in $(seq "$rounds"); do
         for kind in large metadata overwrite all; do

@@ -65,7 +65,7 @@ cleanup() {
     set +e
     cd /
     # What still runs would keep the mount in use.
-    for child in $(jobs -p); do kill_tree "$child"; done
+    for child in $(jobs -p) ${guard:-}; do kill_tree "$child"; done
     at_end
     # What is mounted on the work directory, dead or alive: our mounts before what their stores lie on.
     awk -v work="$work/" 'index($5, work) == 1 { print / fuse\.kvfs /, $5 }' /proc/self/mountinfo | sort -rn |
@@ -146,7 +146,7 @@ fail() {
 # attempt NAME SECONDS COMMAND...: runs it with a limit; its output is shown only if it fails. A shell function runs in a
 # subshell of its own.
 attempt() {
-    local name=$1 limit=$2 code=0 began=$SECONDS guard
+    local name=$1 limit=$2 code=0 began=$SECONDS
     shift 2
     # Not in a condition: bash would switch `set -e` off inside the function.
     set +e
@@ -158,10 +158,11 @@ attempt() {
     local child=$!
     (sleep "$limit"; echo "$name: not done after $limit s" >>"$work/output.txt"; kill_tree "$child") >/dev/null 2>&1 &
     guard=$!
+    # Else bash reports its end.
+    disown "$guard"
     wait "$child"
     code=$?
     kill_tree "$guard"
-    wait "$guard" 2>/dev/null
     set -e
     if [ "$code" = 0 ]; then
         pass "$name ($((SECONDS - began)) s)"

@@ -469,6 +469,8 @@ PYTHON
         start "$cache"
         mkdir "$mnt/limits"
         # Bytes that the kernel has not sent yet, and blocks of another size, are other questions.
+        # That many links are slow to make, and no matter of caching.
+        sed -i '/^# 65,000 links/,/^assert .*st_nlink/d' "$work/limits.py"
         [ "$cache" = direct_io=on ] || sed -i '/^# SEEK_DATA/,$d' "$work/limits.py"
         timeout 300 python3 "$work/limits.py" "$mnt/limits" || { echo "with $cache"; return 1; }
         timeout 120 rm -rf "$mnt/limits"
