@@ -116,6 +116,11 @@ impl Image {
     }
 }
 
+/// Reads all there is, in whatever order.
+fn contents_of(engine: &BtreeEngine) -> Result<()> {
+    engine.scan(KeyRange::ALL, Tier::Disk, &mut |_, _| ControlFlow::Continue(()))
+}
+
 #[test]
 fn a_check_names_every_planted_defect() {
     let sim = store();
@@ -190,6 +195,12 @@ fn a_check_names_every_planted_defect() {
             image.raw(unit)[at] += 1;
             image.reseal(unit);
         }),
+        ("an extent whose length does not fit its units, or nowhere", |image| {
+            let (unit, index, _) = image.extent();
+            let at = image.cell(unit, index) + 4 + image.page(unit).key(index).len() + 7;
+            image.raw(unit)[at] = 0xff;
+            image.reseal(unit);
+        }),
         ("a unit that is used twice", |image| {
             let leaf = image.level(0)[2];
             let mut map = image.map();
@@ -212,6 +223,8 @@ fn a_check_names_every_planted_defect() {
         let mut image = Image::of(&sim);
         plant(&mut image);
         let engine = open_on(image.disk(), &tiny()).unwrap();
+        // A reader may meet it, or not; it does not stumble.
+        let _ = contents_of(&engine);
         let found = run(&*engine, Command::Verify).map_err(|error| error.to_string());
         assert!(found.as_ref().is_err_and(|error| error.contains(name)), "{index} {name}: {found:?}");
     }
@@ -234,8 +247,13 @@ fn nonsense_behind_good_checksums_is_an_error_and_no_panic() {
             1 => {
                 let wild = [0, 1, 7, image.meta.root + 1, 1 << 20, u64::MAX / 3][prng.below(6) as usize];
                 let meta = &mut image.meta;
-                let fields =
-                    [&mut meta.root, &mut meta.map_unit, &mut meta.map_units, &mut meta.map_bytes, &mut meta.end];
+                let fields = [
+                    &mut meta.root,
+                    &mut meta.map_unit,
+                    &mut meta.map_units,
+                    &mut meta.map_bytes,
+                    &mut meta.end,
+                ];
                 let field = prng.below(5) as usize;
                 *fields.into_iter().nth(field).unwrap() = wild;
                 if prng.one_in(3) {
