@@ -24,6 +24,11 @@
 //! 4. Change pages in memory. Nothing can fail here.
 //! 5. `torn=image`: append every changed page. One that finds no space gets its image from the checkpoint.
 //!
+//! # Reads
+//!
+//! A search that misses a page reads it without holding a lock and starts again. Scans read ahead: `ahead` says when and how far.
+//! Every page that passes the disk is counted by kind and cause ([`super::PageTraffic`]), every wait for a latch by `latch`.
+//!
 //! # Lock order
 //!
 //! `job` (the checkpoint) → `compaction` → `writer` (one batch at a time; freezing) → `tree` (shared: one descent; exclusive: changes in memory,
