@@ -1128,6 +1128,16 @@ fn write_amplification_of_each_mode() {
 
 #[test]
 fn readers_writers_and_checkpoints_at_once_never_see_old_bytes() {
+    check_at_once(Duration::from_millis(700));
+}
+
+#[test]
+#[ignore = "long: a minute of readers, a writer and checkpoints"]
+fn readers_writers_and_checkpoints_at_once_never_see_old_bytes_for_a_minute() {
+    check_at_once(Duration::from_secs(60));
+}
+
+fn check_at_once(span: Duration) {
     let sim = SimDisk::new();
     let options = Options { cache_bytes: 64 << 10, ..tiny() };
     let engine = open(sim.clone(), Arc::new(SystemClock::new()), &options).unwrap();
@@ -1167,7 +1177,7 @@ fn readers_writers_and_checkpoints_at_once_never_see_old_bytes() {
         let mut prng = Prng::new(9);
         let started = std::time::Instant::now();
         let mut version = 0;
-        while started.elapsed() < Duration::from_millis(700) {
+        while started.elapsed() < span {
             version += 1;
             let mut batch = Batch::new(0);
             for _ in 0..3 {
