@@ -149,7 +149,7 @@ fn common() -> Shape {
     probes.buckets[2] = 19;
     probes.buckets[9] = 1;
     Shape {
-        cache: Cache { bytes: 12 << 20, bytes_max: 256 << 20, hits: 931, misses: 69 },
+        cache: Cache { bytes: 12 << 20, bytes_max: 256 << 20, hits: 931, misses: 69, ..Cache::default() },
         debt: Debt {
             dirty_bytes: 41 << 10,
             unsynced_bytes: 3_250_586,
@@ -340,7 +340,7 @@ fn reports_keep_to_a_page_and_begin_alike() {
 fn paths(value: &Value, path: &str, found: &mut BTreeSet<String>) {
     let sort = match path {
         "ops" => Some("<op>"),
-        "kinds" => Some("<kind>"),
+        "kinds" | "cache.kinds" => Some("<kind>"),
         "disk.by_purpose" => Some("<purpose>"),
         "stalls.by_cause" | "tree.pages.read.cause" | "tree.pages.written.cause" => Some("<cause>"),
         "tree.pages.read.kind" | "tree.pages.written.kind" => Some("<kind>"),

@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 use super::forecast;
 use super::stats::{Base, Report, Sample};
 use crate::disk::{Counters, Purpose};
+use crate::engine::cache::CacheKind;
 use crate::engine::{Cause, PageCause, PageCount, PageKind, PageTraffic};
 use crate::fs::meter::Op;
 
@@ -121,6 +122,9 @@ fn value(report: &Report) -> Value {
         "levels": levels(sample),
         "tree": tree(sample),
         "memory": {
+            "limit_bytes": shape.memory.limit_bytes,
+            "used_bytes": shape.memory.used_bytes,
+            "resident_bytes": shape.memory.resident_bytes,
             "memtable_bytes": shape.memory.memtable_bytes,
             "memtable_bytes_max": shape.memory.memtable_bytes_max,
             "immutable_memtables": shape.memory.immutable_memtables,
@@ -133,6 +137,10 @@ fn value(report: &Report) -> Value {
             "hits": shape.cache.hits,
             "misses": shape.cache.misses,
             "hit_share": sample.cache_hit_share(),
+            "kinds": object(CacheKind::ALL.iter().zip(shape.cache.kinds).map(|(piece, counts)| {
+                let counts = json!({"hits": counts.hits, "misses": counts.misses, "hit_share": counts.hit_share()});
+                (piece.name(), counts)
+            })),
         },
         "filter": {
             "checks": shape.filter.checks,
@@ -147,6 +155,13 @@ fn value(report: &Report) -> Value {
             "p99": shape.probes.quantile(0.99),
             "max": shape.probes.quantile(1.0),
             "buckets": shape.probes.buckets,
+        },
+        "scan_runs": {
+            "count": shape.scan_runs.count(),
+            "p50": shape.scan_runs.quantile(0.5),
+            "p99": shape.scan_runs.quantile(0.99),
+            "max": shape.scan_runs.quantile(1.0),
+            "buckets": shape.scan_runs.buckets,
         },
         "ops": object(Op::ALL.iter().map(|&op| (op.name(), operation(sample, op)))),
         "kinds": kinds(report),

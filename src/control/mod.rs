@@ -42,7 +42,7 @@ pub use stats::{Base, MountInfo, Physical, Report, Sample, State, Window, ratio}
 use crate::base::clock::Clock;
 use crate::base::journal::Field;
 use crate::disk::{Disk, Latch, Metered, ProcessIo};
-use crate::engine::{Cause, Engine, Journal, MeteredEngine, Stalls, Tier};
+use crate::engine::{Cause, Engine, Journal, MeteredEngine, Probe, Stalls, Tier};
 use crate::fs::keys;
 use crate::fs::meter::{Latency, Meter, Op, growth};
 use crate::fs::types::{Caller, Ino};
@@ -402,8 +402,8 @@ impl Control {
             asked = asked.max(probes.iter().filter(|probe| !skipped(probe.verdict)).count());
             text += &format!("{name}\n");
             for probe in &probes {
-                text +=
-                    &format!("  {:<24} {:<14} {:>8} bytes\n", probe.structure, probe.verdict, probe.bytes);
+                let Probe { structure, verdict, bytes, read_bytes } = probe;
+                text += &format!("  {structure:<24} {verdict:<14} {bytes:>8} bytes, {read_bytes:>8} read\n");
             }
             text += match probes.last().map(|probe| probe.verdict) {
                 Some("hit") => "  found\n",

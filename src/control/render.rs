@@ -11,6 +11,7 @@ use super::forecast;
 use super::stats::{Base, Report, Sample, State, ratio};
 use crate::base::text::{exact_size, human_size};
 use crate::disk::{Counters, Purpose};
+use crate::engine::cache::CacheKind;
 use crate::engine::{Cause, Level, PageCause, PageCount, PageKind, PageTraffic, Tree};
 use crate::fs::meter::Op;
 
@@ -185,6 +186,8 @@ fn amplification(page: &mut Page, report: &Report) {
     ));
     let shape = &sample.shape;
     let value = |share| shape.probes.quantile(share).map_or("-".to_string(), |value: u64| value.to_string());
+    let runs =
+        |share| shape.scan_runs.quantile(share).map_or("-".to_string(), |value: u64| value.to_string());
     page.block(
         "PROBES",
         [
@@ -193,6 +196,8 @@ fn amplification(page: &mut Page, report: &Report) {
             format!("p50 {}", value(0.5)),
             format!("p99 {}", value(0.99)),
             format!("max {}", value(1.0)),
+            format!("| scans {}", human_count(shape.scan_runs.count())),
+            format!("runs p50 {} max {}", runs(0.5), runs(1.0)),
             format!(
                 "| filter saved {} of {}",
                 human_count(shape.filter.useful),
@@ -504,7 +509,7 @@ fn kinds(page: &mut Page, report: &Report) {
             human_size(kind.scanned_bytes),
         ));
     }
-    let cache = &sample.shape.cache;
+    let (cache, memory) = (&sample.shape.cache, &sample.shape.memory);
     page.block(
         "CACHE",
         [
@@ -512,7 +517,12 @@ fn kinds(page: &mut Page, report: &Report) {
             format!("hit {}", percent(sample.cache_hit_share())),
             format!("hits {}", human_count(cache.hits)),
             format!("misses {}", human_count(cache.misses)),
-            format!("| memtables {}", human_size(sample.shape.memory.memtable_bytes)),
+            format!("index hit {}", percent(cache.kinds[CacheKind::Index as usize].hit_share())),
+            format!("filter hit {}", percent(cache.kinds[CacheKind::Filter as usize].hit_share())),
+            format!("value hit {}", percent(cache.kinds[CacheKind::Value as usize].hit_share())),
+            format!("| memory {} of {}", human_size(memory.used_bytes), human_size(memory.limit_bytes)),
+            format!("resident index and filter {}", human_size(memory.resident_bytes)),
+            format!("memtables {}", human_size(sample.shape.memory.memtable_bytes)),
             format!("inodes {}", human_count(report.usage.inodes)),
         ],
     );

@@ -287,6 +287,9 @@ fn shape_since(now: &Shape, earlier: &Shape) -> Shape {
     }
     shape.cache.hits = shape.cache.hits.saturating_sub(earlier.cache.hits);
     shape.cache.misses = shape.cache.misses.saturating_sub(earlier.cache.misses);
+    for (counts, before) in shape.cache.kinds.iter_mut().zip(&earlier.cache.kinds) {
+        *counts = counts.since(before);
+    }
     shape.filter.checks = shape.filter.checks.saturating_sub(earlier.filter.checks);
     shape.filter.useful = shape.filter.useful.saturating_sub(earlier.filter.useful);
     shape.filter.false_positives =
@@ -297,6 +300,7 @@ fn shape_since(now: &Shape, earlier: &Shape) -> Shape {
         stall.waited = stall.waited.saturating_sub(before.waited);
     }
     shape.probes = now.probes.since(&earlier.probes);
+    shape.scan_runs = now.scan_runs.since(&earlier.scan_runs);
     shape
 }
 

@@ -206,6 +206,11 @@ impl File for FaultyFile {
         self.plan.lock().pass(Kind::Write, Some(purpose), source.len() as u64)?;
         self.file.write_at(purpose, offset, source)
     }
+    fn write_pieces_at(&self, purpose: Purpose, offset: u64, pieces: &[&[u8]]) -> io::Result<()> {
+        let bytes: usize = pieces.iter().map(|piece| piece.len()).sum();
+        self.plan.lock().pass(Kind::Write, Some(purpose), bytes as u64)?;
+        self.file.write_pieces_at(purpose, offset, pieces)
+    }
     fn sync(&self, purpose: Purpose) -> io::Result<()> {
         self.plan.lock().pass(Kind::Sync, Some(purpose), 0)?;
         self.file.sync(purpose)

@@ -104,17 +104,28 @@ struct LatchedFile {
     state: State,
 }
 
+impl LatchedFile {
+    /// What a failed write means.
+    fn judge(&self, purpose: Purpose, error: io::Error) -> io::Error {
+        match purpose {
+            // A hole in the log would hide every record behind it.
+            Purpose::Wal | Purpose::PageImage => self.state.close("write to the log", &self.name, &error),
+            _ => error,
+        }
+    }
+}
+
 impl File for LatchedFile {
     fn read_at(&self, purpose: Purpose, offset: u64, target: &mut [u8]) -> io::Result<()> {
         self.file.read_at(purpose, offset, target)
     }
     fn write_at(&self, purpose: Purpose, offset: u64, source: &[u8]) -> io::Result<()> {
         self.state.check()?;
-        self.file.write_at(purpose, offset, source).map_err(|error| match purpose {
-            // A hole in the log would hide every record behind it.
-            Purpose::Wal | Purpose::PageImage => self.state.close("write to the log", &self.name, &error),
-            _ => error,
-        })
+        self.file.write_at(purpose, offset, source).map_err(|error| self.judge(purpose, error))
+    }
+    fn write_pieces_at(&self, purpose: Purpose, offset: u64, pieces: &[&[u8]]) -> io::Result<()> {
+        self.state.check()?;
+        self.file.write_pieces_at(purpose, offset, pieces).map_err(|error| self.judge(purpose, error))
     }
     fn sync(&self, purpose: Purpose) -> io::Result<()> {
         self.state.check()?;

@@ -168,6 +168,12 @@ impl File for MeteredFile {
         self.slots[purpose.slot()].write_bytes.fetch_add(source.len() as u64, Relaxed);
         Ok(())
     }
+    fn write_pieces_at(&self, purpose: Purpose, offset: u64, pieces: &[&[u8]]) -> io::Result<()> {
+        self.count(purpose, self.file.write_pieces_at(purpose, offset, pieces), |slot| &slot.writes)?;
+        let bytes: usize = pieces.iter().map(|piece| piece.len()).sum();
+        self.slots[purpose.slot()].write_bytes.fetch_add(bytes as u64, Relaxed);
+        Ok(())
+    }
     fn sync(&self, purpose: Purpose) -> io::Result<()> {
         self.count(purpose, self.file.sync(purpose), |slot| &slot.syncs)
     }

@@ -2,15 +2,18 @@
 //! system's files.
 
 use std::fs;
-use std::io::{self, Read, Seek, Write};
+use std::io::{self, IoSlice, Read, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use nix::fcntl::{FallocateFlags, Flock, FlockArg, fallocate};
+use nix::sys::uio::pwritev;
 
 use super::{Disk, File, FileInfo, Purpose, Space};
 
+/// Pieces that the kernel takes at once.
+const PIECES_MAX: usize = 1024;
 /// Name of the file whose lock keeps a second opener out; its text names the holder.
 const LOCK: &str = "LOCK";
 /// Name of the daemon's log. Like the lock it lies in the directory but is no file of the store.
@@ -152,6 +155,26 @@ impl File for OsFile {
     fn write_at(&self, _: Purpose, offset: u64, source: &[u8]) -> io::Result<()> {
         self.0.write_all_at(source, offset)
     }
+    fn write_pieces_at(&self, _: Purpose, mut offset: u64, pieces: &[&[u8]]) -> io::Result<()> {
+        let mut rest: Vec<IoSlice<'_>> = pieces.iter().map(|piece| IoSlice::new(piece)).collect();
+        let mut rest = &mut rest[..];
+        while !rest.is_empty() {
+            let at = libc::off_t::try_from(offset).map_err(io::Error::other)?;
+            match pwritev(&self.0, &rest[..rest.len().min(PIECES_MAX)], at) {
+                // What is left may be empty pieces.
+                Ok(0) if rest.iter().any(|piece| !piece.is_empty()) => {
+                    return Err(io::ErrorKind::WriteZero.into());
+                }
+                Ok(written) => {
+                    offset += written as u64;
+                    IoSlice::advance_slices(&mut rest, written);
+                }
+                Err(nix::errno::Errno::EINTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
     fn sync(&self, _: Purpose) -> io::Result<()> {
         self.0.sync_data()
     }
@@ -231,6 +254,23 @@ mod tests {
         }
         drop(disk);
         OsDisk::open(&path, Access::Read).unwrap();
+    }
+
+    #[test]
+    fn pieces_are_written_as_one_however_many_they_are() {
+        let home = tempfile::tempdir().unwrap();
+        let disk = OsDisk::open(home.path(), Access::Write).unwrap();
+        let file = disk.create("a").unwrap();
+        let whole: Vec<u8> = (0..10_000u32).map(|n| n as u8).collect();
+        for sizes in [vec![10_000], vec![0, 9_999, 0, 0, 1, 0], vec![0; 9], vec![3; 3000]] {
+            let mut rest = &whole[..];
+            let pieces: Vec<&[u8]> = sizes.iter().filter_map(|size| rest.split_off(..*size)).collect();
+            let bytes = sizes.iter().sum::<usize>();
+            file.set_size(0).unwrap();
+            file.write_pieces_at(Purpose::Wal, 5, &pieces).unwrap();
+            let found = super::super::read_all(&*file, Purpose::Wal).unwrap();
+            assert_eq!(found, [&vec![0; if bytes > 0 { 5 } else { 0 }], &whole[..bytes]].concat());
+        }
     }
 
     #[test]

@@ -101,6 +101,17 @@ impl Batch {
 
     /// Appends the log payload to `target`.
     pub fn encode(&self, target: &mut Vec<u8>) {
+        self.encode_around(target, usize::MAX, &mut Vec::new());
+    }
+
+    /// Appends the log payload to `target` but for values of `shared_bytes` and more: those go to `inserts`, each with the
+    /// length of `target` where it belongs, and are not copied.
+    pub fn encode_around(
+        &self,
+        target: &mut Vec<u8>,
+        shared_bytes: usize,
+        inserts: &mut Vec<(usize, Bytes)>,
+    ) {
         target.push(self.tag);
         varint::put(target, self.operations.len() as u64);
         for operation in &self.operations {
@@ -108,7 +119,12 @@ impl Batch {
                 Operation::Put { key, value } => {
                     target.push(1);
                     varint::put_bytes(target, key);
-                    varint::put_bytes(target, value);
+                    if value.len() >= shared_bytes {
+                        varint::put(target, value.len() as u64);
+                        inserts.push((target.len(), value.clone()));
+                    } else {
+                        varint::put_bytes(target, value);
+                    }
                 }
                 Operation::Delete { key } => {
                     target.push(0);
@@ -170,6 +186,12 @@ mod tests {
         let mut bytes = Vec::new();
         batch.encode(&mut bytes);
         assert!(bytes.len() <= batch.encoded_bytes_max());
+        let (mut around, mut inserts) = (Vec::new(), Vec::new());
+        batch.encode_around(&mut around, 100, &mut inserts);
+        assert_eq!(
+            (crate::engine::frame::pieces(&around, &inserts).concat(), inserts.len()),
+            (bytes.clone(), 1)
+        );
         let tails = batch.value_tails();
         for (operation, tail) in batch.operations().iter().zip(tails) {
             let value = operation.value().cloned().unwrap_or_default();

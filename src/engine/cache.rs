@@ -1,78 +1,161 @@
-//! Blocks of files that never change, kept in memory: sharded, weighted by bytes, and not washed out by one scan.
+//! Pieces of files that never change, kept in memory: sharded, weighted by bytes, and not washed out by one scan.
 //!
-//! A block is found by file number and offset. A file number is never used twice, so nothing has to be invalidated:
-//! blocks of removed files are simply not asked for any more and leave as others come.
+//! A piece is found by file number and offset. A file number is never used twice, so nothing has to be invalidated:
+//! pieces of removed files are simply not asked for any more and leave as others come.
 
+use std::any::Any;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use bytes::Bytes;
 use quick_cache::sync::{Cache as Sharded, DefaultLifecycle};
 use quick_cache::{DefaultHashBuilder, Weighter};
 
-use super::Cache;
+use super::{Cache, Lookups};
 
 /// What an entry costs beside its bytes.
 const ENTRY_BYTES: u64 = 96;
-/// Expected size of a block; only the number of shards depends on it.
-const BLOCK_BYTES: u64 = 4096;
+/// Expected size of a piece; only the number of shards depends on it.
+const PIECE_BYTES: u64 = 4096;
+
+/// What a piece is, to count apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CacheKind {
+    /// A block of entries.
+    Data,
+    /// An index of blocks.
+    Index,
+    /// A filter.
+    Filter,
+    /// A value of its own.
+    Value,
+}
+
+impl CacheKind {
+    /// All, in the order of counters.
+    pub const ALL: [CacheKind; 4] = [CacheKind::Data, CacheKind::Index, CacheKind::Filter, CacheKind::Value];
+
+    /// Its name in reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            CacheKind::Data => "data",
+            CacheKind::Index => "index",
+            CacheKind::Filter => "filter",
+            CacheKind::Value => "value",
+        }
+    }
+}
 
 /// File number and offset.
 type Place = (u64, u64);
 
 #[derive(Clone)]
+enum Content {
+    Bytes(Bytes),
+    /// Something that was read from bytes, and the memory it takes.
+    Parsed(Arc<dyn Any + Send + Sync>, u64),
+}
+
+#[derive(Clone)]
 struct ByBytes;
 
-impl Weighter<Place, Bytes> for ByBytes {
-    fn weight(&self, _: &Place, block: &Bytes) -> u64 {
-        block.len() as u64 + ENTRY_BYTES
+impl Weighter<Place, Content> for ByBytes {
+    fn weight(&self, _: &Place, content: &Content) -> u64 {
+        let bytes = match content {
+            Content::Bytes(bytes) => bytes.len() as u64,
+            Content::Parsed(_, bytes) => *bytes,
+        };
+        bytes + ENTRY_BYTES
     }
 }
 
-/// A cache of blocks.
-pub struct BlockCache {
-    blocks: Sharded<Place, Bytes, ByBytes>,
-    bytes_max: u64,
+/// Requests of one kind of piece.
+#[derive(Default)]
+struct Counter {
     hits: AtomicU64,
     misses: AtomicU64,
+}
+
+/// A cache of pieces of files.
+pub struct BlockCache {
+    pieces: Sharded<Place, Content, ByBytes>,
+    bytes_max: AtomicU64,
+    counters: [Counter; CacheKind::ALL.len()],
 }
 
 impl BlockCache {
     /// A cache of at most `bytes_max` bytes.
     pub fn new(bytes_max: u64) -> BlockCache {
-        let items = (bytes_max / BLOCK_BYTES).max(1) as usize;
+        let items = (bytes_max / PIECE_BYTES).max(1) as usize;
         let (hasher, lifecycle) = (DefaultHashBuilder::default(), DefaultLifecycle::default());
         BlockCache {
-            blocks: Sharded::with(items, bytes_max, ByBytes, hasher, lifecycle),
-            bytes_max,
-            hits: AtomicU64::new(0),
-            misses: AtomicU64::new(0),
+            pieces: Sharded::with(items, bytes_max, ByBytes, hasher, lifecycle),
+            bytes_max: AtomicU64::new(bytes_max),
+            counters: Default::default(),
         }
     }
 
-    /// The block at `offset` of file `number`, if it is here; counts a hit.
-    pub fn get(&self, number: u64, offset: u64) -> Option<Bytes> {
-        let found = self.blocks.get(&(number, offset));
-        self.hits.fetch_add(u64::from(found.is_some()), Relaxed);
+    /// Keeps at most `bytes_max` bytes from now on; what is too much leaves at once.
+    pub fn set_bytes_max(&self, bytes_max: u64) {
+        if self.bytes_max.swap(bytes_max, Relaxed) != bytes_max {
+            self.pieces.set_capacity(bytes_max);
+        }
+    }
+
+    fn find(&self, piece: CacheKind, place: Place) -> Option<Content> {
+        let found = self.pieces.get(&place);
+        self.counters[piece as usize].hits.fetch_add(u64::from(found.is_some()), Relaxed);
         found
     }
 
-    /// Keeps a block. `block` should own its memory: a slice would keep all of what it was cut from.
-    pub fn insert(&self, number: u64, offset: u64, block: Bytes) {
-        self.blocks.insert((number, offset), block);
+    /// The bytes at `offset` of file `number`, if they are here; counts a hit.
+    pub fn get(&self, piece: CacheKind, number: u64, offset: u64) -> Option<Bytes> {
+        match self.find(piece, (number, offset))? {
+            Content::Bytes(bytes) => Some(bytes),
+            Content::Parsed(..) => None,
+        }
     }
 
-    /// Counts one request that went to the disk because its block was not here.
-    pub fn count_miss(&self) {
-        self.misses.fetch_add(1, Relaxed);
+    /// What was parsed from the bytes at `offset` of file `number`, if it is here; counts a hit.
+    pub fn get_parsed<T: Any + Send + Sync>(
+        &self,
+        piece: CacheKind,
+        number: u64,
+        offset: u64,
+    ) -> Option<Arc<T>> {
+        match self.find(piece, (number, offset))? {
+            Content::Bytes(_) => None,
+            Content::Parsed(parsed, _) => parsed.downcast().ok(),
+        }
+    }
+
+    /// Keeps bytes. They should own their memory: a slice would keep all of what it was cut from.
+    pub fn insert(&self, number: u64, offset: u64, bytes: Bytes) {
+        self.pieces.insert((number, offset), Content::Bytes(bytes));
+    }
+
+    /// Keeps something that takes `bytes` of memory.
+    pub fn insert_parsed<T: Any + Send + Sync>(&self, number: u64, offset: u64, parsed: Arc<T>, bytes: u64) {
+        self.pieces.insert((number, offset), Content::Parsed(parsed, bytes));
+    }
+
+    /// Counts one request that went to the disk because its piece was not here.
+    pub fn count_miss(&self, piece: CacheKind) {
+        self.counters[piece as usize].misses.fetch_add(1, Relaxed);
     }
 
     /// Size and counters now.
     pub fn shape(&self) -> Cache {
+        let kinds = self.counters.each_ref().map(|counter| Lookups {
+            hits: counter.hits.load(Relaxed),
+            misses: counter.misses.load(Relaxed),
+        });
         Cache {
-            bytes: self.blocks.weight(),
-            bytes_max: self.bytes_max,
-            hits: self.hits.load(Relaxed),
-            misses: self.misses.load(Relaxed),
+            bytes: self.pieces.weight(),
+            bytes_max: self.bytes_max.load(Relaxed),
+            hits: kinds.iter().map(|kind| kind.hits).sum(),
+            misses: kinds.iter().map(|kind| kind.misses).sum(),
+            kinds,
         }
     }
 }
@@ -87,12 +170,28 @@ mod tests {
         for offset in 0..2000 {
             cache.insert(1, offset, vec![offset as u8; 1000].into());
             cache.insert(2, 0, vec![7; 10].into());
-            assert_eq!(cache.get(2, 0).map(|block| block[0]), Some(7));
+            assert_eq!(cache.get(CacheKind::Data, 2, 0).map(|block| block[0]), Some(7));
         }
         let shape = cache.shape();
         assert!(shape.bytes <= 1 << 20 && shape.bytes > 1 << 19, "{shape:?}");
         assert_eq!((shape.hits, shape.misses), (2000, 0));
-        assert!(cache.get(1, 0).is_none_or(|block| block[0] == 0));
-        assert!(cache.get(3, 0).is_none());
+        assert!(cache.get(CacheKind::Data, 1, 0).is_none_or(|block| block[0] == 0));
+        assert!(cache.get(CacheKind::Data, 3, 0).is_none());
+        cache.set_bytes_max(1 << 18);
+        let shape = cache.shape();
+        assert!(shape.bytes <= 1 << 18 && shape.bytes > 0, "{shape:?}");
+    }
+
+    #[test]
+    fn kinds_of_pieces_are_counted_apart() {
+        let cache = BlockCache::new(1 << 20);
+        cache.insert_parsed(1, 0, Arc::new("an index".to_string()), 8);
+        let found: Option<Arc<String>> = cache.get_parsed(CacheKind::Index, 1, 0);
+        assert_eq!(found.as_deref().map(String::as_str), Some("an index"));
+        assert!(cache.get_parsed::<u64>(CacheKind::Filter, 1, 0).is_none(), "another type");
+        cache.count_miss(CacheKind::Filter);
+        let [data, index, filter, value] = cache.shape().kinds;
+        assert_eq!((index.hits, filter.misses), (1, 1));
+        assert_eq!(data.hits + data.misses + value.hits + value.misses + index.misses, 0);
     }
 }

@@ -8,6 +8,8 @@
 //! spot unlike any other: file number and offset. A frame that was once valid elsewhere, left over in a recycled
 //! segment or a page written to the wrong address, therefore fails its check.
 
+use bytes::Bytes;
+
 /// Bytes before the payload.
 pub const HEADER_BYTES: usize = 9;
 
@@ -29,10 +31,41 @@ pub fn start(target: &mut Vec<u8>, kind: u8) -> usize {
 
 /// Fills in length and checksum of the frame that [`start`] began at `at` and that ends with `target`.
 pub fn finish(target: &mut [u8], at: usize, place: u64) {
-    let length = (target.len() - at - HEADER_BYTES) as u32;
+    finish_with(target, at, place, &[]);
+}
+
+/// The same for a frame with `inserts`: bytes that belong before a place in `target`, in ascending order of places.
+/// [`pieces`] gives the whole.
+pub fn finish_with(target: &mut [u8], at: usize, place: u64, inserts: &[(usize, Bytes)]) {
+    let inserted: usize = inserts.iter().map(|(_, bytes)| bytes.len()).sum();
+    let length = (target.len() - at - HEADER_BYTES + inserted) as u32;
     target[at + 4..at + 8].copy_from_slice(&length.to_le_bytes());
-    let crc = checksum(place, &target[at + 4..]);
-    target[at..at + 4].copy_from_slice(&crc.to_le_bytes());
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(&place.to_le_bytes());
+    each_piece(target, at + 4, inserts, |piece| hasher.update(piece));
+    target[at..at + 4].copy_from_slice(&hasher.finalize().to_le_bytes());
+}
+
+/// The bytes of `target` with its `inserts`, in order.
+pub fn pieces<'a>(target: &'a [u8], inserts: &'a [(usize, Bytes)]) -> Vec<&'a [u8]> {
+    let mut pieces = Vec::with_capacity(2 * inserts.len() + 1);
+    each_piece(target, 0, inserts, |piece| pieces.push(piece));
+    pieces
+}
+
+fn each_piece<'a>(
+    target: &'a [u8],
+    from: usize,
+    inserts: &'a [(usize, Bytes)],
+    mut visit: impl FnMut(&'a [u8]),
+) {
+    let mut done = from;
+    for (before, bytes) in inserts {
+        visit(&target[done..*before]);
+        visit(bytes);
+        done = *before;
+    }
+    visit(&target[done..]);
 }
 
 /// A whole frame around `payload`.
@@ -71,5 +104,17 @@ mod tests {
             assert_eq!(decode(&frame[..cut], 42), None, "cut {cut}");
         }
         assert_eq!(decode(&[0; 64], 0), None, "zeros are not a frame");
+    }
+
+    #[test]
+    fn a_frame_in_pieces_is_the_same_frame() {
+        let mut target = b"before".to_vec();
+        let at = start(&mut target, 3);
+        target.extend_from_slice(b"pad");
+        let middle = target.len();
+        target.extend_from_slice(b"ing");
+        let inserts = [(middle, Bytes::from_static(b"large")), (target.len(), Bytes::from_static(b"value"))];
+        finish_with(&mut target, at, 42, &inserts);
+        assert_eq!(pieces(&target, &inserts).concat()[6..], encode(3, 42, b"padlargeingvalue"));
     }
 }

@@ -189,7 +189,10 @@ pub struct Options {
     pub kind: Kind,
     /// When batches become durable unasked. `always` is honoured by the filesystem room.
     pub sync: Sync,
-    /// Bytes of blocks or pages kept in memory.
+    /// Bytes that memtables or dirty pages, the cache, and indexes and filters take together at most; 0 for the sum of their own
+    /// limits.
+    pub memory_bytes: u64,
+    /// Bytes of blocks or pages kept in memory; for the LSM, indexes and filters of open tables among them.
     pub cache_bytes: u64,
     /// Bytes of one log segment; a longer record gets a longer segment.
     pub log_segment_bytes: u64,
@@ -220,6 +223,9 @@ pub struct Options {
     pub compression_bottom: Option<Compression>,
     /// LSM: entries between restart points of a block's prefix compression.
     pub restart_interval: u64,
+    /// LSM: blocks of a table that have an index and a filter of their own. A table of more blocks can be open without those
+    /// in memory.
+    pub part_blocks: u64,
     /// LSM: bloom filter bits a key; 10 is about 1 % false positives; 0 turns filters off.
     pub bloom_bits: u64,
     /// LSM: how sorted runs are merged.
@@ -277,6 +283,7 @@ impl Default for Options {
         Options {
             kind: Kind::Lsm,
             sync: Sync::Interval(Duration::from_secs(1)),
+            memory_bytes: 0,
             cache_bytes: 256 << 20,
             log_segment_bytes: 16 << 20,
             reserve_bytes: 64 << 20,
@@ -291,6 +298,7 @@ impl Default for Options {
             compression: Compression::None,
             compression_bottom: None,
             restart_interval: 16,
+            part_blocks: 128,
             bloom_bits: 10,
             policy: PolicyKind::Leveled,
             dynamic_levels: false,
@@ -332,6 +340,7 @@ impl Options {
             table_bytes: 2 << 10,
             block_bytes: 256,
             restart_interval: 4,
+            part_blocks: 6,
             gap_tombstones: 4,
             l0_trigger: 2,
             l0_slowdown: 6,
@@ -352,6 +361,11 @@ impl Options {
         self.value_log.then_some(self.value_threshold_bytes)
     }
 
+    /// What everything may take together where `buffers_bytes` is the limit of memtables or dirty pages.
+    pub fn memory_bytes_max(&self, buffers_bytes: u64) -> u64 {
+        if self.memory_bytes > 0 { self.memory_bytes } else { self.cache_bytes.saturating_add(buffers_bytes) }
+    }
+
     /// The sentence to show if the settings contradict each other.
     pub fn validate(&self) -> Result<(), String> {
         if !self.page_bytes.is_power_of_two() || !(4 << 10..=64 << 10).contains(&self.page_bytes) {
@@ -359,6 +373,17 @@ impl Options {
         }
         if self.memtable_bytes == 0 || self.memtable_count_max < 2 {
             return Err("memtable must be above 0 and memtables at least 2".to_string());
+        }
+        let buffers = match self.kind {
+            Kind::Lsm => self.memtable_bytes.saturating_mul(self.memtable_count_max),
+            Kind::Btree => self.dirty_bytes_max,
+            Kind::Mem => 0,
+        };
+        if self.memory_bytes > 0 && self.memory_bytes <= buffers {
+            return Err(format!(
+                "memory={} leaves nothing beside memtables or dirty pages",
+                self.memory_bytes
+            ));
         }
         if self.value_threshold_bytes == 0 || self.value_gc_percent > 90 {
             return Err("value_threshold must be above 0 and value_gc_percent at most 90".to_string());
@@ -379,9 +404,10 @@ impl Options {
         if self.level_multiplier < 2
             || self.block_bytes < 64
             || self.restart_interval == 0
+            || self.part_blocks == 0
             || self.table_bytes == 0
         {
-            return Err("level_multiplier must be at least 2, block at least 64 bytes".to_string());
+            return Err("level_multiplier must be at least 2, table_block at least 64 bytes, table, restart_interval and part_blocks above 0".to_string());
         }
         Ok(())
     }
@@ -465,6 +491,23 @@ pub const FIELDS: &[Field<Options>] = &[
             Ok(())
         },
         get: |options| options.sync.to_string(),
+    },
+    Field {
+        name: "memory",
+        when: When::Mount,
+        help: "Bytes that the engine holds in memory at most: a quarter memtables or dirty pages, the rest cache. Options \
+               behind it divide it in another way; the cache gives way. 0 for their sum. Default 0.",
+        set: |options, text| {
+            let bytes = parse_size(text)?;
+            options.memory_bytes = bytes;
+            if bytes > 0 {
+                options.memtable_bytes = (bytes / 4 / options.memtable_count_max.max(1)).max(1);
+                options.dirty_bytes_max = (bytes / 4).max(1);
+                options.cache_bytes = bytes - bytes / 4;
+            }
+            Ok(())
+        },
+        get: |options| exact_size(options.memory_bytes),
     },
     size!("cache", Mount, cache_bytes, "Bytes of blocks or pages kept in memory. Default 256M."),
     size!("log_segment", Mount, log_segment_bytes, "Bytes of one log segment. Default 16M."),
@@ -576,6 +619,11 @@ pub const FIELDS: &[Field<Options>] = &[
         },
         get: |options| exact_duration(options.window),
     },
+    count!(
+        "part_blocks",
+        part_blocks,
+        "LSM: blocks of a table that have an index and a filter of their own. Default 128."
+    ),
     count!(
         "gap_tombstones",
         gap_tombstones,

@@ -111,6 +111,8 @@ pub struct Probe {
     pub verdict: &'static str,
     /// Bytes of the value that was found.
     pub bytes: u64,
+    /// Bytes that had to be read from the disk for it: filter, index, block, value.
+    pub read_bytes: u64,
 }
 
 /// A B-tree.
@@ -190,6 +192,12 @@ impl Lookups {
 /// Memory held by an engine.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Memory {
+    /// What it may hold: the option `memory`, or the sum of the limits below and of the cache.
+    pub limit_bytes: u64,
+    /// What it holds: memtables or dirty pages, cache, and what is resident.
+    pub used_bytes: u64,
+    /// LSM: indexes and filters of open tables that are not in the cache.
+    pub resident_bytes: u64,
     /// LSM: bytes in memtables, mutable and immutable.
     pub memtable_bytes: u64,
     /// Their limit.
@@ -213,6 +221,9 @@ pub struct Cache {
     pub hits: u64,
     /// Requests that went to the disk.
     pub misses: u64,
+    /// LSM: the same by kind, in the order of [`CacheKind::ALL`](super::cache::CacheKind::ALL): blocks, indexes and filters that are not
+    /// resident, values of the log.
+    pub kinds: [Lookups; 4],
 }
 
 /// Bloom filters of all tables together.

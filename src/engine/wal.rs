@@ -38,7 +38,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use parking_lot::Mutex;
 
-use super::{Bell, Class, Done, Error, Pending, Position, Result, Sync, frame};
+use super::{Batch, Bell, Class, Done, Error, Pending, Position, Result, Sync, frame};
 use crate::base::clock::Clock;
 use crate::disk::{Disk, File, Purpose};
 
@@ -56,6 +56,8 @@ const PREFIX: &str = "log.";
 /// device once for two writes at our door, and the bytes that the meter counts would not be those of the disk. So a new
 /// file is made instead, while the log has fewer files than this.
 const SEGMENTS: usize = 16;
+/// A value of a batch from this size on is not copied to be appended.
+const SHARED_BYTES: usize = 2 << 10;
 /// Spare segments of a log that nobody writes to.
 const SPARES_IDLE: usize = 4;
 
@@ -162,6 +164,8 @@ struct State {
     failed: Option<Error>,
     /// The frame being built; kept for its capacity.
     scratch: Vec<u8>,
+    /// Large values of the frame being built.
+    inserts: Vec<(usize, Bytes)>,
 }
 
 /// Where the log stands, for reports.
@@ -383,6 +387,7 @@ impl Log {
                 oldest_unsynced: None,
                 failed: None,
                 scratch: Vec::new(),
+                inserts: Vec::new(),
             }),
             syncing: Mutex::new(()),
         };
@@ -456,7 +461,13 @@ impl Log {
         payload_bytes_max: usize,
         fill: impl FnOnce(&mut Vec<u8>),
     ) -> Result<Position> {
-        self.append_to(&mut self.state.lock(), kind, purpose, payload_bytes_max, fill)
+        self.append_to(&mut self.state.lock(), kind, purpose, payload_bytes_max, |target, _| fill(target))
+    }
+
+    /// Appends a batch as a record of `kind`. Its large values go to the file from where they are, without a copy.
+    pub fn append_batch(&self, kind: u8, purpose: Purpose, batch: &Batch) -> Result<Position> {
+        let fill = |target: &mut Vec<u8>, inserts: &mut _| batch.encode_around(target, SHARED_BYTES, inserts);
+        self.append_to(&mut self.state.lock(), kind, purpose, batch.encoded_bytes_max(), fill)
     }
 
     /// Appends one record of `kind` that is nothing but `payload`; also the segment that holds it, which the caller may
@@ -468,7 +479,7 @@ impl Log {
         payload: &[u8],
     ) -> Result<(Position, Arc<Segment>)> {
         let mut state = self.state.lock();
-        let fill = |target: &mut Vec<u8>| target.extend_from_slice(payload);
+        let fill = |target: &mut Vec<u8>, _: &mut _| target.extend_from_slice(payload);
         let position = self.append_to(&mut state, kind, purpose, payload.len(), fill)?;
         let last = state.segments.back().ok_or_else(|| Error::Invalid("the log is closed".to_string()))?;
         Ok((position, last.segment.clone()))
@@ -506,7 +517,7 @@ impl Log {
         kind: u8,
         purpose: Purpose,
         payload_bytes_max: usize,
-        fill: impl FnOnce(&mut Vec<u8>),
+        fill: impl FnOnce(&mut Vec<u8>, &mut Vec<(usize, Bytes)>),
     ) -> Result<Position> {
         debug_assert!(kind >= FIRST_KIND);
         if let Some(error) = &state.failed {
@@ -524,23 +535,29 @@ impl Log {
             return Err(Error::Invalid("the log is closed".to_string()));
         };
         let offset = HEADER_BYTES + (state.end - live.segment.start);
-        let record = &mut state.scratch;
+        let (record, inserts) = (&mut state.scratch, &mut state.inserts);
         record.clear();
-        record.reserve(bytes_max as usize);
         let at = frame::start(record, kind);
         record.extend_from_slice(&state.end.to_le_bytes());
         record.extend_from_slice(&state.synced.to_le_bytes());
-        fill(record);
-        debug_assert!(record.len() as u64 <= bytes_max);
-        frame::finish(record, at, place(live.number, offset));
-        if let Err(error) = live.segment.file.write_at(purpose, offset, record) {
+        fill(record, inserts);
+        frame::finish_with(record, at, place(live.number, offset), inserts);
+        let inserted: usize = inserts.iter().map(|(_, bytes)| bytes.len()).sum();
+        let record_bytes = (record.len() + inserted) as u64;
+        debug_assert!(record_bytes <= bytes_max);
+        let written = match inserts.is_empty() {
+            true => live.segment.file.write_at(purpose, offset, record),
+            false => live.segment.file.write_pieces_at(purpose, offset, &frame::pieces(record, inserts)),
+        };
+        inserts.clear();
+        if let Err(error) = written {
             // The disk's latch has closed; nothing can follow a hole in the log.
             let error = Error::io(format!("writing {}", segment_name(live.segment.slot)), error);
             state.failed = Some(error.clone());
             return Err(error);
         }
         live.dirty = true;
-        state.end += record.len() as u64;
+        state.end += record_bytes;
         if state.oldest_unsynced.is_none() {
             state.oldest_unsynced = Some(self.clock.elapsed());
         }

@@ -15,7 +15,8 @@
 //! 2. Every request but forget is answered once; it is recorded at door 1 just before its answer, so a program that
 //!    has its answer finds it counted.
 //! 3. ENOSYS is answered only where it tells the kernel for good to do without us: flush (errors are reported by
-//!    write and fsync), access (it checks permissions itself), locks (one kernel, so its own locks suffice), poll and bmap.
+//!    write and fsync), access (it checks permissions itself), lseek under its writeback cache (it calls all of a file
+//!    data), locks (one kernel, so its own locks suffice), poll and bmap.
 
 mod convert;
 mod park;
@@ -969,6 +970,11 @@ impl Filesystem for Adapter {
     }
 
     fn lseek(&self, _: &Request, ino: INodeNo, _: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
+        // The kernel does not send what it gathers before it asks, so what is written would be called a hole. Without an
+        // answer it calls everything data, which is never wrong.
+        if self.core.options.writeback_cache {
+            return reply.error(Errno::ENOSYS);
+        }
         let hole = match whence {
             libc::SEEK_DATA => false,
             libc::SEEK_HOLE => true,

@@ -166,16 +166,18 @@ attempt() {
     if [ "$code" = 0 ]; then
         pass "$name ($((SECONDS - began)) s)"
     else
-        tail -n 40 "$work/output.txt" | sed 's/^/    | /'
+        { grep -A3 'panicked' "$work/output.txt" || true; tail -n 30 "$work/output.txt"; } | cut -c1-300 | sed 's/^/    | /'
         fail "$name (exit code $code)"
     fi
 }
 
 # Ends a process that this script started, and what that started.
 kill_tree() {
-    local child
-    for child in $(ps -o pid= --ppid "$1" 2>/dev/null); do kill_tree "$child"; done
+    local child children
+    children=$(ps -o pid= --ppid "$1" 2>/dev/null)
+    # The parent first: it would go on when its child ends.
     kill -9 "$1" 2>/dev/null || true
+    for child in $children; do kill_tree "$child"; done
 }
 
 total() {

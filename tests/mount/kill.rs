@@ -261,7 +261,12 @@ impl PowerSupply {
 
     /// The disk as it is after the machine starts.
     fn restore(&self) {
-        PowerSupply::run("umount", &[self.folder.as_ref()]);
+        // What the killed daemon had open may take the kernel a moment.
+        let gone = || {
+            let mut umount = std::process::Command::new("umount");
+            umount.arg(&self.folder).stderr(std::process::Stdio::null()).status().unwrap().success()
+        };
+        assert!(host::until(Duration::from_secs(30), gone), "{:?} stays in use", self.folder);
         let image = self.folder.with_extension("img");
         PowerSupply::run("mount", &["-o".as_ref(), "loop".as_ref(), image.as_ref(), self.folder.as_ref()]);
     }

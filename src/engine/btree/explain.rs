@@ -38,7 +38,7 @@ impl BtreeEngine {
                 };
                 let bytes = value.as_ref().filter(|_| is_leaf).map_or(0, |value| value.len() as u64);
                 let state = if is_dirty { " dirty" } else { "" };
-                Probe { structure: format!("{kind} page {unit}{state}"), verdict, bytes }
+                Probe { structure: format!("{kind} page {unit}{state}"), verdict, bytes, read_bytes: 0 }
             };
             return Ok(pages.into_iter().enumerate().map(probe).collect());
         }

@@ -682,6 +682,8 @@ impl Engine for BtreeEngine {
                 latch_wait_time,
             }),
             memory: Memory {
+                limit_bytes: self.options.memory_bytes_max(self.options.dirty_bytes_max),
+                used_bytes: tree.dirty_bytes() + self.pager.cache().bytes,
                 dirty_bytes: tree.dirty_bytes(),
                 dirty_bytes_max: self.options.dirty_bytes_max,
                 ..Memory::default()

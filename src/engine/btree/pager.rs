@@ -426,6 +426,7 @@ impl Pager {
             bytes_max: self.pool_bytes_max,
             hits: self.lookups.iter().map(|counts| counts.hits.load(Relaxed)).sum(),
             misses: self.lookups.iter().map(|counts| counts.misses.load(Relaxed)).sum(),
+            ..Cache::default()
         }
     }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::memtable::{Copied, Memtable};
-use super::table::{Block, BlockCursor, Table};
+use super::table::{Access, Block, BlockCursor, Index, Table};
 use super::value_log::{Pointer, Stored};
 use super::version::Run;
 use crate::disk::Purpose;
@@ -141,11 +141,27 @@ impl MemoryCursor {
     }
 }
 
+impl Reading {
+    fn access(&self) -> Access<'_> {
+        let (cache, tier, purpose) = match self {
+            Reading::Cached { cache, tier } => (Some(&**cache), *tier, Purpose::Scan),
+            Reading::Direct(purpose) => (None, Tier::Disk, *purpose),
+        };
+        Access { cache, tier, purpose, read_bytes: None }
+    }
+}
+
 /// A place in tables that do not overlap.
 pub struct RunCursor {
     tables: Run,
     table: usize,
+    part: usize,
+    /// The index of the part, once it is needed.
+    index: Option<Arc<Index>>,
+    /// The block in the part.
     ordinal: usize,
+    /// Where it begins.
+    start: u64,
     block: BlockCursor,
     valid: bool,
     /// If the value of the current entry lies in the log: where.
@@ -162,33 +178,30 @@ pub struct RunCursor {
 impl RunCursor {
     /// The first entry of `range` in `tables`.
     pub fn new(tables: Run, range: KeyRange<'_>, reading: Reading) -> Result<RunCursor> {
-        let table = tables.partition_point(|table| &table.largest[..] < range.start);
-        let end = range.end.map(Bytes::copy_from_slice);
-        let block = BlockCursor::default();
         let mut cursor = RunCursor {
             tables,
-            table,
+            table: 0,
+            part: 0,
+            index: None,
             ordinal: 0,
-            block,
+            start: 0,
+            block: BlockCursor::default(),
             valid: false,
             pointer: None,
             reading,
-            end,
+            end: range.end.map(Bytes::copy_from_slice),
             ahead: VecDeque::new(),
             ahead_bytes: 0,
         };
-        if let Some(table) = cursor.tables.get(cursor.table) {
-            cursor.ordinal = table.find_block(range.start);
-            cursor.settle(range.start)?;
-        }
+        cursor.seek(range.start)?;
         Ok(cursor)
     }
 
     fn advance(&mut self) -> Result<()> {
         let Some(table) = self.tables.get(self.table) else { return Ok(()) };
-        self.valid = self.block.advance().map_err(|_| table.damaged(self.ordinal))?;
+        self.valid = self.block.advance().map_err(|_| table.damaged(self.start))?;
         if self.valid {
-            self.pointer = table.follow(self.block.pointer(), self.ordinal)?;
+            self.pointer = table.follow(self.block.pointer(), self.start)?;
             return Ok(());
         }
         self.ordinal += 1;
@@ -196,36 +209,61 @@ impl RunCursor {
         self.settle(b"")
     }
 
+    /// Goes forward to the first entry at or behind `key`.
     fn seek(&mut self, key: &[u8]) -> Result<()> {
+        self.valid = false;
         let tables = &self.tables[self.table..];
-        let skipped = tables.partition_point(|table| &table.largest[..] < key);
-        self.table += skipped;
+        self.table += tables.partition_point(|table| &table.largest[..] < key);
         self.ahead.clear();
         self.ahead_bytes = 0;
-        let Some(table) = self.tables.get(self.table) else {
-            self.valid = false;
-            return Ok(());
-        };
-        self.ordinal = table.find_block(key);
-        self.settle(key)
+        self.index = None;
+        self.ordinal = 0;
+        let Some(table) = self.tables.get(self.table).cloned() else { return Ok(()) };
+        self.part = table.part_of(key);
+        if self.is_before_end(table.part_fence(self.part)) {
+            self.ordinal = self.index(&table)?.find(key);
+            self.settle(key)?;
+        }
+        Ok(())
+    }
+
+    fn is_before_end(&self, key: &[u8]) -> bool {
+        self.end.as_ref().is_none_or(|end| key < &end[..])
+    }
+
+    /// The index of the current part.
+    fn index(&mut self, table: &Table) -> Result<Arc<Index>> {
+        if let Some(index) = &self.index {
+            return Ok(index.clone());
+        }
+        let index = table.index(self.part, self.reading.access())?.into_shared();
+        self.index = Some(index.clone());
+        Ok(index)
     }
 
     /// Goes to the first entry at or behind `start` from the current block on.
     fn settle(&mut self, start: &[u8]) -> Result<()> {
         self.valid = false;
         while let Some(table) = self.tables.get(self.table).cloned() {
-            if self.ordinal == table.blocks() {
-                self.table += 1;
-                self.ordinal = 0;
+            if self.part == table.parts() {
+                (self.table, self.part) = (self.table + 1, 0);
                 continue;
             }
-            let first = if self.ordinal == 0 { &table.smallest[..] } else { table.fence(self.ordinal) };
-            if self.end.as_ref().is_some_and(|end| first >= &end[..]) {
+            if self.ordinal == 0 && !self.is_before_end(table.part_fence(self.part)) {
                 break;
             }
-            let block = self.load(&table)?;
-            if self.block.enter(block, start).map_err(|_| table.damaged(self.ordinal))? {
-                self.pointer = table.follow(self.block.pointer(), self.ordinal)?;
+            let index = self.index(&table)?;
+            if self.ordinal == index.len() {
+                (self.part, self.ordinal, self.index) = (self.part + 1, 0, None);
+                continue;
+            }
+            if self.ordinal > 0 && !self.is_before_end(index.fence(self.ordinal)) {
+                break;
+            }
+            self.start = index.start(self.ordinal);
+            let block = self.load(&table, &index)?;
+            if self.block.enter(block, start).map_err(|_| table.damaged(self.start))? {
+                self.pointer = table.follow(self.block.pointer(), self.start)?;
                 self.valid = true;
                 break;
             }
@@ -236,13 +274,13 @@ impl RunCursor {
     }
 
     /// The current block.
-    fn load(&mut self, table: &Table) -> Result<Block> {
+    fn load(&mut self, table: &Table, index: &Index) -> Result<Block> {
         if let Some(block) = self.ahead.pop_front() {
             return Ok(block);
         }
         let (cache, purpose, bytes) = match &self.reading {
             Reading::Direct(purpose) => (None, *purpose, MERGE_BYTES),
-            Reading::Cached { cache, tier } => match (table.cached(self.ordinal, cache)?, tier) {
+            Reading::Cached { cache, tier } => match (table.cached(self.start, cache)?, tier) {
                 (Some(block), _) => return Ok(block),
                 (None, Tier::Memory) => return Err(Error::WouldBlock),
                 (None, Tier::Disk) => {
@@ -252,9 +290,9 @@ impl RunCursor {
                 }
             },
         };
-        let count = table.blocks_within(self.ordinal, bytes, self.end.as_deref());
-        self.ahead = table.read_blocks(self.ordinal, count, purpose, cache)?;
+        let end = self.end.as_deref();
+        self.ahead = table.read_blocks(index, self.ordinal, bytes, end, purpose, cache)?;
         // It holds at least the one block that was asked for.
-        self.ahead.pop_front().ok_or_else(|| table.damaged(self.ordinal))
+        self.ahead.pop_front().ok_or_else(|| table.damaged(self.start))
     }
 }

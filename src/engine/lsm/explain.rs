@@ -1,9 +1,11 @@
 //! What the tree is made of and what one read would ask of it, for people. Counts nothing.
 
+use std::cell::Cell;
+
 use crate::engine::{Probe, Result, TableInfo, Tier};
 
 use super::LsmEngine;
-use super::table::{hash, table_name};
+use super::table::{Access, hash, table_name};
 use crate::disk::LEVELS;
 
 impl LsmEngine {
@@ -26,13 +28,15 @@ impl LsmEngine {
     pub(super) fn explain_key(&self, key: &[u8]) -> Result<Vec<Probe>> {
         let view = self.view();
         let mut probes = Vec::new();
+        let read_bytes = Cell::new(0);
+        let access = Access { read_bytes: Some(&read_bytes), ..Access::get(&self.cache, Tier::Disk) };
         let mut note = |structure: String, found: Option<&super::Slot>, otherwise| {
             let (verdict, bytes) = match found {
                 Some(Some(value)) => ("hit", value.len() as u64),
                 Some(None) => ("tombstone", 0),
                 None => (otherwise, 0),
             };
-            probes.push(Probe { structure, verdict, bytes });
+            probes.push(Probe { structure, verdict, bytes, read_bytes: read_bytes.take() });
             found.is_some()
         };
         for (index, memtable) in view.memtables().enumerate() {
@@ -53,12 +57,13 @@ impl LsmEngine {
             }
             for table in tables {
                 let name = format!("L{level} {}", table_name(table.number));
+                let part = table.part_of(key);
                 if !table.overlaps(key, key) {
                     note(name, None, "out-of-range");
-                } else if table.has_filter() && !table.may_contain(hash) {
+                } else if table.has_filter() && !table.may_contain(part, hash, access)? {
                     note(name, None, "filtered");
                 } else {
-                    let found = table.get(key, &self.cache, Tier::Disk)?;
+                    let found = table.get(part, key, access)?;
                     let missed = if table.has_filter() { "false-positive" } else { "miss" };
                     if note(name, found.as_ref(), missed) {
                         return Ok(probes);

@@ -10,12 +10,12 @@ use std::sync::atomic::Ordering::{Relaxed, Release};
 use super::cursor::MemoryCursor;
 use super::manifest::Edit;
 use super::memtable::Memtable;
-use super::table::{Origin, Table, hash};
+use super::table::{Access, Origin, Table, hash};
 use super::value_log::{Pointer, Stored};
 use super::{LsmEngine, Task};
 use crate::base::text::human_size;
 use crate::disk::Purpose;
-use crate::engine::{Error, KeyRange, Pending, Result};
+use crate::engine::{Error, KeyRange, Pending, Result, Tier};
 
 impl LsmEngine {
     /// One unit of flush work.
@@ -91,11 +91,16 @@ impl LsmEngine {
         let now_seconds = self.now_seconds();
         let older = self.older_windows(now_seconds);
         let mut late_entries = 0;
+        let access = Access { purpose: Purpose::Flush, ..Access::get(&self.cache, Tier::Disk) };
         while let Some(key) = cursor.key() {
             if !older.is_empty() {
                 let hash = hash(key);
-                let holds = |table: &Arc<Table>| table.overlaps(key, key) && table.may_contain(hash);
-                late_entries += u64::from(older.iter().any(holds));
+                for table in older.iter().filter(|table| table.overlaps(key, key)) {
+                    if table.may_contain(table.part_of(key), hash, access)? {
+                        late_entries += 1;
+                        break;
+                    }
+                }
             }
             match cursor.value() {
                 Some((value, position)) if position > 0 => {

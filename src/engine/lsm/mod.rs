@@ -43,6 +43,8 @@ mod version;
 mod write;
 
 #[cfg(test)]
+mod read_tests;
+#[cfg(test)]
 mod tests;
 
 use std::collections::BTreeMap;
@@ -67,7 +69,7 @@ use memtable::Memtable;
 use merging::Merging;
 use stall::Pace;
 use switches::Switches;
-use table::{Shelf, Table, hash, table_name, table_number};
+use table::{Access, Shelf, Table, hash, table_name, table_number};
 use throttle::Rates;
 use value_log::MOVED_KIND;
 use verify::Verification;
@@ -252,6 +254,7 @@ pub fn open(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>, options: &Options) -> Re
         journal: Arc::default(),
     };
     engine.reassess();
+    engine.balance_memory();
     Ok(Arc::new(engine))
 }
 
@@ -280,20 +283,22 @@ impl LsmEngine {
             }
         }
         let hash = hash(key);
+        let access = Access::get(&self.cache, tier);
         let version = &view.version;
         let upper = version.level(0).iter().filter(|table| table.overlaps(key, key)).map(|table| (0, table));
         let lower = (1..LEVELS).filter_map(|level| version.find(level, key).map(|table| (level, table)));
         for (level, table) in upper.chain(lower) {
+            let part = table.part_of(key);
             if table.has_filter() {
                 probes.checks += 1;
-                if !table.may_contain(hash) {
+                if !table.may_contain(part, hash, access)? {
                     probes.useful += 1;
                     continue;
                 }
             }
             probes.structures += 1;
             probes.levels[level] += 1;
-            if let Some(slot) = table.get(key, &self.cache, tier)? {
+            if let Some(slot) = table.get(part, key, access)? {
                 return Ok(Some(slot));
             }
             probes.false_positives += u64::from(table.has_filter());
@@ -331,9 +336,31 @@ impl LsmEngine {
             }
         }
         drop(replaced);
+        drop(old);
+        self.balance_memory();
         self.bell.ring(Class::Room);
         self.bell.ring(Class::Merge);
         Ok(())
+    }
+
+    /// What memtables, cache, and resident indexes and filters may take together.
+    fn memory_bytes_max(&self) -> u64 {
+        self.options.memory_bytes_max(self.options.memtable_bytes * self.options.memtable_count_max)
+    }
+
+    /// Memtables that were flushed and are not freed yet.
+    fn retired_bytes(&self) -> u64 {
+        self.retired.lock().iter().map(|memtable| memtable.bytes()).sum()
+    }
+
+    /// Lets the cache give way for what cannot: memtables, and what is resident of tables.
+    fn balance_memory(&self) {
+        let options = &self.options;
+        let memtables = options.memtable_bytes * options.memtable_count_max;
+        let memtables = memtables.max(self.view().memtable_bytes() + self.retired_bytes());
+        let resident = self.shelf.resident_bytes();
+        let room = self.memory_bytes_max().saturating_sub(memtables).min(options.cache_bytes);
+        self.cache.set_bytes_max(room.saturating_sub(resident));
     }
 
     /// Frees the flushed memtables that nobody reads any more; whether none is left.
@@ -342,7 +369,11 @@ impl LsmEngine {
         let unread: Vec<_> = retired.extract_if(.., |memtable| Arc::strong_count(memtable) == 1).collect();
         let is_empty = retired.is_empty();
         drop(retired);
+        let any = !unread.is_empty();
         drop(unread);
+        if any {
+            self.balance_memory();
+        }
         is_empty
     }
 

@@ -39,6 +39,7 @@ impl LsmEngine {
                 probes: meter.probes.load(Relaxed),
             }
         };
+        let (cache, resident_bytes) = (self.cache.shape(), self.shelf.resident_bytes());
         let levels: Vec<Level> = (0..LEVELS).map(level).collect();
         let tombstones =
             version.tables().map(|(_, table)| table.tombstone_seconds).filter(|seconds| *seconds > 0);
@@ -53,12 +54,15 @@ impl LsmEngine {
             engine: "lsm",
             variant: policy.name(),
             memory: Memory {
+                limit_bytes: self.memory_bytes_max(),
+                used_bytes: memtable_bytes + self.retired_bytes() + resident_bytes + cache.bytes,
+                resident_bytes,
                 memtable_bytes,
                 memtable_bytes_max: self.options.memtable_bytes * self.options.memtable_count_max,
                 immutable_memtables: view.immutables.len() as u64,
                 ..Memory::default()
             },
-            cache: self.cache.shape(),
+            cache,
             filter: Filter {
                 checks: meters.filter_checks.load(Relaxed),
                 useful: meters.filter_useful.load(Relaxed),

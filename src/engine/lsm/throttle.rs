@@ -131,6 +131,7 @@ mod tests {
             l0_slowdown: 500,
             l0_stop: 1000,
             pending_slowdown_bytes: 1 << 40,
+            part_blocks: 1000,
             pending_stop_bytes: 2 << 40,
             ..Options::tiny(Kind::Lsm)
         };

@@ -27,10 +27,11 @@ use bytes::Bytes;
 use super::LsmEngine;
 use super::compaction::Job;
 use super::memtable::Memtable;
+use super::table::Access;
 use super::version::{Version, View};
 use crate::base::varint;
 use crate::disk::Purpose;
-use crate::engine::cache::BlockCache;
+use crate::engine::cache::{BlockCache, CacheKind};
 use crate::engine::wal::{self, Segment};
 use crate::engine::{Error, Position, Result, Tier, ValueLog, Visit};
 
@@ -123,16 +124,20 @@ impl<'a> Stored<'a> {
 }
 
 /// The value behind a pointer, for a point read.
-pub fn read(pointer: Pointer, segment: &Segment, cache: &BlockCache, tier: Tier) -> Result<Bytes> {
-    if let Some(value) = cache.get(CACHE_NUMBER, pointer.position) {
+pub fn read(pointer: Pointer, segment: &Segment, access: Access<'_>) -> Result<Bytes> {
+    let cached = access.cache.and_then(|cache| cache.get(CacheKind::Value, CACHE_NUMBER, pointer.position));
+    if let Some(value) = cached {
         return Ok(value);
     }
-    if tier == Tier::Memory {
+    if access.tier == Tier::Memory {
         return Err(Error::WouldBlock);
     }
-    let value = Bytes::from(pointer.fetch(segment, Purpose::Get)?);
-    cache.count_miss();
-    cache.insert(CACHE_NUMBER, pointer.position, value.clone());
+    access.count(pointer.bytes);
+    let value = Bytes::from(pointer.fetch(segment, access.purpose)?);
+    if let Some(cache) = access.cache {
+        cache.count_miss(CacheKind::Value);
+        cache.insert(CACHE_NUMBER, pointer.position, value.clone());
+    }
     Ok(value)
 }
 
@@ -161,12 +166,14 @@ impl<'a> Group<'a> {
         let waiting = match value {
             Stored::Value(value) if self.entries.is_empty() => return Ok(visit(key, value)),
             Stored::Value(value) => Waiting::Value(Bytes::copy_from_slice(value)),
-            Stored::Pointer(pointer, segment) => match self.cache.get(CACHE_NUMBER, pointer.position) {
-                Some(value) if self.entries.is_empty() => return Ok(visit(key, &value)),
-                Some(value) => Waiting::Value(value),
-                None if self.tier == Tier::Memory => return Err(Error::WouldBlock),
-                None => Waiting::Pointer(pointer, segment.clone()),
-            },
+            Stored::Pointer(pointer, segment) => {
+                match self.cache.get(CacheKind::Value, CACHE_NUMBER, pointer.position) {
+                    Some(value) if self.entries.is_empty() => return Ok(visit(key, &value)),
+                    Some(value) => Waiting::Value(value),
+                    None if self.tier == Tier::Memory => return Err(Error::WouldBlock),
+                    None => Waiting::Pointer(pointer, segment.clone()),
+                }
+            }
         };
         self.bytes += match &waiting {
             Waiting::Value(value) => value.len() as u64,
@@ -218,7 +225,7 @@ impl<'a> Group<'a> {
             let bytes = usize::try_from(bytes).ok().filter(|_| bytes <= segment.capacity_bytes());
             let bytes = bytes.ok_or_else(|| segment.damaged(first.position))?;
             let span = segment.read(Purpose::Scan, first.position, bytes)?;
-            self.cache.count_miss();
+            self.cache.count_miss(CacheKind::Value);
             for (index, pointer, _) in near {
                 let from = (pointer.position - first.position) as usize;
                 // A cached value owns its memory: a slice would keep all of what was read.

@@ -1,6 +1,6 @@
 //! Reads every block of every table of one version, a few mebibytes a step.
 //!
-//! Checked are: size, footer, index and filter against the manifest; every block's checksum; that keys ascend; that the
+//! Checked are: size and footer against the manifest; every index and filter; every block's checksum; that keys ascend; that the
 //! filter knows every key; that every pointer leads to its value; that counts, sums, first and last key are what the footer says. That tables of a level do not
 //! overlap is checked whenever a version is made.
 
@@ -8,11 +8,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::cursor::{Cursor, Reading, RunCursor};
-use super::table::{Shelf, Table, TableMeta, hash, table_name};
+use super::table::{Access, Shelf, Table, TableMeta, hash, table_name};
 use super::value_log::Stored;
 use super::version::{Run, Version};
 use crate::disk::Purpose;
-use crate::engine::{Error, KeyRange, Position, Result};
+use crate::engine::{Error, KeyRange, Position, Result, Tier};
 
 /// Key and value bytes read in one step.
 const STEP_BYTES: u64 = 4 << 20;
@@ -24,8 +24,14 @@ pub struct Verification {
     current: Option<Progress>,
 }
 
+/// Past every cache.
+const DIRECT: Access<'static> =
+    Access { cache: None, tier: Tier::Disk, purpose: Purpose::Verify, read_bytes: None };
+
 struct Progress {
     table: Arc<Table>,
+    /// The same table as it lies on the disk.
+    fresh: Arc<Table>,
     cursor: Cursor,
     /// What was seen so far.
     seen: TableMeta,
@@ -65,7 +71,7 @@ impl Progress {
     /// Starts on `fresh`, which was just read from the disk; `kept` is the open table of the same file.
     fn new(fresh: Arc<Table>, kept: Arc<Table>) -> Result<Progress> {
         let reading = Reading::Direct(Purpose::Verify);
-        let cursor = RunCursor::new(Run::from([fresh]), KeyRange::ALL, reading)?;
+        let cursor = RunCursor::new(Run::from([fresh.clone()]), KeyRange::ALL, reading)?;
         let seen = TableMeta {
             entries: 0,
             tombstones: 0,
@@ -75,6 +81,7 @@ impl Progress {
         };
         Ok(Progress {
             table: kept,
+            fresh,
             cursor: Cursor::Run(Box::new(cursor)),
             seen,
             last_key: Vec::new(),
@@ -98,7 +105,8 @@ impl Progress {
         if self.seen.entries > 0 && key <= &self.last_key[..] {
             return Err(damaged("its keys do not ascend"));
         }
-        if !self.table.may_contain(hash(key)) {
+        let part = self.fresh.part_of(key);
+        if !self.fresh.may_contain(part, hash(key), DIRECT)? {
             return Err(damaged("its filter does not know all its keys"));
         }
         let mut read_bytes = 0;

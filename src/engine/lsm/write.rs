@@ -31,9 +31,7 @@ impl LsmEngine {
         let is_separate = |value: &bytes::Bytes| threshold.is_some_and(|least| value.len() as u64 >= least);
         let has_separate = batch.operations().iter().filter_map(|it| it.value()).any(is_separate);
         let purpose = if has_separate { Purpose::ValueLog } else { Purpose::Wal };
-        let position = self.log.append(wal::FIRST_KIND, purpose, batch.encoded_bytes_max(), |target| {
-            batch.encode(target);
-        })?;
+        let position = self.log.append_batch(wal::FIRST_KIND, purpose, batch)?;
         view.mutable.apply(batch, position, threshold);
         self.gaps.cut(batch);
         if let Some(rate) = rate {

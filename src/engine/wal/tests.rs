@@ -232,3 +232,97 @@ fn the_timer_syncs_what_is_old_enough() {
     assert_eq!(log.work().unwrap(), Pending::More);
     assert_eq!((log.synced(), log.shape().unsynced_bytes), (end, 0));
 }
+
+#[test]
+fn a_batch_with_large_values_comes_back() {
+    let disk = SimDisk::new();
+    let mut batch = Batch::new(3);
+    for (index, bytes) in [10, SHARED_BYTES, SHARED_BYTES - 1, 3 * SHARED_BYTES].into_iter().enumerate() {
+        batch.put(vec![index as u8], vec![index as u8; bytes]);
+        batch.delete(vec![100 + index as u8]);
+    }
+    let mut whole = Vec::new();
+    batch.encode(&mut whole);
+    let mut found = Vec::new();
+    for _ in 0..2 {
+        found.clear();
+        let log = Log::open(
+            disk.clone(),
+            Arc::new(ManualClock::default()),
+            Arc::new(Bell::new()),
+            Sync::Fsync,
+            64 << 10,
+            0,
+            &BTreeSet::new(),
+            &mut |_, _, payload| {
+                found.push(payload);
+                Ok(())
+            },
+        )
+        .unwrap();
+        log.append_batch(FIRST_KIND, Purpose::Wal, &batch).unwrap();
+        log.sync_now().unwrap();
+    }
+    assert_eq!(found, [Bytes::from(whole)]);
+}
+
+/// What copying costs a large batch, and what a sync costs in a segment that is new and in one that is used again.
+#[test]
+#[ignore = "long: a measurement"]
+fn appends_and_syncs_measured() {
+    use crate::base::clock::SystemClock;
+    use crate::disk::{Access, OsDisk};
+    let home = tempfile::tempdir_in(concat!(env!("CARGO_MANIFEST_DIR"), "/target")).unwrap();
+    let disk: Arc<dyn Disk> = OsDisk::open(home.path(), Access::Write).unwrap();
+    let clock = Arc::new(SystemClock::new());
+    let bell = Arc::new(Bell::new());
+    let log = Log::open(
+        disk.clone(),
+        clock.clone(),
+        bell,
+        Sync::Fsync,
+        16 << 20,
+        0,
+        &BTreeSet::new(),
+        &mut |_, _, _| Ok(()),
+    )
+    .unwrap();
+    let mut batch = Batch::new(0);
+    (0..256u32).for_each(|index| batch.put(index.to_be_bytes().to_vec(), vec![index as u8; 4096]));
+    let (mut copied, mut shared) = (Duration::ZERO, Duration::ZERO);
+    for round in 0..1000 {
+        let began = clock.elapsed();
+        let end = if round % 2 == 0 {
+            let fill = |target: &mut Vec<u8>| batch.encode(target);
+            log.append(FIRST_KIND, Purpose::Wal, batch.encoded_bytes_max(), fill).unwrap()
+        } else {
+            log.append_batch(FIRST_KIND, Purpose::Wal, &batch).unwrap()
+        };
+        *if round % 2 == 0 { &mut copied } else { &mut shared } += clock.elapsed() - began;
+        if round % 17 == 0 {
+            log.sync_now().unwrap();
+            log.release(end);
+        }
+    }
+    println!("a batch of 1 MiB: {:?} copied, {:?} in pieces", copied / 500, shared / 500);
+    for name in ["grown", "allocated", "used again"] {
+        let file = disk.create(name).unwrap();
+        if name != "grown" {
+            file.allocate(4 << 20).unwrap();
+        }
+        if name == "used again" {
+            file.write_at(Purpose::Wal, 0, &vec![1; 4 << 20]).unwrap();
+        }
+        file.sync(Purpose::Wal).unwrap();
+        let mut times: Vec<Duration> = (0..2000)
+            .map(|index| {
+                let began = clock.elapsed();
+                file.write_at(Purpose::Wal, index * 140, &[7; 140]).unwrap();
+                file.sync(Purpose::Wal).unwrap();
+                clock.elapsed() - began
+            })
+            .collect();
+        times.sort();
+        println!("append and sync, {name}: p50 {:?}, p99 {:?}", times[1000], times[1980]);
+    }
+}

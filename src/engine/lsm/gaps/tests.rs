@@ -179,6 +179,10 @@ fn scans_beside_writers_miss_nothing_that_was_there() {
                         }
                         while let Err(error) = engine.apply(&batch, Tier::Disk) {
                             assert!(matches!(error, Error::Busy { .. }), "{error}");
+                            // Nobody makes room any more.
+                            if stop.load(Ordering::Relaxed) {
+                                return;
+                            }
                             std::thread::yield_now();
                         }
                         changes[index as usize].store(count + 2, Ordering::SeqCst);

@@ -1,7 +1,8 @@
 //! Writes a table: entries come in ascending order, blocks go to the file a mebibyte at a time.
 //!
 //! A block ends before the entry that would make it larger than asked; an entry larger than that has a block of its own.
-//! A value is copied once, into the buffer that is written.
+//! A value is copied once, into the buffer that is written. After as many blocks as the option says a *part* ends: its index and
+//! its filter are made ready, and written behind all blocks.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,9 +13,10 @@ use super::block::{BlockBuilder, Raw};
 use super::compression::compress;
 use super::filter::{Filter, hash};
 use super::index::Index;
+use super::parts::{Resident, Top};
 use super::{
-    KIND_BLOCK, KIND_FILTER, KIND_FOOTER, KIND_INDEX, MAGIC, Origin, Parts, Shelf, Table, TableMeta, VERSION,
-    table_name,
+    KIND_BLOCK, KIND_FILTER, KIND_FOOTER, KIND_INDEX, KIND_TOP, MAGIC, Origin, Parts, Shelf, Table,
+    TableMeta, VERSION, table_name,
 };
 use crate::base::varint;
 use crate::disk::{File, Purpose};
@@ -46,8 +48,15 @@ pub struct TableBuilder {
     /// Last key of the block before.
     block_before: Vec<u8>,
     last_key: Vec<u8>,
+    /// Of the part that is being written, with the hashes of its keys.
     index: Index,
     hashes: Vec<u64>,
+    parts: Vec<Resident>,
+    /// Fences and block places of the parts.
+    top: Index,
+    /// First key of the part, and the last one before it.
+    part_first: Vec<u8>,
+    part_before: Vec<u8>,
     /// Segments that hold values, by where they start, with the bytes of those.
     values: BTreeMap<Position, (u64, Arc<Segment>)>,
     /// The pointer of the current entry.
@@ -92,8 +101,12 @@ impl TableBuilder {
             block_first: Vec::new(),
             block_before: Vec::new(),
             last_key: Vec::new(),
-            index: Index::default(),
+            index: Index::new(0),
             hashes: Vec::new(),
+            parts: Vec::new(),
+            top: Index::new(0),
+            part_first: Vec::new(),
+            part_before: Vec::new(),
             values: BTreeMap::new(),
             pointer: Vec::new(),
             finished: false,
@@ -159,9 +172,28 @@ impl TableBuilder {
             self.buffer.extend_from_slice(&self.compressed);
         }
         self.end_frame(at);
+        if self.index.len() == 0 {
+            self.part_first.clone_from(&self.block_first);
+            self.part_before.clone_from(&self.block_before);
+        }
         self.index.push(&self.block_before, &self.block_first, self.bytes());
         self.block_before.clone_from(&self.last_key);
+        if self.index.len() as u64 >= self.shelf.options.part_blocks {
+            self.end_part();
+        }
         if self.buffer.len() >= WRITE_BYTES { self.write() } else { Ok(()) }
+    }
+
+    fn end_part(&mut self) {
+        if self.index.len() == 0 {
+            return;
+        }
+        let end = self.bytes();
+        self.top.push(&self.part_before, &self.part_first, end);
+        let index = Arc::new(std::mem::replace(&mut self.index, Index::new(end)));
+        let filter = Arc::new(Filter::build(&self.hashes, self.shelf.options.bloom_bits));
+        self.hashes.clear();
+        self.parts.push(Resident { index, filter });
     }
 
     fn end_frame(&mut self, at: usize) {
@@ -180,6 +212,8 @@ impl TableBuilder {
     /// Ends the table and makes its bytes durable, not yet its name.
     pub fn finish(mut self, origin: Origin) -> Result<Arc<Table>> {
         self.end_block()?;
+        self.end_part();
+        let mut parts = Vec::with_capacity(self.parts.len());
         let meta = &mut self.meta;
         (meta.first_position, meta.last_position) = (origin.first_position, origin.last_position);
         meta.newest_seconds = origin.newest_seconds;
@@ -187,23 +221,35 @@ impl TableBuilder {
         self.meta.largest = Bytes::copy_from_slice(&self.last_key);
         self.meta.values = self.values.iter().map(|(start, (bytes, _))| (*start, *bytes)).collect();
         let segments = std::mem::take(&mut self.values).into_values().map(|(_, segment)| segment).collect();
-        let filter = Filter::build(&self.hashes, self.shelf.options.bloom_bits);
-        let filter_start = self.bytes();
-        let at = frame::start(&mut self.buffer, KIND_FILTER);
-        filter.encode(&mut self.buffer);
+        self.meta.parts.data_bytes = self.bytes();
+        let mut places = Vec::with_capacity(self.parts.len());
+        for part in std::mem::take(&mut self.parts) {
+            let filter_start = self.bytes();
+            let at = frame::start(&mut self.buffer, KIND_FILTER);
+            part.filter.encode(&mut self.buffer);
+            self.end_frame(at);
+            let index_start = self.bytes();
+            let at = frame::start(&mut self.buffer, KIND_INDEX);
+            part.index.encode(&mut self.buffer);
+            self.end_frame(at);
+            places.push((filter_start, index_start));
+            self.meta.parts.filter_bytes += index_start - filter_start;
+            self.meta.parts.index_bytes += self.bytes() - index_start;
+            parts.push(part);
+            if self.buffer.len() >= WRITE_BYTES {
+                self.write()?;
+            }
+        }
+        let top_start = self.bytes();
+        let top = Top::new(std::mem::replace(&mut self.top, Index::new(0)), places, top_start);
+        let at = frame::start(&mut self.buffer, KIND_TOP);
+        top.encode(&mut self.buffer);
         self.end_frame(at);
-        let index_start = self.bytes();
-        let at = frame::start(&mut self.buffer, KIND_INDEX);
-        self.index.encode(&mut self.buffer);
-        self.end_frame(at);
-        let parts = &mut self.meta.parts;
-        (parts.data_bytes, parts.filter_bytes) = (filter_start, index_start - filter_start);
-        parts.index_bytes = self.buffer_start + self.buffer.len() as u64 - index_start;
+        self.meta.parts.index_bytes += self.bytes() - top_start;
         let at = frame::start(&mut self.buffer, KIND_FOOTER);
         varint::put(&mut self.buffer, VERSION);
         self.meta.encode(&mut self.buffer);
-        varint::put(&mut self.buffer, filter_start);
-        varint::put(&mut self.buffer, index_start);
+        varint::put(&mut self.buffer, top_start);
         self.end_frame(at);
         let footer_bytes = (self.buffer.len() - at) as u32;
         self.buffer.extend_from_slice(&footer_bytes.to_le_bytes());
@@ -213,9 +259,8 @@ impl TableBuilder {
         let context = |error| Error::io(format!("sync of {}", table_name(self.meta.number)), error);
         self.file.sync(self.purpose).map_err(context)?;
         self.finished = true;
-        let index = std::mem::take(&mut self.index);
         let (meta, file) = (self.meta.clone(), self.file.clone());
-        Ok(Arc::new(Table::new(meta, file, index, filter, segments, self.shelf.clone())))
+        Ok(Arc::new(Table::new(meta, file, top, parts, segments, self.shelf.clone())))
     }
 }
 

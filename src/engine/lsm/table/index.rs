@@ -1,8 +1,8 @@
-//! Sparse index of a table: one *fence* a block, the shortest key that is above every key before the block and not above any
-//! key in it.
+//! Sparse index of pieces that follow each other, such as the blocks of a part of a table or the parts of a table: one *fence* a
+//! piece, the shortest key that is above every key before the piece and not above any key in it.
 //!
-//! Blocks lie back to back, so one number a block, where it starts, gives its place and its length. The whole index of an
-//! open table is in memory, keys in one piece.
+//! Pieces lie back to back, so one number a piece, where it starts, gives its place and its length. Keys are in memory in one
+//! piece.
 //!
 //! Payload on disk: number of blocks (varint), then per block: bytes that its fence shares with the one before (varint), the
 //! rest of the fence behind its length, and the length of the block's frame (varint).
@@ -11,7 +11,7 @@ use super::block::common_prefix;
 use crate::base::varint;
 
 /// An index in memory.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Index {
     fences: Vec<u8>,
     fence_ends: Vec<u32>,
@@ -20,11 +20,19 @@ pub struct Index {
 }
 
 impl Index {
+    /// An empty index of blocks from `start` on.
+    pub fn new(start: u64) -> Index {
+        Index { fences: Vec::new(), fence_ends: Vec::new(), starts: vec![start] }
+    }
+
+    /// Memory it takes.
+    pub fn bytes(&self) -> u64 {
+        (self.fences.len() + self.fence_ends.len() * 4 + self.starts.len() * 8 + size_of::<Index>()) as u64
+    }
+
     /// Adds a block that ends at `end`; `last` is the key before it, `first` its own first key.
     pub fn push(&mut self, last: &[u8], first: &[u8], end: u64) {
-        if self.starts.is_empty() {
-            self.starts.push(0);
-        } else {
+        if self.len() > 0 {
             let fence = &first[..(common_prefix(last, first) + 1).min(first.len())];
             self.fences.extend_from_slice(fence);
         }
@@ -72,15 +80,15 @@ impl Index {
         }
     }
 
-    /// Reads a payload; `None` if it is none.
-    pub fn decode(mut payload: &[u8]) -> Option<Index> {
-        let count = varint::take(&mut payload)?;
-        let mut index = Index::default();
+    /// Takes what [`Index::encode`] wrote off the front of `payload`; the first block starts at `start`.
+    pub fn decode(payload: &mut &[u8], start: u64) -> Option<Index> {
+        let count = varint::take(payload)?;
+        let mut index = Index::new(start);
         let mut before = 0..0;
-        let mut end = 0u64;
+        let mut end = start;
         for ordinal in 0..count {
-            let shared = usize::try_from(varint::take(&mut payload)?).ok()?;
-            let suffix = varint::take_bytes(&mut payload)?;
+            let shared = usize::try_from(varint::take(payload)?).ok()?;
+            let suffix = varint::take_bytes(payload)?;
             let start = index.fences.len();
             if shared > before.len() {
                 return None;
@@ -93,13 +101,10 @@ impl Index {
             }
             before = fence;
             index.fence_ends.push(u32::try_from(index.fences.len()).ok()?);
-            if ordinal == 0 {
-                index.starts.push(0);
-            }
-            end = end.checked_add(varint::take(&mut payload)?)?;
+            end = end.checked_add(varint::take(payload)?)?;
             index.starts.push(end);
         }
-        payload.is_empty().then_some(index)
+        Some(index)
     }
 }
 
@@ -109,7 +114,7 @@ mod tests {
 
     #[test]
     fn fences_are_short_and_lead_to_the_block() {
-        let mut index = Index::default();
+        let mut index = Index::new(7);
         let blocks: [[&[u8]; 2]; 3] = [[b"apple", b"banana"], [b"bean", b"cow"], [b"cow2", b"zebra"]];
         let mut last: &[u8] = b"";
         for (ordinal, [first, end]) in blocks.iter().enumerate() {
@@ -122,12 +127,12 @@ mod tests {
         {
             assert_eq!(index.find(key.as_bytes()), ordinal, "{key}");
         }
-        assert_eq!((index.start(1), index.start(3)), (100, 300));
+        assert_eq!((index.start(0), index.start(1), index.start(3)), (7, 100, 300));
         let mut bytes = Vec::new();
         index.encode(&mut bytes);
-        assert_eq!(Index::decode(&bytes), Some(index));
+        assert_eq!(Index::decode(&mut &bytes[..], 7), Some(index));
         for cut in 0..bytes.len() {
-            assert_eq!(Index::decode(&bytes[..cut]), None);
+            assert_eq!(Index::decode(&mut &bytes[..cut], 7), None);
         }
     }
 }

@@ -6,6 +6,7 @@ mod builder;
 mod compression;
 mod filter;
 mod index;
+mod parts;
 mod reader;
 mod shelf;
 
@@ -17,7 +18,8 @@ use crate::base::varint;
 pub use block::{Block, BlockCursor};
 pub use builder::TableBuilder;
 pub use filter::hash;
-pub use reader::Table;
+pub use index::Index;
+pub use reader::{Access, Table};
 pub use shelf::Shelf;
 
 const KIND_BLOCK: u8 = 1;
@@ -26,8 +28,9 @@ const KIND_INDEX: u8 = 3;
 const KIND_FOOTER: u8 = 4;
 const KIND_LZ4_BLOCK: u8 = 5;
 const KIND_ZSTD_BLOCK: u8 = 6;
+const KIND_TOP: u8 = 7;
 /// Version of the table format, in every footer.
-const VERSION: u64 = 3;
+const VERSION: u64 = 4;
 /// The last bytes of every table.
 const MAGIC: &[u8; 8] = b"kvfs.tbl";
 /// Length of the footer's frame, magic.
@@ -51,9 +54,9 @@ pub struct Parts {
     pub raw_bytes: u64,
     /// Blocks as they are stored.
     pub data_bytes: u64,
-    /// The filter.
+    /// The filters.
     pub filter_bytes: u64,
-    /// The index.
+    /// The indexes, and the one of the parts.
     pub index_bytes: u64,
 }
 

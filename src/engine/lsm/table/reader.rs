@@ -1,5 +1,7 @@
-//! Reads a table. Index and filter of an open table are in memory, blocks come from the cache or the disk.
+//! Reads a table. Its top is in memory; indexes and filters of its parts are resident while the cache can spare the memory, else
+//! they come from the cache or the disk as blocks do.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::ops::{Deref, Range};
 use std::sync::Arc;
@@ -11,24 +13,55 @@ use super::block::{Block, Item};
 use super::compression::{expand, is_compressed};
 use super::filter::Filter;
 use super::index::Index;
+use super::parts::{Lent, Resident, Top};
 use super::{
-    KIND_BLOCK, KIND_FILTER, KIND_FOOTER, KIND_INDEX, MAGIC, Shelf, TRAILER_BYTES, TableMeta, VERSION,
-    table_name,
+    KIND_BLOCK, KIND_FILTER, KIND_FOOTER, KIND_INDEX, KIND_TOP, MAGIC, Shelf, TRAILER_BYTES, TableMeta,
+    VERSION, table_name,
 };
 use crate::base::varint;
 use crate::disk::{File, Purpose};
-use crate::engine::cache::BlockCache;
+use crate::engine::cache::{BlockCache, CacheKind};
 use crate::engine::lsm::value_log::{self, Pointer};
 use crate::engine::lsm::{Slot, place};
 use crate::engine::wal::Segment;
 use crate::engine::{Error, Result, Tier, frame};
 
+/// How far to go for what is not resident.
+#[derive(Clone, Copy)]
+pub struct Access<'a> {
+    /// Where to look first and what to keep in; without, only the disk is asked.
+    pub cache: Option<&'a BlockCache>,
+    /// How far to go.
+    pub tier: Tier,
+    /// Of requests to the disk.
+    pub purpose: Purpose,
+    /// Counts the bytes that came from the disk.
+    pub read_bytes: Option<&'a Cell<u64>>,
+}
+
+impl<'a> Access<'a> {
+    /// Through `cache`, for a point read.
+    pub fn get(cache: &'a BlockCache, tier: Tier) -> Access<'a> {
+        Access { cache: Some(cache), tier, purpose: Purpose::Get, read_bytes: None }
+    }
+
+    /// Counts bytes that are read from the disk.
+    pub fn count(&self, bytes: u64) {
+        if let Some(counter) = self.read_bytes {
+            counter.set(counter.get() + bytes);
+        }
+    }
+}
+
 /// An open table; reads as its [`TableMeta`].
 pub struct Table {
     meta: TableMeta,
     file: Arc<dyn File>,
-    index: Index,
-    filter: Filter,
+    top: Top,
+    /// Of every part, or of none.
+    resident: Vec<Resident>,
+    /// What it took from the shelf's memory.
+    resident_bytes: u64,
     /// Holds the segments of [`TableMeta::values`], in the same order.
     segments: Vec<Arc<Segment>>,
     shelf: Arc<Shelf>,
@@ -43,19 +76,25 @@ impl Deref for Table {
 }
 
 impl Table {
-    /// A table whose parts are known.
+    /// A table whose parts are known; they stay in memory if there is room for them, or if there is but one.
     pub(super) fn new(
         meta: TableMeta,
         file: Arc<dyn File>,
-        index: Index,
-        filter: Filter,
+        top: Top,
+        parts: Vec<Resident>,
         segments: Vec<Arc<Segment>>,
         shelf: Arc<Shelf>,
     ) -> Table {
-        Table { meta, file, index, filter, segments, shelf, obsolete: AtomicBool::new(false) }
+        let mut resident_bytes = top.bytes();
+        shelf.take_memory(resident_bytes, true);
+        let bytes = parts.iter().map(Resident::bytes).sum();
+        let resident = if shelf.take_memory(bytes, parts.len() == 1) { parts } else { Vec::new() };
+        resident_bytes += if resident.is_empty() { 0 } else { bytes };
+        Table { meta, file, top, resident, resident_bytes, segments, shelf, obsolete: AtomicBool::new(false) }
     }
 
-    /// Reads footer, index and filter from `file`; everything must check and agree with `expected`.
+    /// Reads footer and parts from `file`; everything must check and agree with `expected`. Of a table with several parts
+    /// these are read only if they may stay in memory, or if it is opened to be verified.
     pub(super) fn open(
         purpose: Purpose,
         expected: &TableMeta,
@@ -84,28 +123,148 @@ impl Table {
             .filter(|_| trailer[4..] == MAGIC[..])
             .ok_or_else(|| damaged(trailer_start, "a trailer that does not check"))?;
         let footer = read(footer_start..trailer_start)?;
-        let (filter_start, index_start) = frame::decode(&footer, place(number, footer_start))
+        let top_start = frame::decode(&footer, place(number, footer_start))
             .and_then(|(kind, mut payload)| {
                 let version = varint::take(&mut payload)?;
                 let meta = TableMeta::decode(&mut payload, size)?;
-                let (filter, index) = (varint::take(&mut payload)?, varint::take(&mut payload)?);
+                let top = varint::take(&mut payload)?;
                 let fits =
                     kind == KIND_FOOTER && version == VERSION && meta == *expected && payload.is_empty();
-                (fits && filter <= index && index <= footer_start).then_some((filter, index))
+                (fits && top <= footer_start).then_some(top)
             })
             .ok_or_else(|| {
                 damaged(footer_start, "a footer that does not check or is not what the manifest says")
             })?;
-        let parts = read(filter_start..footer_start)?;
-        let (filter_part, index_part) = parts.split_at((index_start - filter_start) as usize);
-        let filter = frame::decode(filter_part, place(number, filter_start))
-            .and_then(|(kind, payload)| Filter::decode(payload).filter(|_| kind == KIND_FILTER))
-            .ok_or_else(|| damaged(filter_start, "a filter that does not check"))?;
-        let index = frame::decode(index_part, place(number, index_start))
-            .and_then(|(kind, payload)| Index::decode(payload).filter(|_| kind == KIND_INDEX))
-            .filter(|index| index.len() > 0 && index.start(index.len()) == filter_start)
-            .ok_or_else(|| damaged(index_start, "an index that does not check"))?;
-        Ok(Table::new(expected.clone(), file, index, filter, segments, shelf))
+        let bytes = read(top_start..footer_start)?;
+        let top = frame::decode(&bytes, place(number, top_start))
+            .filter(|(kind, payload)| *kind == KIND_TOP && payload.len() + frame::HEADER_BYTES == bytes.len())
+            .and_then(|(_, payload)| Top::decode(payload, top_start))
+            .ok_or_else(|| damaged(top_start, "a top that does not check"))?;
+        let mut table = Table::new(expected.clone(), file.clone(), top, Vec::new(), segments, shelf);
+        let first = table.top.filter(0).start;
+        // What the frames take is near to what they take in memory.
+        let wanted = top_start - first;
+        let is_kept = table.top.parts() == 1 || table.shelf.take_memory(wanted, false);
+        if table.top.parts() > 1 && is_kept {
+            table.shelf.give_memory(wanted);
+        }
+        if is_kept || purpose == Purpose::Verify {
+            let bytes = read(first..top_start)?;
+            let slice =
+                |range: Range<u64>| &bytes[(range.start - first) as usize..(range.end - first) as usize];
+            let part = |part| {
+                let filter = table.parse_filter(part, slice(table.top.filter(part)))?;
+                let index = table.parse_index(part, slice(table.top.index(part)))?;
+                Ok(Resident { index: Arc::new(index), filter: Arc::new(filter) })
+            };
+            let parts: Vec<Resident> = (0..table.top.parts()).map(part).collect::<Result<_>>()?;
+            let bytes: u64 = parts.iter().map(Resident::bytes).sum();
+            table.shelf.take_memory(bytes, true);
+            table.resident_bytes += bytes;
+            table.resident = parts;
+        }
+        Ok(table)
+    }
+
+    fn parse_filter(&self, part: usize, bytes: &[u8]) -> Result<Filter> {
+        let start = self.top.filter(part).start;
+        frame::decode(bytes, place(self.meta.number, start))
+            .filter(|(kind, payload)| {
+                *kind == KIND_FILTER && payload.len() + frame::HEADER_BYTES == bytes.len()
+            })
+            .and_then(|(_, payload)| Filter::decode(payload))
+            .ok_or_else(|| {
+                Error::corrupt(table_name(self.meta.number), start, "a filter that does not check")
+            })
+    }
+
+    fn parse_index(&self, part: usize, bytes: &[u8]) -> Result<Index> {
+        let start = self.top.index(part).start;
+        frame::decode(bytes, place(self.meta.number, start))
+            .filter(|(kind, payload)| {
+                *kind == KIND_INDEX && payload.len() + frame::HEADER_BYTES == bytes.len()
+            })
+            .and_then(|(_, mut payload)| {
+                let index = Index::decode(&mut payload, self.top.blocks_start(part))?;
+                payload.is_empty().then_some(index)
+            })
+            .filter(|index| index.len() > 0 && index.start(index.len()) == self.top.blocks_start(part + 1))
+            .ok_or_else(|| {
+                Error::corrupt(table_name(self.meta.number), start, "an index that does not check")
+            })
+    }
+
+    /// Something of a part that is not resident.
+    fn get_parsed<T: std::any::Any + Send + Sync>(
+        &self,
+        piece: CacheKind,
+        range: Range<u64>,
+        access: Access<'_>,
+        parse: impl FnOnce(&[u8]) -> Result<T>,
+        weigh: impl FnOnce(&T) -> u64,
+    ) -> Result<Arc<T>> {
+        let number = self.meta.number;
+        if let Some(cache) = access.cache {
+            if let Some(found) = cache.get_parsed(piece, number, range.start) {
+                return Ok(found);
+            }
+            if access.tier == Tier::Memory {
+                return Err(Error::WouldBlock);
+            }
+        }
+        access.count(range.end - range.start);
+        let mut bytes = vec![0; (range.end - range.start) as usize];
+        let context = |error| Error::io(format!("reading {}", table_name(number)), error);
+        self.file.read_at(access.purpose, range.start, &mut bytes).map_err(context)?;
+        let parsed = Arc::new(parse(&bytes)?);
+        if let Some(cache) = access.cache {
+            cache.count_miss(piece);
+            cache.insert_parsed(number, range.start, parsed.clone(), weigh(&parsed));
+        }
+        Ok(parsed)
+    }
+
+    /// How many parts it has; at least one.
+    pub fn parts(&self) -> usize {
+        self.top.parts()
+    }
+
+    /// The one part that may hold `key`.
+    pub fn part_of(&self, key: &[u8]) -> usize {
+        self.top.find(key)
+    }
+
+    /// A key that no entry of a part is below.
+    pub fn part_fence(&self, part: usize) -> &[u8] {
+        if part == 0 { &self.meta.smallest } else { self.top.fence(part) }
+    }
+
+    /// The index of a part.
+    pub fn index(&self, part: usize, access: Access<'_>) -> Result<Lent<'_, Index>> {
+        if let Some(resident) = self.resident.get(part) {
+            return Ok(Lent::Resident(&resident.index));
+        }
+        let parse = |bytes: &[u8]| self.parse_index(part, bytes);
+        let index = self.get_parsed(CacheKind::Index, self.top.index(part), access, parse, Index::bytes)?;
+        Ok(Lent::Got(index))
+    }
+
+    /// Whether it has filters.
+    pub fn has_filter(&self) -> bool {
+        // A filter that knows nothing is but one byte.
+        let filter = self.top.filter(0);
+        filter.end - filter.start > frame::HEADER_BYTES as u64 + 1
+    }
+
+    /// Whether a part may hold a key with this hash.
+    pub fn may_contain(&self, part: usize, hash: u64, access: Access<'_>) -> Result<bool> {
+        if let Some(resident) = self.resident.get(part) {
+            return Ok(resident.filter.may_contain(hash));
+        }
+        let parse = |bytes: &[u8]| self.parse_filter(part, bytes);
+        let filter =
+            self.get_parsed(CacheKind::Filter, self.top.filter(part), access, parse, Filter::bytes)?;
+        Ok(filter.may_contain(hash))
     }
 
     /// What can be known without reading.
@@ -113,72 +272,44 @@ impl Table {
         &self.meta
     }
 
-    /// Whether it has a filter.
-    pub fn has_filter(&self) -> bool {
-        self.filter.is_some()
-    }
-
-    /// Whether it may hold a key with this hash.
-    pub fn may_contain(&self, hash: u64) -> bool {
-        self.filter.may_contain(hash)
-    }
-
-    /// Number of blocks.
-    pub fn blocks(&self) -> usize {
-        self.index.len()
-    }
-
-    /// The block where a search for `key` begins.
-    pub fn find_block(&self, key: &[u8]) -> usize {
-        self.index.find(key)
-    }
-
-    /// A key that no entry of block `ordinal` is below.
-    pub fn fence(&self, ordinal: usize) -> &[u8] {
-        self.index.fence(ordinal)
-    }
-
-    /// How many blocks from `ordinal` on, at least one, lie within `bytes` and may hold keys below `end`.
-    pub fn blocks_within(&self, ordinal: usize, bytes: u64, end: Option<&[u8]>) -> usize {
-        let start = self.index.start(ordinal);
-        let fits = |next: &usize| {
-            self.index.start(*next + 1) - start <= bytes
-                && end.is_none_or(|end| self.index.fence(*next) < end)
-        };
-        1 + (ordinal + 1..self.blocks()).take_while(fits).count()
-    }
-
-    /// What the table knows of `key`, which lies between its first and its last.
-    pub fn get(&self, key: &[u8], cache: &BlockCache, tier: Tier) -> Result<Option<Slot>> {
-        let ordinal = self.index.find(key);
-        let block = match self.cached(ordinal, cache)? {
+    /// What it knows of `key`, which lies in `part` if anywhere.
+    pub fn get(&self, part: usize, key: &[u8], access: Access<'_>) -> Result<Option<Slot>> {
+        let index = self.index(part, access)?;
+        let ordinal = index.find(key);
+        let start = index.start(ordinal);
+        let cached = access.cache.map_or(Ok(None), |cache| self.cached(start, cache))?;
+        let block = match cached {
             Some(block) => block,
-            None if tier == Tier::Memory => return Err(Error::WouldBlock),
+            None if access.tier == Tier::Memory => return Err(Error::WouldBlock),
             None => {
-                let block = self.check(ordinal, self.read(ordinal, 1, Purpose::Get)?)?;
-                cache.count_miss();
-                self.keep(ordinal, &block, cache);
+                let range = start..index.start(ordinal + 1);
+                access.count(range.end - range.start);
+                let block = self.check(start, self.read(range, access.purpose)?)?;
+                if let Some(cache) = access.cache {
+                    cache.count_miss(CacheKind::Data);
+                    self.keep(start, &block, cache);
+                }
                 block
             }
         };
-        match block.get(key).map_err(|_| self.damaged(ordinal))? {
+        match block.get(key).map_err(|_| self.damaged(start))? {
             None => Ok(None),
             Some(Item::Tombstone) => Ok(Some(None)),
             Some(Item::Value(value)) => Ok(Some(Some(value))),
-            Some(Item::Pointer(bytes)) => match self.follow(Some(&bytes), ordinal)? {
-                Some((pointer, segment)) => Ok(Some(Some(value_log::read(pointer, &segment, cache, tier)?))),
-                None => Err(self.damaged(ordinal)),
+            Some(Item::Pointer(bytes)) => match self.follow(Some(&bytes), start)? {
+                Some((pointer, segment)) => Ok(Some(Some(value_log::read(pointer, &segment, access)?))),
+                None => Err(self.damaged(start)),
             },
         }
     }
 
-    /// What an encoded pointer of block `ordinal`, if there is one, points to.
-    pub fn follow(&self, bytes: Option<&[u8]>, ordinal: usize) -> Result<Option<(Pointer, Arc<Segment>)>> {
+    /// What an encoded pointer of the block at `start`, if there is one, points to.
+    pub fn follow(&self, bytes: Option<&[u8]>, start: u64) -> Result<Option<(Pointer, Arc<Segment>)>> {
         let Some(bytes) = bytes else { return Ok(None) };
-        let pointer = Pointer::decode(bytes).ok_or_else(|| self.damaged(ordinal))?;
+        let pointer = Pointer::decode(bytes).ok_or_else(|| self.damaged(start))?;
         let after = self.segments.partition_point(|segment| segment.start() <= pointer.position);
         let segment = after.checked_sub(1).map(|index| self.segments[index].clone());
-        Ok(Some((pointer, segment.ok_or_else(|| self.damaged(ordinal))?)))
+        Ok(Some((pointer, segment.ok_or_else(|| self.damaged(start))?)))
     }
 
     /// Segments of the log that hold values of it.
@@ -186,74 +317,80 @@ impl Table {
         &self.segments
     }
 
-    /// Block `ordinal` if the cache has it.
-    pub fn cached(&self, ordinal: usize, cache: &BlockCache) -> Result<Option<Block>> {
-        match cache.get(self.meta.number, self.index.start(ordinal)) {
-            Some(payload) => Ok(Some(Block::parse(payload).map_err(|_| self.damaged(ordinal))?)),
+    /// The block at `start` if the cache has it.
+    pub fn cached(&self, start: u64, cache: &BlockCache) -> Result<Option<Block>> {
+        match cache.get(CacheKind::Data, self.meta.number, start) {
+            Some(payload) => Ok(Some(Block::parse(payload).map_err(|_| self.damaged(start))?)),
             None => Ok(None),
         }
     }
 
-    /// Keeps block `ordinal` in the cache.
-    fn keep(&self, ordinal: usize, block: &Block, cache: &BlockCache) {
-        cache.insert(self.meta.number, self.index.start(ordinal), block.payload().clone());
+    /// Keeps the block at `start` in the cache.
+    fn keep(&self, start: u64, block: &Block, cache: &BlockCache) {
+        cache.insert(self.meta.number, start, block.payload().clone());
     }
 
-    /// The frames of `count` blocks from `first` on, by one request, unchecked.
-    fn read(&self, first: usize, count: usize, purpose: Purpose) -> Result<Bytes> {
-        let start = self.index.start(first);
-        let mut bytes = vec![0; (self.index.start(first + count) - start) as usize];
+    /// Frames by one request, unchecked.
+    fn read(&self, range: Range<u64>, purpose: Purpose) -> Result<Bytes> {
+        let mut bytes = vec![0; (range.end - range.start) as usize];
         let context = |error| Error::io(format!("reading {}", table_name(self.meta.number)), error);
-        self.file.read_at(purpose, start, &mut bytes).map_err(context)?;
+        self.file.read_at(purpose, range.start, &mut bytes).map_err(context)?;
         Ok(bytes.into())
     }
 
-    /// Block `ordinal` out of its frame; it shares its memory unless it is compressed.
-    fn check(&self, ordinal: usize, bytes: Bytes) -> Result<Block> {
-        let payload = match frame::decode(&bytes, place(self.meta.number, self.index.start(ordinal))) {
+    /// The block at `start` out of its frame; it shares its memory unless it is compressed.
+    fn check(&self, start: u64, bytes: Bytes) -> Result<Block> {
+        let payload = match frame::decode(&bytes, place(self.meta.number, start)) {
             Some((kind, payload)) if payload.len() + frame::HEADER_BYTES == bytes.len() => {
                 if is_compressed(kind) {
-                    let block = expand(kind, payload).ok_or_else(|| self.damaged(ordinal))?;
-                    return Block::parse(block.into()).map_err(|_| self.damaged(ordinal));
+                    let block = expand(kind, payload).ok_or_else(|| self.damaged(start))?;
+                    return Block::parse(block.into()).map_err(|_| self.damaged(start));
                 }
                 if kind != KIND_BLOCK {
-                    return Err(self.damaged(ordinal));
+                    return Err(self.damaged(start));
                 }
                 payload
             }
-            _ => return Err(self.damaged(ordinal)),
+            _ => return Err(self.damaged(start)),
         };
-        Block::parse(bytes.slice_ref(payload)).map_err(|_| self.damaged(ordinal))
+        Block::parse(bytes.slice_ref(payload)).map_err(|_| self.damaged(start))
     }
 
-    /// `count` blocks from `first` on, by one request. With a cache they are kept there and the request counts as a miss.
+    /// Blocks of `index` by one request: from `first` on, at least one, as many as lie within `bytes` and may hold keys below
+    /// `end`. With a cache they are kept there and the request counts as a miss.
     pub fn read_blocks(
         &self,
+        index: &Index,
         first: usize,
-        count: usize,
+        bytes: u64,
+        end: Option<&[u8]>,
         purpose: Purpose,
         cache: Option<&BlockCache>,
     ) -> Result<VecDeque<Block>> {
-        let bytes = self.read(first, count, purpose)?;
+        let base = index.start(first);
+        let fits = |next: &usize| {
+            index.start(*next + 1) - base <= bytes && end.is_none_or(|end| index.fence(*next) < end)
+        };
+        let count = 1 + (first + 1..index.len()).take_while(fits).count();
+        let bytes = self.read(base..index.start(first + count), purpose)?;
         if let Some(cache) = cache {
-            cache.count_miss();
+            cache.count_miss(CacheKind::Data);
         }
-        let base = self.index.start(first);
         let one = |ordinal| {
-            let range =
-                (self.index.start(ordinal) - base) as usize..(self.index.start(ordinal + 1) - base) as usize;
-            let Some(cache) = cache else { return self.check(ordinal, bytes.slice(range)) };
+            let start = index.start(ordinal);
+            let range = (start - base) as usize..(index.start(ordinal + 1) - base) as usize;
+            let Some(cache) = cache else { return self.check(start, bytes.slice(range)) };
             // A cached block owns its memory: a slice would keep all of what was read.
-            let block = self.check(ordinal, Bytes::copy_from_slice(&bytes[range]))?;
-            self.keep(ordinal, &block, cache);
+            let block = self.check(start, Bytes::copy_from_slice(&bytes[range]))?;
+            self.keep(start, &block, cache);
             Ok(block)
         };
         (first..first + count).map(one).collect()
     }
 
-    /// The error for a block that does not check.
-    pub fn damaged(&self, ordinal: usize) -> Error {
-        Error::corrupt(table_name(self.meta.number), self.index.start(ordinal), "a block that does not check")
+    /// The error for a block at `start` that does not check.
+    pub fn damaged(&self, start: u64) -> Error {
+        Error::corrupt(table_name(self.meta.number), start, "a block that does not check")
     }
 
     /// No version needs it any more: its file is removed after the last reader.
@@ -266,6 +403,7 @@ impl Table {
 
 impl Drop for Table {
     fn drop(&mut self) {
+        self.shelf.give_memory(self.resident_bytes);
         if *self.obsolete.get_mut() {
             self.shelf.discard(self.meta.number, self.meta.bytes);
         }

@@ -22,6 +22,8 @@ pub struct Shelf {
     /// Numbers and sizes of files that nobody reads any more.
     discarded: Mutex<Vec<(u64, u64)>>,
     obsolete_bytes: AtomicU64,
+    /// Memory of indexes and filters of open tables.
+    resident_bytes: AtomicU64,
 }
 
 impl Shelf {
@@ -34,6 +36,7 @@ impl Shelf {
             next_number: AtomicU64::new(next_number),
             discarded: Mutex::default(),
             obsolete_bytes: AtomicU64::new(0),
+            resident_bytes: AtomicU64::new(0),
         })
     }
 
@@ -52,7 +55,7 @@ impl Shelf {
         Ok(TableBuilder::new(self.clone(), purpose, compression, number, file))
     }
 
-    /// Opens a table and checks its footer, index and filter, and that they agree with `meta`; `segments` are those of
+    /// Opens a table and checks its footer and what is to be resident, and that it agrees with `meta`; `segments` are those of
     /// its values.
     pub fn open(
         self: &Arc<Shelf>,
@@ -85,6 +88,23 @@ impl Shelf {
             }
         }
         Ok(())
+    }
+
+    /// Asks for `bytes` of memory for an open table; `always` for what it cannot do without.
+    pub(super) fn take_memory(&self, bytes: u64, always: bool) -> bool {
+        let bytes_max = self.options.cache_bytes / 2;
+        let take = |taken: u64| (always || taken + bytes <= bytes_max).then_some(taken + bytes);
+        self.resident_bytes.fetch_update(Relaxed, Relaxed, take).is_ok()
+    }
+
+    /// Gives memory back.
+    pub(super) fn give_memory(&self, bytes: u64) {
+        self.resident_bytes.fetch_sub(bytes, Relaxed);
+    }
+
+    /// Memory of indexes and filters that are resident.
+    pub fn resident_bytes(&self) -> u64 {
+        self.resident_bytes.load(Relaxed)
     }
 
     /// Counts a table's bytes as obsolete: no version needs it from now on.

@@ -1,0 +1,226 @@
+//! Tests of what reads meet: parts of tables, filters, memory, explanations.
+
+use std::ops::ControlFlow;
+
+use super::*;
+use crate::base::clock::ManualClock;
+use crate::base::prng::Prng;
+use crate::disk::{Metered, SimDisk};
+use crate::engine::cache::CacheKind;
+use crate::engine::{FIELDS, Kind, run, settle};
+
+fn key(index: u64) -> Vec<u8> {
+    format!("key{index:08}").into_bytes()
+}
+
+fn apply(engine: &dyn Engine, batch: &Batch) {
+    while let Err(error) = engine.apply(batch, Tier::Disk) {
+        assert!(matches!(error, Error::Busy { .. }), "{error}");
+        settle(engine).unwrap();
+    }
+}
+
+fn fill(engine: &dyn Engine, keys: impl Iterator<Item = u64>, value_bytes: usize) {
+    for index in keys {
+        let mut batch = Batch::new(0);
+        batch.put(key(index), vec![index as u8; value_bytes]);
+        apply(engine, &batch);
+    }
+}
+
+/// Small tables of many parts, and a cache of `cache_bytes`.
+fn many_parts(cache_bytes: u64) -> Options {
+    Options {
+        cache_bytes,
+        memtable_bytes: 64 << 10,
+        table_bytes: 64 << 10,
+        level_base_bytes: 128 << 10,
+        part_blocks: 4,
+        ..Options::tiny(Kind::Lsm)
+    }
+}
+
+#[test]
+fn parts_that_are_not_resident_come_through_the_cache() {
+    const KEYS: u64 = 4000;
+    let disk = SimDisk::new();
+    let open_it =
+        |cache_bytes| open(disk.clone(), Arc::new(ManualClock::default()), &many_parts(cache_bytes)).unwrap();
+    let engine = open_it(16 << 10);
+    fill(&*engine, (0..KEYS).map(|index| index * 2), 40);
+    run(&*engine, Command::Compact).unwrap();
+    run(&*engine, Command::Verify).unwrap();
+    engine.close().unwrap();
+    drop(engine);
+    let all = |engine: &LsmEngine| {
+        let mut found = 0;
+        engine.scan(KeyRange::ALL, Tier::Disk, &mut |seen, value| {
+            assert_eq!((seen, value), (&key(found * 2)[..], &vec![(found * 2) as u8; 40][..]));
+            found += 1;
+            ControlFlow::Continue(())
+        })?;
+        assert_eq!(found, KEYS);
+        Ok::<_, Error>(())
+    };
+    let mut resident = Vec::new();
+    for cache_bytes in [1 << 20, 64 << 10] {
+        let engine = open_it(cache_bytes);
+        let mut prng = Prng::new(5);
+        for step in 0..3000 {
+            let index = prng.below(2 * KEYS);
+            if step % 5 == 0 {
+                match engine.get(&key(index), Tier::Memory) {
+                    Ok(found) => assert_eq!(found.is_some(), index.is_multiple_of(2)),
+                    Err(error) => assert!(matches!(error, Error::WouldBlock), "{error}"),
+                }
+            }
+            let found = engine.get(&key(index), Tier::Disk).unwrap();
+            assert_eq!(found.is_some(), index.is_multiple_of(2), "key {index}");
+            let shape = engine.shape();
+            assert!(shape.cache.bytes + shape.memory.resident_bytes <= cache_bytes, "{:?}", shape.cache);
+        }
+        all(&engine).unwrap();
+        let shape = engine.shape();
+        let is_asked =
+            |kind: CacheKind| shape.cache.kinds[kind as usize] != crate::engine::Lookups::default();
+        let is_small = cache_bytes < 1 << 20;
+        assert_eq!((is_asked(CacheKind::Index), is_asked(CacheKind::Filter)), (is_small, is_small));
+        let [data, index, filter, _] = shape.cache.kinds;
+        assert_eq!(shape.cache.misses, data.misses + index.misses + filter.misses);
+        assert!(!is_small || index.hits > 0 && filter.hits > 0 && index.misses > 0, "{:?}", shape.cache);
+        resident.push(shape.memory.resident_bytes);
+        engine.close().unwrap();
+    }
+    assert!(resident[1] < resident[0], "{resident:?}");
+}
+
+#[test]
+fn a_flipped_bit_in_a_part_that_is_read_later_is_an_error() {
+    let disk = SimDisk::new();
+    let options = many_parts(4 << 10);
+    let engine = open(disk.clone(), Arc::new(ManualClock::default()), &options).unwrap();
+    fill(&*engine, 0..300, 40);
+    engine.close().unwrap();
+    drop(engine);
+    let tables: Vec<String> = disk.list().unwrap().into_iter().map(|info| info.name).collect();
+    let name = tables.into_iter().find(|name| table_number(name).is_some()).unwrap();
+    let file = disk.open(&name).unwrap();
+    let bytes = crate::disk::read_all(&*file, Purpose::Verify).unwrap();
+    let mut prng = Prng::new(1);
+    let mut refused = 0;
+    for _ in 0..400 {
+        // Most of it blocks, so the end, with the parts, is hit more often.
+        let at = if prng.one_in(4) { prng.below(bytes.len() as u64) } else { bytes.len() as u64 * 3 / 4 };
+        let at = (at + prng.below(bytes.len() as u64 / 4)).min(bytes.len() as u64 - 1) as usize;
+        let damaged = [bytes[at] ^ (1 << prng.below(8))];
+        file.write_at(Purpose::Verify, at as u64, &damaged).unwrap();
+        let read = || {
+            let engine = open(disk.clone(), Arc::new(ManualClock::default()), &options)?;
+            for index in 0..300 {
+                assert_eq!(engine.get(&key(index), Tier::Disk)?.as_deref(), Some(&vec![index as u8; 40][..]));
+                engine.get(format!("key{index:08}x").as_bytes(), Tier::Disk)?;
+            }
+            engine.scan(KeyRange::ALL, Tier::Disk, &mut |_, _| ControlFlow::Continue(()))
+        };
+        match read() {
+            Err(Error::Corrupt { .. }) => refused += 1,
+            other => panic!("a bit of byte {at} of {}: {other:?}", bytes.len()),
+        }
+        file.write_at(Purpose::Verify, at as u64, &bytes[at..at + 1]).unwrap();
+    }
+    assert_eq!(refused, 400);
+}
+
+#[test]
+fn filters_of_a_store_are_wrong_at_most_twelve_times_in_a_thousand() {
+    let limits = Options { l0_trigger: 100, l0_slowdown: 100, l0_stop: 100, ..many_parts(1 << 20) };
+    let options = Options { part_blocks: 128, ..limits };
+    let engine = open(SimDisk::new(), Arc::new(ManualClock::default()), &options).unwrap();
+    let mut prng = Prng::new(6);
+    fill(&*engine, (0..20_000).map(|_| prng.below(50_000) * 2), 40);
+    settle(&*engine).unwrap();
+    (0..20_000).for_each(|_| {
+        let absent = key(prng.below(50_000) * 2 + 1);
+        assert_eq!(engine.get(&absent, Tier::Disk).unwrap(), None);
+    });
+    let filter = engine.shape().filter;
+    assert!(filter.checks > 200_000 && filter.useful + filter.false_positives == filter.checks, "{filter:?}");
+    let share = filter.false_positives as f64 / filter.checks as f64;
+    println!("{} questions, {share:.4} wrong", filter.checks);
+    assert!(share <= 0.012, "{share}");
+}
+
+#[test]
+fn an_explanation_says_what_every_structure_answered_and_what_was_read() {
+    let disk = SimDisk::new();
+    let options = Options { part_blocks: 128, ..many_parts(64 << 10) };
+    let open_it = || open(disk.clone(), Arc::new(ManualClock::default()), &options).unwrap();
+    let engine = open_it();
+    fill(&*engine, (0..1000).map(|index| index * 2), 40);
+    run(&*engine, Command::Compact).unwrap();
+    let mut batch = Batch::new(0);
+    batch.delete(key(4));
+    batch.put(key(900), &b"newer"[..]);
+    apply(&*engine, &batch);
+    run(&*engine, Command::Flush).unwrap();
+    let say = |engine: &LsmEngine, of: &[u8]| {
+        let probes = engine.explain(of).unwrap();
+        let read: u64 = probes.iter().map(|probe| probe.read_bytes).sum();
+        (probes.iter().map(|probe| probe.verdict).collect::<Vec<_>>(), read)
+    };
+    drop(engine);
+    let engine = open_it();
+    assert_eq!(engine.shape().levels[0].files, 1);
+    assert_eq!(say(&engine, &key(4)).0, ["miss", "tombstone"]);
+    assert_eq!(say(&engine, &key(900)).0, ["miss", "hit"]);
+    let (verdicts, read) = say(&engine, &key(600));
+    assert_eq!(verdicts, ["miss", "filtered", "hit"]);
+    assert!((40..1000).contains(&read), "one block: {read}");
+    assert_eq!(say(&engine, &key(600)).1, 0, "now it is in the cache");
+    assert_eq!(say(&engine, b"zebra").0, ["miss", "out-of-range", "out-of-range"]);
+    assert_eq!(say(&engine, &key(601)), (vec!["miss", "filtered", "filtered"], 0));
+    let wrong =
+        (0..1000).map(|index| key(index * 2 + 1)).find(|key| say(&engine, key).0.contains(&"false-positive"));
+    assert!(wrong.is_some(), "one in a hundred");
+}
+
+#[test]
+fn memory_is_honoured_under_load() {
+    for kind in [Kind::Lsm, Kind::Btree] {
+        for (memory, text) in [(2u64 << 20, "2M"), (8 << 20, "8M")] {
+            let mut options = Options { kind, ..Options::default() };
+            let field = FIELDS.iter().find(|field| field.name == "memory").unwrap();
+            (field.set)(&mut options, text).unwrap();
+            options.validate().unwrap();
+            options.checkpoint_log_bytes = 4 << 20;
+            let disk = Metered::new(SimDisk::new());
+            let engine = crate::engine::open(disk, Arc::new(ManualClock::default()), &options).unwrap();
+            let mut prng = Prng::new(9);
+            let (mut most, mut least_cache) = (0, u64::MAX);
+            for step in 0..20_000u64 {
+                let mut batch = Batch::new(0);
+                let bytes = if prng.one_in(20) { 8000 } else { 300 };
+                batch.put(key(prng.below(30_000)), vec![step as u8; bytes]);
+                apply(&*engine, &batch);
+                engine.get(&key(prng.below(30_000)), Tier::Disk).unwrap();
+                if step % 50 == 0 {
+                    let mut left = 30;
+                    let mut visit = |_: &[u8], _: &[u8]| {
+                        left -= 1;
+                        if left == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+                    };
+                    let start = key(prng.below(30_000));
+                    engine.scan(KeyRange { start: &start, end: None }, Tier::Disk, &mut visit).unwrap();
+                    engine.work(Class::Merge).unwrap();
+                    let shape = engine.shape();
+                    assert_eq!(shape.memory.limit_bytes, memory);
+                    most = most.max(shape.memory.used_bytes);
+                    least_cache = least_cache.min(shape.cache.bytes_max);
+                }
+            }
+            assert!(most <= memory + memory / 10, "{kind}: {most} of {memory}");
+            assert!(most >= memory / 2, "{kind}: only {most} of {memory} are used");
+            assert!(least_cache >= memory / 4, "{kind}: a cache of {least_cache}");
+        }
+    }
+}
