@@ -6,6 +6,7 @@
 //!    double write, manifest and recovery there, and the bytes read those of get, scan, verify and of checkpoints.
 //! 2. A page that a checkpoint writes carries the cause that first changed it since the last one.
 
+use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// What lies in the file.
@@ -136,8 +137,21 @@ impl PageCount {
 }
 
 /// One direction, by kind and cause.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub struct PageTraffic([[PageCount; PageCause::ALL.len()]; PageKind::ALL.len()]);
+
+impl fmt::Debug for PageTraffic {
+    /// What is not 0.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let all = PageKind::ALL.into_iter().flat_map(|kind| PageCause::ALL.map(|cause| (kind, cause)));
+        let some = all.filter(|(kind, cause)| self.of(*kind, *cause) != PageCount::default());
+        let entry = |(kind, cause): (PageKind, PageCause)| {
+            let PageCount { pages, bytes } = self.of(kind, cause);
+            (format!("{} {}", kind.name(), cause.name()), format!("{bytes} B in {pages}"))
+        };
+        f.debug_map().entries(some.map(entry)).finish()
+    }
+}
 
 impl PageTraffic {
     /// What passed of one kind for one cause.

@@ -142,7 +142,7 @@ impl Tree {
             let mut bytes = 0;
             for index in first..page.count() {
                 if let Stored::Extent(extent) = page.stored(index)
-                    && extent.unit + u64::from(extent.units) > limit
+                    && extent.unit.saturating_add(u64::from(extent.units)) > limit
                 {
                     if bytes >= STEP_BYTES {
                         step.next = Some(page.key(index).to_vec());

@@ -24,6 +24,11 @@
 //! 4. Change pages in memory. Nothing can fail here.
 //! 5. `torn=image`: append every changed page. One that finds no space gets its image from the checkpoint.
 //!
+//! # Reads
+//!
+//! A search that misses a page reads it without holding a lock and starts again. Scans read ahead: `ahead` says when and how far.
+//! Every page that passes the disk is counted by kind and cause ([`super::PageTraffic`]), every wait for a latch by `latch`.
+//!
 //! # Lock order
 //!
 //! `job` (the checkpoint) → `compaction` → `writer` (one batch at a time; freezing) → `tree` (shared: one descent; exclusive: changes in memory,
@@ -32,6 +37,7 @@
 //! The work classes are [`Class::Log`] for the log and [`Class::Flush`] for checkpoints and verification.
 #![doc = include_str!("FORMAT.md")]
 
+mod ahead;
 mod checkpoint;
 mod compact;
 mod double;
@@ -61,6 +67,7 @@ use super::{
 };
 use crate::base::clock::Clock;
 use crate::disk::{Disk, Purpose};
+use ahead::ReadAhead;
 use checkpoint::Job;
 use compact::Compaction;
 use double::DoubleWrite;
@@ -77,6 +84,8 @@ const FIRST_UNIT: u64 = 2;
 const OUT_OF_LINE_BYTES: usize = 2048;
 /// Entries that a scan collects under one lock.
 const SCAN_ENTRIES: usize = 256;
+/// Pages that a scan holds between its parts.
+const LOADED_PAGES_MAX: usize = 64;
 /// Bytes of values that a scan reads from the disk at a time.
 const SCAN_READ_BYTES: usize = 1 << 20;
 /// Units between two values that a scan reads along rather than making a request more: a page, mostly.
@@ -99,6 +108,7 @@ struct Commands {
 /// A B-tree on one disk.
 pub struct BtreeEngine {
     pager: Pager,
+    ahead: ReadAhead,
     double: DoubleWrite,
     log: Log,
     clock: Arc<dyn Clock>,
@@ -140,6 +150,7 @@ pub fn open(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>, options: &Options) -> Re
     let recovery_bytes = behind_bytes.saturating_sub(recovered.image_bytes);
     let waits = Arc::new(WaitMeter::new(clock.clone()));
     let engine = BtreeEngine {
+        ahead: ReadAhead::new(options.cache_bytes, recovered.pager.page_bytes()),
         pager: recovered.pager,
         double: recovered.double,
         log: recovered.log,
@@ -279,20 +290,28 @@ impl BtreeEngine {
         Ok(())
     }
 
-    /// The next part of a scan with all its values.
-    fn chunk(&self, start: &[u8], end: Option<&[u8]>, tier: Tier) -> Result<Chunk> {
-        let mut loaded = Loaded::default();
-        loop {
+    /// The next part of a scan with all its values. What must be read brings `leaves` leaves, and the values of `window_bytes`
+    /// behind the end.
+    fn chunk(
+        &self,
+        start: &[u8],
+        end: Option<&[u8]>,
+        tier: Tier,
+        (leaves, mut window_bytes): (usize, usize),
+        loaded: &mut Loaded,
+    ) -> Result<Chunk> {
+        'again: loop {
             let (epoch, found) = {
                 let tree = self.tree.read();
-                let found = tree.collect(&self.pager, &loaded, start, end, SCAN_ENTRIES, SCAN_READ_BYTES);
+                let found = tree.collect(&self.pager, loaded, start, end, SCAN_ENTRIES, SCAN_READ_BYTES);
                 (tree.epoch, found)
             };
             let chunk = match found {
                 Ok(chunk) => chunk,
                 Err(Stop::Failed(error)) => return Err(error),
+                Err(Stop::Miss(_)) if tier == Tier::Memory => return Err(Error::WouldBlock),
                 Err(Stop::Miss(miss)) => {
-                    self.load(epoch, miss, tier, Purpose::Scan, &mut loaded)?;
+                    self.load_for_scan(epoch, miss, (start, end), leaves, loaded)?;
                     continue;
                 }
             };
@@ -310,14 +329,23 @@ impl BtreeEngine {
             if tier == Tier::Memory {
                 return Err(Error::WouldBlock);
             }
+            if let Some(end) = end.filter(|_| window_bytes > 0 && chunk.next.is_none()) {
+                // Whoever needs what cannot be read will say so.
+                absent.extend(self.window(start, end, window_bytes, loaded).unwrap_or_default());
+            }
             absent.sort_unstable_by_key(|extent| extent.unit);
             let near = |a: &Extent, b: &Extent| b.unit <= a.unit + u64::from(a.units) + SCAN_GAP_UNITS;
             for run in absent.chunk_by(near) {
                 let values = self.pager.read_values(run, Purpose::Scan);
+                if values.is_err() && window_bytes > 0 {
+                    // Perhaps it is none of this scan's own values.
+                    window_bytes = 0;
+                    continue 'again;
+                }
                 let pieces = |values: Vec<Bytes>| {
                     run.iter().map(|extent| extent.unit).zip(values.into_iter().map(Piece::Value)).collect()
                 };
-                self.admit(epoch, values.map(pieces), &mut loaded)?;
+                self.admit(epoch, values.map(pieces), loaded)?;
             }
         }
     }
@@ -512,8 +540,14 @@ impl Engine for BtreeEngine {
 
     fn scan(&self, range: KeyRange<'_>, tier: Tier, visit: &mut Visit<'_>) -> Result<()> {
         let mut start = range.start.to_vec();
+        // In memory a scan counts when it succeeds: else it comes again.
+        let window_bytes = if tier == Tier::Disk { self.ahead.note(range) } else { 0 };
+        let (mut leaves, mut loaded) = (1, Loaded::default());
         loop {
-            let chunk = self.chunk(&start, range.end, tier)?;
+            let chunk = self.chunk(&start, range.end, tier, (leaves, window_bytes), &mut loaded)?;
+            // Leaves read ahead are taken from here, so that the pool does not hold them for pages that are asked for again.
+            loaded.keep_pages(LOADED_PAGES_MAX);
+            leaves = self.ahead.more_leaves(leaves);
             for (key, item) in &chunk.entries {
                 if let Item::Ready(value) = item
                     && visit(key, value).is_break()
@@ -523,7 +557,12 @@ impl Engine for BtreeEngine {
             }
             match chunk.next {
                 Some(next) => start = next,
-                None => return Ok(()),
+                None => {
+                    if tier == Tier::Memory {
+                        self.ahead.note(range);
+                    }
+                    return Ok(());
+                }
             }
         }
     }

@@ -53,6 +53,14 @@ pub struct Extent {
     pub crc: u32,
 }
 
+impl Extent {
+    /// Whether it can be: as many units as the value takes, at a place that a file can have.
+    pub fn is_possible(&self) -> bool {
+        let units = u64::from(self.bytes).div_ceil(UNIT as u64);
+        units > 0 && u64::from(self.units) == units && (super::FIRST_UNIT..1 << 49).contains(&self.unit)
+    }
+}
+
 /// What a leaf holds for a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stored<'a> {

@@ -68,6 +68,14 @@ impl Loaded {
         self.pieces.insert(unit, piece);
     }
 
+    /// Keeps pages for the next part of a scan, unless they are more than `count_max`; forgets values.
+    pub fn keep_pages(&mut self, count_max: usize) {
+        self.pieces.retain(|_, piece| matches!(piece, Piece::Page(_)));
+        if self.pieces.len() > count_max {
+            self.pieces.clear();
+        }
+    }
+
     /// What was read at `unit`, if it was in `epoch`.
     pub fn get(&self, epoch: u64, unit: u64) -> Option<&Piece> {
         if self.epoch == epoch { self.pieces.get(&unit) } else { None }
@@ -141,6 +149,11 @@ impl Pager {
         found
     }
 
+    /// Whether the pool has something at `unit`; counts as no request.
+    pub fn has(&self, unit: u64) -> bool {
+        self.pool.peek(&unit).is_some()
+    }
+
     /// Puts a clean piece into the pool.
     pub fn keep(&self, unit: u64, piece: Piece) {
         // Removed first: a piece too heavy for the pool must not leave an older one behind.
@@ -184,6 +197,28 @@ impl Pager {
             }
             Err(what) => Err(Error::corrupt(FILE, offset, what)),
         }
+    }
+
+    /// Reads and checks `count` pages that lie one behind the other from `unit` on, with one request.
+    pub fn read_pages(&self, unit: u64, count: usize, purpose: Purpose) -> Result<Vec<(u64, Piece)>> {
+        let offset = byte_offset(unit)?;
+        let mut bytes = vec![0; self.page_bytes * count];
+        self.file.read_at(purpose, offset, &mut bytes).map_err(context("reading", offset))?;
+        for page in bytes.chunks(self.page_bytes) {
+            self.count_read(PageKind::of_level(page[LEVEL]), purpose, 1, page.len() as u64);
+        }
+        let mut pieces = Vec::with_capacity(count);
+        for (nth, bytes) in (0..).zip(bytes.chunks(self.page_bytes)) {
+            let unit = unit + nth * self.page_units();
+            match Page::decode(unit, bytes.to_vec()) {
+                Ok(page) => {
+                    self.count_misses(usize::from(!page.is_leaf()), 1, purpose);
+                    pieces.push((unit, Piece::Page(Arc::new(page))));
+                }
+                Err(what) => return Err(Error::corrupt(FILE, unit * UNIT_BYTES, what)),
+            }
+        }
+        Ok(pieces)
     }
 
     /// Reads and checks the values of extents that lie one behind the other, or nearly so, with one request.

@@ -693,6 +693,112 @@ fn ascending_keys_fill_pages_and_sequential_values_are_read_in_few_requests() {
     engine.scan(range, Tier::Memory, &mut |_, _| ControlFlow::Continue(())).unwrap();
 }
 
+/// Few checkpoints, and memory for all.
+fn large() -> Options {
+    Options {
+        cache_bytes: 16 << 20,
+        dirty_bytes_max: 32 << 20,
+        checkpoint_log_bytes: 64 << 20,
+        log_segment_bytes: 4 << 20,
+        ..tiny()
+    }
+}
+
+/// Reads blocks `from..to` of the file of `file_block`, and checks them.
+fn read_blocks(engine: &BtreeEngine, from: u32, to: u32) {
+    let (start, end) = (file_block(from), file_block(to));
+    let range = KeyRange { start: &start, end: Some(&end) };
+    let mut blocks = from;
+    let visit: &mut Visit<'_> = &mut |_, value| {
+        assert_eq!(value, [blocks as u8; 4096]);
+        blocks += 1;
+        ControlFlow::Continue(())
+    };
+    // As a mount does: in memory first.
+    match engine.scan(range, Tier::Memory, visit) {
+        Err(Error::WouldBlock) => {
+            engine.scan(range, Tier::Disk, visit).unwrap();
+        }
+        other => other.unwrap(),
+    }
+    assert_eq!(blocks, to);
+}
+
+fn file_block(block: u32) -> Vec<u8> {
+    [&b"d/file/"[..], &u64::from(block).to_be_bytes()].concat()
+}
+
+#[test]
+fn a_file_that_is_read_in_a_row_is_read_ahead_in_large_requests_and_no_further_than_its_end() {
+    let metered = Metered::new(SimDisk::new());
+    let options = Options { cache_bytes: 32 << 20, ..large() };
+    let engine = open_on(metered.clone(), &options).unwrap();
+    for block in (0..2048u32).step_by(32) {
+        let mut batch = Batch::new(0);
+        (block..block + 32).for_each(|block| batch.put(file_block(block), vec![block as u8; 4096]));
+        apply(&engine, &batch).unwrap();
+    }
+    // Another file behind it.
+    for block in 0..64u32 {
+        let mut batch = Batch::new(0);
+        batch.put([&b"d/gile/"[..], &u64::from(block).to_be_bytes()].concat(), vec![1; 4096]);
+        apply(&engine, &batch).unwrap();
+    }
+    engine.close().unwrap();
+    let homes = metered.snapshot().of(Purpose::Checkpoint);
+    assert!(homes.write_bytes / homes.writes > 400 << 10, "{homes:?}");
+    let scanned = |engine: &BtreeEngine, reads: &dyn Fn(&BtreeEngine)| {
+        let before = metered.snapshot();
+        reads(engine);
+        metered.snapshot().since(&before).of(Purpose::Scan)
+    };
+    let engine = open_on(metered.clone(), &options).unwrap();
+    let row =
+        scanned(&engine, &|engine| (0..2048).step_by(32).for_each(|at| read_blocks(engine, at, at + 32)));
+    let leaves = engine.shape().tree.unwrap().leaves.misses;
+    assert!(row.reads - leaves < 20, "{row:?} for 64 scans");
+    assert!(row.read_bytes < (8 << 20) + (400 << 10), "{row:?}: read twice, or too far");
+    // Here and there: nothing ahead.
+    let engine = open_on(metered.clone(), &options).unwrap();
+    let there = |engine: &BtreeEngine| {
+        [0, 700, 200, 1500, 1000].iter().for_each(|at| read_blocks(engine, *at, at + 8))
+    };
+    let scattered = scanned(&engine, &there);
+    assert!(scattered.read_bytes < (5 * 8 + 5 * 4) * 4096, "{scattered:?}");
+    // A damaged value that nobody asked for.
+    let sim = SimDisk::new();
+    let engine = open_on(sim.clone(), &options).unwrap();
+    for block in 0..128u32 {
+        let mut batch = Batch::new(0);
+        batch.put(file_block(block), vec![block as u8; 4096]);
+        apply(&engine, &batch).unwrap();
+    }
+    engine.close().unwrap();
+    let mut bytes = vec![0; sim.open(meta::FILE).unwrap().size().unwrap() as usize];
+    sim.open(meta::FILE).unwrap().read_at(Purpose::Recovery, 0, &mut bytes).unwrap();
+    let at = bytes.windows(4096).position(|window| window == [110; 4096]).unwrap();
+    assert!(sim.flip_bit(meta::FILE, at as u64 * 8 + 5));
+    let engine = open_on(sim, &options).unwrap();
+    read_blocks(&engine, 0, 32);
+    read_blocks(&engine, 32, 64);
+    read_blocks(&engine, 64, 96);
+}
+
+#[test]
+fn a_long_scan_reads_many_leaves_with_a_request() {
+    let metered = Metered::new(SimDisk::new());
+    let options = large();
+    let engine = open_on(metered.clone(), &options).unwrap();
+    fill(&engine, 4000, 100);
+    engine.close().unwrap();
+    let engine = open_on(metered.clone(), &options).unwrap();
+    let leaves = engine.shape().tree.unwrap().leaf_pages;
+    let before = metered.snapshot();
+    assert_eq!(contents(&*engine).unwrap().len(), 4000);
+    let scan = metered.snapshot().since(&before).of(Purpose::Scan);
+    assert!(leaves > 200 && scan.reads < leaves / 4, "{scan:?} for {leaves} leaves");
+}
+
 /// Shares all but its end with the others, so that inner pages fill, too.
 fn long_key(number: u32) -> Vec<u8> {
     [&[7; 200][..], &number.to_be_bytes()].concat()
@@ -1022,6 +1128,16 @@ fn write_amplification_of_each_mode() {
 
 #[test]
 fn readers_writers_and_checkpoints_at_once_never_see_old_bytes() {
+    check_at_once(Duration::from_millis(700));
+}
+
+#[test]
+#[ignore = "long: a minute of readers, a writer and checkpoints"]
+fn readers_writers_and_checkpoints_at_once_never_see_old_bytes_for_a_minute() {
+    check_at_once(Duration::from_secs(60));
+}
+
+fn check_at_once(span: Duration) {
     let sim = SimDisk::new();
     let options = Options { cache_bytes: 64 << 10, ..tiny() };
     let engine = open(sim.clone(), Arc::new(SystemClock::new()), &options).unwrap();
@@ -1061,7 +1177,7 @@ fn readers_writers_and_checkpoints_at_once_never_see_old_bytes() {
         let mut prng = Prng::new(9);
         let started = std::time::Instant::now();
         let mut version = 0;
-        while started.elapsed() < Duration::from_millis(700) {
+        while started.elapsed() < span {
             version += 1;
             let mut batch = Batch::new(0);
             for _ in 0..3 {

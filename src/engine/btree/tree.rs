@@ -270,8 +270,8 @@ impl Tree {
     }
 
     pub(super) fn value(&self, pager: &Pager, loaded: &Loaded, extent: Extent) -> Result<Bytes, Stop> {
-        if u64::from(extent.units) != units_of(extent.bytes as usize) || extent.units == 0 {
-            return Err(damaged(extent.unit, "an extent whose length does not fit its units"));
+        if !extent.is_possible() {
+            return Err(damaged(0, "an extent whose length does not fit its units, or nowhere"));
         }
         if let Some(value) = self.changed_value(&extent) {
             return Ok(value.clone());

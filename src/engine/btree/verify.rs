@@ -95,8 +95,8 @@ impl Walk<'_> {
             self.counts.leaf_bytes += page.cell_bytes(index) as u64;
             if let Stored::Extent(extent) = page.stored(index) {
                 let units = u64::from(extent.units);
-                if units == 0 || u64::from(extent.bytes).div_ceil(UNIT_BYTES) != units {
-                    let what = "an extent whose length does not fit its units";
+                if !extent.is_possible() {
+                    let what = "an extent whose length does not fit its units, or nowhere";
                     return Err(Error::corrupt(FILE, unit * UNIT_BYTES, what));
                 }
                 match self.tree.changed_value(&extent) {

@@ -116,6 +116,11 @@ impl Image {
     }
 }
 
+/// Reads all there is, in whatever order.
+fn contents_of(engine: &BtreeEngine) -> Result<()> {
+    engine.scan(KeyRange::ALL, Tier::Disk, &mut |_, _| ControlFlow::Continue(()))
+}
+
 #[test]
 fn a_check_names_every_planted_defect() {
     let sim = store();
@@ -190,6 +195,12 @@ fn a_check_names_every_planted_defect() {
             image.raw(unit)[at] += 1;
             image.reseal(unit);
         }),
+        ("an extent whose length does not fit its units, or nowhere", |image| {
+            let (unit, index, _) = image.extent();
+            let at = image.cell(unit, index) + 4 + image.page(unit).key(index).len() + 7;
+            image.raw(unit)[at] = 0xff;
+            image.reseal(unit);
+        }),
         ("a unit that is used twice", |image| {
             let leaf = image.level(0)[2];
             let mut map = image.map();
@@ -212,6 +223,8 @@ fn a_check_names_every_planted_defect() {
         let mut image = Image::of(&sim);
         plant(&mut image);
         let engine = open_on(image.disk(), &tiny()).unwrap();
+        // A reader may meet it, or not; it does not stumble.
+        let _ = contents_of(&engine);
         let found = run(&*engine, Command::Verify).map_err(|error| error.to_string());
         assert!(found.as_ref().is_err_and(|error| error.contains(name)), "{index} {name}: {found:?}");
     }
