@@ -186,7 +186,8 @@ fn amplification(page: &mut Page, report: &Report) {
     ));
     let shape = &sample.shape;
     let value = |share| shape.probes.quantile(share).map_or("-".to_string(), |value: u64| value.to_string());
-    let runs = |share| shape.scan_runs.quantile(share).map_or("-".to_string(), |value: u64| value.to_string());
+    let runs =
+        |share| shape.scan_runs.quantile(share).map_or("-".to_string(), |value: u64| value.to_string());
     page.block(
         "PROBES",
         [

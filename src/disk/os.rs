@@ -162,7 +162,9 @@ impl File for OsFile {
             let at = libc::off_t::try_from(offset).map_err(io::Error::other)?;
             match pwritev(&self.0, &rest[..rest.len().min(PIECES_MAX)], at) {
                 // What is left may be empty pieces.
-                Ok(0) if rest.iter().any(|piece| !piece.is_empty()) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(0) if rest.iter().any(|piece| !piece.is_empty()) => {
+                    return Err(io::ErrorKind::WriteZero.into());
+                }
                 Ok(written) => {
                     offset += written as u64;
                     IoSlice::advance_slices(&mut rest, written);

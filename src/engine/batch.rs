@@ -106,7 +106,12 @@ impl Batch {
 
     /// Appends the log payload to `target` but for values of `shared_bytes` and more: those go to `inserts`, each with the
     /// length of `target` where it belongs, and are not copied.
-    pub fn encode_around(&self, target: &mut Vec<u8>, shared_bytes: usize, inserts: &mut Vec<(usize, Bytes)>) {
+    pub fn encode_around(
+        &self,
+        target: &mut Vec<u8>,
+        shared_bytes: usize,
+        inserts: &mut Vec<(usize, Bytes)>,
+    ) {
         target.push(self.tag);
         varint::put(target, self.operations.len() as u64);
         for operation in &self.operations {
@@ -183,7 +188,10 @@ mod tests {
         assert!(bytes.len() <= batch.encoded_bytes_max());
         let (mut around, mut inserts) = (Vec::new(), Vec::new());
         batch.encode_around(&mut around, 100, &mut inserts);
-        assert_eq!((crate::engine::frame::pieces(&around, &inserts).concat(), inserts.len()), (bytes.clone(), 1));
+        assert_eq!(
+            (crate::engine::frame::pieces(&around, &inserts).concat(), inserts.len()),
+            (bytes.clone(), 1)
+        );
         let tails = batch.value_tails();
         for (operation, tail) in batch.operations().iter().zip(tails) {
             let value = operation.value().cloned().unwrap_or_default();

@@ -117,7 +117,12 @@ impl BlockCache {
     }
 
     /// What was parsed from the bytes at `offset` of file `number`, if it is here; counts a hit.
-    pub fn get_parsed<T: Any + Send + Sync>(&self, piece: CacheKind, number: u64, offset: u64) -> Option<Arc<T>> {
+    pub fn get_parsed<T: Any + Send + Sync>(
+        &self,
+        piece: CacheKind,
+        number: u64,
+        offset: u64,
+    ) -> Option<Arc<T>> {
         match self.find(piece, (number, offset))? {
             Content::Bytes(_) => None,
             Content::Parsed(parsed, _) => parsed.downcast().ok(),

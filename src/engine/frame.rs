@@ -53,7 +53,12 @@ pub fn pieces<'a>(target: &'a [u8], inserts: &'a [(usize, Bytes)]) -> Vec<&'a [u
     pieces
 }
 
-fn each_piece<'a>(target: &'a [u8], from: usize, inserts: &'a [(usize, Bytes)], mut visit: impl FnMut(&'a [u8])) {
+fn each_piece<'a>(
+    target: &'a [u8],
+    from: usize,
+    inserts: &'a [(usize, Bytes)],
+    mut visit: impl FnMut(&'a [u8]),
+) {
     let mut done = from;
     for (before, bytes) in inserts {
         visit(&target[done..*before]);

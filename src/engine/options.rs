@@ -380,7 +380,10 @@ impl Options {
             Kind::Mem => 0,
         };
         if self.memory_bytes > 0 && self.memory_bytes <= buffers {
-            return Err(format!("memory={} leaves nothing beside memtables or dirty pages", self.memory_bytes));
+            return Err(format!(
+                "memory={} leaves nothing beside memtables or dirty pages",
+                self.memory_bytes
+            ));
         }
         if self.value_threshold_bytes == 0 || self.value_gc_percent > 90 {
             return Err("value_threshold must be above 0 and value_gc_percent at most 90".to_string());

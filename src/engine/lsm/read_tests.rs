@@ -44,9 +44,8 @@ fn many_parts(cache_bytes: u64) -> Options {
 fn parts_that_are_not_resident_come_through_the_cache() {
     const KEYS: u64 = 4000;
     let disk = SimDisk::new();
-    let open_it = |cache_bytes| {
-        open(disk.clone(), Arc::new(ManualClock::default()), &many_parts(cache_bytes)).unwrap()
-    };
+    let open_it =
+        |cache_bytes| open(disk.clone(), Arc::new(ManualClock::default()), &many_parts(cache_bytes)).unwrap();
     let engine = open_it(16 << 10);
     fill(&*engine, (0..KEYS).map(|index| index * 2), 40);
     run(&*engine, Command::Compact).unwrap();
@@ -71,18 +70,19 @@ fn parts_that_are_not_resident_come_through_the_cache() {
             let index = prng.below(2 * KEYS);
             if step % 5 == 0 {
                 match engine.get(&key(index), Tier::Memory) {
-                    Ok(found) => assert_eq!(found.is_some(), index % 2 == 0),
+                    Ok(found) => assert_eq!(found.is_some(), index.is_multiple_of(2)),
                     Err(error) => assert!(matches!(error, Error::WouldBlock), "{error}"),
                 }
             }
             let found = engine.get(&key(index), Tier::Disk).unwrap();
-            assert_eq!(found.is_some(), index % 2 == 0, "key {index}");
+            assert_eq!(found.is_some(), index.is_multiple_of(2), "key {index}");
             let shape = engine.shape();
             assert!(shape.cache.bytes + shape.memory.resident_bytes <= cache_bytes, "{:?}", shape.cache);
         }
         all(&engine).unwrap();
         let shape = engine.shape();
-        let is_asked = |kind: CacheKind| shape.cache.kinds[kind as usize] != crate::engine::Lookups::default();
+        let is_asked =
+            |kind: CacheKind| shape.cache.kinds[kind as usize] != crate::engine::Lookups::default();
         let is_small = cache_bytes < 1 << 20;
         assert_eq!((is_asked(CacheKind::Index), is_asked(CacheKind::Filter)), (is_small, is_small));
         let [data, index, filter, _] = shape.cache.kinds;
@@ -179,7 +179,8 @@ fn an_explanation_says_what_every_structure_answered_and_what_was_read() {
     assert_eq!(say(&engine, &key(600)).1, 0, "now it is in the cache");
     assert_eq!(say(&engine, b"zebra").0, ["miss", "out-of-range", "out-of-range"]);
     assert_eq!(say(&engine, &key(601)), (vec!["miss", "filtered", "filtered"], 0));
-    let wrong = (0..1000).map(|index| key(index * 2 + 1)).find(|key| say(&engine, key).0.contains(&"false-positive"));
+    let wrong =
+        (0..1000).map(|index| key(index * 2 + 1)).find(|key| say(&engine, key).0.contains(&"false-positive"));
     assert!(wrong.is_some(), "one in a hundred");
 }
 

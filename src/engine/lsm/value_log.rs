@@ -166,12 +166,14 @@ impl<'a> Group<'a> {
         let waiting = match value {
             Stored::Value(value) if self.entries.is_empty() => return Ok(visit(key, value)),
             Stored::Value(value) => Waiting::Value(Bytes::copy_from_slice(value)),
-            Stored::Pointer(pointer, segment) => match self.cache.get(CacheKind::Value, CACHE_NUMBER, pointer.position) {
-                Some(value) if self.entries.is_empty() => return Ok(visit(key, &value)),
-                Some(value) => Waiting::Value(value),
-                None if self.tier == Tier::Memory => return Err(Error::WouldBlock),
-                None => Waiting::Pointer(pointer, segment.clone()),
-            },
+            Stored::Pointer(pointer, segment) => {
+                match self.cache.get(CacheKind::Value, CACHE_NUMBER, pointer.position) {
+                    Some(value) if self.entries.is_empty() => return Ok(visit(key, &value)),
+                    Some(value) => Waiting::Value(value),
+                    None if self.tier == Tier::Memory => return Err(Error::WouldBlock),
+                    None => Waiting::Pointer(pointer, segment.clone()),
+                }
+            }
         };
         self.bytes += match &waiting {
             Waiting::Value(value) => value.len() as u64,

@@ -276,9 +276,17 @@ fn appends_and_syncs_measured() {
     let disk: Arc<dyn Disk> = OsDisk::open(home.path(), Access::Write).unwrap();
     let clock = Arc::new(SystemClock::new());
     let bell = Arc::new(Bell::new());
-    let log =
-        Log::open(disk.clone(), clock.clone(), bell, Sync::Fsync, 16 << 20, 0, &BTreeSet::new(), &mut |_, _, _| Ok(()))
-            .unwrap();
+    let log = Log::open(
+        disk.clone(),
+        clock.clone(),
+        bell,
+        Sync::Fsync,
+        16 << 20,
+        0,
+        &BTreeSet::new(),
+        &mut |_, _, _| Ok(()),
+    )
+    .unwrap();
     let mut batch = Batch::new(0);
     (0..256u32).for_each(|index| batch.put(index.to_be_bytes().to_vec(), vec![index as u8; 4096]));
     let (mut copied, mut shared) = (Duration::ZERO, Duration::ZERO);

@@ -15,8 +15,8 @@ use super::filter::Filter;
 use super::index::Index;
 use super::parts::{Lent, Resident, Top};
 use super::{
-    KIND_BLOCK, KIND_FILTER, KIND_FOOTER, KIND_INDEX, KIND_TOP, MAGIC, Shelf, TRAILER_BYTES, TableMeta, VERSION,
-    table_name,
+    KIND_BLOCK, KIND_FILTER, KIND_FOOTER, KIND_INDEX, KIND_TOP, MAGIC, Shelf, TRAILER_BYTES, TableMeta,
+    VERSION, table_name,
 };
 use crate::base::varint;
 use crate::disk::{File, Purpose};
@@ -137,9 +137,7 @@ impl Table {
             })?;
         let bytes = read(top_start..footer_start)?;
         let top = frame::decode(&bytes, place(number, top_start))
-            .filter(|(kind, payload)| {
-                *kind == KIND_TOP && payload.len() + frame::HEADER_BYTES == bytes.len()
-            })
+            .filter(|(kind, payload)| *kind == KIND_TOP && payload.len() + frame::HEADER_BYTES == bytes.len())
             .and_then(|(_, payload)| Top::decode(payload, top_start))
             .ok_or_else(|| damaged(top_start, "a top that does not check"))?;
         let mut table = Table::new(expected.clone(), file.clone(), top, Vec::new(), segments, shelf);
@@ -152,7 +150,8 @@ impl Table {
         }
         if is_kept || purpose == Purpose::Verify {
             let bytes = read(first..top_start)?;
-            let slice = |range: Range<u64>| &bytes[(range.start - first) as usize..(range.end - first) as usize];
+            let slice =
+                |range: Range<u64>| &bytes[(range.start - first) as usize..(range.end - first) as usize];
             let part = |part| {
                 let filter = table.parse_filter(part, slice(table.top.filter(part)))?;
                 let index = table.parse_index(part, slice(table.top.index(part)))?;
@@ -170,21 +169,29 @@ impl Table {
     fn parse_filter(&self, part: usize, bytes: &[u8]) -> Result<Filter> {
         let start = self.top.filter(part).start;
         frame::decode(bytes, place(self.meta.number, start))
-            .filter(|(kind, payload)| *kind == KIND_FILTER && payload.len() + frame::HEADER_BYTES == bytes.len())
+            .filter(|(kind, payload)| {
+                *kind == KIND_FILTER && payload.len() + frame::HEADER_BYTES == bytes.len()
+            })
             .and_then(|(_, payload)| Filter::decode(payload))
-            .ok_or_else(|| Error::corrupt(table_name(self.meta.number), start, "a filter that does not check"))
+            .ok_or_else(|| {
+                Error::corrupt(table_name(self.meta.number), start, "a filter that does not check")
+            })
     }
 
     fn parse_index(&self, part: usize, bytes: &[u8]) -> Result<Index> {
         let start = self.top.index(part).start;
         frame::decode(bytes, place(self.meta.number, start))
-            .filter(|(kind, payload)| *kind == KIND_INDEX && payload.len() + frame::HEADER_BYTES == bytes.len())
+            .filter(|(kind, payload)| {
+                *kind == KIND_INDEX && payload.len() + frame::HEADER_BYTES == bytes.len()
+            })
             .and_then(|(_, mut payload)| {
                 let index = Index::decode(&mut payload, self.top.blocks_start(part))?;
                 payload.is_empty().then_some(index)
             })
             .filter(|index| index.len() > 0 && index.start(index.len()) == self.top.blocks_start(part + 1))
-            .ok_or_else(|| Error::corrupt(table_name(self.meta.number), start, "an index that does not check"))
+            .ok_or_else(|| {
+                Error::corrupt(table_name(self.meta.number), start, "an index that does not check")
+            })
     }
 
     /// Something of a part that is not resident.
@@ -255,7 +262,8 @@ impl Table {
             return Ok(resident.filter.may_contain(hash));
         }
         let parse = |bytes: &[u8]| self.parse_filter(part, bytes);
-        let filter = self.get_parsed(CacheKind::Filter, self.top.filter(part), access, parse, Filter::bytes)?;
+        let filter =
+            self.get_parsed(CacheKind::Filter, self.top.filter(part), access, parse, Filter::bytes)?;
         Ok(filter.may_contain(hash))
     }
 
