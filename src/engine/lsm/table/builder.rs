@@ -190,6 +190,7 @@ impl TableBuilder {
         }
         let end = self.bytes();
         self.top.push(&self.part_before, &self.part_first, end);
+        self.index.complete();
         let index = Arc::new(std::mem::replace(&mut self.index, Index::new(end)));
         let filter = Arc::new(Filter::build(&self.hashes, self.shelf.options.bloom_bits));
         self.hashes.clear();
@@ -241,6 +242,7 @@ impl TableBuilder {
             }
         }
         let top_start = self.bytes();
+        self.top.complete();
         let top = Top::new(std::mem::replace(&mut self.top, Index::new(0)), places, top_start);
         let at = frame::start(&mut self.buffer, KIND_TOP);
         top.encode(&mut self.buffer);

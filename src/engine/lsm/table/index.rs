@@ -17,17 +17,36 @@ pub struct Index {
     fence_ends: Vec<u32>,
     /// Where each block's frame starts, and where the last one ends.
     starts: Vec<u64>,
+    /// Of a complete index: how many bytes all fences but the first have in common, and the eight bytes of each behind those. Most
+    /// steps of a search compare two numbers that lie near to each other.
+    prefix_bytes: usize,
+    heads: Vec<u64>,
+}
+
+/// The first eight bytes as a number that sorts as they do; zeros where there are fewer.
+fn head(bytes: &[u8]) -> u64 {
+    let mut eight = [0; 8];
+    let length = bytes.len().min(8);
+    eight[..length].copy_from_slice(&bytes[..length]);
+    u64::from_be_bytes(eight)
 }
 
 impl Index {
     /// An empty index of blocks from `start` on.
     pub fn new(start: u64) -> Index {
-        Index { fences: Vec::new(), fence_ends: Vec::new(), starts: vec![start] }
+        Index {
+            fences: Vec::new(),
+            fence_ends: Vec::new(),
+            starts: vec![start],
+            prefix_bytes: 0,
+            heads: Vec::new(),
+        }
     }
 
     /// Memory it takes.
     pub fn bytes(&self) -> u64 {
-        (self.fences.len() + self.fence_ends.len() * 4 + self.starts.len() * 8 + size_of::<Index>()) as u64
+        let entries = self.fence_ends.len() * 4 + (self.starts.len() + self.heads.len()) * 8;
+        (self.fences.len() + entries + size_of::<Index>()) as u64
     }
 
     /// Adds a block that ends at `end`; `last` is the key before it, `first` its own first key.
@@ -38,6 +57,14 @@ impl Index {
         }
         self.fence_ends.push(self.fences.len() as u32);
         self.starts.push(end);
+    }
+
+    /// Makes ready for searches: nothing is added any more.
+    pub fn complete(&mut self) {
+        let count = self.len();
+        self.prefix_bytes = if count > 1 { common_prefix(self.fence(1), self.fence(count - 1)) } else { 0 };
+        let rest = |ordinal| self.fence(ordinal).get(self.prefix_bytes..).unwrap_or(b"");
+        self.heads = (0..count).map(|ordinal| head(rest(ordinal))).collect();
     }
 
     /// Number of blocks.
@@ -58,10 +85,19 @@ impl Index {
 
     /// The one block that may hold `key`.
     pub fn find(&self, key: &[u8]) -> usize {
-        let (mut low, mut high) = (0, self.len());
-        while high - low > 1 {
+        let Some(heads) = self.heads.get(1..).filter(|heads| !heads.is_empty()) else { return 0 };
+        let prefix = &self.fence(1)[..self.prefix_bytes];
+        let Some(rest) = key.strip_prefix(prefix) else {
+            return if key < prefix { 0 } else { heads.len() };
+        };
+        let wanted = head(rest);
+        let low = heads.partition_point(|head| *head < wanted);
+        let equal = heads[low..].partition_point(|head| *head == wanted);
+        // Fences with the same head have to be looked at.
+        let (mut low, mut high) = (low, low + equal);
+        while low < high {
             let middle = low + (high - low) / 2;
-            if self.fence(middle) <= key { low = middle } else { high = middle }
+            if self.fence(middle + 1) <= key { low = middle + 1 } else { high = middle }
         }
         low
     }
@@ -104,6 +140,7 @@ impl Index {
             end = end.checked_add(varint::take(payload)?)?;
             index.starts.push(end);
         }
+        index.complete();
         Some(index)
     }
 }
@@ -121,6 +158,7 @@ mod tests {
             index.push(last, first, (ordinal as u64 + 1) * 100);
             last = end;
         }
+        index.complete();
         assert_eq!((0..3).map(|o| index.fence(o)).collect::<Vec<_>>(), [&b""[..], b"be", b"cow2"]);
         for (key, ordinal) in
             [("", 0), ("banana", 0), ("bb", 0), ("be", 1), ("cow", 1), ("cow2", 2), ("zz", 2)]
@@ -133,6 +171,34 @@ mod tests {
         assert_eq!(Index::decode(&mut &bytes[..], 7), Some(index));
         for cut in 0..bytes.len() {
             assert_eq!(Index::decode(&mut &bytes[..cut], 7), None);
+        }
+    }
+
+    #[test]
+    fn a_search_finds_the_last_fence_that_is_not_above_the_key() {
+        let mut prng = crate::base::prng::Prng::new(3);
+        for round in 0..300 {
+            let prefix = vec![b'p'; prng.below(4) as usize];
+            let word = |prng: &mut crate::base::prng::Prng| {
+                let bytes = (0..prng.below(12)).map(|_| b"\0\0\0\0ab"[prng.below(6) as usize]);
+                [&prefix[..], &bytes.collect::<Vec<u8>>()].concat()
+            };
+            let keys: std::collections::BTreeSet<Vec<u8>> =
+                (0..prng.below(60)).map(|_| word(&mut prng)).collect();
+            let (mut index, mut last) = (Index::new(0), Vec::new());
+            for (ordinal, key) in keys.iter().enumerate() {
+                index.push(&last, key, ordinal as u64 + 1);
+                last.clone_from(key);
+            }
+            index.complete();
+            for _ in 0..100 {
+                let mut key = word(&mut prng);
+                if prng.one_in(4) {
+                    key.truncate(prng.below(key.len() as u64 + 1) as usize);
+                }
+                let wanted = (1..index.len()).take_while(|ordinal| index.fence(*ordinal) <= &key[..]).count();
+                assert_eq!(index.find(&key), wanted, "round {round}, {key:?}");
+            }
         }
     }
 }

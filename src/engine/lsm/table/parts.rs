@@ -139,6 +139,7 @@ mod tests {
         let mut index = Index::new(0);
         index.push(b"", b"a", 100);
         index.push(b"kiwi", b"lemon", 250);
+        index.complete();
         let top = Top::new(index, vec![(250, 260), (265, 280)], 300);
         assert_eq!((top.filter(0), top.index(0)), (250..260, 260..265));
         assert_eq!((top.filter(1), top.index(1)), (265..280, 280..300));
