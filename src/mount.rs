@@ -26,8 +26,9 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::base::clock::{Clock, SystemClock};
 use crate::control::{Control, MountInfo, Parts, StatsSocket};
-use crate::disk::{Access, Disk, Latch, Metered, OsDisk, Overlay, ProcessIo, process_io};
+use crate::disk::{Access, Disk, Latch, Metered, OsDisk, Overlay, ProcessIo, process_io, process_of};
 use crate::engine::{self, Command, Engine, MeteredEngine, Pending, Tier, Worker};
+use crate::fs::attribution::Process;
 use crate::fs::types::{Caller, ROOT, SetAttributes};
 use crate::fs::virtual_file::VirtualTree;
 use crate::fs::{self, CheckSummary, FileSystem, Identity, keys};
@@ -244,6 +245,12 @@ impl Service {
                 control.tick();
             }
         })?;
+        // A thread of its own, so that it sees processes before they end.
+        let meter = service.store.fs.meter().clone();
+        service.spawn("kvfs-names", move || {
+            let identify = |thread| process_of(thread).map(|(pid, command)| Process { pid, command });
+            meter.attribution().name_processes(identify);
+        })?;
         if let Some(socket) = socket {
             // A thread of its own: a tick may wait for the disk just when somebody wants to know why.
             let stop = service.stop.clone();
@@ -285,6 +292,7 @@ impl Service {
 
     fn stop_threads(&mut self) {
         self.stop.tell();
+        self.store.fs.meter().attribution().close();
         for thread in self.threads.drain(..) {
             if thread.join().is_err() {
                 log::error!("a background thread panicked");

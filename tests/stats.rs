@@ -19,6 +19,7 @@ use kvfs::engine::{
     TrafficMeter, Tree,
 };
 use kvfs::fs::Usage;
+use kvfs::fs::attribution::{Attribution, Charges, Process, Tally};
 use kvfs::fs::meter::{Latency, Meter, Op, OpCounters};
 use kvfs::fs::types::{Attributes, Caller, ROOT};
 use kvfs::fs::virtual_file::VirtualTree;
@@ -98,6 +99,29 @@ fn sample(shape: Shape, disk: Snapshot) -> Sample {
     }
 }
 
+/// Two threads of one process and one that nobody knows, below two names.
+fn charges() -> Charges {
+    let attribution = Attribution::default();
+    let name = |text: &str| text.as_bytes().into();
+    attribution.charge(812, &name("postgres"), Tally::written(300_000));
+    attribution.charge(813, &name("postgres"), Tally::written(100_000));
+    attribution.charge(813, &name("postgres"), Tally::read(122_880));
+    attribution.charge(90, &name("b\u{e4}r"), Tally::written(50_560));
+    std::thread::scope(|scope| {
+        let (sender, named) = std::sync::mpsc::channel();
+        let attribution = &attribution;
+        scope.spawn(move || {
+            attribution.name_processes(|thread| {
+                sender.send(()).unwrap();
+                (thread > 800).then(|| Process { pid: 812, command: "postgres".to_string() })
+            });
+        });
+        (0..3).for_each(|_| named.recv_timeout(Duration::from_secs(20)).unwrap());
+        attribution.close();
+    });
+    attribution.charges()
+}
+
 fn report(sample: Sample, last: Sample) -> Report {
     Report {
         mount: Arc::new(MountInfo {
@@ -128,6 +152,7 @@ fn report(sample: Sample, last: Sample) -> Report {
             orphans: 1,
             deferred_inode_puts_absorbed: 21,
         },
+        charges: charges(),
         physical: Physical {
             bytes: 562 << 10,
             files: 7,
@@ -309,7 +334,11 @@ fn reports_keep_to_a_page_and_begin_alike() {
     long.sample.shape.jobs = (0..90).map(|n| format!("merge {n}")).collect();
     long.sample.ops =
         ops(&Op::ALL.iter().map(|&op| (op, u64::MAX >> 8, u64::MAX >> 8, u64::MAX >> 8)).collect::<Vec<_>>());
-    let marked = lsm().since("a-mark-with-quite-a-long-name-0123456789-0123456789", &Sample::default());
+    let marked = lsm().since(
+        "a-mark-with-quite-a-long-name-0123456789-0123456789",
+        &Sample::default(),
+        &Charges::default(),
+    );
     for report in [lsm(), btree(), empty, long, marked] {
         let text = text(&report);
         assert!(text.lines().count() <= 60, "{} lines", text.lines().count());

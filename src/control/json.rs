@@ -11,6 +11,7 @@ use super::stats::{Base, Report, Sample};
 use crate::disk::{Counters, Purpose};
 use crate::engine::cache::CacheKind;
 use crate::engine::{Cause, PageCause, PageCount, PageKind, PageTraffic};
+use crate::fs::attribution::{Process, Tally};
 use crate::fs::meter::Op;
 
 /// The report as one JSON object, with a newline at its end.
@@ -165,6 +166,8 @@ fn value(report: &Report) -> Value {
         },
         "ops": object(Op::ALL.iter().map(|&op| (op.name(), operation(sample, op)))),
         "kinds": kinds(report),
+        "by_process": by_process(report),
+        "by_path": by_path(report),
         "jobs": shape.jobs,
         "process": {
             "pid": mount.pid,
@@ -374,6 +377,33 @@ fn operation(sample: &Sample, op: Op) -> Value {
     })
 }
 
+/// Who moved content; the last row, whose `pid` is null, are all others.
+fn by_process(report: &Report) -> Vec<Value> {
+    let ranking = report.charges.by_process();
+    let row = |(process, tally): &(Process, Tally)| {
+        let command = Some(&process.command).filter(|command| !command.is_empty());
+        charged(json!({ "pid": process.pid, "command": command }), tally)
+    };
+    let others = charged(json!({ "pid": null, "command": "others" }), &ranking.others);
+    ranking.rows.iter().map(row).chain([others]).collect()
+}
+
+/// Below which name in the root content was moved; the last row, whose `path` is null, are all others.
+fn by_path(report: &Report) -> Vec<Value> {
+    let ranking = report.charges.by_path();
+    let row = |(path, tally): &(String, Tally)| charged(json!({ "path": path }), tally);
+    let others = charged(json!({ "path": null }), &ranking.others);
+    ranking.rows.iter().map(row).chain([others]).collect()
+}
+
+fn charged(mut row: Value, tally: &Tally) -> Value {
+    row["write_bytes"] = json!(tally.write_bytes);
+    row["writes"] = json!(tally.writes);
+    row["read_bytes"] = json!(tally.read_bytes);
+    row["reads"] = json!(tally.reads);
+    row
+}
+
 fn kinds(report: &Report) -> Value {
     let kind = |(name, kind): (&&'static str, &crate::engine::KindCounters)| {
         let value = json!({
@@ -386,6 +416,8 @@ fn kinds(report: &Report) -> Value {
             "delete_bytes": kind.delete_bytes,
             "scanned": kind.scanned,
             "scanned_bytes": kind.scanned_bytes,
+            "write_amplification":
+                super::ratio(kind.put_bytes + kind.delete_bytes, report.sample.app_write_bytes()),
         });
         (*name, value)
     };

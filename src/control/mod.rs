@@ -43,6 +43,7 @@ use crate::base::clock::Clock;
 use crate::base::journal::Field;
 use crate::disk::{Disk, Latch, Metered, ProcessIo};
 use crate::engine::{Cause, Engine, Journal, MeteredEngine, Probe, Stalls, Tier};
+use crate::fs::attribution::Charges;
 use crate::fs::keys;
 use crate::fs::meter::{Latency, Meter, Op, growth};
 use crate::fs::types::{Caller, Ino};
@@ -86,6 +87,7 @@ pub struct Parts {
 /// What `mark NAME` remembers.
 struct Mark {
     sample: Sample,
+    charges: Charges,
     /// Latencies of each operation, in the order of [`Op::ALL`].
     latencies: Vec<Vec<(u64, u64)>>,
 }
@@ -252,6 +254,7 @@ impl Control {
             state,
             base: Base::Mount,
             sample,
+            charges: self.parts.meter.attribution().charges(),
             windows,
             usage: (self.parts.usage)(),
             physical: *self.physical.lock(),
@@ -262,7 +265,7 @@ impl Control {
     /// The report whose counters begin at a mark; `None` if there is no such mark.
     pub fn report_since(&self, name: &str) -> Option<Report> {
         let mark = self.marks.lock().get(name).cloned()?;
-        let mut report = self.report().since(name, &mark.sample);
+        let mut report = self.report().since(name, &mark.sample, &mark.charges);
         for ((counters, now), before) in
             report.sample.ops.iter_mut().zip(self.latencies()).zip(&mark.latencies)
         {
@@ -449,7 +452,11 @@ impl Control {
     }
 
     fn mark(&self, name: String) -> Result<()> {
-        let mark = Arc::new(Mark { sample: self.sample(), latencies: self.latencies() });
+        let mark = Arc::new(Mark {
+            sample: self.sample(),
+            charges: self.parts.meter.attribution().charges(),
+            latencies: self.latencies(),
+        });
         let mut marks = self.marks.lock();
         if marks.len() == MARKS_MAX && !marks.contains_key(&name) {
             log::error!("mark {name}: there are {MARKS_MAX} marks already");

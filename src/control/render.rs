@@ -13,12 +13,15 @@ use crate::base::text::{exact_size, human_size};
 use crate::disk::{Counters, Purpose};
 use crate::engine::cache::CacheKind;
 use crate::engine::{Cause, Level, PageCause, PageCount, PageKind, PageTraffic, Tree};
+use crate::fs::attribution::Tally;
 use crate::fs::meter::Op;
 
 /// Columns of a line at most.
 const COLUMNS: usize = 100;
 /// Rows of the table of operations at most; those with the most calls are shown.
 const OPERATIONS_MAX: usize = 16;
+/// Processes, and names, at most.
+const MOVERS_MAX: usize = 4;
 /// Lines of background jobs at most.
 const JOBS_MAX: usize = 4;
 
@@ -38,6 +41,7 @@ pub fn text(report: &Report) -> String {
     jobs(&mut page, &report.sample);
     operations(&mut page, &report.sample);
     kinds(&mut page, report);
+    movers(&mut page, report);
     page.0
 }
 
@@ -526,6 +530,31 @@ fn kinds(page: &mut Page, report: &Report) {
             format!("inodes {}", human_count(report.usage.inodes)),
         ],
     );
+}
+
+/// Who moved most content, and below which name in the root.
+fn movers(page: &mut Page, report: &Report) {
+    let item = |name: String, tally: &Tally| {
+        format!("{name} {} written {} read", human_size(tally.write_bytes), human_size(tally.read_bytes))
+    };
+    let others = |tally: &Tally| (tally.bytes() > 0).then(|| item("others".to_string(), tally));
+    let mut processes = report.charges.by_process();
+    let mut paths = report.charges.by_path();
+    processes.fold_behind(MOVERS_MAX);
+    paths.fold_behind(MOVERS_MAX);
+    let rows = processes.rows.iter().map(|(process, tally)| {
+        let command = if process.command.is_empty() { "?" } else { &process.command };
+        item(format!("{}[{}]", ascii(command), process.pid), tally)
+    });
+    let rows: Vec<String> = rows.chain(others(&processes.others)).collect();
+    if !rows.is_empty() {
+        page.block("BY", rows);
+    }
+    let rows = paths.rows.iter().map(|(path, tally)| item(tail(&format!("/{}", ascii(path)), 30), tally));
+    let rows: Vec<String> = rows.chain(others(&paths.others)).collect();
+    if !rows.is_empty() {
+        page.block("BELOW", rows);
+    }
 }
 
 #[cfg(test)]

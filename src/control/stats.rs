@@ -25,6 +25,7 @@ use std::time::{Duration, SystemTime};
 use crate::disk::{Counters, ProcessIo, Purpose, Snapshot, Space};
 use crate::engine::{Cause, Engine, KindCounters, MeteredEngine, Shape, TagCounters};
 use crate::fs::Usage;
+use crate::fs::attribution::Charges;
 use crate::fs::meter::{Meter, Op, OpCounters};
 
 /// What does not change while a store is mounted.
@@ -382,6 +383,8 @@ pub struct Report {
     pub base: Base,
     /// The counters from there.
     pub sample: Sample,
+    /// Who moved content, from there.
+    pub charges: Charges,
     /// The last ten seconds and the last minute; shorter while the mount is younger than that.
     pub windows: Vec<Window>,
     /// The filesystem's contents.
@@ -404,8 +407,9 @@ impl Report {
     }
 
     /// The same report with counters that begin at `mark`.
-    pub fn since(mut self, name: &str, mark: &Sample) -> Report {
+    pub fn since(mut self, name: &str, mark: &Sample, charges: &Charges) -> Report {
         self.sample = self.sample.since(mark);
+        self.charges = self.charges.since(charges);
         self.base = Base::Mark(name.to_string());
         self
     }

@@ -29,7 +29,7 @@ use std::sync::Arc;
 pub use fault::{Fault, Faulty, Kind};
 pub use latch::{Latch, is_poisoned};
 pub use meter::{Counters, Metered, Snapshot};
-pub use os::{Access, OsDisk, ProcessIo, process_io, read_outside};
+pub use os::{Access, OsDisk, ProcessIo, process_io, process_of, read_outside};
 pub use overlay::Overlay;
 pub use purpose::{LEVELS, Purpose};
 pub use sim::{SimDisk, Witness};

@@ -236,6 +236,14 @@ pub fn process_io() -> io::Result<ProcessIo> {
     })
 }
 
+/// The process that `thread` belongs to, and its command's name, from `/proc`; `None` if it is gone or not to be seen.
+pub fn process_of(thread: u32) -> Option<(u32, String)> {
+    let status = fs::read_to_string(format!("/proc/{thread}/status")).ok()?;
+    let pid = status.lines().find_map(|line| line.strip_prefix("Tgid:"))?.trim().parse().ok()?;
+    let command = fs::read(format!("/proc/{pid}/comm")).ok()?;
+    Some((pid, String::from_utf8_lossy(&command).trim_end().to_string()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -8,17 +8,18 @@
 //!    what left, so it is read again.
 
 use std::num::NonZeroUsize;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use lru::LruCache;
 use parking_lot::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
+use super::attribution::TopName;
 use super::inode::{HAS_PENDING, Inode};
 use super::locks::{PATIENCE, would_block};
 use super::orphans::Ranges;
-use super::types::{FileKind, Ino};
+use super::types::{FileKind, Ino, ROOT};
 use super::{Error, FileSystem, Result, keys};
 use crate::engine::{Batch, Tier};
 use crate::fs::meter::Op;
@@ -70,13 +71,22 @@ pub(super) struct InodeCell {
     opens: AtomicU64,
     /// It has no name left.
     unlinked: AtomicBool,
+    /// The first name on the path by which it was found; a later rename does not change it.
+    top: OnceLock<TopName>,
 }
 
 impl InodeCell {
     fn new(ino: Ino, record: Inode, pending: Ranges) -> InodeCell {
         let unlinked = AtomicBool::new(record.links == 0);
         let state = RwLock::new(InodeState { record, pending, deferred: None, gone: false });
-        InodeCell { ino, state, lookups: AtomicU64::new(0), opens: AtomicU64::new(0), unlinked }
+        InodeCell {
+            ino,
+            state,
+            lookups: AtomicU64::new(0),
+            opens: AtomicU64::new(0),
+            unlinked,
+            top: OnceLock::new(),
+        }
     }
 
     /// Locks it to look. `Stale` if the inode is deleted.
@@ -215,6 +225,27 @@ impl FileSystem {
                 return Ok(cell);
             }
         }
+    }
+
+    /// Notes that `cell` was found as `name` in `parent`, unless a way to it is known. The kernel reaches every inode by names,
+    /// from the root down, so whatever it uses is noted.
+    pub(super) fn note_path(&self, parent: Ino, name: &[u8], cell: &InodeCell) {
+        if cell.top.get().is_some() {
+            return;
+        }
+        let top = match parent {
+            ROOT => Some(name.into()),
+            _ => self.inodes.get(parent).and_then(|directory| directory.top.get().cloned()),
+        };
+        if let Some(top) = top {
+            // Whoever was first has found it under a name, too.
+            let _ = cell.top.set(top);
+        }
+    }
+
+    /// The first name on the path by which the kernel found `ino`; empty if it is not known.
+    pub fn top_name(&self, ino: Ino) -> TopName {
+        self.inodes.get(ino).and_then(|cell| cell.top.get().cloned()).unwrap_or_else(|| Arc::from(&b""[..]))
     }
 
     /// Puts an inode whose record the engine has just accepted into the table.

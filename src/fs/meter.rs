@@ -6,6 +6,8 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 use parking_lot::Mutex;
 
+use super::attribution::Attribution;
+
 macro_rules! operations {
     ($($variant:ident $name:literal),* $(,)?) => {
         /// An operation of the filesystem; also the tag of its batches.
@@ -115,6 +117,7 @@ pub fn growth(now: &[(u64, u64)], earlier: &[(u64, u64)]) -> Vec<(u64, u64)> {
 /// The counters of door 1.
 pub struct Meter {
     slots: Vec<Slot>,
+    attribution: Attribution,
 }
 
 impl Meter {
@@ -133,7 +136,7 @@ impl Meter {
             bytes: AtomicU64::new(0),
             latency: Mutex::new(histogram()),
         };
-        Meter { slots: Op::ALL.iter().map(slot).collect() }
+        Meter { slots: Op::ALL.iter().map(slot).collect(), attribution: Attribution::default() }
     }
 
     /// Records that a call of `op` was answered after `latency`, having moved `bytes` of file content.
@@ -145,6 +148,11 @@ impl Meter {
             slot.errors.fetch_add(1, Relaxed);
         }
         slot.latency.lock().saturating_record((latency.as_nanos() as u64).max(1));
+    }
+
+    /// Who moved the content.
+    pub fn attribution(&self) -> &Attribution {
+        &self.attribution
     }
 
     /// The counters of one operation.

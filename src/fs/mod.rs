@@ -21,6 +21,7 @@
 //! only then locks the inode.
 
 mod acl;
+pub mod attribution;
 mod blocks;
 mod check;
 mod counters;

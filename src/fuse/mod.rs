@@ -39,6 +39,7 @@ use fuser::{
 };
 
 use crate::engine::{self, Position, Tier};
+use crate::fs::attribution::Tally;
 use crate::fs::meter::Op;
 use crate::fs::types::{Attributes, Caller, FIRST_VIRTUAL, FileKind, Ino, NewNode, ROOT, SetAttributes};
 use crate::fs::virtual_file::VirtualTree;
@@ -54,17 +55,25 @@ const REQUEST_BYTES_MAX: u32 = 1 << 20;
 /// Requests that the kernel may have outstanding on its own behalf: readahead and writeback.
 const BACKGROUND_MAX: u16 = 64;
 
-/// What a call gives: its value, the bytes of file content that it moved, and, if the answer must wait for
+/// Who moved content of which file.
+#[derive(Clone, Copy)]
+struct Mover {
+    thread: u32,
+    ino: Ino,
+}
+
+/// What a call gives: its value, the bytes of file content that it moved and for whom, and, if the answer must wait for
 /// durability, up to where.
 struct Outcome<T> {
     value: T,
     bytes: u64,
+    mover: Option<Mover>,
     durable_at: Option<Position>,
 }
 
 impl<T> Outcome<T> {
     fn of(value: T) -> Outcome<T> {
-        Outcome { value, bytes: 0, durable_at: None }
+        Outcome { value, bytes: 0, mover: None, durable_at: None }
     }
 }
 
@@ -94,6 +103,14 @@ impl Core {
 
     fn record(&self, op: Op, begun: Instant, bytes: u64, failed: bool) {
         self.fs.meter().record(op, begun.elapsed(), bytes, failed);
+    }
+
+    /// Charges what a call moved.
+    fn charge(&self, op: Op, bytes: u64, mover: Option<Mover>) {
+        if let Some(Mover { thread, ino }) = mover {
+            let tally = if op == Op::Read { Tally::read(bytes) } else { Tally::written(bytes) };
+            self.fs.meter().attribution().charge(thread, &self.fs.top_name(ino), tally);
+        }
     }
 
     fn open_flags(&self) -> FopenFlags {
@@ -190,13 +207,13 @@ impl Adapter {
         self.serve(op, reply, call, answer);
     }
 
-    /// Serves a request that changes the inode `ino` and moves `bytes` of file content.
+    /// Serves a request that changes the inode `ino` and moves `bytes` of file content for `mover`.
     #[allow(clippy::too_many_arguments)]
     fn change_inode<R, T>(
         &self,
         op: Op,
         ino: Ino,
-        bytes: u64,
+        (bytes, mover): (u64, Option<Mover>),
         durable: bool,
         reply: R,
         mut call: impl FnMut(&FileSystem, Tier) -> fs::Result<T> + Send + 'static,
@@ -214,10 +231,10 @@ impl Adapter {
                 None => call(fs, tier)?,
             };
             if !durable {
-                return Ok(Outcome { value, bytes, durable_at: None });
+                return Ok(Outcome { value, bytes, mover, durable_at: None });
             }
             match fs.durable_position(tier, ino, false) {
-                Ok(position) => Ok(Outcome { value, bytes, durable_at: Some(position) }),
+                Ok(position) => Ok(Outcome { value, bytes, mover, durable_at: Some(position) }),
                 Err(error) => {
                     changed = Some(value);
                     Err(error)
@@ -324,15 +341,17 @@ where
     A: FnOnce(R, Result<T, Errno>) + Send + 'static,
 {
     match call(&core.fs, tier, &mut reply) {
-        Ok(Outcome { value, bytes, durable_at: None }) => {
+        Ok(Outcome { value, bytes, mover, durable_at: None }) => {
             core.record(op, begun, bytes, false);
+            core.charge(op, bytes, mover);
             answer(reply, Ok(value));
             Turn::Answered
         }
-        Ok(Outcome { value, bytes, durable_at: Some(position) }) => {
+        Ok(Outcome { value, bytes, mover, durable_at: Some(position) }) => {
             let engine = core.fs.engine().clone();
             let done = move |result: engine::Result<()>| {
                 core.record(op, begun, bytes, result.is_err());
+                core.charge(op, bytes, mover);
                 answer(reply, result.map(|()| value).map_err(|error| convert::errno(&error.into())));
             };
             engine.sync_to(position, Box::new(done));
@@ -377,6 +396,10 @@ fn caller(request: &Request) -> Caller {
 /// Whether a file has set-user-id or set-group-id bits.
 fn has_set_id(fs: &FileSystem, tier: Tier, ino: INodeNo) -> fs::Result<bool> {
     Ok(fs.getattr(tier, ino.0)?.permissions & 0o6000 != 0)
+}
+
+fn writes(flags: i32) -> bool {
+    flags & libc::O_ACCMODE != libc::O_RDONLY
 }
 
 fn is_virtual(ino: INodeNo) -> bool {
@@ -495,7 +518,7 @@ impl Filesystem for Adapter {
         let op = if size.is_some() { Op::Truncate } else { Op::Setattr };
         let caller = caller(request);
         let call = move |fs: &FileSystem, tier| fs.setattr(tier, caller, ino.0, &changes);
-        self.change_inode(op, ino.0, 0, false, reply, call, self.attributes());
+        self.change_inode(op, ino.0, (0, None), false, reply, call, self.attributes());
     }
 
     fn readlink(&self, _: &Request, ino: INodeNo, reply: ReplyData) {
@@ -582,7 +605,7 @@ impl Filesystem for Adapter {
         self.change_name(Op::Link, reply, call, self.entry());
     }
 
-    fn open(&self, _: &Request, ino: INodeNo, _: OpenFlags, reply: ReplyOpen) {
+    fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         if is_virtual(ino) {
             return match self.core.tree.open(ino.0) {
                 Ok(handle) => {
@@ -594,8 +617,14 @@ impl Filesystem for Adapter {
         }
         let open_flags = self.core.open_flags();
         let call = move |fs: &FileSystem, tier| fs.open_file(tier, ino.0);
+        let (core, thread) = (self.core.clone(), request.pid());
         self.ask(Op::Open, reply, call, move |reply: ReplyOpen, result| match result {
-            Ok(()) => reply.opened(FileHandle(0), open_flags),
+            Ok(()) => {
+                if writes(flags.0) {
+                    core.fs.meter().attribution().opened(ino.0, thread);
+                }
+                reply.opened(FileHandle(0), open_flags);
+            }
             Err(errno) => reply.error(errno),
         });
     }
@@ -607,7 +636,7 @@ impl Filesystem for Adapter {
         name: &OsStr,
         mode: u32,
         umask: u32,
-        _: i32,
+        flags: i32,
         reply: ReplyCreate,
     ) {
         if is_virtual(parent) {
@@ -629,8 +658,12 @@ impl Filesystem for Adapter {
             fs.open_file(tier, attributes.ino)?;
             Ok(attributes)
         };
+        let core = self.core.clone();
         self.change_name(Op::Create, reply, call, move |reply: ReplyCreate, result| match result {
             Ok(new) => {
+                if writes(flags) {
+                    core.fs.meter().attribution().opened(new.ino, caller.pid);
+                }
                 reply.created(&ttl, &convert::attributes(&new), GENERATION, FileHandle(0), open_flags);
             }
             Err(errno) => reply.error(errno),
@@ -639,7 +672,7 @@ impl Filesystem for Adapter {
 
     fn read(
         &self,
-        _: &Request,
+        request: &Request,
         ino: INodeNo,
         handle: FileHandle,
         offset: u64,
@@ -656,9 +689,10 @@ impl Filesystem for Adapter {
             let result = self.core.tree.read(handle.0, offset, size);
             return answer(reply, result.map_err(|error| convert::errno(&error)));
         }
+        let mover = Some(Mover { thread: request.pid(), ino: ino.0 });
         let call = move |fs: &FileSystem, tier, _: &mut ReplyData| {
             let bytes = fs.read(tier, ino.0, offset, size)?;
-            Ok(Outcome { bytes: bytes.len() as u64, ..Outcome::of(bytes) })
+            Ok(Outcome { bytes: bytes.len() as u64, mover, ..Outcome::of(bytes) })
         };
         self.serve(Op::Read, reply, call, answer);
     }
@@ -688,7 +722,12 @@ impl Filesystem for Adapter {
         }
         let clear_suid = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
         // O_SYNC contains O_DSYNC. A write from the page cache is followed by an fsync where it matters.
-        let durable = flags.0 & libc::O_DSYNC != 0 && !write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
+        let cached = write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
+        let durable = flags.0 & libc::O_DSYNC != 0 && !cached;
+        // What the kernel writes from its cache it writes for nobody.
+        let thread = if cached { 0 } else { caller.pid };
+        let thread = if thread == 0 { self.core.fs.meter().attribution().writer(ino.0) } else { thread };
+        let content = (u64::from(size), Some(Mover { thread, ino: ino.0 }));
         let core = self.core.clone();
         let call = move |fs: &FileSystem, tier| {
             let set_id = clear_suid && has_set_id(fs, tier, ino)?;
@@ -703,7 +742,7 @@ impl Filesystem for Adapter {
             }
             Err(errno) => reply.error(errno),
         };
-        self.change_inode(Op::Write, ino.0, u64::from(size), durable, reply, call, answer);
+        self.change_inode(Op::Write, ino.0, content, durable, reply, call, answer);
     }
 
     fn flush(&self, _: &Request, _: INodeNo, _: FileHandle, _: LockOwner, reply: ReplyEmpty) {
@@ -715,7 +754,7 @@ impl Filesystem for Adapter {
         _: &Request,
         ino: INodeNo,
         handle: FileHandle,
-        _: OpenFlags,
+        flags: OpenFlags,
         _: Option<LockOwner>,
         _: bool,
         reply: ReplyEmpty,
@@ -724,6 +763,9 @@ impl Filesystem for Adapter {
             self.core.tree.release(handle.0);
         } else {
             let begun = Instant::now();
+            if writes(flags.0) {
+                self.core.fs.meter().attribution().closed(ino.0);
+            }
             self.core.fs.release_file(ino.0);
             self.core.record(Op::Release, begun, 0, false);
         }
@@ -858,7 +900,7 @@ impl Filesystem for Adapter {
         let (name, value) = (name.as_bytes().to_vec(), value.to_vec());
         let caller = caller(request);
         let call = move |fs: &FileSystem, tier| fs.setxattr_as(tier, caller, ino.0, &name, &value, mode);
-        self.change_inode(Op::Setxattr, ino.0, 0, false, reply, call, empty);
+        self.change_inode(Op::Setxattr, ino.0, (0, None), false, reply, call, empty);
     }
 
     fn getxattr(&self, _: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
@@ -883,7 +925,7 @@ impl Filesystem for Adapter {
         }
         let name = name.as_bytes().to_vec();
         let call = move |fs: &FileSystem, tier| fs.removexattr(tier, ino.0, &name);
-        self.change_inode(Op::Removexattr, ino.0, 0, false, reply, call, empty);
+        self.change_inode(Op::Removexattr, ino.0, (0, None), false, reply, call, empty);
     }
 
     fn access(&self, _: &Request, _: INodeNo, _: AccessFlags, reply: ReplyEmpty) {
@@ -966,7 +1008,7 @@ impl Filesystem for Adapter {
             return reply.error(Errno::EOPNOTSUPP);
         }
         let call = move |fs: &FileSystem, tier| fs.allocate(tier, ino.0, offset, length, mode);
-        self.change_inode(Op::Fallocate, ino.0, 0, false, reply, call, empty);
+        self.change_inode(Op::Fallocate, ino.0, (0, None), false, reply, call, empty);
     }
 
     fn lseek(&self, _: &Request, ino: INodeNo, _: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
@@ -1013,7 +1055,8 @@ impl Filesystem for Adapter {
         let call = move |fs: &FileSystem, tier, _: &mut ReplyWrite| {
             let set_id = caller.uid != 0 && has_set_id(fs, tier, target)?;
             let copied = fs.copy_range(tier, caller, (source.0, from), (target.0, to), length)?;
-            Ok(Outcome { bytes: copied.data_bytes, ..Outcome::of((copied.length, set_id)) })
+            let mover = Some(Mover { thread: caller.pid, ino: target.0 });
+            Ok(Outcome { bytes: copied.data_bytes, mover, ..Outcome::of((copied.length, set_id)) })
         };
         self.serve(Op::CopyFileRange, reply, call, move |reply: ReplyWrite, result| match result {
             Ok((copied, set_id)) => {
@@ -1066,7 +1109,8 @@ mod tests {
             if tier == Tier::Memory {
                 return Err(engine::Error::WouldBlock.into());
             }
-            Ok(Outcome { bytes: 9, durable_at: Some(0), ..Outcome::of("done") })
+            let mover = Some(Mover { thread: 7, ino: ROOT });
+            Ok(Outcome { bytes: 9, mover, durable_at: Some(0), ..Outcome::of("done") })
         };
         let answer = |reply: std::sync::mpsc::Sender<_>, result| reply.send(result).unwrap();
         let turn = attempt(core.clone(), Op::Write, Instant::now(), reply, call, answer, Tier::Memory);
@@ -1078,6 +1122,7 @@ mod tests {
         assert_eq!(answers.try_recv().unwrap().unwrap(), "done");
         let counters = core.fs.meter().of(Op::Write);
         assert_eq!((counters.count, counters.bytes, counters.errors), (1, 9, 0));
+        assert_eq!(core.fs.meter().attribution().charges().total(), Tally::written(9));
     }
 
     #[test]

@@ -200,4 +200,38 @@ fn meter_against_the_kernel(engine: Engine) {
     mount.stop_clean();
 }
 
-both_engines!(readers, commands, json_keys, meter_against_the_kernel);
+/// "Who wrote this?": bytes by command and by the first name of the path; the rows are all of door 1.
+fn attribution(engine: Engine) {
+    if !able(&[]) {
+        return;
+    }
+    for options in ["", "writeback_cache=on"] {
+        let mount = Mount::new(engine, options);
+        mount.sh(r#"
+            mkdir -p "$MNT/first/below" "$MNT/second"
+            dd if=/dev/zero of="$MNT/first/below/file" bs=64K count=40 conv=fsync 2>/dev/null
+            head -c 100000 /dev/zero > "$MNT/second/file"; sync "$MNT/second/file"
+            cat "$MNT/first/below/file" > /dev/null
+            "#);
+        let json = mount.json();
+        for list in ["by_process", "by_path"] {
+            let rows = json[list].as_array().unwrap();
+            for way in ["write_bytes", "read_bytes"] {
+                let sum: u64 = rows.iter().map(|row| row[way].as_u64().unwrap()).sum();
+                assert_eq!(sum, json["app"][way].as_u64().unwrap(), "{list} {way} {rows:#?}");
+            }
+        }
+        let written = |list: &str, name: &str, value: &str| -> u64 {
+            let rows = json[list].as_array().unwrap().iter();
+            rows.filter(|row| row[name] == value).map(|row| row["write_bytes"].as_u64().unwrap()).sum()
+        };
+        assert_eq!(written("by_path", "path", "first"), 40 << 16, "{options} {:#}", json["by_path"]);
+        assert!(written("by_path", "path", "second") >= 100_000, "{options} {:#}", json["by_path"]);
+        assert_eq!(written("by_process", "command", "dd"), 40 << 16, "{options} {:#}", json["by_process"]);
+        let summary = fs::read_to_string(mount.mnt().join(".stats")).unwrap();
+        assert!(summary.contains("\nBY ") && summary.contains("dd["), "{summary}");
+        mount.stop_clean();
+    }
+}
+
+both_engines!(readers, commands, json_keys, meter_against_the_kernel, attribution);

@@ -96,7 +96,9 @@ impl FileSystem {
         let change = Change::added(&record).plus(Change::records(xattr_bytes));
         self.add_name((&directory, &mut state), name, entry, now, batch, change, tier)?;
         let attributes = record.attributes(ino, self.options.block_bytes);
-        self.adopt(ino, record).add_lookups(1);
+        let cell = self.adopt(ino, record);
+        cell.add_lookups(1);
+        self.note_path(parent, name, &cell);
         Ok(attributes)
     }
 

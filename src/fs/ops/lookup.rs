@@ -23,7 +23,11 @@ impl FileSystem {
                 b".." => self.cell(state.record.parent, tier)?,
                 _ if name.len() > NAME_BYTES_MAX => return Err(Error::NameTooLong),
                 _ if self.is_reserved(parent, name) => return Err(Error::NotFound),
-                _ => self.child(parent, name, tier)?.ok_or(Error::NotFound)?.1,
+                _ => {
+                    let child = self.child(parent, name, tier)?.ok_or(Error::NotFound)?.1;
+                    self.note_path(parent, name, &child);
+                    child
+                }
             };
             // Counted under the directory's lock, so that nobody finds the inode unused and buries it.
             child.add_lookups(1);

@@ -52,6 +52,7 @@ impl FileSystem {
                 Err(error) => return Err(error),
             };
             cell.add_lookups(1);
+            self.note_path(ino, &entry.name, &cell);
             let answer = match self.attributes_of(&cell, tier) {
                 Ok(attributes) if attributes.links > 0 => match visit(entry, &attributes) {
                     true => return Ok(true),
