@@ -25,6 +25,7 @@ use nix::unistd::AccessFlags;
 use parking_lot::{Condvar, Mutex};
 
 use crate::base::clock::{Clock, SystemClock};
+use crate::control::metrics::MetricsServer;
 use crate::control::{Control, MountInfo, Parts, StatsSocket};
 use crate::disk::{Access, Disk, Latch, Metered, OsDisk, Overlay, ProcessIo, process_io, process_of};
 use crate::engine::{self, Command, Engine, MeteredEngine, Pending, Tier, Worker};
@@ -234,6 +235,14 @@ impl Service {
         let socket = StatsSocket::bind(&store.path, control.clone())
             .inspect_err(|error| log::warn!("no {} in the store: {error}", crate::control::SOCKET_NAME))
             .ok();
+        let metrics = match store.settings.metrics.metrics {
+            Some(address) => {
+                let named =
+                    |error: io::Error| io::Error::new(error.kind(), format!("metrics={address}: {error}"));
+                Some(MetricsServer::bind(address, control.clone()).map_err(named)?)
+            }
+            None => None,
+        };
         let worker = Worker::start(store.engine.clone(), MERGE_THREADS)?;
         let stop = Arc::new(Stop::default());
         let mut service = Service { store, tree, worker: Some(worker), stop, threads: Vec::new() };
@@ -251,6 +260,14 @@ impl Service {
             let identify = |thread| process_of(thread).map(|(pid, command)| Process { pid, command });
             meter.attribution().name_processes(identify);
         })?;
+        if let Some(metrics) = metrics {
+            let stop = service.stop.clone();
+            service.spawn("kvfs-metrics", move || {
+                while stop.sleep(SOCKET_PAUSE) {
+                    metrics.serve();
+                }
+            })?;
+        }
         if let Some(socket) = socket {
             // A thread of its own: a tick may wait for the disk just when somebody wants to know why.
             let stop = service.stop.clone();
@@ -403,8 +420,7 @@ pub fn serve(
     let sync_always = store.settings.engine.sync == engine::Sync::Always;
     let (events, received) = channel();
     session::watch_signals(events.clone()).map_err(|error| Error::system("starting a thread", error))?;
-    let service =
-        Service::start(store, mount_point).map_err(|error| Error::system("starting a thread", error))?;
+    let service = Service::start(store, mount_point).map_err(|error| Error::system("starting", error))?;
     let end = adapter(&service, fuse, sync_always, flags.dirsync, events)
         .and_then(|adapter| session::run(adapter, path, mount_point, flags, &received, ready));
     if matches!(end, Ok(End::Forced)) {

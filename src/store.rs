@@ -17,6 +17,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use crate::base::text::{self, Field, When};
+use crate::control::metrics;
 use crate::disk::{self, Disk, Purpose};
 use crate::{engine, fs, fuse};
 
@@ -36,6 +37,8 @@ pub struct Settings {
     pub fs: fs::Options,
     /// Of the kernel side.
     pub fuse: fuse::Options,
+    /// Of what is served beside the mount.
+    pub metrics: metrics::Options,
 }
 
 /// An option of any room, for help and lists.
@@ -55,7 +58,11 @@ impl Settings {
         fn list<T>(fields: &'static [Field<T>]) -> impl Iterator<Item = Setting> {
             fields.iter().map(|field| Setting { name: field.name, when: field.when, help: field.help })
         }
-        list(engine::FIELDS).chain(list(fs::FIELDS)).chain(list(fuse::session::FIELDS)).collect()
+        list(engine::FIELDS)
+            .chain(list(fs::FIELDS))
+            .chain(list(fuse::session::FIELDS))
+            .chain(list(metrics::FIELDS))
+            .collect()
     }
 
     /// Sets one option. `None` if there is none of that name; the error is a sentence.
@@ -63,6 +70,7 @@ impl Settings {
         text::set(engine::FIELDS, &mut self.engine, name, value)
             .or_else(|| text::set(fs::FIELDS, &mut self.fs, name, value))
             .or_else(|| text::set(fuse::session::FIELDS, &mut self.fuse, name, value))
+            .or_else(|| text::set(metrics::FIELDS, &mut self.metrics, name, value))
     }
 
     /// The current value of an option as text.
@@ -73,6 +81,7 @@ impl Settings {
         get(engine::FIELDS, &self.engine, name)
             .or_else(|| get(fs::FIELDS, &self.fs, name))
             .or_else(|| get(fuse::session::FIELDS, &self.fuse, name))
+            .or_else(|| get(metrics::FIELDS, &self.metrics, name))
     }
 }
 

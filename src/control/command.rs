@@ -53,6 +53,10 @@ pub const HELP: &[(&str, &str)] = &[
         "lsm: merge until one sorted run is left; btree: move what is last into free space, cut the file",
     ),
     ("checkpoint [wait]", "btree: write every dirty page home; lsm: as flush"),
+    (
+        "drop-caches",
+        "forget the engine's cache of blocks or pages; the kernel's is in /proc/sys/vm/drop_caches",
+    ),
     ("sync", "make everything so far durable; the write returns when it is"),
     ("mark NAME", "remember the counters; .stats.d/since/NAME counts from there"),
     ("unmark NAME", "forget a mark"),
@@ -85,6 +89,7 @@ pub fn parse(text: &[u8]) -> Result<Vec<Action>> {
             ["compact", "wait"] | ["compact", "full", "wait"] => run(Command::Compact, true),
             ["checkpoint"] => run(Command::Checkpoint, false),
             ["checkpoint", "wait"] => run(Command::Checkpoint, true),
+            ["drop-caches"] => run(Command::DropCaches, true),
             ["sync"] => Action::Sync,
             ["mark", name] => Action::Mark(mark_name(name)?),
             ["unmark", name] => Action::Unmark(mark_name(name)?),

@@ -33,6 +33,22 @@ pub(super) fn debt(sample: &Sample) -> Vec<DebtRow> {
     model::durability_debt(shape.memory.memtable_bytes as f64, &bytes, growth(sample))
 }
 
+/// The most that [`debt`] may become before writers stop: a full memory and, in an LSM-tree, an L0 at its stop; deeper levels
+/// are as they are.
+pub(super) fn debt_max(sample: &Sample) -> f64 {
+    let shape = &sample.shape;
+    let most = |row: &DebtRow| {
+        let bytes = match &*row.level {
+            "dirty pages" => shape.memory.dirty_bytes_max as f64,
+            "memtable" => shape.memory.memtable_bytes_max as f64,
+            "L0" => shape.debt.l0_bytes_max as f64,
+            _ => 0.0,
+        };
+        bytes.max(row.bytes) * row.pending_write_amp
+    };
+    debt(sample).iter().map(most).sum()
+}
+
 /// Target of a level over that of the one above.
 fn growth(sample: &Sample) -> f64 {
     let target = |level: usize| sample.shape.levels.get(level).map_or(0, |level| level.target_bytes);

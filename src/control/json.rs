@@ -115,6 +115,7 @@ fn value(report: &Report) -> Value {
             "dropped_bytes": shape.debt.dropped_bytes,
             "reclaim_pending_bytes": usage.reclaim_pending_bytes,
             "durability_bytes": forecast::debt(sample).iter().map(|row| row.debt_bytes as u64).sum::<u64>(),
+            "durability_bytes_max": forecast::debt_max(sample) as u64,
             "settle_seconds": forecast::settle_seconds(report),
             "levels": debt_levels(sample),
         },

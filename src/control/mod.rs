@@ -20,6 +20,7 @@ mod figures;
 mod files;
 mod forecast;
 mod json;
+pub mod metrics;
 pub mod model;
 mod prometheus;
 mod render;
@@ -59,6 +60,9 @@ const SAMPLES_MAX: usize = 62;
 const MARKS_MAX: usize = 64;
 /// Rows of the history: a quarter of an hour of seconds.
 const HISTORY_MAX: usize = 900;
+/// Blocks of a file that `explain` looks for, and lines for them.
+const PLACED_BLOCKS_MAX: u64 = 4096;
+const PLACES_MAX: usize = 256;
 /// Commands that are remembered with their results.
 const COMMANDS_MAX: usize = 16;
 
@@ -418,8 +422,10 @@ impl Control {
         };
         walk(format!("record of inode {ino}"), keys::inode(ino))?;
         let record = engine.get(&keys::inode(ino), Tier::Disk)?;
-        if let Some(epoch) = record.and_then(|record| crate::fs::inode_epoch(ino, &record)) {
+        let mut places = String::new();
+        if let Some((epoch, size)) = record.and_then(|record| crate::fs::inode_content(ino, &record)) {
             walk(format!("block {block} of inode {ino}, epoch {epoch}"), keys::block(ino, epoch, block))?;
+            places = self.places(ino, epoch, size)?;
         }
         let verdict = match asked {
             0..=6 => "",
@@ -428,8 +434,33 @@ impl Control {
         let pressure =
             if engine.shape().debt.l0_files >= 4 { "  PRESSURE: 4 or more files in L0" } else { "" };
         text += &format!("last read: at most {asked} probes a key{verdict}{pressure}\n");
+        text += &places;
         *self.explained.lock() = text;
         Ok(())
+    }
+
+    /// Where each of the first blocks of a file lies now, a line for neighbours in one place. A read of one would end there.
+    fn places(&self, ino: Ino, epoch: u32, size: u64) -> crate::engine::Result<String> {
+        let blocks = size.div_ceil(self.mount.block_bytes.max(1));
+        let mut runs: Vec<(u64, u64, String)> = Vec::new();
+        for block in 0..blocks.min(PLACED_BLOCKS_MAX) {
+            let probes = self.parts.engine.explain(&keys::block(ino, epoch, block))?;
+            let Some(last) = probes.into_iter().next_back() else { return Ok(String::new()) };
+            let place = if last.verdict == "hit" { last.structure } else { "hole".to_string() };
+            match runs.last_mut() {
+                Some((_, end, known)) if *known == place => *end = block,
+                _ => runs.push((block, block, place)),
+            }
+        }
+        let mut text = format!("{blocks} blocks\n");
+        for (first, last, place) in runs.iter().take(PLACES_MAX) {
+            text += &format!("  {:<24} {place}\n", format!("{first}-{last}"));
+        }
+        if runs.len() > PLACES_MAX || blocks > PLACED_BLOCKS_MAX {
+            let shown = runs.get(PLACES_MAX).map_or(PLACED_BLOCKS_MAX, |(first, ..)| *first);
+            text += &format!("  ... {} more\n", blocks - shown);
+        }
+        Ok(text)
     }
 
     /// The answer to the last `explain`.

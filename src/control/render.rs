@@ -22,6 +22,10 @@ const COLUMNS: usize = 100;
 const OPERATIONS_MAX: usize = 16;
 /// Processes, and names, at most.
 const MOVERS_MAX: usize = 4;
+/// Probes of a mean read above which reads are called dear.
+const RED_PROBES: f64 = 6.0;
+/// Files in L0 from which reads are said to be under pressure.
+const PRESSURE_L0_FILES: u64 = 4;
 /// Lines of background jobs at most.
 const JOBS_MAX: usize = 4;
 
@@ -208,8 +212,21 @@ fn amplification(page: &mut Page, report: &Report) {
                 human_count(shape.filter.checks)
             ),
             format!("false {}", percent(sample.false_positive_share())),
+            warning(report),
         ],
     );
+}
+
+/// What makes reads dear now: files in L0, each of which a read may have to ask, and probes in the shortest window.
+fn warning(report: &Report) -> String {
+    let lately = report.windows.first().and_then(|window| window.growth.probes_per_get());
+    if lately.is_some_and(|probes| probes > RED_PROBES) {
+        format!("| RED: more than {RED_PROBES} probes a get")
+    } else if report.sample.shape.debt.l0_files >= PRESSURE_L0_FILES {
+        format!("| PRESSURE: {PRESSURE_L0_FILES} or more files in L0")
+    } else {
+        String::new()
+    }
 }
 
 /// What went to the disk and came from it, by purpose; merges into one level or another are told apart in the table.
@@ -296,7 +313,11 @@ fn forecast_block(page: &mut Page, report: &Report) {
             format!("{} {}x{}", row.level, human_size(row.bytes as u64), amp(Some(row.pending_write_amp)))
         })
         .collect();
-    items.push(format!("| to write {}", human_size(total as u64)));
+    items.push(format!(
+        "| to write {} of at most {}",
+        human_size(total as u64),
+        human_size(forecast::debt_max(&report.sample) as u64)
+    ));
     let settle = forecast::settle_seconds(report).map(Duration::from_secs_f64);
     items.push(format!("settles in {}", settle.map_or("-".to_string(), span)));
     page.block("OWED", items);

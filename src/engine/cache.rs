@@ -139,6 +139,11 @@ impl BlockCache {
         self.pieces.insert((number, offset), Content::Parsed(parsed, bytes));
     }
 
+    /// Forgets everything.
+    pub fn clear(&self) {
+        self.pieces.clear();
+    }
+
     /// Counts one request that went to the disk because its piece was not here.
     pub fn count_miss(&self, piece: CacheKind) {
         self.counters[piece as usize].misses.fetch_add(1, Relaxed);

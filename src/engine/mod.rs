@@ -106,6 +106,8 @@ pub enum Command {
     Compact,
     /// B-tree: write every dirty page home. LSM: the same as `Flush`.
     Checkpoint,
+    /// Forget what the cache of blocks or pages holds; nothing that is not on the disk is in it.
+    DropCaches,
     /// Read everything and verify every checksum and the order of keys.
     Verify,
 }

@@ -257,6 +257,8 @@ pub struct Debt {
     pub l0_files: u64,
     /// L0 runs at which a merge starts.
     pub l0_trigger: u64,
+    /// LSM: what L0 may hold before writers stop: that many memtables.
+    pub l0_bytes_max: u64,
     /// Bytes that merges must still write until every level is within its target.
     pub pending_compaction_bytes: u64,
     /// Dirty pages and extents (B-tree), unflushed memtables (LSM).

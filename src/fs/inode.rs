@@ -59,9 +59,9 @@ pub(super) struct Inode {
     pub target: Bytes,
 }
 
-/// The epoch of the block keys of `ino`, from its stored record; `None` if that is damaged.
-pub fn epoch(ino: Ino, record: &Bytes) -> Option<u32> {
-    Inode::decode(ino, record).ok().map(|inode| inode.epoch)
+/// The epoch of the block keys of `ino` and its size in bytes, from its stored record; `None` if that is damaged.
+pub fn content(ino: Ino, record: &Bytes) -> Option<(u32, u64)> {
+    Inode::decode(ino, record).ok().map(|inode| (inode.epoch, inode.size))
 }
 
 impl Inode {

@@ -58,7 +58,7 @@ use types::{FileKind, ROOT, Statfs, Time};
 
 pub use check::{CheckSummary, Problem};
 pub use error::{Error, Result};
-pub use inode::epoch as inode_epoch;
+pub use inode::content as inode_content;
 pub use ops::Copied;
 pub use options::{Atime, BLOCK_BYTES_MAX, BLOCK_BYTES_MIN, FIELDS, Options};
 pub use superblock::Identity;

@@ -1,7 +1,7 @@
 //! `/.stats`: every reader, every command, the keys that other programs rely on, and the meter against the kernel's.
 
 use std::fs::{self, File};
-use std::io::Read;
+use std::io::{Read, Write};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::time::Duration;
 
@@ -77,9 +77,15 @@ fn commands(engine: Engine) {
         return;
     }
     let mount = Mount::new(engine, "");
-    mount.sh(r#"
+    let more = match engine {
+        Engine::Lsm => {
+            "pause resume 'rate 100M' 'rate off' 'iops 9000' 'iops off' 'auto_flush on' 'auto_compact on' 'set rate=90M'"
+        }
+        _ => "",
+    };
+    let script = r#"
         head -c 3000000 /dev/urandom > "$MNT/data"
-        for word in sync flush 'flush wait' checkpoint 'checkpoint wait' 'mark before'; do
+        for word in sync flush 'flush wait' checkpoint 'checkpoint wait' drop-caches help 'unmark other' MORE 'mark before'; do
             echo "$word" > "$MNT/.stats"; echo "$word" >> "$MNT/.stats"; printf '%s' "$word" > "$MNT/.stats"
             printf '%s\n\n' "$word" > "$MNT/.stats"; (echo "$word"; echo sync) > "$MNT/.stats"
             "$KVFS" ctl "$MNT" $word
@@ -88,7 +94,8 @@ fn commands(engine: Engine) {
         grep -q '^kvfs ' "$MNT/.stats.d/since/before"; "$KVFS" stats "$MNT" --since before | grep -q '^kvfs '
         fails cat "$MNT/.stats.d/since/never"; fails "$KVFS" stats "$MNT" --since never
         fails "$KVFS" ctl "$MNT" nonsense
-        "#);
+        "#;
+    mount.sh(&script.replace("MORE", more));
     let stats = mount.mnt().join(".stats");
     for words in ["nonsense", "flush everything now", "mark", "mark a/b", "\0"] {
         let error = fs::write(&stats, words).expect_err(words);
@@ -234,4 +241,42 @@ fn attribution(engine: Engine) {
     }
 }
 
-both_engines!(readers, commands, json_keys, meter_against_the_kernel, attribution);
+/// `metrics=` answers over HTTP what the file says, on this machine only; `explain` says where blocks lie.
+fn metrics_and_places(engine: Engine) {
+    if !able(&[]) {
+        return;
+    }
+    // A port that was free a moment ago.
+    let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let mount = Mount::new(engine, &format!("metrics={address}"));
+    fs::write(mount.mnt().join("data"), vec![1; 50_000]).unwrap();
+    let get = |path: &str| {
+        let mut stream = std::net::TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: {address}\r\n\r\n").as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    };
+    let answer = get("/metrics");
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
+    assert!(head.contains(&format!("Content-Length: {}\r\n", body.len())), "{head}");
+    // Families come in one order; values move on between the two.
+    let families = |text: &str| {
+        text.lines().filter(|line| line.starts_with("# TYPE")).map(str::to_string).collect::<Vec<_>>()
+    };
+    let file = fs::read_to_string(mount.mnt().join(".stats.d/prom")).unwrap();
+    assert_eq!(families(body), families(&file));
+    assert!(body.contains("\nkvfs_app_write_bytes_total 50000\n"), "{body}");
+    assert!(body.contains("kvfs_path_write_bytes{path=\"/data\"} 50000\n"), "{body}");
+    assert!(get("/nothing").starts_with("HTTP/1.1 404 "));
+
+    mount.ctl(&["flush", "wait"]);
+    let trace = mount.sh(r#""$KVFS" explain "$MNT/data""#);
+    let places = trace.lines().skip_while(|line| *line != "13 blocks").nth(1);
+    assert!(places.is_some_and(|line| line.trim_start().starts_with("0-")), "{trace}");
+    mount.stop_clean();
+}
+
+both_engines!(metrics_and_places, readers, commands, json_keys, meter_against_the_kernel, attribution);

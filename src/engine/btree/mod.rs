@@ -595,6 +595,11 @@ impl Engine for BtreeEngine {
     fn run(&self, command: Command, done: Done) {
         let mut commands = self.commands.lock();
         match command {
+            Command::DropCaches => {
+                drop(commands);
+                self.pager.drop_pool();
+                return done(Ok(()));
+            }
             Command::Flush | Command::Checkpoint => commands.checkpoint.push(done),
             Command::Verify => commands.verify.push(done),
             Command::Compact => commands.compact.push(done),

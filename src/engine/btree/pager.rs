@@ -384,6 +384,11 @@ impl Pager {
         self.file.set_size(units * UNIT_BYTES).map_err(|error| Error::io(format!("cutting {FILE}"), error))
     }
 
+    /// Forgets what the pool holds; dirty pages are not in it.
+    pub fn drop_pool(&self) {
+        self.pool.clear();
+    }
+
     /// The pool in figures.
     pub fn cache(&self) -> Cache {
         Cache {

@@ -455,6 +455,10 @@ impl Engine for LsmEngine {
 
     fn run(&self, command: Command, done: Done) {
         let (task, class) = match command {
+            Command::DropCaches => {
+                self.cache.clear();
+                return done(Ok(()));
+            }
             Command::Flush | Command::Checkpoint => (Task::Flush(self.rotate_now()), Class::Flush),
             Command::Compact => {
                 (Task::Compact { position: self.rotate_now(), is_started: false }, Class::Merge)

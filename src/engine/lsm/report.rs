@@ -71,6 +71,7 @@ impl LsmEngine {
             debt: Debt {
                 l0_files: levels[0].files,
                 l0_trigger: self.options.l0_trigger,
+                l0_bytes_max: self.options.l0_stop.saturating_mul(self.options.memtable_bytes),
                 pending_compaction_bytes: version.pending_bytes,
                 dirty_bytes: memtable_bytes,
                 unsynced_bytes: log.unsynced_bytes,
