@@ -185,6 +185,9 @@ mod tests {
         cache.set_bytes_max(1 << 18);
         let shape = cache.shape();
         assert!(shape.bytes <= 1 << 18 && shape.bytes > 0, "{shape:?}");
+        cache.clear();
+        assert_eq!(cache.shape().bytes, 0);
+        assert!(cache.get(CacheKind::Data, 2, 0).is_none());
     }
 
     #[test]

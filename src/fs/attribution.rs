@@ -330,7 +330,9 @@ mod tests {
                 });
             })
         };
-        (0..4).for_each(|_| drop(receiver.recv_timeout(std::time::Duration::from_secs(20)).unwrap()));
+        for _ in 0..4 {
+            receiver.recv_timeout(std::time::Duration::from_secs(20)).unwrap();
+        }
         attribution.close();
         namer.join().unwrap();
         let ranking = attribution.charges().by_process();
