@@ -19,7 +19,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("control", &["base", "disk", "engine", "fs"]),
     ("compare", &["base", "disk", "engine"]),
     ("fuse", &["base", "disk", "engine", "fs"]),
-    ("store", &["base", "disk", "engine", "fs", "fuse"]),
+    ("store", &["base", "disk", "engine", "fs", "fuse", "control"]),
 ];
 
 /// What only some files may say, and why those may.
@@ -31,6 +31,7 @@ const ONLY_IN: &[(&str, &[(&str, &str)])] = &[
         &[
             ("base/clock.rs", "the machine's clock"),
             ("fuse/", "latencies and waiting times of requests"),
+            ("control/metrics.rs", "patience with a client"),
             ("mount.rs", "patience with a holder of the lock"),
             ("daemon.rs", "patience with the child"),
             ("cli.rs", "patience while unmounting, progress"),

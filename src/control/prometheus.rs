@@ -154,9 +154,8 @@ pub(super) fn prometheus(report: &Report, latencies: &[Vec<(u64, u64)>]) -> Stri
 /// Who moved content: the twenty first and the others, whose row may fall when one of them rises, so no counters.
 fn movers(page: &mut Exposition, report: &Report) {
     let (processes, paths) = (report.charges.by_process(), report.charges.by_path());
-    let directions: [(&str, fn(&Tally) -> u64); 2] =
-        [("write", |tally| tally.write_bytes), ("read", |tally| tally.read_bytes)];
-    for (direction, bytes) in directions {
+    for direction in ["write", "read"] {
+        let bytes = |tally: &Tally| if direction == "write" { tally.write_bytes } else { tally.read_bytes };
         let name = format!("kvfs_process_{direction}_bytes");
         page.family(&name, "gauge", "Content moved since the mount, by process.");
         for (process, tally) in &processes.rows {
