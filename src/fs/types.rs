@@ -242,7 +242,7 @@ pub struct Statfs {
     pub blocks_free: u64,
     /// Free to everyone: without the reserve.
     pub blocks_available: u64,
-    /// Inodes in use.
+    /// Inodes in use, and those that may still be made.
     pub files: u64,
     /// Inodes that may still be made.
     pub files_free: u64,
