@@ -318,7 +318,7 @@ impl Default for Options {
             iops: 0,
             pending_slowdown_bytes: 64 << 30,
             pending_stop_bytes: 256 << 30,
-            page_bytes: 8 << 10,
+            page_bytes: 16 << 10,
             torn: Torn::Delta,
             dirty_bytes_max: 128 << 20,
             checkpoint_log_bytes: 256 << 20,
@@ -481,7 +481,7 @@ pub const FIELDS: &[Field<Options>] = &[
         },
         get: |_| "none".to_string(),
     },
-    size!("page_size", Format, page_bytes, "B-tree: bytes of a page, 4K to 64K. Default 8K."),
+    size!("page_size", Format, page_bytes, "B-tree: bytes of a page, 4K to 64K. Default 16K."),
     Field {
         name: "sync",
         when: When::Mount,
