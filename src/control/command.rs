@@ -34,6 +34,8 @@ pub enum Action {
         /// The block's number in the file.
         block: u64,
     },
+    /// Trace one read of the engine in so many; 0 ends it.
+    Trace(u64),
     /// Change a setting of the engine.
     Set {
         /// Its name.
@@ -61,6 +63,8 @@ pub const HELP: &[(&str, &str)] = &[
     ("mark NAME", "remember the counters; .stats.d/since/NAME counts from there"),
     ("unmark NAME", "forget a mark"),
     ("explain INO [BLOCK]", "trace a read of an inode and of one of its blocks, into .stats.d/trace"),
+    ("trace on [N]", "note the last 64 reads, or one in N, with every structure asked, in .stats.d/trace"),
+    ("trace off", "note no more reads"),
     ("set NAME=VALUE", "change an option of the engine until unmount, such as set rate=20M"),
     ("rate SIZE", "lsm: merges read and write at most so many bytes a second; off: no limit"),
     ("iops N", "lsm: merges make at most so many requests a second; off: no limit"),
@@ -95,6 +99,12 @@ pub fn parse(text: &[u8]) -> Result<Vec<Action>> {
             ["unmark", name] => Action::Unmark(mark_name(name)?),
             ["explain", ino] => Action::Explain { ino: number(ino)?, block: 0 },
             ["explain", ino, block] => Action::Explain { ino: number(ino)?, block: number(block)? },
+            ["trace", "off"] => Action::Trace(0),
+            ["trace", "on"] => Action::Trace(1),
+            ["trace", "on", every] => match number(every)? {
+                0 => return Err(Error::Invalid),
+                every => Action::Trace(every),
+            },
             ["set", setting] => {
                 let (name, value) = setting.split_once('=').ok_or(Error::Invalid)?;
                 set(name, value)
@@ -152,7 +162,7 @@ mod tests {
         let texts =
             ["flsh", "flush now", "flush wait wait", "sync wait", "mark", "mark a b", "mark a/b", "mark .."];
         let more =
-            ["mark a.json", "unmark", "mark \u{e4}", "flush\nnonsense\n", "FLUSH", &long, &many, "flush\0"];
+            ["mark a.json", "unmark", "trace", "trace on 0", "mark \u{e4}", "flush\nnonsense\n", "FLUSH", &long, &many, "flush\0"];
         for text in texts.into_iter().chain(more) {
             assert!(matches!(parse(text.as_bytes()), Err(Error::Invalid)), "{text:?}");
         }
@@ -169,7 +179,8 @@ mod tests {
                 .replace("NAME", "a")
                 .replace("SIZE", "20M")
                 .replace("on|off", "off")
-                .replace("INO [BLOCK]", "7 0");
+                .replace("INO [BLOCK]", "7 0")
+                .replace("[N]", "10");
             parse(line.as_bytes()).unwrap_or_else(|_| panic!("{form}"));
         }
     }

@@ -5,7 +5,7 @@ use std::fmt::Write;
 
 use super::stats::{Report, State};
 use crate::disk::Purpose;
-use crate::engine::{Cause, PageCause, PageKind, PageTraffic};
+use crate::engine::{Cause, PageCause, PageKind, PageTraffic, Work};
 use crate::fs::attribution::Tally;
 use crate::fs::meter::Op;
 
@@ -112,6 +112,11 @@ pub(super) fn prometheus(report: &Report, latencies: &[Vec<(u64, u64)>]) -> Stri
     );
     page.one("kvfs_tombstones", "gauge", "Deletes not dropped yet.", debt.tombstones);
     let rows = super::forecast::debt(sample);
+    let owed_bytes: f64 = rows.iter().map(|row| row.debt_bytes).sum();
+    if let Some(seconds) = super::forecast::cpu_seconds(sample, owed_bytes) {
+        let help = "Processor time of what is still to be written, at the measured rate.";
+        page.one("kvfs_debt_cpu_seconds", "gauge", help, seconds);
+    }
     let rows = rows.iter().map(|row| (&*row.level, row.debt_bytes));
     page.each(
         "kvfs_durability_debt_bytes",
@@ -248,6 +253,13 @@ fn counters(page: &mut Exposition, report: &Report) {
         let waited = tree.latch_wait_time.as_secs_f64();
         page.one("kvfs_latch_wait_seconds_total", "counter", "Time of these waits.", waited);
     }
+    let works = || Work::ALL.into_iter().map(|work| (work.name(), sample.shape.cpu.of(work)));
+    let timed = works().map(|(n, cost)| (n, cost.timed_nanos as f64 / 1e9));
+    page.each("kvfs_cpu_timed_seconds_total", "counter", "Processor time of timed work.", "work", timed);
+    let bytes = works().map(|(n, cost)| (n, cost.timed_bytes));
+    page.each("kvfs_cpu_timed_bytes_total", "counter", "Bytes of timed work.", "work", bytes);
+    let bytes = works().map(|(n, cost)| (n, cost.bytes));
+    page.each("kvfs_cpu_bytes_total", "counter", "Bytes of all work, timed or not.", "work", bytes);
     let filter = sample.shape.filter;
     page.one("kvfs_filter_checks_total", "counter", "Questions to bloom filters.", filter.checks);
     page.one("kvfs_filter_useful_total", "counter", "Tables not read thanks to them.", filter.useful);

@@ -12,7 +12,7 @@ use super::stats::{Base, Report, Sample, State, ratio};
 use crate::base::text::{exact_size, human_size};
 use crate::disk::{Counters, Purpose};
 use crate::engine::cache::CacheKind;
-use crate::engine::{Cause, Level, PageCause, PageCount, PageKind, PageTraffic, Tree};
+use crate::engine::{Cause, Level, PageCause, PageCount, PageKind, PageTraffic, Tree, Work};
 use crate::fs::attribution::Tally;
 use crate::fs::meter::Op;
 
@@ -320,7 +320,17 @@ fn forecast_block(page: &mut Page, report: &Report) {
     ));
     let settle = forecast::settle_seconds(report).map(Duration::from_secs_f64);
     items.push(format!("settles in {}", settle.map_or("-".to_string(), span)));
+    let cpu = forecast::cpu_seconds(&report.sample, total).map(Duration::from_secs_f64);
+    items.push(format!("cpu {}", cpu.map_or("-".to_string(), span)));
     page.block("OWED", items);
+    let works = Work::ALL.into_iter().filter_map(|work| {
+        let nanos = report.sample.shape.cpu.of(work).nanos_per_byte()?;
+        Some(format!("{} {nanos:.2}", work.name()))
+    });
+    let works: Vec<String> = works.collect();
+    if !works.is_empty() {
+        page.block("CPU", ["ns a byte".to_string()].into_iter().chain(works));
+    }
     if let Some(forecast) = forecast::forecast(report) {
         let measured = report.sample.engine_write_amp_no_wal();
         page.block(

@@ -300,6 +300,7 @@ fn shape_since(now: &Shape, earlier: &Shape) -> Shape {
         stall.stops = stall.stops.saturating_sub(before.stops);
         stall.waited = stall.waited.saturating_sub(before.waited);
     }
+    shape.cpu = now.cpu.since(&earlier.cpu);
     shape.probes = now.probes.since(&earlier.probes);
     shape.scan_runs = now.scan_runs.since(&earlier.scan_runs);
     shape

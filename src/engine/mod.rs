@@ -16,6 +16,7 @@
 mod batch;
 pub mod btree;
 pub mod cache;
+mod cpu;
 mod error;
 pub mod frame;
 pub mod lsm;
@@ -24,6 +25,7 @@ mod meter;
 mod options;
 mod shape;
 mod space;
+mod trace;
 mod traffic;
 pub mod wal;
 mod worker;
@@ -36,6 +38,7 @@ use bytes::Bytes;
 pub use crate::base::bell::{Bell, Class};
 pub use crate::base::journal::Journal;
 pub use batch::{Batch, Operation};
+pub use cpu::{Cost, Cpu, CpuMeter, Work};
 pub use error::{Cause, Error, Result};
 pub use mem::MemEngine;
 pub use meter::{KeyKind, KindCounters, MeteredEngine, TagCounters};
@@ -45,6 +48,7 @@ pub use shape::{
     StallMeter, Stalls, TableInfo, Tree, ValueLog,
 };
 pub use space::SpaceGuard;
+pub use trace::{Asked, ReadTrace, TracedRead};
 pub use traffic::{PageCause, PageCount, PageKind, PageTraffic, TrafficMeter};
 pub use worker::Worker;
 
@@ -170,9 +174,9 @@ pub trait Engine: Send + std::marker::Sync {
         Vec::new()
     }
 
-    /// What a point read of `key` asks, in order, up to where it stops; counts nothing. Reads the disk if it must.
-    fn explain(&self, key: &[u8]) -> Result<Vec<Probe>> {
-        let _ = key;
+    /// What a point read of `key` asks, in order, up to where it stops; counts nothing but what it must read from the disk.
+    fn explain(&self, key: &[u8], tier: Tier) -> Result<Vec<Probe>> {
+        let _ = (key, tier);
         Ok(Vec::new())
     }
 

@@ -181,7 +181,7 @@ impl BtreeEngine {
         let changed = page.changed_sectors();
         let bytes = IMAGE_HEADER_BYTES + changed.count_ones() as usize * SECTOR_BYTES;
         let mut sealed = Vec::with_capacity(self.pager.page_bytes());
-        page.seal(unit, &mut sealed);
+        self.pager.seal(page, unit, &mut sealed);
         let position = self.log.append(IMAGE_KIND, Purpose::PageImage, bytes, |target| {
             target.extend_from_slice(&unit.to_le_bytes());
             target.extend_from_slice(&changed.to_le_bytes());

@@ -63,7 +63,7 @@ use super::wal::{FIRST_KIND, Log, RECORD_OVERHEAD_BYTES};
 use super::{
     Batch, Bell, Cause, Class, Command, Debt, Done, Engine, Error, Journal, KeyRange, Memory, Options,
     PageCause, Pending, Position, Probe, ProbeMeter, Promise, Result, Shape, SpaceGuard, StallMeter, Tier,
-    Torn, Visit,
+    Torn, Visit, Work,
 };
 use crate::base::clock::Clock;
 use crate::disk::{Disk, Purpose};
@@ -189,7 +189,11 @@ impl BtreeEngine {
     /// Bytes of batches in the log behind the durable state: what opening would replay.
     fn log_bytes(&self) -> u64 {
         let position = self.tree.read().durable.position;
-        (self.log.end() - position).saturating_sub(self.image_bytes.load(Relaxed))
+        self.log_bytes_since(position, self.log.end())
+    }
+
+    fn log_bytes_since(&self, durable: Position, end: Position) -> u64 {
+        end.saturating_sub(durable).saturating_sub(self.image_bytes.load(Relaxed))
     }
 
     fn add_image_bytes(&self, bytes: u64) {
@@ -208,7 +212,7 @@ impl BtreeEngine {
             let logged = self.log.append(checkpoint::BATCH_IMAGE_KIND, Purpose::PageImage, bytes, |target| {
                 target.extend_from_slice(&unit.to_le_bytes());
                 target.extend_from_slice(&u32::from(fresh).to_le_bytes());
-                page.seal(unit, target);
+                self.pager.seal(&page, unit, target);
             });
             match logged {
                 Ok(_) => {
@@ -474,7 +478,10 @@ impl BtreeEngine {
             waiters.into_iter().for_each(|done| done(Ok(())));
         }
         let Some(running) = job.as_mut() else { return Ok(Pending::More) };
-        match self.advance(running) {
+        let (span, before) = (self.pager.cpu().span(Work::Checkpoint), self.pager.checkpoint_bytes());
+        let advanced = self.advance(running);
+        span.end(self.pager.checkpoint_bytes() - before);
+        match advanced {
             Ok(false) => {}
             Ok(true) => {
                 let waiters = job.take().map(|job| job.waiters).unwrap_or_default();
@@ -650,8 +657,8 @@ impl Engine for BtreeEngine {
     fn shape(&self) -> Shape {
         let log = self.log.shape();
         let jobs = self.job.try_lock().map(|job| job.iter().map(Job::describe).collect());
-        let log_bytes = self.log_bytes();
         let tree = self.tree.read();
+        let log_bytes = self.log_bytes_since(tree.durable.position, log.end);
         let (counts, page_bytes) = (tree.counts, self.pager.page_bytes() as u64);
         let [leaves, inner, extents] = self.pager.lookups();
         let (pages_read, pages_written) = self.pager.traffic();
@@ -702,6 +709,7 @@ impl Engine for BtreeEngine {
                 ..Debt::default()
             },
             stalls: self.stalls.snapshot(self.clock.elapsed()),
+            cpu: self.pager.cpu().snapshot().plus(&self.log.cpu()),
             probes: self.probes.snapshot(),
             jobs: jobs.unwrap_or_else(|| vec!["checkpoint".to_string()]),
             ..Shape::default()
@@ -712,8 +720,8 @@ impl Engine for BtreeEngine {
         Some(&self.journal)
     }
 
-    fn explain(&self, key: &[u8]) -> Result<Vec<Probe>> {
-        self.explain_key(key)
+    fn explain(&self, key: &[u8], tier: Tier) -> Result<Vec<Probe>> {
+        self.explain_key(key, tier)
     }
 
     fn promise(&self) -> Promise {

@@ -17,7 +17,9 @@ use super::page::{Extent, LEVEL, Page, SECTOR_BYTES};
 use super::tree::Miss;
 use super::{FIRST_UNIT, UNIT_BYTES};
 use crate::disk::{File, Purpose};
-use crate::engine::{Cache, Error, Lookups, PageCause, PageKind, PageTraffic, Result, TrafficMeter};
+use crate::engine::{
+    Cache, CpuMeter, Error, Lookups, PageCause, PageKind, PageTraffic, Result, TrafficMeter, Work,
+};
 
 /// Adjacent pages and extents are written in pieces of at most this size.
 const WRITE_BYTES: usize = 1 << 20;
@@ -92,6 +94,7 @@ pub struct Pager {
     lookups: [Counts; 3],
     reads: TrafficMeter,
     writes: TrafficMeter,
+    cpu: CpuMeter,
 }
 
 /// Requests of one kind.
@@ -123,7 +126,35 @@ impl Pager {
             lookups: Default::default(),
             reads: TrafficMeter::default(),
             writes: TrafficMeter::default(),
+            cpu: CpuMeter::default(),
         }
+    }
+
+    /// Measures what pages cost the processor.
+    pub fn cpu(&self) -> &CpuMeter {
+        &self.cpu
+    }
+
+    fn decode(&self, unit: u64, bytes: Vec<u8>) -> std::result::Result<Page, &'static str> {
+        self.cpu.sample(Work::Checksum, bytes.len() as u64, || Page::decode(unit, bytes))
+    }
+
+    /// Appends a page as it belongs at `unit`, checksum included.
+    pub fn seal(&self, page: &Page, unit: u64, target: &mut Vec<u8>) {
+        self.cpu.sample(Work::Checksum, self.page_bytes as u64, || page.seal(unit, target));
+    }
+
+    /// The checksum of a value.
+    pub fn checksum(&self, value: &[u8]) -> u32 {
+        self.cpu.sample(Work::Checksum, value.len() as u64, || crc32fast::hash(value))
+    }
+
+    /// Bytes that checkpoints have written so far: pages, values, maps, meta pages and those copies that they make.
+    pub fn checkpoint_bytes(&self) -> u64 {
+        let written = self.writes.snapshot();
+        let causes = PageCause::ALL.into_iter().filter(|cause| cause.is_write());
+        let causes = causes.filter(|cause| !matches!(cause, PageCause::Image | PageCause::Recovery));
+        causes.map(|cause| written.of_cause(cause).bytes).sum()
     }
 
     /// Bytes of a page.
@@ -190,7 +221,7 @@ impl Pager {
         let mut bytes = vec![0; self.page_bytes];
         self.file.read_at(purpose, offset, &mut bytes).map_err(context("reading", offset))?;
         self.count_read(PageKind::of_level(bytes[LEVEL]), purpose, 1, bytes.len() as u64);
-        match Page::decode(unit, bytes) {
+        match self.decode(unit, bytes) {
             Ok(page) => {
                 self.count_misses(usize::from(!page.is_leaf()), 1, purpose);
                 Ok(Arc::new(page))
@@ -210,7 +241,7 @@ impl Pager {
         let mut pieces = Vec::with_capacity(count);
         for (nth, bytes) in (0..).zip(bytes.chunks(self.page_bytes)) {
             let unit = unit + nth * self.page_units();
-            match Page::decode(unit, bytes.to_vec()) {
+            match self.decode(unit, bytes.to_vec()) {
                 Ok(page) => {
                     self.count_misses(usize::from(!page.is_leaf()), 1, purpose);
                     pieces.push((unit, Piece::Page(Arc::new(page))));
@@ -241,7 +272,7 @@ impl Pager {
             .map(|extent| {
                 let at = ((extent.unit - first.unit) * UNIT_BYTES) as usize;
                 let value = bytes.slice(at..at + extent.bytes as usize);
-                if crc32fast::hash(&value) != extent.crc {
+                if self.checksum(&value) != extent.crc {
                     let offset = extent.unit * UNIT_BYTES;
                     return Err(Error::corrupt(FILE, offset, "the value's checksum does not fit"));
                 }
@@ -282,7 +313,7 @@ impl Pager {
                 let before = buffer.len();
                 let (kind, cause) = match piece {
                     Piece::Page(page) => {
-                        page.seal(*unit, &mut buffer);
+                        self.seal(page, *unit, &mut buffer);
                         (page.kind(), page.cause())
                     }
                     Piece::Value(value) => {
@@ -315,7 +346,7 @@ impl Pager {
             && written < bytes_max
         {
             sealed.clear();
-            page.seal(*unit, &mut sealed);
+            self.seal(page, *unit, &mut sealed);
             for (nth, index) in page.changed_units().enumerate() {
                 let here = unit + index as u64;
                 if first + buffer.len() as u64 / UNIT_BYTES != here || buffer.len() >= WRITE_BYTES {

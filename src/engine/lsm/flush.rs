@@ -15,7 +15,7 @@ use super::value_log::{Pointer, Stored};
 use super::{LsmEngine, Task};
 use crate::base::text::human_size;
 use crate::disk::Purpose;
-use crate::engine::{Error, KeyRange, Pending, Result, Tier};
+use crate::engine::{Error, KeyRange, Pending, Result, Tier, Work};
 
 impl LsmEngine {
     /// One unit of flush work.
@@ -49,7 +49,9 @@ impl LsmEngine {
 
     fn flush_memtable(&self, memtable: &Arc<Memtable>) -> Result<()> {
         let began = self.clock.elapsed();
+        let span = self.shelf.cpu().span(Work::Flush);
         let table = self.write_table(memtable)?;
+        span.end(table.bytes);
         let position = memtable.last();
         let mut manifest = self.manifest.lock();
         let edit = Edit {

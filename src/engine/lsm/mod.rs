@@ -488,8 +488,8 @@ impl Engine for LsmEngine {
         self.list_tables()
     }
 
-    fn explain(&self, key: &[u8]) -> Result<Vec<Probe>> {
-        self.explain_key(key)
+    fn explain(&self, key: &[u8], tier: Tier) -> Result<Vec<Probe>> {
+        self.explain_key(key, tier)
     }
 
     fn promise(&self) -> Promise {

@@ -164,7 +164,7 @@ fn an_explanation_says_what_every_structure_answered_and_what_was_read() {
     apply(&*engine, &batch);
     run(&*engine, Command::Flush).unwrap();
     let say = |engine: &LsmEngine, of: &[u8]| {
-        let probes = engine.explain(of).unwrap();
+        let probes = engine.explain(of, Tier::Disk).unwrap();
         let read: u64 = probes.iter().map(|probe| probe.read_bytes).sum();
         (probes.iter().map(|probe| probe.verdict).collect::<Vec<_>>(), read)
     };

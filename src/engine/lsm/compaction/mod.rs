@@ -30,7 +30,7 @@ use super::version::{Run, Version};
 use crate::base::text::human_size;
 use crate::disk::{LEVELS, Purpose};
 use crate::engine::wal::Segment;
-use crate::engine::{KeyRange, Options, PolicyKind, Result};
+use crate::engine::{KeyRange, Options, PolicyKind, Result, Work};
 
 pub use eager::Eager;
 pub use leveled::Leveled;
@@ -309,6 +309,14 @@ impl RunningMerge {
     /// name.
     /// `move_value` is asked for every value in the log and says where it lies now, if it was moved.
     pub fn step(&mut self, bytes: u64, move_value: &mut MoveValue<'_>) -> Result<bool> {
+        let (shelf, before) = (self.shelf.clone(), self.output_bytes());
+        let span = shelf.cpu().span(Work::Merge);
+        let ended = self.merge_entries(bytes, move_value)?;
+        span.end(self.output_bytes() - before);
+        Ok(ended)
+    }
+
+    fn merge_entries(&mut self, bytes: u64, move_value: &mut MoveValue<'_>) -> Result<bool> {
         let (start, mut budget) = (self.done_bytes, bytes);
         while self.done_bytes - start < budget {
             let Some(entry) = self.merge.next()? else {

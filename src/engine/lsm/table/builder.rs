@@ -23,7 +23,7 @@ use crate::disk::{File, Purpose};
 use crate::engine::lsm::place;
 use crate::engine::lsm::value_log::Stored;
 use crate::engine::wal::Segment;
-use crate::engine::{Compression, Error, Position, Result, frame};
+use crate::engine::{Compression, Error, Position, Result, Work, frame};
 
 /// The file is written in pieces of at least this size.
 const WRITE_BYTES: usize = 1 << 20;
@@ -166,7 +166,14 @@ impl TableBuilder {
         self.block.finish(&mut self.buffer);
         self.meta.parts.raw_bytes += (self.buffer.len() - at) as u64;
         let payload = &self.buffer[at + frame::HEADER_BYTES..];
-        if let Some(kind) = compress(self.compression, payload, &mut self.compressed) {
+        let compressed = match self.compression {
+            Compression::None => None,
+            compression => {
+                let (cpu, target) = (self.shelf.cpu(), &mut self.compressed);
+                cpu.sample(Work::Compress, payload.len() as u64, || compress(compression, payload, target))
+            }
+        };
+        if let Some(kind) = compressed {
             self.buffer.truncate(at);
             frame::start(&mut self.buffer, kind);
             self.buffer.extend_from_slice(&self.compressed);
@@ -199,7 +206,9 @@ impl TableBuilder {
 
     fn end_frame(&mut self, at: usize) {
         let place = place(self.meta.number, self.buffer_start + at as u64);
-        frame::finish(&mut self.buffer, at, place);
+        let (cpu, buffer) = (self.shelf.cpu(), &mut self.buffer);
+        let bytes = (buffer.len() - at) as u64;
+        cpu.sample(Work::Checksum, bytes, || frame::finish(buffer, at, place));
     }
 
     fn write(&mut self) -> Result<()> {

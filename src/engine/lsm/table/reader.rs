@@ -24,7 +24,7 @@ use crate::engine::cache::{BlockCache, CacheKind};
 use crate::engine::lsm::value_log::{self, Pointer};
 use crate::engine::lsm::{Slot, place};
 use crate::engine::wal::Segment;
-use crate::engine::{Error, Result, Tier, frame};
+use crate::engine::{Error, Result, Tier, Work, frame};
 
 /// How far to go for what is not resident.
 #[derive(Clone, Copy)]
@@ -272,6 +272,12 @@ impl Table {
         &self.meta
     }
 
+    /// Where the block begins that holds `key`, which lies in `part` if anywhere.
+    pub fn block_offset(&self, part: usize, key: &[u8], access: Access<'_>) -> Result<u64> {
+        let index = self.index(part, access)?;
+        Ok(index.start(index.find(key)))
+    }
+
     /// What it knows of `key`, which lies in `part` if anywhere.
     pub fn get(&self, part: usize, key: &[u8], access: Access<'_>) -> Result<Option<Slot>> {
         let index = self.index(part, access)?;
@@ -340,10 +346,13 @@ impl Table {
 
     /// The block at `start` out of its frame; it shares its memory unless it is compressed.
     fn check(&self, start: u64, bytes: Bytes) -> Result<Block> {
-        let payload = match frame::decode(&bytes, place(self.meta.number, start)) {
+        let cpu = self.shelf.cpu();
+        let decode = || frame::decode(&bytes, place(self.meta.number, start));
+        let payload = match cpu.sample(Work::Checksum, bytes.len() as u64, decode) {
             Some((kind, payload)) if payload.len() + frame::HEADER_BYTES == bytes.len() => {
                 if is_compressed(kind) {
-                    let block = expand(kind, payload).ok_or_else(|| self.damaged(start))?;
+                    let expanded = cpu.sample(Work::Expand, payload.len() as u64, || expand(kind, payload));
+                    let block = expanded.ok_or_else(|| self.damaged(start))?;
                     return Block::parse(block.into()).map_err(|_| self.damaged(start));
                 }
                 if kind != KIND_BLOCK {

@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use super::{Table, TableBuilder, TableMeta, table_name, table_number};
 use crate::disk::{Disk, Purpose};
 use crate::engine::wal::Segment;
-use crate::engine::{Bell, Class, Error, Options, Result};
+use crate::engine::{Bell, Class, CpuMeter, Error, Options, Result};
 
 /// Table files of a store.
 pub struct Shelf {
@@ -24,6 +24,7 @@ pub struct Shelf {
     obsolete_bytes: AtomicU64,
     /// Memory of indexes and filters of open tables.
     resident_bytes: AtomicU64,
+    cpu: CpuMeter,
 }
 
 impl Shelf {
@@ -37,6 +38,7 @@ impl Shelf {
             discarded: Mutex::default(),
             obsolete_bytes: AtomicU64::new(0),
             resident_bytes: AtomicU64::new(0),
+            cpu: CpuMeter::default(),
         })
     }
 
@@ -133,6 +135,11 @@ impl Shelf {
         {
             log::warn!("removing {}: {error}", table_name(number));
         }
+    }
+
+    /// Measures what work on tables costs the processor.
+    pub fn cpu(&self) -> &CpuMeter {
+        &self.cpu
     }
 
     /// Bytes of obsolete tables that are not removed yet.
