@@ -26,8 +26,12 @@ use kvfs::fs::types::{Attributes, Caller, ROOT};
 use kvfs::fs::virtual_file::VirtualTree;
 use serde_json::Value;
 
+#[path = "stats/events.rs"]
+mod events;
 #[path = "stats/render.rs"]
 mod render;
+#[path = "stats/schema.rs"]
+mod schema;
 
 // A report that does not change.
 
@@ -90,6 +94,7 @@ fn sample(shape: Shape, disk: Snapshot) -> Sample {
             (Op::Fsync, 5, 0, 0),
         ]),
         kinds: vec![inode, block],
+        kind_write_bytes: vec![13_400 * 4, 460_700 * 3],
         tags,
         scans: 3,
         disk,

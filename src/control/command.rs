@@ -54,6 +54,7 @@ pub const HELP: &[(&str, &str)] = &[
         "compact [full] [wait]",
         "lsm: merge until one sorted run is left; btree: move what is last into free space, cut the file",
     ),
+    ("compact LEVEL [wait]", "lsm: merge a level, such as 0 or L0, wholly into the next"),
     ("checkpoint [wait]", "btree: write every dirty page home; lsm: as flush"),
     (
         "drop-caches",
@@ -91,6 +92,8 @@ pub fn parse(text: &[u8]) -> Result<Vec<Action>> {
             ["flush", "wait"] => run(Command::Flush, true),
             ["compact"] | ["compact", "full"] => run(Command::Compact, false),
             ["compact", "wait"] | ["compact", "full", "wait"] => run(Command::Compact, true),
+            ["compact", level] => run(Command::CompactLevel(level_number(level)?), false),
+            ["compact", level, "wait"] => run(Command::CompactLevel(level_number(level)?), true),
             ["checkpoint"] => run(Command::Checkpoint, false),
             ["checkpoint", "wait"] => run(Command::Checkpoint, true),
             ["drop-caches"] => run(Command::DropCaches, true),
@@ -123,6 +126,11 @@ pub fn parse(text: &[u8]) -> Result<Vec<Action>> {
 
 fn set(name: &str, value: &str) -> Action {
     Action::Set { name: name.to_string(), value: value.to_string() }
+}
+
+/// `2` or `L2`.
+fn level_number(word: &str) -> Result<usize> {
+    word.strip_prefix('L').unwrap_or(word).parse().map_err(|_| Error::Invalid)
 }
 
 fn number(word: &str) -> Result<u64> {
@@ -160,7 +168,7 @@ mod tests {
         let long = format!("mark {}", "x".repeat(65));
         let many = "help\n".repeat(65);
         let texts =
-            ["flsh", "flush now", "flush wait wait", "sync wait", "mark", "mark a b", "mark a/b", "mark .."];
+            ["flsh", "flush now", "flush wait wait", "compact L", "compact -1", "compact 1 2", "sync wait", "mark", "mark a b", "mark a/b", "mark .."];
         let more =
             ["mark a.json", "unmark", "trace", "trace on 0", "mark \u{e4}", "flush\nnonsense\n", "FLUSH", &long, &many, "flush\0"];
         for text in texts.into_iter().chain(more) {
@@ -175,6 +183,7 @@ mod tests {
             let line = form
                 .replace("[full]", "full")
                 .replace("[wait]", "wait")
+                .replace("LEVEL", "L1")
                 .replace("NAME=VALUE", "a=1")
                 .replace("NAME", "a")
                 .replace("SIZE", "20M")

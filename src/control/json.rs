@@ -75,6 +75,7 @@ fn value(report: &Report) -> Value {
             "syncs": disk.syncs,
             "errors": disk.errors,
             "log_write_bytes": sample.log_write_bytes(),
+            "overhead_write_bytes": sample.overhead_write_bytes(),
             "compaction_write_bytes": sample.compaction().write_bytes,
             "compaction_read_bytes": sample.compaction().read_bytes,
             "by_purpose": object(Purpose::all().map(|purpose| (purpose.name(), counters(sample.disk.of(purpose))))),
@@ -421,7 +422,8 @@ fn charged(mut row: Value, tally: &Tally) -> Value {
 }
 
 fn kinds(report: &Report) -> Value {
-    let kind = |(name, kind): (&&'static str, &crate::engine::KindCounters)| {
+    let kind = |((name, kind), index): ((&&'static str, &crate::engine::KindCounters), usize)| {
+        let written = report.sample.kind_write_bytes.get(index).copied().unwrap_or(0);
         let value = json!({
             "gets": kind.gets,
             "hits": kind.hits,
@@ -434,10 +436,12 @@ fn kinds(report: &Report) -> Value {
             "scanned_bytes": kind.scanned_bytes,
             "write_amplification":
                 super::ratio(kind.put_bytes + kind.delete_bytes, report.sample.app_write_bytes()),
+            "disk_write_bytes": written,
+            "disk_write_amplification": super::ratio(written, kind.put_bytes + kind.delete_bytes),
         });
         (*name, value)
     };
-    object(report.mount.kind_names.iter().zip(&report.sample.kinds).map(kind))
+    object(report.mount.kind_names.iter().zip(&report.sample.kinds).zip(0..).map(kind))
 }
 
 fn object<'a>(members: impl Iterator<Item = (&'a str, Value)>) -> Value {

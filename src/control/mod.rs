@@ -350,12 +350,24 @@ impl Control {
                     Ok(())
                 }
                 Action::Run { command, wait: false } => {
+                    let refused = Arc::new(Mutex::new(None));
+                    let (answer, journal, clock) =
+                        (refused.clone(), self.journal.clone(), self.parts.clock.clone());
                     let logged = move |result: crate::engine::Result<()>| match result {
                         Ok(()) => log::info!("{command:?} has ended"),
-                        Err(error) => log::error!("{command:?}: {error}"),
+                        Err(error) => {
+                            log::error!("{command:?}: {error}");
+                            // Whoever asked has been answered: this is the only place where it shows.
+                            if Arc::strong_count(&answer) == 1 {
+                                let what = format!("{command:?}: {error}");
+                                journal.record(clock.now(), "error", vec![("what", what.into())]);
+                            }
+                            *answer.lock() = Some(error);
+                        }
                     };
                     self.parts.engine.run(command, Box::new(logged));
-                    Ok(())
+                    let error = refused.lock().take();
+                    error.map_or(Ok(()), |error| Err(error.into()))
                 }
                 Action::Run { command, wait: true } => {
                     let engine = self.parts.engine.clone();

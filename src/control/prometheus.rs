@@ -40,8 +40,15 @@ impl Exposition {
     fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: impl std::fmt::Display) {
         self.0 += name;
         for (index, (label, text)) in labels.iter().enumerate() {
-            let text = text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
-            let _ = write!(self.0, "{}{label}=\"{text}\"", if index == 0 { '{' } else { ',' });
+            let _ = write!(self.0, "{}{label}=\"", if index == 0 { '{' } else { ',' });
+            for c in text.chars() {
+                match c {
+                    '\\' | '"' => self.0.extend(['\\', c]),
+                    '\n' => self.0 += "\\n",
+                    _ => self.0.push(c),
+                }
+            }
+            self.0.push('"');
         }
         let _ = writeln!(self.0, "{} {value}", if labels.is_empty() { "" } else { "}" });
     }
@@ -196,6 +203,13 @@ fn counters(page: &mut Exposition, report: &Report) {
         kinds().map(|(n, k)| (n, k.put_bytes)),
     );
     page.each(
+        "kvfs_kind_disk_write_bytes_total",
+        "counter",
+        "Bytes written to tables or pages, without the log, by kind of key.",
+        "kind",
+        report.mount.kind_names.iter().copied().zip(sample.kind_write_bytes.iter().copied()),
+    );
+    page.each(
         "kvfs_kv_gets_total",
         "counter",
         "Point reads, by kind of key.",
@@ -308,9 +322,12 @@ fn histograms(page: &mut Exposition, report: &Report, latencies: &[Vec<(u64, u64
     page.family("kvfs_fs_op_duration_seconds", "histogram", "From a request to its answer.");
     for (op, distribution) in Op::ALL.iter().zip(latencies).filter(|(_, values)| !values.is_empty()) {
         let name = op.name();
+        // Both ascend, so one pass does.
+        let (mut values, mut count) = (distribution.iter().peekable(), 0);
         for bound in BOUNDS {
-            let count: u64 =
-                distribution.iter().filter(|(value, _)| *value <= bound).map(|(_, count)| count).sum();
+            while let Some((_, more)) = values.next_if(|(value, _)| *value <= bound) {
+                count += more;
+            }
             let le = (bound as f64 / 1e9).to_string();
             page.sample("kvfs_fs_op_duration_seconds_bucket", &[("op", name), ("le", &le)], count);
         }

@@ -19,7 +19,7 @@ use crate::fs::meter::Op;
 /// Columns of a line at most.
 const COLUMNS: usize = 100;
 /// Rows of the table of operations at most; those with the most calls are shown.
-const OPERATIONS_MAX: usize = 16;
+const OPERATIONS_MAX: usize = 15;
 /// Processes, and names, at most.
 const MOVERS_MAX: usize = 4;
 /// Probes of a mean read above which reads are called dear.
@@ -543,6 +543,18 @@ fn kinds(page: &mut Page, report: &Report) {
             human_count(kind.scanned),
             human_size(kind.scanned_bytes),
         ));
+    }
+    let written = report.mount.kind_names.iter().zip(&sample.kinds).zip(&sample.kind_write_bytes);
+    let items: Vec<String> = written
+        .filter(|(_, bytes)| **bytes > 0)
+        .map(|((name, kind), bytes)| {
+            let rewritten = amp(ratio(*bytes, kind.put_bytes + kind.delete_bytes));
+            format!("{name} {} x{rewritten}", human_size(*bytes))
+        })
+        .collect();
+    if !items.is_empty() {
+        let others = format!("| overhead {}, without the log", human_size(sample.overhead_write_bytes()));
+        page.block("ON DISK", items.into_iter().chain([others]));
     }
     let (cache, memory) = (&sample.shape.cache, &sample.shape.memory);
     page.block(

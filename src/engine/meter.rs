@@ -117,6 +117,11 @@ impl MeteredEngine {
         std::array::from_fn(|index| self.tags[index].load())
     }
 
+    /// The kind of a key.
+    pub fn kind_of(&self, key: &[u8]) -> KeyKind {
+        (self.classify)(key)
+    }
+
     /// Scans begun.
     pub fn scans(&self) -> u64 {
         self.scans.load(Relaxed)

@@ -16,6 +16,7 @@
 mod batch;
 pub mod btree;
 pub mod cache;
+mod classes;
 mod cpu;
 mod error;
 pub mod frame;
@@ -38,10 +39,11 @@ use bytes::Bytes;
 pub use crate::base::bell::{Bell, Class};
 pub use crate::base::journal::Journal;
 pub use batch::{Batch, Operation};
+pub use classes::{ClassBytes, ClassMeter, Shares, class_of};
 pub use cpu::{Cost, Cpu, CpuMeter, Work};
 pub use error::{Cause, Error, Result};
 pub use mem::MemEngine;
-pub use meter::{KeyKind, KindCounters, MeteredEngine, TagCounters};
+pub use meter::{KINDS, KeyKind, KindCounters, MeteredEngine, TagCounters};
 pub use options::{Compression, FIELDS, Kind, Options, PolicyKind, Sync, Torn};
 pub use shape::{
     Cache, Debt, Filter, Histogram, Level, Lookups, Memory, Probe, ProbeMeter, Shape, StallCounters,
@@ -108,6 +110,9 @@ pub enum Command {
     Flush,
     /// LSM: flush, then merge until one sorted run is left in the lowest level. B-tree: move what lies at the end of the file into free space and cut the end off.
     Compact,
+    /// LSM: merge every table of a level with what it overlaps in the next. [`Error::Invalid`] for the last level, and for
+    /// engines without levels.
+    CompactLevel(usize),
     /// B-tree: write every dirty page home. LSM: the same as `Flush`.
     Checkpoint,
     /// Forget what the cache of blocks or pages holds; nothing that is not on the disk is in it.

@@ -4,7 +4,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use super::{Cause, Cpu, PageTraffic};
+use super::{Cause, ClassBytes, Cpu, PageTraffic};
 
 /// An engine at one moment.
 #[derive(Clone, Debug, Default)]
@@ -29,6 +29,8 @@ pub struct Shape {
     pub debt: Debt,
     /// Waits of writers.
     pub stalls: Stalls,
+    /// Bytes written to tables or pages on behalf of entries, by class of key.
+    pub classes: ClassBytes,
     /// What checksums, compression and background work cost the processor.
     pub cpu: Cpu,
     /// Structures (memtables, tables, pages) probed per point read.

@@ -53,7 +53,7 @@ mod tree;
 mod verify;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -66,6 +66,7 @@ use super::{
     Torn, Visit, Work,
 };
 use crate::base::clock::Clock;
+use crate::base::journal::Field;
 use crate::disk::{Disk, Purpose};
 use ahead::ReadAhead;
 use checkpoint::Job;
@@ -134,6 +135,8 @@ pub struct BtreeEngine {
     recovery_bytes: u64,
     /// Why the data file takes no more writes.
     failed: Mutex<Option<Error>>,
+    /// Whether the last unit of checkpoint work failed.
+    is_troubled: AtomicBool,
     journal: Arc<Journal>,
 }
 
@@ -173,6 +176,7 @@ pub fn open(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>, options: &Options) -> Re
         recovery_time,
         recovery_bytes,
         failed: Mutex::new(None),
+        is_troubled: AtomicBool::new(false),
         journal: Arc::default(),
     };
     if engine.log_bytes() > 0 {
@@ -245,13 +249,9 @@ impl BtreeEngine {
         self.dirty_since.store(0, Relaxed);
     }
 
-    fn checkpoint_ended(&self, took: Duration) {
+    fn checkpoint_ended(&self, took: Duration, fields: Vec<(&'static str, Field)>) {
         self.checkpoints.fetch_add(1, Relaxed);
         self.checkpoint_nanos.store(took.as_nanos() as u64, Relaxed);
-        let fields = vec![
-            ("page_image_bytes", self.image_bytes.load(Relaxed).into()),
-            ("duration_ns", (took.as_nanos() as u64).into()),
-        ];
         self.journal.record(self.clock.now(), "checkpoint", fields);
     }
 
@@ -464,9 +464,16 @@ impl BtreeEngine {
                 return Ok(due);
             }
             let mut waiters = std::mem::take(&mut self.commands.lock().checkpoint);
+            let reason = match () {
+                () if forced => "compaction",
+                () if !waiters.is_empty() => "command",
+                () if self.is_pressing() => "dirty pages",
+                () if self.log_bytes() >= self.options.checkpoint_log_bytes => "log",
+                () => "age",
+            };
             let begun = self.check().and_then(|()| match self.is_dirty() {
                 false => Ok(None),
-                true => self.freeze(&mut waiters).map(Some),
+                true => self.freeze(reason, &mut waiters).map(Some),
             });
             match begun {
                 Ok(begun) => *job = begun,
@@ -505,12 +512,23 @@ impl BtreeEngine {
             if waiters.is_empty() {
                 return Ok(false);
             }
-            *running = Some(Compaction::new(waiters));
+            let end_bytes = self.tree.read().space.end() * UNIT_BYTES;
+            *running = Some(Compaction::new(waiters, self.clock.elapsed(), end_bytes));
         }
         let Some(mut compaction) = running.take() else { return Ok(false) };
         match self.compact(&mut compaction, checkpoint) {
             Ok(true) => *running = Some(compaction),
-            Ok(false) => compaction.end(Ok(())),
+            Ok(false) => {
+                let took = self.clock.elapsed().saturating_sub(compaction.started);
+                let fields = vec![
+                    ("reason", "command".into()),
+                    ("end_bytes_before", compaction.end_bytes.into()),
+                    ("end_bytes_after", (self.tree.read().space.end() * UNIT_BYTES).into()),
+                    ("duration_ns", (took.as_nanos() as u64).into()),
+                ];
+                self.journal.record(self.clock.now(), "compact", fields);
+                compaction.end(Ok(()));
+            }
             Err(error) => {
                 compaction.end(Err(error.clone()));
                 return Err(error);
@@ -633,7 +651,13 @@ impl Engine for BtreeEngine {
     fn work(&self, class: Class) -> Result<Pending> {
         match class {
             Class::Log => self.log.work(),
-            Class::Flush => self.flush(),
+            Class::Flush => self.flush().inspect(|_| self.is_troubled.store(false, Relaxed)).inspect_err(|error| {
+                // Once, not at every try.
+                if !self.is_troubled.swap(true, Relaxed) {
+                    let what = format!("checkpoint: {error}");
+                    self.journal.record(self.clock.now(), "error", vec![("what", what.into())]);
+                }
+            }),
             Class::Merge | Class::Reclaim | Class::Room => Ok(Pending::Idle),
         }
     }
@@ -649,6 +673,11 @@ impl Engine for BtreeEngine {
             Command::Flush | Command::Checkpoint => commands.checkpoint.push(done),
             Command::Verify => commands.verify.push(done),
             Command::Compact => commands.compact.push(done),
+            Command::CompactLevel(_) => {
+                drop(commands);
+                let why = "a B-tree has no levels; compact without one moves what lies last into free space";
+                return done(Err(Error::Invalid(why.to_string())));
+            }
         }
         drop(commands);
         self.bell.ring(Class::Flush);
@@ -709,6 +738,7 @@ impl Engine for BtreeEngine {
                 ..Debt::default()
             },
             stalls: self.stalls.snapshot(self.clock.elapsed()),
+            classes: self.pager.classes(),
             cpu: self.pager.cpu().snapshot().plus(&self.log.cpu()),
             probes: self.probes.snapshot(),
             jobs: jobs.unwrap_or_else(|| vec!["checkpoint".to_string()]),

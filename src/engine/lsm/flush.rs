@@ -21,7 +21,12 @@ impl LsmEngine {
     /// One unit of flush work.
     pub(super) fn flush_work(&self) -> Result<Pending> {
         let flushed = self.flush();
-        self.troubles.lock().flush = flushed.as_ref().err().cloned();
+        let trouble = flushed.as_ref().err().cloned();
+        let before = std::mem::replace(&mut self.troubles.lock().flush, trouble.clone());
+        if let (Some(error), None) = (trouble, before) {
+            let what = format!("flush: {error}");
+            self.journal.record(self.clock.now(), "error", vec![("what", what.into())]);
+        }
         match &flushed {
             Ok(_) => {
                 let position = self.flushed.load(Relaxed);
@@ -75,6 +80,7 @@ impl LsmEngine {
         self.free_retired();
         let duration = self.clock.elapsed().saturating_sub(began);
         let fields = vec![
+            ("reason", if memtable.is_full(&self.options) { "full" } else { "asked for" }.into()),
             ("table", table.number.into()),
             ("memtable_bytes", memtable.bytes().into()),
             ("bytes", table.bytes.into()),

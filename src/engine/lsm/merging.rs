@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use super::compaction::{Choice, Job, RunningMerge, full};
+use super::compaction::{Choice, Job, RunningMerge, full, whole_level};
 use super::manifest::Edit;
 use super::table::Table;
 use super::throttle::Throttle;
@@ -127,8 +127,9 @@ impl LsmEngine {
     /// Looks for something to merge.
     fn next_merge(&self, merging: &mut Merging) -> Result<Next> {
         let version = self.view().version.clone();
-        if self.start_commands() {
-            let Some(job) = full(&version) else {
+        if let Some(level) = self.start_commands() {
+            let job = level.map_or_else(|| full(&version), |level| whole_level(&version, level));
+            let Some(job) = job else {
                 self.end_commands(&Ok(()), |task| matches!(task, Task::Compact { is_started: true, .. }));
                 return Ok(Next::Moved);
             };
@@ -221,17 +222,19 @@ impl LsmEngine {
         ]
     }
 
-    /// Marks compact commands whose flush is done; whether any is to be served.
-    fn start_commands(&self) -> bool {
+    /// Marks the compact commands whose flush is done and that one merge serves, the first of them and its like; what they ask
+    /// for, a level or everything.
+    fn start_commands(&self) -> Option<Option<usize>> {
         let flushed = self.flushed.load(Relaxed);
-        let mut any = false;
+        let mut served = None;
         for (task, _) in self.commands.lock().iter_mut() {
-            if let Task::Compact { position, is_started } = task {
-                *is_started |= *position <= flushed;
-                any |= *is_started;
+            if let Task::Compact { position, level, is_started } = task
+                && (*is_started || *position <= flushed)
+            {
+                *is_started = *served.get_or_insert(*level) == *level;
             }
         }
-        any
+        served
     }
 
     /// Whether the outputs of `job` would fit beside its inputs.

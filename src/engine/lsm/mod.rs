@@ -133,8 +133,8 @@ struct Troubles {
 enum Task {
     /// Ends when everything up to the position is in tables.
     Flush(Position),
-    /// As a flush; then starts a full merge and ends with it.
-    Compact { position: Position, is_started: bool },
+    /// As a flush; then starts a merge and ends with it: of a level into the next, or of everything.
+    Compact { position: Position, level: Option<usize>, is_started: bool },
     /// Reads everything.
     Verify(Box<Verification>),
 }
@@ -461,7 +461,17 @@ impl Engine for LsmEngine {
             }
             Command::Flush | Command::Checkpoint => (Task::Flush(self.rotate_now()), Class::Flush),
             Command::Compact => {
-                (Task::Compact { position: self.rotate_now(), is_started: false }, Class::Merge)
+                let position = self.rotate_now();
+                (Task::Compact { position, level: None, is_started: false }, Class::Merge)
+            }
+            Command::CompactLevel(level) if level + 1 >= LEVELS => {
+                let last = LEVELS - 1;
+                let why = format!("L{level} has no level below it to go into: levels are 0 to {last}");
+                return done(Err(Error::Invalid(why)));
+            }
+            Command::CompactLevel(level) => {
+                // What lies in the level now is there already.
+                (Task::Compact { position: 0, level: Some(level), is_started: false }, Class::Merge)
             }
             Command::Verify => {
                 (Task::Verify(Box::new(Verification::new(&self.view().version))), Class::Reclaim)

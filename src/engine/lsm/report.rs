@@ -115,6 +115,7 @@ impl LsmEngine {
                 limits_off: self.limits_off(version),
                 ..self.stalls.snapshot(self.clock.elapsed())
             },
+            classes: self.shelf.classes().snapshot(),
             cpu: self.shelf.cpu().snapshot().plus(&self.log.cpu()),
             probes: meters.probes.snapshot(),
             scan_runs: meters.scan_runs.snapshot(),

@@ -23,7 +23,7 @@ use crate::disk::{File, Purpose};
 use crate::engine::lsm::place;
 use crate::engine::lsm::value_log::Stored;
 use crate::engine::wal::Segment;
-use crate::engine::{Compression, Error, Position, Result, Work, frame};
+use crate::engine::{Compression, Error, Position, Result, Shares, Work, frame};
 
 /// The file is written in pieces of at least this size.
 const WRITE_BYTES: usize = 1 << 20;
@@ -61,6 +61,10 @@ pub struct TableBuilder {
     values: BTreeMap<Position, (u64, Arc<Segment>)>,
     /// The pointer of the current entry.
     pointer: Vec<u8>,
+    /// What entries of the current block take in it.
+    shares: Shares,
+    /// Classes of the blocks that are in the buffer.
+    classes: Vec<(u8, u64)>,
     finished: bool,
 }
 
@@ -109,6 +113,8 @@ impl TableBuilder {
             part_before: Vec::new(),
             values: BTreeMap::new(),
             pointer: Vec::new(),
+            shares: Shares::default(),
+            classes: Vec::new(),
             finished: false,
         }
     }
@@ -146,7 +152,9 @@ impl TableBuilder {
                 Some(Raw { bytes: &self.pointer, is_pointer: true })
             }
         };
+        let before = self.buffer.len();
         self.block.add(&mut self.buffer, self.shelf.options.restart_interval, key, raw);
+        self.shares.add(key, (self.buffer.len() - before) as u64);
         if self.shelf.options.bloom_bits > 0 {
             self.hashes.push(hash(key));
         }
@@ -179,6 +187,8 @@ impl TableBuilder {
             self.buffer.extend_from_slice(&self.compressed);
         }
         self.end_frame(at);
+        let whole = self.shares.total();
+        self.classes.extend(self.shares.divide((self.buffer.len() - at) as u64, whole));
         if self.index.len() == 0 {
             self.part_first.clone_from(&self.block_first);
             self.part_before.clone_from(&self.block_before);
@@ -216,6 +226,9 @@ impl TableBuilder {
         self.file.write_at(self.purpose, self.buffer_start, &self.buffer).map_err(context)?;
         self.buffer_start += self.buffer.len() as u64;
         self.buffer.clear();
+        for (class, bytes) in self.classes.drain(..) {
+            self.shelf.classes().add(class, bytes);
+        }
         Ok(())
     }
 

@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use super::{Table, TableBuilder, TableMeta, table_name, table_number};
 use crate::disk::{Disk, Purpose};
 use crate::engine::wal::Segment;
-use crate::engine::{Bell, Class, CpuMeter, Error, Options, Result};
+use crate::engine::{Bell, Class, ClassMeter, CpuMeter, Error, Options, Result};
 
 /// Table files of a store.
 pub struct Shelf {
@@ -25,6 +25,7 @@ pub struct Shelf {
     /// Memory of indexes and filters of open tables.
     resident_bytes: AtomicU64,
     cpu: CpuMeter,
+    classes: ClassMeter,
 }
 
 impl Shelf {
@@ -39,6 +40,7 @@ impl Shelf {
             obsolete_bytes: AtomicU64::new(0),
             resident_bytes: AtomicU64::new(0),
             cpu: CpuMeter::default(),
+            classes: ClassMeter::default(),
         })
     }
 
@@ -140,6 +142,11 @@ impl Shelf {
     /// Measures what work on tables costs the processor.
     pub fn cpu(&self) -> &CpuMeter {
         &self.cpu
+    }
+
+    /// Counts the bytes of blocks that are written, by class of key.
+    pub fn classes(&self) -> &ClassMeter {
+        &self.classes
     }
 
     /// Bytes of obsolete tables that are not removed yet.
