@@ -15,9 +15,9 @@ use kvfs::control::{
 };
 use kvfs::disk::{Disk, Latch, Metered, ProcessIo, Purpose, SimDisk, Snapshot, Space};
 use kvfs::engine::{
-    self, Batch, Cache, Cause, Command, Compression, Cost, Cpu, Debt, Engine, Filter, Histogram, Kind, KindCounters, Level, Lookups,
-    MemEngine, Memory, MeteredEngine, PageCause, PageKind, Shape, StallCounters, Stalls, TagCounters, Tier,
-    TrafficMeter, Tree, Work,
+    self, Batch, Cache, Cause, Command, Compression, Cost, Cpu, Debt, Engine, Filter, Histogram, Kind,
+    KindCounters, Level, Lookups, MemEngine, Memory, MeteredEngine, PageCause, PageKind, Shape,
+    StallCounters, Stalls, TagCounters, Tier, TrafficMeter, Tree, Work,
 };
 use kvfs::fs::Usage;
 use kvfs::fs::attribution::{Attribution, Charges, Process, Tally};
@@ -1160,7 +1160,10 @@ fn work_of_the_processor_is_measured_and_the_debt_priced() {
             engine::open(disk, clock, &options).unwrap()
         });
         let json = rig.json(".stats.d/json");
-        assert_eq!((&json["debt"]["cpu_seconds"], &json["cpu"]["merge"]["ns_per_byte"]), (&Value::Null, &Value::Null));
+        assert_eq!(
+            (&json["debt"]["cpu_seconds"], &json["cpu"]["merge"]["ns_per_byte"]),
+            (&Value::Null, &Value::Null)
+        );
         assert!(rig.cat(".stats").contains("cpu -"));
         fill(&rig);
         engine::run(&*rig.engine, Command::Compact).unwrap();
@@ -1185,7 +1188,10 @@ fn work_of_the_processor_is_measured_and_the_debt_priced() {
         for row in rows {
             let wanted = number(row, "debt_bytes") as f64 * nanos as f64 / bytes as f64 / 1e9;
             let shown = row["cpu_seconds"].as_f64().unwrap();
-            assert!((shown - wanted).abs() <= 1e-3 * wanted + nanos as f64 / bytes as f64 / 1e9, "{kind} {row}");
+            assert!(
+                (shown - wanted).abs() <= 1e-3 * wanted + nanos as f64 / bytes as f64 / 1e9,
+                "{kind} {row}"
+            );
         }
         if kind == Kind::Lsm {
             let written = number(&json, "disk.by_purpose.flush.write_bytes");
@@ -1193,7 +1199,10 @@ fn work_of_the_processor_is_measured_and_the_debt_priced() {
             assert_eq!(number(&json, "cpu.merge.bytes"), number(&json, "disk.compaction_write_bytes"));
         }
         let prom = exposition(&rig.cat(".stats.d/prom"));
-        assert_eq!(prom["kvfs_cpu_bytes_total{work=\"checksum\"}"], number(&json, "cpu.checksum.bytes") as f64);
+        assert_eq!(
+            prom["kvfs_cpu_bytes_total{work=\"checksum\"}"],
+            number(&json, "cpu.checksum.bytes") as f64
+        );
         assert!(prom["kvfs_debt_cpu_seconds"] > 0.0);
     }
 }
@@ -1212,16 +1221,22 @@ fn reads_are_traced_while_it_is_on() {
         let before = number(&rig.json(".stats.d/json"), "disk.by_purpose.get.read_bytes");
         let there = (0..300).find(|key| get(*key).is_some()).unwrap();
         get(u64::MAX);
-        rig.engine.scan(kvfs::engine::KeyRange::ALL, Tier::Disk, &mut |_, _| ControlFlow::Continue(())).unwrap();
+        rig.engine
+            .scan(kvfs::engine::KeyRange::ALL, Tier::Disk, &mut |_, _| ControlFlow::Continue(()))
+            .unwrap();
         let trace = rig.cat(".stats.d/trace");
         let reads: Vec<&str> = trace.split("\n#").collect();
         assert_eq!(reads[0], format!("trace on; the last {} reads, the newest last", there + 3), "{trace}");
         let found = reads[there as usize + 1];
-        assert!(found.contains(&format!(" get {there:016x}: ")) && found.ends_with("  found"), "{kind} {found}");
+        assert!(
+            found.contains(&format!(" get {there:016x}: ")) && found.ends_with("  found"),
+            "{kind} {found}"
+        );
         let hit = found.lines().find(|line| line.contains(" hit ")).unwrap();
         let structure = if kind == Kind::Lsm { "table." } else { "leaf page " };
         assert!(hit.contains(structure) && hit.contains(" at ") && hit.contains("400 bytes"), "{hit}");
-        let column = |line: &str| line.trim_end_matches(" read").rsplit(' ').next().unwrap().parse::<u64>().unwrap();
+        let column =
+            |line: &str| line.trim_end_matches(" read").rsplit(' ').next().unwrap().parse::<u64>().unwrap();
         let sum: u64 = trace.lines().filter(|line| line.ends_with(" read")).map(column).sum();
         let read = number(&rig.json(".stats.d/json"), "disk.by_purpose.get.read_bytes") - before;
         assert!(sum > 0 && (sum..=2 * sum).contains(&read), "{kind}: traced {sum}, read {read}");

@@ -167,10 +167,31 @@ mod tests {
     fn what_is_not_a_command_is_invalid() {
         let long = format!("mark {}", "x".repeat(65));
         let many = "help\n".repeat(65);
-        let texts =
-            ["flsh", "flush now", "flush wait wait", "compact L", "compact -1", "compact 1 2", "sync wait", "mark", "mark a b", "mark a/b", "mark .."];
-        let more =
-            ["mark a.json", "unmark", "trace", "trace on 0", "mark \u{e4}", "flush\nnonsense\n", "FLUSH", &long, &many, "flush\0"];
+        let texts = [
+            "flsh",
+            "flush now",
+            "flush wait wait",
+            "compact L",
+            "compact -1",
+            "compact 1 2",
+            "sync wait",
+            "mark",
+            "mark a b",
+            "mark a/b",
+            "mark ..",
+        ];
+        let more = [
+            "mark a.json",
+            "unmark",
+            "trace",
+            "trace on 0",
+            "mark \u{e4}",
+            "flush\nnonsense\n",
+            "FLUSH",
+            &long,
+            &many,
+            "flush\0",
+        ];
         for text in texts.into_iter().chain(more) {
             assert!(matches!(parse(text.as_bytes()), Err(Error::Invalid)), "{text:?}");
         }

@@ -110,7 +110,9 @@ impl Control {
         text += &match every {
             0 => format!("trace off; the last {} reads, the newest last\n", reads.len()),
             1 => format!("trace on; the last {} reads, the newest last\n", reads.len()),
-            _ => format!("trace on, one read in {every}; the last {} of them, the newest last\n", reads.len()),
+            _ => {
+                format!("trace on, one read in {every}; the last {} of them, the newest last\n", reads.len())
+            }
         };
         for read in &reads {
             let key = describe(&read.key);

@@ -10,7 +10,8 @@ fn events(rig: &Rig) -> Vec<Value> {
 
 /// The fields of each kind, as `docs/stats.md` lists them; optional ones are behind "; of a command".
 fn documented() -> std::collections::BTreeMap<String, BTreeSet<String>> {
-    let document = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/stats.md")).unwrap();
+    let document =
+        std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/stats.md")).unwrap();
     let section = document.split("## The events").nth(1).unwrap().split("\n## ").next().unwrap();
     let rows = section.lines().filter_map(|line| line.strip_prefix("| `")?.split_once("` | "));
     let fields = |text: &str| {
@@ -38,8 +39,13 @@ fn check(rig: &Rig, wanted: &[&str]) {
         let name = event["event"].as_str().unwrap();
         let known = documented.get(name).unwrap_or_else(|| panic!("docs/stats.md does not know {event}"));
         let always = ["number", "time_ms", "time", "event"];
-        let fields: BTreeSet<String> =
-            event.as_object().unwrap().keys().filter(|key| !always.contains(&key.as_str())).cloned().collect();
+        let fields: BTreeSet<String> = event
+            .as_object()
+            .unwrap()
+            .keys()
+            .filter(|key| !always.contains(&key.as_str()))
+            .cloned()
+            .collect();
         match name {
             // That of a command has who gave it.
             "error" => assert!(fields.contains("what") && fields.is_subset(known), "{event}"),
@@ -108,7 +114,8 @@ fn an_lsm_tree_tells_everything_it_does() {
     rig.write(OWNER, "auto_compact off").unwrap();
     for part in 0..5u64 {
         let mut batch = Batch::new(Op::Write.tag());
-        (0..40).for_each(|key| batch.put(((1 << 40) + part * 100 + key).to_be_bytes().to_vec(), vec![4; 400]));
+        (0..40)
+            .for_each(|key| batch.put(((1 << 40) + part * 100 + key).to_be_bytes().to_vec(), vec![4; 400]));
         rig.engine.apply(&batch, Tier::Disk).unwrap();
         engine::run(&*rig.engine, Command::Flush).unwrap();
     }
@@ -118,7 +125,18 @@ fn an_lsm_tree_tells_everything_it_does() {
     assert!(rig.write(OWNER, "nonsense").is_err());
     check(
         &rig,
-        &["mount", "command", "error", "stall_begin", "stall_end", "flush", "merge_begin", "merge_end", "move", "policy"],
+        &[
+            "mount",
+            "command",
+            "error",
+            "stall_begin",
+            "stall_end",
+            "flush",
+            "merge_begin",
+            "merge_end",
+            "move",
+            "policy",
+        ],
     );
     let events = events(&rig);
     let of = |name: &str, field: &str| -> BTreeSet<String> {
@@ -162,7 +180,11 @@ fn a_b_tree_tells_everything_it_does() {
     engine::run(&*rig.engine, Command::Checkpoint).unwrap();
     fail_thrice(&rig, &faulty, Purpose::Checkpoint);
     assert!(rig.write(OWNER, "compact 1").is_err(), "it has no levels");
-    assert!(rig.cat(".stats.d/ctl").contains("compact 1: a B-tree has no levels"), "{}", rig.cat(".stats.d/ctl"));
+    assert!(
+        rig.cat(".stats.d/ctl").contains("compact 1: a B-tree has no levels"),
+        "{}",
+        rig.cat(".stats.d/ctl")
+    );
     check(&rig, &["mount", "command", "error", "stall_begin", "stall_end", "checkpoint", "compact"]);
     let events = events(&rig);
     let checkpoints: Vec<&Value> = events.iter().filter(|event| event["event"] == "checkpoint").collect();
@@ -219,7 +241,8 @@ fn a_level_is_merged_wholly_into_the_next() {
         assert_eq!(rig.write(OWNER, words).map_err(|error| error.errno()), Err(libc::EINVAL), "{words}");
     }
     assert!(rig.cat(".stats.d/ctl").contains("L6 has no level below it"), "{}", rig.cat(".stats.d/ctl"));
-    let begins: Vec<Value> = events(&rig).into_iter().filter(|event| event["event"] == "merge_begin").collect();
+    let begins: Vec<Value> =
+        events(&rig).into_iter().filter(|event| event["event"] == "merge_begin").collect();
     assert_eq!(begins[0]["reason"], "command");
     assert_eq!((number(&begins[0], "from_level"), number(&begins[0], "into_level")), (0, 1));
 }

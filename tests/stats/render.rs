@@ -95,7 +95,10 @@ fn ten_thousand_tables_cost_a_report_nothing() {
         };
         let ((length, ..), (few_calls, few_bytes)) = (of(&few), allocations(|| print(&few.control)));
         let (long, calls, bytes) = of(&many);
-        assert!(long.abs_diff(length) < 500, "{name}: {length} bytes with ten tables, {long} with ten thousand");
+        assert!(
+            long.abs_diff(length) < 500,
+            "{name}: {length} bytes with ten tables, {long} with ten thousand"
+        );
         assert!(
             calls < few_calls + few_calls / 4 && bytes < few_bytes + few_bytes / 4,
             "{name}: {few_calls} allocations of {few_bytes} with ten tables, {calls} of {bytes} with ten thousand"
@@ -213,9 +216,10 @@ impl File for GatedFile {
 /// same.
 #[test]
 fn a_hung_disk_hangs_no_report() {
-    for (kind, purposes) in
-        [(Kind::Lsm, &["wal", "flush", "compact", "manifest"][..]), (Kind::Btree, &["wal", "page_image", "checkpoint", "manifest"])]
-    {
+    for (kind, purposes) in [
+        (Kind::Lsm, &["wal", "flush", "compact", "manifest"][..]),
+        (Kind::Btree, &["wal", "page_image", "checkpoint", "manifest"]),
+    ] {
         for purpose in purposes {
             hang(kind, purpose);
         }
@@ -263,16 +267,23 @@ fn hang(kind: Kind, purpose: &'static str) {
             std::thread::sleep(Duration::from_millis(1));
         }
         let began = Instant::now();
-        for file in ["json", "prom", "levels", "ops", "events", "history", "engine", "lsm.json", "trace", "ctl"] {
+        for file in
+            ["json", "prom", "levels", "ops", "events", "history", "engine", "lsm.json", "trace", "ctl"]
+        {
             rig.cat(&format!(".stats.d/{file}"));
         }
         assert!(rig.cat(".stats").starts_with("kvfs "));
         let took = began.elapsed();
         assert!(took < Duration::from_secs(5), "{kind}: the reports took {took:?} while {purpose} hung");
         assert!(gate.has_waiter(), "it still hangs");
-        for (word, file) in [("", ".stats"), ("json", ".stats.d/json"), ("prom", ".stats.d/prom"), ("events", ".stats.d/events")]
-        {
-            let mut client = std::os::unix::net::UnixStream::connect(directory.path().join("stats.sock")).unwrap();
+        for (word, file) in [
+            ("", ".stats"),
+            ("json", ".stats.d/json"),
+            ("prom", ".stats.d/prom"),
+            ("events", ".stats.d/events"),
+        ] {
+            let mut client =
+                std::os::unix::net::UnixStream::connect(directory.path().join("stats.sock")).unwrap();
             client.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
             client.write_all(format!("{word}\n").as_bytes()).unwrap();
             socket.serve();
@@ -282,7 +293,9 @@ fn hang(kind: Kind, purpose: &'static str) {
             let names = |text: &str| {
                 let word = |c: char| c.is_ascii_alphabetic() || c == '_';
                 text.lines()
-                    .map(|line| line.chars().take_while(|c| word(*c) || " \"#".contains(*c)).collect::<String>())
+                    .map(|line| {
+                        line.chars().take_while(|c| word(*c) || " \"#".contains(*c)).collect::<String>()
+                    })
                     .take(8)
                     .collect::<Vec<_>>()
             };

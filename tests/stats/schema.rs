@@ -23,7 +23,8 @@ const OPEN: [&str; 10] = [
 
 /// Unit of each documented key.
 fn units() -> BTreeMap<String, String> {
-    let document = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/stats.md")).unwrap();
+    let document =
+        std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/stats.md")).unwrap();
     let mut units = BTreeMap::new();
     for line in document.lines().skip_while(|line| !line.starts_with("### The mount")) {
         let cells: Vec<&str> = line.trim_matches('|').split(" | ").map(str::trim).collect();
@@ -87,7 +88,9 @@ impl Seen {
         match unit {
             Some("×" | "s" | "B/n") => kinds.extend(["number", "null"]),
             Some("ns") => _ = kinds.insert("number"),
-            Some("B" | "n" | "ms") if kinds.is_subset(&["integer", "null"].into()) => _ = kinds.insert("integer"),
+            Some("B" | "n" | "ms") if kinds.is_subset(&["integer", "null"].into()) => {
+                _ = kinds.insert("integer")
+            }
             _ => {}
         }
         if kinds.contains("number") {
@@ -114,11 +117,13 @@ impl Seen {
                 ];
                 let data = kept.iter().find(|(at, _)| *at == path).map(|(_, sort)| *sort);
                 let data = data.or_else(|| path.ends_with("kinds").then_some("<kind>"));
-                let data = data.or_else(|| path.starts_with("tree.pages.").then_some(match path {
-                    path if path.ends_with(".kind") => "<kind>",
-                    path if path.ends_with(".cause") => "<cause>",
-                    _ => "",
-                }));
+                let data = data.or_else(|| {
+                    path.starts_with("tree.pages.").then_some(match path {
+                        path if path.ends_with(".kind") => "<kind>",
+                        path if path.ends_with(".cause") => "<cause>",
+                        _ => "",
+                    })
+                });
                 let name = data.filter(|data| !data.is_empty()).unwrap_or(name);
                 if path.is_empty() { name.to_string() } else { format!("{path}.{name}") }
             };
@@ -154,7 +159,9 @@ fn check(value: &Value, schema: &Value, path: &str) {
             }
             "minimum" => value.as_f64().is_none_or(|number| number >= wanted.as_f64().unwrap()),
             "required" => match value.as_object() {
-                Some(members) => wanted.as_array().unwrap().iter().all(|name| members.contains_key(name.as_str().unwrap())),
+                Some(members) => {
+                    wanted.as_array().unwrap().iter().all(|name| members.contains_key(name.as_str().unwrap()))
+                }
                 None => true,
             },
             "properties" | "additionalProperties" => true,
@@ -181,7 +188,8 @@ fn check(value: &Value, schema: &Value, path: &str) {
 
 fn schema() -> Value {
     let mut mem = lsm();
-    mem.sample = Sample { shape: Shape { engine: "mem", variant: "map", ..Shape::default() }, ..Sample::default() };
+    mem.sample =
+        Sample { shape: Shape { engine: "mem", variant: "map", ..Shape::default() }, ..Sample::default() };
     mem.physical.below = None;
     mem.state = State::Ok;
     mem.usage = Usage::default();
@@ -252,7 +260,9 @@ fn units_fit_the_values() {
         }
         walked += 1;
         match unit.as_str() {
-            "B" | "n" | "ms" => assert!(kinds.contains("integer") && !kinds.contains("number"), "{key} {unit}: {kinds:?}"),
+            "B" | "n" | "ms" => {
+                assert!(kinds.contains("integer") && !kinds.contains("number"), "{key} {unit}: {kinds:?}")
+            }
             "×" | "ns" | "s" | "B/n" => assert!(kinds.contains("number"), "{key} {unit}: {kinds:?}"),
             "" | "now" => assert!(!kinds.contains("number"), "{key}: {kinds:?}"),
             other => panic!("{key} has the unit {other}"),

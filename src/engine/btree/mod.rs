@@ -651,13 +651,15 @@ impl Engine for BtreeEngine {
     fn work(&self, class: Class) -> Result<Pending> {
         match class {
             Class::Log => self.log.work(),
-            Class::Flush => self.flush().inspect(|_| self.is_troubled.store(false, Relaxed)).inspect_err(|error| {
-                // Once, not at every try.
-                if !self.is_troubled.swap(true, Relaxed) {
-                    let what = format!("checkpoint: {error}");
-                    self.journal.record(self.clock.now(), "error", vec![("what", what.into())]);
-                }
-            }),
+            Class::Flush => {
+                self.flush().inspect(|_| self.is_troubled.store(false, Relaxed)).inspect_err(|error| {
+                    // Once, not at every try.
+                    if !self.is_troubled.swap(true, Relaxed) {
+                        let what = format!("checkpoint: {error}");
+                        self.journal.record(self.clock.now(), "error", vec![("what", what.into())]);
+                    }
+                })
+            }
             Class::Merge | Class::Reclaim | Class::Room => Ok(Pending::Idle),
         }
     }

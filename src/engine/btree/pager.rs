@@ -18,8 +18,8 @@ use super::tree::Miss;
 use super::{FIRST_UNIT, UNIT_BYTES};
 use crate::disk::{File, Purpose};
 use crate::engine::{
-    Cache, ClassBytes, ClassMeter, CpuMeter, Error, Lookups, PageCause, PageKind, PageTraffic, Result, Shares,
-    TrafficMeter, Work,
+    Cache, ClassBytes, ClassMeter, CpuMeter, Error, Lookups, PageCause, PageKind, PageTraffic, Result,
+    Shares, TrafficMeter, Work,
 };
 
 /// Adjacent pages and extents are written in pieces of at most this size.

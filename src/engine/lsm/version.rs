@@ -10,8 +10,8 @@
 use std::sync::Arc;
 
 use super::compaction::Levels;
-use super::report::Totals;
 use super::memtable::Memtable;
+use super::report::Totals;
 use super::table::{Table, table_name};
 use crate::disk::LEVELS;
 use crate::engine::{Error, Result};
