@@ -76,6 +76,8 @@ enum Verb {
     #[command(after_help = options_help())]
     Mount(MountArgs),
     /// Unmount, and wait until everything is on disk and the store is closed
+    // Without the alias, `kvfs unmount MNT` would be the short form of mount, with a store named `unmount`.
+    #[command(visible_alias = "unmount")]
     Umount {
         /// Mount point
         mount_point: PathBuf,
