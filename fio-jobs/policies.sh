@@ -33,6 +33,7 @@ shift
 policies=("$@")
 [ ${#policies[@]} -gt 0 ] || policies=("${all[@]}" btree)
 size=${SIZE:-256}
+[ "$size" -ge 64 ] || die "SIZE=$size is too small: a memtable is 1/64 of it, and at least a megabyte"
 tools fio jq
 scratch_mount "$parent"
 
