@@ -107,7 +107,9 @@ impl LsmEngine {
         };
         let sparse = self.sparse_segments(&self.view().version).into_keys().collect();
         let mut move_value = |pointer, segment: &_| self.move_value(&sparse, pointer, segment);
-        let stepped = slice.step(self.rates.step_bytes(UNIT_BYTES), &mut move_value);
+        // Small tables, small steps: a merge of some of them is seen half way.
+        let step_bytes = self.rates.step_bytes(UNIT_BYTES.min(self.options.table_bytes / 2));
+        let stepped = slice.step(step_bytes, &mut move_value);
         let has_moved = slice.moved_bytes > 0;
         let ready = match stepped {
             Ok(true) => self.make_durable(&slice).map(|()| true),

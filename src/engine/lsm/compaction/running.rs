@@ -159,7 +159,9 @@ impl RunningJob {
             shelf: shelf.clone(),
             table_bytes: options.table_bytes,
         };
-        running.need_bytes = running.estimate_need(options.merge_threads);
+        // A slice may end with a short table of its own: a block pays for what each table has beside its entries.
+        let ends_bytes = (running.slices.len() as u64 - 1) * options.block_bytes;
+        running.need_bytes = running.estimate_need(options.merge_threads) + ends_bytes;
         running
     }
 
@@ -219,6 +221,12 @@ impl RunningJob {
             done_bytes: 0,
             moved_bytes: 0,
         }))
+    }
+
+    /// Its inputs that are still part of the store, with their levels.
+    #[cfg(test)]
+    pub fn inputs(&self) -> &[(usize, Arc<Table>)] {
+        &self.inputs
     }
 
     /// Whether a slice was not begun.
