@@ -43,8 +43,6 @@ const BUSY_WAIT: Duration = Duration::from_secs(2);
 const CLOSING_WAIT: Duration = Duration::from_secs(120);
 /// What a holder writes into the lock while it closes the store.
 const CLOSING: &str = "closing the store";
-/// Threads that merge.
-const MERGE_THREADS: usize = 2;
 /// How long the filesystem's thread sleeps at most.
 const IDLE: Duration = Duration::from_secs(1);
 /// How often the statistics' socket is looked at.
@@ -243,7 +241,8 @@ impl Service {
             }
             None => None,
         };
-        let worker = Worker::start(store.engine.clone(), MERGE_THREADS)?;
+        let merge_threads = store.settings.engine.merge_threads as usize;
+        let worker = Worker::start(store.engine.clone(), merge_threads)?;
         let stop = Arc::new(Stop::default());
         let mut service = Service { store, tree, worker: Some(worker), stop, threads: Vec::new() };
         let (fs, stop) = (service.store.fs.clone(), service.stop.clone());
