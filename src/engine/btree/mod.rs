@@ -1,7 +1,7 @@
 //! The B-tree engine: fixed pages changed in place, large values in extents, one log before both.
 //!
-//! **No steal.** Between checkpoints changed pages live in memory alone, so what lies in the file is always the state of one log
-//! position, and recovery is: that state, plus the batches behind it. Values and new pages go where nothing was, so a crash that
+//! **No steal.** Between checkpoints changed pages live in memory alone, so what lies in the file is always what a
+//! checkpoint froze, and recovery is: that state, plus the batches behind its floor. Values and new pages go where nothing was, so a crash that
 //! tears them costs nothing. A page that a checkpoint overwrites may be torn while it is needed; its copy lies, as the option
 //! `torn` says:
 //!
@@ -22,9 +22,10 @@
 //! 2. Refuse what is over a limit; take space in the file for whatever the batch may need at most.
 //! 3. Append the batch to the log.
 //! 4. Change pages in memory. Nothing can fail here.
-//!
-//! A batch of small values for a large tree skips 1 and 4: its changes wait in `buffer`.
 //! 5. `torn=image`: append every changed page. One that finds no space gets its image from the checkpoint.
+//!
+//! A batch of nothing but small values, in a tree that the dirty bytes cannot hold anyway, needs only step 3: its puts wait in the
+//! [`buffer`] until many of one leaf can be made together. `torn=image` has no buffer: its point is the page after each batch.
 //!
 //! # Reads
 //!
@@ -747,6 +748,8 @@ impl Engine for BtreeEngine {
                 checkpoint_time: Duration::from_nanos(self.checkpoint_nanos.load(Relaxed)),
                 dirty_age: self.dirty_age(),
                 settle_bytes: tree.settle_bytes(self.options.torn),
+                waiting_puts: tree.buffer.len(),
+                waiting_bytes: tree.buffer.bytes(),
                 recovery_time: self.recovery_time,
                 recovery_bytes: self.recovery_bytes,
                 leaves,
