@@ -25,7 +25,7 @@
 //! 5. `torn=image`: append every changed page. One that finds no space gets its image from the checkpoint.
 //!
 //! A batch of nothing but small values, in a tree that the dirty bytes cannot hold anyway, needs only step 3: its puts wait in the
-//! [`buffer`] until many of one leaf can be made together. `torn=image` has no buffer: its point is the page after each batch.
+//! `buffer` until many of one leaf can be made together. `torn=image` has no buffer: its point is the page after each batch.
 //!
 //! # Reads
 //!
