@@ -13,6 +13,11 @@ impl BtreeEngine {
             let mut pages = Vec::new();
             let (epoch, found) = {
                 let tree = self.tree.read();
+                if let Some(value) = tree.buffer.get(key) {
+                    let bytes = value.len() as u64;
+                    let structure = "change buffer".to_string();
+                    return Ok(vec![Probe { structure, verdict: "hit", bytes, read_bytes: 0 }]);
+                }
                 let walked = tree.leaf(&self.pager, &loaded, key, |unit, _| {
                     pages.push((unit, tree.changed_page(unit).is_some()));
                 });

@@ -2,9 +2,10 @@
 //!
 //! 1. Read the meta pages; the newer whole one names position P, root and free map.
 //! 2. If the meta page says that copies in the double-write area belong to its state, write them to their places.
-//! 3. Walk the log from P, or from `images_start`. If the meta page says that images up to `images_end` belong to its state, write
+//! 3. Walk the log from the state's floor, or from `images_start`. If the meta page says that images up to `images_end` belong to its state, write
 //!    the newest of each sector to its place first; batches between them wait.
-//! 4. Apply every batch behind P to the tree in memory. Nothing of it is written until the next checkpoint.
+//! 4. Apply every batch behind the floor to the tree in memory; those before P that it has already are applied again, which changes
+//!    nothing in the end. Nothing of it is written until the next checkpoint.
 //!
 //! Each step may be cut off and done again from the start. A file that does not exist yet appears with its first meta page, whole
 //! or not at all.
@@ -14,6 +15,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::buffer::Mark;
 use super::checkpoint::{BATCH_IMAGE_KIND, IMAGE_HEADER_BYTES, IMAGE_KIND};
 use super::double::DoubleWrite;
 use super::freemap::FreeMap;
@@ -37,7 +39,7 @@ pub struct Recovered {
     pub log: Log,
     /// The tree with every batch of the log.
     pub tree: Tree,
-    /// Bytes of page images in the log behind the durable position.
+    /// Bytes of page images in the log behind the floor of the durable state.
     pub image_bytes: u64,
 }
 
@@ -96,6 +98,8 @@ pub fn recover(
         repaired: meta.images_end == 0,
         waiting: Vec::new(),
         image_bytes: 0,
+        torn: options.torn,
+        dirty_bytes_max: options.dirty_bytes_max,
     };
     let log = Log::open(
         disk,
@@ -103,12 +107,13 @@ pub fn recover(
         bell,
         options.sync,
         options.log_segment_bytes,
-        if meta.images_end > 0 { meta.images_start } else { meta.position },
+        if meta.images_end > 0 { meta.images_start.min(meta.floor) } else { meta.floor },
         &std::collections::BTreeSet::new(),
         &mut |kind, position, payload| replay.record(kind, position, payload),
     )?;
-    if log.end() < meta.images_end {
-        let what = format!("the log ends at {}, page images up to {}", log.end(), meta.images_end);
+    if log.end() < meta.images_end.max(meta.position) {
+        let needed = meta.images_end.max(meta.position);
+        let what = format!("the log ends at {}, but the pages need it up to {needed}", log.end());
         return Err(Error::corrupt("log", 0, what));
     }
     let Replay { mut tree, image_bytes, .. } = replay;
@@ -162,6 +167,8 @@ struct Replay<'a> {
     /// Batches between them.
     waiting: Vec<Bytes>,
     image_bytes: u64,
+    torn: Torn,
+    dirty_bytes_max: u64,
 }
 
 impl Replay<'_> {
@@ -169,7 +176,7 @@ impl Replay<'_> {
         let (start, middle, end) = (self.meta.images_start, self.meta.position, self.meta.images_end);
         match kind {
             IMAGE_KIND => {
-                if position > middle {
+                if position > self.meta.floor {
                     self.image_bytes += payload.len() as u64 + RECORD_OVERHEAD_BYTES;
                 }
                 // Behind the end lie those of a checkpoint that was cut off before its commit.
@@ -187,7 +194,7 @@ impl Replay<'_> {
                 }
             }
             BATCH_IMAGE_KIND => {}
-            FIRST_KIND if position <= middle => {}
+            FIRST_KIND if position <= self.meta.floor => {}
             FIRST_KIND if !self.repaired => self.waiting.push(payload),
             FIRST_KIND => self.batch(&payload)?,
             _ => return Err(Error::corrupt("log record", position, format!("an unknown kind, {kind}"))),
@@ -232,6 +239,10 @@ impl Replay<'_> {
 
     fn batch(&mut self, payload: &Bytes) -> Result<()> {
         let batch = Batch::decode(payload)?;
+        if self.tree.suits_buffer(&batch, self.torn, self.dirty_bytes_max) {
+            self.tree.buffer.add(&batch, Mark { position: self.meta.floor, image_bytes: 0 });
+            return Ok(());
+        }
         let mut loaded = Loaded::default();
         let mut pins = Pins::new();
         let needs = loop {
