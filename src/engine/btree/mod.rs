@@ -53,6 +53,7 @@ mod meta;
 mod page;
 mod pager;
 mod recovery;
+mod salvage;
 mod tree;
 mod verify;
 
@@ -79,6 +80,8 @@ use latch::{TreeLatch, WaitMeter};
 use page::Extent;
 use pager::{Loaded, Pager, Piece};
 use tree::{Chunk, Item, Miss, Needs, Pins, Stop};
+
+pub use salvage::{is_file, salvage};
 
 /// The file's unit of space.
 const UNIT_BYTES: u64 = 4096;

@@ -32,6 +32,7 @@ mod memtable;
 mod merge;
 mod merging;
 mod report;
+mod salvage;
 mod scan;
 mod stall;
 mod switches;
@@ -74,6 +75,8 @@ use throttle::Rates;
 use value_log::MOVED_KIND;
 use verify::Verification;
 use version::{Version, View};
+
+pub use salvage::{is_file, salvage};
 
 /// When to look again whether the last reader of a flushed memtable is gone.
 const RETIRED_AGAIN: std::time::Duration = std::time::Duration::from_millis(20);
