@@ -1,7 +1,10 @@
 //! Decoders on damaged bytes: whatever the bytes, no panic, no endless loop, and no wrong answer that claims to be right. Each target
 //! is a plain function over bytes; here they run on seeded mutations of valid input, as smoke.
 
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use kvfs::base::clock::ManualClock;
@@ -9,7 +12,9 @@ use kvfs::base::prng::Prng;
 use kvfs::base::{text, varint};
 use kvfs::disk::{Disk, Purpose, SimDisk};
 use kvfs::engine::wal::Log;
-use kvfs::engine::{self, Batch, Bell, Command, Kind, Options, Sync, Tier, frame};
+use kvfs::engine::{
+    self, Batch, Bell, Class, Command, Engine, Error, KeyRange, Kind, Options, Sync, Tier, frame,
+};
 use kvfs::store::Settings;
 
 /// Copies of `bytes` with bits turned, bytes replaced, cut off, doubled or moved.
@@ -194,6 +199,161 @@ fn lsm_stores() {
 #[test]
 fn btree_stores() {
     stores(Kind::Btree);
+}
+
+/// What a key may read as: one value, or several after a change that failed.
+type Allowed = BTreeMap<Vec<u8>, Vec<Option<Vec<u8>>>>;
+
+fn key_of(number: u64) -> Vec<u8> {
+    format!("key{number:03}").into_bytes()
+}
+
+fn value_of(prng: &mut Prng) -> Vec<u8> {
+    let length = if prng.one_in(5) { 2048 + prng.below(5000) } else { prng.below(200) };
+    vec![prng.bits() as u8; length as usize]
+}
+
+/// Background work; a damaged store may refuse some of it.
+fn work(engine: &dyn Engine) {
+    for class in [Class::Log, Class::Flush, Class::Merge, Class::Reclaim] {
+        let _ = engine.work(class);
+    }
+}
+
+/// Runs a command; it must end, well or not.
+fn ends(engine: &dyn Engine, command: Command, what: &str) {
+    let ended = Arc::new(AtomicBool::new(false));
+    let told = ended.clone();
+    engine.run(command, Box::new(move |_| told.store(true, Ordering::Release)));
+    for _ in 0..2000 {
+        if ended.load(Ordering::Acquire) {
+            return;
+        }
+        work(engine);
+    }
+    panic!("{what}: {command:?} does not end");
+}
+
+/// Applies a batch; it must be taken or refused in the end.
+fn ends_batch(engine: &dyn Engine, batch: &Batch, what: &str) -> Result<(), Error> {
+    for _ in 0..300 {
+        match engine.apply(batch, Tier::Disk) {
+            Err(Error::Busy { .. }) => work(engine),
+            other => return other.map(|_| ()),
+        }
+    }
+    panic!("{what}: a batch waits for ever");
+}
+
+fn holds(allowed: &Allowed, key: &[u8], found: Option<&[u8]>, what: &str) {
+    let may = allowed.get(key).map_or(&[None][..], Vec::as_slice);
+    assert!(may.iter().any(|value| value.as_deref() == found), "{what}: wrong data for {key:?}");
+}
+
+/// One change at random, of the store and of what it may hold.
+fn change(engine: &dyn Engine, prng: &mut Prng, allowed: &mut Allowed, what: &str) {
+    let key = key_of(prng.below(150));
+    let mut batch = Batch::new(0);
+    let value = (!prng.one_in(4)).then(|| value_of(prng));
+    match &value {
+        Some(value) => batch.put(key.clone(), value.clone()),
+        None => batch.delete(key.clone()),
+    }
+    match ends_batch(engine, &batch, what) {
+        Ok(()) => drop(allowed.insert(key, vec![value])),
+        Err(_) => allowed.entry(key).or_insert_with(|| vec![None]).push(value),
+    }
+}
+
+/// Whole stores with a few bits of one file turned, read and written to: each answer is right or an error, and each call ends.
+fn stores_under_writes(kind: Kind, torn: engine::Torn, rounds: u64) {
+    let options = Options { dirty_bytes_max: 24 << 10, torn, ..Options::tiny(kind) };
+    let disk = SimDisk::new();
+    let open = |disk: Arc<SimDisk>| engine::open(disk, Arc::new(ManualClock::default()), &options);
+    let engine = open(disk.clone()).unwrap();
+    let (mut prng, mut allowed) = (Prng::new(8), Allowed::new());
+    for step in 0..500 {
+        change(&*engine, &mut prng, &mut allowed, "whole");
+        if step % 9 == 0 {
+            work(&*engine);
+        }
+    }
+    // What is in the log alone may end early after damage to its end.
+    engine::run(&*engine, Command::Flush).unwrap();
+    engine.close().unwrap();
+    drop(engine);
+    let mut opened = 0;
+    for info in disk.list().unwrap() {
+        for round in 0..rounds {
+            let what = format!("{kind} {} round {round}", info.name);
+            let mut prng = Prng::new(round);
+            let mut bytes = read(&disk, &info.name);
+            for _ in 0..1 + prng.below(3) {
+                let at = prng.below(bytes.len() as u64) as usize;
+                bytes[at] ^= 1 << prng.below(8);
+            }
+            let damaged = with_file(&disk, &info.name, &bytes);
+            let Ok(engine) = open(damaged.clone()) else { continue };
+            opened += 1;
+            let mut allowed = allowed.clone();
+            for _ in 0..60 {
+                match prng.below(10) {
+                    0..4 => change(&*engine, &mut prng, &mut allowed, &what),
+                    4..7 => {
+                        let key = key_of(prng.below(150));
+                        if let Ok(found) = engine.get(&key, Tier::Disk) {
+                            holds(&allowed, &key, found.as_deref(), &what);
+                        }
+                    }
+                    7 => {
+                        let start = key_of(prng.below(150));
+                        let mut found = BTreeMap::new();
+                        let scanned = engine.scan(
+                            KeyRange { start: &start, end: None },
+                            Tier::Disk,
+                            &mut |key, value| {
+                                holds(&allowed, key, Some(value), &what);
+                                found.insert(key.to_vec(), value.to_vec());
+                                ControlFlow::Continue(())
+                            },
+                        );
+                        for (key, _) in allowed.range(start.clone()..).filter(|_| scanned.is_ok()) {
+                            holds(&allowed, key, found.get(key).map(Vec::as_slice), &what);
+                        }
+                    }
+                    8 => work(&*engine),
+                    _ if prng.one_in(3) => ends(&*engine, Command::Checkpoint, &what),
+                    _ => {}
+                }
+            }
+            ends(&*engine, Command::Verify, &what);
+            if prng.one_in(2) {
+                let _ = engine.close();
+            }
+            drop(engine);
+            // A process that ends takes nothing with it that it had accepted.
+            let Ok(engine) = open(damaged.kill()) else { continue };
+            for number in 0..150 {
+                let key = key_of(number);
+                if let Ok(found) = engine.get(&key, Tier::Disk) {
+                    holds(&allowed, &key, found.as_deref(), &what);
+                }
+            }
+        }
+    }
+    assert!(opened > 0, "every damage was refused: nothing was tested");
+}
+
+#[test]
+fn btree_stores_under_writes() {
+    stores_under_writes(Kind::Btree, engine::Torn::Delta, 60);
+    stores_under_writes(Kind::Btree, engine::Torn::DoubleWrite, 20);
+    stores_under_writes(Kind::Btree, engine::Torn::Image, 20);
+}
+
+#[test]
+fn lsm_stores_under_writes() {
+    stores_under_writes(Kind::Lsm, engine::Torn::Delta, 12);
 }
 
 /// Proves that the harness can fail.

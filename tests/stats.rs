@@ -292,6 +292,8 @@ fn btree() -> Report {
             checkpoint_time: Duration::from_millis(1234),
             dirty_age: Duration::from_millis(2500),
             settle_bytes: 82 << 10,
+            waiting_puts: 1200,
+            waiting_bytes: 220 << 10,
             recovery_time: Duration::from_millis(310),
             recovery_bytes: 5 << 20,
             leaves: Lookups { hits: 900, misses: 100 },

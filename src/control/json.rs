@@ -226,6 +226,8 @@ fn counters(counters: Counters) -> Value {
         "write_bytes": counters.write_bytes,
         "reads": counters.reads,
         "read_bytes": counters.read_bytes,
+        "mean_write_bytes": counters.write_bytes.checked_div(counters.writes),
+        "mean_read_bytes": counters.read_bytes.checked_div(counters.reads),
         "syncs": counters.syncs,
         "errors": counters.errors,
     })
@@ -347,6 +349,8 @@ fn tree(sample: &Sample) -> Option<Value> {
         "checkpoint_ns": nanos_of(tree.checkpoint_time),
         "dirty_age_ns": nanos_of(tree.dirty_age),
         "settle_bytes": tree.settle_bytes,
+        "waiting_puts": tree.waiting_puts,
+        "waiting_bytes": tree.waiting_bytes,
         "recovery_ns": nanos_of(tree.recovery_time),
         "recovery_bytes": tree.recovery_bytes,
         "leaf_hits": tree.leaves.hits,

@@ -240,17 +240,23 @@ fn by_cause(page: &mut Page, sample: &Sample) {
             other => causes.push((other.name(), sample.disk.of(other))),
         }
     }
-    let mut block = |head: &str, bytes: fn(&Counters) -> u64, requests: u64| {
-        let named = causes.iter().filter(|(_, counters)| bytes(counters) > 0);
-        let mut items: Vec<String> =
-            named.map(|(name, counters)| format!("{name} {}", human_size(bytes(counters)))).collect();
-        let all = bytes(&total);
-        let mean = all.checked_div(requests).map_or("-".to_string(), human_size);
-        items.push(format!("| {} in {} requests of {mean}", human_size(all), human_count(requests)));
+    let mut block = |head: &str, of: fn(&Counters) -> (u64, u64)| {
+        let mean =
+            |(bytes, requests): (u64, u64)| bytes.checked_div(requests).map_or("-".to_string(), human_size);
+        let named =
+            causes.iter().map(|(name, counters)| (name, of(counters))).filter(|(_, (bytes, _))| *bytes > 0);
+        let item = |(name, (bytes, requests))| {
+            let each = mean((bytes, requests));
+            format!("{name} {} ({} of {each})", human_size(bytes), human_count(requests))
+        };
+        let mut items: Vec<String> = named.map(item).collect();
+        let (bytes, requests) = of(&total);
+        let each = mean((bytes, requests));
+        items.push(format!("| {} in {} requests of {each}", human_size(bytes), human_count(requests)));
         page.block(head, items);
     };
-    block("WRITTEN", |counters| counters.write_bytes, total.writes);
-    block("READ", |counters| counters.read_bytes, total.reads);
+    block("WRITTEN", |counters| (counters.write_bytes, counters.writes));
+    block("READ", |counters| (counters.read_bytes, counters.reads));
     let mut items = vec![format!("{} by the disk", human_count(total.syncs))];
     if let Some(process) = sample.process {
         let share = ratio(process.write_bytes, total.write_bytes).map(|share| share - 1.0);
@@ -442,6 +448,7 @@ fn tree_block(page: &mut Page, tree: &Tree) {
             format!("log since checkpoint {}", human_size(tree.checkpoint_age_bytes)),
             format!("dirty for {}", span(tree.dirty_age)),
             format!("to settle {}", human_size(tree.settle_bytes)),
+            format!("waiting {} puts {}", human_count(tree.waiting_puts), human_size(tree.waiting_bytes)),
             format!("recovery {} of {}", span(tree.recovery_time), human_size(tree.recovery_bytes)),
             format!("leaf hits {}", percent(tree.leaves.hit_share())),
             format!("inner hits {}", percent(tree.inner.hit_share())),

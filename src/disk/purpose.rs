@@ -22,7 +22,7 @@ pub enum Purpose {
         /// Target level, below [`LEVELS`].
         into: u8,
     },
-    /// B-tree: a dirty page written to its home because memory was needed.
+    /// B-tree: leaves read so that puts which waited for them can be made.
     PageWrite,
     /// B-tree: dirty pages and extents written to their home by a checkpoint.
     Checkpoint,

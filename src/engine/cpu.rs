@@ -28,7 +28,7 @@ pub enum Work {
     Flush,
     /// LSM: merging tables, per byte written.
     Merge,
-    /// B-tree: checkpoints, per byte written.
+    /// B-tree: checkpoints, and the sweeps of the change buffer before them, per byte written.
     Checkpoint,
 }
 

@@ -152,6 +152,10 @@ pub struct Tree {
     pub dirty_age: Duration,
     /// Bytes of the data file and of copies of pages that a checkpoint would write now, in the torn-page mode of the mount.
     pub settle_bytes: u64,
+    /// Puts that wait in memory for many of their leaf to be made together.
+    pub waiting_puts: u64,
+    /// Memory that they take; of the dirty bytes.
+    pub waiting_bytes: u64,
     /// How long opening took.
     pub recovery_time: Duration,
     /// Log bytes of the batches that opening replayed.

@@ -43,7 +43,7 @@ impl PageKind {
 /// Why it is read or written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PageCause {
-    /// Written: puts and deletes changed it, or it is their value.
+    /// Written: puts and deletes changed it, or it is their value. Read: for puts that had waited.
     Change,
     /// Written: it was split, is the new half, or the page above both.
     Split,
@@ -112,12 +112,12 @@ impl PageCause {
     /// Whether pages are read for it.
     pub fn is_read(self) -> bool {
         use PageCause::*;
-        matches!(self, Compaction | Recovery | Get | Scan | Verify)
+        matches!(self, Change | Compaction | Recovery | Get | Scan | Verify)
     }
 
     /// Whether pages are written for it.
     pub fn is_write(self) -> bool {
-        !self.is_read() || matches!(self, PageCause::Compaction | PageCause::Recovery)
+        !self.is_read() || matches!(self, PageCause::Change | PageCause::Compaction | PageCause::Recovery)
     }
 }
 

@@ -1,12 +1,12 @@
 //! The checkpoint: brings the tree of one log position to its place in the file while writers go on.
 //!
 //! 1. *Freeze*: take the dirty pages and values, root, counts and free map as of log position P. Writers copy what they change
-//!    from here on.
+//!    from here on. Puts that wait in the buffer are not in it, so the state names the floor up to which nothing is missing.
 //! 2. *Fresh*: write values and pages that no durable state refers to, and the free map, to their places.
 //! 3. *Images*: append the changed sectors of every other page, in their new form, to the log; or write the page to the double-write area. In `torn=image` the
 //!    images of batches do, where they could be written.
 //! 4. *Commit*: sync the data file, the area and the log, write the meta page, sync it. Now the state at P is durable: what is not
-//!    in its place lies in the log between `images_start` and `images_end`, or in the area. The log below P (below
+//!    in its place lies in the log between `images_start` and `images_end`, or in the area. The log below the floor (and below
 //!    `images_start`) and units freed before P can be used again.
 //! 5. *Home*: write the changed units of the pages of step 3 to their places, which may tear them: the images repair that. Sync.
 //! 6. *Done*: write the meta page once more, in the other slot, without `images_end` and `double_bytes`. It needs no sync of its
@@ -19,6 +19,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use super::meta::Meta;
@@ -141,9 +142,15 @@ impl BtreeEngine {
             let units = self.pager.grow(units, 0)?;
             self.tree.write().space.set_file_units(units);
         }
-        let position = self.log.end();
-        let frozen = self.tree.write().freeze(position);
+        let now = self.mark();
+        let mut tree = self.tree.write();
+        let frozen = tree.freeze(now);
+        let waits = !tree.buffer.is_empty();
+        drop(tree);
         self.clear_dirty_since();
+        if waits {
+            self.set_dirty_since();
+        }
         let bytes_before = self.pager.checkpoint_bytes();
         Ok(Job::new(frozen, reason, bytes_before, self.clock.elapsed(), std::mem::take(waiters)))
     }
@@ -256,9 +263,9 @@ impl BtreeEngine {
         self.pager.write_meta(&meta, PageCause::Checkpoint)?;
         self.sync_file(Purpose::Manifest)?;
         job.meta = meta;
-        self.log.release(meta.images_start);
+        self.log.release(meta.images_start.min(meta.floor));
         self.tree.write().commit(meta);
-        self.set_image_bytes(job.image_bytes);
+        self.settled_image_bytes.store(job.frozen.floor_image_bytes, Relaxed);
         self.bell.ring(Class::Room);
         Ok(())
     }

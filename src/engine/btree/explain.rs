@@ -18,6 +18,11 @@ impl BtreeEngine {
             let (mut pages, mut extent) = (Vec::new(), None);
             let (epoch, found) = {
                 let tree = self.tree.read();
+                if let Some(value) = tree.buffer.get(key) {
+                    let bytes = value.len() as u64;
+                    let structure = "change buffer".to_string();
+                    return Ok(vec![Probe { structure, offset: None, verdict: "hit", bytes, read_bytes: 0 }]);
+                }
                 let walked = tree.leaf(&self.pager, &loaded, key, |unit, page| {
                     pages.push((unit, tree.changed_page(unit).is_some()));
                     if page.is_leaf()

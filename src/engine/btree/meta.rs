@@ -9,7 +9,9 @@ pub const FILE: &str = "btree.pages";
 pub const META_BYTES: usize = 512;
 const KIND: u8 = 1;
 const MAGIC: u64 = u64::from_le_bytes(*b"kvfsbtr1");
-const WORDS: usize = 18;
+const WORDS: usize = 19;
+/// Those of stores from before `floor`.
+const WORDS_BEFORE: usize = 18;
 
 /// Numbers that are kept with the tree.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -35,8 +37,10 @@ pub struct Meta {
     pub root: u64,
     /// Levels of the tree; 0 for an empty one.
     pub height: u64,
-    /// The state holds every batch up to here.
+    /// The state holds batches up to here.
     pub position: Position,
+    /// It holds every batch up to here, and opening replays the others; never above `position`.
+    pub floor: Position,
     /// Page images of batches in the log between here and `position` belong to this state; never above `position`.
     pub images_start: Position,
     /// Page images in the log up to here (of batches up to `position`, of the checkpoint behind it) belong to this state and are
@@ -92,6 +96,7 @@ impl Meta {
             counts.inner_pages,
             counts.leaf_bytes,
             counts.extent_units,
+            self.floor,
         ];
         let payload: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
         let mut bytes = frame::encode(KIND, self.offset(), &payload);
@@ -100,9 +105,9 @@ impl Meta {
     }
 
     /// Reads the slot at `offset`; `None` if it does not check.
-    fn decode(bytes: &[u8], offset: u64) -> Option<Meta> {
+    pub fn decode(bytes: &[u8], offset: u64) -> Option<Meta> {
         let (kind, payload) = frame::decode(bytes, offset)?;
-        if kind != KIND || payload.len() != WORDS * 8 {
+        if kind != KIND || !matches!(payload.len() / 8, WORDS_BEFORE | WORDS) || payload.len() % 8 > 0 {
             return None;
         }
         let mut words = payload.chunks_exact(8).map(|word| {
@@ -114,12 +119,13 @@ impl Meta {
         if next()? != MAGIC {
             return None;
         }
-        let meta = Meta {
+        let mut meta = Meta {
             sequence: next()?,
             page_bytes: next()?,
             root: next()?,
             height: next()?,
             position: next()?,
+            floor: 0,
             images_start: next()?,
             images_end: next()?,
             double_bytes: next()?,
@@ -135,10 +141,12 @@ impl Meta {
                 extent_units: next()?,
             },
         };
+        meta.floor = next().unwrap_or(meta.position);
         let pages = meta.page_bytes.is_power_of_two() && (4 << 10..=64 << 10).contains(&meta.page_bytes);
         (pages
             && meta.height < 64
             && meta.images_start <= meta.position
+            && meta.floor <= meta.position
             && meta.offset() == offset
             && meta.end >= super::FIRST_UNIT)
             .then_some(meta)
@@ -167,6 +175,7 @@ mod tests {
             root: 5,
             height: 2,
             position: 1000,
+            floor: 950,
             images_start: 900,
             images_end: 2000,
             double_bytes: 7,
@@ -186,19 +195,26 @@ mod tests {
             .chunks_exact(8)
             .map(|word| u64::from_le_bytes(word.try_into().unwrap()))
             .collect();
-        assert_eq!(bytes[4..17], [144, 0, 0, 0, 1, b'k', b'v', b'f', b's', b'b', b't', b'r', b'1']);
+        assert_eq!(bytes[4..17], [152, 0, 0, 0, 1, b'k', b'v', b'f', b's', b'b', b't', b'r', b'1']);
         assert_eq!(
             words[1..],
-            [3, 16384, 5, 2, 1000, 900, 2000, 7, 900, 77, 1, 33, 0x0102_0304, 6, 1, 50_000, 12]
+            [3, 16384, 5, 2, 1000, 900, 2000, 7, 900, 77, 1, 33, 0x0102_0304, 6, 1, 50_000, 12, 950]
         );
-        assert!(bytes[153..].iter().all(|byte| *byte == 0) && bytes.len() == 512);
+        assert!(bytes[161..].iter().all(|byte| *byte == 0) && bytes.len() == 512);
         assert_eq!(Meta::decode(&bytes, 4096), Some(sample(3)));
         assert_eq!(Meta::decode(&bytes, 0), None);
-        for bit in 0..153 * 8 {
+        for bit in 0..161 * 8 {
             bytes[bit / 8] ^= 1 << (bit % 8);
             assert_eq!(Meta::decode(&bytes, 4096), None, "bit {bit}");
             bytes[bit / 8] ^= 1 << (bit % 8);
         }
+    }
+
+    #[test]
+    fn a_meta_page_without_a_floor_holds_every_batch() {
+        let words = sample(3).encode()[frame::HEADER_BYTES..][..WORDS_BEFORE * 8].to_vec();
+        let bytes = frame::encode(KIND, 4096, &words);
+        assert_eq!(Meta::decode(&bytes, 4096), Some(Meta { floor: 1000, ..sample(3) }));
     }
 
     #[test]

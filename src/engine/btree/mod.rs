@@ -1,7 +1,7 @@
 //! The B-tree engine: fixed pages changed in place, large values in extents, one log before both.
 //!
-//! **No steal.** Between checkpoints changed pages live in memory alone, so what lies in the file is always the state of one log
-//! position, and recovery is: that state, plus the batches behind it. Values and new pages go where nothing was, so a crash that
+//! **No steal.** Between checkpoints changed pages live in memory alone, so what lies in the file is always what a
+//! checkpoint froze, and recovery is: that state, plus the batches behind its floor. Values and new pages go where nothing was, so a crash that
 //! tears them costs nothing. A page that a checkpoint overwrites may be torn while it is needed; its copy lies, as the option
 //! `torn` says:
 //!
@@ -24,6 +24,9 @@
 //! 4. Change pages in memory. Nothing can fail here.
 //! 5. `torn=image`: append every changed page. One that finds no space gets its image from the checkpoint.
 //!
+//! A batch of nothing but small values, in a tree that the dirty bytes cannot hold anyway, needs only step 3: its puts wait in the
+//! `buffer` until many of one leaf can be made together. `torn=image` has no buffer: its point is the page after each batch.
+//!
 //! # Reads
 //!
 //! A search that misses a page reads it without holding a lock and starts again. Scans read ahead: `ahead` says when and how far.
@@ -38,6 +41,7 @@
 #![doc = include_str!("FORMAT.md")]
 
 mod ahead;
+mod buffer;
 mod checkpoint;
 mod compact;
 mod double;
@@ -49,6 +53,7 @@ mod meta;
 mod page;
 mod pager;
 mod recovery;
+mod salvage;
 mod tree;
 mod verify;
 
@@ -76,6 +81,8 @@ use latch::{TreeLatch, WaitMeter};
 use page::Extent;
 use pager::{Loaded, Pager, Piece};
 use tree::{Chunk, Item, Miss, Needs, Pins, Stop};
+
+pub use salvage::{is_file, salvage};
 
 /// The file's unit of space.
 const UNIT_BYTES: u64 = 4096;
@@ -125,8 +132,14 @@ pub struct BtreeEngine {
     commands: Mutex<Commands>,
     stalls: StallMeter,
     probes: ProbeMeter,
-    /// Bytes of page images in the log behind the durable position: they cost no replay.
-    image_bytes: AtomicU64,
+    /// Bytes of page images that were logged since opening, those that opening found behind the floor included.
+    logged_image_bytes: AtomicU64,
+    /// Those of them before the floor of the durable state. The others cost no replay.
+    settled_image_bytes: AtomicU64,
+    /// Batches up to here come into pages before the next checkpoint that is more than a part of a sweep.
+    target: Mutex<Option<Position>>,
+    /// Why the last step of a sweep failed.
+    sweep_failed: Mutex<Option<Error>>,
     /// Clock time of the first change since the last freeze, in ns, plus one; 0 without any.
     dirty_since: AtomicU64,
     checkpoints: AtomicU64,
@@ -149,7 +162,7 @@ pub fn open(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>, options: &Options) -> Re
     let started = clock.elapsed();
     let recovered = recovery::recover(disk, clock.clone(), bell.clone(), options)?;
     let recovery_time = clock.elapsed().saturating_sub(started);
-    let behind_bytes = recovered.log.end() - recovered.tree.durable.position;
+    let behind_bytes = recovered.log.end() - recovered.tree.durable.floor;
     let recovery_bytes = behind_bytes.saturating_sub(recovered.image_bytes);
     let waits = Arc::new(WaitMeter::new(clock.clone()));
     let engine = BtreeEngine {
@@ -169,7 +182,10 @@ pub fn open(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>, options: &Options) -> Re
         commands: Mutex::default(),
         stalls: StallMeter::default(),
         probes: ProbeMeter::default(),
-        image_bytes: AtomicU64::new(recovered.image_bytes),
+        logged_image_bytes: AtomicU64::new(recovered.image_bytes),
+        settled_image_bytes: AtomicU64::new(0),
+        target: Mutex::new(None),
+        sweep_failed: Mutex::new(None),
         dirty_since: AtomicU64::new(0),
         checkpoints: AtomicU64::new(0),
         checkpoint_nanos: AtomicU64::new(0),
@@ -192,20 +208,25 @@ impl BtreeEngine {
 
     /// Bytes of batches in the log behind the durable state: what opening would replay.
     fn log_bytes(&self) -> u64 {
-        let position = self.tree.read().durable.position;
-        self.log_bytes_since(position, self.log.end())
+        let floor = self.tree.read().durable.floor;
+        self.log_bytes_since(floor, self.log.end())
     }
 
-    fn log_bytes_since(&self, durable: Position, end: Position) -> u64 {
-        end.saturating_sub(durable).saturating_sub(self.image_bytes.load(Relaxed))
+    fn log_bytes_since(&self, floor: Position, end: Position) -> u64 {
+        let image_bytes = self.logged_image_bytes().saturating_sub(self.settled_image_bytes.load(Relaxed));
+        end.saturating_sub(floor).saturating_sub(image_bytes)
+    }
+
+    fn logged_image_bytes(&self) -> u64 {
+        self.logged_image_bytes.load(Relaxed)
     }
 
     fn add_image_bytes(&self, bytes: u64) {
-        self.image_bytes.fetch_add(bytes, Relaxed);
+        self.logged_image_bytes.fetch_add(bytes, Relaxed);
     }
 
-    fn set_image_bytes(&self, bytes: u64) {
-        self.image_bytes.store(bytes, Relaxed);
+    fn append(&self, batch: &Batch) -> Result<Position> {
+        self.log.append_batch(FIRST_KIND, Purpose::Wal, batch)
     }
 
     /// Appends images of the pages that the last batch changed. The batch stands without them.
@@ -354,20 +375,39 @@ impl BtreeEngine {
         }
     }
 
-    /// Refuses a batch that is over a limit, and takes space for what it needs.
-    fn make_room(&self, batch: &Batch, needs: Needs) -> Result<()> {
-        let (dirty_bytes, image_bytes, missing) = {
+    /// Refuses a batch that is over a limit, and takes space for what it needs; `None` if it will wait in the buffer.
+    fn make_room(&self, batch: &Batch, needs: Option<Needs>) -> Result<()> {
+        let bytes_max = self.options.dirty_bytes_max;
+        let (is_full, image_bytes, owed_bytes) = {
             let tree = self.tree.read();
-            let wanted = needs.units + tree.map_units_max(needs.runs);
-            (tree.dirty_bytes(), tree.image_bytes_max(), tree.space.missing(wanted))
+            let buffer_max = buffer::share(bytes_max, buffer::SHARE_MAX);
+            let is_full =
+                tree.dirty_bytes() >= bytes_max || needs.is_none() && tree.buffer.bytes() >= buffer_max;
+            (is_full, tree.image_bytes_max(), tree.buffer_owes())
         };
-        if dirty_bytes >= self.options.dirty_bytes_max {
+        if is_full {
             return Err(self.busy(Cause::DirtyPages));
         }
         if self.log_bytes() >= 2 * self.options.checkpoint_log_bytes {
             return Err(self.busy(Cause::LogSpace));
         }
-        self.guard.admit(batch.bytes(), image_bytes, batch.uses_reserve)?;
+        match self.guard.admit(batch.bytes(), image_bytes + owed_bytes, batch.uses_reserve) {
+            // The buffer owes the most it can; once it is empty, what is left is known.
+            Err(Error::NoSpace) if owed_bytes > 0 => {
+                self.target.lock().get_or_insert_with(|| self.log.end());
+                return Err(self.busy(Cause::DirtyPages));
+            }
+            other => other?,
+        }
+        self.take_space(needs.unwrap_or_default())
+    }
+
+    /// Takes space in the file for what a change needs. The writer's lock is held.
+    fn take_space(&self, needs: Needs) -> Result<()> {
+        let missing = {
+            let tree = self.tree.read();
+            tree.space.missing(needs.units + tree.map_units_max(needs.runs))
+        };
         if let Some(units) = missing {
             let ahead = recovery::growth_units(&self.options, units);
             let units = self.pager.grow(units, ahead)?;
@@ -410,6 +450,10 @@ impl BtreeEngine {
     }
 
     fn busy(&self, cause: Cause) -> Error {
+        // Waiting would not end.
+        if let Some(error) = self.sweep_error() {
+            return error;
+        }
         self.stalls.begin(cause, true, self.clock.elapsed());
         self.bell.ring(Class::Flush);
         Error::Busy { cause, retry_after: RETRY_AFTER }
@@ -417,7 +461,7 @@ impl BtreeEngine {
 
     /// Whether a checkpoint is due now, or else when.
     fn due(&self) -> Pending {
-        if !self.commands.lock().checkpoint.is_empty() {
+        if !self.commands.lock().checkpoint.is_empty() || self.target.lock().is_some() {
             return Pending::More;
         }
         let log_bytes = self.log_bytes();
@@ -434,14 +478,24 @@ impl BtreeEngine {
         Pending::After(self.options.checkpoint_age - age)
     }
 
+    /// Whether the next checkpoint must bring what waits in the buffer, too.
+    fn is_due_for_all(&self) -> bool {
+        !self.commands.lock().checkpoint.is_empty()
+            || self.log_bytes() >= self.options.checkpoint_log_bytes
+            || self.dirty_age() >= self.options.checkpoint_age
+    }
+
     /// Whether a checkpoint would change the durable state.
     fn is_dirty(&self) -> bool {
         self.log_bytes() > 0 || self.tree.read().active_bytes() > 0
     }
 
-    /// Whether so much is dirty that a checkpoint should begin: three quarters of the bound if it is pages, half if it is values.
+    /// Whether so much is dirty that a checkpoint should begin: three quarters of the bound if it is pages, half if it is values,
+    /// the share of the buffer that begins a sweep.
     fn is_pressing(&self) -> bool {
-        self.tree.read().pressing_bytes() * 4 >= self.options.dirty_bytes_max * 3
+        let (tree, bytes_max) = (self.tree.read(), self.options.dirty_bytes_max);
+        (tree.pressing_bytes() + tree.buffer.bytes()) * 4 >= bytes_max * 3
+            || tree.buffer.bytes() >= buffer::share(bytes_max, buffer::SHARE_SWEEP)
     }
 
     /// One unit of checkpoint work.
@@ -456,15 +510,32 @@ impl BtreeEngine {
         }
         if job.is_none() {
             let mut forced = false;
-            if self.step_compaction(&mut forced)? && !forced {
+            // A sweep ends with the checkpoint it is for.
+            let is_sweeping = self.target.lock().is_some();
+            if !is_sweeping && self.step_compaction(&mut forced)? && !forced {
                 return Ok(Pending::More);
             }
             let due = self.due();
             if due != Pending::More && !forced {
                 return Ok(due);
             }
-            let mut waiters = std::mem::take(&mut self.commands.lock().checkpoint);
+            let is_part = self.must_sweep(forced || self.is_due_for_all());
+            let pages_max = buffer::share(self.options.dirty_bytes_max, buffer::PAGES_SHARE);
+            if is_part && self.tree.read().active_bytes() < pages_max {
+                let span = self.pager.cpu().span(Work::Checkpoint);
+                return self.sweep_some().map(|()| span.end(0)).map(|()| Pending::More).inspect_err(
+                    |error| {
+                        let waiters = std::mem::take(&mut self.commands.lock().checkpoint);
+                        waiters.into_iter().for_each(|done| done(Err(error.clone())));
+                    },
+                );
+            }
+            let mut waiters = match is_part {
+                true => Vec::new(),
+                false => std::mem::take(&mut self.commands.lock().checkpoint),
+            };
             let reason = match () {
+                () if is_part => "change buffer",
                 () if forced => "compaction",
                 () if !waiters.is_empty() => "command",
                 () if self.is_pressing() => "dirty pages",
@@ -606,6 +677,17 @@ impl Engine for BtreeEngine {
                 Tier::Disk => self.lock_writer(),
             };
             self.check()?;
+            let waits = {
+                let tree = self.tree.read();
+                tree.suits_buffer(batch, self.options.torn, self.options.dirty_bytes_max)
+            };
+            if waits {
+                self.make_room(batch, None)?;
+                let before = self.mark();
+                let position = self.append(batch)?;
+                self.tree.write().buffer.add(batch, before);
+                break position;
+            }
             let mut pins = Pins::new();
             let (epoch, planned) = {
                 let tree = self.tree.read();
@@ -620,11 +702,8 @@ impl Engine for BtreeEngine {
                     continue;
                 }
             };
-            self.make_room(batch, needs)?;
-            let position =
-                self.log.append(FIRST_KIND, Purpose::Wal, batch.encoded_bytes_max(), |target| {
-                    batch.encode(target);
-                })?;
+            self.make_room(batch, Some(needs))?;
+            let position = self.append(batch)?;
             // Nobody else changes the tree while the writer's lock is held, so the plan still holds.
             self.tree.write().apply(batch, pins, &self.pager);
             if self.options.torn == Torn::Image {
@@ -689,7 +768,7 @@ impl Engine for BtreeEngine {
         let log = self.log.shape();
         let jobs = self.job.try_lock().map(|job| job.iter().map(Job::describe).collect());
         let tree = self.tree.read();
-        let log_bytes = self.log_bytes_since(tree.durable.position, log.end);
+        let log_bytes = self.log_bytes_since(tree.durable.floor, log.end);
         let (counts, page_bytes) = (tree.counts, self.pager.page_bytes() as u64);
         let [leaves, inner, extents] = self.pager.lookups();
         let (pages_read, pages_written) = self.pager.traffic();
@@ -714,6 +793,8 @@ impl Engine for BtreeEngine {
                 checkpoint_time: Duration::from_nanos(self.checkpoint_nanos.load(Relaxed)),
                 dirty_age: self.dirty_age(),
                 settle_bytes: tree.settle_bytes(self.options.torn),
+                waiting_puts: tree.buffer.len(),
+                waiting_bytes: tree.buffer.bytes(),
                 recovery_time: self.recovery_time,
                 recovery_bytes: self.recovery_bytes,
                 leaves,

@@ -436,6 +436,7 @@ impl Pager {
         let cause = match purpose {
             Purpose::Scan => PageCause::Scan,
             Purpose::Checkpoint => PageCause::Compaction,
+            Purpose::PageWrite => PageCause::Change,
             Purpose::Recovery => PageCause::Recovery,
             Purpose::Verify => PageCause::Verify,
             _ => PageCause::Get,

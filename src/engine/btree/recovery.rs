@@ -2,9 +2,10 @@
 //!
 //! 1. Read the meta pages; the newer whole one names position P, root and free map.
 //! 2. If the meta page says that copies in the double-write area belong to its state, write them to their places.
-//! 3. Walk the log from P, or from `images_start`. If the meta page says that images up to `images_end` belong to its state, write
+//! 3. Walk the log from the state's floor, or from `images_start`. If the meta page says that images up to `images_end` belong to its state, write
 //!    the newest of each sector to its place first; batches between them wait.
-//! 4. Apply every batch behind P to the tree in memory. Nothing of it is written until the next checkpoint.
+//! 4. Apply every batch behind the floor to the tree in memory; those before P that it has already are applied again, which changes
+//!    nothing in the end. Nothing of it is written until the next checkpoint.
 //!
 //! Each step may be cut off and done again from the start. A file that does not exist yet appears with its first meta page, whole
 //! or not at all.
@@ -14,6 +15,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::buffer::Mark;
 use super::checkpoint::{BATCH_IMAGE_KIND, IMAGE_HEADER_BYTES, IMAGE_KIND};
 use super::double::DoubleWrite;
 use super::freemap::FreeMap;
@@ -37,7 +39,7 @@ pub struct Recovered {
     pub log: Log,
     /// The tree with every batch of the log.
     pub tree: Tree,
-    /// Bytes of page images in the log behind the durable position.
+    /// Bytes of page images in the log behind the floor of the durable state.
     pub image_bytes: u64,
 }
 
@@ -96,6 +98,8 @@ pub fn recover(
         repaired: meta.images_end == 0,
         waiting: Vec::new(),
         image_bytes: 0,
+        torn: options.torn,
+        dirty_bytes_max: options.dirty_bytes_max,
     };
     let log = Log::open(
         disk,
@@ -103,12 +107,13 @@ pub fn recover(
         bell,
         options.sync,
         options.log_segment_bytes,
-        if meta.images_end > 0 { meta.images_start } else { meta.position },
+        if meta.images_end > 0 { meta.images_start.min(meta.floor) } else { meta.floor },
         &std::collections::BTreeSet::new(),
         &mut |kind, position, payload| replay.record(kind, position, payload),
     )?;
-    if log.end() < meta.images_end {
-        let what = format!("the log ends at {}, page images up to {}", log.end(), meta.images_end);
+    if log.end() < meta.images_end.max(meta.position) {
+        let needed = meta.images_end.max(meta.position);
+        let what = format!("the log ends at {}, but the pages need it up to {needed}", log.end());
         return Err(Error::corrupt("log", 0, what));
     }
     let Replay { mut tree, image_bytes, .. } = replay;
@@ -150,6 +155,21 @@ fn make_if_missing(disk: &dyn Disk, options: &Options) -> Result<u64> {
     Ok(bytes.len() as u64)
 }
 
+/// The sectors that the image record `payload` holds behind `header` bytes, those of the bits in `changed`, by their index in the
+/// file; `None` if it is not what it says.
+pub fn image_sectors(payload: &Bytes, header: usize, changed: u128) -> Option<Vec<(u64, Bytes)>> {
+    let sectors = payload.get(header..).unwrap_or_default().chunks(SECTOR_BYTES);
+    let fits = sectors.len() == changed.count_ones() as usize && payload.len() % SECTOR_BYTES == header;
+    let (unit, _) = payload.split_first_chunk::<8>().filter(|_| fits)?;
+    let first = u64::from_le_bytes(*unit).saturating_mul(UNIT_BYTES / SECTOR_BYTES as u64);
+    let places = (0..u128::BITS).filter(|index| changed >> index & 1 == 1);
+    // Copies: a slice would hold its whole segment.
+    let sector = |(index, bytes): (u32, &[u8])| {
+        (first.saturating_add(u64::from(index)), Bytes::copy_from_slice(bytes))
+    };
+    Some(places.zip(sectors).map(sector).collect())
+}
+
 struct Replay<'a> {
     tree: Tree,
     pager: &'a Pager,
@@ -162,6 +182,8 @@ struct Replay<'a> {
     /// Batches between them.
     waiting: Vec<Bytes>,
     image_bytes: u64,
+    torn: Torn,
+    dirty_bytes_max: u64,
 }
 
 impl Replay<'_> {
@@ -169,7 +191,7 @@ impl Replay<'_> {
         let (start, middle, end) = (self.meta.images_start, self.meta.position, self.meta.images_end);
         match kind {
             IMAGE_KIND => {
-                if position > middle {
+                if position > self.meta.floor {
                     self.image_bytes += payload.len() as u64 + RECORD_OVERHEAD_BYTES;
                 }
                 // Behind the end lie those of a checkpoint that was cut off before its commit.
@@ -187,7 +209,7 @@ impl Replay<'_> {
                 }
             }
             BATCH_IMAGE_KIND => {}
-            FIRST_KIND if position <= middle => {}
+            FIRST_KIND if position <= self.meta.floor => {}
             FIRST_KIND if !self.repaired => self.waiting.push(payload),
             FIRST_KIND => self.batch(&payload)?,
             _ => return Err(Error::corrupt("log record", position, format!("an unknown kind, {kind}"))),
@@ -213,25 +235,20 @@ impl Replay<'_> {
 
     /// Keeps the sectors of a page that `payload` holds behind `header` bytes, those of the bits in `changed`, as the newest.
     fn repair(&mut self, position: Position, payload: &Bytes, header: usize, changed: u128) -> Result<()> {
-        let sectors = payload.get(header..).unwrap_or_default().chunks(SECTOR_BYTES);
-        let fits = sectors.len() == changed.count_ones() as usize && payload.len() % SECTOR_BYTES == header;
-        let Some((unit, _)) = payload.split_first_chunk::<8>().filter(|_| fits) else {
-            return Err(Error::corrupt("log record", position, "a page image that is not what it says"));
-        };
-        let first = u64::from_le_bytes(*unit).saturating_mul(UNIT_BYTES / SECTOR_BYTES as u64);
+        let sectors = image_sectors(payload, header, changed)
+            .ok_or_else(|| Error::corrupt("log record", position, "a page image that is not what it says"))?;
         // A page that changed has a new checksum, so its first sector is always there.
         let kind = PageKind::of_level(payload.get(header + LEVEL).copied().unwrap_or_default());
-        let places = (0..u128::BITS).filter(|index| changed >> index & 1 == 1);
-        for (index, bytes) in places.zip(sectors) {
-            // A copy: a slice would hold its whole segment.
-            let bytes = Bytes::copy_from_slice(bytes);
-            self.repairs.insert(first.saturating_add(u64::from(index)), (kind, bytes));
-        }
+        self.repairs.extend(sectors.into_iter().map(|(sector, bytes)| (sector, (kind, bytes))));
         Ok(())
     }
 
     fn batch(&mut self, payload: &Bytes) -> Result<()> {
         let batch = Batch::decode(payload)?;
+        if self.tree.suits_buffer(&batch, self.torn, self.dirty_bytes_max) {
+            self.tree.buffer.add(&batch, Mark { position: self.meta.floor, image_bytes: 0 });
+            return Ok(());
+        }
         let mut loaded = Loaded::default();
         let mut pins = Pins::new();
         let needs = loop {

@@ -9,6 +9,7 @@ use crate::disk::{Fault, Faulty, Kind as Request, Latch, Metered, SimDisk};
 use crate::engine::Operation;
 use crate::engine::{Kind, Lookups, MemEngine, PageCount, PageKind, PageTraffic, Worker, run, settle, sync};
 
+mod buffer;
 mod damage;
 
 type Map = BTreeMap<Vec<u8>, Vec<u8>>;
@@ -208,24 +209,37 @@ fn with(torn: Torn) -> Options {
     Options { torn, ..tiny() }
 }
 
-/// Splits, frees, checkpoints, syncs and reopens (each time in one of the modes) until the disk refuses.
-fn workload_in(
-    modes: &[Torn],
-    disk: &Arc<dyn Disk>,
+/// What a workload does.
+#[derive(Clone)]
+struct Work<'a> {
+    /// The modes of which each opening takes one.
+    modes: &'a [Torn],
+    options: Options,
+    batch: fn(&mut Prng) -> Batch,
     seed: u64,
     steps: u64,
-    history: &mut History,
-) -> Result<()> {
+}
+
+impl Work<'_> {
+    fn new(modes: &[Torn], seed: u64, steps: u64) -> Work<'_> {
+        // Pages of more than one unit are written in parts.
+        let page_bytes = if seed.is_multiple_of(3) { 16 << 10 } else { 4 << 10 };
+        let options = Options { page_bytes, dirty_bytes_max: 128 << 10, ..tiny() };
+        Work { modes, options, batch: random_batch, seed, steps }
+    }
+}
+
+/// Splits, frees, checkpoints, syncs and reopens (each time in one of the modes) until the disk refuses.
+fn workload_in(work: &Work<'_>, disk: &Arc<dyn Disk>, history: &mut History) -> Result<()> {
+    let Work { modes, options, batch, seed, steps } = work.clone();
     let mut prng = Prng::new(seed);
-    // Pages of more than one unit are written in parts.
-    let page_bytes = if seed.is_multiple_of(3) { 16 << 10 } else { 4 << 10 };
     let mode = |prng: &mut Prng| {
         let torn = modes[prng.below(modes.len() as u64) as usize];
-        Options { page_bytes, dirty_bytes_max: 128 << 10, ..with(torn) }
+        Options { torn, ..options.clone() }
     };
     let mut engine = open_on(disk.clone(), &mode(&mut prng))?;
     for _ in 0..steps {
-        let batch = random_batch(&mut prng);
+        let batch = batch(&mut prng);
         loop {
             history.batches.push((None, batch.clone()));
             match engine.apply(&batch, Tier::Disk) {
@@ -269,7 +283,7 @@ fn workload_in(
 
 /// The workload in the default mode.
 fn workload(disk: &Arc<dyn Disk>, seed: u64, steps: u64, history: &mut History) -> Result<()> {
-    workload_in(&[Torn::Delta], disk, seed, steps, history)
+    workload_in(&Work::new(&[Torn::Delta], seed, steps), disk, history)
 }
 
 /// Opens what a crash left and holds it to the promise; returns the engine.
@@ -287,18 +301,23 @@ fn recovered_in(options: &Options, disk: Arc<SimDisk>, history: &History, what: 
 }
 
 fn crash_everywhere(modes: &[Torn], seed: u64, steps: u64, images: u64) {
+    crash_everywhere_in(&Work::new(modes, seed, steps), images);
+}
+
+fn crash_everywhere_in(work: &Work<'_>, images: u64) {
+    let seed = work.seed;
     // Any mode opens what another left.
     let other = |at: u64| with(TORN[(at % 3) as usize]);
     let whole = SimDisk::new();
     let mut history = History::default();
     let disk: Arc<dyn Disk> = whole.clone();
-    workload_in(modes, &disk, seed, steps, &mut history).unwrap();
+    workload_in(work, &disk, &mut history).unwrap();
     for stop in 0..=whole.requests() {
         let sim = SimDisk::new();
         sim.stop_at(stop);
         let mut history = History::default();
         let disk: Arc<dyn Disk> = sim.clone();
-        let _ = workload_in(modes, &disk, seed, steps, &mut history);
+        let _ = workload_in(work, &disk, &mut history);
         for image in 0..images {
             let what = format!("seed {seed} stop {stop} image {image}");
             let crashed = sim.crash(image);

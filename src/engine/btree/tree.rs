@@ -24,6 +24,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::buffer::{ChangeBuffer, Mark};
 use super::freemap::FreeMap;
 use super::meta::{Counts, FILE, Meta};
 use super::page::{
@@ -69,6 +70,8 @@ pub struct Frozen {
     pub map: Bytes,
     /// The state's meta page; `sequence`, `images_end` and `double_bytes` are not set yet.
     pub meta: Meta,
+    /// Bytes of images that had been logged at `meta.floor`.
+    pub floor_image_bytes: u64,
     /// Bytes of memory that it holds.
     pub bytes: u64,
 }
@@ -132,6 +135,8 @@ pub struct Tree {
     pub epoch: u64,
     /// Where the log ended when the images of `imaged` began.
     pub images_start: Position,
+    /// Puts that are not in the pages yet, newer than those.
+    pub buffer: ChangeBuffer,
     page_bytes: usize,
     /// Pages that the last batch changed, for [`Torn::Image`]; `None` in the other modes.
     touched: Option<BTreeSet<u64>>,
@@ -167,6 +172,7 @@ impl Tree {
             frozen: None,
             epoch: 1,
             images_start: meta.position,
+            buffer: ChangeBuffer::default(),
             touched: None,
             imaged: HashSet::new(),
             page_bytes: meta.page_bytes as usize,
@@ -205,12 +211,17 @@ impl Tree {
         }
     }
 
-    /// Bytes of memory that only the next checkpoints free.
-    pub fn dirty_bytes(&self) -> u64 {
-        self.active_bytes() + self.frozen.as_ref().map_or(0, |frozen| frozen.bytes)
+    /// Bytes of a page.
+    pub fn page_bytes(&self) -> usize {
+        self.page_bytes
     }
 
-    /// Those of them that no checkpoint has taken up yet.
+    /// Bytes of memory that only the next checkpoints free.
+    pub fn dirty_bytes(&self) -> u64 {
+        self.active_bytes() + self.buffer.bytes() + self.frozen.as_ref().map_or(0, |frozen| frozen.bytes)
+    }
+
+    /// Those of them in pages and values that no checkpoint has taken up yet.
     pub fn active_bytes(&self) -> u64 {
         (self.dirty.len() * self.page_bytes) as u64 + self.value_bytes
     }
@@ -221,7 +232,8 @@ impl Tree {
         self.active_bytes() + self.value_bytes / 2
     }
 
-    /// Bytes that a checkpoint which froze now would write in mode `torn`, without the free map.
+    /// Bytes that a checkpoint which froze now would write in mode `torn`, without the free map. What waits in the buffer counts a
+    /// page each, at most every leaf once.
     pub fn settle_bytes(&self, torn: Torn) -> u64 {
         let page = |(unit, page): (&u64, &Arc<Page>)| {
             let changed = page.changed_units().count() as u64 * UNIT_BYTES;
@@ -235,7 +247,8 @@ impl Tree {
             }
         };
         let values = self.values.values().map(|value| units_of(value.len()) * UNIT_BYTES);
-        self.dirty.iter().map(page).chain(values).sum()
+        let waiting = self.buffer.len().min(self.counts.leaf_pages) * self.page_bytes as u64;
+        self.dirty.iter().map(page).chain(values).sum::<u64>() + waiting
     }
 
     /// Bytes of dirty pages that a checkpoint logs images of at most.
@@ -310,6 +323,9 @@ impl Tree {
 
     /// The value of `key`, if it is present.
     pub fn find(&self, pager: &Pager, loaded: &Loaded, key: &[u8]) -> Result<Option<Bytes>, Stop> {
+        if let Some(value) = self.buffer.get(key) {
+            return Ok(Some(Bytes::copy_from_slice(value)));
+        }
         let Some((leaf, _)) = self.leaf(pager, loaded, key, |_, _| {})? else { return Ok(None) };
         match leaf.search(key).map(|index| leaf.stored(index)) {
             Err(_) => Ok(None),
@@ -330,28 +346,55 @@ impl Tree {
         absent_bytes_max: usize,
     ) -> Result<Chunk, Stop> {
         let mut chunk = Chunk { entries: Vec::new(), next: None };
-        let Some((leaf, next)) = self.leaf(pager, loaded, start, |_, _| {})? else { return Ok(chunk) };
-        let (Ok(first) | Err(first)) = leaf.search(start);
+        let leaf = self.leaf(pager, loaded, start, |_, _| {})?;
+        let (leaf, next) = leaf.map_or((None, None), |(leaf, next)| (Some(leaf), next));
+        // What ends first: the scan or the leaf's range.
+        let limit = match (end, next.as_deref()) {
+            (Some(end), Some(next)) => Some(end.min(next)),
+            (end, next) => end.or(next),
+        };
+        let is_inside = |key: &[u8]| limit.is_none_or(|limit| key < limit);
+        let mut waiting = self.buffer.from(start).take_while(|(key, _)| is_inside(key)).peekable();
+        let (first, count) = leaf.as_ref().map_or((0, 0), |leaf| {
+            let (Ok(first) | Err(first)) = leaf.search(start);
+            (first, leaf.count())
+        });
+        let mut stored = (first..count)
+            .filter_map(|index| leaf.as_ref().map(|leaf| (leaf.key(index), leaf.stored(index))))
+            .take_while(|(key, _)| is_inside(key))
+            .peekable();
         let mut absent_bytes = 0;
-        for index in first..leaf.count() {
-            let key = leaf.key(index);
-            if end.is_some_and(|end| key >= end) {
-                return Ok(chunk);
-            }
+        loop {
+            // Of two with the same key the waiting one is newer.
+            let newer = match (waiting.peek(), stored.peek()) {
+                (None, None) => break,
+                (Some((newer, _)), Some((key, _))) => newer <= key,
+                (newer, _) => newer.is_some(),
+            };
+            let key =
+                if newer { waiting.peek().map(|(key, _)| *key) } else { stored.peek().map(|(key, _)| *key) };
+            let Some(key) = key else { break };
             if chunk.entries.len() >= count_max || absent_bytes >= absent_bytes_max {
                 chunk.next = Some(key.to_vec());
                 return Ok(chunk);
             }
-            let item = match leaf.stored(index) {
-                Stored::Inline(value) => Item::Ready(Bytes::copy_from_slice(value)),
-                Stored::Extent(extent) => match self.value(pager, loaded, extent) {
-                    Ok(value) => Item::Ready(value),
-                    Err(Stop::Miss(_)) => {
-                        absent_bytes += extent.bytes as usize;
-                        Item::Absent(extent)
-                    }
-                    Err(stop) => return Err(stop),
-                },
+            let item = if newer {
+                stored.next_if(|(older, _)| *older == key);
+                let Some((_, value)) = waiting.next() else { break };
+                Item::Ready(Bytes::copy_from_slice(value))
+            } else {
+                match stored.next() {
+                    None => break,
+                    Some((_, Stored::Inline(value))) => Item::Ready(Bytes::copy_from_slice(value)),
+                    Some((_, Stored::Extent(extent))) => match self.value(pager, loaded, extent) {
+                        Ok(value) => Item::Ready(value),
+                        Err(Stop::Miss(_)) => {
+                            absent_bytes += extent.bytes as usize;
+                            Item::Absent(extent)
+                        }
+                        Err(stop) => return Err(stop),
+                    },
+                }
             };
             chunk.entries.push((Bytes::copy_from_slice(key), item));
         }
@@ -405,6 +448,7 @@ impl Tree {
     pub fn apply(&mut self, batch: &Batch, mut pins: Pins, pager: &Pager) {
         let mut emptied: HashMap<u64, Bytes> = HashMap::new();
         for operation in batch.operations() {
+            self.buffer.forget(operation.key());
             match operation {
                 Operation::Put { key, value } => self.put(key, value, &mut pins, pager),
                 Operation::Delete { key } => {
@@ -696,8 +740,11 @@ impl Tree {
         Extent { unit: to, ..old }
     }
 
-    /// Takes what changed for a checkpoint of the state at `position`; the tail must have [`Tree::map_units_max`].
-    pub fn freeze(&mut self, position: Position) -> Arc<Frozen> {
+    /// Takes what changed for a checkpoint of the state at `now`, without what waits in the buffer; the tail must have
+    /// [`Tree::map_units_max`].
+    pub fn freeze(&mut self, now: Mark) -> Arc<Frozen> {
+        let position = now.position;
+        let floor = self.buffer.floor().unwrap_or(now);
         debug_assert!(self.frozen.is_none(), "one checkpoint at a time");
         self.space.freeze();
         let (old_unit, old_units) = self.map_run;
@@ -717,6 +764,7 @@ impl Tree {
             root: self.root,
             height: self.height,
             position,
+            floor: floor.position,
             images_start: self.images_start.min(position),
             images_end: 0,
             double_bytes: 0,
@@ -736,6 +784,7 @@ impl Tree {
             moved: std::mem::take(&mut self.moved),
             map,
             meta,
+            floor_image_bytes: floor.image_bytes,
             bytes,
         });
         self.images_start = position;

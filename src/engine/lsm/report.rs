@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::LsmEngine;
 use super::compaction::{Levels, Policy};
-use crate::disk::LEVELS;
+use crate::disk::{LEVELS, Purpose};
 use crate::engine::{Debt, Filter, Level, Memory, Shape, Stalls};
 
 /// Sums over the tables of a version, made once when it comes to be: a report must not look at ten thousand tables.
@@ -56,11 +56,12 @@ impl LsmEngine {
         let view = self.view();
         let version = &view.version;
         let now_seconds = self.now_seconds();
-        let (totals, policy, meters) = (&version.totals, self.policy(), &self.meters);
+        let (totals, policy) = (&version.totals, self.policy());
+        let (meters, traffic) = (&self.meters, self.traffic.snapshot());
         let level = |(level, meter): (&Level, &super::LevelMeter)| Level {
             in_bytes: meter.in_bytes.load(Relaxed),
             moved_bytes: meter.moved_bytes.load(Relaxed),
-            read_bytes: meter.read_bytes.load(Relaxed),
+            read_bytes: traffic.of(Purpose::Compact { into: level.level as u8 }).read_bytes,
             write_bytes: meter.write_bytes.load(Relaxed),
             probes: meter.probes.load(Relaxed),
             ..level.clone()
@@ -72,7 +73,7 @@ impl LsmEngine {
         let log = self.log.shape();
         let jobs = {
             let activity = self.activity.lock();
-            activity.flush.iter().chain(&activity.merge).cloned().collect()
+            activity.flush.iter().chain(&activity.merges).cloned().collect()
         };
         Shape {
             engine: "lsm",

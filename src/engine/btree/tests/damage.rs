@@ -309,7 +309,7 @@ fn a_turned_bit_in_the_double_write_area_is_refused_when_it_is_needed_and_ignore
         let mut history = History::default();
         sim.stop_at(stop);
         let disk: Arc<dyn Disk> = sim.clone();
-        let _ = workload_in(&[Torn::DoubleWrite], &disk, 3, 120, &mut history);
+        let _ = workload_in(&Work::new(&[Torn::DoubleWrite], 3, 120), &disk, &mut history);
         let sim = sim.kill();
         let Ok(file) = sim.open(double::FILE) else { continue };
         let size = file.size().unwrap();
@@ -349,7 +349,7 @@ fn a_disk_that_is_full_at_any_allocation_leaves_the_store_whole() {
             faulty.inject(Fault::Fail { kind, purpose: None, nth, errno: libc::ENOSPC });
             let disk: Arc<dyn Disk> = Latch::new(faulty.clone());
             let mut history = History::default();
-            let result = workload_in(&[torn], &disk, 5, 60, &mut history);
+            let result = workload_in(&Work::new(&[torn], 5, 60), &disk, &mut history);
             if let Err(error) = &result {
                 assert!(matches!(error, Error::NoSpace), "{torn:?} allocation {nth}: {error}");
             }

@@ -1,0 +1,362 @@
+//! The change buffer: small values put into a tree that is much larger than the memory for its dirty pages wait here, in the
+//! order of their keys, until a *sweep* brings many of one leaf to it together.
+//!
+//! A page that is changed for one small value costs memory and writes of a page; a value in the buffer costs its own bytes. So the
+//! same memory takes up hundreds of times as many changes, and when a leaf is written it is for all that gathered meanwhile.
+//! No page is read before such a put is answered.
+//!
+//! # A sweep
+//!
+//! 1. It begins when the buffer takes its share of the dirty bytes, when a checkpoint is asked for, or by age or log bytes.
+//! 2. [`BtreeEngine::sweep_some`] brings the next few leaves, which it reads together, and makes the changes that wait for them.
+//! 3. Whenever [`PAGES_SHARE`] of the dirty bytes are pages, a checkpoint writes them home.
+//! 4. Behind the last key it has ended: the batches from before its begin are all in pages. If more gathered than allows a
+//!    rest, the next one begins.
+//!
+//! # Invariants
+//!
+//! 1. What waits for a key is newer than what the tree has for it: a change past the buffer takes the key out of it.
+//! 2. Every batch up to the buffer's *floor* is in the pages. A checkpoint names the floor, and opening replays from there: puts
+//!    and deletes again in their order lead to the same state, whichever of them the pages had already. So the log must be
+//!    durable as far as the pages go, before they count.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+
+use bytes::Bytes;
+
+use super::page::{HEADER_BYTES, is_inline};
+use super::pager::{Loaded, Pager};
+use super::tree::{Miss, Needs, Pins, Stop, Tree};
+use super::{BtreeEngine, UNIT_BYTES};
+use crate::disk::Purpose;
+use crate::engine::{Batch, Error, Operation, Position, Result, Tier, Torn};
+
+/// Share of the dirty bytes that the buffer takes at most.
+pub const SHARE_MAX: (u64, u64) = (5, 8);
+/// Share of the dirty bytes at which a sweep begins.
+pub const SHARE_SWEEP: (u64, u64) = (1, 4);
+/// Share of the dirty bytes that a sweep makes of pages before a checkpoint takes them up.
+pub const PAGES_SHARE: (u64, u64) = (1, 4);
+/// Memory of an entry beside its key and value.
+const ENTRY_BYTES: u64 = 72;
+/// Leaves that one step of a sweep changes at most.
+const STEP_LEAVES: u64 = 32;
+/// Bytes of cells after which a step ends.
+const STEP_BYTES: usize = 64 << 10;
+/// Adjacent leaves that one request reads at most.
+const READ_PAGES: usize = 16;
+
+/// A share of `bytes`.
+pub fn share(bytes: u64, (part, of): (u64, u64)) -> u64 {
+    bytes / of * part
+}
+
+/// A moment in the log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Mark {
+    /// Its end.
+    pub position: Position,
+    /// Bytes of page images that had been logged since opening.
+    pub image_bytes: u64,
+}
+
+struct Sweep {
+    began: Mark,
+    next: Vec<u8>,
+}
+
+type Puts = BTreeMap<Box<[u8]>, Box<[u8]>>;
+
+/// Puts that wait; see the module.
+#[derive(Default)]
+pub struct ChangeBuffer {
+    /// Those before the place of the sweep; all of them while there is none.
+    behind: Puts,
+    /// Those from the place of the sweep on.
+    ahead: Puts,
+    bytes: u64,
+    floor: Mark,
+    sweep: Option<Sweep>,
+}
+
+fn entry_bytes(key: &[u8], value: &[u8]) -> u64 {
+    (key.len() + value.len()) as u64 + ENTRY_BYTES
+}
+
+impl ChangeBuffer {
+    /// Whether nothing waits.
+    pub fn is_empty(&self) -> bool {
+        self.behind.is_empty() && self.ahead.is_empty()
+    }
+
+    /// Puts that wait.
+    pub fn len(&self) -> u64 {
+        (self.behind.len() + self.ahead.len()) as u64
+    }
+
+    /// Memory that it takes.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    fn is_ahead(&self, key: &[u8]) -> bool {
+        self.sweep.as_ref().is_some_and(|sweep| key >= sweep.next.as_slice())
+    }
+
+    fn half(&mut self, key: &[u8]) -> &mut Puts {
+        if self.is_ahead(key) { &mut self.ahead } else { &mut self.behind }
+    }
+
+    /// The value that waits for `key`.
+    pub fn get(&self, key: &[u8]) -> Option<&[u8]> {
+        let half = if self.is_ahead(key) { &self.ahead } else { &self.behind };
+        half.get(key).map(|value| &**value)
+    }
+
+    /// What waits from `start` on, in the order of keys.
+    pub fn from<'a>(&'a self, start: &[u8]) -> impl Iterator<Item = (&'a [u8], &'a [u8])> + use<'a> {
+        let bounds = (Bound::Included(start), Bound::Unbounded);
+        let (behind, ahead) = (self.behind.range::<[u8], _>(bounds), self.ahead.range::<[u8], _>(bounds));
+        behind.chain(ahead).map(|(key, value)| (&**key, &**value))
+    }
+
+    /// Every batch up to here is in the pages, if something waits.
+    pub fn floor(&self) -> Option<Mark> {
+        (!self.is_empty()).then_some(self.floor)
+    }
+
+    /// Whether every batch up to `position` is in the pages.
+    pub fn is_settled(&self, position: Position) -> bool {
+        self.is_empty() || self.floor.position >= position
+    }
+
+    /// Lets the puts of `batch`, which has nothing else, wait; `before` is the log before it.
+    pub fn add(&mut self, batch: &Batch, before: Mark) {
+        if self.is_empty() {
+            self.floor = before;
+        }
+        for operation in batch.operations() {
+            let Operation::Put { key, value } = operation else { continue };
+            self.bytes += entry_bytes(key, value);
+            if let Some(old) = self.half(key).insert(key[..].into(), value[..].into()) {
+                self.bytes -= entry_bytes(key, &old);
+            }
+        }
+    }
+
+    /// Forgets what waits for `key`.
+    pub fn forget(&mut self, key: &[u8]) {
+        if let Some(old) = self.half(key).remove(key) {
+            self.bytes -= entry_bytes(key, &old);
+        }
+    }
+
+    /// Begins a sweep now, unless one is on its way.
+    fn begin_sweep(&mut self, now: Mark) {
+        if self.sweep.is_none() {
+            self.sweep = Some(Sweep { began: now, next: Vec::new() });
+            std::mem::swap(&mut self.behind, &mut self.ahead);
+        }
+    }
+
+    /// Takes out what waits from the sweep's place on and before `next`, which is its place from here on; `None` ends the sweep.
+    fn take(&mut self, next: Option<&[u8]>) -> Batch {
+        let mut batch = Batch::default();
+        while let Some(first) = self.ahead.first_entry()
+            && next.is_none_or(|next| &**first.key() < next)
+        {
+            let (key, value) = first.remove_entry();
+            self.bytes -= entry_bytes(&key, &value);
+            batch.put(Bytes::from(key), Bytes::from(value));
+        }
+        match (next, self.sweep.take()) {
+            (Some(next), Some(sweep)) => self.sweep = Some(Sweep { next: next.to_vec(), ..sweep }),
+            (None, Some(sweep)) => self.floor = sweep.began,
+            (_, None) => {}
+        }
+        batch
+    }
+}
+
+/// What the next step of a sweep will do.
+struct Step {
+    pins: Pins,
+    /// Leaves that must be read first.
+    misses: Vec<u64>,
+    leaves: u64,
+    puts: u64,
+    cell_bytes: usize,
+    /// Where the next step goes on.
+    next: Option<Vec<u8>>,
+}
+
+impl Tree {
+    /// Whether `batch` should wait in the buffer: it is nothing but puts of small values, and the tree cannot be held in
+    /// `dirty_bytes_max` anyway.
+    pub fn suits_buffer(&self, batch: &Batch, torn: Torn, dirty_bytes_max: u64) -> bool {
+        let page_bytes = self.page_bytes();
+        let is_small = |operation: &Operation| {
+            operation.value().is_some_and(|value| is_inline(page_bytes, operation.key(), value))
+        };
+        torn != Torn::Image
+            && self.counts.leaf_pages * page_bytes as u64 > dirty_bytes_max / 2
+            && batch.operations().iter().all(is_small)
+    }
+
+    /// Bytes that the file and the log may still take because of what waits: each change its leaf, split and logged.
+    pub fn buffer_owes(&self) -> u64 {
+        self.buffer.len().min(self.counts.leaf_pages) * 2 * self.page_bytes() as u64
+    }
+
+    /// The next step of a sweep: the leaves from its place on that something waits for, as far as a step goes.
+    fn plan_sweep(&self, pager: &Pager, loaded: &Loaded) -> std::result::Result<Step, Stop> {
+        let mut step =
+            Step { pins: Pins::new(), misses: Vec::new(), leaves: 0, puts: 0, cell_bytes: 0, next: None };
+        let Some(sweep) = &self.buffer.sweep else { return Ok(step) };
+        let mut waiting = self.buffer.from(&sweep.next).peekable();
+        while let Some((first, _)) = waiting.peek() {
+            if step.leaves == STEP_LEAVES || step.cell_bytes >= STEP_BYTES {
+                step.next = Some(first.to_vec());
+                break;
+            }
+            let end = self.plan_leaf(pager, loaded, first, &mut step)?;
+            step.leaves += 1;
+            while let Some((key, value)) = waiting.peek()
+                && end.as_deref().is_none_or(|end| *key < end)
+                && step.cell_bytes < STEP_BYTES
+            {
+                step.puts += 1;
+                step.cell_bytes += key.len() + value.len() + 6;
+                waiting.next();
+            }
+        }
+        Ok(step)
+    }
+
+    /// Pins the way to the leaf of `key`, or notes that the leaf must be read; returns the end of its range.
+    fn plan_leaf(
+        &self,
+        pager: &Pager,
+        loaded: &Loaded,
+        key: &[u8],
+        step: &mut Step,
+    ) -> std::result::Result<Option<Vec<u8>>, Stop> {
+        let (mut unit, mut end) = (self.root, None);
+        for level in (0..self.height).rev() {
+            let page = match self.page(pager, loaded, unit, level) {
+                Err(Stop::Miss(Miss::Page(unit))) if level == 0 => {
+                    step.misses.push(unit);
+                    break;
+                }
+                other => other?,
+            };
+            let mut next = None;
+            if level > 0 {
+                let index = page.child_index(key);
+                if index < page.count() {
+                    end = Some(page.key(index).to_vec());
+                }
+                next = Some(page.child(index));
+            }
+            if self.resident(unit, &step.pins).is_none() {
+                step.pins.insert(unit, page);
+            }
+            match next {
+                Some(next) => unit = next,
+                None => break,
+            }
+        }
+        Ok(end)
+    }
+
+    /// What a step takes at most. A part of a split page holds a quarter of its room at least, so it takes another quarter of new
+    /// cells to split it again.
+    fn needs_of(&self, step: &Step) -> Needs {
+        let room = self.page_bytes() - HEADER_BYTES;
+        let splits = step.leaves + (4 * step.cell_bytes / room) as u64 + 2;
+        let page_units = self.page_bytes() as u64 / UNIT_BYTES;
+        Needs { units: splits * (self.height + 2) * page_units, runs: step.puts }
+    }
+}
+
+impl BtreeEngine {
+    /// The log as it is now.
+    pub(super) fn mark(&self) -> Mark {
+        Mark { position: self.log.end(), image_bytes: self.logged_image_bytes() }
+    }
+
+    /// Whether what waits must come into pages before the next checkpoint: then that much is to be done until it has.
+    pub(super) fn must_sweep(&self, wanted: bool) -> bool {
+        let tree = self.tree.read();
+        let mut target = self.target.lock();
+        if wanted || tree.buffer.bytes() >= share(self.options.dirty_bytes_max, SHARE_SWEEP) {
+            target.get_or_insert_with(|| self.log.end());
+        }
+        if target.is_some_and(|position| tree.buffer.is_settled(position)) {
+            *target = None;
+        }
+        target.is_some()
+    }
+
+    /// The next step of a sweep, which begins here if none is on its way.
+    pub(super) fn sweep_some(&self) -> Result<()> {
+        let result = self.sweep_step();
+        *self.sweep_failed.lock() = result.as_ref().err().cloned();
+        result
+    }
+
+    fn sweep_step(&self) -> Result<()> {
+        let mut loaded = Loaded::default();
+        loop {
+            let writer = self.lock_writer();
+            self.check()?;
+            let now = self.mark();
+            self.tree.write().buffer.begin_sweep(now);
+            let (epoch, planned) = {
+                let tree = self.tree.read();
+                let planned = tree.plan_sweep(&self.pager, &loaded).map(|step| (tree.needs_of(&step), step));
+                (tree.epoch, planned)
+            };
+            let (needs, step) = match planned {
+                Ok(planned) => planned,
+                Err(Stop::Failed(error)) => return Err(error),
+                Err(Stop::Miss(miss)) => {
+                    drop(writer);
+                    self.load(epoch, miss, Tier::Disk, Purpose::PageWrite, &mut loaded)?;
+                    continue;
+                }
+            };
+            if !step.misses.is_empty() {
+                drop(writer);
+                self.load_leaves(epoch, step.misses, &mut loaded)?;
+                continue;
+            }
+            self.take_space(needs)?;
+            // Alone with its pages, a change need not copy them.
+            drop(loaded);
+            let mut tree = self.tree.write();
+            let batch = tree.buffer.take(step.next.as_deref());
+            tree.apply(&batch, step.pins, &self.pager);
+            return Ok(());
+        }
+    }
+
+    /// Reads leaves, adjacent ones together. They stay out of the pool: it belongs to readers.
+    fn load_leaves(&self, epoch: u64, mut units: Vec<u64>, loaded: &mut Loaded) -> Result<()> {
+        units.sort_unstable();
+        units.dedup();
+        let page_units = self.pager.page_units();
+        for run in units.chunk_by(|a, b| a + page_units == *b).flat_map(|run| run.chunks(READ_PAGES)) {
+            for (unit, piece) in self.pager.read_pages(run[0], run.len(), Purpose::PageWrite)? {
+                loaded.add(epoch, unit, piece);
+            }
+        }
+        Ok(())
+    }
+
+    /// Why what waits does not come into the pages, if the last try failed.
+    pub(super) fn sweep_error(&self) -> Option<Error> {
+        self.sweep_failed.lock().clone()
+    }
+}

@@ -1,0 +1,329 @@
+//! Puts that wait in the change buffer: nobody sees a difference, and no crash does.
+
+use super::*;
+
+/// A tree outgrows half of the dirty bytes soon, and then small puts wait.
+fn crowded() -> Options {
+    Options { dirty_bytes_max: 32 << 10, checkpoint_log_bytes: 64 << 10, ..tiny() }
+}
+
+fn small_key(prng: &mut Prng) -> Vec<u8> {
+    format!("key {:04}", prng.below(600)).into_bytes()
+}
+
+/// Mostly small puts; at times a delete or a large value, which do not wait, of the same keys.
+fn small_batch(prng: &mut Prng) -> Batch {
+    let mut batch = Batch::new(1);
+    let (deletes, large) = (prng.one_in(6), prng.one_in(12));
+    for _ in 0..1 + prng.below(12) {
+        let key = small_key(prng);
+        let length = 8 + prng.below(120) as usize;
+        match (deletes && prng.one_in(2), large && prng.one_in(4)) {
+            (true, _) => batch.delete(key),
+            (_, true) => batch.put(key, vec![prng.bits() as u8; 2000 + length]),
+            _ => batch.put(key, vec![prng.bits() as u8; length]),
+        }
+    }
+    batch
+}
+
+fn small_work<'a>(modes: &'a [Torn], seed: u64, steps: u64) -> Work<'a> {
+    let page_bytes = if seed.is_multiple_of(3) { 8 << 10 } else { 4 << 10 };
+    let options = Options { page_bytes, ..crowded() };
+    Work { modes, options, batch: small_batch, seed, steps }
+}
+
+fn waiting(engine: &BtreeEngine) -> u64 {
+    engine.tree.read().buffer.len()
+}
+
+#[test]
+fn puts_that_wait_are_seen_like_any_others() {
+    for seed in 0..4 {
+        let mut prng = Prng::new(seed);
+        let options = Options {
+            cache_bytes: if seed % 2 == 0 { 0 } else { 64 << 10 },
+            torn: if seed == 3 { Torn::DoubleWrite } else { Torn::Delta },
+            ..crowded()
+        };
+        let mut disk = SimDisk::new();
+        let mut engine = open_on(disk.clone(), &options).unwrap();
+        let mut model = Map::new();
+        let (mut most, mut swept) = (0, false);
+        for step in 0..2000 {
+            let what = format!("seed {seed} step {step}");
+            match prng.below(20) {
+                0..11 => {
+                    let batch = small_batch(&mut prng);
+                    apply(&engine, &batch).unwrap();
+                    follow(&mut model, &batch);
+                    most = most.max(waiting(&engine));
+                }
+                11..14 => {
+                    let key = small_key(&mut prng);
+                    let found = engine.get(&key, Tier::Disk).unwrap();
+                    assert_eq!(found.as_deref(), model.get(&key).map(Vec::as_slice), "{what}");
+                }
+                14 => {
+                    let (start, end) = (small_key(&mut prng), small_key(&mut prng));
+                    let range = KeyRange { start: &start, end: (!prng.one_in(3)).then_some(end.as_slice()) };
+                    let mut found = Vec::new();
+                    engine
+                        .scan(range, Tier::Disk, &mut |key, value| {
+                            found.push((key.to_vec(), value.to_vec()));
+                            ControlFlow::Continue(())
+                        })
+                        .unwrap();
+                    let wanted: Vec<_> = model
+                        .iter()
+                        .filter(|(key, _)| **key >= start && range.is_before_end(key))
+                        .map(|(key, value)| (key.clone(), value.clone()))
+                        .collect();
+                    assert_eq!(found, wanted, "{what}");
+                }
+                15..18 => {
+                    let before = waiting(&engine);
+                    engine.work(Class::Flush).unwrap();
+                    swept |= waiting(&engine) < before;
+                }
+                18 if step % 8 == 0 => {
+                    run(&*engine, Command::Checkpoint).unwrap();
+                    assert_eq!(waiting(&engine), 0, "{what}");
+                    assert_eq!(engine.log_bytes(), 0, "{what}");
+                    run(&*engine, Command::Verify).unwrap();
+                }
+                19 if step % 8 == 0 => {
+                    if prng.one_in(2) {
+                        engine.close().unwrap();
+                    }
+                    disk = disk.kill();
+                    engine = open_on(disk.clone(), &options).unwrap();
+                    run(&*engine, Command::Verify).unwrap();
+                }
+                _ => drop(engine.work(Class::Log).unwrap()),
+            }
+        }
+        assert_eq!(contents(&*engine).unwrap(), model);
+        assert!(most > 50 && swept, "seed {seed}: {most} waited at most, swept {swept}");
+        // A tree that loses everything else keeps what waits.
+        apply(&engine, &{
+            let mut batch = Batch::new(1);
+            batch.put(&b"a key"[..], &b"its value"[..]);
+            batch
+        })
+        .unwrap();
+        for key in model.keys() {
+            let mut batch = Batch::new(0);
+            batch.delete(key.clone());
+            apply(&engine, &batch).unwrap();
+        }
+        let last = Map::from([(b"a key".to_vec(), b"its value".to_vec())]);
+        assert_eq!(contents(&*engine).unwrap(), last);
+        run(&*engine, Command::Checkpoint).unwrap();
+        run(&*engine, Command::Verify).unwrap();
+        assert_eq!(contents(&*engine).unwrap(), last);
+    }
+}
+
+#[test]
+fn a_crash_at_any_request_leaves_a_prefix_while_puts_wait() {
+    crash_everywhere_in(&small_work(&[Torn::Delta], 1, 60), 1);
+    crash_everywhere_in(&small_work(&[Torn::Delta], 3, 40), 1);
+}
+
+#[test]
+fn a_crash_at_any_request_leaves_a_prefix_while_puts_wait_and_modes_change() {
+    crash_everywhere_in(&small_work(&TORN, 2, 60), 1);
+}
+
+#[test]
+fn a_killed_process_loses_no_put_that_waits() {
+    for seed in 0..12 {
+        let sim = SimDisk::new();
+        let disk: Arc<dyn Disk> = sim.clone();
+        let mut history = History::default();
+        sim.stop_at(40 + seed * 37);
+        let _ = workload_in(&small_work(&TORN, seed, 200), &disk, &mut history);
+        history.synced = history.batches.iter().filter_map(|(position, _)| *position).max().unwrap_or(0);
+        recovered(sim.kill(), &history, &format!("seed {seed}"));
+    }
+}
+
+#[test]
+fn a_full_disk_makes_no_put_wait_for_ever_and_loses_none() {
+    for nth in 0..40 {
+        let sim = SimDisk::new();
+        let faulty = Faulty::new(sim.clone());
+        let kind = Some(Request::Allocate);
+        faulty.inject(Fault::Fail { kind, purpose: None, nth, errno: libc::ENOSPC });
+        let disk: Arc<dyn Disk> = Latch::new(faulty.clone());
+        let mut history = History::default();
+        let result = workload_in(&small_work(&[Torn::Delta], 1, 150), &disk, &mut history);
+        if let Err(error) = &result {
+            assert!(matches!(error, Error::NoSpace), "allocation {nth}: {error}");
+        }
+        if sim.list().unwrap().iter().any(|info| info.name == meta::FILE) {
+            let engine = recovered_in(&crowded(), sim.kill(), &history, &format!("allocation {nth}"));
+            run(&*engine, Command::Checkpoint).unwrap();
+            run(&*engine, Command::Verify).unwrap();
+        }
+    }
+}
+
+/// A store whose tree outgrew its dirty bytes: keys 0..count with values of 100 bytes, all in their pages.
+fn filled(disk: Arc<dyn Disk>, options: &Options, count: u64) -> Arc<BtreeEngine> {
+    let engine = open_on(disk, options).unwrap();
+    for number in 0..count {
+        put(&engine, number, 1);
+    }
+    run(&*engine, Command::Checkpoint).unwrap();
+    engine
+}
+
+fn put(engine: &BtreeEngine, number: u64, version: u8) {
+    let mut batch = Batch::new(1);
+    batch.put(number.to_be_bytes().to_vec(), vec![version; 100]);
+    apply(engine, &batch).unwrap();
+}
+
+#[test]
+fn puts_in_random_order_write_a_page_for_many() {
+    let disk = Metered::new(SimDisk::new());
+    let options = Options {
+        dirty_bytes_max: 256 << 10,
+        checkpoint_log_bytes: 4 << 20,
+        log_segment_bytes: 256 << 10,
+        cache_bytes: 64 << 10,
+        ..tiny()
+    };
+    let engine = filled(disk.clone(), &options, 8000);
+    let leaves = engine.shape().tree.unwrap().leaf_pages;
+    assert!(leaves * 4096 > 3 * options.dirty_bytes_max);
+    let written = || engine.shape().tree.unwrap().pages_written.of_kind(PageKind::Leaf).pages;
+    let before = written();
+    let mut prng = Prng::new(4);
+    for _ in 0..8000 {
+        put(&engine, prng.below(8000), 2);
+    }
+    run(&*engine, Command::Checkpoint).unwrap();
+    // Each leaf counts twice: its copy and itself.
+    let pages = (written() - before) / 2;
+    assert!(pages * 3 < 8000, "{pages} pages written for 8000 puts into {leaves} leaves");
+    run(&*engine, Command::Verify).unwrap();
+}
+
+#[test]
+fn a_leaf_that_cannot_be_read_is_an_error_for_its_puts_and_no_wait_without_end() {
+    let sim = SimDisk::new();
+    let options = Options { cache_bytes: 0, ..crowded() };
+    let engine = filled(sim.clone(), &options, 1000);
+    let unit = {
+        let tree = engine.tree.read();
+        let mut way = Vec::new();
+        let mut loaded = Loaded::default();
+        loop {
+            way.clear();
+            match tree.leaf(&engine.pager, &loaded, &500u64.to_be_bytes(), |unit, _| way.push(unit)) {
+                Ok(_) => break *way.last().unwrap(),
+                Err(Stop::Miss(miss)) => {
+                    let (unit, piece) = engine.pager.read(miss, Purpose::Get).unwrap();
+                    loaded.add(tree.epoch, unit, piece);
+                }
+                Err(Stop::Failed(error)) => panic!("{error}"),
+            }
+        }
+    };
+    let file = sim.open(meta::FILE).unwrap();
+    file.write_at(Purpose::Checkpoint, unit * UNIT_BYTES + 100, &[0xEE; 8]).unwrap();
+    let mut prng = Prng::new(6);
+    let put = |number: u64| {
+        let mut batch = Batch::new(1);
+        batch.put(number.to_be_bytes().to_vec(), vec![3; 100]);
+        engine.apply(&batch, Tier::Disk)
+    };
+    put(500).unwrap();
+    let mut refused = None;
+    for _ in 0..5000 {
+        match put(prng.below(1000)) {
+            Ok(_) => {}
+            Err(Error::Busy { .. }) => drop(engine.work(Class::Flush)),
+            Err(error) => {
+                refused = Some(error);
+                break;
+            }
+        }
+    }
+    assert!(matches!(refused, Some(Error::Corrupt { .. })), "{refused:?}");
+    assert_eq!(engine.get(&500u64.to_be_bytes(), Tier::Disk).unwrap().unwrap(), vec![3; 100]);
+    assert!(matches!(run(&*engine, Command::Checkpoint), Err(Error::Corrupt { .. })));
+    // What waits is in the log, whatever becomes of the page.
+    let engine = open_on(sim.kill(), &options).unwrap();
+    assert_eq!(engine.get(&500u64.to_be_bytes(), Tier::Disk).unwrap().unwrap(), vec![3; 100]);
+}
+
+#[test]
+fn readers_and_sweeps_at_once_never_see_old_bytes() {
+    let options = Options { cache_bytes: 64 << 10, dirty_bytes_max: 128 << 10, ..crowded() };
+    let engine = open(SimDisk::new(), Arc::new(SystemClock::new()), &options).unwrap();
+    let worker = Worker::start(engine.clone(), 0).unwrap();
+    let stop = AtomicBool::new(false);
+    const KEYS: u64 = 3000;
+    let value = |number: u64, version: u64| {
+        let mut value = version.to_le_bytes().to_vec();
+        value.resize(8 + number as usize % 100, number as u8);
+        value
+    };
+    std::thread::scope(|scope| {
+        for reader in 0..2 {
+            let (engine, stop) = (&engine, &stop);
+            scope.spawn(move || {
+                let mut prng = Prng::new(reader);
+                let mut newest = vec![0u64; KEYS as usize];
+                let mut check = |key: &[u8], bytes: &[u8]| {
+                    let number = u64::from_be_bytes(key.try_into().unwrap());
+                    let version = u64::from_le_bytes(bytes[..8].try_into().unwrap());
+                    assert_eq!(bytes, value(number, version));
+                    assert!(version >= newest[number as usize], "key {number} went back");
+                    newest[number as usize] = version;
+                };
+                while !stop.load(Relaxed) {
+                    let key = prng.below(KEYS).to_be_bytes();
+                    if prng.one_in(8) {
+                        let mut left = 300;
+                        let visit: &mut Visit<'_> = &mut |key, bytes| {
+                            check(key, bytes);
+                            left -= 1;
+                            if left > 0 { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+                        };
+                        engine.scan(KeyRange { start: &key, end: None }, Tier::Disk, visit).unwrap();
+                    } else if let Some(bytes) = engine.get(&key, Tier::Disk).unwrap() {
+                        check(&key, &bytes);
+                    }
+                }
+            });
+        }
+        let mut prng = Prng::new(9);
+        let started = std::time::Instant::now();
+        let mut version = 0;
+        while started.elapsed() < Duration::from_millis(900) {
+            version += 1;
+            let mut batch = Batch::new(0);
+            for _ in 0..4 {
+                let number = prng.below(KEYS);
+                match prng.below(200) {
+                    0 => batch.delete(number.to_be_bytes().to_vec()),
+                    _ => batch.put(number.to_be_bytes().to_vec(), value(number, version)),
+                }
+            }
+            let seen = engine.bell().seen(Class::Room);
+            while let Err(error) = engine.apply(&batch, Tier::Disk) {
+                assert!(matches!(error, Error::Busy { .. }), "{error}");
+                engine.bell().wait(Class::Room, seen, RETRY_AFTER);
+            }
+        }
+        stop.store(true, Relaxed);
+    });
+    worker.stop();
+    run(&*engine, Command::Verify).unwrap();
+    engine.close().unwrap();
+}
