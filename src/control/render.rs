@@ -19,7 +19,7 @@ use crate::fs::meter::Op;
 /// Columns of a line at most.
 const COLUMNS: usize = 100;
 /// Rows of the table of operations at most; those with the most calls are shown.
-const OPERATIONS_MAX: usize = 15;
+const OPERATIONS_MAX: usize = 14;
 /// Processes, and names, at most.
 const MOVERS_MAX: usize = 4;
 /// Probes of a mean read above which reads are called dear.

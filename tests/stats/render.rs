@@ -52,6 +52,7 @@ fn rig_of_tables(count: u64) -> Rig {
         let options = engine::Options {
             kind: Kind::Lsm,
             table_bytes: 1,
+            slice_tables: 0,
             block_bytes: 128,
             reserve_bytes: 0,
             ..engine::Options::default()

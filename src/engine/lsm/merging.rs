@@ -108,7 +108,7 @@ impl LsmEngine {
         let sparse = self.sparse_segments(&self.view().version).into_keys().collect();
         let mut move_value = |pointer, segment: &_| self.move_value(&sparse, pointer, segment);
         // Small tables, small steps: a merge of some of them is seen half way.
-        let step_bytes = self.rates.step_bytes(UNIT_BYTES.min(self.options.table_bytes / 2));
+        let step_bytes = self.rates.step_bytes(UNIT_BYTES.min((self.options.table_bytes / 2).max(1)));
         let stepped = slice.step(step_bytes, &mut move_value);
         let has_moved = slice.moved_bytes > 0;
         let ready = match stepped {

@@ -411,10 +411,10 @@ impl Slice {
     /// name.
     /// `move_value` is asked for every value in the log and says where it lies now, if it was moved.
     pub fn step(&mut self, bytes: u64, move_value: &mut MoveValue<'_>) -> Result<bool> {
-        let (shelf, before) = (self.shelf.clone(), self.output_bytes());
+        let (shelf, before) = (self.shelf.clone(), self.written_bytes());
         let span = shelf.cpu().span(Work::Merge);
         let ended = self.merge_entries(bytes, move_value)?;
-        span.end(self.output_bytes() - before);
+        span.end(self.written_bytes() - before);
         Ok(ended)
     }
 
@@ -473,6 +473,12 @@ impl Slice {
     pub fn output_bytes(&self) -> u64 {
         let done: u64 = self.outputs.iter().map(|table| table.bytes).sum();
         done + self.builder.as_ref().map_or(0, TableBuilder::bytes)
+    }
+
+    /// Those of them that are in files.
+    fn written_bytes(&self) -> u64 {
+        let done: u64 = self.outputs.iter().map(|table| table.bytes).sum();
+        done + self.builder.as_ref().map_or(0, TableBuilder::written_bytes)
     }
 
     /// Removes outputs when the slice ends without becoming part of the store.

@@ -124,6 +124,11 @@ impl TableBuilder {
         self.buffer_start + self.buffer.len() as u64
     }
 
+    /// Those of them that are in the file.
+    pub fn written_bytes(&self) -> u64 {
+        self.buffer_start
+    }
+
     /// Adds an entry, a tombstone without `value`; keys must ascend.
     pub fn add(&mut self, key: &[u8], value: Option<Stored<'_>>) -> Result<()> {
         debug_assert!(self.meta.entries == 0 || key > &self.last_key[..], "keys ascend");
