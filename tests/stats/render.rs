@@ -48,7 +48,8 @@ fn allocations<T>(run: impl FnOnce() -> T) -> (u64, u64) {
 
 /// A table for each key.
 fn rig_of_tables(count: u64) -> Rig {
-    let rig = rig(|disk, clock| {
+    let roomy = |disk| Arc::new(Gated { disk, gate: Arc::default() }) as Arc<dyn Disk>;
+    let rig = rig_on(roomy, |disk, clock| {
         let options = engine::Options {
             kind: Kind::Lsm,
             table_bytes: 1,
@@ -178,8 +179,9 @@ impl Disk for Gated {
     fn sync_names(&self) -> io::Result<()> {
         self.disk.sync_names()
     }
+    /// Asked at every step of a merge: the simulated disk would look at every file.
     fn space(&self) -> io::Result<Space> {
-        self.disk.space()
+        Ok(Space { total_bytes: 1 << 40, free_bytes: 1 << 40 })
     }
 }
 
