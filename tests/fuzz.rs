@@ -308,12 +308,15 @@ fn stores_under_writes(kind: Kind, torn: engine::Torn, rounds: u64) {
                     7 => {
                         let start = key_of(prng.below(150));
                         let mut found = BTreeMap::new();
-                        let scanned =
-                            engine.scan(KeyRange { start: &start, end: None }, Tier::Disk, &mut |key, value| {
+                        let scanned = engine.scan(
+                            KeyRange { start: &start, end: None },
+                            Tier::Disk,
+                            &mut |key, value| {
                                 holds(&allowed, key, Some(value), &what);
                                 found.insert(key.to_vec(), value.to_vec());
                                 ControlFlow::Continue(())
-                            });
+                            },
+                        );
                         for (key, _) in allowed.range(start.clone()..).filter(|_| scanned.is_ok()) {
                             holds(&allowed, key, found.get(key).map(Vec::as_slice), &what);
                         }
@@ -343,14 +346,14 @@ fn stores_under_writes(kind: Kind, torn: engine::Torn, rounds: u64) {
 
 #[test]
 fn btree_stores_under_writes() {
-    stores_under_writes(Kind::Btree, engine::Torn::Delta, 60);
-    stores_under_writes(Kind::Btree, engine::Torn::DoubleWrite, 20);
-    stores_under_writes(Kind::Btree, engine::Torn::Image, 20);
+    stores_under_writes(Kind::Btree, engine::Torn::Delta, 20);
+    stores_under_writes(Kind::Btree, engine::Torn::DoubleWrite, 8);
+    stores_under_writes(Kind::Btree, engine::Torn::Image, 8);
 }
 
 #[test]
 fn lsm_stores_under_writes() {
-    stores_under_writes(Kind::Lsm, engine::Torn::Delta, 12);
+    stores_under_writes(Kind::Lsm, engine::Torn::Delta, 6);
 }
 
 /// Proves that the harness can fail.

@@ -172,8 +172,9 @@ impl ChangeBuffer {
         }
         match (next, self.sweep.take()) {
             (Some(next), Some(sweep)) => self.sweep = Some(Sweep { next: next.to_vec(), ..sweep }),
-            (None, Some(sweep)) => self.floor = sweep.began,
-            (_, None) => {}
+            // Where nothing waited meanwhile, the floor is above that already, and the log below it may be gone.
+            (None, Some(sweep)) if sweep.began.position > self.floor.position => self.floor = sweep.began,
+            (None, _) | (_, None) => {}
         }
         batch
     }
@@ -211,14 +212,8 @@ impl Tree {
 
     /// The next step of a sweep: the leaves from its place on that something waits for, as far as a step goes.
     fn plan_sweep(&self, pager: &Pager, loaded: &Loaded) -> std::result::Result<Step, Stop> {
-        let mut step = Step {
-            pins: Pins::new(),
-            misses: Vec::new(),
-            leaves: 0,
-            puts: 0,
-            cell_bytes: 0,
-            next: None,
-        };
+        let mut step =
+            Step { pins: Pins::new(), misses: Vec::new(), leaves: 0, puts: 0, cell_bytes: 0, next: None };
         let Some(sweep) = &self.buffer.sweep else { return Ok(step) };
         let mut waiting = self.buffer.from(&sweep.next).peekable();
         while let Some((first, _)) = waiting.peek() {
@@ -305,11 +300,18 @@ impl BtreeEngine {
         target.is_some()
     }
 
-    /// The next step of a sweep, which begins here if none is on its way.
-    pub(super) fn sweep_some(&self) -> Result<()> {
+    /// The next step of a sweep, which begins here if none is on its way; false if a checkpoint must come first.
+    pub(super) fn sweep_some(&self) -> Result<bool> {
         let result = self.sweep_step();
         *self.sweep_failed.lock() = result.as_ref().err().cloned();
-        result
+        match result {
+            // A checkpoint of what is in pages may free some.
+            Err(Error::NoSpace) if self.tree.read().active_bytes() > 0 => {
+                *self.sweep_failed.lock() = None;
+                Ok(false)
+            }
+            other => other.map(|()| true),
+        }
     }
 
     fn sweep_step(&self) -> Result<()> {

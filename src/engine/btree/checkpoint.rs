@@ -104,8 +104,8 @@ impl Job {
 }
 
 impl BtreeEngine {
-    /// Begins a checkpoint of the state as it is now.
-    pub(super) fn freeze(&self, waiters: &mut Vec<Done>) -> Result<Job> {
+    /// Begins a checkpoint of the state as it is now; `swept` if all that waited when it fell due is in pages.
+    pub(super) fn freeze(&self, waiters: &mut Vec<Done>, swept: bool) -> Result<Job> {
         let _writer = self.lock_writer();
         let missing = {
             let tree = self.tree.read();
@@ -120,7 +120,9 @@ impl BtreeEngine {
         let frozen = tree.freeze(now);
         let waits = !tree.buffer.is_empty();
         drop(tree);
-        self.clear_dirty_since();
+        if swept || !waits {
+            self.clear_dirty_since();
+        }
         if waits {
             self.set_dirty_since();
         }
