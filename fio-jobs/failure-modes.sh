@@ -2,7 +2,6 @@
 # The five ways in which a storage engine fails its users, each provoked on a mount, shown by .stats, and met.
 set -euo pipefail
 
-here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 all=(write-amplification compaction-storm space-amplification tombstones hot-keys)
 
 usage() {
@@ -26,44 +25,17 @@ environment:
 TEXT
 }
 
-die() {
-    echo "failure-modes.sh: $*" >&2
-    exit 1
-}
+# shellcheck source=fio-jobs/lib.sh
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-case "${1:-}" in
--h | --help)
-    usage
-    exit 0
-    ;;
-"" | -*)
-    usage >&2
-    exit 2
-    ;;
-esac
+arguments "$@"
 parent=${1%/}
 shift
 modes=("$@")
 [ ${#modes[@]} -gt 0 ] || modes=("${all[@]}")
-kvfs=${KVFS:-$here/../target/release/kvfs}
 size=${SIZE:-128}
-[ -x "$kvfs" ] || die "$kvfs is not there: cargo build --release, or set KVFS"
-[ -d "$parent" ] || die "$parent is not a directory"
-for tool in fio jq python3; do
-    command -v "$tool" >/dev/null || die "$tool is not installed (apt-get install fio jq)"
-done
-
-home=$(mktemp -d "$parent/failure-modes-XXXXXX")
-mount=$home/mnt
-mkdir "$mount"
-cleanup() {
-    if mountpoint -q "$mount"; then
-        "$kvfs" umount "$mount" || true
-    fi
-    rm -rf "$home"
-}
-trap cleanup EXIT
-trap 'exit 130' INT TERM
+tools fio jq python3
+scratch_mount "$parent"
 
 # Small memtables and levels: a data set of a hundred megabytes is to this store what one of terabytes is to one with the
 # defaults.

@@ -2,7 +2,6 @@
 # One workload on every compaction policy, with values in tables and in the log: the table in the README.
 set -euo pipefail
 
-here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 all=(leveled tiered time-window log eager)
 
 usage() {
@@ -25,44 +24,18 @@ environment:
 TEXT
 }
 
-die() {
-    echo "policies.sh: $*" >&2
-    exit 1
-}
+# shellcheck source=fio-jobs/lib.sh
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-case "${1:-}" in
--h | --help)
-    usage
-    exit 0
-    ;;
-"" | -*)
-    usage >&2
-    exit 2
-    ;;
-esac
+arguments "$@"
 parent=${1%/}
 shift
 policies=("$@")
 [ ${#policies[@]} -gt 0 ] || policies=("${all[@]}" btree)
-kvfs=${KVFS:-$here/../target/release/kvfs}
 size=${SIZE:-256}
-[ -x "$kvfs" ] || die "$kvfs is not there: cargo build --release, or set KVFS"
-[ -d "$parent" ] || die "$parent is not a directory"
-for tool in fio jq; do
-    command -v "$tool" >/dev/null || die "$tool is not installed (apt-get install fio jq)"
-done
-
-home=$(mktemp -d "$parent/policies-XXXXXX")
-mount=$home/mnt
-mkdir "$mount"
-cleanup() {
-    if mountpoint -q "$mount"; then
-        "$kvfs" umount "$mount" || true
-    fi
-    rm -rf "$home"
-}
-trap cleanup EXIT
-trap 'exit 130' INT TERM
+[ "$size" -ge 64 ] || die "SIZE=$size is too small: a memtable is 1/64 of it, and at least a megabyte"
+tools fio jq
+scratch_mount "$parent"
 
 ctl() {
     "$kvfs" ctl "$mount" "$@"

@@ -2,7 +2,6 @@
 # Runs fio jobs on a mount and prints fio's figures beside the amplification that they caused.
 set -euo pipefail
 
-here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 all=(seqwrite seqread randwrite-fsync randwrite randread overwrite-zipf smallfiles delete-storm append-log mixed-rw)
 
 usage() {
@@ -30,30 +29,16 @@ syncs a row for their latency.
 TEXT
 }
 
-die() {
-    echo "run.sh: $*" >&2
-    exit 1
-}
+# shellcheck source=fio-jobs/lib.sh
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-case "${1:-}" in
--h | --help)
-    usage
-    exit 0
-    ;;
-"" | -*)
-    usage >&2
-    exit 2
-    ;;
-esac
+arguments "$@"
 mount=${1%/}
 shift
 jobs=("$@")
 [ ${#jobs[@]} -gt 0 ] || jobs=("${all[@]}")
 
-for tool in fio jq; do
-    command -v "$tool" >/dev/null || die "$tool is not installed (apt-get install fio jq)"
-done
-[ -d "$mount" ] || die "$mount is not a directory"
+tools fio jq
 for job in "${jobs[@]}"; do
     [ -f "$here/$job.fio" ] || die "no job '$job'; there are: ${all[*]}"
 done

@@ -3,6 +3,7 @@
 //! `kvfs DIR MNT -o …`, the form that mount(8) and `mount.fuse` use, is `kvfs mount DIR MNT -o …`.
 
 mod budget;
+mod check;
 mod model;
 mod watch;
 
@@ -16,7 +17,7 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
 
-use crate::base::text::{When, human_size, parse_size};
+use crate::base::text::{When, parse_size};
 use crate::daemon::{self, Outcome, Side};
 use crate::fuse::session::{self, MountFlags};
 use crate::mount::{self, Request};
@@ -30,10 +31,14 @@ mod code {
     pub const SYSTEM: u8 = 2;
     /// Not mounted, or not unmounted.
     pub const MOUNT: u8 = 32;
+    /// `check`: there was damage, and a repair has mended it.
+    pub const MENDED: u8 = 1;
     /// `check`: something is damaged.
     pub const DAMAGE: u8 = 4;
     /// `check`: could not run.
     pub const UNCHECKED: u8 = 8;
+    /// `check`: wrong use.
+    pub const CHECK_USAGE: u8 = 16;
 }
 
 /// A Linux filesystem whose files live in a storage engine of your choice, and which measures what that costs.
@@ -59,7 +64,8 @@ Examples:
 `kvfs mount --help` lists every -o option. RUST_LOG sets what is logged, as in RUST_LOG=debug.
 
 Exit codes: 0 done; 1 wrong use or not allowed; 2 the system refuses; 32 not mounted or not unmounted.
-`kvfs check`: 0 clean; 4 damage found; 8 could not run, for instance because the store is mounted.";
+`kvfs check`: 0 clean; 1 damage found and mended; 4 damage found; 8 could not run, for instance because the store is mounted;
+16 wrong use.";
 
 #[derive(Debug, Subcommand)]
 enum Verb {
@@ -76,6 +82,8 @@ enum Verb {
     #[command(after_help = options_help())]
     Mount(MountArgs),
     /// Unmount, and wait until everything is on disk and the store is closed
+    // Without the alias, `kvfs unmount MNT` would be the short form of mount, with a store named `unmount`.
+    #[command(visible_alias = "unmount")]
     Umount {
         /// Mount point
         mount_point: PathBuf,
@@ -130,11 +138,9 @@ enum Verb {
         #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
         words: Vec<String>,
     },
-    /// Verify every checksum and every invariant of a store that is not mounted; writes nothing
-    Check {
-        /// Directory of the store
-        dir: PathBuf,
-    },
+    /// Verify every checksum and every invariant of a store that is not mounted; writes nothing unless told to repair
+    #[command(after_help = check::HELP)]
+    Check(check::CheckArgs),
     /// Put the same keys into every engine and name the crossover: where one writes less than another. Needs no mount
     Compare(crate::compare::Arguments),
 }
@@ -192,13 +198,16 @@ impl Failure {
 /// Runs the command that this process was started with.
 pub fn main() -> ExitCode {
     let arguments = normalize(std::env::args_os().collect());
+    // fsck(8) has its own code for wrong use.
+    let is_check = arguments.get(1).is_some_and(|word| word == "check");
     let matches = match Cli::command().try_get_matches_from(arguments) {
         Ok(matches) => matches,
         Err(error) => {
             let help = !error.use_stderr();
             // Nobody reads the message if it cannot be printed.
             let _ = error.print();
-            return ExitCode::from(if help { 0 } else { code::USAGE });
+            let usage = if is_check { code::CHECK_USAGE } else { code::USAGE };
+            return ExitCode::from(if help { 0 } else { usage });
         }
     };
     let verb = match Cli::from_arg_matches(&matches) {
@@ -264,7 +273,7 @@ fn run(verb: Verb) -> Result<(), Failure> {
             print(&read(&mount_point, &name)?)
         }
         Verb::Ctl { mount_point, words } => control(&mount_point, &words.join(" ")),
-        Verb::Check { dir } => check(&dir),
+        Verb::Check(arguments) => check::run(&arguments),
         Verb::Compare(arguments) => crate::compare::main(&arguments).map_err(|error| {
             let is_usage = matches!(error, crate::compare::Error::Usage(_));
             Failure::new(if is_usage { code::USAGE } else { code::SYSTEM }, error.to_string())
@@ -481,38 +490,6 @@ fn control(mount_point: &Path, line: &str) -> Result<(), Failure> {
     let file = nix::fcntl::open(&path, OFlag::O_WRONLY | OFlag::O_CLOEXEC, Mode::empty()).map_err(failed)?;
     nix::unistd::write(&file, format!("{line}\n").as_bytes()).map_err(failed)?;
     Ok(())
-}
-
-fn check(dir: &Path) -> Result<(), Failure> {
-    start_log(log::LevelFilter::Warn, true);
-    let terminal = std::io::stderr().is_terminal();
-    let mut progress = |what: &str| {
-        if terminal {
-            eprintln!("{}: {what}", dir.display());
-        }
-    };
-    let findings = mount::check(&absolute(dir)?, &mut progress).map_err(|error| {
-        let code = if matches!(error, Error::Damaged(_)) { code::DAMAGE } else { code::UNCHECKED };
-        Failure::new(code, error.to_string())
-    })?;
-    for sentence in &findings.damage {
-        println!("damage: {sentence}");
-    }
-    match findings.damage.len() {
-        0 => {
-            let found = findings.summary.unwrap_or_default();
-            println!(
-                "{}: clean: {} inodes, {} names, {} blocks of {}",
-                dir.display(),
-                found.inodes,
-                found.names,
-                found.blocks,
-                human_size(found.stored_bytes)
-            );
-            Ok(())
-        }
-        count => Err(Failure::new(code::DAMAGE, format!("{}: {count} damaged", dir.display()))),
-    }
 }
 
 /// The parsed text of all `-o`.

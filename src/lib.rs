@@ -15,4 +15,5 @@ pub mod fuse;
 pub mod cli;
 pub mod daemon;
 pub mod mount;
+pub mod repair;
 pub mod store;

@@ -35,6 +35,7 @@ use crate::fs::virtual_file::VirtualTree;
 use crate::fs::{self, CheckSummary, FileSystem, Identity, keys};
 use crate::fuse::session::{self, End, MountFlags};
 use crate::fuse::{Adapter, Options as FuseOptions};
+use crate::repair;
 use crate::store::{Description, Error, Given, Place, Settings, look};
 
 /// How long a mount waits for a store that its last user seems to hold for good.
@@ -43,8 +44,6 @@ const BUSY_WAIT: Duration = Duration::from_secs(2);
 const CLOSING_WAIT: Duration = Duration::from_secs(120);
 /// What a holder writes into the lock while it closes the store.
 const CLOSING: &str = "closing the store";
-/// Threads that merge.
-const MERGE_THREADS: usize = 2;
 /// How long the filesystem's thread sleeps at most.
 const IDLE: Duration = Duration::from_secs(1);
 /// How often the statistics' socket is looked at.
@@ -88,6 +87,9 @@ pub fn open_store(path: &Path, given: &Given) -> Result<Store, Error> {
     Description::new(given)?;
     look(path)?;
     let os = lock(path, Access::Write)?;
+    if repair::is_pending(&*os)? {
+        return Err(Error::Damaged(format!("{show}: {}", repair::PENDING)));
+    }
     // Someone may have made a store while we waited for the lock.
     let place = look(path)?;
     let disk = Metered::new(os.clone());
@@ -243,7 +245,8 @@ impl Service {
             }
             None => None,
         };
-        let worker = Worker::start(store.engine.clone(), MERGE_THREADS)?;
+        let merge_threads = store.settings.engine.merge_threads as usize;
+        let worker = Worker::start(store.engine.clone(), merge_threads)?;
         let stop = Arc::new(Stop::default());
         let mut service = Service { store, tree, worker: Some(worker), stop, threads: Vec::new() };
         let (fs, stop) = (service.store.fs.clone(), service.stop.clone());
@@ -490,6 +493,10 @@ pub fn check(path: &Path, progress: &mut dyn FnMut(&str)) -> Result<Findings, Er
     // A daemon that was just killed may hold the store for a moment yet.
     let os = lock(path, Access::Read)?;
     let disk: Arc<dyn Disk> = Overlay::new(os);
+    if repair::is_pending(&*disk)? {
+        findings.damage.push(repair::PENDING.to_string());
+        return Ok(findings);
+    }
     let found = Description::load(&*disk)?
         .ok_or_else(|| Error::System(format!("{show}: its description cannot be opened")))?;
     let settings = found.settings(&[])?;
@@ -521,4 +528,18 @@ pub fn check(path: &Path, progress: &mut dyn FnMut(&str)) -> Result<Findings, Er
         Err(error) => return Err(fs_error(&show, error)),
     }
     Ok(findings)
+}
+
+/// Repairs the store in `path`, which nobody may have open; unless `apply`, only says what it would do.
+pub fn repair(path: &Path, apply: bool, progress: &mut dyn FnMut(&str)) -> Result<repair::Report, Error> {
+    let show = path.display();
+    if look(path)? != Place::Store {
+        return Err(Error::Usage(format!("{show} holds no store")));
+    }
+    let os = lock(path, if apply { Access::Write } else { Access::Read })?;
+    repair::repair(os, apply, progress).map_err(|error| match error {
+        Error::Usage(what) => Error::Usage(format!("{show}: {what}")),
+        Error::Damaged(what) => Error::Damaged(format!("{show}: {what}")),
+        Error::System(what) => Error::System(format!("{show}: {what}")),
+    })
 }

@@ -202,6 +202,32 @@ impl Description {
         Ok(Description { uuid: uuid.ok_or_else(|| damaged("it has no uuid"))?, options })
     }
 
+    /// What a damaged description of the store on `disk` still says: every line that makes sense, and the `engine` whose files
+    /// are there. Without a whole uuid the store gets a new one.
+    pub fn rebuild(disk: &dyn Disk, engine: engine::Kind) -> Result<Description, Error> {
+        let bytes = match disk.open(DESCRIPTION) {
+            Ok(file) => disk::read_all(&*file, Purpose::Recovery).unwrap_or_default(),
+            Err(_) => Vec::new(),
+        };
+        let text = String::from_utf8_lossy(&bytes);
+        let mut scratch = Settings::default();
+        let mut given: Vec<(String, String)> = Vec::new();
+        let mut uuid = None;
+        for (name, value) in text.lines().filter_map(|line| line.split_once('=')) {
+            if name == "uuid" && value.len() == 32 {
+                uuid = u128::from_str_radix(value, 16).ok();
+            } else if name != "engine" && matches!(scratch.set(name, value), Some(Ok(()))) {
+                given.push((name.to_string(), value.to_string()));
+            }
+        }
+        given.push(("engine".to_string(), engine.to_string()));
+        // Options that contradict each other are worth less than none.
+        let engine_alone = given.split_off(given.len() - 1);
+        let all = [&given[..], &engine_alone].concat();
+        let made = Description::new(&all).or_else(|_| Description::new(&engine_alone))?;
+        Ok(Description { uuid: uuid.map_or(made.uuid, u128::to_be_bytes), ..made })
+    }
+
     /// The description of the store on `disk`; `None` if there is none.
     pub fn load(disk: &dyn Disk) -> Result<Option<Description>, Error> {
         let bytes = match disk.open(DESCRIPTION) {

@@ -118,17 +118,22 @@ fn workload(seed: u64) -> Vec<Step> {
     steps(seed, if is_long() { 220 } else { 130 })
 }
 
-fn crash_everywhere((name, options): &Setup, seed: u64) {
+fn crash_everywhere(setup: &Setup, seed: u64) {
+    crash_behind(|disk| disk, setup, seed);
+}
+
+/// Power loss at every request of a run on what `door` makes of the disk.
+fn crash_behind(door: impl Fn(Arc<SimDisk>) -> Arc<dyn Disk>, (name, options): &Setup, seed: u64) {
     let steps = workload(seed);
     let whole = SimDisk::new();
-    let complete = run(whole.clone(), options, &steps);
+    let complete = run(door(whole.clone()), options, &steps);
     assert!(complete.error.is_none(), "{name}: {:?}", complete.error);
     let requests = whole.requests();
     let stride = if is_long() { 1 } else { (requests / 60).max(1) };
     for stop in (seed % stride..=requests).step_by(stride as usize) {
         let disk = SimDisk::new();
         disk.stop_at(stop);
-        let done = run(disk.clone(), options, &steps);
+        let done = run(door(disk.clone()), options, &steps);
         let states = history(&done.issued);
         for image in 0..if is_long() { 4 } else { 2 } {
             let what =
@@ -165,6 +170,40 @@ fn btree_survives_power_loss_at_any_request() {
     for setup in setups().iter().filter(|(_, options)| options.kind == Kind::Btree) {
         crash_everywhere(setup, 5);
     }
+}
+
+/// The proof that these tests can fail: a disk that acknowledges syncs of one kind without doing them, and the crash run
+/// must find it out for each sync that an engine relies on.
+#[test]
+fn a_disk_that_lies_about_its_syncs_is_found_out() {
+    let lsm = Options::tiny(Kind::Lsm);
+    let lies: [(&str, Options, Request, Option<Purpose>); 8] = [
+        ("lsm, log", lsm.clone(), Request::Sync, Some(Purpose::Wal)),
+        ("lsm, flushed tables", lsm.clone(), Request::Sync, Some(Purpose::Flush)),
+        ("lsm, merged tables", lsm.clone(), Request::Sync, Some(Purpose::Compact { into: 1 })),
+        ("lsm, manifest", lsm.clone(), Request::Sync, Some(Purpose::Manifest)),
+        ("lsm, names", lsm, Request::SyncNames, None),
+        ("btree, log", Options::tiny(Kind::Btree), Request::Sync, Some(Purpose::Wal)),
+        ("btree, pages", Options::tiny(Kind::Btree), Request::Sync, Some(Purpose::Checkpoint)),
+        ("btree, names", Options::tiny(Kind::Btree), Request::SyncNames, None),
+    ];
+    let mut believed = Vec::new();
+    for (name, options, kind, purpose) in lies {
+        let lie = Fault::Lie { kind, purpose };
+        let door = |disk: Arc<SimDisk>| -> Arc<dyn Disk> {
+            let liar = Faulty::new(disk);
+            liar.inject(lie);
+            liar
+        };
+        let is_found = (3..9).any(|seed| {
+            let setup = (name, options.clone());
+            std::panic::catch_unwind(|| crash_behind(door, &setup, seed)).is_err()
+        });
+        if !is_found {
+            believed.push(name);
+        }
+    }
+    assert!(believed.is_empty(), "nobody noticed: {believed:?}");
 }
 
 /// Fails each request of a kind once: the engine says so or does without, nothing acknowledged is lost, and after a failed sync it

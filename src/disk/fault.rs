@@ -54,6 +54,14 @@ pub enum Fault {
         /// Which bit of the answer, modulo its length.
         bit: u64,
     },
+    /// Every sync of this kind and purpose is acknowledged and not done, as by a drive that lies. A crash test that does
+    /// not notice proves nothing.
+    Lie {
+        /// [`Kind::Sync`] or [`Kind::SyncNames`].
+        kind: Kind,
+        /// Only syncs of this purpose, if given.
+        purpose: Option<Purpose>,
+    },
 }
 
 #[derive(Default)]
@@ -90,13 +98,23 @@ impl Plan {
                         return Err(io::Error::from_raw_os_error(libc::ENOSPC));
                     }
                 }
-                Fault::FlipBit { .. } => {}
+                Fault::FlipBit { .. } | Fault::Lie { .. } => {}
             }
         }
         if kind == Kind::Write {
             self.written_bytes += bytes;
         }
         Ok(())
+    }
+
+    /// Whether this sync is to be acknowledged and not done.
+    fn lies(&mut self, kind: Kind, purpose: Option<Purpose>) -> bool {
+        let lies = self.faults.iter().any(|fault| {
+            matches!(fault, Fault::Lie { kind: about, purpose: wanted }
+                if *about == kind && (wanted.is_none() || *wanted == purpose))
+        });
+        self.hits += u64::from(lies);
+        lies
     }
 
     /// The bit to turn in the answer to a read of `length` bytes, if it is this read's turn.
@@ -181,7 +199,7 @@ impl Disk for Faulty {
     }
     fn sync_names(&self) -> io::Result<()> {
         self.pass(Kind::SyncNames)?;
-        self.disk.sync_names()
+        if self.plan.lock().lies(Kind::SyncNames, None) { Ok(()) } else { self.disk.sync_names() }
     }
     fn space(&self) -> io::Result<Space> {
         self.disk.space()
@@ -213,7 +231,7 @@ impl File for FaultyFile {
     }
     fn sync(&self, purpose: Purpose) -> io::Result<()> {
         self.plan.lock().pass(Kind::Sync, Some(purpose), 0)?;
-        self.file.sync(purpose)
+        if self.plan.lock().lies(Kind::Sync, Some(purpose)) { Ok(()) } else { self.file.sync(purpose) }
     }
     fn size(&self) -> io::Result<u64> {
         self.file.size()

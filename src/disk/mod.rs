@@ -20,6 +20,7 @@ mod latch;
 mod meter;
 mod os;
 mod overlay;
+mod prefix;
 mod purpose;
 mod sim;
 
@@ -31,6 +32,7 @@ pub use latch::{Latch, is_poisoned};
 pub use meter::{Counters, Metered, Snapshot};
 pub use os::{Access, OsDisk, ProcessIo, process_io, process_of, read_outside};
 pub use overlay::Overlay;
+pub use prefix::Prefixed;
 pub use purpose::{LEVELS, Purpose};
 pub use sim::{SimDisk, Witness};
 

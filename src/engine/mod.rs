@@ -22,6 +22,7 @@ pub mod lsm;
 mod mem;
 mod meter;
 mod options;
+pub mod salvage;
 mod shape;
 mod space;
 mod traffic;

@@ -214,6 +214,11 @@ pub struct Options {
     pub value_gc_percent: u64,
     /// LSM: bytes of a table file that merges aim at.
     pub table_bytes: u64,
+    /// LSM: slices of merges that are worked on at once.
+    pub merge_threads: u64,
+    /// LSM: a merge is cut into slices of so many tables, each of which gives the space of its inputs back when it is done; 0 for merges
+    /// that are not cut.
+    pub slice_tables: u64,
     /// LSM: bytes of a block before it is cut.
     pub block_bytes: u64,
     /// LSM: how blocks are compressed; one that does not shrink by an eighth is stored as it is.
@@ -294,6 +299,8 @@ impl Default for Options {
             value_threshold_bytes: 2 << 10,
             value_gc_percent: 50,
             table_bytes: 64 << 20,
+            merge_threads: 2,
+            slice_tables: 4,
             block_bytes: 4 << 10,
             compression: Compression::None,
             compression_bottom: None,
@@ -338,6 +345,7 @@ impl Options {
             memtable_bytes: 2 << 10,
             value_threshold_bytes: 50,
             table_bytes: 2 << 10,
+            slice_tables: 2,
             block_bytes: 256,
             restart_interval: 4,
             part_blocks: 6,
@@ -406,8 +414,10 @@ impl Options {
             || self.restart_interval == 0
             || self.part_blocks == 0
             || self.table_bytes == 0
+            || self.merge_threads == 0
         {
-            return Err("level_multiplier must be at least 2, table_block at least 64 bytes, table, restart_interval and part_blocks above 0".to_string());
+            return Err("level_multiplier must be at least 2, table_block at least 64 bytes, table, restart_interval, part_blocks and \
+                        merge_threads above 0".to_string());
         }
         Ok(())
     }
@@ -546,6 +556,12 @@ pub const FIELDS: &[Field<Options>] = &[
         "LSM: a segment of which less is needed is emptied; at most 90, 0 for never. Default 50."
     ),
     size!("table", Mount, table_bytes, "LSM: bytes of a table file that merges aim at. Default 64M."),
+    count!("merge_threads", merge_threads, "LSM: threads that merge. Default 2."),
+    count!(
+        "slice_tables",
+        slice_tables,
+        "LSM: tables' worth of input after which a merge may be cut into slices; 0 never. Default 4."
+    ),
     size!("table_block", Mount, block_bytes, "LSM: bytes of a table block. Default 4K."),
     Field {
         name: "compression",

@@ -30,6 +30,8 @@
 //! [`Error::Corrupt`]. Only damage to the very last synced records, with nothing written after them, cannot be told from
 //! a torn end.
 
+pub mod salvage;
+
 use std::collections::{BTreeSet, VecDeque};
 use std::io;
 use std::sync::Arc;

@@ -49,6 +49,11 @@ pub fn classify(key: &[u8]) -> KeyKind {
     }
 }
 
+/// Whether a key is that of a block.
+pub fn is_block(key: &[u8]) -> bool {
+    key.first() == Some(&BLOCK)
+}
+
 /// A key, taken apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Key<'a> {
@@ -175,6 +180,11 @@ pub fn dirent(dir: Ino, hash: u64, name: &[u8]) -> Vec<u8> {
     key.extend_from_slice(&hash.to_be_bytes());
     key.extend_from_slice(name);
     key
+}
+
+/// What the keys of all names of directory `dir` begin with.
+pub fn dirent_prefix(dir: Ino) -> Vec<u8> {
+    with_ino(DIRENT, dir, 0)
 }
 
 /// Key of an extended attribute.

@@ -35,6 +35,7 @@ pub mod meter;
 mod ops;
 mod options;
 mod orphans;
+mod repair;
 mod superblock;
 pub mod types;
 pub mod virtual_file;
@@ -61,6 +62,7 @@ pub use error::{Error, Result};
 pub use inode::content as inode_content;
 pub use ops::Copied;
 pub use options::{Atime, BLOCK_BYTES_MAX, BLOCK_BYTES_MIN, FIELDS, Options};
+pub use repair::{Affected, Described, Part, Repaired};
 pub use superblock::Identity;
 
 /// Asks for the size and free space of the filesystem that the store lies on.

@@ -105,7 +105,7 @@ impl Meta {
     }
 
     /// Reads the slot at `offset`; `None` if it does not check.
-    fn decode(bytes: &[u8], offset: u64) -> Option<Meta> {
+    pub fn decode(bytes: &[u8], offset: u64) -> Option<Meta> {
         let (kind, payload) = frame::decode(bytes, offset)?;
         if kind != KIND || !matches!(payload.len() / 8, WORDS_BEFORE | WORDS) || payload.len() % 8 > 0 {
             return None;

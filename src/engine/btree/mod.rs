@@ -53,6 +53,7 @@ mod meta;
 mod page;
 mod pager;
 mod recovery;
+mod salvage;
 mod schedule;
 mod search;
 mod tree;
@@ -82,6 +83,8 @@ use page::Extent;
 use pager::{Loaded, Pager, Piece};
 use search::{Chunk, Item};
 use tree::{Miss, Needs, Pins, Stop};
+
+pub use salvage::{is_file, salvage};
 
 /// The file's unit of space.
 const UNIT_BYTES: u64 = 4096;

@@ -155,6 +155,21 @@ fn make_if_missing(disk: &dyn Disk, options: &Options) -> Result<u64> {
     Ok(bytes.len() as u64)
 }
 
+/// The sectors that the image record `payload` holds behind `header` bytes, those of the bits in `changed`, by their index in the
+/// file; `None` if it is not what it says.
+pub fn image_sectors(payload: &Bytes, header: usize, changed: u128) -> Option<Vec<(u64, Bytes)>> {
+    let sectors = payload.get(header..).unwrap_or_default().chunks(SECTOR_BYTES);
+    let fits = sectors.len() == changed.count_ones() as usize && payload.len() % SECTOR_BYTES == header;
+    let (unit, _) = payload.split_first_chunk::<8>().filter(|_| fits)?;
+    let first = u64::from_le_bytes(*unit).saturating_mul(UNIT_BYTES / SECTOR_BYTES as u64);
+    let places = (0..u128::BITS).filter(|index| changed >> index & 1 == 1);
+    // Copies: a slice would hold its whole segment.
+    let sector = |(index, bytes): (u32, &[u8])| {
+        (first.saturating_add(u64::from(index)), Bytes::copy_from_slice(bytes))
+    };
+    Some(places.zip(sectors).map(sector).collect())
+}
+
 struct Replay<'a> {
     tree: Tree,
     pager: &'a Pager,
@@ -220,20 +235,12 @@ impl Replay<'_> {
 
     /// Keeps the sectors of a page that `payload` holds behind `header` bytes, those of the bits in `changed`, as the newest.
     fn repair(&mut self, position: Position, payload: &Bytes, header: usize, changed: u128) -> Result<()> {
-        let sectors = payload.get(header..).unwrap_or_default().chunks(SECTOR_BYTES);
-        let fits = sectors.len() == changed.count_ones() as usize && payload.len() % SECTOR_BYTES == header;
-        let Some((unit, _)) = payload.split_first_chunk::<8>().filter(|_| fits) else {
-            return Err(Error::corrupt("log record", position, "a page image that is not what it says"));
-        };
-        let first = u64::from_le_bytes(*unit).saturating_mul(UNIT_BYTES / SECTOR_BYTES as u64);
+        let sectors = image_sectors(payload, header, changed).ok_or_else(|| {
+            Error::corrupt("log record", position, "a page image that is not what it says")
+        })?;
         // A page that changed has a new checksum, so its first sector is always there.
         let kind = PageKind::of_level(payload.get(header + LEVEL).copied().unwrap_or_default());
-        let places = (0..u128::BITS).filter(|index| changed >> index & 1 == 1);
-        for (index, bytes) in places.zip(sectors) {
-            // A copy: a slice would hold its whole segment.
-            let bytes = Bytes::copy_from_slice(bytes);
-            self.repairs.insert(first.saturating_add(u64::from(index)), (kind, bytes));
-        }
+        self.repairs.extend(sectors.into_iter().map(|(sector, bytes)| (sector, (kind, bytes))));
         Ok(())
     }
 

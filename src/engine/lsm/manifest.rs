@@ -155,7 +155,7 @@ impl State {
     }
 
     /// Reads a whole manifest; also its generation.
-    fn decode(bytes: &[u8]) -> Result<(State, u64)> {
+    pub fn decode(bytes: &[u8]) -> Result<(State, u64)> {
         let damaged = |offset: usize, what: &str| Error::corrupt(NAME, offset as u64, what);
         let header = frame::decode(bytes, 0).and_then(|(kind, payload)| {
             let mut rest = payload.strip_prefix(TITLE).filter(|_| kind == KIND_HEADER)?;
@@ -185,6 +185,46 @@ impl State {
         }
         Ok((state, generation))
     }
+}
+
+impl State {
+    /// What can be made out of a damaged manifest: every edit that checks, and the first, which describes the whole store, also
+    /// if it only parses. Tables may be missing or be too many; nothing else of it counts.
+    pub fn guess(bytes: &[u8]) -> State {
+        let mut state = State::default();
+        let Some((generation, start)) = numbers(bytes) else { return state };
+        let mut offset = start;
+        while offset < bytes.len() {
+            let checked = frame::decode(&bytes[offset..], place(generation, offset as u64));
+            if let Some((_, payload)) = checked.filter(|(kind, _)| *kind == KIND_EDIT) {
+                state.adopt(&Edit::decode(payload).unwrap_or_default());
+                offset += frame::HEADER_BYTES + payload.len();
+                continue;
+            }
+            if offset == start {
+                let length = bytes.get(offset + 4..offset + 8).and_then(|four| four.try_into().ok());
+                let length = length.map_or(usize::MAX, |four| u32::from_le_bytes(four) as usize);
+                let from = offset + frame::HEADER_BYTES;
+                let payload = from.checked_add(length).and_then(|end| bytes.get(from..end));
+                state.adopt(&payload.and_then(Edit::decode).unwrap_or_default());
+            }
+            offset += 1;
+        }
+        state
+    }
+
+    /// Adds an edit, whatever came before.
+    fn adopt(&mut self, edit: &Edit) {
+        edit.removed.iter().for_each(|key| drop(self.tables.remove(key)));
+        self.tables.extend(edit.added.iter().map(|(level, meta)| ((*level, meta.number), meta.clone())));
+    }
+}
+
+/// The generation that the header gives, whether it checks or not, and where it ends.
+fn numbers(bytes: &[u8]) -> Option<(u64, usize)> {
+    let mut rest = bytes.get(frame::HEADER_BYTES + TITLE.len()..)?;
+    let generation = (varint::take(&mut rest)?, varint::take(&mut rest)?).1;
+    Some((generation, bytes.len() - rest.len()))
 }
 
 /// The manifest of an open store.

@@ -1,18 +1,30 @@
-//! Merge work: asks the policy, runs one merge at a time a few mebibytes a call, and makes its result part of the store.
+//! Merge work: asks the policy, runs merges side by side a few mebibytes a call, and makes their results part of the store.
+//!
+//! 1. A call takes a *slice* of a merge: while fewer than `merge_threads` are begun, the next one of a merge that runs, else the
+//!    first one of a merge that the policy chooses beside those; else the one that rested longest.
+//! 2. It merges a step of the slice with no lock held. So one thread does all begun slices in turn, and more threads do them at
+//!    once.
+//! 3. A slice that has come to its end is installed; then it rests no more, and the merge ends with its last slice.
+//!
+//! # Invariants
+//!
+//! 1. Merges that run have claims that do not meet, see [`super::compaction`]. Moves and drops meet none either.
+//! 2. What a merge takes out of the store is decided under the lock of `merging` and the manifest, where slices are installed one
+//!    by one. A step whose merge was given up meanwhile finds it gone there, and removes its files.
+//! 3. A merge begins only if what it needs is free beside what those that run may still take.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use super::compaction::{Choice, Job, RunningMerge, full};
+use super::compaction::{Choice, Claim, Job, RunningJob, Slice, full};
 use super::manifest::Edit;
 use super::table::Table;
 use super::throttle::Throttle;
 use super::version::Version;
 use super::{LsmEngine, Task};
-use crate::base::journal::Field;
 use crate::base::text::human_size;
-use crate::engine::{Cause, Error, Pending, Result};
+use crate::engine::{Cause, Class, Error, Pending, Result};
 
 /// Key and value bytes merged in one unit of work.
 const UNIT_BYTES: u64 = 4 << 20;
@@ -26,16 +38,38 @@ const YIELD: Duration = Duration::from_millis(5);
 /// Merges of a store.
 #[derive(Default)]
 pub struct Merging {
-    running: Option<Box<RunningMerge>>,
+    /// Those that run, in the order of their start.
+    pub jobs: Vec<RunningJob>,
+    /// Begun slices between two steps, the one that rested longest first.
+    pub resting: Vec<Box<Slice>>,
+    /// Begun slices of which a step is being done.
+    pub stepping: u64,
+    next_id: u64,
     /// Damaged inputs: merging them again would find the same damage.
     blocked: Option<Error>,
     /// What a merge waits for, if there is no space for it.
     waiting: Option<String>,
-    /// Clock time at which the running merge began.
-    began: Duration,
     throttle: Throttle,
     /// Whether it was said that merges may soon not fit.
     warned: bool,
+}
+
+impl Merging {
+    /// What merges that run have to themselves.
+    pub fn claims(&self) -> Vec<Claim> {
+        self.jobs.iter().map(|job| job.claim.clone()).collect()
+    }
+
+    /// Why nothing is merged, if that is so: while something runs, it may make space.
+    fn trouble(&self) -> Option<Error> {
+        self.waiting.as_ref().filter(|_| self.jobs.is_empty()).map(|_| Error::NoSpace)
+    }
+
+    /// Gives up a merge.
+    fn give_up(&mut self, id: u64) {
+        self.jobs.retain(|job| job.id != id);
+        self.resting.extract_if(.., |slice| slice.job == id).for_each(|slice| slice.abandon());
+    }
 }
 
 /// What came of looking for the next merge.
@@ -43,33 +77,98 @@ enum Next {
     Nothing,
     NoSpace,
     Moved,
-    Started(Box<RunningMerge>),
+    Started,
 }
 
 impl LsmEngine {
     /// One unit of merge work.
     pub(super) fn merge_work(&self) -> Result<Pending> {
-        let Some(mut merging) = self.merging.try_lock() else { return Ok(Pending::Idle) };
-        if let Some(wait) = self.merge_pause(&merging) {
-            return Ok(Pending::After(wait));
-        }
-        let result = self.merge_unit(&mut merging);
-        merging.throttle.charge(&self.rates, &self.traffic.snapshot(), self.clock.elapsed());
-        self.report_merge(&merging);
-        self.troubles.lock().merge = match &result {
-            Err(error) => Some(error.clone()),
-            Ok(_) => merging.waiting.as_ref().map(|_| Error::NoSpace),
-        };
-        if let Err(error) = &result {
-            if matches!(error, Error::Corrupt { .. }) {
-                if merging.blocked.is_none() {
-                    self.journal.record(self.clock.now(), "error", vec![("what", error.to_string().into())]);
-                }
-                merging.blocked = Some(error.clone());
+        let mut slice = {
+            let mut merging = self.merging.lock();
+            if let Some(wait) = self.merge_pause(&merging) {
+                return Ok(Pending::After(wait));
             }
-            self.end_commands(&Err(error.clone()), |task| matches!(task, Task::Compact { .. }));
+            match self.next_slice(&mut merging) {
+                Ok((Some(slice), _)) => {
+                    merging.stepping += 1;
+                    self.report_merges(&merging);
+                    slice
+                }
+                Ok((None, pending)) => {
+                    // What others do now says whether merges are in trouble.
+                    if merging.stepping == 0 {
+                        self.troubles.lock().merge = merging.trouble();
+                    }
+                    self.report_merges(&merging);
+                    return Ok(pending);
+                }
+                Err(error) => return self.fail_merge(&mut merging, None, error),
+            }
+        };
+        let sparse = self.sparse_segments(&self.view().version).into_keys().collect();
+        let mut move_value = |pointer, segment: &_| self.move_value(&sparse, pointer, segment);
+        // Small tables, small steps: a merge of some of them is seen half way.
+        let step_bytes = self.rates.step_bytes(UNIT_BYTES.min(self.options.table_bytes / 2));
+        let stepped = slice.step(step_bytes, &mut move_value);
+        let has_moved = slice.moved_bytes > 0;
+        let ready = match stepped {
+            Ok(true) => self.make_durable(&slice).map(|()| true),
+            other => other,
+        };
+        let mut merging = self.merging.lock();
+        merging.stepping -= 1;
+        merging.throttle.charge(&self.rates, &self.traffic.snapshot(), self.clock.elapsed());
+        let id = slice.job;
+        let result = match ready {
+            Ok(true) => self.install_slice(&mut merging, *slice).map(|()| true),
+            Ok(false) => {
+                match merging.jobs.iter_mut().find(|job| job.id == id) {
+                    Some(job) => {
+                        job.note(&slice);
+                        merging.resting.push(slice);
+                    }
+                    // It was given up meanwhile.
+                    None => slice.abandon(),
+                }
+                Ok(false)
+            }
+            Err(error) => {
+                slice.abandon();
+                Err(error)
+            }
+        };
+        match result {
+            Ok(is_installed) => {
+                self.troubles.lock().merge = merging.trouble();
+                self.report_merges(&merging);
+                drop(merging);
+                if is_installed
+                    && has_moved
+                    && let Err(error) = self.pass_moved_values()
+                {
+                    return self.fail_merge(&mut self.merging.lock(), None, error);
+                }
+                Ok(Pending::More)
+            }
+            Err(error) => self.fail_merge(&mut merging, Some(id), error),
         }
-        result
+    }
+
+    /// Gives up the merge that failed; if its inputs are damaged all of them, once and for all.
+    fn fail_merge(&self, merging: &mut Merging, id: Option<u64>, error: Error) -> Result<Pending> {
+        id.into_iter().for_each(|id| merging.give_up(id));
+        if matches!(error, Error::Corrupt { .. }) && merging.blocked.is_none() {
+            self.journal.record(self.clock.now(), "error", vec![("what", error.to_string().into())]);
+            merging.blocked = Some(error.clone());
+            while let Some(job) = merging.jobs.first() {
+                let id = job.id;
+                merging.give_up(id);
+            }
+        }
+        self.troubles.lock().merge = Some(error.clone());
+        self.end_commands(&Err(error.clone()), |task| matches!(task, Task::Compact { .. }));
+        self.report_merges(merging);
+        Err(error)
     }
 
     /// How long no merge step may begin: merges are paused, the rates are used up, or writers wait for a flush, which then has the disk for itself.
@@ -86,73 +185,66 @@ impl LsmEngine {
         (stalls_on_flush && l0_files < self.options.l0_slowdown).then_some(YIELD)
     }
 
-    fn merge_unit(&self, merging: &mut Merging) -> Result<Pending> {
+    /// The slice to go on with; without one, what is left to do.
+    fn next_slice(&self, merging: &mut Merging) -> Result<(Option<Box<Slice>>, Pending)> {
         if let Some(error) = &merging.blocked {
             return Err(error.clone());
         }
-        let mut merge = match merging.running.take() {
-            Some(merge) => merge,
-            None => match self.next_merge(merging)? {
-                Next::Nothing => return Ok(Pending::Idle),
-                Next::NoSpace => return Ok(Pending::After(RETRY)),
-                Next::Moved => return Ok(Pending::More),
-                Next::Started(merge) => {
-                    merging.began = self.clock.elapsed();
-                    merge
+        let mut pending = Pending::Idle;
+        if merging.resting.len() as u64 + merging.stepping < self.options.merge_threads {
+            if !merging.jobs.iter().any(RunningJob::has_waiting_slice) {
+                match self.next_merge(merging)? {
+                    Next::Moved => return Ok((None, Pending::More)),
+                    Next::NoSpace => pending = Pending::After(RETRY),
+                    Next::Nothing | Next::Started => {}
                 }
-            },
-        };
-        let sparse = self.sparse_segments(&self.view().version).into_keys().collect();
-        let mut move_value = |pointer, segment: &_| self.move_value(&sparse, pointer, segment);
-        match merge.step(self.rates.step_bytes(UNIT_BYTES), &mut move_value) {
-            Ok(false) => merging.running = Some(merge),
-            Ok(true) => {
-                let fields = self.describe_end(&merge, merging.began);
-                let moved_bytes = merge.moved_bytes;
-                self.install_merge(*merge)?;
-                self.journal.record(self.clock.now(), "merge_end", fields);
-                if moved_bytes > 0 {
-                    self.pass_moved_values()?;
-                }
-                self.end_commands(&Ok(()), |task| matches!(task, Task::Compact { is_started: true, .. }));
             }
-            Err(error) => {
-                merge.abandon();
-                return Err(error);
+            if let Some(slice) = merging.jobs.iter_mut().find_map(RunningJob::begin_slice) {
+                // There may be more: another slice, or another merge.
+                self.bell.ring(Class::Merge);
+                return Ok((Some(slice), Pending::More));
             }
         }
-        Ok(Pending::More)
+        let longest = (!merging.resting.is_empty()).then(|| merging.resting.remove(0));
+        Ok((longest, pending))
     }
 
-    /// Looks for something to merge.
+    /// Looks for something to merge beside what runs.
     fn next_merge(&self, merging: &mut Merging) -> Result<Next> {
+        // Only read here: what is installed later is still claimed.
         let version = self.view().version.clone();
-        if self.start_commands() {
+        if self.is_compact_due() {
+            if !merging.jobs.is_empty() {
+                return Ok(Next::Nothing);
+            }
+            self.start_commands();
             let Some(job) = full(&version) else {
                 self.end_commands(&Ok(()), |task| matches!(task, Task::Compact { is_started: true, .. }));
                 return Ok(Next::Moved);
             };
-            if !self.has_space(&version, &job, merging)? {
-                return Err(Error::NoSpace);
-            }
-            return Ok(Next::Started(self.start(&version, job, "command")?));
+            let begun = self.begin(&version, job, "command", merging)?;
+            return if begun { Ok(Next::Started) } else { Err(Error::NoSpace) };
         }
         if !self.switches.auto_compact.load(Relaxed) {
             return Ok(Next::Nothing);
         }
         let cursors = self.manifest.lock().state().cursors.clone();
-        match self.policy().choose(&version.picture(self.now_seconds()), &cursors) {
+        let mut levels = version.picture(self.now_seconds());
+        levels.claims = merging.claims();
+        match self.policy().choose(&levels, &cursors) {
             Choice::Drop(job) => {
                 self.drop_tables(&version, &job)?;
                 Ok(Next::Moved)
             }
-            Choice::Nothing => match self.collect_job(&version) {
-                Some(job) if self.has_space(&version, &job, merging)? => {
-                    Ok(Next::Started(self.start(&version, job, "values")?))
+            Choice::Nothing => match self.collect_job(&version, &levels) {
+                Some(job) => {
+                    let begun = self.begin(&version, job, "values", merging)?;
+                    Ok(if begun { Next::Started } else { Next::NoSpace })
                 }
-                Some(_) => Ok(Next::NoSpace),
                 None => {
-                    merging.waiting = None;
+                    if merging.jobs.is_empty() {
+                        merging.waiting = None;
+                    }
                     Ok(Next::Nothing)
                 }
             },
@@ -160,13 +252,15 @@ impl LsmEngine {
                 self.move_tables(&version, &job)?;
                 Ok(Next::Moved)
             }
-            Choice::Merge(job) if self.has_space(&version, &job, merging)? => {
-                Ok(Next::Started(self.start(&version, job, "policy")?))
-            }
             Choice::Merge(job) => {
-                for job in parts(&version, &job) {
-                    if self.has_space(&version, &job, merging)? {
-                        return Ok(Next::Started(self.start(&version, job, "space is short")?));
+                let smaller = smaller_jobs(&version, &job);
+                if self.begin(&version, job, "policy", merging)? {
+                    return Ok(Next::Started);
+                }
+                for job in smaller {
+                    let is_free = levels.is_free(&job);
+                    if is_free && self.begin(&version, job, "space is short", merging)? {
+                        return Ok(Next::Started);
                     }
                 }
                 Ok(Next::NoSpace)
@@ -174,12 +268,16 @@ impl LsmEngine {
         }
     }
 
-    fn start(&self, version: &Version, job: Job, reason: &str) -> Result<Box<RunningMerge>> {
+    /// Begins a merge if there is space for it; whether there is.
+    fn begin(&self, version: &Version, job: Job, reason: &str, merging: &mut Merging) -> Result<bool> {
+        let mut merge = RunningJob::new(version, job, &self.shelf, &self.options);
+        if !self.has_space(&merge, merging)? {
+            return Ok(false);
+        }
         let policy = self.policy();
-        let inputs = tables(version, &job);
-        let into = job.into;
-        let from = job.inputs.first().map_or(0, |(level, _)| *level);
-        let bytes: u64 = inputs.iter().map(|(_, table)| table.bytes).sum();
+        let inputs = tables(version, &merge.job);
+        let into = merge.job.into;
+        let from = merge.job.inputs.first().map_or(0, |(level, _)| *level);
         let overlaps = inputs.iter().filter(|(level, _)| *level == into).count() as u64;
         let trigger = match (reason, from) {
             ("command", _) => "asked for".to_string(),
@@ -189,7 +287,6 @@ impl LsmEngine {
             }
             _ => format!("score {:.2} of L{from}", policy.scores(&version.picture(self.now_seconds()))[from]),
         };
-        let merge = RunningMerge::start(version, job, &self.shelf, self.options.table_bytes)?;
         let fields = vec![
             ("reason", reason.into()),
             ("policy", policy.name().into()),
@@ -197,51 +294,60 @@ impl LsmEngine {
             ("from_level", (from as u64).into()),
             ("into_level", (into as u64).into()),
             ("files", (inputs.len() as u64).into()),
-            ("bytes", bytes.into()),
+            ("bytes", merge.input_bytes.into()),
             ("overlapping_files", overlaps.into()),
             ("into_level_files", (version.level(into).len() as u64).into()),
+            ("slices", (merge.slices() as u64).into()),
         ];
         self.journal.record(self.clock.now(), "merge_begin", fields);
-        self.meters.merge_owed_bytes.store(bytes, Relaxed);
+        merging.next_id += 1;
+        (merge.id, merge.began, merge.is_command) =
+            (merging.next_id, self.clock.elapsed(), reason == "command");
+        merging.jobs.push(merge);
         self.space.look_again();
-        Ok(Box::new(merge))
+        Ok(true)
     }
 
-    /// What a merge that has written everything did.
-    fn describe_end(&self, merge: &RunningMerge, began: Duration) -> Vec<(&'static str, Field)> {
-        let read: u64 = merge.inputs.iter().map(|(_, table)| table.bytes).sum();
-        let duration = self.clock.elapsed().saturating_sub(began);
-        vec![
+    /// What a merge did that is done.
+    fn record_end(&self, merge: &RunningJob) {
+        let duration = self.clock.elapsed().saturating_sub(merge.began);
+        let fields = vec![
             ("from_level", (merge.job.inputs.first().map_or(0, |(level, _)| *level) as u64).into()),
             ("into_level", (merge.job.into as u64).into()),
-            ("bytes_in", read.into()),
-            ("bytes_out", merge.output_bytes().into()),
-            ("files_out", (merge.outputs.len() as u64).into()),
+            ("bytes_in", merge.input_bytes.into()),
+            ("bytes_out", merge.installed_bytes.into()),
+            ("files_out", merge.installed_files.into()),
             ("duration_ns", (duration.as_nanos() as u64).into()),
-        ]
+        ];
+        self.journal.record(self.clock.now(), "merge_end", fields);
     }
 
-    /// Marks compact commands whose flush is done; whether any is to be served.
-    fn start_commands(&self) -> bool {
+    /// Whether a compact command waits whose flush is done.
+    fn is_compact_due(&self) -> bool {
         let flushed = self.flushed.load(Relaxed);
-        let mut any = false;
+        let is_due = |task: &Task| matches!(task, Task::Compact { position, .. } if *position <= flushed);
+        self.commands.lock().iter().any(|(task, _)| is_due(task))
+    }
+
+    /// Marks compact commands whose flush is done: the merge that begins now serves them.
+    fn start_commands(&self) {
+        let flushed = self.flushed.load(Relaxed);
         for (task, _) in self.commands.lock().iter_mut() {
             if let Task::Compact { position, is_started } = task {
                 *is_started |= *position <= flushed;
-                any |= *is_started;
             }
         }
-        any
     }
 
-    /// Whether the outputs of `job` would fit beside its inputs.
-    fn has_space(&self, version: &Version, job: &Job, merging: &mut Merging) -> Result<bool> {
-        let bytes: u64 = tables(version, job).iter().map(|(_, table)| table.bytes).sum();
-        let free_bytes = self.shelf.free_bytes()?;
+    /// Whether what `merge` needs is free beside what those that run may still take.
+    fn has_space(&self, merge: &RunningJob, merging: &mut Merging) -> Result<bool> {
+        let bytes = merge.need_bytes();
+        let owed_bytes: u64 = merging.jobs.iter().map(RunningJob::owed_bytes).sum();
+        let free_bytes = self.shelf.free_bytes()?.saturating_sub(owed_bytes);
         let fits = bytes <= free_bytes;
         let text =
             format!("a merge of {} waits: only {} are free", human_size(bytes), human_size(free_bytes));
-        // An eager merge writes a copy of nearly everything: time to say so before it does not fit.
+        // An eager merge of a store that is one slice writes a copy of it: time to say so before it does not fit.
         if fits && !merging.warned && self.policy().name() == "eager" && 2 * bytes > free_bytes {
             merging.warned = true;
             log::warn!(
@@ -261,7 +367,12 @@ impl LsmEngine {
         let moved = tables(version, job);
         let added: Vec<(usize, Arc<Table>)> =
             moved.iter().map(|(_, table)| (job.into, table.clone())).collect();
-        self.install(&mut self.manifest.lock(), &self.edit(job, &moved, &added), &added, None)?;
+        self.install(
+            &mut self.manifest.lock(),
+            &self.edit(&moved, &added, job.cursor.as_ref()),
+            &added,
+            None,
+        )?;
         let bytes: u64 = moved.iter().map(|(_, table)| table.bytes).sum();
         self.meters.levels[job.into].moved_bytes.fetch_add(bytes, Relaxed);
         let fields = vec![
@@ -277,7 +388,7 @@ impl LsmEngine {
     /// Takes expired tables out of the store.
     fn drop_tables(&self, version: &Version, job: &Job) -> Result<()> {
         let dropped = tables(version, job);
-        self.install(&mut self.manifest.lock(), &self.edit(job, &dropped, &[]), &[], None)?;
+        self.install(&mut self.manifest.lock(), &self.edit(&dropped, &[], job.cursor.as_ref()), &[], None)?;
         let bytes: u64 = dropped.iter().map(|(_, table)| table.bytes).sum();
         self.meters.dropped_bytes.fetch_add(bytes, Relaxed);
         let fields = vec![("files", (dropped.len() as u64).into()), ("bytes", bytes.into())];
@@ -285,69 +396,94 @@ impl LsmEngine {
         Ok(())
     }
 
-    fn install_merge(&self, merge: RunningMerge) -> Result<()> {
-        let into = merge.job.into;
+    /// Makes outputs and their names durable, and values that were moved.
+    fn make_durable(&self, slice: &Slice) -> Result<()> {
+        if slice.moved_bytes > 0 {
+            self.log.sync_now()?;
+        }
+        if slice.outputs.is_empty() { Ok(()) } else { self.shelf.sync_names() }
+    }
+
+    /// Makes the outputs of a slice part of the store in place of the inputs that are passed, and ends the merge with its last one.
+    fn install_slice(&self, merging: &mut Merging, slice: Slice) -> Result<()> {
+        let Some(at) = merging.jobs.iter().position(|job| job.id == slice.job) else {
+            slice.abandon();
+            return Ok(());
+        };
+        let merge = &mut merging.jobs[at];
+        let (into, is_last) = (merge.job.into, merge.is_last(slice.number));
         let added: Vec<(usize, Arc<Table>)> =
-            merge.outputs.iter().map(|table| (into, table.clone())).collect();
-        let moved = if merge.moved_bytes > 0 { self.log.sync_now() } else { Ok(()) };
-        let result = moved.and_then(|()| self.shelf.sync_names()).and_then(|()| {
+            slice.outputs.iter().map(|table| (into, table.clone())).collect();
+        let leaving = merge.leaving(slice.number);
+        let cursor = merge.job.cursor.as_ref().filter(|_| is_last);
+        if is_last || !added.is_empty() || !leaving.is_empty() {
             let mut manifest = self.manifest.lock();
-            let result =
-                self.install(&mut manifest, &self.edit(&merge.job, &merge.inputs, &added), &added, None);
-            // After a failed sync the edit may be durable all the same: then the files stay.
-            if result.is_err() && manifest.is_failed() { Ok(result) } else { result.map(Ok) }
-        });
-        match result {
-            Ok(result) => result?,
-            Err(error) => {
-                merge.abandon();
+            let edit = self.edit(&leaving, &added, cursor);
+            if let Err(error) = self.install(&mut manifest, &edit, &added, None) {
+                // After a failed sync the edit may be durable all the same: then the files stay.
+                if !manifest.is_failed() {
+                    slice.abandon();
+                }
                 return Err(error);
             }
         }
         let meter = &self.meters.levels[into];
-        for (level, table) in &merge.inputs {
-            meter.read_bytes.fetch_add(table.bytes, Relaxed);
+        for (level, table) in &leaving {
             if *level < into {
                 meter.in_bytes.fetch_add(table.bytes, Relaxed);
             }
         }
-        meter.write_bytes.fetch_add(merge.output_bytes(), Relaxed);
+        meter.write_bytes.fetch_add(slice.output_bytes(), Relaxed);
+        merge.note(&slice);
+        merge.end_slice(&slice, &leaving);
+        if is_last {
+            let merge = merging.jobs.remove(at);
+            self.record_end(&merge);
+            if merge.is_command {
+                self.end_commands(&Ok(()), |task| matches!(task, Task::Compact { is_started: true, .. }));
+            }
+        }
         Ok(())
     }
 
-    fn edit(&self, job: &Job, removed: &[(usize, Arc<Table>)], added: &[(usize, Arc<Table>)]) -> Edit {
+    fn edit(
+        &self,
+        removed: &[(usize, Arc<Table>)],
+        added: &[(usize, Arc<Table>)],
+        cursor: Option<&(usize, bytes::Bytes)>,
+    ) -> Edit {
         Edit {
             removed: removed.iter().map(|(level, table)| (*level, table.number)).collect(),
             added: added.iter().map(|(level, table)| (*level, table.meta().clone())).collect(),
             next_number: Some(self.shelf.next_number()),
-            cursors: job.cursor.iter().cloned().collect(),
+            cursors: cursor.into_iter().cloned().collect(),
             ..Edit::default()
         }
     }
 
-    /// Keeps what reports say of the running merge.
-    fn report_merge(&self, merging: &Merging) {
-        let bytes = merging.running.as_ref().map_or(0, |merge| merge.output_bytes());
-        let owed_bytes =
-            merging.running.as_ref().map_or(0, |merge| merge.input_bytes().saturating_sub(bytes));
-        self.meters.merge_owed_bytes.store(owed_bytes, Relaxed);
-        self.meters.temporary_bytes.store(bytes, Relaxed);
-        self.meters.temporary_peak_bytes.fetch_max(bytes, Relaxed);
-        let running = merging.running.as_ref().map(|merge| merge.describe() + &self.rates.describe());
-        self.activity.lock().merge = running.or_else(|| merging.waiting.clone());
+    /// Keeps what reports say of the merges that run.
+    fn report_merges(&self, merging: &Merging) {
+        let jobs = &merging.jobs;
+        let temporary_bytes = jobs.iter().map(RunningJob::temporary_bytes).sum();
+        self.meters.merge_owed_bytes.store(jobs.iter().map(RunningJob::owed_bytes).sum(), Relaxed);
+        self.meters.temporary_bytes.store(temporary_bytes, Relaxed);
+        self.meters.temporary_peak_bytes.fetch_max(temporary_bytes, Relaxed);
+        let running = jobs.iter().map(|merge| merge.describe() + &self.rates.describe());
+        self.activity.lock().merges =
+            running.chain(merging.waiting.clone().filter(|_| jobs.is_empty())).collect();
     }
 
-    /// Gives up the running merge.
+    /// Gives up the merges that run; nobody may be working on them.
     pub(super) fn stop_merging(&self) {
-        if let Some(merge) = self.merging.lock().running.take() {
-            merge.abandon();
-        }
+        let mut merging = self.merging.lock();
+        merging.jobs.clear();
+        merging.resting.drain(..).for_each(|slice| slice.abandon());
     }
 }
 
-/// Smaller merges in place of one out of L0 that does not fit: its oldest table alone, or two neighbours in L0.
-fn parts(version: &Version, job: &Job) -> Vec<Job> {
-    let mut parts = Vec::new();
+/// Smaller merges in place of one out of L0, should it not fit: its oldest table alone, or two neighbours in L0.
+fn smaller_jobs(version: &Version, job: &Job) -> Vec<Job> {
+    let mut jobs = Vec::new();
     let l0 = version.level(0);
     let takes = |table: &Table| {
         job.inputs.iter().any(|(level, numbers)| *level == 0 && numbers.contains(&table.number))
@@ -362,14 +498,14 @@ fn parts(version: &Version, job: &Job) -> Vec<Job> {
         if !lower.is_empty() {
             inputs.push((job.into, lower));
         }
-        parts.push(Job { inputs, into: job.into, cursor: None });
+        jobs.push(Job { inputs, into: job.into, cursor: None });
     }
     let pairs = l0.windows(2).filter(|pair| pair.iter().all(|table| takes(table)));
     if let Some(pair) = pairs.min_by_key(|pair| pair[0].bytes + pair[1].bytes) {
         let numbers = pair.iter().map(|table| table.number).collect();
-        parts.push(Job { inputs: vec![(0, numbers)], into: 0, cursor: None });
+        jobs.push(Job { inputs: vec![(0, numbers)], into: 0, cursor: None });
     }
-    parts
+    jobs
 }
 
 /// The tables of a job with their levels.

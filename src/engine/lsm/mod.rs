@@ -20,7 +20,7 @@
 //! `writer`, `flushing` or `merging`, then `manifest`, then `view`; `policy`, `commands`, `activity`, `troubles`, `retired`, `moved_into`
 //! and that of the gaps are leaves. `writer` and `view` are held for memory and one log write only; `flushing`, `merging` and `manifest` are
 //! held across disk requests and taken
-//! by background work alone.
+//! by background work alone; `merging` not while a slice of a merge does a step.
 
 pub mod compaction;
 mod cursor;
@@ -32,6 +32,7 @@ mod memtable;
 mod merge;
 mod merging;
 mod report;
+mod salvage;
 mod scan;
 mod stall;
 mod switches;
@@ -75,6 +76,8 @@ use value_log::MOVED_KIND;
 use verify::Verification;
 use version::{Version, View};
 
+pub use salvage::{is_file, salvage};
+
 /// When to look again whether the last reader of a flushed memtable is gone.
 const RETIRED_AGAIN: std::time::Duration = std::time::Duration::from_millis(20);
 
@@ -91,7 +94,6 @@ fn place(number: u64, offset: u64) -> u64 {
 struct LevelMeter {
     in_bytes: AtomicU64,
     moved_bytes: AtomicU64,
-    read_bytes: AtomicU64,
     write_bytes: AtomicU64,
     probes: AtomicU64,
 }
@@ -110,7 +112,7 @@ struct Meters {
     late_entries: AtomicU64,
     dropped_bytes: AtomicU64,
     temporary_bytes: AtomicU64,
-    /// Bytes that the running merge may still write.
+    /// Bytes that running merges may still take.
     merge_owed_bytes: AtomicU64,
     temporary_peak_bytes: AtomicU64,
 }
@@ -119,7 +121,7 @@ struct Meters {
 #[derive(Default)]
 struct Activity {
     flush: Option<String>,
-    merge: Option<String>,
+    merges: Vec<String>,
 }
 
 /// Why the last flush and the last merge could not be done, if they could not.

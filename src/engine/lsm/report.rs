@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use super::LsmEngine;
-use crate::disk::LEVELS;
+use crate::disk::{LEVELS, Purpose};
 use crate::engine::{Debt, Filter, Level, Memory, Shape, Stalls};
 
 impl LsmEngine {
@@ -16,7 +16,7 @@ impl LsmEngine {
         let picture = version.picture(now_seconds);
         let policy = self.policy();
         let (targets, scores) = (policy.target_bytes(&picture), policy.scores(&picture));
-        let meters = &self.meters;
+        let (meters, traffic) = (&self.meters, self.traffic.snapshot());
         let level = |level: usize| {
             let (tables, meter) = (&picture.tables[level], &meters.levels[level]);
             Level {
@@ -34,7 +34,7 @@ impl LsmEngine {
                 tombstones: tables.iter().map(|table| table.tombstones).sum(),
                 in_bytes: meter.in_bytes.load(Relaxed),
                 moved_bytes: meter.moved_bytes.load(Relaxed),
-                read_bytes: meter.read_bytes.load(Relaxed),
+                read_bytes: traffic.of(Purpose::Compact { into: level as u8 }).read_bytes,
                 write_bytes: meter.write_bytes.load(Relaxed),
                 probes: meter.probes.load(Relaxed),
             }
@@ -48,7 +48,7 @@ impl LsmEngine {
         let log = self.log.shape();
         let jobs = {
             let activity = self.activity.lock();
-            activity.flush.iter().chain(&activity.merge).cloned().collect()
+            activity.flush.iter().chain(&activity.merges).cloned().collect()
         };
         Shape {
             engine: "lsm",

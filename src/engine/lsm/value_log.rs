@@ -25,7 +25,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use bytes::Bytes;
 
 use super::LsmEngine;
-use super::compaction::Job;
+use super::compaction::{Job, Levels};
 use super::memtable::Memtable;
 use super::table::Access;
 use super::version::{Version, View};
@@ -267,13 +267,22 @@ impl LsmEngine {
         sparse.map(|(start, live, _)| (start, live)).collect()
     }
 
-    /// A merge of one table with nothing, to move its values out of the segment with the fewest live bytes.
-    pub(super) fn collect_job(&self, version: &Version) -> Option<Job> {
-        let sparse = self.sparse_segments(version);
-        let (victim, _) = sparse.iter().min_by_key(|(_, live)| **live)?;
-        let needs = |values: &[(Position, u64)]| values.iter().any(|(start, _)| start == victim);
-        let (level, table) = version.tables().find(|(_, table)| needs(&table.values))?;
-        Some(Job { inputs: vec![(level, vec![table.number])], into: level, cursor: None })
+    /// A merge of one table with nothing, to move its values out of the segment with the fewest live bytes; one that no merge that
+    /// runs is in the way of.
+    pub(super) fn collect_job(&self, version: &Version, levels: &Levels<'_>) -> Option<Job> {
+        let mut sparse: Vec<(u64, Position)> =
+            self.sparse_segments(version).into_iter().map(|(start, live)| (live, start)).collect();
+        sparse.sort_unstable();
+        sparse.into_iter().find_map(|(_, victim)| {
+            let needs = |values: &[(Position, u64)]| values.iter().any(|(start, _)| *start == victim);
+            let tables = version.tables().filter(|(_, table)| needs(&table.values));
+            let mut jobs = tables.map(|(level, table)| Job {
+                inputs: vec![(level, vec![table.number])],
+                into: level,
+                cursor: None,
+            });
+            jobs.find(|job| levels.is_free(job))
+        })
     }
 
     /// Appends a value to the log again if it lies in a segment of `sparse`.

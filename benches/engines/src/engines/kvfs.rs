@@ -52,8 +52,9 @@ fn options(name: &str, settings: &Settings) -> Result<Options> {
         level_base_bytes: settings.level_base_bytes,
         table_bytes: settings.table_bytes,
         log_segment_bytes: settings.log_segment_bytes,
-        // Two memtables, or as much in dirty pages.
-        dirty_bytes_max: settings.memtable_bytes * 2,
+        // The page of the peers' B-trees, and dirty pages in most of the cache, as InnoDB allows.
+        page_bytes: 4 << 10,
+        dirty_bytes_max: settings.cache_bytes / 4 * 3,
         checkpoint_log_bytes: settings.memtable_bytes * 4,
         ..Options::default()
     };

@@ -1,5 +1,6 @@
 //! Eager merging: one sorted run, into which every flush is merged at once. The cheapest reads and no space wasted at rest; a byte
-//! is written again whenever a flush overlaps its table, and while a merge runs there may be a copy of everything.
+//! is written again whenever a flush overlaps its table. Where the merge is cut into slices their inputs leave as it goes on, so that
+//! only a small store is there twice.
 //!
 //! 1. If several levels below L0 hold tables, another policy left them: everything is merged into the lowest.
 //! 2. All of L0 is merged with the tables of the run that it overlaps.
@@ -20,11 +21,12 @@ impl Policy for Eager {
     fn choose(&self, levels: &Levels<'_>, _: &[Bytes; LEVELS]) -> Choice {
         let runs = levels.runs();
         let lower = runs.iter().filter(|run| run.level > 0).count();
-        match levels.lowest() {
+        let choice = match levels.lowest() {
             Some(_) if lower > 1 => merge_runs(&runs, 0, runs.len()),
             Some(lowest) => levels.empty_l0(lowest),
             None => levels.empty_l0(LEVELS - 1),
-        }
+        };
+        levels.first_free(std::iter::once(choice))
     }
 
     fn scores(&self, levels: &Levels<'_>) -> [f64; LEVELS] {

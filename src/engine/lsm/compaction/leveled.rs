@@ -1,6 +1,7 @@
 //! Leveled compaction: every level below L0 is one sorted run with a target size, ten times that of the level above.
 //!
-//! 1. The level with the highest score (size over target; L0: files over trigger) gives, if that is at least 1.
+//! 1. The level with the highest score (size over target; L0: files over trigger) gives, if that is at least 1. If a merge that
+//!    runs is in the way, the next level does that does not need the same tables.
 //! 2. L0 gives all its tables; they are merged with everything in L1 that they overlap.
 //! 3. A deeper level gives the one table that overlaps the least of the next level for its size: the cheapest bytes to move
 //!    down. Of equals the next one after where the last merge out of this level ended is taken, so that all get their turn.
@@ -14,13 +15,14 @@
 //!
 //! Pure: from a picture of the levels to a choice.
 
-use std::cmp::Ordering;
-
 use bytes::Bytes;
 
 use super::{Choice, Job, Levels, Policy, TableMeta, is_dense};
 use crate::disk::LEVELS;
 use crate::engine::Options;
+
+/// Tables of a level that are looked at for one that no running merge is in the way of.
+const CANDIDATES: usize = 32;
 
 /// The policy and its settings.
 #[derive(Clone, Debug)]
@@ -90,34 +92,38 @@ impl Leveled {
         }
     }
 
-    /// The cheapest table of `level` into the next.
-    fn leave_level(&self, levels: &Levels<'_>, level: usize, cursor: &[u8]) -> Choice {
+    /// Tables of `level` into the next, the cheapest first.
+    fn leave_level(&self, levels: &Levels<'_>, level: usize, cursor: &[u8]) -> Vec<Choice> {
         let cost = |table: &TableMeta| {
             let lower = levels.overlapping(level + 1, &table.smallest, &table.largest);
             lower.iter().map(|table| table.bytes).sum::<u64>() as f64 / table.bytes.max(1) as f64
         };
         let costs =
             levels.tables[level].iter().map(|table| (cost(table), &table.smallest[..] <= cursor, *table));
-        let cheapest = costs.min_by(|a, b| {
+        let mut costs: Vec<(f64, bool, &TableMeta)> = costs.collect();
+        costs.sort_unstable_by(|a, b| {
             a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)).then_with(|| a.2.smallest.cmp(&b.2.smallest))
         });
-        cheapest.map_or(Choice::Nothing, |(_, _, table)| lower_table(levels, level, table))
+        // While nothing runs the first is taken.
+        let count = if levels.claims.is_empty() { 1 } else { CANDIDATES };
+        costs.into_iter().take(count).map(|(_, _, table)| lower_table(levels, level, table)).collect()
     }
 
-    /// The first table dense with tombstones, one level down; if nothing lies below it, written anew where it is.
+    /// A table dense with tombstones, one level down; if nothing lies below it, written anew where it is.
     fn leave_tombstones(&self, levels: &Levels<'_>, plan: &Plan) -> Choice {
         if levels.tables[0].iter().any(|table| is_dense(table)) {
-            return levels.empty_l0(plan.base);
+            return levels.first_free(std::iter::once(levels.empty_l0(plan.base)));
         }
         let tables =
             (1..LEVELS).flat_map(|level| levels.tables[level].iter().map(move |table| (level, *table)));
-        match tables.into_iter().find(|(_, table)| is_dense(table)) {
-            Some((level, table)) if levels.could_drop(&[table], level) => {
+        let dense = tables.filter(|(_, table)| is_dense(table)).take(CANDIDATES);
+        levels.first_free(dense.map(|(level, table)| {
+            if levels.could_drop(&[table], level) {
                 Choice::Merge(Job { inputs: vec![(level, vec![table.number])], into: level, cursor: None })
+            } else {
+                lower_table(levels, level, table)
             }
-            Some((level, table)) => lower_table(levels, level, table),
-            None => Choice::Nothing,
-        }
+        }))
     }
 }
 
@@ -154,25 +160,26 @@ impl Policy for Leveled {
         {
             // Static targets, or another policy, left the lowest level empty: what lies lowest is taken there as it is.
             let numbers = levels.tables[lowest].iter().map(|table| table.number).collect();
-            return Choice::Move(Job { inputs: vec![(lowest, numbers)], into: LEVELS - 1, cursor: None });
+            let job = Job { inputs: vec![(lowest, numbers)], into: LEVELS - 1, cursor: None };
+            return levels.first_free(std::iter::once(Choice::Move(job)));
         }
         let plan = self.plan(levels);
         // The last level has nowhere to go.
         let scores = (0..LEVELS - 1).map(|level| (self.score(levels, &plan, level), level));
+        let mut due: Vec<(f64, usize)> = scores.filter(|(score, _)| *score >= 1.0).collect();
+        if due.is_empty() {
+            return self.leave_tombstones(levels, &plan);
+        }
         // Of equal scores the upper level gives.
-        let best = scores.max_by(|a, b| a.0.total_cmp(&b.0).then(b.1.cmp(&a.1)));
-        match best {
-            Some((score, _)) if score.total_cmp(&1.0) == Ordering::Less => {
-                self.leave_tombstones(levels, &plan)
-            }
-            Some((_, 0)) => match (1..plan.base).find(|level| !levels.tables[*level].is_empty()) {
+        due.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+        levels.first_free(due.into_iter().flat_map(|(_, level)| match level {
+            0 => match (1..plan.base).find(|level| !levels.tables[*level].is_empty()) {
                 // Between L0 and where it goes nothing may lie.
                 Some(level) => self.leave_level(levels, level, &cursors[level]),
-                None => levels.empty_l0(plan.base),
+                None => vec![levels.empty_l0(plan.base)],
             },
-            Some((_, level)) => self.leave_level(levels, level, &cursors[level]),
-            None => Choice::Nothing,
-        }
+            level => self.leave_level(levels, level, &cursors[level]),
+        }))
     }
 
     /// What must be written until every level is within its target: all of L0 with the level it goes into when a merge is due, then

@@ -1,4 +1,4 @@
-//! Compaction: a pure [`Policy`] says what to merge, [`RunningMerge`] does it a few mebibytes at a time.
+//! Compaction: a pure [`Policy`] says what to merge, [`RunningJob`] cuts it into slices, each merged a few mebibytes at a time.
 //!
 //! Every policy can take over whatever another one left: all of them see the same picture, sorted runs from the newest to the oldest
 //! (the tables of L0 one by one, then each level as one run), and each of their choices keeps that order.
@@ -9,10 +9,14 @@
 //! 2. A tombstone is dropped only if nothing older can hold its key: no level below the target, and no table of L0 that is older
 //!    than the inputs.
 //! 3. Inputs stay part of the store until the edit that names the outputs is durable.
+//! 4. Jobs that run at once meet in no key of a level that lies in both of their spans, from the highest input to the target
+//!    ([`Claim`]). So each finds the tables of its range as they were when it was chosen, but for newer ones in L0, and for any key
+//!    one job stays above the other: the order of ages is kept.
 
 mod eager;
 mod leveled;
 mod plain_log;
+mod running;
 #[cfg(test)]
 mod tests;
 mod tiered;
@@ -22,19 +26,15 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::cursor::{Cursor, Reading, RunCursor};
-use super::merge::Merge;
-use super::table::{Origin, Shelf, Table, TableBuilder, TableMeta};
-use super::value_log::{Pointer, Stored};
-use super::version::{Run, Version};
-use crate::base::text::human_size;
-use crate::disk::{LEVELS, Purpose};
-use crate::engine::wal::Segment;
-use crate::engine::{KeyRange, Options, PolicyKind, Result};
+use super::table::TableMeta;
+use super::version::Version;
+use crate::disk::LEVELS;
+use crate::engine::{Options, PolicyKind};
 
 pub use eager::Eager;
 pub use leveled::Leveled;
 pub use plain_log::NeverMerge;
+pub use running::{RunningJob, Slice};
 pub use tiered::Tiered;
 pub use window::TimeWindow;
 
@@ -44,6 +44,40 @@ pub struct Levels<'a> {
     pub tables: [Vec<&'a TableMeta>; LEVELS],
     /// Seconds since 1970.
     pub now_seconds: u64,
+    /// What jobs that run have to themselves; a choice that meets one of them must wait.
+    pub claims: Vec<Claim>,
+}
+
+/// What a job has to itself while it runs: a range of keys in a span of levels.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Claim {
+    /// The highest level of its inputs.
+    pub from: usize,
+    /// Its target level.
+    pub into: usize,
+    /// The first key of its inputs.
+    pub smallest: Bytes,
+    /// The last key of its inputs.
+    pub largest: Bytes,
+}
+
+impl Claim {
+    /// The claim of `job` on `inputs`.
+    pub fn of_tables<'a>(job: &Job, inputs: impl Iterator<Item = &'a TableMeta>) -> Claim {
+        let range = inputs.fold(None, |range: Option<(&Bytes, &Bytes)>, table| match range {
+            None => Some((&table.smallest, &table.largest)),
+            Some((smallest, largest)) => Some((smallest.min(&table.smallest), largest.max(&table.largest))),
+        });
+        let (smallest, largest) = range.map_or_else(Default::default, |(a, b)| (a.clone(), b.clone()));
+        let from = job.inputs.first().map_or(job.into, |(level, _)| *level);
+        Claim { from, into: job.into, smallest, largest }
+    }
+
+    /// Whether both have a key of a level.
+    pub fn meets(&self, other: &Claim) -> bool {
+        let shares_level = self.from <= other.into && other.from <= self.into;
+        shares_level && self.smallest <= other.largest && other.smallest <= self.largest
+    }
 }
 
 /// One sorted run.
@@ -102,6 +136,35 @@ impl<'a> Levels<'a> {
         }
         let job = Job { inputs, into: level, cursor: None };
         if movable { Choice::Move(job) } else { Choice::Merge(job) }
+    }
+
+    /// The first of `choices`, which come in the order of urgency, that no job that runs is in the way of. What a more urgent one
+    /// waits for is left alone by those behind it, so that its turn comes.
+    pub fn first_free(&self, choices: impl Iterator<Item = Choice>) -> Choice {
+        let mut claims = self.claims.clone();
+        for choice in choices {
+            let Some(job) = choice.job() else { continue };
+            let claim = self.claim(job);
+            if !claims.iter().any(|other| other.meets(&claim)) {
+                return choice;
+            }
+            claims.push(claim);
+        }
+        Choice::Nothing
+    }
+
+    /// Whether no job that runs is in the way of `job`.
+    pub fn is_free(&self, job: &Job) -> bool {
+        let claim = self.claim(job);
+        !self.claims.iter().any(|other| other.meets(&claim))
+    }
+
+    /// What `job` would have to itself.
+    pub fn claim(&self, job: &Job) -> Claim {
+        let inputs = job.inputs.iter().flat_map(|(level, numbers)| {
+            self.tables[*level].iter().filter(move |table| numbers.contains(&table.number)).copied()
+        });
+        Claim::of_tables(job, inputs)
     }
 
     /// Whether writing `tables` anew into `level` would get rid of much: at least half of the entries of one are tombstones, and
@@ -166,11 +229,21 @@ pub enum Choice {
     Drop(Job),
 }
 
+impl Choice {
+    /// What is to be done.
+    pub fn job(&self) -> Option<&Job> {
+        match self {
+            Choice::Nothing => None,
+            Choice::Move(job) | Choice::Merge(job) | Choice::Drop(job) => Some(job),
+        }
+    }
+}
+
 /// Decides what to merge. Pure: no disk, no clock, no state.
 pub trait Policy: Send + Sync {
     /// Its name in reports.
     fn name(&self) -> &'static str;
-    /// The next job. `cursors` are what earlier jobs left to remember.
+    /// The next job that can begin beside those that run. `cursors` are what earlier jobs left to remember.
     fn choose(&self, levels: &Levels<'_>, cursors: &[Bytes; LEVELS]) -> Choice;
     /// Bytes that each level should hold at most; 0 if it is not measured in bytes.
     fn target_bytes(&self, levels: &Levels<'_>) -> [u64; LEVELS] {
@@ -214,172 +287,4 @@ pub fn full(version: &Version) -> Option<Job> {
         into,
         cursor: None,
     })
-}
-
-/// Levels below the target of a merge, passed through in the order of keys.
-struct Below(Vec<(Run, usize)>);
-
-impl Below {
-    /// Whether they hold nothing at all.
-    fn is_empty(&self) -> bool {
-        self.0.iter().all(|(run, _)| run.is_empty())
-    }
-
-    /// Whether any of them can hold `key`; keys must ascend from call to call.
-    fn may_hold(&mut self, key: &[u8]) -> bool {
-        self.0.iter_mut().any(|(run, at)| {
-            while run.get(*at).is_some_and(|table| &table.largest[..] < key) {
-                *at += 1;
-            }
-            run.get(*at).is_some_and(|table| &table.smallest[..] <= key)
-        })
-    }
-}
-
-/// A merge between its first and its last entry. Dropped early, it leaves no files.
-pub struct RunningMerge {
-    /// What it does.
-    pub job: Job,
-    /// Its inputs with their levels.
-    pub inputs: Vec<(usize, Arc<Table>)>,
-    /// Outputs that are complete.
-    pub outputs: Vec<Arc<Table>>,
-    merge: Merge,
-    builder: Option<TableBuilder>,
-    below: Below,
-    shelf: Arc<Shelf>,
-    table_bytes: u64,
-    /// Key and value bytes merged so far.
-    done_bytes: u64,
-    /// Bytes of values that were appended to the log again.
-    pub moved_bytes: u64,
-}
-
-/// Moves a value in the log, or leaves it.
-pub type MoveValue<'a> = dyn FnMut(Pointer, &Arc<Segment>) -> Result<Option<(Pointer, Arc<Segment>)>> + 'a;
-
-impl RunningMerge {
-    /// Begins `job` on the tables of `version`, cutting outputs at `table_bytes`, but for L0, where a table is a run.
-    pub fn start(version: &Version, job: Job, shelf: &Arc<Shelf>, table_bytes: u64) -> Result<RunningMerge> {
-        let reading = Reading::Direct(Purpose::Compact { into: job.into as u8 });
-        let mut inputs = Vec::new();
-        let mut sources = Vec::new();
-        for (level, numbers) in &job.inputs {
-            let chosen = version.level(*level).iter().filter(|table| numbers.contains(&table.number));
-            let tables: Vec<Arc<Table>> = chosen.cloned().collect();
-            inputs.extend(tables.iter().map(|table| (*level, table.clone())));
-            // L0 is newest first, as sources must be; deeper levels are one sorted run each.
-            let runs = if *level == 0 {
-                tables.into_iter().map(|table| Run::from([table])).collect()
-            } else {
-                vec![tables.into()]
-            };
-            for run in runs {
-                let cursor = RunCursor::new(run, KeyRange::ALL, reading.clone())?;
-                sources.push(Cursor::Run(Box::new(cursor)));
-            }
-        }
-        let mut below: Vec<(Run, usize)> =
-            (job.into + 1..LEVELS).map(|level| (version.level(level).clone(), 0)).collect();
-        // Tables of L0 that are older than the oldest input are older than the output as well.
-        let l0 = version.level(0);
-        let is_input = |table: &Arc<Table>| {
-            inputs.iter().any(|(level, input)| *level == 0 && input.number == table.number)
-        };
-        if let Some(oldest) = l0.iter().rposition(is_input) {
-            below.extend(l0[oldest + 1..].iter().map(|table| (Run::from([table.clone()]), 0)));
-        }
-        let below = Below(below);
-        let table_bytes = if job.into == 0 { u64::MAX } else { table_bytes };
-        Ok(RunningMerge {
-            job,
-            inputs,
-            outputs: Vec::new(),
-            merge: Merge::new(sources),
-            builder: None,
-            below,
-            shelf: shelf.clone(),
-            table_bytes,
-            done_bytes: 0,
-            moved_bytes: 0,
-        })
-    }
-
-    /// Merges about `bytes` of keys and values; true when everything is merged and every output is durable but for its
-    /// name.
-    /// `move_value` is asked for every value in the log and says where it lies now, if it was moved.
-    pub fn step(&mut self, bytes: u64, move_value: &mut MoveValue<'_>) -> Result<bool> {
-        let (start, mut budget) = (self.done_bytes, bytes);
-        while self.done_bytes - start < budget {
-            let Some(entry) = self.merge.next()? else {
-                self.end_table()?;
-                return Ok(true);
-            };
-            // An entry costs more than its bytes: a run of tombstones must not make a unit endless.
-            self.done_bytes += (entry.key.len() + entry.value.map_or(0, |value| value.len())) as u64 + 16;
-            if entry.value.is_none() && !self.below.may_hold(entry.key) {
-                continue;
-            }
-            let builder = match &mut self.builder {
-                Some(builder) => builder,
-                empty => {
-                    let purpose = Purpose::Compact { into: self.job.into as u8 };
-                    empty.insert(self.shelf.create(purpose, self.below.is_empty())?)
-                }
-            };
-            let moved = match entry.value {
-                Some(Stored::Pointer(pointer, segment)) => move_value(pointer, segment)?,
-                _ => None,
-            };
-            if let Some((pointer, segment)) = moved {
-                builder.add(entry.key, Some(Stored::Pointer(pointer, &segment)))?;
-                self.moved_bytes += pointer.bytes;
-                budget = budget.saturating_sub(pointer.bytes);
-            } else {
-                builder.add(entry.key, entry.value)?;
-            }
-            if builder.bytes() >= self.table_bytes {
-                self.end_table()?;
-            }
-        }
-        Ok(false)
-    }
-
-    fn end_table(&mut self) -> Result<()> {
-        if let Some(builder) = self.builder.take() {
-            let origin = Origin::of(self.inputs.iter().map(|(_, table)| table.meta()));
-            self.outputs.push(builder.finish(origin)?);
-        }
-        Ok(())
-    }
-
-    /// Bytes of its inputs.
-    pub fn input_bytes(&self) -> u64 {
-        self.inputs.iter().map(|(_, table)| table.bytes).sum()
-    }
-
-    /// Bytes of its outputs so far.
-    pub fn output_bytes(&self) -> u64 {
-        let done: u64 = self.outputs.iter().map(|table| table.bytes).sum();
-        done + self.builder.as_ref().map_or(0, TableBuilder::bytes)
-    }
-
-    /// Removes outputs when the merge ends without becoming part of the store.
-    pub fn abandon(self) {
-        self.outputs.iter().for_each(|table| table.retire());
-    }
-
-    /// One line for reports.
-    pub fn describe(&self) -> String {
-        let bytes = self.input_bytes();
-        let total: u64 = self.inputs.iter().map(|(_, table)| table.logical_bytes + 16 * table.entries).sum();
-        format!(
-            "compact L{}→L{} {} files {} {}%",
-            self.job.inputs.first().map_or(0, |(level, _)| *level),
-            self.job.into,
-            self.inputs.len(),
-            human_size(bytes),
-            self.done_bytes * 100 / total.max(1)
-        )
-    }
 }

@@ -50,7 +50,7 @@ fn meta(number: u64, smallest: &[u8], largest: &[u8], bytes: u64) -> TableMeta {
 /// What a policy sees of them.
 pub fn picture(tables: &[(usize, TableMeta)], now_seconds: u64) -> Levels<'_> {
     let of = |level| tables.iter().filter(|(at, _)| *at == level).map(|(_, table)| table).collect();
-    Levels { tables: std::array::from_fn(of), now_seconds }
+    Levels { tables: std::array::from_fn(of), now_seconds, claims: Vec::new() }
 }
 
 /// What a policy chooses, as text.
@@ -133,6 +133,7 @@ impl Simulation {
         let view = Levels {
             tables: std::array::from_fn(|level| self.levels[level].iter().map(|table| &table.meta).collect()),
             now_seconds: self.seconds,
+            claims: Vec::new(),
         };
         let (job, is_move) = match self.policy.choose(&view, &self.cursors) {
             Choice::Nothing => return false,

@@ -51,11 +51,11 @@ impl Tiered {
         }
     }
 
-    /// The newest tier among `runs[..end]` that is wide enough: its first run and the one behind its last.
-    pub fn tier(&self, runs: &[SortedRun]) -> Option<(usize, usize)> {
+    /// The tiers of `runs` that are wide enough, newest first: the first run to merge of each and the one behind the last.
+    pub fn tiers(&self, runs: &[SortedRun]) -> Vec<(usize, usize)> {
         let size = |run: &SortedRun| run.bytes.max(self.small_bytes).max(1) as f64;
         let factor = self.size_ratio_percent as f64 / 100.0;
-        let mut from = 0;
+        let (mut tiers, mut from) = (Vec::new(), 0);
         while from < runs.len() {
             let (mut sum, mut to) = (size(&runs[from]), from + 1);
             while to < runs.len() {
@@ -67,11 +67,11 @@ impl Tiered {
                 to += 1;
             }
             if to - from >= self.merge_min {
-                return Some((from.max(to.saturating_sub(self.merge_max)), to));
+                tiers.push((from.max(to.saturating_sub(self.merge_max)), to));
             }
             from = to;
         }
-        None
+        tiers
     }
 
     /// The cheapest neighbours to merge.
@@ -95,14 +95,16 @@ impl Policy for Tiered {
             && newer_bytes * 100 >= oldest.bytes.saturating_mul(self.space_amp_percent)
         {
             let from = runs.len().saturating_sub(self.merge_max);
-            return merge_runs(&runs, from, runs.len());
+            return levels.first_free(std::iter::once(merge_runs(&runs, from, runs.len())));
         }
-        let tier = self.tier(&runs);
-        let tier = tier.or_else(|| if runs.len() > self.runs_max { self.cheapest(&runs) } else { None });
-        if let Some((from, to)) = tier {
-            return merge_runs(&runs, from, to);
+        let mut tiers = self.tiers(&runs);
+        if tiers.is_empty() && runs.len() > self.runs_max {
+            tiers.extend(self.cheapest(&runs));
         }
-        dense_run(levels, &runs)
+        if tiers.is_empty() {
+            return levels.first_free(std::iter::once(dense_run(levels, &runs)));
+        }
+        levels.first_free(tiers.into_iter().map(|(from, to)| merge_runs(&runs, from, to)))
     }
 
     fn scores(&self, levels: &Levels<'_>) -> [f64; LEVELS] {

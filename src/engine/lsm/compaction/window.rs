@@ -63,22 +63,20 @@ impl Policy for TimeWindow {
 
     fn choose(&self, levels: &Levels<'_>, _: &[Bytes; LEVELS]) -> Choice {
         let runs = levels.runs();
-        if let Some(choice) = self.expired(&runs, levels.now_seconds) {
-            return choice;
-        }
+        let mut choices: Vec<Choice> = self.expired(&runs, levels.now_seconds).into_iter().collect();
         let upper = &runs[..levels.tables[0].len()];
         let current = levels.now_seconds / self.window_seconds;
         let windows: Vec<&[SortedRun]> = upper.chunk_by(|a, b| self.window(a) == self.window(b)).collect();
         for window in windows.into_iter().rev() {
             let is_sealed = window.first().is_some_and(|run| self.window(run) < current);
             if is_sealed && window.len() > 1 {
-                return within_l0(window);
-            }
-            if !is_sealed && let Some((from, to)) = self.tiered.tier(window) {
-                return within_l0(&window[from..to]);
+                choices.push(within_l0(window));
+            } else if !is_sealed {
+                let tiers = self.tiered.tiers(window).into_iter();
+                choices.extend(tiers.map(|(from, to)| within_l0(&window[from..to])));
             }
         }
-        Choice::Nothing
+        levels.first_free(choices.into_iter())
     }
 
     fn scores(&self, levels: &Levels<'_>) -> [f64; LEVELS] {

@@ -8,6 +8,7 @@ mod filter;
 mod index;
 mod parts;
 mod reader;
+pub mod salvage;
 mod shelf;
 
 use bytes::Bytes;

@@ -229,6 +229,13 @@ impl Table {
         self.top.parts()
     }
 
+    /// Keys all over it in order, each with the bytes of blocks from there to the next. Reads nothing.
+    pub fn samples(&self) -> impl Iterator<Item = (&[u8], u64)> {
+        (0..self.parts()).map(|part| {
+            (self.part_fence(part), self.top.blocks_start(part + 1) - self.top.blocks_start(part))
+        })
+    }
+
     /// The one part that may hold `key`.
     pub fn part_of(&self, key: &[u8]) -> usize {
         self.top.find(key)

@@ -1,0 +1,377 @@
+//! Everything that can still be read of a damaged B-tree.
+//!
+//! 1. The newest whole meta page says where root and free map are. Copies of pages that belong to its state go home first, as in
+//!    recovery; those that cannot be read are left out, and a page that needed one does not check.
+//! 2. Walk the tree from the root. A page that does not check, or is not where its keys belong, leaves a *hole*: the range of
+//!    keys that its parent gives it.
+//! 3. What lay below a hole is still in the file: every other page that checks, is not free, and has keys of the hole's range alone,
+//!    the highest level first.
+//! 4. Without a meta page, or if the tree of an older one does not add up, the root is the page of the highest level that no other
+//!    refers to.
+//! 5. Then the batches of the log behind the floor of that state.
+//!
+//! # What is lost
+//!
+//! A hole loses the keys between the leaves that were found for it, unless all leaves that the meta page counts were found; an
+//! extent whose checksum does not fit, its key. Where the free map cannot be read, a page found in a hole may be a former one; then,
+//! and without a meta page, all keys of the place are named.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::checkpoint::{BATCH_IMAGE_KIND, IMAGE_HEADER_BYTES, IMAGE_KIND};
+use super::double::{self, DoubleWrite};
+use super::freemap::{FreeMap, Run};
+use super::meta::{FILE, META_BYTES, Meta};
+use super::page::{Page, SECTOR_BYTES, Stored};
+use super::pager::Pager;
+use super::recovery::image_sectors;
+use super::{FIRST_UNIT, UNIT_BYTES};
+use crate::disk::{Disk, Purpose};
+use crate::engine::salvage::{Keys, Loss, Sink, open_if_there};
+use crate::engine::wal::{self, FIRST_KIND};
+use crate::engine::{Batch, Error, Operation, Options, Position, Result};
+
+/// Levels that a tree can have: what claims more is damaged.
+const LEVELS_MAX: u8 = 64;
+
+/// Whether `name` is a file of ours beside the log.
+pub fn is_file(name: &str) -> bool {
+    name == FILE || name == double::FILE
+}
+
+/// A page that the walk could not use.
+struct Hole {
+    unit: u64,
+    level: u8,
+    what: String,
+    keys: Keys,
+}
+
+/// A page that the walk did not reach.
+struct Candidate {
+    unit: u64,
+    level: u8,
+    first: Vec<u8>,
+    last: Vec<u8>,
+}
+
+struct Salvage<'a, 'b> {
+    pager: &'a Pager,
+    file_units: u64,
+    sink: &'a mut Sink<'b>,
+    losses: Vec<Loss>,
+    /// Units of pages that were used.
+    reached: BTreeMap<u64, ()>,
+    /// First and last key of each leaf that was used.
+    leaves: BTreeMap<Vec<u8>, Vec<u8>>,
+    leaf_count: u64,
+    holes: Vec<Hole>,
+}
+
+/// Calls `sink` with everything that can be read, the oldest first. `disk` gets pages that a crash may have torn.
+pub fn salvage(disk: Arc<dyn Disk>, options: &Options, sink: &mut Sink<'_>) -> Result<Vec<Loss>> {
+    let mut losses = Vec::new();
+    let Some(file) = open_if_there(&*disk, FILE)? else {
+        losses.push(Loss::new(FILE, 0, "it is missing", Some(Keys::ALL)));
+        losses.extend(replay(&*disk, None, sink)?);
+        return Ok(losses);
+    };
+    let size = file.size().map_err(|error| Error::io(format!("size of {FILE}"), error))?;
+    let mut slots = vec![0; 2 * UNIT_BYTES as usize];
+    for (nth, slot) in slots.chunks_mut(UNIT_BYTES as usize).enumerate() {
+        // A slot that cannot be read does not check.
+        let _ = file.read_at(Purpose::Recovery, nth as u64 * UNIT_BYTES, &mut slot[..META_BYTES]);
+    }
+    let meta = Meta::newest(&slots).ok();
+    let page_bytes = meta.map_or(options.page_bytes, |meta| meta.page_bytes);
+    let pager = Pager::new(file, page_bytes as usize, options.cache_bytes.min(16 << 20));
+    if let Some(meta) = &meta {
+        send_home(&disk, &pager, meta, &mut losses)?;
+    }
+    let free = meta.as_ref().and_then(|meta| free_runs(&pager, meta, size / UNIT_BYTES));
+    let mut salvage = Salvage {
+        pager: &pager,
+        file_units: size / UNIT_BYTES,
+        sink,
+        losses,
+        reached: BTreeMap::new(),
+        leaves: BTreeMap::new(),
+        leaf_count: 0,
+        holes: Vec::new(),
+    };
+    // A slot that was never written is no sign of damage; one that is damaged may have been the newest.
+    let both = slots.chunks(UNIT_BYTES as usize).enumerate().all(|(nth, slot)| {
+        slot.iter().all(|byte| *byte == 0) || Meta::decode(slot, nth as u64 * UNIT_BYTES).is_some()
+    });
+    let trusted = meta.filter(|meta| both || salvage.adds_up(meta));
+    match trusted {
+        Some(meta) => salvage.from_meta(&meta, free.as_deref())?,
+        None => salvage.from_pages()?,
+    }
+    let Salvage { mut losses, sink, .. } = salvage;
+    losses.extend(replay(&*disk, trusted.map(|meta| meta.floor), sink)?);
+    Ok(losses)
+}
+
+/// The batches of the log behind `from`.
+fn replay(disk: &dyn Disk, from: Option<Position>, sink: &mut Sink<'_>) -> Result<Vec<Loss>> {
+    wal::salvage::salvage(disk, from, &mut |kind, _, payload| {
+        if kind != FIRST_KIND {
+            return Ok(());
+        }
+        Batch::decode(&payload)?.operations().iter().try_for_each(|operation| {
+            let copy = Bytes::copy_from_slice;
+            // Copies: a slice would hold its whole segment.
+            sink(match operation {
+                Operation::Put { key, value } => Operation::Put { key: copy(key), value: copy(value) },
+                Operation::Delete { key } => Operation::Delete { key: copy(key) },
+            })
+        })
+    })
+}
+
+/// Writes the copies of pages that belong to the state of `meta` to their places.
+fn send_home(disk: &Arc<dyn Disk>, pager: &Pager, meta: &Meta, losses: &mut Vec<Loss>) -> Result<()> {
+    if meta.double_bytes > 0 {
+        match DoubleWrite::open(disk.clone()).and_then(|double| double.read(meta)) {
+            Ok(copies) => {
+                copies.iter().try_for_each(|(unit, page)| pager.repair_page(*unit, page))?;
+            }
+            Err(error) => {
+                losses.push(Loss::new(double::FILE, 0, error.to_string(), Some(Keys::between(None, Some(b"")))));
+            }
+        }
+    }
+    if meta.images_end == 0 {
+        return Ok(());
+    }
+    let mut sectors = BTreeMap::new();
+    let whole = u128::MAX >> (u128::BITS as usize - pager.page_bytes() / SECTOR_BYTES);
+    // Its losses are named when the batches are read.
+    wal::salvage::salvage(&**disk, Some(meta.images_start), &mut |kind, position, payload| {
+        let image = match kind {
+            IMAGE_KIND if position > meta.position && position <= meta.images_end => {
+                let changed = payload.get(8..).and_then(|bytes| bytes.first_chunk());
+                let changed = changed.map_or(0, |bytes| u128::from_le_bytes(*bytes));
+                image_sectors(&payload, IMAGE_HEADER_BYTES, changed)
+            }
+            BATCH_IMAGE_KIND if position <= meta.position && payload.get(8..12) == Some(&[0; 4]) => {
+                image_sectors(&payload, 12, whole)
+            }
+            _ => None,
+        };
+        sectors.extend(image.unwrap_or_default());
+        Ok(())
+    })?;
+    sectors.iter().try_for_each(|(sector, bytes)| pager.write_sectors(*sector, bytes, Purpose::Recovery))
+}
+
+/// Runs of units that nothing lies in, ascending; `None` if the map cannot be read.
+fn free_runs(pager: &Pager, meta: &Meta, file_units: u64) -> Option<Vec<Run>> {
+    if meta.map_units == 0 {
+        return Some(Vec::new());
+    }
+    let bytes = pager.read_map(meta, Purpose::Recovery).ok()?;
+    let mut runs = FreeMap::decode(&bytes, meta.end, file_units.max(meta.end))?.unused();
+    runs.sort_unstable();
+    Some(runs)
+}
+
+fn is_free(runs: &[Run], unit: u64) -> bool {
+    let after = runs.partition_point(|(start, _)| *start <= unit);
+    after.checked_sub(1).is_some_and(|index| unit < runs[index].0 + runs[index].1)
+}
+
+impl Salvage<'_, '_> {
+    /// Whether the tree below the root of `meta` has as many leaves as that says, all of them whole.
+    fn adds_up(&self, meta: &Meta) -> bool {
+        let mut leaves = 0;
+        let mut waiting = if meta.height > 0 { vec![(meta.root, meta.height - 1)] } else { Vec::new() };
+        let mut pages = 0;
+        while let Some((unit, level)) = waiting.pop() {
+            pages += 1;
+            let Ok(page) = self.pager.read_page(unit, Purpose::Recovery) else { return false };
+            if u64::from(page.level()) != level || pages > self.file_units {
+                return false;
+            }
+            match page.is_leaf() {
+                true => leaves += 1,
+                false => waiting.extend((0..=page.count()).map(|index| (page.child(index), level - 1))),
+            }
+        }
+        leaves == meta.counts.leaf_pages
+    }
+
+    fn from_meta(&mut self, meta: &Meta, free: Option<&[Run]>) -> Result<()> {
+        if meta.height > 0 {
+            let level = u8::try_from(meta.height - 1).unwrap_or(LEVELS_MAX);
+            self.page(meta.root, level, Keys::ALL)?;
+        }
+        let holes = std::mem::take(&mut self.holes);
+        let (deep, shallow): (Vec<Hole>, Vec<Hole>) = holes.into_iter().partition(|hole| hole.level > 0);
+        for hole in shallow {
+            self.lose(hole.unit, hole.what, hole.keys);
+        }
+        if deep.is_empty() {
+            return Ok(());
+        }
+        let candidates = self.candidates(free.unwrap_or(&[]), meta.end);
+        for hole in &deep {
+            let fits = |candidate: &&Candidate| {
+                candidate.level < hole.level
+                    && hole.keys.contains(&candidate.first)
+                    && hole.keys.contains(&candidate.last)
+            };
+            for candidate in candidates.iter().filter(fits) {
+                let overlaps = self.overlaps(&candidate.first, &candidate.last);
+                if !self.reached.contains_key(&candidate.unit) && !overlaps {
+                    self.page(candidate.unit, candidate.level, hole.keys.clone())?;
+                }
+            }
+        }
+        // Below a candidate there may be holes again, whose leaves are candidates themselves.
+        let lost_leaves = std::mem::take(&mut self.holes);
+        if free.is_some() && self.leaf_count == meta.counts.leaf_pages {
+            return Ok(());
+        }
+        for hole in deep.into_iter().chain(lost_leaves) {
+            match free {
+                Some(_) => self.lose_between_leaves(&hole),
+                None => self.lose(hole.unit, format!("{}, and the free map is damaged", hole.what), hole.keys),
+            }
+        }
+        Ok(())
+    }
+
+    /// Without a meta page that counts.
+    fn from_pages(&mut self) -> Result<()> {
+        let what = "no meta page counts: the tree is put together from its pages, and some may be former ones";
+        self.losses.push(Loss::new(FILE, 0, what, Some(Keys::ALL)));
+        let candidates = self.candidates(&[], self.file_units);
+        let mut children = std::collections::HashSet::new();
+        for candidate in candidates.iter().filter(|candidate| candidate.level > 0) {
+            if let Ok(page) = self.pager.read_page(candidate.unit, Purpose::Recovery) {
+                children.extend((0..=page.count()).map(|index| page.child(index)));
+            }
+        }
+        let roots = candidates.iter().filter(|candidate| !children.contains(&candidate.unit));
+        for candidate in roots.chain(&candidates) {
+            let overlaps = self.overlaps(&candidate.first, &candidate.last);
+            if !self.reached.contains_key(&candidate.unit) && !overlaps {
+                self.page(candidate.unit, candidate.level, Keys::ALL)?;
+            }
+        }
+        self.holes.clear();
+        Ok(())
+    }
+
+    /// Pages that were not reached and are not free, the highest level first.
+    fn candidates(&self, free: &[Run], end: u64) -> Vec<Candidate> {
+        let last = end.min(self.file_units).saturating_sub(self.pager.page_units());
+        let mut found = Vec::new();
+        for unit in FIRST_UNIT..=last {
+            if self.reached.contains_key(&unit) || is_free(free, unit) {
+                continue;
+            }
+            let Ok(page) = self.pager.read_page(unit, Purpose::Recovery) else { continue };
+            if page.count() > 0 && page.level() < LEVELS_MAX {
+                let (first, last) = (page.key(0).to_vec(), page.key(page.count() - 1).to_vec());
+                found.push(Candidate { unit, level: page.level(), first, last });
+            }
+        }
+        found.sort_by_key(|candidate| std::cmp::Reverse(candidate.level));
+        found
+    }
+
+    /// Whether a leaf that was used has keys in `first..=last`.
+    fn overlaps(&self, first: &[u8], last: &[u8]) -> bool {
+        let before = self.leaves.range(..=last.to_vec()).next_back();
+        before.is_some_and(|(_, end)| &end[..] >= first)
+    }
+
+    /// Takes the page at `unit` and all below it.
+    fn page(&mut self, unit: u64, level: u8, keys: Keys) -> Result<()> {
+        let page = match self.usable(unit, level, &keys) {
+            Ok(page) => page,
+            Err(what) => {
+                self.holes.push(Hole { unit, level, what, keys });
+                return Ok(());
+            }
+        };
+        self.reached.insert(unit, ());
+        if page.is_leaf() {
+            return self.leaf(unit, &page);
+        }
+        for index in 0..=page.count() {
+            let start = if index == 0 { keys.start.clone() } else { page.key(index - 1).to_vec() };
+            let end = if index < page.count() { Some(page.key(index).to_vec()) } else { keys.end.clone() };
+            self.page(page.child(index), level - 1, Keys { start, end })?;
+        }
+        Ok(())
+    }
+
+    /// The page at `unit` if it is what its parent says; the error is a sentence.
+    fn usable(&self, unit: u64, level: u8, keys: &Keys) -> std::result::Result<Arc<Page>, String> {
+        if self.reached.contains_key(&unit) {
+            return Err("a page that two others refer to".to_string());
+        }
+        let page = self.pager.read_page(unit, Purpose::Recovery).map_err(|error| error.to_string())?;
+        let all: Vec<&[u8]> = (0..page.count()).map(|index| page.key(index)).collect();
+        if page.level() != level {
+            return Err("a page of another level than its parent says".to_string());
+        }
+        if all.windows(2).any(|pair| pair[0] >= pair[1]) || !all.iter().all(|key| keys.contains(key)) {
+            return Err("a page whose keys are out of order or belong elsewhere".to_string());
+        }
+        Ok(page)
+    }
+
+    fn leaf(&mut self, unit: u64, page: &Page) -> Result<()> {
+        self.leaf_count += 1;
+        if page.count() > 0 {
+            self.leaves.insert(page.key(0).to_vec(), page.key(page.count() - 1).to_vec());
+        }
+        for index in 0..page.count() {
+            let key = page.key(index);
+            let value = match page.stored(index) {
+                Stored::Inline(value) => Bytes::copy_from_slice(value),
+                Stored::Extent(extent) if !extent.is_possible() => {
+                    self.lose(unit, "an extent that cannot be".to_string(), Keys::one(key));
+                    continue;
+                }
+                Stored::Extent(extent) => match self.pager.read_values(&[extent], Purpose::Recovery) {
+                    Ok(mut values) => values.pop().unwrap_or_default(),
+                    Err(error) => {
+                        self.lose(extent.unit, error.to_string(), Keys::one(key));
+                        continue;
+                    }
+                },
+            };
+            (self.sink)(Operation::Put { key: Bytes::copy_from_slice(key), value })?;
+        }
+        Ok(())
+    }
+
+    fn lose(&mut self, unit: u64, what: String, keys: Keys) {
+        self.losses.push(Loss::new(FILE, unit.saturating_mul(UNIT_BYTES), what, Some(keys)));
+    }
+
+    /// Loses what lies in the hole and in no leaf that was found.
+    fn lose_between_leaves(&mut self, hole: &Hole) {
+        let mut gaps = Vec::new();
+        let mut after = hole.keys.start.clone();
+        for (first, last) in self.leaves.range(hole.keys.start.clone()..) {
+            if !hole.keys.contains(first) {
+                break;
+            }
+            gaps.push(Keys { start: std::mem::replace(&mut after, crate::engine::salvage::successor(last)), end: Some(first.clone()) });
+        }
+        gaps.push(Keys { start: after, end: hole.keys.end.clone() });
+        for keys in gaps.into_iter().filter(|keys| !keys.is_empty()) {
+            self.lose(hole.unit, hole.what.clone(), keys);
+        }
+    }
+}

@@ -1,0 +1,474 @@
+//! A merge while it runs: a job cut into *slices* of the key space, which are merged on their own, side by side or one after
+//! another, and become part of the store one by one.
+//!
+//! 1. The job is cut at keys that give slices of about equal size, never inside a table of the target level.
+//! 2. A slice merges what its range holds of every input. Its outputs come into the target level in one edit.
+//! 3. With that edit every input leaves that is *passed*: all slices that it reaches into are done, and so with every older input
+//!    that it overlaps. So the space of most inputs comes back while the merge still runs, and what a merge needs beside its inputs
+//!    is little more than what it brings down.
+//!
+//! Cutting one merge gives every thread work where there is but one merge to do, as out of L0; merges of other jobs may run beside
+//! it all the same, as far as [`Claim`]s allow.
+//!
+//! # Invariants
+//!
+//! 1. While a slice is done and another is not, every key of the done one is found as before: an input that stays lies above the
+//!    outputs and holds the same newest entry or a newer one, or the tombstone for which an entry was dropped.
+//! 2. An input leaves only with or after every older input that it overlaps: a tombstone that was dropped never leaves before
+//!    what it deletes.
+//! 3. A table of the target level reaches into one slice only, so outputs never overlap what stays there.
+//! 4. Outputs in L0 are runs of their own: such a job is one slice, and one table.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::{Claim, Job};
+use crate::base::text::human_size;
+use crate::disk::{LEVELS, Purpose};
+use crate::engine::lsm::cursor::{Cursor, Reading, RunCursor};
+use crate::engine::lsm::merge::Merge;
+use crate::engine::lsm::table::{Origin, Shelf, Table, TableBuilder};
+use crate::engine::lsm::value_log::{Pointer, Stored};
+use crate::engine::lsm::version::{Run, Version};
+use crate::engine::wal::Segment;
+use crate::engine::{KeyRange, Options, Result};
+
+/// First and last keys of the tables of one sorted run.
+type Ranges = Vec<(Bytes, Bytes)>;
+
+/// What is older than the outputs of a merge, passed through in the order of keys. Only ranges: no file is kept for it.
+struct Below {
+    runs: Arc<[Ranges]>,
+    at: Vec<usize>,
+}
+
+impl Below {
+    fn new(runs: &Arc<[Ranges]>) -> Below {
+        Below { runs: runs.clone(), at: vec![0; runs.len()] }
+    }
+
+    /// Whether it holds nothing at all.
+    fn is_empty(&self) -> bool {
+        self.runs.iter().all(Vec::is_empty)
+    }
+
+    /// Whether any of it can hold `key`; keys must ascend from call to call.
+    fn may_hold(&mut self, key: &[u8]) -> bool {
+        self.runs.iter().zip(&mut self.at).any(|(run, at)| {
+            while run.get(*at).is_some_and(|(_, largest)| &largest[..] < key) {
+                *at += 1;
+            }
+            run.get(*at).is_some_and(|(smallest, _)| &smallest[..] <= key)
+        })
+    }
+}
+
+/// What is known of a slice wherever it is.
+struct Extent {
+    /// Its first key; empty for the first slice.
+    start: Bytes,
+    /// Bytes of inputs in it, about.
+    bytes: u64,
+    is_begun: bool,
+    is_done: bool,
+    /// Key and value bytes merged, and bytes of outputs, after its last step.
+    done_bytes: u64,
+    output_bytes: u64,
+}
+
+/// A job between its start and the edit of its last slice.
+pub struct RunningJob {
+    /// Tells jobs apart.
+    pub id: u64,
+    /// What it does.
+    pub job: Job,
+    /// What it has to itself.
+    pub claim: Claim,
+    /// Whether a command asked for it.
+    pub is_command: bool,
+    /// Clock time at which it began.
+    pub began: Duration,
+    /// Bytes and number of its inputs.
+    pub input_bytes: u64,
+    input_files: usize,
+    /// What all steps together will have merged.
+    total_bytes: u64,
+    /// Inputs that are still part of the store, newest first.
+    inputs: Vec<(usize, Arc<Table>)>,
+    slices: Vec<Extent>,
+    /// Bytes and number of outputs that are part of the store.
+    pub installed_bytes: u64,
+    /// How many those are.
+    pub installed_files: u64,
+    released_bytes: u64,
+    need_bytes: u64,
+    origin: Origin,
+    below: Arc<[Ranges]>,
+    shelf: Arc<Shelf>,
+    table_bytes: u64,
+}
+
+impl RunningJob {
+    /// Makes `job` on the tables of `version` ready; reads nothing.
+    pub fn new(version: &Version, job: Job, shelf: &Arc<Shelf>, options: &Options) -> RunningJob {
+        let mut inputs = Vec::new();
+        for (level, numbers) in &job.inputs {
+            let chosen = version.level(*level).iter().filter(|table| numbers.contains(&table.number));
+            inputs.extend(chosen.map(|table| (*level, table.clone())));
+        }
+        let ranges = |tables: &[Arc<Table>]| -> Ranges {
+            tables.iter().map(|table| (table.smallest.clone(), table.largest.clone())).collect()
+        };
+        let mut below: Vec<Ranges> =
+            (job.into + 1..LEVELS).map(|level| ranges(version.level(level))).collect();
+        // Tables of L0 that are older than the oldest input are older than the output as well.
+        let l0 = version.level(0);
+        let is_input = |table: &Arc<Table>| {
+            inputs.iter().any(|(level, input)| *level == 0 && input.number == table.number)
+        };
+        if let Some(oldest) = l0.iter().rposition(is_input) {
+            below.extend(l0[oldest + 1..].iter().map(|table| ranges(std::slice::from_ref(table))));
+        }
+        let slice_bytes = options.slice_tables.saturating_mul(options.table_bytes);
+        let slices = if job.into == 0 || slice_bytes == 0 {
+            extents(&inputs, job.into, u64::MAX)
+        } else {
+            extents(&inputs, job.into, slice_bytes)
+        };
+        let bytes_of = |table: &Arc<Table>| table.bytes;
+        let input_bytes = inputs.iter().map(|(_, table)| bytes_of(table)).sum();
+        let mut running = RunningJob {
+            id: 0,
+            claim: Claim::of_tables(&job, inputs.iter().map(|(_, table)| table.meta())),
+            job,
+            is_command: false,
+            began: Duration::ZERO,
+            input_bytes,
+            input_files: inputs.len(),
+            total_bytes: inputs.iter().map(|(_, table)| table.logical_bytes + 16 * table.entries).sum(),
+            origin: Origin::of(inputs.iter().map(|(_, table)| table.meta())),
+            inputs,
+            slices,
+            installed_bytes: 0,
+            installed_files: 0,
+            released_bytes: 0,
+            need_bytes: input_bytes,
+            below: below.into(),
+            shelf: shelf.clone(),
+            table_bytes: options.table_bytes,
+        };
+        // A slice may end with a short table of its own: a block pays for what each table has beside its entries.
+        let ends_bytes = (running.slices.len() as u64 - 1) * options.block_bytes;
+        running.need_bytes = running.estimate_need(options.merge_threads) + ends_bytes;
+        running
+    }
+
+    /// Bytes that it may take beside its inputs at once, if `slots` slices run at once: all that stays up to its end, and the largest
+    /// slices as they are written or wait for a neighbour.
+    fn estimate_need(&self, slots: u64) -> u64 {
+        let lowest = self.inputs.last().map_or(0, |(level, _)| *level);
+        if self.slices.len() == 1 || lowest == 0 {
+            return self.input_bytes;
+        }
+        let (mut upper_bytes, mut lower_bytes) = (0, vec![0; self.slices.len()]);
+        for (level, table) in &self.inputs {
+            if *level == lowest {
+                self.reach(table).for_each(|slice| lower_bytes[slice] += table.bytes);
+            } else {
+                upper_bytes += table.bytes;
+            }
+        }
+        let largest = lower_bytes.into_iter().max().unwrap_or(0);
+        self.input_bytes.min(upper_bytes + largest.saturating_mul(slots + 1))
+    }
+
+    /// The slices that a table reaches into.
+    fn reach(&self, table: &Table) -> std::ops::RangeInclusive<usize> {
+        let slice_of = |key: &Bytes| self.slices.partition_point(|slice| slice.start <= key).max(1) - 1;
+        slice_of(&table.smallest)..=slice_of(&table.largest)
+    }
+
+    /// The next slice that was not begun.
+    pub fn begin_slice(&mut self) -> Option<Box<Slice>> {
+        let number = self.slices.iter().position(|slice| !slice.is_begun)?;
+        self.slices[number].is_begun = true;
+        let inputs = self.inputs.iter().filter(|(_, table)| self.reach(table).contains(&number));
+        let bytes = self.slices[number].bytes;
+        let table_bytes = match (self.job.into, self.slices.len()) {
+            // A table of L0 is a run.
+            (0, _) => u64::MAX,
+            (_, 1) => self.table_bytes,
+            // Equal tables: a short one at the end of each slice would add up.
+            _ => bytes.div_ceil(bytes.div_ceil(self.table_bytes.max(1)).max(1)),
+        };
+        Some(Box::new(Slice {
+            job: self.id,
+            number,
+            into: self.job.into,
+            inputs: inputs.cloned().collect(),
+            start: self.slices[number].start.clone(),
+            end: self.slices.get(number + 1).map(|next| next.start.clone()),
+            outputs: Vec::new(),
+            merge: Merge::new(Vec::new()),
+            is_open: false,
+            builder: None,
+            below: Below::new(&self.below),
+            origin: self.origin,
+            shelf: self.shelf.clone(),
+            table_bytes,
+            done_bytes: 0,
+            moved_bytes: 0,
+        }))
+    }
+
+    /// Its inputs that are still part of the store, with their levels.
+    #[cfg(test)]
+    pub fn inputs(&self) -> &[(usize, Arc<Table>)] {
+        &self.inputs
+    }
+
+    /// Whether a slice was not begun.
+    pub fn has_waiting_slice(&self) -> bool {
+        self.slices.iter().any(|slice| !slice.is_begun)
+    }
+
+    /// How many slices it is cut into.
+    pub fn slices(&self) -> usize {
+        self.slices.len()
+    }
+
+    /// Takes note of how far a slice is.
+    pub fn note(&mut self, slice: &Slice) {
+        let extent = &mut self.slices[slice.number];
+        (extent.done_bytes, extent.output_bytes) = (slice.done_bytes, slice.output_bytes());
+    }
+
+    /// The inputs that leave the store in one edit with the outputs of slice `number`.
+    pub fn leaving(&self, number: usize) -> Vec<(usize, Arc<Table>)> {
+        let is_done = |slice: usize| slice == number || self.slices[slice].is_done;
+        let (mut kept, mut leaving): (Vec<&(usize, Arc<Table>)>, Vec<_>) = (Vec::new(), Vec::new());
+        for input in self.inputs.iter().rev() {
+            let (level, table) = input;
+            let covers = |(below, older): &&(usize, Arc<Table>)| {
+                (below != level || *level == 0) && older.overlaps(&table.smallest, &table.largest)
+            };
+            if self.reach(table).all(is_done) && !kept.iter().any(covers) {
+                leaving.push(input.clone());
+            } else {
+                kept.push(input);
+            }
+        }
+        leaving
+    }
+
+    /// Whether slice `number` is the last one that is not done.
+    pub fn is_last(&self, number: usize) -> bool {
+        self.slices.iter().enumerate().all(|(slice, extent)| slice == number || extent.is_done)
+    }
+
+    /// The edit that names the outputs of `slice`, and that `leaving` are gone, is durable.
+    pub fn end_slice(&mut self, slice: &Slice, leaving: &[(usize, Arc<Table>)]) {
+        self.slices[slice.number].is_done = true;
+        self.slices[slice.number].output_bytes = 0;
+        self.installed_bytes += slice.output_bytes();
+        self.installed_files += slice.outputs.len() as u64;
+        self.released_bytes += leaving.iter().map(|(_, table)| table.bytes).sum::<u64>();
+        self.inputs.retain(|(_, table)| leaving.iter().all(|(_, gone)| gone.number != table.number));
+    }
+
+    /// Bytes that it takes now beside what its inputs took.
+    pub fn temporary_bytes(&self) -> u64 {
+        let running: u64 = self.slices.iter().map(|slice| slice.output_bytes).sum();
+        (self.installed_bytes + running).saturating_sub(self.released_bytes)
+    }
+
+    /// Bytes that it may take at once beside its inputs.
+    pub fn need_bytes(&self) -> u64 {
+        self.need_bytes
+    }
+
+    /// Bytes that it may still take beside those that it takes now.
+    pub fn owed_bytes(&self) -> u64 {
+        let left_bytes = self.input_bytes - self.input_bytes * self.done_percent() / 100;
+        self.need_bytes.saturating_sub(self.temporary_bytes()).min(left_bytes)
+    }
+
+    fn done_percent(&self) -> u64 {
+        let done: u64 = self.slices.iter().map(|slice| slice.done_bytes).sum();
+        (done * 100 / self.total_bytes.max(1)).min(100)
+    }
+
+    /// One line for reports.
+    pub fn describe(&self) -> String {
+        let done = self.slices.iter().filter(|slice| slice.is_done).count();
+        let slices = match self.slices.len() {
+            1 => String::new(),
+            count => format!(" {done} of {count} slices"),
+        };
+        format!(
+            "compact L{}→L{} {} files {} {}%{slices}",
+            self.job.inputs.first().map_or(0, |(level, _)| *level),
+            self.job.into,
+            self.input_files,
+            human_size(self.input_bytes),
+            self.done_percent()
+        )
+    }
+}
+
+/// Cuts the key space into slices of about `slice_bytes` of inputs, none inside an input of level `into`.
+fn extents(inputs: &[(usize, Arc<Table>)], into: usize, slice_bytes: u64) -> Vec<Extent> {
+    let new = |start: Bytes| Extent {
+        start,
+        bytes: 0,
+        is_begun: false,
+        is_done: false,
+        done_bytes: 0,
+        output_bytes: 0,
+    };
+    let total: u64 = inputs.iter().map(|(_, table)| table.bytes).sum();
+    let count = total / slice_bytes.max(1);
+    let mut slices = vec![new(Bytes::new())];
+    if count < 2 {
+        slices[0].bytes = total;
+        return slices;
+    }
+    let each = total / count;
+    let lower: Vec<&Arc<Table>> =
+        inputs.iter().filter(|(level, _)| *level == into).map(|(_, table)| table).collect();
+    let is_inside = |key: &[u8]| {
+        let table = lower.get(lower.partition_point(|table| &table.largest[..] < key));
+        table.is_some_and(|table| &table.smallest[..] < key)
+    };
+    let mut samples: Vec<(&[u8], u64)> = inputs.iter().flat_map(|(_, table)| table.samples()).collect();
+    samples.sort_unstable();
+    for (key, bytes) in samples {
+        let open = slices.len() - 1;
+        if slices[open].bytes >= each && key > &slices[open].start[..] && !is_inside(key) {
+            slices.push(new(Bytes::copy_from_slice(key)));
+        }
+        if let Some(slice) = slices.last_mut() {
+            slice.bytes += bytes;
+        }
+    }
+    slices
+}
+
+/// A slice of a job between its first and its last entry. Dropped early, it leaves no files but outputs that are complete.
+pub struct Slice {
+    /// The job.
+    pub job: u64,
+    /// Which slice of it.
+    pub number: usize,
+    into: usize,
+    /// What reaches into it, newest first.
+    inputs: Vec<(usize, Arc<Table>)>,
+    start: Bytes,
+    end: Option<Bytes>,
+    /// Outputs that are complete.
+    pub outputs: Vec<Arc<Table>>,
+    merge: Merge,
+    is_open: bool,
+    builder: Option<TableBuilder>,
+    below: Below,
+    origin: Origin,
+    shelf: Arc<Shelf>,
+    table_bytes: u64,
+    /// Key and value bytes merged so far.
+    done_bytes: u64,
+    /// Bytes of values that were appended to the log again.
+    pub moved_bytes: u64,
+}
+
+/// Moves a value in the log, or leaves it.
+pub type MoveValue<'a> = dyn FnMut(Pointer, &Arc<Segment>) -> Result<Option<(Pointer, Arc<Segment>)>> + 'a;
+
+impl Slice {
+    /// Where in the inputs the slice begins.
+    fn open(&self) -> Result<Merge> {
+        let reading = Reading::Direct(Purpose::Compact { into: self.into as u8 });
+        let range = KeyRange { start: &self.start, end: self.end.as_deref() };
+        let mut sources = Vec::new();
+        for tables in self.inputs.chunk_by(|(above, _), (below, _)| above == below) {
+            let level = tables[0].0;
+            let tables = tables.iter().map(|(_, table)| table.clone());
+            // L0 is newest first, as sources must be; deeper levels are one sorted run each.
+            let runs: Vec<Run> = if level == 0 {
+                tables.map(|table| Run::from([table])).collect()
+            } else {
+                vec![tables.collect()]
+            };
+            for run in runs {
+                sources.push(Cursor::Run(Box::new(RunCursor::new(run, range, reading.clone())?)));
+            }
+        }
+        Ok(Merge::new(sources))
+    }
+
+    /// Merges about `bytes` of keys and values; true when everything is merged and every output is durable but for its
+    /// name.
+    /// `move_value` is asked for every value in the log and says where it lies now, if it was moved.
+    pub fn step(&mut self, bytes: u64, move_value: &mut MoveValue<'_>) -> Result<bool> {
+        if !self.is_open {
+            self.merge = self.open()?;
+            self.is_open = true;
+        }
+        let (start, mut budget) = (self.done_bytes, bytes);
+        while self.done_bytes - start < budget {
+            let entry = match self.merge.next()? {
+                Some(entry) if self.end.as_deref().is_none_or(|end| entry.key < end) => entry,
+                _ => {
+                    self.end_table()?;
+                    return Ok(true);
+                }
+            };
+            // An entry costs more than its bytes: a run of tombstones must not make a unit endless.
+            self.done_bytes += (entry.key.len() + entry.value.map_or(0, |value| value.len())) as u64 + 16;
+            if entry.value.is_none() && !self.below.may_hold(entry.key) {
+                continue;
+            }
+            let builder = match &mut self.builder {
+                Some(builder) => builder,
+                empty => {
+                    let purpose = Purpose::Compact { into: self.into as u8 };
+                    empty.insert(self.shelf.create(purpose, self.below.is_empty())?)
+                }
+            };
+            let moved = match entry.value {
+                Some(Stored::Pointer(pointer, segment)) => move_value(pointer, segment)?,
+                _ => None,
+            };
+            if let Some((pointer, segment)) = moved {
+                builder.add(entry.key, Some(Stored::Pointer(pointer, &segment)))?;
+                self.moved_bytes += pointer.bytes;
+                budget = budget.saturating_sub(pointer.bytes);
+            } else {
+                builder.add(entry.key, entry.value)?;
+            }
+            if builder.bytes() >= self.table_bytes {
+                self.end_table()?;
+            }
+        }
+        Ok(false)
+    }
+
+    fn end_table(&mut self) -> Result<()> {
+        if let Some(builder) = self.builder.take() {
+            self.outputs.push(builder.finish(self.origin)?);
+        }
+        Ok(())
+    }
+
+    /// Bytes of its outputs so far.
+    pub fn output_bytes(&self) -> u64 {
+        let done: u64 = self.outputs.iter().map(|table| table.bytes).sum();
+        done + self.builder.as_ref().map_or(0, TableBuilder::bytes)
+    }
+
+    /// Removes outputs when the slice ends without becoming part of the store.
+    pub fn abandon(self) {
+        self.outputs.iter().for_each(|table| table.retire());
+    }
+}

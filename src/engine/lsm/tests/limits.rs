@@ -1,0 +1,117 @@
+//! Limits: writers that wait, full disks, merges that do not fit, and who learns what of it.
+
+use super::*;
+
+#[test]
+fn writers_are_delayed_then_stopped_and_let_go_again() {
+    let clock = Arc::new(ManualClock::default());
+    let engine = open(SimDisk::new(), clock.clone(), &Options::tiny(Kind::Lsm)).unwrap();
+    let mut number = 0;
+    let mut fill = |engine: &LsmEngine| loop {
+        let mut batch = Batch::new(0);
+        number += 1;
+        batch.put(format!("key{}", number % 7).into_bytes(), vec![0; 500]);
+        if let Err(error) = engine.apply(&batch, Tier::Disk) {
+            return error;
+        }
+    };
+    assert!(matches!(fill(&engine), Error::Busy { cause: Cause::Memtables, .. }));
+    let seen = engine.bell().seen(Class::Room);
+    // Flushes alone pile up L0: first the rate, then the door.
+    let mut slowed = 0;
+    loop {
+        while engine.work(Class::Flush).unwrap() == Pending::More {}
+        match fill(&engine) {
+            Error::Busy { cause: Cause::Memtables, .. } => {}
+            Error::Busy { cause: Cause::L0Files, retry_after } if engine.shape().debt.l0_files < 10 => {
+                slowed += 1;
+                assert!(retry_after < Duration::from_millis(2), "{retry_after:?}");
+                clock.advance(retry_after);
+            }
+            Error::Busy { cause: Cause::L0Files, .. } => break,
+            error => panic!("{error}"),
+        }
+    }
+    assert!(slowed > 0 && engine.bell().seen(Class::Room) > seen);
+    let stalls = engine.shape().stalls;
+    assert_eq!(stalls.now, Some(Cause::L0Files));
+    assert!(stalls.by_cause[Cause::L0Files as usize].slowdowns > 0);
+    assert!(stalls.by_cause[Cause::Memtables as usize].stops > 0);
+    settle(&*engine).unwrap();
+    let mut batch = Batch::new(0);
+    batch.put(&b"k"[..], &b"v"[..]);
+    engine.apply(&batch, Tier::Disk).unwrap();
+    assert_eq!(engine.shape().stalls.now, None);
+}
+
+#[test]
+fn a_full_disk_refuses_data_and_keeps_what_it_has() {
+    let disk = SimDisk::new();
+    let engine = open_tiny(disk.clone()).unwrap();
+    disk.set_capacity(Some(80 << 10));
+    let (mut prng, mut model) = (Prng::new(6), Model::new());
+    let refused = (1..5000).find_map(|number| {
+        let batch = random_batch(&mut prng, number);
+        match apply_patiently(&*engine, &batch) {
+            Ok(_) => {
+                apply_to(&mut model, &batch);
+                for filler in 0..4 {
+                    let mut more = Batch::new(0);
+                    let key = format!("fill{number}-{filler}").into_bytes();
+                    more.put(key, vec![7; 200]);
+                    if apply_patiently(&*engine, &more).is_ok() {
+                        apply_to(&mut model, &more);
+                    }
+                }
+                None
+            }
+            Err(error) => Some(error),
+        }
+    });
+    assert!(matches!(refused, Some(Error::NoSpace)), "{refused:?}");
+    assert_eq!(contents(&*engine).unwrap(), model);
+    assert_eq!(contents(&*open_tiny(disk.kill()).unwrap()).unwrap(), model);
+    disk.set_capacity(None);
+    settle(&*engine).unwrap();
+    run(&*engine, Command::Verify).unwrap();
+    assert_eq!(contents(&*engine).unwrap(), model);
+}
+
+#[test]
+fn a_writer_learns_why_there_is_no_room() {
+    let faulty = Faulty::new(SimDisk::new());
+    let engine = open_tiny(Latch::new(faulty.clone())).unwrap();
+    faulty.inject(Fault::Fail { kind: None, purpose: Some(Purpose::Flush), nth: 0, errno: libc::EIO });
+    let fill = || {
+        (0..1000).find_map(|number: u32| {
+            let mut batch = Batch::new(0);
+            batch.put(number.to_be_bytes().to_vec(), vec![0; 100]);
+            engine.apply(&batch, Tier::Disk).err()
+        })
+    };
+    assert!(matches!(fill(), Some(Error::Busy { cause: Cause::Memtables, .. })));
+    assert!(engine.work(Class::Flush).is_err());
+    let error = fill();
+    assert!(matches!(error, Some(Error::Io { .. } | Error::Poisoned(_))), "{error:?}");
+}
+
+#[test]
+fn a_merge_that_would_not_fit_waits() {
+    let disk = SimDisk::new();
+    let engine = open_tiny(disk.clone()).unwrap();
+    let mut prng = Prng::new(3);
+    while engine.shape().debt.l0_files < 4 {
+        if engine.apply(&random_batch(&mut prng, 1), Tier::Disk).is_err() {
+            engine.work(Class::Flush).unwrap();
+        }
+    }
+    let used: u64 = disk.list().unwrap().iter().map(|info| info.bytes).sum();
+    disk.set_capacity(Some(used + 100));
+    let found = contents(&*engine).unwrap();
+    assert!(matches!(engine.work(Class::Merge), Ok(Pending::After(_))));
+    assert!(engine.shape().jobs[0].contains("waits"), "{:?}", engine.shape().jobs);
+    disk.set_capacity(None);
+    settle(&*engine).unwrap();
+    assert!(engine.shape().jobs.is_empty() && engine.shape().debt.l0_files < 2);
+    assert_eq!(contents(&*engine).unwrap(), found);
+}

@@ -1,0 +1,200 @@
+//! Merges side by side: what runs at once, what is installed half way, and the space that it takes.
+
+use super::*;
+
+/// No two merges that run meet, nor share a table; what they work on is part of the store.
+fn check_running(engine: &LsmEngine) -> (usize, usize) {
+    let merging = engine.merging.lock();
+    let claims = merging.claims();
+    for (index, claim) in claims.iter().enumerate() {
+        assert!(!claims[index + 1..].iter().any(|other| other.meets(claim)), "{claims:?}");
+    }
+    let inputs: Vec<u64> = merging.jobs.iter().flat_map(|job| job.inputs()).map(|it| it.1.number).collect();
+    let mut once = inputs.clone();
+    once.sort_unstable();
+    once.dedup();
+    assert_eq!(once.len(), inputs.len(), "a table in two merges");
+    let version = engine.view().version.clone();
+    let present: Vec<u64> = version.tables().map(|(_, table)| table.number).collect();
+    assert!(inputs.iter().all(|number| present.contains(number)));
+    let slots = merging.resting.len() as u64 + merging.stepping;
+    assert!(slots <= engine.options.merge_threads);
+    let halfway = merging.jobs.iter().filter(|job| job.installed_files > 0).count();
+    (merging.jobs.len(), halfway)
+}
+
+/// Batches and single steps of merges in turn; after each of those the store is held against a map.
+fn step_by_step(options: &Options, seed: u64) -> (usize, usize) {
+    let engine = open_with(SimDisk::new(), options).unwrap();
+    let (mut prng, mut model) = (Prng::new(seed), Model::new());
+    let (mut several, mut halfway) = (0, 0);
+    for number in 1..=500 {
+        let batch = random_batch(&mut prng, number);
+        while engine.apply(&batch, Tier::Disk).is_err() {
+            engine.work(Class::Flush).unwrap();
+            engine.work(Class::Merge).unwrap();
+        }
+        apply_to(&mut model, &batch);
+        if prng.one_in(90) {
+            engine.run(Command::Compact, Box::new(|result| result.unwrap()));
+        }
+        engine.work(Class::Flush).unwrap();
+        engine.work(Class::Merge).unwrap();
+        let running = check_running(&engine);
+        several += usize::from(running.0 > 1);
+        halfway += running.1;
+        if running != (0, 0) {
+            assert_eq!(contents(&*engine).unwrap(), model, "seed {seed} after {number}");
+        }
+        engine.work(Class::Reclaim).unwrap();
+    }
+    settle(&*engine).unwrap();
+    assert_eq!(contents(&*engine).unwrap(), model);
+    assert_eq!(engine.shape().temporary_bytes, 0);
+    (several, halfway)
+}
+
+#[test]
+fn merges_run_at_once_where_they_do_not_meet_and_no_half_of_one_is_ever_seen() {
+    let tiny = Options { tier_merge_min: 2, slice_tables: 1, ..Options::tiny(Kind::Lsm) };
+    for policy in PolicyKind::ALL {
+        let (mut several, mut halfway) = (0, 0);
+        for seed in 0..4 {
+            for value_log in [false, true] {
+                let options =
+                    Options { policy, value_log, merge_threads: 2 + seed, l0_trigger: 3, ..tiny.clone() };
+                let seen = step_by_step(&options, seed);
+                several += seen.0;
+                halfway += seen.1;
+            }
+        }
+        println!(
+            "{policy:?}: {several} times several merges, {halfway} times one that was installed in part"
+        );
+        assert!(several > 20 || policy != PolicyKind::Leveled, "{policy:?}: {several}");
+        assert!(halfway > 20 || matches!(policy, PolicyKind::Log | PolicyKind::TimeWindow), "{halfway}");
+    }
+}
+
+/// Fills a store, writes a part of it anew, and compacts: bytes of tables before, and at most while it was compacted.
+fn compact_with(slice_tables: u64, policy: PolicyKind) -> (u64, u64, u64) {
+    let disk = SimDisk::new();
+    let options = Options { slice_tables, policy, ..Options::tiny(Kind::Lsm) };
+    let engine = open_with(disk.clone(), &options).unwrap();
+    let mut prng = Prng::new(9);
+    for (count, keys) in [(4000u64, 4000), (300, 4000)] {
+        for number in 0..count {
+            let mut batch = Batch::new(0);
+            let index = if count == keys { number } else { prng.below(keys) };
+            batch.put(format!("key{index:05}").into_bytes(), vec![number as u8; 60]);
+            apply_patiently(&*engine, &batch).unwrap();
+        }
+        if count == keys {
+            run(&*engine, Command::Compact).unwrap();
+        }
+        run(&*engine, Command::Flush).unwrap();
+        settle(&*engine).unwrap();
+    }
+    let before = table_bytes(&disk);
+    engine.run(Command::Compact, Box::new(|result| result.unwrap()));
+    let mut most = before;
+    loop {
+        let pending = engine.work(Class::Merge).unwrap();
+        most = most.max(table_bytes(&disk));
+        while engine.shelf.reclaim() {}
+        if pending == Pending::Idle {
+            break;
+        }
+    }
+    let shape = engine.shape();
+    assert_eq!(shape.levels.iter().map(|level| level.runs).sum::<u64>(), 1);
+    (before, most - before, shape.temporary_peak_bytes)
+}
+
+#[test]
+fn a_merge_of_many_tables_needs_little_space_beside_them() {
+    for policy in [PolicyKind::Leveled, PolicyKind::Eager, PolicyKind::Tiered] {
+        let (before, whole, reported) = compact_with(0, policy);
+        // What is compacted is there twice; the run of the other policies had been merged to the end before.
+        assert!(policy == PolicyKind::Eager || whole * 10 > before * 8, "{policy:?}: {whole} of {before}");
+        let (before, sliced, sliced_reported) = compact_with(2, policy);
+        println!(
+            "{policy:?}: {before} bytes; most beside them {whole} (reported {reported}) whole, {sliced} \
+             (reported {sliced_reported}) in slices"
+        );
+        assert!(sliced * 3 < before && sliced_reported * 3 < before, "{policy:?}: {sliced} of {before}");
+    }
+}
+
+#[test]
+fn several_merges_begin_only_as_far_as_there_is_space_for_all_of_them() {
+    let disk = SimDisk::new();
+    let options = Options { slice_tables: 1, merge_threads: 4, ..Options::tiny(Kind::Lsm) };
+    let engine = open_with(disk.clone(), &options).unwrap();
+    let (mut prng, mut model) = (Prng::new(3), Model::new());
+    let (mut steps, mut waited, mut failed) = (0, 0, 0);
+    for number in 1..=1500 {
+        let batch = random_batch(&mut prng, number);
+        while let Err(error) = engine.apply(&batch, Tier::Disk) {
+            assert!(matches!(error, Error::Busy { .. }), "{error}");
+            disk.set_capacity(None);
+            engine.work(Class::Flush).unwrap();
+            // So little is free that only some of what is due fits.
+            let used: u64 = disk.list().unwrap().iter().map(|info| info.bytes).sum();
+            let owed = engine.meters.merge_owed_bytes.load(Relaxed);
+            disk.set_capacity(Some(used + owed + 3000 + prng.below(12_000)));
+            for _ in 0..8 {
+                steps += 1;
+                match engine.work(Class::Merge) {
+                    Ok(Pending::After(_)) => waited += 1,
+                    Ok(_) => {}
+                    Err(error) => {
+                        assert!(matches!(error, Error::NoSpace), "{error}");
+                        failed += 1;
+                    }
+                }
+                check_running(&engine);
+                engine.work(Class::Reclaim).unwrap();
+            }
+            disk.set_capacity(None);
+            if prng.one_in(3) {
+                settle(&*engine).unwrap();
+            }
+        }
+        apply_to(&mut model, &batch);
+    }
+    settle(&*engine).unwrap();
+    assert_eq!(contents(&*engine).unwrap(), model);
+    println!("{steps} steps, {waited} waited for space, {failed} failed");
+    assert!(waited > 20 && failed == 0, "{steps} steps, {waited} waited, {failed} failed");
+}
+
+#[test]
+fn a_merge_that_fails_leaves_the_others_and_what_it_has_done() {
+    for nth in 0..60 {
+        let sim = SimDisk::new();
+        let faulty = Faulty::new(sim.clone());
+        let options = Options { slice_tables: 1, merge_threads: 3, ..Options::tiny(Kind::Lsm) };
+        let engine = open_with(faulty.clone(), &options).unwrap();
+        let (mut prng, mut model) = (Prng::new(nth), Model::new());
+        let purpose = Some(Purpose::Compact { into: 1 + (nth % 2) as u8 });
+        faulty.inject(Fault::Fail { kind: None, purpose, nth, errno: libc::EIO });
+        let mut failed = 0;
+        for number in 1..=400 {
+            let batch = random_batch(&mut prng, number);
+            while engine.apply(&batch, Tier::Disk).is_err() {
+                engine.work(Class::Flush).unwrap();
+                failed += usize::from(engine.work(Class::Merge).is_err());
+                check_running(&engine);
+            }
+            apply_to(&mut model, &batch);
+            failed += usize::from(engine.work(Class::Merge).is_err());
+        }
+        settle(&*engine).unwrap();
+        assert!(failed <= 1);
+        assert_eq!(contents(&*engine).unwrap(), model, "request {nth}");
+        assert_eq!(contents(&*open_with(sim.kill(), &options).unwrap()).unwrap(), model, "request {nth}");
+        let shape = engine.shape();
+        assert_eq!(table_bytes(&sim), level_bytes(&engine) + shape.obsolete_bytes, "a file is left over");
+    }
+}

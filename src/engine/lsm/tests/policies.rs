@@ -1,0 +1,188 @@
+//! Policies on a store: the shapes that they leave, changes between them, commands and switches.
+
+use super::*;
+
+/// The shape that a policy leaves once all is quiet.
+fn check_shape(engine: &LsmEngine, options: &Options, policy: PolicyKind) {
+    let levels = engine.shape().levels;
+    let runs: u64 = levels.iter().map(|level| level.runs).sum();
+    match policy {
+        PolicyKind::Leveled => {
+            assert!(levels[0].files < options.l0_trigger);
+            assert!(levels[1..6].iter().all(|level| level.bytes <= level.target_bytes), "{levels:?}");
+        }
+        PolicyKind::Eager => assert!(runs <= 1, "{levels:?}"),
+        PolicyKind::Tiered => assert!(levels.iter().all(|level| level.score < 1.0), "{levels:?}"),
+        PolicyKind::Log | PolicyKind::TimeWindow => {}
+    }
+}
+
+#[test]
+fn a_store_that_changes_its_policy_loses_nothing_and_takes_on_the_new_shape() {
+    let options = Options { tier_merge_min: 2, ..Options::tiny(Kind::Lsm) };
+    for seed in 0..4 {
+        let engine = open_with(SimDisk::new(), &options).unwrap();
+        let (mut prng, mut model) = (Prng::new(seed), Model::new());
+        for round in 0..40 {
+            let policy = PolicyKind::ALL[prng.below(5) as usize];
+            engine.set("policy", policy.name()).unwrap();
+            for number in 0..60 {
+                let batch = random_batch(&mut prng, round * 60 + number);
+                apply_patiently(&*engine, &batch).unwrap();
+                apply_to(&mut model, &batch);
+            }
+            settle(&*engine).unwrap();
+            check_shape(&engine, &options, policy);
+            assert_eq!(engine.shape().variant, policy.name());
+            assert_eq!(contents(&*engine).unwrap(), model, "seed {seed} round {round} {policy:?}");
+        }
+        run(&*engine, Command::Verify).unwrap();
+        assert!(engine.set("policy", "lazy").is_err());
+    }
+}
+
+#[test]
+fn the_limits_of_l0_count_only_while_merges_would_lower_it() {
+    let options = Options { policy: PolicyKind::Log, ..Options::tiny(Kind::Lsm) };
+    let engine = open_with(SimDisk::new(), &options).unwrap();
+    let fill = |count: u64| {
+        for number in 0..count {
+            let mut batch = Batch::new(0);
+            batch.put(number.to_be_bytes().to_vec(), vec![1; 500]);
+            engine.apply(&batch, Tier::Disk).unwrap();
+            engine.work(Class::Flush).unwrap();
+        }
+    };
+    fill(100);
+    assert!(engine.shape().levels[0].files > options.l0_stop);
+    assert_eq!(engine.shape().stalls.limits_off.as_deref(), Some("policy=log"));
+    for (setting, value, wanted) in [
+        ("policy", "leveled", None),
+        ("auto_compact", "off", Some("auto_compact=off")),
+        ("paused", "on", Some("paused")),
+        ("paused", "off", Some("auto_compact=off")),
+    ] {
+        engine.set(setting, value).unwrap();
+        assert_eq!(engine.shape().stalls.limits_off.as_deref(), wanted, "{setting}={value}");
+        let mut batch = Batch::new(0);
+        batch.put(&b"k"[..], &b"v"[..]);
+        assert_eq!(engine.apply(&batch, Tier::Disk).is_ok(), wanted.is_some(), "{setting}={value}");
+        if wanted.is_some() {
+            settle(&*engine).unwrap();
+            assert!(engine.shape().levels[0].files > options.l0_stop, "merged with {setting}={value}");
+        }
+    }
+    engine.set("auto_compact", "on").unwrap();
+    settle(&*engine).unwrap();
+    assert!(engine.shape().levels[0].files < options.l0_trigger);
+}
+
+#[test]
+fn without_auto_flush_a_memtable_waits_for_a_command_or_for_full_memory() {
+    let options = Options { memtable_entries: 8, ..Options::tiny(Kind::Lsm) };
+    let engine = open_with(SimDisk::new(), &options).unwrap();
+    let put = |number: u64, bytes: usize| {
+        let mut batch = Batch::new(0);
+        batch.put(number.to_be_bytes().to_vec(), vec![1; bytes]);
+        engine.apply(&batch, Tier::Disk).unwrap();
+        engine.work(Class::Flush).unwrap();
+    };
+    engine.set("auto_compact", "off").unwrap();
+    engine.set("auto_flush", "off").unwrap();
+    (0..15).for_each(|number| put(number, 1));
+    assert_eq!(engine.shape().levels[0].files, 0);
+    engine.set("auto_flush", "on").unwrap();
+    engine.work(Class::Flush).unwrap();
+    assert_eq!(engine.shape().levels[0].files, 1);
+    engine.set("auto_flush", "off").unwrap();
+    (0..100).for_each(|number| put(number, 100));
+    let shape = engine.shape();
+    assert!(shape.levels[0].files > 1 && shape.memory.memtable_bytes <= shape.memory.memtable_bytes_max);
+}
+
+#[test]
+fn only_the_oldest_run_expires_and_late_entries_are_counted() {
+    let clock = Arc::new(ManualClock::default());
+    let options = Options {
+        policy: PolicyKind::TimeWindow,
+        window: Duration::from_secs(100),
+        ttl: Some(Duration::from_secs(350)),
+        ..Options::tiny(Kind::Lsm)
+    };
+    let engine = open(SimDisk::new(), clock.clone(), &options).unwrap();
+    let window = |keys: std::ops::Range<u64>| {
+        for number in keys {
+            let mut batch = Batch::new(0);
+            batch.put(number.to_be_bytes().to_vec(), vec![1; 100]);
+            apply_patiently(&*engine, &batch).unwrap();
+        }
+        run(&*engine, Command::Flush).unwrap();
+        clock.advance(Duration::from_secs(100));
+        settle(&*engine).unwrap();
+    };
+    window(0..100);
+    window(100..200);
+    // Half of them are known to older windows.
+    window(150..250);
+    let late = engine.shape().debt.late_entries;
+    assert!((45..60).contains(&late), "{late} late entries");
+    assert_eq!(engine.shape().levels[0].files, 3, "a table for each window");
+    clock.advance(Duration::from_secs(100));
+    settle(&*engine).unwrap();
+    let shape = engine.shape();
+    assert!(shape.debt.dropped_bytes > 0);
+    assert_eq!(shape.levels[0].files, 2);
+    assert_eq!(engine.get(&50u64.to_be_bytes(), Tier::Disk).unwrap(), None, "expired");
+    assert!(engine.get(&150u64.to_be_bytes(), Tier::Disk).unwrap().is_some());
+    assert_eq!(engine.journal.events().iter().filter(|event| event.name == "drop").count(), 1);
+}
+
+#[test]
+fn compact_leaves_one_run_and_no_tombstone() {
+    let disk = SimDisk::new();
+    let engine = open_tiny(disk.clone()).unwrap();
+    let (mut prng, mut model) = (Prng::new(4), Model::new());
+    for number in 1..=300 {
+        let batch = random_batch(&mut prng, number);
+        apply_patiently(&*engine, &batch).unwrap();
+        apply_to(&mut model, &batch);
+    }
+    run(&*engine, Command::Compact).unwrap();
+    let shape = engine.shape();
+    assert_eq!(shape.levels.iter().map(|level| level.runs).sum::<u64>(), 1);
+    assert_eq!((shape.debt.tombstones, shape.debt.dirty_bytes), (0, 0));
+    assert_eq!(shape.levels.iter().map(|level| level.entries).sum::<u64>(), model.len() as u64);
+    assert_eq!(contents(&*engine).unwrap(), model);
+    // Deleting everything and compacting gives all the space back.
+    for key in model.keys() {
+        let mut batch = Batch::new(0);
+        batch.delete(key.clone());
+        apply_patiently(&*engine, &batch).unwrap();
+    }
+    run(&*engine, Command::Compact).unwrap();
+    settle(&*engine).unwrap();
+    assert!(disk.list().unwrap().iter().all(|info| table_number(&info.name).is_none()));
+    assert_eq!(contents(&*engine).unwrap(), Model::new());
+}
+
+#[test]
+fn commands_end_once_even_when_they_cannot_be_done() {
+    let sim = SimDisk::new();
+    let faulty = Faulty::new(sim.clone());
+    let engine = open_tiny(faulty.clone()).unwrap();
+    let mut batch = Batch::new(0);
+    batch.put(&b"k"[..], &b"v"[..]);
+    engine.apply(&batch, Tier::Disk).unwrap();
+    let (sender, receiver) = mpsc::channel();
+    for command in [Command::Flush, Command::Compact, Command::Verify] {
+        let sender = sender.clone();
+        engine.run(command, Box::new(move |result| sender.send((command, result.is_ok())).unwrap()));
+    }
+    faulty.inject(Fault::Fail { kind: None, purpose: Some(Purpose::Flush), nth: 0, errno: libc::EIO });
+    assert!(engine.work(Class::Flush).is_err());
+    assert_eq!(receiver.try_iter().collect::<Vec<_>>(), [(Command::Flush, false), (Command::Compact, false)]);
+    settle(&*engine).unwrap();
+    assert_eq!(receiver.try_iter().collect::<Vec<_>>(), [(Command::Verify, true)]);
+    assert_eq!(engine.get(b"k", Tier::Disk).unwrap().as_deref(), Some(&b"v"[..]));
+    assert_eq!(sim.list().unwrap().iter().filter(|info| table_number(&info.name).is_some()).count(), 1);
+}

@@ -1,0 +1,149 @@
+//! Benchmarks.
+
+use super::*;
+
+/// `cargo test --release --lib lsm::tests::speed -- --ignored --nocapture`
+#[test]
+#[ignore = "a benchmark: 256 MiB on the disk of the target directory"]
+fn speed() {
+    use crate::base::clock::SystemClock;
+    use crate::disk::{Access, OsDisk};
+    use crate::engine::Worker;
+    const VALUES: u64 = 65_536;
+    let home = tempfile::tempdir_in(concat!(env!("CARGO_MANIFEST_DIR"), "/target")).unwrap();
+    let disk = Metered::new(OsDisk::open(home.path(), Access::Write).unwrap());
+    let clock = Arc::new(SystemClock::new());
+    let engine = open(disk.clone(), clock.clone(), &Options::default()).unwrap();
+    let worker = Worker::start(engine.clone(), 1).unwrap();
+    let mut prng = Prng::new(1);
+    let block: Vec<u8> = (0..8192).map(|_| prng.bits() as u8).collect();
+    let key = |index: u64| [&b"b"[..], &7u64.to_be_bytes(), &index.to_be_bytes()].concat();
+    let report = |what: &str, count: u64, since: Duration, bytes: u64| {
+        let seconds = (clock.elapsed() - since).as_secs_f64();
+        let rate = count as f64 / seconds;
+        println!("{what:<14} {rate:>9.0} a second, {:>6.0} MB/s", bytes as f64 / seconds / 1e6);
+    };
+    for (what, is_random) in [("fillseq", false), ("overwrite", true)] {
+        let since = clock.elapsed();
+        for index in 0..VALUES / 8 {
+            let mut batch = Batch::new(0);
+            for part in 0..8 {
+                let at = if is_random { prng.below(VALUES) } else { index * 8 + part };
+                let from = prng.below(4096) as usize;
+                batch.put(key(at), Bytes::copy_from_slice(&block[from..from + 4096]));
+            }
+            while let Err(error) = engine.apply(&batch, Tier::Disk) {
+                assert!(matches!(error, Error::Busy { .. }), "{error}");
+                let seen = engine.bell().seen(Class::Room);
+                engine.bell().wait(Class::Room, seen, Duration::from_millis(1));
+            }
+        }
+        report(what, VALUES, since, VALUES * 4096);
+        sync(&*engine).unwrap();
+        report("  with sync", VALUES, since, VALUES * 4096);
+        run(&*engine, Command::Flush).unwrap();
+        while engine.shape().debt.pending_compaction_bytes > 0 || !engine.shape().jobs.is_empty() {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        report("  settled", VALUES, since, VALUES * 4096);
+        let total = disk.snapshot().total();
+        println!(
+            "  written in all {} MiB; stalls {:?}",
+            total.write_bytes >> 20,
+            engine.shape().stalls.by_cause
+        );
+    }
+    for (what, miss) in [("get", false), ("get warm", false), ("get missing", true)] {
+        let since = clock.elapsed();
+        for _ in 0..VALUES {
+            let mut key = key(prng.below(VALUES));
+            if miss {
+                key.push(1);
+            }
+            assert_eq!(engine.get(&key, Tier::Disk).unwrap().is_some(), !miss);
+        }
+        report(what, VALUES, since, VALUES * 4096);
+    }
+    let since = clock.elapsed();
+    for _ in 0..4096 {
+        let at = prng.below(VALUES - 32);
+        let (start, end, mut count) = (key(at), key(at + 32), 0);
+        let range = KeyRange { start: &start, end: Some(&end) };
+        engine
+            .scan(range, Tier::Disk, &mut |_, _| {
+                count += 1;
+                ControlFlow::Continue(())
+            })
+            .unwrap();
+        assert_eq!(count, 32);
+    }
+    report("scan 32", 4096, since, 4096 * 32 * 4096);
+    worker.stop();
+    engine.close().unwrap();
+}
+
+/// `cargo test --release --lib lsm::tests::values_written_once -- --ignored --nocapture`
+#[test]
+#[ignore = "a benchmark: 512 MiB on the disk of the target directory, twice"]
+fn values_written_once() {
+    use crate::base::clock::SystemClock;
+    use crate::disk::{Access, OsDisk};
+    use crate::engine::Worker;
+    const WRITES: u64 = 512;
+    const BLOCK_BYTES: usize = 4096;
+    let mut prng = Prng::new(1);
+    let content = Bytes::from((0..1 << 20).map(|_| prng.bits() as u8).collect::<Vec<u8>>());
+    for value_log in [false, true] {
+        let home = tempfile::tempdir_in(concat!(env!("CARGO_MANIFEST_DIR"), "/target")).unwrap();
+        let disk = Metered::new(OsDisk::open(home.path(), Access::Write).unwrap());
+        let clock = Arc::new(SystemClock::new());
+        let options = Options { value_log, ..Options::default() };
+        let engine = open(disk.clone(), clock.clone(), &options).unwrap();
+        let worker = Worker::start(engine.clone(), 1).unwrap();
+        let key = |index: u64| [&b"b"[..], &7u64.to_be_bytes(), &index.to_be_bytes()].concat();
+        let blocks = ((1 << 20) / BLOCK_BYTES) as u64;
+        let since = clock.elapsed();
+        for write in 0..WRITES {
+            let mut batch = Batch::new(0);
+            for block in 0..blocks {
+                let from = block as usize * BLOCK_BYTES;
+                batch.put(key(write * blocks + block), content.slice(from..from + BLOCK_BYTES));
+            }
+            while let Err(error) = engine.apply(&batch, Tier::Disk) {
+                assert!(matches!(error, Error::Busy { .. }), "{error}");
+                let seen = engine.bell().seen(Class::Room);
+                engine.bell().wait(Class::Room, seen, Duration::from_millis(1));
+            }
+        }
+        run(&*engine, Command::Flush).unwrap();
+        sync(&*engine).unwrap();
+        let seconds = (clock.elapsed() - since).as_secs_f64();
+        while engine.shape().debt.pending_compaction_bytes > 0 || !engine.shape().jobs.is_empty() {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let settled = (clock.elapsed() - since).as_secs_f64();
+        let written = disk.snapshot().total().write_bytes as f64 / (WRITES << 20) as f64;
+        let before = (clock.elapsed(), disk.snapshot().of(Purpose::Scan));
+        let mut count = 0;
+        let range = KeyRange { start: b"b", end: None };
+        engine
+            .scan(range, Tier::Disk, &mut |_, value| {
+                count += value.len();
+                ControlFlow::Continue(())
+            })
+            .unwrap();
+        let scan = disk.snapshot().of(Purpose::Scan).since(&before.1);
+        println!(
+            "value_log={value_log}: {written:.3} bytes at the disk a byte, {:.0} MB/s synced, {:.0} MB/s settled, \
+             scan {:.0} MB/s in {} requests",
+            (WRITES << 20) as f64 / 1e6 / seconds,
+            (WRITES << 20) as f64 / 1e6 / settled,
+            count as f64 / 1e6 / (clock.elapsed() - before.0).as_secs_f64(),
+            scan.reads,
+        );
+        assert_eq!(count as u64, WRITES << 20);
+        assert!(!value_log || written <= 1.1);
+        worker.stop();
+        engine.close().unwrap();
+    }
+}

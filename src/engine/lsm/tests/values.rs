@@ -1,0 +1,94 @@
+//! Values in the log.
+
+use super::*;
+
+#[test]
+fn a_released_segment_with_needed_values_is_never_used_again() {
+    let options = Options { value_log: true, value_gc_percent: 0, ..Options::tiny(Kind::Lsm) };
+    let disk = SimDisk::new();
+    let mut engine = open_with(disk.clone(), &options).unwrap();
+    let put = |engine: &LsmEngine, key: &str, byte: u8| {
+        let mut batch = Batch::new(0);
+        batch.put(key.as_bytes().to_vec(), vec![byte; 500]);
+        apply_patiently(engine, &batch).unwrap();
+    };
+    put(&engine, "needed", 1);
+    run(&*engine, Command::Flush).unwrap();
+    for round in 0..200u8 {
+        put(&engine, "other", round);
+        if round % 7 == 0 {
+            run(&*engine, Command::Compact).unwrap();
+        }
+        if round % 50 == 49 {
+            engine = open_with(disk.crash(u64::from(round)), &options).unwrap_or(engine);
+        }
+    }
+    settle(&*engine).unwrap();
+    assert_eq!(engine.get(b"needed", Tier::Disk).unwrap().unwrap(), vec![1; 500]);
+    run(&*engine, Command::Verify).unwrap();
+    check_space(&engine, &disk);
+}
+
+#[test]
+fn moving_values_of_one_table_in_l0_undoes_no_delete() {
+    let options = Options {
+        value_log: true,
+        value_threshold_bytes: 200,
+        value_gc_percent: 90,
+        memtable_bytes: 1 << 20,
+        l0_trigger: 9,
+        l0_slowdown: 10,
+        ..Options::tiny(Kind::Lsm)
+    };
+    let engine = open_with(SimDisk::new(), &options).unwrap();
+    let put = |key: &str, bytes: usize| {
+        let mut batch = Batch::new(0);
+        batch.put(key.to_string(), vec![7; bytes]);
+        engine.apply(&batch, Tier::Disk).unwrap();
+    };
+    put("deleted", 10);
+    run(&*engine, Command::Flush).unwrap();
+    let mut batch = Batch::new(0);
+    batch.delete("deleted");
+    engine.apply(&batch, Tier::Disk).unwrap();
+    // One value in a segment of other things: most of the segment is garbage as soon as it is flushed.
+    put("value", 300);
+    (0..100).for_each(|number| put(&format!("small{number}"), 100));
+    run(&*engine, Command::Flush).unwrap();
+    settle(&*engine).unwrap();
+    let shape = engine.shape();
+    assert!(shape.value_log.moved_bytes > 0 && shape.levels[0].files >= 2, "{shape:?}");
+    assert_eq!(engine.get(b"deleted", Tier::Disk).unwrap(), None, "a delete was undone");
+    assert_eq!(engine.get(b"value", Tier::Disk).unwrap().unwrap(), vec![7; 300]);
+    // The log ends with moved values now, behind the last batch. No flush ever comes to them, so none may wait for them.
+    for command in [Command::Flush, Command::Compact] {
+        let (sender, receiver) = mpsc::channel();
+        engine.run(command, Box::new(move |result| sender.send(result).unwrap()));
+        (0..100).for_each(|_| settle(&*engine).unwrap());
+        assert!(receiver.try_recv().is_ok_and(|result| result.is_ok()), "{command:?} waits for ever");
+    }
+}
+
+#[test]
+fn neighbours_in_the_log_are_read_together_by_a_scan() {
+    let options = Options {
+        value_log: true,
+        log_segment_bytes: 1 << 20,
+        memtable_bytes: 1 << 20,
+        cache_bytes: 0,
+        ..Options::tiny(Kind::Lsm)
+    };
+    let sim = SimDisk::new();
+    let disk = Metered::new(sim);
+    let engine = open_with(disk.clone(), &options).unwrap();
+    for number in 0..64u8 {
+        let mut batch = Batch::new(0);
+        batch.put(vec![b'k', number], vec![number; 4096]);
+        engine.apply(&batch, Tier::Disk).unwrap();
+    }
+    run(&*engine, Command::Flush).unwrap();
+    let before = disk.snapshot().of(Purpose::Scan);
+    assert_eq!(contents(&*engine).unwrap().len(), 64);
+    let scan = disk.snapshot().of(Purpose::Scan).since(&before);
+    assert!(scan.reads <= 12 && scan.read_bytes < 64 * 4096 * 11 / 10, "{scan:?}");
+}

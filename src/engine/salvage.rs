@@ -1,0 +1,183 @@
+//! Salvage: everything that can still be read of a damaged store, as operations from the oldest to the newest.
+//!
+//! Who applies them to an empty store in the order in which they come has what is left. Nothing of the damaged store is changed
+//! but what recovery would change, so callers give an [`crate::disk::Overlay`].
+//!
+//! # Invariants
+//!
+//! 1. Only bytes whose checksum fits become operations.
+//! 2. What may be missing, or may have come back in an older state, lies in a [`Loss`]: a store in which no loss is named
+//!    is salvaged as it was.
+
+use std::io;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::{Batch, Cause, Engine, Error, Kind, Operation, Options, Result, Tier, btree, lsm, settle, wal};
+use crate::disk::{Disk, File, Purpose};
+
+/// Bytes of operations that are applied as one batch.
+const BATCH_BYTES: u64 = 256 << 10;
+/// What a device refuses to read is read again in pieces of this size, so that no more than those is lost.
+const PIECE_BYTES: usize = 4096;
+/// Attempts to apply a batch before the engine is taken to be stuck.
+const ATTEMPTS_MAX: u32 = 1000;
+
+/// Keys from `start` up to, not including, `end`; `None` is the end of the key space.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Keys {
+    /// First key.
+    pub start: Vec<u8>,
+    /// First key that is not among them.
+    pub end: Option<Vec<u8>>,
+}
+
+impl Keys {
+    /// Every key.
+    pub const ALL: Keys = Keys { start: Vec::new(), end: None };
+
+    /// One key.
+    pub fn one(key: &[u8]) -> Keys {
+        Keys { start: key.to_vec(), end: Some(successor(key)) }
+    }
+
+    /// Keys above `after` and below `before`, where those are known.
+    pub fn between(after: Option<&[u8]>, before: Option<&[u8]>) -> Keys {
+        Keys { start: after.map_or(Vec::new(), successor), end: before.map(<[u8]>::to_vec) }
+    }
+
+    /// Whether `key` is one of them.
+    pub fn contains(&self, key: &[u8]) -> bool {
+        &self.start[..] <= key && self.end.as_deref().is_none_or(|end| key < end)
+    }
+
+    /// Whether no key can be one.
+    pub fn is_empty(&self) -> bool {
+        self.end.as_deref().is_some_and(|end| end <= &self.start[..])
+    }
+}
+
+/// The first key above `key`.
+pub fn successor(key: &[u8]) -> Vec<u8> {
+    [key, &[0]].concat()
+}
+
+/// Something that could not be read, and the keys whose newest value may have been there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Loss {
+    /// The file.
+    pub file: String,
+    /// Where in it.
+    pub offset: u64,
+    /// What is wrong there.
+    pub what: String,
+    /// The keys; `None` if nobody can say which.
+    pub keys: Option<Keys>,
+}
+
+impl Loss {
+    /// A loss of `keys` at `offset` of `file`.
+    pub fn new(file: impl Into<String>, offset: u64, what: impl Into<String>, keys: Option<Keys>) -> Loss {
+        Loss { file: file.into(), offset, what: what.into(), keys }
+    }
+}
+
+/// Takes what is salvaged, the oldest first; a put or delete replaces what an earlier one said of its key.
+pub type Sink<'a> = dyn FnMut(Operation) -> Result<()> + 'a;
+
+/// Calls `sink` with everything that can be read of the store of `options.kind` on `disk`, and says what cannot. `disk` is
+/// recovered on the way.
+pub fn salvage(disk: Arc<dyn Disk>, options: &Options, sink: &mut Sink<'_>) -> Result<Vec<Loss>> {
+    match options.kind {
+        Kind::Mem => Ok(Vec::new()),
+        Kind::Lsm => lsm::salvage(&*disk, sink),
+        Kind::Btree => btree::salvage(disk, options, sink),
+    }
+}
+
+/// Whether `name` is a file that an engine may have made.
+pub fn is_engine_file(name: &str) -> bool {
+    let name = name.strip_suffix(".new").unwrap_or(name);
+    wal::is_segment(name) || lsm::is_file(name) || btree::is_file(name)
+}
+
+/// The engine whose files lie on `disk`; `None` if there are those of neither or of both.
+pub fn kind_of(disk: &dyn Disk) -> Result<Option<Kind>> {
+    let files = disk.list().map_err(|error| Error::io("listing the store", error))?;
+    let is_lsm = files.iter().any(|info| lsm::is_file(&info.name));
+    let is_btree = files.iter().any(|info| btree::is_file(&info.name));
+    Ok(match (is_lsm, is_btree) {
+        (true, false) => Some(Kind::Lsm),
+        (false, true) => Some(Kind::Btree),
+        _ => None,
+    })
+}
+
+/// Collects operations into batches for an engine.
+pub struct Writer<'a> {
+    engine: &'a dyn Engine,
+    batch: Batch,
+}
+
+impl<'a> Writer<'a> {
+    /// One that writes to `engine`.
+    pub fn new(engine: &'a dyn Engine) -> Writer<'a> {
+        Writer { engine, batch: Batch::new(0) }
+    }
+
+    /// Adds an operation.
+    pub fn add(&mut self, operation: Operation) -> Result<()> {
+        match operation {
+            Operation::Put { key, value } => self.batch.put(key, value),
+            Operation::Delete { key } => self.batch.delete(key),
+        }
+        if self.batch.bytes() >= BATCH_BYTES { self.finish() } else { Ok(()) }
+    }
+
+    /// Applies what is left.
+    pub fn finish(&mut self) -> Result<()> {
+        let batch = std::mem::replace(&mut self.batch, Batch::new(0));
+        apply(self.engine, &batch)
+    }
+}
+
+/// Applies `batch` to an engine without a worker, doing its work until it takes it.
+pub fn apply(engine: &dyn Engine, batch: &Batch) -> Result<()> {
+    if batch.is_empty() {
+        return Ok(());
+    }
+    for _ in 0..ATTEMPTS_MAX {
+        match engine.apply(batch, Tier::Disk) {
+            Ok(_) => return Ok(()),
+            // Only time lifts a rate; nobody is in a hurry here.
+            Err(Error::Busy { cause: Cause::RateLimit, retry_after }) => std::thread::sleep(retry_after),
+            Err(Error::Busy { .. }) => settle(engine)?,
+            Err(error) => return Err(error),
+        }
+    }
+    Err(Error::Invalid("the engine takes no batch however long one waits".to_string()))
+}
+
+/// All of `file`; zeros where the device refuses.
+pub fn read_around(file: &dyn File) -> Result<Bytes> {
+    let size = file.size().map_err(|error| Error::io("size of a file to salvage", error))?;
+    let mut bytes = vec![0; usize::try_from(size).map_err(|error| Error::Invalid(error.to_string()))?];
+    if file.read_at(Purpose::Recovery, 0, &mut bytes).is_err() {
+        for (nth, piece) in bytes.chunks_mut(PIECE_BYTES).enumerate() {
+            if file.read_at(Purpose::Recovery, (nth * PIECE_BYTES) as u64, piece).is_err() {
+                piece.fill(0);
+            }
+        }
+    }
+    Ok(bytes.into())
+}
+
+/// The file `name`, if it is there.
+pub fn open_if_there(disk: &dyn Disk, name: &str) -> Result<Option<Arc<dyn File>>> {
+    match disk.open(name) {
+        Ok(file) => Ok(Some(file)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Error::io(format!("opening {name}"), error)),
+    }
+}
