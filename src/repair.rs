@@ -15,6 +15,7 @@
 //!    anywhere and begun again, and a store with that file is not mounted.
 //! 2. A dry run writes nothing.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::io;
 use std::sync::Arc;
@@ -157,7 +158,9 @@ pub fn repair(disk: Arc<dyn Disk>, apply: bool, progress: &mut dyn FnMut(&str)) 
     let (description, is_rebuilt) = describe(&disk, &mut report)?;
     let settings = description.settings(&[])?;
     if settings.engine.kind == Kind::Mem {
-        return Err(Error::Usage("the store was made with engine=mem, which keeps nothing to repair".to_string()));
+        return Err(Error::Usage(
+            "the store was made with engine=mem, which keeps nothing to repair".to_string(),
+        ));
     }
     let options = &settings.engine;
     let described = Described { block_bytes: settings.fs.block_bytes, uuid: description.uuid };
@@ -209,7 +212,8 @@ fn describe(disk: &Arc<dyn Disk>, report: &mut Report) -> Result<(Description, b
         Err(error) => return Err(error),
     };
     let kind = salvage::kind_of(&**disk).map_err(engine_error)?;
-    let kind = kind.ok_or_else(|| Error::Damaged(format!("{damage}, and no engine's files are there alone")))?;
+    let kind =
+        kind.ok_or_else(|| Error::Damaged(format!("{damage}, and no engine's files are there alone")))?;
     report.damage.push(damage);
     Ok((Description::rebuild(&**disk, kind)?, true))
 }
@@ -232,12 +236,16 @@ fn verified(disk: Arc<dyn Disk>, options: &Options) -> Result<Result<Arc<dyn Eng
 }
 
 fn mend(engine: &dyn Engine, described: Described, report: &mut Report) -> Result<(), Error> {
+    let before = FileSystem::affected(engine, &report.losses).map_err(fs_error)?;
     let repaired = FileSystem::repair(engine, described, &report.losses).map_err(fs_error)?;
     report.problems = repaired.problems;
     report.mends = repaired.mends;
     report.left = repaired.left;
     report.summary = repaired.summary;
+    // With the paths that they have now; what could not be kept, with those that it had.
     report.affected = FileSystem::affected(engine, &report.losses).map_err(fs_error)?;
+    let kept: HashSet<u64> = report.affected.iter().map(|part| part.ino).collect();
+    report.affected.extend(before.into_iter().filter(|part| !kept.contains(&part.ino)));
     Ok(())
 }
 
