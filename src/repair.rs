@@ -155,6 +155,8 @@ pub fn repair(disk: Arc<dyn Disk>, apply: bool, progress: &mut dyn FnMut(&str)) 
         report.was_interrupted = true;
         put_in_place(&*disk).map_err(|error| system("finishing the interrupted repair", error))?;
     }
+    let stage: Arc<dyn Disk> = Prefixed::new(disk.clone(), PREFIX);
+    clear(&*stage).map_err(|error| system("removing what an earlier repair left", error))?;
     let (description, is_rebuilt) = describe(&disk, &mut report)?;
     let settings = description.settings(&[])?;
     if settings.engine.kind == Kind::Mem {
@@ -267,10 +269,7 @@ fn rebuild(
     let damaged: Arc<dyn Disk> = Overlay::new(disk.clone());
     let stage: Arc<dyn Disk> = Prefixed::new(disk.clone(), PREFIX);
     let target: Arc<dyn Engine> = match apply {
-        true => {
-            clear(&*stage).map_err(|error| system("removing what an earlier repair left", error))?;
-            open(Latch::new(stage.clone()), options)?
-        }
+        true => open(Latch::new(stage.clone()), options)?,
         false => Arc::new(MemEngine::new()),
     };
     let mut writer = Writer::new(&*target);
@@ -298,10 +297,9 @@ fn rebuild(
 
 /// Removes every file of an unfinished new store.
 fn clear(stage: &dyn Disk) -> io::Result<()> {
-    for info in stage.list()? {
-        stage.remove(&info.name)?;
-    }
-    stage.sync_names()
+    let files = stage.list()?;
+    files.iter().try_for_each(|info| stage.remove(&info.name))?;
+    if files.is_empty() { Ok(()) } else { stage.sync_names() }
 }
 
 /// Says that the new store is whole.

@@ -829,7 +829,7 @@ fn every_kind_of_damage_below_the_btree_is_salvaged() {
 }
 
 #[test]
-fn turned_bits_anywhere_cost_only_what_is_named() {
+fn turned_bits_and_lost_sectors_anywhere_cost_only_what_is_named() {
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
     let (first, rounds) = (number("SEED").unwrap_or(0), number("KVFS_TEST_ROUNDS").unwrap_or(40));
     let bases = [
@@ -853,7 +853,15 @@ fn turned_bits_anywhere_cost_only_what_is_named() {
                 let (name, bytes) = &names[prng.below(names.len() as u64) as usize];
                 // Most of a segment of the log is behind its end.
                 let bytes = if name.starts_with("log.") && prng.one_in(2) { bytes / 8 } else { *bytes };
-                disk.flip_bit(name, prng.below(bytes * 8));
+                if prng.one_in(4) {
+                    // A sector of something else.
+                    let at = prng.below(bytes) / 512 * 512;
+                    let length = 512.min(files(&disk, name)[0].1 - at) as usize;
+                    let other = if prng.one_in(2) { vec![0; length] } else { noise(&mut prng, length) };
+                    disk.open(name).unwrap().write_at(Purpose::Recovery, at, &other).unwrap();
+                } else {
+                    disk.flip_bit(name, prng.below(bytes * 8));
+                }
             }
             let what = format!("{kind} {more} {closed} seed {seed}");
             let report = repaired(&disk, &what);
@@ -866,6 +874,25 @@ fn turned_bits_anywhere_cost_only_what_is_named() {
             before.len() as u64 * rounds
         );
         assert!(held * 10 >= rounds * 7, "{kind} {more} {closed}: {held} of {rounds} could be compared");
+    }
+}
+
+#[test]
+fn a_salvage_without_space_leaves_the_store_as_it_is() {
+    for kind in [Kind::Lsm, Kind::Btree] {
+        let disk = store(kind, "", true);
+        let before = contents(&disk);
+        match kind {
+            Kind::Btree => flip(&disk, "btree.pages", pages(&disk, 1)[0] * 4096 + 100),
+            _ => flip(&disk, &files(&disk, "table.")[0].0, 50),
+        }
+        let used: u64 = files(&disk, "").iter().map(|(_, bytes)| bytes).sum();
+        disk.set_capacity(Some(used + (100 << 10)));
+        let refused = repair::repair(disk.clone(), true, &mut |_| ()).unwrap_err().to_string();
+        assert!(refused.contains("as much as its live data"), "{kind}: {refused}");
+        disk.set_capacity(None);
+        let report = repaired(&disk, &format!("{kind}"));
+        assert!(compare(&before, &disk, &report, &format!("{kind}")));
     }
 }
 
