@@ -308,12 +308,15 @@ fn stores_under_writes(kind: Kind, torn: engine::Torn, rounds: u64) {
                     7 => {
                         let start = key_of(prng.below(150));
                         let mut found = BTreeMap::new();
-                        let scanned =
-                            engine.scan(KeyRange { start: &start, end: None }, Tier::Disk, &mut |key, value| {
+                        let scanned = engine.scan(
+                            KeyRange { start: &start, end: None },
+                            Tier::Disk,
+                            &mut |key, value| {
                                 holds(&allowed, key, Some(value), &what);
                                 found.insert(key.to_vec(), value.to_vec());
                                 ControlFlow::Continue(())
-                            });
+                            },
+                        );
                         for (key, _) in allowed.range(start.clone()..).filter(|_| scanned.is_ok()) {
                             holds(&allowed, key, found.get(key).map(Vec::as_slice), &what);
                         }

@@ -241,8 +241,10 @@ fn by_cause(page: &mut Page, sample: &Sample) {
         }
     }
     let mut block = |head: &str, of: fn(&Counters) -> (u64, u64)| {
-        let mean = |(bytes, requests): (u64, u64)| bytes.checked_div(requests).map_or("-".to_string(), human_size);
-        let named = causes.iter().map(|(name, counters)| (name, of(counters))).filter(|(_, (bytes, _))| *bytes > 0);
+        let mean =
+            |(bytes, requests): (u64, u64)| bytes.checked_div(requests).map_or("-".to_string(), human_size);
+        let named =
+            causes.iter().map(|(name, counters)| (name, of(counters))).filter(|(_, (bytes, _))| *bytes > 0);
         let item = |(name, (bytes, requests))| {
             let each = mean((bytes, requests));
             format!("{name} {} ({} of {each})", human_size(bytes), human_count(requests))

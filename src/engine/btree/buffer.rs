@@ -211,14 +211,8 @@ impl Tree {
 
     /// The next step of a sweep: the leaves from its place on that something waits for, as far as a step goes.
     fn plan_sweep(&self, pager: &Pager, loaded: &Loaded) -> std::result::Result<Step, Stop> {
-        let mut step = Step {
-            pins: Pins::new(),
-            misses: Vec::new(),
-            leaves: 0,
-            puts: 0,
-            cell_bytes: 0,
-            next: None,
-        };
+        let mut step =
+            Step { pins: Pins::new(), misses: Vec::new(), leaves: 0, puts: 0, cell_bytes: 0, next: None };
         let Some(sweep) = &self.buffer.sweep else { return Ok(step) };
         let mut waiting = self.buffer.from(&sweep.next).peekable();
         while let Some((first, _)) = waiting.peek() {

@@ -265,10 +265,8 @@ impl BtreeEngine {
     fn checkpoint_ended(&self, took: Duration, image_bytes: u64) {
         self.checkpoints.fetch_add(1, Relaxed);
         self.checkpoint_nanos.store(took.as_nanos() as u64, Relaxed);
-        let fields = vec![
-            ("page_image_bytes", image_bytes.into()),
-            ("duration_ns", (took.as_nanos() as u64).into()),
-        ];
+        let fields =
+            vec![("page_image_bytes", image_bytes.into()), ("duration_ns", (took.as_nanos() as u64).into())];
         self.journal.record(self.clock.now(), "checkpoint", fields);
     }
 

@@ -8,7 +8,7 @@
 //!    the highest level first.
 //! 4. Without a meta page, or if the tree of an older one does not add up, the root is the page of the highest level that no other
 //!    refers to.
-//! 5. Then the batches of the log behind that state.
+//! 5. Then the batches of the log behind the floor of that state.
 //!
 //! # What is lost
 //!
@@ -76,7 +76,7 @@ pub fn salvage(disk: Arc<dyn Disk>, options: &Options, sink: &mut Sink<'_>) -> R
     let mut losses = Vec::new();
     let Some(file) = open_if_there(&*disk, FILE)? else {
         losses.push(Loss::new(FILE, 0, "it is missing", Some(Keys::ALL)));
-        losses.extend(replay(&*disk, None, sink)?);
+        losses.extend(replay(&*disk, None, 0, sink)?);
         return Ok(losses);
     };
     let size = file.size().map_err(|error| Error::io(format!("size of {FILE}"), error))?;
@@ -112,13 +112,20 @@ pub fn salvage(disk: Arc<dyn Disk>, options: &Options, sink: &mut Sink<'_>) -> R
         None => salvage.from_pages()?,
     }
     let Salvage { mut losses, sink, .. } = salvage;
-    losses.extend(replay(&*disk, trusted.map(|meta| meta.position), sink)?);
+    // The pages are ahead of the floor, so the log must have been durable as far as they go.
+    let durable = trusted.map_or(0, |meta| meta.position.max(meta.images_end));
+    losses.extend(replay(&*disk, trusted.map(|meta| meta.floor), durable, sink)?);
     Ok(losses)
 }
 
 /// The batches of the log behind `from`.
-fn replay(disk: &dyn Disk, from: Option<Position>, sink: &mut Sink<'_>) -> Result<Vec<Loss>> {
-    wal::salvage::salvage(disk, from, &mut |kind, _, payload| {
+fn replay(
+    disk: &dyn Disk,
+    from: Option<Position>,
+    durable: Position,
+    sink: &mut Sink<'_>,
+) -> Result<Vec<Loss>> {
+    wal::salvage::salvage(disk, from, durable, &mut |kind, _, payload| {
         if kind != FIRST_KIND {
             return Ok(());
         }
@@ -156,7 +163,7 @@ fn send_home(disk: &Arc<dyn Disk>, pager: &Pager, meta: &Meta, losses: &mut Vec<
     let mut sectors = BTreeMap::new();
     let whole = u128::MAX >> (u128::BITS as usize - pager.page_bytes() / SECTOR_BYTES);
     // Its losses are named when the batches are read.
-    wal::salvage::salvage(&**disk, Some(meta.images_start), &mut |kind, position, payload| {
+    wal::salvage::salvage(&**disk, Some(meta.images_start), 0, &mut |kind, position, payload| {
         let image = match kind {
             IMAGE_KIND if position > meta.position && position <= meta.images_end => {
                 let changed = payload.get(8..).and_then(|bytes| bytes.first_chunk());

@@ -218,9 +218,7 @@ impl Tree {
 
     /// Bytes of memory that only the next checkpoints free.
     pub fn dirty_bytes(&self) -> u64 {
-        self.active_bytes()
-            + self.buffer.bytes()
-            + self.frozen.as_ref().map_or(0, |frozen| frozen.bytes)
+        self.active_bytes() + self.buffer.bytes() + self.frozen.as_ref().map_or(0, |frozen| frozen.bytes)
     }
 
     /// Those of them in pages and values that no checkpoint has taken up yet.
@@ -373,7 +371,8 @@ impl Tree {
                 (Some((newer, _)), Some((key, _))) => newer <= key,
                 (newer, _) => newer.is_some(),
             };
-            let key = if newer { waiting.peek().map(|(key, _)| *key) } else { stored.peek().map(|(key, _)| *key) };
+            let key =
+                if newer { waiting.peek().map(|(key, _)| *key) } else { stored.peek().map(|(key, _)| *key) };
             let Some(key) = key else { break };
             if chunk.entries.len() >= count_max || absent_bytes >= absent_bytes_max {
                 chunk.next = Some(key.to_vec());

@@ -80,7 +80,7 @@ pub fn salvage(disk: &dyn Disk, sink: &mut Sink<'_>) -> Result<Vec<Loss>> {
     let flushed =
         sources.iter().filter_map(|source| source.meta.as_ref()).map(|meta| meta.last_position).max();
     let from = if is_sound { Some(state.log_position) } else { flushed };
-    losses.extend(wal::salvage::salvage(disk, from, &mut |kind, _, payload| {
+    losses.extend(wal::salvage::salvage(disk, from, 0, &mut |kind, _, payload| {
         match kind {
             wal::FIRST_KIND => Batch::decode(&payload)?.operations().iter().try_for_each(|operation| {
                 // Copies: a slice would hold its whole segment.
