@@ -8,7 +8,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use kvfs::base::clock::{Clock, ManualClock};
 use kvfs::base::prng::Prng;
 use kvfs::disk::{Disk, Purpose, SimDisk, Space};
@@ -906,5 +905,5 @@ fn a_store_of_another_version_is_not_repaired() {
     disk.open("STORE").unwrap().write_at(Purpose::Recovery, 0, other.as_bytes()).unwrap();
     let refused = repair::repair(disk.clone(), true, &mut |_| ()).unwrap_err().to_string();
     assert!(refused.contains("format 9"), "{refused}");
-    assert!(Bytes::from(bytes_of(&disk, "STORE")) == Bytes::from(other));
+    assert!(bytes_of(&disk, "STORE") == other.as_bytes());
 }

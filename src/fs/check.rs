@@ -638,7 +638,7 @@ impl Checker<'_> {
         let named = !missing.names.is_empty();
         let is_directory = !missing.entries.is_empty() || missing.kind == Some(FileKind::Directory);
         let kind = match is_directory {
-            _ if missing.is_orphan || ino >= FIRST_VIRTUAL || ino < ROOT => None,
+            _ if missing.is_orphan || !(ROOT..FIRST_VIRTUAL).contains(&ino) => None,
             true => (!missing.entries.is_empty() || was_lost).then_some(FileKind::Directory),
             false if missing.kind.is_some_and(|kind| kind != FileKind::File) => None,
             false => {

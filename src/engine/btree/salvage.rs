@@ -32,7 +32,7 @@ use super::{FIRST_UNIT, UNIT_BYTES};
 use crate::disk::{Disk, Purpose};
 use crate::engine::salvage::{Keys, Loss, Sink, open_if_there};
 use crate::engine::wal::{self, FIRST_KIND};
-use crate::engine::{Batch, Error, Operation, Options, Position, Result};
+use crate::engine::{Error, Operation, Options, Position, Result};
 
 /// Levels that a tree can have: what claims more is damaged.
 const LEVELS_MAX: u8 = 64;
@@ -108,8 +108,8 @@ pub fn salvage(disk: Arc<dyn Disk>, options: &Options, sink: &mut Sink<'_>) -> R
     });
     let trusted = meta.filter(|meta| both || salvage.adds_up(meta));
     match trusted {
-        Some(meta) => salvage.from_meta(&meta, free.as_deref())?,
-        None => salvage.from_pages()?,
+        Some(meta) => salvage.take_tree(&meta, free.as_deref())?,
+        None => salvage.take_pages()?,
     }
     let Salvage { mut losses, sink, .. } = salvage;
     // The pages are ahead of the floor, so the log must have been durable as far as they go.
@@ -129,14 +129,7 @@ fn replay(
         if kind != FIRST_KIND {
             return Ok(());
         }
-        Batch::decode(&payload)?.operations().iter().try_for_each(|operation| {
-            let copy = Bytes::copy_from_slice;
-            // Copies: a slice would hold its whole segment.
-            sink(match operation {
-                Operation::Put { key, value } => Operation::Put { key: copy(key), value: copy(value) },
-                Operation::Delete { key } => Operation::Delete { key: copy(key) },
-            })
-        })
+        crate::engine::salvage::replay(&payload, sink)
     })
 }
 
@@ -217,7 +210,7 @@ impl Salvage<'_, '_> {
         leaves == meta.counts.leaf_pages
     }
 
-    fn from_meta(&mut self, meta: &Meta, free: Option<&[Run]>) -> Result<()> {
+    fn take_tree(&mut self, meta: &Meta, free: Option<&[Run]>) -> Result<()> {
         if meta.height > 0 {
             let level = u8::try_from(meta.height - 1).unwrap_or(LEVELS_MAX);
             self.page(meta.root, level, Keys::ALL)?;
@@ -261,7 +254,7 @@ impl Salvage<'_, '_> {
     }
 
     /// Without a meta page that counts.
-    fn from_pages(&mut self) -> Result<()> {
+    fn take_pages(&mut self) -> Result<()> {
         let what =
             "no meta page counts: the tree is put together from its pages, and some may be former ones";
         self.losses.push(Loss::new(FILE, 0, what, Some(Keys::ALL)));

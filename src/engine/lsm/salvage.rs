@@ -25,9 +25,9 @@ use super::table::salvage::{Piece, pieces};
 use super::table::{BlockCursor, TableMeta, table_name, table_number};
 use super::value_log::Pointer;
 use crate::disk::{Disk, Purpose};
-use crate::engine::salvage::{Keys, Loss, Sink, open_if_there, read_around, successor};
+use crate::engine::salvage::{Keys, Loss, Sink, open_if_there, read_around, replay, successor};
 use crate::engine::wal::{self, Segment};
-use crate::engine::{Batch, Error, Operation, Position, Result};
+use crate::engine::{Error, Operation, Position, Result};
 
 /// Whether `name` is a file of ours beside the log.
 pub fn is_file(name: &str) -> bool {
@@ -82,16 +82,7 @@ pub fn salvage(disk: &dyn Disk, sink: &mut Sink<'_>) -> Result<Vec<Loss>> {
     let from = if is_sound { Some(state.log_position) } else { flushed };
     losses.extend(wal::salvage::salvage(disk, from, 0, &mut |kind, _, payload| {
         match kind {
-            wal::FIRST_KIND => Batch::decode(&payload)?.operations().iter().try_for_each(|operation| {
-                // Copies: a slice would hold its whole segment.
-                sink(match operation {
-                    Operation::Put { key, value } => Operation::Put {
-                        key: Bytes::copy_from_slice(key),
-                        value: Bytes::copy_from_slice(value),
-                    },
-                    Operation::Delete { key } => Operation::Delete { key: Bytes::copy_from_slice(key) },
-                })
-            }),
+            wal::FIRST_KIND => replay(&payload, sink),
             // Values that a merge moved: tables point to them.
             _ => Ok(()),
         }
