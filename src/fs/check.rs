@@ -193,6 +193,10 @@ impl FileSystem {
             ControlFlow::Continue(())
         })?;
         checker.end();
+        if checker.superblock.is_none() {
+            // Without the size of a block and the secret of names nothing else can be told.
+            checker.mends.retain(|mend| mend.changes.iter().any(|(key, _)| *key == keys::superblock()));
+        }
         Ok((checker.summary, checker.mends))
     }
 }
@@ -220,7 +224,10 @@ impl Checker<'_> {
         match Range::decode(from, value) {
             Ok(range) => self.ranges.entry((ino, epoch)).or_default().push(range),
             Err(error) => {
-                self.drop_key(format!("inode {ino}: drop a range to reclaim that does not parse"), key.to_vec());
+                self.drop_key(
+                    format!("inode {ino}: drop a range to reclaim that does not parse"),
+                    key.to_vec(),
+                );
                 self.problem(format!("inode {ino}, epoch {epoch}, from block {from}: {error}"));
             }
         }
@@ -230,7 +237,9 @@ impl Checker<'_> {
         self.summary.keys += 1;
         let parsed = keys::parse(key);
         match &parsed {
-            Some(Key::Inode { ino } | Key::Xattr { ino, .. } | Key::Block { ino, .. } | Key::Orphan { ino })
+            Some(
+                Key::Inode { ino } | Key::Xattr { ino, .. } | Key::Block { ino, .. } | Key::Orphan { ino },
+            )
             | Some(Key::Dirent { dir: ino, .. })
                 if *ino < FIRST_VIRTUAL =>
             {
@@ -264,7 +273,12 @@ impl Checker<'_> {
                     self.problem(format!("inode {ino}: a range of epoch {epoch}, which has not begun"));
                 }
                 Some(seen) if seen.record.epoch == epoch && !seen.record.has(HAS_PENDING) => {
-                    seen.flags |= HAS_PENDING;
+                    // Where the end of the range may be what was lost, the blocks are worth more than their deletion.
+                    if self.evidence.is_some_and(|evidence| (evidence.is_lost)(key)) {
+                        self.drop_key(format!("inode {ino}: drop a range to reclaim"), key.to_vec());
+                    } else {
+                        seen.flags |= HAS_PENDING;
+                    }
                     self.problem(format!("inode {ino}: its record does not announce a range to reclaim"));
                 }
                 _ => {}
@@ -495,7 +509,8 @@ impl Checker<'_> {
             (None, Some(evidence)) => {
                 // Names are put under their new hashes afterwards.
                 let identity = Identity { uuid: evidence.uuid, ..Identity::random() };
-                let superblock = Superblock { next_ino: above, ..Superblock::new(evidence.block_bytes, identity) };
+                let superblock =
+                    Superblock { next_ino: above, ..Superblock::new(evidence.block_bytes, identity) };
                 let changes = vec![(keys::superblock(), Some(superblock.encode()))];
                 self.mend("make a superblock".to_string(), changes);
             }
@@ -623,7 +638,7 @@ impl Checker<'_> {
         let named = !missing.names.is_empty();
         let is_directory = !missing.entries.is_empty() || missing.kind == Some(FileKind::Directory);
         let kind = match is_directory {
-            _ if missing.is_orphan || ino >= FIRST_VIRTUAL || ino < ROOT => None,
+            _ if missing.is_orphan || !(ROOT..FIRST_VIRTUAL).contains(&ino) => None,
             true => (!missing.entries.is_empty() || was_lost).then_some(FileKind::Directory),
             false if missing.kind.is_some_and(|kind| kind != FileKind::File) => None,
             false => {
@@ -639,7 +654,8 @@ impl Checker<'_> {
             }
             record.parent = if kind == FileKind::Directory { missing.home.unwrap_or(ROOT) } else { 0 };
             let changes = vec![(keys::inode(ino), Some(record.encode()))];
-            let what = format!("inode {ino}: make a record for {kind:?} of {} bytes, owned by root", record.size);
+            let what =
+                format!("inode {ino}: make a record for {kind:?} of {} bytes, owned by root", record.size);
             return self.mend(what, changes);
         }
         let counts = format!("{} names, {} blocks", missing.names.len(), missing.blocks);
