@@ -346,14 +346,14 @@ fn stores_under_writes(kind: Kind, torn: engine::Torn, rounds: u64) {
 
 #[test]
 fn btree_stores_under_writes() {
-    stores_under_writes(Kind::Btree, engine::Torn::Delta, 60);
-    stores_under_writes(Kind::Btree, engine::Torn::DoubleWrite, 20);
-    stores_under_writes(Kind::Btree, engine::Torn::Image, 20);
+    stores_under_writes(Kind::Btree, engine::Torn::Delta, 20);
+    stores_under_writes(Kind::Btree, engine::Torn::DoubleWrite, 8);
+    stores_under_writes(Kind::Btree, engine::Torn::Image, 8);
 }
 
 #[test]
 fn lsm_stores_under_writes() {
-    stores_under_writes(Kind::Lsm, engine::Torn::Delta, 12);
+    stores_under_writes(Kind::Lsm, engine::Torn::Delta, 6);
 }
 
 /// Proves that the harness can fail.

@@ -6,6 +6,7 @@
 //! | `mount/programs.rs` | git, rsync, SQLite and fio |
 //! | `mount/kill.rs` | `kill -9` of the daemon under writers that record what was acknowledged |
 //! | `mount/stats.rs` | `/.stats` and its readers, commands, the meter against the kernel's |
+//! | `mount/repair.rs` | `kvfs check --repair` of a store that was damaged |
 //! | `mount/lifecycle.rs` | mount, second mount, stale mount, signals, mount(8), exit codes |
 //! | `mount/stalls.rs` | large deletes, open-unlinked files, a stalled writer |
 //!
@@ -22,6 +23,8 @@ mod kill;
 mod lifecycle;
 #[path = "mount/programs.rs"]
 mod programs;
+#[path = "mount/repair.rs"]
+mod repair;
 #[path = "mount/stalls.rs"]
 mod stalls;
 #[path = "mount/stats.rs"]

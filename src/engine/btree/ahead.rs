@@ -13,7 +13,8 @@ use parking_lot::Mutex;
 
 use super::page::Extent;
 use super::pager::Loaded;
-use super::tree::{Item, Miss, Stop, Tree};
+use super::search::Item;
+use super::tree::{Miss, Stop, Tree};
 use super::{BtreeEngine, SCAN_ENTRIES};
 use crate::disk::Purpose;
 use crate::engine::{KeyRange, Result};

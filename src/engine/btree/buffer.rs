@@ -172,8 +172,9 @@ impl ChangeBuffer {
         }
         match (next, self.sweep.take()) {
             (Some(next), Some(sweep)) => self.sweep = Some(Sweep { next: next.to_vec(), ..sweep }),
-            (None, Some(sweep)) => self.floor = sweep.began,
-            (_, None) => {}
+            // Where nothing waited meanwhile, the floor is above that already, and the log below it may be gone.
+            (None, Some(sweep)) if sweep.began.position > self.floor.position => self.floor = sweep.began,
+            (None, _) | (_, None) => {}
         }
         batch
     }
@@ -299,11 +300,18 @@ impl BtreeEngine {
         target.is_some()
     }
 
-    /// The next step of a sweep, which begins here if none is on its way.
-    pub(super) fn sweep_some(&self) -> Result<()> {
+    /// The next step of a sweep, which begins here if none is on its way; false if a checkpoint must come first.
+    pub(super) fn sweep_some(&self) -> Result<bool> {
         let result = self.sweep_step();
         *self.sweep_failed.lock() = result.as_ref().err().cloned();
-        result
+        match result {
+            // A checkpoint of what is in pages may free some.
+            Err(Error::NoSpace) if self.tree.read().active_bytes() > 0 => {
+                *self.sweep_failed.lock() = None;
+                Ok(false)
+            }
+            other => other.map(|()| true),
+        }
     }
 
     fn sweep_step(&self) -> Result<()> {

@@ -131,8 +131,8 @@ impl Job {
 }
 
 impl BtreeEngine {
-    /// Begins a checkpoint of the state as it is now, for `reason`.
-    pub(super) fn freeze(&self, reason: &'static str, waiters: &mut Vec<Done>) -> Result<Job> {
+    /// Begins a checkpoint of the state as it is now, for `reason`; `swept` if all that waited when it fell due is in pages.
+    pub(super) fn freeze(&self, reason: &'static str, waiters: &mut Vec<Done>, swept: bool) -> Result<Job> {
         let _writer = self.lock_writer();
         let missing = {
             let tree = self.tree.read();
@@ -147,7 +147,9 @@ impl BtreeEngine {
         let frozen = tree.freeze(now);
         let waits = !tree.buffer.is_empty();
         drop(tree);
-        self.clear_dirty_since();
+        if swept || !waits {
+            self.clear_dirty_since();
+        }
         if waits {
             self.set_dirty_since();
         }

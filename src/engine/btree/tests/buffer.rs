@@ -262,6 +262,36 @@ fn a_leaf_that_cannot_be_read_is_an_error_for_its_puts_and_no_wait_without_end()
 }
 
 #[test]
+fn a_sweep_that_ends_late_does_not_ask_for_log_that_is_gone() {
+    let sim = SimDisk::new();
+    let options = Options { dirty_bytes_max: 128 << 10, ..crowded() };
+    let engine = filled(sim.clone(), &options, 1500);
+    (0..300).for_each(|number| put(&engine, number * 5, 2));
+    assert_eq!(waiting(&engine), 300);
+    // A sweep has begun when what it is for leaves the buffer by another way, and a checkpoint lets go of the log.
+    engine.sweep_some().unwrap();
+    for number in 0..300u64 {
+        let mut batch = Batch::new(1);
+        batch.delete((number * 5).to_be_bytes().to_vec());
+        apply(&engine, &batch).unwrap();
+    }
+    assert_eq!(waiting(&engine), 0);
+    run(&*engine, Command::Checkpoint).unwrap();
+    let floor = engine.tree.read().durable.floor;
+    (0..20).for_each(|number| put(&engine, number * 7, 3));
+    while waiting(&engine) > 0 {
+        engine.sweep_some().unwrap();
+    }
+    put(&engine, 1, 4);
+    let mut job = Some(engine.freeze(&mut Vec::new(), false).unwrap());
+    while !engine.advance(job.as_mut().unwrap()).unwrap() {}
+    assert!(engine.tree.read().durable.floor >= floor);
+    let engine = open_on(sim.kill(), &options).unwrap();
+    assert_eq!(engine.get(&1u64.to_be_bytes(), Tier::Disk).unwrap().unwrap(), vec![4; 100]);
+    run(&*engine, Command::Verify).unwrap();
+}
+
+#[test]
 fn readers_and_sweeps_at_once_never_see_old_bytes() {
     let options = Options { cache_bytes: 64 << 10, dirty_bytes_max: 128 << 10, ..crowded() };
     let engine = open(SimDisk::new(), Arc::new(SystemClock::new()), &options).unwrap();

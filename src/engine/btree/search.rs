@@ -1,0 +1,183 @@
+//! Searches of the tree in memory: one key, and the next part of a scan. What waits in the change buffer is newer than the pages.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::UNIT_BYTES;
+use super::meta::FILE;
+use super::page::{Extent, Page, Stored};
+use super::pager::{Loaded, Pager, Piece};
+use super::tree::{Miss, Stop, Tree};
+use crate::engine::Error;
+
+/// An entry that a scan collected.
+pub enum Item {
+    /// The value.
+    Ready(Bytes),
+    /// Where it must be read.
+    Absent(Extent),
+}
+
+/// A part of a scan.
+pub struct Chunk {
+    /// Entries in order.
+    pub entries: Vec<(Bytes, Item)>,
+    /// Where the scan goes on; `None` at its end.
+    pub next: Option<Vec<u8>>,
+}
+
+/// A leaf and the first key behind its range; `None` if it is the last one.
+type Leaf = (Arc<Page>, Option<Vec<u8>>);
+
+fn damaged(unit: u64, what: &str) -> Stop {
+    Stop::Failed(Error::corrupt(FILE, unit * UNIT_BYTES, what))
+}
+
+impl Tree {
+    /// The page at `unit`, which must be of `level`.
+    pub fn page(&self, pager: &Pager, loaded: &Loaded, unit: u64, level: u64) -> Result<Arc<Page>, Stop> {
+        let page = match self.changed_page(unit) {
+            Some(page) => page.clone(),
+            None => match loaded.get(self.epoch, unit).cloned().or_else(|| pager.pooled(unit)) {
+                Some(Piece::Page(page)) => page,
+                Some(Piece::Value(_)) => return Err(damaged(unit, "a value where a page is referred to")),
+                None => return Err(Stop::Miss(Miss::Page(unit))),
+            },
+        };
+        if u64::from(page.level()) != level {
+            return Err(damaged(unit, "a page of another level than its parent says"));
+        }
+        Ok(page)
+    }
+
+    /// The dirty or frozen page at `unit`.
+    pub fn changed_page(&self, unit: u64) -> Option<&Arc<Page>> {
+        self.dirty.get(&unit).or_else(|| self.frozen.as_ref()?.pages.get(&unit))
+    }
+
+    /// The value of a dirty or frozen extent.
+    pub fn changed_value(&self, extent: &Extent) -> Option<&Bytes> {
+        self.values.get(&extent.unit).or_else(|| self.frozen.as_ref()?.values.get(&extent.unit))
+    }
+
+    pub(super) fn value(&self, pager: &Pager, loaded: &Loaded, extent: Extent) -> Result<Bytes, Stop> {
+        if !extent.is_possible() {
+            return Err(damaged(0, "an extent whose length does not fit its units, or nowhere"));
+        }
+        if let Some(value) = self.changed_value(&extent) {
+            return Ok(value.clone());
+        }
+        match loaded.get(self.epoch, extent.unit).cloned().or_else(|| pager.pooled(extent.unit)) {
+            Some(Piece::Value(value)) => Ok(value),
+            Some(Piece::Page(_)) => Err(damaged(extent.unit, "a page where a value is referred to")),
+            None => Err(Stop::Miss(Miss::Value(extent))),
+        }
+    }
+
+    /// The leaf for `key` and the first key behind its range; `None` for an empty tree. `visit` sees every page on the way, the
+    /// leaf among them.
+    pub(super) fn leaf(
+        &self,
+        pager: &Pager,
+        loaded: &Loaded,
+        key: &[u8],
+        mut visit: impl FnMut(u64, &Arc<Page>),
+    ) -> Result<Option<Leaf>, Stop> {
+        let (mut unit, mut end) = (self.root, None);
+        for level in (0..self.height).rev() {
+            let page = self.page(pager, loaded, unit, level)?;
+            visit(unit, &page);
+            if level == 0 {
+                return Ok(Some((page, end)));
+            }
+            let index = page.child_index(key);
+            if index < page.count() {
+                end = Some(page.key(index).to_vec());
+            }
+            unit = page.child(index);
+        }
+        Ok(None)
+    }
+
+    /// The value of `key`, if it is present.
+    pub fn find(&self, pager: &Pager, loaded: &Loaded, key: &[u8]) -> Result<Option<Bytes>, Stop> {
+        if let Some(value) = self.buffer.get(key) {
+            return Ok(Some(Bytes::copy_from_slice(value)));
+        }
+        let Some((leaf, _)) = self.leaf(pager, loaded, key, |_, _| {})? else { return Ok(None) };
+        match leaf.search(key).map(|index| leaf.stored(index)) {
+            Err(_) => Ok(None),
+            Ok(Stored::Inline(value)) => Ok(Some(Bytes::copy_from_slice(value))),
+            Ok(Stored::Extent(extent)) => self.value(pager, loaded, extent).map(Some),
+        }
+    }
+
+    /// Entries from `start` on and before `end`, of one leaf: at most `count_max`, and only until their values that must be read
+    /// reach `absent_bytes_max`.
+    pub fn collect(
+        &self,
+        pager: &Pager,
+        loaded: &Loaded,
+        start: &[u8],
+        end: Option<&[u8]>,
+        count_max: usize,
+        absent_bytes_max: usize,
+    ) -> Result<Chunk, Stop> {
+        let mut chunk = Chunk { entries: Vec::new(), next: None };
+        let leaf = self.leaf(pager, loaded, start, |_, _| {})?;
+        let (leaf, next) = leaf.map_or((None, None), |(leaf, next)| (Some(leaf), next));
+        // What ends first: the scan or the leaf's range.
+        let limit = match (end, next.as_deref()) {
+            (Some(end), Some(next)) => Some(end.min(next)),
+            (end, next) => end.or(next),
+        };
+        let is_inside = |key: &[u8]| limit.is_none_or(|limit| key < limit);
+        let mut waiting = self.buffer.from(start).take_while(|(key, _)| is_inside(key)).peekable();
+        let (first, count) = leaf.as_ref().map_or((0, 0), |leaf| {
+            let (Ok(first) | Err(first)) = leaf.search(start);
+            (first, leaf.count())
+        });
+        let mut stored = (first..count)
+            .filter_map(|index| leaf.as_ref().map(|leaf| (leaf.key(index), leaf.stored(index))))
+            .take_while(|(key, _)| is_inside(key))
+            .peekable();
+        let mut absent_bytes = 0;
+        loop {
+            // Of two with the same key the waiting one is newer.
+            let newer = match (waiting.peek(), stored.peek()) {
+                (None, None) => break,
+                (Some((newer, _)), Some((key, _))) => newer <= key,
+                (newer, _) => newer.is_some(),
+            };
+            let key =
+                if newer { waiting.peek().map(|(key, _)| *key) } else { stored.peek().map(|(key, _)| *key) };
+            let Some(key) = key else { break };
+            if chunk.entries.len() >= count_max || absent_bytes >= absent_bytes_max {
+                chunk.next = Some(key.to_vec());
+                return Ok(chunk);
+            }
+            let item = if newer {
+                stored.next_if(|(older, _)| *older == key);
+                let Some((_, value)) = waiting.next() else { break };
+                Item::Ready(Bytes::copy_from_slice(value))
+            } else {
+                match stored.next() {
+                    None => break,
+                    Some((_, Stored::Inline(value))) => Item::Ready(Bytes::copy_from_slice(value)),
+                    Some((_, Stored::Extent(extent))) => match self.value(pager, loaded, extent) {
+                        Ok(value) => Item::Ready(value),
+                        Err(Stop::Miss(_)) => {
+                            absent_bytes += extent.bytes as usize;
+                            Item::Absent(extent)
+                        }
+                        Err(stop) => return Err(stop),
+                    },
+                }
+            };
+            chunk.entries.push((Bytes::copy_from_slice(key), item));
+        }
+        chunk.next = next.filter(|next| end.is_none_or(|end| next.as_slice() < end));
+        Ok(chunk)
+    }
+}
