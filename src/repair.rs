@@ -157,7 +157,9 @@ pub fn repair(disk: Arc<dyn Disk>, apply: bool, progress: &mut dyn FnMut(&str)) 
     let (description, is_rebuilt) = describe(&disk, &mut report)?;
     let settings = description.settings(&[])?;
     if settings.engine.kind == Kind::Mem {
-        return Err(Error::Usage("the store was made with engine=mem, which keeps nothing to repair".to_string()));
+        return Err(Error::Usage(
+            "the store was made with engine=mem, which keeps nothing to repair".to_string(),
+        ));
     }
     let options = &settings.engine;
     let described = Described { block_bytes: settings.fs.block_bytes, uuid: description.uuid };
@@ -209,7 +211,8 @@ fn describe(disk: &Arc<dyn Disk>, report: &mut Report) -> Result<(Description, b
         Err(error) => return Err(error),
     };
     let kind = salvage::kind_of(&**disk).map_err(engine_error)?;
-    let kind = kind.ok_or_else(|| Error::Damaged(format!("{damage}, and no engine's files are there alone")))?;
+    let kind =
+        kind.ok_or_else(|| Error::Damaged(format!("{damage}, and no engine's files are there alone")))?;
     report.damage.push(damage);
     Ok((Description::rebuild(&**disk, kind)?, true))
 }

@@ -220,7 +220,10 @@ impl Checker<'_> {
         match Range::decode(from, value) {
             Ok(range) => self.ranges.entry((ino, epoch)).or_default().push(range),
             Err(error) => {
-                self.drop_key(format!("inode {ino}: drop a range to reclaim that does not parse"), key.to_vec());
+                self.drop_key(
+                    format!("inode {ino}: drop a range to reclaim that does not parse"),
+                    key.to_vec(),
+                );
                 self.problem(format!("inode {ino}, epoch {epoch}, from block {from}: {error}"));
             }
         }
@@ -230,7 +233,9 @@ impl Checker<'_> {
         self.summary.keys += 1;
         let parsed = keys::parse(key);
         match &parsed {
-            Some(Key::Inode { ino } | Key::Xattr { ino, .. } | Key::Block { ino, .. } | Key::Orphan { ino })
+            Some(
+                Key::Inode { ino } | Key::Xattr { ino, .. } | Key::Block { ino, .. } | Key::Orphan { ino },
+            )
             | Some(Key::Dirent { dir: ino, .. })
                 if *ino < FIRST_VIRTUAL =>
             {
@@ -495,7 +500,8 @@ impl Checker<'_> {
             (None, Some(evidence)) => {
                 // Names are put under their new hashes afterwards.
                 let identity = Identity { uuid: evidence.uuid, ..Identity::random() };
-                let superblock = Superblock { next_ino: above, ..Superblock::new(evidence.block_bytes, identity) };
+                let superblock =
+                    Superblock { next_ino: above, ..Superblock::new(evidence.block_bytes, identity) };
                 let changes = vec![(keys::superblock(), Some(superblock.encode()))];
                 self.mend("make a superblock".to_string(), changes);
             }
@@ -639,7 +645,8 @@ impl Checker<'_> {
             }
             record.parent = if kind == FileKind::Directory { missing.home.unwrap_or(ROOT) } else { 0 };
             let changes = vec![(keys::inode(ino), Some(record.encode()))];
-            let what = format!("inode {ino}: make a record for {kind:?} of {} bytes, owned by root", record.size);
+            let what =
+                format!("inode {ino}: make a record for {kind:?} of {} bytes, owned by root", record.size);
             return self.mend(what, changes);
         }
         let counts = format!("{} names, {} blocks", missing.names.len(), missing.blocks);

@@ -108,9 +108,8 @@ impl FileSystem {
     /// Mends what `engine` holds, which nobody may use meanwhile. `losses` are what a salvage could not read: what seems to be
     /// missing there was lost, not deleted. An error means that the repair stopped; it can be begun again.
     pub fn repair(engine: &dyn Engine, described: Described, losses: &[Loss]) -> Result<Repaired> {
-        let is_lost = |key: &[u8]| {
-            losses.iter().any(|loss| loss.keys.as_ref().is_none_or(|keys| keys.contains(key)))
-        };
+        let is_lost =
+            |key: &[u8]| losses.iter().any(|loss| loss.keys.as_ref().is_none_or(|keys| keys.contains(key)));
         let Described { block_bytes, uuid } = described;
         let evidence = Evidence { block_bytes, uuid, is_lost: &is_lost };
         let mut repaired = Repaired::default();
@@ -150,7 +149,9 @@ impl FileSystem {
         let block_bytes = superblock.map_or(1, |superblock| superblock.block_bytes);
         let mut names: HashMap<Ino, (Ino, Vec<u8>)> = HashMap::new();
         engine.scan(keys::dirents().range(), Tier::Disk, &mut |key, value| {
-            if let (Some(Key::Dirent { dir, name, .. }), Ok(entry)) = (keys::parse(key), Dirent::decode(value)) {
+            if let (Some(Key::Dirent { dir, name, .. }), Ok(entry)) =
+                (keys::parse(key), Dirent::decode(value))
+            {
                 names.insert(entry.ino, (dir, name.to_vec()));
             }
             ControlFlow::Continue(())
@@ -287,7 +288,8 @@ mod tests {
     #[test]
     fn a_range_touches_what_begins_inside_it() {
         let range = Keys { start: b"bb".to_vec(), end: Some(successor(b"dd")) };
-        let touched = [&b"a"[..], b"b", b"bb", b"c", b"dd", b"de", b"bba"].map(|prefix| touches(&range, prefix));
+        let touched =
+            [&b"a"[..], b"b", b"bb", b"c", b"dd", b"de", b"bba"].map(|prefix| touches(&range, prefix));
         assert_eq!(touched, [false, true, true, true, true, false, true]);
     }
 }

@@ -235,9 +235,8 @@ impl Replay<'_> {
 
     /// Keeps the sectors of a page that `payload` holds behind `header` bytes, those of the bits in `changed`, as the newest.
     fn repair(&mut self, position: Position, payload: &Bytes, header: usize, changed: u128) -> Result<()> {
-        let sectors = image_sectors(payload, header, changed).ok_or_else(|| {
-            Error::corrupt("log record", position, "a page image that is not what it says")
-        })?;
+        let sectors = image_sectors(payload, header, changed)
+            .ok_or_else(|| Error::corrupt("log record", position, "a page image that is not what it says"))?;
         // A page that changed has a new checksum, so its first sector is always there.
         let kind = PageKind::of_level(payload.get(header + LEVEL).copied().unwrap_or_default());
         self.repairs.extend(sectors.into_iter().map(|(sector, bytes)| (sector, (kind, bytes))));

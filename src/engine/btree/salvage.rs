@@ -141,7 +141,12 @@ fn send_home(disk: &Arc<dyn Disk>, pager: &Pager, meta: &Meta, losses: &mut Vec<
                 copies.iter().try_for_each(|(unit, page)| pager.repair_page(*unit, page))?;
             }
             Err(error) => {
-                losses.push(Loss::new(double::FILE, 0, error.to_string(), Some(Keys::between(None, Some(b"")))));
+                losses.push(Loss::new(
+                    double::FILE,
+                    0,
+                    error.to_string(),
+                    Some(Keys::between(None, Some(b""))),
+                ));
             }
         }
     }
@@ -240,7 +245,9 @@ impl Salvage<'_, '_> {
         for hole in deep.into_iter().chain(lost_leaves) {
             match free {
                 Some(_) => self.lose_between_leaves(&hole),
-                None => self.lose(hole.unit, format!("{}, and the free map is damaged", hole.what), hole.keys),
+                None => {
+                    self.lose(hole.unit, format!("{}, and the free map is damaged", hole.what), hole.keys)
+                }
             }
         }
         Ok(())
@@ -248,7 +255,8 @@ impl Salvage<'_, '_> {
 
     /// Without a meta page that counts.
     fn from_pages(&mut self) -> Result<()> {
-        let what = "no meta page counts: the tree is put together from its pages, and some may be former ones";
+        let what =
+            "no meta page counts: the tree is put together from its pages, and some may be former ones";
         self.losses.push(Loss::new(FILE, 0, what, Some(Keys::ALL)));
         let candidates = self.candidates(&[], self.file_units);
         let mut children = std::collections::HashSet::new();
@@ -367,7 +375,10 @@ impl Salvage<'_, '_> {
             if !hole.keys.contains(first) {
                 break;
             }
-            gaps.push(Keys { start: std::mem::replace(&mut after, crate::engine::salvage::successor(last)), end: Some(first.clone()) });
+            gaps.push(Keys {
+                start: std::mem::replace(&mut after, crate::engine::salvage::successor(last)),
+                end: Some(first.clone()),
+            });
         }
         gaps.push(Keys { start: after, end: hole.keys.end.clone() });
         for keys in gaps.into_iter().filter(|keys| !keys.is_empty()) {

@@ -69,7 +69,8 @@ pub fn salvage(disk: &dyn Disk, sink: &mut Sink<'_>) -> Result<Vec<Loss>> {
     }
     let sound = sound.and_then(|decoded| decoded.ok()).map(|(state, _)| state);
     let is_sound = sound.is_some();
-    let state = sound.unwrap_or_else(|| manifest.as_ref().map(|bytes| State::guess(bytes)).unwrap_or_default());
+    let state =
+        sound.unwrap_or_else(|| manifest.as_ref().map(|bytes| State::guess(bytes)).unwrap_or_default());
     let sources = sources(disk, &state, is_sound, &mut losses)?;
     let segments = wal::salvage::segments(disk)?;
     for source in &sources {
@@ -106,7 +107,12 @@ fn sources(disk: &dyn Disk, state: &State, is_sound: bool, losses: &mut Vec<Loss
         } else if is_sound {
             let keys = Keys::between(None, Some(&successor(&meta.largest)));
             let keys = Keys { start: meta.smallest.to_vec(), ..keys };
-            losses.push(Loss::new(table_name(*number), 0, "the manifest names it, but it is not there", Some(keys)));
+            losses.push(Loss::new(
+                table_name(*number),
+                0,
+                "the manifest names it, but it is not there",
+                Some(keys),
+            ));
         }
     }
     if is_sound {

@@ -11,8 +11,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::{
-    HEADER_BYTES, Header, PREFIX, RECORD_OVERHEAD_BYTES, Segment, read_header, read_record,
-    segment_name, word,
+    HEADER_BYTES, Header, PREFIX, RECORD_OVERHEAD_BYTES, Segment, read_header, read_record, segment_name,
+    word,
 };
 use crate::disk::{Disk, File};
 use crate::engine::salvage::{Keys, Loss, read_around};
@@ -30,9 +30,17 @@ struct Found {
 
 /// A step of a walk through a segment.
 enum Step {
-    Record { kind: u8, end: Position, synced: Position, payload: Bytes },
+    Record {
+        kind: u8,
+        end: Position,
+        synced: Position,
+        payload: Bytes,
+    },
     /// From the byte `offset` on nothing checks up to `to`, or up to the end of what counts.
-    Gap { offset: u64, to: Option<u64> },
+    Gap {
+        offset: u64,
+        to: Option<u64>,
+    },
 }
 
 /// Segments whose header can be read, in order, without those that a later one cuts off.
@@ -42,7 +50,8 @@ fn chain(disk: &dyn Disk) -> Result<Vec<Found>> {
         let Some(slot) = info.name.strip_prefix(PREFIX).and_then(|slot| slot.parse::<u64>().ok()) else {
             continue;
         };
-        let file = disk.open(&info.name).map_err(|error| Error::io(format!("reading {}", info.name), error))?;
+        let file =
+            disk.open(&info.name).map_err(|error| Error::io(format!("reading {}", info.name), error))?;
         let mut head = vec![0; HEADER_BYTES.min(info.bytes) as usize];
         // One copy of the header is enough.
         for piece in head.chunks_mut(super::HEADER_COPY as usize).enumerate() {
@@ -74,7 +83,12 @@ pub fn segments(disk: &dyn Disk) -> Result<Vec<Arc<Segment>>> {
 }
 
 /// Walks the records of a segment that counts up to position `limit`.
-fn walk(bytes: &Bytes, header: &Header, limit: Option<Position>, mut step: impl FnMut(Step) -> Result<()>) -> Result<()> {
+fn walk(
+    bytes: &Bytes,
+    header: &Header,
+    limit: Option<Position>,
+    mut step: impl FnMut(Step) -> Result<()>,
+) -> Result<()> {
     let mut offset = HEADER_BYTES;
     let position = |offset: u64| header.start + (offset - HEADER_BYTES);
     let whole = |offset: u64| {
@@ -103,7 +117,8 @@ fn walk(bytes: &Bytes, header: &Header, limit: Option<Position>, mut step: impl 
 /// all that was there.
 fn keys_in_gap(bytes: &Bytes, offset: u64, to: Option<u64>, until: u64) -> Option<Vec<Bytes>> {
     let start = offset as usize + RECORD_OVERHEAD_BYTES as usize;
-    let length = bytes.get(offset as usize + 4..offset as usize + 8)?.try_into().ok().map(u32::from_le_bytes)?;
+    let length =
+        bytes.get(offset as usize + 4..offset as usize + 8)?.try_into().ok().map(u32::from_le_bytes)?;
     let stored = offset as usize + frame::HEADER_BYTES + length as usize;
     let ends = [to.map(|to| to as usize), Some(stored)];
     ends.iter().flatten().filter(|end| (start..=bytes.len()).contains(end)).find_map(|end| {
@@ -136,7 +151,9 @@ pub fn salvage(disk: &dyn Disk, from: Option<Position>, visit: &mut Visit<'_>) -
     }
     let joins = |index: &usize| limit(*index).is_none_or(|limit| ends[*index] == limit);
     let first = match from {
-        Some(from) => (0..chain.len()).find(|index| limit(*index).is_none_or(|limit| limit > from)).unwrap_or(0),
+        Some(from) => {
+            (0..chain.len()).find(|index| limit(*index).is_none_or(|limit| limit > from)).unwrap_or(0)
+        }
         None => chain.len() - (0..chain.len()).rev().take_while(joins).count(),
     };
     let mut losses = Vec::new();
@@ -147,7 +164,8 @@ pub fn salvage(disk: &dyn Disk, from: Option<Position>, visit: &mut Visit<'_>) -
             if expected >= claimed {
                 break;
             }
-            let what = format!("a segment of the log from position {expected} on is missing or has no whole header");
+            let what =
+                format!("a segment of the log from position {expected} on is missing or has no whole header");
             losses.push(Loss::new(name.clone(), 0, what, None));
         }
         let bytes = read_around(&*found.file)?;
@@ -165,10 +183,12 @@ pub fn salvage(disk: &dyn Disk, from: Option<Position>, visit: &mut Visit<'_>) -
                 Step::Gap { .. } if at >= claimed => is_end = true,
                 Step::Gap { offset, to } => {
                     let what = "a record of the log that does not check";
-                    let until = limit(index).unwrap_or(claimed).saturating_sub(found.header.start) + HEADER_BYTES;
+                    let until =
+                        limit(index).unwrap_or(claimed).saturating_sub(found.header.start) + HEADER_BYTES;
                     match keys_in_gap(&bytes, offset, to, until) {
                         Some(keys) => losses.extend(
-                            keys.iter().map(|key| Loss::new(name.clone(), offset, what, Some(Keys::one(key)))),
+                            keys.iter()
+                                .map(|key| Loss::new(name.clone(), offset, what, Some(Keys::one(key)))),
                         ),
                         None => losses.push(Loss::new(name.clone(), offset, what, None)),
                     }
@@ -183,7 +203,12 @@ pub fn salvage(disk: &dyn Disk, from: Option<Position>, visit: &mut Visit<'_>) -
         }
     }
     if expected < claimed && chain.is_empty() {
-        losses.push(Loss::new("log", 0, format!("no log is left; {claimed} bytes of it had been made durable"), None));
+        losses.push(Loss::new(
+            "log",
+            0,
+            format!("no log is left; {claimed} bytes of it had been made durable"),
+            None,
+        ));
     }
     Ok(losses)
 }

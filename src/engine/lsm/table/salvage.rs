@@ -5,7 +5,8 @@ use bytes::Bytes;
 
 use super::compression::{expand, is_compressed};
 use super::{
-    Block, KIND_BLOCK, KIND_FOOTER, KIND_LZ4_BLOCK, KIND_TOP, KIND_ZSTD_BLOCK, TRAILER_BYTES, TableMeta, VERSION,
+    Block, KIND_BLOCK, KIND_FOOTER, KIND_LZ4_BLOCK, KIND_TOP, KIND_ZSTD_BLOCK, TRAILER_BYTES, TableMeta,
+    VERSION,
 };
 use crate::base::varint;
 use crate::engine::frame;
@@ -33,9 +34,7 @@ pub fn pieces(number: u64, bytes: &Bytes) -> Vec<Piece> {
             Some((kind, payload)) => {
                 pieces.extend(gap.take().map(Piece::Gap));
                 let length = frame::HEADER_BYTES + payload.len();
-                pieces.push(
-                    piece(number, bytes, offset, kind, payload).unwrap_or(Piece::Gap(offset as u64)),
-                );
+                pieces.push(piece(number, bytes, offset, kind, payload).unwrap_or(Piece::Gap(offset as u64)));
                 offset += length;
             }
             None => {
