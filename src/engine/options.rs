@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::base::text::{
     Field, When, exact_duration, exact_size, parse_duration, parse_size, parse_switch, switch,
 };
+use crate::disk::LEVELS;
 
 /// Which engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -107,6 +108,44 @@ impl FromStr for Compression {
             "zstd" => Ok(Compression::Zstd),
             _ => Err("takes none, lz4 or zstd".to_string()),
         }
+    }
+}
+
+/// How blocks of tables are compressed, level by level. As text the levels from L0 on with a colon between; the last one holds for
+/// all below: `none:lz4:zstd`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LevelCompression([Compression; LEVELS]);
+
+impl LevelCompression {
+    /// Of a level.
+    pub fn of(&self, level: usize) -> Compression {
+        self.0[level.min(LEVELS - 1)]
+    }
+}
+
+impl From<Compression> for LevelCompression {
+    fn from(compression: Compression) -> LevelCompression {
+        LevelCompression([compression; LEVELS])
+    }
+}
+
+impl fmt::Display for LevelCompression {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let last = self.of(LEVELS - 1);
+        let count = self.0.iter().rposition(|it| *it != last).map_or(1, |differs| differs + 2);
+        let names: Vec<String> = self.0[..count].iter().map(Compression::to_string).collect();
+        f.write_str(&names.join(":"))
+    }
+}
+
+impl FromStr for LevelCompression {
+    type Err = String;
+    fn from_str(text: &str) -> Result<LevelCompression, String> {
+        let named = text.split(':').map(Compression::from_str).collect::<Result<Vec<_>, _>>();
+        let named = named.ok().filter(|named| (1..=LEVELS).contains(&named.len())).ok_or_else(|| {
+            format!("takes none, lz4 or zstd, or those of up to {LEVELS} levels from L0 on: none:lz4:zstd")
+        })?;
+        Ok(LevelCompression(std::array::from_fn(|level| named[level.min(named.len() - 1)])))
     }
 }
 
@@ -221,8 +260,8 @@ pub struct Options {
     pub slice_tables: u64,
     /// LSM: bytes of a block before it is cut.
     pub block_bytes: u64,
-    /// LSM: how blocks are compressed; one that does not shrink by an eighth is stored as it is.
-    pub compression: Compression,
+    /// LSM: how blocks of each level are compressed; one that does not shrink by an eighth is stored as it is.
+    pub compression: LevelCompression,
     /// LSM: how blocks of merges into the lowest level are compressed, where most data lies and changes least; as above
     /// if not set.
     pub compression_bottom: Option<Compression>,
@@ -302,7 +341,7 @@ impl Default for Options {
             merge_threads: 2,
             slice_tables: 4,
             block_bytes: 4 << 10,
-            compression: Compression::None,
+            compression: Compression::None.into(),
             compression_bottom: None,
             restart_interval: 16,
             part_blocks: 128,
@@ -566,7 +605,7 @@ pub const FIELDS: &[Field<Options>] = &[
     Field {
         name: "compression",
         when: When::Mount,
-        help: "LSM: none, lz4 or zstd for blocks of new tables. Default none.",
+        help: "LSM: none, lz4 or zstd for blocks of new tables, or those of L0, L1, ... and all below: none:lz4:zstd. Default none.",
         set: |options, text| {
             options.compression = text.parse()?;
             Ok(())
@@ -707,6 +746,17 @@ mod tests {
                     .unwrap_or_else(|e| panic!("{}: {e}", field.name));
             }
             assert_eq!(copy, options);
+        }
+        for (text, wanted) in
+            [("zstd", "zstd"), ("none:lz4:zstd", "none:lz4:zstd"), ("lz4:none:none", "lz4:none")]
+        {
+            assert_eq!(text.parse::<LevelCompression>().unwrap().to_string(), wanted);
+        }
+        let levels: LevelCompression = "none:lz4:zstd".parse().unwrap();
+        let of = [0, 1, 2, LEVELS - 1].map(|level| levels.of(level));
+        assert_eq!(of, [Compression::None, Compression::Lz4, Compression::Zstd, Compression::Zstd]);
+        for wrong in ["", "none:", "lz4:gzip", "none:none:none:none:none:none:none:zstd"] {
+            assert!(wrong.parse::<LevelCompression>().is_err(), "{wrong}");
         }
         let mut options = Options::default();
         for (name, value) in [("preset", "s2"), ("rate", "20M")] {

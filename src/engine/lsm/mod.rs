@@ -13,7 +13,8 @@
 //!    memtable, immutables newest first, L0 newest first, L1 … L6.
 //! 2. A batch lies wholly in one memtable, so in one table of L0.
 //! 3. The log is released up to a position only after an edit is durable that puts everything before it into tables.
-//! 4. A read works on one *view* and holds no lock while it waits for the disk.
+//! 4. A read works on one *view*, holds no lock while it waits for the disk, and keeps no memtable meanwhile: memtables, those that
+//!    are flushed and not freed yet among them, are never more than `memtables` says, but by command.
 //!
 //! # Lock order
 //!
@@ -79,7 +80,7 @@ use version::{Version, View};
 pub use salvage::{is_file, salvage};
 
 /// When to look again whether the last reader of a flushed memtable is gone.
-const RETIRED_AGAIN: std::time::Duration = std::time::Duration::from_millis(20);
+const RETIRED_AGAIN: std::time::Duration = std::time::Duration::from_millis(5);
 
 /// What a structure knows of a key: its value, or with `None` that it was deleted.
 pub type Slot = Option<Bytes>;
@@ -277,16 +278,19 @@ impl LsmEngine {
     }
 
     fn find(&self, key: &[u8], tier: Tier, probes: &mut Probes) -> Result<Option<Slot>> {
-        let view = self.view();
-        for memtable in view.memtables().filter(|memtable| !memtable.is_empty()) {
-            probes.structures += 1;
-            if let Some(slot) = memtable.get(key) {
-                return Ok(Some(slot));
+        let version = {
+            // Memtables are asked under the lock: who waits for the disk below must keep none in memory.
+            let view = self.view.read();
+            for memtable in view.memtables().filter(|memtable| !memtable.is_empty()) {
+                probes.structures += 1;
+                if let Some(slot) = memtable.get(key) {
+                    return Ok(Some(slot));
+                }
             }
-        }
+            view.version.clone()
+        };
         let hash = hash(key);
         let access = Access::get(&self.cache, tier);
-        let version = &view.version;
         let upper = version.level(0).iter().filter(|table| table.overlaps(key, key)).map(|table| (0, table));
         let lower = (1..LEVELS).filter_map(|level| version.find(level, key).map(|table| (level, table)));
         for (level, table) in upper.chain(lower) {
@@ -350,6 +354,11 @@ impl LsmEngine {
         self.options.memory_bytes_max(self.options.memtable_bytes * self.options.memtable_count_max)
     }
 
+    /// How many memtables were flushed and are not freed yet.
+    fn retired_count(&self) -> u64 {
+        self.retired.lock().len() as u64
+    }
+
     /// Memtables that were flushed and are not freed yet.
     fn retired_bytes(&self) -> u64 {
         self.retired.lock().iter().map(|memtable| memtable.bytes()).sum()
@@ -375,6 +384,7 @@ impl LsmEngine {
         drop(unread);
         if any {
             self.balance_memory();
+            self.bell.ring(Class::Room);
         }
         is_empty
     }

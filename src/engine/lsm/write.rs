@@ -121,8 +121,9 @@ impl LsmEngine {
     /// Starts a new memtable if the mutable one is full and another is free; the view afterwards.
     fn make_room(&self, writer: &MutexGuard<'_, Pace>) -> Arc<View> {
         let view = self.view();
-        if self.is_due(&view.mutable) && (view.immutables.len() as u64) + 1 < self.options.memtable_count_max
-        {
+        // A flushed one that a reader is just looking at takes its memory all the same.
+        let others = || view.immutables.len() as u64 + self.retired_count();
+        if self.is_due(&view.mutable) && others() + 1 < self.options.memtable_count_max {
             self.rotate(writer);
             return self.view();
         }
