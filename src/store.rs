@@ -177,7 +177,8 @@ impl Description {
             Some(VERSION) => {}
             Some(other) => {
                 return Err(Error::Usage(format!(
-                    "the store has format {other}; this program knows format {VERSION}: use the version of kvfs that made it"
+                    "the store has format {other}; this program knows format {VERSION}: use the version of kvfs that made it, \
+                     or copy the files with it to a new store"
                 )));
             }
             None => return Err(damaged("it does not begin with its name")),

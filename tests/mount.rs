@@ -7,6 +7,7 @@
 //! | `mount/kill.rs` | `kill -9` of the daemon under writers that record what was acknowledged |
 //! | `mount/stats.rs` | `/.stats` and its readers, commands, the meter against the kernel's |
 //! | `mount/lifecycle.rs` | mount, second mount, stale mount, signals, mount(8), exit codes |
+//! | `mount/rights.rs` | who may enter, read, write and command |
 //! | `mount/stalls.rs` | large deletes, open-unlinked files, a stalled writer |
 //!
 //! Without `/dev/fuse` they pass with a note; with `CI=true` they fail.
@@ -22,6 +23,8 @@ mod kill;
 mod lifecycle;
 #[path = "mount/programs.rs"]
 mod programs;
+#[path = "mount/rights.rs"]
+mod rights;
 #[path = "mount/stalls.rs"]
 mod stalls;
 #[path = "mount/stats.rs"]
