@@ -8,6 +8,9 @@ use crate::base::text::{
     Field, When, exact_duration, exact_size, parse_duration, parse_size, parse_switch, switch,
 };
 
+/// Most filter bits a key: more give no fewer wrong answers, only larger tables.
+pub const BLOOM_BITS_MAX: u64 = 64;
+
 /// Which engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kind {
@@ -392,6 +395,9 @@ impl Options {
                 "memory={} leaves nothing beside memtables or dirty pages",
                 self.memory_bytes
             ));
+        }
+        if self.bloom_bits > BLOOM_BITS_MAX {
+            return Err(format!("bloom_bits={} is more than {BLOOM_BITS_MAX}", self.bloom_bits));
         }
         if self.value_threshold_bytes == 0 || self.value_gc_percent > 90 {
             return Err("value_threshold must be above 0 and value_gc_percent at most 90".to_string());

@@ -1,8 +1,6 @@
 //! Calls that nobody sane would make: offsets near 2^63 and 2^64, names of any bytes and lengths, attributes over every limit,
 //! numbers of inodes that are not there, times before the world. Each is answered, and afterwards the store passes its check.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 use kvfs::disk::SimDisk;
 use kvfs::fs::meter::Op;
@@ -87,7 +85,8 @@ pub fn senseless(store: &Opened, prng: &mut Prng, count: usize, known: &[Ino]) {
         match prng.below(20) {
             0 | 1 => {
                 let kind = KINDS[prng.below(7) as usize];
-                let target = garbage(prng, [0, 1, 4095, 4096][prng.below(4) as usize]);
+                let length = [0, 1, 4095, 4096][prng.below(4) as usize];
+                let target = garbage(prng, length);
                 let made = store.ask(|fs, tier| {
                     let node = match kind {
                         FileKind::File => NewNode::File,

@@ -262,7 +262,6 @@ fn live_with(original: &Original, seed: u64) -> (bool, usize) {
     };
     let older = !original.closed && names.iter().any(|name| name.starts_with("log."));
     let mut errors = judge(&store, &original.versions, older, &what);
-    change(&store, &mut prng, &what);
     store.scan();
     // A store that gave an error is damaged, and the check says so; whatever else it finds it does not stumble.
     let verified = engine::run(&*store.engine, Command::Verify);
@@ -271,6 +270,7 @@ fn live_with(original: &Original, seed: u64) -> (bool, usize) {
         assert!(verified.is_err() || !problems.is_ok_and(|found| found.is_empty()), "{what}: passes the check");
     }
     errors += usize::from(verified.is_err());
+    change(&store, &mut prng, &what);
     let closed = store.fs.close().is_ok() && store.engine.close().is_ok();
     drop(store);
     match open(disk.kill()) {

@@ -102,6 +102,7 @@ fn commands(kind: &str) {
             tree.release(handle);
         });
     }
+    drop(tree);
     service.stop().unwrap();
     let findings = mount::check(&store, &mut |_| ()).unwrap();
     assert_eq!(findings.damage, Vec::<String>::new());
@@ -121,6 +122,8 @@ fn whatever_is_written_to_stats_of_a_btree_is_answered() {
 #[test]
 fn any_option_is_taken_or_refused() {
     let home = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let mnt = home.path().join("mnt");
+    std::fs::create_dir(&mnt).unwrap();
     let mut taken = 0;
     for seed in cases(150) {
         let mut prng = Prng::new(seed);
@@ -141,7 +144,7 @@ fn any_option_is_taken_or_refused() {
         let show = options.escape_ascii().to_string();
         let run = Command::new(env!("CARGO_BIN_EXE_kvfs"))
             .args(["mount", "--fake"])
-            .args([home.path().join("store"), home.path().to_path_buf()])
+            .args([home.path().join("store"), mnt.clone()])
             .arg("-o")
             .arg(OsString::from_vec(options))
             .output()
