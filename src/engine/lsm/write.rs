@@ -93,9 +93,13 @@ impl LsmEngine {
             return result;
         }
         let is_resting = self.switches.paused.load(Relaxed) || self.troubles.lock().merge.is_some();
-        let merge_helps = self.meters.temporary_bytes.load(Relaxed) > 0
-            && !is_resting
-            && (batch.uses_reserve || self.space.admit(bytes, memtable_bytes, false).is_ok());
+        let is_running = self.meters.temporary_bytes.load(Relaxed) > 0;
+        let merge_helps = !is_resting
+            && match batch.uses_reserve {
+                // Between two merges, too: deletes may be quicker than the one who looks for the next.
+                true => is_running || !self.merges_idle.load(Relaxed),
+                false => is_running && self.space.admit(bytes, memtable_bytes, false).is_ok(),
+            };
         // Files that nobody needs any more are about to go.
         if merge_helps || self.shelf.obsolete_bytes() > 0 {
             self.space.look_again();
