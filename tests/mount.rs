@@ -7,6 +7,7 @@
 //! | `mount/kill.rs` | `kill -9` of the daemon under writers that record what was acknowledged |
 //! | `mount/stats.rs` | `/.stats` and its readers, commands, the meter against the kernel's |
 //! | `mount/lifecycle.rs` | mount, second mount, stale mount, signals, mount(8), exit codes |
+//! | `mount/load.rs` | sixty-four threads at once, for minutes if asked |
 //! | `mount/rights.rs` | who may enter, read, write and command |
 //! | `mount/stalls.rs` | large deletes, open-unlinked files, a stalled writer |
 //!
@@ -21,6 +22,8 @@ mod calls;
 mod kill;
 #[path = "mount/lifecycle.rs"]
 mod lifecycle;
+#[path = "mount/load.rs"]
+mod load;
 #[path = "mount/programs.rs"]
 mod programs;
 #[path = "mount/rights.rs"]

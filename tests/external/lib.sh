@@ -72,7 +72,7 @@ cleanup() {
         while read -r _ point; do
             pid=$(daemon_of "$point")
             timeout 60 "$kvfs" umount "$point" >/dev/null 2>&1 || umount -l "$point" 2>/dev/null
-            [ -z "$pid" ] || timeout 60 tail --pid="$pid" -f /dev/null 2>/dev/null || kill -9 "$pid" 2>/dev/null
+            [ -z "$pid" ] || wait_gone "$pid" || kill -9 "$pid" 2>/dev/null
         done
     losetup -j "$work/disk.img" 2>/dev/null | cut -d: -f1 | xargs -r losetup -d
     if [ -n "${KVFS_KEEP:-}" ]; then
@@ -95,6 +95,17 @@ daemon_of() {
     timeout 5 sed -nE 's/.*"pid": ?([0-9]+).*/\1/p' "$1/.stats.d/json" 2>/dev/null | head -n 1
 }
 
+# Waits up to a minute for the end of a process. One that has ended and that nobody has collected yet is gone, too.
+wait_gone() {
+    local tries
+    for tries in $(seq 600); do
+        case $(sed -E 's/.*\) (.).*/\1/' "/proc/$1/stat" 2>/dev/null) in '' | Z | X) return 0 ;; esac
+        sleep 0.1
+    done
+    echo "process $1 still runs after $tries tries"
+    return 1
+}
+
 start() {
     local all="engine=$engine${options:+,$options}${1:+,$1}"
     timeout 120 "$kvfs" mount "$store" "$mnt" -o "$all" >/dev/null
@@ -113,7 +124,7 @@ stop() {
     local daemon
     daemon=$(daemon_of "$mnt")
     timeout 120 "$kvfs" umount "$mnt" >/dev/null
-    timeout 60 tail --pid="$daemon" -f /dev/null
+    wait_gone "$daemon"
 }
 
 again() {
@@ -125,7 +136,7 @@ die() {
     local daemon
     daemon=$(daemon_of "$mnt")
     kill -9 "$daemon"
-    timeout 60 tail --pid="$daemon" -f /dev/null
+    wait_gone "$daemon"
     umount -l "$mnt"
 }
 
