@@ -40,7 +40,8 @@ fn logged() -> Vec<String> {
         lines
     });
     let thread = std::thread::current().id();
-    let (mine, others) = std::mem::take(&mut *lines.0.lock()).into_iter().partition(|(who, _)| *who == thread);
+    let (mine, others) =
+        std::mem::take(&mut *lines.0.lock()).into_iter().partition(|(who, _)| *who == thread);
     let (mine, mut others): (Vec<_>, Vec<_>) = (mine, others);
     lines.0.lock().append(&mut others);
     mine.into_iter().map(|(_, line)| line).collect()
@@ -173,7 +174,8 @@ fn failed_reads(kind: Kind) {
             let lines = logged();
             let files = sim.list().unwrap();
             let tells = |line: &&String| {
-                line.contains(" bytes at ") && files.iter().any(|file| line.contains(&format!("of {}", file.name)))
+                line.contains(" bytes at ")
+                    && files.iter().any(|file| line.contains(&format!("of {}", file.name)))
             };
             said += u64::from(lines.iter().any(|line| tells(&line)));
             assert!(lines.iter().any(|line| tells(&line)), "{kind} {nth}: {lines:?}");
@@ -243,7 +245,10 @@ fn poisoned(kind: Kind, request: Request, purpose: Option<Purpose>, nth: u64) ->
         }
         let _ = store.work();
     }
-    assert!(store.fs.close().is_err() || store.engine.close().is_err(), "{what}: closed as if nothing had been");
+    assert!(
+        store.fs.close().is_err() || store.engine.close().is_err(),
+        "{what}: closed as if nothing had been"
+    );
     assert_eq!(store.faulty.hits(), hits, "{what}: a failed sync was tried again");
     for index in 0..written {
         assert!(store.read(index).unwrap() == content(index), "{what}: file {index} afterwards");
@@ -251,12 +256,20 @@ fn poisoned(kind: Kind, request: Request, purpose: Option<Purpose>, nth: u64) ->
     let report = control::text(&store.control.report());
     assert!(report.contains("READONLY") && report.contains(&cause), "{what}: {report}");
     let lines = logged();
-    assert_eq!(lines.iter().filter(|line| line.contains("read-only from here on")).count(), 1, "{what}: {lines:?}");
+    assert_eq!(
+        lines.iter().filter(|line| line.contains("read-only from here on")).count(),
+        1,
+        "{what}: {lines:?}"
+    );
     assert!(lines.iter().any(|line| line.contains(&cause)), "{what}: {lines:?}");
     for seed in 0..3 {
-        let again = mount(sim.crash(seed), kind).unwrap_or_else(|error| panic!("{what}: mounting again: {error}"));
+        let again =
+            mount(sim.crash(seed), kind).unwrap_or_else(|error| panic!("{what}: mounting again: {error}"));
         for index in 0..synced {
-            assert!(again.read(index).unwrap() == content(index), "{what}: file {index} after mounting again");
+            assert!(
+                again.read(index).unwrap() == content(index),
+                "{what}: file {index} after mounting again"
+            );
         }
         again.write(90).unwrap();
         engine::sync(&*again.engine).unwrap();

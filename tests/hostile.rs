@@ -76,7 +76,8 @@ fn open(disk: Arc<dyn Disk>) -> Result<Opened, String> {
     let options = EngineOptions::tiny(settings.engine.kind);
     let clock = Arc::new(ManualClock::default());
     let engine = engine::open(disk, clock.clone(), &options).map_err(|error| error.to_string())?;
-    let fs = FileSystem::open(engine.clone(), clock, settings.fs, space()).map_err(|error| error.to_string())?;
+    let fs =
+        FileSystem::open(engine.clone(), clock, settings.fs, space()).map_err(|error| error.to_string())?;
     Ok(Opened { engine, fs })
 }
 

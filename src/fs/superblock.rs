@@ -96,7 +96,8 @@ impl Superblock {
         let next_ino = take_u64(&mut rest)?;
         let options = super::Options { block_bytes, ..super::Options::default() };
         let numbers = ROOT + 1..=FIRST_VIRTUAL;
-        let sound = features == 0 && rest.is_empty() && numbers.contains(&next_ino) && options.validate().is_ok();
+        let sound =
+            features == 0 && rest.is_empty() && numbers.contains(&next_ino) && options.validate().is_ok();
         sound.then_some(Superblock { block_bytes, identity: Identity { uuid: *uuid, secret }, next_ino })
     }
 }
@@ -142,7 +143,10 @@ mod tests {
         let mut newer = bytes.clone();
         newer[3] = 2;
         let error = Superblock::decode(&newer).unwrap_err().to_string();
-        assert!(error.contains("format 2") && error.contains("use the version of kvfs that made it"), "{error}");
+        assert!(
+            error.contains("format 2") && error.contains("use the version of kvfs that made it"),
+            "{error}"
+        );
     }
 
     #[test]

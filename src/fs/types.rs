@@ -81,7 +81,8 @@ impl From<SystemTime> for Time {
             Ok(after) => Time { seconds: after.as_secs() as i64, nanos: after.subsec_nanos() },
             Err(before) => {
                 let before = before.duration();
-                let (seconds, nanos) = (0i64.saturating_sub_unsigned(before.as_secs()), before.subsec_nanos());
+                let (seconds, nanos) =
+                    (0i64.saturating_sub_unsigned(before.as_secs()), before.subsec_nanos());
                 if nanos == 0 {
                     Time { seconds, nanos }
                 } else {

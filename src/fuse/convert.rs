@@ -141,9 +141,17 @@ mod tests {
 
     #[test]
     fn times_arrive_exactly_also_before_1970() {
-        for (seconds, nanos) in
-            [(0, 0), (0, 1), (1, 999_999_999), (-1, 0), (-1, 1), (-1, 999_999_999), (-62_135_596_800, 5), (i64::MIN, 0), (i64::MAX, 999_999_999)]
-        {
+        for (seconds, nanos) in [
+            (0, 0),
+            (0, 1),
+            (1, 999_999_999),
+            (-1, 0),
+            (-1, 1),
+            (-1, 999_999_999),
+            (-62_135_596_800, 5),
+            (i64::MIN, 0),
+            (i64::MAX, 999_999_999),
+        ] {
             assert_eq!(time(delivered(seconds, nanos)), Time { seconds, nanos });
         }
     }

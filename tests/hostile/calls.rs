@@ -5,7 +5,8 @@ use bytes::Bytes;
 use kvfs::disk::SimDisk;
 use kvfs::fs::meter::Op;
 use kvfs::fs::types::{
-    Caller, FIRST_VIRTUAL, FileKind, NewNode, ROOT, RenameMode, SIZE_MAX, SetAttributes, SetTime, Time, XattrMode,
+    Caller, FIRST_VIRTUAL, FileKind, NewNode, ROOT, RenameMode, SIZE_MAX, SetAttributes, SetTime, Time,
+    XattrMode,
 };
 
 use super::*;
@@ -26,7 +27,9 @@ fn name(prng: &mut Prng) -> Vec<u8> {
             let length = [0, 1, 2, 254, 255, 256, 1000, 5000][prng.below(8) as usize];
             garbage(prng, length)
         }
-        1 => [&b"."[..], b"..", b"", b"/", b"a/b", b"\0", b"a\0b", b".stats"][prng.below(8) as usize].to_vec(),
+        1 => {
+            [&b"."[..], b"..", b"", b"/", b"a/b", b"\0", b"a\0b", b".stats"][prng.below(8) as usize].to_vec()
+        }
         2 => vec![b'x'; 250 + prng.below(8) as usize],
         _ => format!("name{}", prng.below(20)).into_bytes(),
     }
@@ -76,7 +79,8 @@ pub fn senseless(store: &Opened, prng: &mut Prng, count: usize, known: &[Ino]) {
         let (one, two) = (name(prng), name(prng));
         let (x, y, z) = (number(prng), number(prng), number(prng));
         let bits = prng.bits();
-        let caller = if prng.one_in(2) { Caller::ROOT } else { Caller { uid: x as u32, gid: y as u32, pid: 0 } };
+        let caller =
+            if prng.one_in(2) { Caller::ROOT } else { Caller { uid: x as u32, gid: y as u32, pid: 0 } };
         let mode = [RenameMode::Replace, RenameMode::NoReplace, RenameMode::Exchange][prng.below(3) as usize];
         let set = [XattrMode::Either, XattrMode::Create, XattrMode::Replace][prng.below(3) as usize];
         let attribute = attribute(prng);
@@ -229,7 +233,9 @@ fn nothing_becomes_its_own_ancestor() {
     let b = mkdir(a, b"b");
     let c = mkdir(b, b"c");
     for mode in [RenameMode::Replace, RenameMode::NoReplace, RenameMode::Exchange] {
-        for (from, old, to, new) in [(ROOT, &b"a"[..], a, &b"x"[..]), (ROOT, b"a", c, b"x"), (ROOT, b"a", b, b"c")] {
+        for (from, old, to, new) in
+            [(ROOT, &b"a"[..], a, &b"x"[..]), (ROOT, b"a", c, b"x"), (ROOT, b"a", b, b"c")]
+        {
             let answer = store.ask(|fs, tier| fs.rename(tier, from, old, to, new, mode));
             assert!(answer.is_err(), "{mode:?} {old:?} into {to}/{new:?}");
         }

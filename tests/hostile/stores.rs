@@ -40,9 +40,8 @@ fn content(prng: &mut Prng, index: u64) -> Bytes {
 }
 
 fn write(store: &Opened, name: &[u8], bytes: &Bytes) -> fs::Result<()> {
-    let made = store.ask(|fs, tier| {
-        fs.make(tier, Op::Create, Caller::ROOT, ROOT, name, 0o644, 0, NewNode::File)
-    });
+    let made =
+        store.ask(|fs, tier| fs.make(tier, Op::Create, Caller::ROOT, ROOT, name, 0o644, 0, NewNode::File));
     let ino = match made {
         Err(Error::Exists) => store.ask(|fs, tier| fs.lookup(tier, ROOT, name))?.ino,
         made => made?.ino,
@@ -167,7 +166,8 @@ fn damage(disk: &SimDisk, prng: &mut Prng) -> (String, Vec<String>) {
         }
         _ => {
             let number = prng.below(200);
-            let kinds = ["table.#", "log.#", "manifest.new", "STORE.new", "btree.pages.new", "btree.double", "#"];
+            let kinds =
+                ["table.#", "log.#", "manifest.new", "STORE.new", "btree.pages.new", "btree.double", "#"];
             let copy = kinds[prng.below(kinds.len() as u64) as usize].replace('#', &number.to_string());
             if names.contains(&copy) {
                 return ("nothing".to_string(), Vec::new());
@@ -204,13 +204,22 @@ fn judge(store: &Opened, versions: &Versions, older: bool, what: &str) -> usize 
                 continue;
             }
         };
-        assert!(allowed(name, &found), "{what}: {show} is {:?} bytes that it should not be", found.map(|f| f.len()));
+        assert!(
+            allowed(name, &found),
+            "{what}: {show} is {:?} bytes that it should not be",
+            found.map(|f| f.len())
+        );
     }
     match store.list(ROOT, 1000) {
         Ok(entries) => {
             for (name, states) in versions.iter().filter(|_| !older) {
                 let listed = entries.iter().any(|entry| entry.name == *name);
-                assert_eq!(listed, states.last() != Some(&None), "{what}: {} in the listing", name.escape_ascii());
+                assert_eq!(
+                    listed,
+                    states.last() != Some(&None),
+                    "{what}: {} in the listing",
+                    name.escape_ascii()
+                );
             }
         }
         Err(_) => errors += 1,
@@ -267,7 +276,10 @@ fn live_with(original: &Original, seed: u64) -> (bool, usize) {
     let verified = engine::run(&*store.engine, Command::Verify);
     let problems = store.problems();
     if errors > 0 {
-        assert!(verified.is_err() || !problems.is_ok_and(|found| found.is_empty()), "{what}: passes the check");
+        assert!(
+            verified.is_err() || !problems.is_ok_and(|found| found.is_empty()),
+            "{what}: passes the check"
+        );
     }
     errors += usize::from(verified.is_err());
     change(&store, &mut prng, &what);

@@ -15,10 +15,46 @@ use super::*;
 
 /// Pieces of commands and options, so that what is put together is often nearly right.
 const WORDS: [&str; 40] = [
-    "flush", "compact", "full", "wait", "checkpoint", "drop-caches", "sync", "mark", "unmark", "explain", "set", "rate",
-    "iops", "auto_flush", "auto_compact", "on", "off", "pause", "resume", "help", "policy=tiered", "cache=0", "memory=1",
-    "rate=99999999T", "18446744073709551615", "-1", "0", "a", "..", "/", "\n", "\n\n", "\r", "\t", "\0", "=", "20M",
-    "l0_stop=0", "1", "json",
+    "flush",
+    "compact",
+    "full",
+    "wait",
+    "checkpoint",
+    "drop-caches",
+    "sync",
+    "mark",
+    "unmark",
+    "explain",
+    "set",
+    "rate",
+    "iops",
+    "auto_flush",
+    "auto_compact",
+    "on",
+    "off",
+    "pause",
+    "resume",
+    "help",
+    "policy=tiered",
+    "cache=0",
+    "memory=1",
+    "rate=99999999T",
+    "18446744073709551615",
+    "-1",
+    "0",
+    "a",
+    "..",
+    "/",
+    "\n",
+    "\n\n",
+    "\r",
+    "\t",
+    "\0",
+    "=",
+    "20M",
+    "l0_stop=0",
+    "1",
+    "json",
 ];
 
 fn text(prng: &mut Prng) -> Vec<u8> {
@@ -48,9 +84,15 @@ fn setting(prng: &mut Prng) -> (String, String) {
     let value = match prng.below(8) {
         0 => String::from_utf8_lossy(&text(prng)).into_owned(),
         1 => Settings::default().get(&name).unwrap(),
-        2 => format!("{}{}", prng.below(2000), ["", "K", "M", "G", "T", "ms", "s", "m"][prng.below(8) as usize]),
+        2 => format!(
+            "{}{}",
+            prng.below(2000),
+            ["", "K", "M", "G", "T", "ms", "s", "m"][prng.below(8) as usize]
+        ),
         3 => format!("interval:{}{}", number(prng), ["ms", "s", "m"][prng.below(3) as usize]),
-        4 => ["on", "off", "lsm", "btree", "tiered", "eager", "lz4", "zstd", "always", "tiny"][prng.below(10) as usize].to_string(),
+        4 => ["on", "off", "lsm", "btree", "tiered", "eager", "lz4", "zstd", "always", "tiny"]
+            [prng.below(10) as usize]
+            .to_string(),
         5 => prng.below(10).to_string(),
         _ => number(prng).to_string(),
     };

@@ -45,7 +45,8 @@ fn refusal(disk: &SimDisk, name: &str, change: impl FnOnce(&mut Vec<u8>)) -> Str
 
 fn helps(answer: &str, version: &str) {
     assert!(
-        answer.contains(&format!("format {version}")) && answer.contains("use the version of kvfs that made it"),
+        answer.contains(&format!("format {version}"))
+            && answer.contains("use the version of kvfs that made it"),
         "{answer}"
     );
 }
@@ -69,7 +70,8 @@ fn a_manifest_of_another_version_is_refused_with_advice() {
     let disk = store(Kind::Lsm);
     let title = b"kvfs lsm manifest".len();
     for version in [1u8, 2, 100] {
-        let answer = refusal(&disk, "manifest", |bytes| patch(bytes, 0, 0, |payload| payload[title] = version));
+        let answer =
+            refusal(&disk, "manifest", |bytes| patch(bytes, 0, 0, |payload| payload[title] = version));
         helps(&answer, &version.to_string());
     }
 }

@@ -71,7 +71,8 @@ impl Run {
                 let open = || OpenOptions::new().write(true).create(true).truncate(false).open(&path);
                 let file = self.timed("open", open)?;
                 let length = (1 + prng.below(64 << 10)).min(FILE_BYTES - offset);
-                let bytes: Vec<u8> = (offset..offset + length).map(|at| byte_at(thread, number, at)).collect();
+                let bytes: Vec<u8> =
+                    (offset..offset + length).map(|at| byte_at(thread, number, at)).collect();
                 self.timed("write", || file.write_all_at(&bytes, offset))?;
                 if prng.one_in(12) {
                     self.timed("fsync", || file.sync_all())?;
@@ -187,7 +188,13 @@ fn cause(slow: &Slow, moments: &[Moment]) -> Option<String> {
     }
     let waited = Duration::from_micros(after.disk.saturating_sub(before.disk));
     let span = after.at - before.at;
-    (waited * 2 > span).then(|| format!("disk, {:.0} % of {:.1} s", waited.as_secs_f64() / span.as_secs_f64() * 100.0, span.as_secs_f64()))
+    (waited * 2 > span).then(|| {
+        format!(
+            "disk, {:.0} % of {:.1} s",
+            waited.as_secs_f64() / span.as_secs_f64() * 100.0,
+            span.as_secs_f64()
+        )
+    })
 }
 
 fn resident_bytes(mount: &Mount) -> u64 {
@@ -252,7 +259,12 @@ fn mixed_load(engine: Engine) {
                 minute += Duration::from_secs(60).min(seconds / 10);
                 let bytes = resident_bytes(&mount);
                 resident.push(bytes);
-                println!("{:4.0} s: {} MiB resident, {} calls", begun.elapsed().as_secs_f64(), bytes >> 20, run.calls.load(Relaxed));
+                println!(
+                    "{:4.0} s: {} MiB resident, {} calls",
+                    begun.elapsed().as_secs_f64(),
+                    bytes >> 20,
+                    run.calls.load(Relaxed)
+                );
             }
         }
         run.over.store(true, Relaxed);
@@ -298,9 +310,17 @@ fn mixed_load(engine: Engine) {
         quantile(&mut stalled, 0.99),
     );
     let json = mount.json();
-    for (name, op) in json["ops"].as_object().into_iter().flatten().filter(|(_, op)| op["max_ns"].as_u64() > Some(0)) {
+    for (name, op) in
+        json["ops"].as_object().into_iter().flatten().filter(|(_, op)| op["max_ns"].as_u64() > Some(0))
+    {
         let time = |name: &str| Duration::from_nanos(op[name].as_u64().unwrap_or(0));
-        println!("  {name:12} {:9} p50 {:9.1?} p99 {:9.1?} longest {:9.1?}", op["count"], time("p50_ns"), time("p99_ns"), time("max_ns"));
+        println!(
+            "  {name:12} {:9} p50 {:9.1?} p99 {:9.1?} longest {:9.1?}",
+            op["count"],
+            time("p50_ns"),
+            time("p99_ns"),
+            time("max_ns")
+        );
     }
     assert_eq!(unnamed, Vec::<String>::new(), "calls that waited for nothing that has a name");
     // Flat: after the first third nothing grows any more, but for noise.

@@ -20,14 +20,18 @@ fn can_become_others() -> bool {
 fn stranger(script: &str, words: &[&Path]) -> Output {
     let user = STRANGER.to_string();
     let mut command = Command::new("setpriv");
-    command.args(["--reuid", &user, "--regid", &user, "--clear-groups", "sh", "-c", script, "sh"]).args(words);
+    command
+        .args(["--reuid", &user, "--regid", &user, "--clear-groups", "sh", "-c", script, "sh"])
+        .args(words);
     command.current_dir("/").output().unwrap()
 }
 
 /// A store in the mount's own directory can be reached by others, so that what stops them is its own mode.
 fn open_to_others(mount: &Mount) {
     let mut path = mount.host();
-    while let Some(folder) = path.parent().filter(|folder| folder.starts_with(std::env!("CARGO_TARGET_TMPDIR"))) {
+    while let Some(folder) =
+        path.parent().filter(|folder| folder.starts_with(std::env!("CARGO_TARGET_TMPDIR")))
+    {
         fs::set_permissions(folder, fs::Permissions::from_mode(0o755)).unwrap();
         path = folder.to_path_buf();
     }

@@ -123,7 +123,8 @@ impl Table {
             .filter(|_| trailer[4..] == MAGIC[..])
             .ok_or_else(|| damaged(trailer_start, "a trailer that does not check"))?;
         let footer = read(footer_start..trailer_start)?;
-        let framed = frame::decode(&footer, place(number, footer_start)).filter(|(kind, _)| *kind == KIND_FOOTER);
+        let framed =
+            frame::decode(&footer, place(number, footer_start)).filter(|(kind, _)| *kind == KIND_FOOTER);
         let top_start = framed
             .and_then(|(_, mut payload)| Some((varint::take(&mut payload)?, payload)))
             .map(|(version, payload)| match version {
