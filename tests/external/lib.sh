@@ -42,6 +42,7 @@ find_binary() {
 begin() {
     require_root
     find_binary
+    need jq=jq
     base=${KVFS_WORK:-/var/tmp}
     work=$(mktemp -d "$base/kvfs-$1.XXXXXX")
     # Other users enter the mount, not the store.
@@ -92,12 +93,14 @@ engines() {
 }
 
 daemon_of() {
-    timeout 5 sed -nE 's/.*"pid": ?([0-9]+).*/\1/p' "$1/.stats.d/json" 2>/dev/null | head -n 1
+    # Not the first "pid" in it: the report names processes that write, too.
+    timeout 5 jq -r .process.pid "$1/.stats.d/json" 2>/dev/null || true
 }
 
 # Waits up to a minute for the end of a process. One that has ended and that nobody has collected yet is gone, too.
 wait_gone() {
     local tries
+    [ -n "$1" ] || { echo "no process to wait for"; return 1; }
     for tries in $(seq 600); do
         case $(sed -E 's/.*\) (.).*/\1/' "/proc/$1/stat" 2>/dev/null) in '' | Z | X) return 0 ;; esac
         sleep 0.1
