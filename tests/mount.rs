@@ -7,6 +7,7 @@
 //! | `mount/kill.rs` | `kill -9` of the daemon under writers that record what was acknowledged |
 //! | `mount/stats.rs` | `/.stats` and its readers, commands, the meter against the kernel's |
 //! | `mount/lifecycle.rs` | mount, second mount, stale mount, signals, mount(8), exit codes |
+//! | `mount/hostile.rs` | offsets, names, sizes, modes and times at and over every edge |
 //! | `mount/load.rs` | sixty-four threads at once, for minutes if asked |
 //! | `mount/rights.rs` | who may enter, read, write and command |
 //! | `mount/stalls.rs` | large deletes, open-unlinked files, a stalled writer |
@@ -18,6 +19,8 @@ mod host;
 
 #[path = "mount/calls.rs"]
 mod calls;
+#[path = "mount/hostile.rs"]
+mod hostile;
 #[path = "mount/kill.rs"]
 mod kill;
 #[path = "mount/lifecycle.rs"]
