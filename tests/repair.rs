@@ -28,7 +28,9 @@ fn space() -> SpaceSource {
 
 fn options(kind: Kind, more: &str) -> Vec<(String, String)> {
     let sizes = match kind {
-        Kind::Btree => "engine=btree,page_size=4K,dirty_max=256K,checkpoint_log=512K,log_segment=64K,cache=1M",
+        Kind::Btree => {
+            "engine=btree,page_size=4K,dirty_max=256K,checkpoint_log=512K,log_segment=64K,cache=1M"
+        }
         _ => "engine=lsm,memtable=128K,table=64K,level_base=256K,l0_trigger=2,log_segment=64K,cache=1M",
     };
     let all = [sizes, more].join(",");
@@ -218,9 +220,16 @@ fn compare(before: &BTreeMap<Ino, Seen>, disk: &Arc<SimDisk>, report: &Report, w
         path.starts_with("/lost+found/") || report.affected.iter().any(|part| above(&part))
     };
     for (ino, old) in before.iter().filter(|(ino, _)| !named.contains(ino)) {
-        let Some(new) = after.get(ino) else { panic!("{what}: {} is gone and not named\n{report}", old.path) };
+        let Some(new) = after.get(ino) else {
+            panic!("{what}: {} is gone and not named\n{report}", old.path)
+        };
         if old.path != new.path {
-            assert!(moved(&old.path) || moved(&new.path), "{what}: {} is at {}\n{report}", old.path, new.path);
+            assert!(
+                moved(&old.path) || moved(&new.path),
+                "{what}: {} is at {}\n{report}",
+                old.path,
+                new.path
+            );
         }
         let same = Seen { path: old.path.clone(), ..new.clone() };
         assert!(same == *old, "{what}: {} is not as it was and not named\n{report}", old.path);
@@ -313,7 +322,9 @@ type Look = fn(&BTreeMap<Ino, Seen>, [Ino; 4]) -> bool;
 const DEFECTS: &[(&str, Plant, Look)] = &[
     (
         "a wrong count of links",
-        |engine, [.., file, _], batch| batch.put(keys::inode(file), patched(engine, file, LINKS, &[0, 0, 0, 9])),
+        |engine, [.., file, _], batch| {
+            batch.put(keys::inode(file), patched(engine, file, LINKS, &[0, 0, 0, 9]))
+        },
         |after, [.., file, _]| after[&file].links == 1 && after[&file].path == "/dir/file",
     ),
     (
@@ -529,9 +540,11 @@ const DEFECTS: &[(&str, Plant, Look)] = &[
         },
         |after, _| after.len() == 5,
     ),
-    ("no superblock", |_, _, batch| batch.delete(keys::superblock()), |after, [.., file, _]| {
-        after.len() == 5 && after[&file].path == "/dir/file"
-    }),
+    (
+        "no superblock",
+        |_, _, batch| batch.delete(keys::superblock()),
+        |after, [.., file, _]| after.len() == 5 && after[&file].path == "/dir/file",
+    ),
     (
         "numbers that are not given away",
         |engine, _, batch| {
@@ -541,11 +554,17 @@ const DEFECTS: &[(&str, Plant, Look)] = &[
         },
         |after, _| after.len() == 5,
     ),
-    ("a key of nobody", |_, _, batch| batch.put(b"\x99strange".to_vec(), vec![1]), |after, _| after.len() == 5),
+    (
+        "a key of nobody",
+        |_, _, batch| batch.put(b"\x99strange".to_vec(), vec![1]),
+        |after, _| after.len() == 5,
+    ),
     (
         "no names at all",
         |engine, _, batch| {
-            all(engine, |key| matches!(key, Key::Dirent { .. })).into_iter().for_each(|key| batch.delete(key));
+            all(engine, |key| matches!(key, Key::Dirent { .. }))
+                .into_iter()
+                .for_each(|key| batch.delete(key));
         },
         |after, [dir, inner, file, keep]| {
             [dir, inner, file, keep].iter().all(|ino| after[ino].path == format!("/lost+found/#{ino}"))
@@ -631,7 +650,10 @@ fn interrupted(base: &Arc<SimDisk>, stride: u64, what: &str) {
 fn a_repair_in_place_may_be_interrupted_anywhere() {
     for kind in [Kind::Lsm, Kind::Btree] {
         let several: Plant = |engine, inos, batch| {
-            for name in ["an inode without a name, with blocks", "blocks of a directory, and empty and oversized ones"] {
+            for name in [
+                "an inode without a name, with blocks",
+                "blocks of a directory, and empty and oversized ones",
+            ] {
                 DEFECTS.iter().find(|(found, ..)| *found == name).unwrap().1(engine, inos, batch);
             }
         };
@@ -662,11 +684,19 @@ fn pages(disk: &SimDisk, level: u8) -> Vec<u64> {
 fn every_kind_of_damage_below_the_lsm_tree_is_salvaged() {
     type Damage = fn(&SimDisk);
     let kinds: &[(&str, Damage)] = &[
-        ("a block", |disk| files(disk, "table.").iter().for_each(|(name, bytes)| flip(disk, name, bytes / 3))),
+        ("a block", |disk| {
+            files(disk, "table.").iter().for_each(|(name, bytes)| flip(disk, name, bytes / 3))
+        }),
         ("a first block", |disk| flip(disk, &files(disk, "table.")[0].0, 20)),
-        ("a trailer", |disk| files(disk, "table.").iter().for_each(|(name, bytes)| flip(disk, name, bytes - 2))),
-        ("a footer", |disk| files(disk, "table.").iter().for_each(|(name, bytes)| flip(disk, name, bytes - 40))),
-        ("an index", |disk| files(disk, "table.").iter().for_each(|(name, bytes)| flip(disk, name, bytes - 260))),
+        ("a trailer", |disk| {
+            files(disk, "table.").iter().for_each(|(name, bytes)| flip(disk, name, bytes - 2))
+        }),
+        ("a footer", |disk| {
+            files(disk, "table.").iter().for_each(|(name, bytes)| flip(disk, name, bytes - 40))
+        }),
+        ("an index", |disk| {
+            files(disk, "table.").iter().for_each(|(name, bytes)| flip(disk, name, bytes - 260))
+        }),
         ("a missing table", |disk| disk.remove(&files(disk, "table.")[0].0).unwrap()),
         ("a table that is cut off", |disk| {
             let (name, bytes) = &files(disk, "table.")[0];
@@ -686,7 +716,9 @@ fn every_kind_of_damage_below_the_lsm_tree_is_salvaged() {
             files(disk, "log.").iter().for_each(|(name, _)| flip(disk, name, 1024 + 60));
         }),
         ("values in the log", |disk| {
-            files(disk, "log.").iter().for_each(|(name, _)| (1..6).for_each(|nth| flip(disk, name, nth * 9000)));
+            files(disk, "log.")
+                .iter()
+                .for_each(|(name, _)| (1..6).for_each(|nth| flip(disk, name, nth * 9000)));
         }),
         ("the description", |disk| flip(disk, "STORE", 60)),
     ];
@@ -748,7 +780,8 @@ fn every_kind_of_damage_below_the_btree_is_salvaged() {
         ("extents", |disk| {
             let bytes = bytes_of(disk, FILE);
             let units = bytes.chunks(4096).enumerate().skip(2);
-            let noisy = units.filter(|(_, unit)| unit[4] != 0xB7 && unit.iter().filter(|byte| **byte == 0).count() < 100);
+            let noisy = units
+                .filter(|(_, unit)| unit[4] != 0xB7 && unit.iter().filter(|byte| **byte == 0).count() < 100);
             noisy.step_by(5).for_each(|(unit, _)| flip(disk, FILE, unit as u64 * 4096 + 77));
         }),
         ("a damaged log", |disk| {

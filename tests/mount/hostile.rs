@@ -31,14 +31,18 @@ fn name(prng: &mut Prng) -> Vec<u8> {
             let length = [1, 254, 255, 256, 300][prng.below(5) as usize];
             (0..length).map(|_| prng.bits() as u8).collect()
         }
-        1 => [&b"."[..], b"..", b".stats", b".stats.d", b"a/b", b"-", b"\xff\xfe", b"\n"][prng.below(8) as usize].into(),
+        1 => [&b"."[..], b"..", b".stats", b".stats.d", b"a/b", b"-", b"\xff\xfe", b"\n"]
+            [prng.below(8) as usize]
+            .into(),
         _ => format!("name{}", prng.below(12)).into_bytes(),
     }
 }
 
 /// Sets an extended attribute of `length` bytes.
 fn set_attribute(path: &Path, name: &[u8], length: usize, flags: i32) -> i32 {
-    let (Ok(path), Ok(name)) = (CString::new(path.as_os_str().as_bytes()), CString::new(name)) else { return -1 };
+    let (Ok(path), Ok(name)) = (CString::new(path.as_os_str().as_bytes()), CString::new(name)) else {
+        return -1;
+    };
     let value = vec![7u8; length];
     // SAFETY: both strings end with a NUL, and the value has the length that is told.
     unsafe { libc::lsetxattr(path.as_ptr(), name.as_ptr(), value.as_ptr().cast(), length, flags) }
@@ -72,7 +76,7 @@ fn step(mnt: &Path, prng: &mut Prng) {
             let flags = RenameFlags::from_bits_retain((bits & 7) as u32);
             let inside = a.join(OsStr::from_bytes(&two));
             let target = if prng.one_in(3) { &inside } else { &b };
-            drop(renameat2(AT_FDCWD, &a, AT_FDCWD, target, flags));
+            let _ = renameat2(AT_FDCWD, &a, AT_FDCWD, target, flags);
         }
         6 | 7 => {
             let Some(file) = open(&a) else { return };
@@ -85,9 +89,9 @@ fn step(mnt: &Path, prng: &mut Prng) {
         8 => {
             let Some(file) = open(&a) else { return };
             let flags = FallocateFlags::from_bits_retain((bits & 0x7f) as i32);
-            drop(fallocate(&file, flags, x as i64, y as i64));
+            let _ = fallocate(&file, flags, x as i64, y as i64);
             for whence in [Whence::SeekData, Whence::SeekHole, Whence::SeekEnd, Whence::SeekSet] {
-                drop(lseek(&file, x as i64, whence));
+                let _ = lseek(&file, x as i64, whence);
             }
         }
         9 => {
@@ -95,7 +99,8 @@ fn step(mnt: &Path, prng: &mut Prng) {
             drop((file.set_len(x), file.set_len(prng.below(10_000)), file.sync_all()));
         }
         10 => {
-            let name = [&b"user.a"[..], b"user.", b"x", b"security.capability", b"system.posix_acl_access", &one];
+            let name =
+                [&b"user.a"[..], b"user.", b"x", b"security.capability", b"system.posix_acl_access", &one];
             let name = name[prng.below(6) as usize];
             let length = [0, 1, 65_535, 65_536, 65_537][prng.below(5) as usize];
             let answer = set_attribute(&a, name, length, (bits & 3) as i32);
@@ -103,12 +108,16 @@ fn step(mnt: &Path, prng: &mut Prng) {
         }
         11 => {
             // Not the very first second: a debug build of the protocol's library cannot negate it.
-            set_times(&a, (x as i64).max(i64::MIN + 1), [0, 1, 999_999_999, 1_000_000_000, -1][prng.below(5) as usize]);
+            set_times(
+                &a,
+                (x as i64).max(i64::MIN + 1),
+                [0, 1, 999_999_999, 1_000_000_000, -1][prng.below(5) as usize],
+            );
             drop(fs::symlink_metadata(&a).map(|found| (found.modified(), found.accessed())));
         }
         12 => {
             let kind = SFlag::from_bits_truncate((bits as u32) & libc::S_IFMT);
-            drop(mknod(&a, kind, Mode::from_bits_truncate(bits as u32), y));
+            let _ = mknod(&a, kind, Mode::from_bits_truncate(bits as u32), y);
             use std::os::unix::fs::PermissionsExt;
             drop(fs::set_permissions(&a, fs::Permissions::from_mode((bits >> 32) as u32)));
         }
@@ -119,7 +128,11 @@ fn step(mnt: &Path, prng: &mut Prng) {
             }
             if let Ok(file) = File::open(mnt.join(".stats.d/json")) {
                 let mut bytes = [0; 100];
-                drop((file.read_at(&mut bytes, x), file.read_at(&mut bytes, y), lseek(&file, x as i64, Whence::SeekHole)));
+                drop((
+                    file.read_at(&mut bytes, x),
+                    file.read_at(&mut bytes, y),
+                    lseek(&file, x as i64, Whence::SeekHole),
+                ));
             }
             drop(fs::read_dir(mnt).map(Iterator::count));
         }
