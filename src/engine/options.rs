@@ -9,6 +9,15 @@ use crate::base::text::{
 };
 use crate::disk::LEVELS;
 
+/// Most filter bits a key: more give no fewer wrong answers, only larger tables.
+pub const BLOOM_BITS_MAX: u64 = 64;
+/// Most bytes that an option may say, 256 TiB, so that sums and small multiples of options fit their type.
+const SIZE_MAX: u64 = 1 << 48;
+/// Most that an option may count.
+const COUNT_MAX: u64 = u32::MAX as u64;
+/// Most memtables.
+const MEMTABLES_MAX: u64 = 1024;
+
 /// Which engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kind {
@@ -418,8 +427,8 @@ impl Options {
         if !self.page_bytes.is_power_of_two() || !(4 << 10..=64 << 10).contains(&self.page_bytes) {
             return Err(format!("page_size={} is not a power of two from 4K to 64K", self.page_bytes));
         }
-        if self.memtable_bytes == 0 || self.memtable_count_max < 2 {
-            return Err("memtable must be above 0 and memtables at least 2".to_string());
+        if self.memtable_bytes == 0 || !(2..=MEMTABLES_MAX).contains(&self.memtable_count_max) {
+            return Err(format!("memtable must be above 0 and memtables between 2 and {MEMTABLES_MAX}"));
         }
         let buffers = match self.kind {
             Kind::Lsm => self.memtable_bytes.saturating_mul(self.memtable_count_max),
@@ -431,6 +440,9 @@ impl Options {
                 "memory={} leaves nothing beside memtables or dirty pages",
                 self.memory_bytes
             ));
+        }
+        if self.bloom_bits > BLOOM_BITS_MAX {
+            return Err(format!("bloom_bits={} is more than {BLOOM_BITS_MAX}", self.bloom_bits));
         }
         if self.value_threshold_bytes == 0 || self.value_gc_percent > 90 {
             return Err("value_threshold must be above 0 and value_gc_percent at most 90".to_string());
@@ -462,6 +474,16 @@ impl Options {
     }
 }
 
+fn bounded_size(text: &str) -> Result<u64, String> {
+    parse_size(text)
+        .and_then(|bytes| if bytes <= SIZE_MAX { Ok(bytes) } else { Err("at most 256T".to_string()) })
+}
+
+fn bounded_count(text: &str) -> Result<u64, String> {
+    let count = text.parse().ok().filter(|count| *count <= COUNT_MAX);
+    count.ok_or_else(|| format!("takes a whole number up to {COUNT_MAX}"))
+}
+
 /// A field of bytes.
 macro_rules! size {
     ($name:literal, $when:ident, $member:ident, $help:literal) => {
@@ -470,7 +492,7 @@ macro_rules! size {
             when: When::$when,
             help: $help,
             set: |options, text| {
-                options.$member = parse_size(text)?;
+                options.$member = bounded_size(text)?;
                 Ok(())
             },
             get: |options| exact_size(options.$member),
@@ -486,7 +508,8 @@ macro_rules! count {
             when: When::Mount,
             help: $help,
             set: |options, text| {
-                Ok(options.$member = text.parse().map_err(|_| "takes a whole number".to_string())?)
+                options.$member = bounded_count(text)?;
+                Ok(())
             },
             get: |options| options.$member.to_string(),
         }
@@ -547,7 +570,7 @@ pub const FIELDS: &[Field<Options>] = &[
         help: "Bytes that the engine holds in memory at most: a quarter memtables or dirty pages, the rest cache. Options \
                behind it divide it in another way; the cache gives way. 0 for their sum. Default 0.",
         set: |options, text| {
-            let bytes = parse_size(text)?;
+            let bytes = bounded_size(text)?;
             options.memory_bytes = bytes;
             if bytes > 0 {
                 options.memtable_bytes = (bytes / 4 / options.memtable_count_max.max(1)).max(1);

@@ -51,7 +51,7 @@ mod tests;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
@@ -158,6 +158,8 @@ pub struct LsmEngine {
     view: RwLock<Arc<View>>,
     flushing: Mutex<()>,
     merging: Mutex<Merging>,
+    /// When it was last looked for, there was nothing to merge, or no space to.
+    merges_idle: AtomicBool,
     manifest: Mutex<Manifest>,
     rates: Rates,
     /// What passes to the disk, for the rates.
@@ -242,6 +244,7 @@ pub fn open(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>, options: &Options) -> Re
         view: RwLock::new(Arc::new(view)),
         flushing: Mutex::default(),
         merging: Mutex::default(),
+        merges_idle: AtomicBool::new(false),
         flushed: AtomicU64::new(from),
         moved_into: Mutex::default(),
         manifest: Mutex::new(manifest),
@@ -335,6 +338,7 @@ impl LsmEngine {
             let new = Arc::new(View { mutable: view.mutable.clone(), immutables, version });
             std::mem::replace(&mut *view, new)
         };
+        self.merges_idle.store(false, Relaxed);
         let stays = |number: u64| added.iter().any(|(_, table)| table.number == number);
         for (_, table) in old.tables() {
             if edit.removed.iter().any(|(_, number)| *number == table.number) && !stays(table.number) {

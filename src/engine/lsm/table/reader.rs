@@ -128,13 +128,19 @@ impl Table {
             .filter(|_| trailer[4..] == MAGIC[..])
             .ok_or_else(|| damaged(trailer_start, "a trailer that does not check"))?;
         let footer = read(footer_start..trailer_start)?;
-        let top_start = frame::decode(&footer, place(number, footer_start))
-            .and_then(|(kind, mut payload)| {
-                let version = varint::take(&mut payload)?;
+        let framed =
+            frame::decode(&footer, place(number, footer_start)).filter(|(kind, _)| *kind == KIND_FOOTER);
+        let top_start = framed
+            .and_then(|(_, mut payload)| Some((varint::take(&mut payload)?, payload)))
+            .map(|(version, payload)| match version {
+                VERSION => Ok(payload),
+                other => Err(Error::format(name(), other, VERSION)),
+            })
+            .transpose()?
+            .and_then(|mut payload| {
                 let meta = TableMeta::decode(&mut payload, size)?;
                 let top = varint::take(&mut payload)?;
-                let fits =
-                    kind == KIND_FOOTER && version == VERSION && meta == *expected && payload.is_empty();
+                let fits = meta == *expected && payload.is_empty();
                 (fits && top <= footer_start).then_some(top)
             })
             .ok_or_else(|| {
