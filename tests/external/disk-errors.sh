@@ -65,9 +65,13 @@ PYTHON
 says_so() {
     local state cause
     state=$(head -n 1 "$mnt/.stats")
-    echo "$state"
-    case $state in *state=READONLY*" failed: "*) ;; *) return 1 ;; esac
-    cause=${state##*READONLY  }
+    cause=$(grep -o 'READONLY  .* failed: .*' "$mnt/.stats" | head -n 1)
+    echo "$state: $cause"
+    case $state in *state=READONLY*) ;; *) return 1 ;; esac
+    [ -n "$cause" ]
+    # The report may cut it where its line ends.
+    cause=${cause#READONLY  }
+    cause=${cause:0:40}
     [ "$(grep -cF 'read-only from here on' "$work/kvfs.log")" = 1 ]
     grep -F 'read-only from here on' "$work/kvfs.log" | grep -qF "$cause"
 }
@@ -94,8 +98,12 @@ while read -r which; do
         xfs_io -x -c shutdown "$work/disk"
         attempt "$name: a write with fsync fails" 60 write_fails
         trace=
-        if command -v strace >/dev/null && strace -f -qq -e trace=fsync,fdatasync -o "$work/trace" -p "$foreground" 2>/dev/null & then trace=$!; fi
-        sleep 1
+        if command -v strace >/dev/null; then
+            # Reads, too: they show that something was traced.
+            strace -f -qq -e trace=fsync,fdatasync,syncfs,sync_file_range,read,readv -o "$work/trace" -p "$foreground" 2>/dev/null &
+            trace=$!
+            sleep 1
+        fi
         attempt "$name: every change is refused" 60 read_only
         attempt "$name: fsync goes on failing" 60 write_fails
         attempt "$name: the report and the log say so" 60 says_so
@@ -104,8 +112,9 @@ while read -r which; do
         if [ -n "$trace" ]; then
             kill "$trace" 2>/dev/null || true
             wait "$trace" 2>/dev/null || true
-            if [ -s "$work/trace" ] && grep -q sync "$work/trace"; then
-                cat "$work/trace"
+            if ! grep -q 'read' "$work/trace"; then
+                fail "$name: strace saw nothing"
+            elif grep sync "$work/trace"; then
                 fail "$name: a failed sync was tried again"
             else
                 pass "$name: no sync is tried again"
