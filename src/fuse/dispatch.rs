@@ -223,7 +223,9 @@ mod tests {
     use super::*;
     use crate::base::clock::ManualClock;
     use crate::engine::{Cause, MemEngine};
+    use crate::fs::types::{Caller, ROOT};
     use std::sync::mpsc::channel;
+    use std::time::Duration;
 
     fn core() -> Arc<Core> {
         let clock = Arc::new(ManualClock::default());
