@@ -41,7 +41,7 @@ pub struct Merging {
     /// Those that run, in the order of their start.
     pub jobs: Vec<RunningJob>,
     /// Begun slices between two steps, the one that rested longest first.
-    pub resting: Vec<Box<Slice>>,
+    pub resting: Vec<Slice>,
     /// Begun slices of which a step is being done.
     pub stepping: u64,
     next_id: u64,
@@ -120,7 +120,7 @@ impl LsmEngine {
         merging.throttle.charge(&self.rates, &self.traffic.snapshot(), self.clock.elapsed());
         let id = slice.job;
         let result = match ready {
-            Ok(true) => self.install_slice(&mut merging, *slice).map(|()| true),
+            Ok(true) => self.install_slice(&mut merging, slice).map(|()| true),
             Ok(false) => {
                 match merging.jobs.iter_mut().find(|job| job.id == id) {
                     Some(job) => {
@@ -186,7 +186,7 @@ impl LsmEngine {
     }
 
     /// The slice to go on with; without one, what is left to do.
-    fn next_slice(&self, merging: &mut Merging) -> Result<(Option<Box<Slice>>, Pending)> {
+    fn next_slice(&self, merging: &mut Merging) -> Result<(Option<Slice>, Pending)> {
         if let Some(error) = &merging.blocked {
             return Err(error.clone());
         }

@@ -43,6 +43,7 @@ impl LsmEngine {
             pace.pass(self.clock.elapsed(), batch.bytes(), rate);
         }
         // Now rather than with the next batch, which may be long in coming.
+        drop(view);
         self.make_room(&pace);
         drop(pace);
         self.stalls.end(|| self.clock.elapsed());

@@ -191,7 +191,7 @@ impl RunningJob {
     }
 
     /// The next slice that was not begun.
-    pub fn begin_slice(&mut self) -> Option<Box<Slice>> {
+    pub fn begin_slice(&mut self) -> Option<Slice> {
         let number = self.slices.iter().position(|slice| !slice.is_begun)?;
         self.slices[number].is_begun = true;
         let inputs = self.inputs.iter().filter(|(_, table)| self.reach(table).contains(&number));
@@ -203,7 +203,7 @@ impl RunningJob {
             // Equal tables: a short one at the end of each slice would add up.
             _ => bytes.div_ceil(bytes.div_ceil(self.table_bytes.max(1)).max(1)),
         };
-        Some(Box::new(Slice {
+        Some(Slice {
             job: self.id,
             number,
             into: self.job.into,
@@ -220,7 +220,7 @@ impl RunningJob {
             table_bytes,
             done_bytes: 0,
             moved_bytes: 0,
-        }))
+        })
     }
 
     /// Its inputs that are still part of the store, with their levels.
