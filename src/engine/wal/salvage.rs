@@ -11,10 +11,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::{
-    HEADER_BYTES, Header, PREFIX, RECORD_OVERHEAD_BYTES, Segment, read_header, read_record, segment_name,
-    word,
+    HEADER_BYTES, HEADER_COPY, Header, PREFIX, RECORD_OVERHEAD_BYTES, Segment, read_header, read_record,
+    segment_name, word,
 };
-use crate::disk::{Disk, File};
+use crate::disk::{Disk, File, Purpose};
 use crate::engine::salvage::{Keys, Loss, read_around};
 use crate::engine::{Batch, Error, Position, Result, frame};
 
@@ -54,9 +54,9 @@ fn chain(disk: &dyn Disk) -> Result<Vec<Found>> {
             disk.open(&info.name).map_err(|error| Error::io(format!("reading {}", info.name), error))?;
         let mut head = vec![0; HEADER_BYTES.min(info.bytes) as usize];
         // One copy of the header is enough.
-        for piece in head.chunks_mut(super::HEADER_COPY as usize).enumerate() {
-            let (nth, piece) = piece;
-            let _ = file.read_at(crate::disk::Purpose::Recovery, nth as u64 * super::HEADER_COPY, piece);
+        for (nth, copy) in head.chunks_mut(HEADER_COPY as usize).enumerate() {
+            // A copy that cannot be read does not check.
+            let _ = file.read_at(Purpose::Recovery, nth as u64 * HEADER_COPY, copy);
         }
         if let Some(header) = read_header(&head) {
             found.push(Found { header, slot, file, capacity_bytes: info.bytes });
