@@ -522,6 +522,8 @@ while read -r which; do
         declare -F "${name}_case" >/dev/null || { echo "no case $name" >&2; exit 2; }
         fresh "$which"
         attempt "$which $name" 600 "${name}_case"
+        # What pgbench measured.
+        grep -h '^tps' "$work/output.txt" | sed 's/^/    /' || true
         rm -rf "$work/source" "$work/tree" "$work/back" "$work/out"
         stop || { umount -l "$mnt"; fail "$which: unmounting after $name"; }
         check_store || fail "$which: kvfs check after $name"
