@@ -181,7 +181,8 @@ impl Description {
             Some(VERSION) => return Err(damaged("its checksum does not fit")),
             Some(other) if fits => {
                 return Err(Error::Usage(format!(
-                    "the store has format {other}; this program knows format {VERSION}: use the version of kvfs that made it"
+                    "the store has format {other}; this program knows format {VERSION}: use the version of kvfs that made it, \
+                     or copy the files with it to a new store"
                 )));
             }
             Some(other) => {

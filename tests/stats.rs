@@ -1156,7 +1156,7 @@ fn work_of_the_processor_is_measured_and_the_debt_priced() {
     ] {
         let rig = rig(|disk, clock| {
             let options = match kind {
-                Kind::Lsm => engine::Options { compression, ..small_options() },
+                Kind::Lsm => engine::Options { compression: compression.into(), ..small_options() },
                 _ => engine::Options::tiny(kind),
             };
             engine::open(disk, clock, &options).unwrap()

@@ -45,7 +45,7 @@ pub use cpu::{Cost, Cpu, CpuMeter, Work};
 pub use error::{Cause, Error, Result};
 pub use mem::MemEngine;
 pub use meter::{KINDS, KeyKind, KindCounters, MeteredEngine, TagCounters};
-pub use options::{Compression, FIELDS, Kind, Options, PolicyKind, Sync, Torn};
+pub use options::{Compression, FIELDS, Kind, LevelCompression, Options, PolicyKind, Sync, Torn};
 pub use shape::{
     Cache, Debt, Filter, Histogram, Level, Lookups, Memory, Probe, ProbeMeter, Shape, StallCounters,
     StallMeter, Stalls, TableInfo, Tree, ValueLog,

@@ -255,7 +255,7 @@ fn bytes_on_the_disk_belong_to_kinds_of_keys() {
     {
         let rig = rig(|disk, clock| {
             let options = match kind {
-                Kind::Lsm => engine::Options { compression, ..small_options() },
+                Kind::Lsm => engine::Options { compression: compression.into(), ..small_options() },
                 _ => engine::Options { reserve_bytes: 0, ..engine::Options::tiny(kind) },
             };
             engine::open(disk, clock, &options).unwrap()

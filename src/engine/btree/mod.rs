@@ -605,7 +605,11 @@ impl Engine for BtreeEngine {
                 self.pager.drop_pool();
                 return done(Ok(()));
             }
-            Command::Flush | Command::Checkpoint => commands.checkpoint.push(done),
+            Command::Flush | Command::Checkpoint => {
+                // Even if a sweep for less is on its way.
+                *self.target.lock() = Some(self.log.end());
+                commands.checkpoint.push(done);
+            }
             Command::Verify => commands.verify.push(done),
             Command::Compact => commands.compact.push(done),
             Command::CompactLevel(_) => {

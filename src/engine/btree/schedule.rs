@@ -71,6 +71,8 @@ impl BtreeEngine {
             if due != Pending::More && !forced {
                 return Ok(due);
             }
+            // Those who ask from here on may have waiting puts of their own.
+            let asked = self.commands.lock().checkpoint.len();
             let is_part = self.must_sweep(forced || self.is_due_for_all());
             let pages_max = buffer::share(self.options.dirty_bytes_max, buffer::PAGES_SHARE);
             let is_room = self.tree.read().active_bytes() < pages_max;
@@ -90,7 +92,7 @@ impl BtreeEngine {
             }
             let mut waiters = match is_part {
                 true => Vec::new(),
-                false => std::mem::take(&mut self.commands.lock().checkpoint),
+                false => self.commands.lock().checkpoint.drain(..asked).collect(),
             };
             let reason = match () {
                 () if is_part => "change buffer",

@@ -46,13 +46,14 @@ impl LsmEngine {
                 return Ok(probes);
             }
         }
-        let hash = hash(key);
+        let (hash, version) = (hash(key), view.version.clone());
+        drop(view);
         for level in 0..LEVELS {
             let tables = match level {
-                0 => view.version.level(0).to_vec(),
-                _ => view.version.find(level, key).into_iter().cloned().collect(),
+                0 => version.level(0).to_vec(),
+                _ => version.find(level, key).into_iter().cloned().collect(),
             };
-            if tables.is_empty() && !view.version.level(level).is_empty() {
+            if tables.is_empty() && !version.level(level).is_empty() {
                 note(format!("L{level}"), None, None, "out-of-range");
             }
             for table in tables {

@@ -15,7 +15,7 @@ use super::value_log::{Pointer, Stored};
 use super::{LsmEngine, Task};
 use crate::base::text::human_size;
 use crate::disk::Purpose;
-use crate::engine::{Error, KeyRange, Pending, Result, Tier, Work};
+use crate::engine::{Class, Error, KeyRange, Pending, Result, Tier, Work};
 
 impl LsmEngine {
     /// One unit of flush work.
@@ -49,6 +49,10 @@ impl LsmEngine {
         self.activity.lock().flush = Some(format!("flush {}", human_size(memtable.bytes())));
         let result = self.flush_memtable(&memtable);
         self.activity.lock().flush = None;
+        drop(memtable);
+        if !self.free_retired() {
+            self.bell.ring(Class::Reclaim);
+        }
         result.map(|()| true)
     }
 
@@ -77,7 +81,6 @@ impl LsmEngine {
         self.meters.levels[0].write_bytes.fetch_add(table.bytes, Relaxed);
         self.flushed.store(position, Release);
         self.log.release(position);
-        self.free_retired();
         let duration = self.clock.elapsed().saturating_sub(began);
         let fields = vec![
             ("reason", if memtable.is_full(&self.options) { "full" } else { "asked for" }.into()),
@@ -94,7 +97,7 @@ impl LsmEngine {
 
     /// Writes a memtable to a durable table.
     fn write_table(&self, memtable: &Arc<Memtable>) -> Result<Arc<Table>> {
-        let mut cursor = MemoryCursor::new(memtable.clone(), KeyRange::ALL);
+        let mut cursor = MemoryCursor::new(memtable, KeyRange::ALL);
         let mut builder = self.shelf.create(Purpose::Flush, false)?;
         let now_seconds = self.now_seconds();
         let older = self.older_windows(now_seconds);

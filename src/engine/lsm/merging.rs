@@ -193,7 +193,7 @@ impl LsmEngine {
         let mut pending = Pending::Idle;
         if merging.resting.len() as u64 + merging.stepping < self.options.merge_threads {
             if !merging.jobs.iter().any(RunningJob::has_waiting_slice) {
-                match self.next_merge(merging)? {
+                match self.look_for_merge(merging)? {
                     Next::Moved => return Ok((None, Pending::More)),
                     Next::NoSpace => pending = Pending::After(RETRY),
                     Next::Nothing | Next::Started => {}
@@ -209,7 +209,16 @@ impl LsmEngine {
         Ok((longest, pending))
     }
 
-    /// Looks for something to merge beside what runs.
+    /// Looks for something to merge beside what runs, and notes whether there is any use in waiting for the space that merges
+    /// give back.
+    fn look_for_merge(&self, merging: &mut Merging) -> Result<Next> {
+        let next = self.next_merge(merging)?;
+        let is_idle = matches!(next, Next::Nothing | Next::NoSpace) && merging.jobs.is_empty();
+        self.merges_idle.store(is_idle, Relaxed);
+        Ok(next)
+    }
+
+    /// What to merge next.
     fn next_merge(&self, merging: &mut Merging) -> Result<Next> {
         // Only read here: what is installed later is still claimed.
         let version = self.view().version.clone();

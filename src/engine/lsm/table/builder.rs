@@ -214,7 +214,7 @@ impl TableBuilder {
         self.top.push(&self.part_before, &self.part_first, end);
         self.index.complete();
         let index = Arc::new(std::mem::replace(&mut self.index, Index::new(end)));
-        let filter = Arc::new(Filter::build(&self.hashes, self.shelf.options.bloom_bits));
+        let filter = Filter::build(&self.hashes, self.shelf.options.bloom_bits);
         self.hashes.clear();
         self.parts.push(Resident { index, filter });
     }

@@ -58,6 +58,7 @@ pub struct Table {
     meta: TableMeta,
     file: Arc<dyn File>,
     top: Top,
+    has_filter: bool,
     /// Of every part, or of none.
     resident: Vec<Resident>,
     /// What it took from the shelf's memory.
@@ -90,7 +91,11 @@ impl Table {
         let bytes = parts.iter().map(Resident::bytes).sum();
         let resident = if shelf.take_memory(bytes, parts.len() == 1) { parts } else { Vec::new() };
         resident_bytes += if resident.is_empty() { 0 } else { bytes };
-        Table { meta, file, top, resident, resident_bytes, segments, shelf, obsolete: AtomicBool::new(false) }
+        // A filter that knows nothing is but one byte.
+        let filter = top.filter(0);
+        let has_filter = filter.end - filter.start > frame::HEADER_BYTES as u64 + 1;
+        let obsolete = AtomicBool::new(false);
+        Table { meta, file, top, has_filter, resident, resident_bytes, segments, shelf, obsolete }
     }
 
     /// Reads footer and parts from `file`; everything must check and agree with `expected`. Of a table with several parts
@@ -123,13 +128,19 @@ impl Table {
             .filter(|_| trailer[4..] == MAGIC[..])
             .ok_or_else(|| damaged(trailer_start, "a trailer that does not check"))?;
         let footer = read(footer_start..trailer_start)?;
-        let top_start = frame::decode(&footer, place(number, footer_start))
-            .and_then(|(kind, mut payload)| {
-                let version = varint::take(&mut payload)?;
+        let framed =
+            frame::decode(&footer, place(number, footer_start)).filter(|(kind, _)| *kind == KIND_FOOTER);
+        let top_start = framed
+            .and_then(|(_, mut payload)| Some((varint::take(&mut payload)?, payload)))
+            .map(|(version, payload)| match version {
+                VERSION => Ok(payload),
+                other => Err(Error::format(name(), other, VERSION)),
+            })
+            .transpose()?
+            .and_then(|mut payload| {
                 let meta = TableMeta::decode(&mut payload, size)?;
                 let top = varint::take(&mut payload)?;
-                let fits =
-                    kind == KIND_FOOTER && version == VERSION && meta == *expected && payload.is_empty();
+                let fits = meta == *expected && payload.is_empty();
                 (fits && top <= footer_start).then_some(top)
             })
             .ok_or_else(|| {
@@ -155,7 +166,7 @@ impl Table {
             let part = |part| {
                 let filter = table.parse_filter(part, slice(table.top.filter(part)))?;
                 let index = table.parse_index(part, slice(table.top.index(part)))?;
-                Ok(Resident { index: Arc::new(index), filter: Arc::new(filter) })
+                Ok(Resident { index: Arc::new(index), filter })
             };
             let parts: Vec<Resident> = (0..table.top.parts()).map(part).collect::<Result<_>>()?;
             let bytes: u64 = parts.iter().map(Resident::bytes).sum();
@@ -258,9 +269,7 @@ impl Table {
 
     /// Whether it has filters.
     pub fn has_filter(&self) -> bool {
-        // A filter that knows nothing is but one byte.
-        let filter = self.top.filter(0);
-        filter.end - filter.start > frame::HEADER_BYTES as u64 + 1
+        self.has_filter
     }
 
     /// Whether a part may hold a key with this hash.

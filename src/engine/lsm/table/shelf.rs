@@ -55,7 +55,8 @@ impl Shelf {
         let name = table_name(number);
         let file = self.disk.create(&name).map_err(|error| Error::io(format!("making {name}"), error))?;
         let bottom = self.options.compression_bottom.filter(|_| is_bottom);
-        let compression = bottom.unwrap_or(self.options.compression);
+        let level = if let Purpose::Compact { into } = purpose { usize::from(into) } else { 0 };
+        let compression = bottom.unwrap_or(self.options.compression.of(level));
         Ok(TableBuilder::new(self.clone(), purpose, compression, number, file))
     }
 
