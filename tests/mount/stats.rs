@@ -71,7 +71,7 @@ fn readers(engine: Engine) {
             exec 9< "$MNT/.stats"; test "$(stat -c %s "$MNT/.stats")" = "$(cat <&9 | wc -c)"; exec 9<&-
         done
         # Whatever walks a tree neither meets these files nor waits for one.
-        for walk in 'find .' 'du -a .' 'ls -lAR .' 'grep -rlc x .' 'tar cf - .' 'diff -r . .'; do
+        for walk in 'find .' 'du -a .' 'ls -lAR .' 'grep -rac . .' 'tar cf - .' 'diff -r . .'; do
             (cd "$MNT"; timeout 60 $walk > "$HOST/walk.txt"); fails grep -q stats walk.txt
         done
         cp -r "$MNT" copy; rsync -a "$MNT/" mirror; test "$(ls -A copy)" = work; test "$(ls -A mirror)" = work
