@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Four experiments with an LSM-tree, each with a look before and after: fill and flush, trace a read, pile up L0, compact.
-# First without bloom filters, then with them. Leaves nothing behind.
+# First without bloom filters, then with them. Behind them the five failure modes of fio-jobs/failure-modes.sh. Leaves nothing
+# behind.
 set -euo pipefail
 
 usage() {
@@ -9,7 +10,10 @@ usage: mount-scripts/experiments.sh [KVFS]
 
 KVFS is the program (default: kvfs in the PATH, or target/release/kvfs).
 
-environment:  BASE  where the store is made (/var/tmp; should be a disk, not a tmpfs)
+environment:
+  BASE    where the store is made (/var/tmp; should be a disk, not a tmpfs)
+  MODES   failure modes to show behind the experiments, as fio-jobs/failure-modes.sh names them (all five; none: leave them out)
+  SIZE    megabytes of their data set (64)
 TEXT
 }
 
@@ -39,6 +43,7 @@ trap cleanup EXIT
 
 say() { printf '\n== %s\n' "$*"; }
 look() { printf -- '-- %s\n' "$1" && grep -E '^(DEBT|OWED|STALL|LEVEL|L[0-9] |total|PROBES|WRITTEN)' "$mnt/.stats"; }
+live() { printf -- '-- %s\n' "$1" && grep -A 30 '^trace' "$mnt/.stats.d/trace" | grep -B 1 -A 8 ' get block' | head -n "${2:-12}"; }
 trace() { printf -- '-- %s\n' "$1" && "$kvfs" explain "$mnt/file" "$2"; }
 
 # Eight blocks of 4 KiB at block $1 of the file, and then a table: a memtable of eight entries.
@@ -64,6 +69,10 @@ run() {
     trace "block 0 lies in a table" 0
     dd if=/dev/urandom of="$mnt/file" bs=4096 count=1 conv=notrunc,fsync status=none
     trace "written again, it is in the memtable" 0
+    "$kvfs" ctl "$mnt" trace on
+    dd if="$mnt/file" of=/dev/null bs=4096 skip=7 count=1 status=none
+    live "the same as it happens, with 'trace on': what reading block 7 asked"
+    "$kvfs" ctl "$mnt" trace off
 
     say "3. Pile up L0: nine more tables, and a read of the oldest asks them all"
     for n in 1 2 3 4 5 6 7 8 9; do
@@ -78,6 +87,8 @@ run() {
 
     say "4. Compact and read again"
     "$kvfs" ctl "$mnt" auto_compact on
+    "$kvfs" ctl "$mnt" compact 0 wait
+    look "'compact 0' has merged level 0 wholly into level 1"
     "$kvfs" ctl "$mnt" compact wait
     look "one sorted run"
     trace "the same block" $((7 * 4096))
@@ -88,4 +99,17 @@ run() {
 
 run 0
 run 10
-say "done: with filters, tables that do not have the key are asked in memory only ('filtered')"
+say "with filters, tables that do not have the key are asked in memory only ('filtered')"
+
+modes=${MODES-all}
+[ "$modes" != none ] || exit 0
+say "5. The five failure modes: provoked, shown by .stats, and met"
+for tool in fio jq python3; do
+    if ! command -v "$tool" >/dev/null; then
+        echo "$tool is not installed, so they are left out (apt-get install fio jq python3)"
+        exit 0
+    fi
+done
+[ "$modes" != all ] || modes=
+# shellcheck disable=SC2086  # a list of words
+KVFS=$kvfs SIZE=${SIZE:-64} "$repository/fio-jobs/failure-modes.sh" "$work" $modes

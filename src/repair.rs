@@ -15,6 +15,7 @@
 //!    anywhere and begun again, and a store with that file is not mounted.
 //! 2. A dry run writes nothing.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::io;
 use std::sync::Arc;
@@ -154,6 +155,8 @@ pub fn repair(disk: Arc<dyn Disk>, apply: bool, progress: &mut dyn FnMut(&str)) 
         report.was_interrupted = true;
         put_in_place(&*disk).map_err(|error| system("finishing the interrupted repair", error))?;
     }
+    let stage: Arc<dyn Disk> = Prefixed::new(disk.clone(), PREFIX);
+    clear(&*stage).map_err(|error| system("removing what an earlier repair left", error))?;
     let (description, is_rebuilt) = describe(&disk, &mut report)?;
     let settings = description.settings(&[])?;
     if settings.engine.kind == Kind::Mem {
@@ -235,12 +238,16 @@ fn verified(disk: Arc<dyn Disk>, options: &Options) -> Result<Result<Arc<dyn Eng
 }
 
 fn mend(engine: &dyn Engine, described: Described, report: &mut Report) -> Result<(), Error> {
+    let before = FileSystem::affected(engine, &report.losses).map_err(fs_error)?;
     let repaired = FileSystem::repair(engine, described, &report.losses).map_err(fs_error)?;
     report.problems = repaired.problems;
     report.mends = repaired.mends;
     report.left = repaired.left;
     report.summary = repaired.summary;
+    // With the paths that they have now; what could not be kept, with those that it had.
     report.affected = FileSystem::affected(engine, &report.losses).map_err(fs_error)?;
+    let kept: HashSet<u64> = report.affected.iter().map(|part| part.ino).collect();
+    report.affected.extend(before.into_iter().filter(|part| !kept.contains(&part.ino)));
     Ok(())
 }
 
@@ -262,10 +269,7 @@ fn rebuild(
     let damaged: Arc<dyn Disk> = Overlay::new(disk.clone());
     let stage: Arc<dyn Disk> = Prefixed::new(disk.clone(), PREFIX);
     let target: Arc<dyn Engine> = match apply {
-        true => {
-            clear(&*stage).map_err(|error| system("removing what an earlier repair left", error))?;
-            open(Latch::new(stage.clone()), options)?
-        }
+        true => open(Latch::new(stage.clone()), options)?,
         false => Arc::new(MemEngine::new()),
     };
     let mut writer = Writer::new(&*target);
@@ -293,10 +297,9 @@ fn rebuild(
 
 /// Removes every file of an unfinished new store.
 fn clear(stage: &dyn Disk) -> io::Result<()> {
-    for info in stage.list()? {
-        stage.remove(&info.name)?;
-    }
-    stage.sync_names()
+    let files = stage.list()?;
+    files.iter().try_for_each(|info| stage.remove(&info.name))?;
+    if files.is_empty() { Ok(()) } else { stage.sync_names() }
 }
 
 /// Says that the new store is whole.

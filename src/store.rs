@@ -173,19 +173,22 @@ impl Description {
         let damaged = |what: &str| Error::Damaged(format!("{DESCRIPTION} is damaged: {what}"));
         let text = std::str::from_utf8(bytes).map_err(|_| damaged("it is not text"))?;
         let version = text.strip_prefix(MAGIC).and_then(|rest| rest.lines().next());
-        match version {
-            Some(VERSION) => {}
-            Some(other) => {
-                return Err(Error::Usage(format!(
-                    "the store has format {other}; this program knows format {VERSION}: use the version of kvfs that made it"
-                )));
-            }
-            None => return Err(damaged("it does not begin with its name")),
-        }
         let end = text.rfind("crc32=").ok_or_else(|| damaged("it has no checksum"))?;
         let (body, checksum) = text.split_at(end);
-        if checksum != format!("crc32={:08x}\n", crc32fast::hash(body.as_bytes())) {
-            return Err(damaged("its checksum does not fit"));
+        let fits = checksum == format!("crc32={:08x}\n", crc32fast::hash(body.as_bytes()));
+        match version {
+            Some(VERSION) if fits => {}
+            Some(VERSION) => return Err(damaged("its checksum does not fit")),
+            Some(other) if fits => {
+                return Err(Error::Usage(format!(
+                    "the store has format {other}; this program knows format {VERSION}: use the version of kvfs that made it, \
+                     or copy the files with it to a new store"
+                )));
+            }
+            Some(other) => {
+                return Err(damaged(&format!("it says format {other}, and its checksum does not fit")));
+            }
+            None => return Err(damaged("it does not begin with its name")),
         }
         let mut options = Vec::new();
         let mut uuid = None;

@@ -6,7 +6,11 @@
 //! | `mount/programs.rs` | git, rsync, SQLite and fio |
 //! | `mount/kill.rs` | `kill -9` of the daemon under writers that record what was acknowledged |
 //! | `mount/stats.rs` | `/.stats` and its readers, commands, the meter against the kernel's |
+//! | `mount/repair.rs` | `kvfs check --repair` of a store that was damaged |
 //! | `mount/lifecycle.rs` | mount, second mount, stale mount, signals, mount(8), exit codes |
+//! | `mount/hostile.rs` | offsets, names, sizes, modes and times at and over every edge |
+//! | `mount/load.rs` | sixty-four threads at once, for minutes if asked |
+//! | `mount/rights.rs` | who may enter, read, write and command |
 //! | `mount/stalls.rs` | large deletes, open-unlinked files, a stalled writer |
 //!
 //! Without `/dev/fuse` they pass with a note; with `CI=true` they fail.
@@ -16,12 +20,20 @@ mod host;
 
 #[path = "mount/calls.rs"]
 mod calls;
+#[path = "mount/hostile.rs"]
+mod hostile;
 #[path = "mount/kill.rs"]
 mod kill;
 #[path = "mount/lifecycle.rs"]
 mod lifecycle;
+#[path = "mount/load.rs"]
+mod load;
 #[path = "mount/programs.rs"]
 mod programs;
+#[path = "mount/repair.rs"]
+mod repair;
+#[path = "mount/rights.rs"]
+mod rights;
 #[path = "mount/stalls.rs"]
 mod stalls;
 #[path = "mount/stats.rs"]

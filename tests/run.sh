@@ -137,7 +137,7 @@ step "release build" cargo build --release
 step "real mounts" mounts
 step "cargo doc -D warnings" documentation
 if [ "$long" = yes ] && [ "$(id -u)" = 0 ]; then
-    for script in pjdfstest fsx programs million kill power full-disk; do
+    for script in pjdfstest fsx programs million kill power full-disk disk-errors load; do
         # Each bounds itself; this is for the worst.
         step "external/$script" timeout --kill-after=120 5400 "tests/external/$script.sh"
     done

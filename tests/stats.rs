@@ -3,6 +3,7 @@
 //! `BLESS=1 cargo test --test stats` rewrites the golden reports; review their diff like code.
 
 use std::collections::BTreeSet;
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -14,9 +15,9 @@ use kvfs::control::{
 };
 use kvfs::disk::{Disk, Latch, Metered, ProcessIo, Purpose, SimDisk, Snapshot, Space};
 use kvfs::engine::{
-    self, Batch, Cache, Cause, Command, Debt, Engine, Filter, Histogram, Kind, KindCounters, Level, Lookups,
-    MemEngine, Memory, MeteredEngine, PageCause, PageKind, Shape, StallCounters, Stalls, TagCounters, Tier,
-    TrafficMeter, Tree,
+    self, Batch, Cache, Cause, Command, Compression, Cost, Cpu, Debt, Engine, Filter, Histogram, Kind,
+    KindCounters, Level, Lookups, MemEngine, Memory, MeteredEngine, PageCause, PageKind, Shape,
+    StallCounters, Stalls, TagCounters, Tier, TrafficMeter, Tree, Work,
 };
 use kvfs::fs::Usage;
 use kvfs::fs::attribution::{Attribution, Charges, Process, Tally};
@@ -24,6 +25,13 @@ use kvfs::fs::meter::{Latency, Meter, Op, OpCounters};
 use kvfs::fs::types::{Attributes, Caller, ROOT};
 use kvfs::fs::virtual_file::VirtualTree;
 use serde_json::Value;
+
+#[path = "stats/events.rs"]
+mod events;
+#[path = "stats/render.rs"]
+mod render;
+#[path = "stats/schema.rs"]
+mod schema;
 
 // A report that does not change.
 
@@ -86,6 +94,7 @@ fn sample(shape: Shape, disk: Snapshot) -> Sample {
             (Op::Fsync, 5, 0, 0),
         ]),
         kinds: vec![inode, block],
+        kind_write_bytes: vec![13_400 * 4, 460_700 * 3],
         tags,
         scans: 3,
         disk,
@@ -183,6 +192,10 @@ fn common() -> Shape {
             ..Debt::default()
         },
         stalls,
+        cpu: Cpu::default()
+            .with(Work::Checksum, Cost { bytes: 64 << 20, timed_bytes: 4 << 20, timed_nanos: 210_000 })
+            .with(Work::Flush, Cost { bytes: 530 << 10, timed_bytes: 530 << 10, timed_nanos: 1_900_000 })
+            .with(Work::Checkpoint, Cost { bytes: 640 << 10, timed_bytes: 640 << 10, timed_nanos: 450_000 }),
         probes,
         ..Shape::default()
     }
@@ -375,6 +388,7 @@ fn paths(value: &Value, path: &str, found: &mut BTreeSet<String>) {
         "disk.by_purpose" => Some("<purpose>"),
         "stalls.by_cause" | "tree.pages.read.cause" | "tree.pages.written.cause" => Some("<cause>"),
         "tree.pages.read.kind" | "tree.pages.written.kind" => Some("<kind>"),
+        "cpu" => Some("<work>"),
         "windows" => Some("<window>"),
         _ => None,
     };
@@ -1024,19 +1038,20 @@ fn the_exposition_is_valid_and_agrees_with_the_report() {
     assert!(counts.is_sorted(), "buckets are cumulative: {counts:?}");
 }
 
+fn small_options() -> engine::Options {
+    engine::Options {
+        kind: Kind::Lsm,
+        memtable_bytes: 16 << 10,
+        table_bytes: 16 << 10,
+        level_base_bytes: 64 << 10,
+        log_segment_bytes: 64 << 10,
+        reserve_bytes: 0,
+        ..engine::Options::default()
+    }
+}
+
 fn small_lsm() -> Rig {
-    rig(|disk, clock| {
-        let options = engine::Options {
-            kind: Kind::Lsm,
-            memtable_bytes: 16 << 10,
-            table_bytes: 16 << 10,
-            level_base_bytes: 64 << 10,
-            log_segment_bytes: 64 << 10,
-            reserve_bytes: 0,
-            ..engine::Options::default()
-        };
-        engine::open(disk, clock, &options).unwrap()
-    })
+    rig(|disk, clock| engine::open(disk, clock, &small_options()).unwrap())
 }
 
 fn fill(rig: &Rig) {
@@ -1117,19 +1132,132 @@ fn a_read_of_a_tree_is_explained_page_by_page() {
         let options = engine::Options { kind: Kind::Btree, reserve_bytes: 0, ..engine::Options::default() };
         engine::open(disk, clock, &options).unwrap()
     });
-    assert_eq!(rig.engine.explain(&[7]).unwrap().len(), 0, "an empty tree has no pages");
+    assert_eq!(rig.engine.explain(&[7], Tier::Disk).unwrap().len(), 0, "an empty tree has no pages");
     for key in 0..2000u64 {
         let mut batch = Batch::new(0);
         batch.put(key.to_be_bytes().to_vec(), vec![1; 100]);
         rig.engine.apply(&batch, Tier::Disk).unwrap();
     }
-    let probes = rig.engine.explain(&7u64.to_be_bytes()).unwrap();
+    let probes = rig.engine.explain(&7u64.to_be_bytes(), Tier::Disk).unwrap();
     let height = rig.engine.shape().tree.unwrap().height;
     assert_eq!(probes.len() as u64, height);
     let last = probes.last().unwrap();
     assert_eq!((probes[0].verdict, last.verdict, last.bytes), ("descend", "hit", 100));
-    assert_eq!(rig.engine.explain(b"zzz").unwrap().last().unwrap().verdict, "miss");
+    assert_eq!(rig.engine.explain(b"zzz", Tier::Disk).unwrap().last().unwrap().verdict, "miss");
     assert_eq!(rig.engine.shape().probes.count(), 0, "explaining counts nothing");
+}
+
+/// Whatever was worked on has been timed, and the debt follows from the rate; before the first work there is no figure.
+#[test]
+fn work_of_the_processor_is_measured_and_the_debt_priced() {
+    for (kind, compression, works) in [
+        (Kind::Lsm, Compression::Lz4, &["checksum", "compress", "expand", "flush", "merge"][..]),
+        (Kind::Btree, Compression::None, &["checksum", "checkpoint"][..]),
+    ] {
+        let rig = rig(|disk, clock| {
+            let options = match kind {
+                Kind::Lsm => engine::Options { compression: compression.into(), ..small_options() },
+                _ => engine::Options::tiny(kind),
+            };
+            engine::open(disk, clock, &options).unwrap()
+        });
+        let json = rig.json(".stats.d/json");
+        assert_eq!(
+            (&json["debt"]["cpu_seconds"], &json["cpu"]["merge"]["ns_per_byte"]),
+            (&Value::Null, &Value::Null)
+        );
+        assert!(rig.cat(".stats").contains("cpu -"));
+        fill(&rig);
+        engine::run(&*rig.engine, Command::Compact).unwrap();
+        for key in 0..300u64 {
+            rig.engine.get(&key.to_be_bytes(), Tier::Disk).unwrap();
+        }
+        // Something that is owed.
+        rig.user_writes(300);
+        let json = rig.json(".stats.d/json");
+        for work in Work::ALL {
+            let cost = &json["cpu"][work.name()];
+            let rate = cost["ns_per_byte"].as_f64();
+            assert_eq!(works.contains(&work.name()), rate.is_some_and(|rate| rate > 0.0), "{kind} {cost}");
+            assert!(number(cost, "timed_bytes") <= number(cost, "bytes"), "{kind} {cost}");
+        }
+        let (nanos, bytes) = ["flush", "merge", "checkpoint"].iter().fold((0, 0), |(nanos, bytes), work| {
+            let cost = &json["cpu"][work];
+            (nanos + number(cost, "timed_ns"), bytes + number(cost, "timed_bytes"))
+        });
+        let rows = json["debt"]["levels"].as_array().unwrap();
+        assert!(rows.iter().any(|row| number(row, "debt_bytes") > 0), "{kind} {rows:?}");
+        for row in rows {
+            let wanted = number(row, "debt_bytes") as f64 * nanos as f64 / bytes as f64 / 1e9;
+            let shown = row["cpu_seconds"].as_f64().unwrap();
+            assert!(
+                (shown - wanted).abs() <= 1e-3 * wanted + nanos as f64 / bytes as f64 / 1e9,
+                "{kind} {row}"
+            );
+        }
+        if kind == Kind::Lsm {
+            let written = number(&json, "disk.by_purpose.flush.write_bytes");
+            assert_eq!(number(&json, "cpu.flush.bytes"), written, "a flush is counted with what it wrote");
+            assert_eq!(number(&json, "cpu.merge.bytes"), number(&json, "disk.compaction_write_bytes"));
+        }
+        let prom = exposition(&rig.cat(".stats.d/prom"));
+        assert_eq!(
+            prom["kvfs_cpu_bytes_total{work=\"checksum\"}"],
+            number(&json, "cpu.checksum.bytes") as f64
+        );
+        assert!(prom["kvfs_debt_cpu_seconds"] > 0.0);
+    }
+}
+
+#[test]
+fn reads_are_traced_while_it_is_on() {
+    for kind in [Kind::Lsm, Kind::Btree] {
+        let rig = rig(|disk, clock| engine::open(disk, clock, &engine::Options::tiny(kind)).unwrap());
+        fill(&rig);
+        engine::run(&*rig.engine, Command::Flush).unwrap();
+        rig.write(OWNER, "drop-caches").unwrap();
+        let get = |key: u64| rig.engine.get(&key.to_be_bytes(), Tier::Disk).unwrap();
+        get(1);
+        assert_eq!(rig.cat(".stats.d/trace"), "", "off");
+        rig.write(OWNER, "drop-caches\ntrace on").unwrap();
+        let before = number(&rig.json(".stats.d/json"), "disk.by_purpose.get.read_bytes");
+        let there = (0..300).find(|key| get(*key).is_some()).unwrap();
+        get(u64::MAX);
+        rig.engine
+            .scan(kvfs::engine::KeyRange::ALL, Tier::Disk, &mut |_, _| ControlFlow::Continue(()))
+            .unwrap();
+        let trace = rig.cat(".stats.d/trace");
+        let reads: Vec<&str> = trace.split("\n#").collect();
+        assert_eq!(reads[0], format!("trace on; the last {} reads, the newest last", there + 3), "{trace}");
+        let found = reads[there as usize + 1];
+        assert!(
+            found.contains(&format!(" get {there:016x}: ")) && found.ends_with("  found"),
+            "{kind} {found}"
+        );
+        let hit = found.lines().find(|line| line.contains(" hit ")).unwrap();
+        let structure = if kind == Kind::Lsm { "table." } else { "leaf page " };
+        assert!(hit.contains(structure) && hit.contains(" at ") && hit.contains("400 bytes"), "{hit}");
+        let column =
+            |line: &str| line.trim_end_matches(" read").rsplit(' ').next().unwrap().parse::<u64>().unwrap();
+        let sum: u64 = trace.lines().filter(|line| line.ends_with(" read")).map(column).sum();
+        let read = number(&rig.json(".stats.d/json"), "disk.by_purpose.get.read_bytes") - before;
+        assert!(sum > 0 && (sum..=2 * sum).contains(&read), "{kind}: traced {sum}, read {read}");
+        assert!(reads[there as usize + 2].ends_with("  not there"), "{trace}");
+        assert!(reads[there as usize + 3].contains(" scan from : "), "{trace}");
+        for key in 0..200 {
+            get(key);
+        }
+        let trace = rig.cat(".stats.d/trace");
+        assert_eq!(trace.lines().filter(|line| line.starts_with('#')).count(), 64, "{trace}");
+        rig.write(OWNER, "trace on 10").unwrap();
+        for key in 0..100 {
+            get(key);
+        }
+        assert!(rig.cat(".stats.d/trace").starts_with("trace on, one read in 10; the last 10 of them"));
+        rig.write(OWNER, "trace off").unwrap();
+        get(1);
+        assert!(rig.cat(".stats.d/trace").starts_with("trace off; the last 10 reads"));
+    }
 }
 
 #[test]
@@ -1142,7 +1270,7 @@ fn a_read_is_explained_down_to_where_it_stops() {
     };
     put(5);
     let verdicts = |key: u8| {
-        let probes = rig.engine.explain(&[key]).unwrap();
+        let probes = rig.engine.explain(&[key], Tier::Disk).unwrap();
         probes.into_iter().map(|probe| probe.verdict).collect::<Vec<_>>()
     };
     assert_eq!(verdicts(5), ["hit"]);

@@ -32,6 +32,7 @@ const ONLY_IN: &[(&str, &[(&str, &str)])] = &[
             ("base/clock.rs", "the machine's clock"),
             ("fuse/", "latencies and waiting times of requests"),
             ("control/metrics.rs", "patience with a client"),
+            ("engine/cpu.rs", "what work costs the processor"),
             ("mount.rs", "patience with a holder of the lock"),
             ("daemon.rs", "patience with the child"),
             ("cli.rs", "patience while unmounting, progress"),

@@ -34,6 +34,8 @@ pub enum Action {
         /// The block's number in the file.
         block: u64,
     },
+    /// Trace one read of the engine in so many; 0 ends it.
+    Trace(u64),
     /// Change a setting of the engine.
     Set {
         /// Its name.
@@ -52,6 +54,7 @@ pub const HELP: &[(&str, &str)] = &[
         "compact [full] [wait]",
         "lsm: merge until one sorted run is left; btree: move what is last into free space, cut the file",
     ),
+    ("compact LEVEL [wait]", "lsm: merge a level, such as 0 or L0, wholly into the next"),
     ("checkpoint [wait]", "btree: write every dirty page home; lsm: as flush"),
     (
         "drop-caches",
@@ -61,6 +64,8 @@ pub const HELP: &[(&str, &str)] = &[
     ("mark NAME", "remember the counters; .stats.d/since/NAME counts from there"),
     ("unmark NAME", "forget a mark"),
     ("explain INO [BLOCK]", "trace a read of an inode and of one of its blocks, into .stats.d/trace"),
+    ("trace on [N]", "note the last 64 reads, or one in N, with every structure asked, in .stats.d/trace"),
+    ("trace off", "note no more reads"),
     ("set NAME=VALUE", "change an option of the engine until unmount, such as set rate=20M"),
     ("rate SIZE", "lsm: merges read and write at most so many bytes a second; off: no limit"),
     ("iops N", "lsm: merges make at most so many requests a second; off: no limit"),
@@ -87,6 +92,8 @@ pub fn parse(text: &[u8]) -> Result<Vec<Action>> {
             ["flush", "wait"] => run(Command::Flush, true),
             ["compact"] | ["compact", "full"] => run(Command::Compact, false),
             ["compact", "wait"] | ["compact", "full", "wait"] => run(Command::Compact, true),
+            ["compact", level] => run(Command::CompactLevel(level_number(level)?), false),
+            ["compact", level, "wait"] => run(Command::CompactLevel(level_number(level)?), true),
             ["checkpoint"] => run(Command::Checkpoint, false),
             ["checkpoint", "wait"] => run(Command::Checkpoint, true),
             ["drop-caches"] => run(Command::DropCaches, true),
@@ -95,6 +102,12 @@ pub fn parse(text: &[u8]) -> Result<Vec<Action>> {
             ["unmark", name] => Action::Unmark(mark_name(name)?),
             ["explain", ino] => Action::Explain { ino: number(ino)?, block: 0 },
             ["explain", ino, block] => Action::Explain { ino: number(ino)?, block: number(block)? },
+            ["trace", "off"] => Action::Trace(0),
+            ["trace", "on"] => Action::Trace(1),
+            ["trace", "on", every] => match number(every)? {
+                0 => return Err(Error::Invalid),
+                every => Action::Trace(every),
+            },
             ["set", setting] => {
                 let (name, value) = setting.split_once('=').ok_or(Error::Invalid)?;
                 set(name, value)
@@ -113,6 +126,11 @@ pub fn parse(text: &[u8]) -> Result<Vec<Action>> {
 
 fn set(name: &str, value: &str) -> Action {
     Action::Set { name: name.to_string(), value: value.to_string() }
+}
+
+/// `2` or `L2`.
+fn level_number(word: &str) -> Result<usize> {
+    word.strip_prefix('L').unwrap_or(word).parse().map_err(|_| Error::Invalid)
 }
 
 fn number(word: &str) -> Result<u64> {
@@ -149,10 +167,31 @@ mod tests {
     fn what_is_not_a_command_is_invalid() {
         let long = format!("mark {}", "x".repeat(65));
         let many = "help\n".repeat(65);
-        let texts =
-            ["flsh", "flush now", "flush wait wait", "sync wait", "mark", "mark a b", "mark a/b", "mark .."];
-        let more =
-            ["mark a.json", "unmark", "mark \u{e4}", "flush\nnonsense\n", "FLUSH", &long, &many, "flush\0"];
+        let texts = [
+            "flsh",
+            "flush now",
+            "flush wait wait",
+            "compact L",
+            "compact -1",
+            "compact 1 2",
+            "sync wait",
+            "mark",
+            "mark a b",
+            "mark a/b",
+            "mark ..",
+        ];
+        let more = [
+            "mark a.json",
+            "unmark",
+            "trace",
+            "trace on 0",
+            "mark \u{e4}",
+            "flush\nnonsense\n",
+            "FLUSH",
+            &long,
+            &many,
+            "flush\0",
+        ];
         for text in texts.into_iter().chain(more) {
             assert!(matches!(parse(text.as_bytes()), Err(Error::Invalid)), "{text:?}");
         }
@@ -165,11 +204,13 @@ mod tests {
             let line = form
                 .replace("[full]", "full")
                 .replace("[wait]", "wait")
+                .replace("LEVEL", "L1")
                 .replace("NAME=VALUE", "a=1")
                 .replace("NAME", "a")
                 .replace("SIZE", "20M")
                 .replace("on|off", "off")
-                .replace("INO [BLOCK]", "7 0");
+                .replace("INO [BLOCK]", "7 0")
+                .replace("[N]", "10");
             parse(line.as_bytes()).unwrap_or_else(|_| panic!("{form}"));
         }
     }

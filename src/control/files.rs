@@ -149,7 +149,7 @@ fn help() -> String {
         (".stats.d/events", "the last 4096 events, JSON lines"),
         (".stats.d/history", "one CSV line a second for 15 minutes"),
         (".stats.d/lsm.json", "every table with its level, size and keys"),
-        (".stats.d/trace", "the answer to the last 'explain'"),
+        (".stats.d/trace", "the answer to the last 'explain', and the reads of 'trace on'"),
         (".stats.d/ctl", "takes commands, lists the last 16 with their results"),
         (".stats.d/levels", "the table of levels or of the tree, one header line"),
         (".stats.d/config", "effective options and paths"),

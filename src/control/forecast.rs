@@ -49,6 +49,11 @@ pub(super) fn debt_max(sample: &Sample) -> f64 {
     debt(sample).iter().map(most).sum()
 }
 
+/// Processor seconds that writing `bytes` in the background takes at the rate that was measured; `None` until something was.
+pub(super) fn cpu_seconds(sample: &Sample, bytes: f64) -> Option<f64> {
+    sample.shape.cpu.background().nanos_per_byte().map(|nanos| bytes * nanos / 1e9)
+}
+
 /// Target of a level over that of the one above.
 fn growth(sample: &Sample) -> f64 {
     let target = |level: usize| sample.shape.levels.get(level).map_or(0, |level| level.target_bytes);

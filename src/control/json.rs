@@ -10,7 +10,7 @@ use super::forecast;
 use super::stats::{Base, Report, Sample};
 use crate::disk::{Counters, Purpose};
 use crate::engine::cache::CacheKind;
-use crate::engine::{Cause, PageCause, PageCount, PageKind, PageTraffic};
+use crate::engine::{Cause, Cost, PageCause, PageCount, PageKind, PageTraffic, Work};
 use crate::fs::attribution::{Process, Tally};
 use crate::fs::meter::Op;
 
@@ -26,6 +26,7 @@ fn value(report: &Report) -> Value {
     let shape = &sample.shape;
     let kv = sample.kv();
     let disk = sample.disk.total();
+    let owed_bytes: f64 = forecast::debt(sample).iter().map(|row| row.debt_bytes).sum();
     let millis = report.time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
     json!({
         "schema": "kvfs.stats/1",
@@ -74,6 +75,7 @@ fn value(report: &Report) -> Value {
             "syncs": disk.syncs,
             "errors": disk.errors,
             "log_write_bytes": sample.log_write_bytes(),
+            "overhead_write_bytes": sample.overhead_write_bytes(),
             "compaction_write_bytes": sample.compaction().write_bytes,
             "compaction_read_bytes": sample.compaction().read_bytes,
             "by_purpose": object(Purpose::all().map(|purpose| (purpose.name(), counters(sample.disk.of(purpose))))),
@@ -116,6 +118,8 @@ fn value(report: &Report) -> Value {
             "reclaim_pending_bytes": usage.reclaim_pending_bytes,
             "durability_bytes": forecast::debt(sample).iter().map(|row| row.debt_bytes as u64).sum::<u64>(),
             "durability_bytes_max": forecast::debt_max(sample) as u64,
+            "cpu_seconds": forecast::cpu_seconds(sample, owed_bytes),
+            "cpu_seconds_max": forecast::cpu_seconds(sample, forecast::debt_max(sample)),
             "settle_seconds": forecast::settle_seconds(report),
             "levels": debt_levels(sample),
         },
@@ -165,6 +169,7 @@ fn value(report: &Report) -> Value {
             "max": shape.scan_runs.quantile(1.0),
             "buckets": shape.scan_runs.buckets,
         },
+        "cpu": object(Work::ALL.into_iter().map(|work| (work.name(), cost(shape.cpu.of(work))))),
         "ops": object(Op::ALL.iter().map(|&op| (op.name(), operation(sample, op)))),
         "kinds": kinds(report),
         "by_process": by_process(report),
@@ -228,6 +233,16 @@ fn counters(counters: Counters) -> Value {
     })
 }
 
+/// What work of a kind has cost the processor.
+fn cost(cost: Cost) -> Value {
+    json!({
+        "bytes": cost.bytes,
+        "timed_bytes": cost.timed_bytes,
+        "timed_ns": cost.timed_nanos,
+        "ns_per_byte": cost.nanos_per_byte(),
+    })
+}
+
 /// What each level owes by the model, beside what writing into it has cost so far.
 fn debt_levels(sample: &Sample) -> Vec<Value> {
     let row = |row: crate::control::model::DebtRow| {
@@ -239,6 +254,7 @@ fn debt_levels(sample: &Sample) -> Vec<Value> {
             "measured_write_amplification": level.and_then(|level| super::ratio(level.write_bytes, level.in_bytes)),
             "pending_write_amplification": row.pending_write_amp,
             "debt_bytes": row.debt_bytes as u64,
+            "cpu_seconds": forecast::cpu_seconds(sample, row.debt_bytes),
         })
     };
     forecast::debt(sample).into_iter().map(row).collect()
@@ -410,7 +426,8 @@ fn charged(mut row: Value, tally: &Tally) -> Value {
 }
 
 fn kinds(report: &Report) -> Value {
-    let kind = |(name, kind): (&&'static str, &crate::engine::KindCounters)| {
+    let kind = |((name, kind), index): ((&&'static str, &crate::engine::KindCounters), usize)| {
+        let written = report.sample.kind_write_bytes.get(index).copied().unwrap_or(0);
         let value = json!({
             "gets": kind.gets,
             "hits": kind.hits,
@@ -423,10 +440,12 @@ fn kinds(report: &Report) -> Value {
             "scanned_bytes": kind.scanned_bytes,
             "write_amplification":
                 super::ratio(kind.put_bytes + kind.delete_bytes, report.sample.app_write_bytes()),
+            "disk_write_bytes": written,
+            "disk_write_amplification": super::ratio(written, kind.put_bytes + kind.delete_bytes),
         });
         (*name, value)
     };
-    object(report.mount.kind_names.iter().zip(&report.sample.kinds).map(kind))
+    object(report.mount.kind_names.iter().zip(&report.sample.kinds).zip(0..).map(kind))
 }
 
 fn object<'a>(members: impl Iterator<Item = (&'a str, Value)>) -> Value {

@@ -1,10 +1,10 @@
 //! `metrics=127.0.0.1:PORT`: the bytes of `.stats.d/prom` over HTTP, for a Prometheus that scrapes. Loopback only: there is no
 //! password, so any user of the machine can read it.
 //!
-//! An answer needs a dozen lines of HTTP and no library: the request's first line is looked at, the rest of its head
-//! skipped, and the connection closed behind the body.
+//! `httparse` reads the request's head; every connection is closed behind its answer. A client that asks or reads slowly is left
+//! after a while, because the next one and the end of the mount wait for it.
 
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,8 +14,9 @@ use crate::base::text::{Field, When};
 
 /// How long a client may take for its request, and for each piece that it reads.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// Bytes of a request's head at most.
-const HEAD_BYTES_MAX: u64 = 8 << 10;
+/// Bytes of a request's head at most, and its lines.
+const HEAD_BYTES_MAX: usize = 8 << 10;
+const HEADERS_MAX: usize = 64;
 
 /// What is served beside the mount.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -82,32 +83,63 @@ impl MetricsServer {
         stream.set_nonblocking(false)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
-        let begun = Instant::now();
-        let mut lines = BufReader::new(stream.take(HEAD_BYTES_MAX));
-        let mut request = String::new();
-        lines.read_line(&mut request)?;
-        let mut line = String::new();
-        // To the end of the head: a connection that is closed with unread bytes is reset, and the answer lost.
-        while begun.elapsed() < PATIENCE && lines.read_line(&mut line)? > 0 && !line.trim_end().is_empty() {
-            line.clear();
-        }
-        let mut words = request.split_ascii_whitespace();
-        let (status, body) = match (words.next(), words.next()) {
-            (Some("GET" | "HEAD"), Some("/metrics" | "/")) => ("200 OK", self.control.prometheus()),
-            (Some("GET" | "HEAD"), Some(_)) => ("404 Not Found", "it is /metrics\n".to_string()),
-            _ => ("405 Method Not Allowed", "it takes GET\n".to_string()),
-        };
+        let Some(answer) = self.read(&mut stream)? else { return Ok(()) };
+        let Answer { status, body, is_head } = answer;
         let head = format!(
             "HTTP/1.1 {status}\r\nContent-Type: text/plain; version=0.0.4; charset=utf-8\r\nContent-Length: {}\r\n\
              Connection: close\r\n\r\n",
             body.len()
         );
         stream.write_all(head.as_bytes())?;
-        if !request.starts_with("HEAD") {
+        if !is_head {
             stream.write_all(body.as_bytes())?;
         }
         Ok(())
     }
+
+    /// Reads a request to the end of its head, since a connection that is closed with unread bytes is reset and the answer lost;
+    /// `None` if the client went away.
+    fn read(&self, stream: &mut impl Read) -> io::Result<Option<Answer>> {
+        let begun = Instant::now();
+        let mut head = Vec::new();
+        loop {
+            let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
+            let mut request = httparse::Request::new(&mut headers);
+            match request.parse(&head) {
+                Ok(httparse::Status::Complete(_)) => {
+                    return Ok(Some(self.respond(request.method.unwrap_or(""), request.path.unwrap_or(""))));
+                }
+                Ok(httparse::Status::Partial)
+                    if head.len() < HEAD_BYTES_MAX && begun.elapsed() < PATIENCE => {}
+                Ok(httparse::Status::Partial) | Err(_) => {
+                    let body = "no request that can be read\n".to_string();
+                    return Ok(Some(Answer { status: "400 Bad Request", body, is_head: false }));
+                }
+            }
+            let mut piece = [0; 1024];
+            match stream.read(&mut piece)? {
+                0 => return Ok(None),
+                count => head.extend_from_slice(&piece[..count]),
+            }
+        }
+    }
+
+    fn respond(&self, method: &str, target: &str) -> Answer {
+        let path = target.split('?').next().unwrap_or(target);
+        let (status, body) = match (method, path) {
+            ("GET" | "HEAD", "/metrics" | "/") => ("200 OK", self.control.prometheus()),
+            ("GET" | "HEAD", _) => ("404 Not Found", "it is /metrics\n".to_string()),
+            _ => ("405 Method Not Allowed", "it takes GET\n".to_string()),
+        };
+        Answer { status, body, is_head: method == "HEAD" }
+    }
+}
+
+/// What a request gets.
+struct Answer {
+    status: &'static str,
+    body: String,
+    is_head: bool,
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@
 //! 2. Locks here are held for a copy only and never while another room is called.
 
 mod command;
+mod explain;
 mod figures;
 mod files;
 mod forecast;
@@ -43,11 +44,10 @@ pub use stats::{Base, MountInfo, Physical, Report, Sample, State, Window, ratio}
 use crate::base::clock::Clock;
 use crate::base::journal::Field;
 use crate::disk::{Disk, Latch, Metered, ProcessIo};
-use crate::engine::{Cause, Engine, Journal, MeteredEngine, Probe, Stalls, Tier};
+use crate::engine::{Cause, Engine, Journal, MeteredEngine, Stalls};
 use crate::fs::attribution::Charges;
-use crate::fs::keys;
 use crate::fs::meter::{Latency, Meter, Op, growth};
-use crate::fs::types::{Caller, Ino};
+use crate::fs::types::Caller;
 use crate::fs::virtual_file::{Done, VirtualTree};
 use crate::fs::{Error, Result, Usage};
 use command::Action;
@@ -60,9 +60,6 @@ const SAMPLES_MAX: usize = 62;
 const MARKS_MAX: usize = 64;
 /// Rows of the history: a quarter of an hour of seconds.
 const HISTORY_MAX: usize = 900;
-/// Blocks of a file that `explain` looks for, and lines for them.
-const PLACED_BLOCKS_MAX: u64 = 4096;
-const PLACES_MAX: usize = 256;
 /// Commands that are remembered with their results.
 const COMMANDS_MAX: usize = 16;
 
@@ -353,16 +350,32 @@ impl Control {
                     Ok(())
                 }
                 Action::Run { command, wait: false } => {
+                    let refused = Arc::new(Mutex::new(None));
+                    let (answer, journal, clock) =
+                        (refused.clone(), self.journal.clone(), self.parts.clock.clone());
                     let logged = move |result: crate::engine::Result<()>| match result {
                         Ok(()) => log::info!("{command:?} has ended"),
-                        Err(error) => log::error!("{command:?}: {error}"),
+                        Err(error) => {
+                            log::error!("{command:?}: {error}");
+                            // Whoever asked has been answered: this is the only place where it shows.
+                            if Arc::strong_count(&answer) == 1 {
+                                let what = format!("{command:?}: {error}");
+                                journal.record(clock.now(), "error", vec![("what", what.into())]);
+                            }
+                            *answer.lock() = Some(error);
+                        }
                     };
                     self.parts.engine.run(command, Box::new(logged));
-                    Ok(())
+                    let error = refused.lock().take();
+                    error.map_or(Ok(()), |error| Err(error.into()))
                 }
                 Action::Run { command, wait: true } => {
                     let engine = self.parts.engine.clone();
                     return engine.run(command, self.then(actions, done));
+                }
+                Action::Trace(every) => {
+                    self.parts.engine.trace().set(every);
+                    Ok(())
                 }
                 Action::Explain { ino, block } => {
                     let control = self.clone();
@@ -396,76 +409,6 @@ impl Control {
             Ok(()) => self.proceed(rest, done),
             Err(error) => done(Err(error.into())),
         })
-    }
-
-    /// What reads of an inode's record and of one of its blocks ask; the text is in `.stats.d/trace`.
-    fn explain(&self, ino: Ino, block: u64) -> crate::engine::Result<()> {
-        let engine = &self.parts.engine;
-        let mut text = format!("inode {ino}\n");
-        let mut asked = 0;
-        let mut walk = |name: String, key: Vec<u8>| -> crate::engine::Result<()> {
-            let probes = engine.explain(&key)?;
-            let skipped = |verdict| verdict == "filtered" || verdict == "out-of-range";
-            asked = asked.max(probes.iter().filter(|probe| !skipped(probe.verdict)).count());
-            text += &format!("{name}\n");
-            for probe in &probes {
-                let Probe { structure, verdict, bytes, read_bytes } = probe;
-                text += &format!("  {structure:<24} {verdict:<14} {bytes:>8} bytes, {read_bytes:>8} read\n");
-            }
-            text += match probes.last().map(|probe| probe.verdict) {
-                Some("hit") => "  found\n",
-                Some("tombstone") => "  deleted\n",
-                Some(_) => "  not there\n",
-                None => "  this engine does not say\n",
-            };
-            Ok(())
-        };
-        walk(format!("record of inode {ino}"), keys::inode(ino))?;
-        let record = engine.get(&keys::inode(ino), Tier::Disk)?;
-        let mut places = String::new();
-        if let Some((epoch, size)) = record.and_then(|record| crate::fs::inode_content(ino, &record)) {
-            walk(format!("block {block} of inode {ino}, epoch {epoch}"), keys::block(ino, epoch, block))?;
-            places = self.places(ino, epoch, size)?;
-        }
-        let verdict = match asked {
-            0..=6 => "",
-            _ => "  RED: more than 6",
-        };
-        let pressure =
-            if engine.shape().debt.l0_files >= 4 { "  PRESSURE: 4 or more files in L0" } else { "" };
-        text += &format!("last read: at most {asked} probes a key{verdict}{pressure}\n");
-        text += &places;
-        *self.explained.lock() = text;
-        Ok(())
-    }
-
-    /// Where each of the first blocks of a file lies now, a line for neighbours in one place. A read of one would end there.
-    fn places(&self, ino: Ino, epoch: u32, size: u64) -> crate::engine::Result<String> {
-        let blocks = size.div_ceil(self.mount.block_bytes.max(1));
-        let mut runs: Vec<(u64, u64, String)> = Vec::new();
-        for block in 0..blocks.min(PLACED_BLOCKS_MAX) {
-            let probes = self.parts.engine.explain(&keys::block(ino, epoch, block))?;
-            let Some(last) = probes.into_iter().next_back() else { return Ok(String::new()) };
-            let place = if last.verdict == "hit" { last.structure } else { "hole".to_string() };
-            match runs.last_mut() {
-                Some((_, end, known)) if *known == place => *end = block,
-                _ => runs.push((block, block, place)),
-            }
-        }
-        let mut text = format!("{blocks} blocks\n");
-        for (first, last, place) in runs.iter().take(PLACES_MAX) {
-            text += &format!("  {:<24} {place}\n", format!("{first}-{last}"));
-        }
-        if runs.len() > PLACES_MAX || blocks > PLACED_BLOCKS_MAX {
-            let shown = runs.get(PLACES_MAX).map_or(PLACED_BLOCKS_MAX, |(first, ..)| *first);
-            text += &format!("  ... {} more\n", blocks - shown);
-        }
-        Ok(text)
-    }
-
-    /// The answer to the last `explain`.
-    pub fn explained(&self) -> String {
-        self.explained.lock().clone()
     }
 
     fn set(&self, name: &str, value: &str) -> Result<()> {

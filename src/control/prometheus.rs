@@ -5,7 +5,7 @@ use std::fmt::Write;
 
 use super::stats::{Report, State};
 use crate::disk::Purpose;
-use crate::engine::{Cause, PageCause, PageKind, PageTraffic};
+use crate::engine::{Cause, PageCause, PageKind, PageTraffic, Work};
 use crate::fs::attribution::Tally;
 use crate::fs::meter::Op;
 
@@ -40,8 +40,15 @@ impl Exposition {
     fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: impl std::fmt::Display) {
         self.0 += name;
         for (index, (label, text)) in labels.iter().enumerate() {
-            let text = text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
-            let _ = write!(self.0, "{}{label}=\"{text}\"", if index == 0 { '{' } else { ',' });
+            let _ = write!(self.0, "{}{label}=\"", if index == 0 { '{' } else { ',' });
+            for c in text.chars() {
+                match c {
+                    '\\' | '"' => self.0.extend(['\\', c]),
+                    '\n' => self.0 += "\\n",
+                    _ => self.0.push(c),
+                }
+            }
+            self.0.push('"');
         }
         let _ = writeln!(self.0, "{} {value}", if labels.is_empty() { "" } else { "}" });
     }
@@ -112,6 +119,11 @@ pub(super) fn prometheus(report: &Report, latencies: &[Vec<(u64, u64)>]) -> Stri
     );
     page.one("kvfs_tombstones", "gauge", "Deletes not dropped yet.", debt.tombstones);
     let rows = super::forecast::debt(sample);
+    let owed_bytes: f64 = rows.iter().map(|row| row.debt_bytes).sum();
+    if let Some(seconds) = super::forecast::cpu_seconds(sample, owed_bytes) {
+        let help = "Processor time of what is still to be written, at the measured rate.";
+        page.one("kvfs_debt_cpu_seconds", "gauge", help, seconds);
+    }
     let rows = rows.iter().map(|row| (&*row.level, row.debt_bytes));
     page.each(
         "kvfs_durability_debt_bytes",
@@ -191,6 +203,13 @@ fn counters(page: &mut Exposition, report: &Report) {
         kinds().map(|(n, k)| (n, k.put_bytes)),
     );
     page.each(
+        "kvfs_kind_disk_write_bytes_total",
+        "counter",
+        "Bytes written to tables or pages, without the log, by kind of key.",
+        "kind",
+        report.mount.kind_names.iter().copied().zip(sample.kind_write_bytes.iter().copied()),
+    );
+    page.each(
         "kvfs_kv_gets_total",
         "counter",
         "Point reads, by kind of key.",
@@ -248,6 +267,13 @@ fn counters(page: &mut Exposition, report: &Report) {
         let waited = tree.latch_wait_time.as_secs_f64();
         page.one("kvfs_latch_wait_seconds_total", "counter", "Time of these waits.", waited);
     }
+    let works = || Work::ALL.into_iter().map(|work| (work.name(), sample.shape.cpu.of(work)));
+    let timed = works().map(|(n, cost)| (n, cost.timed_nanos as f64 / 1e9));
+    page.each("kvfs_cpu_timed_seconds_total", "counter", "Processor time of timed work.", "work", timed);
+    let bytes = works().map(|(n, cost)| (n, cost.timed_bytes));
+    page.each("kvfs_cpu_timed_bytes_total", "counter", "Bytes of timed work.", "work", bytes);
+    let bytes = works().map(|(n, cost)| (n, cost.bytes));
+    page.each("kvfs_cpu_bytes_total", "counter", "Bytes of all work, timed or not.", "work", bytes);
     let filter = sample.shape.filter;
     page.one("kvfs_filter_checks_total", "counter", "Questions to bloom filters.", filter.checks);
     page.one("kvfs_filter_useful_total", "counter", "Tables not read thanks to them.", filter.useful);
@@ -296,9 +322,12 @@ fn histograms(page: &mut Exposition, report: &Report, latencies: &[Vec<(u64, u64
     page.family("kvfs_fs_op_duration_seconds", "histogram", "From a request to its answer.");
     for (op, distribution) in Op::ALL.iter().zip(latencies).filter(|(_, values)| !values.is_empty()) {
         let name = op.name();
+        // Both ascend, so one pass does.
+        let (mut values, mut count) = (distribution.iter().peekable(), 0);
         for bound in BOUNDS {
-            let count: u64 =
-                distribution.iter().filter(|(value, _)| *value <= bound).map(|(_, count)| count).sum();
+            while let Some((_, more)) = values.next_if(|(value, _)| *value <= bound) {
+                count += more;
+            }
             let le = (bound as f64 / 1e9).to_string();
             page.sample("kvfs_fs_op_duration_seconds_bucket", &[("op", name), ("le", &le)], count);
         }

@@ -12,14 +12,14 @@ use super::stats::{Base, Report, Sample, State, ratio};
 use crate::base::text::{exact_size, human_size};
 use crate::disk::{Counters, Purpose};
 use crate::engine::cache::CacheKind;
-use crate::engine::{Cause, Level, PageCause, PageCount, PageKind, PageTraffic, Tree};
+use crate::engine::{Cause, Level, PageCause, PageCount, PageKind, PageTraffic, Tree, Work};
 use crate::fs::attribution::Tally;
 use crate::fs::meter::Op;
 
 /// Columns of a line at most.
 const COLUMNS: usize = 100;
 /// Rows of the table of operations at most; those with the most calls are shown.
-const OPERATIONS_MAX: usize = 16;
+const OPERATIONS_MAX: usize = 14;
 /// Processes, and names, at most.
 const MOVERS_MAX: usize = 4;
 /// Probes of a mean read above which reads are called dear.
@@ -326,7 +326,17 @@ fn forecast_block(page: &mut Page, report: &Report) {
     ));
     let settle = forecast::settle_seconds(report).map(Duration::from_secs_f64);
     items.push(format!("settles in {}", settle.map_or("-".to_string(), span)));
+    let cpu = forecast::cpu_seconds(&report.sample, total).map(Duration::from_secs_f64);
+    items.push(format!("cpu {}", cpu.map_or("-".to_string(), span)));
     page.block("OWED", items);
+    let works = Work::ALL.into_iter().filter_map(|work| {
+        let nanos = report.sample.shape.cpu.of(work).nanos_per_byte()?;
+        Some(format!("{} {nanos:.2}", work.name()))
+    });
+    let works: Vec<String> = works.collect();
+    if !works.is_empty() {
+        page.block("CPU", ["ns a byte".to_string()].into_iter().chain(works));
+    }
     if let Some(forecast) = forecast::forecast(report) {
         let measured = report.sample.engine_write_amp_no_wal();
         page.block(
@@ -540,6 +550,18 @@ fn kinds(page: &mut Page, report: &Report) {
             human_count(kind.scanned),
             human_size(kind.scanned_bytes),
         ));
+    }
+    let written = report.mount.kind_names.iter().zip(&sample.kinds).zip(&sample.kind_write_bytes);
+    let items: Vec<String> = written
+        .filter(|(_, bytes)| **bytes > 0)
+        .map(|((name, kind), bytes)| {
+            let rewritten = amp(ratio(*bytes, kind.put_bytes + kind.delete_bytes));
+            format!("{name} {} x{rewritten}", human_size(*bytes))
+        })
+        .collect();
+    if !items.is_empty() {
+        let others = format!("| overhead {}, without the log", human_size(sample.overhead_write_bytes()));
+        page.block("ON DISK", items.into_iter().chain([others]));
     }
     let (cache, memory) = (&sample.shape.cache, &sample.shape.memory);
     page.block(

@@ -23,7 +23,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use crate::disk::{Counters, ProcessIo, Purpose, Snapshot, Space};
-use crate::engine::{Cause, Engine, KindCounters, MeteredEngine, Shape, TagCounters};
+use crate::engine::{Cause, Engine, KINDS, KindCounters, MeteredEngine, Shape, TagCounters};
 use crate::fs::Usage;
 use crate::fs::attribution::Charges;
 use crate::fs::meter::{Meter, Op, OpCounters};
@@ -66,6 +66,9 @@ pub struct Sample {
     pub ops: Vec<OpCounters>,
     /// Door 2 by kind of key.
     pub kinds: Vec<KindCounters>,
+    /// Door 3 by kind of key: bytes written to tables or pages on behalf of its entries, see
+    /// [`ClassBytes`](crate::engine::ClassBytes).
+    pub kind_write_bytes: Vec<u64>,
     /// Door 2 by file operation, indexed by [`Op::tag`].
     pub tags: Vec<TagCounters>,
     /// Scans begun at door 2.
@@ -95,8 +98,13 @@ impl Sample {
             let passed = if level.level == 0 { merged.plus(&disk.of(Purpose::Flush)) } else { merged };
             (level.read_bytes, level.write_bytes) = (passed.read_bytes, passed.write_bytes);
         }
+        let mut kind_write_bytes = vec![0; KINDS];
+        for (class, bytes) in shape.classes.iter() {
+            kind_write_bytes[usize::from(engine.kind_of(&[class])) % KINDS] += bytes;
+        }
         Sample {
             elapsed,
+            kind_write_bytes,
             ops: Op::ALL.iter().map(|&op| meter.of(op)).collect(),
             kinds: engine.kinds().to_vec(),
             tags: engine.tags().to_vec(),
@@ -123,6 +131,9 @@ impl Sample {
             elapsed: self.elapsed.saturating_sub(earlier.elapsed),
             ops: self.ops.iter().enumerate().map(op).collect(),
             kinds: pairs(&self.kinds, &earlier.kinds, KindCounters::since),
+            kind_write_bytes: pairs(&self.kind_write_bytes, &earlier.kind_write_bytes, |now, before| {
+                now.saturating_sub(*before)
+            }),
             tags: pairs(&self.tags, &earlier.tags, TagCounters::since),
             scans: self.scans.saturating_sub(earlier.scans),
             disk: self.disk.since(&earlier.disk),
@@ -181,6 +192,12 @@ impl Sample {
     /// P without the log: what most models count.
     pub fn no_wal_write_bytes(&self) -> u64 {
         self.disk_write_bytes() - self.log_write_bytes()
+    }
+
+    /// Those of P without the log that no kind of key is charged with: filters, indexes, footers, free room of pages, inner
+    /// pages, copies of pages, manifest and meta pages.
+    pub fn overhead_write_bytes(&self) -> u64 {
+        self.no_wal_write_bytes().saturating_sub(self.kind_write_bytes.iter().sum())
     }
 
     /// All merges together.
@@ -300,6 +317,8 @@ fn shape_since(now: &Shape, earlier: &Shape) -> Shape {
         stall.stops = stall.stops.saturating_sub(before.stops);
         stall.waited = stall.waited.saturating_sub(before.waited);
     }
+    shape.classes = now.classes.since(&earlier.classes);
+    shape.cpu = now.cpu.since(&earlier.cpu);
     shape.probes = now.probes.since(&earlier.probes);
     shape.scan_runs = now.scan_runs.since(&earlier.scan_runs);
     shape

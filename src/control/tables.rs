@@ -52,7 +52,7 @@ pub(super) fn operations(report: &Report) -> String {
 pub(super) const HISTORY_HEAD: &str = "time_ms,uptime_ms,app_write_bytes,app_read_bytes,kv_write_bytes,disk_write_bytes,\
 disk_read_bytes,log_write_bytes,compaction_write_bytes,physical_bytes,live_bytes,l0_files,pending_compaction_bytes,\
 durability_debt_bytes,dirty_bytes,unsynced_bytes,tombstones,stall_seconds,cache_hits,cache_misses,write_amp,\
-engine_write_amp,space_amp\n";
+engine_write_amp,space_amp,debt_cpu_seconds\n";
 
 /// One line of the history: counters since the mount, debts as they are now, ratios since the mount.
 pub(super) fn history_row(time: SystemTime, sample: &Sample, usage: &Usage, physical: &Physical) -> String {
@@ -85,7 +85,11 @@ pub(super) fn history_row(time: SystemTime, sample: &Sample, usage: &Usage, phys
     row.extend([shape.cache.hits, shape.cache.misses].map(|count| count.to_string()));
     // An empty field is what readers of CSV take for missing.
     let amps = [sample.write_amp(), sample.engine_write_amp(), super::ratio(physical.bytes, live)];
-    row.extend(amps.map(|amp| amp.map_or(String::new(), |amp| format!("{amp:.4}"))));
+    let cpu_seconds = super::forecast::cpu_seconds(sample, debt);
+    row.extend(amps.into_iter().chain([cpu_seconds]).map(|figure| match figure {
+        Some(figure) => format!("{figure:.4}"),
+        None => String::new(),
+    }));
     row.join(",") + "\n"
 }
 

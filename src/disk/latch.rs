@@ -3,6 +3,8 @@
 //!
 //! A sync that failed is never tried again: the kernel may have dropped the dirty pages and would report
 //! success for bytes that are gone.
+//!
+//! A failed read concerns only who asked. It is logged here, where file and offset are known.
 
 use std::fmt;
 use std::io;
@@ -117,7 +119,9 @@ impl LatchedFile {
 
 impl File for LatchedFile {
     fn read_at(&self, purpose: Purpose, offset: u64, target: &mut [u8]) -> io::Result<()> {
-        self.file.read_at(purpose, offset, target)
+        self.file.read_at(purpose, offset, target).inspect_err(|error| {
+            log::error!("reading {} bytes at {offset} of {}: {error}", target.len(), self.name);
+        })
     }
     fn write_at(&self, purpose: Purpose, offset: u64, source: &[u8]) -> io::Result<()> {
         self.state.check()?;

@@ -114,6 +114,14 @@ impl Error {
         }
     }
 
+    /// `file` is of a format that this program does not know: older or newer than `known`.
+    pub fn format(file: impl fmt::Display, found: impl fmt::Display, known: impl fmt::Display) -> Error {
+        Error::Invalid(format!(
+            "{file} has format {found}; this program knows format {known}: use the version of kvfs that made it, or copy \
+             the files with it to a new store"
+        ))
+    }
+
     /// Damage in `file` at `offset`.
     pub fn corrupt(file: impl Into<String>, offset: u64, what: impl Into<String>) -> Error {
         Error::Corrupt { file: file.into(), offset, what: what.into() }

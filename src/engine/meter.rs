@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use bytes::Bytes;
 
 use super::{
-    Batch, Bell, Class, Command, Done, Engine, Journal, KeyRange, Operation, Pending, Position, Probe,
-    Promise, Result, Shape, TableInfo, Tier, Visit,
+    Asked, Batch, Bell, Class, Command, Done, Engine, Journal, KeyRange, Operation, Pending, Position, Probe,
+    Promise, ReadTrace, Result, Shape, TableInfo, Tier, Visit,
 };
 
 /// Index of a key's kind, given by the filesystem's classifier; below [`KINDS`].
@@ -91,6 +91,7 @@ pub struct MeteredEngine {
     kinds: [KindSlot; KINDS],
     tags: [TagSlot; TAGS],
     scans: AtomicU64,
+    trace: ReadTrace,
 }
 
 impl MeteredEngine {
@@ -102,6 +103,7 @@ impl MeteredEngine {
             kinds: std::array::from_fn(|_| KindSlot::default()),
             tags: std::array::from_fn(|_| TagSlot::default()),
             scans: AtomicU64::new(0),
+            trace: ReadTrace::default(),
         })
     }
 
@@ -115,9 +117,19 @@ impl MeteredEngine {
         std::array::from_fn(|index| self.tags[index].load())
     }
 
+    /// The kind of a key.
+    pub fn kind_of(&self, key: &[u8]) -> KeyKind {
+        (self.classify)(key)
+    }
+
     /// Scans begun.
     pub fn scans(&self) -> u64 {
         self.scans.load(Relaxed)
+    }
+
+    /// The live trace of reads.
+    pub fn trace(&self) -> &ReadTrace {
+        &self.trace
     }
 
     fn kind(&self, key: &[u8]) -> &KindSlot {
@@ -127,6 +139,10 @@ impl MeteredEngine {
 
 impl Engine for MeteredEngine {
     fn get(&self, key: &[u8], tier: Tier) -> Result<Option<Bytes>> {
+        if self.trace.wants() {
+            let probes = self.engine.explain(key, tier)?;
+            self.trace.note(key, Asked::Get(probes));
+        }
         // Counted after the call: one that answers WouldBlock is asked again and counts then.
         let found = self.engine.get(key, tier)?;
         let slot = self.kind(key);
@@ -150,6 +166,9 @@ impl Engine for MeteredEngine {
             self.scans.fetch_add(1, Relaxed);
             slot.scanned.fetch_add(count, Relaxed);
             slot.scanned_bytes.fetch_add(bytes, Relaxed);
+            if self.trace.wants() {
+                self.trace.note(range.start, Asked::Scan { entries: count, bytes });
+            }
         }
         result
     }
@@ -206,8 +225,8 @@ impl Engine for MeteredEngine {
     fn tables(&self) -> Vec<TableInfo> {
         self.engine.tables()
     }
-    fn explain(&self, key: &[u8]) -> Result<Vec<Probe>> {
-        self.engine.explain(key)
+    fn explain(&self, key: &[u8], tier: Tier) -> Result<Vec<Probe>> {
+        self.engine.explain(key, tier)
     }
     fn promise(&self) -> Promise {
         self.engine.promise()

@@ -16,6 +16,8 @@
 mod batch;
 pub mod btree;
 pub mod cache;
+mod classes;
+mod cpu;
 mod error;
 pub mod frame;
 pub mod lsm;
@@ -25,6 +27,7 @@ mod options;
 pub mod salvage;
 mod shape;
 mod space;
+mod trace;
 mod traffic;
 pub mod wal;
 mod worker;
@@ -37,15 +40,18 @@ use bytes::Bytes;
 pub use crate::base::bell::{Bell, Class};
 pub use crate::base::journal::Journal;
 pub use batch::{Batch, Operation};
+pub use classes::{ClassBytes, ClassMeter, Shares, class_of};
+pub use cpu::{Cost, Cpu, CpuMeter, Work};
 pub use error::{Cause, Error, Result};
 pub use mem::MemEngine;
-pub use meter::{KeyKind, KindCounters, MeteredEngine, TagCounters};
-pub use options::{Compression, FIELDS, Kind, Options, PolicyKind, Sync, Torn};
+pub use meter::{KINDS, KeyKind, KindCounters, MeteredEngine, TagCounters};
+pub use options::{Compression, FIELDS, Kind, LevelCompression, Options, PolicyKind, Sync, Torn};
 pub use shape::{
     Cache, Debt, Filter, Histogram, Level, Lookups, Memory, Probe, ProbeMeter, Shape, StallCounters,
     StallMeter, Stalls, TableInfo, Tree, ValueLog,
 };
 pub use space::SpaceGuard;
+pub use trace::{Asked, ReadTrace, TracedRead};
 pub use traffic::{PageCause, PageCount, PageKind, PageTraffic, TrafficMeter};
 pub use worker::Worker;
 
@@ -105,6 +111,9 @@ pub enum Command {
     Flush,
     /// LSM: flush, then merge until one sorted run is left in the lowest level. B-tree: move what lies at the end of the file into free space and cut the end off.
     Compact,
+    /// LSM: merge every table of a level with what it overlaps in the next. [`Error::Invalid`] for the last level, and for
+    /// engines without levels.
+    CompactLevel(usize),
     /// B-tree: write every dirty page home. LSM: the same as `Flush`.
     Checkpoint,
     /// Forget what the cache of blocks or pages holds; nothing that is not on the disk is in it.
@@ -171,9 +180,9 @@ pub trait Engine: Send + std::marker::Sync {
         Vec::new()
     }
 
-    /// What a point read of `key` asks, in order, up to where it stops; counts nothing. Reads the disk if it must.
-    fn explain(&self, key: &[u8]) -> Result<Vec<Probe>> {
-        let _ = key;
+    /// What a point read of `key` asks, in order, up to where it stops; counts nothing but what it must read from the disk.
+    fn explain(&self, key: &[u8], tier: Tier) -> Result<Vec<Probe>> {
+        let _ = (key, tier);
         Ok(Vec::new())
     }
 

@@ -7,6 +7,16 @@ use std::time::Duration;
 use crate::base::text::{
     Field, When, exact_duration, exact_size, parse_duration, parse_size, parse_switch, switch,
 };
+use crate::disk::LEVELS;
+
+/// Most filter bits a key: more give no fewer wrong answers, only larger tables.
+pub const BLOOM_BITS_MAX: u64 = 64;
+/// Most bytes that an option may say, 256 TiB, so that sums and small multiples of options fit their type.
+const SIZE_MAX: u64 = 1 << 48;
+/// Most that an option may count.
+const COUNT_MAX: u64 = u32::MAX as u64;
+/// Most memtables.
+const MEMTABLES_MAX: u64 = 1024;
 
 /// Which engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -107,6 +117,44 @@ impl FromStr for Compression {
             "zstd" => Ok(Compression::Zstd),
             _ => Err("takes none, lz4 or zstd".to_string()),
         }
+    }
+}
+
+/// How blocks of tables are compressed, level by level. As text the levels from L0 on with a colon between; the last one holds for
+/// all below: `none:lz4:zstd`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LevelCompression([Compression; LEVELS]);
+
+impl LevelCompression {
+    /// Of a level.
+    pub fn of(&self, level: usize) -> Compression {
+        self.0[level.min(LEVELS - 1)]
+    }
+}
+
+impl From<Compression> for LevelCompression {
+    fn from(compression: Compression) -> LevelCompression {
+        LevelCompression([compression; LEVELS])
+    }
+}
+
+impl fmt::Display for LevelCompression {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let last = self.of(LEVELS - 1);
+        let count = self.0.iter().rposition(|it| *it != last).map_or(1, |differs| differs + 2);
+        let names: Vec<String> = self.0[..count].iter().map(Compression::to_string).collect();
+        f.write_str(&names.join(":"))
+    }
+}
+
+impl FromStr for LevelCompression {
+    type Err = String;
+    fn from_str(text: &str) -> Result<LevelCompression, String> {
+        let named = text.split(':').map(Compression::from_str).collect::<Result<Vec<_>, _>>();
+        let named = named.ok().filter(|named| (1..=LEVELS).contains(&named.len())).ok_or_else(|| {
+            format!("takes none, lz4 or zstd, or those of up to {LEVELS} levels from L0 on: none:lz4:zstd")
+        })?;
+        Ok(LevelCompression(std::array::from_fn(|level| named[level.min(named.len() - 1)])))
     }
 }
 
@@ -221,8 +269,8 @@ pub struct Options {
     pub slice_tables: u64,
     /// LSM: bytes of a block before it is cut.
     pub block_bytes: u64,
-    /// LSM: how blocks are compressed; one that does not shrink by an eighth is stored as it is.
-    pub compression: Compression,
+    /// LSM: how blocks of each level are compressed; one that does not shrink by an eighth is stored as it is.
+    pub compression: LevelCompression,
     /// LSM: how blocks of merges into the lowest level are compressed, where most data lies and changes least; as above
     /// if not set.
     pub compression_bottom: Option<Compression>,
@@ -302,7 +350,7 @@ impl Default for Options {
             merge_threads: 2,
             slice_tables: 4,
             block_bytes: 4 << 10,
-            compression: Compression::None,
+            compression: Compression::None.into(),
             compression_bottom: None,
             restart_interval: 16,
             part_blocks: 128,
@@ -379,8 +427,8 @@ impl Options {
         if !self.page_bytes.is_power_of_two() || !(4 << 10..=64 << 10).contains(&self.page_bytes) {
             return Err(format!("page_size={} is not a power of two from 4K to 64K", self.page_bytes));
         }
-        if self.memtable_bytes == 0 || self.memtable_count_max < 2 {
-            return Err("memtable must be above 0 and memtables at least 2".to_string());
+        if self.memtable_bytes == 0 || !(2..=MEMTABLES_MAX).contains(&self.memtable_count_max) {
+            return Err(format!("memtable must be above 0 and memtables between 2 and {MEMTABLES_MAX}"));
         }
         let buffers = match self.kind {
             Kind::Lsm => self.memtable_bytes.saturating_mul(self.memtable_count_max),
@@ -392,6 +440,9 @@ impl Options {
                 "memory={} leaves nothing beside memtables or dirty pages",
                 self.memory_bytes
             ));
+        }
+        if self.bloom_bits > BLOOM_BITS_MAX {
+            return Err(format!("bloom_bits={} is more than {BLOOM_BITS_MAX}", self.bloom_bits));
         }
         if self.value_threshold_bytes == 0 || self.value_gc_percent > 90 {
             return Err("value_threshold must be above 0 and value_gc_percent at most 90".to_string());
@@ -423,6 +474,16 @@ impl Options {
     }
 }
 
+fn bounded_size(text: &str) -> Result<u64, String> {
+    parse_size(text)
+        .and_then(|bytes| if bytes <= SIZE_MAX { Ok(bytes) } else { Err("at most 256T".to_string()) })
+}
+
+fn bounded_count(text: &str) -> Result<u64, String> {
+    let count = text.parse().ok().filter(|count| *count <= COUNT_MAX);
+    count.ok_or_else(|| format!("takes a whole number up to {COUNT_MAX}"))
+}
+
 /// A field of bytes.
 macro_rules! size {
     ($name:literal, $when:ident, $member:ident, $help:literal) => {
@@ -431,7 +492,7 @@ macro_rules! size {
             when: When::$when,
             help: $help,
             set: |options, text| {
-                options.$member = parse_size(text)?;
+                options.$member = bounded_size(text)?;
                 Ok(())
             },
             get: |options| exact_size(options.$member),
@@ -447,7 +508,8 @@ macro_rules! count {
             when: When::Mount,
             help: $help,
             set: |options, text| {
-                Ok(options.$member = text.parse().map_err(|_| "takes a whole number".to_string())?)
+                options.$member = bounded_count(text)?;
+                Ok(())
             },
             get: |options| options.$member.to_string(),
         }
@@ -508,7 +570,7 @@ pub const FIELDS: &[Field<Options>] = &[
         help: "Bytes that the engine holds in memory at most: a quarter memtables or dirty pages, the rest cache. Options \
                behind it divide it in another way; the cache gives way. 0 for their sum. Default 0.",
         set: |options, text| {
-            let bytes = parse_size(text)?;
+            let bytes = bounded_size(text)?;
             options.memory_bytes = bytes;
             if bytes > 0 {
                 options.memtable_bytes = (bytes / 4 / options.memtable_count_max.max(1)).max(1);
@@ -566,7 +628,7 @@ pub const FIELDS: &[Field<Options>] = &[
     Field {
         name: "compression",
         when: When::Mount,
-        help: "LSM: none, lz4 or zstd for blocks of new tables. Default none.",
+        help: "LSM: none, lz4 or zstd for blocks of new tables, or those of L0, L1, ... and all below: none:lz4:zstd. Default none.",
         set: |options, text| {
             options.compression = text.parse()?;
             Ok(())
@@ -707,6 +769,17 @@ mod tests {
                     .unwrap_or_else(|e| panic!("{}: {e}", field.name));
             }
             assert_eq!(copy, options);
+        }
+        for (text, wanted) in
+            [("zstd", "zstd"), ("none:lz4:zstd", "none:lz4:zstd"), ("lz4:none:none", "lz4:none")]
+        {
+            assert_eq!(text.parse::<LevelCompression>().unwrap().to_string(), wanted);
+        }
+        let levels: LevelCompression = "none:lz4:zstd".parse().unwrap();
+        let of = [0, 1, 2, LEVELS - 1].map(|level| levels.of(level));
+        assert_eq!(of, [Compression::None, Compression::Lz4, Compression::Zstd, Compression::Zstd]);
+        for wrong in ["", "none:", "lz4:gzip", "none:none:none:none:none:none:none:zstd"] {
+            assert!(wrong.parse::<LevelCompression>().is_err(), "{wrong}");
         }
         let mut options = Options::default();
         for (name, value) in [("preset", "s2"), ("rate", "20M")] {

@@ -159,6 +159,18 @@ pub fn apply(engine: &dyn Engine, batch: &Batch) -> Result<()> {
     Err(Error::Invalid("the engine takes no batch however long one waits".to_string()))
 }
 
+/// Gives `sink` what the batch in a record of the log says.
+pub fn replay(payload: &Bytes, sink: &mut Sink<'_>) -> Result<()> {
+    // Copies: a slice would hold its whole segment.
+    let copy = |bytes: &Bytes| Bytes::copy_from_slice(bytes);
+    Batch::decode(payload)?.operations().iter().try_for_each(|operation| {
+        sink(match operation {
+            Operation::Put { key, value } => Operation::Put { key: copy(key), value: copy(value) },
+            Operation::Delete { key } => Operation::Delete { key: copy(key) },
+        })
+    })
+}
+
 /// All of `file`; zeros where the device refuses.
 pub fn read_around(file: &dyn File) -> Result<Bytes> {
     let size = file.size().map_err(|error| Error::io("size of a file to salvage", error))?;

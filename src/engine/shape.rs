@@ -4,7 +4,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use super::{Cause, PageTraffic};
+use super::{Cause, ClassBytes, Cpu, PageTraffic};
 
 /// An engine at one moment.
 #[derive(Clone, Debug, Default)]
@@ -29,6 +29,10 @@ pub struct Shape {
     pub debt: Debt,
     /// Waits of writers.
     pub stalls: Stalls,
+    /// Bytes written to tables or pages on behalf of entries, by class of key.
+    pub classes: ClassBytes,
+    /// What checksums, compression and background work cost the processor.
+    pub cpu: Cpu,
     /// Structures (memtables, tables, pages) probed per point read.
     pub probes: Histogram,
     /// LSM: sorted sources (memtables, tables of L0, levels) merged per scan.
@@ -106,6 +110,8 @@ pub struct TableInfo {
 pub struct Probe {
     /// Which: `memtable`, `L0 table.12`, `page 17`.
     pub structure: String,
+    /// Where in its file the block, page or value lies that was asked for the key, bytes; `None` in memory, or if none was asked.
+    pub offset: Option<u64>,
     /// `hit`, `tombstone`, `miss`, `filtered` (the filter said no), `false-positive` (the filter said perhaps and the key is not
     /// there), `out-of-range` or `descend` (an inner page).
     pub verdict: &'static str,

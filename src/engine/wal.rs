@@ -40,7 +40,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use parking_lot::Mutex;
 
-use super::{Batch, Bell, Class, Done, Error, Pending, Position, Result, Sync, frame};
+use super::{Batch, Bell, Class, Cpu, CpuMeter, Done, Error, Pending, Position, Result, Sync, Work, frame};
 use crate::base::clock::Clock;
 use crate::disk::{Disk, File, Purpose};
 
@@ -60,6 +60,8 @@ const PREFIX: &str = "log.";
 const SEGMENTS: usize = 16;
 /// A value of a batch from this size on is not copied to be appended.
 const SHARED_BYTES: usize = 2 << 10;
+/// How long a report waits for an append.
+const SHAPE_WAIT: Duration = Duration::from_millis(2);
 /// Spare segments of a log that nobody writes to.
 const SPARES_IDLE: usize = 4;
 
@@ -173,6 +175,12 @@ struct State {
 /// Where the log stands, for reports.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct LogShape {
+    /// The position after the last record.
+    pub end: Position,
+    /// Segments that the log itself does not need any more, but others hold, and their size.
+    pub kept_segments: u64,
+    /// See there.
+    pub kept_bytes: u64,
     /// Bytes that a power cut would lose.
     pub unsynced_bytes: u64,
     /// Age of the oldest of them.
@@ -189,6 +197,9 @@ pub struct Log {
     sync: Sync,
     segment_bytes: u64,
     state: Mutex<State>,
+    /// What the last report said, for one that finds an append waiting for the disk.
+    last_shape: Mutex<LogShape>,
+    cpu: CpuMeter,
     /// Held by the one who syncs, so that two workers do not sync the same bytes twice.
     syncing: Mutex<()>,
 }
@@ -375,6 +386,8 @@ impl Log {
             bell,
             sync,
             segment_bytes: segment_bytes.max(HEADER_BYTES + RECORD_OVERHEAD_BYTES),
+            cpu: CpuMeter::default(),
+            last_shape: Mutex::default(),
             state: Mutex::new(State {
                 segments,
                 kept,
@@ -543,9 +556,10 @@ impl Log {
         record.extend_from_slice(&state.end.to_le_bytes());
         record.extend_from_slice(&state.synced.to_le_bytes());
         fill(record, inserts);
-        frame::finish_with(record, at, place(live.number, offset), inserts);
         let inserted: usize = inserts.iter().map(|(_, bytes)| bytes.len()).sum();
         let record_bytes = (record.len() + inserted) as u64;
+        let finish = || frame::finish_with(record, at, place(live.number, offset), inserts);
+        self.cpu.sample(Work::Checksum, record_bytes, finish);
         debug_assert!(record_bytes <= bytes_max);
         let written = match inserts.is_empty() {
             true => live.segment.file.write_at(purpose, offset, record),
@@ -577,6 +591,11 @@ impl Log {
     /// Everything below is durable.
     pub fn synced(&self) -> Position {
         self.state.lock().synced
+    }
+
+    /// What checksums of its records have cost.
+    pub fn cpu(&self) -> Cpu {
+        self.cpu.snapshot()
     }
 
     /// Calls `done` when everything below `position` is durable: now, or from [`Log::work`].
@@ -752,14 +771,23 @@ impl Log {
 
     /// Where the log stands.
     pub fn shape(&self) -> LogShape {
-        let state = self.state.lock();
-        LogShape {
+        // Whoever appends holds the lock while the disk takes the record. Nothing moves in the meantime but the age.
+        let Some(state) = self.state.try_lock_for(SHAPE_WAIT) else { return *self.last_shape.lock() };
+        let held = state.kept.iter().filter(|kept| Arc::strong_count(&kept.segment) > 1);
+        let sizes: Vec<u64> = held.map(|kept| kept.segment.capacity_bytes).collect();
+        let shape = LogShape {
+            end: state.end,
+            kept_segments: sizes.len() as u64,
+            kept_bytes: sizes.iter().sum(),
             unsynced_bytes: state.end - state.synced,
             oldest_unsynced: state
                 .oldest_unsynced
                 .map_or(Duration::ZERO, |at| self.clock.elapsed().saturating_sub(at)),
             replay_bytes: state.end - state.released,
-        }
+        };
+        drop(state);
+        *self.last_shape.lock() = shape;
+        shape
     }
 }
 

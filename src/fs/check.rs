@@ -193,6 +193,10 @@ impl FileSystem {
             ControlFlow::Continue(())
         })?;
         checker.end();
+        if checker.superblock.is_none() {
+            // Without the size of a block and the secret of names nothing else can be told.
+            checker.mends.retain(|mend| mend.changes.iter().any(|(key, _)| *key == keys::superblock()));
+        }
         Ok((checker.summary, checker.mends))
     }
 }
@@ -269,7 +273,12 @@ impl Checker<'_> {
                     self.problem(format!("inode {ino}: a range of epoch {epoch}, which has not begun"));
                 }
                 Some(seen) if seen.record.epoch == epoch && !seen.record.has(HAS_PENDING) => {
-                    seen.flags |= HAS_PENDING;
+                    // Where the end of the range may be what was lost, the blocks are worth more than their deletion.
+                    if self.evidence.is_some_and(|evidence| (evidence.is_lost)(key)) {
+                        self.drop_key(format!("inode {ino}: drop a range to reclaim"), key.to_vec());
+                    } else {
+                        seen.flags |= HAS_PENDING;
+                    }
                     self.problem(format!("inode {ino}: its record does not announce a range to reclaim"));
                 }
                 _ => {}
@@ -629,7 +638,7 @@ impl Checker<'_> {
         let named = !missing.names.is_empty();
         let is_directory = !missing.entries.is_empty() || missing.kind == Some(FileKind::Directory);
         let kind = match is_directory {
-            _ if missing.is_orphan || ino >= FIRST_VIRTUAL || ino < ROOT => None,
+            _ if missing.is_orphan || !(ROOT..FIRST_VIRTUAL).contains(&ino) => None,
             true => (!missing.entries.is_empty() || was_lost).then_some(FileKind::Directory),
             false if missing.kind.is_some_and(|kind| kind != FileKind::File) => None,
             false => {

@@ -214,6 +214,9 @@ pub fn counter(name: &[u8]) -> Vec<u8> {
     [&[COUNTER], name].concat()
 }
 
+/// Largest hash of a name.
+pub(super) const HASH_MAX: u64 = u64::MAX >> 1;
+
 /// The cookie of a name: its hash under `secret`, 63 bits, above 2 because 1 and 2 stand for `.` and `..`.
 pub fn name_hash(secret: u64, name: &[u8]) -> u64 {
     (xxhash_rust::xxh3::xxh3_64_with_seed(name, secret) >> 1).max(3)

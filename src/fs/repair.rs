@@ -166,6 +166,12 @@ impl FileSystem {
             ControlFlow::Continue(())
         })?;
         let mut affected = Vec::new();
+        // A name whose record is what was lost.
+        for (&ino, _) in names.iter().filter(|(ino, _)| !records.contains_key(ino)) {
+            if ranges.iter().any(|range| range.contains(&keys::inode(ino))) {
+                affected.push(Affected { path: path_of(ino, &names), ino, part: Part::Attributes });
+            }
+        }
         for (&ino, record) in &records {
             let mut parts = Vec::new();
             for range in &ranges {

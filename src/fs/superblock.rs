@@ -73,11 +73,17 @@ impl Superblock {
         match take_u32(&mut source) {
             Some(VERSION) => {}
             Some(version) => {
-                let sentence =
-                    format!("the store has format version {version}, this program reads {VERSION}");
-                return Err(Error::Engine(engine::Error::Invalid(sentence)));
+                return Err(Error::Engine(engine::Error::format("the filesystem", version, VERSION)));
             }
             None => return Err(damaged("the superblock is cut short")),
+        }
+        match source.get(4..12) {
+            // What a later version may have added to this one.
+            Some(features) if features != [0; 8] => {
+                let found = format!("{VERSION} with features {}", features.escape_ascii());
+                return Err(Error::Engine(engine::Error::format("the filesystem", found, VERSION)));
+            }
+            _ => {}
         }
         Self::parse(source).ok_or_else(|| damaged("the superblock does not parse"))
     }
@@ -89,7 +95,9 @@ impl Superblock {
         let secret = take_u64(&mut rest)?;
         let next_ino = take_u64(&mut rest)?;
         let options = super::Options { block_bytes, ..super::Options::default() };
-        let sound = features == 0 && rest.is_empty() && next_ino > ROOT && options.validate().is_ok();
+        let numbers = ROOT + 1..=FIRST_VIRTUAL;
+        let sound =
+            features == 0 && rest.is_empty() && numbers.contains(&next_ino) && options.validate().is_ok();
         sound.then_some(Superblock { block_bytes, identity: Identity { uuid: *uuid, secret }, next_ino })
     }
 }
@@ -135,7 +143,10 @@ mod tests {
         let mut newer = bytes.clone();
         newer[3] = 2;
         let error = Superblock::decode(&newer).unwrap_err().to_string();
-        assert!(error.contains("version 2"), "{error}");
+        assert!(
+            error.contains("format 2") && error.contains("use the version of kvfs that made it"),
+            "{error}"
+        );
     }
 
     #[test]

@@ -81,7 +81,8 @@ impl From<SystemTime> for Time {
             Ok(after) => Time { seconds: after.as_secs() as i64, nanos: after.subsec_nanos() },
             Err(before) => {
                 let before = before.duration();
-                let (seconds, nanos) = (-(before.as_secs() as i64), before.subsec_nanos());
+                let (seconds, nanos) =
+                    (0i64.saturating_sub_unsigned(before.as_secs()), before.subsec_nanos());
                 if nanos == 0 {
                     Time { seconds, nanos }
                 } else {
@@ -255,7 +256,7 @@ mod tests {
     #[test]
     fn times_before_1970_keep_their_nanoseconds() {
         for (seconds, nanos) in
-            [(0, 0), (1, 5), (-1, 0), (-1, 999_999_999), (-5, 1), (i64::from(u32::MAX), 7)]
+            [(0, 0), (1, 5), (-1, 0), (-1, 999_999_999), (-5, 1), (i64::MIN, 0), (i64::MIN, 1), (i64::MAX, 7)]
         {
             let time = Time { seconds, nanos };
             assert_eq!(Time::from(SystemTime::from(time)), time);

@@ -71,7 +71,8 @@ pub fn time(received: SystemTime) -> Time {
         Ok(after) => Time { seconds: after.as_secs() as i64, nanos: after.subsec_nanos() },
         Err(before) => {
             let before = before.duration();
-            Time { seconds: -(before.as_secs() as i64), nanos: before.subsec_nanos() }
+            // The first second of all has no positive counterpart.
+            Time { seconds: 0i64.saturating_sub_unsigned(before.as_secs()), nanos: before.subsec_nanos() }
         }
     }
 }
@@ -140,9 +141,17 @@ mod tests {
 
     #[test]
     fn times_arrive_exactly_also_before_1970() {
-        for (seconds, nanos) in
-            [(0, 0), (0, 1), (1, 999_999_999), (-1, 0), (-1, 1), (-1, 999_999_999), (-62_135_596_800, 5)]
-        {
+        for (seconds, nanos) in [
+            (0, 0),
+            (0, 1),
+            (1, 999_999_999),
+            (-1, 0),
+            (-1, 1),
+            (-1, 999_999_999),
+            (-62_135_596_800, 5),
+            (i64::MIN, 0),
+            (i64::MAX, 999_999_999),
+        ] {
             assert_eq!(time(delivered(seconds, nanos)), Time { seconds, nanos });
         }
     }

@@ -42,6 +42,7 @@ find_binary() {
 begin() {
     require_root
     find_binary
+    need jq=jq
     base=${KVFS_WORK:-/var/tmp}
     work=$(mktemp -d "$base/kvfs-$1.XXXXXX")
     # Other users enter the mount, not the store.
@@ -72,7 +73,7 @@ cleanup() {
         while read -r _ point; do
             pid=$(daemon_of "$point")
             timeout 60 "$kvfs" umount "$point" >/dev/null 2>&1 || umount -l "$point" 2>/dev/null
-            [ -z "$pid" ] || timeout 60 tail --pid="$pid" -f /dev/null 2>/dev/null || kill -9 "$pid" 2>/dev/null
+            [ -z "$pid" ] || wait_gone "$pid" || kill -9 "$pid" 2>/dev/null
         done
     losetup -j "$work/disk.img" 2>/dev/null | cut -d: -f1 | xargs -r losetup -d
     if [ -n "${KVFS_KEEP:-}" ]; then
@@ -92,7 +93,20 @@ engines() {
 }
 
 daemon_of() {
-    timeout 5 sed -nE 's/.*"pid": ?([0-9]+).*/\1/p' "$1/.stats.d/json" 2>/dev/null | head -n 1
+    # Not the first "pid" in it: the report names processes that write, too.
+    timeout 5 jq -r .process.pid "$1/.stats.d/json" 2>/dev/null || true
+}
+
+# Waits up to a minute for the end of a process. One that has ended and that nobody has collected yet is gone, too.
+wait_gone() {
+    local tries
+    [ -n "$1" ] || { echo "no process to wait for"; return 1; }
+    for tries in $(seq 600); do
+        case $(sed -E 's/.*\) (.).*/\1/' "/proc/$1/stat" 2>/dev/null) in '' | Z | X) return 0 ;; esac
+        sleep 0.1
+    done
+    echo "process $1 still runs after $tries tries"
+    return 1
 }
 
 start() {
@@ -113,7 +127,7 @@ stop() {
     local daemon
     daemon=$(daemon_of "$mnt")
     timeout 120 "$kvfs" umount "$mnt" >/dev/null
-    timeout 60 tail --pid="$daemon" -f /dev/null
+    wait_gone "$daemon"
 }
 
 again() {
@@ -125,7 +139,7 @@ die() {
     local daemon
     daemon=$(daemon_of "$mnt")
     kill -9 "$daemon"
-    timeout 60 tail --pid="$daemon" -f /dev/null
+    wait_gone "$daemon"
     umount -l "$mnt"
 }
 

@@ -353,8 +353,8 @@ for _ in range(20):
 os.close(os.open(b"end", os.O_CREAT | os.O_WRONLY, dir_fd=deep))
 fails(errno.ENAMETOOLONG, os.stat, b"/".join([b"d" * 255] * 20))
 
-# 65,000 links of a file.
 put(b"one")
+# 65,000 links of a file.
 os.mkdir(b"links")
 for number in range(64_999):
     os.link(b"one", b"links/%d" % number)

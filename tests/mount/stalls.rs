@@ -117,6 +117,13 @@ fn a_stalled_writer_stalls_nobody_else(engine: Engine) {
                 let began = Instant::now();
                 let text = fs::read_to_string(mount.mnt().join(".stats")).unwrap();
                 assert!(text.starts_with("kvfs "));
+                // The same without the mount.
+                let mut socket =
+                    std::os::unix::net::UnixStream::connect(mount.store().join("stats.sock")).unwrap();
+                socket.write_all(b"\n").unwrap();
+                let mut answer = String::new();
+                socket.read_to_string(&mut answer).unwrap();
+                assert_eq!(answer.lines().nth(1), text.lines().nth(1), "{answer}");
                 // Dropping the pages makes the read a request.
                 let file = File::open(&known).unwrap();
                 nix::fcntl::posix_fadvise(&file, 0, 0, nix::fcntl::PosixFadviseAdvice::POSIX_FADV_DONTNEED)

@@ -1,8 +1,10 @@
 //! `/.stats`: every reader, every command, the keys that other programs rely on, and the meter against the kernel's.
 
 use std::fs::{self, File};
-use std::io::{Read, Write};
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
+use std::os::unix::process::CommandExt;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -40,6 +42,13 @@ fn readers(engine: Engine) {
         assert!(text.contains(word), "{word} is missing in\n{text}");
     }
 
+    for (how, text) in [("sendfile", sent(&stats)), ("splice", spliced(&stats))] {
+        assert!(
+            text.starts_with("kvfs ") && text.ends_with('\n') && text.lines().count() >= 8,
+            "{how}: {text}"
+        );
+    }
+
     // Programs that trust the size, and programs that do not; each must see the whole report.
     mount.sh(
         r#"
@@ -61,6 +70,11 @@ fn readers(engine: Engine) {
             test -n "$(tail -n 3 "$MNT/.stats")"
             exec 9< "$MNT/.stats"; test "$(stat -c %s "$MNT/.stats")" = "$(cat <&9 | wc -c)"; exec 9<&-
         done
+        # Whatever walks a tree neither meets these files nor waits for one.
+        for walk in 'find .' 'du -a .' 'ls -lAR .' 'grep -rlc x .' 'tar cf - .' 'diff -r . .'; do
+            (cd "$MNT"; timeout 60 $walk > "$HOST/walk.txt"); fails grep -q stats walk.txt
+        done
+        cp -r "$MNT" copy; rsync -a "$MNT/" mirror; test "$(ls -A copy)" = work; test "$(ls -A mirror)" = work
         test "$(ls -A "$MNT")" = work; ls "$MNT/.stats" "$MNT/.stats.d/json" "$MNT/.stats.d/config" "$MNT/.stats.d/help" > /dev/null
         cat "$MNT/.stats.d/config" | grep -q engine; test -s "$MNT/.stats.d/help"
         "$KVFS" stats "$MNT" | grep -q '^kvfs '; "$KVFS" stats "$MNT" --json | head -c 1 | grep -q '{'
@@ -71,6 +85,36 @@ fn readers(engine: Engine) {
     mount.stop_clean();
 }
 
+/// What sendfile(2) gets, which believes the size: a server's way to copy.
+fn sent(path: &std::path::Path) -> String {
+    let (file, mut target) = (File::open(path).unwrap(), tempfile::tempfile().unwrap());
+    // SAFETY: both descriptors are open, and there is no offset to write to.
+    while unsafe { libc::sendfile(target.as_raw_fd(), file.as_raw_fd(), std::ptr::null_mut(), 1 << 20) } > 0 {
+    }
+    let mut text = String::new();
+    target.seek(SeekFrom::Start(0)).unwrap();
+    target.read_to_string(&mut text).unwrap();
+    text
+}
+
+/// What splice(2) gets into a pipe: the way of newer versions of cat.
+fn spliced(path: &std::path::Path) -> String {
+    let (file, (mut reader, writer)) = (File::open(path).unwrap(), std::io::pipe().unwrap());
+    let drain = std::thread::spawn(move || {
+        let mut text = String::new();
+        reader.read_to_string(&mut text).unwrap();
+        text
+    });
+    let splice = || {
+        let null = std::ptr::null_mut();
+        // SAFETY: both descriptors are open, and there are no offsets to write to.
+        unsafe { libc::splice(file.as_raw_fd(), null, writer.as_raw_fd(), null, 1 << 20, 0) }
+    };
+    while splice() > 0 {}
+    drop(writer);
+    drain.join().unwrap()
+}
+
 /// A write is a command, however it arrives; a word that is none is EINVAL.
 fn commands(engine: Engine) {
     if !able(&[]) {
@@ -79,13 +123,14 @@ fn commands(engine: Engine) {
     let mount = Mount::new(engine, "");
     let more = match engine {
         Engine::Lsm => {
-            "pause resume 'rate 100M' 'rate off' 'iops 9000' 'iops off' 'auto_flush on' 'auto_compact on' 'set rate=90M'"
+            "pause resume 'rate 100M' 'rate off' 'iops 9000' 'iops off' 'auto_flush on' 'auto_compact on' 'set rate=90M' 'compact 0' 'compact L1 wait'"
         }
         _ => "",
     };
     let script = r#"
         head -c 3000000 /dev/urandom > "$MNT/data"
-        for word in sync flush 'flush wait' checkpoint 'checkpoint wait' drop-caches help 'unmark other' MORE 'mark before'; do
+        for word in sync flush 'flush wait' checkpoint 'checkpoint wait' drop-caches help compact 'compact wait' 'compact full wait' 'trace on' 'trace on 9' 'trace off' 'explain 1' \
+            'explain 2 1' 'unmark other' MORE 'mark before'; do
             echo "$word" > "$MNT/.stats"; echo "$word" >> "$MNT/.stats"; printf '%s' "$word" > "$MNT/.stats"
             printf '%s\n\n' "$word" > "$MNT/.stats"; (echo "$word"; echo sync) > "$MNT/.stats"
             "$KVFS" ctl "$MNT" $word
@@ -97,7 +142,16 @@ fn commands(engine: Engine) {
         "#;
     mount.sh(&script.replace("MORE", more));
     let stats = mount.mnt().join(".stats");
-    for words in ["nonsense", "flush everything now", "mark", "mark a/b", "\0"] {
+    for words in [
+        "nonsense",
+        "flush everything now",
+        "mark",
+        "mark a/b",
+        "\0",
+        "compact 6",
+        "trace on 0",
+        "sync\nnonsense",
+    ] {
         let error = fs::write(&stats, words).expect_err(words);
         assert_eq!(error.raw_os_error(), Some(libc::EINVAL), "{words:?}: {error}");
     }
@@ -112,6 +166,39 @@ fn commands(engine: Engine) {
     let whole = mount.json();
     assert_eq!(whole["app"]["write_bytes"], 4_000_000, "{whole:#}");
     assert_eq!(fs::metadata(mount.mnt().join("data")).unwrap().len(), 3_000_000);
+    mount.stop_clean();
+}
+
+/// Who neither is root nor mounted reads the report, and gives no command.
+fn strangers(engine: Engine) {
+    if !able(&[]) || !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let mount = Mount::new(engine, "allow_other");
+    let open = |path: &std::path::Path| fs::set_permissions(path, fs::Permissions::from_mode(0o755));
+    mount.mnt().ancestors().take_while(|path| open(path).is_ok()).skip(1).take(1).for_each(drop);
+    let run = |script: &str| {
+        let mut command = std::process::Command::new("sh");
+        command.args(["-c", script]).env("MNT", mount.mnt()).current_dir("/").uid(65534).gid(65534);
+        command.output().unwrap()
+    };
+    for file in [".stats", ".stats.d/json", ".stats.d/prom", ".stats.d/events"] {
+        let output = run(&format!("head -c 1 \"$MNT/{file}\""));
+        assert!(output.status.success() && output.stdout.len() == 1, "{file}: {output:?}");
+    }
+    for script in [
+        "echo flush > \"$MNT/.stats\"",
+        "echo flush >> \"$MNT/.stats\"",
+        "printf flush > \"$MNT/.stats.d/ctl\"",
+        "cat \"$MNT/.stats.d/config\"",
+        "cat \"$MNT/.stats.d/trace\"",
+        "cat \"$MNT/.stats.d/ctl\"",
+    ] {
+        let output = run(script);
+        assert!(!output.status.success() && output.stdout.is_empty(), "{script}: {output:?}");
+    }
+    let events = fs::read_to_string(mount.mnt().join(".stats.d/events")).unwrap();
+    assert!(!events.contains("\"flush\",\"uid\":65534"), "{events}");
     mount.stop_clean();
 }
 
@@ -271,12 +358,38 @@ fn metrics_and_places(engine: Engine) {
     assert!(body.contains("\nkvfs_app_write_bytes_total 50000\n"), "{body}");
     assert!(body.contains("kvfs_path_write_bytes{path=\"/data\"} 50000\n"), "{body}");
     assert!(get("/nothing").starts_with("HTTP/1.1 404 "));
+    assert!(get("/metrics?x=1").starts_with("HTTP/1.1 200 OK\r\n"));
+    let raw = |text: &[u8]| {
+        let mut stream = std::net::TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        stream.write_all(text).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    };
+    let head = raw(b"HEAD /metrics HTTP/1.0\r\n\r\n");
+    assert!(head.starts_with("HTTP/1.1 200 OK\r\n") && head.ends_with("\r\n\r\n"), "{head}");
+    assert!(raw(b"POST /metrics HTTP/1.1\r\n\r\n").starts_with("HTTP/1.1 405 "));
+    assert!(raw(b"\x16\x03\x01\x02\x00\x01\r\n\r\n").starts_with("HTTP/1.1 400 "));
 
     mount.ctl(&["flush", "wait"]);
     let trace = mount.sh(r#""$KVFS" explain "$MNT/data""#);
-    let places = trace.lines().skip_while(|line| *line != "13 blocks").nth(1);
+    let places = trace.lines().skip_while(|line| !line.starts_with("13 blocks")).nth(1);
     assert!(places.is_some_and(|line| line.trim_start().starts_with("0-")), "{trace}");
+    let offsets =
+        trace.lines().filter(|line| line.starts_with("    at ")).flat_map(|line| line.split(' ').skip(5));
+    let offsets: Vec<u64> = offsets.map(|word| word.parse().unwrap()).collect();
+    let data = fs::metadata(mount.mnt().join("data")).unwrap().len().div_ceil(4096);
+    assert_eq!(offsets.len() as u64, data, "one for each block: {trace}");
     mount.stop_clean();
 }
 
-both_engines!(metrics_and_places, readers, commands, json_keys, meter_against_the_kernel, attribution);
+both_engines!(
+    metrics_and_places,
+    strangers,
+    readers,
+    commands,
+    json_keys,
+    meter_against_the_kernel,
+    attribution
+);

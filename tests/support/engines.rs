@@ -48,7 +48,7 @@ pub fn setups() -> Vec<Setup> {
                 value_log: true,
                 value_threshold_bytes: 40,
                 value_gc_percent: 80,
-                compression: Compression::Lz4,
+                compression: Compression::Lz4.into(),
                 compression_bottom: Some(Compression::Zstd),
                 ..lsm.clone()
             },

@@ -17,18 +17,19 @@
 //! A step that fails is done again at the next call; each may be repeated. After a failed sync nothing is, until the store is
 //! opened again.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use super::meta::Meta;
-use super::page::{Page, SECTOR_BYTES};
+use super::page::{Page, SECTOR_BYTES, Stored};
 use super::pager::Piece;
 use super::tree::Frozen;
 use super::{BtreeEngine, double};
 use crate::disk::Purpose;
 use crate::engine::wal::{FIRST_KIND, RECORD_OVERHEAD_BYTES};
-use crate::engine::{Class, Done, PageCause, PageKind, Result, Torn};
+use crate::engine::{Class, Done, PageCause, PageKind, Result, Torn, class_of};
 
 /// Log record kind of a page image: unit (8 bytes), which sectors of the page changed (16 bytes), these sectors.
 pub const IMAGE_KIND: u8 = FIRST_KIND + 1;
@@ -59,6 +60,12 @@ pub struct Job {
     /// The newest meta page that was written for it, once there is one.
     meta: Meta,
     image_bytes: u64,
+    /// Class of the key of each value in `fresh`, by unit; known from the first step on.
+    classes: HashMap<u64, u8>,
+    /// Why it was begun.
+    reason: &'static str,
+    /// [`Pager::checkpoint_bytes`](super::pager::Pager::checkpoint_bytes) when it was.
+    bytes_before: u64,
     started: Duration,
     /// Whom to tell.
     pub waiters: Vec<Done>,
@@ -66,7 +73,13 @@ pub struct Job {
 
 impl Job {
     /// What remains to be done with `frozen`.
-    fn new(frozen: Arc<Frozen>, started: Duration, waiters: Vec<Done>) -> Job {
+    fn new(
+        frozen: Arc<Frozen>,
+        reason: &'static str,
+        bytes_before: u64,
+        started: Duration,
+        waiters: Vec<Done>,
+    ) -> Job {
         let (mut fresh, mut in_place) = (Vec::new(), Vec::new());
         for (unit, page) in &frozen.pages {
             if frozen.fresh.contains(unit) {
@@ -87,7 +100,21 @@ impl Job {
             meta.images_start = meta.position;
         }
         let stage = Stage::Fresh(0);
-        Job { stage, frozen, fresh, in_place, images, meta, image_bytes: 0, started, waiters }
+        let (image_bytes, classes) = (0, HashMap::new());
+        Job {
+            stage,
+            frozen,
+            fresh,
+            in_place,
+            images,
+            meta,
+            image_bytes,
+            classes,
+            reason,
+            bytes_before,
+            started,
+            waiters,
+        }
     }
 
     /// Where it is, for reports.
@@ -104,8 +131,8 @@ impl Job {
 }
 
 impl BtreeEngine {
-    /// Begins a checkpoint of the state as it is now; `swept` if all that waited when it fell due is in pages.
-    pub(super) fn freeze(&self, waiters: &mut Vec<Done>, swept: bool) -> Result<Job> {
+    /// Begins a checkpoint of the state as it is now, for `reason`; `swept` if all that waited when it fell due is in pages.
+    pub(super) fn freeze(&self, reason: &'static str, waiters: &mut Vec<Done>, swept: bool) -> Result<Job> {
         let _writer = self.lock_writer();
         let missing = {
             let tree = self.tree.read();
@@ -126,14 +153,19 @@ impl BtreeEngine {
         if waits {
             self.set_dirty_since();
         }
-        Ok(Job::new(frozen, self.clock.elapsed(), std::mem::take(waiters)))
+        let bytes_before = self.pager.checkpoint_bytes();
+        Ok(Job::new(frozen, reason, bytes_before, self.clock.elapsed(), std::mem::take(waiters)))
     }
 
     /// Does the next unit of a checkpoint; true when it has ended.
     pub(super) fn advance(&self, job: &mut Job) -> Result<bool> {
         job.stage = match job.stage {
             Stage::Fresh(at) => {
-                let next = self.pager.write_pieces(&job.fresh, at, WORK_BYTES, &job.frozen.moved)?;
+                if at == 0 {
+                    job.classes = value_classes(&job.frozen);
+                }
+                let (moved, classes) = (&job.frozen.moved, &job.classes);
+                let next = self.pager.write_pieces(&job.fresh, at, WORK_BYTES, moved, classes)?;
                 if next < job.fresh.len() {
                     Stage::Fresh(next)
                 } else {
@@ -190,7 +222,7 @@ impl BtreeEngine {
         let changed = page.changed_sectors();
         let bytes = IMAGE_HEADER_BYTES + changed.count_ones() as usize * SECTOR_BYTES;
         let mut sealed = Vec::with_capacity(self.pager.page_bytes());
-        page.seal(unit, &mut sealed);
+        self.pager.seal(page, unit, &mut sealed);
         let position = self.log.append(IMAGE_KIND, Purpose::PageImage, bytes, |target| {
             target.extend_from_slice(&unit.to_le_bytes());
             target.extend_from_slice(&changed.to_le_bytes());
@@ -253,7 +285,31 @@ impl BtreeEngine {
         tree.durable = job.meta;
         tree.thaw();
         drop(tree);
-        self.checkpoint_ended(self.clock.elapsed().saturating_sub(job.started), job.image_bytes);
+        let took = self.clock.elapsed().saturating_sub(job.started);
+        let fields = vec![
+            ("reason", job.reason.into()),
+            ("pages_new", (job.fresh.len() as u64).into()),
+            ("pages_home", (job.in_place.len() as u64).into()),
+            ("page_image_bytes", job.image_bytes.into()),
+            ("bytes", (self.pager.checkpoint_bytes() - job.bytes_before).into()),
+            ("duration_ns", (took.as_nanos() as u64).into()),
+        ];
+        self.checkpoint_ended(took, fields);
         self.bell.ring(Class::Room);
     }
+}
+
+/// The class of every new value's key, by the unit of its extent: the leaf that refers to it changed with it.
+fn value_classes(frozen: &Frozen) -> HashMap<u64, u8> {
+    let mut classes = HashMap::with_capacity(frozen.values.len());
+    for page in frozen.pages.values().filter(|page| page.is_leaf()) {
+        for index in 0..page.count() {
+            if let Stored::Extent(extent) = page.stored(index)
+                && frozen.values.contains_key(&extent.unit)
+            {
+                classes.insert(extent.unit, class_of(page.key(index)));
+            }
+        }
+    }
+    classes
 }

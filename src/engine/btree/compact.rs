@@ -6,6 +6,8 @@
 //!    The log learns nothing of it: a crash finds everything at its old place, where it still is.
 //! 3. *Finish*: one more checkpoint. It frees the old places, and with them the end of the file, which it cuts off.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 
 use super::page::{Extent, Stored, leaf_cell};
@@ -31,6 +33,10 @@ enum Stage {
 pub struct Compaction {
     stage: Stage,
     waiters: Vec<Done>,
+    /// Clock time at which it was begun.
+    pub started: Duration,
+    /// Where the used part of the file ended then.
+    pub end_bytes: u64,
 }
 
 /// What [`Tree::move_step`] will move.
@@ -45,8 +51,8 @@ struct Step {
 
 impl Compaction {
     /// One that tells `waiters` when it has ended.
-    pub fn new(waiters: Vec<Done>) -> Compaction {
-        Compaction { stage: Stage::Settle, waiters }
+    pub fn new(waiters: Vec<Done>, started: Duration, end_bytes: u64) -> Compaction {
+        Compaction { stage: Stage::Settle, waiters, started, end_bytes }
     }
 
     /// Tells who waits.

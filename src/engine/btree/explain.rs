@@ -1,25 +1,36 @@
-//! What one read would ask of the tree, for people. Counts nothing.
+//! What one read would ask of the tree, for people. Counts nothing but what it must read from the disk.
 
+use std::collections::HashMap;
+
+use super::page::Stored;
 use super::pager::Loaded;
-use super::tree::Stop;
-use super::{BtreeEngine, Purpose, Tier};
+use super::tree::{Miss, Stop};
+use super::{BtreeEngine, Purpose, Tier, UNIT_BYTES};
 use crate::engine::{Probe, Result};
 
 impl BtreeEngine {
-    /// Walks from the root to the leaf of `key` as a read does.
-    pub(super) fn explain_key(&self, key: &[u8]) -> Result<Vec<Probe>> {
+    /// Walks from the root to the leaf of `key` as a read does, and to the value if that lies outside the leaf.
+    pub(super) fn explain_key(&self, key: &[u8], tier: Tier) -> Result<Vec<Probe>> {
         let mut loaded = Loaded::default();
+        // Bytes that had to be read, by first unit.
+        let mut read: HashMap<u64, u64> = HashMap::new();
         loop {
-            let mut pages = Vec::new();
+            let (mut pages, mut extent) = (Vec::new(), None);
             let (epoch, found) = {
                 let tree = self.tree.read();
                 if let Some(value) = tree.buffer.get(key) {
                     let bytes = value.len() as u64;
                     let structure = "change buffer".to_string();
-                    return Ok(vec![Probe { structure, verdict: "hit", bytes, read_bytes: 0 }]);
+                    return Ok(vec![Probe { structure, offset: None, verdict: "hit", bytes, read_bytes: 0 }]);
                 }
-                let walked = tree.leaf(&self.pager, &loaded, key, |unit, _| {
+                let walked = tree.leaf(&self.pager, &loaded, key, |unit, page| {
                     pages.push((unit, tree.changed_page(unit).is_some()));
+                    if page.is_leaf()
+                        && let Ok(index) = page.search(key)
+                        && let Stored::Extent(at) = page.stored(index)
+                    {
+                        extent = Some((at, tree.changed_value(&at).is_some()));
+                    }
                 });
                 let found = walked.and_then(|_| tree.find(&self.pager, &loaded, key));
                 (tree.epoch, found)
@@ -28,24 +39,44 @@ impl BtreeEngine {
                 Ok(value) => value,
                 Err(Stop::Failed(error)) => return Err(error),
                 Err(Stop::Miss(miss)) => {
-                    self.load(epoch, miss, Tier::Disk, Purpose::Get, &mut loaded)?;
+                    self.load(epoch, miss, tier, Purpose::Get, &mut loaded)?;
+                    match miss {
+                        Miss::Page(unit) => read.insert(unit, self.pager.page_bytes() as u64),
+                        Miss::Value(extent) => read.insert(extent.unit, u64::from(extent.bytes)),
+                    };
                     continue;
                 }
             };
+            let state = |is_dirty: bool| if is_dirty { " dirty" } else { "" };
+            let bytes = value.as_ref().map_or(0, |value| value.len() as u64);
             let last = pages.len();
             let probe = |(index, (unit, is_dirty)): (usize, (u64, bool))| {
                 let is_leaf = index + 1 == last;
-                let kind = if is_leaf { "leaf" } else { "inner" };
-                let verdict = match (is_leaf, &value) {
-                    (false, _) => "descend",
-                    (true, Some(_)) => "hit",
-                    (true, None) => "miss",
+                let (kind, verdict) = match (is_leaf, &value, &extent) {
+                    (false, ..) => ("inner", "descend"),
+                    (true, Some(_), Some(_)) => ("leaf", "descend"),
+                    (true, Some(_), None) => ("leaf", "hit"),
+                    (true, None, _) => ("leaf", "miss"),
                 };
-                let bytes = value.as_ref().filter(|_| is_leaf).map_or(0, |value| value.len() as u64);
-                let state = if is_dirty { " dirty" } else { "" };
-                Probe { structure: format!("{kind} page {unit}{state}"), verdict, bytes, read_bytes: 0 }
+                Probe {
+                    structure: format!("{kind} page {unit}{}", state(is_dirty)),
+                    offset: Some(unit * UNIT_BYTES),
+                    verdict,
+                    bytes: if verdict == "hit" { bytes } else { 0 },
+                    read_bytes: read.get(&unit).copied().unwrap_or(0),
+                }
             };
-            return Ok(pages.into_iter().enumerate().map(probe).collect());
+            let mut probes: Vec<Probe> = pages.into_iter().enumerate().map(probe).collect();
+            if let (Some((extent, is_dirty)), Some(_)) = (extent, &value) {
+                probes.push(Probe {
+                    structure: format!("extent {}{}", extent.unit, state(is_dirty)),
+                    offset: Some(extent.unit * UNIT_BYTES),
+                    verdict: "hit",
+                    bytes,
+                    read_bytes: read.get(&extent.unit).copied().unwrap_or(0),
+                });
+            }
+            return Ok(probes);
         }
     }
 }

@@ -8,7 +8,8 @@ pub const FILE: &str = "btree.pages";
 /// Bytes of a slot that carry something; a slot takes a whole unit.
 pub const META_BYTES: usize = 512;
 const KIND: u8 = 1;
-const MAGIC: u64 = u64::from_le_bytes(*b"kvfsbtr1");
+/// What a slot begins with: the format's name, and its version in the last byte.
+const MAGIC: [u8; 8] = *b"kvfsbtr1";
 const WORDS: usize = 19;
 /// Those of stores from before `floor`.
 const WORDS_BEFORE: usize = 18;
@@ -78,7 +79,7 @@ impl Meta {
     pub fn encode(&self) -> Vec<u8> {
         let counts = &self.counts;
         let words: [u64; WORDS] = [
-            MAGIC,
+            u64::from_le_bytes(MAGIC),
             self.sequence,
             self.page_bytes,
             self.root,
@@ -116,7 +117,7 @@ impl Meta {
             u64::from_le_bytes(bytes)
         });
         let mut next = || words.next();
-        if next()? != MAGIC {
+        if next()? != u64::from_le_bytes(MAGIC) {
             return None;
         }
         let mut meta = Meta {
@@ -158,9 +159,19 @@ impl Meta {
             let at = offset as usize;
             Self::decode(bytes.get(at..at + META_BYTES)?, offset)
         });
-        slots
-            .max_by_key(|meta| meta.sequence)
-            .ok_or_else(|| Error::corrupt(FILE, 0, "neither meta page is whole"))
+        slots.max_by_key(|meta| meta.sequence).ok_or_else(|| match Self::other_version(bytes) {
+            Some(version) => Error::format(FILE, version.escape_ascii(), MAGIC[7].escape_ascii()),
+            None => Error::corrupt(FILE, 0, "neither meta page is whole"),
+        })
+    }
+
+    /// The version of a slot that is whole but not of ours.
+    fn other_version(bytes: &[u8]) -> Option<u8> {
+        [0, super::UNIT_BYTES].into_iter().find_map(|offset| {
+            let (_, payload) = frame::decode(bytes.get(offset as usize..)?, offset)?;
+            let version = payload.first_chunk::<8>()?.strip_prefix(&MAGIC[..7])?[0];
+            (version != MAGIC[7]).then_some(version)
+        })
     }
 }
 

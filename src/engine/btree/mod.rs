@@ -60,7 +60,7 @@ mod tree;
 mod verify;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -73,6 +73,7 @@ use super::{
     Torn, Visit,
 };
 use crate::base::clock::Clock;
+use crate::base::journal::Field;
 use crate::disk::{Disk, Purpose};
 use ahead::ReadAhead;
 use checkpoint::Job;
@@ -150,6 +151,8 @@ pub struct BtreeEngine {
     recovery_bytes: u64,
     /// Why the data file takes no more writes.
     failed: Mutex<Option<Error>>,
+    /// Whether the last unit of checkpoint work failed.
+    is_troubled: AtomicBool,
     journal: Arc<Journal>,
 }
 
@@ -192,6 +195,7 @@ pub fn open(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>, options: &Options) -> Re
         recovery_time,
         recovery_bytes,
         failed: Mutex::new(None),
+        is_troubled: AtomicBool::new(false),
         journal: Arc::default(),
     };
     if engine.log_bytes() > 0 {
@@ -208,8 +212,12 @@ impl BtreeEngine {
     /// Bytes of batches in the log behind the durable state: what opening would replay.
     fn log_bytes(&self) -> u64 {
         let floor = self.tree.read().durable.floor;
+        self.log_bytes_since(floor, self.log.end())
+    }
+
+    fn log_bytes_since(&self, floor: Position, end: Position) -> u64 {
         let image_bytes = self.logged_image_bytes().saturating_sub(self.settled_image_bytes.load(Relaxed));
-        (self.log.end() - floor).saturating_sub(image_bytes)
+        end.saturating_sub(floor).saturating_sub(image_bytes)
     }
 
     fn logged_image_bytes(&self) -> u64 {
@@ -232,7 +240,7 @@ impl BtreeEngine {
             let logged = self.log.append(checkpoint::BATCH_IMAGE_KIND, Purpose::PageImage, bytes, |target| {
                 target.extend_from_slice(&unit.to_le_bytes());
                 target.extend_from_slice(&u32::from(fresh).to_le_bytes());
-                page.seal(unit, target);
+                self.pager.seal(&page, unit, target);
             });
             match logged {
                 Ok(_) => {
@@ -265,11 +273,9 @@ impl BtreeEngine {
         self.dirty_since.store(0, Relaxed);
     }
 
-    fn checkpoint_ended(&self, took: Duration, image_bytes: u64) {
+    fn checkpoint_ended(&self, took: Duration, fields: Vec<(&'static str, Field)>) {
         self.checkpoints.fetch_add(1, Relaxed);
         self.checkpoint_nanos.store(took.as_nanos() as u64, Relaxed);
-        let fields =
-            vec![("page_image_bytes", image_bytes.into()), ("duration_ns", (took.as_nanos() as u64).into())];
         self.journal.record(self.clock.now(), "checkpoint", fields);
     }
 
@@ -578,7 +584,15 @@ impl Engine for BtreeEngine {
     fn work(&self, class: Class) -> Result<Pending> {
         match class {
             Class::Log => self.log.work(),
-            Class::Flush => self.flush(),
+            Class::Flush => {
+                self.flush().inspect(|_| self.is_troubled.store(false, Relaxed)).inspect_err(|error| {
+                    // Once, not at every try.
+                    if !self.is_troubled.swap(true, Relaxed) {
+                        let what = format!("checkpoint: {error}");
+                        self.journal.record(self.clock.now(), "error", vec![("what", what.into())]);
+                    }
+                })
+            }
             Class::Merge | Class::Reclaim | Class::Room => Ok(Pending::Idle),
         }
     }
@@ -598,6 +612,11 @@ impl Engine for BtreeEngine {
             }
             Command::Verify => commands.verify.push(done),
             Command::Compact => commands.compact.push(done),
+            Command::CompactLevel(_) => {
+                drop(commands);
+                let why = "a B-tree has no levels; compact without one moves what lies last into free space";
+                return done(Err(Error::Invalid(why.to_string())));
+            }
         }
         drop(commands);
         self.bell.ring(Class::Flush);
@@ -606,8 +625,8 @@ impl Engine for BtreeEngine {
     fn shape(&self) -> Shape {
         let log = self.log.shape();
         let jobs = self.job.try_lock().map(|job| job.iter().map(Job::describe).collect());
-        let log_bytes = self.log_bytes();
         let tree = self.tree.read();
+        let log_bytes = self.log_bytes_since(tree.durable.floor, log.end);
         let (counts, page_bytes) = (tree.counts, self.pager.page_bytes() as u64);
         let [leaves, inner, extents] = self.pager.lookups();
         let (pages_read, pages_written) = self.pager.traffic();
@@ -660,6 +679,8 @@ impl Engine for BtreeEngine {
                 ..Debt::default()
             },
             stalls: self.stalls.snapshot(self.clock.elapsed()),
+            classes: self.pager.classes(),
+            cpu: self.pager.cpu().snapshot().plus(&self.log.cpu()),
             probes: self.probes.snapshot(),
             jobs: jobs.unwrap_or_else(|| vec!["checkpoint".to_string()]),
             ..Shape::default()
@@ -670,8 +691,8 @@ impl Engine for BtreeEngine {
         Some(&self.journal)
     }
 
-    fn explain(&self, key: &[u8]) -> Result<Vec<Probe>> {
-        self.explain_key(key)
+    fn explain(&self, key: &[u8], tier: Tier) -> Result<Vec<Probe>> {
+        self.explain_key(key, tier)
     }
 
     fn promise(&self) -> Promise {

@@ -260,6 +260,11 @@ impl Page {
         self.level() == 0
     }
 
+    /// Its size.
+    pub fn page_bytes(&self) -> u64 {
+        self.bytes.len() as u64
+    }
+
     /// Number of cells.
     pub fn count(&self) -> usize {
         usize::from(u16_at(&self.bytes, COUNT))

@@ -17,13 +17,36 @@ use super::page::{Extent, LEVEL, Page, SECTOR_BYTES};
 use super::tree::Miss;
 use super::{FIRST_UNIT, UNIT_BYTES};
 use crate::disk::{File, Purpose};
-use crate::engine::{Cache, Error, Lookups, PageCause, PageKind, PageTraffic, Result, TrafficMeter};
+use crate::engine::{
+    Cache, ClassBytes, ClassMeter, CpuMeter, Error, Lookups, PageCause, PageKind, PageTraffic, Result,
+    Shares, TrafficMeter, Work,
+};
 
 /// Adjacent pages and extents are written in pieces of at most this size.
 const WRITE_BYTES: usize = 1 << 20;
 
 /// A part of a write: kind, cause, pages, bytes.
 type Part = (PageKind, PageCause, u64, u64);
+
+/// What a write consists of; counted once it succeeds.
+#[derive(Default)]
+struct Parts {
+    parts: Vec<Part>,
+    /// Bytes by class of key.
+    classes: Vec<(u8, u64)>,
+}
+
+impl Parts {
+    /// `bytes` of a page are written.
+    fn add_page(&mut self, page: &Page, count: u64, bytes: u64) {
+        self.parts.push((page.kind(), page.cause(), count, bytes));
+        if page.is_leaf() {
+            let mut shares = Shares::default();
+            (0..page.count()).for_each(|index| shares.add(page.key(index), page.cell_bytes(index) as u64));
+            self.classes.extend(shares.divide(bytes, page.page_bytes()));
+        }
+    }
+}
 
 /// Something of the file in memory.
 #[derive(Clone)]
@@ -92,6 +115,8 @@ pub struct Pager {
     lookups: [Counts; 3],
     reads: TrafficMeter,
     writes: TrafficMeter,
+    cpu: CpuMeter,
+    classes: ClassMeter,
 }
 
 /// Requests of one kind.
@@ -123,7 +148,36 @@ impl Pager {
             lookups: Default::default(),
             reads: TrafficMeter::default(),
             writes: TrafficMeter::default(),
+            cpu: CpuMeter::default(),
+            classes: ClassMeter::default(),
         }
+    }
+
+    /// Measures what pages cost the processor.
+    pub fn cpu(&self) -> &CpuMeter {
+        &self.cpu
+    }
+
+    fn decode(&self, unit: u64, bytes: Vec<u8>) -> std::result::Result<Page, &'static str> {
+        self.cpu.sample(Work::Checksum, bytes.len() as u64, || Page::decode(unit, bytes))
+    }
+
+    /// Appends a page as it belongs at `unit`, checksum included.
+    pub fn seal(&self, page: &Page, unit: u64, target: &mut Vec<u8>) {
+        self.cpu.sample(Work::Checksum, self.page_bytes as u64, || page.seal(unit, target));
+    }
+
+    /// The checksum of a value.
+    pub fn checksum(&self, value: &[u8]) -> u32 {
+        self.cpu.sample(Work::Checksum, value.len() as u64, || crc32fast::hash(value))
+    }
+
+    /// Bytes that checkpoints have written so far: pages, values, maps, meta pages and those copies that they make.
+    pub fn checkpoint_bytes(&self) -> u64 {
+        let written = self.writes.snapshot();
+        let causes = PageCause::ALL.into_iter().filter(|cause| cause.is_write());
+        let causes = causes.filter(|cause| !matches!(cause, PageCause::Image | PageCause::Recovery));
+        causes.map(|cause| written.of_cause(cause).bytes).sum()
     }
 
     /// Bytes of a page.
@@ -190,7 +244,7 @@ impl Pager {
         let mut bytes = vec![0; self.page_bytes];
         self.file.read_at(purpose, offset, &mut bytes).map_err(context("reading", offset))?;
         self.count_read(PageKind::of_level(bytes[LEVEL]), purpose, 1, bytes.len() as u64);
-        match Page::decode(unit, bytes) {
+        match self.decode(unit, bytes) {
             Ok(page) => {
                 self.count_misses(usize::from(!page.is_leaf()), 1, purpose);
                 Ok(Arc::new(page))
@@ -210,7 +264,7 @@ impl Pager {
         let mut pieces = Vec::with_capacity(count);
         for (nth, bytes) in (0..).zip(bytes.chunks(self.page_bytes)) {
             let unit = unit + nth * self.page_units();
-            match Page::decode(unit, bytes.to_vec()) {
+            match self.decode(unit, bytes.to_vec()) {
                 Ok(page) => {
                     self.count_misses(usize::from(!page.is_leaf()), 1, purpose);
                     pieces.push((unit, Piece::Page(Arc::new(page))));
@@ -241,7 +295,7 @@ impl Pager {
             .map(|extent| {
                 let at = ((extent.unit - first.unit) * UNIT_BYTES) as usize;
                 let value = bytes.slice(at..at + extent.bytes as usize);
-                if crc32fast::hash(&value) != extent.crc {
+                if self.checksum(&value) != extent.crc {
                     let offset = extent.unit * UNIT_BYTES;
                     return Err(Error::corrupt(FILE, offset, "the value's checksum does not fit"));
                 }
@@ -260,17 +314,19 @@ impl Pager {
     }
 
     /// Writes pieces in ascending order, adjacent ones together, from index `at` on until `bytes_max` are written. Values at
-    /// the units in `moved` are written because they were moved. Returns the index of the first piece that is left.
+    /// the units in `moved` are written because they were moved; `classes` are those of values' keys, by unit. Returns the index
+    /// of the first piece that is left.
     pub fn write_pieces(
         &self,
         pieces: &[(u64, Piece)],
         mut at: usize,
         bytes_max: usize,
         moved: &HashSet<u64>,
+        classes: &HashMap<u64, u8>,
     ) -> Result<usize> {
         let mut written = 0;
         let mut buffer = Vec::new();
-        let mut counts = Vec::new();
+        let mut parts = Parts::default();
         while at < pieces.len() && written < bytes_max {
             buffer.clear();
             let first = pieces[at].0;
@@ -280,22 +336,24 @@ impl Pager {
                 && (next == at || buffer.len() < WRITE_BYTES)
             {
                 let before = buffer.len();
-                let (kind, cause) = match piece {
-                    Piece::Page(page) => {
-                        page.seal(*unit, &mut buffer);
-                        (page.kind(), page.cause())
-                    }
-                    Piece::Value(value) => {
-                        buffer.extend_from_slice(value);
-                        let is_moved = moved.contains(unit);
-                        (PageKind::Extent, if is_moved { PageCause::Compaction } else { PageCause::Change })
-                    }
-                };
+                match piece {
+                    Piece::Page(page) => self.seal(page, *unit, &mut buffer),
+                    Piece::Value(value) => buffer.extend_from_slice(value),
+                }
                 buffer.resize(buffer.len().next_multiple_of(UNIT_BYTES as usize), 0);
-                counts.push((kind, cause, 1, (buffer.len() - before) as u64));
+                let bytes = (buffer.len() - before) as u64;
+                match piece {
+                    Piece::Page(page) => parts.add_page(page, 1, bytes),
+                    Piece::Value(_) => {
+                        let is_moved = moved.contains(unit);
+                        let cause = if is_moved { PageCause::Compaction } else { PageCause::Change };
+                        parts.parts.push((PageKind::Extent, cause, 1, bytes));
+                        parts.classes.extend(classes.get(unit).map(|class| (*class, bytes)));
+                    }
+                }
                 next += 1;
             }
-            self.write(first, &buffer, Purpose::Checkpoint, &mut counts)?;
+            self.write(first, &buffer, Purpose::Checkpoint, &mut parts)?;
             written += buffer.len();
             at = next;
         }
@@ -310,39 +368,42 @@ impl Pager {
         bytes_max: usize,
     ) -> Result<usize> {
         let (mut written, mut first) = (0, 0);
-        let (mut buffer, mut sealed, mut counts) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut buffer, mut sealed, mut parts) = (Vec::new(), Vec::new(), Parts::default());
         while let Some((unit, page)) = pages.get(at)
             && written < bytes_max
         {
             sealed.clear();
-            page.seal(*unit, &mut sealed);
+            self.seal(page, *unit, &mut sealed);
             for (nth, index) in page.changed_units().enumerate() {
                 let here = unit + index as u64;
                 if first + buffer.len() as u64 / UNIT_BYTES != here || buffer.len() >= WRITE_BYTES {
                     if !buffer.is_empty() {
-                        self.write(first, &buffer, Purpose::Checkpoint, &mut counts)?;
+                        self.write(first, &buffer, Purpose::Checkpoint, &mut parts)?;
                     }
                     buffer.clear();
                     first = here;
                 }
                 buffer.extend_from_slice(&sealed[index * UNIT_BYTES as usize..][..UNIT_BYTES as usize]);
-                counts.push((page.kind(), page.cause(), u64::from(nth == 0), UNIT_BYTES));
+                parts.add_page(page, u64::from(nth == 0), UNIT_BYTES);
                 written += UNIT_BYTES as usize;
             }
             at += 1;
         }
         if !buffer.is_empty() {
-            self.write(first, &buffer, Purpose::Checkpoint, &mut counts)?;
+            self.write(first, &buffer, Purpose::Checkpoint, &mut parts)?;
         }
         Ok(at)
     }
 
-    /// Writes `bytes` at `unit`, which are what `counts` says; empties that.
-    fn write(&self, unit: u64, bytes: &[u8], purpose: Purpose, counts: &mut Vec<Part>) -> Result<()> {
+    /// Writes `bytes` at `unit`, which are what `parts` says; empties that.
+    fn write(&self, unit: u64, bytes: &[u8], purpose: Purpose, parts: &mut Parts) -> Result<()> {
         let offset = byte_offset(unit)?;
         self.file.write_at(purpose, offset, bytes).map_err(context("writing", offset))?;
-        for (kind, cause, pages, bytes) in counts.drain(..) {
+        for (kind, cause, pages, bytes) in parts.parts.drain(..) {
             self.count_written(kind, cause, pages, bytes);
+        }
+        for (class, bytes) in parts.classes.drain(..) {
+            self.classes.add(class, bytes);
         }
         Ok(())
     }
@@ -350,14 +411,19 @@ impl Pager {
     /// Writes the free map of a checkpoint, whole units.
     pub fn write_map(&self, unit: u64, bytes: &[u8]) -> Result<()> {
         let part = (PageKind::FreeMap, PageCause::Checkpoint, 1, bytes.len() as u64);
-        self.write(unit, bytes, Purpose::Manifest, &mut vec![part])
+        self.write(unit, bytes, Purpose::Manifest, &mut Parts { parts: vec![part], classes: Vec::new() })
     }
 
     /// Writes a whole page that a crash may have torn.
     pub fn repair_page(&self, unit: u64, bytes: &[u8]) -> Result<()> {
         let kind = PageKind::of_level(bytes.get(LEVEL).copied().unwrap_or_default());
         let part = (kind, PageCause::Recovery, 1, bytes.len() as u64);
-        self.write(unit, bytes, Purpose::Recovery, &mut vec![part])
+        self.write(unit, bytes, Purpose::Recovery, &mut Parts { parts: vec![part], classes: Vec::new() })
+    }
+
+    /// Bytes of pages and values that were written, by class of key.
+    pub fn classes(&self) -> ClassBytes {
+        self.classes.snapshot()
     }
 
     /// Something of the file, or a copy of it, was written.

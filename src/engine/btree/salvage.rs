@@ -32,7 +32,7 @@ use super::{FIRST_UNIT, UNIT_BYTES};
 use crate::disk::{Disk, Purpose};
 use crate::engine::salvage::{Keys, Loss, Sink, open_if_there};
 use crate::engine::wal::{self, FIRST_KIND};
-use crate::engine::{Batch, Error, Operation, Options, Position, Result};
+use crate::engine::{Error, Operation, Options, Position, Result};
 
 /// Levels that a tree can have: what claims more is damaged.
 const LEVELS_MAX: u8 = 64;
@@ -76,7 +76,7 @@ pub fn salvage(disk: Arc<dyn Disk>, options: &Options, sink: &mut Sink<'_>) -> R
     let mut losses = Vec::new();
     let Some(file) = open_if_there(&*disk, FILE)? else {
         losses.push(Loss::new(FILE, 0, "it is missing", Some(Keys::ALL)));
-        losses.extend(replay(&*disk, None, sink)?);
+        losses.extend(replay(&*disk, None, 0, sink)?);
         return Ok(losses);
     };
     let size = file.size().map_err(|error| Error::io(format!("size of {FILE}"), error))?;
@@ -108,28 +108,28 @@ pub fn salvage(disk: Arc<dyn Disk>, options: &Options, sink: &mut Sink<'_>) -> R
     });
     let trusted = meta.filter(|meta| both || salvage.adds_up(meta));
     match trusted {
-        Some(meta) => salvage.from_meta(&meta, free.as_deref())?,
-        None => salvage.from_pages()?,
+        Some(meta) => salvage.take_tree(&meta, free.as_deref())?,
+        None => salvage.take_pages()?,
     }
     let Salvage { mut losses, sink, .. } = salvage;
-    losses.extend(replay(&*disk, trusted.map(|meta| meta.floor), sink)?);
+    // The pages are ahead of the floor, so the log must have been durable as far as they go.
+    let durable = trusted.map_or(0, |meta| meta.position.max(meta.images_end));
+    losses.extend(replay(&*disk, trusted.map(|meta| meta.floor), durable, sink)?);
     Ok(losses)
 }
 
 /// The batches of the log behind `from`.
-fn replay(disk: &dyn Disk, from: Option<Position>, sink: &mut Sink<'_>) -> Result<Vec<Loss>> {
-    wal::salvage::salvage(disk, from, &mut |kind, _, payload| {
+fn replay(
+    disk: &dyn Disk,
+    from: Option<Position>,
+    durable: Position,
+    sink: &mut Sink<'_>,
+) -> Result<Vec<Loss>> {
+    wal::salvage::salvage(disk, from, durable, &mut |kind, _, payload| {
         if kind != FIRST_KIND {
             return Ok(());
         }
-        Batch::decode(&payload)?.operations().iter().try_for_each(|operation| {
-            let copy = Bytes::copy_from_slice;
-            // Copies: a slice would hold its whole segment.
-            sink(match operation {
-                Operation::Put { key, value } => Operation::Put { key: copy(key), value: copy(value) },
-                Operation::Delete { key } => Operation::Delete { key: copy(key) },
-            })
-        })
+        crate::engine::salvage::replay(&payload, sink)
     })
 }
 
@@ -156,7 +156,7 @@ fn send_home(disk: &Arc<dyn Disk>, pager: &Pager, meta: &Meta, losses: &mut Vec<
     let mut sectors = BTreeMap::new();
     let whole = u128::MAX >> (u128::BITS as usize - pager.page_bytes() / SECTOR_BYTES);
     // Its losses are named when the batches are read.
-    wal::salvage::salvage(&**disk, Some(meta.images_start), &mut |kind, position, payload| {
+    wal::salvage::salvage(&**disk, Some(meta.images_start), 0, &mut |kind, position, payload| {
         let image = match kind {
             IMAGE_KIND if position > meta.position && position <= meta.images_end => {
                 let changed = payload.get(8..).and_then(|bytes| bytes.first_chunk());
@@ -210,7 +210,7 @@ impl Salvage<'_, '_> {
         leaves == meta.counts.leaf_pages
     }
 
-    fn from_meta(&mut self, meta: &Meta, free: Option<&[Run]>) -> Result<()> {
+    fn take_tree(&mut self, meta: &Meta, free: Option<&[Run]>) -> Result<()> {
         if meta.height > 0 {
             let level = u8::try_from(meta.height - 1).unwrap_or(LEVELS_MAX);
             self.page(meta.root, level, Keys::ALL)?;
@@ -254,7 +254,7 @@ impl Salvage<'_, '_> {
     }
 
     /// Without a meta page that counts.
-    fn from_pages(&mut self) -> Result<()> {
+    fn take_pages(&mut self) -> Result<()> {
         let what =
             "no meta page counts: the tree is put together from its pages, and some may be former ones";
         self.losses.push(Loss::new(FILE, 0, what, Some(Keys::ALL)));

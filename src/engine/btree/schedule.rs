@@ -7,8 +7,8 @@
 //!    made enough pages dirty.
 
 use super::compact::Compaction;
-use super::{BtreeEngine, buffer};
-use crate::engine::{Pending, Result};
+use super::{BtreeEngine, UNIT_BYTES, buffer};
+use crate::engine::{Pending, Result, Work};
 
 impl BtreeEngine {
     /// Whether a checkpoint is due now, or else when.
@@ -77,7 +77,10 @@ impl BtreeEngine {
             let pages_max = buffer::share(self.options.dirty_bytes_max, buffer::PAGES_SHARE);
             let is_room = self.tree.read().active_bytes() < pages_max;
             if is_part && is_room {
-                match self.sweep_some() {
+                let span = self.pager.cpu().span(Work::Checkpoint);
+                let swept = self.sweep_some();
+                span.end(0);
+                match swept {
                     Ok(true) => return Ok(Pending::More),
                     Ok(false) => {}
                     Err(error) => {
@@ -91,9 +94,17 @@ impl BtreeEngine {
                 true => Vec::new(),
                 false => self.commands.lock().checkpoint.drain(..asked).collect(),
             };
+            let reason = match () {
+                () if is_part => "change buffer",
+                () if forced => "compaction",
+                () if !waiters.is_empty() => "command",
+                () if self.is_pressing() => "dirty pages",
+                () if self.log_bytes() >= self.options.checkpoint_log_bytes => "log",
+                () => "age",
+            };
             let begun = self.check().and_then(|()| match self.is_dirty() {
                 false => Ok(None),
-                true => self.freeze(&mut waiters, is_sweeping && !is_part).map(Some),
+                true => self.freeze(reason, &mut waiters, is_sweeping && !is_part).map(Some),
             });
             match begun {
                 Ok(begun) => *job = begun,
@@ -105,7 +116,10 @@ impl BtreeEngine {
             waiters.into_iter().for_each(|done| done(Ok(())));
         }
         let Some(running) = job.as_mut() else { return Ok(Pending::More) };
-        match self.advance(running) {
+        let (span, before) = (self.pager.cpu().span(Work::Checkpoint), self.pager.checkpoint_bytes());
+        let advanced = self.advance(running);
+        span.end(self.pager.checkpoint_bytes() - before);
+        match advanced {
             Ok(false) => {}
             Ok(true) => {
                 let waiters = job.take().map(|job| job.waiters).unwrap_or_default();
@@ -129,12 +143,23 @@ impl BtreeEngine {
             if waiters.is_empty() {
                 return Ok(false);
             }
-            *running = Some(Compaction::new(waiters));
+            let end_bytes = self.tree.read().space.end() * UNIT_BYTES;
+            *running = Some(Compaction::new(waiters, self.clock.elapsed(), end_bytes));
         }
         let Some(mut compaction) = running.take() else { return Ok(false) };
         match self.compact(&mut compaction, checkpoint) {
             Ok(true) => *running = Some(compaction),
-            Ok(false) => compaction.end(Ok(())),
+            Ok(false) => {
+                let took = self.clock.elapsed().saturating_sub(compaction.started);
+                let fields = vec![
+                    ("reason", "command".into()),
+                    ("end_bytes_before", compaction.end_bytes.into()),
+                    ("end_bytes_after", (self.tree.read().space.end() * UNIT_BYTES).into()),
+                    ("duration_ns", (took.as_nanos() as u64).into()),
+                ];
+                self.journal.record(self.clock.now(), "compact", fields);
+                compaction.end(Ok(()));
+            }
             Err(error) => {
                 compaction.end(Err(error.clone()));
                 return Err(error);

@@ -408,7 +408,7 @@ impl Tree {
         };
         self.values.insert(unit, value.clone());
         self.value_bytes += value.len() as u64;
-        Extent { unit, units: units as u32, bytes: value.len() as u32, crc: crc32fast::hash(value) }
+        Extent { unit, units: units as u32, bytes: value.len() as u32, crc: pager.checksum(value) }
     }
 
     fn put(&mut self, key: &Bytes, value: &Bytes, pins: &mut Pins, pager: &Pager) {

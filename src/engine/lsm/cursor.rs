@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::ops::Bound;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
 
@@ -65,6 +65,11 @@ impl Cursor {
         }
     }
 
+    /// Whether what it goes through is gone: it has no current entry, though there may be more.
+    pub fn is_lost(&self) -> bool {
+        matches!(self, Cursor::Memory(MemoryCursor { is_lost: true, .. }))
+    }
+
     /// Goes to the next entry.
     pub fn advance(&mut self) -> Result<()> {
         match self {
@@ -91,21 +96,24 @@ impl Cursor {
     }
 }
 
-/// A place in a memtable. Entries are copied in pieces, so that its lock is not held while they are used.
+/// A place in a memtable. Entries are copied in pieces, so that its lock is not held while they are used, nor the memtable kept: when
+/// it was flushed and freed meanwhile, the cursor is *lost*. It has no current entry then, and what it stood for lies in a table.
 pub struct MemoryCursor {
-    memtable: Arc<Memtable>,
+    memtable: Weak<Memtable>,
     end: Option<Bytes>,
     entries: Copied,
     index: usize,
     limit: usize,
+    is_lost: bool,
 }
 
 impl MemoryCursor {
     /// The first entry of `range`.
-    pub fn new(memtable: Arc<Memtable>, range: KeyRange<'_>) -> MemoryCursor {
+    pub fn new(memtable: &Arc<Memtable>, range: KeyRange<'_>) -> MemoryCursor {
         let (mut entries, limit) = (Copied::default(), *COPY.start());
         memtable.copy(Bound::Included(range.start), range.end, limit, &mut entries);
-        MemoryCursor { memtable, end: range.end.map(Bytes::copy_from_slice), entries, index: 0, limit }
+        let end = range.end.map(Bytes::copy_from_slice);
+        MemoryCursor { memtable: Arc::downgrade(memtable), end, entries, index: 0, limit, is_lost: false }
     }
 
     /// The current key; `None` at the end.
@@ -122,22 +130,28 @@ impl MemoryCursor {
     pub fn advance(&mut self) {
         self.index += 1;
         if self.index == self.entries.len()
-            && self.index == self.limit
+            && self.entries.has_more()
             && let Some(last) = self.entries.key(self.index - 1).map(<[u8]>::to_vec)
         {
             self.limit = (self.limit * 2).min(*COPY.end());
-            self.memtable.copy(Bound::Excluded(&last), self.end.as_deref(), self.limit, &mut self.entries);
-            self.index = 0;
+            self.copy(Bound::Excluded(&last));
         }
     }
 
     fn seek(&mut self, key: &[u8]) {
         self.index = self.entries.find(key);
-        if self.index == self.entries.len() {
+        if self.index == self.entries.len() && self.entries.has_more() {
             self.limit = *COPY.start();
-            self.memtable.copy(Bound::Included(key), self.end.as_deref(), self.limit, &mut self.entries);
-            self.index = 0;
+            self.copy(Bound::Included(key));
         }
+    }
+
+    fn copy(&mut self, from: Bound<&[u8]>) {
+        match self.memtable.upgrade() {
+            Some(memtable) => memtable.copy(from, self.end.as_deref(), self.limit, &mut self.entries),
+            None => (self.entries, self.is_lost) = (Copied::default(), true),
+        }
+        self.index = 0;
     }
 }
 

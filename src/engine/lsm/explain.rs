@@ -25,47 +25,49 @@ impl LsmEngine {
     }
 
     /// Asks for `key` as a read does, and notes every structure on the way.
-    pub(super) fn explain_key(&self, key: &[u8]) -> Result<Vec<Probe>> {
+    pub(super) fn explain_key(&self, key: &[u8], tier: Tier) -> Result<Vec<Probe>> {
         let view = self.view();
         let mut probes = Vec::new();
         let read_bytes = Cell::new(0);
-        let access = Access { read_bytes: Some(&read_bytes), ..Access::get(&self.cache, Tier::Disk) };
-        let mut note = |structure: String, found: Option<&super::Slot>, otherwise| {
+        let access = Access { read_bytes: Some(&read_bytes), ..Access::get(&self.cache, tier) };
+        let mut note = |structure: String, offset: Option<u64>, found: Option<&super::Slot>, otherwise| {
             let (verdict, bytes) = match found {
                 Some(Some(value)) => ("hit", value.len() as u64),
                 Some(None) => ("tombstone", 0),
                 None => (otherwise, 0),
             };
-            probes.push(Probe { structure, verdict, bytes, read_bytes: read_bytes.take() });
+            probes.push(Probe { structure, offset, verdict, bytes, read_bytes: read_bytes.take() });
             found.is_some()
         };
         for (index, memtable) in view.memtables().enumerate() {
             let name =
                 if index == 0 { "memtable".to_string() } else { format!("immutable memtable {index}") };
-            if note(name, memtable.get(key).as_ref(), "miss") {
+            if note(name, None, memtable.get(key).as_ref(), "miss") {
                 return Ok(probes);
             }
         }
-        let hash = hash(key);
+        let (hash, version) = (hash(key), view.version.clone());
+        drop(view);
         for level in 0..LEVELS {
             let tables = match level {
-                0 => view.version.level(0).to_vec(),
-                _ => view.version.find(level, key).into_iter().cloned().collect(),
+                0 => version.level(0).to_vec(),
+                _ => version.find(level, key).into_iter().cloned().collect(),
             };
-            if tables.is_empty() && !view.version.level(level).is_empty() {
-                note(format!("L{level}"), None, "out-of-range");
+            if tables.is_empty() && !version.level(level).is_empty() {
+                note(format!("L{level}"), None, None, "out-of-range");
             }
             for table in tables {
                 let name = format!("L{level} {}", table_name(table.number));
                 let part = table.part_of(key);
                 if !table.overlaps(key, key) {
-                    note(name, None, "out-of-range");
+                    note(name, None, None, "out-of-range");
                 } else if table.has_filter() && !table.may_contain(part, hash, access)? {
-                    note(name, None, "filtered");
+                    note(name, None, None, "filtered");
                 } else {
+                    let offset = table.block_offset(part, key, access)?;
                     let found = table.get(part, key, access)?;
                     let missed = if table.has_filter() { "false-positive" } else { "miss" };
-                    if note(name, found.as_ref(), missed) {
+                    if note(name, Some(offset), found.as_ref(), missed) {
                         return Ok(probes);
                     }
                 }

@@ -15,13 +15,18 @@ use super::value_log::{Pointer, Stored};
 use super::{LsmEngine, Task};
 use crate::base::text::human_size;
 use crate::disk::Purpose;
-use crate::engine::{Error, KeyRange, Pending, Result, Tier};
+use crate::engine::{Class, Error, KeyRange, Pending, Result, Tier, Work};
 
 impl LsmEngine {
     /// One unit of flush work.
     pub(super) fn flush_work(&self) -> Result<Pending> {
         let flushed = self.flush();
-        self.troubles.lock().flush = flushed.as_ref().err().cloned();
+        let trouble = flushed.as_ref().err().cloned();
+        let before = std::mem::replace(&mut self.troubles.lock().flush, trouble.clone());
+        if let (Some(error), None) = (trouble, before) {
+            let what = format!("flush: {error}");
+            self.journal.record(self.clock.now(), "error", vec![("what", what.into())]);
+        }
         match &flushed {
             Ok(_) => {
                 let position = self.flushed.load(Relaxed);
@@ -44,12 +49,18 @@ impl LsmEngine {
         self.activity.lock().flush = Some(format!("flush {}", human_size(memtable.bytes())));
         let result = self.flush_memtable(&memtable);
         self.activity.lock().flush = None;
+        drop(memtable);
+        if !self.free_retired() {
+            self.bell.ring(Class::Reclaim);
+        }
         result.map(|()| true)
     }
 
     fn flush_memtable(&self, memtable: &Arc<Memtable>) -> Result<()> {
         let began = self.clock.elapsed();
+        let span = self.shelf.cpu().span(Work::Flush);
         let table = self.write_table(memtable)?;
+        span.end(table.bytes);
         let position = memtable.last();
         let mut manifest = self.manifest.lock();
         let edit = Edit {
@@ -70,9 +81,9 @@ impl LsmEngine {
         self.meters.levels[0].write_bytes.fetch_add(table.bytes, Relaxed);
         self.flushed.store(position, Release);
         self.log.release(position);
-        self.free_retired();
         let duration = self.clock.elapsed().saturating_sub(began);
         let fields = vec![
+            ("reason", if memtable.is_full(&self.options) { "full" } else { "asked for" }.into()),
             ("table", table.number.into()),
             ("memtable_bytes", memtable.bytes().into()),
             ("bytes", table.bytes.into()),
@@ -86,7 +97,7 @@ impl LsmEngine {
 
     /// Writes a memtable to a durable table.
     fn write_table(&self, memtable: &Arc<Memtable>) -> Result<Arc<Table>> {
-        let mut cursor = MemoryCursor::new(memtable.clone(), KeyRange::ALL);
+        let mut cursor = MemoryCursor::new(memtable, KeyRange::ALL);
         let mut builder = self.shelf.create(Purpose::Flush, false)?;
         let now_seconds = self.now_seconds();
         let older = self.older_windows(now_seconds);

@@ -164,9 +164,7 @@ impl State {
         });
         let ((version, generation), mut offset) = header.ok_or_else(|| damaged(0, "no manifest header"))?;
         if version != VERSION {
-            return Err(Error::Invalid(format!(
-                "manifest format {version} is not known; this program knows {VERSION}"
-            )));
+            return Err(Error::format(NAME, version, VERSION));
         }
         let mut state = State::default();
         // The first edit came with the file, whole.

@@ -32,6 +32,9 @@ const ENTRY_BYTES: u64 = 96;
 /// What a key or value outside of its node costs beside its bytes.
 const OUTSIDE_BYTES: u64 = 48;
 
+/// Entries that are copied out end with the one that passes this. Large values are not copied but kept, which takes memory as well.
+const COPY_BYTES: u64 = 256 << 10;
+
 /// A key as it lies in a node.
 enum Key {
     Short { length: u8, bytes: [u8; SHORT_BYTES] },
@@ -136,6 +139,8 @@ pub struct Copied {
     /// Keys and small values.
     bytes: Vec<u8>,
     entries: Vec<(Range<usize>, Value)>,
+    /// More may follow the last one.
+    has_more: bool,
 }
 
 /// A value among copied entries.
@@ -147,6 +152,11 @@ enum Value {
 }
 
 impl Copied {
+    /// Whether more entries may follow the last one.
+    pub fn has_more(&self) -> bool {
+        self.has_more
+    }
+
     /// How many there are.
     pub fn len(&self) -> usize {
         self.entries.len()
@@ -172,7 +182,8 @@ impl Copied {
         self.entries.partition_point(|(range, _)| &self.bytes[range.clone()] < key)
     }
 
-    fn push(&mut self, key: &[u8], held: &Held) {
+    /// Adds an entry; returns what it keeps in memory.
+    fn push(&mut self, key: &[u8], held: &Held) -> u64 {
         let start = self.bytes.len();
         self.bytes.extend_from_slice(key);
         let range = start..self.bytes.len();
@@ -185,6 +196,7 @@ impl Copied {
             Held::Large(large) => Value::Large(large.value.clone(), large.position),
         };
         self.entries.push((range, value));
+        key.len() as u64 + held.cost()
     }
 }
 
@@ -255,14 +267,20 @@ impl Memtable {
         self.map.read().get(key).map(Held::slot)
     }
 
-    /// Replaces `target` by up to `limit` entries from `start` on and below `end`.
+    /// Replaces `target` by up to `limit` entries from `start` on and below `end`, fewer where they are large.
     pub fn copy(&self, start: Bound<&[u8]>, end: Option<&[u8]>, limit: usize, target: &mut Copied) {
         target.bytes.clear();
         target.entries.clear();
         let map = self.map.read();
         let found = map.range::<[u8], _>((start, Bound::Unbounded));
-        for (key, held) in found.take(limit).take_while(|(key, _)| end.is_none_or(|end| key.bytes() < end)) {
-            target.push(key.bytes(), held);
+        let mut bytes = 0;
+        target.has_more = false;
+        for (key, held) in found.take_while(|(key, _)| end.is_none_or(|end| key.bytes() < end)) {
+            if target.len() >= limit || bytes > COPY_BYTES {
+                target.has_more = true;
+                break;
+            }
+            bytes += target.push(key.bytes(), held);
         }
     }
 

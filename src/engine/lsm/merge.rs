@@ -24,12 +24,14 @@ pub struct Merge {
     /// The key that was given out last.
     key: Vec<u8>,
     started: bool,
+    /// A source was lost: the entries that follow are not all there are.
+    is_cut: bool,
 }
 
 impl Merge {
     /// Merges `sources`, newest first.
     pub fn new(sources: Vec<Cursor>) -> Merge {
-        let mut merge = Merge { sources, heap: Vec::new(), key: Vec::new(), started: false };
+        let mut merge = Merge { sources, heap: Vec::new(), key: Vec::new(), started: false, is_cut: false };
         merge.order();
         merge
     }
@@ -42,6 +44,12 @@ impl Merge {
             self.sink(at);
         }
         self.started = false;
+        self.is_cut = self.sources.iter().any(Cursor::is_lost);
+    }
+
+    /// Whether the merge ended because what a source goes through is gone. It can be begun again behind [`Merge::passed`].
+    pub fn is_cut(&self) -> bool {
+        self.is_cut
     }
 
     /// How many sources it merges.
@@ -63,7 +71,7 @@ impl Merge {
         Ok(())
     }
 
-    /// The next entry in order of keys. After an error the merge is over.
+    /// The next entry in order of keys. After an error the merge is over, and so when it [is cut](Merge::is_cut).
     pub fn next(&mut self) -> Result<Option<Entry<'_>>> {
         if self.started {
             while let Some(&top) = self.heap.first()
@@ -71,12 +79,16 @@ impl Merge {
             {
                 self.sources[top].advance()?;
                 if self.sources[top].key().is_none() {
+                    self.is_cut |= self.sources[top].is_lost();
                     self.heap.swap_remove(0);
                 }
                 self.sink(0);
             }
         }
         self.started = true;
+        if self.is_cut {
+            return Ok(None);
+        }
         let Some(&top) = self.heap.first() else { return Ok(None) };
         let source = &self.sources[top];
         let Some(key) = source.key() else { return Ok(None) };
@@ -144,7 +156,7 @@ mod tests {
             let start = [prng.below(120) as u8];
             let range = KeyRange { start: &start, end: None };
             let sources =
-                memtables.into_iter().map(|table| Cursor::Memory(MemoryCursor::new(table, range))).collect();
+                memtables.iter().map(|table| Cursor::Memory(MemoryCursor::new(table, range))).collect();
             let mut merge = Merge::new(sources);
             let mut seen = Vec::new();
             while let Some(entry) = merge.next().unwrap() {

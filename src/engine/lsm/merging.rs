@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use super::compaction::{Choice, Claim, Job, RunningJob, Slice, full};
+use super::compaction::{Choice, Claim, Job, RunningJob, Slice, full, whole_level};
 use super::manifest::Edit;
 use super::table::Table;
 use super::throttle::Throttle;
@@ -108,7 +108,7 @@ impl LsmEngine {
         let sparse = self.sparse_segments(&self.view().version).into_keys().collect();
         let mut move_value = |pointer, segment: &_| self.move_value(&sparse, pointer, segment);
         // Small tables, small steps: a merge of some of them is seen half way.
-        let step_bytes = self.rates.step_bytes(UNIT_BYTES.min(self.options.table_bytes / 2));
+        let step_bytes = self.rates.step_bytes(UNIT_BYTES.min((self.options.table_bytes / 2).max(1)));
         let stepped = slice.step(step_bytes, &mut move_value);
         let has_moved = slice.moved_bytes > 0;
         let ready = match stepped {
@@ -193,7 +193,7 @@ impl LsmEngine {
         let mut pending = Pending::Idle;
         if merging.resting.len() as u64 + merging.stepping < self.options.merge_threads {
             if !merging.jobs.iter().any(RunningJob::has_waiting_slice) {
-                match self.next_merge(merging)? {
+                match self.look_for_merge(merging)? {
                     Next::Moved => return Ok((None, Pending::More)),
                     Next::NoSpace => pending = Pending::After(RETRY),
                     Next::Nothing | Next::Started => {}
@@ -209,7 +209,16 @@ impl LsmEngine {
         Ok((longest, pending))
     }
 
-    /// Looks for something to merge beside what runs.
+    /// Looks for something to merge beside what runs, and notes whether there is any use in waiting for the space that merges
+    /// give back.
+    fn look_for_merge(&self, merging: &mut Merging) -> Result<Next> {
+        let next = self.next_merge(merging)?;
+        let is_idle = matches!(next, Next::Nothing | Next::NoSpace) && merging.jobs.is_empty();
+        self.merges_idle.store(is_idle, Relaxed);
+        Ok(next)
+    }
+
+    /// What to merge next.
     fn next_merge(&self, merging: &mut Merging) -> Result<Next> {
         // Only read here: what is installed later is still claimed.
         let version = self.view().version.clone();
@@ -217,8 +226,9 @@ impl LsmEngine {
             if !merging.jobs.is_empty() {
                 return Ok(Next::Nothing);
             }
-            self.start_commands();
-            let Some(job) = full(&version) else {
+            let level = self.start_commands();
+            let job = level.map_or_else(|| full(&version), |level| whole_level(&version, level));
+            let Some(job) = job else {
                 self.end_commands(&Ok(()), |task| matches!(task, Task::Compact { is_started: true, .. }));
                 return Ok(Next::Moved);
             };
@@ -329,14 +339,19 @@ impl LsmEngine {
         self.commands.lock().iter().any(|(task, _)| is_due(task))
     }
 
-    /// Marks compact commands whose flush is done: the merge that begins now serves them.
-    fn start_commands(&self) {
+    /// Marks the compact commands whose flush is done and that one merge serves, the first of them and its like: the merge that
+    /// begins now serves them. The level that they ask for; `None` is everything.
+    fn start_commands(&self) -> Option<usize> {
         let flushed = self.flushed.load(Relaxed);
+        let mut served = None;
         for (task, _) in self.commands.lock().iter_mut() {
-            if let Task::Compact { position, is_started } = task {
-                *is_started |= *position <= flushed;
+            if let Task::Compact { position, level, is_started } = task
+                && *position <= flushed
+            {
+                *is_started = *served.get_or_insert(*level) == *level;
             }
         }
+        served.flatten()
     }
 
     /// Whether what `merge` needs is free beside what those that run may still take.

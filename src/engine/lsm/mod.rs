@@ -13,7 +13,8 @@
 //!    memtable, immutables newest first, L0 newest first, L1 … L6.
 //! 2. A batch lies wholly in one memtable, so in one table of L0.
 //! 3. The log is released up to a position only after an edit is durable that puts everything before it into tables.
-//! 4. A read works on one *view* and holds no lock while it waits for the disk.
+//! 4. A read works on one *view*, holds no lock while it waits for the disk, and keeps no memtable meanwhile: memtables, those that
+//!    are flushed and not freed yet among them, are never more than `memtables` says, but by command.
 //!
 //! # Lock order
 //!
@@ -50,7 +51,7 @@ mod tests;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
@@ -79,7 +80,7 @@ use version::{Version, View};
 pub use salvage::{is_file, salvage};
 
 /// When to look again whether the last reader of a flushed memtable is gone.
-const RETIRED_AGAIN: std::time::Duration = std::time::Duration::from_millis(20);
+const RETIRED_AGAIN: std::time::Duration = std::time::Duration::from_millis(5);
 
 /// What a structure knows of a key: its value, or with `None` that it was deleted.
 pub type Slot = Option<Bytes>;
@@ -135,8 +136,8 @@ struct Troubles {
 enum Task {
     /// Ends when everything up to the position is in tables.
     Flush(Position),
-    /// As a flush; then starts a full merge and ends with it.
-    Compact { position: Position, is_started: bool },
+    /// As a flush; then starts a merge and ends with it: of a level into the next, or of everything.
+    Compact { position: Position, level: Option<usize>, is_started: bool },
     /// Reads everything.
     Verify(Box<Verification>),
 }
@@ -157,6 +158,8 @@ pub struct LsmEngine {
     view: RwLock<Arc<View>>,
     flushing: Mutex<()>,
     merging: Mutex<Merging>,
+    /// When it was last looked for, there was nothing to merge, or no space to.
+    merges_idle: AtomicBool,
     manifest: Mutex<Manifest>,
     rates: Rates,
     /// What passes to the disk, for the rates.
@@ -241,6 +244,7 @@ pub fn open(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>, options: &Options) -> Re
         view: RwLock::new(Arc::new(view)),
         flushing: Mutex::default(),
         merging: Mutex::default(),
+        merges_idle: AtomicBool::new(false),
         flushed: AtomicU64::new(from),
         moved_into: Mutex::default(),
         manifest: Mutex::new(manifest),
@@ -277,16 +281,19 @@ impl LsmEngine {
     }
 
     fn find(&self, key: &[u8], tier: Tier, probes: &mut Probes) -> Result<Option<Slot>> {
-        let view = self.view();
-        for memtable in view.memtables().filter(|memtable| !memtable.is_empty()) {
-            probes.structures += 1;
-            if let Some(slot) = memtable.get(key) {
-                return Ok(Some(slot));
+        let version = {
+            // Memtables are asked under the lock: who waits for the disk below must keep none in memory.
+            let view = self.view.read();
+            for memtable in view.memtables().filter(|memtable| !memtable.is_empty()) {
+                probes.structures += 1;
+                if let Some(slot) = memtable.get(key) {
+                    return Ok(Some(slot));
+                }
             }
-        }
+            view.version.clone()
+        };
         let hash = hash(key);
         let access = Access::get(&self.cache, tier);
-        let version = &view.version;
         let upper = version.level(0).iter().filter(|table| table.overlaps(key, key)).map(|table| (0, table));
         let lower = (1..LEVELS).filter_map(|level| version.find(level, key).map(|table| (level, table)));
         for (level, table) in upper.chain(lower) {
@@ -331,6 +338,7 @@ impl LsmEngine {
             let new = Arc::new(View { mutable: view.mutable.clone(), immutables, version });
             std::mem::replace(&mut *view, new)
         };
+        self.merges_idle.store(false, Relaxed);
         let stays = |number: u64| added.iter().any(|(_, table)| table.number == number);
         for (_, table) in old.tables() {
             if edit.removed.iter().any(|(_, number)| *number == table.number) && !stays(table.number) {
@@ -348,6 +356,11 @@ impl LsmEngine {
     /// What memtables, cache, and resident indexes and filters may take together.
     fn memory_bytes_max(&self) -> u64 {
         self.options.memory_bytes_max(self.options.memtable_bytes * self.options.memtable_count_max)
+    }
+
+    /// How many memtables were flushed and are not freed yet.
+    fn retired_count(&self) -> u64 {
+        self.retired.lock().len() as u64
     }
 
     /// Memtables that were flushed and are not freed yet.
@@ -375,6 +388,7 @@ impl LsmEngine {
         drop(unread);
         if any {
             self.balance_memory();
+            self.bell.ring(Class::Room);
         }
         is_empty
     }
@@ -463,7 +477,17 @@ impl Engine for LsmEngine {
             }
             Command::Flush | Command::Checkpoint => (Task::Flush(self.rotate_now()), Class::Flush),
             Command::Compact => {
-                (Task::Compact { position: self.rotate_now(), is_started: false }, Class::Merge)
+                let position = self.rotate_now();
+                (Task::Compact { position, level: None, is_started: false }, Class::Merge)
+            }
+            Command::CompactLevel(level) if level + 1 >= LEVELS => {
+                let last = LEVELS - 1;
+                let why = format!("L{level} has no level below it to go into: levels are 0 to {last}");
+                return done(Err(Error::Invalid(why)));
+            }
+            Command::CompactLevel(level) => {
+                // What lies in the level now is there already.
+                (Task::Compact { position: 0, level: Some(level), is_started: false }, Class::Merge)
             }
             Command::Verify => {
                 (Task::Verify(Box::new(Verification::new(&self.view().version))), Class::Reclaim)
@@ -490,8 +514,8 @@ impl Engine for LsmEngine {
         self.list_tables()
     }
 
-    fn explain(&self, key: &[u8]) -> Result<Vec<Probe>> {
-        self.explain_key(key)
+    fn explain(&self, key: &[u8], tier: Tier) -> Result<Vec<Probe>> {
+        self.explain_key(key, tier)
     }
 
     fn promise(&self) -> Promise {

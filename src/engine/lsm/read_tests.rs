@@ -164,7 +164,7 @@ fn an_explanation_says_what_every_structure_answered_and_what_was_read() {
     apply(&*engine, &batch);
     run(&*engine, Command::Flush).unwrap();
     let say = |engine: &LsmEngine, of: &[u8]| {
-        let probes = engine.explain(of).unwrap();
+        let probes = engine.explain(of, Tier::Disk).unwrap();
         let read: u64 = probes.iter().map(|probe| probe.read_bytes).sum();
         (probes.iter().map(|probe| probe.verdict).collect::<Vec<_>>(), read)
     };
@@ -223,4 +223,45 @@ fn memory_is_honoured_under_load() {
             assert!(least_cache >= memory / 4, "{kind}: a cache of {least_cache}");
         }
     }
+}
+
+#[test]
+fn a_scan_that_is_held_open_keeps_no_memtable_in_memory() {
+    let options = Options { memtable_bytes: 64 << 10, ..many_parts(64 << 10) };
+    let (disk, clock) = (SimDisk::new(), Arc::new(ManualClock::default()));
+    let engine = open(disk, clock, &options).unwrap();
+    const KEYS: u64 = 350;
+    fill(&*engine, 0..KEYS, 40);
+    for index in (0..KEYS).step_by(7) {
+        let mut batch = Batch::new(0);
+        batch.delete(key(index));
+        apply(&*engine, &batch);
+    }
+    assert_eq!(engine.shape().levels[0].files, 0, "all of it is in memory");
+    let (mut at, mut memtables, mut number) = (0, Vec::new(), 0);
+    engine
+        .scan(KeyRange::ALL, Tier::Disk, &mut |seen, value| {
+            at += u64::from(at % 7 == 0);
+            assert_eq!((seen, value), (&key(at)[..], &vec![at as u8; 40][..]));
+            at += 1;
+            // Keys behind all that is scanned, in more than one memtable a step.
+            for _ in 0..200 {
+                let mut batch = Batch::new(0);
+                batch.put(format!("later{number}").into_bytes(), vec![7; 400]);
+                number += 1;
+                apply(&*engine, &batch);
+                let view = engine.view();
+                if memtables.last().is_none_or(|(first, _)| *first != view.mutable.first()) {
+                    memtables.push((view.mutable.first(), Arc::downgrade(&view.mutable)));
+                }
+                let alive: Vec<_> = memtables.iter().filter_map(|(_, memtable)| memtable.upgrade()).collect();
+                let bytes: u64 = alive.iter().map(|memtable| memtable.bytes()).sum();
+                let limit = options.memtable_bytes * options.memtable_count_max + 1000;
+                assert!(bytes <= limit, "{bytes} bytes in {} memtables", alive.len());
+                assert_eq!(engine.shape().memory.memtable_bytes + engine.retired_bytes(), bytes);
+            }
+            if at < KEYS { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        })
+        .unwrap();
+    assert!(at == KEYS && memtables.len() > 100, "{} memtables", memtables.len());
 }

@@ -1,11 +1,54 @@
-//! What the engine looks like now, for reports.
+//! What the engine looks like now, for reports. Costs the same however many tables there are.
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use super::LsmEngine;
+use super::compaction::{Levels, Policy};
 use crate::disk::{LEVELS, Purpose};
 use crate::engine::{Debt, Filter, Level, Memory, Shape, Stalls};
+
+/// Sums over the tables of a version, made once when it comes to be: a report must not look at ten thousand tables.
+#[derive(Clone, Default)]
+pub struct Totals {
+    /// The levels from L0 down, without what counters say.
+    levels: Vec<Level>,
+    /// Bytes of values in the log that tables point to.
+    live_value_bytes: u64,
+    /// Seconds since 1970 of the oldest tombstone; `None` without any.
+    tombstone_seconds: Option<u64>,
+}
+
+impl Totals {
+    /// The sums of `levels`, with what `policy` thinks of each.
+    pub fn of(levels: &Levels<'_>, policy: &dyn Policy) -> Totals {
+        let (targets, scores) = (policy.target_bytes(levels), policy.scores(levels));
+        let mut totals = Totals::default();
+        for level in 0..LEVELS {
+            let tables = &levels.tables[level];
+            let runs = if level == 0 { tables.len() as u64 } else { u64::from(!tables.is_empty()) };
+            let (target_bytes, score) = (targets[level], scores[level]);
+            let files = tables.len() as u64;
+            let mut sum = Level { level, runs, files, target_bytes, score, ..Level::default() };
+            for table in tables {
+                sum.bytes += table.bytes;
+                sum.entries += table.entries;
+                sum.tombstones += table.tombstones;
+                sum.raw_bytes += table.parts.raw_bytes;
+                sum.data_bytes += table.parts.data_bytes;
+                sum.filter_bytes += table.parts.filter_bytes;
+                sum.index_bytes += table.parts.index_bytes;
+                totals.live_value_bytes += table.values.iter().map(|(_, bytes)| bytes).sum::<u64>();
+                if table.tombstone_seconds > 0 {
+                    let oldest = totals.tombstone_seconds.get_or_insert(u64::MAX);
+                    *oldest = table.tombstone_seconds.min(*oldest);
+                }
+            }
+            totals.levels.push(sum);
+        }
+        totals
+    }
+}
 
 impl LsmEngine {
     /// The shape now. Waits for nobody.
@@ -13,36 +56,18 @@ impl LsmEngine {
         let view = self.view();
         let version = &view.version;
         let now_seconds = self.now_seconds();
-        let picture = version.picture(now_seconds);
-        let policy = self.policy();
-        let (targets, scores) = (policy.target_bytes(&picture), policy.scores(&picture));
+        let (totals, policy) = (&version.totals, self.policy());
         let (meters, traffic) = (&self.meters, self.traffic.snapshot());
-        let level = |level: usize| {
-            let (tables, meter) = (&picture.tables[level], &meters.levels[level]);
-            Level {
-                level,
-                runs: if level == 0 { tables.len() as u64 } else { u64::from(!tables.is_empty()) },
-                files: tables.len() as u64,
-                bytes: picture.bytes(level),
-                target_bytes: targets[level],
-                score: scores[level],
-                entries: tables.iter().map(|table| table.entries).sum(),
-                raw_bytes: tables.iter().map(|table| table.parts.raw_bytes).sum(),
-                data_bytes: tables.iter().map(|table| table.parts.data_bytes).sum(),
-                filter_bytes: tables.iter().map(|table| table.parts.filter_bytes).sum(),
-                index_bytes: tables.iter().map(|table| table.parts.index_bytes).sum(),
-                tombstones: tables.iter().map(|table| table.tombstones).sum(),
-                in_bytes: meter.in_bytes.load(Relaxed),
-                moved_bytes: meter.moved_bytes.load(Relaxed),
-                read_bytes: traffic.of(Purpose::Compact { into: level as u8 }).read_bytes,
-                write_bytes: meter.write_bytes.load(Relaxed),
-                probes: meter.probes.load(Relaxed),
-            }
+        let level = |(level, meter): (&Level, &super::LevelMeter)| Level {
+            in_bytes: meter.in_bytes.load(Relaxed),
+            moved_bytes: meter.moved_bytes.load(Relaxed),
+            read_bytes: traffic.of(Purpose::Compact { into: level.level as u8 }).read_bytes,
+            write_bytes: meter.write_bytes.load(Relaxed),
+            probes: meter.probes.load(Relaxed),
+            ..level.clone()
         };
         let (cache, resident_bytes) = (self.cache.shape(), self.shelf.resident_bytes());
-        let levels: Vec<Level> = (0..LEVELS).map(level).collect();
-        let tombstones =
-            version.tables().map(|(_, table)| table.tombstone_seconds).filter(|seconds| *seconds > 0);
+        let levels: Vec<Level> = totals.levels.iter().zip(&meters.levels).map(level).collect();
         let memtable_bytes = view.memtable_bytes();
         let memtable_tombstones: u64 = view.memtables().map(|memtable| memtable.tombstones()).sum();
         let log = self.log.shape();
@@ -78,19 +103,21 @@ impl LsmEngine {
                 oldest_unsynced: log.oldest_unsynced,
                 replay_bytes: log.replay_bytes,
                 tombstones: memtable_tombstones + levels.iter().map(|level| level.tombstones).sum::<u64>(),
-                oldest_tombstone: tombstones
-                    .min()
+                oldest_tombstone: totals
+                    .tombstone_seconds
                     .map(|seconds| Duration::from_secs(now_seconds.saturating_sub(seconds))),
                 late_entries: meters.late_entries.load(Relaxed),
                 dropped_bytes: meters.dropped_bytes.load(Relaxed),
             },
-            value_log: self.value_log_shape(version),
+            value_log: self.value_log_shape(&log, totals.live_value_bytes),
             levels,
             tree: None,
             stalls: Stalls {
                 limits_off: self.limits_off(version),
                 ..self.stalls.snapshot(self.clock.elapsed())
             },
+            classes: self.shelf.classes().snapshot(),
+            cpu: self.shelf.cpu().snapshot().plus(&self.log.cpu()),
             probes: meters.probes.snapshot(),
             scan_runs: meters.scan_runs.snapshot(),
             obsolete_bytes: self.shelf.obsolete_bytes(),

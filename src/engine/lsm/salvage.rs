@@ -25,9 +25,9 @@ use super::table::salvage::{Piece, pieces};
 use super::table::{BlockCursor, TableMeta, table_name, table_number};
 use super::value_log::Pointer;
 use crate::disk::{Disk, Purpose};
-use crate::engine::salvage::{Keys, Loss, Sink, open_if_there, read_around, successor};
+use crate::engine::salvage::{Keys, Loss, Sink, open_if_there, read_around, replay, successor};
 use crate::engine::wal::{self, Segment};
-use crate::engine::{Batch, Error, Operation, Position, Result};
+use crate::engine::{Error, Operation, Position, Result};
 
 /// Whether `name` is a file of ours beside the log.
 pub fn is_file(name: &str) -> bool {
@@ -76,19 +76,13 @@ pub fn salvage(disk: &dyn Disk, sink: &mut Sink<'_>) -> Result<Vec<Loss>> {
     for source in &sources {
         read_table(disk, source, &segments, &mut losses, sink)?;
     }
-    let from = is_sound.then_some(state.log_position);
-    losses.extend(wal::salvage::salvage(disk, from, &mut |kind, _, payload| {
+    // A flush puts everything up to its position into tables, so the newest table says where the log goes on.
+    let flushed =
+        sources.iter().filter_map(|source| source.meta.as_ref()).map(|meta| meta.last_position).max();
+    let from = if is_sound { Some(state.log_position) } else { flushed };
+    losses.extend(wal::salvage::salvage(disk, from, 0, &mut |kind, _, payload| {
         match kind {
-            wal::FIRST_KIND => Batch::decode(&payload)?.operations().iter().try_for_each(|operation| {
-                // Copies: a slice would hold its whole segment.
-                sink(match operation {
-                    Operation::Put { key, value } => Operation::Put {
-                        key: Bytes::copy_from_slice(key),
-                        value: Bytes::copy_from_slice(value),
-                    },
-                    Operation::Delete { key } => Operation::Delete { key: Bytes::copy_from_slice(key) },
-                })
-            }),
+            wal::FIRST_KIND => replay(&payload, sink),
             // Values that a merge moved: tables point to them.
             _ => Ok(()),
         }
@@ -177,11 +171,13 @@ fn read_table(
 ) -> Result<()> {
     let name = table_name(source.number);
     let Some(file) = open_if_there(disk, &name)? else { return Ok(()) };
-    let pieces = pieces(source.number, &read_around(&*file)?);
+    let bytes = read_around(&*file)?;
+    let pieces = pieces(source.number, &bytes);
     let own = pieces.iter().find_map(|piece| match piece {
         Piece::Footer(meta) => Some(meta.clone()),
         _ => None,
     });
+    let has_end = own.is_some();
     let meta = own.or(source.meta.clone());
     let mut entries = 0;
     let mut last: Option<Vec<u8>> = None;
@@ -232,7 +228,8 @@ fn read_table(
             gap.get_or_insert(offset);
         }
     }
-    if let Some(offset) = gap {
+    // A file that ends between two pieces has no gap.
+    if let Some(offset) = gap.or((!has_end).then_some(bytes.len() as u64)) {
         let end = meta.as_ref().map(|meta| successor(&meta.largest));
         lost.push((offset, between(last.as_deref(), end.as_deref())));
     }

@@ -2,6 +2,9 @@
 //!
 //! Tombstones in a row are what makes scans slow. From [`LOOK`] of them on the scan asks whether it is in a known gap and
 //! jumps to its end; after as many as the option says, it begins to prove a gap of its own. See [`super::gaps`].
+//!
+//! A scan keeps no memtable in memory. When one that it goes through was flushed and is gone, it begins again behind the last key that
+//! it passed, with what the store is now.
 
 use super::LsmEngine;
 use super::cursor::{Cursor, MemoryCursor, Reading, RunCursor};
@@ -43,8 +46,12 @@ impl LsmEngine {
             let entry = match merge.next() {
                 Ok(Some(entry)) if range.is_before_end(entry.key) => entry,
                 other => {
-                    // Where an error ends the scan, what was passed is proven all the same.
                     let result = other.map(|_| ());
+                    if result.is_ok() && merge.is_cut() {
+                        merge = self.merge_from(&successor(merge.passed()), range.end, tier)?;
+                        continue;
+                    }
+                    // Where an error ends the scan, what was passed is proven all the same.
                     if let Some(open) = row.open.take() {
                         match range.end {
                             Some(end) if result.is_ok() => open.close(end),
@@ -88,6 +95,9 @@ impl LsmEngine {
     ) -> Result<()> {
         if let Some(behind) = self.gaps.end_behind(merge.passed()) {
             merge.seek(&behind)?;
+            if merge.is_cut() {
+                *merge = self.merge_from(&behind, end, tier)?;
+            }
             if row.open.is_none() {
                 row.start = behind;
             }
@@ -105,7 +115,7 @@ impl LsmEngine {
         let reading = Reading::Cached { cache: self.cache.clone(), tier };
         let mut sources = Vec::with_capacity(8);
         for memtable in view.memtables().filter(|memtable| !memtable.is_empty()) {
-            sources.push(Cursor::Memory(MemoryCursor::new(memtable.clone(), range)));
+            sources.push(Cursor::Memory(MemoryCursor::new(memtable, range)));
         }
         let l0 = view.version.level(0).iter();
         let l0 = l0.filter(|table| range.is_before_end(&table.smallest) && start <= &table.largest[..]);

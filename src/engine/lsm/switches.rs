@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use super::LsmEngine;
 use super::compaction::{Policy, policy};
+use super::report::Totals;
 use super::version::{Version, View};
 use crate::base::text::{parse_size, parse_switch};
 use crate::engine::{Class, Error, Options, Result};
@@ -46,7 +47,8 @@ impl LsmEngine {
         let policy = self.policy();
         let picture = version.picture(self.now_seconds());
         let (pending_bytes, lowers_l0) = (policy.pending_bytes(&picture), policy.lowers_l0(&picture));
-        (version.pending_bytes, version.lowers_l0) = (pending_bytes, lowers_l0);
+        let totals = Totals::of(&picture, &*policy);
+        (version.pending_bytes, version.lowers_l0, version.totals) = (pending_bytes, lowers_l0, totals);
     }
 
     /// Why the limits of L0 files and pending bytes do not count now, if they do not: no merge would bring them down.

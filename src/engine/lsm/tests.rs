@@ -59,7 +59,11 @@ fn variants() -> Vec<Variant> {
             log_segment_bytes: 2 << 10,
             ..tiny.clone()
         },
-        Options { compression: Compression::Lz4, compression_bottom: Some(Compression::Zstd), ..tiny },
+        Options {
+            compression: "none:lz4".parse().unwrap(),
+            compression_bottom: Some(Compression::Zstd),
+            ..tiny
+        },
     ];
     leveled.into_iter().map(|options| Variant { options, switches: false }).collect()
 }

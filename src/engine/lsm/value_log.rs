@@ -32,7 +32,7 @@ use super::version::{Version, View};
 use crate::base::varint;
 use crate::disk::Purpose;
 use crate::engine::cache::{BlockCache, CacheKind};
-use crate::engine::wal::{self, Segment};
+use crate::engine::wal::{self, LogShape, Segment};
 use crate::engine::{Error, Position, Result, Tier, ValueLog, Visit};
 
 /// Log records of this kind hold one value that a merge moved; they are no batches.
@@ -332,14 +332,11 @@ impl LsmEngine {
     }
 
     /// What reports say of values in the log.
-    pub(super) fn value_log_shape(&self, version: &Version) -> ValueLog {
-        let kept = self.log.kept();
-        let live = needed(version).into_values().sum();
-        let bytes = kept.iter().map(|(_, size)| size).sum();
+    pub(super) fn value_log_shape(&self, log: &LogShape, live_bytes: u64) -> ValueLog {
         ValueLog {
-            segments: kept.len() as u64,
-            bytes,
-            live_bytes: live,
+            segments: log.kept_segments,
+            bytes: log.kept_bytes,
+            live_bytes,
             moved_bytes: self.meters.moved_value_bytes.load(Relaxed),
         }
     }

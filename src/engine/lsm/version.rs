@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use super::compaction::Levels;
 use super::memtable::Memtable;
+use super::report::Totals;
 use super::table::{Table, table_name};
 use crate::disk::LEVELS;
 use crate::engine::{Error, Result};
@@ -26,6 +27,8 @@ pub struct Version {
     pub pending_bytes: u64,
     /// Whether a merge of the policy would make the runs in L0 fewer.
     pub lowers_l0: bool,
+    /// Sums over its tables, for reports.
+    pub totals: Totals,
 }
 
 impl Version {
@@ -42,7 +45,12 @@ impl Version {
                 return Err(Error::corrupt(table_name(pair[0].number), 0, what));
             }
         }
-        Ok(Version { levels: levels.map(Run::from), pending_bytes: 0, lowers_l0: true })
+        Ok(Version {
+            levels: levels.map(Run::from),
+            pending_bytes: 0,
+            lowers_l0: true,
+            totals: Totals::default(),
+        })
     }
 
     /// This version without `removed` (level, number) and with `added`.

@@ -9,7 +9,7 @@ use parking_lot::MutexGuard;
 use super::memtable::Memtable;
 use super::stall::{Load, Pace, Pressure, pressure};
 use super::version::View;
-use super::{LsmEngine, wal};
+use super::{LsmEngine, Troubles, wal};
 use crate::disk::Purpose;
 use crate::engine::{Batch, Cause, Class, Error, Position, Result};
 
@@ -31,7 +31,12 @@ impl LsmEngine {
         let is_separate = |value: &bytes::Bytes| threshold.is_some_and(|least| value.len() as u64 >= least);
         let has_separate = batch.operations().iter().filter_map(|it| it.value()).any(is_separate);
         let purpose = if has_separate { Purpose::ValueLog } else { Purpose::Wal };
-        let position = self.log.append_batch(wal::FIRST_KIND, purpose, batch)?;
+        let position = match self.log.append_batch(wal::FIRST_KIND, purpose, batch) {
+            Err(Error::NoSpace) if batch.uses_reserve && self.gives_space(&view, &self.troubles.lock()) => {
+                return Err(self.wait_for_space());
+            }
+            appended => appended?,
+        };
         view.mutable.apply(batch, position, threshold);
         self.gaps.cut(batch);
         if let Some(rate) = rate {
@@ -68,6 +73,10 @@ impl LsmEngine {
                 match trouble {
                     // What gives space back is only held to the space that there is.
                     Some(Error::NoSpace) if uses_reserve && cause != Cause::Memtables => return Ok(None),
+                    // A merge has taken the space that the flush needs, and gives it back.
+                    Some(Error::NoSpace) if uses_reserve && self.gives_space(view, &troubles) => {
+                        (cause, true, RETRY)
+                    }
                     Some(error) => return Err(error.clone()),
                     None => (cause, true, RETRY),
                 }
@@ -92,17 +101,28 @@ impl LsmEngine {
         if !matches!(result, Err(Error::NoSpace)) {
             return result;
         }
-        let is_resting = self.switches.paused.load(Relaxed) || self.troubles.lock().merge.is_some();
-        let merge_helps = self.meters.temporary_bytes.load(Relaxed) > 0
-            && !is_resting
-            && (batch.uses_reserve || self.space.admit(bytes, memtable_bytes, false).is_ok());
-        // Files that nobody needs any more are about to go.
-        if merge_helps || self.shelf.obsolete_bytes() > 0 {
-            self.space.look_again();
-            self.stalls.begin(Cause::Space, true, self.clock.elapsed());
-            return Err(Error::Busy { cause: Cause::Space, retry_after: RETRY });
+        let gives_space = self.gives_space(view, &self.troubles.lock());
+        let is_running = self.meters.temporary_bytes.load(Relaxed) > 0;
+        let fits_after = || is_running && self.space.admit(bytes, memtable_bytes, false).is_ok();
+        if gives_space && (batch.uses_reserve || self.shelf.obsolete_bytes() > 0 || fits_after()) {
+            return Err(self.wait_for_space());
         }
         result
+    }
+
+    /// Whether background work is about to give space back: files that nobody needs any more go, a memtable waits to be flushed
+    /// and may be what merges need, or a merge runs. Between two merges nobody knows yet: a delete may be quicker than the one who
+    /// looks for the next.
+    fn gives_space(&self, view: &View, troubles: &Troubles) -> bool {
+        let merges = !self.switches.paused.load(Relaxed) && troubles.merge.is_none();
+        let is_flushing = troubles.flush.is_none() && !view.immutables.is_empty();
+        self.shelf.obsolete_bytes() > 0 || merges && (is_flushing || !self.merges_idle.load(Relaxed))
+    }
+
+    fn wait_for_space(&self) -> Error {
+        self.space.look_again();
+        self.stalls.begin(Cause::Space, true, self.clock.elapsed());
+        Error::Busy { cause: Cause::Space, retry_after: RETRY }
     }
 
     /// Whether a memtable is to be flushed. With `auto_flush=off` only when all that memtables may take together is used.
@@ -121,8 +141,9 @@ impl LsmEngine {
     /// Starts a new memtable if the mutable one is full and another is free; the view afterwards.
     fn make_room(&self, writer: &MutexGuard<'_, Pace>) -> Arc<View> {
         let view = self.view();
-        if self.is_due(&view.mutable) && (view.immutables.len() as u64) + 1 < self.options.memtable_count_max
-        {
+        // A flushed one that a reader is just looking at takes its memory all the same.
+        let others = || view.immutables.len() as u64 + self.retired_count();
+        if self.is_due(&view.mutable) && others() + 1 < self.options.memtable_count_max {
             self.rotate(writer);
             return self.view();
         }

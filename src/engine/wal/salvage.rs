@@ -129,12 +129,18 @@ fn keys_in_gap(bytes: &Bytes, offset: u64, to: Option<u64>, until: u64) -> Optio
 }
 
 /// Calls `visit` with every whole record that ends behind `from`, in order, and returns what is damaged before the end. Without
-/// `from` it begins where the log does.
-pub fn salvage(disk: &dyn Disk, from: Option<Position>, visit: &mut Visit<'_>) -> Result<Vec<Loss>> {
+/// `from` it begins where the log does. Everything up to `durable` was in the log for certain.
+pub fn salvage(
+    disk: &dyn Disk,
+    from: Option<Position>,
+    durable: Position,
+    visit: &mut Visit<'_>,
+) -> Result<Vec<Loss>> {
     let chain = chain(disk)?;
     let starts: Vec<Position> = chain.iter().map(|found| found.header.start).collect();
     let limit = |index: usize| starts.get(index + 1).copied();
-    let mut claimed = chain.iter().map(|found| found.header.synced).max().unwrap_or(0).max(from.unwrap_or(0));
+    let headers = chain.iter().map(|found| found.header.synced).max().unwrap_or(0);
+    let mut claimed = headers.max(from.unwrap_or(0)).max(durable);
     // Where each segment's last whole record ends.
     let mut ends = Vec::new();
     for (index, found) in chain.iter().enumerate() {
@@ -180,7 +186,11 @@ pub fn salvage(disk: &dyn Disk, from: Option<Position>, visit: &mut Visit<'_>) -
                         visit(kind, end, payload)?;
                     }
                 }
-                Step::Gap { .. } if at >= claimed => is_end = true,
+                // Without a position to begin at nobody knows what was durable: only where nothing follows is the end.
+                Step::Gap { to, .. } if from.is_none() && to.is_none() && limit(index).is_none() => {
+                    is_end = true
+                }
+                Step::Gap { .. } if from.is_some() && at >= claimed => is_end = true,
                 Step::Gap { offset, to } => {
                     let what = "a record of the log that does not check";
                     let until =

@@ -110,7 +110,7 @@ impl FileSystem {
             return;
         }
         let now = self.now();
-        let relative = atime <= newest || now.seconds - atime.seconds >= RELATIVE_SECONDS;
+        let relative = atime <= newest || now.seconds.saturating_sub(atime.seconds) >= RELATIVE_SECONDS;
         if atime != now
             && (relative || self.options.atime == Atime::Strict)
             && let Some(mut state) = cell.try_write()

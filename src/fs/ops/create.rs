@@ -115,7 +115,7 @@ impl FileSystem {
         let old = &locked.of(ino).record;
         match old.links {
             0 => return Err(Error::NotFound),
-            LINKS_MAX => return Err(Error::TooManyLinks),
+            LINKS_MAX.. => return Err(Error::TooManyLinks),
             _ => {}
         }
         let now = self.now();
@@ -165,7 +165,8 @@ impl FileSystem {
         let mut record = Inode { mtime: now, ctime: now, ..state.record.clone() };
         let put = entry.kind == FileKind::Directory;
         if put {
-            record.links += 1;
+            // Only damage makes it that many.
+            record.links = record.links.saturating_add(1);
             batch.put(keys::inode(directory.ino), record.encode());
         }
         self.apply(&batch, tier)?;

@@ -8,7 +8,8 @@ use std::ops::ControlFlow;
 
 use crate::engine::Tier;
 use crate::fs::dirent::Dirent;
-use crate::fs::keys::{self, Key};
+use crate::fs::error::damaged;
+use crate::fs::keys::{self, HASH_MAX, Key};
 use crate::fs::types::{Attributes, DirEntry, FileKind, Ino};
 use crate::fs::{Error, FileSystem, Result};
 
@@ -122,6 +123,11 @@ impl FileSystem {
             let Some(Key::Dirent { hash, name, .. }) = keys::parse(key) else {
                 return ControlFlow::Break(());
             };
+            if hash > HASH_MAX {
+                // A listing could not go on behind it.
+                problem = Some(damaged(format!("a name in directory {ino} has the hash {hash:x}")));
+                return ControlFlow::Break(());
+            }
             match chunk.last_mut() {
                 Some(last) if last.cookie == hash => last.cookie = before,
                 Some(last) => {

@@ -283,7 +283,7 @@ fn a_sweep_that_ends_late_does_not_ask_for_log_that_is_gone() {
         engine.sweep_some().unwrap();
     }
     put(&engine, 1, 4);
-    let mut job = Some(engine.freeze(&mut Vec::new(), false).unwrap());
+    let mut job = Some(engine.freeze("command", &mut Vec::new(), false).unwrap());
     while !engine.advance(job.as_mut().unwrap()).unwrap() {}
     assert!(engine.tree.read().durable.floor >= floor);
     let engine = open_on(sim.kill(), &options).unwrap();

@@ -26,7 +26,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::table::TableMeta;
+use super::table::{Table, TableMeta};
 use super::version::Version;
 use crate::disk::LEVELS;
 use crate::engine::{Options, PolicyKind};
@@ -287,4 +287,20 @@ pub fn full(version: &Version) -> Option<Job> {
         into,
         cursor: None,
     })
+}
+
+/// A level wholly into the next, with everything there that lies between its first and its last key; `None` if it is empty.
+/// `level` must not be the last.
+pub fn whole_level(version: &Version, level: usize) -> Option<Job> {
+    let upper = version.level(level);
+    let start = upper.iter().map(|table| &table.smallest).min()?;
+    let end = upper.iter().map(|table| &table.largest).max()?;
+    let numbers = |tables: &mut dyn Iterator<Item = &Arc<Table>>| tables.map(|table| table.number).collect();
+    let mut inputs: Vec<(usize, Vec<u64>)> = vec![(level, numbers(&mut upper.iter()))];
+    let lower = version.level(level + 1).iter();
+    let lower: Vec<u64> = numbers(&mut lower.filter(|table| table.overlaps(start, end)));
+    if !lower.is_empty() {
+        inputs.push((level + 1, lower));
+    }
+    Some(Job { inputs, into: level + 1, cursor: None })
 }

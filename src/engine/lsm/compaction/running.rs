@@ -33,7 +33,7 @@ use crate::engine::lsm::table::{Origin, Shelf, Table, TableBuilder};
 use crate::engine::lsm::value_log::{Pointer, Stored};
 use crate::engine::lsm::version::{Run, Version};
 use crate::engine::wal::Segment;
-use crate::engine::{KeyRange, Options, Result};
+use crate::engine::{KeyRange, Options, Result, Work};
 
 /// First and last keys of the tables of one sorted run.
 type Ranges = Vec<(Bytes, Bytes)>;
@@ -411,6 +411,14 @@ impl Slice {
     /// name.
     /// `move_value` is asked for every value in the log and says where it lies now, if it was moved.
     pub fn step(&mut self, bytes: u64, move_value: &mut MoveValue<'_>) -> Result<bool> {
+        let (shelf, before) = (self.shelf.clone(), self.written_bytes());
+        let span = shelf.cpu().span(Work::Merge);
+        let ended = self.merge_entries(bytes, move_value)?;
+        span.end(self.written_bytes() - before);
+        Ok(ended)
+    }
+
+    fn merge_entries(&mut self, bytes: u64, move_value: &mut MoveValue<'_>) -> Result<bool> {
         if !self.is_open {
             self.merge = self.open()?;
             self.is_open = true;
@@ -465,6 +473,12 @@ impl Slice {
     pub fn output_bytes(&self) -> u64 {
         let done: u64 = self.outputs.iter().map(|table| table.bytes).sum();
         done + self.builder.as_ref().map_or(0, TableBuilder::bytes)
+    }
+
+    /// Those of them that are in files.
+    fn written_bytes(&self) -> u64 {
+        let done: u64 = self.outputs.iter().map(|table| table.bytes).sum();
+        done + self.builder.as_ref().map_or(0, TableBuilder::written_bytes)
     }
 
     /// Removes outputs when the slice ends without becoming part of the store.

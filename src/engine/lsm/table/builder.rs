@@ -23,7 +23,7 @@ use crate::disk::{File, Purpose};
 use crate::engine::lsm::place;
 use crate::engine::lsm::value_log::Stored;
 use crate::engine::wal::Segment;
-use crate::engine::{Compression, Error, Position, Result, frame};
+use crate::engine::{Compression, Error, Position, Result, Shares, Work, frame};
 
 /// The file is written in pieces of at least this size.
 const WRITE_BYTES: usize = 1 << 20;
@@ -61,6 +61,10 @@ pub struct TableBuilder {
     values: BTreeMap<Position, (u64, Arc<Segment>)>,
     /// The pointer of the current entry.
     pointer: Vec<u8>,
+    /// What entries of the current block take in it.
+    shares: Shares,
+    /// Classes of the blocks that are in the buffer.
+    classes: Vec<(u8, u64)>,
     finished: bool,
 }
 
@@ -109,6 +113,8 @@ impl TableBuilder {
             part_before: Vec::new(),
             values: BTreeMap::new(),
             pointer: Vec::new(),
+            shares: Shares::default(),
+            classes: Vec::new(),
             finished: false,
         }
     }
@@ -116,6 +122,11 @@ impl TableBuilder {
     /// Bytes of blocks so far.
     pub fn bytes(&self) -> u64 {
         self.buffer_start + self.buffer.len() as u64
+    }
+
+    /// Those of them that are in the file.
+    pub fn written_bytes(&self) -> u64 {
+        self.buffer_start
     }
 
     /// Adds an entry, a tombstone without `value`; keys must ascend.
@@ -146,7 +157,9 @@ impl TableBuilder {
                 Some(Raw { bytes: &self.pointer, is_pointer: true })
             }
         };
+        let before = self.buffer.len();
         self.block.add(&mut self.buffer, self.shelf.options.restart_interval, key, raw);
+        self.shares.add(key, (self.buffer.len() - before) as u64);
         if self.shelf.options.bloom_bits > 0 {
             self.hashes.push(hash(key));
         }
@@ -166,12 +179,21 @@ impl TableBuilder {
         self.block.finish(&mut self.buffer);
         self.meta.parts.raw_bytes += (self.buffer.len() - at) as u64;
         let payload = &self.buffer[at + frame::HEADER_BYTES..];
-        if let Some(kind) = compress(self.compression, payload, &mut self.compressed) {
+        let compressed = match self.compression {
+            Compression::None => None,
+            compression => {
+                let (cpu, target) = (self.shelf.cpu(), &mut self.compressed);
+                cpu.sample(Work::Compress, payload.len() as u64, || compress(compression, payload, target))
+            }
+        };
+        if let Some(kind) = compressed {
             self.buffer.truncate(at);
             frame::start(&mut self.buffer, kind);
             self.buffer.extend_from_slice(&self.compressed);
         }
         self.end_frame(at);
+        let whole = self.shares.total();
+        self.classes.extend(self.shares.divide((self.buffer.len() - at) as u64, whole));
         if self.index.len() == 0 {
             self.part_first.clone_from(&self.block_first);
             self.part_before.clone_from(&self.block_before);
@@ -192,14 +214,16 @@ impl TableBuilder {
         self.top.push(&self.part_before, &self.part_first, end);
         self.index.complete();
         let index = Arc::new(std::mem::replace(&mut self.index, Index::new(end)));
-        let filter = Arc::new(Filter::build(&self.hashes, self.shelf.options.bloom_bits));
+        let filter = Filter::build(&self.hashes, self.shelf.options.bloom_bits);
         self.hashes.clear();
         self.parts.push(Resident { index, filter });
     }
 
     fn end_frame(&mut self, at: usize) {
         let place = place(self.meta.number, self.buffer_start + at as u64);
-        frame::finish(&mut self.buffer, at, place);
+        let (cpu, buffer) = (self.shelf.cpu(), &mut self.buffer);
+        let bytes = (buffer.len() - at) as u64;
+        cpu.sample(Work::Checksum, bytes, || frame::finish(buffer, at, place));
     }
 
     fn write(&mut self) -> Result<()> {
@@ -207,6 +231,9 @@ impl TableBuilder {
         self.file.write_at(self.purpose, self.buffer_start, &self.buffer).map_err(context)?;
         self.buffer_start += self.buffer.len() as u64;
         self.buffer.clear();
+        for (class, bytes) in self.classes.drain(..) {
+            self.shelf.classes().add(class, bytes);
+        }
         Ok(())
     }
 

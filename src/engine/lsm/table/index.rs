@@ -86,12 +86,21 @@ impl Index {
     /// The one block that may hold `key`.
     pub fn find(&self, key: &[u8]) -> usize {
         let Some(heads) = self.heads.get(1..).filter(|heads| !heads.is_empty()) else { return 0 };
-        let prefix = &self.fence(1)[..self.prefix_bytes];
-        let Some(rest) = key.strip_prefix(prefix) else {
-            return if key < prefix { 0 } else { heads.len() };
+        // Memory that is not near costs more than all steps of the search: nothing is touched that need not be.
+        let rest = if self.prefix_bytes == 0 {
+            key
+        } else {
+            let prefix = &self.fence(1)[..self.prefix_bytes];
+            match key.strip_prefix(prefix) {
+                Some(rest) => rest,
+                None => return if key < prefix { 0 } else { heads.len() },
+            }
         };
         let wanted = head(rest);
         let low = heads.partition_point(|head| *head < wanted);
+        if heads.get(low) != Some(&wanted) {
+            return low;
+        }
         let equal = heads[low..].partition_point(|head| *head == wanted);
         // Fences with the same head have to be looked at.
         let (mut low, mut high) = (low, low + equal);

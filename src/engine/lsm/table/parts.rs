@@ -33,7 +33,7 @@ impl Top {
 
     /// The one part that may hold `key`.
     pub fn find(&self, key: &[u8]) -> usize {
-        self.index.find(key)
+        if self.places.len() == 1 { 0 } else { self.index.find(key) }
     }
 
     /// A key that is above every key before the part, and not above any in it.
@@ -92,7 +92,7 @@ pub struct Resident {
     /// Of its blocks.
     pub index: Arc<Index>,
     /// Of its keys.
-    pub filter: Arc<Filter>,
+    pub filter: Filter,
 }
 
 impl Resident {

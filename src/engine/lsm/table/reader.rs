@@ -24,7 +24,7 @@ use crate::engine::cache::{BlockCache, CacheKind};
 use crate::engine::lsm::value_log::{self, Pointer};
 use crate::engine::lsm::{Slot, place};
 use crate::engine::wal::Segment;
-use crate::engine::{Error, Result, Tier, frame};
+use crate::engine::{Error, Result, Tier, Work, frame};
 
 /// How far to go for what is not resident.
 #[derive(Clone, Copy)]
@@ -58,6 +58,7 @@ pub struct Table {
     meta: TableMeta,
     file: Arc<dyn File>,
     top: Top,
+    has_filter: bool,
     /// Of every part, or of none.
     resident: Vec<Resident>,
     /// What it took from the shelf's memory.
@@ -90,7 +91,11 @@ impl Table {
         let bytes = parts.iter().map(Resident::bytes).sum();
         let resident = if shelf.take_memory(bytes, parts.len() == 1) { parts } else { Vec::new() };
         resident_bytes += if resident.is_empty() { 0 } else { bytes };
-        Table { meta, file, top, resident, resident_bytes, segments, shelf, obsolete: AtomicBool::new(false) }
+        // A filter that knows nothing is but one byte.
+        let filter = top.filter(0);
+        let has_filter = filter.end - filter.start > frame::HEADER_BYTES as u64 + 1;
+        let obsolete = AtomicBool::new(false);
+        Table { meta, file, top, has_filter, resident, resident_bytes, segments, shelf, obsolete }
     }
 
     /// Reads footer and parts from `file`; everything must check and agree with `expected`. Of a table with several parts
@@ -123,13 +128,19 @@ impl Table {
             .filter(|_| trailer[4..] == MAGIC[..])
             .ok_or_else(|| damaged(trailer_start, "a trailer that does not check"))?;
         let footer = read(footer_start..trailer_start)?;
-        let top_start = frame::decode(&footer, place(number, footer_start))
-            .and_then(|(kind, mut payload)| {
-                let version = varint::take(&mut payload)?;
+        let framed =
+            frame::decode(&footer, place(number, footer_start)).filter(|(kind, _)| *kind == KIND_FOOTER);
+        let top_start = framed
+            .and_then(|(_, mut payload)| Some((varint::take(&mut payload)?, payload)))
+            .map(|(version, payload)| match version {
+                VERSION => Ok(payload),
+                other => Err(Error::format(name(), other, VERSION)),
+            })
+            .transpose()?
+            .and_then(|mut payload| {
                 let meta = TableMeta::decode(&mut payload, size)?;
                 let top = varint::take(&mut payload)?;
-                let fits =
-                    kind == KIND_FOOTER && version == VERSION && meta == *expected && payload.is_empty();
+                let fits = meta == *expected && payload.is_empty();
                 (fits && top <= footer_start).then_some(top)
             })
             .ok_or_else(|| {
@@ -155,7 +166,7 @@ impl Table {
             let part = |part| {
                 let filter = table.parse_filter(part, slice(table.top.filter(part)))?;
                 let index = table.parse_index(part, slice(table.top.index(part)))?;
-                Ok(Resident { index: Arc::new(index), filter: Arc::new(filter) })
+                Ok(Resident { index: Arc::new(index), filter })
             };
             let parts: Vec<Resident> = (0..table.top.parts()).map(part).collect::<Result<_>>()?;
             let bytes: u64 = parts.iter().map(Resident::bytes).sum();
@@ -258,9 +269,7 @@ impl Table {
 
     /// Whether it has filters.
     pub fn has_filter(&self) -> bool {
-        // A filter that knows nothing is but one byte.
-        let filter = self.top.filter(0);
-        filter.end - filter.start > frame::HEADER_BYTES as u64 + 1
+        self.has_filter
     }
 
     /// Whether a part may hold a key with this hash.
@@ -277,6 +286,12 @@ impl Table {
     /// What can be known without reading.
     pub fn meta(&self) -> &TableMeta {
         &self.meta
+    }
+
+    /// Where the block begins that holds `key`, which lies in `part` if anywhere.
+    pub fn block_offset(&self, part: usize, key: &[u8], access: Access<'_>) -> Result<u64> {
+        let index = self.index(part, access)?;
+        Ok(index.start(index.find(key)))
     }
 
     /// What it knows of `key`, which lies in `part` if anywhere.
@@ -347,10 +362,13 @@ impl Table {
 
     /// The block at `start` out of its frame; it shares its memory unless it is compressed.
     fn check(&self, start: u64, bytes: Bytes) -> Result<Block> {
-        let payload = match frame::decode(&bytes, place(self.meta.number, start)) {
+        let cpu = self.shelf.cpu();
+        let decode = || frame::decode(&bytes, place(self.meta.number, start));
+        let payload = match cpu.sample(Work::Checksum, bytes.len() as u64, decode) {
             Some((kind, payload)) if payload.len() + frame::HEADER_BYTES == bytes.len() => {
                 if is_compressed(kind) {
-                    let block = expand(kind, payload).ok_or_else(|| self.damaged(start))?;
+                    let expanded = cpu.sample(Work::Expand, payload.len() as u64, || expand(kind, payload));
+                    let block = expanded.ok_or_else(|| self.damaged(start))?;
                     return Block::parse(block.into()).map_err(|_| self.damaged(start));
                 }
                 if kind != KIND_BLOCK {

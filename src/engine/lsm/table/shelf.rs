@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use super::{Table, TableBuilder, TableMeta, table_name, table_number};
 use crate::disk::{Disk, Purpose};
 use crate::engine::wal::Segment;
-use crate::engine::{Bell, Class, Error, Options, Result};
+use crate::engine::{Bell, Class, ClassMeter, CpuMeter, Error, Options, Result};
 
 /// Table files of a store.
 pub struct Shelf {
@@ -24,6 +24,8 @@ pub struct Shelf {
     obsolete_bytes: AtomicU64,
     /// Memory of indexes and filters of open tables.
     resident_bytes: AtomicU64,
+    cpu: CpuMeter,
+    classes: ClassMeter,
 }
 
 impl Shelf {
@@ -37,6 +39,8 @@ impl Shelf {
             discarded: Mutex::default(),
             obsolete_bytes: AtomicU64::new(0),
             resident_bytes: AtomicU64::new(0),
+            cpu: CpuMeter::default(),
+            classes: ClassMeter::default(),
         })
     }
 
@@ -51,7 +55,8 @@ impl Shelf {
         let name = table_name(number);
         let file = self.disk.create(&name).map_err(|error| Error::io(format!("making {name}"), error))?;
         let bottom = self.options.compression_bottom.filter(|_| is_bottom);
-        let compression = bottom.unwrap_or(self.options.compression);
+        let level = if let Purpose::Compact { into } = purpose { usize::from(into) } else { 0 };
+        let compression = bottom.unwrap_or(self.options.compression.of(level));
         Ok(TableBuilder::new(self.clone(), purpose, compression, number, file))
     }
 
@@ -133,6 +138,16 @@ impl Shelf {
         {
             log::warn!("removing {}: {error}", table_name(number));
         }
+    }
+
+    /// Measures what work on tables costs the processor.
+    pub fn cpu(&self) -> &CpuMeter {
+        &self.cpu
+    }
+
+    /// Counts the bytes of blocks that are written, by class of key.
+    pub fn classes(&self) -> &ClassMeter {
+        &self.classes
     }
 
     /// Bytes of obsolete tables that are not removed yet.

@@ -26,7 +26,7 @@ fn small_store(options: &Options) -> (Arc<SimDisk>, Model) {
 #[test]
 fn a_flipped_bit_is_an_error_and_never_data() {
     let tiny = Options::tiny(Kind::Lsm);
-    let compressed = Options { compression: Compression::Lz4, ..tiny.clone() };
+    let compressed = Options { compression: Compression::Lz4.into(), ..tiny.clone() };
     [tiny, compressed].iter().for_each(flip_every_byte);
 }
 

@@ -72,7 +72,7 @@ fn it_behaves_as_a_map_through_flushes_merges_and_reopening() {
         assert_eq!(contents(&*engine).unwrap(), model);
         run(&*engine, Command::Verify).unwrap();
         assert!(
-            deepest >= 2 || options.value_log || options.compression != Compression::None,
+            deepest >= 2 || options.value_log || options.compression != Compression::None.into(),
             "the workload reached only L{deepest}"
         );
         let values = engine.shape().value_log;

@@ -147,3 +147,42 @@ fn values_written_once() {
         engine.close().unwrap();
     }
 }
+
+/// Processor time of this thread.
+fn thread_time() -> Duration {
+    let times = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
+    Duration::from_nanos(times.split_whitespace().next().unwrap().parse().unwrap())
+}
+
+/// `cargo test --release --lib lsm::tests::speed::point_reads -- --ignored --nocapture`; processor time, so that it can be run beside others.
+#[test]
+#[ignore = "a benchmark of a minute"]
+fn point_reads() {
+    const KEYS: u64 = 1_000_000;
+    let options = Options {
+        memtable_bytes: 16 << 20,
+        table_bytes: 16 << 20,
+        level_base_bytes: 64 << 20,
+        cache_bytes: 512 << 20,
+        ..Options::default()
+    };
+    let engine = open_with(SimDisk::new(), &options).unwrap();
+    let mut prng = Prng::new(1);
+    for _ in 0..KEYS {
+        let mut batch = Batch::new(0);
+        batch.put(format!("{:016x}", prng.below(KEYS) * 2).into_bytes(), vec![7; 100]);
+        apply_patiently(&*engine, &batch).unwrap();
+    }
+    settle(&*engine).unwrap();
+    contents(&*engine).unwrap();
+    let levels = engine.shape().levels.into_iter().map(|level| level.files);
+    println!("tables by level: {:?}", levels.collect::<Vec<_>>());
+    for (what, odd) in [("warming", 0), ("present", 0), ("missing", 1), ("missing", 1), ("present", 0)] {
+        let mut prng = Prng::new(2);
+        let keys: Vec<Vec<u8>> =
+            (0..KEYS).map(|_| format!("{:016x}", prng.below(KEYS) * 2 + odd).into_bytes()).collect();
+        let began = thread_time();
+        let found = keys.iter().filter(|key| engine.get(key, Tier::Disk).unwrap().is_some()).count();
+        println!("{what}: {} ns, {found} found", (thread_time() - began).as_nanos() as u64 / KEYS);
+    }
+}

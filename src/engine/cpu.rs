@@ -1,0 +1,231 @@
+//! What background work and checksums cost the processor, measured.
+//!
+//! - Short work (a checksum, a compressed block) is timed one call in [`SAMPLED`] by the machine's monotonic clock, less what
+//!   reading that clock takes. If the thread loses its processor in between, that is in the figure.
+//! - Long work (a unit of a flush, merge or checkpoint) is timed as a whole by the thread's own processor time, so waiting for
+//!   the disk is not in it. The checksums and the compression of what it writes are.
+//!
+//! Both are the machine's clocks, in a simulation, too: nothing an engine does depends on them.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+/// Of so many calls of short work one is timed, the first among them.
+const SAMPLED: u64 = 16;
+
+/// What the processor works for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Work {
+    /// Checksums of log records, blocks and filters; B-tree: of log records, values and pages, with copying the page when it is
+    /// written and the look at its cells when it is read. Those of values in the log belong to flushes and merges alone.
+    Checksum,
+    /// Compressing blocks.
+    Compress,
+    /// Expanding them.
+    Expand,
+    /// LSM: writing memtables to tables, per byte of the table.
+    Flush,
+    /// LSM: merging tables, per byte written.
+    Merge,
+    /// B-tree: checkpoints, and the sweeps of the change buffer before them, per byte written.
+    Checkpoint,
+}
+
+impl Work {
+    /// Every one, in the order of their numbers.
+    pub const ALL: [Work; 6] =
+        [Work::Checksum, Work::Compress, Work::Expand, Work::Flush, Work::Merge, Work::Checkpoint];
+
+    /// Its name in reports.
+    pub fn name(self) -> &'static str {
+        ["checksum", "compress", "expand", "flush", "merge", "checkpoint"][self as usize]
+    }
+}
+
+/// What one kind of work has cost.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cost {
+    /// Bytes worked on.
+    pub bytes: u64,
+    /// Those of them whose time was taken.
+    pub timed_bytes: u64,
+    /// Nanoseconds that these took.
+    pub timed_nanos: u64,
+}
+
+impl Cost {
+    /// Nanoseconds a byte; `None` until something was timed.
+    pub fn nanos_per_byte(&self) -> Option<f64> {
+        (self.timed_bytes > 0).then(|| self.timed_nanos as f64 / self.timed_bytes as f64)
+    }
+
+    /// Seconds for all of `bytes` at that rate.
+    pub fn seconds(&self) -> Option<f64> {
+        self.nanos_per_byte().map(|nanos| nanos * self.bytes as f64 / 1e9)
+    }
+
+    fn plus(self, other: Cost) -> Cost {
+        Cost {
+            bytes: self.bytes + other.bytes,
+            timed_bytes: self.timed_bytes + other.timed_bytes,
+            timed_nanos: self.timed_nanos + other.timed_nanos,
+        }
+    }
+}
+
+/// The costs of every kind of work.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cpu([Cost; Work::ALL.len()]);
+
+impl Cpu {
+    /// The cost of one kind.
+    pub fn of(&self, work: Work) -> Cost {
+        self.0[work as usize]
+    }
+
+    /// The same with the cost of one kind replaced; for tests and examples.
+    pub fn with(mut self, work: Work, cost: Cost) -> Cpu {
+        self.0[work as usize] = cost;
+        self
+    }
+
+    /// Flushes, merges and checkpoints together: what a byte that is still owed will cost.
+    pub fn background(&self) -> Cost {
+        [Work::Flush, Work::Merge, Work::Checkpoint]
+            .into_iter()
+            .fold(Cost::default(), |sum, work| sum.plus(self.of(work)))
+    }
+
+    /// Both together.
+    pub fn plus(&self, other: &Cpu) -> Cpu {
+        Cpu(std::array::from_fn(|index| self.0[index].plus(other.0[index])))
+    }
+
+    /// What came after `earlier`.
+    pub fn since(&self, earlier: &Cpu) -> Cpu {
+        Cpu(std::array::from_fn(|index| {
+            let (now, before) = (self.0[index], earlier.0[index]);
+            Cost {
+                bytes: now.bytes.saturating_sub(before.bytes),
+                timed_bytes: now.timed_bytes.saturating_sub(before.timed_bytes),
+                timed_nanos: now.timed_nanos.saturating_sub(before.timed_nanos),
+            }
+        }))
+    }
+}
+
+#[derive(Default)]
+struct Slot {
+    calls: AtomicU64,
+    bytes: AtomicU64,
+    timed_bytes: AtomicU64,
+    timed_nanos: AtomicU64,
+}
+
+/// Measures from many threads.
+#[derive(Default)]
+pub struct CpuMeter([Slot; Work::ALL.len()]);
+
+impl CpuMeter {
+    /// Does short work on `bytes` bytes, and times it now and then.
+    pub fn sample<T>(&self, work: Work, bytes: u64, run: impl FnOnce() -> T) -> T {
+        let slot = &self.0[work as usize];
+        slot.bytes.fetch_add(bytes, Relaxed);
+        if !slot.calls.fetch_add(1, Relaxed).is_multiple_of(SAMPLED) {
+            return run();
+        }
+        let reading = clock_nanos();
+        let began = Instant::now();
+        let result = run();
+        let nanos = began.elapsed().as_nanos() as u64;
+        slot.timed_bytes.fetch_add(bytes, Relaxed);
+        slot.timed_nanos.fetch_add(nanos.saturating_sub(reading), Relaxed);
+        result
+    }
+
+    /// Times long work of this thread from now on; it must end on the same thread.
+    pub fn span(&self, work: Work) -> Span<'_> {
+        Span { slot: &self.0[work as usize], began: thread_time() }
+    }
+
+    /// What was measured so far.
+    pub fn snapshot(&self) -> Cpu {
+        Cpu(std::array::from_fn(|index| {
+            let slot = &self.0[index];
+            Cost {
+                bytes: slot.bytes.load(Relaxed),
+                timed_bytes: slot.timed_bytes.load(Relaxed),
+                timed_nanos: slot.timed_nanos.load(Relaxed),
+            }
+        }))
+    }
+}
+
+/// Long work on its way.
+pub struct Span<'a> {
+    slot: &'a Slot,
+    began: Option<Duration>,
+}
+
+impl Span<'_> {
+    /// It wrote `bytes`. Work that ends without this is not counted.
+    pub fn end(self, bytes: u64) {
+        self.slot.bytes.fetch_add(bytes, Relaxed);
+        if let (Some(began), Some(now)) = (self.began, thread_time()) {
+            self.slot.timed_bytes.fetch_add(bytes, Relaxed);
+            self.slot.timed_nanos.fetch_add(now.saturating_sub(began).as_nanos() as u64, Relaxed);
+        }
+    }
+}
+
+/// Processor time of this thread; `None` where the kernel does not say.
+fn thread_time() -> Option<Duration> {
+    use nix::time::{ClockId, clock_gettime};
+    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).ok().map(Duration::from)
+}
+
+/// Nanoseconds between two readings of the clock with nothing between them.
+fn clock_nanos() -> u64 {
+    static NANOS: OnceLock<u64> = OnceLock::new();
+    *NANOS.get_or_init(|| {
+        let pair = |_| Instant::now().elapsed().as_nanos() as u64;
+        (0..64).map(pair).min().unwrap_or(0)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_call_is_timed_and_one_in_so_many_after_it() {
+        let meter = CpuMeter::default();
+        assert_eq!(meter.snapshot().of(Work::Checksum).nanos_per_byte(), None);
+        for _ in 0..2 * SAMPLED {
+            meter.sample(Work::Checksum, 100, || std::hint::black_box(crc32fast::hash(&[1; 100_000])));
+        }
+        let cost = meter.snapshot().of(Work::Checksum);
+        assert_eq!((cost.bytes, cost.timed_bytes), (100 * 2 * SAMPLED, 200));
+        assert!(cost.timed_nanos > 0 && cost.seconds() > Some(0.0), "{cost:?}");
+        assert_eq!(meter.snapshot().background(), Cost::default());
+    }
+
+    #[test]
+    fn a_span_counts_work_and_not_waiting() {
+        let meter = CpuMeter::default();
+        let span = meter.span(Work::Merge);
+        std::thread::sleep(Duration::from_millis(60));
+        span.end(10);
+        let waited = meter.snapshot().of(Work::Merge);
+        assert!((waited.bytes, waited.timed_bytes) == (10, 10), "{waited:?}");
+        assert!(waited.timed_nanos < 30_000_000, "sleeping is not work: {waited:?}");
+        let (span, began) = (meter.span(Work::Merge), Instant::now());
+        while meter.span(Work::Merge).began < span.began.map(|at| at + Duration::from_millis(5)) {
+            assert!(began.elapsed() < Duration::from_secs(20), "this thread gets no processor time");
+        }
+        span.end(0);
+        let worked = meter.snapshot().since(&Cpu::default().with(Work::Merge, waited)).of(Work::Merge);
+        assert!(worked.timed_nanos >= 5_000_000, "{worked:?}");
+    }
+}

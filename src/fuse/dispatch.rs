@@ -1,0 +1,290 @@
+//! How a request is served: tried in memory, then where it may wait, recorded, and answered once.
+
+use std::sync::{Arc, OnceLock};
+use std::time::Instant;
+
+use fuser::{Errno, FopenFlags, INodeNo, Notifier};
+
+use super::park::Turn;
+use super::{Adapter, Options, convert};
+use crate::engine::{self, Position, Tier};
+use crate::fs::attribution::Tally;
+use crate::fs::meter::Op;
+use crate::fs::types::Ino;
+use crate::fs::virtual_file::VirtualTree;
+use crate::fs::{self, FileSystem};
+
+/// Who moved content of which file.
+#[derive(Clone, Copy)]
+pub(super) struct Mover {
+    pub(super) thread: u32,
+    pub(super) ino: Ino,
+}
+
+/// What a call gives: its value, the bytes of file content that it moved and for whom, and, if the answer must wait for
+/// durability, up to where.
+pub(super) struct Outcome<T> {
+    pub(super) value: T,
+    pub(super) bytes: u64,
+    pub(super) mover: Option<Mover>,
+    pub(super) durable_at: Option<Position>,
+}
+
+impl<T> Outcome<T> {
+    pub(super) fn of(value: T) -> Outcome<T> {
+        Outcome { value, bytes: 0, mover: None, durable_at: None }
+    }
+}
+
+/// What all requests share.
+pub(super) struct Core {
+    pub(super) fs: Arc<FileSystem>,
+    pub(super) tree: Arc<VirtualTree>,
+    pub(super) options: Options,
+    /// Every change is durable before it is answered.
+    pub(super) sync_always: bool,
+    /// Every change of a directory is.
+    pub(super) sync_names: bool,
+    /// Set once the kernel answers.
+    pub(super) notifier: OnceLock<Notifier>,
+}
+
+impl Core {
+    /// Tells the kernel that the mode it remembers is no longer true. With HANDLE_KILLPRIV_V2 it leaves clearing set-id
+    /// bits to us, but goes on showing them. Waits for nothing, so it may run before the answer is sent.
+    pub(super) fn mode_changed(&self, ino: INodeNo) {
+        if let Some(notifier) = self.notifier.get()
+            && let Err(error) = notifier.inval_inode(ino, -1, 0)
+        {
+            log::debug!("the kernel has no inode {ino}: {error}");
+        }
+    }
+
+    pub(super) fn record(&self, op: Op, begun: Instant, bytes: u64, failed: bool) {
+        self.fs.meter().record(op, begun.elapsed(), bytes, failed);
+    }
+
+    /// Charges what a call moved.
+    pub(super) fn charge(&self, op: Op, bytes: u64, mover: Option<Mover>) {
+        if let Some(Mover { thread, ino }) = mover {
+            let tally = if op == Op::Read { Tally::read(bytes) } else { Tally::written(bytes) };
+            self.fs.meter().attribution().charge(thread, &self.fs.top_name(ino), tally);
+        }
+    }
+
+    pub(super) fn open_flags(&self) -> FopenFlags {
+        let mut flags = FopenFlags::FOPEN_KEEP_CACHE;
+        if self.options.direct_io {
+            flags = FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES;
+        }
+        if !self.options.writeback_cache {
+            flags |= FopenFlags::FOPEN_NOFLUSH;
+        }
+        flags
+    }
+}
+
+impl Adapter {
+    /// Serves one request: `call` is tried now and, if it must wait, again elsewhere; `answer` ends it.
+    pub(super) fn serve<R, T>(
+        &self,
+        op: Op,
+        reply: R,
+        call: impl FnMut(&FileSystem, Tier, &mut R) -> fs::Result<Outcome<T>> + Send + 'static,
+        answer: impl FnOnce(R, Result<T, Errno>) + Send + 'static,
+    ) where
+        R: Send + 'static,
+        T: Send + 'static,
+    {
+        let turn = attempt(self.core.clone(), op, Instant::now(), reply, call, answer, Tier::Memory);
+        self.parking.park(turn);
+    }
+
+    /// Serves a request that moves no bytes of file content and changes nothing.
+    pub(super) fn ask<R, T>(
+        &self,
+        op: Op,
+        reply: R,
+        mut call: impl FnMut(&FileSystem, Tier) -> fs::Result<T> + Send + 'static,
+        answer: impl FnOnce(R, Result<T, Errno>) + Send + 'static,
+    ) where
+        R: Send + 'static,
+        T: Send + 'static,
+    {
+        self.serve(op, reply, move |fs, tier, _| call(fs, tier).map(Outcome::of), answer);
+    }
+
+    /// Serves a request that changes names.
+    pub(super) fn change_name<R, T>(
+        &self,
+        op: Op,
+        reply: R,
+        mut call: impl FnMut(&FileSystem, Tier) -> fs::Result<T> + Send + 'static,
+        answer: impl FnOnce(R, Result<T, Errno>) + Send + 'static,
+    ) where
+        R: Send + 'static,
+        T: Send + 'static,
+    {
+        let durable = self.core.sync_always || self.core.sync_names;
+        let call = move |fs: &FileSystem, tier, _: &mut R| {
+            let value = call(fs, tier)?;
+            Ok(Outcome { durable_at: durable.then(|| fs.engine().position()), ..Outcome::of(value) })
+        };
+        self.serve(op, reply, call, answer);
+    }
+
+    /// Serves a request that changes the inode `ino` and moves `bytes` of file content for `mover`.
+    #[allow(clippy::too_many_arguments)]
+    pub(super) fn change_inode<R, T>(
+        &self,
+        op: Op,
+        ino: Ino,
+        (bytes, mover): (u64, Option<Mover>),
+        durable: bool,
+        reply: R,
+        mut call: impl FnMut(&FileSystem, Tier) -> fs::Result<T> + Send + 'static,
+        answer: impl FnOnce(R, Result<T, Errno>) + Send + 'static,
+    ) where
+        R: Send + 'static,
+        T: Send + 'static,
+    {
+        let durable = durable || self.core.sync_always;
+        // What the change gave, while the question up to where to sync must wait.
+        let mut changed = None;
+        let call = move |fs: &FileSystem, tier, _: &mut R| {
+            let value = match changed.take() {
+                Some(value) => value,
+                None => call(fs, tier)?,
+            };
+            if !durable {
+                return Ok(Outcome { value, bytes, mover, durable_at: None });
+            }
+            match fs.durable_position(tier, ino, false) {
+                Ok(position) => Ok(Outcome { value, bytes, mover, durable_at: Some(position) }),
+                Err(error) => {
+                    changed = Some(value);
+                    Err(error)
+                }
+            }
+        };
+        self.serve(op, reply, call, answer);
+    }
+}
+
+/// One try of a request.
+fn attempt<R, T, C, A>(
+    core: Arc<Core>,
+    op: Op,
+    begun: Instant,
+    mut reply: R,
+    mut call: C,
+    answer: A,
+    tier: Tier,
+) -> Turn
+where
+    R: Send + 'static,
+    T: Send + 'static,
+    C: FnMut(&FileSystem, Tier, &mut R) -> fs::Result<Outcome<T>> + Send + 'static,
+    A: FnOnce(R, Result<T, Errno>) + Send + 'static,
+{
+    match call(&core.fs, tier, &mut reply) {
+        Ok(Outcome { value, bytes, mover, durable_at: None }) => {
+            core.record(op, begun, bytes, false);
+            core.charge(op, bytes, mover);
+            answer(reply, Ok(value));
+            Turn::Answered
+        }
+        Ok(Outcome { value, bytes, mover, durable_at: Some(position) }) => {
+            let engine = core.fs.engine().clone();
+            let done = move |result: engine::Result<()>| {
+                core.record(op, begun, bytes, result.is_err());
+                core.charge(op, bytes, mover);
+                answer(reply, result.map(|()| value).map_err(|error| convert::errno(&error.into())));
+            };
+            engine.sync_to(position, Box::new(done));
+            Turn::Answered
+        }
+        Err(fs::Error::Engine(engine::Error::WouldBlock)) if tier == Tier::Memory => {
+            Turn::Disk(Box::new(move |tier| attempt(core, op, begun, reply, call, answer, tier)))
+        }
+        Err(fs::Error::Engine(engine::Error::Busy { retry_after, .. })) => {
+            Turn::Room(Box::new(move |tier| attempt(core, op, begun, reply, call, answer, tier)), retry_after)
+        }
+        Err(error) => {
+            core.record(op, begun, 0, true);
+            answer(reply, Err(convert::errno(&error)));
+            Turn::Answered
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::clock::ManualClock;
+    use crate::engine::{Cause, MemEngine};
+    use std::sync::mpsc::channel;
+
+    fn core() -> Arc<Core> {
+        let clock = Arc::new(ManualClock::default());
+        let space = || Ok(crate::disk::Space { total_bytes: 1 << 30, free_bytes: 1 << 30 });
+        let options = fs::Options::default();
+        let fs =
+            FileSystem::open(Arc::new(MemEngine::new()), clock.clone(), options, Arc::new(space)).unwrap();
+        let tree = Arc::new(VirtualTree::new(Caller::ROOT, clock));
+        Arc::new(Core {
+            fs,
+            tree,
+            options: Options::default(),
+            sync_always: false,
+            sync_names: false,
+            notifier: OnceLock::new(),
+        })
+    }
+
+    /// A request that is refused once, needs the disk once, and counts its tries.
+    #[test]
+    fn a_request_that_must_wait_is_answered_once_and_recorded_once() {
+        let core = core();
+        let (reply, answers) = channel();
+        let mut refused = false;
+        let call = move |_: &FileSystem, tier, _: &mut _| {
+            if !refused {
+                refused = true;
+                let retry_after = Duration::from_millis(3);
+                return Err(engine::Error::Busy { cause: Cause::L0Files, retry_after }.into());
+            }
+            if tier == Tier::Memory {
+                return Err(engine::Error::WouldBlock.into());
+            }
+            let mover = Some(Mover { thread: 7, ino: ROOT });
+            Ok(Outcome { bytes: 9, mover, durable_at: Some(0), ..Outcome::of("done") })
+        };
+        let answer = |reply: std::sync::mpsc::Sender<_>, result| reply.send(result).unwrap();
+        let turn = attempt(core.clone(), Op::Write, Instant::now(), reply, call, answer, Tier::Memory);
+        let Turn::Room(task, retry_after) = turn else { panic!("a refused request waits for room") };
+        assert_eq!(retry_after, Duration::from_millis(3));
+        let Turn::Disk(task) = task(Tier::Memory) else { panic!("what is not in memory waits for the disk") };
+        assert_eq!(core.fs.meter().of(Op::Write).count, 0);
+        assert!(matches!(task(Tier::Disk), Turn::Answered));
+        assert_eq!(answers.try_recv().unwrap().unwrap(), "done");
+        let counters = core.fs.meter().of(Op::Write);
+        assert_eq!((counters.count, counters.bytes, counters.errors), (1, 9, 0));
+        assert_eq!(core.fs.meter().attribution().charges().total(), Tally::written(9));
+    }
+
+    #[test]
+    fn an_engine_that_needs_the_disk_on_the_disk_is_an_error_and_not_a_circle() {
+        let core = core();
+        let (reply, answers) = channel();
+        let call = |_: &FileSystem, _, _: &mut _| -> fs::Result<Outcome<()>> {
+            Err(engine::Error::WouldBlock.into())
+        };
+        let answer = |reply: std::sync::mpsc::Sender<_>, result: Result<(), Errno>| {
+            reply.send(result.is_err()).unwrap()
+        };
+        let turn = attempt(core.clone(), Op::Read, Instant::now(), reply, call, answer, Tier::Disk);
+        assert!(matches!(turn, Turn::Answered) && answers.try_recv().unwrap());
+        assert_eq!(core.fs.meter().of(Op::Read).errors, 1);
+    }
+}

@@ -1,0 +1,189 @@
+//! Requests about names: looked up, made, moved, removed.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use fuser::{Errno, INodeNo, RenameFlags, ReplyEmpty, ReplyEntry, Request};
+
+use super::reply::empty;
+use super::{Adapter, GENERATION, caller, convert, is_virtual};
+use crate::engine::Tier;
+use crate::fs::meter::Op;
+use crate::fs::types::{Attributes, FileKind, Ino, NewNode, ROOT};
+use crate::fs::{self, FileSystem};
+
+/// What to make, with its own copy of the target.
+enum Node {
+    File,
+    Directory,
+    Symlink(Vec<u8>),
+    Special(FileKind, u32),
+}
+
+impl Adapter {
+    /// Finds a name: in the virtual tree, else in the store.
+    pub(super) fn lookup(&self, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        if parent.0 == ROOT || is_virtual(parent) {
+            match self.core.tree.lookup(parent.0, name.as_bytes()) {
+                Some(found) => {
+                    return reply.entry(&Duration::ZERO, &convert::attributes(&found), GENERATION);
+                }
+                None if is_virtual(parent) => return reply.error(Errno::ENOENT),
+                None => {}
+            }
+        }
+        let ttl = self.core.options.timeout;
+        let name = name.as_bytes().to_vec();
+        let answer = move |reply: ReplyEntry, result: Result<Attributes, Errno>| match result {
+            Ok(found) => reply.entry(&ttl, &convert::attributes(&found), GENERATION),
+            // We are the only writer, so the kernel may remember also that a name is not there.
+            Err(errno) if errno.code() == libc::ENOENT && !ttl.is_zero() => {
+                reply.entry(&ttl, &convert::absent(), GENERATION);
+            }
+            Err(errno) => reply.error(errno),
+        };
+        self.ask(Op::Lookup, reply, move |fs, tier| fs.lookup(tier, parent.0, &name), answer);
+    }
+
+    /// The kernel drops references.
+    pub(super) fn forget(&self, ino: INodeNo, lookups: u64) {
+        if !is_virtual(ino) {
+            let begun = Instant::now();
+            self.core.fs.forget(ino.0, lookups);
+            self.core.record(Op::Forget, begun, 0, false);
+        }
+    }
+
+    /// Makes a file, pipe, socket or device.
+    #[allow(clippy::too_many_arguments)]
+    pub(super) fn mknod(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        rdev: u32,
+        reply: ReplyEntry,
+    ) {
+        let node = match FileKind::from_mode(mode) {
+            Some(FileKind::File) => Node::File,
+            Some(kind @ (FileKind::Fifo | FileKind::Socket)) => Node::Special(kind, 0),
+            Some(kind @ (FileKind::CharDevice | FileKind::BlockDevice)) => Node::Special(kind, rdev),
+            Some(FileKind::Directory | FileKind::Symlink) | None => return reply.error(Errno::EINVAL),
+        };
+        self.make(Op::Mknod, request, parent, name, mode, umask, node, reply);
+    }
+
+    /// Makes a directory.
+    pub(super) fn mkdir(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        reply: ReplyEntry,
+    ) {
+        self.make(Op::Mkdir, request, parent, name, mode, umask, Node::Directory, reply);
+    }
+
+    /// Makes a symbolic link.
+    pub(super) fn symlink(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        target: &Path,
+        reply: ReplyEntry,
+    ) {
+        let node = Node::Symlink(target.as_os_str().as_bytes().to_vec());
+        self.make(Op::Symlink, request, parent, name, 0o777, 0, node, reply);
+    }
+
+    /// Removes the name of a file.
+    pub(super) fn unlink(&self, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        self.remove(Op::Unlink, parent, name, reply, |fs, tier, parent, name| fs.unlink(tier, parent, name));
+    }
+
+    /// Removes an empty directory.
+    pub(super) fn rmdir(&self, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        self.remove(Op::Rmdir, parent, name, reply, |fs, tier, parent, name| fs.rmdir(tier, parent, name));
+    }
+
+    /// Moves a name.
+    pub(super) fn rename(
+        &self,
+        parent: INodeNo,
+        name: &OsStr,
+        new_parent: INodeNo,
+        new_name: &OsStr,
+        flags: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        if is_virtual(parent) || is_virtual(new_parent) {
+            return reply.error(Errno::EPERM);
+        }
+        let Some(mode) = convert::rename_mode(flags) else { return reply.error(Errno::EINVAL) };
+        let (name, new_name) = (name.as_bytes().to_vec(), new_name.as_bytes().to_vec());
+        let call =
+            move |fs: &FileSystem, tier| fs.rename(tier, parent.0, &name, new_parent.0, &new_name, mode);
+        self.change_name(Op::Rename, reply, call, empty);
+    }
+
+    /// Gives an inode a further name.
+    pub(super) fn link(&self, ino: INodeNo, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        if is_virtual(ino) || is_virtual(parent) {
+            return reply.error(Errno::EPERM);
+        }
+        let name = name.as_bytes().to_vec();
+        let call = move |fs: &FileSystem, tier| fs.link(tier, ino.0, parent.0, &name);
+        self.change_name(Op::Link, reply, call, self.entry());
+    }
+
+    /// Makes a node and answers with its entry.
+    #[allow(clippy::too_many_arguments)]
+    fn make(
+        &self,
+        op: Op,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        node: Node,
+        reply: ReplyEntry,
+    ) {
+        if is_virtual(parent) {
+            return reply.error(Errno::EPERM);
+        }
+        let (caller, name) = (caller(request), name.as_bytes().to_vec());
+        let call = move |fs: &FileSystem, tier| {
+            let node = match &node {
+                Node::Directory => NewNode::Directory,
+                Node::File => NewNode::File,
+                Node::Symlink(target) => NewNode::Symlink(target),
+                Node::Special(kind, rdev) => NewNode::Special { kind: *kind, rdev: *rdev },
+            };
+            fs.make(tier, op, caller, parent.0, &name, mode & 0o7777, umask, node)
+        };
+        self.change_name(op, reply, call, self.entry());
+    }
+
+    fn remove(
+        &self,
+        op: Op,
+        parent: INodeNo,
+        name: &OsStr,
+        reply: ReplyEmpty,
+        remove: fn(&FileSystem, Tier, Ino, &[u8]) -> fs::Result<()>,
+    ) {
+        if is_virtual(parent) {
+            return reply.error(Errno::EPERM);
+        }
+        let name = name.as_bytes().to_vec();
+        self.change_name(op, reply, move |fs, tier| remove(fs, tier, parent.0, &name), empty);
+    }
+}

@@ -1,0 +1,108 @@
+//! `kvfs check --repair` of a store that was made through a mount and then damaged.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::process::Output;
+
+use kvfs::base::prng::Prng;
+use serde_json::Value;
+
+use crate::host::{Engine, Mount, able, both_engines};
+
+fn kvfs_check(mount: &Mount, flags: &[&str]) -> Output {
+    let store = mount.store();
+    let mut words = vec!["check".as_ref(), store.as_os_str()];
+    words.extend(flags.iter().map(std::ffi::OsStr::new));
+    mount.kvfs(&words)
+}
+
+/// Every file of the store but the lock and the log of what happened.
+fn bytes_of(store: &Path) -> BTreeMap<String, Vec<u8>> {
+    let entries = fs::read_dir(store).unwrap().map(|entry| entry.unwrap());
+    let files = entries.map(|entry| (entry.file_name().into_string().unwrap(), entry.path()));
+    let files = files.filter(|(name, _)| name != "LOCK" && name != "kvfs.log");
+    files.map(|(name, path)| (name, fs::read(path).unwrap())).collect()
+}
+
+/// Turns a bit in the middle of a data block, or in every inner page of the tree.
+fn damage(engine: Engine, store: &Path) {
+    let files = bytes_of(store);
+    if engine == Engine::Btree {
+        let mut bytes = files["btree.pages"].clone();
+        let inner = |page: &[u8]| page[4] == 0xB7 && page[5] > 0 && page[5] < 8;
+        let count =
+            bytes.chunks_mut(4096).skip(2).filter(|page| inner(page)).map(|page| page[300] ^= 1).count();
+        assert!(count > 0, "a tree of more than one page");
+        fs::write(store.join("btree.pages"), bytes).unwrap();
+        return;
+    }
+    let tables = files.iter().filter(|(name, _)| name.starts_with("table."));
+    let (name, bytes) = tables.max_by_key(|(_, bytes)| bytes.len()).expect("a table");
+    let mut bytes = bytes.clone();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(store.join(name), bytes).unwrap();
+}
+
+fn repair_of_a_damaged_store(engine: Engine) {
+    if !able(&[]) {
+        return;
+    }
+    let options = match engine {
+        Engine::Btree => "page_size=4K,dirty_max=1M,checkpoint_log=2M,log_segment=256K,cache=1M",
+        _ => "memtable=128K,table=256K,level_base=512K,l0_trigger=2,log_segment=256K,cache=1M",
+    };
+    let mount = Mount::new(engine, options);
+    let mut prng = Prng::new(3);
+    let mut files = BTreeMap::new();
+    for number in 0..300 {
+        let path = format!("d{}/e{}/file-{number}", number % 7, number % 3);
+        let content: Vec<u8> = (0..prng.below(9000)).map(|_| prng.bits() as u8).collect();
+        fs::create_dir_all(mount.mnt().join(&path).parent().unwrap()).unwrap();
+        fs::write(mount.mnt().join(&path), &content).unwrap();
+        files.insert(path, content);
+    }
+    assert_eq!(
+        kvfs_check(&mount, &["--repair", "--yes"]).status.code(),
+        Some(8),
+        "a mounted store is refused"
+    );
+    mount.stop_clean();
+    let clean = kvfs_check(&mount, &["--repair", "--yes"]);
+    assert_eq!(clean.status.code(), Some(0), "{clean:?}");
+    assert_eq!(kvfs_check(&mount, &["--yes"]).status.code(), Some(16), "--yes alone is wrong use");
+
+    damage(engine, &mount.store());
+    assert_eq!(mount.check(), 4);
+    let before = bytes_of(&mount.store());
+    let dry = kvfs_check(&mount, &["--repair"]);
+    assert_eq!(dry.status.code(), Some(4), "{dry:?}");
+    assert!(String::from_utf8_lossy(&dry.stdout).contains("damage: "), "{dry:?}");
+    assert!(bytes_of(&mount.store()) == before, "a dry run changes nothing");
+    let done = kvfs_check(&mount, &["--repair", "--yes", "--json"]);
+    assert_eq!(done.status.code(), Some(1), "{done:?}");
+    let report: Value = serde_json::from_slice(&done.stdout).expect("JSON");
+    assert_eq!(mount.check(), 0, "{report:#}");
+
+    mount.start();
+    let affected = report["affected"].as_array().unwrap();
+    let is_named = |path: &str| {
+        let path = format!("/{path}");
+        affected.iter().filter_map(|part| part["path"].as_str()).any(|named| path.starts_with(named))
+    };
+    let mut whole = 0;
+    for (path, content) in files.iter().filter(|(path, _)| !is_named(path)) {
+        let read =
+            fs::read(mount.mnt().join(path)).unwrap_or_else(|error| panic!("{path}: {error}\n{report:#}"));
+        assert!(read == *content, "{path} is not as it was and not named\n{report:#}");
+        whole += 1;
+    }
+    // No leaf is lost with the pages above it; a block of an LSM-tree holds a few files' worth.
+    let most = if engine == Engine::Btree { 300 } else { 250 };
+    assert!(whole >= most, "{whole} files are whole\n{report:#}");
+    fs::write(mount.mnt().join("new"), "new").unwrap();
+    mount.stop_clean();
+}
+
+both_engines!(repair_of_a_damaged_store);
