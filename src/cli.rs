@@ -82,7 +82,6 @@ enum Verb {
     #[command(after_help = options_help())]
     Mount(MountArgs),
     /// Unmount, and wait until everything is on disk and the store is closed
-    // Without the alias, `kvfs unmount MNT` would be the short form of mount, with a store named `unmount`.
     #[command(visible_alias = "unmount")]
     Umount {
         /// Mount point
@@ -225,7 +224,8 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// Turns `kvfs DIR MNT …` into `kvfs mount DIR MNT …`. Where the program is called through a link such as
+/// Turns `kvfs DIR MNT …` into `kvfs mount DIR MNT …`. A word without a slash that is no directory here is a command that does not
+/// exist, and not a store to be made under that name. Where the program is called through a link such as
 /// `/sbin/mount.fuse.kvfs`, `-f` means what mount(8) means: do everything but mount.
 fn normalize(mut arguments: Vec<OsString>) -> Vec<OsString> {
     let name = arguments.first().map(Path::new).and_then(Path::file_name).unwrap_or_default();
@@ -235,11 +235,17 @@ fn normalize(mut arguments: Vec<OsString>) -> Vec<OsString> {
             *argument = "--fake".into();
         }
     }
-    let known = |word: &OsString| {
-        Cli::command().get_subcommands().any(|command| word.to_str() == Some(command.get_name()))
+    let is_command = |word: &OsString| {
+        let is_named = |name: &str| word.to_str() == Some(name);
+        let is_it =
+            |command: &clap::Command| is_named(command.get_name()) || command.get_all_aliases().any(is_named);
+        Cli::command().get_subcommands().any(is_it)
     };
+    let is_store = |word: &OsString| word.as_bytes().contains(&b'/') || Path::new(word).is_dir();
     match arguments.get(1) {
-        Some(first) if helper || !(first.as_bytes().starts_with(b"-") || known(first)) => {
+        Some(first)
+            if helper || (!first.as_bytes().starts_with(b"-") && !is_command(first) && is_store(first)) =>
+        {
             arguments.insert(1, "mount".into());
         }
         _ => {}
@@ -657,6 +663,16 @@ mod tests {
                 Cli::command().try_get_matches_from(arguments).unwrap_or_else(|e| panic!("{typed}: {e}"));
             }
         }
+    }
+
+    #[test]
+    fn a_word_that_is_no_command_makes_no_store() {
+        assert_eq!(normalize(words("kvfs unmount /mnt")), words("kvfs unmount /mnt"));
+        let mistyped = Cli::command().try_get_matches_from(normalize(words("kvfs unmout /mnt"))).unwrap_err();
+        assert!(
+            mistyped.to_string().contains("'umount'") || mistyped.to_string().contains("'unmount'"),
+            "{mistyped}"
+        );
     }
 
     #[test]
