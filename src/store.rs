@@ -186,7 +186,10 @@ impl Description {
                 )));
             }
             Some(other) => {
-                return Err(damaged(&format!("it says format {other}, and its checksum does not fit")));
+                return Err(damaged(&format!(
+                    "it says format {other}, and its checksum does not fit; if another version wrote it, use the version of kvfs \
+                     that made it"
+                )));
             }
             None => return Err(damaged("it does not begin with its name")),
         }
