@@ -5,23 +5,22 @@
 mod budget;
 mod check;
 mod model;
+mod mount;
+mod options;
 mod watch;
 
 use std::ffi::OsString;
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
 
-use crate::base::text::{When, parse_size};
-use crate::daemon::{self, Outcome, Side};
-use crate::fuse::session::{self, MountFlags};
-use crate::mount::{self, Request};
-use crate::store::{Error, Settings};
+use crate::base::text::parse_size;
+use crate::store::Error;
 
 /// Exit codes of mount(8) for helpers, used by every command but `check`.
 mod code {
@@ -70,7 +69,7 @@ Exit codes: 0 done; 1 wrong use or not allowed; 2 the system refuses; 32 not mou
 #[derive(Debug, Subcommand)]
 enum Verb {
     /// Make a store in a missing or empty directory
-    #[command(after_help = options_help())]
+    #[command(after_help = options::help())]
     Mkfs {
         /// Directory of the new store
         dir: PathBuf,
@@ -79,8 +78,8 @@ enum Verb {
         options: Vec<String>,
     },
     /// Mount a store; a missing or empty directory becomes one. Returns when the mount answers
-    #[command(after_help = options_help())]
-    Mount(MountArgs),
+    #[command(after_help = options::help())]
+    Mount(mount::MountArgs),
     /// Unmount, and wait until everything is on disk and the store is closed
     #[command(visible_alias = "unmount")]
     Umount {
@@ -142,38 +141,6 @@ enum Verb {
     Check(check::CheckArgs),
     /// Put the same keys into every engine and name the crossover: where one writes less than another. Needs no mount
     Compare(crate::compare::Arguments),
-}
-
-#[derive(Debug, Args)]
-struct MountArgs {
-    /// Directory of the store
-    dir: PathBuf,
-    /// Mount point, an existing directory
-    mount_point: PathBuf,
-    /// Options, separated by commas; \, is a comma in a value
-    #[arg(short, value_name = "OPTION[=VALUE],…")]
-    options: Vec<String>,
-    /// Stay in the foreground
-    #[arg(short)]
-    foreground: bool,
-    /// Stay in the foreground and log everything
-    #[arg(short)]
-    debug: bool,
-    /// Tolerate unknown options
-    #[arg(short)]
-    sloppy: bool,
-    /// Say more
-    #[arg(short)]
-    verbose: bool,
-    /// Accepted for mount(8): there is no table to leave alone
-    #[arg(short)]
-    no_table: bool,
-    /// Check the options, but do not mount
-    #[arg(long)]
-    fake: bool,
-    /// Accepted for mount(8): the type that it was given
-    #[arg(short = 't', hide = true)]
-    kind: Option<String>,
 }
 
 /// What a command ends with instead of success.
@@ -257,11 +224,13 @@ fn run(verb: Verb) -> Result<(), Failure> {
     match verb {
         Verb::Mkfs { dir, options } => {
             start_log(log::LevelFilter::Warn, true);
-            let options = MountOptions::parse(&options, false).map_err(|e| Failure::new(code::USAGE, e))?;
-            mount::make_store(&absolute(&dir)?, &options.given).map_err(|e| Failure::of(&e, code::SYSTEM))
+            let options =
+                options::MountOptions::parse(&options, false).map_err(|e| Failure::new(code::USAGE, e))?;
+            crate::mount::make_store(&absolute(&dir)?, &options.given)
+                .map_err(|e| Failure::of(&e, code::SYSTEM))
         }
-        Verb::Mount(arguments) => run_mount(&arguments),
-        Verb::Umount { mount_point, lazy } => unmount(&mount_point, lazy),
+        Verb::Mount(arguments) => mount::run(&arguments),
+        Verb::Umount { mount_point, lazy } => mount::unmount(&mount_point, lazy),
         Verb::Stats { mount_point, watch: Some(seconds), .. } => watch(&mount_point, seconds),
         Verb::Assert { mount_point, conditions, json, since } => {
             hold(&mount_point, &conditions, json, since.as_deref())
@@ -303,110 +272,6 @@ fn start_log(level: log::LevelFilter, colour: bool) {
         builder.filter_module("fuser", level);
     }
     builder.init();
-}
-
-fn run_mount(arguments: &MountArgs) -> Result<(), Failure> {
-    let usage = |text: String| Failure::new(code::USAGE, text);
-    let words: Vec<String> = arguments.options.iter().flat_map(|list| split(list)).collect();
-    if words.iter().any(|word| word == "remount") {
-        return remount(&arguments.mount_point, &words, arguments.fake);
-    }
-    let options = MountOptions::parse(&arguments.options, arguments.sloppy).map_err(usage)?;
-    let store = absolute(&arguments.dir)?;
-    let mount_point = session::resolve_mount_point(&arguments.mount_point)
-        .map_err(|error| usage(format!("mount point {}: {error}", arguments.mount_point.display())))?;
-    if store.starts_with(&mount_point) {
-        let (store, mount_point) = (store.display(), mount_point.display());
-        return Err(usage(format!(
-            "the store {store} would be hidden below its own mount point {mount_point}"
-        )));
-    }
-    // A store that cannot be used is told before anything starts.
-    crate::store::look(&store).map_err(|error| Failure::of(&error, code::MOUNT))?;
-    if arguments.fake {
-        return Ok(());
-    }
-    let request =
-        Request { store: &store, mount_point: &mount_point, given: &options.given, flags: &options.flags };
-    let system =
-        |error: std::io::Error| Failure::new(code::SYSTEM, format!("going to the background: {error}"));
-    if arguments.foreground || arguments.debug {
-        let level = if arguments.debug { log::LevelFilter::Debug } else { log::LevelFilter::Info };
-        start_log(level, true);
-        session::block_signals().map_err(system)?;
-        let served = mount::serve(&request, || Ok(()), daemon::notify_ready);
-        return served.map_err(|error| Failure::of(&error, code::MOUNT));
-    }
-    match daemon::daemonize().map_err(system)? {
-        Side::Parent(parent) => match parent.wait().map_err(system)? {
-            Outcome::Ready => {
-                if arguments.verbose || std::io::stdout().is_terminal() {
-                    println!("{} is mounted at {}", store.display(), mount_point.display());
-                }
-                Ok(())
-            }
-            Outcome::Failed(code, text) => Err(Failure::new(code, text)),
-        },
-        Side::Child(child) => {
-            start_log(log::LevelFilter::Info, false);
-            session::block_signals().map_err(system)?;
-            let opened = || child.opened(&store);
-            let mut ready = false;
-            let served = mount::serve(&request, opened, || {
-                child.ready()?;
-                ready = true;
-                Ok(())
-            });
-            served.map_err(|error| {
-                let failure = Failure::of(&error, code::MOUNT);
-                if ready {
-                    log::error!("{}", failure.text);
-                } else {
-                    child.failed(failure.code, &failure.text);
-                }
-                // Said to whom it concerns; standard error is the log by now.
-                Failure::new(failure.code, "")
-            })
-        }
-    }
-}
-
-/// `mount -o remount`: mount(8) adds to `options` whatever the mount table says, so what is not understood is passed over.
-fn remount(path: &Path, options: &[String], fake: bool) -> Result<(), Failure> {
-    let show = path.display();
-    let failed = |error: std::io::Error| Failure::new(code::MOUNT, format!("{show}: {error}"));
-    let mount_point = session::resolve_mount_point(path).map_err(failed)?;
-    match session::mounted_at(&mount_point).map_err(failed)? {
-        Some(mounted) if session::is_ours(&mounted) => {}
-        _ => return Err(Failure::new(code::USAGE, format!("{show} is no mount of kvfs"))),
-    }
-    if fake { Ok(()) } else { session::remount(&mount_point, options).map_err(failed) }
-}
-
-fn unmount(path: &Path, lazy: bool) -> Result<(), Failure> {
-    let show = path.display();
-    let failed = |error: std::io::Error| Failure::new(code::MOUNT, format!("{show}: {error}"));
-    let mount_point = session::resolve_mount_point(path)
-        .map_err(|error| Failure::new(code::USAGE, format!("mount point {show}: {error}")))?;
-    let mounted = session::mounted_at(&mount_point).map_err(failed)?;
-    let Some(mounted) = mounted.filter(session::is_ours) else {
-        return Err(Failure::new(code::USAGE, format!("{show}: no kvfs is mounted there")));
-    };
-    if session::detach_stale(&mount_point).map_err(failed)? {
-        return Ok(());
-    }
-    session::detach(&mount_point, lazy).map_err(|error| match error.raw_os_error() {
-        Some(libc::EBUSY) => Failure::new(
-            code::MOUNT,
-            format!("{show} is in use; close what uses it (fuser -vm {show} lists it), or unmount with -l"),
-        ),
-        _ => failed(error),
-    })?;
-    // The kernel is done now, the daemon is not: whoever waits for us wants the store closed.
-    if !lazy && mounted.source.is_dir() && !mount::wait_until_closed(&mounted.source) {
-        return Err(Failure::new(code::MOUNT, format!("{show} is unmounted, but its store is still in use")));
-    }
-    Ok(())
 }
 
 fn print(text: &[u8]) -> Result<(), Failure> {
@@ -498,142 +363,9 @@ fn control(mount_point: &Path, line: &str) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The parsed text of all `-o`.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct MountOptions {
-    /// Options of ours, in order.
-    given: Vec<(String, String)>,
-    /// Those of every filesystem.
-    flags: MountFlags,
-}
-
-impl MountOptions {
-    /// Parses; with `sloppy`, unknown options are passed over. The error is a sentence that names the option.
-    fn parse(lists: &[String], sloppy: bool) -> Result<MountOptions, String> {
-        let mut options = MountOptions::default();
-        for option in lists.iter().flat_map(|list| split(list)) {
-            let (name, value) = match option.split_once('=') {
-                Some((name, value)) => (name, Some(value)),
-                None => (option.as_str(), None),
-            };
-            if !options.flag(name, value)? && !options.own(name, value)? && !sloppy {
-                return Err(format!("unknown option {name}; kvfs mount --help lists all"));
-            }
-        }
-        Ok(options)
-    }
-
-    /// Takes an option that mount(8) knows for every filesystem. Returns whether it was one.
-    fn flag(&mut self, name: &str, value: Option<&str>) -> Result<bool, String> {
-        match (name, value) {
-            ("ro", None) => self.give("read_only", "on"),
-            ("rw", None) => self.give("read_only", "off"),
-            ("allow_other", None) => self.flags.allow_other = true,
-            ("dirsync", None) => self.flags.dirsync = true,
-            ("noatime" | "relatime" | "strictatime", None) => self.give("atime", name),
-            ("dev", None) => self.flags.nodev = false,
-            ("nodev", None) => self.flags.nodev = true,
-            ("suid", None) => self.flags.nosuid = false,
-            ("nosuid", None) => self.flags.nosuid = true,
-            ("exec", None) => self.flags.noexec = false,
-            ("noexec", None) => self.flags.noexec = true,
-            ("sync", None) => self.give("sync", "always"),
-            ("fsname", Some(value)) => self.flags.fsname = Some(value.to_string()),
-            ("subtype", Some(value)) => self.flags.subtype = Some(value.to_string()),
-            ("max_read", Some(value)) => {
-                let bytes = parse_size(value)
-                    .and_then(|bytes| u32::try_from(bytes).map_err(|_| "too large".to_string()));
-                self.flags.max_read =
-                    Some(bytes.map_err(|problem| format!("option max_read={value}: {problem}"))?);
-            }
-            // For mount(8), systemd and fstab, or true of every mount of ours.
-            ("defaults" | "auto" | "noauto" | "user" | "users" | "nouser" | "owner" | "group", _)
-            | ("nofail" | "_netdev" | "async" | "default_permissions" | "comment" | "nodiratime", _)
-            | ("nostrictatime" | "lazytime" | "nolazytime" | "norelatime" | "diratime", _) => {}
-            _ => return Ok(name.starts_with("x-") || name.starts_with("X-")),
-        }
-        Ok(true)
-    }
-
-    /// Takes an option of ours. Returns whether it was one.
-    fn own(&mut self, name: &str, value: Option<&str>) -> Result<bool, String> {
-        let mut scratch = Settings::default();
-        // An option without a value is a switch that is on.
-        match scratch.set(name, value.unwrap_or("on")) {
-            None => return Ok(false),
-            Some(Ok(())) if name != "engine" || value.is_some() => {}
-            Some(Err(problem)) if value.is_some() => return Err(problem),
-            Some(_) => return Err(format!("option {name} needs a value, as in {name}={}", default_of(name))),
-        }
-        self.give(name, value.unwrap_or("on"));
-        Ok(true)
-    }
-
-    fn give(&mut self, name: &str, value: &str) {
-        self.given.push((name.to_string(), value.to_string()));
-    }
-}
-
-fn default_of(name: &str) -> String {
-    Settings::default().get(name).unwrap_or_default()
-}
-
-/// Splits at commas; a backslash takes the character after it as it is.
-fn split(list: &str) -> Vec<String> {
-    let mut options = vec![String::new()];
-    let mut characters = list.chars();
-    while let Some(character) = characters.next() {
-        match character {
-            ',' => options.push(String::new()),
-            '\\' => options.extend_last(characters.next().unwrap_or('\\')),
-            other => options.extend_last(other),
-        }
-    }
-    options.retain(|option| !option.is_empty());
-    options
-}
-
-/// Appends a character to the last string of a list.
-trait ExtendLast {
-    fn extend_last(&mut self, character: char);
-}
-
-impl ExtendLast for Vec<String> {
-    fn extend_last(&mut self, character: char) {
-        if let Some(last) = self.last_mut() {
-            last.push(character);
-        }
-    }
-}
-
-/// Every `-o` option with its sentence.
-fn options_help() -> String {
-    let all = Settings::all();
-    let mut text = String::from("Options of a store, decided when it is made:\n");
-    let list = |text: &mut String, when| {
-        for option in all.iter().filter(|option| option.when == when) {
-            text.push_str(&format!("  {:<17} {}\n", option.name, option.help));
-        }
-    };
-    list(&mut text, When::Format);
-    text.push_str("\nOptions of a mount; given to mkfs, the store remembers them as its defaults:\n");
-    list(&mut text, When::Mount);
-    text.push_str(
-        "\nOptions of every filesystem: ro rw sync dirsync noatime relatime nodev nosuid noexec allow_other\n\
-         max_read=SIZE fsname=NAME subtype=NAME; those that only mount(8) and fstab need are accepted.\n\n\
-         SIZE is a number with K, M, G or T (binary); DURATION a number with ms, s or m.\n\
-         Exit codes: 0 done; 1 wrong use or not allowed; 2 the system refuses; 32 not mounted.",
-    );
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn parse(text: &str) -> Result<MountOptions, String> {
-        MountOptions::parse(&[text.to_string()], false)
-    }
 
     fn words(line: &str) -> Vec<OsString> {
         line.split(' ').map(OsString::from).collect()
@@ -642,7 +374,7 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
-        assert!(options_help().contains("writeback_cache") && options_help().contains("bloom_bits"));
+        assert!(options::help().contains("writeback_cache") && options::help().contains("bloom_bits"));
     }
 
     #[test]
@@ -672,36 +404,6 @@ mod tests {
         assert!(
             mistyped.to_string().contains("'umount'") || mistyped.to_string().contains("'unmount'"),
             "{mistyped}"
-        );
-    }
-
-    #[test]
-    fn options_are_split_honoured_and_ignored() {
-        let options =
-            parse("rw,noatime,engine=btree,x-systemd.automount,nofail,_netdev,fsname=a\\,b,dev,suid,sync")
-                .unwrap();
-        let expected = [("read_only", "off"), ("atime", "noatime"), ("engine", "btree"), ("sync", "always")];
-        assert_eq!(options.given, expected.map(|(name, value)| (name.to_string(), value.to_string())));
-        assert_eq!(options.flags.fsname.as_deref(), Some("a,b"));
-        assert!(!options.flags.nodev && !options.flags.allow_other);
-        let options = parse("ro,,direct_io,writeback_cache=off,max_read=128K,sync=fsync").unwrap();
-        assert_eq!(options.flags.max_read, Some(128 << 10));
-        let expected =
-            [("read_only", "on"), ("direct_io", "on"), ("writeback_cache", "off"), ("sync", "fsync")];
-        assert_eq!(options.given, expected.map(|(name, value)| (name.to_string(), value.to_string())));
-    }
-
-    #[test]
-    fn a_wrong_option_is_named() {
-        assert!(parse("colour=red").unwrap_err().contains("unknown option colour"));
-        assert!(parse("cache=lots").unwrap_err().contains("cache=lots"));
-        assert!(parse("cache").unwrap_err().contains("cache=256M"));
-        assert!(parse("engine").unwrap_err().contains("engine=lsm"));
-        let sloppy = MountOptions::parse(&["colour=red,nodev".to_string()], true).unwrap();
-        assert!(sloppy.flags.nodev && sloppy.given.is_empty());
-        assert!(
-            MountOptions::parse(&["cache=lots".to_string()], true).is_err(),
-            "-s does not hide wrong values"
         );
     }
 

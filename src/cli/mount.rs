@@ -1,0 +1,150 @@
+//! `kvfs mount`, in its two forms and as the helper of mount(8), and `kvfs umount`.
+
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+
+use super::options::{MountOptions, split};
+use super::{Failure, absolute, code, start_log};
+use crate::daemon::{self, Outcome, Side};
+use crate::fuse::session;
+use crate::mount::{self, Request};
+
+#[derive(Debug, Args)]
+pub struct MountArgs {
+    /// Directory of the store
+    dir: PathBuf,
+    /// Mount point, an existing directory
+    mount_point: PathBuf,
+    /// Options, separated by commas; \, is a comma in a value
+    #[arg(short, value_name = "OPTION[=VALUE],…")]
+    options: Vec<String>,
+    /// Stay in the foreground
+    #[arg(short)]
+    foreground: bool,
+    /// Stay in the foreground and log everything
+    #[arg(short)]
+    debug: bool,
+    /// Tolerate unknown options
+    #[arg(short)]
+    sloppy: bool,
+    /// Say more
+    #[arg(short)]
+    verbose: bool,
+    /// Accepted for mount(8): there is no table to leave alone
+    #[arg(short)]
+    no_table: bool,
+    /// Check the options, but do not mount
+    #[arg(long)]
+    fake: bool,
+    /// Accepted for mount(8): the type that it was given
+    #[arg(short = 't', hide = true)]
+    kind: Option<String>,
+}
+
+/// Mounts, and returns when the mount answers; in the foreground, when it has ended.
+pub fn run(arguments: &MountArgs) -> Result<(), Failure> {
+    let usage = |text: String| Failure::new(code::USAGE, text);
+    let words: Vec<String> = arguments.options.iter().flat_map(|list| split(list)).collect();
+    if words.iter().any(|word| word == "remount") {
+        return remount(&arguments.mount_point, &words, arguments.fake);
+    }
+    let options = MountOptions::parse(&arguments.options, arguments.sloppy).map_err(usage)?;
+    let store = absolute(&arguments.dir)?;
+    let mount_point = session::resolve_mount_point(&arguments.mount_point)
+        .map_err(|error| usage(format!("mount point {}: {error}", arguments.mount_point.display())))?;
+    if store.starts_with(&mount_point) {
+        let (store, mount_point) = (store.display(), mount_point.display());
+        return Err(usage(format!(
+            "the store {store} would be hidden below its own mount point {mount_point}"
+        )));
+    }
+    // A store that cannot be used is told before anything starts.
+    crate::store::look(&store).map_err(|error| Failure::of(&error, code::MOUNT))?;
+    if arguments.fake {
+        return Ok(());
+    }
+    let request =
+        Request { store: &store, mount_point: &mount_point, given: &options.given, flags: &options.flags };
+    let system =
+        |error: std::io::Error| Failure::new(code::SYSTEM, format!("going to the background: {error}"));
+    if arguments.foreground || arguments.debug {
+        let level = if arguments.debug { log::LevelFilter::Debug } else { log::LevelFilter::Info };
+        start_log(level, true);
+        session::block_signals().map_err(system)?;
+        let served = mount::serve(&request, || Ok(()), daemon::notify_ready);
+        return served.map_err(|error| Failure::of(&error, code::MOUNT));
+    }
+    match daemon::daemonize().map_err(system)? {
+        Side::Parent(parent) => match parent.wait().map_err(system)? {
+            Outcome::Ready => {
+                if arguments.verbose || std::io::stdout().is_terminal() {
+                    println!("{} is mounted at {}", store.display(), mount_point.display());
+                }
+                Ok(())
+            }
+            Outcome::Failed(code, text) => Err(Failure::new(code, text)),
+        },
+        Side::Child(child) => {
+            start_log(log::LevelFilter::Info, false);
+            session::block_signals().map_err(system)?;
+            let opened = || child.opened(&store);
+            let mut ready = false;
+            let served = mount::serve(&request, opened, || {
+                child.ready()?;
+                ready = true;
+                Ok(())
+            });
+            served.map_err(|error| {
+                let failure = Failure::of(&error, code::MOUNT);
+                if ready {
+                    log::error!("{}", failure.text);
+                } else {
+                    child.failed(failure.code, &failure.text);
+                }
+                // Said to whom it concerns; standard error is the log by now.
+                Failure::new(failure.code, "")
+            })
+        }
+    }
+}
+
+/// `mount -o remount`: mount(8) adds to `options` whatever the mount table says, so what is not understood is passed over.
+fn remount(path: &Path, options: &[String], fake: bool) -> Result<(), Failure> {
+    let show = path.display();
+    let failed = |error: std::io::Error| Failure::new(code::MOUNT, format!("{show}: {error}"));
+    let mount_point = session::resolve_mount_point(path).map_err(failed)?;
+    match session::mounted_at(&mount_point).map_err(failed)? {
+        Some(mounted) if session::is_ours(&mounted) => {}
+        _ => return Err(Failure::new(code::USAGE, format!("{show} is no mount of kvfs"))),
+    }
+    if fake { Ok(()) } else { session::remount(&mount_point, options).map_err(failed) }
+}
+
+/// Unmounts, and unless `lazy` waits until the store is closed.
+pub fn unmount(path: &Path, lazy: bool) -> Result<(), Failure> {
+    let show = path.display();
+    let failed = |error: std::io::Error| Failure::new(code::MOUNT, format!("{show}: {error}"));
+    let mount_point = session::resolve_mount_point(path)
+        .map_err(|error| Failure::new(code::USAGE, format!("mount point {show}: {error}")))?;
+    let mounted = session::mounted_at(&mount_point).map_err(failed)?;
+    let Some(mounted) = mounted.filter(session::is_ours) else {
+        return Err(Failure::new(code::USAGE, format!("{show}: no kvfs is mounted there")));
+    };
+    if session::detach_stale(&mount_point).map_err(failed)? {
+        return Ok(());
+    }
+    session::detach(&mount_point, lazy).map_err(|error| match error.raw_os_error() {
+        Some(libc::EBUSY) => Failure::new(
+            code::MOUNT,
+            format!("{show} is in use; close what uses it (fuser -vm {show} lists it), or unmount with -l"),
+        ),
+        _ => failed(error),
+    })?;
+    // The kernel is done now, the daemon is not: whoever waits for us wants the store closed.
+    if !lazy && mounted.source.is_dir() && !mount::wait_until_closed(&mounted.source) {
+        return Err(Failure::new(code::MOUNT, format!("{show} is unmounted, but its store is still in use")));
+    }
+    Ok(())
+}

@@ -1,0 +1,173 @@
+//! What stands behind `-o`: options of ours, those of every filesystem, and those that only mount(8) needs.
+
+use crate::base::text::{When, parse_size};
+use crate::fuse::session::MountFlags;
+use crate::store::Settings;
+
+/// The parsed text of all `-o`.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct MountOptions {
+    /// Options of ours, in order.
+    pub given: Vec<(String, String)>,
+    /// Those of every filesystem.
+    pub flags: MountFlags,
+}
+
+impl MountOptions {
+    /// Parses; with `sloppy`, unknown options are passed over. The error is a sentence that names the option.
+    pub fn parse(lists: &[String], sloppy: bool) -> Result<MountOptions, String> {
+        let mut options = MountOptions::default();
+        for option in lists.iter().flat_map(|list| split(list)) {
+            let (name, value) = match option.split_once('=') {
+                Some((name, value)) => (name, Some(value)),
+                None => (option.as_str(), None),
+            };
+            if !options.flag(name, value)? && !options.own(name, value)? && !sloppy {
+                return Err(format!("unknown option {name}; kvfs mount --help lists all"));
+            }
+        }
+        Ok(options)
+    }
+
+    /// Takes an option that mount(8) knows for every filesystem. Returns whether it was one.
+    fn flag(&mut self, name: &str, value: Option<&str>) -> Result<bool, String> {
+        match (name, value) {
+            ("ro", None) => self.give("read_only", "on"),
+            ("rw", None) => self.give("read_only", "off"),
+            ("allow_other", None) => self.flags.allow_other = true,
+            ("dirsync", None) => self.flags.dirsync = true,
+            ("noatime" | "relatime" | "strictatime", None) => self.give("atime", name),
+            ("dev", None) => self.flags.nodev = false,
+            ("nodev", None) => self.flags.nodev = true,
+            ("suid", None) => self.flags.nosuid = false,
+            ("nosuid", None) => self.flags.nosuid = true,
+            ("exec", None) => self.flags.noexec = false,
+            ("noexec", None) => self.flags.noexec = true,
+            ("sync", None) => self.give("sync", "always"),
+            ("fsname", Some(value)) => self.flags.fsname = Some(value.to_string()),
+            ("subtype", Some(value)) => self.flags.subtype = Some(value.to_string()),
+            ("max_read", Some(value)) => {
+                let bytes = parse_size(value)
+                    .and_then(|bytes| u32::try_from(bytes).map_err(|_| "too large".to_string()));
+                self.flags.max_read =
+                    Some(bytes.map_err(|problem| format!("option max_read={value}: {problem}"))?);
+            }
+            // For mount(8), systemd and fstab, or true of every mount of ours.
+            ("defaults" | "auto" | "noauto" | "user" | "users" | "nouser" | "owner" | "group", _)
+            | ("nofail" | "_netdev" | "async" | "default_permissions" | "comment" | "nodiratime", _)
+            | ("nostrictatime" | "lazytime" | "nolazytime" | "norelatime" | "diratime", _) => {}
+            _ => return Ok(name.starts_with("x-") || name.starts_with("X-")),
+        }
+        Ok(true)
+    }
+
+    /// Takes an option of ours. Returns whether it was one.
+    fn own(&mut self, name: &str, value: Option<&str>) -> Result<bool, String> {
+        let mut scratch = Settings::default();
+        // An option without a value is a switch that is on.
+        match scratch.set(name, value.unwrap_or("on")) {
+            None => return Ok(false),
+            Some(Ok(())) if name != "engine" || value.is_some() => {}
+            Some(Err(problem)) if value.is_some() => return Err(problem),
+            Some(_) => return Err(format!("option {name} needs a value, as in {name}={}", default_of(name))),
+        }
+        self.give(name, value.unwrap_or("on"));
+        Ok(true)
+    }
+
+    fn give(&mut self, name: &str, value: &str) {
+        self.given.push((name.to_string(), value.to_string()));
+    }
+}
+
+fn default_of(name: &str) -> String {
+    Settings::default().get(name).unwrap_or_default()
+}
+
+/// Splits at commas; a backslash takes the character after it as it is.
+pub fn split(list: &str) -> Vec<String> {
+    let mut options = vec![String::new()];
+    let mut characters = list.chars();
+    while let Some(character) = characters.next() {
+        match character {
+            ',' => options.push(String::new()),
+            '\\' => options.extend_last(characters.next().unwrap_or('\\')),
+            other => options.extend_last(other),
+        }
+    }
+    options.retain(|option| !option.is_empty());
+    options
+}
+
+/// Appends a character to the last string of a list.
+trait ExtendLast {
+    fn extend_last(&mut self, character: char);
+}
+
+impl ExtendLast for Vec<String> {
+    fn extend_last(&mut self, character: char) {
+        if let Some(last) = self.last_mut() {
+            last.push(character);
+        }
+    }
+}
+
+/// Every `-o` option with its sentence.
+pub fn help() -> String {
+    let all = Settings::all();
+    let mut text = String::from("Options of a store, decided when it is made:\n");
+    let list = |text: &mut String, when| {
+        for option in all.iter().filter(|option| option.when == when) {
+            text.push_str(&format!("  {:<17} {}\n", option.name, option.help));
+        }
+    };
+    list(&mut text, When::Format);
+    text.push_str("\nOptions of a mount; given to mkfs, the store remembers them as its defaults:\n");
+    list(&mut text, When::Mount);
+    text.push_str(
+        "\nOptions of every filesystem: ro rw sync dirsync noatime relatime nodev nosuid noexec allow_other\n\
+         max_read=SIZE fsname=NAME subtype=NAME; those that only mount(8) and fstab need are accepted.\n\n\
+         SIZE is a number with K, M, G or T (binary); DURATION a number with ms, s or m.\n\
+         Exit codes: 0 done; 1 wrong use or not allowed; 2 the system refuses; 32 not mounted.",
+    );
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<MountOptions, String> {
+        MountOptions::parse(&[text.to_string()], false)
+    }
+
+    #[test]
+    fn options_are_split_honoured_and_ignored() {
+        let options =
+            parse("rw,noatime,engine=btree,x-systemd.automount,nofail,_netdev,fsname=a\\,b,dev,suid,sync")
+                .unwrap();
+        let expected = [("read_only", "off"), ("atime", "noatime"), ("engine", "btree"), ("sync", "always")];
+        assert_eq!(options.given, expected.map(|(name, value)| (name.to_string(), value.to_string())));
+        assert_eq!(options.flags.fsname.as_deref(), Some("a,b"));
+        assert!(!options.flags.nodev && !options.flags.allow_other);
+        let options = parse("ro,,direct_io,writeback_cache=off,max_read=128K,sync=fsync").unwrap();
+        assert_eq!(options.flags.max_read, Some(128 << 10));
+        let expected =
+            [("read_only", "on"), ("direct_io", "on"), ("writeback_cache", "off"), ("sync", "fsync")];
+        assert_eq!(options.given, expected.map(|(name, value)| (name.to_string(), value.to_string())));
+    }
+
+    #[test]
+    fn a_wrong_option_is_named() {
+        assert!(parse("colour=red").unwrap_err().contains("unknown option colour"));
+        assert!(parse("cache=lots").unwrap_err().contains("cache=lots"));
+        assert!(parse("cache").unwrap_err().contains("cache=256M"));
+        assert!(parse("engine").unwrap_err().contains("engine=lsm"));
+        let sloppy = MountOptions::parse(&["colour=red,nodev".to_string()], true).unwrap();
+        assert!(sloppy.flags.nodev && sloppy.given.is_empty());
+        assert!(
+            MountOptions::parse(&["cache=lots".to_string()], true).is_err(),
+            "-s does not hide wrong values"
+        );
+    }
+}
