@@ -5,7 +5,7 @@
 //!
 //! 1. Names under `/.stats` belong to the virtual tree and are answered on the spot; a command written there is answered
 //!    when it has ended, from the thread that ended it.
-//! 2. Everything else is tried with [`Tier::Memory`] on the dispatch thread. Most requests end here.
+//! 2. Everything else is tried with [`crate::engine::Tier::Memory`] on the dispatch thread. Most requests end here.
 //! 3. What needs the disk, or is refused by a limit, moves with its reply to the waiting lots of [`park`].
 //! 4. What must be durable before it is answered (fsync, O_SYNC, `sync=always`, `dirsync`) is answered from the log's
 //!    completion.
