@@ -27,7 +27,7 @@ need() {
     echo "installing through apt: ${missing[*]}"
     # An update that fails for one source (a stale mirror, a foreign repository) need not matter: the install decides.
     as_root apt-get -q update >/dev/null || echo "apt-get update had errors; trying to install anyway" >&2
-    as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends install "${missing[@]}" >/dev/null
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq -y -o DPkg::Lock::Timeout=600 --no-install-recommends install "${missing[@]}" >/dev/null
 }
 
 # The tools that a build needs, and the device that a mount needs.

@@ -11,7 +11,8 @@ Installs what the tests use through apt, and only what is missing (fuse3 fio rsy
 in this order: cargo fmt, clippy with warnings as errors, unit, model and crash tests, the release build, real mounts of
 both engines, cargo doc, shellcheck if it is installed. A step that fails does not stop the next one.
 
-  --long   also the tests marked as long, more rounds (KVFS_TEST_LONG=1) and, as root, tests/external/
+  --long   also the tests marked as long, more rounds (KVFS_TEST_LONG=1) and, as root, tests/external/, two scripts at a
+           time: about two hours on two cores
 
 Real mounts need /dev/fuse. Without it they say so and pass, unless CI=true: then they fail.
 TEXT
@@ -42,13 +43,11 @@ summary=()
 passed=0
 failed=0
 
-# step NAME COMMAND...: runs it, and adds what it counted to the sums. A step that runs tests counts its tests, any
-# other counts as one; a test step that fails without a failed test (it did not compile, say) counts as one failure.
+# step NAME COMMAND...: runs it, and adds what it counted to the sums.
 step() {
-    local name=$1 began=$SECONDS log verdict=ok code=0 good bad
+    local name=$1 began=$SECONDS log=$logs/step code=0
     shift
     printf '\n== %s\n' "$name"
-    log=$logs/step
     # Not `if "$@"`: bash would switch `set -e` off inside the function that runs.
     set +e
     (
@@ -57,6 +56,13 @@ step() {
     ) 2>&1 | tee "$log"
     code=${PIPESTATUS[0]}
     set -e
+    account "$name" "$log" "$code" $((SECONDS - began))
+}
+
+# account NAME LOG CODE SECONDS: a step that runs tests counts its tests, any other counts as one; a test step that fails
+# without a failed test (it did not compile, say) counts as one failure.
+account() {
+    local name=$1 log=$2 code=$3 seconds=$4 verdict=ok good bad
     # `test result: ok. 12 passed; 0 failed; ...`, a line for each test binary.
     read -r good bad < <(sed -nE 's/^test result: .* ([0-9]+) passed; ([0-9]+) failed;.*/\1 \2/p' "$log" |
         awk '{ good += $1; bad += $2 } END { print good + 0, bad + 0 }')
@@ -68,7 +74,16 @@ step() {
     fi
     passed=$((passed + good))
     failed=$((failed + bad))
-    summary+=("$(printf '%-28s %6s  %4d s  %4d passed  %d failed' "$name" "$verdict" $((SECONDS - began)) "$good" "$bad")")
+    summary+=("$(printf '%-28s %6s  %4d s  %4d passed  %d failed' "$name" "$verdict" "$seconds" "$good" "$bad")")
+}
+
+# One script of tests/external. Two run at a time, so what it prints is shown when it has ended.
+external() {
+    local began=$SECONDS code=0
+    # Each bounds itself; this is for the worst.
+    timeout --kill-after=120 5400 "tests/external/$1.sh" >"$logs/$1" 2>&1 || code=$?
+    { printf '\n== external/%s\n' "$1" && cat "$logs/$1"; } | (flock 9 && cat) 9>"$logs/lock"
+    echo "$code $((SECONDS - began))" >"$logs/$1.end"
 }
 
 tools() {
@@ -137,9 +152,14 @@ step "release build" cargo build --release
 step "real mounts" mounts
 step "cargo doc -D warnings" documentation
 if [ "$long" = yes ] && [ "$(id -u)" = 0 ]; then
-    for script in pjdfstest fsx programs million kill power full-disk disk-errors load; do
-        # Each bounds itself; this is for the worst.
-        step "external/$script" timeout --kill-after=120 5400 "tests/external/$script.sh"
+    # The longest first.
+    scripts=(load fsx million full-disk programs kill power pjdfstest disk-errors)
+    export -f external
+    export logs
+    printf '%s\n' "${scripts[@]}" | xargs -P 2 -I '{}' bash -c 'external {}'
+    for script in "${scripts[@]}"; do
+        read -r code seconds <"$logs/$script.end"
+        account "external/$script" "$logs/$script" "$code" "$seconds"
     done
 fi
 step "shell scripts" scripts
