@@ -13,7 +13,7 @@ pub enum Purpose {
     ValueLog,
     /// LSM: values read from sparse segments of the log and appended to it again.
     ValueLogGc,
-    /// Filling a new log segment ahead of its use.
+    /// Zeros written ahead of the records of a log that programs wait for.
     LogPrepare,
     /// LSM: memtable → first sorted table.
     Flush,
@@ -74,6 +74,11 @@ impl Purpose {
             Purpose::ValueLog => LEVELS + 12,
             Purpose::ValueLogGc => LEVELS + 13,
         }
+    }
+
+    /// Whether such bytes come in long rows that end with a sync, for which nobody waits.
+    pub fn is_bulk(self) -> bool {
+        matches!(self, Purpose::Flush | Purpose::Compact { .. } | Purpose::Checkpoint | Purpose::DoubleWrite)
     }
 
     /// The name in reports: `wal`, `compact_1`, `page_image` …

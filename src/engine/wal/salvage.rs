@@ -10,10 +10,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{
-    HEADER_BYTES, HEADER_COPY, Header, PREFIX, RECORD_OVERHEAD_BYTES, Segment, read_header, read_record,
-    segment_name, word,
-};
+use super::replay::{Header, read_header, read_record, word};
+use super::segment::segment_name;
+use super::{HEADER_BYTES, HEADER_COPY, PREFIX, RECORD_OVERHEAD_BYTES, Segment};
 use crate::disk::{Disk, File, Purpose};
 use crate::engine::salvage::{Keys, Loss, read_around};
 use crate::engine::{Batch, Error, Position, Result, frame};

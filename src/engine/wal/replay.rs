@@ -1,0 +1,220 @@
+//! Opening the log: which segments belong together, every record from a position on, and whether the end is an end.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+
+use super::segment::{Kept, Live, Segment, Spare, segment_name};
+use super::{HEADER_BYTES, HEADER_COPY, HEADER_KIND, Log, PREFIX, RECORD_OVERHEAD_BYTES, State, place};
+use crate::base::clock::Clock;
+use crate::disk::{Disk, File, Purpose};
+use crate::engine::{Bell, CpuMeter, Error, Position, Result, Sync, frame};
+
+/// A header or record that was found in a segment.
+pub(super) struct Header {
+    pub(super) number: u64,
+    pub(super) start: Position,
+    pub(super) synced: Position,
+}
+
+pub(super) fn word(bytes: &[u8], index: usize) -> Option<u64> {
+    Some(u64::from_le_bytes(bytes.get(index * 8..index * 8 + 8)?.try_into().ok()?))
+}
+
+pub(super) fn read_header(bytes: &[u8]) -> Option<Header> {
+    [0, HEADER_COPY].into_iter().find_map(|at| {
+        let (kind, payload) = frame::decode(bytes.get(at as usize..(at + HEADER_COPY) as usize)?, 0)?;
+        let header =
+            Header { number: word(payload, 0)?, start: word(payload, 1)?, synced: word(payload, 2)? };
+        (kind == HEADER_KIND && payload.len() == 24).then_some(header)
+    })
+}
+
+/// The whole record at `offset` of segment `number`, if there is one: kind, position, synced, payload range.
+pub(super) fn read_record(
+    bytes: &[u8],
+    number: u64,
+    offset: u64,
+) -> Option<(u8, Position, Position, std::ops::Range<usize>)> {
+    let (kind, payload) = frame::decode(bytes.get(offset as usize..)?, place(number, offset))?;
+    let start = offset as usize + frame::HEADER_BYTES + 16;
+    Some((
+        kind,
+        word(payload, 0)?,
+        word(payload, 1)?,
+        start..offset as usize + frame::HEADER_BYTES + payload.len(),
+    ))
+}
+
+impl Log {
+    /// Opens the log of `disk` and calls `visit` with kind, end position and payload of every record from position
+    /// `from` on, in order; then the log is ready for appends. `from` must be 0 or a position that [`Log::append`] returned.
+    /// Segments that start at a position of `held` are not used again until they were asked for with
+    /// [`Log::segment_starting`] and let go.
+    #[expect(clippy::too_many_arguments)]
+    pub fn open(
+        disk: Arc<dyn Disk>,
+        clock: Arc<dyn Clock>,
+        bell: Arc<Bell>,
+        sync: Sync,
+        segment_bytes: u64,
+        from: Position,
+        held: &BTreeSet<Position>,
+        visit: &mut dyn FnMut(u8, Position, Bytes) -> Result<()>,
+    ) -> Result<Log> {
+        let mut found = Vec::new();
+        let mut spares = VecDeque::new();
+        let mut next_slot = 0;
+        for info in disk.list().map_err(|error| Error::io("listing the store", error))? {
+            let Some(slot) = info.name.strip_prefix(PREFIX).and_then(|slot| slot.parse::<u64>().ok()) else {
+                continue;
+            };
+            next_slot = next_slot.max(slot + 1);
+            let context = |error| Error::io(format!("reading {}", info.name), error);
+            let file = disk.open(&info.name).map_err(context)?;
+            let mut header = vec![0; HEADER_BYTES.min(info.bytes) as usize];
+            file.read_at(Purpose::Recovery, 0, &mut header).map_err(context)?;
+            match read_header(&header) {
+                Some(header) => found.push((header, slot, file, info.bytes)),
+                None => {
+                    let capacity_bytes = info.bytes;
+                    spares.push_back(Spare { slot, file, capacity_bytes, is_dirty: false, is_new: true });
+                }
+            }
+        }
+        found.sort_by_key(|(header, ..)| header.number);
+        let last_number = found.last().map_or(0, |(header, ..)| header.number);
+        let claimed = found.iter().map(|(header, ..)| header.synced).max().unwrap_or(0);
+
+        // A segment whose start is not above its predecessor's cuts that one off (invariant 3).
+        let mut chain: Vec<(Header, u64, Arc<dyn File>, u64)> = Vec::new();
+        for candidate in found {
+            while chain.last().is_some_and(|(header, ..)| header.start >= candidate.0.start) {
+                spares.extend(chain.pop().map(|(_, slot, file, capacity_bytes)| Spare {
+                    slot,
+                    file,
+                    capacity_bytes,
+                    is_dirty: false,
+                    is_new: false,
+                }));
+            }
+            chain.push(candidate);
+        }
+
+        let mut end = from;
+        let mut claimed = claimed.max(from);
+        let mut broken: Option<(String, u64)> = None;
+        let mut segments: VecDeque<Live> = VecDeque::new();
+        let mut kept = Vec::new();
+        let starts: Vec<Position> = chain.iter().map(|(header, ..)| header.start).collect();
+        for (index, (header, slot, file, capacity_bytes)) in chain.into_iter().enumerate() {
+            let limit = starts.get(index + 1).copied();
+            if limit.is_some_and(|limit| limit <= from) {
+                if held.contains(&header.start) {
+                    let segment = Arc::new(Segment { slot, start: header.start, file, capacity_bytes });
+                    kept.push(Kept { segment, is_dirty: false });
+                } else {
+                    spares.push_back(Spare { slot, file, capacity_bytes, is_dirty: false, is_new: false });
+                }
+                continue;
+            }
+            if broken.is_none() && header.start > end {
+                broken = Some((segment_name(slot), 0));
+            }
+            let mut bytes = vec![0; capacity_bytes as usize];
+            let context = |error| Error::io(format!("reading {}", segment_name(slot)), error);
+            file.read_at(Purpose::Recovery, 0, &mut bytes).map_err(context)?;
+            let bytes = Bytes::from(bytes);
+            let mut offset = HEADER_BYTES;
+            let mut position = header.start;
+            if broken.is_none() {
+                while limit.is_none_or(|limit| position < limit)
+                    && let Some((kind, at, synced, payload)) = read_record(&bytes, header.number, offset)
+                    && at == position
+                {
+                    let length = payload.end as u64 - offset;
+                    position += length;
+                    offset += length;
+                    claimed = claimed.max(synced);
+                    if position > from {
+                        visit(kind, position, bytes.slice(payload))?;
+                    }
+                }
+                end = end.max(position);
+                if limit.is_some_and(|limit| position != limit) {
+                    broken = Some((segment_name(slot), offset));
+                }
+            }
+            // Where replay stopped early, a record further on that checks at its own place tells what had been synced. Behind a
+            // segment that was followed to its end lies only a future that an earlier recovery cut off.
+            let rest = if limit == Some(position) { capacity_bytes } else { offset + 1 };
+            for offset in rest..(capacity_bytes + 1).saturating_sub(RECORD_OVERHEAD_BYTES) {
+                let at = offset as usize + frame::HEADER_BYTES;
+                if word(&bytes[at..], 0) == Some(header.start + (offset - HEADER_BYTES))
+                    && let Some((_, _, synced, _)) = read_record(&bytes, header.number, offset)
+                {
+                    claimed = claimed.max(synced);
+                    broken.get_or_insert((segment_name(slot), offset));
+                }
+            }
+            let segment = Arc::new(Segment { slot, start: header.start, file, capacity_bytes });
+            let written_bytes = capacity_bytes;
+            segments.push_back(Live { segment, number: header.number, dirty: true, written_bytes });
+        }
+        if claimed > end {
+            let (file, offset) = broken.unwrap_or((segment_name(0), 0));
+            let what = format!(
+                "the log ends at position {end}, but {claimed} had been made durable; or the manifest or meta page that says \
+                 where to begin is an old one"
+            );
+            return Err(Error::corrupt(file, offset, what));
+        }
+        // Segments that start at or behind the end hold nothing that counts.
+        while segments.back().is_some_and(|live| live.segment.start >= end) {
+            spares.extend(
+                segments
+                    .pop_back()
+                    .and_then(|live| Arc::into_inner(live.segment))
+                    .map(|segment| Spare::used(segment, false)),
+            );
+        }
+
+        // What was replayed, names included, must be durable before a header claims so.
+        disk.sync_names().map_err(|error| Error::io("sync of the directory", error))?;
+        for live in &mut segments {
+            let context = |error| Error::io(format!("sync of {}", segment_name(live.segment.slot)), error);
+            live.segment.file.sync(Purpose::Recovery).map_err(context)?;
+            live.dirty = false;
+        }
+        let log = Log {
+            disk,
+            clock,
+            bell,
+            sync,
+            segment_bytes: segment_bytes.max(HEADER_BYTES + RECORD_OVERHEAD_BYTES),
+            cpu: CpuMeter::default(),
+            last_shape: Mutex::default(),
+            state: Mutex::new(State {
+                segments,
+                kept,
+                spares,
+                next_slot,
+                end,
+                idle_end: end,
+                synced: end,
+                released: from,
+                names_dirty: false,
+                waiters: Vec::new(),
+                oldest_unsynced: None,
+                failed: None,
+                scratch: Vec::new(),
+                inserts: Vec::new(),
+            }),
+            syncing: Mutex::new(()),
+        };
+        log.start_segment(&mut log.state.lock(), 0, last_number + 1)?;
+        Ok(log)
+    }
+}

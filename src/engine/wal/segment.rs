@@ -1,0 +1,278 @@
+//! Files of the log: the segments in use, those that others hold, and those that are free.
+
+use std::sync::Arc;
+
+use super::{HEADER_BYTES, HEADER_COPY, HEADER_KIND, Log, PREFIX, State};
+use crate::disk::{File, Purpose};
+use crate::engine::{Error, Position, Result, frame};
+
+/// A segment that is released before it was ever synced is still dirty in the page cache. Writing it again there would reach the
+/// device once for two writes at our door, and the bytes that the meter counts would not be those of the disk. So a new
+/// file is made instead, while the log has fewer files than this.
+pub(super) const SEGMENTS: usize = 16;
+/// Spare segments of a log that nobody writes to.
+pub(super) const SPARES_IDLE: usize = 4;
+/// What the page cache writes at once, at least.
+const PAGE_BYTES: u64 = 4096;
+static ZEROS: [u8; PAGE_BYTES as usize] = [0; PAGE_BYTES as usize];
+/// Filling begins behind as many bytes of records, and goes on when fewer are left.
+const FILL_BYTES_MIN: u64 = 64 << 10;
+/// What is filled at once, at most: it is synced with the records, which wait for it.
+const FILL_BYTES_MAX: u64 = 1 << 20;
+
+/// The file name of the segment in `slot`.
+pub(super) fn segment_name(slot: u64) -> String {
+    format!("{PREFIX}{slot}")
+}
+
+/// A segment's file. Who holds it may read what was appended to it; the log uses the file again only when it is alone.
+pub struct Segment {
+    pub(super) slot: u64,
+    pub(super) start: Position,
+    pub(super) file: Arc<dyn File>,
+    pub(super) capacity_bytes: u64,
+}
+
+impl Segment {
+    /// The position of its first record: no other segment with anything in it ever has the same.
+    pub fn start(&self) -> Position {
+        self.start
+    }
+
+    /// What the file takes on the disk.
+    pub fn capacity_bytes(&self) -> u64 {
+        self.capacity_bytes
+    }
+
+    /// Reads `bytes` bytes of the log from `position` on, unchecked: the caller has a checksum.
+    pub fn read(&self, purpose: Purpose, position: Position, bytes: usize) -> Result<Vec<u8>> {
+        let offset = self.offset(position)?;
+        if offset.checked_add(bytes as u64).is_none_or(|end| end > self.capacity_bytes) {
+            return Err(Error::corrupt(segment_name(self.slot), offset, "a value that goes over its end"));
+        }
+        let mut target = vec![0; bytes];
+        let context = |error| Error::io(format!("reading {}", segment_name(self.slot)), error);
+        self.file.read_at(purpose, offset, &mut target).map_err(context)?;
+        Ok(target)
+    }
+
+    /// The error for a value at `position` that does not check.
+    pub fn damaged(&self, position: Position) -> Error {
+        let offset = HEADER_BYTES + position.saturating_sub(self.start);
+        Error::corrupt(segment_name(self.slot), offset, "a value that does not check")
+    }
+
+    fn offset(&self, position: Position) -> Result<u64> {
+        position.checked_sub(self.start).map(|at| HEADER_BYTES + at).ok_or_else(|| self.damaged(position))
+    }
+}
+
+/// A segment that the log still needs itself.
+pub(super) struct Live {
+    pub(super) segment: Arc<Segment>,
+    pub(super) number: u64,
+    /// Written to since its last sync.
+    pub(super) dirty: bool,
+    /// Up to here its blocks have been written before, by records or by zeros.
+    pub(super) written_bytes: u64,
+}
+
+impl Live {
+    /// Writes zeros ahead of the records, which take `used_bytes` of the file.
+    ///
+    /// Space that was only taken is marked by the filesystem as never written, and the sync of a record that falls there must
+    /// also change that mark: it takes half as long again. So, while programs wait for syncs of small records, about as much is
+    /// filled ahead as the records take, up to 1 MiB at once; a segment that is used again needs none. What these bytes are
+    /// matters to nobody, so a failure only ends the filling: the latch of the disk, or the sync, says what is wrong.
+    pub(super) fn fill_ahead(&mut self, used_bytes: u64) {
+        let capacity_bytes = self.segment.capacity_bytes;
+        if used_bytes < FILL_BYTES_MIN || self.written_bytes > used_bytes + FILL_BYTES_MIN {
+            return;
+        }
+        let start = self.written_bytes.max(used_bytes.next_multiple_of(PAGE_BYTES));
+        let end = (start + used_bytes.min(FILL_BYTES_MAX)).min(capacity_bytes);
+        // Page by page: what is written in one piece lies in the page cache in one piece, and the kernel counts all of it again as
+        // written for each record that changes a part.
+        let fill = |at| {
+            self.segment.file.write_at(Purpose::LogPrepare, at, &ZEROS[..PAGE_BYTES.min(end - at) as usize])
+        };
+        let is_filled = start < end && (start..end).step_by(PAGE_BYTES as usize).all(|at| fill(at).is_ok());
+        self.written_bytes = if is_filled { end } else { capacity_bytes };
+    }
+}
+
+pub(super) struct Spare {
+    pub(super) slot: u64,
+    pub(super) file: Arc<dyn File>,
+    pub(super) capacity_bytes: u64,
+    /// Released before its last bytes were synced.
+    pub(super) is_dirty: bool,
+    /// It was never a segment: its space is taken, but was not written.
+    pub(super) is_new: bool,
+}
+
+impl Spare {
+    /// A segment that nobody needs any more.
+    pub(super) fn used(segment: Segment, is_dirty: bool) -> Spare {
+        let Segment { slot, file, capacity_bytes, .. } = segment;
+        Spare { slot, file, capacity_bytes, is_dirty, is_new: false }
+    }
+}
+
+/// A released segment that others may hold.
+pub(super) struct Kept {
+    pub(super) segment: Arc<Segment>,
+    pub(super) is_dirty: bool,
+}
+
+impl Log {
+    /// Makes a new last segment with room for `record_bytes`.
+    pub(super) fn start_segment(&self, state: &mut State, record_bytes: u64, number: u64) -> Result<()> {
+        let needed = (HEADER_BYTES + record_bytes).max(self.segment_bytes);
+        let spare = match self.fitting(state, needed).and_then(|index| state.spares.remove(index)) {
+            Some(spare) => spare,
+            None => match self.make_spare(state, needed) {
+                // A full disk has no room for another: use any that fits.
+                Err(Error::NoSpace) => {
+                    let any = state.spares.iter().position(|spare| spare.capacity_bytes >= needed);
+                    any.and_then(|index| state.spares.remove(index)).ok_or(Error::NoSpace)?
+                }
+                other => other?,
+            },
+        };
+        let mut header = Vec::with_capacity(HEADER_BYTES as usize);
+        for _ in 0..2 {
+            let at = frame::start(&mut header, HEADER_KIND);
+            for word in [number, state.end, state.synced] {
+                header.extend_from_slice(&word.to_le_bytes());
+            }
+            frame::finish(&mut header, at, 0);
+            header.resize(header.len().next_multiple_of(HEADER_COPY as usize), 0);
+        }
+        let name = segment_name(spare.slot);
+        if let Err(error) = spare.file.write_at(Purpose::Wal, 0, &header) {
+            state.spares.push_back(spare);
+            return Err(Error::io(format!("writing {name}"), error));
+        }
+        let Spare { slot, file, capacity_bytes, is_new, .. } = spare;
+        let segment = Arc::new(Segment { slot, start: state.end, file, capacity_bytes });
+        let written_bytes = if is_new { 0 } else { capacity_bytes };
+        state.segments.push_back(Live { segment, number, dirty: true, written_bytes });
+        Ok(())
+    }
+
+    /// The spare to use next for a segment of `needed` bytes: a clean one, or any once there are enough files.
+    fn fitting(&self, state: &State, needed: u64) -> Option<usize> {
+        let enough = state.segments.len() + state.spares.len() >= SEGMENTS;
+        let fits = |dirty: bool| {
+            state.spares.iter().position(|spare| spare.capacity_bytes >= needed && spare.is_dirty == dirty)
+        };
+        fits(false).or_else(|| fits(true).filter(|_| enough))
+    }
+
+    fn make_spare(&self, state: &mut State, capacity_bytes: u64) -> Result<Spare> {
+        let slot = state.next_slot;
+        let name = segment_name(slot);
+        let file = self.disk.create(&name).map_err(|error| Error::io(format!("making {name}"), error))?;
+        state.next_slot += 1;
+        if let Err(error) = file.allocate(capacity_bytes) {
+            // The slot stays unused; a leftover empty file is a spare at the next opening.
+            let _ = self.disk.remove(&name);
+            return Err(Error::io(format!("taking space for {name}"), error));
+        }
+        state.names_dirty = true;
+        Ok(Spare { slot, file, capacity_bytes, is_dirty: false, is_new: true })
+    }
+
+    /// The segment that has the byte at `position`, which was appended and not yet released.
+    pub fn segment_at(&self, position: Position) -> Option<Arc<Segment>> {
+        let state = self.state.lock();
+        let live = state.segments.iter().rev().find(|live| live.segment.start <= position)?;
+        Some(live.segment.clone())
+    }
+
+    /// The segment whose first record is at `start`, if it is there; for owners that have just opened the log.
+    pub fn segment_starting(&self, start: Position) -> Option<Arc<Segment>> {
+        let state = self.state.lock();
+        let all = state
+            .kept
+            .iter()
+            .map(|kept| &kept.segment)
+            .chain(state.segments.iter().map(|live| &live.segment));
+        all.into_iter().find(|segment| segment.start == start).cloned()
+    }
+
+    /// Segments that the log itself does not need any more, but others hold: where they start, and their size.
+    pub fn kept(&self) -> Vec<(Position, u64)> {
+        let state = self.state.lock();
+        let held =
+            state.kept.iter().map(|kept| &kept.segment).filter(|segment| Arc::strong_count(segment) > 1);
+        held.map(|segment| (segment.start, segment.capacity_bytes)).collect()
+    }
+
+    /// Makes the next segment before it is needed, so that `append` need not; gives back what an idle log does not need.
+    pub(super) fn prepare(&self) -> Result<()> {
+        let mut state = self.state.lock();
+        if state.failed.is_some() {
+            return Ok(());
+        }
+        if state.end == state.idle_end {
+            while state.spares.len() > SPARES_IDLE {
+                let dirty = state.spares.iter().position(|spare| spare.is_dirty).unwrap_or(0);
+                let Some(spare) = state.spares.remove(dirty) else { break };
+                self.remove(spare.slot);
+            }
+            return Ok(());
+        }
+        state.idle_end = state.end;
+        if self.fitting(&state, self.segment_bytes).is_none() {
+            match self.make_spare(&mut state, self.segment_bytes) {
+                Ok(spare) => state.spares.push_back(spare),
+                // The append that needs it will say so.
+                Err(Error::NoSpace) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    fn remove(&self, slot: u64) {
+        if let Err(error) = self.disk.remove(&segment_name(slot)) {
+            // Harmless: it is found as a spare at the next opening.
+            log::warn!("removing {}: {error}", segment_name(slot));
+        }
+    }
+
+    /// The owner has durably stopped to need anything below `position`: segments that end there or before are used again.
+    pub fn release(&self, position: Position) {
+        let mut state = self.state.lock();
+        state.released = state.released.max(position);
+        while state.segments.len() > 1 && state.segments[1].segment.start <= position {
+            // What others point to must have been synced before it leaves the care of the log.
+            if state.segments[0].dirty && Arc::strong_count(&state.segments[0].segment) > 1 {
+                break;
+            }
+            let Some(live) = state.segments.pop_front() else { break };
+            state.kept.push(Kept { segment: live.segment, is_dirty: live.dirty });
+        }
+        self.reuse_kept(&mut state);
+    }
+
+    /// Takes back the released segments that nobody holds any more.
+    pub fn reuse(&self) {
+        self.reuse_kept(&mut self.state.lock());
+    }
+
+    fn reuse_kept(&self, state: &mut State) {
+        for Kept { segment, is_dirty } in std::mem::take(&mut state.kept) {
+            // Only holders make new holders, so who is alone stays alone.
+            match Arc::try_unwrap(segment) {
+                Ok(free) if state.segments.len() + state.spares.len() < SEGMENTS => {
+                    state.spares.push_back(Spare::used(free, is_dirty));
+                }
+                Ok(free) => self.remove(free.slot),
+                Err(segment) => state.kept.push(Kept { segment, is_dirty }),
+            }
+        }
+    }
+}
