@@ -167,18 +167,19 @@ impl BtreeEngine {
                     continue;
                 }
             };
-            for (key, item) in chunk.entries {
-                if !key.starts_with(prefix) {
+            for (key, item) in &chunk.entries {
+                if !chunk.at(key).starts_with(prefix) {
                     return Ok(extents);
                 }
-                match item {
+                // What is in memory is part of the window, too.
+                bytes += match item {
                     Item::Absent(extent) => {
-                        bytes += extent.bytes as usize;
-                        extents.push(extent);
+                        extents.push(*extent);
+                        extent.bytes as usize
                     }
-                    // What is in memory is part of the window, too.
-                    Item::Ready(value) => bytes += value.len(),
-                }
+                    Item::Inline(value) => value.len(),
+                    Item::Ready(value) => value.len(),
+                };
             }
             match chunk.next {
                 Some(next) => from = next,

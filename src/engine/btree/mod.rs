@@ -348,7 +348,7 @@ impl BtreeEngine {
                 .iter()
                 .filter_map(|(_, item)| match item {
                     Item::Absent(extent) => Some(*extent),
-                    Item::Ready(_) => None,
+                    Item::Inline(_) | Item::Ready(_) => None,
                 })
                 .collect();
             if absent.is_empty() {
@@ -499,8 +499,8 @@ impl Engine for BtreeEngine {
             loaded.keep_pages(LOADED_PAGES_MAX);
             leaves = self.ahead.more_leaves(leaves);
             for (key, item) in &chunk.entries {
-                if let Item::Ready(value) = item
-                    && visit(key, value).is_break()
+                if let Some(value) = chunk.value(item)
+                    && visit(chunk.at(key), value).is_break()
                 {
                     return Ok(());
                 }

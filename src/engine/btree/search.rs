@@ -1,5 +1,6 @@
 //! Searches of the tree in memory: one key, and the next part of a scan. What waits in the change buffer is newer than the pages.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -11,20 +12,47 @@ use super::pager::{Loaded, Pager, Piece};
 use super::tree::{Miss, Stop, Tree};
 use crate::engine::Error;
 
-/// An entry that a scan collected.
+/// The value of an entry that a scan collected.
 pub enum Item {
-    /// The value.
+    /// Here in the chunk's bytes, behind the key.
+    Inline(Range<usize>),
+    /// The value, shared with the pool.
     Ready(Bytes),
     /// Where it must be read.
     Absent(Extent),
 }
 
-/// A part of a scan.
+/// A part of a scan: entries in order.
+#[derive(Default)]
 pub struct Chunk {
-    /// Entries in order.
-    pub entries: Vec<(Bytes, Item)>,
+    /// Keys and inline values, one behind the other: one allocation for all, where one an entry was a fifth of a scan's time.
+    bytes: Vec<u8>,
+    /// Where each key lies in `bytes`, and its value.
+    pub entries: Vec<(Range<usize>, Item)>,
     /// Where the scan goes on; `None` at its end.
     pub next: Option<Vec<u8>>,
+}
+
+impl Chunk {
+    /// What lies at `range` of its bytes.
+    pub fn at(&self, range: &Range<usize>) -> &[u8] {
+        &self.bytes[range.clone()]
+    }
+
+    fn keep(&mut self, bytes: &[u8]) -> Range<usize> {
+        let start = self.bytes.len();
+        self.bytes.extend_from_slice(bytes);
+        start..self.bytes.len()
+    }
+
+    /// The value of an item; `None` if it must be read.
+    pub fn value<'a>(&'a self, item: &'a Item) -> Option<&'a [u8]> {
+        match item {
+            Item::Inline(range) => Some(self.at(range)),
+            Item::Ready(value) => Some(value),
+            Item::Absent(_) => None,
+        }
+    }
 }
 
 /// A leaf and the first key behind its range; `None` if it is the last one.
@@ -124,7 +152,7 @@ impl Tree {
         count_max: usize,
         absent_bytes_max: usize,
     ) -> Result<Chunk, Stop> {
-        let mut chunk = Chunk { entries: Vec::new(), next: None };
+        let mut chunk = Chunk::default();
         let leaf = self.leaf(pager, loaded, start, |_, _| {})?;
         let (leaf, next) = leaf.map_or((None, None), |(leaf, next)| (Some(leaf), next));
         // What ends first: the scan or the leaf's range.
@@ -138,6 +166,7 @@ impl Tree {
             let (Ok(first) | Err(first)) = leaf.search(start);
             (first, leaf.count())
         });
+        chunk.entries.reserve((count - first).min(count_max));
         let mut stored = (first..count)
             .filter_map(|index| leaf.as_ref().map(|leaf| (leaf.key(index), leaf.stored(index))))
             .take_while(|(key, _)| is_inside(key))
@@ -157,14 +186,15 @@ impl Tree {
                 chunk.next = Some(key.to_vec());
                 return Ok(chunk);
             }
+            let place = chunk.keep(key);
             let item = if newer {
                 stored.next_if(|(older, _)| *older == key);
                 let Some((_, value)) = waiting.next() else { break };
-                Item::Ready(Bytes::copy_from_slice(value))
+                Item::Inline(chunk.keep(value))
             } else {
                 match stored.next() {
                     None => break,
-                    Some((_, Stored::Inline(value))) => Item::Ready(Bytes::copy_from_slice(value)),
+                    Some((_, Stored::Inline(value))) => Item::Inline(chunk.keep(value)),
                     Some((_, Stored::Extent(extent))) => match self.value(pager, loaded, extent) {
                         Ok(value) => Item::Ready(value),
                         Err(Stop::Miss(_)) => {
@@ -175,7 +205,7 @@ impl Tree {
                     },
                 }
             };
-            chunk.entries.push((Bytes::copy_from_slice(key), item));
+            chunk.entries.push((place, item));
         }
         chunk.next = next.filter(|next| end.is_none_or(|end| next.as_slice() < end));
         Ok(chunk)

@@ -366,3 +366,44 @@ fn a_disk_that_is_full_at_any_allocation_leaves_the_store_whole() {
         }
     }
 }
+
+#[test]
+fn a_turned_bit_is_never_served() {
+    let sim = SimDisk::new();
+    let options = tiny();
+    let mut model = Map::new();
+    let engine = open_on(sim.clone(), &options).unwrap();
+    let mut prng = Prng::new(7);
+    for _ in 0..150 {
+        let batch = random_batch(&mut prng);
+        apply(&engine, &batch).unwrap();
+        follow(&mut model, &batch);
+    }
+    engine.close().unwrap();
+    drop(engine);
+    let file_bytes = sim.open(meta::FILE).unwrap().size().unwrap();
+    let mut caught = 0;
+    for _ in 0..400 {
+        let damaged = sim.kill();
+        damaged.flip_bit(meta::FILE, prng.below(file_bytes * 8));
+        let Ok(engine) = open_on(damaged, &options) else {
+            caught += 1;
+            continue;
+        };
+        match contents(&*engine) {
+            Ok(found) => assert_eq!(found, model),
+            Err(Error::Corrupt { file, .. }) => {
+                caught += 1;
+                assert_eq!(file, meta::FILE);
+                assert!(matches!(run(&*engine, Command::Verify), Err(Error::Corrupt { .. })));
+            }
+            Err(error) => panic!("{error}"),
+        }
+        for (key, value) in &model {
+            if let Ok(found) = engine.get(key, Tier::Disk) {
+                assert_eq!(found.as_deref(), Some(&value[..]));
+            }
+        }
+    }
+    assert!(caught > 50, "{caught}");
+}

@@ -1,0 +1,85 @@
+//! Joined pages, compaction, and the end of the file.
+
+use super::*;
+
+#[test]
+fn sparse_neighbours_join_until_pages_are_well_filled() {
+    for keep in [10, 50, 200] {
+        let engine = open_on(SimDisk::new(), &tiny()).unwrap();
+        fill(&engine, 3000, 60);
+        let full = engine.shape().tree.unwrap();
+        assert!(full.height >= 3 && full.fill > 0.8, "{full:?}");
+        thin_out(&engine, 3000, keep);
+        run(&*engine, Command::Checkpoint).unwrap();
+        run(&*engine, Command::Verify).unwrap();
+        let thin = engine.shape().tree.unwrap();
+        assert!(thin.fill > 0.25, "one of {keep}: {thin:?}");
+        assert!(u64::from(keep) > 100 || thin.inner_pages < full.inner_pages, "{thin:?}");
+        assert_eq!(contents(&*engine).unwrap().len(), 3000 / keep as usize);
+    }
+}
+
+#[test]
+fn compaction_cuts_the_file_to_what_is_in_use() {
+    for torn in TORN {
+        let sim = SimDisk::new();
+        let engine = open_on(sim.clone(), &with(torn)).unwrap();
+        let size = || sim.open(meta::FILE).unwrap().size().unwrap();
+        fill(&engine, 600, 5000);
+        run(&*engine, Command::Checkpoint).unwrap();
+        let full = size();
+        thin_out(&engine, 600, 10);
+        run(&*engine, Command::Checkpoint).unwrap();
+        let loose = size();
+        // Reads and changes go on beside it.
+        let (sender, ended) = std::sync::mpsc::channel();
+        engine.run(Command::Compact, Box::new(move |result| sender.send(result).unwrap()));
+        let mut model = contents(&*engine).unwrap();
+        let mut steps = 0u32;
+        while ended.try_recv().map(|result| result.unwrap()).is_err() {
+            steps += 1;
+            engine.work(Class::Flush).unwrap();
+            let (key, value) = (long_key(steps * 70 % 600), vec![1; 3000]);
+            let mut batch = Batch::new(0);
+            batch.put(key.clone(), value.clone());
+            if engine.apply(&batch, Tier::Disk).is_ok() {
+                model.insert(key, value);
+            }
+            assert!(steps < 2000);
+            if steps.is_multiple_of(16) {
+                engine.verify().unwrap();
+                assert_eq!(contents(&*engine).unwrap(), model);
+            }
+        }
+        run(&*engine, Command::Compact).unwrap();
+        run(&*engine, Command::Verify).unwrap();
+        assert_eq!(contents(&*engine).unwrap(), model);
+        let used = engine.tree.read().space.used_units() * UNIT_BYTES;
+        assert!(size() < used + used / 8 + (100 << 10), "{torn:?}: {full} {loose} {} used {used}", size());
+        assert!(size() < full / 4 && steps > 10, "{torn:?}: {full} {loose} {}", size());
+        let engine = open_on(sim.crash(1), &tiny()).unwrap();
+        run(&*engine, Command::Verify).unwrap();
+        assert_eq!(contents(&*engine).unwrap(), model);
+    }
+}
+
+#[test]
+fn a_file_whose_end_became_free_is_cut_at_a_checkpoint() {
+    let sim = SimDisk::new();
+    let engine = open_on(sim.clone(), &tiny()).unwrap();
+    let size = || sim.open(meta::FILE).unwrap().size().unwrap();
+    fill(&engine, 300, 9000);
+    run(&*engine, Command::Checkpoint).unwrap();
+    let full = size();
+    thin_out(&engine, 300, 300);
+    run(&*engine, Command::Checkpoint).unwrap();
+    // The free map itself found no place but at the end; the next one does.
+    fill(&engine, 1, 10);
+    run(&*engine, Command::Checkpoint).unwrap();
+    assert!(size() < full / 4, "{full} {}", size());
+    fill(&engine, 300, 9000);
+    engine.close().unwrap();
+    let engine = open_on(sim.crash(3), &tiny()).unwrap();
+    assert_eq!(contents(&*engine).unwrap().len(), 300);
+    run(&*engine, Command::Verify).unwrap();
+}
