@@ -392,7 +392,8 @@ fn no_turned_bit_is_ever_served() {
 #[test]
 #[ignore = "a child of another test"]
 fn child_writes_and_compares() {
-    let path = std::env::var_os("KVFS_CHILD_DIRECTORY").expect("run by its parent");
+    // With `--include-ignored` it also runs without its parent, which has something to say only through it.
+    let Some(path) = std::env::var_os("KVFS_CHILD_DIRECTORY") else { return };
     for kind in [Kind::Lsm, Kind::Btree] {
         let metered = Metered::new(
             OsDisk::open(&std::path::Path::new(&path).join(kind.to_string()), kvfs::disk::Access::Write)

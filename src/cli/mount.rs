@@ -135,7 +135,8 @@ pub fn unmount(path: &Path, lazy: bool) -> Result<(), Failure> {
     if session::detach_stale(&mount_point).map_err(failed)? {
         return Ok(());
     }
-    session::detach(&mount_point, lazy).map_err(|error| match error.raw_os_error() {
+    let detached = if lazy { session::detach(&mount_point, true) } else { session::unmount(&mount_point) };
+    detached.map_err(|error| match error.raw_os_error() {
         Some(libc::EBUSY) => Failure::new(
             code::MOUNT,
             format!("{show} is in use; close what uses it (fuser -vm {show} lists it), or unmount with -l"),

@@ -33,7 +33,7 @@ const GRACE: Duration = Duration::from_secs(10);
 /// How long the kernel may take to show the new filesystem at the mount point.
 const READY_MAX: Duration = Duration::from_secs(20);
 
-/// How long files that were just closed may keep a mount from becoming read-only.
+/// How long programs that are about to end, and files that were just closed, may keep a mount in use.
 const BUSY_MAX: Duration = Duration::from_secs(1);
 
 /// How the kernel talks to us.
@@ -301,13 +301,26 @@ pub fn remount(mount_point: &Path, options: &[String]) -> io::Result<()> {
         flags.set(flag, on);
     }
     let none: Option<&Path> = None;
+    // The kernel tells us of a closed file after close(2) has returned, and until we have answered a deleted one still
+    // counts as in use.
+    unless_busy(|| Ok(mount(none, mount_point, none, flags | MsFlags::MS_REMOUNT, none)?))
+}
+
+/// Unmounts what nobody uses. A program that has ended may have started another that has not yet let go of its files, so
+/// it is tried for a moment.
+pub fn unmount(mount_point: &Path) -> io::Result<()> {
+    unless_busy(|| detach(mount_point, false))
+}
+
+/// Tries again while the mount is in use, for a moment.
+fn unless_busy(mut call: impl FnMut() -> io::Result<()>) -> io::Result<()> {
     let begun = Instant::now();
     loop {
-        match mount(none, mount_point, none, flags | MsFlags::MS_REMOUNT, none) {
-            // The kernel tells us of a closed file after close(2) has returned, and until we have answered a deleted one
-            // still counts as in use.
-            Err(Errno::EBUSY) if begun.elapsed() < BUSY_MAX => std::thread::sleep(Duration::from_millis(5)),
-            result => return Ok(result?),
+        match call() {
+            Err(error) if error.raw_os_error() == Some(libc::EBUSY) && begun.elapsed() < BUSY_MAX => {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            result => return result,
         }
     }
 }

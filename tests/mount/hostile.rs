@@ -25,13 +25,23 @@ fn number(prng: &mut Prng) -> u64 {
     if prng.one_in(2) { edge.wrapping_add(distance) } else { edge.wrapping_sub(distance) }
 }
 
+/// A name that leads nowhere outside of the mount: what follows is done by root, and symbolic links point to such names.
 fn name(prng: &mut Prng) -> Vec<u8> {
+    let mut name = any_name(prng);
+    if name.starts_with(b"/") || name.windows(2).any(|pair| pair == b"..") {
+        name[0] = b'n';
+        name.retain(|&byte| byte != b'.');
+    }
+    name
+}
+
+fn any_name(prng: &mut Prng) -> Vec<u8> {
     match prng.below(5) {
         0 => {
             let length = [1, 254, 255, 256, 300][prng.below(5) as usize];
             (0..length).map(|_| prng.bits() as u8).collect()
         }
-        1 => [&b"."[..], b"..", b".stats", b".stats.d", b"a/b", b"-", b"\xff\xfe", b"\n"]
+        1 => [&b"."[..], b"a/./b", b".stats", b".stats.d", b"a/b", b"-", b"\xff\xfe", b"\n"]
             [prng.below(8) as usize]
             .into(),
         _ => format!("name{}", prng.below(12)).into_bytes(),
