@@ -88,6 +88,12 @@ settle() {
     die "merges do not come to rest after $((turn / 2)) s"
 }
 
+# Space as it is now: what the files occupy is looked at once a second.
+space_now() {
+    sleep 1.5
+    figure '.amplification.space | r'
+}
+
 # What was written goes to the disk and out of the page cache, where we may: reads then meet the disk.
 cool() {
     ctl sync
@@ -111,7 +117,7 @@ write_amplification() {
         settle
         printf '%-10s %8s %10s %12s %10s %8s\n' "$policy" "$(rate_of run)" "$(figure '.amplification.write | r' run)" \
             "$(figure '.amplification.write_no_wal | r' run)" "$(figure '[.levels[].runs] | add')" \
-            "$(figure '.amplification.space | r')"
+            "$(space_now)"
         end
     done
     echo "Leveled rewrites a byte about once for each level that it overlaps; tiered merges runs of a size, and pays in runs and space."
@@ -150,7 +156,7 @@ space_amplification() {
     overwrite run 3
     ctl sync
     show() {
-        printf '%-28s %10s %14s %10s\n' "$1" "$(figure '.amplification.space | r')" \
+        printf '%-28s %10s %14s %10s\n' "$1" "$(space_now)" \
             "$(figure '.space.physical_bytes | mib')" "$(figure '.debt.l0_files')"
     }
     printf '%-28s %10s %14s %10s\n' moment space physical l0-files

@@ -340,7 +340,10 @@ fn explain(path: &Path, offset: u64) -> Result<(), Failure> {
         .ok_or_else(|| failed("it does not lie in a mounted kvfs".to_string()))?;
     let block_bytes = report(mount_point, ".stats.d/json")?["block_bytes"].as_u64().unwrap_or(4096).max(1);
     control(mount_point, &format!("explain {} {}", found.st_ino, offset / block_bytes))?;
-    print(&read(mount_point, ".stats.d/trace")?)
+    let text = read(mount_point, ".stats.d/trace")?;
+    // Behind the answer that file has the reads that `trace on` has kept: another question.
+    let end = text.windows(8).position(|window| window == b"\ntrace o").map_or(text.len(), |at| at + 1);
+    print(&text[..end])
 }
 
 fn control(mount_point: &Path, line: &str) -> Result<(), Failure> {

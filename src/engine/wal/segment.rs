@@ -15,8 +15,10 @@ pub(super) const SPARES_IDLE: usize = 4;
 /// What the page cache writes at once, at least.
 const PAGE_BYTES: u64 = 4096;
 static ZEROS: [u8; PAGE_BYTES as usize] = [0; PAGE_BYTES as usize];
-/// Filling begins behind as many bytes of records, and goes on when fewer are left.
-const FILL_BYTES_MIN: u64 = 64 << 10;
+/// Where in the log filling begins: a store that is only tried out writes nothing for it.
+const FILL_FROM: Position = 1 << 20;
+/// It goes on when less is left before the records.
+const FILL_MARGIN_BYTES: u64 = 64 << 10;
 /// What is filled at once, at most: it is synced with the records, which wait for it.
 const FILL_BYTES_MAX: u64 = 1 << 20;
 
@@ -78,19 +80,20 @@ pub(super) struct Live {
 }
 
 impl Live {
-    /// Writes zeros ahead of the records, which take `used_bytes` of the file.
+    /// Writes zeros ahead of the records, which take `used_bytes` of the file and end at `log_end`.
     ///
     /// Space that was only taken is marked by the filesystem as never written, and the sync of a record that falls there must
-    /// also change that mark: it takes half as long again. So, while programs wait for syncs of small records, about as much is
-    /// filled ahead as the records take, up to 1 MiB at once; a segment that is used again needs none. What these bytes are
-    /// matters to nobody, so a failure only ends the filling: the latch of the disk, or the sync, says what is wrong.
-    pub(super) fn fill_ahead(&mut self, used_bytes: u64) {
+    /// also change that mark: it takes half as long again. So, while programs wait for syncs of small records, what comes next is
+    /// filled: behind the first MiB of the log, a quarter of what it has, and up to 1 MiB at once. A segment that is used
+    /// again needs none. What these bytes are matters to nobody, so a failure only ends the filling: the latch of the disk, or the
+    /// sync, says what is wrong.
+    pub(super) fn fill_ahead(&mut self, used_bytes: u64, log_end: Position) {
         let capacity_bytes = self.segment.capacity_bytes;
-        if used_bytes < FILL_BYTES_MIN || self.written_bytes > used_bytes + FILL_BYTES_MIN {
+        if log_end < FILL_FROM || self.written_bytes > used_bytes + FILL_MARGIN_BYTES {
             return;
         }
         let start = self.written_bytes.max(used_bytes.next_multiple_of(PAGE_BYTES));
-        let end = (start + used_bytes.min(FILL_BYTES_MAX)).min(capacity_bytes);
+        let end = (start + (log_end / 4).min(FILL_BYTES_MAX)).min(capacity_bytes);
         // Page by page: what is written in one piece lies in the page cache in one piece, and the kernel counts all of it again as
         // written for each record that changes a part.
         let fill = |at| {

@@ -77,7 +77,7 @@ impl Log {
             if !state.waiters.is_empty() && unsynced_bytes < SMALL_SYNC_BYTES {
                 let end = state.end;
                 if let Some(live) = state.segments.back_mut() {
-                    live.fill_ahead(HEADER_BYTES + (end - live.segment.start));
+                    live.fill_ahead(HEADER_BYTES + (end - live.segment.start), end);
                 }
             }
             let mut files = Vec::new();
