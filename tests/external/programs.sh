@@ -106,7 +106,8 @@ sqlite_case() {
 postgres_case() {
     [ -n "$(ls -d /usr/lib/postgresql/*/bin 2>/dev/null)" ] || need pg_ctl=postgresql
     bin=$(find /usr/lib/postgresql -maxdepth 2 -name bin | sort -V | tail -n 1)
-    mkdir "$mnt/pg" "$work/socket"
+    mkdir "$mnt/pg"
+    mkdir -p "$work/socket"
     chown postgres: "$mnt/pg" "$work/socket"
     cd "$mnt/pg"
     pg() { setpriv --reuid=postgres --regid=postgres --init-groups env HOME="$mnt/pg" PGHOST="$work/socket" "$@"; }
@@ -497,7 +498,8 @@ user_case() {
     mode=$(stat -c %a /dev/fuse)
     # As udev makes it everywhere.
     [ "$mode" = 666 ] || chmod 666 /dev/fuse
-    mkdir "$work/user" "$work/user/mnt"
+    rm -rf --one-file-system "$work/user"
+    mkdir -p "$work/user/mnt"
     chown -R nobody "$work/user"
     local code=0
     (

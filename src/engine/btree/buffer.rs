@@ -302,15 +302,13 @@ impl BtreeEngine {
 
     /// The next step of a sweep, which begins here if none is on its way; false if a checkpoint must come first.
     pub(super) fn sweep_some(&self) -> Result<bool> {
-        let result = self.sweep_step();
-        *self.sweep_failed.lock() = result.as_ref().err().cloned();
-        match result {
+        match self.sweep_step() {
             // A checkpoint of what is in pages may free some.
-            Err(Error::NoSpace) if self.tree.read().active_bytes() > 0 => {
-                *self.sweep_failed.lock() = None;
-                Ok(false)
+            Err(Error::NoSpace) if self.tree.read().active_bytes() > 0 => Ok(false),
+            result => {
+                self.note(result.as_ref().err());
+                result.map(|()| true)
             }
-            other => other.map(|()| true),
         }
     }
 
@@ -363,8 +361,10 @@ impl BtreeEngine {
         Ok(())
     }
 
-    /// Why what waits does not come into the pages, if the last try failed.
-    pub(super) fn sweep_error(&self) -> Option<Error> {
-        self.sweep_failed.lock().clone()
+    /// Notes how work ended for which batches wait.
+    pub(super) fn note(&self, failure: Option<&Error>) {
+        let mut noted = self.work_failed.lock();
+        let times = noted.as_ref().map_or(0, |(_, times)| *times);
+        *noted = failure.map(|error| (error.clone(), times + 1));
     }
 }

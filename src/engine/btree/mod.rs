@@ -95,6 +95,8 @@ const FIRST_UNIT: u64 = 2;
 const OUT_OF_LINE_BYTES: usize = 2048;
 /// Entries that a scan collects under one lock.
 const SCAN_ENTRIES: usize = 256;
+/// How often in a row sweeps or checkpoints may fail before a delete is told.
+const TRIES_FOR_SPACE: u32 = 4;
 /// Pages that a scan holds between its parts.
 const LOADED_PAGES_MAX: usize = 64;
 /// Bytes of values that a scan reads from the disk at a time.
@@ -141,8 +143,8 @@ pub struct BtreeEngine {
     settled_image_bytes: AtomicU64,
     /// Batches up to here come into pages before the next checkpoint that is more than a part of a sweep.
     target: Mutex<Option<Position>>,
-    /// Why the last step of a sweep failed.
-    sweep_failed: Mutex<Option<Error>>,
+    /// Why the last step of a sweep failed, or that a checkpoint finds no space, and how often in a row.
+    work_failed: Mutex<Option<(Error, u32)>>,
     /// Clock time of the first change since the last freeze, in ns, plus one; 0 without any.
     dirty_since: AtomicU64,
     checkpoints: AtomicU64,
@@ -188,7 +190,7 @@ pub fn open(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>, options: &Options) -> Re
         logged_image_bytes: AtomicU64::new(recovered.image_bytes),
         settled_image_bytes: AtomicU64::new(0),
         target: Mutex::new(None),
-        sweep_failed: Mutex::new(None),
+        work_failed: Mutex::new(None),
         dirty_since: AtomicU64::new(0),
         checkpoints: AtomicU64::new(0),
         checkpoint_nanos: AtomicU64::new(0),
@@ -229,7 +231,7 @@ impl BtreeEngine {
     }
 
     fn append(&self, batch: &Batch) -> Result<Position> {
-        self.log.append_batch(FIRST_KIND, Purpose::Wal, batch)
+        self.log.append_batch(FIRST_KIND, Purpose::Wal, batch).map_err(|error| self.refused(error, batch))
     }
 
     /// Appends images of the pages that the last batch changed. The batch stands without them.
@@ -389,20 +391,41 @@ impl BtreeEngine {
             (is_full, tree.image_bytes_max(), tree.buffer_owes())
         };
         if is_full {
-            return Err(self.busy(Cause::DirtyPages));
+            return Err(self.busy(Cause::DirtyPages, batch));
         }
         if self.log_bytes() >= 2 * self.options.checkpoint_log_bytes {
-            return Err(self.busy(Cause::LogSpace));
+            return Err(self.busy(Cause::LogSpace, batch));
         }
-        match self.guard.admit(batch.bytes(), image_bytes + owed_bytes, batch.uses_reserve) {
+        // What goes to the log at once: in one mode the leaf of every operation, too.
+        let mut bytes = batch.bytes();
+        if self.options.torn == Torn::Image {
+            bytes += batch.operations().len() as u64 * self.pager.page_bytes() as u64;
+        }
+        let admit = || self.guard.admit(bytes, image_bytes + owed_bytes, batch.uses_reserve);
+        let admitted = match admit() {
+            Err(Error::NoSpace) if self.log.give_back() => admit(),
+            other => other,
+        };
+        match admitted {
             // The buffer owes the most it can; once it is empty, what is left is known.
             Err(Error::NoSpace) if owed_bytes > 0 => {
                 self.target.lock().get_or_insert_with(|| self.log.end());
-                return Err(self.busy(Cause::DirtyPages));
+                return Err(self.busy(Cause::DirtyPages, batch));
             }
-            other => other?,
+            Err(error) => return Err(self.refused(error, batch)),
+            Ok(()) => {}
         }
-        self.take_space(needs.unwrap_or_default())
+        self.take_space(needs.unwrap_or_default()).map_err(|error| self.refused(error, batch))
+    }
+
+    /// What a batch is told for which there is no space. One that gives space back waits for a checkpoint, as long as there is
+    /// something to bring home: that frees the log, and pages that are free only then.
+    fn refused(&self, error: Error, batch: &Batch) -> Error {
+        if !matches!(error, Error::NoSpace) || !batch.uses_reserve || !self.is_dirty() {
+            return error;
+        }
+        self.target.lock().get_or_insert_with(|| self.log.end());
+        self.busy(Cause::Space, batch)
     }
 
     /// Takes space in the file for what a change needs. The writer's lock is held.
@@ -452,13 +475,16 @@ impl BtreeEngine {
         Ok(())
     }
 
-    fn busy(&self, cause: Cause) -> Error {
-        // Waiting would not end.
-        if let Some(error) = self.sweep_error() {
-            return error;
+    fn busy(&self, cause: Cause, batch: &Batch) -> Error {
+        self.bell.ring(Class::Flush);
+        // Waiting for work that fails would not end. What gives space back is worth some tries.
+        let tries = if batch.uses_reserve { TRIES_FOR_SPACE } else { 1 };
+        if let Some((error, times)) = &*self.work_failed.lock()
+            && *times >= tries
+        {
+            return error.clone();
         }
         self.stalls.begin(cause, true, self.clock.elapsed());
-        self.bell.ring(Class::Flush);
         Error::Busy { cause, retry_after: RETRY_AFTER }
     }
 

@@ -8,7 +8,7 @@
 
 use super::compact::Compaction;
 use super::{BtreeEngine, UNIT_BYTES, buffer};
-use crate::engine::{Pending, Result, Work};
+use crate::engine::{Error, Pending, Result, Work};
 
 impl BtreeEngine {
     /// Whether a checkpoint is due now, or else when.
@@ -109,6 +109,7 @@ impl BtreeEngine {
             match begun {
                 Ok(begun) => *job = begun,
                 Err(error) => {
+                    self.note(Some(&error).filter(|error| matches!(error, Error::NoSpace)));
                     waiters.into_iter().for_each(|done| done(Err(error.clone())));
                     return Err(error);
                 }
@@ -122,11 +123,13 @@ impl BtreeEngine {
         match advanced {
             Ok(false) => {}
             Ok(true) => {
+                self.note(None);
                 let waiters = job.take().map(|job| job.waiters).unwrap_or_default();
                 waiters.into_iter().for_each(|done| done(Ok(())));
             }
             Err(error) => {
                 // The job stays and is tried again; who waits for it learns of the error now.
+                self.note(Some(&error).filter(|error| matches!(error, Error::NoSpace)));
                 let waiters = std::mem::take(&mut running.waiters);
                 waiters.into_iter().for_each(|done| done(Err(error.clone())));
                 return Err(error);

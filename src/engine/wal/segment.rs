@@ -239,6 +239,16 @@ impl Log {
         Ok(())
     }
 
+    /// Gives the space of all free segments back to the disk; whether there were any. For a full disk: what the log needs next it
+    /// takes anew.
+    pub fn give_back(&self) -> bool {
+        let mut state = self.state.lock();
+        self.reuse_kept(&mut state);
+        let spares = std::mem::take(&mut state.spares);
+        spares.iter().for_each(|spare| self.remove(spare.slot));
+        !spares.is_empty()
+    }
+
     fn remove(&self, slot: u64) {
         if let Err(error) = self.disk.remove(&segment_name(slot)) {
             // Harmless: it is found as a spare at the next opening.

@@ -83,3 +83,71 @@ fn a_file_whose_end_became_free_is_cut_at_a_checkpoint() {
     assert_eq!(contents(&*engine).unwrap().len(), 300);
     run(&*engine, Command::Verify).unwrap();
 }
+
+/// Puts one or two entries of a few sizes until there is no space, then deletes everything in another order.
+fn fill_and_empty(seed: u64, options: &Options, capacity: u64) {
+    let sim = SimDisk::new();
+    sim.set_capacity(Some(capacity));
+    let engine = open_on(sim.clone(), options).unwrap();
+    let mut prng = Prng::new(seed);
+    // Everything is tried until it is done or refused; waiting must end.
+    let apply = |batch: &Batch| {
+        for _ in 0..2000 {
+            match engine.apply(batch, Tier::Disk) {
+                Err(Error::Busy { .. }) => _ = engine.work(Class::Flush),
+                other => return other,
+            }
+        }
+        panic!("seed {seed}: a batch waits for ever");
+    };
+    let mut keys = Vec::new();
+    loop {
+        let mut batch = Batch::new(1);
+        for _ in 0..1 + prng.below(2) {
+            let key = [&prng.bits().to_be_bytes()[..], b"/name"].concat();
+            batch.put(key.clone(), vec![7; [20, 60, 250, 700][prng.below(4) as usize]]);
+            keys.push(key);
+        }
+        match apply(&batch) {
+            Ok(_) => {}
+            Err(Error::NoSpace) => break,
+            Err(error) => panic!("seed {seed}: {error}"),
+        }
+        if prng.one_in(50) {
+            engine.work(Class::Log).unwrap();
+        }
+    }
+    let count = keys.len();
+    assert!(count > 200, "seed {seed}: full after {count} entries");
+    for at in (1..count).rev() {
+        keys.swap(at, prng.below(at as u64 + 1) as usize);
+    }
+    for (nth, key) in keys.into_iter().enumerate() {
+        let mut batch = Batch::new(1);
+        batch.delete(key);
+        batch.uses_reserve = true;
+        apply(&batch).unwrap_or_else(|error| {
+            panic!("{:?} seed {seed}: delete {nth} of {count}: {error}", options.torn)
+        });
+    }
+    assert!(contents(&*engine).unwrap().is_empty());
+    run(&*engine, Command::Checkpoint).unwrap();
+    run(&*engine, Command::Verify).unwrap();
+}
+
+#[test]
+fn what_gives_space_back_is_done_on_a_full_disk() {
+    for torn in TORN {
+        for seed in 0..4 {
+            let options = Options {
+                reserve_bytes: 96 << 10,
+                log_segment_bytes: 16 << 10,
+                dirty_bytes_max: 128 << 10,
+                checkpoint_log_bytes: 128 << 10,
+                torn,
+                ..tiny()
+            };
+            fill_and_empty(seed, &options, (1 << 20) + seed * 37_000);
+        }
+    }
+}
