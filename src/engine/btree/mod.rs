@@ -69,8 +69,8 @@ use parking_lot::{Mutex, MutexGuard};
 use super::wal::{FIRST_KIND, Log, RECORD_OVERHEAD_BYTES};
 use super::{
     Batch, Bell, Cause, Class, Command, Debt, Done, Engine, Error, Journal, KeyRange, Memory, Options,
-    PageCause, Pending, Position, Probe, ProbeMeter, Promise, Result, Shape, SpaceGuard, StallMeter, Tier,
-    Torn, Visit,
+    PageCause, Pending, Position, Probe, ProbeMeter, Promise, Result, Shape, SpaceClaim, SpaceGuard,
+    StallMeter, Tier, Torn, Visit,
 };
 use crate::base::clock::Clock;
 use crate::base::journal::Field;
@@ -383,12 +383,13 @@ impl BtreeEngine {
     /// Refuses a batch that is over a limit, and takes space for what it needs; `None` if it will wait in the buffer.
     fn make_room(&self, batch: &Batch, needs: Option<Needs>) -> Result<()> {
         let bytes_max = self.options.dirty_bytes_max;
-        let (is_full, image_bytes, owed_bytes) = {
+        let (is_full, image_bytes, owed_bytes, inside_bytes) = {
             let tree = self.tree.read();
             let buffer_max = buffer::share(bytes_max, buffer::SHARE_MAX);
             let is_full =
                 tree.dirty_bytes() >= bytes_max || needs.is_none() && tree.buffer.bytes() >= buffer_max;
-            (is_full, tree.image_bytes_max(), tree.buffer_owes())
+            let inside_bytes = tree.space.available_units() * UNIT_BYTES;
+            (is_full, tree.image_bytes_max(), tree.buffer_owes(), inside_bytes)
         };
         if is_full {
             return Err(self.busy(Cause::DirtyPages, batch));
@@ -401,7 +402,16 @@ impl BtreeEngine {
         if self.options.torn == Torn::Image {
             bytes += batch.operations().len() as u64 * self.pager.page_bytes() as u64;
         }
-        let admit = || self.guard.admit(bytes, image_bytes + owed_bytes, batch.uses_reserve);
+        let owed_bytes_max = image_bytes + owed_bytes;
+        let claim = match () {
+            () if batch.uses_reserve => SpaceClaim::Release,
+            // Values are rounded up to units, and pages split: twice as much and some pages are surely enough.
+            () if inside_bytes >= 2 * (bytes + owed_bytes_max) + 8 * self.pager.page_bytes() as u64 => {
+                SpaceClaim::Inside
+            }
+            () => SpaceClaim::Growth,
+        };
+        let admit = || self.guard.admit(bytes, owed_bytes_max, claim);
         let admitted = match admit() {
             Err(Error::NoSpace) if self.log.give_back() => admit(),
             other => other,
@@ -418,14 +428,39 @@ impl BtreeEngine {
         self.take_space(needs.unwrap_or_default()).map_err(|error| self.refused(error, batch))
     }
 
-    /// What a batch is told for which there is no space. One that gives space back waits for a checkpoint, as long as there is
-    /// something to bring home: that frees the log, and pages that are free only then.
+    /// What a batch is told for which there is no space: to wait for a checkpoint if that frees a segment of the log, or for a
+    /// compaction if much of the file is free but not its end, so that it could not be cut. One that gives space back waits as
+    /// long as there is anything to bring home: that also frees pages which are free only then.
     fn refused(&self, error: Error, batch: &Batch) -> Error {
-        if !matches!(error, Error::NoSpace) || !batch.uses_reserve || !self.is_dirty() {
+        if !matches!(error, Error::NoSpace) {
+            return error;
+        }
+        let is_sparse = {
+            let space = &self.tree.read().space;
+            let free_units = space.end().saturating_sub(space.used_units());
+            free_units > (space.end() / 4).max(4 * CUT_UNITS_MIN)
+        };
+        if is_sparse {
+            self.compact_unasked();
+        }
+        let frees_log = self.log_bytes() >= self.options.log_segment_bytes;
+        if !is_sparse && !frees_log && !(batch.uses_reserve && self.is_dirty()) {
             return error;
         }
         self.target.lock().get_or_insert_with(|| self.log.end());
         self.busy(Cause::Space, batch)
+    }
+
+    /// Starts a compaction if none is on its way.
+    fn compact_unasked(&self) {
+        let mut commands = self.commands.lock();
+        if commands.compact.is_empty() && self.compaction.try_lock().is_some_and(|running| running.is_none())
+        {
+            commands.compact.push(Box::new(|result| match result {
+                Ok(()) => log::info!("the disk is full, and the file was compacted"),
+                Err(error) => log::warn!("the disk is full, and the file cannot be compacted: {error}"),
+            }));
+        }
     }
 
     /// Takes space in the file for what a change needs. The writer's lock is held.

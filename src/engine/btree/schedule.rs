@@ -164,6 +164,7 @@ impl BtreeEngine {
                 compaction.end(Ok(()));
             }
             Err(error) => {
+                self.note(Some(&error));
                 compaction.end(Err(error.clone()));
                 return Err(error);
             }

@@ -11,7 +11,7 @@ use super::stall::{Load, Pace, Pressure, pressure};
 use super::version::View;
 use super::{LsmEngine, Troubles, wal};
 use crate::disk::Purpose;
-use crate::engine::{Batch, Cause, Class, Error, Position, Result};
+use crate::engine::{Batch, Cause, Class, Error, Position, Result, SpaceClaim};
 
 /// When a stopped batch may ask again, should the bell not ring before.
 const RETRY: Duration = Duration::from_millis(50);
@@ -98,13 +98,14 @@ impl LsmEngine {
     fn admit_space(&self, batch: &Batch, view: &View) -> Result<()> {
         let (bytes, memtable_bytes) = (batch.bytes(), view.memtable_bytes());
         let owed_bytes = memtable_bytes + self.meters.merge_owed_bytes.load(Relaxed);
-        let result = self.space.admit(bytes, owed_bytes, batch.uses_reserve);
+        let claim = if batch.uses_reserve { SpaceClaim::Release } else { SpaceClaim::Growth };
+        let result = self.space.admit(bytes, owed_bytes, claim);
         if !matches!(result, Err(Error::NoSpace)) {
             return result;
         }
         let gives_space = self.gives_space(view, &self.troubles.lock());
         let is_running = self.meters.temporary_bytes.load(Relaxed) > 0;
-        let fits_after = || is_running && self.space.admit(bytes, memtable_bytes, false).is_ok();
+        let fits_after = || is_running && self.space.admit(bytes, memtable_bytes, SpaceClaim::Growth).is_ok();
         if gives_space && (batch.uses_reserve || self.shelf.obsolete_bytes() > 0 || fits_after()) {
             return Err(self.wait_for_space());
         }
