@@ -444,7 +444,8 @@ impl BtreeEngine {
             self.compact_unasked();
         }
         let frees_log = self.log_bytes() >= self.options.log_segment_bytes;
-        if !is_sparse && !frees_log && !(batch.uses_reserve && self.is_dirty()) {
+        let helps = is_sparse || frees_log || batch.uses_reserve && self.is_dirty();
+        if !helps {
             return error;
         }
         self.target.lock().get_or_insert_with(|| self.log.end());
