@@ -16,7 +16,8 @@ use crate::fs::meter::Op;
 
 /// The report as one JSON object, with a newline at its end.
 pub fn json(report: &Report) -> String {
-    let mut text = format!("{:#}", value(report));
+    // Nothing in it can fail: keys are strings and numbers are finite or null.
+    let mut text = serde_json::to_string_pretty(&value(report)).unwrap_or_default();
     text.push('\n');
     text
 }
@@ -28,7 +29,7 @@ fn value(report: &Report) -> Value {
     let disk = sample.disk.total();
     let owed_bytes: f64 = forecast::debt(sample).iter().map(|row| row.debt_bytes).sum();
     let millis = report.time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
-    json!({
+    let mut value = json!({
         "schema": "kvfs.stats/1",
         "version": mount.version,
         "uuid": mount.uuid,
@@ -78,10 +79,10 @@ fn value(report: &Report) -> Value {
             "overhead_write_bytes": sample.overhead_write_bytes(),
             "compaction_write_bytes": sample.compaction().write_bytes,
             "compaction_read_bytes": sample.compaction().read_bytes,
-            "by_purpose": object(Purpose::all().map(|purpose| (purpose.name(), counters(sample.disk.of(purpose))))),
+            "by_purpose": null,
         },
         "amplification": amplification(sample, Some(report.space_amp())),
-        "windows": object(report.windows.iter().map(|window| (window.name, growth(&window.growth)))),
+        "windows": null,
         "space": {
             "apparent_bytes": usage.apparent_bytes,
             "live_bytes": report.live_bytes(),
@@ -121,12 +122,12 @@ fn value(report: &Report) -> Value {
             "cpu_seconds": forecast::cpu_seconds(sample, owed_bytes),
             "cpu_seconds_max": forecast::cpu_seconds(sample, forecast::debt_max(sample)),
             "settle_seconds": forecast::settle_seconds(report),
-            "levels": debt_levels(sample),
+            "levels": null,
         },
         "prediction": prediction(report),
         "stalls": stalls(sample),
-        "levels": levels(sample),
-        "tree": tree(sample),
+        "levels": null,
+        "tree": null,
         "memory": {
             "limit_bytes": shape.memory.limit_bytes,
             "used_bytes": shape.memory.used_bytes,
@@ -169,11 +170,11 @@ fn value(report: &Report) -> Value {
             "max": shape.scan_runs.quantile(1.0),
             "buckets": shape.scan_runs.buckets,
         },
-        "cpu": object(Work::ALL.into_iter().map(|work| (work.name(), cost(shape.cpu.of(work))))),
-        "ops": object(Op::ALL.iter().map(|&op| (op.name(), operation(sample, op)))),
-        "kinds": kinds(report),
-        "by_process": by_process(report),
-        "by_path": by_path(report),
+        "cpu": null,
+        "ops": null,
+        "kinds": null,
+        "by_process": null,
+        "by_path": null,
         "jobs": shape.jobs,
         "process": {
             "pid": mount.pid,
@@ -182,7 +183,20 @@ fn value(report: &Report) -> Value {
             "asked_write_bytes": sample.process.map(|process| process.asked_write_bytes),
             "asked_read_bytes": sample.process.map(|process| process.asked_read_bytes),
         },
-    })
+    });
+    // `json!` copies what it is given; these are most of the report.
+    let purposes = Purpose::all().map(|purpose| (purpose.name(), counters(sample.disk.of(purpose))));
+    value["disk"]["by_purpose"] = object(purposes);
+    value["windows"] = object(report.windows.iter().map(|window| (window.name, growth(&window.growth))));
+    value["debt"]["levels"] = debt_levels(sample).into();
+    value["levels"] = levels(sample).into();
+    value["tree"] = tree(sample).into();
+    value["cpu"] = object(Work::ALL.into_iter().map(|work| (work.name(), cost(shape.cpu.of(work)))));
+    value["ops"] = object(Op::ALL.iter().map(|&op| (op.name(), operation(sample, op))));
+    value["kinds"] = kinds(report);
+    value["by_process"] = by_process(report).into();
+    value["by_path"] = by_path(report).into();
+    value
 }
 
 /// `space` only where there is a figure for it at all.
