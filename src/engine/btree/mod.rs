@@ -145,6 +145,8 @@ pub struct BtreeEngine {
     target: Mutex<Option<Position>>,
     /// Why the last step of a sweep failed, or that a checkpoint finds no space, and how often in a row.
     work_failed: Mutex<Option<(Error, u32)>>,
+    /// Where the file ended after the last compaction, however that went: another would gain nothing.
+    compacted_end: Mutex<Option<u64>>,
     /// Clock time of the first change since the last freeze, in ns, plus one; 0 without any.
     dirty_since: AtomicU64,
     checkpoints: AtomicU64,
@@ -191,6 +193,7 @@ pub fn open(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>, options: &Options) -> Re
         settled_image_bytes: AtomicU64::new(0),
         target: Mutex::new(None),
         work_failed: Mutex::new(None),
+        compacted_end: Mutex::new(None),
         dirty_since: AtomicU64::new(0),
         checkpoints: AtomicU64::new(0),
         checkpoint_nanos: AtomicU64::new(0),
@@ -435,11 +438,8 @@ impl BtreeEngine {
         if !matches!(error, Error::NoSpace) {
             return error;
         }
-        let is_sparse = {
-            let space = &self.tree.read().space;
-            let free_units = space.end().saturating_sub(space.used_units());
-            free_units > (space.end() / 4).max(4 * CUT_UNITS_MIN)
-        };
+        let end = self.sparse_end().filter(|end| *self.compacted_end.lock() != Some(*end));
+        let is_sparse = end.is_some();
         if is_sparse {
             self.compact_unasked();
         }
@@ -450,6 +450,13 @@ impl BtreeEngine {
         }
         self.target.lock().get_or_insert_with(|| self.log.end());
         self.busy(Cause::Space, batch)
+    }
+
+    /// The end of the file in units, if much below it is free.
+    fn sparse_end(&self) -> Option<u64> {
+        let space = &self.tree.read().space;
+        let free_units = space.end().saturating_sub(space.used_units());
+        (free_units > (space.end() / 4).max(4 * CUT_UNITS_MIN)).then_some(space.end())
     }
 
     /// Starts a compaction if none is on its way.

@@ -109,7 +109,7 @@ impl BtreeEngine {
             match begun {
                 Ok(begun) => *job = begun,
                 Err(error) => {
-                    self.note(Some(&error).filter(|error| matches!(error, Error::NoSpace)));
+                    self.note_want_of_space(&error);
                     waiters.into_iter().for_each(|done| done(Err(error.clone())));
                     return Err(error);
                 }
@@ -129,13 +129,19 @@ impl BtreeEngine {
             }
             Err(error) => {
                 // The job stays and is tried again; who waits for it learns of the error now.
-                self.note(Some(&error).filter(|error| matches!(error, Error::NoSpace)));
+                self.note_want_of_space(&error);
                 let waiters = std::mem::take(&mut running.waiters);
                 waiters.into_iter().for_each(|done| done(Err(error.clone())));
                 return Err(error);
             }
         }
         Ok(Pending::More)
+    }
+
+    fn note_want_of_space(&self, error: &Error) {
+        if matches!(error, Error::NoSpace) {
+            self.note(Some(error));
+        }
     }
 
     /// One step of a compaction, if one was asked for; whether there was one. It ends with its first error.
@@ -161,10 +167,11 @@ impl BtreeEngine {
                     ("duration_ns", (took.as_nanos() as u64).into()),
                 ];
                 self.journal.record(self.clock.now(), "compact", fields);
+                *self.compacted_end.lock() = Some(self.tree.read().space.end());
                 compaction.end(Ok(()));
             }
             Err(error) => {
-                self.note(Some(&error));
+                *self.compacted_end.lock() = Some(self.tree.read().space.end());
                 compaction.end(Err(error.clone()));
                 return Err(error);
             }

@@ -137,6 +137,24 @@ fn fill_and_empty(seed: u64, options: &Options, capacity: u64) {
         batch.put(nth.to_be_bytes().to_vec(), vec![9; 200]);
         apply(&batch).unwrap_or_else(|error| panic!("{:?} seed {seed}: put {nth}: {error}", options.torn));
     }
+    // Somebody else takes the rest of the disk: whoever waits then is told, and does not wait for ever.
+    let space = sim.space().unwrap();
+    sim.set_capacity(Some(space.total_bytes - space.free_bytes));
+    for nth in 0..200u64 {
+        let mut batch = Batch::new(1);
+        match prng.one_in(2) {
+            true => batch.put(prng.bits().to_be_bytes().to_vec(), vec![9; 300]),
+            false => {
+                batch.delete(nth.to_be_bytes().to_vec());
+                batch.uses_reserve = true;
+            }
+        }
+        match apply(&batch) {
+            Ok(_) | Err(Error::NoSpace) => {}
+            Err(error) => panic!("{:?} seed {seed}: {error}", options.torn),
+        }
+    }
+    sim.set_capacity(None);
     run(&*engine, Command::Checkpoint).unwrap();
     run(&*engine, Command::Verify).unwrap();
 }
