@@ -11,6 +11,7 @@
 //! | `mount/hostile.rs` | offsets, names, sizes, modes and times at and over every edge |
 //! | `mount/load.rs` | sixty-four threads at once, for minutes if asked |
 //! | `mount/rights.rs` | who may enter, read, write and command |
+//! | `mount/disks.rs` | what ext2, ext4 and XFS below do with requests for space |
 //! | `mount/stalls.rs` | large deletes, open-unlinked files, a stalled writer |
 //!
 //! Without `/dev/fuse` they pass with a note; with `CI=true` they fail.
@@ -20,6 +21,8 @@ mod host;
 
 #[path = "mount/calls.rs"]
 mod calls;
+#[path = "mount/disks.rs"]
+mod disks;
 #[path = "mount/hostile.rs"]
 mod hostile;
 #[path = "mount/kill.rs"]

@@ -9,7 +9,7 @@
 //!   each rename whole or not at all.
 //! - After a failed sync nothing is known about the writes before it. [`Latch`] refuses further writes
 //!   until the store is opened again.
-//! - [`File::allocate`] takes the space: later writes below the allocated size cannot fail with `ENOSPC`.
+//! - [`File::allocate`] takes the space that it grows the file by: later writes there cannot fail with `ENOSPC`.
 //!
 //! [`SimDisk`] implements exactly this, [`OsDisk`] relies on nothing more. [`Metered`], [`Latch`] and
 //! [`Faulty`] are decorators, so the real and the simulated disk stay plain. The stack on a mount is
@@ -90,9 +90,8 @@ pub trait File: Send + Sync {
     fn size(&self) -> io::Result<u64>;
     /// Cuts the file, or grows it with zeros.
     fn set_size(&self, bytes: u64) -> io::Result<()>;
-    /// Takes space for the first `bytes` of the file, which reads as zeros where nothing was written; the size
-    /// becomes at least `bytes`. `StorageFull` where there is no space, and then nothing has changed that a
-    /// reader could see.
+    /// Grows the file to `bytes`, if it is shorter, and takes the space for what is new, which reads as zeros. `StorageFull` where
+    /// there is not room for all of it; then none is taken.
     fn allocate(&self, bytes: u64) -> io::Result<()>;
 }
 

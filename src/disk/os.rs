@@ -149,6 +149,9 @@ impl Disk for OsDisk {
     }
 }
 
+/// Held while a file takes space. Growing is rare and short, so one lock serves all files.
+static GROWING: parking_lot::Mutex<()> = parking_lot::Mutex::new(());
+
 struct OsFile(fs::File);
 
 impl OsFile {
@@ -211,12 +214,38 @@ impl File for OsFile {
         self.0.set_len(bytes)
     }
     fn allocate(&self, bytes: u64) -> io::Result<()> {
-        let length = libc::off_t::try_from(bytes).map_err(io::Error::other)?;
-        match fallocate(&self.0, FallocateFlags::empty(), 0, length) {
-            // A filesystem that cannot reserve (some network ones): grow the file and hope, as everyone does there.
-            Err(nix::errno::Errno::EOPNOTSUPP) if self.size()? < bytes => self.set_size(bytes),
-            Err(nix::errno::Errno::EOPNOTSUPP) => Ok(()),
-            other => Ok(other?),
+        // One at a time: what follows looks at the size before and cuts back to it.
+        let _growing = GROWING.lock();
+        let old_bytes = self.size()?;
+        let Some(growth_bytes) = bytes.checked_sub(old_bytes).filter(|bytes| *bytes > 0) else {
+            return Ok(());
+        };
+        // From the old end on: asked for the whole file, XFS wants as much room again as the file has already.
+        let offset = libc::off_t::try_from(old_bytes).map_err(io::Error::other)?;
+        let length = libc::off_t::try_from(growth_bytes).map_err(io::Error::other)?;
+        let reserved = loop {
+            match fallocate(&self.0, FallocateFlags::empty(), offset, length) {
+                Err(nix::errno::Errno::EINTR) => {}
+                other => break other,
+            }
+        };
+        match reserved {
+            Ok(()) => Ok(()),
+            // A filesystem that cannot reserve (ext2, some network ones): refuse what surely has no room, grow the file and hope.
+            Err(nix::errno::Errno::EOPNOTSUPP) => {
+                let found = nix::sys::statvfs::fstatvfs(&self.0)?;
+                let free_bytes = found.blocks_available() * found.fragment_size();
+                // One without any blocks (ramfs) does not know.
+                if found.blocks() > 0 && free_bytes < growth_bytes {
+                    return Err(io::Error::from_raw_os_error(libc::ENOSPC));
+                }
+                self.set_size(bytes)
+            }
+            Err(error) => {
+                // What was taken until then would be missing elsewhere: ext4 keeps it and lets the file grow by it.
+                self.set_size(old_bytes)?;
+                Err(error.into())
+            }
         }
     }
 }
