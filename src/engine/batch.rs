@@ -8,6 +8,12 @@ use bytes::Bytes;
 use super::{Error, Result};
 use crate::base::varint;
 
+/// `value` in memory of its own, for whoever keeps it: as it comes in a batch it may be a slice of something much larger, the request
+/// of a program or a segment of the log, and would keep all of that.
+pub fn owned(value: &Bytes) -> Bytes {
+    Bytes::copy_from_slice(value)
+}
+
 /// One change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Operation {

@@ -18,8 +18,6 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ops::ControlFlow;
 
-use bytes::Bytes;
-
 use super::counters::{self, Change};
 use super::dirent::Dirent;
 use super::inode::{HAS_CAPABILITY, HAS_PENDING, HAS_XATTRS, Inode};
@@ -293,7 +291,7 @@ impl Checker<'_> {
 
     fn inode(&mut self, ino: Ino, value: &[u8]) {
         self.summary.inodes += 1;
-        let record = match Inode::decode(ino, &Bytes::copy_from_slice(value)) {
+        let record = match Inode::decode(ino, value) {
             Ok(record) => record,
             Err(error) => {
                 self.missing(ino).is_unreadable = true;

@@ -118,12 +118,10 @@ pub(super) fn recount(engine: &dyn Engine) -> Result<Change> {
     for span in [keys::inodes(), keys::dirents(), keys::xattrs()] {
         engine.scan(span.range(), Tier::Disk, &mut |key, value| {
             match keys::parse(key) {
-                Some(Key::Inode { ino }) => {
-                    match inode::Inode::decode(ino, &bytes::Bytes::copy_from_slice(value)) {
-                        Ok(record) => total = total.plus(Change::added(&record)),
-                        Err(error) => problem = Some(error),
-                    }
-                }
+                Some(Key::Inode { ino }) => match inode::Inode::decode(ino, value) {
+                    Ok(record) => total = total.plus(Change::added(&record)),
+                    Err(error) => problem = Some(error),
+                },
                 _ => total = total.plus(Change::records((key.len() + value.len()) as i64)),
             }
             ControlFlow::Continue(())

@@ -27,8 +27,6 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::ops::ControlFlow;
 
-use bytes::Bytes;
-
 use super::check::{CheckSummary, Evidence, Mend};
 use super::dirent::Dirent;
 use super::inode::Inode;
@@ -159,7 +157,7 @@ impl FileSystem {
         let mut records: BTreeMap<Ino, Inode> = BTreeMap::new();
         engine.scan(keys::inodes().range(), Tier::Disk, &mut |key, value| {
             if let Some(Key::Inode { ino }) = keys::parse(key)
-                && let Ok(record) = Inode::decode(ino, &Bytes::copy_from_slice(value))
+                && let Ok(record) = Inode::decode(ino, value)
             {
                 records.insert(ino, record);
             }

@@ -32,6 +32,7 @@ use super::page::{
 };
 use super::pager::{Loaded, Pager};
 use super::{OUT_OF_LINE_BYTES, UNIT_BYTES};
+use crate::engine::batch::owned;
 use crate::engine::{Batch, Error, Operation, PageCause, Position, Torn};
 
 /// Something that is not in memory.
@@ -406,7 +407,7 @@ impl Tree {
                 self.space.take(units)
             }
         };
-        self.values.insert(unit, value.clone());
+        self.values.insert(unit, owned(value));
         self.value_bytes += value.len() as u64;
         Extent { unit, units: units as u32, bytes: value.len() as u32, crc: pager.checksum(value) }
     }

@@ -6,8 +6,8 @@
 //! # What it is made of
 //!
 //! A B-tree map under a lock. Short keys lie in the nodes themselves, so that a search follows one pointer a level instead of
-//! one a comparison; small values are copied, so that no buffer of the caller is kept for them; of large ones the caller's
-//! buffer is shared. What a batch needs is made ready before the lock is taken, and what it replaces is freed behind it.
+//! one a comparison. Values are copied: a caller's buffer may be much larger than what of it is kept. Large ones are shared with
+//! readers. What a batch needs is made ready before the lock is taken, and what it replaces is freed behind it.
 //! A skip list without locks (`crossbeam-skiplist`) inserts a fifth and reads half as many keys a second.
 
 use std::borrow::Borrow;
@@ -20,11 +20,12 @@ use bytes::Bytes;
 use parking_lot::RwLock;
 
 use super::Slot;
+use crate::engine::batch::owned;
 use crate::engine::{Batch, Options, Position};
 
 /// A key up to this length lies in its node.
 const SHORT_BYTES: usize = 30;
-/// A value below this length is copied.
+/// A value below this length is copied for each reader, not shared with it.
 const SMALL_BYTES: usize = 512;
 /// What an entry costs in memory beside a long key and the value: its place in a node that is two thirds full, and what the
 /// allocator adds to the value.
@@ -112,7 +113,7 @@ impl Held {
         match value {
             None => Held::Tombstone,
             Some(value) if position == 0 && value.len() < SMALL_BYTES => Held::Small(value[..].into()),
-            Some(value) => Held::Large(Box::new(Large { value: value.clone(), position })),
+            Some(value) => Held::Large(Box::new(Large { value: owned(value), position })),
         }
     }
 

@@ -1,0 +1,103 @@
+//! What an engine holds in memory is what it says, and no more than it may: every byte of the heap is counted here.
+
+#[path = "support/engines.rs"]
+#[allow(dead_code)]
+mod engines;
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use engines::{apply, open};
+use kvfs::disk::{Access, OsDisk};
+use kvfs::engine::{Batch, Engine, Kind, Options, settle};
+
+/// Counts what lives on the heap, and the most that did.
+struct Counting;
+
+static LIVE: AtomicU64 = AtomicU64::new(0);
+static PEAK: AtomicU64 = AtomicU64::new(0);
+
+// SAFETY: every call is passed to the system's allocator as it is.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        let bytes = layout.size() as u64;
+        PEAK.fetch_max(LIVE.fetch_add(bytes, Relaxed) + bytes, Relaxed);
+        // SAFETY: the caller's promise is ours.
+        unsafe { System.alloc(layout) }
+    }
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        LIVE.fetch_sub(layout.size() as u64, Relaxed);
+        // SAFETY: it came from `alloc` above.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static HEAP: Counting = Counting;
+
+/// The heap is of the whole process, so one test at a time.
+static ALONE: Mutex<()> = Mutex::new(());
+
+const MEMORY_BYTES: u64 = 64 << 20;
+const REQUEST_BYTES: usize = 1 << 20;
+const BLOCK_BYTES: usize = 4 << 10;
+
+/// Options of a mount with `memory=64M`.
+fn options(kind: Kind) -> Options {
+    let mut options = Options { kind, ..Options::default() };
+    kvfs::base::text::set(kvfs::engine::FIELDS, &mut options, "memory", "64M").unwrap().unwrap();
+    options
+}
+
+/// The blocks of one request of a program: slices of its buffer.
+fn request(first_block: usize, fill: u8) -> Batch {
+    let buffer = Bytes::from(vec![fill; REQUEST_BYTES]);
+    let mut batch = Batch::new(0);
+    for index in 0..REQUEST_BYTES / BLOCK_BYTES {
+        let value = buffer.slice(index * BLOCK_BYTES..(index + 1) * BLOCK_BYTES);
+        batch.put(format!("block {:08}", first_block + index).into_bytes(), value);
+    }
+    batch
+}
+
+/// Holds the heap that grew since `before` to what `engine` says of it, and to its limit.
+fn check(engine: &dyn Engine, before: u64, when: &str) {
+    let live = LIVE.load(Relaxed).saturating_sub(before);
+    let memory = engine.shape().memory;
+    assert_eq!(memory.limit_bytes, MEMORY_BYTES);
+    assert!(live <= MEMORY_BYTES + MEMORY_BYTES / 10, "{when}: {live} bytes live, {memory:?}");
+    assert!(live <= memory.used_bytes + MEMORY_BYTES / 10, "{when}: {live} bytes live, {memory:?}");
+}
+
+/// A request that overlaps the one before but for one block leaves one block of that behind: not its buffer, nor, when the log is
+/// replayed, the segment it lies in.
+fn what_is_kept_keeps_nothing_else(kind: Kind) {
+    let _alone = ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let home = tempfile::tempdir().unwrap();
+    let options = options(kind);
+    let before = LIVE.load(Relaxed);
+    let engine = open(OsDisk::open(home.path(), Access::Write).unwrap(), &options).unwrap();
+    for index in 0..256 {
+        apply(&*engine, &request(index, index as u8)).unwrap();
+    }
+    check(&*engine, before, "written");
+    settle(&*engine).unwrap();
+    check(&*engine, before, "settled");
+    // Killed: nothing is closed.
+    drop(engine);
+    let disk: Arc<OsDisk> = OsDisk::open(home.path(), Access::Write).unwrap();
+    let engine = open(disk, &options).unwrap();
+    check(&*engine, before, "opened again");
+}
+
+#[test]
+fn a_kept_value_keeps_nothing_else_lsm() {
+    what_is_kept_keeps_nothing_else(Kind::Lsm);
+}
+
+#[test]
+fn a_kept_value_keeps_nothing_else_btree() {
+    what_is_kept_keeps_nothing_else(Kind::Btree);
+}
