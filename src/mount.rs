@@ -1,8 +1,8 @@
 //! The composition root: disk → engine → filesystem → kernel. The only file that names every concrete part.
 //!
 //! ```text
-//! OsDisk ← Metered (door 3) ← Latch ← engine ← MeteredEngine (door 2) ← FileSystem (door 1) ← Adapter ← kernel
-//!                └───────────────┴────────────────┴──────────────────────┴── Control ← VirtualTree (/.stats)
+//! OsDisk ← Pool ← Metered (door 3) ← Latch ← engine ← MeteredEngine (door 2) ← FileSystem (door 1) ← Adapter ← kernel
+//!                       └───────────────┴────────────────┴──────────────────────┴── Control ← VirtualTree (/.stats)
 //! ```
 //!
 //! Threads beside the kernel's: the engine's [`Worker`], one for the filesystem's own background work, and one that gives
@@ -27,7 +27,7 @@ use parking_lot::{Condvar, Mutex};
 use crate::base::clock::{Clock, SystemClock};
 use crate::control::metrics::MetricsServer;
 use crate::control::{Control, MountInfo, Parts, StatsSocket};
-use crate::disk::{Access, Disk, Latch, Metered, OsDisk, Overlay, ProcessIo, process_io, process_of};
+use crate::disk::{Access, Disk, Latch, Metered, OsDisk, Overlay, Pool, ProcessIo, process_io, process_of};
 use crate::engine::{self, Command, Engine, MeteredEngine, Pending, Tier, Worker};
 use crate::fs::attribution::Process;
 use crate::fs::types::{Caller, ROOT, SetAttributes};
@@ -65,6 +65,7 @@ pub struct Store {
     pub fs: Arc<FileSystem>,
     clock: Arc<dyn Clock>,
     os: Arc<OsDisk>,
+    pool: Arc<Pool>,
     path: PathBuf,
     /// What the kernel had counted of this process before the store was opened.
     began: Option<ProcessIo>,
@@ -92,7 +93,8 @@ pub fn open_store(path: &Path, given: &Given) -> Result<Store, Error> {
     }
     // Someone may have made a store while we waited for the lock.
     let place = look(path)?;
-    let disk = Metered::new(os.clone());
+    let pool = Pool::of_process(os.clone());
+    let disk = Metered::new(pool.clone());
     let latch = Latch::new(disk.clone());
     let description = match Description::load(&*latch)? {
         Some(description) => description,
@@ -113,7 +115,7 @@ pub fn open_store(path: &Path, given: &Given) -> Result<Store, Error> {
     let fs =
         open_fs(&engine, &clock, &latch, &description, &settings).map_err(|error| fs_error(&show, error))?;
     let path = path.to_path_buf();
-    Ok(Store { description, settings, disk, latch, engine, fs, clock, os, path, began })
+    Ok(Store { description, settings, disk, latch, engine, fs, clock, os, pool, path, began })
 }
 
 /// Opens the filesystem on `engine`; an empty engine gets a new one, whose root belongs to whoever makes it.
@@ -351,7 +353,7 @@ fn serve_fs(fs: &FileSystem, stop: &Stop) {
 }
 
 fn parts(store: &Store, mount_point: &Path) -> Parts {
-    let Store { description, settings, disk, latch, engine, fs, clock, path, began, .. } = store;
+    let Store { description, settings, disk, latch, engine, fs, clock, pool, path, began, .. } = store;
     let value = |name: &str| settings.get(name).unwrap_or_default();
     let user = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
     let usage = {
@@ -362,6 +364,7 @@ fn parts(store: &Store, mount_point: &Path) -> Parts {
         let fs = fs.clone();
         move || fs.write_times()
     };
+    let pool = pool.clone();
     let began = *began;
     let process = move || Some(process_io().ok()?.since(began.as_ref()?));
     Parts {
@@ -386,6 +389,7 @@ fn parts(store: &Store, mount_point: &Path) -> Parts {
         usage: Box::new(usage),
         write_times: Box::new(write_times),
         process: Box::new(process),
+        open_files: Box::new(move || pool.open_files()),
     }
 }
 
@@ -492,7 +496,7 @@ pub fn check(path: &Path, progress: &mut dyn FnMut(&str)) -> Result<Findings, Er
     progress("opening");
     // A daemon that was just killed may hold the store for a moment yet.
     let os = lock(path, Access::Read)?;
-    let disk: Arc<dyn Disk> = Overlay::new(os);
+    let disk: Arc<dyn Disk> = Overlay::new(Pool::of_process(os));
     if repair::is_pending(&*disk)? {
         findings.damage.push(repair::PENDING.to_string());
         return Ok(findings);
@@ -537,7 +541,7 @@ pub fn repair(path: &Path, apply: bool, progress: &mut dyn FnMut(&str)) -> Resul
         return Err(Error::Usage(format!("{show} holds no store")));
     }
     let os = lock(path, if apply { Access::Write } else { Access::Read })?;
-    repair::repair(os, apply, progress).map_err(|error| match error {
+    repair::repair(Pool::of_process(os), apply, progress).map_err(|error| match error {
         Error::Usage(what) => Error::Usage(format!("{show}: {what}")),
         Error::Damaged(what) => Error::Damaged(format!("{show}: {what}")),
         Error::System(what) => Error::System(format!("{show}: {what}")),

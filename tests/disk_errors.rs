@@ -10,7 +10,7 @@ use bytes::Bytes;
 use kvfs::base::clock::ManualClock;
 use kvfs::base::prng::Prng;
 use kvfs::control::{self, Control, MountInfo, Parts};
-use kvfs::disk::{Disk, Fault, Faulty, Kind as Request, Latch, Metered, Purpose, SimDisk, Space};
+use kvfs::disk::{Disk, Fault, Faulty, Kind as Request, Latch, Metered, OpenFiles, Purpose, SimDisk, Space};
 use kvfs::engine::{self, Class, Engine, Error as EngineError, Kind, MeteredEngine, Options, Tier};
 use kvfs::fs::meter::Op;
 use kvfs::fs::types::{Caller, NewNode, ROOT};
@@ -82,6 +82,7 @@ fn mount_on(faulty: Arc<Faulty>, kind: Kind) -> std::result::Result<Mounted, Str
         latch: latch.clone(),
         usage: Box::new(move || usage.usage()),
         write_times: Box::new(|| Ok(())),
+        open_files: Box::new(OpenFiles::default),
         process: Box::new(|| None),
     });
     Ok(Mounted { faulty, latch, engine, fs, control })

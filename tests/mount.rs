@@ -8,6 +8,7 @@
 //! | `mount/stats.rs` | `/.stats` and its readers, commands, the meter against the kernel's |
 //! | `mount/repair.rs` | `kvfs check --repair` of a store that was damaged |
 //! | `mount/lifecycle.rs` | mount, second mount, stale mount, signals, mount(8), exit codes |
+//! | `mount/descriptors.rs` | more files below than the process may have open |
 //! | `mount/hostile.rs` | offsets, names, sizes, modes and times at and over every edge |
 //! | `mount/load.rs` | sixty-four threads at once, for minutes if asked |
 //! | `mount/rights.rs` | who may enter, read, write and command |
@@ -23,6 +24,8 @@ mod host;
 mod calls;
 #[path = "mount/disks.rs"]
 mod disks;
+#[path = "mount/descriptors.rs"]
+mod descriptors;
 #[path = "mount/hostile.rs"]
 mod hostile;
 #[path = "mount/kill.rs"]

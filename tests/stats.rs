@@ -13,7 +13,7 @@ use kvfs::base::prng::Prng;
 use kvfs::control::{
     Base, Control, MountInfo, Parts, Physical, Report, Sample, State, Window, json, levels, text,
 };
-use kvfs::disk::{Disk, Latch, Metered, ProcessIo, Purpose, SimDisk, Snapshot, Space};
+use kvfs::disk::{Disk, Latch, Metered, OpenFiles, ProcessIo, Purpose, SimDisk, Snapshot, Space};
 use kvfs::engine::{
     self, Batch, Cache, Cause, Command, Compression, Cost, Cpu, Debt, Engine, Filter, Histogram, Kind,
     KindCounters, Level, Lookups, MemEngine, Memory, MeteredEngine, PageCause, PageKind, Shape,
@@ -166,6 +166,7 @@ fn report(sample: Sample, last: Sample) -> Report {
             bytes: 562 << 10,
             files: 7,
             below: Some(Space { total_bytes: 100 << 30, free_bytes: 42 << 30 }),
+            open_files: OpenFiles { open: 7, open_max: 896, reopened: 2 },
         },
         stats_reads: 3,
     }
@@ -497,6 +498,7 @@ fn rig_on(
         latch,
         usage: Box::new(|| Usage { stored_bytes: 1000, ..Usage::default() }),
         write_times: Box::new(|| Ok(())),
+        open_files: Box::new(OpenFiles::default),
         process: Box::new(|| None),
     });
     let tree = control.tree();
@@ -944,6 +946,7 @@ fn a_closed_latch_is_shown() {
         disk,
         latch: latch.clone(),
         write_times: Box::new(|| Ok(())),
+        open_files: Box::new(OpenFiles::default),
         usage: Box::new(Usage::default),
         process: Box::new(|| None),
     });

@@ -27,7 +27,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use crate::base::text::{exact_size, human_size};
-use crate::disk::{self, Access, Disk, OsDisk, Purpose};
+use crate::disk::{self, Access, Disk, OsDisk, Pool, Purpose};
 use contender::Contender;
 pub use plan::{Arguments, Plan};
 use progress::Progress;
@@ -94,7 +94,8 @@ pub fn run(
 /// Measures a cell on the directory `store`, and leaves it empty.
 pub fn measure_at(store: &Path, plan: &Plan, contender: &Contender, work: &Workload) -> Result<Row, Error> {
     let options = contender.options(plan::scaled(plan.memory_bytes)).map_err(Error::Usage)?;
-    let disk: Arc<dyn Disk> = OsDisk::open(store, Access::Write).map_err(|error| failed(store, error))?;
+    let disk = OsDisk::open(store, Access::Write).map_err(|error| failed(store, error))?;
+    let disk: Arc<dyn Disk> = Pool::of_process(disk);
     clear(&*disk).map_err(|error| failed(store, error))?;
     let used = if plan.sync { disk.clone() } else { Unsynced::new(disk.clone()) };
     let row = cell::measure(used, &contender.name, &options, work, plan.gets);

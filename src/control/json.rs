@@ -182,6 +182,9 @@ fn value(report: &Report) -> Value {
             "read_bytes": sample.process.map(|process| process.read_bytes),
             "asked_write_bytes": sample.process.map(|process| process.asked_write_bytes),
             "asked_read_bytes": sample.process.map(|process| process.asked_read_bytes),
+            "open_files": physical.open_files.open,
+            "open_files_max": physical.open_files.open_max,
+            "reopened_files": physical.open_files.reopened,
         },
     });
     // `json!` copies what it is given; these are most of the report.

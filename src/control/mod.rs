@@ -43,7 +43,7 @@ pub use stats::{Base, MountInfo, Physical, Report, Sample, State, Window, ratio}
 
 use crate::base::clock::Clock;
 use crate::base::journal::Field;
-use crate::disk::{Disk, Latch, Metered, ProcessIo};
+use crate::disk::{Disk, Latch, Metered, OpenFiles, ProcessIo};
 use crate::engine::{Cause, Engine, Journal, MeteredEngine, Stalls};
 use crate::fs::attribution::Charges;
 use crate::fs::meter::{Latency, Meter, Op, growth};
@@ -83,6 +83,8 @@ pub struct Parts {
     pub write_times: Box<dyn Fn() -> Result<()> + Send + Sync>,
     /// The kernel's counters of this process since before the store was opened; `None` where there are none.
     pub process: Box<dyn Fn() -> Option<ProcessIo> + Send + Sync>,
+    /// The store's files that the process has open.
+    pub open_files: Box<dyn Fn() -> OpenFiles + Send + Sync>,
 }
 
 /// What `mark NAME` remembers.
@@ -155,6 +157,7 @@ impl Control {
                     bytes: files.iter().map(|file| file.bytes_allocated).sum(),
                     files: files.len() as u64,
                     below: self.parts.disk.space().ok(),
+                    open_files: (self.parts.open_files)(),
                 };
                 *self.physical.lock() = physical;
             }

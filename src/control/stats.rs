@@ -22,7 +22,7 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use crate::disk::{Counters, ProcessIo, Purpose, Snapshot, Space};
+use crate::disk::{Counters, OpenFiles, ProcessIo, Purpose, Snapshot, Space};
 use crate::engine::{Cause, Engine, KINDS, KindCounters, MeteredEngine, Shape, TagCounters};
 use crate::fs::Usage;
 use crate::fs::attribution::Charges;
@@ -367,6 +367,8 @@ pub struct Physical {
     pub files: u64,
     /// The filesystem below; `None` where it does not say.
     pub below: Option<Space>,
+    /// Those of the files that are open.
+    pub open_files: OpenFiles,
 }
 
 /// The growth over the last while.

@@ -11,15 +11,16 @@
 //!   until the store is opened again.
 //! - [`File::allocate`] takes the space that it grows the file by: later writes there cannot fail with `ENOSPC`.
 //!
-//! [`SimDisk`] implements exactly this, [`OsDisk`] relies on nothing more. [`Metered`], [`Latch`] and
-//! [`Faulty`] are decorators, so the real and the simulated disk stay plain. The stack on a mount is
-//! `Latch(Metered(OsDisk))`.
+//! [`SimDisk`] implements exactly this, [`OsDisk`] relies on nothing more. [`Pool`], [`Metered`], [`Latch`]
+//! and [`Faulty`] are decorators, so the real and the simulated disk stay plain. The stack on a mount is
+//! `Latch(Metered(Pool(OsDisk)))`.
 
 mod fault;
 mod latch;
 mod meter;
 mod os;
 mod overlay;
+mod pool;
 mod prefix;
 mod purpose;
 mod sim;
@@ -32,6 +33,7 @@ pub use latch::{Latch, is_poisoned};
 pub use meter::{Counters, Metered, Snapshot};
 pub use os::{Access, OsDisk, ProcessIo, process_io, process_of, read_outside};
 pub use overlay::Overlay;
+pub use pool::{OpenFiles, Pool};
 pub use prefix::Prefixed;
 pub use purpose::{LEVELS, Purpose};
 pub use sim::{SimDisk, Witness};

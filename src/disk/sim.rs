@@ -117,6 +117,8 @@ struct State {
     requests: u64,
     stop_at: Option<u64>,
     capacity_bytes: Option<u64>,
+    open_files: u64,
+    open_files_max: Option<u64>,
     witness: Witness,
     trace: Option<String>,
 }
@@ -136,6 +138,13 @@ impl State {
     fn powered(&self) -> io::Result<()> {
         match self.stop_at {
             Some(limit) if self.requests >= limit => Err(io::Error::other("the simulated power is off")),
+            _ => Ok(()),
+        }
+    }
+
+    fn may_open(&self) -> io::Result<()> {
+        match self.open_files_max {
+            Some(max) if self.open_files >= max => Err(io::Error::from_raw_os_error(libc::EMFILE)),
             _ => Ok(()),
         }
     }
@@ -179,6 +188,16 @@ impl SimDisk {
     /// Limits the sum of file sizes; what goes over fails with `ENOSPC`.
     pub fn set_capacity(&self, bytes: Option<u64>) {
         self.state.lock().capacity_bytes = bytes;
+    }
+
+    /// Limits how many files may be open at once; what goes over fails with `EMFILE`.
+    pub fn set_open_files_max(&self, files: Option<u64>) {
+        self.state.lock().open_files_max = files;
+    }
+
+    /// Files that are open.
+    pub fn open_files(&self) -> u64 {
+        self.state.lock().open_files
     }
 
     /// The disk's own totals.
@@ -262,7 +281,9 @@ impl SimDisk {
         true
     }
 
-    fn file(&self, name: &str, body: u64) -> Arc<dyn File> {
+    /// Opens a file; `state` is that of this disk.
+    fn file(&self, state: &mut State, name: &str, body: u64) -> Arc<dyn File> {
+        state.open_files += 1;
         Arc::new(SimFile { name: name.to_string(), body, state: self.state.clone() })
     }
 }
@@ -271,6 +292,7 @@ impl Disk for SimDisk {
     fn create(&self, name: &str) -> io::Result<Arc<dyn File>> {
         let mut state = self.state.lock();
         state.request(|| format!("create {name}"))?;
+        state.may_open()?;
         if state.names.contains_key(name) {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
@@ -280,15 +302,14 @@ impl Disk for SimDisk {
         let change = NameChange::Create(name.to_string(), body);
         change.apply(&mut state.names);
         state.unsynced_names.push(change);
-        drop(state);
-        Ok(self.file(name, body))
+        Ok(self.file(&mut state, name, body))
     }
     fn open(&self, name: &str) -> io::Result<Arc<dyn File>> {
-        let state = self.state.lock();
+        let mut state = self.state.lock();
         state.powered()?;
         let body = *state.names.get(name).ok_or(io::ErrorKind::NotFound)?;
-        drop(state);
-        Ok(self.file(name, body))
+        state.may_open()?;
+        Ok(self.file(&mut state, name, body))
     }
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         let mut state = self.state.lock();
@@ -351,6 +372,12 @@ impl SimFile {
 
     fn length(&self, state: &State) -> usize {
         state.bodies.get(&self.body).map_or(0, |body| body.current.len())
+    }
+}
+
+impl Drop for SimFile {
+    fn drop(&mut self) {
+        self.state.lock().open_files -= 1;
     }
 }
 

@@ -5,6 +5,7 @@ mod damage;
 mod limits;
 mod merging;
 mod model;
+mod open_files;
 mod policies;
 mod speed;
 mod threads;
