@@ -169,6 +169,7 @@ fn value(report: &Report) -> Value {
             "p99": shape.scan_runs.quantile(0.99),
             "max": shape.scan_runs.quantile(1.0),
             "buckets": shape.scan_runs.buckets,
+            "tombstones": shape.scan_tombstones,
         },
         "cpu": null,
         "ops": null,

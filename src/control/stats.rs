@@ -320,6 +320,7 @@ fn shape_since(now: &Shape, earlier: &Shape) -> Shape {
     shape.classes = now.classes.since(&earlier.classes);
     shape.cpu = now.cpu.since(&earlier.cpu);
     shape.probes = now.probes.since(&earlier.probes);
+    shape.scan_tombstones = now.scan_tombstones.saturating_sub(earlier.scan_tombstones);
     shape.scan_runs = now.scan_runs.since(&earlier.scan_runs);
     shape
 }

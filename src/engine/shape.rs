@@ -37,6 +37,8 @@ pub struct Shape {
     pub probes: Histogram,
     /// LSM: sorted sources (memtables, tables of L0, levels) merged per scan.
     pub scan_runs: Histogram,
+    /// LSM: tombstones that scans had to pass; what they jumped over is not among them.
+    pub scan_tombstones: u64,
     /// Bytes of files that are kept only until their last reader is gone.
     pub obsolete_bytes: u64,
     /// Bytes now in outputs of merges that are not part of the store yet, or inputs kept while a merge runs.

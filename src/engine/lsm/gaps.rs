@@ -6,18 +6,21 @@
 //! 1. A scan that has passed many tombstones in a row *opens* a gap at the first of them, and begins again there with a new
 //!    view. What it finds from now on, it finds after the gap was opened.
 //! 2. When it meets a key with a value, or its end, the gap is *closed* there: it is kept, joined with those it touches.
-//! 3. A put cuts its key out of every gap before it returns. Of an open gap everything behind the key is given up.
+//! 3. A put cuts its key out of every gap before it returns, also out of those that are open.
+//! 4. A delete gives its key back to the gaps that it touches, and joins them: a queue, whose names come and go, is one gap again
+//!    after each.
 //!
 //! # Invariants
 //!
 //! 1. No key of a closed gap has a value, but for puts that have not returned yet: such a put came into the memtable either before
 //!    the gap was opened, and then the scan met it, or later, and then it cuts the gap.
-//! 2. Flushes, merges and deletes make no key appear. So gaps need not know of them, nor of views.
+//! 2. Flushes and merges make no key appear. So gaps need not know of them, nor of views. Puts and deletes change gaps in the order in
+//!    which they are applied.
 //! 3. Closed gaps do not touch each other, and there are at most [`GAPS_MAX`] of them. They are gone when nobody has used one
 //!    for [`PUTS_UNUSED`] puts, so that writers do not pay for scans that come no more.
 
-use std::collections::BTreeMap;
-use std::ops::Bound::{Included, Unbounded};
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound::{Excluded, Included, Unbounded};
 use std::sync::atomic::{AtomicUsize, Ordering, fence};
 
 use parking_lot::Mutex;
@@ -26,6 +29,8 @@ use crate::engine::Batch;
 
 /// Closed gaps at most; of more, the one used longest ago goes.
 const GAPS_MAX: usize = 256;
+/// Keys that are cut out of an open gap at most; behind the last of more, everything is given up.
+const CLAIM_PUTS_MAX: usize = 32;
 /// After this many puts without a scan that used a gap all closed ones are forgotten.
 const PUTS_UNUSED: u64 = 1 << 16;
 
@@ -41,7 +46,9 @@ struct Gap {
 struct Claim {
     id: u64,
     start: Vec<u8>,
-    /// The lowest key at or behind `start` that was put since.
+    /// Keys at or behind `start`, below `limit`, that were put since and not deleted again.
+    puts: BTreeSet<Vec<u8>>,
+    /// Nothing is claimed from here on.
     limit: Option<Vec<u8>>,
 }
 
@@ -86,7 +93,7 @@ impl Gaps {
         let mut state = self.state.lock();
         let id = state.next_id;
         state.next_id += 1;
-        state.open.push(Claim { id, start: start.to_vec(), limit: None });
+        state.open.push(Claim { id, start: start.to_vec(), puts: BTreeSet::new(), limit: None });
         self.count(&state);
         drop(state);
         // The view must not be taken before writers can see the claim.
@@ -94,16 +101,20 @@ impl Gaps {
         OpenGap { gaps: self, id }
     }
 
-    /// Takes the keys that `batch` puts out of all gaps. To be called when reads see the batch, before its caller hears so.
-    pub fn cut(&self, batch: &Batch) {
+    /// Takes the keys that `batch` puts out of all gaps, and gives back those that it deletes. To be called when reads see the
+    /// batch, before its caller hears so, and in the order of batches.
+    pub fn change(&self, batch: &Batch) {
         // Either this put sees the claim of a scan, or the scan's view has the put.
         fence(Ordering::SeqCst);
         if self.count.load(Ordering::Relaxed) == 0 {
             return;
         }
         let mut state = self.state.lock();
-        for operation in batch.operations().iter().filter(|operation| operation.value().is_some()) {
-            state.cut(operation.key());
+        for operation in batch.operations() {
+            match operation.value() {
+                Some(_) => state.cut(operation.key()),
+                None => state.give_back(operation.key()),
+            }
         }
         self.count(&state);
     }
@@ -118,7 +129,12 @@ impl Gaps {
             let claim = state.open.swap_remove(index);
             if let Some(end) = end {
                 let end = claim.limit.as_deref().map_or(end, |limit| limit.min(end));
-                state.add(claim.start, end.to_vec());
+                let mut start = claim.start;
+                for put in claim.puts.iter().filter(|put| &put[..] < end) {
+                    state.add(start, put.clone());
+                    start = successor(put);
+                }
+                state.add(start, end.to_vec());
             }
         }
         self.count(&state);
@@ -133,7 +149,10 @@ impl State {
         }
         for claim in &mut self.open {
             if key >= &claim.start[..] && claim.limit.as_deref().is_none_or(|limit| key < limit) {
-                claim.limit = Some(key.to_vec());
+                claim.puts.insert(key.to_vec());
+                if claim.puts.len() > CLAIM_PUTS_MAX {
+                    claim.limit = claim.puts.pop_last();
+                }
             }
         }
         let before = self.closed.range_mut::<[u8], _>((Unbounded, Included(key))).next_back();
@@ -149,6 +168,19 @@ impl State {
             self.closed.insert(behind, Gap { end, used });
         }
         self.bound();
+    }
+
+    /// Knows that `key` has no value: gaps that end before it or begin behind it are one.
+    fn give_back(&mut self, key: &[u8]) {
+        for claim in &mut self.open {
+            claim.puts.remove(key);
+        }
+        let before = self.closed.range::<[u8], _>((Unbounded, Excluded(key))).next_back();
+        let ends_here = before.is_some_and(|(_, gap)| gap.end == key);
+        if self.closed.is_empty() || !ends_here && !self.closed.contains_key(&successor(key)) {
+            return;
+        }
+        self.add(key.to_vec(), successor(key));
     }
 
     /// Adds `start..end`, joined with every gap that it touches.

@@ -106,6 +106,7 @@ struct Meters {
     probes: ProbeMeter,
     /// Sorted sources that scans merge.
     scan_runs: ProbeMeter,
+    scan_tombstones: AtomicU64,
     filter_checks: AtomicU64,
     filter_useful: AtomicU64,
     filter_false: AtomicU64,

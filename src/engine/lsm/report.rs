@@ -120,6 +120,7 @@ impl LsmEngine {
             cpu: self.shelf.cpu().snapshot().plus(&self.log.cpu()),
             probes: meters.probes.snapshot(),
             scan_runs: meters.scan_runs.snapshot(),
+            scan_tombstones: meters.scan_tombstones.load(Relaxed),
             obsolete_bytes: self.shelf.obsolete_bytes(),
             temporary_bytes: meters.temporary_bytes.load(Relaxed),
             temporary_peak_bytes: meters.temporary_peak_bytes.load(Relaxed),

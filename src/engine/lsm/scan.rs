@@ -6,6 +6,8 @@
 //! A scan keeps no memtable in memory. When one that it goes through was flushed and is gone, it begins again behind the last key that
 //! it passed, with what the store is now.
 
+use std::sync::atomic::Ordering::Relaxed;
+
 use super::LsmEngine;
 use super::cursor::{Cursor, MemoryCursor, Reading, RunCursor};
 use super::gaps::{OpenGap, successor};
@@ -31,6 +33,22 @@ struct Row<'a> {
 impl LsmEngine {
     /// Visits the keys of `range`.
     pub(super) fn scan_range(&self, range: KeyRange<'_>, tier: Tier, visit: &mut Visit<'_>) -> Result<()> {
+        let mut tombstones = 0;
+        let result = self.scan_entries(range, tier, visit, &mut tombstones);
+        if tombstones > 0 {
+            self.meters.scan_tombstones.fetch_add(tombstones, Relaxed);
+        }
+        result
+    }
+
+    /// Does so, and counts the tombstones that it passes.
+    fn scan_entries(
+        &self,
+        range: KeyRange<'_>,
+        tier: Tier,
+        visit: &mut Visit<'_>,
+        tombstones: &mut u64,
+    ) -> Result<()> {
         if range.end.is_some_and(|end| end <= range.start) {
             return Ok(());
         }
@@ -77,6 +95,7 @@ impl LsmEngine {
                 row.start.extend_from_slice(merge.passed());
             }
             row.length += 1;
+            *tombstones += 1;
             let proves = self.options.gap_tombstones > 0;
             if proves && (row.length == LOOK || row.length.is_multiple_of(self.options.gap_tombstones)) {
                 self.pass_gap(&mut row, &mut merge, range.end, tier)?;

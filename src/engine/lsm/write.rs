@@ -38,7 +38,8 @@ impl LsmEngine {
             appended => appended?,
         };
         view.mutable.apply(batch, position, threshold);
-        self.gaps.cut(batch);
+        // Still under the writer's lock: in the order of batches.
+        self.gaps.change(batch);
         if let Some(rate) = rate {
             pace.pass(self.clock.elapsed(), batch.bytes(), rate);
         }

@@ -44,43 +44,105 @@ fn scan(engine: &LsmEngine, range: KeyRange<'_>, limit: usize) -> Vec<Vec<u8>> {
     found
 }
 
+/// Half a step of a model: twice a key for the key itself, and one more for all that lies between it and the next.
+fn place(step: u16) -> Vec<u8> {
+    let key = (step / 2) as u8;
+    if step.is_multiple_of(2) { vec![key] } else { vec![key, 0] }
+}
+
 #[test]
-fn gaps_are_what_was_proven_less_what_was_put() {
+fn gaps_are_what_was_proven_or_deleted_at_them_less_what_was_put() {
     let mut prng = Prng::new(8);
     for round in 0..50 {
         let gaps = Gaps::default();
-        let mut empty = BTreeSet::new();
-        let mut open: Vec<(OpenGap<'_>, u8, Option<u8>)> = Vec::new();
-        for step in 0..200 {
+        let mut empty: BTreeSet<u16> = BTreeSet::new();
+        // Each open gap with its start, and keys that may not be in it.
+        let mut open: Vec<(OpenGap<'_>, u8, BTreeSet<u16>)> = Vec::new();
+        for step in 0..300 {
             let key = prng.below(100) as u8;
-            match prng.below(4) {
-                0 => open.push((gaps.open(&[key]), key, None)),
+            let at = u16::from(key) * 2;
+            match prng.below(7) {
+                0 => open.push((gaps.open(&[key]), key, BTreeSet::new())),
                 1 if !open.is_empty() => {
-                    let (gap, start, limit) = open.swap_remove(prng.below(open.len() as u64) as usize);
+                    let (gap, start, puts) = open.swap_remove(prng.below(open.len() as u64) as usize);
                     gap.close(&[key]);
-                    empty.extend(start..limit.map_or(key, |limit| limit.min(key)).max(start));
+                    empty.extend((u16::from(start) * 2..at).filter(|place| !puts.contains(place)));
                 }
                 2 => drop((!open.is_empty()).then(|| open.pop())),
-                _ => {
-                    gaps.cut(&put(key));
-                    empty.remove(&key);
-                    for (_, start, limit) in &mut open {
-                        if key >= *start {
-                            *limit = Some(limit.map_or(key, |limit| limit.min(key)));
-                        }
+                3 | 4 => {
+                    let mut batch = Batch::new(0);
+                    // Of a batch what comes last counts.
+                    if prng.one_in(2) {
+                        batch.put(vec![key], &b"value"[..]);
                     }
+                    batch.delete(vec![key]);
+                    gaps.change(&batch);
+                    if at > 0 && empty.contains(&(at - 1)) || empty.contains(&(at + 1)) {
+                        empty.insert(at);
+                    } else if batch.operations().len() == 2 {
+                        empty.remove(&at);
+                    }
+                    open.iter_mut().for_each(|(_, _, puts)| _ = puts.remove(&at));
+                }
+                _ => {
+                    gaps.change(&put(key));
+                    empty.remove(&at);
+                    open.iter_mut().for_each(|(_, _, puts)| _ = puts.insert(at));
                 }
             }
-            for key in 0..100u8 {
-                let end = gaps.end_behind(&[key]);
-                assert_eq!(end.is_some(), empty.contains(&key), "round {round}, step {step}, key {key}");
-                let mut behind = (key..=100).find(|key| !empty.contains(key));
-                assert!(end.is_none_or(|end| end[0] == behind.take().unwrap() && end.len() == 1));
+            for at in 0..200 {
+                let end = gaps.end_behind(&place(at));
+                let behind = (at..=200).find(|at| !empty.contains(at)).filter(|end| *end > at);
+                assert_eq!(end, behind.map(place), "round {round}, step {step}, place {at}");
             }
             let all = open.len() + gaps.state.lock().closed.len();
             assert_eq!(gaps.count.load(Ordering::Relaxed), all);
         }
     }
+}
+
+#[test]
+fn of_an_open_gap_what_lies_behind_too_many_puts_is_given_up() {
+    let gaps = Gaps::default();
+    let open = gaps.open(&[0]);
+    (1..=CLAIM_PUTS_MAX as u8 + 1).rev().for_each(|key| gaps.change(&put(key * 2)));
+    open.close(&[200]);
+    let limit = (CLAIM_PUTS_MAX as u8 + 1) * 2;
+    assert_eq!(gaps.end_behind(&[1]), Some(vec![2]));
+    assert_eq!(gaps.end_behind(&[limit - 1]), Some(vec![limit]));
+    assert_eq!(gaps.end_behind(&[limit + 1]), None);
+}
+
+/// A queue holds one name at a time; listing it must not cost more for every name that it has held.
+#[test]
+fn a_queue_costs_a_listing_the_same_however_many_names_it_has_had() {
+    let options = Options { memtable_bytes: 1 << 20, ..Options::default() };
+    let engine = open_store(Options { table_bytes: 256 << 10, level_base_bytes: 1 << 20, ..options });
+    let mut prng = Prng::new(3);
+    let mut costs = Vec::new();
+    const ROUNDS: u64 = 12_000;
+    for round in 1..=ROUNDS {
+        // As names of a directory: in the order of their hashes.
+        let key = [b"queue", &prng.bits().to_be_bytes()[..]].concat();
+        let mut batch = Batch::new(0);
+        batch.put(key.clone(), &b"inode"[..]);
+        apply(&engine, &batch);
+        let before = engine.shape().scan_tombstones;
+        assert_eq!(scan(&engine, KeyRange { start: b"queue", end: Some(b"queuf") }, 10), [&key[..]]);
+        let passed = engine.shape().scan_tombstones - before;
+        let mut batch = Batch::new(0);
+        batch.delete(key);
+        apply(&engine, &batch);
+        if round % 16 == 0 {
+            settle(&*engine).unwrap();
+        }
+        if round % (ROUNDS / 4) > ROUNDS / 4 - 500 {
+            costs.push(passed);
+        }
+    }
+    let quarter = |index: usize| costs[index * 499..(index + 1) * 499].iter().sum::<u64>() / 499;
+    let quarters = [0, 1, 2, 3].map(quarter);
+    assert!(quarters.iter().all(|passed| *passed <= 300), "tombstones passed by a listing: {quarters:?}");
 }
 
 #[test]
@@ -92,7 +154,7 @@ fn there_are_never_too_many_and_unused_ones_go() {
     }
     assert_eq!(gaps.state.lock().closed.len(), GAPS_MAX);
     for _ in 0..=PUTS_UNUSED {
-        gaps.cut(&put(255));
+        gaps.change(&put(255));
     }
     assert_eq!(gaps.count.load(Ordering::Relaxed), 0);
 }
