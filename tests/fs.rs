@@ -468,8 +468,9 @@ impl Run {
             }
             81..=86 => {
                 let ino = self.pick(|_| true);
-                let names = ["user.a", "user.b", "trusted.c", "security.capability", "other.d", "user."];
-                let name = names[self.random.below(6) as usize].as_bytes();
+                let names =
+                    ["user.a", "user.b", "trusted.c", "security.capability", "other.d", "user.", "system.e"];
+                let name = names[self.random.below(7) as usize].as_bytes();
                 let value = vec![7; [0, 10, 4000, 70_000][self.random.below(4) as usize]];
                 let modes = [XattrMode::Either, XattrMode::Create, XattrMode::Replace];
                 let mode = modes[self.random.below(3) as usize];
@@ -550,9 +551,10 @@ impl Run {
             let node = self.model.nodes[&ino].clone();
             let real = ask(|tier| fs.getattr(tier, ino)).map(|a| self.seen(a));
             self.same(real, Ok(self.seen(node.attributes)));
-            let listed = ask(|tier| fs.listxattr(tier, ino)).unwrap();
-            let names: Vec<u8> = node.xattrs.keys().flat_map(|name| [name, &b"\0"[..]].concat()).collect();
-            self.same(Ok(&listed), Ok(&names));
+            for caller in [Caller::ROOT, Caller { uid: 1000, gid: 0, pid: 1 }] {
+                let listed = ask(|tier| fs.listxattr(tier, caller, ino));
+                self.same(listed, Ok(self.model.listxattr(caller, ino)));
+            }
             for name in node.xattrs.keys() {
                 let real = ask(|tier| fs.getxattr(tier, ino, name)).map(|value| value.to_vec());
                 self.same(real, self.model.getxattr(ino, name));
@@ -891,6 +893,33 @@ fn access_control_lists_are_inherited_and_follow_the_mode() {
 #[test]
 fn room_inside_the_b_trees_file_counts_as_free() {
     let engine = DiskStore::boxed(Kind::Btree, 1).open(None);
+/// Of `system` there are the two lists and nothing else, whoever asks; a store that was made when any name was taken does not show
+/// them, and gives them up with their file.
+#[test]
+fn the_system_namespace_has_the_two_lists_alone() {
+    let bench = Bench::new();
+    let (fs, file) = (&bench.fs, bench.create(ROOT, "f"));
+    let user = Caller { uid: 1000, gid: 1000, pid: 1 };
+    fs.setxattr(Tier::Disk, file, b"user.a", b"1", XattrMode::Either).unwrap();
+    for name in [&b"system.a"[..], b"system.posix_acl_accessible", b"system.", b"system.richacl", b"btrfs.a"]
+    {
+        for caller in [user, Caller::ROOT] {
+            let set = fs.setxattr_as(Tier::Disk, caller, file, name, &[7; 60_000], XattrMode::Either);
+            assert_eq!(set.unwrap_err().errno(), libc::EOPNOTSUPP, "{}", name.escape_ascii());
+        }
+        assert_eq!(fs.getxattr(Tier::Disk, file, name).unwrap_err().errno(), libc::EOPNOTSUPP);
+        assert_eq!(fs.removexattr(Tier::Disk, file, name).unwrap_err().errno(), libc::EOPNOTSUPP);
+    }
+    let mut batch = Batch::new(0);
+    batch.put(keys::xattr(file, b"system.old"), vec![7; 60_000]);
+    bench.map.apply(&batch, Tier::Disk).unwrap();
+    assert_eq!(fs.listxattr(Tier::Disk, user, file).unwrap(), b"user.a\0");
+    assert_eq!(fs.listxattr(Tier::Disk, Caller::ROOT, file).unwrap(), b"user.a\0");
+    fs.forget(file, 1);
+    fs.unlink(Tier::Disk, ROOT, b"f").unwrap();
+    assert_eq!(bench.map.get(&keys::xattr(file, b"system.old"), Tier::Disk).unwrap(), None);
+}
+
     let fs = FileSystem::open(engine.clone(), Arc::new(ManualClock::default()), OPTIONS, space()).unwrap();
     let free = |fs: &FileSystem| fs.statfs().unwrap().blocks_free * BLOCK;
     let file =

@@ -126,11 +126,12 @@ impl Adapter {
     }
 
     /// Lists extended attributes.
-    pub(super) fn listxattr(&self, ino: INodeNo, size: u32, reply: ReplyXattr) {
+    pub(super) fn listxattr(&self, request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
         if is_virtual(ino) {
             return sized(size)(reply, Ok(Vec::new()));
         }
-        self.ask(Op::Listxattr, reply, move |fs, tier| fs.listxattr(tier, ino.0), sized(size));
+        let caller = caller(request);
+        self.ask(Op::Listxattr, reply, move |fs, tier| fs.listxattr(tier, caller, ino.0), sized(size));
     }
 
     /// Removes an extended attribute.

@@ -162,7 +162,7 @@ pub fn senseless(store: &Opened, prng: &mut Prng, count: usize, known: &[Ino]) {
             17 => {
                 let _ = store.ask(|fs, tier| fs.getxattr(tier, a, &attribute));
                 let _ = store.ask(|fs, tier| fs.removexattr(tier, a, &attribute));
-                let _ = store.ask(|fs, tier| fs.listxattr(tier, b));
+                let _ = store.ask(|fs, tier| fs.listxattr(tier, caller, b));
             }
             18 => {
                 let cookie = if prng.one_in(2) { x } else { prng.below(4) };

@@ -396,7 +396,7 @@ fn live_with_nonsense(records: &[(Bytes, Bytes)], seed: u64) -> bool {
         }
         let _ = store.ask(|fs, tier| fs.getattr(tier, ino));
         let _ = store.ask(|fs, tier| fs.readlink(tier, ino));
-        let _ = store.ask(|fs, tier| fs.listxattr(tier, ino));
+        let _ = store.ask(|fs, tier| fs.listxattr(tier, Caller::ROOT, ino));
         let _ = store.ask(|fs, tier| fs.getxattr(tier, ino, b"user.a"));
         for _ in 0..3 {
             let at = number(&mut prng);

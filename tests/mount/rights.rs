@@ -126,6 +126,49 @@ fn others_are_held_to_permissions(engine: Engine) {
     mount.stop_clean();
 }
 
+/// Extended attributes of a file that belongs to root: a stranger gives it none and takes none from it, and does not learn the names
+/// of `trusted` ones; `system` holds the two access control lists and nothing else, also for root.
+fn strangers_leave_attributes_alone(engine: Engine) {
+    if !(can_become_others() && able(&["setfattr", "getfattr"])) {
+        return;
+    }
+    let mount = Mount::new(engine, "");
+    open_to_others(&mount);
+    let mnt = mount.mnt();
+    mount.sh(
+        r#"
+        cd "$MNT"; echo secret > file; chmod 600 file; echo public > open; chmod 644 open
+        for name in file open; do
+            setfattr -n user.note -v 1 $name; setfattr -n trusted.note -v 1 $name; setfattr -n security.note -v 1 $name
+            fails setfattr -n system.note -v 1 $name
+        done
+        getfattr --absolute-names -m - file | grep -q trusted.note
+        "#,
+    );
+    let before = mount.sh(r#"getfattr --absolute-names -d -m - "$MNT/file" "$MNT/open""#);
+    for name in ["system.note", "system.posix_acl_access", "trusted.note", "security.note", "user.note"] {
+        for file in ["file", "open"] {
+            for act in
+                [format!("setfattr -n {name} -v $2 $1/{file}"), format!("setfattr -x {name} $1/{file}")]
+            {
+                // What is refused for its name is refused with 60,000 bytes, too.
+                let script = format!("set -- $1 $(head -c 60000 /dev/zero | tr '\\0' x); {act}");
+                let output = stranger(&script, &[&mnt]);
+                assert!(!output.status.success(), "a stranger may {act}: {output:?}");
+            }
+        }
+    }
+    let output = stranger("setfattr -n system.note -v 1 $1/file", &[&mnt]);
+    assert!(String::from_utf8_lossy(&output.stderr).contains("not supported"), "{output:?}");
+    for file in ["file", "open"] {
+        let output = stranger(&format!("getfattr --absolute-names -m - $1/{file}"), &[&mnt]);
+        let names = String::from_utf8_lossy(&output.stdout);
+        assert!(names.contains("user.note") && !names.contains("trusted"), "{output:?}");
+    }
+    assert_eq!(mount.sh(r#"getfattr --absolute-names -d -m - "$MNT/file" "$MNT/open""#), before);
+    mount.stop_clean();
+}
+
 /// Commands are for root and the mounting user: not for a stranger, and not through a file that root opened for him.
 fn strangers_do_not_command(engine: Engine) {
     if !can_become_others() {
@@ -194,6 +237,7 @@ fn a_users_mount_is_his_alone(engine: Engine) {
 both_engines!(
     a_store_is_its_owners_alone,
     others_are_held_to_permissions,
+    strangers_leave_attributes_alone,
     strangers_do_not_command,
     a_users_mount_is_his_alone
 );

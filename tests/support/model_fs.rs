@@ -45,7 +45,10 @@ fn check_xattr_name(name: &[u8]) -> Answer<()> {
     if name.len() > 255 {
         return Err(libc::ERANGE);
     }
-    for namespace in ["user.", "trusted.", "security.", "system."] {
+    if [&b"system.posix_acl_access"[..], b"system.posix_acl_default"].contains(&name) {
+        return Ok(());
+    }
+    for namespace in ["user.", "trusted.", "security."] {
         if let Some(rest) = name.strip_prefix(namespace.as_bytes()) {
             return if rest.is_empty() || rest.contains(&0) { Err(libc::EINVAL) } else { Ok(()) };
         }
@@ -518,6 +521,13 @@ impl ModelFs {
 
     pub fn getxattr(&self, ino: Ino, name: &[u8]) -> Answer<Vec<u8>> {
         check_xattr_name(name)?;
+    /// The names that `caller` may know of, each with a NUL behind it.
+    pub fn listxattr(&self, caller: Caller, ino: Ino) -> Vec<u8> {
+        let names = self.get(ino).xattrs.keys();
+        let known = names.filter(|name| caller.uid == 0 || !name.starts_with(b"trusted."));
+        known.flat_map(|name| [name, &b"\0"[..]].concat()).collect()
+    }
+
         self.get(ino).xattrs.get(name).cloned().ok_or(libc::ENODATA)
     }
 

@@ -1,4 +1,7 @@
-//! Extended attributes: `user`, `trusted`, `security` and `system`, a key each.
+//! Extended attributes: `user`, `trusted`, `security`, and of `system` the two access control lists; a key each.
+//!
+//! The kernel checks who may read and change `user` and `trusted` ones, and sends every other name to whoever asks: `security`
+//! has its rules there, while of `system` each filesystem has to know which exist.
 
 use std::ops::ControlFlow;
 
@@ -18,7 +21,12 @@ use crate::fs::{Error, FileSystem, Result};
 pub(in crate::fs) const CAPABILITY: &[u8] = b"security.capability";
 /// Longest value, and longest list of names.
 const BYTES_MAX: usize = 64 << 10;
-const NAMESPACES: [&[u8]; 4] = [b"user.", b"trusted.", b"security.", b"system."];
+const TRUSTED: &[u8] = b"trusted.";
+const NAMESPACES: [&[u8]; 3] = [b"user.", TRUSTED, b"security."];
+
+fn is_acl(name: &[u8]) -> bool {
+    name == acl::ACCESS || name == acl::DEFAULT
+}
 
 /// `NotSupported` outside the namespaces, `Range` or `Invalid` for a name that cannot be.
 fn check_name(name: &[u8]) -> Result<()> {
@@ -27,6 +35,7 @@ fn check_name(name: &[u8]) -> Result<()> {
     }
     let namespace = NAMESPACES.iter().find(|namespace| name.starts_with(namespace));
     match namespace {
+        None if is_acl(name) => Ok(()),
         None => Err(Error::NotSupported),
         Some(namespace) if name.len() == namespace.len() || name.contains(&0) => Err(Error::Invalid),
         Some(_) => Ok(()),
@@ -42,7 +51,7 @@ fn check_kind(state: &InodeState, name: &[u8]) -> Result<()> {
 /// If the attribute is an access control list, makes the mode in `record` agree with it. Returns whether the list is to
 /// be stored: one that mode bits can say is not.
 fn apply_acl(record: &mut Inode, caller: Caller, name: &[u8], value: &[u8]) -> Result<bool> {
-    if name != acl::ACCESS && name != acl::DEFAULT {
+    if !is_acl(name) {
         return Ok(true);
     }
     if record.kind == FileKind::Symlink {
@@ -170,13 +179,20 @@ impl FileSystem {
         Ok(())
     }
 
-    /// The names of all extended attributes, each with a NUL behind it.
-    pub fn listxattr(&self, tier: Tier, ino: Ino) -> Result<Vec<u8>> {
+    /// The names of the extended attributes that `caller` may know of, each with a NUL behind it: `trusted` ones only root may.
+    /// A name that nobody can ask for, which older versions stored, is not listed either.
+    pub fn listxattr(&self, tier: Tier, caller: Caller, ino: Ino) -> Result<Vec<u8>> {
         let cell = self.cell(ino, tier)?;
         let state = cell.read(tier)?;
-        self.xattr_names(ino, &state, tier)
+        let names = self.xattr_names(ino, &state, tier)?;
+        let shown = |name: &&[u8]| {
+            let name = name.strip_suffix(b"\0").unwrap_or(name);
+            check_name(name).is_ok() && (caller.uid == 0 || !name.starts_with(TRUSTED))
+        };
+        Ok(names.split_inclusive(|&byte| byte == 0).filter(shown).collect::<Vec<_>>().concat())
     }
 
+    /// The names of all of them.
     fn xattr_names(&self, ino: Ino, state: &InodeState, tier: Tier) -> Result<Vec<u8>> {
         let mut names = Vec::new();
         if state.record.has(HAS_XATTRS) {
