@@ -6,6 +6,9 @@
 #[path = "support/model_fs.rs"]
 mod model_fs;
 
+#[path = "fs/duties.rs"]
+mod duties;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -451,7 +454,7 @@ impl Run {
                         copied.length
                     },
                 );
-                let model = self.model.copy((source, from), (target, to), length, caller.uid != 0);
+                let model = self.model.copy(caller, (source, from), (target, to), length);
                 self.same(real, model);
             }
             78..=80 => {
@@ -462,8 +465,8 @@ impl Run {
                 let modes = [0, keep, punch, punch, punch, zero, zero | keep, libc::FALLOC_FL_COLLAPSE_RANGE];
                 let mode = modes[self.random.below(8) as usize];
                 self.log.push(format!("allocate {ino} {offset} {length} {mode:#x}"));
-                let real = ask(|tier| fs.allocate(tier, ino, offset, length, mode));
-                let model = self.model.allocate(ino, offset, length, mode);
+                let real = ask(|tier| fs.allocate(tier, caller, ino, (offset, length), mode));
+                let model = self.model.allocate(caller, ino, (offset, length), mode);
                 self.same(real, model);
             }
             81..=86 => {
@@ -890,9 +893,6 @@ fn access_control_lists_are_inherited_and_follow_the_mode() {
     assert_eq!(counted.usage().record_bytes, usage);
 }
 
-#[test]
-fn room_inside_the_b_trees_file_counts_as_free() {
-    let engine = DiskStore::boxed(Kind::Btree, 1).open(None);
 /// Of `system` there are the two lists and nothing else, whoever asks; a store that was made when any name was taken does not show
 /// them, and gives them up with their file.
 #[test]
@@ -920,6 +920,9 @@ fn the_system_namespace_has_the_two_lists_alone() {
     assert_eq!(bench.map.get(&keys::xattr(file, b"system.old"), Tier::Disk).unwrap(), None);
 }
 
+#[test]
+fn room_inside_the_b_trees_file_counts_as_free() {
+    let engine = DiskStore::boxed(Kind::Btree, 1).open(None);
     let fs = FileSystem::open(engine.clone(), Arc::new(ManualClock::default()), OPTIONS, space()).unwrap();
     let free = |fs: &FileSystem| fs.statfs().unwrap().blocks_free * BLOCK;
     let file =

@@ -3,6 +3,7 @@
 //! | file | what it holds |
 //! |---|---|
 //! | `mount/calls.rs` | the same seeded random system calls on the mount and on the host's filesystem |
+//! | `mount/duties.rs` | set-id bits, capabilities, times and durability of every operation, beside the host's filesystem |
 //! | `mount/programs.rs` | git, rsync, SQLite and fio |
 //! | `mount/kill.rs` | `kill -9` of the daemon under writers that record what was acknowledged |
 //! | `mount/stats.rs` | `/.stats` and its readers, commands, the meter against the kernel's |
@@ -26,6 +27,8 @@ mod calls;
 mod disks;
 #[path = "mount/descriptors.rs"]
 mod descriptors;
+#[path = "mount/duties.rs"]
+mod duties;
 #[path = "mount/hostile.rs"]
 mod hostile;
 #[path = "mount/kill.rs"]

@@ -26,6 +26,7 @@ mod blocks;
 mod check;
 mod counters;
 mod dirent;
+pub mod duties;
 pub mod error;
 mod handles;
 mod inode;

@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use fuser::{Errno, INodeNo, ReplyAttr, ReplyData, ReplyEmpty, ReplyStatfs, ReplyXattr, Request, TimeOrNow};
 
+use super::dispatch::Outcome;
 use super::reply::{empty, sized};
 use super::{Adapter, caller, convert, is_virtual};
 use crate::fs::FileSystem;
@@ -57,8 +58,8 @@ impl Adapter {
         };
         let op = if size.is_some() { Op::Truncate } else { Op::Setattr };
         let caller = caller(request);
-        let call = move |fs: &FileSystem, tier| fs.setattr(tier, caller, ino.0, &changes);
-        self.change_inode(op, ino.0, (0, None), false, reply, call, self.attributes());
+        let call = move |fs: &FileSystem, tier| fs.setattr(tier, caller, ino.0, &changes).map(Outcome::of);
+        self.change_inode(op, ino.0, false, reply, call, self.attributes());
     }
 
     /// Tells the target of a symbolic link.
@@ -111,8 +112,10 @@ impl Adapter {
         let Some(mode) = convert::xattr_mode(flags) else { return reply.error(Errno::EINVAL) };
         let (name, value) = (name.as_bytes().to_vec(), value.to_vec());
         let caller = caller(request);
-        let call = move |fs: &FileSystem, tier| fs.setxattr_as(tier, caller, ino.0, &name, &value, mode);
-        self.change_inode(Op::Setxattr, ino.0, (0, None), false, reply, call, empty);
+        let call = move |fs: &FileSystem, tier| {
+            fs.setxattr_as(tier, caller, ino.0, &name, &value, mode).map(Outcome::of)
+        };
+        self.change_inode(Op::Setxattr, ino.0, false, reply, call, empty);
     }
 
     /// Tells an extended attribute.
@@ -140,7 +143,7 @@ impl Adapter {
             return reply.error(Errno::EPERM);
         }
         let name = name.as_bytes().to_vec();
-        let call = move |fs: &FileSystem, tier| fs.removexattr(tier, ino.0, &name);
-        self.change_inode(Op::Removexattr, ino.0, (0, None), false, reply, call, empty);
+        let call = move |fs: &FileSystem, tier| fs.removexattr(tier, ino.0, &name).map(Outcome::of);
+        self.change_inode(Op::Removexattr, ino.0, false, reply, call, empty);
     }
 }

@@ -9,10 +9,14 @@ use super::park::Turn;
 use super::{Adapter, Options, convert};
 use crate::engine::{self, Position, Tier};
 use crate::fs::attribution::Tally;
+use crate::fs::duties::Durable;
 use crate::fs::meter::Op;
 use crate::fs::types::Ino;
 use crate::fs::virtual_file::VirtualTree;
 use crate::fs::{self, FileSystem};
+
+/// Set-user-id and set-group-id bits.
+const SET_ID: u32 = libc::S_ISUID | libc::S_ISGID;
 
 /// Who moved content of which file.
 #[derive(Clone, Copy)]
@@ -57,6 +61,18 @@ impl Core {
             && let Err(error) = notifier.inval_inode(ino, -1, 0)
         {
             log::debug!("the kernel has no inode {ino}: {error}");
+        }
+    }
+
+    /// Whether the answer to `op` waits until what it did is durable. `asked` is whether the file was opened with `O_SYNC` or
+    /// `O_DSYNC`.
+    pub(super) fn must_sync(&self, op: Op, asked: bool) -> bool {
+        match op.duties().durable {
+            Durable::Nothing => false,
+            Durable::Names => self.sync_always || self.sync_names,
+            Durable::Inode => self.sync_always,
+            Durable::Content => self.sync_always || asked,
+            Durable::Asked => true,
         }
     }
 
@@ -125,7 +141,7 @@ impl Adapter {
         R: Send + 'static,
         T: Send + 'static,
     {
-        let durable = self.core.sync_always || self.core.sync_names;
+        let durable = self.core.must_sync(op, false);
         let call = move |fs: &FileSystem, tier, _: &mut R| {
             let value = call(fs, tier)?;
             Ok(Outcome { durable_at: durable.then(|| fs.engine().position()), ..Outcome::of(value) })
@@ -133,41 +149,68 @@ impl Adapter {
         self.serve(op, reply, call, answer);
     }
 
-    /// Serves a request that changes the inode `ino` and moves `bytes` of file content for `mover`.
-    #[allow(clippy::too_many_arguments)]
+    /// Serves a request that changes the inode `ino`, whose file was opened with `O_SYNC` or `O_DSYNC` if `asked`.
     pub(super) fn change_inode<R, T>(
         &self,
         op: Op,
         ino: Ino,
-        (bytes, mover): (u64, Option<Mover>),
-        durable: bool,
+        asked: bool,
         reply: R,
-        mut call: impl FnMut(&FileSystem, Tier) -> fs::Result<T> + Send + 'static,
+        mut call: impl FnMut(&FileSystem, Tier) -> fs::Result<Outcome<T>> + Send + 'static,
         answer: impl FnOnce(R, Result<T, Errno>) + Send + 'static,
     ) where
         R: Send + 'static,
         T: Send + 'static,
     {
-        let durable = durable || self.core.sync_always;
+        let durable = self.core.must_sync(op, asked);
         // What the change gave, while the question up to where to sync must wait.
         let mut changed = None;
         let call = move |fs: &FileSystem, tier, _: &mut R| {
-            let value = match changed.take() {
-                Some(value) => value,
+            let outcome = match changed.take() {
+                Some(outcome) => outcome,
                 None => call(fs, tier)?,
             };
             if !durable {
-                return Ok(Outcome { value, bytes, mover, durable_at: None });
+                return Ok(outcome);
             }
             match fs.durable_position(tier, ino, false) {
-                Ok(position) => Ok(Outcome { value, bytes, mover, durable_at: Some(position) }),
+                Ok(position) => Ok(Outcome { durable_at: Some(position), ..outcome }),
                 Err(error) => {
-                    changed = Some(value);
+                    changed = Some(outcome);
                     Err(error)
                 }
             }
         };
         self.serve(op, reply, call, answer);
+    }
+
+    /// Serves a request that changes the content of `ino`. `clears` is whether it takes set-id bits from the file, which the
+    /// kernel then has to be told.
+    #[allow(clippy::too_many_arguments)]
+    pub(super) fn change_content<R, T>(
+        &self,
+        op: Op,
+        ino: INodeNo,
+        (asked, clears): (bool, bool),
+        reply: R,
+        mut call: impl FnMut(&FileSystem, Tier) -> fs::Result<Outcome<T>> + Send + 'static,
+        answer: impl FnOnce(R, Result<T, Errno>) + Send + 'static,
+    ) where
+        R: Send + 'static,
+        T: Send + 'static,
+    {
+        let call = move |fs: &FileSystem, tier: Tier| {
+            let set_id = clears && fs.getattr(tier, ino.0)?.permissions & SET_ID != 0;
+            let Outcome { value, bytes, mover, durable_at } = call(fs, tier)?;
+            Ok(Outcome { value: (value, set_id), bytes, mover, durable_at })
+        };
+        let core = self.core.clone();
+        self.change_inode(op, ino.0, asked, reply, call, move |reply, result| {
+            if let Ok((_, true)) = result {
+                core.mode_changed(ino);
+            }
+            answer(reply, result.map(|(value, _)| value));
+        });
     }
 }
 
@@ -189,6 +232,7 @@ where
 {
     match call(&core.fs, tier, &mut reply) {
         Ok(Outcome { value, bytes, mover, durable_at: None }) => {
+            debug_assert!(!core.must_sync(op, false), "{} is answered before it is durable", op.name());
             core.record(op, begun, bytes, false);
             core.charge(op, bytes, mover);
             answer(reply, Ok(value));
@@ -242,6 +286,31 @@ mod tests {
             sync_names: false,
             notifier: OnceLock::new(),
         })
+    }
+
+    /// Which settings make an answer wait: nothing, `dirsync`, `sync=always`, a file opened with `O_SYNC`.
+    #[test]
+    fn answers_wait_for_the_sync_that_was_asked_for() {
+        let waits = |op| {
+            [(false, false, false), (false, true, false), (true, false, false), (false, false, true)].map(
+                |(always, names, asked)| {
+                    let mut core = Arc::into_inner(core()).expect("nobody else has it yet");
+                    (core.sync_always, core.sync_names) = (always, names);
+                    core.must_sync(op, asked)
+                },
+            )
+        };
+        for op in [Op::Write, Op::CopyFileRange, Op::Fallocate] {
+            assert_eq!(waits(op), [false, false, true, true], "{}", op.name());
+        }
+        for op in [Op::Setattr, Op::Truncate, Op::Setxattr, Op::Removexattr] {
+            assert_eq!(waits(op), [false, false, true, false], "{}", op.name());
+        }
+        for op in [Op::Create, Op::Mkdir, Op::Rename, Op::Unlink] {
+            assert_eq!(waits(op), [false, true, true, false], "{}", op.name());
+        }
+        assert_eq!(waits(Op::Fsync), [true; 4]);
+        assert_eq!(waits(Op::Read), [false; 4]);
     }
 
     /// A request that is refused once, needs the disk once, and counts its tries.

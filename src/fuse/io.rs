@@ -13,10 +13,14 @@ use fuser::{
 use super::dispatch::{Mover, Outcome};
 use super::reply::empty;
 use super::{Adapter, GENERATION, caller, convert, is_virtual};
-use crate::engine::Tier;
 use crate::fs::meter::Op;
 use crate::fs::types::{Attributes, NewNode};
 use crate::fs::{self, FileSystem};
+
+/// The handle of an open file, which needs none: the kernel names the inode with every request.
+const PLAIN: FileHandle = FileHandle(0);
+/// The handle of a file that was opened with `O_SYNC` or `O_DSYNC`.
+const SYNCED: FileHandle = FileHandle(1);
 
 impl Adapter {
     /// Opens a file; of a virtual one, pins its text.
@@ -38,7 +42,7 @@ impl Adapter {
                 if writes(flags.0) {
                     core.fs.meter().attribution().opened(ino.0, thread);
                 }
-                reply.opened(FileHandle(0), open_flags);
+                reply.opened(handle(flags.0), open_flags);
             }
             Err(errno) => reply.error(errno),
         });
@@ -81,7 +85,8 @@ impl Adapter {
                 if writes(flags) {
                     core.fs.meter().attribution().opened(new.ino, caller.pid);
                 }
-                reply.created(&ttl, &convert::attributes(&new), GENERATION, FileHandle(0), open_flags);
+                let handle = handle(flags);
+                reply.created(&ttl, &convert::attributes(&new), GENERATION, handle, open_flags);
             }
             Err(errno) => reply.error(errno),
         });
@@ -137,28 +142,22 @@ impl Adapter {
             return self.core.tree.write(ino.0, caller, &data, Box::new(done));
         }
         let clear_suid = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
-        // O_SYNC contains O_DSYNC. A write from the page cache is followed by an fsync where it matters.
+        // A write from the page cache is followed by an fsync where it matters.
         let cached = write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
-        let durable = flags.0 & libc::O_DSYNC != 0 && !cached;
+        let durable = is_synced(flags.0) && !cached;
         // What the kernel writes from its cache it writes for nobody.
         let thread = if cached { 0 } else { caller.pid };
         let thread = if thread == 0 { self.core.fs.meter().attribution().writer(ino.0) } else { thread };
-        let content = (u64::from(size), Some(Mover { thread, ino: ino.0 }));
-        let core = self.core.clone();
+        let mover = Some(Mover { thread, ino: ino.0 });
         let call = move |fs: &FileSystem, tier| {
-            let set_id = clear_suid && has_set_id(fs, tier, ino)?;
-            fs.write(tier, caller, ino.0, offset, &data, clear_suid).map(|()| set_id)
+            fs.write(tier, caller, ino.0, offset, &data, clear_suid)?;
+            Ok(Outcome { bytes: u64::from(size), mover, ..Outcome::of(()) })
         };
-        let answer = move |reply: ReplyWrite, result: Result<bool, Errno>| match result {
-            Ok(set_id) => {
-                if set_id {
-                    core.mode_changed(ino);
-                }
-                reply.written(size);
-            }
+        let answer = move |reply: ReplyWrite, result: Result<(), Errno>| match result {
+            Ok(()) => reply.written(size),
             Err(errno) => reply.error(errno),
         };
-        self.change_inode(Op::Write, ino.0, content, durable, reply, call, answer);
+        self.change_content(Op::Write, ino, (durable, clear_suid), reply, call, answer);
     }
 
     /// Closes a file.
@@ -182,12 +181,26 @@ impl Adapter {
     }
 
     /// Takes or gives back space of a file.
-    pub(super) fn fallocate(&self, ino: INodeNo, offset: u64, length: u64, mode: i32, reply: ReplyEmpty) {
+    #[allow(clippy::too_many_arguments)]
+    pub(super) fn fallocate(
+        &self,
+        request: &Request,
+        ino: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        length: u64,
+        mode: i32,
+        reply: ReplyEmpty,
+    ) {
         if is_virtual(ino) {
             return reply.error(Errno::EOPNOTSUPP);
         }
-        let call = move |fs: &FileSystem, tier| fs.allocate(tier, ino.0, offset, length, mode);
-        self.change_inode(Op::Fallocate, ino.0, (0, None), false, reply, call, empty);
+        let caller = caller(request);
+        let call = move |fs: &FileSystem, tier| {
+            fs.allocate(tier, caller, ino.0, (offset, length), mode).map(Outcome::of)
+        };
+        let duties = (handle == SYNCED, caller.uid != 0);
+        self.change_content(Op::Fallocate, ino, duties, reply, call, empty);
     }
 
     /// Finds data or a hole.
@@ -221,6 +234,7 @@ impl Adapter {
         source: INodeNo,
         from: u64,
         target: INodeNo,
+        handle: FileHandle,
         to: u64,
         length: u64,
         reply: ReplyWrite,
@@ -230,22 +244,17 @@ impl Adapter {
             return reply.error(Errno::EOPNOTSUPP);
         }
         let caller = caller(request);
-        let core = self.core.clone();
-        let call = move |fs: &FileSystem, tier, _: &mut ReplyWrite| {
-            let set_id = caller.uid != 0 && has_set_id(fs, tier, target)?;
+        let call = move |fs: &FileSystem, tier| {
             let copied = fs.copy_range(tier, caller, (source.0, from), (target.0, to), length)?;
             let mover = Some(Mover { thread: caller.pid, ino: target.0 });
-            Ok(Outcome { bytes: copied.data_bytes, mover, ..Outcome::of((copied.length, set_id)) })
+            Ok(Outcome { bytes: copied.data_bytes, mover, ..Outcome::of(copied.length) })
         };
-        self.serve(Op::CopyFileRange, reply, call, move |reply: ReplyWrite, result| match result {
-            Ok((copied, set_id)) => {
-                if set_id {
-                    core.mode_changed(target);
-                }
-                reply.written(copied as u32);
-            }
+        let answer = |reply: ReplyWrite, result: Result<u64, Errno>| match result {
+            Ok(copied) => reply.written(copied as u32),
             Err(errno) => reply.error(errno),
-        });
+        };
+        let duties = (handle == SYNCED, caller.uid != 0);
+        self.change_content(Op::CopyFileRange, target, duties, reply, call, answer);
     }
 
     pub(super) fn sync(&self, op: Op, ino: INodeNo, data_only: bool, reply: ReplyEmpty) {
@@ -260,9 +269,14 @@ impl Adapter {
     }
 }
 
-/// Whether a file has set-user-id or set-group-id bits.
-fn has_set_id(fs: &FileSystem, tier: Tier, ino: INodeNo) -> fs::Result<bool> {
-    Ok(fs.getattr(tier, ino.0)?.permissions & 0o6000 != 0)
+/// The handle of a file that was opened with `flags`: requests that tell only the handle tell so whether they must be durable.
+fn handle(flags: i32) -> FileHandle {
+    if is_synced(flags) { SYNCED } else { PLAIN }
+}
+
+/// Whether a file is opened so that what is written is durable at once. `O_SYNC` contains `O_DSYNC`.
+fn is_synced(flags: i32) -> bool {
+    flags & libc::O_DSYNC != 0
 }
 
 fn writes(flags: i32) -> bool {

@@ -329,15 +329,15 @@ impl Filesystem for Adapter {
 
     fn fallocate(
         &self,
-        _: &Request,
+        request: &Request,
         ino: INodeNo,
-        _: FileHandle,
+        handle: FileHandle,
         offset: u64,
         length: u64,
         mode: i32,
         reply: ReplyEmpty,
     ) {
-        self.fallocate(ino, offset, length, mode, reply);
+        self.fallocate(request, ino, handle, offset, length, mode, reply);
     }
 
     fn lseek(&self, _: &Request, ino: INodeNo, _: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
@@ -351,12 +351,12 @@ impl Filesystem for Adapter {
         _: FileHandle,
         from: u64,
         target: INodeNo,
-        _: FileHandle,
+        handle: FileHandle,
         to: u64,
         length: u64,
         _: CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
-        self.copy_file_range(request, source, from, target, to, length, reply);
+        self.copy_file_range(request, source, from, target, handle, to, length, reply);
     }
 }

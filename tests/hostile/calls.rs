@@ -130,7 +130,7 @@ pub fn senseless(store: &Opened, prng: &mut Prng, count: usize, known: &[Ino]) {
                     assert!(bytes.len() <= size as usize);
                 }
             }
-            12 => drop(store.ask(|fs, tier| fs.allocate(tier, a, x, y, (bits & 0x7f) as i32))),
+            12 => drop(store.ask(|fs, tier| fs.allocate(tier, caller, a, (x, y), (bits & 0x7f) as i32))),
             13 => {
                 let found = store.ask(|fs, tier| fs.seek(tier, a, x, bits & 1 == 0));
                 assert!(found.as_ref().map_or(true, |&at| at >= x), "seek from {x}: {found:?}");

@@ -378,7 +378,7 @@ fn describe(meta: &fs::Metadata) -> String {
 }
 
 /// Extended attributes of the name itself, never of what a symlink points to.
-mod xattr {
+pub(crate) mod xattr {
     use super::*;
 
     fn c(text: &OsStr) -> io::Result<CString> {

@@ -9,7 +9,7 @@ use std::process::{Command, Output};
 use crate::host::{Engine, Mount, able, binary, both_engines, root};
 
 /// `nobody` of every Linux.
-const STRANGER: u32 = 65534;
+pub(crate) const STRANGER: u32 = 65534;
 
 /// True if this test may become another user. Only root may.
 fn can_become_others() -> bool {
@@ -27,7 +27,7 @@ fn stranger(script: &str, words: &[&Path]) -> Output {
 }
 
 /// A store in the mount's own directory can be reached by others, so that what stops them is its own mode.
-fn open_to_others(mount: &Mount) {
+pub(crate) fn open_to_others(mount: &Mount) {
     let mut path = mount.host();
     while let Some(folder) =
         path.parent().filter(|folder| folder.starts_with(std::env!("CARGO_TARGET_TMPDIR")))

@@ -426,7 +426,13 @@ impl ModelFs {
         Ok(())
     }
 
-    pub fn allocate(&mut self, ino: Ino, offset: u64, length: u64, mode: i32) -> Answer<()> {
+    pub fn allocate(
+        &mut self,
+        caller: Caller,
+        ino: Ino,
+        (offset, length): (u64, u64),
+        mode: i32,
+    ) -> Answer<()> {
         let keep = mode & libc::FALLOC_FL_KEEP_SIZE != 0;
         let flags = mode & !libc::FALLOC_FL_KEEP_SIZE;
         let punches = flags == libc::FALLOC_FL_PUNCH_HOLE && keep;
@@ -455,22 +461,22 @@ impl ModelFs {
         if !keep && end > size {
             node.content.resize(end as usize, 0);
         }
-        let grown = node.content.len() as u64 > size;
-        self.settle(ino);
-        if flags != 0 || grown {
-            self.changed(ino);
-            self.get_mut(ino).xattrs.remove(&b"security.capability"[..]);
+        if caller.uid != 0 {
+            node.attributes.permissions = clear_privileges(node.attributes.permissions);
         }
+        node.xattrs.remove(&b"security.capability"[..]);
+        self.settle(ino);
+        self.changed(ino);
         Ok(())
     }
 
     /// Copies what is of one kind, data or hole: the length.
     pub fn copy(
         &mut self,
+        caller: Caller,
         (source, from): (Ino, u64),
         (target, to): (Ino, u64),
         length: u64,
-        clear_suid: bool,
     ) -> Answer<u64> {
         self.file(target)?;
         let node = self.file(source)?;
@@ -487,14 +493,10 @@ impl ModelFs {
         let run = (from..from + length).take_while(|&offset| is_data(offset) == is_data(from)).count();
         if is_data(from) {
             let run = run.min(1 << 20);
-            self.write(target, to, &content[from as usize..from as usize + run], clear_suid)?;
+            self.write(target, to, &content[from as usize..from as usize + run], caller.uid != 0)?;
             return Ok(run as u64);
         }
-        self.allocate(target, to, run as u64, libc::FALLOC_FL_ZERO_RANGE)?;
-        if clear_suid {
-            let attributes = &mut self.get_mut(target).attributes;
-            attributes.permissions = clear_privileges(attributes.permissions);
-        }
+        self.allocate(caller, target, (to, run as u64), libc::FALLOC_FL_ZERO_RANGE)?;
         Ok(run as u64)
     }
 
@@ -519,8 +521,6 @@ impl ModelFs {
         if holds || !name.starts_with(b"user.") { Ok(()) } else { Err(libc::EPERM) }
     }
 
-    pub fn getxattr(&self, ino: Ino, name: &[u8]) -> Answer<Vec<u8>> {
-        check_xattr_name(name)?;
     /// The names that `caller` may know of, each with a NUL behind it.
     pub fn listxattr(&self, caller: Caller, ino: Ino) -> Vec<u8> {
         let names = self.get(ino).xattrs.keys();
@@ -528,6 +528,8 @@ impl ModelFs {
         known.flat_map(|name| [name, &b"\0"[..]].concat()).collect()
     }
 
+    pub fn getxattr(&self, ino: Ino, name: &[u8]) -> Answer<Vec<u8>> {
+        check_xattr_name(name)?;
         self.get(ino).xattrs.get(name).cloned().ok_or(libc::ENODATA)
     }
 

@@ -46,18 +46,13 @@ impl FileSystem {
         let now = self.now();
         let mut batch = Batch::new(op.tag());
         let mut draft = Draft::of(state);
-        draft.record.ctime = changes.ctime.unwrap_or(now);
         if let Some(size) = changes.size {
             state.require_file()?;
             if size > SIZE_MAX {
                 return Err(Error::TooLarge);
             }
             self.resize_content(cell.ino, &mut draft, size, &mut batch, tier)?;
-            draft.record.mtime = now;
-            self.drop_capability(cell.ino, &mut draft, &mut batch, tier)?;
-            if caller.uid != 0 {
-                draft.record.clear_privileges();
-            }
+            self.settle_content(op, caller.uid == 0, cell.ino, (&mut draft, &mut batch), tier)?;
         }
         if changes.uid.is_some() || changes.gid.is_some() {
             self.drop_capability(cell.ino, &mut draft, &mut batch, tier)?;
@@ -80,6 +75,7 @@ impl FileSystem {
             SetTime::Now => now,
             SetTime::At(time) => time,
         };
+        record.ctime = changes.ctime.unwrap_or(now);
         record.atime = changes.atime.map_or(record.atime, moment);
         record.mtime = changes.mtime.map_or(record.mtime, moment);
         self.commit(cell, state, batch, draft, true, tier)

@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use crate::engine::{Batch, Tier};
 use crate::fs::handles::InodeState;
+use crate::fs::inode::Inode;
 use crate::fs::locks::Locked;
 use crate::fs::meter::Op;
 use crate::fs::orphans::Draft;
@@ -29,7 +30,7 @@ pub struct Copied {
 impl FileSystem {
     /// Copies up to `length` bytes at `from` of `source` to `to` of `target`, in one batch, and says how many: fewer where the
     /// source ends, where data and hole meet, and after a mebibyte of data; 0 behind the end. A hole stays a hole. As
-    /// after a write, suid and sgid are gone, unless root copies. `Invalid` if the two ranges of one file overlap.
+    /// after a write, suid and sgid are gone, unless root copies; the source counts as read. `Invalid` if the two ranges of one file overlap.
     #[allow(clippy::too_many_arguments)]
     pub fn copy_range(
         &self,
@@ -67,14 +68,11 @@ impl FileSystem {
             let data = Bytes::from(self.read_content(source, state, from, length, tier)?);
             self.write_content(target, &mut draft, to, &data, &mut batch, tier)?;
         }
-        if caller.uid != 0 {
-            draft.record.clear_privileges();
-        }
-        self.drop_capability(target, &mut draft, &mut batch, tier)?;
-        let now = self.now();
-        draft.record.mtime = now;
-        draft.record.ctime = now;
+        self.settle_content(Op::CopyFileRange, caller.uid == 0, target, (&mut draft, &mut batch), tier)?;
         self.commit(&target_cell, locked.of_mut(target), batch, draft, true, tier)?;
+        let Inode { atime, mtime, ctime, .. } = locked.of(source).record;
+        drop(locked);
+        self.touch(&source_cell, atime, mtime.max(ctime));
         Ok(Copied { length, data_bytes: if is_hole { 0 } else { length } })
     }
 

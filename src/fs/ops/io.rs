@@ -73,10 +73,7 @@ impl FileSystem {
         }
         let mut batch = Batch::new(Op::Write.tag());
         let mut draft = Draft::of(&state);
-        if clear_suid {
-            draft.record.clear_privileges();
-        }
-        self.drop_capability(ino, &mut draft, &mut batch, tier)?;
+        self.settle_content(Op::Write, !clear_suid, ino, (&mut draft, &mut batch), tier)?;
         self.write_content(ino, &mut draft, offset, data, &mut batch, tier)?;
         let (old, new) = (&state.record, &draft.record);
         // Size travels with its blocks; times alone may wait.
@@ -85,15 +82,20 @@ impl FileSystem {
             || old.permissions != new.permissions
             || old.has(HAS_CAPABILITY)
             || !state.pending.is_empty();
-        let now = self.now();
-        draft.record.mtime = now;
-        draft.record.ctime = now;
         self.commit(&cell, &mut state, batch, draft, put, tier)
     }
 
     /// `fallocate`: mode 0 and `KEEP_SIZE` check the space and extend the size, but reserve nothing; `PUNCH_HOLE |
-    /// KEEP_SIZE` and `ZERO_RANGE` make a hole. Everything else is `NotSupported`.
-    pub fn allocate(&self, tier: Tier, ino: Ino, offset: u64, length: u64, mode: i32) -> Result<()> {
+    /// KEEP_SIZE` and `ZERO_RANGE` make a hole. Everything else is `NotSupported`. All count as writing, also where nothing
+    /// had to be done; suid and sgid go unless root asks.
+    pub fn allocate(
+        &self,
+        tier: Tier,
+        caller: Caller,
+        ino: Ino,
+        (offset, length): (u64, u64),
+        mode: i32,
+    ) -> Result<()> {
         const KEEP_SIZE: i32 = libc::FALLOC_FL_KEEP_SIZE;
         const PUNCH_HOLE: i32 = libc::FALLOC_FL_PUNCH_HOLE;
         const ZERO_RANGE: i32 = libc::FALLOC_FL_ZERO_RANGE;
@@ -123,13 +125,7 @@ impl FileSystem {
         if mode & KEEP_SIZE == 0 {
             draft.record.size = draft.record.size.max(end);
         }
-        if flags == 0 && draft.record.size == state.record.size {
-            return Ok(());
-        }
-        let now = self.now();
-        draft.record.mtime = now;
-        draft.record.ctime = now;
-        self.drop_capability(ino, &mut draft, &mut batch, tier)?;
+        self.settle_content(Op::Fallocate, caller.uid == 0, ino, (&mut draft, &mut batch), tier)?;
         self.commit(&cell, &mut state, batch, draft, true, tier)
     }
 
