@@ -245,11 +245,13 @@ impl Control {
         let windows = WINDOWS.iter().map(|&(name, span)| Window { name, growth: self.window(&sample, span) });
         let windows = windows.collect();
         let (stall, is_stopped) = (sample.shape.stalls.now, sample.shape.stalls.stopped);
-        let state = match (self.parts.latch.cause(), stall) {
-            (Some(cause), _) => State::ReadOnly(cause),
-            (None, Some(cause)) if is_stopped => State::Stalled(cause),
-            (None, Some(cause)) => State::Throttled(cause),
-            (None, None) => State::Ok,
+        let damage = sample.shape.damage.clone();
+        let state = match (self.parts.latch.cause(), stall, damage) {
+            (Some(cause), _, _) => State::ReadOnly(cause),
+            (None, Some(cause), _) if is_stopped => State::Stalled(cause),
+            (None, _, Some(sentence)) => State::Damaged(sentence),
+            (None, Some(cause), None) => State::Throttled(cause),
+            (None, None, None) => State::Ok,
         };
         Report {
             mount: self.mount.clone(),

@@ -334,17 +334,20 @@ pub enum State {
     Throttled(Cause),
     /// Changes wait until something has been written.
     Stalled(Cause),
+    /// Something in the store cannot be read. What needs it fails, everything else goes on: the sentence.
+    Damaged(String),
     /// Changes are refused since a sync failed: the sentence.
     ReadOnly(String),
 }
 
 impl State {
-    /// `OK`, `THROTTLED`, `STALLED` or `READONLY`.
+    /// `OK`, `THROTTLED`, `STALLED`, `DAMAGED` or `READONLY`.
     pub fn name(&self) -> &'static str {
         match self {
             State::Ok => "OK",
             State::Throttled(_) => "THROTTLED",
             State::Stalled(_) => "STALLED",
+            State::Damaged(_) => "DAMAGED",
             State::ReadOnly(_) => "READONLY",
         }
     }
@@ -354,7 +357,7 @@ impl State {
         match self {
             State::Ok => None,
             State::Throttled(cause) | State::Stalled(cause) => Some(cause.name()),
-            State::ReadOnly(cause) => Some(cause),
+            State::Damaged(cause) | State::ReadOnly(cause) => Some(cause),
         }
     }
 }

@@ -27,6 +27,9 @@ pub struct Shape {
     pub value_log: ValueLog,
     /// Work that is still owed.
     pub debt: Debt,
+    /// What cannot be read and is therefore set aside, so that everything else goes on: a sentence with the place, the cause and
+    /// the way out.
+    pub damage: Option<String>,
     /// Waits of writers.
     pub stalls: Stalls,
     /// Bytes written to tables or pages on behalf of entries, by class of key.

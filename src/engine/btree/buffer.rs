@@ -25,8 +25,9 @@ use std::ops::Bound;
 
 use bytes::Bytes;
 
+use super::aside::{Aside, Part, is_damage};
 use super::page::{HEADER_BYTES, is_inline};
-use super::pager::{Loaded, Pager};
+use super::pager::{Loaded, Pager, Piece};
 use super::tree::{Miss, Needs, Pins, Stop, Tree};
 use super::{BtreeEngine, UNIT_BYTES};
 use crate::disk::Purpose;
@@ -78,6 +79,8 @@ pub struct ChangeBuffer {
     bytes: u64,
     floor: Mark,
     sweep: Option<Sweep>,
+    /// What waits for pages that cannot be read; neither counted nor swept here.
+    pub aside: Aside,
 }
 
 fn entry_bytes(key: &[u8], value: &[u8]) -> u64 {
@@ -108,22 +111,58 @@ impl ChangeBuffer {
         if self.is_ahead(key) { &mut self.ahead } else { &mut self.behind }
     }
 
-    /// The value that waits for `key`.
-    pub fn get(&self, key: &[u8]) -> Option<&[u8]> {
+    /// What waits for `key`: a value, or `None` in it for a delete that was set aside.
+    pub fn change(&self, key: &[u8]) -> Option<Option<&[u8]>> {
         let half = if self.is_ahead(key) { &self.ahead } else { &self.behind };
-        half.get(key).map(|value| &**value)
+        half.get(key).map(|value| Some(&**value)).or_else(|| self.aside.change(key))
+    }
+
+    /// What waits from `start` on or was set aside, in the order of keys; `None` for a delete.
+    pub fn from<'a>(&'a self, start: &[u8]) -> impl Iterator<Item = (&'a [u8], Option<&'a [u8]>)> + use<'a> {
+        let mut waiting = self.waiting(start).map(|(key, value)| (key, Some(value))).peekable();
+        let mut aside = self.aside.from(start).peekable();
+        std::iter::from_fn(move || match (waiting.peek(), aside.peek()) {
+            (Some((key, _)), Some((other, _))) if other < key => aside.next(),
+            (None, _) => aside.next(),
+            _ => waiting.next(),
+        })
     }
 
     /// What waits from `start` on, in the order of keys.
-    pub fn from<'a>(&'a self, start: &[u8]) -> impl Iterator<Item = (&'a [u8], &'a [u8])> + use<'a> {
+    fn waiting<'a>(&'a self, start: &[u8]) -> impl Iterator<Item = (&'a [u8], &'a [u8])> + use<'a> {
         let bounds = (Bound::Included(start), Bound::Unbounded);
         let (behind, ahead) = (self.behind.range::<[u8], _>(bounds), self.ahead.range::<[u8], _>(bounds));
         behind.chain(ahead).map(|(key, value)| (&**key, &**value))
     }
 
-    /// Every batch up to here is in the pages, if something waits.
+    /// Every batch up to here is in the pages, if something waits or was set aside.
     pub fn floor(&self) -> Option<Mark> {
-        (!self.is_empty()).then_some(self.floor)
+        let waiting = (!self.is_empty()).then_some(self.floor);
+        waiting.into_iter().chain(self.aside.mark()).min_by_key(|mark| mark.position)
+    }
+
+    /// Why `batch` cannot be taken: it changes a part of the tree that cannot be read.
+    pub fn refusal(&self, batch: &Batch) -> Option<Error> {
+        if self.aside.is_empty() {
+            return None;
+        }
+        batch.operations().iter().find_map(|operation| Some(self.aside.part(operation.key())?.error.clone()))
+    }
+
+    /// Sets aside what waits for `part`.
+    pub fn set_aside(&mut self, part: Part) {
+        let floor = self.floor;
+        self.aside.add_part(part.clone(), floor);
+        let end = part.end.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
+        for half in [&mut self.behind, &mut self.ahead] {
+            let range = half.range::<[u8], _>((Bound::Included(&part.start[..]), end));
+            let keys: Vec<Box<[u8]>> = range.map(|(key, _)| key.clone()).collect();
+            for key in keys {
+                let Some(value) = half.remove(&key) else { continue };
+                self.bytes -= entry_bytes(&key, &value);
+                self.aside.add(&key, Some(&value));
+            }
+        }
     }
 
     /// Whether every batch up to `position` is in the pages.
@@ -190,6 +229,8 @@ struct Step {
     cell_bytes: usize,
     /// Where the next step goes on.
     next: Option<Vec<u8>>,
+    /// What must be set aside first, because it cannot be read.
+    unreadable: Option<Part>,
 }
 
 impl Tree {
@@ -201,6 +242,8 @@ impl Tree {
             operation.value().is_some_and(|value| is_inline(page_bytes, operation.key(), value))
         };
         torn != Torn::Image
+            // What is set aside stays. It must not take the room of what does not.
+            && self.buffer.aside.bytes() < share(dirty_bytes_max, SHARE_SWEEP)
             && self.counts.leaf_pages * page_bytes as u64 > dirty_bytes_max / 2
             && batch.operations().iter().all(is_small)
     }
@@ -212,16 +255,32 @@ impl Tree {
 
     /// The next step of a sweep: the leaves from its place on that something waits for, as far as a step goes.
     fn plan_sweep(&self, pager: &Pager, loaded: &Loaded) -> std::result::Result<Step, Stop> {
-        let mut step =
-            Step { pins: Pins::new(), misses: Vec::new(), leaves: 0, puts: 0, cell_bytes: 0, next: None };
+        let mut step = Step {
+            pins: Pins::new(),
+            misses: Vec::new(),
+            leaves: 0,
+            puts: 0,
+            cell_bytes: 0,
+            next: None,
+            unreadable: None,
+        };
         let Some(sweep) = &self.buffer.sweep else { return Ok(step) };
-        let mut waiting = self.buffer.from(&sweep.next).peekable();
+        let mut waiting = self.buffer.waiting(&sweep.next).peekable();
         while let Some((first, _)) = waiting.peek() {
             if step.leaves == STEP_LEAVES || step.cell_bytes >= STEP_BYTES {
                 step.next = Some(first.to_vec());
                 break;
             }
-            let end = self.plan_leaf(pager, loaded, first, &mut step)?;
+            let end = match self.plan_leaf(pager, loaded, first, &mut step) {
+                Err(Stop::Failed(error)) => {
+                    step.unreadable = self.unreadable_part(pager, loaded, first);
+                    if step.unreadable.is_none() {
+                        return Err(Stop::Failed(error));
+                    }
+                    break;
+                }
+                other => other?,
+            };
             step.leaves += 1;
             while let Some((key, value)) = waiting.peek()
                 && end.as_deref().is_none_or(|end| *key < end)
@@ -329,10 +388,14 @@ impl BtreeEngine {
                 Err(Stop::Failed(error)) => return Err(error),
                 Err(Stop::Miss(miss)) => {
                     drop(writer);
-                    self.load(epoch, miss, Tier::Disk, Purpose::PageWrite, &mut loaded)?;
+                    self.load_if_whole(epoch, miss, Tier::Disk, Purpose::PageWrite, &mut loaded)?;
                     continue;
                 }
             };
+            if let Some(part) = step.unreadable {
+                self.set_aside(part);
+                continue;
+            }
             if !step.misses.is_empty() {
                 drop(writer);
                 self.load_leaves(epoch, step.misses, &mut loaded)?;
@@ -354,8 +417,18 @@ impl BtreeEngine {
         units.dedup();
         let page_units = self.pager.page_units();
         for run in units.chunk_by(|a, b| a + page_units == *b).flat_map(|run| run.chunks(READ_PAGES)) {
-            for (unit, piece) in self.pager.read_pages(run[0], run.len(), Purpose::PageWrite)? {
-                loaded.add(epoch, unit, piece);
+            match self.pager.read_pages(run[0], run.len(), Purpose::PageWrite) {
+                Ok(pages) => pages.into_iter().for_each(|(unit, piece)| loaded.add(epoch, unit, piece)),
+                Err(error) if is_damage(&error) => {
+                    for unit in run {
+                        match self.pager.read_page(*unit, Purpose::PageWrite) {
+                            Ok(page) => loaded.add(epoch, *unit, Piece::Page(page)),
+                            Err(error) if is_damage(&error) => loaded.fail(epoch, *unit, error),
+                            Err(error) => return Err(error),
+                        }
+                    }
+                }
+                Err(error) => return Err(error),
             }
         }
         Ok(())

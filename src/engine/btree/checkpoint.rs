@@ -150,6 +150,9 @@ impl BtreeEngine {
         if swept || !waits {
             self.clear_dirty_since();
         }
+        if swept || self.tree.read().buffer.is_empty() {
+            self.log_aside();
+        }
         if waits {
             self.set_dirty_since();
         }
@@ -294,6 +297,7 @@ impl BtreeEngine {
             ("bytes", (self.pager.checkpoint_bytes() - job.bytes_before).into()),
             ("duration_ns", (took.as_nanos() as u64).into()),
         ];
+        self.settled_aside_bytes.store(job.frozen.aside_bytes, Relaxed);
         self.checkpoint_ended(took, fields);
         self.bell.ring(Class::Room);
     }

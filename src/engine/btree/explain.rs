@@ -18,10 +18,11 @@ impl BtreeEngine {
             let (mut pages, mut extent) = (Vec::new(), None);
             let (epoch, found) = {
                 let tree = self.tree.read();
-                if let Some(value) = tree.buffer.get(key) {
-                    let bytes = value.len() as u64;
+                if let Some(change) = tree.buffer.change(key) {
+                    let bytes = change.map_or(0, <[u8]>::len) as u64;
+                    let verdict = if change.is_some() { "hit" } else { "absent" };
                     let structure = "change buffer".to_string();
-                    return Ok(vec![Probe { structure, offset: None, verdict: "hit", bytes, read_bytes: 0 }]);
+                    return Ok(vec![Probe { structure, offset: None, verdict, bytes, read_bytes: 0 }]);
                 }
                 let walked = tree.leaf(&self.pager, &loaded, key, |unit, page| {
                     pages.push((unit, tree.changed_page(unit).is_some()));

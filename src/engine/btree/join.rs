@@ -27,7 +27,11 @@ impl Tree {
                 for near in [index.wrapping_sub(1), index + 1] {
                     if near <= parent.count() {
                         let near = parent.child(near);
-                        let page = self.page(pager, loaded, near, level - 1)?;
+                        let page = match self.page(pager, loaded, near, level - 1) {
+                            // One that cannot be read joins nobody; that is no reason not to delete here.
+                            Err(Stop::Failed(_)) => continue,
+                            other => other?,
+                        };
                         if self.resident(near, pins).is_none() {
                             pins.insert(near, page);
                         }

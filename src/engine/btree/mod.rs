@@ -41,6 +41,7 @@
 #![doc = include_str!("FORMAT.md")]
 
 mod ahead;
+mod aside;
 mod buffer;
 mod checkpoint;
 mod compact;
@@ -59,6 +60,7 @@ mod search;
 mod tree;
 mod verify;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -141,6 +143,12 @@ pub struct BtreeEngine {
     logged_image_bytes: AtomicU64,
     /// Those of them before the floor of the durable state. The others cost no replay.
     settled_image_bytes: AtomicU64,
+    /// Bytes of the log behind that floor that are nothing but what is set aside.
+    settled_aside_bytes: AtomicU64,
+    /// Units of unreadable pages that were told of.
+    parts_told: Mutex<HashSet<u64>>,
+    /// Whether the next checkpoint tries to read what could not be read.
+    is_retry_asked: AtomicBool,
     /// Batches up to here come into pages before the next checkpoint that is more than a part of a sweep.
     target: Mutex<Option<Position>>,
     /// Why the last step of a sweep failed, or that a checkpoint finds no space, and how often in a row.
@@ -191,6 +199,9 @@ pub fn open(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>, options: &Options) -> Re
         probes: ProbeMeter::default(),
         logged_image_bytes: AtomicU64::new(recovered.image_bytes),
         settled_image_bytes: AtomicU64::new(0),
+        settled_aside_bytes: AtomicU64::new(0),
+        parts_told: Mutex::default(),
+        is_retry_asked: AtomicBool::new(false),
         target: Mutex::new(None),
         work_failed: Mutex::new(None),
         compacted_end: Mutex::new(None),
@@ -206,6 +217,7 @@ pub fn open(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>, options: &Options) -> Re
     if engine.log_bytes() > 0 {
         engine.set_dirty_since();
     }
+    engine.tree.read().buffer.aside.parts().for_each(|part| engine.record_part(part));
     Ok(Arc::new(engine))
 }
 
@@ -222,7 +234,8 @@ impl BtreeEngine {
 
     fn log_bytes_since(&self, floor: Position, end: Position) -> u64 {
         let image_bytes = self.logged_image_bytes().saturating_sub(self.settled_image_bytes.load(Relaxed));
-        end.saturating_sub(floor).saturating_sub(image_bytes)
+        let aside_bytes = self.settled_aside_bytes.load(Relaxed);
+        end.saturating_sub(floor).saturating_sub(image_bytes + aside_bytes)
     }
 
     fn logged_image_bytes(&self) -> u64 {
@@ -600,10 +613,14 @@ impl Engine for BtreeEngine {
                 Tier::Disk => self.lock_writer(),
             };
             self.check()?;
-            let waits = {
+            let (refusal, waits) = {
                 let tree = self.tree.read();
-                tree.suits_buffer(batch, self.options.torn, self.options.dirty_bytes_max)
+                let waits = tree.suits_buffer(batch, self.options.torn, self.options.dirty_bytes_max);
+                (tree.buffer.refusal(batch), waits)
             };
+            if let Some(error) = refusal {
+                return Err(error);
+            }
             if waits {
                 self.make_room(batch, None)?;
                 let before = self.mark();
@@ -621,7 +638,7 @@ impl Engine for BtreeEngine {
                 Err(Stop::Failed(error)) => return Err(error),
                 Err(Stop::Miss(miss)) => {
                     drop(writer);
-                    self.load(epoch, miss, tier, Purpose::Get, &mut loaded)?;
+                    self.load_if_whole(epoch, miss, tier, Purpose::Get, &mut loaded)?;
                     continue;
                 }
             };
@@ -675,6 +692,7 @@ impl Engine for BtreeEngine {
                 return done(Ok(()));
             }
             Command::Flush | Command::Checkpoint => {
+                self.is_retry_asked.store(true, Relaxed);
                 // Even if a sweep for less is on its way.
                 *self.target.lock() = Some(self.log.end());
                 commands.checkpoint.push(done);
@@ -748,6 +766,7 @@ impl Engine for BtreeEngine {
                 ..Debt::default()
             },
             stalls: self.stalls.snapshot(self.clock.elapsed()),
+            damage: tree.buffer.aside.sentence(),
             classes: self.pager.classes(),
             cpu: self.pager.cpu().snapshot().plus(&self.log.cpu()),
             probes: self.probes.snapshot(),
@@ -784,6 +803,9 @@ impl Engine for BtreeEngine {
             super::run(self, Command::Checkpoint)?;
         }
         self.log.sync_now()?;
+        if let Some(sentence) = self.tree.read().buffer.aside.sentence() {
+            log::warn!("closed with damage: {sentence}");
+        }
         self.sync_file(Purpose::Manifest)
     }
 }

@@ -79,16 +79,34 @@ pub struct Loaded {
     /// The epoch in which it was read.
     pub epoch: u64,
     pieces: HashMap<u64, Piece>,
+    /// What could not be read, by first unit.
+    failed: HashMap<u64, Error>,
 }
 
 impl Loaded {
     /// Adds what was read at `unit` in `epoch`; forgets what is of another epoch.
     pub fn add(&mut self, epoch: u64, unit: u64, piece: Piece) {
+        self.begin(epoch);
+        self.pieces.insert(unit, piece);
+    }
+
+    /// Notes that what lies at `unit` cannot be read in `epoch`; forgets what is of another epoch.
+    pub fn fail(&mut self, epoch: u64, unit: u64, error: Error) {
+        self.begin(epoch);
+        self.failed.insert(unit, error);
+    }
+
+    fn begin(&mut self, epoch: u64) {
         if self.epoch != epoch {
             self.pieces.clear();
+            self.failed.clear();
             self.epoch = epoch;
         }
-        self.pieces.insert(unit, piece);
+    }
+
+    /// Why what lies at `unit` cannot be read in `epoch`, if that is known.
+    pub fn failure(&self, epoch: u64, unit: u64) -> Option<&Error> {
+        if self.epoch == epoch { self.failed.get(&unit) } else { None }
     }
 
     /// Keeps pages for the next part of a scan, unless they are more than `count_max`; forgets values.

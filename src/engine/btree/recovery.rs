@@ -15,6 +15,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::aside::is_damage;
 use super::buffer::Mark;
 use super::checkpoint::{BATCH_IMAGE_KIND, IMAGE_HEADER_BYTES, IMAGE_KIND};
 use super::double::DoubleWrite;
@@ -27,7 +28,7 @@ use super::{FIRST_UNIT, UNIT_BYTES};
 use crate::base::clock::Clock;
 use crate::disk::{Disk, Purpose, replace};
 use crate::engine::wal::{FIRST_KIND, Log, RECORD_OVERHEAD_BYTES, is_segment};
-use crate::engine::{Batch, Bell, Error, Options, PageCause, PageKind, Position, Result, Torn};
+use crate::engine::{Batch, Bell, Error, Operation, Options, PageCause, PageKind, Position, Result, Torn};
 
 /// What opening finds.
 pub struct Recovered {
@@ -244,9 +245,14 @@ impl Replay<'_> {
     }
 
     fn batch(&mut self, payload: &Bytes) -> Result<()> {
-        let batch = Batch::decode(payload)?;
+        // What belongs to a page that cannot be read is set aside, so that the store opens.
+        let mut batch = self.tree.buffer.aside.divide(Batch::decode(payload)?);
+        if batch.is_empty() {
+            return Ok(());
+        }
+        let floor = Mark { position: self.meta.floor, image_bytes: 0 };
         if self.tree.suits_buffer(&batch, self.torn, self.dirty_bytes_max) {
-            self.tree.buffer.add(&batch, Mark { position: self.meta.floor, image_bytes: 0 });
+            self.tree.buffer.add(&batch, floor);
             return Ok(());
         }
         let mut loaded = Loaded::default();
@@ -254,12 +260,23 @@ impl Replay<'_> {
         let needs = loop {
             match self.tree.plan(self.pager, &loaded, &batch, &mut pins) {
                 Ok(needs) => break needs,
-                Err(Stop::Failed(error)) => return Err(error),
-                Err(Stop::Miss(miss)) => {
-                    let (unit, piece) = self.pager.read(miss, Purpose::Recovery)?;
-                    self.pager.keep(unit, piece.clone());
-                    loaded.add(self.tree.epoch, unit, piece);
+                Err(Stop::Failed(error)) => {
+                    let part = |operation: &Operation| {
+                        self.tree.unreadable_part(self.pager, &loaded, operation.key())
+                    };
+                    let part = batch.operations().iter().find_map(part).ok_or(error)?;
+                    self.tree.buffer.aside.add_part(part, floor);
+                    batch = self.tree.buffer.aside.divide(batch);
+                    pins.clear();
                 }
+                Err(Stop::Miss(miss)) => match self.pager.read(miss, Purpose::Recovery) {
+                    Ok((unit, piece)) => {
+                        self.pager.keep(unit, piece.clone());
+                        loaded.add(self.tree.epoch, unit, piece);
+                    }
+                    Err(error) if is_damage(&error) => loaded.fail(self.tree.epoch, miss.unit(), error),
+                    Err(error) => return Err(error),
+                },
             }
         };
         let wanted = needs.units + self.tree.map_units_max(needs.runs);

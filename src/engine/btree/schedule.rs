@@ -6,6 +6,8 @@
 //!    must bring what waits in the buffer, too: then sweeps come first, with checkpoints between them whenever they have
 //!    made enough pages dirty.
 
+use std::sync::atomic::Ordering::Relaxed;
+
 use super::compact::Compaction;
 use super::{BtreeEngine, UNIT_BYTES, buffer};
 use crate::engine::{Error, Pending, Result, Work};
@@ -46,7 +48,9 @@ impl BtreeEngine {
     /// the share of the buffer that begins a sweep.
     pub(super) fn is_pressing(&self) -> bool {
         let (tree, bytes_max) = (self.tree.read(), self.options.dirty_bytes_max);
-        (tree.pressing_bytes() + tree.buffer.bytes()) * 4 >= bytes_max * 3
+        // What is set aside is no work.
+        let room_bytes = bytes_max.saturating_sub(tree.buffer.aside.bytes());
+        (tree.pressing_bytes() + tree.buffer.bytes()) * 4 >= room_bytes * 3
             || tree.buffer.bytes() >= buffer::share(bytes_max, buffer::SHARE_SWEEP)
     }
 
@@ -70,6 +74,9 @@ impl BtreeEngine {
             let due = self.due();
             if due != Pending::More && !forced {
                 return Ok(due);
+            }
+            if self.is_retry_asked.swap(false, Relaxed) {
+                self.retry_aside();
             }
             // Those who ask from here on may have waiting puts of their own.
             let asked = self.commands.lock().checkpoint.len();

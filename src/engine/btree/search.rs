@@ -62,6 +62,14 @@ fn damaged(unit: u64, what: &str) -> Stop {
     Stop::Failed(Error::corrupt(FILE, unit * UNIT_BYTES, what))
 }
 
+/// What a search stops with that finds something neither in memory nor in `loaded`.
+fn missing(epoch: u64, loaded: &Loaded, miss: Miss) -> Stop {
+    match loaded.failure(epoch, miss.unit()) {
+        Some(error) => Stop::Failed(error.clone()),
+        None => Stop::Miss(miss),
+    }
+}
+
 impl Tree {
     /// The page at `unit`, which must be of `level`.
     pub fn page(&self, pager: &Pager, loaded: &Loaded, unit: u64, level: u64) -> Result<Arc<Page>, Stop> {
@@ -70,7 +78,7 @@ impl Tree {
             None => match loaded.get(self.epoch, unit).cloned().or_else(|| pager.pooled(unit)) {
                 Some(Piece::Page(page)) => page,
                 Some(Piece::Value(_)) => return Err(damaged(unit, "a value where a page is referred to")),
-                None => return Err(Stop::Miss(Miss::Page(unit))),
+                None => return Err(missing(self.epoch, loaded, Miss::Page(unit))),
             },
         };
         if u64::from(page.level()) != level {
@@ -99,7 +107,7 @@ impl Tree {
         match loaded.get(self.epoch, extent.unit).cloned().or_else(|| pager.pooled(extent.unit)) {
             Some(Piece::Value(value)) => Ok(value),
             Some(Piece::Page(_)) => Err(damaged(extent.unit, "a page where a value is referred to")),
-            None => Err(Stop::Miss(Miss::Value(extent))),
+            None => Err(missing(self.epoch, loaded, Miss::Value(extent))),
         }
     }
 
@@ -130,8 +138,8 @@ impl Tree {
 
     /// The value of `key`, if it is present.
     pub fn find(&self, pager: &Pager, loaded: &Loaded, key: &[u8]) -> Result<Option<Bytes>, Stop> {
-        if let Some(value) = self.buffer.get(key) {
-            return Ok(Some(Bytes::copy_from_slice(value)));
+        if let Some(change) = self.buffer.change(key) {
+            return Ok(change.map(Bytes::copy_from_slice));
         }
         let Some((leaf, _)) = self.leaf(pager, loaded, key, |_, _| {})? else { return Ok(None) };
         match leaf.search(key).map(|index| leaf.stored(index)) {
@@ -186,12 +194,17 @@ impl Tree {
                 chunk.next = Some(key.to_vec());
                 return Ok(chunk);
             }
-            let place = chunk.keep(key);
-            let item = if newer {
+            if newer {
                 stored.next_if(|(older, _)| *older == key);
-                let Some((_, value)) = waiting.next() else { break };
-                Item::Inline(chunk.keep(value))
-            } else {
+                let Some((key, change)) = waiting.next() else { break };
+                if let Some(value) = change {
+                    let (place, value) = (chunk.keep(key), chunk.keep(value));
+                    chunk.entries.push((place, Item::Inline(value)));
+                }
+                continue;
+            }
+            let place = chunk.keep(key);
+            let item = {
                 match stored.next() {
                     None => break,
                     Some((_, Stored::Inline(value))) => Item::Inline(chunk.keep(value)),

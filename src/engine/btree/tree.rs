@@ -44,6 +44,16 @@ pub enum Miss {
     Value(Extent),
 }
 
+impl Miss {
+    /// Its first unit.
+    pub fn unit(&self) -> u64 {
+        match self {
+            Miss::Page(unit) => *unit,
+            Miss::Value(extent) => extent.unit,
+        }
+    }
+}
+
 /// Why a search stopped.
 pub enum Stop {
     /// It needs this first.
@@ -73,6 +83,8 @@ pub struct Frozen {
     pub meta: Meta,
     /// Bytes of images that had been logged at `meta.floor`.
     pub floor_image_bytes: u64,
+    /// Bytes of the log behind it that are nothing but what was set aside.
+    pub aside_bytes: u64,
     /// Bytes of memory that it holds.
     pub bytes: u64,
 }
@@ -196,7 +208,8 @@ impl Tree {
 
     /// Bytes of memory that only the next checkpoints free.
     pub fn dirty_bytes(&self) -> u64 {
-        self.active_bytes() + self.buffer.bytes() + self.frozen.as_ref().map_or(0, |frozen| frozen.bytes)
+        let waiting_bytes = self.buffer.bytes() + self.buffer.aside.bytes();
+        self.active_bytes() + waiting_bytes + self.frozen.as_ref().map_or(0, |frozen| frozen.bytes)
     }
 
     /// Those of them in pages and values that no checkpoint has taken up yet.
@@ -622,6 +635,7 @@ impl Tree {
         self.images_start = position;
         self.frozen = Some(frozen.clone());
         self.epoch += 1;
+            aside_bytes: self.buffer.aside.logged_bytes(),
         frozen
     }
 
