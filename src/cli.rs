@@ -363,6 +363,13 @@ fn control(mount_point: &Path, line: &str) -> Result<(), Failure> {
     };
     let file = nix::fcntl::open(&path, OFlag::O_WRONLY | OFlag::O_CLOEXEC, Mode::empty()).map_err(failed)?;
     nix::unistd::write(&file, format!("{line}\n").as_bytes()).map_err(failed)?;
+    // What has ended may have something to say.
+    if line.ends_with("wait")
+        && let Ok(commands) = std::fs::read_to_string(mount_point.join(".stats.d/ctl"))
+        && let Some((_, text)) = commands.lines().last().and_then(|last| last.split_once(": done: "))
+    {
+        println!("{text}");
+    }
     Ok(())
 }
 

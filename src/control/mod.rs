@@ -42,7 +42,7 @@ pub use socket::{NAME as SOCKET_NAME, StatsSocket};
 pub use stats::{Base, MountInfo, Physical, Report, Sample, State, Window, ratio};
 
 use crate::base::clock::Clock;
-use crate::base::journal::Field;
+use crate::base::journal::{Event, Field};
 use crate::disk::{Disk, Latch, Metered, OpenFiles, ProcessIo};
 use crate::engine::{Cause, Engine, Journal, MeteredEngine, Stalls};
 use crate::fs::attribution::Charges;
@@ -85,6 +85,27 @@ pub struct Parts {
     pub process: Box<dyn Fn() -> Option<ProcessIo> + Send + Sync>,
     /// The store's files that the process has open.
     pub open_files: Box<dyn Fn() -> OpenFiles + Send + Sync>,
+}
+
+/// What a compaction that has ended with `event` gave back, as a sentence; `None` if it is another event, or none that cuts a file.
+fn compacted(event: &Arc<Event>) -> Option<String> {
+    let count = |name: &str| match event.fields.iter().find(|(field, _)| *field == name)?.1 {
+        Field::Count(count) => Some(count),
+        Field::Text(_) => None,
+    };
+    let (before, after) = (count("file_bytes_before")?, count("file_bytes_after")?);
+    let size = crate::base::text::human_size;
+    let unreadable = match count("unreadable")? {
+        0 => String::new(),
+        places => format!("; {places} places cannot be read and stay where they are: kvfs check names them"),
+    };
+    Some(format!(
+        "gave {} back, the file went from {} to {} with {} in use{unreadable}",
+        size(before.saturating_sub(after)),
+        size(before),
+        size(after),
+        size(count("used_bytes")?)
+    ))
 }
 
 /// What `mark NAME` remembers.
@@ -317,9 +338,19 @@ impl Control {
         self.journal.record(self.parts.clock.now(), "command", who(&words));
         let (commands, journal, clock) =
             (self.commands.clone(), self.journal.clone(), self.parts.clock.clone());
+        let begun = journal.events().last().map_or(0, |event| event.number);
         Box::new(move |result| {
             let time = clock.now();
-            let outcome = result.as_ref().map_or_else(|error| error.to_string(), |()| "done".to_string());
+            let outcome = match &result {
+                Ok(()) if words.starts_with("compact") && words.ends_with("wait") => {
+                    let events = journal.events();
+                    let text =
+                        events.iter().rev().take_while(|event| event.number > begun).find_map(compacted);
+                    text.map_or("done".to_string(), |text| format!("done: {text}"))
+                }
+                Ok(()) => "done".to_string(),
+                Err(error) => error.to_string(),
+            };
             if result.is_err() {
                 let mut fields = who(&words);
                 fields.push(("what", outcome.as_str().into()));

@@ -8,6 +8,7 @@
 //! 4. *Commit*: sync the data file, the area and the log, write the meta page, sync it. Now the state at P is durable: what is not
 //!    in its place lies in the log between `images_start` and `images_end`, or in the area. The log below the floor (and below
 //!    `images_start`) and units freed before P can be used again.
+//!    They come back in parts, so that no reader waits long for the latch.
 //! 5. *Home*: write the changed units of the pages of step 3 to their places, which may tear them: the images repair that. Sync.
 //! 6. *Done*: write the meta page once more, in the other slot, without `images_end` and `double_bytes`. It needs no sync of its
 //!    own: doing step 5 again at recovery is harmless, and the next commit syncs the file before it overwrites a slot. Only with
@@ -22,6 +23,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use super::freemap::join_runs;
 use super::meta::Meta;
 use super::page::{Page, SECTOR_BYTES, Stored};
 use super::pager::Piece;
@@ -37,6 +39,10 @@ pub const IMAGE_KIND: u8 = FIRST_KIND + 1;
 pub const IMAGE_HEADER_BYTES: usize = 24;
 /// Log record kind of the image of a page that a batch changed: unit (8 bytes), whether the page is new (4 bytes), page.
 pub const BATCH_IMAGE_KIND: u8 = FIRST_KIND + 2;
+/// Free runs that come back under one exclusive latch: a millisecond or less.
+pub const RELEASE_RUNS: usize = 1024;
+/// How often a unit of work takes that latch.
+const RELEASES: usize = 64;
 /// A unit of work writes about this much.
 const WORK_BYTES: usize = 4 << 20;
 
@@ -44,6 +50,7 @@ enum Stage {
     Fresh(usize),
     Images(usize),
     Commit,
+    Release,
     Home(usize),
     Done,
 }
@@ -123,6 +130,7 @@ impl Job {
             Stage::Fresh(at) => ("new pages", at, self.fresh.len()),
             Stage::Images(at) => ("page copies", at, self.images.len()),
             Stage::Commit => ("commit", 0, 1),
+            Stage::Release => ("free space", 0, 1),
             Stage::Home(at) => ("pages home", at, self.in_place.len()),
             Stage::Done => ("done", 1, 1),
         };
@@ -142,16 +150,19 @@ impl BtreeEngine {
             let units = self.pager.grow(units, 0)?;
             self.tree.write().space.set_file_units(units);
         }
+        if swept || self.tree.read().buffer.is_empty() {
+            self.log_aside();
+        }
         let now = self.mark();
+        self.tree.write().freeze_space();
+        // Nobody takes or frees units while the writer's lock is held. Readers need not wait for a long map.
+        let map = self.tree.read().space.encode();
         let mut tree = self.tree.write();
-        let frozen = tree.freeze(now);
+        let frozen = tree.freeze(now, map);
         let waits = !tree.buffer.is_empty();
         drop(tree);
         if swept || !waits {
             self.clear_dirty_since();
-        }
-        if swept || self.tree.read().buffer.is_empty() {
-            self.log_aside();
         }
         if waits {
             self.set_dirty_since();
@@ -194,7 +205,20 @@ impl BtreeEngine {
             }
             Stage::Commit => {
                 self.commit(job)?;
-                if job.in_place.is_empty() { Stage::Done } else { Stage::Home(0) }
+                Stage::Release
+            }
+            Stage::Release => {
+                // The latch in between, for those who wait for it.
+                let mut more = true;
+                for _ in 0..RELEASES {
+                    more = more && self.tree.write().space.give_back_some(RELEASE_RUNS);
+                }
+                self.bell.ring(Class::Room);
+                match more {
+                    true => Stage::Release,
+                    false if job.in_place.is_empty() => Stage::Done,
+                    false => Stage::Home(0),
+                }
             }
             Stage::Home(at) => {
                 let next = self.pager.write_changed(&job.in_place, at, WORK_BYTES)?;
@@ -269,8 +293,11 @@ impl BtreeEngine {
         self.sync_file(Purpose::Manifest)?;
         job.meta = meta;
         self.log.release(meta.images_start.min(meta.floor));
-        self.tree.write().commit(meta);
+        let mut runs = self.tree.write().commit(meta);
+        join_runs(&mut runs);
+        self.tree.write().space.set_returning(runs);
         self.settled_image_bytes.store(job.frozen.floor_image_bytes, Relaxed);
+        self.settled_aside_bytes.store(job.frozen.aside_bytes, Relaxed);
         self.bell.ring(Class::Room);
         Ok(())
     }
@@ -297,7 +324,6 @@ impl BtreeEngine {
             ("bytes", (self.pager.checkpoint_bytes() - job.bytes_before).into()),
             ("duration_ns", (took.as_nanos() as u64).into()),
         ];
-        self.settled_aside_bytes.store(job.frozen.aside_bytes, Relaxed);
         self.checkpoint_ended(took, fields);
         self.bell.ring(Class::Room);
     }

@@ -793,6 +793,7 @@ impl Engine for BtreeEngine {
 
     fn close(&self) -> Result<()> {
         if let Some(compaction) = self.compaction.lock().take() {
+            self.tree.write().space.end_withholding();
             compaction.end(Err(Error::Invalid("the store was closed before it ended".to_string())));
         }
         // Twice at most: for a job on its way, and for what it left behind.
@@ -802,10 +803,10 @@ impl Engine for BtreeEngine {
         if self.is_dirty() {
             super::run(self, Command::Checkpoint)?;
         }
-        self.log.sync_now()?;
         if let Some(sentence) = self.tree.read().buffer.aside.sentence() {
             log::warn!("closed with damage: {sentence}");
         }
+        self.log.sync_now()?;
         self.sync_file(Purpose::Manifest)
     }
 }

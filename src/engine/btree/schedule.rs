@@ -159,25 +159,24 @@ impl BtreeEngine {
             if waiters.is_empty() {
                 return Ok(false);
             }
-            let end_bytes = self.tree.read().space.end() * UNIT_BYTES;
-            *running = Some(Compaction::new(waiters, self.clock.elapsed(), end_bytes));
+            let (end, tail) = {
+                let tree = self.tree.read();
+                (tree.space.end(), tree.space.tail_units())
+            };
+            let (end_bytes, file_bytes) = (end * UNIT_BYTES, (end + tail) * UNIT_BYTES);
+            *running = Some(Compaction::new(waiters, self.clock.elapsed(), end_bytes, file_bytes));
         }
         let Some(mut compaction) = running.take() else { return Ok(false) };
         match self.compact(&mut compaction, checkpoint) {
             Ok(true) => *running = Some(compaction),
             Ok(false) => {
-                let took = self.clock.elapsed().saturating_sub(compaction.started);
-                let fields = vec![
-                    ("reason", "command".into()),
-                    ("end_bytes_before", compaction.end_bytes.into()),
-                    ("end_bytes_after", (self.tree.read().space.end() * UNIT_BYTES).into()),
-                    ("duration_ns", (took.as_nanos() as u64).into()),
-                ];
+                let fields = self.describe_compaction(&compaction);
                 self.journal.record(self.clock.now(), "compact", fields);
                 *self.compacted_end.lock() = Some(self.tree.read().space.end());
                 compaction.end(Ok(()));
             }
             Err(error) => {
+                self.tree.write().space.end_withholding();
                 *self.compacted_end.lock() = Some(self.tree.read().space.end());
                 compaction.end(Err(error.clone()));
                 return Err(error);

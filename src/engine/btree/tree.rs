@@ -25,7 +25,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::buffer::{ChangeBuffer, Mark};
-use super::freemap::FreeMap;
+use super::freemap::{FreeMap, Run};
 use super::meta::{Counts, Meta};
 use super::page::{
     Extent, Page, SECTOR_BYTES, Stored, cell_bytes_max, inner_cell, is_inline, key_bytes_max, leaf_cell,
@@ -585,12 +585,9 @@ impl Tree {
         Extent { unit: to, ..old }
     }
 
-    /// Takes what changed for a checkpoint of the state at `now`, without what waits in the buffer; the tail must have
-    /// [`Tree::map_units_max`].
-    pub fn freeze(&mut self, now: Mark) -> Arc<Frozen> {
-        let position = now.position;
-        let floor = self.buffer.floor().unwrap_or(now);
-        debug_assert!(self.frozen.is_none(), "one checkpoint at a time");
+    /// Draws the line before the checkpoint that [`Tree::freeze`] takes next: what is free in its state is what
+    /// [`FreeMap::encode`] says from here on, until something is taken or freed. The tail must have [`Tree::map_units_max`].
+    pub fn freeze_space(&mut self) {
         self.space.freeze();
         let (old_unit, old_units) = self.map_run;
         let reserved = self.map_units_max(0);
@@ -599,8 +596,16 @@ impl Tree {
             self.space.retire(old_unit, old_units);
             self.space.freeze();
         }
-        let map = Bytes::from(self.space.encode());
         self.map_run = (unit, reserved);
+    }
+
+    /// Takes what changed for a checkpoint of the state at `now`, without what waits in the buffer; `map` is its encoded free map.
+    pub fn freeze(&mut self, now: Mark, map: Vec<u8>) -> Arc<Frozen> {
+        let position = now.position;
+        let floor = self.buffer.floor().unwrap_or(now);
+        debug_assert!(self.frozen.is_none(), "one checkpoint at a time");
+        let (unit, reserved) = self.map_run;
+        let map = Bytes::from(map);
         debug_assert!(units_of(map.len()) <= reserved);
         let bytes = self.active_bytes();
         let meta = Meta {
@@ -630,19 +635,20 @@ impl Tree {
             map,
             meta,
             floor_image_bytes: floor.image_bytes,
+            aside_bytes: self.buffer.aside.logged_bytes(),
             bytes,
         });
         self.images_start = position;
         self.frozen = Some(frozen.clone());
         self.epoch += 1;
-            aside_bytes: self.buffer.aside.logged_bytes(),
         frozen
     }
 
-    /// The frozen state is durable as `meta`; pages may still be on their way to their places.
-    pub fn commit(&mut self, meta: Meta) {
+    /// The frozen state is durable as `meta`; pages may still be on their way to their places. Returns the runs that it frees, for
+    /// [`FreeMap::set_returning`].
+    pub fn commit(&mut self, meta: Meta) -> Vec<Run> {
         self.durable = meta;
-        self.space.release();
+        self.space.take_leaving()
     }
 
     /// Everything frozen is in its place.

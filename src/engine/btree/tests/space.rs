@@ -63,6 +63,110 @@ fn compaction_cuts_the_file_to_what_is_in_use() {
     }
 }
 
+/// Pages of four units, values of one and of five.
+fn with_small_holes(sim: &Arc<SimDisk>, options: &Options) -> (Arc<BtreeEngine>, Map) {
+    let engine = open_on(sim.clone(), options).unwrap();
+    let value = |key: u32| vec![key as u8; if key % 7 == 3 { 20_000 } else { 3000 }];
+    let mut model = Map::new();
+    for key in 0..6000 {
+        let mut batch = Batch::new(0);
+        batch.put(long_key(key), value(key));
+        apply(&engine, &batch).unwrap();
+        model.insert(long_key(key), value(key));
+    }
+    run(&*engine, Command::Checkpoint).unwrap();
+    // Every second of the first group, and all of the one in the middle.
+    for key in (0..5200).filter(|key| *key >= 2000 || key % 2 == 0) {
+        let mut batch = Batch::new(0);
+        batch.delete(long_key(key));
+        apply(&engine, &batch).unwrap();
+        model.remove(&long_key(key));
+    }
+    run(&*engine, Command::Checkpoint).unwrap();
+    (engine, model)
+}
+
+/// What a compacted file may take at most.
+fn compacted_bytes_max(engine: &BtreeEngine) -> u64 {
+    let used = engine.tree.read().space.used_units();
+    let ahead = recovery::growth_units(&engine.options, engine.tree.read().space.end());
+    (FIRST_UNIT + used + used / 32 + 16 + ahead) * UNIT_BYTES
+}
+
+#[test]
+fn holes_that_are_too_small_for_a_page_do_not_keep_the_file_long() {
+    for torn in TORN {
+        let sim = SimDisk::new();
+        let options = Options { page_bytes: 16 << 10, dirty_bytes_max: 1 << 20, torn, ..large() };
+        let (engine, model) = with_small_holes(&sim, &options);
+        let size = || sim.open(meta::FILE).unwrap().size().unwrap();
+        let loose = size();
+        run(&*engine, Command::Compact).unwrap();
+        run(&*engine, Command::Verify).unwrap();
+        let bound = compacted_bytes_max(&engine);
+        assert!(size() <= bound && size() < loose / 3, "{torn:?}: {loose} -> {}, at most {bound}", size());
+        assert_eq!(contents(&*engine).unwrap(), model);
+        let events = engine.journal.events();
+        let ended = events.iter().rev().find(|event| event.name == "compact").unwrap();
+        let field = |name: &str| match ended.fields.iter().find(|(field, _)| *field == name) {
+            Some((_, Field::Count(count))) => *count,
+            other => panic!("{name}: {other:?}"),
+        };
+        assert_eq!((field("file_bytes_after"), field("unreadable")), (size(), 0));
+        assert!(field("file_bytes_before") >= loose - (1 << 20), "{} {loose}", field("file_bytes_before"));
+        let engine = open_on(sim.crash(1), &options).unwrap();
+        run(&*engine, Command::Verify).unwrap();
+        assert_eq!(contents(&*engine).unwrap(), model);
+    }
+}
+
+#[test]
+fn what_cannot_be_read_keeps_no_compaction_from_the_rest() {
+    let sim = SimDisk::new();
+    let options = Options { page_bytes: 16 << 10, dirty_bytes_max: 1 << 20, cache_bytes: 0, ..large() };
+    let (engine, model) = with_small_holes(&sim, &options);
+    let size = || sim.open(meta::FILE).unwrap().size().unwrap();
+    let loose = size();
+    // A leaf in the middle of the first group, and the value of another.
+    let (leaf, value) = {
+        let mut loaded = Loaded::default();
+        let tree = engine.tree.read();
+        let mut find = |key: u32| loop {
+            let (mut unit, mut extent) = (0, None);
+            let walked = tree.leaf(&engine.pager, &loaded, &long_key(key), |at, page| {
+                unit = at;
+                if let (true, Ok(index)) = (page.is_leaf(), page.search(&long_key(key)))
+                    && let page::Stored::Extent(found) = page.stored(index)
+                {
+                    extent = Some(found.unit);
+                }
+            });
+            match walked {
+                Ok(_) => return (unit, extent.unwrap()),
+                Err(Stop::Miss(miss)) => {
+                    let (unit, piece) = engine.pager.read(miss, Purpose::Get).unwrap();
+                    loaded.add(tree.epoch, unit, piece);
+                }
+                Err(Stop::Failed(error)) => panic!("{error}"),
+            }
+        };
+        (find(1001).0, find(5701).1)
+    };
+    for unit in [leaf, value] {
+        assert!(sim.flip_bit(meta::FILE, (unit * UNIT_BYTES + 9) * 8));
+    }
+    run(&*engine, Command::Compact).unwrap();
+    // All that lies as far behind is that value, which stays where it is.
+    assert_eq!(engine.tree.read().space.end(), value + 5);
+    assert!(size() < loose);
+    assert!(engine.tree.read().space.unused().iter().any(|(_, units)| *units > 5000));
+    for unit in [leaf, value] {
+        assert!(sim.flip_bit(meta::FILE, (unit * UNIT_BYTES + 9) * 8));
+    }
+    assert_eq!(contents(&*engine).unwrap(), model);
+    run(&*engine, Command::Verify).unwrap();
+}
+
 #[test]
 fn a_file_whose_end_became_free_is_cut_at_a_checkpoint() {
     let sim = SimDisk::new();
