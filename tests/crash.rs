@@ -424,3 +424,39 @@ fn the_meter_is_what_the_kernel_was_asked_for() {
     let text = String::from_utf8_lossy(&child.stdout).to_string() + &String::from_utf8_lossy(&child.stderr);
     assert!(child.status.success() && text.contains("1 passed"), "{text}");
 }
+
+/// Each life of a store is a few small batches, and ends with a kill or a power cut before anything is flushed.
+#[test]
+fn a_thousand_crashes_cost_nothing() {
+    for kind in [Kind::Lsm, Kind::Btree] {
+        // Memtables and checkpoints are far away, so nothing but opening keeps the log short.
+        let options = Options {
+            memtable_bytes: 1 << 20,
+            dirty_bytes_max: 1 << 20,
+            checkpoint_log_bytes: 1 << 20,
+            log_segment_bytes: 64 << 10,
+            ..Options::tiny(kind)
+        };
+        let mut disk = SimDisk::new();
+        disk.set_capacity(Some(2 << 20));
+        let mut wanted = Map::new();
+        for life in 0..1000u64 {
+            let engine =
+                open(disk.clone(), &options).unwrap_or_else(|error| panic!("{kind}, {life}: {error}"));
+            let mut batch = Batch::new(0);
+            let (key, value) = (Bytes::from(format!("key{}", life % 50)), Bytes::from(vec![life as u8; 20]));
+            wanted.insert(key.clone(), value.clone());
+            batch.put(key, value);
+            apply(&*engine, &batch).unwrap_or_else(|error| panic!("{kind}, {life}: {error}"));
+            if life % 3 == 0 {
+                engine::sync(&*engine).unwrap();
+                disk = disk.crash(life);
+            }
+            if life % 100 == 99 {
+                assert_eq!(contents(&*engine).unwrap(), wanted.clone().into_iter().collect::<Vec<_>>());
+                let bytes: u64 = disk.list().unwrap().iter().map(|info| info.bytes).sum();
+                assert!(bytes <= 10 * (64 << 10), "{kind}: {bytes} bytes after {life} crashes");
+            }
+        }
+    }
+}

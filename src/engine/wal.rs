@@ -18,7 +18,8 @@
 //! 1. A record's position is the previous record's end; a segment's `start` is the end of the segment before.
 //! 2. Syncs cover every unsynced segment and new names before anyone is told of success.
 //! 3. After a recovery appending starts in a new segment whose `start` cuts off whatever lay behind the last whole record,
-//!    so that bytes of a lost future cannot come back.
+//!    so that bytes of a lost future cannot come back. Short segments at the end are gathered in it, so that segments do not become
+//!    more with every crash. On a full disk it goes on in the last segment, when nothing is left behind the last record.
 //! 4. A segment is used again only when its end is at or below a position that its owner has durably stopped to need, and
 //!    nobody holds it as a [`Segment`]. An owner that points to bytes of the log holds the segment, so *a released segment
 //!    with values that are needed is kept*; at the opening the owner says which those are.
@@ -30,10 +31,12 @@
 //! [`Error::Corrupt`]. Only damage to the very last synced records, with nothing written after them, cannot be told from
 //! a torn end.
 
+mod gather;
 mod replay;
 pub mod salvage;
 mod segment;
 mod sync;
+mod window;
 
 use std::collections::VecDeque;
 use std::sync::Arc;

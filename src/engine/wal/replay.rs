@@ -6,8 +6,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use parking_lot::Mutex;
 
-use super::segment::{Kept, Live, Segment, Spare, segment_name};
-use super::{HEADER_BYTES, HEADER_COPY, HEADER_KIND, Log, PREFIX, RECORD_OVERHEAD_BYTES, State, place};
+use super::segment::{Kept, Live, Segment, Spare, segment_name, suitable_bytes};
+use super::window::Window;
+use super::{HEADER_BYTES, HEADER_COPY, HEADER_KIND, Log, PREFIX, State, place};
 use crate::base::clock::Clock;
 use crate::disk::{Disk, File, Purpose};
 use crate::engine::{Bell, CpuMeter, Error, Position, Result, Sync, frame};
@@ -32,20 +33,17 @@ pub(super) fn read_header(bytes: &[u8]) -> Option<Header> {
     })
 }
 
-/// The whole record at `offset` of segment `number`, if there is one: kind, position, synced, payload range.
+/// The whole record at `offset` of segment `number`, if there is one, which begins at byte `at` of `bytes`: kind, position, synced,
+/// and where in `bytes` its payload lies.
 pub(super) fn read_record(
     bytes: &[u8],
     number: u64,
     offset: u64,
+    at: u64,
 ) -> Option<(u8, Position, Position, std::ops::Range<usize>)> {
-    let (kind, payload) = frame::decode(bytes.get(offset as usize..)?, place(number, offset))?;
-    let start = offset as usize + frame::HEADER_BYTES + 16;
-    Some((
-        kind,
-        word(payload, 0)?,
-        word(payload, 1)?,
-        start..offset as usize + frame::HEADER_BYTES + payload.len(),
-    ))
+    let (kind, payload) = frame::decode(bytes.get(at as usize..)?, place(number, offset))?;
+    let start = at as usize + frame::HEADER_BYTES;
+    Some((kind, word(payload, 0)?, word(payload, 1)?, start + 16..start + payload.len()))
 }
 
 impl Log {
@@ -123,23 +121,18 @@ impl Log {
             if broken.is_none() && header.start > end {
                 broken = Some((segment_name(slot), 0));
             }
-            let mut bytes = vec![0; capacity_bytes as usize];
-            let context = |error| Error::io(format!("reading {}", segment_name(slot)), error);
-            file.read_at(Purpose::Recovery, 0, &mut bytes).map_err(context)?;
-            let bytes = Bytes::from(bytes);
+            let mut window = Window::new(&*file, slot, capacity_bytes);
             let mut offset = HEADER_BYTES;
             let mut position = header.start;
             if broken.is_none() {
                 while limit.is_none_or(|limit| position < limit)
-                    && let Some((kind, at, synced, payload)) = read_record(&bytes, header.number, offset)
-                    && at == position
+                    && let Some(record) = window.record(header.number, offset, position)?
                 {
-                    let length = payload.end as u64 - offset;
-                    position += length;
-                    offset += length;
-                    claimed = claimed.max(synced);
+                    position += record.bytes;
+                    offset += record.bytes;
+                    claimed = claimed.max(record.synced);
                     if position > from {
-                        visit(kind, position, bytes.slice(payload))?;
+                        visit(record.kind, position, record.payload)?;
                     }
                 }
                 end = end.max(position);
@@ -149,15 +142,11 @@ impl Log {
             }
             // Where replay stopped early, a record further on that checks at its own place tells what had been synced. Behind a
             // segment that was followed to its end lies only a future that an earlier recovery cut off.
-            let rest = if limit == Some(position) { capacity_bytes } else { offset + 1 };
-            for offset in rest..(capacity_bytes + 1).saturating_sub(RECORD_OVERHEAD_BYTES) {
-                let at = offset as usize + frame::HEADER_BYTES;
-                if word(&bytes[at..], 0) == Some(header.start + (offset - HEADER_BYTES))
-                    && let Some((_, _, synced, _)) = read_record(&bytes, header.number, offset)
-                {
+            if limit != Some(position) {
+                window.each_later(&header, offset + 1, &mut |offset, synced| {
                     claimed = claimed.max(synced);
                     broken.get_or_insert((segment_name(slot), offset));
-                }
+                })?;
             }
             let segment = Arc::new(Segment { slot, start: header.start, file, capacity_bytes });
             let written_bytes = capacity_bytes;
@@ -181,6 +170,8 @@ impl Log {
             );
         }
 
+        let space = disk.space().map_err(|error| Error::io("reading free space", error))?;
+        let segment_bytes = suitable_bytes(segment_bytes, space.total_bytes);
         // What was replayed, names included, must be durable before a header claims so.
         disk.sync_names().map_err(|error| Error::io("sync of the directory", error))?;
         for live in &mut segments {
@@ -193,7 +184,7 @@ impl Log {
             clock,
             bell,
             sync,
-            segment_bytes: segment_bytes.max(HEADER_BYTES + RECORD_OVERHEAD_BYTES),
+            segment_bytes,
             cpu: CpuMeter::default(),
             last_shape: Mutex::default(),
             state: Mutex::new(State {
@@ -214,7 +205,16 @@ impl Log {
             }),
             syncing: Mutex::new(()),
         };
-        log.start_segment(&mut log.state.lock(), 0, last_number + 1)?;
+        {
+            let mut state = log.state.lock();
+            if !log.gather(&mut state, held, last_number + 1)? {
+                match log.start_segment(&mut state, 0, last_number + 1) {
+                    Err(Error::NoSpace) => log.go_on_in_last(&mut state)?,
+                    other => other?,
+                }
+            }
+            log.trim(&mut state);
+        }
         Ok(log)
     }
 }

@@ -92,7 +92,8 @@ fn walk(
     let position = |offset: u64| header.start + (offset - HEADER_BYTES);
     let whole = |offset: u64| {
         let at = word(bytes.get(offset as usize + frame::HEADER_BYTES..)?, 0)?;
-        let record = (at == position(offset)).then(|| read_record(bytes, header.number, offset)).flatten()?;
+        let record =
+            (at == position(offset)).then(|| read_record(bytes, header.number, offset, offset)).flatten()?;
         limit.is_none_or(|limit| position(record.3.end as u64) <= limit).then_some(record)
     };
     while limit.is_none_or(|limit| position(offset) < limit) {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{HEADER_BYTES, HEADER_COPY, HEADER_KIND, Log, PREFIX, State};
+use super::{HEADER_BYTES, HEADER_COPY, HEADER_KIND, Log, PREFIX, RECORD_OVERHEAD_BYTES, State};
 use crate::disk::{File, Purpose};
 use crate::engine::{Error, Position, Result, frame};
 
@@ -12,6 +12,14 @@ use crate::engine::{Error, Position, Result, frame};
 pub(super) const SEGMENTS: usize = 16;
 /// Spare segments of a log that nobody writes to.
 pub(super) const SPARES_IDLE: usize = 4;
+/// Of a small disk a segment takes this part at most, but not less than [`SMALL_BYTES`].
+const DISK_SHARE: u64 = 256;
+/// See there.
+const SMALL_BYTES: u64 = 2 << 20;
+/// Segments on a full disk are multiples of this.
+const SHORT_BYTES: u64 = 64 << 10;
+/// A segment is made ahead while so many more would fit: else it would only be in the way of what gives space back.
+const AHEAD_SHARE: u64 = 8;
 /// What the page cache writes at once, at least.
 const PAGE_BYTES: u64 = 4096;
 static ZEROS: [u8; PAGE_BYTES as usize] = [0; PAGE_BYTES as usize];
@@ -104,6 +112,27 @@ impl Live {
     }
 }
 
+/// The two copies of a segment's header: its number, the position of its first record, and what was durable when it was begun.
+pub(super) fn header(number: u64, start: Position, synced: Position) -> Vec<u8> {
+    let mut header = Vec::with_capacity(HEADER_BYTES as usize);
+    for _ in 0..2 {
+        let at = frame::start(&mut header, HEADER_KIND);
+        for word in [number, start, synced] {
+            header.extend_from_slice(&word.to_le_bytes());
+        }
+        frame::finish(&mut header, at, 0);
+        header.resize(header.len().next_multiple_of(HEADER_COPY as usize), 0);
+    }
+    header
+}
+
+/// Bytes of a segment where `wanted_bytes` are asked for: on a small disk of `total_bytes` (0 if that is not known) fewer, so that the
+/// log does not take a large part of it.
+pub(super) fn suitable_bytes(wanted_bytes: u64, total_bytes: u64) -> u64 {
+    let most = if total_bytes == 0 { u64::MAX } else { (total_bytes / DISK_SHARE).max(SMALL_BYTES) };
+    wanted_bytes.min(most / SHORT_BYTES * SHORT_BYTES).max(HEADER_BYTES + RECORD_OVERHEAD_BYTES)
+}
+
 pub(super) struct Spare {
     pub(super) slot: u64,
     pub(super) file: Arc<dyn File>,
@@ -131,29 +160,16 @@ pub(super) struct Kept {
 impl Log {
     /// Makes a new last segment with room for `record_bytes`.
     pub(super) fn start_segment(&self, state: &mut State, record_bytes: u64, number: u64) -> Result<()> {
-        let needed = (HEADER_BYTES + record_bytes).max(self.segment_bytes);
-        let spare = match self.fitting(state, needed).and_then(|index| state.spares.remove(index)) {
+        let needed = HEADER_BYTES + record_bytes;
+        let spare = match self.take_spare(state, needed.max(self.segment_bytes))? {
             Some(spare) => spare,
-            None => match self.make_spare(state, needed) {
-                // A full disk has no room for another: use any that fits.
-                Err(Error::NoSpace) => {
-                    let any = state.spares.iter().position(|spare| spare.capacity_bytes >= needed);
-                    any.and_then(|index| state.spares.remove(index)).ok_or(Error::NoSpace)?
-                }
-                other => other?,
-            },
-        };
-        let mut header = Vec::with_capacity(HEADER_BYTES as usize);
-        for _ in 0..2 {
-            let at = frame::start(&mut header, HEADER_KIND);
-            for word in [number, state.end, state.synced] {
-                header.extend_from_slice(&word.to_le_bytes());
+            // On a full disk a short one will do.
+            None => {
+                self.take_spare(state, (needed + 1).next_multiple_of(SHORT_BYTES))?.ok_or(Error::NoSpace)?
             }
-            frame::finish(&mut header, at, 0);
-            header.resize(header.len().next_multiple_of(HEADER_COPY as usize), 0);
-        }
+        };
         let name = segment_name(spare.slot);
-        if let Err(error) = spare.file.write_at(Purpose::Wal, 0, &header) {
+        if let Err(error) = spare.file.write_at(Purpose::Wal, 0, &header(number, state.end, state.synced)) {
             state.spares.push_back(spare);
             return Err(Error::io(format!("writing {name}"), error));
         }
@@ -162,6 +178,61 @@ impl Log {
         let written_bytes = if is_new { 0 } else { capacity_bytes };
         state.segments.push_back(Live { segment, number, dirty: true, written_bytes });
         Ok(())
+    }
+
+    /// A spare of `needed` bytes; `None` if there is no space for one.
+    pub(super) fn take_spare(&self, state: &mut State, needed: u64) -> Result<Option<Spare>> {
+        if let Some(index) = self.fitting(state, needed) {
+            return Ok(state.spares.remove(index));
+        }
+        match self.make_spare(state, needed) {
+            // A full disk has no room for another: use any that fits.
+            Err(Error::NoSpace) => {
+                let any = state.spares.iter().position(|spare| spare.capacity_bytes >= needed);
+                Ok(any.and_then(|index| state.spares.remove(index)))
+            }
+            other => other.map(Some),
+        }
+    }
+
+    /// For an opening that finds no space for a new segment: appends go on in the last one. Records of a lost future may lie behind
+    /// its end, each at its place, so everything there is overwritten by zeros first.
+    pub(super) fn go_on_in_last(&self, state: &mut State) -> Result<()> {
+        let (end, live) = (state.end, state.segments.back_mut().ok_or(Error::NoSpace)?);
+        let (segment, context) =
+            (&live.segment, |error| Error::io("preparing the last segment of the log", error));
+        let mut offset = HEADER_BYTES + (end - segment.start);
+        while offset < segment.capacity_bytes {
+            let bytes = (PAGE_BYTES - offset % PAGE_BYTES).min(segment.capacity_bytes - offset);
+            segment.file.write_at(Purpose::LogPrepare, offset, &ZEROS[..bytes as usize]).map_err(context)?;
+            offset += bytes;
+        }
+        segment.file.sync(Purpose::LogPrepare).map_err(context)?;
+        live.written_bytes = segment.capacity_bytes;
+        Ok(())
+    }
+
+    /// Gives back free files that are too short to be used again or too many: those that an opening on a full disk has left.
+    pub(super) fn trim(&self, state: &mut State) {
+        let mut room = SEGMENTS.saturating_sub(state.segments.len());
+        state.spares.retain(|spare| {
+            let stays = spare.capacity_bytes >= self.segment_bytes && room > 0;
+            room -= usize::from(stays);
+            if !stays {
+                self.remove(spare.slot);
+            }
+            stays
+        });
+    }
+
+    /// Whether a record of a payload of `payload_bytes` can be appended without taking space from the disk.
+    pub fn fits(&self, payload_bytes: u64) -> bool {
+        let state = self.state.lock();
+        let bytes = payload_bytes + RECORD_OVERHEAD_BYTES;
+        let last = state.segments.back().is_some_and(|live| {
+            HEADER_BYTES + (state.end - live.segment.start) + bytes <= live.segment.capacity_bytes
+        });
+        last || state.spares.iter().any(|spare| HEADER_BYTES + bytes <= spare.capacity_bytes)
     }
 
     /// The spare to use next for a segment of `needed` bytes: a clean one, or any once there are enough files.
@@ -228,7 +299,9 @@ impl Log {
             return Ok(());
         }
         state.idle_end = state.end;
-        if self.fitting(&state, self.segment_bytes).is_none() {
+        let is_short =
+            || self.disk.space().is_ok_and(|space| space.free_bytes < AHEAD_SHARE * self.segment_bytes);
+        if self.fitting(&state, self.segment_bytes).is_none() && !is_short() {
             match self.make_spare(&mut state, self.segment_bytes) {
                 Ok(spare) => state.spares.push_back(spare),
                 // The append that needs it will say so.
@@ -256,6 +329,11 @@ impl Log {
         }
     }
 
+    /// Whether a release up to `position` would let go of a segment.
+    pub fn frees(&self, position: Position) -> bool {
+        self.state.lock().segments.get(1).is_some_and(|second| second.segment.start <= position)
+    }
+
     /// The owner has durably stopped to need anything below `position`: segments that end there or before are used again.
     pub fn release(&self, position: Position) {
         let mut state = self.state.lock();
@@ -280,7 +358,10 @@ impl Log {
         for Kept { segment, is_dirty } in std::mem::take(&mut state.kept) {
             // Only holders make new holders, so who is alone stays alone.
             match Arc::try_unwrap(segment) {
-                Ok(free) if state.segments.len() + state.spares.len() < SEGMENTS => {
+                Ok(free)
+                    if free.capacity_bytes >= self.segment_bytes
+                        && state.segments.len() + state.spares.len() < SEGMENTS =>
+                {
                     state.spares.push_back(Spare::used(free, is_dirty));
                 }
                 Ok(free) => self.remove(free.slot),

@@ -1,6 +1,6 @@
 use std::collections::BTreeSet;
 
-use super::segment::{SEGMENTS, SPARES_IDLE};
+use super::segment::{SEGMENTS, SPARES_IDLE, suitable_bytes};
 use super::*;
 use crate::base::clock::ManualClock;
 use crate::base::prng::Prng;
@@ -280,6 +280,125 @@ fn a_full_disk_refuses_the_record_and_nothing_else() {
     append(&log, &[2; 500]).unwrap();
     log.sync_now().unwrap();
     assert_eq!(open(disk.crash(1), 0).unwrap().1.len(), 6);
+}
+
+/// Opens the log again and again, each time for a few records; returns those that were appended, the last position known durable, and
+/// what was released.
+fn many_lives(disk: &Arc<SimDisk>) -> (Records, Position, Position) {
+    let (mut history, mut synced, mut released) = (Records::new(), 0, 0);
+    for life in 0..14u8 {
+        let Ok((log, records)) = open(disk.clone(), released) else {
+            return (history, synced, released);
+        };
+        let wanted: Records = history.iter().filter(|(end, _)| *end > released).cloned().collect();
+        assert_eq!(records, wanted, "life {life}");
+        for index in 0..=life % 3 {
+            let bytes = vec![life; 40 + 300 * usize::from(index)];
+            match append(&log, &bytes) {
+                Ok(end) => history.push((end, bytes.into())),
+                Err(_) => return (history, synced, released),
+            }
+        }
+        if log.sync_now().is_err() {
+            return (history, synced, released);
+        }
+        synced = log.synced();
+        if life == 7 {
+            // In the middle of a segment.
+            released = history[history.len() - 2].0;
+        }
+    }
+    (history, synced, released)
+}
+
+#[test]
+fn a_crash_while_short_segments_are_gathered_loses_nothing() {
+    let whole = SimDisk::new();
+    assert_eq!(many_lives(&whole).0.len(), 27);
+    let segments = whole.list().unwrap().len();
+    assert!(segments <= 6, "{segments} segments");
+    for stop in 0..=whole.requests() {
+        let disk = SimDisk::new();
+        disk.stop_at(stop);
+        let (history, synced, released) = many_lives(&disk);
+        let wanted: Records = history.iter().filter(|(end, _)| *end > released).cloned().collect();
+        for seed in 0..8 {
+            let again = open(disk.crash(seed), released);
+            let (log, records) = again.unwrap_or_else(|error| panic!("stop {stop} seed {seed}: {error}"));
+            let common = records.iter().zip(&wanted).take_while(|(a, b)| a == b).count();
+            // One record beyond the acknowledged history may have reached the disk.
+            assert!(
+                records.len() <= common + 1 && (records.len() == common || common == wanted.len()),
+                "stop {stop} seed {seed}"
+            );
+            assert!(log.end() >= synced, "stop {stop} seed {seed}");
+        }
+    }
+}
+
+#[test]
+fn a_thousand_crashes_take_no_segment() {
+    let mut disk = SimDisk::new();
+    let mut wanted = Records::new();
+    for life in 0..1000u64 {
+        let (log, records) = open(disk.clone(), 0).unwrap();
+        assert_eq!(records, wanted, "life {life}");
+        let bytes = life.to_le_bytes().to_vec();
+        let end = append(&log, &bytes).unwrap();
+        wanted.push((end, bytes.into()));
+        if life % 3 == 0 {
+            log.sync_now().unwrap();
+            disk = disk.crash(life);
+        }
+        // Each but the last few is half full at least, a quarter of which is the header; some are free.
+        let (files, records_bytes) = (disk.list().unwrap().len() as u64, 33 * life);
+        assert!(files <= records_bytes / 1024 + 8, "{files} files after {life} lives");
+    }
+}
+
+#[test]
+fn a_full_disk_can_be_opened_and_no_lost_future_comes_back() {
+    let mut went_on = 0;
+    for seed in 0..60 {
+        let disk = SimDisk::new();
+        let (log, _) = open(disk.clone(), 0).unwrap();
+        let mut wanted = Records::new();
+        for index in 0..8u8 {
+            wanted.push((append(&log, &[index; 100]).unwrap(), vec![index; 100].into()));
+            if index == 2 {
+                log.sync_now().unwrap();
+            }
+        }
+        // Of the last five records any may have survived, those behind a lost one as well.
+        let image = disk.crash(seed);
+        let used = image.list().unwrap().iter().map(|info| info.bytes).sum();
+        image.set_capacity(Some(used));
+        let (log, records) = open(image.clone(), 0).unwrap();
+        assert_eq!(records, wanted[..records.len()]);
+        assert!(records.len() >= 3 && log.fits(100));
+        went_on += u64::from(records.len() < 8);
+        wanted.truncate(records.len());
+        wanted.push((append(&log, &[99; 100]).unwrap(), vec![99; 100].into()));
+        for _ in 0..3 {
+            assert_eq!(open(image.kill(), 0).unwrap().1, wanted, "seed {seed}");
+        }
+        log.sync_now().unwrap();
+        assert_eq!(open(image.crash(seed), 0).unwrap().1, wanted, "seed {seed}");
+    }
+    assert!(went_on > 10, "{went_on}");
+}
+
+#[test]
+fn segments_of_a_small_disk_are_small() {
+    let disk = SimDisk::new();
+    disk.set_capacity(Some(400 << 20));
+    let (log, _) = open_with(disk.clone(), 0, 16 << 20).unwrap();
+    assert_eq!(disk.list().unwrap()[0].bytes, 2 << 20);
+    let end = append(&log, &vec![7; 5 << 20]).unwrap();
+    assert_eq!(open_with(disk.kill(), 0, 16 << 20).unwrap().1.last().unwrap().0, end);
+    assert_eq!(suitable_bytes(16 << 20, 0), 16 << 20, "a size that is not known");
+    assert_eq!(suitable_bytes(16 << 20, 1 << 30), 4 << 20);
+    assert_eq!(suitable_bytes(16 << 20, 1 << 40), 16 << 20);
 }
 
 #[test]
