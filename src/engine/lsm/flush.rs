@@ -47,7 +47,10 @@ impl LsmEngine {
         let _one = self.flushing.lock();
         let Some(memtable) = self.view().immutables.last().cloned() else { return Ok(false) };
         self.activity.lock().flush = Some(format!("flush {}", human_size(memtable.bytes())));
-        let result = self.flush_memtable(&memtable);
+        let result = match self.flush_memtable(&memtable) {
+            Err(Error::NoSpace) if self.log.give_back() => self.flush_memtable(&memtable),
+            result => result,
+        };
         self.activity.lock().flush = None;
         drop(memtable);
         if !self.free_retired() {
@@ -81,9 +84,11 @@ impl LsmEngine {
         self.meters.levels[0].write_bytes.fetch_add(table.bytes, Relaxed);
         self.flushed.store(position, Release);
         self.log.release(position);
+        // Who waits for the space of the log can have it only now.
+        self.bell.ring(Class::Room);
         let duration = self.clock.elapsed().saturating_sub(began);
         let fields = vec![
-            ("reason", if memtable.is_full(&self.options) { "full" } else { "asked for" }.into()),
+            ("reason", memtable.due(&self.options).unwrap_or("asked for").into()),
             ("table", table.number.into()),
             ("memtable_bytes", memtable.bytes().into()),
             ("bytes", table.bytes.into()),

@@ -33,6 +33,11 @@ const ENTRY_BYTES: u64 = 96;
 /// What a key or value outside of its node costs beside its bytes.
 const OUTSIDE_BYTES: u64 = 48;
 
+/// What an entry costs in a table beside key and value, its part of index and filter among it, at most.
+const TABLE_ENTRY_BYTES: u64 = 16;
+/// What a pointer to a value in the log takes in a table, at most.
+const POINTER_BYTES: u64 = 24;
+
 /// Entries that are copied out end with the one that passes this. Large values are not copied but kept, which takes memory as well.
 const COPY_BYTES: u64 = 256 << 10;
 
@@ -132,6 +137,16 @@ impl Held {
             Held::Large(large) => OUTSIDE_BYTES + large.value.len() as u64,
         }
     }
+
+    /// Bytes that a table takes for it, beside the key.
+    fn table_bytes(&self) -> u64 {
+        match self {
+            Held::Tombstone => 0,
+            Held::Small(value) => value.len() as u64,
+            Held::Large(large) if large.position > 0 => POINTER_BYTES,
+            Held::Large(large) => large.value.len() as u64,
+        }
+    }
 }
 
 /// Entries that were copied out of a memtable.
@@ -205,6 +220,7 @@ impl Copied {
 pub struct Memtable {
     map: RwLock<BTreeMap<Key, Held>>,
     bytes: AtomicU64,
+    table_bytes: AtomicU64,
     entries: AtomicU64,
     tombstones: AtomicU64,
     first: Position,
@@ -217,6 +233,7 @@ impl Memtable {
         Memtable {
             map: RwLock::default(),
             bytes: AtomicU64::new(0),
+            table_bytes: AtomicU64::new(0),
             entries: AtomicU64::new(0),
             tombstones: AtomicU64::new(0),
             first,
@@ -240,13 +257,18 @@ impl Memtable {
         let ready: Vec<(Key, Held)> = ready.collect();
         let mut replaced = Vec::with_capacity(ready.len());
         let (mut added, mut removed, mut tombstones) = (0u64, 0u64, 0u64);
+        let mut table_bytes = 0u64;
         let mut map = self.map.write();
         for (key, held) in ready {
-            let key_cost = key.cost();
+            let (key_cost, key_bytes) = (key.cost(), key.bytes().len() as u64);
             added += held.cost();
+            table_bytes += held.table_bytes();
             tombstones += u64::from(matches!(held, Held::Tombstone));
             match map.insert(key, held) {
-                None => added += key_cost,
+                None => {
+                    added += key_cost;
+                    table_bytes += key_bytes + TABLE_ENTRY_BYTES;
+                }
                 Some(old) => replaced.push(old),
             }
         }
@@ -254,10 +276,12 @@ impl Memtable {
         drop(map);
         for old in replaced {
             removed += old.cost();
+            table_bytes = table_bytes.wrapping_sub(old.table_bytes());
             tombstones = tombstones.wrapping_sub(u64::from(matches!(old, Held::Tombstone)));
         }
         // Wrapping addition of a negative number subtracts.
         self.bytes.fetch_add(added.wrapping_sub(removed), Relaxed);
+        self.table_bytes.fetch_add(table_bytes, Relaxed);
         self.entries.store(entries, Relaxed);
         self.tombstones.fetch_add(tombstones, Relaxed);
         self.last.store(position, Release);
@@ -295,11 +319,25 @@ impl Memtable {
         self.bytes.load(Relaxed)
     }
 
-    /// Whether it is to be flushed.
-    pub fn is_full(&self, options: &Options) -> bool {
+    /// What a flush of it writes at most, if nothing is compressed.
+    pub fn table_bytes(&self) -> u64 {
+        self.table_bytes.load(Relaxed)
+    }
+
+    /// Bytes of the log that are kept for it: what was overwritten in it is there all the same.
+    pub fn log_bytes(&self) -> u64 {
+        self.last() - self.first
+    }
+
+    /// Why it is to be flushed, if it is: it is full, or the log behind it has grown as long as a memtable may be large.
+    pub fn due(&self, options: &Options) -> Option<&'static str> {
         let entries_max = options.memtable_entries;
-        self.bytes() >= options.memtable_bytes
-            || (entries_max > 0 && self.entries.load(Relaxed) >= entries_max)
+        match () {
+            () if self.bytes() >= options.memtable_bytes => Some("full"),
+            () if entries_max > 0 && self.entries.load(Relaxed) >= entries_max => Some("full"),
+            () if self.log_bytes() >= options.memtable_bytes => Some("log"),
+            () => None,
+        }
     }
 
     /// Tombstones in it.

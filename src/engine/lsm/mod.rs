@@ -208,7 +208,7 @@ pub fn open(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>, options: &Options) -> Re
             MOVED_KIND => {}
             kind => return Err(Error::corrupt("the log", position, format!("a record of kind {kind}"))),
         }
-        if mutable.is_full(options) {
+        if mutable.due(options).is_some() {
             immutables.insert(0, Arc::new(std::mem::replace(&mut mutable, Memtable::new(position))));
         }
         Ok(())

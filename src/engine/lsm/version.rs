@@ -105,8 +105,13 @@ impl View {
         std::iter::once(&self.mutable).chain(&self.immutables)
     }
 
-    /// Bytes of all memtables: what still has to be written.
+    /// Memory of all memtables.
     pub fn memtable_bytes(&self) -> u64 {
         self.memtables().map(|memtable| memtable.bytes()).sum()
+    }
+
+    /// Bytes of the tables that they become, at most.
+    pub fn flush_bytes(&self) -> u64 {
+        self.memtables().map(|memtable| memtable.table_bytes()).sum()
     }
 }

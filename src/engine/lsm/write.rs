@@ -26,12 +26,13 @@ impl LsmEngine {
         let view = self.make_room(&pace);
         let full = self.is_due(&view.mutable);
         let rate = self.admit(&pace, &view, full, batch.uses_reserve)?;
-        self.admit_space(batch, &view)?;
+        self.admit_space(&pace, batch, &view)?;
         let threshold = self.options.value_log_threshold();
         let is_separate = |value: &bytes::Bytes| threshold.is_some_and(|least| value.len() as u64 >= least);
         let has_separate = batch.operations().iter().filter_map(|it| it.value()).any(is_separate);
         let purpose = if has_separate { Purpose::ValueLog } else { Purpose::Wal };
         let position = match self.log.append_batch(wal::FIRST_KIND, purpose, batch) {
+            Err(Error::NoSpace) if self.shortens_log(&pace) => return Err(self.wait_for_space()),
             Err(Error::NoSpace) if batch.uses_reserve && self.gives_space(&view, &self.troubles.lock()) => {
                 return Err(self.wait_for_space());
             }
@@ -94,23 +95,49 @@ impl LsmEngine {
         Err(Error::Busy { cause, retry_after })
     }
 
-    /// Whether there is space for a batch beside what memtables and the running merge still have to write. One that would fit after
-    /// the merge, or gives space back itself, waits for its end; any waits for files that are about to go.
-    fn admit_space(&self, batch: &Batch, view: &View) -> Result<()> {
-        let (bytes, memtable_bytes) = (batch.bytes(), view.memtable_bytes());
-        let owed_bytes = memtable_bytes + self.meters.merge_owed_bytes.load(Relaxed);
+    /// Whether there is space for a batch beside what flushes and the running merge still have to write. If not, free segments of
+    /// the log go, and a flush comes if that makes more of them free: those who wait for it, as for files that are about to go, need
+    /// give nothing back. Nor one that would fit after the merge that runs.
+    fn admit_space(&self, writer: &MutexGuard<'_, Pace>, batch: &Batch, view: &View) -> Result<()> {
+        let (bytes, flush_bytes) = (batch.bytes(), view.flush_bytes());
+        let owed_bytes = flush_bytes + self.meters.merge_owed_bytes.load(Relaxed);
         let claim = if batch.uses_reserve { SpaceClaim::Release } else { SpaceClaim::Growth };
-        let result = self.space.admit(bytes, owed_bytes, claim);
+        let admit = || self.space.admit(bytes, owed_bytes, claim);
+        let result = match admit() {
+            Err(Error::NoSpace) if self.log.give_back() => admit(),
+            result => result,
+        };
         if !matches!(result, Err(Error::NoSpace)) {
             return result;
         }
+        if self.shortens_log(writer) {
+            return Err(self.wait_for_space());
+        }
         let gives_space = self.gives_space(view, &self.troubles.lock());
         let is_running = self.meters.temporary_bytes.load(Relaxed) > 0;
-        let fits_after = || is_running && self.space.admit(bytes, memtable_bytes, SpaceClaim::Growth).is_ok();
+        let fits_after = || is_running && self.space.admit(bytes, flush_bytes, SpaceClaim::Growth).is_ok();
         if gives_space && (batch.uses_reserve || self.shelf.obsolete_bytes() > 0 || fits_after()) {
             return Err(self.wait_for_space());
         }
         result
+    }
+
+    /// Whether a flush is on its way that lets go of whole segments of the log; one begins if there is none and it would.
+    fn shortens_log(&self, writer: &MutexGuard<'_, Pace>) -> bool {
+        if self.troubles.lock().flush.is_some() {
+            return false;
+        }
+        let view = self.view();
+        let frees = |memtable: &Memtable| self.log.frees(memtable.last());
+        if view.immutables.iter().any(|memtable| frees(memtable)) {
+            return true;
+        }
+        let is_worth_it = view.immutables.is_empty() && frees(&view.mutable);
+        // A reader may still look at one that was flushed: then at the next try.
+        if is_worth_it && self.retired_count() + 1 < self.options.memtable_count_max {
+            self.rotate(writer);
+        }
+        is_worth_it
     }
 
     /// Whether background work is about to give space back: files that nobody needs any more go, a memtable waits to be flushed
@@ -131,9 +158,10 @@ impl LsmEngine {
     /// Whether a memtable is to be flushed. With `auto_flush=off` only when all that memtables may take together is used.
     fn is_due(&self, memtable: &Memtable) -> bool {
         if self.switches.auto_flush.load(Relaxed) {
-            return memtable.is_full(&self.options);
+            return memtable.due(&self.options).is_some();
         }
-        memtable.bytes() >= self.options.memtable_bytes * (self.options.memtable_count_max - 1)
+        let bytes = memtable.bytes().max(memtable.log_bytes());
+        bytes >= self.options.memtable_bytes * (self.options.memtable_count_max - 1)
     }
 
     /// Starts a new memtable where a setting that was changed makes that due.

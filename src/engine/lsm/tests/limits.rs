@@ -115,3 +115,64 @@ fn a_merge_that_would_not_fit_waits() {
     assert!(engine.shape().jobs.is_empty() && engine.shape().debt.l0_files < 2);
     assert_eq!(contents(&*engine).unwrap(), found);
 }
+
+/// Bytes of log files.
+fn log_bytes(disk: &SimDisk) -> u64 {
+    let files = disk.list().unwrap().into_iter();
+    files.filter(|info| wal::is_segment(&info.name)).map(|info| info.bytes).sum()
+}
+
+/// Overwrites the same eight keys for ever, as a database does with its log; no memtable is ever full of them.
+fn overwrite(engine: &LsmEngine, rounds: u32, value_bytes: usize) -> Result<()> {
+    for round in 0..rounds {
+        let mut batch = Batch::new(0);
+        batch.put(format!("hot{}", round % 8).into_bytes(), vec![round as u8; value_bytes]);
+        loop {
+            match engine.apply(&batch, Tier::Disk) {
+                // As little as a background thread would do in time.
+                Err(Error::Busy { .. }) => drop(engine.work(Class::Flush)?),
+                other => break other.map(drop)?,
+            }
+        }
+        if round % 50 == 0 {
+            settle(engine)?;
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn the_log_of_what_is_overwritten_for_ever_has_a_bound() {
+    for value_log in [false, true] {
+        let options = Options { memtable_bytes: 16 << 10, value_log, ..Options::tiny(Kind::Lsm) };
+        let disk = SimDisk::new();
+        let engine = open_with(disk.clone(), &options).unwrap();
+        for _ in 0..20 {
+            overwrite(&engine, 100, 300).unwrap();
+            let replay_bytes = engine.shape().debt.replay_bytes;
+            assert!(replay_bytes <= 2 * options.memtable_bytes + 400, "{replay_bytes} bytes, {value_log}");
+        }
+        settle(&*engine).unwrap();
+        // What is free of it goes when the log has rested.
+        settle(&*engine).unwrap();
+        let most = 2 * options.memtable_bytes + 6 * options.log_segment_bytes;
+        assert!(log_bytes(&disk) <= most, "{} bytes of log, {value_log}", log_bytes(&disk));
+        let reasons = engine.journal().unwrap().events();
+        assert!(reasons.iter().any(|event| format!("{event:?}").contains("\"log\"")), "{reasons:?}");
+    }
+}
+
+#[test]
+fn overwriting_fills_no_disk() {
+    for value_log in [false, true] {
+        // A memtable takes more than the whole disk does.
+        let options = Options { memtable_bytes: 1 << 20, value_log, ..Options::tiny(Kind::Lsm) };
+        let disk = SimDisk::new();
+        disk.set_capacity(Some(160 << 10));
+        let engine = open_with(disk.clone(), &options).unwrap();
+        overwrite(&engine, 3000, 300).unwrap_or_else(|error| panic!("{error}, value_log={value_log}"));
+        let found = contents(&*engine).unwrap();
+        assert_eq!(found.len(), 8);
+        assert_eq!(contents(&*open_with(disk.kill(), &options).unwrap()).unwrap(), found);
+    }
+}
