@@ -12,7 +12,7 @@ in this order: cargo fmt, clippy with warnings as errors, unit, model and crash 
 both engines, cargo doc, shellcheck if it is installed. A step that fails does not stop the next one.
 
   --long   also the tests marked as long, more rounds (KVFS_TEST_LONG=1) and, as root, tests/external/, two scripts at a
-           time: about two hours on two cores
+           time: about three hours on two cores
 
 Real mounts need /dev/fuse. Without it they say so and pass, unless CI=true: then they fail.
 TEXT
@@ -134,7 +134,7 @@ documentation() {
 
 scripts() {
     if command -v shellcheck >/dev/null; then
-        shellcheck -x tests/*.sh tests/external/*.sh mount-scripts/*.sh fio-jobs/*.sh .ci/run
+        shellcheck -x -S warning tests/*.sh tests/external/*.sh mount-scripts/*.sh fio-jobs/*.sh .ci/run
     else
         for file in tests/*.sh tests/external/*.sh mount-scripts/*.sh fio-jobs/*.sh .ci/run; do bash -n "$file"; done
         echo "shellcheck is not installed: the scripts were only parsed"
@@ -153,7 +153,7 @@ step "real mounts" mounts
 step "cargo doc -D warnings" documentation
 if [ "$long" = yes ] && [ "$(id -u)" = 0 ]; then
     # The longest first.
-    scripts=(load fsx million full-disk programs kill power pjdfstest disk-errors)
+    scripts=(hot-file full-disk-states load fsx million full-disk programs kill filesystems limits crash-loop power pjdfstest disk-errors)
     export -f external
     export logs
     printf '%s\n' "${scripts[@]}" | xargs -P 2 -I '{}' bash -c 'external {}'

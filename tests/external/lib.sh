@@ -8,6 +8,10 @@
 #   start [OPTS]        mounts the store; `stop` unmounts it and waits for the daemon's end; `again` does both
 #   die                 kill -9 of the daemon, and the dead mount is taken away
 #   check_store         kvfs check; failing says what it found
+#   stop_full           the same where a full disk below may leave work over, which the program then says
+#   intact SUMS         the files below the mount point that SUMS (of sha256sum) names are as they were
+#   fill_mount FOLDER SUMS [BYTES]  files of BYTES (3 MB) in FOLDER of the mount until ENOSPC; SUMS gets each that was written
+#   fill_below          takes the last free byte of the disk below; `ease_below` gives all of them back
 #   pass NAME, fail NAME  counts a case; `total` prints the sums and is the exit code
 
 set -euo pipefail
@@ -58,8 +62,24 @@ begin() {
 # What a script has to end itself; it may be redefined.
 at_end() { :; }
 
+# Takes away what is mounted on the work directory, dead or alive: our mounts before what their stores lie on. What cannot be
+# unmounted is detached.
+unmount_all() {
+    local point pid image
+    awk -v work="$work/" 'index($5, work) == 1 { print / fuse\.kvfs /, NR, $5 }' /proc/self/mountinfo | sort -k1,1nr -k2,2nr |
+        while read -r _ _ point; do
+            pid=$(daemon_of "$point")
+            # Waits until it is gone, but for a minute at most.
+            timeout 60 "$kvfs" umount "$point" >/dev/null 2>&1 || umount "$point" 2>/dev/null || umount -l "$point" 2>/dev/null
+            [ -z "$pid" ] || wait_gone "$pid" >/dev/null || kill -9 "$pid" 2>/dev/null
+        done
+    for image in "$work"/*.img; do
+        losetup -j "$image" 2>/dev/null | cut -d: -f1 | xargs -r losetup -d
+    done
+}
+
 cleanup() {
-    local code=$? point pid child
+    local code=$? child
     trap - EXIT
     # timeout(1) sends its signal twice; nothing may cut the cleaning short.
     trap : INT TERM HUP
@@ -68,14 +88,7 @@ cleanup() {
     # What still runs would keep the mount in use.
     for child in $(jobs -p) ${guard:-}; do kill_tree "$child"; done
     at_end
-    # What is mounted on the work directory, dead or alive: our mounts before what their stores lie on.
-    awk -v work="$work/" 'index($5, work) == 1 { print / fuse\.kvfs /, $5 }' /proc/self/mountinfo | sort -rn |
-        while read -r _ point; do
-            pid=$(daemon_of "$point")
-            timeout 60 "$kvfs" umount "$point" >/dev/null 2>&1 || umount -l "$point" 2>/dev/null
-            [ -z "$pid" ] || wait_gone "$pid" || kill -9 "$pid" 2>/dev/null
-        done
-    losetup -j "$work/disk.img" 2>/dev/null | cut -d: -f1 | xargs -r losetup -d
+    unmount_all
     if [ -n "${KVFS_KEEP:-}" ]; then
         echo "kept: $work" >&2
     else
@@ -200,14 +213,113 @@ total() {
     [ "$failed" = 0 ]
 }
 
-# loop_disk TYPE SIZE: a new filesystem on a loop device at $work/disk.
+# loop_disk TYPE SIZE [MKFS_OPTION]...: a new filesystem on a loop device at $work/disk.
 loop_disk() {
+    local type=$1 size=$2
+    shift 2
     rm -f "$work/disk.img"
-    truncate -s "$2" "$work/disk.img"
+    truncate -s "$size" "$work/disk.img"
     mkdir -p "$work/disk"
-    "mkfs.$1" -q "$work/disk.img"
+    "mkfs.$type" -q "$@" "$work/disk.img"
     mount -o loop "$work/disk.img" "$work/disk"
 }
+
+# Bytes that are free on the disk below, to root.
+free_below() {
+    stat -f -c '%f * %S' "$work/disk" | { IFS= read -r product; echo $((product)); }
+}
+
+# Others take every byte that is free on the disk below. With a number, that many stay free, about.
+fill_below() {
+    local step offset
+    offset=$(stat -c %s "$work/disk/ballast" 2>/dev/null || echo 0)
+    for step in 67108864 1048576 4096; do
+        while [ "$(free_below)" -ge $((step + ${1:-0})) ] &&
+            fallocate -o "$offset" -l "$step" "$work/disk/ballast" 2>/dev/null; do
+            offset=$((offset + step))
+        done
+    done
+}
+
+ease_below() { rm -f "$work/disk/ballast"; }
+
+# Work that a full disk leaves over makes the exit code 32, with the reason.
+stop_full() {
+    local daemon code=0
+    daemon=$(daemon_of "$mnt")
+    timeout 120 "$kvfs" umount "$mnt" >"$work/umount.txt" 2>&1 || code=$?
+    cat "$work/umount.txt"
+    if [ "$code" != 0 ]; then
+        echo "umount: exit code $code"
+        [ "$code" = 32 ] && [ -s "$work/umount.txt" ]
+    fi
+    wait_gone "$daemon"
+    if mountpoint -q "$mnt"; then
+        echo "the mount is still there"
+        return 1
+    fi
+}
+
+intact() { (cd "$mnt" && sha256sum --quiet -c "$1"); }
+
+# Fails for any other error than ENOSPC, and if nothing fails.
+fill_mount() {
+    timeout 300 python3 - "$mnt" "$@" <<'PYTHON'
+import errno, hashlib, os, sys
+mnt, folder, sums = sys.argv[1:4]
+size = int(sys.argv[4]) if len(sys.argv) > 4 else 3_000_000
+os.makedirs(f"{mnt}/{folder}", exist_ok=True)
+number = written = 0
+with open(sums, "a") as record:
+    while number < 100_000:
+        data = os.urandom(size)
+        try:
+            with open(f"{mnt}/{folder}/{number}", "wb", buffering=0) as file:
+                done = 0
+                while done < size:
+                    done += file.write(data[done:])
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                sys.exit(f"after {number} files: {error}")
+            print(f"{number} files, {written} bytes, then {error.strerror}")
+            sys.exit(0)
+        record.write(f"{hashlib.sha256(data).hexdigest()}  {folder}/{number}\n")
+        number += 1
+        written += size
+sys.exit(f"no ENOSPC after {number} files")
+PYTHON
+}
+
+# removed FOLDER SUMS EVERY: deletes every EVERYth file of FOLDER, and strikes them from SUMS; each must work at once.
+removed() {
+    local index=0 name
+    while read -r _ name; do
+        index=$((index + 1))
+        [ $((index % $3)) != 0 ] || rm "$mnt/$name"
+    done <"$2"
+    awk -v every="$3" 'NR % every != 0' "$2" >"$2.left"
+    mv "$2.left" "$2"
+}
+
+# room FOLDER BYTES: within a minute a file of BYTES can be written and synced there.
+room() {
+    local tries
+    for tries in $(seq 60); do
+        if timeout 60 dd if=/dev/urandom of="$mnt/$1/room" bs=1M iflag=count_bytes count="$2" conv=fsync status=none 2>"$work/refusal"; then
+            rm "$mnt/$1/room"
+            return 0
+        fi
+        sleep 1
+    done
+    echo "no room for $2 bytes after $tries tries: $(cat "$work/refusal"); $(head -n 1 "$mnt/.stats")"
+    return 1
+}
+
+# The counter at a path of the JSON report.
+figure() { jq -r "$1" "$mnt/.stats.d/json"; }
+
+# Bytes that the files of the store with names like the pattern occupy.
+occupied() { find "$store" -name "$1" -printf '%b\n' | awk '{ sum += $1 * 512 } END { print sum + 0 }'; }
 
 # The program of the mount tests (tests/mount.rs), built if need be.
 mount_tests() {

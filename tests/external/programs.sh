@@ -113,8 +113,7 @@ postgres_case() {
     pg() { setpriv --reuid=postgres --regid=postgres --init-groups env HOME="$mnt/pg" PGHOST="$work/socket" "$@"; }
     up() {
         # After a crash the postmaster may have to wait until what it left is gone.
-        local try
-        for try in 1 2 3; do
+        for _ in 1 2 3; do
             pg "$bin/pg_ctl" -D "$mnt/pg/data" -l "$mnt/pg/log" -w -t 60 start \
                 -o "-c listen_addresses= -c unix_socket_directories=$work/socket -c max_wal_size=64MB" && return
             sleep 1
