@@ -223,10 +223,10 @@ fn normalize(mut arguments: Vec<OsString>) -> Vec<OsString> {
 fn run(verb: Verb) -> Result<(), Failure> {
     match verb {
         Verb::Mkfs { dir, options } => {
-            start_log(log::LevelFilter::Warn, true);
+            start_log(log::LevelFilter::Warn, None);
             let options =
                 options::MountOptions::parse(&options, false).map_err(|e| Failure::new(code::USAGE, e))?;
-            crate::mount::make_store(&absolute(&dir)?, &options.given)
+            crate::mount::make_store(&absolute(&dir)?, &options.given, options.terms)
                 .map_err(|e| Failure::of(&e, code::SYSTEM))
         }
         Verb::Mount(arguments) => mount::run(&arguments),
@@ -261,12 +261,12 @@ fn absolute(path: &Path) -> Result<PathBuf, Failure> {
     resolved.map_err(|error| Failure::new(code::USAGE, format!("{}: {error}", path.display())))
 }
 
-/// Starts logging to standard error; `RUST_LOG` decides over `level`.
-fn start_log(level: log::LevelFilter, colour: bool) {
+/// Starts logging to standard error, or to `lines`; `RUST_LOG` decides over `level`.
+fn start_log(level: log::LevelFilter, lines: Option<crate::daemon::Lines>) {
     let mut builder = env_logger::Builder::new();
     builder.filter_level(level.min(log::LevelFilter::Warn)).filter_module("kvfs", level).parse_default_env();
-    if !colour {
-        builder.write_style(env_logger::WriteStyle::Never);
+    if let Some(lines) = lines {
+        builder.write_style(env_logger::WriteStyle::Never).target(env_logger::Target::Pipe(Box::new(lines)));
     }
     if level == log::LevelFilter::Debug {
         builder.filter_module("fuser", level);
@@ -365,7 +365,8 @@ fn control(mount_point: &Path, line: &str) -> Result<(), Failure> {
     nix::unistd::write(&file, format!("{line}\n").as_bytes()).map_err(failed)?;
     // What has ended may have something to say.
     if line.ends_with("wait")
-        && let Ok(commands) = std::fs::read_to_string(mount_point.join(".stats.d/ctl"))
+        && let Ok(commands) = crate::disk::read_outside(&mount_point.join(".stats.d/ctl"))
+        && let Ok(commands) = String::from_utf8(commands)
         && let Some((_, text)) = commands.lines().last().and_then(|last| last.split_once(": done: "))
     {
         println!("{text}");

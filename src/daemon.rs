@@ -7,28 +7,27 @@
 //!    error's text. The pipe's end without a report means that it died.
 //! 4. The parent waits for as long as opening takes (recovery reads the log), then up to [`READY_MAX`] for the kernel.
 
+mod lines;
+
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::fcntl::{OFlag, open};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
-use nix::sys::stat::{Mode, fstat, umask};
+use nix::sys::stat::{Mode, umask};
 use nix::unistd::{
     ForkResult, Pid, chdir, dup2_stderr, dup2_stdin, dup2_stdout, fork, pipe2, read, setsid, write,
 };
+
+use crate::disk::{LOG, LogFile};
+pub use lines::Lines;
 
 /// How long the kernel may take from the open store to a mount that answers.
 const READY_MAX: Duration = Duration::from_secs(30);
 /// How long a child that is told to end may take.
 const END_MAX: Duration = Duration::from_secs(2);
-/// A longer log is begun anew at the next mount.
-const LOG_BYTES_MAX: i64 = 4 << 20;
-
-/// Name of the log in the store's directory.
-pub const LOG: &str = "kvfs.log";
 
 /// Which of the two processes this is.
 pub enum Side {
@@ -78,14 +77,12 @@ pub fn daemonize() -> io::Result<Side> {
 }
 
 impl Child {
-    /// Reports that the store is open, and turns to its log.
-    pub fn opened(&self, store: &Path) -> io::Result<()> {
-        let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_APPEND | OFlag::O_CLOEXEC;
-        let log = open(&store.join(LOG), flags, Mode::S_IRUSR | Mode::S_IWUSR)?;
-        if fstat(&log)?.st_size > LOG_BYTES_MAX {
-            nix::unistd::ftruncate(&log, 0)?;
+    /// Reports that the store is open, and turns what is said from now on to its log; without one nobody hears it.
+    pub fn opened(&self, log: Option<LogFile>, lines: &Lines) -> io::Result<()> {
+        match log {
+            Some(log) => lines.turn_to(log)?,
+            None => dup2_stderr(open("/dev/null", OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty())?)?,
         }
-        dup2_stderr(&log)?;
         self.send(b"O")
     }
 

@@ -27,16 +27,19 @@ use parking_lot::{Condvar, Mutex};
 use crate::base::clock::{Clock, SystemClock};
 use crate::control::metrics::MetricsServer;
 use crate::control::{Control, MountInfo, Parts, StatsSocket};
-use crate::disk::{Access, Disk, Latch, Metered, OsDisk, Overlay, Pool, ProcessIo, process_io, process_of};
+use crate::disk::{
+    Access, Disk, Latch, LogFile, Metered, Opening, OsDisk, Overlay, Pool, ProcessIo, process_io, process_of,
+};
 use crate::engine::{self, Command, Engine, MeteredEngine, Pending, Tier, Worker};
 use crate::fs::attribution::Process;
 use crate::fs::types::{Caller, ROOT, SetAttributes};
 use crate::fs::virtual_file::VirtualTree;
 use crate::fs::{self, CheckSummary, FileSystem, Identity, keys};
 use crate::fuse::session::{self, End, MountFlags};
+use crate::fuse::table;
 use crate::fuse::{Adapter, Options as FuseOptions};
 use crate::repair;
-use crate::store::{Description, Error, Given, Place, Settings, look};
+use crate::store::{Description, Error, Given, Place, Settings, Terms, look};
 
 /// How long a mount waits for a store that its last user seems to hold for good.
 const BUSY_WAIT: Duration = Duration::from_secs(2);
@@ -46,8 +49,8 @@ const CLOSING_WAIT: Duration = Duration::from_secs(120);
 const CLOSING: &str = "closing the store";
 /// How long the filesystem's thread sleeps at most.
 const IDLE: Duration = Duration::from_secs(1);
-/// How often the statistics' socket is looked at.
-const SOCKET_PAUSE: Duration = Duration::from_millis(200);
+/// How long the threads for clients wait for one before they look whether the mount has ended.
+const CLIENTS_PAUSE: Duration = Duration::from_millis(200);
 
 /// An open store: every part up to the filesystem, no thread, no kernel.
 pub struct Store {
@@ -67,58 +70,76 @@ pub struct Store {
     os: Arc<OsDisk>,
     pool: Arc<Pool>,
     path: PathBuf,
+    /// The disk below cannot be written: what a recovery changes stays in memory.
+    is_fixed: bool,
     /// What the kernel had counted of this process before the store was opened.
     began: Option<ProcessIo>,
 }
 
-/// Makes a store in `path`, which must be missing or empty.
-pub fn make_store(path: &Path, given: &Given) -> Result<(), Error> {
-    if look(path)? == Place::Store {
+/// Makes a store in `path`, which must be missing or empty. It is durable when this returns.
+pub fn make_store(path: &Path, given: &Given, terms: Terms) -> Result<(), Error> {
+    if terms.look(path)? == Place::Store {
         return Err(Error::Usage(format!("{} already holds a store", path.display())));
     }
-    let store = open_store(path, given)?;
+    let store = open_store(path, given, terms)?;
     store.close()
 }
 
-/// Opens the store in `path` for reading and writing; a missing or empty directory becomes a store with the `given` options.
-pub fn open_store(path: &Path, given: &Given) -> Result<Store, Error> {
+/// Opens the store in `path` for reading and writing; a missing or empty directory becomes a store with the `given` options, if
+/// `terms` let it. What is made is durable when this returns. A store on a disk that cannot be written is opened for a read-only mount.
+pub fn open_store(path: &Path, given: &Given, terms: Terms) -> Result<Store, Error> {
     let show = path.display();
     let began = process_io().ok();
     // Options are looked at before anything is made.
     Description::new(given)?;
-    look(path)?;
-    let os = lock(path, Access::Write)?;
+    terms.look(path)?;
+    let any_owner = terms.any_owner;
+    let (os, is_fixed) = match lock(path, Opening { access: Access::Write, any_owner }) {
+        Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem && look(path)? == Place::Store => {
+            (lock(path, Opening { access: Access::Read, any_owner }), true)
+        }
+        os => (os, false),
+    };
+    let os = os.map_err(|error| Error::system(&show, error))?;
     if repair::is_pending(&*os)? {
         return Err(Error::Damaged(format!("{show}: {}", repair::PENDING)));
     }
     // Someone may have made a store while we waited for the lock.
-    let place = look(path)?;
+    let place = terms.look(path)?;
     let pool = Pool::of_process(os.clone());
     let disk = Metered::new(pool.clone());
-    let latch = Latch::new(disk.clone());
-    let description = match Description::load(&*latch)? {
-        Some(description) => description,
+    let latch = Latch::new(if is_fixed { Overlay::new(disk.clone()) } else { disk.clone() });
+    let (description, is_made) = match Description::load(&*latch)? {
+        Some(description) => (description, false),
         None if place == Place::Store => {
             return Err(Error::System(format!("{show}: its description cannot be opened")));
         }
         None => {
             let description = Description::new(given)?;
             description.save(&*latch)?;
-            description
+            (description, true)
         }
     };
     let settings = description.settings(given)?;
+    if is_fixed && !settings.fs.read_only {
+        return Err(Error::System(format!("{show}: the disk below is read-only; mount with -o ro")));
+    }
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let engine = engine::open(latch.clone(), clock.clone(), &settings.engine)
         .map_err(|error| store_error(&show, error))?;
     let engine = MeteredEngine::new(engine, keys::classify);
     let fs =
         open_fs(&engine, &clock, &latch, &description, &settings).map_err(|error| fs_error(&show, error))?;
+    if is_made {
+        os.sync_own_name()
+            .map_err(|error| Error::system(format!("{show}: making its name durable"), error))?;
+    }
     let path = path.to_path_buf();
-    Ok(Store { description, settings, disk, latch, engine, fs, clock, os, pool, path, began })
+    Ok(Store { description, settings, disk, latch, engine, fs, clock, os, pool, path, is_fixed, began })
 }
 
-/// Opens the filesystem on `engine`; an empty engine gets a new one, whose root belongs to whoever makes it.
+/// Opens the filesystem on `engine`; an empty engine gets a new one, whose root belongs to whoever makes it, and which is durable
+/// when this returns.
 fn open_fs(
     engine: &Arc<MeteredEngine>,
     clock: &Arc<dyn Clock>,
@@ -138,12 +159,23 @@ fn open_fs(
         let (uid, gid) = (Some(user.as_raw()), Some(nix::unistd::getegid().as_raw()));
         fs.setattr(Tier::Disk, Caller::ROOT, ROOT, &SetAttributes { uid, gid, ..SetAttributes::default() })?;
     }
+    if made {
+        engine::sync(&**engine)?;
+    }
     Ok(fs)
 }
 
 impl Store {
-    /// Writes who uses the store into its lock.
+    /// Its log, for a daemon; `None` where nothing can be written.
+    pub fn log(&self) -> io::Result<Option<LogFile>> {
+        if self.is_fixed { Ok(None) } else { self.os.log().map(Some) }
+    }
+
+    /// Writes who uses the store into its lock, if that can be written.
     pub fn name_holder(&self, what: &str) {
+        if self.is_fixed {
+            return;
+        }
         let holder = format!("kvfs, process {}, {what}", std::process::id());
         if let Err(error) = self.os.name_holder(&holder) {
             log::warn!("writing the holder's name into the lock: {error}");
@@ -151,7 +183,10 @@ impl Store {
     }
 
     /// Makes everything durable and closes the store. No thread may use it any more.
-    pub fn close(self) -> Result<(), Error> {
+    pub fn close(&self) -> Result<(), Error> {
+        if self.is_fixed {
+            return Ok(());
+        }
         let show = self.path.display();
         self.fs.close().map_err(|error| fs_error(&show, error))?;
         self.engine.close().map_err(|error| store_error(&show, error))
@@ -159,19 +194,31 @@ impl Store {
 }
 
 /// Opens the directory, waiting for a holder that is about to let go.
-fn lock(path: &Path, access: Access) -> Result<Arc<OsDisk>, Error> {
+fn lock(path: &Path, opening: impl Into<Opening>) -> io::Result<Arc<OsDisk>> {
     let begun = Instant::now();
+    let opening = opening.into();
     loop {
-        let error = match OsDisk::open(path, access) {
-            Ok(disk) => return Ok(disk),
-            Err(error) => error,
+        let error = match OsDisk::open(path, opening) {
+            Err(error) if error.kind() == io::ErrorKind::ResourceBusy => error,
+            result => return result,
         };
-        let text = error.to_string();
-        let patience = if text.contains(CLOSING) { CLOSING_WAIT } else { BUSY_WAIT };
-        if error.kind() != io::ErrorKind::ResourceBusy || begun.elapsed() > patience {
-            return Err(Error::system(path.display(), text));
+        let patience = if error.to_string().contains(CLOSING) { CLOSING_WAIT } else { BUSY_WAIT };
+        if begun.elapsed() > patience {
+            return Err(io::Error::new(
+                error.kind(),
+                format!("{error}{}", in_other_namespace(&error.to_string())),
+            ));
         }
         std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// What is to be added to the message of a store that is in use, if its holder's mount cannot be seen from here.
+fn in_other_namespace(holder: &str) -> String {
+    let pid = holder.split([' ', ',']).find_map(|word| word.parse::<u32>().ok());
+    match pid.filter(|pid| table::is_in_other_namespace(*pid)) {
+        Some(pid) => format!(", in another mount namespace: nsenter -m -t {pid} shows it"),
+        None => String::new(),
     }
 }
 
@@ -236,9 +283,12 @@ impl Service {
         let tree = control.tree();
         store.fs.reserve_names(tree.names_at_root());
         // Before any thread starts: binding changes the process's mask for a moment.
-        let socket = StatsSocket::bind(&store.path, control.clone())
-            .inspect_err(|error| log::warn!("no {} in the store: {error}", crate::control::SOCKET_NAME))
-            .ok();
+        let socket = match store.is_fixed {
+            false => StatsSocket::bind(&store.os, control.clone())
+                .inspect_err(|error| log::warn!("no {} in the store: {error}", crate::control::SOCKET_NAME))
+                .ok(),
+            true => None,
+        };
         let metrics = match store.settings.metrics.metrics {
             Some(address) => {
                 let named =
@@ -248,9 +298,13 @@ impl Service {
             None => None,
         };
         let merge_threads = store.settings.engine.merge_threads as usize;
-        let worker = Worker::start(store.engine.clone(), merge_threads)?;
+        // What cannot be written needs no merges: they would only fill the memory.
+        let worker = match store.is_fixed {
+            false => Some(Worker::start(store.engine.clone(), merge_threads)?),
+            true => None,
+        };
         let stop = Arc::new(Stop::default());
-        let mut service = Service { store, tree, worker: Some(worker), stop, threads: Vec::new() };
+        let mut service = Service { store, tree, worker, stop, threads: Vec::new() };
         let (fs, stop) = (service.store.fs.clone(), service.stop.clone());
         service.spawn("kvfs-fs", move || serve_fs(&fs, &stop))?;
         let stop = service.stop.clone();
@@ -265,20 +319,20 @@ impl Service {
             let identify = |thread| process_of(thread).map(|(pid, command)| Process { pid, command });
             meter.attribution().name_processes(identify);
         })?;
-        if let Some(metrics) = metrics {
+        if let Some(mut metrics) = metrics {
             let stop = service.stop.clone();
             service.spawn("kvfs-metrics", move || {
-                while stop.sleep(SOCKET_PAUSE) {
-                    metrics.serve();
+                while stop.sleep(Duration::ZERO) {
+                    metrics.serve(CLIENTS_PAUSE);
                 }
             })?;
         }
-        if let Some(socket) = socket {
+        if let Some(mut socket) = socket {
             // A thread of its own: a tick may wait for the disk just when somebody wants to know why.
             let stop = service.stop.clone();
             service.spawn("kvfs-socket", move || {
-                while stop.sleep(SOCKET_PAUSE) {
-                    socket.serve();
+                while stop.sleep(Duration::ZERO) {
+                    socket.serve(CLIENTS_PAUSE);
                 }
             })?;
         }
@@ -304,6 +358,9 @@ impl Service {
     pub fn stop(mut self) -> Result<(), Error> {
         self.store.name_holder(CLOSING);
         self.stop_threads();
+        if self.store.is_fixed {
+            return Ok(());
+        }
         let show = self.store.path.display().to_string();
         self.store.fs.close().map_err(|error| fs_error(&show, error))?;
         if let Some(worker) = self.worker.take() {
@@ -401,6 +458,8 @@ pub struct Request<'a> {
     pub mount_point: &'a Path,
     /// Options as given.
     pub given: &'a Given,
+    /// Under which the store may be opened.
+    pub terms: Terms,
     /// What mount(8) says about any filesystem.
     pub flags: &'a MountFlags,
 }
@@ -411,18 +470,17 @@ pub struct Request<'a> {
 /// Signals must be blocked ([`session::block_signals`]), and no other thread may run.
 pub fn serve(
     request: &Request<'_>,
-    opened: impl FnOnce() -> io::Result<()>,
+    opened: impl FnOnce(&Store) -> io::Result<()>,
     ready: impl FnOnce() -> io::Result<()>,
 ) -> Result<(), Error> {
-    let Request { store: path, mount_point, given, flags } = *request;
-    let stale =
-        |error| Error::system(format!("detaching the dead mount at {}", mount_point.display()), error);
-    if session::detach_stale(mount_point).map_err(stale)? {
+    let Request { store: path, mount_point, given, terms, flags } = *request;
+    let occupied = |error| Error::system(mount_point.display(), error);
+    if session::make_way(mount_point).map_err(occupied)? {
         log::warn!("{}: detached a mount whose daemon had died", mount_point.display());
     }
-    let store = open_store(path, given)?;
+    let store = open_store(path, given, terms)?;
     store.name_holder(&format!("mounted at {}", mount_point.display()));
-    opened().map_err(|error| Error::system("starting", error))?;
+    opened(&store).map_err(|error| Error::system("starting", error))?;
     let fuse = store.settings.fuse.clone();
     let sync_always = store.settings.engine.sync == engine::Sync::Always;
     let (events, received) = channel();
@@ -430,11 +488,17 @@ pub fn serve(
     let service = Service::start(store, mount_point).map_err(|error| Error::system("starting", error))?;
     let end = adapter(&service, fuse, sync_always, flags.dirsync, events)
         .and_then(|adapter| session::run(adapter, path, mount_point, flags, &received, ready));
-    if matches!(end, Ok(End::Forced)) {
-        engine::sync(&*service.store.engine).map_err(|error| store_error(&path.display(), error))?;
-        log::warn!("{}: ended with files open; everything is synced", mount_point.display());
+    if matches!(end, Ok(End::Forced | End::Abandoned)) {
+        let (fs, engine) = (service.store.fs.clone(), service.store.engine.clone());
         // Requests may still come in on other threads, so nothing they use may go away before the process does.
         std::mem::forget(service);
+        fs.write_times().map_err(|error| fs_error(&path.display(), error))?;
+        engine::sync(&*engine).map_err(|error| store_error(&path.display(), error))?;
+        if matches!(end, Ok(End::Abandoned)) {
+            let text = "ended while the kernel still kept data of open files; what had arrived is synced";
+            return Err(Error::System(format!("{}: {text}", mount_point.display())));
+        }
+        log::warn!("{}: ended with files open; everything written so far is synced", mount_point.display());
         return Ok(());
     }
     let closed = service.stop();
@@ -495,7 +559,7 @@ pub fn check(path: &Path, progress: &mut dyn FnMut(&str)) -> Result<Findings, Er
     let mut findings = Findings::default();
     progress("opening");
     // A daemon that was just killed may hold the store for a moment yet.
-    let os = lock(path, Access::Read)?;
+    let os = lock(path, Access::Read).map_err(|error| Error::system(&show, error))?;
     let disk: Arc<dyn Disk> = Overlay::new(Pool::of_process(os));
     if repair::is_pending(&*disk)? {
         findings.damage.push(repair::PENDING.to_string());
@@ -534,16 +598,58 @@ pub fn check(path: &Path, progress: &mut dyn FnMut(&str)) -> Result<Findings, Er
     Ok(findings)
 }
 
-/// Repairs the store in `path`, which nobody may have open; unless `apply`, only says what it would do.
-pub fn repair(path: &Path, apply: bool, progress: &mut dyn FnMut(&str)) -> Result<repair::Report, Error> {
+/// Repairs the store in `path`, which nobody may have open; unless it is opened for writing, only says what it would do.
+pub fn repair(
+    path: &Path,
+    opening: Opening,
+    progress: &mut dyn FnMut(&str),
+) -> Result<repair::Report, Error> {
     let show = path.display();
     if look(path)? != Place::Store {
         return Err(Error::Usage(format!("{show} holds no store")));
     }
-    let os = lock(path, if apply { Access::Write } else { Access::Read })?;
-    repair::repair(Pool::of_process(os), apply, progress).map_err(|error| match error {
-        Error::Usage(what) => Error::Usage(format!("{show}: {what}")),
-        Error::Damaged(what) => Error::Damaged(format!("{show}: {what}")),
-        Error::System(what) => Error::System(format!("{show}: {what}")),
+    let os = lock(path, opening).map_err(|error| Error::system(&show, error))?;
+    repair::repair(Pool::of_process(os), opening.access == Access::Write, progress).map_err(|error| {
+        match error {
+            Error::Usage(what) => Error::Usage(format!("{show}: {what}")),
+            Error::Damaged(what) => Error::Damaged(format!("{show}: {what}")),
+            Error::System(what) => Error::System(format!("{show}: {what}")),
+        }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::SimDisk;
+
+    #[test]
+    fn a_filesystem_that_was_made_survives_a_power_cut() {
+        for kind in ["lsm", "btree"] {
+            let given = [("engine".to_string(), kind.to_string())];
+            let description = Description::new(&given).unwrap();
+            let settings = description.settings(&given).unwrap();
+            let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+            let open = |disk: Arc<SimDisk>| {
+                let latch = Latch::new(disk);
+                let engine = engine::open(latch.clone(), clock.clone(), &settings.engine).unwrap();
+                (MeteredEngine::new(engine, keys::classify), latch)
+            };
+            let disk = SimDisk::new();
+            description.save(&*disk).unwrap();
+            let (engine, latch) = open(disk.clone());
+            open_fs(&engine, &clock, &latch, &description, &settings).unwrap();
+            for seed in 0..32 {
+                let after = disk.crash(seed);
+                assert_eq!(Description::load(&*after).unwrap().as_ref(), Some(&description));
+                let (engine, _) = open(after);
+                for key in [keys::superblock().to_vec(), keys::inode(ROOT).to_vec()] {
+                    assert!(
+                        engine.get(&key, Tier::Disk).unwrap().is_some(),
+                        "{kind}, {seed}: {key:?} is gone"
+                    );
+                }
+            }
+        }
+    }
 }

@@ -23,6 +23,8 @@ use crate::{engine, fs, fuse};
 
 /// Name of the description in the store's directory.
 pub const DESCRIPTION: &str = "STORE";
+/// No description is longer.
+const DESCRIPTION_BYTES_MAX: u64 = 1 << 20;
 /// First line of a description, up to its version.
 const MAGIC: &str = "kvfs store ";
 /// Version of the format that this program reads and writes.
@@ -212,8 +214,10 @@ impl Description {
     /// are there. Without a whole uuid the store gets a new one.
     pub fn rebuild(disk: &dyn Disk, engine: engine::Kind) -> Result<Description, Error> {
         let bytes = match disk.open(DESCRIPTION) {
-            Ok(file) => disk::read_all(&*file, Purpose::Recovery).unwrap_or_default(),
-            Err(_) => Vec::new(),
+            Ok(file) if file.size().is_ok_and(|bytes| bytes <= DESCRIPTION_BYTES_MAX) => {
+                disk::read_all(&*file, Purpose::Recovery).unwrap_or_default()
+            }
+            _ => Vec::new(),
         };
         let text = String::from_utf8_lossy(&bytes);
         let mut scratch = Settings::default();
@@ -238,6 +242,9 @@ impl Description {
     pub fn load(disk: &dyn Disk) -> Result<Option<Description>, Error> {
         let bytes = match disk.open(DESCRIPTION) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Ok(file) if file.size().is_ok_and(|bytes| bytes > DESCRIPTION_BYTES_MAX) => {
+                return Err(Error::Damaged(format!("{DESCRIPTION} is damaged: it is too long")));
+            }
             other => other.and_then(|file| disk::read_all(&*file, Purpose::Recovery)),
         };
         let bytes = bytes.map_err(|error| Error::system(format!("reading {DESCRIPTION}"), error))?;
@@ -272,6 +279,32 @@ pub enum Place {
     Store,
 }
 
+/// Under which terms a store is opened; said each time and never remembered, because what a store says of itself is the word of
+/// whoever wrote it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Terms {
+    /// Only a store that is there: none is made.
+    pub must_exist: bool,
+    /// Also if others than the effective user can change what is in its directory.
+    pub any_owner: bool,
+}
+
+impl Terms {
+    /// [`look`]s at `path`, and refuses what these terms do not allow.
+    pub fn look(&self, path: &Path) -> Result<Place, Error> {
+        match look(path)? {
+            place @ (Place::Missing | Place::Empty) if self.must_exist => {
+                let what = if place == Place::Missing { "is missing" } else { "is empty" };
+                Err(Error::System(format!(
+                    "{} {what}, and with nocreate no store is made there; is its disk mounted?",
+                    path.display()
+                )))
+            }
+            place => Ok(place),
+        }
+    }
+}
+
 /// Looks at `path` without changing anything. What is neither free nor a store is refused.
 pub fn look(path: &Path) -> Result<Place, Error> {
     let show = path.display();
@@ -290,7 +323,8 @@ pub fn look(path: &Path) -> Result<Place, Error> {
         match entry.file_name().to_bytes() {
             name if name == DESCRIPTION.as_bytes() => return Ok(Place::Store),
             // The lock stays behind where making a store was interrupted, and so may the half-written description.
-            b"." | b".." | b"LOCK" | b"STORE.new" | b"kvfs.log" | b"lost+found" => {}
+            b"." | b".." | b"LOCK" | b"STORE.new" | b"lost+found" => {}
+            name if name == disk::LOG.as_bytes() || name == disk::LOG_BEFORE.as_bytes() => {}
             name => foreign = Some(std::ffi::OsStr::from_bytes(name).to_os_string()),
         }
     }

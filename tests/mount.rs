@@ -10,6 +10,8 @@
 //! | `mount/repair.rs` | `kvfs check --repair` of a store that was damaged |
 //! | `mount/lifecycle.rs` | mount, second mount, stale mount, signals, mount(8), exit codes |
 //! | `mount/descriptors.rs` | more files below than the process may have open |
+//! | `mount/ends.rs` | ends with files open, of a stopped daemon, of an aborted connection; misleading names |
+//! | `mount/strangers.rs` | a store's directory full of traps or of others, read-only disks, clients that say nothing |
 //! | `mount/hostile.rs` | offsets, names, sizes, modes and times at and over every edge |
 //! | `mount/load.rs` | sixty-four threads at once, for minutes if asked |
 //! | `mount/rights.rs` | who may enter, read, write and command |
@@ -23,12 +25,14 @@ mod host;
 
 #[path = "mount/calls.rs"]
 mod calls;
-#[path = "mount/disks.rs"]
-mod disks;
 #[path = "mount/descriptors.rs"]
 mod descriptors;
+#[path = "mount/disks.rs"]
+mod disks;
 #[path = "mount/duties.rs"]
 mod duties;
+#[path = "mount/ends.rs"]
+mod ends;
 #[path = "mount/hostile.rs"]
 mod hostile;
 #[path = "mount/kill.rs"]
@@ -47,3 +51,5 @@ mod rights;
 mod stalls;
 #[path = "mount/stats.rs"]
 mod stats;
+#[path = "mount/strangers.rs"]
+mod strangers;

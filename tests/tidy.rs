@@ -31,10 +31,11 @@ const ONLY_IN: &[(&str, &[(&str, &str)])] = &[
         &[
             ("base/clock.rs", "the machine's clock"),
             ("fuse/", "latencies and waiting times of requests"),
-            ("control/metrics.rs", "patience with a client"),
+            ("control/clients.rs", "patience with a client"),
             ("engine/cpu.rs", "what work costs the processor"),
             ("mount.rs", "patience with a holder of the lock"),
             ("daemon.rs", "patience with the child"),
+            ("daemon/", "how many lines a span may have"),
             ("cli.rs", "patience while unmounting, progress"),
             ("cli/", "patience while unmounting, progress"),
             ("compare/", "rates of a measurement"),

@@ -7,6 +7,7 @@ use clap::Args;
 
 use super::{Failure, absolute, code, print, start_log};
 use crate::base::text::human_size;
+use crate::disk::{Access, Opening};
 use crate::fs::CheckSummary;
 use crate::mount;
 use crate::repair::{Report, summary_json};
@@ -40,6 +41,9 @@ pub struct CheckArgs {
     /// Do it
     #[arg(long, requires = "repair")]
     yes: bool,
+    /// Repair a store also if its directory is another user's, or others can change its files
+    #[arg(long, requires = "yes")]
+    any_owner: bool,
     /// As JSON
     #[arg(long)]
     json: bool,
@@ -47,7 +51,7 @@ pub struct CheckArgs {
 
 /// Runs `kvfs check`.
 pub fn run(arguments: &CheckArgs) -> Result<(), Failure> {
-    start_log(log::LevelFilter::Warn, true);
+    start_log(log::LevelFilter::Warn, None);
     let dir = &arguments.dir;
     let terminal = std::io::stderr().is_terminal();
     let mut progress = |what: &str| {
@@ -57,7 +61,9 @@ pub fn run(arguments: &CheckArgs) -> Result<(), Failure> {
     };
     let path = absolute(dir)?;
     if arguments.repair {
-        let report = mount::repair(&path, arguments.yes, &mut progress).map_err(failed)?;
+        let access = if arguments.yes { Access::Write } else { Access::Read };
+        let opening = Opening { any_owner: arguments.any_owner || !arguments.yes, access };
+        let report = mount::repair(&path, opening, &mut progress).map_err(failed)?;
         return tell_repair(dir, &report, arguments.json);
     }
     let findings = mount::check(&path, &mut progress).map_err(failed)?;

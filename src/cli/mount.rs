@@ -7,8 +7,9 @@ use clap::Args;
 
 use super::options::{MountOptions, split};
 use super::{Failure, absolute, code, start_log};
-use crate::daemon::{self, Outcome, Side};
+use crate::daemon::{self, Lines, Outcome, Side};
 use crate::fuse::session;
+use crate::fuse::table::{self, Answer};
 use crate::mount::{self, Request};
 
 #[derive(Debug, Args)]
@@ -52,8 +53,15 @@ pub fn run(arguments: &MountArgs) -> Result<(), Failure> {
     }
     let options = MountOptions::parse(&arguments.options, arguments.sloppy).map_err(usage)?;
     let store = absolute(&arguments.dir)?;
-    let mount_point = session::resolve_mount_point(&arguments.mount_point)
+    let mount_point = table::resolve(&arguments.mount_point)
         .map_err(|error| usage(format!("mount point {}: {error}", arguments.mount_point.display())))?;
+    let failed =
+        |error: std::io::Error| Failure::new(code::MOUNT, format!("{}: {error}", mount_point.display()));
+    // What is mounted there already may not answer; that is seen to when it is asked with a limit.
+    let is_covered = table::mounted_at(&mount_point).map_err(failed)?.is_some_and(|mount| mount.is_fuse());
+    if !is_covered && !mount_point.is_dir() {
+        return Err(usage(format!("mount point {} is a file; it takes a directory", mount_point.display())));
+    }
     if store.starts_with(&mount_point) {
         let (store, mount_point) = (store.display(), mount_point.display());
         return Err(usage(format!(
@@ -61,19 +69,24 @@ pub fn run(arguments: &MountArgs) -> Result<(), Failure> {
         )));
     }
     // A store that cannot be used is told before anything starts.
-    crate::store::look(&store).map_err(|error| Failure::of(&error, code::MOUNT))?;
+    options.terms.look(&store).map_err(|error| Failure::of(&error, code::MOUNT))?;
     if arguments.fake {
         return Ok(());
     }
-    let request =
-        Request { store: &store, mount_point: &mount_point, given: &options.given, flags: &options.flags };
+    let request = Request {
+        store: &store,
+        mount_point: &mount_point,
+        given: &options.given,
+        terms: options.terms,
+        flags: &options.flags,
+    };
     let system =
         |error: std::io::Error| Failure::new(code::SYSTEM, format!("going to the background: {error}"));
     if arguments.foreground || arguments.debug {
         let level = if arguments.debug { log::LevelFilter::Debug } else { log::LevelFilter::Info };
-        start_log(level, true);
+        start_log(level, None);
         session::block_signals().map_err(system)?;
-        let served = mount::serve(&request, || Ok(()), daemon::notify_ready);
+        let served = mount::serve(&request, |_| Ok(()), daemon::notify_ready);
         return served.map_err(|error| Failure::of(&error, code::MOUNT));
     }
     match daemon::daemonize().map_err(system)? {
@@ -87,9 +100,10 @@ pub fn run(arguments: &MountArgs) -> Result<(), Failure> {
             Outcome::Failed(code, text) => Err(Failure::new(code, text)),
         },
         Side::Child(child) => {
-            start_log(log::LevelFilter::Info, false);
+            let lines = Lines::default();
+            start_log(log::LevelFilter::Info, Some(lines.clone()));
             session::block_signals().map_err(system)?;
-            let opened = || child.opened(&store);
+            let opened = |store: &mount::Store| child.opened(store.log()?, &lines);
             let mut ready = false;
             let served = mount::serve(&request, opened, || {
                 child.ready()?;
@@ -114,27 +128,60 @@ pub fn run(arguments: &MountArgs) -> Result<(), Failure> {
 fn remount(path: &Path, options: &[String], fake: bool) -> Result<(), Failure> {
     let show = path.display();
     let failed = |error: std::io::Error| Failure::new(code::MOUNT, format!("{show}: {error}"));
-    let mount_point = session::resolve_mount_point(path).map_err(failed)?;
-    match session::mounted_at(&mount_point).map_err(failed)? {
-        Some(mounted) if session::is_ours(&mounted) => {}
-        _ => return Err(Failure::new(code::USAGE, format!("{show} is no mount of kvfs"))),
+    let mount_point = table::resolve(path).map_err(failed)?;
+    let mounted = table::mounted_at(&mount_point).map_err(failed)?;
+    match mounted.filter(table::Mount::is_fuse) {
+        Some(mounted) => match table::ask(&mount_point).map_err(failed)? {
+            Answer::Kvfs { .. } => {}
+            Answer::Closed if mounted.is_ours() => {}
+            Answer::Silent => return Err(failed(session::silent(&mount_point, &mounted))),
+            _ => return Err(Failure::new(code::USAGE, format!("{show} is no living mount of kvfs"))),
+        },
+        None => return Err(nothing_there(&mount_point)),
     }
     if fake { Ok(()) } else { session::remount(&mount_point, options).map_err(failed) }
+}
+
+/// The failure of whoever takes `mount_point` for a mount of ours.
+fn nothing_there(mount_point: &Path) -> Failure {
+    let show = mount_point.display();
+    let elsewhere = table::elsewhere(mount_point).map_or(String::new(), |pid| {
+        format!(
+            "; process {pid} has one there in another mount namespace: nsenter -m -t {pid} kvfs umount {show}"
+        )
+    });
+    Failure::new(code::USAGE, format!("{show}: no kvfs is mounted there{elsewhere}"))
 }
 
 /// Unmounts, and unless `lazy` waits until the store is closed.
 pub fn unmount(path: &Path, lazy: bool) -> Result<(), Failure> {
     let show = path.display();
     let failed = |error: std::io::Error| Failure::new(code::MOUNT, format!("{show}: {error}"));
-    let mount_point = session::resolve_mount_point(path)
+    let mount_point = table::resolve(path)
         .map_err(|error| Failure::new(code::USAGE, format!("mount point {show}: {error}")))?;
-    let mounted = session::mounted_at(&mount_point).map_err(failed)?;
-    let Some(mounted) = mounted.filter(session::is_ours) else {
-        return Err(Failure::new(code::USAGE, format!("{show}: no kvfs is mounted there")));
+    let mounted = table::mounted_at(&mount_point).map_err(failed)?;
+    let Some(mounted) = mounted.filter(table::Mount::is_fuse) else {
+        return Err(nothing_there(&mount_point));
     };
-    if session::detach_stale(&mount_point).map_err(failed)? {
-        return Ok(());
+    // With -l nobody wants to know whether it answers.
+    if lazy && mounted.is_ours() {
+        return session::detach(&mount_point, true).map_err(failed);
     }
+    let store = match table::ask(&mount_point).map_err(failed)? {
+        Answer::Dead if mounted.is_ours() => return session::detach(&mount_point, true).map_err(failed),
+        Answer::Kvfs { store, .. } => store,
+        // Root may not look into a user's mount, but may take it away.
+        Answer::Closed if mounted.is_ours() => mounted.source,
+        Answer::Silent => return Err(failed(session::silent(&mount_point, &mounted))),
+        Answer::Dead | Answer::Closed => {
+            let text = format!(
+                "{show}: nobody can say whether the {} there is a kvfs; umount -l takes it away",
+                mounted.kind
+            );
+            return Err(Failure::new(code::USAGE, text));
+        }
+        Answer::Other => return Err(nothing_there(&mount_point)),
+    };
     let detached = if lazy { session::detach(&mount_point, true) } else { session::unmount(&mount_point) };
     detached.map_err(|error| match error.raw_os_error() {
         Some(libc::EBUSY) => Failure::new(
@@ -144,7 +191,7 @@ pub fn unmount(path: &Path, lazy: bool) -> Result<(), Failure> {
         _ => failed(error),
     })?;
     // The kernel is done now, the daemon is not: whoever waits for us wants the store closed.
-    if !lazy && mounted.source.is_dir() && !mount::wait_until_closed(&mounted.source) {
+    if !lazy && store.is_dir() && !mount::wait_until_closed(&store) {
         return Err(Failure::new(code::MOUNT, format!("{show} is unmounted, but its store is still in use")));
     }
     Ok(())

@@ -2,7 +2,7 @@
 
 use crate::base::text::{When, parse_size};
 use crate::fuse::session::MountFlags;
-use crate::store::Settings;
+use crate::store::{Settings, Terms};
 
 /// The parsed text of all `-o`.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -11,6 +11,8 @@ pub struct MountOptions {
     pub given: Vec<(String, String)>,
     /// Those of every filesystem.
     pub flags: MountFlags,
+    /// Under which the store may be opened.
+    pub terms: Terms,
 }
 
 impl MountOptions {
@@ -34,6 +36,8 @@ impl MountOptions {
         match (name, value) {
             ("ro", None) => self.give("read_only", "on"),
             ("rw", None) => self.give("read_only", "off"),
+            ("nocreate", None) => self.terms.must_exist = true,
+            ("any_owner", None) => self.terms.any_owner = true,
             ("allow_other", None) => self.flags.allow_other = true,
             ("dirsync", None) => self.flags.dirsync = true,
             ("noatime" | "relatime" | "strictatime", None) => self.give("atime", name),
@@ -125,7 +129,11 @@ pub fn help() -> String {
     text.push_str("\nOptions of a mount; given to mkfs, the store remembers them as its defaults:\n");
     list(&mut text, When::Mount);
     text.push_str(
-        "\nOptions of every filesystem: ro rw sync dirsync noatime relatime nodev nosuid noexec allow_other\n\
+        "\nOptions of one mount, never remembered:\n  \
+         nocreate          Mount only a store that is there: where its disk is missing, nothing is made in its place.\n  \
+         any_owner         Also if the store's directory is another user's, or others can change its files: they then decide \
+                           what the mount shows.\n\
+         \nOptions of every filesystem: ro rw sync dirsync noatime relatime nodev nosuid noexec allow_other\n\
          max_read=SIZE fsname=NAME subtype=NAME; those that only mount(8) and fstab need are accepted.\n\n\
          SIZE is a number with K, M, G or T (binary); DURATION a number with ms, s or m.\n\
          Exit codes: 0 done; 1 wrong use or not allowed; 2 the system refuses; 32 not mounted.",

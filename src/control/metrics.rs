@@ -2,18 +2,17 @@
 //! password, so any user of the machine can read it.
 //!
 //! `httparse` reads the request's head; every connection is closed behind its answer. A client that asks or reads slowly is left
-//! after a while, because the next one and the end of the mount wait for it.
+//! after a while, and keeps nobody waiting until then ([`super::clients`]).
 
-use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::io;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::Control;
+use super::clients::Clients;
 use crate::base::text::{Field, When};
 
-/// How long a client may take for its request, and for each piece that it reads.
-const PATIENCE: Duration = Duration::from_secs(2);
 /// Bytes of a request's head at most, and its lines.
 const HEAD_BYTES_MAX: usize = 8 << 10;
 const HEADERS_MAX: usize = 64;
@@ -53,7 +52,7 @@ fn loopback(text: &str) -> Result<SocketAddr, String> {
 
 /// A bound port.
 pub struct MetricsServer {
-    listener: TcpListener,
+    clients: Clients<TcpListener>,
     control: Arc<Control>,
 }
 
@@ -62,84 +61,55 @@ impl MetricsServer {
     pub fn bind(address: SocketAddr, control: Arc<Control>) -> io::Result<MetricsServer> {
         let listener = TcpListener::bind(address)?;
         listener.set_nonblocking(true)?;
-        Ok(MetricsServer { listener, control })
+        Ok(MetricsServer { clients: Clients::new(listener), control })
     }
 
     /// Where it answers.
     pub fn address(&self) -> io::Result<SocketAddr> {
-        self.listener.local_addr()
+        self.clients.entrance().local_addr()
     }
 
-    /// Answers everyone who waits, one after the other; never waits for a client longer than a few seconds.
-    pub fn serve(&self) {
-        while let Ok((stream, from)) = self.listener.accept() {
-            if let Err(error) = self.answer(&stream) {
-                log::debug!("answering a scrape from {from}: {error}");
-            }
-        }
-    }
-
-    fn answer(&self, mut stream: &TcpStream) -> io::Result<()> {
-        stream.set_nonblocking(false)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        stream.set_write_timeout(Some(PATIENCE))?;
-        let Some(answer) = self.read(&mut stream)? else { return Ok(()) };
-        let Answer { status, body, is_head } = answer;
-        let head = format!(
-            "HTTP/1.1 {status}\r\nContent-Type: text/plain; version=0.0.4; charset=utf-8\r\nContent-Length: {}\r\n\
-             Connection: close\r\n\r\n",
-            body.len()
-        );
-        stream.write_all(head.as_bytes())?;
-        if !is_head {
-            stream.write_all(body.as_bytes())?;
-        }
-        Ok(())
-    }
-
-    /// Reads a request to the end of its head, since a connection that is closed with unread bytes is reset and the answer lost;
-    /// `None` if the client went away.
-    fn read(&self, stream: &mut impl Read) -> io::Result<Option<Answer>> {
-        let begun = Instant::now();
-        let mut head = Vec::new();
-        loop {
-            let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
-            let mut request = httparse::Request::new(&mut headers);
-            match request.parse(&head) {
-                Ok(httparse::Status::Complete(_)) => {
-                    return Ok(Some(self.respond(request.method.unwrap_or(""), request.path.unwrap_or(""))));
-                }
-                Ok(httparse::Status::Partial)
-                    if head.len() < HEAD_BYTES_MAX && begun.elapsed() < PATIENCE => {}
-                Ok(httparse::Status::Partial) | Err(_) => {
-                    let body = "no request that can be read\n".to_string();
-                    return Ok(Some(Answer { status: "400 Bad Request", body, is_head: false }));
-                }
-            }
-            let mut piece = [0; 1024];
-            match stream.read(&mut piece)? {
-                0 => return Ok(None),
-                count => head.extend_from_slice(&piece[..count]),
-            }
-        }
-    }
-
-    fn respond(&self, method: &str, target: &str) -> Answer {
-        let path = target.split('?').next().unwrap_or(target);
-        let (status, body) = match (method, path) {
-            ("GET" | "HEAD", "/metrics" | "/") => ("200 OK", self.control.prometheus()),
-            ("GET" | "HEAD", _) => ("404 Not Found", "it is /metrics\n".to_string()),
-            _ => ("405 Method Not Allowed", "it takes GET\n".to_string()),
-        };
-        Answer { status, body, is_head: method == "HEAD" }
+    /// Answers everyone who has asked; waits up to `patience` for someone to ask, and for no client.
+    pub fn serve(&mut self, patience: Duration) {
+        let control = &self.control;
+        self.clients.serve(patience, &|asked, _| answer(asked, control));
     }
 }
 
-/// What a request gets.
-struct Answer {
-    status: &'static str,
-    body: String,
-    is_head: bool,
+/// The answer to a request that is read to the end of its head, since a connection that is closed with unread bytes is reset and
+/// the answer lost; `None` while the head goes on.
+fn answer(asked: &[u8], control: &Control) -> Option<Vec<u8>> {
+    let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
+    let mut request = httparse::Request::new(&mut headers);
+    let (status, body, is_head) = match request.parse(asked) {
+        Ok(httparse::Status::Complete(_)) => {
+            respond(request.method.unwrap_or(""), request.path.unwrap_or(""), control)
+        }
+        Ok(httparse::Status::Partial) if asked.len() < HEAD_BYTES_MAX => return None,
+        Ok(httparse::Status::Partial) | Err(_) => {
+            ("400 Bad Request", "no request that can be read\n".to_string(), false)
+        }
+    };
+    let mut answer = format!(
+        "HTTP/1.1 {status}\r\nContent-Type: text/plain; version=0.0.4; charset=utf-8\r\nContent-Length: {}\r\n\
+         Connection: close\r\n\r\n",
+        body.len()
+    );
+    if !is_head {
+        answer.push_str(&body);
+    }
+    Some(answer.into_bytes())
+}
+
+/// Status and body, and whether only the head of the answer is wanted.
+fn respond(method: &str, target: &str, control: &Control) -> (&'static str, String, bool) {
+    let path = target.split('?').next().unwrap_or(target);
+    let (status, body) = match (method, path) {
+        ("GET" | "HEAD", "/metrics" | "/") => ("200 OK", control.prometheus()),
+        ("GET" | "HEAD", _) => ("404 Not Found", "it is /metrics\n".to_string()),
+        _ => ("405 Method Not Allowed", "it takes GET\n".to_string()),
+    };
+    (status, body, method == "HEAD")
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@
 //! 1. Making a report waits neither for the disk nor for a writer.
 //! 2. Locks here are held for a copy only and never while another room is called.
 
+mod clients;
 mod command;
 mod explain;
 mod figures;

@@ -15,6 +15,8 @@
 //! and [`Faulty`] are decorators, so the real and the simulated disk stay plain. The stack on a mount is
 //! `Latch(Metered(Pool(OsDisk)))`.
 
+mod beneath;
+mod beside;
 mod fault;
 mod latch;
 mod meter;
@@ -28,10 +30,11 @@ mod sim;
 use std::io;
 use std::sync::Arc;
 
+pub use beside::{LOG, LOG_BEFORE, LogFile, SocketFile};
 pub use fault::{Fault, Faulty, Kind};
 pub use latch::{Latch, is_poisoned};
 pub use meter::{Counters, Metered, Snapshot};
-pub use os::{Access, OsDisk, ProcessIo, process_io, process_of, read_outside};
+pub use os::{Access, Opening, OsDisk, ProcessIo, process_io, process_of, processes, read_outside};
 pub use overlay::Overlay;
 pub use pool::{OpenFiles, Pool};
 pub use prefix::Prefixed;
@@ -97,9 +100,17 @@ pub trait File: Send + Sync {
     fn allocate(&self, bytes: u64) -> io::Result<()>;
 }
 
-/// Reads a whole file that is known to be small.
+/// A file that is read whole has no reason to be longer.
+const WHOLE_BYTES_MAX: u64 = 1 << 30;
+
+/// Reads a whole file that is known to be small; `InvalidData` if it is not.
 pub fn read_all(file: &dyn File, purpose: Purpose) -> io::Result<Vec<u8>> {
-    let mut bytes = vec![0; usize::try_from(file.size()?).map_err(io::Error::other)?];
+    let bytes = file.size()?;
+    if bytes > WHOLE_BYTES_MAX {
+        let text = format!("it is {bytes} bytes long, which it can never be");
+        return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+    }
+    let mut bytes = vec![0; usize::try_from(bytes).map_err(io::Error::other)?];
     file.read_at(purpose, 0, &mut bytes)?;
     Ok(bytes)
 }

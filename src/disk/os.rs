@@ -4,13 +4,16 @@
 use std::fs;
 use std::io::{self, IoSlice, Read, Seek, Write};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use nix::fcntl::{FallocateFlags, Flock, FlockArg, fallocate};
+use nix::sys::stat::SFlag;
 use nix::sys::uio::pwritev;
 
+use super::beneath::{self, Directory};
+use super::beside::{LOG, LOG_BEFORE, LogFile, SocketFile};
 use super::{Disk, File, FileInfo, Purpose, Space};
 
 /// Pieces that the kernel takes at once.
@@ -19,8 +22,8 @@ const PIECES_MAX: usize = 1024;
 const PAGE_BYTES: u64 = 4096;
 /// Name of the file whose lock keeps a second opener out; its text names the holder.
 const LOCK: &str = "LOCK";
-/// Name of the daemon's log. Like the lock it lies in the directory but is no file of the store.
-const LOG: &str = "kvfs.log";
+/// What is read of the lock's text, which anyone may have written.
+const HOLDER_BYTES_MAX: u64 = 512;
 
 /// Reads a whole file that belongs to no store, such as the kernel's mount table or a file on a mount.
 pub fn read_outside(path: &Path) -> io::Result<Vec<u8>> {
@@ -36,10 +39,26 @@ pub enum Access {
     Read,
 }
 
-/// The files of one directory.
+/// How a directory is opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Opening {
+    /// What may be done with it.
+    pub access: Access,
+    /// Also if others than the effective user, its group and root can change what is in it.
+    pub any_owner: bool,
+}
+
+impl From<Access> for Opening {
+    /// Nobody else's to write; to look, anyone's.
+    fn from(access: Access) -> Opening {
+        Opening { access, any_owner: access == Access::Read }
+    }
+}
+
+/// The files of one directory, whatever its name is by now.
 pub struct OsDisk {
     path: PathBuf,
-    directory: fs::File,
+    directory: Directory,
     access: Access,
     /// Held for as long as the disk lives; the kernel lets go of it when the process ends, however it ends.
     _lock: Option<Flock<fs::File>>,
@@ -48,37 +67,59 @@ pub struct OsDisk {
 impl OsDisk {
     /// Opens the directory `path` and locks it. With [`Access::Write`] it is made if missing (mode 0700).
     ///
-    /// Fails with `ResourceBusy` and a sentence that names the holder if another process has it open.
-    pub fn open(path: &Path, access: Access) -> io::Result<Arc<OsDisk>> {
+    /// Fails with `ResourceBusy` and a sentence that names the holder if another process has it open, and with
+    /// `PermissionDenied` and a sentence if it is others' and `any_owner` is not given.
+    pub fn open(path: &Path, opening: impl Into<Opening>) -> io::Result<Arc<OsDisk>> {
+        let Opening { access, any_owner } = opening.into();
         if access == Access::Write {
-            fs::DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+            make_directory(path)?;
         }
-        let directory = fs::File::open(path)?;
-        if !directory.metadata()?.is_dir() {
-            return Err(io::Error::new(io::ErrorKind::NotADirectory, "not a directory"));
+        let directory = Directory::open(path)?;
+        if !any_owner {
+            directory.require_own()?;
         }
-        let lock = Self::lock(&path.join(LOCK), access)?;
+        let lock = Self::lock(&directory, access)?;
         Ok(Arc::new(OsDisk { path: path.to_path_buf(), directory, access, _lock: lock }))
     }
 
-    fn lock(path: &Path, access: Access) -> io::Result<Option<Flock<fs::File>>> {
+    fn lock(directory: &Directory, access: Access) -> io::Result<Option<Flock<fs::File>>> {
         let write = access == Access::Write;
-        let file = match fs::OpenOptions::new().read(true).write(write).create(write).mode(0o600).open(path) {
+        let file = match if write { directory.open_or_create(LOCK) } else { directory.open_file(LOCK, false) }
+        {
             // A directory that was never opened for writing has no lock and no holder.
             Err(error) if !write && error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            other => other?,
+            other => fs::File::from(other?),
         };
         let how = if write { FlockArg::LockExclusiveNonblock } else { FlockArg::LockSharedNonblock };
         match Flock::lock(file, how) {
             Ok(lock) => Ok(Some(lock)),
-            Err((mut file, _)) => {
-                let mut holder = String::new();
-                file.read_to_string(&mut holder)?;
-                let holder = holder.trim();
-                let holder = if holder.is_empty() { "another process" } else { holder };
+            Err((file, nix::errno::Errno::EWOULDBLOCK)) => {
+                let mut holder = Vec::new();
+                file.take(HOLDER_BYTES_MAX).read_to_end(&mut holder)?;
+                let holder = String::from_utf8_lossy(&holder).trim().replace(|c: char| c.is_control(), "?");
+                let holder = if holder.is_empty() { "another process" } else { &holder };
                 Err(io::Error::new(io::ErrorKind::ResourceBusy, format!("in use by {holder}")))
             }
+            Err((_, error)) => Err(error.into()),
         }
+    }
+
+    /// Makes the directory's own name durable.
+    pub fn sync_own_name(&self) -> io::Result<()> {
+        self.directory.sync_own_name()
+    }
+
+    /// The daemon's log in the directory; made if it is missing.
+    pub fn log(&self) -> io::Result<LogFile> {
+        self.writable()?;
+        LogFile::open(&self.directory)
+    }
+
+    /// A listening socket in the directory. To be called before other threads make files, because the mask of permissions is
+    /// the process's.
+    pub fn socket(&self, name: &'static str) -> io::Result<SocketFile> {
+        self.writable()?;
+        SocketFile::bind(&self.directory, &self.path, name)
     }
 
     /// Writes who holds the directory into its lock, for the next one who finds it locked.
@@ -100,39 +141,46 @@ impl OsDisk {
     }
 }
 
+/// Makes the directory and its parents where they are missing, and makes their names durable.
+fn make_directory(path: &Path) -> io::Result<()> {
+    let is_missing = |path: &&Path| {
+        let found = fs::symlink_metadata(path);
+        found.is_err_and(|error| error.kind() == io::ErrorKind::NotFound) && !path.as_os_str().is_empty()
+    };
+    let missing: Vec<&Path> = path.ancestors().take_while(is_missing).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+    missing.into_iter().try_for_each(beneath::sync_name_of)
+}
+
 impl Disk for OsDisk {
     fn create(&self, name: &str) -> io::Result<Arc<dyn File>> {
         self.writable()?;
-        let options = fs::OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).clone();
-        Ok(Arc::new(OsFile(options.open(self.path.join(name))?)))
+        Ok(Arc::new(OsFile(self.directory.create_file(name)?.into())))
     }
     fn open(&self, name: &str) -> io::Result<Arc<dyn File>> {
-        let write = self.access == Access::Write;
-        Ok(Arc::new(OsFile(fs::OpenOptions::new().read(true).write(write).open(self.path.join(name))?)))
+        Ok(Arc::new(OsFile(self.directory.open_file(name, self.access == Access::Write)?.into())))
     }
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         self.writable()?;
-        fs::rename(self.path.join(from), self.path.join(to))
+        self.directory.rename(from, to)
     }
     fn remove(&self, name: &str) -> io::Result<()> {
         self.writable()?;
-        fs::remove_file(self.path.join(name))
+        self.directory.remove(name)
     }
     fn list(&self) -> io::Result<Vec<FileInfo>> {
         let mut files = Vec::new();
-        for entry in fs::read_dir(&self.path)? {
-            let entry = entry?;
-            let metadata = match entry.metadata() {
-                // Removed between the listing and the look.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                other => other?,
-            };
-            let Ok(name) = entry.file_name().into_string() else { continue };
-            if metadata.is_file() && name != LOCK && name != LOG {
+        for (name, found) in self.directory.list()? {
+            let is_regular = found.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFREG.bits();
+            if is_regular && ![LOCK, LOG, LOG_BEFORE].contains(&name.as_str()) {
+                let bytes = |count: i64| u64::try_from(count).unwrap_or(0);
                 files.push(FileInfo {
                     name,
-                    bytes: metadata.len(),
-                    bytes_allocated: metadata.blocks() * 512,
+                    bytes: bytes(found.st_size),
+                    bytes_allocated: bytes(found.st_blocks) * 512,
                 });
             }
         }
@@ -140,7 +188,7 @@ impl Disk for OsDisk {
         Ok(files)
     }
     fn sync_names(&self) -> io::Result<()> {
-        self.directory.sync_all()
+        self.directory.sync()
     }
     fn space(&self) -> io::Result<Space> {
         let found = nix::sys::statvfs::fstatvfs(&self.directory)?;
@@ -299,6 +347,12 @@ pub fn process_of(thread: u32) -> Option<(u32, String)> {
     Some((pid, String::from_utf8_lossy(&command).trim_end().to_string()))
 }
 
+/// Every process that is to be seen.
+pub fn processes() -> Vec<u32> {
+    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
+    entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -317,6 +371,44 @@ mod tests {
         }
         drop(disk);
         OsDisk::open(&path, Access::Read).unwrap();
+    }
+
+    #[test]
+    fn a_directory_that_gets_another_name_goes_on() {
+        let home = tempfile::tempdir().unwrap();
+        let (before, after) = (home.path().join("before"), home.path().join("after"));
+        let disk = OsDisk::open(&before, Access::Write).unwrap();
+        disk.create("a").unwrap();
+        fs::rename(&before, &after).unwrap();
+        disk.create("b").unwrap();
+        disk.rename("b", "c").unwrap();
+        disk.remove("a").unwrap();
+        disk.sync_names().unwrap();
+        disk.open("c").unwrap();
+        let socket = disk.socket("s").unwrap();
+        disk.log().unwrap().append(b"line\n").unwrap();
+        assert_eq!(disk.list().unwrap().iter().map(|file| file.name.as_str()).collect::<Vec<_>>(), ["c"]);
+        assert!(
+            after.join("c").exists()
+                && after.join("s").exists()
+                && after.join(LOG).exists()
+                && !before.exists()
+        );
+        drop(socket);
+        assert!(!after.join("s").exists());
+    }
+
+    #[test]
+    fn the_text_of_a_lock_is_anyones() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("store");
+        let disk = OsDisk::open(&path, Access::Write).unwrap();
+        let file = fs::File::options().write(true).open(path.join(LOCK)).unwrap();
+        file.write_all_at(b"\x1b[2Jme\xff", 0).unwrap();
+        file.set_len(1 << 40).unwrap();
+        let error = OsDisk::open(&path, Access::Read).err().unwrap().to_string();
+        assert!(error.starts_with("in use by ?[2Jme") && error.len() < 2000, "{error:?}");
+        drop(disk);
     }
 
     #[test]

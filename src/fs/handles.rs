@@ -277,6 +277,15 @@ impl FileSystem {
         }
     }
 
+    /// Every inode that somebody has open.
+    pub fn open_inodes(&self) -> Vec<Ino> {
+        let is_open = |cell: &&Arc<InodeCell>| cell.opens.load(Ordering::SeqCst) > 0;
+        let of = |shard: &Mutex<Shard>| -> Vec<Ino> {
+            shard.lock().cells.iter().map(|(_, cell)| cell).filter(is_open).map(|cell| cell.ino).collect()
+        };
+        self.inodes.shards.iter().flat_map(of).collect()
+    }
+
     /// Ends what [`FileSystem::open_file`] began.
     pub fn release_file(&self, ino: Ino) {
         if let Some(cell) = self.inodes.get(ino) {

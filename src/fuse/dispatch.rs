@@ -1,5 +1,6 @@
 //! How a request is served: tried in memory, then where it may wait, recorded, and answered once.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
@@ -51,9 +52,32 @@ pub(super) struct Core {
     pub(super) sync_names: bool,
     /// Set once the kernel answers.
     pub(super) notifier: OnceLock<Notifier>,
+    /// Requests that are not answered yet.
+    pub(super) under_way: AtomicU64,
+}
+
+/// Counts a request for as long as it is not answered.
+struct UnderWay(Arc<Core>);
+
+impl UnderWay {
+    fn begin(core: &Arc<Core>) -> UnderWay {
+        core.under_way.fetch_add(1, Ordering::SeqCst);
+        UnderWay(core.clone())
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.under_way.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 impl Core {
+    /// Whether every request that was taken from the kernel is answered.
+    pub(super) fn is_idle(&self) -> bool {
+        self.under_way.load(Ordering::SeqCst) == 0
+    }
+
     /// Tells the kernel that the mode it remembers is no longer true. With HANDLE_KILLPRIV_V2 it leaves clearing set-id
     /// bits to us, but goes on showing them. Waits for nothing, so it may run before the answer is sent.
     pub(super) fn mode_changed(&self, ino: INodeNo) {
@@ -112,6 +136,11 @@ impl Adapter {
         R: Send + 'static,
         T: Send + 'static,
     {
+        let under_way = UnderWay::begin(&self.core);
+        let answer = move |reply, result| {
+            answer(reply, result);
+            drop(under_way);
+        };
         let turn = attempt(self.core.clone(), op, Instant::now(), reply, call, answer, Tier::Memory);
         self.parking.park(turn);
     }
@@ -285,6 +314,7 @@ mod tests {
             sync_always: false,
             sync_names: false,
             notifier: OnceLock::new(),
+            under_way: AtomicU64::new(0),
         })
     }
 

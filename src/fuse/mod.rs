@@ -21,13 +21,16 @@ mod attr;
 mod convert;
 mod dir;
 mod dispatch;
+mod ending;
 mod io;
 mod names;
 mod park;
 mod protocol;
 mod reply;
 pub mod session;
+pub mod table;
 
+use std::sync::atomic::AtomicU64;
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, OnceLock};
 
@@ -74,7 +77,15 @@ impl Adapter {
         ended: Sender<session::Event>,
     ) -> std::io::Result<Adapter> {
         let parking = Parking::start(fs.engine().bell().clone())?;
-        let core = Core { fs, tree, options, sync_always, sync_names, notifier: OnceLock::new() };
+        let core = Core {
+            fs,
+            tree,
+            options,
+            sync_always,
+            sync_names,
+            notifier: OnceLock::new(),
+            under_way: AtomicU64::new(0),
+        };
         Ok(Adapter { core: Arc::new(core), parking, _end: End(ended) })
     }
 }

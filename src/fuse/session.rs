@@ -4,8 +4,9 @@
 //! 2. The filesystem is mounted and the kernel's INIT answered; then one thread a core serves requests, each with its own
 //!    channel to the kernel.
 //! 3. The mount is announced as ready when `stat` of the mount point shows the new filesystem.
-//! 4. It ends when the kernel says so (`umount`), or at SIGINT, SIGTERM or SIGHUP: then the mount is taken away, lazily
-//!    if it is in use; what is still open is served for a grace period. A second signal ends the grace period.
+//! 4. It ends when the kernel says so (`umount`), or at SIGINT, SIGTERM or SIGHUP: then the kernel is made to send what it keeps
+//!    ([`super::ending`]) and the mount is taken away, lazily if it is in use; what is still open is served for a grace period, and
+//!    then the kernel is made to send once more. A second signal ends the grace period, or the waiting.
 //!
 //! # Invariants
 //! 1. Signals are blocked in every thread and read by one; call [`block_signals`] before the first thread starts.
@@ -14,22 +15,30 @@
 
 use std::io;
 use std::mem::ManuallyDrop;
-use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::os::fd::AsFd;
+use std::path::Path;
 use std::process::{Command, Stdio};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError};
 use std::time::{Duration, Instant};
 
 use fuser::{Config, MountOption, Session, SessionACL};
 use nix::errno::Errno;
+use nix::fcntl::OFlag;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::signal::{SigSet, Signal};
+use nix::sys::stat::Mode;
 
 use super::Adapter;
+use super::ending::WriteBack;
+use super::table::{self, Answer};
 use crate::base::text::{Field, When, exact_duration, parse_duration, parse_switch, switch};
 
 /// How long what is open after a lazy unmount is still served.
 const GRACE: Duration = Duration::from_secs(10);
+/// How long the kernel may take to send what it keeps of written files, and we to take it.
+const WRITE_BACK_MAX: Duration = Duration::from_secs(60);
+/// How long a mount whose connection has ended may take to say so.
+const DEAD_MAX: Duration = Duration::from_secs(2);
 /// How long the kernel may take to show the new filesystem at the mount point.
 const READY_MAX: Duration = Duration::from_secs(20);
 
@@ -138,8 +147,11 @@ pub enum Event {
 pub enum End {
     /// The kernel sends no more requests.
     Unmounted,
-    /// Requests may still come: files were open when the grace period or the patience of the user ended.
+    /// Requests may still come: files were open when the grace period or the patience of the user ended. What was written to them
+    /// until then has reached the engine.
     Forced,
+    /// As that, but what the kernel kept of those files may not have come.
+    Abandoned,
 }
 
 fn ending_signals() -> SigSet {
@@ -177,15 +189,15 @@ pub fn run(
 ) -> io::Result<End> {
     let read_only = adapter.core.fs.options().read_only;
     let config = config(store, flags, read_only, adapter.core.options.threads);
-    let device_below = nix::sys::stat::stat(mount_point)?.st_dev;
+    let below = table::mounted_at(mount_point)?.map(|mount| mount.id);
     let core = adapter.core.clone();
     let session = Session::new(adapter, mount_point, &config)?;
     // It is empty: this is the only place that fills it.
     let _ = core.notifier.set(session.notifier());
-    drop(core);
+    let write_back = WriteBack::new(core, session.as_fd().try_clone_to_owned()?);
     // fuser would unmount the path again when the session is dropped, whoever is mounted there by then; so it is not.
     let _session = ManuallyDrop::new(session.spawn()?);
-    let device = wait_until_shown(mount_point, device_below);
+    let device = wait_until_shown(mount_point, below);
     let ready = device.and_then(|device| ready().map(|()| device));
     let device = match ready {
         Ok(device) => device,
@@ -198,18 +210,118 @@ pub fn run(
     };
     let signal = match events.recv() {
         Ok(Event::Signal(signal)) => signal,
-        Ok(Event::Ended) | Err(_) => return Ok(End::Unmounted),
+        Ok(Event::Ended) | Err(_) => {
+            remove_dead(mount_point, &device);
+            return Ok(End::Unmounted);
+        }
     };
     log::info!("{signal}: unmounting {}", mount_point.display());
-    if nix::sys::stat::stat(mount_point).is_ok_and(|found| found.st_dev == device)
-        && detach(mount_point, false).is_err()
-    {
+    let is_shown = is_shown(mount_point, &device);
+    let mut is_written_back = finish(&write_back, is_shown.then_some(mount_point), events);
+    if matches!(is_written_back, WrittenBack::Ended) {
+        remove_dead(mount_point, &device);
+        return Ok(End::Unmounted);
+    }
+    if is_shown && detach(mount_point, false).is_err() {
         log::warn!("{} is in use: detached; open files are served for {GRACE:?} more", mount_point.display());
         detach(mount_point, true)?;
     }
-    match events.recv_timeout(GRACE) {
-        Ok(Event::Ended) | Err(RecvTimeoutError::Disconnected) => Ok(End::Unmounted),
-        Ok(Event::Signal(_)) | Err(RecvTimeoutError::Timeout) => Ok(End::Forced),
+    // A second signal, also one that came while we waited, ends the patience.
+    let patience = if matches!(is_written_back, WrittenBack::No) { Duration::ZERO } else { GRACE };
+    match events.recv_timeout(patience) {
+        Ok(Event::Ended) | Err(RecvTimeoutError::Disconnected) => return Ok(End::Unmounted),
+        Ok(Event::Signal(_)) | Err(RecvTimeoutError::Timeout) => {}
+    }
+    if matches!(is_written_back, WrittenBack::Yes) {
+        is_written_back = finish(&write_back, None, events);
+    }
+    match is_written_back {
+        WrittenBack::Yes => Ok(End::Forced),
+        WrittenBack::Ended => Ok(End::Unmounted),
+        WrittenBack::No => {
+            abort(&device);
+            Ok(End::Abandoned)
+        }
+    }
+}
+
+/// Whether the kernel has sent what it kept.
+enum WrittenBack {
+    Yes,
+    /// Not within [`WRITE_BACK_MAX`], or not within the patience of the user.
+    No,
+    /// The connection has ended meanwhile.
+    Ended,
+}
+
+/// Makes the kernel send what it keeps of written files, and waits for it.
+fn finish(write_back: &WriteBack, root: Option<&Path>, events: &Receiver<Event>) -> WrittenBack {
+    let done = match write_back.begin(root) {
+        Ok(done) => done,
+        Err(error) => {
+            log::error!("starting a thread: {error}");
+            return WrittenBack::No;
+        }
+    };
+    let begun = Instant::now();
+    loop {
+        match done.recv_timeout(Duration::from_millis(10)) {
+            Ok(()) => return WrittenBack::Yes,
+            Err(RecvTimeoutError::Disconnected) => return WrittenBack::No,
+            Err(RecvTimeoutError::Timeout) => {}
+        }
+        match events.try_recv() {
+            Ok(Event::Ended) | Err(TryRecvError::Disconnected) => return WrittenBack::Ended,
+            Err(TryRecvError::Empty) if begun.elapsed() < WRITE_BACK_MAX => {}
+            Ok(Event::Signal(_)) | Err(TryRecvError::Empty) => {
+                log::error!(
+                    "what the kernel keeps of open files is not written back after {:?}",
+                    begun.elapsed()
+                );
+                return WrittenBack::No;
+            }
+        }
+    }
+}
+
+/// Whether the mount point shows our filesystem, whose device is `device`.
+fn is_shown(mount_point: &Path, device: &str) -> bool {
+    matches!(table::mounted_at(mount_point), Ok(Some(mount)) if mount.device == device && mount.is_fuse())
+}
+
+/// Detaches our mount where its connection has ended and it was not unmounted: somebody aborted it.
+fn remove_dead(mount_point: &Path, device: &str) {
+    if !is_shown(mount_point, device) {
+        return;
+    }
+    // Its device number may be another's by now, but only ours is dead. Whoever mounts there may take a while to answer, so it is
+    // asked by a thread that nobody has to wait for.
+    let (answer, answered) = std::sync::mpsc::channel();
+    let place = mount_point.to_path_buf();
+    let ask = move || {
+        // Nobody listens any more if it took too long.
+        let _ = answer.send(nix::sys::statvfs::statvfs(&place).err());
+    };
+    if let Err(error) = std::thread::Builder::new().name("kvfs-ending".to_string()).spawn(ask) {
+        log::error!("starting a thread: {error}");
+        return;
+    }
+    if let Ok(Some(Errno::ENOTCONN | Errno::ECONNABORTED)) = answered.recv_timeout(DEAD_MAX) {
+        log::warn!("{}: the connection was aborted; detaching what is left of it", mount_point.display());
+        if let Err(error) = detach(mount_point, true) {
+            log::error!("cannot unmount {}: {error}", mount_point.display());
+        }
+    }
+}
+
+/// Ends the connection of the filesystem `device`, so that nothing waits for this process any more, itself included.
+fn abort(device: &str) {
+    let Some((_, minor)) = device.split_once(':') else { return };
+    let path = format!("/sys/fs/fuse/connections/{minor}/abort");
+    let written = nix::fcntl::open(path.as_str(), OFlag::O_WRONLY | OFlag::O_CLOEXEC, Mode::empty())
+        .and_then(|file| nix::unistd::write(&file, b"1"));
+    if let Err(error) = written {
+        log::warn!("{path}: {error}");
     }
 }
 
@@ -244,13 +356,17 @@ fn config(store: &Path, flags: &MountFlags, read_only: bool, threads: usize) -> 
     config
 }
 
-/// Waits until the mount point shows another filesystem than `below`, and returns its device number.
-fn wait_until_shown(mount_point: &Path, below: u64) -> io::Result<u64> {
+/// Waits until the mount point shows another mount than `below` and that answers, and returns its device number.
+fn wait_until_shown(mount_point: &Path, below: Option<u64>) -> io::Result<String> {
     let begun = Instant::now();
     loop {
-        let device = nix::sys::stat::stat(mount_point)?.st_dev;
-        if device != below {
-            return Ok(device);
+        if let Some(mount) = table::mounted_at(mount_point)?
+            && Some(mount.id) != below
+            && mount.is_fuse()
+        {
+            // It is ours, and served.
+            nix::sys::stat::stat(mount_point)?;
+            return Ok(mount.device);
         }
         if begun.elapsed() > READY_MAX {
             return Err(io::Error::other("the kernel does not show the filesystem at the mount point"));
@@ -325,107 +441,47 @@ fn unless_busy(mut call: impl FnMut() -> io::Result<()>) -> io::Result<()> {
     }
 }
 
-/// One line of the mount table.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Mount {
-    /// What is mounted: for our own mounts the store's directory.
-    pub source: PathBuf,
-    /// Where.
-    pub mount_point: PathBuf,
-    /// Type, such as `fuse.kvfs`.
-    pub kind: String,
-}
-
-/// Reads lines of `/proc/self/mounts`.
-pub fn parse_mounts(table: &[u8]) -> Vec<Mount> {
-    let lines = table.split(|&byte| byte == b'\n');
-    let mount = |line: &[u8]| {
-        let mut words = line.split(|&byte| byte == b' ').map(unescape);
-        let (source, mount_point, kind) = (words.next()?, words.next()?, words.next()?);
-        let path = |bytes: Vec<u8>| PathBuf::from(std::ffi::OsStr::from_bytes(&bytes));
-        Some(Mount {
-            source: path(source),
-            mount_point: path(mount_point),
-            kind: String::from_utf8_lossy(&kind).into_owned(),
-        })
-    };
-    lines.filter_map(mount).collect()
-}
-
-/// Undoes the octal escapes of the mount table.
-fn unescape(word: &[u8]) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(word.len());
-    let mut rest = word;
-    while let Some((&first, tail)) = rest.split_first() {
-        let octal = tail.get(..3).filter(|_| first == b'\\');
-        let value = octal
-            .and_then(|digits| std::str::from_utf8(digits).ok())
-            .and_then(|digits| u8::from_str_radix(digits, 8).ok());
-        match value {
-            Some(value) => {
-                bytes.push(value);
-                rest = &tail[3..];
+/// Makes way at `mount_point` for a mount: one of ours whose daemon is gone is detached. Returns whether there was one; fails if
+/// what is mounted there does not answer. No other thread may run.
+pub fn make_way(mount_point: &Path) -> io::Result<bool> {
+    let mut was_there = false;
+    while let Some(mount) = table::mounted_at(mount_point)?.filter(table::Mount::is_fuse) {
+        match table::ask(mount_point)? {
+            Answer::Dead if mount.is_ours() => {
+                detach(mount_point, true)?;
+                was_there = true;
             }
-            None => {
-                bytes.push(first);
-                rest = tail;
+            Answer::Dead => {
+                let text = format!(
+                    "what is mounted there ({}) has no daemon any more; umount -l takes it away",
+                    mount.kind
+                );
+                return Err(io::Error::other(text));
             }
+            Answer::Silent => return Err(silent(mount_point, &mount)),
+            Answer::Kvfs { .. } | Answer::Other | Answer::Closed => return Ok(was_there),
         }
     }
-    bytes
+    Ok(was_there)
 }
 
-/// The topmost mount at `mount_point`, if there is one.
-pub fn mounted_at(mount_point: &Path) -> io::Result<Option<Mount>> {
-    let table = crate::disk::read_outside(Path::new("/proc/self/mounts"))?;
-    Ok(parse_mounts(&table).into_iter().rfind(|mount| mount.mount_point == mount_point))
-}
-
-/// Whether a mount is ours.
-pub fn is_ours(mount: &Mount) -> bool {
-    mount.kind == "fuse.kvfs"
-}
-
-/// Detaches a mount of ours at `mount_point` whose daemon is gone. Returns whether there was one.
-pub fn detach_stale(mount_point: &Path) -> io::Result<bool> {
-    match mounted_at(mount_point)? {
-        Some(mount) if is_ours(&mount) => {}
-        _ => return Ok(false),
-    }
-    // The kernel may remember attributes of a dead mount, but what `df` shows it always asks for.
-    match nix::sys::statvfs::statvfs(mount_point) {
-        Err(Errno::ENOTCONN | Errno::ECONNABORTED) => detach(mount_point, true).map(|()| true),
-        _ => Ok(false),
-    }
-}
-
-/// The absolute path of a mount point without links, also if what is mounted there does not answer.
-pub fn resolve_mount_point(path: &Path) -> io::Result<PathBuf> {
-    match path.canonicalize() {
-        Err(error) if error.raw_os_error() == Some(libc::ENOTCONN) => {
-            let absolute = std::path::absolute(path)?;
-            match (absolute.parent(), absolute.file_name()) {
-                (Some(parent), Some(name)) => Ok(parent.canonicalize()?.join(name)),
-                _ => Ok(absolute),
-            }
-        }
-        other => other,
-    }
+/// The error for a mount whose daemon does not answer.
+pub fn silent(mount_point: &Path, mount: &table::Mount) -> io::Error {
+    let how = if mount.is_ours() { "kvfs umount -l" } else { "umount -l" };
+    io::Error::new(
+        io::ErrorKind::TimedOut,
+        format!(
+            "what is mounted there ({} of {}) does not answer: its daemon may be stopped, or its disk hang; {how} {} takes it away",
+            mount.kind,
+            mount.source.display(),
+            mount_point.display()
+        ),
+    )
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_mount_table_is_read_with_its_escapes() {
-        let table = b"/data/my\\040db /mnt/a\\134b fuse.kvfs rw,nosuid 0 0\ntmpfs /tmp tmpfs rw 0 0\n";
-        let mounts = parse_mounts(table);
-        assert_eq!(mounts.len(), 2);
-        assert_eq!(mounts[0].source, Path::new("/data/my db"));
-        assert_eq!(mounts[0].mount_point, Path::new("/mnt/a\\b"));
-        assert!(is_ours(&mounts[0]) && !is_ours(&mounts[1]));
-    }
 
     #[test]
     fn options_print_what_they_read() {

@@ -6,8 +6,8 @@ usage: tests/external/power.sh [--rounds N] [--engine lsm|btree]
 
 For each engine: an XFS on a loop device holds the store. N rounds (default 50): two writers do durable steps and record each
 one that was acknowledged; after 0.2 to 1 s the XFS is shut down without a flush of its log (xfs_io -x -c shutdown), the
-daemon is killed, the XFS is mounted anew, the store is checked and mounted, and every record is compared. Must be run
-by root; installs xfsprogs.
+daemon is killed, the XFS is mounted anew, the store is checked and mounted, and every record is compared. Then eight stores that were
+just made by mkfs or a first mount lose power at once, and must be there and clean. Must be run by root; installs xfsprogs.
 
 KVFS_BIN names the program under test; KVFS_WORK the folder for the image (default /var/tmp).
 TEXT
@@ -34,6 +34,7 @@ cases="$rounds rounds each"
 for which in $(engines "$which"); do
     loop_disk xfs 2G
     attempt "$which, $rounds rounds" $((60 + rounds * 12)) "$writers" --exact "kill::power_loss_under_writers::$which"
+    attempt "$which, stores that were just made" 300 "$writers" --exact "kill::power_loss_of_a_new_store::$which"
     umount "$work/disk"
 done
 total

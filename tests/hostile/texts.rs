@@ -104,7 +104,8 @@ fn commands(kind: &str) {
     let given = [("engine", kind), ("log_segment", "256K"), ("memtable", "64K"), ("reserve", "1M")];
     let given: Vec<_> = given.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
     let store = home.path().join("store");
-    let service = Service::start(mount::open_store(&store, &given).unwrap(), home.path()).unwrap();
+    let service =
+        Service::start(mount::open_store(&store, &given, Default::default()).unwrap(), home.path()).unwrap();
     let tree = service.tree().clone();
     let files: Vec<u64> = [&b".stats"[..]].iter().map(|name| tree.lookup(ROOT, name).unwrap().ino).collect();
     let folder = tree.lookup(ROOT, b".stats.d").unwrap().ino;

@@ -296,6 +296,40 @@ impl PowerSupply {
     }
 }
 
+/// A store that mkfs or a first mount has reported as done, cut at once: it is there, and clean.
+fn power_loss_of_a_new_store(engine: Engine) {
+    let Some(supply) = PowerSupply::given() else { return };
+    assert!(able(&["xfs_io"]));
+    for round in 0..8 {
+        let mount = Mount::place(engine, "sync=always");
+        // Its parents are made with it, or were made by others who synced nothing.
+        let store = supply.folder.join(format!("{}-{round}/a/store", engine.name()));
+        if round % 4 < 2 {
+            fs::create_dir_all(&store).unwrap();
+        }
+        let is_mounted = round % 2 == 1;
+        let options = mount.options();
+        let mnt = mount.mnt();
+        let words: Vec<&std::ffi::OsStr> = match is_mounted {
+            true => vec!["mount".as_ref(), store.as_ref(), mnt.as_ref(), "-o".as_ref(), options.as_ref()],
+            false => vec!["mkfs".as_ref(), store.as_ref(), "-o".as_ref(), options.as_ref()],
+        };
+        let output = mount.kvfs(&words);
+        assert!(output.status.success(), "{output:?}");
+        if is_mounted {
+            mount.note_pid();
+        }
+        supply.cut();
+        if is_mounted {
+            mount.kill();
+            mount.sh(r#""$KVFS" umount "$MNT""#);
+        }
+        supply.restore();
+        let output = mount.kvfs(&["check".as_ref(), store.as_os_str()]);
+        assert_eq!(output.status.code(), Some(0), "round {round}: {output:?}");
+    }
+}
+
 fn power_loss_under_writers(engine: Engine) {
     let Some(supply) = PowerSupply::given() else { return };
     assert!(able(&["xfs_io"]));
@@ -344,4 +378,4 @@ fn power_loss_under_writers(engine: Engine) {
     mount.stop_clean();
 }
 
-both_engines!(kill_under_writers, power_loss_under_writers);
+both_engines!(kill_under_writers, power_loss_of_a_new_store, power_loss_under_writers);

@@ -246,7 +246,8 @@ fn hang(kind: Kind, purpose: &'static str) {
     );
     fill(&rig);
     let directory = tempfile::tempdir().unwrap();
-    let socket = StatsSocket::bind(directory.path(), rig.control.clone()).unwrap();
+    let store = kvfs::disk::OsDisk::open(directory.path(), kvfs::disk::Access::Write).unwrap();
+    let mut socket = StatsSocket::bind(&store, rig.control.clone()).unwrap();
     let worker = engine::Worker::start(rig.engine.clone(), 1).unwrap();
     let stop = std::sync::atomic::AtomicBool::new(false);
     let deadline = Instant::now() + Duration::from_secs(60);
@@ -291,7 +292,7 @@ fn hang(kind: Kind, purpose: &'static str) {
                 std::os::unix::net::UnixStream::connect(directory.path().join("stats.sock")).unwrap();
             client.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
             client.write_all(format!("{word}\n").as_bytes()).unwrap();
-            socket.serve();
+            socket.serve(Duration::from_secs(1));
             let mut answer = String::new();
             client.read_to_string(&mut answer).unwrap();
             // Writers may have come a little further between the two; what is said is the same.

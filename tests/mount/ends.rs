@@ -1,0 +1,241 @@
+//! How a mount ends when something is in the way: files that are open, a daemon that is stopped, names that hide what is mounted, a
+//! connection that was aborted.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::fd::AsRawFd;
+use std::process::{Command, Output};
+use std::time::{Duration, Instant};
+
+use nix::fcntl::{Flock, FlockArg};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::host::{Engine, Mount, able, binary, both_engines, root, until};
+
+const BYTES: usize = 1 << 20;
+
+fn terminate(mount: &Mount) {
+    kill(Pid::from_raw(mount.pid()), Signal::SIGTERM).unwrap();
+    mount.wait_gone(Duration::from_secs(120));
+}
+
+/// `kvfs WORDS…`, which must end within a minute.
+fn bounded(words: &[&str]) -> Output {
+    let output = Command::new("timeout").args(["-k", "5", "60"]).arg(binary()).args(words).output().unwrap();
+    assert!(![Some(124), Some(137)].contains(&output.status.code()), "{words:?} hangs: {output:?}");
+    output
+}
+
+fn text(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// A shared mapping of a whole file.
+struct Mapping(*mut u8);
+
+impl Mapping {
+    fn of(file: &File) -> Mapping {
+        // SAFETY: a new mapping of a file that is open; nothing else refers to the place.
+        let at = unsafe {
+            let (protection, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED);
+            libc::mmap(std::ptr::null_mut(), BYTES, protection, flags, file.as_raw_fd(), 0)
+        };
+        assert_ne!(at, libc::MAP_FAILED);
+        Mapping(at.cast())
+    }
+
+    fn fill(&self, byte: u8) {
+        // SAFETY: the mapping has this many bytes, and the file is as long.
+        unsafe { std::ptr::write_bytes(self.0, byte, BYTES) };
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: it was mapped with this length and nobody uses it any more.
+        unsafe { libc::munmap(self.0.cast(), BYTES) };
+    }
+}
+
+/// SIGTERM while files are open: what was written before it is there at the next mount, also what the kernel had not sent yet, and
+/// also what is written in the grace period.
+fn open_files_keep_their_data(engine: Engine) {
+    if !able(&[]) {
+        return;
+    }
+    for options in ["writeback_cache=on", "writeback_cache=off"] {
+        let mount = Mount::new(engine, options);
+        let path = |name: &str| mount.mnt().join(name);
+        let open =
+            |name: &str| File::options().read(true).write(true).create_new(true).open(path(name)).unwrap();
+        let mut written = open("written");
+        written.write_all(&vec![7; BYTES]).unwrap();
+        let mapped = open("mapped");
+        mapped.set_len(BYTES as u64).unwrap();
+        let mapping = Mapping::of(&mapped);
+        mapping.fill(8);
+        // A second mapping, dirtied again while the mount is detached already.
+        let late = open("late");
+        late.set_len(BYTES as u64).unwrap();
+        let late_mapping = Mapping::of(&late);
+        kill(Pid::from_raw(mount.pid()), Signal::SIGTERM).unwrap();
+        assert!(until(Duration::from_secs(60), || !mount.mounted()), "it is detached");
+        late_mapping.fill(9);
+        mount.wait_gone(Duration::from_secs(120));
+        let log = fs::read_to_string(mount.store().join("kvfs.log")).unwrap();
+        assert!(log.contains("everything written so far is synced"), "{log}");
+        drop((mapping, late_mapping, written, mapped, late));
+        mount.start();
+        for (name, byte) in [("written", 7), ("mapped", 8), ("late", 9)] {
+            let found = fs::read(path(name)).unwrap();
+            assert_eq!(found.len(), BYTES, "{options}: {name}");
+            assert!(found.iter().all(|&other| other == byte), "{options}: {name} begins with {}", found[0]);
+        }
+        mount.stop_clean();
+    }
+}
+
+/// Somebody detached it lazily before, so it has no path any more.
+fn detached_files_keep_their_data(engine: Engine) {
+    if !able(&[]) {
+        return;
+    }
+    let mount = Mount::new(engine, "writeback_cache=on");
+    let mut file = File::create(mount.mnt().join("written")).unwrap();
+    file.write_all(&vec![7; BYTES]).unwrap();
+    let mnt = mount.mnt();
+    assert!(bounded(&["umount", "-l", mnt.to_str().unwrap()]).status.success());
+    terminate(&mount);
+    drop(file);
+    mount.start();
+    assert!(fs::read(mount.mnt().join("written")).unwrap() == vec![7; BYTES]);
+    mount.stop_clean();
+}
+
+/// A stopped daemon answers nobody: `umount -l` takes the mount away all the same, and nothing else hangs on it.
+fn stopped_daemon(engine: Engine) {
+    if !able(&[]) {
+        return;
+    }
+    let mount = Mount::new(engine, "");
+    fs::write(mount.mnt().join("file"), "content").unwrap();
+    let pid = Pid::from_raw(mount.pid());
+    kill(pid, Signal::SIGSTOP).unwrap();
+    let (store, mnt) = (mount.store(), mount.mnt());
+    let (store, mnt) = (store.to_str().unwrap(), mnt.to_str().unwrap());
+    let other = mount.host().join("other");
+    let second = bounded(&["mount", other.to_str().unwrap(), mnt]);
+    let plain = bounded(&["umount", mnt]);
+    let remount = bounded(&["mount", store, mnt, "-o", "remount,ro"]);
+    let lazy = bounded(&["umount", "-l", mnt]);
+    kill(pid, Signal::SIGCONT).unwrap();
+    for output in [&second, &plain, &remount] {
+        assert_eq!(output.status.code(), Some(32), "{output:?}");
+        assert!(text(output).contains("does not answer") && text(output).contains("umount -l"), "{output:?}");
+    }
+    assert!(!other.exists(), "nothing is made for a mount that cannot be");
+    assert!(lazy.status.success(), "{lazy:?}");
+    assert!(!mount.mounted());
+    mount.wait_gone(Duration::from_secs(60));
+    mount.start();
+    assert_eq!(fs::read_to_string(mount.mnt().join("file")).unwrap(), "content");
+    mount.stop_clean();
+}
+
+/// Names in the mount table are the user's to choose: `umount` knows a kvfs by what it says of itself, and returns when the store is
+/// closed.
+fn hidden_names(engine: Engine) {
+    if !able(&[]) {
+        return;
+    }
+    for options in ["subtype=x", "fsname=x", "fsname=/tmp,subtype=y"] {
+        let mount = Mount::new(engine, options);
+        fs::write(mount.mnt().join("file"), vec![1; 20 << 20]).unwrap();
+        let output = bounded(&["umount", mount.mnt().to_str().unwrap()]);
+        assert!(output.status.success(), "{options}: {output:?}");
+        assert!(!mount.mounted());
+        let lock = File::options().read(true).write(true).open(mount.store().join("LOCK")).unwrap();
+        let is_free = Flock::lock(lock, FlockArg::LockExclusiveNonblock).is_ok();
+        assert!(is_free, "{options}: umount returned before the store was closed");
+        mount.wait_gone(Duration::from_secs(30));
+        assert_eq!(mount.check(), 0);
+    }
+}
+
+/// Who aborts the connection leaves a dead mount; the daemon takes it away.
+fn aborted_connection(engine: Engine) {
+    if !able(&["mount", "umount"]) || !root() {
+        return;
+    }
+    let mount = Mount::new(engine, "");
+    fs::write(mount.mnt().join("file"), "content").unwrap();
+    mount.sh(r#"
+        mkdir "$HOST/ctl"; mount -t fusectl none "$HOST/ctl"
+        number=$(awk -v at="$MNT" '$5 == at { sub(/.*:/, "", $3); print $3 }' /proc/self/mountinfo)
+        echo 1 > "$HOST/ctl/$number/abort"
+        umount "$HOST/ctl"
+    "#);
+    mount.wait_gone(Duration::from_secs(60));
+    assert!(!mount.mounted(), "the dead mount is left behind");
+    mount.start();
+    assert_eq!(fs::read_to_string(mount.mnt().join("file")).unwrap(), "content");
+    mount.stop_clean();
+}
+
+/// A mount point that cannot be, or that another namespace has: the message says so.
+fn places(engine: Engine) {
+    if !able(&["unshare", "nsenter"]) || !root() {
+        return;
+    }
+    let mount = Mount::place(engine, "");
+    let store = mount.store();
+    let store = store.to_str().unwrap();
+    let file = mount.host().join("file");
+    fs::write(&file, "").unwrap();
+    let output = bounded(&["mount", store, file.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output).contains("is a file; it takes a directory"), "{output:?}");
+    assert!(!mount.store().exists());
+
+    mount.sh(r#"unshare -m --propagation private "$KVFS" mount "$STORE" "$MNT""#);
+    let holder = fs::read_to_string(mount.store().join("LOCK")).unwrap();
+    let pid = holder.split(&[' ', ','][..]).find_map(|word| word.parse::<i32>().ok()).unwrap();
+    let mnt = mount.mnt();
+    let outside = bounded(&["umount", mnt.to_str().unwrap()]);
+    let second = bounded(&["mount", store, mnt.to_str().unwrap()]);
+    let inside = mount.sh(&format!(r#"nsenter -m -t {pid} "$KVFS" umount "$MNT"; echo done"#));
+    assert!(text(&outside).contains(&format!("nsenter -m -t {pid}")), "{outside:?}");
+    assert!(text(&second).contains("another mount namespace"), "{second:?}");
+    assert_eq!((outside.status.code(), second.status.code()), (Some(1), Some(32)));
+    assert_eq!(inside, "done\n");
+    assert_eq!(mount.check(), 0);
+}
+
+/// A second signal ends the grace period of files that are open.
+fn two_signals(engine: Engine) {
+    if !able(&[]) {
+        return;
+    }
+    let mount = Mount::new(engine, "");
+    let file = File::create(mount.mnt().join("file")).unwrap();
+    let pid = Pid::from_raw(mount.pid());
+    kill(pid, Signal::SIGTERM).unwrap();
+    assert!(until(Duration::from_secs(30), || !mount.mounted()));
+    let begun = Instant::now();
+    kill(pid, Signal::SIGTERM).unwrap();
+    mount.wait_gone(Duration::from_secs(30));
+    assert!(begun.elapsed() < Duration::from_secs(8), "the second signal ends the grace period");
+    drop(file);
+    assert_eq!(mount.check(), 0);
+}
+
+both_engines!(
+    open_files_keep_their_data,
+    detached_files_keep_their_data,
+    stopped_daemon,
+    hidden_names,
+    aborted_connection,
+    places,
+    two_signals,
+);
