@@ -10,6 +10,8 @@ pub const META_BYTES: usize = 512;
 const KIND: u8 = 1;
 /// What a slot begins with: the format's name, and its version in the last byte.
 const MAGIC: [u8; 8] = *b"kvfsbtr1";
+/// More units than a file can have.
+const UNITS_MAX: u64 = 1 << 49;
 const WORDS: usize = 19;
 /// Those of stores from before `floor`.
 const WORDS_BEFORE: usize = 18;
@@ -149,8 +151,8 @@ impl Meta {
             && meta.images_start <= meta.position
             && meta.floor <= meta.position
             && meta.offset() == offset
-            && meta.end >= super::FIRST_UNIT)
-            .then_some(meta)
+            && (super::FIRST_UNIT..UNITS_MAX).contains(&meta.end))
+        .then_some(meta)
     }
 
     /// The newer valid one of the two slots at the start of the file.

@@ -129,7 +129,12 @@ impl Tree {
             }
             let index = page.child_index(key);
             if index < page.count() {
-                end = Some(page.key(index).to_vec());
+                let separator = page.key(index);
+                // Each way goes on behind the one before it, so it comes to an end.
+                if end.as_deref().is_some_and(|end| separator >= end) {
+                    return Err(damaged(unit, "a key outside the range that the parent gives the page"));
+                }
+                end = Some(separator.to_vec());
             }
             unit = page.child(index);
         }

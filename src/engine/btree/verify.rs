@@ -1,6 +1,7 @@
 //! Reads the whole store and checks it: every checksum, the order of keys within and across pages, every page and extent reached
 //! exactly once, and the free map beside them covering the file without gap or overlap.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::freemap::Run;
@@ -16,6 +17,8 @@ struct Walk<'a> {
     tree: &'a Tree,
     pager: &'a Pager,
     used: Vec<Run>,
+    /// Units of the pages that were seen.
+    pages: HashSet<u64>,
     counts: Counts,
     /// The last key seen in a leaf.
     last: Option<Vec<u8>>,
@@ -23,7 +26,8 @@ struct Walk<'a> {
 
 /// Checks `tree`, which must not change meanwhile. Clean pages and values are read from the file, past the pool.
 pub fn verify(tree: &Tree, pager: &Pager) -> Result<()> {
-    let mut walk = Walk { tree, pager, used: Vec::new(), counts: Counts::default(), last: None };
+    let mut walk =
+        Walk { tree, pager, used: Vec::new(), pages: HashSet::new(), counts: Counts::default(), last: None };
     if tree.height > 0 {
         walk.page(tree.root, tree.height - 1, None, None)?;
     }
@@ -59,6 +63,9 @@ impl Walk<'_> {
         let damaged = |what: &str| Err(Error::corrupt(FILE, unit * UNIT_BYTES, what));
         if u64::from(page.level()) != level {
             return damaged("a page of another level than its parent says");
+        }
+        if !self.pages.insert(unit) {
+            return damaged("a page that two others refer to");
         }
         self.used.push((unit, self.pager.page_units()));
         let keys: Vec<&[u8]> = (0..page.count()).map(|index| page.key(index)).collect();
