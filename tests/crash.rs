@@ -14,7 +14,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use engines::{Setup, Step, apply, contents, open, range, setups, steps};
 use kvfs::disk::{
-    Disk, Fault, Faulty, Kind as Request, Latch, Metered, OsDisk, Purpose, SimDisk, process_io,
+    Disk, Fault, Faulty, Kind as Request, Latch, Metered, OsDisk, Purpose, SimDisk, Tear, process_io,
 };
 use kvfs::engine::{self, Batch, Command, Engine, Error, KeyRange, Kind, Operation, Options, Tier};
 
@@ -138,12 +138,14 @@ fn crash_behind(door: impl Fn(Arc<SimDisk>) -> Arc<dyn Disk>, (name, options): &
         for image in 0..if is_long() { 4 } else { 2 } {
             let what =
                 format!("{name}, seed {seed}, power loss before request {stop} of {requests}, image {image}");
-            let crashed = disk.crash(image);
+            // Every second power cut leaves nonsense where it tears.
+            let tear = [Tear::Sectors, Tear::Nonsense][image as usize % 2];
+            let crashed = disk.crash_as(image, tear);
             // Lose power again somewhere in the recovery, then recover for good.
-            let again = crashed.crash(image);
+            let again = crashed.crash_as(image, tear);
             again.stop_at((stop + image) % 13);
             let _ = open(again.clone(), options);
-            let engine = recover(again.crash(image + 7), options, &states, done.synced, &what);
+            let engine = recover(again.crash_as(image + 7, tear), options, &states, done.synced, &what);
             let mut batch = Batch::new(0);
             batch.put(&b"after"[..], &b"the crash"[..]);
             apply(&*engine, &batch).unwrap_or_else(|error| panic!("{what}: takes no more: {error}"));

@@ -4,7 +4,8 @@
 //! # The durability contract
 //!
 //! - Until [`File::sync`] returns, any subset of the writes to that file may survive a crash, each whole,
-//!   absent or torn at a 512-byte sector; the same holds for changes of its size.
+//!   absent or torn; the same holds for changes of its size. Of a torn write each sector, of 512 or of 4096 bytes, may be as it was, as
+//!   it shall be, or nonsense, but no byte beside the write changes.
 //! - Until [`Disk::sync_names`] returns, any subset of creates, renames and removes may survive a crash,
 //!   each rename whole or not at all.
 //! - After a failed sync nothing is known about the writes before it. [`Latch`] refuses further writes
@@ -39,7 +40,7 @@ pub use overlay::Overlay;
 pub use pool::{OpenFiles, Pool};
 pub use prefix::Prefixed;
 pub use purpose::{LEVELS, Purpose};
-pub use sim::{SimDisk, Witness};
+pub use sim::{SimDisk, Tear, Witness};
 
 /// A name in the directory.
 #[derive(Clone, Debug, PartialEq, Eq)]

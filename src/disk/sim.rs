@@ -2,7 +2,7 @@
 //!
 //! Per file it holds the durable image and the unsynced writes in order, and the same for names.
 //! [`SimDisk::crash`] returns the disk that a power cut would leave: each unsynced write kept, dropped or torn
-//! at a sector, each unsynced name change kept or not. [`SimDisk::stop_at`] makes every request from the nth on
+//! as a [`Tear`] says, each unsynced name change kept or not. [`SimDisk::stop_at`] makes every request from the nth on
 //! fail, as if power had gone just before it. The disk counts its own bytes (the [`Witness`]) and can write a
 //! trace of its requests as text.
 
@@ -15,8 +15,25 @@ use parking_lot::Mutex;
 use super::{Disk, File, FileInfo, Purpose, Space};
 use crate::base::prng::Prng;
 
-/// A write tears only between sectors of this size.
-const SECTOR_BYTES: usize = 512;
+/// What is left of a write that was not synced and that a power cut tears.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Tear {
+    /// Each sector of 512 bytes is as it was or as it shall be.
+    #[default]
+    Sectors,
+    /// Each sector of 4096 bytes is as it was, as it shall be, or has become nonsense, as far as the write covers it.
+    Nonsense,
+}
+
+impl Tear {
+    /// A write tears only between sectors of this size.
+    fn sector_bytes(self) -> usize {
+        match self {
+            Tear::Sectors => 512,
+            Tear::Nonsense => 4096,
+        }
+    }
+}
 
 /// The disk's own totals, to hold the meter against.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -54,19 +71,25 @@ impl Change {
     }
 
     /// Applies what survives of the change when power is lost: all, nothing, or some sectors of it.
-    fn survive(&self, image: &mut Vec<u8>, prng: &mut Prng) {
+    fn survive(&self, image: &mut Vec<u8>, prng: &mut Prng, tear: Tear) {
         match (self, prng.below(3)) {
             (_, 0) => {}
             (_, 1) | (Change::SetSize(_), _) => self.apply(image),
             (Change::Write { offset, bytes }, _) => {
-                let mut start = 0;
+                let (mut start, sector_bytes) = (0, tear.sector_bytes());
                 while start < bytes.len() {
                     // Sectors are counted from the start of the file, as the device sees them.
                     let end =
-                        (((offset + start) / SECTOR_BYTES + 1) * SECTOR_BYTES - offset).min(bytes.len());
-                    if prng.one_in(2) {
-                        Change::Write { offset: offset + start, bytes: bytes[start..end].to_vec() }
-                            .apply(image);
+                        (((offset + start) / sector_bytes + 1) * sector_bytes - offset).min(bytes.len());
+                    let left = match tear {
+                        _ if prng.one_in(2) => Some(bytes[start..end].to_vec()),
+                        Tear::Nonsense if prng.one_in(2) => {
+                            Some((start..end).map(|_| prng.bits() as u8).collect())
+                        }
+                        Tear::Sectors | Tear::Nonsense => None,
+                    };
+                    if let Some(bytes) = left {
+                        Change::Write { offset: offset + start, bytes }.apply(image);
                     }
                     start = end;
                 }
@@ -215,8 +238,13 @@ impl SimDisk {
         self.state.lock().trace.clone().unwrap_or_default()
     }
 
-    /// The disk as a power cut would leave it now; `seed` decides what of the unsynced survives.
+    /// The disk as a power cut would leave it now; `seed` decides what of the unsynced survives. Writes tear between sectors.
     pub fn crash(&self, seed: u64) -> Arc<SimDisk> {
+        self.crash_as(seed, Tear::Sectors)
+    }
+
+    /// The same, with writes that tear as `tear` says.
+    pub fn crash_as(&self, seed: u64, tear: Tear) -> Arc<SimDisk> {
         let state = self.state.lock();
         let mut prng = Prng::new(seed);
         let mut names = state.durable_names.clone();
@@ -230,7 +258,7 @@ impl SimDisk {
             let source = &state.bodies[body];
             let mut image = source.durable.clone();
             for change in &source.unsynced {
-                change.survive(&mut image, &mut prng);
+                change.survive(&mut image, &mut prng, tear);
             }
             bodies.insert(*body, Body { durable: image.clone(), unsynced: Vec::new(), current: image });
         }

@@ -3,7 +3,7 @@
 //! 1. *Freeze*: take the dirty pages and values, root, counts and free map as of log position P. Writers copy what they change
 //!    from here on. Puts that wait in the buffer are not in it, so the state names the floor up to which nothing is missing.
 //! 2. *Fresh*: write values and pages that no durable state refers to, and the free map, to their places.
-//! 3. *Images*: append the changed sectors of every other page, in their new form, to the log; or write the page to the double-write area. In `torn=image` the
+//! 3. *Images*: append the changed units of every other page, in their new form, to the log; or write the page to the double-write area. In `torn=image` the
 //!    images of batches do, where they could be written.
 //! 4. *Commit*: sync the data file, the area and the log, write the meta page, sync it. Now the state at P is durable: what is not
 //!    in its place lies in the log between `images_start` and `images_end`, or in the area. The log below the floor (and below
@@ -33,7 +33,7 @@ use crate::disk::Purpose;
 use crate::engine::wal::{FIRST_KIND, RECORD_OVERHEAD_BYTES};
 use crate::engine::{Class, Done, PageCause, PageKind, Result, Torn, class_of};
 
-/// Log record kind of a page image: unit (8 bytes), which sectors of the page changed (16 bytes), these sectors.
+/// Log record kind of a page image: unit (8 bytes), which sectors of the page follow (16 bytes), these sectors.
 pub const IMAGE_KIND: u8 = FIRST_KIND + 1;
 /// Bytes before the sectors.
 pub const IMAGE_HEADER_BYTES: usize = 24;

@@ -13,7 +13,7 @@
 //!
 //! Batches are logical records in every mode, and recovery replays those; copies only repair. So each mode opens what any other
 //! left, and no mode writes a page in its place more than once a checkpoint. What is written in place is the units of the page that
-//! changed, and in `delta` the copy is the sectors that did; the other two copy whole pages. In `image` the log keeps what the last checkpoint
+//! changed, and in `delta` the copy is these units; the other two copy whole pages. In `image` the log keeps what the last checkpoint
 //! needed until the next commits.
 //!
 //! # What `apply` does

@@ -9,8 +9,8 @@
 //! 2. A page that came through [`Page::decode`] can be used without a panic: every offset and length was checked, and so was the order
 //!    of its keys.
 //! 3. The checksum is set on the way out ([`Page::seal`]) and is stale in memory.
-//! 4. Every change of a byte marks its sector, so that a checkpoint writes the units of a page that changed and no others, and
-//!    logs the sectors that changed: a torn write leaves each sector as it was or as it shall be, so the others are right.
+//! 4. Every change of a byte marks its unit, so that a checkpoint writes and logs the units of a page that changed and no others. Whole
+//!    units, though mostly few sectors of them changed: a drive whose sectors have 4 KiB may leave nothing of one that it was writing.
 
 /// Bytes before the slots.
 pub const HEADER_BYTES: usize = 32;
@@ -28,9 +28,10 @@ const ASCENDING: u16 = 4;
 use crate::engine::{PageCause, PageKind};
 
 const UNIT: usize = super::UNIT_BYTES as usize;
-/// What a torn write leaves whole: see the contract of `disk`.
+/// What page images in the log are made of.
 pub const SECTOR_BYTES: usize = 512;
 const _: () = assert!(UNIT / SECTOR_BYTES == 8 && (64 << 10) / SECTOR_BYTES <= u128::BITS as usize);
+const _: () = assert!((64 << 10) / UNIT <= u16::BITS as usize);
 const MAGIC: u8 = 0xB7;
 /// Where a page has its level.
 pub const LEVEL: usize = 5;
@@ -75,8 +76,8 @@ pub enum Stored<'a> {
 #[derive(Clone)]
 pub struct Page {
     bytes: Box<[u8]>,
-    /// Bit i: sector i of the page may differ from the file.
-    changed: u128,
+    /// Bit i: unit i of the page may differ from the file.
+    changed: u16,
     /// Why the first of these changes was made.
     cause: PageCause,
 }
@@ -197,13 +198,13 @@ impl Page {
                 Some(length) if at >= cells => used += length,
                 _ => return Err("a cell lies outside its page"),
             }
-        }
             // Or a search could go round in circles.
             let key = cell_key(page.is_leaf(), &page.bytes[at..]);
             if before.is_some_and(|before| before >= key) {
                 return Err("keys out of order");
             }
             before = Some(key);
+        }
         if used + u32_at(&page.bytes, GARBAGE) as usize != page.bytes.len() - cells {
             return Err("the cells do not add up");
         }
@@ -221,13 +222,13 @@ impl Page {
     /// Units of the page that may differ from the file, ascending.
     pub fn changed_units(&self) -> impl Iterator<Item = usize> + use<> {
         let changed = self.changed;
-        (0..u128::BITS as usize * SECTOR_BYTES / UNIT)
-            .filter(move |unit| changed >> (unit * UNIT / SECTOR_BYTES) & 0xFF != 0)
+        (0..u16::BITS as usize).filter(move |unit| changed >> unit & 1 == 1)
     }
 
-    /// Sectors of the page that may differ from the file: bit i for sector i.
+    /// Sectors of these units: bit i for sector i.
     pub fn changed_sectors(&self) -> u128 {
-        self.changed
+        let sectors = UNIT / SECTOR_BYTES;
+        self.changed_units().fold(0, |changed, unit| changed | 0xFF << (unit * sectors))
     }
 
     /// From here on changes are those against the page as it is now; the first one is made for `cause`.
@@ -251,10 +252,10 @@ impl Page {
         PageKind::of_level(self.level())
     }
 
-    /// Bytes `from..to` have changed, and with them the checksum in the first sector.
+    /// Bytes `from..to` have changed, and with them the checksum in the first unit.
     fn mark(&mut self, from: usize, to: usize) {
-        let sectors = from / SECTOR_BYTES..=to.saturating_sub(1).max(from) / SECTOR_BYTES;
-        self.changed |= sectors.fold(1, |changed, sector| changed | 1 << sector);
+        let units = from / UNIT..=to.saturating_sub(1).max(from) / UNIT;
+        self.changed |= units.fold(1, |changed, unit| changed | 1 << unit);
     }
 
     /// 0 for a leaf, else one more than its children's.

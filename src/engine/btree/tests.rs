@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicBool;
 use super::*;
 use crate::base::clock::{ManualClock, SystemClock};
 use crate::base::prng::Prng;
-use crate::disk::{Fault, Faulty, Kind as Request, Latch, Metered, SimDisk};
+use crate::disk::{Fault, Faulty, Kind as Request, Latch, Metered, SimDisk, Tear};
 use crate::engine::Operation;
 use crate::engine::{Kind, Lookups, MemEngine, PageCount, PageKind, PageTraffic, Worker, run, settle, sync};
 

@@ -27,9 +27,7 @@ use bytes::Bytes;
 use super::buffer::{ChangeBuffer, Mark};
 use super::freemap::{FreeMap, Run};
 use super::meta::{Counts, Meta};
-use super::page::{
-    Extent, Page, SECTOR_BYTES, Stored, cell_bytes_max, inner_cell, is_inline, key_bytes_max, leaf_cell,
-};
+use super::page::{Extent, Page, Stored, cell_bytes_max, inner_cell, is_inline, key_bytes_max, leaf_cell};
 use super::pager::{Loaded, Pager};
 use super::{OUT_OF_LINE_BYTES, UNIT_BYTES};
 use crate::engine::batch::owned;
@@ -231,9 +229,7 @@ impl Tree {
             match torn {
                 _ if self.fresh.contains(unit) => self.page_bytes as u64,
                 Torn::Image if self.imaged.contains(unit) => changed,
-                Torn::Image | Torn::Delta => {
-                    changed + u64::from(page.changed_sectors().count_ones()) * SECTOR_BYTES as u64
-                }
+                Torn::Image | Torn::Delta => 2 * changed,
                 Torn::DoubleWrite => changed + self.page_bytes as u64,
             }
         };

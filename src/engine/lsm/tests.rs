@@ -18,7 +18,7 @@ use std::time::Duration;
 use super::*;
 use crate::base::clock::ManualClock;
 use crate::base::prng::Prng;
-use crate::disk::{Fault, Faulty, Latch, Metered, SimDisk};
+use crate::disk::{Fault, Faulty, Latch, Metered, SimDisk, Tear};
 use crate::engine::{Cause, Compression, Kind, PolicyKind, run, settle, sync};
 
 type Model = BTreeMap<Vec<u8>, Vec<u8>>;

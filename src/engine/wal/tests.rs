@@ -4,7 +4,7 @@ use super::segment::{SEGMENTS, SPARES_IDLE, suitable_bytes};
 use super::*;
 use crate::base::clock::ManualClock;
 use crate::base::prng::Prng;
-use crate::disk::{Fault, Faulty, Kind, Latch, Metered, SimDisk};
+use crate::disk::{Fault, Faulty, Kind, Latch, Metered, SimDisk, Tear};
 use crate::engine::Pending;
 
 type Records = Vec<(Position, Bytes)>;
@@ -92,7 +92,7 @@ fn a_crash_at_any_request_leaves_a_prefix_that_holds_every_synced_record() {
         disk.stop_at(stop);
         let (history, synced, released) = workload(disk.clone(), 1);
         for seed in 0..8 {
-            let image = disk.crash(seed);
+            let image = disk.crash_as(seed, [Tear::Sectors, Tear::Nonsense][seed as usize % 2]);
             let (log, records) =
                 open(image.clone(), released).unwrap_or_else(|e| panic!("stop {stop} seed {seed}: {e}"));
             let wanted: Records = history.iter().filter(|(end, _)| *end > released).cloned().collect();

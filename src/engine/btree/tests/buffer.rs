@@ -30,7 +30,7 @@ fn small_batch(prng: &mut Prng) -> Batch {
 fn small_work<'a>(modes: &'a [Torn], seed: u64, steps: u64) -> Work<'a> {
     let page_bytes = if seed.is_multiple_of(3) { 8 << 10 } else { 4 << 10 };
     let options = Options { page_bytes, ..crowded() };
-    Work { modes, options, batch: small_batch, seed, steps }
+    Work { modes, options, batch: small_batch, seed, steps, tear: Tear::Sectors }
 }
 
 fn waiting(engine: &BtreeEngine) -> u64 {
@@ -129,6 +129,11 @@ fn puts_that_wait_are_seen_like_any_others() {
 fn a_crash_at_any_request_leaves_a_prefix_while_puts_wait() {
     crash_everywhere_in(&small_work(&[Torn::Delta], 1, 60), 1);
     crash_everywhere_in(&small_work(&[Torn::Delta], 3, 40), 1);
+}
+
+#[test]
+fn a_crash_at_any_request_may_leave_nonsense_while_puts_wait() {
+    crash_everywhere_in(&Work { tear: Tear::Nonsense, ..small_work(&[Torn::Delta], 3, 40) }, 1);
 }
 
 #[test]

@@ -39,6 +39,8 @@ pub(super) struct Work<'a> {
     pub(super) batch: fn(&mut Prng) -> Batch,
     pub(super) seed: u64,
     pub(super) steps: u64,
+    /// What power cuts leave of writes.
+    pub(super) tear: Tear,
 }
 
 impl Work<'_> {
@@ -46,13 +48,13 @@ impl Work<'_> {
         // Pages of more than one unit are written in parts.
         let page_bytes = if seed.is_multiple_of(3) { 16 << 10 } else { 4 << 10 };
         let options = Options { page_bytes, dirty_bytes_max: 128 << 10, ..tiny() };
-        Work { modes, options, batch: random_batch, seed, steps }
+        Work { modes, options, batch: random_batch, seed, steps, tear: Tear::Sectors }
     }
 }
 
 /// Splits, frees, checkpoints, syncs and reopens (each time in one of the modes) until the disk refuses.
 pub(super) fn workload_in(work: &Work<'_>, disk: &Arc<dyn Disk>, history: &mut History) -> Result<()> {
-    let Work { modes, options, batch, seed, steps } = work.clone();
+    let Work { modes, options, batch, seed, steps, .. } = work.clone();
     let mut prng = Prng::new(seed);
     let mode = |prng: &mut Prng| {
         let torn = modes[prng.below(modes.len() as u64) as usize];
@@ -146,11 +148,11 @@ pub(super) fn crash_everywhere_in(work: &Work<'_>, images: u64) {
         let _ = workload_in(work, &disk, &mut history);
         for image in 0..images {
             let what = format!("seed {seed} stop {stop} image {image}");
-            let crashed = sim.crash(image);
+            let crashed = sim.crash_as(image, work.tear);
             // Power goes again during the recovery, and only then it comes to its end.
             crashed.stop_at(Prng::new(stop * 8 + image).below(24));
             let _ = open_on(crashed.clone(), &other(stop + image));
-            let disk = crashed.crash(image + 1);
+            let disk = crashed.crash_as(image + 1, work.tear);
             let engine = recovered_in(&other(stop / 3 + image), disk.clone(), &history, &what);
             let mut batch = Batch::new(0);
             batch.put(&b"after"[..], vec![7; 3000]);
@@ -159,7 +161,7 @@ pub(super) fn crash_everywhere_in(work: &Work<'_>, images: u64) {
                 run(&*engine, Command::Checkpoint).unwrap();
             }
             sync(&*engine).unwrap();
-            let engine = open_on(disk.crash(image + 2), &other(stop / 9)).unwrap();
+            let engine = open_on(disk.crash_as(image + 2, work.tear), &other(stop / 9)).unwrap();
             assert_eq!(engine.get(b"after", Tier::Disk).unwrap().unwrap(), vec![7; 3000], "{what}");
             run(&*engine, Command::Verify).unwrap_or_else(|error| panic!("{what}: {error}"));
         }
@@ -194,6 +196,15 @@ fn a_crash_at_any_request_is_repaired_from_images_of_batches() {
 #[test]
 fn a_crash_at_any_request_leaves_a_prefix_where_modes_change_at_every_opening() {
     crash_everywhere(&TORN, 9, 40, 2);
+}
+
+#[test]
+fn a_crash_at_any_request_may_leave_nonsense_in_every_unit_that_was_being_written() {
+    for (modes, seed) in
+        [(&[Torn::Delta][..], 12), (&[Torn::DoubleWrite], 1), (&[Torn::Image], 3), (&TORN, 9)]
+    {
+        crash_everywhere_in(&Work { tear: Tear::Nonsense, ..Work::new(modes, seed, 30) }, 2);
+    }
 }
 
 #[test]
