@@ -521,7 +521,8 @@ impl Rig {
     }
 
     fn cat(&self, path: &str) -> String {
-        let handle = self.tree.open(self.find(path).unwrap_or_else(|| panic!("no {path}")).ino).unwrap();
+        let handle =
+            self.tree.open(self.find(path).unwrap_or_else(|| panic!("no {path}")).ino, Caller::ROOT).unwrap();
         let bytes = self.tree.read(handle, 0, u32::MAX).unwrap();
         self.tree.release(handle);
         String::from_utf8(bytes).unwrap()

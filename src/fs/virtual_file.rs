@@ -5,8 +5,10 @@
 //! 1. `open` asks the file for its text once and pins that snapshot in the handle; reads slice it, at any offset and in
 //!    any order, until `release`.
 //! 2. `getattr` says exactly how long the text is. The kernel does not tell for which handle it asks, so while handles are
-//!    open the answer is the newest pinned snapshot, and only otherwise a fresh one. (A size of 0, or one that is too
+//!    open the answer is the newest pinned snapshot, and otherwise a recent one. (A size of 0, or one that is too
 //!    large or too small, makes one or the other of `splice`, `wc -c`, `tail`, `tac`, `rsync` and `tar` go wrong.)
+//! 3. A text is expensive to make and anybody may ask, on a thread that serves all. So a look at the size, and an open by
+//!    somebody who is neither root nor the owner, makes do with a text that was made within [`RECENT`].
 //!
 //! # How a write works
 //!
@@ -21,6 +23,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
@@ -66,6 +69,9 @@ const DYNAMIC: u64 = 1 << 31;
 /// Cookies 1 and 2 stand behind `.` and `..`; an entry's own is its number from here.
 const FIRST_COOKIE: u64 = 3;
 
+/// How old a text may be that is not made for who asks.
+const RECENT: Duration = Duration::from_millis(100);
+
 enum Node {
     File(Arc<dyn VirtualFile>),
     Directory,
@@ -95,6 +101,8 @@ struct Open {
     handle_last: u64,
     handles: HashMap<u64, (Ino, Arc<Snapshot>)>,
     pins: HashMap<Ino, Pin>,
+    /// The last text of each file that was made within [`RECENT`], and when.
+    recent: HashMap<Ino, (Duration, Arc<Snapshot>)>,
 }
 
 /// The virtual files of a mount.
@@ -144,8 +152,22 @@ impl VirtualTree {
         self.fixed_in(ROOT).map(|(_, node)| node.name.as_bytes().to_vec()).collect()
     }
 
-    /// The attributes of `name` in `parent`, which may be the root; `None` if the tree has no such name.
+    /// The directory that a file or directory of the tree lies in, which may be the root; `None` if it is gone.
+    pub fn parent(&self, ino: Ino) -> Option<Ino> {
+        match self.fixed_at(ino) {
+            Some(fixed) => Some(fixed.parent),
+            None => self.dynamic_at(ino).map(|(parent, _)| parent),
+        }
+    }
+
+    /// The attributes of `name` in `parent`, which may be the root; `None` if the tree has no such name. `.` and `..` are those of
+    /// `parent`, whatever it is, and of what it lies in, unless that is the root.
     pub fn lookup(&self, parent: Ino, name: &[u8]) -> Option<Attributes> {
+        match name {
+            b"." => return self.getattr(parent).ok(),
+            b".." => return self.getattr(self.parent(parent)?).ok(),
+            _ => {}
+        }
         if let Some((ino, _)) = self.fixed_in(parent).find(|(_, node)| node.name.as_bytes() == name) {
             return self.getattr(ino).ok();
         }
@@ -164,14 +186,15 @@ impl VirtualTree {
             return Ok(self.attributes(ino, FileKind::Directory, 0o555, 0, self.born));
         };
         let pinned = self.open.lock().pins.get(&ino).map(|pin| pin.newest.clone());
-        let snapshot = pinned.unwrap_or_else(|| self.snapshot(&*file));
+        let snapshot = pinned.unwrap_or_else(|| self.recent(ino, &*file));
         Ok(self.attributes(ino, FileKind::File, file.mode(), snapshot.text.len() as u64, snapshot.time))
     }
 
-    /// Opens a file: its text is taken now and stays the same for the handle that is returned.
-    pub fn open(&self, ino: Ino) -> Result<u64> {
+    /// Opens a file: its text is taken now, for strangers within [`RECENT`], and stays the same for the handle that is returned.
+    pub fn open(&self, ino: Ino, caller: Caller) -> Result<u64> {
         let file = self.file(ino)?.ok_or(Error::IsDirectory)?;
-        let snapshot = self.snapshot(&*file);
+        let snapshot =
+            if self.commands(caller) { self.snapshot(ino, &*file) } else { self.recent(ino, &*file) };
         let mut open = self.open.lock();
         open.handle_last += 1;
         let handle = open.handle_last;
@@ -202,7 +225,7 @@ impl VirtualTree {
         match self.file(ino) {
             Err(error) => done(Err(error)),
             Ok(None) => done(Err(Error::IsDirectory)),
-            Ok(Some(file)) if file.mode() & 0o222 != 0 && [0, self.owner.uid].contains(&caller.uid) => {
+            Ok(Some(file)) if file.mode() & 0o222 != 0 && self.commands(caller) => {
                 file.write(caller, data, done);
             }
             Ok(Some(_)) => done(Err(Error::NotPermitted)),
@@ -265,20 +288,43 @@ impl VirtualTree {
                 Node::Directory | Node::Dynamic(_) => None,
             });
         }
-        for (index, fixed) in self.fixed.iter().enumerate() {
-            let Node::Dynamic(directory) = &fixed.node else { continue };
-            let parent = FIRST_VIRTUAL + index as u64;
-            let name = directory.names().into_iter().find(|name| dynamic_ino(parent, name) == ino);
-            if let Some(file) = name.and_then(|name| directory.file(&name)) {
-                return Ok(Some(file));
-            }
-        }
-        Err(Error::Stale)
+        self.dynamic_at(ino).map(|(_, file)| Some(file)).ok_or(Error::Stale)
     }
 
-    fn snapshot(&self, file: &dyn VirtualFile) -> Arc<Snapshot> {
+    /// A file that comes and goes, with the directory that it lies in.
+    fn dynamic_at(&self, ino: Ino) -> Option<(Ino, Arc<dyn VirtualFile>)> {
+        self.fixed.iter().enumerate().find_map(|(index, fixed)| {
+            let Node::Dynamic(directory) = &fixed.node else { return None };
+            let parent = FIRST_VIRTUAL + index as u64;
+            let name = directory.names().into_iter().find(|name| dynamic_ino(parent, name) == ino)?;
+            Some((parent, directory.file(&name)?))
+        })
+    }
+
+    /// Whether the caller is one of those who may command the mount.
+    fn commands(&self, caller: Caller) -> bool {
+        [0, self.owner.uid].contains(&caller.uid)
+    }
+
+    /// A new text.
+    fn snapshot(&self, ino: Ino, file: &dyn VirtualFile) -> Arc<Snapshot> {
         let time = self.clock.now().into();
-        Arc::new(Snapshot { text: file.read(), time })
+        let snapshot = Arc::new(Snapshot { text: file.read(), time });
+        let now = self.clock.elapsed();
+        let recent = &mut self.open.lock().recent;
+        recent.retain(|_, (made, _)| now.saturating_sub(*made) < RECENT);
+        recent.insert(ino, (now, snapshot.clone()));
+        snapshot
+    }
+
+    /// A text that is not older than [`RECENT`].
+    fn recent(&self, ino: Ino, file: &dyn VirtualFile) -> Arc<Snapshot> {
+        let now = self.clock.elapsed();
+        let known = self.open.lock().recent.get(&ino).cloned();
+        match known {
+            Some((made, snapshot)) if now.saturating_sub(made) < RECENT => snapshot,
+            _ => self.snapshot(ino, file),
+        }
     }
 
     fn attributes(&self, ino: Ino, kind: FileKind, permissions: u32, size: u64, time: Time) -> Attributes {

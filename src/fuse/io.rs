@@ -26,7 +26,7 @@ impl Adapter {
     /// Opens a file; of a virtual one, pins its text.
     pub(super) fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         if is_virtual(ino) {
-            return match self.core.tree.open(ino.0) {
+            return match self.core.tree.open(ino.0, caller(request)) {
                 Ok(handle) => {
                     let flags = FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_NOFLUSH;
                     reply.opened(FileHandle(handle), flags);

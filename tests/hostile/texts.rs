@@ -134,11 +134,11 @@ fn commands(kind: &str) {
             assert!(answer.is_err() || caller == Caller::ROOT, "a stranger's {:?}", text.escape_ascii());
             for _ in 0..3 {
                 let (ino, offset) = (number(&mut prng), number(&mut prng));
-                let _ = (tree.getattr(ino), tree.open(ino), tree.read(ino, offset, 4096));
+                let _ = (tree.getattr(ino), tree.open(ino, Caller::ROOT), tree.read(ino, offset, 4096));
                 let _ = tree.readdir(ino, offset, &mut |_| true);
                 tree.release(ino);
             }
-            let handle = tree.open(files[0]).unwrap();
+            let handle = tree.open(files[0], Caller::ROOT).unwrap();
             let report = tree.read(handle, 0, u32::MAX).unwrap();
             assert!(report.starts_with(b"kvfs "), "after {:?}", text.escape_ascii());
             assert!(tree.read(handle, number(&mut prng), u32::MAX).unwrap().len() <= report.len());

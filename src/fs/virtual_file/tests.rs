@@ -79,8 +79,10 @@ fn the_size_is_that_of_the_pinned_text_while_a_handle_is_open() {
     let Rig { clock, file, tree, .. } = rig();
     let ino = tree.lookup(ROOT, b".stats").unwrap().ino;
     let size = || tree.getattr(ino).unwrap().size;
-    assert!(size() < size(), "without a handle every look is a fresh one");
-    let first = tree.open(ino).unwrap();
+    let before = size();
+    clock.advance(RECENT);
+    assert!(before < size(), "without a handle a look is a recent one");
+    let first = tree.open(ino, OWNER).unwrap();
     let pinned = size();
     let time = tree.getattr(ino).unwrap().mtime;
     clock.advance(Duration::from_secs(1));
@@ -89,7 +91,7 @@ fn the_size_is_that_of_the_pinned_text_while_a_handle_is_open() {
     let whole = tree.read(first, 0, u32::MAX).unwrap();
     assert_eq!(whole.len() as u64, pinned);
     // A second handle has a newer text; the first keeps its own, in any order and beyond the end.
-    let second = tree.open(ino).unwrap();
+    let second = tree.open(ino, OWNER).unwrap();
     assert_eq!(size(), pinned + 100);
     assert_ne!(tree.getattr(ino).unwrap().mtime, time);
     assert_eq!(tree.read(first, 250, 100).unwrap(), whole[250..].to_vec()[..(whole.len() - 250).min(100)]);
@@ -103,8 +105,57 @@ fn the_size_is_that_of_the_pinned_text_while_a_handle_is_open() {
     let reads = *file.0.lock();
     tree.release(first);
     tree.release(first);
+    clock.advance(RECENT);
     assert!(size() > pinned && *file.0.lock() == reads + 1);
     assert!(matches!(tree.read(first, 0, 1), Err(Error::Stale)));
+}
+
+/// A text is made for who commands the mount, as often as he opens the file; for anybody else, and for a look at the size, ten
+/// times a second.
+#[test]
+fn strangers_do_not_make_texts_as_fast_as_they_ask() {
+    let Rig { clock, file, tree, .. } = rig();
+    let made = || *file.0.lock();
+    let ino = tree.lookup(ROOT, b".stats").unwrap().ino;
+    let stranger = Caller { uid: 1000, gid: 7, pid: 1 };
+    let before = made();
+    for _ in 0..1000 {
+        tree.getattr(ino).unwrap();
+        tree.lookup(ROOT, b".stats").unwrap();
+        tree.release(tree.open(ino, stranger).unwrap());
+    }
+    assert_eq!(made(), before);
+    for _ in 0..20 {
+        clock.advance(RECENT / 2);
+        tree.getattr(ino).unwrap();
+        tree.release(tree.open(ino, stranger).unwrap());
+    }
+    assert_eq!(made(), before + 10);
+    for caller in [Caller::ROOT, OWNER] {
+        let before = made();
+        let (first, second) = (tree.open(ino, caller).unwrap(), tree.open(ino, caller).unwrap());
+        assert_eq!(made(), before + 2);
+        assert_ne!(tree.read(first, 0, u32::MAX).unwrap(), tree.read(second, 0, u32::MAX).unwrap());
+        tree.release(first);
+        tree.release(second);
+    }
+}
+
+/// What the kernel knows by number alone it asks for as `.` and `..`.
+#[test]
+fn numbers_lead_to_a_file_and_to_what_it_lies_in() {
+    let Rig { changing, tree, directory, .. } = rig();
+    changing.0.lock().insert(b"a".into(), "12345");
+    let since = tree.lookup(directory, b"since").unwrap().ino;
+    let file = tree.lookup(since, b"a").unwrap();
+    assert_eq!(tree.lookup(file.ino, b"."), Some(file));
+    assert_eq!(tree.lookup(file.ino, b"..").unwrap().ino, since);
+    assert_eq!(tree.lookup(since, b".").unwrap().ino, since);
+    assert_eq!(tree.lookup(since, b"..").unwrap().ino, directory);
+    // The root is the store's.
+    assert_eq!((tree.parent(directory), tree.lookup(directory, b"..")), (Some(ROOT), None));
+    changing.0.lock().clear();
+    assert_eq!((tree.lookup(file.ino, b"."), tree.parent(file.ino)), (None, None));
 }
 
 #[test]
@@ -154,7 +205,9 @@ fn names_are_found_and_listed_but_not_in_the_root() {
     changing.0.lock().remove(gone.as_bytes());
     assert_eq!(list(&tree, since, cookie).len(), 2);
     assert!(tree.lookup(since, gone.as_bytes()).is_none());
-    assert!(matches!(tree.getattr(ino), Err(Error::Stale)) && matches!(tree.open(ino), Err(Error::Stale)));
+    assert!(
+        matches!(tree.getattr(ino), Err(Error::Stale)) && matches!(tree.open(ino, OWNER), Err(Error::Stale))
+    );
     changing.0.lock().insert(gone.clone().into_bytes(), "again");
     assert_eq!(tree.lookup(since, gone.as_bytes()).unwrap().ino, ino, "a name keeps its number");
     // A reader that takes one entry at a time sees each once.
