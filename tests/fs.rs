@@ -407,10 +407,19 @@ impl Run {
                 let modes =
                     [RenameMode::Replace, RenameMode::Replace, RenameMode::NoReplace, RenameMode::Exchange];
                 let mode = modes[self.random.below(4) as usize];
+                let whiteout = self.random.one_in(4).then_some(caller);
                 let (from, to) = (name.escape_ascii(), new_name.escape_ascii());
-                self.log.push(format!("rename {parent} {from} {new_parent} {to} {mode:?}"));
-                let real = ask(|tier| fs.rename(tier, parent, &name, new_parent, &new_name, mode));
-                let model = self.model.rename(parent, &name, new_parent, &new_name, mode);
+                self.log.push(format!("rename {parent} {from} {new_parent} {to} {mode:?} {whiteout:?}"));
+                let old = self.model.nodes[&parent].names.get(&name).copied();
+                let (from, to) = ((parent, &name[..]), (new_parent, &new_name[..]));
+                let real = ask(|tier| fs.rename(tier, from, to, mode, whiteout));
+                let left = ask(|tier| fs.lookup(tier, parent, &name)).map_or(0, |found| found.ino);
+                fs.forget(left, 1);
+                // The number that a whiteout got only the filesystem knows.
+                assert!(real.is_err() || whiteout.is_none() || left != 0, "{}", self.story());
+                let made = whiteout.is_some() && real.is_ok() && old != Some(left);
+                assert!(!made || !self.model.nodes.contains_key(&left), "{}", self.story());
+                let model = self.model.rename(from, to, mode, whiteout.map(|caller| (left, caller)));
                 self.same(real, model);
             }
             50..=64 => {
@@ -1123,6 +1132,51 @@ fn inode_numbers_are_not_given_twice() {
     assert!(check(&*bench.map).is_empty());
 }
 
+/// A rename that leaves a whiteout is one batch, so no crash shows one without the other. The whiteout is a device 0:0 without
+/// permissions, belongs to who renamed (its group to a directory with sgid), and is an inode like any other.
+#[test]
+fn a_rename_leaves_its_whiteout_in_the_same_batch() {
+    let bench = Bench::new();
+    let (fs, user) = (&bench.fs, Caller { uid: 1000, gid: 1001, pid: 1 });
+    let directory = bench.mkdir(ROOT, "d");
+    let below = bench.mkdir(directory, "moved");
+    bench.create(below, "f");
+    let changes = SetAttributes { permissions: Some(0o2777), gid: Some(50), ..SetAttributes::default() };
+    fs.setattr(Tier::Disk, Caller::ROOT, directory, &changes).unwrap();
+    let (usage, links) = (fs.usage(), fs.getattr(Tier::Disk, directory).unwrap().links);
+    let [_, _, batches, puts, deletes] = bench.cost_of(|| {
+        fs.rename(Tier::Disk, (directory, b"moved"), (ROOT, b"here"), RenameMode::NoReplace, Some(user))
+            .unwrap();
+    });
+    // Two names, the whiteout, the directory that moved and the two that lost and gained a subdirectory.
+    assert_eq!((batches, puts, deletes), (1, 6, 0));
+    let whiteout = fs.lookup(Tier::Disk, directory, b"moved").unwrap();
+    assert_eq!((whiteout.kind, whiteout.rdev, whiteout.permissions), (FileKind::CharDevice, 0, 0));
+    assert_eq!((whiteout.uid, whiteout.gid, whiteout.links), (1000, 50, 1));
+    assert_eq!(fs.lookup(Tier::Disk, ROOT, b"here").unwrap().ino, below);
+    assert_eq!(fs.getattr(Tier::Disk, directory).unwrap().links, links - 1);
+    assert_eq!(fs.usage().inodes, usage.inodes + 1);
+    let exchange =
+        fs.rename(Tier::Disk, (directory, b"moved"), (ROOT, b"here"), RenameMode::Exchange, Some(user));
+    assert_eq!(exchange.unwrap_err().errno(), libc::EINVAL);
+    // In place of a file, in the same directory; then it goes as any other name does.
+    let (old, new) = (bench.create(ROOT, "old"), bench.create(ROOT, "new"));
+    fs.forget(new, 1);
+    fs.rename(Tier::Disk, (ROOT, b"old"), (ROOT, b"new"), RenameMode::Replace, Some(user)).unwrap();
+    assert_eq!(fs.lookup(Tier::Disk, ROOT, b"new").unwrap().ino, old);
+    assert_eq!(fs.lookup(Tier::Disk, ROOT, b"old").unwrap().kind, FileKind::CharDevice);
+    fs.unlink(Tier::Disk, ROOT, b"old").unwrap();
+    // Onto itself: nothing.
+    fs.rename(Tier::Disk, (ROOT, b"new"), (ROOT, b"new"), RenameMode::Replace, Some(user)).unwrap();
+    assert_eq!(fs.lookup(Tier::Disk, ROOT, b"new").unwrap().ino, old);
+    assert!(check(&*bench.map).is_empty());
+    let records = fs.usage().record_bytes;
+    let again = bench.crash();
+    let found = again.fs.lookup(Tier::Disk, directory, b"moved").unwrap();
+    assert_eq!((found.ino, found.kind), (whiteout.ino, FileKind::CharDevice));
+    assert!(again.fs.usage().record_bytes <= records);
+}
+
 #[test]
 fn a_listing_is_stable_while_the_directory_changes() {
     let bench = Bench::new();
@@ -1232,7 +1286,7 @@ fn reserved_names_belong_to_others() {
     assert!(matches!(fs.lookup(Tier::Memory, ROOT, name), Err(Error::NotFound)));
     assert!(matches!(fs.link(Tier::Memory, file, ROOT, name), Err(Error::NotPermitted)));
     assert!(matches!(fs.unlink(Tier::Memory, ROOT, name), Err(Error::NotPermitted)));
-    let rename = fs.rename(Tier::Memory, ROOT, b"f", ROOT, name, RenameMode::Replace);
+    let rename = fs.rename(Tier::Memory, (ROOT, b"f"), (ROOT, name), RenameMode::Replace, None);
     assert!(matches!(rename, Err(Error::NotPermitted)));
 }
 
@@ -1397,16 +1451,17 @@ fn threads_do_not_disturb_each_other() {
                             fs.forget(made.ino, 1);
                         }
                         let renamed =
-                            ask(|tier| fs.rename(tier, from, name, to, other, RenameMode::Replace)).is_ok();
+                            ask(|tier| fs.rename(tier, (from, name), (to, other), RenameMode::Replace, None))
+                                .is_ok();
                         moved.fetch_add(u64::from(renamed), Relaxed);
                         // Two directories that are moved into each other: never both.
                         let (a, b) = (shared[0], shared[1]);
                         let into = if thread % 2 == 0 { (b"s0", a, b) } else { (b"s1", b, a) };
                         let _ = ask(|tier| {
-                            fs.rename(tier, ROOT, into.0, into.2, b"inner", RenameMode::NoReplace)
+                            fs.rename(tier, (ROOT, into.0), (into.2, b"inner"), RenameMode::NoReplace, None)
                         });
                         let _ = ask(|tier| {
-                            fs.rename(tier, into.2, b"inner", ROOT, into.0, RenameMode::NoReplace)
+                            fs.rename(tier, (into.2, b"inner"), (ROOT, into.0), RenameMode::NoReplace, None)
                         });
                         let _ = ask(|tier| fs.unlink(tier, to, name));
                         let _ = ask(|tier| fs.rmdir(tier, to, other));

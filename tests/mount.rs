@@ -14,6 +14,9 @@
 //! | `mount/strangers.rs` | a store's directory full of traps or of others, read-only disks, clients that say nothing |
 //! | `mount/hostile.rs` | offsets, names, sizes, modes and times at and over every edge |
 //! | `mount/load.rs` | sixty-four threads at once, for minutes if asked |
+//! | `mount/numbers.rs` | handles that outlive what the kernel remembers |
+//! | `mount/direct.rs` | asynchronous direct writes beside buffered reads |
+//! | `mount/overlay.rs` | a build over a mount as the upper layer of an overlay |
 //! | `mount/rights.rs` | who may enter, read, write and command |
 //! | `mount/disks.rs` | what ext2, ext4 and XFS below do with requests for space |
 //! | `mount/stalls.rs` | large deletes, open-unlinked files, a stalled writer |
@@ -43,6 +46,10 @@ mod lifecycle;
 mod load;
 #[path = "mount/programs.rs"]
 mod programs;
+#[path = "mount/numbers.rs"]
+mod numbers;
+#[path = "mount/overlay.rs"]
+mod overlay;
 #[path = "mount/repair.rs"]
 mod repair;
 #[path = "mount/rights.rs"]

@@ -85,17 +85,21 @@ pub fn set_time(received: TimeOrNow) -> SetTime {
     }
 }
 
-/// How rename treats an existing target; `None` for flags that we do not have.
-pub fn rename_mode(flags: RenameFlags) -> Option<RenameMode> {
-    if flags.is_empty() {
-        Some(RenameMode::Replace)
-    } else if flags == RenameFlags::RENAME_NOREPLACE {
-        Some(RenameMode::NoReplace)
-    } else if flags == RenameFlags::RENAME_EXCHANGE {
-        Some(RenameMode::Exchange)
+/// How rename treats an existing target, and whether it leaves a whiteout behind; `None` for flags that we do not have, or not
+/// together.
+pub fn rename_mode(flags: RenameFlags) -> Option<(RenameMode, bool)> {
+    let whiteout = flags.contains(RenameFlags::RENAME_WHITEOUT);
+    let rest = flags.difference(RenameFlags::RENAME_WHITEOUT);
+    let mode = if rest.is_empty() {
+        RenameMode::Replace
+    } else if rest == RenameFlags::RENAME_NOREPLACE {
+        RenameMode::NoReplace
+    } else if rest == RenameFlags::RENAME_EXCHANGE && !whiteout {
+        RenameMode::Exchange
     } else {
-        None
-    }
+        return None;
+    };
+    Some((mode, whiteout))
 }
 
 /// How setxattr treats an existing attribute; `None` for flags that we do not have.
@@ -158,8 +162,13 @@ mod tests {
 
     #[test]
     fn flags_that_we_do_not_have_are_refused() {
-        assert_eq!(rename_mode(RenameFlags::RENAME_WHITEOUT), None);
+        let whiteout = RenameFlags::RENAME_WHITEOUT;
+        assert_eq!(rename_mode(whiteout), Some((RenameMode::Replace, true)));
+        let careful = Some((RenameMode::NoReplace, true));
+        assert_eq!(rename_mode(RenameFlags::RENAME_NOREPLACE | whiteout), careful);
+        assert_eq!(rename_mode(RenameFlags::RENAME_EXCHANGE | whiteout), None);
         assert_eq!(rename_mode(RenameFlags::RENAME_NOREPLACE | RenameFlags::RENAME_EXCHANGE), None);
+        assert_eq!(rename_mode(RenameFlags::from_bits_retain(8)), None);
         assert_eq!(xattr_mode(libc::XATTR_CREATE | libc::XATTR_REPLACE), None);
         assert_eq!(xattr_mode(0), Some(XattrMode::Either));
     }

@@ -126,10 +126,12 @@ impl Adapter {
         if is_virtual(parent) || is_virtual(new_parent) {
             return reply.error(Errno::EPERM);
         }
-        let Some(mode) = convert::rename_mode(flags) else { return reply.error(Errno::EINVAL) };
+        let Some((mode, whiteout)) = convert::rename_mode(flags) else { return reply.error(Errno::EINVAL) };
         let (name, new_name) = (name.as_bytes().to_vec(), new_name.as_bytes().to_vec());
-        let call =
-            move |fs: &FileSystem, tier| fs.rename(tier, parent.0, &name, new_parent.0, &new_name, mode);
+        let whiteout = whiteout.then(|| caller(request));
+        let call = move |fs: &FileSystem, tier| {
+            fs.rename(tier, (parent.0, &name), (new_parent.0, &new_name), mode, whiteout)
+        };
         self.change_name(Op::Rename, reply, call, empty);
     }
 

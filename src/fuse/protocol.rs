@@ -138,7 +138,7 @@ impl Filesystem for Adapter {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
-        self.rename(parent, name, new_parent, new_name, flags, reply);
+        self.rename(request, parent, name, new_parent, new_name, flags, reply);
     }
 
     fn link(&self, _: &Request, ino: INodeNo, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {

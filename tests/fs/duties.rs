@@ -85,7 +85,7 @@ impl Scene {
                 return Some((self.below, vec![directory]));
             }
             Op::Rename => {
-                fs.rename(tier, directory, b"f", self.below, b"g", RenameMode::Replace).unwrap();
+                fs.rename(tier, (directory, b"f"), (self.below, b"g"), RenameMode::Replace, None).unwrap();
                 return Some((file, vec![directory, self.below]));
             }
             Op::Link => {

@@ -116,7 +116,10 @@ pub fn senseless(store: &Opened, prng: &mut Prng, count: usize, known: &[Ino]) {
             4 => drop(store.ask(|fs, tier| fs.link(tier, a, b, &one))),
             5 => drop(store.ask(|fs, tier| fs.unlink(tier, a, &one))),
             6 => drop(store.ask(|fs, tier| fs.rmdir(tier, a, &one))),
-            7 | 8 => drop(store.ask(|fs, tier| fs.rename(tier, a, &one, b, &two, mode))),
+            7 | 8 => {
+                let whiteout = prng.one_in(3).then_some(caller);
+                let _ = store.ask(|fs, tier| fs.rename(tier, (a, &one), (b, &two), mode, whiteout));
+            }
             9 | 10 => {
                 let length = [0, 1, 4096, 4097, 100_000][prng.below(5) as usize];
                 let data = Bytes::from(garbage(prng, length));
@@ -236,13 +239,13 @@ fn nothing_becomes_its_own_ancestor() {
         for (from, old, to, new) in
             [(ROOT, &b"a"[..], a, &b"x"[..]), (ROOT, b"a", c, b"x"), (ROOT, b"a", b, b"c")]
         {
-            let answer = store.ask(|fs, tier| fs.rename(tier, from, old, to, new, mode));
+            let answer = store.ask(|fs, tier| fs.rename(tier, (from, old), (to, new), mode, None));
             assert!(answer.is_err(), "{mode:?} {old:?} into {to}/{new:?}");
         }
-        let answer = store.ask(|fs, tier| fs.rename(tier, b, b"c", ROOT, b"a", mode));
+        let answer = store.ask(|fs, tier| fs.rename(tier, (b, b"c"), (ROOT, b"a"), mode, None));
         assert!(answer.is_err(), "{mode:?} over an ancestor");
         // Onto itself: nothing happens, or it is told that the name is taken.
-        let _ = store.ask(|fs, tier| fs.rename(tier, a, b"b", a, b"b", mode));
+        let _ = store.ask(|fs, tier| fs.rename(tier, (a, b"b"), (a, b"b"), mode, None));
         assert_eq!(store.ask(|fs, tier| fs.lookup(tier, a, b"b")).unwrap().ino, b);
     }
     store.fs.close().unwrap();

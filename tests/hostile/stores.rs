@@ -234,7 +234,7 @@ fn change(store: &Opened, prng: &mut Prng, what: &str) {
         let new = format!("new{:02}", prng.below(8)).into_bytes();
         let _ = match prng.below(7) {
             0 => store.ask(|fs, tier| fs.unlink(tier, ROOT, &old)),
-            1 => store.ask(|fs, tier| fs.rename(tier, ROOT, &old, ROOT, &new, RenameMode::Replace)),
+            1 => store.ask(|fs, tier| fs.rename(tier, (ROOT, &old), (ROOT, &new), RenameMode::Replace, None)),
             2 => store.ask(|fs, tier| fs.lookup(tier, ROOT, &old)).and_then(|found| {
                 let size = SetAttributes { size: Some(prng.below(9000)), ..SetAttributes::default() };
                 store.ask(|fs, tier| fs.setattr(tier, Caller::ROOT, found.ino, &size))?;
@@ -334,7 +334,10 @@ fn records() -> Vec<(Bytes, Bytes)> {
     };
     let directory = make(b"directory", NewNode::Directory);
     make(b"link", NewNode::Symlink(b"file01"));
-    store.fs.rename(Tier::Disk, ROOT, b"file03", directory, b"inside", RenameMode::Replace).unwrap();
+    store
+        .fs
+        .rename(Tier::Disk, (ROOT, b"file03"), (directory, b"inside"), RenameMode::Replace, None)
+        .unwrap();
     let large = store.fs.lookup(Tier::Disk, ROOT, b"file02").unwrap().ino;
     store.fs.setxattr(Tier::Disk, large, b"user.a", b"value", XattrMode::Either).unwrap();
     let bytes = Bytes::from(vec![3; 1 << 20]);

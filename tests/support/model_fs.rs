@@ -281,14 +281,17 @@ impl ModelFs {
         ino == ancestor
     }
 
+    /// `whiteout` is the number and the owner of what the old name stands for afterwards.
     pub fn rename(
         &mut self,
-        parent: Ino,
-        name: &[u8],
-        new_parent: Ino,
-        new_name: &[u8],
+        (parent, name): (Ino, &[u8]),
+        (new_parent, new_name): (Ino, &[u8]),
         mode: RenameMode,
+        whiteout: Option<(Ino, Caller)>,
     ) -> Answer<()> {
+        if whiteout.is_some() && mode == RenameMode::Exchange {
+            return Err(libc::EINVAL);
+        }
         check_name(name)?;
         check_name(new_name)?;
         let source = self.child(parent, name)?.ok_or(libc::ENOENT)?;
@@ -343,6 +346,15 @@ impl ModelFs {
             } else {
                 self.lose_name(target);
             }
+        }
+        if let Some((ino, owner)) = whiteout {
+            let mut node = self.node(ino, FileKind::CharDevice, 0, owner, parent);
+            let directory = self.get_mut(parent);
+            if directory.attributes.permissions & 0o2000 != 0 {
+                node.attributes.gid = directory.attributes.gid;
+            }
+            directory.names.insert(name.to_vec(), ino);
+            self.nodes.insert(ino, node);
         }
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! Rename, with its three ways to treat an existing target.
+//! Rename, with its three ways to treat an existing target, and the whiteout that it may leave behind.
 
 use crate::engine::{Batch, Tier};
 use crate::fs::counters::Change;
@@ -8,24 +8,28 @@ use crate::fs::inode::Inode;
 use crate::fs::keys::{self, name_hash};
 use crate::fs::locks::{self, Locked};
 use crate::fs::meter::Op;
-use crate::fs::types::{FileKind, Ino, ROOT, RenameMode};
+use crate::fs::types::{Caller, FileKind, Ino, ROOT, RenameMode};
 use crate::fs::{Error, FileSystem, Result};
 
 /// Deeper trees are taken for a cycle, which only damage can make.
 const DEPTH_MAX: usize = 1 << 20;
 
 impl FileSystem {
-    /// Moves `name` in `parent` to `new_name` in `new_parent`. `Invalid` if that would make a directory its own ancestor.
+    /// Moves `name` in `parent` to `new_name` in `new_parent`. With `whiteout`, the caller of whom it will be, the old name then
+    /// stands for a *whiteout*: a character device 0:0 that nobody may open, by which a union of directories knows that the name is gone;
+    /// both happen in one batch. `Invalid` if that would make a directory its own ancestor, and for an exchange with a whiteout.
     pub fn rename(
         &self,
         tier: Tier,
-        parent: Ino,
-        name: &[u8],
-        new_parent: Ino,
-        new_name: &[u8],
+        (parent, name): (Ino, &[u8]),
+        (new_parent, new_name): (Ino, &[u8]),
         mode: RenameMode,
+        whiteout: Option<Caller>,
     ) -> Result<()> {
         self.require_writable()?;
+        if whiteout.is_some() && mode == RenameMode::Exchange {
+            return Err(Error::Invalid);
+        }
         self.check_name(parent, name)?;
         self.check_name(new_parent, new_name)?;
         let across = parent != new_parent;
@@ -89,6 +93,8 @@ impl FileSystem {
             batch.put(keys::dirent(new_parent, new_hash, new_name), source.encode());
             let mut change = Change::default();
             let mut fate = None;
+            // What the old name stands for afterwards.
+            let mut left = None;
             // What the two directories lose and gain in links.
             let (mut old_links, mut new_links) = (0i64, 0i64);
             let counts = |kind| i64::from(kind == FileKind::Directory);
@@ -99,12 +105,29 @@ impl FileSystem {
             if mode == RenameMode::Exchange {
                 let (entry, cell) = target.as_ref().expect("an exchange has a target, as checked above");
                 batch.put(keys::dirent(parent, old_hash, name), entry.encode());
+                left = Some(*entry);
                 movers.push((cell, parent));
                 old_links += counts(entry.kind);
                 new_links -= counts(entry.kind);
             } else {
-                batch.delete(keys::dirent(parent, old_hash, name));
-                change.record_bytes -= Dirent::record_bytes(name) as i64;
+                match whiteout {
+                    Some(caller) => {
+                        let mut record = Inode::new(FileKind::CharDevice, 0, caller.uid, caller.gid, now);
+                        let directory = &locked.of(parent).record;
+                        if directory.permissions & libc::S_ISGID != 0 {
+                            record.gid = directory.gid;
+                        }
+                        let entry = Dirent { ino: self.new_ino(tier)?, kind: record.kind };
+                        batch.put(keys::inode(entry.ino), record.encode());
+                        batch.put(keys::dirent(parent, old_hash, name), entry.encode());
+                        change = change.plus(Change::added(&record));
+                        left = Some(entry);
+                    }
+                    None => {
+                        batch.delete(keys::dirent(parent, old_hash, name));
+                        change.record_bytes -= Dirent::record_bytes(name) as i64;
+                    }
+                }
                 match &target {
                     Some((entry, cell)) => {
                         match (source.kind, entry.kind) {
@@ -149,9 +172,9 @@ impl FileSystem {
             self.apply(&batch, tier)?;
 
             self.counters.add(change);
-            match (mode, victim) {
-                (RenameMode::Exchange, Some(entry)) => self.names.put(parent, old_hash, name, entry),
-                _ => self.names.remove(parent, old_hash),
+            match left {
+                Some(entry) => self.names.put(parent, old_hash, name, entry),
+                None => self.names.remove(parent, old_hash),
             }
             self.names.put(new_parent, new_hash, new_name, source);
             if let Some((cell, fate)) = fate {
