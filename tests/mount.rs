@@ -30,6 +30,8 @@ mod host;
 mod calls;
 #[path = "mount/descriptors.rs"]
 mod descriptors;
+#[path = "mount/direct.rs"]
+mod direct;
 #[path = "mount/disks.rs"]
 mod disks;
 #[path = "mount/duties.rs"]
@@ -44,12 +46,12 @@ mod kill;
 mod lifecycle;
 #[path = "mount/load.rs"]
 mod load;
-#[path = "mount/programs.rs"]
-mod programs;
 #[path = "mount/numbers.rs"]
 mod numbers;
 #[path = "mount/overlay.rs"]
 mod overlay;
+#[path = "mount/programs.rs"]
+mod programs;
 #[path = "mount/repair.rs"]
 mod repair;
 #[path = "mount/rights.rs"]

@@ -23,10 +23,11 @@ const BACKGROUND_MAX: u16 = 64;
 impl Filesystem for Adapter {
     fn init(&mut self, _: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
         let options = &self.core.options;
-        // Not ATOMIC_O_TRUNC: a program that runs would be emptied before the kernel refuses with ETXTBSY.
+        // Not ATOMIC_O_TRUNC: a program that runs would be emptied before the kernel refuses with ETXTBSY. Not ASYNC_DIO: the
+        // kernel takes what a direct write replaced out of its page cache before the write and after it, but after an asynchronous
+        // one it does not, so what a reader brought in meanwhile stays there for good.
         let mut wanted = vec![
             InitFlags::FUSE_PARALLEL_DIROPS,
-            InitFlags::FUSE_ASYNC_DIO,
             InitFlags::FUSE_HANDLE_KILLPRIV_V2,
             // The kernel checks lists; that they are inherited, instead of the umask, is ours.
             InitFlags::FUSE_POSIX_ACL,
@@ -130,7 +131,7 @@ impl Filesystem for Adapter {
 
     fn rename(
         &self,
-        _: &Request,
+        request: &Request,
         parent: INodeNo,
         name: &OsStr,
         new_parent: INodeNo,
