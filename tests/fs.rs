@@ -1177,6 +1177,46 @@ fn a_rename_leaves_its_whiteout_in_the_same_batch() {
     assert!(again.fs.usage().record_bytes <= records);
 }
 
+/// What the kernel has forgotten but for its number: any inode is its own `.`, a directory knows its `..`, and what has lost its
+/// last name, or never was, is stale.
+#[test]
+fn inodes_are_found_by_number() {
+    let bench = Bench::new();
+    let directory = bench.mkdir(ROOT, "d");
+    let below = bench.mkdir(directory, "below");
+    let file = bench.create(below, "f");
+    let link = bench
+        .fs
+        .make(Tier::Disk, Op::Symlink, Caller::ROOT, below, b"s", 0, 0, NewNode::Symlink(b"f"))
+        .unwrap()
+        .ino;
+    let bench = bench.crash();
+    let fs = &bench.fs;
+    let find =
+        |ino, name: &[u8]| fs.lookup(Tier::Disk, ino, name).map(|found| found.ino).map_err(|e| e.errno());
+    for ino in [ROOT, directory, below, file, link] {
+        assert_eq!(find(ino, b"."), Ok(ino));
+    }
+    assert_eq!(
+        (find(below, b".."), find(directory, b".."), find(ROOT, b"..")),
+        (Ok(directory), Ok(ROOT), Ok(ROOT))
+    );
+    assert_eq!((find(file, b".."), find(file, b"f")), (Err(libc::ENOTDIR), Err(libc::ENOTDIR)));
+    let other = bench.mkdir(ROOT, "other");
+    fs.rename(Tier::Disk, (directory, b"below"), (other, b"here"), RenameMode::Replace, None).unwrap();
+    assert_eq!(find(below, b".."), Ok(other));
+    // The reference that a number gives counts: the file lives on until it is dropped.
+    fs.unlink(Tier::Disk, below, b"f").unwrap();
+    assert_eq!(fs.getattr(Tier::Disk, file).unwrap().links, 0);
+    assert_eq!(find(file, b"."), Err(libc::ESTALE));
+    fs.forget(file, 1);
+    fs.work().unwrap();
+    assert_eq!((find(file, b"."), find(1 << 40, b".")), (Err(libc::ESTALE), Err(libc::ESTALE)));
+    fs.unlink(Tier::Disk, below, b"s").unwrap();
+    fs.rmdir(Tier::Disk, other, b"here").unwrap();
+    assert_eq!((find(below, b"."), find(below, b"..")), (Err(libc::ESTALE), Err(libc::ESTALE)));
+}
+
 #[test]
 fn a_listing_is_stable_while_the_directory_changes() {
     let bench = Bench::new();

@@ -23,8 +23,12 @@ enum Node {
 }
 
 impl Adapter {
-    /// Finds a name: in the virtual tree, else in the store.
-    pub(super) fn lookup(&self, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+    /// Finds a name: in the virtual tree, else in the store. `.` and `..` the kernel asks for where it knows a number and nothing
+    /// else, as a handle that it gave away long ago.
+    pub(super) fn lookup(&self, mut parent: INodeNo, mut name: &OsStr, reply: ReplyEntry) {
+        if is_virtual(parent) && name == ".." && self.core.tree.parent(parent.0) == Some(ROOT) {
+            (parent, name) = (INodeNo(ROOT), OsStr::new("."));
+        }
         if parent.0 == ROOT || is_virtual(parent) {
             match self.core.tree.lookup(parent.0, name.as_bytes()) {
                 Some(found) => {
@@ -114,8 +118,10 @@ impl Adapter {
     }
 
     /// Moves a name.
+    #[allow(clippy::too_many_arguments)]
     pub(super) fn rename(
         &self,
+        request: &Request,
         parent: INodeNo,
         name: &OsStr,
         new_parent: INodeNo,

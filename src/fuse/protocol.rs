@@ -28,6 +28,8 @@ impl Filesystem for Adapter {
         // one it does not, so what a reader brought in meanwhile stays there for good.
         let mut wanted = vec![
             InitFlags::FUSE_PARALLEL_DIROPS,
+            // Files are found by number when the kernel has forgotten them: `.` and `..` are looked up in anything.
+            InitFlags::FUSE_EXPORT_SUPPORT,
             InitFlags::FUSE_HANDLE_KILLPRIV_V2,
             // The kernel checks lists; that they are inherited, instead of the umask, is ours.
             InitFlags::FUSE_POSIX_ACL,

@@ -11,14 +11,18 @@ use crate::fs::types::{Attributes, Ino, NAME_BYTES_MAX, ROOT};
 use crate::fs::{Error, FileSystem, Result};
 
 impl FileSystem {
-    /// The attributes of what `name` in `parent` stands for; `.` and `..` are understood. On success the kernel has one
-    /// more reference to it, until [`FileSystem::forget`].
+    /// The attributes of what `name` in `parent` stands for. On success the kernel has one more reference to it, until
+    /// [`FileSystem::forget`]. `.` is `parent` itself, of any kind, and `..` the directory above a directory: so the kernel finds
+    /// again what it knows by number alone. `Stale` for those if there is no such inode, or if it has lost its last name.
     pub fn lookup(&self, tier: Tier, parent: Ino, name: &[u8]) -> Result<Attributes> {
         let directory = self.cell(parent, tier)?;
         let child = {
             let state = directory.read(tier)?;
-            state.require_directory()?;
+            if name != b"." {
+                state.require_directory()?;
+            }
             let child = match name {
+                b"." | b".." if state.record.links == 0 => return Err(Error::Stale),
                 b"." => directory.clone(),
                 b".." => self.cell(state.record.parent, tier)?,
                 _ if name.len() > NAME_BYTES_MAX => return Err(Error::NameTooLong),
