@@ -13,7 +13,7 @@
 //! 4. Reading stops at the first edit that does not check. An edit is written after the one before is durable, so if a later
 //!    one checks, that is damage, not a torn end.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
 
@@ -116,22 +116,31 @@ pub struct State {
 }
 
 impl State {
-    /// Adds an edit; the sentence to show if it contradicts what came before.
-    fn apply(&mut self, edit: &Edit) -> std::result::Result<(), String> {
+    /// The sentence to show if an edit contradicts what came before.
+    fn check(&self, edit: &Edit) -> std::result::Result<(), String> {
+        let mut removed = BTreeSet::new();
         for key in &edit.removed {
-            self.tables.remove(key).ok_or_else(|| format!("removes table {} that is not there", key.1))?;
-        }
-        for (level, meta) in &edit.added {
-            if self.tables.insert((*level, meta.number), meta.clone()).is_some() {
-                return Err(format!("adds table {} twice", meta.number));
+            if !self.tables.contains_key(key) || !removed.insert(*key) {
+                return Err(format!("removes table {} that is not there", key.1));
             }
         }
+        let mut added = BTreeSet::new();
+        for key in edit.added.iter().map(|(level, meta)| (*level, meta.number)) {
+            if self.tables.contains_key(&key) && !removed.contains(&key) || !added.insert(key) {
+                return Err(format!("adds table {} twice", key.1));
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds an edit that [checks](State::check). Costs what the edit is, not what is there.
+    fn apply(&mut self, edit: &Edit) {
+        self.adopt(edit);
         self.log_position = edit.log_position.unwrap_or(self.log_position);
         self.next_number = edit.next_number.unwrap_or(self.next_number);
         for (level, key) in &edit.cursors {
             self.cursors[*level] = key.clone();
         }
-        Ok(())
     }
 
     /// A whole manifest of `generation` that says the same.
@@ -172,7 +181,8 @@ impl State {
         while let Some((kind, payload)) = frame::decode(&bytes[offset..], place(generation, offset as u64)) {
             let edit = Edit::decode(payload).filter(|_| kind == KIND_EDIT);
             let edit = edit.ok_or_else(|| damaged(offset, "an edit that does not parse"))?;
-            state.apply(&edit).map_err(|what| damaged(offset, &format!("an edit that {what}")))?;
+            state.check(&edit).map_err(|what| damaged(offset, &format!("an edit that {what}")))?;
+            state.apply(&edit);
             offset += frame::HEADER_BYTES + payload.len();
             whole = true;
         }
@@ -211,7 +221,7 @@ impl State {
         state
     }
 
-    /// Adds an edit, whatever came before.
+    /// Adds the tables of an edit and takes away those that it removes, whatever came before.
     fn adopt(&mut self, edit: &Edit) {
         edit.removed.iter().for_each(|key| drop(self.tables.remove(key)));
         self.tables.extend(edit.added.iter().map(|(level, meta)| ((*level, meta.number), meta.clone())));
@@ -280,8 +290,7 @@ impl Manifest {
         if let Some(error) = &self.failed {
             return Err(error.clone());
         }
-        let mut next = self.state.clone();
-        next.apply(edit).map_err(|what| Error::Invalid(format!("an edit that {what}")))?;
+        self.state.check(edit).map_err(|what| Error::Invalid(format!("an edit that {what}")))?;
         let mut frame_bytes = Vec::new();
         let at = frame::start(&mut frame_bytes, KIND_EDIT);
         edit.encode(&mut frame_bytes);
@@ -292,7 +301,7 @@ impl Manifest {
             return Err(self.fail(Error::io("sync of the manifest", error)));
         }
         self.bytes += frame_bytes.len() as u64;
-        self.state = next;
+        self.state.apply(edit);
         if self.bytes > self.bytes_max { self.rewrite() } else { Ok(()) }
     }
 

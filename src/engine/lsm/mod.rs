@@ -214,18 +214,23 @@ pub fn open(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>, options: &Options) -> Re
         Ok(())
     };
     let (sync, segment_bytes) = (options.sync, options.log_segment_bytes);
-    let held = state.tables.values().flat_map(|meta| &meta.values).map(|(start, _)| *start).collect();
+    let held = state.tables.values().flat_map(|meta| meta.values.iter()).map(|(start, _)| *start).collect();
     let (for_log, its_clock, its_bell) = (disk.clone(), clock.clone(), bell.clone());
     let log = Log::open(for_log, its_clock, its_bell, sync, segment_bytes, from, &held, &mut replay)?;
+    let segments = log.segments();
     let mut levels: [Vec<Arc<Table>>; LEVELS] = Default::default();
     for ((level, _), meta) in &state.tables {
         let segment = |(start, _): &(Position, u64)| {
-            let what = format!("{} needs the segment of the log that starts there", table_name(meta.number));
-            log.segment_starting(*start).ok_or_else(|| Error::corrupt("the log", *start, what))
+            segments.get(start).cloned().ok_or_else(|| {
+                let what =
+                    format!("{} needs the segment of the log that starts there", table_name(meta.number));
+                Error::corrupt("the log", *start, what)
+            })
         };
         let segments = meta.values.iter().map(segment).collect::<Result<_>>()?;
         levels[*level].push(shelf.open(Purpose::Recovery, meta, segments)?);
     }
+    drop(segments);
     let version = Version::new(levels)?;
     // Only now: had the log been damaged, tables that look left over might be all there is.
     let kept: std::collections::BTreeSet<u64> = state.tables.keys().map(|(_, number)| *number).collect();

@@ -20,10 +20,10 @@ pub struct Totals {
 }
 
 impl Totals {
-    /// The sums of `levels`, with what `policy` thinks of each.
-    pub fn of(levels: &Levels<'_>, policy: &dyn Policy) -> Totals {
+    /// The sums of `levels`, with what `policy` thinks of each; `live_value_bytes` of values in the log are theirs.
+    pub fn of(levels: &Levels<'_>, live_value_bytes: u64, policy: &dyn Policy) -> Totals {
         let (targets, scores) = (policy.target_bytes(levels), policy.scores(levels));
-        let mut totals = Totals::default();
+        let mut totals = Totals { live_value_bytes, ..Totals::default() };
         for level in 0..LEVELS {
             let tables = &levels.tables[level];
             let runs = if level == 0 { tables.len() as u64 } else { u64::from(!tables.is_empty()) };
@@ -38,7 +38,6 @@ impl Totals {
                 sum.data_bytes += table.parts.data_bytes;
                 sum.filter_bytes += table.parts.filter_bytes;
                 sum.index_bytes += table.parts.index_bytes;
-                totals.live_value_bytes += table.values.iter().map(|(_, bytes)| bytes).sum::<u64>();
                 if table.tombstone_seconds > 0 {
                     let oldest = totals.tombstone_seconds.get_or_insert(u64::MAX);
                     *oldest = table.tombstone_seconds.min(*oldest);

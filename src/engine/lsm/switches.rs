@@ -47,7 +47,7 @@ impl LsmEngine {
         let policy = self.policy();
         let picture = version.picture(self.now_seconds());
         let (pending_bytes, lowers_l0) = (policy.pending_bytes(&picture), policy.lowers_l0(&picture));
-        let totals = Totals::of(&picture, &*policy);
+        let totals = Totals::of(&picture, version.needed().values().sum(), &*policy);
         (version.pending_bytes, version.lowers_l0, version.totals) = (pending_bytes, lowers_l0, totals);
     }
 

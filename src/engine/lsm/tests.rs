@@ -95,6 +95,12 @@ fn contents(engine: &dyn Engine) -> Result<Model> {
     Ok(found)
 }
 
+/// Processor time of this thread.
+fn cpu_time() -> Duration {
+    let time = nix::time::clock_gettime(nix::time::ClockId::CLOCK_THREAD_CPUTIME_ID).unwrap();
+    Duration::new(time.tv_sec() as u64, time.tv_nsec() as u32)
+}
+
 /// Bytes of table files.
 fn table_bytes(disk: &SimDisk) -> u64 {
     let files = disk.list().unwrap().into_iter();

@@ -3,7 +3,8 @@
 //! 1. The memtable knows where in the log each large value lies. A flush makes the log durable up to there, writes
 //!    pointers to the table, and says in the table's metadata which segments it needs, with how many bytes of values.
 //! 2. A table holds the segments it needs as [`Segment`]s, so that the log does not use them again when it is
-//!    released. What the tables of the manifest need is the whole truth: nothing else is written down, nothing counted.
+//!    released. What the tables of the manifest need is the whole truth: nothing else is written down. Each version
+//!    has the sums.
 //! 3. A merge copies pointers. A segment that no table needs any more is free when the last reader is gone.
 //! 4. Collection: a merge that meets a pointer into a *sparse* segment, one whose live share is below the option,
 //!    appends the value to the log again. Where no merge comes by, tables that need a sparse segment are rewritten one by
@@ -239,15 +240,6 @@ impl<'a> Group<'a> {
     }
 }
 
-/// Bytes of values that tables of `version` need, by the start of their segment.
-fn needed(version: &Version) -> BTreeMap<Position, u64> {
-    let mut needed = BTreeMap::new();
-    for (start, bytes) in version.tables().flat_map(|(_, table)| &table.values) {
-        *needed.entry(*start).or_default() += bytes;
-    }
-    needed
-}
-
 impl LsmEngine {
     /// Where the segments that are to be emptied start, by their live bytes; none while the disk is so full that the
     /// reserve, which deletes need, would be used.
@@ -256,9 +248,14 @@ impl LsmEngine {
         if self.shelf.free_bytes().is_ok_and(|free_bytes| free_bytes < room_bytes) {
             return BTreeMap::new();
         }
-        let needed = needed(version);
-        let kept = self.log.kept().into_iter();
-        let live = kept.filter_map(|(start, size)| needed.get(&start).map(|live| (start, *live, size)));
+        // Both in order, so that each merge step goes through them once.
+        let mut needed = version.needed().iter().peekable();
+        let mut kept = self.log.kept();
+        kept.sort_unstable();
+        let live = kept.into_iter().filter_map(|(start, size)| {
+            while needed.next_if(|(before, _)| **before < start).is_some() {}
+            needed.next_if(|(at, _)| **at == start).map(|(_, live)| (start, *live, size))
+        });
         let moved = self.moved_into.lock();
         let is_sparse = |start: &Position, live: u64, size: u64| {
             live * 100 < moved.get(start).copied().unwrap_or(size) * self.options.value_gc_percent
@@ -274,8 +271,7 @@ impl LsmEngine {
             self.sparse_segments(version).into_iter().map(|(start, live)| (live, start)).collect();
         sparse.sort_unstable();
         sparse.into_iter().find_map(|(_, victim)| {
-            let needs = |values: &[(Position, u64)]| values.iter().any(|(start, _)| *start == victim);
-            let tables = version.tables().filter(|(_, table)| needs(&table.values));
+            let tables = version.tables().filter(|(_, table)| table.needs(victim));
             let mut jobs = tables.map(|(level, table)| Job {
                 inputs: vec![(level, vec![table.number])],
                 into: level,

@@ -76,7 +76,7 @@ impl Progress {
             entries: 0,
             tombstones: 0,
             logical_bytes: 0,
-            values: Vec::new(),
+            values: Arc::default(),
             ..kept.meta().clone()
         };
         Ok(Progress {

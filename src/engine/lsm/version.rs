@@ -7,6 +7,7 @@
 //! 2. In every other level tables are sorted by key and do not overlap.
 //! 3. For every key, what a level knows is newer than what any deeper level knows.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::compaction::Levels;
@@ -14,7 +15,7 @@ use super::memtable::Memtable;
 use super::report::Totals;
 use super::table::{Table, table_name};
 use crate::disk::LEVELS;
-use crate::engine::{Error, Result};
+use crate::engine::{Error, Position, Result};
 
 /// Tables of a level, shared by everyone who reads them.
 pub type Run = Arc<[Arc<Table>]>;
@@ -23,6 +24,8 @@ pub type Run = Arc<[Arc<Table>]>;
 #[derive(Clone)]
 pub struct Version {
     levels: [Run; LEVELS],
+    /// Bytes of values that its tables need, by the start of their segment of the log.
+    needed: Arc<BTreeMap<Position, u64>>,
     /// Bytes that merges owe, by the policy's estimate.
     pub pending_bytes: u64,
     /// Whether a merge of the policy would make the runs in L0 fewer.
@@ -33,36 +36,53 @@ pub struct Version {
 
 impl Version {
     /// The version of these tables; damage of the manifest if levels below L0 overlap.
-    pub fn new(mut levels: [Vec<Arc<Table>>; LEVELS]) -> Result<Version> {
-        for (level, tables) in levels.iter_mut().enumerate() {
-            if level == 0 {
-                tables.sort_by_key(|table| std::cmp::Reverse((table.last_position, table.number)));
-                continue;
-            }
-            tables.sort_by(|a, b| a.smallest.cmp(&b.smallest));
-            if let Some(pair) = tables.windows(2).find(|pair| pair[0].largest >= pair[1].smallest) {
-                let what = format!("it overlaps {} in L{level}", table_name(pair[1].number));
-                return Err(Error::corrupt(table_name(pair[0].number), 0, what));
-            }
+    pub fn new(levels: [Vec<Arc<Table>>; LEVELS]) -> Result<Version> {
+        let mut needed = BTreeMap::new();
+        levels.iter().flatten().for_each(|table| change_needed(&mut needed, table, u64::checked_add));
+        let mut runs: [Run; LEVELS] = Default::default();
+        for (level, tables) in levels.into_iter().enumerate() {
+            runs[level] = in_order(level, tables)?;
         }
         Ok(Version {
-            levels: levels.map(Run::from),
+            levels: runs,
+            needed: Arc::new(needed),
             pending_bytes: 0,
             lowers_l0: true,
             totals: Totals::default(),
         })
     }
 
-    /// This version without `removed` (level, number) and with `added`.
+    /// This version without `removed` (level, number) and with `added`. Levels that do not change are shared, and segments that the
+    /// tables point into are looked at only for the tables that come and go.
     pub fn edit(&self, removed: &[(usize, u64)], added: &[(usize, Arc<Table>)]) -> Result<Version> {
-        let mut levels = self.levels.each_ref().map(|run| run.to_vec());
-        for (level, number) in removed {
-            levels[*level].retain(|table| table.number != *number);
+        let mut version = self.clone();
+        let leaving: BTreeSet<(usize, u64)> = removed.iter().copied().collect();
+        let is_change = |level: usize| {
+            added.iter().any(|(to, _)| *to == level) || removed.iter().any(|(from, _)| *from == level)
+        };
+        for level in (0..LEVELS).filter(|level| is_change(*level)) {
+            let mut tables = Vec::with_capacity(self.levels[level].len() + added.len());
+            for table in self.levels[level].iter() {
+                if !leaving.contains(&(level, table.number)) {
+                    tables.push(table.clone());
+                } else if !table.values.is_empty() {
+                    change_needed(Arc::make_mut(&mut version.needed), table, u64::checked_sub);
+                }
+            }
+            for (_, table) in added.iter().filter(|(to, _)| *to == level) {
+                tables.push(table.clone());
+                if !table.values.is_empty() {
+                    change_needed(Arc::make_mut(&mut version.needed), table, u64::checked_add);
+                }
+            }
+            version.levels[level] = in_order(level, tables)?;
         }
-        for (level, table) in added {
-            levels[*level].push(table.clone());
-        }
-        Version::new(levels)
+        Ok(version)
+    }
+
+    /// Bytes of values that its tables need, by the start of their segment of the log; none needs nothing.
+    pub fn needed(&self) -> &BTreeMap<Position, u64> {
+        &self.needed
     }
 
     /// The tables of a level.
@@ -86,6 +106,31 @@ impl Version {
     pub fn picture(&self, now_seconds: u64) -> Levels<'_> {
         let tables = self.levels.each_ref().map(|run| run.iter().map(|table| table.meta()).collect());
         Levels { tables, now_seconds, claims: Vec::new() }
+    }
+}
+
+/// The tables of a level as they are searched.
+fn in_order(level: usize, mut tables: Vec<Arc<Table>>) -> Result<Run> {
+    if level == 0 {
+        tables.sort_by_key(|table| std::cmp::Reverse((table.last_position, table.number)));
+        return Ok(tables.into());
+    }
+    tables.sort_by(|a, b| a.smallest.cmp(&b.smallest));
+    if let Some(pair) = tables.windows(2).find(|pair| pair[0].largest >= pair[1].smallest) {
+        let what = format!("it overlaps {} in L{level}", table_name(pair[1].number));
+        return Err(Error::corrupt(table_name(pair[0].number), 0, what));
+    }
+    Ok(tables.into())
+}
+
+/// Counts the values of a table in or out. Segments of which nothing is needed are not listed.
+fn change_needed(needed: &mut BTreeMap<Position, u64>, table: &Table, change: fn(u64, u64) -> Option<u64>) {
+    for (start, bytes) in table.values.iter() {
+        let total = needed.entry(*start).or_insert(0);
+        *total = change(*total, *bytes).unwrap_or(0);
+        if *total == 0 {
+            needed.remove(start);
+        }
     }
 }
 

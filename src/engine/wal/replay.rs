@@ -50,7 +50,7 @@ impl Log {
     /// Opens the log of `disk` and calls `visit` with kind, end position and payload of every record from position
     /// `from` on, in order; then the log is ready for appends. `from` must be 0 or a position that [`Log::append`] returned.
     /// Segments that start at a position of `held` are not used again until they were asked for with
-    /// [`Log::segment_starting`] and let go.
+    /// [`Log::segments`] and let go.
     #[expect(clippy::too_many_arguments)]
     pub fn open(
         disk: Arc<dyn Disk>,

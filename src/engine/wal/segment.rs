@@ -1,5 +1,6 @@
 //! Files of the log: the segments in use, those that others hold, and those that are free.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::{HEADER_BYTES, HEADER_COPY, HEADER_KIND, Log, PREFIX, RECORD_OVERHEAD_BYTES, State};
@@ -265,15 +266,12 @@ impl Log {
         Some(live.segment.clone())
     }
 
-    /// The segment whose first record is at `start`, if it is there; for owners that have just opened the log.
-    pub fn segment_starting(&self, start: Position) -> Option<Arc<Segment>> {
+    /// Every segment by the position of its first record; for owners that have just opened the log.
+    pub fn segments(&self) -> HashMap<Position, Arc<Segment>> {
         let state = self.state.lock();
-        let all = state
-            .kept
-            .iter()
-            .map(|kept| &kept.segment)
-            .chain(state.segments.iter().map(|live| &live.segment));
-        all.into_iter().find(|segment| segment.start == start).cloned()
+        let kept = state.kept.iter().map(|kept| &kept.segment);
+        let all = kept.chain(state.segments.iter().map(|live| &live.segment));
+        all.map(|segment| (segment.start, segment.clone())).collect()
     }
 
     /// Segments that the log itself does not need any more, but others hold: where they start, and their size.

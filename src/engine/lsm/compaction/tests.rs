@@ -42,7 +42,7 @@ fn meta(number: u64, smallest: &[u8], largest: &[u8], bytes: u64) -> TableMeta {
         tombstone_seconds: 0,
         smallest: Bytes::copy_from_slice(smallest),
         largest: Bytes::copy_from_slice(largest),
-        values: Vec::new(),
+        values: std::sync::Arc::default(),
         parts: Default::default(),
     }
 }

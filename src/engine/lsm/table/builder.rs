@@ -95,7 +95,7 @@ impl TableBuilder {
                 tombstone_seconds: 0,
                 smallest: Bytes::new(),
                 largest: Bytes::new(),
-                values: Vec::new(),
+                values: Arc::default(),
                 parts: Parts::default(),
             },
             buffer: Vec::new(),

@@ -11,6 +11,8 @@ mod reader;
 pub mod salvage;
 mod shelf;
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
 use super::super::Position;
@@ -112,8 +114,9 @@ pub struct TableMeta {
     pub smallest: Bytes,
     /// Its last key.
     pub largest: Bytes,
-    /// Segments of the log that hold values of it: where each starts, and how many bytes of values. Ascending.
-    pub values: Vec<(Position, u64)>,
+    /// Segments of the log that hold values of it: where each starts, and how many bytes of values. Ascending. There may be
+    /// thousands, so copies share it.
+    pub values: Arc<[(Position, u64)]>,
     /// What its parts take.
     pub parts: Parts,
 }
@@ -122,6 +125,11 @@ impl TableMeta {
     /// Whether keys of the table lie in `start..=end`.
     pub fn overlaps(&self, start: &[u8], end: &[u8]) -> bool {
         &self.smallest[..] <= end && start <= &self.largest[..]
+    }
+
+    /// Whether values of it lie in the segment that starts at `start`.
+    pub fn needs(&self, start: Position) -> bool {
+        self.values.binary_search_by_key(&start, |(start, _)| *start).is_ok()
     }
 
     /// Appends everything but the file size, which the footer cannot know.
@@ -134,7 +142,7 @@ impl TableMeta {
         varint::put_bytes(target, &self.smallest);
         varint::put_bytes(target, &self.largest);
         varint::put(target, self.values.len() as u64);
-        for (start, bytes) in &self.values {
+        for (start, bytes) in self.values.iter() {
             varint::put(target, *start);
             varint::put(target, *bytes);
         }

@@ -92,3 +92,96 @@ fn neighbours_in_the_log_are_read_together_by_a_scan() {
     let scan = disk.snapshot().of(Purpose::Scan).since(&before);
     assert!(scan.reads <= 12 && scan.read_bytes < 64 * 4096 * 11 / 10, "{scan:?}");
 }
+
+/// Processor time to fill a value log of about so many segments, with tables that point into very many of them, and to open it.
+fn fill_and_open(segments: u64) -> (Duration, Duration) {
+    let options = Options {
+        value_log: true,
+        value_threshold_bytes: 200,
+        log_segment_bytes: 8 << 10,
+        memtable_bytes: 128 << 10,
+        table_bytes: 32 << 10,
+        level_base_bytes: 128 << 10,
+        l0_trigger: 4,
+        block_bytes: 4 << 10,
+        cache_bytes: 1 << 20,
+        ..Options::tiny(Kind::Lsm)
+    };
+    let disk = SimDisk::new();
+    let engine = open_with(disk.clone(), &options).unwrap();
+    let mut prng = Prng::new(segments);
+    let began = cpu_time();
+    for _ in 0..segments * 24 {
+        let mut batch = Batch::new(0);
+        batch.put(prng.bits().to_be_bytes().to_vec(), vec![7; 300]);
+        apply_patiently(&*engine, &batch).unwrap();
+    }
+    engine.close().unwrap();
+    let kept = engine.shape().value_log.segments;
+    drop(engine);
+    let filled = cpu_time();
+    let engine = open_with(disk, &options).unwrap();
+    let opened = cpu_time() - filled;
+    let version = engine.view().version.clone();
+    let pairs: usize = version.tables().map(|(_, table)| table.values.len()).sum();
+    let tables = version.tables().count();
+    println!(
+        "{kept} segments, {tables} tables, {pairs} pairs: filled in {:?}, opened in {opened:?}",
+        filled - began
+    );
+    (filled - began, opened)
+}
+
+#[test]
+fn filling_a_value_log_costs_what_is_written_and_not_what_is_kept() {
+    let (few, _) = fill_and_open(400);
+    let (many, _) = fill_and_open(1600);
+    // Four times as much, in levels that are one deeper. Copies of what all tables need made it more than twenty-five times.
+    assert!(many < few * 18, "{few:?} for 400 segments, {many:?} for 1600");
+}
+
+#[test]
+#[ignore = "long: a measurement"]
+fn filling_and_opening_value_logs_of_many_segments() {
+    for segments in [500, 1000, 2000, 4000] {
+        fill_and_open(segments);
+    }
+}
+
+/// What a version says of the segments that are needed is what its tables say, and an edit shares with the version before what it
+/// does not change.
+#[test]
+fn an_edit_of_a_version_costs_what_it_changes() {
+    let options = Options { value_log: true, memtable_bytes: 4 << 10, ..Options::tiny(Kind::Lsm) };
+    let engine = open_with(SimDisk::new(), &options).unwrap();
+    let mut prng = Prng::new(5);
+    for number in 0..600 {
+        apply_patiently(&*engine, &random_batch(&mut prng, number)).unwrap();
+        let old = engine.view().version.clone();
+        if prng.one_in(2) {
+            engine.work(Class::Flush).unwrap()
+        } else {
+            engine.work(Class::Merge).unwrap()
+        };
+        let version = engine.view().version.clone();
+        let mut needed = BTreeMap::new();
+        for (start, bytes) in version.tables().flat_map(|(_, table)| table.values.iter()) {
+            *needed.entry(*start).or_default() += *bytes;
+        }
+        assert_eq!(*version.needed(), needed);
+        let numbers = |version: &version::Version, level| -> Vec<u64> {
+            version.level(level).iter().map(|table| table.number).collect()
+        };
+        for level in (0..LEVELS).filter(|level| numbers(&old, *level) == numbers(&version, *level)) {
+            let is_edit = !Arc::ptr_eq(&old, &version);
+            let is_shared = Arc::ptr_eq(old.level(level), version.level(level));
+            assert!(is_shared || is_edit && version.level(level).is_empty(), "L{level} was copied");
+        }
+        let manifest = engine.manifest.lock();
+        for (level, table) in version.tables() {
+            let written = &manifest.state().tables[&(level, table.number)];
+            assert!(Arc::ptr_eq(&written.values, &table.values) || table.values.is_empty());
+        }
+    }
+    assert!(!engine.view().version.needed().is_empty());
+}
