@@ -129,6 +129,11 @@ impl BlockCache {
         }
     }
 
+    /// Whether something of file `number` at `offset` is here. Counts nothing, and is no use of it.
+    pub fn has(&self, number: u64, offset: u64) -> bool {
+        self.pieces.contains_key(&(number, offset))
+    }
+
     /// Keeps bytes. They should own their memory: a slice would keep all of what it was cut from.
     pub fn insert(&self, number: u64, offset: u64, bytes: Bytes) {
         self.pieces.insert((number, offset), Content::Bytes(bytes));

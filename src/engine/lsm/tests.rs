@@ -7,6 +7,7 @@ mod merging;
 mod model;
 mod open_files;
 mod policies;
+mod requests;
 mod speed;
 mod threads;
 mod values;

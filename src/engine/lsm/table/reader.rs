@@ -53,6 +53,37 @@ impl<'a> Access<'a> {
     }
 }
 
+/// Of a top that is not looked for together with the parts before it so much is read.
+const TOP_BYTES: u64 = 4 << 10;
+
+/// The end of a table's file, as far as it was read.
+struct Tail<'a> {
+    purpose: Purpose,
+    name: &'a dyn Fn() -> String,
+    file: &'a dyn File,
+    start: u64,
+    bytes: Vec<u8>,
+}
+
+impl Tail<'_> {
+    /// Reads what is missing of everything from `start` on.
+    fn reach(&mut self, start: u64) -> Result<()> {
+        if start < self.start {
+            let mut bytes = vec![0; (self.start - start) as usize];
+            let context = |error| Error::io(format!("reading {}", (self.name)()), error);
+            self.file.read_at(self.purpose, start, &mut bytes).map_err(context)?;
+            bytes.append(&mut self.bytes);
+            (self.start, self.bytes) = (start, bytes);
+        }
+        Ok(())
+    }
+
+    /// Some of what was read.
+    fn slice(&self, range: Range<u64>) -> &[u8] {
+        &self.bytes[(range.start - self.start) as usize..(range.end - self.start) as usize]
+    }
+}
+
 /// An open table; reads as its [`TableMeta`].
 pub struct Table {
     meta: TableMeta,
@@ -99,7 +130,8 @@ impl Table {
     }
 
     /// Reads footer and parts from `file`; everything must check and agree with `expected`. Of a table with several parts
-    /// these are read only if they may stay in memory, or if it is opened to be verified.
+    /// these are read only if they may stay in memory, or if it is opened to be verified. All of it is one request, but where the top
+    /// is longer than thought or memory is short.
     pub(super) fn open(
         purpose: Purpose,
         expected: &TableMeta,
@@ -110,26 +142,28 @@ impl Table {
         let number = expected.number;
         let name = || table_name(number);
         let damaged = |offset: u64, what: &str| Error::corrupt(name(), offset, what);
-        let read = |range: Range<u64>| {
-            let mut bytes = vec![0; (range.end - range.start) as usize];
-            let context = |error| Error::io(format!("reading {}", name()), error);
-            file.read_at(purpose, range.start, &mut bytes).map_err(context)?;
-            Ok::<_, Error>(bytes)
-        };
         let size = file.size().map_err(|error| Error::io(format!("reading {}", name()), error))?;
         if size != expected.bytes || size < TRAILER_BYTES {
             return Err(damaged(size, &format!("it should have {} bytes", expected.bytes)));
         }
         let trailer_start = size - TRAILER_BYTES;
-        let trailer = read(trailer_start..size)?;
+        // What the frames take is near to what they take in memory.
+        let parts_bytes = expected.parts.filter_bytes.saturating_add(expected.parts.index_bytes);
+        let is_wanted = purpose == Purpose::Verify || shelf.has_memory(parts_bytes);
+        let footer_bytes = size.saturating_sub(expected.parts.data_bytes).saturating_sub(parts_bytes);
+        let likely_bytes = footer_bytes.saturating_add(if is_wanted { parts_bytes } else { TOP_BYTES });
+        let mut tail = Tail { purpose, name: &name, file: &*file, start: size, bytes: Vec::new() };
+        tail.reach(size.saturating_sub(likely_bytes).min(trailer_start))?;
+        let trailer = tail.slice(trailer_start..size);
         let footer_bytes = u64::from(u32::from_le_bytes([trailer[0], trailer[1], trailer[2], trailer[3]]));
         let footer_start = trailer_start
             .checked_sub(footer_bytes)
             .filter(|_| trailer[4..] == MAGIC[..])
             .ok_or_else(|| damaged(trailer_start, "a trailer that does not check"))?;
-        let footer = read(footer_start..trailer_start)?;
+        tail.reach(footer_start)?;
+        let footer = tail.slice(footer_start..trailer_start);
         let framed =
-            frame::decode(&footer, place(number, footer_start)).filter(|(kind, _)| *kind == KIND_FOOTER);
+            frame::decode(footer, place(number, footer_start)).filter(|(kind, _)| *kind == KIND_FOOTER);
         let top_start = framed
             .and_then(|(_, mut payload)| Some((varint::take(&mut payload)?, payload)))
             .map(|(version, payload)| match version {
@@ -146,26 +180,18 @@ impl Table {
             .ok_or_else(|| {
                 damaged(footer_start, "a footer that does not check or is not what the manifest says")
             })?;
-        let bytes = read(top_start..footer_start)?;
-        let top = frame::decode(&bytes, place(number, top_start))
+        tail.reach(top_start)?;
+        let bytes = tail.slice(top_start..footer_start);
+        let top = frame::decode(bytes, place(number, top_start))
             .filter(|(kind, payload)| *kind == KIND_TOP && payload.len() + frame::HEADER_BYTES == bytes.len())
             .and_then(|(_, payload)| Top::decode(payload, top_start))
             .ok_or_else(|| damaged(top_start, "a top that does not check"))?;
         let mut table = Table::new(expected.clone(), file.clone(), top, Vec::new(), segments, shelf);
-        let first = table.top.filter(0).start;
-        // What the frames take is near to what they take in memory.
-        let wanted = top_start - first;
-        let is_kept = table.top.parts() == 1 || table.shelf.take_memory(wanted, false);
-        if table.top.parts() > 1 && is_kept {
-            table.shelf.give_memory(wanted);
-        }
-        if is_kept || purpose == Purpose::Verify {
-            let bytes = read(first..top_start)?;
-            let slice =
-                |range: Range<u64>| &bytes[(range.start - first) as usize..(range.end - first) as usize];
+        if is_wanted || table.top.parts() == 1 {
+            tail.reach(table.top.filter(0).start)?;
             let part = |part| {
-                let filter = table.parse_filter(part, slice(table.top.filter(part)))?;
-                let index = table.parse_index(part, slice(table.top.index(part)))?;
+                let filter = table.parse_filter(part, tail.slice(table.top.filter(part)))?;
+                let index = table.parse_index(part, tail.slice(table.top.index(part)))?;
                 Ok(Resident { index: Arc::new(index), filter })
             };
             let parts: Vec<Resident> = (0..table.top.parts()).map(part).collect::<Result<_>>()?;
@@ -277,10 +303,33 @@ impl Table {
         if let Some(resident) = self.resident.get(part) {
             return Ok(resident.filter.may_contain(hash));
         }
+        let range = self.top.filter(part);
+        if access.purpose == Purpose::Get
+            && access.tier == Tier::Disk
+            && let Some(cache) = access.cache
+            && ![range.start, range.end].into_iter().any(|offset| cache.has(self.meta.number, offset))
+        {
+            return Ok(self.read_part(part, access, cache)?.may_contain(hash));
+        }
         let parse = |bytes: &[u8]| self.parse_filter(part, bytes);
-        let filter =
-            self.get_parsed(CacheKind::Filter, self.top.filter(part), access, parse, Filter::bytes)?;
+        let filter = self.get_parsed(CacheKind::Filter, range, access, parse, Filter::bytes)?;
         Ok(filter.may_contain(hash))
+    }
+
+    /// Reads filter and index of a part, which lie side by side, by one request: who asks the one for a key will mostly need the
+    /// other. The request counts as the filter's miss.
+    fn read_part(&self, part: usize, access: Access<'_>, cache: &BlockCache) -> Result<Arc<Filter>> {
+        let number = self.meta.number;
+        let (for_filter, for_index) = (self.top.filter(part), self.top.index(part));
+        access.count(for_index.end - for_filter.start);
+        let bytes = self.read(for_filter.start..for_index.end, access.purpose)?;
+        let (filter, index) = bytes.split_at((for_filter.end - for_filter.start) as usize);
+        let filter = Arc::new(self.parse_filter(part, filter)?);
+        let index = Arc::new(self.parse_index(part, index)?);
+        cache.count_miss(CacheKind::Filter);
+        cache.insert_parsed(number, for_filter.start, filter.clone(), filter.bytes());
+        cache.insert_parsed(number, for_index.start, index.clone(), index.bytes());
+        Ok(filter)
     }
 
     /// What can be known without reading.

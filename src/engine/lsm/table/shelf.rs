@@ -102,6 +102,11 @@ impl Shelf {
         self.resident_bytes.fetch_update(Relaxed, Relaxed, take).is_ok()
     }
 
+    /// Whether `bytes` of memory for an open table could be had now.
+    pub(super) fn has_memory(&self, bytes: u64) -> bool {
+        self.resident_bytes() + bytes <= self.options.cache_bytes / 2
+    }
+
     /// Gives memory back.
     pub(super) fn give_memory(&self, bytes: u64) {
         self.resident_bytes.fetch_sub(bytes, Relaxed);
