@@ -229,16 +229,27 @@ free_below() {
     stat -f -c '%f * %S' "$work/disk" | { IFS= read -r product; echo $((product)); }
 }
 
-# Others take every byte that is free on the disk below. With a number, that many stay free, about.
+# Others take every byte that is free on the disk below. With a number, about that many stay free.
 fill_below() {
-    local step offset
-    offset=$(stat -c %s "$work/disk/ballast" 2>/dev/null || echo 0)
-    for step in 67108864 1048576 4096; do
-        while [ "$(free_below)" -ge $((step + ${1:-0})) ] &&
-            fallocate -o "$offset" -l "$step" "$work/disk/ballast" 2>/dev/null; do
-            offset=$((offset + step))
-        done
-    done
+    python3 - "$work/disk/ballast" "${1:-0}" <<'PYTHON'
+import errno, os, sys
+file = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT, 0o600)
+offset = os.fstat(file).st_size
+step = 64 << 20
+# Large steps as long as there is room for them: what is free changes while a store is at work.
+while step >= 4096:
+    below = os.fstatvfs(file)
+    if below.f_bfree * below.f_frsize < step + int(sys.argv[2]):
+        step //= 4
+        continue
+    try:
+        os.posix_fallocate(file, offset, step)
+        offset += step
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        step //= 4
+PYTHON
 }
 
 ease_below() { rm -f "$work/disk/ballast"; }
