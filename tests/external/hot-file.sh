@@ -9,8 +9,8 @@ KVFS_TEST_LONG set 720, which makes an hour of all) a file of 16 MiB is overwrit
 with fdatasync. Twelve times in between the daemon is killed with SIGKILL and mounted anew, and the file must hold
 what was acknowledged. Prints and judges the largest size of the log on the disk, the bytes that a recovery reads, and
 resident memory while writing and while recovering, each beside its bound:
-  log        memtables (LSM), checkpoint_log (B-tree), and two segments: the one in use and the one made ready
-  recovery   the same
+  recovery   memtables (LSM), checkpoint_log (B-tree), and two segments: the one in use and the one made ready
+  log        the same; with value_log=on also twice the file, which lies there, and two segments
   memory     1.1 of what the engine may hold (memory.limit_bytes), and 32 MiB for the program itself
 Then 1,000 writes of 1 MiB at steps of 4 KiB, of which almost all is overwritten: the memory that they leave behind is judged, too,
 before and after a kill. Must be run by root.
@@ -110,9 +110,11 @@ bounds() {
     if [ "$engine" = lsm ]; then
         held=$(figure .memory.memtable_bytes_max)
     else
-        held=$(plain "$(sed -nE 's/^checkpoint_log *= *([0-9]+[KMGT]?).*/\1/p' "$mnt/.stats.d/config")")
+        held=$(plain "$(sed -nE 's/^checkpoint_log +([0-9]+[KMGT]?).*/\1/p' "$mnt/.stats.d/config")")
     fi
-    log_bound=$((held + 2 * (16 << 20)))
+    recovery_bound=$((held + 2 * (16 << 20)))
+    log_bound=$recovery_bound
+    case $options in *value_log=on*) log_bound=$((log_bound + 2 * (16 << 20) + 2 * (16 << 20))) ;; esac
     memory_bound=$(($(figure .memory.limit_bytes) * 11 / 10 + (32 << 20)))
 }
 
@@ -125,7 +127,7 @@ hot() { # ENGINE OPTIONS
     rm -f "$work/state"
     bounds
     local step began took
-    echo "bounds $log_bound $log_bound $memory_bound $memory_bound" >"$work/steps"
+    echo "bounds $log_bound $recovery_bound $memory_bound $memory_bound" >"$work/steps"
     for step in $(seq 12); do
         timeout $((seconds / 12 + 120)) python3 "$work/hot.py" write "$mnt" "$store" "$(daemon_of "$mnt")" \
             "$(awk -v s="$seconds" 'BEGIN { print s / 12 }')" "$work/state" >"$work/step"
@@ -176,6 +178,7 @@ while read -r which; do
     [ "$which" = btree ] || option_sets+=('memory=64M,value_log=on')
     for option_set in "${option_sets[@]}"; do
         name="$which, ${option_set:-default options}"
+        : >"$work/steps"
         attempt "$name: overwritten and killed" $((seconds + 1500)) hot "$which" "$option_set"
         printf '    %6s %12s %12s %12s %12s %7s %9s\n' step log 'recovery' 'memory' 'recovering' MiB 'mount ms'
         awk '{ printf "    %6s %12d %12d %12d %12d %7d %9d\n", $1, $2, $3, $4, $5, $6, $7 }' "$work/steps"

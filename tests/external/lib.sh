@@ -320,6 +320,8 @@ room() {
             rm "$mnt/$1/room"
             return 0
         fi
+        # What was written of it would take the room of the next try.
+        rm -f "$mnt/$1/room"
         sleep 1
     done
     echo "no room for $2 bytes after $tries tries: $(cat "$work/refusal"); $(head -n 1 "$mnt/.stats")"
