@@ -8,6 +8,9 @@ use bytes::Bytes;
 use super::{Error, Result};
 use crate::base::varint;
 
+/// Bytes that a batch takes in the log at most: those of a frame, without what the log adds.
+const RECORD_BYTES_MAX: u64 = u32::MAX as u64 - 64;
+
 /// `value` in memory of its own, for whoever keeps it: as it comes in a batch it may be a slice of something much larger, the request
 /// of a program or a segment of the log, and would keep all of that.
 pub fn owned(value: &Bytes) -> Bytes {
@@ -105,6 +108,17 @@ impl Batch {
         self.bytes as usize + 11 + self.operations.len() * 21
     }
 
+    /// [`Error::Invalid`] for what no log record can hold: its length has 32 bits.
+    pub fn check(&self) -> Result<()> {
+        let bytes = self.encoded_bytes_max() as u64;
+        if bytes < RECORD_BYTES_MAX {
+            return Ok(());
+        }
+        Err(Error::Invalid(format!(
+            "a batch of {bytes} bytes is more than one record of the log holds, {RECORD_BYTES_MAX}"
+        )))
+    }
+
     /// Appends the log payload to `target`.
     pub fn encode(&self, target: &mut Vec<u8>) {
         self.encode_around(target, usize::MAX, &mut Vec::new());
@@ -181,6 +195,25 @@ impl Batch {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_batch_that_no_record_holds_is_refused_by_every_engine() {
+        use crate::engine::{Kind, Options, Tier, open};
+        let value = Bytes::from(vec![7; 64 << 20]);
+        let mut batch = Batch::new(0);
+        (0..64u8).for_each(|index| batch.put(vec![index], value.clone()));
+        assert!(batch.bytes() > u64::from(u32::MAX));
+        for kind in [Kind::Lsm, Kind::Btree] {
+            let disk = crate::disk::SimDisk::new();
+            let clock = std::sync::Arc::new(crate::base::clock::ManualClock::default());
+            let engine = open(disk.clone(), clock, &Options { kind, ..Options::default() }).unwrap();
+            let (requests, position) = (disk.requests(), engine.position());
+            let refused = engine.apply(&batch, Tier::Disk);
+            assert!(matches!(refused, Err(Error::Invalid(_))), "{kind}: {refused:?}");
+            assert_eq!((disk.requests(), engine.position()), (requests, position));
+            assert_eq!(engine.get(&[0], Tier::Disk).unwrap(), None);
+        }
+    }
 
     #[test]
     fn a_batch_comes_back_and_every_cut_is_refused() {

@@ -603,6 +603,7 @@ impl Engine for BtreeEngine {
         if batch.is_empty() {
             return Ok(self.position());
         }
+        batch.check()?;
         let mut loaded = Loaded::default();
         let position = loop {
             let writer = match tier {

@@ -22,6 +22,7 @@ impl LsmEngine {
         if batch.is_empty() {
             return Ok(self.log.end());
         }
+        batch.check()?;
         let mut pace = self.writer.lock();
         let view = self.make_room(&pace);
         let full = self.is_due(&view.mutable);
@@ -104,6 +105,10 @@ impl LsmEngine {
         let claim = if batch.uses_reserve { SpaceClaim::Release } else { SpaceClaim::Growth };
         let admit = || self.space.admit(bytes, owed_bytes, claim);
         let result = match admit() {
+            // In files that are there already it takes no space until it is flushed.
+            Err(Error::NoSpace) if batch.uses_reserve && self.log.fits(batch.encoded_bytes_max() as u64) => {
+                Ok(())
+            }
             Err(Error::NoSpace) if self.log.give_back() => admit(),
             result => result,
         };
