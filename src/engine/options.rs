@@ -15,6 +15,12 @@ pub const BLOOM_BITS_MAX: u64 = 64;
 const SIZE_MAX: u64 = 1 << 48;
 /// Most that an option may count.
 const COUNT_MAX: u64 = u32::MAX as u64;
+/// Memtables and tables of this size are not made smaller for a small disk.
+const SMALL_PART_BYTES: u64 = 1 << 20;
+/// Largest and smallest table that follow from `memory`.
+const TABLE_BYTES: std::ops::RangeInclusive<u64> = 1 << 20..=64 << 20;
+/// Memtables that the first level takes where its size follows from `memory`, as many as by default.
+const BASE_MEMTABLES: u64 = 4;
 /// Most memtables.
 const MEMTABLES_MAX: u64 = 1024;
 
@@ -412,6 +418,21 @@ impl Options {
         }
     }
 
+    /// These settings for a disk of `total_bytes`, 0 if that is not known: on a small one memtables (and with them the log), tables and
+    /// the first level take only a part of it.
+    pub fn for_disk(&self, total_bytes: u64) -> Options {
+        if total_bytes == 0 {
+            return self.clone();
+        }
+        let part = |of: u64| (total_bytes / of).max(SMALL_PART_BYTES);
+        Options {
+            memtable_bytes: self.memtable_bytes.min(part(32)),
+            table_bytes: self.table_bytes.min(part(64)),
+            level_base_bytes: self.level_base_bytes.min(part(8)),
+            ..self.clone()
+        }
+    }
+
     /// From which size on values stay in the log; `None` if none do.
     pub fn value_log_threshold(&self) -> Option<u64> {
         self.value_log.then_some(self.value_threshold_bytes)
@@ -567,13 +588,15 @@ pub const FIELDS: &[Field<Options>] = &[
     Field {
         name: "memory",
         when: When::Mount,
-        help: "Bytes that the engine holds in memory at most: a quarter memtables or dirty pages, the rest cache. Options \
-               behind it divide it in another way; the cache gives way. 0 for their sum. Default 0.",
+        help: "Bytes that the engine holds in memory at most: a quarter memtables or dirty pages, the rest cache; tables and levels \
+               follow the memtables. Options behind it divide it in another way; the cache gives way. 0 for their sum. Default 0.",
         set: |options, text| {
             let bytes = bounded_size(text)?;
             options.memory_bytes = bytes;
             if bytes > 0 {
                 options.memtable_bytes = (bytes / 4 / options.memtable_count_max.max(1)).max(1);
+                options.table_bytes = options.memtable_bytes.clamp(*TABLE_BYTES.start(), *TABLE_BYTES.end());
+                options.level_base_bytes = BASE_MEMTABLES * options.memtable_bytes;
                 options.dirty_bytes_max = (bytes / 4).max(1);
                 options.cache_bytes = bytes - bytes / 4;
             }
@@ -786,6 +809,14 @@ mod tests {
             crate::base::text::set(FIELDS, &mut options, name, value).unwrap().unwrap();
         }
         assert_eq!((options.sync, options.iops, options.rate_bytes), (Sync::Always, 1000, 20 << 20));
+        crate::base::text::set(FIELDS, &mut options, "memory", "64M").unwrap().unwrap();
+        let sizes = [options.memtable_bytes, options.table_bytes, options.level_base_bytes];
+        assert_eq!(sizes, [8 << 20, 8 << 20, 32 << 20]);
+        let small = Options::default().for_disk(400 << 20);
+        let sizes = [small.memtable_bytes, small.table_bytes, small.level_base_bytes];
+        assert_eq!(sizes, [400 << 15, 400 << 14, 50 << 20]);
+        assert_eq!(Options::default().for_disk(0), Options::default());
+        assert_eq!(Options::default().for_disk(4 << 30), Options::default());
         assert!("interval:0s".parse::<Sync>().is_err() && "interval".parse::<Sync>().is_err());
         assert!(Options { page_bytes: 5000, ..Options::default() }.validate().is_err());
     }
