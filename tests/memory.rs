@@ -101,3 +101,30 @@ fn a_kept_value_keeps_nothing_else_lsm() {
 fn a_kept_value_keeps_nothing_else_btree() {
     what_is_kept_keeps_nothing_else(Kind::Btree);
 }
+
+/// A log that was written with large memtables is replayed with small ones: what does not fit goes to tables while it is read.
+#[test]
+fn a_long_log_is_replayed_in_bounded_memory() {
+    let _alone = ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let home = tempfile::tempdir().unwrap();
+    let large = Options { kind: Kind::Lsm, ..Options::default() };
+    let engine = open(OsDisk::open(home.path(), Access::Write).unwrap(), &large).unwrap();
+    for index in 0..120 {
+        apply(&*engine, &request(index * 256, index as u8)).unwrap();
+    }
+    assert!(engine.shape().debt.replay_bytes > 100 << 20);
+    drop(engine);
+    let disk: Arc<OsDisk> = OsDisk::open(home.path(), Access::Write).unwrap();
+    let before = LIVE.load(Relaxed);
+    PEAK.store(before, Relaxed);
+    let engine = open(disk, &options(Kind::Lsm)).unwrap();
+    let peak = PEAK.load(Relaxed) - before;
+    assert!(peak <= MEMORY_BYTES / 2, "{peak} bytes at most while opening");
+    check(&*engine, before, "opened");
+    let shape = engine.shape();
+    assert!(shape.debt.replay_bytes <= 2 * shape.memory.memtable_bytes_max, "{:?}", shape.debt);
+    for block in [0, 255, 256, 20_000, 120 * 256 - 1] {
+        let value = engine.get(format!("block {block:08}").as_bytes(), kvfs::engine::Tier::Disk).unwrap();
+        assert_eq!(value.unwrap(), vec![(block / 256) as u8; BLOCK_BYTES]);
+    }
+}

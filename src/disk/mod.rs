@@ -62,6 +62,14 @@ pub struct Space {
     pub free_bytes: u64,
 }
 
+impl Space {
+    /// Bytes that we may count on. A filesystem that keeps no account, such as ramfs, says that it has no bytes at all: that it is
+    /// full shows when it is.
+    pub fn room_bytes(&self) -> u64 {
+        if self.total_bytes == 0 { u64::MAX } else { self.free_bytes }
+    }
+}
+
 /// One flat directory of named files.
 pub trait Disk: Send + Sync {
     /// Makes a new, empty file; replaces nothing: `AlreadyExists` if the name is taken.

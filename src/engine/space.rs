@@ -6,6 +6,16 @@ use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
 use super::{Error, Result};
 use crate::disk::Disk;
 
+/// This part of the disk is kept free where that is more than what is asked for, but no more than [`SHARE_BYTES_MAX`].
+const SHARE: u64 = 100;
+/// See there: what merges need does not grow with the disk.
+const SHARE_BYTES_MAX: u64 = 1 << 30;
+/// The reserve is at most this part of a disk, or [`SMALL_BYTES`] if that is more.
+const SHARE_MAX: u64 = 16;
+/// See there.
+const SMALL_BYTES: u64 = 1 << 20;
+/// What gives space back leaves half of the reserve, but no more than this: room for the merge that does it.
+const RELEASE_BYTES_MAX: u64 = 32 << 20;
 /// Free space is asked for again after this many admitted bytes, or at every batch once it is short.
 const RECHECK_BYTES: i64 = 16 << 20;
 
@@ -21,14 +31,20 @@ pub enum SpaceClaim {
 }
 
 impl SpaceClaim {
-    /// Of the reserve, what it must leave, in quarters: whoever helps more may use more.
-    fn quarters(self) -> u64 {
+    /// Of a reserve of `reserve_bytes`, what it must leave: whoever helps more may use more.
+    fn leaves(self, reserve_bytes: u64) -> u64 {
         match self {
-            SpaceClaim::Growth => 4,
-            SpaceClaim::Inside => 3,
-            SpaceClaim::Release => 2,
+            SpaceClaim::Growth => reserve_bytes,
+            SpaceClaim::Inside => reserve_bytes / 4 * 3,
+            SpaceClaim::Release => (reserve_bytes / 2).min(RELEASE_BYTES_MAX),
         }
     }
+}
+
+/// What is kept free of a disk of `total_bytes` (0 if that is not known) where `wanted_bytes` are asked for.
+fn reserve_bytes(wanted_bytes: u64, total_bytes: u64) -> u64 {
+    let most = if total_bytes == 0 { u64::MAX } else { (total_bytes / SHARE_MAX).max(SMALL_BYTES) };
+    wanted_bytes.max((total_bytes / SHARE).min(SHARE_BYTES_MAX)).min(most)
 }
 
 /// Admits batches while there is space for them and for the work they cause.
@@ -42,11 +58,17 @@ pub struct SpaceGuard {
 }
 
 impl SpaceGuard {
-    /// Keeps max(`reserve_bytes_min`, 1 %) of `disk` free, where space is taken in pieces of `grain_bytes`.
-    pub fn new(disk: Arc<dyn Disk>, reserve_bytes_min: u64, grain_bytes: u64) -> Result<SpaceGuard> {
+    /// Keeps `wanted_bytes` of `disk` free, or 1 % of it up to 1 GiB if that is more, but never more than a sixteenth; space is taken
+    /// in pieces of `grain_bytes`.
+    pub fn new(disk: Arc<dyn Disk>, wanted_bytes: u64, grain_bytes: u64) -> Result<SpaceGuard> {
         let space = disk.space().map_err(|error| Error::io("reading free space", error))?;
-        let reserve_bytes = reserve_bytes_min.max(space.total_bytes / 100);
+        let reserve_bytes = reserve_bytes(wanted_bytes, space.total_bytes);
         Ok(SpaceGuard { disk, reserve_bytes, grain_bytes, allowance: AtomicI64::new(0) })
+    }
+
+    /// What whoever gives space back leaves free.
+    pub fn release_bytes(&self) -> u64 {
+        SpaceClaim::Release.leaves(self.reserve_bytes)
     }
 
     /// Looks at the disk at the next batch: work has begun that owes bytes.
@@ -59,9 +81,9 @@ impl SpaceGuard {
         if self.allowance.fetch_sub(bytes as i64, Relaxed) >= bytes as i64 {
             return Ok(());
         }
-        let free = self.disk.space().map_err(|error| Error::io("reading free space", error))?.free_bytes;
+        let free = self.disk.space().map_err(|error| Error::io("reading free space", error))?.room_bytes();
         let room = |claim: SpaceClaim| {
-            free.saturating_sub(self.reserve_bytes / 4 * claim.quarters()).saturating_sub(owed_bytes)
+            free.saturating_sub(claim.leaves(self.reserve_bytes)).saturating_sub(owed_bytes)
         };
         // A quarter of what is there for anyone: what is admitted is written more than once. Near the end every batch is looked at.
         let allowance = room(SpaceClaim::Growth).saturating_sub(4 * self.grain_bytes) / 4;
@@ -74,6 +96,62 @@ impl SpaceGuard {
 mod tests {
     use super::*;
     use crate::disk::{Purpose, SimDisk};
+
+    #[test]
+    fn the_reserve_fits_the_disk() {
+        let of = |wanted, total| reserve_bytes(wanted, total) >> 20;
+        assert_eq!(of(64 << 20, 100 << 30), 1 << 10, "1 %");
+        assert_eq!([of(64 << 20, 500 << 30), of(1 << 20, 100 << 40)], [1 << 10, 1 << 10], "a GiB at most");
+        assert_eq!(of(4 << 30, 500 << 30), 4 << 10, "or what was asked for");
+        assert_eq!(of(64 << 20, 400 << 20), 25, "a part of a small disk");
+        assert_eq!(of(64 << 20, 0), 64, "of a disk that does not say how large it is");
+        assert_eq!(SpaceClaim::Release.leaves(5 << 30), 32 << 20);
+        assert_eq!(SpaceClaim::Release.leaves(25 << 20), 25 << 19);
+    }
+
+    #[test]
+    fn a_disk_of_unknown_size_is_not_full() {
+        struct Silent(Arc<SimDisk>);
+        impl Disk for Silent {
+            fn create(&self, name: &str) -> std::io::Result<Arc<dyn crate::disk::File>> {
+                self.0.create(name)
+            }
+            fn open(&self, name: &str) -> std::io::Result<Arc<dyn crate::disk::File>> {
+                self.0.open(name)
+            }
+            fn rename(&self, from: &str, to: &str) -> std::io::Result<()> {
+                self.0.rename(from, to)
+            }
+            fn remove(&self, name: &str) -> std::io::Result<()> {
+                self.0.remove(name)
+            }
+            fn list(&self) -> std::io::Result<Vec<crate::disk::FileInfo>> {
+                self.0.list()
+            }
+            fn sync_names(&self) -> std::io::Result<()> {
+                self.0.sync_names()
+            }
+            fn space(&self) -> std::io::Result<crate::disk::Space> {
+                Ok(crate::disk::Space { total_bytes: 0, free_bytes: 0 })
+            }
+        }
+        use crate::engine::{Kind, Options, Tier, open, settle};
+        for kind in [Kind::Lsm, Kind::Btree] {
+            let disk = Arc::new(Silent(SimDisk::new()));
+            let clock = Arc::new(crate::base::clock::ManualClock::default());
+            let engine = open(disk, clock, &Options::tiny(kind)).unwrap();
+            for number in 0..200u32 {
+                let mut batch = crate::engine::Batch::new(0);
+                batch.put(number.to_be_bytes().to_vec(), vec![7; 200]);
+                while let Err(error) = engine.apply(&batch, Tier::Disk) {
+                    assert!(matches!(error, Error::Busy { .. }), "{kind}: {error}");
+                    settle(&*engine).unwrap();
+                }
+            }
+            settle(&*engine).unwrap();
+            assert!(engine.shape().debt.l0_files < 4, "{kind}: merges run");
+        }
+    }
 
     #[test]
     fn data_is_refused_before_deletes_are() {

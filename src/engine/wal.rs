@@ -229,6 +229,11 @@ impl Log {
         Ok(state.end)
     }
 
+    /// Bytes of a new segment: what was asked for, or less on a small disk.
+    pub fn segment_bytes(&self) -> u64 {
+        self.segment_bytes
+    }
+
     /// The position after the last record.
     pub fn end(&self) -> Position {
         self.state.lock().end

@@ -6,16 +6,60 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{Relaxed, Release};
+use std::time::SystemTime;
 
 use super::cursor::MemoryCursor;
-use super::manifest::Edit;
+use super::manifest::{Edit, Manifest};
 use super::memtable::Memtable;
-use super::table::{Access, Origin, Table, hash};
+use super::table::{Access, Origin, Shelf, Table, hash};
 use super::value_log::{Pointer, Stored};
 use super::{LsmEngine, Task};
 use crate::base::text::human_size;
 use crate::disk::Purpose;
 use crate::engine::{Class, Error, KeyRange, Pending, Result, Tier, Work};
+
+/// Makes a memtable that was filled from the log a durable table of L0 while the log is still being read. Values that would stay in
+/// the log go to the table: who holds which segments is not known yet.
+pub(super) fn flush_replayed(
+    shelf: &Arc<Shelf>,
+    manifest: &mut Manifest,
+    memtable: &Arc<Memtable>,
+    now: SystemTime,
+) -> Result<()> {
+    let mut cursor = MemoryCursor::new(memtable, KeyRange::ALL);
+    let mut builder = shelf.create(Purpose::Flush, false)?;
+    while let Some(key) = cursor.key() {
+        builder.add(key, cursor.value().map(|(value, _)| Stored::Value(value)))?;
+        cursor.advance();
+    }
+    let table = builder.finish(origin(memtable, seconds(now)))?;
+    let edit = Edit {
+        added: vec![(0, table.meta().clone())],
+        log_position: Some(memtable.last()),
+        next_number: Some(shelf.next_number()),
+        ..Edit::default()
+    };
+    let installed = shelf.sync_names().and_then(|()| manifest.append(&edit));
+    // After a failed sync the edit may be durable all the same: then the file stays.
+    if installed.is_err() && !manifest.is_failed() {
+        table.retire();
+    }
+    installed
+}
+
+/// Seconds since 1970.
+pub(super) fn seconds(time: SystemTime) -> u64 {
+    time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+fn origin(memtable: &Memtable, now_seconds: u64) -> Origin {
+    Origin {
+        first_position: memtable.first(),
+        last_position: memtable.last(),
+        newest_seconds: now_seconds,
+        tombstone_seconds: now_seconds,
+    }
+}
 
 impl LsmEngine {
     /// One unit of flush work.
@@ -129,12 +173,7 @@ impl LsmEngine {
             }
             cursor.advance();
         }
-        let table = builder.finish(Origin {
-            first_position: memtable.first(),
-            last_position: memtable.last(),
-            newest_seconds: now_seconds,
-            tombstone_seconds: now_seconds,
-        })?;
+        let table = builder.finish(origin(memtable, now_seconds))?;
         // What a durable table points to must be durable before it.
         let points = !table.values.is_empty() && self.log.synced() < memtable.last();
         let synced = if points { self.log.sync_now() } else { Ok(()) };

@@ -165,6 +165,11 @@ impl State {
 
     /// Reads a whole manifest; also its generation.
     pub fn decode(bytes: &[u8]) -> Result<(State, u64)> {
+        Self::read(bytes).map(|(state, generation, _)| (state, generation))
+    }
+
+    /// The same, and where its last edit ends.
+    fn read(bytes: &[u8]) -> Result<(State, u64, u64)> {
         let damaged = |offset: usize, what: &str| Error::corrupt(NAME, offset as u64, what);
         let header = frame::decode(bytes, 0).and_then(|(kind, payload)| {
             let mut rest = payload.strip_prefix(TITLE).filter(|_| kind == KIND_HEADER)?;
@@ -191,7 +196,7 @@ impl State {
         if !whole || later.is_some() {
             return Err(damaged(offset, "an edit that does not check"));
         }
-        Ok((state, generation))
+        Ok((state, generation, offset as u64))
     }
 }
 
@@ -252,26 +257,40 @@ impl Manifest {
     /// Reads the manifest of `disk`, or makes the first one if `is_new`, and writes it anew. It grows by at least
     /// `growth_bytes` before it is written anew again.
     pub fn open(disk: Arc<dyn Disk>, growth_bytes: u64, is_new: bool) -> Result<Manifest> {
-        let (state, generation) = match disk.open(NAME) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound && is_new => (State::default(), 0),
+        let (state, generation, old) = match disk.open(NAME) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound && is_new => (State::default(), 0, None),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return Err(Error::corrupt(NAME, 0, "the store has tables or a log, but no manifest"));
             }
             Err(error) => return Err(Error::io("opening the manifest", error)),
             Ok(file) => {
                 let bytes = read_all(&*file, Purpose::Recovery);
-                State::decode(&bytes.map_err(|error| Error::io("reading the manifest", error))?)?
+                let bytes = bytes.map_err(|error| Error::io("reading the manifest", error))?;
+                let (state, generation, end) = State::read(&bytes)?;
+                (state, generation, Some((file, end)))
             }
         };
         let bytes = state.encode(generation + 1);
-        let file = prepare(&disk, &bytes).and_then(|file| install(&disk).map(|()| file));
-        let file = file.map_err(|error| Error::io("writing the manifest", error))?;
-        let bytes = bytes.len() as u64;
+        let prepared = prepare(&disk, &bytes).map_err(|error| Error::io("writing the manifest", error));
+        let (file, generation, bytes) = match (prepared, old) {
+            // No space for another: the old one goes on, without what a crash may have left behind its last edit.
+            (Err(Error::NoSpace), Some((file, end))) => {
+                // A leftover is removed when there is space for the next.
+                let _ = disk.remove(NEW_NAME);
+                file.set_size(end).map_err(|error| Error::io("cutting the manifest", error))?;
+                (file, generation, end)
+            }
+            (prepared, _) => {
+                let file = prepared?;
+                install(&disk).map_err(|error| Error::io("installing the manifest", error))?;
+                (file, generation + 1, bytes.len() as u64)
+            }
+        };
         Ok(Manifest {
             disk,
             file,
             state,
-            generation: generation + 1,
+            generation,
             bytes,
             bytes_max: bytes * 4 + growth_bytes,
             growth_bytes,

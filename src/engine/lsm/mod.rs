@@ -189,15 +189,18 @@ pub struct LsmEngine {
 pub fn open(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>, options: &Options) -> Result<Arc<LsmEngine>> {
     let traffic = Metered::new(disk);
     let disk: Arc<dyn Disk> = traffic.clone();
+    let space = disk.space().map_err(|error| Error::io("reading free space", error))?;
+    let options = &options.for_disk(space.total_bytes);
     let names = disk.list().map_err(|error| Error::io("listing the store", error))?;
     let is_new = !names.iter().any(|info| table_number(&info.name).is_some() || wal::is_segment(&info.name));
-    let manifest = Manifest::open(disk.clone(), options.block_bytes, is_new)?;
+    let mut manifest = Manifest::open(disk.clone(), options.block_bytes, is_new)?;
     let state = manifest.state();
     // A table that no durable edit names may have a number that the manifest does not know of.
     let used = names.iter().filter_map(|info| table_number(&info.name)).max().map_or(0, |number| number + 1);
     let bell = Arc::new(Bell::new());
     let shelf = Shelf::new(disk.clone(), bell.clone(), options.clone(), state.next_number.max(used));
     let from = state.log_position;
+    let held = state.tables.values().flat_map(|meta| meta.values.iter()).map(|(start, _)| *start).collect();
     let mut mutable = Memtable::new(from);
     let mut immutables = Vec::new();
     let mut replay = |kind: u8, position: Position, payload: Bytes| {
@@ -211,13 +214,25 @@ pub fn open(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>, options: &Options) -> Re
         if mutable.due(options).is_some() {
             immutables.insert(0, Arc::new(std::mem::replace(&mut mutable, Memtable::new(position))));
         }
+        // The log may be longer than memtables may be large: another process wrote it, with other settings.
+        if immutables.len() as u64 >= options.memtable_count_max
+            && let Some(oldest) = immutables.last()
+        {
+            match flush::flush_replayed(&shelf, &mut manifest, oldest, clock.now()) {
+                Ok(()) => drop(immutables.pop()),
+                // To be read needs none.
+                Err(Error::NoSpace) => {}
+                Err(error) => return Err(error),
+            }
+        }
         Ok(())
     };
     let (sync, segment_bytes) = (options.sync, options.log_segment_bytes);
-    let held = state.tables.values().flat_map(|meta| meta.values.iter()).map(|(start, _)| *start).collect();
     let (for_log, its_clock, its_bell) = (disk.clone(), clock.clone(), bell.clone());
     let log = Log::open(for_log, its_clock, its_bell, sync, segment_bytes, from, &held, &mut replay)?;
     let segments = log.segments();
+    let state = manifest.state();
+    let from = state.log_position;
     let mut levels: [Vec<Arc<Table>>; LEVELS] = Default::default();
     for ((level, _), meta) in &state.tables {
         let segment = |(start, _): &(Position, u64)| {
@@ -265,6 +280,7 @@ pub fn open(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>, options: &Options) -> Re
         meters: Meters::default(),
         journal: Arc::default(),
     };
+    engine.log.release(from);
     engine.reassess();
     engine.balance_memory();
     Ok(Arc::new(engine))
@@ -534,11 +550,18 @@ impl Engine for LsmEngine {
 
     fn close(&self) -> Result<()> {
         self.rotate_now();
-        while self.flush()? {}
+        let flushed = loop {
+            match self.flush() {
+                Ok(true) => {}
+                Ok(false) => break Ok(()),
+                Err(error) => break Err(error),
+            }
+        };
         self.stop_merging();
         while self.shelf.reclaim() {}
+        // What could not be flushed is in the log.
         self.log.sync_now()?;
         self.end_commands(&Err(Error::Invalid("the store is closed".to_string())), |_| true);
-        Ok(())
+        flushed
     }
 }

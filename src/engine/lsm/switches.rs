@@ -38,8 +38,7 @@ impl LsmEngine {
 
     /// Seconds since 1970.
     pub(super) fn now_seconds(&self) -> u64 {
-        let since = self.clock.now().duration_since(std::time::SystemTime::UNIX_EPOCH);
-        since.map_or(0, |since| since.as_secs())
+        super::flush::seconds(self.clock.now())
     }
 
     /// Notes in a version what the policy thinks of it.

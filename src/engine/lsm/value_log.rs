@@ -241,10 +241,10 @@ impl<'a> Group<'a> {
 }
 
 impl LsmEngine {
-    /// Where the segments that are to be emptied start, by their live bytes; none while the disk is so full that the
-    /// reserve, which deletes need, would be used.
+    /// Where the segments that are to be emptied start, by their live bytes; none while the disk is so full that what deletes need
+    /// would be used. Of the rest of the reserve it takes what it needs: it gives more back.
     pub(super) fn sparse_segments(&self, version: &Version) -> BTreeMap<Position, u64> {
-        let room_bytes = self.options.reserve_bytes.saturating_add(2 * self.options.log_segment_bytes);
+        let room_bytes = self.space.release_bytes() + 2 * self.log.segment_bytes();
         if self.shelf.free_bytes().is_ok_and(|free_bytes| free_bytes < room_bytes) {
             return BTreeMap::new();
         }

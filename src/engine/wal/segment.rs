@@ -298,7 +298,7 @@ impl Log {
         }
         state.idle_end = state.end;
         let is_short =
-            || self.disk.space().is_ok_and(|space| space.free_bytes < AHEAD_SHARE * self.segment_bytes);
+            || self.disk.space().is_ok_and(|space| space.room_bytes() < AHEAD_SHARE * self.segment_bytes);
         if self.fitting(&state, self.segment_bytes).is_none() && !is_short() {
             match self.make_spare(&mut state, self.segment_bytes) {
                 Ok(spare) => state.spares.push_back(spare),

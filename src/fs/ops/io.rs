@@ -115,7 +115,7 @@ impl FileSystem {
         let mut draft = Draft::of(&state);
         if flags == 0 {
             let space = (self.space)().map_err(|error| engine::Error::io("reading free space", error))?;
-            if length > space.free_bytes {
+            if length > space.room_bytes() {
                 return Err(Error::Engine(engine::Error::NoSpace));
             }
         } else {

@@ -162,6 +162,6 @@ impl Shelf {
 
     /// Bytes free on the disk below.
     pub fn free_bytes(&self) -> Result<u64> {
-        Ok(self.disk.space().map_err(|error| Error::io("reading free space", error))?.free_bytes)
+        Ok(self.disk.space().map_err(|error| Error::io("reading free space", error))?.room_bytes())
     }
 }

@@ -176,3 +176,98 @@ fn overwriting_fills_no_disk() {
         assert_eq!(contents(&*open_with(disk.kill(), &options).unwrap()).unwrap(), found);
     }
 }
+
+fn used_bytes(disk: &SimDisk) -> u64 {
+    disk.list().unwrap().iter().map(|info| info.bytes).sum()
+}
+
+/// Puts values of `value_bytes` under numbers from 0 on until the disk is full; returns how many were taken.
+fn fill(engine: &LsmEngine, value_bytes: usize) -> u32 {
+    for number in 0u32.. {
+        let mut batch = Batch::new(0);
+        batch.put(number.to_be_bytes().to_vec(), vec![number as u8; value_bytes]);
+        match apply_patiently(engine, &batch) {
+            Ok(_) => {}
+            Err(Error::NoSpace) => return number,
+            Err(error) => panic!("{error}"),
+        }
+    }
+    0
+}
+
+fn delete(engine: &LsmEngine, number: u32) -> Result<()> {
+    let mut batch = Batch::new(0);
+    batch.uses_reserve = true;
+    batch.delete(number.to_be_bytes().to_vec());
+    apply_patiently(engine, &batch).map(drop)
+}
+
+#[test]
+fn a_small_disk_holds_mostly_data_and_lets_all_of_it_be_deleted() {
+    const DISK_BYTES: u64 = 96 << 20;
+    let disk = SimDisk::new();
+    disk.set_capacity(Some(DISK_BYTES));
+    let options = Options { cache_bytes: 1 << 20, ..Options::default() };
+    let engine = open_with(disk.clone(), &options).unwrap();
+    let count = fill(&engine, 64 << 10);
+    let share = u64::from(count) * (64 << 10) * 100 / DISK_BYTES;
+    assert!(share >= 70, "{share} % of the disk are data");
+    for number in 0..count {
+        delete(&engine, number).unwrap_or_else(|error| panic!("{number} of {count}: {error}"));
+    }
+    settle(&*engine).unwrap();
+    assert!(contents(&*engine).unwrap().is_empty());
+    assert!(contents(&*open_with(disk.kill(), &options).unwrap()).unwrap().is_empty());
+}
+
+#[test]
+fn what_was_killed_on_a_full_disk_is_opened_without_a_free_byte() {
+    let disk = SimDisk::new();
+    disk.set_capacity(Some(100 << 10));
+    let count = fill(&open_tiny(disk.clone()).unwrap(), 200);
+    // And others take the rest.
+    let mut disk = disk.kill();
+    disk.set_capacity(Some(used_bytes(&disk)));
+    let mut deleted = 0;
+    for life in 0..5 {
+        let engine = open_tiny(disk.clone()).unwrap_or_else(|error| panic!("life {life}: {error}"));
+        assert_eq!(contents(&*engine).unwrap().len() as u32, count - deleted);
+        if delete(&engine, deleted).is_ok() {
+            deleted += 1;
+        }
+        assert!(deleted > 0, "what the log has room for is taken");
+        // Nothing is lost when it cannot be closed as it should be.
+        let closed = engine.close();
+        assert!(matches!(closed, Ok(()) | Err(Error::NoSpace)), "{closed:?}");
+        drop(engine);
+        disk = disk.crash(life);
+        disk.set_capacity(Some(used_bytes(&disk)));
+    }
+    // The reserve is enough to empty it.
+    disk.set_capacity(Some(used_bytes(&disk) + (16 << 10)));
+    let engine = open_tiny(disk.clone()).unwrap();
+    for number in deleted..count {
+        delete(&engine, number).unwrap_or_else(|error| panic!("{number} of {count}: {error}"));
+    }
+    settle(&*engine).unwrap();
+    run(&*engine, Command::Verify).unwrap();
+    assert!(contents(&*engine).unwrap().is_empty());
+}
+
+#[test]
+fn values_in_the_log_are_collected_on_a_full_disk() {
+    let options = Options { value_log: true, reserve_bytes: 64 << 10, ..Options::tiny(Kind::Lsm) };
+    let disk = SimDisk::new();
+    disk.set_capacity(Some(256 << 10));
+    let engine = open_with(disk.clone(), &options).unwrap();
+    let count = fill(&engine, 400);
+    let full = log_bytes(&disk);
+    for number in (0..count).filter(|number| number % 4 != 0) {
+        delete(&engine, number).unwrap_or_else(|error| panic!("{number} of {count}: {error}"));
+    }
+    run(&*engine, Command::Compact).unwrap();
+    settle(&*engine).unwrap();
+    let (left, live) = (log_bytes(&disk), u64::from(count / 4) * 400);
+    assert!(left <= 2 * live + 10 * options.log_segment_bytes, "{full} → {left} bytes of log, {live} live");
+    assert!(fill(&engine, 400) > count / 3, "there is room again");
+}
