@@ -110,8 +110,10 @@ impl LatchedFile {
     /// What a failed write means.
     fn judge(&self, purpose: Purpose, error: io::Error) -> io::Error {
         match purpose {
-            // A hole in the log would hide every record behind it.
-            Purpose::Wal | Purpose::PageImage => self.state.close("write to the log", &self.name, &error),
+            // A hole in the log would hide every record behind it, whatever the record was to hold.
+            Purpose::Wal | Purpose::PageImage | Purpose::ValueLog | Purpose::ValueLogGc => {
+                self.state.close("write to the log", &self.name, &error)
+            }
             _ => error,
         }
     }
@@ -145,5 +147,27 @@ impl File for LatchedFile {
     fn allocate(&self, bytes: u64) -> io::Result<()> {
         self.state.check()?;
         self.file.allocate(bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Fault, Faulty, Kind, SimDisk};
+    use super::*;
+
+    #[test]
+    fn a_failed_write_closes_it_if_it_was_to_the_log_whatever_for() {
+        for purpose in Purpose::all() {
+            let faulty = Faulty::new(SimDisk::new());
+            let latch = Latch::new(faulty.clone());
+            let file = latch.create("a file").unwrap();
+            let (kind, errno) = (Some(Kind::Write), libc::EIO);
+            faulty.inject(Fault::Fail { kind, purpose: Some(purpose), nth: 0, errno });
+            file.write_at(purpose, 0, b"x").unwrap_err();
+            // What prepares the log is no record; and it is only zeros.
+            let is_log = matches!(purpose.name(), "wal" | "value_log" | "value_log_gc" | "page_image");
+            assert_eq!(latch.cause().is_some(), is_log, "{}", purpose.name());
+            assert_eq!(file.write_at(purpose, 0, b"x").is_err(), is_log, "{}", purpose.name());
+        }
     }
 }
