@@ -5,17 +5,21 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use super::{Class, Engine, Pending};
+use super::{Bell, Class, Engine, Error, Pending};
 
 /// How long a thread sleeps at most when nothing rings; bounds how late it sees that it should stop.
 const IDLE: Duration = Duration::from_secs(1);
-/// How long a class rests after an error before it is tried again.
+/// How long a class rests after its first error; each one in a row doubles that.
 const AFTER_ERROR: Duration = Duration::from_millis(200);
+/// How long it rests at most.
+const AFTER_ERROR_MAX: Duration = Duration::from_secs(60);
 
 /// Runs an engine's background work until it is stopped or dropped.
 pub struct Worker {
     engine: Arc<dyn Engine>,
     stop: Arc<AtomicBool>,
+    /// Rings only when the work is to stop: what rests after an error is woken by nothing else.
+    end: Arc<Bell>,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -23,13 +27,15 @@ impl Worker {
     /// Starts one thread each for log, flush and reclaim work, and `merges` for merges.
     pub fn start(engine: Arc<dyn Engine>, merges: usize) -> std::io::Result<Worker> {
         let stop = Arc::new(AtomicBool::new(false));
-        let mut worker = Worker { engine: engine.clone(), stop: stop.clone(), threads: Vec::new() };
+        let end = Arc::new(Bell::new());
+        let mut worker =
+            Worker { engine: engine.clone(), stop: stop.clone(), end: end.clone(), threads: Vec::new() };
         let classes = [Class::Log, Class::Flush, Class::Reclaim].into_iter();
         for class in classes.chain(std::iter::repeat_n(Class::Merge, merges)) {
-            let (engine, stop) = (engine.clone(), stop.clone());
+            let (engine, stop, end) = (engine.clone(), stop.clone(), end.clone());
             let name = format!("kvfs-{class:?}").to_lowercase();
             let thread =
-                std::thread::Builder::new().name(name).spawn(move || serve(&*engine, class, &stop))?;
+                std::thread::Builder::new().name(name).spawn(move || serve(&*engine, class, &stop, &end))?;
             worker.threads.push(thread);
         }
         Ok(worker)
@@ -44,6 +50,7 @@ impl Worker {
         self.stop.store(true, Ordering::Release);
         for class in Class::ALL {
             self.engine.bell().ring(class);
+            self.end.ring(class);
         }
         for thread in self.threads.drain(..) {
             if thread.join().is_err() {
@@ -59,13 +66,15 @@ impl Drop for Worker {
     }
 }
 
-fn serve(engine: &dyn Engine, class: Class, stop: &AtomicBool) {
+fn serve(engine: &dyn Engine, class: Class, stop: &AtomicBool, end: &Bell) {
     let bell = engine.bell();
+    let mut failures = 0;
     let mut last_error = String::new();
     while !stop.load(Ordering::Acquire) {
         let seen = bell.seen(class);
         let pause = match engine.work(class) {
             Ok(pending) => {
+                failures = 0;
                 last_error.clear();
                 match pending {
                     Pending::More => continue,
@@ -80,9 +89,63 @@ fn serve(engine: &dyn Engine, class: Class, stop: &AtomicBool) {
                     log::error!("background work ({class:?}): {text}");
                     last_error = text;
                 }
-                AFTER_ERROR
+                if matches!(error, Error::NoSpace) {
+                    // Space may come back at any moment, and then the bell rings.
+                    AFTER_ERROR
+                } else {
+                    end.wait(class, 0, after_error(failures));
+                    failures += 1;
+                    continue;
+                }
             }
         };
         bell.wait(class, seen, pause);
+    }
+}
+
+/// How long to rest after an error that `failures` others have come before, in a row: what fails again and again may have read and
+/// written much each time.
+fn after_error(failures: u32) -> Duration {
+    AFTER_ERROR.saturating_mul(1 << failures.min(16)).min(AFTER_ERROR_MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::clock::ManualClock;
+    use crate::disk::{Fault, Faulty, Kind as FaultKind, Purpose, SimDisk};
+    use crate::engine::{Batch, Kind, Options, Tier, lsm};
+
+    #[test]
+    fn what_fails_is_tried_less_and_less_often() {
+        let pauses: Vec<u64> = (0..12).map(|failures| after_error(failures).as_millis() as u64).collect();
+        assert_eq!(pauses[..4], [200, 400, 800, 1600]);
+        assert_eq!(pauses[9..], [60_000; 3]);
+
+        // Also while its bell rings all the time.
+        let disk = Faulty::new(SimDisk::new());
+        let options = Options { l0_trigger: 2, ..Options::tiny(Kind::Lsm) };
+        let engine = lsm::open(disk.clone(), Arc::new(ManualClock::default()), &options).unwrap();
+        for number in 0..60u8 {
+            let mut batch = Batch::new(0);
+            batch.put(vec![number % 7], vec![number; 200]);
+            if engine.apply(&batch, Tier::Disk).is_err() {
+                break;
+            }
+            while engine.work(Class::Flush).unwrap() == Pending::More {}
+        }
+        assert!(engine.shape().debt.l0_files >= 2);
+        for _ in 0..10_000 {
+            let (kind, purpose) = (Some(FaultKind::Write), Some(Purpose::Compact { into: 1 }));
+            disk.inject(Fault::Fail { kind, purpose, nth: 0, errno: libc::EIO });
+        }
+        let worker = Worker::start(engine.clone(), 1).unwrap();
+        for _ in 0..500 {
+            engine.bell().ring(Class::Merge);
+            std::thread::sleep(Duration::from_millis(3));
+        }
+        worker.stop();
+        // At 0, 0.2, 0.6 and 1.4 seconds; however long the machine takes for it.
+        assert!((1..30).contains(&disk.hits()), "{}", disk.hits());
     }
 }
