@@ -289,11 +289,14 @@ impl Log {
             return Ok(());
         }
         if state.end == state.idle_end {
+            let mut surplus = Vec::new();
             while state.spares.len() > SPARES_IDLE {
                 let dirty = state.spares.iter().position(|spare| spare.is_dirty).unwrap_or(0);
                 let Some(spare) = state.spares.remove(dirty) else { break };
-                self.remove(spare.slot);
+                surplus.push(spare.slot);
             }
+            drop(state);
+            self.remove_all(surplus);
             return Ok(());
         }
         state.idle_end = state.end;
@@ -314,10 +317,19 @@ impl Log {
     /// takes anew.
     pub fn give_back(&self) -> bool {
         let mut state = self.state.lock();
-        self.reuse_kept(&mut state);
+        let surplus = self.reuse_kept(&mut state);
         let spares = std::mem::take(&mut state.spares);
-        spares.iter().for_each(|spare| self.remove(spare.slot));
-        !spares.is_empty()
+        drop(state);
+        let any = !surplus.is_empty() || !spares.is_empty();
+        self.remove_all(surplus);
+        self.remove_all(spares.iter().map(|spare| spare.slot));
+        any
+    }
+
+    /// Removes files that the log has let go of. Never under its lock, for which every writer waits: a filesystem may take seconds for
+    /// many large ones.
+    fn remove_all(&self, slots: impl IntoIterator<Item = u64>) {
+        slots.into_iter().for_each(|slot| self.remove(slot));
     }
 
     fn remove(&self, slot: u64) {
@@ -344,15 +356,21 @@ impl Log {
             let Some(live) = state.segments.pop_front() else { break };
             state.kept.push(Kept { segment: live.segment, is_dirty: live.dirty });
         }
-        self.reuse_kept(&mut state);
+        let surplus = self.reuse_kept(&mut state);
+        drop(state);
+        self.remove_all(surplus);
     }
 
     /// Takes back the released segments that nobody holds any more.
     pub fn reuse(&self) {
-        self.reuse_kept(&mut self.state.lock());
+        let surplus = self.reuse_kept(&mut self.state.lock());
+        self.remove_all(surplus);
     }
 
-    fn reuse_kept(&self, state: &mut State) {
+    /// Makes spares of what nobody holds any more; the slots of those that are too many, which are to be removed.
+    #[must_use]
+    fn reuse_kept(&self, state: &mut State) -> Vec<u64> {
+        let mut surplus = Vec::new();
         for Kept { segment, is_dirty } in std::mem::take(&mut state.kept) {
             // Only holders make new holders, so who is alone stays alone.
             match Arc::try_unwrap(segment) {
@@ -362,9 +380,10 @@ impl Log {
                 {
                     state.spares.push_back(Spare::used(free, is_dirty));
                 }
-                Ok(free) => self.remove(free.slot),
+                Ok(free) => surplus.push(free.slot),
                 Err(segment) => state.kept.push(Kept { segment, is_dirty }),
             }
         }
+        surplus
     }
 }

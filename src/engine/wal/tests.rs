@@ -522,3 +522,64 @@ fn appends_and_syncs_measured() {
         println!("append and sync, {name}: p50 {:?}, p99 {:?}", times[1000], times[1980]);
     }
 }
+
+/// A disk that looks at a log when a file is removed.
+struct Watched {
+    disk: Arc<SimDisk>,
+    log: std::sync::OnceLock<std::sync::Weak<Log>>,
+    removed: std::sync::atomic::AtomicU64,
+}
+
+impl Disk for Watched {
+    fn create(&self, name: &str) -> std::io::Result<Arc<dyn crate::disk::File>> {
+        self.disk.create(name)
+    }
+    fn open(&self, name: &str) -> std::io::Result<Arc<dyn crate::disk::File>> {
+        self.disk.open(name)
+    }
+    fn rename(&self, from: &str, to: &str) -> std::io::Result<()> {
+        self.disk.rename(from, to)
+    }
+    fn remove(&self, name: &str) -> std::io::Result<()> {
+        if let Some(log) = self.log.get().and_then(std::sync::Weak::upgrade) {
+            assert!(log.state.try_lock().is_some(), "{name} is removed while every writer waits");
+            self.removed.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        }
+        self.disk.remove(name)
+    }
+    fn list(&self) -> std::io::Result<Vec<crate::disk::FileInfo>> {
+        self.disk.list()
+    }
+    fn sync_names(&self) -> std::io::Result<()> {
+        self.disk.sync_names()
+    }
+    fn space(&self) -> std::io::Result<crate::disk::Space> {
+        self.disk.space()
+    }
+}
+
+#[test]
+fn no_file_is_removed_under_the_lock_of_the_log() {
+    let disk =
+        Arc::new(Watched { disk: SimDisk::new(), log: Default::default(), removed: Default::default() });
+    let log = Arc::new(open(disk.clone(), 0).unwrap().0);
+    disk.log.set(Arc::downgrade(&log)).unwrap();
+    let removed = || disk.removed.load(std::sync::atomic::Ordering::Relaxed);
+    let mut held = Vec::new();
+    for _ in 0..2 * SEGMENTS {
+        let end = append(&log, &[7; 3000]).unwrap();
+        held.push(log.segment_at(end - 1).unwrap());
+    }
+    log.sync_now().unwrap();
+    // Some released and let go of, some let go of later; then an idle log, and a full disk.
+    held.truncate(SEGMENTS);
+    log.release(log.end());
+    let first = removed();
+    held.clear();
+    log.reuse();
+    let second = removed();
+    assert!((0..3).all(|_| log.work().is_ok()));
+    let third = removed();
+    log.give_back();
+    assert!(0 < first + second && second < third && third < removed(), "{first} {second} {third}");
+}
