@@ -32,6 +32,8 @@ mod events;
 mod render;
 #[path = "stats/schema.rs"]
 mod schema;
+#[path = "stats/states.rs"]
+mod states;
 
 // A report that does not change.
 

@@ -267,13 +267,14 @@ impl Control {
         let windows = WINDOWS.iter().map(|&(name, span)| Window { name, growth: self.window(&sample, span) });
         let windows = windows.collect();
         let (stall, is_stopped) = (sample.shape.stalls.now, sample.shape.stalls.stopped);
-        let damage = sample.shape.damage.clone();
-        let state = match (self.parts.latch.cause(), stall, damage) {
-            (Some(cause), _, _) => State::ReadOnly(cause),
-            (None, Some(cause), _) if is_stopped => State::Stalled(cause),
-            (None, _, Some(sentence)) => State::Damaged(sentence),
-            (None, Some(cause), None) => State::Throttled(cause),
-            (None, None, None) => State::Ok,
+        let (damage, refusal) = (sample.shape.damage.clone(), self.parts.engine.refusal());
+        let state = match (self.parts.latch.cause(), refusal, stall, damage) {
+            (Some(cause), ..) => State::ReadOnly(cause),
+            (None, Some(error), ..) => State::Refusing(format!("the last change was refused: {error}")),
+            (None, None, Some(cause), _) if is_stopped => State::Stalled(cause),
+            (None, None, _, Some(sentence)) => State::Damaged(sentence),
+            (None, None, Some(cause), None) => State::Throttled(cause),
+            (None, None, None, None) => State::Ok,
         };
         Report {
             mount: self.mount.clone(),

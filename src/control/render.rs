@@ -118,11 +118,13 @@ fn head(page: &mut Page, report: &Report) {
     let mount = &report.mount;
     let shape = &report.sample.shape;
     let name = report.state.name();
-    // The failure behind a damaged or read-only store is a sentence and has the third line for itself.
+    // The failure behind a state is a sentence and has the third line for itself.
     let (state, sentence) = match &report.state {
         State::Ok => (name.to_string(), String::new()),
         State::Throttled(cause) | State::Stalled(cause) => (format!("{name}({cause})"), String::new()),
-        State::Damaged(cause) | State::ReadOnly(cause) => (name.to_string(), format!("{name}  {cause}")),
+        State::Damaged(cause) | State::Refusing(cause) | State::ReadOnly(cause) => {
+            (name.to_string(), format!("{name}  {cause}"))
+        }
     };
     page.line(format!(
         "kvfs {}  engine={}-{}  up {}  {}  state={state}",

@@ -336,18 +336,21 @@ pub enum State {
     Stalled(Cause),
     /// Something in the store cannot be read. What needs it fails, everything else goes on: the sentence.
     Damaged(String),
+    /// The last change was refused, and not for what it was: the sentence.
+    Refusing(String),
     /// Changes are refused since a sync failed: the sentence.
     ReadOnly(String),
 }
 
 impl State {
-    /// `OK`, `THROTTLED`, `STALLED`, `DAMAGED` or `READONLY`.
+    /// `OK`, `THROTTLED`, `STALLED`, `DAMAGED`, `REFUSING` or `READONLY`.
     pub fn name(&self) -> &'static str {
         match self {
             State::Ok => "OK",
             State::Throttled(_) => "THROTTLED",
             State::Stalled(_) => "STALLED",
             State::Damaged(_) => "DAMAGED",
+            State::Refusing(_) => "REFUSING",
             State::ReadOnly(_) => "READONLY",
         }
     }
@@ -357,7 +360,7 @@ impl State {
         match self {
             State::Ok => None,
             State::Throttled(cause) | State::Stalled(cause) => Some(cause.name()),
-            State::Damaged(cause) | State::ReadOnly(cause) => Some(cause),
+            State::Damaged(cause) | State::Refusing(cause) | State::ReadOnly(cause) => Some(cause),
         }
     }
 }

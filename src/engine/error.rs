@@ -122,6 +122,15 @@ impl Error {
         ))
     }
 
+    /// The file that could not be read, if that is what went wrong: its bytes are damaged, or the request `reading FILE` failed.
+    pub fn unread_file(&self) -> Option<&str> {
+        match self {
+            Error::Corrupt { file, .. } => Some(file),
+            Error::Io { context, .. } => context.strip_prefix("reading "),
+            _ => None,
+        }
+    }
+
     /// Damage in `file` at `offset`.
     pub fn corrupt(file: impl Into<String>, offset: u64, what: impl Into<String>) -> Error {
         Error::Corrupt { file: file.into(), offset, what: what.into() }

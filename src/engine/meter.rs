@@ -1,13 +1,14 @@
 //! Door 2: counts what the filesystem asks of the engine, by kind of key and by file operation. A decorator.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 
 use super::{
-    Asked, Batch, Bell, Class, Command, Done, Engine, Journal, KeyRange, Operation, Pending, Position, Probe,
-    Promise, ReadTrace, Result, Shape, TableInfo, Tier, Visit,
+    Asked, Batch, Bell, Class, Command, Done, Engine, Error, Journal, KeyRange, Operation, Pending, Position,
+    Probe, Promise, ReadTrace, Result, Shape, TableInfo, Tier, Visit,
 };
 
 /// Index of a key's kind, given by the filesystem's classifier; below [`KINDS`].
@@ -92,6 +93,9 @@ pub struct MeteredEngine {
     tags: [TagSlot; TAGS],
     scans: AtomicU64,
     trace: ReadTrace,
+    /// Whether there is a refusal, so that a batch which is taken need not look.
+    is_refusing: AtomicBool,
+    refusal: Mutex<Option<Error>>,
 }
 
 impl MeteredEngine {
@@ -104,6 +108,8 @@ impl MeteredEngine {
             tags: std::array::from_fn(|_| TagSlot::default()),
             scans: AtomicU64::new(0),
             trace: ReadTrace::default(),
+            is_refusing: AtomicBool::new(false),
+            refusal: Mutex::default(),
         })
     }
 
@@ -125,6 +131,29 @@ impl MeteredEngine {
     /// Scans begun.
     pub fn scans(&self) -> u64 {
         self.scans.load(Relaxed)
+    }
+
+    /// The error that the last batch got, if it was refused and none that takes space was taken since: whatever the engine's reason is.
+    pub fn refusal(&self) -> Option<Error> {
+        self.refusal.lock().clone()
+    }
+
+    /// Keeps in mind what became of a batch. To wait is not to be refused, and what gives space back proves nothing for what takes it.
+    fn note_outcome<T>(&self, batch: &Batch, result: &Result<T>) {
+        match result {
+            Err(Error::WouldBlock | Error::Busy { .. }) => {}
+            // What a change of one page needs and cannot be read is no reason for others.
+            Err(error) if error.unread_file().is_some() => {}
+            Err(error) => {
+                *self.refusal.lock() = Some(error.clone());
+                self.is_refusing.store(true, Relaxed);
+            }
+            Ok(_) if self.is_refusing.load(Relaxed) && !batch.uses_reserve && !batch.is_empty() => {
+                *self.refusal.lock() = None;
+                self.is_refusing.store(false, Relaxed);
+            }
+            Ok(_) => {}
+        }
     }
 
     /// The live trace of reads.
@@ -174,7 +203,9 @@ impl Engine for MeteredEngine {
     }
 
     fn apply(&self, batch: &Batch, tier: Tier) -> Result<Position> {
-        let position = self.engine.apply(batch, tier)?;
+        let result = self.engine.apply(batch, tier);
+        self.note_outcome(batch, &result);
+        let position = result?;
         let tag = &self.tags[usize::from(batch.tag) % TAGS];
         let (mut puts, mut deletes) = (0, 0);
         for operation in batch.operations() {
