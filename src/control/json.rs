@@ -114,7 +114,6 @@ fn value(report: &Report) -> Value {
             "replay_bytes": shape.debt.replay_bytes,
             "tombstones": shape.debt.tombstones,
             "oldest_tombstone_seconds": shape.debt.oldest_tombstone.map(|age| age.as_secs()),
-            "late_entries": shape.debt.late_entries,
             "dropped_bytes": shape.debt.dropped_bytes,
             "reclaim_pending_bytes": usage.reclaim_pending_bytes,
             "durability_bytes": forecast::debt(sample).iter().map(|row| row.debt_bytes as u64).sum::<u64>(),

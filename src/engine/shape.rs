@@ -288,8 +288,6 @@ pub struct Debt {
     pub tombstones: u64,
     /// LSM: age of the oldest tombstone in a table; `None` without any.
     pub oldest_tombstone: Option<Duration>,
-    /// Time windows: flushed entries whose key an older window holds as well, by its filter.
-    pub late_entries: u64,
     /// Time windows: bytes of tables that were dropped because they were expired.
     pub dropped_bytes: u64,
 }

@@ -11,12 +11,12 @@ use std::time::SystemTime;
 use super::cursor::MemoryCursor;
 use super::manifest::{Edit, Manifest};
 use super::memtable::Memtable;
-use super::table::{Access, Origin, Shelf, Table, hash};
+use super::table::{Origin, Shelf, Table};
 use super::value_log::{Pointer, Stored};
 use super::{LsmEngine, Task};
 use crate::base::text::human_size;
 use crate::disk::Purpose;
-use crate::engine::{Class, Error, KeyRange, Pending, Result, Tier, Work};
+use crate::engine::{Class, Error, KeyRange, Pending, Result, Work};
 
 /// Makes a memtable that was filled from the log a durable table of L0 while the log is still being read. Values that would stay in
 /// the log go to the table: who holds which segments is not known yet.
@@ -149,19 +149,7 @@ impl LsmEngine {
         let mut cursor = MemoryCursor::new(memtable, KeyRange::ALL);
         let mut builder = self.shelf.create(Purpose::Flush, false)?;
         let now_seconds = self.now_seconds();
-        let older = self.older_windows(now_seconds);
-        let mut late_entries = 0;
-        let access = Access { purpose: Purpose::Flush, ..Access::get(&self.cache, Tier::Disk) };
         while let Some(key) = cursor.key() {
-            if !older.is_empty() {
-                let hash = hash(key);
-                for table in older.iter().filter(|table| table.overlaps(key, key)) {
-                    if table.may_contain(table.part_of(key), hash, access)? {
-                        late_entries += 1;
-                        break;
-                    }
-                }
-            }
             match cursor.value() {
                 Some((value, position)) if position > 0 => {
                     let segment = self.log.segment_at(position);
@@ -181,15 +169,6 @@ impl LsmEngine {
             table.retire();
             return Err(error);
         }
-        self.meters.late_entries.fetch_add(late_entries, Relaxed);
         Ok(table)
-    }
-
-    /// Tables of windows before that of `now_seconds`, if the policy has windows.
-    fn older_windows(&self, now_seconds: u64) -> Vec<Arc<Table>> {
-        let Some(start) = self.policy().window_start(now_seconds) else { return Vec::new() };
-        let version = self.view().version.clone();
-        let tables = version.tables().map(|(_, table)| table);
-        tables.filter(|table| table.newest_seconds < start && table.has_filter()).cloned().collect()
     }
 }

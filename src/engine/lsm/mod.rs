@@ -111,7 +111,6 @@ struct Meters {
     filter_useful: AtomicU64,
     filter_false: AtomicU64,
     moved_value_bytes: AtomicU64,
-    late_entries: AtomicU64,
     dropped_bytes: AtomicU64,
     temporary_bytes: AtomicU64,
     /// Bytes that running merges may still take.

@@ -105,7 +105,6 @@ impl LsmEngine {
                 oldest_tombstone: totals
                     .tombstone_seconds
                     .map(|seconds| Duration::from_secs(now_seconds.saturating_sub(seconds))),
-                late_entries: meters.late_entries.load(Relaxed),
                 dropped_bytes: meters.dropped_bytes.load(Relaxed),
             },
             value_log: self.value_log_shape(&log, totals.live_value_bytes),

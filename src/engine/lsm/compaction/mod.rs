@@ -256,12 +256,6 @@ pub trait Policy: Send + Sync {
     fn pending_bytes(&self, levels: &Levels<'_>) -> u64;
     /// Whether one of its merges would make the runs in L0 fewer: else waiting for that would last for ever.
     fn lowers_l0(&self, levels: &Levels<'_>) -> bool;
-    /// From which time on, in seconds since 1970, tables belong to the current window; entries whose key an older table holds are
-    /// late. `None` without windows.
-    fn window_start(&self, now_seconds: u64) -> Option<u64> {
-        let _ = now_seconds;
-        None
-    }
 }
 
 /// The policy that `options` ask for.

@@ -6,8 +6,8 @@
 //! 3. With a time to live, the oldest run is dropped unread when its newest batch is older than that; only ever the oldest, so that
 //!    no overwritten value and no deleted key comes back.
 //!
-//! Keys carry no time: a point read may have to ask every window. A write to a key of an older window is *late*: both versions stay, and
-//! flushes count it. What other policies left below L0 counts as older than every window and stays as it is.
+//! Keys carry no time: a point read may have to ask every window. Of a key that is written again in a later window both versions stay;
+//! nobody looks for those, since that would take a question to every older table for each entry of a flush. What other policies left below L0 counts as older than every window and stays as it is.
 
 use bytes::Bytes;
 
@@ -91,10 +91,6 @@ impl Policy for TimeWindow {
 
     fn lowers_l0(&self, levels: &Levels<'_>) -> bool {
         self.choose(levels, &Default::default()) != Choice::Nothing
-    }
-
-    fn window_start(&self, now_seconds: u64) -> Option<u64> {
-        Some(now_seconds - now_seconds % self.window_seconds)
     }
 }
 
