@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use super::*;
 use crate::base::clock::ManualClock;
 use crate::base::prng::Prng;
-use crate::disk::{Metered, SimDisk};
+use crate::disk::{File, FileInfo, Metered, SimDisk, Space};
 use crate::engine::cache::CacheKind;
 use crate::engine::{FIELDS, Kind, run, settle};
 
@@ -264,4 +264,124 @@ fn a_scan_that_is_held_open_keeps_no_memtable_in_memory() {
         })
         .unwrap();
     assert!(at == KEYS && memtables.len() > 100, "{} memtables", memtables.len());
+}
+
+/// What is done while a scan waits for the disk.
+type Meanwhile = Arc<parking_lot::Mutex<Option<Box<dyn FnMut() + Send>>>>;
+
+/// A disk whose scans take long enough for something to be done meanwhile.
+struct Slow {
+    disk: Arc<SimDisk>,
+    meanwhile: Meanwhile,
+}
+
+struct SlowFile {
+    file: Arc<dyn File>,
+    meanwhile: Meanwhile,
+}
+
+impl Disk for Slow {
+    fn create(&self, name: &str) -> std::io::Result<Arc<dyn File>> {
+        let file = self.disk.create(name)?;
+        Ok(Arc::new(SlowFile { file, meanwhile: self.meanwhile.clone() }))
+    }
+    fn open(&self, name: &str) -> std::io::Result<Arc<dyn File>> {
+        self.disk.open(name)
+    }
+    fn rename(&self, from: &str, to: &str) -> std::io::Result<()> {
+        self.disk.rename(from, to)
+    }
+    fn remove(&self, name: &str) -> std::io::Result<()> {
+        self.disk.remove(name)
+    }
+    fn list(&self) -> std::io::Result<Vec<FileInfo>> {
+        self.disk.list()
+    }
+    fn sync_names(&self) -> std::io::Result<()> {
+        self.disk.sync_names()
+    }
+    fn space(&self) -> std::io::Result<Space> {
+        self.disk.space()
+    }
+}
+
+impl File for SlowFile {
+    fn read_at(&self, purpose: Purpose, offset: u64, target: &mut [u8]) -> std::io::Result<()> {
+        if purpose == Purpose::Scan
+            && let Some(mut meanwhile) = self.meanwhile.lock().take()
+        {
+            meanwhile();
+        }
+        self.file.read_at(purpose, offset, target)
+    }
+    fn write_at(&self, purpose: Purpose, offset: u64, source: &[u8]) -> std::io::Result<()> {
+        self.file.write_at(purpose, offset, source)
+    }
+    fn sync(&self, purpose: Purpose) -> std::io::Result<()> {
+        self.file.sync(purpose)
+    }
+    fn size(&self) -> std::io::Result<u64> {
+        self.file.size()
+    }
+    fn set_size(&self, bytes: u64) -> std::io::Result<()> {
+        self.file.set_size(bytes)
+    }
+    fn allocate(&self, bytes: u64) -> std::io::Result<()> {
+        self.file.allocate(bytes)
+    }
+}
+
+#[test]
+fn a_scan_that_waits_for_the_disk_keeps_no_memtable_in_memory() {
+    let meanwhile = Meanwhile::default();
+    let disk = Arc::new(Slow { disk: SimDisk::new(), meanwhile: meanwhile.clone() });
+    let options = Options { memtable_bytes: 64 << 10, ..many_parts(64 << 10) };
+    let engine = open(disk, Arc::new(ManualClock::default()), &options).unwrap();
+    fill(&*engine, 0..50, 40);
+    run(&*engine, Command::Flush).unwrap();
+    fill(&*engine, 50..100, 40);
+    engine.cache.clear();
+    let (writer, memtable) = (engine.clone(), Arc::downgrade(&engine.view().mutable));
+    *meanwhile.lock() = Some(Box::new(move || {
+        run(&*writer, Command::Flush).unwrap();
+        writer.work(Class::Reclaim).unwrap();
+        assert!(memtable.upgrade().is_none(), "the scan keeps the memtable");
+    }));
+    let mut at = 0;
+    engine
+        .scan(KeyRange::ALL, Tier::Disk, &mut |seen, _| {
+            assert_eq!(seen, &key(at)[..]);
+            at += 1;
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+    assert!(at == 100 && meanwhile.lock().is_none());
+}
+
+#[test]
+fn a_scan_in_memory_passes_only_so_many_tombstones() {
+    let options = Options { memtable_bytes: 8 << 20, gap_tombstones: 64, ..many_parts(1 << 20) };
+    let engine = open(SimDisk::new(), Arc::new(ManualClock::default()), &options).unwrap();
+    for first in (0..20_000).step_by(100) {
+        let mut batch = Batch::new(0);
+        (first..first + 100).for_each(|index| batch.delete(key(index)));
+        engine.apply(&batch, Tier::Disk).unwrap();
+    }
+    fill(&*engine, 20_000..20_001, 40);
+    let scan = |tier| {
+        let mut seen = 0;
+        let result = engine.scan(KeyRange::ALL, tier, &mut |_, _| {
+            seen += 1;
+            ControlFlow::Continue(())
+        });
+        (result.map(|()| seen), engine.shape().scan_tombstones)
+    };
+    let (result, before) = scan(Tier::Memory);
+    assert!(matches!(result, Err(Error::WouldBlock)), "{result:?}");
+    assert!(before < 5000, "{before} tombstones on a dispatch thread");
+    let (result, passed) = scan(Tier::Disk);
+    assert_eq!(result.unwrap(), 1);
+    assert!(passed - before < 20_000, "{passed}: what was passed was proven");
+    // Nothing is left of the row.
+    assert_eq!(scan(Tier::Memory).0.unwrap(), 1);
 }

@@ -15,10 +15,12 @@ use super::merge::Merge;
 use super::value_log::Group;
 use super::version::Run;
 use crate::disk::LEVELS;
-use crate::engine::{KeyRange, Result, Tier, Visit};
+use crate::engine::{Error, KeyRange, Result, Tier, Visit};
 
 /// After this many tombstones in a row a scan asks for a gap.
 const LOOK: u64 = 8;
+/// Tombstones that a scan of [`Tier::Memory`] passes at most: more take milliseconds, and nobody sleeps on a dispatch thread.
+const MEMORY_TOMBSTONES: u64 = 4096;
 
 /// Tombstones in a row that a scan has passed.
 struct Row<'a> {
@@ -96,6 +98,12 @@ impl LsmEngine {
             }
             row.length += 1;
             *tombstones += 1;
+            if tier == Tier::Memory && *tombstones > MEMORY_TOMBSTONES {
+                if let Some(open) = row.open.take() {
+                    open.close(&successor(merge.passed()));
+                }
+                return Err(Error::WouldBlock);
+            }
             let proves = self.options.gap_tombstones > 0;
             if proves && (row.length == LOOK || row.length.is_multiple_of(self.options.gap_tombstones)) {
                 self.pass_gap(&mut row, &mut merge, range.end, tier)?;
@@ -130,17 +138,21 @@ impl LsmEngine {
     /// The entries of the store, as it is now, from `start` on.
     fn merge_from(&self, start: &[u8], end: Option<&[u8]>, tier: Tier) -> Result<Merge> {
         let range = KeyRange { start, end };
-        let view = self.view();
         let reading = Reading::Cached { cache: self.cache.clone(), tier };
         let mut sources = Vec::with_capacity(8);
-        for memtable in view.memtables().filter(|memtable| !memtable.is_empty()) {
-            sources.push(Cursor::Memory(MemoryCursor::new(memtable, range)));
-        }
-        let l0 = view.version.level(0).iter();
+        let version = {
+            // Tables are read below, and who waits for the disk must keep no memtable in memory.
+            let view = self.view();
+            for memtable in view.memtables().filter(|memtable| !memtable.is_empty()) {
+                sources.push(Cursor::Memory(MemoryCursor::new(memtable, range)));
+            }
+            view.version.clone()
+        };
+        let l0 = version.level(0).iter();
         let l0 = l0.filter(|table| range.is_before_end(&table.smallest) && start <= &table.largest[..]);
         let runs = l0
             .map(|table| Run::from([table.clone()]))
-            .chain((1..LEVELS).map(|level| view.version.level(level).clone()));
+            .chain((1..LEVELS).map(|level| version.level(level).clone()));
         for run in runs.filter(|run| !run.is_empty()) {
             sources.push(Cursor::Run(Box::new(RunCursor::new(run, range, reading.clone())?)));
         }
