@@ -8,7 +8,8 @@
 //!
 //! # Invariants
 //!
-//! 1. Merges that run have claims that do not meet, see [`super::compaction`]. Moves and drops meet none either.
+//! 1. Merges that run have claims that do not meet, see [`super::compaction`]. Moves and drops meet none either. A merge lets go of
+//!    its target level slice by slice.
 //! 2. What a merge takes out of the store is decided under the lock of `merging` and the manifest, where slices are installed one
 //!    by one. A step whose merge was given up meanwhile finds it gone there, and removes its files.
 //! 3. A merge begins only if what it needs is free beside what those that run may still take.
@@ -57,7 +58,7 @@ pub struct Merging {
 impl Merging {
     /// What merges that run have to themselves.
     pub fn claims(&self) -> Vec<Claim> {
-        self.jobs.iter().map(|job| job.claim.clone()).collect()
+        self.jobs.iter().flat_map(RunningJob::claims).collect()
     }
 
     /// Why nothing is merged, if that is so: while something runs, it may make space.

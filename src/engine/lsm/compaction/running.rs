@@ -84,8 +84,8 @@ pub struct RunningJob {
     pub id: u64,
     /// What it does.
     pub job: Job,
-    /// What it has to itself.
-    pub claim: Claim,
+    /// What it has to itself at first.
+    claim: Claim,
     /// Whether a command asked for it.
     pub is_command: bool,
     /// Clock time at which it began.
@@ -182,6 +182,25 @@ impl RunningJob {
         }
         let largest = lower_bytes.into_iter().max().unwrap_or(0);
         self.input_bytes.min(upper_bytes + largest.saturating_mul(slots + 1))
+    }
+
+    /// What it has to itself. Of slices that are done the outputs are part of the target level as any other table: it lets go of that
+    /// level there, and what lies in it may go on down while the rest is merged.
+    pub fn claims(&self) -> Vec<Claim> {
+        let whole = &self.claim;
+        let is_free = |slice: &Extent| slice.is_done && whole.from < whole.into;
+        let mut claims = Vec::new();
+        let mut from = 0;
+        for slices in self.slices.chunk_by(|a, b| is_free(a) == is_free(b)) {
+            let to = from + slices.len();
+            let smallest = slices[0].start.clone().max(whole.smallest.clone());
+            let next = self.slices.get(to).map(|next| next.start.clone());
+            let largest = next.unwrap_or_else(|| whole.largest.clone()).min(whole.largest.clone());
+            let into = if is_free(&slices[0]) { whole.into - 1 } else { whole.into };
+            claims.push(Claim { into, smallest, largest, ..whole.clone() });
+            from = to;
+        }
+        claims
     }
 
     /// The slices that a table reaches into.

@@ -5,9 +5,10 @@ use super::*;
 /// No two merges that run meet, nor share a table; what they work on is part of the store.
 fn check_running(engine: &LsmEngine) -> (usize, usize) {
     let merging = engine.merging.lock();
-    let claims = merging.claims();
-    for (index, claim) in claims.iter().enumerate() {
-        assert!(!claims[index + 1..].iter().any(|other| other.meets(claim)), "{claims:?}");
+    let claims: Vec<_> = merging.jobs.iter().map(|job| job.claims()).collect();
+    for (index, of_one) in claims.iter().enumerate() {
+        let others = || claims[index + 1..].iter().flatten();
+        assert!(of_one.iter().all(|claim| !others().any(|other| other.meets(claim))), "{claims:?}");
     }
     let inputs: Vec<u64> = merging.jobs.iter().flat_map(|job| job.inputs()).map(|it| it.1.number).collect();
     let mut once = inputs.clone();
@@ -197,4 +198,83 @@ fn a_merge_that_fails_leaves_the_others_and_what_it_has_done() {
         let shape = engine.shape();
         assert_eq!(table_bytes(&sim), level_bytes(&engine) + shape.obsolete_bytes, "a file is left over");
     }
+}
+
+/// The levels from which merges run, and whether those have installed anything.
+fn running_levels(engine: &LsmEngine) -> Vec<(usize, bool)> {
+    let merging = engine.merging.lock();
+    merging.jobs.iter().map(|job| (job.job.inputs[0].0, job.installed_files > 0)).collect()
+}
+
+#[test]
+fn a_level_is_merged_down_where_a_merge_into_it_is_done() {
+    let options = Options { slice_tables: 1, merge_threads: 3, ..Options::tiny(Kind::Lsm) };
+    let engine = open_with(SimDisk::new(), &options).unwrap();
+    let (mut prng, mut model, mut both) = (Prng::new(1), Model::new(), 0);
+    for number in 1..=3000u64 {
+        // Levels of many tables.
+        let mut batch = Batch::new(0);
+        batch.put(format!("key{:04}", prng.below(3000)).into_bytes(), vec![number as u8; 60]);
+        while engine.apply(&batch, Tier::Disk).is_err() {
+            engine.work(Class::Flush).unwrap();
+            engine.work(Class::Merge).unwrap();
+            check_running(&engine);
+            let levels = running_levels(&engine);
+            both += usize::from(levels.contains(&(0, true)) && levels.iter().any(|(level, _)| *level == 1));
+        }
+        apply_to(&mut model, &batch);
+        if number % 100 == 0 {
+            assert_eq!(contents(&*engine).unwrap(), model);
+        }
+    }
+    settle(&*engine).unwrap();
+    assert_eq!(contents(&*engine).unwrap(), model);
+    println!("{both} steps");
+    assert!(both > 0, "L1 waits for the end of every merge into it");
+}
+
+#[test]
+fn flushes_are_merged_beside_a_merge_of_everything() {
+    let options = Options {
+        policy: PolicyKind::Tiered,
+        tier_merge_min: 2,
+        slice_tables: 1,
+        merge_threads: 2,
+        l0_slowdown: 500,
+        l0_stop: 1000,
+        ..Options::tiny(Kind::Lsm)
+    };
+    let engine = open_with(SimDisk::new(), &options).unwrap();
+    let (mut prng, mut model) = (Prng::new(1), Model::new());
+    let mut write = |count, model: &mut Model| {
+        for number in 0..count {
+            let batch = random_batch(&mut prng, number);
+            while engine.apply(&batch, Tier::Disk).is_err() {
+                engine.work(Class::Flush).unwrap();
+            }
+            apply_to(model, &batch);
+        }
+        while engine.work(Class::Flush).unwrap() == Pending::More {}
+    };
+    write(200, &mut model);
+    settle(&*engine).unwrap();
+    write(1000, &mut model);
+    // The first step begins a merge of everything.
+    engine.work(Class::Merge).unwrap();
+    let into = engine.merging.lock().jobs[0].job.into;
+    assert!(into > 0 && engine.merging.lock().jobs.len() == 1);
+    let inputs = engine.merging.lock().jobs[0].inputs().len();
+    write(200, &mut model);
+    let mut beside = 0;
+    while !running_levels(&engine).is_empty() && beside == 0 {
+        engine.work(Class::Merge).unwrap();
+        check_running(&engine);
+        let merging = engine.merging.lock();
+        beside += merging.jobs.iter().filter(|job| job.job.into == 0).count();
+        assert!(beside == 0 || merging.jobs.iter().any(|job| job.job.into == into), "not beside it");
+    }
+    assert!(beside > 0, "nothing beside a merge of {inputs} tables");
+    assert_eq!(contents(&*engine).unwrap(), model);
+    settle(&*engine).unwrap();
+    assert_eq!(contents(&*engine).unwrap(), model);
 }
