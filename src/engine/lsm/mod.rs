@@ -210,16 +210,17 @@ pub fn open(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>, options: &Options) -> Re
             MOVED_KIND => {}
             kind => return Err(Error::corrupt("the log", position, format!("a record of kind {kind}"))),
         }
-        if mutable.due(options).is_some() {
-            immutables.insert(0, Arc::new(std::mem::replace(&mut mutable, Memtable::new(position))));
+        if mutable.due(options).is_none() {
+            return Ok(());
         }
+        immutables.insert(0, Arc::new(std::mem::replace(&mut mutable, Memtable::new(position))));
         // The log may be longer than memtables may be large: another process wrote it, with other settings.
         if immutables.len() as u64 >= options.memtable_count_max
             && let Some(oldest) = immutables.last()
         {
             match flush::flush_replayed(&shelf, &mut manifest, oldest, clock.now()) {
                 Ok(()) => drop(immutables.pop()),
-                // To be read needs none.
+                // To be read needs none. It is tried again with the next memtable, not with the next record.
                 Err(Error::NoSpace) => {}
                 Err(error) => return Err(error),
             }
