@@ -197,3 +197,37 @@ fn every_purpose_and_every_option_is_documented() {
     }
     fail_if_any(&problems);
 }
+
+/// `docs/medium.md` names the test that shows each of its claims: each must be there.
+#[test]
+fn the_page_about_the_disk_below_names_tests_that_exist() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut paths = Vec::new();
+    source(&root.join("src"), &mut paths);
+    source(&root.join("tests"), &mut paths);
+    let mut tests = BTreeSet::new();
+    for path in paths {
+        let text = fs::read_to_string(path).unwrap();
+        for part in text.split("#[test]").skip(1) {
+            let name = part.split("fn ").nth(1).and_then(|rest| rest.split('(').next());
+            tests.extend(name.map(str::to_string));
+        }
+    }
+    let text = document("medium.md");
+    // A name of four words or more is a test's.
+    let named: Vec<&str> =
+        text.split('`').skip(1).step_by(2).filter(|word| word.matches('_').count() >= 3).collect();
+    assert!(named.len() > 15, "{named:?}");
+    let missing: Vec<String> = named
+        .iter()
+        .filter(|name| !tests.contains(**name))
+        .map(|name| format!("docs/medium.md names {name}, which is no test"))
+        .collect();
+    fail_if_any(&missing);
+    // And where the last column is empty, nobody has shown anything.
+    let rows = text.lines().filter(|line| line.starts_with("| ") && !line.contains("---"));
+    for row in rows.filter(|row| !row.contains("shown by")) {
+        let last = row.trim_end_matches('|').rsplit('|').next().unwrap_or("");
+        assert!(last.contains('`') || last.trim() == "below", "docs/medium.md shows nothing for: {row}");
+    }
+}
