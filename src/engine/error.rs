@@ -126,7 +126,7 @@ impl Error {
     pub fn unread_file(&self) -> Option<&str> {
         match self {
             Error::Corrupt { file, .. } => Some(file),
-            Error::Io { context, .. } => context.strip_prefix("reading "),
+            Error::Io { context, .. } => context.strip_prefix("reading ").filter(|file| !file.contains(' ')),
             _ => None,
         }
     }

@@ -307,3 +307,25 @@ fn bytes_on_the_disk_belong_to_kinds_of_keys() {
         assert!(rig.cat(".stats").contains("ON DISK zero "), "{}", rig.cat(".stats"));
     }
 }
+
+#[test]
+fn a_table_that_no_merge_can_read_is_told_and_shown() {
+    let rig = small_lsm();
+    fill(&rig);
+    rig.write(OWNER, "auto_compact off").unwrap();
+    let mut batch = Batch::new(Op::Write.tag());
+    (0..40u64).for_each(|key| batch.put(key.to_be_bytes().to_vec(), vec![4; 400]));
+    rig.engine.apply(&batch, Tier::Disk).unwrap();
+    engine::run(&*rig.engine, Command::Flush).unwrap();
+    let damaged = format!("table.{}", rig.engine.tables()[0].number);
+    assert!(rig.sim.flip_bit(&damaged, 8 * 20));
+    engine::run(&*rig.engine, Command::DropCaches).unwrap();
+    rig.write(OWNER, "auto_compact on").unwrap();
+    assert!(engine::run(&*rig.engine, Command::Compact).is_err());
+    engine::settle(&*rig.engine).unwrap();
+    check(&rig, &["set_aside"]);
+    let report = rig.json(".stats.d/json");
+    assert_eq!(report["state"], "DAMAGED");
+    let cause = report["state_cause"].as_str().unwrap();
+    assert!(cause.starts_with(&damaged) && cause.contains("kvfs check --repair"), "{cause}");
+}

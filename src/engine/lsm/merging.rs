@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use super::compaction::{Choice, Claim, Job, RunningJob, Slice, full, whole_level};
+use super::compaction::{Choice, Claim, Job, Levels, RunningJob, Slice, full, whole_level};
 use super::manifest::Edit;
 use super::table::Table;
 use super::throttle::Throttle;
@@ -46,8 +46,6 @@ pub struct Merging {
     /// Begun slices of which a step is being done.
     pub stepping: u64,
     next_id: u64,
-    /// Damaged inputs: merging them again would find the same damage.
-    blocked: Option<Error>,
     /// What a merge waits for, if there is no space for it.
     waiting: Option<String>,
     throttle: Throttle,
@@ -155,21 +153,18 @@ impl LsmEngine {
         }
     }
 
-    /// Gives up the merge that failed; if its inputs are damaged all of them, once and for all.
+    /// Gives up the merge that failed. If one of its inputs could not be read, that one is set aside and the others go on.
     fn fail_merge(&self, merging: &mut Merging, id: Option<u64>, error: Error) -> Result<Pending> {
+        let is_command = merging.jobs.iter().any(|job| Some(job.id) == id && job.is_command);
         id.into_iter().for_each(|id| merging.give_up(id));
-        if matches!(error, Error::Corrupt { .. }) && merging.blocked.is_none() {
-            self.journal.record(self.clock.now(), "error", vec![("what", error.to_string().into())]);
-            merging.blocked = Some(error.clone());
-            while let Some(job) = merging.jobs.first() {
-                let id = job.id;
-                merging.give_up(id);
-            }
+        let is_aside = id.is_some() && self.set_table_aside(&error);
+        if is_command || !is_aside {
+            self.end_commands(&Err(error.clone()), |task| matches!(task, Task::Compact { .. }));
         }
-        self.troubles.lock().merge = Some(error.clone());
-        self.end_commands(&Err(error.clone()), |task| matches!(task, Task::Compact { .. }));
+        let trouble = if is_aside { merging.trouble() } else { Some(error.clone()) };
+        self.troubles.lock().merge = trouble;
         self.report_merges(merging);
-        Err(error)
+        if is_aside { Ok(Pending::More) } else { Err(error) }
     }
 
     /// How long no merge step may begin: merges are paused, the rates are used up, or writers wait for a flush, which then has the disk for itself.
@@ -188,10 +183,8 @@ impl LsmEngine {
 
     /// The slice to go on with; without one, what is left to do.
     fn next_slice(&self, merging: &mut Merging) -> Result<(Option<Slice>, Pending)> {
-        if let Some(error) = &merging.blocked {
-            return Err(error.clone());
-        }
-        let mut pending = Pending::Idle;
+        let next_try = self.set_aside.next_try(self.clock.elapsed());
+        let mut pending = next_try.map_or(Pending::Idle, Pending::After);
         if merging.resting.len() as u64 + merging.stepping < self.options.merge_threads {
             if !merging.jobs.iter().any(RunningJob::has_waiting_slice) {
                 match self.look_for_merge(merging)? {
@@ -229,8 +222,11 @@ impl LsmEngine {
             }
             let level = self.start_commands();
             let job = level.map_or_else(|| full(&version), |level| whole_level(&version, level));
-            let Some(job) = job else {
-                self.end_commands(&Ok(()), |task| matches!(task, Task::Compact { is_started: true, .. }));
+            let numbers = job.iter().flat_map(|job| &job.inputs).flat_map(|(_, numbers)| numbers).copied();
+            let damage = self.set_aside.why(numbers, self.clock.elapsed());
+            let Some(job) = job.filter(|_| damage.is_none()) else {
+                let result = damage.map_or(Ok(()), Err);
+                self.end_commands(&result, |task| matches!(task, Task::Compact { is_started: true, .. }));
                 return Ok(Next::Moved);
             };
             let begun = self.begin(&version, job, "command", merging)?;
@@ -240,8 +236,7 @@ impl LsmEngine {
             return Ok(Next::Nothing);
         }
         let cursors = self.manifest.lock().state().cursors.clone();
-        let mut levels = version.picture(self.now_seconds());
-        levels.claims = merging.claims();
+        let levels = Levels { claims: merging.claims(), ..self.picture(&version) };
         match self.policy().choose(&levels, &cursors) {
             Choice::Drop(job) => {
                 self.drop_tables(&version, &job)?;
@@ -296,7 +291,7 @@ impl LsmEngine {
             (_, 0) if policy.name() == "leveled" => {
                 format!("l0_files {} of {}", version.level(0).len(), self.options.l0_trigger)
             }
-            _ => format!("score {:.2} of L{from}", policy.scores(&version.picture(self.now_seconds()))[from]),
+            _ => format!("score {:.2} of L{from}", policy.scores(&self.picture(version))[from]),
         };
         let fields = vec![
             ("reason", reason.into()),

@@ -18,8 +18,8 @@
 //!
 //! # Lock order
 //!
-//! `writer`, `flushing` or `merging`, then `manifest`, then `view`; `policy`, `commands`, `activity`, `troubles`, `retired`, `moved_into`
-//! and that of the gaps are leaves. `writer` and `view` are held for memory and one log write only; `flushing`, `merging` and `manifest` are
+//! `writer`, `flushing` or `merging`, then `manifest`, then `view`; `policy`, `commands`, `activity`, `troubles`, `retired`, `moved_into`,
+//! `set_aside` and that of the gaps are leaves. `writer` and `view` are held for memory and one log write only; `flushing`, `merging` and `manifest` are
 //! held across disk requests and taken
 //! by background work alone; `merging` not while a slice of a merge does a step.
 
@@ -35,6 +35,7 @@ mod merging;
 mod report;
 mod salvage;
 mod scan;
+mod set_aside;
 mod stall;
 mod switches;
 mod table;
@@ -69,6 +70,7 @@ use gaps::Gaps;
 use manifest::{Edit, Manifest};
 use memtable::Memtable;
 use merging::Merging;
+use set_aside::SetAside;
 use stall::Pace;
 use switches::Switches;
 use table::{Access, Shelf, Table, hash, table_name, table_number};
@@ -158,6 +160,8 @@ pub struct LsmEngine {
     view: RwLock<Arc<View>>,
     flushing: Mutex<()>,
     merging: Mutex<Merging>,
+    /// What merges cannot read.
+    set_aside: SetAside,
     /// When it was last looked for, there was nothing to merge, or no space to.
     merges_idle: AtomicBool,
     manifest: Mutex<Manifest>,
@@ -265,6 +269,7 @@ pub fn open(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>, options: &Options) -> Re
         view: RwLock::new(Arc::new(view)),
         flushing: Mutex::default(),
         merging: Mutex::default(),
+        set_aside: SetAside::default(),
         merges_idle: AtomicBool::new(false),
         flushed: AtomicU64::new(from),
         moved_into: Mutex::default(),
@@ -281,7 +286,8 @@ pub fn open(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>, options: &Options) -> Re
         journal: Arc::default(),
     };
     engine.log.release(from);
-    engine.reassess();
+    // The policy of the last mount may have been another.
+    engine.forgive();
     engine.balance_memory();
     Ok(Arc::new(engine))
 }
@@ -361,6 +367,7 @@ impl LsmEngine {
             std::mem::replace(&mut *view, new)
         };
         self.merges_idle.store(false, Relaxed);
+        self.set_aside.forget_others(&self.view().version);
         let stays = |number: u64| added.iter().any(|(_, table)| table.number == number);
         for (_, table) in old.tables() {
             if edit.removed.iter().any(|(_, number)| *number == table.number) && !stays(table.number) {

@@ -110,7 +110,7 @@ impl LsmEngine {
             value_log: self.value_log_shape(&log, totals.live_value_bytes),
             levels,
             tree: None,
-            damage: None,
+            damage: self.set_aside.sentence(self.clock.elapsed()),
             stalls: Stalls {
                 limits_off: self.limits_off(version),
                 ..self.stalls.snapshot(self.clock.elapsed())

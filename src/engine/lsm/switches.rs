@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use super::LsmEngine;
-use super::compaction::{Policy, policy};
+use super::compaction::{Levels, Policy, policy};
 use super::report::Totals;
-use super::version::{Version, View};
+use super::version::{Owed, Version, View};
 use crate::base::text::{parse_size, parse_switch};
 use crate::engine::{Class, Error, Options, Result};
 
@@ -41,13 +41,24 @@ impl LsmEngine {
         super::flush::seconds(self.clock.now())
     }
 
+    /// What the policy sees of a version now.
+    pub(super) fn picture<'a>(&self, version: &'a Version) -> Levels<'a> {
+        let aside = self.set_aside.tables(self.clock.elapsed());
+        Levels { aside, ..version.picture(self.now_seconds()) }
+    }
+
     /// Notes in a version what the policy thinks of it.
     pub(super) fn assess(&self, version: &mut Version) {
         let policy = self.policy();
-        let picture = version.picture(self.now_seconds());
+        let picture = self.picture(version);
         let (pending_bytes, lowers_l0) = (policy.pending_bytes(&picture), policy.lowers_l0(&picture));
         let totals = Totals::of(&picture, version.needed().values().sum(), &*policy);
         (version.pending_bytes, version.lowers_l0, version.totals) = (pending_bytes, lowers_l0, totals);
+        let (owed, forgiven) = (version.owed(), version.forgiven);
+        version.forgiven = Owed {
+            l0_files: owed.l0_files.min(forgiven.l0_files),
+            pending_bytes: owed.pending_bytes.min(forgiven.pending_bytes),
+        };
     }
 
     /// Why the limits of L0 files and pending bytes do not count now, if they do not: no merge would bring them down.
@@ -98,16 +109,36 @@ impl LsmEngine {
         let new = policy(options);
         let (from, to) = (self.policy().name(), new.name());
         *self.policy.write() = new;
-        self.reassess();
+        self.forgive();
         self.journal.record(self.clock.now(), "policy", vec![("from", from.into()), ("to", to.into())]);
+    }
+
+    /// Lets writers go on whatever another policy left to the one in force, which has just come: what is over a limit now does not
+    /// count for it, as long as it is there.
+    pub(super) fn forgive(&self) {
+        self.revise(|version| {
+            version.forgiven = Owed { l0_files: u64::MAX, pending_bytes: u64::MAX };
+            self.assess(version);
+            let (options, owed) = (&self.options, version.forgiven);
+            let over = |amount: u64, limit: u64| if amount >= limit { amount } else { 0 };
+            version.forgiven = Owed {
+                l0_files: over(owed.l0_files, options.l0_slowdown),
+                pending_bytes: over(owed.pending_bytes, options.pending_slowdown_bytes),
+            };
+        });
     }
 
     /// Notes in the newest version what the policy thinks of it.
     pub(super) fn reassess(&self) {
+        self.revise(|version| self.assess(version));
+    }
+
+    /// Changes what is noted in the newest version.
+    fn revise(&self, note: impl FnOnce(&mut Version)) {
         // Versions change only under the manifest's lock.
         let _manifest = self.manifest.lock();
         let mut version = (*self.view().version).clone();
-        self.assess(&mut version);
+        note(&mut version);
         let mut view = self.view.write();
         let (mutable, immutables) = (view.mutable.clone(), view.immutables.clone());
         *view = Arc::new(View { mutable, immutables, version: Arc::new(version) });

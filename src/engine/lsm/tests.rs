@@ -1,5 +1,6 @@
 //! Tests of the whole engine, by subject; here what they share.
 
+mod aside;
 mod crash;
 mod damage;
 mod limits;

@@ -241,8 +241,8 @@ impl<'a> Group<'a> {
 }
 
 impl LsmEngine {
-    /// Where the segments that are to be emptied start, by their live bytes; none while the disk is so full that what deletes need
-    /// would be used. Of the rest of the reserve it takes what it needs: it gives more back.
+    /// Where the segments that are to be emptied start, by their live bytes, but for those that are set aside; none while the disk is
+    /// so full that what deletes need would be used. Of the rest of the reserve it takes what it needs: it gives more back.
     pub(super) fn sparse_segments(&self, version: &Version) -> BTreeMap<Position, u64> {
         let room_bytes = self.space.release_bytes() + 2 * self.log.segment_bytes();
         if self.shelf.free_bytes().is_ok_and(|free_bytes| free_bytes < room_bytes) {
@@ -250,7 +250,8 @@ impl LsmEngine {
         }
         // Both in order, so that each merge step goes through them once.
         let mut needed = version.needed().iter().peekable();
-        let mut kept = self.log.kept();
+        let (mut kept, now) = (self.log.kept(), self.clock.elapsed());
+        kept.retain(|(start, _)| !self.set_aside.has_segment(*start, now));
         kept.sort_unstable();
         let live = kept.into_iter().filter_map(|(start, size)| {
             while needed.next_if(|(before, _)| **before < start).is_some() {}
@@ -281,17 +282,25 @@ impl LsmEngine {
         })
     }
 
-    /// Appends a value to the log again if it lies in a segment of `sparse`.
+    /// Appends a value to the log again if it lies in a segment of `sparse`. One that cannot be read stays where it is, and so from
+    /// then on does what lies beside it.
     pub(super) fn move_value(
         &self,
         sparse: &BTreeSet<Position>,
         pointer: Pointer,
         segment: &Arc<Segment>,
     ) -> Result<Option<(Pointer, Arc<Segment>)>> {
-        if !sparse.contains(&segment.start()) {
+        let start = segment.start();
+        if !sparse.contains(&start) || self.set_aside.has_segment(start, self.clock.elapsed()) {
             return Ok(None);
         }
-        let value = pointer.fetch(segment, Purpose::ValueLogGc)?;
+        let value = match pointer.fetch(segment, Purpose::ValueLogGc) {
+            Ok(value) => value,
+            Err(error) => {
+                self.set_segment_aside(start, &error);
+                return Ok(None);
+            }
+        };
         let (end, segment) = self.log.append_held(MOVED_KIND, Purpose::ValueLogGc, &value)?;
         *self.moved_into.lock().entry(segment.start()).or_default() += pointer.bytes;
         self.meters.moved_value_bytes.fetch_add(pointer.bytes, Relaxed);

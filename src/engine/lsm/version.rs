@@ -30,8 +30,19 @@ pub struct Version {
     pub pending_bytes: u64,
     /// Whether a merge of the policy would make the runs in L0 fewer.
     pub lowers_l0: bool,
+    /// What of both the limits do not count: it was there when the policy came, which brings it down by and by.
+    pub forgiven: Owed,
     /// Sums over its tables, for reports.
     pub totals: Totals,
+}
+
+/// What merges owe.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Owed {
+    /// Tables in L0.
+    pub l0_files: u64,
+    /// Bytes that they must still write.
+    pub pending_bytes: u64,
 }
 
 impl Version {
@@ -48,6 +59,7 @@ impl Version {
             needed: Arc::new(needed),
             pending_bytes: 0,
             lowers_l0: true,
+            forgiven: Owed::default(),
             totals: Totals::default(),
         })
     }
@@ -85,6 +97,20 @@ impl Version {
         &self.needed
     }
 
+    /// What merges owe.
+    pub fn owed(&self) -> Owed {
+        Owed { l0_files: self.levels[0].len() as u64, pending_bytes: self.pending_bytes }
+    }
+
+    /// What the limits of writers count of that.
+    pub fn counted(&self) -> Owed {
+        let owed = self.owed();
+        Owed {
+            l0_files: owed.l0_files.saturating_sub(self.forgiven.l0_files),
+            pending_bytes: owed.pending_bytes.saturating_sub(self.forgiven.pending_bytes),
+        }
+    }
+
     /// The tables of a level.
     pub fn level(&self, level: usize) -> &Run {
         &self.levels[level]
@@ -105,7 +131,7 @@ impl Version {
     /// What a compaction policy sees at a time, in seconds since 1970.
     pub fn picture(&self, now_seconds: u64) -> Levels<'_> {
         let tables = self.levels.each_ref().map(|run| run.iter().map(|table| table.meta()).collect());
-        Levels { tables, now_seconds, claims: Vec::new() }
+        Levels { tables, now_seconds, ..Levels::default() }
     }
 }
 

@@ -64,8 +64,8 @@ impl LsmEngine {
         let version = &view.version;
         let load = Load {
             memtables_full,
-            l0_files: version.level(0).len() as u64,
-            pending_bytes: version.pending_bytes,
+            l0_files: version.counted().l0_files,
+            pending_bytes: version.counted().pending_bytes,
             merges_help: self.limits_off(version).is_none(),
         };
         let (cause, is_stop, retry_after) = match pressure(load, &self.options) {

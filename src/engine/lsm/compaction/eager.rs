@@ -22,7 +22,7 @@ impl Policy for Eager {
         let runs = levels.runs();
         let lower = runs.iter().filter(|run| run.level > 0).count();
         let choice = match levels.lowest() {
-            Some(_) if lower > 1 => merge_runs(&runs, 0, runs.len()),
+            Some(_) if lower > 1 => merge_runs(levels, &runs, 0, runs.len()),
             Some(lowest) => levels.empty_l0(lowest),
             None => levels.empty_l0(LEVELS - 1),
         };

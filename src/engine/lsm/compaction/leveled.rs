@@ -17,7 +17,7 @@
 
 use bytes::Bytes;
 
-use super::{Choice, Job, Levels, Policy, TableMeta, is_dense};
+use super::{Choice, Claim, Job, Levels, Policy, TableMeta, is_dense};
 use crate::disk::LEVELS;
 use crate::engine::Options;
 
@@ -55,11 +55,16 @@ impl Leveled {
         }
     }
 
+    /// Whether targets are counted from below now. Around a table that is set aside they are not: what is newer needs levels above it.
+    fn counts_from_below(&self, levels: &Levels<'_>) -> bool {
+        self.is_dynamic && levels.barred.is_empty()
+    }
+
     fn plan(&self, levels: &Levels<'_>) -> Plan {
         let grown = |level: usize| {
             self.level_base_bytes.saturating_mul(self.level_multiplier.saturating_pow(level as u32 - 1))
         };
-        if !self.is_dynamic {
+        if !self.counts_from_below(levels) {
             return Plan {
                 targets: std::array::from_fn(|level| if level == 0 { 0 } else { grown(level) }),
                 base: 1,
@@ -104,26 +109,29 @@ impl Leveled {
         costs.sort_unstable_by(|a, b| {
             a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)).then_with(|| a.2.smallest.cmp(&b.2.smallest))
         });
-        // While nothing runs the first is taken.
-        let count = if levels.claims.is_empty() { 1 } else { CANDIDATES };
-        costs.into_iter().take(count).map(|(_, _, table)| lower_table(levels, level, table)).collect()
+        let is_open = |table: &TableMeta| {
+            let (smallest, largest) = (table.smallest.clone(), table.largest.clone());
+            let claim = Claim { from: level, into: level + 1, smallest, largest, l0: Vec::new() };
+            !levels.claims.iter().chain(&levels.barred).any(|other| other.meets(&claim))
+        };
+        let mut open = costs.iter().filter(|(_, _, table)| is_open(table)).take(CANDIDATES).peekable();
+        let cheapest = costs.first().filter(|_| open.peek().is_none());
+        open.chain(cheapest).map(|(_, _, table)| lower_table(levels, level, table)).collect()
     }
 
     /// A table dense with tombstones, one level down; if nothing lies below it, written anew where it is.
     fn leave_tombstones(&self, levels: &Levels<'_>, plan: &Plan) -> Choice {
-        if levels.tables[0].iter().any(|table| is_dense(table)) {
-            return levels.first_free(std::iter::once(levels.empty_l0(plan.base)));
-        }
+        let upper = levels.tables[0].iter().any(|table| is_dense(table)).then(|| levels.empty_l0(plan.base));
         let tables =
             (1..LEVELS).flat_map(|level| levels.tables[level].iter().map(move |table| (level, *table)));
         let dense = tables.filter(|(_, table)| is_dense(table)).take(CANDIDATES);
-        levels.first_free(dense.map(|(level, table)| {
+        levels.first_free(upper.into_iter().chain(dense.map(|(level, table)| {
             if levels.could_drop(&[table], level) {
                 Choice::Merge(Job { inputs: vec![(level, vec![table.number])], into: level, cursor: None })
             } else {
                 lower_table(levels, level, table)
             }
-        }))
+        })))
     }
 }
 
@@ -155,7 +163,7 @@ impl Policy for Leveled {
     }
 
     fn choose(&self, levels: &Levels<'_>, cursors: &[Bytes; LEVELS]) -> Choice {
-        if self.is_dynamic
+        if self.counts_from_below(levels)
             && let Some(lowest) = levels.lowest().filter(|lowest| *lowest < LEVELS - 1)
         {
             // Static targets, or another policy, left the lowest level empty: what lies lowest is taken there as it is.

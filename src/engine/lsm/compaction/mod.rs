@@ -11,8 +11,11 @@
 //! 3. Inputs stay part of the store until the edit that names the outputs is durable.
 //! 4. Jobs that run at once meet in no key of a level that lies in both of their spans, from the highest input to the target
 //!    ([`Claim`]). So each finds the tables of its range as they were when it was chosen, but for newer ones in L0, and for any key
-//!    one job stays above the other: the order of ages is kept.
+//!    one job stays above the other: the order of ages is kept. Merges within L0 meet only where they share a table: each takes
+//!    neighbours in age, and puts its output in their place.
+//! 5. A table that is set aside is no input of anything, and nothing newer passes it: see [`Around`].
 
+mod around;
 mod eager;
 mod leveled;
 mod plain_log;
@@ -22,6 +25,7 @@ mod tests;
 mod tiered;
 mod window;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -31,6 +35,7 @@ use super::version::Version;
 use crate::disk::LEVELS;
 use crate::engine::{Options, PolicyKind};
 
+pub use around::Around;
 pub use eager::Eager;
 pub use leveled::Leveled;
 pub use plain_log::NeverMerge;
@@ -39,6 +44,7 @@ pub use tiered::Tiered;
 pub use window::TimeWindow;
 
 /// What a policy sees.
+#[derive(Clone, Default)]
 pub struct Levels<'a> {
     /// The tables of every level, L0 newest first, the others by key.
     pub tables: [Vec<&'a TableMeta>; LEVELS],
@@ -46,6 +52,11 @@ pub struct Levels<'a> {
     pub now_seconds: u64,
     /// What jobs that run have to themselves; a choice that meets one of them must wait.
     pub claims: Vec<Claim>,
+    /// Numbers of tables that are set aside: they cannot be read, and no job takes them.
+    pub aside: BTreeSet<u64>,
+    /// Where tables that are set aside lie below L0, once they are taken out of the picture: no job may go over them. Unlike a
+    /// claim that never ends.
+    pub barred: Vec<Claim>,
 }
 
 /// What a job has to itself while it runs: a range of keys in a span of levels.
@@ -59,6 +70,8 @@ pub struct Claim {
     pub smallest: Bytes,
     /// The last key of its inputs.
     pub largest: Bytes,
+    /// Its inputs in L0.
+    pub l0: Vec<u64>,
 }
 
 impl Claim {
@@ -70,11 +83,21 @@ impl Claim {
         });
         let (smallest, largest) = range.map_or_else(Default::default, |(a, b)| (a.clone(), b.clone()));
         let from = job.inputs.first().map_or(job.into, |(level, _)| *level);
-        Claim { from, into: job.into, smallest, largest }
+        let upper = job.inputs.iter().filter(|(level, _)| *level == 0);
+        let l0 = upper.flat_map(|(_, numbers)| numbers.iter().copied()).collect();
+        Claim { from, into: job.into, smallest, largest, l0 }
     }
 
-    /// Whether both have a key of a level.
+    /// Whether all of it lies in L0.
+    fn is_within_l0(&self) -> bool {
+        self.into == 0
+    }
+
+    /// Whether both have a key of a level; where one stays within L0, a table.
     pub fn meets(&self, other: &Claim) -> bool {
+        if self.is_within_l0() || other.is_within_l0() {
+            return self.l0.iter().any(|number| other.l0.contains(number));
+        }
         let shares_level = self.from <= other.into && other.from <= self.into;
         shares_level && self.smallest <= other.largest && other.smallest <= self.largest
     }
@@ -139,12 +162,15 @@ impl<'a> Levels<'a> {
     }
 
     /// The first of `choices`, which come in the order of urgency, that no job that runs is in the way of. What a more urgent one
-    /// waits for is left alone by those behind it, so that its turn comes.
+    /// waits for is left alone by those behind it, so that its turn comes; one that is barred waits for nothing.
     pub fn first_free(&self, choices: impl Iterator<Item = Choice>) -> Choice {
         let mut claims = self.claims.clone();
         for choice in choices {
             let Some(job) = choice.job() else { continue };
             let claim = self.claim(job);
+            if self.is_barred(job, &claim) {
+                continue;
+            }
             if !claims.iter().any(|other| other.meets(&claim)) {
                 return choice;
             }
@@ -153,10 +179,22 @@ impl<'a> Levels<'a> {
         Choice::Nothing
     }
 
-    /// Whether no job that runs is in the way of `job`.
+    /// Whether neither a job that runs nor a table that is set aside is in the way of `job`.
     pub fn is_free(&self, job: &Job) -> bool {
         let claim = self.claim(job);
-        !self.claims.iter().any(|other| other.meets(&claim))
+        !self.is_barred(job, &claim) && !self.claims.iter().any(|other| other.meets(&claim))
+    }
+
+    /// Whether `job`, which would have `claim`, can never begin while some tables are set aside.
+    fn is_barred(&self, job: &Job, claim: &Claim) -> bool {
+        let takes_one =
+            || job.inputs.iter().any(|(_, numbers)| numbers.iter().any(|it| self.aside.contains(it)));
+        self.barred.iter().any(|other| other.meets(claim)) || !self.aside.is_empty() && takes_one()
+    }
+
+    /// Whether a job that runs has `run` of L0.
+    pub fn is_taken(&self, run: &SortedRun) -> bool {
+        run.level == 0 && self.claims.iter().any(|claim| run.numbers.iter().any(|it| claim.l0.contains(it)))
     }
 
     /// What `job` would have to itself.
@@ -173,8 +211,13 @@ impl<'a> Levels<'a> {
         tables.iter().any(|table| {
             let is_bottom = (level + 1..LEVELS)
                 .all(|level| self.overlapping(level, &table.smallest, &table.largest).is_empty());
-            is_dense(table) && is_bottom
+            is_dense(table) && is_bottom && !self.is_over_aside(table, level)
         })
+    }
+
+    /// Whether a table that is set aside lies below `level` in the range of `table`: then its tombstones stay.
+    pub fn is_over_aside(&self, table: &TableMeta, level: usize) -> bool {
+        self.barred.iter().any(|claim| claim.from > level && table.overlaps(&claim.smallest, &claim.largest))
     }
 
     /// Tables of a level that overlap `start..=end`.
@@ -192,8 +235,15 @@ pub fn is_dense(table: &TableMeta) -> bool {
     table.tombstones > 0 && table.tombstones * 2 >= table.entries
 }
 
-/// A merge of `runs[from..to]` of all `runs`, newest first. The result lies as low as it may: right above the next older run.
-pub fn merge_runs(runs: &[SortedRun], from: usize, to: usize) -> Choice {
+/// A merge of neighbours in L0, `runs`, into one table there.
+pub fn within_l0(runs: &[SortedRun]) -> Choice {
+    let numbers = runs.iter().flat_map(|run| run.numbers.iter().copied()).collect();
+    Choice::Merge(Job { inputs: vec![(0, numbers)], into: 0, cursor: None })
+}
+
+/// A merge of `runs[from..to]` of all `runs`, newest first. The result lies as low as it may: right above the next older run, or
+/// above a table that is set aside.
+pub fn merge_runs(levels: &Levels<'_>, runs: &[SortedRun], from: usize, to: usize) -> Choice {
     let mut inputs: Vec<(usize, Vec<u64>)> = Vec::new();
     for run in &runs[from..to] {
         match inputs.last_mut() {
@@ -202,7 +252,12 @@ pub fn merge_runs(runs: &[SortedRun], from: usize, to: usize) -> Choice {
         }
     }
     let into = runs.get(to).map_or(LEVELS - 1, |older| older.level.saturating_sub(1));
-    Choice::Merge(Job { inputs, into, cursor: None })
+    let lowest = inputs.last().map_or(into, |(level, _)| *level);
+    let mut job = Job { inputs, into, cursor: None };
+    while job.into > lowest.max(1) && levels.is_barred(&job, &levels.claim(&job)) {
+        job.into -= 1;
+    }
+    Choice::Merge(job)
 }
 
 /// Tables to bring into a level.
@@ -258,15 +313,16 @@ pub trait Policy: Send + Sync {
     fn lowers_l0(&self, levels: &Levels<'_>) -> bool;
 }
 
-/// The policy that `options` ask for.
+/// The policy that `options` ask for; it goes around tables that are set aside.
 pub fn policy(options: &Options) -> Arc<dyn Policy> {
-    match options.policy {
+    let policy: Arc<dyn Policy> = match options.policy {
         PolicyKind::Leveled => Arc::new(Leveled::new(options)),
         PolicyKind::Tiered => Arc::new(Tiered::new(options)),
         PolicyKind::TimeWindow => Arc::new(TimeWindow::new(options)),
         PolicyKind::Log => Arc::new(NeverMerge),
         PolicyKind::Eager => Arc::new(Eager),
-    }
+    };
+    Arc::new(Around::new(policy, options))
 }
 
 /// Everything into one sorted run in the lowest level that holds anything; `None` if it is that already and holds no

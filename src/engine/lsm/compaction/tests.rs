@@ -50,13 +50,18 @@ fn meta(number: u64, smallest: &[u8], largest: &[u8], bytes: u64) -> TableMeta {
 /// What a policy sees of them.
 pub fn picture(tables: &[(usize, TableMeta)], now_seconds: u64) -> Levels<'_> {
     let of = |level| tables.iter().filter(|(at, _)| *at == level).map(|(_, table)| table).collect();
-    Levels { tables: std::array::from_fn(of), now_seconds, claims: Vec::new() }
+    Levels { tables: std::array::from_fn(of), now_seconds, ..Levels::default() }
 }
 
 /// What a policy chooses, as text.
 pub fn choose(policy: &dyn Policy, tables: &[(usize, TableMeta)], cursor: &str, now_seconds: u64) -> String {
+    choose_from(policy, &picture(tables, now_seconds), cursor)
+}
+
+/// The same of a picture.
+pub fn choose_from(policy: &dyn Policy, levels: &Levels<'_>, cursor: &str) -> String {
     let cursors = std::array::from_fn(|_| Bytes::copy_from_slice(cursor.as_bytes()));
-    match policy.choose(&picture(tables, now_seconds), &cursors) {
+    match policy.choose(levels, &cursors) {
         Choice::Nothing => "nothing".to_string(),
         Choice::Move(job) => format!("move {:?} into {}", job.inputs, job.into),
         Choice::Merge(job) => format!("merge {:?} into {}", job.inputs, job.into),
@@ -133,7 +138,7 @@ impl Simulation {
         let view = Levels {
             tables: std::array::from_fn(|level| self.levels[level].iter().map(|table| &table.meta).collect()),
             now_seconds: self.seconds,
-            claims: Vec::new(),
+            ..Levels::default()
         };
         let (job, is_move) = match self.policy.choose(&view, &self.cursors) {
             Choice::Nothing => return false,

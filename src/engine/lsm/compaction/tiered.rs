@@ -2,7 +2,7 @@
 //! byte is written again only when its run grows by a tier.
 //!
 //! 1. Newer runs together take more than a share of the oldest one: everything is merged. That bounds the space that old versions
-//!    take.
+//!    take. What is flushed meanwhile is merged by size beside it, within L0.
 //! 2. Neighbours in age of similar size make a *tier*; the newest tier that is wide enough is merged, the oldest of its runs first if
 //!    there are more than may be merged at once. Runs below the size of a memtable count as large as that.
 //! 3. Too many runs that are not similar: the cheapest neighbours are merged.
@@ -11,7 +11,7 @@
 
 use bytes::Bytes;
 
-use super::{Choice, Job, Levels, Policy, SortedRun, merge_runs};
+use super::{Choice, Job, Levels, Policy, SortedRun, merge_runs, within_l0};
 use crate::disk::LEVELS;
 use crate::engine::Options;
 
@@ -74,11 +74,28 @@ impl Tiered {
         tiers
     }
 
+    /// What is due of `runs`, newest first: every tier that is wide enough, or if there are none and too many runs the cheapest
+    /// neighbours.
+    pub fn due(&self, runs: &[SortedRun]) -> Vec<(usize, usize)> {
+        let mut due = self.tiers(runs);
+        if due.is_empty() && runs.len() > self.runs_max {
+            due.extend(self.cheapest(runs));
+        }
+        due
+    }
+
     /// The cheapest neighbours to merge.
     fn cheapest(&self, runs: &[SortedRun]) -> Option<(usize, usize)> {
         let width = self.merge_min.min(runs.len());
         let cost = |from: &usize| runs[*from..from + width].iter().map(|run| run.bytes).sum::<u64>();
         (0..=runs.len() - width).min_by_key(cost).map(|from| (from, from + width))
+    }
+
+    /// A merge of tables of L0 that are newer than all that jobs which run have of it.
+    fn merge_newest(&self, levels: &Levels<'_>, runs: &[SortedRun]) -> Choice {
+        let newest = runs.iter().take_while(|run| run.level == 0 && !levels.is_taken(run)).count();
+        let runs = &runs[..newest];
+        levels.first_free(self.due(runs).into_iter().map(|(from, to)| within_l0(&runs[from..to])))
     }
 }
 
@@ -95,16 +112,19 @@ impl Policy for Tiered {
             && newer_bytes * 100 >= oldest.bytes.saturating_mul(self.space_amp_percent)
         {
             let from = runs.len().saturating_sub(self.merge_max);
-            return levels.first_free(std::iter::once(merge_runs(&runs, from, runs.len())));
+            let everything = merge_runs(levels, &runs, from, runs.len());
+            let choice = levels.first_free(std::iter::once(everything));
+            if choice != Choice::Nothing {
+                return choice;
+            }
+            // While such a merge runs, or where it can never run, flushes go on: what they leave is merged by itself.
+            return self.merge_newest(levels, &runs);
         }
-        let mut tiers = self.tiers(&runs);
-        if tiers.is_empty() && runs.len() > self.runs_max {
-            tiers.extend(self.cheapest(&runs));
-        }
+        let tiers = self.due(&runs);
         if tiers.is_empty() {
             return levels.first_free(std::iter::once(dense_run(levels, &runs)));
         }
-        levels.first_free(tiers.into_iter().map(|(from, to)| merge_runs(&runs, from, to)))
+        levels.first_free(tiers.into_iter().map(|(from, to)| merge_runs(levels, &runs, from, to)))
     }
 
     fn scores(&self, levels: &Levels<'_>) -> [f64; LEVELS] {
@@ -146,14 +166,21 @@ fn dense_run(levels: &Levels<'_>, runs: &[SortedRun]) -> Choice {
             tables.fold((0, 0), |sum, table| (sum.0 + table.entries, sum.1 + table.tombstones));
         tombstones > 0 && tombstones * 2 >= entries
     };
+    let stays = |run: &SortedRun| {
+        let mut tables = levels.tables[run.level].iter().filter(|table| run.numbers.contains(&table.number));
+        tables.any(|table| levels.is_over_aside(table, run.level.max(1)))
+    };
     match runs.iter().rposition(is_dense) {
         // The oldest: nothing is below, so every tombstone goes.
+        Some(at) if at + 1 == runs.len() && stays(&runs[at]) => Choice::Nothing,
         Some(at) if at + 1 == runs.len() => {
             let run = &runs[at];
             let into = run.level.max(1);
             Choice::Merge(Job { inputs: vec![(run.level, run.numbers.clone())], into, cursor: None })
         }
-        Some(at) if runs[at + 1].bytes <= DENSE_RATIO * runs[at].bytes => merge_runs(runs, at, at + 2),
+        Some(at) if runs[at + 1].bytes <= DENSE_RATIO * runs[at].bytes => {
+            merge_runs(levels, runs, at, at + 2)
+        }
         _ => Choice::Nothing,
     }
 }

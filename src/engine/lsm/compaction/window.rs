@@ -12,7 +12,7 @@
 use bytes::Bytes;
 
 use super::tiered::chosen_bytes;
-use super::{Choice, Job, Levels, Policy, SortedRun, Tiered};
+use super::{Choice, Job, Levels, Policy, SortedRun, Tiered, within_l0};
 use crate::disk::LEVELS;
 use crate::engine::Options;
 
@@ -48,12 +48,6 @@ impl TimeWindow {
         let inputs = vec![(oldest.level, oldest.numbers.clone())];
         (is_sealed && is_expired).then_some(Choice::Drop(Job { inputs, into: oldest.level, cursor: None }))
     }
-}
-
-/// A merge of tables of L0 into one table of L0.
-fn within_l0(runs: &[SortedRun]) -> Choice {
-    let numbers = runs.iter().flat_map(|run| run.numbers.iter().copied()).collect();
-    Choice::Merge(Job { inputs: vec![(0, numbers)], into: 0, cursor: None })
 }
 
 impl Policy for TimeWindow {

@@ -271,3 +271,38 @@ fn values_in_the_log_are_collected_on_a_full_disk() {
     assert!(left <= 2 * live + 10 * options.log_segment_bytes, "{full} → {left} bytes of log, {live} live");
     assert!(fill(&engine, 400) > count / 3, "there is room again");
 }
+
+#[test]
+fn what_another_policy_left_stops_no_writer() {
+    let options = Options { policy: PolicyKind::Log, ..Options::tiny(Kind::Lsm) };
+    let disk = SimDisk::new();
+    let mut engine = open_with(disk.clone(), &options).unwrap();
+    let put = |engine: &LsmEngine, number: u64| {
+        let mut batch = Batch::new(0);
+        batch.put(number.to_be_bytes().to_vec(), vec![0; 500]);
+        let applied = engine.apply(&batch, Tier::Disk);
+        while engine.work(Class::Flush).unwrap() == Pending::More {}
+        applied
+    };
+    assert!((0..200).all(|number| put(&engine, number).is_ok()));
+    assert!(engine.shape().debt.l0_files > 4 * options.l0_stop);
+    // At a switch, and at a mount with another policy.
+    for is_open in [true, false] {
+        if is_open {
+            engine.set("policy", "leveled").unwrap();
+        } else {
+            let leveled = Options { policy: PolicyKind::Leveled, ..options.clone() };
+            engine = open_with(disk.kill(), &leveled).unwrap();
+        }
+        let before = engine.shape().debt.l0_files;
+        put(&engine, 7).unwrap();
+        // Nothing merges: what comes on top is limited as ever.
+        let refused = (0..200).find_map(|number| put(&engine, number).err());
+        assert!(matches!(refused, Some(Error::Busy { cause: Cause::L0Files, .. })), "{refused:?}");
+        let more = engine.shape().debt.l0_files - before;
+        assert!((options.l0_slowdown..options.l0_stop).contains(&more), "{more} files");
+    }
+    settle(&*engine).unwrap();
+    assert_eq!(engine.view().version.forgiven, Default::default());
+    assert_eq!(engine.shape().debt.l0_files, 0);
+}

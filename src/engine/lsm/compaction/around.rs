@@ -1,0 +1,208 @@
+//! Goes around tables that are *set aside*: they cannot be read, so no merge may take them, and nothing newer may pass them on its
+//! way down. Everything else is merged as the policy says.
+//!
+//! 1. What is older than every such table of L0 the policy sees as if there were nothing else: it lies below all of them.
+//! 2. Below L0 the policy does not see them either, but no job may go over the range of one in its level ([`Levels::barred`]).
+//! 3. What is newer than one of L0, or overlaps one below so that it cannot leave L0, is merged within L0 by size, so that
+//!    reads meet few runs for ever: a time window keeps to its windows, a plain log merges nothing.
+//! 4. An expired run is dropped whether it can be read or not.
+
+use std::borrow::Cow;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::{Choice, Claim, Job, Levels, Policy, TableMeta, Tiered, within_l0};
+use crate::disk::LEVELS;
+use crate::engine::{Options, PolicyKind};
+
+/// How tables are merged that may not leave L0.
+enum Stuck {
+    /// Not at all.
+    Stay,
+    /// As the policy itself merges within L0.
+    ByPolicy,
+    /// By size.
+    BySize(Tiered),
+}
+
+/// A policy that goes around tables that are set aside.
+pub struct Around {
+    policy: Arc<dyn Policy>,
+    stuck: Stuck,
+}
+
+impl Around {
+    /// `policy`, which is the one that `options` ask for.
+    pub fn new(policy: Arc<dyn Policy>, options: &Options) -> Around {
+        let stuck = match options.policy {
+            PolicyKind::Log => Stuck::Stay,
+            PolicyKind::TimeWindow => Stuck::ByPolicy,
+            PolicyKind::Leveled | PolicyKind::Tiered | PolicyKind::Eager => {
+                Stuck::BySize(Tiered::new(options))
+            }
+        };
+        Around { policy, stuck }
+    }
+
+    /// What to do where some tables are set aside.
+    fn choose_around(&self, levels: &Levels<'_>, cursors: &[Bytes; LEVELS]) -> Choice {
+        if matches!(self.stuck, Stuck::ByPolicy) {
+            let whole = Levels { aside: BTreeSet::new(), ..levels.clone() };
+            if let drop @ Choice::Drop(_) = self.policy.choose(&whole, cursors) {
+                return drop;
+            }
+        }
+        let below = below_aside(levels);
+        let choice = self.policy.choose(&below, cursors);
+        if choice != Choice::Nothing {
+            return choice;
+        }
+        // What only waits for a job that runs is not stuck.
+        let idle = Levels { claims: Vec::new(), ..below };
+        let is_stuck = !takes_l0(&self.policy.choose(&idle, cursors));
+        let mut parts: Vec<&[&TableMeta]> =
+            levels.tables[0].split(|table| levels.aside.contains(&table.number)).collect();
+        if !is_stuck {
+            parts.pop();
+        }
+        let mut choices = parts.into_iter().rev().map(|part| self.merge_part(levels, part, cursors));
+        choices.find(|choice| *choice != Choice::Nothing).unwrap_or(Choice::Nothing)
+    }
+
+    /// A merge within L0 of some of `part`, neighbours in age there.
+    fn merge_part(&self, levels: &Levels<'_>, part: &[&TableMeta], cursors: &[Bytes; LEVELS]) -> Choice {
+        let mut alone =
+            Levels { now_seconds: levels.now_seconds, claims: levels.claims.clone(), ..Levels::default() };
+        alone.tables[0] = part.to_vec();
+        match &self.stuck {
+            Stuck::Stay => Choice::Nothing,
+            Stuck::ByPolicy => match self.policy.choose(&alone, cursors) {
+                Choice::Merge(job) if job.into == 0 => Choice::Merge(job),
+                _ => Choice::Nothing,
+            },
+            Stuck::BySize(tiered) => {
+                let runs = alone.runs();
+                let tiers = tiered.due(&runs).into_iter();
+                alone.first_free(tiers.map(|(from, to)| within_l0(&runs[from..to])))
+            }
+        }
+    }
+}
+
+/// Whether a choice takes tables out of L0, or makes fewer of them.
+fn takes_l0(choice: &Choice) -> bool {
+    choice.job().is_some_and(|job: &Job| job.inputs.iter().any(|(level, _)| *level == 0))
+}
+
+/// What lies below the tables of L0 that are set aside, without those below L0.
+fn below_aside<'a>(levels: &Levels<'a>) -> Levels<'a> {
+    let is_aside = |table: &&TableMeta| levels.aside.contains(&table.number);
+    let mut below = Levels { aside: BTreeSet::new(), ..levels.clone() };
+    let newest = levels.tables[0].iter().rposition(is_aside).map_or(0, |last| last + 1);
+    below.tables[0].drain(..newest);
+    for level in 1..LEVELS {
+        for table in below.tables[level].extract_if(.., |table| levels.aside.contains(&table.number)) {
+            let (smallest, largest) = (table.smallest.clone(), table.largest.clone());
+            below.barred.push(Claim { from: level, into: level, smallest, largest, l0: Vec::new() });
+        }
+    }
+    below
+}
+
+/// What the policy sees.
+fn seen<'l, 'a>(levels: &'l Levels<'a>) -> Cow<'l, Levels<'a>> {
+    if levels.aside.is_empty() { Cow::Borrowed(levels) } else { Cow::Owned(below_aside(levels)) }
+}
+
+impl Policy for Around {
+    fn name(&self) -> &'static str {
+        self.policy.name()
+    }
+
+    fn choose(&self, levels: &Levels<'_>, cursors: &[Bytes; LEVELS]) -> Choice {
+        if levels.aside.is_empty() {
+            return self.policy.choose(levels, cursors);
+        }
+        self.choose_around(levels, cursors)
+    }
+
+    fn target_bytes(&self, levels: &Levels<'_>) -> [u64; LEVELS] {
+        self.policy.target_bytes(&seen(levels))
+    }
+
+    fn scores(&self, levels: &Levels<'_>) -> [f64; LEVELS] {
+        self.policy.scores(&seen(levels))
+    }
+
+    fn pending_bytes(&self, levels: &Levels<'_>) -> u64 {
+        self.policy.pending_bytes(&seen(levels))
+    }
+
+    fn lowers_l0(&self, levels: &Levels<'_>) -> bool {
+        if levels.aside.is_empty() {
+            return self.policy.lowers_l0(levels);
+        }
+        let idle = Levels { claims: Vec::new(), ..levels.clone() };
+        takes_l0(&self.choose_around(&idle, &Default::default()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::policy;
+    use super::super::tests::{choose_from, picture, tables};
+    use super::*;
+
+    fn options(policy: PolicyKind) -> Options {
+        Options {
+            policy,
+            memtable_bytes: 2,
+            level_base_bytes: 100,
+            l0_trigger: 2,
+            tier_merge_min: 2,
+            window: std::time::Duration::from_secs(100),
+            ttl: Some(std::time::Duration::from_secs(100)),
+            ..Options::default()
+        }
+    }
+
+    #[test]
+    fn policies_go_around_what_is_set_aside() {
+        use PolicyKind::{Eager, Leveled, Log, Tiered, TimeWindow};
+        for (kind, text, aside, wanted) in [
+            // Older than it: as ever. Newer: within L0.
+            (Leveled, "0: a-z 10, a-z 10, a-z 10, a-z 10", 2, "merge [(0, [3, 4])] into 1"),
+            (Leveled, "0: a-z 10, a-z 10, a-z 10, a-z 10", 3, "merge [(0, [1, 2])] into 0"),
+            (Leveled, "0: a-z 10, a-z 10, a-z 10, a-z 10", 4, "merge [(0, [1, 2, 3])] into 0"),
+            // Of L1: what does not overlap it goes on.
+            (Leveled, "0: a-c 10, b-d 10\n1: m-n 10", 3, "merge [(0, [1, 2])] into 1"),
+            (Leveled, "0: a-z 10, b-d 10\n1: m-n 10", 3, "merge [(0, [1, 2])] into 0"),
+            (Leveled, "1: a-c 60, d-f 60\n2: a-b 50, d-d 20", 4, "merge [(1, [1]), (2, [3])] into 2"),
+            (Leveled, "1: a-c 60, d-f 60\n2: d-d 20", 1, "nothing"),
+            // A level is never moved over it.
+            (Leveled, "1: a-c 60, d-f 60\n2: a-z 50", 3, "nothing"),
+            // Tombstones over it stay, and are not written anew for ever.
+            (Leveled, "1: a-c 10 t\n3: b-d 10", 2, "move [(1, [1])] into 2"),
+            (Leveled, "2: a-c 10 t\n3: b-d 10", 2, "nothing"),
+            (Tiered, "2: a-c 10 t\n3: b-d 10", 2, "nothing"),
+            // A result comes to lie above it.
+            (Tiered, "0: a-z 10, a-z 10\n5: a-z 10\n6: a-z 900", 3, "merge [(0, [1, 2])] into 4"),
+            (Tiered, "0: a-z 10, a-z 10\n6: a-z 900", 3, "merge [(0, [1, 2])] into 5"),
+            (Eager, "0: a-z 10, a-z 10\n6: a-z 900", 3, "merge [(0, [1, 2])] into 0"),
+            (Log, "0: a-z 10, a-z 10, a-z 10", 3, "nothing"),
+            (TimeWindow, "0: a-z 10 @210, a-z 10 @205, a-z 10 @201", 2, "nothing"),
+            (TimeWindow, "0: a-z 10 @210, a-z 10 @209, a-z 10 @201", 3, "merge [(0, [1, 2])] into 0"),
+            // Expired all the same.
+            (TimeWindow, "0: a-z 10 @210, a-z 10 @10", 2, "drop [(0, [2])]"),
+        ] {
+            let (tables, policy) = (tables(text), policy(&options(kind)));
+            let levels = Levels { aside: [aside].into(), ..picture(&tables, 250) };
+            assert_eq!(choose_from(&*policy, &levels, ""), wanted, "{kind:?} {aside} of {text}");
+            // Writers wait only for what will be done.
+            let takes = wanted.contains("[(0,");
+            assert_eq!(policy.lowers_l0(&levels), takes, "{kind:?} {aside} of {text}");
+        }
+    }
+}
