@@ -25,6 +25,7 @@ use nix::unistd::AccessFlags;
 use parking_lot::{Condvar, Mutex};
 
 use crate::base::clock::{Clock, SystemClock};
+use crate::base::text::human_size;
 use crate::control::metrics::MetricsServer;
 use crate::control::{Control, MountInfo, Parts, StatsSocket};
 use crate::disk::{
@@ -47,6 +48,8 @@ const BUSY_WAIT: Duration = Duration::from_secs(2);
 const CLOSING_WAIT: Duration = Duration::from_secs(120);
 /// What a holder writes into the lock while it closes the store.
 const CLOSING: &str = "closing the store";
+/// What it writes there at the end if the next mount has to do something first.
+const LEFT: &str = "left work behind: ";
 /// How long the filesystem's thread sleeps at most.
 const IDLE: Duration = Duration::from_secs(1);
 /// How long the threads for clients wait for one before they look whether the mount has ended.
@@ -222,10 +225,28 @@ fn in_other_namespace(holder: &str) -> String {
     }
 }
 
+/// How a store was found after an unmount.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Closed {
+    /// Nothing is left to do.
+    Whole,
+    /// The next mount has to do something first: a sentence.
+    Left(String),
+    /// Somebody has it open for longer than closing takes, or it is not to be found any more.
+    InUse,
+}
+
 /// Waits until nobody has the store in `path` open; used after an unmount, which returns before the daemon has closed it.
-/// Says whether that came true.
-pub fn wait_until_closed(path: &Path) -> bool {
-    lock(path, Access::Read).is_ok()
+pub fn wait_until_closed(path: &Path) -> Closed {
+    let Ok(os) = lock(path, Access::Read) else { return Closed::InUse };
+    let holder = os.holder().unwrap_or_default();
+    match holder.split_once(LEFT) {
+        Some((_, what)) => Closed::Left(what.to_string()),
+        None if holder.ends_with(CLOSING) => {
+            Closed::Left("the daemon ended while it closed the store".to_string())
+        }
+        None => Closed::Whole,
+    }
 }
 
 fn store_error(show: &impl std::fmt::Display, error: engine::Error) -> Error {
@@ -361,6 +382,26 @@ impl Service {
         if self.store.is_fixed {
             return Ok(());
         }
+        let closed = self.close();
+        let dirty_bytes = self.store.engine.shape().debt.dirty_bytes;
+        let left = match &closed {
+            Err(error) => Some(error.to_string()),
+            Ok(()) if dirty_bytes > 0 => {
+                Some(format!("{} are in the log and not yet in their places", human_size(dirty_bytes)))
+            }
+            Ok(()) => None,
+        };
+        match left {
+            Some(what) => {
+                log::warn!("closed, but the next mount has work to do first: {what}");
+                self.store.name_holder(&format!("{LEFT}{what}"));
+            }
+            None => self.store.name_holder("closed"),
+        }
+        closed
+    }
+
+    fn close(&mut self) -> Result<(), Error> {
         let show = self.store.path.display().to_string();
         self.store.fs.close().map_err(|error| fs_error(&show, error))?;
         if let Some(worker) = self.worker.take() {

@@ -221,7 +221,8 @@ struct Run {
     log: Vec<String>,
 }
 
-const OPTIONS: Options = Options { block_bytes: BLOCK, atime: Atime::Never, read_only: false };
+const OPTIONS: Options =
+    Options { block_bytes: BLOCK, atime: Atime::Never, diratime: true, read_only: false };
 
 impl Run {
     fn new(seed: u64, mut store: Box<dyn Store>, reluctant: bool) -> Run {

@@ -10,7 +10,7 @@ use super::{Failure, absolute, code, start_log};
 use crate::daemon::{self, Lines, Outcome, Side};
 use crate::fuse::session;
 use crate::fuse::table::{self, Answer};
-use crate::mount::{self, Request};
+use crate::mount::{self, Closed, Request};
 
 #[derive(Debug, Args)]
 pub struct MountArgs {
@@ -191,8 +191,20 @@ pub fn unmount(path: &Path, lazy: bool) -> Result<(), Failure> {
         _ => failed(error),
     })?;
     // The kernel is done now, the daemon is not: whoever waits for us wants the store closed.
-    if !lazy && store.is_dir() && !mount::wait_until_closed(&store) {
-        return Err(Failure::new(code::MOUNT, format!("{show} is unmounted, but its store is still in use")));
+    if lazy || !store.is_dir() {
+        return Ok(());
     }
-    Ok(())
+    match mount::wait_until_closed(&store) {
+        Closed::Whole => Ok(()),
+        Closed::Left(what) => Err(Failure::new(
+            code::MOUNT,
+            format!(
+                "{show} is unmounted and nothing is lost, but its store was not closed whole, so the next mount has work to do first: \
+                 {what}"
+            ),
+        )),
+        Closed::InUse => {
+            Err(Failure::new(code::MOUNT, format!("{show} is unmounted, but its store is still in use")))
+        }
+    }
 }

@@ -56,10 +56,20 @@ impl MountOptions {
                 self.flags.max_read =
                     Some(bytes.map_err(|problem| format!("option max_read={value}: {problem}"))?);
             }
+            ("atime", None) => self.give("atime", "relatime"),
+            ("nodiratime", None) => self.give("diratime", "off"),
+            ("nosymfollow", None) => self.flags.nosymfollow = true,
+            ("symfollow", None) => self.flags.nosymfollow = false,
+            ("context" | "fscontext" | "defcontext" | "rootcontext", Some(label)) => {
+                self.flags.labels.push((name.to_string(), label.to_string()));
+            }
             // For mount(8), systemd and fstab, or true of every mount of ours.
-            ("defaults" | "auto" | "noauto" | "user" | "users" | "nouser" | "owner" | "group", _)
-            | ("nofail" | "_netdev" | "async" | "default_permissions" | "comment" | "nodiratime", _)
-            | ("nostrictatime" | "lazytime" | "nolazytime" | "norelatime" | "diratime", _) => {}
+            ("defaults" | "auto" | "noauto" | "user" | "users" | "nouser" | "nousers" | "owner", _)
+            | ("noowner" | "group" | "nogroup" | "nofail" | "_netdev" | "async" | "comment", _)
+            | ("default_permissions" | "nostrictatime" | "norelatime", _)
+            // Without a meaning here: docs/semantics.md says why.
+            | ("iversion" | "noiversion" | "mand" | "nomand" | "lazytime" | "nolazytime", None)
+            | ("silent" | "loud", None) => {}
             _ => return Ok(name.starts_with("x-") || name.starts_with("X-")),
         }
         Ok(true)
@@ -88,13 +98,16 @@ fn default_of(name: &str) -> String {
     Settings::default().get(name).unwrap_or_default()
 }
 
-/// Splits at commas; a backslash takes the character after it as it is.
+/// Splits at commas; a backslash takes the character after it as it is, and between double quotes, as mount(8) has them around
+/// SELinux labels, a comma is one.
 pub fn split(list: &str) -> Vec<String> {
     let mut options = vec![String::new()];
     let mut characters = list.chars();
+    let mut is_quoted = false;
     while let Some(character) = characters.next() {
         match character {
-            ',' => options.push(String::new()),
+            '"' => is_quoted = !is_quoted,
+            ',' if !is_quoted => options.push(String::new()),
             '\\' => options.extend_last(characters.next().unwrap_or('\\')),
             other => options.extend_last(other),
         }
@@ -133,8 +146,9 @@ pub fn help() -> String {
          nocreate          Mount only a store that is there: where its disk is missing, nothing is made in its place.\n  \
          any_owner         Also if the store's directory is another user's, or others can change its files: they then decide \
                            what the mount shows.\n\
-         \nOptions of every filesystem: ro rw sync dirsync noatime relatime nodev nosuid noexec allow_other\n\
-         max_read=SIZE fsname=NAME subtype=NAME; those that only mount(8) and fstab need are accepted.\n\n\
+         \nOptions of every filesystem: ro rw sync dirsync noatime relatime nodiratime nodev nosuid\n\
+         noexec nosymfollow context=LABEL allow_other max_read=SIZE fsname=NAME subtype=NAME; the others of mount(8) and\n\
+         fstab are accepted.\n\n\
          SIZE is a number with K, M, G or T (binary); DURATION a number with ms, s or m.\n\
          Exit codes: 0 done; 1 wrong use or not allowed; 2 the system refuses; 32 not mounted.",
     );
@@ -163,6 +177,71 @@ mod tests {
         let expected =
             [("read_only", "on"), ("direct_io", "on"), ("writeback_cache", "off"), ("sync", "fsync")];
         assert_eq!(options.given, expected.map(|(name, value)| (name.to_string(), value.to_string())));
+    }
+
+    #[test]
+    fn every_word_of_fstab_is_understood() {
+        for word in [
+            "async",
+            "atime",
+            "noatime",
+            "auto",
+            "noauto",
+            "defaults",
+            "dev",
+            "nodev",
+            "diratime",
+            "nodiratime",
+            "dirsync",
+            "exec",
+            "noexec",
+            "group",
+            "nogroup",
+            "iversion",
+            "noiversion",
+            "mand",
+            "nomand",
+            "_netdev",
+            "nofail",
+            "relatime",
+            "norelatime",
+            "strictatime",
+            "nostrictatime",
+            "lazytime",
+            "nolazytime",
+            "suid",
+            "nosuid",
+            "silent",
+            "loud",
+            "owner",
+            "noowner",
+            "ro",
+            "rw",
+            "sync",
+            "user",
+            "nouser",
+            "users",
+            "nousers",
+            "nosymfollow",
+            "symfollow",
+            "x-systemd.automount",
+            "X-mount.mkdir",
+            "comment=x",
+            "fscontext=a:b",
+            "defcontext=a:b",
+            "rootcontext=a:b",
+        ] {
+            let options = parse(word).unwrap_or_else(|problem| panic!("{word}: {problem}"));
+            crate::store::Description::new(&options.given)
+                .unwrap_or_else(|problem| panic!("{word}: {problem}"));
+        }
+        let options =
+            parse(r#"context="system_u:object_r:tmp_t:s0:c127,c456",nodiratime,nosymfollow"#).unwrap();
+        let label = ("context".to_string(), "system_u:object_r:tmp_t:s0:c127,c456".to_string());
+        assert_eq!(options.flags.labels, [label]);
+        assert_eq!(options.given, [("diratime".to_string(), "off".to_string())]);
+        assert!(options.flags.nosymfollow);
+        assert!(parse("context").is_err() && parse("mand=1").is_err());
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! system's files.
 
 use std::fs;
-use std::io::{self, IoSlice, Read, Seek, Write};
+use std::io::{self, IoSlice, Seek, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, FileExt};
 use std::path::{Path, PathBuf};
@@ -23,7 +23,7 @@ const PAGE_BYTES: u64 = 4096;
 /// Name of the file whose lock keeps a second opener out; its text names the holder.
 const LOCK: &str = "LOCK";
 /// What is read of the lock's text, which anyone may have written.
-const HOLDER_BYTES_MAX: u64 = 512;
+const HOLDER_BYTES_MAX: usize = 512;
 
 /// Reads a whole file that belongs to no store, such as the kernel's mount table or a file on a mount.
 pub fn read_outside(path: &Path) -> io::Result<Vec<u8>> {
@@ -94,9 +94,7 @@ impl OsDisk {
         match Flock::lock(file, how) {
             Ok(lock) => Ok(Some(lock)),
             Err((file, nix::errno::Errno::EWOULDBLOCK)) => {
-                let mut holder = Vec::new();
-                file.take(HOLDER_BYTES_MAX).read_to_end(&mut holder)?;
-                let holder = String::from_utf8_lossy(&holder).trim().replace(|c: char| c.is_control(), "?");
+                let holder = text_of(&file)?;
                 let holder = if holder.is_empty() { "another process" } else { &holder };
                 Err(io::Error::new(io::ErrorKind::ResourceBusy, format!("in use by {holder}")))
             }
@@ -122,6 +120,11 @@ impl OsDisk {
         SocketFile::bind(&self.directory, &self.path, name)
     }
 
+    /// What the last one who held the directory for writing has written into its lock; empty if nothing.
+    pub fn holder(&self) -> io::Result<String> {
+        self._lock.as_ref().map_or(Ok(String::new()), |lock| text_of(lock))
+    }
+
     /// Writes who holds the directory into its lock, for the next one who finds it locked.
     pub fn name_holder(&self, holder: &str) -> io::Result<()> {
         if let Some(lock) = &self._lock {
@@ -139,6 +142,14 @@ impl OsDisk {
             Access::Read => Err(io::Error::from_raw_os_error(libc::EROFS)),
         }
     }
+}
+
+/// The beginning of a lock's text, fit to show.
+fn text_of(lock: &fs::File) -> io::Result<String> {
+    let mut bytes = vec![0; HOLDER_BYTES_MAX];
+    let count = lock.read_at(&mut bytes, 0)?;
+    let text = String::from_utf8_lossy(&bytes[..count]);
+    Ok(text.trim().replace(|c: char| c.is_control(), "?"))
 }
 
 /// Makes the directory and its parents where they are missing, and makes their names durable.

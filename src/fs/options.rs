@@ -26,13 +26,15 @@ pub struct Options {
     pub block_bytes: u64,
     /// When reading changes the access time.
     pub atime: Atime,
+    /// Whether listing a directory changes its access time, as `atime` says.
+    pub diratime: bool,
     /// Refuse every change with `EROFS`, and make none.
     pub read_only: bool,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { block_bytes: BLOCK_BYTES_MIN, atime: Atime::Relative, read_only: false }
+        Options { block_bytes: BLOCK_BYTES_MIN, atime: Atime::Relative, diratime: true, read_only: false }
     }
 }
 
@@ -85,6 +87,16 @@ pub const FIELDS: &[Field<Options>] = &[
         },
     },
     Field {
+        name: "diratime",
+        when: When::Mount,
+        help: "off: listing a directory does not change its access time. Default on.",
+        set: |options, text| {
+            options.diratime = parse_switch(text)?;
+            Ok(())
+        },
+        get: |options| switch(options.diratime),
+    },
+    Field {
         name: "read_only",
         when: When::Mount,
         help: "on: refuse every change. Default off.",
@@ -102,7 +114,8 @@ mod tests {
 
     #[test]
     fn every_field_reads_what_it_prints() {
-        let options = Options { block_bytes: 64 << 10, atime: Atime::Never, read_only: true };
+        let options =
+            Options { block_bytes: 64 << 10, atime: Atime::Never, diratime: false, read_only: true };
         let mut copy = Options::default();
         for field in FIELDS {
             (field.set)(&mut copy, &(field.get)(&options)).unwrap();

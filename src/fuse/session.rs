@@ -125,6 +125,10 @@ pub struct MountFlags {
     pub nosuid: bool,
     /// Programs cannot be started.
     pub noexec: bool,
+    /// Links are not followed; for root.
+    pub nosymfollow: bool,
+    /// SELinux labels: the option's name, such as `context`, and the label. For root, where SELinux is on.
+    pub labels: Vec<(String, String)>,
     /// Name in the mount table instead of the store's directory.
     pub fsname: Option<String>,
     /// Type in the mount table after `fuse.`, instead of `kvfs`.
@@ -197,7 +201,12 @@ pub fn run(
     let write_back = WriteBack::new(core, session.as_fd().try_clone_to_owned()?);
     // fuser would unmount the path again when the session is dropped, whoever is mounted there by then; so it is not.
     let _session = ManuallyDrop::new(session.spawn()?);
-    let device = wait_until_shown(mount_point, below);
+    let device = wait_until_shown(mount_point, below).and_then(|device| {
+        if flags.nosymfollow {
+            follow_no_links(mount_point)?;
+        }
+        Ok(device)
+    });
     let ready = device.and_then(|device| ready().map(|()| device));
     let device = match ready {
         Ok(device) => device,
@@ -347,6 +356,11 @@ fn config(store: &Path, flags: &MountFlags, read_only: bool, threads: usize) -> 
     if let Some(bytes) = flags.max_read {
         options.push(MountOption::CUSTOM(format!("max_read={bytes}")));
     }
+    // Where SELinux is off mount(8) leaves them out, too.
+    if root && Path::new("/sys/fs/selinux").is_dir() {
+        let label = |(name, label): &(String, String)| MountOption::CUSTOM(format!("{name}=\"{label}\""));
+        options.extend(flags.labels.iter().map(label));
+    }
     let mut config = Config::default();
     config.mount_options = options;
     config.acl = if root || flags.allow_other { SessionACL::All } else { SessionACL::Owner };
@@ -395,13 +409,34 @@ pub fn detach(mount_point: &Path, lazily: bool) -> io::Result<()> {
     }
 }
 
-/// Changes what mount(8) may change of a living mount, as `-o remount` with `options` asks: `ro` and `rw`, and whether
-/// devices, set-id bits and programs work. The kernel sees to all of them; other options are passed over.
-pub fn remount(mount_point: &Path, options: &[String]) -> io::Result<()> {
-    // What statfs(2) calls ST_… and mount(2) calls MS_… are the same bits.
+/// MS_NOSYMFOLLOW, which the libraries do not name yet.
+const NO_SYMFOLLOW: MsFlags = MsFlags::from_bits_retain(0x100);
+/// What of a living mount may be changed, as it is now.
+fn flags_now(mount_point: &Path) -> io::Result<MsFlags> {
+    // What statfs(2) calls ST_… and mount(2) calls MS_… are the same bits, but for the last one, which the library drops.
     let now = nix::sys::statvfs::statvfs(mount_point)?.flags().bits();
     let keeps = MsFlags::MS_RDONLY | MsFlags::MS_NODEV | MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
     let mut flags = MsFlags::from_bits_truncate(now) & keeps;
+    let shown = table::mounted_at(mount_point)?;
+    let follows_none = shown.is_some_and(|mount| mount.options.split(',').any(|word| word == "nosymfollow"));
+    flags.set(NO_SYMFOLLOW, follows_none);
+    Ok(flags)
+}
+
+/// Makes the kernel follow no links on the mount that was just made.
+fn follow_no_links(mount_point: &Path) -> io::Result<()> {
+    let none: Option<&Path> = None;
+    let flags = flags_now(mount_point)? | NO_SYMFOLLOW | MsFlags::MS_REMOUNT | MsFlags::MS_BIND;
+    mount(none, mount_point, none, flags, none).map_err(|error| {
+        let text = format!("nosymfollow: {}; only root can have it, from Linux 5.10 on", error.desc());
+        io::Error::other(text)
+    })
+}
+
+/// Changes what mount(8) may change of a living mount, as `-o remount` with `options` asks: `ro` and `rw`, and whether
+/// devices, set-id bits, programs and links work. The kernel sees to all of them; other options are passed over.
+pub fn remount(mount_point: &Path, options: &[String]) -> io::Result<()> {
+    let mut flags = flags_now(mount_point)?;
     for option in options {
         let (flag, on) = match option.as_str() {
             "ro" => (MsFlags::MS_RDONLY, true),
@@ -412,6 +447,8 @@ pub fn remount(mount_point: &Path, options: &[String]) -> io::Result<()> {
             "suid" => (MsFlags::MS_NOSUID, false),
             "noexec" => (MsFlags::MS_NOEXEC, true),
             "exec" => (MsFlags::MS_NOEXEC, false),
+            "nosymfollow" => (NO_SYMFOLLOW, true),
+            "symfollow" => (NO_SYMFOLLOW, false),
             _ => continue,
         };
         flags.set(flag, on);

@@ -32,6 +32,8 @@ pub struct Mount {
     pub source: PathBuf,
     /// Where.
     pub mount_point: PathBuf,
+    /// What holds for this mount point, such as `rw,nosuid`.
+    pub options: String,
     /// Type, such as `fuse.kvfs`.
     pub kind: String,
 }
@@ -61,6 +63,7 @@ pub fn parse_mounts(table: &[u8]) -> Vec<Mount> {
             device: text(words.get(2)?),
             source: path(words.get(rest + 1)?),
             mount_point: path(words.get(4)?),
+            options: text(words.get(5)?),
             kind: text(&unescape(words.get(rest)?)),
         })
     };

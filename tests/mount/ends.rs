@@ -212,6 +212,93 @@ fn places(engine: Engine) {
     assert_eq!(mount.check(), 0);
 }
 
+/// Where the disk below has no room to close a store whole, `umount` says so, and nothing is lost.
+fn left_work_is_told(engine: Engine) {
+    if !able(&["mount", "umount"]) || !root() {
+        return;
+    }
+    let mount = Mount::place(engine, "reserve=1M,log_segment=1M,memtable=64M,dirty_max=64M,cache=32M");
+    fs::create_dir(mount.store()).unwrap();
+    mount.sh(r#"mount -t tmpfs -o size=64M,mode=700 none "$STORE""#);
+    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        mount.start();
+        // Many small records, which are only in the log and in memory.
+        for n in 0..3000 {
+            fs::write(mount.mnt().join(format!("file-{n}")), vec![n as u8; 3000]).unwrap();
+        }
+        mount.ctl(&["sync"]);
+        mount.sh(r#"cat /dev/zero > "$STORE/ballast" 2> /dev/null || true"#);
+        let output = bounded(&["umount", mount.mnt().to_str().unwrap()]);
+        mount.wait_gone(Duration::from_secs(60));
+        fs::remove_file(mount.store().join("ballast")).unwrap();
+        let says_so = output.status.code() == Some(32) && text(&output).contains("work to do first");
+        mount.start();
+        let report = mount.json();
+        let dirty_bytes = report["debt"]["dirty_bytes"].as_u64().unwrap();
+        println!("{engine:?}: {output:?}, {dirty_bytes} dirty bytes after mounting again");
+        // What is told is what is so: a mount itself writes little.
+        assert_eq!(says_so, dirty_bytes > 256 << 10, "{output:?}");
+        assert!(says_so || output.status.success(), "{output:?}");
+        for n in 0..3000 {
+            assert_eq!(fs::read(mount.mnt().join(format!("file-{n}"))).unwrap(), vec![n as u8; 3000]);
+        }
+        let output = bounded(&["umount", mount.mnt().to_str().unwrap()]);
+        assert!(output.status.success(), "{output:?}");
+        mount.wait_gone(Duration::from_secs(60));
+        assert_eq!(mount.check(), 0);
+    }));
+    mount.sh(r#""$KVFS" umount -l "$MNT" 2> /dev/null || true; umount -l "$STORE""#);
+    if let Err(panic) = result {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+/// The words of mount(8) that mean something here do what they say.
+fn words_of_mount(engine: Engine) {
+    use std::os::unix::fs::MetadataExt;
+    if !able(&["findmnt"]) {
+        return;
+    }
+    let words = "strictatime,nodiratime,iversion,nomand,loud,lazytime,context=system_u:object_r:tmp_t:s0";
+    let mount = Mount::new(engine, words);
+    let (file, folder) = (mount.mnt().join("folder/file"), mount.mnt().join("folder"));
+    fs::create_dir(&folder).unwrap();
+    fs::write(&file, "content").unwrap();
+    let times = || {
+        [&file, &folder]
+            .map(|path| fs::metadata(path).map(|found| (found.atime(), found.atime_nsec())).unwrap())
+    };
+    let before = times();
+    // Not from the kernel's cache, which asks nobody.
+    mount.restart();
+    assert_eq!(fs::read_dir(&folder).unwrap().count(), 1);
+    assert_eq!(fs::read(&file).unwrap(), b"content");
+    mount.restart();
+    let after = times();
+    assert_ne!(after[0], before[0], "strictatime");
+    assert_eq!(after[1], before[1], "nodiratime");
+    mount.stop();
+    if root() {
+        std::os::unix::fs::symlink("file", mount.host().join("link")).unwrap();
+        let output = mount.try_start("nosymfollow");
+        assert!(output.status.success(), "{output:?}");
+        std::os::unix::fs::symlink("file", folder.join("link")).unwrap();
+        assert_eq!(fs::read(folder.join("link")).unwrap_err().raw_os_error(), Some(libc::ELOOP));
+        assert_eq!(fs::read_link(folder.join("link")).unwrap(), std::path::Path::new("file"));
+        let (store, mnt) = (mount.store(), mount.mnt());
+        let remount = |words: &str| {
+            let output = bounded(&["mount", store.to_str().unwrap(), mnt.to_str().unwrap(), "-o", words]);
+            assert!(output.status.success(), "{words}: {output:?}");
+        };
+        remount("remount,ro");
+        assert!(fs::read(folder.join("link")).is_err(), "it stays");
+        remount("remount,rw,symfollow");
+        assert_eq!(fs::read(folder.join("link")).unwrap(), b"content");
+        mount.stop();
+    }
+    assert_eq!(mount.check(), 0);
+}
+
 /// A second signal ends the grace period of files that are open.
 fn two_signals(engine: Engine) {
     if !able(&[]) {
@@ -237,5 +324,7 @@ both_engines!(
     hidden_names,
     aborted_connection,
     places,
+    left_work_is_told,
+    words_of_mount,
     two_signals,
 );

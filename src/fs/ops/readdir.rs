@@ -99,7 +99,9 @@ impl FileSystem {
                 }
             }
         }
-        if let Ok(state) = cell.read(tier) {
+        if self.options.diratime
+            && let Ok(state) = cell.read(tier)
+        {
             let (atime, newest) = (state.record.atime, state.record.mtime.max(state.record.ctime));
             drop(state);
             self.touch(&cell, atime, newest);
