@@ -1,0 +1,148 @@
+//! Room: whether a batch may come in, and space in the file for it before it does.
+
+use super::tree::Needs;
+use super::{BtreeEngine, CUT_UNITS_MIN, UNIT_BYTES, buffer, recovery};
+use crate::engine::{Batch, Cause, Error, Result, SpaceClaim, Torn};
+
+impl BtreeEngine {
+    /// Refuses a batch that is over a limit, and takes space for what it needs; `None` if it will wait in the buffer.
+    pub(super) fn make_room(&self, batch: &Batch, needs: Option<Needs>) -> Result<()> {
+        let bytes_max = self.options.dirty_bytes_max;
+        let (is_full, image_bytes, owed_bytes, inside_bytes) = {
+            let tree = self.tree.read();
+            let buffer_max = buffer::share(bytes_max, buffer::SHARE_MAX);
+            let is_full =
+                tree.dirty_bytes() >= bytes_max || needs.is_none() && tree.buffer.bytes() >= buffer_max;
+            let inside_bytes = tree.space.available_units() * UNIT_BYTES;
+            (is_full, tree.image_bytes_max(), tree.buffer_owes(), inside_bytes)
+        };
+        if is_full {
+            return Err(self.busy(Cause::DirtyPages, batch));
+        }
+        if self.log_bytes() >= 2 * self.options.checkpoint_log_bytes {
+            return Err(self.busy(Cause::LogSpace, batch));
+        }
+        // What goes to the log at once: in one mode the leaf of every operation, too.
+        let mut bytes = batch.bytes();
+        if self.options.torn == Torn::Image {
+            bytes += batch.operations().len() as u64 * self.pager.page_bytes() as u64;
+        }
+        let owed_bytes_max = image_bytes + owed_bytes;
+        let claim = match () {
+            () if batch.uses_reserve => SpaceClaim::Release,
+            // Values are rounded up to units, and pages split: twice as much and some pages are surely enough.
+            () if inside_bytes >= 2 * (bytes + owed_bytes_max) + 8 * self.pager.page_bytes() as u64 => {
+                SpaceClaim::Inside
+            }
+            () => SpaceClaim::Growth,
+        };
+        // The log may have room for it, and for the copies of all pages that then wait for a checkpoint, in the files that it has:
+        // then who gives space back needs none, however full the disk is. Only copies in an area of their own do.
+        let is_held = claim == SpaceClaim::Release && self.options.torn != Torn::DoubleWrite && {
+            let changed_pages = 2 * batch.operations().len() as u64 + 4;
+            self.log.fits(bytes + owed_bytes_max + changed_pages * 2 * self.pager.page_bytes() as u64)
+        };
+        let admit = || if is_held { Ok(()) } else { self.guard.admit(bytes, owed_bytes_max, claim) };
+        let admitted = match admit() {
+            Err(Error::NoSpace) if self.log.give_back() => admit(),
+            other => other,
+        };
+        match admitted {
+            // The buffer owes the most it can; once it is empty, what is left is known.
+            Err(Error::NoSpace) if owed_bytes > 0 => {
+                self.target.lock().get_or_insert_with(|| self.log.end());
+                return Err(self.busy(Cause::DirtyPages, batch));
+            }
+            Err(error) => return Err(self.refused(error, batch)),
+            Ok(()) => {}
+        }
+        self.take_space(needs.unwrap_or_default()).map_err(|error| self.refused(error, batch))
+    }
+
+    /// What a batch is told for which there is no space: to wait for a checkpoint if that frees a segment of the log, or for a
+    /// compaction if much of the file is free but not its end, so that it could not be cut. One that gives space back waits as
+    /// long as there is anything to bring home: that also frees pages which are free only then.
+    pub(super) fn refused(&self, error: Error, batch: &Batch) -> Error {
+        if !matches!(error, Error::NoSpace) {
+            return error;
+        }
+        let end = self.sparse_end().filter(|end| *self.compacted_end.lock() != Some(*end));
+        let is_sparse = end.is_some();
+        if is_sparse {
+            self.compact_unasked();
+        }
+        let frees_log = self.log_bytes() >= self.options.log_segment_bytes;
+        let helps = is_sparse || frees_log || batch.uses_reserve && self.is_dirty();
+        if !helps {
+            return error;
+        }
+        self.target.lock().get_or_insert_with(|| self.log.end());
+        self.busy(Cause::Space, batch)
+    }
+
+    /// The end of the file in units, if much below it is free.
+    pub(super) fn sparse_end(&self) -> Option<u64> {
+        let space = &self.tree.read().space;
+        let free_units = space.end().saturating_sub(space.used_units());
+        (free_units > (space.end() / 4).max(4 * CUT_UNITS_MIN)).then_some(space.end())
+    }
+
+    /// Starts a compaction if none is on its way.
+    pub(super) fn compact_unasked(&self) {
+        let mut commands = self.commands.lock();
+        if commands.compact.is_empty() && self.compaction.try_lock().is_some_and(|running| running.is_none())
+        {
+            commands.compact.push(Box::new(|result| match result {
+                Ok(()) => log::info!("the disk is full, and the file was compacted"),
+                Err(error) => log::warn!("the disk is full, and the file cannot be compacted: {error}"),
+            }));
+        }
+    }
+
+    /// Takes space in the file for what a change needs. The writer's lock is held.
+    pub(super) fn take_space(&self, needs: Needs) -> Result<()> {
+        let missing = {
+            let tree = self.tree.read();
+            tree.space.missing(needs.units + tree.map_units_max(needs.runs))
+        };
+        if let Some(units) = missing {
+            let ahead = recovery::growth_units(&self.options, units);
+            let units = self.pager.grow(units, ahead)?;
+            self.tree.write().space.set_file_units(units);
+        }
+        Ok(())
+    }
+
+    /// Cuts the file where much of its end is free.
+    pub(super) fn shrink(&self) -> Result<()> {
+        let _writer = self.lock_writer();
+        let units = {
+            let tree = self.tree.read();
+            let ahead = recovery::growth_units(&self.options, tree.space.end());
+            (tree.space.tail_units() > 2 * ahead + CUT_UNITS_MIN).then_some(tree.space.end() + ahead)
+        };
+        if let Some(units) = units {
+            self.pager.cut(units)?;
+            self.tree.write().space.cut(units);
+        }
+        Ok(())
+    }
+
+    /// Grows the file before a batch has to.
+    pub(super) fn grow_ahead(&self) -> Result<()> {
+        let (missing, wanted) = {
+            let tree = self.tree.read();
+            let ahead = recovery::growth_units(&self.options, tree.space.end());
+            (tree.space.missing(ahead / 2), tree.space.end() + ahead)
+        };
+        if missing.is_some() {
+            match self.pager.grow(wanted, 0) {
+                Ok(units) => self.tree.write().space.set_file_units(units),
+                // The batch that needs it will say so.
+                Err(Error::NoSpace) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+}
