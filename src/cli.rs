@@ -17,6 +17,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use nix::fcntl::OFlag;
+use nix::sys::signal::{SigHandler, Signal, signal};
 use nix::sys::stat::Mode;
 
 use crate::base::text::parse_size;
@@ -163,6 +164,11 @@ impl Failure {
 
 /// Runs the command that this process was started with.
 pub fn main() -> ExitCode {
+    // A limit on the size of files (ulimit -f) is an error of the write that meets it, and must not end the process.
+    // SAFETY: no handler is installed.
+    if let Err(error) = unsafe { signal(Signal::SIGXFSZ, SigHandler::SigIgn) } {
+        eprintln!("kvfs: ignoring SIGXFSZ: {error}");
+    }
     let arguments = normalize(std::env::args_os().collect());
     // fsck(8) has its own code for wrong use.
     let is_check = arguments.get(1).is_some_and(|word| word == "check");

@@ -18,7 +18,7 @@
 //! | `mount/direct.rs` | asynchronous direct writes beside buffered reads |
 //! | `mount/overlay.rs` | a build over a mount as the upper layer of an overlay |
 //! | `mount/rights.rs` | who may enter, read, write and command |
-//! | `mount/disks.rs` | what ext2, ext4 and XFS below do with requests for space |
+//! | `mount/disks.rs` | what ext2, ext4 and XFS below do with requests for space; full disks, limits on file sizes |
 //! | `mount/stalls.rs` | large deletes, open-unlinked files, a stalled writer |
 //!
 //! Without `/dev/fuse` they pass with a note; with `CI=true` they fail.

@@ -73,8 +73,8 @@ pub enum Error {
         /// How long a delayed batch should wait; for a stop, how long until it is worth asking again.
         retry_after: Duration,
     },
-    /// The disk below is full; nothing has changed.
-    #[error("no space left on the disk below")]
+    /// The disk below is full, or a quota or limit on the size of files is reached; nothing has changed.
+    #[error("no space left on the disk below, or a quota or file size limit (ulimit -f) is reached")]
     NoSpace,
     /// Stored bytes are damaged.
     #[error("{file} is damaged at byte {offset}: {what}")]
@@ -109,7 +109,10 @@ impl Error {
             return Error::Poisoned(error.to_string());
         }
         match error.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Error::NoSpace,
+            // A file that may not grow is a disk without space for it: the limit of ulimit -f, or of the filesystem below.
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
+                Error::NoSpace
+            }
             _ => Error::Io { context: context.into(), source: Arc::new(error) },
         }
     }

@@ -1,7 +1,10 @@
-//! Filesystems below the store, each on a loop device of its own: what they do with requests for space.
+//! Filesystems below the store, each on a loop device of its own: what they do with requests for space, and what a mount does on one
+//! that is full.
 
+use std::ffi::OsStr;
+use std::io::Write;
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Output};
 
 use kvfs::disk::{Access, Disk, OsDisk};
 
@@ -84,4 +87,126 @@ fn a_refused_growth_takes_nothing() {
         assert!(left_bytes > free_bytes - MEBIBYTE, "{kind}: {free_bytes} free before, {left_bytes} after");
         file.allocate(free_bytes / 2).unwrap_or_else(|error| panic!("{kind}: {error}"));
     });
+}
+
+/// A mount of the B-tree that is taken away when it is dropped.
+struct Mounted {
+    store: PathBuf,
+    point: PathBuf,
+}
+
+impl Mounted {
+    fn kvfs(&self, before: &[&str], verb: &str, options: Option<&str>) -> Output {
+        let mut words: Vec<&OsStr> = before.iter().map(OsStr::new).collect();
+        let binary = crate::host::binary();
+        words.extend([binary.as_os_str(), OsStr::new(verb)]);
+        if verb == "mount" {
+            words.push(self.store.as_os_str());
+        }
+        words.push(self.point.as_os_str());
+        if let Some(options) = options {
+            words.extend([OsStr::new("-o"), OsStr::new(options)]);
+        }
+        Command::new(words[0]).args(&words[1..]).output().unwrap()
+    }
+
+    fn mount(&self, before: &[&str], options: &str) {
+        let output = self.kvfs(before, "mount", Some(options));
+        assert!(output.status.success(), "mount -o {options}: {output:?}");
+    }
+
+    fn unmount(&self) {
+        let output = self.kvfs(&[], "umount", None);
+        assert!(output.status.success(), "umount: {output:?}");
+    }
+
+    /// Writes files of 3 MB until one is refused; returns how many are whole.
+    fn fill(&self, most: usize) -> (usize, Option<std::io::Error>) {
+        for number in 0..most {
+            if let Err(error) = std::fs::write(self.file(number), content(number)) {
+                return (number, Some(error));
+            }
+        }
+        (most, None)
+    }
+
+    fn file(&self, number: usize) -> PathBuf {
+        self.point.join(format!("f{number}"))
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = self.kvfs(&[], "umount", None);
+        let _ = Command::new("umount").arg("-l").arg(&self.point).output();
+    }
+}
+
+/// Nothing that could be compressed below.
+fn content(number: usize) -> Vec<u8> {
+    let mut prng = kvfs::base::prng::Prng::new(number as u64);
+    (0..375_000).flat_map(|_| prng.bits().to_le_bytes()).collect()
+}
+
+#[test]
+fn a_full_disk_is_unmounted_mounted_again_and_emptied() {
+    if !able(&["mkfs.ext4"]) || !root() {
+        return;
+    }
+    for (options, is_filled_by_others) in [("", false), (",reserve=16M", false), ("", true)] {
+        let below = Loop::new("ext4", 400 * MEBIBYTE);
+        let point = below.home.path().join("mnt");
+        std::fs::create_dir(&point).unwrap();
+        let mounted = Mounted { store: below.place().join("store"), point };
+        mounted.mount(&[], &format!("engine=btree{options}"));
+        let (count, error) = mounted.fill(200);
+        assert_eq!(error.unwrap().raw_os_error(), Some(libc::ENOSPC));
+        assert!(count > 60, "{options}: full after {count} files");
+        mounted.unmount();
+        if is_filled_by_others {
+            let mut ballast = std::fs::File::create(below.place().join("ballast")).unwrap();
+            while ballast.write_all(&[7; 4096]).is_ok() {}
+        }
+        let read_only = format!("engine=btree,ro{options}");
+        mounted.mount(&[], &read_only);
+        assert_eq!(std::fs::read(mounted.file(count / 2)).unwrap(), content(count / 2));
+        mounted.unmount();
+        mounted.mount(&[], &format!("engine=btree{options}"));
+        for number in 0..=count {
+            assert!(
+                number == count || std::fs::read(mounted.file(number)).unwrap() == content(number),
+                "file {number}"
+            );
+            std::fs::remove_file(mounted.file(number))
+                .unwrap_or_else(|error| panic!("{options}: removing file {number} of {count}: {error}"));
+        }
+        mounted.unmount();
+        mounted.mount(&[], &format!("engine=btree{options}"));
+        assert_eq!(std::fs::read_dir(&mounted.point).unwrap().count(), 0);
+        if !is_filled_by_others {
+            assert_eq!(mounted.fill(count / 2).0, count / 2, "{options}");
+        }
+        mounted.unmount();
+    }
+}
+
+#[test]
+fn a_limit_on_file_sizes_is_an_error_of_one_write() {
+    if !able(&["prlimit"]) || !root() {
+        return;
+    }
+    let home = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let mounted = Mounted { store: home.path().join("store"), point: home.path().join("mnt") };
+    std::fs::create_dir(&mounted.point).unwrap();
+    mounted.mount(&["prlimit", "--fsize=67108864"], "engine=btree,sync=always");
+    let (count, error) = mounted.fill(100);
+    assert!(matches!(error.unwrap().raw_os_error(), Some(libc::ENOSPC | libc::EFBIG)), "after {count} files");
+    assert!(count > 5, "refused after {count} files");
+    assert_eq!(std::fs::read(mounted.file(1)).unwrap(), content(1));
+    for number in 0..=count {
+        std::fs::remove_file(mounted.file(number)).unwrap();
+    }
+    // Once the blocks are deleted and a checkpoint has been.
+    assert!(crate::host::until(std::time::Duration::from_secs(120), || mounted.fill(2).0 == 2));
+    mounted.unmount();
 }
