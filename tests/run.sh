@@ -90,6 +90,8 @@ tools() {
     need_build
     need_fuse
     need fio=fio rsync=rsync git=git sqlite3=sqlite3 setfattr=attr setfacl=acl jq=jq strace=strace
+    # Filesystems below a store, on loop devices: a test of its own for root.
+    need mkfs.ext4=e2fsprogs mkfs.xfs=xfsprogs
     # A minimal toolchain comes without these two.
     cargo fmt --version >/dev/null 2>&1 || rustup component add rustfmt
     cargo clippy --version >/dev/null 2>&1 || rustup component add clippy

@@ -210,3 +210,29 @@ fn a_limit_on_file_sizes_is_an_error_of_one_write() {
     assert!(crate::host::until(std::time::Duration::from_secs(120), || mounted.fill(2).0 == 2));
     mounted.unmount();
 }
+
+/// XFS sets room aside behind a file that grew, as much as it has, while the file is open.
+#[test]
+fn tables_take_no_more_of_an_xfs_than_they_hold() {
+    use std::os::unix::fs::MetadataExt;
+    if !able(&["mkfs.xfs"]) || !root() {
+        return;
+    }
+    let below = Loop::new("xfs", 1024 * MEBIBYTE);
+    let point = below.home.path().join("mnt");
+    std::fs::create_dir(&point).unwrap();
+    let mounted = Mounted { store: below.place().join("store"), point };
+    mounted.mount(&[], "engine=lsm,memtable=16M,table=16M");
+    assert_eq!(mounted.fill(60).0, 60);
+    let (mut bytes, mut taken_bytes) = (0, 0);
+    for entry in std::fs::read_dir(&mounted.store).unwrap() {
+        let entry = entry.unwrap();
+        if entry.file_name().to_string_lossy().starts_with("table.") {
+            let found = entry.metadata().unwrap();
+            (bytes, taken_bytes) = (bytes + found.len(), taken_bytes + found.blocks() * 512);
+        }
+    }
+    mounted.unmount();
+    // One may be on its way.
+    assert!(bytes > 64 * MEBIBYTE && taken_bytes < bytes + 32 * MEBIBYTE, "{bytes} bytes take {taken_bytes}");
+}

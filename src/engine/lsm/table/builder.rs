@@ -286,6 +286,8 @@ impl TableBuilder {
         self.write()?;
         self.meta.bytes = self.buffer_start;
         let context = |error| Error::io(format!("sync of {}", table_name(self.meta.number)), error);
+        // XFS keeps as much again behind a file that grew, for as long as it is open; this gives it back.
+        self.file.set_size(self.meta.bytes).map_err(context)?;
         self.file.sync(self.purpose).map_err(context)?;
         self.finished = true;
         let (meta, file) = (self.meta.clone(), self.file.clone());
