@@ -133,6 +133,7 @@ fn fill_and_open(segments: u64) -> (Duration, Duration) {
 }
 
 #[test]
+#[ignore = "long: processor time, to be compared on a quiet machine"]
 fn filling_a_value_log_costs_what_is_written_and_not_what_is_kept() {
     let (few, _) = fill_and_open(400);
     let many = fill_and_open(1600).0.min(fill_and_open(1600).0);
