@@ -7,8 +7,8 @@
 //! 2. `getattr` says exactly how long the text is. The kernel does not tell for which handle it asks, so while handles are
 //!    open the answer is the newest pinned snapshot, and otherwise a recent one. (A size of 0, or one that is too
 //!    large or too small, makes one or the other of `splice`, `wc -c`, `tail`, `tac`, `rsync` and `tar` go wrong.)
-//! 3. A text is expensive to make and anybody may ask, on a thread that serves all. So a look at the size, and an open by
-//!    somebody who is neither root nor the owner, makes do with a text that was made within [`RECENT`].
+//! 3. A text is expensive to make and anybody may ask, on a thread that serves all. So a look at the size, and a lookup or an open
+//!    by somebody who is neither root nor the owner, makes do with a text that was made within [`RECENT`].
 //!
 //! # How a write works
 //!
@@ -162,22 +162,26 @@ impl VirtualTree {
 
     /// The attributes of `name` in `parent`, which may be the root; `None` if the tree has no such name. `.` and `..` are those of
     /// `parent`, whatever it is, and of what it lies in, unless that is the root.
-    pub fn lookup(&self, parent: Ino, name: &[u8]) -> Option<Attributes> {
+    /// For who commands the mount a new text is made, which tells the size: he opens it next, and some readers trust the size.
+    pub fn lookup(&self, parent: Ino, name: &[u8], caller: Caller) -> Option<Attributes> {
         match name {
             b"." => return self.getattr(parent).ok(),
             b".." => return self.getattr(self.parent(parent)?).ok(),
             _ => {}
         }
-        if let Some((ino, _)) = self.fixed_in(parent).find(|(_, node)| node.name.as_bytes() == name) {
-            return self.getattr(ino).ok();
+        let fixed = self.fixed_in(parent).find(|(_, node)| node.name.as_bytes() == name);
+        let (ino, file) = match fixed {
+            Some((ino, Fixed { node: Node::File(file), .. })) => (ino, file.clone()),
+            Some((ino, _)) => return self.getattr(ino).ok(),
+            None => match &self.fixed_at(parent)?.node {
+                Node::Dynamic(directory) => (dynamic_ino(parent, name), directory.file(name)?),
+                _ => return None,
+            },
+        };
+        if self.commands(caller) && !self.open.lock().pins.contains_key(&ino) {
+            self.snapshot(ino, &*file);
         }
-        match &self.fixed_at(parent)?.node {
-            Node::Dynamic(directory) => {
-                directory.file(name)?;
-                self.getattr(dynamic_ino(parent, name)).ok()
-            }
-            _ => None,
-        }
+        self.getattr(ino).ok()
     }
 
     /// The attributes of a file or directory. Fails with `Stale` if it is gone.

@@ -25,12 +25,12 @@ enum Node {
 impl Adapter {
     /// Finds a name: in the virtual tree, else in the store. `.` and `..` the kernel asks for where it knows a number and nothing
     /// else, as a handle that it gave away long ago.
-    pub(super) fn lookup(&self, mut parent: INodeNo, mut name: &OsStr, reply: ReplyEntry) {
+    pub(super) fn lookup(&self, request: &Request, mut parent: INodeNo, mut name: &OsStr, reply: ReplyEntry) {
         if is_virtual(parent) && name == ".." && self.core.tree.parent(parent.0) == Some(ROOT) {
             (parent, name) = (INodeNo(ROOT), OsStr::new("."));
         }
         if parent.0 == ROOT || is_virtual(parent) {
-            match self.core.tree.lookup(parent.0, name.as_bytes()) {
+            match self.core.tree.lookup(parent.0, name.as_bytes(), caller(request)) {
                 Some(found) => {
                     return reply.entry(&Duration::ZERO, &convert::attributes(&found), GENERATION);
                 }

@@ -57,8 +57,8 @@ impl Filesystem for Adapter {
         Ok(())
     }
 
-    fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        self.lookup(parent, name, reply);
+    fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        self.lookup(request, parent, name, reply);
     }
 
     fn forget(&self, _: &Request, ino: INodeNo, lookups: u64) {

@@ -77,7 +77,7 @@ fn list(tree: &VirtualTree, ino: Ino, cookie: u64) -> Vec<(String, Ino, u64)> {
 #[test]
 fn the_size_is_that_of_the_pinned_text_while_a_handle_is_open() {
     let Rig { clock, file, tree, .. } = rig();
-    let ino = tree.lookup(ROOT, b".stats").unwrap().ino;
+    let ino = tree.lookup(ROOT, b".stats", OWNER).unwrap().ino;
     let size = || tree.getattr(ino).unwrap().size;
     let before = size();
     clock.advance(RECENT);
@@ -86,7 +86,7 @@ fn the_size_is_that_of_the_pinned_text_while_a_handle_is_open() {
     let pinned = size();
     let time = tree.getattr(ino).unwrap().mtime;
     clock.advance(Duration::from_secs(1));
-    assert_eq!((size(), tree.lookup(ROOT, b".stats").unwrap().size), (pinned, pinned));
+    assert_eq!((size(), tree.lookup(ROOT, b".stats", OWNER).unwrap().size), (pinned, pinned));
     assert_eq!(tree.getattr(ino).unwrap().mtime, time);
     let whole = tree.read(first, 0, u32::MAX).unwrap();
     assert_eq!(whole.len() as u64, pinned);
@@ -114,14 +114,14 @@ fn the_size_is_that_of_the_pinned_text_while_a_handle_is_open() {
 /// times a second.
 #[test]
 fn strangers_do_not_make_texts_as_fast_as_they_ask() {
+    let stranger = Caller { uid: 1000, gid: 7, pid: 1 };
     let Rig { clock, file, tree, .. } = rig();
     let made = || *file.0.lock();
-    let ino = tree.lookup(ROOT, b".stats").unwrap().ino;
-    let stranger = Caller { uid: 1000, gid: 7, pid: 1 };
+    let ino = tree.lookup(ROOT, b".stats", stranger).unwrap().ino;
     let before = made();
     for _ in 0..1000 {
         tree.getattr(ino).unwrap();
-        tree.lookup(ROOT, b".stats").unwrap();
+        tree.lookup(ROOT, b".stats", stranger).unwrap();
         tree.release(tree.open(ino, stranger).unwrap());
     }
     assert_eq!(made(), before);
@@ -146,16 +146,16 @@ fn strangers_do_not_make_texts_as_fast_as_they_ask() {
 fn numbers_lead_to_a_file_and_to_what_it_lies_in() {
     let Rig { changing, tree, directory, .. } = rig();
     changing.0.lock().insert(b"a".into(), "12345");
-    let since = tree.lookup(directory, b"since").unwrap().ino;
-    let file = tree.lookup(since, b"a").unwrap();
-    assert_eq!(tree.lookup(file.ino, b"."), Some(file));
-    assert_eq!(tree.lookup(file.ino, b"..").unwrap().ino, since);
-    assert_eq!(tree.lookup(since, b".").unwrap().ino, since);
-    assert_eq!(tree.lookup(since, b"..").unwrap().ino, directory);
+    let since = tree.lookup(directory, b"since", OWNER).unwrap().ino;
+    let file = tree.lookup(since, b"a", OWNER).unwrap();
+    assert_eq!(tree.lookup(file.ino, b".", OWNER), Some(file));
+    assert_eq!(tree.lookup(file.ino, b"..", OWNER).unwrap().ino, since);
+    assert_eq!(tree.lookup(since, b".", OWNER).unwrap().ino, since);
+    assert_eq!(tree.lookup(since, b"..", OWNER).unwrap().ino, directory);
     // The root is the store's.
-    assert_eq!((tree.parent(directory), tree.lookup(directory, b"..")), (Some(ROOT), None));
+    assert_eq!((tree.parent(directory), tree.lookup(directory, b"..", OWNER)), (Some(ROOT), None));
     changing.0.lock().clear();
-    assert_eq!((tree.lookup(file.ino, b"."), tree.parent(file.ino)), (None, None));
+    assert_eq!((tree.lookup(file.ino, b".", OWNER), tree.parent(file.ino)), (None, None));
 }
 
 #[test]
@@ -167,10 +167,10 @@ fn writes_reach_the_file_from_those_who_may() {
         tree.write(ino, caller, b"word", Box::new(move |result| sender.send(result).unwrap()));
         receiver.try_recv().unwrap().map_err(|error| error.errno())
     };
-    let ino = tree.lookup(ROOT, b".stats").unwrap().ino;
+    let ino = tree.lookup(ROOT, b".stats", OWNER).unwrap().ino;
     assert_eq!([write(ino, 0), write(ino, 7), write(ino, 8)], [Ok(()), Ok(()), Err(libc::EPERM)]);
     assert_eq!(file.1.lock().len(), 2);
-    let fixed = tree.lookup(directory, b"fixed").unwrap().ino;
+    let fixed = tree.lookup(directory, b"fixed", OWNER).unwrap().ino;
     assert_eq!([write(fixed, 0), write(directory, 0)], [Err(libc::EPERM), Err(libc::EISDIR)]);
     assert_eq!(write(FIRST_VIRTUAL + 1000, 0), Err(libc::ESTALE));
 }
@@ -179,7 +179,7 @@ fn writes_reach_the_file_from_those_who_may() {
 fn names_are_found_and_listed_but_not_in_the_root() {
     let Rig { changing, tree, directory, .. } = rig();
     assert_eq!(tree.names_at_root(), [b".stats".to_vec(), b".stats.d".to_vec()]);
-    assert!(tree.lookup(ROOT, b"fixed").is_none() && tree.lookup(5, b".stats").is_none());
+    assert!(tree.lookup(ROOT, b"fixed", OWNER).is_none() && tree.lookup(5, b".stats", OWNER).is_none());
     assert!(tree.owns(directory) && !tree.owns(ROOT));
     let attributes = tree.getattr(directory).unwrap();
     assert_eq!((attributes.kind, attributes.uid, attributes.gid), (FileKind::Directory, 7, 8));
@@ -187,14 +187,14 @@ fn names_are_found_and_listed_but_not_in_the_root() {
     assert_eq!(names, [".", "..", "fixed", "since"]);
     assert_eq!(list(&tree, directory, 0)[1].1, ROOT);
 
-    let since = tree.lookup(directory, b"since").unwrap().ino;
+    let since = tree.lookup(directory, b"since", OWNER).unwrap().ino;
     for name in ["a", "b", "c", "d"] {
         changing.0.lock().insert(name.into(), "12345");
     }
     let all = list(&tree, since, 0);
     assert_eq!(all.len(), 6);
     for (name, ino, cookie) in &all[2..] {
-        assert_eq!(tree.lookup(since, name.as_bytes()).unwrap().ino, *ino);
+        assert_eq!(tree.lookup(since, name.as_bytes(), OWNER).unwrap().ino, *ino);
         assert_eq!(tree.getattr(*ino).unwrap().size, 5);
         // Going on from an entry works whatever comes and goes meanwhile.
         let rest: Vec<String> = list(&tree, since, *cookie).into_iter().map(|entry| entry.0).collect();
@@ -204,12 +204,12 @@ fn names_are_found_and_listed_but_not_in_the_root() {
     let (gone, ino, cookie) = all[3].clone();
     changing.0.lock().remove(gone.as_bytes());
     assert_eq!(list(&tree, since, cookie).len(), 2);
-    assert!(tree.lookup(since, gone.as_bytes()).is_none());
+    assert!(tree.lookup(since, gone.as_bytes(), OWNER).is_none());
     assert!(
         matches!(tree.getattr(ino), Err(Error::Stale)) && matches!(tree.open(ino, OWNER), Err(Error::Stale))
     );
     changing.0.lock().insert(gone.clone().into_bytes(), "again");
-    assert_eq!(tree.lookup(since, gone.as_bytes()).unwrap().ino, ino, "a name keeps its number");
+    assert_eq!(tree.lookup(since, gone.as_bytes(), OWNER).unwrap().ino, ino, "a name keeps its number");
     // A reader that takes one entry at a time sees each once.
     let (mut cookie, mut seen) = (0, Vec::new());
     loop {
