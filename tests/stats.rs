@@ -516,7 +516,7 @@ impl Rig {
         let mut found = None;
         let mut parent = ROOT;
         for name in path.split('/') {
-            found = Some(self.tree.lookup(parent, name.as_bytes())?);
+            found = Some(self.tree.lookup(parent, name.as_bytes(), Caller::ROOT)?);
             parent = found?.ino;
         }
         found

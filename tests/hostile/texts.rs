@@ -107,10 +107,11 @@ fn commands(kind: &str) {
     let service =
         Service::start(mount::open_store(&store, &given, Default::default()).unwrap(), home.path()).unwrap();
     let tree = service.tree().clone();
-    let files: Vec<u64> = [&b".stats"[..]].iter().map(|name| tree.lookup(ROOT, name).unwrap().ino).collect();
-    let folder = tree.lookup(ROOT, b".stats.d").unwrap().ino;
-    let ctl = tree.lookup(folder, b"ctl").unwrap().ino;
-    let json = tree.lookup(folder, b"json").unwrap().ino;
+    let files: Vec<u64> =
+        [&b".stats"[..]].iter().map(|name| tree.lookup(ROOT, name, Caller::ROOT).unwrap().ino).collect();
+    let folder = tree.lookup(ROOT, b".stats.d", Caller::ROOT).unwrap().ino;
+    let ctl = tree.lookup(folder, b"ctl", Caller::ROOT).unwrap().ino;
+    let json = tree.lookup(folder, b"json", Caller::ROOT).unwrap().ino;
     let files: Vec<u64> = files.into_iter().chain([ctl, json, folder, u64::MAX]).collect();
     for seed in cases(150) {
         let (tree, files) = (tree.clone(), files.clone());
