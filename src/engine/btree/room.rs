@@ -38,12 +38,15 @@ impl BtreeEngine {
         };
         // The log may have room for it, and for the copies of all pages that then wait for a checkpoint, in the files that it has:
         // then who gives space back needs none, however full the disk is. Only copies in an area of their own do.
-        let is_held = claim == SpaceClaim::Release && self.options.torn != Torn::DoubleWrite && {
+        let is_held = || {
             let changed_pages = 2 * batch.operations().len() as u64 + 4;
-            self.log.fits(bytes + owed_bytes_max + changed_pages * 2 * self.pager.page_bytes() as u64)
+            claim == SpaceClaim::Release
+                && self.options.torn != Torn::DoubleWrite
+                && self.log.fits(bytes + owed_bytes_max + changed_pages * 2 * self.pager.page_bytes() as u64)
         };
-        let admit = || if is_held { Ok(()) } else { self.guard.admit(bytes, owed_bytes_max, claim) };
+        let admit = || self.guard.admit(bytes, owed_bytes_max, claim);
         let admitted = match admit() {
+            Err(Error::NoSpace) if is_held() => Ok(()),
             Err(Error::NoSpace) if self.log.give_back() => admit(),
             other => other,
         };
