@@ -59,6 +59,7 @@ mod salvage;
 mod schedule;
 mod search;
 mod tree;
+mod value;
 mod verify;
 
 use std::collections::HashSet;
@@ -87,6 +88,7 @@ use page::Extent;
 use pager::{Loaded, Pager, Piece};
 use search::{Chunk, Item};
 use tree::{Miss, Pins, Stop};
+use value::Value;
 
 pub use salvage::{is_file, salvage};
 
@@ -390,7 +392,10 @@ impl BtreeEngine {
                     continue 'again;
                 }
                 let pieces = |values: Vec<Bytes>| {
-                    run.iter().map(|extent| extent.unit).zip(values.into_iter().map(Piece::Value)).collect()
+                    run.iter()
+                        .zip(values)
+                        .map(|(extent, bytes)| (extent.unit, Piece::Value(Value::new(bytes, extent))))
+                        .collect()
                 };
                 self.admit(epoch, values.map(pieces), loaded)?;
             }

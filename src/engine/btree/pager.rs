@@ -15,6 +15,7 @@ use quick_cache::sync::Cache as Pool;
 use super::meta::{FILE, META_BYTES, Meta};
 use super::page::{Extent, LEVEL, Page, SECTOR_BYTES};
 use super::tree::Miss;
+use super::value::Value;
 use super::{FIRST_UNIT, UNIT_BYTES};
 use crate::disk::{File, Purpose};
 use crate::engine::{
@@ -53,8 +54,8 @@ impl Parts {
 pub enum Piece {
     /// A page.
     Page(Arc<Page>),
-    /// The value in an extent.
-    Value(Bytes),
+    /// The value of an extent.
+    Value(Value),
 }
 
 /// Weighs pieces by their bytes.
@@ -68,7 +69,7 @@ impl Weighter<u64, Piece> for Weight {
         match piece {
             Piece::Page(_) => self.page_bytes,
             // The key and the bookkeeping count a little, so that tiny values do not come for free.
-            Piece::Value(value) => value.len() as u64 + 64,
+            Piece::Value(value) => value.bytes.len() as u64 + 64,
         }
     }
 }
@@ -243,8 +244,8 @@ impl Pager {
         match miss {
             Miss::Page(unit) => Ok((unit, Piece::Page(self.read_page(unit, purpose)?))),
             Miss::Value(extent) => {
-                let value = self.read_values(&[extent], purpose)?.pop().unwrap_or_default();
-                Ok((extent.unit, Piece::Value(value)))
+                let bytes = self.read_values(&[extent], purpose)?.pop().unwrap_or_default();
+                Ok((extent.unit, Piece::Value(Value::new(bytes, &extent))))
             }
         }
     }
@@ -356,7 +357,7 @@ impl Pager {
                 let before = buffer.len();
                 match piece {
                     Piece::Page(page) => self.seal(page, *unit, &mut buffer),
-                    Piece::Value(value) => buffer.extend_from_slice(value),
+                    Piece::Value(value) => buffer.extend_from_slice(&value.bytes),
                 }
                 buffer.resize(buffer.len().next_multiple_of(UNIT_BYTES as usize), 0);
                 let bytes = (buffer.len() - before) as u64;

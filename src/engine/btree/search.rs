@@ -10,6 +10,7 @@ use super::meta::FILE;
 use super::page::{Extent, Page, Stored};
 use super::pager::{Loaded, Pager, Piece};
 use super::tree::{Miss, Stop, Tree};
+use super::value::Value;
 use crate::engine::Error;
 
 /// The value of an entry that a scan collected.
@@ -92,8 +93,8 @@ impl Tree {
         self.dirty.get(&unit).or_else(|| self.frozen.as_ref()?.pages.get(&unit))
     }
 
-    /// The value of a dirty or frozen extent.
-    pub fn changed_value(&self, extent: &Extent) -> Option<&Bytes> {
+    /// The dirty or frozen value in the units of `extent`, which may be that of another key: [`Value::is_of`] says.
+    pub fn changed_value(&self, extent: &Extent) -> Option<&Value> {
         self.values.get(&extent.unit).or_else(|| self.frozen.as_ref()?.values.get(&extent.unit))
     }
 
@@ -102,12 +103,16 @@ impl Tree {
             return Err(damaged(0, "an extent whose length does not fit its units, or nowhere"));
         }
         if let Some(value) = self.changed_value(&extent) {
-            return Ok(value.clone());
+            if !value.is_of(&extent) {
+                return Err(damaged(extent.unit, "another value than the leaf refers to"));
+            }
+            return Ok(value.bytes.clone());
         }
         match loaded.get(self.epoch, extent.unit).cloned().or_else(|| pager.pooled(extent.unit)) {
-            Some(Piece::Value(value)) => Ok(value),
+            Some(Piece::Value(value)) if value.is_of(&extent) => Ok(value.bytes),
             Some(Piece::Page(_)) => Err(damaged(extent.unit, "a page where a value is referred to")),
-            None => Err(missing(self.epoch, loaded, Miss::Value(extent))),
+            // Another value: reading this one says what is wrong.
+            Some(Piece::Value(_)) | None => Err(missing(self.epoch, loaded, Miss::Value(extent))),
         }
     }
 

@@ -29,6 +29,7 @@ use super::freemap::{FreeMap, Run};
 use super::meta::{Counts, Meta};
 use super::page::{Extent, Page, Stored, cell_bytes_max, inner_cell, is_inline, key_bytes_max, leaf_cell};
 use super::pager::{Loaded, Pager};
+use super::value::Value;
 use super::{OUT_OF_LINE_BYTES, UNIT_BYTES};
 use crate::engine::batch::owned;
 use crate::engine::{Batch, Error, Operation, PageCause, Position, Torn};
@@ -72,7 +73,7 @@ pub struct Frozen {
     /// Those of them whose image is in the log behind `meta.images_start`.
     pub imaged: HashSet<u64>,
     /// New values by first unit of their extent.
-    pub values: HashMap<u64, Bytes>,
+    pub values: HashMap<u64, Value>,
     /// Those of them that are not new, but moved.
     pub moved: HashSet<u64>,
     /// The free map.
@@ -136,7 +137,7 @@ pub struct Tree {
     imaged: HashSet<u64>,
     pub(super) dirty: HashMap<u64, Arc<Page>>,
     fresh: HashSet<u64>,
-    pub(super) values: HashMap<u64, Bytes>,
+    pub(super) values: HashMap<u64, Value>,
     moved: HashSet<u64>,
     value_bytes: u64,
 }
@@ -233,7 +234,7 @@ impl Tree {
                 Torn::DoubleWrite => changed + self.page_bytes as u64,
             }
         };
-        let values = self.values.values().map(|value| units_of(value.len()) * UNIT_BYTES);
+        let values = self.values.values().map(|value| units_of(value.bytes.len()) * UNIT_BYTES);
         let waiting = self.buffer.len().min(self.counts.leaf_pages) * self.page_bytes as u64;
         self.dirty.iter().map(page).chain(values).sum::<u64>() + waiting
     }
@@ -386,9 +387,20 @@ impl Tree {
         }
     }
 
+    /// Whether something else lies in its units by now: the leaf that names `extent` reads as it was earlier. It is left to its owner.
+    fn is_taken(&self, extent: &Extent) -> bool {
+        match self.changed_value(extent) {
+            Some(value) => !value.is_of(extent),
+            None => self.changed_page(extent.unit).is_some(),
+        }
+    }
+
     fn remove_extent(&mut self, extent: Extent, pager: &Pager) {
         let units = u64::from(extent.units);
-        self.counts.extent_units -= units;
+        self.counts.extent_units = self.counts.extent_units.saturating_sub(units);
+        if self.is_taken(&extent) {
+            return;
+        }
         pager.forget(extent.unit);
         if self.values.remove(&extent.unit).is_some() {
             self.value_bytes -= u64::from(extent.bytes);
@@ -403,7 +415,10 @@ impl Tree {
     fn add_extent(&mut self, value: &Bytes, old: Option<Extent>, pager: &Pager) -> Extent {
         let units = units_of(value.len());
         let unit = match old {
-            Some(old) if u64::from(old.units) == units && self.values.contains_key(&old.unit) => {
+            Some(old)
+                if u64::from(old.units) == units
+                    && self.values.get(&old.unit).is_some_and(|value| value.is_of(&old)) =>
+            {
                 self.value_bytes -= u64::from(old.bytes);
                 self.moved.remove(&old.unit);
                 old.unit
@@ -416,9 +431,11 @@ impl Tree {
                 self.space.take(units)
             }
         };
-        self.values.insert(unit, owned(value));
+        let crc = pager.checksum(value);
+        let extent = Extent { unit, units: units as u32, bytes: value.len() as u32, crc };
+        self.values.insert(unit, Value::new(owned(value), &extent));
         self.value_bytes += value.len() as u64;
-        Extent { unit, units: units as u32, bytes: value.len() as u32, crc: pager.checksum(value) }
+        extent
     }
 
     fn put(&mut self, key: &Bytes, value: &Bytes, pins: &mut Pins, pager: &Pager) {
@@ -576,9 +593,10 @@ impl Tree {
         self.remove_extent(old, pager);
         self.counts.extent_units += u64::from(old.units);
         self.value_bytes += value.len() as u64;
-        self.values.insert(to, value);
+        let extent = Extent { unit: to, ..old };
+        self.values.insert(to, Value::new(value, &extent));
         self.moved.insert(to);
-        Extent { unit: to, ..old }
+        extent
     }
 
     /// Draws the line before the checkpoint that [`Tree::freeze`] takes next: what is free in its state is what

@@ -107,7 +107,7 @@ impl Walk<'_> {
                     return Err(Error::corrupt(FILE, unit * UNIT_BYTES, what));
                 }
                 match self.tree.changed_value(&extent) {
-                    Some(value) if crc32fast::hash(value) == extent.crc => {}
+                    Some(value) if value.is_of(&extent) && crc32fast::hash(&value.bytes) == extent.crc => {}
                     Some(_) => {
                         let offset = extent.unit * UNIT_BYTES;
                         return Err(Error::corrupt(FILE, offset, "a value in memory does not check"));
