@@ -615,7 +615,7 @@ pub fn check(path: &Path, progress: &mut dyn FnMut(&str)) -> Result<Findings, Er
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let engine = match engine::open(disk, clock, &settings.engine) {
         Ok(engine) => engine,
-        Err(error @ engine::Error::Corrupt { .. }) => {
+        Err(error) if error.is_damage() => {
             findings.damage.push(error.to_string());
             return Ok(findings);
         }
@@ -624,17 +624,18 @@ pub fn check(path: &Path, progress: &mut dyn FnMut(&str)) -> Result<Findings, Er
     progress("verifying every checksum");
     match engine::run(&*engine, Command::Verify) {
         Ok(()) => {}
-        Err(error @ engine::Error::Corrupt { .. }) => findings.damage.push(error.to_string()),
+        Err(error) if error.is_damage() => findings.damage.push(error.to_string()),
         Err(error) => return Err(store_error(&show, error)),
     }
     progress("verifying every name, inode and block");
     let damage = &mut findings.damage;
     match FileSystem::check(&*engine, &mut |problem| damage.push(problem.what)) {
         Ok(summary) => findings.summary = Some(summary),
-        Err(error @ (fs::Error::Damaged(_) | fs::Error::Engine(engine::Error::Corrupt { .. }))) => {
-            damage.push(error.to_string());
-        }
-        Err(error) => return Err(fs_error(&show, error)),
+        Err(error) => match &error {
+            fs::Error::Damaged(_) => damage.push(error.to_string()),
+            fs::Error::Engine(below) if below.is_damage() => damage.push(error.to_string()),
+            _ => return Err(fs_error(&show, error)),
+        },
     }
     Ok(findings)
 }

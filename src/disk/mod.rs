@@ -19,6 +19,7 @@
 mod beneath;
 mod beside;
 mod fault;
+mod gone;
 mod latch;
 mod meter;
 mod os;
@@ -33,6 +34,7 @@ use std::sync::Arc;
 
 pub use beside::{LOG, LOG_BEFORE, LogFile, SocketFile};
 pub use fault::{Fault, Faulty, Kind};
+pub use gone::Gone;
 pub use latch::{Latch, is_poisoned};
 pub use meter::{Counters, Metered, Snapshot};
 pub use os::{Access, Opening, OsDisk, ProcessIo, process_io, process_of, processes, read_outside};

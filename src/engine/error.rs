@@ -134,6 +134,20 @@ impl Error {
         }
     }
 
+    /// Whether what could not be read is damaged or lost, by itself or by its medium: not a matter of rights, limits or memory.
+    pub fn is_damage(&self) -> bool {
+        const OF_A_MEDIUM: [i32; 5] =
+            [libc::EIO, libc::EBADMSG, libc::EUCLEAN, libc::ENODATA, libc::EREMOTEIO];
+        match self {
+            Error::Corrupt { .. } => true,
+            Error::Io { source, .. } => {
+                source.kind() == io::ErrorKind::UnexpectedEof
+                    || source.raw_os_error().is_some_and(|number| OF_A_MEDIUM.contains(&number))
+            }
+            _ => false,
+        }
+    }
+
     /// Damage in `file` at `offset`.
     pub fn corrupt(file: impl Into<String>, offset: u64, what: impl Into<String>) -> Error {
         Error::Corrupt { file: file.into(), offset, what: what.into() }

@@ -175,14 +175,19 @@ pub fn replay(payload: &Bytes, sink: &mut Sink<'_>) -> Result<()> {
 pub fn read_around(file: &dyn File) -> Result<Bytes> {
     let size = file.size().map_err(|error| Error::io("size of a file to salvage", error))?;
     let mut bytes = vec![0; usize::try_from(size).map_err(|error| Error::Invalid(error.to_string()))?];
-    if file.read_at(Purpose::Recovery, 0, &mut bytes).is_err() {
-        for (nth, piece) in bytes.chunks_mut(PIECE_BYTES).enumerate() {
-            if file.read_at(Purpose::Recovery, (nth * PIECE_BYTES) as u64, piece).is_err() {
+    fill_around(file, Purpose::Recovery, 0, &mut bytes);
+    Ok(bytes.into())
+}
+
+/// Fills `target` from `offset` on; zeros where the device refuses, or where the file has ended.
+pub fn fill_around(file: &dyn File, purpose: Purpose, offset: u64, target: &mut [u8]) {
+    if file.read_at(purpose, offset, target).is_err() {
+        for (nth, piece) in target.chunks_mut(PIECE_BYTES).enumerate() {
+            if file.read_at(purpose, offset + (nth * PIECE_BYTES) as u64, piece).is_err() {
                 piece.fill(0);
             }
         }
     }
-    Ok(bytes.into())
 }
 
 /// The file `name`, if it is there.

@@ -31,6 +31,7 @@
 //! [`Error::Corrupt`]. Only damage to the very last synced records, with nothing written after them, cannot be told from
 //! a torn end.
 
+mod adopt;
 mod gather;
 mod replay;
 pub mod salvage;

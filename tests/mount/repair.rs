@@ -106,3 +106,98 @@ fn repair_of_a_damaged_store(engine: Engine) {
 }
 
 both_engines!(repair_of_a_damaged_store);
+
+/// Tables that hold nothing but content of files.
+fn content_tables(mount: &Mount) -> Vec<String> {
+    let text = fs::read_to_string(mount.mnt().join(".stats.d/lsm.json")).unwrap();
+    let picture: Value = serde_json::from_str(&text).unwrap();
+    let tables = picture["levels"].as_array().unwrap().iter();
+    let tables = tables.flat_map(|level| level["tables"].as_array().unwrap());
+    let is_content = |table: &&Value| {
+        ["smallest_key", "largest_key"].iter().all(|key| table[key].as_str().unwrap().starts_with("40"))
+    };
+    tables.filter(is_content).map(|table| table["label"].as_str().unwrap().to_string()).collect()
+}
+
+/// Files that can be read, each as it was; the others answer EIO.
+fn readable(mount: &Mount, files: &BTreeMap<String, Vec<u8>>) -> usize {
+    let read = |(name, content): (&String, &Vec<u8>)| match fs::read(mount.mnt().join(name)) {
+        Ok(read) => {
+            assert!(read == *content, "{name} is not as it was");
+            true
+        }
+        Err(error) => {
+            assert_eq!(error.raw_os_error(), Some(libc::EIO), "{name}: {error}");
+            false
+        }
+    };
+    files.iter().filter(|file| read(*file)).count()
+}
+
+#[test]
+fn a_lost_table_refuses_no_mount() {
+    if !able(&[]) {
+        return;
+    }
+    let mount =
+        Mount::new(Engine::Lsm, "memtable=256K,table=128K,level_base=512K,l0_trigger=2,log_segment=256K");
+    let mut prng = Prng::new(5);
+    let mut files = BTreeMap::new();
+    for number in 0..40 {
+        let content: Vec<u8> = (0..60_000).map(|_| prng.bits() as u8).collect();
+        fs::write(mount.mnt().join(format!("f{number}")), &content).unwrap();
+        files.insert(format!("f{number}"), content);
+    }
+    mount.ctl(&["compact", "wait"]);
+    let tables = content_tables(&mount);
+    assert!(tables.len() > 6, "{tables:?}");
+    mount.stop_clean();
+    let (lost, flawed) = (mount.store().join(&tables[1]), mount.store().join(&tables[4]));
+    fs::remove_file(&lost).unwrap();
+    let mut bytes = fs::read(&flawed).unwrap();
+    let end = bytes.len();
+    bytes[end - 40..].fill(0xA5);
+    fs::write(&flawed, bytes).unwrap();
+    let found = kvfs_check(&mount, &[]);
+    let told = String::from_utf8_lossy(&found.stdout).into_owned();
+    assert_eq!(found.status.code(), Some(4), "{found:?}");
+    assert!(told.contains(&tables[1]) && told.contains(&tables[4]), "{told}");
+
+    // First to look, then to write.
+    let mut whole = 0;
+    for options in ["ro", "rw"] {
+        let started = mount.try_start(options);
+        assert!(started.status.success(), "{started:?}");
+        mount.note_pid();
+        let report = mount.json();
+        assert_eq!(report["state"], "DAMAGED", "{report:#}");
+        let cause = report["state_cause"].as_str().unwrap();
+        assert!(cause.contains(&tables[1]) && cause.contains("kvfs check --repair"), "{cause}");
+        let events = fs::read_to_string(mount.mnt().join(".stats.d/events")).unwrap();
+        assert!(events.contains("\"set_aside\"") && events.contains(&tables[1]), "{events}");
+        whole = readable(&mount, &files);
+        // A table has two files and parts of its neighbours.
+        assert!((34..40).contains(&whole), "{whole}");
+        if options == "rw" {
+            files.insert("new".to_string(), vec![7; 300_000]);
+            fs::write(mount.mnt().join("new"), &files["new"]).unwrap();
+            mount.ctl(&["flush", "wait"]);
+            whole += 1;
+        }
+        mount.stop();
+    }
+    // What lost only its footer has been written anew.
+    let found = kvfs_check(&mount, &[]);
+    let told = String::from_utf8_lossy(&found.stdout).into_owned();
+    assert!(told.contains(&tables[1]) && !told.contains(&tables[4]), "{told}");
+    let done = kvfs_check(&mount, &["--repair", "--yes"]);
+    assert_eq!(done.status.code(), Some(1), "{done:?}");
+    assert_eq!(mount.check(), 0);
+    mount.start();
+    let mended = files
+        .iter()
+        .filter(|(name, content)| fs::read(mount.mnt().join(name)).is_ok_and(|read| read == **content));
+    assert_eq!(mended.count(), whole);
+    assert_eq!(mount.json()["state"], "OK");
+    mount.stop_clean();
+}

@@ -242,9 +242,9 @@ impl LsmEngine {
                 self.drop_tables(&version, &job)?;
                 Ok(Next::Moved)
             }
-            Choice::Nothing => match self.collect_job(&version, &levels) {
-                Some(job) => {
-                    let begun = self.begin(&version, job, "values", merging)?;
+            Choice::Nothing => match self.own_job(&version, &levels) {
+                Some((reason, job)) => {
+                    let begun = self.begin(&version, job, reason, merging)?;
                     Ok(if begun { Next::Started } else { Next::NoSpace })
                 }
                 None => {
@@ -274,6 +274,19 @@ impl LsmEngine {
         }
     }
 
+    /// What to merge where the policy wants nothing, and why: a table whose directions are damaged, or one with values in a segment of
+    /// the log that is to be emptied.
+    fn own_job(&self, version: &Version, levels: &Levels<'_>) -> Option<(&'static str, Job)> {
+        let flaws = self.shelf.flaws();
+        let is_flawed = |table: &Table| flaws.iter().any(|(number, _)| *number == table.number);
+        let flawed = version.tables().filter(|(_, table)| !flaws.is_empty() && is_flawed(table));
+        let mut mends = flawed.map(|(level, table)| Job::rewrite(level, table.number));
+        match mends.find(|job| levels.is_free(job)) {
+            Some(job) => Some(("damage", job)),
+            None => Some(("values", self.collect_job(version, levels)?)),
+        }
+    }
+
     /// Begins a merge if there is space for it; whether there is.
     fn begin(&self, version: &Version, job: Job, reason: &str, merging: &mut Merging) -> Result<bool> {
         let mut merge = RunningJob::new(version, job, &self.shelf, &self.options);
@@ -287,6 +300,7 @@ impl LsmEngine {
         let overlaps = inputs.iter().filter(|(level, _)| *level == into).count() as u64;
         let trigger = match (reason, from) {
             ("command", _) => "asked for".to_string(),
+            ("damage", _) => "a footer, filter or index is damaged".to_string(),
             ("values", _) => "a log segment is mostly garbage".to_string(),
             (_, 0) if policy.name() == "leveled" => {
                 format!("l0_files {} of {}", version.level(0).len(), self.options.l0_trigger)

@@ -64,16 +64,16 @@ use super::{
     ProbeMeter, Promise, Result, Shape, SpaceGuard, StallMeter, TableInfo, Tier, Visit,
 };
 use crate::base::clock::Clock;
-use crate::disk::{Disk, LEVELS, Metered, Purpose};
+use crate::disk::{Disk, LEVELS, Metered};
 use compaction::{Policy, policy};
 use gaps::Gaps;
 use manifest::{Edit, Manifest};
 use memtable::Memtable;
 use merging::Merging;
-use set_aside::SetAside;
+use set_aside::{Lost, SetAside};
 use stall::Pace;
 use switches::Switches;
-use table::{Access, Shelf, Table, hash, table_name, table_number};
+use table::{Access, Shelf, Table, hash, table_number};
 use throttle::Rates;
 use value_log::MOVED_KIND;
 use verify::Verification;
@@ -188,7 +188,8 @@ pub struct LsmEngine {
 /// Opens the LSM-tree on `disk`, recovering it if it was not closed. A disk without one gets a new, empty store.
 ///
 /// Everything that is kept in memory is checked while opening: the manifest, and footer, index and filter of each table.
-/// [`Error::Corrupt`] if something acknowledged is damaged or missing.
+/// [`Error::Corrupt`] if the manifest or the end of the log is damaged: nobody knows then what was acknowledged. Damaged and missing
+/// tables and values are set aside.
 pub fn open(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>, options: &Options) -> Result<Arc<LsmEngine>> {
     let traffic = Metered::new(disk);
     let disk: Arc<dyn Disk> = traffic.clone();
@@ -238,16 +239,15 @@ pub fn open(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>, options: &Options) -> Re
     let state = manifest.state();
     let from = state.log_position;
     let mut levels: [Vec<Arc<Table>>; LEVELS] = Default::default();
+    let mut lost = Lost::default();
     for ((level, _), meta) in &state.tables {
         let segment = |(start, _): &(Position, u64)| {
-            segments.get(start).cloned().ok_or_else(|| {
-                let what =
-                    format!("{} needs the segment of the log that starts there", table_name(meta.number));
-                Error::corrupt("the log", *start, what)
-            })
+            segments.get(start).cloned().unwrap_or_else(|| lost.segment(*start))
         };
-        let segments = meta.values.iter().map(segment).collect::<Result<_>>()?;
-        levels[*level].push(shelf.open(Purpose::Recovery, meta, segments)?);
+        let segments = meta.values.iter().map(segment).collect();
+        let (table, damage) = shelf.open_around(meta, segments)?;
+        levels[*level].push(table);
+        damage.into_iter().for_each(|error| lost.add_table(meta.number, error));
     }
     drop(segments);
     let version = Version::new(levels)?;
@@ -286,6 +286,7 @@ pub fn open(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>, options: &Options) -> Re
         journal: Arc::default(),
     };
     engine.log.release(from);
+    engine.set_lost_aside(lost);
     // The policy of the last mount may have been another.
     engine.forgive();
     engine.balance_memory();

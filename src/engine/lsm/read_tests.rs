@@ -2,9 +2,11 @@
 
 use std::ops::ControlFlow;
 
+use super::table::table_name;
 use super::*;
 use crate::base::clock::ManualClock;
 use crate::base::prng::Prng;
+use crate::disk::Purpose;
 use crate::disk::{File, FileInfo, Metered, SimDisk, Space};
 use crate::engine::cache::CacheKind;
 use crate::engine::{FIELDS, Kind, run, settle};
@@ -95,19 +97,24 @@ fn parts_that_are_not_resident_come_through_the_cache() {
 }
 
 #[test]
-fn a_flipped_bit_in_a_part_that_is_read_later_is_an_error() {
+fn a_flipped_bit_in_a_part_that_is_read_later_is_an_error_or_read_around() {
     let disk = SimDisk::new();
     let options = many_parts(4 << 10);
     let engine = open(disk.clone(), Arc::new(ManualClock::default()), &options).unwrap();
     fill(&*engine, 0..300, 40);
     engine.close().unwrap();
+    let blocks_end = {
+        let version = engine.view().version.clone();
+        let (_, first) = version.tables().min_by_key(|(_, table)| table_name(table.number)).unwrap();
+        first.parts.data_bytes
+    };
     drop(engine);
     let tables: Vec<String> = disk.list().unwrap().into_iter().map(|info| info.name).collect();
     let name = tables.into_iter().find(|name| table_number(name).is_some()).unwrap();
     let file = disk.open(&name).unwrap();
     let bytes = crate::disk::read_all(&*file, Purpose::Verify).unwrap();
     let mut prng = Prng::new(1);
-    let mut refused = 0;
+    let (mut refused, mut around) = (0, 0);
     for _ in 0..400 {
         // Most of it blocks, so the end, with the parts, is hit more often.
         let at = if prng.one_in(4) { prng.below(bytes.len() as u64) } else { bytes.len() as u64 * 3 / 4 };
@@ -123,12 +130,13 @@ fn a_flipped_bit_in_a_part_that_is_read_later_is_an_error() {
             engine.scan(KeyRange::ALL, Tier::Disk, &mut |_, _| ControlFlow::Continue(()))
         };
         match read() {
-            Err(Error::Corrupt { .. }) => refused += 1,
+            Err(Error::Corrupt { .. }) if (at as u64) < blocks_end => refused += 1,
+            Ok(()) if at as u64 >= blocks_end => around += 1,
             other => panic!("a bit of byte {at} of {}: {other:?}", bytes.len()),
         }
         file.write_at(Purpose::Verify, at as u64, &bytes[at..at + 1]).unwrap();
     }
-    assert_eq!(refused, 400);
+    assert!(refused > 50 && around > 50, "{refused} refused, {around} read around");
 }
 
 #[test]

@@ -110,7 +110,7 @@ impl LsmEngine {
             value_log: self.value_log_shape(&log, totals.live_value_bytes),
             levels,
             tree: None,
-            damage: self.set_aside.sentence(self.clock.elapsed()),
+            damage: self.damage(),
             stalls: Stalls {
                 limits_off: self.limits_off(version),
                 ..self.stalls.snapshot(self.clock.elapsed())

@@ -72,7 +72,8 @@ pub fn salvage(disk: &dyn Disk, sink: &mut Sink<'_>) -> Result<Vec<Loss>> {
     let state =
         sound.unwrap_or_else(|| manifest.as_ref().map(|bytes| State::guess(bytes)).unwrap_or_default());
     let sources = sources(disk, &state, is_sound, &mut losses)?;
-    let segments = wal::salvage::segments(disk)?;
+    let needed = state.tables.values().flat_map(|meta| meta.values.iter()).map(|(start, _)| *start).collect();
+    let segments = wal::salvage::segments(disk, &needed)?;
     for source in &sources {
         read_table(disk, source, &segments, &mut losses, sink)?;
     }

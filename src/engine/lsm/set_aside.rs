@@ -1,4 +1,4 @@
-//! Tables and segments of the log that background work could not read. They are *set aside*: merges go around such a table
+//! Tables and segments of the log that background work could not read, or that were missing or damaged when the store was opened. They are *set aside*: merges go around such a table
 //! ([`super::compaction::Around`]), collection leaves the values of such a segment where they are. Nothing is dropped: what can be
 //! read of them is still read, the rest is an error for who asks for it.
 //!
@@ -6,13 +6,15 @@
 //! for good stays so until the store is opened again: then the damage is found again, or is mended.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 
 use super::LsmEngine;
-use super::table::table_number;
+use super::table::{table_name, table_number};
 use super::version::Version;
+use crate::engine::wal::Segment;
 use crate::engine::{Error, Position};
 
 /// When to try again what the disk refused to read, after each failure; then it is set aside for good.
@@ -28,6 +30,10 @@ struct Entry {
 }
 
 impl Entry {
+    fn for_good(error: &Error) -> Entry {
+        Entry { error: error.clone(), failures: 0, until: None }
+    }
+
     fn is_aside(&self, now: Duration) -> bool {
         self.until.is_none_or(|until| now < until)
     }
@@ -117,7 +123,54 @@ impl SetAside {
     }
 }
 
+/// What the store was opened without.
+#[derive(Default)]
+pub struct Lost {
+    tables: Vec<(u64, Error)>,
+    /// By the position where they start.
+    segments: BTreeMap<Position, Arc<Segment>>,
+}
+
+impl Lost {
+    /// Table `number` cannot be read, or a part of it.
+    pub fn add_table(&mut self, number: u64, error: Error) {
+        self.tables.push((number, error));
+    }
+
+    /// What stands for the segment that starts at `start` and is missing.
+    pub fn segment(&mut self, start: Position) -> Arc<Segment> {
+        self.segments.entry(start).or_insert_with(|| Arc::new(Segment::lost(start))).clone()
+    }
+}
+
 impl LsmEngine {
+    /// Sets aside what the store was opened without, until it is opened again.
+    pub(super) fn set_lost_aside(&self, lost: Lost) {
+        for (number, error) in lost.tables {
+            self.set_aside.state.lock().tables.insert(number, Entry::for_good(&error));
+            self.record_set_aside(&table_name(number), &error, None);
+        }
+        for (start, segment) in lost.segments {
+            if let Some(error) = segment.loss() {
+                self.set_aside.state.lock().segments.insert(start, Entry::for_good(&error));
+                self.record_set_aside("the log", &error, None);
+            }
+        }
+    }
+
+    /// What of the store is damaged, for reports; `None` if nothing is.
+    pub(super) fn damage(&self) -> Option<String> {
+        self.set_aside.sentence(self.clock.elapsed()).or_else(|| {
+            let flaws = self.shelf.flaws();
+            let (_, error) = flaws.first()?;
+            let more = match flaws.len() {
+                1 => String::new(),
+                all => format!(", and {} more like this", all - 1),
+            };
+            Some(format!("{error}{more}; nothing is lost by it: a merge writes the table anew"))
+        })
+    }
+
     /// Sets the table aside whose damage `error` reports, if it is part of the store; whether it is.
     pub(super) fn set_table_aside(&self, error: &Error) -> bool {
         let Some(file) = error.unread_file() else { return false };

@@ -4,6 +4,7 @@ mod aside;
 mod crash;
 mod damage;
 mod limits;
+mod lost;
 mod merging;
 mod model;
 mod open_files;
@@ -17,10 +18,11 @@ use std::ops::ControlFlow;
 use std::sync::mpsc;
 use std::time::Duration;
 
+use super::table::table_name;
 use super::*;
 use crate::base::clock::ManualClock;
 use crate::base::prng::Prng;
-use crate::disk::{Fault, Faulty, Latch, Metered, SimDisk, Tear};
+use crate::disk::{Fault, Faulty, Latch, Metered, Purpose, SimDisk, Tear};
 use crate::engine::{Cause, Compression, Kind, PolicyKind, run, settle, sync};
 
 type Model = BTreeMap<Vec<u8>, Vec<u8>>;

@@ -273,11 +273,7 @@ impl LsmEngine {
         sparse.sort_unstable();
         sparse.into_iter().find_map(|(_, victim)| {
             let tables = version.tables().filter(|(_, table)| table.needs(victim));
-            let mut jobs = tables.map(|(level, table)| Job {
-                inputs: vec![(level, vec![table.number])],
-                into: level,
-                cursor: None,
-            });
+            let mut jobs = tables.map(|(level, table)| Job::rewrite(level, table.number));
             jobs.find(|job| levels.is_free(job))
         })
     }

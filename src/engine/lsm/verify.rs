@@ -17,11 +17,16 @@ use crate::engine::{Error, KeyRange, Position, Result, Tier};
 /// Key and value bytes read in one step.
 const STEP_BYTES: u64 = 4 << 20;
 
+/// Damaged tables that the error of a verification names beside the first.
+const DAMAGE_NAMED_MAX: usize = 20;
+
 /// A verification between two steps.
 pub struct Verification {
     /// Not begun yet. Holding them keeps their files.
     tables: Vec<Arc<Table>>,
     current: Option<Progress>,
+    /// What is damaged of those that are done, the first of each.
+    damage: Vec<Error>,
 }
 
 /// Past every cache.
@@ -43,27 +48,57 @@ struct Progress {
 impl Verification {
     /// Verifies the tables of `version`.
     pub fn new(version: &Version) -> Verification {
-        Verification { tables: version.tables().map(|(_, table)| table.clone()).collect(), current: None }
+        let tables = version.tables().map(|(_, table)| table.clone()).collect();
+        Verification { tables, current: None, damage: Vec::new() }
     }
 
-    /// Reads on; true at the end, an error at the first damage.
+    /// Reads on; true at the end of a sound store. Each table is read up to the first damage in it, and the error at the end names them
+    /// all; any other error comes at once.
     pub fn step(&mut self, shelf: &Arc<Shelf>) -> Result<bool> {
         let mut bytes = 0;
         while bytes < STEP_BYTES {
-            let Some(progress) = &mut self.current else {
-                let Some(table) = self.tables.pop() else { return Ok(true) };
-                self.current = Some(Progress::new(
-                    shelf.open(Purpose::Verify, table.meta(), table.segments().to_vec())?,
-                    table,
-                )?);
-                continue;
-            };
-            match progress.step()? {
-                Some(entry_bytes) => bytes += entry_bytes + 16,
-                None => self.current = None,
+            match self.read(shelf) {
+                Ok(Some(read_bytes)) => bytes += read_bytes,
+                Ok(None) => return self.all_damage().map_or(Ok(true), Err),
+                Err(error) if error.is_damage() => {
+                    self.current = None;
+                    self.damage.push(error);
+                }
+                Err(error) => return Err(error),
             }
         }
         Ok(false)
+    }
+
+    /// Checks an entry, or begins or ends a table; the bytes that it took, `None` when all tables are done.
+    fn read(&mut self, shelf: &Arc<Shelf>) -> Result<Option<u64>> {
+        let Some(progress) = &mut self.current else {
+            let Some(table) = self.tables.pop() else { return Ok(None) };
+            let fresh = shelf.open(Purpose::Verify, table.meta(), table.segments().to_vec())?;
+            self.current = Some(Progress::new(fresh, table)?);
+            return Ok(Some(0));
+        };
+        let read_bytes = progress.step()?.map(|bytes| bytes + 16);
+        if read_bytes.is_none() {
+            self.current = None;
+        }
+        Ok(Some(read_bytes.unwrap_or(0)))
+    }
+
+    /// Everything that is damaged, as one error: that of the first, which names the others.
+    fn all_damage(&mut self) -> Option<Error> {
+        let others: String =
+            self.damage.iter().skip(1).take(DAMAGE_NAMED_MAX).map(|error| format!("; {error}")).collect();
+        let more = match self.damage.len().saturating_sub(1 + DAMAGE_NAMED_MAX) {
+            0 => String::new(),
+            more => format!("; and {more} more like this"),
+        };
+        let first = self.damage.drain(..).next()?;
+        Some(match first {
+            Error::Corrupt { file, offset, what } => Error::corrupt(file, offset, what + &others + &more),
+            Error::Io { context, source } => Error::Io { context: context + &others + &more, source },
+            other => other,
+        })
     }
 }
 

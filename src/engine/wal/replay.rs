@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use parking_lot::Mutex;
 
+use super::adopt::{Nameless, adopt};
 use super::segment::{Kept, Live, Segment, Spare, segment_name, suitable_bytes};
 use super::window::Window;
 use super::{HEADER_BYTES, HEADER_COPY, HEADER_KIND, Log, PREFIX, State, place};
@@ -63,7 +64,7 @@ impl Log {
         visit: &mut dyn FnMut(u8, Position, Bytes) -> Result<()>,
     ) -> Result<Log> {
         let mut found = Vec::new();
-        let mut spares = VecDeque::new();
+        let (mut nameless, mut spares) = (Vec::new(), VecDeque::new());
         let mut next_slot = 0;
         for info in disk.list().map_err(|error| Error::io("listing the store", error))? {
             let Some(slot) = info.name.strip_prefix(PREFIX).and_then(|slot| slot.parse::<u64>().ok()) else {
@@ -73,12 +74,13 @@ impl Log {
             let context = |error| Error::io(format!("reading {}", info.name), error);
             let file = disk.open(&info.name).map_err(context)?;
             let mut header = vec![0; HEADER_BYTES.min(info.bytes) as usize];
-            file.read_at(Purpose::Recovery, 0, &mut header).map_err(context)?;
-            match read_header(&header) {
+            let error = file.read_at(Purpose::Recovery, 0, &mut header).err();
+            match read_header(&header).filter(|_| error.is_none()) {
                 Some(header) => found.push((header, slot, file, info.bytes)),
                 None => {
                     let capacity_bytes = info.bytes;
-                    spares.push_back(Spare { slot, file, capacity_bytes, is_dirty: false, is_new: true });
+                    let spare = Spare { slot, file, capacity_bytes, is_dirty: false, is_new: true };
+                    nameless.push(Nameless { spare, error });
                 }
             }
         }
@@ -105,8 +107,10 @@ impl Log {
         let mut claimed = claimed.max(from);
         let mut broken: Option<(String, u64)> = None;
         let mut segments: VecDeque<Live> = VecDeque::new();
-        let mut kept = Vec::new();
         let starts: Vec<Position> = chain.iter().map(|(header, ..)| header.start).collect();
+        let missing = held.iter().copied().filter(|start| starts.binary_search(start).is_err()).collect();
+        let (mut kept, unused) = adopt(nameless, &missing)?;
+        spares.extend(unused);
         for (index, (header, slot, file, capacity_bytes)) in chain.into_iter().enumerate() {
             let limit = starts.get(index + 1).copied();
             if limit.is_some_and(|limit| limit <= from) {

@@ -6,12 +6,14 @@
 //! 3. A gap at or above the highest position that anything claims to be durable is the normal end of the log.
 //! 4. The batch in a gap is parsed without its checksum: not to be applied, but to say which keys it may have changed.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::adopt::{Nameless, adopt};
 use super::replay::{Header, read_header, read_record, word};
-use super::segment::segment_name;
+use super::segment::{Spare, segment_name};
 use super::{HEADER_BYTES, HEADER_COPY, PREFIX, RECORD_OVERHEAD_BYTES, Segment};
 use crate::disk::{Disk, File, Purpose};
 use crate::engine::salvage::{Keys, Loss, read_around};
@@ -42,9 +44,9 @@ enum Step {
     },
 }
 
-/// Segments whose header can be read, in order, without those that a later one cuts off.
-fn chain(disk: &dyn Disk) -> Result<Vec<Found>> {
-    let mut found = Vec::new();
+/// Segments whose header can be read, in order, without those that a later one cuts off; and the files without one.
+fn chain(disk: &dyn Disk) -> Result<(Vec<Found>, Vec<Nameless>)> {
+    let (mut found, mut nameless) = (Vec::new(), Vec::new());
     for info in disk.list().map_err(|error| Error::io("listing the store", error))? {
         let Some(slot) = info.name.strip_prefix(PREFIX).and_then(|slot| slot.parse::<u64>().ok()) else {
             continue;
@@ -57,8 +59,13 @@ fn chain(disk: &dyn Disk) -> Result<Vec<Found>> {
             // A copy that cannot be read does not check.
             let _ = file.read_at(Purpose::Recovery, nth as u64 * HEADER_COPY, copy);
         }
-        if let Some(header) = read_header(&head) {
-            found.push(Found { header, slot, file, capacity_bytes: info.bytes });
+        let capacity_bytes = info.bytes;
+        match read_header(&head) {
+            Some(header) => found.push(Found { header, slot, file, capacity_bytes }),
+            None => {
+                let spare = Spare { slot, file, capacity_bytes, is_dirty: false, is_new: true };
+                nameless.push(Nameless { spare, error: None });
+            }
         }
     }
     found.sort_by_key(|found| found.header.number);
@@ -69,16 +76,23 @@ fn chain(disk: &dyn Disk) -> Result<Vec<Found>> {
         }
         chain.push(candidate);
     }
-    Ok(chain)
+    Ok((chain, nameless))
 }
 
-/// Every segment that may hold values, by its start.
-pub fn segments(disk: &dyn Disk) -> Result<Vec<Arc<Segment>>> {
+/// Every segment that may hold values, by its start; those that start at one of `needed` also without a header.
+pub fn segments(disk: &dyn Disk, needed: &BTreeSet<Position>) -> Result<Vec<Arc<Segment>>> {
     let segment = |found: Found| {
         let Found { header, slot, file, capacity_bytes } = found;
         Arc::new(Segment { slot, start: header.start, file, capacity_bytes })
     };
-    Ok(chain(disk)?.into_iter().map(segment).collect())
+    let (chain, nameless) = chain(disk)?;
+    let mut segments: Vec<Arc<Segment>> = chain.into_iter().map(segment).collect();
+    let starts: BTreeSet<Position> = segments.iter().map(|segment| segment.start).collect();
+    let missing = needed.difference(&starts).copied().collect();
+    let (adopted, _) = adopt(nameless, &missing)?;
+    segments.extend(adopted.into_iter().map(|kept| kept.segment));
+    segments.sort_by_key(|segment| segment.start);
+    Ok(segments)
 }
 
 /// Walks the records of a segment that counts up to position `limit`.
@@ -136,7 +150,7 @@ pub fn salvage(
     durable: Position,
     visit: &mut Visit<'_>,
 ) -> Result<Vec<Loss>> {
-    let chain = chain(disk)?;
+    let (chain, _) = chain(disk)?;
     let starts: Vec<Position> = chain.iter().map(|found| found.header.start).collect();
     let limit = |index: usize| starts.get(index + 1).copied();
     let headers = chain.iter().map(|found| found.header.synced).max().unwrap_or(0);

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::{HEADER_BYTES, HEADER_COPY, HEADER_KIND, Log, PREFIX, RECORD_OVERHEAD_BYTES, State};
-use crate::disk::{File, Purpose};
+use crate::disk::{File, Gone, Purpose};
 use crate::engine::{Error, Position, Result, frame};
 
 /// A segment that is released before it was ever synced is still dirty in the page cache. Writing it again there would reach the
@@ -44,7 +44,23 @@ pub struct Segment {
     pub(super) capacity_bytes: u64,
 }
 
+/// The slot of a segment that is missing: which file it was nobody knows.
+const LOST: u64 = u64::MAX;
+
 impl Segment {
+    /// Stands for a segment that starts at `start` and is missing: whoever wants a value of it is told.
+    pub fn lost(start: Position) -> Segment {
+        Segment { slot: LOST, start, file: Arc::new(Gone), capacity_bytes: 0 }
+    }
+
+    /// The error for who needs the whole segment, if it is [missing](Segment::lost).
+    pub fn loss(&self) -> Option<Error> {
+        (self.slot == LOST).then(|| {
+            let what = "the segment that starts at this position is missing, and tables need values of it";
+            Error::corrupt("the log", self.start, what)
+        })
+    }
+
     /// The position of its first record: no other segment with anything in it ever has the same.
     pub fn start(&self) -> Position {
         self.start
@@ -57,6 +73,9 @@ impl Segment {
 
     /// Reads `bytes` bytes of the log from `position` on, unchecked: the caller has a checksum.
     pub fn read(&self, purpose: Purpose, position: Position, bytes: usize) -> Result<Vec<u8>> {
+        if self.slot == LOST {
+            return Err(self.damaged(position));
+        }
         let offset = self.offset(position)?;
         if offset.checked_add(bytes as u64).is_none_or(|end| end > self.capacity_bytes) {
             return Err(Error::corrupt(segment_name(self.slot), offset, "a value that goes over its end"));
@@ -69,6 +88,11 @@ impl Segment {
 
     /// The error for a value at `position` that does not check.
     pub fn damaged(&self, position: Position) -> Error {
+        if self.slot == LOST {
+            let what =
+                format!("a value of the segment that starts at position {}, which is missing", self.start);
+            return Error::corrupt("the log", position, what);
+        }
         let offset = HEADER_BYTES + position.saturating_sub(self.start);
         Error::corrupt(segment_name(self.slot), offset, "a value that does not check")
     }

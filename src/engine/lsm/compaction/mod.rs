@@ -271,6 +271,13 @@ pub struct Job {
     pub cursor: Option<(usize, Bytes)>,
 }
 
+impl Job {
+    /// Table `number` of `level` alone, written anew into the same level.
+    pub fn rewrite(level: usize, number: u64) -> Job {
+        Job { inputs: vec![(level, vec![number])], into: level, cursor: None }
+    }
+}
+
 /// What a policy wants done next.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Choice {

@@ -8,6 +8,7 @@ mod filter;
 mod index;
 mod parts;
 mod reader;
+mod rebuild;
 pub mod salvage;
 mod shelf;
 

@@ -26,6 +26,14 @@ impl Top {
         Top { index, places, end }
     }
 
+    /// The top of a table that is one part, of which nothing but its blocks is known; they end at `data_bytes`.
+    pub fn whole(data_bytes: u64) -> Top {
+        let mut index = Index::new(0);
+        index.push(b"", b"", data_bytes);
+        index.complete();
+        Top { index, places: vec![(data_bytes, data_bytes)], end: data_bytes }
+    }
+
     /// How many parts there are.
     pub fn parts(&self) -> usize {
         self.places.len()

@@ -3,6 +3,7 @@
 
 use std::cell::Cell;
 use std::collections::VecDeque;
+use std::io;
 use std::ops::{Deref, Range};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -14,12 +15,13 @@ use super::compression::{expand, is_compressed};
 use super::filter::Filter;
 use super::index::Index;
 use super::parts::{Lent, Resident, Top};
+use super::rebuild::rebuild;
 use super::{
     KIND_BLOCK, KIND_FILTER, KIND_FOOTER, KIND_INDEX, KIND_TOP, MAGIC, Shelf, TRAILER_BYTES, TableMeta,
     VERSION, table_name,
 };
 use crate::base::varint;
-use crate::disk::{File, Purpose};
+use crate::disk::{File, Gone, Purpose};
 use crate::engine::cache::{BlockCache, CacheKind};
 use crate::engine::lsm::value_log::{self, Pointer};
 use crate::engine::lsm::{Slot, place};
@@ -98,6 +100,8 @@ pub struct Table {
     segments: Vec<Arc<Segment>>,
     shelf: Arc<Shelf>,
     obsolete: AtomicBool,
+    /// Why nothing of it can be read, if that is so.
+    lost: Option<Error>,
 }
 
 impl Deref for Table {
@@ -126,11 +130,49 @@ impl Table {
         let filter = top.filter(0);
         let has_filter = filter.end - filter.start > frame::HEADER_BYTES as u64 + 1;
         let obsolete = AtomicBool::new(false);
-        Table { meta, file, top, has_filter, resident, resident_bytes, segments, shelf, obsolete }
+        Table { meta, file, top, has_filter, resident, resident_bytes, segments, shelf, obsolete, lost: None }
     }
 
-    /// Reads footer and parts from `file`; everything must check and agree with `expected`. Of a table with several parts
-    /// these are read only if they may stay in memory, or if it is opened to be verified. All of it is one request, but where the top
+    /// A table of which nothing is known but what the manifest says: whoever needs something of it gets `error`.
+    pub(super) fn lost(
+        meta: &TableMeta,
+        segments: Vec<Arc<Segment>>,
+        shelf: Arc<Shelf>,
+        error: Error,
+    ) -> Table {
+        let top = Top::whole(meta.parts.data_bytes);
+        let mut table = Table::new(meta.clone(), Arc::new(Gone), top, Vec::new(), segments, shelf);
+        table.lost = Some(error);
+        table
+    }
+
+    /// A table whose footer or top cannot be read: its index is made anew from its blocks, which lie where the manifest says. Also the
+    /// first of those that does not check, if there is one. `error` if that cannot be done, or memory is short.
+    pub(super) fn rebuild(
+        meta: &TableMeta,
+        file: Arc<dyn File>,
+        segments: Vec<Arc<Segment>>,
+        shelf: Arc<Shelf>,
+        error: Error,
+    ) -> Result<(Table, Option<Error>)> {
+        let found = rebuild(meta.number, &*file, 0..meta.parts.data_bytes, Purpose::Recovery);
+        let is_known =
+            found.keys.as_ref().is_some_and(|(first, last)| *first >= meta.smallest && *last <= meta.largest);
+        let is_all = || {
+            let (first, last) = found.keys.as_ref().map_or((&[][..], &[][..]), |(a, b)| (a, b));
+            found.entries == meta.entries && *first == meta.smallest && *last == meta.largest
+        };
+        let bytes = found.index.bytes();
+        if !is_known || found.gap.is_none() && !is_all() || !shelf.has_memory_for_rebuilt(bytes) {
+            return Err(error);
+        }
+        let top = Top::whole(meta.parts.data_bytes);
+        let parts = vec![Resident { index: Arc::new(found.index), filter: Filter::default() }];
+        Ok((Table::new(meta.clone(), file, top, parts, segments, shelf), found.gap))
+    }
+
+    /// Reads footer and parts from `file`; footer and top must check and agree with `expected`, and all parts if it is opened to be
+    /// verified. Of a table with several parts these are read only if they may stay in memory, or if it is opened to be verified. All of it is one request, but where the top
     /// is longer than thought or memory is short.
     pub(super) fn open(
         purpose: Purpose,
@@ -190,8 +232,12 @@ impl Table {
         if is_wanted || table.top.parts() == 1 {
             tail.reach(table.top.filter(0).start)?;
             let part = |part| {
-                let filter = table.parse_filter(part, tail.slice(table.top.filter(part)))?;
-                let index = table.parse_index(part, tail.slice(table.top.index(part)))?;
+                let filter = table.parse_filter(part, tail.slice(table.top.filter(part)));
+                let index = table.parse_index(part, tail.slice(table.top.index(part)));
+                let (filter, index) = match purpose {
+                    Purpose::Verify => (filter?, index?),
+                    _ => (table.mend_filter(filter)?, table.mend_index(part, index, purpose)?),
+                };
                 Ok(Resident { index: Arc::new(index), filter })
             };
             let parts: Vec<Resident> = (0..table.top.parts()).map(part).collect::<Result<_>>()?;
@@ -231,13 +277,36 @@ impl Table {
             })
     }
 
+    /// A filter that was read, or one that knows nothing where it is damaged: reads go on without.
+    fn mend_filter(&self, read: Result<Filter>) -> Result<Filter> {
+        read.or_else(|error| self.note_flaw(error).map(|()| Filter::default()))
+    }
+
+    /// The index of a part that was read, or one that is made anew from its blocks where it is damaged.
+    fn mend_index(&self, part: usize, read: Result<Index>, purpose: Purpose) -> Result<Index> {
+        read.or_else(|error| {
+            self.note_flaw(error)?;
+            let range = self.top.blocks_start(part)..self.top.blocks_start(part + 1);
+            Ok(rebuild(self.meta.number, &*self.file, range, purpose).index)
+        })
+    }
+
+    /// Notes that a filter or an index is damaged; any other error comes back.
+    fn note_flaw(&self, error: Error) -> Result<()> {
+        if !error.is_damage() {
+            return Err(error);
+        }
+        self.shelf.note_flaw(self.meta.number, error);
+        Ok(())
+    }
+
     /// Something of a part that is not resident.
     fn get_parsed<T: std::any::Any + Send + Sync>(
         &self,
         piece: CacheKind,
         range: Range<u64>,
         access: Access<'_>,
-        parse: impl FnOnce(&[u8]) -> Result<T>,
+        parse: impl FnOnce(Result<Bytes>) -> Result<T>,
         weigh: impl FnOnce(&T) -> u64,
     ) -> Result<Arc<T>> {
         let number = self.meta.number;
@@ -250,10 +319,7 @@ impl Table {
             }
         }
         access.count(range.end - range.start);
-        let mut bytes = vec![0; (range.end - range.start) as usize];
-        let context = |error| Error::io(format!("reading {}", table_name(number)), error);
-        self.file.read_at(access.purpose, range.start, &mut bytes).map_err(context)?;
-        let parsed = Arc::new(parse(&bytes)?);
+        let parsed = Arc::new(parse(self.read(range.clone(), access.purpose))?);
         if let Some(cache) = access.cache {
             cache.count_miss(piece);
             cache.insert_parsed(number, range.start, parsed.clone(), weigh(&parsed));
@@ -288,7 +354,12 @@ impl Table {
         if let Some(resident) = self.resident.get(part) {
             return Ok(Lent::Resident(&resident.index));
         }
-        let parse = |bytes: &[u8]| self.parse_index(part, bytes);
+        if let Some(error) = &self.lost {
+            return Err(error.clone());
+        }
+        let parse = |bytes: Result<Bytes>| {
+            self.mend_index(part, bytes.and_then(|bytes| self.parse_index(part, &bytes)), access.purpose)
+        };
         let index = self.get_parsed(CacheKind::Index, self.top.index(part), access, parse, Index::bytes)?;
         Ok(Lent::Got(index))
     }
@@ -309,9 +380,14 @@ impl Table {
             && let Some(cache) = access.cache
             && ![range.start, range.end].into_iter().any(|offset| cache.has(self.meta.number, offset))
         {
-            return Ok(self.read_part(part, access, cache)?.may_contain(hash));
+            match self.read_part(part, access, cache) {
+                // Each by itself then: one may be whole.
+                Err(error) if error.is_damage() => {}
+                other => return other.map(|filter| filter.may_contain(hash)),
+            }
         }
-        let parse = |bytes: &[u8]| self.parse_filter(part, bytes);
+        let parse =
+            |bytes: Result<Bytes>| self.mend_filter(bytes.and_then(|bytes| self.parse_filter(part, &bytes)));
         let filter = self.get_parsed(CacheKind::Filter, range, access, parse, Filter::bytes)?;
         Ok(filter.may_contain(hash))
     }
@@ -404,9 +480,13 @@ impl Table {
     /// Frames by one request, unchecked.
     fn read(&self, range: Range<u64>, purpose: Purpose) -> Result<Bytes> {
         let mut bytes = vec![0; (range.end - range.start) as usize];
-        let context = |error| Error::io(format!("reading {}", table_name(self.meta.number)), error);
-        self.file.read_at(purpose, range.start, &mut bytes).map_err(context)?;
-        Ok(bytes.into())
+        match self.file.read_at(purpose, range.start, &mut bytes) {
+            Ok(()) => Ok(bytes.into()),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                Err(Error::corrupt(table_name(self.meta.number), range.start, "its file ends before"))
+            }
+            Err(error) => Err(Error::io(format!("reading {}", table_name(self.meta.number)), error)),
+        }
     }
 
     /// The block at `start` out of its frame; it shares its memory unless it is compressed.
@@ -479,6 +559,7 @@ impl Drop for Table {
     fn drop(&mut self) {
         self.shelf.give_memory(self.resident_bytes);
         if *self.obsolete.get_mut() {
+            self.shelf.forget_flaw(self.meta.number);
             self.shelf.discard(self.meta.number, self.meta.bytes);
         }
     }

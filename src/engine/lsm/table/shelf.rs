@@ -3,6 +3,8 @@
 //! A table that no version needs any more is *obsolete*; when its last reader lets go of it, its number goes on a list, and
 //! [`Shelf::reclaim`] removes the file. So a file is never removed under a reader, and readers never remove files.
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -12,6 +14,9 @@ use super::{Table, TableBuilder, TableMeta, table_name, table_number};
 use crate::disk::{Disk, Purpose};
 use crate::engine::wal::Segment;
 use crate::engine::{Bell, Class, ClassMeter, CpuMeter, Error, Options, Result};
+
+/// Memory that damaged tables may take beside what all tables may.
+const REBUILT_BYTES: u64 = 4 << 20;
 
 /// Table files of a store.
 pub struct Shelf {
@@ -24,6 +29,8 @@ pub struct Shelf {
     obsolete_bytes: AtomicU64,
     /// Memory of indexes and filters of open tables.
     resident_bytes: AtomicU64,
+    /// Tables whose entries can be read, though a filter, an index or the footer is damaged, and what.
+    flaws: Mutex<BTreeMap<u64, Error>>,
     cpu: CpuMeter,
     classes: ClassMeter,
 }
@@ -39,6 +46,7 @@ impl Shelf {
             discarded: Mutex::default(),
             obsolete_bytes: AtomicU64::new(0),
             resident_bytes: AtomicU64::new(0),
+            flaws: Mutex::default(),
             cpu: CpuMeter::default(),
             classes: ClassMeter::default(),
         })
@@ -78,6 +86,53 @@ impl Shelf {
         }
     }
 
+    /// Opens a table of the manifest when the store is opened. What is damaged of it refuses nothing: where the footer, a filter or an
+    /// index does not check, its blocks are read all the same, and if those cannot be read either, only who needs them is told.
+    /// Also what cannot be read, if there is any such thing.
+    pub fn open_around(
+        self: &Arc<Shelf>,
+        meta: &TableMeta,
+        segments: Vec<Arc<Segment>>,
+    ) -> Result<(Arc<Table>, Option<Error>)> {
+        let error = match self.open(Purpose::Recovery, meta, segments.clone()) {
+            Err(error) if error.is_damage() => error,
+            other => return other.map(|table| (table, None)),
+        };
+        let file = self.disk.open(&table_name(meta.number)).ok();
+        let rebuilt = file
+            .and_then(|file| Table::rebuild(meta, file, segments.clone(), self.clone(), error.clone()).ok());
+        Ok(match rebuilt {
+            Some((table, gap)) => {
+                if gap.is_none() {
+                    self.note_flaw(meta.number, error);
+                }
+                (Arc::new(table), gap)
+            }
+            None => {
+                let table = Table::lost(meta, segments, self.clone(), error.clone());
+                (Arc::new(table), Some(error))
+            }
+        })
+    }
+
+    /// Notes that `error` keeps nobody from reading table `number`, which should be written anew.
+    pub(super) fn note_flaw(&self, number: u64, error: Error) {
+        if let Entry::Vacant(place) = self.flaws.lock().entry(number) {
+            log::warn!("{error}; all entries of the table are read without it, and it will be written anew");
+            place.insert(error);
+            self.bell.ring(Class::Merge);
+        }
+    }
+
+    pub(super) fn forget_flaw(&self, number: u64) {
+        self.flaws.lock().remove(&number);
+    }
+
+    /// Tables of which a filter, an index or the footer is damaged, and what.
+    pub fn flaws(&self) -> Vec<(u64, Error)> {
+        self.flaws.lock().iter().map(|(number, error)| (*number, error.clone())).collect()
+    }
+
     /// Makes the names of new tables durable.
     pub fn sync_names(&self) -> Result<()> {
         self.disk.sync_names().map_err(|error| Error::io("sync of the directory", error))
@@ -105,6 +160,11 @@ impl Shelf {
     /// Whether `bytes` of memory for an open table could be had now.
     pub(super) fn has_memory(&self, bytes: u64) -> bool {
         self.resident_bytes() + bytes <= self.options.cache_bytes / 2
+    }
+
+    /// Whether `bytes` could be had for the index of a damaged table, which has to be resident.
+    pub(super) fn has_memory_for_rebuilt(&self, bytes: u64) -> bool {
+        self.resident_bytes() + bytes <= self.options.cache_bytes / 2 + REBUILT_BYTES
     }
 
     /// Gives memory back.

@@ -13,7 +13,7 @@ fn numbers(engine: &LsmEngine) -> Vec<u64> {
 }
 
 /// Applies a batch, which must come in after not too much work.
-fn apply_soon(engine: &LsmEngine, batch: &Batch) {
+pub(super) fn apply_soon(engine: &LsmEngine, batch: &Batch) {
     for _ in 0..500 {
         match engine.apply(batch, Tier::Disk) {
             Ok(_) => return,
@@ -29,13 +29,13 @@ fn apply_soon(engine: &LsmEngine, batch: &Batch) {
 }
 
 /// Every key is what it was, or cannot be read; how many cannot.
-fn unreadable(engine: &LsmEngine, model: &Model) -> usize {
+pub(super) fn unreadable(engine: &LsmEngine, model: &Model) -> usize {
     let mut count = 0;
     for key in (0..150).map(|number| format!("key{number}").into_bytes()) {
         match engine.get(&key, Tier::Disk) {
             Ok(found) => assert_eq!(found.as_deref(), model.get(&key).map(|value| &value[..])),
             Err(error) => {
-                assert!(matches!(error, Error::Corrupt { .. }), "{error}");
+                assert!(error.is_damage(), "{error}");
                 count += 1;
             }
         }
