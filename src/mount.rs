@@ -50,6 +50,8 @@ const CLOSING_WAIT: Duration = Duration::from_secs(120);
 const CLOSING: &str = "closing the store";
 /// What it writes there at the end if the next mount has to do something first.
 const LEFT: &str = "left work behind: ";
+/// Which parts of the cache a view may take for what its recovery changes: the first one that is enough.
+const VIEW_SHARES: [u64; 2] = [16, 2];
 /// How long the filesystem's thread sleeps at most.
 const IDLE: Duration = Duration::from_secs(1);
 /// How long the threads for clients wait for one before they look whether the mount has ended.
@@ -73,8 +75,8 @@ pub struct Store {
     os: Arc<OsDisk>,
     pool: Arc<Pool>,
     path: PathBuf,
-    /// The disk below cannot be written: what a recovery changes stays in memory.
-    is_fixed: bool,
+    /// Nothing below changes: what a recovery changes stays in memory, and no work is done.
+    is_view: bool,
     /// What the kernel had counted of this process before the store was opened.
     began: Option<ProcessIo>,
 }
@@ -88,57 +90,133 @@ pub fn make_store(path: &Path, given: &Given, terms: Terms) -> Result<(), Error>
     store.close()
 }
 
-/// Opens the store in `path` for reading and writing; a missing or empty directory becomes a store with the `given` options, if
-/// `terms` let it. What is made is durable when this returns. A store on a disk that cannot be written is opened for a read-only mount.
+/// Opens the store in `path`; a missing or empty directory becomes a store with the `given` options, if `terms` let it. What is made
+/// is durable when this returns.
+///
+/// For a read-only mount nothing below changes: a store that was not closed is recovered over a view in memory. Where that would take
+/// more than half of the cache, it is recovered in place, as for a mount that writes; on a disk that cannot be written it is refused.
 pub fn open_store(path: &Path, given: &Given, terms: Terms) -> Result<Store, Error> {
     let show = path.display();
-    let began = process_io().ok();
     // Options are looked at before anything is made.
-    Description::new(given)?;
-    terms.look(path)?;
-    let any_owner = terms.any_owner;
-    let (os, is_fixed) = match lock(path, Opening { access: Access::Write, any_owner }) {
-        Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem && look(path)? == Place::Store => {
-            (lock(path, Opening { access: Access::Read, any_owner }), true)
-        }
-        os => (os, false),
-    };
-    let os = os.map_err(|error| Error::system(&show, error))?;
-    if repair::is_pending(&*os)? {
-        return Err(Error::Damaged(format!("{show}: {}", repair::PENDING)));
-    }
-    // Someone may have made a store while we waited for the lock.
+    let is_read_only = Description::new(given)?.settings(given)?.fs.read_only;
     let place = terms.look(path)?;
-    let pool = Pool::of_process(os.clone());
-    let disk = Metered::new(pool.clone());
-    let latch = Latch::new(if is_fixed { Overlay::new(disk.clone()) } else { disk.clone() });
-    let (description, is_made) = match Description::load(&*latch)? {
+    if is_read_only && place != Place::Store {
+        return Err(Error::Usage(format!("{show} holds no store, and read-only none is made")));
+    }
+    let lock_for = |access| lock(path, Opening { access, any_owner: terms.any_owner });
+    if is_read_only {
+        let os = lock_for(Access::Read).map_err(|error| Error::system(&show, error))?;
+        if let Some(store) = open_view(path, os, given)? {
+            return Ok(store);
+        }
+    }
+    match lock_for(Access::Write) {
+        Ok(os) => {
+            // Someone may have made a store while we waited for the lock.
+            let place = terms.look(path)?;
+            open_in_place(path, os, place, given)
+        }
+        Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem && place == Place::Store => {
+            let way_out = match is_read_only {
+                false => "mount with -o ro",
+                true => {
+                    "what its recovery changes does not fit into half of the cache: give a larger cache= or memory="
+                }
+            };
+            Err(Error::System(format!("{show}: the disk below is read-only; {way_out}")))
+        }
+        Err(error) => Err(Error::system(&show, error)),
+    }
+}
+
+/// The parts of a store below the engine.
+struct Below {
+    disk: Arc<Metered>,
+    latch: Arc<Latch>,
+    pool: Arc<Pool>,
+    /// What the kernel had counted of this process before.
+    began: Option<ProcessIo>,
+}
+
+impl Below {
+    fn new(path: &Path, os: &Arc<OsDisk>) -> Result<Below, Error> {
+        let began = process_io().ok();
+        if repair::is_pending(&**os)? {
+            return Err(Error::Damaged(format!("{}: {}", path.display(), repair::PENDING)));
+        }
+        let pool = Pool::of_process(os.clone());
+        let disk = Metered::new(pool.clone());
+        Ok(Below { latch: Latch::new(disk.clone()), disk, pool, began })
+    }
+
+    /// Opens engine and filesystem on `disk`, which these are or are below of.
+    fn open(
+        self,
+        path: &Path,
+        os: Arc<OsDisk>,
+        disk: Arc<dyn Disk>,
+        (description, settings, engine_options): (Description, Settings, &engine::Options),
+        is_view: bool,
+    ) -> Result<Store, Error> {
+        let Below { disk: metered, latch, pool, began } = self;
+        let show = path.display();
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+        let engine =
+            engine::open(disk, clock.clone(), engine_options).map_err(|error| store_error(&show, error))?;
+        let engine = MeteredEngine::new(engine, keys::classify);
+        let fs = open_fs(&engine, &clock, &latch, &description, &settings)
+            .map_err(|error| fs_error(&show, error))?;
+        let (disk, path) = (metered, path.to_path_buf());
+        Ok(Store { description, settings, disk, latch, engine, fs, clock, os, pool, path, is_view, began })
+    }
+}
+
+fn open_in_place(path: &Path, os: Arc<OsDisk>, place: Place, given: &Given) -> Result<Store, Error> {
+    let show = path.display();
+    let below = Below::new(path, &os)?;
+    let (description, is_made) = match Description::load(&*below.latch)? {
         Some(description) => (description, false),
         None if place == Place::Store => {
             return Err(Error::System(format!("{show}: its description cannot be opened")));
         }
         None => {
             let description = Description::new(given)?;
-            description.save(&*latch)?;
+            description.save(&*below.latch)?;
             (description, true)
         }
     };
     let settings = description.settings(given)?;
-    if is_fixed && !settings.fs.read_only {
-        return Err(Error::System(format!("{show}: the disk below is read-only; mount with -o ro")));
-    }
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-    let engine = engine::open(latch.clone(), clock.clone(), &settings.engine)
-        .map_err(|error| store_error(&show, error))?;
-    let engine = MeteredEngine::new(engine, keys::classify);
-    let fs =
-        open_fs(&engine, &clock, &latch, &description, &settings).map_err(|error| fs_error(&show, error))?;
+    let (disk, engine_options) = (below.latch.clone(), settings.engine.clone());
+    let store = below.open(path, os, disk, (description, settings, &engine_options), false)?;
     if is_made {
-        os.sync_own_name()
+        store
+            .os
+            .sync_own_name()
             .map_err(|error| Error::system(format!("{show}: making its name durable"), error))?;
     }
-    let path = path.to_path_buf();
-    Ok(Store { description, settings, disk, latch, engine, fs, clock, os, pool, path, is_fixed, began })
+    Ok(store)
+}
+
+/// Opens the store on `os`, which is there, so that nothing below changes. `None` if what is to be recovered does not fit into half of
+/// the cache.
+fn open_view(path: &Path, os: Arc<OsDisk>, given: &Given) -> Result<Option<Store>, Error> {
+    // Little has to be kept of a store that was closed, so first little of the cache is given up for it.
+    for share in VIEW_SHARES {
+        let below = Below::new(path, &os)?;
+        let description = Description::load(&*below.latch)?
+            .ok_or_else(|| Error::System(format!("{}: its description cannot be opened", path.display())))?;
+        let settings = description.settings(given)?;
+        let mut options = settings.engine.clone();
+        let kept_bytes_max = options.cache_bytes / share;
+        options.cache_bytes -= kept_bytes_max;
+        options.memory_bytes = options.memory_bytes.saturating_sub(kept_bytes_max);
+        let overlay = Overlay::bounded(below.latch.clone(), kept_bytes_max);
+        match below.open(path, os.clone(), overlay.clone(), (description, settings, &options), true) {
+            Err(_) if overlay.is_exceeded() => {}
+            other => return other.map(Some),
+        }
+    }
+    Ok(None)
 }
 
 /// Opens the filesystem on `engine`; an empty engine gets a new one, whose root belongs to whoever makes it, and which is durable
@@ -171,12 +249,12 @@ fn open_fs(
 impl Store {
     /// Its log, for a daemon; `None` where nothing can be written.
     pub fn log(&self) -> io::Result<Option<LogFile>> {
-        if self.is_fixed { Ok(None) } else { self.os.log().map(Some) }
+        if self.is_view { Ok(None) } else { self.os.log().map(Some) }
     }
 
     /// Writes who uses the store into its lock, if that can be written.
     pub fn name_holder(&self, what: &str) {
-        if self.is_fixed {
+        if self.is_view {
             return;
         }
         let holder = format!("kvfs, process {}, {what}", std::process::id());
@@ -187,7 +265,7 @@ impl Store {
 
     /// Makes everything durable and closes the store. No thread may use it any more.
     pub fn close(&self) -> Result<(), Error> {
-        if self.is_fixed {
+        if self.is_view {
             return Ok(());
         }
         let show = self.path.display();
@@ -304,7 +382,7 @@ impl Service {
         let tree = control.tree();
         store.fs.reserve_names(tree.names_at_root());
         // Before any thread starts: binding changes the process's mask for a moment.
-        let socket = match store.is_fixed {
+        let socket = match store.is_view {
             false => StatsSocket::bind(&store.os, control.clone())
                 .inspect_err(|error| log::warn!("no {} in the store: {error}", crate::control::SOCKET_NAME))
                 .ok(),
@@ -319,8 +397,8 @@ impl Service {
             None => None,
         };
         let merge_threads = store.settings.engine.merge_threads as usize;
-        // What cannot be written needs no merges: they would only fill the memory.
-        let worker = match store.is_fixed {
+        // What is not written needs no merges: they would only fill the memory.
+        let worker = match store.is_view {
             false => Some(Worker::start(store.engine.clone(), merge_threads)?),
             true => None,
         };
@@ -379,7 +457,7 @@ impl Service {
     pub fn stop(mut self) -> Result<(), Error> {
         self.store.name_holder(CLOSING);
         self.stop_threads();
-        if self.store.is_fixed {
+        if self.store.is_view {
             return Ok(());
         }
         let closed = self.close();
@@ -476,6 +554,7 @@ fn parts(store: &Store, mount_point: &Path) -> Parts {
             mount_path: mount_point.display().to_string(),
             pid: std::process::id(),
             owner: user,
+            is_view: store.is_view,
             config: Settings::all().iter().map(|s| (s.name.to_string(), value(s.name))).collect(),
             kind_names: &keys::KIND_NAMES,
         },

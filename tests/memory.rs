@@ -11,7 +11,9 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use engines::{apply, open};
 use kvfs::disk::{Access, OsDisk};
-use kvfs::engine::{Batch, Engine, Kind, Options, settle};
+use kvfs::engine::{Batch, Engine, Kind, Options, Tier, settle};
+use kvfs::mount::open_store;
+use kvfs::store::Terms;
 
 /// Counts what lives on the heap, and the most that did.
 struct Counting;
@@ -124,7 +126,47 @@ fn a_long_log_is_replayed_in_bounded_memory() {
     let shape = engine.shape();
     assert!(shape.debt.replay_bytes <= 2 * shape.memory.memtable_bytes_max, "{:?}", shape.debt);
     for block in [0, 255, 256, 20_000, 120 * 256 - 1] {
-        let value = engine.get(format!("block {block:08}").as_bytes(), kvfs::engine::Tier::Disk).unwrap();
+        let value = engine.get(format!("block {block:08}").as_bytes(), Tier::Disk).unwrap();
         assert_eq!(value.unwrap(), vec![(block / 256) as u8; BLOCK_BYTES]);
+    }
+}
+
+/// A read-only mount keeps in memory what a recovery changes: within the same limit, and otherwise it is recovered in place.
+#[test]
+fn a_long_log_is_replayed_for_a_read_only_mount_in_bounded_memory() {
+    let _alone = ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let given = |options: &[(&str, &str)]| -> Vec<(String, String)> {
+        options.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect()
+    };
+    for requests in [12, 120] {
+        let home = tempfile::tempdir().unwrap();
+        let store = open_store(home.path(), &given(&[("engine", "lsm")]), Terms::default()).unwrap();
+        for index in 0..requests {
+            apply(&*store.engine, &request(index * 256, index as u8)).unwrap();
+        }
+        // Killed: nothing is closed.
+        drop(store);
+        let files = |home: &std::path::Path| -> Vec<_> {
+            let entries = std::fs::read_dir(home).unwrap().map(|entry| entry.unwrap());
+            let mut files: Vec<_> = entries
+                .map(|entry| (entry.file_name(), entry.metadata().unwrap().modified().unwrap()))
+                .collect();
+            files.sort();
+            files
+        };
+        let found = files(home.path());
+        let before = LIVE.load(Relaxed);
+        PEAK.store(before, Relaxed);
+        let options = given(&[("memory", "64M"), ("read_only", "on")]);
+        let store = open_store(home.path(), &options, Terms::default()).unwrap();
+        let peak = PEAK.load(Relaxed) - before;
+        assert!(peak <= MEMORY_BYTES, "{peak} bytes at most while opening");
+        assert_eq!(files(home.path()) == found, requests == 12, "in place only what does not fit");
+        for block in [0, 255, 256, requests * 256 - 1] {
+            let value = store.engine.get(format!("block {block:08}").as_bytes(), Tier::Disk).unwrap();
+            assert_eq!(value.unwrap(), vec![(block / 256) as u8; BLOCK_BYTES]);
+        }
+        let live = LIVE.load(Relaxed).saturating_sub(before);
+        assert!(live <= MEMORY_BYTES, "{live} bytes live");
     }
 }

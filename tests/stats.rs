@@ -145,6 +145,7 @@ fn report(sample: Sample, last: Sample) -> Report {
             mount_path: "/mnt/kv".into(),
             pid: 4711,
             owner: (1000, 1000),
+            is_view: false,
             config: vec![("engine".into(), "lsm".into())],
             kind_names: &["inode", "block"],
         }),

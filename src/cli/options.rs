@@ -145,7 +145,9 @@ pub fn help() -> String {
         "\nOptions of one mount, never remembered:\n  \
          nocreate          Mount only a store that is there: where its disk is missing, nothing is made in its place.\n  \
          any_owner         Also if the store's directory is another user's, or others can change its files: they then decide \
-                           what the mount shows.\n\
+                           what the mount shows.\n  \
+         ro                Nothing in the store's directory is changed either: a store that was killed is recovered in \
+                           memory, if half of the cache is enough for that.\n\
          \nOptions of every filesystem: ro rw sync dirsync noatime relatime nodiratime nodev nosuid\n\
          noexec nosymfollow context=LABEL allow_other max_read=SIZE fsname=NAME subtype=NAME; the others of mount(8) and\n\
          fstab are accepted.\n\n\

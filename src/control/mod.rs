@@ -45,7 +45,7 @@ pub use stats::{Base, MountInfo, Physical, Report, Sample, State, Window, ratio}
 use crate::base::clock::Clock;
 use crate::base::journal::{Event, Field};
 use crate::disk::{Disk, Latch, Metered, OpenFiles, ProcessIo};
-use crate::engine::{Cause, Engine, Journal, MeteredEngine, Stalls};
+use crate::engine::{Cause, Command, Engine, Journal, MeteredEngine, Stalls};
 use crate::fs::attribution::Charges;
 use crate::fs::meter::{Latency, Meter, Op, growth};
 use crate::fs::types::Caller;
@@ -386,6 +386,10 @@ impl Control {
                 Action::Unmark(name) => {
                     self.marks.lock().remove(&name);
                     Ok(())
+                }
+                // Nobody does such work there, and whoever waited would wait for ever.
+                Action::Run { command, .. } if self.mount.is_view && command != Command::DropCaches => {
+                    Err(Error::ReadOnly)
                 }
                 Action::Run { command, wait: false } => {
                     let refused = Arc::new(Mutex::new(None));

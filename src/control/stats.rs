@@ -49,6 +49,8 @@ pub struct MountInfo {
     pub pid: u32,
     /// Who mounted: user and group that the virtual files belong to.
     pub owner: (u32, u32),
+    /// Whether nothing below may change, so that commands which would are refused.
+    pub is_view: bool,
     /// Effective options, for `.stats.d/config`.
     pub config: Vec<(String, String)>,
     /// The names of the kinds of keys, by [`crate::engine::KeyKind`].

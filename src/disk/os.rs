@@ -94,8 +94,13 @@ impl OsDisk {
         match Flock::lock(file, how) {
             Ok(lock) => Ok(Some(lock)),
             Err((file, nix::errno::Errno::EWOULDBLOCK)) => {
-                let holder = text_of(&file)?;
-                let holder = if holder.is_empty() { "another process" } else { &holder };
+                let mut holder = text_of(&file)?;
+                // Who only reads does not write its name there.
+                if write && Flock::lock(file, FlockArg::LockSharedNonblock).is_ok() {
+                    holder = "one that only reads: kvfs check, or a read-only mount".to_string();
+                } else if holder.is_empty() {
+                    holder = "another process".to_string();
+                }
                 Err(io::Error::new(io::ErrorKind::ResourceBusy, format!("in use by {holder}")))
             }
             Err((_, error)) => Err(error.into()),

@@ -1,10 +1,11 @@
 //! A view of another disk that can be changed without changing it: every write stays in memory.
 //!
-//! `kvfs check` recovers a store whose daemon was killed over such a view, so that looking writes nothing.
+//! `kvfs check` and a read-only mount recover a store whose daemon was killed over such a view, so that looking writes nothing.
 
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use parking_lot::{Mutex, RwLock};
 
@@ -13,9 +14,34 @@ use super::{Disk, File, FileInfo, Purpose, Space};
 /// Bytes kept in memory as one piece.
 const PIECE_BYTES: u64 = 4096;
 
+/// What an overlay may keep.
+#[derive(Default)]
+struct Budget {
+    bytes_max: u64,
+    bytes: AtomicU64,
+    is_exceeded: AtomicBool,
+}
+
+impl Budget {
+    fn take(&self) -> io::Result<()> {
+        if self.bytes.fetch_add(PIECE_BYTES, Relaxed) + PIECE_BYTES <= self.bytes_max {
+            return Ok(());
+        }
+        self.give(1);
+        self.is_exceeded.store(true, Relaxed);
+        let text = format!("more than {} bytes of changes would have to be kept in memory", self.bytes_max);
+        Err(io::Error::new(io::ErrorKind::OutOfMemory, text))
+    }
+
+    fn give(&self, pieces: usize) {
+        self.bytes.fetch_sub(pieces as u64 * PIECE_BYTES, Relaxed);
+    }
+}
+
 /// `disk` as it is, plus changes in memory.
 pub struct Overlay {
     disk: Arc<dyn Disk>,
+    budget: Arc<Budget>,
     /// Names that differ from the disk below: the file, or `None` where it was removed.
     names: Mutex<BTreeMap<String, Option<Arc<OverlayFile>>>>,
 }
@@ -23,7 +49,23 @@ pub struct Overlay {
 impl Overlay {
     /// A view of `disk` without changes so far.
     pub fn new(disk: Arc<dyn Disk>) -> Arc<Overlay> {
-        Arc::new(Overlay { disk, names: Mutex::default() })
+        Overlay::bounded(disk, u64::MAX)
+    }
+
+    /// The same, which keeps at most `bytes_max` of changes: a write beyond fails with `OutOfMemory`.
+    pub fn bounded(disk: Arc<dyn Disk>, bytes_max: u64) -> Arc<Overlay> {
+        let budget = Budget { bytes_max, ..Budget::default() };
+        Arc::new(Overlay { disk, budget: Arc::new(budget), names: Mutex::default() })
+    }
+
+    /// Bytes that are kept.
+    pub fn bytes(&self) -> u64 {
+        self.budget.bytes.load(Relaxed)
+    }
+
+    /// Whether a write was refused because too much would have been kept.
+    pub fn is_exceeded(&self) -> bool {
+        self.budget.is_exceeded.load(Relaxed)
     }
 
     fn find(&self, name: &str) -> io::Result<Arc<OverlayFile>> {
@@ -35,6 +77,7 @@ impl Overlay {
         let bytes = below.size()?;
         let file = Arc::new(OverlayFile {
             below: Some(below),
+            budget: self.budget.clone(),
             state: RwLock::new(Pieces { bytes, below_bytes: bytes, pieces: BTreeMap::new() }),
         });
         names.insert(name.to_string(), Some(file.clone()));
@@ -47,7 +90,8 @@ impl Disk for Overlay {
         if self.find(name).is_ok() {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
-        let file = Arc::new(OverlayFile { below: None, state: RwLock::default() });
+        let budget = self.budget.clone();
+        let file = Arc::new(OverlayFile { below: None, budget, state: RwLock::default() });
         self.names.lock().insert(name.to_string(), Some(file.clone()));
         Ok(file)
     }
@@ -101,7 +145,14 @@ struct Pieces {
 
 struct OverlayFile {
     below: Option<Arc<dyn File>>,
+    budget: Arc<Budget>,
     state: RwLock<Pieces>,
+}
+
+impl Drop for OverlayFile {
+    fn drop(&mut self) {
+        self.budget.give(self.state.get_mut().pieces.len());
+    }
 }
 
 impl OverlayFile {
@@ -158,6 +209,7 @@ impl File for OverlayFile {
             if !state.pieces.contains_key(&piece) {
                 let mut bytes = vec![0; PIECE_BYTES as usize].into_boxed_slice();
                 self.read_below(purpose, state.below_bytes, piece * PIECE_BYTES, &mut bytes)?;
+                self.budget.take()?;
                 state.pieces.insert(piece, bytes);
             }
             if let Some(bytes) = state.pieces.get_mut(&piece) {
@@ -177,7 +229,7 @@ impl File for OverlayFile {
         let mut state = self.state.write();
         if bytes < state.bytes {
             state.below_bytes = state.below_bytes.min(bytes);
-            state.pieces.split_off(&bytes.div_ceil(PIECE_BYTES));
+            self.budget.give(state.pieces.split_off(&bytes.div_ceil(PIECE_BYTES)).len());
             if let Some(last) = state.pieces.get_mut(&(bytes / PIECE_BYTES)) {
                 last[(bytes % PIECE_BYTES) as usize..].fill(0);
             }
@@ -225,5 +277,29 @@ mod tests {
         overlay.remove("a").unwrap();
         assert_eq!(overlay.list().unwrap().iter().map(|f| f.name.as_str()).collect::<Vec<_>>(), ["b"]);
         assert_eq!(below.requests(), requests);
+    }
+
+    #[test]
+    fn no_more_is_kept_than_may_be() {
+        let below = SimDisk::new();
+        below.create("a").unwrap().write_at(Purpose::Wal, 0, &[1; 10_000]).unwrap();
+        let overlay = Overlay::bounded(below, 3 * PIECE_BYTES);
+        let file = overlay.open("a").unwrap();
+        file.write_at(Purpose::Wal, 4000, &[2; 200]).unwrap();
+        file.write_at(Purpose::Wal, 4000, &[3; 200]).unwrap();
+        assert_eq!(overlay.bytes(), 2 * PIECE_BYTES);
+        file.write_at(Purpose::Wal, 9000, &[2; 10]).unwrap();
+        assert!(!overlay.is_exceeded());
+        let refused = file.write_at(Purpose::Wal, 50_000, &[2; 10]).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::OutOfMemory);
+        assert!(overlay.is_exceeded() && overlay.bytes() == 3 * PIECE_BYTES);
+        // What goes gives room.
+        file.set_size(5000).unwrap();
+        assert_eq!(overlay.bytes(), 2 * PIECE_BYTES);
+        let other = overlay.create("b").unwrap();
+        other.write_at(Purpose::Wal, 0, &[2; 10]).unwrap();
+        drop(other);
+        overlay.remove("b").unwrap();
+        assert_eq!(overlay.bytes(), 2 * PIECE_BYTES);
     }
 }

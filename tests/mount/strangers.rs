@@ -253,6 +253,110 @@ fn read_only_disk(engine: Engine) {
     mount.stop_clean();
 }
 
+/// Everything that is in the store's directory: content, size, and when it was changed.
+fn contents(store: &Path) -> Vec<(String, Vec<u8>, [i64; 5])> {
+    let mut files: Vec<_> = fs::read_dir(store).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.push(store.to_path_buf());
+    files.sort();
+    let look = |path: &PathBuf| {
+        let found = fs::symlink_metadata(path).unwrap();
+        let bytes = if found.is_file() { fs::read(path).unwrap() } else { Vec::new() };
+        let numbers =
+            [found.ino() as i64, found.mtime(), found.mtime_nsec(), found.ctime(), found.ctime_nsec()];
+        (path.display().to_string(), bytes, numbers)
+    };
+    files.iter().map(look).collect()
+}
+
+/// A mount with `ro` changes nothing below, neither of a store that was closed nor of one that was killed with work in its log.
+fn read_only_mount(engine: Engine) {
+    if !able(&[]) {
+        return;
+    }
+    let mount = Mount::new(engine, "memtable=4M,log_segment=1M,checkpoint_log=4M,table=1M");
+    for n in 0..40u8 {
+        fs::write(mount.mnt().join(format!("file-{n}")), vec![n; 200_000]).unwrap();
+    }
+    mount.stop();
+    // Once closed, then twice with a log to recover.
+    for round in 0..3 {
+        if round == 1 {
+            mount.start();
+            for n in 0..20u8 {
+                fs::write(mount.mnt().join(format!("late-{n}")), vec![n; 150_000]).unwrap();
+            }
+            fs::remove_file(mount.mnt().join("file-39")).unwrap();
+            mount.kill();
+            mount.sh(r#""$KVFS" umount "$MNT""#);
+        }
+        let before = contents(&mount.store());
+        let output = mount.try_start("ro");
+        assert!(output.status.success(), "{output:?}");
+        let count = fs::read_dir(mount.mnt()).unwrap().count();
+        assert_eq!(count, if round == 0 { 40 } else { 59 });
+        for n in 0..39u8 {
+            let bytes = fs::read(mount.mnt().join(format!("file-{n}"))).unwrap();
+            assert!(bytes == vec![n; 200_000], "file-{n}");
+        }
+        for n in 0..if round == 0 { 0 } else { 20u8 } {
+            let bytes = fs::read(mount.mnt().join(format!("late-{n}"))).unwrap();
+            assert!(bytes == vec![n; 150_000], "late-{n}");
+        }
+        let refused = fs::write(mount.mnt().join("new"), "").expect_err("a read-only mount");
+        assert_eq!(refused.raw_os_error(), Some(libc::EROFS));
+        // Also where the kernel has been told to let writers through; nobody waits for work that is not done.
+        if root() {
+            mount.sh(r#""$KVFS" mount "$STORE" "$MNT" -o remount,rw"#);
+            let mut stats = fs::File::options().write(true).open(mount.mnt().join(".stats")).unwrap();
+            for command in ["flush wait", "compact wait", "checkpoint wait", "flush"] {
+                let refused = stats.write(command.as_bytes()).expect_err(command);
+                assert_eq!(refused.raw_os_error(), Some(libc::EROFS), "{command}");
+            }
+            assert_eq!(stats.write(b"drop-caches").unwrap(), 11);
+            let refused = fs::write(mount.mnt().join("new"), "").expect_err("a store that is read only");
+            assert_eq!(refused.raw_os_error(), Some(libc::EROFS));
+        }
+        assert_eq!(mount.json()["disk"]["write_bytes"], 0);
+        // Another may read as well, and who wants to write learns why it may not.
+        let other = mount.host().join("other");
+        fs::create_dir_all(&other).unwrap();
+        let (store, options) = (mount.store(), format!("{},ro", mount.options()));
+        let words = ["mount".as_ref(), store.as_os_str(), other.as_os_str(), "-o".as_ref(), options.as_ref()];
+        let output = mount.kvfs(&words);
+        assert!(output.status.success(), "{output:?}");
+        assert_eq!(fs::read(other.join("file-7")).unwrap(), vec![7; 200_000]);
+        let options = mount.options();
+        let output = mount.kvfs(&[
+            "mount".as_ref(),
+            store.as_os_str(),
+            mount.host().as_os_str(),
+            "-o".as_ref(),
+            options.as_ref(),
+        ]);
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && text.contains("read-only mount"), "{text}");
+        let output = mount.kvfs(&["umount".as_ref(), other.as_os_str()]);
+        assert!(output.status.success(), "{output:?}");
+        mount.stop();
+        assert!(contents(&store) == before, "round {round}: something has changed below");
+    }
+    // What does not fit into half of the cache is recovered in place.
+    let output = mount.try_start("ro,cache=64K,memtable=256K,dirty_max=1M");
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(fs::read(mount.mnt().join("late-3")).unwrap(), vec![3; 150_000]);
+    mount.stop();
+    mount.start();
+    assert_eq!(fs::read(mount.mnt().join("late-19")).unwrap(), vec![19; 150_000]);
+    mount.stop_clean();
+    // And where there is no store, none is made.
+    let nothing = mount.host().join("nothing");
+    let mount_point = mount.mnt();
+    let words =
+        ["mount".as_ref(), nothing.as_os_str(), mount_point.as_os_str(), "-o".as_ref(), "ro".as_ref()];
+    let output = mount.kvfs(&words);
+    assert!(!output.status.success() && !nothing.exists(), "{output:?}");
+}
+
 /// The store's directory may get another name while it is mounted.
 fn moved_directory(engine: Engine) {
     if !able(&[]) {
@@ -313,4 +417,4 @@ fn idle_connections(engine: Engine) {
     assert_eq!(mount.check(), 0);
 }
 
-both_engines!(traps, owners, nocreate, read_only_disk, moved_directory, idle_connections);
+both_engines!(traps, owners, nocreate, read_only_disk, read_only_mount, moved_directory, idle_connections);
