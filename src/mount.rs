@@ -1,7 +1,7 @@
 //! The composition root: disk → engine → filesystem → kernel. The only file that names every concrete part.
 //!
 //! ```text
-//! OsDisk ← Pool ← Metered (door 3) ← Latch ← engine ← MeteredEngine (door 2) ← FileSystem (door 1) ← Adapter ← kernel
+//! OsDisk ← Pool ← Stock ← Metered (door 3) ← Latch ← engine ← MeteredEngine (door 2) ← FileSystem (door 1) ← Adapter ← kernel
 //!                       └───────────────┴────────────────┴──────────────────────┴── Control ← VirtualTree (/.stats)
 //! ```
 //!
@@ -29,7 +29,8 @@ use crate::base::text::human_size;
 use crate::control::metrics::MetricsServer;
 use crate::control::{Control, MountInfo, Parts, StatsSocket};
 use crate::disk::{
-    Access, Disk, Latch, LogFile, Metered, Opening, OsDisk, Overlay, Pool, ProcessIo, process_io, process_of,
+    Access, Disk, Latch, LogFile, Metered, Opening, OsDisk, Overlay, Pool, ProcessIo, Stock, process_io,
+    process_of,
 };
 use crate::engine::{self, Command, Engine, MeteredEngine, Pending, Tier, Worker};
 use crate::fs::attribution::Process;
@@ -133,6 +134,7 @@ pub fn open_store(path: &Path, given: &Given, terms: Terms) -> Result<Store, Err
 struct Below {
     disk: Arc<Metered>,
     latch: Arc<Latch>,
+    stock: Arc<Stock>,
     pool: Arc<Pool>,
     /// What the kernel had counted of this process before.
     began: Option<ProcessIo>,
@@ -145,8 +147,9 @@ impl Below {
             return Err(Error::Damaged(format!("{}: {}", path.display(), repair::PENDING)));
         }
         let pool = Pool::of_process(os.clone());
-        let disk = Metered::new(pool.clone());
-        Ok(Below { latch: Latch::new(disk.clone()), disk, pool, began })
+        let stock = Stock::new(pool.clone()).map_err(|error| Error::system(path.display(), error))?;
+        let disk = Metered::new(stock.clone());
+        Ok(Below { latch: Latch::new(disk.clone()), disk, stock, pool, began })
     }
 
     /// Opens engine and filesystem on `disk`, which these are or are below of.
@@ -158,14 +161,14 @@ impl Below {
         (description, settings, engine_options): (Description, Settings, &engine::Options),
         is_view: bool,
     ) -> Result<Store, Error> {
-        let Below { disk: metered, latch, pool, began } = self;
+        let Below { disk: metered, latch, pool, began, stock: _ } = self;
         let show = path.display();
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-        let engine =
-            engine::open(disk, clock.clone(), engine_options).map_err(|error| store_error(&show, error))?;
+        let engine = engine::open(disk, clock.clone(), engine_options)
+            .map_err(|error| store_error(&show, error, &*latch))?;
         let engine = MeteredEngine::new(engine, keys::classify);
         let fs = open_fs(&engine, &clock, &latch, &description, &settings)
-            .map_err(|error| fs_error(&show, error))?;
+            .map_err(|error| fs_error(&show, error, &*latch))?;
         let (disk, path) = (metered, path.to_path_buf());
         Ok(Store { description, settings, disk, latch, engine, fs, clock, os, pool, path, is_view, began })
     }
@@ -186,8 +189,13 @@ fn open_in_place(path: &Path, os: Arc<OsDisk>, place: Place, given: &Given) -> R
         }
     };
     let settings = description.settings(given)?;
-    let (disk, engine_options) = (below.latch.clone(), settings.engine.clone());
+    let (disk, stock, engine_options) = (below.latch.clone(), below.stock.clone(), settings.engine.clone());
     let store = below.open(path, os, disk, (description, settings, &engine_options), false)?;
+    if !store.settings.fs.read_only
+        && let Err(error) = stock.keep(engine::SPARE_FILES)
+    {
+        log::warn!("{show}: making spare files: {error}");
+    }
     if is_made {
         store
             .os
@@ -269,8 +277,8 @@ impl Store {
             return Ok(());
         }
         let show = self.path.display();
-        self.fs.close().map_err(|error| fs_error(&show, error))?;
-        self.engine.close().map_err(|error| store_error(&show, error))
+        self.fs.close().map_err(|error| fs_error(&show, error, &*self.latch))?;
+        self.engine.close().map_err(|error| store_error(&show, error, &*self.latch))
     }
 }
 
@@ -327,17 +335,21 @@ pub fn wait_until_closed(path: &Path) -> Closed {
     }
 }
 
-fn store_error(show: &impl std::fmt::Display, error: engine::Error) -> Error {
+fn store_error(show: &impl std::fmt::Display, error: engine::Error, disk: &dyn Disk) -> Error {
     match error {
+        engine::Error::NoSpace => {
+            let shortage = disk.space().map_or(String::new(), |space| engine::shortage(&space));
+            Error::System(format!("{show}: {error}{shortage}"))
+        }
         engine::Error::Corrupt { .. } => Error::Damaged(format!("{show}: {error}")),
         engine::Error::Invalid(_) => Error::Usage(format!("{show}: {error}")),
         _ => Error::System(format!("{show}: {error}")),
     }
 }
 
-fn fs_error(show: &impl std::fmt::Display, error: fs::Error) -> Error {
+fn fs_error(show: &impl std::fmt::Display, error: fs::Error, disk: &dyn Disk) -> Error {
     match error {
-        fs::Error::Engine(error) => store_error(show, error),
+        fs::Error::Engine(error) => store_error(show, error, disk),
         fs::Error::Damaged(_) => Error::Damaged(format!("{show}: {error}")),
         _ => Error::System(format!("{show}: {error}")),
     }
@@ -464,7 +476,8 @@ impl Service {
         let dirty_bytes = self.store.engine.shape().debt.dirty_bytes;
         let left = match &closed {
             Err(error) => Some(error.to_string()),
-            Ok(()) if dirty_bytes > 0 => {
+            // A mount that changes nothing leaves nothing over: what it found left to do is the next one's.
+            Ok(()) if dirty_bytes > 0 && !self.store.settings.fs.read_only => {
                 Some(format!("{} are in the log and not yet in their places", human_size(dirty_bytes)))
             }
             Ok(()) => None,
@@ -481,11 +494,15 @@ impl Service {
 
     fn close(&mut self) -> Result<(), Error> {
         let show = self.store.path.display().to_string();
-        self.store.fs.close().map_err(|error| fs_error(&show, error))?;
+        self.store.fs.close().map_err(|error| fs_error(&show, error, &*self.store.latch))?;
         if let Some(worker) = self.worker.take() {
             worker.stop();
         }
-        self.store.engine.close().map_err(|error| store_error(&show, error))
+        match self.store.engine.close() {
+            // What a mount that changes nothing found left to do is left to the next one.
+            Err(engine::Error::NoSpace) if self.store.settings.fs.read_only => Ok(()),
+            closed => closed.map_err(|error| store_error(&show, error, &*self.store.latch)),
+        }
     }
 
     fn stop_threads(&mut self) {
@@ -609,11 +626,12 @@ pub fn serve(
     let end = adapter(&service, fuse, sync_always, flags.dirsync, events)
         .and_then(|adapter| session::run(adapter, path, mount_point, flags, &received, ready));
     if matches!(end, Ok(End::Forced | End::Abandoned)) {
-        let (fs, engine) = (service.store.fs.clone(), service.store.engine.clone());
+        let (fs, engine, latch) =
+            (service.store.fs.clone(), service.store.engine.clone(), service.store.latch.clone());
         // Requests may still come in on other threads, so nothing they use may go away before the process does.
         std::mem::forget(service);
-        fs.write_times().map_err(|error| fs_error(&path.display(), error))?;
-        engine::sync(&*engine).map_err(|error| store_error(&path.display(), error))?;
+        fs.write_times().map_err(|error| fs_error(&path.display(), error, &*latch))?;
+        engine::sync(&*engine).map_err(|error| store_error(&path.display(), error, &*latch))?;
         if matches!(end, Ok(End::Abandoned)) {
             let text = "ended while the kernel still kept data of open files; what had arrived is synced";
             return Err(Error::System(format!("{}: {text}", mount_point.display())));
@@ -692,19 +710,19 @@ pub fn check(path: &Path, progress: &mut dyn FnMut(&str)) -> Result<Findings, Er
         return Err(Error::Usage(format!("{show} was made with engine=mem, which keeps nothing to check")));
     }
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-    let engine = match engine::open(disk, clock, &settings.engine) {
+    let engine = match engine::open(disk.clone(), clock, &settings.engine) {
         Ok(engine) => engine,
         Err(error) if error.is_damage() => {
             findings.damage.push(error.to_string());
             return Ok(findings);
         }
-        Err(error) => return Err(store_error(&show, error)),
+        Err(error) => return Err(store_error(&show, error, &*disk)),
     };
     progress("verifying every checksum");
     match engine::run(&*engine, Command::Verify) {
         Ok(()) => {}
         Err(error) if error.is_damage() => findings.damage.push(error.to_string()),
-        Err(error) => return Err(store_error(&show, error)),
+        Err(error) => return Err(store_error(&show, error, &*disk)),
     }
     progress("verifying every name, inode and block");
     let damage = &mut findings.damage;
@@ -713,7 +731,7 @@ pub fn check(path: &Path, progress: &mut dyn FnMut(&str)) -> Result<Findings, Er
         Err(error) => match &error {
             fs::Error::Damaged(_) => damage.push(error.to_string()),
             fs::Error::Engine(below) if below.is_damage() => damage.push(error.to_string()),
-            _ => return Err(fs_error(&show, error)),
+            _ => return Err(fs_error(&show, error, &*disk)),
         },
     }
     Ok(findings)

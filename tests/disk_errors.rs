@@ -69,7 +69,7 @@ fn mount_on(faulty: Arc<Faulty>, kind: Kind) -> std::result::Result<Mounted, Str
     let options = Options::tiny(kind);
     let engine = engine::open(latch.clone(), clock.clone(), &options).map_err(|error| error.to_string())?;
     let engine = MeteredEngine::new(engine, keys::classify);
-    let space = || Ok(Space { total_bytes: 1 << 40, free_bytes: 1 << 39 });
+    let space = || Ok(Space { total_bytes: 1 << 40, free_bytes: 1 << 39, ..Space::default() });
     let fs = FileSystem::open(engine.clone(), clock.clone(), kvfs::fs::Options::default(), Arc::new(space));
     let fs = fs.map_err(|error| error.to_string())?;
     let usage = fs.clone();

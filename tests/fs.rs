@@ -34,7 +34,7 @@ use model_fs::{Answer, ModelFs};
 const BLOCK: u64 = 4096;
 
 fn space() -> SpaceSource {
-    Arc::new(|| Ok(Space { total_bytes: 1 << 40, free_bytes: 1 << 39 }))
+    Arc::new(|| Ok(Space { total_bytes: 1 << 40, free_bytes: 1 << 39, ..Space::default() }))
 }
 
 /// How a run of the filesystem ends.

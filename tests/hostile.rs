@@ -59,7 +59,7 @@ fn watched<T: Send + 'static>(what: &str, case: impl FnOnce() -> T + Send + 'sta
 }
 
 fn space() -> SpaceSource {
-    Arc::new(|| Ok(Space { total_bytes: 1 << 40, free_bytes: 1 << 39 }))
+    Arc::new(|| Ok(Space { total_bytes: 1 << 40, free_bytes: 1 << 39, ..Space::default() }))
 }
 
 /// An engine and the filesystem on it, as a mount puts them together but for kernel and threads.

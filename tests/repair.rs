@@ -22,7 +22,7 @@ use kvfs::store::{Description, Settings};
 const TIER: Tier = Tier::Disk;
 
 fn space() -> SpaceSource {
-    Arc::new(|| Ok(Space { total_bytes: 1 << 40, free_bytes: 1 << 39 }))
+    Arc::new(|| Ok(Space { total_bytes: 1 << 40, free_bytes: 1 << 39, ..Space::default() }))
 }
 
 fn options(kind: Kind, more: &str) -> Vec<(String, String)> {

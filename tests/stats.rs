@@ -168,7 +168,12 @@ fn report(sample: Sample, last: Sample) -> Report {
         physical: Physical {
             bytes: 562 << 10,
             files: 7,
-            below: Some(Space { total_bytes: 100 << 30, free_bytes: 42 << 30 }),
+            below: Some(Space {
+                total_bytes: 100 << 30,
+                free_bytes: 42 << 30,
+                total_files: 6_000_000,
+                free_files: 5_000_000,
+            }),
             open_files: OpenFiles { open: 7, open_max: 896, reopened: 2 },
         },
         stats_reads: 3,

@@ -97,6 +97,8 @@ fn value(report: &Report) -> Value {
             "temporary_peak_bytes": shape.temporary_peak_bytes,
             "below_total_bytes": physical.below.map(|space| space.total_bytes),
             "below_free_bytes": physical.below.map(|space| space.free_bytes),
+            "below_total_files": physical.below.map(|space| space.total_files).filter(|files| *files > 0),
+            "below_free_files": physical.below.filter(|space| space.total_files > 0).map(|space| space.free_files),
         },
         "value_log": {
             "segments": shape.value_log.segments,

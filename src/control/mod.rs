@@ -270,7 +270,12 @@ impl Control {
         let (damage, refusal) = (sample.shape.damage.clone(), self.parts.engine.refusal());
         let state = match (self.parts.latch.cause(), refusal, stall, damage) {
             (Some(cause), ..) => State::ReadOnly(cause),
-            (None, Some(error), ..) => State::Refusing(format!("the last change was refused: {error}")),
+            (None, Some(error), ..) => {
+                let below =
+                    self.physical.lock().below.filter(|_| matches!(error, crate::engine::Error::NoSpace));
+                let shortage = below.map_or(String::new(), |space| crate::engine::shortage(&space));
+                State::Refusing(format!("the last change was refused: {error}{shortage}"))
+            }
             (None, None, Some(cause), _) if is_stopped => State::Stalled(cause),
             (None, None, _, Some(sentence)) => State::Damaged(sentence),
             (None, None, Some(cause), None) => State::Throttled(cause),

@@ -43,7 +43,14 @@ impl LogFile {
         let turns = self.bytes >= LOG_BYTES_MAX;
         if turns {
             self.directory.rename(LOG, LOG_BEFORE)?;
-            self.file = open_log(&self.directory)?;
+            match open_log(&self.directory) {
+                Ok(file) => self.file = file,
+                // No inode is left for another: this one is begun anew.
+                Err(_) => {
+                    self.directory.rename(LOG_BEFORE, LOG)?;
+                    nix::unistd::ftruncate(&self.file, 0)?;
+                }
+            }
             self.bytes = 0;
         }
         let mut rest = text;

@@ -12,9 +12,9 @@
 //!   until the store is opened again.
 //! - [`File::allocate`] takes the space that it grows the file by: later writes there cannot fail with `ENOSPC`.
 //!
-//! [`SimDisk`] implements exactly this, [`OsDisk`] relies on nothing more. [`Pool`], [`Metered`], [`Latch`]
-//! and [`Faulty`] are decorators, so the real and the simulated disk stay plain. The stack on a mount is
-//! `Latch(Metered(Pool(OsDisk)))`.
+//! [`SimDisk`] implements exactly this, [`OsDisk`] relies on nothing more. [`Pool`], [`Stock`], [`Metered`],
+//! [`Latch`] and [`Faulty`] are decorators, so the real and the simulated disk stay plain. The stack on a mount is
+//! `Latch(Metered(Stock(Pool(OsDisk))))`.
 
 mod beneath;
 mod beside;
@@ -28,6 +28,7 @@ mod pool;
 mod prefix;
 mod purpose;
 mod sim;
+mod stock;
 
 use std::io;
 use std::sync::Arc;
@@ -43,6 +44,7 @@ pub use pool::{OpenFiles, Pool};
 pub use prefix::Prefixed;
 pub use purpose::{LEVELS, Purpose};
 pub use sim::{SimDisk, Tear, Witness};
+pub use stock::Stock;
 
 /// A name in the directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,12 +58,16 @@ pub struct FileInfo {
 }
 
 /// Space of the filesystem below.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Space {
     /// Its size in bytes.
     pub total_bytes: u64,
     /// Bytes that we may still take.
     pub free_bytes: u64,
+    /// Files (inodes) that it may have at all; 0 where it has no such limit, or does not say.
+    pub total_files: u64,
+    /// Files that we may still make.
+    pub free_files: u64,
 }
 
 impl Space {
@@ -69,6 +75,11 @@ impl Space {
     /// full shows when it is.
     pub fn room_bytes(&self) -> u64 {
         if self.total_bytes == 0 { u64::MAX } else { self.free_bytes }
+    }
+
+    /// Files that we may count on. A filesystem that makes inodes as they are needed, such as btrfs, says that it has none at all.
+    pub fn room_files(&self) -> u64 {
+        if self.total_files == 0 { u64::MAX } else { self.free_files }
     }
 }
 

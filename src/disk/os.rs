@@ -209,7 +209,12 @@ impl Disk for OsDisk {
     fn space(&self) -> io::Result<Space> {
         let found = nix::sys::statvfs::fstatvfs(&self.directory)?;
         let unit = found.fragment_size();
-        Ok(Space { total_bytes: found.blocks() * unit, free_bytes: found.blocks_available() * unit })
+        Ok(Space {
+            total_bytes: found.blocks() * unit,
+            free_bytes: found.blocks_available() * unit,
+            total_files: found.files(),
+            free_files: found.files_available(),
+        })
     }
 }
 

@@ -140,6 +140,7 @@ struct State {
     requests: u64,
     stop_at: Option<u64>,
     capacity_bytes: Option<u64>,
+    files_max: Option<u64>,
     open_files: u64,
     open_files_max: Option<u64>,
     witness: Witness,
@@ -211,6 +212,11 @@ impl SimDisk {
     /// Limits the sum of file sizes; what goes over fails with `ENOSPC`.
     pub fn set_capacity(&self, bytes: Option<u64>) {
         self.state.lock().capacity_bytes = bytes;
+    }
+
+    /// Limits how many files there may be; what goes over fails with `ENOSPC`. Without a limit the disk does not count them.
+    pub fn set_files_max(&self, files: Option<u64>) {
+        self.state.lock().files_max = files;
     }
 
     /// Limits how many files may be open at once; what goes over fails with `EMFILE`.
@@ -288,6 +294,7 @@ impl SimDisk {
             bodies,
             next_body: old.next_body,
             capacity_bytes: old.capacity_bytes,
+            files_max: old.files_max,
             ..State::default()
         };
         Arc::new(SimDisk { state: Arc::new(Mutex::new(state)) })
@@ -323,6 +330,9 @@ impl Disk for SimDisk {
         state.may_open()?;
         if state.names.contains_key(name) {
             return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        if state.files_max.is_some_and(|max| state.names.len() as u64 >= max) {
+            return Err(io::Error::from_raw_os_error(libc::ENOSPC));
         }
         let body = state.next_body;
         state.next_body += 1;
@@ -380,7 +390,13 @@ impl Disk for SimDisk {
     fn space(&self) -> io::Result<Space> {
         let state = self.state.lock();
         let total_bytes = state.capacity_bytes.unwrap_or(1 << 40);
-        Ok(Space { total_bytes, free_bytes: total_bytes.saturating_sub(state.used_bytes()) })
+        let total_files = state.files_max.unwrap_or(0);
+        Ok(Space {
+            total_bytes,
+            free_bytes: total_bytes.saturating_sub(state.used_bytes()),
+            total_files,
+            free_files: total_files.saturating_sub(state.names.len() as u64),
+        })
     }
 }
 

@@ -1,10 +1,18 @@
-//! Keeps a reserve of free space below, so that a full disk refuses new data while deletes and background work go on.
+//! Keeps a reserve of free space and of files below, so that a full disk refuses new data while deletes and background work go on.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
 
 use super::{Error, Result};
-use crate::disk::Disk;
+use crate::disk::{Disk, Space};
+
+/// Spare files that a mount keeps ([`crate::disk::Stock`]): enough for a flush, a segment of the log, a manifest and the merges that
+/// give space back.
+pub const SPARE_FILES: u64 = 24;
+/// New data leaves as many files to be made.
+const GROWTH_FILES: u64 = SPARE_FILES / 2;
+/// From so many on, files are no matter.
+const MANY_FILES: u64 = 2 * SPARE_FILES;
 
 /// This part of the disk is kept free where that is more than what is asked for, but no more than [`SHARE_BYTES_MAX`].
 const SHARE: u64 = 100;
@@ -47,6 +55,22 @@ fn reserve_bytes(wanted_bytes: u64, total_bytes: u64) -> u64 {
     wanted_bytes.max((total_bytes / SHARE).min(SHARE_BYTES_MAX)).min(most)
 }
 
+/// Whether so few files can be made that none should be made which need not be.
+pub fn is_short_of_files(space: &Space) -> bool {
+    space.room_files() < MANY_FILES
+}
+
+/// The sentence that says why a disk with free bytes refuses new data, if it is for want of files; empty otherwise.
+pub fn shortage(space: &Space) -> String {
+    match space.room_files() {
+        files if files < GROWTH_FILES => format!(
+            "; the disk below has no inodes left: {files} more files can be made there, where new data needs {GROWTH_FILES} \
+             (df -i shows them)"
+        ),
+        _ => String::new(),
+    }
+}
+
 /// Admits batches while there is space for them and for the work they cause.
 pub struct SpaceGuard {
     disk: Arc<dyn Disk>,
@@ -81,13 +105,18 @@ impl SpaceGuard {
         if self.allowance.fetch_sub(bytes as i64, Relaxed) >= bytes as i64 {
             return Ok(());
         }
-        let free = self.disk.space().map_err(|error| Error::io("reading free space", error))?.room_bytes();
+        let space = self.disk.space().map_err(|error| Error::io("reading free space", error))?;
+        let free = space.room_bytes();
         let room = |claim: SpaceClaim| {
             free.saturating_sub(claim.leaves(self.reserve_bytes)).saturating_sub(owed_bytes)
         };
         // A quarter of what is there for anyone: what is admitted is written more than once. Near the end every batch is looked at.
         let allowance = room(SpaceClaim::Growth).saturating_sub(4 * self.grain_bytes) / 4;
+        let allowance = if is_short_of_files(&space) { 0 } else { allowance };
         self.allowance.store(allowance.min(RECHECK_BYTES as u64) as i64, Relaxed);
+        if claim != SpaceClaim::Release && space.room_files() < GROWTH_FILES {
+            return Err(Error::NoSpace);
+        }
         if room(claim) < bytes && bytes > 0 { Err(Error::NoSpace) } else { Ok(()) }
     }
 }
@@ -132,7 +161,7 @@ mod tests {
                 self.0.sync_names()
             }
             fn space(&self) -> std::io::Result<crate::disk::Space> {
-                Ok(crate::disk::Space { total_bytes: 0, free_bytes: 0 })
+                Ok(crate::disk::Space { total_bytes: 0, free_bytes: 0, ..crate::disk::Space::default() })
             }
         }
         use crate::engine::{Kind, Options, Tier, open, settle};
@@ -150,6 +179,94 @@ mod tests {
             }
             settle(&*engine).unwrap();
             assert!(engine.shape().debt.l0_files < 4, "{kind}: merges run");
+        }
+    }
+
+    /// Puts `count` values from `first` on; how many were taken before the disk was full.
+    fn fill(engine: &dyn crate::engine::Engine, first: u32, count: u32) -> u32 {
+        use crate::engine::{Batch, Tier, settle};
+        for number in 0..count {
+            let mut batch = Batch::new(0);
+            batch.put((first + number).to_be_bytes().to_vec(), vec![7; 200]);
+            loop {
+                match engine.apply(&batch, Tier::Disk) {
+                    Ok(_) => break,
+                    Err(Error::Busy { .. }) => settle(engine).unwrap(),
+                    Err(Error::NoSpace) => return number,
+                    Err(error) => panic!("{number}: {error}"),
+                }
+            }
+        }
+        count
+    }
+
+    fn keys(engine: &dyn crate::engine::Engine) -> Vec<u32> {
+        let mut keys = Vec::new();
+        let visit = &mut |key: &[u8], _: &[u8]| {
+            keys.push(u32::from_be_bytes(key.try_into().unwrap()));
+            std::ops::ControlFlow::Continue(())
+        };
+        engine.scan(crate::engine::KeyRange::ALL, crate::engine::Tier::Disk, visit).unwrap();
+        keys
+    }
+
+    #[test]
+    fn without_an_inode_left_a_store_is_opened_and_emptied() {
+        use crate::disk::Stock;
+        use crate::engine::{Batch, Command, Kind, Options, Tier, open, run, settle};
+        for kind in [Kind::Lsm, Kind::Btree] {
+            let open = |disk: &Arc<SimDisk>| {
+                let stock = Stock::new(disk.clone()).unwrap();
+                let clock = Arc::new(crate::base::clock::ManualClock::default());
+                let engine = open(stock.clone(), clock, &Options::tiny(kind))
+                    .unwrap_or_else(|error| panic!("{kind}: {error}"));
+                stock.keep(SPARE_FILES).unwrap();
+                engine
+            };
+            let others_take_all = |disk: &SimDisk| {
+                disk.set_files_max(Some(disk.list().unwrap().len() as u64));
+            };
+            let mut disk = SimDisk::new();
+            disk.set_files_max(Some(1000));
+            let mut engine = open(&disk);
+            let mut count = fill(&*engine, 0, 1500);
+            assert_eq!(count, 1500, "{kind}");
+            others_take_all(&disk);
+            // The B-tree grows in the files that it has; an LSM-tree makes new ones.
+            let more = fill(&*engine, count, 1500);
+            assert!(kind == Kind::Btree || more < 1500, "{kind}: {more} more are taken");
+            count += more;
+            let mut first = 0;
+            for life in 0..8 {
+                assert_eq!(keys(&*engine), (first..count).collect::<Vec<_>>(), "{kind}, life {life}");
+                let last = if life < 7 { first + (count - first) / 4 } else { count };
+                for number in first..last {
+                    let mut batch = Batch::new(0);
+                    batch.uses_reserve = true;
+                    batch.delete(number.to_be_bytes().to_vec());
+                    while let Err(error) = engine.apply(&batch, Tier::Disk) {
+                        assert!(
+                            matches!(error, Error::Busy { .. }),
+                            "{kind}, life {life}, {number}: {error}"
+                        );
+                        settle(&*engine).unwrap();
+                    }
+                }
+                first = last;
+                if life < 7 {
+                    // What was not synced is lost in a power cut, and nobody is told that it was deleted.
+                    crate::engine::sync(&*engine).unwrap();
+                    drop(engine);
+                    disk = if life % 2 == 0 { disk.kill() } else { disk.crash(life) };
+                    others_take_all(&disk);
+                    engine = open(&disk);
+                }
+            }
+            run(&*engine, Command::Verify).unwrap();
+            run(&*engine, Command::Compact).unwrap();
+            settle(&*engine).unwrap();
+            assert_eq!(fill(&*engine, 0, 100), 100, "{kind}: written after the deletes");
+            assert_eq!(keys(&*engine), (0..100).collect::<Vec<_>>(), "{kind}");
         }
     }
 

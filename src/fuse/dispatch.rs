@@ -302,7 +302,8 @@ mod tests {
 
     fn core() -> Arc<Core> {
         let clock = Arc::new(ManualClock::default());
-        let space = || Ok(crate::disk::Space { total_bytes: 1 << 30, free_bytes: 1 << 30 });
+        let space =
+            || Ok(crate::disk::Space { total_bytes: 1 << 30, free_bytes: 1 << 30, ..Default::default() });
         let options = fs::Options::default();
         let fs =
             FileSystem::open(Arc::new(MemEngine::new()), clock.clone(), options, Arc::new(space)).unwrap();

@@ -19,12 +19,17 @@ struct Loop {
 
 impl Loop {
     fn new(kind: &str, bytes: u64) -> Loop {
+        Loop::with(kind, bytes, &[])
+    }
+
+    /// With `options` of its maker.
+    fn with(kind: &str, bytes: u64, options: &[&str]) -> Loop {
         let home = tempfile::tempdir().unwrap();
         let made = Loop { home };
         let image = made.home.path().join("image");
         std::fs::File::create(&image).unwrap().set_len(bytes).unwrap();
         std::fs::create_dir(made.place()).unwrap();
-        Loop::run(Command::new(format!("mkfs.{kind}")).arg("-q").arg(&image));
+        Loop::run(Command::new(format!("mkfs.{kind}")).arg("-q").args(options).arg(&image));
         Loop::run(Command::new("mount").args(["-o", "loop"]).arg(&image).arg(made.place()));
         made
     }
@@ -89,7 +94,7 @@ fn a_refused_growth_takes_nothing() {
     });
 }
 
-/// A mount of the B-tree that is taken away when it is dropped.
+/// A mount that is taken away when it is dropped.
 struct Mounted {
     store: PathBuf,
     point: PathBuf,
@@ -153,12 +158,20 @@ fn a_full_disk_is_unmounted_mounted_again_and_emptied() {
     if !able(&["mkfs.ext4"]) || !root() {
         return;
     }
-    for (options, is_filled_by_others) in [("", false), (",reserve=16M", false), ("", true)] {
+    let cases = [
+        ("btree", false),
+        ("btree,reserve=16M", false),
+        ("btree", true),
+        ("lsm", false),
+        ("lsm,reserve=16M", true),
+        ("lsm,value_log=on", true),
+    ];
+    for (options, is_filled_by_others) in cases {
         let below = Loop::new("ext4", 400 * MEBIBYTE);
         let point = below.home.path().join("mnt");
         std::fs::create_dir(&point).unwrap();
         let mounted = Mounted { store: below.place().join("store"), point };
-        mounted.mount(&[], &format!("engine=btree{options}"));
+        mounted.mount(&[], &format!("engine={options}"));
         let (count, error) = mounted.fill(200);
         assert_eq!(error.unwrap().raw_os_error(), Some(libc::ENOSPC));
         assert!(count > 60, "{options}: full after {count} files");
@@ -167,11 +180,11 @@ fn a_full_disk_is_unmounted_mounted_again_and_emptied() {
             let mut ballast = std::fs::File::create(below.place().join("ballast")).unwrap();
             while ballast.write_all(&[7; 4096]).is_ok() {}
         }
-        let read_only = format!("engine=btree,ro{options}");
+        let read_only = format!("engine={options},ro");
         mounted.mount(&[], &read_only);
         assert_eq!(std::fs::read(mounted.file(count / 2)).unwrap(), content(count / 2));
         mounted.unmount();
-        mounted.mount(&[], &format!("engine=btree{options}"));
+        mounted.mount(&[], &format!("engine={options}"));
         for number in 0..=count {
             assert!(
                 number == count || std::fs::read(mounted.file(number)).unwrap() == content(number),
@@ -181,13 +194,74 @@ fn a_full_disk_is_unmounted_mounted_again_and_emptied() {
                 .unwrap_or_else(|error| panic!("{options}: removing file {number} of {count}: {error}"));
         }
         mounted.unmount();
-        mounted.mount(&[], &format!("engine=btree{options}"));
+        mounted.mount(&[], &format!("engine={options}"));
         assert_eq!(std::fs::read_dir(&mounted.point).unwrap().count(), 0);
         if !is_filled_by_others {
             assert_eq!(mounted.fill(count / 2).0, count / 2, "{options}");
         }
         mounted.unmount();
     }
+}
+
+#[test]
+fn without_an_inode_left_everything_is_deleted_and_mounted() {
+    if !able(&["mkfs.ext4"]) || !root() {
+        return;
+    }
+    for (engine, options) in [("lsm", ",table=1M,memtable=1M,level_base=4M"), ("btree", "")] {
+        let below = Loop::with("ext4", 400 * MEBIBYTE, &["-N", "192", "-m", "0"]);
+        let point = below.home.path().join("mnt");
+        std::fs::create_dir(&point).unwrap();
+        let mounted = Mounted { store: below.place().join("store"), point };
+        let options = format!("engine={engine}{options}");
+        mounted.mount(&[], &options);
+        assert_eq!(mounted.fill(20).0, 20);
+        let others = below.place().join("others");
+        std::fs::create_dir(&others).unwrap();
+        let take_all = || {
+            (0..)
+                .take_while(|n| {
+                    std::fs::File::create(others.join(format!("{}-{n}", others_number()))).is_ok()
+                })
+                .count()
+        };
+        assert!(take_all() > 20);
+        for number in 0..20 {
+            std::fs::remove_file(mounted.file(number))
+                .unwrap_or_else(|error| panic!("{engine}: removing file {number}: {error}"));
+            if number % 5 == 4 {
+                mounted.unmount();
+                take_all();
+                mounted.mount(&[], &options);
+                for number in number + 1..20 {
+                    assert_eq!(std::fs::read(mounted.file(number)).unwrap(), content(number), "{engine}");
+                }
+            }
+        }
+        // What an LSM-tree is refused for is said.
+        let refused = mounted.fill(100).1;
+        if let Some(error) = refused {
+            assert_eq!(error.raw_os_error(), Some(libc::ENOSPC));
+            let state = || std::fs::read_to_string(mounted.point.join(".stats")).unwrap();
+            assert!(
+                crate::host::until(std::time::Duration::from_secs(10), || state().contains("inodes")),
+                "{}",
+                state()
+            );
+        }
+        std::fs::remove_dir_all(&others).unwrap();
+        assert!(
+            crate::host::until(std::time::Duration::from_secs(60), || mounted.fill(5).0 == 5),
+            "{engine}"
+        );
+        mounted.unmount();
+    }
+}
+
+/// A new number with each call.
+fn others_number() -> u64 {
+    static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
+    NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed)
 }
 
 #[test]

@@ -183,7 +183,7 @@ impl Disk for Gated {
     }
     /// Asked at every step of a merge: the simulated disk would look at every file.
     fn space(&self) -> io::Result<Space> {
-        Ok(Space { total_bytes: 1 << 40, free_bytes: 1 << 40 })
+        Ok(Space { total_bytes: 1 << 40, free_bytes: 1 << 40, ..Space::default() })
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::{HEADER_BYTES, HEADER_COPY, HEADER_KIND, Log, PREFIX, RECORD_OVERHEAD_BYTES, State};
 use crate::disk::{File, Gone, Purpose};
-use crate::engine::{Error, Position, Result, frame};
+use crate::engine::{Error, Position, Result, frame, is_short_of_files};
 
 /// A segment that is released before it was ever synced is still dirty in the page cache. Writing it again there would reach the
 /// device once for two writes at our door, and the bytes that the meter counts would not be those of the disk. So a new
@@ -262,7 +262,8 @@ impl Log {
 
     /// The spare to use next for a segment of `needed` bytes: a clean one, or any once there are enough files.
     fn fitting(&self, state: &State, needed: u64) -> Option<usize> {
-        let enough = state.segments.len() + state.spares.len() >= SEGMENTS;
+        let enough = state.segments.len() + state.spares.len() >= SEGMENTS
+            || self.disk.space().is_ok_and(|space| is_short_of_files(&space));
         let fits = |dirty: bool| {
             state.spares.iter().position(|spare| spare.capacity_bytes >= needed && spare.is_dirty == dirty)
         };
@@ -324,8 +325,11 @@ impl Log {
             return Ok(());
         }
         state.idle_end = state.end;
-        let is_short =
-            || self.disk.space().is_ok_and(|space| space.room_bytes() < AHEAD_SHARE * self.segment_bytes);
+        let is_short = || {
+            self.disk.space().is_ok_and(|space| {
+                is_short_of_files(&space) || space.room_bytes() < AHEAD_SHARE * self.segment_bytes
+            })
+        };
         if self.fitting(&state, self.segment_bytes).is_none() && !is_short() {
             match self.make_spare(&mut state, self.segment_bytes) {
                 Ok(spare) => state.spares.push_back(spare),
