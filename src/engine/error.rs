@@ -23,7 +23,7 @@ pub enum Cause {
     LogSpace,
     /// A rate that was asked for is used up.
     RateLimit,
-    /// The disk below is full, and a merge that runs will give space back: who gives space back as well, waits for it.
+    /// The disk below is full, and work that is under way will give space back.
     Space,
 }
 

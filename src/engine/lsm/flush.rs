@@ -16,7 +16,7 @@ use super::value_log::{Pointer, Stored};
 use super::{LsmEngine, Task};
 use crate::base::text::human_size;
 use crate::disk::Purpose;
-use crate::engine::{Class, Error, KeyRange, Pending, Result, Work};
+use crate::engine::{Class, Error, KeyRange, Pending, Result, Work, is_short_of_files};
 
 /// Makes a memtable that was filled from the log a durable table of L0 while the log is still being read. Values that would stay in
 /// the log go to the table: who holds which segments is not known yet.
@@ -97,6 +97,10 @@ impl LsmEngine {
         };
         self.activity.lock().flush = None;
         drop(memtable);
+        // The next one needs a file as well.
+        if self.shelf.space().is_ok_and(|space| is_short_of_files(&space)) {
+            self.space.look_again();
+        }
         if !self.free_retired() {
             self.bell.ring(Class::Reclaim);
         }

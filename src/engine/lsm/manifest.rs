@@ -247,6 +247,8 @@ pub struct Manifest {
     state: State,
     generation: u64,
     bytes: u64,
+    /// Size of the file, as far as it was made longer ahead.
+    taken_bytes: u64,
     /// Size at which it is written anew.
     bytes_max: u64,
     growth_bytes: u64,
@@ -277,7 +279,10 @@ impl Manifest {
             (Err(Error::NoSpace), Some((file, end))) => {
                 // A leftover is removed when there is space for the next.
                 let _ = disk.remove(NEW_NAME);
+                let bytes = file.size().map_err(|error| Error::io("reading the manifest", error))?;
                 file.set_size(end).map_err(|error| Error::io("cutting the manifest", error))?;
+                // What it had for the next edits it shall have again.
+                let _ = file.allocate(bytes);
                 (file, generation, end)
             }
             (prepared, _) => {
@@ -286,16 +291,31 @@ impl Manifest {
                 (file, generation + 1, bytes.len() as u64)
             }
         };
-        Ok(Manifest {
+        let bytes_max = bytes * 4 + growth_bytes;
+        let mut manifest = Manifest {
             disk,
             file,
             state,
             generation,
             bytes,
-            bytes_max: bytes * 4 + growth_bytes,
+            taken_bytes: 0,
+            bytes_max,
             growth_bytes,
             failed: None,
-        })
+        };
+        manifest.take_ahead();
+        Ok(manifest)
+    }
+
+    /// Takes space for the next edits, so that one which gives space back needs none: the file is followed by zeros. Where there is no
+    /// space, an edit that needs it says so.
+    fn take_ahead(&mut self) {
+        if self.taken_bytes < self.bytes + self.growth_bytes / 2 {
+            let wanted_bytes = self.bytes + self.growth_bytes;
+            if self.file.allocate(wanted_bytes).is_ok() {
+                self.taken_bytes = wanted_bytes;
+            }
+        }
     }
 
     /// What it says.
@@ -321,7 +341,11 @@ impl Manifest {
         }
         self.bytes += frame_bytes.len() as u64;
         self.state.apply(edit);
-        if self.bytes > self.bytes_max { self.rewrite() } else { Ok(()) }
+        if self.bytes > self.bytes_max {
+            self.rewrite()?;
+        }
+        self.take_ahead();
+        Ok(())
     }
 
     /// Whether a sync or rename failed, so that the fate of the last edit is unknown.
@@ -344,7 +368,7 @@ impl Manifest {
         if let Err(error) = install(&self.disk) {
             return Err(self.fail(Error::io("installing the manifest", error)));
         }
-        (self.file, self.bytes) = (file, bytes.len() as u64);
+        (self.file, self.bytes, self.taken_bytes) = (file, bytes.len() as u64, 0);
         self.generation += 1;
         self.bytes_max = self.bytes * 4 + self.growth_bytes;
         Ok(())

@@ -13,6 +13,8 @@ pub struct Entry<'a> {
     pub key: &'a [u8],
     /// Its value; `None` for a tombstone.
     pub value: Option<Stored<'a>>,
+    /// Which source it is from, as they were given.
+    pub source: usize,
 }
 
 /// The entries of several sources in order.
@@ -94,7 +96,7 @@ impl Merge {
         let Some(key) = source.key() else { return Ok(None) };
         self.key.clear();
         self.key.extend_from_slice(key);
-        Ok(Some(Entry { key: &self.key, value: source.value() }))
+        Ok(Some(Entry { key: &self.key, value: source.value(), source: top }))
     }
 
     /// Whether source `a` comes before source `b`.

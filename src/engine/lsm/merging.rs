@@ -12,8 +12,9 @@
 //!    its target level slice by slice.
 //! 2. What a merge takes out of the store is decided under the lock of `merging` and the manifest, where slices are installed one
 //!    by one. A step whose merge was given up meanwhile finds it gone there, and removes its files.
-//! 3. A merge begins only if what it needs is free beside what those that run may still take.
+//! 3. A merge begins only if what it needs, bytes and files, is free beside what those that run may still take.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -29,6 +30,8 @@ use crate::engine::{Cause, Class, Error, Pending, Result};
 
 /// Key and value bytes merged in one unit of work.
 const UNIT_BYTES: u64 = 4 << 20;
+/// Files that merges leave to a flush and the log.
+const FLUSH_FILES: u64 = 2;
 /// When to look again whether there is space for a merge.
 const RETRY: Duration = Duration::from_secs(1);
 /// When to look again whether merges are still paused, should the bell not ring.
@@ -51,6 +54,8 @@ pub struct Merging {
     throttle: Throttle,
     /// Whether it was said that merges may soon not fit.
     warned: bool,
+    /// Tables for which there was no room after all when they were cleaned; until another was.
+    pub unfit: BTreeSet<u64>,
 }
 
 impl Merging {
@@ -118,6 +123,9 @@ impl LsmEngine {
         merging.stepping -= 1;
         merging.throttle.charge(&self.rates, &self.traffic.snapshot(), self.clock.elapsed());
         let id = slice.job;
+        let cleaned = merging.jobs.iter().find(|job| job.id == id && job.cleans().is_some());
+        let cleaned =
+            cleaned.map(|job| job.job.inputs.iter().flat_map(|(_, numbers)| numbers.clone()).collect());
         let result = match ready {
             Ok(true) => self.install_slice(&mut merging, slice).map(|()| true),
             Ok(false) => {
@@ -149,7 +157,16 @@ impl LsmEngine {
                 }
                 Ok(Pending::More)
             }
-            Err(error) => self.fail_merge(&mut merging, Some(id), error),
+            Err(error) => {
+                let cleaned: Option<Vec<u64>> = cleaned;
+                if let (Error::NoSpace, Some(numbers)) = (&error, cleaned) {
+                    merging.give_up(id);
+                    merging.unfit.extend(numbers);
+                    self.report_merges(&merging);
+                    return Ok(Pending::More);
+                }
+                self.fail_merge(&mut merging, Some(id), error)
+            }
         }
     }
 
@@ -175,7 +192,9 @@ impl LsmEngine {
         if let Some(wait) = merging.throttle.wait(&self.rates, self.clock.elapsed()) {
             return Some(wait);
         }
-        let stalls_on_flush = self.stalls.is_waiting(Cause::Memtables) && !self.view().immutables.is_empty();
+        // A flush that has no space waits for merges in its turn.
+        let is_flushing = !self.view().immutables.is_empty() && self.troubles.lock().flush.is_none();
+        let stalls_on_flush = self.stalls.is_waiting(Cause::Memtables) && is_flushing;
         // Where L0 slows writers down already, merges are as urgent as the flush.
         let l0_files = self.view().version.level(0).len() as u64;
         (stalls_on_flush && l0_files < self.options.l0_slowdown).then_some(YIELD)
@@ -209,6 +228,7 @@ impl LsmEngine {
         let next = self.next_merge(merging)?;
         let is_idle = matches!(next, Next::Nothing | Next::NoSpace) && merging.jobs.is_empty();
         self.merges_idle.store(is_idle, Relaxed);
+        self.space_comes.store(merging.jobs.iter().any(RunningJob::frees), Relaxed);
         Ok(next)
     }
 
@@ -229,7 +249,11 @@ impl LsmEngine {
                 self.end_commands(&result, |task| matches!(task, Task::Compact { is_started: true, .. }));
                 return Ok(Next::Moved);
             };
-            let begun = self.begin(&version, job, "command", merging)?;
+            if self.begin(&version, job, "command", merging)? {
+                return Ok(Next::Started);
+            }
+            // It may fit when what is deleted is gone.
+            let begun = self.begin_cleaning(&version, &self.picture(&version), merging)?;
             return if begun { Ok(Next::Started) } else { Err(Error::NoSpace) };
         }
         if !self.switches.auto_compact.load(Relaxed) {
@@ -237,6 +261,9 @@ impl LsmEngine {
         }
         let cursors = self.manifest.lock().state().cursors.clone();
         let levels = Levels { claims: merging.claims(), ..self.picture(&version) };
+        if self.wants_space.load(Relaxed) && self.begin_cleaning(&version, &levels, merging)? {
+            return Ok(Next::Started);
+        }
         match self.policy().choose(&levels, &cursors) {
             Choice::Drop(job) => {
                 self.drop_tables(&version, &job)?;
@@ -289,7 +316,18 @@ impl LsmEngine {
 
     /// Begins a merge if there is space for it; whether there is.
     fn begin(&self, version: &Version, job: Job, reason: &str, merging: &mut Merging) -> Result<bool> {
-        let mut merge = RunningJob::new(version, job, &self.shelf, &self.options);
+        let merge = RunningJob::new(version, job, &self.shelf, &self.options);
+        self.begin_merge(version, merge, reason, merging)
+    }
+
+    /// The same for one that is made ready.
+    pub(super) fn begin_merge(
+        &self,
+        version: &Version,
+        mut merge: RunningJob,
+        reason: &str,
+        merging: &mut Merging,
+    ) -> Result<bool> {
         if !self.has_space(&merge, merging)? {
             return Ok(false);
         }
@@ -302,6 +340,7 @@ impl LsmEngine {
             ("command", _) => "asked for".to_string(),
             ("damage", _) => "a footer, filter or index is damaged".to_string(),
             ("values", _) => "a log segment is mostly garbage".to_string(),
+            ("deleted", _) => "the disk is full, and much of a table is deleted".to_string(),
             (_, 0) if policy.name() == "leveled" => {
                 format!("l0_files {} of {}", version.level(0).len(), self.options.l0_trigger)
             }
@@ -364,14 +403,30 @@ impl LsmEngine {
         served.flatten()
     }
 
+    /// Bytes that are free beside what merges that run may still take.
+    pub(super) fn free_bytes(&self, merging: &Merging) -> Result<u64> {
+        let owed_bytes: u64 = merging.jobs.iter().map(RunningJob::owed_bytes).sum();
+        Ok(self.shelf.space()?.room_bytes().saturating_sub(owed_bytes))
+    }
+
     /// Whether what `merge` needs is free beside what those that run may still take.
     fn has_space(&self, merge: &RunningJob, merging: &mut Merging) -> Result<bool> {
         let bytes = merge.need_bytes();
         let owed_bytes: u64 = merging.jobs.iter().map(RunningJob::owed_bytes).sum();
-        let free_bytes = self.shelf.free_bytes()?.saturating_sub(owed_bytes);
-        let fits = bytes <= free_bytes;
-        let text =
-            format!("a merge of {} waits: only {} are free", human_size(bytes), human_size(free_bytes));
+        let space = self.shelf.space()?;
+        let free_bytes = space.room_bytes().saturating_sub(owed_bytes);
+        let slots = self.options.merge_threads;
+        let owed_files: u64 = merging.jobs.iter().map(|job| job.need_files(slots)).sum();
+        let (files, free_files) = (merge.need_files(slots), space.room_files().saturating_sub(owed_files));
+        let has_files = files + FLUSH_FILES <= free_files;
+        let fits = bytes <= free_bytes && has_files;
+        let text = if has_files {
+            format!("a merge of {} waits: only {} are free", human_size(bytes), human_size(free_bytes))
+        } else {
+            format!(
+                "a merge to {files} files waits: only {free_files} can be made on the disk below (inodes)"
+            )
+        };
         // An eager merge of a store that is one slice writes a copy of it: time to say so before it does not fit.
         if fits && !merging.warned && self.policy().name() == "eager" && 2 * bytes > free_bytes {
             merging.warned = true;
@@ -461,6 +516,11 @@ impl LsmEngine {
         meter.write_bytes.fetch_add(slice.output_bytes(), Relaxed);
         merge.note(&slice);
         merge.end_slice(&slice, &leaving);
+        if let Some(position) = merge.cleans() {
+            let mut cleaned = self.cleaned.lock();
+            slice.outputs.iter().for_each(|table| cleaned.pass(table.number, position));
+            merging.unfit.clear();
+        }
         if is_last {
             let merge = merging.jobs.remove(at);
             self.record_end(&merge);

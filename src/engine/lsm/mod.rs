@@ -19,10 +19,11 @@
 //! # Lock order
 //!
 //! `writer`, `flushing` or `merging`, then `manifest`, then `view`; `policy`, `commands`, `activity`, `troubles`, `retired`, `moved_into`,
-//! `set_aside` and that of the gaps are leaves. `writer` and `view` are held for memory and one log write only; `flushing`, `merging` and `manifest` are
+//! `set_aside`, `cleaned` and that of the gaps are leaves. `writer` and `view` are held for memory and one log write only; `flushing`, `merging` and `manifest` are
 //! held across disk requests and taken
 //! by background work alone; `merging` not while a slice of a merge does a step.
 
+mod cleaning;
 pub mod compaction;
 mod cursor;
 mod explain;
@@ -65,6 +66,7 @@ use super::{
 };
 use crate::base::clock::Clock;
 use crate::disk::{Disk, LEVELS, Metered};
+use cleaning::Cleaned;
 use compaction::{Policy, policy};
 use gaps::Gaps;
 use manifest::{Edit, Manifest};
@@ -164,6 +166,12 @@ pub struct LsmEngine {
     set_aside: SetAside,
     /// When it was last looked for, there was nothing to merge, or no space to.
     merges_idle: AtomicBool,
+    /// A batch was refused for want of space, and since then none found enough.
+    wants_space: AtomicBool,
+    /// A merge runs that gives space back, or nobody has looked for one since something changed.
+    space_comes: AtomicBool,
+    /// What need not be cleaned again.
+    cleaned: Mutex<Cleaned>,
     manifest: Mutex<Manifest>,
     rates: Rates,
     /// What passes to the disk, for the rates.
@@ -271,6 +279,9 @@ pub fn open(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>, options: &Options) -> Re
         merging: Mutex::default(),
         set_aside: SetAside::default(),
         merges_idle: AtomicBool::new(false),
+        wants_space: AtomicBool::new(false),
+        space_comes: AtomicBool::new(true),
+        cleaned: Mutex::default(),
         flushed: AtomicU64::new(from),
         moved_into: Mutex::default(),
         manifest: Mutex::new(manifest),
@@ -367,7 +378,7 @@ impl LsmEngine {
             let new = Arc::new(View { mutable: view.mutable.clone(), immutables, version });
             std::mem::replace(&mut *view, new)
         };
-        self.merges_idle.store(false, Relaxed);
+        self.expect_space();
         self.set_aside.forget_others(&self.view().version);
         let stays = |number: u64| added.iter().any(|(_, table)| table.number == number);
         for (_, table) in old.tables() {

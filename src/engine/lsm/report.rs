@@ -49,6 +49,14 @@ impl Totals {
     }
 }
 
+impl Totals {
+    /// Bytes of all tables and of their values in the log, and how many entries those are.
+    pub fn weight(&self) -> (u64, u64) {
+        let bytes = self.levels.iter().map(|level| level.bytes).sum::<u64>() + self.live_value_bytes;
+        (bytes, self.levels.iter().map(|level| level.entries).sum())
+    }
+}
+
 impl LsmEngine {
     /// The shape now. Waits for nobody.
     pub(super) fn report(&self) -> Shape {

@@ -245,7 +245,7 @@ impl LsmEngine {
     /// so full that what deletes need would be used. Of the rest of the reserve it takes what it needs: it gives more back.
     pub(super) fn sparse_segments(&self, version: &Version) -> BTreeMap<Position, u64> {
         let room_bytes = self.space.release_bytes() + 2 * self.log.segment_bytes();
-        if self.shelf.free_bytes().is_ok_and(|free_bytes| free_bytes < room_bytes) {
+        if self.shelf.space().is_ok_and(|space| space.room_bytes() < room_bytes) {
             return BTreeMap::new();
         }
         // Both in order, so that each merge step goes through them once.

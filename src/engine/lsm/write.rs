@@ -26,8 +26,8 @@ impl LsmEngine {
         let mut pace = self.writer.lock();
         let view = self.make_room(&pace);
         let full = self.is_due(&view.mutable);
-        let rate = self.admit(&pace, &view, full, batch.uses_reserve)?;
-        self.admit_space(&pace, batch, &view)?;
+        let rate = self.admit(&pace, &view, full, batch.uses_reserve).map_err(|error| self.refused(error))?;
+        self.admit_space(&pace, batch, &view).map_err(|error| self.refused(error))?;
         let threshold = self.options.value_log_threshold();
         let is_separate = |value: &bytes::Bytes| threshold.is_some_and(|least| value.len() as u64 >= least);
         let has_separate = batch.operations().iter().filter_map(|it| it.value()).any(is_separate);
@@ -37,7 +37,7 @@ impl LsmEngine {
             Err(Error::NoSpace) if batch.uses_reserve && self.gives_space(&view, &self.troubles.lock()) => {
                 return Err(self.wait_for_space());
             }
-            appended => appended?,
+            appended => appended.map_err(|error| self.refused(error))?,
         };
         view.mutable.apply(batch, position, threshold);
         // Still under the writer's lock: in the order of batches.
@@ -113,18 +113,44 @@ impl LsmEngine {
             result => result,
         };
         if !matches!(result, Err(Error::NoSpace)) {
+            if result.is_ok() && claim == SpaceClaim::Growth && self.wants_space.load(Relaxed) {
+                self.wants_space.store(false, Relaxed);
+            }
             return result;
         }
-        if self.shortens_log(writer) {
+        if self.shortens_log(writer) || self.brings_deletes_down(writer) {
             return Err(self.wait_for_space());
         }
         let gives_space = self.gives_space(view, &self.troubles.lock());
         let is_running = self.meters.temporary_bytes.load(Relaxed) > 0;
         let fits_after = || is_running && self.space.admit(bytes, flush_bytes, SpaceClaim::Growth).is_ok();
-        if gives_space && (batch.uses_reserve || self.shelf.obsolete_bytes() > 0 || fits_after()) {
+        let comes = || self.shelf.obsolete_bytes() > 0 || self.space_comes.load(Relaxed) || fits_after();
+        if gives_space && (batch.uses_reserve || comes()) {
             return Err(self.wait_for_space());
         }
         result
+    }
+
+    /// What a batch is told that failed with `error`. Before the first one is told that there is no space, merges look for what they can
+    /// clean; that they have found nothing is what the next one hears.
+    fn refused(&self, error: Error) -> Error {
+        if matches!(error, Error::NoSpace) && self.want_space() { self.wait_for_space() } else { error }
+    }
+
+    /// Whether a flush is on its way after which much can be cleaned; one begins if there is none and that is so.
+    fn brings_deletes_down(&self, writer: &MutexGuard<'_, Pace>) -> bool {
+        if self.troubles.lock().flush.is_some() {
+            return false;
+        }
+        let view = self.view();
+        if self.deletes_in_memory(&view, false) {
+            return true;
+        }
+        let is_worth_it = view.immutables.is_empty() && self.deletes_in_memory(&view, true);
+        if is_worth_it && self.retired_count() + 1 < self.options.memtable_count_max {
+            self.rotate(writer);
+        }
+        is_worth_it
     }
 
     /// Whether a flush is on its way that lets go of whole segments of the log; one begins if there is none and it would.

@@ -33,7 +33,7 @@ use crate::engine::lsm::table::{Origin, Shelf, Table, TableBuilder};
 use crate::engine::lsm::value_log::{Pointer, Stored};
 use crate::engine::lsm::version::{Run, Version};
 use crate::engine::wal::Segment;
-use crate::engine::{KeyRange, Options, Result, Work};
+use crate::engine::{KeyRange, Options, Position, Result, Work};
 
 /// First and last keys of the tables of one sorted run.
 type Ranges = Vec<(Bytes, Bytes)>;
@@ -104,6 +104,9 @@ pub struct RunningJob {
     pub installed_files: u64,
     released_bytes: u64,
     need_bytes: u64,
+    /// For a job that only cleans its one input: what is newer than it, newest first, and up to where that is looked at.
+    shadows: Vec<(usize, Arc<Table>)>,
+    cleans: Option<Position>,
     origin: Origin,
     below: Arc<[Ranges]>,
     shelf: Arc<Shelf>,
@@ -155,6 +158,8 @@ impl RunningJob {
             installed_files: 0,
             released_bytes: 0,
             need_bytes: input_bytes,
+            shadows: Vec::new(),
+            cleans: None,
             below: below.into(),
             shelf: shelf.clone(),
             table_bytes: options.table_bytes,
@@ -163,6 +168,22 @@ impl RunningJob {
         let ends_bytes = (running.slices.len() as u64 - 1) * options.block_bytes;
         running.need_bytes = running.estimate_need(options.merge_threads) + ends_bytes;
         running
+    }
+
+    /// Makes it write only what none of `shadows`, which are newer than its one input, know better: everything up to `position` is in
+    /// them. About `left_bytes` are left of the input.
+    pub fn clean(&mut self, shadows: Vec<(usize, Arc<Table>)>, left_bytes: u64, position: Position) {
+        (self.shadows, self.need_bytes, self.cleans) = (shadows, left_bytes, Some(position));
+    }
+
+    /// Up to where its input is cleaned of what was deleted, if it is all that it does.
+    pub fn cleans(&self) -> Option<Position> {
+        self.cleans
+    }
+
+    /// Whether it surely gives space back.
+    pub fn frees(&self) -> bool {
+        self.cleans.is_some() || self.inputs.iter().any(|(_, table)| table.tombstones > 0)
     }
 
     /// Bytes that it may take beside its inputs at once, if `slots` slices run at once: all that stays up to its end, and the largest
@@ -227,6 +248,8 @@ impl RunningJob {
             number,
             into: self.job.into,
             inputs: inputs.cloned().collect(),
+            shadows: self.shadows.clone(),
+            shadow_sources: 0,
             start: self.slices[number].start.clone(),
             end: self.slices.get(number + 1).map(|next| next.start.clone()),
             outputs: Vec::new(),
@@ -308,6 +331,14 @@ impl RunningJob {
         self.need_bytes
     }
 
+    /// Files that it may make before it removes any, if `slots` slices run at once: each may end with a short one.
+    pub fn need_files(&self, slots: u64) -> u64 {
+        if self.job.into == 0 {
+            return 1;
+        }
+        self.need_bytes.div_ceil(self.table_bytes.max(1)) + slots.min(self.slices.len() as u64)
+    }
+
     /// Bytes that it may still take beside those that it takes now.
     pub fn owed_bytes(&self) -> u64 {
         let left_bytes = self.input_bytes - self.input_bytes * self.done_percent() / 100;
@@ -326,6 +357,10 @@ impl RunningJob {
             1 => String::new(),
             count => format!(" {done} of {count} slices"),
         };
+        if let (Some(_), into) = (self.cleans, self.job.into) {
+            let (size, done) = (human_size(self.input_bytes), self.done_percent());
+            return format!("clean L{into} {} files {size} {done}%{slices}", self.input_files);
+        }
         format!(
             "compact L{}→L{} {} files {} {}%{slices}",
             self.job.inputs.first().map_or(0, |(level, _)| *level),
@@ -384,6 +419,9 @@ pub struct Slice {
     into: usize,
     /// What reaches into it, newest first.
     inputs: Vec<(usize, Arc<Table>)>,
+    /// What is newer than all of them: the first sources, of which nothing is written.
+    shadows: Vec<(usize, Arc<Table>)>,
+    shadow_sources: usize,
     start: Bytes,
     end: Option<Bytes>,
     /// Outputs that are complete.
@@ -405,12 +443,21 @@ pub struct Slice {
 pub type MoveValue<'a> = dyn FnMut(Pointer, &Arc<Segment>) -> Result<Option<(Pointer, Arc<Segment>)>> + 'a;
 
 impl Slice {
-    /// Where in the inputs the slice begins.
-    fn open(&self) -> Result<Merge> {
-        let reading = Reading::Direct(Purpose::Compact { into: self.into as u8 });
+    /// Where in the inputs the slice begins, and how many sources are shadows.
+    fn open(&self) -> Result<(Merge, usize)> {
         let range = KeyRange { start: &self.start, end: self.end.as_deref() };
+        // Of shadows only what lies over the inputs is of interest.
+        let first = self.inputs.iter().map(|(_, table)| &table.smallest[..]).min().unwrap_or_default();
+        let mut sources = self.sources(&self.shadows, KeyRange { start: range.start.max(first), ..range })?;
+        let shadow_sources = sources.len();
+        sources.extend(self.sources(&self.inputs, range)?);
+        Ok((Merge::new(sources), shadow_sources))
+    }
+
+    fn sources(&self, tables: &[(usize, Arc<Table>)], range: KeyRange<'_>) -> Result<Vec<Cursor>> {
+        let reading = Reading::Direct(Purpose::Compact { into: self.into as u8 });
         let mut sources = Vec::new();
-        for tables in self.inputs.chunk_by(|(above, _), (below, _)| above == below) {
+        for tables in tables.chunk_by(|(above, _), (below, _)| above == below) {
             let level = tables[0].0;
             let tables = tables.iter().map(|(_, table)| table.clone());
             // L0 is newest first, as sources must be; deeper levels are one sorted run each.
@@ -423,7 +470,7 @@ impl Slice {
                 sources.push(Cursor::Run(Box::new(RunCursor::new(run, range, reading.clone())?)));
             }
         }
-        Ok(Merge::new(sources))
+        Ok(sources)
     }
 
     /// Merges about `bytes` of keys and values; true when everything is merged and every output is durable but for its
@@ -439,13 +486,21 @@ impl Slice {
 
     fn merge_entries(&mut self, bytes: u64, move_value: &mut MoveValue<'_>) -> Result<bool> {
         if !self.is_open {
-            self.merge = self.open()?;
+            (self.merge, self.shadow_sources) = self.open()?;
             self.is_open = true;
         }
         let (start, mut budget) = (self.done_bytes, bytes);
+        // Behind the last input shadows go on alone.
+        let last = self.inputs.iter().map(|(_, table)| &table.largest).max();
+        let last = last.filter(|_| self.shadow_sources > 0).cloned();
         while self.done_bytes - start < budget {
             let entry = match self.merge.next()? {
-                Some(entry) if self.end.as_deref().is_none_or(|end| entry.key < end) => entry,
+                Some(entry)
+                    if self.end.as_deref().is_none_or(|end| entry.key < end)
+                        && last.as_ref().is_none_or(|last| entry.key <= &last[..]) =>
+                {
+                    entry
+                }
                 _ => {
                     self.end_table()?;
                     return Ok(true);
@@ -453,6 +508,9 @@ impl Slice {
             };
             // An entry costs more than its bytes: a run of tombstones must not make a unit endless.
             self.done_bytes += (entry.key.len() + entry.value.map_or(0, |value| value.len())) as u64 + 16;
+            if entry.source < self.shadow_sources {
+                continue;
+            }
             if entry.value.is_none() && !self.below.may_hold(entry.key) {
                 continue;
             }

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use parking_lot::Mutex;
 
 use super::{Table, TableBuilder, TableMeta, table_name, table_number};
-use crate::disk::{Disk, Purpose};
+use crate::disk::{Disk, Purpose, Space};
 use crate::engine::wal::Segment;
 use crate::engine::{Bell, Class, ClassMeter, CpuMeter, Error, Options, Result};
 
@@ -220,8 +220,8 @@ impl Shelf {
         self.obsolete_bytes.load(Relaxed)
     }
 
-    /// Bytes free on the disk below.
-    pub fn free_bytes(&self) -> Result<u64> {
-        Ok(self.disk.space().map_err(|error| Error::io("reading free space", error))?.room_bytes())
+    /// Bytes and files that are free on the disk below.
+    pub fn space(&self) -> Result<Space> {
+        self.disk.space().map_err(|error| Error::io("reading free space", error))
     }
 }

@@ -145,7 +145,13 @@ fn tables_and_manifests_have_the_bytes_that_the_format_draws() {
     };
     let hex = |name: &str| {
         let file = disk.open(name).unwrap();
-        let bytes = crate::disk::read_all(&*file, Purpose::Verify).unwrap();
+        let mut bytes = crate::disk::read_all(&*file, Purpose::Verify).unwrap();
+        if name == manifest::NAME {
+            // Space for the next edits.
+            let end = bytes.iter().rposition(|byte| *byte != 0).unwrap_or(0) + 1;
+            assert!(bytes.len() > end);
+            bytes.truncate(end);
+        }
         let lines =
             bytes.chunks(32).map(|line| line.iter().map(|byte| format!("{byte:02x}")).collect::<String>());
         lines.collect::<Vec<_>>().join("\n")

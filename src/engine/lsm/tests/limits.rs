@@ -220,6 +220,99 @@ fn a_small_disk_holds_mostly_data_and_lets_all_of_it_be_deleted() {
     assert!(contents(&*open_with(disk.kill(), &options).unwrap()).unwrap().is_empty());
 }
 
+/// Puts values of `value_bytes` under numbers from `first` on as a writer does who waits only while he is told to, with little work
+/// done for each try; how many of `count` are taken.
+fn put_more(engine: &LsmEngine, first: u32, count: u32, value_bytes: usize) -> u32 {
+    for number in 0..count {
+        let mut batch = Batch::new(0);
+        batch.put((first + number).to_be_bytes().to_vec(), vec![number as u8; value_bytes]);
+        loop {
+            match engine.apply(&batch, Tier::Disk) {
+                Ok(_) => break,
+                Err(Error::Busy { .. }) => {
+                    for class in [Class::Flush, Class::Merge, Class::Reclaim] {
+                        // A flush without space says so, and is tried again.
+                        let done = engine.work(class);
+                        assert!(matches!(done, Ok(_) | Err(Error::NoSpace)), "{done:?}");
+                    }
+                }
+                Err(Error::NoSpace) => return number,
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+    count
+}
+
+#[test]
+fn after_deletes_on_a_full_disk_writers_wait_for_the_room() {
+    const VALUE_BYTES: usize = 16 << 10;
+    for (policy, value_log) in [
+        (PolicyKind::Leveled, false),
+        (PolicyKind::Leveled, true),
+        (PolicyKind::Tiered, false),
+        (PolicyKind::TimeWindow, false),
+        (PolicyKind::Log, false),
+        (PolicyKind::Eager, false),
+    ] {
+        let options = Options {
+            policy,
+            value_log,
+            memtable_bytes: 256 << 10,
+            table_bytes: 256 << 10,
+            level_base_bytes: 1 << 20,
+            log_segment_bytes: 128 << 10,
+            reserve_bytes: 1 << 20,
+            cache_bytes: 1 << 20,
+            ..Options::default()
+        };
+        let disk = SimDisk::new();
+        disk.set_capacity(Some(24 << 20));
+        let engine = open_with(disk.clone(), &options).unwrap();
+        let count = fill(&engine, VALUE_BYTES);
+        assert!(count > 600, "{policy:?}: full after {count}");
+        // Every second one goes; nobody does any work meanwhile but what is waited for.
+        for number in (0..count).step_by(2) {
+            delete(&engine, number)
+                .unwrap_or_else(|error| panic!("{policy:?}: {number} of {count}: {error}"));
+        }
+        let taken = put_more(&engine, count, count / 4, VALUE_BYTES);
+        // Of a table of time-window, which may be as large as a window is, there may be too much left for the room there is.
+        let wanted = if policy == PolicyKind::TimeWindow { count / 8 } else { count / 4 };
+        assert!(taken >= wanted, "{policy:?}, value_log={value_log}: {taken} of {count} are written again");
+        // And it ends: what is full answers.
+        let more = put_more(&engine, 2 * count, count, VALUE_BYTES);
+        assert!(more < count / 2, "{policy:?}, value_log={value_log}: {more} more of {count}");
+        settle(&*engine).unwrap();
+        let read_bytes = disk.witness().read_bytes;
+        for number in 0..20 {
+            assert_eq!(put_more(&engine, 4 * count + number, 1, VALUE_BYTES), 0, "{policy:?}");
+        }
+        let read_bytes = disk.witness().read_bytes - read_bytes;
+        assert!(read_bytes < 1 << 20, "{policy:?}: {read_bytes} bytes are read to say that the disk is full");
+        let found = contents(&*engine).unwrap();
+        assert_eq!(found.len() as u32, count / 2 + taken + more, "{policy:?}");
+        run(&*engine, Command::Verify).unwrap();
+        assert_eq!(contents(&*open_with(disk.kill(), &options).unwrap()).unwrap(), found);
+    }
+}
+
+#[test]
+fn a_full_disk_is_compacted_once_everything_is_deleted() {
+    for disk_bytes in [24 << 20, 96 << 20] {
+        let disk = SimDisk::new();
+        disk.set_capacity(Some(disk_bytes));
+        let options = Options { cache_bytes: 1 << 20, ..Options::default() };
+        let engine = open_with(disk.clone(), &options).unwrap();
+        let count = fill(&engine, 64 << 10);
+        for number in 0..count {
+            delete(&engine, number).unwrap_or_else(|error| panic!("{number} of {count}: {error}"));
+        }
+        run(&*engine, Command::Compact).unwrap();
+        assert_eq!(level_bytes(&engine), 0, "of {disk_bytes}");
+    }
+}
+
 #[test]
 fn what_was_killed_on_a_full_disk_is_opened_without_a_free_byte() {
     let disk = SimDisk::new();

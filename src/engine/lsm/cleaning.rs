@@ -1,0 +1,197 @@
+//! Cleaning: room where there is none. While a batch has been refused for want of space or of files, tables are rewritten one by one
+//! where they lie, without what newer tables have deleted or replaced.
+//!
+//! A tombstone gives space back when it meets what it deletes. On its way down an ordinary merge carries along all that lives there,
+//! which takes room that a full disk does not have. Cleaning takes the room of what is left of one table, and none if nothing is.
+//!
+//! 1. The tombstones of a table are spread over the tables of each level below that it overlaps, part by part: that many entries are
+//!    said to be deleted there. Nothing is read for it.
+//! 2. The table that gives most back and fits is merged with everything newer that overlaps it, its *shadows*; only entries of its own
+//!    are written. The shadows stay what they are.
+//! 3. Tombstones that were there when a table was cleaned do not count for it again. So cleaning ends.
+//!
+//! # Invariants
+//!
+//! 1. Only tables cast shadows: what a memtable deletes may be lost with power while the table is not.
+//! 2. A table that is cleaned is claimed like the input of any merge, so no tombstone over it can be dropped meanwhile: a merge that
+//!    drops one has the level of the table for its target, or knows that the table may hold the key.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use super::LsmEngine;
+use super::compaction::{Job, Levels, RunningJob};
+use super::merging::Merging;
+use super::table::Table;
+use super::version::{Version, View};
+use crate::disk::LEVELS;
+use crate::engine::{Class, Error, Position, Result};
+
+/// A table is cleaned if this part of it is deleted.
+const PART: f64 = 1.0 / 16.0;
+
+/// What is known of tables that were cleaned.
+#[derive(Default)]
+pub struct Cleaned {
+    /// By number: what batches up to there have deleted is not in it any more.
+    passed: BTreeMap<u64, Position>,
+}
+
+impl Cleaned {
+    /// Forgets what is not part of `version`.
+    fn forget_others(&mut self, version: &Version) {
+        if !self.passed.is_empty() {
+            let numbers: std::collections::BTreeSet<u64> =
+                version.tables().map(|(_, table)| table.number).collect();
+            self.passed.retain(|number, _| numbers.contains(number));
+        }
+    }
+
+    /// Notes that a table holds nothing that batches up to `position` have deleted.
+    pub fn pass(&mut self, number: u64, position: Position) {
+        self.passed.insert(number, position);
+    }
+
+    /// The part of the tombstones of `newer` that may still delete something in table `number`: a table that came from merges also
+    /// has old ones.
+    fn part(&self, newer: &Table, number: u64) -> f64 {
+        let Some(passed) = self.passed.get(&number) else { return 1.0 };
+        let span = newer.last_position.saturating_sub(newer.first_position).max(1);
+        let left = newer.last_position.saturating_sub(newer.first_position.max(*passed));
+        left as f64 / span as f64
+    }
+}
+
+/// A table worth cleaning.
+struct Candidate {
+    level: usize,
+    table: Arc<Table>,
+    /// Bytes that it takes when it is cleaned, and that it gives back, with those of its values in the log; about.
+    left_bytes: u64,
+    gain_bytes: u64,
+}
+
+/// Bytes of a table and of its values in the log.
+fn weight(table: &Table) -> u64 {
+    table.bytes + table.values.iter().map(|(_, bytes)| bytes).sum::<u64>()
+}
+
+/// About how many tombstones of newer tables lie over each table and may delete something there, by number.
+fn tombstones_above(version: &Version, cleaned: &Cleaned) -> BTreeMap<u64, f64> {
+    let mut above: BTreeMap<u64, f64> = BTreeMap::new();
+    for (level, newer) in version.tables().filter(|(_, table)| table.tombstones > 0) {
+        let mut spread = |tables: &[Arc<Table>], start: &[u8], end: &[u8], tombstones: f64| {
+            let under = || tables.iter().filter(|table| table.overlaps(start, end));
+            let share = tombstones / under().count().max(1) as f64;
+            for table in under() {
+                *above.entry(table.number).or_default() += share * cleaned.part(newer, table.number);
+            }
+        };
+        let samples: Vec<(&[u8], u64)> = newer.samples().collect();
+        let total_bytes: u64 = samples.iter().map(|(_, bytes)| bytes).sum();
+        for (index, (start, bytes)) in samples.iter().enumerate() {
+            let end = samples.get(index + 1).map_or(&newer.largest[..], |(next, _)| next);
+            let tombstones = newer.tombstones as f64 * *bytes as f64 / total_bytes.max(1) as f64;
+            if level == 0 {
+                let age = version.level(0).iter().position(|table| table.number == newer.number);
+                let older = age.map_or(&[][..], |age| &version.level(0)[age + 1..]);
+                spread(older, start, end, tombstones);
+            }
+            for below in level + 1..LEVELS {
+                let run = version.level(below);
+                let from = run.partition_point(|table| &table.largest[..] < *start);
+                let count = run[from..].partition_point(|table| &table.smallest[..] <= end);
+                spread(&run[from..from + count], start, end, tombstones);
+            }
+        }
+    }
+    above
+}
+
+impl LsmEngine {
+    /// Begins to clean the table that gives most back of those that can be cleaned in the room there is; whether there is one.
+    pub(super) fn begin_cleaning(
+        &self,
+        version: &Version,
+        levels: &Levels<'_>,
+        merging: &mut Merging,
+    ) -> Result<bool> {
+        let above = {
+            let mut cleaned = self.cleaned.lock();
+            cleaned.forget_others(version);
+            tombstones_above(version, &cleaned)
+        };
+        let candidate = |(level, table): (usize, &Arc<Table>)| {
+            let part = (above.get(&table.number)? / table.entries.max(1) as f64).min(1.0);
+            let gain_bytes = (weight(table) as f64 * part) as u64;
+            let left_bytes = (table.bytes as f64 * (1.0 - part)) as u64;
+            let table = table.clone();
+            (part >= PART).then_some(Candidate { level, table, left_bytes, gain_bytes })
+        };
+        let mut candidates: Vec<Candidate> = version.tables().filter_map(candidate).collect();
+        let position = version.tables().map(|(_, table)| table.last_position).max().unwrap_or(0);
+        candidates.sort_by_key(|candidate| std::cmp::Reverse((candidate.gain_bytes, candidate.table.number)));
+        for candidate in candidates {
+            let (level, number) = (candidate.level, candidate.table.number);
+            let job = Job::rewrite(level, number);
+            let fits = candidate.left_bytes <= self.free_bytes(merging)?;
+            if !fits || !levels.is_free(&job) || merging.unfit.contains(&number) {
+                continue;
+            }
+            let mut merge = RunningJob::new(version, job, &self.shelf, &self.options);
+            let shadows = self.shadows(version, levels, level, &candidate.table);
+            merge.clean(shadows, candidate.left_bytes, position);
+            if self.begin_merge(version, merge, "deleted", merging)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// What is newer than a table and overlaps it, newest first, but for what is set aside.
+    fn shadows(
+        &self,
+        version: &Version,
+        levels: &Levels<'_>,
+        level: usize,
+        table: &Table,
+    ) -> Vec<(usize, Arc<Table>)> {
+        let newer = version.tables().take_while(|(_, other)| other.number != table.number);
+        let newer = newer.filter(|(other_level, other)| {
+            (*other_level < level || *other_level == 0)
+                && other.overlaps(&table.smallest, &table.largest)
+                && !levels.aside.contains(&other.number)
+        });
+        newer.map(|(level, table)| (level, table.clone())).collect()
+    }
+
+    /// Notes that the disk has refused something, so that tables are cleaned; whether that is new, and merges may do it.
+    pub(super) fn want_space(&self) -> bool {
+        let is_new = !self.wants_space.swap(true, Relaxed);
+        if is_new {
+            self.expect_space();
+            self.bell.ring(Class::Merge);
+        }
+        is_new && !self.switches.paused.load(Relaxed) && self.switches.auto_compact.load(Relaxed)
+    }
+
+    /// Notes that there may be something to clean that nobody has looked for yet.
+    pub(super) fn expect_space(&self) {
+        self.merges_idle.store(false, Relaxed);
+        self.space_comes.store(true, Relaxed);
+        self.troubles.lock().merge.take_if(|error| matches!(error, Error::NoSpace));
+    }
+
+    /// Whether flushing the memtables would let cleaning give back more than a trifle.
+    pub(super) fn deletes_in_memory(&self, view: &View, is_mutable: bool) -> bool {
+        let totals = &view.version.totals;
+        let (bytes, entries) = totals.weight();
+        let tombstones: u64 = match is_mutable {
+            true => view.mutable.tombstones(),
+            false => view.immutables.iter().map(|memtable| memtable.tombstones()).sum(),
+        };
+        let gain_bytes = tombstones as f64 * bytes as f64 / entries.max(1) as f64;
+        entries > 0 && gain_bytes >= self.options.table_bytes as f64 * PART
+    }
+}
