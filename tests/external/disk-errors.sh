@@ -15,19 +15,10 @@ KVFS_BIN names the program under test; KVFS_WORK the folder for the image (defau
 TEXT
 }
 
-rounds=5
-which=both
-while [ $# -gt 0 ]; do
-    case "$1" in
-    --rounds) rounds=$2; shift 2 ;;
-    --engine) which=$2; shift 2 ;;
-    -h | --help) usage; exit 0 ;;
-    *) usage >&2; exit 2 ;;
-    esac
-done
-
 # shellcheck source=tests/external/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+rounds=5
+read_arguments "$@"
 begin disk-errors
 need xfs_io=xfsprogs mkfs.xfs=xfsprogs python3=python3
 

@@ -16,19 +16,9 @@ KVFS_BIN names the program under test; KVFS_WORK the folder for the image (defau
 TEXT
 }
 
-which=both
-only=
-while [ $# -gt 0 ]; do
-    case "$1" in
-    --engine) which=$2; shift 2 ;;
-    --only) only=$2; shift 2 ;;
-    -h | --help) usage; exit 0 ;;
-    *) usage >&2; exit 2 ;;
-    esac
-done
-
 # shellcheck source=tests/external/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+read_arguments "$@"
 begin filesystems
 need python3=python3 mkfs.xfs=xfsprogs mkfs.btrfs=btrfs-progs
 

@@ -17,21 +17,11 @@ KVFS_BIN names the program under test; KVFS_WORK the folder for the stores (defa
 TEXT
 }
 
-operations=1000000
-seeds="1 2 3"
-which=both
-while [ $# -gt 0 ]; do
-    case "$1" in
-    --operations) operations=$2; shift 2 ;;
-    --seeds) seeds=$2; shift 2 ;;
-    --engine) which=$2; shift 2 ;;
-    -h | --help) usage; exit 0 ;;
-    *) usage >&2; exit 2 ;;
-    esac
-done
-
 # shellcheck source=tests/external/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+operations=1000000
+seeds="1 2 3"
+read_arguments "$@"
 begin fsx
 install_tool fsx 0.3.2
 

@@ -17,21 +17,10 @@ KVFS_BIN names the program under test; KVFS_WORK the folder for the image (defau
 TEXT
 }
 
-size=400M
-which=both
-only=
-while [ $# -gt 0 ]; do
-    case "$1" in
-    --size) size=$2; shift 2 ;;
-    --engine) which=$2; shift 2 ;;
-    --only) only=$2; shift 2 ;;
-    -h | --help) usage; exit 0 ;;
-    *) usage >&2; exit 2 ;;
-    esac
-done
-
 # shellcheck source=tests/external/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+size=400M
+read_arguments "$@"
 begin full-states
 need python3=python3
 

@@ -14,21 +14,11 @@ KVFS_BIN names the program under test; KVFS_WORK the folder for the image (defau
 TEXT
 }
 
-size=300M
-rounds=3
-which=both
-while [ $# -gt 0 ]; do
-    case "$1" in
-    --size) size=$2; shift 2 ;;
-    --rounds) rounds=$2; shift 2 ;;
-    --engine) which=$2; shift 2 ;;
-    -h | --help) usage; exit 0 ;;
-    *) usage >&2; exit 2 ;;
-    esac
-done
-
 # shellcheck source=tests/external/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+size=300M
+rounds=3
+read_arguments "$@"
 begin full-disk
 need python3=python3 setfattr=attr
 

@@ -19,20 +19,11 @@ KVFS_BIN names the program under test; KVFS_WORK the folder for the image (defau
 TEXT
 }
 
-seconds=${KVFS_TEST_LONG:+720}
-seconds=${seconds:-60}
-which=both
-while [ $# -gt 0 ]; do
-    case "$1" in
-    --seconds) seconds=$2; shift 2 ;;
-    --engine) which=$2; shift 2 ;;
-    -h | --help) usage; exit 0 ;;
-    *) usage >&2; exit 2 ;;
-    esac
-done
-
 # shellcheck source=tests/external/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+seconds=${KVFS_TEST_LONG:+720}
+seconds=${seconds:-60}
+read_arguments "$@"
 begin hot-file
 need python3=python3
 

@@ -13,19 +13,10 @@ KVFS_BIN names the program under test; by default the release build, which is ma
 TEXT
 }
 
-rounds=200
-which=both
-while [ $# -gt 0 ]; do
-    case "$1" in
-    --rounds) rounds=$2; shift 2 ;;
-    --engine) which=$2; shift 2 ;;
-    -h | --help) usage; exit 0 ;;
-    *) usage >&2; exit 2 ;;
-    esac
-done
-
 # shellcheck source=tests/external/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+rounds=200
+read_arguments "$@"
 begin kill
 writers=$(mount_tests)
 export CI=true KVFS_TEST_LONG=1 KVFS_TEST_ROUNDS=$rounds

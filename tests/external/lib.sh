@@ -2,6 +2,8 @@
 # again however the script ends.
 # shellcheck shell=bash
 #
+#   read_arguments ARG...  `--NAME VALUE` sets $NAME (--engine: $which, both if not given), if the script's `usage` has it;
+#                       --help prints that
 #   begin NAME          makes $work with $work/mnt; at the end everything in it is unmounted and removed
 #   engines [WHICH]     the engines to run on, one a line: lsm and btree, or the one given
 #   fresh ENGINE [OPTS] a new store in $work/store, mounted at $mnt
@@ -24,6 +26,28 @@ export LC_ALL=C
 passed=0
 failed=0
 cases=
+
+which=both
+only=
+
+read_arguments() {
+    local name help
+    help=$(usage)
+    while [ $# -gt 0 ]; do
+        name=${1#--}
+        case "$1" in
+        -h | --help) echo "$help"; exit 0 ;;
+        esac
+        # Only what the script tells of, and not without its value.
+        if [ $# -lt 2 ] || [ "$name" = "$1" ] || [[ ! $name =~ ^[a-z]+$ ]] || [[ $help != *"[--$name "* ]]; then
+            echo "$help" >&2
+            exit 2
+        fi
+        [ "$name" != engine ] || name=which
+        printf -v "$name" %s "$2"
+        shift 2
+    done
+}
 
 require_root() {
     [ "$(id -u)" = 0 ] || { echo "$0: must be run by root" >&2; exit 2; }

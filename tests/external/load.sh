@@ -14,19 +14,10 @@ KVFS_BIN names the program under test; by default the release build, which is ma
 TEXT
 }
 
-seconds=600
-which=both
-while [ $# -gt 0 ]; do
-    case "$1" in
-    --seconds) seconds=$2; shift 2 ;;
-    --engine) which=$2; shift 2 ;;
-    -h | --help) usage; exit 0 ;;
-    *) usage >&2; exit 2 ;;
-    esac
-done
-
 # shellcheck source=tests/external/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+seconds=600
+read_arguments "$@"
 begin load
 program=$(mount_tests)
 # The rounds tell the harness how long it may take.

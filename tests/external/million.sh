@@ -12,21 +12,11 @@ KVFS_BIN names the program under test; KVFS_WORK the folder for the stores (defa
 TEXT
 }
 
-entries=1000000
-memory=1024
-which=both
-while [ $# -gt 0 ]; do
-    case "$1" in
-    --entries) entries=$2; shift 2 ;;
-    --memory) memory=$2; shift 2 ;;
-    --engine) which=$2; shift 2 ;;
-    -h | --help) usage; exit 0 ;;
-    *) usage >&2; exit 2 ;;
-    esac
-done
-
 # shellcheck source=tests/external/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+entries=1000000
+memory=1024
+read_arguments "$@"
 begin million
 need python3=python3
 
