@@ -336,6 +336,81 @@ fn changes_beside_a_stale_unit_make_nothing_up() {
     assert!(changed > 1000, "only {changed} changes");
 }
 
+/// Nonsense in the log, in a whole sector of 4 KiB or in one of 512 bytes: synced records that are lost with it are missed if any later
+/// record is whole. Only in the sector that was being written when power went the log ends earlier, with whole batches; and where the
+/// drive cannot read that sector, that is said, too.
+#[test]
+fn nonsense_around_an_append_is_noticed_or_ends_the_log() {
+    for (name, options) in setups() {
+        // One segment, and nothing that leaves it.
+        let large = 1 << 20;
+        let options = Options {
+            log_segment_bytes: 64 << 10,
+            memtable_bytes: large,
+            dirty_bytes_max: large,
+            checkpoint_log_bytes: large,
+            ..options
+        };
+        let (mut refused, mut older) = (0, 0);
+        for count in [5, 40, 90] {
+            let sim = SimDisk::new();
+            let engine = open(sim.clone(), &options).unwrap();
+            let (empty, mut prng) = (sim.kill(), Prng::new(count.into()));
+            let mut written = Written::new();
+            let put = |n: u8| {
+                let mut batch = Batch::new(0);
+                batch.put(vec![n], vec![n; 100]);
+                Step::Apply(batch)
+            };
+            let synced: Vec<Step> = (0..count).flat_map(|n| [put(n), Step::Sync]).collect();
+            follow(&*engine, &synced, &mut written).unwrap();
+            // Power goes while this one is written.
+            follow(&*engine, &[put(count)], &mut written).unwrap();
+            let now = sim.kill();
+            let mut names = now.list().unwrap().into_iter().map(|info| info.name);
+            let changed = |name: &String| bytes_of(&empty, name) != bytes_of(&now, name);
+            let log = names.find(|name| name.starts_with("log.") && changed(name)).unwrap();
+            let end = bytes_of(&now, &log).iter().rposition(|byte| *byte != 0).unwrap() + 1;
+            for unit in (0..end).step_by(UNIT) {
+                let sectors = (unit..unit + UNIT).step_by(512).map(|at| (at, 512));
+                for (at, bytes) in sectors.chain([(unit, UNIT)]).filter(|(at, _)| *at < end) {
+                    let damaged = now.kill();
+                    let noise: Vec<u8> = (0..bytes).map(|_| prng.below(256) as u8).collect();
+                    write(&damaged, &log, at, &noise);
+                    let what = format!("{name}, {count} records, {bytes} bytes at {at} of {end}");
+                    match outcome(damaged, &options, &written, &what) {
+                        // Either copy of the header will do; the last record was not synced.
+                        Outcome::Right => assert!(at + bytes <= 1024 || at + bytes >= end, "{what}"),
+                        Outcome::Refused => refused += 1,
+                        Outcome::Older => {
+                            // Nothing whole lies behind it that could tell.
+                            assert!(
+                                at + bytes + 150 > end,
+                                "{what}: synced records are gone, and nobody says so"
+                            );
+                            older += 1;
+                        }
+                        other => panic!("{what}: {other:?}"),
+                    }
+                }
+            }
+            // A sector of which the drive says that it cannot be read is never taken for the end.
+            for nth in 0..4 {
+                let failing = Faulty::new(now.kill());
+                let (kind, purpose) = (Some(Request::Read), Some(Purpose::Recovery));
+                failing.inject(Fault::Fail { kind, purpose, nth, errno: libc::EIO });
+                match open(failing.clone(), &options) {
+                    Err(Error::Io { .. }) => assert_eq!(failing.hits(), 1),
+                    Err(error) => panic!("{name}: {error}"),
+                    Ok(_) => assert_eq!(failing.hits(), 0, "{name}: an unreadable place is passed over"),
+                }
+            }
+        }
+        println!("{name}: {refused} noticed, {older} end the log earlier");
+        assert!(refused > 20 && older > 0, "{name}: {refused}, {older}");
+    }
+}
+
 /// A write that lands in a wrong place, or a read that comes from there.
 #[test]
 fn a_unit_of_another_place_is_an_error_and_never_data() {

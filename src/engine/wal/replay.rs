@@ -65,6 +65,7 @@ impl Log {
     ) -> Result<Log> {
         let mut found = Vec::new();
         let (mut nameless, mut spares) = (Vec::new(), VecDeque::new());
+        let mut headless: Vec<(u64, Arc<dyn File>, u64)> = Vec::new();
         let mut next_slot = 0;
         for info in disk.list().map_err(|error| Error::io("listing the store", error))? {
             let Some(slot) = info.name.strip_prefix(PREFIX).and_then(|slot| slot.parse::<u64>().ok()) else {
@@ -79,6 +80,9 @@ impl Log {
                 Some(header) => found.push((header, slot, file, info.bytes)),
                 None => {
                     let capacity_bytes = info.bytes;
+                    if header.iter().any(|byte| *byte != 0) {
+                        headless.push((slot, file.clone(), capacity_bytes));
+                    }
                     let spare = Spare { slot, file, capacity_bytes, is_dirty: false, is_new: true };
                     nameless.push(Nameless { spare, error });
                 }
@@ -155,6 +159,16 @@ impl Log {
             let segment = Arc::new(Segment { slot, start: header.start, file, capacity_bytes });
             let written_bytes = capacity_bytes;
             segments.push_back(Live { segment, number: header.number, dirty: true, written_bytes });
+        }
+        // A segment that was begun and never synced may have half a header. One that was synced had a whole one, and its records show
+        // what has been lost with that.
+        for (slot, file, capacity_bytes) in headless {
+            let header = Header { number: last_number + 1, start: end, synced: 0 };
+            let mut window = Window::new(&*file, slot, capacity_bytes);
+            window.each_later(&header, HEADER_BYTES, &mut |_, synced| {
+                claimed = claimed.max(synced);
+                broken.get_or_insert((segment_name(slot), 0));
+            })?;
         }
         if claimed > end {
             let (file, offset) = broken.unwrap_or((segment_name(0), 0));
