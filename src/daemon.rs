@@ -8,6 +8,7 @@
 //! 4. The parent waits for as long as opening takes (recovery reads the log), then up to [`READY_MAX`] for the kernel.
 
 mod lines;
+mod process;
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -23,6 +24,7 @@ use nix::unistd::{
 
 use crate::disk::{LOG, LogFile};
 pub use lines::Lines;
+pub use process::ProcessHandle;
 
 /// How long the kernel may take from the open store to a mount that answers.
 const READY_MAX: Duration = Duration::from_secs(30);

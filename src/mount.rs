@@ -13,6 +13,8 @@
 //! the log. Where the end was forced, requests may still come in, so everything is synced and nothing closed: the next
 //! mount recovers, which loses nothing.
 
+mod closing;
+
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -23,6 +25,9 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::unistd::AccessFlags;
 use parking_lot::{Condvar, Mutex};
+
+use closing::pid_in;
+pub use closing::{Closed, Closing};
 
 use crate::base::clock::{Clock, SystemClock};
 use crate::base::text::human_size;
@@ -49,7 +54,9 @@ const BUSY_WAIT: Duration = Duration::from_secs(2);
 const CLOSING_WAIT: Duration = Duration::from_secs(120);
 /// What a holder writes into the lock while it closes the store.
 const CLOSING: &str = "closing the store";
-/// What it writes there at the end if the next mount has to do something first.
+/// What it writes there at the end.
+const CLOSED: &str = "closed";
+/// What it writes there instead if the next mount has to do something first.
 const LEFT: &str = "left work behind: ";
 /// Which parts of the cache a view may take for what its recovery changes: the first one that is enough.
 const VIEW_SHARES: [u64; 2] = [16, 2];
@@ -304,34 +311,9 @@ fn lock(path: &Path, opening: impl Into<Opening>) -> io::Result<Arc<OsDisk>> {
 
 /// What is to be added to the message of a store that is in use, if its holder's mount cannot be seen from here.
 fn in_other_namespace(holder: &str) -> String {
-    let pid = holder.split([' ', ',']).find_map(|word| word.parse::<u32>().ok());
-    match pid.filter(|pid| table::is_in_other_namespace(*pid)) {
+    match pid_in(holder).filter(|pid| table::is_in_other_namespace(*pid)) {
         Some(pid) => format!(", in another mount namespace: nsenter -m -t {pid} shows it"),
         None => String::new(),
-    }
-}
-
-/// How a store was found after an unmount.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Closed {
-    /// Nothing is left to do.
-    Whole,
-    /// The next mount has to do something first: a sentence.
-    Left(String),
-    /// Somebody has it open for longer than closing takes, or it is not to be found any more.
-    InUse,
-}
-
-/// Waits until nobody has the store in `path` open; used after an unmount, which returns before the daemon has closed it.
-pub fn wait_until_closed(path: &Path) -> Closed {
-    let Ok(os) = lock(path, Access::Read) else { return Closed::InUse };
-    let holder = os.holder().unwrap_or_default();
-    match holder.split_once(LEFT) {
-        Some((_, what)) => Closed::Left(what.to_string()),
-        None if holder.ends_with(CLOSING) => {
-            Closed::Left("the daemon ended while it closed the store".to_string())
-        }
-        None => Closed::Whole,
     }
 }
 
@@ -487,7 +469,7 @@ impl Service {
                 log::warn!("closed, but the next mount has work to do first: {what}");
                 self.store.name_holder(&format!("{LEFT}{what}"));
             }
-            None => self.store.name_holder("closed"),
+            None => self.store.name_holder(CLOSED),
         }
         closed
     }

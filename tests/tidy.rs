@@ -34,6 +34,7 @@ const ONLY_IN: &[(&str, &[(&str, &str)])] = &[
             ("control/clients.rs", "patience with a client"),
             ("engine/cpu.rs", "what work costs the processor"),
             ("mount.rs", "patience with a holder of the lock"),
+            ("mount/closing.rs", "patience with a daemon that closes its store"),
             ("daemon.rs", "patience with the child"),
             ("daemon/", "how many lines a span may have"),
             ("cli.rs", "patience while unmounting, progress"),

@@ -10,7 +10,7 @@ use super::{Failure, absolute, code, start_log};
 use crate::daemon::{self, Lines, Outcome, Side};
 use crate::fuse::session;
 use crate::fuse::table::{self, Answer};
-use crate::mount::{self, Closed, Request};
+use crate::mount::{self, Closed, Closing, Request};
 
 #[derive(Debug, Args)]
 pub struct MountArgs {
@@ -167,11 +167,11 @@ pub fn unmount(path: &Path, lazy: bool) -> Result<(), Failure> {
     if lazy && mounted.is_ours() {
         return session::detach(&mount_point, true).map_err(failed);
     }
-    let store = match table::ask(&mount_point).map_err(failed)? {
+    let (store, pid) = match table::ask(&mount_point).map_err(failed)? {
         Answer::Dead if mounted.is_ours() => return session::detach(&mount_point, true).map_err(failed),
-        Answer::Kvfs { store, .. } => store,
+        Answer::Kvfs { store, pid } => (store, u32::try_from(pid).ok()),
         // Root may not look into a user's mount, but may take it away.
-        Answer::Closed if mounted.is_ours() => mounted.source,
+        Answer::Closed if mounted.is_ours() => (mounted.source, None),
         Answer::Silent => return Err(failed(session::silent(&mount_point, &mounted))),
         Answer::Dead | Answer::Closed => {
             let text = format!(
@@ -182,6 +182,7 @@ pub fn unmount(path: &Path, lazy: bool) -> Result<(), Failure> {
         }
         Answer::Other => return Err(nothing_there(&mount_point)),
     };
+    let closing = if lazy { None } else { Some(Closing::of(&store, pid)) };
     let detached = if lazy { session::detach(&mount_point, true) } else { session::unmount(&mount_point) };
     detached.map_err(|error| match error.raw_os_error() {
         Some(libc::EBUSY) => Failure::new(
@@ -191,10 +192,7 @@ pub fn unmount(path: &Path, lazy: bool) -> Result<(), Failure> {
         _ => failed(error),
     })?;
     // The kernel is done now, the daemon is not: whoever waits for us wants the store closed.
-    if lazy || !store.is_dir() {
-        return Ok(());
-    }
-    match mount::wait_until_closed(&store) {
+    match closing.map_or(Closed::Whole, |closing| closing.wait()) {
         Closed::Whole => Ok(()),
         Closed::Left(what) => Err(Failure::new(
             code::MOUNT,

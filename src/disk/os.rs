@@ -125,11 +125,6 @@ impl OsDisk {
         SocketFile::bind(&self.directory, &self.path, name)
     }
 
-    /// What the last one who held the directory for writing has written into its lock; empty if nothing.
-    pub fn holder(&self) -> io::Result<String> {
-        self._lock.as_ref().map_or(Ok(String::new()), |lock| text_of(lock))
-    }
-
     /// Writes who holds the directory into its lock, for the next one who finds it locked.
     pub fn name_holder(&self, holder: &str) -> io::Result<()> {
         if let Some(lock) = &self._lock {
@@ -146,6 +141,27 @@ impl OsDisk {
             Access::Write => Ok(()),
             Access::Read => Err(io::Error::from_raw_os_error(libc::EROFS)),
         }
+    }
+}
+
+/// A directory that another process has open for writing, whatever its name is later.
+pub struct Held(Directory);
+
+impl Held {
+    /// The directory `path`; `None` if nobody has it open for writing.
+    pub fn find(path: &Path) -> io::Result<Option<Held>> {
+        let held = Held(Directory::open(path)?);
+        match held.let_go() {
+            Ok(_) => Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::ResourceBusy => Ok(Some(held)),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// What the last one who had it has written into its lock; fails with `ResourceBusy` and a sentence that names the holder while
+    /// somebody has it.
+    pub fn let_go(&self) -> io::Result<String> {
+        OsDisk::lock(&self.0, Access::Read)?.map_or(Ok(String::new()), |lock| text_of(&lock))
     }
 }
 

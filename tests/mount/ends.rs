@@ -11,7 +11,7 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::host::{Engine, Mount, able, binary, both_engines, root, until};
+use crate::host::{Engine, Mount, able, alive, binary, both_engines, root, until};
 
 const BYTES: usize = 1 << 20;
 
@@ -106,10 +106,12 @@ fn detached_files_keep_their_data(engine: Engine) {
     file.write_all(&vec![7; BYTES]).unwrap();
     let mnt = mount.mnt();
     assert!(bounded(&["umount", "-l", mnt.to_str().unwrap()]).status.success());
+    // Only the kernel has this yet, and has no reason to hurry.
+    file.write_all(&[8; 8192]).unwrap();
     terminate(&mount);
     drop(file);
     mount.start();
-    assert!(fs::read(mount.mnt().join("written")).unwrap() == vec![7; BYTES]);
+    assert!(fs::read(mount.mnt().join("written")).unwrap() == [vec![7; BYTES], vec![8; 8192]].concat());
     mount.stop_clean();
 }
 
@@ -299,22 +301,63 @@ fn words_of_mount(engine: Engine) {
     assert_eq!(mount.check(), 0);
 }
 
-/// A second signal ends the grace period of files that are open.
+/// A second signal ends the grace period of files that are open, and what the kernel keeps of them is not lost for that.
 fn two_signals(engine: Engine) {
     if !able(&[]) {
         return;
     }
-    let mount = Mount::new(engine, "");
-    let file = File::create(mount.mnt().join("file")).unwrap();
+    let mount = Mount::new(engine, "writeback_cache=on");
+    let mut file = File::create(mount.mnt().join("file")).unwrap();
     let pid = Pid::from_raw(mount.pid());
+    file.write_all(&[1; 5000]).unwrap();
     kill(pid, Signal::SIGTERM).unwrap();
     assert!(until(Duration::from_secs(30), || !mount.mounted()));
+    file.write_all(&[2; 5000]).unwrap();
     let begun = Instant::now();
     kill(pid, Signal::SIGTERM).unwrap();
     mount.wait_gone(Duration::from_secs(30));
     assert!(begun.elapsed() < Duration::from_secs(8), "the second signal ends the grace period");
     drop(file);
     assert_eq!(mount.check(), 0);
+    mount.start();
+    assert!(fs::read(mount.mnt().join("file")).unwrap() == [[1; 5000], [2; 5000]].concat());
+    mount.stop_clean();
+}
+
+/// Without /proc nobody can say what is mounted where: the message says so, and what to do.
+fn without_proc(engine: Engine) {
+    if !able(&["unshare", "umount"]) || !root() {
+        return;
+    }
+    let mount = Mount::place(engine, "");
+    for words in [r#"mount "$STORE" "$MNT""#, r#"umount "$MNT""#, r#"umount -l "$MNT""#] {
+        let script = format!(r#"umount -l /proc; "$KVFS" {words} 2>&1; echo "code $?""#);
+        let text = mount.sh(&format!("unshare -m --propagation private sh -c '{script}'"));
+        assert!(text.contains("mount -t proc proc /proc") && text.ends_with("code 32\n"), "{words}: {text}");
+    }
+    assert!(!mount.store().exists() && !mount.mounted());
+}
+
+/// Who moves a store's directory while it is mounted waits for its end all the same, and a mount that was killed is not called closed.
+fn umount_waits_for_the_daemon(engine: Engine) {
+    if !able(&[]) {
+        return;
+    }
+    let mount = Mount::new(engine, "");
+    fs::write(mount.mnt().join("file"), vec![1; 20 << 20]).unwrap();
+    let (elsewhere, mnt, pid) = (mount.host().join("elsewhere"), mount.mnt(), mount.pid());
+    fs::rename(mount.store(), &elsewhere).unwrap();
+    // Another one is where it was.
+    fs::create_dir(mount.store()).unwrap();
+    let output = bounded(&["umount", mnt.to_str().unwrap()]);
+    assert!(output.status.success(), "{output:?}");
+    assert!(!alive(pid), "umount returned before the daemon had ended");
+    let holder = fs::read_to_string(elsewhere.join("LOCK")).unwrap();
+    assert!(holder.trim_end().ends_with("closed"), "{holder}");
+    fs::remove_dir(mount.store()).unwrap();
+    fs::rename(&elsewhere, mount.store()).unwrap();
+    mount.start();
+    mount.stop_clean();
 }
 
 both_engines!(
@@ -327,4 +370,6 @@ both_engines!(
     left_work_is_told,
     words_of_mount,
     two_signals,
+    without_proc,
+    umount_waits_for_the_daemon,
 );

@@ -1,0 +1,91 @@
+//! The end of a daemon as `kvfs umount` sees it: waiting for it, and how it left the store.
+
+use std::io;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use super::{BUSY_WAIT, CLOSED, CLOSING, CLOSING_WAIT, LEFT};
+use crate::daemon::ProcessHandle;
+use crate::disk::Held;
+
+/// How often the lock is looked at while a process is waited for.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
+
+/// The process that a lock's text names.
+pub(super) fn pid_in(holder: &str) -> Option<u32> {
+    holder.split([' ', ',']).find_map(|word| word.parse().ok())
+}
+
+/// How a store was found after an unmount.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Closed {
+    /// Nothing is left to do.
+    Whole,
+    /// The next mount has to do something first: a sentence.
+    Left(String),
+    /// Somebody has it open for longer than closing takes.
+    InUse,
+}
+
+/// The daemon of a store that is about to be unmounted: its end can be waited for, whatever becomes of the store's name and of the
+/// process's number.
+pub struct Closing {
+    /// The store's directory, if somebody has it open for writing and we may see it.
+    held: Option<Held>,
+    process: Option<ProcessHandle>,
+}
+
+impl Closing {
+    /// Of the store in `path`, which the process `pid` serves, as far as that is known. To be called while it is mounted.
+    pub fn of(path: &Path, pid: Option<u32>) -> Closing {
+        // A store of which we may see nothing is waited for by its process alone.
+        let held = Held::find(path).ok().flatten();
+        let busy = held.as_ref().and_then(|held| held.let_go().err());
+        let pid = pid.or_else(|| pid_in(&busy?.to_string()));
+        Closing { held, process: pid.and_then(ProcessHandle::older) }
+    }
+
+    /// Waits until the store is closed.
+    pub fn wait(&self) -> Closed {
+        let begun = Instant::now();
+        loop {
+            let has_ended = match &self.process {
+                // It tells at once. The lock is looked at as well, in case the number is one of another namespace.
+                Some(process) => process.wait(LOOK_AGAIN),
+                None => {
+                    std::thread::sleep(Duration::from_millis(20));
+                    false
+                }
+            };
+            let Some(held) = &self.held else {
+                // Nothing is written for a read-only mount, and nothing left to do.
+                let is_over = has_ended || self.process.is_none() || begun.elapsed() > BUSY_WAIT;
+                if is_over { return Closed::Whole } else { continue }
+            };
+            let busy = match held.let_go() {
+                Ok(holder) => return Closed::of(&holder),
+                Err(error) if error.kind() != io::ErrorKind::ResourceBusy => return Closed::InUse,
+                Err(error) => error.to_string(),
+            };
+            let patience = if busy.contains(CLOSING) { CLOSING_WAIT } else { BUSY_WAIT };
+            if has_ended {
+                // Another has it by now.
+                return Closed::Whole;
+            }
+            if begun.elapsed() > patience {
+                return Closed::InUse;
+            }
+        }
+    }
+}
+
+impl Closed {
+    /// By what the last holder has written into the lock.
+    fn of(holder: &str) -> Closed {
+        match holder.split_once(LEFT) {
+            Some((_, what)) => Closed::Left(what.to_string()),
+            None if holder.ends_with(CLOSED) => Closed::Whole,
+            None => Closed::Left("the daemon ended before it had closed the store".to_string()),
+        }
+    }
+}
