@@ -27,9 +27,10 @@ passed=0
 failed=0
 cases=
 
-which=both
-only=
+# shellcheck disable=SC2034 # the scripts that read this file use them
+which=both only=
 
+# read_arguments ARGUMENT...: sets a variable for each option that usage tells of; `--engine` sets `which`.
 read_arguments() {
     local name help
     help=$(usage)

@@ -125,6 +125,14 @@ impl Mounted {
         assert!(output.status.success(), "umount: {output:?}");
     }
 
+    /// Unmounts; the next mount may have work to do first, if that is said.
+    fn unmount_with_work_left(&self) {
+        let output = self.kvfs(&[], "umount", None);
+        let is_told = output.status.code() == Some(32)
+            && String::from_utf8_lossy(&output.stderr).contains("nothing is lost");
+        assert!(output.status.success() || is_told, "umount: {output:?}");
+    }
+
     /// Writes files of 3 MB until one is refused; returns how many are whole.
     fn fill(&self, most: usize) -> (usize, Option<std::io::Error>) {
         for number in 0..most {
@@ -193,13 +201,19 @@ fn a_full_disk_is_unmounted_mounted_again_and_emptied() {
             std::fs::remove_file(mounted.file(number))
                 .unwrap_or_else(|error| panic!("{options}: removing file {number} of {count}: {error}"));
         }
-        mounted.unmount();
+        // Without a free byte a memtable cannot become a table: deletes stay in the log.
+        let may_leave_work = is_filled_by_others && options.starts_with("lsm");
+        let unmount = || match may_leave_work {
+            true => mounted.unmount_with_work_left(),
+            false => mounted.unmount(),
+        };
+        unmount();
         mounted.mount(&[], &format!("engine={options}"));
         assert_eq!(std::fs::read_dir(&mounted.point).unwrap().count(), 0);
         if !is_filled_by_others {
             assert_eq!(mounted.fill(count / 2).0, count / 2, "{options}");
         }
-        mounted.unmount();
+        unmount();
     }
 }
 
