@@ -712,7 +712,13 @@ pub fn check(path: &Path, progress: &mut dyn FnMut(&str)) -> Result<Findings, Er
         Ok(summary) => findings.summary = Some(summary),
         Err(error) => match &error {
             fs::Error::Damaged(_) => damage.push(error.to_string()),
-            fs::Error::Engine(below) if below.is_damage() => damage.push(error.to_string()),
+            fs::Error::Engine(below) if below.is_damage() => {
+                // The verification has mostly named it.
+                let sentence = error.to_string();
+                if !damage.iter().any(|known| known.contains(&sentence)) {
+                    damage.push(sentence);
+                }
+            }
             _ => return Err(fs_error(&show, error, &*disk)),
         },
     }

@@ -190,6 +190,7 @@ fn a_lost_table_refuses_no_mount() {
     let found = kvfs_check(&mount, &[]);
     let told = String::from_utf8_lossy(&found.stdout).into_owned();
     assert!(told.contains(&tables[1]) && !told.contains(&tables[4]), "{told}");
+    assert_eq!(told.matches(&format!("{} is damaged", tables[1])).count(), 1, "named once: {told}");
     let done = kvfs_check(&mount, &["--repair", "--yes"]);
     assert_eq!(done.status.code(), Some(1), "{done:?}");
     assert_eq!(mount.check(), 0);
