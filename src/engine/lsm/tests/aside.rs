@@ -43,6 +43,19 @@ pub(super) fn unreadable(engine: &LsmEngine, model: &Model) -> usize {
     count
 }
 
+/// Applies `count` random batches, with some background work in between.
+pub(super) fn write_some(engine: &LsmEngine, prng: &mut Prng, model: &mut Model, count: u64) {
+    for number in 0..count {
+        let batch = random_batch(prng, number);
+        apply_soon(engine, &batch);
+        apply_to(model, &batch);
+        if number % 3 == 0 {
+            engine.work(Class::Flush).unwrap();
+            engine.work(Class::Merge).unwrap();
+        }
+    }
+}
+
 #[test]
 fn a_damaged_table_is_gone_around_under_every_policy() {
     let (mut aside, mut in_l0) = (0, 0);
@@ -60,23 +73,12 @@ fn a_damaged_table_is_gone_around_under_every_policy() {
         let disk = SimDisk::new();
         let mut engine = open_with(disk.clone(), &options).unwrap();
         let (mut prng, mut model) = (Prng::new(seed as u64), Model::new());
-        let mut write = |engine: &LsmEngine, model: &mut Model, count| {
-            for number in 0..count {
-                let batch = random_batch(&mut prng, number);
-                apply_soon(engine, &batch);
-                apply_to(model, &batch);
-                if number % 3 == 0 {
-                    engine.work(Class::Flush).unwrap();
-                    engine.work(Class::Merge).unwrap();
-                }
-            }
-        };
-        write(&engine, &mut model, 300);
+        write_some(&engine, &mut prng, &mut model, 300);
         let tables = numbers(&engine);
         let victim = tables[(seed * 7) % tables.len().min(1 + seed)];
         damage(&disk, victim);
         engine.cache.clear();
-        write(&engine, &mut model, 1500);
+        write_some(&engine, &mut prng, &mut model, 1500);
         settle(&*engine).unwrap();
         let shape = engine.shape();
         assert!(policy == PolicyKind::Log || shape.levels[0].files < 30, "{policy:?}: {:?}", shape.levels);
@@ -96,7 +98,7 @@ fn a_damaged_table_is_gone_around_under_every_policy() {
         }
         // It is found again.
         engine = open_with(disk.kill(), &options).unwrap();
-        write(&engine, &mut model, 300);
+        write_some(&engine, &mut prng, &mut model, 300);
         settle(&*engine).unwrap();
         assert!(unreadable(&engine, &model) <= lost, "{policy:?} seed {seed}");
     }

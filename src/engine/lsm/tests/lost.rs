@@ -1,6 +1,6 @@
 //! Tables and segments of the log that are missing, short or damaged when the store is opened: it opens, and only who needs them is told.
 
-use super::aside::{apply_soon, unreadable};
+use super::aside::{apply_soon, unreadable, write_some};
 use super::*;
 
 /// What becomes of a file while nobody looks.
@@ -51,18 +51,7 @@ fn a_table_that_is_lost_refuses_nothing_but_its_own_keys() {
         let disk = SimDisk::new();
         let mut engine = open_with(disk.clone(), &options).unwrap();
         let (mut prng, mut model) = (Prng::new(seed as u64), Model::new());
-        let mut write = |engine: &LsmEngine, model: &mut Model, count| {
-            for number in 0..count {
-                let batch = random_batch(&mut prng, number);
-                apply_soon(engine, &batch);
-                apply_to(model, &batch);
-                if number % 3 == 0 {
-                    engine.work(Class::Flush).unwrap();
-                    engine.work(Class::Merge).unwrap();
-                }
-            }
-        };
-        write(&engine, &mut model, 300);
+        write_some(&engine, &mut prng, &mut model, 300);
         engine.close().unwrap();
         let version = engine.view().version.clone();
         let tables: Vec<_> = version.tables().collect();
@@ -99,7 +88,7 @@ fn a_table_that_is_lost_refuses_nothing_but_its_own_keys() {
                 matches!(run(&*engine, Command::Verify), Err(error) if error.to_string().starts_with(&name))
             );
         }
-        write(&engine, &mut model, 1000);
+        write_some(&engine, &mut prng, &mut model, 1000);
         settle(&*engine).unwrap();
         let shape = engine.shape();
         assert!(policy == PolicyKind::Log || shape.levels[0].files < 30, "{policy:?}: {:?}", shape.levels);
