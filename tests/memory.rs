@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use engines::{apply, open};
 use kvfs::disk::{Access, OsDisk};
-use kvfs::engine::{Batch, Engine, Kind, Options, Tier, settle};
+use kvfs::engine::{self, Batch, Command, Engine, Kind, Options, Tier, settle};
 use kvfs::mount::open_store;
 use kvfs::store::Terms;
 
@@ -129,6 +129,37 @@ fn a_long_log_is_replayed_in_bounded_memory() {
         let value = engine.get(format!("block {block:08}").as_bytes(), Tier::Disk).unwrap();
         assert_eq!(value.unwrap(), vec![(block / 256) as u8; BLOCK_BYTES]);
     }
+}
+
+/// Free space in many pieces: it used to cost 53 bytes a piece.
+#[test]
+fn many_holes_in_a_file_take_little_memory() {
+    const BLOCKS: usize = 40 << 10;
+    let _alone = ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let home = tempfile::tempdir().unwrap();
+    let engine = open(OsDisk::open(home.path(), Access::Write).unwrap(), &options(Kind::Btree)).unwrap();
+    for first in (0..BLOCKS).step_by(REQUEST_BYTES / BLOCK_BYTES) {
+        apply(&*engine, &request(first, 1)).unwrap();
+    }
+    let live = || {
+        // What was deleted is free once a checkpoint says so.
+        engine::run(&*engine, Command::Checkpoint).unwrap();
+        settle(&*engine).unwrap();
+        engine::run(&*engine, Command::DropCaches).unwrap();
+        LIVE.load(Relaxed)
+    };
+    let before = live();
+    for first in (0..BLOCKS).step_by(256) {
+        let mut batch = Batch::new(0);
+        (first..first + 256)
+            .step_by(2)
+            .for_each(|block| batch.delete(format!("block {block:08}").into_bytes()));
+        apply(&*engine, &batch).unwrap();
+    }
+    let holes = BLOCKS / 2;
+    let grown = live().saturating_sub(before);
+    assert!(engine.shape().tree.unwrap().free_bytes >= (holes * BLOCK_BYTES) as u64);
+    assert!(grown < 200 << 10, "{grown} bytes for {holes} holes");
 }
 
 /// A read-only mount keeps in memory what a recovery changes: within the same limit, and otherwise it is recovered in place.

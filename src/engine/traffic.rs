@@ -18,7 +18,7 @@ pub enum PageKind {
     Inner,
     /// Values out of line.
     Extent,
-    /// The list of free units.
+    /// Pages of the free map.
     FreeMap,
     /// Meta pages, and the units of a double-write area that name its pages.
     Meta,
@@ -43,7 +43,7 @@ impl PageKind {
 /// Why it is read or written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PageCause {
-    /// Written: puts and deletes changed it, or it is their value. Read: for puts that had waited.
+    /// Written: puts and deletes changed it, or it is their value. Read: for puts or freed units that had waited.
     Change,
     /// Written: it was split, is the new half, or the page above both.
     Split,
@@ -124,7 +124,7 @@ impl PageCause {
 /// Pages, or parts of them, that passed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PageCount {
-    /// How many; an extent, a free map and a meta page count as one each.
+    /// How many; an extent, a page of the free map and a meta page count as one each.
     pub pages: u64,
     /// What was read or written of them.
     pub bytes: u64,

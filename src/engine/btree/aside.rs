@@ -304,7 +304,7 @@ impl BtreeEngine {
             };
             match planned {
                 Ok(needs) => {
-                    self.take_space(needs)?;
+                    self.take_space(needs, Tier::Disk)?;
                     let mut tree = self.tree.write();
                     tree.buffer.aside.remove(part);
                     tree.apply(&batch, pins, &self.pager);

@@ -336,7 +336,7 @@ impl Tree {
         let room = self.page_bytes() - HEADER_BYTES;
         let splits = step.leaves + (4 * step.cell_bytes / room) as u64 + 2;
         let page_units = self.page_bytes() as u64 / UNIT_BYTES;
-        Needs { units: splits * (self.height + 2) * page_units, runs: step.puts }
+        Needs { units: splits * (self.height + 2) * page_units, piece_units: page_units }
     }
 }
 
@@ -401,7 +401,7 @@ impl BtreeEngine {
                 self.load_leaves(epoch, step.misses, &mut loaded)?;
                 continue;
             }
-            self.take_space(needs)?;
+            self.take_space(needs, Tier::Disk)?;
             // Alone with its pages, a change need not copy them.
             drop(loaded);
             let mut tree = self.tree.write();

@@ -2,7 +2,7 @@
 //!
 //! 1. *Freeze*: take the dirty pages and values, root, counts and free map as of log position P. Writers copy what they change
 //!    from here on. Puts that wait in the buffer are not in it, so the state names the floor up to which nothing is missing.
-//! 2. *Fresh*: write values and pages that no durable state refers to, and the free map, to their places.
+//! 2. *Fresh*: write values and pages that no durable state refers to, and what changed of the free map, to their places.
 //! 3. *Images*: append the changed units of every other page, in their new form, to the log; or write the page to the double-write area. In `torn=image` the
 //!    images of batches do, where they could be written.
 //! 4. *Commit*: sync the data file, the area and the log, write the meta page, sync it. Now the state at P is durable: what is not
@@ -23,8 +23,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use super::freemap::join_runs;
-use super::meta::Meta;
+use super::freemap::Changes;
+use super::meta::{MapPlace, Meta};
 use super::page::{Page, SECTOR_BYTES, Stored};
 use super::pager::Piece;
 use super::tree::Frozen;
@@ -39,18 +39,19 @@ pub const IMAGE_KIND: u8 = FIRST_KIND + 1;
 pub const IMAGE_HEADER_BYTES: usize = 24;
 /// Log record kind of the image of a page that a batch changed: unit (8 bytes), whether the page is new (4 bytes), page.
 pub const BATCH_IMAGE_KIND: u8 = FIRST_KIND + 2;
-/// Free runs that come back under one exclusive latch: a millisecond or less.
-pub const RELEASE_RUNS: usize = 1024;
-/// How often a unit of work takes that latch.
+/// Pages of the free map that a unit of work writes.
+const MAP_PAGES: usize = 256;
+/// Groups of units that a unit of work gives back, each under an exclusive latch of its own.
 const RELEASES: usize = 64;
 /// A unit of work writes about this much.
 const WORK_BYTES: usize = 4 << 20;
 
 enum Stage {
     Fresh(usize),
+    Map(usize),
     Images(usize),
     Commit,
-    Release,
+    Release(usize),
     Home(usize),
     Done,
 }
@@ -59,6 +60,8 @@ enum Stage {
 pub struct Job {
     stage: Stage,
     frozen: Arc<Frozen>,
+    /// What it writes of the free map.
+    changes: Changes,
     /// Sorted by unit, as are the next.
     fresh: Vec<(u64, Piece)>,
     in_place: Vec<(u64, Arc<Page>)>,
@@ -82,6 +85,7 @@ impl Job {
     /// What remains to be done with `frozen`.
     fn new(
         frozen: Arc<Frozen>,
+        changes: Changes,
         reason: &'static str,
         bytes_before: u64,
         started: Duration,
@@ -111,6 +115,7 @@ impl Job {
         Job {
             stage,
             frozen,
+            changes,
             fresh,
             in_place,
             images,
@@ -128,9 +133,10 @@ impl Job {
     pub fn describe(&self) -> String {
         let (what, done, all) = match self.stage {
             Stage::Fresh(at) => ("new pages", at, self.fresh.len()),
+            Stage::Map(at) => ("free map", at, self.changes.group_count() + self.changes.page_count()),
             Stage::Images(at) => ("page copies", at, self.images.len()),
             Stage::Commit => ("commit", 0, 1),
-            Stage::Release => ("free space", 0, 1),
+            Stage::Release(at) => ("free space", at, self.changes.group_count()),
             Stage::Home(at) => ("pages home", at, self.in_place.len()),
             Stage::Done => ("done", 1, 1),
         };
@@ -142,9 +148,10 @@ impl BtreeEngine {
     /// Begins a checkpoint of the state as it is now, for `reason`; `swept` if all that waited when it fell due is in pages.
     pub(super) fn freeze(&self, reason: &'static str, waiters: &mut Vec<Done>, swept: bool) -> Result<Job> {
         let _writer = self.lock_writer();
+        self.load_for_homes()?;
         let missing = {
             let tree = self.tree.read();
-            tree.space.missing(tree.map_units_max(0))
+            tree.space.missing(tree.space.map_units_max(0))
         };
         if let Some(units) = missing {
             let units = self.pager.grow(units, 0)?;
@@ -154,11 +161,9 @@ impl BtreeEngine {
             self.log_aside();
         }
         let now = self.mark();
-        self.tree.write().freeze_space();
-        // Nobody takes or frees units while the writer's lock is held. Readers need not wait for a long map.
-        let map = self.tree.read().space.encode();
         let mut tree = self.tree.write();
-        let frozen = tree.freeze(now, map);
+        let changes = tree.space.freeze();
+        let frozen = tree.freeze(now);
         let waits = !tree.buffer.is_empty();
         drop(tree);
         if swept || !waits {
@@ -168,7 +173,7 @@ impl BtreeEngine {
             self.set_dirty_since();
         }
         let bytes_before = self.pager.checkpoint_bytes();
-        Ok(Job::new(frozen, reason, bytes_before, self.clock.elapsed(), std::mem::take(waiters)))
+        Ok(Job::new(frozen, changes, reason, bytes_before, self.clock.elapsed(), std::mem::take(waiters)))
     }
 
     /// Does the next unit of a checkpoint; true when it has ended.
@@ -180,12 +185,14 @@ impl BtreeEngine {
                 }
                 let (moved, classes) = (&job.frozen.moved, &job.classes);
                 let next = self.pager.write_pieces(&job.fresh, at, WORK_BYTES, moved, classes)?;
-                if next < job.fresh.len() {
-                    Stage::Fresh(next)
+                if next < job.fresh.len() { Stage::Fresh(next) } else { Stage::Map(0) }
+            }
+            Stage::Map(at) => {
+                let next = self.write_map_some(&mut job.changes, at, MAP_PAGES)?;
+                if next < job.changes.group_count() + job.changes.page_count() {
+                    Stage::Map(next)
                 } else {
-                    let mut map = job.frozen.map.to_vec();
-                    map.resize(map.len().next_multiple_of(super::UNIT_BYTES as usize), 0);
-                    self.pager.write_map(job.meta.map_unit, &map)?;
+                    job.meta.map = MapPlace::Pages(job.changes.root(&self.tree.read().space));
                     Stage::Images(0)
                 }
             }
@@ -205,19 +212,15 @@ impl BtreeEngine {
             }
             Stage::Commit => {
                 self.commit(job)?;
-                Stage::Release
+                Stage::Release(0)
             }
-            Stage::Release => {
-                // The latch in between, for those who wait for it.
-                let mut more = true;
-                for _ in 0..RELEASES {
-                    more = more && self.tree.write().space.give_back_some(RELEASE_RUNS);
-                }
+            Stage::Release(at) => {
+                let next = self.release_some(&job.changes, at, RELEASES);
                 self.bell.ring(Class::Room);
-                match more {
-                    true => Stage::Release,
-                    false if job.in_place.is_empty() => Stage::Done,
-                    false => Stage::Home(0),
+                match next {
+                    Some(next) => Stage::Release(next),
+                    None if job.in_place.is_empty() => Stage::Done,
+                    None => Stage::Home(0),
                 }
             }
             Stage::Home(at) => {
@@ -236,6 +239,7 @@ impl BtreeEngine {
                 }
             }
             Stage::Done => {
+                self.drop_groups();
                 self.grow_ahead()?;
                 self.shrink()?;
                 self.thaw(job);
@@ -293,9 +297,13 @@ impl BtreeEngine {
         self.sync_file(Purpose::Manifest)?;
         job.meta = meta;
         self.log.release(meta.images_start.min(meta.floor));
-        let mut runs = self.tree.write().commit(meta);
-        join_runs(&mut runs);
-        self.tree.write().space.set_returning(runs);
+        let damage = {
+            let mut tree = self.tree.write();
+            let before = tree.space.damage();
+            tree.commit(meta, &job.changes);
+            tree.space.damage().filter(|damage| before.as_ref() != Some(damage))
+        };
+        self.tell_map_damage(damage);
         self.settled_image_bytes.store(job.frozen.floor_image_bytes, Relaxed);
         self.settled_aside_bytes.store(job.frozen.aside_bytes, Relaxed);
         self.bell.ring(Class::Room);

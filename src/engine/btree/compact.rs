@@ -89,6 +89,16 @@ struct Step {
     unreadable: u64,
 }
 
+impl Step {
+    /// What it takes at most.
+    fn needs(&self, pager: &Pager) -> Needs {
+        let values = self.values.iter().map(|(_, extent, _)| u64::from(extent.units));
+        let pages = (self.way.len() as u64 + 1) * pager.page_units();
+        let piece_units = values.clone().max().unwrap_or(0).max(pager.page_units());
+        Needs { units: values.sum::<u64>() + pages, piece_units }
+    }
+}
+
 impl Compaction {
     /// One that tells `waiters` when it has ended. The used part of the file ends at `end_bytes`, the file at `file_bytes`.
     pub fn new(waiters: Vec<Done>, started: Duration, end_bytes: u64, file_bytes: u64) -> Compaction {
@@ -118,11 +128,16 @@ impl BtreeEngine {
     pub(super) fn compact(&self, compaction: &mut Compaction, checkpoint: &mut bool) -> Result<bool> {
         match &mut compaction.stage {
             Stage::Settle => {
-                self.tree.write().space.end_withholding();
-                *checkpoint = self.is_dirty();
+                self.end_withholding();
+                // One moves pages of the free map, too.
+                *checkpoint = self.is_dirty() || self.tree.read().space.has_homes_behind();
                 compaction.stage = Stage::Choose;
             }
-            Stage::Choose => compaction.stage = self.choose(compaction),
+            Stage::Choose => {
+                let limit = self.tree.read().space.limit();
+                self.load_below(limit)?;
+                compaction.stage = self.choose(compaction);
+            }
             Stage::Move { .. } if self.is_pressing() => *checkpoint = true,
             Stage::Move { start, goal } => {
                 let (goal, from) = (*goal, std::mem::take(start));
@@ -142,9 +157,7 @@ impl BtreeEngine {
     /// What to do after a checkpoint: another pass, or the end.
     fn choose(&self, compaction: &mut Compaction) -> Stage {
         let tree = self.tree.read();
-        let used = tree.space.used_units();
-        // A little more than what is used, so that not every hole must be filled.
-        let limit = FIRST_UNIT + used + used / 32 + 16;
+        let (used, limit) = (tree.space.used_units(), tree.space.limit());
         if tree.space.end() <= limit || !compaction.has_moved || compaction.passes == PASSES_MAX {
             return Stage::End;
         }
@@ -162,12 +175,18 @@ impl BtreeEngine {
         if let Some((_, units)) = window {
             // What lies in it may have to go to the end for a while. Where there is no room, it stays.
             let _writer = self.lock_writer();
-            let _ = self.take_space(Needs { units, runs: units });
+            let _ = self.take_space(Needs { units, piece_units: self.pager.page_units() }, Tier::Disk);
         }
         compaction.passes += 1;
         (compaction.has_moved, compaction.has_emptied) = (false, window.is_some());
         (compaction.stuck_units, compaction.unreadable) = (0, 0);
         Stage::Move { start: Vec::new(), goal: Goal { limit, window } }
+    }
+
+    /// What was withheld can be taken again.
+    pub(super) fn end_withholding(&self) {
+        // The latch in between, for those who wait for it.
+        while self.tree.write().space.end_withholding() {}
     }
 
     /// Gives what the file has behind its end back to the disk, but for what it grows ahead anyway.
@@ -218,6 +237,7 @@ impl BtreeEngine {
             };
             match step {
                 Ok(step) => {
+                    self.load_room(step.needs(&self.pager), Tier::Disk, Purpose::Checkpoint)?;
                     let next = step.next.clone();
                     compaction.unreadable += step.unreadable;
                     let (moved, stuck_units) = self.tree.write().move_step(step, goal, &self.pager);

@@ -1,6 +1,7 @@
 //! The meta page: what a checkpoint is, in 512 bytes. Two slots, units 0 and 1 of the file, are written in turn; the valid one with
 //! the higher sequence counts.
 
+use super::freemap::{Entry, Run};
 use crate::engine::{Error, Position, Result, frame};
 
 /// Name of the data file.
@@ -9,12 +10,36 @@ pub const FILE: &str = "btree.pages";
 pub const META_BYTES: usize = 512;
 const KIND: u8 = 1;
 /// What a slot begins with: the format's name, and its version in the last byte.
-const MAGIC: [u8; 8] = *b"kvfsbtr1";
+const MAGIC: [u8; 8] = *b"kvfsbtr2";
+/// The version before, whose free map is a list of runs.
+const VERSION_BEFORE: u8 = b'1';
 /// More units than a file can have.
 const UNITS_MAX: u64 = 1 << 49;
 const WORDS: usize = 19;
-/// Those of stores from before `floor`.
+/// Those of stores of the version before, from before `floor`.
 const WORDS_BEFORE: usize = 18;
+
+/// Where the free map is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MapPlace {
+    /// The root of its pages.
+    Pages(Entry),
+    /// The version before: a list of runs.
+    Runs {
+        /// The units kept for it; none if nothing is free.
+        run: Run,
+        /// Its bytes.
+        bytes: u64,
+        /// Their CRC-32.
+        crc: u32,
+    },
+}
+
+impl Default for MapPlace {
+    fn default() -> MapPlace {
+        MapPlace::Pages(Entry::default())
+    }
+}
 
 /// Numbers that are kept with the tree.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -53,14 +78,8 @@ pub struct Meta {
     pub double_bytes: u64,
     /// Units from here on are unused.
     pub end: u64,
-    /// First unit of the free map.
-    pub map_unit: u64,
-    /// Units kept for it; 0 if there is none.
-    pub map_units: u64,
-    /// Its bytes.
-    pub map_bytes: u64,
-    /// Its CRC-32.
-    pub map_crc: u32,
+    /// The free map.
+    pub map: MapPlace,
     /// The tree's numbers.
     pub counts: Counts,
 }
@@ -80,8 +99,19 @@ impl Meta {
     /// The slot's bytes.
     pub fn encode(&self) -> Vec<u8> {
         let counts = &self.counts;
+        let (magic, map) = match self.map {
+            MapPlace::Pages(root) => {
+                let summary = u64::from(root.free_units) | u64::from(root.longest_units) << 16;
+                (MAGIC, [root.unit, root.side, summary, u64::from(root.crc)])
+            }
+            MapPlace::Runs { run: (unit, units), bytes, crc } => {
+                let mut magic = MAGIC;
+                magic[7] = VERSION_BEFORE;
+                (magic, [unit, units, bytes, u64::from(crc)])
+            }
+        };
         let words: [u64; WORDS] = [
-            u64::from_le_bytes(MAGIC),
+            u64::from_le_bytes(magic),
             self.sequence,
             self.page_bytes,
             self.root,
@@ -91,10 +121,10 @@ impl Meta {
             self.images_end,
             self.double_bytes,
             self.end,
-            self.map_unit,
-            self.map_units,
-            self.map_bytes,
-            u64::from(self.map_crc),
+            map[0],
+            map[1],
+            map[2],
+            map[3],
             counts.leaf_pages,
             counts.inner_pages,
             counts.leaf_bytes,
@@ -110,7 +140,9 @@ impl Meta {
     /// Reads the slot at `offset`; `None` if it does not check.
     pub fn decode(bytes: &[u8], offset: u64) -> Option<Meta> {
         let (kind, payload) = frame::decode(bytes, offset)?;
-        if kind != KIND || !matches!(payload.len() / 8, WORDS_BEFORE | WORDS) || payload.len() % 8 > 0 {
+        let is_before = *payload.get(MAGIC.len() - 1)? == VERSION_BEFORE;
+        let counts = payload.len() == WORDS * 8 || is_before && payload.len() == WORDS_BEFORE * 8;
+        if kind != KIND || !counts {
             return None;
         }
         let mut words = payload.chunks_exact(8).map(|word| {
@@ -119,7 +151,8 @@ impl Meta {
             u64::from_le_bytes(bytes)
         });
         let mut next = || words.next();
-        if next()? != u64::from_le_bytes(MAGIC) {
+        let [name @ .., version] = next()?.to_le_bytes();
+        if name != MAGIC[..7] || version != MAGIC[7] && !is_before {
             return None;
         }
         let mut meta = Meta {
@@ -133,10 +166,20 @@ impl Meta {
             images_end: next()?,
             double_bytes: next()?,
             end: next()?,
-            map_unit: next()?,
-            map_units: next()?,
-            map_bytes: next()?,
-            map_crc: u32::try_from(next()?).ok()?,
+            map: {
+                let [unit, second, third] = [next()?, next()?, next()?];
+                let crc = u32::try_from(next()?).ok()?;
+                match is_before {
+                    true => MapPlace::Runs { run: (unit, second), bytes: third, crc },
+                    false => MapPlace::Pages(Entry {
+                        unit,
+                        side: second,
+                        crc,
+                        free_units: third as u16,
+                        longest_units: (third >> 16) as u16,
+                    }),
+                }
+            },
             counts: Counts {
                 leaf_pages: next()?,
                 inner_pages: next()?,
@@ -172,7 +215,7 @@ impl Meta {
         [0, super::UNIT_BYTES].into_iter().find_map(|offset| {
             let (_, payload) = frame::decode(bytes.get(offset as usize..)?, offset)?;
             let version = payload.first_chunk::<8>()?.strip_prefix(&MAGIC[..7])?[0];
-            (version != MAGIC[7]).then_some(version)
+            (version != MAGIC[7] && version != VERSION_BEFORE).then_some(version)
         })
     }
 }
@@ -193,10 +236,13 @@ mod tests {
             images_end: 2000,
             double_bytes: 7,
             end: 900,
-            map_unit: 77,
-            map_units: 1,
-            map_bytes: 33,
-            map_crc: 0x0102_0304,
+            map: MapPlace::Pages(Entry {
+                unit: 77,
+                side: 1,
+                crc: 0x0102_0304,
+                free_units: 33,
+                longest_units: 9,
+            }),
             counts: Counts { leaf_pages: 6, inner_pages: 1, leaf_bytes: 50_000, extent_units: 12 },
         }
     }
@@ -208,10 +254,29 @@ mod tests {
             .chunks_exact(8)
             .map(|word| u64::from_le_bytes(word.try_into().unwrap()))
             .collect();
-        assert_eq!(bytes[4..17], [152, 0, 0, 0, 1, b'k', b'v', b'f', b's', b'b', b't', b'r', b'1']);
+        assert_eq!(bytes[4..17], [152, 0, 0, 0, 1, b'k', b'v', b'f', b's', b'b', b't', b'r', b'2']);
         assert_eq!(
             words[1..],
-            [3, 16384, 5, 2, 1000, 900, 2000, 7, 900, 77, 1, 33, 0x0102_0304, 6, 1, 50_000, 12, 950]
+            [
+                3,
+                16384,
+                5,
+                2,
+                1000,
+                900,
+                2000,
+                7,
+                900,
+                77,
+                1,
+                9 << 16 | 33,
+                0x0102_0304,
+                6,
+                1,
+                50_000,
+                12,
+                950
+            ]
         );
         assert!(bytes[161..].iter().all(|byte| *byte == 0) && bytes.len() == 512);
         assert_eq!(Meta::decode(&bytes, 4096), Some(sample(3)));
@@ -224,10 +289,17 @@ mod tests {
     }
 
     #[test]
-    fn a_meta_page_without_a_floor_holds_every_batch() {
-        let words = sample(3).encode()[frame::HEADER_BYTES..][..WORDS_BEFORE * 8].to_vec();
+    fn a_meta_page_of_the_version_before_names_a_list_of_runs() {
+        let before = Meta { map: MapPlace::Runs { run: (77, 1), bytes: 33, crc: 5 }, ..sample(3) };
+        let bytes = before.encode();
+        assert_eq!(bytes[16], b'1');
+        assert_eq!(Meta::decode(&bytes, 4096), Some(before));
+        // Without a floor it holds every batch.
+        let words = bytes[frame::HEADER_BYTES..][..WORDS_BEFORE * 8].to_vec();
         let bytes = frame::encode(KIND, 4096, &words);
-        assert_eq!(Meta::decode(&bytes, 4096), Some(Meta { floor: 1000, ..sample(3) }));
+        assert_eq!(Meta::decode(&bytes, 4096), Some(Meta { floor: 1000, ..before }));
+        let words = sample(3).encode()[frame::HEADER_BYTES..][..WORDS_BEFORE * 8].to_vec();
+        assert_eq!(Meta::decode(&frame::encode(KIND, 4096, &words), 4096), None);
     }
 
     #[test]

@@ -221,6 +221,8 @@ pub fn open(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>, options: &Options) -> Re
         engine.set_dirty_since();
     }
     engine.tree.read().buffer.aside.parts().for_each(|part| engine.record_part(part));
+    let damage = engine.tree.read().space.damage();
+    engine.tell_map_damage(damage);
     Ok(Arc::new(engine))
 }
 
@@ -494,7 +496,7 @@ impl Engine for BtreeEngine {
                 return Err(error);
             }
             if waits {
-                self.make_room(batch, None)?;
+                self.make_room(batch, None, tier)?;
                 let before = self.mark();
                 let position = self.append(batch)?;
                 self.tree.write().buffer.add(batch, before);
@@ -514,7 +516,7 @@ impl Engine for BtreeEngine {
                     continue;
                 }
             };
-            self.make_room(batch, Some(needs))?;
+            self.make_room(batch, Some(needs), tier)?;
             let position = self.append(batch)?;
             // Nobody else changes the tree while the writer's lock is held, so the plan still holds.
             self.tree.write().apply(batch, pins, &self.pager);
@@ -624,7 +626,7 @@ impl Engine for BtreeEngine {
             }),
             memory: Memory {
                 limit_bytes: self.options.memory_bytes_max(self.options.dirty_bytes_max),
-                used_bytes: tree.dirty_bytes() + self.pager.cache().bytes,
+                used_bytes: tree.dirty_bytes() + self.pager.cache().bytes + tree.space.memory_bytes(),
                 dirty_bytes: tree.dirty_bytes(),
                 dirty_bytes_max: self.options.dirty_bytes_max,
                 ..Memory::default()
@@ -638,7 +640,7 @@ impl Engine for BtreeEngine {
                 ..Debt::default()
             },
             stalls: self.stalls.snapshot(self.clock.elapsed()),
-            damage: tree.buffer.aside.sentence(),
+            damage: tree.buffer.aside.sentence().or_else(|| tree.space.damage()),
             classes: self.pager.classes(),
             cpu: self.pager.cpu().snapshot().plus(&self.log.cpu()),
             probes: self.probes.snapshot(),
@@ -665,7 +667,7 @@ impl Engine for BtreeEngine {
 
     fn close(&self) -> Result<()> {
         if let Some(compaction) = self.compaction.lock().take() {
-            self.tree.write().space.end_withholding();
+            self.end_withholding();
             compaction.end(Err(Error::Invalid("the store was closed before it ended".to_string())));
         }
         // Twice at most: for a job on its way, and for what it left behind.
@@ -675,7 +677,11 @@ impl Engine for BtreeEngine {
         if self.is_dirty() {
             super::run(self, Command::Checkpoint)?;
         }
-        if let Some(sentence) = self.tree.read().buffer.aside.sentence() {
+        let damage = {
+            let tree = self.tree.read();
+            tree.buffer.aside.sentence().or_else(|| tree.space.damage())
+        };
+        if let Some(sentence) = damage {
             log::warn!("closed with damage: {sentence}");
         }
         self.log.sync_now()?;

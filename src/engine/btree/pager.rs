@@ -12,6 +12,8 @@ use bytes::Bytes;
 use quick_cache::Weighter;
 use quick_cache::sync::Cache as Pool;
 
+use super::aside::is_damage;
+use super::freemap::Entry;
 use super::meta::{FILE, META_BYTES, Meta};
 use super::page::{Extent, LEVEL, Page, SECTOR_BYTES};
 use super::tree::Miss;
@@ -324,12 +326,35 @@ impl Pager {
             .collect()
     }
 
-    /// Reads the free map of `meta`.
-    pub fn read_map(&self, meta: &Meta, purpose: Purpose) -> Result<Bytes> {
-        let bytes = u32::try_from(meta.map_bytes)
-            .map_err(|_| Error::corrupt(FILE, meta.offset(), "a free map of impossible size"))?;
-        let extent = Extent { unit: meta.map_unit, units: 0, bytes, crc: meta.map_crc };
+    /// Reads a free map of `bytes` from `unit` on that is a list of runs.
+    pub fn read_runs(&self, unit: u64, bytes: u64, crc: u32, purpose: Purpose) -> Result<Bytes> {
+        let bytes = u32::try_from(bytes).map_err(|_| {
+            Error::corrupt(FILE, unit.saturating_mul(UNIT_BYTES), "a free map of impossible size")
+        })?;
+        let extent = Extent { unit, units: 0, bytes, crc };
         Ok(self.read_extents(&[extent], PageKind::FreeMap, purpose)?.pop().unwrap_or_default())
+    }
+
+    /// Reads and checks a page of the free map.
+    pub fn check_map_page(&self, entry: &Entry, purpose: Purpose) -> Result<Vec<u8>> {
+        let offset = byte_offset(entry.unit)?;
+        let mut bytes = vec![0; UNIT_BYTES as usize];
+        self.file.read_at(purpose, offset, &mut bytes).map_err(context("reading", offset))?;
+        self.count_read(PageKind::FreeMap, purpose, 1, bytes.len() as u64);
+        match self.checksum(&bytes) == entry.crc {
+            true => Ok(bytes),
+            false => Err(Error::corrupt(FILE, offset, "the checksum of a page of the free map does not fit")),
+        }
+    }
+
+    /// The same; `None` if it cannot be read, not even at a second try: what it said would be lost for good.
+    pub fn read_map_page(&self, entry: &Entry, purpose: Purpose) -> Result<Option<Vec<u8>>> {
+        let read = self.check_map_page(entry, purpose).or_else(|_| self.check_map_page(entry, purpose));
+        match read {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(error) if is_damage(&error) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// Writes pieces in ascending order, adjacent ones together, from index `at` on until `bytes_max` are written. Values at
@@ -427,7 +452,7 @@ impl Pager {
         Ok(())
     }
 
-    /// Writes the free map of a checkpoint, whole units.
+    /// Writes a page of the free map.
     pub fn write_map(&self, unit: u64, bytes: &[u8]) -> Result<()> {
         let part = (PageKind::FreeMap, PageCause::Checkpoint, 1, bytes.len() as u64);
         self.write(unit, bytes, Purpose::Manifest, &mut Parts { parts: vec![part], classes: Vec::new() })

@@ -19,8 +19,8 @@ use super::aside::is_damage;
 use super::buffer::Mark;
 use super::checkpoint::{BATCH_IMAGE_KIND, IMAGE_HEADER_BYTES, IMAGE_KIND};
 use super::double::DoubleWrite;
-use super::freemap::FreeMap;
-use super::meta::{FILE, META_BYTES, Meta};
+use super::freemap::{FreeMap, end_max, read_runs, wanted_for};
+use super::meta::{FILE, META_BYTES, MapPlace, Meta};
 use super::page::{LEVEL, SECTOR_BYTES};
 use super::pager::{Loaded, META_SLOTS_BYTES, Pager, read_meta};
 use super::tree::{Pins, Stop, Tree};
@@ -75,16 +75,7 @@ pub fn recover(
         }
         pager.sync(Purpose::Recovery)?;
     }
-    let mut space = match meta.map_units {
-        0 => FreeMap::new(meta.end, file_units.max(meta.end)),
-        _ => {
-            let bytes = pager.read_map(&meta, Purpose::Recovery)?;
-            let map = FreeMap::decode(&bytes, meta.end, file_units.max(meta.end));
-            map.ok_or_else(|| {
-                Error::corrupt(FILE, meta.map_unit * UNIT_BYTES, "a free map that does not parse")
-            })?
-        }
-    };
+    let mut space = open_map(&pager, &meta, file_units)?;
     // Space that was taken but not used may have been lost with the power; what was free at the end may have been cut off.
     match space.end() {
         end if file_units < end => space.cut(pager.grow(end, 0)?),
@@ -130,6 +121,39 @@ pub fn recover(
     }
     tree.start_images(options.torn, log.end());
     Ok(Recovered { pager, double, log, tree, image_bytes })
+}
+
+/// Reads what opening needs of the free map: not the bits of groups, but for the last as far as they show where the file ends.
+fn open_map(pager: &Pager, meta: &Meta, file_units: u64) -> Result<FreeMap> {
+    let (end, file_units) = (meta.end, file_units.max(meta.end));
+    if end > end_max(file_units) {
+        return Err(Error::corrupt(FILE, meta.offset(), "a meta page of a far longer file"));
+    }
+    let mut read = |entry: &_| pager.read_map_page(entry, Purpose::Recovery);
+    let mut map = match meta.map {
+        MapPlace::Pages(root) => FreeMap::open(root, end, file_units, &mut read)?,
+        MapPlace::Runs { run: (_, 0), .. } => FreeMap::new(end, file_units),
+        MapPlace::Runs { run: (unit, units), bytes, crc } => {
+            let found = match pager.read_runs(unit, bytes, crc, Purpose::Recovery) {
+                Err(error) if !is_damage(&error) => return Err(error),
+                read => read.ok().and_then(|bytes| read_runs(&bytes, end)),
+            };
+            match found {
+                Some(runs) => {
+                    let mut map = FreeMap::from_runs(&runs, end, file_units);
+                    // The first checkpoint writes pages, and frees these units.
+                    map.retire(unit, units);
+                    map
+                }
+                None => FreeMap::lost(end, file_units),
+            }
+        }
+    };
+    while let Some(request) = map.wanted_at_end() {
+        let bytes = read(&request.entry)?;
+        map.admit(&request, bytes.as_deref());
+    }
+    Ok(map)
 }
 
 /// Units that the file grows ahead of its use.
@@ -279,7 +303,11 @@ impl Replay<'_> {
                 },
             }
         };
-        let wanted = needs.units + self.tree.map_units_max(needs.runs);
+        while let Some(request) = wanted_for(&self.tree.space, needs) {
+            let bytes = self.pager.read_map_page(&request.entry, Purpose::Recovery)?;
+            self.tree.space.admit(&request, bytes.as_deref());
+        }
+        let wanted = needs.units + self.tree.space.map_units_max(needs.units);
         if let Some(units) = self.tree.space.missing(wanted) {
             let units = self.pager.grow(units, self.ahead_units)?;
             self.tree.space.set_file_units(units);

@@ -2,11 +2,12 @@
 
 use super::tree::Needs;
 use super::{BtreeEngine, CUT_UNITS_MIN, UNIT_BYTES, buffer, recovery};
-use crate::engine::{Batch, Cause, Error, Result, SpaceClaim, Torn};
+use crate::disk::Purpose;
+use crate::engine::{Batch, Cause, Error, Result, SpaceClaim, Tier, Torn};
 
 impl BtreeEngine {
     /// Refuses a batch that is over a limit, and takes space for what it needs; `None` if it will wait in the buffer.
-    pub(super) fn make_room(&self, batch: &Batch, needs: Option<Needs>) -> Result<()> {
+    pub(super) fn make_room(&self, batch: &Batch, needs: Option<Needs>, tier: Tier) -> Result<()> {
         let bytes_max = self.options.dirty_bytes_max;
         let (is_full, image_bytes, owed_bytes, inside_bytes) = {
             let tree = self.tree.read();
@@ -59,7 +60,7 @@ impl BtreeEngine {
             Err(error) => return Err(self.refused(error, batch)),
             Ok(()) => {}
         }
-        self.take_space(needs.unwrap_or_default()).map_err(|error| self.refused(error, batch))
+        self.take_space(needs.unwrap_or_default(), tier).map_err(|error| self.refused(error, batch))
     }
 
     /// What a batch is told for which there is no space: to wait for a checkpoint if that frees a segment of the log, or for a
@@ -77,7 +78,9 @@ impl BtreeEngine {
         let frees_log = self.log_bytes() >= self.options.log_segment_bytes;
         let helps = is_sparse || frees_log || batch.uses_reserve && self.is_dirty();
         if !helps {
-            return error;
+            // A checkpoint on its way gives back what was freed before it, and may cut the file.
+            let is_settling = self.job.try_lock().is_none_or(|job| job.is_some());
+            return if is_settling { self.busy(Cause::Space, batch) } else { error };
         }
         self.target.lock().get_or_insert_with(|| self.log.end());
         self.busy(Cause::Space, batch)
@@ -103,10 +106,11 @@ impl BtreeEngine {
     }
 
     /// Takes space in the file for what a change needs. The writer's lock is held.
-    pub(super) fn take_space(&self, needs: Needs) -> Result<()> {
+    pub(super) fn take_space(&self, needs: Needs, tier: Tier) -> Result<()> {
+        self.load_room(needs, tier, Purpose::Get)?;
         let missing = {
-            let tree = self.tree.read();
-            tree.space.missing(needs.units + tree.map_units_max(needs.runs))
+            let space = &self.tree.read().space;
+            space.missing(needs.units + space.map_units_max(needs.units))
         };
         if let Some(units) = missing {
             let ahead = recovery::growth_units(&self.options, units);
@@ -119,6 +123,7 @@ impl BtreeEngine {
     /// Cuts the file where much of its end is free.
     pub(super) fn shrink(&self) -> Result<()> {
         let _writer = self.lock_writer();
+        self.load_end()?;
         let units = {
             let tree = self.tree.read();
             let ahead = recovery::growth_units(&self.options, tree.space.end());

@@ -23,8 +23,8 @@ use bytes::Bytes;
 
 use super::checkpoint::{BATCH_IMAGE_KIND, IMAGE_HEADER_BYTES, IMAGE_KIND};
 use super::double::{self, DoubleWrite};
-use super::freemap::{FreeMap, Run};
-use super::meta::{FILE, META_BYTES, Meta};
+use super::freemap::{Run, end_max, read_runs, read_unused};
+use super::meta::{FILE, META_BYTES, MapPlace, Meta};
 use super::page::{Page, SECTOR_BYTES, Stored};
 use super::pager::Pager;
 use super::recovery::image_sectors;
@@ -176,13 +176,14 @@ fn send_home(disk: &Arc<dyn Disk>, pager: &Pager, meta: &Meta, losses: &mut Vec<
 
 /// Runs of units that nothing lies in, ascending; `None` if the map cannot be read.
 fn free_runs(pager: &Pager, meta: &Meta, file_units: u64) -> Option<Vec<Run>> {
-    if meta.map_units == 0 {
-        return Some(Vec::new());
+    match meta.map {
+        MapPlace::Pages(_) if meta.end > end_max(file_units) => None,
+        MapPlace::Pages(root) => read_unused(pager, root, meta.end, Purpose::Recovery),
+        MapPlace::Runs { run: (_, 0), .. } => Some(Vec::new()),
+        MapPlace::Runs { run: (unit, _), bytes, crc } => {
+            read_runs(&pager.read_runs(unit, bytes, crc, Purpose::Recovery).ok()?, meta.end)
+        }
     }
-    let bytes = pager.read_map(meta, Purpose::Recovery).ok()?;
-    let mut runs = FreeMap::decode(&bytes, meta.end, file_units.max(meta.end))?.unused();
-    runs.sort_unstable();
-    Some(runs)
 }
 
 fn is_free(runs: &[Run], unit: u64) -> bool {

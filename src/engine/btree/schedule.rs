@@ -109,7 +109,7 @@ impl BtreeEngine {
                 () if self.log_bytes() >= self.options.checkpoint_log_bytes => "log",
                 () => "age",
             };
-            let begun = self.check().and_then(|()| match self.is_dirty() {
+            let begun = self.check().and_then(|()| match self.is_dirty() || forced {
                 false => Ok(None),
                 true => self.freeze(reason, &mut waiters, is_sweeping && !is_part).map(Some),
             });
@@ -176,7 +176,7 @@ impl BtreeEngine {
                 compaction.end(Ok(()));
             }
             Err(error) => {
-                self.tree.write().space.end_withholding();
+                self.end_withholding();
                 *self.compacted_end.lock() = Some(self.tree.read().space.end());
                 compaction.end(Err(error.clone()));
                 return Err(error);

@@ -14,6 +14,7 @@ mod counting;
 mod crash;
 mod damage;
 mod limits;
+mod map;
 mod model;
 mod reading;
 mod space;

@@ -25,8 +25,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::buffer::{ChangeBuffer, Mark};
-use super::freemap::{FreeMap, Run};
-use super::meta::{Counts, Meta};
+use super::freemap::{Changes, FreeMap};
+use super::meta::{Counts, MapPlace, Meta};
 use super::page::{Extent, Page, Stored, cell_bytes_max, inner_cell, is_inline, key_bytes_max, leaf_cell};
 use super::pager::{Loaded, Pager};
 use super::value::Value;
@@ -76,9 +76,7 @@ pub struct Frozen {
     pub values: HashMap<u64, Value>,
     /// Those of them that are not new, but moved.
     pub moved: HashSet<u64>,
-    /// The free map.
-    pub map: Bytes,
-    /// The state's meta page; `sequence`, `images_end` and `double_bytes` are not set yet.
+    /// The state's meta page; `sequence`, `map`, `images_end` and `double_bytes` are not set yet.
     pub meta: Meta,
     /// Bytes of images that had been logged at `meta.floor`.
     pub floor_image_bytes: u64,
@@ -93,8 +91,8 @@ pub struct Frozen {
 pub struct Needs {
     /// Units that it takes.
     pub units: u64,
-    /// Runs that it may add to the free map.
-    pub runs: u64,
+    /// The most of them that must lie together.
+    pub piece_units: u64,
 }
 
 /// Counters of the running store.
@@ -120,8 +118,6 @@ pub struct Tree {
     pub events: Events,
     /// Free units.
     pub space: FreeMap,
-    /// The free map's own units (first, count) in the newest frozen or durable state.
-    pub map_run: (u64, u64),
     /// What the running checkpoint writes.
     pub frozen: Option<Arc<Frozen>>,
     /// Raised whenever units of the file may get other bytes from here on.
@@ -157,7 +153,6 @@ impl Tree {
             counts: meta.counts,
             events: Events::default(),
             space,
-            map_run: (meta.map_unit, meta.map_units),
             frozen: None,
             epoch: 1,
             images_start: meta.position,
@@ -239,9 +234,10 @@ impl Tree {
         self.dirty.iter().map(page).chain(values).sum::<u64>() + waiting
     }
 
-    /// Bytes of dirty pages that a checkpoint logs images of at most.
+    /// Bytes of dirty pages that checkpoints log images of at most: the one on its way, and the next.
     pub fn image_bytes_max(&self) -> u64 {
-        ((self.dirty.len() - self.fresh.len()) * self.page_bytes) as u64
+        let frozen = self.frozen.as_ref().map_or(0, |frozen| frozen.pages.len() - frozen.fresh.len());
+        ((self.dirty.len() - self.fresh.len() + frozen) * self.page_bytes) as u64
     }
 
     /// Pins the ways of a batch and says what it needs; changes nothing.
@@ -253,7 +249,7 @@ impl Tree {
         pins: &mut Pins,
     ) -> Result<Needs, Stop> {
         let page_units = pager.page_units();
-        let mut needs = Needs::default();
+        let mut needs = Needs { units: 0, piece_units: page_units };
         for operation in batch.operations() {
             let key = operation.key();
             if key.len() > key_bytes_max(self.page_bytes) {
@@ -267,20 +263,18 @@ impl Tree {
                 }
             };
             self.leaf(pager, loaded, key, &mut pin)?;
-            needs.runs += 1;
             if let Some(value) = operation.value() {
                 if !is_inline(self.page_bytes, key, value) {
                     if u32::try_from(value.len()).is_err() {
                         return Err(Stop::Failed(Error::Invalid("a value of 4 GiB or more".to_string())));
                     }
                     needs.units += units_of(value.len());
+                    needs.piece_units = needs.piece_units.max(units_of(value.len()));
                 }
                 // A split on every level, and a new root.
                 needs.units += (self.height + 2) * page_units;
             } else {
                 self.pin_neighbours(pager, loaded, key, pins)?;
-                // Leaves the tree, or joins a neighbour, on every level.
-                needs.runs += 2 * self.height;
             }
         }
         Ok(needs)
@@ -568,11 +562,6 @@ impl Tree {
         }
     }
 
-    /// Units that the free map of a checkpoint that froze now would take at most.
-    pub fn map_units_max(&self, more_runs: u64) -> u64 {
-        self.space.map_units_max(more_runs + 1)
-    }
-
     /// Puts the page at `unit`, which is resident, elsewhere; the caller changes what refers to it.
     pub(super) fn move_page(&mut self, unit: u64, to: u64, pins: &mut Pins, pager: &Pager) {
         self.page_mut(unit, PageCause::Compaction, pins, pager);
@@ -599,28 +588,12 @@ impl Tree {
         extent
     }
 
-    /// Draws the line before the checkpoint that [`Tree::freeze`] takes next: what is free in its state is what
-    /// [`FreeMap::encode`] says from here on, until something is taken or freed. The tail must have [`Tree::map_units_max`].
-    pub fn freeze_space(&mut self) {
-        self.space.freeze();
-        let (old_unit, old_units) = self.map_run;
-        let reserved = self.map_units_max(0);
-        let unit = self.space.take_low(reserved);
-        if old_units > 0 {
-            self.space.retire(old_unit, old_units);
-            self.space.freeze();
-        }
-        self.map_run = (unit, reserved);
-    }
-
-    /// Takes what changed for a checkpoint of the state at `now`, without what waits in the buffer; `map` is its encoded free map.
-    pub fn freeze(&mut self, now: Mark, map: Vec<u8>) -> Arc<Frozen> {
+    /// Takes what changed for a checkpoint of the state at `now`, without what waits in the buffer. Goes with
+    /// [`FreeMap::freeze`], before which nothing may be taken or freed.
+    pub fn freeze(&mut self, now: Mark) -> Arc<Frozen> {
         let position = now.position;
         let floor = self.buffer.floor().unwrap_or(now);
         debug_assert!(self.frozen.is_none(), "one checkpoint at a time");
-        let (unit, reserved) = self.map_run;
-        let map = Bytes::from(map);
-        debug_assert!(units_of(map.len()) <= reserved);
         let bytes = self.active_bytes();
         let meta = Meta {
             sequence: 0,
@@ -633,10 +606,7 @@ impl Tree {
             images_end: 0,
             double_bytes: 0,
             end: self.space.end(),
-            map_unit: unit,
-            map_units: reserved,
-            map_bytes: map.len() as u64,
-            map_crc: crc32fast::hash(&map),
+            map: MapPlace::default(),
             counts: self.counts,
         };
         self.value_bytes = 0;
@@ -646,7 +616,6 @@ impl Tree {
             imaged: std::mem::take(&mut self.imaged),
             values: std::mem::take(&mut self.values),
             moved: std::mem::take(&mut self.moved),
-            map,
             meta,
             floor_image_bytes: floor.image_bytes,
             aside_bytes: self.buffer.aside.logged_bytes(),
@@ -658,11 +627,10 @@ impl Tree {
         frozen
     }
 
-    /// The frozen state is durable as `meta`; pages may still be on their way to their places. Returns the runs that it frees, for
-    /// [`FreeMap::set_returning`].
-    pub fn commit(&mut self, meta: Meta) -> Vec<Run> {
+    /// The frozen state is durable as `meta`, with `changes` of the free map; pages may still be on their way to their places.
+    pub fn commit(&mut self, meta: Meta, changes: &Changes) {
         self.durable = meta;
-        self.space.take_leaving()
+        self.space.commit(changes);
     }
 
     /// Everything frozen is in its place.

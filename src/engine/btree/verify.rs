@@ -1,5 +1,5 @@
 //! Reads the whole store and checks it: every checksum, the order of keys within and across pages, every page and extent reached
-//! exactly once, and the free map beside them covering the file without gap or overlap.
+//! exactly once, every page of the free map, and the map beside them covering the file without gap or overlap.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -36,8 +36,14 @@ pub fn verify(tree: &Tree, pager: &Pager) -> Result<()> {
         return Err(Error::corrupt(FILE, 0, what));
     }
     let mut runs = walk.used;
-    runs.extend(tree.space.unused());
-    runs.extend(Some(tree.map_run).filter(|(_, units)| *units > 0));
+    runs.extend(tree.space.unused(&mut |entry| pager.check_map_page(entry, Purpose::Verify))?);
+    if let Some(unit) = tree.space.lost_group() {
+        return Err(Error::corrupt(
+            FILE,
+            unit * UNIT_BYTES,
+            "the free map of what lies from here on cannot be read",
+        ));
+    }
     runs.sort_unstable();
     let mut at = FIRST_UNIT;
     for (start, units) in runs {

@@ -1,7 +1,7 @@
 //! Damage behind good checksums: what a check must name, and what nobody may stumble over.
 
 use super::*;
-use crate::engine::btree::meta::{Counts, Meta};
+use crate::engine::btree::meta::{Counts, MapPlace, Meta};
 use crate::engine::btree::page::{HEADER_BYTES, Page, Stored, checksum};
 
 const PAGE: usize = 4096;
@@ -80,18 +80,24 @@ impl Image {
         usize::from(u16::from_le_bytes(self.raw(unit)[at..at + 2].try_into().unwrap()))
     }
 
-    /// Replaces the free map.
-    fn set_map(&mut self, map: &[u8]) {
-        let at = self.meta.map_unit as usize * PAGE;
-        self.bytes[at..at + map.len()].copy_from_slice(map);
-        self.meta.map_bytes = map.len() as u64;
-        self.meta.map_crc = crc32fast::hash(map);
+    /// The entry of the free map's only page.
+    fn map(&mut self) -> &mut freemap::Entry {
+        match &mut self.meta.map {
+            MapPlace::Pages(root) => root,
+            MapPlace::Runs { .. } => panic!("a map of the version before"),
+        }
     }
 
-    fn map(&self) -> freemap::FreeMap {
-        let at = self.meta.map_unit as usize * PAGE;
-        let bytes = &self.bytes[at..at + self.meta.map_bytes as usize];
-        freemap::FreeMap::decode(bytes, self.meta.end, self.meta.end).unwrap()
+    /// Changes the free map, behind a checksum that fits.
+    fn change_map(&mut self, change: impl FnOnce(&mut freemap::Bits)) {
+        let unit = self.map().unit;
+        let mut bits = freemap::Bits::decode(self.raw(unit));
+        change(&mut bits);
+        self.raw(unit).copy_from_slice(&bits.encode());
+        let root = self.map();
+        root.crc = crc32fast::hash(&bits.encode());
+        root.free_units = bits.count() as u16;
+        root.longest_units = bits.longest() as u16;
     }
 
     /// The first leaf with an extent: its unit, the index of the cell, the extent.
@@ -202,17 +208,18 @@ fn a_check_names_every_planted_defect() {
             image.reseal(unit);
         }),
         ("a unit that is used twice", |image| {
-            let leaf = image.level(0)[2];
-            let mut map = image.map();
-            map.give_back(leaf, 1);
-            let bytes = map.encode();
-            image.set_map(&bytes);
+            let leaf = image.level(0)[2] as usize;
+            image.change_map(|map| map.set(leaf, leaf + 1));
         }),
         ("units that nobody knows", |image| {
-            let mut map = image.map();
-            map.take_low(1);
-            let bytes = map.encode();
-            image.set_map(&bytes);
+            image.change_map(|map| {
+                let free = map.next_free(0).unwrap();
+                map.clear(free, free + 1);
+            });
+        }),
+        ("the checksum of a page of the free map does not fit", |image| {
+            let unit = image.map().unit;
+            image.raw(unit)[9] ^= 1;
         }),
         ("units that nobody knows at the end", |image| image.meta.end += 1),
         ("counts differ", |image| {
@@ -239,23 +246,28 @@ fn nonsense_behind_good_checksums_is_an_error_and_no_panic() {
         let mut image = Image::of(&sim);
         match round % 5 {
             0 => {
-                let mut map = image.map().encode();
-                let at = prng.below(map.len() as u64) as usize;
-                map[at] = prng.bits() as u8;
-                image.set_map(&map);
+                let at = prng.below(image.meta.end + 100) as usize;
+                image.change_map(|map| if map.has(at) { map.clear(at, at + 1) } else { map.set(at, at + 1) });
+                match prng.below(6) {
+                    0 => image.map().free_units += 1,
+                    1 => image.map().longest_units = 0xFFFF,
+                    2 => image.map().side = prng.below(3),
+                    _ => {}
+                }
             }
             1 => {
                 let wild = [0, 1, 7, image.meta.root + 1, 1 << 20, u64::MAX / 3][prng.below(6) as usize];
+                match prng.below(4) {
+                    0 => image.meta.root = wild,
+                    1 => image.map().unit = wild,
+                    2 => {
+                        let run = (image.map().unit, [1, wild][prng.below(2) as usize]);
+                        let bytes = [wild, 1, 30][prng.below(3) as usize];
+                        image.meta.map = MapPlace::Runs { run, bytes, crc: 5 };
+                    }
+                    _ => image.meta.end = wild,
+                }
                 let meta = &mut image.meta;
-                let fields = [
-                    &mut meta.root,
-                    &mut meta.map_unit,
-                    &mut meta.map_units,
-                    &mut meta.map_bytes,
-                    &mut meta.end,
-                ];
-                let field = prng.below(5) as usize;
-                *fields.into_iter().nth(field).unwrap() = wild;
                 if prng.one_in(3) {
                     meta.height = prng.below(6);
                 }

@@ -1,0 +1,347 @@
+//! What a checkpoint does with the map.
+//!
+//! 1. [`FreeMap::freeze`], under the latch: what was retired so far is free in the state; pages that must be written get their places;
+//!    the bits that changed are kept as they are. Whoever changes them from here on copies them.
+//! 2. [`Changes`], without any lock: the new form of each page is made and written to the unit of its home that the durable state does
+//!    not refer to: groups, then the pages above them, then the root's entry for the meta page.
+//! 3. [`FreeMap::commit`], under the latch: these are the pages of the durable state.
+//! 4. [`FreeMap::release`], under the latch, a group each time: what left with the state can be taken.
+//!
+//! To give a page its home, or a lower one, takes and frees units, which changes other groups; so step 1 repeats until nothing is
+//! left to do. It comes to an end because each page gets at most one home, and moves at most once.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use super::bits::{Bits, GROUP_UNITS};
+use super::page::{CHILDREN, Entry, groups_of, height_of, parents_of};
+use super::runs::parts;
+use super::{FreeMap, Page, Run, join_runs};
+use crate::engine::Result;
+
+/// Pages that lie too far behind, and move with one checkpoint.
+pub const MOVES: usize = 64;
+
+/// The bits of a group as of a freeze, without what was retired.
+enum Base {
+    /// In memory: free, withheld.
+    Bits(Arc<Bits>, Option<Arc<Bits>>),
+    /// In its page.
+    Page(Entry),
+    /// Nothing was free.
+    None,
+}
+
+/// A group whose page a checkpoint writes.
+struct Change {
+    group: usize,
+    /// Where to.
+    place: Entry,
+    base: Base,
+}
+
+/// What a checkpoint writes of the map.
+pub struct Changes {
+    groups: Vec<Change>,
+    /// Pages above them by level and index, ascending, with their places.
+    pages: Vec<(usize, usize, Entry)>,
+    /// What leaves with it; ascending once it is sorted.
+    leaving: Arc<Vec<Run>>,
+    /// What was written.
+    entries: HashMap<(usize, usize), Entry>,
+    /// Level of the root.
+    height: usize,
+}
+
+impl FreeMap {
+    /// A checkpoint begins: what was retired so far is free in its state. The tail must have [`FreeMap::map_units_max`].
+    pub fn freeze(&mut self) -> Changes {
+        debug_assert!(self.leaving.is_empty(), "one checkpoint at a time");
+        self.drop_behind_end();
+        self.move_homes();
+        let mut above = std::mem::take(&mut self.stale_pages);
+        let (mut at, mut height) = (0, 0);
+        loop {
+            while let Some(group) = self.changed.get(at).copied() {
+                self.house(0, group);
+                above.insert((1, group / CHILDREN));
+                at += 1;
+            }
+            let before = height;
+            height = height_of(groups_of(self.end));
+            for level in 1..=height {
+                // A root over what was the root so far.
+                if self.levels[level][0].home == 0 && self.levels[level - 1][0].home > 0 {
+                    above.insert((level, 0));
+                }
+                let pages: Vec<usize> =
+                    above.range((level, 0)..(level + 1, 0)).map(|(_, index)| *index).collect();
+                for index in pages {
+                    self.house(level, index);
+                    above.insert((level + 1, index / CHILDREN));
+                }
+            }
+            if at == self.changed.len() && height == before && height == height_of(groups_of(self.end)) {
+                break;
+            }
+        }
+        let mut groups = Vec::with_capacity(at);
+        for group in std::mem::take(&mut self.changed) {
+            let page = self.levels[0][group];
+            let state = &mut self.groups[group];
+            state.is_changed = false;
+            if state.is_lost {
+                continue;
+            }
+            state.is_pending = true;
+            let base = match &state.loaded {
+                Some(loaded) => Base::Bits(loaded.free.clone(), loaded.held.clone()),
+                None if page.entry.unit > 0 => Base::Page(page.entry),
+                None => Base::None,
+            };
+            groups.push(Change { group, place: page.next(), base });
+        }
+        let pages = above.into_iter().filter(|(level, _)| *level <= height);
+        let pages = pages.map(|(level, index)| (level, index, self.levels[level][index].next())).collect();
+        self.leaving = Arc::new(std::mem::take(&mut self.retired));
+        self.leaving_units = std::mem::take(&mut self.retired_units);
+        self.is_committed = false;
+        Changes { groups, pages, leaving: self.leaving.clone(), entries: HashMap::new(), height }
+    }
+
+    /// Groups behind the end, and pages above nothing else, go.
+    fn drop_behind_end(&mut self) {
+        let mut count = groups_of(self.end);
+        if count == self.groups.len() {
+            return;
+        }
+        for group in self.groups.drain(count..) {
+            self.loaded_groups -= usize::from(group.loaded.is_some());
+            self.lost_groups -= usize::from(group.is_lost);
+        }
+        self.changed.retain(|group| *group < count);
+        let height = height_of(count);
+        for level in 0..self.levels.len() {
+            let left = if level <= height { count } else { 0 };
+            for index in left..self.levels[level].len() {
+                let page = self.levels[level][index];
+                if page.home > 0 {
+                    self.homes.remove(&page.home);
+                    self.retire(page.home, 2);
+                    self.stale_pages.insert((level + 1, index / CHILDREN));
+                }
+            }
+            self.levels[level].truncate(left);
+            count = parents_of(count);
+        }
+        let is_there = |(level, index): &(usize, usize)| {
+            self.levels.get(*level).is_some_and(|pages| *index < pages.len())
+        };
+        let stale = std::mem::take(&mut self.stale_pages);
+        self.stale_pages = stale.into_iter().filter(is_there).collect();
+    }
+
+    /// Pages that lie behind all that need be there, or where nothing shall lie, move to a lower place, if there is one.
+    fn move_homes(&mut self) {
+        let limit = self.limit();
+        let (from, units) = self.withheld.unwrap_or((limit, 0));
+        let behind = self.homes.range(limit.saturating_sub(1)..).rev().take(MOVES);
+        let within = self.homes.range(from.saturating_sub(1)..from + units).rev();
+        let mut moving: Vec<(u64, (usize, usize))> =
+            behind.chain(within).map(|(home, page)| (*home, *page)).collect();
+        moving.sort_unstable();
+        moving.dedup();
+        for (home, (level, index)) in moving.into_iter().rev() {
+            if level == 0 && self.groups[index].is_lost {
+                continue;
+            }
+            let most = if home + 2 > limit { home } else { u64::MAX };
+            let Some(to) = self.take_below(2, most) else { continue };
+            self.homes.remove(&home);
+            self.homes.insert(to, (level, index));
+            self.levels[level][index].home = to;
+            self.retire(home, 2);
+            match level {
+                0 => self.mark(index),
+                _ => _ = self.stale_pages.insert((level, index)),
+            }
+        }
+    }
+
+    /// Gives a page two units if it has none.
+    fn house(&mut self, level: usize, index: usize) {
+        let is_lost = level == 0 && self.groups[index].is_lost;
+        if self.levels[level][index].home == 0 && !is_lost {
+            let home = self.take_low(2);
+            self.levels[level][index].home = home;
+            self.homes.insert(home, (level, index));
+        }
+    }
+
+    /// Sorts what leaves.
+    pub fn set_leaving(&mut self, leaving: Arc<Vec<Run>>) -> Arc<Vec<Run>> {
+        std::mem::replace(&mut self.leaving, leaving)
+    }
+
+    /// What the parent of a page says of it in the state of a checkpoint that leaves it alone.
+    fn entry(&self, level: usize, index: usize) -> Entry {
+        let entry = self.levels[level].get(index).map(|page| page.entry).unwrap_or_default();
+        let is_lost = level == 0 && self.groups.get(index).is_some_and(|group| group.is_lost);
+        if is_lost && entry.unit == 0 { entry.lost() } else { entry }
+    }
+
+    /// The state of `changes` is durable.
+    pub fn commit(&mut self, changes: &Changes) {
+        for ((level, index), entry) in &changes.entries {
+            let before = std::mem::replace(&mut self.levels[*level][*index].entry, *entry);
+            if *level == 0 && entry.is_lost() {
+                self.levels[0][*index].entry.free_units = before.free_units;
+                self.lose(*index);
+                self.levels[0][*index].entry = *entry;
+            } else if *level == 0 && self.groups[*index].loaded.is_none() {
+                // Nothing else changes a group that is not in memory.
+                let units = u64::from(entry.free_units.saturating_sub(before.free_units));
+                self.free_units += units;
+                self.leaving_units = self.leaving_units.saturating_sub(units);
+            }
+        }
+        self.is_committed = true;
+    }
+
+    /// What left with it can be taken: that of `group`, which is `freed`.
+    pub fn release(&mut self, group: usize, freed: &Bits) {
+        let state = &mut self.groups[group];
+        state.is_pending = false;
+        if state.is_lost {
+            return;
+        }
+        if state.loaded.is_none() {
+            let longest = u64::from(self.levels[0][group].entry.longest_units);
+            self.sleeping_longest.fetch_max(longest, Relaxed);
+            return;
+        }
+        let units = freed.count();
+        if units == 0 {
+            return;
+        }
+        self.leaving_units = self.leaving_units.saturating_sub(units);
+        self.detach(group);
+        if let Some(loaded) = self.groups[group].loaded.as_mut() {
+            let before = loaded.units;
+            Arc::make_mut(&mut loaded.free).add(freed);
+            loaded.units = loaded.free.count();
+            self.free_units += loaded.units - before;
+        }
+        self.hold_group(group);
+        self.attach(group);
+        self.drain_end();
+    }
+
+    /// Everything was released. Returns what need not be kept any more.
+    pub fn end_release(&mut self) -> Arc<Vec<Run>> {
+        // What is left is of groups that cannot be read: it stays used.
+        self.leaving_units = 0;
+        std::mem::take(&mut self.leaving)
+    }
+}
+
+impl Page {
+    /// Its next place: the unit of its home that the durable state does not refer to.
+    fn next(&self) -> Entry {
+        let side = u64::from(self.entry.unit == self.home);
+        Entry { unit: self.home + side, side, ..Entry::default() }
+    }
+}
+
+impl Changes {
+    /// How many groups it writes.
+    pub fn group_count(&self) -> usize {
+        self.groups.len()
+    }
+
+    /// How many pages above them.
+    pub fn page_count(&self) -> usize {
+        self.pages.len()
+    }
+
+    /// Sorts and joins what leaves, for [`FreeMap::set_leaving`].
+    pub fn sort(&mut self) -> Arc<Vec<Run>> {
+        let mut runs = self.leaving.to_vec();
+        join_runs(&mut runs);
+        self.leaving = Arc::new(runs);
+        self.leaving.clone()
+    }
+
+    /// The `nth` group, and what of it leaves.
+    pub fn freed(&self, nth: usize) -> (usize, Bits) {
+        let group = self.groups[nth].group;
+        (group, leaving_in(&self.leaving, group))
+    }
+
+    /// The new page of the `nth` group: where it belongs, and its bytes; `None` if what it was cannot be read any more. `read`
+    /// reads a page.
+    pub fn group_page(
+        &mut self,
+        nth: usize,
+        read: impl FnOnce(&Entry) -> Result<Option<Vec<u8>>>,
+    ) -> Result<Option<(u64, Vec<u8>)>> {
+        let Change { group, place, base } = &self.groups[nth];
+        let mut bits = match base {
+            Base::Bits(free, held) => {
+                let mut bits = (**free).clone();
+                held.iter().for_each(|held| bits.add(held));
+                bits
+            }
+            Base::Page(entry) => match read(entry)? {
+                Some(bytes) => Bits::decode(&bytes),
+                None => {
+                    self.entries.insert((0, *group), place.lost());
+                    return Ok(None);
+                }
+            },
+            Base::None => Bits::none(),
+        };
+        bits.add(&leaving_in(&self.leaving, *group));
+        let bytes = bits.encode();
+        let entry = Entry {
+            crc: crc32fast::hash(&bytes),
+            free_units: bits.count() as u16,
+            longest_units: bits.longest() as u16,
+            ..*place
+        };
+        self.entries.insert((0, *group), entry);
+        Ok(Some((place.unit, bytes)))
+    }
+
+    /// The new form of the `nth` page above the groups: where it belongs, and its bytes. Those before it must have been made.
+    pub fn page(&mut self, nth: usize, map: &FreeMap) -> (u64, Vec<u8>) {
+        let (level, index, place) = self.pages[nth];
+        let mut bytes = Vec::with_capacity(CHILDREN * super::page::ENTRY_BYTES);
+        for child in index * CHILDREN..(index + 1) * CHILDREN {
+            let made = self.entries.get(&(level - 1, child)).copied();
+            made.unwrap_or_else(|| map.entry(level - 1, child)).encode(&mut bytes);
+        }
+        self.entries.insert((level, index), Entry { crc: crc32fast::hash(&bytes), ..place });
+        (place.unit, bytes)
+    }
+
+    /// The root's entry, once all pages have been made.
+    pub fn root(&self, map: &FreeMap) -> Entry {
+        let made = self.entries.get(&(self.height, 0)).copied();
+        made.unwrap_or_else(|| map.entry(self.height, 0))
+    }
+}
+
+/// What of sorted `runs` lies in `group`.
+pub fn leaving_in(runs: &[Run], group: usize) -> Bits {
+    let (start, end) = (group as u64 * GROUP_UNITS, (group as u64 + 1) * GROUP_UNITS);
+    let first = runs.partition_point(|(first, units)| first + units <= start);
+    let mut bits = Bits::none();
+    for (first, units) in runs[first..].iter().take_while(|(first, _)| *first < end) {
+        for (_, from, to) in parts(*first, *units).filter(|(part, _, _)| *part == group) {
+            bits.set(from, to);
+        }
+    }
+    bits
+}

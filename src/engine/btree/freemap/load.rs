@@ -1,0 +1,294 @@
+//! Opening a map, and bringing groups into memory and out of it.
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use super::bits::{Bits, GROUP_UNITS};
+use super::changes::{MOVES, leaving_in};
+use super::group::{EXACT_UNITS, Loaded, class_of};
+use super::page::{CHILDREN, Entry, groups_of, height_of};
+use super::{FreeMap, Page, Run};
+use crate::base::varint;
+use crate::engine::Result;
+use crate::engine::btree::{FIRST_UNIT, UNIT_BYTES};
+
+/// Units that may be taken from what is in memory before another group is wanted.
+const SLACK_UNITS: u64 = 64;
+
+/// More than is ever cut off: 8 TiB.
+const CUT_UNITS_MAX: u64 = 1 << 31;
+/// More than a file has: 256 TiB. What is in memory of it takes 190 MiB.
+const END_MAX: u64 = 1 << 36;
+
+/// A group to be loaded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Request {
+    group: usize,
+    /// What its page is.
+    pub entry: Entry,
+}
+
+impl FreeMap {
+    /// The map of a durable state that ends at `end`, with `root`, in a file of `file_units`. `read` reads a page; `None` if it
+    /// cannot be read: then nothing is free of what it was for.
+    pub fn open(
+        root: Entry,
+        end: u64,
+        file_units: u64,
+        read: &mut dyn FnMut(&Entry) -> Result<Option<Vec<u8>>>,
+    ) -> Result<FreeMap> {
+        let mut map = FreeMap::new(end, file_units);
+        let height = height_of(groups_of(end));
+        map.set_entry(height, 0, Some(root).filter(|root| root.is_possible(end)));
+        for level in (1..=height).rev() {
+            for index in 0..map.levels[level].len() {
+                let entry = map.levels[level][index].entry;
+                if entry.unit == 0 {
+                    continue;
+                }
+                let bytes = read(&entry)?;
+                let count = map.levels[level - 1].len();
+                for child in (index * CHILDREN..(index + 1) * CHILDREN).take_while(|child| *child < count) {
+                    let at = child % CHILDREN * super::page::ENTRY_BYTES;
+                    let entry = bytes.as_ref().and_then(|bytes| Entry::decode(bytes.get(at..)?, end));
+                    map.set_entry(level - 1, child, entry);
+                }
+            }
+        }
+        let mut longest = 0;
+        for (group, page) in map.groups.iter().zip(&map.levels[0]) {
+            if !group.is_lost {
+                map.free_units += u64::from(page.entry.free_units);
+                longest = longest.max(u64::from(page.entry.longest_units));
+            }
+        }
+        map.sleeping_longest.store(longest, Relaxed);
+        Ok(map)
+    }
+
+    /// What a parent says of a page; `None` if that cannot be known.
+    fn set_entry(&mut self, level: usize, index: usize, entry: Option<Entry>) {
+        let known = entry.filter(|entry| !entry.is_lost());
+        let entry = entry.unwrap_or_default();
+        if let Some(page) = self.levels[level].get_mut(index) {
+            let home = entry.home().map_or(0, |(home, _)| home);
+            *page = Page { entry, home };
+            if home > 0 {
+                self.homes.insert(home, (level, index));
+            }
+            if known.is_none() {
+                self.lose_below(level, index);
+            }
+        }
+    }
+
+    /// What lies below a page cannot be known.
+    fn lose_below(&mut self, level: usize, index: usize) {
+        let groups = CHILDREN.pow(level as u32);
+        for group in index.saturating_mul(groups)..(index + 1).saturating_mul(groups).min(self.groups.len()) {
+            self.lost_groups += usize::from(!self.groups[group].is_lost);
+            self.groups[group].is_lost = true;
+        }
+    }
+
+    /// A map of which nothing can be read: what is used and what is free below `end` is not known.
+    pub fn lost(end: u64, file_units: u64) -> FreeMap {
+        let mut map = FreeMap::new(end, file_units);
+        (0..map.groups.len()).for_each(|group| map.lose_below(0, group));
+        map
+    }
+
+    /// The map of a file with these free runs, as stores of the first version keep them. Everything of it is written by the next
+    /// checkpoint.
+    pub fn from_runs(runs: &[Run], end: u64, file_units: u64) -> FreeMap {
+        let mut map = FreeMap::new(end, file_units);
+        runs.iter().rev().for_each(|(start, units)| map.give_back(*start, *units));
+        map
+    }
+
+    /// The bits of `group` cannot be read.
+    pub(super) fn lose(&mut self, group: usize) {
+        let state = &mut self.groups[group];
+        if !state.is_lost {
+            state.is_lost = true;
+            self.lost_groups += 1;
+            let units = u64::from(self.levels[0][group].entry.free_units);
+            self.free_units = self.free_units.saturating_sub(units);
+        }
+    }
+
+    fn is_asleep(&self, group: usize) -> bool {
+        let state = &self.groups[group];
+        state.loaded.is_none()
+            && !state.is_lost
+            && !state.is_pending
+            && group as u64 * GROUP_UNITS < self.end
+            && self.levels[0][group].entry.free_units > 0
+    }
+
+    /// The group to be loaded before `units` are taken in pieces of up to `piece`: if what is in memory may not do, the lowest one
+    /// where a piece fits.
+    pub fn wanted(&self, units: u64, piece: u64) -> Option<Request> {
+        let longest = self.sleeping_longest.load(Relaxed);
+        let piece = piece.clamp(1, GROUP_UNITS);
+        let has_rows = self.filled >> class_of(EXACT_UNITS) != 0;
+        let piece = match () {
+            // Long runs first, as when taking.
+            () if longest >= EXACT_UNITS && !has_rows => piece.max(EXACT_UNITS),
+            () if longest < piece || self.useful_units(piece) >= units + SLACK_UNITS => return None,
+            () => piece,
+        };
+        let mut longest = 0;
+        for group in 0..self.groups.len() {
+            if self.is_asleep(group) {
+                let entry = self.levels[0][group].entry;
+                if u64::from(entry.longest_units) >= piece {
+                    return Some(Request { group, entry });
+                }
+                longest = longest.max(u64::from(entry.longest_units));
+            }
+        }
+        // Those that a checkpoint writes count again once they are released.
+        self.sleeping_longest.store(longest, Relaxed);
+        None
+    }
+
+    /// Pages of the map lie behind all that need be there.
+    pub fn has_homes_behind(&self) -> bool {
+        self.homes.last_key_value().is_some_and(|(home, _)| home + 2 > self.limit())
+    }
+
+    /// The group to be loaded so that pages of the map which lie too far behind find lower places.
+    pub fn wanted_for_homes(&self) -> Option<Request> {
+        let behind = self.homes.range(self.limit().saturating_sub(1)..).take(MOVES).count() as u64;
+        if behind == 0 { None } else { self.wanted(2 * behind, 2) }
+    }
+
+    /// The group to be loaded so that the end is where the last used unit is.
+    pub fn wanted_at_end(&self) -> Option<Request> {
+        let group = groups_of(self.end).checked_sub(1).filter(|group| self.is_asleep(*group))?;
+        Some(Request { group, entry: self.levels[0][group].entry })
+    }
+
+    /// The next group of those before `limit` of which something is free, if fewer than `count_max` are in memory.
+    pub fn wanted_below(&self, limit: u64, count_max: usize) -> Option<Request> {
+        let count = groups_of(limit).min(self.groups.len());
+        let group = (0..count).find(|group| self.is_asleep(*group))?;
+        let entry = self.levels[0][group].entry;
+        (self.loaded_groups < count_max).then_some(Request { group, entry })
+    }
+
+    /// Takes a group into memory; `bytes` are those of its page, `None` if it cannot be read.
+    pub fn admit(&mut self, request: &Request, bytes: Option<&[u8]>) {
+        let group = request.group;
+        if !self.is_asleep(group) || self.levels[0][group].entry != request.entry {
+            return;
+        }
+        let (base, end) = (group as u64 * GROUP_UNITS, self.end);
+        let bits = bytes.map(Bits::decode).filter(|bits| {
+            let is_below = bits.next_free(end.saturating_sub(base).min(GROUP_UNITS) as usize).is_none();
+            let is_above = group > 0 || bits.next_free(0).is_none_or(|first| first as u64 >= FIRST_UNIT);
+            is_below && is_above && bits.count() == u64::from(request.entry.free_units)
+        });
+        let Some(bits) = bits else { return self.lose(group) };
+        self.detach(group);
+        self.groups[group].loaded = Some(Box::new(Loaded::new(bits)));
+        self.loaded_groups += 1;
+        self.hold_group(group);
+        self.attach(group);
+        self.drain_end();
+    }
+
+    /// Whether a group equals its page.
+    fn can_go(&self, group: usize) -> bool {
+        let state = &self.groups[group];
+        let loaded = state.loaded.as_ref().filter(|loaded| loaded.held.is_none());
+        loaded.is_some() && !state.is_changed && !state.is_pending
+    }
+
+    /// Groups to be dropped so that `count_max` are in memory, as far as they equal their pages; those with the least free.
+    pub fn droppable(&self, count_max: usize) -> Vec<usize> {
+        let count = self.loaded_groups.saturating_sub(count_max);
+        if count == 0 {
+            return Vec::new();
+        }
+        let mut groups: Vec<usize> = (0..self.groups.len()).filter(|group| self.can_go(*group)).collect();
+        groups.sort_by_key(|group| self.levels[0][*group].entry.free_units);
+        groups.truncate(count);
+        groups
+    }
+
+    /// Drops a group, if it still equals its page; the caller lets go of it.
+    pub fn drop_group(&mut self, group: usize) -> Option<Box<Loaded>> {
+        if group >= self.groups.len() || !self.can_go(group) {
+            return None;
+        }
+        self.detach(group);
+        let dropped = self.groups[group].loaded.take();
+        self.loaded_groups -= 1;
+        self.attach(group);
+        let entry = self.levels[0][group].entry;
+        self.sleeping_longest.fetch_max(u64::from(entry.longest_units), Relaxed);
+        dropped
+    }
+
+    /// Every run that is not used: free, and what will be; sorted. And those of the map's own pages. `read` reads a page; all of
+    /// them are read.
+    pub fn unused(&self, read: &mut dyn FnMut(&Entry) -> Result<Vec<u8>>) -> Result<Vec<Run>> {
+        let mut leaving = self.leaving.to_vec();
+        super::join_runs(&mut leaving);
+        let mut runs = self.retired.clone();
+        for (level, pages) in self.levels.iter().enumerate() {
+            for (index, page) in pages.iter().enumerate() {
+                let bytes = if page.entry.unit > 0 { Some(read(&page.entry)?) } else { None };
+                runs.extend((page.home > 0).then_some((page.home, 2)));
+                let Some(state) = self.groups.get(index).filter(|_| level == 0) else { continue };
+                let mut bits = match (&state.loaded, bytes) {
+                    (Some(loaded), _) => {
+                        let mut bits = (*loaded.free).clone();
+                        loaded.held.iter().for_each(|held| bits.add(held));
+                        bits
+                    }
+                    (None, Some(bytes)) => Bits::decode(&bytes),
+                    (None, None) => Bits::none(),
+                };
+                if state.is_pending {
+                    // The page has it once that is durable.
+                    bits.add(&leaving_in(&leaving, index));
+                }
+                let base = index as u64 * GROUP_UNITS;
+                runs.extend(bits.runs().map(|(from, to)| (base + from as u64, (to - from) as u64)));
+            }
+        }
+        runs.sort_unstable();
+        Ok(runs)
+    }
+
+    /// Groups of which is not known what is free, by their first unit.
+    pub fn lost_group(&self) -> Option<u64> {
+        self.groups.iter().position(|group| group.is_lost).map(|group| group as u64 * GROUP_UNITS)
+    }
+}
+
+/// The furthest end of a state whose file has `file_units` now: a free end may have been cut off, but not of any length.
+pub fn end_max(file_units: u64) -> u64 {
+    (file_units + CUT_UNITS_MAX).min(END_MAX)
+}
+
+/// Reads the free map of a store of the first version, whose tail begins at `end`; `None` if it is not one.
+pub fn read_runs(mut source: &[u8], end: u64) -> Option<Vec<Run>> {
+    let count = varint::take(&mut source)?;
+    let mut at = 0u64;
+    let mut runs = Vec::new();
+    for _ in 0..count {
+        let start = at.checked_add(varint::take(&mut source)?)?;
+        let units = varint::take(&mut source)?;
+        at = start.checked_add(units)?;
+        if start < FIRST_UNIT || units == 0 || at > end {
+            return None;
+        }
+        runs.push((start, units));
+    }
+    source.is_empty().then_some(runs)
+}
+
+const _: () = assert!(UNIT_BYTES as usize == CHILDREN * super::page::ENTRY_BYTES);

@@ -1,0 +1,159 @@
+//! Pages of the map as their parents name them: where a page lies, its checksum, and what it says in short.
+//!
+//! The pages of level 0 are the bitmaps of groups; one of a level above names [`CHILDREN`] pages of the level below it. The root is
+//! named by the meta page. Each has two units one behind the other, its *home*, and is written into them in turn, so the page of the
+//! durable state stays as it is until the next one is durable.
+
+use super::Run;
+use super::bits::GROUP_UNITS;
+use crate::engine::btree::UNIT_BYTES;
+
+/// Pages that one of a level above the first names.
+pub const CHILDREN: usize = UNIT_BYTES as usize / ENTRY_BYTES;
+/// Bytes of an encoded entry.
+pub const ENTRY_BYTES: usize = 16;
+/// In the place of the longest run: the page's content was lost.
+const LOST: u16 = u16::MAX;
+
+/// What a parent says of a page.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Entry {
+    /// The unit that it lies in; 0 if there is none: nothing is free.
+    pub unit: u64,
+    /// Which unit of its home that is, 0 or 1.
+    pub side: u64,
+    /// The CRC-32 of its bytes.
+    pub crc: u32,
+    /// Of a group: units that are free.
+    pub free_units: u16,
+    /// Of a group: the longest run of them, in the group.
+    pub longest_units: u16,
+}
+
+impl Entry {
+    /// The same, but nobody knows any more what the page said.
+    pub fn lost(self) -> Entry {
+        Entry { crc: 0, free_units: 0, longest_units: LOST, ..self }
+    }
+
+    /// Whether that was so when it was written.
+    pub fn is_lost(&self) -> bool {
+        self.longest_units == LOST
+    }
+
+    /// The units of the page.
+    pub fn home(&self) -> Option<Run> {
+        (self.unit > 0).then(|| (self.unit.saturating_sub(self.side), 2))
+    }
+
+    /// As in a page of the level above.
+    pub fn encode(&self, target: &mut Vec<u8>) {
+        target.extend_from_slice(&(self.unit << 1 | self.side).to_le_bytes());
+        target.extend_from_slice(&self.crc.to_le_bytes());
+        target.extend_from_slice(&self.free_units.to_le_bytes());
+        target.extend_from_slice(&self.longest_units.to_le_bytes());
+    }
+
+    /// Reads an entry of a map of units below `end`; `None` if it is not one.
+    pub fn decode(bytes: &[u8], end: u64) -> Option<Entry> {
+        let (place, rest) = bytes.split_first_chunk::<8>()?;
+        let (crc, rest) = rest.split_first_chunk::<4>()?;
+        let (free_units, rest) = rest.split_first_chunk::<2>()?;
+        let place = u64::from_le_bytes(*place);
+        let entry = Entry {
+            unit: place >> 1,
+            side: place & 1,
+            crc: u32::from_le_bytes(*crc),
+            free_units: u16::from_le_bytes(*free_units),
+            longest_units: u16::from_le_bytes(*rest.first_chunk()?),
+        };
+        entry.is_possible(end).then_some(entry)
+    }
+
+    /// Whether a map of units below `end` can say so.
+    pub fn is_possible(&self, end: u64) -> bool {
+        let most = GROUP_UNITS as u16;
+        match self.home() {
+            None => *self == Entry::default() || *self == Entry::default().lost(),
+            Some((start, units)) => {
+                start >= super::super::FIRST_UNIT
+                    && self.side < units
+                    && start.checked_add(units).is_some_and(|behind| behind <= end)
+                    && self.free_units <= most
+                    && (self.longest_units <= self.free_units || self.is_lost() && self.free_units == 0)
+            }
+        }
+    }
+}
+
+/// Groups of a file that ends at `end`.
+pub fn groups_of(end: u64) -> usize {
+    end.div_ceil(GROUP_UNITS) as usize
+}
+
+/// Pages of the level above `pages` pages.
+pub fn parents_of(pages: usize) -> usize {
+    pages.div_ceil(CHILDREN)
+}
+
+/// Levels above the bitmaps of `groups` groups.
+pub fn height_of(groups: usize) -> usize {
+    let (mut pages, mut height) = (groups, 0);
+    while pages > 1 {
+        pages = parents_of(pages);
+        height += 1;
+    }
+    height
+}
+
+/// Pages of all levels for `groups` groups.
+pub fn pages_of(groups: usize) -> u64 {
+    let (mut pages, mut all) = (groups, groups);
+    while pages > 1 {
+        pages = parents_of(pages);
+        all += pages;
+    }
+    all as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_entry_is_these_bytes_and_nonsense_is_refused() {
+        let entry =
+            Entry { unit: 0x0102, side: 1, crc: 0x0a0b_0c0d, free_units: 0x8000, longest_units: 0x7ffe };
+        let mut bytes = Vec::new();
+        entry.encode(&mut bytes);
+        assert_eq!(bytes, [5, 2, 0, 0, 0, 0, 0, 0, 0x0d, 0x0c, 0x0b, 0x0a, 0, 0x80, 0xfe, 0x7f]);
+        assert_eq!(Entry::decode(&bytes, 0x103), Some(entry));
+        assert_eq!(Entry::decode(&bytes, 0x102), None, "behind the end");
+        assert_eq!(Entry::decode(&bytes[..15], 0x103), None);
+        assert_eq!(Entry::decode(&[0; 16], 2), Some(Entry::default()));
+        assert_eq!(entry.home(), Some((0x0101, 2)));
+        let mut lost = Vec::new();
+        entry.lost().encode(&mut lost);
+        assert!(Entry::decode(&lost, 0x103).unwrap().is_lost());
+        for wrong in [
+            Entry { unit: 2, ..entry },
+            Entry { free_units: 0x8001, ..entry },
+            Entry { longest_units: 0x8000, free_units: 9, ..entry },
+            Entry { unit: 0, side: 0, ..entry },
+        ] {
+            let mut bytes = Vec::new();
+            wrong.encode(&mut bytes);
+            assert_eq!(Entry::decode(&bytes, 0x103), None, "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn a_tebibyte_has_one_root_over_32_pages() {
+        let groups = groups_of(1 << 28);
+        assert_eq!((groups, height_of(groups), pages_of(groups)), (8192, 2, 8192 + 32 + 1));
+        assert_eq!(
+            (height_of(0), height_of(1), height_of(2), height_of(256), height_of(257)),
+            (0, 0, 1, 1, 2)
+        );
+    }
+}

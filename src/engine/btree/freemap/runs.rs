@@ -1,0 +1,278 @@
+//! Runs in the bits of all groups that are in memory, and the index that finds one of a length.
+//!
+//! A run belongs to the group that it begins in, with all its length. The index says of each class which groups have such runs; where
+//! in the group is looked for in the bits. Groups that are not in memory end every run.
+
+use std::sync::Arc;
+
+use super::bits::{Bits, GROUP_UNITS};
+use super::group::{Loaded, class_of, classes, longest_of, shortest_of};
+use super::{FreeMap, Run};
+
+/// Groups that a search for a length between the bounds of a class looks at.
+const CLASS_GROUPS: usize = 8;
+const LENGTH: usize = GROUP_UNITS as usize;
+
+/// The group of a unit, and which of its units that is.
+pub fn split(unit: u64) -> (usize, usize) {
+    ((unit / GROUP_UNITS) as usize, (unit % GROUP_UNITS) as usize)
+}
+
+/// The parts of `start..start + units` in groups: group, from, to.
+pub fn parts(start: u64, units: u64) -> impl Iterator<Item = (usize, usize, usize)> {
+    let end = start + units;
+    let mut at = start;
+    std::iter::from_fn(move || {
+        let (group, from) = (at < end).then(|| split(at))?;
+        let to = (end - (at - from as u64)).min(GROUP_UNITS) as usize;
+        at += (to - from) as u64;
+        Some((group, from, to))
+    })
+}
+
+impl FreeMap {
+    pub(super) fn bits(&self, group: usize) -> Option<&Bits> {
+        self.groups.get(group)?.loaded.as_ref().map(|loaded| &*loaded.free)
+    }
+
+    /// Whether a unit can be taken.
+    pub(super) fn is_free(&self, unit: u64) -> bool {
+        let (group, at) = split(unit);
+        self.bits(group).is_some_and(|bits| bits.has(at))
+    }
+
+    /// Where the run that `unit` is in ends.
+    pub(super) fn run_end(&self, unit: u64) -> u64 {
+        let (mut group, mut at) = split(unit);
+        loop {
+            let used = match self.groups.get(group).and_then(|group| group.loaded.as_ref()) {
+                Some(loaded) if loaded.units == GROUP_UNITS => LENGTH,
+                Some(loaded) => loaded.free.next_used(at),
+                None => 0,
+            };
+            if used < LENGTH {
+                return group as u64 * GROUP_UNITS + used.max(at) as u64;
+            }
+            (group, at) = (group + 1, 0);
+        }
+    }
+
+    /// Where the run that ends behind `unit` begins.
+    pub(super) fn run_start(&self, unit: u64) -> u64 {
+        let (mut group, at) = split(unit);
+        let mut end = at + 1;
+        loop {
+            let first = match self.groups.get(group).and_then(|group| group.loaded.as_ref()) {
+                Some(loaded) if loaded.units == GROUP_UNITS => 0,
+                Some(loaded) => loaded.free.free_before(end),
+                None => end,
+            };
+            if first > 0 || group == 0 || !self.is_free(group as u64 * GROUP_UNITS - 1) {
+                return group as u64 * GROUP_UNITS + first as u64;
+            }
+            (group, end) = (group - 1, LENGTH);
+        }
+    }
+
+    /// Enters a run into the index.
+    pub(super) fn count(&mut self, start: u64, units: u64) {
+        let ((group, at), class) = (split(start), class_of(units));
+        let Some(loaded) = self.groups[group].loaded.as_mut() else { return };
+        self.runs[class] += 1;
+        if loaded.count(class, at / 64) {
+            self.classes[class].insert(group as u32);
+            self.filled |= 1 << class;
+        }
+    }
+
+    /// Takes a run out of it.
+    pub(super) fn uncount(&mut self, start: u64, units: u64) {
+        let ((group, _), class) = (split(start), class_of(units));
+        for known in [&mut self.row, &mut self.joined] {
+            if known.0 == start {
+                *known = (0, 0);
+            }
+        }
+        let Some(loaded) = self.groups[group].loaded.as_mut() else { return };
+        self.runs[class] -= 1;
+        if loaded.uncount(class) {
+            self.forget_class(class, group);
+        }
+    }
+
+    fn forget_class(&mut self, class: usize, group: usize) {
+        self.classes[class].remove(&(group as u32));
+        if self.classes[class].is_empty() {
+            self.filled &= !(1 << class);
+        }
+    }
+
+    /// Sets the bits of units, all of them in groups that are in memory.
+    pub(super) fn set_free(&mut self, start: u64, units: u64, is_free: bool) {
+        for (group, from, to) in parts(start, units) {
+            if let Some(loaded) = self.groups[group].loaded.as_mut() {
+                let (bits, units) = (Arc::make_mut(&mut loaded.free), (to - from) as u64);
+                if is_free {
+                    bits.set(from, to);
+                    loaded.units += units;
+                } else {
+                    bits.clear(from, to);
+                    loaded.units -= units;
+                }
+            }
+            self.mark(group);
+        }
+        match is_free {
+            true => self.free_units += units,
+            false => self.free_units -= units,
+        }
+    }
+
+    /// Takes the runs of a group, and those that touch it, out of the index, so that its bits can be changed as a whole.
+    pub(super) fn detach(&mut self, group: usize) {
+        let (start, end) = (group as u64 * GROUP_UNITS, (group as u64 + 1) * GROUP_UNITS);
+        if start > 0 && self.is_free(start - 1) {
+            let first = self.run_start(start - 1);
+            self.uncount(first, self.run_end(first) - first);
+        }
+        if self.is_free(end) && !self.is_free(end - 1) {
+            self.uncount(end, self.run_end(end) - end);
+        }
+        for known in [&mut self.row, &mut self.joined] {
+            if split(known.0).0 == group {
+                *known = (0, 0);
+            }
+        }
+        let Some(loaded) = self.groups[group].loaded.as_mut() else { return };
+        let mut gone: Vec<(usize, u64)> = Vec::new();
+        gone.extend(classes(loaded.filled).map(|class| (class, loaded.runs(class))));
+        loaded.clear();
+        for (class, count) in gone {
+            self.runs[class] -= count;
+            self.forget_class(class, group);
+        }
+    }
+
+    /// Enters them again.
+    pub(super) fn attach(&mut self, group: usize) {
+        let (start, end) = (group as u64 * GROUP_UNITS, (group as u64 + 1) * GROUP_UNITS);
+        let mut at = start;
+        if start > 0 && self.is_free(start - 1) {
+            let first = self.run_start(start - 1);
+            at = self.run_end(first);
+            self.count(first, at - first);
+        }
+        while at < end {
+            let (_, from) = split(at);
+            let Some(next) = self.bits(group).and_then(|bits| bits.next_free(from)) else { break };
+            let first = start + next as u64;
+            at = self.run_end(first);
+            self.count(first, at - first);
+        }
+        if self.is_free(end) && !self.is_free(end - 1) {
+            self.count(end, self.run_end(end) - end);
+        }
+    }
+
+    /// Classes with runs, from that of `units` on, whose runs need not all be as long.
+    fn classes_from(&self, units: u64) -> u128 {
+        let first = class_of(units);
+        self.filled >> first << first
+    }
+
+    /// The lowest run that begins in `group` and has `least..=most` units.
+    fn find(&mut self, group: usize, least: u64, most: u64) -> Option<Run> {
+        let base = group as u64 * GROUP_UNITS;
+        let bits = self.bits(group)?;
+        let goes_on = bits.has(LENGTH - 1) && self.is_free(base + GROUP_UNITS);
+        // Runs before `first` and from `last` on are not of this group alone.
+        let last = if goes_on { bits.free_before(LENGTH) } else { LENGTH };
+        let comes_in = base > 0 && bits.has(0) && self.is_free(base - 1);
+        let first = if comes_in { bits.next_used(0) } else { 0 };
+        let loaded = self.groups[group].loaded.as_ref()?;
+        let of = u128::MAX >> class_of(least) << class_of(least);
+        let of = of & u128::MAX >> (u128::BITS as usize - 1 - class_of(most));
+        let mut at = first.max(loaded.low(of) * 64);
+        if at > 0 && at < LENGTH && bits.has(at - 1) {
+            at = bits.next_used(at);
+        }
+        let mut found = None;
+        while let Some(start) = match least == most && least <= 64 {
+            true => bits.next_exact(at, least as usize),
+            false => bits.next_window(at, least.min(64) as usize),
+        } {
+            if start >= last {
+                break;
+            }
+            at = bits.next_used(start);
+            if (least..=most).contains(&((at - start) as u64)) {
+                found = Some((base + start as u64, (at - start) as u64));
+                break;
+            }
+        }
+        let found = found.or_else(|| {
+            let start = (goes_on && last >= first).then(|| base + last as u64)?;
+            let units = self.run_end(start) - start;
+            (least..=most).contains(&units).then_some((start, units))
+        });
+        // What was looked for begins no earlier.
+        let whole = classes(of).filter(|class| shortest_of(*class) >= least && longest_of(*class) <= most);
+        let whole = whole.fold(0, |set, class| set | 1 << class);
+        let word = found.map_or(LENGTH - 1, |(start, _)| split(start).1) / 64;
+        if let Some(loaded) = self.groups[group].loaded.as_mut() {
+            loaded.set_low(whole, word);
+        }
+        found
+    }
+
+    /// The lowest run of `class` that has `units`, as far as a short search finds one.
+    fn lowest_of(&mut self, class: usize, units: u64) -> Option<Run> {
+        let (least, most) = (shortest_of(class).max(units), longest_of(class));
+        let groups: Vec<u32> = match shortest_of(class) >= units {
+            true => self.classes[class].first().copied().into_iter().collect(),
+            false => self.classes[class].iter().take(CLASS_GROUPS).copied().collect(),
+        };
+        groups.into_iter().find_map(|group| self.find(group as usize, least, most))
+    }
+
+    /// The lowest run that has `units`.
+    pub(super) fn lowest(&mut self, units: u64) -> Option<Run> {
+        let class = class_of(units);
+        let (sure, rest) = match shortest_of(class) >= units {
+            true => (self.classes_from(units), 0),
+            false => (self.classes_from(units) & !(1 << class), self.filled & 1 << class),
+        };
+        let group = classes(sure).filter_map(|class| self.classes[class].first().copied()).min();
+        let found = group.and_then(|group| self.find(group as usize, units, u64::MAX >> 1));
+        let other = if rest == 0 { None } else { self.lowest_of(class, units) };
+        found.into_iter().chain(other).min()
+    }
+
+    /// A run of the longest class that has `units`.
+    pub(super) fn longest(&mut self, units: u64) -> Option<Run> {
+        let mut from: Vec<usize> = classes(self.classes_from(units)).collect();
+        from.reverse();
+        from.into_iter().find_map(|class| self.lowest_of(class, units))
+    }
+
+    /// A run of the shortest class that has `units`.
+    pub(super) fn smallest(&mut self, units: u64) -> Option<Run> {
+        classes(self.classes_from(units)).find_map(|class| self.lowest_of(class, units))
+    }
+
+    /// Units in runs that `piece` units fit into, at least.
+    pub(super) fn useful_units(&self, piece: u64) -> u64 {
+        classes(self.classes_from(piece)).map(|class| self.runs[class] * shortest_of(class)).sum()
+    }
+
+    /// The bits of a group can be changed: it is in memory, or can be because nothing of it was ever free.
+    pub(super) fn is_open(&mut self, group: usize) -> bool {
+        let has_page = self.levels[0][group].entry.unit > 0;
+        let state = &mut self.groups[group];
+        if state.loaded.is_none() && !has_page && !state.is_pending && !state.is_lost {
+            state.loaded = Some(Box::new(Loaded::new(Bits::none())));
+            self.loaded_groups += 1;
+        }
+        self.groups[group].loaded.is_some()
+    }
+}
