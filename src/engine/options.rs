@@ -267,7 +267,8 @@ pub struct Options {
     pub value_log: bool,
     /// LSM: values from this size on are large.
     pub value_threshold_bytes: u64,
-    /// LSM: a segment is emptied when less than this percentage of it is needed. More saves space and writes more.
+    /// LSM: while less than this percentage of what is kept for values is needed, the emptiest segments are emptied. More saves space and
+    /// writes more.
     pub value_gc_percent: u64,
     /// LSM: bytes of a table file that merges aim at.
     pub table_bytes: u64,

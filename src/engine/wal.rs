@@ -158,21 +158,6 @@ impl Log {
         self.append_to(&mut self.state.lock(), kind, purpose, batch.encoded_bytes_max(), fill)
     }
 
-    /// Appends one record of `kind` that is nothing but `payload`; also the segment that holds it, which the caller may
-    /// point to.
-    pub fn append_held(
-        &self,
-        kind: u8,
-        purpose: Purpose,
-        payload: &[u8],
-    ) -> Result<(Position, Arc<Segment>)> {
-        let mut state = self.state.lock();
-        let fill = |target: &mut Vec<u8>, _: &mut _| target.extend_from_slice(payload);
-        let position = self.append_to(&mut state, kind, purpose, payload.len(), fill)?;
-        let last = state.segments.back().ok_or_else(|| Error::Invalid("the log is closed".to_string()))?;
-        Ok((position, last.segment.clone()))
-    }
-
     fn append_to(
         &self,
         state: &mut State,

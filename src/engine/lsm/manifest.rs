@@ -30,7 +30,9 @@ pub const NAME: &str = "manifest";
 const NEW_NAME: &str = "manifest.new";
 const KIND_HEADER: u8 = 1;
 const KIND_EDIT: u8 = 2;
-const VERSION: u64 = 3;
+const VERSION: u64 = 4;
+/// The oldest version that is read: the same, without files of survivors.
+const VERSION_OLDEST: u64 = 3;
 const TITLE: &[u8] = b"kvfs lsm manifest";
 
 const TAG_ADD: u64 = 1;
@@ -177,7 +179,7 @@ impl State {
             Some((numbers, frame::HEADER_BYTES + payload.len()))
         });
         let ((version, generation), mut offset) = header.ok_or_else(|| damaged(0, "no manifest header"))?;
-        if version != VERSION {
+        if !(VERSION_OLDEST..=VERSION).contains(&version) {
             return Err(Error::format(NAME, version, VERSION));
         }
         let mut state = State::default();

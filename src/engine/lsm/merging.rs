@@ -87,7 +87,7 @@ enum Next {
 impl LsmEngine {
     /// One unit of merge work.
     pub(super) fn merge_work(&self) -> Result<Pending> {
-        let mut slice = {
+        let (mut slice, is_command) = {
             let mut merging = self.merging.lock();
             if let Some(wait) = self.merge_pause(&merging) {
                 return Ok(Pending::After(wait));
@@ -96,7 +96,8 @@ impl LsmEngine {
                 Ok((Some(slice), _)) => {
                     merging.stepping += 1;
                     self.report_merges(&merging);
-                    slice
+                    let is_command = merging.jobs.iter().any(|job| job.id == slice.job && job.is_command);
+                    (slice, is_command)
                 }
                 Ok((None, pending)) => {
                     // What others do now says whether merges are in trouble.
@@ -109,12 +110,12 @@ impl LsmEngine {
                 Err(error) => return self.fail_merge(&mut merging, None, error),
             }
         };
-        let sparse = self.sparse_segments(&self.view().version).into_keys().collect();
+        let is_thorough = is_command || self.wants_space.load(Relaxed);
+        let sparse = self.sparse_segments(&self.view().version, is_thorough).into_keys().collect();
         let mut move_value = |pointer, segment: &_| self.move_value(&sparse, pointer, segment);
         // Small tables, small steps: a merge of some of them is seen half way.
         let step_bytes = self.rates.step_bytes(UNIT_BYTES.min((self.options.table_bytes / 2).max(1)));
         let stepped = slice.step(step_bytes, &mut move_value);
-        let has_moved = slice.moved_bytes > 0;
         let ready = match stepped {
             Ok(true) => self.make_durable(&slice).map(|()| true),
             other => other,
@@ -127,7 +128,7 @@ impl LsmEngine {
         let cleaned =
             cleaned.map(|job| job.job.inputs.iter().flat_map(|(_, numbers)| numbers.clone()).collect());
         let result = match ready {
-            Ok(true) => self.install_slice(&mut merging, slice).map(|()| true),
+            Ok(true) => self.install_slice(&mut merging, slice),
             Ok(false) => {
                 match merging.jobs.iter_mut().find(|job| job.id == id) {
                     Some(job) => {
@@ -137,7 +138,7 @@ impl LsmEngine {
                     // It was given up meanwhile.
                     None => slice.abandon(),
                 }
-                Ok(false)
+                Ok(())
             }
             Err(error) => {
                 slice.abandon();
@@ -145,16 +146,9 @@ impl LsmEngine {
             }
         };
         match result {
-            Ok(is_installed) => {
+            Ok(()) => {
                 self.troubles.lock().merge = merging.trouble();
                 self.report_merges(&merging);
-                drop(merging);
-                if is_installed
-                    && has_moved
-                    && let Err(error) = self.pass_moved_values()
-                {
-                    return self.fail_merge(&mut self.merging.lock(), None, error);
-                }
                 Ok(Pending::More)
             }
             Err(error) => {
@@ -316,7 +310,10 @@ impl LsmEngine {
 
     /// Begins a merge if there is space for it; whether there is.
     fn begin(&self, version: &Version, job: Job, reason: &str, merging: &mut Merging) -> Result<bool> {
-        let merge = RunningJob::new(version, job, &self.shelf, &self.options);
+        let mut merge = RunningJob::new(version, job, &self.shelf, &self.options);
+        if reason == "values" {
+            merge.collect();
+        }
         self.begin_merge(version, merge, reason, merging)
     }
 
@@ -479,7 +476,7 @@ impl LsmEngine {
     /// Makes outputs and their names durable, and values that were moved.
     fn make_durable(&self, slice: &Slice) -> Result<()> {
         if slice.moved_bytes > 0 {
-            self.log.sync_now()?;
+            self.survivors.sync()?;
         }
         if slice.outputs.is_empty() { Ok(()) } else { self.shelf.sync_names() }
     }

@@ -18,7 +18,7 @@
 //!
 //! # Lock order
 //!
-//! `writer`, `flushing` or `merging`, then `manifest`, then `view`; `policy`, `commands`, `activity`, `troubles`, `retired`, `moved_into`,
+//! `writer`, `flushing` or `merging`, then `manifest`, then `view`; `policy`, `commands`, `activity`, `troubles`, `retired`, `survivors`,
 //! `set_aside`, `cleaned` and that of the gaps are leaves. `writer` and `view` are held for memory and one log write only; `flushing`, `merging` and `manifest` are
 //! held across disk requests and taken
 //! by background work alone; `merging` not while a slice of a merge does a step.
@@ -38,6 +38,7 @@ mod salvage;
 mod scan;
 mod set_aside;
 mod stall;
+mod survivors;
 mod switches;
 mod table;
 mod throttle;
@@ -51,7 +52,6 @@ mod read_tests;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
@@ -74,6 +74,7 @@ use memtable::Memtable;
 use merging::Merging;
 use set_aside::{Lost, SetAside};
 use stall::Pace;
+use survivors::Survivors;
 use switches::Switches;
 use table::{Access, Shelf, Table, hash, table_number};
 use throttle::Rates;
@@ -178,8 +179,8 @@ pub struct LsmEngine {
     traffic: Arc<Metered>,
     /// Everything up to here is in tables.
     flushed: AtomicU64,
-    /// Bytes of values that were moved into segments of the log, by their start.
-    moved_into: Mutex<BTreeMap<Position, u64>>,
+    /// Values that collection has moved out of the log.
+    survivors: Survivors,
     /// Memtables that were flushed and may still have readers. They are freed here, never by a reader or writer: that takes
     /// as long as a hundred thousand batches.
     retired: Mutex<Vec<Arc<Memtable>>>,
@@ -213,6 +214,8 @@ pub fn open(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>, options: &Options) -> Re
     let shelf = Shelf::new(disk.clone(), bell.clone(), options.clone(), state.next_number.max(used));
     let from = state.log_position;
     let held = state.tables.values().flat_map(|meta| meta.values.iter()).map(|(start, _)| *start).collect();
+    let survivors = Survivors::open(disk.clone(), options.log_segment_bytes, &held)?;
+    let held = held.into_iter().filter(|start| !survivors::is_survivor(*start)).collect();
     let mut mutable = Memtable::new(from);
     let mut immutables = Vec::new();
     let mut replay = |kind: u8, position: Position, payload: Bytes| {
@@ -250,7 +253,8 @@ pub fn open(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>, options: &Options) -> Re
     let mut lost = Lost::default();
     for ((level, _), meta) in &state.tables {
         let segment = |(start, _): &(Position, u64)| {
-            segments.get(start).cloned().unwrap_or_else(|| lost.segment(*start))
+            let found = segments.get(start).cloned().or_else(|| survivors.segment(*start));
+            found.unwrap_or_else(|| lost.segment(*start))
         };
         let segments = meta.values.iter().map(segment).collect();
         let (table, damage) = shelf.open_around(meta, segments)?;
@@ -262,6 +266,7 @@ pub fn open(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>, options: &Options) -> Re
     // Only now: had the log been damaged, tables that look left over might be all there is.
     let kept: std::collections::BTreeSet<u64> = state.tables.keys().map(|(_, number)| *number).collect();
     shelf.remove_others(|number| kept.contains(&number))?;
+    survivors.remove_others()?;
     let view = View { mutable: Arc::new(mutable), immutables, version: Arc::new(version) };
     let engine = LsmEngine {
         clock,
@@ -283,7 +288,7 @@ pub fn open(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>, options: &Options) -> Re
         space_comes: AtomicBool::new(true),
         cleaned: Mutex::default(),
         flushed: AtomicU64::new(from),
-        moved_into: Mutex::default(),
+        survivors,
         manifest: Mutex::new(manifest),
         rates: Rates::new(options),
         traffic,
@@ -448,6 +453,7 @@ impl LsmEngine {
             return Ok(Pending::More);
         }
         self.log.reuse();
+        self.survivors.reclaim();
         let verification = {
             let mut commands = self.commands.lock();
             let found = commands.iter().position(|(task, _)| matches!(task, Task::Verify(_)));
@@ -578,6 +584,7 @@ impl Engine for LsmEngine {
         };
         self.stop_merging();
         while self.shelf.reclaim() {}
+        self.survivors.reclaim();
         // What could not be flushed is in the log.
         self.log.sync_now()?;
         self.end_commands(&Err(Error::Invalid("the store is closed".to_string())), |_| true);

@@ -21,6 +21,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::manifest::{self, State};
+use super::survivors;
 use super::table::salvage::{Piece, pieces};
 use super::table::{BlockCursor, TableMeta, table_name, table_number};
 use super::value_log::Pointer;
@@ -31,7 +32,7 @@ use crate::engine::{Error, Operation, Position, Result};
 
 /// Whether `name` is a file of ours beside the log.
 pub fn is_file(name: &str) -> bool {
-    name == manifest::NAME || table_number(name).is_some()
+    name == manifest::NAME || table_number(name).is_some() || survivors::values_number(name).is_some()
 }
 
 /// A table to read.
@@ -73,7 +74,9 @@ pub fn salvage(disk: &dyn Disk, sink: &mut Sink<'_>) -> Result<Vec<Loss>> {
         sound.unwrap_or_else(|| manifest.as_ref().map(|bytes| State::guess(bytes)).unwrap_or_default());
     let sources = sources(disk, &state, is_sound, &mut losses)?;
     let needed = state.tables.values().flat_map(|meta| meta.values.iter()).map(|(start, _)| *start).collect();
-    let segments = wal::salvage::segments(disk, &needed)?;
+    let mut segments = wal::salvage::segments(disk, &needed)?;
+    // Their positions are above those of the log.
+    segments.extend(survivors::files(disk)?.into_values());
     for source in &sources {
         read_table(disk, source, &segments, &mut losses, sink)?;
     }

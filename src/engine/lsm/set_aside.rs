@@ -12,6 +12,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use super::LsmEngine;
+use super::survivors::lost_segment;
 use super::table::{table_name, table_number};
 use super::version::Version;
 use crate::engine::wal::Segment;
@@ -139,7 +140,7 @@ impl Lost {
 
     /// What stands for the segment that starts at `start` and is missing.
     pub fn segment(&mut self, start: Position) -> Arc<Segment> {
-        self.segments.entry(start).or_insert_with(|| Arc::new(Segment::lost(start))).clone()
+        self.segments.entry(start).or_insert_with(|| Arc::new(lost_segment(start))).clone()
     }
 }
 
@@ -153,7 +154,7 @@ impl LsmEngine {
         for (start, segment) in lost.segments {
             if let Some(error) = segment.loss() {
                 self.set_aside.state.lock().segments.insert(start, Entry::for_good(&error));
-                self.record_set_aside("the log", &error, None);
+                self.record_set_aside(error.unread_file().unwrap_or("the log"), &error, None);
             }
         }
     }

@@ -14,6 +14,7 @@ mod speed;
 mod threads;
 mod values;
 
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::sync::mpsc;
 use std::time::Duration;
@@ -229,5 +230,8 @@ fn check_space(engine: &LsmEngine, disk: &SimDisk) {
     let kept = engine.shape().value_log.segments;
     // The log's own, and spares.
     assert!(segments <= kept + 20, "{segments} segments, {kept} of them kept");
-    assert!(engine.sparse_segments(&engine.view().version).is_empty());
+    let values =
+        disk.list().unwrap().into_iter().filter(|info| survivors::values_number(&info.name).is_some());
+    assert_eq!(values.count() as u64, engine.survivors.size().0);
+    assert!(engine.sparse_segments(&engine.view().version, false).is_empty());
 }

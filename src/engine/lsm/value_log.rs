@@ -6,11 +6,12 @@
 //!    released. What the tables of the manifest need is the whole truth: nothing else is written down. Each version
 //!    has the sums.
 //! 3. A merge copies pointers. A segment that no table needs any more is free when the last reader is gone.
-//! 4. Collection: a merge that meets a pointer into a *sparse* segment, one whose live share is below the option,
-//!    appends the value to the log again. Where no merge comes by, tables that need a sparse segment are rewritten one by
-//!    one. The log is synced before the edit that names the outputs. The share is of the segment's size; of a segment
-//!    that values were moved into, of those: what was moved is moved again only after more than the option allows has
-//!    died, so collection comes to an end however the segments are filled.
+//! 4. Collection: while less than the option of what is kept lives, the emptiest segments are *sparse*. A merge that meets a pointer
+//!    into one moves the value to a file of [survivors](super::survivors). Where no merge comes by, tables that need a sparse segment are
+//!    rewritten one by one, the emptiest segment first. The file is synced before the edit that names the outputs. The same goes for
+//!    such a file, which holds nothing but what was moved. A segment of which more than the option lives is never sparse, so for each
+//!    byte that is moved at least `1 / share - 1` are freed, at the default of a half as many. Where a writer waits for space or a command
+//!    compacts, every segment is sparse of which less lives.
 //!
 //! # Invariants
 //!
@@ -27,16 +28,16 @@ use bytes::Bytes;
 
 use super::LsmEngine;
 use super::compaction::{Job, Levels};
-use super::memtable::Memtable;
+use super::survivors::Moved;
 use super::table::Access;
-use super::version::{Version, View};
+use super::version::Version;
 use crate::base::varint;
 use crate::disk::Purpose;
 use crate::engine::cache::{BlockCache, CacheKind};
 use crate::engine::wal::{self, LogShape, Segment};
 use crate::engine::{Error, Position, Result, Tier, ValueLog, Visit};
 
-/// Log records of this kind hold one value that a merge moved; they are no batches.
+/// Log records of this kind hold one value that a merge of an earlier version of this program moved; they are no batches.
 pub const MOVED_KIND: u8 = wal::FIRST_KIND + 1;
 /// File number under which the cache keeps values; no table has it.
 const CACHE_NUMBER: u64 = u64::MAX;
@@ -122,6 +123,26 @@ impl<'a> Stored<'a> {
             Stored::Pointer(..) => None,
         }
     }
+}
+
+/// Of segments (start, live bytes, size) those to empty, with the share that lives in thousandths: the emptiest ones of which less than
+/// `percent` lives, until that much of all lives, or all of them if `is_thorough`.
+fn choose_sparse(
+    mut segments: Vec<(Position, u64, u64)>,
+    percent: u64,
+    is_thorough: bool,
+) -> BTreeMap<Position, u64> {
+    let share = |live: u64, size: u64| live.saturating_mul(1000) / size.max(1);
+    let live_bytes: u64 = segments.iter().map(|(_, live, _)| live).sum();
+    let mut bytes: u64 = segments.iter().map(|(.., size)| size).sum();
+    segments.retain(|(_, live, size)| live * 100 < size * percent);
+    segments.sort_by_key(|(start, live, size)| (share(*live, *size), *start));
+    let chosen = segments.into_iter().take_while(|(_, live, size)| {
+        let is_wanted = is_thorough || live_bytes * 100 < bytes * percent;
+        bytes -= size.saturating_sub(*live).min(bytes);
+        is_wanted
+    });
+    chosen.map(|(start, live, size)| (start, share(live, size))).collect()
 }
 
 /// The value behind a pointer, for a point read.
@@ -241,35 +262,45 @@ impl<'a> Group<'a> {
 }
 
 impl LsmEngine {
-    /// Where the segments that are to be emptied start, by their live bytes, but for those that are set aside; none while the disk is
-    /// so full that what deletes need would be used. Of the rest of the reserve it takes what it needs: it gives more back.
-    pub(super) fn sparse_segments(&self, version: &Version) -> BTreeMap<Position, u64> {
+    /// Where the segments that are to be emptied start, by the share of them that lives, in thousandths, but for those that are set
+    /// aside; none while the disk is so full that what deletes need would be used. Of the rest of the reserve it takes what it needs: it
+    /// gives more back.
+    ///
+    /// Only as many as bring the share that lives of all together to the option, the emptiest first: of the others more will have died
+    /// by the time they are needed. All of which less than that lives, if `is_thorough`.
+    pub(super) fn sparse_segments(&self, version: &Version, is_thorough: bool) -> BTreeMap<Position, u64> {
         let room_bytes = self.space.release_bytes() + 2 * self.log.segment_bytes();
         if self.shelf.space().is_ok_and(|space| space.room_bytes() < room_bytes) {
             return BTreeMap::new();
         }
+        let now = self.clock.elapsed();
+        // Nobody can empty what a table needs that merges go around.
+        let aside = self.set_aside.tables(now);
+        let tables = version.tables().filter(|(_, table)| aside.contains(&table.number));
+        let stuck: Option<BTreeSet<Position>> = (!aside.is_empty())
+            .then(|| tables.flat_map(|(_, table)| table.values.iter()).map(|(start, _)| *start).collect());
         // Both in order, so that each merge step goes through them once.
         let mut needed = version.needed().iter().peekable();
-        let (mut kept, now) = (self.log.kept(), self.clock.elapsed());
-        kept.retain(|(start, _)| !self.set_aside.has_segment(*start, now));
+        let mut kept = self.log.kept();
+        kept.extend(self.survivors.kept());
+        kept.retain(|(start, _)| {
+            let is_stuck = stuck.as_ref().is_some_and(|stuck| stuck.contains(start));
+            !is_stuck && !self.set_aside.has_segment(*start, now)
+        });
         kept.sort_unstable();
         let live = kept.into_iter().filter_map(|(start, size)| {
             while needed.next_if(|(before, _)| **before < start).is_some() {}
             needed.next_if(|(at, _)| **at == start).map(|(_, live)| (start, *live, size))
         });
-        let moved = self.moved_into.lock();
-        let is_sparse = |start: &Position, live: u64, size: u64| {
-            live * 100 < moved.get(start).copied().unwrap_or(size) * self.options.value_gc_percent
-        };
-        let sparse = live.filter(|(start, live, size)| is_sparse(start, *live, *size));
-        sparse.map(|(start, live, _)| (start, live)).collect()
+        choose_sparse(live.collect(), self.options.value_gc_percent, is_thorough)
     }
 
-    /// A merge of one table with nothing, to move its values out of the segment with the fewest live bytes; one that no merge that
+    /// A merge of one table with nothing, to move its values out of the segment of which the smallest share lives; one that no merge that
     /// runs is in the way of.
     pub(super) fn collect_job(&self, version: &Version, levels: &Levels<'_>) -> Option<Job> {
+        let sparse = self.sparse_segments(version, self.wants_space.load(Relaxed));
         let mut sparse: Vec<(u64, Position)> =
-            self.sparse_segments(version).into_iter().map(|(start, live)| (live, start)).collect();
+            sparse.into_iter().map(|(start, share)| (share, start)).collect();
         sparse.sort_unstable();
         sparse.into_iter().find_map(|(_, victim)| {
             let tables = version.tables().filter(|(_, table)| table.needs(victim));
@@ -278,14 +309,14 @@ impl LsmEngine {
         })
     }
 
-    /// Appends a value to the log again if it lies in a segment of `sparse`. One that cannot be read stays where it is, and so from
+    /// Moves a value to the [survivors](super::survivors) if it lies in a segment of `sparse`. One that cannot be read stays where it is, and so from
     /// then on does what lies beside it.
     pub(super) fn move_value(
         &self,
         sparse: &BTreeSet<Position>,
         pointer: Pointer,
         segment: &Arc<Segment>,
-    ) -> Result<Option<(Pointer, Arc<Segment>)>> {
+    ) -> Result<Option<Moved>> {
         let start = segment.start();
         if !sparse.contains(&start) || self.set_aside.has_segment(start, self.clock.elapsed()) {
             return Ok(None);
@@ -297,46 +328,17 @@ impl LsmEngine {
                 return Ok(None);
             }
         };
-        let (end, segment) = self.log.append_held(MOVED_KIND, Purpose::ValueLogGc, &value)?;
-        *self.moved_into.lock().entry(segment.start()).or_default() += pointer.bytes;
+        let moved = self.survivors.append(&value)?;
         self.meters.moved_value_bytes.fetch_add(pointer.bytes, Relaxed);
-        Ok(Some((Pointer { position: end - pointer.bytes, ..pointer }, segment)))
-    }
-
-    /// Lets replay begin behind values that were moved, once they are many: else a store that is only collected would
-    /// keep all of the log.
-    pub(super) fn pass_moved_values(&self) -> Result<()> {
-        if self.log.shape().replay_bytes < self.options.memtable_bytes {
-            return Ok(());
-        }
-        self.rotate_now();
-        let _flushing = self.flushing.lock();
-        let mut manifest = self.manifest.lock();
-        let position = {
-            // Nothing is applied while the writer lock is held. Writers wait for no other lock, so it may come last here.
-            let _writer = self.writer.lock();
-            let mut view = self.view.write();
-            if !view.mutable.is_empty() || !view.immutables.is_empty() {
-                return Ok(());
-            }
-            let position = self.log.end();
-            let mutable = Arc::new(Memtable::new(position));
-            *view = Arc::new(View { mutable, immutables: Vec::new(), version: view.version.clone() });
-            position
-        };
-        let edit = super::Edit { log_position: Some(position), ..Default::default() };
-        manifest.append(&edit)?;
-        drop(manifest);
-        self.flushed.fetch_max(position, Relaxed);
-        self.log.release(position);
-        Ok(())
+        Ok(Some(moved))
     }
 
     /// What reports say of values in the log.
     pub(super) fn value_log_shape(&self, log: &LogShape, live_bytes: u64) -> ValueLog {
+        let (files, bytes) = self.survivors.size();
         ValueLog {
-            segments: log.kept_segments,
-            bytes: log.kept_bytes,
+            segments: log.kept_segments + files,
+            bytes: log.kept_bytes + bytes,
             live_bytes,
             moved_bytes: self.meters.moved_value_bytes.load(Relaxed),
         }
@@ -346,6 +348,24 @@ impl LsmEngine {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_emptiest_segments_are_emptied_until_enough_of_all_lives() {
+        let none: [Position; 0] = [];
+        let chosen = |segments: &[(u64, u64)], is_thorough| -> Vec<Position> {
+            let segments = segments.iter().zip(1..).map(|((live, size), start)| (start, *live, *size));
+            choose_sparse(segments.collect(), 50, is_thorough).into_keys().collect()
+        };
+        // Half of all lives: nothing has to be done, and a command does what it can.
+        assert_eq!(chosen(&[(90, 100), (40, 100), (20, 100)], false), none);
+        assert_eq!(chosen(&[(90, 100), (40, 100), (20, 100)], true), [2, 3]);
+        // The emptiest one is enough, or more are needed; one of which half lives never is.
+        assert_eq!(chosen(&[(60, 100), (45, 100), (5, 100)], false), [3]);
+        assert_eq!(chosen(&[(20, 100), (90, 100), (5, 100), (5, 100)], false), [3, 4]);
+        assert_eq!(chosen(&[(10, 100), (45, 100), (5, 100), (5, 100)], false), [1, 3, 4]);
+        assert_eq!(chosen(&[(50, 100), (50, 100)], true), none);
+        assert_eq!(choose_sparse(vec![(1, 1, 100)], 0, true), BTreeMap::new());
+    }
 
     #[test]
     fn pointers_come_back_and_nothing_else_is_one() {

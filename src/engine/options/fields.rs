@@ -145,7 +145,7 @@ pub const FIELDS: &[Field<Options>] = &[
     count!(
         "value_gc_percent",
         value_gc_percent,
-        "LSM: a segment of which less is needed is emptied; at most 90, 0 for never. Default 50."
+        "LSM: while less of what is kept is needed, the emptiest segments are emptied; at most 90, 0 for never. Default 50."
     ),
     size!("table", Mount, table_bytes, "LSM: bytes of a table file that merges aim at. Default 64M."),
     count!("merge_threads", merge_threads, "LSM: threads that merge. Default 2."),

@@ -55,7 +55,7 @@ pub(super) fn adopt(
             );
             let Spare { slot, file, capacity_bytes, .. } = file.spare;
             kept.push(Kept {
-                segment: Arc::new(Segment { slot, start, file, capacity_bytes }),
+                segment: Arc::new(Segment::new(slot, start, file, capacity_bytes)),
                 is_dirty: false,
             });
         } else if let Some(error) = file.error {

@@ -59,7 +59,7 @@ impl Log {
         }
         let Spare { slot, file, capacity_bytes, is_new, .. } = spare;
         let written_bytes = if is_new { HEADER_BYTES + (state.end - start) } else { capacity_bytes };
-        let segment = Segment { slot, start, file, capacity_bytes };
+        let segment = Segment::new(slot, start, file, capacity_bytes);
         state.segments.push_back(Live { segment: segment.into(), number, dirty: false, written_bytes });
         Ok(true)
     }

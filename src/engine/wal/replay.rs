@@ -119,7 +119,7 @@ impl Log {
             let limit = starts.get(index + 1).copied();
             if limit.is_some_and(|limit| limit <= from) {
                 if held.contains(&header.start) {
-                    let segment = Arc::new(Segment { slot, start: header.start, file, capacity_bytes });
+                    let segment = Arc::new(Segment::new(slot, header.start, file, capacity_bytes));
                     kept.push(Kept { segment, is_dirty: false });
                 } else {
                     spares.push_back(Spare { slot, file, capacity_bytes, is_dirty: false, is_new: false });
@@ -156,7 +156,7 @@ impl Log {
                     broken.get_or_insert((segment_name(slot), offset));
                 })?;
             }
-            let segment = Arc::new(Segment { slot, start: header.start, file, capacity_bytes });
+            let segment = Arc::new(Segment::new(slot, header.start, file, capacity_bytes));
             let written_bytes = capacity_bytes;
             segments.push_back(Live { segment, number: header.number, dirty: true, written_bytes });
         }

@@ -83,7 +83,7 @@ fn chain(disk: &dyn Disk) -> Result<(Vec<Found>, Vec<Nameless>)> {
 pub fn segments(disk: &dyn Disk, needed: &BTreeSet<Position>) -> Result<Vec<Arc<Segment>>> {
     let segment = |found: Found| {
         let Found { header, slot, file, capacity_bytes } = found;
-        Arc::new(Segment { slot, start: header.start, file, capacity_bytes })
+        Arc::new(Segment::new(slot, header.start, file, capacity_bytes))
     };
     let (chain, nameless) = chain(disk)?;
     let mut segments: Vec<Arc<Segment>> = chain.into_iter().map(segment).collect();

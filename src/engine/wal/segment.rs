@@ -36,28 +36,61 @@ pub(super) fn segment_name(slot: u64) -> String {
     format!("{PREFIX}{slot}")
 }
 
-/// A segment's file. Who holds it may read what was appended to it; the log uses the file again only when it is alone.
+/// A segment's file, or another that keeps values as one does. Who holds it may read what was appended to it; the log uses the file
+/// again only when it is alone.
 pub struct Segment {
+    /// Its file is called by this, and its slot.
+    prefix: &'static str,
     pub(super) slot: u64,
     pub(super) start: Position,
     pub(super) file: Arc<dyn File>,
     pub(super) capacity_bytes: u64,
+    is_lost: bool,
 }
 
-/// The slot of a segment that is missing: which file it was nobody knows.
-const LOST: u64 = u64::MAX;
-
 impl Segment {
+    /// The segment of the log in `slot`.
+    pub(super) fn new(slot: u64, start: Position, file: Arc<dyn File>, capacity_bytes: u64) -> Segment {
+        Segment { prefix: PREFIX, slot, start, file, capacity_bytes, is_lost: false }
+    }
+
+    /// A file that is no part of the log, called by `prefix` and `number`: its first byte is at position `start`.
+    pub fn of_file(
+        prefix: &'static str,
+        number: u64,
+        start: Position,
+        file: Arc<dyn File>,
+        capacity_bytes: u64,
+    ) -> Segment {
+        Segment { prefix, slot: number, start, file, capacity_bytes, is_lost: false }
+    }
+
     /// Stands for a segment that starts at `start` and is missing: whoever wants a value of it is told.
     pub fn lost(start: Position) -> Segment {
-        Segment { slot: LOST, start, file: Arc::new(Gone), capacity_bytes: 0 }
+        Self::lost_file(PREFIX, 0, start)
+    }
+
+    /// The same for a file that is no part of the log.
+    pub fn lost_file(prefix: &'static str, number: u64, start: Position) -> Segment {
+        Segment { prefix, slot: number, start, file: Arc::new(Gone), capacity_bytes: 0, is_lost: true }
+    }
+
+    /// The name of its file; which one it was nobody knows if it was lost from the log.
+    fn name(&self) -> String {
+        match self.is_lost && self.prefix == PREFIX {
+            true => "the log".to_string(),
+            false => format!("{}{}", self.prefix, self.slot),
+        }
     }
 
     /// The error for who needs the whole segment, if it is [missing](Segment::lost).
     pub fn loss(&self) -> Option<Error> {
-        (self.slot == LOST).then(|| {
-            let what = "the segment that starts at this position is missing, and tables need values of it";
-            Error::corrupt("the log", self.start, what)
+        self.is_lost.then(|| {
+            let what = match self.prefix {
+                PREFIX => "the segment that starts at this position is missing, and tables need values of it",
+                _ => "it is missing, and tables need values of it",
+            };
+            Error::corrupt(self.name(), if self.prefix == PREFIX { self.start } else { 0 }, what)
         })
     }
 
@@ -73,32 +106,56 @@ impl Segment {
 
     /// Reads `bytes` bytes of the log from `position` on, unchecked: the caller has a checksum.
     pub fn read(&self, purpose: Purpose, position: Position, bytes: usize) -> Result<Vec<u8>> {
-        if self.slot == LOST {
+        if self.is_lost {
             return Err(self.damaged(position));
         }
         let offset = self.offset(position)?;
         if offset.checked_add(bytes as u64).is_none_or(|end| end > self.capacity_bytes) {
-            return Err(Error::corrupt(segment_name(self.slot), offset, "a value that goes over its end"));
+            return Err(Error::corrupt(self.name(), offset, "a value that goes over its end"));
         }
         let mut target = vec![0; bytes];
-        let context = |error| Error::io(format!("reading {}", segment_name(self.slot)), error);
+        let context = |error| Error::io(format!("reading {}", self.name()), error);
         self.file.read_at(purpose, offset, &mut target).map_err(context)?;
         Ok(target)
     }
 
+    /// Writes a value at `position` of a file that is no part of the log.
+    pub fn append(&self, purpose: Purpose, position: Position, value: &[u8]) -> Result<()> {
+        let context = |error| Error::io(format!("writing {}", self.name()), error);
+        self.file.write_at(purpose, self.offset(position)?, value).map_err(context)
+    }
+
+    /// Makes everything that was appended durable.
+    pub fn sync(&self, purpose: Purpose) -> Result<()> {
+        self.file.sync(purpose).map_err(|error| Error::io(format!("sync of {}", self.name()), error))
+    }
+
+    /// Gives back what the filesystem keeps behind `bytes`, its end, for a file that grows.
+    pub fn end(&self, bytes: u64) -> Result<()> {
+        self.file.set_size(bytes).map_err(|error| Error::io(format!("ending {}", self.name()), error))
+    }
+
     /// The error for a value at `position` that does not check.
     pub fn damaged(&self, position: Position) -> Error {
-        if self.slot == LOST {
+        if self.is_lost && self.prefix == PREFIX {
             let what =
                 format!("a value of the segment that starts at position {}, which is missing", self.start);
-            return Error::corrupt("the log", position, what);
+            return Error::corrupt(self.name(), position, what);
         }
-        let offset = HEADER_BYTES + position.saturating_sub(self.start);
-        Error::corrupt(segment_name(self.slot), offset, "a value that does not check")
+        let offset = self.head_bytes() + position.saturating_sub(self.start);
+        let what =
+            if self.is_lost { "a value in a file that is missing" } else { "a value that does not check" };
+        Error::corrupt(self.name(), offset, what)
+    }
+
+    /// What lies before its first position.
+    fn head_bytes(&self) -> u64 {
+        if self.prefix == PREFIX { HEADER_BYTES } else { 0 }
     }
 
     fn offset(&self, position: Position) -> Result<u64> {
-        position.checked_sub(self.start).map(|at| HEADER_BYTES + at).ok_or_else(|| self.damaged(position))
+        let at = position.checked_sub(self.start).map(|at| self.head_bytes() + at);
+        at.ok_or_else(|| self.damaged(position))
     }
 }
 
@@ -199,7 +256,7 @@ impl Log {
             return Err(Error::io(format!("writing {name}"), error));
         }
         let Spare { slot, file, capacity_bytes, is_new, .. } = spare;
-        let segment = Arc::new(Segment { slot, start: state.end, file, capacity_bytes });
+        let segment = Arc::new(Segment::new(slot, state.end, file, capacity_bytes));
         let written_bytes = if is_new { 0 } else { capacity_bytes };
         state.segments.push_back(Live { segment, number, dirty: true, written_bytes });
         Ok(())

@@ -19,6 +19,7 @@
 //! 3. A table of the target level reaches into one slice only, so outputs never overlap what stays there.
 //! 4. Outputs in L0 are runs of their own: such a job is one slice, and one table.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,6 +30,7 @@ use crate::base::text::human_size;
 use crate::disk::{LEVELS, Purpose};
 use crate::engine::lsm::cursor::{Cursor, Reading, RunCursor};
 use crate::engine::lsm::merge::Merge;
+use crate::engine::lsm::survivors::{Moved, Writing};
 use crate::engine::lsm::table::{Origin, Shelf, Table, TableBuilder};
 use crate::engine::lsm::value_log::{Pointer, Stored};
 use crate::engine::lsm::version::{Run, Version};
@@ -107,6 +109,7 @@ pub struct RunningJob {
     /// For a job that only cleans its one input: what is newer than it, newest first, and up to where that is looked at.
     shadows: Vec<(usize, Arc<Table>)>,
     cleans: Option<Position>,
+    collects: bool,
     origin: Origin,
     below: Arc<[Ranges]>,
     shelf: Arc<Shelf>,
@@ -160,6 +163,7 @@ impl RunningJob {
             need_bytes: input_bytes,
             shadows: Vec::new(),
             cleans: None,
+            collects: false,
             below: below.into(),
             shelf: shelf.clone(),
             table_bytes: options.table_bytes,
@@ -181,9 +185,14 @@ impl RunningJob {
         self.cleans
     }
 
+    /// Notes that it moves values out of a segment which is mostly garbage.
+    pub fn collect(&mut self) {
+        self.collects = true;
+    }
+
     /// Whether it surely gives space back.
     pub fn frees(&self) -> bool {
-        self.cleans.is_some() || self.inputs.iter().any(|(_, table)| table.tombstones > 0)
+        self.cleans.is_some() || self.collects || self.inputs.iter().any(|(_, table)| table.tombstones > 0)
     }
 
     /// Bytes that it may take beside its inputs at once, if `slots` slices run at once: all that stays up to its end, and the largest
@@ -262,6 +271,7 @@ impl RunningJob {
             table_bytes,
             done_bytes: 0,
             moved_bytes: 0,
+            writing: BTreeMap::new(),
         })
     }
 
@@ -435,12 +445,14 @@ pub struct Slice {
     table_bytes: u64,
     /// Key and value bytes merged so far.
     done_bytes: u64,
-    /// Bytes of values that were appended to the log again.
+    /// Bytes of values that were moved.
     pub moved_bytes: u64,
+    /// The files that those went to, by where each starts: as long as the slice is, nobody takes them for done.
+    writing: BTreeMap<Position, Writing>,
 }
 
-/// Moves a value in the log, or leaves it.
-pub type MoveValue<'a> = dyn FnMut(Pointer, &Arc<Segment>) -> Result<Option<(Pointer, Arc<Segment>)>> + 'a;
+/// Moves a value, or leaves it.
+pub type MoveValue<'a> = dyn FnMut(Pointer, &Arc<Segment>) -> Result<Option<Moved>> + 'a;
 
 impl Slice {
     /// Where in the inputs the slice begins, and how many sources are shadows.
@@ -525,8 +537,11 @@ impl Slice {
                 Some(Stored::Pointer(pointer, segment)) => move_value(pointer, segment)?,
                 _ => None,
             };
-            if let Some((pointer, segment)) = moved {
+            if let (Some(Stored::Pointer(pointer, _)), Some(moved)) = (entry.value, moved) {
+                let Moved { position, segment, writing } = moved;
+                let pointer = Pointer { position, ..pointer };
                 builder.add(entry.key, Some(Stored::Pointer(pointer, &segment)))?;
+                self.writing.insert(segment.start(), writing);
                 self.moved_bytes += pointer.bytes;
                 budget = budget.saturating_sub(pointer.bytes);
             } else {

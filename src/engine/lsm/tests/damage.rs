@@ -158,6 +158,13 @@ fn tables_and_manifests_have_the_bytes_that_the_format_draws() {
     };
     assert_eq!(hex("table.0"), GOLDEN_TABLE);
     assert_eq!(hex(manifest::NAME), GOLDEN_MANIFEST);
+    // Version 3 is the same, without files of survivors.
+    let read = |text: &str| {
+        let digits: Vec<u8> = text.bytes().filter(|byte| *byte != b'\n').collect();
+        let byte = |two: &[u8]| u8::from_str_radix(std::str::from_utf8(two).unwrap(), 16).unwrap();
+        manifest::State::decode(&digits.chunks(2).map(byte).collect::<Vec<u8>>()).unwrap()
+    };
+    assert_eq!(read(MANIFEST_OF_VERSION_3), read(GOLDEN_MANIFEST));
 }
 
 const GOLDEN_TABLE: &str = "\
@@ -169,6 +176,10 @@ ca5b705324000000010005076170706c657265640205007269636f7400060162
 15006e8094ebdc038094ebdc03056170706c650662616e616e61002d2d4a1c84
 012e0000006b7666732e74626c";
 const GOLDEN_MANIFEST: &str = "\
+a12b926413000000016b766673206c736d206d616e696665737404019fe3b1d7
+040000000203000400791c7bef2a000000020100cd0100030115006e8094ebdc
+038094ebdc03056170706c650662616e616e61002d2d4a1c036e0401";
+const MANIFEST_OF_VERSION_3: &str = "\
 66bdd32b13000000016b766673206c736d206d616e696665737403019fe3b1d7
 040000000203000400791c7bef2a000000020100cd0100030115006e8094ebdc
 038094ebdc03056170706c650662616e616e61002d2d4a1c036e0401";

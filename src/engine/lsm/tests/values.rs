@@ -93,6 +93,136 @@ fn neighbours_in_the_log_are_read_together_by_a_scan() {
     assert!(scan.reads <= 12 && scan.read_bytes < 64 * 4096 * 11 / 10, "{scan:?}");
 }
 
+/// Puts `rounds` values that are never overwritten, each among 15 of 40 that are overwritten again and again.
+fn mix(engine: &LsmEngine, rounds: std::ops::Range<u64>, has_cold: bool) {
+    for round in rounds {
+        for part in 0..16 {
+            let mut batch = Batch::new(0);
+            match part {
+                0 if has_cold => {
+                    batch.put(format!("cold{round:06}"), vec![round as u8; VALUE_BYTES as usize])
+                }
+                _ => batch
+                    .put(format!("hot{}", (round * 15 + part) % 40), vec![round as u8; VALUE_BYTES as usize]),
+            }
+            apply_patiently(engine, &batch).unwrap();
+        }
+    }
+}
+
+const VALUE_BYTES: u64 = 300;
+
+#[test]
+fn what_never_died_is_moved_once_and_keeps_no_garbage() {
+    const ROUNDS: u64 = 1500;
+    let options = Options {
+        value_log: true,
+        value_threshold_bytes: 100,
+        log_segment_bytes: 16 << 10,
+        memtable_bytes: 8 << 10,
+        table_bytes: 8 << 10,
+        ..Options::tiny(Kind::Lsm)
+    };
+    let disk = SimDisk::new();
+    let mut engine = open_with(disk.clone(), &options).unwrap();
+    let settled = |engine: &LsmEngine| {
+        run(engine, Command::Flush).unwrap();
+        settle(engine).unwrap();
+        run(engine, Command::Compact).unwrap();
+        settle(engine).unwrap();
+        engine.shape().value_log
+    };
+    mix(&engine, 0..ROUNDS, true);
+    let first = settled(&engine);
+    let cold_bytes = ROUNDS * VALUE_BYTES;
+    println!("moved {} of {cold_bytes} bytes that never died; {first:?}", first.moved_bytes);
+    // Once out of the segments that they were written to, with a few of the others that lived just then.
+    assert!(first.moved_bytes <= cold_bytes * 3 / 2, "{first:?}");
+    // What is kept is mostly alive, but for a few segments at the end.
+    assert!(first.live_bytes >= cold_bytes);
+    let bound = |live_bytes: u64| live_bytes * 2 + 6 * options.log_segment_bytes;
+    assert!(first.bytes <= bound(first.live_bytes), "{first:?}");
+    // Whatever else happens, and however often the store is opened again, it lies still.
+    let (mut moved, mut rounds) = (0, ROUNDS);
+    for _ in 0..4 {
+        engine.close().unwrap();
+        engine = open_with(disk.clone(), &options).unwrap();
+        mix(&engine, rounds..rounds + ROUNDS / 4, false);
+        rounds += ROUNDS / 4;
+        let now = settled(&engine);
+        moved += now.moved_bytes;
+        println!("moved {moved}; {now:?}");
+        assert!(now.bytes <= bound(now.live_bytes), "{now:?}");
+    }
+    assert!(moved <= 16 * options.log_segment_bytes, "{moved}");
+    run(&*engine, Command::Verify).unwrap();
+    // What dies there is given back as well.
+    for round in (0..ROUNDS).filter(|round| round % 4 > 0) {
+        let mut batch = Batch::new(0);
+        batch.delete(format!("cold{round:06}"));
+        apply_patiently(&*engine, &batch).unwrap();
+    }
+    let last = settled(&engine);
+    println!("{last:?}");
+    assert!(last.bytes <= bound(last.live_bytes) && last.live_bytes < cold_bytes / 3, "{last:?}");
+    for round in (0..ROUNDS).step_by(4) {
+        let found = engine.get(format!("cold{round:06}").as_bytes(), Tier::Disk).unwrap();
+        assert_eq!(found.unwrap(), vec![round as u8; VALUE_BYTES as usize]);
+    }
+}
+
+/// The header frame of a manifest of `version`, with the generation that the one on `disk` has.
+fn put_manifest_version(disk: &SimDisk, version: u64) {
+    let file = disk.open(manifest::NAME).unwrap();
+    let bytes = crate::disk::read_all(&*file, Purpose::Verify).unwrap();
+    let (_, payload) = crate::engine::frame::decode(&bytes, 0).unwrap();
+    let mut payload = payload.to_vec();
+    payload[b"kvfs lsm manifest".len()] = version as u8;
+    file.write_at(Purpose::Manifest, 0, &crate::engine::frame::encode(1, 0, &payload)).unwrap();
+}
+
+#[test]
+fn a_store_of_the_version_without_files_of_survivors_is_opened_and_collected() {
+    let options = Options { value_log: true, value_gc_percent: 0, ..Options::tiny(Kind::Lsm) };
+    let disk = SimDisk::new();
+    let engine = open_with(disk.clone(), &options).unwrap();
+    let mut model = Model::new();
+    let put = |engine: &LsmEngine, model: &mut Model, key: String, byte: u8| {
+        let mut batch = Batch::new(0);
+        batch.put(key, vec![byte; 300]);
+        apply_patiently(engine, &batch).unwrap();
+        apply_to(model, &batch);
+    };
+    for round in 0..100u8 {
+        put(&engine, &mut model, format!("cold{round}"), round);
+        (0..3).for_each(|hot| put(&engine, &mut model, format!("hot{hot}"), round));
+        if round % 10 == 9 {
+            // A value that was moved when these lay in the log.
+            let moved = |target: &mut Vec<u8>| target.extend_from_slice(&[round; 300]);
+            engine.log.append(MOVED_KIND, Purpose::ValueLogGc, 300, moved).unwrap();
+        }
+    }
+    // Not flushed: replay goes over some of these records.
+    let disk = disk.kill();
+    put_manifest_version(&disk, 3);
+    assert!(disk.list().unwrap().iter().all(|info| survivors::values_number(&info.name).is_none()));
+    let options = Options { value_gc_percent: 50, ..options };
+    let engine = open_with(disk.clone(), &options).unwrap();
+    assert_eq!(contents(&*engine).unwrap(), model);
+    run(&*engine, Command::Compact).unwrap();
+    settle(&*engine).unwrap();
+    assert!(engine.shape().value_log.moved_bytes > 0);
+    assert_eq!(contents(&*engine).unwrap(), model);
+    engine.close().unwrap();
+    let engine = open_with(disk.kill(), &options).unwrap();
+    assert_eq!(contents(&*engine).unwrap(), model);
+    run(&*engine, Command::Verify).unwrap();
+    // A version from the future is not taken for this one.
+    let disk = disk.kill();
+    put_manifest_version(&disk, 5);
+    assert!(matches!(open_with(disk, &options), Err(Error::Invalid(_))));
+}
+
 /// Processor time to fill a value log of about so many segments, with tables that point into very many of them, and to open it.
 fn fill_and_open(segments: u64) -> (Duration, Duration) {
     let options = Options {
