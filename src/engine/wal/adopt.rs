@@ -29,26 +29,32 @@ impl Nameless {
         let is_record = bytes[frame::HEADER_BYTES - 1] >= FIRST_KIND;
         word(&bytes[frame::HEADER_BYTES..], 0).filter(|_| is_record)
     }
+}
 
-    /// Whether it was never used, as far as can be seen.
-    fn is_empty(&self) -> bool {
-        let mut bytes = vec![0; LOOK_BYTES.min(self.spare.capacity_bytes) as usize];
-        let read = self.spare.file.read_at(Purpose::Recovery, 0, &mut bytes);
-        read.is_ok() && bytes.iter().all(|byte| *byte == 0)
-    }
+/// Whether it was never used, as far as can be seen.
+fn is_empty(spare: &Spare) -> bool {
+    let mut bytes = vec![0; LOOK_BYTES.min(spare.capacity_bytes) as usize];
+    let read = spare.file.read_at(Purpose::Recovery, 0, &mut bytes);
+    read.is_ok() && bytes.iter().all(|byte| *byte == 0)
 }
 
 /// Of `nameless` files those that are segments which start at one of `missing`, and those that may be used. What cannot be read
-/// and is none of the first may be the end of the log: that is an error.
+/// may be the end of the log, if it is none of the first or starts behind `last`, where the last segment with a header does: that is an
+/// error.
 pub(super) fn adopt(
     nameless: Vec<Nameless>,
     missing: &BTreeSet<Position>,
+    last: Option<Position>,
 ) -> Result<(Vec<Kept>, Vec<Spare>)> {
     let (mut kept, mut spares) = (Vec::<Kept>::new(), Vec::new());
     for file in nameless {
         let start = file.first_position().filter(|start| missing.contains(start));
         let start = start.filter(|start| kept.iter().all(|kept| kept.segment.start != *start));
         let name = segment_name(file.spare.slot);
+        let may_be_end = start.is_none_or(|start| last.is_none_or(|last| start > last));
+        if let Some(error) = file.error.filter(|_| may_be_end) {
+            return Err(Error::io(format!("reading {name}"), error));
+        }
         if let Some(start) = start {
             log::warn!(
                 "{name} has no header that can be read; by its first record it starts at position {start}"
@@ -58,9 +64,7 @@ pub(super) fn adopt(
                 segment: Arc::new(Segment::new(slot, start, file, capacity_bytes)),
                 is_dirty: false,
             });
-        } else if let Some(error) = file.error {
-            return Err(Error::io(format!("reading {name}"), error));
-        } else if missing.is_empty() || file.is_empty() {
+        } else if missing.is_empty() || is_empty(&file.spare) {
             spares.push(file.spare);
         } else {
             log::warn!(

@@ -113,7 +113,9 @@ impl Log {
         let mut segments: VecDeque<Live> = VecDeque::new();
         let starts: Vec<Position> = chain.iter().map(|(header, ..)| header.start).collect();
         let missing = held.iter().copied().filter(|start| starts.binary_search(start).is_err()).collect();
-        let (mut kept, unused) = adopt(nameless, &missing)?;
+        let (mut kept, unused) = adopt(nameless, &missing, starts.last().copied())?;
+        // Nobody knows the numbers of these; one of them may have come last.
+        let number_max = last_number + kept.len() as u64;
         spares.extend(unused);
         for (index, (header, slot, file, capacity_bytes)) in chain.into_iter().enumerate() {
             let limit = starts.get(index + 1).copied();
@@ -226,7 +228,7 @@ impl Log {
         {
             let mut state = log.state.lock();
             if !log.gather(&mut state, held, last_number + 1)? {
-                match log.start_segment(&mut state, 0, last_number + 1) {
+                match log.start_segment(&mut state, 0, number_max + 1) {
                     Err(Error::NoSpace) => log.go_on_in_last(&mut state)?,
                     other => other?,
                 }

@@ -89,7 +89,8 @@ pub fn segments(disk: &dyn Disk, needed: &BTreeSet<Position>) -> Result<Vec<Arc<
     let mut segments: Vec<Arc<Segment>> = chain.into_iter().map(segment).collect();
     let starts: BTreeSet<Position> = segments.iter().map(|segment| segment.start).collect();
     let missing = needed.difference(&starts).copied().collect();
-    let (adopted, _) = adopt(nameless, &missing)?;
+    // What could be the end of the log is read all the same.
+    let (adopted, _) = adopt(nameless, &missing, Some(Position::MAX))?;
     segments.extend(adopted.into_iter().map(|kept| kept.segment));
     segments.sort_by_key(|segment| segment.start);
     Ok(segments)

@@ -273,3 +273,49 @@ fn a_segment_that_is_lost_costs_its_values_alone() {
     assert!(told.is_ok());
     assert_eq!(found, model);
 }
+
+#[test]
+fn a_segment_that_the_disk_refuses_to_read_once_costs_nothing() {
+    let options = Options { value_log: true, value_gc_percent: 0, ..Options::tiny(Kind::Lsm) };
+    let put = |engine: &LsmEngine, model: &mut Model, number: u64| {
+        let mut batch = Batch::new(0);
+        batch.put(format!("key{number:04}"), vec![number as u8; 300]);
+        apply_patiently(engine, &batch).unwrap();
+        apply_to(model, &batch);
+    };
+    let (mut opened, mut refused) = (0, 0);
+    // The last segment holds values of tables, and those that were never flushed, or none of them.
+    for unflushed in [0, 2] {
+        let disk = SimDisk::new();
+        let (engine, mut model) = (open_with(disk.clone(), &options).unwrap(), Model::new());
+        (0..40).for_each(|number| put(&engine, &mut model, number));
+        run(&*engine, Command::Flush).unwrap();
+        (40..40 + unflushed).for_each(|number| put(&engine, &mut model, number));
+        for nth in 0.. {
+            let (disk, mut model) = (disk.kill(), model.clone());
+            let faulty = Faulty::new(disk.clone());
+            let kind = Some(crate::disk::Kind::Read);
+            faulty.inject(Fault::Fail { kind, purpose: Some(Purpose::Recovery), nth, errno: libc::EIO });
+            let engine = open_with(faulty.clone(), &options);
+            if faulty.hits() == 0 {
+                break;
+            }
+            match engine {
+                Ok(engine) => {
+                    opened += 1;
+                    (100..140).for_each(|number| put(&engine, &mut model, number));
+                    run(&*engine, Command::Flush).unwrap();
+                }
+                Err(error) => {
+                    refused += 1;
+                    assert!(error.to_string().contains("Input/output error"), "{error}");
+                }
+            }
+            for _ in 0..2 {
+                let engine = open_with(disk.kill(), &options).unwrap();
+                assert_eq!(contents(&*engine).unwrap(), model, "read {nth} failed, {unflushed} not flushed");
+            }
+        }
+    }
+    assert!(opened > 4 && refused > 4, "{opened} opened, {refused} refused");
+}
