@@ -80,10 +80,16 @@ pub fn encode(kind: u8, place: u64, payload: &[u8]) -> Vec<u8> {
 /// Kind and payload of the frame at the start of `bytes`, if it is whole and its checksum fits `place`; the frame
 /// takes `HEADER_BYTES + payload.len()` bytes.
 pub fn decode(bytes: &[u8], place: u64) -> Option<(u8, &[u8])> {
+    let (kind, payload) = unchecked(bytes)?;
+    let crc = u32::from_le_bytes(bytes[..4].try_into().ok()?);
+    (checksum(place, &bytes[4..HEADER_BYTES + payload.len()]) == crc).then_some((kind, payload))
+}
+
+/// Kind and payload of what looks like a frame at the start of `bytes`, if all of it is there.
+pub fn unchecked(bytes: &[u8]) -> Option<(u8, &[u8])> {
     let length = u32::from_le_bytes(bytes.get(4..8)?.try_into().ok()?) as usize;
     let whole = bytes.get(..HEADER_BYTES.checked_add(length)?)?;
-    let crc = u32::from_le_bytes(whole[..4].try_into().ok()?);
-    (checksum(place, &whole[4..]) == crc).then(|| (whole[8], &whole[HEADER_BYTES..]))
+    Some((whole[HEADER_BYTES - 1], &whole[HEADER_BYTES..]))
 }
 
 #[cfg(test)]

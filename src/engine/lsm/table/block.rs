@@ -130,6 +130,15 @@ impl Block {
         Ok(Block { payload, entries_end, restarts })
     }
 
+    /// Whether `payload` may be a block, by its end alone: of what is none nearly nothing looks like one.
+    pub fn may_be(payload: &[u8]) -> bool {
+        let count_at = payload.len().saturating_sub(4);
+        let restarts = u32_at(payload, count_at).map_or(0, |count| count as usize);
+        let first = restarts.checked_mul(4).and_then(|bytes| count_at.checked_sub(bytes));
+        // The first entry is a restart point.
+        restarts > 0 && first.is_some_and(|first| u32_at(payload, first) == Ok(0))
+    }
+
     fn entry(&self, at: usize) -> Result<RawEntry, Damaged> {
         let all = self.payload.get(at..self.entries_end).ok_or(Damaged)?;
         let mut source = all;

@@ -6,6 +6,8 @@ use crate::engine::Compression;
 
 /// Speed before size: blocks are small.
 const ZSTD_LEVEL: i32 = 1;
+/// What every frame of zstd begins with.
+const ZSTD_MAGIC: [u8; 4] = [0x28, 0xB5, 0x2F, 0xFD];
 /// No block is longer; what claims to be is damaged.
 const BYTES_MAX: u64 = 1 << 32;
 
@@ -37,6 +39,36 @@ pub fn expand(kind: u8, mut payload: &[u8]) -> Option<Vec<u8>> {
         _ => return None,
     };
     (block.len() == bytes).then_some(block)
+}
+
+/// Whether `payload` may be what [`compress`] made, by its beginning alone: of what is none nearly nothing looks like it.
+pub fn may_be_compressed(kind: u8, mut payload: &[u8]) -> bool {
+    let whole_bytes = payload.len() as u64;
+    let shrinks = varint::take(&mut payload).is_some_and(|bytes| bytes > whole_bytes && bytes <= BYTES_MAX);
+    shrinks
+        && match kind {
+            KIND_LZ4_BLOCK => lz4_may_begin(payload).unwrap_or(false),
+            KIND_ZSTD_BLOCK => payload.starts_with(&ZSTD_MAGIC),
+            _ => false,
+        }
+}
+
+/// Whether the first copy of LZ4 data repeats something of the literals before it: nothing else is there yet.
+fn lz4_may_begin(data: &[u8]) -> Option<bool> {
+    let (token, mut rest) = data.split_first()?;
+    let mut literals = usize::from(token >> 4);
+    if literals == 15 {
+        loop {
+            let (more, others) = rest.split_first()?;
+            (literals, rest) = (literals + usize::from(*more), others);
+            if *more < u8::MAX {
+                break;
+            }
+        }
+    }
+    let distance = rest.get(literals..literals.checked_add(2)?)?;
+    let distance = usize::from(u16::from_le_bytes(distance.try_into().ok()?));
+    Some((1..=literals).contains(&distance))
 }
 
 /// Whether frames of `kind` hold a block that [`expand`] reads.

@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 
-use super::compression::{expand, is_compressed};
+use super::compression::{expand, is_compressed, may_be_compressed};
 use super::{
     Block, KIND_BLOCK, KIND_FOOTER, KIND_LZ4_BLOCK, KIND_TOP, KIND_ZSTD_BLOCK, TRAILER_BYTES, TableMeta,
     VERSION,
@@ -24,13 +24,33 @@ pub enum Piece {
     Gap(u64),
 }
 
+/// Bytes of checksums that did not fit, per byte of a table, after which the search for its next piece is given up.
+const SEARCH_FACTOR: u64 = 16;
+
 /// The pieces of table `number`, whose file holds `bytes`, in the order in which they lie.
 pub fn pieces(number: u64, bytes: &Bytes) -> Vec<Piece> {
+    search(number, bytes).0
+}
+
+/// The same, and bytes whose checksum was computed and did not fit.
+fn search(number: u64, bytes: &Bytes) -> (Vec<Piece>, u64) {
     let mut pieces = Vec::new();
     let frames_end = bytes.len().saturating_sub(TRAILER_BYTES as usize);
-    let (mut offset, mut gap) = (0, None);
+    let (mut offset, mut gap, mut missed_bytes) = (0, None, 0);
+    let missed_bytes_max = bytes.len() as u64 * SEARCH_FACTOR;
     while offset < frames_end {
-        match frame_at(number, bytes, offset) {
+        let found = frame::unchecked(&bytes[offset..]);
+        // Behind a piece comes the next one; in what is damaged that is only likely where something looks like one.
+        let found = found.filter(|(kind, payload)| match gap {
+            None => (KIND_BLOCK..=KIND_TOP).contains(kind),
+            Some(_) => missed_bytes < missed_bytes_max && is_plausible(*kind, payload),
+        });
+        let checked = found.and_then(|(_, payload)| {
+            let checked = frame::decode(&bytes[offset..], place(number, offset as u64));
+            missed_bytes += if checked.is_none() { (frame::HEADER_BYTES + payload.len()) as u64 } else { 0 };
+            checked
+        });
+        match checked {
             Some((kind, payload)) => {
                 pieces.extend(gap.take().map(Piece::Gap));
                 let length = frame::HEADER_BYTES + payload.len();
@@ -44,14 +64,17 @@ pub fn pieces(number: u64, bytes: &Bytes) -> Vec<Piece> {
         }
     }
     pieces.extend(gap.map(Piece::Gap));
-    pieces
+    (pieces, missed_bytes)
 }
 
-fn frame_at(number: u64, bytes: &Bytes, offset: usize) -> Option<(u8, &[u8])> {
-    let kind = *bytes.get(offset + frame::HEADER_BYTES - 1)?;
-    // Before the checksum of what may be megabytes: is this a kind at all?
-    let known = (KIND_BLOCK..=KIND_TOP).contains(&kind);
-    known.then(|| frame::decode(&bytes[offset..], place(number, offset as u64))).flatten()
+/// Whether a frame in the middle of damage may be one that is of use, a block or the footer. Before the checksum of what may be
+/// megabytes, at each of millions of offsets, a few bytes decide.
+fn is_plausible(kind: u8, mut payload: &[u8]) -> bool {
+    match kind {
+        KIND_BLOCK => Block::may_be(payload),
+        KIND_FOOTER => varint::take(&mut payload) == Some(VERSION),
+        _ => is_compressed(kind) && may_be_compressed(kind, payload),
+    }
 }
 
 fn piece(number: u64, bytes: &Bytes, offset: usize, kind: u8, mut payload: &[u8]) -> Option<Piece> {
@@ -68,4 +91,94 @@ fn piece(number: u64, bytes: &Bytes, offset: usize, kind: u8, mut payload: &[u8]
         }
         _ => Piece::Other,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::block::{BlockBuilder, Raw};
+    use super::super::compression::compress;
+    use super::*;
+    use crate::base::prng::Prng;
+    use crate::engine::Compression;
+
+    const NUMBER: u64 = 7;
+
+    /// The payload of a block of many entries that begin alike.
+    fn block() -> Vec<u8> {
+        let (mut builder, mut payload) = (BlockBuilder::default(), Vec::new());
+        builder.start(&payload);
+        for number in 0..100 {
+            let value = format!("a value like every other, {number}");
+            let value = Raw { bytes: value.as_bytes(), is_pointer: false };
+            builder.add(&mut payload, 16, format!("key{number:05}").as_bytes(), Some(value));
+        }
+        builder.finish(&mut payload);
+        payload
+    }
+
+    /// A table of `bytes` of which nothing checks but one block of each kind, with garbage before, between and behind them.
+    fn table(garbage: impl Fn(usize) -> Vec<u8>) -> Bytes {
+        let mut bytes = Vec::new();
+        for compression in [Compression::None, Compression::Lz4, Compression::Zstd] {
+            bytes.extend(garbage(bytes.len()));
+            let (mut payload, mut kind) = (block(), KIND_BLOCK);
+            if compression != Compression::None {
+                let mut small = Vec::new();
+                kind = compress(compression, &payload, &mut small).unwrap();
+                payload = small;
+            }
+            bytes.extend(frame::encode(kind, place(NUMBER, bytes.len() as u64), &payload));
+        }
+        bytes.extend(garbage(bytes.len()));
+        bytes.into()
+    }
+
+    fn blocks(pieces: &[Piece]) -> usize {
+        pieces.iter().filter(|piece| matches!(piece, Piece::Block(..))).count()
+    }
+
+    #[test]
+    fn blocks_are_found_in_noise_with_few_checksums() {
+        let bytes = table(|seed| {
+            let mut prng = Prng::new(seed as u64);
+            (0..4 << 20).map(|_| prng.bits() as u8).collect()
+        });
+        let (pieces, missed_bytes) = search(NUMBER, &bytes);
+        println!("{missed_bytes} bytes of {}", bytes.len());
+        assert_eq!(blocks(&pieces), 3);
+        assert!(missed_bytes < bytes.len() as u64, "{missed_bytes} bytes of {}", bytes.len());
+    }
+
+    #[test]
+    fn blocks_of_another_table_are_read_once() {
+        let bytes = table(|seed| {
+            let frame = |at: u64| frame::encode(KIND_BLOCK, place(NUMBER + 1, seed as u64 + at), &block());
+            (0..100).flat_map(|at| frame(at * 1000)).collect()
+        });
+        let (pieces, missed_bytes) = search(NUMBER, &bytes);
+        assert_eq!(blocks(&pieces), 3);
+        assert!(missed_bytes <= bytes.len() as u64, "{missed_bytes} bytes of {}", bytes.len());
+    }
+
+    #[test]
+    fn what_looks_like_long_frames_everywhere_is_not_read_for_ever() {
+        // Each of nine bytes the head of a frame of half a mebibyte.
+        let heads = |kind: u8| {
+            let head = [1, 2, 3, 4, 0, 0, 8, 0, kind];
+            move |_| head.into_iter().cycle().take(1 << 20).collect::<Vec<u8>>()
+        };
+        for kind in KIND_BLOCK..=KIND_TOP {
+            let bytes = table(heads(kind));
+            let (pieces, missed_bytes) = search(NUMBER, &bytes);
+            assert_eq!(blocks(&pieces), 3, "kind {kind}");
+            assert!(missed_bytes <= 2 * bytes.len() as u64, "kind {kind}: {missed_bytes} of {}", bytes.len());
+        }
+        // Made so that each looks like a footer.
+        let head = [VERSION as u8, 0, 0, 0, 0, 0, 8, 0, KIND_FOOTER];
+        let bytes: Vec<u8> = head.into_iter().cycle().take(1 << 20).collect();
+        let (pieces, missed_bytes) = search(NUMBER, &bytes.clone().into());
+        assert_eq!(blocks(&pieces), 0);
+        let bound = bytes.len() as u64 * SEARCH_FACTOR + (8 << 16) + frame::HEADER_BYTES as u64;
+        assert!(missed_bytes > bytes.len() as u64 && missed_bytes <= bound, "{missed_bytes}");
+    }
 }
