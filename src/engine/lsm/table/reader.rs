@@ -121,7 +121,8 @@ impl Table {
         segments: Vec<Arc<Segment>>,
         shelf: Arc<Shelf>,
     ) -> Table {
-        let mut resident_bytes = top.bytes();
+        let mut resident_bytes =
+            top.bytes() + size_of_val(&*meta.values) as u64 + size_of_val(&*segments) as u64;
         shelf.take_memory(resident_bytes, true);
         let bytes = parts.iter().map(Resident::bytes).sum();
         let resident = if shelf.take_memory(bytes, parts.len() == 1) { parts } else { Vec::new() };

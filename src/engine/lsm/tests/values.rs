@@ -171,6 +171,32 @@ fn what_never_died_is_moved_once_and_keeps_no_garbage() {
     }
 }
 
+#[test]
+fn lists_of_segments_are_counted_as_memory() {
+    let options = Options { value_log: true, value_gc_percent: 0, ..Options::tiny(Kind::Lsm) };
+    let disk = SimDisk::new();
+    let engine = open_with(disk.clone(), &options).unwrap();
+    for number in 0..400u64 {
+        let mut batch = Batch::new(0);
+        // Next to each other in the log, far from each other in tables.
+        batch.put(number.wrapping_mul(0x9E37_79B9_7F4A_7C15).to_be_bytes().to_vec(), vec![7; 3000]);
+        apply_patiently(&*engine, &batch).unwrap();
+    }
+    run(&*engine, Command::Compact).unwrap();
+    let check = |engine: &LsmEngine| {
+        let view = engine.view();
+        let segments: usize = view.version.tables().map(|(_, table)| table.segments().len()).sum();
+        let list_bytes = segments as u64 * (16 + 8);
+        let memory = engine.shape().memory;
+        assert!(segments > 300 && memory.resident_bytes > list_bytes, "{segments} segments, {memory:?}");
+        assert!(memory.used_bytes >= memory.resident_bytes, "{memory:?}");
+    };
+    check(&engine);
+    engine.close().unwrap();
+    drop(engine);
+    check(&open_with(disk.kill(), &options).unwrap());
+}
+
 /// The header frame of a manifest of `version`, with the generation that the one on `disk` has.
 fn put_manifest_version(disk: &SimDisk, version: u64) {
     let file = disk.open(manifest::NAME).unwrap();
