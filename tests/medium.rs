@@ -321,7 +321,7 @@ fn changes_beside_a_stale_unit_make_nothing_up() {
                     1 => batch.put(key.clone(), value.clone()),
                     _ => {}
                 };
-                let is_done = engine.apply(&batch, Tier::Disk).is_ok();
+                let is_done = apply(&*engine, &batch).is_ok();
                 changed += u32::from(is_done && nth % 3 < 2);
                 let wanted = (nth % 3 == 1).then_some(value);
                 match engine.get(key, Tier::Disk) {

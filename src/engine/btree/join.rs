@@ -76,6 +76,15 @@ impl Tree {
         let (left, right) = (page.child(index), page.child(index + 1));
         let Some(right_page) = self.resident(right, pins).cloned() else { return false };
         let Some(left_page) = self.resident(left, pins) else { return false };
+        // A stale page may hold keys of its neighbour, which has changed since: they would come back.
+        let is_apart = |(left, right): (&Page, &Page)| {
+            let last = left.count().checked_sub(1).map(|last| left.key(last));
+            let first = (right.count() > 0).then(|| right.key(0));
+            last.is_none_or(|last| last < &separator[..]) && first.is_none_or(|first| first >= &separator[..])
+        };
+        if !is_apart((left_page, &right_page)) {
+            return false;
+        }
         let mut joined = Page::clone(left_page);
         if !joined.absorb(&separator, &right_page) {
             return false;
