@@ -63,6 +63,8 @@ pub struct Batch {
     pub tag: u8,
     /// May dip into the space that is kept for deletes and background work.
     pub uses_reserve: bool,
+    /// Deletes of the same caller are on their way: where there is no space yet, to wait for it ends.
+    pub awaits_space: bool,
     operations: Vec<Operation>,
     bytes: u64,
 }

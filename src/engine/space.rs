@@ -95,6 +95,12 @@ impl SpaceGuard {
         SpaceClaim::Release.leaves(self.reserve_bytes)
     }
 
+    /// What is free beside the reserve, in bytes; 0 where that is not known.
+    pub fn spare_bytes(&self) -> u64 {
+        let free = self.disk.space().map_or(0, |space| space.room_bytes());
+        free.saturating_sub(SpaceClaim::Growth.leaves(self.reserve_bytes))
+    }
+
     /// Looks at the disk at the next batch: work has begun that owes bytes.
     pub fn look_again(&self) {
         self.allowance.store(0, Relaxed);

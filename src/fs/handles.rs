@@ -322,7 +322,7 @@ impl FileSystem {
             let mut batch = Batch::new(op.tag());
             batch.uses_reserve = true;
             batch.put(keys::inode(cell.ino), state.record.encode());
-            self.apply(&batch, tier)?;
+            self.apply(&mut batch, tier)?;
             state.deferred = None;
             self.deferred.written();
         }

@@ -253,7 +253,14 @@ impl FileSystem {
             Err(Error::Engine(engine::Error::Busy { retry_after, .. })) => {
                 Ok(Pending::After(retry_after.max(Duration::from_millis(1))))
             }
-            result => result,
+            Err(error) => {
+                self.orphans.stop_waiting();
+                Err(error)
+            }
+            done => {
+                self.orphans.look();
+                done
+            }
         }
     }
 
@@ -310,12 +317,13 @@ impl FileSystem {
         let mut batch = Batch::new(Op::Counters.tag());
         batch.uses_reserve = true;
         batch.put(keys::counter(counters::TOTAL), counters::encode(self.counters.total(), believable));
-        self.apply(&batch, Tier::Disk)
+        self.apply(&mut batch, Tier::Disk)
     }
 
-    /// Hands a batch to the engine.
-    fn apply(&self, batch: &Batch, tier: Tier) -> Result<()> {
+    /// Hands a batch to the engine. What was deleted before it may still take space: then it waits for that.
+    fn apply(&self, batch: &mut Batch, tier: Tier) -> Result<()> {
         self.require_writable()?;
+        batch.awaits_space = !batch.uses_reserve && self.orphans.gives_space();
         self.engine.apply(batch, tier)?;
         Ok(())
     }

@@ -14,7 +14,7 @@
 use std::collections::{HashSet, VecDeque};
 use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use parking_lot::Mutex;
 
@@ -174,12 +174,31 @@ pub(super) struct Orphans {
     /// Reclaim records, by key. One that is no longer there is skipped.
     ranges: Mutex<VecDeque<(Ino, u32, u64)>>,
     pending_bytes: AtomicU64,
+    /// Something waits in the two, and the last try at it did not fail.
+    gives_space: AtomicBool,
     bell: Option<Arc<crate::engine::Bell>>,
 }
 
 impl Orphans {
     pub fn new(bell: Arc<crate::engine::Bell>) -> Orphans {
         Orphans { bell: Some(bell), ..Orphans::default() }
+    }
+
+    /// Whether what is deleted will give space back that it takes now.
+    pub fn gives_space(&self) -> bool {
+        self.gives_space.load(Relaxed)
+    }
+
+    /// Background work cannot delete: nobody need wait for it before it has.
+    pub fn stop_waiting(&self) {
+        self.gives_space.store(false, Relaxed);
+    }
+
+    /// Looks whether anything waits.
+    pub fn look(&self) {
+        // Under both locks, so that nothing comes in between.
+        let (unused, ranges) = (self.unused.lock(), self.ranges.lock());
+        self.gives_space.store(!unused.is_empty() || !ranges.is_empty(), Relaxed);
     }
 
     fn ring(&self) {
@@ -195,7 +214,10 @@ impl Orphans {
 
     /// An inode without a name is no longer used.
     pub fn queue(&self, ino: Ino) {
-        self.unused.lock().insert(ino);
+        let mut unused = self.unused.lock();
+        unused.insert(ino);
+        self.gives_space.store(true, Relaxed);
+        drop(unused);
         self.ring();
     }
 
@@ -218,6 +240,7 @@ impl Orphans {
         let mut queue = self.ranges.lock();
         let fresh = new.0.iter().filter(|range| !old.0.iter().any(|known| known.from == range.from));
         queue.extend(fresh.map(|range| (ino, epoch, range.from)));
+        self.gives_space.store(!queue.is_empty() || self.gives_space(), Relaxed);
         drop(queue);
         self.ring();
     }
@@ -242,7 +265,7 @@ impl FileSystem {
         if put {
             batch.put(keys::inode(cell.ino), draft.record.encode());
         }
-        self.apply(&batch, tier)?;
+        self.apply(&mut batch, tier)?;
         let change = Change::between(&state.record, &draft.record);
         self.counters.add(change.plus(Change::records(draft.xattr_bytes)));
         self.orphans.changed(cell.ino, epoch, &state.pending, &draft.pending);
@@ -309,7 +332,7 @@ impl FileSystem {
         let mut batch = Batch::new(Op::Reclaim.tag());
         let after = self.bury(ino, &state, &mut batch, Tier::Disk)?;
         batch.delete(keys::orphan(ino));
-        self.apply(&batch, Tier::Disk)?;
+        self.apply(&mut batch, Tier::Disk)?;
         self.buried(&cell, &mut state, after);
         self.orphans.open.fetch_sub(1, Relaxed);
         Ok(())
@@ -358,7 +381,7 @@ impl FileSystem {
         if let Some(rest) = rest {
             batch.put(keys::reclaim(ino, epoch, rest.from), rest.encode());
         }
-        self.apply(&batch, Tier::Disk)?;
+        self.apply(&mut batch, Tier::Disk)?;
         let freed = range.bytes - rest.map_or(0, |rest| rest.bytes);
         self.orphans.pending_bytes.fetch_sub(freed, Relaxed);
         Ok(rest.map(|rest| rest.from))
@@ -415,6 +438,7 @@ impl FileSystem {
             return Err(problem);
         }
         if !self.options.read_only {
+            self.orphans.look();
             for ino in orphans {
                 match self.patiently(|| self.bury_orphan(ino)) {
                     // A mark without an inode is `check`'s to report; it does not keep the store from opening.

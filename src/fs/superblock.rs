@@ -120,7 +120,7 @@ impl FileSystem {
             }
             let mut batch = Batch::new(Op::Format.tag());
             batch.put(keys::superblock(), superblock.encode());
-            self.apply(&batch, tier)?;
+            self.apply(&mut batch, tier)?;
             lease.superblock = superblock;
         }
         lease.next += 1;

@@ -21,7 +21,7 @@ use super::freemap::Run;
 use super::page::{Extent, Stored, leaf_cell};
 use super::pager::{Loaded, Pager};
 use super::tree::{Needs, Pins, Stop, Tree};
-use super::{BtreeEngine, FIRST_UNIT, UNIT_BYTES, recovery};
+use super::{BtreeEngine, FIRST_UNIT, UNIT_BYTES};
 use crate::base::journal::Field;
 use crate::disk::Purpose;
 use crate::engine::{Done, PageCause, Result, Tier};
@@ -196,7 +196,7 @@ impl BtreeEngine {
             let tree = self.tree.read();
             (tree.space.end(), tree.space.tail_units())
         };
-        let ahead = recovery::growth_units(&self.options, end);
+        let ahead = self.ahead_units(end);
         if tail > ahead {
             self.pager.cut(end + ahead)?;
             self.tree.write().space.cut(end + ahead);

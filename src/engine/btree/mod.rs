@@ -156,8 +156,9 @@ pub struct BtreeEngine {
     target: Mutex<Option<Position>>,
     /// Why the last step of a sweep failed, or that a checkpoint finds no space, and how often in a row.
     work_failed: Mutex<Option<(Error, u32)>>,
-    /// Where the file ended after the last compaction, however that went: another would gain nothing.
-    compacted_end: Mutex<Option<u64>>,
+    /// Where the file ended after the last compaction, however that went, and how many units were in use: another would gain nothing
+    /// while that is so.
+    compacted: Mutex<Option<(u64, u64)>>,
     /// Clock time of the first change since the last freeze, in ns, plus one; 0 without any.
     dirty_since: AtomicU64,
     checkpoints: AtomicU64,
@@ -207,7 +208,7 @@ pub fn open(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>, options: &Options) -> Re
         is_retry_asked: AtomicBool::new(false),
         target: Mutex::new(None),
         work_failed: Mutex::new(None),
-        compacted_end: Mutex::new(None),
+        compacted: Mutex::new(None),
         dirty_since: AtomicU64::new(0),
         checkpoints: AtomicU64::new(0),
         checkpoint_nanos: AtomicU64::new(0),

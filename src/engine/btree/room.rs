@@ -63,34 +63,47 @@ impl BtreeEngine {
         self.take_space(needs.unwrap_or_default(), tier).map_err(|error| self.refused(error, batch))
     }
 
-    /// What a batch is told for which there is no space: to wait for a checkpoint if that frees a segment of the log, or for a
-    /// compaction if much of the file is free but not its end, so that it could not be cut. One that gives space back waits as
+    /// What a batch is told for which there is no space: to wait for a checkpoint if that frees a segment of the log or units enough, or
+    /// for a compaction if much of the file is free but not its end, so that it could not be cut. One that gives space back waits as
     /// long as there is anything to bring home: that also frees pages which are free only then.
     pub(super) fn refused(&self, error: Error, batch: &Batch) -> Error {
         if !matches!(error, Error::NoSpace) {
             return error;
         }
-        let end = self.sparse_end().filter(|end| *self.compacted_end.lock() != Some(*end));
-        let is_sparse = end.is_some();
+        let is_sparse = self.is_sparse();
         if is_sparse {
             self.compact_unasked();
         }
         let frees_log = self.log_bytes() >= self.options.log_segment_bytes;
-        let helps = is_sparse || frees_log || batch.uses_reserve && self.is_dirty();
+        let frees_units = self.tree.read().space.waiting_units() * UNIT_BYTES >= batch.bytes();
+        let helps = is_sparse || frees_log || frees_units || batch.uses_reserve && self.is_dirty();
         if !helps {
             // A checkpoint on its way gives back what was freed before it, and may cut the file.
             let is_settling = self.job.try_lock().is_none_or(|job| job.is_some());
-            return if is_settling { self.busy(Cause::Space, batch) } else { error };
+            let waits = is_settling || batch.awaits_space;
+            return if waits { self.busy(Cause::Space, batch) } else { error };
         }
         self.target.lock().get_or_insert_with(|| self.log.end());
         self.busy(Cause::Space, batch)
     }
 
-    /// The end of the file in units, if much below it is free.
-    pub(super) fn sparse_end(&self) -> Option<u64> {
+    /// Whether so much below the end of the file is free, and was not when the last compaction left it there, that one is worth it.
+    pub(super) fn is_sparse(&self) -> bool {
+        let (end, used) = self.extent_of_use();
+        let before = self.compacted.lock().filter(|(compacted_end, _)| *compacted_end == end);
+        let used_before = before.map_or(end, |(_, used)| used);
+        used_before.saturating_sub(used) > (end / 4).max(4 * CUT_UNITS_MIN)
+    }
+
+    /// The end of the file in units, and how many below it are in use.
+    fn extent_of_use(&self) -> (u64, u64) {
         let space = &self.tree.read().space;
-        let free_units = space.end().saturating_sub(space.used_units());
-        (free_units > (space.end() / 4).max(4 * CUT_UNITS_MIN)).then_some(space.end())
+        (space.end(), space.used_units())
+    }
+
+    /// A compaction has ended: the next is worth it when there is more to gain.
+    pub(super) fn note_compacted(&self) {
+        *self.compacted.lock() = Some(self.extent_of_use());
     }
 
     /// Starts a compaction if none is on its way.
@@ -105,6 +118,12 @@ impl BtreeEngine {
         }
     }
 
+    /// Units that the file grows ahead of its use, where it ends at `end`: none of what is kept free, which the log needs.
+    pub(super) fn ahead_units(&self, end: u64) -> u64 {
+        let spare_units = self.guard.spare_bytes() / 2 / UNIT_BYTES;
+        recovery::growth_units(&self.options, end).min(spare_units)
+    }
+
     /// Takes space in the file for what a change needs. The writer's lock is held.
     pub(super) fn take_space(&self, needs: Needs, tier: Tier) -> Result<()> {
         self.load_room(needs, tier, Purpose::Get)?;
@@ -113,8 +132,7 @@ impl BtreeEngine {
             space.missing(needs.units + space.map_units_max(needs.units))
         };
         if let Some(units) = missing {
-            let ahead = recovery::growth_units(&self.options, units);
-            let units = self.pager.grow(units, ahead)?;
+            let units = self.pager.grow(units, self.ahead_units(units))?;
             self.tree.write().space.set_file_units(units);
         }
         Ok(())
@@ -126,7 +144,7 @@ impl BtreeEngine {
         self.load_end()?;
         let units = {
             let tree = self.tree.read();
-            let ahead = recovery::growth_units(&self.options, tree.space.end());
+            let ahead = self.ahead_units(tree.space.end());
             (tree.space.tail_units() > 2 * ahead + CUT_UNITS_MIN).then_some(tree.space.end() + ahead)
         };
         if let Some(units) = units {
@@ -140,7 +158,7 @@ impl BtreeEngine {
     pub(super) fn grow_ahead(&self) -> Result<()> {
         let (missing, wanted) = {
             let tree = self.tree.read();
-            let ahead = recovery::growth_units(&self.options, tree.space.end());
+            let ahead = self.ahead_units(tree.space.end());
             (tree.space.missing(ahead / 2), tree.space.end() + ahead)
         };
         if missing.is_some() {

@@ -172,12 +172,12 @@ impl BtreeEngine {
             Ok(false) => {
                 let fields = self.describe_compaction(&compaction);
                 self.journal.record(self.clock.now(), "compact", fields);
-                *self.compacted_end.lock() = Some(self.tree.read().space.end());
+                self.note_compacted();
                 compaction.end(Ok(()));
             }
             Err(error) => {
                 self.end_withholding();
-                *self.compacted_end.lock() = Some(self.tree.read().space.end());
+                self.note_compacted();
                 compaction.end(Err(error.clone()));
                 return Err(error);
             }

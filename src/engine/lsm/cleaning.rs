@@ -5,7 +5,8 @@
 //! which takes room that a full disk does not have. Cleaning takes the room of what is left of one table, and none if nothing is.
 //!
 //! 1. The tombstones of a table are spread over the tables of each level below that it overlaps, part by part: that many entries are
-//!    said to be deleted there. Nothing is read for it.
+//!    said to be deleted there. Nothing is read for it. When no table is left of which enough seems deleted, those come of which enough
+//!    may be, if they fit whole.
 //! 2. The table that gives most back and fits is merged with everything newer that overlaps it, its *shadows*; only entries of its own
 //!    are written. The shadows stay what they are.
 //! 3. Tombstones that were there when a table was cleaned do not count for it again. So cleaning ends.
@@ -30,6 +31,8 @@ use crate::engine::{Class, Error, Position, Result};
 
 /// A table is cleaned if this part of it is deleted.
 const PART: f64 = 1.0 / 16.0;
+/// A tombstone takes as much of a block, at least: what it shares of its key, what not, no value, and one byte of a key.
+const TOMBSTONE_BYTES_MIN: u64 = 4;
 
 /// What is known of tables that were cleaned.
 #[derive(Default)]
@@ -63,10 +66,43 @@ impl Cleaned {
     }
 }
 
+/// What merges may be expected to do, as writers see it who find no space.
+#[derive(Default)]
+pub struct Outlook {
+    /// When it was last looked for, there was nothing to merge, or no space to.
+    pub is_idle: bool,
+    /// No merge runs that gives space back, and it was looked for one.
+    pub is_exhausted: bool,
+    /// How often something changed after which there may be more to merge.
+    changes: u64,
+}
+
+impl Outlook {
+    /// Something changed: nobody has looked since.
+    fn change(&mut self) {
+        *self = Outlook { changes: self.changes + 1, ..Outlook::default() };
+    }
+
+    /// Before it is looked for a merge: to be handed to [`Outlook::note`] after it.
+    pub fn changes(&self) -> u64 {
+        self.changes
+    }
+
+    /// What was found by one who began to look after `changes` changes; not if there was another one meanwhile, which they may not
+    /// have seen.
+    pub fn note(&mut self, changes: u64, is_idle: bool, is_exhausted: bool) {
+        if changes == self.changes {
+            (self.is_idle, self.is_exhausted) = (is_idle, is_exhausted);
+        }
+    }
+}
+
 /// A table worth cleaning.
 struct Candidate {
     level: usize,
     table: Arc<Table>,
+    /// As much is deleted as it seems; otherwise that may be nothing, and what it takes is all of it.
+    is_likely: bool,
     /// Bytes that it takes when it is cleaned, and that it gives back, with those of its values in the log; about.
     left_bytes: u64,
     gain_bytes: u64,
@@ -77,15 +113,27 @@ fn weight(table: &Table) -> u64 {
     table.bytes + table.values.iter().map(|(_, bytes)| bytes).sum::<u64>()
 }
 
-/// About how many tombstones of newer tables lie over each table and may delete something there, by number.
-fn tombstones_above(version: &Version, cleaned: &Cleaned) -> BTreeMap<u64, f64> {
-    let mut above: BTreeMap<u64, f64> = BTreeMap::new();
+/// Tombstones of newer tables that lie over a table and may delete something there.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Above {
+    /// About how many, if they are spread over their tables as the bytes are.
+    pub likely: f64,
+    /// At most. Tombstones take few bytes: among values all of them may lie in one part.
+    pub most: f64,
+}
+
+/// What lies above each table, by number.
+pub(super) fn tombstones_above(version: &Version, cleaned: &Cleaned) -> BTreeMap<u64, Above> {
+    let mut above: BTreeMap<u64, Above> = BTreeMap::new();
     for (level, newer) in version.tables().filter(|(_, table)| table.tombstones > 0) {
-        let mut spread = |tables: &[Arc<Table>], start: &[u8], end: &[u8], tombstones: f64| {
+        let mut of_newer: BTreeMap<u64, Above> = BTreeMap::new();
+        let mut spread = |tables: &[Arc<Table>], (start, end): (&[u8], &[u8]), tombstones: f64, most: f64| {
             let under = || tables.iter().filter(|table| table.overlaps(start, end));
             let share = tombstones / under().count().max(1) as f64;
             for table in under() {
-                *above.entry(table.number).or_default() += share * cleaned.part(newer, table.number);
+                let above = of_newer.entry(table.number).or_default();
+                above.likely += share;
+                above.most += most;
             }
         };
         let samples: Vec<(&[u8], u64)> = newer.samples().collect();
@@ -93,17 +141,24 @@ fn tombstones_above(version: &Version, cleaned: &Cleaned) -> BTreeMap<u64, f64> 
         for (index, (start, bytes)) in samples.iter().enumerate() {
             let end = samples.get(index + 1).map_or(&newer.largest[..], |(next, _)| next);
             let tombstones = newer.tombstones as f64 * *bytes as f64 / total_bytes.max(1) as f64;
+            let most = (*bytes / TOMBSTONE_BYTES_MIN) as f64;
             if level == 0 {
                 let age = version.level(0).iter().position(|table| table.number == newer.number);
                 let older = age.map_or(&[][..], |age| &version.level(0)[age + 1..]);
-                spread(older, start, end, tombstones);
+                spread(older, (start, end), tombstones, most);
             }
             for below in level + 1..LEVELS {
                 let run = version.level(below);
                 let from = run.partition_point(|table| &table.largest[..] < *start);
                 let count = run[from..].partition_point(|table| &table.smallest[..] <= end);
-                spread(&run[from..from + count], start, end, tombstones);
+                spread(&run[from..from + count], (start, end), tombstones, most);
             }
+        }
+        for (number, part) in of_newer {
+            let left = cleaned.part(newer, number);
+            let above = above.entry(number).or_default();
+            above.likely += part.likely * left;
+            above.most += part.most.min(newer.tombstones as f64) * left;
         }
     }
     above
@@ -123,15 +178,26 @@ impl LsmEngine {
             tombstones_above(version, &cleaned)
         };
         let candidate = |(level, table): (usize, &Arc<Table>)| {
-            let part = (above.get(&table.number)? / table.entries.max(1) as f64).min(1.0);
-            let gain_bytes = (weight(table) as f64 * part) as u64;
-            let left_bytes = (table.bytes as f64 * (1.0 - part)) as u64;
+            let above = above.get(&table.number)?;
+            let part = |tombstones: f64| (tombstones / table.entries.max(1) as f64).min(1.0);
+            let (likely, most) = (part(above.likely), part(above.most));
+            let is_likely = likely >= PART;
+            let left_bytes = (table.bytes as f64 * (1.0 - if is_likely { likely } else { 0.0 })) as u64;
+            let gain_bytes = (weight(table) as f64 * if is_likely { likely } else { most }) as u64;
             let table = table.clone();
-            (part >= PART).then_some(Candidate { level, table, left_bytes, gain_bytes })
+            (is_likely || most >= PART).then_some(Candidate {
+                level,
+                table,
+                is_likely,
+                left_bytes,
+                gain_bytes,
+            })
         };
         let mut candidates: Vec<Candidate> = version.tables().filter_map(candidate).collect();
         let position = version.tables().map(|(_, table)| table.last_position).max().unwrap_or(0);
-        candidates.sort_by_key(|candidate| std::cmp::Reverse((candidate.gain_bytes, candidate.table.number)));
+        candidates.sort_by_key(|candidate| {
+            std::cmp::Reverse((candidate.is_likely, candidate.gain_bytes, candidate.table.number))
+        });
         for candidate in candidates {
             let (level, number) = (candidate.level, candidate.table.number);
             let job = Job::rewrite(level, number);
@@ -178,8 +244,7 @@ impl LsmEngine {
 
     /// Notes that there may be something to clean that nobody has looked for yet.
     pub(super) fn expect_space(&self) {
-        self.merges_idle.store(false, Relaxed);
-        self.space_comes.store(true, Relaxed);
+        self.outlook.lock().change();
         self.troubles.lock().merge.take_if(|error| matches!(error, Error::NoSpace));
     }
 
@@ -193,5 +258,23 @@ impl LsmEngine {
         };
         let gain_bytes = tombstones as f64 * bytes as f64 / entries.max(1) as f64;
         entries > 0 && gain_bytes >= self.options.table_bytes as f64 * PART
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_looked_before_a_change_says_nothing_of_what_came_after_it() {
+        let mut outlook = Outlook::default();
+        let before = outlook.changes();
+        outlook.change();
+        outlook.note(before, true, true);
+        assert!(!outlook.is_idle && !outlook.is_exhausted, "a flush came while it was looked");
+        outlook.note(outlook.changes(), true, true);
+        assert!(outlook.is_idle && outlook.is_exhausted);
+        outlook.change();
+        assert!(!outlook.is_idle && !outlook.is_exhausted);
     }
 }

@@ -219,10 +219,11 @@ impl LsmEngine {
     /// Looks for something to merge beside what runs, and notes whether there is any use in waiting for the space that merges
     /// give back.
     fn look_for_merge(&self, merging: &mut Merging) -> Result<Next> {
+        let changes = self.outlook.lock().changes();
         let next = self.next_merge(merging)?;
         let is_idle = matches!(next, Next::Nothing | Next::NoSpace) && merging.jobs.is_empty();
-        self.merges_idle.store(is_idle, Relaxed);
-        self.space_comes.store(merging.jobs.iter().any(RunningJob::frees), Relaxed);
+        let is_exhausted = !merging.jobs.iter().any(RunningJob::frees);
+        self.outlook.lock().note(changes, is_idle, is_exhausted);
         Ok(next)
     }
 

@@ -66,7 +66,7 @@ use super::{
 };
 use crate::base::clock::Clock;
 use crate::disk::{Disk, LEVELS, Metered};
-use cleaning::Cleaned;
+use cleaning::{Cleaned, Outlook};
 use compaction::{Policy, policy};
 use gaps::Gaps;
 use manifest::{Edit, Manifest};
@@ -165,12 +165,10 @@ pub struct LsmEngine {
     merging: Mutex<Merging>,
     /// What merges cannot read.
     set_aside: SetAside,
-    /// When it was last looked for, there was nothing to merge, or no space to.
-    merges_idle: AtomicBool,
     /// A batch was refused for want of space, and since then none found enough.
     wants_space: AtomicBool,
-    /// A merge runs that gives space back, or nobody has looked for one since something changed.
-    space_comes: AtomicBool,
+    /// What may come of merges.
+    outlook: Mutex<Outlook>,
     /// What need not be cleaned again.
     cleaned: Mutex<Cleaned>,
     manifest: Mutex<Manifest>,
@@ -283,9 +281,8 @@ pub fn open(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>, options: &Options) -> Re
         flushing: Mutex::default(),
         merging: Mutex::default(),
         set_aside: SetAside::default(),
-        merges_idle: AtomicBool::new(false),
         wants_space: AtomicBool::new(false),
-        space_comes: AtomicBool::new(true),
+        outlook: Mutex::default(),
         cleaned: Mutex::default(),
         flushed: AtomicU64::new(from),
         survivors,

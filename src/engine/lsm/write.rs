@@ -26,8 +26,9 @@ impl LsmEngine {
         let mut pace = self.writer.lock();
         let view = self.make_room(&pace);
         let full = self.is_due(&view.mutable);
-        let rate = self.admit(&pace, &view, full, batch.uses_reserve).map_err(|error| self.refused(error))?;
-        self.admit_space(&pace, batch, &view).map_err(|error| self.refused(error))?;
+        let rate =
+            self.admit(&pace, &view, full, batch.uses_reserve).map_err(|error| self.refused(error, batch))?;
+        self.admit_space(&pace, batch, &view).map_err(|error| self.refused(error, batch))?;
         let threshold = self.options.value_log_threshold();
         let is_separate = |value: &bytes::Bytes| threshold.is_some_and(|least| value.len() as u64 >= least);
         let has_separate = batch.operations().iter().filter_map(|it| it.value()).any(is_separate);
@@ -37,7 +38,7 @@ impl LsmEngine {
             Err(Error::NoSpace) if batch.uses_reserve && self.gives_space(&view, &self.troubles.lock()) => {
                 return Err(self.wait_for_space());
             }
-            appended => appended.map_err(|error| self.refused(error))?,
+            appended => appended.map_err(|error| self.refused(error, batch))?,
         };
         view.mutable.apply(batch, position, threshold);
         // Still under the writer's lock: in the order of batches.
@@ -124,17 +125,21 @@ impl LsmEngine {
         let gives_space = self.gives_space(view, &self.troubles.lock());
         let is_running = self.meters.temporary_bytes.load(Relaxed) > 0;
         let fits_after = || is_running && self.space.admit(bytes, flush_bytes, SpaceClaim::Growth).is_ok();
-        let comes = || self.shelf.obsolete_bytes() > 0 || self.space_comes.load(Relaxed) || fits_after();
+        let comes = || self.shelf.obsolete_bytes() > 0 || !self.outlook.lock().is_exhausted || fits_after();
         if gives_space && (batch.uses_reserve || comes()) {
             return Err(self.wait_for_space());
         }
-        result
+        // What was on its way when it was refused may have come before it was looked for.
+        admit()
     }
 
     /// What a batch is told that failed with `error`. Before the first one is told that there is no space, merges look for what they can
     /// clean; that they have found nothing is what the next one hears.
-    fn refused(&self, error: Error) -> Error {
-        if matches!(error, Error::NoSpace) && self.want_space() { self.wait_for_space() } else { error }
+    fn refused(&self, error: Error, batch: &Batch) -> Error {
+        match error {
+            Error::NoSpace if self.want_space() || batch.awaits_space => self.wait_for_space(),
+            error => error,
+        }
     }
 
     /// Whether a flush is on its way after which much can be cleaned; one begins if there is none and that is so.
@@ -177,7 +182,7 @@ impl LsmEngine {
     fn gives_space(&self, view: &View, troubles: &Troubles) -> bool {
         let merges = !self.switches.paused.load(Relaxed) && troubles.merge.is_none();
         let is_flushing = troubles.flush.is_none() && !view.immutables.is_empty();
-        self.shelf.obsolete_bytes() > 0 || merges && (is_flushing || !self.merges_idle.load(Relaxed))
+        self.shelf.obsolete_bytes() > 0 || merges && (is_flushing || !self.outlook.lock().is_idle)
     }
 
     fn wait_for_space(&self) -> Error {

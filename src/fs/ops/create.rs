@@ -169,7 +169,7 @@ impl FileSystem {
             record.links = record.links.saturating_add(1);
             batch.put(keys::inode(directory.ino), record.encode());
         }
-        self.apply(&batch, tier)?;
+        self.apply(&mut batch, tier)?;
         self.counters.add(change.plus(Change::records(Dirent::record_bytes(name) as i64)));
         self.names.put(directory.ino, hash, name, entry);
         self.update_record(directory, state, record, put);

@@ -72,7 +72,7 @@ impl FileSystem {
                 record.links -= record.links.min(1);
                 batch.put(keys::inode(parent), record.encode());
             }
-            self.apply(&batch, tier)?;
+            self.apply(&mut batch, tier)?;
             self.names.remove(parent, hash);
             self.counters.add(Change::records(-(Dirent::record_bytes(name) as i64)));
             self.meet_fate(&child, locked.of_mut(entry.ino), fate);

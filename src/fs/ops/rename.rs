@@ -169,7 +169,7 @@ impl FileSystem {
                     batch.put(keys::inode(cell.ino), record.encode());
                 }
             }
-            self.apply(&batch, tier)?;
+            self.apply(&mut batch, tier)?;
 
             self.counters.add(change);
             match left {

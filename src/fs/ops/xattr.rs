@@ -172,7 +172,7 @@ impl FileSystem {
         tier: Tier,
     ) -> Result<()> {
         batch.put(keys::inode(ino), record.encode());
-        self.apply(&batch, tier)?;
+        self.apply(&mut batch, tier)?;
         self.counters.add(Change::records(growth));
         state.record = record;
         state.deferred = None;

@@ -184,8 +184,12 @@ impl FreeMap {
 
     /// Units below the end that something lies in.
     pub fn used_units(&self) -> u64 {
-        let waiting_units = self.retired_units + self.leaving_units + self.held_units;
-        (self.end - FIRST_UNIT).saturating_sub(self.free_units + waiting_units)
+        (self.end - FIRST_UNIT).saturating_sub(self.free_units + self.waiting_units() + self.held_units)
+    }
+
+    /// Units that a checkpoint will free.
+    pub fn waiting_units(&self) -> u64 {
+        self.retired_units + self.leaving_units
     }
 
     /// Units that can be taken, once they are in memory.

@@ -1,6 +1,7 @@
 //! Limits: writers that wait, full disks, merges that do not fit, and who learns what of it.
 
 use super::*;
+use crate::engine::lsm::cleaning::{Cleaned, tombstones_above};
 
 #[test]
 fn writers_are_delayed_then_stopped_and_let_go_again() {
@@ -398,4 +399,41 @@ fn what_another_policy_left_stops_no_writer() {
     settle(&*engine).unwrap();
     assert_eq!(engine.view().version.forgiven, Default::default());
     assert_eq!(engine.shape().debt.l0_files, 0);
+}
+
+#[test]
+fn deletes_that_lie_among_values_are_cleaned_as_well() {
+    const VALUE_BYTES: usize = 16 << 10;
+    let options = Options {
+        memtable_bytes: 16 << 20,
+        table_bytes: 256 << 10,
+        // The tombstones take a hundredth of the parts.
+        part_blocks: 4,
+        compression: Compression::None.into(),
+        reserve_bytes: 1 << 20,
+        cache_bytes: 1 << 20,
+        ..Options::default()
+    };
+    let disk = SimDisk::new();
+    disk.set_capacity(Some(64 << 20));
+    let engine = open_with(disk.clone(), &options).unwrap();
+    assert_eq!(put_more(&engine, 0, 600, VALUE_BYTES), 600);
+    run(&*engine, Command::Compact).unwrap();
+    // One memtable: all that was there goes, and half as much comes.
+    (0..600).for_each(|number| delete(&engine, number).unwrap());
+    assert_eq!(put_more(&engine, 600, 300, VALUE_BYTES), 300);
+    run(&*engine, Command::Flush).unwrap();
+    let version = engine.view().version.clone();
+    let above = tombstones_above(&version, &Cleaned::default());
+    assert!(version.level(1).len() > 30);
+    for (_, table) in version.tables().filter(|(level, _)| *level == 1) {
+        let (above, entries) = (above[&table.number], table.entries as f64);
+        assert!(above.likely < entries / 16.0, "{} of {entries} seem deleted", above.likely);
+        assert!(above.most >= entries, "{} of {entries} may be", above.most);
+    }
+    // Others take the rest of the disk, but for the reserve and as much again.
+    let space = disk.space().unwrap();
+    disk.set_capacity(Some(space.total_bytes - space.free_bytes + (2 << 20)));
+    let taken = put_more(&engine, 900, 450, VALUE_BYTES);
+    assert_eq!(taken, 450, "in the room of 600");
 }
