@@ -961,6 +961,28 @@ fn room_inside_the_b_trees_file_counts_as_free() {
     assert!(empty >= full + (700 << 10), "{empty} bytes free after the delete, {full} before");
 }
 
+/// `df -i` shows why new files are refused although there is space.
+#[test]
+fn without_an_inode_below_there_are_none_here() {
+    let free_files = Arc::new(AtomicU64::new(1000));
+    let below = free_files.clone();
+    let source: SpaceSource = Arc::new(move || {
+        Ok(Space {
+            total_bytes: 1 << 40,
+            free_bytes: 1 << 39,
+            total_files: 2000,
+            free_files: below.load(Relaxed),
+        })
+    });
+    let engine = Arc::new(MemEngine::new());
+    let fs = FileSystem::open(engine, Arc::new(ManualClock::default()), OPTIONS, source).unwrap();
+    assert_eq!(fs.statfs().unwrap().files_free, (1 << 39) / BLOCK);
+    free_files.store(3, Relaxed);
+    let found = fs.statfs().unwrap();
+    assert_eq!((found.files, found.files_free), (1, 0), "the root is in use");
+    assert_eq!(found.blocks_free, (1 << 39) / BLOCK, "bytes are free all the same");
+}
+
 /// Who deletes a file on a full disk and then writes another waits until the first is gone, however much later that is.
 #[test]
 fn who_writes_after_a_delete_on_a_full_disk_waits_for_its_space() {

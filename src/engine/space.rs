@@ -60,15 +60,21 @@ pub fn is_short_of_files(space: &Space) -> bool {
     space.room_files() < MANY_FILES
 }
 
+/// Whether so few files can be made that new data is refused, however much is free.
+pub fn lacks_files(space: &Space) -> bool {
+    space.room_files() < GROWTH_FILES
+}
+
 /// The sentence that says why a disk with free bytes refuses new data, if it is for want of files; empty otherwise.
 pub fn shortage(space: &Space) -> String {
-    match space.room_files() {
-        files if files < GROWTH_FILES => format!(
-            "; the disk below has no inodes left: {files} more files can be made there, where new data needs {GROWTH_FILES} \
-             (df -i shows them)"
-        ),
-        _ => String::new(),
+    if !lacks_files(space) {
+        return String::new();
     }
+    let files = space.room_files();
+    format!(
+        "; the disk below has no inodes left: {files} more files can be made there, where new data needs {GROWTH_FILES} \
+         (df -i shows them)"
+    )
 }
 
 /// Admits batches while there is space for them and for the work they cause.
@@ -120,7 +126,7 @@ impl SpaceGuard {
         let allowance = room(SpaceClaim::Growth).saturating_sub(4 * self.grain_bytes) / 4;
         let allowance = if is_short_of_files(&space) { 0 } else { allowance };
         self.allowance.store(allowance.min(RECHECK_BYTES as u64) as i64, Relaxed);
-        if claim != SpaceClaim::Release && space.room_files() < GROWTH_FILES {
+        if claim != SpaceClaim::Release && lacks_files(&space) {
             return Err(Error::NoSpace);
         }
         if room(claim) < bytes && bytes > 0 { Err(Error::NoSpace) } else { Ok(()) }

@@ -224,21 +224,23 @@ impl FileSystem {
         }
     }
 
-    /// Space and inodes, as `df` shows them: what is free below, and what the engine has free in its own files.
+    /// Space and inodes, as `df` shows them: what is free below, and what the engine has free in its own files. Inodes take only space,
+    /// but where the disk below has so few left that new data is refused, there are none here.
     pub fn statfs(&self) -> Result<Statfs> {
         let space = (self.space)().map_err(|error| engine::Error::io("reading free space", error))?;
         let block_bytes = self.options.block_bytes;
         let reusable_bytes = self.engine.shape().tree.map_or(0, |tree| tree.free_bytes);
         let free = (space.free_bytes + reusable_bytes).min(space.total_bytes) / block_bytes;
+        let files_free = if engine::lacks_files(&space) { 0 } else { free };
         // A total, of which `df -i` takes what is free to show what is used.
-        let files = self.usage().inodes + free;
+        let files = self.usage().inodes + files_free;
         Ok(Statfs {
             block_bytes: block_bytes as u32,
             blocks: space.total_bytes / block_bytes,
             blocks_free: free,
             blocks_available: free,
             files,
-            files_free: free,
+            files_free,
         })
     }
 
