@@ -131,6 +131,56 @@ fn a_long_log_is_replayed_in_bounded_memory() {
     }
 }
 
+/// The same for pages: what does not fit is brought home by checkpoints while the log is read, within the memory of the mount.
+#[test]
+fn a_long_log_of_pages_is_replayed_in_the_memory_of_the_mount() {
+    const REQUESTS: usize = 199;
+    let _alone = ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    for small in [false, true] {
+        let home = tempfile::tempdir().unwrap();
+        let large = Options {
+            kind: Kind::Btree,
+            dirty_bytes_max: 1 << 30,
+            checkpoint_log_bytes: 1 << 30,
+            ..Options::default()
+        };
+        let engine = open(OsDisk::open(home.path(), Access::Write).unwrap(), &large).unwrap();
+        for index in 0..REQUESTS {
+            let batch = if small { scattered(index) } else { request(index * 256, index as u8) };
+            apply(&*engine, &batch).unwrap();
+        }
+        drop(engine);
+        let disk: Arc<OsDisk> = OsDisk::open(home.path(), Access::Write).unwrap();
+        let before = LIVE.load(Relaxed);
+        PEAK.store(before, Relaxed);
+        let engine = open(disk, &options(Kind::Btree)).unwrap();
+        let peak = PEAK.load(Relaxed) - before;
+        let bound = MEMORY_BYTES + MEMORY_BYTES / 20;
+        assert!(peak <= bound, "{peak} bytes at most while opening, where {bound} may be taken");
+        check(&*engine, before, "opened");
+        let tree = engine.shape().tree.unwrap();
+        assert!(tree.recovery_bytes > (REQUESTS as u64) << 20, "{tree:?}");
+        assert!(tree.checkpoints > 5, "{tree:?}");
+        if !small {
+            for block in [0, 255, 256, 20_000, REQUESTS * 256 - 1] {
+                let value = engine.get(format!("block {block:08}").as_bytes(), Tier::Disk).unwrap();
+                assert_eq!(value.unwrap(), vec![(block / 256) as u8; BLOCK_BYTES]);
+            }
+        }
+    }
+}
+
+/// A MiB of small values all over the keys.
+fn scattered(nth: usize) -> Batch {
+    let mut batch = Batch::new(0);
+    for index in 0..REQUEST_BYTES / 1000 {
+        let key = (nth * 1048 + index) as u64;
+        let key = key.wrapping_mul(0x9E37_79B9_7F4A_7C15).to_be_bytes();
+        batch.put(key.to_vec(), vec![nth as u8; 1000]);
+    }
+    batch
+}
+
 /// Free space in many pieces: it used to cost 53 bytes a piece.
 #[test]
 fn many_holes_in_a_file_take_little_memory() {

@@ -335,7 +335,7 @@ pub struct Options {
     pub torn: Torn,
     /// B-tree: dirty pages and extents in memory at most; writers wait at this bound.
     pub dirty_bytes_max: u64,
-    /// B-tree: a checkpoint starts at the latest after this many log bytes; bounds recovery time.
+    /// B-tree: the log on the disk at most, but for a segment, copies of pages included; bounds recovery time.
     pub checkpoint_log_bytes: u64,
     /// B-tree: a checkpoint starts at the latest when the oldest dirty page is this old.
     pub checkpoint_age: Duration,

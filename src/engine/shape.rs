@@ -163,7 +163,7 @@ pub struct Tree {
     pub waiting_bytes: u64,
     /// How long opening took.
     pub recovery_time: Duration,
-    /// Log bytes of the batches that opening replayed.
+    /// Log bytes that opening read.
     pub recovery_bytes: u64,
     /// The pool's answers for leaves.
     pub leaves: Lookups,

@@ -103,8 +103,12 @@ impl SpaceGuard {
 
     /// What is free beside the reserve, in bytes; 0 where that is not known.
     pub fn spare_bytes(&self) -> u64 {
-        let free = self.disk.space().map_or(0, |space| space.room_bytes());
-        free.saturating_sub(SpaceClaim::Growth.leaves(self.reserve_bytes))
+        self.free_bytes().saturating_sub(SpaceClaim::Growth.leaves(self.reserve_bytes))
+    }
+
+    /// Bytes of the disk that can be taken now; 0 if it does not say.
+    pub fn free_bytes(&self) -> u64 {
+        self.disk.space().map_or(0, |space| space.room_bytes())
     }
 
     /// Looks at the disk at the next batch: work has begun that owes bytes.

@@ -51,6 +51,7 @@ use crate::base::clock::Clock;
 use crate::disk::{Disk, Purpose};
 use segment::{Kept, Live, Spare, segment_name};
 
+pub use replay::read;
 pub use segment::Segment;
 
 /// Where records begin in a segment.
@@ -90,6 +91,8 @@ struct State {
     idle_end: Position,
     synced: Position,
     released: Position,
+    /// What its files may take together, as far as it can do with so much.
+    file_bytes_max: u64,
     /// A segment file was made since the last `sync_names`.
     names_dirty: bool,
     waiters: Vec<Waiter>,
@@ -228,6 +231,12 @@ impl Log {
     /// Everything below is durable.
     pub fn synced(&self) -> Position {
         self.state.lock().synced
+    }
+
+    /// Bytes since the released position: what opening would read.
+    pub fn unreleased_bytes(&self) -> u64 {
+        let state = self.state.lock();
+        state.end - state.released
     }
 
     /// What checksums of its records have cost.

@@ -29,6 +29,8 @@ use crate::disk::Purpose;
 use crate::engine::wal::FIRST_KIND;
 use crate::engine::{Batch, Error, Operation, Result, Tier};
 
+/// Log record kind of a batch of changes that were set aside, logged once more.
+pub const ASIDE_KIND: u8 = FIRST_KIND + 3;
 /// Memory of a change beside its key and value.
 const CHANGE_BYTES: u64 = 96;
 /// Bytes of changes that one record of the log takes, beside the last one.
@@ -65,6 +67,8 @@ pub struct Aside {
     mark: Mark,
     /// Bytes of the log behind `mark` that hold them once more.
     logged_bytes: u64,
+    /// All changes are there as records of their own kind.
+    is_logged: bool,
 }
 
 /// Whether an error says that something cannot be read, and not that it is not in memory or that there is no space.
@@ -98,6 +102,11 @@ impl Aside {
         if self.changes.is_empty() { 0 } else { self.logged_bytes }
     }
 
+    /// Whether changes are here that the log has only as what they were when they came: replay cannot tell that the pages lack them.
+    pub fn is_unlogged(&self) -> bool {
+        !self.changes.is_empty() && !self.is_logged
+    }
+
     /// The part that `key` lies in.
     pub fn part(&self, key: &[u8]) -> Option<&Part> {
         let bounds = (Bound::Unbounded, Bound::Included(key));
@@ -124,6 +133,7 @@ impl Aside {
         if self.changes.is_empty() || mark.position < self.mark.position {
             (self.mark, self.logged_bytes) = (mark, 0);
         }
+        self.is_logged = false;
         self.parts.insert(part.start.clone(), part);
     }
 
@@ -131,6 +141,7 @@ impl Aside {
     pub fn add(&mut self, key: &[u8], value: Option<&[u8]>) {
         let bytes = |value: Option<&[u8]>| (key.len() + value.map_or(0, <[u8]>::len)) as u64 + CHANGE_BYTES;
         self.bytes += bytes(value);
+        self.is_logged = false;
         if let Some(old) = self.changes.insert(key.into(), value.map(Into::into)) {
             self.bytes -= bytes(old.as_deref());
         }
@@ -258,7 +269,8 @@ impl BtreeEngine {
 
     /// Sets aside what waits in the buffer for `part`. The writer's lock is held.
     pub(super) fn set_aside(&self, part: Part) {
-        self.tree.write().buffer.set_aside(part.clone());
+        let now = self.mark();
+        self.tree.write().buffer.set_aside(part.clone(), now);
         self.record_part(&part);
     }
 
@@ -330,7 +342,7 @@ impl BtreeEngine {
         };
         let before = self.mark();
         for batch in batches {
-            if let Err(error) = self.log.append_batch(FIRST_KIND, Purpose::Wal, &batch) {
+            if let Err(error) = self.log.append_batch(ASIDE_KIND, Purpose::Wal, &batch) {
                 // The log keeps what it has of them.
                 log::warn!("what waits for an unreadable page cannot be logged again: {error}");
                 return;
@@ -338,6 +350,7 @@ impl BtreeEngine {
         }
         let bytes = self.log.end() - before.position;
         let mut tree = self.tree.write();
-        (tree.buffer.aside.mark, tree.buffer.aside.logged_bytes) = (before, bytes);
+        let aside = &mut tree.buffer.aside;
+        (aside.mark, aside.logged_bytes, aside.is_logged) = (before, bytes, true);
     }
 }

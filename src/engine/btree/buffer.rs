@@ -16,9 +16,11 @@
 //! # Invariants
 //!
 //! 1. What waits for a key is newer than what the tree has for it: a change past the buffer takes the key out of it.
-//! 2. Every batch up to the buffer's *floor* is in the pages. A checkpoint names the floor, and opening replays from there: puts
-//!    and deletes again in their order lead to the same state, whichever of them the pages had already. So the log must be
+//! 2. Every batch up to the buffer's *floor* is in the pages, or what is left of it was logged again behind the floor. A checkpoint
+//!    names the floor, and opening replays from there. A batch up to the checkpoint's position that is anything but small puts did
+//!    not wait, so the pages have it; all that is left of it is that it took its keys out of the buffer. So the log must be
 //!    durable as far as the pages go, before they count.
+//! 3. The floor does not hold more of the log than its bound allows: a checkpoint logs what waits again ([`super::bound`]).
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -29,7 +31,7 @@ use super::aside::{Aside, Part, is_damage};
 use super::page::{HEADER_BYTES, is_inline};
 use super::pager::{Loaded, Pager, Piece};
 use super::tree::{Miss, Needs, Pins, Stop, Tree};
-use super::{BtreeEngine, UNIT_BYTES};
+use super::{BtreeEngine, Failure, UNIT_BYTES};
 use crate::disk::Purpose;
 use crate::engine::{Batch, Error, Operation, Position, Result, Tier, Torn};
 
@@ -41,10 +43,8 @@ pub const SHARE_SWEEP: (u64, u64) = (1, 4);
 pub const PAGES_SHARE: (u64, u64) = (1, 4);
 /// Memory of an entry beside its key and value.
 const ENTRY_BYTES: u64 = 72;
-/// Leaves that one step of a sweep changes at most.
-const STEP_LEAVES: u64 = 32;
-/// Bytes of cells after which a step ends.
-const STEP_BYTES: usize = 64 << 10;
+/// Bytes of the log that a put takes in a batch of many, beside its key and value.
+const PUT_OVERHEAD_BYTES: u64 = 12;
 /// Adjacent leaves that one request reads at most.
 const READ_PAGES: usize = 16;
 
@@ -62,8 +62,15 @@ pub struct Mark {
     pub image_bytes: u64,
 }
 
+/// A moment, and how much had come into the buffer by then.
+#[derive(Clone, Copy, Default)]
+struct Since {
+    mark: Mark,
+    added_bytes: u64,
+}
+
 struct Sweep {
-    began: Mark,
+    began: Since,
     next: Vec<u8>,
 }
 
@@ -77,7 +84,12 @@ pub struct ChangeBuffer {
     /// Those from the place of the sweep on.
     ahead: Puts,
     bytes: u64,
-    floor: Mark,
+    /// Memory that all puts have taken that ever came here.
+    added_bytes: u64,
+    /// Every batch up to here is in the pages.
+    floor: Since,
+    /// Or in the log behind here.
+    logged: Since,
     sweep: Option<Sweep>,
     /// What waits for pages that cannot be read; neither counted nor swept here.
     pub aside: Aside,
@@ -129,16 +141,35 @@ impl ChangeBuffer {
     }
 
     /// What waits from `start` on, in the order of keys.
-    fn waiting<'a>(&'a self, start: &[u8]) -> impl Iterator<Item = (&'a [u8], &'a [u8])> + use<'a> {
+    pub fn waiting<'a>(&'a self, start: &[u8]) -> impl Iterator<Item = (&'a [u8], &'a [u8])> + use<'a> {
         let bounds = (Bound::Included(start), Bound::Unbounded);
         let (behind, ahead) = (self.behind.range::<[u8], _>(bounds), self.ahead.range::<[u8], _>(bounds));
         behind.chain(ahead).map(|(key, value)| (&**key, &**value))
     }
 
-    /// Every batch up to here is in the pages, if something waits or was set aside.
+    fn oldest(&self) -> Since {
+        if self.logged.mark.position > self.floor.mark.position { self.logged } else { self.floor }
+    }
+
+    /// Every batch up to here is in the pages, or in the log behind here, if something waits or was set aside.
     pub fn floor(&self) -> Option<Mark> {
-        let waiting = (!self.is_empty()).then_some(self.floor);
+        let waiting = (!self.is_empty()).then_some(self.oldest().mark);
         waiting.into_iter().chain(self.aside.mark()).min_by_key(|mark| mark.position)
+    }
+
+    /// Everything that waits is in the log behind `mark`.
+    pub fn set_logged(&mut self, mark: Mark) {
+        self.logged = Since { mark, added_bytes: self.added_bytes - self.bytes };
+    }
+
+    /// Memory that opening needs at most for the puts behind the floor.
+    pub fn replayed_bytes_max(&self) -> u64 {
+        if self.is_empty() { 0 } else { self.added_bytes - self.oldest().added_bytes }
+    }
+
+    /// Bytes of the log that it takes at most to log again what waits.
+    pub fn logged_bytes_max(&self) -> u64 {
+        self.bytes - self.len() * (ENTRY_BYTES - PUT_OVERHEAD_BYTES)
     }
 
     /// Why `batch` cannot be taken: it changes a part of the tree that cannot be read.
@@ -149,10 +180,10 @@ impl ChangeBuffer {
         batch.operations().iter().find_map(|operation| Some(self.aside.part(operation.key())?.error.clone()))
     }
 
-    /// Sets aside what waits for `part`.
-    pub fn set_aside(&mut self, part: Part) {
-        let floor = self.floor;
-        self.aside.add_part(part.clone(), floor);
+    /// Sets aside what waits for `part`; so will be what comes for it behind `now`.
+    pub fn set_aside(&mut self, part: Part, now: Mark) {
+        let waiting = (!self.is_empty()).then_some(self.oldest().mark);
+        self.aside.add_part(part.clone(), waiting.filter(|mark| mark.position < now.position).unwrap_or(now));
         let end = part.end.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
         for half in [&mut self.behind, &mut self.ahead] {
             let range = half.range::<[u8], _>((Bound::Included(&part.start[..]), end));
@@ -167,17 +198,18 @@ impl ChangeBuffer {
 
     /// Whether every batch up to `position` is in the pages.
     pub fn is_settled(&self, position: Position) -> bool {
-        self.is_empty() || self.floor.position >= position
+        self.is_empty() || self.floor.mark.position >= position
     }
 
     /// Lets the puts of `batch`, which has nothing else, wait; `before` is the log before it.
     pub fn add(&mut self, batch: &Batch, before: Mark) {
         if self.is_empty() {
-            self.floor = before;
+            self.floor = Since { mark: before, added_bytes: self.added_bytes };
         }
         for operation in batch.operations() {
             let Operation::Put { key, value } = operation else { continue };
             self.bytes += entry_bytes(key, value);
+            self.added_bytes += entry_bytes(key, value);
             if let Some(old) = self.half(key).insert(key[..].into(), value[..].into()) {
                 self.bytes -= entry_bytes(key, &old);
             }
@@ -192,15 +224,16 @@ impl ChangeBuffer {
     }
 
     /// Begins a sweep now, unless one is on its way.
-    fn begin_sweep(&mut self, now: Mark) {
+    pub fn begin_sweep(&mut self, now: Mark) {
         if self.sweep.is_none() {
-            self.sweep = Some(Sweep { began: now, next: Vec::new() });
+            let began = Since { mark: now, added_bytes: self.added_bytes };
+            self.sweep = Some(Sweep { began, next: Vec::new() });
             std::mem::swap(&mut self.behind, &mut self.ahead);
         }
     }
 
     /// Takes out what waits from the sweep's place on and before `next`, which is its place from here on; `None` ends the sweep.
-    fn take(&mut self, next: Option<&[u8]>) -> Batch {
+    pub fn take(&mut self, next: Option<&[u8]>) -> Batch {
         let mut batch = Batch::default();
         while let Some(first) = self.ahead.first_entry()
             && next.is_none_or(|next| &**first.key() < next)
@@ -212,40 +245,70 @@ impl ChangeBuffer {
         match (next, self.sweep.take()) {
             (Some(next), Some(sweep)) => self.sweep = Some(Sweep { next: next.to_vec(), ..sweep }),
             // Where nothing waited meanwhile, the floor is above that already, and the log below it may be gone.
-            (None, Some(sweep)) if sweep.began.position > self.floor.position => self.floor = sweep.began,
+            (None, Some(sweep)) if sweep.began.mark.position > self.floor.mark.position => {
+                self.floor = sweep.began;
+            }
             (None, _) | (_, None) => {}
         }
         batch
     }
 }
 
-/// What the next step of a sweep will do.
-struct Step {
-    pins: Pins,
-    /// Leaves that must be read first.
-    misses: Vec<u64>,
+/// How much one step of a sweep does at most.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct StepMax {
     leaves: u64,
-    puts: u64,
+    /// Bytes of cells after which it ends.
+    cell_bytes: usize,
+}
+
+impl StepMax {
+    /// Where there is space.
+    pub const USUAL: StepMax = StepMax { leaves: 32, cell_bytes: 64 << 10 };
+
+    /// The same, but for no more than so many leaves.
+    pub fn of_leaves(leaves_max: u64) -> StepMax {
+        StepMax { leaves: StepMax::USUAL.leaves.min(leaves_max), ..StepMax::USUAL }
+    }
+
+    /// Where there is little: what it may take at most is a small multiple of what it changes.
+    pub fn smallest(page_bytes: usize) -> StepMax {
+        StepMax { leaves: 1, cell_bytes: page_bytes / 4 }
+    }
+}
+
+/// What the next step of a sweep will do.
+pub struct Step {
+    /// Pages on the ways of its changes.
+    pub pins: Pins,
+    /// Leaves that must be read first.
+    pub misses: Vec<u64>,
+    /// Leaves that it changes.
+    pub leaves: u64,
     cell_bytes: usize,
     /// Where the next step goes on.
-    next: Option<Vec<u8>>,
+    pub next: Option<Vec<u8>>,
     /// What must be set aside first, because it cannot be read.
-    unreadable: Option<Part>,
+    pub unreadable: Option<Part>,
 }
 
 impl Tree {
     /// Whether `batch` should wait in the buffer: it is nothing but puts of small values, and the tree cannot be held in
     /// `dirty_bytes_max` anyway.
     pub fn suits_buffer(&self, batch: &Batch, torn: Torn, dirty_bytes_max: u64) -> bool {
-        let page_bytes = self.page_bytes();
-        let is_small = |operation: &Operation| {
-            operation.value().is_some_and(|value| is_inline(page_bytes, operation.key(), value))
-        };
         torn != Torn::Image
             // What is set aside stays. It must not take the room of what does not.
             && self.buffer.aside.bytes() < share(dirty_bytes_max, SHARE_SWEEP)
-            && self.counts.leaf_pages * page_bytes as u64 > dirty_bytes_max / 2
-            && batch.operations().iter().all(is_small)
+            && self.counts.leaf_pages * self.page_bytes() as u64 > dirty_bytes_max / 2
+            && self.may_have_waited(batch)
+    }
+
+    /// Whether `batch` is nothing but puts of small values: no other ever waits in the buffer.
+    pub fn may_have_waited(&self, batch: &Batch) -> bool {
+        let is_small = |operation: &Operation| {
+            operation.value().is_some_and(|value| is_inline(self.page_bytes(), operation.key(), value))
+        };
+        batch.operations().iter().all(is_small)
     }
 
     /// Bytes that the file and the log may still take because of what waits: each change its leaf, split and logged.
@@ -253,13 +316,17 @@ impl Tree {
         self.buffer.len().min(self.counts.leaf_pages) * 2 * self.page_bytes() as u64
     }
 
-    /// The next step of a sweep: the leaves from its place on that something waits for, as far as a step goes.
-    fn plan_sweep(&self, pager: &Pager, loaded: &Loaded) -> std::result::Result<Step, Stop> {
+    /// The next step of a sweep: the leaves from its place on that something waits for, `max` of them at most.
+    pub fn plan_sweep(
+        &self,
+        pager: &Pager,
+        loaded: &Loaded,
+        max: StepMax,
+    ) -> std::result::Result<Step, Stop> {
         let mut step = Step {
             pins: Pins::new(),
             misses: Vec::new(),
             leaves: 0,
-            puts: 0,
             cell_bytes: 0,
             next: None,
             unreadable: None,
@@ -267,7 +334,7 @@ impl Tree {
         let Some(sweep) = &self.buffer.sweep else { return Ok(step) };
         let mut waiting = self.buffer.waiting(&sweep.next).peekable();
         while let Some((first, _)) = waiting.peek() {
-            if step.leaves == STEP_LEAVES || step.cell_bytes >= STEP_BYTES {
+            if step.leaves == max.leaves || step.cell_bytes >= max.cell_bytes {
                 step.next = Some(first.to_vec());
                 break;
             }
@@ -284,9 +351,8 @@ impl Tree {
             step.leaves += 1;
             while let Some((key, value)) = waiting.peek()
                 && end.as_deref().is_none_or(|end| *key < end)
-                && step.cell_bytes < STEP_BYTES
+                && step.cell_bytes < max.cell_bytes
             {
-                step.puts += 1;
                 step.cell_bytes += key.len() + value.len() + 6;
                 waiting.next();
             }
@@ -332,11 +398,12 @@ impl Tree {
 
     /// What a step takes at most. A part of a split page holds a quarter of its room at least, so it takes another quarter of new
     /// cells to split it again.
-    fn needs_of(&self, step: &Step) -> Needs {
+    pub fn needs_of(&self, step: &Step) -> Needs {
         let room = self.page_bytes() - HEADER_BYTES;
         let splits = step.leaves + (4 * step.cell_bytes / room) as u64 + 2;
         let page_units = self.page_bytes() as u64 / UNIT_BYTES;
-        Needs { units: splits * (self.height + 2) * page_units, piece_units: page_units }
+        let units = splits * (self.height + 2) * page_units;
+        Needs { units, piece_units: page_units, pages: 0 }
     }
 }
 
@@ -350,7 +417,7 @@ impl BtreeEngine {
     pub(super) fn must_sweep(&self, wanted: bool) -> bool {
         let tree = self.tree.read();
         let mut target = self.target.lock();
-        if wanted || tree.buffer.bytes() >= share(self.options.dirty_bytes_max, SHARE_SWEEP) {
+        if wanted || self.is_much_waiting(&tree) {
             target.get_or_insert_with(|| self.log.end());
         }
         if target.is_some_and(|position| tree.buffer.is_settled(position)) {
@@ -372,7 +439,8 @@ impl BtreeEngine {
     }
 
     fn sweep_step(&self) -> Result<()> {
-        let mut loaded = Loaded::default();
+        let (mut loaded, mut max) = (Loaded::default(), self.step_max());
+        let smallest = StepMax::smallest(self.pager.page_bytes());
         loop {
             let writer = self.lock_writer();
             self.check()?;
@@ -380,7 +448,8 @@ impl BtreeEngine {
             self.tree.write().buffer.begin_sweep(now);
             let (epoch, planned) = {
                 let tree = self.tree.read();
-                let planned = tree.plan_sweep(&self.pager, &loaded).map(|step| (tree.needs_of(&step), step));
+                let planned =
+                    tree.plan_sweep(&self.pager, &loaded, max).map(|step| (tree.needs_of(&step), step));
                 (tree.epoch, planned)
             };
             let (needs, step) = match planned {
@@ -398,7 +467,12 @@ impl BtreeEngine {
             }
             if !step.misses.is_empty() {
                 drop(writer);
-                self.load_leaves(epoch, step.misses, &mut loaded)?;
+                load_leaves(&self.pager, epoch, step.misses, Purpose::PageWrite, &mut loaded)?;
+                continue;
+            }
+            // What a step may take at most is much for a small disk, and the checkpoint behind it needs room for copies of pages.
+            if max != smallest && self.is_large_growth(needs) {
+                max = smallest;
                 continue;
             }
             self.take_space(needs, Tier::Disk)?;
@@ -411,33 +485,40 @@ impl BtreeEngine {
         }
     }
 
-    /// Reads leaves, adjacent ones together. They stay out of the pool: it belongs to readers.
-    fn load_leaves(&self, epoch: u64, mut units: Vec<u64>, loaded: &mut Loaded) -> Result<()> {
-        units.sort_unstable();
-        units.dedup();
-        let page_units = self.pager.page_units();
-        for run in units.chunk_by(|a, b| a + page_units == *b).flat_map(|run| run.chunks(READ_PAGES)) {
-            match self.pager.read_pages(run[0], run.len(), Purpose::PageWrite) {
-                Ok(pages) => pages.into_iter().for_each(|(unit, piece)| loaded.add(epoch, unit, piece)),
-                Err(error) if is_damage(&error) => {
-                    for unit in run {
-                        match self.pager.read_page(*unit, Purpose::PageWrite) {
-                            Ok(page) => loaded.add(epoch, *unit, Piece::Page(page)),
-                            Err(error) if is_damage(&error) => loaded.fail(epoch, *unit, error),
-                            Err(error) => return Err(error),
-                        }
-                    }
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
-    }
-
     /// Notes how work ended for which batches wait.
     pub(super) fn note(&self, failure: Option<&Error>) {
         let mut noted = self.work_failed.lock();
-        let times = noted.as_ref().map_or(0, |(_, times)| *times);
-        *noted = failure.map(|error| (error.clone(), times + 1));
+        let times = 1 + noted.as_ref().map_or(0, |failure| failure.times);
+        let free_bytes = failure.map_or(0, |_| self.guard.free_bytes());
+        *noted = failure.map(|error| Failure { error: error.clone(), times, free_bytes });
     }
+}
+
+/// Reads leaves, adjacent ones together. They stay out of the pool: it belongs to readers.
+pub fn load_leaves(
+    pager: &Pager,
+    epoch: u64,
+    mut units: Vec<u64>,
+    purpose: Purpose,
+    loaded: &mut Loaded,
+) -> Result<()> {
+    units.sort_unstable();
+    units.dedup();
+    let page_units = pager.page_units();
+    for run in units.chunk_by(|a, b| a + page_units == *b).flat_map(|run| run.chunks(READ_PAGES)) {
+        match pager.read_pages(run[0], run.len(), purpose) {
+            Ok(pages) => pages.into_iter().for_each(|(unit, piece)| loaded.add(epoch, unit, piece)),
+            Err(error) if is_damage(&error) => {
+                for unit in run {
+                    match pager.read_page(*unit, purpose) {
+                        Ok(page) => loaded.add(epoch, *unit, Piece::Page(page)),
+                        Err(error) if is_damage(&error) => loaded.fail(epoch, *unit, error),
+                        Err(error) => return Err(error),
+                    }
+                }
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }

@@ -1,7 +1,8 @@
 //! The checkpoint: brings the tree of one log position to its place in the file while writers go on.
 //!
 //! 1. *Freeze*: take the dirty pages and values, root, counts and free map as of log position P. Writers copy what they change
-//!    from here on. Puts that wait in the buffer are not in it, so the state names the floor up to which nothing is missing.
+//!    from here on. Puts that wait in the buffer are not in it, so the state names the floor up to which nothing is missing. If that would
+//!    hold too much of the log, they are logged again, and the floor is P.
 //! 2. *Fresh*: write values and pages that no durable state refers to, and what changed of the free map, to their places.
 //! 3. *Images*: append the changed units of every other page, in their new form, to the log; or write the page to the double-write area. In `torn=image` the
 //!    images of batches do, where they could be written.
@@ -10,10 +11,9 @@
 //!    `images_start`) and units freed before P can be used again.
 //!    They come back in parts, so that no reader waits long for the latch.
 //! 5. *Home*: write the changed units of the pages of step 3 to their places, which may tear them: the images repair that. Sync.
-//! 6. *Done*: write the meta page once more, in the other slot, without `images_end` and `double_bytes`. It needs no sync of its
-//!    own: doing step 5 again at recovery is harmless, and the next commit syncs the file before it overwrites a slot. Only with
-//!    an area it is synced, because the next checkpoint overwrites that before its commit. If much of the end of
-//!    the file is free in this state, it is cut off.
+//! 6. *Done*: write the meta page once more, in the other slot, without `images_end` and `double_bytes`, and sync it: the
+//!    images need not be kept, and the next checkpoint may overwrite the area before its commit. If no batch came in since P, it names
+//!    the end of the log, of which nothing is needed then. If much of the end of the file is free in this state, it is cut off.
 //!
 //! A step that fails is done again at the next call; each may be repeated. After a failed sync nothing is, until the store is
 //! opened again.
@@ -26,7 +26,7 @@ use std::time::Duration;
 use super::freemap::Changes;
 use super::meta::{MapPlace, Meta};
 use super::page::{Page, SECTOR_BYTES, Stored};
-use super::pager::Piece;
+use super::pager::{Pager, Piece};
 use super::tree::Frozen;
 use super::{BtreeEngine, double};
 use crate::disk::Purpose;
@@ -37,6 +37,12 @@ use crate::engine::{Class, Done, PageCause, PageKind, Result, Torn, class_of};
 pub const IMAGE_KIND: u8 = FIRST_KIND + 1;
 /// Bytes before the sectors.
 pub const IMAGE_HEADER_BYTES: usize = 24;
+
+/// Bytes of the log that an image of a page takes at most.
+pub fn copy_record_bytes_max(page_bytes: usize) -> u64 {
+    (page_bytes + IMAGE_HEADER_BYTES) as u64 + RECORD_OVERHEAD_BYTES
+}
+
 /// Log record kind of the image of a page that a batch changed: unit (8 bytes), whether the page is new (4 bytes), page.
 pub const BATCH_IMAGE_KIND: u8 = FIRST_KIND + 2;
 /// Pages of the free map that a unit of work writes.
@@ -45,6 +51,9 @@ const MAP_PAGES: usize = 256;
 const RELEASES: usize = 64;
 /// A unit of work writes about this much.
 const WORK_BYTES: usize = 4 << 20;
+
+/// Pages by unit.
+type Pages = Vec<(u64, Arc<Page>)>;
 
 enum Stage {
     Fresh(usize),
@@ -91,17 +100,7 @@ impl Job {
         started: Duration,
         waiters: Vec<Done>,
     ) -> Job {
-        let (mut fresh, mut in_place) = (Vec::new(), Vec::new());
-        for (unit, page) in &frozen.pages {
-            if frozen.fresh.contains(unit) {
-                fresh.push((*unit, Piece::Page(page.clone())));
-            } else if page.changed_units().next().is_some() {
-                in_place.push((*unit, page.clone()));
-            }
-        }
-        fresh.extend(frozen.values.iter().map(|(unit, value)| (*unit, Piece::Value(value.clone()))));
-        fresh.sort_unstable_by_key(|(unit, _)| *unit);
-        in_place.sort_unstable_by_key(|(unit, _)| *unit);
+        let (fresh, in_place) = frozen.pieces();
         let images: Vec<_> =
             in_place.iter().filter(|(unit, _)| !frozen.imaged.contains(unit)).cloned().collect();
         let mut meta = frozen.meta;
@@ -157,10 +156,22 @@ impl BtreeEngine {
             let units = self.pager.grow(units, 0)?;
             self.tree.write().space.set_file_units(units);
         }
-        if swept || self.tree.read().buffer.is_empty() {
+        if self.tree.read().buffer.is_empty() {
+            *self.again_failed.lock() = None;
+        }
+        let logs_again = self.is_again_worth_it();
+        self.is_log_wanted.store(false, Relaxed);
+        let logs_aside = {
+            let buffer = &self.tree.read().buffer;
+            swept || logs_again || buffer.is_empty() || buffer.aside.is_unlogged()
+        };
+        if logs_aside {
             self.log_aside();
         }
         let now = self.mark();
+        if logs_again {
+            self.log_again(now)?;
+        }
         let mut tree = self.tree.write();
         let changes = tree.space.freeze();
         let frozen = tree.freeze(now);
@@ -173,7 +184,27 @@ impl BtreeEngine {
             self.set_dirty_since();
         }
         let bytes_before = self.pager.checkpoint_bytes();
-        Ok(Job::new(frozen, changes, reason, bytes_before, self.clock.elapsed(), std::mem::take(waiters)))
+        let job =
+            Job::new(frozen, changes, reason, bytes_before, self.clock.elapsed(), std::mem::take(waiters));
+        self.copies_left_bytes.store(self.copies_left_bytes(&job), Relaxed);
+        Ok(job)
+    }
+
+    /// Bytes of images that `job` has yet to log.
+    fn copies_left_bytes(&self, job: &Job) -> u64 {
+        let at = match job.stage {
+            Stage::Fresh(_) | Stage::Map(_) => 0,
+            Stage::Images(at) => at,
+            _ => job.images.len(),
+        };
+        let record = |(_, page): &(u64, Arc<Page>)| {
+            let changed_bytes = page.changed_units().count() * super::UNIT_BYTES as usize;
+            copy_record_bytes_max(changed_bytes)
+        };
+        match self.options.torn {
+            Torn::DoubleWrite => 0,
+            Torn::Delta | Torn::Image => job.images[at..].iter().map(record).sum(),
+        }
     }
 
     /// Does the next unit of a checkpoint; true when it has ended.
@@ -197,7 +228,7 @@ impl BtreeEngine {
                 }
             }
             Stage::Images(at) => {
-                let count = (WORK_BYTES / self.pager.page_bytes()).clamp(1, double::CHUNK_PAGES_MAX);
+                let count = double::chunk_pages(self.pager.page_bytes());
                 let end = (at + count).min(job.images.len());
                 if self.options.torn == Torn::DoubleWrite && at < end {
                     self.write_double(job, at, end)?;
@@ -208,6 +239,8 @@ impl BtreeEngine {
                         job.image_bytes += bytes;
                     }
                 }
+                job.stage = Stage::Images(end);
+                self.copies_left_bytes.store(self.copies_left_bytes(job), Relaxed);
                 if end < job.images.len() { Stage::Images(end) } else { Stage::Commit }
             }
             Stage::Commit => {
@@ -229,11 +262,11 @@ impl BtreeEngine {
                     Stage::Home(next)
                 } else {
                     self.sync_file(Purpose::Checkpoint)?;
-                    let meta = job.meta.settled();
+                    let (meta, floor_image_bytes) = self.settled(job);
                     self.pager.write_meta(&meta, PageCause::Checkpoint)?;
-                    if job.meta.double_bytes > 0 {
-                        self.sync_file(Purpose::Manifest)?;
-                    }
+                    self.settled_image_bytes.store(floor_image_bytes, Relaxed);
+                    self.sync_file(Purpose::Manifest)?;
+                    self.log.release(meta.floor);
                     job.meta = meta;
                     Stage::Done
                 }
@@ -247,6 +280,20 @@ impl BtreeEngine {
             }
         };
         Ok(false)
+    }
+
+    /// The state of `job` once all is in its place, and the bytes of images before its floor. If no batch came in meanwhile, nothing of
+    /// the log is needed any more.
+    fn settled(&self, job: &Job) -> (Meta, u64) {
+        let _writer = self.lock_writer();
+        let mut meta = job.meta.settled();
+        let now = self.mark();
+        let behind_bytes = self.log_bytes_since(meta.floor, now.position);
+        if behind_bytes > 0 || self.tree.read().buffer.floor().is_some() {
+            return (meta, job.frozen.floor_image_bytes);
+        }
+        (meta.position, meta.floor, meta.images_start) = (now.position, now.position, now.position);
+        (meta, now.image_bytes)
     }
 
     fn log_image(&self, unit: u64, page: &Page) -> Result<(u64, u64)> {
@@ -271,17 +318,14 @@ impl BtreeEngine {
 
     /// Writes copies `at..end` to the double-write area: at `double_bytes`, which grows by it.
     fn write_double(&self, job: &mut Job, at: usize, end: usize) -> Result<()> {
-        let left = (job.images.len() - at) as u64 * (self.pager.page_bytes() as u64 + super::UNIT_BYTES);
+        let page_bytes = self.pager.page_bytes();
+        let left = double::area_bytes(job.images.len() - at, page_bytes, double::chunk_pages(page_bytes));
         // One chunk that fails is written again to the same place.
         let offset = job.meta.double_bytes;
         self.double.make_room(offset + left)?;
         let pages = &job.images[at..end];
         job.meta.double_bytes += self.double.write(offset, job.meta.position, pages)?;
-        self.pager.count_written(PageKind::Meta, PageCause::DoubleWrite, 1, super::UNIT_BYTES);
-        for (_, page) in pages {
-            let bytes = self.pager.page_bytes() as u64;
-            self.pager.count_written(page.kind(), PageCause::DoubleWrite, 1, bytes);
-        }
+        count_double(&self.pager, pages);
         Ok(())
     }
 
@@ -337,8 +381,34 @@ impl BtreeEngine {
     }
 }
 
+impl Frozen {
+    /// What is new and goes where nothing was, and pages that change in their places; both sorted by unit.
+    pub fn pieces(&self) -> (Vec<(u64, Piece)>, Pages) {
+        let (mut fresh, mut in_place) = (Vec::new(), Vec::new());
+        for (unit, page) in &self.pages {
+            if self.fresh.contains(unit) {
+                fresh.push((*unit, Piece::Page(page.clone())));
+            } else if page.changed_units().next().is_some() {
+                in_place.push((*unit, page.clone()));
+            }
+        }
+        fresh.extend(self.values.iter().map(|(unit, value)| (*unit, Piece::Value(value.clone()))));
+        fresh.sort_unstable_by_key(|(unit, _)| *unit);
+        in_place.sort_unstable_by_key(|(unit, _)| *unit);
+        (fresh, in_place)
+    }
+}
+
+/// A chunk of `pages` was written to the double-write area.
+pub fn count_double(pager: &Pager, pages: &[(u64, Arc<Page>)]) {
+    pager.count_written(PageKind::Meta, PageCause::DoubleWrite, 1, super::UNIT_BYTES);
+    for (_, page) in pages {
+        pager.count_written(page.kind(), PageCause::DoubleWrite, 1, pager.page_bytes() as u64);
+    }
+}
+
 /// The class of every new value's key, by the unit of its extent: the leaf that refers to it changed with it.
-fn value_classes(frozen: &Frozen) -> HashMap<u64, u8> {
+pub fn value_classes(frozen: &Frozen) -> HashMap<u64, u8> {
     let mut classes = HashMap::with_capacity(frozen.values.len());
     for page in frozen.pages.values().filter(|page| page.is_leaf()) {
         for index in 0..page.count() {

@@ -95,7 +95,7 @@ impl Step {
         let values = self.values.iter().map(|(_, extent, _)| u64::from(extent.units));
         let pages = (self.way.len() as u64 + 1) * pager.page_units();
         let piece_units = values.clone().max().unwrap_or(0).max(pager.page_units());
-        Needs { units: values.sum::<u64>() + pages, piece_units }
+        Needs { units: values.sum::<u64>() + pages, piece_units, pages: 0 }
     }
 }
 
@@ -175,7 +175,8 @@ impl BtreeEngine {
         if let Some((_, units)) = window {
             // What lies in it may have to go to the end for a while. Where there is no room, it stays.
             let _writer = self.lock_writer();
-            let _ = self.take_space(Needs { units, piece_units: self.pager.page_units() }, Tier::Disk);
+            let needs = Needs { units, piece_units: self.pager.page_units(), pages: 0 };
+            let _ = self.take_space(needs, Tier::Disk);
         }
         compaction.passes += 1;
         (compaction.has_moved, compaction.has_emptied) = (false, window.is_some());

@@ -20,9 +20,21 @@ use crate::engine::{Error, Position, Result, frame};
 
 /// Name of its file.
 pub const FILE: &str = "btree.double";
+/// Bytes of pages in a chunk, about.
+const CHUNK_BYTES: usize = 4 << 20;
 /// Pages that one unit can name.
 pub const CHUNK_PAGES_MAX: usize = 500;
 const KIND: u8 = 1;
+
+/// Pages of `page_bytes` that one chunk takes.
+pub fn chunk_pages(page_bytes: usize) -> usize {
+    (CHUNK_BYTES / page_bytes).clamp(1, CHUNK_PAGES_MAX)
+}
+
+/// What the copies of `pages` pages take of the area, in chunks of `chunk_pages`.
+pub fn area_bytes(pages: usize, page_bytes: usize, chunk_pages: usize) -> u64 {
+    pages as u64 * page_bytes as u64 + pages.div_ceil(chunk_pages) as u64 * UNIT_BYTES
+}
 
 /// The area.
 pub struct DoubleWrite {
@@ -102,11 +114,10 @@ impl DoubleWrite {
         self.file()?.sync(Purpose::DoubleWrite).map_err(context("sync of"))
     }
 
-    /// Unit and bytes of every page that belongs to the state of `meta`; each was checked.
-    pub fn read(&self, meta: &Meta) -> Result<Vec<(u64, Vec<u8>)>> {
+    /// Calls `visit` with unit and bytes of every page that belongs to the state of `meta`; each was checked.
+    pub fn each(&self, meta: &Meta, visit: &mut dyn FnMut(u64, &[u8]) -> Result<()>) -> Result<()> {
         let file = self.file()?;
         let page_bytes = meta.page_bytes;
-        let mut pages = Vec::new();
         let mut offset = 0;
         while offset < meta.double_bytes {
             let mut names = vec![0; UNIT_BYTES as usize];
@@ -123,10 +134,10 @@ impl DoubleWrite {
                 if let Err(what) = Page::decode(unit, page.clone()) {
                     return Err(Error::corrupt(FILE, offset, what));
                 }
-                pages.push((unit, page));
+                visit(unit, &page)?;
                 offset += page_bytes;
             }
         }
-        Ok(pages)
+        Ok(())
     }
 }

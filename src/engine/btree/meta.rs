@@ -15,9 +15,11 @@ const MAGIC: [u8; 8] = *b"kvfsbtr2";
 const VERSION_BEFORE: u8 = b'1';
 /// More units than a file can have.
 const UNITS_MAX: u64 = 1 << 49;
-const WORDS: usize = 19;
-/// Those of stores of the version before, from before `floor`.
-const WORDS_BEFORE: usize = 18;
+const WORDS: usize = 20;
+/// Those of stores from before `replay_all`, and of the version before.
+const WORDS_BEFORE: usize = 19;
+/// Those of the version before, from before `floor`.
+const WORDS_FIRST: usize = 18;
 
 /// Where the free map is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,6 +71,8 @@ pub struct Meta {
     pub position: Position,
     /// It holds every batch up to here, and opening replays the others; never above `position`.
     pub floor: Position,
+    /// If the floor is below, opening applies every batch behind the floor again, and not only those that may have waited.
+    pub replay_all: Position,
     /// Page images of batches in the log between here and `position` belong to this state; never above `position`.
     pub images_start: Position,
     /// Page images in the log up to here (of batches up to `position`, of the checkpoint behind it) belong to this state and are
@@ -130,8 +134,10 @@ impl Meta {
             counts.leaf_bytes,
             counts.extent_units,
             self.floor,
+            self.replay_all,
         ];
-        let payload: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+        let count = if magic == MAGIC { WORDS } else { WORDS_BEFORE };
+        let payload: Vec<u8> = words[..count].iter().flat_map(|word| word.to_le_bytes()).collect();
         let mut bytes = frame::encode(KIND, self.offset(), &payload);
         bytes.resize(META_BYTES, 0);
         bytes
@@ -141,8 +147,13 @@ impl Meta {
     pub fn decode(bytes: &[u8], offset: u64) -> Option<Meta> {
         let (kind, payload) = frame::decode(bytes, offset)?;
         let is_before = *payload.get(MAGIC.len() - 1)? == VERSION_BEFORE;
-        let counts = payload.len() == WORDS * 8 || is_before && payload.len() == WORDS_BEFORE * 8;
-        if kind != KIND || !counts {
+        let is_known = match payload.len() / 8 {
+            WORDS => !is_before,
+            WORDS_BEFORE => true,
+            WORDS_FIRST => is_before,
+            _ => false,
+        };
+        if kind != KIND || !is_known || payload.len() % 8 > 0 {
             return None;
         }
         let mut words = payload.chunks_exact(8).map(|word| {
@@ -162,6 +173,7 @@ impl Meta {
             height: next()?,
             position: next()?,
             floor: 0,
+            replay_all: 0,
             images_start: next()?,
             images_end: next()?,
             double_bytes: next()?,
@@ -188,6 +200,7 @@ impl Meta {
             },
         };
         meta.floor = next().unwrap_or(meta.position);
+        meta.replay_all = next().unwrap_or(meta.position);
         let pages = meta.page_bytes.is_power_of_two() && (4 << 10..=64 << 10).contains(&meta.page_bytes);
         (pages
             && meta.height < 64
@@ -232,6 +245,7 @@ mod tests {
             height: 2,
             position: 1000,
             floor: 950,
+            replay_all: 940,
             images_start: 900,
             images_end: 2000,
             double_bytes: 7,
@@ -254,7 +268,7 @@ mod tests {
             .chunks_exact(8)
             .map(|word| u64::from_le_bytes(word.try_into().unwrap()))
             .collect();
-        assert_eq!(bytes[4..17], [152, 0, 0, 0, 1, b'k', b'v', b'f', b's', b'b', b't', b'r', b'2']);
+        assert_eq!(bytes[4..17], [160, 0, 0, 0, 1, b'k', b'v', b'f', b's', b'b', b't', b'r', b'2']);
         assert_eq!(
             words[1..],
             [
@@ -275,13 +289,14 @@ mod tests {
                 1,
                 50_000,
                 12,
-                950
+                950,
+                940
             ]
         );
-        assert!(bytes[161..].iter().all(|byte| *byte == 0) && bytes.len() == 512);
+        assert!(bytes[169..].iter().all(|byte| *byte == 0) && bytes.len() == 512);
         assert_eq!(Meta::decode(&bytes, 4096), Some(sample(3)));
         assert_eq!(Meta::decode(&bytes, 0), None);
-        for bit in 0..161 * 8 {
+        for bit in 0..169 * 8 {
             bytes[bit / 8] ^= 1 << (bit % 8);
             assert_eq!(Meta::decode(&bytes, 4096), None, "bit {bit}");
             bytes[bit / 8] ^= 1 << (bit % 8);
@@ -290,16 +305,27 @@ mod tests {
 
     #[test]
     fn a_meta_page_of_the_version_before_names_a_list_of_runs() {
-        let before = Meta { map: MapPlace::Runs { run: (77, 1), bytes: 33, crc: 5 }, ..sample(3) };
+        let run = MapPlace::Runs { run: (77, 1), bytes: 33, crc: 5 };
+        let before = Meta { map: run, replay_all: 1000, ..sample(3) };
         let bytes = before.encode();
+        assert_eq!(bytes[4], 152);
         assert_eq!(bytes[16], b'1');
         assert_eq!(Meta::decode(&bytes, 4096), Some(before));
         // Without a floor it holds every batch.
-        let words = bytes[frame::HEADER_BYTES..][..WORDS_BEFORE * 8].to_vec();
-        let bytes = frame::encode(KIND, 4096, &words);
-        assert_eq!(Meta::decode(&bytes, 4096), Some(Meta { floor: 1000, ..before }));
-        let words = sample(3).encode()[frame::HEADER_BYTES..][..WORDS_BEFORE * 8].to_vec();
-        assert_eq!(Meta::decode(&frame::encode(KIND, 4096, &words), 4096), None);
+        assert_eq!(decode_words(&bytes, 18), Some(Meta { floor: 1000, ..before }));
+        assert_eq!(decode_words(&bytes, 17), None);
+    }
+
+    #[test]
+    fn a_meta_page_from_before_replay_all_has_all_replayed() {
+        let bytes = sample(3).encode();
+        assert_eq!(decode_words(&bytes, 19), Some(Meta { replay_all: 1000, ..sample(3) }));
+        assert_eq!(decode_words(&bytes, 18), None);
+    }
+
+    fn decode_words(bytes: &[u8], words: usize) -> Option<Meta> {
+        let words = &bytes[frame::HEADER_BYTES..][..words * 8];
+        Meta::decode(&frame::encode(KIND, 4096, words), 4096)
     }
 
     #[test]

@@ -42,6 +42,7 @@
 
 mod ahead;
 mod aside;
+mod bound;
 mod buffer;
 mod checkpoint;
 mod compact;
@@ -54,6 +55,7 @@ mod meta;
 mod page;
 mod pager;
 mod recovery;
+mod replay;
 mod room;
 mod salvage;
 mod schedule;
@@ -115,6 +117,15 @@ const WRITER_WAIT: Duration = Duration::from_millis(2);
 /// When a refused batch is worth another try, if no bell rings before.
 const RETRY_AFTER: Duration = Duration::from_millis(20);
 
+/// Work that fails, for which batches wait.
+struct Failure {
+    error: Error,
+    /// How often in a row.
+    times: u32,
+    /// What of the disk was free.
+    free_bytes: u64,
+}
+
 /// Whoever waits for something to be done.
 #[derive(Default)]
 struct Commands {
@@ -146,6 +157,12 @@ pub struct BtreeEngine {
     logged_image_bytes: AtomicU64,
     /// Those of them before the floor of the durable state. The others cost no replay.
     settled_image_bytes: AtomicU64,
+    /// A batch waits until the log is shorter.
+    is_log_wanted: AtomicBool,
+    /// What of the disk was free when what waits could not be logged again for want of space.
+    again_failed: Mutex<Option<u64>>,
+    /// Bytes of images that the running checkpoint has yet to log, at most.
+    copies_left_bytes: AtomicU64,
     /// Bytes of the log behind that floor that are nothing but what is set aside.
     settled_aside_bytes: AtomicU64,
     /// Units of unreadable pages that were told of.
@@ -154,8 +171,8 @@ pub struct BtreeEngine {
     is_retry_asked: AtomicBool,
     /// Batches up to here come into pages before the next checkpoint that is more than a part of a sweep.
     target: Mutex<Option<Position>>,
-    /// Why the last step of a sweep failed, or that a checkpoint finds no space, and how often in a row.
-    work_failed: Mutex<Option<(Error, u32)>>,
+    /// How the last step of a sweep failed, or that a checkpoint finds no space.
+    work_failed: Mutex<Option<Failure>>,
     /// Where the file ended after the last compaction, however that went, and how many units were in use: another would gain nothing
     /// while that is so.
     compacted: Mutex<Option<(u64, u64)>>,
@@ -181,8 +198,8 @@ pub fn open(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>, options: &Options) -> Re
     let started = clock.elapsed();
     let recovered = recovery::recover(disk, clock.clone(), bell.clone(), options)?;
     let recovery_time = clock.elapsed().saturating_sub(started);
-    let behind_bytes = recovered.log.end() - recovered.tree.durable.floor;
-    let recovery_bytes = behind_bytes.saturating_sub(recovered.image_bytes);
+    let recovery_bytes = recovered.read_bytes;
+    recovered.log.set_file_bytes_max(options.checkpoint_log_bytes + recovered.log.segment_bytes());
     let waits = Arc::new(WaitMeter::new(clock.clone()));
     let engine = BtreeEngine {
         ahead: ReadAhead::new(options.cache_bytes, recovered.pager.page_bytes()),
@@ -201,8 +218,11 @@ pub fn open(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>, options: &Options) -> Re
         commands: Mutex::default(),
         stalls: StallMeter::default(),
         probes: ProbeMeter::default(),
-        logged_image_bytes: AtomicU64::new(recovered.image_bytes),
-        settled_image_bytes: AtomicU64::new(0),
+        logged_image_bytes: AtomicU64::new(recovered.replayed.image_bytes),
+        is_log_wanted: AtomicBool::new(false),
+        again_failed: Mutex::new(None),
+        copies_left_bytes: AtomicU64::new(0),
+        settled_image_bytes: AtomicU64::new(recovered.replayed.floor_image_bytes),
         settled_aside_bytes: AtomicU64::new(0),
         parts_told: Mutex::default(),
         is_retry_asked: AtomicBool::new(false),
@@ -210,7 +230,7 @@ pub fn open(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>, options: &Options) -> Re
         work_failed: Mutex::new(None),
         compacted: Mutex::new(None),
         dirty_since: AtomicU64::new(0),
-        checkpoints: AtomicU64::new(0),
+        checkpoints: AtomicU64::new(recovered.replayed.checkpoints),
         checkpoint_nanos: AtomicU64::new(0),
         recovery_time,
         recovery_bytes,
@@ -409,10 +429,12 @@ impl BtreeEngine {
         self.bell.ring(Class::Flush);
         // Waiting for work that fails would not end. What gives space back is worth some tries.
         let tries = if batch.uses_reserve { TRIES_FOR_SPACE } else { 1 };
-        if let Some((error, times)) = &*self.work_failed.lock()
-            && *times >= tries
+        if let Some(failure) = &*self.work_failed.lock()
+            && failure.times >= tries
+            // It has not been tried since there is more room.
+            && self.guard.free_bytes() <= failure.free_bytes
         {
-            return error.clone();
+            return failure.error.clone();
         }
         self.stalls.begin(cause, true, self.clock.elapsed());
         Error::Busy { cause, retry_after: RETRY_AFTER }
@@ -528,7 +550,7 @@ impl Engine for BtreeEngine {
         };
         self.set_dirty_since();
         self.stalls.end(|| self.clock.elapsed());
-        if self.is_pressing() || self.log_bytes() >= self.options.checkpoint_log_bytes {
+        if self.is_pressing() || self.is_log_due() {
             self.bell.ring(Class::Flush);
         }
         Ok(position)

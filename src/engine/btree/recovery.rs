@@ -1,34 +1,36 @@
 //! Opening: the newest durable state, then the log from its position on.
 //!
 //! 1. Read the meta pages; the newer whole one names position P, root and free map.
-//! 2. If the meta page says that copies in the double-write area belong to its state, write them to their places.
-//! 3. Walk the log from the state's floor, or from `images_start`. If the meta page says that images up to `images_end` belong to its state, write
-//!    the newest of each sector to its place first; batches between them wait.
-//! 4. Apply every batch behind the floor to the tree in memory; those before P that it has already are applied again, which changes
-//!    nothing in the end. Nothing of it is written until the next checkpoint.
+//! 2. If the meta page says that copies in the double-write area belong to its state, or images in the log up to `images_end`, write
+//!    them to their places. Then say so in the other meta page.
+//! 3. Walk the log from the state's floor on, and apply what the pages lack: see [`Replay`].
 //!
 //! Each step may be cut off and done again from the start. A file that does not exist yet appears with its first meta page, whole
 //! or not at all.
 
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
 use super::aside::is_damage;
-use super::buffer::Mark;
 use super::checkpoint::{BATCH_IMAGE_KIND, IMAGE_HEADER_BYTES, IMAGE_KIND};
 use super::double::DoubleWrite;
-use super::freemap::{FreeMap, end_max, read_runs, wanted_for};
+use super::freemap::{FreeMap, end_max, read_runs};
 use super::meta::{FILE, META_BYTES, MapPlace, Meta};
 use super::page::{LEVEL, SECTOR_BYTES};
-use super::pager::{Loaded, META_SLOTS_BYTES, Pager, read_meta};
-use super::tree::{Pins, Stop, Tree};
+use super::pager::{META_SLOTS_BYTES, Pager, read_meta};
+use super::replay::{Replay, Replayed};
+use super::tree::Tree;
 use super::{FIRST_UNIT, UNIT_BYTES};
 use crate::base::clock::Clock;
 use crate::disk::{Disk, Purpose, replace};
-use crate::engine::wal::{FIRST_KIND, Log, RECORD_OVERHEAD_BYTES, is_segment};
-use crate::engine::{Batch, Bell, Error, Operation, Options, PageCause, PageKind, Position, Result, Torn};
+use crate::engine::wal::{self, Log, is_segment};
+use crate::engine::{Bell, Error, Options, PageCause, PageKind, Position, Result, Torn};
+
+/// Sectors of images that are held in memory, so that those of neighbours are written together: 4 MiB.
+const IMAGE_SECTORS_MAX: usize = 8 << 10;
 
 /// What opening finds.
 pub struct Recovered {
@@ -40,8 +42,10 @@ pub struct Recovered {
     pub log: Log,
     /// The tree with every batch of the log.
     pub tree: Tree,
-    /// Bytes of page images in the log behind the floor of the durable state.
-    pub image_bytes: u64,
+    /// How it came to that.
+    pub replayed: Replayed,
+    /// Bytes of the log that were read for it.
+    pub read_bytes: u64,
 }
 
 /// Opens or makes the store on `disk`.
@@ -53,7 +57,7 @@ pub fn recover(
 ) -> Result<Recovered> {
     let made_bytes = make_if_missing(&*disk, options)?;
     let file = disk.open(FILE).map_err(|error| Error::io(format!("opening {FILE}"), error))?;
-    let meta = read_meta(&*file)?;
+    let mut meta = read_meta(&*file)?;
     let size = file.size().map_err(|error| Error::io(format!("size of {FILE}"), error))?;
     let pager = Pager::new(file, meta.page_bytes as usize, options.cache_bytes);
     pager.count_read(PageKind::Meta, Purpose::Recovery, 2, META_SLOTS_BYTES as u64);
@@ -65,14 +69,15 @@ pub fn recover(
     pager.sync(Purpose::Recovery)?;
     let double = DoubleWrite::open(disk.clone())?;
     if meta.double_bytes > 0 {
-        let copies = double.read(&meta)?;
-        let named_bytes = meta.double_bytes.saturating_sub(copies.len() as u64 * meta.page_bytes);
-        pager.count_read(PageKind::Meta, Purpose::Recovery, named_bytes / UNIT_BYTES, named_bytes);
-        for (unit, page) in copies {
-            let kind = PageKind::of_level(page.get(LEVEL).copied().unwrap_or_default());
-            pager.count_read(kind, Purpose::Recovery, 1, page.len() as u64);
-            pager.repair_page(unit, &page)?;
-        }
+        send_copies_home(&pager, &double, &meta)?;
+    }
+    if meta.images_end > 0 {
+        send_images_home(&*disk, &pager, &meta)?;
+    }
+    if meta.double_bytes > 0 || meta.images_end > 0 {
+        pager.sync(Purpose::Recovery)?;
+        meta = meta.settled();
+        pager.write_meta(&meta, PageCause::Recovery)?;
         pager.sync(Purpose::Recovery)?;
     }
     let mut space = open_map(&pager, &meta, file_units)?;
@@ -81,46 +86,107 @@ pub fn recover(
         end if file_units < end => space.cut(pager.grow(end, 0)?),
         _ => space.cut(file_units),
     }
-    let mut replay = Replay {
-        tree: Tree::new(meta, space),
-        pager: &pager,
-        ahead_units: growth_units(options, meta.end),
-        meta,
-        repairs: BTreeMap::new(),
-        repaired: meta.images_end == 0,
-        waiting: Vec::new(),
-        image_bytes: 0,
-        torn: options.torn,
-        dirty_bytes_max: options.dirty_bytes_max,
-    };
+    let mut replay = Replay::new(Tree::new(meta, space), &pager, &double, options);
     let log = Log::open(
         disk,
         clock,
         bell,
         options.sync,
         options.log_segment_bytes,
-        if meta.images_end > 0 { meta.images_start.min(meta.floor) } else { meta.floor },
+        meta.floor,
         &std::collections::BTreeSet::new(),
-        &mut |kind, position, payload| replay.record(kind, position, payload),
+        &mut |kind, position, payload| replay.record(kind, position, &payload),
     )?;
-    if log.end() < meta.images_end.max(meta.position) {
-        let needed = meta.images_end.max(meta.position);
-        let what = format!("the log ends at {}, but the pages need it up to {needed}", log.end());
-        return Err(Error::corrupt("log", 0, what));
-    }
-    let Replay { mut tree, image_bytes, .. } = replay;
-    if meta.images_end > 0 || meta.double_bytes > 0 {
-        tree.durable = meta.settled();
-        pager.write_meta(&tree.durable, PageCause::Recovery)?;
-    }
-    if meta.double_bytes > 0 {
-        pager.sync(Purpose::Recovery)?;
+    let (mut tree, replayed) = replay.end();
+    let read_bytes = log.unreleased_bytes();
+    reaches(log.end(), tree.durable.position)?;
+    if replayed.checkpoints > 0 {
+        log::info!("replaying the log took {} checkpoints", replayed.checkpoints);
+        log.release(tree.durable.floor);
     }
     if options.torn != Torn::DoubleWrite {
         double.remove()?;
     }
     tree.start_images(options.torn, log.end());
-    Ok(Recovered { pager, double, log, tree, image_bytes })
+    Ok(Recovered { pager, double, log, tree, replayed, read_bytes })
+}
+
+/// That the log, which ends at `end`, has all that pages need, which is up to `needed`.
+fn reaches(end: Position, needed: Position) -> Result<()> {
+    if end >= needed {
+        return Ok(());
+    }
+    let what = format!("the log ends at {end}, but the pages need it up to {needed}");
+    Err(Error::corrupt("log", 0, what))
+}
+
+/// Writes the pages of the double-write area that belong to the state of `meta` to their places.
+fn send_copies_home(pager: &Pager, double: &DoubleWrite, meta: &Meta) -> Result<()> {
+    let mut named_bytes = meta.double_bytes;
+    double.each(meta, &mut |unit, page| {
+        named_bytes = named_bytes.saturating_sub(page.len() as u64);
+        let kind = PageKind::of_level(page.get(LEVEL).copied().unwrap_or_default());
+        pager.count_read(kind, Purpose::Recovery, 1, page.len() as u64);
+        pager.repair_page(unit, page)
+    })?;
+    pager.count_read(PageKind::Meta, Purpose::Recovery, named_bytes / UNIT_BYTES, named_bytes);
+    Ok(())
+}
+
+/// Writes the images in the log that belong to the state of `meta` to their places, in their order.
+fn send_images_home(disk: &dyn Disk, pager: &Pager, meta: &Meta) -> Result<()> {
+    let whole = u128::MAX >> (u128::BITS as usize - pager.page_bytes() / SECTOR_BYTES);
+    let mut images = Images { pager, sectors: BTreeMap::new() };
+    let end = wal::read(disk, meta.images_start, &mut |kind, position, payload| {
+        match kind {
+            IMAGE_KIND if position > meta.position && position <= meta.images_end => {
+                let changed = payload.get(8..).and_then(|bytes| bytes.first_chunk());
+                let changed = changed.map_or(0, |bytes| u128::from_le_bytes(*bytes));
+                images.add(position, &payload, IMAGE_HEADER_BYTES, changed)?;
+            }
+            // A new page is written before the commit and needs no repair; its unit may have served two by then.
+            BATCH_IMAGE_KIND if position <= meta.position && payload.get(8..12) == Some(&[0; 4]) => {
+                images.add(position, &payload, 12, whole)?;
+            }
+            _ => {}
+        }
+        let is_last = position >= meta.images_end;
+        Ok(if is_last { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+    })?;
+    reaches(end, meta.images_end)?;
+    images.write()
+}
+
+/// Images of pages on the way to their places.
+struct Images<'a> {
+    pager: &'a Pager,
+    /// The newest of each sector, with the kind of its page.
+    sectors: BTreeMap<u64, (PageKind, Bytes)>,
+}
+
+impl Images<'_> {
+    /// Takes the sectors of a page that `payload` holds behind `header` bytes, those of the bits in `changed`.
+    fn add(&mut self, position: Position, payload: &Bytes, header: usize, changed: u128) -> Result<()> {
+        let sectors = image_sectors(payload, header, changed)
+            .ok_or_else(|| Error::corrupt("log record", position, "a page image that is not what it says"))?;
+        // A page that changed has a new checksum, so its first sector is always there.
+        let kind = PageKind::of_level(payload.get(header + LEVEL).copied().unwrap_or_default());
+        self.sectors.extend(sectors.into_iter().map(|(sector, bytes)| (sector, (kind, bytes))));
+        if self.sectors.len() >= IMAGE_SECTORS_MAX { self.write() } else { Ok(()) }
+    }
+
+    /// Writes all that were taken.
+    fn write(&mut self) -> Result<()> {
+        let sectors: Vec<(u64, (PageKind, Bytes))> = std::mem::take(&mut self.sectors).into_iter().collect();
+        for run in sectors.chunk_by(|(a, _), (b, _)| a + 1 == *b) {
+            let bytes: Vec<u8> = run.iter().flat_map(|(_, (_, sector))| sector.iter().copied()).collect();
+            self.pager.write_sectors(run[0].0, &bytes, Purpose::Recovery)?;
+            for (_, (kind, sector)) in run {
+                self.pager.count_written(*kind, PageCause::Recovery, 0, sector.len() as u64);
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Reads what opening needs of the free map: not the bits of groups, but for the last as far as they show where the file ends.
@@ -149,10 +215,7 @@ fn open_map(pager: &Pager, meta: &Meta, file_units: u64) -> Result<FreeMap> {
             }
         }
     };
-    while let Some(request) = map.wanted_at_end() {
-        let bytes = read(&request.entry)?;
-        map.admit(&request, bytes.as_deref());
-    }
+    map.load(pager, FreeMap::wanted_at_end)?;
     Ok(map)
 }
 
@@ -193,126 +256,4 @@ pub fn image_sectors(payload: &Bytes, header: usize, changed: u128) -> Option<Ve
         (first.saturating_add(u64::from(index)), Bytes::copy_from_slice(bytes))
     };
     Some(places.zip(sectors).map(sector).collect())
-}
-
-struct Replay<'a> {
-    tree: Tree,
-    pager: &'a Pager,
-    ahead_units: u64,
-    meta: Meta,
-    /// The newest image of each sector that goes home, with the kind of its page.
-    repairs: BTreeMap<u64, (PageKind, Bytes)>,
-    /// They are there.
-    repaired: bool,
-    /// Batches between them.
-    waiting: Vec<Bytes>,
-    image_bytes: u64,
-    torn: Torn,
-    dirty_bytes_max: u64,
-}
-
-impl Replay<'_> {
-    fn record(&mut self, kind: u8, position: Position, payload: Bytes) -> Result<()> {
-        let (start, middle, end) = (self.meta.images_start, self.meta.position, self.meta.images_end);
-        match kind {
-            IMAGE_KIND => {
-                if position > self.meta.floor {
-                    self.image_bytes += payload.len() as u64 + RECORD_OVERHEAD_BYTES;
-                }
-                // Behind the end lie those of a checkpoint that was cut off before its commit.
-                if position > middle && position <= end {
-                    let changed = payload.get(8..).and_then(|bytes| bytes.first_chunk());
-                    let changed = changed.map_or(0, |bytes| u128::from_le_bytes(*bytes));
-                    self.repair(position, &payload, IMAGE_HEADER_BYTES, changed)?;
-                }
-            }
-            // A new page is written before the commit and needs no repair; its unit may have served two by then.
-            BATCH_IMAGE_KIND if payload.get(8..12) == Some(&[0; 4]) => {
-                if position > start && position <= middle && end > 0 {
-                    let whole = u128::MAX >> (u128::BITS as usize - self.pager.page_bytes() / SECTOR_BYTES);
-                    self.repair(position, &payload, 12, whole)?;
-                }
-            }
-            BATCH_IMAGE_KIND => {}
-            FIRST_KIND if position <= self.meta.floor => {}
-            FIRST_KIND if !self.repaired => self.waiting.push(payload),
-            FIRST_KIND => self.batch(&payload)?,
-            _ => return Err(Error::corrupt("log record", position, format!("an unknown kind, {kind}"))),
-        }
-        if position == end && !self.repaired {
-            let repairs: Vec<(u64, (PageKind, Bytes))> =
-                std::mem::take(&mut self.repairs).into_iter().collect();
-            for run in repairs.chunk_by(|(a, _), (b, _)| a + 1 == *b) {
-                let bytes: Vec<u8> = run.iter().flat_map(|(_, (_, sector))| sector.iter().copied()).collect();
-                self.pager.write_sectors(run[0].0, &bytes, Purpose::Recovery)?;
-                for (_, (kind, sector)) in run {
-                    self.pager.count_written(*kind, PageCause::Recovery, 0, sector.len() as u64);
-                }
-            }
-            self.pager.sync(Purpose::Recovery)?;
-            self.repaired = true;
-            for payload in std::mem::take(&mut self.waiting) {
-                self.batch(&payload)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Keeps the sectors of a page that `payload` holds behind `header` bytes, those of the bits in `changed`, as the newest.
-    fn repair(&mut self, position: Position, payload: &Bytes, header: usize, changed: u128) -> Result<()> {
-        let sectors = image_sectors(payload, header, changed)
-            .ok_or_else(|| Error::corrupt("log record", position, "a page image that is not what it says"))?;
-        // A page that changed has a new checksum, so its first sector is always there.
-        let kind = PageKind::of_level(payload.get(header + LEVEL).copied().unwrap_or_default());
-        self.repairs.extend(sectors.into_iter().map(|(sector, bytes)| (sector, (kind, bytes))));
-        Ok(())
-    }
-
-    fn batch(&mut self, payload: &Bytes) -> Result<()> {
-        // What belongs to a page that cannot be read is set aside, so that the store opens.
-        let mut batch = self.tree.buffer.aside.divide(Batch::decode(payload)?);
-        if batch.is_empty() {
-            return Ok(());
-        }
-        let floor = Mark { position: self.meta.floor, image_bytes: 0 };
-        if self.tree.suits_buffer(&batch, self.torn, self.dirty_bytes_max) {
-            self.tree.buffer.add(&batch, floor);
-            return Ok(());
-        }
-        let mut loaded = Loaded::default();
-        let mut pins = Pins::new();
-        let needs = loop {
-            match self.tree.plan(self.pager, &loaded, &batch, &mut pins) {
-                Ok(needs) => break needs,
-                Err(Stop::Failed(error)) => {
-                    let part = |operation: &Operation| {
-                        self.tree.unreadable_part(self.pager, &loaded, operation.key())
-                    };
-                    let part = batch.operations().iter().find_map(part).ok_or(error)?;
-                    self.tree.buffer.aside.add_part(part, floor);
-                    batch = self.tree.buffer.aside.divide(batch);
-                    pins.clear();
-                }
-                Err(Stop::Miss(miss)) => match self.pager.read(miss, Purpose::Recovery) {
-                    Ok((unit, piece)) => {
-                        self.pager.keep(unit, piece.clone());
-                        loaded.add(self.tree.epoch, unit, piece);
-                    }
-                    Err(error) if is_damage(&error) => loaded.fail(self.tree.epoch, miss.unit(), error),
-                    Err(error) => return Err(error),
-                },
-            }
-        };
-        while let Some(request) = wanted_for(&self.tree.space, needs) {
-            let bytes = self.pager.read_map_page(&request.entry, Purpose::Recovery)?;
-            self.tree.space.admit(&request, bytes.as_deref());
-        }
-        let wanted = needs.units + self.tree.space.map_units_max(needs.units);
-        if let Some(units) = self.tree.space.missing(wanted) {
-            let units = self.pager.grow(units, self.ahead_units)?;
-            self.tree.space.set_file_units(units);
-        }
-        self.tree.apply(&batch, pins, self.pager);
-        Ok(())
-    }
 }

@@ -1,8 +1,9 @@
 //! Room: whether a batch may come in, and space in the file for it before it does.
 
 use super::tree::Needs;
-use super::{BtreeEngine, CUT_UNITS_MIN, UNIT_BYTES, buffer, recovery};
+use super::{BtreeEngine, CUT_UNITS_MIN, UNIT_BYTES, recovery};
 use crate::disk::Purpose;
+use crate::engine::wal::RECORD_OVERHEAD_BYTES;
 use crate::engine::{Batch, Cause, Error, Result, SpaceClaim, Tier, Torn};
 
 impl BtreeEngine {
@@ -11,22 +12,22 @@ impl BtreeEngine {
         let bytes_max = self.options.dirty_bytes_max;
         let (is_full, image_bytes, owed_bytes, inside_bytes) = {
             let tree = self.tree.read();
-            let buffer_max = buffer::share(bytes_max, buffer::SHARE_MAX);
             let is_full =
-                tree.dirty_bytes() >= bytes_max || needs.is_none() && tree.buffer.bytes() >= buffer_max;
+                tree.dirty_bytes() >= bytes_max || needs.is_none() && self.is_too_much_waiting(&tree);
             let inside_bytes = tree.space.available_units() * UNIT_BYTES;
             (is_full, tree.image_bytes_max(), tree.buffer_owes(), inside_bytes)
         };
         if is_full {
             return Err(self.busy(Cause::DirtyPages, batch));
         }
-        if self.log_bytes() >= 2 * self.options.checkpoint_log_bytes {
-            return Err(self.busy(Cause::LogSpace, batch));
-        }
         // What goes to the log at once: in one mode the leaf of every operation, too.
         let mut bytes = batch.bytes();
         if self.options.torn == Torn::Image {
             bytes += batch.operations().len() as u64 * self.pager.page_bytes() as u64;
+        }
+        let record_bytes = bytes + RECORD_OVERHEAD_BYTES;
+        if self.is_log_full(record_bytes, needs.map_or(0, |needs| needs.pages)) {
+            return Err(self.busy(Cause::LogSpace, batch));
         }
         let owed_bytes_max = image_bytes + owed_bytes;
         let claim = match () {
@@ -136,6 +137,16 @@ impl BtreeEngine {
             self.tree.write().space.set_file_units(units);
         }
         Ok(())
+    }
+
+    /// Whether space for `needs` would take more than a quarter of what is free on the disk.
+    pub(super) fn is_large_growth(&self, needs: Needs) -> bool {
+        let growth_units = {
+            let tree = self.tree.read();
+            let units = needs.units + tree.space.map_units_max(needs.units);
+            units.saturating_sub(tree.space.tail_units())
+        };
+        growth_units > 0 && growth_units * UNIT_BYTES > self.guard.free_bytes() / 4
     }
 
     /// Cuts the file where much of its end is free.

@@ -21,6 +21,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::aside::ASIDE_KIND;
 use super::checkpoint::{BATCH_IMAGE_KIND, IMAGE_HEADER_BYTES, IMAGE_KIND};
 use super::double::{self, DoubleWrite};
 use super::freemap::{Run, end_max, read_runs, read_unused};
@@ -126,7 +127,7 @@ fn replay(
     sink: &mut Sink<'_>,
 ) -> Result<Vec<Loss>> {
     wal::salvage::salvage(disk, from, durable, &mut |kind, _, payload| {
-        if kind != FIRST_KIND {
+        if !matches!(kind, FIRST_KIND | ASIDE_KIND) {
             return Ok(());
         }
         crate::engine::salvage::replay(&payload, sink)
@@ -136,10 +137,14 @@ fn replay(
 /// Writes the copies of pages that belong to the state of `meta` to their places.
 fn send_home(disk: &Arc<dyn Disk>, pager: &Pager, meta: &Meta, losses: &mut Vec<Loss>) -> Result<()> {
     if meta.double_bytes > 0 {
-        match DoubleWrite::open(disk.clone()).and_then(|double| double.read(meta)) {
-            Ok(copies) => {
-                copies.iter().try_for_each(|(unit, page)| pager.repair_page(*unit, page))?;
-            }
+        let mut copies = Vec::new();
+        let mut take = |unit: u64, page: &[u8]| {
+            copies.push((unit, page.to_vec()));
+            Ok(())
+        };
+        // None of them, if one is damaged.
+        match DoubleWrite::open(disk.clone()).and_then(|double| double.each(meta, &mut take)) {
+            Ok(()) => copies.iter().try_for_each(|(unit, page)| pager.repair_page(*unit, page))?,
             Err(error) => {
                 losses.push(Loss::new(
                     double::FILE,

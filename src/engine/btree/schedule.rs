@@ -2,7 +2,7 @@
 //!
 //! 1. A checkpoint on its way goes first, step by step.
 //! 2. Else a compaction makes a step, unless it or anything else wants a checkpoint.
-//! 3. A checkpoint is due when it is asked for, when pages or values press, by age, and by log bytes. But for pages that press, it
+//! 3. A checkpoint is due when it is asked for, when pages or values press, by age, and by log bytes. If it is asked for or by age, it
 //!    must bring what waits in the buffer, too: then sweeps come first, with checkpoints between them whenever they have
 //!    made enough pages dirty.
 
@@ -18,15 +18,11 @@ impl BtreeEngine {
         if !self.commands.lock().checkpoint.is_empty() || self.target.lock().is_some() {
             return Pending::More;
         }
-        let log_bytes = self.log_bytes();
         if !self.is_dirty() {
             return Pending::Idle;
         }
         let age = self.dirty_age();
-        if self.is_pressing()
-            || log_bytes >= self.options.checkpoint_log_bytes
-            || age >= self.options.checkpoint_age
-        {
+        if self.is_pressing() || self.is_log_due() || age >= self.options.checkpoint_age {
             return Pending::More;
         }
         Pending::After(self.options.checkpoint_age - age)
@@ -34,9 +30,7 @@ impl BtreeEngine {
 
     /// Whether the next checkpoint must bring what waits in the buffer, too.
     fn is_due_for_all(&self) -> bool {
-        !self.commands.lock().checkpoint.is_empty()
-            || self.log_bytes() >= self.options.checkpoint_log_bytes
-            || self.dirty_age() >= self.options.checkpoint_age
+        !self.commands.lock().checkpoint.is_empty() || self.dirty_age() >= self.options.checkpoint_age
     }
 
     /// Whether a checkpoint would change the durable state.
@@ -50,8 +44,7 @@ impl BtreeEngine {
         let (tree, bytes_max) = (self.tree.read(), self.options.dirty_bytes_max);
         // What is set aside is no work.
         let room_bytes = bytes_max.saturating_sub(tree.buffer.aside.bytes());
-        (tree.pressing_bytes() + tree.buffer.bytes()) * 4 >= room_bytes * 3
-            || tree.buffer.bytes() >= buffer::share(bytes_max, buffer::SHARE_SWEEP)
+        (tree.pressing_bytes() + tree.buffer.bytes()) * 4 >= room_bytes * 3 || self.is_much_waiting(&tree)
     }
 
     /// One unit of checkpoint work.
@@ -82,7 +75,10 @@ impl BtreeEngine {
             let asked = self.commands.lock().checkpoint.len();
             let is_part = self.must_sweep(forced || self.is_due_for_all());
             let pages_max = buffer::share(self.options.dirty_bytes_max, buffer::PAGES_SHARE);
-            let is_room = self.tree.read().active_bytes() < pages_max;
+            let active_bytes = self.tree.read().active_bytes();
+            // Pages that a sweep changes need copies in the log.
+            let frees_log = self.is_log_near() && (active_bytes > 0 || self.is_again_worth_it());
+            let is_room = active_bytes < pages_max && !frees_log;
             if is_part && is_room {
                 let span = self.pager.cpu().span(Work::Checkpoint);
                 let swept = self.sweep_some();
@@ -106,7 +102,7 @@ impl BtreeEngine {
                 () if forced => "compaction",
                 () if !waiters.is_empty() => "command",
                 () if self.is_pressing() => "dirty pages",
-                () if self.log_bytes() >= self.options.checkpoint_log_bytes => "log",
+                () if self.is_log_due() => "log",
                 () => "age",
             };
             let begun = self.check().and_then(|()| match self.is_dirty() || forced {

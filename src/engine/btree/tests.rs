@@ -9,6 +9,7 @@ use crate::disk::{Fault, Faulty, Kind as Request, Latch, Metered, SimDisk, Tear}
 use crate::engine::Operation;
 use crate::engine::{Kind, Lookups, MemEngine, PageCount, PageKind, PageTraffic, Worker, run, settle, sync};
 
+mod bounds;
 mod buffer;
 mod counting;
 mod crash;
@@ -17,6 +18,7 @@ mod limits;
 mod map;
 mod model;
 mod reading;
+mod replay;
 mod space;
 mod threads;
 

@@ -93,6 +93,8 @@ pub struct Needs {
     pub units: u64,
     /// The most of them that must lie together.
     pub piece_units: u64,
+    /// Pages that are clean and that it may change.
+    pub pages: u64,
 }
 
 /// Counters of the running store.
@@ -124,6 +126,8 @@ pub struct Tree {
     pub epoch: u64,
     /// Where the log ended when the images of `imaged` began.
     pub images_start: Position,
+    /// If the floor of a checkpoint is below, opening must apply every batch behind it.
+    pub replay_all: Position,
     /// Puts that are not in the pages yet, newer than those.
     pub buffer: ChangeBuffer,
     page_bytes: usize,
@@ -156,6 +160,7 @@ impl Tree {
             frozen: None,
             epoch: 1,
             images_start: meta.position,
+            replay_all: meta.replay_all,
             buffer: ChangeBuffer::default(),
             touched: None,
             imaged: HashSet::new(),
@@ -240,6 +245,11 @@ impl Tree {
         ((self.dirty.len() - self.fresh.len() + frozen) * self.page_bytes) as u64
     }
 
+    /// Dirty pages that a checkpoint makes copies of at most.
+    pub fn copies_max(&self) -> u64 {
+        self.dirty.len().saturating_sub(self.fresh.len().max(self.imaged.len())) as u64
+    }
+
     /// Pins the ways of a batch and says what it needs; changes nothing.
     pub fn plan(
         &self,
@@ -249,7 +259,7 @@ impl Tree {
         pins: &mut Pins,
     ) -> Result<Needs, Stop> {
         let page_units = pager.page_units();
-        let mut needs = Needs { units: 0, piece_units: page_units };
+        let mut needs = Needs { units: 0, piece_units: page_units, pages: 0 };
         for operation in batch.operations() {
             let key = operation.key();
             if key.len() > key_bytes_max(self.page_bytes) {
@@ -277,6 +287,7 @@ impl Tree {
                 self.pin_neighbours(pager, loaded, key, pins)?;
             }
         }
+        needs.pages = pins.len() as u64;
         Ok(needs)
     }
 
@@ -591,8 +602,10 @@ impl Tree {
     /// Takes what changed for a checkpoint of the state at `now`, without what waits in the buffer. Goes with
     /// [`FreeMap::freeze`], before which nothing may be taken or freed.
     pub fn freeze(&mut self, now: Mark) -> Arc<Frozen> {
-        let position = now.position;
+        // Replay may be on its way to what the pages have already.
+        let position = now.position.max(self.durable.position);
         let floor = self.buffer.floor().unwrap_or(now);
+        let replay_all = if self.buffer.aside.is_unlogged() { position } else { self.replay_all };
         debug_assert!(self.frozen.is_none(), "one checkpoint at a time");
         let bytes = self.active_bytes();
         let meta = Meta {
@@ -602,6 +615,7 @@ impl Tree {
             height: self.height,
             position,
             floor: floor.position,
+            replay_all,
             images_start: self.images_start.min(position),
             images_end: 0,
             double_bytes: 0,

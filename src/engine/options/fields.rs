@@ -271,7 +271,7 @@ pub const FIELDS: &[Field<Options>] = &[
         "checkpoint_log",
         Mount,
         checkpoint_log_bytes,
-        "B-tree: log bytes between checkpoints at most. Default 256M."
+        "B-tree: the log on the disk at most, but for a segment; copies of pages included. Default 256M."
     ),
     Field {
         name: "checkpoint_age",

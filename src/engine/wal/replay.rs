@@ -1,6 +1,7 @@
 //! Opening the log: which segments belong together, every record from a position on, and whether the end is an end.
 
 use std::collections::{BTreeSet, VecDeque};
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -47,6 +48,101 @@ pub(super) fn read_record(
     Some((kind, word(payload, 0)?, word(payload, 1)?, start + 16..start + payload.len()))
 }
 
+/// The segments of a log in their order, and its other files.
+struct Chain {
+    /// Header, slot, file and size of each.
+    links: Vec<(Header, u64, Arc<dyn File>, u64)>,
+    /// Files without a header that checks.
+    nameless: Vec<Nameless>,
+    /// Those of them where something stands in its place: slot, file and size.
+    headless: Vec<(u64, Arc<dyn File>, u64)>,
+    spares: VecDeque<Spare>,
+    next_slot: u64,
+    last_number: u64,
+    /// The highest position that a header says was durable.
+    claimed: Position,
+}
+
+fn chain_of(disk: &dyn Disk) -> Result<Chain> {
+    let mut found = Vec::new();
+    let (mut nameless, mut headless, mut spares) = (Vec::new(), Vec::new(), VecDeque::new());
+    let mut next_slot = 0;
+    for info in disk.list().map_err(|error| Error::io("listing the store", error))? {
+        let Some(slot) = info.name.strip_prefix(PREFIX).and_then(|slot| slot.parse::<u64>().ok()) else {
+            continue;
+        };
+        next_slot = next_slot.max(slot + 1);
+        let context = |error| Error::io(format!("reading {}", info.name), error);
+        let file = disk.open(&info.name).map_err(context)?;
+        let mut header = vec![0; HEADER_BYTES.min(info.bytes) as usize];
+        let error = file.read_at(Purpose::Recovery, 0, &mut header).err();
+        match read_header(&header).filter(|_| error.is_none()) {
+            Some(header) => found.push((header, slot, file, info.bytes)),
+            None => {
+                let capacity_bytes = info.bytes;
+                if header.iter().any(|byte| *byte != 0) {
+                    headless.push((slot, file.clone(), capacity_bytes));
+                }
+                let spare = Spare { slot, file, capacity_bytes, is_dirty: false, is_new: true };
+                nameless.push(Nameless { spare, error });
+            }
+        }
+    }
+    found.sort_by_key(|(header, ..)| header.number);
+    let last_number = found.last().map_or(0, |(header, ..)| header.number);
+    let claimed = found.iter().map(|(header, ..)| header.synced).max().unwrap_or(0);
+
+    // A segment whose start is not above its predecessor's cuts that one off (invariant 3).
+    let mut links: Vec<(Header, u64, Arc<dyn File>, u64)> = Vec::new();
+    for candidate in found {
+        while links.last().is_some_and(|(header, ..)| header.start >= candidate.0.start) {
+            spares.extend(links.pop().map(|(_, slot, file, capacity_bytes)| Spare {
+                slot,
+                file,
+                capacity_bytes,
+                is_dirty: false,
+                is_new: false,
+            }));
+        }
+        links.push(candidate);
+    }
+    Ok(Chain { links, nameless, headless, spares, next_slot, last_number, claimed })
+}
+
+/// Calls `visit` with kind, end position and payload of every record of the log of `disk` from position `from` on, in order, until it
+/// breaks or the log ends; changes nothing. Returns the position after the last record that was visited.
+pub fn read(
+    disk: &dyn Disk,
+    from: Position,
+    visit: &mut dyn FnMut(u8, Position, Bytes) -> Result<ControlFlow<()>>,
+) -> Result<Position> {
+    let Chain { links, .. } = chain_of(disk)?;
+    let starts: Vec<Position> = links.iter().map(|(header, ..)| header.start).collect();
+    let mut end = from;
+    for (index, (header, slot, file, capacity_bytes)) in links.into_iter().enumerate() {
+        let limit = starts.get(index + 1).copied();
+        if limit.is_some_and(|limit| limit <= from) {
+            continue;
+        }
+        let mut window = Window::new(&*file, slot, capacity_bytes);
+        let (mut offset, mut position) = (HEADER_BYTES, header.start);
+        if position > end {
+            break;
+        }
+        while limit.is_none_or(|limit| position < limit)
+            && let Some(record) = window.record(header.number, offset, position)?
+        {
+            position += record.bytes;
+            offset += record.bytes;
+            end = end.max(position);
+            if position > from && visit(record.kind, position, record.payload)?.is_break() {
+                return Ok(end);
+            }
+        }
+    }
+    Ok(end)
+}
+
 impl Log {
     /// Opens the log of `disk` and calls `visit` with kind, end position and payload of every record from position
     /// `from` on, in order; then the log is ready for appends. `from` must be 0 or a position that [`Log::append`] returned.
@@ -63,61 +159,21 @@ impl Log {
         held: &BTreeSet<Position>,
         visit: &mut dyn FnMut(u8, Position, Bytes) -> Result<()>,
     ) -> Result<Log> {
-        let mut found = Vec::new();
-        let (mut nameless, mut spares) = (Vec::new(), VecDeque::new());
-        let mut headless: Vec<(u64, Arc<dyn File>, u64)> = Vec::new();
-        let mut next_slot = 0;
-        for info in disk.list().map_err(|error| Error::io("listing the store", error))? {
-            let Some(slot) = info.name.strip_prefix(PREFIX).and_then(|slot| slot.parse::<u64>().ok()) else {
-                continue;
-            };
-            next_slot = next_slot.max(slot + 1);
-            let context = |error| Error::io(format!("reading {}", info.name), error);
-            let file = disk.open(&info.name).map_err(context)?;
-            let mut header = vec![0; HEADER_BYTES.min(info.bytes) as usize];
-            let error = file.read_at(Purpose::Recovery, 0, &mut header).err();
-            match read_header(&header).filter(|_| error.is_none()) {
-                Some(header) => found.push((header, slot, file, info.bytes)),
-                None => {
-                    let capacity_bytes = info.bytes;
-                    if header.iter().any(|byte| *byte != 0) {
-                        headless.push((slot, file.clone(), capacity_bytes));
-                    }
-                    let spare = Spare { slot, file, capacity_bytes, is_dirty: false, is_new: true };
-                    nameless.push(Nameless { spare, error });
-                }
-            }
-        }
-        found.sort_by_key(|(header, ..)| header.number);
-        let last_number = found.last().map_or(0, |(header, ..)| header.number);
-        let claimed = found.iter().map(|(header, ..)| header.synced).max().unwrap_or(0);
-
-        // A segment whose start is not above its predecessor's cuts that one off (invariant 3).
-        let mut chain: Vec<(Header, u64, Arc<dyn File>, u64)> = Vec::new();
-        for candidate in found {
-            while chain.last().is_some_and(|(header, ..)| header.start >= candidate.0.start) {
-                spares.extend(chain.pop().map(|(_, slot, file, capacity_bytes)| Spare {
-                    slot,
-                    file,
-                    capacity_bytes,
-                    is_dirty: false,
-                    is_new: false,
-                }));
-            }
-            chain.push(candidate);
-        }
-
+        let Chain { links, nameless, headless, mut spares, next_slot, last_number, claimed } =
+            chain_of(&*disk)?;
         let mut end = from;
         let mut claimed = claimed.max(from);
         let mut broken: Option<(String, u64)> = None;
         let mut segments: VecDeque<Live> = VecDeque::new();
-        let starts: Vec<Position> = chain.iter().map(|(header, ..)| header.start).collect();
+        let starts: Vec<Position> = links.iter().map(|(header, ..)| header.start).collect();
         let missing = held.iter().copied().filter(|start| starts.binary_search(start).is_err()).collect();
         let (mut kept, unused) = adopt(nameless, &missing, starts.last().copied())?;
         // Nobody knows the numbers of these; one of them may have come last.
         let number_max = last_number + kept.len() as u64;
         spares.extend(unused);
-        for (index, (header, slot, file, capacity_bytes)) in chain.into_iter().enumerate() {
+        // What is replayed, names included, must be durable before a header, or the owner meanwhile, claims so.
+        disk.sync_names().map_err(|error| Error::io("sync of the directory", error))?;
+        for (index, (header, slot, file, capacity_bytes)) in links.into_iter().enumerate() {
             let limit = starts.get(index + 1).copied();
             if limit.is_some_and(|limit| limit <= from) {
                 if held.contains(&header.start) {
@@ -128,6 +184,8 @@ impl Log {
                 }
                 continue;
             }
+            let context = |error| Error::io(format!("sync of {}", segment_name(slot)), error);
+            file.sync(Purpose::Recovery).map_err(context)?;
             if broken.is_none() && header.start > end {
                 broken = Some((segment_name(slot), 0));
             }
@@ -160,7 +218,7 @@ impl Log {
             }
             let segment = Arc::new(Segment::new(slot, header.start, file, capacity_bytes));
             let written_bytes = capacity_bytes;
-            segments.push_back(Live { segment, number: header.number, dirty: true, written_bytes });
+            segments.push_back(Live { segment, number: header.number, dirty: false, written_bytes });
         }
         // A segment that was begun and never synced may have half a header. One that was synced had a whole one, and its records show
         // what has been lost with that.
@@ -192,13 +250,6 @@ impl Log {
 
         let space = disk.space().map_err(|error| Error::io("reading free space", error))?;
         let segment_bytes = suitable_bytes(segment_bytes, space.total_bytes);
-        // What was replayed, names included, must be durable before a header claims so.
-        disk.sync_names().map_err(|error| Error::io("sync of the directory", error))?;
-        for live in &mut segments {
-            let context = |error| Error::io(format!("sync of {}", segment_name(live.segment.slot)), error);
-            live.segment.file.sync(Purpose::Recovery).map_err(context)?;
-            live.dirty = false;
-        }
         let log = Log {
             disk,
             clock,
@@ -214,6 +265,7 @@ impl Log {
                 next_slot,
                 end,
                 idle_end: end,
+                file_bytes_max: u64::MAX,
                 synced: end,
                 released: from,
                 names_dirty: false,

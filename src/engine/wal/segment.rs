@@ -233,6 +233,18 @@ impl Spare {
     }
 }
 
+impl State {
+    /// What files with records that are needed take on the disk.
+    fn live_bytes(&self) -> u64 {
+        self.segments.iter().map(|live| live.segment.capacity_bytes).sum()
+    }
+
+    /// What all files take.
+    fn file_bytes(&self) -> u64 {
+        self.live_bytes() + self.spares.iter().map(|spare| spare.capacity_bytes).sum::<u64>()
+    }
+}
+
 /// A released segment that others may hold.
 pub(super) struct Kept {
     pub(super) segment: Arc<Segment>,
@@ -307,6 +319,48 @@ impl Log {
         });
     }
 
+    /// What the files with records that are not released take on the disk when `bytes` of records more were appended. What is left
+    /// unused at the ends of segments is a guess: an eighth.
+    pub fn live_bytes_with(&self, bytes: u64) -> u64 {
+        let state = self.state.lock();
+        let rest = state.segments.back().map_or(0, |live| {
+            live.segment.capacity_bytes.saturating_sub(HEADER_BYTES + (state.end - live.segment.start))
+        });
+        let more = bytes.saturating_sub(rest);
+        state.live_bytes() + (more + more / 8).next_multiple_of(self.segment_bytes)
+    }
+
+    /// How many files have records that are not released.
+    pub fn live_segments(&self) -> usize {
+        self.state.lock().segments.len()
+    }
+
+    /// From here on its files take no more than `bytes` together, unless more is not released.
+    pub fn set_file_bytes_max(&self, bytes: u64) {
+        let mut state = self.state.lock();
+        state.file_bytes_max = bytes;
+        let surplus = Self::surplus(&mut state);
+        drop(state);
+        self.remove_all(surplus);
+    }
+
+    /// Takes out free segments while all files take more than they may; their slots.
+    #[must_use]
+    fn surplus(state: &mut State) -> Vec<u64> {
+        let mut surplus = Vec::new();
+        while state.file_bytes() > state.file_bytes_max {
+            let Some(spare) = Self::take_idle(state) else { break };
+            surplus.push(spare.slot);
+        }
+        surplus
+    }
+
+    /// Takes out a free segment, a dirty one if there is one.
+    fn take_idle(state: &mut State) -> Option<Spare> {
+        let dirty = state.spares.iter().position(|spare| spare.is_dirty).unwrap_or(0);
+        state.spares.remove(dirty)
+    }
+
     /// Whether a record of a payload of `payload_bytes` can be appended without taking space from the disk.
     pub fn fits(&self, payload_bytes: u64) -> bool {
         let state = self.state.lock();
@@ -320,6 +374,7 @@ impl Log {
     /// The spare to use next for a segment of `needed` bytes: a clean one, or any once there are enough files.
     fn fitting(&self, state: &State, needed: u64) -> Option<usize> {
         let enough = state.segments.len() + state.spares.len() >= SEGMENTS
+            || state.file_bytes() + needed > state.file_bytes_max
             || self.disk.space().is_ok_and(|space| is_short_of_files(&space));
         let fits = |dirty: bool| {
             state.spares.iter().position(|spare| spare.capacity_bytes >= needed && spare.is_dirty == dirty)
@@ -373,8 +428,7 @@ impl Log {
         if state.end == state.idle_end {
             let mut surplus = Vec::new();
             while state.spares.len() > SPARES_IDLE {
-                let dirty = state.spares.iter().position(|spare| spare.is_dirty).unwrap_or(0);
-                let Some(spare) = state.spares.remove(dirty) else { break };
+                let Some(spare) = Self::take_idle(&mut state) else { break };
                 surplus.push(spare.slot);
             }
             drop(state);
@@ -387,7 +441,8 @@ impl Log {
                 is_short_of_files(&space) || space.room_bytes() < AHEAD_SHARE * self.segment_bytes
             })
         };
-        if self.fitting(&state, self.segment_bytes).is_none() && !is_short() {
+        let is_more = state.file_bytes() + self.segment_bytes <= state.file_bytes_max;
+        if is_more && self.fitting(&state, self.segment_bytes).is_none() && !is_short() {
             match self.make_spare(&mut state, self.segment_bytes) {
                 Ok(spare) => state.spares.push_back(spare),
                 // The append that needs it will say so.
@@ -469,6 +524,7 @@ impl Log {
                 Err(segment) => state.kept.push(Kept { segment, is_dirty }),
             }
         }
+        surplus.extend(Self::surplus(state));
         surplus
     }
 }

@@ -2,7 +2,7 @@
 
 use super::group::GROUP_BYTES;
 use super::load::Request;
-use super::{Changes, FreeMap, Run};
+use super::{Changes, Entry, FreeMap, Run};
 use crate::disk::Purpose;
 use crate::engine::btree::pager::Pager;
 use crate::engine::btree::tree::Needs;
@@ -78,15 +78,12 @@ impl BtreeEngine {
         }
         let end = (at + count).min(changes.group_count() + changes.page_count());
         for nth in at..end {
-            let made = match nth.checked_sub(changes.group_count()) {
-                None => {
-                    let read = |entry: &super::Entry| self.pager.read_map_page(entry, Purpose::PageWrite);
-                    changes.group_page(nth, read)?
+            match nth.checked_sub(changes.group_count()) {
+                None => write_group(&self.pager, changes, nth)?,
+                Some(nth) => {
+                    let (unit, bytes) = changes.page(nth, &self.tree.read().space);
+                    self.pager.write_map(unit, &bytes)?;
                 }
-                Some(nth) => Some(changes.page(nth, &self.tree.read().space)),
-            };
-            if let Some((unit, bytes)) = made {
-                self.pager.write_map(unit, &bytes)?;
             }
         }
         Ok(end)
@@ -118,6 +115,51 @@ impl BtreeEngine {
     }
 }
 
+fn write_group(pager: &Pager, changes: &mut Changes, nth: usize) -> Result<()> {
+    match changes.group_page(nth, |entry| pager.read_map_page(entry, Purpose::PageWrite))? {
+        Some((unit, bytes)) => pager.write_map(unit, &bytes),
+        None => Ok(()),
+    }
+}
+
+/// The same steps for a map that nobody else uses.
+impl FreeMap {
+    /// Brings the groups that `wanted` names into memory.
+    pub fn load(&mut self, pager: &Pager, wanted: impl Fn(&FreeMap) -> Option<Request>) -> Result<()> {
+        while let Some(request) = wanted(self) {
+            let bytes = pager.read_map_page(&request.entry, Purpose::Recovery)?;
+            self.admit(&request, bytes.as_deref());
+        }
+        Ok(())
+    }
+
+    /// Writes all pages of `changes`; returns the new root.
+    pub fn write(&mut self, changes: &mut Changes, pager: &Pager) -> Result<Entry> {
+        let sorted = changes.sort();
+        self.set_leaving(sorted);
+        for nth in 0..changes.group_count() {
+            write_group(pager, changes, nth)?;
+        }
+        for nth in 0..changes.page_count() {
+            let (unit, bytes) = changes.page(nth, self);
+            pager.write_map(unit, &bytes)?;
+        }
+        Ok(changes.root(self))
+    }
+
+    /// Gives back what left with a durable checkpoint, and drops groups that need not be in memory.
+    pub fn release_all(&mut self, changes: &Changes, cache_bytes: u64) {
+        for nth in 0..changes.group_count() {
+            let (group, freed) = changes.freed(nth);
+            self.release(group, &freed);
+        }
+        self.end_release();
+        for group in self.droppable(loaded_groups_max(cache_bytes)) {
+            self.drop_group(group);
+        }
+    }
+}
+
 /// Groups that stay in memory although nothing of them has changed: a thirty-second of the cache, 10 MB for 256 GiB of file at most.
 fn loaded_groups_max(cache_bytes: u64) -> usize {
     (cache_bytes / 32 / GROUP_BYTES).clamp(16, 2048) as usize
@@ -132,7 +174,7 @@ pub fn wanted_for(map: &FreeMap, needs: Needs) -> Option<Request> {
 }
 
 /// Reads every run that is not used of the map of a store that is not open; `None` if some of it cannot be read.
-pub fn read_unused(pager: &Pager, root: super::Entry, end: u64, purpose: Purpose) -> Option<Vec<Run>> {
+pub fn read_unused(pager: &Pager, root: Entry, end: u64, purpose: Purpose) -> Option<Vec<Run>> {
     let map = FreeMap::open(root, end, end.max(FIRST_UNIT), &mut |entry| pager.read_map_page(entry, purpose));
     let map = map.ok().filter(|map| map.lost_group().is_none())?;
     map.unused(&mut |entry| pager.check_map_page(entry, purpose)).ok()

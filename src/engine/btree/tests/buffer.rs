@@ -12,7 +12,7 @@ fn small_key(prng: &mut Prng) -> Vec<u8> {
 }
 
 /// Mostly small puts; at times a delete or a large value, which do not wait, of the same keys.
-fn small_batch(prng: &mut Prng) -> Batch {
+pub(super) fn small_batch(prng: &mut Prng) -> Batch {
     let mut batch = Batch::new(1);
     let (deletes, large) = (prng.one_in(6), prng.one_in(12));
     for _ in 0..1 + prng.below(12) {
@@ -388,7 +388,7 @@ fn a_neighbour_that_cannot_be_read_does_not_hinder_deletes() {
 #[test]
 fn a_sweep_that_ends_late_does_not_ask_for_log_that_is_gone() {
     let sim = SimDisk::new();
-    let options = Options { dirty_bytes_max: 128 << 10, ..crowded() };
+    let options = Options { dirty_bytes_max: 128 << 10, checkpoint_log_bytes: 256 << 10, ..crowded() };
     let engine = filled(sim.clone(), &options, 1500);
     (0..300).for_each(|number| put(&engine, number * 5, 2));
     assert_eq!(waiting(&engine), 300);

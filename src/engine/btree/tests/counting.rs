@@ -221,6 +221,7 @@ fn a_checkpoint_makes_these_requests() {
             "write btree.pages checkpoint",
             "sync btree.pages checkpoint",
             "write btree.pages manifest",
+            "sync btree.pages manifest",
         ]
     );
 }

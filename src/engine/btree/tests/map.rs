@@ -54,7 +54,7 @@ fn a_checkpoint_and_opening_cost_the_same_in_a_file_ten_times_as_long() {
         let opening = tree.pages_read.of(PageKind::FreeMap, PageCause::Recovery).bytes;
         if count > 30_000 {
             // Another group is needed for so much; in memory nobody waits for it.
-            let needs = tree::Needs { units: 5000, piece_units: 1 };
+            let needs = tree::Needs { units: 5000, piece_units: 1, pages: 0 };
             let load = |tier| engine.load_room(needs, tier, Purpose::Get);
             assert!(matches!(load(Tier::Memory), Err(Error::WouldBlock)));
             load(Tier::Disk).unwrap();

@@ -1,0 +1,351 @@
+//! Replay: brings what the log has behind a durable state into the tree.
+//!
+//! The pages of a state at position P with floor F hold every batch up to F, and of those up to P every one that did not wait in the
+//! change buffer.
+//!
+//! 1. Between F and P, a batch of nothing but small puts may have waited: it waits again. Any other is in the pages, so it only takes its
+//!    keys out of the buffer, as it did then. No page is read for either, and no value needs a place.
+//! 2. Behind P batches are applied, or wait, as when they came in.
+//!
+//! Every batch behind F is applied again, in the order of the log, where rule 1 cannot tell what the pages have: if the state
+//! says so (`replay_all`), and from a batch on that was set aside and logged again, since nobody knows whether its page has been
+//! read since. That leads to the same state, whichever of them the pages had already: the last change of each key counts.
+//!
+//! What belongs to a page that cannot be read is set aside ([`super::aside`]), so that the store opens.
+//!
+//! # Memory
+//!
+//! Where what was replayed takes more memory than `dirty_max`, which may have been larger when the log was written, a checkpoint brings it
+//! home before the replay goes on. It needs nothing of the log but that it is durable as far as it was read: the copies of pages go to the
+//! double-write area, whatever `torn` is, and its state says that none lie in the log. An opening after a crash goes on from there. If it is
+//! the buffer that takes the memory, all of it is swept; between F and P that puts changes of an earlier moment into pages of a later one, so
+//! every batch is applied from there on.
+//!
+//! A disk without room for the area opens all the same, with more memory.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::aside::{ASIDE_KIND, is_damage};
+use super::buffer::{Mark, StepMax, load_leaves, share};
+use super::checkpoint::{BATCH_IMAGE_KIND, IMAGE_KIND, count_double, value_classes};
+use super::double::{self, DoubleWrite};
+use super::freemap::{FreeMap, wanted_for};
+use super::meta::MapPlace;
+use super::page::Page;
+use super::pager::{Loaded, Pager, Piece};
+use super::recovery::growth_units;
+use super::tree::{Needs, Pins, Stop, Tree};
+use crate::disk::Purpose;
+use crate::engine::wal::{FIRST_KIND, RECORD_OVERHEAD_BYTES};
+use crate::engine::{Batch, Error, Operation, Options, PageCause, Position, Result};
+
+/// Share of the dirty bytes that puts which wait may take: the pages that a sweep makes dirty need the rest.
+const SHARE_WAITING: (u64, u64) = (3, 4);
+/// Share of them that are worth a checkpoint: what a sweep makes dirty beside what waits still.
+const SHARE_CHECKPOINT: (u64, u64) = (1, 8);
+/// A request writes about this much: a buffer that no limit counts.
+const WORK_BYTES: usize = 1 << 20;
+
+/// A replay on its way; see the module.
+pub struct Replay<'a> {
+    tree: Tree,
+    pager: &'a Pager,
+    double: &'a DoubleWrite,
+    options: &'a Options,
+    /// The pages that it began with have every batch up to here, but for those that waited.
+    position: Position,
+    /// Every batch is applied.
+    is_whole: bool,
+    /// How far the log has been read.
+    at: Mark,
+    /// The disk had no room for a checkpoint.
+    is_without_room: bool,
+    result: Replayed,
+}
+
+/// What a replay met and did.
+#[derive(Clone, Copy, Default)]
+pub struct Replayed {
+    /// Bytes of images in the log.
+    pub image_bytes: u64,
+    /// Those before the floor of the durable state.
+    pub floor_image_bytes: u64,
+    /// Checkpoints on the way.
+    pub checkpoints: u64,
+}
+
+impl<'a> Replay<'a> {
+    /// One that begins with `tree`, which is as its durable state says.
+    pub fn new(tree: Tree, pager: &'a Pager, double: &'a DoubleWrite, options: &'a Options) -> Replay<'a> {
+        let meta = tree.durable;
+        let mut replay = Replay {
+            tree,
+            pager,
+            double,
+            options,
+            position: meta.position,
+            is_whole: false,
+            at: Mark { position: meta.floor, image_bytes: 0 },
+            is_without_room: false,
+            result: Replayed::default(),
+        };
+        if meta.floor < meta.replay_all {
+            replay.apply_all();
+        }
+        replay
+    }
+
+    /// The tree with every batch of the log.
+    pub fn end(self) -> (Tree, Replayed) {
+        (self.tree, Replayed { image_bytes: self.at.image_bytes, ..self.result })
+    }
+
+    /// Takes the next record of the log, which ends at `position`.
+    pub fn record(&mut self, kind: u8, position: Position, payload: &Bytes) -> Result<()> {
+        match kind {
+            // They belong to states that need no repair.
+            IMAGE_KIND | BATCH_IMAGE_KIND => {
+                self.at.image_bytes += payload.len() as u64 + RECORD_OVERHEAD_BYTES
+            }
+            FIRST_KIND | ASIDE_KIND => self.batch(kind, position, payload)?,
+            _ => return Err(Error::corrupt("log record", position, format!("an unknown kind, {kind}"))),
+        }
+        self.at.position = position;
+        self.relieve()
+    }
+
+    fn batch(&mut self, kind: u8, position: Position, payload: &Bytes) -> Result<()> {
+        let batch = Batch::decode(payload)?;
+        if position <= self.position {
+            if kind == ASIDE_KIND {
+                self.apply_all();
+            }
+            if !self.is_whole {
+                match self.tree.may_have_waited(&batch) {
+                    true => self.tree.buffer.add(&batch, self.at),
+                    false => batch.operations().iter().for_each(|op| self.tree.buffer.forget(op.key())),
+                }
+                return Ok(());
+            }
+        }
+        self.apply(batch)
+    }
+
+    /// From here on every batch is applied, also by an opening that goes on from a checkpoint of this one.
+    fn apply_all(&mut self) {
+        self.is_whole = true;
+        self.tree.replay_all = self.tree.replay_all.max(self.position);
+    }
+
+    fn apply(&mut self, batch: Batch) -> Result<()> {
+        let mut batch = self.tree.buffer.aside.divide(batch);
+        if batch.is_empty() {
+            return Ok(());
+        }
+        if self.tree.suits_buffer(&batch, self.options.torn, self.options.dirty_bytes_max) {
+            self.tree.buffer.add(&batch, self.at);
+            return Ok(());
+        }
+        let mut loaded = Loaded::default();
+        let mut pins = Pins::new();
+        loop {
+            match self.tree.plan(self.pager, &loaded, &batch, &mut pins) {
+                Ok(needs) if self.take_space(needs)? => break,
+                // The pages that were dirty are not pinned.
+                Ok(_) => pins.clear(),
+                Err(Stop::Failed(error)) => {
+                    let part = |operation: &Operation| {
+                        self.tree.unreadable_part(self.pager, &loaded, operation.key())
+                    };
+                    let part = batch.operations().iter().find_map(part).ok_or(error)?;
+                    self.tree.buffer.set_aside(part, self.at);
+                    batch = self.tree.buffer.aside.divide(batch);
+                    pins.clear();
+                }
+                Err(Stop::Miss(miss)) => match self.pager.read(miss, Purpose::Recovery) {
+                    Ok((unit, piece)) => {
+                        self.pager.keep(unit, piece.clone());
+                        loaded.add(self.tree.epoch, unit, piece);
+                    }
+                    Err(error) if is_damage(&error) => loaded.fail(self.tree.epoch, miss.unit(), error),
+                    Err(error) => return Err(error),
+                },
+            }
+        }
+        drop(loaded);
+        self.tree.apply(&batch, pins, self.pager);
+        Ok(())
+    }
+
+    /// Takes space in the file. False if that took a checkpoint, which frees what was overwritten: then the plan holds no more.
+    fn take_space(&mut self, needs: Needs) -> Result<bool> {
+        self.tree.space.load(self.pager, |map| wanted_for(map, needs))?;
+        let wanted = needs.units + self.tree.space.map_units_max(needs.units);
+        match self.grow_by(wanted, growth_units(self.options, self.tree.space.end())) {
+            Err(Error::NoSpace) if self.tree.active_bytes() > 0 && self.checkpoint()? => Ok(false),
+            other => other.map(|()| true),
+        }
+    }
+
+    /// Makes the free end of the file as long as `units`, and `ahead_units` more if there is room.
+    fn grow_by(&mut self, units: u64, ahead_units: u64) -> Result<()> {
+        if let Some(units) = self.tree.space.missing(units) {
+            let units = self.pager.grow(units, ahead_units)?;
+            self.tree.space.set_file_units(units);
+        }
+        Ok(())
+    }
+
+    /// Keeps what was replayed within the dirty bytes.
+    fn relieve(&mut self) -> Result<()> {
+        let bytes_max = self.options.dirty_bytes_max;
+        let is_too_much = |tree: &Tree| {
+            tree.buffer.bytes() > share(bytes_max, SHARE_WAITING)
+                || tree.active_bytes() + tree.buffer.bytes() > bytes_max
+        };
+        if self.is_without_room || !is_too_much(&self.tree) {
+            return Ok(());
+        }
+        let pages_max = share(bytes_max, SHARE_CHECKPOINT);
+        if self.tree.active_bytes() >= pages_max && !self.checkpoint()? || !is_too_much(&self.tree) {
+            return Ok(());
+        }
+        if self.at.position < self.position {
+            self.apply_all();
+        }
+        while self.sweep_some()? {
+            if self.tree.active_bytes() >= pages_max && !self.checkpoint()? {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// The next step of a sweep; false if it was the last, or the disk has no room for it.
+    fn sweep_some(&mut self) -> Result<bool> {
+        self.tree.buffer.begin_sweep(self.at);
+        let (mut loaded, mut max) = (Loaded::default(), StepMax::USUAL);
+        let smallest = StepMax::smallest(self.pager.page_bytes());
+        loop {
+            let epoch = self.tree.epoch;
+            let step = match self.tree.plan_sweep(self.pager, &loaded, max) {
+                Ok(step) => step,
+                Err(Stop::Failed(error)) => return Err(error),
+                Err(Stop::Miss(miss)) => {
+                    match self.pager.read(miss, Purpose::Recovery) {
+                        Ok((unit, piece)) => loaded.add(epoch, unit, piece),
+                        Err(error) if is_damage(&error) => loaded.fail(epoch, miss.unit(), error),
+                        Err(error) => return Err(error),
+                    }
+                    continue;
+                }
+            };
+            if let Some(part) = step.unreadable {
+                self.tree.buffer.set_aside(part, self.at);
+                continue;
+            }
+            if !step.misses.is_empty() {
+                load_leaves(self.pager, epoch, step.misses, Purpose::Recovery, &mut loaded)?;
+                continue;
+            }
+            match self.take_space(self.tree.needs_of(&step)) {
+                Ok(true) => {}
+                Ok(false) => continue,
+                Err(Error::NoSpace) if max != smallest => {
+                    max = smallest;
+                    continue;
+                }
+                Err(Error::NoSpace) => return Ok(self.go_without_room()),
+                Err(error) => return Err(error),
+            }
+            drop(loaded);
+            let is_more = step.next.is_some();
+            let batch = self.tree.buffer.take(step.next.as_deref());
+            self.tree.apply(&batch, step.pins, self.pager);
+            return Ok(is_more);
+        }
+    }
+
+    /// Says so, once; false.
+    fn go_without_room(&mut self) -> bool {
+        if !self.is_without_room {
+            log::warn!(
+                "the disk has no room for a checkpoint while the log is replayed: it is replayed in memory, and may take more than \
+                 dirty_max={}",
+                self.options.dirty_bytes_max
+            );
+        }
+        self.is_without_room = true;
+        false
+    }
+
+    /// Makes what was replayed so far durable in its places. False if the disk has no room for that, and nothing has changed.
+    fn checkpoint(&mut self) -> Result<bool> {
+        let chunk_pages = (WORK_BYTES / self.pager.page_bytes()).max(1);
+        let copies = self.tree.copies_max() as usize;
+        let copies_bytes = double::area_bytes(copies, self.pager.page_bytes(), chunk_pages);
+        self.tree.space.load(self.pager, FreeMap::wanted_for_homes)?;
+        let room = match self.grow_by(self.tree.space.map_units_max(0), 0) {
+            Ok(()) if copies_bytes > 0 => self.double.make_room(copies_bytes),
+            other => other,
+        };
+        match room {
+            Err(Error::NoSpace) => return Ok(self.go_without_room()),
+            other => other?,
+        }
+        let mut changes = self.tree.space.freeze();
+        let frozen = self.tree.freeze(self.at);
+        let (fresh, in_place) = frozen.pieces();
+        let mut meta = frozen.meta;
+        (meta.sequence, meta.images_start) = (self.tree.durable.sequence + 1, meta.position);
+
+        let (mut at, classes) = (0, value_classes(&frozen));
+        while at < fresh.len() {
+            at = self.pager.write_pieces(&fresh, at, WORK_BYTES, &frozen.moved, &classes)?;
+        }
+        meta.map = MapPlace::Pages(self.tree.space.write(&mut changes, self.pager)?);
+        for pages in in_place.chunks(chunk_pages) {
+            meta.double_bytes += self.double.write(meta.double_bytes, meta.position, pages)?;
+            count_double(self.pager, pages);
+        }
+        self.pager.sync(Purpose::Checkpoint)?;
+        if meta.double_bytes > 0 {
+            self.double.sync()?;
+        }
+        self.pager.write_meta(&meta, PageCause::Checkpoint)?;
+        self.pager.sync(Purpose::Manifest)?;
+
+        self.tree.commit(meta, &changes);
+        self.tree.space.release_all(&changes, self.options.cache_bytes);
+        self.send_home(&in_place)?;
+        self.result.floor_image_bytes = frozen.floor_image_bytes;
+        self.result.checkpoints += 1;
+        // The next batches need them again.
+        let pages = fresh.into_iter().filter(|(_, piece)| matches!(piece, Piece::Page(_)));
+        pages.for_each(|(unit, page)| self.pager.keep(unit, page));
+        in_place.into_iter().for_each(|(unit, page)| self.pager.keep(unit, Piece::Page(page)));
+        drop(frozen);
+        self.tree.thaw();
+        Ok(true)
+    }
+
+    /// Writes pages whose copies are in the area to their places, and says that they are there.
+    fn send_home(&mut self, in_place: &[(u64, Arc<Page>)]) -> Result<()> {
+        if in_place.is_empty() {
+            return Ok(());
+        }
+        let mut at = 0;
+        while at < in_place.len() {
+            at = self.pager.write_changed(in_place, at, WORK_BYTES)?;
+        }
+        self.pager.sync(Purpose::Checkpoint)?;
+        let settled = self.tree.durable.settled();
+        self.pager.write_meta(&settled, PageCause::Checkpoint)?;
+        // The next one overwrites the area.
+        self.pager.sync(Purpose::Manifest)?;
+        self.tree.durable = settled;
+        Ok(())
+    }
+}
