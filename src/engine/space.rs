@@ -101,6 +101,11 @@ impl SpaceGuard {
         SpaceClaim::Release.leaves(self.reserve_bytes)
     }
 
+    /// What is kept free, in bytes.
+    pub fn reserve_bytes(&self) -> u64 {
+        self.reserve_bytes
+    }
+
     /// What is free beside the reserve, in bytes; 0 where that is not known.
     pub fn spare_bytes(&self) -> u64 {
         self.free_bytes().saturating_sub(SpaceClaim::Growth.leaves(self.reserve_bytes))

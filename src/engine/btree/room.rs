@@ -6,6 +6,9 @@ use crate::disk::Purpose;
 use crate::engine::wal::RECORD_OVERHEAD_BYTES;
 use crate::engine::{Batch, Cause, Error, Result, SpaceClaim, Tier, Torn};
 
+/// The part of the reserve that the file may hold behind its end.
+const AHEAD_SHARE: u64 = 8;
+
 impl BtreeEngine {
     /// Refuses a batch that is over a limit, and takes space for what it needs; `None` if it will wait in the buffer.
     pub(super) fn make_room(&self, batch: &Batch, needs: Option<Needs>, tier: Tier) -> Result<()> {
@@ -119,10 +122,11 @@ impl BtreeEngine {
         }
     }
 
-    /// Units that the file grows ahead of its use, where it ends at `end`: none of what is kept free, which the log needs.
+    /// Units that the file grows ahead of its use, where it ends at `end`: little of what is kept free, which the log needs, but enough
+    /// that a mount and deletes find room where others have taken every byte of the disk.
     pub(super) fn ahead_units(&self, end: u64) -> u64 {
-        let spare_units = self.guard.spare_bytes() / 2 / UNIT_BYTES;
-        recovery::growth_units(&self.options, end).min(spare_units)
+        let bytes = (self.guard.spare_bytes() / 2).max(self.guard.reserve_bytes() / AHEAD_SHARE);
+        recovery::growth_units(&self.options, end).min(bytes / UNIT_BYTES)
     }
 
     /// Takes space in the file for what a change needs. The writer's lock is held.
