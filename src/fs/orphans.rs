@@ -240,7 +240,7 @@ impl Orphans {
         let mut queue = self.ranges.lock();
         let fresh = new.0.iter().filter(|range| !old.0.iter().any(|known| known.from == range.from));
         queue.extend(fresh.map(|range| (ino, epoch, range.from)));
-        self.gives_space.store(!queue.is_empty() || self.gives_space(), Relaxed);
+        self.gives_space.fetch_or(!queue.is_empty(), Relaxed);
         drop(queue);
         self.ring();
     }

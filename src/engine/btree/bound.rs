@@ -106,15 +106,14 @@ impl BtreeEngine {
     /// Whether `bytes` of records and copies of `pages` pages more would take the log over its bound, and a checkpoint helps, which is
     /// due then.
     pub(super) fn is_log_full(&self, bytes: u64, pages: u64) -> bool {
-        let owed_bytes = self.owed_log_bytes(&self.tree.read());
+        let (owed_bytes, only_waits) = {
+            let tree = self.tree.read();
+            (self.owed_log_bytes(&tree), tree.active_bytes() == 0 && tree.frozen.is_none())
+        };
         let more_bytes = bytes + self.copy_bytes_max(pages) + owed_bytes;
         let bytes_max = self.options.checkpoint_log_bytes + self.log.segment_bytes();
-        let only_waits = {
-            let tree = self.tree.read();
-            tree.active_bytes() == 0 && tree.frozen.is_none()
-        };
         // The last file stays.
-        let helps = || if only_waits { self.log.live_segments() > 1 } else { true };
+        let helps = || !only_waits || self.log.live_segments() > 1;
         let is_full = self.log.live_bytes_with(more_bytes) > bytes_max && self.is_dirty() && helps();
         self.is_log_wanted.store(is_full, Relaxed);
         if is_full && only_waits && !self.is_again_worth_it() {
