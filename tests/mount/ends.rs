@@ -15,11 +15,6 @@ use crate::host::{Engine, Mount, able, alive, binary, both_engines, root, until}
 
 const BYTES: usize = 1 << 20;
 
-fn terminate(mount: &Mount) {
-    kill(Pid::from_raw(mount.pid()), Signal::SIGTERM).unwrap();
-    mount.wait_gone(Duration::from_secs(120));
-}
-
 /// `kvfs WORDS…`, which must end within a minute.
 fn bounded(words: &[&str]) -> Output {
     let output = Command::new("timeout").args(["-k", "5", "60"]).arg(binary()).args(words).output().unwrap();
@@ -106,9 +101,16 @@ fn detached_files_keep_their_data(engine: Engine) {
     file.write_all(&vec![7; BYTES]).unwrap();
     let mnt = mount.mnt();
     assert!(bounded(&["umount", "-l", mnt.to_str().unwrap()]).status.success());
-    // Only the kernel has this yet, and has no reason to hurry.
+    let pid = Pid::from_raw(mount.pid());
+    kill(pid, Signal::SIGTERM).unwrap();
+    // Now open files are served for a while. What is written in that time only the kernel has, which has no reason to hurry: its own
+    // turn is seconds away, and the second signal ends the while.
+    std::thread::sleep(Duration::from_secs(1));
     file.write_all(&[8; 8192]).unwrap();
-    terminate(&mount);
+    kill(pid, Signal::SIGTERM).unwrap();
+    let signalled = Instant::now();
+    mount.wait_gone(Duration::from_secs(120));
+    println!("{engine:?}: gone {:?} after the second signal", signalled.elapsed());
     drop(file);
     mount.start();
     assert!(fs::read(mount.mnt().join("written")).unwrap() == [vec![7; BYTES], vec![8; 8192]].concat());
