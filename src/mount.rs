@@ -323,7 +323,7 @@ fn store_error(show: &impl std::fmt::Display, error: engine::Error, disk: &dyn D
             let shortage = disk.space().map_or(String::new(), |space| engine::shortage(&space));
             Error::System(format!("{show}: {error}{shortage}"))
         }
-        engine::Error::Corrupt { .. } => Error::Damaged(format!("{show}: {error}")),
+        engine::Error::Corrupt { .. } => damaged(show, &error),
         engine::Error::Invalid(_) => Error::Usage(format!("{show}: {error}")),
         _ => Error::System(format!("{show}: {error}")),
     }
@@ -332,9 +332,14 @@ fn store_error(show: &impl std::fmt::Display, error: engine::Error, disk: &dyn D
 fn fs_error(show: &impl std::fmt::Display, error: fs::Error, disk: &dyn Disk) -> Error {
     match error {
         fs::Error::Engine(error) => store_error(show, error, disk),
-        fs::Error::Damaged(_) => Error::Damaged(format!("{show}: {error}")),
+        fs::Error::Damaged(_) => damaged(show, &error),
         _ => Error::System(format!("{show}: {error}")),
     }
+}
+
+/// Without the superblock, say, nothing can be served; the rest may still be there.
+fn damaged(show: &impl std::fmt::Display, error: &impl std::fmt::Display) -> Error {
+    Error::Damaged(format!("{show}: {error}; kvfs check --repair {show} says what can be saved"))
 }
 
 /// Tells threads to stop, also while they sleep.

@@ -2,7 +2,7 @@
 //! system's files.
 
 use std::fs;
-use std::io::{self, IoSlice, Seek, Write};
+use std::io::{self, IoSlice};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, FileExt};
 use std::path::{Path, PathBuf};
@@ -128,10 +128,10 @@ impl OsDisk {
     /// Writes who holds the directory into its lock, for the next one who finds it locked.
     pub fn name_holder(&self, holder: &str) -> io::Result<()> {
         if let Some(lock) = &self._lock {
-            let mut file: &fs::File = lock;
-            file.set_len(0)?;
-            file.rewind()?;
-            writeln!(file, "{holder}")?;
+            // In place, so that it needs no room on a disk that is full, and whoever looks meanwhile finds a whole line.
+            let line = format!("{}\n", holder.replace('\n', " "));
+            lock.write_all_at(line.as_bytes(), 0)?;
+            lock.set_len(line.len() as u64)?;
         }
         Ok(())
     }
@@ -165,11 +165,12 @@ impl Held {
     }
 }
 
-/// The beginning of a lock's text, fit to show.
+/// The first line of a lock's text, or its beginning, fit to show.
 fn text_of(lock: &fs::File) -> io::Result<String> {
     let mut bytes = vec![0; HOLDER_BYTES_MAX];
     let count = lock.read_at(&mut bytes, 0)?;
-    let text = String::from_utf8_lossy(&bytes[..count]);
+    let line = bytes[..count].split(|byte| *byte == b'\n').next().unwrap_or_default();
+    let text = String::from_utf8_lossy(line);
     Ok(text.trim().replace(|c: char| c.is_control(), "?"))
 }
 
@@ -406,6 +407,21 @@ mod tests {
             assert_eq!(error.kind(), io::ErrorKind::ResourceBusy);
             assert_eq!(error.to_string(), "in use by kvfs, pid 7, mounted at /mnt/kv");
         }
+        // Also while another text takes its place.
+        let over = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for round in 0..20_000 {
+                    disk.name_holder(["closing the store", "closed"][round % 2]).unwrap();
+                }
+                over.store(true, std::sync::atomic::Ordering::Relaxed);
+            });
+            let held = Held::find(&path).unwrap().unwrap();
+            while !over.load(std::sync::atomic::Ordering::Relaxed) {
+                let holder = held.let_go().unwrap_err().to_string();
+                assert!(!holder.contains("another process"), "the lock has no text: {holder}");
+            }
+        });
         drop(disk);
         OsDisk::open(&path, Access::Read).unwrap();
     }

@@ -33,6 +33,8 @@ pub struct Closing {
     /// The store's directory, if somebody has it open for writing and we may see it.
     held: Option<Held>,
     process: Option<ProcessHandle>,
+    /// The process's number, as its lock's text has it.
+    pid: Option<u32>,
 }
 
 impl Closing {
@@ -42,7 +44,7 @@ impl Closing {
         let held = Held::find(path).ok().flatten();
         let busy = held.as_ref().and_then(|held| held.let_go().err());
         let pid = pid.or_else(|| pid_in(&busy?.to_string()));
-        Closing { held, process: pid.and_then(ProcessHandle::older) }
+        Closing { held, process: pid.and_then(ProcessHandle::older), pid }
     }
 
     /// Waits until the store is closed.
@@ -67,7 +69,9 @@ impl Closing {
                 Err(error) if error.kind() != io::ErrorKind::ResourceBusy => return Closed::InUse,
                 Err(error) => error.to_string(),
             };
-            let patience = if busy.contains(CLOSING) { CLOSING_WAIT } else { BUSY_WAIT };
+            // Before it says that it closes the store it may be slow as well.
+            let is_closing = busy.contains(CLOSING) || self.pid.is_some() && pid_in(&busy) == self.pid;
+            let patience = if is_closing { CLOSING_WAIT } else { BUSY_WAIT };
             if has_ended {
                 // Another has it by now.
                 return Closed::Whole;
@@ -87,5 +91,28 @@ impl Closed {
             None if holder.ends_with(CLOSED) => Closed::Whole,
             None => Closed::Left("the daemon ended before it had closed the store".to_string()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::{Access, OsDisk};
+
+    #[test]
+    fn a_daemon_may_take_its_time_before_it_says_that_it_closes() {
+        let home = tempfile::tempdir().unwrap();
+        let disk = OsDisk::open(home.path(), Access::Write).unwrap();
+        let pid = std::process::id();
+        disk.name_holder(&format!("kvfs, pid {pid}, mounted at /mnt/kv")).unwrap();
+        let closing = Closing::of(home.path(), Some(pid));
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                std::thread::sleep(BUSY_WAIT + Duration::from_secs(1));
+                disk.name_holder(CLOSED).unwrap();
+                drop(disk);
+            });
+            assert_eq!(closing.wait(), Closed::Whole);
+        });
     }
 }

@@ -1,6 +1,6 @@
 //! `kvfs check --repair` of a store that was made through a mount and then damaged.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 use std::process::Output;
@@ -200,5 +200,65 @@ fn a_lost_table_refuses_no_mount() {
         .filter(|(name, content)| fs::read(mount.mnt().join(name)).is_ok_and(|read| read == **content));
     assert_eq!(mended.count(), whole);
     assert_eq!(mount.json()["state"], "OK");
+    mount.stop_clean();
+}
+
+/// Without the superblock nothing can be served: a mount says what is missing and what to do, and that saves all the rest.
+#[test]
+fn a_store_without_its_superblock_names_the_way_out() {
+    if !able(&[]) {
+        return;
+    }
+    let mount =
+        Mount::new(Engine::Lsm, "memtable=256K,table=128K,level_base=512K,l0_trigger=2,log_segment=256K");
+    let mut prng = Prng::new(6);
+    let mut contents = BTreeSet::new();
+    for number in 0..40 {
+        let content: Vec<u8> = (0..60_000).map(|_| prng.bits() as u8).collect();
+        fs::write(mount.mnt().join(format!("f{number}")), &content).unwrap();
+        contents.insert(content);
+    }
+    mount.ctl(&["compact", "wait"]);
+    mount.stop_clean();
+    let tables = fs::read_dir(mount.store()).unwrap().map(|entry| entry.unwrap().path());
+    let tables: Vec<_> = tables.filter(|path| path.to_str().unwrap().contains("/table.")).collect();
+    let aside = mount.host().join("aside");
+    let lost = tables.iter().find(|table| {
+        fs::rename(table, &aside).unwrap();
+        let started = mount.try_start("ro");
+        if started.status.success() {
+            mount.note_pid();
+            mount.stop();
+            fs::rename(&aside, table).unwrap();
+            return false;
+        }
+        let told = String::from_utf8_lossy(&started.stderr);
+        let name = table.file_name().unwrap().to_str().unwrap();
+        let way_out = format!("kvfs check --repair {}", mount.store().display());
+        assert!(
+            started.status.code() == Some(32) && told.contains(name) && told.contains(&way_out),
+            "{told}"
+        );
+        true
+    });
+    let lost = lost.expect("one of the tables holds the superblock");
+    assert!(!lost.exists());
+    let done = kvfs_check(&mount, &["--repair", "--yes"]);
+    assert_eq!(done.status.code(), Some(1), "{done:?}");
+    assert_eq!(mount.check(), 0);
+    mount.start();
+    // Names and attributes may have gone with it: then files are found by their numbers.
+    let mut folders = vec![mount.mnt()];
+    let mut found = 0;
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap().map(Result::unwrap) {
+            match entry.file_type().unwrap().is_dir() {
+                true => folders.push(entry.path()),
+                false => found += usize::from(contents.contains(&fs::read(entry.path()).unwrap())),
+            }
+        }
+    }
+    println!("{found} of {} files are whole", contents.len());
+    assert!(found >= 30, "{found}");
     mount.stop_clean();
 }
