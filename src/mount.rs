@@ -191,6 +191,11 @@ fn open_in_place(path: &Path, os: Arc<OsDisk>, place: Place, given: &Given) -> R
         }
         None => {
             let description = Description::new(given)?;
+            if description.settings(given)?.engine.kind == engine::Kind::Btree
+                && let Err(error) = os.write_in_place()
+            {
+                log::warn!("{show}: its pages are copied by the filesystem below when they change: {error}");
+            }
             description.save(&*below.latch)?;
             (description, true)
         }

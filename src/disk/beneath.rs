@@ -11,6 +11,7 @@ use nix::fcntl::{
     AT_FDCWD, AtFlags, FcntlArg, OFlag, OpenHow, ResolveFlag, fcntl, open, openat, openat2, renameat,
 };
 use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat};
+use nix::sys::statfs::{BTRFS_SUPER_MAGIC, fstatfs};
 use nix::unistd::{UnlinkatFlags, fsync, syncfs, unlinkat};
 
 /// Files are for their owner.
@@ -58,6 +59,17 @@ impl Directory {
             ));
         }
         Ok(())
+    }
+
+    /// Has btrfs write what changes in files that are made from now on where it lies, as other filesystems do anyway: by default it
+    /// writes elsewhere, so that overwriting takes new room, which is not there when the disk is full. Such files have no
+    /// checksums of its own.
+    pub fn write_in_place(&self) -> io::Result<()> {
+        if fstatfs(&self.0)?.filesystem_type() != BTRFS_SUPER_MAGIC {
+            return Ok(());
+        }
+        let flags = rustix::fs::ioctl_getflags(&self.0)?;
+        Ok(rustix::fs::ioctl_setflags(&self.0, flags | rustix::fs::IFlags::NOCOW)?)
     }
 
     /// Opens the regular file `name`, which must be there. With `write` also for writing; then it must have no other name.

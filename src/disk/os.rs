@@ -107,6 +107,11 @@ impl OsDisk {
         }
     }
 
+    /// For a store whose files are overwritten where they lie: see [`Directory::write_in_place`]. To be called before there are files.
+    pub fn write_in_place(&self) -> io::Result<()> {
+        self.directory.write_in_place()
+    }
+
     /// Makes the directory's own name durable.
     pub fn sync_own_name(&self) -> io::Result<()> {
         self.directory.sync_own_name()

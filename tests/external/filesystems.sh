@@ -55,6 +55,10 @@ filled() { # ENGINE TYPE
     free=$(free_below)
     fresh "$1" '' "$store"
     rm -f "$work/sums"
+    if [ "$1 $2" = "btree btrfs" ] && ! lsattr -d "$store" | grep -q '^[^ ]*C'; then
+        echo "btrfs would copy the pages"
+        return 1
+    fi
     fill_mount f "$work/sums" 4000000
     share=$(($(recorded_bytes) * 100 / free))
     echo "share at ENOSPC: $share % of $((free >> 20)) MiB; free to others: $(($(free_below) >> 20)) MiB; least $least %"
