@@ -11,21 +11,25 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use engines::{apply, open};
 use kvfs::disk::{Access, OsDisk};
-use kvfs::engine::{self, Batch, Command, Engine, Kind, Options, Tier, settle};
+use kvfs::engine::{self, Batch, Command, Compression, Engine, Kind, Options, PolicyKind, Tier, settle};
 use kvfs::mount::open_store;
 use kvfs::store::Terms;
 
-/// Counts what lives on the heap, and the most that did.
+/// Counts what lives on the heap, the most that did, and what was ever asked for.
 struct Counting;
 
 static LIVE: AtomicU64 = AtomicU64::new(0);
 static PEAK: AtomicU64 = AtomicU64::new(0);
+static TAKEN: AtomicU64 = AtomicU64::new(0);
+static REQUESTS: AtomicU64 = AtomicU64::new(0);
 
 // SAFETY: every call is passed to the system's allocator as it is.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         let bytes = layout.size() as u64;
         PEAK.fetch_max(LIVE.fetch_add(bytes, Relaxed) + bytes, Relaxed);
+        TAKEN.fetch_add(bytes, Relaxed);
+        REQUESTS.fetch_add(1, Relaxed);
         // SAFETY: the caller's promise is ours.
         unsafe { System.alloc(layout) }
     }
@@ -249,5 +253,91 @@ fn a_long_log_is_replayed_for_a_read_only_mount_in_bounded_memory() {
         }
         let live = LIVE.load(Relaxed).saturating_sub(before);
         assert!(live <= MEMORY_BYTES, "{live} bytes live");
+    }
+}
+
+/// Small tables, and nothing that grows with the store but their number.
+fn small_tables(policy: PolicyKind) -> Options {
+    Options {
+        kind: Kind::Lsm,
+        policy,
+        memtable_bytes: 1 << 20,
+        table_bytes: 4 << 10,
+        compression: Compression::None.into(),
+        reserve_bytes: 1 << 20,
+        log_segment_bytes: 64 << 10,
+        level_base_bytes: 1 << 40,
+        cache_bytes: 64 << 20,
+        space_amp_percent: 1 << 20,
+        ..Options::default()
+    }
+}
+
+/// Puts eight entries into each of the tables `first..end`, in the order of parts: memtables overlap, so merges cut them into small
+/// tables.
+fn fill(engine: &dyn Engine, first: u64, end: u64) {
+    let numbers: Vec<u64> = (first..end).collect();
+    for part in 0..8u8 {
+        for numbers in numbers.chunks(100) {
+            let mut batch = Batch::new(0);
+            let key = |number: &u64| [&number.to_be_bytes()[..], &[part]].concat();
+            numbers.iter().for_each(|number| batch.put(key(number), vec![part; 500]));
+            apply(engine, &batch).unwrap();
+        }
+    }
+    engine::run(engine, Command::Compact).unwrap();
+    settle(engine).unwrap();
+}
+
+/// How many tables there are.
+fn files(engine: &dyn Engine) -> u64 {
+    engine.shape().levels.iter().map(|level| level.files).sum()
+}
+
+/// Asks for what `work` does on the heap: how often, and how many bytes.
+fn taken(work: impl FnOnce()) -> (u64, u64) {
+    let before = (REQUESTS.load(Relaxed), TAKEN.load(Relaxed));
+    work();
+    (REQUESTS.load(Relaxed) - before.0, TAKEN.load(Relaxed) - before.1)
+}
+
+/// A put of one block of eight in table `number`, flushed.
+fn put_into(engine: &dyn Engine, number: u64, fill: u8) {
+    let mut batch = Batch::new(0);
+    batch.put(number.to_be_bytes().to_vec(), vec![fill; 512]);
+    apply(engine, &batch).unwrap();
+    engine::run(engine, Command::Flush).unwrap();
+}
+
+/// What a flush and a merge of one table ask of the heap in a store of many tables: as much as in a store of few.
+#[test]
+fn an_edit_costs_what_it_changes_however_many_tables_there_are() {
+    const TABLES: [u64; 2] = [500, 5000];
+    let _alone = ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    for policy in [PolicyKind::Leveled, PolicyKind::Tiered] {
+        let home = tempfile::tempdir().unwrap();
+        let engine = open(OsDisk::open(home.path(), Access::Write).unwrap(), &small_tables(policy)).unwrap();
+        let mut first = 0;
+        let costs = TABLES.map(|tables| {
+            fill(&*engine, first, tables);
+            first = tables;
+            let files = files(&*engine);
+            assert!(files >= tables * 4 / 5, "{files} of {tables}");
+            // The first of the kind makes room in lists.
+            put_into(&*engine, tables / 2, 0);
+            settle(&*engine).unwrap();
+            let flush = taken(|| put_into(&*engine, tables / 2, 1));
+            let merge = taken(|| {
+                (0..3).for_each(|fill| put_into(&*engine, tables / 2, fill));
+                settle(&*engine).unwrap();
+            });
+            (flush, merge)
+        });
+        println!("{policy:?}: {costs:?}");
+        let [few, many] = costs;
+        for (few, many) in [(few.0, many.0), (few.1, many.1)] {
+            assert!(many.0 <= few.0 * 3 / 2, "{policy:?}: requests {costs:?}");
+            assert!(many.1 <= few.1 * 3 / 2, "{policy:?}: bytes {costs:?}");
+        }
     }
 }

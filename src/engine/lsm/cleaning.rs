@@ -127,11 +127,11 @@ pub(super) fn tombstones_above(version: &Version, cleaned: &Cleaned) -> BTreeMap
     let mut above: BTreeMap<u64, Above> = BTreeMap::new();
     for (level, newer) in version.tables().filter(|(_, table)| table.tombstones > 0) {
         let mut of_newer: BTreeMap<u64, Above> = BTreeMap::new();
-        let mut spread = |tables: &[Arc<Table>], (start, end): (&[u8], &[u8]), tombstones: f64, most: f64| {
-            let under = || tables.iter().filter(|table| table.overlaps(start, end));
-            let share = tombstones / under().count().max(1) as f64;
-            for table in under() {
-                let above = of_newer.entry(table.number).or_default();
+        let mut spread = |tables: &mut dyn Iterator<Item = &Arc<Table>>, tombstones: f64, most: f64| {
+            let under: Vec<u64> = tables.map(|table| table.number).collect();
+            let share = tombstones / under.len().max(1) as f64;
+            for number in under {
+                let above = of_newer.entry(number).or_default();
                 above.likely += share;
                 above.most += most;
             }
@@ -143,15 +143,11 @@ pub(super) fn tombstones_above(version: &Version, cleaned: &Cleaned) -> BTreeMap
             let tombstones = newer.tombstones as f64 * *bytes as f64 / total_bytes.max(1) as f64;
             let most = (*bytes / TOMBSTONE_BYTES_MIN) as f64;
             if level == 0 {
-                let age = version.level(0).iter().position(|table| table.number == newer.number);
-                let older = age.map_or(&[][..], |age| &version.level(0)[age + 1..]);
-                spread(older, (start, end), tombstones, most);
+                let older = version.level(0).after(newer);
+                spread(&mut older.filter(|table| table.overlaps(start, end)), tombstones, most);
             }
             for below in level + 1..LEVELS {
-                let run = version.level(below);
-                let from = run.partition_point(|table| &table.largest[..] < *start);
-                let count = run[from..].partition_point(|table| &table.smallest[..] <= end);
-                spread(&run[from..from + count], (start, end), tombstones, most);
+                spread(&mut version.level(below).overlapping(start, end), tombstones, most);
             }
         }
         for (number, part) in of_newer {
@@ -169,7 +165,7 @@ impl LsmEngine {
     pub(super) fn begin_cleaning(
         &self,
         version: &Version,
-        levels: &Levels<'_>,
+        levels: &Levels,
         merging: &mut Merging,
     ) -> Result<bool> {
         let above = {
@@ -194,13 +190,13 @@ impl LsmEngine {
             })
         };
         let mut candidates: Vec<Candidate> = version.tables().filter_map(candidate).collect();
-        let position = version.tables().map(|(_, table)| table.last_position).max().unwrap_or(0);
+        let position = (0..LEVELS).map(|level| version.level(level).sums().last_position).max().unwrap_or(0);
         candidates.sort_by_key(|candidate| {
             std::cmp::Reverse((candidate.is_likely, candidate.gain_bytes, candidate.table.number))
         });
         for candidate in candidates {
             let (level, number) = (candidate.level, candidate.table.number);
-            let job = Job::rewrite(level, number);
+            let job = Job::rewrite(level, &candidate.table);
             let fits = candidate.left_bytes <= self.free_bytes(merging)?;
             if !fits || !levels.is_free(&job) || merging.unfit.contains(&number) {
                 continue;
@@ -219,7 +215,7 @@ impl LsmEngine {
     fn shadows(
         &self,
         version: &Version,
-        levels: &Levels<'_>,
+        levels: &Levels,
         level: usize,
         table: &Table,
     ) -> Vec<(usize, Arc<Table>)> {

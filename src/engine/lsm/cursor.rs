@@ -7,9 +7,9 @@ use std::sync::{Arc, Weak};
 use bytes::Bytes;
 
 use super::memtable::{Copied, Memtable};
+use super::run::{Place, Run};
 use super::table::{Access, Block, BlockCursor, Index, Table};
 use super::value_log::{Pointer, Stored};
-use super::version::Run;
 use crate::disk::Purpose;
 use crate::engine::cache::BlockCache;
 use crate::engine::wal::Segment;
@@ -168,7 +168,7 @@ impl Reading {
 /// A place in tables that do not overlap.
 pub struct RunCursor {
     tables: Run,
-    table: usize,
+    table: Place,
     part: usize,
     /// The index of the part, once it is needed.
     index: Option<Arc<Index>>,
@@ -194,7 +194,7 @@ impl RunCursor {
     pub fn new(tables: Run, range: KeyRange<'_>, reading: Reading) -> Result<RunCursor> {
         let mut cursor = RunCursor {
             tables,
-            table: 0,
+            table: Place::default(),
             part: 0,
             index: None,
             ordinal: 0,
@@ -226,8 +226,7 @@ impl RunCursor {
     /// Goes forward to the first entry at or behind `key`.
     fn seek(&mut self, key: &[u8]) -> Result<()> {
         self.valid = false;
-        let tables = &self.tables[self.table..];
-        self.table += tables.partition_point(|table| &table.largest[..] < key);
+        self.table = self.tables.seek(key).max(self.table);
         self.ahead.clear();
         self.ahead_bytes = 0;
         self.index = None;
@@ -260,7 +259,7 @@ impl RunCursor {
         self.valid = false;
         while let Some(table) = self.tables.get(self.table).cloned() {
             if self.part == table.parts() {
-                (self.table, self.part) = (self.table + 1, 0);
+                (self.table, self.part) = (self.tables.next(self.table), 0);
                 continue;
             }
             if self.ordinal == 0 && !self.is_before_end(table.part_fence(self.part)) {

@@ -50,8 +50,8 @@ impl LsmEngine {
         drop(view);
         for level in 0..LEVELS {
             let tables = match level {
-                0 => version.level(0).to_vec(),
-                _ => version.find(level, key).into_iter().cloned().collect(),
+                0 => version.level(0).iter().cloned().collect(),
+                _ => version.level(level).find(key).into_iter().cloned().collect::<Vec<_>>(),
             };
             if tables.is_empty() && !version.level(level).is_empty() {
                 note(format!("L{level}"), None, None, "out-of-range");

@@ -120,7 +120,7 @@ impl LsmEngine {
             next_number: Some(self.shelf.next_number()),
             ..Edit::default()
         };
-        if let Err(error) = self.install(&mut manifest, &edit, &[(0, table.clone())], Some(memtable)) {
+        if let Err(error) = self.install(&mut manifest, &edit, &[], &[(0, table.clone())], Some(memtable)) {
             // After a failed sync the edit may be durable all the same: then the file stays.
             if !manifest.is_failed() {
                 table.retire();

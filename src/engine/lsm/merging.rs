@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use super::compaction::{Choice, Claim, Job, Levels, RunningJob, Slice, full, whole_level};
 use super::manifest::Edit;
-use super::table::Table;
+use super::table::{Table, TableMeta};
 use super::throttle::Throttle;
 use super::version::Version;
 use super::{LsmEngine, Task};
@@ -255,7 +255,8 @@ impl LsmEngine {
             return Ok(Next::Nothing);
         }
         let cursors = self.manifest.lock().state().cursors.clone();
-        let levels = Levels { claims: merging.claims(), ..self.picture(&version) };
+        let mut levels = self.picture(&version);
+        levels.claims = merging.claims();
         if self.wants_space.load(Relaxed) && self.begin_cleaning(&version, &levels, merging)? {
             return Ok(Next::Started);
         }
@@ -298,11 +299,12 @@ impl LsmEngine {
 
     /// What to merge where the policy wants nothing, and why: a table whose directions are damaged, or one with values in a segment of
     /// the log that is to be emptied.
-    fn own_job(&self, version: &Version, levels: &Levels<'_>) -> Option<(&'static str, Job)> {
+    fn own_job(&self, version: &Version, levels: &Levels) -> Option<(&'static str, Job)> {
         let flaws = self.shelf.flaws();
         let is_flawed = |table: &Table| flaws.iter().any(|(number, _)| *number == table.number);
-        let flawed = version.tables().filter(|(_, table)| !flaws.is_empty() && is_flawed(table));
-        let mut mends = flawed.map(|(level, table)| Job::rewrite(level, table.number));
+        let tables = (!flaws.is_empty()).then(|| version.tables()).into_iter().flatten();
+        let flawed = tables.filter(|(_, table)| is_flawed(table));
+        let mut mends = flawed.map(|(level, table)| Job::rewrite(level, table));
         match mends.find(|job| levels.is_free(job)) {
             Some(job) => Some(("damage", job)),
             None => Some(("values", self.collect_job(version, levels)?)),
@@ -330,10 +332,10 @@ impl LsmEngine {
             return Ok(false);
         }
         let policy = self.policy();
-        let inputs = tables(version, &merge.job);
-        let into = merge.job.into;
-        let from = merge.job.inputs.first().map_or(0, |(level, _)| *level);
-        let overlaps = inputs.iter().filter(|(level, _)| *level == into).count() as u64;
+        let (from, into) = (merge.job.from_level(), merge.job.into);
+        let files = |(_, numbers): &(usize, Vec<u64>)| numbers.len() as u64;
+        let inputs: u64 = merge.job.inputs.iter().map(files).sum();
+        let overlaps: u64 = merge.job.inputs.iter().filter(|(level, _)| *level == into).map(files).sum();
         let trigger = match (reason, from) {
             ("command", _) => "asked for".to_string(),
             ("damage", _) => "a footer, filter or index is damaged".to_string(),
@@ -350,7 +352,7 @@ impl LsmEngine {
             ("trigger", trigger.into()),
             ("from_level", (from as u64).into()),
             ("into_level", (into as u64).into()),
-            ("files", (inputs.len() as u64).into()),
+            ("files", inputs.into()),
             ("bytes", merge.input_bytes.into()),
             ("overlapping_files", overlaps.into()),
             ("into_level_files", (version.level(into).len() as u64).into()),
@@ -369,7 +371,7 @@ impl LsmEngine {
     fn record_end(&self, merge: &RunningJob) {
         let duration = self.clock.elapsed().saturating_sub(merge.began);
         let fields = vec![
-            ("from_level", (merge.job.inputs.first().map_or(0, |(level, _)| *level) as u64).into()),
+            ("from_level", (merge.job.from_level() as u64).into()),
             ("into_level", (merge.job.into as u64).into()),
             ("bytes_in", merge.input_bytes.into()),
             ("bytes_out", merge.installed_bytes.into()),
@@ -442,19 +444,20 @@ impl LsmEngine {
     }
 
     fn move_tables(&self, version: &Version, job: &Job) -> Result<()> {
-        let moved = tables(version, job);
+        let moved = version.inputs(job);
         let added: Vec<(usize, Arc<Table>)> =
             moved.iter().map(|(_, table)| (job.into, table.clone())).collect();
         self.install(
             &mut self.manifest.lock(),
             &self.edit(&moved, &added, job.cursor.as_ref()),
+            &moved,
             &added,
             None,
         )?;
         let bytes: u64 = moved.iter().map(|(_, table)| table.bytes).sum();
         self.meters.levels[job.into].moved_bytes.fetch_add(bytes, Relaxed);
         let fields = vec![
-            ("from_level", (job.inputs.first().map_or(0, |(level, _)| *level) as u64).into()),
+            ("from_level", (job.from_level() as u64).into()),
             ("into_level", (job.into as u64).into()),
             ("files", (moved.len() as u64).into()),
             ("bytes", bytes.into()),
@@ -465,8 +468,9 @@ impl LsmEngine {
 
     /// Takes expired tables out of the store.
     fn drop_tables(&self, version: &Version, job: &Job) -> Result<()> {
-        let dropped = tables(version, job);
-        self.install(&mut self.manifest.lock(), &self.edit(&dropped, &[], job.cursor.as_ref()), &[], None)?;
+        let dropped = version.inputs(job);
+        let edit = self.edit(&dropped, &[], job.cursor.as_ref());
+        self.install(&mut self.manifest.lock(), &edit, &dropped, &[], None)?;
         let bytes: u64 = dropped.iter().map(|(_, table)| table.bytes).sum();
         self.meters.dropped_bytes.fetch_add(bytes, Relaxed);
         let fields = vec![("files", (dropped.len() as u64).into()), ("bytes", bytes.into())];
@@ -497,7 +501,7 @@ impl LsmEngine {
         if is_last || !added.is_empty() || !leaving.is_empty() {
             let mut manifest = self.manifest.lock();
             let edit = self.edit(&leaving, &added, cursor);
-            if let Err(error) = self.install(&mut manifest, &edit, &added, None) {
+            if let Err(error) = self.install(&mut manifest, &edit, &leaving, &added, None) {
                 // After a failed sync the edit may be durable all the same: then the files stay.
                 if !manifest.is_failed() {
                     slice.abandon();
@@ -567,36 +571,20 @@ impl LsmEngine {
 /// Smaller merges in place of one out of L0, should it not fit: its oldest table alone, or two neighbours in L0.
 fn smaller_jobs(version: &Version, job: &Job) -> Vec<Job> {
     let mut jobs = Vec::new();
-    let l0 = version.level(0);
-    let takes = |table: &Table| {
+    let l0: Vec<&TableMeta> = version.level(0).iter().map(|table| table.meta()).collect();
+    let takes = |table: &TableMeta| {
         job.inputs.iter().any(|(level, numbers)| *level == 0 && numbers.contains(&table.number))
     };
     // A job over several levels takes them as a whole: a part of it would put new over old.
     let is_plain = job.into > 0 && job.inputs.iter().all(|(level, _)| *level == 0 || *level == job.into);
     if let Some(oldest) = l0.last().filter(|table| is_plain && l0.len() > 1 && takes(table)) {
-        let lower = version.level(job.into).iter();
-        let lower = lower.filter(|table| table.overlaps(&oldest.smallest, &oldest.largest));
-        let lower: Vec<u64> = lower.map(|table| table.number).collect();
-        let mut inputs = vec![(0, vec![oldest.number])];
-        if !lower.is_empty() {
-            inputs.push((job.into, lower));
-        }
-        jobs.push(Job { inputs, into: job.into, cursor: None });
+        let lower = version.level(job.into).overlapping(&oldest.smallest, &oldest.largest);
+        let lower = lower.map(|table| table.meta()).collect();
+        jobs.push(Job::new(vec![(0, vec![oldest]), (job.into, lower)], job.into, None));
     }
     let pairs = l0.windows(2).filter(|pair| pair.iter().all(|table| takes(table)));
     if let Some(pair) = pairs.min_by_key(|pair| pair[0].bytes + pair[1].bytes) {
-        let numbers = pair.iter().map(|table| table.number).collect();
-        jobs.push(Job { inputs: vec![(0, numbers)], into: 0, cursor: None });
+        jobs.push(Job::new(vec![(0, pair.to_vec())], 0, None));
     }
     jobs
-}
-
-/// The tables of a job with their levels.
-fn tables(version: &Version, job: &Job) -> Vec<(usize, Arc<Table>)> {
-    let of_level = |(level, numbers): &(usize, Vec<u64>)| {
-        let (level, numbers) = (*level, numbers.clone());
-        let chosen = version.level(level).iter().filter(move |table| numbers.contains(&table.number));
-        chosen.map(move |table| (level, table.clone())).collect::<Vec<_>>()
-    };
-    job.inputs.iter().flat_map(of_level).collect()
 }

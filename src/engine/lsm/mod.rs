@@ -33,7 +33,9 @@ mod manifest;
 mod memtable;
 mod merge;
 mod merging;
+mod needed;
 mod report;
+mod run;
 mod salvage;
 mod scan;
 mod set_aside;
@@ -337,7 +339,7 @@ impl LsmEngine {
         let hash = hash(key);
         let access = Access::get(&self.cache, tier);
         let upper = version.level(0).iter().filter(|table| table.overlaps(key, key)).map(|table| (0, table));
-        let lower = (1..LEVELS).filter_map(|level| version.find(level, key).map(|table| (level, table)));
+        let lower = (1..LEVELS).filter_map(|level| Some((level, version.level(level).find(key)?)));
         for (level, table) in upper.chain(lower) {
             let part = table.part_of(key);
             if table.has_filter() {
@@ -357,17 +359,19 @@ impl LsmEngine {
         Ok(None)
     }
 
-    /// Makes `edit` durable and then visible: `removed` tables go, `added` ones come, a flushed memtable goes.
+    /// Makes `edit` durable and then visible: `removed` tables, which it names, go, `added` ones come, a flushed memtable goes. Costs
+    /// what it changes, not what there is.
     fn install(
         &self,
         manifest: &mut Manifest,
         edit: &Edit,
+        removed: &[(usize, Arc<Table>)],
         added: &[(usize, Arc<Table>)],
         flushed: Option<&Arc<Memtable>>,
     ) -> Result<()> {
         // Versions change only under the manifest's lock, so this one stays the newest until it is replaced below.
         let old = self.view().version.clone();
-        let mut version = old.edit(&edit.removed, added)?;
+        let mut version = old.edit(removed, added)?;
         self.assess(&mut version);
         let version = Arc::new(version);
         manifest.append(edit)?;
@@ -381,13 +385,10 @@ impl LsmEngine {
             std::mem::replace(&mut *view, new)
         };
         self.expect_space();
-        self.set_aside.forget_others(&self.view().version);
-        let stays = |number: u64| added.iter().any(|(_, table)| table.number == number);
-        for (_, table) in old.tables() {
-            if edit.removed.iter().any(|(_, number)| *number == table.number) && !stays(table.number) {
-                table.retire();
-            }
-        }
+        let gone = |(_, table): &&(usize, Arc<Table>)| added.iter().all(|(_, it)| it.number != table.number);
+        let gone: Vec<&Arc<Table>> = removed.iter().filter(gone).map(|(_, table)| table).collect();
+        self.set_aside.forget(&gone, &self.view().version);
+        gone.iter().for_each(|table| table.retire());
         drop(replaced);
         drop(old);
         self.balance_memory();

@@ -21,31 +21,32 @@ pub struct Totals {
 
 impl Totals {
     /// The sums of `levels`, with what `policy` thinks of each; `live_value_bytes` of values in the log are theirs.
-    pub fn of(levels: &Levels<'_>, live_value_bytes: u64, policy: &dyn Policy) -> Totals {
+    pub fn of(levels: &Levels, live_value_bytes: u64, policy: &dyn Policy) -> Totals {
         let (targets, scores) = (policy.target_bytes(levels), policy.scores(levels));
-        let mut totals = Totals { live_value_bytes, ..Totals::default() };
-        for level in 0..LEVELS {
-            let tables = &levels.tables[level];
-            let runs = if level == 0 { tables.len() as u64 } else { u64::from(!tables.is_empty()) };
-            let (target_bytes, score) = (targets[level], scores[level]);
-            let files = tables.len() as u64;
-            let mut sum = Level { level, runs, files, target_bytes, score, ..Level::default() };
-            for table in tables {
-                sum.bytes += table.bytes;
-                sum.entries += table.entries;
-                sum.tombstones += table.tombstones;
-                sum.raw_bytes += table.parts.raw_bytes;
-                sum.data_bytes += table.parts.data_bytes;
-                sum.filter_bytes += table.parts.filter_bytes;
-                sum.index_bytes += table.parts.index_bytes;
-                if table.tombstone_seconds > 0 {
-                    let oldest = totals.tombstone_seconds.get_or_insert(u64::MAX);
-                    *oldest = table.tombstone_seconds.min(*oldest);
-                }
+        let of_level = |level: usize| {
+            let sums = levels.sums(level);
+            Level {
+                level,
+                runs: if level == 0 { sums.files } else { sums.files.min(1) },
+                files: sums.files,
+                target_bytes: targets[level],
+                score: scores[level],
+                bytes: sums.bytes,
+                entries: sums.entries,
+                tombstones: sums.tombstones,
+                raw_bytes: sums.parts.raw_bytes,
+                data_bytes: sums.parts.data_bytes,
+                filter_bytes: sums.parts.filter_bytes,
+                index_bytes: sums.parts.index_bytes,
+                ..Level::default()
             }
-            totals.levels.push(sum);
+        };
+        let oldest = (0..LEVELS).map(|level| levels.sums(level).tombstone_seconds);
+        Totals {
+            levels: (0..LEVELS).map(of_level).collect(),
+            live_value_bytes,
+            tombstone_seconds: oldest.filter(|seconds| *seconds > 0).min(),
         }
-        totals
     }
 }
 

@@ -12,8 +12,8 @@ use super::LsmEngine;
 use super::cursor::{Cursor, MemoryCursor, Reading, RunCursor};
 use super::gaps::{OpenGap, successor};
 use super::merge::Merge;
+use super::run::Run;
 use super::value_log::Group;
-use super::version::Run;
 use crate::disk::LEVELS;
 use crate::engine::{Error, KeyRange, Result, Tier, Visit};
 
@@ -151,7 +151,7 @@ impl LsmEngine {
         let l0 = version.level(0).iter();
         let l0 = l0.filter(|table| range.is_before_end(&table.smallest) && start <= &table.largest[..]);
         let runs = l0
-            .map(|table| Run::from([table.clone()]))
+            .map(|table| Run::one(table.clone()))
             .chain((1..LEVELS).map(|level| version.level(level).clone()));
         for run in runs.filter(|run| !run.is_empty()) {
             sources.push(Cursor::Run(Box::new(RunCursor::new(run, range, reading.clone())?)));

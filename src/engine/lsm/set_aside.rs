@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 
 use super::LsmEngine;
 use super::survivors::lost_segment;
-use super::table::{table_name, table_number};
+use super::table::{Table, table_name, table_number};
 use super::version::Version;
 use crate::engine::wal::Segment;
 use crate::engine::{Error, Position};
@@ -95,15 +95,11 @@ impl SetAside {
         waits.filter(|until| now < *until).min().map(|until| until - now)
     }
 
-    /// Forgets what is not part of `version`.
-    pub fn forget_others(&self, version: &Version) {
+    /// Forgets tables that are `gone`, and segments that `version`, the newest, does not need.
+    pub fn forget(&self, gone: &[&Arc<Table>], version: &Version) {
         let mut state = self.state.lock();
-        if state.tables.is_empty() && state.segments.is_empty() {
-            return;
-        }
-        let numbers: BTreeSet<u64> = version.tables().map(|(_, table)| table.number).collect();
-        state.tables.retain(|number, _| numbers.contains(number));
-        state.segments.retain(|start, _| version.needed().contains_key(start));
+        gone.iter().for_each(|table| drop(state.tables.remove(&table.number)));
+        state.segments.retain(|start, _| version.needed().has(*start));
     }
 
     /// What rests now, for reports; `None` if that is nothing.

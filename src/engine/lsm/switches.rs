@@ -42,17 +42,19 @@ impl LsmEngine {
     }
 
     /// What the policy sees of a version now.
-    pub(super) fn picture<'a>(&self, version: &'a Version) -> Levels<'a> {
-        let aside = self.set_aside.tables(self.clock.elapsed());
-        Levels { aside, ..version.picture(self.now_seconds()) }
+    pub(super) fn picture(&self, version: &Version) -> Levels {
+        let mut levels = version.picture(self.now_seconds());
+        levels.aside = self.set_aside.tables(self.clock.elapsed());
+        levels
     }
 
-    /// Notes in a version what the policy thinks of it.
+    /// Notes in a version what the policy thinks of it. Asked after every edit: policies look at sums of levels and at runs, not at every
+    /// table.
     pub(super) fn assess(&self, version: &mut Version) {
         let policy = self.policy();
         let picture = self.picture(version);
         let (pending_bytes, lowers_l0) = (policy.pending_bytes(&picture), policy.lowers_l0(&picture));
-        let totals = Totals::of(&picture, version.needed().values().sum(), &*policy);
+        let totals = Totals::of(&picture, version.needed().bytes(), &*policy);
         (version.pending_bytes, version.lowers_l0, version.totals) = (pending_bytes, lowers_l0, totals);
         let (owed, forgiven) = (version.owed(), version.forgiven);
         version.forgiven = Owed {

@@ -289,22 +289,22 @@ impl LsmEngine {
         });
         kept.sort_unstable();
         let live = kept.into_iter().filter_map(|(start, size)| {
-            while needed.next_if(|(before, _)| **before < start).is_some() {}
-            needed.next_if(|(at, _)| **at == start).map(|(_, live)| (start, *live, size))
+            while needed.next_if(|(before, _)| *before < start).is_some() {}
+            needed.next_if(|(at, _)| *at == start).map(|(_, live)| (start, live, size))
         });
         choose_sparse(live.collect(), self.options.value_gc_percent, is_thorough)
     }
 
     /// A merge of one table with nothing, to move its values out of the segment of which the smallest share lives; one that no merge that
     /// runs is in the way of.
-    pub(super) fn collect_job(&self, version: &Version, levels: &Levels<'_>) -> Option<Job> {
+    pub(super) fn collect_job(&self, version: &Version, levels: &Levels) -> Option<Job> {
         let sparse = self.sparse_segments(version, self.wants_space.load(Relaxed));
         let mut sparse: Vec<(u64, Position)> =
             sparse.into_iter().map(|(start, share)| (share, start)).collect();
         sparse.sort_unstable();
         sparse.into_iter().find_map(|(_, victim)| {
             let tables = version.tables().filter(|(_, table)| table.needs(victim));
-            let mut jobs = tables.map(|(level, table)| Job::rewrite(level, table.number));
+            let mut jobs = tables.map(|(level, table)| Job::rewrite(level, table));
             jobs.find(|job| levels.is_free(job))
         })
     }

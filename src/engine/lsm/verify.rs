@@ -8,9 +8,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::cursor::{Cursor, Reading, RunCursor};
+use super::run::Run;
 use super::table::{Access, Shelf, Table, TableMeta, hash, table_name};
 use super::value_log::Stored;
-use super::version::{Run, Version};
+use super::version::Version;
 use crate::disk::Purpose;
 use crate::engine::{Error, KeyRange, Position, Result, Tier};
 
@@ -106,7 +107,7 @@ impl Progress {
     /// Starts on `fresh`, which was just read from the disk; `kept` is the open table of the same file.
     fn new(fresh: Arc<Table>, kept: Arc<Table>) -> Result<Progress> {
         let reading = Reading::Direct(Purpose::Verify);
-        let cursor = RunCursor::new(Run::from([fresh.clone()]), KeyRange::ALL, reading)?;
+        let cursor = RunCursor::new(Run::one(fresh.clone()), KeyRange::ALL, reading)?;
         let seen = TableMeta {
             entries: 0,
             tombstones: 0,

@@ -3,29 +3,25 @@
 //!
 //! # Invariants
 //!
-//! 1. L0 is sorted newest first by position; its tables may overlap.
-//! 2. In every other level tables are sorted by key and do not overlap.
-//! 3. For every key, what a level knows is newer than what any deeper level knows.
+//! 1. Each level is a [`Run`] in its order.
+//! 2. For every key, what a level knows is newer than what any deeper level knows.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::compaction::Levels;
+use super::compaction::{Job, Levels};
 use super::memtable::Memtable;
+use super::needed::Needed;
 use super::report::Totals;
-use super::table::{Table, table_name};
+use super::run::Run;
+use super::table::Table;
 use crate::disk::LEVELS;
-use crate::engine::{Error, Position, Result};
-
-/// Tables of a level, shared by everyone who reads them.
-pub type Run = Arc<[Arc<Table>]>;
+use crate::engine::Result;
 
 /// The tables of every level.
 #[derive(Clone)]
 pub struct Version {
     levels: [Run; LEVELS],
-    /// Bytes of values that its tables need, by the start of their segment of the log.
-    needed: Arc<BTreeMap<Position, u64>>,
+    needed: Needed,
     /// Bytes that merges owe, by the policy's estimate.
     pub pending_bytes: u64,
     /// Whether a merge of the policy would make the runs in L0 fewer.
@@ -48,15 +44,15 @@ pub struct Owed {
 impl Version {
     /// The version of these tables; damage of the manifest if levels below L0 overlap.
     pub fn new(levels: [Vec<Arc<Table>>; LEVELS]) -> Result<Version> {
-        let mut needed = BTreeMap::new();
-        levels.iter().flatten().for_each(|table| change_needed(&mut needed, table, u64::checked_add));
-        let mut runs: [Run; LEVELS] = Default::default();
-        for (level, tables) in levels.into_iter().enumerate() {
-            runs[level] = in_order(level, tables)?;
+        let mut needed = Needed::default();
+        levels.iter().flatten().for_each(|table| needed.add(table));
+        let mut runs = std::array::from_fn(Run::empty);
+        for (run, tables) in runs.iter_mut().zip(levels) {
+            *run = run.edit(&[], &tables)?;
         }
         Ok(Version {
             levels: runs,
-            needed: Arc::new(needed),
+            needed,
             pending_bytes: 0,
             lowers_l0: true,
             forgiven: Owed::default(),
@@ -64,36 +60,26 @@ impl Version {
         })
     }
 
-    /// This version without `removed` (level, number) and with `added`. Levels that do not change are shared, and segments that the
-    /// tables point into are looked at only for the tables that come and go.
-    pub fn edit(&self, removed: &[(usize, u64)], added: &[(usize, Arc<Table>)]) -> Result<Version> {
+    /// This version without the tables `removed` from their levels, and with those `added`. What does not change is shared.
+    pub fn edit(&self, removed: &[(usize, Arc<Table>)], added: &[(usize, Arc<Table>)]) -> Result<Version> {
         let mut version = self.clone();
-        let leaving: BTreeSet<(usize, u64)> = removed.iter().copied().collect();
-        let is_change = |level: usize| {
-            added.iter().any(|(to, _)| *to == level) || removed.iter().any(|(from, _)| *from == level)
+        let of = |changes: &[(usize, Arc<Table>)], level| -> Vec<Arc<Table>> {
+            let here = changes.iter().filter(|(at, _)| *at == level);
+            here.map(|(_, table)| table.clone()).collect()
         };
-        for level in (0..LEVELS).filter(|level| is_change(*level)) {
-            let mut tables = Vec::with_capacity(self.levels[level].len() + added.len());
-            for table in self.levels[level].iter() {
-                if !leaving.contains(&(level, table.number)) {
-                    tables.push(table.clone());
-                } else if !table.values.is_empty() {
-                    change_needed(Arc::make_mut(&mut version.needed), table, u64::checked_sub);
-                }
+        for (level, run) in version.levels.iter_mut().enumerate() {
+            let (leaving, coming) = (of(removed, level), of(added, level));
+            if !leaving.is_empty() || !coming.is_empty() {
+                *run = run.edit(&leaving, &coming)?;
             }
-            for (_, table) in added.iter().filter(|(to, _)| *to == level) {
-                tables.push(table.clone());
-                if !table.values.is_empty() {
-                    change_needed(Arc::make_mut(&mut version.needed), table, u64::checked_add);
-                }
-            }
-            version.levels[level] = in_order(level, tables)?;
         }
+        removed.iter().for_each(|(_, table)| version.needed.remove(table));
+        added.iter().for_each(|(_, table)| version.needed.add(table));
         Ok(version)
     }
 
-    /// Bytes of values that its tables need, by the start of their segment of the log; none needs nothing.
-    pub fn needed(&self) -> &BTreeMap<Position, u64> {
+    /// Bytes of values that its tables need, by segment of the log.
+    pub fn needed(&self) -> &Needed {
         &self.needed
     }
 
@@ -121,42 +107,22 @@ impl Version {
         self.levels.iter().enumerate().flat_map(|(level, run)| run.iter().map(move |table| (level, table)))
     }
 
-    /// The one table of a level below L0 that may hold `key`.
-    pub fn find(&self, level: usize, key: &[u8]) -> Option<&Arc<Table>> {
-        let run = &self.levels[level];
-        let table = run.get(run.partition_point(|table| &table.largest[..] < key))?;
-        (&table.smallest[..] <= key).then_some(table)
+    /// The tables of a job with their levels, in the order of levels and of runs.
+    pub fn inputs(&self, job: &Job) -> Vec<(usize, Arc<Table>)> {
+        let mut found = Vec::new();
+        for (level, numbers) in &job.inputs {
+            let mut numbers = numbers.clone();
+            numbers.sort_unstable();
+            let near = self.levels[*level].overlapping(&job.smallest, &job.largest);
+            let chosen = near.filter(|table| numbers.binary_search(&table.number).is_ok());
+            found.extend(chosen.map(|table| (*level, table.clone())));
+        }
+        found
     }
 
     /// What a compaction policy sees at a time, in seconds since 1970.
-    pub fn picture(&self, now_seconds: u64) -> Levels<'_> {
-        let tables = self.levels.each_ref().map(|run| run.iter().map(|table| table.meta()).collect());
-        Levels { tables, now_seconds, ..Levels::default() }
-    }
-}
-
-/// The tables of a level as they are searched.
-fn in_order(level: usize, mut tables: Vec<Arc<Table>>) -> Result<Run> {
-    if level == 0 {
-        tables.sort_by_key(|table| std::cmp::Reverse((table.last_position, table.number)));
-        return Ok(tables.into());
-    }
-    tables.sort_by(|a, b| a.smallest.cmp(&b.smallest));
-    if let Some(pair) = tables.windows(2).find(|pair| pair[0].largest >= pair[1].smallest) {
-        let what = format!("it overlaps {} in L{level}", table_name(pair[1].number));
-        return Err(Error::corrupt(table_name(pair[0].number), 0, what));
-    }
-    Ok(tables.into())
-}
-
-/// Counts the values of a table in or out. Segments of which nothing is needed are not listed.
-fn change_needed(needed: &mut BTreeMap<Position, u64>, table: &Table, change: fn(u64, u64) -> Option<u64>) {
-    for (start, bytes) in table.values.iter() {
-        let total = needed.entry(*start).or_insert(0);
-        *total = change(*total, *bytes).unwrap_or(0);
-        if *total == 0 {
-            needed.remove(start);
-        }
+    pub fn picture(&self, now_seconds: u64) -> Levels {
+        Levels::new(self.levels.clone(), now_seconds)
     }
 }
 

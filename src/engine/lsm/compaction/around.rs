@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{Choice, Claim, Job, Levels, Policy, TableMeta, Tiered, within_l0};
+use super::{Choice, Claim, Job, Levels, Policy, Run, Table, Tiered, within_l0};
 use crate::disk::LEVELS;
 use crate::engine::{Options, PolicyKind};
 
@@ -47,7 +47,7 @@ impl Around {
     }
 
     /// What to do where some tables are set aside.
-    fn choose_around(&self, levels: &Levels<'_>, cursors: &[Bytes; LEVELS]) -> Choice {
+    fn choose_around(&self, levels: &Levels, cursors: &[Bytes; LEVELS]) -> Choice {
         if matches!(self.stuck, Stuck::ByPolicy) {
             let whole = Levels { aside: BTreeSet::new(), ..levels.clone() };
             if let drop @ Choice::Drop(_) = self.policy.choose(&whole, cursors) {
@@ -62,8 +62,9 @@ impl Around {
         // What only waits for a job that runs is not stuck.
         let idle = Levels { claims: Vec::new(), ..below };
         let is_stuck = !takes_l0(&self.policy.choose(&idle, cursors));
-        let mut parts: Vec<&[&TableMeta]> =
-            levels.tables[0].split(|table| levels.aside.contains(&table.number)).collect();
+        let upper: Vec<&Arc<Table>> = levels.runs[0].iter().collect();
+        let mut parts: Vec<&[&Arc<Table>]> =
+            upper.split(|table| levels.aside.contains(&table.number)).collect();
         if !is_stuck {
             parts.pop();
         }
@@ -72,10 +73,11 @@ impl Around {
     }
 
     /// A merge within L0 of some of `part`, neighbours in age there.
-    fn merge_part(&self, levels: &Levels<'_>, part: &[&TableMeta], cursors: &[Bytes; LEVELS]) -> Choice {
+    fn merge_part(&self, levels: &Levels, part: &[&Arc<Table>], cursors: &[Bytes; LEVELS]) -> Choice {
         let mut alone =
             Levels { now_seconds: levels.now_seconds, claims: levels.claims.clone(), ..Levels::default() };
-        alone.tables[0] = part.to_vec();
+        let part: Vec<Arc<Table>> = part.iter().map(|table| Arc::clone(table)).collect();
+        alone.runs[0] = alone.runs[0].replace(&[], &part);
         match &self.stuck {
             Stuck::Stay => Choice::Nothing,
             Stuck::ByPolicy => match self.policy.choose(&alone, cursors) {
@@ -85,7 +87,8 @@ impl Around {
             Stuck::BySize(tiered) => {
                 let runs = alone.runs();
                 let tiers = tiered.due(&runs).into_iter();
-                alone.first_free(tiers.map(|(from, to)| within_l0(&runs[from..to])))
+                let merge = alone.first_free_merge(tiers.map(|(from, to)| within_l0(&runs[from..to])));
+                merge.map_or(Choice::Nothing, |merge| Choice::Merge(merge.job()))
             }
         }
     }
@@ -97,22 +100,27 @@ fn takes_l0(choice: &Choice) -> bool {
 }
 
 /// What lies below the tables of L0 that are set aside, without those below L0.
-fn below_aside<'a>(levels: &Levels<'a>) -> Levels<'a> {
-    let is_aside = |table: &&TableMeta| levels.aside.contains(&table.number);
+fn below_aside(levels: &Levels) -> Levels {
     let mut below = Levels { aside: BTreeSet::new(), ..levels.clone() };
-    let newest = levels.tables[0].iter().rposition(is_aside).map_or(0, |last| last + 1);
-    below.tables[0].drain(..newest);
-    for level in 1..LEVELS {
-        for table in below.tables[level].extract_if(.., |table| levels.aside.contains(&table.number)) {
+    let is_aside = |table: &&Arc<Table>| levels.aside.contains(&table.number);
+    let oldest = levels.runs[0].iter().filter(is_aside).last();
+    if let Some(oldest) = oldest {
+        let older: Vec<Arc<Table>> = levels.runs[0].after(oldest).cloned().collect();
+        below.runs[0] = Run::empty(0).replace(&[], &older);
+    }
+    for (level, run) in below.runs.iter_mut().enumerate().skip(1) {
+        let aside: Vec<Arc<Table>> = run.iter().filter(is_aside).cloned().collect();
+        *run = run.replace(&aside, &[]);
+        below.barred.extend(aside.iter().map(|table| {
             let (smallest, largest) = (table.smallest.clone(), table.largest.clone());
-            below.barred.push(Claim { from: level, into: level, smallest, largest, l0: Vec::new() });
-        }
+            Claim { from: level, into: level, smallest, largest, l0: Vec::new() }
+        }));
     }
     below
 }
 
 /// What the policy sees.
-fn seen<'l, 'a>(levels: &'l Levels<'a>) -> Cow<'l, Levels<'a>> {
+fn seen(levels: &Levels) -> Cow<'_, Levels> {
     if levels.aside.is_empty() { Cow::Borrowed(levels) } else { Cow::Owned(below_aside(levels)) }
 }
 
@@ -121,26 +129,26 @@ impl Policy for Around {
         self.policy.name()
     }
 
-    fn choose(&self, levels: &Levels<'_>, cursors: &[Bytes; LEVELS]) -> Choice {
+    fn choose(&self, levels: &Levels, cursors: &[Bytes; LEVELS]) -> Choice {
         if levels.aside.is_empty() {
             return self.policy.choose(levels, cursors);
         }
         self.choose_around(levels, cursors)
     }
 
-    fn target_bytes(&self, levels: &Levels<'_>) -> [u64; LEVELS] {
+    fn target_bytes(&self, levels: &Levels) -> [u64; LEVELS] {
         self.policy.target_bytes(&seen(levels))
     }
 
-    fn scores(&self, levels: &Levels<'_>) -> [f64; LEVELS] {
+    fn scores(&self, levels: &Levels) -> [f64; LEVELS] {
         self.policy.scores(&seen(levels))
     }
 
-    fn pending_bytes(&self, levels: &Levels<'_>) -> u64 {
+    fn pending_bytes(&self, levels: &Levels) -> u64 {
         self.policy.pending_bytes(&seen(levels))
     }
 
-    fn lowers_l0(&self, levels: &Levels<'_>) -> bool {
+    fn lowers_l0(&self, levels: &Levels) -> bool {
         if levels.aside.is_empty() {
             return self.policy.lowers_l0(levels);
         }

@@ -18,29 +18,29 @@ impl Policy for Eager {
         "eager"
     }
 
-    fn choose(&self, levels: &Levels<'_>, _: &[Bytes; LEVELS]) -> Choice {
+    fn choose(&self, levels: &Levels, _: &[Bytes; LEVELS]) -> Choice {
         let runs = levels.runs();
         let lower = runs.iter().filter(|run| run.level > 0).count();
         let choice = match levels.lowest() {
-            Some(_) if lower > 1 => merge_runs(levels, &runs, 0, runs.len()),
+            Some(_) if lower > 1 => Choice::Merge(merge_runs(levels, &runs, 0, runs.len()).job()),
             Some(lowest) => levels.empty_l0(lowest),
             None => levels.empty_l0(LEVELS - 1),
         };
         levels.first_free(std::iter::once(choice))
     }
 
-    fn scores(&self, levels: &Levels<'_>) -> [f64; LEVELS] {
+    fn scores(&self, levels: &Levels) -> [f64; LEVELS] {
         let mut scores = [0.0; LEVELS];
-        scores[0] = levels.tables[0].len() as f64;
+        scores[0] = levels.files(0) as f64;
         scores
     }
 
-    fn pending_bytes(&self, levels: &Levels<'_>) -> u64 {
+    fn pending_bytes(&self, levels: &Levels) -> u64 {
         let runs = levels.runs();
         if runs.len() > 1 { runs.iter().map(|run| run.bytes).sum() } else { 0 }
     }
 
-    fn lowers_l0(&self, _: &Levels<'_>) -> bool {
+    fn lowers_l0(&self, _: &Levels) -> bool {
         true
     }
 }

@@ -4,7 +4,8 @@
 //!    runs is in the way, the next level does that does not need the same tables.
 //! 2. L0 gives all its tables; they are merged with everything in L1 that they overlap.
 //! 3. A deeper level gives the one table that overlaps the least of the next level for its size: the cheapest bytes to move
-//!    down. Of equals the next one after where the last merge out of this level ended is taken, so that all get their turn.
+//!    down. Of equals the next one after where the last merge out of this level ended is taken, so that all get their turn. In a
+//!    level of very many tables those take part whose turn comes next: a choice must not cost what the store holds.
 //! 4. What overlaps nothing is moved down without being read.
 //! 5. Otherwise, a table of which half or more are tombstones is merged down, or written anew where nothing lies below: scans of
 //!    its range are slow as long as it is there.
@@ -17,10 +18,12 @@
 
 use bytes::Bytes;
 
-use super::{Choice, Claim, Job, Levels, Policy, TableMeta, is_dense};
+use super::{Choice, Claim, Job, Levels, Policy, TableMeta};
 use crate::disk::LEVELS;
 use crate::engine::Options;
 
+/// Tables of a level of which the cheapest is looked for.
+const TURNS: usize = 512;
 /// Tables of a level that are looked at for one that no running merge is in the way of.
 const CANDIDATES: usize = 32;
 
@@ -56,11 +59,11 @@ impl Leveled {
     }
 
     /// Whether targets are counted from below now. Around a table that is set aside they are not: what is newer needs levels above it.
-    fn counts_from_below(&self, levels: &Levels<'_>) -> bool {
+    fn counts_from_below(&self, levels: &Levels) -> bool {
         self.is_dynamic && levels.barred.is_empty()
     }
 
-    fn plan(&self, levels: &Levels<'_>) -> Plan {
+    fn plan(&self, levels: &Levels) -> Plan {
         let grown = |level: usize| {
             self.level_base_bytes.saturating_mul(self.level_multiplier.saturating_pow(level as u32 - 1))
         };
@@ -82,12 +85,12 @@ impl Leveled {
         plan
     }
 
-    fn score(&self, levels: &Levels<'_>, plan: &Plan, level: usize) -> f64 {
+    fn score(&self, levels: &Levels, plan: &Plan, level: usize) -> f64 {
         match level {
-            0 => levels.tables[0].len() as f64 / self.l0_trigger as f64,
+            0 => levels.files(0) as f64 / self.l0_trigger as f64,
             // Above the first level with a target nothing should lie; it is left as soon as there is time.
             level if level < plan.base => {
-                if levels.tables[level].is_empty() {
+                if levels.files(level) == 0 {
                     0.0
                 } else {
                     1.0
@@ -98,36 +101,32 @@ impl Leveled {
     }
 
     /// Tables of `level` into the next, the cheapest first.
-    fn leave_level(&self, levels: &Levels<'_>, level: usize, cursor: &[u8]) -> Vec<Choice> {
+    fn leave_level(&self, levels: &Levels, level: usize, cursor: &[u8]) -> Vec<Choice> {
         let cost = |table: &TableMeta| {
             let lower = levels.overlapping(level + 1, &table.smallest, &table.largest);
-            lower.iter().map(|table| table.bytes).sum::<u64>() as f64 / table.bytes.max(1) as f64
+            lower.map(|table| table.bytes).sum::<u64>() as f64 / table.bytes.max(1) as f64
         };
-        let costs =
-            levels.tables[level].iter().map(|table| (cost(table), &table.smallest[..] <= cursor, *table));
-        let mut costs: Vec<(f64, bool, &TableMeta)> = costs.collect();
-        costs.sort_unstable_by(|a, b| {
-            a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)).then_with(|| a.2.smallest.cmp(&b.2.smallest))
-        });
+        let turns = levels.turns(level, cursor).take(TURNS);
+        let mut costs: Vec<(f64, &TableMeta)> = turns.map(|table| (cost(table), table)).collect();
+        // Equals stay in the order of their turns.
+        costs.sort_by(|a, b| a.0.total_cmp(&b.0));
         let is_open = |table: &TableMeta| {
             let (smallest, largest) = (table.smallest.clone(), table.largest.clone());
             let claim = Claim { from: level, into: level + 1, smallest, largest, l0: Vec::new() };
             !levels.claims.iter().chain(&levels.barred).any(|other| other.meets(&claim))
         };
-        let mut open = costs.iter().filter(|(_, _, table)| is_open(table)).take(CANDIDATES).peekable();
+        let mut open = costs.iter().filter(|(_, table)| is_open(table)).take(CANDIDATES).peekable();
         let cheapest = costs.first().filter(|_| open.peek().is_none());
-        open.chain(cheapest).map(|(_, _, table)| lower_table(levels, level, table)).collect()
+        open.chain(cheapest).map(|(_, table)| lower_table(levels, level, table)).collect()
     }
 
     /// A table dense with tombstones, one level down; if nothing lies below it, written anew where it is.
-    fn leave_tombstones(&self, levels: &Levels<'_>, plan: &Plan) -> Choice {
-        let upper = levels.tables[0].iter().any(|table| is_dense(table)).then(|| levels.empty_l0(plan.base));
-        let tables =
-            (1..LEVELS).flat_map(|level| levels.tables[level].iter().map(move |table| (level, *table)));
-        let dense = tables.filter(|(_, table)| is_dense(table)).take(CANDIDATES);
-        levels.first_free(upper.into_iter().chain(dense.map(|(level, table)| {
+    fn leave_tombstones(&self, levels: &Levels, plan: &Plan) -> Choice {
+        let upper = (levels.sums(0).dense_files > 0).then(|| levels.empty_l0(plan.base));
+        let dense = (1..LEVELS).flat_map(|level| levels.dense(level).map(move |table| (level, table)));
+        levels.first_free(upper.into_iter().chain(dense.take(CANDIDATES).map(|(level, table)| {
             if levels.could_drop(&[table], level) {
-                Choice::Merge(Job { inputs: vec![(level, vec![table.number])], into: level, cursor: None })
+                Choice::Merge(Job::rewrite(level, table))
             } else {
                 lower_table(levels, level, table)
             }
@@ -136,15 +135,12 @@ impl Leveled {
 }
 
 /// A table merged with what it overlaps in the next level, or moved there if that is nothing.
-fn lower_table(levels: &Levels<'_>, level: usize, table: &TableMeta) -> Choice {
+fn lower_table(levels: &Levels, level: usize, table: &TableMeta) -> Choice {
     let into = level + 1;
-    let lower = levels.overlapping(into, &table.smallest, &table.largest);
+    let lower: Vec<&TableMeta> = levels.overlapping(into, &table.smallest, &table.largest).collect();
     let movable = lower.is_empty() && !levels.could_drop(&[table], into);
-    let mut inputs = vec![(level, vec![table.number])];
-    if !lower.is_empty() {
-        inputs.push((into, lower.iter().map(|table| table.number).collect()));
-    }
-    let job = Job { inputs, into, cursor: Some((level, table.largest.clone())) };
+    let cursor = Some((level, table.largest.clone()));
+    let job = Job::new(vec![(level, vec![table]), (into, lower)], into, cursor);
     if movable { Choice::Move(job) } else { Choice::Merge(job) }
 }
 
@@ -153,22 +149,21 @@ impl Policy for Leveled {
         "leveled"
     }
 
-    fn target_bytes(&self, levels: &Levels<'_>) -> [u64; LEVELS] {
+    fn target_bytes(&self, levels: &Levels) -> [u64; LEVELS] {
         self.plan(levels).targets
     }
 
-    fn scores(&self, levels: &Levels<'_>) -> [f64; LEVELS] {
+    fn scores(&self, levels: &Levels) -> [f64; LEVELS] {
         let plan = self.plan(levels);
         std::array::from_fn(|level| self.score(levels, &plan, level))
     }
 
-    fn choose(&self, levels: &Levels<'_>, cursors: &[Bytes; LEVELS]) -> Choice {
+    fn choose(&self, levels: &Levels, cursors: &[Bytes; LEVELS]) -> Choice {
         if self.counts_from_below(levels)
             && let Some(lowest) = levels.lowest().filter(|lowest| *lowest < LEVELS - 1)
         {
             // Static targets, or another policy, left the lowest level empty: what lies lowest is taken there as it is.
-            let numbers = levels.tables[lowest].iter().map(|table| table.number).collect();
-            let job = Job { inputs: vec![(lowest, numbers)], into: LEVELS - 1, cursor: None };
+            let job = Job::new(vec![(lowest, levels.tables(lowest).collect())], LEVELS - 1, None);
             return levels.first_free(std::iter::once(Choice::Move(job)));
         }
         let plan = self.plan(levels);
@@ -181,7 +176,7 @@ impl Policy for Leveled {
         // Of equal scores the upper level gives.
         due.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
         levels.first_free(due.into_iter().flat_map(|(_, level)| match level {
-            0 => match (1..plan.base).find(|level| !levels.tables[*level].is_empty()) {
+            0 => match (1..plan.base).find(|level| levels.files(*level) > 0) {
                 // Between L0 and where it goes nothing may lie.
                 Some(level) => self.leave_level(levels, level, &cursors[level]),
                 None => vec![levels.empty_l0(plan.base)],
@@ -192,11 +187,11 @@ impl Policy for Leveled {
 
     /// What must be written until every level is within its target: all of L0 with the level it goes into when a merge is due, then
     /// each level's surplus with the share of the next level that it meets.
-    fn pending_bytes(&self, levels: &Levels<'_>) -> u64 {
+    fn pending_bytes(&self, levels: &Levels) -> u64 {
         let plan = self.plan(levels);
         let mut pending = 0;
         let mut coming = 0;
-        if levels.tables[0].len() as u64 >= self.l0_trigger {
+        if levels.files(0) as u64 >= self.l0_trigger {
             coming = levels.bytes(0);
             pending = coming + levels.bytes(plan.base);
         }
@@ -213,7 +208,7 @@ impl Policy for Leveled {
         pending
     }
 
-    fn lowers_l0(&self, _: &Levels<'_>) -> bool {
+    fn lowers_l0(&self, _: &Levels) -> bool {
         true
     }
 }

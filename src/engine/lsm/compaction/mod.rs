@@ -30,6 +30,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::run::{Run, Sums};
 use super::table::{Table, TableMeta};
 use super::version::Version;
 use crate::disk::LEVELS;
@@ -44,10 +45,9 @@ pub use tiered::Tiered;
 pub use window::TimeWindow;
 
 /// What a policy sees.
-#[derive(Clone, Default)]
-pub struct Levels<'a> {
-    /// The tables of every level, L0 newest first, the others by key.
-    pub tables: [Vec<&'a TableMeta>; LEVELS],
+#[derive(Clone)]
+pub struct Levels {
+    runs: [Run; LEVELS],
     /// Seconds since 1970.
     pub now_seconds: u64,
     /// What jobs that run have to themselves; a choice that meets one of them must wait.
@@ -75,19 +75,6 @@ pub struct Claim {
 }
 
 impl Claim {
-    /// The claim of `job` on `inputs`.
-    pub fn of_tables<'a>(job: &Job, inputs: impl Iterator<Item = &'a TableMeta>) -> Claim {
-        let range = inputs.fold(None, |range: Option<(&Bytes, &Bytes)>, table| match range {
-            None => Some((&table.smallest, &table.largest)),
-            Some((smallest, largest)) => Some((smallest.min(&table.smallest), largest.max(&table.largest))),
-        });
-        let (smallest, largest) = range.map_or_else(Default::default, |(a, b)| (a.clone(), b.clone()));
-        let from = job.inputs.first().map_or(job.into, |(level, _)| *level);
-        let upper = job.inputs.iter().filter(|(level, _)| *level == 0);
-        let l0 = upper.flat_map(|(_, numbers)| numbers.iter().copied()).collect();
-        Claim { from, into: job.into, smallest, largest, l0 }
-    }
-
     /// Whether all of it lies in L0.
     fn is_within_l0(&self) -> bool {
         self.into == 0
@@ -104,114 +91,214 @@ impl Claim {
 }
 
 /// One sorted run.
-#[derive(Clone, Debug, PartialEq)]
-pub struct SortedRun {
+pub struct SortedRun<'a> {
     /// Where it lies. A table of L0 is a run of its own; of any other level there is one.
     pub level: usize,
-    /// Its tables.
-    pub numbers: Vec<u64>,
-    /// Their bytes.
+    /// The one table, in L0.
+    table: Option<&'a TableMeta>,
+    run: &'a Run,
+    /// Its first key.
+    smallest: &'a Bytes,
+    /// Its last key.
+    largest: &'a Bytes,
+    /// Its bytes.
     pub bytes: u64,
     /// Seconds since 1970 of its newest batch.
     pub newest_seconds: u64,
 }
 
-impl<'a> Levels<'a> {
+impl<'a> SortedRun<'a> {
+    /// Its tables.
+    pub fn tables(&self) -> impl Iterator<Item = &'a TableMeta> + use<'a> {
+        let run = self.table.is_none().then_some(self.run);
+        self.table.into_iter().chain(run.into_iter().flat_map(|run| run.iter().map(|table| table.meta())))
+    }
+
+    /// Whether half of its entries are tombstones, or more.
+    pub fn is_dense(&self) -> bool {
+        let (entries, tombstones) = match self.table {
+            Some(table) => (table.entries, table.tombstones),
+            None => (self.run.sums().entries, self.run.sums().tombstones),
+        };
+        tombstones > 0 && tombstones * 2 >= entries
+    }
+}
+
+/// A merge of sorted runs that are neighbours in age, before anybody has listed their tables.
+#[derive(Clone, Copy)]
+pub struct RunMerge<'r, 'a> {
+    /// Newest first.
+    pub runs: &'r [SortedRun<'a>],
+    /// The target level.
+    pub into: usize,
+}
+
+impl RunMerge<'_, '_> {
+    /// What it would have to itself.
+    fn claim(&self) -> Claim {
+        let smallest = self.runs.iter().map(|run| run.smallest).min().cloned().unwrap_or_default();
+        let largest = self.runs.iter().map(|run| run.largest).max().cloned().unwrap_or_default();
+        let from = self.runs.first().map_or(self.into, |run| run.level);
+        let l0 = self.runs.iter().filter_map(|run| Some(run.table?.number)).collect();
+        Claim { from, into: self.into, smallest, largest, l0 }
+    }
+
+    /// Bytes of its inputs.
+    pub fn bytes(&self) -> u64 {
+        self.runs.iter().map(|run| run.bytes).sum()
+    }
+
+    /// The job.
+    pub fn job(&self) -> Job {
+        let levels = self.runs.chunk_by(|a, b| a.level == b.level);
+        let inputs = levels.map(|runs| (runs[0].level, runs.iter().flat_map(SortedRun::tables).collect()));
+        Job::new(inputs.collect(), self.into, None)
+    }
+}
+
+impl Default for Levels {
+    fn default() -> Levels {
+        Levels::new(std::array::from_fn(Run::empty), 0)
+    }
+}
+
+impl Levels {
+    /// The tables of every level at a time, in seconds since 1970; nothing runs, and nothing is set aside.
+    pub fn new(runs: [Run; LEVELS], now_seconds: u64) -> Levels {
+        let (claims, aside, barred) = (Vec::new(), BTreeSet::new(), Vec::new());
+        Levels { runs, now_seconds, claims, aside, barred }
+    }
+
+    /// The tables of a level, L0 newest first, the others by key.
+    pub fn tables(&self, level: usize) -> impl Iterator<Item = &TableMeta> + Clone {
+        self.runs[level].iter().map(|table| table.meta())
+    }
+
+    /// Sums over the tables of a level.
+    pub fn sums(&self, level: usize) -> &Sums {
+        self.runs[level].sums()
+    }
+
     /// Bytes of a level.
     pub fn bytes(&self, level: usize) -> u64 {
-        self.tables[level].iter().map(|table| table.bytes).sum()
+        self.sums(level).bytes
+    }
+
+    /// How many tables a level holds.
+    pub fn files(&self, level: usize) -> usize {
+        self.runs[level].len()
     }
 
     /// The lowest level below L0 that holds anything.
     pub fn lowest(&self) -> Option<usize> {
-        (1..LEVELS).rev().find(|level| !self.tables[*level].is_empty())
+        (1..LEVELS).rev().find(|level| !self.runs[*level].is_empty())
     }
 
-    /// All sorted runs, newest first.
-    pub fn runs(&self) -> Vec<SortedRun> {
-        let run = |level: usize, tables: &[&TableMeta]| SortedRun {
-            level,
-            numbers: tables.iter().map(|table| table.number).collect(),
-            bytes: tables.iter().map(|table| table.bytes).sum(),
-            newest_seconds: tables.iter().map(|table| table.newest_seconds).max().unwrap_or(0),
-        };
-        let upper = self.tables[0].iter().map(|table| run(0, &[*table]));
-        let lower = (1..LEVELS).filter(|level| !self.tables[*level].is_empty());
-        upper.chain(lower.map(|level| run(level, &self.tables[level]))).collect()
+    /// All sorted runs, newest first. Costs what there is in L0.
+    pub fn runs(&self) -> Vec<SortedRun<'_>> {
+        let upper = self.tables(0).map(|table| SortedRun {
+            level: 0,
+            table: Some(table),
+            run: &self.runs[0],
+            smallest: &table.smallest,
+            largest: &table.largest,
+            bytes: table.bytes,
+            newest_seconds: table.newest_seconds,
+        });
+        let lower = self.runs.iter().enumerate().skip(1).filter_map(|(level, run)| {
+            Some(SortedRun {
+                level,
+                table: None,
+                run,
+                smallest: &run.first()?.smallest,
+                largest: &run.last()?.largest,
+                bytes: run.sums().bytes,
+                newest_seconds: run.sums().newest_seconds,
+            })
+        });
+        upper.chain(lower).collect()
     }
 
     /// All of L0 merged into `level`, where nothing lies between; moved if the tables of L0 overlap nothing, nor each other.
     pub fn empty_l0(&self, level: usize) -> Choice {
-        let upper = &self.tables[0];
+        let upper: Vec<&TableMeta> = self.tables(0).collect();
         let (Some(start), Some(end)) =
             (upper.iter().map(|table| &table.smallest).min(), upper.iter().map(|table| &table.largest).max())
         else {
             return Choice::Nothing;
         };
-        let lower = self.overlapping(level, start, end);
-        let mut sorted: Vec<&TableMeta> = upper.clone();
+        let lower: Vec<&TableMeta> = self.overlapping(level, start, end).collect();
+        let mut sorted = upper.clone();
         sorted.sort_by(|a, b| a.smallest.cmp(&b.smallest));
         let apart = sorted.windows(2).all(|pair| pair[0].largest < pair[1].smallest);
-        let movable = apart && lower.is_empty() && !self.could_drop(upper, level);
-        let mut inputs = vec![(0, upper.iter().map(|table| table.number).collect())];
-        if !lower.is_empty() {
-            inputs.push((level, lower.iter().map(|table| table.number).collect()));
-        }
-        let job = Job { inputs, into: level, cursor: None };
+        let movable = apart && lower.is_empty() && !self.could_drop(&upper, level);
+        let job = Job::new(vec![(0, upper), (level, lower)], level, None);
         if movable { Choice::Move(job) } else { Choice::Merge(job) }
     }
 
     /// The first of `choices`, which come in the order of urgency, that no job that runs is in the way of. What a more urgent one
     /// waits for is left alone by those behind it, so that its turn comes; one that is barred waits for nothing.
     pub fn first_free(&self, choices: impl Iterator<Item = Choice>) -> Choice {
+        let claimed = choices.filter_map(|choice| {
+            let job = choice.job()?;
+            let claim = (!self.takes_aside(job)).then(|| job.claim())?;
+            Some((claim, choice))
+        });
+        self.first_unclaimed(claimed).unwrap_or(Choice::Nothing)
+    }
+
+    /// The same of merges of runs.
+    pub fn first_free_merge<'r, 'a>(
+        &self,
+        merges: impl Iterator<Item = RunMerge<'r, 'a>>,
+    ) -> Option<RunMerge<'r, 'a>> {
+        self.first_unclaimed(merges.map(|merge| (merge.claim(), merge)))
+    }
+
+    fn first_unclaimed<T>(&self, wanted: impl Iterator<Item = (Claim, T)>) -> Option<T> {
         let mut claims = self.claims.clone();
-        for choice in choices {
-            let Some(job) = choice.job() else { continue };
-            let claim = self.claim(job);
-            if self.is_barred(job, &claim) {
+        for (claim, it) in wanted {
+            if self.is_barred(&claim) {
                 continue;
             }
             if !claims.iter().any(|other| other.meets(&claim)) {
-                return choice;
+                return Some(it);
             }
             claims.push(claim);
         }
-        Choice::Nothing
+        None
     }
 
     /// Whether neither a job that runs nor a table that is set aside is in the way of `job`.
     pub fn is_free(&self, job: &Job) -> bool {
-        let claim = self.claim(job);
-        !self.is_barred(job, &claim) && !self.claims.iter().any(|other| other.meets(&claim))
+        let claim = job.claim();
+        let is_claimed = || self.claims.iter().any(|other| other.meets(&claim));
+        !self.is_barred(&claim) && !self.takes_aside(job) && !is_claimed()
     }
 
-    /// Whether `job`, which would have `claim`, can never begin while some tables are set aside.
-    fn is_barred(&self, job: &Job, claim: &Claim) -> bool {
+    /// Whether a job that would have `claim` can never begin while some tables are set aside.
+    fn is_barred(&self, claim: &Claim) -> bool {
+        self.barred.iter().any(|other| other.meets(claim))
+    }
+
+    /// Whether `job` takes a table that is set aside.
+    fn takes_aside(&self, job: &Job) -> bool {
         let takes_one =
             || job.inputs.iter().any(|(_, numbers)| numbers.iter().any(|it| self.aside.contains(it)));
-        self.barred.iter().any(|other| other.meets(claim)) || !self.aside.is_empty() && takes_one()
+        !self.aside.is_empty() && takes_one()
     }
 
     /// Whether a job that runs has `run` of L0.
-    pub fn is_taken(&self, run: &SortedRun) -> bool {
-        run.level == 0 && self.claims.iter().any(|claim| run.numbers.iter().any(|it| claim.l0.contains(it)))
-    }
-
-    /// What `job` would have to itself.
-    pub fn claim(&self, job: &Job) -> Claim {
-        let inputs = job.inputs.iter().flat_map(|(level, numbers)| {
-            self.tables[*level].iter().filter(move |table| numbers.contains(&table.number)).copied()
-        });
-        Claim::of_tables(job, inputs)
+    pub fn is_taken(&self, run: &SortedRun<'_>) -> bool {
+        run.table.is_some_and(|table| self.claims.iter().any(|claim| claim.l0.contains(&table.number)))
     }
 
     /// Whether writing `tables` anew into `level` would get rid of much: at least half of the entries of one are tombstones, and
     /// nothing below `level` holds keys of its range.
     pub fn could_drop(&self, tables: &[&TableMeta], level: usize) -> bool {
         tables.iter().any(|table| {
-            let is_bottom = (level + 1..LEVELS)
-                .all(|level| self.overlapping(level, &table.smallest, &table.largest).is_empty());
-            is_dense(table) && is_bottom && !self.is_over_aside(table, level)
+            let is_over = |level| self.overlapping(level, &table.smallest, &table.largest).next().is_some();
+            table.is_dense() && !(level + 1..LEVELS).any(is_over) && !self.is_over_aside(table, level)
         })
     }
 
@@ -221,43 +308,52 @@ impl<'a> Levels<'a> {
     }
 
     /// Tables of a level that overlap `start..=end`.
-    pub fn overlapping(&self, level: usize, start: &[u8], end: &[u8]) -> Vec<&'a TableMeta> {
-        let tables = &self.tables[level];
-        // Levels below L0 are sorted and apart: both ends ascend.
-        let from = if level == 0 { 0 } else { tables.partition_point(|table| &table.largest[..] < start) };
-        let near = tables[from..].iter().take_while(|table| level == 0 || &table.smallest[..] <= end);
-        near.filter(|table| table.overlaps(start, end)).copied().collect()
+    pub fn overlapping<'a>(
+        &'a self,
+        level: usize,
+        start: &'a [u8],
+        end: &'a [u8],
+    ) -> impl Iterator<Item = &'a TableMeta> + Clone {
+        self.runs[level].overlapping(start, end).map(|table| table.meta())
+    }
+
+    /// Tables of a level that are [dense](TableMeta::is_dense) with tombstones.
+    pub fn dense(&self, level: usize) -> impl Iterator<Item = &TableMeta> {
+        self.runs[level].dense().map(|table| table.meta())
+    }
+
+    /// Tables of a level below L0 in the order in which they take turns: those that begin behind `key`, then the others.
+    pub fn turns<'a>(&'a self, level: usize, key: &'a [u8]) -> impl Iterator<Item = &'a TableMeta> {
+        let run = &self.runs[level];
+        let is_passed = move |table: &TableMeta| &table.smallest[..] <= key;
+        let place = run.seek(key);
+        let place =
+            if run.get(place).is_some_and(|table| is_passed(table)) { run.next(place) } else { place };
+        let passed = run.iter().take_while(move |table| is_passed(table));
+        run.behind(place).chain(passed).map(|table| table.meta())
     }
 }
 
-/// Whether a table holds so many tombstones that scans of its range are slow: they are half of its entries or more.
-pub fn is_dense(table: &TableMeta) -> bool {
-    table.tombstones > 0 && table.tombstones * 2 >= table.entries
-}
-
-/// A merge of neighbours in L0, `runs`, into one table there.
-pub fn within_l0(runs: &[SortedRun]) -> Choice {
-    let numbers = runs.iter().flat_map(|run| run.numbers.iter().copied()).collect();
-    Choice::Merge(Job { inputs: vec![(0, numbers)], into: 0, cursor: None })
+/// A merge of `runs` of L0, neighbours there, into one table in their place.
+pub fn within_l0<'r, 'a>(runs: &'r [SortedRun<'a>]) -> RunMerge<'r, 'a> {
+    RunMerge { runs, into: 0 }
 }
 
 /// A merge of `runs[from..to]` of all `runs`, newest first. The result lies as low as it may: right above the next older run, or
 /// above a table that is set aside.
-pub fn merge_runs(levels: &Levels<'_>, runs: &[SortedRun], from: usize, to: usize) -> Choice {
-    let mut inputs: Vec<(usize, Vec<u64>)> = Vec::new();
-    for run in &runs[from..to] {
-        match inputs.last_mut() {
-            Some((level, numbers)) if *level == run.level => numbers.extend(&run.numbers),
-            _ => inputs.push((run.level, run.numbers.clone())),
-        }
-    }
+pub fn merge_runs<'r, 'a>(
+    levels: &Levels,
+    runs: &'r [SortedRun<'a>],
+    from: usize,
+    to: usize,
+) -> RunMerge<'r, 'a> {
     let into = runs.get(to).map_or(LEVELS - 1, |older| older.level.saturating_sub(1));
-    let lowest = inputs.last().map_or(into, |(level, _)| *level);
-    let mut job = Job { inputs, into, cursor: None };
-    while job.into > lowest.max(1) && levels.is_barred(&job, &levels.claim(&job)) {
-        job.into -= 1;
+    let mut merge = RunMerge { runs: &runs[from..to], into };
+    let lowest = merge.runs.last().map_or(into, |run| run.level);
+    while merge.into > lowest.max(1) && levels.is_barred(&merge.claim()) {
+        merge.into -= 1;
     }
-    Choice::Merge(job)
+    merge
 }
 
 /// Tables to bring into a level.
@@ -265,6 +361,10 @@ pub fn merge_runs(levels: &Levels<'_>, runs: &[SortedRun], from: usize, to: usiz
 pub struct Job {
     /// Levels from above, and the numbers of the tables taken from each.
     pub inputs: Vec<(usize, Vec<u64>)>,
+    /// The first key of its inputs.
+    pub smallest: Bytes,
+    /// The last key of its inputs.
+    pub largest: Bytes,
     /// The target level.
     pub into: usize,
     /// What to remember for the next choice: a level, and where this job ends in it.
@@ -272,9 +372,41 @@ pub struct Job {
 }
 
 impl Job {
-    /// Table `number` of `level` alone, written anew into the same level.
-    pub fn rewrite(level: usize, number: u64) -> Job {
-        Job { inputs: vec![(level, vec![number])], into: level, cursor: None }
+    /// These tables of levels from above into a level; a level of which none is taken is left out.
+    pub fn new(
+        mut inputs: Vec<(usize, Vec<&TableMeta>)>,
+        into: usize,
+        cursor: Option<(usize, Bytes)>,
+    ) -> Job {
+        inputs.retain(|(_, tables)| !tables.is_empty());
+        let tables = || inputs.iter().flat_map(|(_, tables)| tables);
+        let smallest = tables().map(|table| &table.smallest).min().cloned().unwrap_or_default();
+        let largest = tables().map(|table| &table.largest).max().cloned().unwrap_or_default();
+        let numbers = |tables: &Vec<&TableMeta>| tables.iter().map(|table| table.number).collect();
+        let inputs = inputs.iter().map(|(level, tables)| (*level, numbers(tables))).collect();
+        Job { inputs, smallest, largest, into, cursor }
+    }
+
+    /// `table` of `level` alone, written anew into the same level.
+    pub fn rewrite(level: usize, table: &TableMeta) -> Job {
+        Job::new(vec![(level, vec![table])], level, None)
+    }
+
+    /// The level of its newest inputs.
+    pub fn from_level(&self) -> usize {
+        self.inputs.first().map_or(self.into, |(level, _)| *level)
+    }
+
+    /// What it has to itself while it runs.
+    pub fn claim(&self) -> Claim {
+        let upper = self.inputs.iter().filter(|(level, _)| *level == 0);
+        Claim {
+            from: self.from_level(),
+            into: self.into,
+            smallest: self.smallest.clone(),
+            largest: self.largest.clone(),
+            l0: upper.flat_map(|(_, numbers)| numbers.iter().copied()).collect(),
+        }
     }
 }
 
@@ -306,18 +438,18 @@ pub trait Policy: Send + Sync {
     /// Its name in reports.
     fn name(&self) -> &'static str;
     /// The next job that can begin beside those that run. `cursors` are what earlier jobs left to remember.
-    fn choose(&self, levels: &Levels<'_>, cursors: &[Bytes; LEVELS]) -> Choice;
+    fn choose(&self, levels: &Levels, cursors: &[Bytes; LEVELS]) -> Choice;
     /// Bytes that each level should hold at most; 0 if it is not measured in bytes.
-    fn target_bytes(&self, levels: &Levels<'_>) -> [u64; LEVELS] {
+    fn target_bytes(&self, levels: &Levels) -> [u64; LEVELS] {
         let _ = levels;
         [0; LEVELS]
     }
     /// How urgent each level is; from 1 on it must be merged down.
-    fn scores(&self, levels: &Levels<'_>) -> [f64; LEVELS];
+    fn scores(&self, levels: &Levels) -> [f64; LEVELS];
     /// Bytes that merges must still write until all is well.
-    fn pending_bytes(&self, levels: &Levels<'_>) -> u64;
+    fn pending_bytes(&self, levels: &Levels) -> u64;
     /// Whether one of its merges would make the runs in L0 fewer: else waiting for that would last for ever.
-    fn lowers_l0(&self, levels: &Levels<'_>) -> bool;
+    fn lowers_l0(&self, levels: &Levels) -> bool;
 }
 
 /// The policy that `options` ask for; it goes around tables that are set aside.
@@ -337,27 +469,17 @@ pub fn policy(options: &Options) -> Arc<dyn Policy> {
 pub fn full(version: &Version) -> Option<Job> {
     let used: Vec<usize> = (0..LEVELS).filter(|level| !version.level(*level).is_empty()).collect();
     let into = (*used.last()?).max(1);
-    let clean = version.level(into).iter().all(|table| table.tombstones == 0);
-    let numbers = |level: &usize| version.level(*level).iter().map(|table| table.number).collect();
-    (used != [into] || !clean).then(|| Job {
-        inputs: used.iter().map(|level| (*level, numbers(level))).collect(),
-        into,
-        cursor: None,
-    })
+    let clean = version.level(into).sums().tombstones == 0;
+    let tables = |level: &usize| (*level, version.level(*level).iter().map(|table| table.meta()).collect());
+    (used != [into] || !clean).then(|| Job::new(used.iter().map(tables).collect(), into, None))
 }
 
 /// A level wholly into the next, with everything there that lies between its first and its last key; `None` if it is empty.
 /// `level` must not be the last.
 pub fn whole_level(version: &Version, level: usize) -> Option<Job> {
-    let upper = version.level(level);
+    let upper: Vec<&TableMeta> = version.level(level).iter().map(|table| table.meta()).collect();
     let start = upper.iter().map(|table| &table.smallest).min()?;
     let end = upper.iter().map(|table| &table.largest).max()?;
-    let numbers = |tables: &mut dyn Iterator<Item = &Arc<Table>>| tables.map(|table| table.number).collect();
-    let mut inputs: Vec<(usize, Vec<u64>)> = vec![(level, numbers(&mut upper.iter()))];
-    let lower = version.level(level + 1).iter();
-    let lower: Vec<u64> = numbers(&mut lower.filter(|table| table.overlaps(start, end)));
-    if !lower.is_empty() {
-        inputs.push((level + 1, lower));
-    }
-    Some(Job { inputs, into: level + 1, cursor: None })
+    let lower = version.level(level + 1).overlapping(start, end).map(|table| table.meta()).collect();
+    Some(Job::new(vec![(level, upper), (level + 1, lower)], level + 1, None))
 }

@@ -14,19 +14,19 @@ impl Policy for NeverMerge {
         "log"
     }
 
-    fn choose(&self, _: &Levels<'_>, _: &[Bytes; LEVELS]) -> Choice {
+    fn choose(&self, _: &Levels, _: &[Bytes; LEVELS]) -> Choice {
         Choice::Nothing
     }
 
-    fn scores(&self, _: &Levels<'_>) -> [f64; LEVELS] {
+    fn scores(&self, _: &Levels) -> [f64; LEVELS] {
         [0.0; LEVELS]
     }
 
-    fn pending_bytes(&self, _: &Levels<'_>) -> u64 {
+    fn pending_bytes(&self, _: &Levels) -> u64 {
         0
     }
 
-    fn lowers_l0(&self, _: &Levels<'_>) -> bool {
+    fn lowers_l0(&self, _: &Levels) -> bool {
         false
     }
 }

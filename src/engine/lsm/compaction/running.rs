@@ -30,10 +30,11 @@ use crate::base::text::human_size;
 use crate::disk::{LEVELS, Purpose};
 use crate::engine::lsm::cursor::{Cursor, Reading, RunCursor};
 use crate::engine::lsm::merge::Merge;
+use crate::engine::lsm::run::Run;
 use crate::engine::lsm::survivors::{Moved, Writing};
 use crate::engine::lsm::table::{Origin, Shelf, Table, TableBuilder};
 use crate::engine::lsm::value_log::{Pointer, Stored};
-use crate::engine::lsm::version::{Run, Version};
+use crate::engine::lsm::version::Version;
 use crate::engine::wal::Segment;
 use crate::engine::{KeyRange, Options, Position, Result, Work};
 
@@ -49,11 +50,6 @@ struct Below {
 impl Below {
     fn new(runs: &Arc<[Ranges]>) -> Below {
         Below { runs: runs.clone(), at: vec![0; runs.len()] }
-    }
-
-    /// Whether it holds nothing at all.
-    fn is_empty(&self) -> bool {
-        self.runs.iter().all(Vec::is_empty)
     }
 
     /// Whether any of it can hold `key`; keys must ascend from call to call.
@@ -112,6 +108,8 @@ pub struct RunningJob {
     collects: bool,
     origin: Origin,
     below: Arc<[Ranges]>,
+    /// Whether nothing at all is older than its outputs.
+    is_bottom: bool,
     shelf: Arc<Shelf>,
     table_bytes: u64,
 }
@@ -119,24 +117,20 @@ pub struct RunningJob {
 impl RunningJob {
     /// Makes `job` on the tables of `version` ready; reads nothing.
     pub fn new(version: &Version, job: Job, shelf: &Arc<Shelf>, options: &Options) -> RunningJob {
-        let mut inputs = Vec::new();
-        for (level, numbers) in &job.inputs {
-            let chosen = version.level(*level).iter().filter(|table| numbers.contains(&table.number));
-            inputs.extend(chosen.map(|table| (*level, table.clone())));
-        }
-        let ranges = |tables: &[Arc<Table>]| -> Ranges {
-            tables.iter().map(|table| (table.smallest.clone(), table.largest.clone())).collect()
-        };
-        let mut below: Vec<Ranges> =
-            (job.into + 1..LEVELS).map(|level| ranges(version.level(level))).collect();
+        let inputs = version.inputs(&job);
+        let range = |table: &Arc<Table>| (table.smallest.clone(), table.largest.clone());
+        // Only what lies in its range is of interest.
+        let lower = (job.into + 1..LEVELS).map(|level| version.level(level));
+        let mut below: Vec<Ranges> = lower
+            .clone()
+            .map(|run| run.overlapping(&job.smallest, &job.largest).map(range).collect())
+            .collect();
         // Tables of L0 that are older than the oldest input are older than the output as well.
-        let l0 = version.level(0);
-        let is_input = |table: &Arc<Table>| {
-            inputs.iter().any(|(level, input)| *level == 0 && input.number == table.number)
-        };
-        if let Some(oldest) = l0.iter().rposition(is_input) {
-            below.extend(l0[oldest + 1..].iter().map(|table| ranges(std::slice::from_ref(table))));
-        }
+        let oldest = inputs.iter().rev().find(|(level, _)| *level == 0);
+        let older = oldest.map(|(_, oldest)| version.level(0).after(oldest));
+        below.extend(older.into_iter().flatten().map(|table| vec![range(table)]));
+        below.retain(|ranges| !ranges.is_empty());
+        let is_bottom = below.is_empty() && lower.clone().all(Run::is_empty);
         let slice_bytes = options.slice_tables.saturating_mul(options.table_bytes);
         let slices = if job.into == 0 || slice_bytes == 0 {
             extents(&inputs, job.into, u64::MAX)
@@ -147,7 +141,7 @@ impl RunningJob {
         let input_bytes = inputs.iter().map(|(_, table)| bytes_of(table)).sum();
         let mut running = RunningJob {
             id: 0,
-            claim: Claim::of_tables(&job, inputs.iter().map(|(_, table)| table.meta())),
+            claim: job.claim(),
             job,
             is_command: false,
             began: Duration::ZERO,
@@ -165,6 +159,7 @@ impl RunningJob {
             cleans: None,
             collects: false,
             below: below.into(),
+            is_bottom,
             shelf: shelf.clone(),
             table_bytes: options.table_bytes,
         };
@@ -266,6 +261,7 @@ impl RunningJob {
             is_open: false,
             builder: None,
             below: Below::new(&self.below),
+            is_bottom: self.is_bottom,
             origin: self.origin,
             shelf: self.shelf.clone(),
             table_bytes,
@@ -373,7 +369,7 @@ impl RunningJob {
         }
         format!(
             "compact L{}→L{} {} files {} {}%{slices}",
-            self.job.inputs.first().map_or(0, |(level, _)| *level),
+            self.job.from_level(),
             self.job.into,
             self.input_files,
             human_size(self.input_bytes),
@@ -440,6 +436,7 @@ pub struct Slice {
     is_open: bool,
     builder: Option<TableBuilder>,
     below: Below,
+    is_bottom: bool,
     origin: Origin,
     shelf: Arc<Shelf>,
     table_bytes: u64,
@@ -473,11 +470,8 @@ impl Slice {
             let level = tables[0].0;
             let tables = tables.iter().map(|(_, table)| table.clone());
             // L0 is newest first, as sources must be; deeper levels are one sorted run each.
-            let runs: Vec<Run> = if level == 0 {
-                tables.map(|table| Run::from([table])).collect()
-            } else {
-                vec![tables.collect()]
-            };
+            let runs: Vec<Run> =
+                if level == 0 { tables.map(Run::one).collect() } else { vec![Run::of(level, tables)?] };
             for run in runs {
                 sources.push(Cursor::Run(Box::new(RunCursor::new(run, range, reading.clone())?)));
             }
@@ -530,7 +524,7 @@ impl Slice {
                 Some(builder) => builder,
                 empty => {
                     let purpose = Purpose::Compact { into: self.into as u8 };
-                    empty.insert(self.shelf.create(purpose, self.below.is_empty())?)
+                    empty.insert(self.shelf.create(purpose, self.is_bottom)?)
                 }
             };
             let moved = match entry.value {

@@ -11,7 +11,7 @@
 
 use bytes::Bytes;
 
-use super::{Choice, Job, Levels, Policy, SortedRun, merge_runs, within_l0};
+use super::{Choice, Levels, Policy, RunMerge, SortedRun, merge_runs, within_l0};
 use crate::disk::LEVELS;
 use crate::engine::Options;
 
@@ -52,8 +52,8 @@ impl Tiered {
     }
 
     /// The tiers of `runs` that are wide enough, newest first: the first run to merge of each and the one behind the last.
-    pub fn tiers(&self, runs: &[SortedRun]) -> Vec<(usize, usize)> {
-        let size = |run: &SortedRun| run.bytes.max(self.small_bytes).max(1) as f64;
+    pub fn tiers(&self, runs: &[SortedRun<'_>]) -> Vec<(usize, usize)> {
+        let size = |run: &SortedRun<'_>| run.bytes.max(self.small_bytes).max(1) as f64;
         let factor = self.size_ratio_percent as f64 / 100.0;
         let (mut tiers, mut from) = (Vec::new(), 0);
         while from < runs.len() {
@@ -76,7 +76,7 @@ impl Tiered {
 
     /// What is due of `runs`, newest first: every tier that is wide enough, or if there are none and too many runs the cheapest
     /// neighbours.
-    pub fn due(&self, runs: &[SortedRun]) -> Vec<(usize, usize)> {
+    pub fn due(&self, runs: &[SortedRun<'_>]) -> Vec<(usize, usize)> {
         let mut due = self.tiers(runs);
         if due.is_empty() && runs.len() > self.runs_max {
             due.extend(self.cheapest(runs));
@@ -85,17 +85,37 @@ impl Tiered {
     }
 
     /// The cheapest neighbours to merge.
-    fn cheapest(&self, runs: &[SortedRun]) -> Option<(usize, usize)> {
+    fn cheapest(&self, runs: &[SortedRun<'_>]) -> Option<(usize, usize)> {
         let width = self.merge_min.min(runs.len());
         let cost = |from: &usize| runs[*from..from + width].iter().map(|run| run.bytes).sum::<u64>();
         (0..=runs.len() - width).min_by_key(cost).map(|from| (from, from + width))
     }
 
     /// A merge of tables of L0 that are newer than all that jobs which run have of it.
-    fn merge_newest(&self, levels: &Levels<'_>, runs: &[SortedRun]) -> Choice {
+    fn merge_newest<'r, 'a>(&self, levels: &Levels, runs: &'r [SortedRun<'a>]) -> Option<RunMerge<'r, 'a>> {
         let newest = runs.iter().take_while(|run| run.level == 0 && !levels.is_taken(run)).count();
         let runs = &runs[..newest];
-        levels.first_free(self.due(runs).into_iter().map(|(from, to)| within_l0(&runs[from..to])))
+        levels.first_free_merge(self.due(runs).into_iter().map(|(from, to)| within_l0(&runs[from..to])))
+    }
+
+    /// What to merge of all `runs`.
+    fn wanted<'r, 'a>(&self, levels: &Levels, runs: &'r [SortedRun<'a>]) -> Option<RunMerge<'r, 'a>> {
+        let (oldest, newer) = runs.split_last()?;
+        let newer_bytes: u64 = newer.iter().map(|run| run.bytes).sum();
+        if runs.len() >= self.merge_min
+            && newer_bytes * 100 >= oldest.bytes.saturating_mul(self.space_amp_percent)
+        {
+            let from = runs.len().saturating_sub(self.merge_max);
+            let everything = merge_runs(levels, runs, from, runs.len());
+            // While such a merge runs, or where it can never run, flushes go on: what they leave is merged by itself.
+            let free = levels.first_free_merge(std::iter::once(everything));
+            return free.or_else(|| self.merge_newest(levels, runs));
+        }
+        let tiers = self.due(runs);
+        if tiers.is_empty() {
+            return levels.first_free_merge(dense_run(levels, runs).into_iter());
+        }
+        levels.first_free_merge(tiers.into_iter().map(|(from, to)| merge_runs(levels, runs, from, to)))
     }
 }
 
@@ -104,84 +124,41 @@ impl Policy for Tiered {
         "tiered"
     }
 
-    fn choose(&self, levels: &Levels<'_>, _: &[Bytes; LEVELS]) -> Choice {
-        let runs = levels.runs();
-        let Some((oldest, newer)) = runs.split_last() else { return Choice::Nothing };
-        let newer_bytes: u64 = newer.iter().map(|run| run.bytes).sum();
-        if runs.len() >= self.merge_min
-            && newer_bytes * 100 >= oldest.bytes.saturating_mul(self.space_amp_percent)
-        {
-            let from = runs.len().saturating_sub(self.merge_max);
-            let everything = merge_runs(levels, &runs, from, runs.len());
-            let choice = levels.first_free(std::iter::once(everything));
-            if choice != Choice::Nothing {
-                return choice;
-            }
-            // While such a merge runs, or where it can never run, flushes go on: what they leave is merged by itself.
-            return self.merge_newest(levels, &runs);
-        }
-        let tiers = self.due(&runs);
-        if tiers.is_empty() {
-            return levels.first_free(std::iter::once(dense_run(levels, &runs)));
-        }
-        levels.first_free(tiers.into_iter().map(|(from, to)| merge_runs(levels, &runs, from, to)))
+    fn choose(&self, levels: &Levels, _: &[Bytes; LEVELS]) -> Choice {
+        self.wanted(levels, &levels.runs()).map_or(Choice::Nothing, |merge| Choice::Merge(merge.job()))
     }
 
-    fn scores(&self, levels: &Levels<'_>) -> [f64; LEVELS] {
+    fn scores(&self, levels: &Levels) -> [f64; LEVELS] {
         let mut scores = [0.0; LEVELS];
-        if let Choice::Merge(job) = self.choose(levels, &Default::default()) {
+        if let Some(merge) = self.wanted(levels, &levels.runs()) {
             // The level that gives the newest of the runs.
-            let level = job.inputs.first().map_or(0, |(level, _)| *level);
-            let runs: usize =
-                job.inputs.iter().map(|(level, numbers)| if *level == 0 { numbers.len() } else { 1 }).sum();
-            scores[level] = (runs as f64 / self.merge_min as f64).max(1.0);
+            let level = merge.runs.first().map_or(0, |run| run.level);
+            scores[level] = (merge.runs.len() as f64 / self.merge_min as f64).max(1.0);
         }
         scores
     }
 
-    fn pending_bytes(&self, levels: &Levels<'_>) -> u64 {
-        chosen_bytes(levels, &self.choose(levels, &Default::default()))
+    fn pending_bytes(&self, levels: &Levels) -> u64 {
+        self.wanted(levels, &levels.runs()).map_or(0, |merge| merge.bytes())
     }
 
-    fn lowers_l0(&self, levels: &Levels<'_>) -> bool {
-        self.choose(levels, &Default::default()) != Choice::Nothing
+    fn lowers_l0(&self, levels: &Levels) -> bool {
+        self.wanted(levels, &levels.runs()).is_some()
     }
-}
-
-/// Bytes of the inputs of a merge.
-pub fn chosen_bytes(levels: &Levels<'_>, choice: &Choice) -> u64 {
-    let Choice::Merge(job) = choice else { return 0 };
-    let of_level = |(level, numbers): &(usize, Vec<u64>)| {
-        let chosen = levels.tables[*level].iter().filter(|table| numbers.contains(&table.number));
-        chosen.map(|table| table.bytes).sum::<u64>()
-    };
-    job.inputs.iter().map(of_level).sum()
 }
 
 /// A run dense with tombstones, merged with the next older one if that is not much larger, or written anew if it is the oldest.
-fn dense_run(levels: &Levels<'_>, runs: &[SortedRun]) -> Choice {
-    let is_dense = |run: &SortedRun| {
-        let tables = levels.tables[run.level].iter().filter(|table| run.numbers.contains(&table.number));
-        let (entries, tombstones) =
-            tables.fold((0, 0), |sum, table| (sum.0 + table.entries, sum.1 + table.tombstones));
-        tombstones > 0 && tombstones * 2 >= entries
-    };
-    let stays = |run: &SortedRun| {
-        let mut tables = levels.tables[run.level].iter().filter(|table| run.numbers.contains(&table.number));
-        tables.any(|table| levels.is_over_aside(table, run.level.max(1)))
-    };
-    match runs.iter().rposition(is_dense) {
+fn dense_run<'r, 'a>(levels: &Levels, runs: &'r [SortedRun<'a>]) -> Option<RunMerge<'r, 'a>> {
+    let at = runs.iter().rposition(SortedRun::is_dense)?;
+    let (run, older) = (&runs[at], runs.get(at + 1));
+    match older {
         // The oldest: nothing is below, so every tombstone goes.
-        Some(at) if at + 1 == runs.len() && stays(&runs[at]) => Choice::Nothing,
-        Some(at) if at + 1 == runs.len() => {
-            let run = &runs[at];
+        None => {
             let into = run.level.max(1);
-            Choice::Merge(Job { inputs: vec![(run.level, run.numbers.clone())], into, cursor: None })
+            let stays = run.tables().any(|table| levels.is_over_aside(table, into));
+            (!stays).then(|| RunMerge { runs: &runs[at..], into })
         }
-        Some(at) if runs[at + 1].bytes <= DENSE_RATIO * runs[at].bytes => {
-            merge_runs(levels, runs, at, at + 2)
-        }
-        _ => Choice::Nothing,
+        Some(older) => (older.bytes <= DENSE_RATIO * run.bytes).then(|| merge_runs(levels, runs, at, at + 2)),
     }
 }
 

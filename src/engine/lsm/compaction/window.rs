@@ -11,8 +11,7 @@
 
 use bytes::Bytes;
 
-use super::tiered::chosen_bytes;
-use super::{Choice, Job, Levels, Policy, SortedRun, Tiered, within_l0};
+use super::{Choice, Levels, Policy, RunMerge, SortedRun, Tiered, within_l0};
 use crate::disk::LEVELS;
 use crate::engine::Options;
 
@@ -37,16 +36,51 @@ impl TimeWindow {
         }
     }
 
-    fn window(&self, run: &SortedRun) -> u64 {
+    fn window(&self, run: &SortedRun<'_>) -> u64 {
         run.newest_seconds / self.window_seconds
     }
 
-    fn expired(&self, runs: &[SortedRun], now_seconds: u64) -> Option<Choice> {
+    /// The oldest run, if it is expired.
+    fn expired<'r, 'a>(&self, runs: &'r [SortedRun<'a>], now_seconds: u64) -> Option<RunMerge<'r, 'a>> {
         let oldest = runs.last()?;
         let is_sealed = self.window(oldest) < now_seconds / self.window_seconds;
         let is_expired = oldest.newest_seconds.saturating_add(self.ttl_seconds?) < now_seconds;
-        let inputs = vec![(oldest.level, oldest.numbers.clone())];
-        (is_sealed && is_expired).then_some(Choice::Drop(Job { inputs, into: oldest.level, cursor: None }))
+        let runs = &runs[runs.len() - 1..];
+        (is_sealed && is_expired).then_some(RunMerge { runs, into: oldest.level })
+    }
+
+    /// What to drop or to merge of all `runs`.
+    fn wanted<'r, 'a>(&self, levels: &Levels, runs: &'r [SortedRun<'a>]) -> Option<Wanted<'r, 'a>> {
+        let expired = self.expired(runs, levels.now_seconds);
+        let mut wanted: Vec<Wanted<'r, 'a>> = expired.map(Wanted::Drop).into_iter().collect();
+        let upper = &runs[..levels.files(0)];
+        let current = levels.now_seconds / self.window_seconds;
+        let windows: Vec<&[SortedRun<'a>]> =
+            upper.chunk_by(|a, b| self.window(a) == self.window(b)).collect();
+        for window in windows.into_iter().rev() {
+            let is_sealed = window.first().is_some_and(|run| self.window(run) < current);
+            if is_sealed && window.len() > 1 {
+                wanted.push(Wanted::Merge(within_l0(window)));
+            } else if !is_sealed {
+                let tiers = self.tiered.tiers(window).into_iter();
+                wanted.extend(tiers.map(|(from, to)| Wanted::Merge(within_l0(&window[from..to]))));
+            }
+        }
+        levels.first_unclaimed(wanted.into_iter().map(|it| (it.runs().claim(), it)))
+    }
+}
+
+/// What becomes of runs.
+enum Wanted<'r, 'a> {
+    Drop(RunMerge<'r, 'a>),
+    Merge(RunMerge<'r, 'a>),
+}
+
+impl<'r, 'a> Wanted<'r, 'a> {
+    fn runs(&self) -> &RunMerge<'r, 'a> {
+        match self {
+            Wanted::Drop(runs) | Wanted::Merge(runs) => runs,
+        }
     }
 }
 
@@ -55,36 +89,29 @@ impl Policy for TimeWindow {
         "time-window"
     }
 
-    fn choose(&self, levels: &Levels<'_>, _: &[Bytes; LEVELS]) -> Choice {
-        let runs = levels.runs();
-        let mut choices: Vec<Choice> = self.expired(&runs, levels.now_seconds).into_iter().collect();
-        let upper = &runs[..levels.tables[0].len()];
-        let current = levels.now_seconds / self.window_seconds;
-        let windows: Vec<&[SortedRun]> = upper.chunk_by(|a, b| self.window(a) == self.window(b)).collect();
-        for window in windows.into_iter().rev() {
-            let is_sealed = window.first().is_some_and(|run| self.window(run) < current);
-            if is_sealed && window.len() > 1 {
-                choices.push(within_l0(window));
-            } else if !is_sealed {
-                let tiers = self.tiered.tiers(window).into_iter();
-                choices.extend(tiers.map(|(from, to)| within_l0(&window[from..to])));
-            }
+    fn choose(&self, levels: &Levels, _: &[Bytes; LEVELS]) -> Choice {
+        match self.wanted(levels, &levels.runs()) {
+            None => Choice::Nothing,
+            Some(Wanted::Drop(runs)) => Choice::Drop(runs.job()),
+            Some(Wanted::Merge(merge)) => Choice::Merge(merge.job()),
         }
-        levels.first_free(choices.into_iter())
     }
 
-    fn scores(&self, levels: &Levels<'_>) -> [f64; LEVELS] {
+    fn scores(&self, levels: &Levels) -> [f64; LEVELS] {
         let mut scores = [0.0; LEVELS];
         scores[0] = if self.lowers_l0(levels) { 1.0 } else { 0.0 };
         scores
     }
 
-    fn pending_bytes(&self, levels: &Levels<'_>) -> u64 {
-        chosen_bytes(levels, &self.choose(levels, &Default::default()))
+    fn pending_bytes(&self, levels: &Levels) -> u64 {
+        match self.wanted(levels, &levels.runs()) {
+            Some(Wanted::Merge(merge)) => merge.bytes(),
+            _ => 0,
+        }
     }
 
-    fn lowers_l0(&self, levels: &Levels<'_>) -> bool {
-        self.choose(levels, &Default::default()) != Choice::Nothing
+    fn lowers_l0(&self, levels: &Levels) -> bool {
+        self.wanted(levels, &levels.runs()).is_some()
     }
 }
 

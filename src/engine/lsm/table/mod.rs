@@ -128,6 +128,11 @@ impl TableMeta {
         &self.smallest[..] <= end && start <= &self.largest[..]
     }
 
+    /// Whether it holds so many tombstones that scans of its range are slow: they are half of its entries or more.
+    pub fn is_dense(&self) -> bool {
+        self.tombstones > 0 && self.tombstones * 2 >= self.entries
+    }
+
     /// Whether values of it lie in the segment that starts at `start`.
     pub fn needs(&self, start: Position) -> bool {
         self.values.binary_search_by_key(&start, |(start, _)| *start).is_ok()

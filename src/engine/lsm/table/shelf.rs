@@ -225,3 +225,13 @@ impl Shelf {
         self.disk.space().map_err(|error| Error::io("reading free space", error))
     }
 }
+
+#[cfg(test)]
+impl Shelf {
+    /// A table of which there is nothing but what is known of it.
+    pub fn stub(meta: &TableMeta) -> Arc<Table> {
+        let (disk, options) = (crate::disk::SimDisk::new(), Options::default());
+        let shelf = Shelf::new(disk, Arc::new(Bell::new()), options, 0);
+        Arc::new(Table::lost(meta, Vec::new(), shelf, Error::Invalid("a stub".to_string())))
+    }
+}

@@ -1,6 +1,7 @@
 //! Benchmarks.
 
 use super::*;
+use crate::engine::lsm::table::TableMeta;
 
 /// `cargo test --release --lib lsm::tests::speed -- --ignored --nocapture`
 #[test]
@@ -184,5 +185,75 @@ fn point_reads() {
         let began = thread_time();
         let found = keys.iter().filter(|key| engine.get(key, Tier::Disk).unwrap().is_some()).count();
         println!("{what}: {} ns, {found} found", (thread_time() - began).as_nanos() as u64 / KEYS);
+    }
+}
+
+/// `cargo test --release --lib lsm::tests::speed::edits -- --ignored --nocapture`; processor time of what follows every flush and merge.
+#[test]
+#[ignore = "a benchmark of half a minute"]
+fn edits() {
+    const ROUNDS: u32 = 400;
+    let key = |number: u64| Bytes::from(format!("inode {:016x} block {:016x}", number / 7, number * 4));
+    let table = |number: u64, at: u64, span: u64| {
+        let (smallest, largest) = (key(at), key(at + span - 1));
+        let (bytes, entries, tombstones) = (64 << 20, 16 << 10, 5);
+        Shelf::stub(&TableMeta {
+            number,
+            bytes,
+            entries,
+            tombstones,
+            logical_bytes: bytes,
+            first_position: number,
+            last_position: number,
+            newest_seconds: number,
+            tombstone_seconds: number,
+            smallest,
+            largest,
+            values: Arc::default(),
+            parts: Default::default(),
+        })
+    };
+    for policy in [PolicyKind::Leveled, PolicyKind::Tiered] {
+        let engine = open_with(SimDisk::new(), &Options { policy, ..Options::default() }).unwrap();
+        for tables in [500, 5000, 20_000] {
+            let mut levels: [Vec<Arc<Table>>; LEVELS] = Default::default();
+            levels[6] = (0..tables).map(|at| table(at, at * 10, 10)).collect();
+            levels[5] = (0..tables / 8).map(|at| table(tables + at, at * 80, 80)).collect();
+            levels[0] = (0..2).map(|at| table(2 * tables + at, 0, tables * 10)).collect();
+            let mut version = Version::new(levels).unwrap();
+            let mut prng = Prng::new(9);
+            let mut next = 3 * tables;
+            let mut times = [Duration::ZERO; 4];
+            for _ in 0..ROUNDS {
+                let old = version.level(6).find(&key(prng.below(tables) * 10)).unwrap().clone();
+                next += 1;
+                let new = table(next, 0, 1);
+                let new = Shelf::stub(&TableMeta {
+                    smallest: old.smallest.clone(),
+                    largest: old.largest.clone(),
+                    ..new.meta().clone()
+                });
+                let began = thread_time();
+                let mut edited = version.edit(&[(6, old.clone())], &[(6, new)]).unwrap();
+                times[0] += thread_time() - began;
+                let began = thread_time();
+                engine.assess(&mut edited);
+                times[1] += thread_time() - began;
+                let began = thread_time();
+                let choice = engine.policy().choose(&engine.picture(&edited), &Default::default());
+                times[2] += thread_time() - began;
+                assert!(policy == PolicyKind::Tiered || choice.job().is_some());
+                let keys: Vec<Bytes> = (0..1000).map(|_| key(prng.below(tables * 10))).collect();
+                let began = thread_time();
+                let found = keys.iter().filter(|key| edited.level(6).find(key).is_some()).count();
+                times[3] += (thread_time() - began) / 1000;
+                assert_eq!(found, 1000);
+                version = edited;
+            }
+            let [edit, assess, choose, find] = times.map(|time| (time / ROUNDS).as_nanos() as f64 / 1e3);
+            println!(
+                "{policy:?} {tables}: edit {edit:.1} us, assess {assess:.1}, choose {choose:.1}, find {find:.3}"
+            );
+        }
     }
 }

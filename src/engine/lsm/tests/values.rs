@@ -325,13 +325,14 @@ fn an_edit_of_a_version_costs_what_it_changes() {
         for (start, bytes) in version.tables().flat_map(|(_, table)| table.values.iter()) {
             *needed.entry(*start).or_default() += *bytes;
         }
-        assert_eq!(*version.needed(), needed);
+        assert_eq!(version.needed().iter().collect::<BTreeMap<_, u64>>(), needed);
+        assert_eq!(version.needed().bytes(), needed.values().sum::<u64>());
         let numbers = |version: &version::Version, level| -> Vec<u64> {
             version.level(level).iter().map(|table| table.number).collect()
         };
         for level in (0..LEVELS).filter(|level| numbers(&old, *level) == numbers(&version, *level)) {
             let is_edit = !Arc::ptr_eq(&old, &version);
-            let is_shared = Arc::ptr_eq(old.level(level), version.level(level));
+            let is_shared = old.level(level).is_shared(version.level(level));
             assert!(is_shared || is_edit && version.level(level).is_empty(), "L{level} was copied");
         }
         let manifest = engine.manifest.lock();
