@@ -341,3 +341,73 @@ fn an_edit_costs_what_it_changes_however_many_tables_there_are() {
         }
     }
 }
+
+/// Memory of open tables, with all that is kept for each on its way down to its file, is what the report says: what a terabyte costs
+/// is known before it is there.
+#[test]
+fn what_an_open_table_takes_is_counted() {
+    let _alone = ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let home = tempfile::tempdir().unwrap();
+    let options = [("engine", "lsm"), ("memtable", "1M"), ("table", "4K"), ("compression", "none")];
+    let options = options.map(|(name, value)| (name.to_string(), value.to_string()));
+    let mut first = 0;
+    let points = [300, 1500].map(|tables| {
+        let store = open_store(home.path(), &options, Terms::default()).unwrap();
+        fill(&*store.engine, first, tables);
+        first = tables;
+        store.engine.close().unwrap();
+        drop(store);
+        let before = LIVE.load(Relaxed);
+        let store = open_store(home.path(), &options, Terms::default()).unwrap();
+        let memory = store.engine.shape().memory;
+        assert!(memory.resident_bytes <= memory.used_bytes);
+        [files(&*store.engine), LIVE.load(Relaxed) - before, memory.resident_bytes]
+    });
+    let [files, live_bytes, counted_bytes] = std::array::from_fn(|at| points[1][at] - points[0][at]);
+    let (live, counted) = (live_bytes / files, counted_bytes / files);
+    println!("{live} bytes a table live, {counted} counted: {points:?}");
+    assert!((live * 9 / 10..=live * 11 / 10).contains(&counted), "{live} bytes a table, {counted} counted");
+}
+
+/// What a terabyte of blocks of files costs in memory where nothing of it is in use, as `docs/tuning.md` says.
+#[test]
+fn a_terabyte_of_blocks_costs_what_the_manual_says() {
+    const TABLE_BYTES: u64 = 8 << 20;
+    let _alone = ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let home = tempfile::tempdir().unwrap();
+    // No room for indexes and filters: what is left is what every table needs.
+    let options =
+        [("engine", "lsm"), ("memtable", "8M"), ("table", "8M"), ("compression", "none"), ("cache", "0")];
+    let options = options.map(|(name, value)| (name.to_string(), value.to_string()));
+    let mut first = 0;
+    let points = [2, 10].map(|tables| {
+        let store = open_store(home.path(), &options, Terms::default()).unwrap();
+        for block in first..tables * TABLE_BYTES / BLOCK_BYTES as u64 {
+            let mut batch = Batch::new(0);
+            let inode = block / 1000;
+            let key = [&b"b"[..], &inode.to_be_bytes(), &(block % 1000).to_be_bytes()].concat();
+            batch.put(key, vec![block as u8; BLOCK_BYTES]);
+            apply(&*store.engine, &batch).unwrap();
+        }
+        first = tables * TABLE_BYTES / BLOCK_BYTES as u64;
+        engine::run(&*store.engine, Command::Flush).unwrap();
+        settle(&*store.engine).unwrap();
+        store.engine.close().unwrap();
+        drop(store);
+        let before = LIVE.load(Relaxed);
+        let store = open_store(home.path(), &options, Terms::default()).unwrap();
+        let resident_bytes = store.engine.shape().memory.resident_bytes;
+        [files(&*store.engine), LIVE.load(Relaxed) - before, resident_bytes]
+    });
+    let [files, live_bytes, counted_bytes] = std::array::from_fn(|at| points[1][at] - points[0][at]);
+    // Tables of 64 MiB have eight times the parts.
+    let parts_bytes = (live_bytes / files).saturating_sub(1500) * 8;
+    let terabyte_bytes = (1500 + parts_bytes) * (1 << 40) / (64 << 20);
+    println!(
+        "{files} tables, {live_bytes} live, {counted_bytes} counted: {} MB a TiB",
+        terabyte_bytes / 1_000_000
+    );
+    // Of so few tables not each makes every list longer.
+    assert!((live_bytes * 8 / 10..=live_bytes * 12 / 10).contains(&counted_bytes), "{points:?}");
+    assert!((100_000_000..160_000_000).contains(&terabyte_bytes), "{terabyte_bytes} bytes a TiB");
+}

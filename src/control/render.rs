@@ -577,7 +577,7 @@ fn kinds(page: &mut Page, report: &Report) {
             format!("filter hit {}", percent(cache.kinds[CacheKind::Filter as usize].hit_share())),
             format!("value hit {}", percent(cache.kinds[CacheKind::Value as usize].hit_share())),
             format!("| memory {} of {}", human_size(memory.used_bytes), human_size(memory.limit_bytes)),
-            format!("resident index and filter {}", human_size(memory.resident_bytes)),
+            format!("resident {}", human_size(memory.resident_bytes)),
             format!("memtables {}", human_size(sample.shape.memory.memtable_bytes)),
             format!("inodes {}", human_count(report.usage.inodes)),
         ],

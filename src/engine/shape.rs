@@ -211,7 +211,7 @@ pub struct Memory {
     pub limit_bytes: u64,
     /// What it holds: memtables or dirty pages, cache, and what is resident.
     pub used_bytes: u64,
-    /// LSM: indexes and filters of open tables that are not in the cache.
+    /// LSM: open tables, with their indexes and filters that are not in the cache.
     pub resident_bytes: u64,
     /// LSM: bytes in memtables, mutable and immutable.
     pub memtable_bytes: u64,

@@ -412,14 +412,15 @@ impl LsmEngine {
         self.retired.lock().iter().map(|memtable| memtable.bytes()).sum()
     }
 
-    /// Lets the cache give way for what cannot: memtables, and what is resident of tables.
+    /// Lets the cache give way for what cannot: memtables, tables, and what is resident of those. It keeps an eighth of its share in any
+    /// case: without a cache every read of a very large store would go to the disk.
     fn balance_memory(&self) {
         let options = &self.options;
         let memtables = options.memtable_bytes * options.memtable_count_max;
         let memtables = memtables.max(self.view().memtable_bytes() + self.retired_bytes());
         let resident = self.shelf.resident_bytes();
         let room = self.memory_bytes_max().saturating_sub(memtables).min(options.cache_bytes);
-        self.cache.set_bytes_max(room.saturating_sub(resident));
+        self.cache.set_bytes_max(room.saturating_sub(resident).max(room / 8));
     }
 
     /// Frees the flushed memtables that nobody reads any more; whether none is left.

@@ -27,8 +27,10 @@ pub struct Shelf {
     /// Numbers and sizes of files that nobody reads any more.
     discarded: Mutex<Vec<(u64, u64)>>,
     obsolete_bytes: AtomicU64,
-    /// Memory of indexes and filters of open tables.
+    /// Memory of indexes, filters and lists of open tables.
     resident_bytes: AtomicU64,
+    /// Memory of open tables beside that.
+    open_bytes: AtomicU64,
     /// Tables whose entries can be read, though a filter, an index or the footer is damaged, and what.
     flaws: Mutex<BTreeMap<u64, Error>>,
     cpu: CpuMeter,
@@ -46,6 +48,7 @@ impl Shelf {
             discarded: Mutex::default(),
             obsolete_bytes: AtomicU64::new(0),
             resident_bytes: AtomicU64::new(0),
+            open_bytes: AtomicU64::new(0),
             flaws: Mutex::default(),
             cpu: CpuMeter::default(),
             classes: ClassMeter::default(),
@@ -153,18 +156,19 @@ impl Shelf {
     /// Asks for `bytes` of memory for an open table; `always` for what it cannot do without.
     pub(super) fn take_memory(&self, bytes: u64, always: bool) -> bool {
         let bytes_max = self.options.cache_bytes / 2;
+        // Tables there are as many as there is data: for them the cache gives way, not what makes each of them fast.
         let take = |taken: u64| (always || taken + bytes <= bytes_max).then_some(taken + bytes);
         self.resident_bytes.fetch_update(Relaxed, Relaxed, take).is_ok()
     }
 
     /// Whether `bytes` of memory for an open table could be had now.
     pub(super) fn has_memory(&self, bytes: u64) -> bool {
-        self.resident_bytes() + bytes <= self.options.cache_bytes / 2
+        self.resident_bytes.load(Relaxed) + bytes <= self.options.cache_bytes / 2
     }
 
     /// Whether `bytes` could be had for the index of a damaged table, which has to be resident.
     pub(super) fn has_memory_for_rebuilt(&self, bytes: u64) -> bool {
-        self.resident_bytes() + bytes <= self.options.cache_bytes / 2 + REBUILT_BYTES
+        self.resident_bytes.load(Relaxed) + bytes <= self.options.cache_bytes / 2 + REBUILT_BYTES
     }
 
     /// Gives memory back.
@@ -172,9 +176,19 @@ impl Shelf {
         self.resident_bytes.fetch_sub(bytes, Relaxed);
     }
 
-    /// Memory of indexes and filters that are resident.
+    /// Counts the memory of a table that was opened, whatever is resident of it.
+    pub(super) fn note_open(&self, bytes: u64) {
+        self.open_bytes.fetch_add(bytes, Relaxed);
+    }
+
+    /// The same of one that is gone.
+    pub(super) fn note_closed(&self, bytes: u64) {
+        self.open_bytes.fetch_sub(bytes, Relaxed);
+    }
+
+    /// Memory of open tables: of each itself, and what is resident of it.
     pub fn resident_bytes(&self) -> u64 {
-        self.resident_bytes.load(Relaxed)
+        self.resident_bytes.load(Relaxed) + self.open_bytes.load(Relaxed)
     }
 
     /// Counts a table's bytes as obsolete: no version needs it from now on.

@@ -214,7 +214,9 @@ fn edits() {
         })
     };
     for policy in [PolicyKind::Leveled, PolicyKind::Tiered] {
-        let engine = open_with(SimDisk::new(), &Options { policy, ..Options::default() }).unwrap();
+        let engine =
+            open_with(SimDisk::new(), &Options { policy, dynamic_levels: true, ..Options::default() })
+                .unwrap();
         for tables in [500, 5000, 20_000] {
             let mut levels: [Vec<Arc<Table>>; LEVELS] = Default::default();
             levels[6] = (0..tables).map(|at| table(at, at * 10, 10)).collect();
