@@ -61,8 +61,11 @@ impl Cleaned {
         self.passed.insert(number, position);
     }
 
-    /// Notes that `bytes` were not room enough for what batches up to `position` have left of a table.
-    pub fn fail(&mut self, number: u64, position: Position, bytes: u64) {
+    /// Notes that `need_bytes` were not room enough for what batches up to `position` have left of a table, while `free_bytes` were free.
+    /// The first time it may be the estimate that was wrong; after that all that is free does not do.
+    pub fn fail(&mut self, number: u64, position: Position, need_bytes: u64, free_bytes: u64) {
+        let is_first = !self.tried.contains_key(&number);
+        let bytes = if is_first { need_bytes } else { need_bytes.max(free_bytes) };
         self.tried.insert(number, (position, bytes));
     }
 
@@ -287,9 +290,9 @@ mod tests {
     fn a_table_is_tried_again_when_there_is_half_as_much_room_again_or_more_is_deleted() {
         let mut cleaned = Cleaned::default();
         assert_eq!(cleaned.horizon(7, 0), None);
-        cleaned.fail(7, 100, 0);
+        cleaned.fail(7, 100, 0, 0);
         assert_eq!((cleaned.horizon(7, 0), cleaned.horizon(7, 1)), (Some(100), None));
-        cleaned.fail(7, 120, 1000);
+        cleaned.fail(7, 120, 10, 1000);
         assert_eq!((cleaned.horizon(7, 1500), cleaned.horizon(7, 1501)), (Some(120), None));
         cleaned.pass(7, 60);
         assert_eq!((cleaned.horizon(7, 1500), cleaned.horizon(7, 1501)), (Some(120), Some(60)));

@@ -128,7 +128,10 @@ impl LsmEngine {
                 match merging.jobs.iter_mut().find(|job| job.id == id) {
                     Some(job) => {
                         job.note(&slice);
-                        let fits = cleans.is_none() || job.temporary_bytes() <= job.need_bytes();
+                        // What is written anew may take a little more than it took.
+                        let fits_whole = job.need_bytes() >= job.input_bytes;
+                        let fits =
+                            cleans.is_none() || fits_whole || job.temporary_bytes() <= job.need_bytes();
                         merging.resting.push(slice);
                         // The rest of the disk is for others.
                         if fits { Ok(()) } else { Err(Error::NoSpace) }
@@ -153,10 +156,12 @@ impl LsmEngine {
             }
             Err(error) => {
                 if let (Error::NoSpace, Some(position)) = (&error, cleans) {
+                    let free_bytes = self.free_bytes(&merging)?;
                     let mut cleaned = self.cleaned.lock();
                     for job in merging.jobs.iter().filter(|job| job.id == id) {
                         let numbers = job.job.inputs.iter().flat_map(|(_, numbers)| numbers);
-                        numbers.for_each(|number| cleaned.fail(*number, position, job.need_bytes()));
+                        let need_bytes = job.need_bytes();
+                        numbers.for_each(|number| cleaned.fail(*number, position, need_bytes, free_bytes));
                     }
                     drop(cleaned);
                     merging.give_up(id);
