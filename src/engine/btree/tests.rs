@@ -17,7 +17,6 @@ mod damage;
 mod limits;
 mod map;
 mod model;
-mod others;
 mod reading;
 mod replay;
 mod space;

@@ -14,6 +14,7 @@
 //!    by one. A step whose merge was given up meanwhile finds it gone there, and removes its files.
 //! 3. A merge begins only if what it needs, bytes and files, is free beside what those that run may still take.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -53,6 +54,8 @@ pub struct Merging {
     throttle: Throttle,
     /// Whether it was said that merges may soon not fit.
     warned: bool,
+    /// Tables for which there was no room after all when they were cleaned; until another was.
+    pub unfit: BTreeSet<u64>,
 }
 
 impl Merging {
@@ -121,27 +124,21 @@ impl LsmEngine {
         merging.stepping -= 1;
         merging.throttle.charge(&self.rates, &self.traffic.snapshot(), self.clock.elapsed());
         let id = slice.job;
-        let cleans = merging.jobs.iter().find(|job| job.id == id).and_then(RunningJob::cleans);
+        let cleaned = merging.jobs.iter().find(|job| job.id == id && job.cleans().is_some());
+        let cleaned =
+            cleaned.map(|job| job.job.inputs.iter().flat_map(|(_, numbers)| numbers.clone()).collect());
         let result = match ready {
             Ok(true) => self.install_slice(&mut merging, slice),
             Ok(false) => {
                 match merging.jobs.iter_mut().find(|job| job.id == id) {
                     Some(job) => {
                         job.note(&slice);
-                        // What is written anew may take a little more than it took.
-                        let fits_whole = job.need_bytes() >= job.input_bytes;
-                        let fits =
-                            cleans.is_none() || fits_whole || job.temporary_bytes() <= job.need_bytes();
                         merging.resting.push(slice);
-                        // The rest of the disk is for others.
-                        if fits { Ok(()) } else { Err(Error::NoSpace) }
                     }
                     // It was given up meanwhile.
-                    None => {
-                        slice.abandon();
-                        Ok(())
-                    }
+                    None => slice.abandon(),
                 }
+                Ok(())
             }
             Err(error) => {
                 slice.abandon();
@@ -155,16 +152,10 @@ impl LsmEngine {
                 Ok(Pending::More)
             }
             Err(error) => {
-                if let (Error::NoSpace, Some(position)) = (&error, cleans) {
-                    let free_bytes = self.free_bytes(&merging)?;
-                    let mut cleaned = self.cleaned.lock();
-                    for job in merging.jobs.iter().filter(|job| job.id == id) {
-                        let numbers = job.job.inputs.iter().flat_map(|(_, numbers)| numbers);
-                        let need_bytes = job.need_bytes();
-                        numbers.for_each(|number| cleaned.fail(*number, position, need_bytes, free_bytes));
-                    }
-                    drop(cleaned);
+                let cleaned: Option<Vec<u64>> = cleaned;
+                if let (Error::NoSpace, Some(numbers)) = (&error, cleaned) {
                     merging.give_up(id);
+                    merging.unfit.extend(numbers);
                     self.report_merges(&merging);
                     return Ok(Pending::More);
                 }
@@ -530,6 +521,7 @@ impl LsmEngine {
         if let Some(position) = merge.cleans() {
             let mut cleaned = self.cleaned.lock();
             slice.outputs.iter().for_each(|table| cleaned.pass(table.number, position));
+            merging.unfit.clear();
         }
         if is_last {
             let merge = merging.jobs.remove(at);
