@@ -5,11 +5,12 @@
 //! which takes room that a full disk does not have. Cleaning takes the room of what is left of one table, and none if nothing is.
 //!
 //! 1. The tombstones of a table are spread over the tables of each level below that it overlaps, part by part: that many entries are
-//!    said to be deleted there. Nothing is read for it. When no table is left of which enough seems deleted, those come of which enough
-//!    may be, if they fit whole.
+//!    said to be deleted there. Nothing is read for it. When no table is left of which enough seems deleted and the rest fits, those come
+//!    of which enough may be: they are tried in the room there is, and left as they are where that does not do.
 //! 2. The table that gives most back and fits is merged with everything newer that overlaps it, its *shadows*; only entries of its own
 //!    are written. The shadows stay what they are.
-//! 3. Tombstones that were there when a table was cleaned do not count for it again. So cleaning ends.
+//! 3. Tombstones that were there when a table was cleaned do not count for it again, nor those that were there when it was tried, until
+//!    there is half as much room again. So cleaning ends.
 //!
 //! # Invariants
 //!
@@ -39,15 +40,19 @@ const TOMBSTONE_BYTES_MIN: u64 = 4;
 pub struct Cleaned {
     /// By number: what batches up to there have deleted is not in it any more.
     passed: BTreeMap<u64, Position>,
+    /// Those for which there was not room enough when they were tried: what batches up to there have deleted is in them still, and so
+    /// many bytes did not do.
+    tried: BTreeMap<u64, (Position, u64)>,
 }
 
 impl Cleaned {
     /// Forgets what is not part of `version`.
     fn forget_others(&mut self, version: &Version) {
-        if !self.passed.is_empty() {
+        if !self.passed.is_empty() || !self.tried.is_empty() {
             let numbers: std::collections::BTreeSet<u64> =
                 version.tables().map(|(_, table)| table.number).collect();
             self.passed.retain(|number, _| numbers.contains(number));
+            self.tried.retain(|number, _| numbers.contains(number));
         }
     }
 
@@ -56,14 +61,25 @@ impl Cleaned {
         self.passed.insert(number, position);
     }
 
-    /// The part of the tombstones of `newer` that may still delete something in table `number`: a table that came from merges also
-    /// has old ones.
-    fn part(&self, newer: &Table, number: u64) -> f64 {
-        let Some(passed) = self.passed.get(&number) else { return 1.0 };
-        let span = newer.last_position.saturating_sub(newer.first_position).max(1);
-        let left = newer.last_position.saturating_sub(newer.first_position.max(*passed));
-        left as f64 / span as f64
+    /// Notes that `bytes` were not room enough for what batches up to `position` have left of a table.
+    pub fn fail(&mut self, number: u64, position: Position, bytes: u64) {
+        self.tried.insert(number, (position, bytes));
     }
+
+    /// Up to where what was deleted does not count for table `number` while `free_bytes` are free.
+    fn horizon(&self, number: u64, free_bytes: u64) -> Option<Position> {
+        let fails = |(_, bytes): &&(Position, u64)| free_bytes <= bytes + bytes / 2;
+        let tried = self.tried.get(&number).filter(fails).map(|(position, _)| *position);
+        self.passed.get(&number).copied().max(tried)
+    }
+}
+
+/// The part of the tombstones of `newer` that came after `horizon`: a table that came from merges also has old ones.
+fn part_after(newer: &Table, horizon: Option<Position>) -> f64 {
+    let Some(horizon) = horizon else { return 1.0 };
+    let span = newer.last_position.saturating_sub(newer.first_position).max(1);
+    let left = newer.last_position.saturating_sub(newer.first_position.max(horizon));
+    left as f64 / span as f64
 }
 
 /// What merges may be expected to do, as writers see it who find no space.
@@ -101,10 +117,11 @@ impl Outlook {
 struct Candidate {
     level: usize,
     table: Arc<Table>,
-    /// As much is deleted as it seems; otherwise that may be nothing, and what it takes is all of it.
+    /// As much is deleted as it seems, and what is left fits; otherwise nothing may be deleted.
     is_likely: bool,
-    /// Bytes that it takes when it is cleaned, and that it gives back, with those of its values in the log; about.
-    left_bytes: u64,
+    /// Bytes that it may take when it is cleaned; about.
+    need_bytes: u64,
+    /// Bytes that it gives back, with those of its values in the log; about, or at most.
     gain_bytes: u64,
 }
 
@@ -122,8 +139,12 @@ pub(super) struct Above {
     pub most: f64,
 }
 
-/// What lies above each table, by number.
-pub(super) fn tombstones_above(version: &Version, cleaned: &Cleaned) -> BTreeMap<u64, Above> {
+/// What lies above each table, by number, and counts while `free_bytes` are free.
+pub(super) fn tombstones_above(
+    version: &Version,
+    cleaned: &Cleaned,
+    free_bytes: u64,
+) -> BTreeMap<u64, Above> {
     let mut above: BTreeMap<u64, Above> = BTreeMap::new();
     for (level, newer) in version.tables().filter(|(_, table)| table.tombstones > 0) {
         let mut of_newer: BTreeMap<u64, Above> = BTreeMap::new();
@@ -151,7 +172,7 @@ pub(super) fn tombstones_above(version: &Version, cleaned: &Cleaned) -> BTreeMap
             }
         }
         for (number, part) in of_newer {
-            let left = cleaned.part(newer, number);
+            let left = part_after(newer, cleaned.horizon(number, free_bytes));
             let above = above.entry(number).or_default();
             above.likely += part.likely * left;
             above.most += part.most.min(newer.tombstones as f64) * left;
@@ -168,42 +189,43 @@ impl LsmEngine {
         levels: &Levels,
         merging: &mut Merging,
     ) -> Result<bool> {
-        let above = {
-            let mut cleaned = self.cleaned.lock();
-            cleaned.forget_others(version);
-            tombstones_above(version, &cleaned)
-        };
+        let free_bytes = self.free_bytes(merging)?;
+        let mut cleaned = self.cleaned.lock();
+        cleaned.forget_others(version);
+        let above = tombstones_above(version, &cleaned, free_bytes);
         let candidate = |(level, table): (usize, &Arc<Table>)| {
             let above = above.get(&table.number)?;
             let part = |tombstones: f64| (tombstones / table.entries.max(1) as f64).min(1.0);
+            let left = |part: f64| (table.bytes as f64 * (1.0 - part)) as u64;
+            let gain = |part: f64| (weight(table) as f64 * part) as u64;
             let (likely, most) = (part(above.likely), part(above.most));
-            let is_likely = likely >= PART;
-            let left_bytes = (table.bytes as f64 * (1.0 - if is_likely { likely } else { 0.0 })) as u64;
-            let gain_bytes = (weight(table) as f64 * if is_likely { likely } else { most }) as u64;
-            let table = table.clone();
-            (is_likely || most >= PART).then_some(Candidate {
+            // What seemed to fit and did not may take more.
+            let was_wrong = cleaned.tried.contains_key(&table.number);
+            let is_likely = likely >= PART && left(likely) <= free_bytes && !was_wrong;
+            let may_do = is_likely || most >= PART && left(most) <= free_bytes;
+            may_do.then(|| Candidate {
                 level,
-                table,
+                table: table.clone(),
                 is_likely,
-                left_bytes,
-                gain_bytes,
+                need_bytes: if is_likely { left(likely) } else { table.bytes.min(free_bytes) },
+                gain_bytes: gain(if is_likely { likely } else { most }),
             })
         };
         let mut candidates: Vec<Candidate> = version.tables().filter_map(candidate).collect();
+        drop(cleaned);
         let position = (0..LEVELS).map(|level| version.level(level).sums().last_position).max().unwrap_or(0);
         candidates.sort_by_key(|candidate| {
             std::cmp::Reverse((candidate.is_likely, candidate.gain_bytes, candidate.table.number))
         });
         for candidate in candidates {
-            let (level, number) = (candidate.level, candidate.table.number);
+            let level = candidate.level;
             let job = Job::rewrite(level, &candidate.table);
-            let fits = candidate.left_bytes <= self.free_bytes(merging)?;
-            if !fits || !levels.is_free(&job) || merging.unfit.contains(&number) {
+            if !levels.is_free(&job) {
                 continue;
             }
             let mut merge = RunningJob::new(version, job, &self.shelf, &self.options);
             let shadows = self.shadows(version, levels, level, &candidate.table);
-            merge.clean(shadows, candidate.left_bytes, position);
+            merge.clean(shadows, candidate.need_bytes, position);
             if self.begin_merge(version, merge, "deleted", merging)? {
                 return Ok(true);
             }
@@ -260,6 +282,19 @@ impl LsmEngine {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_table_is_tried_again_when_there_is_half_as_much_room_again_or_more_is_deleted() {
+        let mut cleaned = Cleaned::default();
+        assert_eq!(cleaned.horizon(7, 0), None);
+        cleaned.fail(7, 100, 0);
+        assert_eq!((cleaned.horizon(7, 0), cleaned.horizon(7, 1)), (Some(100), None));
+        cleaned.fail(7, 120, 1000);
+        assert_eq!((cleaned.horizon(7, 1500), cleaned.horizon(7, 1501)), (Some(120), None));
+        cleaned.pass(7, 60);
+        assert_eq!((cleaned.horizon(7, 1500), cleaned.horizon(7, 1501)), (Some(120), Some(60)));
+        assert_eq!(cleaned.horizon(8, 0), None);
+    }
 
     #[test]
     fn who_looked_before_a_change_says_nothing_of_what_came_after_it() {

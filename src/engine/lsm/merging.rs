@@ -14,7 +14,6 @@
 //!    by one. A step whose merge was given up meanwhile finds it gone there, and removes its files.
 //! 3. A merge begins only if what it needs, bytes and files, is free beside what those that run may still take.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -54,8 +53,6 @@ pub struct Merging {
     throttle: Throttle,
     /// Whether it was said that merges may soon not fit.
     warned: bool,
-    /// Tables for which there was no room after all when they were cleaned; until another was.
-    pub unfit: BTreeSet<u64>,
 }
 
 impl Merging {
@@ -124,21 +121,28 @@ impl LsmEngine {
         merging.stepping -= 1;
         merging.throttle.charge(&self.rates, &self.traffic.snapshot(), self.clock.elapsed());
         let id = slice.job;
-        let cleaned = merging.jobs.iter().find(|job| job.id == id && job.cleans().is_some());
-        let cleaned =
-            cleaned.map(|job| job.job.inputs.iter().flat_map(|(_, numbers)| numbers.clone()).collect());
+        let cleans = merging.jobs.iter().find(|job| job.id == id).and_then(RunningJob::cleans);
+        let mut is_estimate_exceeded = false;
         let result = match ready {
             Ok(true) => self.install_slice(&mut merging, slice),
             Ok(false) => {
                 match merging.jobs.iter_mut().find(|job| job.id == id) {
                     Some(job) => {
                         job.note(&slice);
+                        // What is written anew may take a little more than it took.
+                        let fits_whole = job.need_bytes() >= job.input_bytes;
+                        is_estimate_exceeded =
+                            cleans.is_some() && !fits_whole && job.temporary_bytes() > job.need_bytes();
                         merging.resting.push(slice);
+                        // The rest of the disk is for others.
+                        if is_estimate_exceeded { Err(Error::NoSpace) } else { Ok(()) }
                     }
                     // It was given up meanwhile.
-                    None => slice.abandon(),
+                    None => {
+                        slice.abandon();
+                        Ok(())
+                    }
                 }
-                Ok(())
             }
             Err(error) => {
                 slice.abandon();
@@ -152,10 +156,17 @@ impl LsmEngine {
                 Ok(Pending::More)
             }
             Err(error) => {
-                let cleaned: Option<Vec<u64>> = cleaned;
-                if let (Error::NoSpace, Some(numbers)) = (&error, cleaned) {
+                if let (Error::NoSpace, Some(position)) = (&error, cleans) {
+                    // A disk that refused what it says it has is not asked for that again.
+                    let refused_bytes = if is_estimate_exceeded { 0 } else { self.free_bytes(&merging)? };
+                    let mut cleaned = self.cleaned.lock();
+                    for job in merging.jobs.iter().filter(|job| job.id == id) {
+                        let numbers = job.job.inputs.iter().flat_map(|(_, numbers)| numbers);
+                        let bytes = job.need_bytes().max(refused_bytes);
+                        numbers.for_each(|number| cleaned.fail(*number, position, bytes));
+                    }
+                    drop(cleaned);
                     merging.give_up(id);
-                    merging.unfit.extend(numbers);
                     self.report_merges(&merging);
                     return Ok(Pending::More);
                 }
@@ -521,7 +532,6 @@ impl LsmEngine {
         if let Some(position) = merge.cleans() {
             let mut cleaned = self.cleaned.lock();
             slice.outputs.iter().for_each(|table| cleaned.pass(table.number, position));
-            merging.unfit.clear();
         }
         if is_last {
             let merge = merging.jobs.remove(at);
