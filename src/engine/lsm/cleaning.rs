@@ -17,8 +17,10 @@
 //! 1. Only tables cast shadows: what a memtable deletes may be lost with power while the table is not.
 //! 2. A table that is cleaned is claimed like the input of any merge, so no tombstone over it can be dropped meanwhile: a merge that
 //!    drops one has the level of the table for its target, or knows that the table may hold the key.
+//! 3. What casts a shadow stays, or goes on in what takes its place. Inputs of a merge of which slices are installed do not: a copy of
+//!    what they hold may lie in the table, and be all that is left once the merge has ended. Such a table waits for that.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -49,8 +51,7 @@ impl Cleaned {
     /// Forgets what is not part of `version`.
     fn forget_others(&mut self, version: &Version) {
         if !self.passed.is_empty() || !self.tried.is_empty() {
-            let numbers: std::collections::BTreeSet<u64> =
-                version.tables().map(|(_, table)| table.number).collect();
+            let numbers: BTreeSet<u64> = version.tables().map(|(_, table)| table.number).collect();
             self.passed.retain(|number, _| numbers.contains(number));
             self.tried.retain(|number, _| numbers.contains(number));
         }
@@ -217,14 +218,19 @@ impl LsmEngine {
         candidates.sort_by_key(|candidate| {
             std::cmp::Reverse((candidate.is_likely, candidate.gain_bytes, candidate.table.number))
         });
+        let halfway = merging.jobs.iter().filter(|job| job.is_halfway()).flat_map(RunningJob::inputs);
+        let halfway: BTreeSet<u64> = halfway.map(|(_, table)| table.number).collect();
         for candidate in candidates {
             let level = candidate.level;
             let job = Job::rewrite(level, &candidate.table);
             if !levels.is_free(&job) {
                 continue;
             }
-            let mut merge = RunningJob::new(version, job, &self.shelf, &self.options);
             let shadows = self.shadows(version, levels, level, &candidate.table);
+            if shadows.iter().any(|(_, table)| halfway.contains(&table.number)) {
+                continue;
+            }
+            let mut merge = RunningJob::new(version, job, &self.shelf, &self.options);
             merge.clean(shadows, candidate.need_bytes, position);
             if self.begin_merge(version, merge, "deleted", merging)? {
                 return Ok(true);

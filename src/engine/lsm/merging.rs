@@ -233,7 +233,8 @@ impl LsmEngine {
         let changes = self.outlook.lock().changes();
         let next = self.next_merge(merging)?;
         let is_idle = matches!(next, Next::Nothing | Next::NoSpace) && merging.jobs.is_empty();
-        let is_exhausted = !merging.jobs.iter().any(RunningJob::frees);
+        // What waits for the end of a merge to be cleaned gives some back after it.
+        let is_exhausted = !merging.jobs.iter().any(|job| job.frees() || job.is_halfway());
         self.outlook.lock().note(changes, is_idle, is_exhausted);
         Ok(next)
     }

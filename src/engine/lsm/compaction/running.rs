@@ -271,8 +271,12 @@ impl RunningJob {
         })
     }
 
+    /// Whether some of its slices are installed and others not.
+    pub fn is_halfway(&self) -> bool {
+        self.slices.iter().any(|slice| slice.is_done)
+    }
+
     /// Its inputs that are still part of the store, with their levels.
-    #[cfg(test)]
     pub fn inputs(&self) -> &[(usize, Arc<Table>)] {
         &self.inputs
     }

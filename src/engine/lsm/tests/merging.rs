@@ -278,3 +278,51 @@ fn flushes_are_merged_beside_a_merge_of_everything() {
     settle(&*engine).unwrap();
     assert_eq!(contents(&*engine).unwrap(), model);
 }
+
+/// Of what a merge has installed there are copies in its inputs until it ends; they leave then, so they are no reason to drop anything.
+#[test]
+fn what_a_merge_has_installed_is_not_cleaned_by_its_inputs() {
+    let options = Options {
+        slice_tables: 1,
+        merge_threads: 4,
+        l0_trigger: 1,
+        memtable_bytes: 64 << 10,
+        level_base_bytes: 1 << 20,
+        ..Options::tiny(Kind::Lsm)
+    };
+    let key = |number: u32| format!("key{number:04}").into_bytes();
+    let engine = open_with(SimDisk::new(), &options).unwrap();
+    let mut model = Model::new();
+    let write = |model: &mut Model, batch: Batch| {
+        engine.apply(&batch, Tier::Disk).unwrap();
+        apply_to(model, &batch);
+    };
+    // The second one is merged with the first one, to tables of the size that is wanted.
+    for round in 0..2 {
+        let mut batch = Batch::new(0);
+        (0..400).for_each(|number| batch.put(key(number), vec![round; 60]));
+        write(&mut model, batch);
+        engine.rotate_now();
+        settle(&*engine).unwrap();
+    }
+    let mut batch = Batch::new(0);
+    (0..400).filter(|number| number % 2 == 0).for_each(|number| batch.put(key(number), vec![2; 60]));
+    (0..400).filter(|number| number % 2 == 1).for_each(|number| batch.delete(key(number)));
+    write(&mut model, batch);
+    engine.rotate_now();
+    while engine.work(Class::Flush).unwrap() == Pending::More {}
+    let mut beside = 0;
+    loop {
+        let pending = engine.work(Class::Merge).unwrap();
+        check_running(&engine);
+        if running_levels(&engine).contains(&(0, true)) {
+            engine.want_space();
+            beside += 1;
+        }
+        assert!(contents(&*engine).unwrap() == model, "not what was written");
+        if pending != Pending::More {
+            break;
+        }
+    }
+    assert!(beside > 0, "no merge was seen half way");
+}
