@@ -248,6 +248,7 @@ fn lsm() -> Report {
         filter: Filter { checks: 12_400, useful: 11_000, false_positives: 99 },
         obsolete_bytes: 31 << 20,
         temporary_bytes: 0,
+        ballast_bytes: 12 << 20,
         temporary_peak_bytes: 128 << 20,
         jobs: vec!["compact L0\u{2192}L1 4 files 128MiB 61%".into()],
         debt: Debt {

@@ -93,6 +93,7 @@ fn value(report: &Report) -> Value {
             "physical_bytes": physical.bytes,
             "physical_files": physical.files,
             "obsolete_bytes": shape.obsolete_bytes,
+            "ballast_bytes": shape.ballast_bytes,
             "temporary_bytes": shape.temporary_bytes,
             "temporary_peak_bytes": shape.temporary_peak_bytes,
             "below_total_bytes": physical.below.map(|space| space.total_bytes),

@@ -117,8 +117,9 @@ impl Disk for Overlay {
             match file {
                 Some(file) => {
                     let bytes = file.state.read().bytes;
-                    files
-                        .insert(name.clone(), FileInfo { name: name.clone(), bytes, bytes_allocated: bytes });
+                    // What is kept in memory takes nothing on the device.
+                    let bytes_allocated = files.get(name).map_or(0, |below| below.bytes_allocated);
+                    files.insert(name.clone(), FileInfo { name: name.clone(), bytes, bytes_allocated });
                 }
                 None => {
                     files.remove(name);

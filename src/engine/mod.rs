@@ -50,7 +50,9 @@ pub use shape::{
     Cache, Debt, Filter, Histogram, Level, Lookups, Memory, Probe, ProbeMeter, Shape, StallCounters,
     StallMeter, Stalls, TableInfo, Tree, ValueLog,
 };
-pub use space::{SPARE_FILES, SpaceClaim, SpaceGuard, is_short_of_files, lacks_files, shortage};
+pub use space::{
+    BALLAST_NAME, SPARE_FILES, SpaceClaim, SpaceGuard, is_short_of_files, lacks_files, shortage,
+};
 pub use trace::{Asked, ReadTrace, TracedRead};
 pub use traffic::{PageCause, PageCount, PageKind, PageTraffic, TrafficMeter};
 pub use worker::Worker;

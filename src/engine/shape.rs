@@ -46,6 +46,8 @@ pub struct Shape {
     pub obsolete_bytes: u64,
     /// Bytes now in outputs of merges that are not part of the store yet, or inputs kept while a merge runs.
     pub temporary_bytes: u64,
+    /// LSM: bytes of the reserve that lie in a file, so that others cannot take them.
+    pub ballast_bytes: u64,
     /// The largest `temporary_bytes` so far.
     pub temporary_peak_bytes: u64,
     /// Background work that runs now, one line each, such as `compact L0→L1 4 files 128MiB 61%`.

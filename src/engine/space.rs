@@ -1,10 +1,15 @@
 //! Keeps a reserve of free space and of files below, so that a full disk refuses new data while deletes and background work go on.
 
+mod ballast;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
 
 use super::{Error, Result};
 use crate::disk::{Disk, Space};
+
+use ballast::Ballast;
+pub use ballast::NAME as BALLAST_NAME;
 
 /// Spare files that a mount keeps ([`crate::disk::Stock`]): enough for a flush, a segment of the log, a manifest and the merges that
 /// give space back.
@@ -85,6 +90,8 @@ pub struct SpaceGuard {
     grain_bytes: u64,
     /// Bytes that may still be admitted before the disk is asked again.
     allowance: AtomicI64,
+    /// A part of the reserve that is taken.
+    ballast: Ballast,
 }
 
 impl SpaceGuard {
@@ -93,7 +100,8 @@ impl SpaceGuard {
     pub fn new(disk: Arc<dyn Disk>, wanted_bytes: u64, grain_bytes: u64) -> Result<SpaceGuard> {
         let space = disk.space().map_err(|error| Error::io("reading free space", error))?;
         let reserve_bytes = reserve_bytes(wanted_bytes, space.total_bytes);
-        Ok(SpaceGuard { disk, reserve_bytes, grain_bytes, allowance: AtomicI64::new(0) })
+        let ballast = Ballast::open(disk.clone());
+        Ok(SpaceGuard { disk, reserve_bytes, grain_bytes, allowance: AtomicI64::new(0), ballast })
     }
 
     /// What whoever gives space back leaves free.
@@ -108,12 +116,47 @@ impl SpaceGuard {
 
     /// What is free beside the reserve, in bytes; 0 where that is not known.
     pub fn spare_bytes(&self) -> u64 {
-        self.free_bytes().saturating_sub(SpaceClaim::Growth.leaves(self.reserve_bytes))
+        let free = self.disk.space().map_or(0, |space| self.room_bytes(&space));
+        free.saturating_sub(SpaceClaim::Growth.leaves(self.reserve_bytes))
     }
 
     /// Bytes of the disk that can be taken now; 0 if it does not say.
     pub fn free_bytes(&self) -> u64 {
         self.disk.space().map_or(0, |space| space.room_bytes())
+    }
+
+    /// Takes `wanted_bytes` of the reserve as ballast, at most half of it, if so much is free beside `owed_bytes` that must still be
+    /// written; what is there already counts.
+    pub fn keep_ballast(&self, wanted_bytes: u64, owed_bytes: u64) {
+        let wanted_bytes = wanted_bytes.min(self.reserve_bytes / 2);
+        // Not for each trifle.
+        let held_bytes = self.ballast.bytes();
+        if (wanted_bytes - wanted_bytes / 4..=2 * wanted_bytes).contains(&held_bytes) {
+            return;
+        }
+        if let Ok(space) = self.disk.space() {
+            self.ballast.keep(wanted_bytes, owed_bytes, &space);
+        }
+    }
+
+    /// Gives up `bytes` of the ballast, or all that is left of it, to work that gives space back and has none; whether that is anything.
+    pub fn give_ballast(&self, bytes: u64) -> bool {
+        self.ballast.give(bytes)
+    }
+
+    /// Bytes of the reserve that are taken.
+    pub fn ballast_bytes(&self) -> u64 {
+        self.ballast.bytes()
+    }
+
+    /// Whether new data finds no room.
+    pub fn is_full(&self) -> bool {
+        self.disk.space().is_ok_and(|space| self.room_bytes(&space) <= self.reserve_bytes)
+    }
+
+    /// Bytes that are free, or would be without ballast.
+    fn room_bytes(&self, space: &Space) -> u64 {
+        space.room_bytes().saturating_add(self.ballast.bytes())
     }
 
     /// Looks at the disk at the next batch: work has begun that owes bytes.
@@ -127,7 +170,7 @@ impl SpaceGuard {
             return Ok(());
         }
         let space = self.disk.space().map_err(|error| Error::io("reading free space", error))?;
-        let free = space.room_bytes();
+        let free = self.room_bytes(&space);
         let room = |claim: SpaceClaim| {
             free.saturating_sub(claim.leaves(self.reserve_bytes)).saturating_sub(owed_bytes)
         };

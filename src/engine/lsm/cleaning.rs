@@ -12,6 +12,9 @@
 //! 3. Tombstones that were there when a table was cleaned do not count for it again, nor those that were there when it was tried, until
 //!    there is half as much room again. So cleaning ends.
 //!
+//! Where others have taken even the reserve, the ballast of the space guard is given up for it, as for the flush that brings the
+//! tombstones down and for the log of those who delete; it is taken again when there is room.
+//!
 //! # Invariants
 //!
 //! 1. Only tables cast shadows: what a memtable deletes may be lost with power while the table is not.
@@ -36,6 +39,10 @@ use crate::engine::{Class, Error, Position, Result};
 const PART: f64 = 1.0 / 16.0;
 /// A tombstone takes as much of a block, at least: what it shares of its key, what not, no value, and one byte of a key.
 const TOMBSTONE_BYTES_MIN: u64 = 4;
+/// What an edit of the manifest and the filesystem's own records take beside the bytes of files, at most.
+pub const RECORDS_BYTES: u64 = 64 << 10;
+/// The part of what lies in the store that is kept as ballast, while that is less than a flush and a merge may take.
+const BALLAST_SHARE: u64 = 8;
 
 /// What is known of tables that were cleaned.
 #[derive(Default)]
@@ -126,6 +133,20 @@ struct Candidate {
     gain_bytes: u64,
 }
 
+impl Candidate {
+    /// As far as is known.
+    fn fits(&self) -> bool {
+        self.is_likely || self.need_bytes >= self.table.bytes
+    }
+
+    /// Who comes first: those that fit, the one that gives most back of them before others; then the smallest one, of which what is left
+    /// may fit, and give room for the next.
+    fn rank(&self) -> impl Ord + use<> {
+        let order = if self.fits() { self.gain_bytes } else { u64::MAX - self.table.bytes };
+        (self.is_likely, self.fits(), order, self.table.number)
+    }
+}
+
 /// Bytes of a table and of its values in the log.
 fn weight(table: &Table) -> u64 {
     table.bytes + table.values.iter().map(|(_, bytes)| bytes).sum::<u64>()
@@ -190,7 +211,7 @@ impl LsmEngine {
         levels: &Levels,
         merging: &mut Merging,
     ) -> Result<bool> {
-        let free_bytes = self.free_bytes(merging)?;
+        let free_bytes = self.free_bytes(merging)? + self.space.ballast_bytes();
         let mut cleaned = self.cleaned.lock();
         cleaned.forget_others(version);
         let above = tombstones_above(version, &cleaned, free_bytes);
@@ -215,12 +236,15 @@ impl LsmEngine {
         let mut candidates: Vec<Candidate> = version.tables().filter_map(candidate).collect();
         drop(cleaned);
         let position = (0..LEVELS).map(|level| version.level(level).sums().last_position).max().unwrap_or(0);
-        candidates.sort_by_key(|candidate| {
-            std::cmp::Reverse((candidate.is_likely, candidate.gain_bytes, candidate.table.number))
-        });
+        candidates.sort_by_key(|candidate| std::cmp::Reverse(candidate.rank()));
         let halfway = merging.jobs.iter().filter(|job| job.is_halfway()).flat_map(RunningJob::inputs);
         let halfway: BTreeSet<u64> = halfway.map(|(_, table)| table.number).collect();
+        // Who is tried gets all the room.
+        let is_room_tried = merging.jobs.iter().any(|job| job.cleans().is_some());
         for candidate in candidates {
+            if is_room_tried && !candidate.fits() {
+                break;
+            }
             let level = candidate.level;
             let job = Job::rewrite(level, &candidate.table);
             if !levels.is_free(&job) {
@@ -230,6 +254,10 @@ impl LsmEngine {
             if shadows.iter().any(|(_, table)| halfway.contains(&table.number)) {
                 continue;
             }
+            let missing_bytes = candidate.need_bytes.saturating_sub(self.free_bytes(merging)?);
+            if missing_bytes > 0 {
+                self.space.give_ballast(missing_bytes);
+            }
             let mut merge = RunningJob::new(version, job, &self.shelf, &self.options);
             merge.clean(shadows, candidate.need_bytes, position);
             if self.begin_merge(version, merge, "deleted", merging)? {
@@ -237,6 +265,25 @@ impl LsmEngine {
             }
         }
         Ok(false)
+    }
+
+    /// Whether the cleaning of a table has room to go on. Of what is left of a table it may turn out that it is more than it seemed: then
+    /// all that is free is claimed for it, up to what the table takes. What is written anew may take a little more than it took, so that
+    /// is no limit.
+    pub(super) fn claim_more(&self, merging: &mut Merging, id: u64) -> Result<bool> {
+        let free_bytes = self.free_bytes(merging)?;
+        let Some(job) = merging.jobs.iter_mut().find(|job| job.id == id) else { return Ok(true) };
+        let (taken_bytes, need_bytes) = (job.temporary_bytes(), job.need_bytes());
+        if taken_bytes <= need_bytes || need_bytes >= job.input_bytes {
+            return Ok(true);
+        }
+        let room_bytes = free_bytes + self.space.ballast_bytes();
+        let more_bytes = room_bytes.min(job.input_bytes.saturating_sub(taken_bytes));
+        if more_bytes > free_bytes {
+            self.space.give_ballast(more_bytes - free_bytes);
+        }
+        job.claim(taken_bytes + more_bytes);
+        Ok(more_bytes > 0)
     }
 
     /// What is newer than a table and overlaps it, newest first, but for what is set aside.
@@ -256,6 +303,19 @@ impl LsmEngine {
         newer.map(|(level, table)| (level, table.clone())).collect()
     }
 
+    /// Keeps as much ballast as a flush and the cleaning of a table may take beside a segment of the log.
+    pub(super) fn keep_ballast(&self) {
+        let (bytes, _) = self.view().version.totals.weight();
+        let options = &self.options;
+        let most_bytes = options.memtable_bytes.max(options.table_bytes) + 2 * self.log.segment_bytes();
+        let owed_bytes = self.meters.merge_owed_bytes.load(Relaxed);
+        // A merge that it was given up for may take more than it seemed.
+        if owed_bytes > 0 && self.is_cleaning_wanted() {
+            return;
+        }
+        self.space.keep_ballast(most_bytes.min(bytes / BALLAST_SHARE), owed_bytes);
+    }
+
     /// Notes that the disk has refused something, so that tables are cleaned; whether that is new, and merges may do it.
     pub(super) fn want_space(&self) -> bool {
         let is_new = !self.wants_space.swap(true, Relaxed);
@@ -266,10 +326,22 @@ impl LsmEngine {
         is_new && !self.switches.paused.load(Relaxed) && self.switches.auto_compact.load(Relaxed)
     }
 
+    /// Has tables cleaned although no batch was refused.
+    pub(super) fn clean_unasked(&self) {
+        self.cleans_unasked.store(true, Relaxed);
+        self.expect_space();
+        self.bell.ring(Class::Merge);
+    }
+
+    /// Whether tables are to be cleaned.
+    pub(super) fn is_cleaning_wanted(&self) -> bool {
+        self.wants_space.load(Relaxed) || self.cleans_unasked.load(Relaxed)
+    }
+
     /// Notes that there may be something to clean that nobody has looked for yet.
     pub(super) fn expect_space(&self) {
         self.outlook.lock().change();
-        self.troubles.lock().merge.take_if(|error| matches!(error, Error::NoSpace));
+        self.troubles.lock().merge.take_if(|trouble| matches!(trouble.error, Error::NoSpace));
     }
 
     /// Whether flushing the memtables would let cleaning give back more than a trifle.

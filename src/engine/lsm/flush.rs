@@ -8,12 +8,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::{Relaxed, Release};
 use std::time::SystemTime;
 
+use super::cleaning::RECORDS_BYTES;
 use super::cursor::MemoryCursor;
 use super::manifest::{Edit, Manifest};
 use super::memtable::Memtable;
 use super::table::{Origin, Shelf, Table};
 use super::value_log::{Pointer, Stored};
-use super::{LsmEngine, Task};
+use super::{LsmEngine, Task, Trouble};
 use crate::base::text::human_size;
 use crate::disk::Purpose;
 use crate::engine::{Class, Error, KeyRange, Pending, Result, Work, is_short_of_files};
@@ -65,9 +66,9 @@ impl LsmEngine {
     /// One unit of flush work.
     pub(super) fn flush_work(&self) -> Result<Pending> {
         let flushed = self.flush();
-        let trouble = flushed.as_ref().err().cloned();
+        let trouble = flushed.as_ref().err().map(|error| self.trouble(error.clone()));
         let before = std::mem::replace(&mut self.troubles.lock().flush, trouble.clone());
-        if let (Some(error), None) = (trouble, before) {
+        if let (Some(Trouble { error, .. }), None) = (trouble, before) {
             let what = format!("flush: {error}");
             self.journal.record(self.clock.now(), "error", vec![("what", what.into())]);
         }
@@ -91,11 +92,21 @@ impl LsmEngine {
         let _one = self.flushing.lock();
         let Some(memtable) = self.view().immutables.last().cloned() else { return Ok(false) };
         self.activity.lock().flush = Some(format!("flush {}", human_size(memtable.bytes())));
-        let result = match self.flush_memtable(&memtable) {
-            Err(Error::NoSpace) if self.log.give_back() => self.flush_memtable(&memtable),
-            result => result,
-        };
+        let mut result = self.flush_memtable(&memtable);
+        let need_bytes = memtable.table_bytes() + RECORDS_BYTES;
+        while matches!(result, Err(Error::NoSpace))
+            && (self.log.give_back() || self.space.give_ballast(need_bytes))
+        {
+            result = self.flush_memtable(&memtable);
+        }
         self.activity.lock().flush = None;
+        if result.is_ok() {
+            // Whoever deletes on a full disk is told that there is room, or others there need it.
+            if memtable.tombstones() > 0 && self.space.is_full() {
+                self.clean_unasked();
+            }
+            self.keep_ballast();
+        }
         drop(memtable);
         // The next one needs a file as well.
         if self.shelf.space().is_ok_and(|space| is_short_of_files(&space)) {

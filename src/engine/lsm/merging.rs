@@ -99,7 +99,7 @@ impl LsmEngine {
                 Ok((None, pending)) => {
                     // What others do now says whether merges are in trouble.
                     if merging.stepping == 0 {
-                        self.troubles.lock().merge = merging.trouble();
+                        self.note_merges(merging.trouble());
                     }
                     self.report_merges(&merging);
                     return Ok(pending);
@@ -122,20 +122,16 @@ impl LsmEngine {
         merging.throttle.charge(&self.rates, &self.traffic.snapshot(), self.clock.elapsed());
         let id = slice.job;
         let cleans = merging.jobs.iter().find(|job| job.id == id).and_then(RunningJob::cleans);
-        let mut is_estimate_exceeded = false;
+        let mut is_out_of_room = false;
         let result = match ready {
             Ok(true) => self.install_slice(&mut merging, slice),
             Ok(false) => {
                 match merging.jobs.iter_mut().find(|job| job.id == id) {
                     Some(job) => {
                         job.note(&slice);
-                        // What is written anew may take a little more than it took.
-                        let fits_whole = job.need_bytes() >= job.input_bytes;
-                        is_estimate_exceeded =
-                            cleans.is_some() && !fits_whole && job.temporary_bytes() > job.need_bytes();
                         merging.resting.push(slice);
-                        // The rest of the disk is for others.
-                        if is_estimate_exceeded { Err(Error::NoSpace) } else { Ok(()) }
+                        is_out_of_room = cleans.is_some() && !self.claim_more(&mut merging, id)?;
+                        if is_out_of_room { Err(Error::NoSpace) } else { Ok(()) }
                     }
                     // It was given up meanwhile.
                     None => {
@@ -151,14 +147,20 @@ impl LsmEngine {
         };
         match result {
             Ok(()) => {
-                self.troubles.lock().merge = merging.trouble();
+                self.note_merges(merging.trouble());
                 self.report_merges(&merging);
                 Ok(Pending::More)
             }
             Err(error) => {
                 if let (Error::NoSpace, Some(position)) = (&error, cleans) {
-                    // A disk that refused what it says it has is not asked for that again.
-                    let refused_bytes = if is_estimate_exceeded { 0 } else { self.free_bytes(&merging)? };
+                    let mut refused_bytes = 0;
+                    if !is_out_of_room {
+                        // A disk that refused what it says it has is not asked for that again, but for what is set aside on it.
+                        refused_bytes = self.free_bytes(&merging)?;
+                        if let Some(job) = merging.jobs.iter().find(|job| job.id == id) {
+                            self.space.give_ballast(job.need_bytes());
+                        }
+                    }
                     let mut cleaned = self.cleaned.lock();
                     for job in merging.jobs.iter().filter(|job| job.id == id) {
                         let numbers = job.job.inputs.iter().flat_map(|(_, numbers)| numbers);
@@ -184,9 +186,15 @@ impl LsmEngine {
             self.end_commands(&Err(error.clone()), |task| matches!(task, Task::Compact { .. }));
         }
         let trouble = if is_aside { merging.trouble() } else { Some(error.clone()) };
-        self.troubles.lock().merge = trouble;
+        self.note_merges(trouble);
         self.report_merges(merging);
         if is_aside { Ok(Pending::More) } else { Err(error) }
+    }
+
+    /// Notes why merges cannot go on, if that is so.
+    fn note_merges(&self, error: Option<Error>) {
+        let trouble = error.map(|error| self.trouble(error));
+        self.troubles.lock().merge = trouble;
     }
 
     /// How long no merge step may begin: merges are paused, the rates are used up, or writers wait for a flush, which then has the disk for itself.
@@ -269,8 +277,13 @@ impl LsmEngine {
         let cursors = self.manifest.lock().state().cursors.clone();
         let mut levels = self.picture(&version);
         levels.claims = merging.claims();
-        if self.wants_space.load(Relaxed) && self.begin_cleaning(&version, &levels, merging)? {
-            return Ok(Next::Started);
+        if self.is_cleaning_wanted() {
+            if self.begin_cleaning(&version, &levels, merging)? {
+                return Ok(Next::Started);
+            }
+            if merging.jobs.is_empty() {
+                self.cleans_unasked.store(false, Relaxed);
+            }
         }
         match self.policy().choose(&levels, &cursors) {
             Choice::Drop(job) => {

@@ -135,8 +135,16 @@ struct Activity {
 /// Why the last flush and the last merge could not be done, if they could not.
 #[derive(Default)]
 struct Troubles {
-    flush: Option<Error>,
-    merge: Option<Error>,
+    flush: Option<Trouble>,
+    merge: Option<Trouble>,
+}
+
+/// Why something could not be done.
+#[derive(Clone)]
+struct Trouble {
+    error: Error,
+    /// What was free on the disk below then, in bytes.
+    free_bytes: u64,
 }
 
 /// A command that has not ended.
@@ -169,6 +177,8 @@ pub struct LsmEngine {
     set_aside: SetAside,
     /// A batch was refused for want of space, and since then none found enough.
     wants_space: AtomicBool,
+    /// Deletes came to tables of a full disk: they are cleaned although no batch waits for it.
+    cleans_unasked: AtomicBool,
     /// What may come of merges.
     outlook: Mutex<Outlook>,
     /// What need not be cleaned again.
@@ -284,6 +294,7 @@ pub fn open(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>, options: &Options) -> Re
         merging: Mutex::default(),
         set_aside: SetAside::default(),
         wants_space: AtomicBool::new(false),
+        cleans_unasked: AtomicBool::new(false),
         outlook: Mutex::default(),
         cleaned: Mutex::default(),
         flushed: AtomicU64::new(from),
@@ -305,6 +316,10 @@ pub fn open(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>, options: &Options) -> Re
     // The policy of the last mount may have been another.
     engine.forgive();
     engine.balance_memory();
+    engine.keep_ballast();
+    if engine.space.is_full() && engine.view().version.totals.has_tombstones() {
+        engine.clean_unasked();
+    }
     Ok(Arc::new(engine))
 }
 
@@ -451,6 +466,7 @@ impl LsmEngine {
         if self.shelf.reclaim() {
             return Ok(Pending::More);
         }
+        self.keep_ballast();
         self.log.reuse();
         self.survivors.reclaim();
         let verification = {
@@ -573,6 +589,8 @@ impl Engine for LsmEngine {
     }
 
     fn close(&self) -> Result<()> {
+        // What they have taken may be all that a flush needs.
+        self.stop_merging();
         self.rotate_now();
         let flushed = loop {
             match self.flush() {
@@ -581,9 +599,9 @@ impl Engine for LsmEngine {
                 Err(error) => break Err(error),
             }
         };
-        self.stop_merging();
         while self.shelf.reclaim() {}
         self.survivors.reclaim();
+        self.keep_ballast();
         // What could not be flushed is in the log.
         self.log.sync_now()?;
         self.end_commands(&Err(Error::Invalid("the store is closed".to_string())), |_| true);

@@ -51,6 +51,11 @@ impl Totals {
 }
 
 impl Totals {
+    /// Whether any table holds tombstones.
+    pub fn has_tombstones(&self) -> bool {
+        self.tombstone_seconds.is_some()
+    }
+
     /// Bytes of all tables and of their values in the log, and how many entries those are.
     pub fn weight(&self) -> (u64, u64) {
         let bytes = self.levels.iter().map(|level| level.bytes).sum::<u64>() + self.live_value_bytes;
@@ -131,6 +136,7 @@ impl LsmEngine {
             scan_tombstones: meters.scan_tombstones.load(Relaxed),
             obsolete_bytes: self.shelf.obsolete_bytes(),
             temporary_bytes: meters.temporary_bytes.load(Relaxed),
+            ballast_bytes: self.space.ballast_bytes(),
             temporary_peak_bytes: meters.temporary_peak_bytes.load(Relaxed),
             jobs,
         }

@@ -28,11 +28,14 @@ use super::value_log::Pointer;
 use crate::disk::{Disk, Purpose};
 use crate::engine::salvage::{Keys, Loss, Sink, open_if_there, read_around, replay, successor};
 use crate::engine::wal::{self, Segment};
-use crate::engine::{Error, Operation, Position, Result};
+use crate::engine::{BALLAST_NAME, Error, Operation, Position, Result};
 
 /// Whether `name` is a file of ours beside the log.
 pub fn is_file(name: &str) -> bool {
-    name == manifest::NAME || table_number(name).is_some() || survivors::values_number(name).is_some()
+    name == manifest::NAME
+        || name == BALLAST_NAME
+        || table_number(name).is_some()
+        || survivors::values_number(name).is_some()
 }
 
 /// A table to read.

@@ -269,7 +269,8 @@ impl LsmEngine {
     /// Only as many as bring the share that lives of all together to the option, the emptiest first: of the others more will have died
     /// by the time they are needed. All of which less than that lives, if `is_thorough`.
     pub(super) fn sparse_segments(&self, version: &Version, is_thorough: bool) -> BTreeMap<Position, u64> {
-        let room_bytes = self.space.release_bytes() + 2 * self.log.segment_bytes();
+        let kept_bytes = self.space.release_bytes().saturating_sub(self.space.ballast_bytes());
+        let room_bytes = kept_bytes + 2 * self.log.segment_bytes();
         if self.shelf.space().is_ok_and(|space| space.room_bytes() < room_bytes) {
             return BTreeMap::new();
         }

@@ -6,15 +6,21 @@ use std::time::Duration;
 
 use parking_lot::MutexGuard;
 
+use super::cleaning::RECORDS_BYTES;
 use super::memtable::Memtable;
 use super::stall::{Load, Pace, Pressure, pressure};
 use super::version::View;
-use super::{LsmEngine, Troubles, wal};
+use super::{LsmEngine, Trouble, Troubles, wal};
 use crate::disk::Purpose;
 use crate::engine::{Batch, Cause, Class, Error, Position, Result, SpaceClaim};
 
 /// When a stopped batch may ask again, should the bell not ring before.
 const RETRY: Duration = Duration::from_millis(50);
+
+/// What a short segment of the log takes for a batch.
+fn log_need_bytes(batch: &Batch) -> u64 {
+    batch.encoded_bytes_max() as u64 + 2 * RECORDS_BYTES
+}
 
 impl LsmEngine {
     /// Applies a batch.
@@ -33,10 +39,14 @@ impl LsmEngine {
         let is_separate = |value: &bytes::Bytes| threshold.is_some_and(|least| value.len() as u64 >= least);
         let has_separate = batch.operations().iter().filter_map(|it| it.value()).any(is_separate);
         let purpose = if has_separate { Purpose::ValueLog } else { Purpose::Wal };
-        let position = match self.log.append_batch(wal::FIRST_KIND, purpose, batch) {
+        let append = || self.log.append_batch(wal::FIRST_KIND, purpose, batch);
+        let position = match append() {
             Err(Error::NoSpace) if self.shortens_log(&pace) => return Err(self.wait_for_space()),
             Err(Error::NoSpace) if batch.uses_reserve && self.gives_space(&view, &self.troubles.lock()) => {
                 return Err(self.wait_for_space());
+            }
+            Err(Error::NoSpace) if batch.uses_reserve && self.space.give_ballast(log_need_bytes(batch)) => {
+                append().map_err(|error| self.refused(error, batch))?
             }
             appended => appended.map_err(|error| self.refused(error, batch))?,
         };
@@ -73,9 +83,10 @@ impl LsmEngine {
             Pressure::Free => return Ok(None),
             Pressure::Stop { cause } => {
                 // Waiting is no use while the work that would end it fails: the caller gets its error.
+                self.forget_troubles();
                 let troubles = self.troubles.lock();
                 let trouble = if cause == Cause::Memtables { &troubles.flush } else { &troubles.merge };
-                match trouble {
+                match trouble.as_ref().map(|trouble| &trouble.error) {
                     // What gives space back is only held to the space that there is.
                     Some(Error::NoSpace) if uses_reserve && cause != Cause::Memtables => return Ok(None),
                     // A merge has taken the space that the flush needs, and gives it back.
@@ -95,6 +106,25 @@ impl LsmEngine {
         };
         self.stalls.begin(cause, is_stop, self.clock.elapsed());
         Err(Error::Busy { cause, retry_after })
+    }
+
+    /// What could not be done for want of space is tried again once there is more than there was: others may have given it back.
+    fn forget_troubles(&self) {
+        let is_past = |trouble: &mut Trouble| {
+            matches!(trouble.error, Error::NoSpace)
+                && self.space.free_bytes() > trouble.free_bytes.saturating_add(RECORDS_BYTES)
+        };
+        let (flush, merge) = {
+            let mut troubles = self.troubles.lock();
+            (troubles.flush.take_if(is_past), troubles.merge.take_if(is_past))
+        };
+        flush.into_iter().for_each(|_| self.bell.ring(Class::Flush));
+        merge.into_iter().for_each(|_| self.bell.ring(Class::Merge));
+    }
+
+    /// Notes what is free where something could not be done.
+    pub(super) fn trouble(&self, error: Error) -> Trouble {
+        Trouble { error, free_bytes: self.space.free_bytes() }
     }
 
     /// Whether there is space for a batch beside what flushes and the running merge still have to write. If not, free segments of
@@ -128,6 +158,10 @@ impl LsmEngine {
         let comes = || self.shelf.obsolete_bytes() > 0 || !self.outlook.lock().is_exhausted || fits_after();
         if gives_space && (batch.uses_reserve || comes()) {
             return Err(self.wait_for_space());
+        }
+        // The log takes it, and the flush that comes next makes up for it.
+        if batch.uses_reserve && self.space.ballast_bytes() >= log_need_bytes(batch) {
+            return Ok(());
         }
         // What was on its way when it was refused may have come before it was looked for.
         admit()

@@ -341,6 +341,11 @@ impl RunningJob {
         self.need_bytes
     }
 
+    /// Claims so many bytes in place of what it seemed to take.
+    pub fn claim(&mut self, need_bytes: u64) {
+        self.need_bytes = need_bytes;
+    }
+
     /// Files that it may make before it removes any, if `slots` slices run at once: each may end with a short one.
     pub fn need_files(&self, slots: u64) -> u64 {
         if self.job.into == 0 {
