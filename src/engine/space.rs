@@ -37,7 +37,7 @@ const RECHECK_BYTES: i64 = 16 << 20;
 pub enum SpaceClaim {
     /// New data: files grow.
     Growth,
-    /// New data that fits into free places of files: only the log grows.
+    /// New data that fits into free places of files: of the disk it needs no more than the log has no room for in its files.
     Inside,
     /// It gives space back.
     Release,

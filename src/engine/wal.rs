@@ -52,7 +52,7 @@ use crate::disk::{Disk, Purpose};
 use segment::{Kept, Live, Spare, segment_name};
 
 pub use replay::read;
-pub use segment::Segment;
+pub use segment::{SPARES_IDLE, Segment};
 
 /// Where records begin in a segment.
 const HEADER_BYTES: u64 = 1024;

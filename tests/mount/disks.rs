@@ -284,6 +284,53 @@ fn what_is_deleted_comes_back_where_others_took_every_byte() {
     }
 }
 
+/// What a B-tree needs to go on its files have already, wherever in them that is.
+#[test]
+fn a_btree_of_whose_disk_others_took_every_byte_is_emptied_and_filled_again() {
+    if !able(&["mkfs.ext4"]) || !root() {
+        return;
+    }
+    for (options, is_killed) in
+        [("btree", false), ("btree,reserve=16M", true), ("btree,torn=doublewrite", true)]
+    {
+        let below = Loop::new("ext4", 400 * MEBIBYTE);
+        let point = below.home.path().join("mnt");
+        std::fs::create_dir(&point).unwrap();
+        let mounted = Mounted { store: below.place().join("store"), point };
+        let options = format!("engine={options}");
+        mounted.mount(&[], &options);
+        let (count, error) = mounted.fill(200);
+        assert_eq!(error.unwrap().raw_os_error(), Some(libc::ENOSPC));
+        assert!(count > 60, "{options}: full after {count} files");
+        match is_killed {
+            true => mounted.kill(),
+            false => mounted.unmount(),
+        }
+        let mut ballast = std::fs::File::create(below.place().join("ballast")).unwrap();
+        while ballast.write_all(&[7; 4096]).is_ok() {}
+        drop(ballast);
+        mounted.mount(&[], &options);
+        for entry in std::fs::read_dir(&mounted.point).unwrap() {
+            let path = entry.unwrap().path();
+            std::fs::remove_file(&path)
+                .unwrap_or_else(|error| panic!("{options}: {}: {error}", path.display()));
+        }
+        let again = mounted.fill(count).0;
+        assert!(again * 5 >= count * 4, "{options}: {again} files again of {count}");
+        let compare = || {
+            for number in 0..again {
+                let read = std::fs::read(mounted.file(number)).unwrap();
+                assert!(read == content(number), "{options}: file {number} of {again}");
+            }
+        };
+        compare();
+        mounted.unmount();
+        mounted.mount(&[], &options);
+        compare();
+        mounted.unmount();
+    }
+}
+
 #[test]
 fn without_an_inode_left_everything_is_deleted_and_mounted() {
     if !able(&["mkfs.ext4"]) || !root() {

@@ -45,8 +45,20 @@ impl BtreeEngine {
     fn owed_log_bytes(&self, tree: &Tree) -> u64 {
         self.copy_bytes_max(tree.copies_max())
             + self.copies_left_bytes.load(Relaxed)
-            + self.waiting_log_bytes(tree)
-            + tree.buffer.aside.bytes()
+            + self.again_log_bytes(tree)
+    }
+
+    /// Bytes of the log that it takes at most to log again what waits or is set aside in `tree`.
+    pub(super) fn again_log_bytes(&self, tree: &Tree) -> u64 {
+        self.waiting_log_bytes(tree) + tree.buffer.aside.bytes()
+    }
+
+    /// Bytes of a record of what is logged again, at most: the put that fills a batch has a small value.
+    pub(super) fn again_record_bytes_max(&self) -> u64 {
+        self.again_batch_bytes()
+            + self.pager.page_bytes() as u64
+            + RECORD_OVERHEAD_BYTES
+            + BATCH_OVERHEAD_BYTES
     }
 
     /// Bytes of the log that it takes at most to log again what waits in `tree`.
@@ -92,6 +104,11 @@ impl BtreeEngine {
         StepMax::of_leaves(leaves.max(1))
     }
 
+    /// Pages that one step of a sweep changes, at most, about: leaves and those above them.
+    pub(super) fn sweep_pages_max(&self) -> u64 {
+        2 * self.step_max().leaves() + self.tree.read().height
+    }
+
     /// Whether the log has come near to its bound.
     pub(super) fn is_log_near(&self) -> bool {
         let owed_bytes = self.owed_log_bytes(&self.tree.read());
@@ -126,6 +143,10 @@ impl BtreeEngine {
     pub(super) fn is_again_worth_it(&self) -> bool {
         let is_due = self.is_log_due();
         if self.again_failed.lock().is_some_and(|free_bytes| self.guard.free_bytes() <= free_bytes) {
+            return false;
+        }
+        // On a full disk the log needs its files for copies.
+        if self.lacks_room_for_copies(0) {
             return false;
         }
         let tree = self.tree.read();

@@ -271,6 +271,11 @@ impl StepMax {
         StepMax { leaves: StepMax::USUAL.leaves.min(leaves_max), ..StepMax::USUAL }
     }
 
+    /// Leaves that it changes at most.
+    pub fn leaves(&self) -> u64 {
+        self.leaves
+    }
+
     /// Where there is little: what it may take at most is a small multiple of what it changes.
     pub fn smallest(page_bytes: usize) -> StepMax {
         StepMax { leaves: 1, cell_bytes: page_bytes / 4 }

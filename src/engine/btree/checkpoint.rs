@@ -4,8 +4,8 @@
 //!    from here on. Puts that wait in the buffer are not in it, so the state names the floor up to which nothing is missing. If that would
 //!    hold too much of the log, they are logged again, and the floor is P.
 //! 2. *Fresh*: write values and pages that no durable state refers to, and what changed of the free map, to their places.
-//! 3. *Images*: append the changed units of every other page, in their new form, to the log; or write the page to the double-write area. In `torn=image` the
-//!    images of batches do, where they could be written.
+//! 3. *Images*: append the changed units of every other page, in their new form, to the log; or write the page to the double-write area, if the disk has
+//!    room for that. In `torn=image` the images of batches do, where they could be written.
 //! 4. *Commit*: sync the data file, the area and the log, write the meta page, sync it. Now the state at P is durable: what is not
 //!    in its place lies in the log between `images_start` and `images_end`, or in the area. The log below the floor (and below
 //!    `images_start`) and units freed before P can be used again.
@@ -27,11 +27,11 @@ use super::freemap::Changes;
 use super::meta::{MapPlace, Meta};
 use super::page::{Page, SECTOR_BYTES, Stored};
 use super::pager::{Pager, Piece};
-use super::tree::Frozen;
+use super::tree::{Frozen, Needs};
 use super::{BtreeEngine, double};
 use crate::disk::Purpose;
 use crate::engine::wal::{FIRST_KIND, RECORD_OVERHEAD_BYTES};
-use crate::engine::{Class, Done, PageCause, PageKind, Result, Torn, class_of};
+use crate::engine::{Class, Done, Error, PageCause, PageKind, Result, Torn, class_of};
 
 /// Log record kind of a page image: unit (8 bytes), which sectors of the page follow (16 bytes), these sectors.
 pub const IMAGE_KIND: u8 = FIRST_KIND + 1;
@@ -148,10 +148,7 @@ impl BtreeEngine {
     pub(super) fn freeze(&self, reason: &'static str, waiters: &mut Vec<Done>, swept: bool) -> Result<Job> {
         let _writer = self.lock_writer();
         self.load_for_homes()?;
-        let missing = {
-            let tree = self.tree.read();
-            tree.space.missing(tree.space.map_units_max(0))
-        };
+        let missing = Needs::default().lacking(&self.tree.read().space);
         if let Some(units) = missing {
             let units = self.pager.grow(units, 0)?;
             self.tree.write().space.set_file_units(units);
@@ -201,10 +198,17 @@ impl BtreeEngine {
             let changed_bytes = page.changed_units().count() * super::UNIT_BYTES as usize;
             copy_record_bytes_max(changed_bytes)
         };
-        match self.options.torn {
-            Torn::DoubleWrite => 0,
-            Torn::Delta | Torn::Image => job.images[at..].iter().map(record).sum(),
+        match self.has_area_for(job.images.len() as u64) {
+            true => 0,
+            false => job.images[at..].iter().map(record).sum(),
         }
+    }
+
+    /// Whether copies of `pages` pages go to the double-write area, and that is long enough.
+    pub(super) fn has_area_for(&self, pages: u64) -> bool {
+        let page_bytes = self.pager.page_bytes();
+        let bytes = double::area_bytes(pages as usize, page_bytes, double::chunk_pages(page_bytes));
+        self.options.torn == Torn::DoubleWrite && self.double.allocated_bytes() >= bytes
     }
 
     /// Does the next unit of a checkpoint; true when it has ended.
@@ -230,9 +234,8 @@ impl BtreeEngine {
             Stage::Images(at) => {
                 let count = double::chunk_pages(self.pager.page_bytes());
                 let end = (at + count).min(job.images.len());
-                if self.options.torn == Torn::DoubleWrite && at < end {
-                    self.write_double(job, at, end)?;
-                } else {
+                let is_in_area = at < end && self.write_double(job, at, end)?;
+                if !is_in_area {
                     for (unit, page) in &job.images[at..end] {
                         let (position, bytes) = self.log_image(*unit, page)?;
                         job.meta.images_end = position;
@@ -316,17 +319,24 @@ impl BtreeEngine {
         Ok((position, bytes))
     }
 
-    /// Writes copies `at..end` to the double-write area: at `double_bytes`, which grows by it.
-    fn write_double(&self, job: &mut Job, at: usize, end: usize) -> Result<()> {
+    /// Writes copies `at..end` to the double-write area: at `double_bytes`, which grows by it. False if they belong into the log: so they
+    /// do where the disk has no room for the area, as the files of the log may have.
+    fn write_double(&self, job: &mut Job, at: usize, end: usize) -> Result<bool> {
+        if self.options.torn != Torn::DoubleWrite {
+            return Ok(false);
+        }
         let page_bytes = self.pager.page_bytes();
         let left = double::area_bytes(job.images.len() - at, page_bytes, double::chunk_pages(page_bytes));
         // One chunk that fails is written again to the same place.
         let offset = job.meta.double_bytes;
-        self.double.make_room(offset + left)?;
+        match self.double.make_room(offset + left) {
+            Err(Error::NoSpace) => return Ok(false),
+            other => other?,
+        }
         let pages = &job.images[at..end];
         job.meta.double_bytes += self.double.write(offset, job.meta.position, pages)?;
         count_double(&self.pager, pages);
-        Ok(())
+        Ok(true)
     }
 
     fn commit(&self, job: &mut Job) -> Result<()> {

@@ -24,7 +24,7 @@ use super::tree::{Needs, Pins, Stop, Tree};
 use super::{BtreeEngine, FIRST_UNIT, UNIT_BYTES};
 use crate::base::journal::Field;
 use crate::disk::Purpose;
-use crate::engine::{Done, PageCause, Result, Tier};
+use crate::engine::{Done, Error, PageCause, Result, Tier};
 
 /// Bytes of values that one step moves at most, beside the last one.
 const STEP_BYTES: usize = 1 << 20;
@@ -139,6 +139,13 @@ impl BtreeEngine {
                 compaction.stage = self.choose(compaction);
             }
             Stage::Move { .. } if self.is_pressing() => *checkpoint = true,
+            // A step changes the pages on one way.
+            Stage::Move { .. } if self.lacks_room_for_copies(self.tree.read().height + 1) => {
+                if self.tree.read().active_bytes() == 0 {
+                    return Err(Error::NoSpace);
+                }
+                *checkpoint = true;
+            }
             Stage::Move { start, goal } => {
                 let (goal, from) = (*goal, std::mem::take(start));
                 match self.move_some(&from, goal, compaction)? {
@@ -175,8 +182,7 @@ impl BtreeEngine {
         if let Some((_, units)) = window {
             // What lies in it may have to go to the end for a while. Where there is no room, it stays.
             let _writer = self.lock_writer();
-            let needs = Needs { units, piece_units: self.pager.page_units(), pages: 0 };
-            let _ = self.take_space(needs, Tier::Disk);
+            let _ = self.take_end(units);
         }
         compaction.passes += 1;
         (compaction.has_moved, compaction.has_emptied) = (false, window.is_some());

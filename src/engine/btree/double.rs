@@ -54,8 +54,10 @@ impl DoubleWrite {
     /// The area on `disk`, if there is one.
     pub fn open(disk: Arc<dyn Disk>) -> Result<DoubleWrite> {
         let file = match disk.open(FILE) {
-            // What is allocated of it is not known; asking again is cheap.
-            Ok(file) => Some((file, 0)),
+            Ok(file) => {
+                let bytes = file.size().map_err(context("size of"))?;
+                Some((file, bytes))
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => return Err(context("opening")(error)),
         };
@@ -68,6 +70,11 @@ impl DoubleWrite {
             self.disk.remove(FILE).map_err(context("removing"))?;
         }
         Ok(())
+    }
+
+    /// Bytes that are allocated for it.
+    pub fn allocated_bytes(&self) -> u64 {
+        self.file.lock().as_ref().map_or(0, |(_, bytes)| *bytes)
     }
 
     /// Takes space for `bytes`, and makes the file if there is none.

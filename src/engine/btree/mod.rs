@@ -11,6 +11,8 @@
 //! | `doublewrite` | in `btree.double`, from its start                               | once a checkpoint, and a sync more  |
 //! | `image`       | in the log, behind the batch; new pages, too, for the same cost | as often as batches change the page |
 //!
+//! Where the disk has no room for the area, they go to the log, whose files may have it.
+//!
 //! Batches are logical records in every mode, and recovery replays those; copies only repair. So each mode opens what any other
 //! left, and no mode writes a page in its place more than once a checkpoint. What is written in place is the units of the page that
 //! changed, and in `delta` the copy is these units; the other two copy whole pages. In `image` the log keeps what the last checkpoint
@@ -196,7 +198,7 @@ pub fn open(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>, options: &Options) -> Re
     let bell = Arc::new(Bell::new());
     let guard = SpaceGuard::new(disk.clone(), options.reserve_bytes, options.log_segment_bytes)?;
     let started = clock.elapsed();
-    let recovered = recovery::recover(disk, clock.clone(), bell.clone(), options)?;
+    let recovered = recovery::recover(disk, clock.clone(), bell.clone(), options, &guard)?;
     let recovery_time = clock.elapsed().saturating_sub(started);
     let recovery_bytes = recovered.read_bytes;
     recovered.log.set_file_bytes_max(options.checkpoint_log_bytes + recovered.log.segment_bytes());
@@ -276,9 +278,13 @@ impl BtreeEngine {
         self.log.append_batch(FIRST_KIND, Purpose::Wal, batch).map_err(|error| self.refused(error, batch))
     }
 
-    /// Appends images of the pages that the last batch changed. The batch stands without them.
+    /// Appends images of the pages that the last batch changed. The batch stands without them; on a full disk it must: the log needs its
+    /// files for the checkpoint, which makes those that are missing.
     fn log_touched(&self) {
         let touched = self.tree.write().take_touched();
+        if self.guard.spare_bytes() == 0 {
+            return;
+        }
         for (unit, fresh, page) in touched {
             let bytes = 12 + self.pager.page_bytes();
             let logged = self.log.append(checkpoint::BATCH_IMAGE_KIND, Purpose::PageImage, bytes, |target| {
@@ -518,8 +524,7 @@ impl Engine for BtreeEngine {
             if let Some(error) = refusal {
                 return Err(error);
             }
-            if waits {
-                self.make_room(batch, None, tier)?;
+            if waits && self.make_room(batch, None, tier)? {
                 let before = self.mark();
                 let position = self.append(batch)?;
                 self.tree.write().buffer.add(batch, before);

@@ -27,7 +27,7 @@ use super::{FIRST_UNIT, UNIT_BYTES};
 use crate::base::clock::Clock;
 use crate::disk::{Disk, Purpose, replace};
 use crate::engine::wal::{self, Log, is_segment};
-use crate::engine::{Bell, Error, Options, PageCause, PageKind, Position, Result, Torn};
+use crate::engine::{Bell, Error, Options, PageCause, PageKind, Position, Result, SpaceGuard, Torn};
 
 /// Sectors of images that are held in memory, so that those of neighbours are written together: 4 MiB.
 const IMAGE_SECTORS_MAX: usize = 8 << 10;
@@ -54,6 +54,7 @@ pub fn recover(
     clock: Arc<dyn Clock>,
     bell: Arc<Bell>,
     options: &Options,
+    guard: &SpaceGuard,
 ) -> Result<Recovered> {
     let made_bytes = make_if_missing(&*disk, options)?;
     let file = disk.open(FILE).map_err(|error| Error::io(format!("opening {FILE}"), error))?;
@@ -86,7 +87,7 @@ pub fn recover(
         end if file_units < end => space.cut(pager.grow(end, 0)?),
         _ => space.cut(file_units),
     }
-    let mut replay = Replay::new(Tree::new(meta, space), &pager, &double, options);
+    let mut replay = Replay::new(Tree::new(meta, space), &pager, &double, options, guard);
     let log = Log::open(
         disk,
         clock,

@@ -35,11 +35,11 @@ use super::freemap::{FreeMap, wanted_for};
 use super::meta::MapPlace;
 use super::page::Page;
 use super::pager::{Loaded, Pager, Piece};
-use super::recovery::growth_units;
+use super::room::ahead_units;
 use super::tree::{Needs, Pins, Stop, Tree};
 use crate::disk::Purpose;
 use crate::engine::wal::{FIRST_KIND, RECORD_OVERHEAD_BYTES};
-use crate::engine::{Batch, Error, Operation, Options, PageCause, Position, Result};
+use crate::engine::{Batch, Error, Operation, Options, PageCause, Position, Result, SpaceGuard};
 
 /// Share of the dirty bytes that puts which wait may take: the pages that a sweep makes dirty need the rest.
 const SHARE_WAITING: (u64, u64) = (3, 4);
@@ -54,6 +54,7 @@ pub struct Replay<'a> {
     pager: &'a Pager,
     double: &'a DoubleWrite,
     options: &'a Options,
+    guard: &'a SpaceGuard,
     /// The pages that it began with have every batch up to here, but for those that waited.
     position: Position,
     /// Every batch is applied.
@@ -78,13 +79,20 @@ pub struct Replayed {
 
 impl<'a> Replay<'a> {
     /// One that begins with `tree`, which is as its durable state says.
-    pub fn new(tree: Tree, pager: &'a Pager, double: &'a DoubleWrite, options: &'a Options) -> Replay<'a> {
+    pub fn new(
+        tree: Tree,
+        pager: &'a Pager,
+        double: &'a DoubleWrite,
+        options: &'a Options,
+        guard: &'a SpaceGuard,
+    ) -> Replay<'a> {
         let meta = tree.durable;
         let mut replay = Replay {
             tree,
             pager,
             double,
             options,
+            guard,
             position: meta.position,
             is_whole: false,
             at: Mark { position: meta.floor, image_bytes: 0 },
@@ -182,16 +190,16 @@ impl<'a> Replay<'a> {
     /// Takes space in the file. False if that took a checkpoint, which frees what was overwritten: then the plan holds no more.
     fn take_space(&mut self, needs: Needs) -> Result<bool> {
         self.tree.space.load(self.pager, |map| wanted_for(map, needs))?;
-        let wanted = needs.units + self.tree.space.map_units_max(needs.units);
-        match self.grow_by(wanted, growth_units(self.options, self.tree.space.end())) {
+        match self.grow_for(needs, ahead_units(self.guard, self.options, self.tree.space.end())) {
             Err(Error::NoSpace) if self.tree.active_bytes() > 0 && self.checkpoint()? => Ok(false),
             other => other.map(|()| true),
         }
     }
 
-    /// Makes the free end of the file as long as `units`, and `ahead_units` more if there is room.
-    fn grow_by(&mut self, units: u64, ahead_units: u64) -> Result<()> {
-        if let Some(units) = self.tree.space.missing(units) {
+    /// Makes the free end of the file long enough for `needs`, if there are no free runs that are, and `ahead_units` longer if there is
+    /// room.
+    fn grow_for(&mut self, needs: Needs, ahead_units: u64) -> Result<()> {
+        if let Some(units) = needs.lacking(&self.tree.space) {
             let units = self.pager.grow(units, ahead_units)?;
             self.tree.space.set_file_units(units);
         }
@@ -287,7 +295,7 @@ impl<'a> Replay<'a> {
         let copies = self.tree.copies_max() as usize;
         let copies_bytes = double::area_bytes(copies, self.pager.page_bytes(), chunk_pages);
         self.tree.space.load(self.pager, FreeMap::wanted_for_homes)?;
-        let room = match self.grow_by(self.tree.space.map_units_max(0), 0) {
+        let room = match self.grow_for(Needs::default(), 0) {
             Ok(()) if copies_bytes > 0 => self.double.make_room(copies_bytes),
             other => other,
         };

@@ -78,7 +78,8 @@ impl BtreeEngine {
             let active_bytes = self.tree.read().active_bytes();
             // Pages that a sweep changes need copies in the log.
             let frees_log = self.is_log_near() && (active_bytes > 0 || self.is_again_worth_it());
-            let is_room = active_bytes < pages_max && !frees_log;
+            let lacks_room = || active_bytes > 0 && self.lacks_room_for_copies(self.sweep_pages_max());
+            let is_room = active_bytes < pages_max && !frees_log && !lacks_room();
             if is_part && is_room {
                 let span = self.pager.cpu().span(Work::Checkpoint);
                 let swept = self.sweep_some();

@@ -17,6 +17,7 @@ mod damage;
 mod limits;
 mod map;
 mod model;
+mod others;
 mod reading;
 mod replay;
 mod space;

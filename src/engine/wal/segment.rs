@@ -12,7 +12,7 @@ use crate::engine::{Error, Position, Result, frame, is_short_of_files};
 /// file is made instead, while the log has fewer files than this.
 pub(super) const SEGMENTS: usize = 16;
 /// Spare segments of a log that nobody writes to.
-pub(super) const SPARES_IDLE: usize = 4;
+pub const SPARES_IDLE: usize = 4;
 /// Of a small disk a segment takes this part at most, but not less than [`SMALL_BYTES`].
 const DISK_SHARE: u64 = 256;
 /// See there.
@@ -215,6 +215,11 @@ pub(super) fn suitable_bytes(wanted_bytes: u64, total_bytes: u64) -> u64 {
     wanted_bytes.min(most / SHORT_BYTES * SHORT_BYTES).max(HEADER_BYTES + RECORD_OVERHEAD_BYTES)
 }
 
+/// Bytes of a segment on a full disk whose header and first record take `needed` bytes.
+fn short_bytes(needed: u64) -> u64 {
+    (needed + 1).next_multiple_of(SHORT_BYTES)
+}
+
 pub(super) struct Spare {
     pub(super) slot: u64,
     pub(super) file: Arc<dyn File>,
@@ -258,9 +263,7 @@ impl Log {
         let spare = match self.take_spare(state, needed.max(self.segment_bytes))? {
             Some(spare) => spare,
             // On a full disk a short one will do.
-            None => {
-                self.take_spare(state, (needed + 1).next_multiple_of(SHORT_BYTES))?.ok_or(Error::NoSpace)?
-            }
+            None => self.take_spare(state, short_bytes(needed))?.ok_or(Error::NoSpace)?,
         };
         let name = segment_name(spare.slot);
         if let Err(error) = spare.file.write_at(Purpose::Wal, 0, &header(number, state.end, state.synced)) {
@@ -363,23 +366,57 @@ impl Log {
 
     /// Whether a record of a payload of `payload_bytes` can be appended without taking space from the disk.
     pub fn fits(&self, payload_bytes: u64) -> bool {
+        self.holds(payload_bytes, 0, 0)
+    }
+
+    /// Whether that can be, and behind it `more_bytes` of records, each of `record_bytes_max` at most.
+    pub fn holds(&self, payload_bytes: u64, more_bytes: u64, record_bytes_max: u64) -> bool {
         let state = self.state.lock();
         let bytes = payload_bytes + RECORD_OVERHEAD_BYTES;
-        let last = state.segments.back().is_some_and(|live| {
-            HEADER_BYTES + (state.end - live.segment.start) + bytes <= live.segment.capacity_bytes
+        let rest = state.segments.back().map_or(0, |live| {
+            live.segment.capacity_bytes.saturating_sub(HEADER_BYTES + (state.end - live.segment.start))
         });
-        last || state.spares.iter().any(|spare| HEADER_BYTES + bytes <= spare.capacity_bytes)
+        let mut capacities: Vec<u64> = state.spares.iter().map(|spare| spare.capacity_bytes).collect();
+        drop(state);
+        capacities.retain(|capacity| self.suits(*capacity, record_bytes_max));
+        let mut room = rest;
+        if room < bytes {
+            // Whichever of them is next: the longest would be the greatest loss.
+            capacities.sort_unstable();
+            let Some(longest) = capacities.pop().filter(|longest| self.suits(*longest, bytes)) else {
+                return false;
+            };
+            room = longest - HEADER_BYTES;
+        }
+        let mut rooms: Vec<u64> = capacities.iter().map(|capacity| capacity - HEADER_BYTES).collect();
+        rooms.push(room - bytes);
+        // A record that does not fit leaves less than itself unused.
+        let sure = |room: &u64| (room + 1).saturating_sub(record_bytes_max.max(1));
+        rooms.iter().map(sure).sum::<u64>() >= more_bytes
+    }
+
+    /// Whether a spare of `capacity_bytes` is used for a segment that begins with a record of `record_bytes` when there is no other.
+    fn suits(&self, capacity_bytes: u64, record_bytes: u64) -> bool {
+        let needed = HEADER_BYTES + record_bytes;
+        capacity_bytes >= needed.max(self.segment_bytes) || capacity_bytes >= short_bytes(needed)
     }
 
     /// The spare to use next for a segment of `needed` bytes: a clean one, or any once there are enough files.
     fn fitting(&self, state: &State, needed: u64) -> Option<usize> {
         let enough = state.segments.len() + state.spares.len() >= SEGMENTS
             || state.file_bytes() + needed > state.file_bytes_max
-            || self.disk.space().is_ok_and(|space| is_short_of_files(&space));
+            || self.is_disk_short();
         let fits = |dirty: bool| {
             state.spares.iter().position(|spare| spare.capacity_bytes >= needed && spare.is_dirty == dirty)
         };
         fits(false).or_else(|| fits(true).filter(|_| enough))
+    }
+
+    /// Whether files are made only where there is no other way.
+    fn is_disk_short(&self) -> bool {
+        self.disk.space().is_ok_and(|space| {
+            is_short_of_files(&space) || space.room_bytes() < AHEAD_SHARE * self.segment_bytes
+        })
     }
 
     fn make_spare(&self, state: &mut State, capacity_bytes: u64) -> Result<Spare> {
@@ -436,13 +473,8 @@ impl Log {
             return Ok(());
         }
         state.idle_end = state.end;
-        let is_short = || {
-            self.disk.space().is_ok_and(|space| {
-                is_short_of_files(&space) || space.room_bytes() < AHEAD_SHARE * self.segment_bytes
-            })
-        };
         let is_more = state.file_bytes() + self.segment_bytes <= state.file_bytes_max;
-        if is_more && self.fitting(&state, self.segment_bytes).is_none() && !is_short() {
+        if is_more && self.fitting(&state, self.segment_bytes).is_none() && !self.is_disk_short() {
             match self.make_spare(&mut state, self.segment_bytes) {
                 Ok(spare) => state.spares.push_back(spare),
                 // The append that needs it will say so.
@@ -456,9 +488,15 @@ impl Log {
     /// Gives the space of all free segments back to the disk; whether there were any. For a full disk: what the log needs next it
     /// takes anew.
     pub fn give_back(&self) -> bool {
+        self.give_back_but(0)
+    }
+
+    /// The same, but for `count` segments: for an owner that goes on in the files that the log has.
+    pub fn give_back_but(&self, count: usize) -> bool {
         let mut state = self.state.lock();
         let surplus = self.reuse_kept(&mut state);
-        let spares = std::mem::take(&mut state.spares);
+        let left = state.spares.len().min(count);
+        let spares = state.spares.split_off(left);
         drop(state);
         let any = !surplus.is_empty() || !spares.is_empty();
         self.remove_all(surplus);

@@ -55,7 +55,7 @@ pub struct Changes {
 }
 
 impl FreeMap {
-    /// A checkpoint begins: what was retired so far is free in its state. The tail must have [`FreeMap::map_units_max`].
+    /// A checkpoint begins: what was retired so far is free in its state. There must be room for [`FreeMap::map_units_max`].
     pub fn freeze(&mut self) -> Changes {
         debug_assert!(self.leaving.is_empty(), "one checkpoint at a time");
         self.drop_behind_end();

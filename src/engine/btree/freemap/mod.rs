@@ -30,7 +30,7 @@
 //! # Invariants
 //!
 //! 1. No run touches the tail, as far as its group is in memory; the bits of units in the tail are not set.
-//! 2. Who takes has made sure that the tail is long enough ([`FreeMap::missing`]), so taking cannot fail.
+//! 2. Who takes has made sure that the tail is long enough, or the runs ([`FreeMap::lacking`]), so taking cannot fail.
 //! 3. A group that is in memory, not changed and not pending has the bits of its page in the durable state.
 
 mod bits;
@@ -216,6 +216,14 @@ impl FreeMap {
     /// if they do already.
     pub fn missing(&self, units: u64) -> Option<u64> {
         (self.file_units - self.end < units).then_some(self.end + units)
+    }
+
+    /// The same, where free runs will do as well, if `units` taken from them in pieces of up to `piece`, whatever the order, surely
+    /// fit.
+    pub fn lacking(&self, units: u64, piece: u64) -> Option<u64> {
+        let missing = self.missing(units)?;
+        let tail = (self.tail_units() + 1).saturating_sub(piece.max(1));
+        (self.sure_units(piece) + tail < units).then_some(missing)
     }
 
     /// Units that a freeze takes at most for pages of the map, when the tail has grown by `more` units by then.

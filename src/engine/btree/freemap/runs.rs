@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use super::bits::{Bits, GROUP_UNITS};
-use super::group::{Loaded, class_of, classes, longest_of, shortest_of};
+use super::group::{CLASSES, Loaded, class_of, classes, longest_of, shortest_of};
 use super::{FreeMap, Run};
 
 /// Groups that a search for a length between the bounds of a class looks at.
@@ -263,6 +263,16 @@ impl FreeMap {
     /// Units in runs that `piece` units fit into, at least.
     pub(super) fn useful_units(&self, piece: u64) -> u64 {
         classes(self.classes_from(piece)).map(|class| self.runs[class] * shortest_of(class)).sum()
+    }
+
+    /// Units that can surely be taken from runs in pieces of up to `piece`: a run that a piece does not fit into any more has lost all
+    /// but less than one.
+    pub(super) fn sure_units(&self, piece: u64) -> u64 {
+        // A class that need not fit is searched in part alone.
+        let first = (class_of(piece)..).find(|class| shortest_of(*class) >= piece).unwrap_or(CLASSES);
+        let least = shortest_of(first);
+        let of = classes(self.classes_from(least));
+        of.map(|class| self.runs[class] * (shortest_of(class) - least + 1)).sum()
     }
 
     /// The bits of a group can be changed: it is in memory, or can be because nothing of it was ever free.

@@ -1,0 +1,154 @@
+//! Others fill the disk to the last byte while the store is closed: what the file and the log have already is enough to delete
+//! everything, and to write it again.
+
+use super::*;
+
+/// How a life of the store ends.
+#[derive(Clone, Copy, Debug)]
+enum End {
+    Closed,
+    Killed,
+    /// Power goes once everything is synced.
+    Crashed,
+}
+
+const CAPACITY_BYTES: u64 = 12 << 20;
+
+/// Pages of the usual size on a small disk: one segment of the log takes the copies of few of them.
+fn options(torn: Torn) -> Options {
+    Options {
+        page_bytes: 16 << 10,
+        reserve_bytes: 768 << 10,
+        log_segment_bytes: 128 << 10,
+        checkpoint_log_bytes: 512 << 10,
+        dirty_bytes_max: 2 << 20,
+        cache_bytes: 1 << 20,
+        torn,
+        ..tiny()
+    }
+}
+
+/// A store and its model.
+struct Store {
+    sim: Arc<SimDisk>,
+    engine: Arc<BtreeEngine>,
+    model: Map,
+    options: Options,
+    seed: u64,
+}
+
+impl Store {
+    fn new(torn: Torn, seed: u64) -> Store {
+        let (sim, options) = (SimDisk::new(), options(torn));
+        sim.set_capacity(Some(CAPACITY_BYTES));
+        let engine = open_on(sim.clone(), &options).unwrap();
+        Store { sim, engine, model: Map::new(), options, seed }
+    }
+
+    fn what(&self) -> String {
+        format!("{:?} seed {}", self.options.torn, self.seed)
+    }
+
+    /// Not a byte of the disk is free from here on, but for what the store gives back.
+    fn others_take_all(&self) {
+        self.sim.set_capacity(None);
+        let used_bytes: u64 = self.sim.list().unwrap().iter().map(|info| info.bytes).sum();
+        self.sim.set_capacity(Some(used_bytes));
+    }
+
+    /// Ends this life and begins another, on a disk that others have filled.
+    fn live_again(&mut self, end: End) {
+        match end {
+            End::Closed => self.engine.close().unwrap_or_else(|error| panic!("{}: {error}", self.what())),
+            End::Killed => self.sim = self.sim.kill(),
+            End::Crashed => {
+                sync(&*self.engine).unwrap();
+                self.sim = self.sim.crash(self.seed);
+            }
+        }
+        self.others_take_all();
+        let opened = open_on(self.sim.clone(), &self.options);
+        self.engine = opened.unwrap_or_else(|error| panic!("{} {end:?}: {error}", self.what()));
+        assert!(contents(&*self.engine).unwrap() == self.model, "{} {end:?}", self.what());
+    }
+
+    fn apply(&mut self, batch: &Batch) -> Result<()> {
+        for _ in 0..2000 {
+            match self.engine.apply(batch, Tier::Disk) {
+                Err(Error::Busy { .. }) => _ = self.engine.work(Class::Flush),
+                other => {
+                    other?;
+                    follow(&mut self.model, batch);
+                    return Ok(());
+                }
+            }
+        }
+        panic!("{}: a batch waits for ever", self.what());
+    }
+
+    fn bytes(&self) -> usize {
+        self.model.values().map(Vec::len).sum()
+    }
+
+    /// Puts values of a few sizes until the disk is full.
+    fn fill(&mut self, life: u8) {
+        let mut prng = Prng::new(self.seed + u64::from(life));
+        for number in 0u32.. {
+            let mut batch = Batch::new(1);
+            for part in 0..4u8 {
+                let value = vec![number as u8 ^ life; [90, 3000, 4096, 9000][prng.below(4) as usize]];
+                batch.put([&number.to_be_bytes()[..], &[part]].concat(), value);
+            }
+            match self.apply(&batch) {
+                Ok(()) => {}
+                Err(Error::NoSpace) => return,
+                Err(error) => panic!("{}: put {number}: {error}", self.what()),
+            }
+            if number % 64 == 0 {
+                self.engine.work(Class::Log).unwrap();
+            }
+        }
+    }
+
+    /// Deletes the first `count` keys, `at_once` in a batch.
+    fn delete(&mut self, count: usize, at_once: usize) {
+        let keys: Vec<Vec<u8>> = self.model.keys().take(count).cloned().collect();
+        for (nth, part) in keys.chunks(at_once).enumerate() {
+            let mut batch = Batch::new(1);
+            batch.uses_reserve = true;
+            part.iter().for_each(|key| batch.delete(key.clone()));
+            self.apply(&batch).unwrap_or_else(|error| panic!("{}: delete {nth}: {error}", self.what()));
+        }
+    }
+}
+
+#[test]
+fn what_others_took_is_not_needed_to_delete_and_to_write_again() {
+    for torn in TORN {
+        for (seed, ends) in (0..).zip([
+            [End::Closed, End::Crashed, End::Closed],
+            [End::Killed, End::Killed, End::Crashed],
+            [End::Crashed, End::Closed, End::Killed],
+        ]) {
+            let mut store = Store::new(torn, seed);
+            store.fill(1);
+            let (count, bytes) = (store.model.len(), store.bytes());
+            assert!(bytes > 7 << 20, "{}: full at {bytes}", store.what());
+            store.live_again(ends[0]);
+            store.delete(1, 1);
+            store.delete(count / 2, 100);
+            store.live_again(ends[1]);
+            store.delete(count, 100);
+            assert!(store.model.is_empty());
+            store.fill(2);
+            let again = store.bytes();
+            assert!(again > bytes / 10 * 8, "{}: {again} bytes again of {bytes}", store.what());
+            store.live_again(ends[2]);
+            run(&*store.engine, Command::Verify).unwrap();
+            // Not only once.
+            store.delete(count * 2, 7);
+            assert!(store.model.is_empty());
+            store.live_again(End::Closed);
+        }
+    }
+}
