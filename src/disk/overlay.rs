@@ -131,8 +131,10 @@ impl Disk for Overlay {
     fn sync_names(&self) -> io::Result<()> {
         Ok(())
     }
+    /// Nothing that is written here takes space below.
     fn space(&self) -> io::Result<Space> {
-        self.disk.space()
+        let space = self.disk.space()?;
+        Ok(Space { free_bytes: space.total_bytes, ..space })
     }
 }
 

@@ -109,6 +109,11 @@ impl BtreeEngine {
         2 * self.step_max().leaves() + self.tree.read().height
     }
 
+    /// Pages on the way to a key, and one more.
+    pub(super) fn way_pages_max(&self) -> u64 {
+        self.tree.read().height + 1
+    }
+
     /// Whether the log has come near to its bound.
     pub(super) fn is_log_near(&self) -> bool {
         let owed_bytes = self.owed_log_bytes(&self.tree.read());

@@ -140,7 +140,7 @@ impl BtreeEngine {
             }
             Stage::Move { .. } if self.is_pressing() => *checkpoint = true,
             // A step changes the pages on one way.
-            Stage::Move { .. } if self.lacks_room_for_copies(self.tree.read().height + 1) => {
+            Stage::Move { .. } if self.lacks_room_for_copies(self.way_pages_max()) => {
                 if self.tree.read().active_bytes() == 0 {
                     return Err(Error::NoSpace);
                 }

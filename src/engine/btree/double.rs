@@ -3,6 +3,9 @@
 //! Each checkpoint writes it from the start, in chunks that one request takes: a unit that names the pages, then the pages as they
 //! belong in their places. The meta page of the commit says how many bytes count. `FORMAT.md` draws it.
 //!
+//! A little of it is kept whatever `torn` is ([`kept_bytes`]): an opening brings home through it what it replays, a part after the
+//! other, when others have taken every byte of the disk and the log has no room for all copies at once.
+//!
 //! # Invariants
 //!
 //! 1. Nothing is written here while a durable meta page refers to it.
@@ -25,6 +28,16 @@ const CHUNK_BYTES: usize = 4 << 20;
 /// Pages that one unit can name.
 pub const CHUNK_PAGES_MAX: usize = 500;
 const KIND: u8 = 1;
+
+/// Pages that the area has room for in any case.
+const KEPT_PAGES: usize = 64;
+/// But it takes no more than this part of the reserve.
+const KEPT_SHARE: u64 = 2;
+
+/// What the area keeps of the disk while nobody needs it, where `reserve_bytes` of that are kept free.
+pub fn kept_bytes(page_bytes: usize, reserve_bytes: u64) -> u64 {
+    area_bytes(KEPT_PAGES, page_bytes, chunk_pages(page_bytes)).min(reserve_bytes / KEPT_SHARE)
+}
 
 /// Pages of `page_bytes` that one chunk takes.
 pub fn chunk_pages(page_bytes: usize) -> usize {
@@ -64,10 +77,13 @@ impl DoubleWrite {
         Ok(DoubleWrite { disk, file: Mutex::new(file) })
     }
 
-    /// Removes it. No meta page that a power cut could leave may refer to it.
-    pub fn remove(&self) -> Result<()> {
-        if self.file.lock().take().is_some() {
-            self.disk.remove(FILE).map_err(context("removing"))?;
+    /// Takes no more than `bytes` from here on. No meta page that a power cut could leave may refer to it.
+    pub fn cut(&self, bytes: u64) -> Result<()> {
+        if let Some((file, allocated_bytes)) = self.file.lock().as_mut()
+            && *allocated_bytes > bytes
+        {
+            file.set_size(bytes).map_err(context("cutting"))?;
+            *allocated_bytes = bytes;
         }
         Ok(())
     }

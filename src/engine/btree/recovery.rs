@@ -16,7 +16,7 @@ use bytes::Bytes;
 
 use super::aside::is_damage;
 use super::checkpoint::{BATCH_IMAGE_KIND, IMAGE_HEADER_BYTES, IMAGE_KIND};
-use super::double::DoubleWrite;
+use super::double::{self, DoubleWrite};
 use super::freemap::{FreeMap, end_max, read_runs};
 use super::meta::{FILE, META_BYTES, MapPlace, Meta};
 use super::page::{LEVEL, SECTOR_BYTES};
@@ -98,6 +98,7 @@ pub fn recover(
         &std::collections::BTreeSet::new(),
         &mut |kind, position, payload| replay.record(kind, position, &payload),
     )?;
+    replay.settle()?;
     let (mut tree, replayed) = replay.end();
     let read_bytes = log.unreleased_bytes();
     reaches(log.end(), tree.durable.position)?;
@@ -105,8 +106,16 @@ pub fn recover(
         log::info!("replaying the log took {} checkpoints", replayed.checkpoints);
         log.release(tree.durable.floor);
     }
+    let kept_bytes = double::kept_bytes(pager.page_bytes(), guard.reserve_bytes());
     if options.torn != Torn::DoubleWrite {
-        double.remove()?;
+        double.cut(kept_bytes)?;
+    }
+    if guard.spare_bytes() >= kept_bytes {
+        match double.make_room(kept_bytes) {
+            // The next opening may find room.
+            Err(Error::NoSpace) => {}
+            other => other?,
+        }
     }
     tree.start_images(options.torn, log.end());
     Ok(Recovered { pager, double, log, tree, replayed, read_bytes })

@@ -22,6 +22,13 @@
 //! every batch is applied from there on.
 //!
 //! A disk without room for the area opens all the same, with more memory.
+//!
+//! # A full disk
+//!
+//! What a replay leaves dirty needs copies in the log, whose files may have no room for them: before a crash they could have been made
+//! longer, but then others took the disk. So where less than the reserve is free, checkpoints come before there are more copies than the area has
+//! room for without the disk, which always keeps some ([`double::kept_bytes`]), and in the end all is brought home. Then the files of the
+//! log are free, and deletes go on in them.
 
 use std::sync::Arc;
 
@@ -45,6 +52,10 @@ use crate::engine::{Batch, Error, Operation, Options, PageCause, Position, Resul
 const SHARE_WAITING: (u64, u64) = (3, 4);
 /// Share of them that are worth a checkpoint: what a sweep makes dirty beside what waits still.
 const SHARE_CHECKPOINT: (u64, u64) = (1, 8);
+/// Share of the area after which a checkpoint comes on a full disk: the next batch changes pages, too.
+const SHARE_AREA: u64 = 2;
+/// Leaves that a step of a sweep changes there, as a share of the pages that the area has room for: each may have a neighbour, and pages above.
+const SHARE_STEP: u64 = 8;
 /// A request writes about this much: a buffer that no limit counts.
 const WORK_BYTES: usize = 1 << 20;
 
@@ -160,9 +171,23 @@ impl<'a> Replay<'a> {
         let mut pins = Pins::new();
         loop {
             match self.tree.plan(self.pager, &loaded, &batch, &mut pins) {
-                Ok(needs) if self.take_space(needs)? => break,
-                // The pages that were dirty are not pinned.
-                Ok(_) => pins.clear(),
+                Ok(needs) => match self.take_space(needs) {
+                    Ok(true) => break,
+                    // The pages that were dirty are not pinned.
+                    Ok(false) => pins.clear(),
+                    // One by one they need less. A checkpoint between them is of a state before the batch, which comes again then.
+                    Err(Error::NoSpace) if batch.operations().len() > 1 => {
+                        return batch.operations().iter().try_for_each(|operation| {
+                            let mut one = Batch::default();
+                            match operation {
+                                Operation::Put { key, value } => one.put(key.clone(), value.clone()),
+                                Operation::Delete { key } => one.delete(key.clone()),
+                            }
+                            self.apply(one)
+                        });
+                    }
+                    Err(error) => return Err(error),
+                },
                 Err(Stop::Failed(error)) => {
                     let part = |operation: &Operation| {
                         self.tree.unreadable_part(self.pager, &loaded, operation.key())
@@ -213,7 +238,7 @@ impl<'a> Replay<'a> {
             tree.buffer.bytes() > share(bytes_max, SHARE_WAITING)
                 || tree.active_bytes() + tree.buffer.bytes() > bytes_max
         };
-        if self.is_without_room || !is_too_much(&self.tree) {
+        if self.is_without_room || self.fills_area() && !self.checkpoint()? || !is_too_much(&self.tree) {
             return Ok(());
         }
         let pages_max = share(bytes_max, SHARE_CHECKPOINT);
@@ -223,10 +248,48 @@ impl<'a> Replay<'a> {
         if self.at.position < self.position {
             self.apply_all();
         }
+        self.sweep()
+    }
+
+    /// Sweeps all that waits, with checkpoints in between.
+    fn sweep(&mut self) -> Result<()> {
+        let pages_max = share(self.options.dirty_bytes_max, SHARE_CHECKPOINT);
         while self.sweep_some()? {
-            if self.tree.active_bytes() >= pages_max && !self.checkpoint()? {
+            let is_due = self.tree.active_bytes() >= pages_max || self.fills_area();
+            if is_due && !self.checkpoint()? {
                 return Ok(());
             }
+        }
+        Ok(())
+    }
+
+    /// Bytes of the area that there are, or could be.
+    fn area_bytes(&self) -> u64 {
+        let kept_bytes = double::kept_bytes(self.pager.page_bytes(), self.guard.reserve_bytes());
+        self.double.allocated_bytes().max(kept_bytes)
+    }
+
+    /// Whether the disk is full, so that copies of dirty pages may find no room but in the area, and these fill their share of it.
+    fn fills_area(&self) -> bool {
+        let copies_bytes = self.tree.copies_max() * self.pager.page_bytes() as u64;
+        copies_bytes > 0 && copies_bytes >= self.area_bytes() / SHARE_AREA && self.is_short()
+    }
+
+    /// Whether others may have taken what a batch could count on when it came in.
+    fn is_short(&self) -> bool {
+        self.guard.free_bytes() < self.guard.reserve_bytes()
+    }
+
+    /// Everything was replayed: on a full disk it is brought home.
+    pub fn settle(&mut self) -> Result<()> {
+        if self.is_without_room || !self.is_short() {
+            return Ok(());
+        }
+        if !self.tree.buffer.is_empty() {
+            self.sweep()?;
+        }
+        if self.tree.active_bytes() > 0 && !self.is_without_room {
+            self.checkpoint()?;
         }
         Ok(())
     }
@@ -234,7 +297,14 @@ impl<'a> Replay<'a> {
     /// The next step of a sweep; false if it was the last, or the disk has no room for it.
     fn sweep_some(&mut self) -> Result<bool> {
         self.tree.buffer.begin_sweep(self.at);
-        let (mut loaded, mut max) = (Loaded::default(), StepMax::USUAL);
+        let max = match self.is_short() {
+            true => {
+                let pages = self.area_bytes() / self.pager.page_bytes() as u64;
+                StepMax::of_leaves((pages / SHARE_STEP).max(1))
+            }
+            false => StepMax::USUAL,
+        };
+        let (mut loaded, mut max) = (Loaded::default(), max);
         let smallest = StepMax::smallest(self.pager.page_bytes());
         loop {
             let epoch = self.tree.epoch;

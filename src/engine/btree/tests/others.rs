@@ -152,3 +152,64 @@ fn what_others_took_is_not_needed_to_delete_and_to_write_again() {
         }
     }
 }
+
+/// What a mount does after a `kill -9`, on a disk of which others then hold every byte: it opens the store, puts a record, reads
+/// everything and deletes it.
+fn survive_kill(store: &Store, moment: &str) {
+    let killed = Store {
+        sim: store.sim.kill(),
+        engine: store.engine.clone(),
+        model: store.model.clone(),
+        options: store.options.clone(),
+        seed: store.seed,
+    };
+    killed.others_take_all();
+    let what = format!("{}: {moment}", store.what());
+    let engine =
+        open_on(killed.sim.clone(), &killed.options).unwrap_or_else(|error| panic!("{what}: {error}"));
+    let mut killed = Store { engine, ..killed };
+    assert!(contents(&*killed.engine).unwrap() == killed.model, "{what}");
+    let mut batch = Batch::new(1);
+    batch.uses_reserve = true;
+    batch.put(vec![0], vec![1; 100]);
+    killed.apply(&batch).unwrap_or_else(|error| panic!("{what}: the first record: {error}"));
+    killed.delete(usize::MAX, 100);
+    assert!(killed.model.is_empty(), "{what}");
+}
+
+#[test]
+fn a_store_that_is_killed_at_any_moment_is_opened_and_emptied_without_a_free_byte() {
+    for torn in TORN {
+        for seed in 0..3 {
+            let mut store = Store::new(torn, seed);
+            let mut prng = Prng::new(seed);
+            'fill: for number in 0u32.. {
+                let mut batch = Batch::new(1);
+                for part in 0..4u8 {
+                    let value = vec![number as u8; [90, 3000, 4096, 9000][prng.below(4) as usize]];
+                    let number =
+                        if prng.one_in(4) { prng.below(u64::from(number) + 1) as u32 } else { number };
+                    batch.put([&number.to_be_bytes()[..], &[part]].concat(), value);
+                }
+                loop {
+                    if prng.one_in(40) {
+                        survive_kill(&store, &format!("batch {number}"));
+                    }
+                    match store.engine.apply(&batch, Tier::Disk) {
+                        Err(Error::Busy { .. }) => _ = store.engine.work(Class::Flush),
+                        Err(Error::NoSpace) => break 'fill,
+                        other => {
+                            other.unwrap();
+                            follow(&mut store.model, &batch);
+                            break;
+                        }
+                    }
+                }
+                if number % 64 == 0 {
+                    store.engine.work(Class::Log).unwrap();
+                }
+            }
+            survive_kill(&store, "full");
+        }
+    }
+}
