@@ -155,7 +155,10 @@ impl BtreeEngine {
             let waits = is_settling || batch.awaits_space;
             return if waits { self.busy(Cause::Space, batch) } else { error };
         }
-        self.target.lock().get_or_insert_with(|| self.log.end());
+        // Without anything to bring home there is no checkpoint that the compaction could wait for.
+        if self.is_dirty() {
+            self.target.lock().get_or_insert_with(|| self.log.end());
+        }
         self.busy(Cause::Space, batch)
     }
 

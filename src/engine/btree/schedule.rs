@@ -110,6 +110,10 @@ impl BtreeEngine {
                 false => Ok(None),
                 true => self.freeze(reason, &mut waiters, is_sweeping && !is_part).map(Some),
             });
+            if matches!(begun, Ok(None)) {
+                // There is nothing to sweep for: who waits for space may be waiting for a compaction.
+                *self.target.lock() = None;
+            }
             match begun {
                 Ok(begun) => *job = begun,
                 Err(error) => {

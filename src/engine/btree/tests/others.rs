@@ -13,6 +13,8 @@ enum End {
 }
 
 const CAPACITY_BYTES: u64 = 12 << 20;
+/// For what is done again and again.
+const SMALL_BYTES: u64 = 4 << 20;
 
 /// Pages of the usual size on a small disk: one segment of the log takes the copies of few of them.
 fn options(torn: Torn) -> Options {
@@ -38,9 +40,9 @@ struct Store {
 }
 
 impl Store {
-    fn new(torn: Torn, seed: u64) -> Store {
+    fn new(torn: Torn, seed: u64, capacity_bytes: u64) -> Store {
         let (sim, options) = (SimDisk::new(), options(torn));
-        sim.set_capacity(Some(CAPACITY_BYTES));
+        sim.set_capacity(Some(capacity_bytes));
         let engine = open_on(sim.clone(), &options).unwrap();
         Store { sim, engine, model: Map::new(), options, seed }
     }
@@ -130,7 +132,7 @@ fn what_others_took_is_not_needed_to_delete_and_to_write_again() {
             [End::Killed, End::Killed, End::Crashed],
             [End::Crashed, End::Closed, End::Killed],
         ]) {
-            let mut store = Store::new(torn, seed);
+            let mut store = Store::new(torn, seed, CAPACITY_BYTES);
             store.fill(1);
             let (count, bytes) = (store.model.len(), store.bytes());
             assert!(bytes > 7 << 20, "{}: full at {bytes}", store.what());
@@ -181,7 +183,7 @@ fn survive_kill(store: &Store, moment: &str) {
 fn a_store_that_is_killed_at_any_moment_is_opened_and_emptied_without_a_free_byte() {
     for torn in TORN {
         for seed in 0..3 {
-            let mut store = Store::new(torn, seed);
+            let mut store = Store::new(torn, seed, CAPACITY_BYTES);
             let mut prng = Prng::new(seed);
             'fill: for number in 0u32.. {
                 let mut batch = Batch::new(1);
@@ -210,6 +212,79 @@ fn a_store_that_is_killed_at_any_moment_is_opened_and_emptied_without_a_free_byt
                 }
             }
             survive_kill(&store, "full");
+        }
+    }
+}
+
+/// Deletes half of `model` in batches and puts other values, as far as the power lasts. Returns every state that was reached, the first
+/// of them the oldest that may be found afterwards.
+fn work_on(sim: &Arc<SimDisk>, options: &Options, model: &Map) -> Vec<Map> {
+    let mut states = vec![model.clone()];
+    let Ok(engine) = open_on(sim.clone(), options) else { return states };
+    let keys: Vec<Vec<u8>> = model.keys().step_by(2).cloned().collect();
+    for (nth, part) in keys.chunks(60).enumerate() {
+        for is_delete in [true, false] {
+            let mut batch = Batch::new(1);
+            batch.uses_reserve = is_delete;
+            match is_delete {
+                true => part.iter().for_each(|key| batch.delete(key.clone())),
+                false => part.iter().take(9).for_each(|key| batch.put(key.clone(), vec![nth as u8; 3000])),
+            }
+            let applied = (0..2000).find_map(|_| match engine.apply(&batch, Tier::Disk) {
+                // Without power it fails. A compaction ends where it finds no room.
+                Err(Error::Busy { .. }) => {
+                    engine.work(Class::Flush).err().filter(|error| !matches!(error, Error::NoSpace)).map(Err)
+                }
+                applied => Some(applied),
+            });
+            let mut next = states.last().unwrap().clone();
+            follow(&mut next, &batch);
+            match applied.expect("a batch waits for ever") {
+                Ok(_) => states.push(next),
+                // There may not be room for it yet.
+                Err(Error::NoSpace) if !is_delete => {}
+                // What the log took of it may be there.
+                Err(error) => {
+                    assert!(
+                        !matches!(error, Error::NoSpace),
+                        "{:?}: deletes of part {nth}: {error}",
+                        options.torn
+                    );
+                    states.push(next);
+                    return states;
+                }
+            }
+        }
+        if run(engine.as_ref(), Command::Checkpoint).is_ok() {
+            states.drain(..states.len() - 1);
+        }
+    }
+    states
+}
+
+#[test]
+fn power_may_go_at_any_request_while_others_have_every_byte() {
+    for torn in TORN {
+        let mut store = Store::new(torn, 5, SMALL_BYTES);
+        store.fill(1);
+        store.live_again(End::Closed);
+        store.engine.close().unwrap();
+        store.others_take_all();
+        let whole = store.sim.kill();
+        assert_eq!(work_on(&whole, &store.options, &store.model).len(), 1, "{torn:?}: all of it can be done");
+        for stop in (0..whole.requests()).step_by(2) {
+            let sim = store.sim.kill();
+            sim.stop_at(stop);
+            let states = work_on(&sim, &store.options, &store.model);
+            let crashed = sim.crash(stop);
+            let opened = open_on(crashed.clone(), &store.options);
+            let engine = opened.unwrap_or_else(|error| panic!("{torn:?} stop {stop}: {error}"));
+            let found = contents(&*engine).unwrap();
+            assert!(states.contains(&found), "{torn:?} stop {stop}: not a state that there was");
+            run(&*engine, Command::Verify).unwrap_or_else(|error| panic!("{torn:?} stop {stop}: {error}"));
+            let mut left = Store { sim: crashed, engine, model: found, ..Store::new(torn, 5, SMALL_BYTES) };
+            left.delete(usize::MAX, 100);
+            assert!(left.model.is_empty());
         }
     }
 }
