@@ -8,6 +8,8 @@ For each engine, on a small ext4 on a loop device:
   inodes           others take every inode below while files are written: what fails says ENOSPC; deletes work, also after a
                    kill and a mount; when inodes are free again, writing goes on
   file size        the daemon runs under \`ulimit -f\` of 100 MiB: it lives, and what is refused is EFBIG or ENOSPC
+  memory           the daemon has a control group with 200 MB and \`memory=64M\`, writes, is killed with log to be replayed
+                   (B-tree: more than 100 MB), and mounted there again: the kernel never ends it
   descriptors      400 MB with tables of 1 MiB under \`ulimit -Sn 128\`, and under a hard limit of 128: nothing fails, nor the next mount
   read-only below  the disk is mounted read-only, before and after a kill: a mount with ro reads everything
 Everything acknowledged is compared by its checksum, and kvfs check is clean. Must be run by root.
@@ -115,6 +117,60 @@ file_size() { # ENGINE
     check_store
 }
 
+# A control group, of version 1 or 2.
+group=/sys/fs/cgroup/$([ ! -d /sys/fs/cgroup/memory ] || echo memory/)kvfs-test.$$
+at_end() { [ ! -d "$group" ] || rmdir "$group"; }
+
+# Makes the group; fails where the kernel has no memory controller.
+limit_memory() { # BYTES
+    if [ -d /sys/fs/cgroup/memory ]; then
+        mkdir -p "$group"
+        echo "$1" >"$group/memory.limit_in_bytes"
+    else
+        echo +memory >/sys/fs/cgroup/cgroup.subtree_control
+        mkdir -p "$group"
+        echo "$1" >"$group/memory.max"
+        # Else what does not fit is swapped out.
+        [ ! -e "$group/memory.swap.max" ] || echo 0 >"$group/memory.swap.max"
+    fi
+}
+
+# Starts in the group; only the daemon stays there.
+start_in_group() { (echo "$BASHPID" >"$group/cgroup.procs"; start); }
+
+memory() { # ENGINE
+    loop_disk ext4 1G -m 0
+    engine=$1 options=memory=64M store=$work/disk/store
+    # So that much is left to be replayed.
+    [ "$1" = lsm ] || options=$options,checkpoint_log=1G,dirty_max=60M
+    limit_memory 200000000
+    start_in_group
+    : >"$work/sums"
+    write_files f 150 1000000
+    # Each leaves 4 KiB of 1 MiB, so the log alone grows; who kept the rest of the request in memory would keep all of it.
+    timeout 400 python3 - "$mnt/hot" <<'PYTHON'
+import os, sys
+file = os.open(sys.argv[1], os.O_CREAT | os.O_WRONLY)
+for number in range(180):
+    os.pwrite(file, os.urandom(1 << 20), number * 4096)
+PYTHON
+    (cd "$mnt" && sha256sum hot) >>"$work/sums"
+    sync -f "$mnt"
+    local replay_bytes
+    replay_bytes=$(figure .debt.replay_bytes)
+    echo "- $replay_bytes bytes of log"
+    [ "$1" = lsm ] || [ "$replay_bytes" -gt 100000000 ]
+    die
+    start_in_group
+    intact "$work/sums"
+    write_files g 50 1000000
+    intact "$work/sums"
+    stop
+    check_store
+    # Whoever was ended is noted there.
+    ! grep -h '^oom_kill [1-9]' "$group/memory.oom_control" "$group/memory.events" 2>/dev/null
+}
+
 descriptors() { # ENGINE ULIMIT_OPTION
     loop_disk ext4 1200M -m 0
     engine=$1 options=$(tables "$1") store=$work/disk/store
@@ -182,6 +238,7 @@ while read -r which; do
     echo "== limits below, engine=$which"
     limit "$which, no inodes left below" inodes "$which"
     limit "$which, ulimit -f 102400" file_size "$which"
+    limit "$which, 200 MB of memory" memory "$which"
     limit "$which, ulimit -Sn 128" descriptors "$which" -Sn
     limit "$which, ulimit -n 128" descriptors "$which" -n
     limit "$which, unmounted, then read-only below" read_only_below "$which" unmounted
