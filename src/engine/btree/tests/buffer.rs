@@ -342,7 +342,8 @@ fn opening_sets_aside_what_the_log_has_for_a_page_that_cannot_be_read() {
         let disk = sim.kill();
         turn(&disk, damaged);
         for round in 0..3 {
-            let engine = open_on(disk.kill(), &options).unwrap();
+            let disk_of_round = disk.kill();
+            let engine = open_on(disk_of_round.clone(), &options).unwrap();
             assert!(engine.shape().damage.is_some(), "{torn:?}");
             for number in (0..1000u64).map(u64::to_be_bytes) {
                 match engine.get(&number, Tier::Disk) {
@@ -357,6 +358,14 @@ fn opening_sets_aside_what_the_log_has_for_a_page_that_cannot_be_read() {
             assert_eq!(of_500, vec![5; 5000], "{torn:?}");
             if round > 0 {
                 engine.close().unwrap();
+                let mut kinds = Vec::new();
+                let mut note = |kind, _, _| {
+                    kinds.push(kind);
+                    Ok(())
+                };
+                crate::engine::wal::salvage::salvage(&*disk_of_round, None, 0, &mut note).unwrap();
+                // As FORMAT.md has it.
+                assert!(kinds.contains(&5), "{torn:?}: what is set aside is in the log: kinds {kinds:?}");
                 // Closed or not, a repair of the page brings everything back.
                 turn(&disk, damaged);
                 let engine = open_on(disk.kill(), &options).unwrap();
