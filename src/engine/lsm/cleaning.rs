@@ -26,6 +26,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
 use super::LsmEngine;
 use super::compaction::{Job, Levels, RunningJob};
@@ -37,6 +38,10 @@ use crate::engine::{Class, Error, Position, Result};
 
 /// A table is cleaned if this part of it is deleted.
 const PART: f64 = 1.0 / 16.0;
+/// While new data still finds room, only if it is so much: then what is written is no more than what comes back.
+const PART_EARLY: f64 = 1.0 / 2.0;
+/// When to look again whether deletes have come to an end.
+pub const DELETES_AGAIN: Duration = Duration::from_secs(1);
 /// A tombstone takes as much of a block, at least: what it shares of its key, what not, no value, and one byte of a key.
 const TOMBSTONE_BYTES_MIN: u64 = 4;
 /// What an edit of the manifest and the filesystem's own records take beside the bytes of files, at most.
@@ -215,6 +220,8 @@ impl LsmEngine {
         let mut cleaned = self.cleaned.lock();
         cleaned.forget_others(version);
         let above = tombstones_above(version, &cleaned, free_bytes);
+        let is_early = !self.wants_space.load(Relaxed) && !self.space.is_full();
+        let least = if is_early { PART_EARLY } else { PART };
         let candidate = |(level, table): (usize, &Arc<Table>)| {
             let above = above.get(&table.number)?;
             let part = |tombstones: f64| (tombstones / table.entries.max(1) as f64).min(1.0);
@@ -223,8 +230,8 @@ impl LsmEngine {
             let (likely, most) = (part(above.likely), part(above.most));
             // What seemed to fit and did not may take more.
             let was_wrong = cleaned.tried.contains_key(&table.number);
-            let is_likely = likely >= PART && left(likely) <= free_bytes && !was_wrong;
-            let may_do = is_likely || most >= PART && left(most) <= free_bytes;
+            let is_likely = likely >= least && left(likely) <= free_bytes && !was_wrong;
+            let may_do = is_likely || !is_early && most >= PART && left(most) <= free_bytes;
             may_do.then(|| Candidate {
                 level,
                 table: table.clone(),
@@ -331,6 +338,31 @@ impl LsmEngine {
         self.cleans_unasked.store(true, Relaxed);
         self.expect_space();
         self.bell.ring(Class::Merge);
+    }
+
+    /// Notes that something was deleted: whoever deletes on a disk that is nearly full is told of the room, or others there need it.
+    pub(super) fn note_deletes(&self) {
+        if !self.watches_deletes.load(Relaxed) && !self.watches_deletes.swap(true, Relaxed) {
+            self.bell.ring(Class::Reclaim);
+        }
+    }
+
+    /// Has a memtable flushed to which no more deletes come, if the disk is nearly full and they give much back. Whether to look again
+    /// soon.
+    pub(super) fn flush_last_deletes(&self) -> bool {
+        if !self.watches_deletes.swap(false, Relaxed) {
+            return false;
+        }
+        let view = self.view();
+        let tombstones = view.mutable.tombstones();
+        if self.seen_tombstones.swap(tombstones, Relaxed) != tombstones {
+            self.watches_deletes.store(true, Relaxed);
+            return true;
+        }
+        if self.deletes_in_memory(&view, true) && self.space.is_nearly_full() {
+            self.rotate_now();
+        }
+        false
     }
 
     /// Whether tables are to be cleaned.

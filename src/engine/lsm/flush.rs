@@ -101,8 +101,7 @@ impl LsmEngine {
         }
         self.activity.lock().flush = None;
         if result.is_ok() {
-            // Whoever deletes on a full disk is told that there is room, or others there need it.
-            if memtable.tombstones() > 0 && self.space.is_full() {
+            if memtable.tombstones() > 0 && self.space.is_nearly_full() {
                 self.clean_unasked();
             }
             self.keep_ballast();

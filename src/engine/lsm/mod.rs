@@ -68,7 +68,7 @@ use super::{
 };
 use crate::base::clock::Clock;
 use crate::disk::{Disk, LEVELS, Metered};
-use cleaning::{Cleaned, Outlook};
+use cleaning::{Cleaned, DELETES_AGAIN, Outlook};
 use compaction::{Policy, policy};
 use gaps::Gaps;
 use manifest::{Edit, Manifest};
@@ -179,6 +179,10 @@ pub struct LsmEngine {
     wants_space: AtomicBool,
     /// Deletes came to tables of a full disk: they are cleaned although no batch waits for it.
     cleans_unasked: AtomicBool,
+    /// Something was deleted since it was last looked how much.
+    watches_deletes: AtomicBool,
+    /// Tombstones of the mutable memtable, as they were then.
+    seen_tombstones: AtomicU64,
     /// What may come of merges.
     outlook: Mutex<Outlook>,
     /// What need not be cleaned again.
@@ -295,6 +299,8 @@ pub fn open(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>, options: &Options) -> Re
         set_aside: SetAside::default(),
         wants_space: AtomicBool::new(false),
         cleans_unasked: AtomicBool::new(false),
+        watches_deletes: AtomicBool::new(false),
+        seen_tombstones: AtomicU64::new(0),
         outlook: Mutex::default(),
         cleaned: Mutex::default(),
         flushed: AtomicU64::new(from),
@@ -317,7 +323,7 @@ pub fn open(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>, options: &Options) -> Re
     engine.forgive();
     engine.balance_memory();
     engine.keep_ballast();
-    if engine.space.is_full() && engine.view().version.totals.has_tombstones() {
+    if engine.space.is_nearly_full() && engine.view().version.totals.has_tombstones() {
         engine.clean_unasked();
     }
     Ok(Arc::new(engine))
@@ -483,8 +489,9 @@ impl LsmEngine {
                 }
                 Ok(Pending::More)
             }
-            _ if self.free_retired() => Ok(Pending::Idle),
-            _ => Ok(Pending::After(RETIRED_AGAIN)),
+            _ if !self.free_retired() => Ok(Pending::After(RETIRED_AGAIN)),
+            _ if self.flush_last_deletes() => Ok(Pending::After(DELETES_AGAIN)),
+            _ => Ok(Pending::Idle),
         }
     }
 }

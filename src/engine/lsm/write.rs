@@ -53,6 +53,9 @@ impl LsmEngine {
         view.mutable.apply(batch, position, threshold);
         // Still under the writer's lock: in the order of batches.
         self.gaps.change(batch);
+        if batch.uses_reserve {
+            self.note_deletes();
+        }
         if let Some(rate) = rate {
             pace.pass(self.clock.elapsed(), batch.bytes(), rate);
         }

@@ -353,6 +353,33 @@ fn what_was_deleted_in_one_piece_comes_back_on_a_full_disk() {
     }
 }
 
+/// Nobody writes, nor has anyone been refused.
+#[test]
+fn what_is_deleted_on_a_disk_that_is_nearly_full_comes_back_by_itself() {
+    for policy in [PolicyKind::Leveled, PolicyKind::Tiered, PolicyKind::Eager] {
+        let options = Options { memtable_bytes: 1 << 20, ..on_a_small_disk(policy, false) };
+        let disk = SimDisk::new();
+        disk.set_capacity(Some(24 << 20));
+        let engine = open_with(disk.clone(), &options).unwrap();
+        // Twenty of 24 MiB.
+        assert_eq!(put_more(&engine, 0, 1280, 16 << 10), 1280);
+        settle(&*engine).unwrap();
+        let full_bytes = disk.space().unwrap().free_bytes;
+        for number in 0..1280 {
+            delete(&engine, number).unwrap();
+        }
+        assert!(!engine.is_cleaning_wanted(), "{policy:?}");
+        for _ in 0..3 {
+            settle(&*engine).unwrap();
+        }
+        let free_bytes = disk.space().unwrap().free_bytes;
+        assert!(
+            free_bytes > full_bytes + (17 << 20),
+            "{policy:?}: {full_bytes} bytes free, then {free_bytes}"
+        );
+    }
+}
+
 #[test]
 fn a_disk_that_refuses_what_it_says_it_has_is_not_asked_for_ever() {
     for policy in [PolicyKind::Leveled, PolicyKind::TimeWindow] {
