@@ -14,8 +14,6 @@ pub use ballast::NAME as BALLAST_NAME;
 /// Spare files that a mount keeps ([`crate::disk::Stock`]): enough for a flush, a segment of the log, a manifest and the merges that
 /// give space back.
 pub const SPARE_FILES: u64 = 24;
-/// A disk of which less than this part is free is nearly full.
-const NEARLY_FULL_SHARE: u64 = 8;
 /// New data leaves as many files to be made.
 const GROWTH_FILES: u64 = SPARE_FILES / 2;
 /// From so many on, files are no matter.
@@ -149,14 +147,6 @@ impl SpaceGuard {
     /// Bytes of the reserve that are taken.
     pub fn ballast_bytes(&self) -> u64 {
         self.ballast.bytes()
-    }
-
-    /// Whether less than an eighth of the disk is free for new data.
-    pub fn is_nearly_full(&self) -> bool {
-        self.disk.space().is_ok_and(|space| {
-            let free_bytes = self.room_bytes(&space).saturating_sub(self.reserve_bytes);
-            free_bytes < space.total_bytes / NEARLY_FULL_SHARE
-        })
     }
 
     /// Whether new data finds no room.

@@ -152,6 +152,12 @@ impl Candidate {
     }
 }
 
+/// What `tombstones` give back, if each stands for an entry of the usual size.
+fn deleted_bytes(version: &Version, tombstones: u64) -> u64 {
+    let (bytes, entries) = version.totals.weight();
+    (tombstones as f64 * bytes as f64 / entries.max(1) as f64) as u64
+}
+
 /// Bytes of a table and of its values in the log.
 fn weight(table: &Table) -> u64 {
     table.bytes + table.values.iter().map(|(_, bytes)| bytes).sum::<u64>()
@@ -340,15 +346,15 @@ impl LsmEngine {
         self.bell.ring(Class::Merge);
     }
 
-    /// Notes that something was deleted: whoever deletes on a disk that is nearly full is told of the room, or others there need it.
+    /// Notes that something was deleted: where that is more than what is free, whoever deletes is told of the room, or others there need it.
     pub(super) fn note_deletes(&self) {
         if !self.watches_deletes.load(Relaxed) && !self.watches_deletes.swap(true, Relaxed) {
             self.bell.ring(Class::Reclaim);
         }
     }
 
-    /// Has a memtable flushed to which no more deletes come, if the disk is nearly full and they give much back. Whether to look again
-    /// soon.
+    /// Has a memtable flushed to which no more deletes come, if they give much back and more is deleted than is free. Whether to look
+    /// again soon.
     pub(super) fn flush_last_deletes(&self) -> bool {
         if !self.watches_deletes.swap(false, Relaxed) {
             return false;
@@ -359,7 +365,7 @@ impl LsmEngine {
             self.watches_deletes.store(true, Relaxed);
             return true;
         }
-        if self.deletes_in_memory(&view, true) && self.space.is_nearly_full() {
+        if self.deletes_in_memory(&view, true) && self.is_more_deleted_than_free(&view.version, tombstones) {
             self.rotate_now();
         }
         false
@@ -376,16 +382,20 @@ impl LsmEngine {
         self.troubles.lock().merge.take_if(|trouble| matches!(trouble.error, Error::NoSpace));
     }
 
+    /// Whether `tombstones` and those of tables seem to stand for more bytes than are free for new data.
+    pub(super) fn is_more_deleted_than_free(&self, version: &Version, tombstones: u64) -> bool {
+        let in_tables: u64 = (0..LEVELS).map(|level| version.level(level).sums().tombstones).sum();
+        deleted_bytes(version, tombstones + in_tables) > self.space.spare_bytes()
+    }
+
     /// Whether flushing the memtables would let cleaning give back more than a trifle.
     pub(super) fn deletes_in_memory(&self, view: &View, is_mutable: bool) -> bool {
-        let totals = &view.version.totals;
-        let (bytes, entries) = totals.weight();
         let tombstones: u64 = match is_mutable {
             true => view.mutable.tombstones(),
             false => view.immutables.iter().map(|memtable| memtable.tombstones()).sum(),
         };
-        let gain_bytes = tombstones as f64 * bytes as f64 / entries.max(1) as f64;
-        entries > 0 && gain_bytes >= self.options.table_bytes as f64 * PART
+        let gain_bytes = deleted_bytes(&view.version, tombstones);
+        gain_bytes > 0 && gain_bytes as f64 >= self.options.table_bytes as f64 * PART
     }
 }
 

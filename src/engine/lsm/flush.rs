@@ -101,7 +101,7 @@ impl LsmEngine {
         }
         self.activity.lock().flush = None;
         if result.is_ok() {
-            if memtable.tombstones() > 0 && self.space.is_nearly_full() {
+            if memtable.tombstones() > 0 && self.is_more_deleted_than_free(&self.view().version, 0) {
                 self.clean_unasked();
             }
             self.keep_ballast();

@@ -323,7 +323,7 @@ pub fn open(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>, options: &Options) -> Re
     engine.forgive();
     engine.balance_memory();
     engine.keep_ballast();
-    if engine.space.is_nearly_full() && engine.view().version.totals.has_tombstones() {
+    if engine.is_more_deleted_than_free(&engine.view().version, 0) {
         engine.clean_unasked();
     }
     Ok(Arc::new(engine))

@@ -355,7 +355,7 @@ fn what_was_deleted_in_one_piece_comes_back_on_a_full_disk() {
 
 /// Nobody writes, nor has anyone been refused.
 #[test]
-fn what_is_deleted_on_a_disk_that_is_nearly_full_comes_back_by_itself() {
+fn more_than_what_is_free_comes_back_by_itself_once_it_is_deleted() {
     for policy in [PolicyKind::Leveled, PolicyKind::Tiered, PolicyKind::Eager] {
         let options = Options { memtable_bytes: 1 << 20, ..on_a_small_disk(policy, false) };
         let disk = SimDisk::new();
