@@ -81,7 +81,7 @@ impl Cleaned {
 
     /// Up to where what was deleted does not count for table `number` while `free_bytes` are free.
     fn horizon(&self, number: u64, free_bytes: u64) -> Option<Position> {
-        let fails = |(_, bytes): &&(Position, u64)| free_bytes <= bytes + bytes / 2;
+        let fails = |(_, bytes): &&(Position, u64)| free_bytes <= bytes.saturating_add(bytes / 2);
         let tried = self.tried.get(&number).filter(fails).map(|(position, _)| *position);
         self.passed.get(&number).copied().max(tried)
     }
@@ -222,7 +222,8 @@ impl LsmEngine {
         levels: &Levels,
         merging: &mut Merging,
     ) -> Result<bool> {
-        let free_bytes = self.free_bytes(merging)? + self.space.ballast_bytes();
+        // Where the disk does not say what is free, that is all there can be.
+        let free_bytes = self.free_bytes(merging)?.saturating_add(self.space.ballast_bytes());
         let mut cleaned = self.cleaned.lock();
         cleaned.forget_others(version);
         let above = tombstones_above(version, &cleaned, free_bytes);
@@ -290,7 +291,7 @@ impl LsmEngine {
         if taken_bytes <= need_bytes || need_bytes >= job.input_bytes {
             return Ok(true);
         }
-        let room_bytes = free_bytes + self.space.ballast_bytes();
+        let room_bytes = free_bytes.saturating_add(self.space.ballast_bytes());
         let more_bytes = room_bytes.min(job.input_bytes.saturating_sub(taken_bytes));
         if more_bytes > free_bytes {
             self.space.give_ballast(more_bytes - free_bytes);
@@ -414,6 +415,9 @@ mod tests {
         cleaned.pass(7, 60);
         assert_eq!((cleaned.horizon(7, 1500), cleaned.horizon(7, 1501)), (Some(120), Some(60)));
         assert_eq!(cleaned.horizon(8, 0), None);
+        // A disk that does not say what is free has refused it.
+        cleaned.fail(9, 100, u64::MAX);
+        assert_eq!(cleaned.horizon(9, u64::MAX), Some(100));
     }
 
     #[test]
