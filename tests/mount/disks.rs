@@ -150,11 +150,10 @@ impl Mounted {
 
     /// Ends the daemon as a crash of it would.
     fn kill(&self) {
-        let pid = nix::unistd::Pid::from_raw(self.number("/process/pid") as i32);
-        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
+        let pid = self.number("/process/pid") as i32;
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL).unwrap();
         Loop::run(Command::new("umount").arg("-l").arg(&self.point));
-        let is_gone = || nix::sys::signal::kill(pid, None).is_err();
-        assert!(crate::host::until(std::time::Duration::from_secs(30), is_gone));
+        assert!(crate::host::until(std::time::Duration::from_secs(30), || !crate::host::alive(pid)));
     }
 }
 
