@@ -177,7 +177,7 @@ pub struct LsmEngine {
     set_aside: SetAside,
     /// A batch was refused for want of space, and since then none found enough.
     wants_space: AtomicBool,
-    /// Deletes came to tables of a full disk: they are cleaned although no batch waits for it.
+    /// More is deleted than is free: tables are cleaned although no batch waits for it.
     cleans_unasked: AtomicBool,
     /// Something was deleted since it was last looked how much.
     watches_deletes: AtomicBool,
