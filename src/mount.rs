@@ -30,6 +30,7 @@ use closing::pid_in;
 pub use closing::{Closed, Closing};
 
 use crate::base::clock::{Clock, SystemClock};
+use crate::base::metric::Since;
 use crate::base::text::human_size;
 use crate::control::metrics::MetricsServer;
 use crate::control::{Control, MountInfo, Parts, StatsSocket};

@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use engines::{Setup, Step, apply, contents, open, range, setups, steps};
+use kvfs::base::metric::Since;
 use kvfs::disk::{
     Disk, Fault, Faulty, Kind as Request, Latch, Metered, OsDisk, Purpose, SimDisk, Tear, process_io,
 };

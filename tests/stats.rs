@@ -9,25 +9,29 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use kvfs::base::clock::{Clock, ManualClock};
+use kvfs::base::metric::{Entry, MetricKind, Row, Rows, Unit};
 use kvfs::base::prng::Prng;
 use kvfs::control::{
-    Base, Control, MountInfo, Parts, Physical, Report, Sample, State, Window, json, levels, text,
+    Base, Control, Document, EngineCalls, MountInfo, Parts, Physical, Report, Sample, State, Window, family,
+    is_exposed, json, levels, text,
 };
 use kvfs::disk::{Disk, Latch, Metered, OpenFiles, ProcessIo, Purpose, SimDisk, Snapshot, Space};
 use kvfs::engine::{
-    self, Batch, Cache, Cause, Command, Compression, Cost, Cpu, Debt, Engine, Filter, Histogram, Kind,
-    KindCounters, Level, Lookups, MemEngine, Memory, MeteredEngine, PageCause, PageKind, Shape,
-    StallCounters, Stalls, TagCounters, Tier, TrafficMeter, Tree, Work,
+    self, Batch, Cache, Cause, Command, Compression, Cost, Cpu, Debt, Engine, ExtraSpace, Filter, Histogram,
+    Kind, KindCounters, Level, LevelTraffic, Lookups, MemEngine, Memory, MeteredEngine, PageCause, PageKind,
+    Pages, Probes, Shape, StallCounters, Stalls, TagCounters, Tier, TrafficMeter, Tree, Work,
 };
 use kvfs::fs::Usage;
 use kvfs::fs::attribution::{Attribution, Charges, Process, Tally};
-use kvfs::fs::meter::{Latency, Meter, Op, OpCounters};
+use kvfs::fs::meter::{Calls, Latency, Meter, Op, OpCounters, Ops};
 use kvfs::fs::types::{Attributes, Caller, ROOT};
 use kvfs::fs::virtual_file::VirtualTree;
 use serde_json::Value;
 
 #[path = "stats/events.rs"]
 mod events;
+#[path = "stats/metrics.rs"]
+mod metrics;
 #[path = "stats/render.rs"]
 mod render;
 #[path = "stats/schema.rs"]
@@ -53,12 +57,12 @@ fn disk(traffic: &[(Purpose, usize, usize)]) -> Snapshot {
     metered.snapshot()
 }
 
-fn ops(calls: &[(Op, u64, u64, u64)]) -> Vec<OpCounters> {
-    let mut ops = vec![OpCounters::default(); Op::ALL.len()];
+fn ops(calls: &[(Op, u64, u64, u64)]) -> Ops {
+    let mut ops = Ops::default();
     for &(op, count, errors, bytes) in calls {
         let latency =
             Latency { p50: 38_000, p99: 412_000, p999: 1_920_000, max: 610_000_000, mean: 40_123.5 };
-        ops[op as usize] = OpCounters { count, errors, bytes, latency: Some(latency) };
+        *ops.of_mut(op) = OpCounters { calls: Calls { count, errors, bytes }, latency: Some(latency) };
     }
     ops
 }
@@ -98,8 +102,9 @@ fn sample(shape: Shape, disk: Snapshot) -> Sample {
         kinds: vec![inode, block],
         kind_write_bytes: vec![13_400 * 4, 460_700 * 3],
         tags,
-        scans: 3,
+        calls: EngineCalls { scans: 3, deferred_inode_puts_absorbed: 21 },
         disk,
+        open_files: OpenFiles { open: 7, open_max: 896, reopened: 2 },
         process: Some(ProcessIo {
             asked_read_bytes: 300_000,
             asked_write_bytes: 4_400_000,
@@ -174,7 +179,6 @@ fn report(sample: Sample, last: Sample) -> Report {
                 total_files: 6_000_000,
                 free_files: 5_000_000,
             }),
-            open_files: OpenFiles { open: 7, open_max: 896, reopened: 2 },
         },
         stats_reads: 3,
     }
@@ -183,16 +187,21 @@ fn report(sample: Sample, last: Sample) -> Report {
 fn common() -> Shape {
     let mut stalls = Stalls { now: Some(Cause::L0Files), stopped: true, ..Stalls::default() };
     let wait = Duration::from_millis(610);
-    stalls.by_cause[Cause::L0Files as usize] =
+    *stalls.by_cause.of_mut(Cause::L0Files) =
         StallCounters { slowdowns: 3, stops: 1, waited: wait * 4, longest: wait };
-    stalls.by_cause[Cause::Memtables as usize] =
+    *stalls.by_cause.of_mut(Cause::Memtables) =
         StallCounters { slowdowns: 0, stops: 2, waited: wait / 10, longest: wait / 20 };
-    let mut probes = Histogram::default();
-    probes.buckets[1] = 150;
-    probes.buckets[2] = 19;
-    probes.buckets[9] = 1;
+    let mut buckets = Histogram::default();
+    buckets.buckets[1] = 150;
+    buckets.buckets[2] = 19;
+    buckets.buckets[9] = 1;
     Shape {
-        cache: Cache { bytes: 12 << 20, bytes_max: 256 << 20, hits: 931, misses: 69, ..Cache::default() },
+        cache: Cache {
+            bytes: 12 << 20,
+            bytes_max: 256 << 20,
+            all: Lookups { hits: 931, misses: 69 },
+            ..Cache::default()
+        },
         debt: Debt {
             dirty_bytes: 41 << 10,
             unsynced_bytes: 3_250_586,
@@ -205,7 +214,7 @@ fn common() -> Shape {
             .with(Work::Checksum, Cost { bytes: 64 << 20, timed_bytes: 4 << 20, timed_nanos: 210_000 })
             .with(Work::Flush, Cost { bytes: 530 << 10, timed_bytes: 530 << 10, timed_nanos: 1_900_000 })
             .with(Work::Checkpoint, Cost { bytes: 640 << 10, timed_bytes: 640 << 10, timed_nanos: 450_000 }),
-        probes,
+        probes: Probes { buckets },
         ..Shape::default()
     }
 }
@@ -222,9 +231,12 @@ fn lsm() -> Report {
                 bytes: 96 << 10,
                 score: 0.75,
                 entries: 300,
-                in_bytes: 530 << 10,
-                write_bytes: 530 << 10,
-                probes: 170,
+                traffic: LevelTraffic {
+                    in_bytes: 530 << 10,
+                    write_bytes: 530 << 10,
+                    probes: 170,
+                    ..LevelTraffic::default()
+                },
                 ..Level::default()
             },
             Level {
@@ -236,20 +248,24 @@ fn lsm() -> Report {
                 score: 0.97,
                 entries: 900,
                 tombstones: 12,
-                in_bytes: 530 << 10,
-                moved_bytes: 0,
-                read_bytes: 1100 << 10,
-                write_bytes: 1500 << 10,
-                probes: 55,
+                traffic: LevelTraffic {
+                    in_bytes: 530 << 10,
+                    moved_bytes: 0,
+                    read_bytes: 1100 << 10,
+                    write_bytes: 1500 << 10,
+                    probes: 55,
+                },
                 ..Level::default()
             },
         ],
         memory: Memory { memtable_bytes: 11 << 20, memtable_bytes_max: 128 << 20, ..Memory::default() },
         filter: Filter { checks: 12_400, useful: 11_000, false_positives: 99 },
-        obsolete_bytes: 31 << 20,
-        temporary_bytes: 0,
-        ballast_bytes: 12 << 20,
-        temporary_peak_bytes: 128 << 20,
+        space: ExtraSpace {
+            obsolete_bytes: 31 << 20,
+            temporary_bytes: 0,
+            ballast_bytes: 12 << 20,
+            temporary_peak_bytes: 128 << 20,
+        },
         jobs: vec!["compact L0\u{2192}L1 4 files 128MiB 61%".into()],
         debt: Debt {
             l0_files: 3,
@@ -306,13 +322,15 @@ fn btree() -> Report {
             waiting_bytes: 220 << 10,
             recovery_time: Duration::from_millis(310),
             recovery_bytes: 5 << 20,
-            leaves: Lookups { hits: 900, misses: 100 },
-            inner: Lookups { hits: 999, misses: 1 },
-            extents: Lookups::default(),
+            leaf_hits: 900,
+            leaf_misses: 100,
+            inner_hits: 999,
+            inner_misses: 1,
+            extent_hits: 0,
+            extent_misses: 0,
             latch_waits: 7,
             latch_wait_time: Duration::from_micros(180),
-            pages_read: read.snapshot(),
-            pages_written: written_pages.snapshot(),
+            pages: Pages { read: read.snapshot(), written: written_pages.snapshot() },
         }),
         memory: Memory { dirty_bytes: 41 << 10, dirty_bytes_max: 128 << 20, ..Memory::default() },
         ..common()
@@ -357,8 +375,7 @@ fn reports_keep_to_a_page_and_begin_alike() {
     });
     long.state = State::ReadOnly("sync of 000012.log failed: Input/output error ".repeat(5));
     long.sample.shape.jobs = (0..90).map(|n| format!("merge {n}")).collect();
-    long.sample.ops =
-        ops(&Op::ALL.iter().map(|&op| (op, u64::MAX >> 8, u64::MAX >> 8, u64::MAX >> 8)).collect::<Vec<_>>());
+    long.sample.ops = ops(&Op::ALL.map(|op| (op, u64::MAX >> 8, u64::MAX >> 8, u64::MAX >> 8)));
     let marked = lsm().since(
         "a-mark-with-quite-a-long-name-0123456789-0123456789",
         &Sample::default(),
@@ -390,75 +407,77 @@ fn reports_keep_to_a_page_and_begin_alike() {
 
 // The document.
 
-/// Every path of the JSON value, with names that are data replaced by their sort.
-fn paths(value: &Value, path: &str, found: &mut BTreeSet<String>) {
-    let sort = match path {
-        "ops" => Some("<op>"),
-        "kinds" | "cache.kinds" => Some("<kind>"),
-        "disk.by_purpose" => Some("<purpose>"),
-        "stalls.by_cause" | "tree.pages.read.cause" | "tree.pages.written.cause" => Some("<cause>"),
-        "tree.pages.read.kind" | "tree.pages.written.kind" => Some("<kind>"),
-        "cpu" => Some("<work>"),
-        "windows" => Some("<window>"),
-        _ => None,
-    };
-    match value {
-        // The ratios of a window have the names of those of the whole.
-        Value::Object(_) if path == "windows.<window>.amplification" => {
-            found.insert(path.to_string());
-        }
-        Value::Object(members) => {
-            for (name, value) in members {
-                let name = sort.unwrap_or(name);
-                let path = if path.is_empty() { name.to_string() } else { format!("{path}.{name}") };
-                paths(value, &path, found);
-            }
-        }
-        Value::Array(items) if items.iter().any(Value::is_object) => {
-            items.iter().for_each(|item| paths(item, &format!("{path}[]"), found));
-        }
-        _ => {
-            found.insert(path.to_string());
-        }
+/// Every row of the report.
+fn entries() -> Vec<Entry> {
+    let mut entries = Vec::new();
+    Document::list_rows("", &mut entries);
+    entries
+}
+
+/// The Prometheus family of a row.
+fn family_of(entry: &Entry) -> String {
+    let parts = entry.path.split('.').map(|part| part.trim_end_matches("[]"));
+    let parts: Vec<&str> = parts.filter(|part| !part.starts_with('<')).collect();
+    family(parts[..parts.len() - 1].iter().copied(), entry.row)
+}
+
+/// The line of a row in the document.
+fn documented(entry: &Entry) -> String {
+    let Row { kind, unit, help, .. } = entry.row;
+    let family = if is_exposed(entry.row) { format!("`{}`", family_of(entry)) } else { String::new() };
+    format!("| `{}` | {} | {} | {} | {family} |\n", entry.path, unit.sign(), kind.name(), help.trim())
+}
+
+/// The table of rows below `roots`, or with `.` of those that stand below none.
+fn table(roots: &[&str], entries: &[Entry]) -> String {
+    let mut text = "| key | unit | kind | meaning | Prometheus |\n|---|---|---|---|---|\n".to_string();
+    let root = |entry: &Entry| entry.path.split(['.', '[']).next().unwrap_or_default().to_string();
+    let is_alone = |entry: &Entry| !entry.path.contains('.') && entry.row.kind != MetricKind::Part;
+    for name in roots {
+        let rows =
+            entries.iter().filter(|entry| if *name == "." { is_alone(entry) } else { root(entry) == *name });
+        text.extend(rows.map(documented));
     }
+    text
 }
 
 #[test]
-fn every_key_and_every_purpose_is_documented() {
-    let document =
-        std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/stats.md")).unwrap();
-    let mut found = BTreeSet::new();
-    for report in [lsm(), btree()] {
-        paths(&serde_json::from_str(&json(&report)).unwrap(), "", &mut found);
+fn the_document_has_every_row() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/stats.md");
+    let document = std::fs::read_to_string(&path).unwrap();
+    let (entries, mut made, mut shown) = (entries(), String::new(), Vec::new());
+    let mut lines = document.lines();
+    while let Some(line) = lines.next() {
+        made += line;
+        made += "\n";
+        let Some(roots) = line.strip_prefix("<!-- rows: ").and_then(|rest| rest.strip_suffix(" -->")) else {
+            continue;
+        };
+        let roots: Vec<&str> = roots.split(' ').collect();
+        made += &table(&roots, &entries);
+        shown.extend(roots);
+        if lines.by_ref().find(|line| !line.starts_with('|')).is_some() {
+            made += "\n";
+        }
     }
-    // Lists of levels and trees are empty or null for the other engine.
-    found.remove("levels");
-    let names = Purpose::all().map(|purpose| purpose.name().to_string());
-    let causes = Cause::ALL.into_iter().map(|cause| cause.name().to_string());
-    let page_causes = PageCause::ALL.into_iter().map(|cause| cause.name().to_string());
-    let page_kinds = PageKind::ALL.into_iter().map(|kind| kind.name().to_string());
-    let missing: Vec<String> = found
+    if std::env::var_os("BLESS").is_some() {
+        std::fs::write(&path, &made).unwrap();
+    }
+    assert!(
+        made == document,
+        "the tables of docs/stats.md are not those of the source; BLESS=1 makes them anew"
+    );
+    let roots: BTreeSet<&str> = entries
         .iter()
-        .cloned()
-        .chain(names)
-        .chain(causes)
-        .chain(page_causes)
-        .chain(page_kinds)
-        .filter(|key| !document.contains(&format!("`{key}`")))
+        .filter(|entry| entry.path.contains('.'))
+        .filter_map(|entry| entry.path.split(['.', '[']).next())
         .collect();
+    let missing: Vec<&str> = roots.into_iter().filter(|root| !shown.contains(root)).collect();
+    assert!(missing.is_empty(), "docs/stats.md has no table for {missing:?}");
+    let names = Purpose::all().map(Purpose::name).chain(Cause::ALL.map(Cause::name));
+    let names = names.chain(PageCause::ALL.map(PageCause::name)).chain(PageKind::ALL.map(PageKind::name));
+    let missing: Vec<&str> = names.filter(|name| !document.contains(&format!("`{name}`"))).collect();
     assert!(missing.is_empty(), "docs/stats.md does not explain {missing:?}");
-    // And it explains nothing that is not there.
-    let keys = document.lines().skip_while(|line| !line.starts_with("### The mount"));
-    let keys = keys.filter_map(|line| line.strip_prefix("| `")?.split_once('`').map(|(key, _)| key));
-    let purposes: BTreeSet<&str> = Purpose::all().map(Purpose::name).collect();
-    let stale: Vec<&str> = keys
-        .filter(|key| {
-            !found.contains(*key)
-                && !purposes.contains(key)
-                && !["tree", "prediction", "debt.levels"].contains(key)
-        })
-        .collect();
-    assert!(stale.is_empty(), "docs/stats.md explains {stale:?}, which the report does not have");
 }
 
 // A control over real doors.
@@ -555,7 +574,12 @@ impl Rig {
         let mut batch = Batch::new(Op::Write.tag());
         batch.put(vec![1, 7], vec![0x5a; bytes]);
         batch.put(vec![0, 7], vec![1; 98]);
-        self.engine.apply(&batch, Tier::Disk).unwrap();
+        // A tiny store is busy now and then.
+        while let Err(error) = self.engine.apply(&batch, Tier::Disk) {
+            assert!(matches!(error, engine::Error::Busy { .. }), "{error}");
+            engine::settle(&*self.engine).unwrap();
+            self.clock.advance(Duration::from_millis(10));
+        }
     }
 }
 
@@ -767,7 +791,7 @@ fn doors_agree_for_every_engine() {
                 let counted = rig.engine.shape().levels;
                 assert_eq!(report["levels"].as_array().unwrap().len(), counted.len());
                 for (level, counted) in report["levels"].as_array().unwrap().iter().zip(&counted) {
-                    assert_eq!(level["write_bytes"].as_u64(), Some(counted.write_bytes), "{level}");
+                    assert_eq!(level["write_bytes"].as_u64(), Some(counted.traffic.write_bytes), "{level}");
                     let passed = &report["disk"]["by_purpose"][&format!("compact_{}", counted.level)];
                     assert_eq!(level["read_bytes"], passed["read_bytes"], "{level}");
                 }
@@ -979,7 +1003,7 @@ fn a_report_is_cheap() {
     let report = {
         let rig = mem();
         for op in Op::ALL {
-            (1..1000).for_each(|n| rig.meter.record(*op, Duration::from_micros(n * n), 1, false));
+            (1..1000).for_each(|n| rig.meter.record(op, Duration::from_micros(n * n), 1, false));
         }
         let started = std::time::Instant::now();
         for _ in 0..20 {
@@ -991,7 +1015,7 @@ fn a_report_is_cheap() {
         assert!(each < Duration::from_millis(25), "a report takes {each:?}");
         rig.control.report()
     };
-    assert_eq!(report.sample.op(Op::Write).count, 999);
+    assert_eq!(report.sample.op(Op::Write).calls.count, 999);
 }
 
 // The files for programs.

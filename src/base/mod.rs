@@ -3,6 +3,7 @@
 pub mod bell;
 pub mod clock;
 pub mod journal;
+pub mod metric;
 pub mod prng;
 pub mod text;
 pub mod varint;

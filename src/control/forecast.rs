@@ -2,7 +2,9 @@
 //! beside what was measured.
 
 use super::model::{self, DebtRow, Layout, Sizes};
-use super::stats::{Report, Sample, ratio};
+use super::stats::{Report, Sample};
+use crate::base::metric::ratio;
+use crate::engine::background;
 
 /// Growth factor assumed where the tree does not tell.
 const RATIO: f64 = 10.0;
@@ -51,7 +53,7 @@ pub(super) fn debt_max(sample: &Sample) -> f64 {
 
 /// Processor seconds that writing `bytes` in the background takes at the rate that was measured; `None` until something was.
 pub(super) fn cpu_seconds(sample: &Sample, bytes: f64) -> Option<f64> {
-    sample.shape.cpu.background().nanos_per_byte().map(|nanos| bytes * nanos / 1e9)
+    background(&sample.shape.cpu).ns_per_byte().map(|nanos| bytes * nanos / 1e9)
 }
 
 /// Target of a level over that of the one above.

@@ -17,6 +17,7 @@
 
 mod clients;
 mod command;
+mod document;
 mod explain;
 mod figures;
 mod files;
@@ -37,13 +38,16 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-pub use json::json;
+pub use document::Document;
+pub use json::{json, value};
+pub use prometheus::{exposition, family, is_exposed};
 pub use render::{levels, text};
 pub use socket::{NAME as SOCKET_NAME, StatsSocket};
-pub use stats::{Base, MountInfo, Physical, Report, Sample, State, Window, ratio};
+pub use stats::{Aside, Base, EngineCalls, MountInfo, Physical, Report, Sample, State, Window};
 
 use crate::base::clock::Clock;
 use crate::base::journal::{Event, Field};
+use crate::base::metric::Since;
 use crate::disk::{Disk, Latch, Metered, OpenFiles, ProcessIo};
 use crate::engine::{Cause, Command, Engine, Journal, MeteredEngine, Stalls};
 use crate::fs::attribution::Charges;
@@ -179,7 +183,6 @@ impl Control {
                     bytes: files.iter().map(|file| file.bytes_allocated).sum(),
                     files: files.len() as u64,
                     below: self.parts.disk.space().ok(),
-                    open_files: (self.parts.open_files)(),
                 };
                 *self.physical.lock() = physical;
             }
@@ -217,7 +220,7 @@ impl Control {
         let stalls = &now.shape.stalls;
         let time = self.parts.clock.now();
         for cause in Cause::ALL {
-            let (old, new) = (&before.by_cause[cause as usize], &stalls.by_cause[cause as usize]);
+            let (old, new) = (before.by_cause.of(cause), stalls.by_cause.of(cause));
             let times = (new.slowdowns + new.stops).saturating_sub(old.slowdowns + old.stops);
             if times > 0 {
                 let kind = if new.stops > old.stops { "stop" } else { "slowdown" };
@@ -300,10 +303,8 @@ impl Control {
     pub fn report_since(&self, name: &str) -> Option<Report> {
         let mark = self.marks.lock().get(name).cloned()?;
         let mut report = self.report().since(name, &mark.sample, &mark.charges);
-        for ((counters, now), before) in
-            report.sample.ops.iter_mut().zip(self.latencies()).zip(&mark.latencies)
-        {
-            counters.latency = Latency::of(&growth(&now, before));
+        for ((op, now), before) in Op::ALL.into_iter().zip(self.latencies()).zip(&mark.latencies) {
+            report.sample.ops.of_mut(op).latency = Latency::of(&growth(&now, before));
         }
         Some(report)
     }
@@ -488,13 +489,18 @@ impl Control {
     }
 
     fn latencies(&self) -> Vec<Vec<(u64, u64)>> {
-        Op::ALL.iter().map(|&op| self.parts.meter.distribution(op)).collect()
+        Op::ALL.map(|op| self.parts.meter.distribution(op)).to_vec()
     }
 
     fn sample(&self) -> Sample {
         let parts = &self.parts;
         let elapsed = parts.clock.elapsed().saturating_sub(self.started);
-        Sample::take(elapsed, &parts.meter, &parts.engine, &parts.disk, (parts.process)())
+        let aside = Aside {
+            deferred_inode_puts_absorbed: (parts.usage)().deferred_inode_puts_absorbed,
+            open_files: (parts.open_files)(),
+            process: (parts.process)(),
+        };
+        Sample::take(elapsed, &parts.meter, &parts.engine, &parts.disk, aside)
     }
 
     /// The growth over the last `span`: from the newest sample that is at least as old, else from the oldest.

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use super::figures::{amp, ascii, clock, human_count, percent, span, tail, timestamp};
 use super::forecast;
-use super::stats::{Base, Report, Sample, State, ratio};
+use super::stats::{Base, Report, Sample, State};
+use crate::base::metric::ratio;
 use crate::base::text::{exact_size, human_size};
 use crate::disk::{Counters, Purpose};
 use crate::engine::cache::CacheKind;
@@ -66,10 +67,13 @@ pub fn levels(report: &Report) -> String {
         );
         for level in &shape.levels {
             let size = format!("{} {} {} {}", level.runs, level.files, level.bytes, level.target_bytes);
-            let moved = format!("{} {} {}", level.in_bytes, level.moved_bytes, level.read_bytes);
+            let moved = format!(
+                "{} {} {}",
+                level.traffic.in_bytes, level.traffic.moved_bytes, level.traffic.read_bytes
+            );
             page.line(format!(
                 "{} {size} {:.3} {moved} {} {}",
-                level.level, level.score, level.write_bytes, level.probes
+                level.level, level.score, level.traffic.write_bytes, level.traffic.probes
             ));
         }
     }
@@ -195,14 +199,16 @@ fn amplification(page: &mut Page, report: &Report) {
         human_size(usage.apparent_bytes),
     ));
     let shape = &sample.shape;
-    let value = |share| shape.probes.quantile(share).map_or("-".to_string(), |value: u64| value.to_string());
-    let runs =
-        |share| shape.scan_runs.quantile(share).map_or("-".to_string(), |value: u64| value.to_string());
+    let value =
+        |share| shape.probes.buckets.quantile(share).map_or("-".to_string(), |value: u64| value.to_string());
+    let runs = |share| {
+        shape.scan_runs.buckets.quantile(share).map_or("-".to_string(), |value: u64| value.to_string())
+    };
     page.block(
         "PROBES",
         [
             format!("gets {}", human_count(shape.probes.count())),
-            format!("mean {}", amp(sample.probes_per_get())),
+            format!("mean {}", amp(shape.probes.mean())),
             format!("p50 {}", value(0.5)),
             format!("p99 {}", value(0.99)),
             format!("max {}", value(1.0)),
@@ -213,7 +219,7 @@ fn amplification(page: &mut Page, report: &Report) {
                 human_count(shape.filter.useful),
                 human_count(shape.filter.checks)
             ),
-            format!("false {}", percent(sample.false_positive_share())),
+            format!("false {}", percent(shape.filter.false_positive_share())),
             warning(report),
         ],
     );
@@ -221,7 +227,7 @@ fn amplification(page: &mut Page, report: &Report) {
 
 /// What makes reads dear now: files in L0, each of which a read may have to ask, and probes in the shortest window.
 fn warning(report: &Report) -> String {
-    let lately = report.windows.first().and_then(|window| window.growth.probes_per_get());
+    let lately = report.windows.first().and_then(|window| window.growth.shape.probes.mean());
     if lately.is_some_and(|probes| probes > RED_PROBES) {
         format!("| RED: more than {RED_PROBES} probes a get")
     } else if report.sample.shape.debt.l0_files >= PRESSURE_L0_FILES {
@@ -287,11 +293,11 @@ fn debt(page: &mut Page, report: &Report) {
             },
             format!("reclaim {}", human_size(report.usage.reclaim_pending_bytes)),
             format!("orphans {}", human_count(report.usage.orphans)),
-            format!("obsolete {}", human_size(shape.obsolete_bytes)),
+            format!("obsolete {}", human_size(shape.space.obsolete_bytes)),
             format!(
                 "temporary {} peak {}",
-                human_size(shape.temporary_bytes),
-                human_size(shape.temporary_peak_bytes)
+                human_size(shape.space.temporary_bytes),
+                human_size(shape.space.temporary_peak_bytes)
             ),
         ],
     );
@@ -332,7 +338,7 @@ fn forecast_block(page: &mut Page, report: &Report) {
     items.push(format!("cpu {}", cpu.map_or("-".to_string(), span)));
     page.block("OWED", items);
     let works = Work::ALL.into_iter().filter_map(|work| {
-        let nanos = report.sample.shape.cpu.of(work).nanos_per_byte()?;
+        let nanos = report.sample.shape.cpu.of(work).ns_per_byte()?;
         Some(format!("{} {nanos:.2}", work.name()))
     });
     let works: Vec<String> = works.collect();
@@ -357,19 +363,16 @@ fn forecast_block(page: &mut Page, report: &Report) {
 
 fn stalls(page: &mut Page, sample: &Sample) {
     let stalls = &sample.shape.stalls;
-    let all = &stalls.by_cause;
+    let all = || stalls.by_cause.iter();
     let mut items = vec![
         format!("now {}", stalls.now.map_or("none", Cause::name)),
-        format!("slowdowns {}", human_count(all.iter().map(|cause| cause.slowdowns).sum())),
-        format!("stops {}", human_count(all.iter().map(|cause| cause.stops).sum())),
-        format!("waited {}", span(all.iter().map(|cause| cause.waited).sum())),
-        format!("longest {}", span(all.iter().map(|cause| cause.longest).max().unwrap_or_default())),
+        format!("slowdowns {}", human_count(stalls.slowdowns())),
+        format!("stops {}", human_count(stalls.stops())),
+        format!("waited {}", span(all().map(|(_, cause)| cause.waited).sum())),
+        format!("longest {}", span(all().map(|(_, cause)| cause.longest).max().unwrap_or_default())),
     ];
-    for (cause, counters) in Cause::ALL.iter().zip(all) {
-        let times = counters.slowdowns + counters.stops;
-        if times > 0 {
-            items.push(format!("| {cause} {} {}", human_count(times), span(counters.waited)));
-        }
+    for (cause, counters) in all().filter(|(_, counters)| counters.times() > 0) {
+        items.push(format!("| {cause} {} {}", human_count(counters.times()), span(counters.waited)));
     }
     if let Some(why) = &stalls.limits_off {
         items.push(format!("| l0 stop off ({why})"));
@@ -400,40 +403,49 @@ fn level_table(page: &mut Page, sample: &Sample) {
     let mut total = Level::default();
     for level in levels {
         // Levels that nothing ever reached say nothing; `.stats.d/levels` has them all.
-        if level.level > 0 && level.files + level.in_bytes + level.moved_bytes + level.write_bytes == 0 {
+        if level.level > 0
+            && level.files + level.traffic.in_bytes + level.traffic.moved_bytes + level.traffic.write_bytes
+                == 0
+        {
             continue;
         }
         let target = match level.target_bytes {
             0 => format!("{} files", sample.shape.debt.l0_trigger),
             bytes => human_size(bytes),
         };
-        let rewritten = amp(ratio(level.write_bytes, level.in_bytes));
+        let rewritten = amp(level.traffic.write_amplification());
         let name = format!("L{}", level.level);
         page.line(level_row(&name, level, &target, &format!("{:.2}", level.score), &rewritten));
         total.runs += level.runs;
         total.files += level.files;
         total.bytes += level.bytes;
-        total.moved_bytes += level.moved_bytes;
-        total.read_bytes += level.read_bytes;
-        total.write_bytes += level.write_bytes;
-        total.probes += level.probes;
+        total.traffic.moved_bytes += level.traffic.moved_bytes;
+        total.traffic.read_bytes += level.traffic.read_bytes;
+        total.traffic.write_bytes += level.traffic.write_bytes;
+        total.traffic.probes += level.traffic.probes;
     }
     // What came into the store as a whole is what was flushed.
-    total.in_bytes = levels.first().map_or(0, |level| level.in_bytes);
-    let rewritten = amp(ratio(total.write_bytes, total.in_bytes));
+    total.traffic.in_bytes = levels.first().map_or(0, |level| level.traffic.in_bytes);
+    let rewritten = amp(total.traffic.write_amplification());
     page.line(level_row("total", &total, "", "", &rewritten));
 }
 
 fn level_row(name: &str, level: &Level, target: &str, score: &str, amp: &str) -> String {
     let (runs, files) = (human_count(level.runs), human_count(level.files));
-    let bytes = [level.in_bytes, level.moved_bytes, level.read_bytes, level.write_bytes];
+    let bytes = [
+        level.traffic.in_bytes,
+        level.traffic.moved_bytes,
+        level.traffic.read_bytes,
+        level.traffic.write_bytes,
+    ];
     let bytes: String = bytes.iter().map(|&bytes| format!("{:>9}", human_size(bytes))).collect();
     let size = human_size(level.bytes);
-    let probes = human_count(level.probes);
+    let probes = human_count(level.traffic.probes);
     format!("{name:<6}{runs:>6}{files:>7}{size:>9}{target:>9}{score:>7} |{bytes} |{amp:>6}{probes:>9}")
 }
 
 fn tree_block(page: &mut Page, tree: &Tree) {
+    let hits = |hits: u64, misses: u64| ratio(hits, hits + misses);
     page.block(
         "TREE",
         [
@@ -452,14 +464,14 @@ fn tree_block(page: &mut Page, tree: &Tree) {
             format!("to settle {}", human_size(tree.settle_bytes)),
             format!("waiting {} puts {}", human_count(tree.waiting_puts), human_size(tree.waiting_bytes)),
             format!("recovery {} of {}", span(tree.recovery_time), human_size(tree.recovery_bytes)),
-            format!("leaf hits {}", percent(tree.leaves.hit_share())),
-            format!("inner hits {}", percent(tree.inner.hit_share())),
-            format!("extent hits {}", percent(tree.extents.hit_share())),
+            format!("leaf hits {}", percent(hits(tree.leaf_hits, tree.leaf_misses))),
+            format!("inner hits {}", percent(hits(tree.inner_hits, tree.inner_misses))),
+            format!("extent hits {}", percent(hits(tree.extent_hits, tree.extent_misses))),
             format!("latch waits {} {}", human_count(tree.latch_waits), span(tree.latch_wait_time)),
         ],
     );
-    page_lines(page, "written", &tree.pages_written);
-    page_lines(page, "read", &tree.pages_read);
+    page_lines(page, "written", &tree.pages.written);
+    page_lines(page, "read", &tree.pages.read);
 }
 
 /// One direction of a tree's pages: bytes by kind, then by cause; what is 0 is left out.
@@ -494,9 +506,9 @@ fn jobs(page: &mut Page, sample: &Sample) {
 }
 
 fn operations(page: &mut Page, sample: &Sample) {
-    let mut called: Vec<Op> = Op::ALL.iter().copied().filter(|&op| sample.op(op).count > 0).collect();
+    let mut called: Vec<Op> = Op::ALL.into_iter().filter(|&op| sample.op(op).calls.count > 0).collect();
     let others = called.len().saturating_sub(OPERATIONS_MAX);
-    called.sort_by_key(|&op| std::cmp::Reverse(sample.op(op).count));
+    called.sort_by_key(|&op| std::cmp::Reverse(sample.op(op).calls.count));
     called.truncate(OPERATIONS_MAX);
     called.sort_by_key(|&op| op as usize);
     page.line(format!(
@@ -517,9 +529,9 @@ fn operations(page: &mut Page, sample: &Sample) {
         page.line(format!(
             "  {:<15}{:>8}{:>7}{:>9} |{p50:>8}{p99:>8}{max:>8} |{:>8}{:>8}{:>9}",
             op.name(),
-            human_count(counters.count),
-            human_count(counters.errors),
-            human_size(counters.bytes),
+            human_count(counters.calls.count),
+            human_count(counters.calls.errors),
+            human_size(counters.calls.bytes),
             human_count(tag.puts),
             human_count(tag.deletes),
             human_size(tag.bytes),
@@ -570,12 +582,12 @@ fn kinds(page: &mut Page, report: &Report) {
         "CACHE",
         [
             format!("{} of {}", human_size(cache.bytes), human_size(cache.bytes_max)),
-            format!("hit {}", percent(sample.cache_hit_share())),
-            format!("hits {}", human_count(cache.hits)),
-            format!("misses {}", human_count(cache.misses)),
-            format!("index hit {}", percent(cache.kinds[CacheKind::Index as usize].hit_share())),
-            format!("filter hit {}", percent(cache.kinds[CacheKind::Filter as usize].hit_share())),
-            format!("value hit {}", percent(cache.kinds[CacheKind::Value as usize].hit_share())),
+            format!("hit {}", percent(cache.all.hit_share())),
+            format!("hits {}", human_count(cache.all.hits)),
+            format!("misses {}", human_count(cache.all.misses)),
+            format!("index hit {}", percent(cache.kinds.of(CacheKind::Index).hit_share())),
+            format!("filter hit {}", percent(cache.kinds.of(CacheKind::Filter).hit_share())),
+            format!("value hit {}", percent(cache.kinds.of(CacheKind::Value).hit_share())),
             format!("| memory {} of {}", human_size(memory.used_bytes), human_size(memory.limit_bytes)),
             format!("resident {}", human_size(memory.resident_bytes)),
             format!("memtables {}", human_size(sample.shape.memory.memtable_bytes)),

@@ -22,11 +22,12 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use crate::base::metric::{Since, metrics, ratio};
 use crate::disk::{Counters, OpenFiles, ProcessIo, Purpose, Snapshot, Space};
 use crate::engine::{Cause, Engine, KINDS, KindCounters, MeteredEngine, Shape, TagCounters};
 use crate::fs::Usage;
 use crate::fs::attribution::Charges;
-use crate::fs::meter::{Meter, Op, OpCounters};
+use crate::fs::meter::{Meter, Op, OpCounters, Ops};
 
 /// What does not change while a store is mounted.
 #[derive(Clone, Debug, Default)]
@@ -57,30 +58,54 @@ pub struct MountInfo {
     pub kind_names: &'static [&'static str],
 }
 
-/// What all doors counted since the mount began, or the growth between two such moments. What is not a counter (levels'
-/// sizes, debts, the longest stall) is as it is at the later moment.
-#[derive(Clone, Debug, Default)]
-pub struct Sample {
-    /// Time since the mount began, or between the two moments.
-    pub elapsed: Duration,
-    /// Door 1, in the order of [`Op::ALL`]. Percentiles do not subtract: a growth has none until somebody who knows the
-    /// distributions fills them in.
-    pub ops: Vec<OpCounters>,
-    /// Door 2 by kind of key.
-    pub kinds: Vec<KindCounters>,
-    /// Door 3 by kind of key: bytes written to tables or pages on behalf of its entries, see
-    /// [`ClassBytes`](crate::engine::ClassBytes).
-    pub kind_write_bytes: Vec<u64>,
-    /// Door 2 by file operation, indexed by [`Op::tag`].
-    pub tags: Vec<TagCounters>,
-    /// Scans begun at door 2.
-    pub scans: u64,
-    /// Door 3.
-    pub disk: Snapshot,
-    /// The kernel's counters of this process; `None` where it has none.
+metrics! {
+    /// What all doors counted since the mount began, or the growth between two such moments. What is not a counter (levels'
+    /// sizes, debts, the longest stall) is as it is at the later moment.
+    pub struct Sample {
+        /// Time since where the counters begin.
+        counter elapsed: Duration [Milliseconds];
+        /// Door 1. Percentiles do not subtract: a growth has none until somebody who knows the distributions fills them in.
+        inside ops: Ops;
+        /// Door 2 by kind of key.
+        inside kinds: Vec<KindCounters>;
+        /// Door 3 by kind of key: bytes written to tables or pages on behalf of its entries, see
+        /// [`ClassBytes`](crate::engine::ClassBytes).
+        inside kind_write_bytes: Vec<u64>;
+        /// Door 2 by file operation, indexed by [`Op::tag`].
+        inside tags: Vec<TagCounters>;
+        /// Door 2 and behind it.
+        inside calls: EngineCalls;
+        /// Door 3.
+        inside disk: Snapshot;
+        /// Files that are open.
+        inside open_files: OpenFiles;
+        /// The kernel's counters of this process; `None` where it has none.
+        inside process: Option<ProcessIo>;
+        /// The engine; what its levels read and wrote is taken from door 3.
+        inside shape: Shape;
+    }
+}
+
+metrics! {
+    /// Counts of door 2 that no kind of key has.
+    #[derive(Copy, Eq)]
+    pub struct EngineCalls {
+        /// Scans.
+        counter scans: u64 [Count];
+        /// Inode puts that were saved because a write that leaves the size alone may write its times later.
+        counter deferred_inode_puts_absorbed: u64 [Count];
+    }
+}
+
+/// What a sample is taken from beside the doors.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Aside {
+    /// Inode puts that the filesystem has saved.
+    pub deferred_inode_puts_absorbed: u64,
+    /// Files that are open.
+    pub open_files: OpenFiles,
+    /// The kernel's counters.
     pub process: Option<ProcessIo>,
-    /// The engine; what its levels read and wrote is taken from door 3.
-    pub shape: Shape,
 }
 
 impl Sample {
@@ -90,15 +115,15 @@ impl Sample {
         meter: &Meter,
         engine: &MeteredEngine,
         disk: &crate::disk::Metered,
-        process: Option<ProcessIo>,
+        aside: Aside,
     ) -> Sample {
         let mut shape = engine.shape();
         let disk = disk.snapshot();
         // Only door 3 counts disk bytes: an engine may count whole tables where a merge read less.
         for level in &mut shape.levels {
             let merged = disk.of(Purpose::Compact { into: level.level as u8 });
-            let passed = if level.level == 0 { merged.plus(&disk.of(Purpose::Flush)) } else { merged };
-            (level.read_bytes, level.write_bytes) = (passed.read_bytes, passed.write_bytes);
+            let passed = if level.level == 0 { merged + disk.of(Purpose::Flush) } else { merged };
+            (level.traffic.read_bytes, level.traffic.write_bytes) = (passed.read_bytes, passed.write_bytes);
         }
         let mut kind_write_bytes = vec![0; KINDS];
         for (class, bytes) in shape.classes.iter() {
@@ -107,61 +132,38 @@ impl Sample {
         Sample {
             elapsed,
             kind_write_bytes,
-            ops: Op::ALL.iter().map(|&op| meter.of(op)).collect(),
+            ops: meter.ops(),
             kinds: engine.kinds().to_vec(),
             tags: engine.tags().to_vec(),
-            scans: engine.scans(),
+            calls: EngineCalls {
+                scans: engine.scans(),
+                deferred_inode_puts_absorbed: aside.deferred_inode_puts_absorbed,
+            },
             disk,
-            process,
+            open_files: aside.open_files,
+            process: aside.process,
             shape,
-        }
-    }
-
-    /// The growth from `earlier` to `self`.
-    pub fn since(&self, earlier: &Sample) -> Sample {
-        let none = OpCounters::default();
-        let op = |(index, now): (usize, &OpCounters)| {
-            let before = earlier.ops.get(index).unwrap_or(&none);
-            OpCounters {
-                count: now.count.saturating_sub(before.count),
-                errors: now.errors.saturating_sub(before.errors),
-                bytes: now.bytes.saturating_sub(before.bytes),
-                latency: None,
-            }
-        };
-        Sample {
-            elapsed: self.elapsed.saturating_sub(earlier.elapsed),
-            ops: self.ops.iter().enumerate().map(op).collect(),
-            kinds: pairs(&self.kinds, &earlier.kinds, KindCounters::since),
-            kind_write_bytes: pairs(&self.kind_write_bytes, &earlier.kind_write_bytes, |now, before| {
-                now.saturating_sub(*before)
-            }),
-            tags: pairs(&self.tags, &earlier.tags, TagCounters::since),
-            scans: self.scans.saturating_sub(earlier.scans),
-            disk: self.disk.since(&earlier.disk),
-            process: self.process.map(|now| now.since(&earlier.process.unwrap_or_default())),
-            shape: shape_since(&self.shape, &earlier.shape),
         }
     }
 
     /// Counters of one operation.
     pub fn op(&self, op: Op) -> OpCounters {
-        self.ops.get(op as usize).cloned().unwrap_or_default()
+        self.ops.of(op)
     }
 
     /// A: bytes that users wrote, or had copied here.
     pub fn app_write_bytes(&self) -> u64 {
-        self.op(Op::Write).bytes + self.op(Op::CopyFileRange).bytes
+        self.op(Op::Write).calls.bytes + self.op(Op::CopyFileRange).calls.bytes
     }
 
     /// Bytes that users read.
     pub fn app_read_bytes(&self) -> u64 {
-        self.op(Op::Read).bytes
+        self.op(Op::Read).calls.bytes
     }
 
     /// All kinds of keys together.
     pub fn kv(&self) -> KindCounters {
-        self.kinds.iter().fold(KindCounters::default(), |sum, kind| sum.plus(kind))
+        self.kinds.iter().fold(KindCounters::default(), |sum, kind| sum + *kind)
     }
 
     /// L: key and value bytes of puts, key bytes of deletes.
@@ -205,7 +207,7 @@ impl Sample {
     /// All merges together.
     pub fn compaction(&self) -> Counters {
         let merges = Purpose::all().filter(|purpose| matches!(purpose, Purpose::Compact { .. }));
-        merges.fold(Counters::default(), |sum, purpose| sum.plus(&self.disk.of(purpose)))
+        merges.fold(Counters::default(), |sum, purpose| sum + self.disk.of(purpose))
     }
 
     /// P / A.
@@ -245,86 +247,16 @@ impl Sample {
 
     /// Write requests to the disk / writes of users.
     pub fn write_requests_per_write(&self) -> Option<f64> {
-        ratio(self.disk.total().writes, self.op(Op::Write).count)
+        ratio(self.disk.total().writes, self.op(Op::Write).calls.count)
     }
 
     /// Read requests of gets and scans / reads of users.
     pub fn read_requests_per_read(&self) -> Option<f64> {
-        ratio(self.disk.of(Purpose::Get).reads + self.disk.of(Purpose::Scan).reads, self.op(Op::Read).count)
+        ratio(
+            self.disk.of(Purpose::Get).reads + self.disk.of(Purpose::Scan).reads,
+            self.op(Op::Read).calls.count,
+        )
     }
-
-    /// Structures probed / point reads of the engine.
-    pub fn probes_per_get(&self) -> Option<f64> {
-        let probes = &self.shape.probes;
-        let sum = probes.buckets.iter().zip(0..).map(|(count, value)| count * value).sum();
-        ratio(sum, probes.count())
-    }
-
-    /// Cache hits / requests to the cache.
-    pub fn cache_hit_share(&self) -> Option<f64> {
-        let cache = self.shape.cache;
-        ratio(cache.hits, cache.hits + cache.misses)
-    }
-
-    /// Filter's wrong "perhaps" / all questions about keys that were not there.
-    pub fn false_positive_share(&self) -> Option<f64> {
-        let filter = self.shape.filter;
-        ratio(filter.false_positives, filter.false_positives + filter.useful)
-    }
-}
-
-/// `numerator / denominator`; `None` without a denominator.
-pub fn ratio(numerator: u64, denominator: u64) -> Option<f64> {
-    (denominator > 0).then(|| numerator as f64 / denominator as f64)
-}
-
-fn pairs<T: Default>(now: &[T], earlier: &[T], since: fn(&T, &T) -> T) -> Vec<T> {
-    let none = T::default();
-    now.iter().enumerate().map(|(index, value)| since(value, earlier.get(index).unwrap_or(&none))).collect()
-}
-
-/// `now` with its counters reduced by those of `earlier`.
-fn shape_since(now: &Shape, earlier: &Shape) -> Shape {
-    let mut shape = now.clone();
-    for (level, before) in shape.levels.iter_mut().zip(&earlier.levels) {
-        level.in_bytes = level.in_bytes.saturating_sub(before.in_bytes);
-        level.moved_bytes = level.moved_bytes.saturating_sub(before.moved_bytes);
-        level.read_bytes = level.read_bytes.saturating_sub(before.read_bytes);
-        level.write_bytes = level.write_bytes.saturating_sub(before.write_bytes);
-        level.probes = level.probes.saturating_sub(before.probes);
-    }
-    if let (Some(tree), Some(before)) = (&mut shape.tree, &earlier.tree) {
-        tree.splits = tree.splits.saturating_sub(before.splits);
-        tree.merges = tree.merges.saturating_sub(before.merges);
-        tree.checkpoints = tree.checkpoints.saturating_sub(before.checkpoints);
-        tree.leaves = tree.leaves.since(&before.leaves);
-        tree.inner = tree.inner.since(&before.inner);
-        tree.extents = tree.extents.since(&before.extents);
-        tree.pages_read = tree.pages_read.since(&before.pages_read);
-        tree.pages_written = tree.pages_written.since(&before.pages_written);
-        tree.latch_waits = tree.latch_waits.saturating_sub(before.latch_waits);
-        tree.latch_wait_time = tree.latch_wait_time.saturating_sub(before.latch_wait_time);
-    }
-    shape.cache.hits = shape.cache.hits.saturating_sub(earlier.cache.hits);
-    shape.cache.misses = shape.cache.misses.saturating_sub(earlier.cache.misses);
-    for (counts, before) in shape.cache.kinds.iter_mut().zip(&earlier.cache.kinds) {
-        *counts = counts.since(before);
-    }
-    shape.filter.checks = shape.filter.checks.saturating_sub(earlier.filter.checks);
-    shape.filter.useful = shape.filter.useful.saturating_sub(earlier.filter.useful);
-    shape.filter.false_positives =
-        shape.filter.false_positives.saturating_sub(earlier.filter.false_positives);
-    for (stall, before) in shape.stalls.by_cause.iter_mut().zip(&earlier.stalls.by_cause) {
-        stall.slowdowns = stall.slowdowns.saturating_sub(before.slowdowns);
-        stall.stops = stall.stops.saturating_sub(before.stops);
-        stall.waited = stall.waited.saturating_sub(before.waited);
-    }
-    shape.classes = now.classes.since(&earlier.classes);
-    shape.cpu = now.cpu.since(&earlier.cpu);
-    shape.probes = now.probes.since(&earlier.probes);
-    shape.scan_tombstones = now.scan_tombstones.saturating_sub(earlier.scan_tombstones);
-    shape.scan_runs = now.scan_runs.since(&earlier.scan_runs);
-    shape
 }
 
 /// How the mount does.
@@ -376,8 +308,6 @@ pub struct Physical {
     pub files: u64,
     /// The filesystem below; `None` where it does not say.
     pub below: Option<Space>,
-    /// Those of the files that are open.
-    pub open_files: OpenFiles,
 }
 
 /// The growth over the last while.

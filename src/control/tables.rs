@@ -8,7 +8,8 @@ use serde_json::{Map, Value, json};
 use super::figures::timestamp;
 use super::stats::{Physical, Report, Sample};
 use crate::base::journal::{Event, Field};
-use crate::engine::{Cause, Engine};
+use crate::base::metric::ratio;
+use crate::engine::Engine;
 use crate::fs::Usage;
 use crate::fs::meter::Op;
 
@@ -18,10 +19,10 @@ pub(super) fn operations(report: &Report) -> String {
         "op calls errors bytes kv_batches kv_puts kv_deletes kv_bytes kv_bytes_per_call p50_us p99_us p999_us max_us\n",
     );
     let sample = &report.sample;
-    for &op in Op::ALL {
+    for op in Op::ALL {
         let counters = sample.op(op);
         let tag = sample.tags.get(usize::from(op.tag())).copied().unwrap_or_default();
-        if counters.count + tag.batches == 0 {
+        if counters.calls.count + tag.batches == 0 {
             continue;
         }
         let latency = counters.latency.unwrap_or_default();
@@ -31,14 +32,14 @@ pub(super) fn operations(report: &Report) -> String {
             text,
             "{} {} {} {} {} {} {} {} {} {:.1} {:.1} {:.1} {:.1}",
             op.name(),
-            counters.count,
-            counters.errors,
-            counters.bytes,
+            counters.calls.count,
+            counters.calls.errors,
+            counters.calls.bytes,
             tag.batches,
             tag.puts,
             tag.deletes,
             tag.bytes,
-            tag.bytes.checked_div(counters.count).map_or("-".to_string(), |bytes| bytes.to_string()),
+            tag.bytes.checked_div(counters.calls.count).map_or("-".to_string(), |bytes| bytes.to_string()),
             micros(latency.p50),
             micros(latency.p99),
             micros(latency.p999),
@@ -59,7 +60,7 @@ pub(super) fn history_row(time: SystemTime, sample: &Sample, usage: &Usage, phys
     let shape = &sample.shape;
     let millis = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
     let debt: f64 = super::forecast::debt(sample).iter().map(|row| row.debt_bytes).sum();
-    let waited: f64 = stall_seconds(sample);
+    let waited = shape.stalls.seconds();
     let live = usage.stored_bytes + usage.record_bytes;
     let counts = [
         millis,
@@ -82,20 +83,15 @@ pub(super) fn history_row(time: SystemTime, sample: &Sample, usage: &Usage, phys
     ];
     let mut row: Vec<String> = counts.iter().map(u64::to_string).collect();
     row.push(format!("{waited:.3}"));
-    row.extend([shape.cache.hits, shape.cache.misses].map(|count| count.to_string()));
+    row.extend([shape.cache.all.hits, shape.cache.all.misses].map(|count| count.to_string()));
     // An empty field is what readers of CSV take for missing.
-    let amps = [sample.write_amp(), sample.engine_write_amp(), super::ratio(physical.bytes, live)];
+    let amps = [sample.write_amp(), sample.engine_write_amp(), ratio(physical.bytes, live)];
     let cpu_seconds = super::forecast::cpu_seconds(sample, debt);
     row.extend(amps.into_iter().chain([cpu_seconds]).map(|figure| match figure {
         Some(figure) => format!("{figure:.4}"),
         None => String::new(),
     }));
     row.join(",") + "\n"
-}
-
-/// Time in which writes waited, summed over causes.
-fn stall_seconds(sample: &Sample) -> f64 {
-    Cause::ALL.iter().map(|&cause| sample.shape.stalls.by_cause[cause as usize].waited.as_secs_f64()).sum()
 }
 
 /// Events as JSON lines, oldest first.

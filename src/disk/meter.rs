@@ -5,81 +5,35 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use super::{Disk, File, FileInfo, Purpose, Space};
+use crate::base::metric::{Each, metrics};
 
-/// Counters of one purpose. They only grow.
-#[derive(Default)]
-struct Slot {
-    reads: AtomicU64,
-    read_bytes: AtomicU64,
-    writes: AtomicU64,
-    write_bytes: AtomicU64,
-    syncs: AtomicU64,
-    errors: AtomicU64,
-}
-
-/// What one purpose did so far, as plain numbers.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counters {
-    /// Read requests that succeeded.
-    pub reads: u64,
-    /// Bytes they filled.
-    pub read_bytes: u64,
-    /// Write requests that succeeded.
-    pub writes: u64,
-    /// Bytes they wrote.
-    pub write_bytes: u64,
-    /// Syncs that succeeded.
-    pub syncs: u64,
-    /// Requests of any kind that failed.
-    pub errors: u64,
-}
-
-impl Counters {
-    /// The growth from `earlier` to `self`.
-    pub fn since(&self, earlier: &Counters) -> Counters {
-        Counters {
-            reads: self.reads.saturating_sub(earlier.reads),
-            read_bytes: self.read_bytes.saturating_sub(earlier.read_bytes),
-            writes: self.writes.saturating_sub(earlier.writes),
-            write_bytes: self.write_bytes.saturating_sub(earlier.write_bytes),
-            syncs: self.syncs.saturating_sub(earlier.syncs),
-            errors: self.errors.saturating_sub(earlier.errors),
-        }
-    }
-
-    /// The sum of both.
-    pub fn plus(&self, other: &Counters) -> Counters {
-        Counters {
-            reads: self.reads + other.reads,
-            read_bytes: self.read_bytes + other.read_bytes,
-            writes: self.writes + other.writes,
-            write_bytes: self.write_bytes + other.write_bytes,
-            syncs: self.syncs + other.syncs,
-            errors: self.errors + other.errors,
+metrics! {
+    /// What one purpose did so far.
+    #[derive(Copy, Eq)]
+    pub struct Counters counted by Slot {
+        /// Write requests that succeeded.
+        counter writes: u64 [Count, family "kvfs_disk_writes_total"];
+        /// Bytes they wrote.
+        counter write_bytes: u64 [Bytes, family "kvfs_bytes_written_total"];
+        /// Read requests that succeeded.
+        counter reads: u64 [Count, family "kvfs_disk_reads_total"];
+        /// Bytes they filled.
+        counter read_bytes: u64 [Bytes, family "kvfs_bytes_read_total"];
+        /// Syncs of files that succeeded.
+        counter syncs: u64 [Count, family "kvfs_disk_syncs_total"];
+        /// Requests of any kind that failed.
+        counter errors: u64 [Count, family "kvfs_disk_errors_total"];
+        derived {
+            /// Bytes a write request; null without any.
+            mean_write_bytes: Option<u64> [Bytes] = |counters| counters.write_bytes.checked_div(counters.writes);
+            /// Bytes a read request; null without any.
+            mean_read_bytes: Option<u64> [Bytes] = |counters| counters.read_bytes.checked_div(counters.reads);
         }
     }
 }
 
 /// All purposes at one moment.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Snapshot([Counters; Purpose::SLOTS]);
-
-impl Snapshot {
-    /// The counters of one purpose.
-    pub fn of(&self, purpose: Purpose) -> Counters {
-        self.0[purpose.slot()]
-    }
-
-    /// The sum over all purposes.
-    pub fn total(&self) -> Counters {
-        self.0.iter().fold(Counters::default(), |sum, counters| sum.plus(counters))
-    }
-
-    /// The growth from `earlier` to `self`, purpose by purpose.
-    pub fn since(&self, earlier: &Snapshot) -> Snapshot {
-        Snapshot(std::array::from_fn(|slot| self.0[slot].since(&earlier.0[slot])))
-    }
-}
+pub type Snapshot = Each<Purpose, Counters, { Purpose::SLOTS }>;
 
 type Slots = [Slot; Purpose::SLOTS];
 
@@ -97,17 +51,7 @@ impl Metered {
 
     /// The counters now. Each is exact; together they may be a request apart while others work.
     pub fn snapshot(&self) -> Snapshot {
-        Snapshot(std::array::from_fn(|index| {
-            let slot = &self.slots[index];
-            Counters {
-                reads: slot.reads.load(Relaxed),
-                read_bytes: slot.read_bytes.load(Relaxed),
-                writes: slot.writes.load(Relaxed),
-                write_bytes: slot.write_bytes.load(Relaxed),
-                syncs: slot.syncs.load(Relaxed),
-                errors: slot.errors.load(Relaxed),
-            }
-        }))
+        Snapshot::from_fn(|slot| self.slots[slot].snapshot())
     }
 
     fn wrap(&self, file: io::Result<Arc<dyn File>>) -> io::Result<Arc<dyn File>> {

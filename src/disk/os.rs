@@ -15,6 +15,7 @@ use nix::sys::uio::pwritev;
 use super::beneath::{self, Directory};
 use super::beside::{LOG, LOG_BEFORE, LogFile, SocketFile};
 use super::{Disk, File, FileInfo, Purpose, Space};
+use crate::base::metric::metrics;
 
 /// Pieces that the kernel takes at once.
 const PIECES_MAX: usize = 1024;
@@ -341,28 +342,19 @@ impl File for OsFile {
     }
 }
 
-/// What the kernel counted for this process: the witness beside the meter.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ProcessIo {
-    /// `rchar`: bytes that reads and the like returned, from cache or device, pipes and `/dev/fuse` among them.
-    pub asked_read_bytes: u64,
-    /// `wchar`: bytes that writes and the like were given, `/dev/fuse` among them.
-    pub asked_write_bytes: u64,
-    /// `read_bytes`: bytes fetched from the device.
-    pub read_bytes: u64,
-    /// `write_bytes`: bytes of pages dirtied for, or written to, the device.
-    pub write_bytes: u64,
-}
-
-impl ProcessIo {
-    /// The growth from `earlier` to `self`.
-    pub fn since(&self, earlier: &ProcessIo) -> ProcessIo {
-        ProcessIo {
-            asked_read_bytes: self.asked_read_bytes.saturating_sub(earlier.asked_read_bytes),
-            asked_write_bytes: self.asked_write_bytes.saturating_sub(earlier.asked_write_bytes),
-            read_bytes: self.read_bytes.saturating_sub(earlier.read_bytes),
-            write_bytes: self.write_bytes.saturating_sub(earlier.write_bytes),
-        }
+metrics! {
+    /// The kernel's counters of this process.
+    #[derive(Copy, Eq)]
+    pub struct ProcessIo {
+        /// `write_bytes` of `/proc/self/io`: pages dirtied for the device. Log segments that are preallocated and pages written twice between two write-backs
+        /// make it differ from P.
+        counter write_bytes: u64 [Bytes];
+        /// `read_bytes`: fetched from the device.
+        counter read_bytes: u64 [Bytes];
+        /// `wchar`: everything the process wrote, answers to the kernel's FUSE requests among them.
+        counter asked_write_bytes: u64 [Bytes];
+        /// `rchar`: everything it read, from cache or device, requests of the kernel among it.
+        counter asked_read_bytes: u64 [Bytes];
     }
 }
 
@@ -399,6 +391,7 @@ pub fn processes() -> Vec<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::metric::Since;
 
     #[test]
     fn a_second_opener_learns_who_holds_the_directory() {

@@ -20,21 +20,25 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use parking_lot::{Mutex, RwLock, RwLockWriteGuard};
 
 use super::{Disk, File, FileInfo, Purpose, Space};
+use crate::base::metric::metrics;
 
 /// Descriptors that are left to everything but the store's files, at least; of very few, half are.
 const OTHERS: u64 = 64;
 /// More files are not kept open, whatever the limit: each takes memory of the kernel that nobody counts.
 const OPEN_MAX: u64 = 1 << 16;
 
-/// What the pool has open.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct OpenFiles {
-    /// Files that are open now.
-    pub open: u64,
-    /// Files that may be open before some are closed.
-    pub open_max: u64,
-    /// How often a file was opened again that had been closed to stay below that.
-    pub reopened: u64,
+metrics! {
+    /// What the pool has open.
+    #[derive(Copy, Eq)]
+    pub struct OpenFiles {
+        /// Descriptors of the store's files, looked at once a second.
+        gauge open: u64 [Count, key "open_files"];
+        /// So many of the process's limit (`ulimit -Hn`) are for the store's files, at most 65,536; more are open only while they have bytes that are not
+        /// synced.
+        gauge open_max: u64 [Count, key "open_files_max"];
+        /// How often a file had to be opened again because it was closed to stay below that; many a second: raise the limit, or make tables larger (`table=`).
+        counter reopened: u64 [Count, key "reopened_files"];
+    }
 }
 
 /// A disk that keeps no more than so many files of `disk` open.

@@ -1,6 +1,8 @@
 //! Why a byte goes to or comes from the disk. A required argument at the disk door, so that a byte without a
 //! purpose does not compile.
 
+use crate::base::metric::{Label, Sort};
+
 /// Number of LSM levels, L0 … L6; [`Purpose::Compact`] names the level a merge writes into.
 pub const LEVELS: usize = 7;
 
@@ -111,6 +113,20 @@ impl Purpose {
             Purpose::Recovery => "recovery",
             Purpose::Verify => "verify",
         }
+    }
+}
+
+impl Label for Purpose {
+    const SORT: Sort = Sort { place: "<purpose>", label: "cause" };
+
+    fn all() -> impl Iterator<Item = Purpose> {
+        Purpose::all()
+    }
+    fn name(self) -> &'static str {
+        Purpose::name(self)
+    }
+    fn index(self) -> usize {
+        self.slot()
     }
 }
 

@@ -11,7 +11,8 @@ use bytes::Bytes;
 use quick_cache::sync::{Cache as Sharded, DefaultLifecycle};
 use quick_cache::{DefaultHashBuilder, Weighter};
 
-use super::{Cache, Lookups};
+use super::{Cache, LookupMeter};
+use crate::base::metric::{Each, labels};
 
 /// What an entry costs beside its bytes.
 const ENTRY_BYTES: u64 = 96;
@@ -19,7 +20,8 @@ const ENTRY_BYTES: u64 = 96;
 const PIECE_BYTES: u64 = 4096;
 
 /// What a piece is, to count apart.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, strum::VariantArray, strum::IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
 pub enum CacheKind {
     /// A block of entries.
     Data,
@@ -31,20 +33,7 @@ pub enum CacheKind {
     Value,
 }
 
-impl CacheKind {
-    /// All, in the order of counters.
-    pub const ALL: [CacheKind; 4] = [CacheKind::Data, CacheKind::Index, CacheKind::Filter, CacheKind::Value];
-
-    /// Its name in reports.
-    pub fn name(self) -> &'static str {
-        match self {
-            CacheKind::Data => "data",
-            CacheKind::Index => "index",
-            CacheKind::Filter => "filter",
-            CacheKind::Value => "value",
-        }
-    }
-}
+labels! { CacheKind "<kind>" "kind" }
 
 /// File number and offset.
 type Place = (u64, u64);
@@ -69,18 +58,11 @@ impl Weighter<Place, Content> for ByBytes {
     }
 }
 
-/// Requests of one kind of piece.
-#[derive(Default)]
-struct Counter {
-    hits: AtomicU64,
-    misses: AtomicU64,
-}
-
 /// A cache of pieces of files.
 pub struct BlockCache {
     pieces: Sharded<Place, Content, ByBytes>,
     bytes_max: AtomicU64,
-    counters: [Counter; CacheKind::ALL.len()],
+    counters: [LookupMeter; CacheKind::ALL.len()],
 }
 
 impl BlockCache {
@@ -156,15 +138,11 @@ impl BlockCache {
 
     /// Size and counters now.
     pub fn shape(&self) -> Cache {
-        let kinds = self.counters.each_ref().map(|counter| Lookups {
-            hits: counter.hits.load(Relaxed),
-            misses: counter.misses.load(Relaxed),
-        });
+        let kinds = Each::from_fn(|kind| self.counters[kind].snapshot());
         Cache {
             bytes: self.pieces.weight(),
             bytes_max: self.bytes_max.load(Relaxed),
-            hits: kinds.iter().map(|kind| kind.hits).sum(),
-            misses: kinds.iter().map(|kind| kind.misses).sum(),
+            all: kinds.total(),
             kinds,
         }
     }
@@ -184,7 +162,7 @@ mod tests {
         }
         let shape = cache.shape();
         assert!(shape.bytes <= 1 << 20 && shape.bytes > 1 << 19, "{shape:?}");
-        assert_eq!((shape.hits, shape.misses), (2000, 0));
+        assert_eq!((shape.all.hits, shape.all.misses), (2000, 0));
         assert!(cache.get(CacheKind::Data, 1, 0).is_none_or(|block| block[0] == 0));
         assert!(cache.get(CacheKind::Data, 3, 0).is_none());
         cache.set_bytes_max(1 << 18);
@@ -203,7 +181,7 @@ mod tests {
         assert_eq!(found.as_deref().map(String::as_str), Some("an index"));
         assert!(cache.get_parsed::<u64>(CacheKind::Filter, 1, 0).is_none(), "another type");
         cache.count_miss(CacheKind::Filter);
-        let [data, index, filter, value] = cache.shape().kinds;
+        let [data, index, filter, value] = CacheKind::ALL.map(|kind| cache.shape().kinds.of(kind));
         assert_eq!((index.hits, filter.misses), (1, 1));
         assert_eq!(data.hits + data.misses + value.hits + value.misses + index.misses, 0);
     }

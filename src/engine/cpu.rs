@@ -11,11 +11,14 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
+use crate::base::metric::{Each, labels, metrics, ratio};
+
 /// Of so many calls of short work one is timed, the first among them.
 const SAMPLED: u64 = 16;
 
 /// What the processor works for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, strum::VariantArray, strum::IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
 pub enum Work {
     /// Checksums of log records, blocks and filters; B-tree: of log records, values and pages, with copying the page when it is
     /// written and the look at its cells when it is read. Those of values in the log belong to flushes and merges alone.
@@ -32,95 +35,46 @@ pub enum Work {
     Checkpoint,
 }
 
-impl Work {
-    /// Every one, in the order of their numbers.
-    pub const ALL: [Work; 6] =
-        [Work::Checksum, Work::Compress, Work::Expand, Work::Flush, Work::Merge, Work::Checkpoint];
+labels! { Work "<work>" "work" }
 
-    /// Its name in reports.
-    pub fn name(self) -> &'static str {
-        ["checksum", "compress", "expand", "flush", "merge", "checkpoint"][self as usize]
-    }
-}
-
-/// What one kind of work has cost.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Cost {
-    /// Bytes worked on.
-    pub bytes: u64,
-    /// Those of them whose time was taken.
-    pub timed_bytes: u64,
-    /// Nanoseconds that these took.
-    pub timed_nanos: u64,
-}
-
-impl Cost {
-    /// Nanoseconds a byte; `None` until something was timed.
-    pub fn nanos_per_byte(&self) -> Option<f64> {
-        (self.timed_bytes > 0).then(|| self.timed_nanos as f64 / self.timed_bytes as f64)
-    }
-
-    /// Seconds for all of `bytes` at that rate.
-    pub fn seconds(&self) -> Option<f64> {
-        self.nanos_per_byte().map(|nanos| nanos * self.bytes as f64 / 1e9)
-    }
-
-    fn plus(self, other: Cost) -> Cost {
-        Cost {
-            bytes: self.bytes + other.bytes,
-            timed_bytes: self.timed_bytes + other.timed_bytes,
-            timed_nanos: self.timed_nanos + other.timed_nanos,
+metrics! {
+    /// What one kind of work has cost.
+    #[derive(Copy, Eq)]
+    pub struct Cost counted by CostMeter {
+        /// Worked on: checked or checksummed, before compression, before expansion; written by flushes, merges, checkpoints.
+        counter bytes: u64 [Bytes];
+        /// Those whose time was taken.
+        counter timed_bytes: u64 [Bytes];
+        /// What they took.
+        counter timed_nanos: u64 [Nanoseconds, key "timed_ns"];
+        derived {
+            /// `timed_ns` / `timed_bytes`; null until something was timed.
+            ns_per_byte: Option<f64> [Nanoseconds] = |cost| ratio(cost.timed_nanos, cost.timed_bytes);
         }
     }
 }
 
+impl Cost {
+    /// Seconds for all of `bytes` at the measured rate.
+    pub fn seconds(&self) -> Option<f64> {
+        self.ns_per_byte().map(|nanos| nanos * self.bytes as f64 / 1e9)
+    }
+}
+
 /// The costs of every kind of work.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Cpu([Cost; Work::ALL.len()]);
+pub type Cpu = Each<Work, Cost, { Work::ALL.len() }>;
 
-impl Cpu {
-    /// The cost of one kind.
-    pub fn of(&self, work: Work) -> Cost {
-        self.0[work as usize]
-    }
-
-    /// The same with the cost of one kind replaced; for tests and examples.
-    pub fn with(mut self, work: Work, cost: Cost) -> Cpu {
-        self.0[work as usize] = cost;
-        self
-    }
-
-    /// Flushes, merges and checkpoints together: what a byte that is still owed will cost.
-    pub fn background(&self) -> Cost {
-        [Work::Flush, Work::Merge, Work::Checkpoint]
-            .into_iter()
-            .fold(Cost::default(), |sum, work| sum.plus(self.of(work)))
-    }
-
-    /// Both together.
-    pub fn plus(&self, other: &Cpu) -> Cpu {
-        Cpu(std::array::from_fn(|index| self.0[index].plus(other.0[index])))
-    }
-
-    /// What came after `earlier`.
-    pub fn since(&self, earlier: &Cpu) -> Cpu {
-        Cpu(std::array::from_fn(|index| {
-            let (now, before) = (self.0[index], earlier.0[index]);
-            Cost {
-                bytes: now.bytes.saturating_sub(before.bytes),
-                timed_bytes: now.timed_bytes.saturating_sub(before.timed_bytes),
-                timed_nanos: now.timed_nanos.saturating_sub(before.timed_nanos),
-            }
-        }))
-    }
+/// Flushes, merges and checkpoints together: what a byte that is still owed will cost.
+pub fn background(cpu: &Cpu) -> Cost {
+    [Work::Flush, Work::Merge, Work::Checkpoint]
+        .into_iter()
+        .fold(Cost::default(), |sum, work| sum + cpu.of(work))
 }
 
 #[derive(Default)]
 struct Slot {
     calls: AtomicU64,
-    bytes: AtomicU64,
-    timed_bytes: AtomicU64,
-    timed_nanos: AtomicU64,
+    cost: CostMeter,
 }
 
 /// Measures from many threads.
@@ -131,7 +85,7 @@ impl CpuMeter {
     /// Does short work on `bytes` bytes, and times it now and then.
     pub fn sample<T>(&self, work: Work, bytes: u64, run: impl FnOnce() -> T) -> T {
         let slot = &self.0[work as usize];
-        slot.bytes.fetch_add(bytes, Relaxed);
+        slot.cost.bytes.fetch_add(bytes, Relaxed);
         if !slot.calls.fetch_add(1, Relaxed).is_multiple_of(SAMPLED) {
             return run();
         }
@@ -139,8 +93,8 @@ impl CpuMeter {
         let began = Instant::now();
         let result = run();
         let nanos = began.elapsed().as_nanos() as u64;
-        slot.timed_bytes.fetch_add(bytes, Relaxed);
-        slot.timed_nanos.fetch_add(nanos.saturating_sub(reading), Relaxed);
+        slot.cost.timed_bytes.fetch_add(bytes, Relaxed);
+        slot.cost.timed_nanos.fetch_add(nanos.saturating_sub(reading), Relaxed);
         result
     }
 
@@ -151,14 +105,7 @@ impl CpuMeter {
 
     /// What was measured so far.
     pub fn snapshot(&self) -> Cpu {
-        Cpu(std::array::from_fn(|index| {
-            let slot = &self.0[index];
-            Cost {
-                bytes: slot.bytes.load(Relaxed),
-                timed_bytes: slot.timed_bytes.load(Relaxed),
-                timed_nanos: slot.timed_nanos.load(Relaxed),
-            }
-        }))
+        Cpu::from_fn(|work| self.0[work].cost.snapshot())
     }
 }
 
@@ -171,10 +118,10 @@ pub struct Span<'a> {
 impl Span<'_> {
     /// It wrote `bytes`. Work that ends without this is not counted.
     pub fn end(self, bytes: u64) {
-        self.slot.bytes.fetch_add(bytes, Relaxed);
+        self.slot.cost.bytes.fetch_add(bytes, Relaxed);
         if let (Some(began), Some(now)) = (self.began, thread_time()) {
-            self.slot.timed_bytes.fetch_add(bytes, Relaxed);
-            self.slot.timed_nanos.fetch_add(now.saturating_sub(began).as_nanos() as u64, Relaxed);
+            self.slot.cost.timed_bytes.fetch_add(bytes, Relaxed);
+            self.slot.cost.timed_nanos.fetch_add(now.saturating_sub(began).as_nanos() as u64, Relaxed);
         }
     }
 }
@@ -201,14 +148,14 @@ mod tests {
     #[test]
     fn the_first_call_is_timed_and_one_in_so_many_after_it() {
         let meter = CpuMeter::default();
-        assert_eq!(meter.snapshot().of(Work::Checksum).nanos_per_byte(), None);
+        assert_eq!(meter.snapshot().of(Work::Checksum).ns_per_byte(), None);
         for _ in 0..2 * SAMPLED {
             meter.sample(Work::Checksum, 100, || std::hint::black_box(crc32fast::hash(&[1; 100_000])));
         }
         let cost = meter.snapshot().of(Work::Checksum);
         assert_eq!((cost.bytes, cost.timed_bytes), (100 * 2 * SAMPLED, 200));
         assert!(cost.timed_nanos > 0 && cost.seconds() > Some(0.0), "{cost:?}");
-        assert_eq!(meter.snapshot().background(), Cost::default());
+        assert_eq!(background(&meter.snapshot()), Cost::default());
     }
 
     #[test]

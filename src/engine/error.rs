@@ -5,11 +5,14 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::base::metric::labels;
+
 /// Result of an engine call.
 pub type Result<T> = std::result::Result<T, Error>;
 
 /// Why a batch has to wait. Every wait of a writer has one of these names in `/.stats`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, strum::VariantArray, strum::IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
 pub enum Cause {
     /// All memtables are full and none is flushed yet.
     Memtables,
@@ -27,31 +30,7 @@ pub enum Cause {
     Space,
 }
 
-impl Cause {
-    /// Every cause, in the order of reports.
-    pub const ALL: [Cause; 7] = [
-        Cause::Memtables,
-        Cause::L0Files,
-        Cause::PendingBytes,
-        Cause::DirtyPages,
-        Cause::LogSpace,
-        Cause::RateLimit,
-        Cause::Space,
-    ];
-
-    /// The name in reports, such as `l0_files`.
-    pub fn name(self) -> &'static str {
-        match self {
-            Cause::Memtables => "memtables",
-            Cause::L0Files => "l0_files",
-            Cause::PendingBytes => "pending_bytes",
-            Cause::DirtyPages => "dirty_pages",
-            Cause::LogSpace => "log_space",
-            Cause::RateLimit => "rate_limit",
-            Cause::Space => "space",
-        }
-    }
-}
+labels! { Cause "<cause>" "cause" }
 
 impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -10,6 +10,7 @@ use super::{
     Asked, Batch, Bell, Class, Command, Done, Engine, Error, Journal, KeyRange, Operation, Pending, Position,
     Probe, Promise, ReadTrace, Result, Shape, TableInfo, Tier, Visit,
 };
+use crate::base::metric::metrics;
 
 /// Index of a key's kind, given by the filesystem's classifier; below [`KINDS`].
 pub type KeyKind = u8;
@@ -19,69 +20,43 @@ pub const KINDS: usize = 8;
 /// Tags that are told apart.
 pub const TAGS: usize = 64;
 
-macro_rules! counters {
-    ($(#[$doc:meta])* $name:ident, $atomic:ident { $($(#[$field_doc:meta])* $field:ident),* $(,)? }) => {
-        #[derive(Default)]
-        struct $atomic { $($field: AtomicU64),* }
-
-        $(#[$doc])*
-        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-        pub struct $name { $($(#[$field_doc])* pub $field: u64),* }
-
-        impl $atomic {
-            fn load(&self) -> $name {
-                $name { $($field: self.$field.load(Relaxed)),* }
-            }
-        }
-
-        impl $name {
-            /// The growth from `earlier` to `self`.
-            pub fn since(&self, earlier: &$name) -> $name {
-                $name { $($field: self.$field.saturating_sub(earlier.$field)),* }
-            }
-            /// The sum of both.
-            pub fn plus(&self, other: &$name) -> $name {
-                $name { $($field: self.$field + other.$field),* }
-            }
-        }
-    };
-}
-
-counters! {
+metrics! {
     /// What was asked about keys of one kind.
-    KindCounters, KindSlot {
+    #[derive(Copy, Eq)]
+    pub struct KindCounters counted by KindMeter {
         /// Point reads.
-        gets,
-        /// Those that found the key.
-        hits,
-        /// Key and value bytes of found keys.
-        get_bytes,
+        counter gets: u64 [Count, family "kvfs_kv_gets_total"];
+        /// Gets that found the key.
+        counter hits: u64 [Count];
+        /// Keys and values that they found.
+        counter get_bytes: u64 [Bytes];
         /// Keys put.
-        puts,
-        /// Their key and value bytes.
-        put_bytes,
+        counter puts: u64 [Count];
+        /// Their keys and values.
+        counter put_bytes: u64 [Bytes, family "kvfs_kv_put_bytes_total"];
         /// Keys deleted.
-        deletes,
-        /// Their key bytes.
-        delete_bytes,
-        /// Entries visited by scans.
-        scanned,
-        /// Their key and value bytes.
-        scanned_bytes,
+        counter deletes: u64 [Count];
+        /// These keys.
+        counter delete_bytes: u64 [Bytes];
+        /// Entries that scans visited.
+        counter scanned: u64 [Count];
+        /// Their keys and values.
+        counter scanned_bytes: u64 [Bytes];
     }
 }
 
-counters! {
+metrics! {
     /// What the batches of one file operation asked.
-    TagCounters, TagSlot {
-        /// Batches.
-        batches,
-        /// Keys put.
-        puts,
-        /// Keys deleted.
-        deletes,
-        /// Logical bytes.
-        bytes,
+    #[derive(Copy, Eq)]
+    pub struct TagCounters counted by TagMeter {
+        /// Door 2: batches that the operation applied.
+        counter batches: u64 [Count, key "kv_batches"];
+        /// Door 2: keys it put.
+        counter puts: u64 [Count, key "kv_puts"];
+        /// Door 2: keys it deleted.
+        counter deletes: u64 [Count, key "kv_deletes"];
+        /// Door 2: its share of L.
+        counter bytes: u64 [Bytes, key "kv_bytes"];
     }
 }
 
@@ -89,8 +64,8 @@ counters! {
 pub struct MeteredEngine {
     engine: Arc<dyn Engine>,
     classify: fn(&[u8]) -> KeyKind,
-    kinds: [KindSlot; KINDS],
-    tags: [TagSlot; TAGS],
+    kinds: [KindMeter; KINDS],
+    tags: [TagMeter; TAGS],
     scans: AtomicU64,
     trace: ReadTrace,
     /// Whether there is a refusal, so that a batch which is taken need not look.
@@ -104,8 +79,8 @@ impl MeteredEngine {
         Arc::new(MeteredEngine {
             engine,
             classify,
-            kinds: std::array::from_fn(|_| KindSlot::default()),
-            tags: std::array::from_fn(|_| TagSlot::default()),
+            kinds: std::array::from_fn(|_| KindMeter::default()),
+            tags: std::array::from_fn(|_| TagMeter::default()),
             scans: AtomicU64::new(0),
             trace: ReadTrace::default(),
             is_refusing: AtomicBool::new(false),
@@ -115,12 +90,12 @@ impl MeteredEngine {
 
     /// Counters by kind of key.
     pub fn kinds(&self) -> [KindCounters; KINDS] {
-        std::array::from_fn(|index| self.kinds[index].load())
+        std::array::from_fn(|index| self.kinds[index].snapshot())
     }
 
     /// Counters by batch tag.
     pub fn tags(&self) -> [TagCounters; TAGS] {
-        std::array::from_fn(|index| self.tags[index].load())
+        std::array::from_fn(|index| self.tags[index].snapshot())
     }
 
     /// The kind of a key.
@@ -161,7 +136,7 @@ impl MeteredEngine {
         &self.trace
     }
 
-    fn kind(&self, key: &[u8]) -> &KindSlot {
+    fn kind(&self, key: &[u8]) -> &KindMeter {
         &self.kinds[usize::from((self.classify)(key)) % KINDS]
     }
 }

@@ -41,20 +41,21 @@ pub use crate::base::bell::{Bell, Class};
 pub use crate::base::journal::Journal;
 pub use batch::{Batch, Operation};
 pub use classes::{ClassBytes, ClassMeter, Shares, class_of};
-pub use cpu::{Cost, Cpu, CpuMeter, Work};
+pub use cpu::{Cost, Cpu, CpuMeter, Work, background};
 pub use error::{Cause, Error, Result};
 pub use mem::MemEngine;
 pub use meter::{KINDS, KeyKind, KindCounters, MeteredEngine, TagCounters};
 pub use options::{Compression, FIELDS, Kind, LevelCompression, Options, PolicyKind, Sync, Torn};
 pub use shape::{
-    Cache, Debt, Filter, Histogram, Level, Lookups, Memory, Probe, ProbeMeter, Shape, StallCounters,
-    StallMeter, Stalls, TableInfo, Tree, ValueLog,
+    Cache, Debt, ExtraSpace, Filter, FilterMeter, Histogram, Level, LevelMeter, LevelTraffic, LookupMeter,
+    Lookups, Memory, Probe, ProbeMeter, Probes, ScanRuns, Shape, StallCounters, StallMeter, Stalls,
+    TableInfo, Tree, ValueLog,
 };
 pub use space::{
     BALLAST_NAME, SPARE_FILES, SpaceClaim, SpaceGuard, is_short_of_files, lacks_files, shortage,
 };
 pub use trace::{Asked, ReadTrace, TracedRead};
-pub use traffic::{PageCause, PageCount, PageKind, PageTraffic, TrafficMeter};
+pub use traffic::{PageCause, PageCount, PageKind, PageTraffic, Pages, TrafficMeter};
 pub use worker::Worker;
 
 /// A place in the history of a store: the number of log bytes up to the end of a batch. Grows with every batch,

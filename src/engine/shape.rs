@@ -4,93 +4,122 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use super::{Cause, ClassBytes, Cpu, PageTraffic};
+use super::cache::CacheKind;
+use super::{Cause, ClassBytes, Cpu, Pages};
+use crate::base::metric::{Each, Figure, Growing, Unit, Value, metrics, ratio};
 
-/// An engine at one moment.
-#[derive(Clone, Debug, Default)]
-pub struct Shape {
-    /// `lsm`, `btree` or `mem`.
-    pub engine: &'static str,
-    /// Compaction policy or torn-page mode, such as `leveled`.
-    pub variant: &'static str,
-    /// LSM: the levels from L0 down; empty for others.
-    pub levels: Vec<Level>,
-    /// B-tree: the tree.
-    pub tree: Option<Tree>,
-    /// Memory held.
-    pub memory: Memory,
-    /// Block or page cache.
-    pub cache: Cache,
-    /// Bloom filters.
-    pub filter: Filter,
-    /// LSM: values that stay in the log.
-    pub value_log: ValueLog,
-    /// Work that is still owed.
-    pub debt: Debt,
-    /// What cannot be read and is therefore set aside, so that everything else goes on: a sentence with the place, the cause and
-    /// the way out.
-    pub damage: Option<String>,
-    /// Waits of writers.
-    pub stalls: Stalls,
-    /// Bytes written to tables or pages on behalf of entries, by class of key.
-    pub classes: ClassBytes,
-    /// What checksums, compression and background work cost the processor.
-    pub cpu: Cpu,
-    /// Structures (memtables, tables, pages) probed per point read.
-    pub probes: Histogram,
-    /// LSM: sorted sources (memtables, tables of L0, levels) merged per scan.
-    pub scan_runs: Histogram,
-    /// LSM: tombstones that scans had to pass; what they jumped over is not among them.
-    pub scan_tombstones: u64,
-    /// Bytes of files that are kept only until their last reader is gone.
-    pub obsolete_bytes: u64,
-    /// Bytes now in outputs of merges that are not part of the store yet, or inputs kept while a merge runs.
-    pub temporary_bytes: u64,
-    /// LSM: bytes of the reserve that lie in a file, so that others cannot take them.
-    pub ballast_bytes: u64,
-    /// The largest `temporary_bytes` so far.
-    pub temporary_peak_bytes: u64,
-    /// Background work that runs now, one line each, such as `compact L0→L1 4 files 128MiB 61%`.
-    pub jobs: Vec<String>,
+metrics! {
+    /// An engine at one moment.
+    pub struct Shape {
+        /// `lsm`, `btree` or `mem`.
+        text engine: &'static str;
+        /// The engine's policy or torn-page mode, such as `leveled`.
+        text variant: &'static str;
+        /// LSM: the levels from L0 down; empty for other engines.
+        part levels: Vec<Level>;
+        /// B-tree: the keys below; null for other engines.
+        part tree: Option<Tree>;
+        /// Memory held.
+        part memory: Memory;
+        /// The cache of blocks or pages.
+        part cache: Cache;
+        /// Bloom filters of all tables together.
+        part filter: Filter;
+        /// LSM: values that stay in the log.
+        part value_log: ValueLog;
+        /// What checksums, compression and background work cost the processor.
+        part cpu: Cpu;
+        /// Structures (memtables, tables, pages) probed per point read.
+        part probes: Probes;
+        /// LSM: sorted sources (memtables, tables of L0, levels) merged per scan.
+        part scan_runs: ScanRuns;
+        /// Background work that runs now, one line each, such as `compact L0→L1 4 files 128MiB 61%`.
+        text jobs: Vec<String>;
+        /// What files hold beside the store's contents.
+        inside space: ExtraSpace;
+        /// Work that is still owed.
+        inside debt: Debt;
+        /// Waits of writers.
+        inside stalls: Stalls;
+        /// Bytes written to tables or pages on behalf of entries, by class of key.
+        inside classes: ClassBytes;
+        /// What cannot be read and is therefore set aside, so that everything else goes on: a sentence with the place, the cause and
+        /// the way out.
+        hidden damage: Option<String>;
+    }
 }
 
-/// One level of an LSM-tree.
-#[derive(Clone, Debug, Default)]
-pub struct Level {
-    /// 0 for L0.
-    pub level: usize,
-    /// Sorted runs.
-    pub runs: u64,
-    /// Table files.
-    pub files: u64,
-    /// Their bytes.
-    pub bytes: u64,
-    /// Bytes it should hold at most; 0 for L0, which counts files.
-    pub target_bytes: u64,
-    /// Size over target (L0: files over trigger); above 1 it must be merged down.
-    pub score: f64,
-    /// Entries, tombstones among them.
-    pub entries: u64,
-    /// Tombstones.
-    pub tombstones: u64,
-    /// Blocks of its tables, had they not been compressed.
-    pub raw_bytes: u64,
-    /// The same blocks as they are stored.
-    pub data_bytes: u64,
-    /// Filters of its tables.
-    pub filter_bytes: u64,
-    /// Indexes of its tables. What is left of `bytes` are footers.
-    pub index_bytes: u64,
-    /// Bytes that came in: flushed into L0, merged in from above for others.
-    pub in_bytes: u64,
-    /// Bytes moved in without being rewritten.
-    pub moved_bytes: u64,
-    /// Bytes read by merges into this level.
-    pub read_bytes: u64,
-    /// Bytes written by flushes or merges into this level.
-    pub write_bytes: u64,
-    /// Point reads that probed a table of this level.
-    pub probes: u64,
+metrics! {
+    /// What files hold beside the store's contents.
+    #[derive(Copy)]
+    pub struct ExtraSpace {
+        /// Bytes of files that are kept only for a reader that has not ended.
+        gauge obsolete_bytes: u64 [Bytes];
+        /// LSM: the part of the reserve that lies in the file `ballast`, which others cannot take; given up when the disk is full, taken again when there is
+        /// room.
+        gauge ballast_bytes: u64 [Bytes];
+        /// What the merges that run take beside their inputs: outputs, less the inputs that have left the store already.
+        gauge temporary_bytes: u64 [Bytes];
+        /// The largest of those so far.
+        gauge temporary_peak_bytes: u64 [Bytes];
+    }
+}
+
+metrics! {
+    /// What passed into one level of an LSM-tree.
+    #[derive(Copy)]
+    pub struct LevelTraffic counted by LevelMeter {
+        /// Flushed into level 0, or merged in from above.
+        counter in_bytes: u64 [Bytes];
+        /// Came in without being rewritten.
+        counter moved_bytes: u64 [Bytes];
+        /// Read by merges into this level: `compact_N` of door 3.
+        counter read_bytes: u64 [Bytes];
+        /// Written by them, and by flushes into level 0.
+        counter write_bytes: u64 [Bytes];
+        /// Point reads that looked into a table here.
+        counter probes: u64 [Count];
+        derived {
+            /// `write_bytes` / `in_bytes` of the level.
+            write_amplification: Option<f64> [Ratio] = |level| ratio(level.write_bytes, level.in_bytes);
+        }
+    }
+}
+
+metrics! {
+    /// One level of an LSM-tree.
+    pub struct Level {
+        /// 0 to 6.
+        label level: usize;
+        /// Sorted runs.
+        gauge runs: u64 [Count];
+        /// Table files.
+        gauge files: u64 [Count, family "kvfs_level_files"];
+        /// Their size.
+        gauge bytes: u64 [Bytes, family "kvfs_level_bytes"];
+        /// Where a merge begins; 0 for level 0, which counts files.
+        gauge target_bytes: u64 [Bytes];
+        /// Size over target (L0: files over trigger); above 1 it must be merged down.
+        gauge score: f64 [Ratio];
+        /// Entries, tombstones among them.
+        gauge entries: u64 [Count];
+        /// Tombstones.
+        gauge tombstones: u64 [Count];
+        /// Blocks of its tables, had they not been compressed.
+        gauge raw_bytes: u64 [Bytes];
+        /// The same blocks as they are stored.
+        gauge data_bytes: u64 [Bytes];
+        /// Filters of its tables.
+        gauge filter_bytes: u64 [Bytes];
+        /// Indexes of its tables; what is left of `bytes` are footers.
+        gauge index_bytes: u64 [Bytes];
+        /// What passed into it.
+        flat traffic: LevelTraffic;
+        derived {
+            /// `raw_bytes` / `data_bytes`; with it, amplification may fall below 1.
+            compression_ratio: Option<f64> [Ratio] = |level| ratio(level.raw_bytes, level.data_bytes);
+        }
+    }
 }
 
 /// One table file of an LSM-tree.
@@ -128,200 +157,269 @@ pub struct Probe {
     pub read_bytes: u64,
 }
 
-/// A B-tree.
-#[derive(Clone, Debug, Default)]
-pub struct Tree {
-    /// Bytes of a page.
-    pub page_bytes: u64,
-    /// Pages from the root to a leaf.
-    pub height: u64,
-    /// Leaf pages.
-    pub leaf_pages: u64,
-    /// Inner pages.
-    pub inner_pages: u64,
-    /// Bytes in extents of out-of-line values, whole units.
-    pub extent_bytes: u64,
-    /// Free bytes inside the file that can be used again.
-    pub free_bytes: u64,
-    /// Used share of leaf pages, 0 to 1.
-    pub fill: f64,
-    /// Splits so far.
-    pub splits: u64,
-    /// Pages given back because they became empty or joined a neighbour.
-    pub merges: u64,
-    /// Checkpoints that ended.
-    pub checkpoints: u64,
-    /// Log bytes since the last checkpoint began.
-    pub checkpoint_age_bytes: u64,
-    /// How long the last checkpoint took.
-    pub checkpoint_time: Duration,
-    /// Time since the oldest change that no checkpoint has taken up yet.
-    pub dirty_age: Duration,
-    /// Bytes of the data file and of copies of pages that a checkpoint would write now, in the torn-page mode of the mount.
-    pub settle_bytes: u64,
-    /// Puts that wait in memory for many of their leaf to be made together.
-    pub waiting_puts: u64,
-    /// Memory that they take; of the dirty bytes.
-    pub waiting_bytes: u64,
-    /// How long opening took.
-    pub recovery_time: Duration,
-    /// Log bytes that opening read.
-    pub recovery_bytes: u64,
-    /// The pool's answers for leaves.
-    pub leaves: Lookups,
-    /// The same for inner pages.
-    pub inner: Lookups,
-    /// The same for values out of line.
-    pub extents: Lookups,
-    /// What was read of the file.
-    pub pages_read: PageTraffic,
-    /// What was written of it, and of copies of its pages.
-    pub pages_written: PageTraffic,
-    /// Times that somebody waited for the latch of the tree or for another writer.
-    pub latch_waits: u64,
-    /// The time that took.
-    pub latch_wait_time: Duration,
-}
-
-/// Requests to the pool for one kind of content. Dirty pages are not in the pool and not counted.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Lookups {
-    /// Answered from memory.
-    pub hits: u64,
-    /// Read from the disk.
-    pub misses: u64,
-}
-
-impl Lookups {
-    /// What came after `earlier`.
-    pub fn since(&self, earlier: &Lookups) -> Lookups {
-        let hits = self.hits.saturating_sub(earlier.hits);
-        Lookups { hits, misses: self.misses.saturating_sub(earlier.misses) }
-    }
-
-    /// Hits over requests; `None` without any.
-    pub fn hit_share(&self) -> Option<f64> {
-        let all = self.hits + self.misses;
-        (all > 0).then(|| self.hits as f64 / all as f64)
+metrics! {
+    /// A B-tree.
+    pub struct Tree {
+        /// Bytes of a page.
+        gauge page_bytes: u64 [Bytes];
+        /// Pages from the root to a leaf.
+        gauge height: u64 [Count];
+        /// Leaf pages.
+        gauge leaf_pages: u64 [Count];
+        /// Inner pages.
+        gauge inner_pages: u64 [Count];
+        /// Large values out of line, in whole units.
+        gauge extent_bytes: u64 [Bytes];
+        /// Free inside the file, to be used again.
+        gauge free_bytes: u64 [Bytes];
+        /// Used share of leaf pages.
+        gauge fill: f64 [Ratio];
+        /// Pages split.
+        counter splits: u64 [Count, family "kvfs_splits_total"];
+        /// Pages given back when empty, or joined with a neighbour.
+        counter merges: u64 [Count];
+        /// Checkpoints that ended.
+        counter checkpoints: u64 [Count];
+        /// Log since the last checkpoint began.
+        gauge checkpoint_age_bytes: u64 [Bytes];
+        /// How long the last one took.
+        gauge checkpoint_time: Duration [Nanoseconds, key "checkpoint_ns"];
+        /// Time since the oldest change that no checkpoint has taken up.
+        gauge dirty_age: Duration [Nanoseconds, key "dirty_age_ns"];
+        /// What a checkpoint would write: pages, values and, as `torn` says, copies of pages.
+        gauge settle_bytes: u64 [Bytes];
+        /// Small puts in the change buffer: not in pages yet, so that many of one leaf are made together.
+        gauge waiting_puts: u64 [Count];
+        /// Memory that they take, of `memory.dirty_bytes`.
+        gauge waiting_bytes: u64 [Bytes];
+        /// How long opening took.
+        gauge recovery_time: Duration [Nanoseconds, key "recovery_ns"];
+        /// Log that opening read, copies of pages included.
+        gauge recovery_bytes: u64 [Bytes];
+        /// Leaves found in the pool; dirty ones are neither hits nor misses.
+        counter leaf_hits: u64 [Count];
+        /// Leaves read from the disk.
+        counter leaf_misses: u64 [Count];
+        /// Inner pages found in the pool.
+        counter inner_hits: u64 [Count];
+        /// Inner pages read from the disk.
+        counter inner_misses: u64 [Count];
+        /// Large values found in the pool.
+        counter extent_hits: u64 [Count];
+        /// Large values read from the disk.
+        counter extent_misses: u64 [Count];
+        /// Times that a search or change waited for the tree's latch or for another writer.
+        counter latch_waits: u64 [Count, family "kvfs_latch_waits_total"];
+        /// How long in all.
+        counter latch_wait_time: Duration [Nanoseconds, key "latch_wait_ns", family "kvfs_latch_wait_seconds_total"];
+        /// Pages that passed the disk.
+        part pages: Pages;
     }
 }
 
-/// Memory held by an engine.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Memory {
-    /// What it may hold: the option `memory`, or the sum of the limits below and of the cache.
-    pub limit_bytes: u64,
-    /// What it holds: memtables or dirty pages, cache, and what is resident.
-    pub used_bytes: u64,
-    /// LSM: open tables, with their indexes and filters that are not in the cache.
-    pub resident_bytes: u64,
-    /// LSM: bytes in memtables, mutable and immutable.
-    pub memtable_bytes: u64,
-    /// Their limit.
-    pub memtable_bytes_max: u64,
-    /// Immutable memtables that wait for their flush.
-    pub immutable_memtables: u64,
-    /// B-tree: bytes in dirty pages and extents.
-    pub dirty_bytes: u64,
-    /// Their limit.
-    pub dirty_bytes_max: u64,
+metrics! {
+    /// Requests to a cache for one kind of content.
+    #[derive(Copy, Eq)]
+    pub struct Lookups counted by LookupMeter {
+        /// Answered from memory.
+        counter hits: u64 [Count];
+        /// Read from the disk.
+        counter misses: u64 [Count];
+        derived {
+            /// hits / (hits + misses).
+            hit_share: Option<f64> [Ratio] = |lookups| ratio(lookups.hits, lookups.hits + lookups.misses);
+        }
+    }
 }
 
-/// A cache of blocks or pages.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Cache {
-    /// Bytes held.
-    pub bytes: u64,
-    /// Bytes it may hold.
-    pub bytes_max: u64,
-    /// Requests it answered.
-    pub hits: u64,
-    /// Requests that went to the disk.
-    pub misses: u64,
-    /// LSM: the same by kind, in the order of [`CacheKind::ALL`](super::cache::CacheKind::ALL): blocks, indexes and filters that are not
-    /// resident, values of the log.
-    pub kinds: [Lookups; 4],
+metrics! {
+    /// Memory held by an engine.
+    #[derive(Copy)]
+    pub struct Memory {
+        /// What it may hold: the option `memory`, or the sum of the limits below and of the cache.
+        gauge limit_bytes: u64 [Bytes];
+        /// What it holds: memtables or dirty pages, cache, and resident parts (of LSM tables, of the B-tree's free map).
+        gauge used_bytes: u64 [Bytes];
+        /// LSM: open tables: some 1.5 KB each with all that is kept of it on the way to its file, its two keys, indexes and filters that are held outside the
+        /// cache, and the lists of segments with values.
+        gauge resident_bytes: u64 [Bytes];
+        /// LSM: all memtables.
+        gauge memtable_bytes: u64 [Bytes];
+        /// Their limit.
+        gauge memtable_bytes_max: u64 [Bytes];
+        /// Immutable memtables that wait for their flush.
+        gauge immutable_memtables: u64 [Count];
+        /// B-tree: dirty pages and extents.
+        gauge dirty_bytes: u64 [Bytes];
+        /// Their limit.
+        gauge dirty_bytes_max: u64 [Bytes];
+    }
 }
 
-/// Bloom filters of all tables together.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Filter {
-    /// Questions asked.
-    pub checks: u64,
-    /// Answers "not here": a table that was not read.
-    pub useful: u64,
-    /// Answers "perhaps" where the key was not in the table.
-    pub false_positives: u64,
+metrics! {
+    /// A cache of blocks or pages.
+    #[derive(Copy)]
+    pub struct Cache {
+        /// Blocks or pages held.
+        gauge bytes: u64 [Bytes];
+        /// The limit.
+        gauge bytes_max: u64 [Bytes];
+        /// Requests answered from it, and those that went to the disk.
+        flat all: Lookups;
+        /// LSM: the same by kind: `data` (blocks of tables), `index` and `filter` (parts of those that are not resident), `value` (values in the log).
+        part kinds: Each<CacheKind, Lookups, { CacheKind::ALL.len() }>;
+    }
 }
 
-/// Values that stay in the log.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct ValueLog {
-    /// Segments that are kept for the values in them alone.
-    pub segments: u64,
-    /// What they take on the disk.
-    pub bytes: u64,
-    /// Bytes of values that tables point to; those in segments that the log still needs itself are among them.
-    pub live_bytes: u64,
-    /// Bytes of values that were moved out of sparse segments.
-    pub moved_bytes: u64,
+metrics! {
+    /// Bloom filters of all tables together.
+    #[derive(Copy)]
+    pub struct Filter counted by FilterMeter {
+        /// LSM: questions to bloom filters.
+        counter checks: u64 [Count];
+        /// "Not here": a table that was not read.
+        counter useful: u64 [Count];
+        /// "Perhaps", and the key was not there.
+        counter false_positives: u64 [Count];
+        derived {
+            /// false positives / (false positives + useful).
+            false_positive_share: Option<f64> [Ratio] = |filter| ratio(filter.false_positives, filter.false_positives + filter.useful);
+        }
+    }
 }
 
-/// Work that is still owed for what was accepted.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Debt {
-    /// Sorted runs in L0.
-    pub l0_files: u64,
-    /// L0 runs at which a merge starts.
-    pub l0_trigger: u64,
-    /// LSM: what L0 may hold before writers stop: that many memtables.
-    pub l0_bytes_max: u64,
-    /// Bytes that merges must still write until every level is within its target.
-    pub pending_compaction_bytes: u64,
-    /// Dirty pages and extents (B-tree), unflushed memtables (LSM).
-    pub dirty_bytes: u64,
-    /// Log bytes that a power cut would lose.
-    pub unsynced_bytes: u64,
-    /// Age of the oldest of them.
-    pub oldest_unsynced: Duration,
-    /// Log bytes that opening after a crash would replay.
-    pub replay_bytes: u64,
-    /// Tombstones not yet dropped.
-    pub tombstones: u64,
-    /// LSM: age of the oldest tombstone in a table; `None` without any.
-    pub oldest_tombstone: Option<Duration>,
-    /// Time windows: bytes of tables that were dropped because they were expired.
-    pub dropped_bytes: u64,
+metrics! {
+    /// Values that stay in the log.
+    #[derive(Copy)]
+    pub struct ValueLog {
+        /// Log segments kept for the values in them alone, and files of survivors.
+        gauge segments: u64 [Count];
+        /// What those take; part of `space.physical_bytes`.
+        gauge bytes: u64 [Bytes];
+        /// Values that tables point to; those in segments that the log still needs itself are among them.
+        gauge live_bytes: u64 [Bytes];
+        /// Values moved out of sparse segments to files of survivors.
+        counter moved_bytes: u64 [Bytes];
+    }
 }
 
-/// Waits by cause.
-#[derive(Clone, Debug, Default)]
-pub struct Stalls {
-    /// LSM: why the limits of L0 files and pending bytes do not count now, such as `policy=log`; `None` if they do.
-    pub limits_off: Option<String>,
-    /// The cause that batches are refused for now.
-    pub now: Option<Cause>,
-    /// Whether they are stopped until something changes, not only delayed.
-    pub stopped: bool,
-    /// Per cause, in the order of [`Cause::ALL`].
-    pub by_cause: [StallCounters; Cause::ALL.len()],
+metrics! {
+    /// Work that is still owed for what was accepted.
+    #[derive(Copy)]
+    pub struct Debt {
+        /// LSM: sorted runs in level 0.
+        gauge l0_files: u64 [Count, family "kvfs_l0_files"];
+        /// LSM: L0 runs at which a merge starts.
+        gauge l0_trigger: u64 [Count];
+        /// LSM: what L0 may hold before writers stop: that many memtables.
+        hidden l0_bytes_max: u64;
+        /// LSM: what merges must still write until each level fits.
+        gauge pending_compaction_bytes: u64 [Bytes, family "kvfs_compaction_pending_bytes"];
+        /// Memtables not flushed, or dirty pages and extents.
+        gauge dirty_bytes: u64 [Bytes, family "kvfs_dirty_bytes"];
+        /// Log bytes that a power cut would lose now.
+        gauge unsynced_bytes: u64 [Bytes, family "kvfs_unsynced_bytes"];
+        /// Age of the oldest of them.
+        gauge oldest_unsynced: Duration [Milliseconds, key "oldest_unsynced_ms", family "kvfs_oldest_unsynced_seconds"];
+        /// Log that opening after a crash would read.
+        gauge replay_bytes: u64 [Bytes];
+        /// LSM: deletes not yet dropped.
+        gauge tombstones: u64 [Count, family "kvfs_tombstones"];
+        /// LSM: age of the oldest tombstone in a table, since its flush; null without any.
+        gauge oldest_tombstone: Option<Duration> [Seconds, key "oldest_tombstone_seconds"];
+        /// LSM, time windows with a time to live: tables dropped unread; 0 on a mount.
+        counter dropped_bytes: u64 [Bytes];
+    }
 }
 
-/// Waits of one cause.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct StallCounters {
-    /// Times that a batch was delayed for a while.
-    pub slowdowns: u64,
-    /// Times that batches were stopped until something changed.
-    pub stops: u64,
-    /// Time during which at least one batch waited.
-    pub waited: Duration,
-    /// The longest such time.
-    pub longest: Duration,
+metrics! {
+    /// Waits of writers.
+    pub struct Stalls {
+        /// The cause that writes wait for, or null.
+        text now: Option<Cause>;
+        /// Whether they are stopped until something changes, not only delayed.
+        hidden stopped: bool;
+        /// LSM: why the limits of L0 files and pending bytes do not count: `policy=log`, `auto_compact=off`, `paused`; null if they do.
+        text limits_off: Option<String> [None, key "l0_stop_off"];
+        /// By cause: `memtables`, `l0_files`, `pending_bytes`, `dirty_pages`, `log_space`, `rate_limit`, `space` (the disk is full, and a merge or a file that
+        /// goes will make room).
+        part by_cause: Each<Cause, StallCounters, { Cause::ALL.len() }>;
+        derived {
+            /// Whether writes wait now.
+            stalled: bool [None, family "kvfs_write_stalled"] = |stalls| stalls.now.is_some();
+            /// Times that writes were delayed.
+            slowdowns: u64 [Count] = |stalls| stalls.by_cause.iter().map(|(_, cause)| cause.slowdowns).sum();
+            /// Times that writes waited for something to change.
+            stops: u64 [Count] = |stalls| stalls.by_cause.iter().map(|(_, cause)| cause.stops).sum();
+            /// Time in which at least one write waited, summed over causes.
+            seconds: f64 [Seconds] = |stalls| stalls.by_cause.iter().map(|(_, cause)| cause.waited).sum::<Duration>().as_secs_f64();
+        }
+    }
+}
+
+metrics! {
+    /// Waits of one cause.
+    #[derive(Copy)]
+    pub struct StallCounters {
+        /// Times that writes were delayed for it.
+        counter slowdowns: u64 [Count];
+        /// Times that writes waited for it to change.
+        counter stops: u64 [Count];
+        /// Time in which at least one write waited for it.
+        counter waited: Duration [Nanoseconds, key "waited_ns", family "kvfs_write_stall_seconds_total"];
+        /// The longest one since the mount.
+        gauge longest: Duration [Nanoseconds, key "longest_ns"];
+        derived {
+            /// Delays and stops.
+            times: u64 [Count, family "kvfs_write_stalls_total"] = |cause| cause.slowdowns + cause.stops;
+        }
+    }
+}
+
+metrics! {
+    /// Structures that point reads asked.
+    #[derive(Copy)]
+    pub struct Probes {
+        /// How many reads needed 0, 1, 2 … 31 or more.
+        counter buckets: Histogram [Count, family "kvfs_probes"];
+        derived {
+            /// Point reads of the engine.
+            count: u64 [Count] = |probes| probes.buckets.count();
+            /// Structures (memtables, tables, pages) looked into, per read.
+            mean: Option<f64> [Ratio] = |probes| ratio(probes.buckets.sum(), probes.buckets.count());
+            /// Half of the reads needed no more.
+            p50: Option<u64> [Count] = |probes| probes.buckets.quantile(0.5);
+            /// 99 of 100.
+            p99: Option<u64> [Count] = |probes| probes.buckets.quantile(0.99);
+            /// The most; 31 means 31 or more.
+            max: Option<u64> [Count] = |probes| probes.buckets.quantile(1.0);
+        }
+    }
+}
+
+metrics! {
+    /// Sorted sources that scans merged.
+    #[derive(Copy)]
+    pub struct ScanRuns {
+        /// LSM: how many scans merged 0, 1, 2 … 31 or more memtables, L0 tables and levels.
+        counter buckets: Histogram [Count, family "kvfs_scan_runs"];
+        /// Deleted keys that scans had to pass, not those that they jumped over (`gap_tombstones=`).
+        counter tombstones: u64 [Count, family "kvfs_scan_tombstones_total"];
+        derived {
+            /// Scans.
+            count: u64 [Count] = |runs| runs.buckets.count();
+            /// Half of the scans merged no more.
+            p50: Option<u64> [Count] = |runs| runs.buckets.quantile(0.5);
+            /// 99 of 100.
+            p99: Option<u64> [Count] = |runs| runs.buckets.quantile(0.99);
+            /// The most; 31 means 31 or more.
+            max: Option<u64> [Count] = |runs| runs.buckets.quantile(1.0);
+        }
+    }
 }
 
 /// Small counts as a distribution: bucket i counts the value i, the last one everything above.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Histogram {
     /// Counts of the values 0 … 31.
     pub buckets: [u64; 32],
@@ -331,6 +429,11 @@ impl Histogram {
     /// How many values were recorded.
     pub fn count(&self) -> u64 {
         self.buckets.iter().sum()
+    }
+
+    /// The sum of the values; those above 31 count as 31.
+    pub fn sum(&self) -> u64 {
+        self.buckets.iter().zip(0..).map(|(count, value)| count * value).sum()
     }
 
     /// The smallest value that at least `share` (0 to 1) of the recorded ones do not exceed; `None` without any.
@@ -346,9 +449,19 @@ impl Histogram {
         }
         None
     }
+}
 
-    /// The growth from `earlier` to `self`.
-    pub fn since(&self, earlier: &Histogram) -> Histogram {
+impl Figure for Histogram {
+    fn types(_: Unit) -> &'static [&'static str] {
+        &["array"]
+    }
+    fn value(&self, _: Unit) -> Value<'_> {
+        Value::Buckets(&self.buckets)
+    }
+}
+
+impl Growing for Histogram {
+    fn since(&self, earlier: &Histogram) -> Histogram {
         Histogram {
             buckets: std::array::from_fn(|index| self.buckets[index].saturating_sub(earlier.buckets[index])),
         }
@@ -437,7 +550,7 @@ impl StallMeter {
                 }
                 stalls.stopped |= stopped;
             }
-            stalls.by_cause[index] = StallCounters {
+            *stalls.by_cause.of_mut(Cause::ALL[index]) = StallCounters {
                 slowdowns: meter.slowdowns.load(Relaxed),
                 stops: meter.stops.load(Relaxed),
                 waited: Duration::from_nanos(meter.waited.load(Relaxed) + running),
@@ -459,11 +572,11 @@ mod tests {
         meter.begin(Cause::L0Files, true, Duration::from_secs(2));
         let running = meter.snapshot(Duration::from_secs(4));
         assert_eq!((running.now, running.stopped), (Some(Cause::L0Files), true));
-        assert_eq!(running.by_cause[Cause::L0Files as usize].waited, Duration::from_secs(3));
+        assert_eq!(running.by_cause.of(Cause::L0Files).waited, Duration::from_secs(3));
         meter.end(|| Duration::from_secs(6));
         let after = meter.snapshot(Duration::from_secs(9));
         assert_eq!(after.now, None);
-        let counters = after.by_cause[Cause::L0Files as usize];
+        let counters = after.by_cause.of(Cause::L0Files);
         assert_eq!(
             (counters.stops, counters.waited, counters.longest),
             (1, Duration::from_secs(5), Duration::from_secs(5))
@@ -471,7 +584,7 @@ mod tests {
         meter.begin(Cause::L0Files, false, Duration::from_secs(10));
         meter.begin(Cause::L0Files, true, Duration::from_secs(11));
         meter.begin(Cause::L0Files, true, Duration::from_secs(12));
-        let counters = meter.snapshot(Duration::from_secs(12)).by_cause[Cause::L0Files as usize];
+        let counters = meter.snapshot(Duration::from_secs(12)).by_cause.of(Cause::L0Files);
         assert_eq!((counters.slowdowns, counters.stops), (1, 2));
     }
 

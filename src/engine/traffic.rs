@@ -7,10 +7,13 @@
 //! 2. A page that a checkpoint writes carries the cause that first changed it since the last one.
 
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
+
+use crate::base::metric::{Each, Entry, Label, Named, Naming, Rows, Since, Sort, Visitor, labels, metrics};
 
 /// What lies in the file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, strum::VariantArray, strum::IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
 pub enum PageKind {
     /// Pages with values.
     Leaf,
@@ -24,16 +27,9 @@ pub enum PageKind {
     Meta,
 }
 
+labels! { PageKind "<kind>" "kind" }
+
 impl PageKind {
-    /// Every kind, in the order of reports.
-    pub const ALL: [PageKind; 5] =
-        [PageKind::Leaf, PageKind::Inner, PageKind::Extent, PageKind::FreeMap, PageKind::Meta];
-
-    /// The name in reports.
-    pub fn name(self) -> &'static str {
-        ["leaf", "inner", "extent", "free_map", "meta"][self as usize]
-    }
-
     /// The kind of a page of `level`.
     pub fn of_level(level: u8) -> PageKind {
         if level == 0 { PageKind::Leaf } else { PageKind::Inner }
@@ -41,7 +37,8 @@ impl PageKind {
 }
 
 /// Why it is read or written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, strum::VariantArray, strum::IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
 pub enum PageCause {
     /// Written: puts and deletes changed it, or it is their value. Read: for puts or freed units that had waited.
     Change,
@@ -71,44 +68,9 @@ pub enum PageCause {
     Verify,
 }
 
+labels! { PageCause "<cause>" "cause" }
+
 impl PageCause {
-    /// Every cause, in the order of reports.
-    pub const ALL: [PageCause; 13] = [
-        PageCause::Change,
-        PageCause::Split,
-        PageCause::Merge,
-        PageCause::Compaction,
-        PageCause::Checkpoint,
-        PageCause::Eviction,
-        PageCause::Image,
-        PageCause::Delta,
-        PageCause::DoubleWrite,
-        PageCause::Recovery,
-        PageCause::Get,
-        PageCause::Scan,
-        PageCause::Verify,
-    ];
-
-    /// The name in reports.
-    pub fn name(self) -> &'static str {
-        const NAMES: [&str; PageCause::ALL.len()] = [
-            "change",
-            "split",
-            "merge",
-            "compaction",
-            "checkpoint",
-            "eviction",
-            "image",
-            "delta",
-            "double_write",
-            "recovery",
-            "get",
-            "scan",
-            "verify",
-        ];
-        NAMES[self as usize]
-    }
-
     /// Whether pages are read for it.
     pub fn is_read(self) -> bool {
         use PageCause::*;
@@ -121,23 +83,19 @@ impl PageCause {
     }
 }
 
-/// Pages, or parts of them, that passed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct PageCount {
-    /// How many; an extent, a page of the free map and a meta page count as one each.
-    pub pages: u64,
-    /// What was read or written of them.
-    pub bytes: u64,
-}
-
-impl PageCount {
-    fn plus(self, other: PageCount) -> PageCount {
-        PageCount { pages: self.pages + other.pages, bytes: self.bytes + other.bytes }
+metrics! {
+    /// Pages, or parts of them, that passed.
+    #[derive(Copy, Eq)]
+    pub struct PageCount counted by PageSlot {
+        /// Pages that passed the disk; a part of a page, a large value, a page of the free map and a meta page count as one each.
+        counter pages: u64 [Count];
+        /// What was read or written of them.
+        counter bytes: u64 [Bytes];
     }
 }
 
 /// One direction, by kind and cause.
-#[derive(Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Default, PartialEq)]
 pub struct PageTraffic([[PageCount; PageCause::ALL.len()]; PageKind::ALL.len()]);
 
 impl fmt::Debug for PageTraffic {
@@ -161,48 +119,109 @@ impl PageTraffic {
 
     /// What passed of one kind.
     pub fn of_kind(&self, kind: PageKind) -> PageCount {
-        self.0[kind as usize].iter().fold(PageCount::default(), |sum, count| sum.plus(*count))
+        self.0[kind as usize].iter().fold(PageCount::default(), |sum, count| sum + *count)
     }
 
     /// What passed for one cause.
     pub fn of_cause(&self, cause: PageCause) -> PageCount {
-        self.0.iter().fold(PageCount::default(), |sum, kind| sum.plus(kind[cause as usize]))
+        self.0.iter().fold(PageCount::default(), |sum, kind| sum + kind[cause as usize])
     }
 
     /// What came after `earlier`.
     pub fn since(&self, earlier: &PageTraffic) -> PageTraffic {
         PageTraffic(std::array::from_fn(|kind| {
-            std::array::from_fn(|cause| {
-                let (now, before) = (self.0[kind][cause], earlier.0[kind][cause]);
-                PageCount {
-                    pages: now.pages.saturating_sub(before.pages),
-                    bytes: now.bytes.saturating_sub(before.bytes),
-                }
-            })
+            std::array::from_fn(|cause| self.0[kind][cause].since(&earlier.0[kind][cause]))
         }))
     }
 }
 
 /// Counts one direction from many threads.
 #[derive(Default)]
-pub struct TrafficMeter([[(AtomicU64, AtomicU64); PageCause::ALL.len()]; PageKind::ALL.len()]);
+pub struct TrafficMeter([[PageSlot; PageCause::ALL.len()]; PageKind::ALL.len()]);
 
 impl TrafficMeter {
     /// `bytes` of `pages` pages have passed.
     pub fn add(&self, kind: PageKind, cause: PageCause, pages: u64, bytes: u64) {
-        let (page_count, byte_count) = &self.0[kind as usize][cause as usize];
-        page_count.fetch_add(pages, Relaxed);
-        byte_count.fetch_add(bytes, Relaxed);
+        let slot = &self.0[kind as usize][cause as usize];
+        slot.pages.fetch_add(pages, Relaxed);
+        slot.bytes.fetch_add(bytes, Relaxed);
     }
 
     /// The counts so far.
     pub fn snapshot(&self) -> PageTraffic {
-        PageTraffic(std::array::from_fn(|kind| {
-            std::array::from_fn(|cause| {
-                let (pages, bytes) = &self.0[kind][cause];
-                PageCount { pages: pages.load(Relaxed), bytes: bytes.load(Relaxed) }
-            })
-        }))
+        PageTraffic(std::array::from_fn(|kind| std::array::from_fn(|cause| self.0[kind][cause].snapshot())))
+    }
+}
+
+metrics! {
+    /// One direction as reports show it: the same pages twice, by kind and by cause.
+    pub struct PageSums {
+        /// By kind: `leaf`, `inner`, `extent`, `free_map`, `meta`. Their sum is that of the causes.
+        part kind: Each<PageKind, PageCount, { PageKind::ALL.len() }>;
+        /// Read: by `get` (changes read on their way, too: pages, and those of the free map), `scan`, `change` (leaves for which puts had waited, pages of the
+        /// free map for which freed units had), `compaction`, `recovery`, `verify`; without `recovery` these are the bytes of door 3's `get`, `scan`,
+        /// `page_write`, `checkpoint` and `verify`. Written: by what first changed a page since its last checkpoint: `change`, `split` (at least three pages
+        /// each), `merge`, `compaction`; `checkpoint`: free map and meta pages; `eviction`: always 0, changed pages stay in memory until a checkpoint; copies:
+        /// `image`, `delta`, `double_write`; `recovery`: repairs; together these are the bytes of door 3's `checkpoint`, `page_image`, `double_write`,
+        /// `manifest` and `recovery`.
+        part cause: Named<PageCause, PageCount>;
+    }
+}
+
+impl Naming for PageCause {
+    const SORT: Sort = <PageCause as Label>::SORT;
+}
+
+/// Pages of a B-tree that passed the disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Pages {
+    /// What was read of its file.
+    pub read: PageTraffic,
+    /// What was written of it, and of copies of its pages.
+    pub written: PageTraffic,
+}
+
+impl Pages {
+    /// What came after `earlier`.
+    pub fn since(&self, earlier: &Pages) -> Pages {
+        Pages { read: self.read.since(&earlier.read), written: self.written.since(&earlier.written) }
+    }
+
+    /// Both directions, each with the causes that belong to it.
+    fn shown(&self) -> PageDirections {
+        let sums = |traffic: &PageTraffic, belongs: fn(PageCause) -> bool| {
+            let causes = PageCause::ALL.into_iter().filter(|cause| belongs(*cause));
+            PageSums {
+                kind: Each::from_fn(|kind| traffic.of_kind(PageKind::ALL[kind])),
+                cause: causes.map(|cause| (cause.name(), traffic.of_cause(cause))).collect(),
+            }
+        };
+        PageDirections {
+            read: sums(&self.read, PageCause::is_read),
+            written: sums(&self.written, PageCause::is_write),
+        }
+    }
+}
+
+metrics! {
+    /// Both directions as reports show them.
+    pub struct PageDirections {
+        /// What was read of the file.
+        part read: PageSums;
+        /// What was written of it, copies of pages among it.
+        part written: PageSums;
+    }
+}
+
+impl Rows for Pages {
+    fn visit_rows(&self, visitor: &mut dyn Visitor) {
+        self.shown().visit_rows(visitor);
+    }
+    fn rows_since(&self, earlier: &Pages) -> Pages {
+        self.since(earlier)
+    }
+    fn list_rows(path: &str, entries: &mut Vec<Entry>) {
+        PageDirections::list_rows(path, entries);
     }
 }
 
@@ -220,12 +239,12 @@ mod tests {
                 assert_eq!(cause as usize, index);
                 let count = PageCount { pages: 1 + kind as u64, bytes: 1 << cause as u64 };
                 meter.add(kind, cause, count.pages, count.bytes);
-                all = all.plus(count);
+                all = all + count;
                 assert_eq!(meter.snapshot().of(kind, cause), count);
             }
         }
         let traffic = meter.snapshot();
-        let sum = |counts: Vec<PageCount>| counts.into_iter().fold(PageCount::default(), PageCount::plus);
+        let sum = |counts: Vec<PageCount>| counts.into_iter().fold(PageCount::default(), std::ops::Add::add);
         assert_eq!(sum(PageKind::ALL.map(|kind| traffic.of_kind(kind)).to_vec()), all);
         assert_eq!(sum(PageCause::ALL.map(|cause| traffic.of_cause(cause)).to_vec()), all);
         assert_eq!(traffic.since(&traffic), PageTraffic::default());

@@ -1,67 +1,118 @@
 //! Door 1: counts what the user asked of the filesystem, by operation, with latencies.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
 use parking_lot::Mutex;
 
 use super::attribution::Attribution;
+use crate::base::metric::{Each, Since, labels, metrics};
 
-macro_rules! operations {
-    ($($variant:ident $name:literal),* $(,)?) => {
-        /// An operation of the filesystem; also the tag of its batches.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-        pub enum Op { $(#[doc = concat!("`", $name, "`")] $variant),* }
-
-        impl Op {
-            /// Every operation, in the order of reports.
-            pub const ALL: &[Op] = &[$(Op::$variant),*];
-
-            /// The name in reports.
-            pub fn name(self) -> &'static str {
-                match self { $(Op::$variant => $name),* }
-            }
-
-            /// The tag of batches that the operation applies.
-            pub fn tag(self) -> u8 {
-                self as u8
-            }
-        }
-    };
+/// An operation of the filesystem; also the tag of its batches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, strum::VariantArray, strum::IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
+#[allow(missing_docs)]
+pub enum Op {
+    Lookup,
+    Getattr,
+    Setattr,
+    Truncate,
+    Readlink,
+    Mknod,
+    Mkdir,
+    Unlink,
+    Rmdir,
+    Symlink,
+    Rename,
+    Link,
+    Open,
+    Create,
+    Read,
+    Write,
+    Flush,
+    Fsync,
+    Release,
+    Opendir,
+    Readdir,
+    Fsyncdir,
+    Releasedir,
+    Statfs,
+    Setxattr,
+    Getxattr,
+    Listxattr,
+    Removexattr,
+    Fallocate,
+    Lseek,
+    CopyFileRange,
+    Forget,
+    Reclaim,
+    Format,
+    Counters,
 }
 
-operations! {
-    Lookup "lookup", Getattr "getattr", Setattr "setattr", Truncate "truncate", Readlink "readlink", Mknod "mknod",
-    Mkdir "mkdir", Unlink "unlink", Rmdir "rmdir", Symlink "symlink", Rename "rename", Link "link", Open "open",
-    Create "create", Read "read", Write "write", Flush "flush", Fsync "fsync", Release "release", Opendir "opendir",
-    Readdir "readdir", Fsyncdir "fsyncdir", Releasedir "releasedir", Statfs "statfs", Setxattr "setxattr",
-    Getxattr "getxattr", Listxattr "listxattr", Removexattr "removexattr", Fallocate "fallocate", Lseek "lseek",
-    CopyFileRange "copy_file_range", Forget "forget", Reclaim "reclaim", Format "format", Counters "counters",
+labels! { Op "<op>" "op" }
+
+impl Op {
+    /// The tag of batches that the operation applies.
+    pub fn tag(self) -> u8 {
+        self as u8
+    }
 }
 
 /// Latencies are kept to 1 % up to this many nanoseconds; longer ones count as this.
 const LATENCY_NANOS_MAX: u64 = 600_000_000_000;
 
 struct Slot {
-    count: AtomicU64,
-    errors: AtomicU64,
-    bytes: AtomicU64,
+    calls: CallMeter,
     latency: Mutex<Histogram<u64>>,
 }
 
-/// What one operation did so far.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct OpCounters {
-    /// Calls that were answered, also with an error.
-    pub count: u64,
-    /// Calls answered with an errno.
-    pub errors: u64,
-    /// Bytes of file content read or written for the user.
-    pub bytes: u64,
-    /// Latencies in nanoseconds from the request to the answer; `None` before the first.
-    pub latency: Option<Latency>,
+metrics! {
+    /// Calls of one operation.
+    #[derive(Copy)]
+    pub struct Calls counted by CallMeter {
+        /// Calls answered, errors among them.
+        counter count: u64 [Count, family "kvfs_fs_op_calls_total"];
+        /// Calls answered with an errno.
+        counter errors: u64 [Count, family "kvfs_fs_op_errors_total"];
+        /// Content moved, read or written for the user.
+        counter bytes: u64 [Bytes, family "kvfs_fs_op_bytes_total"];
+    }
 }
+
+metrics! {
+    /// What one operation did so far.
+    #[derive(Copy)]
+    pub struct OpCounters {
+        /// Calls.
+        flat calls: Calls;
+        /// Latencies from the request to the answer; `None` before the first.
+        inside latency: Option<Latency>;
+        derived {
+            /// Half of the calls were not slower; null before the first call.
+            p50_ns: Option<u64> [Nanoseconds] = |op| op.latency.map(|latency| latency.p50);
+            /// 99 of 100.
+            p99_ns: Option<u64> [Nanoseconds] = |op| op.latency.map(|latency| latency.p99);
+            /// 999 of 1,000.
+            p999_ns: Option<u64> [Nanoseconds] = |op| op.latency.map(|latency| latency.p999);
+            /// The slowest.
+            max_ns: Option<u64> [Nanoseconds] = |op| op.latency.map(|latency| latency.max);
+            /// The mean.
+            mean_ns: Option<f64> [Nanoseconds] = |op| op.latency.map(|latency| latency.mean);
+        }
+    }
+}
+
+impl Since for Option<Latency> {
+    /// `None`: percentiles do not subtract. Somebody who knows the distributions fills them in.
+    fn since(&self, _: &Option<Latency>) -> Option<Latency> {
+        None
+    }
+}
+
+/// The counters of every operation.
+pub type Ops = Each<Op, OpCounters, { Op::ALL.len() }>;
 
 /// Percentiles of latencies, in nanoseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -130,22 +181,17 @@ impl Meter {
             histogram.auto(false);
             histogram
         };
-        let slot = |_: &Op| Slot {
-            count: AtomicU64::new(0),
-            errors: AtomicU64::new(0),
-            bytes: AtomicU64::new(0),
-            latency: Mutex::new(histogram()),
-        };
+        let slot = |_: &Op| Slot { calls: CallMeter::default(), latency: Mutex::new(histogram()) };
         Meter { slots: Op::ALL.iter().map(slot).collect(), attribution: Attribution::default() }
     }
 
     /// Records that a call of `op` was answered after `latency`, having moved `bytes` of file content.
     pub fn record(&self, op: Op, latency: Duration, bytes: u64, failed: bool) {
         let slot = &self.slots[op as usize];
-        slot.count.fetch_add(1, Relaxed);
-        slot.bytes.fetch_add(bytes, Relaxed);
+        slot.calls.count.fetch_add(1, Relaxed);
+        slot.calls.bytes.fetch_add(bytes, Relaxed);
         if failed {
-            slot.errors.fetch_add(1, Relaxed);
+            slot.calls.errors.fetch_add(1, Relaxed);
         }
         slot.latency.lock().saturating_record((latency.as_nanos() as u64).max(1));
     }
@@ -153,6 +199,11 @@ impl Meter {
     /// Who moved the content.
     pub fn attribution(&self) -> &Attribution {
         &self.attribution
+    }
+
+    /// The counters of every operation.
+    pub fn ops(&self) -> Ops {
+        Each::from_fn(|op| self.of(Op::ALL[op]))
     }
 
     /// The counters of one operation.
@@ -166,12 +217,7 @@ impl Meter {
             max: latency.max(),
             mean: latency.mean(),
         });
-        OpCounters {
-            count: slot.count.load(Relaxed),
-            errors: slot.errors.load(Relaxed),
-            bytes: slot.bytes.load(Relaxed),
-            latency: percentiles,
-        }
+        OpCounters { calls: slot.calls.snapshot(), latency: percentiles }
     }
 
     /// The latencies of one operation, to 1 %: pairs of a value in nanoseconds and how often it occurred, ascending.
@@ -182,12 +228,15 @@ impl Meter {
 
     /// Bytes that users wrote, or had copied here: the *app bytes* of the accounting.
     pub fn write_bytes(&self) -> u64 {
-        [Op::Write, Op::CopyFileRange].iter().map(|&op| self.slots[op as usize].bytes.load(Relaxed)).sum()
+        [Op::Write, Op::CopyFileRange]
+            .iter()
+            .map(|&op| self.slots[op as usize].calls.bytes.load(Relaxed))
+            .sum()
     }
 
     /// Bytes that users read.
     pub fn read_bytes(&self) -> u64 {
-        self.slots[Op::Read as usize].bytes.load(Relaxed)
+        self.slots[Op::Read as usize].calls.bytes.load(Relaxed)
     }
 }
 
@@ -202,7 +251,7 @@ mod tests {
         meter.record(Op::Write, Duration::from_micros(10), 4096, false);
         meter.record(Op::Write, Duration::from_micros(1000), 0, true);
         let counters = meter.of(Op::Write);
-        assert_eq!((counters.count, counters.errors, counters.bytes), (2, 1, 4096));
+        assert_eq!((counters.calls.count, counters.calls.errors, counters.calls.bytes), (2, 1, 4096));
         let latency = counters.latency.unwrap();
         assert!(latency.p50 < 11_000 && latency.max >= 990_000, "{latency:?}");
         assert_eq!((meter.write_bytes(), meter.read_bytes()), (4096, 0));

@@ -367,10 +367,10 @@ mod tests {
         let Turn::Room(task, retry_after) = turn else { panic!("a refused request waits for room") };
         assert_eq!(retry_after, Duration::from_millis(3));
         let Turn::Disk(task) = task(Tier::Memory) else { panic!("what is not in memory waits for the disk") };
-        assert_eq!(core.fs.meter().of(Op::Write).count, 0);
+        assert_eq!(core.fs.meter().of(Op::Write).calls.count, 0);
         assert!(matches!(task(Tier::Disk), Turn::Answered));
         assert_eq!(answers.try_recv().unwrap().unwrap(), "done");
-        let counters = core.fs.meter().of(Op::Write);
+        let counters = core.fs.meter().of(Op::Write).calls;
         assert_eq!((counters.count, counters.bytes, counters.errors), (1, 9, 0));
         assert_eq!(core.fs.meter().attribution().charges().total(), Tally::written(9));
     }
@@ -387,6 +387,6 @@ mod tests {
         };
         let turn = attempt(core.clone(), Op::Read, Instant::now(), reply, call, answer, Tier::Disk);
         assert!(matches!(turn, Turn::Answered) && answers.try_recv().unwrap());
-        assert_eq!(core.fs.meter().of(Op::Read).errors, 1);
+        assert_eq!(core.fs.meter().of(Op::Read).calls.errors, 1);
     }
 }

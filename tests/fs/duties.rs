@@ -133,7 +133,7 @@ impl Scene {
 
 #[test]
 fn every_operation_keeps_its_row_of_duties() {
-    for &op in Op::ALL {
+    for op in Op::ALL {
         let duties = op.duties();
         for caller in [Caller::ROOT, OWNER] {
             let scene = Scene::new();

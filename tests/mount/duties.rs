@@ -189,7 +189,7 @@ fn every_operation_does_its_duties(engine: Engine) {
     open_to_others(&mount);
     let (ours, hosts) = (mount.mnt().join("place"), mount.host().join("place"));
     let mut compared = 0;
-    for &op in Op::ALL {
+    for op in Op::ALL {
         for stranger in [false, true] {
             let Some(seen) = observe(op, &ours, stranger, 0) else { continue };
             let context = format!("{}, stranger: {stranger}", op.name());
@@ -218,7 +218,7 @@ fn answers_wait_until_they_are_durable(engine: Engine) {
     {
         let mount = Mount::new(engine, options);
         let place = mount.mnt().join("place");
-        for &op in Op::ALL {
+        for op in Op::ALL {
             let file = prepare(&place, flags);
             if op.duties().durable == Durable::Asked {
                 // A sync of what is durable already costs nothing.

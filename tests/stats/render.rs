@@ -72,7 +72,7 @@ fn rig_of_tables(count: u64) -> Rig {
     rig.engine.run(Command::Compact, Box::new(|result| result.unwrap()));
     engine::settle(&*rig.engine).unwrap();
     for op in Op::ALL {
-        (1..1000).for_each(|n| rig.meter.record(*op, Duration::from_micros(n * n), 1, false));
+        (1..1000).for_each(|n| rig.meter.record(op, Duration::from_micros(n * n), 1, false));
     }
     rig.clock.advance(Duration::from_secs(1));
     rig.control.tick();

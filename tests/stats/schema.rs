@@ -1,52 +1,9 @@
-//! `docs/stats.schema.json`: what the JSON report may hold, as JSON Schema. It is made by a test from reports of every engine and
-//! the units of `docs/stats.md`; the reports of running stores are then held to it.
-
-use std::collections::BTreeMap;
+//! `docs/stats.schema.json`: what the JSON report may hold, as JSON Schema. It is made from the rows of the report; the reports of
+//! running stores are then held to it.
 
 use serde_json::{Map, json};
 
 use super::*;
-
-/// Objects whose member names are data.
-const OPEN: [&str; 10] = [
-    "ops",
-    "kinds",
-    "cpu",
-    "cache.kinds",
-    "disk.by_purpose",
-    "stalls.by_cause",
-    "tree.pages.read.cause",
-    "tree.pages.written.cause",
-    "tree.pages.read.kind",
-    "tree.pages.written.kind",
-];
-
-/// Unit of each documented key.
-fn units() -> BTreeMap<String, String> {
-    let document =
-        std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/stats.md")).unwrap();
-    let mut units = BTreeMap::new();
-    for line in document.lines().skip_while(|line| !line.starts_with("### The mount")) {
-        let cells: Vec<&str> = line.trim_matches('|').split(" | ").map(str::trim).collect();
-        if let [keys, unit, meaning] = cells[..]
-            && keys.starts_with('`')
-        {
-            assert!(!meaning.is_empty() || unit.is_empty(), "{line} says nothing");
-            for key in keys.split(", ") {
-                units.insert(key.trim_matches('`').to_string(), unit.to_string());
-            }
-        }
-    }
-    units
-}
-
-/// What was seen at one place.
-#[derive(Default)]
-struct Seen {
-    kinds: BTreeSet<&'static str>,
-    members: BTreeMap<String, Seen>,
-    items: Option<Box<Seen>>,
-}
 
 fn kind_of(value: &Value) -> &'static str {
     match value {
@@ -60,89 +17,48 @@ fn kind_of(value: &Value) -> &'static str {
     }
 }
 
-impl Seen {
-    fn add(&mut self, value: &Value, path: &str) {
-        self.kinds.insert(kind_of(value));
-        match value {
-            Value::Object(members) => {
-                for (name, value) in members {
-                    let child = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
-                    // One schema for all members.
-                    let name = if OPEN.contains(&path) { "*" } else { name };
-                    self.members.entry(name.to_string()).or_default().add(value, &child);
-                }
-            }
-            Value::Array(items) => {
-                let seen = self.items.get_or_insert_default();
-                items.iter().for_each(|item| seen.add(item, &format!("{path}[]")));
-            }
-            _ => {}
+/// The object whose rows stand below `prefix`, which ends with a dot unless it is empty.
+fn object(prefix: &str, entries: &[Entry]) -> Value {
+    let mut properties = Map::new();
+    for entry in entries {
+        if let Some(name) = entry.path.strip_prefix(prefix)
+            && !name.is_empty()
+            && !name.contains(['.', '['])
+        {
+            let before = properties.insert(name.to_string(), node(entry, entries));
+            assert!(before.is_none(), "{} is there twice", entry.path);
         }
     }
+    json!({
+        "type": "object",
+        "required": properties.keys().collect::<Vec<_>>(),
+        "properties": properties,
+        "additionalProperties": false,
+    })
+}
 
-    fn schema(&self, path: &str, units: &BTreeMap<String, String>) -> Value {
-        let mut kinds = self.kinds.clone();
-        // Members with data for names are documented under the sort of the name.
-        let ratio = path.strip_prefix("windows.<window>.").filter(|rest| rest.starts_with("amplification."));
-        let unit = units.get(ratio.unwrap_or(path)).map(String::as_str);
-        match unit {
-            Some("×" | "s" | "B/n") => kinds.extend(["number", "null"]),
-            Some("ns") => _ = kinds.insert("number"),
-            Some("B" | "n" | "ms") if kinds.is_subset(&["integer", "null"].into()) => {
-                _ = kinds.insert("integer")
-            }
-            _ => {}
+fn node(entry: &Entry, entries: &[Entry]) -> Value {
+    let Entry { path, row, types } = entry;
+    let mut node = json!({});
+    let place = entries.iter().find_map(|entry| {
+        let rest = entry.path.strip_prefix(path.as_str())?.strip_prefix(".<")?;
+        Some(format!("{path}.<{}>.", rest.split_once('>')?.0))
+    });
+    if row.kind != MetricKind::Part {
+        if types.contains(&"integer") || types.contains(&"number") {
+            node["minimum"] = json!(0);
         }
-        if kinds.contains("number") {
-            kinds.remove("integer");
-        }
-        let mut schema = Map::new();
-        let names: Vec<&str> = kinds.iter().copied().collect();
-        schema.insert("type".to_string(), if let [one] = names[..] { json!(one) } else { json!(names) });
-        if let Some(unit) = unit.filter(|unit| !unit.is_empty()) {
-            schema.insert("description".to_string(), json!(format!("unit: {unit}")));
-        }
-        if kinds.contains("integer") || ["×", "s", "ns"].iter().any(|other| unit == Some(other)) {
-            schema.insert("minimum".to_string(), json!(0));
-        }
-        if kinds.contains("object") {
-            let open = self.members.get("*");
-            let sort = |name: &str| -> String {
-                let kept = [
-                    ("ops", "<op>"),
-                    ("cpu", "<work>"),
-                    ("windows", "<window>"),
-                    ("disk.by_purpose", "<purpose>"),
-                    ("stalls.by_cause", "<cause>"),
-                ];
-                let data = kept.iter().find(|(at, _)| *at == path).map(|(_, sort)| *sort);
-                let data = data.or_else(|| path.ends_with("kinds").then_some("<kind>"));
-                let data = data.or_else(|| {
-                    path.starts_with("tree.pages.").then_some(match path {
-                        path if path.ends_with(".kind") => "<kind>",
-                        path if path.ends_with(".cause") => "<cause>",
-                        _ => "",
-                    })
-                });
-                let name = data.filter(|data| !data.is_empty()).unwrap_or(name);
-                if path.is_empty() { name.to_string() } else { format!("{path}.{name}") }
-            };
-            if let Some(open) = open {
-                schema.insert("additionalProperties".to_string(), open.schema(&sort("*"), units));
-            } else {
-                let members = self.members.iter();
-                let properties: Map<String, Value> =
-                    members.map(|(name, seen)| (name.clone(), seen.schema(&sort(name), units))).collect();
-                schema.insert("required".to_string(), properties.keys().cloned().collect());
-                schema.insert("properties".to_string(), Value::Object(properties));
-                schema.insert("additionalProperties".to_string(), json!(false));
-            }
-        }
-        if let Some(items) = self.items.as_ref().filter(|items| !items.kinds.is_empty()) {
-            schema.insert("items".to_string(), items.schema(&format!("{path}[]"), units));
-        }
-        Value::Object(schema)
+    } else if types.contains(&"array") {
+        node["items"] = object(&format!("{path}[]."), entries);
+    } else if let Some(place) = place {
+        node["additionalProperties"] = object(&place, entries);
+    } else {
+        node = object(&format!("{path}."), entries);
     }
+    node["type"] = if let [one] = types[..] { json!(one) } else { json!(types) };
+    let unit = if row.unit == Unit::None { String::new() } else { format!(" Unit: {}.", row.unit.sign()) };
+    node["description"] = json!(format!("{}{unit}", row.help.trim()));
+    node
 }
 
 /// The keywords that the schema uses, and no others.
@@ -186,26 +102,16 @@ fn check(value: &Value, schema: &Value, path: &str) {
     }
 }
 
+/// The schema of any rows.
+pub fn schema_of(entries: &[Entry]) -> Value {
+    object("", entries)
+}
+
 fn schema() -> Value {
-    let mut mem = lsm();
-    mem.sample =
-        Sample { shape: Shape { engine: "mem", variant: "map", ..Shape::default() }, ..Sample::default() };
-    mem.physical.below = None;
-    mem.state = State::Ok;
-    mem.usage = Usage::default();
-    let mut seen = Seen::default();
-    for report in [lsm(), btree(), mem] {
-        seen.add(&serde_json::from_str(&json(&report)).unwrap(), "");
-    }
-    // What only some moments have.
-    let mut old = lsm();
-    old.sample.shape.debt.oldest_tombstone = Some(Duration::from_secs(3));
-    old.sample.shape.stalls.limits_off = Some("paused".to_string());
-    seen.add(&serde_json::from_str(&json(&old)).unwrap(), "");
-    let mut schema = seen.schema("", &units());
+    let mut schema = schema_of(&entries());
     schema["$schema"] = json!("https://json-schema.org/draft/2020-12/schema");
     schema["title"] = json!("kvfs.stats/1: the report in .stats.d/json");
-    schema["description"] = json!("docs/stats.md explains every key");
+    schema["description"] = json!("docs/stats.md has the same in tables");
     schema["properties"]["schema"] = json!({ "const": "kvfs.stats/1" });
     schema
 }
@@ -243,32 +149,25 @@ fn the_schema_is_that_of_the_report_and_running_stores_keep_to_it() {
 /// Sizes and counts are whole numbers, ratios are not, and text has no unit.
 #[test]
 fn units_fit_the_values() {
-    let units = units();
-    let schema = schema();
-    let mut walked = 0;
-    for (key, unit) in &units {
-        let mut at = &schema;
-        for name in key.split('.') {
-            let (name, is_list) = name.strip_suffix("[]").map_or((name, false), |name| (name, true));
-            let Some(next) = at["properties"].get(name).or(at.get("additionalProperties")) else { break };
-            at = if is_list { &next["items"] } else { next };
-        }
-        let kinds: BTreeSet<&str> = match &at["type"] {
-            Value::Array(names) => names.iter().filter_map(Value::as_str).collect(),
-            name => name.as_str().into_iter().collect(),
-        };
-        if kinds.is_empty() || kinds.contains("object") || kinds.contains("array") {
-            continue;
-        }
-        walked += 1;
-        match unit.as_str() {
-            "B" | "n" | "ms" => {
-                assert!(kinds.contains("integer") && !kinds.contains("number"), "{key} {unit}: {kinds:?}")
+    let entries = entries();
+    assert!(entries.len() > 250, "{}", entries.len());
+    for Entry { path, row, types } in entries {
+        let has = |name: &str| types.contains(&name);
+        match row.unit {
+            Unit::Bytes | Unit::Count | Unit::Milliseconds => {
+                assert!(has("integer") || has("array"), "{path}: {types:?}")
             }
-            "×" | "ns" | "s" | "B/n" => assert!(kinds.contains("number"), "{key} {unit}: {kinds:?}"),
-            "" | "now" => assert!(!kinds.contains("number"), "{key}: {kinds:?}"),
-            other => panic!("{key} has the unit {other}"),
+            Unit::Ratio | Unit::Seconds | Unit::BytesEach => assert!(has("number"), "{path}: {types:?}"),
+            Unit::Nanoseconds => assert!(has("integer") || has("number"), "{path}: {types:?}"),
+            Unit::None => assert!(
+                !has("number") && (!has("integer") || row.kind != MetricKind::Counter),
+                "{path}: {types:?}"
+            ),
         }
+        assert!(
+            row.help.trim().ends_with(['.', '…']),
+            "{path}: a sentence ends with a full stop: {}",
+            row.help
+        );
     }
-    assert!(walked > 200, "{walked}");
 }

@@ -77,8 +77,8 @@ use parking_lot::{Mutex, MutexGuard};
 use super::wal::{FIRST_KIND, Log, RECORD_OVERHEAD_BYTES};
 use super::{
     Batch, Bell, Cause, Class, Command, Debt, Done, Engine, Error, Journal, KeyRange, Memory, Options,
-    PageCause, Pending, Position, Probe, ProbeMeter, Promise, Result, Shape, SpaceGuard, StallMeter, Tier,
-    Torn, Visit,
+    PageCause, Pending, Position, Probe, ProbeMeter, Probes, Promise, Result, Shape, SpaceGuard, StallMeter,
+    Tier, Torn, Visit,
 };
 use crate::base::clock::Clock;
 use crate::base::journal::Field;
@@ -618,7 +618,6 @@ impl Engine for BtreeEngine {
         let log_bytes = self.log_bytes_since(tree.durable.floor, log.end);
         let (counts, page_bytes) = (tree.counts, self.pager.page_bytes() as u64);
         let [leaves, inner, extents] = self.pager.lookups();
-        let (pages_read, pages_written) = self.pager.traffic();
         let (latch_waits, latch_wait_time) = self.waits.snapshot();
         let leaf_room = counts.leaf_pages * page_bytes;
         let leaf_used = counts.leaf_bytes + counts.leaf_pages * page::HEADER_BYTES as u64;
@@ -644,13 +643,15 @@ impl Engine for BtreeEngine {
                 waiting_bytes: tree.buffer.bytes(),
                 recovery_time: self.recovery_time,
                 recovery_bytes: self.recovery_bytes,
-                leaves,
-                inner,
-                extents,
-                pages_read,
-                pages_written,
+                leaf_hits: leaves.hits,
+                leaf_misses: leaves.misses,
+                inner_hits: inner.hits,
+                inner_misses: inner.misses,
+                extent_hits: extents.hits,
+                extent_misses: extents.misses,
                 latch_waits,
                 latch_wait_time,
+                pages: self.pager.traffic(),
             }),
             memory: Memory {
                 limit_bytes: self.options.memory_bytes_max(self.options.dirty_bytes_max),
@@ -670,8 +671,8 @@ impl Engine for BtreeEngine {
             stalls: self.stalls.snapshot(self.clock.elapsed()),
             damage: tree.buffer.aside.sentence().or_else(|| tree.space.damage()),
             classes: self.pager.classes(),
-            cpu: self.pager.cpu().snapshot().plus(&self.log.cpu()),
-            probes: self.probes.snapshot(),
+            cpu: self.pager.cpu().snapshot() + self.log.cpu(),
+            probes: Probes { buckets: self.probes.snapshot() },
             jobs: jobs.unwrap_or_else(|| vec!["checkpoint".to_string()]),
             ..Shape::default()
         }

@@ -6,7 +6,7 @@
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 
 use bytes::Bytes;
 use quick_cache::Weighter;
@@ -21,7 +21,7 @@ use super::value::Value;
 use super::{FIRST_UNIT, UNIT_BYTES};
 use crate::disk::{File, Purpose};
 use crate::engine::{
-    Cache, ClassBytes, ClassMeter, CpuMeter, Error, Lookups, PageCause, PageKind, PageTraffic, Result,
+    Cache, ClassBytes, ClassMeter, CpuMeter, Error, LookupMeter, Lookups, PageCause, PageKind, Pages, Result,
     Shares, TrafficMeter, Work,
 };
 
@@ -133,18 +133,11 @@ pub struct Pager {
     pool: Pool<u64, Piece, Weight>,
     pool_bytes_max: u64,
     /// Leaves, inner pages, values.
-    lookups: [Counts; 3],
+    lookups: [LookupMeter; 3],
     reads: TrafficMeter,
     writes: TrafficMeter,
     cpu: CpuMeter,
     classes: ClassMeter,
-}
-
-/// Requests of one kind.
-#[derive(Default)]
-struct Counts {
-    hits: AtomicU64,
-    misses: AtomicU64,
 }
 
 /// Index of values in `lookups`; that of a page is 0 for a leaf and 1 else.
@@ -489,8 +482,8 @@ impl Pager {
     }
 
     /// What was read and what was written so far.
-    pub fn traffic(&self) -> (PageTraffic, PageTraffic) {
-        (self.reads.snapshot(), self.writes.snapshot())
+    pub fn traffic(&self) -> Pages {
+        Pages { read: self.reads.snapshot(), written: self.writes.snapshot() }
     }
 
     /// Writes `bytes`, whole sectors, from the `sector`-th of the file on. The caller counts them.
@@ -537,22 +530,13 @@ impl Pager {
 
     /// The pool in figures.
     pub fn cache(&self) -> Cache {
-        Cache {
-            bytes: self.pool.weight(),
-            bytes_max: self.pool_bytes_max,
-            hits: self.lookups.iter().map(|counts| counts.hits.load(Relaxed)).sum(),
-            misses: self.lookups.iter().map(|counts| counts.misses.load(Relaxed)).sum(),
-            ..Cache::default()
-        }
+        let all = self.lookups().into_iter().fold(Lookups::default(), |sum, lookups| sum + lookups);
+        Cache { bytes: self.pool.weight(), bytes_max: self.pool_bytes_max, all, ..Cache::default() }
     }
 
     /// Its answers for leaves, inner pages and values.
     pub fn lookups(&self) -> [Lookups; 3] {
-        let load = |counts: &Counts| {
-            let misses = counts.misses.load(Relaxed);
-            Lookups { hits: counts.hits.load(Relaxed), misses }
-        };
-        [load(&self.lookups[0]), load(&self.lookups[1]), load(&self.lookups[VALUES])]
+        self.lookups.each_ref().map(LookupMeter::snapshot)
     }
 }
 

@@ -7,7 +7,7 @@ use crate::base::clock::{ManualClock, SystemClock};
 use crate::base::prng::Prng;
 use crate::disk::{Fault, Faulty, Kind as Request, Latch, Metered, SimDisk, Tear};
 use crate::engine::Operation;
-use crate::engine::{Kind, Lookups, MemEngine, PageCount, PageKind, PageTraffic, Worker, run, settle, sync};
+use crate::engine::{Kind, MemEngine, PageCount, PageKind, PageTraffic, Worker, run, settle, sync};
 
 mod bounds;
 mod buffer;

@@ -63,8 +63,9 @@ use parking_lot::{Mutex, RwLock};
 use super::cache::BlockCache;
 use super::wal::{self, Log};
 use super::{
-    Batch, Bell, Class, Command, Done, Engine, Error, Journal, KeyRange, Options, Pending, Position, Probe,
-    ProbeMeter, Promise, Result, Shape, SpaceGuard, StallMeter, TableInfo, Tier, Visit,
+    Batch, Bell, Class, Command, Done, Engine, Error, FilterMeter, Journal, KeyRange, LevelMeter, Options,
+    Pending, Position, Probe, ProbeMeter, Promise, Result, Shape, SpaceGuard, StallMeter, TableInfo, Tier,
+    Visit,
 };
 use crate::base::clock::Clock;
 use crate::disk::{Disk, LEVELS, Metered};
@@ -97,15 +98,6 @@ fn place(number: u64, offset: u64) -> u64 {
     number.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ offset
 }
 
-/// Counters of a level since the store was opened.
-#[derive(Default)]
-struct LevelMeter {
-    in_bytes: AtomicU64,
-    moved_bytes: AtomicU64,
-    write_bytes: AtomicU64,
-    probes: AtomicU64,
-}
-
 /// Counters since the store was opened.
 #[derive(Default)]
 struct Meters {
@@ -114,9 +106,7 @@ struct Meters {
     /// Sorted sources that scans merge.
     scan_runs: ProbeMeter,
     scan_tombstones: AtomicU64,
-    filter_checks: AtomicU64,
-    filter_useful: AtomicU64,
-    filter_false: AtomicU64,
+    filter: FilterMeter,
     moved_value_bytes: AtomicU64,
     dropped_bytes: AtomicU64,
     temporary_bytes: AtomicU64,
@@ -505,9 +495,9 @@ impl Engine for LsmEngine {
             meter.probes.fetch_add(count, Relaxed);
         }
         if probes.checks > 0 {
-            self.meters.filter_checks.fetch_add(probes.checks, Relaxed);
-            self.meters.filter_useful.fetch_add(probes.useful, Relaxed);
-            self.meters.filter_false.fetch_add(probes.false_positives, Relaxed);
+            self.meters.filter.checks.fetch_add(probes.checks, Relaxed);
+            self.meters.filter.useful.fetch_add(probes.useful, Relaxed);
+            self.meters.filter.false_positives.fetch_add(probes.false_positives, Relaxed);
         }
         Ok(found.flatten())
     }

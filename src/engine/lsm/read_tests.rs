@@ -83,12 +83,11 @@ fn parts_that_are_not_resident_come_through_the_cache() {
         }
         all(&engine).unwrap();
         let shape = engine.shape();
-        let is_asked =
-            |kind: CacheKind| shape.cache.kinds[kind as usize] != crate::engine::Lookups::default();
+        let is_asked = |kind: CacheKind| shape.cache.kinds.of(kind) != crate::engine::Lookups::default();
         let is_small = cache_bytes < 1 << 20;
         assert_eq!((is_asked(CacheKind::Index), is_asked(CacheKind::Filter)), (is_small, is_small));
-        let [data, index, filter, _] = shape.cache.kinds;
-        assert_eq!(shape.cache.misses, data.misses + index.misses + filter.misses);
+        let [data, index, filter, _] = CacheKind::ALL.map(|kind| shape.cache.kinds.of(kind));
+        assert_eq!(shape.cache.all.misses, data.misses + index.misses + filter.misses);
         assert!(!is_small || index.hits > 0 && filter.hits > 0 && index.misses > 0, "{:?}", shape.cache);
         resident.push(shape.memory.resident_bytes);
         engine.close().unwrap();
@@ -382,7 +381,7 @@ fn a_scan_in_memory_passes_only_so_many_tombstones() {
             seen += 1;
             ControlFlow::Continue(())
         });
-        (result.map(|()| seen), engine.shape().scan_tombstones)
+        (result.map(|()| seen), engine.shape().scan_runs.tombstones)
     };
     let (result, before) = scan(Tier::Memory);
     assert!(matches!(result, Err(Error::WouldBlock)), "{result:?}");

@@ -6,7 +6,9 @@ use std::time::Duration;
 use super::LsmEngine;
 use super::compaction::{Levels, Policy};
 use crate::disk::{LEVELS, Purpose};
-use crate::engine::{Debt, Filter, Level, Memory, Shape, Stalls};
+use crate::engine::{
+    Debt, ExtraSpace, Level, LevelMeter, LevelTraffic, Memory, Probes, ScanRuns, Shape, Stalls,
+};
 
 /// Sums over the tables of a version, made once when it comes to be: a report must not look at ten thousand tables.
 #[derive(Clone, Default)]
@@ -71,12 +73,11 @@ impl LsmEngine {
         let now_seconds = self.now_seconds();
         let (totals, policy) = (&version.totals, self.policy());
         let (meters, traffic) = (&self.meters, self.traffic.snapshot());
-        let level = |(level, meter): (&Level, &super::LevelMeter)| Level {
-            in_bytes: meter.in_bytes.load(Relaxed),
-            moved_bytes: meter.moved_bytes.load(Relaxed),
-            read_bytes: traffic.of(Purpose::Compact { into: level.level as u8 }).read_bytes,
-            write_bytes: meter.write_bytes.load(Relaxed),
-            probes: meter.probes.load(Relaxed),
+        let level = |(level, meter): (&Level, &LevelMeter)| Level {
+            traffic: LevelTraffic {
+                read_bytes: traffic.of(Purpose::Compact { into: level.level as u8 }).read_bytes,
+                ..meter.snapshot()
+            },
             ..level.clone()
         };
         let (cache, resident_bytes) = (self.cache.shape(), self.shelf.resident_bytes());
@@ -101,11 +102,7 @@ impl LsmEngine {
                 ..Memory::default()
             },
             cache,
-            filter: Filter {
-                checks: meters.filter_checks.load(Relaxed),
-                useful: meters.filter_useful.load(Relaxed),
-                false_positives: meters.filter_false.load(Relaxed),
-            },
+            filter: meters.filter.snapshot(),
             debt: Debt {
                 l0_files: levels[0].files,
                 l0_trigger: self.options.l0_trigger,
@@ -130,14 +127,18 @@ impl LsmEngine {
                 ..self.stalls.snapshot(self.clock.elapsed())
             },
             classes: self.shelf.classes().snapshot(),
-            cpu: self.shelf.cpu().snapshot().plus(&self.log.cpu()),
-            probes: meters.probes.snapshot(),
-            scan_runs: meters.scan_runs.snapshot(),
-            scan_tombstones: meters.scan_tombstones.load(Relaxed),
-            obsolete_bytes: self.shelf.obsolete_bytes(),
-            temporary_bytes: meters.temporary_bytes.load(Relaxed),
-            ballast_bytes: self.space.ballast_bytes(),
-            temporary_peak_bytes: meters.temporary_peak_bytes.load(Relaxed),
+            cpu: self.shelf.cpu().snapshot() + self.log.cpu(),
+            probes: Probes { buckets: meters.probes.snapshot() },
+            scan_runs: ScanRuns {
+                buckets: meters.scan_runs.snapshot(),
+                tombstones: meters.scan_tombstones.load(Relaxed),
+            },
+            space: ExtraSpace {
+                obsolete_bytes: self.shelf.obsolete_bytes(),
+                ballast_bytes: self.space.ballast_bytes(),
+                temporary_bytes: meters.temporary_bytes.load(Relaxed),
+                temporary_peak_bytes: meters.temporary_peak_bytes.load(Relaxed),
+            },
             jobs,
         }
     }

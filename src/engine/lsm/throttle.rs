@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use super::stall::Pace;
+use crate::base::metric::Since;
 use crate::base::text::human_size;
 use crate::disk::{Counters, LEVELS, Purpose, Snapshot};
 use crate::engine::Options;
@@ -109,7 +110,7 @@ impl Throttle {
 /// What all merges together did at the disk.
 fn merges(disk: &Snapshot) -> Counters {
     let purposes = (0..LEVELS as u8).map(|into| Purpose::Compact { into }).chain([Purpose::ValueLogGc]);
-    purposes.fold(Counters::default(), |sum, purpose| sum.plus(&disk.of(purpose)))
+    purposes.fold(Counters::default(), |sum, purpose| sum + disk.of(purpose))
 }
 
 #[cfg(test)]

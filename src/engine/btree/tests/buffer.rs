@@ -204,7 +204,7 @@ fn puts_in_random_order_write_a_page_for_many() {
     let engine = filled(disk.clone(), &options, 8000);
     let leaves = engine.shape().tree.unwrap().leaf_pages;
     assert!(leaves * 4096 > 3 * options.dirty_bytes_max);
-    let written = || engine.shape().tree.unwrap().pages_written.of_kind(PageKind::Leaf).pages;
+    let written = || engine.shape().tree.unwrap().pages.written.of_kind(PageKind::Leaf).pages;
     let before = written();
     let mut prng = Prng::new(4);
     for _ in 0..8000 {

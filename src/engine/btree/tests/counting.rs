@@ -115,16 +115,16 @@ fn pages_by_kind_and_by_cause_add_up_to_what_the_disk_has_taken() {
             };
             use Purpose::*;
             let written = bytes(&[Checkpoint, PageImage, DoubleWrite, Manifest, Recovery], |c| c.write_bytes);
-            assert_eq!(all_pages(&tree.pages_written).bytes, written, "{torn:?} round {round}");
+            assert_eq!(all_pages(&tree.pages.written).bytes, written, "{torn:?} round {round}");
             let read = bytes(&[Checkpoint, Get, Scan, PageWrite, Verify], |c| c.read_bytes);
-            let at_opening = tree.pages_read.of_cause(PageCause::Recovery).bytes;
-            assert_eq!(all_pages(&tree.pages_read).bytes - at_opening, read, "{torn:?} round {round}");
-            let copies = |cause| tree.pages_written.of_cause(cause).bytes;
+            let at_opening = tree.pages.read.of_cause(PageCause::Recovery).bytes;
+            assert_eq!(all_pages(&tree.pages.read).bytes - at_opening, read, "{torn:?} round {round}");
+            let copies = |cause| tree.pages.written.of_cause(cause).bytes;
             let images = copies(PageCause::Image) + copies(PageCause::Delta);
             assert_eq!(images, door.of(PageImage).write_bytes);
             assert_eq!(copies(PageCause::DoubleWrite), door.of(DoubleWrite).write_bytes);
             assert_eq!(copies(PageCause::Eviction), 0);
-            let extents = tree.pages_written.of(PageKind::Extent, PageCause::Compaction);
+            let extents = tree.pages.written.of(PageKind::Extent, PageCause::Compaction);
             assert!(extents.bytes % UNIT_BYTES == 0);
         }
     }
@@ -144,7 +144,7 @@ fn a_split_is_at_least_three_page_writes() {
             run(&*engine, Command::Checkpoint).unwrap();
             let after = tree();
             let split = after.splits - before.splits;
-            let pages = after.pages_written.since(&before.pages_written).of_cause(PageCause::Split).pages;
+            let pages = after.pages.written.since(&before.pages.written).of_cause(PageCause::Split).pages;
             // Two splits in a row, of a leaf and of the page above it, share a page.
             assert!(
                 pages >= if split > 0 { 2 * split + 1 } else { 0 },

@@ -36,8 +36,8 @@ fn a_checkpoint_and_opening_cost_the_same_in_a_file_ten_times_as_long() {
         let engine = with_holes(&sim, count);
         let written = |engine: &BtreeEngine| {
             let tree = engine.shape().tree.unwrap();
-            let read = tree.pages_read.of_kind(PageKind::FreeMap).bytes;
-            (tree.pages_written.of_kind(PageKind::FreeMap).bytes, read)
+            let read = tree.pages.read.of_kind(PageKind::FreeMap).bytes;
+            (tree.pages.written.of_kind(PageKind::FreeMap).bytes, read)
         };
         let mut most = (0, 0);
         for round in 0..20 {
@@ -51,7 +51,7 @@ fn a_checkpoint_and_opening_cost_the_same_in_a_file_ten_times_as_long() {
         let engine = open_on(sim.kill(), &large()).unwrap();
         run(&*engine, Command::Verify).unwrap();
         let tree = engine.shape().tree.unwrap();
-        let opening = tree.pages_read.of(PageKind::FreeMap, PageCause::Recovery).bytes;
+        let opening = tree.pages.read.of(PageKind::FreeMap, PageCause::Recovery).bytes;
         if count > 30_000 {
             // Another group is needed for so much; in memory nobody waits for it.
             let needs = tree::Needs { units: 5000, piece_units: 1, pages: 0 };

@@ -127,9 +127,9 @@ fn a_queue_costs_a_listing_the_same_however_many_names_it_has_had() {
         let mut batch = Batch::new(0);
         batch.put(key.clone(), &b"inode"[..]);
         apply(&engine, &batch);
-        let before = engine.shape().scan_tombstones;
+        let before = engine.shape().scan_runs.tombstones;
         assert_eq!(scan(&engine, KeyRange { start: b"queue", end: Some(b"queuf") }, 10), [&key[..]]);
-        let passed = engine.shape().scan_tombstones - before;
+        let passed = engine.shape().scan_runs.tombstones - before;
         let mut batch = Batch::new(0);
         batch.delete(key);
         apply(&engine, &batch);

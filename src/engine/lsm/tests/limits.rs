@@ -37,8 +37,8 @@ fn writers_are_delayed_then_stopped_and_let_go_again() {
     assert!(slowed > 0 && engine.bell().seen(Class::Room) > seen);
     let stalls = engine.shape().stalls;
     assert_eq!(stalls.now, Some(Cause::L0Files));
-    assert!(stalls.by_cause[Cause::L0Files as usize].slowdowns > 0);
-    assert!(stalls.by_cause[Cause::Memtables as usize].stops > 0);
+    assert!(stalls.by_cause.of(Cause::L0Files).slowdowns > 0);
+    assert!(stalls.by_cause.of(Cause::Memtables).stops > 0);
     settle(&*engine).unwrap();
     let mut batch = Batch::new(0);
     batch.put(&b"k"[..], &b"v"[..]);

@@ -51,7 +51,7 @@ fn step_by_step(options: &Options, seed: u64) -> (usize, usize) {
     }
     settle(&*engine).unwrap();
     assert_eq!(contents(&*engine).unwrap(), model);
-    assert_eq!(engine.shape().temporary_bytes, 0);
+    assert_eq!(engine.shape().space.temporary_bytes, 0);
     (several, halfway)
 }
 
@@ -109,7 +109,7 @@ fn compact_with(slice_tables: u64, policy: PolicyKind) -> (u64, u64, u64) {
     }
     let shape = engine.shape();
     assert_eq!(shape.levels.iter().map(|level| level.runs).sum::<u64>(), 1);
-    (before, most - before, shape.temporary_peak_bytes)
+    (before, most - before, shape.space.temporary_peak_bytes)
 }
 
 #[test]
@@ -196,7 +196,11 @@ fn a_merge_that_fails_leaves_the_others_and_what_it_has_done() {
         assert_eq!(contents(&*engine).unwrap(), model, "request {nth}");
         assert_eq!(contents(&*open_with(sim.kill(), &options).unwrap()).unwrap(), model, "request {nth}");
         let shape = engine.shape();
-        assert_eq!(table_bytes(&sim), level_bytes(&engine) + shape.obsolete_bytes, "a file is left over");
+        assert_eq!(
+            table_bytes(&sim),
+            level_bytes(&engine) + shape.space.obsolete_bytes,
+            "a file is left over"
+        );
     }
 }
 

@@ -109,22 +109,24 @@ fn compare_with_witness(options: &Variant) {
         (witness.writes, witness.write_bytes, witness.syncs)
     );
     assert_eq!((total.reads, total.read_bytes), (witness.reads, witness.read_bytes));
-    assert_eq!(shape.cache.misses, snapshot.of(Purpose::Get).reads + snapshot.of(Purpose::Scan).reads);
-    assert!(shape.cache.misses > 0 && shape.cache.hits > 0 && shape.cache.bytes <= shape.cache.bytes_max);
-    let into_l0 = snapshot.of(Purpose::Flush).plus(&snapshot.of(Purpose::Compact { into: 0 }));
-    assert_eq!(shape.levels[0].write_bytes, into_l0.write_bytes);
+    assert_eq!(shape.cache.all.misses, snapshot.of(Purpose::Get).reads + snapshot.of(Purpose::Scan).reads);
+    assert!(
+        shape.cache.all.misses > 0 && shape.cache.all.hits > 0 && shape.cache.bytes <= shape.cache.bytes_max
+    );
+    let into_l0 = snapshot.of(Purpose::Flush) + snapshot.of(Purpose::Compact { into: 0 });
+    assert_eq!(shape.levels[0].traffic.write_bytes, into_l0.write_bytes);
     let moved = snapshot.of(Purpose::ValueLogGc);
     assert_eq!(moved.read_bytes, shape.value_log.moved_bytes);
     assert!(moved.write_bytes >= moved.read_bytes && (moved.writes > 0) == options.value_log);
     assert_eq!(snapshot.of(Purpose::ValueLog).writes > 0, options.value_log);
     for level in &shape.levels[1..] {
         let metered = snapshot.of(Purpose::Compact { into: level.level as u8 });
-        assert_eq!(level.write_bytes, metered.write_bytes, "L{}", level.level);
-        assert!(metered.read_bytes <= level.read_bytes, "L{}", level.level);
+        assert_eq!(level.traffic.write_bytes, metered.write_bytes, "L{}", level.level);
+        assert!(metered.read_bytes <= level.traffic.read_bytes, "L{}", level.level);
     }
     assert_eq!(shape.probes.count(), 600);
     assert!(shape.filter.checks > 0 && shape.filter.useful <= shape.filter.checks);
-    assert_eq!(table_bytes(&sim), level_bytes(&engine) + shape.obsolete_bytes);
+    assert_eq!(table_bytes(&sim), level_bytes(&engine) + shape.space.obsolete_bytes);
 }
 
 #[test]
@@ -143,7 +145,7 @@ fn a_reader_keeps_its_files_until_it_is_done() {
             if seen == 0 {
                 run(&*engine, Command::Compact).unwrap();
                 settle(&*engine).unwrap();
-                assert!(engine.shape().obsolete_bytes > 0);
+                assert!(engine.shape().space.obsolete_bytes > 0);
             }
             assert_eq!(model.get(key).map(|value| &value[..]), Some(value));
             seen += 1;
@@ -152,5 +154,5 @@ fn a_reader_keeps_its_files_until_it_is_done() {
         .unwrap();
     assert_eq!(seen, model.len());
     settle(&*engine).unwrap();
-    assert_eq!(engine.shape().obsolete_bytes, 0);
+    assert_eq!(engine.shape().space.obsolete_bytes, 0);
 }

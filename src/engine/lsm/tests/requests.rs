@@ -63,7 +63,7 @@ fn a_read_takes_two_requests_where_indexes_do_not_fit_into_memory() {
     let after = disk.witness();
     let per_read = (after.reads - before.reads) as f64 / READS as f64;
     let bytes = (after.read_bytes - before.read_bytes) / READS;
-    let misses = engine.shape().cache.misses;
+    let misses = engine.shape().cache.all.misses;
     assert!(per_read <= 2.0, "{per_read} requests a read, {bytes} bytes");
     assert!(per_read > 1.5, "{per_read} requests a read: the cache is too large to show anything");
     assert_eq!(misses, after.reads - before.reads, "each request is the miss of one piece");

@@ -1,6 +1,7 @@
 //! Benchmarks.
 
 use super::*;
+use crate::base::metric::Since;
 use crate::engine::lsm::table::TableMeta;
 
 /// `cargo test --release --lib lsm::tests::speed -- --ignored --nocapture`

@@ -1,6 +1,7 @@
 //! Values in the log.
 
 use super::*;
+use crate::base::metric::Since;
 
 #[test]
 fn a_released_segment_with_needed_values_is_never_used_again() {
