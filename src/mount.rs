@@ -35,8 +35,8 @@ use crate::base::text::human_size;
 use crate::control::metrics::MetricsServer;
 use crate::control::{Control, MountInfo, Parts, StatsSocket};
 use crate::disk::{
-    Access, Disk, Latch, LogFile, Metered, Opening, OsDisk, Overlay, Pool, ProcessIo, Stock, process_io,
-    process_of,
+    Access, Disk, InUse, Latch, LogFile, Metered, Opening, OsDisk, Overlay, Pool, ProcessIo, Stock,
+    process_io, process_of,
 };
 use crate::engine::{self, Command, Engine, MeteredEngine, Pending, Tier, Worker};
 use crate::fs::attribution::Process;
@@ -251,7 +251,7 @@ fn open_fs(
 ) -> fs::Result<Arc<FileSystem>> {
     let made = engine.get(&keys::superblock(), Tier::Disk)?.is_none();
     if made {
-        let identity = Identity { uuid: description.uuid, ..Identity::random() };
+        let identity = Identity { uuid: description.uuid, ..Identity::random()? };
         FileSystem::format(&**engine, &**clock, &settings.fs, identity)?;
     }
     let disk = latch.clone();
@@ -304,12 +304,10 @@ fn lock(path: &Path, opening: impl Into<Opening>) -> io::Result<Arc<OsDisk>> {
             Err(error) if error.kind() == io::ErrorKind::ResourceBusy => error,
             result => return result,
         };
-        let patience = if error.to_string().contains(CLOSING) { CLOSING_WAIT } else { BUSY_WAIT };
+        let holder = InUse::of(&error).map_or("", |in_use| &in_use.holder);
+        let patience = if holder.ends_with(CLOSING) { CLOSING_WAIT } else { BUSY_WAIT };
         if begun.elapsed() > patience {
-            return Err(io::Error::new(
-                error.kind(),
-                format!("{error}{}", in_other_namespace(&error.to_string())),
-            ));
+            return Err(io::Error::new(error.kind(), format!("{error}{}", in_other_namespace(holder))));
         }
         std::thread::sleep(Duration::from_millis(20));
     }

@@ -130,7 +130,7 @@ impl Description {
         };
         let value = |option: Setting| Some((option.name.to_string(), settings.get(option.name)?));
         let options = Settings::all().into_iter().filter(keep).filter_map(value).collect();
-        let uuid = fs::Identity::random().uuid;
+        let uuid = fs::Identity::random().map_err(|error| Error::System(error.to_string()))?.uuid;
         Ok(Description { uuid, options })
     }
 

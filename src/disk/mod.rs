@@ -38,7 +38,9 @@ pub use fault::{Fault, Faulty, Kind};
 pub use gone::Gone;
 pub use latch::{Latch, is_poisoned};
 pub use meter::{Counters, Metered, Snapshot};
-pub use os::{Access, Held, Opening, OsDisk, ProcessIo, process_io, process_of, processes, read_outside};
+pub use os::{
+    Access, Held, InUse, Opening, OsDisk, ProcessIo, process_io, process_of, processes, read_outside,
+};
 pub use overlay::Overlay;
 pub use pool::{OpenFiles, Pool};
 pub use prefix::Prefixed;

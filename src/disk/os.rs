@@ -56,6 +56,21 @@ impl From<Access> for Opening {
     }
 }
 
+/// Another process has the directory open. Stands in an [`io::Error`] of the kind `ResourceBusy`.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("in use by {holder}")]
+pub struct InUse {
+    /// What that process has written into the lock by [`OsDisk::name_holder`], or what else is known of it.
+    pub holder: String,
+}
+
+impl InUse {
+    /// What stands in `error`; `None` if that is another one.
+    pub fn of(error: &io::Error) -> Option<&InUse> {
+        error.get_ref()?.downcast_ref()
+    }
+}
+
 /// The files of one directory, whatever its name is by now.
 pub struct OsDisk {
     path: PathBuf,
@@ -68,8 +83,7 @@ pub struct OsDisk {
 impl OsDisk {
     /// Opens the directory `path` and locks it. With [`Access::Write`] it is made if missing (mode 0700).
     ///
-    /// Fails with `ResourceBusy` and a sentence that names the holder if another process has it open, and with
-    /// `PermissionDenied` and a sentence if it is others' and `any_owner` is not given.
+    /// Fails with `ResourceBusy` and an [`InUse`] if another process has it open, and with `PermissionDenied` and a sentence if it is others' and `any_owner` is not given.
     pub fn open(path: &Path, opening: impl Into<Opening>) -> io::Result<Arc<OsDisk>> {
         let Opening { access, any_owner } = opening.into();
         if access == Access::Write {
@@ -102,7 +116,7 @@ impl OsDisk {
                 } else if holder.is_empty() {
                     holder = "another process".to_string();
                 }
-                Err(io::Error::new(io::ErrorKind::ResourceBusy, format!("in use by {holder}")))
+                Err(io::Error::new(io::ErrorKind::ResourceBusy, InUse { holder }))
             }
             Err((_, error)) => Err(error.into()),
         }
@@ -164,8 +178,7 @@ impl Held {
         }
     }
 
-    /// What the last one who had it has written into its lock; fails with `ResourceBusy` and a sentence that names the holder while
-    /// somebody has it.
+    /// What the last one who had it has written into its lock; fails with `ResourceBusy` and an [`InUse`] while somebody has it.
     pub fn let_go(&self) -> io::Result<String> {
         OsDisk::lock(&self.0, Access::Read)?.map_or(Ok(String::new()), |lock| text_of(&lock))
     }

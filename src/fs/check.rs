@@ -190,7 +190,7 @@ impl FileSystem {
             checker.key(key, value);
             ControlFlow::Continue(())
         })?;
-        checker.end();
+        checker.end()?;
         if checker.superblock.is_none() {
             // Without the size of a block and the secret of names nothing else can be told.
             checker.mends.retain(|mend| mend.changes.iter().any(|(key, _)| *key == keys::superblock()));
@@ -465,8 +465,8 @@ impl Checker<'_> {
     }
 
     /// What can be said only after all keys were seen.
-    fn end(&mut self) {
-        self.end_numbers();
+    fn end(&mut self) -> Result<()> {
+        self.end_numbers()?;
         if !self.seen.get(&ROOT).is_some_and(|seen| seen.record.is_directory()) {
             self.missing.remove(&ROOT);
             let mut root = Inode::new(FileKind::Directory, 0o755, 0, 0, Time::default());
@@ -492,10 +492,11 @@ impl Checker<'_> {
             self.drop_key("count the totals anew".to_string(), keys::counter(counters::TOTAL));
             self.problem("the totals say they are right and are not".to_string());
         }
+        Ok(())
     }
 
     /// The superblock, if it is to be made or no longer true.
-    fn end_numbers(&mut self) {
+    fn end_numbers(&mut self) -> Result<()> {
         let above = self.highest_ino.saturating_add(1);
         match (&mut self.superblock, self.evidence) {
             (Some(superblock), _) if superblock.next_ino < above => {
@@ -506,7 +507,7 @@ impl Checker<'_> {
             (Some(_), _) => {}
             (None, Some(evidence)) => {
                 // Names are put under their new hashes afterwards.
-                let identity = Identity { uuid: evidence.uuid, ..Identity::random() };
+                let identity = Identity { uuid: evidence.uuid, ..Identity::random()? };
                 let superblock =
                     Superblock { next_ino: above, ..Superblock::new(evidence.block_bytes, identity) };
                 let changes = vec![(keys::superblock(), Some(superblock.encode()))];
@@ -514,6 +515,7 @@ impl Checker<'_> {
             }
             (None, None) => {}
         }
+        Ok(())
     }
 
     fn end_inode(&mut self, ino: Ino, seen: &Seen, problems: &mut Vec<String>) {

@@ -153,7 +153,7 @@ impl FileSystem {
                 return Err(Error::Engine(engine::Error::Invalid(sentence)));
             }
             None => {
-                FileSystem::format(&*engine, &*clock, &options, Identity::random())?;
+                FileSystem::format(&*engine, &*clock, &options, Identity::random()?)?;
                 let stored = engine.get(&keys::superblock(), Tier::Disk)?;
                 stored.ok_or_else(|| error::damaged("the superblock is gone after it was written"))?
             }

@@ -6,8 +6,6 @@
 //! Inode numbers are leased by the thousand: every number below the stored `next_ino` may be in use, so a crash never
 //! makes one appear twice.
 
-use std::hash::{BuildHasher, RandomState};
-
 use super::error::damaged;
 use super::keys::{self, take_u32, take_u64};
 use super::types::{FIRST_VIRTUAL, Ino, ROOT};
@@ -30,15 +28,15 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// One that nobody can foresee: the standard library seeds its hash maps from the system's randomness.
-    pub fn random() -> Identity {
-        let state = RandomState::new();
-        let [high, low, secret] = [0u8, 1, 2].map(|word| state.hash_one(word));
-        let mut uuid = (u128::from(high) << 64 | u128::from(low)).to_be_bytes();
-        // RFC 9562: version 4, variant 1.
-        uuid[6] = uuid[6] & 0x0f | 0x40;
-        uuid[8] = uuid[8] & 0x3f | 0x80;
-        Identity { uuid, secret }
+    /// One that nobody can foresee, from the system's random bytes; the uuid is one of version 4. Fails if the system has none.
+    pub fn random() -> Result<Identity> {
+        let (mut uuid, mut secret) = ([0; 16], [0; 8]);
+        for bytes in [&mut uuid[..], &mut secret[..]] {
+            getrandom::fill(bytes)
+                .map_err(|error| engine::Error::io("asking the system for random bytes", error.into()))?;
+        }
+        let uuid = uuid::Builder::from_random_bytes(uuid).into_uuid().into_bytes();
+        Ok(Identity { uuid, secret: u64::from_be_bytes(secret) })
     }
 }
 
@@ -150,7 +148,9 @@ mod tests {
     }
 
     #[test]
-    fn identities_differ() {
-        assert_ne!(Identity::random(), Identity::random());
+    fn identities_differ_and_are_uuids_of_version_4() {
+        let [one, other] = [(); 2].map(|()| Identity::random().unwrap());
+        assert!(one.uuid != other.uuid && one.secret != other.secret);
+        assert_eq!((one.uuid[6] >> 4, one.uuid[8] >> 6), (4, 2));
     }
 }

@@ -1,12 +1,11 @@
 //! The end of a daemon as `kvfs umount` sees it: waiting for it, and how it left the store.
 
-use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::{BUSY_WAIT, CLOSED, CLOSING, CLOSING_WAIT, LEFT};
 use crate::daemon::ProcessHandle;
-use crate::disk::Held;
+use crate::disk::{Held, InUse};
 
 /// How often the lock is looked at while a process is waited for.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
@@ -43,7 +42,7 @@ impl Closing {
         // A store of which we may see nothing is waited for by its process alone.
         let held = Held::find(path).ok().flatten();
         let busy = held.as_ref().and_then(|held| held.let_go().err());
-        let pid = pid.or_else(|| pid_in(&busy?.to_string()));
+        let pid = pid.or_else(|| pid_in(&InUse::of(&busy?)?.holder));
         Closing { held, process: pid.and_then(ProcessHandle::older), pid }
     }
 
@@ -66,11 +65,11 @@ impl Closing {
             };
             let busy = match held.let_go() {
                 Ok(holder) => return Closed::of(&holder),
-                Err(error) if error.kind() != io::ErrorKind::ResourceBusy => return Closed::InUse,
-                Err(error) => error.to_string(),
+                Err(error) => error,
             };
+            let Some(InUse { holder }) = InUse::of(&busy) else { return Closed::InUse };
             // Before it says that it closes the store it may be slow as well.
-            let is_closing = busy.contains(CLOSING) || self.pid.is_some() && pid_in(&busy) == self.pid;
+            let is_closing = holder.ends_with(CLOSING) || self.pid.is_some() && pid_in(holder) == self.pid;
             let patience = if is_closing { CLOSING_WAIT } else { BUSY_WAIT };
             if has_ended {
                 // Another has it by now.
