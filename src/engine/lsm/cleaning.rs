@@ -34,7 +34,7 @@ use super::merging::Merging;
 use super::table::Table;
 use super::version::{Version, View};
 use crate::disk::LEVELS;
-use crate::engine::{Class, Error, Position, Result};
+use crate::engine::{Class, Position, Result};
 
 /// A table is cleaned if this part of it is deleted.
 const PART: f64 = 1.0 / 16.0;
@@ -93,37 +93,6 @@ fn part_after(newer: &Table, horizon: Option<Position>) -> f64 {
     let span = newer.last_position.saturating_sub(newer.first_position).max(1);
     let left = newer.last_position.saturating_sub(newer.first_position.max(horizon));
     left as f64 / span as f64
-}
-
-/// What merges may be expected to do, as writers see it who find no space.
-#[derive(Default)]
-pub struct Outlook {
-    /// When it was last looked for, there was nothing to merge, or no space to.
-    pub is_idle: bool,
-    /// No merge runs that gives space back, and it was looked for one.
-    pub is_exhausted: bool,
-    /// How often something changed after which there may be more to merge.
-    changes: u64,
-}
-
-impl Outlook {
-    /// Something changed: nobody has looked since.
-    fn change(&mut self) {
-        *self = Outlook { changes: self.changes + 1, ..Outlook::default() };
-    }
-
-    /// Before it is looked for a merge: to be handed to [`Outlook::note`] after it.
-    pub fn changes(&self) -> u64 {
-        self.changes
-    }
-
-    /// What was found by one who began to look after `changes` changes; not if there was another one meanwhile, which they may not
-    /// have seen.
-    pub fn note(&mut self, changes: u64, is_idle: bool, is_exhausted: bool) {
-        if changes == self.changes {
-            (self.is_idle, self.is_exhausted) = (is_idle, is_exhausted);
-        }
-    }
 }
 
 /// A table worth cleaning.
@@ -227,7 +196,7 @@ impl LsmEngine {
         let mut cleaned = self.cleaned.lock();
         cleaned.forget_others(version);
         let above = tombstones_above(version, &cleaned, free_bytes);
-        let is_early = !self.wants_space.load(Relaxed) && !self.space.is_full();
+        let is_early = !self.shortage.is_refused() && !self.space.is_full();
         let least = if is_early { PART_EARLY } else { PART };
         let candidate = |(level, table): (usize, &Arc<Table>)| {
             let above = above.get(&table.number)?;
@@ -324,7 +293,7 @@ impl LsmEngine {
         let most_bytes = options.memtable_bytes.max(options.table_bytes) + 2 * self.log.segment_bytes();
         let owed_bytes = self.meters.merge_owed_bytes.load(Relaxed);
         // A merge that it was given up for may take more than it seemed.
-        if owed_bytes > 0 && self.is_cleaning_wanted() {
+        if owed_bytes > 0 && self.shortage.is_cleaning_wanted() {
             return;
         }
         self.space.keep_ballast(most_bytes.min(bytes / BALLAST_SHARE), owed_bytes);
@@ -332,9 +301,9 @@ impl LsmEngine {
 
     /// Notes that the disk has refused something, so that tables are cleaned; whether that is new, and merges may do it.
     pub(super) fn want_space(&self) -> bool {
-        let is_new = !self.wants_space.swap(true, Relaxed);
+        let is_new = self.shortage.note_refusal();
         if is_new {
-            self.expect_space();
+            self.shortage.expect_space();
             self.bell.ring(Class::Merge);
         }
         is_new && !self.switches.paused.load(Relaxed) && self.switches.auto_compact.load(Relaxed)
@@ -342,14 +311,14 @@ impl LsmEngine {
 
     /// Has tables cleaned although no batch was refused.
     pub(super) fn clean_unasked(&self) {
-        self.cleans_unasked.store(true, Relaxed);
-        self.expect_space();
+        self.shortage.set_unasked(true);
+        self.shortage.expect_space();
         self.bell.ring(Class::Merge);
     }
 
     /// Notes that something was deleted: where that is more than what is free, whoever deletes is told of the room, or others there need it.
     pub(super) fn note_deletes(&self) {
-        if !self.watches_deletes.load(Relaxed) && !self.watches_deletes.swap(true, Relaxed) {
+        if self.shortage.note_delete() {
             self.bell.ring(Class::Reclaim);
         }
     }
@@ -357,30 +326,17 @@ impl LsmEngine {
     /// Has a memtable flushed to which no more deletes come, if they give much back and more is deleted than is free. Whether to look
     /// again soon.
     pub(super) fn flush_last_deletes(&self) -> bool {
-        if !self.watches_deletes.swap(false, Relaxed) {
-            return false;
-        }
         let view = self.view();
         let tombstones = view.mutable.tombstones();
-        if self.seen_tombstones.swap(tombstones, Relaxed) != tombstones {
-            self.watches_deletes.store(true, Relaxed);
-            return true;
+        match self.shortage.deletes_have_ended(tombstones) {
+            None => return false,
+            Some(false) => return true,
+            Some(true) => {}
         }
         if self.deletes_in_memory(&view, true) && self.is_more_deleted_than_free(&view.version, tombstones) {
             self.rotate_now();
         }
         false
-    }
-
-    /// Whether tables are to be cleaned.
-    pub(super) fn is_cleaning_wanted(&self) -> bool {
-        self.wants_space.load(Relaxed) || self.cleans_unasked.load(Relaxed)
-    }
-
-    /// Notes that there may be something to clean that nobody has looked for yet.
-    pub(super) fn expect_space(&self) {
-        self.outlook.lock().change();
-        self.troubles.lock().merge.take_if(|trouble| matches!(trouble.error, Error::NoSpace));
     }
 
     /// Whether `tombstones` and those of tables seem to stand for more bytes than are free for new data.
@@ -418,18 +374,5 @@ mod tests {
         // A disk that does not say what is free has refused it.
         cleaned.fail(9, 100, u64::MAX);
         assert_eq!(cleaned.horizon(9, u64::MAX), Some(100));
-    }
-
-    #[test]
-    fn who_looked_before_a_change_says_nothing_of_what_came_after_it() {
-        let mut outlook = Outlook::default();
-        let before = outlook.changes();
-        outlook.change();
-        outlook.note(before, true, true);
-        assert!(!outlook.is_idle && !outlook.is_exhausted, "a flush came while it was looked");
-        outlook.note(outlook.changes(), true, true);
-        assert!(outlook.is_idle && outlook.is_exhausted);
-        outlook.change();
-        assert!(!outlook.is_idle && !outlook.is_exhausted);
     }
 }

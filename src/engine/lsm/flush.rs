@@ -12,9 +12,10 @@ use super::cleaning::RECORDS_BYTES;
 use super::cursor::MemoryCursor;
 use super::manifest::{Edit, Manifest};
 use super::memtable::Memtable;
+use super::shortage::Trouble;
 use super::table::{Origin, Shelf, Table};
 use super::value_log::{Pointer, Stored};
-use super::{LsmEngine, Task, Trouble};
+use super::{LsmEngine, Task};
 use crate::base::text::human_size;
 use crate::disk::Purpose;
 use crate::engine::{Class, Error, KeyRange, Pending, Result, Work, is_short_of_files};
@@ -67,7 +68,7 @@ impl LsmEngine {
     pub(super) fn flush_work(&self) -> Result<Pending> {
         let flushed = self.flush();
         let trouble = flushed.as_ref().err().map(|error| self.trouble(error.clone()));
-        let before = std::mem::replace(&mut self.troubles.lock().flush, trouble.clone());
+        let before = self.shortage.note_flush(trouble.clone());
         if let (Some(Trouble { error, .. }), None) = (trouble, before) {
             let what = format!("flush: {error}");
             self.journal.record(self.clock.now(), "error", vec![("what", what.into())]);
@@ -75,12 +76,12 @@ impl LsmEngine {
         match &flushed {
             Ok(_) => {
                 let position = self.flushed.load(Relaxed);
-                self.end_commands(&Ok(()), |task| matches!(task, Task::Flush(until) if *until <= position));
+                self.commands.end(&Ok(()), |task| matches!(task, Task::Flush(until) if *until <= position));
             }
             Err(error) => {
                 let waits =
                     |task: &Task| matches!(task, Task::Flush(_) | Task::Compact { is_started: false, .. });
-                self.end_commands(&Err(error.clone()), waits);
+                self.commands.end(&Err(error.clone()), waits);
             }
         }
         flushed?;

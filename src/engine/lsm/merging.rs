@@ -107,7 +107,7 @@ impl LsmEngine {
                 Err(error) => return self.fail_merge(&mut merging, None, error),
             }
         };
-        let is_thorough = is_command || self.wants_space.load(Relaxed);
+        let is_thorough = is_command || self.shortage.is_refused();
         let sparse = self.sparse_segments(&self.view().version, is_thorough).into_keys().collect();
         let mut move_value = |pointer, segment: &_| self.move_value(&sparse, pointer, segment);
         // Small tables, small steps: a merge of some of them is seen half way.
@@ -183,7 +183,7 @@ impl LsmEngine {
         id.into_iter().for_each(|id| merging.give_up(id));
         let is_aside = id.is_some() && self.set_table_aside(&error);
         if is_command || !is_aside {
-            self.end_commands(&Err(error.clone()), |task| matches!(task, Task::Compact { .. }));
+            self.commands.end(&Err(error.clone()), |task| matches!(task, Task::Compact { .. }));
         }
         let trouble = if is_aside { merging.trouble() } else { Some(error.clone()) };
         self.note_merges(trouble);
@@ -194,7 +194,7 @@ impl LsmEngine {
     /// Notes why merges cannot go on, if that is so.
     fn note_merges(&self, error: Option<Error>) {
         let trouble = error.map(|error| self.trouble(error));
-        self.troubles.lock().merge = trouble;
+        self.shortage.note_merge(trouble);
     }
 
     /// How long no merge step may begin: merges are paused, the rates are used up, or writers wait for a flush, which then has the disk for itself.
@@ -206,7 +206,7 @@ impl LsmEngine {
             return Some(wait);
         }
         // A flush that has no space waits for merges in its turn.
-        let is_flushing = !self.view().immutables.is_empty() && self.troubles.lock().flush.is_none();
+        let is_flushing = !self.view().immutables.is_empty() && !self.shortage.has_flush_trouble();
         let stalls_on_flush = self.stalls.is_waiting(Cause::Memtables) && is_flushing;
         // Where L0 slows writers down already, merges are as urgent as the flush.
         let l0_files = self.view().version.level(0).len() as u64;
@@ -238,12 +238,12 @@ impl LsmEngine {
     /// Looks for something to merge beside what runs, and notes whether there is any use in waiting for the space that merges
     /// give back.
     fn look_for_merge(&self, merging: &mut Merging) -> Result<Next> {
-        let changes = self.outlook.lock().changes();
+        let changes = self.shortage.changes();
         let next = self.next_merge(merging)?;
         let is_idle = matches!(next, Next::Nothing | Next::NoSpace) && merging.jobs.is_empty();
         // What waits for the end of a merge to be cleaned gives some back after it.
         let is_exhausted = !merging.jobs.iter().any(|job| job.frees() || job.is_halfway());
-        self.outlook.lock().note(changes, is_idle, is_exhausted);
+        self.shortage.note_look(changes, is_idle, is_exhausted);
         Ok(next)
     }
 
@@ -251,17 +251,18 @@ impl LsmEngine {
     fn next_merge(&self, merging: &mut Merging) -> Result<Next> {
         // Only read here: what is installed later is still claimed.
         let version = self.view().version.clone();
-        if self.is_compact_due() {
+        let flushed = self.flushed.load(Relaxed);
+        if self.commands.is_compact_due(flushed) {
             if !merging.jobs.is_empty() {
                 return Ok(Next::Nothing);
             }
-            let level = self.start_commands();
+            let level = self.commands.start_compact(flushed);
             let job = level.map_or_else(|| full(&version), |level| whole_level(&version, level));
             let numbers = job.iter().flat_map(|job| &job.inputs).flat_map(|(_, numbers)| numbers).copied();
             let damage = self.set_aside.why(numbers, self.clock.elapsed());
             let Some(job) = job.filter(|_| damage.is_none()) else {
                 let result = damage.map_or(Ok(()), Err);
-                self.end_commands(&result, |task| matches!(task, Task::Compact { is_started: true, .. }));
+                self.commands.end(&result, |task| matches!(task, Task::Compact { is_started: true, .. }));
                 return Ok(Next::Moved);
             };
             if self.begin(&version, job, "command", merging)? {
@@ -277,12 +278,12 @@ impl LsmEngine {
         let cursors = self.manifest.lock().state().cursors.clone();
         let mut levels = self.picture(&version);
         levels.claims = merging.claims();
-        if self.is_cleaning_wanted() {
+        if self.shortage.is_cleaning_wanted() {
             if self.begin_cleaning(&version, &levels, merging)? {
                 return Ok(Next::Started);
             }
             if merging.jobs.is_empty() {
-                self.cleans_unasked.store(false, Relaxed);
+                self.shortage.set_unasked(false);
             }
         }
         match self.policy().choose(&levels, &cursors) {
@@ -404,28 +405,6 @@ impl LsmEngine {
             ("duration_ns", (duration.as_nanos() as u64).into()),
         ];
         self.journal.record(self.clock.now(), "merge_end", fields);
-    }
-
-    /// Whether a compact command waits whose flush is done.
-    fn is_compact_due(&self) -> bool {
-        let flushed = self.flushed.load(Relaxed);
-        let is_due = |task: &Task| matches!(task, Task::Compact { position, .. } if *position <= flushed);
-        self.commands.lock().iter().any(|(task, _)| is_due(task))
-    }
-
-    /// Marks the compact commands whose flush is done and that one merge serves, the first of them and its like: the merge that
-    /// begins now serves them. The level that they ask for; `None` is everything.
-    fn start_commands(&self) -> Option<usize> {
-        let flushed = self.flushed.load(Relaxed);
-        let mut served = None;
-        for (task, _) in self.commands.lock().iter_mut() {
-            if let Task::Compact { position, level, is_started } = task
-                && *position <= flushed
-            {
-                *is_started = *served.get_or_insert(*level) == *level;
-            }
-        }
-        served.flatten()
     }
 
     /// Bytes that are free beside what merges that run may still take.
@@ -551,7 +530,7 @@ impl LsmEngine {
             let merge = merging.jobs.remove(at);
             self.record_end(&merge);
             if merge.is_command {
-                self.end_commands(&Ok(()), |task| matches!(task, Task::Compact { is_started: true, .. }));
+                self.commands.end(&Ok(()), |task| matches!(task, Task::Compact { is_started: true, .. }));
             }
         }
         Ok(())

@@ -18,12 +18,13 @@
 //!
 //! # Lock order
 //!
-//! `writer`, `flushing` or `merging`, then `manifest`, then `view`; `policy`, `commands`, `activity`, `troubles`, `retired`, `survivors`,
+//! `writer`, `flushing` or `merging`, then `manifest`, then `view`; `policy`, `activity`, `survivors`, those of `commands`, `retired` and `shortage`,
 //! `set_aside`, `cleaned` and that of the gaps are leaves. `writer` and `view` are held for memory and one log write only; `flushing`, `merging` and `manifest` are
 //! held across disk requests and taken
 //! by background work alone; `merging` not while a slice of a merge does a step.
 
 mod cleaning;
+mod commands;
 pub mod compaction;
 mod cursor;
 mod explain;
@@ -35,10 +36,12 @@ mod merge;
 mod merging;
 mod needed;
 mod report;
+mod retired;
 mod run;
 mod salvage;
 mod scan;
 mod set_aside;
+mod shortage;
 mod stall;
 mod survivors;
 mod switches;
@@ -55,7 +58,7 @@ mod read_tests;
 mod tests;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
@@ -69,13 +72,16 @@ use super::{
 };
 use crate::base::clock::Clock;
 use crate::disk::{Disk, LEVELS, Metered};
-use cleaning::{Cleaned, DELETES_AGAIN, Outlook};
+use cleaning::{Cleaned, DELETES_AGAIN};
+use commands::{Commands, Task};
 use compaction::{Policy, policy};
 use gaps::Gaps;
 use manifest::{Edit, Manifest};
 use memtable::Memtable;
 use merging::Merging;
+use retired::Retired;
 use set_aside::{Lost, SetAside};
+use shortage::Shortage;
 use stall::Pace;
 use survivors::Survivors;
 use switches::Switches;
@@ -122,31 +128,6 @@ struct Activity {
     merges: Vec<String>,
 }
 
-/// Why the last flush and the last merge could not be done, if they could not.
-#[derive(Default)]
-struct Troubles {
-    flush: Option<Trouble>,
-    merge: Option<Trouble>,
-}
-
-/// Why something could not be done.
-#[derive(Clone)]
-struct Trouble {
-    error: Error,
-    /// What was free on the disk below then, in bytes.
-    free_bytes: u64,
-}
-
-/// A command that has not ended.
-enum Task {
-    /// Ends when everything up to the position is in tables.
-    Flush(Position),
-    /// As a flush; then starts a merge and ends with it: of a level into the next, or of everything.
-    Compact { position: Position, level: Option<usize>, is_started: bool },
-    /// Reads everything.
-    Verify(Box<Verification>),
-}
-
 /// The LSM-tree.
 pub struct LsmEngine {
     clock: Arc<dyn Clock>,
@@ -165,16 +146,7 @@ pub struct LsmEngine {
     merging: Mutex<Merging>,
     /// What merges cannot read.
     set_aside: SetAside,
-    /// A batch was refused for want of space, and since then none found enough.
-    wants_space: AtomicBool,
-    /// More is deleted than is free: tables are cleaned although no batch waits for it.
-    cleans_unasked: AtomicBool,
-    /// Something was deleted since it was last looked how much.
-    watches_deletes: AtomicBool,
-    /// Tombstones of the mutable memtable, as they were then.
-    seen_tombstones: AtomicU64,
-    /// What may come of merges.
-    outlook: Mutex<Outlook>,
+    shortage: Shortage,
     /// What need not be cleaned again.
     cleaned: Mutex<Cleaned>,
     manifest: Mutex<Manifest>,
@@ -185,12 +157,9 @@ pub struct LsmEngine {
     flushed: AtomicU64,
     /// Values that collection has moved out of the log.
     survivors: Survivors,
-    /// Memtables that were flushed and may still have readers. They are freed here, never by a reader or writer: that takes
-    /// as long as a hundred thousand batches.
-    retired: Mutex<Vec<Arc<Memtable>>>,
-    commands: Mutex<Vec<(Task, Done)>>,
+    retired: Retired,
+    commands: Commands,
     activity: Mutex<Activity>,
-    troubles: Mutex<Troubles>,
     stalls: StallMeter,
     /// Where scans find only tombstones.
     gaps: Gaps,
@@ -287,21 +256,16 @@ pub fn open(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>, options: &Options) -> Re
         flushing: Mutex::default(),
         merging: Mutex::default(),
         set_aside: SetAside::default(),
-        wants_space: AtomicBool::new(false),
-        cleans_unasked: AtomicBool::new(false),
-        watches_deletes: AtomicBool::new(false),
-        seen_tombstones: AtomicU64::new(0),
-        outlook: Mutex::default(),
+        shortage: Shortage::default(),
         cleaned: Mutex::default(),
         flushed: AtomicU64::new(from),
         survivors,
         manifest: Mutex::new(manifest),
         rates: Rates::new(options),
         traffic,
-        retired: Mutex::default(),
-        commands: Mutex::default(),
+        retired: Retired::default(),
+        commands: Commands::default(),
         activity: Mutex::default(),
-        troubles: Mutex::default(),
         stalls: StallMeter::default(),
         gaps: Gaps::default(),
         meters: Meters::default(),
@@ -386,7 +350,7 @@ impl LsmEngine {
         self.assess(&mut version);
         let version = Arc::new(version);
         manifest.append(edit)?;
-        self.retired.lock().extend(flushed.cloned());
+        flushed.cloned().into_iter().for_each(|memtable| self.retired.add(memtable));
         let replaced = {
             let mut view = self.view.write();
             let is_left =
@@ -395,7 +359,7 @@ impl LsmEngine {
             let new = Arc::new(View { mutable: view.mutable.clone(), immutables, version });
             std::mem::replace(&mut *view, new)
         };
-        self.expect_space();
+        self.shortage.expect_space();
         let gone = |(_, table): &&(usize, Arc<Table>)| added.iter().all(|(_, it)| it.number != table.number);
         let gone: Vec<&Arc<Table>> = removed.iter().filter(gone).map(|(_, table)| table).collect();
         self.set_aside.forget(&gone, &self.view().version);
@@ -413,22 +377,12 @@ impl LsmEngine {
         self.options.memory_bytes_max(self.options.memtable_bytes * self.options.memtable_count_max)
     }
 
-    /// How many memtables were flushed and are not freed yet.
-    fn retired_count(&self) -> u64 {
-        self.retired.lock().len() as u64
-    }
-
-    /// Memtables that were flushed and are not freed yet.
-    fn retired_bytes(&self) -> u64 {
-        self.retired.lock().iter().map(|memtable| memtable.bytes()).sum()
-    }
-
     /// Lets the cache give way for what cannot: memtables, tables, and what is resident of those. It keeps an eighth of its share in any
     /// case: without a cache every read of a very large store would go to the disk.
     fn balance_memory(&self) {
         let options = &self.options;
         let memtables = options.memtable_bytes * options.memtable_count_max;
-        let memtables = memtables.max(self.view().memtable_bytes() + self.retired_bytes());
+        let memtables = memtables.max(self.view().memtable_bytes() + self.retired.bytes());
         let resident = self.shelf.resident_bytes();
         let room = self.memory_bytes_max().saturating_sub(memtables).min(options.cache_bytes);
         self.cache.set_bytes_max(room.saturating_sub(resident).max(room / 8));
@@ -436,26 +390,12 @@ impl LsmEngine {
 
     /// Frees the flushed memtables that nobody reads any more; whether none is left.
     fn free_retired(&self) -> bool {
-        let mut retired = self.retired.lock();
-        let unread: Vec<_> = retired.extract_if(.., |memtable| Arc::strong_count(memtable) == 1).collect();
-        let is_empty = retired.is_empty();
-        drop(retired);
-        let any = !unread.is_empty();
-        drop(unread);
+        let (any, is_empty) = self.retired.free_unread();
         if any {
             self.balance_memory();
             self.bell.ring(Class::Room);
         }
         is_empty
-    }
-
-    /// Ends the commands that `wanted` picks.
-    fn end_commands(&self, result: &Result<()>, wanted: impl Fn(&Task) -> bool) {
-        let ended: Vec<(Task, Done)> =
-            self.commands.lock().extract_if(.., |(task, _)| wanted(task)).collect();
-        for (_, done) in ended {
-            done(result.clone());
-        }
     }
 
     fn reclaim_work(&self) -> Result<Pending> {
@@ -465,24 +405,18 @@ impl LsmEngine {
         self.keep_ballast();
         self.log.reuse();
         self.survivors.reclaim();
-        let verification = {
-            let mut commands = self.commands.lock();
-            let found = commands.iter().position(|(task, _)| matches!(task, Task::Verify(_)));
-            found.map(|index| commands.remove(index))
-        };
-        match verification {
-            Some((Task::Verify(mut verification), done)) => {
-                match verification.step(&self.shelf) {
-                    Ok(false) => self.commands.lock().push((Task::Verify(verification), done)),
-                    Ok(true) => done(Ok(())),
-                    Err(error) => done(Err(error)),
-                }
-                Ok(Pending::More)
+        if let Some((mut verification, done)) = self.commands.take_verification() {
+            match verification.step(&self.shelf) {
+                Ok(false) => self.commands.add(Task::Verify(verification), done),
+                Ok(true) => done(Ok(())),
+                Err(error) => done(Err(error)),
             }
-            _ if !self.free_retired() => Ok(Pending::After(RETIRED_AGAIN)),
-            _ if self.flush_last_deletes() => Ok(Pending::After(DELETES_AGAIN)),
-            _ => Ok(Pending::Idle),
+            return Ok(Pending::More);
         }
+        if !self.free_retired() {
+            return Ok(Pending::After(RETIRED_AGAIN));
+        }
+        Ok(if self.flush_last_deletes() { Pending::After(DELETES_AGAIN) } else { Pending::Idle })
     }
 }
 
@@ -552,7 +486,7 @@ impl Engine for LsmEngine {
                 (Task::Verify(Box::new(Verification::new(&self.view().version))), Class::Reclaim)
             }
         };
-        self.commands.lock().push((task, done));
+        self.commands.add(task, done);
         self.bell.ring(Class::Flush);
         self.bell.ring(class);
     }
@@ -601,7 +535,7 @@ impl Engine for LsmEngine {
         self.keep_ballast();
         // What could not be flushed is in the log.
         self.log.sync_now()?;
-        self.end_commands(&Err(Error::Invalid("the store is closed".to_string())), |_| true);
+        self.commands.end(&Err(Error::Invalid("the store is closed".to_string())), |_| true);
         flushed
     }
 }

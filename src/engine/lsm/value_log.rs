@@ -299,7 +299,7 @@ impl LsmEngine {
     /// A merge of one table with nothing, to move its values out of the segment of which the smallest share lives; one that no merge that
     /// runs is in the way of.
     pub(super) fn collect_job(&self, version: &Version, levels: &Levels) -> Option<Job> {
-        let sparse = self.sparse_segments(version, self.wants_space.load(Relaxed));
+        let sparse = self.sparse_segments(version, self.shortage.is_refused());
         let mut sparse: Vec<(u64, Position)> =
             sparse.into_iter().map(|(start, share)| (share, start)).collect();
         sparse.sort_unstable();

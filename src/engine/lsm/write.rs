@@ -8,9 +8,10 @@ use parking_lot::MutexGuard;
 
 use super::cleaning::RECORDS_BYTES;
 use super::memtable::Memtable;
+use super::shortage::Trouble;
 use super::stall::{Load, Pace, Pressure, pressure};
 use super::version::View;
-use super::{LsmEngine, Trouble, Troubles, wal};
+use super::{LsmEngine, wal};
 use crate::disk::Purpose;
 use crate::engine::{Batch, Cause, Class, Error, Position, Result, SpaceClaim};
 
@@ -42,7 +43,7 @@ impl LsmEngine {
         let append = || self.log.append_batch(wal::FIRST_KIND, purpose, batch);
         let position = match append() {
             Err(Error::NoSpace) if self.shortens_log(&pace) => return Err(self.wait_for_space()),
-            Err(Error::NoSpace) if batch.uses_reserve && self.gives_space(&view, &self.troubles.lock()) => {
+            Err(Error::NoSpace) if batch.uses_reserve && self.gives_space(&view) => {
                 return Err(self.wait_for_space());
             }
             Err(Error::NoSpace) if batch.uses_reserve && self.space.give_ballast(log_need_bytes(batch)) => {
@@ -87,21 +88,19 @@ impl LsmEngine {
             Pressure::Stop { cause } => {
                 // Waiting is no use while the work that would end it fails: the caller gets its error.
                 self.forget_troubles();
-                let troubles = self.troubles.lock();
-                let trouble = if cause == Cause::Memtables { &troubles.flush } else { &troubles.merge };
-                match trouble.as_ref().map(|trouble| &trouble.error) {
+                let troubles = self.shortage.troubles();
+                let trouble = if cause == Cause::Memtables { troubles.flush } else { troubles.merge };
+                match trouble.map(|trouble| trouble.error) {
                     // What gives space back is only held to the space that there is.
                     Some(Error::NoSpace) if uses_reserve && cause != Cause::Memtables => return Ok(None),
                     // A merge has taken the space that the flush needs, and gives it back.
-                    Some(Error::NoSpace) if uses_reserve && self.gives_space(view, &troubles) => {
-                        (cause, true, RETRY)
-                    }
-                    Some(error) => return Err(error.clone()),
+                    Some(Error::NoSpace) if uses_reserve && self.gives_space(view) => (cause, true, RETRY),
+                    Some(error) => return Err(error),
                     None => (cause, true, RETRY),
                 }
             }
             // Nor is slowing down.
-            Pressure::Slow { .. } if self.troubles.lock().merge.is_some() => return Ok(None),
+            Pressure::Slow { .. } if self.shortage.has_merge_trouble() => return Ok(None),
             Pressure::Slow { cause, rate } => match pace.wait(self.clock.elapsed()) {
                 None => return Ok(Some(rate)),
                 Some(wait) => (cause, false, wait),
@@ -113,16 +112,13 @@ impl LsmEngine {
 
     /// What could not be done for want of space is tried again once there is more than there was: others may have given it back.
     fn forget_troubles(&self) {
-        let is_past = |trouble: &mut Trouble| {
-            matches!(trouble.error, Error::NoSpace)
-                && self.space.free_bytes() > trouble.free_bytes.saturating_add(RECORDS_BYTES)
-        };
-        let (flush, merge) = {
-            let mut troubles = self.troubles.lock();
-            (troubles.flush.take_if(is_past), troubles.merge.take_if(is_past))
-        };
-        flush.into_iter().for_each(|_| self.bell.ring(Class::Flush));
-        merge.into_iter().for_each(|_| self.bell.ring(Class::Merge));
+        let (flush, merge) = self.shortage.forget_past(self.space.free_bytes());
+        if flush {
+            self.bell.ring(Class::Flush);
+        }
+        if merge {
+            self.bell.ring(Class::Merge);
+        }
     }
 
     /// Notes what is free where something could not be done.
@@ -147,18 +143,19 @@ impl LsmEngine {
             result => result,
         };
         if !matches!(result, Err(Error::NoSpace)) {
-            if result.is_ok() && claim == SpaceClaim::Growth && self.wants_space.load(Relaxed) {
-                self.wants_space.store(false, Relaxed);
+            if result.is_ok() && claim == SpaceClaim::Growth {
+                self.shortage.note_room();
             }
             return result;
         }
         if self.shortens_log(writer) || self.brings_deletes_down(writer) {
             return Err(self.wait_for_space());
         }
-        let gives_space = self.gives_space(view, &self.troubles.lock());
+        let gives_space = self.gives_space(view);
         let is_running = self.meters.temporary_bytes.load(Relaxed) > 0;
         let fits_after = || is_running && self.space.admit(bytes, flush_bytes, SpaceClaim::Growth).is_ok();
-        let comes = || self.shelf.obsolete_bytes() > 0 || !self.outlook.lock().is_exhausted || fits_after();
+        let comes =
+            || self.shelf.obsolete_bytes() > 0 || !self.shortage.outlook().is_exhausted || fits_after();
         if gives_space && (batch.uses_reserve || comes()) {
             return Err(self.wait_for_space());
         }
@@ -181,7 +178,7 @@ impl LsmEngine {
 
     /// Whether a flush is on its way after which much can be cleaned; one begins if there is none and that is so.
     fn brings_deletes_down(&self, writer: &MutexGuard<'_, Pace>) -> bool {
-        if self.troubles.lock().flush.is_some() {
+        if self.shortage.has_flush_trouble() {
             return false;
         }
         let view = self.view();
@@ -189,7 +186,7 @@ impl LsmEngine {
             return true;
         }
         let is_worth_it = view.immutables.is_empty() && self.deletes_in_memory(&view, true);
-        if is_worth_it && self.retired_count() + 1 < self.options.memtable_count_max {
+        if is_worth_it && self.retired.count() + 1 < self.options.memtable_count_max {
             self.rotate(writer);
         }
         is_worth_it
@@ -197,7 +194,7 @@ impl LsmEngine {
 
     /// Whether a flush is on its way that lets go of whole segments of the log; one begins if there is none and it would.
     fn shortens_log(&self, writer: &MutexGuard<'_, Pace>) -> bool {
-        if self.troubles.lock().flush.is_some() {
+        if self.shortage.has_flush_trouble() {
             return false;
         }
         let view = self.view();
@@ -207,7 +204,7 @@ impl LsmEngine {
         }
         let is_worth_it = view.immutables.is_empty() && frees(&view.mutable);
         // A reader may still look at one that was flushed: then at the next try.
-        if is_worth_it && self.retired_count() + 1 < self.options.memtable_count_max {
+        if is_worth_it && self.retired.count() + 1 < self.options.memtable_count_max {
             self.rotate(writer);
         }
         is_worth_it
@@ -216,10 +213,10 @@ impl LsmEngine {
     /// Whether background work is about to give space back: files that nobody needs any more go, a memtable waits to be flushed
     /// and may be what merges need, or a merge runs. Between two merges nobody knows yet: a delete may be quicker than the one who
     /// looks for the next.
-    fn gives_space(&self, view: &View, troubles: &Troubles) -> bool {
-        let merges = !self.switches.paused.load(Relaxed) && troubles.merge.is_none();
-        let is_flushing = troubles.flush.is_none() && !view.immutables.is_empty();
-        self.shelf.obsolete_bytes() > 0 || merges && (is_flushing || !self.outlook.lock().is_idle)
+    fn gives_space(&self, view: &View) -> bool {
+        let merges = !self.switches.paused.load(Relaxed) && !self.shortage.has_merge_trouble();
+        let is_flushing = !self.shortage.has_flush_trouble() && !view.immutables.is_empty();
+        self.shelf.obsolete_bytes() > 0 || merges && (is_flushing || !self.shortage.outlook().is_idle)
     }
 
     fn wait_for_space(&self) -> Error {
@@ -246,7 +243,7 @@ impl LsmEngine {
     fn make_room(&self, writer: &MutexGuard<'_, Pace>) -> Arc<View> {
         let view = self.view();
         // A flushed one that a reader is just looking at takes its memory all the same.
-        let others = || view.immutables.len() as u64 + self.retired_count();
+        let others = || view.immutables.len() as u64 + self.retired.count();
         if self.is_due(&view.mutable) && others() + 1 < self.options.memtable_count_max {
             self.rotate(writer);
             return self.view();

@@ -368,7 +368,7 @@ fn more_than_what_is_free_comes_back_by_itself_once_it_is_deleted() {
         for number in 0..1280 {
             delete(&engine, number).unwrap();
         }
-        assert!(!engine.is_cleaning_wanted(), "{policy:?}");
+        assert!(!engine.shortage.is_cleaning_wanted(), "{policy:?}");
         for _ in 0..3 {
             settle(&*engine).unwrap();
         }
