@@ -124,21 +124,21 @@ impl LsmEngine {
         let table = self.write_table(memtable)?;
         span.end(table.bytes);
         let position = memtable.last();
-        let mut manifest = self.manifest.lock();
+        let mut change = self.versions.change();
         let edit = Edit {
             added: vec![(0, table.meta().clone())],
             log_position: Some(position),
             next_number: Some(self.shelf.next_number()),
             ..Edit::default()
         };
-        if let Err(error) = self.install(&mut manifest, &edit, &[], &[(0, table.clone())], Some(memtable)) {
+        if let Err(error) = self.install(&mut change, &edit, &[], &[(0, table.clone())], Some(memtable)) {
             // After a failed sync the edit may be durable all the same: then the file stays.
-            if !manifest.is_failed() {
+            if !change.is_failed() {
                 table.retire();
             }
             return Err(error);
         }
-        drop(manifest);
+        drop(change);
         self.meters.levels[0].in_bytes.fetch_add(table.bytes, Relaxed);
         self.meters.levels[0].write_bytes.fetch_add(table.bytes, Relaxed);
         self.flushed.store(position, Release);

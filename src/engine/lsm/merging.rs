@@ -275,7 +275,7 @@ impl LsmEngine {
         if !self.switches.auto_compact.load(Relaxed) {
             return Ok(Next::Nothing);
         }
-        let cursors = self.manifest.lock().state().cursors.clone();
+        let cursors = self.versions.cursors();
         let mut levels = self.picture(&version);
         levels.claims = merging.claims();
         if self.shortage.is_cleaning_wanted() {
@@ -452,7 +452,7 @@ impl LsmEngine {
         let added: Vec<(usize, Arc<Table>)> =
             moved.iter().map(|(_, table)| (job.into, table.clone())).collect();
         self.install(
-            &mut self.manifest.lock(),
+            &mut self.versions.change(),
             &self.edit(&moved, &added, job.cursor.as_ref()),
             &moved,
             &added,
@@ -474,7 +474,7 @@ impl LsmEngine {
     fn drop_tables(&self, version: &Version, job: &Job) -> Result<()> {
         let dropped = version.inputs(job);
         let edit = self.edit(&dropped, &[], job.cursor.as_ref());
-        self.install(&mut self.manifest.lock(), &edit, &dropped, &[], None)?;
+        self.install(&mut self.versions.change(), &edit, &dropped, &[], None)?;
         let bytes: u64 = dropped.iter().map(|(_, table)| table.bytes).sum();
         self.meters.dropped_bytes.fetch_add(bytes, Relaxed);
         let fields = vec![("files", (dropped.len() as u64).into()), ("bytes", bytes.into())];
@@ -503,11 +503,11 @@ impl LsmEngine {
         let leaving = merge.leaving(slice.number);
         let cursor = merge.job.cursor.as_ref().filter(|_| is_last);
         if is_last || !added.is_empty() || !leaving.is_empty() {
-            let mut manifest = self.manifest.lock();
+            let mut change = self.versions.change();
             let edit = self.edit(&leaving, &added, cursor);
-            if let Err(error) = self.install(&mut manifest, &edit, &leaving, &added, None) {
+            if let Err(error) = self.install(&mut change, &edit, &leaving, &added, None) {
                 // After a failed sync the edit may be durable all the same: then the files stay.
-                if !manifest.is_failed() {
+                if !change.is_failed() {
                     slice.abandon();
                 }
                 return Err(error);

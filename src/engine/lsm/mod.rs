@@ -50,6 +50,7 @@ mod throttle;
 mod value_log;
 mod verify;
 mod version;
+mod version_set;
 mod write;
 
 #[cfg(test)]
@@ -79,7 +80,6 @@ use gaps::Gaps;
 use manifest::{Edit, Manifest};
 use memtable::Memtable;
 use merging::Merging;
-use retired::Retired;
 use set_aside::{Lost, SetAside};
 use shortage::Shortage;
 use stall::Pace;
@@ -90,6 +90,7 @@ use throttle::Rates;
 use value_log::MOVED_KIND;
 use verify::Verification;
 use version::{Version, View};
+use version_set::{Change, VersionSet};
 
 pub use salvage::{is_file, salvage};
 
@@ -141,7 +142,7 @@ pub struct LsmEngine {
     switches: Switches,
     /// Held by the one who applies a batch.
     writer: Mutex<Pace>,
-    view: RwLock<Arc<View>>,
+    versions: VersionSet,
     flushing: Mutex<()>,
     merging: Mutex<Merging>,
     /// What merges cannot read.
@@ -149,7 +150,6 @@ pub struct LsmEngine {
     shortage: Shortage,
     /// What need not be cleaned again.
     cleaned: Mutex<Cleaned>,
-    manifest: Mutex<Manifest>,
     rates: Rates,
     /// What passes to the disk, for the rates.
     traffic: Arc<Metered>,
@@ -157,7 +157,6 @@ pub struct LsmEngine {
     flushed: AtomicU64,
     /// Values that collection has moved out of the log.
     survivors: Survivors,
-    retired: Retired,
     commands: Commands,
     activity: Mutex<Activity>,
     stalls: StallMeter,
@@ -252,7 +251,7 @@ pub fn open(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>, options: &Options) -> Re
         policy: RwLock::new(policy(options)),
         switches: Switches::default(),
         writer: Mutex::default(),
-        view: RwLock::new(Arc::new(view)),
+        versions: VersionSet::new(view, manifest),
         flushing: Mutex::default(),
         merging: Mutex::default(),
         set_aside: SetAside::default(),
@@ -260,10 +259,8 @@ pub fn open(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>, options: &Options) -> Re
         cleaned: Mutex::default(),
         flushed: AtomicU64::new(from),
         survivors,
-        manifest: Mutex::new(manifest),
         rates: Rates::new(options),
         traffic,
-        retired: Retired::default(),
         commands: Commands::default(),
         activity: Mutex::default(),
         stalls: StallMeter::default(),
@@ -296,21 +293,20 @@ struct Probes {
 impl LsmEngine {
     /// Everything a read needs, as it is now.
     fn view(&self) -> Arc<View> {
-        self.view.read().clone()
+        self.versions.view()
     }
 
     fn find(&self, key: &[u8], tier: Tier, probes: &mut Probes) -> Result<Option<Slot>> {
-        let version = {
-            // Memtables are asked under the lock: who waits for the disk below must keep none in memory.
-            let view = self.view.read();
+        let (known, version) = self.versions.look(|view| {
             for memtable in view.memtables().filter(|memtable| !memtable.is_empty()) {
                 probes.structures += 1;
                 if let Some(slot) = memtable.get(key) {
-                    return Ok(Some(slot));
+                    return (Some(slot), None);
                 }
             }
-            view.version.clone()
-        };
+            (None, Some(view.version.clone()))
+        });
+        let Some(version) = version else { return Ok(known) };
         let hash = hash(key);
         let access = Access::get(&self.cache, tier);
         let upper = version.level(0).iter().filter(|table| table.overlaps(key, key)).map(|table| (0, table));
@@ -334,38 +330,22 @@ impl LsmEngine {
         Ok(None)
     }
 
-    /// Makes `edit` durable and then visible: `removed` tables, which it names, go, `added` ones come, a flushed memtable goes. Costs
-    /// what it changes, not what there is.
+    /// Makes `edit` durable and then visible, see [`Change::install`], and tells those who wait for what it brings.
     fn install(
         &self,
-        manifest: &mut Manifest,
+        change: &mut Change<'_>,
         edit: &Edit,
         removed: &[(usize, Arc<Table>)],
         added: &[(usize, Arc<Table>)],
         flushed: Option<&Arc<Memtable>>,
     ) -> Result<()> {
-        // Versions change only under the manifest's lock, so this one stays the newest until it is replaced below.
-        let old = self.view().version.clone();
-        let mut version = old.edit(removed, added)?;
-        self.assess(&mut version);
-        let version = Arc::new(version);
-        manifest.append(edit)?;
-        flushed.cloned().into_iter().for_each(|memtable| self.retired.add(memtable));
-        let replaced = {
-            let mut view = self.view.write();
-            let is_left =
-                |memtable: &&Arc<Memtable>| flushed.is_none_or(|flushed| !Arc::ptr_eq(memtable, flushed));
-            let immutables = view.immutables.iter().filter(is_left).cloned().collect();
-            let new = Arc::new(View { mutable: view.mutable.clone(), immutables, version });
-            std::mem::replace(&mut *view, new)
-        };
+        let replaced = change.install(edit, removed, added, flushed, |version| self.assess(version))?;
         self.shortage.expect_space();
         let gone = |(_, table): &&(usize, Arc<Table>)| added.iter().all(|(_, it)| it.number != table.number);
         let gone: Vec<&Arc<Table>> = removed.iter().filter(gone).map(|(_, table)| table).collect();
         self.set_aside.forget(&gone, &self.view().version);
         gone.iter().for_each(|table| table.retire());
         drop(replaced);
-        drop(old);
         self.balance_memory();
         self.bell.ring(Class::Room);
         self.bell.ring(Class::Merge);
@@ -382,7 +362,7 @@ impl LsmEngine {
     fn balance_memory(&self) {
         let options = &self.options;
         let memtables = options.memtable_bytes * options.memtable_count_max;
-        let memtables = memtables.max(self.view().memtable_bytes() + self.retired.bytes());
+        let memtables = memtables.max(self.view().memtable_bytes() + self.versions.retired().bytes());
         let resident = self.shelf.resident_bytes();
         let room = self.memory_bytes_max().saturating_sub(memtables).min(options.cache_bytes);
         self.cache.set_bytes_max(room.saturating_sub(resident).max(room / 8));
@@ -390,7 +370,7 @@ impl LsmEngine {
 
     /// Frees the flushed memtables that nobody reads any more; whether none is left.
     fn free_retired(&self) -> bool {
-        let (any, is_empty) = self.retired.free_unread();
+        let (any, is_empty) = self.versions.retired().free_unread();
         if any {
             self.balance_memory();
             self.bell.ring(Class::Room);

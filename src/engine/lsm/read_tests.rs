@@ -265,7 +265,7 @@ fn a_scan_that_is_held_open_keeps_no_memtable_in_memory() {
                 let bytes: u64 = alive.iter().map(|memtable| memtable.bytes()).sum();
                 let limit = options.memtable_bytes * options.memtable_count_max + 1000;
                 assert!(bytes <= limit, "{bytes} bytes in {} memtables", alive.len());
-                assert_eq!(engine.shape().memory.memtable_bytes + engine.retired.bytes(), bytes);
+                assert_eq!(engine.shape().memory.memtable_bytes + engine.versions.retired().bytes(), bytes);
             }
             if at < KEYS { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         })

@@ -94,7 +94,7 @@ impl LsmEngine {
             variant: policy.name(),
             memory: Memory {
                 limit_bytes: self.memory_bytes_max(),
-                used_bytes: memtable_bytes + self.retired.bytes() + resident_bytes + cache.bytes,
+                used_bytes: memtable_bytes + self.versions.retired().bytes() + resident_bytes + cache.bytes,
                 resident_bytes,
                 memtable_bytes,
                 memtable_bytes_max: self.options.memtable_bytes * self.options.memtable_count_max,

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use super::LsmEngine;
 use super::compaction::{Levels, Policy, policy};
 use super::report::Totals;
-use super::version::{Owed, Version, View};
+use super::version::{Owed, Version};
 use crate::base::text::{parse_size, parse_switch};
 use crate::engine::{Class, Error, Options, Result};
 
@@ -118,7 +118,7 @@ impl LsmEngine {
     /// Lets writers go on whatever another policy left to the one in force, which has just come: what is over a limit now does not
     /// count for it, as long as it is there.
     pub(super) fn forgive(&self) {
-        self.revise(|version| {
+        self.versions.change().revise(|version| {
             version.forgiven = Owed { l0_files: u64::MAX, pending_bytes: u64::MAX };
             self.assess(version);
             let (options, owed) = (&self.options, version.forgiven);
@@ -132,17 +132,6 @@ impl LsmEngine {
 
     /// Notes in the newest version what the policy thinks of it.
     pub(super) fn reassess(&self) {
-        self.revise(|version| self.assess(version));
-    }
-
-    /// Changes what is noted in the newest version.
-    fn revise(&self, note: impl FnOnce(&mut Version)) {
-        // Versions change only under the manifest's lock.
-        let _manifest = self.manifest.lock();
-        let mut version = (*self.view().version).clone();
-        note(&mut version);
-        let mut view = self.view.write();
-        let (mutable, immutables) = (view.mutable.clone(), view.immutables.clone());
-        *view = Arc::new(View { mutable, immutables, version: Arc::new(version) });
+        self.versions.change().revise(|version| self.assess(version));
     }
 }

@@ -186,7 +186,7 @@ impl LsmEngine {
             return true;
         }
         let is_worth_it = view.immutables.is_empty() && self.deletes_in_memory(&view, true);
-        if is_worth_it && self.retired.count() + 1 < self.options.memtable_count_max {
+        if is_worth_it && self.versions.retired().count() + 1 < self.options.memtable_count_max {
             self.rotate(writer);
         }
         is_worth_it
@@ -204,7 +204,7 @@ impl LsmEngine {
         }
         let is_worth_it = view.immutables.is_empty() && frees(&view.mutable);
         // A reader may still look at one that was flushed: then at the next try.
-        if is_worth_it && self.retired.count() + 1 < self.options.memtable_count_max {
+        if is_worth_it && self.versions.retired().count() + 1 < self.options.memtable_count_max {
             self.rotate(writer);
         }
         is_worth_it
@@ -243,7 +243,7 @@ impl LsmEngine {
     fn make_room(&self, writer: &MutexGuard<'_, Pace>) -> Arc<View> {
         let view = self.view();
         // A flushed one that a reader is just looking at takes its memory all the same.
-        let others = || view.immutables.len() as u64 + self.retired.count();
+        let others = || view.immutables.len() as u64 + self.versions.retired().count();
         if self.is_due(&view.mutable) && others() + 1 < self.options.memtable_count_max {
             self.rotate(writer);
             return self.view();
@@ -253,17 +253,9 @@ impl LsmEngine {
 
     /// Makes the mutable memtable immutable, unless it is empty. The writer lock must be held.
     fn rotate(&self, _writer: &MutexGuard<'_, Pace>) {
-        {
-            let mut view = self.view.write();
-            if view.mutable.is_empty() {
-                return;
-            }
-            let mut immutables = view.immutables.clone();
-            immutables.insert(0, view.mutable.clone());
-            let mutable = Arc::new(Memtable::new(view.mutable.last()));
-            *view = Arc::new(View { mutable, immutables, version: view.version.clone() });
+        if self.versions.rotate() {
+            self.bell.ring(Class::Flush);
         }
-        self.bell.ring(Class::Flush);
     }
 
     /// Makes the mutable memtable immutable whatever its size; the position up to which a flush is then due. That is the end

@@ -336,9 +336,9 @@ fn an_edit_of_a_version_costs_what_it_changes() {
             let is_shared = old.level(level).is_shared(version.level(level));
             assert!(is_shared || is_edit && version.level(level).is_empty(), "L{level} was copied");
         }
-        let manifest = engine.manifest.lock();
+        let change = engine.versions.change();
         for (level, table) in version.tables() {
-            let written = &manifest.state().tables[&(level, table.number)];
+            let written = &change.state().tables[&(level, table.number)];
             assert!(Arc::ptr_eq(&written.values, &table.values) || table.values.is_empty());
         }
     }
