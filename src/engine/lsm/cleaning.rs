@@ -306,7 +306,7 @@ impl LsmEngine {
             self.shortage.expect_space();
             self.bell.ring(Class::Merge);
         }
-        is_new && !self.switches.paused.load(Relaxed) && self.switches.auto_compact.load(Relaxed)
+        is_new && !self.mutable_options.is_paused() && self.mutable_options.auto_compact()
     }
 
     /// Has tables cleaned although no batch was refused.

@@ -111,7 +111,8 @@ impl LsmEngine {
         let sparse = self.sparse_segments(&self.view().version, is_thorough).into_keys().collect();
         let mut move_value = |pointer, segment: &_| self.move_value(&sparse, pointer, segment);
         // Small tables, small steps: a merge of some of them is seen half way.
-        let step_bytes = self.rates.step_bytes(UNIT_BYTES.min((self.options.table_bytes / 2).max(1)));
+        let step_bytes =
+            self.mutable_options.rates().step_bytes(UNIT_BYTES.min((self.options.table_bytes / 2).max(1)));
         let stepped = slice.step(step_bytes, &mut move_value);
         let ready = match stepped {
             Ok(true) => self.make_durable(&slice).map(|()| true),
@@ -119,7 +120,7 @@ impl LsmEngine {
         };
         let mut merging = self.merging.lock();
         merging.stepping -= 1;
-        merging.throttle.charge(&self.rates, &self.traffic.snapshot(), self.clock.elapsed());
+        merging.throttle.charge(self.mutable_options.rates(), &self.traffic.snapshot(), self.clock.elapsed());
         let id = slice.job;
         let cleans = merging.jobs.iter().find(|job| job.id == id).and_then(RunningJob::cleans);
         let mut is_out_of_room = false;
@@ -199,10 +200,10 @@ impl LsmEngine {
 
     /// How long no merge step may begin: merges are paused, the rates are used up, or writers wait for a flush, which then has the disk for itself.
     fn merge_pause(&self, merging: &Merging) -> Option<Duration> {
-        if self.switches.paused.load(Relaxed) {
+        if self.mutable_options.is_paused() {
             return Some(PAUSE);
         }
-        if let Some(wait) = merging.throttle.wait(&self.rates, self.clock.elapsed()) {
+        if let Some(wait) = merging.throttle.wait(self.mutable_options.rates(), self.clock.elapsed()) {
             return Some(wait);
         }
         // A flush that has no space waits for merges in its turn.
@@ -272,7 +273,7 @@ impl LsmEngine {
             let begun = self.begin_cleaning(&version, &self.picture(&version), merging)?;
             return if begun { Ok(Next::Started) } else { Err(Error::NoSpace) };
         }
-        if !self.switches.auto_compact.load(Relaxed) {
+        if !self.mutable_options.auto_compact() {
             return Ok(Next::Nothing);
         }
         let cursors = self.versions.cursors();
@@ -558,7 +559,7 @@ impl LsmEngine {
         self.meters.merge_owed_bytes.store(jobs.iter().map(RunningJob::owed_bytes).sum(), Relaxed);
         self.meters.temporary_bytes.store(temporary_bytes, Relaxed);
         self.meters.temporary_peak_bytes.fetch_max(temporary_bytes, Relaxed);
-        let running = jobs.iter().map(|merge| merge.describe() + &self.rates.describe());
+        let running = jobs.iter().map(|merge| merge.describe() + &self.mutable_options.rates().describe());
         self.activity.lock().merges =
             running.chain(merging.waiting.clone().filter(|_| jobs.is_empty())).collect();
     }

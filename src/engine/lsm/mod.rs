@@ -18,11 +18,12 @@
 //!
 //! # Lock order
 //!
-//! `writer`, `flushing` or `merging`, then `manifest`, then `view`; `policy`, `activity`, `survivors`, those of `commands`, `retired` and `shortage`,
-//! `set_aside`, `cleaned` and that of the gaps are leaves. `writer` and `view` are held for memory and one log write only; `flushing`, `merging` and `manifest` are
+//! `writer`, `flushing` or `merging`, then a change of `versions` (the manifest), then its view; `activity`, `survivors`, those of `mutable_options`, `commands`, `retired` and `shortage`,
+//! `set_aside`, `cleaned` and that of the gaps are leaves. `writer` and the view are held for memory and one log write only; `flushing`, `merging` and the manifest are
 //! held across disk requests and taken
 //! by background work alone; `merging` not while a slice of a merge does a step.
 
+mod assessment;
 mod cleaning;
 mod commands;
 pub mod compaction;
@@ -34,6 +35,7 @@ mod manifest;
 mod memtable;
 mod merge;
 mod merging;
+mod mutable_options;
 mod needed;
 mod report;
 mod retired;
@@ -44,7 +46,6 @@ mod set_aside;
 mod shortage;
 mod stall;
 mod survivors;
-mod switches;
 mod table;
 mod throttle;
 mod value_log;
@@ -62,7 +63,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use bytes::Bytes;
-use parking_lot::{Mutex, RwLock};
+use parking_lot::Mutex;
 
 use super::cache::BlockCache;
 use super::wal::{self, Log};
@@ -75,18 +76,16 @@ use crate::base::clock::Clock;
 use crate::disk::{Disk, LEVELS, Metered};
 use cleaning::{Cleaned, DELETES_AGAIN};
 use commands::{Commands, Task};
-use compaction::{Policy, policy};
 use gaps::Gaps;
 use manifest::{Edit, Manifest};
 use memtable::Memtable;
 use merging::Merging;
+use mutable_options::MutableOptions;
 use set_aside::{Lost, SetAside};
 use shortage::Shortage;
 use stall::Pace;
 use survivors::Survivors;
-use switches::Switches;
 use table::{Access, Shelf, Table, hash, table_number};
-use throttle::Rates;
 use value_log::MOVED_KIND;
 use verify::Verification;
 use version::{Version, View};
@@ -138,8 +137,7 @@ pub struct LsmEngine {
     space: SpaceGuard,
     shelf: Arc<Shelf>,
     cache: Arc<BlockCache>,
-    policy: RwLock<Arc<dyn Policy>>,
-    switches: Switches,
+    mutable_options: MutableOptions,
     /// Held by the one who applies a batch.
     writer: Mutex<Pace>,
     versions: VersionSet,
@@ -150,7 +148,6 @@ pub struct LsmEngine {
     shortage: Shortage,
     /// What need not be cleaned again.
     cleaned: Mutex<Cleaned>,
-    rates: Rates,
     /// What passes to the disk, for the rates.
     traffic: Arc<Metered>,
     /// Everything up to here is in tables.
@@ -248,8 +245,7 @@ pub fn open(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>, options: &Options) -> Re
         space: SpaceGuard::new(disk, options.reserve_bytes, options.log_segment_bytes)?,
         shelf,
         cache: Arc::new(BlockCache::new(options.cache_bytes)),
-        policy: RwLock::new(policy(options)),
-        switches: Switches::default(),
+        mutable_options: MutableOptions::new(options),
         writer: Mutex::default(),
         versions: VersionSet::new(view, manifest),
         flushing: Mutex::default(),
@@ -259,7 +255,6 @@ pub fn open(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>, options: &Options) -> Re
         cleaned: Mutex::default(),
         flushed: AtomicU64::new(from),
         survivors,
-        rates: Rates::new(options),
         traffic,
         commands: Commands::default(),
         activity: Mutex::default(),

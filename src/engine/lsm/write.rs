@@ -214,7 +214,7 @@ impl LsmEngine {
     /// and may be what merges need, or a merge runs. Between two merges nobody knows yet: a delete may be quicker than the one who
     /// looks for the next.
     fn gives_space(&self, view: &View) -> bool {
-        let merges = !self.switches.paused.load(Relaxed) && !self.shortage.has_merge_trouble();
+        let merges = !self.mutable_options.is_paused() && !self.shortage.has_merge_trouble();
         let is_flushing = !self.shortage.has_flush_trouble() && !view.immutables.is_empty();
         self.shelf.obsolete_bytes() > 0 || merges && (is_flushing || !self.shortage.outlook().is_idle)
     }
@@ -227,7 +227,7 @@ impl LsmEngine {
 
     /// Whether a memtable is to be flushed. With `auto_flush=off` only when all that memtables may take together is used.
     fn is_due(&self, memtable: &Memtable) -> bool {
-        if self.switches.auto_flush.load(Relaxed) {
+        if self.mutable_options.auto_flush() {
             return memtable.due(&self.options).is_some();
         }
         let bytes = memtable.bytes().max(memtable.log_bytes());

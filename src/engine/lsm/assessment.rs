@@ -1,39 +1,17 @@
-//! What can be switched while the store is open: the policy, and whether work begins by itself.
+//! What the policy in force thinks of the store, noted in its newest version: what merges owe, and which limits of writers count.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use super::LsmEngine;
-use super::compaction::{Levels, Policy, policy};
+use super::compaction::{Levels, Policy};
 use super::report::Totals;
 use super::version::{Owed, Version};
-use crate::base::text::{parse_size, parse_switch};
-use crate::engine::{Class, Error, Options, Result};
-
-/// Whether work begins by itself.
-pub struct Switches {
-    /// Full memtables are flushed at once; off: only when memory is full, or by command.
-    pub auto_flush: AtomicBool,
-    /// The policy is asked, and segments of the log are emptied; off: only commands merge.
-    pub auto_compact: AtomicBool,
-    /// Merges rest, also those of commands and the one that runs.
-    pub paused: AtomicBool,
-}
-
-impl Default for Switches {
-    fn default() -> Switches {
-        Switches {
-            auto_flush: AtomicBool::new(true),
-            auto_compact: AtomicBool::new(true),
-            paused: AtomicBool::new(false),
-        }
-    }
-}
+use crate::engine::{Class, Result};
 
 impl LsmEngine {
     /// The policy in force.
     pub(super) fn policy(&self) -> Arc<dyn Policy> {
-        self.policy.read().clone()
+        self.mutable_options.policy()
     }
 
     /// Seconds since 1970.
@@ -65,9 +43,9 @@ impl LsmEngine {
 
     /// Why the limits of L0 files and pending bytes do not count now, if they do not: no merge would bring them down.
     pub(super) fn limits_off(&self, version: &Version) -> Option<String> {
-        if self.switches.paused.load(Relaxed) {
+        if self.mutable_options.is_paused() {
             Some("paused".to_string())
-        } else if !self.switches.auto_compact.load(Relaxed) {
+        } else if !self.mutable_options.auto_compact() {
             Some("auto_compact=off".to_string())
         } else if !version.lowers_l0 {
             Some(format!("policy={}", self.policy().name()))
@@ -78,25 +56,10 @@ impl LsmEngine {
 
     /// Changes a setting.
     pub(super) fn change(&self, name: &str, value: &str) -> Result<()> {
-        let invalid = |problem: String| Error::Invalid(format!("{name}={value}: {problem}"));
-        let switch = |target: &AtomicBool| -> Result<()> {
-            target.store(parse_switch(value).map_err(invalid)?, Relaxed);
-            Ok(())
-        };
-        match name {
-            "policy" => {
-                let kind = value.parse().map_err(invalid)?;
-                self.change_policy(&Options { policy: kind, ..self.options.clone() });
-            }
-            "rate" => self.rates.set_bytes(parse_size(value).map_err(invalid)?),
-            "iops" => {
-                let rate = value.parse().map_err(|_| invalid("takes a whole number".to_string()))?;
-                self.rates.set_requests(rate);
-            }
-            "auto_flush" => switch(&self.switches.auto_flush)?,
-            "auto_compact" => switch(&self.switches.auto_compact)?,
-            "paused" => switch(&self.switches.paused)?,
-            _ => return Err(Error::Invalid(format!("{name} cannot be changed while the store is mounted"))),
+        if let Some((from, to)) = self.mutable_options.set(name, value, &self.options)? {
+            // The merge that runs goes on: its result is right under any policy.
+            self.forgive();
+            self.journal.record(self.clock.now(), "policy", vec![("from", from.into()), ("to", to.into())]);
         }
         // A full memtable may be due now, writers may go on, merges may begin.
         self.make_due();
@@ -104,15 +67,6 @@ impl LsmEngine {
             self.bell.ring(class);
         }
         Ok(())
-    }
-
-    /// Puts the policy of `options` in force. The merge that runs goes on: its result is right under any policy.
-    fn change_policy(&self, options: &Options) {
-        let new = policy(options);
-        let (from, to) = (self.policy().name(), new.name());
-        *self.policy.write() = new;
-        self.forgive();
-        self.journal.record(self.clock.now(), "policy", vec![("from", from.into()), ("to", to.into())]);
     }
 
     /// Lets writers go on whatever another policy left to the one in force, which has just come: what is over a limit now does not

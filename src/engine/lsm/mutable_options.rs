@@ -1,0 +1,90 @@
+//! Options that can be changed while the store is open: the policy, the rates of merges, and whether work begins by itself.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+use parking_lot::RwLock;
+
+use super::compaction::{Policy, policy};
+use super::throttle::Rates;
+use crate::base::text::{parse_size, parse_switch};
+use crate::engine::{Error, Options, Result};
+
+/// Those options, as they are now.
+pub struct MutableOptions {
+    auto_flush: AtomicBool,
+    auto_compact: AtomicBool,
+    is_paused: AtomicBool,
+    policy: RwLock<Arc<dyn Policy>>,
+    rates: Rates,
+}
+
+impl MutableOptions {
+    /// As `options` say; work begins by itself.
+    pub fn new(options: &Options) -> MutableOptions {
+        MutableOptions {
+            auto_flush: AtomicBool::new(true),
+            auto_compact: AtomicBool::new(true),
+            is_paused: AtomicBool::new(false),
+            policy: RwLock::new(policy(options)),
+            rates: Rates::new(options),
+        }
+    }
+
+    /// Whether full memtables are flushed at once; if not, only when memory is full, or by command.
+    pub fn auto_flush(&self) -> bool {
+        self.auto_flush.load(Relaxed)
+    }
+
+    /// Whether the policy is asked, and segments of the log are emptied; if not, only commands merge.
+    pub fn auto_compact(&self) -> bool {
+        self.auto_compact.load(Relaxed)
+    }
+
+    /// Whether merges rest, also those of commands and the one that runs.
+    pub fn is_paused(&self) -> bool {
+        self.is_paused.load(Relaxed)
+    }
+
+    /// The policy in force.
+    pub fn policy(&self) -> Arc<dyn Policy> {
+        self.policy.read().clone()
+    }
+
+    /// How fast merges may go.
+    pub fn rates(&self) -> &Rates {
+        &self.rates
+    }
+
+    /// Changes `name` to `value`; the rest of `options` holds for a new policy. The names of the old and the new policy, if that was changed.
+    pub fn set(
+        &self,
+        name: &str,
+        value: &str,
+        options: &Options,
+    ) -> Result<Option<(&'static str, &'static str)>> {
+        let invalid = |problem: String| Error::Invalid(format!("{name}={value}: {problem}"));
+        let switch = |target: &AtomicBool| -> Result<()> {
+            target.store(parse_switch(value).map_err(invalid)?, Relaxed);
+            Ok(())
+        };
+        match name {
+            "policy" => {
+                let new = policy(&Options { policy: value.parse().map_err(invalid)?, ..options.clone() });
+                let to = new.name();
+                let old = std::mem::replace(&mut *self.policy.write(), new);
+                return Ok(Some((old.name(), to)));
+            }
+            "rate" => self.rates.set_bytes(parse_size(value).map_err(invalid)?),
+            "iops" => {
+                let rate = value.parse().map_err(|_| invalid("takes a whole number".to_string()))?;
+                self.rates.set_requests(rate);
+            }
+            "auto_flush" => switch(&self.auto_flush)?,
+            "auto_compact" => switch(&self.auto_compact)?,
+            "paused" => switch(&self.is_paused)?,
+            _ => return Err(Error::Invalid(format!("{name} cannot be changed while the store is mounted"))),
+        }
+        Ok(None)
+    }
+}
