@@ -22,6 +22,7 @@ mod explain;
 mod figures;
 mod files;
 mod forecast;
+mod history;
 mod json;
 pub mod metrics;
 pub mod model;
@@ -56,6 +57,7 @@ use crate::fs::types::Caller;
 use crate::fs::virtual_file::{Done, VirtualTree};
 use crate::fs::{Error, Result, Usage};
 use command::Action;
+use history::Second;
 
 /// The spans that reports show beside the totals.
 const WINDOWS: [(&str, Duration); 2] = [("10s", Duration::from_secs(10)), ("1m", Duration::from_secs(60))];
@@ -190,7 +192,7 @@ impl Control {
             Err(error) => log::debug!("looking at the store's files: {error}"),
         }
         let physical = *self.physical.lock();
-        let row = tables::history_row(self.parts.clock.now(), &sample, &(self.parts.usage)(), &physical);
+        let row = Second::of(self.parts.clock.now(), &sample, &(self.parts.usage)(), &physical).line();
         let mut history = self.history.lock();
         if history.len() == HISTORY_MAX {
             history.pop_front();
@@ -251,7 +253,7 @@ impl Control {
     /// One line a second for a quarter of an hour, as CSV with a header.
     pub fn history(&self) -> String {
         let rows = self.history.lock();
-        std::iter::once(tables::HISTORY_HEAD).chain(rows.iter().map(String::as_str)).collect()
+        history::head() + &rows.iter().map(String::as_str).collect::<String>()
     }
 
     /// The newest events as JSON lines.

@@ -1,4 +1,4 @@
-//! Files for programs: operations, history, events, and the picture of the tables.
+//! Files for programs: operations, events, and the picture of the tables.
 
 use std::fmt::Write;
 use std::time::SystemTime;
@@ -6,11 +6,9 @@ use std::time::SystemTime;
 use serde_json::{Map, Value, json};
 
 use super::figures::timestamp;
-use super::stats::{Physical, Report, Sample};
+use super::stats::Report;
 use crate::base::journal::{Event, Field};
-use crate::base::metric::ratio;
 use crate::engine::Engine;
-use crate::fs::Usage;
 use crate::fs::meter::Op;
 
 /// Operations that occurred, with what their batches asked of the engine; latencies in microseconds.
@@ -47,51 +45,6 @@ pub(super) fn operations(report: &Report) -> String {
         );
     }
     text
-}
-
-/// The first line of the history.
-pub(super) const HISTORY_HEAD: &str = "time_ms,uptime_ms,app_write_bytes,app_read_bytes,kv_write_bytes,disk_write_bytes,\
-disk_read_bytes,log_write_bytes,compaction_write_bytes,physical_bytes,live_bytes,l0_files,pending_compaction_bytes,\
-durability_debt_bytes,dirty_bytes,unsynced_bytes,tombstones,stall_seconds,cache_hits,cache_misses,write_amp,\
-engine_write_amp,space_amp,debt_cpu_seconds\n";
-
-/// One line of the history: counters since the mount, debts as they are now, ratios since the mount.
-pub(super) fn history_row(time: SystemTime, sample: &Sample, usage: &Usage, physical: &Physical) -> String {
-    let shape = &sample.shape;
-    let millis = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
-    let debt: f64 = super::forecast::debt(sample).iter().map(|row| row.debt_bytes).sum();
-    let waited = shape.stalls.seconds();
-    let live = usage.stored_bytes + usage.record_bytes;
-    let counts = [
-        millis,
-        sample.elapsed.as_millis() as u64,
-        sample.app_write_bytes(),
-        sample.app_read_bytes(),
-        sample.kv_write_bytes(),
-        sample.disk_write_bytes(),
-        sample.disk_read_bytes(),
-        sample.log_write_bytes(),
-        sample.compaction().write_bytes,
-        physical.bytes,
-        live,
-        shape.debt.l0_files,
-        shape.debt.pending_compaction_bytes,
-        debt as u64,
-        shape.debt.dirty_bytes,
-        shape.debt.unsynced_bytes,
-        shape.debt.tombstones,
-    ];
-    let mut row: Vec<String> = counts.iter().map(u64::to_string).collect();
-    row.push(format!("{waited:.3}"));
-    row.extend([shape.cache.all.hits, shape.cache.all.misses].map(|count| count.to_string()));
-    // An empty field is what readers of CSV take for missing.
-    let amps = [sample.write_amp(), sample.engine_write_amp(), ratio(physical.bytes, live)];
-    let cpu_seconds = super::forecast::cpu_seconds(sample, debt);
-    row.extend(amps.into_iter().chain([cpu_seconds]).map(|figure| match figure {
-        Some(figure) => format!("{figure:.4}"),
-        None => String::new(),
-    }));
-    row.join(",") + "\n"
 }
 
 /// Events as JSON lines, oldest first.
