@@ -33,6 +33,14 @@ pub fn set<T>(fields: &[Field<T>], target: &mut T, name: &str, value: &str) -> O
     Some((field.set)(target, value).map_err(|problem| format!("option {name}={value}: {problem}")))
 }
 
+/// All of `items` as an array; only for constants, whose length is that of the array.
+pub const fn array<T: Copy, const N: usize>(items: &[T]) -> [T; N] {
+    match items.first_chunk() {
+        Some(array) if items.len() == N => *array,
+        _ => panic!("an array is as long as its items are many"),
+    }
+}
+
 /// Parses `64M`, `4096`, `1G`: bytes.
 pub fn parse_size(text: &str) -> Result<u64, String> {
     let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());

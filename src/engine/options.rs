@@ -7,7 +7,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use crate::base::text::{
-    Field, When, exact_duration, exact_size, parse_duration, parse_size, parse_switch, switch,
+    Field, When, array, exact_duration, exact_size, parse_duration, parse_size, parse_switch, switch,
 };
 use crate::disk::LEVELS;
 pub use fields::FIELDS;
@@ -27,8 +27,56 @@ const BASE_MEMTABLES: u64 = 4;
 /// Most memtables.
 const MEMTABLES_MAX: u64 = 1024;
 
+/// Makes an enum of words: all of them, each one's name in options and reports, and the value of an option.
+macro_rules! words {
+    ($name:ident) => {
+        impl $name {
+            /// Every one, in the order of reports.
+            pub const ALL: [$name; <$name as strum::VariantArray>::VARIANTS.len()] =
+                array(<$name as strum::VariantArray>::VARIANTS);
+
+            /// Its name in options and reports.
+            pub fn name(self) -> &'static str {
+                self.into()
+            }
+
+            /// The one of this name; the error says which there are.
+            pub fn parse(text: &str) -> Result<$name, String> {
+                text.parse().map_err(|_| {
+                    format!("takes {}", one_of(&$name::ALL.iter().map(|it| it.name()).collect::<Vec<_>>()))
+                })
+            }
+        }
+    };
+}
+
+/// Names with commas and an "or" between them.
+fn one_of(names: &[&str]) -> String {
+    match names {
+        [others @ .., last] if !others.is_empty() => format!("{} or {last}", others.join(", ")),
+        names => names.concat(),
+    }
+}
+
+words!(Kind);
+words!(Compression);
+words!(PolicyKind);
+words!(Torn);
+
 /// Which engine.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    Hash,
+    strum::Display,
+    strum::EnumString,
+    strum::IntoStaticStr,
+    strum::VariantArray,
+)]
+#[strum(serialize_all = "lowercase")]
 pub enum Kind {
     /// The LSM-tree.
     Lsm,
@@ -36,28 +84,6 @@ pub enum Kind {
     Btree,
     /// A map in memory: nothing is kept. The model of the tests, and a baseline to measure the rest of the way.
     Mem,
-}
-
-impl fmt::Display for Kind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Kind::Lsm => "lsm",
-            Kind::Btree => "btree",
-            Kind::Mem => "mem",
-        })
-    }
-}
-
-impl FromStr for Kind {
-    type Err = String;
-    fn from_str(text: &str) -> Result<Kind, String> {
-        match text {
-            "lsm" => Ok(Kind::Lsm),
-            "btree" => Ok(Kind::Btree),
-            "mem" => Ok(Kind::Mem),
-            _ => Err("takes lsm, btree or mem".to_string()),
-        }
-    }
 }
 
 /// When batches become durable without being asked. An fsync is honoured in every mode.
@@ -97,7 +123,18 @@ impl FromStr for Sync {
 }
 
 /// How blocks of tables are compressed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    strum::Display,
+    strum::EnumString,
+    strum::IntoStaticStr,
+    strum::VariantArray,
+)]
+#[strum(serialize_all = "lowercase")]
 pub enum Compression {
     /// Not at all.
     None,
@@ -105,28 +142,6 @@ pub enum Compression {
     Lz4,
     /// Zstandard, level 1: several times the time of LZ4, and more saved.
     Zstd,
-}
-
-impl fmt::Display for Compression {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Compression::None => "none",
-            Compression::Lz4 => "lz4",
-            Compression::Zstd => "zstd",
-        })
-    }
-}
-
-impl FromStr for Compression {
-    type Err = String;
-    fn from_str(text: &str) -> Result<Compression, String> {
-        match text {
-            "none" => Ok(Compression::None),
-            "lz4" => Ok(Compression::Lz4),
-            "zstd" => Ok(Compression::Zstd),
-            _ => Err("takes none, lz4 or zstd".to_string()),
-        }
-    }
 }
 
 /// How blocks of tables are compressed, level by level. As text the levels from L0 on with a colon between; the last one holds for
@@ -159,7 +174,7 @@ impl fmt::Display for LevelCompression {
 impl FromStr for LevelCompression {
     type Err = String;
     fn from_str(text: &str) -> Result<LevelCompression, String> {
-        let named = text.split(':').map(Compression::from_str).collect::<Result<Vec<_>, _>>();
+        let named = text.split(':').map(Compression::parse).collect::<Result<Vec<_>, _>>();
         let named = named.ok().filter(|named| (1..=LEVELS).contains(&named.len())).ok_or_else(|| {
             format!("takes none, lz4 or zstd, or those of up to {LEVELS} levels from L0 on: none:lz4:zstd")
         })?;
@@ -168,7 +183,18 @@ impl FromStr for LevelCompression {
 }
 
 /// LSM: how sorted runs are merged.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    strum::Display,
+    strum::EnumString,
+    strum::IntoStaticStr,
+    strum::VariantArray,
+)]
+#[strum(serialize_all = "kebab-case")]
 pub enum PolicyKind {
     /// Levels of growing size, each one sorted run.
     Leveled,
@@ -182,33 +208,19 @@ pub enum PolicyKind {
     Eager,
 }
 
-impl PolicyKind {
-    /// Every policy, in the order of reports.
-    pub const ALL: [PolicyKind; 5] =
-        [PolicyKind::Leveled, PolicyKind::Tiered, PolicyKind::TimeWindow, PolicyKind::Log, PolicyKind::Eager];
-
-    /// Its name in options and reports.
-    pub fn name(self) -> &'static str {
-        match self {
-            PolicyKind::Leveled => "leveled",
-            PolicyKind::Tiered => "tiered",
-            PolicyKind::TimeWindow => "time-window",
-            PolicyKind::Log => "log",
-            PolicyKind::Eager => "eager",
-        }
-    }
-}
-
-impl FromStr for PolicyKind {
-    type Err = String;
-    fn from_str(text: &str) -> Result<PolicyKind, String> {
-        let found = PolicyKind::ALL.into_iter().find(|policy| policy.name() == text);
-        found.ok_or_else(|| "takes leveled, tiered, time-window, log or eager".to_string())
-    }
-}
-
 /// B-tree: where the copy of a page lies that repairs it when writing it in its place was cut off.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    strum::Display,
+    strum::EnumString,
+    strum::IntoStaticStr,
+    strum::VariantArray,
+)]
+#[strum(serialize_all = "lowercase")]
 pub enum Torn {
     /// In the log: every changed page of every batch, as a whole. The dearest; there to compare with.
     Image,
@@ -216,27 +228,6 @@ pub enum Torn {
     DoubleWrite,
     /// In the log: every page that a checkpoint overwrites, once; changes between are logical records.
     Delta,
-}
-
-impl Torn {
-    /// Its name in options and reports.
-    pub fn name(self) -> &'static str {
-        match self {
-            Torn::Image => "image",
-            Torn::DoubleWrite => "doublewrite",
-            Torn::Delta => "delta",
-        }
-    }
-}
-
-impl FromStr for Torn {
-    type Err = String;
-    fn from_str(text: &str) -> Result<Torn, String> {
-        [Torn::Image, Torn::DoubleWrite, Torn::Delta]
-            .into_iter()
-            .find(|torn| torn.name() == text)
-            .ok_or_else(|| "takes image, doublewrite or delta".to_string())
-    }
 }
 
 /// Settings of all engines; each reads its own.

@@ -176,10 +176,7 @@ macro_rules! labels {
         impl $name {
             /// Every one, in the order of reports.
             pub const ALL: [$name; <$name as strum::VariantArray>::VARIANTS.len()] =
-                match <$name as strum::VariantArray>::VARIANTS.first_chunk() {
-                    Some(all) => *all,
-                    None => panic!("an array is as long as it is"),
-                };
+                $crate::base::text::array(<$name as strum::VariantArray>::VARIANTS);
 
             /// Its name in reports.
             pub fn name(self) -> &'static str {

@@ -8,7 +8,7 @@ use parking_lot::RwLock;
 use super::compaction::{Policy, policy};
 use super::throttle::Rates;
 use crate::base::text::{parse_size, parse_switch};
-use crate::engine::{Error, Options, Result};
+use crate::engine::{Error, Options, PolicyKind, Result};
 
 /// Those options, as they are now.
 pub struct MutableOptions {
@@ -70,7 +70,10 @@ impl MutableOptions {
         };
         match name {
             "policy" => {
-                let new = policy(&Options { policy: value.parse().map_err(invalid)?, ..options.clone() });
+                let new = policy(&Options {
+                    policy: PolicyKind::parse(value).map_err(invalid)?,
+                    ..options.clone()
+                });
                 let to = new.name();
                 let old = std::mem::replace(&mut *self.policy.write(), new);
                 return Ok(Some((old.name(), to)));

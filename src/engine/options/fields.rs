@@ -51,7 +51,7 @@ pub const FIELDS: &[Field<Options>] = &[
         when: When::Format,
         help: "lsm: LSM-tree, leveled compaction; btree: B-tree; mem: nothing is kept (a baseline). Default lsm.",
         set: |options, text| {
-            options.kind = text.parse()?;
+            options.kind = Kind::parse(text)?;
             Ok(())
         },
         get: |options| options.kind.to_string(),
@@ -170,7 +170,7 @@ pub const FIELDS: &[Field<Options>] = &[
         when: When::Mount,
         help: "LSM: the same for the lowest level; same for as the others. Default same.",
         set: |options, text| {
-            options.compression_bottom = if text == "same" { None } else { Some(text.parse()?) };
+            options.compression_bottom = if text == "same" { None } else { Some(Compression::parse(text)?) };
             Ok(())
         },
         get: |options| options.compression_bottom.map_or("same".to_string(), |it| it.to_string()),
@@ -190,7 +190,7 @@ pub const FIELDS: &[Field<Options>] = &[
         when: When::Mount,
         help: "LSM: leveled, tiered, time-window, log (never merges) or eager (one run). Default leveled.",
         set: |options, text| {
-            options.policy = text.parse()?;
+            options.policy = PolicyKind::parse(text)?;
             Ok(())
         },
         get: |options| options.policy.name().to_string(),
@@ -261,7 +261,7 @@ pub const FIELDS: &[Field<Options>] = &[
         when: When::Mount,
         help: "B-tree: what repairs a torn page: image (of every change), doublewrite, delta. Default delta.",
         set: |options, text| {
-            options.torn = text.parse()?;
+            options.torn = Torn::parse(text)?;
             Ok(())
         },
         get: |options| options.torn.name().to_string(),
