@@ -12,7 +12,7 @@ in this order: cargo fmt, clippy with warnings as errors, unit, model and crash 
 both engines, cargo doc, shellcheck if it is installed. A step that fails does not stop the next one.
 
   --long   also the tests marked as long, more rounds (KVFS_TEST_LONG=1) and, as root, tests/external/, two scripts at a
-           time: about three hours on two cores
+           time: an hour and three quarters on two cores
 
 Real mounts need /dev/fuse. Without it they say so and pass, unless CI=true: then they fail.
 TEXT
