@@ -12,10 +12,12 @@ use std::ops::ControlFlow;
 
 use bytes::Bytes;
 
+use super::draft::Draft;
 use super::handles::InodeState;
 use super::inode::Inode;
 use super::keys::{self, Key};
-use super::orphans::{Draft, INLINE_BLOCKS, Range, Ranges};
+use super::orphans::INLINE_BLOCKS;
+use super::ranges::{Range, Ranges};
 use super::types::Ino;
 use super::{FileSystem, Result};
 use crate::engine::{Batch, Tier};

@@ -23,7 +23,7 @@ use super::dirent::Dirent;
 use super::inode::{HAS_CAPABILITY, HAS_PENDING, HAS_XATTRS, Inode};
 use super::keys::{self, Key, name_hash};
 use super::ops::CAPABILITY;
-use super::orphans::Range;
+use super::ranges::Range;
 use super::superblock::{Identity, Superblock};
 use super::types::{FIRST_VIRTUAL, FileKind, Ino, NAME_BYTES_MAX, ROOT, SIZE_MAX, Time};
 use super::{Error, FileSystem, Result};

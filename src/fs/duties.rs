@@ -4,8 +4,8 @@
 //! table which answers have to wait for a sync. `tests/fs/duties.rs` performs every operation and holds it to its row,
 //! `tests/mount/duties.rs` does so through the kernel, beside the host's own filesystem.
 
+use super::draft::Draft;
 use super::meter::Op;
-use super::orphans::Draft;
 use super::types::Ino;
 use super::{FileSystem, Result};
 use crate::engine::{Batch, Tier};

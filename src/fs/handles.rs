@@ -18,7 +18,7 @@ use parking_lot::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use super::attribution::TopName;
 use super::inode::{HAS_PENDING, Inode};
 use super::locks::{PATIENCE, would_block};
-use super::orphans::Ranges;
+use super::ranges::Ranges;
 use super::types::{FileKind, Ino, ROOT};
 use super::{Error, FileSystem, Result, keys};
 use crate::engine::{Batch, Tier};

@@ -19,150 +19,20 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use parking_lot::Mutex;
 
 use super::counters::Change;
-use super::error::damaged;
+use super::draft::Draft;
 use super::handles::{InodeCell, InodeState};
-use super::inode::{HAS_PENDING, HAS_XATTRS, Inode};
-use super::keys::{self, Key, take_u64};
+use super::inode::HAS_XATTRS;
+use super::keys::{self, Key};
+use super::ranges::{Range, Ranges};
 use super::types::Ino;
 use super::{Error, FileSystem, Result};
-use crate::engine::{Batch, Class, Engine, Tier};
+use crate::engine::{Batch, Class, Tier};
 use crate::fs::meter::Op;
 
 /// Blocks that a call deletes itself; more are left to reclaim.
 pub(super) const INLINE_BLOCKS: u64 = 64;
 /// Blocks that one unit of reclaim deletes.
 const UNIT_BLOCKS: u64 = 1000;
-
-/// Blocks `from..to` that are still to be deleted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Range {
-    pub from: u64,
-    pub to: u64,
-    pub bytes: u64,
-}
-
-impl Range {
-    fn encode(self) -> Vec<u8> {
-        [self.to.to_be_bytes(), self.bytes.to_be_bytes()].concat()
-    }
-
-    /// Reads the value of a reclaim record whose key says `from`.
-    pub fn decode(from: u64, bytes: &[u8]) -> Result<Range> {
-        let mut source = bytes;
-        let parse =
-            |source: &mut &[u8]| Some(Range { from, to: take_u64(source)?, bytes: take_u64(source)? });
-        parse(&mut source)
-            .filter(|range| source.is_empty() && range.from < range.to)
-            .ok_or_else(|| damaged("a reclaim record does not parse"))
-    }
-
-    /// What is left after blocks before `next` are gone, in proportion.
-    fn after(self, next: u64) -> Range {
-        let share = u128::from(self.bytes) * u128::from(self.to - next) / u128::from(self.to - self.from);
-        Range { from: next, bytes: share as u64, ..self }
-    }
-
-    /// What lies before `end`, in proportion.
-    fn before(self, end: u64) -> Range {
-        Range { to: end, bytes: self.bytes - self.after(end).bytes, ..self }
-    }
-}
-
-/// Ranges of one epoch of a file: ascending, apart from each other.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Ranges(Vec<Range>);
-
-impl Ranges {
-    /// Reads those of an epoch.
-    pub fn load(engine: &dyn Engine, ino: Ino, epoch: u32, tier: Tier) -> Result<Ranges> {
-        let mut ranges = Vec::new();
-        let mut problem = None;
-        engine.scan(keys::reclaims_of(ino, epoch).range(), tier, &mut |key, value| {
-            let Some(Key::Reclaim { from, .. }) = keys::parse(key) else { return ControlFlow::Break(()) };
-            match Range::decode(from, value) {
-                Ok(range) => ranges.push(range),
-                Err(error) => problem = Some(error),
-            }
-            ControlFlow::Continue(())
-        })?;
-        problem.map_or(Ok(Ranges(ranges)), Err)
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    pub fn contains(&self, block: u64) -> bool {
-        let index = self.0.partition_point(|range| range.to <= block);
-        self.0.get(index).is_some_and(|range| range.from <= block)
-    }
-
-    /// The end of the last range.
-    pub fn end(&self) -> u64 {
-        self.0.last().map_or(0, |range| range.to)
-    }
-
-    /// What is believed to lie in all of them.
-    pub fn bytes(&self) -> u64 {
-        self.0.iter().map(|range| range.bytes).sum()
-    }
-
-    /// Adds a range, joining what touches.
-    pub fn add(&mut self, mut added: Range) {
-        self.0.retain(|range| {
-            let touches = range.from <= added.to && added.from <= range.to;
-            if touches {
-                added.from = added.from.min(range.from);
-                added.to = added.to.max(range.to);
-                added.bytes += range.bytes;
-            }
-            !touches
-        });
-        let index = self.0.partition_point(|range| range.from < added.from);
-        self.0.insert(index, added);
-    }
-
-    /// Takes `from..to` out.
-    pub fn cut(&mut self, from: u64, to: u64) {
-        if self.0.is_empty() {
-            return;
-        }
-        let parts = self.0.drain(..).flat_map(|range| {
-            if range.to <= from || to <= range.from {
-                return [Some(range), None];
-            }
-            let before = (range.from < from).then(|| range.before(from));
-            let after = (to < range.to).then(|| range.after(to));
-            [before, after]
-        });
-        self.0 = parts.flatten().collect();
-    }
-
-    /// Adds to `batch` what turns the stored `old` into `self`.
-    fn write_difference(&self, old: &Ranges, ino: Ino, epoch: u32, batch: &mut Batch) {
-        for range in old.0.iter().filter(|range| !self.0.iter().any(|kept| kept.from == range.from)) {
-            batch.delete(keys::reclaim(ino, epoch, range.from));
-        }
-        for range in self.0.iter().filter(|range| !old.0.contains(range)) {
-            batch.put(keys::reclaim(ino, epoch, range.from), range.encode());
-        }
-    }
-}
-
-/// A change of one inode in the making; nothing of it shows before [`FileSystem::commit`].
-pub(super) struct Draft {
-    pub record: Inode,
-    /// Ranges of the epoch that the inode *had*; if the draft starts a new one, they are no longer its own.
-    pub pending: Ranges,
-    /// Growth of the inode's extended attributes, keys and values.
-    pub xattr_bytes: i64,
-}
-
-impl Draft {
-    pub fn of(state: &InodeState) -> Draft {
-        Draft { record: state.record.clone(), pending: state.pending.clone(), xattr_bytes: 0 }
-    }
-}
 
 /// Deletes that wait, in memory.
 #[derive(Default)]
@@ -232,13 +102,13 @@ impl Orphans {
     }
 
     /// The ranges of an epoch changed from `old` to `new`.
-    fn changed(&self, ino: Ino, epoch: u32, old: &Ranges, new: &Ranges) {
+    pub fn changed(&self, ino: Ino, epoch: u32, old: &Ranges, new: &Ranges) {
         if old == new {
             return;
         }
         self.pending_bytes.fetch_add(new.bytes().wrapping_sub(old.bytes()), Relaxed);
         let mut queue = self.ranges.lock();
-        let fresh = new.0.iter().filter(|range| !old.0.iter().any(|known| known.from == range.from));
+        let fresh = new.iter().filter(|range| !old.iter().any(|known| known.from == range.from));
         queue.extend(fresh.map(|range| (ino, epoch, range.from)));
         self.gives_space.fetch_or(!queue.is_empty(), Relaxed);
         drop(queue);
@@ -247,38 +117,6 @@ impl Orphans {
 }
 
 impl FileSystem {
-    /// Applies `batch` with everything that turns the locked `state` of `cell` into `draft`, and then makes it so in
-    /// memory. `put` is whether the record must be stored now; if not, only its times may differ, and they wait.
-    pub(super) fn commit(
-        &self,
-        cell: &Arc<InodeCell>,
-        state: &mut InodeState,
-        mut batch: Batch,
-        mut draft: Draft,
-        put: bool,
-        tier: Tier,
-    ) -> Result<()> {
-        let epoch = state.record.epoch;
-        let kept = draft.record.epoch == epoch;
-        draft.pending.write_difference(&state.pending, cell.ino, epoch, &mut batch);
-        draft.record.set(HAS_PENDING, kept && !draft.pending.is_empty());
-        if put {
-            batch.put(keys::inode(cell.ino), draft.record.encode());
-        }
-        self.apply(&mut batch, tier)?;
-        let change = Change::between(&state.record, &draft.record);
-        self.counters.add(change.plus(Change::records(draft.xattr_bytes)));
-        self.orphans.changed(cell.ino, epoch, &state.pending, &draft.pending);
-        state.record = draft.record;
-        state.pending = if kept { draft.pending } else { Ranges::default() };
-        if put {
-            state.deferred = None;
-        } else {
-            self.defer(cell, state);
-        }
-        Ok(())
-    }
-
     /// Adds to `batch` the deletion of an inode with all it has. Returns its ranges afterwards.
     pub(super) fn bury(
         &self,
@@ -448,41 +286,5 @@ impl FileSystem {
             }
         }
         Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn range(from: u64, to: u64) -> Range {
-        Range { from, to, bytes: to - from }
-    }
-
-    #[test]
-    fn ranges_join_and_split() {
-        let mut ranges = Ranges::default();
-        ranges.add(range(10, 20));
-        ranges.add(range(30, 40));
-        ranges.add(range(5, 8));
-        assert_eq!(ranges.0, [range(5, 8), range(10, 20), range(30, 40)]);
-        ranges.add(range(20, 30));
-        assert_eq!(ranges.0, [range(5, 8), range(10, 40)]);
-        ranges.cut(12, 14);
-        ranges.cut(0, 6);
-        ranges.cut(39, 50);
-        assert_eq!(ranges.0, [range(6, 8), range(10, 12), range(14, 39)]);
-        let inside: Vec<u64> = (0..50).filter(|&block| ranges.contains(block)).collect();
-        let expected: Vec<u64> = (6..8).chain(10..12).chain(14..39).collect();
-        assert_eq!((inside, ranges.bytes(), ranges.end()), (expected, 29, 39));
-    }
-
-    #[test]
-    fn golden_bytes_and_every_cut_is_refused() {
-        let bytes = range(3, 5).encode();
-        assert_eq!(bytes, b"\0\0\0\0\0\0\0\x05\0\0\0\0\0\0\0\x02");
-        assert_eq!(Range::decode(3, &bytes).unwrap(), range(3, 5));
-        assert!((0..bytes.len()).all(|cut| Range::decode(3, &bytes[..cut]).is_err()));
-        assert!(Range::decode(5, &bytes).is_err());
     }
 }

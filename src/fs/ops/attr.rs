@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use crate::engine::{Batch, Tier};
+use crate::fs::draft::Draft;
 use crate::fs::handles::{InodeCell, InodeState};
 use crate::fs::inode::HAS_CAPABILITY;
 use crate::fs::meter::Op;
-use crate::fs::orphans::Draft;
 use crate::fs::types::{Attributes, Caller, Ino, SIZE_MAX, SetAttributes, SetTime, Time};
 use crate::fs::{Atime, Error, FileSystem, Result, acl, keys};
 

@@ -5,11 +5,11 @@ use std::ops::ControlFlow;
 use bytes::Bytes;
 
 use crate::engine::{Batch, Tier};
+use crate::fs::draft::Draft;
 use crate::fs::handles::InodeState;
 use crate::fs::inode::Inode;
 use crate::fs::locks::Locked;
 use crate::fs::meter::Op;
-use crate::fs::orphans::Draft;
 use crate::fs::types::{Caller, Ino, SIZE_MAX};
 use crate::fs::{Error, FileSystem, Result};
 

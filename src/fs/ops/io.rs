@@ -6,10 +6,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::engine::{self, Batch, Tier};
+use crate::fs::draft::Draft;
 use crate::fs::handles::{InodeCell, InodeState};
 use crate::fs::inode::HAS_CAPABILITY;
 use crate::fs::meter::Op;
-use crate::fs::orphans::Draft;
 use crate::fs::types::{Caller, FileKind, Ino, SIZE_MAX};
 use crate::fs::{Error, FileSystem, Result};
 
