@@ -522,7 +522,7 @@ fn serve_fs(fs: &FileSystem, stop: &Stop) {
             Ok(Pending::More) => Duration::ZERO,
             Ok(Pending::Idle) => IDLE,
             Ok(Pending::After(pause)) => pause.min(IDLE),
-            Err(fs::Error::Engine(engine::Error::Busy { retry_after, .. })) => retry_after.min(IDLE),
+            Err(fs::Error::Busy { retry_after, .. }) => retry_after.min(IDLE),
             Err(error) => {
                 // One line an error, not one a try.
                 let text = error.to_string();

@@ -11,7 +11,7 @@ use kvfs::base::clock::ManualClock;
 use kvfs::base::prng::Prng;
 use kvfs::control::{self, Control, MountInfo, Parts};
 use kvfs::disk::{Disk, Fault, Faulty, Kind as Request, Latch, Metered, OpenFiles, Purpose, SimDisk, Space};
-use kvfs::engine::{self, Class, Engine, Error as EngineError, Kind, MeteredEngine, Options, Tier};
+use kvfs::engine::{self, Class, Engine, Kind, MeteredEngine, Options, Tier};
 use kvfs::fs::meter::Op;
 use kvfs::fs::types::{Caller, NewNode, ROOT};
 use kvfs::fs::{Error, FileSystem, Result, keys};
@@ -114,7 +114,7 @@ impl Mounted {
     fn ask<T>(&self, call: impl Fn() -> Result<T>) -> Result<T> {
         for _ in 0..300 {
             match call() {
-                Err(Error::Engine(EngineError::Busy { .. })) => self.work()?,
+                Err(Error::Busy { .. }) => self.work()?,
                 answer => return answer,
             }
         }

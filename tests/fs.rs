@@ -169,11 +169,11 @@ fn ask<T>(mut call: impl FnMut(Tier) -> Result<T>) -> Answer<T> {
     let mut tier = Tier::Memory;
     loop {
         match call(tier) {
-            Err(Error::Engine(EngineError::WouldBlock)) => {
+            Err(Error::WouldBlock) => {
                 assert_eq!(tier, Tier::Memory, "a call that may read the disk answered WouldBlock");
                 tier = Tier::Disk;
             }
-            Err(Error::Engine(EngineError::Busy { .. })) => {}
+            Err(Error::Busy { .. }) => {}
             result => return result.map_err(|error| error.errno()),
         }
     }
@@ -527,7 +527,7 @@ impl Run {
             _ => {
                 let ino = self.pick(|_| true);
                 self.log.push(format!("fsync {ino}"));
-                ask(|tier| fs.durable_position(tier, ino, false)).unwrap();
+                ask(|tier| fs.moment_of(tier, ino, false)).unwrap();
             }
         }
     }
@@ -1001,7 +1001,7 @@ fn who_writes_after_a_delete_on_a_full_disk_waits_for_its_space() {
         let patiently = |reclaims: bool, call: &dyn Fn() -> Result<()>| -> Result<()> {
             for _ in 0..100_000 {
                 match call() {
-                    Err(Error::Engine(EngineError::Busy { .. })) => waits.fetch_add(1, Relaxed),
+                    Err(Error::Busy { .. }) => waits.fetch_add(1, Relaxed),
                     answer => return answer,
                 };
                 let mut is_idle = true;
@@ -1069,9 +1069,9 @@ fn hot_paths_cost_what_they_should() {
     assert_eq!(many[0..3], [0, 4, 0], "several blocks: a scan of them");
     let lookup = bench.cost_of(|| _ = bench.fs.lookup(Tier::Memory, ROOT, b"file").unwrap());
     assert_eq!(lookup, [0; 5], "a known name: nothing");
-    let sync = bench.cost_of(|| _ = bench.fs.durable_position(Tier::Memory, file, true).unwrap());
+    let sync = bench.cost_of(|| _ = bench.fs.moment_of(Tier::Memory, file, true).unwrap());
     assert_eq!(sync, [0; 5], "fdatasync leaves the times alone");
-    let sync = bench.cost_of(|| _ = bench.fs.durable_position(Tier::Memory, file, false).unwrap());
+    let sync = bench.cost_of(|| _ = bench.fs.moment_of(Tier::Memory, file, false).unwrap());
     assert_eq!(sync, [0, 0, 1, 1, 0], "fsync writes the inode once");
     assert!(bench.fs.usage().deferred_inode_puts_absorbed > 0);
     assert!(check(&*bench.map).is_empty());
@@ -1196,7 +1196,7 @@ fn times_wait_no_longer_than_a_second() {
     bench.create(directory, "f");
     let now = bench.fs.getattr(Tier::Memory, directory).unwrap().mtime;
     assert!(now > before && stored(&bench, directory) == before);
-    bench.fs.durable_position(Tier::Memory, directory, false).unwrap();
+    bench.fs.moment_of(Tier::Memory, directory, false).unwrap();
     assert_eq!(stored(&bench, directory), now);
     bench.clock.advance(Duration::from_secs(5));
     bench.create(directory, "g");
@@ -1398,7 +1398,7 @@ fn a_read_only_filesystem_changes_nothing() {
     assert!(matches!(fs.unlink(Tier::Memory, ROOT, b"f"), Err(Error::ReadOnly)));
     let data = Bytes::from_static(b"x");
     assert!(matches!(fs.write(Tier::Memory, Caller::ROOT, file, 0, &data, false), Err(Error::ReadOnly)));
-    fs.durable_position(Tier::Memory, file, false).unwrap();
+    fs.moment_of(Tier::Memory, file, false).unwrap();
     assert_eq!(fs.work().unwrap(), Pending::Idle);
     fs.close().unwrap();
     assert_eq!(bench.map.contents(), before);

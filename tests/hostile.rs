@@ -94,8 +94,8 @@ impl Opened {
         let mut tier = Tier::Memory;
         for _ in 0..TRIES {
             match call(&self.fs, tier) {
-                Err(Error::Engine(EngineError::WouldBlock)) if tier == Tier::Memory => tier = Tier::Disk,
-                Err(Error::Engine(EngineError::Busy { .. })) => self.work(),
+                Err(Error::WouldBlock) if tier == Tier::Memory => tier = Tier::Disk,
+                Err(Error::Busy { .. }) => self.work(),
                 answer => return answer,
             }
         }

@@ -18,7 +18,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("fs", &["base", "disk", "engine"]),
     ("control", &["base", "disk", "engine", "fs"]),
     ("compare", &["base", "disk", "engine"]),
-    ("fuse", &["base", "disk", "engine", "fs"]),
+    ("fuse", &["base", "disk", "fs"]),
     ("store", &["base", "disk", "engine", "fs", "fuse", "control"]),
 ];
 

@@ -1,13 +1,14 @@
 //! What the filesystem answers when it cannot do as asked: errno words, and the engine's errors.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::engine;
 
 /// Result of a filesystem call.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// An errno word, or what an engine said. [`engine::Error::WouldBlock`] and [`engine::Error::Busy`] are not failures: nothing
+/// An errno word, or what an engine said. [`Error::WouldBlock`] and [`Error::Busy`] are not failures: nothing
 /// has changed, and the whole call may be made again.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
@@ -71,15 +72,42 @@ pub enum Error {
     /// A record that does not parse: `EIO`, with the evidence.
     #[error("damaged record: {0}")]
     Damaged(Arc<str>),
+    /// Not a failure: the answer is not in memory, and the call should be made again with [`engine::Tier::Disk`].
+    #[error("the answer is not in memory")]
+    WouldBlock,
+    /// Not a failure: a limit is reached, nothing has changed, and the call should be made again after a while, or when there is room.
+    #[error("the store is busy: {cause}")]
+    Busy {
+        /// Which limit.
+        cause: engine::Cause,
+        /// How long to wait at most.
+        retry_after: Duration,
+    },
     /// The engine's answer.
     #[error(transparent)]
-    Engine(#[from] engine::Error),
+    Engine(engine::Error),
+}
+
+impl From<engine::Error> for Error {
+    fn from(error: engine::Error) -> Error {
+        match error {
+            engine::Error::WouldBlock => Error::WouldBlock,
+            engine::Error::Busy { cause, retry_after } => Error::Busy { cause, retry_after },
+            error => Error::Engine(error),
+        }
+    }
 }
 
 impl Error {
     /// Whether the call should be made again with [`engine::Tier::Disk`].
     pub fn would_block(&self) -> bool {
-        matches!(self, Error::Engine(engine::Error::WouldBlock))
+        matches!(self, Error::WouldBlock)
+    }
+
+    /// Whether it is a fault of the store rather than of the request.
+    pub fn is_fault(&self) -> bool {
+        use engine::Error::{Corrupt, Io, Poisoned};
+        matches!(self, Error::Damaged(_) | Error::Engine(Corrupt { .. } | Io { .. } | Poisoned(_)))
     }
 
     /// The errno for programs. `EAGAIN` for the two answers that are not failures.
@@ -105,6 +133,7 @@ impl Error {
             Error::ReadOnly => libc::EROFS,
             Error::Stale => libc::ESTALE,
             Error::Damaged(_) => libc::EIO,
+            Error::WouldBlock | Error::Busy { .. } => libc::EAGAIN,
             Error::Engine(error) => match error {
                 engine::Error::WouldBlock | engine::Error::Busy { .. } => libc::EAGAIN,
                 engine::Error::NoSpace => libc::ENOSPC,

@@ -11,14 +11,14 @@ use parking_lot::{Mutex, MutexGuard, RwLockWriteGuard};
 use super::handles::{InodeCell, InodeState};
 use super::types::Ino;
 use super::{Error, Result};
-use crate::engine::{self, Tier};
+use crate::engine::Tier;
 
 /// How long a call in [`Tier::Memory`] waits for a lock before it answers `WouldBlock`.
 pub(super) const PATIENCE: Duration = Duration::from_micros(100);
 
 /// The answer of a call that would have to wait.
 pub(super) fn would_block() -> Error {
-    Error::Engine(engine::Error::WouldBlock)
+    Error::WouldBlock
 }
 
 /// Takes a mutex.

@@ -48,9 +48,10 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
+use crate::base::bell::Bell;
 use crate::base::clock::Clock;
 use crate::disk::Space;
-use crate::engine::{self, Batch, Class, Engine, Pending, Position, Tier};
+use crate::engine::{self, Batch, Class, Engine, Pending, Position};
 use counters::{Change, Counters};
 use dirent::Names;
 use handles::{DEFER, Deferred, Inodes};
@@ -60,6 +61,7 @@ use orphans::Orphans;
 use superblock::{Lease, Superblock};
 use types::{FileKind, ROOT, Statfs, Time};
 
+pub use crate::engine::Tier;
 pub use check::{CheckSummary, Problem};
 pub use error::{Error, Result};
 pub use inode::content as inode_content;
@@ -70,6 +72,10 @@ pub use superblock::Identity;
 
 /// Asks for the size and free space of the filesystem that the store lies on.
 pub type SpaceSource = Arc<dyn Fn() -> std::io::Result<Space> + Send + Sync>;
+
+/// A moment in the history of a store, for a sync to reach.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Moment(Position);
 
 /// What is stored, as `/.stats` shows it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -185,11 +191,6 @@ impl FileSystem {
         Ok(Arc::new(filesystem))
     }
 
-    /// The engine below.
-    pub fn engine(&self) -> &Arc<dyn Engine> {
-        &self.engine
-    }
-
     /// The counters of door 1.
     pub fn meter(&self) -> &Arc<Meter> {
         &self.meter
@@ -254,7 +255,7 @@ impl FileSystem {
             return Ok(Pending::Idle);
         }
         match self.work_unit() {
-            Err(Error::Engine(engine::Error::Busy { retry_after, .. })) => {
+            Err(Error::Busy { retry_after, .. }) => {
                 Ok(Pending::After(retry_after.max(Duration::from_millis(1))))
             }
             Err(error) => {
@@ -295,15 +296,30 @@ impl FileSystem {
         Ok(())
     }
 
-    /// The position that a sync must reach so that everything done to `ino` so far is durable. Writes its deferred times,
+    /// The moment up to which a sync must reach so that everything done to `ino` so far is durable. Writes its deferred times,
     /// unless only the data counts.
-    pub fn durable_position(&self, tier: Tier, ino: types::Ino, data_only: bool) -> Result<Position> {
+    pub fn moment_of(&self, tier: Tier, ino: types::Ino, data_only: bool) -> Result<Moment> {
         if !data_only && !self.options.read_only {
             let cell = self.cell(ino, tier)?;
             let mut state = cell.write(tier)?;
             self.write_deferred(&cell, &mut state, Op::Fsync, tier)?;
         }
-        Ok(self.engine.position())
+        Ok(self.moment())
+    }
+
+    /// Now: everything that was answered lies before it.
+    pub fn moment(&self) -> Moment {
+        Moment(self.engine.position())
+    }
+
+    /// Calls `done` once everything before `moment` is durable, or with the reason why it is not; from any thread.
+    pub fn sync_to(&self, moment: Moment, done: impl FnOnce(Result<()>) + Send + 'static) {
+        self.engine.sync_to(moment.0, Box::new(move |result| done(result.map_err(Error::from))));
+    }
+
+    /// Rings when there may be room again for a call that was answered [`Error::Busy`].
+    pub fn bell(&self) -> &Arc<Bell> {
+        self.engine.bell()
     }
 
     /// Takes the totals from their record, or counts them, and marks the record as not to be believed.
@@ -342,7 +358,7 @@ impl FileSystem {
     fn patiently<T>(&self, call: impl Fn() -> Result<T>) -> Result<T> {
         loop {
             match call() {
-                Err(Error::Engine(engine::Error::Busy { .. })) => {
+                Err(Error::Busy { .. }) => {
                     for class in [Class::Log, Class::Flush, Class::Merge, Class::Reclaim] {
                         self.engine.work(class)?;
                     }

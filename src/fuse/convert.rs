@@ -4,7 +4,6 @@ use std::time::SystemTime;
 
 use fuser::{Errno, FileAttr, FileType, INodeNo, RenameFlags, TimeOrNow};
 
-use crate::engine;
 use crate::fs;
 use crate::fs::types::{Attributes, FileKind, RenameMode, SetTime, Time, XattrMode};
 
@@ -115,12 +114,9 @@ pub fn xattr_mode(flags: i32) -> Option<XattrMode> {
 /// The errno for the program. What is a fault of the store rather than of the request is logged here, and only here.
 pub fn errno(error: &fs::Error) -> Errno {
     match error {
-        fs::Error::Damaged(_) => log::error!("{error}"),
-        fs::Error::Engine(
-            engine::Error::Corrupt { .. } | engine::Error::Io { .. } | engine::Error::Poisoned(_),
-        ) => log::error!("{error}"),
+        error if error.is_fault() => log::error!("{error}"),
         // Where the call was made again for as long as that could help, these two are faults as well.
-        fs::Error::Engine(engine::Error::WouldBlock | engine::Error::Busy { .. }) => {
+        fs::Error::WouldBlock | fs::Error::Busy { .. } => {
             log::error!("a request could not be served: {error}");
             return Errno::EIO;
         }
@@ -132,6 +128,7 @@ pub fn errno(error: &fs::Error) -> Errno {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine;
     use std::time::Duration;
 
     /// What fuser 0.18 makes of the kernel's pair.

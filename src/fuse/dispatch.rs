@@ -8,13 +8,12 @@ use fuser::{Errno, FopenFlags, INodeNo, Notifier};
 
 use super::park::Turn;
 use super::{Adapter, Options, convert};
-use crate::engine::{self, Position, Tier};
 use crate::fs::attribution::Tally;
 use crate::fs::duties::Durable;
 use crate::fs::meter::Op;
 use crate::fs::types::Ino;
 use crate::fs::virtual_file::VirtualTree;
-use crate::fs::{self, FileSystem};
+use crate::fs::{self, FileSystem, Moment, Tier};
 
 /// Set-user-id and set-group-id bits.
 const SET_ID: u32 = libc::S_ISUID | libc::S_ISGID;
@@ -32,7 +31,7 @@ pub(super) struct Outcome<T> {
     pub(super) value: T,
     pub(super) bytes: u64,
     pub(super) mover: Option<Mover>,
-    pub(super) durable_at: Option<Position>,
+    pub(super) durable_at: Option<Moment>,
 }
 
 impl<T> Outcome<T> {
@@ -173,7 +172,7 @@ impl Adapter {
         let durable = self.core.must_sync(op, false);
         let call = move |fs: &FileSystem, tier, _: &mut R| {
             let value = call(fs, tier)?;
-            Ok(Outcome { durable_at: durable.then(|| fs.engine().position()), ..Outcome::of(value) })
+            Ok(Outcome { durable_at: durable.then(|| fs.moment()), ..Outcome::of(value) })
         };
         self.serve(op, reply, call, answer);
     }
@@ -202,8 +201,8 @@ impl Adapter {
             if !durable {
                 return Ok(outcome);
             }
-            match fs.durable_position(tier, ino, false) {
-                Ok(position) => Ok(Outcome { durable_at: Some(position), ..outcome }),
+            match fs.moment_of(tier, ino, false) {
+                Ok(moment) => Ok(Outcome { durable_at: Some(moment), ..outcome }),
                 Err(error) => {
                     changed = Some(outcome);
                     Err(error)
@@ -267,20 +266,19 @@ where
             answer(reply, Ok(value));
             Turn::Answered
         }
-        Ok(Outcome { value, bytes, mover, durable_at: Some(position) }) => {
-            let engine = core.fs.engine().clone();
-            let done = move |result: engine::Result<()>| {
+        Ok(Outcome { value, bytes, mover, durable_at: Some(moment) }) => {
+            let fs = core.fs.clone();
+            fs.sync_to(moment, move |result| {
                 core.record(op, begun, bytes, result.is_err());
                 core.charge(op, bytes, mover);
-                answer(reply, result.map(|()| value).map_err(|error| convert::errno(&error.into())));
-            };
-            engine.sync_to(position, Box::new(done));
+                answer(reply, result.map(|()| value).map_err(|error| convert::errno(&error)));
+            });
             Turn::Answered
         }
-        Err(fs::Error::Engine(engine::Error::WouldBlock)) if tier == Tier::Memory => {
+        Err(fs::Error::WouldBlock) if tier == Tier::Memory => {
             Turn::Disk(Box::new(move |tier| attempt(core, op, begun, reply, call, answer, tier)))
         }
-        Err(fs::Error::Engine(engine::Error::Busy { retry_after, .. })) => {
+        Err(fs::Error::Busy { retry_after, .. }) => {
             Turn::Room(Box::new(move |tier| attempt(core, op, begun, reply, call, answer, tier)), retry_after)
         }
         Err(error) => {
@@ -295,7 +293,7 @@ where
 mod tests {
     use super::*;
     use crate::base::clock::ManualClock;
-    use crate::engine::{Cause, MemEngine};
+    use crate::engine::{self, Cause, MemEngine};
     use crate::fs::types::{Caller, ROOT};
     use std::sync::mpsc::channel;
     use std::time::Duration;
@@ -350,7 +348,7 @@ mod tests {
         let core = core();
         let (reply, answers) = channel();
         let mut refused = false;
-        let call = move |_: &FileSystem, tier, _: &mut _| {
+        let call = move |fs: &FileSystem, tier, _: &mut _| {
             if !refused {
                 refused = true;
                 let retry_after = Duration::from_millis(3);
@@ -360,7 +358,7 @@ mod tests {
                 return Err(engine::Error::WouldBlock.into());
             }
             let mover = Some(Mover { thread: 7, ino: ROOT });
-            Ok(Outcome { bytes: 9, mover, durable_at: Some(0), ..Outcome::of("done") })
+            Ok(Outcome { bytes: 9, mover, durable_at: Some(fs.moment()), ..Outcome::of("done") })
         };
         let answer = |reply: std::sync::mpsc::Sender<_>, result| reply.send(result).unwrap();
         let turn = attempt(core.clone(), Op::Write, Instant::now(), reply, call, answer, Tier::Memory);

@@ -262,8 +262,8 @@ impl Adapter {
             return reply.ok();
         }
         let call = move |fs: &FileSystem, tier, _: &mut ReplyEmpty| {
-            let position = fs.durable_position(tier, ino.0, data_only)?;
-            Ok(Outcome { durable_at: Some(position), ..Outcome::of(()) })
+            let moment = fs.moment_of(tier, ino.0, data_only)?;
+            Ok(Outcome { durable_at: Some(moment), ..Outcome::of(()) })
         };
         self.serve(op, reply, call, empty);
     }

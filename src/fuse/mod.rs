@@ -76,7 +76,7 @@ impl Adapter {
         sync_names: bool,
         ended: Sender<session::Event>,
     ) -> std::io::Result<Adapter> {
-        let parking = Parking::start(fs.engine().bell().clone())?;
+        let parking = Parking::start(fs.bell().clone())?;
         let core = Core {
             fs,
             tree,

@@ -9,7 +9,7 @@ use fuser::{Errno, INodeNo, RenameFlags, ReplyEmpty, ReplyEntry, Request};
 
 use super::reply::empty;
 use super::{Adapter, GENERATION, caller, convert, is_virtual};
-use crate::engine::Tier;
+use crate::fs::Tier;
 use crate::fs::meter::Op;
 use crate::fs::types::{Attributes, FileKind, Ino, NewNode, ROOT};
 use crate::fs::{self, FileSystem};

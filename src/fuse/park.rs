@@ -21,7 +21,8 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-use crate::engine::{Bell, Class, Tier};
+use crate::base::bell::{Bell, Class};
+use crate::fs::Tier;
 
 /// Threads that wait for the disk. A modern disk answers this many reads at once about as fast as one.
 const DISK_THREADS: usize = 16;

@@ -105,9 +105,9 @@ impl Scene {
                 assert_eq!(copied.length, 10);
                 assert_eq!(self.attributes(self.source).atime, self.bench.clock.now().into());
             }
-            Op::Fsync => drop(fs.durable_position(tier, file, false).unwrap()),
+            Op::Fsync => drop(fs.moment_of(tier, file, false).unwrap()),
             Op::Fsyncdir => {
-                fs.durable_position(tier, directory, false).unwrap();
+                fs.moment_of(tier, directory, false).unwrap();
                 return Some((directory, Vec::new()));
             }
             Op::Readdir => {

@@ -182,7 +182,7 @@ pub fn senseless(store: &Opened, prng: &mut Prng, count: usize, known: &[Ino]) {
                 store.fs.release_file(a);
                 store.fs.forget(b, x);
                 let _ = store.ask(|fs, tier| fs.open_file(tier, a));
-                let _ = store.ask(|fs, tier| fs.durable_position(tier, b, bits & 1 == 0));
+                let _ = store.ask(|fs, tier| fs.moment_of(tier, b, bits & 1 == 0));
                 let _ = (store.fs.top_name(x), store.fs.statfs());
             }
         }
