@@ -418,19 +418,6 @@ impl BtreeEngine {
         Mark { position: self.log.end(), image_bytes: self.logged_image_bytes() }
     }
 
-    /// Whether what waits must come into pages before the next checkpoint: then that much is to be done until it has.
-    pub(super) fn must_sweep(&self, wanted: bool) -> bool {
-        let tree = self.tree.read();
-        let mut target = self.target.lock();
-        if wanted || self.is_much_waiting(&tree) {
-            target.get_or_insert_with(|| self.log.end());
-        }
-        if target.is_some_and(|position| tree.buffer.is_settled(position)) {
-            *target = None;
-        }
-        target.is_some()
-    }
-
     /// The next step of a sweep, which begins here if none is on its way; false if a checkpoint must come first.
     pub(super) fn sweep_some(&self) -> Result<bool> {
         match self.sweep_step() {

@@ -5,32 +5,140 @@
 //! 3. A checkpoint is due when it is asked for, when pages or values press, by age, and by log bytes. If it is asked for or by age, it
 //!    must bring what waits in the buffer, too: then sweeps come first, with checkpoints between them whenever they have
 //!    made enough pages dirty.
+//!
+//! What is decided is decided by two pure functions, [`due`] and [`plan`]; the engine says what they see, and does as they say.
 
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
 use super::compact::Compaction;
 use super::{BtreeEngine, UNIT_BYTES, buffer};
 use crate::engine::{Error, Pending, Result, Work};
 
+/// What speaks for a checkpoint.
+#[derive(Clone, Copy, Debug, Default)]
+struct Demand {
+    /// Commands wait for one.
+    is_asked: bool,
+    /// A compaction needs one before it goes on.
+    is_forced: bool,
+    /// A sweep is on its way, for the checkpoint that comes after it.
+    is_sweeping: bool,
+    /// One would change the durable state.
+    is_dirty: bool,
+    /// So much is dirty that one should begin.
+    is_pressing: bool,
+    /// The log is as long as it may be, or a batch waits until it is shorter.
+    is_log_due: bool,
+    /// Age of the oldest change that no checkpoint has taken up.
+    age: Duration,
+    /// The age at which one comes by itself.
+    age_max: Duration,
+}
+
+impl Demand {
+    /// Whether the next checkpoint must bring what waits in the buffer, too.
+    fn is_for_all(&self) -> bool {
+        self.is_forced || self.is_asked || self.age >= self.age_max
+    }
+}
+
+/// What waits in the change buffer.
+#[derive(Clone, Copy, Debug, Default)]
+struct Waiting {
+    /// So much that it should come into pages.
+    is_much: bool,
+    /// Nothing of what a sweep that begins now, or is on its way, is for.
+    is_settled: bool,
+}
+
+/// What is to be done next where no checkpoint runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Plan {
+    /// A step of a sweep.
+    Sweep,
+    /// A checkpoint.
+    Checkpoint {
+        /// Why, for the journal.
+        reason: &'static str,
+        /// It only takes up what the sweep has made dirty so far; the sweep goes on after it, and who waits goes on waiting.
+        is_part: bool,
+    },
+}
+
+/// Whether a checkpoint is due now, or else when.
+fn due(demand: &Demand) -> Pending {
+    if demand.is_forced || demand.is_asked || demand.is_sweeping {
+        return Pending::More;
+    }
+    if !demand.is_dirty {
+        return Pending::Idle;
+    }
+    if demand.is_pressing || demand.is_log_due || demand.age >= demand.age_max {
+        return Pending::More;
+    }
+    Pending::After(demand.age_max - demand.age)
+}
+
+/// What is to be done now that a checkpoint is due; `has_room` is whether a sweep may make more pages dirty, and is only asked where that
+/// matters.
+fn plan(demand: &Demand, waiting: &Waiting, has_room: impl FnOnce() -> bool) -> Plan {
+    let is_part = is_part(demand, waiting);
+    if is_part && has_room() {
+        return Plan::Sweep;
+    }
+    let reason = match () {
+        () if is_part => "change buffer",
+        () if demand.is_forced => "compaction",
+        () if demand.is_asked => "command",
+        () if demand.is_pressing => "dirty pages",
+        () if demand.is_log_due => "log",
+        () => "age",
+    };
+    Plan::Checkpoint { reason, is_part }
+}
+
+/// Whether a sweep is to go on, or to begin.
+fn is_part(demand: &Demand, waiting: &Waiting) -> bool {
+    (demand.is_sweeping || demand.is_for_all() || waiting.is_much) && !waiting.is_settled
+}
+
 impl BtreeEngine {
-    /// Whether a checkpoint is due now, or else when.
-    fn due(&self) -> Pending {
-        if !self.commands.lock().checkpoint.is_empty() || self.target.lock().is_some() {
-            return Pending::More;
+    /// What speaks for a checkpoint now.
+    fn demand(&self, is_forced: bool) -> Demand {
+        Demand {
+            is_asked: !self.commands.lock().checkpoint.is_empty(),
+            is_forced,
+            is_sweeping: self.target.lock().is_some(),
+            is_dirty: self.is_dirty(),
+            is_pressing: self.is_pressing(),
+            is_log_due: self.is_log_due(),
+            age: self.dirty_age(),
+            age_max: self.options.checkpoint_age,
         }
-        if !self.is_dirty() {
-            return Pending::Idle;
-        }
-        let age = self.dirty_age();
-        if self.is_pressing() || self.is_log_due() || age >= self.options.checkpoint_age {
-            return Pending::More;
-        }
-        Pending::After(self.options.checkpoint_age - age)
     }
 
-    /// Whether the next checkpoint must bring what waits in the buffer, too.
-    fn is_due_for_all(&self) -> bool {
-        !self.commands.lock().checkpoint.is_empty() || self.dirty_age() >= self.options.checkpoint_age
+    /// Begins a sweep, lets it go on or ends it, as `demand` and what waits in the buffer want it; both, as they were then.
+    fn aim_sweep(&self, demand: Demand) -> (Demand, Waiting) {
+        let tree = self.tree.read();
+        // Held until it is decided: others ask for sweeps, too.
+        let mut target = self.target.lock();
+        let until = target.unwrap_or_else(|| self.log.end());
+        let waiting =
+            Waiting { is_much: self.is_much_waiting(&tree), is_settled: tree.buffer.is_settled(until) };
+        let demand = Demand { is_sweeping: target.is_some(), ..demand };
+        *target = is_part(&demand, &waiting).then_some(until);
+        (demand, waiting)
+    }
+
+    /// Whether a sweep may make more pages dirty before the next checkpoint.
+    fn has_room_to_sweep(&self) -> bool {
+        let pages_max = buffer::share(self.options.dirty_bytes_max, buffer::PAGES_SHARE);
+        let active_bytes = self.tree.read().active_bytes();
+        // Pages that a sweep changes need copies in the log.
+        let frees_log = self.is_log_near() && (active_bytes > 0 || self.is_again_worth_it());
+        let lacks_room = || active_bytes > 0 && self.lacks_room_for_copies(self.sweep_pages_max());
+        active_bytes < pages_max && !frees_log && !lacks_room()
     }
 
     /// Whether a checkpoint would change the durable state.
@@ -64,8 +172,8 @@ impl BtreeEngine {
             if !is_sweeping && self.step_compaction(&mut forced)? && !forced {
                 return Ok(Pending::More);
             }
-            let due = self.due();
-            if due != Pending::More && !forced {
+            let due = due(&self.demand(forced));
+            if due != Pending::More {
                 return Ok(due);
             }
             if self.is_retry_asked.swap(false, Relaxed) {
@@ -73,38 +181,27 @@ impl BtreeEngine {
             }
             // Those who ask from here on may have waiting puts of their own.
             let asked = self.commands.lock().checkpoint.len();
-            let is_part = self.must_sweep(forced || self.is_due_for_all());
-            let pages_max = buffer::share(self.options.dirty_bytes_max, buffer::PAGES_SHARE);
-            let active_bytes = self.tree.read().active_bytes();
-            // Pages that a sweep changes need copies in the log.
-            let frees_log = self.is_log_near() && (active_bytes > 0 || self.is_again_worth_it());
-            let lacks_room = || active_bytes > 0 && self.lacks_room_for_copies(self.sweep_pages_max());
-            let is_room = active_bytes < pages_max && !frees_log && !lacks_room();
-            if is_part && is_room {
-                let span = self.pager.cpu().span(Work::Checkpoint);
-                let swept = self.sweep_some();
-                span.end(0);
-                match swept {
-                    Ok(true) => return Ok(Pending::More),
-                    Ok(false) => {}
-                    Err(error) => {
-                        let waiters = std::mem::take(&mut self.commands.lock().checkpoint);
-                        waiters.into_iter().for_each(|done| done(Err(error.clone())));
-                        return Err(error);
+            let (demand, waiting) = self.aim_sweep(Demand { is_asked: asked > 0, ..self.demand(forced) });
+            let (reason, is_part) = match plan(&demand, &waiting, || self.has_room_to_sweep()) {
+                Plan::Checkpoint { reason, is_part } => (reason, is_part),
+                Plan::Sweep => {
+                    let span = self.pager.cpu().span(Work::Checkpoint);
+                    let swept = self.sweep_some();
+                    span.end(0);
+                    match swept {
+                        Ok(true) => return Ok(Pending::More),
+                        Ok(false) => ("change buffer", true),
+                        Err(error) => {
+                            let waiters = std::mem::take(&mut self.commands.lock().checkpoint);
+                            waiters.into_iter().for_each(|done| done(Err(error.clone())));
+                            return Err(error);
+                        }
                     }
                 }
-            }
+            };
             let mut waiters = match is_part {
                 true => Vec::new(),
                 false => self.commands.lock().checkpoint.drain(..asked).collect(),
-            };
-            let reason = match () {
-                () if is_part => "change buffer",
-                () if forced => "compaction",
-                () if !waiters.is_empty() => "command",
-                () if self.is_pressing() => "dirty pages",
-                () if self.is_log_due() => "log",
-                () => "age",
             };
             let begun = self.check().and_then(|()| match self.is_dirty() || forced {
                 false => Ok(None),
@@ -184,5 +281,69 @@ impl BtreeEngine {
             }
         }
         Ok(true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What happens: words for what is so, and an arrow to what is done.
+    const CASES: &str = "
+        -> idle
+        dirty -> in 7s
+        dirty old -> checkpoint age
+        old -> idle
+        dirty pressing -> checkpoint dirty pages
+        dirty log -> checkpoint log
+        dirty pressing log old -> checkpoint dirty pages
+        asked -> checkpoint command
+        forced -> checkpoint compaction
+        forced asked dirty -> checkpoint compaction
+        waiting dirty -> in 7s
+        waiting dirty old -> sweep
+        waiting asked -> sweep
+        waiting forced -> sweep
+        waiting much dirty pressing -> sweep
+        waiting dirty pressing -> checkpoint dirty pages
+        waiting dirty log -> checkpoint log
+        waiting asked full -> checkpoint change buffer, the sweep goes on
+        sweeping waiting -> sweep
+        sweeping waiting full -> checkpoint change buffer, the sweep goes on
+        sweeping -> checkpoint age
+        sweeping asked dirty -> checkpoint command
+    ";
+
+    #[test]
+    fn what_is_done_next() {
+        for case in CASES.lines().map(str::trim).filter(|case| !case.is_empty()) {
+            let (words, expected) = case.split_once("->").unwrap();
+            let has = |word: &str| words.split_whitespace().any(|it| it == word);
+            let known = "asked forced sweeping dirty pressing log old waiting much full";
+            assert!(words.split_whitespace().all(|word| known.split(' ').any(|it| it == word)), "{case}");
+            let demand = Demand {
+                is_asked: has("asked"),
+                is_forced: has("forced"),
+                is_sweeping: has("sweeping"),
+                is_dirty: has("dirty"),
+                is_pressing: has("pressing"),
+                is_log_due: has("log"),
+                age: Duration::from_secs(if has("old") { 10 } else { 3 }),
+                age_max: Duration::from_secs(10),
+            };
+            let waiting = Waiting { is_much: has("much"), is_settled: !has("waiting") };
+            let done = match due(&demand) {
+                Pending::Idle => "idle".to_string(),
+                Pending::After(rest) => format!("in {}s", rest.as_secs()),
+                Pending::More => match plan(&demand, &waiting, || !has("full")) {
+                    Plan::Sweep => "sweep".to_string(),
+                    Plan::Checkpoint { reason, is_part: false } => format!("checkpoint {reason}"),
+                    Plan::Checkpoint { reason, is_part: true } => {
+                        format!("checkpoint {reason}, the sweep goes on")
+                    }
+                },
+            };
+            assert_eq!(done, expected.trim(), "{case}");
+        }
     }
 }
