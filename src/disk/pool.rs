@@ -31,7 +31,7 @@ metrics! {
     /// What the pool has open.
     #[derive(Copy, Eq)]
     pub struct OpenFiles {
-        /// Descriptors of the store's files, looked at once a second.
+        /// Descriptors of the store's files.
         gauge open: u64 [Count, key "open_files"];
         /// So many of the process's limit (`ulimit -Hn`) are for the store's files, at most 65,536; more are open only while they have bytes that are not
         /// synced.
