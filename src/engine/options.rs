@@ -27,9 +27,17 @@ const BASE_MEMTABLES: u64 = 4;
 /// Most memtables.
 const MEMTABLES_MAX: u64 = 1024;
 
-/// Makes an enum of words: all of them, each one's name in options and reports, and the value of an option.
+/// Makes an enum of words, written in a case of strum's: all of them, each one's name in options and reports, and the value of an option.
 macro_rules! words {
-    ($name:ident) => {
+    ($case:literal $(#[doc = $doc:literal])* pub enum $name:ident { $($(#[doc = $help:literal])* $variant:ident,)* }) => {
+        $(#[doc = $doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[derive(strum::Display, strum::EnumString, strum::IntoStaticStr, strum::VariantArray)]
+        #[strum(serialize_all = $case)]
+        pub enum $name {
+            $($(#[doc = $help])* $variant,)*
+        }
+
         impl $name {
             /// Every one, in the order of reports.
             pub const ALL: [$name; <$name as strum::VariantArray>::VARIANTS.len()] =
@@ -42,9 +50,7 @@ macro_rules! words {
 
             /// The one of this name; the error says which there are.
             pub fn parse(text: &str) -> Result<$name, String> {
-                text.parse().map_err(|_| {
-                    format!("takes {}", one_of(&$name::ALL.iter().map(|it| it.name()).collect::<Vec<_>>()))
-                })
+                text.parse().map_err(|_| format!("takes {}", one_of(&$name::ALL.map(|it| it.name()))))
             }
         }
     };
@@ -58,32 +64,17 @@ fn one_of(names: &[&str]) -> String {
     }
 }
 
-words!(Kind);
-words!(Compression);
-words!(PolicyKind);
-words!(Torn);
-
-/// Which engine.
-#[derive(
-    Clone,
-    Copy,
-    Debug,
-    PartialEq,
-    Eq,
-    Hash,
-    strum::Display,
-    strum::EnumString,
-    strum::IntoStaticStr,
-    strum::VariantArray,
-)]
-#[strum(serialize_all = "lowercase")]
-pub enum Kind {
-    /// The LSM-tree.
-    Lsm,
-    /// The B-tree.
-    Btree,
-    /// A map in memory: nothing is kept. The model of the tests, and a baseline to measure the rest of the way.
-    Mem,
+words! {
+    "lowercase"
+    /// Which engine.
+    pub enum Kind {
+        /// The LSM-tree.
+        Lsm,
+        /// The B-tree.
+        Btree,
+        /// A map in memory: nothing is kept. The model of the tests, and a baseline to measure the rest of the way.
+        Mem,
+    }
 }
 
 /// When batches become durable without being asked. An fsync is honoured in every mode.
@@ -122,26 +113,17 @@ impl FromStr for Sync {
     }
 }
 
-/// How blocks of tables are compressed.
-#[derive(
-    Clone,
-    Copy,
-    Debug,
-    PartialEq,
-    Eq,
-    strum::Display,
-    strum::EnumString,
-    strum::IntoStaticStr,
-    strum::VariantArray,
-)]
-#[strum(serialize_all = "lowercase")]
-pub enum Compression {
-    /// Not at all.
-    None,
-    /// LZ4: little time, and little saved.
-    Lz4,
-    /// Zstandard, level 1: several times the time of LZ4, and more saved.
-    Zstd,
+words! {
+    "lowercase"
+    /// How blocks of tables are compressed.
+    pub enum Compression {
+        /// Not at all.
+        None,
+        /// LZ4: little time, and little saved.
+        Lz4,
+        /// Zstandard, level 1: several times the time of LZ4, and more saved.
+        Zstd,
+    }
 }
 
 /// How blocks of tables are compressed, level by level. As text the levels from L0 on with a colon between; the last one holds for
@@ -182,52 +164,34 @@ impl FromStr for LevelCompression {
     }
 }
 
-/// LSM: how sorted runs are merged.
-#[derive(
-    Clone,
-    Copy,
-    Debug,
-    PartialEq,
-    Eq,
-    strum::Display,
-    strum::EnumString,
-    strum::IntoStaticStr,
-    strum::VariantArray,
-)]
-#[strum(serialize_all = "kebab-case")]
-pub enum PolicyKind {
-    /// Levels of growing size, each one sorted run.
-    Leveled,
-    /// Runs of about equal size are merged when there are enough.
-    Tiered,
-    /// Only what was written in the same window of time is merged.
-    TimeWindow,
-    /// Nothing is merged.
-    Log,
-    /// Everything is merged at every flush.
-    Eager,
+words! {
+    "kebab-case"
+    /// LSM: how sorted runs are merged.
+    pub enum PolicyKind {
+        /// Levels of growing size, each one sorted run.
+        Leveled,
+        /// Runs of about equal size are merged when there are enough.
+        Tiered,
+        /// Only what was written in the same window of time is merged.
+        TimeWindow,
+        /// Nothing is merged.
+        Log,
+        /// Everything is merged at every flush.
+        Eager,
+    }
 }
 
-/// B-tree: where the copy of a page lies that repairs it when writing it in its place was cut off.
-#[derive(
-    Clone,
-    Copy,
-    Debug,
-    PartialEq,
-    Eq,
-    strum::Display,
-    strum::EnumString,
-    strum::IntoStaticStr,
-    strum::VariantArray,
-)]
-#[strum(serialize_all = "lowercase")]
-pub enum Torn {
-    /// In the log: every changed page of every batch, as a whole. The dearest; there to compare with.
-    Image,
-    /// In an area of its own: every page that a checkpoint overwrites, once.
-    DoubleWrite,
-    /// In the log: every page that a checkpoint overwrites, once; changes between are logical records.
-    Delta,
+words! {
+    "lowercase"
+    /// B-tree: where the copy of a page lies that repairs it when writing it in its place was cut off.
+    pub enum Torn {
+        /// In the log: every changed page of every batch, as a whole. The dearest; there to compare with.
+        Image,
+        /// In an area of its own: every page that a checkpoint overwrites, once.
+        DoubleWrite,
+        /// In the log: every page that a checkpoint overwrites, once; changes between are logical records.
+        Delta,
+    }
 }
 
 /// Settings of all engines; each reads its own.
