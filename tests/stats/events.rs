@@ -329,3 +329,32 @@ fn a_table_that_no_merge_can_read_is_told_and_shown() {
     let cause = report["state_cause"].as_str().unwrap();
     assert!(cause.starts_with(&damaged) && cause.contains("kvfs check --repair"), "{cause}");
 }
+
+#[test]
+fn events_say_why_and_how_much() {
+    let rig = small_lsm();
+    fill(&rig);
+    rig.write(OWNER, "mark a\n").unwrap();
+    assert!(rig.write(OWNER, "nonsense\n").is_err());
+    let events: Vec<Value> =
+        rig.cat(".stats.d/events").lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let named = |name: &str| events.iter().filter(|event| event["event"] == name).collect::<Vec<_>>();
+    assert_eq!(events[0]["event"], "mount");
+    assert!(named("flush").iter().all(|event| number(event, "bytes") > 0) && !named("flush").is_empty());
+    let begins = named("merge_begin");
+    assert!(begins[0]["trigger"].as_str().unwrap().starts_with("l0_files 4 of 4"), "{}", begins[0]);
+    assert_eq!(begins.len(), named("merge_end").len());
+    for event in &begins {
+        assert!(number(event, "overlapping_files") <= number(event, "into_level_files"));
+        assert!(number(event, "files") > number(event, "overlapping_files"));
+    }
+    let commands = named("command");
+    assert_eq!(
+        (commands[0]["words"].as_str(), number(commands[0], "uid"), number(commands[0], "pid")),
+        (Some("mark a"), 1000, 7)
+    );
+    assert_eq!(named("error").len(), 1, "the word that nobody knows");
+    let ctl = rig.cat(".stats.d/ctl");
+    assert!(ctl.contains("mark a: done") && ctl.lines().count() == 2, "{ctl}");
+    assert_eq!(rig.find(".stats.d/ctl").unwrap().permissions, 0o600);
+}

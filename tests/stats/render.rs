@@ -313,3 +313,50 @@ fn hang(kind: Kind, purpose: &'static str) {
     worker.stop();
     assert!(Instant::now() < deadline);
 }
+
+#[test]
+fn a_report_waits_neither_for_a_stalled_writer_nor_for_the_disk() {
+    let disk_gate = Arc::new(parking_lot::Mutex::new(()));
+    let (gate, engine) = (disk_gate.clone(), stuck());
+    let doubled = engine.clone();
+    let rig = rig_on(|disk| Arc::new(Hung { disk, gate }), move |_, _| doubled);
+    rig.user_writes(10);
+    let (writer_gate, listing_gate) = (engine.gate.lock(), disk_gate.lock());
+    std::thread::scope(|scope| {
+        scope.spawn(|| rig.user_writes(20));
+        scope.spawn(|| rig.control.tick());
+        while rig.meter.write_bytes() < 30 {
+            std::thread::yield_now();
+        }
+        let json = rig.json(".stats.d/json");
+        assert_eq!(
+            (json["state"].as_str(), json["state_cause"].as_str()),
+            (Some("STALLED"), Some("dirty_pages"))
+        );
+        assert_eq!(number(&json, "kinds.one.put_bytes"), 12, "the second batch still waits");
+        assert!(rig.cat(".stats").lines().next().unwrap().ends_with("state=STALLED(dirty_pages)"));
+        rig.write(OWNER, "mark during\nflush").unwrap();
+        drop((writer_gate, listing_gate));
+    });
+    assert_eq!(number(&rig.json(".stats.d/since/during.json"), "kinds.one.put_bytes"), 22);
+}
+
+#[test]
+fn a_report_is_cheap() {
+    let report = {
+        let rig = mem();
+        for op in Op::ALL {
+            (1..1000).for_each(|n| rig.meter.record(op, Duration::from_micros(n * n), 1, false));
+        }
+        let started = std::time::Instant::now();
+        for _ in 0..20 {
+            assert!(!text(&rig.control.report()).is_empty());
+        }
+        let each = started.elapsed() / 20;
+        println!("a report takes {each:?}");
+        // Far from the goal of 1 ms on a quiet machine, so that a busy one does not fail it.
+        assert!(each < Duration::from_millis(25), "a report takes {each:?}");
+        rig.control.report()
+    };
+    assert_eq!(report.sample.op(Op::Write).calls.count, 999);
+}

@@ -103,3 +103,35 @@ fn the_state_is_never_ok_while_changes_are_refused() {
         }
     }
 }
+
+#[test]
+fn a_closed_latch_is_shown() {
+    let clock: Arc<ManualClock> = Arc::default();
+    let sim = SimDisk::new();
+    let disk = Metered::new(sim.clone());
+    let latch = Latch::new(disk.clone());
+    let control = Control::new(Parts {
+        mount: MountInfo::default(),
+        clock,
+        meter: Arc::new(Meter::new()),
+        engine: MeteredEngine::new(Arc::new(MemEngine::new()), classify),
+        disk,
+        latch: latch.clone(),
+        write_times: Box::new(|| Ok(())),
+        open_files: Box::new(OpenFiles::default),
+        usage: Box::new(Usage::default),
+        process: Box::new(|| None),
+    });
+    let file = latch.create("log").unwrap();
+    file.write_at(Purpose::Wal, 0, b"x").unwrap();
+    assert_eq!(control.report().state, State::Ok);
+    sim.set_capacity(Some(0));
+    file.write_at(Purpose::Wal, 1 << 20, &[1; 4096]).unwrap_err();
+    let report = control.report();
+    assert!(report.state.cause().unwrap().contains("log"), "{:?}", report.state);
+    let text = text(&report);
+    assert!(
+        text.contains("  state=READONLY\n") && text.contains("\nREADONLY  write to the log log failed: "),
+        "{text}"
+    );
+}

@@ -1,0 +1,196 @@
+//! Each door counts what passed it, and the doors agree.
+
+use super::*;
+
+#[test]
+fn doors_agree_with_what_was_sent() {
+    let rig = mem();
+    let file = rig.disk.create("a").unwrap();
+    for n in 0..10 {
+        rig.user_writes(1000);
+        file.write_at(Purpose::Wal, n * 1200, &[0; 1200]).unwrap();
+        file.write_at(Purpose::Compact { into: 1 }, n * 300, &[0; 300]).unwrap();
+    }
+    file.sync(Purpose::Wal).unwrap();
+    rig.control.tick();
+    let json = rig.json(".stats.d/json");
+    assert_eq!(json["schema"], "kvfs.stats/1");
+    assert_eq!(number(&json, "app.write_bytes"), 10_000);
+    assert_eq!(number(&json, "kv.write_bytes"), 10 * (2 + 1000 + 2 + 98));
+    assert_eq!(number(&json, "ops.write.kv_bytes"), number(&json, "kv.write_bytes"));
+    assert_eq!(number(&json, "kinds.one.put_bytes"), 10_020);
+    assert_eq!(number(&json, "disk.write_bytes"), 15_000);
+    assert_eq!(number(&json, "disk.compaction_write_bytes"), 3_000);
+    assert_eq!(number(&json, "disk.write_bytes"), rig.sim.witness().write_bytes);
+    assert_eq!(json["amplification"]["write"], 1.5);
+    assert_eq!(json["amplification"]["write_no_wal"], 0.3);
+    assert_eq!(json["amplification"]["read"], Value::Null, "nothing was read by a user");
+    assert_eq!(number(&json, "space.physical_bytes"), rig.disk.list().unwrap()[0].bytes_allocated);
+    let by_purpose = json["disk"]["by_purpose"].as_object().unwrap();
+    for key in ["writes", "write_bytes", "reads", "read_bytes", "syncs"] {
+        let sum: u64 = by_purpose.values().map(|counters| counters[key].as_u64().unwrap()).sum();
+        assert_eq!(sum, number(&json["disk"], key), "{key}");
+    }
+}
+
+#[test]
+fn ratios_multiply_and_marks_subtract() {
+    let rig = mem();
+    let file = rig.disk.create("a").unwrap();
+    rig.user_writes(1000);
+    rig.meter.record(Op::Write, Duration::from_secs(1), 0, true);
+    file.write_at(Purpose::Recovery, 0, &[0; 5000]).unwrap();
+    rig.write(OWNER, "mark before\n").unwrap();
+    rig.clock.advance(Duration::from_secs(5));
+    rig.user_writes(2000);
+    file.write_at(Purpose::Wal, 0, &[0; 6000]).unwrap();
+    let since = rig.json(".stats.d/since/before.json");
+    assert_eq!(since["since"], "before");
+    assert_eq!(number(&since, "elapsed_ms"), 5000);
+    assert_eq!(number(&since, "app.write_bytes"), 2000);
+    assert_eq!(number(&since, "disk.write_bytes"), 6000);
+    // The only write since the mark took 50 us; one before it took far longer.
+    assert!((50_000..51_000).contains(&number(&since, "ops.write.max_ns")));
+    assert!(number(&rig.json(".stats.d/json"), "ops.write.max_ns") > 990_000_000);
+    let amp = |name: &str| since["amplification"][name].as_f64().unwrap();
+    assert!((amp("write") - amp("fs_write") * amp("engine_write")).abs() < 1e-9);
+    assert_eq!(amp("write"), 3.0);
+    assert!(rig.cat(".stats.d/since/before").contains("since mark before, 5.00s ago"));
+    assert_eq!(number(&rig.json(".stats.d/json"), "disk.write_bytes"), 11_000);
+    // Marking again moves the mark; forgetting it takes the files away.
+    rig.write(OWNER, "mark before").unwrap();
+    assert_eq!(number(&rig.json(".stats.d/since/before.json"), "disk.write_bytes"), 0);
+    rig.write(OWNER, "unmark before").unwrap();
+    assert!(rig.find(".stats.d/since/before").is_none() && rig.find(".stats.d/since/before.json").is_none());
+    for n in 0..64 {
+        rig.write(OWNER, &format!("mark m{n}")).unwrap();
+    }
+    assert!(rig.write(OWNER, "mark m64").is_err());
+    rig.write(OWNER, "mark m63").unwrap();
+}
+
+#[test]
+fn windows_show_the_last_while() {
+    let rig = mem();
+    let file = rig.disk.create("a").unwrap();
+    for second in 0..100 {
+        rig.user_writes(100);
+        file.write_at(Purpose::Wal, 0, &vec![0; if second < 90 { 100 } else { 300 }]).unwrap();
+        rig.clock.advance(Duration::from_secs(1));
+        rig.control.tick();
+    }
+    let windows = &rig.json(".stats.d/json")["windows"];
+    assert_eq!(number(&windows["10s"], "app_write_bytes"), 1000);
+    assert_eq!(number(&windows["10s"], "elapsed_ms"), 10_000);
+    assert_eq!(windows["10s"]["amplification"]["write"], 3.0);
+    assert_eq!(number(&windows["1m"], "app_write_bytes"), 6000);
+    assert_eq!(number(&windows["1m"], "disk_write_bytes"), 50 * 100 + 10 * 300);
+    // A young mount's windows are as long as the mount is old.
+    let young = mem();
+    young.clock.advance(Duration::from_secs(3));
+    young.user_writes(5);
+    let windows = &young.json(".stats.d/json")["windows"];
+    assert_eq!((number(&windows["1m"], "elapsed_ms"), number(&windows["1m"], "app_write_bytes")), (3000, 5));
+}
+
+/// Puts, overwrites, deletes and reads on a tiny store of each engine, with its background work in between; then the
+/// doors are compared with each other, with the generator and with the simulated disk's own count.
+#[test]
+fn doors_agree_for_every_engine() {
+    for kind in [Kind::Mem, Kind::Lsm, Kind::Btree] {
+        let mut opened = true;
+        let rig = rig(|disk, clock| match engine::open(disk, clock, &engine::Options::tiny(kind)) {
+            Ok(engine) => engine,
+            Err(engine::Error::Invalid(text)) if text.contains("not built yet") => {
+                opened = false;
+                Arc::new(MemEngine::new())
+            }
+            Err(error) => panic!("{kind}: {error}"),
+        });
+        if !opened {
+            continue;
+        }
+        rig.write(OWNER, "mark opened").unwrap();
+        let mut random = Prng::new(7);
+        let (mut app_bytes, mut kv_bytes, mut gets, mut got_bytes) = (0, 0, 0, 0);
+        for round in 0..1500 {
+            let key = [(random.below(2)) as u8, 1, random.below(100) as u8];
+            let length = if round % 20 == 0 { 5000 } else { 1 + random.below(200) as usize };
+            if random.below(4) == 0 {
+                let found = rig.engine.get(&key, Tier::Disk).unwrap();
+                gets += 1;
+                got_bytes += found.map_or(0, |value| 3 + value.len() as u64);
+                continue;
+            }
+            let mut batch = Batch::new(Op::Write.tag());
+            if random.below(5) == 0 {
+                batch.delete(key.to_vec());
+            } else {
+                batch.put(key.to_vec(), vec![random.below(256) as u8; length]);
+                app_bytes += length as u64;
+                rig.meter.record(Op::Write, Duration::from_micros(1), length as u64, false);
+            }
+            while let Err(error) = rig.engine.apply(&batch, Tier::Disk) {
+                assert!(matches!(error, engine::Error::Busy { .. }), "{kind}: {error}");
+                engine::settle(&*rig.engine).unwrap();
+                rig.clock.advance(Duration::from_millis(10));
+            }
+            kv_bytes += batch.bytes();
+            rig.clock.advance(Duration::from_millis(1));
+            if round % 50 == 0 {
+                engine::settle(&*rig.engine).unwrap();
+            }
+        }
+        engine::run(&*rig.engine, Command::Flush).unwrap();
+        engine::sync(&*rig.engine).unwrap();
+        rig.control.tick();
+        let report = rig.json(".stats.d/json");
+        assert_eq!(report["engine"], kind.to_string());
+        assert_eq!(number(&report, "app.write_bytes"), app_bytes, "{kind}");
+        assert_eq!(number(&report, "kv.write_bytes"), kv_bytes, "{kind}");
+        assert_eq!(number(&report, "ops.write.kv_bytes"), kv_bytes, "{kind}");
+        assert_eq!(
+            (number(&report, "kv.gets"), number(&report, "kv.get_bytes")),
+            (gets, got_bytes),
+            "{kind}"
+        );
+        let witness = rig.sim.witness();
+        let disk = (number(&report, "disk.write_bytes"), number(&report, "disk.read_bytes"));
+        assert_eq!(disk, (witness.write_bytes, witness.read_bytes), "{kind}");
+        for key in ["writes", "write_bytes", "reads", "read_bytes", "syncs"] {
+            let purposes = report["disk"]["by_purpose"].as_object().unwrap();
+            let sum: u64 = purposes.values().map(|counters| counters[key].as_u64().unwrap()).sum();
+            assert_eq!(sum, number(&report["disk"], key), "{kind} {key}");
+        }
+        if kind == Kind::Mem {
+            continue;
+        }
+        // Every batch is in the log, and everything was written home once more at least.
+        let since = rig.json(".stats.d/since/opened.json");
+        let amp = |name: &str| since["amplification"][name].as_f64().unwrap();
+        assert!(amp("engine_write") > 1.0 && amp("engine_write_no_wal") > 0.0, "{kind}: {since:#}");
+        assert!((amp("write") - amp("fs_write") * amp("engine_write")).abs() < 1e-9, "{kind}");
+        assert!(number(&since, "disk.by_purpose.wal.write_bytes") >= kv_bytes, "{kind}");
+        assert_eq!(number(&report, "debt.unsynced_bytes"), 0, "{kind}: a sync came last");
+        assert!(number(&report, "space.physical_bytes") > 0, "{kind}");
+        assert_eq!(number(&report, "probes.count"), gets, "{kind}: each get is one probe count");
+        match kind {
+            Kind::Lsm => {
+                // The engine's own count of what it wrote into a level is that of door 3.
+                let counted = rig.engine.shape().levels;
+                assert_eq!(report["levels"].as_array().unwrap().len(), counted.len());
+                for (level, counted) in report["levels"].as_array().unwrap().iter().zip(&counted) {
+                    assert_eq!(level["write_bytes"].as_u64(), Some(counted.traffic.write_bytes), "{level}");
+                    let passed = &report["disk"]["by_purpose"][&format!("compact_{}", counted.level)];
+                    assert_eq!(level["read_bytes"], passed["read_bytes"], "{level}");
+                }
+                assert!(number(&report, "disk.compaction_write_bytes") > 0);
+            }
+            _ => {
+                assert!(report["tree"]["height"].as_u64() > Some(0), "{:#}", report["tree"]);
+                assert!(number(&report, "disk.by_purpose.checkpoint.write_bytes") > 0);
+            }
+        }
+        println!("{}", rig.cat(".stats"));
+    }
+}

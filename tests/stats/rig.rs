@@ -1,0 +1,136 @@
+//! A control over real doors.
+
+use kvfs::fs::types::Attributes;
+use kvfs::fs::virtual_file::VirtualTree;
+
+use super::*;
+
+pub struct Rig {
+    pub clock: Arc<ManualClock>,
+    pub sim: Arc<SimDisk>,
+    pub disk: Arc<Metered>,
+    pub meter: Arc<Meter>,
+    pub engine: Arc<MeteredEngine>,
+    pub control: Arc<Control>,
+    pub tree: Arc<VirtualTree>,
+}
+
+pub const OWNER: Caller = Caller { uid: 1000, gid: 1000, pid: 7 };
+
+/// Keys begin with their kind.
+pub fn classify(key: &[u8]) -> u8 {
+    key.first().copied().unwrap_or(0)
+}
+
+pub fn rig(engine: impl FnOnce(Arc<dyn Disk>, Arc<dyn Clock>) -> Arc<dyn Engine>) -> Rig {
+    rig_on(|sim| sim, engine)
+}
+
+pub fn rig_on(
+    wrap: impl FnOnce(Arc<dyn Disk>) -> Arc<dyn Disk>,
+    engine: impl FnOnce(Arc<dyn Disk>, Arc<dyn Clock>) -> Arc<dyn Engine>,
+) -> Rig {
+    let clock = Arc::new(ManualClock::default());
+    let sim = SimDisk::new();
+    let disk = Metered::new(wrap(sim.clone()));
+    let latch = Latch::new(disk.clone());
+    let engine = MeteredEngine::new(engine(latch.clone(), clock.clone()), classify);
+    let meter = Arc::new(Meter::new());
+    let control = Control::new(Parts {
+        mount: MountInfo {
+            owner: (OWNER.uid, OWNER.gid),
+            kind_names: &["zero", "one"],
+            ..MountInfo::default()
+        },
+        clock: clock.clone(),
+        meter: meter.clone(),
+        engine: engine.clone(),
+        disk: disk.clone(),
+        latch,
+        usage: Box::new(|| Usage { stored_bytes: 1000, ..Usage::default() }),
+        write_times: Box::new(|| Ok(())),
+        open_files: Box::new(OpenFiles::default),
+        process: Box::new(|| None),
+    });
+    let tree = control.tree();
+    Rig { clock, sim, disk, meter, engine, control, tree }
+}
+
+pub fn mem() -> Rig {
+    rig(|_, _| Arc::new(MemEngine::new()))
+}
+
+impl Rig {
+    pub fn find(&self, path: &str) -> Option<Attributes> {
+        let mut found = None;
+        let mut parent = ROOT;
+        for name in path.split('/') {
+            found = Some(self.tree.lookup(parent, name.as_bytes(), Caller::ROOT)?);
+            parent = found?.ino;
+        }
+        found
+    }
+
+    pub fn cat(&self, path: &str) -> String {
+        let handle =
+            self.tree.open(self.find(path).unwrap_or_else(|| panic!("no {path}")).ino, Caller::ROOT).unwrap();
+        let bytes = self.tree.read(handle, 0, u32::MAX).unwrap();
+        self.tree.release(handle);
+        String::from_utf8(bytes).unwrap()
+    }
+
+    pub fn json(&self, path: &str) -> Value {
+        serde_json::from_str(&self.cat(path)).unwrap()
+    }
+
+    /// What a write answered, perhaps from another thread; fails if it is not answered soon.
+    pub fn write(&self, caller: Caller, text: &str) -> kvfs::fs::Result<()> {
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let ino = self.find(".stats").unwrap().ino;
+        self.tree.write(ino, caller, text.as_bytes(), Box::new(move |result| sender.send(result).unwrap()));
+        receiver.recv_timeout(Duration::from_secs(10)).expect("the write has been answered")
+    }
+
+    /// As if a user had written `bytes`, stored as one block and one inode.
+    pub fn user_writes(&self, bytes: usize) {
+        self.meter.record(Op::Write, Duration::from_micros(50), bytes as u64, false);
+        let mut batch = Batch::new(Op::Write.tag());
+        batch.put(vec![1, 7], vec![0x5a; bytes]);
+        batch.put(vec![0, 7], vec![1; 98]);
+        // A tiny store is busy now and then.
+        while let Err(error) = self.engine.apply(&batch, Tier::Disk) {
+            assert!(matches!(error, engine::Error::Busy { .. }), "{error}");
+            engine::settle(&*self.engine).unwrap();
+            self.clock.advance(Duration::from_millis(10));
+        }
+    }
+}
+
+pub fn small_options() -> engine::Options {
+    engine::Options {
+        kind: Kind::Lsm,
+        memtable_bytes: 16 << 10,
+        table_bytes: 16 << 10,
+        level_base_bytes: 64 << 10,
+        log_segment_bytes: 64 << 10,
+        reserve_bytes: 0,
+        ..engine::Options::default()
+    }
+}
+
+pub fn small_lsm() -> Rig {
+    rig(|disk, clock| engine::open(disk, clock, &small_options()).unwrap())
+}
+
+pub fn fill(rig: &Rig) {
+    let mut prng = Prng::new(7);
+    for _ in 0..400 {
+        let mut batch = Batch::new(Op::Write.tag());
+        batch.put(prng.below(300).to_be_bytes().to_vec(), vec![9; 400]);
+        rig.meter.record(Op::Write, Duration::from_micros(9), 400, false);
+        while rig.engine.apply(&batch, Tier::Disk).is_err() {
+            engine::settle(&*rig.engine).unwrap();
+        }
+    }
+    engine::settle(&*rig.engine).unwrap();
+}

@@ -1,0 +1,89 @@
+//! What hangs: an engine that answers nothing, a disk whose directory does not come.
+
+use super::*;
+
+/// An engine whose batches and commands wait for a gate, as a store that cannot keep up would.
+pub struct Stuck {
+    pub engine: MemEngine,
+    pub gate: parking_lot::Mutex<()>,
+    pub commands: parking_lot::Mutex<Vec<kvfs::engine::Done>>,
+}
+
+impl Engine for Stuck {
+    fn get(&self, key: &[u8], tier: Tier) -> kvfs::engine::Result<Option<bytes::Bytes>> {
+        self.engine.get(key, tier)
+    }
+    fn scan(
+        &self,
+        range: kvfs::engine::KeyRange<'_>,
+        tier: Tier,
+        visit: &mut kvfs::engine::Visit<'_>,
+    ) -> kvfs::engine::Result<()> {
+        self.engine.scan(range, tier, visit)
+    }
+    fn apply(&self, batch: &Batch, tier: Tier) -> kvfs::engine::Result<u64> {
+        let _gate = self.gate.lock();
+        self.engine.apply(batch, tier)
+    }
+    fn position(&self) -> u64 {
+        self.engine.position()
+    }
+    fn sync_to(&self, _: u64, done: kvfs::engine::Done) {
+        self.commands.lock().push(done);
+    }
+    fn work(&self, class: kvfs::engine::Class) -> kvfs::engine::Result<kvfs::engine::Pending> {
+        self.engine.work(class)
+    }
+    fn run(&self, _: kvfs::engine::Command, done: kvfs::engine::Done) {
+        self.commands.lock().push(done);
+    }
+    fn shape(&self) -> Shape {
+        let stalls = Stalls { now: Some(Cause::DirtyPages), stopped: true, ..Stalls::default() };
+        Shape { stalls, ..self.engine.shape() }
+    }
+    fn promise(&self) -> kvfs::engine::Promise {
+        self.engine.promise()
+    }
+    fn bell(&self) -> &Arc<kvfs::engine::Bell> {
+        self.engine.bell()
+    }
+    fn close(&self) -> kvfs::engine::Result<()> {
+        self.engine.close()
+    }
+}
+
+/// A disk whose directory can hang.
+pub struct Hung {
+    pub disk: Arc<dyn Disk>,
+    pub gate: Arc<parking_lot::Mutex<()>>,
+}
+
+impl Disk for Hung {
+    fn create(&self, name: &str) -> std::io::Result<Arc<dyn kvfs::disk::File>> {
+        self.disk.create(name)
+    }
+    fn open(&self, name: &str) -> std::io::Result<Arc<dyn kvfs::disk::File>> {
+        self.disk.open(name)
+    }
+    fn rename(&self, from: &str, to: &str) -> std::io::Result<()> {
+        self.disk.rename(from, to)
+    }
+    fn remove(&self, name: &str) -> std::io::Result<()> {
+        self.disk.remove(name)
+    }
+    fn list(&self) -> std::io::Result<Vec<kvfs::disk::FileInfo>> {
+        let _gate = self.gate.lock();
+        self.disk.list()
+    }
+    fn sync_names(&self) -> std::io::Result<()> {
+        self.disk.sync_names()
+    }
+    fn space(&self) -> std::io::Result<Space> {
+        let _gate = self.gate.lock();
+        self.disk.space()
+    }
+}
+
+pub fn stuck() -> Arc<Stuck> {
+    Arc::new(Stuck { engine: MemEngine::new(), gate: Default::default(), commands: Default::default() })
+}
