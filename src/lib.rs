@@ -3,6 +3,7 @@
 #![recursion_limit = "256"]
 
 // In the order a byte walks, from the kernel to the disk; then the rooms beside the walk.
+pub mod attribution;
 pub mod base;
 pub mod compare;
 pub mod control;
@@ -10,6 +11,7 @@ pub mod disk;
 pub mod engine;
 pub mod fs;
 pub mod fuse;
+pub mod virtual_files;
 
 // The store as a whole, and the ways into it.
 pub mod cli;

@@ -29,6 +29,7 @@ use parking_lot::{Condvar, Mutex};
 use closing::pid_in;
 pub use closing::{Closed, Closing};
 
+use crate::attribution::{Attribution, Process};
 use crate::base::clock::{Clock, SystemClock};
 use crate::base::metric::Since;
 use crate::base::text::human_size;
@@ -39,15 +40,14 @@ use crate::disk::{
     process_io, process_of,
 };
 use crate::engine::{self, Command, Engine, MeteredEngine, Pending, Tier, Worker};
-use crate::fs::attribution::Process;
 use crate::fs::types::{Caller, ROOT, SetAttributes};
-use crate::fs::virtual_file::VirtualTree;
 use crate::fs::{self, CheckSummary, FileSystem, Identity, keys};
 use crate::fuse::session::{self, End, MountFlags};
 use crate::fuse::table;
-use crate::fuse::{Adapter, Options as FuseOptions};
+use crate::fuse::{Adapter, Durability, Options as FuseOptions};
 use crate::repair;
 use crate::store::{Description, Error, Given, Place, Settings, Terms, look};
+use crate::virtual_files::VirtualTree;
 
 /// How long a mount waits for a store that its last user seems to hold for good.
 const BUSY_WAIT: Duration = Duration::from_secs(2);
@@ -373,6 +373,7 @@ impl Stop {
 pub struct Service {
     store: Store,
     tree: Arc<VirtualTree>,
+    attribution: Arc<Attribution>,
     worker: Option<Worker>,
     stop: Arc<Stop>,
     threads: Vec<JoinHandle<()>>,
@@ -381,9 +382,9 @@ pub struct Service {
 impl Service {
     /// Starts the threads. `mount_point` is what `/.stats` says.
     pub fn start(store: Store, mount_point: &Path) -> io::Result<Service> {
-        let control = Control::new(parts(&store, mount_point));
+        let attribution = Arc::<Attribution>::default();
+        let control = Control::new(parts(&store, mount_point, &attribution));
         let tree = control.tree();
-        store.fs.reserve_names(tree.names_at_root());
         // Before any thread starts: binding changes the process's mask for a moment.
         let socket = match store.is_view {
             false => StatsSocket::bind(&store.os, control.clone())
@@ -406,7 +407,7 @@ impl Service {
             true => None,
         };
         let stop = Arc::new(Stop::default());
-        let mut service = Service { store, tree, worker, stop, threads: Vec::new() };
+        let mut service = Service { store, tree, attribution, worker, stop, threads: Vec::new() };
         let (fs, stop) = (service.store.fs.clone(), service.stop.clone());
         service.spawn("kvfs-fs", move || serve_fs(&fs, &stop))?;
         let stop = service.stop.clone();
@@ -416,10 +417,10 @@ impl Service {
             }
         })?;
         // A thread of its own, so that it sees processes before they end.
-        let meter = service.store.fs.meter().clone();
+        let attribution = service.attribution.clone();
         service.spawn("kvfs-names", move || {
             let identify = |thread| process_of(thread).map(|(pid, command)| Process { pid, command });
-            meter.attribution().name_processes(identify);
+            attribution.name_processes(identify);
         })?;
         if let Some(mut metrics) = metrics {
             let stop = service.stop.clone();
@@ -498,7 +499,7 @@ impl Service {
 
     fn stop_threads(&mut self) {
         self.stop.tell();
-        self.store.fs.meter().attribution().close();
+        self.attribution.close();
         for thread in self.threads.drain(..) {
             if thread.join().is_err() {
                 log::error!("a background thread panicked");
@@ -536,7 +537,7 @@ fn serve_fs(fs: &FileSystem, stop: &Stop) {
     }
 }
 
-fn parts(store: &Store, mount_point: &Path) -> Parts {
+fn parts(store: &Store, mount_point: &Path, attribution: &Arc<Attribution>) -> Parts {
     let Store { description, settings, disk, latch, engine, fs, clock, pool, path, began, .. } = store;
     let value = |name: &str| settings.get(name).unwrap_or_default();
     let user = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
@@ -568,6 +569,7 @@ fn parts(store: &Store, mount_point: &Path) -> Parts {
         },
         clock: clock.clone(),
         meter: fs.meter().clone(),
+        attribution: attribution.clone(),
         engine: engine.clone(),
         disk: disk.clone(),
         latch: latch.clone(),
@@ -610,11 +612,12 @@ pub fn serve(
     store.name_holder(&format!("mounted at {}", mount_point.display()));
     opened(&store).map_err(|error| Error::system("starting", error))?;
     let fuse = store.settings.fuse.clone();
-    let sync_always = store.settings.engine.sync == engine::Sync::Always;
+    let durability =
+        Durability { always: store.settings.engine.sync == engine::Sync::Always, names: flags.dirsync };
     let (events, received) = channel();
     session::watch_signals(events.clone()).map_err(|error| Error::system("starting a thread", error))?;
     let service = Service::start(store, mount_point).map_err(|error| Error::system("starting", error))?;
-    let end = adapter(&service, fuse, sync_always, flags.dirsync, events)
+    let end = adapter(&service, fuse, durability, events)
         .and_then(|adapter| session::run(adapter, path, mount_point, flags, &received, ready));
     if matches!(end, Ok(End::Forced | End::Abandoned)) {
         let (fs, engine, latch) =
@@ -640,11 +643,12 @@ pub fn serve(
 fn adapter(
     service: &Service,
     options: FuseOptions,
-    sync_always: bool,
-    dirsync: bool,
+    durability: Durability,
     events: std::sync::mpsc::Sender<session::Event>,
 ) -> io::Result<Adapter> {
-    Adapter::new(service.store.fs.clone(), service.tree.clone(), options, sync_always, dirsync, events)
+    let (fs, tree, attribution) =
+        (service.store.fs.clone(), service.tree.clone(), service.attribution.clone());
+    Adapter::new(fs, tree, attribution, options, durability, events)
 }
 
 /// Says what went wrong at the kernel's door, and the way out where it is known.

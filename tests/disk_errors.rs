@@ -77,6 +77,7 @@ fn mount_on(faulty: Arc<Faulty>, kind: Kind) -> std::result::Result<Mounted, Str
         mount: MountInfo { kind_names: &keys::KIND_NAMES, ..MountInfo::default() },
         clock,
         meter: fs.meter().clone(),
+        attribution: Arc::default(),
         engine: engine.clone(),
         disk: metered,
         latch: latch.clone(),

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use kvfs::attribution::Charges;
 use kvfs::base::clock::{Clock, ManualClock};
 use kvfs::base::metric::{Entry, MetricKind, Rows, Unit};
 use kvfs::base::prng::Prng;
@@ -19,7 +20,6 @@ use kvfs::engine::{
     Shape, Stalls, Tier, Work,
 };
 use kvfs::fs::Usage;
-use kvfs::fs::attribution::Charges;
 use kvfs::fs::meter::{Meter, Op};
 use kvfs::fs::types::{Caller, ROOT};
 use serde_json::Value;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{Control, Report, command, json, render, tables};
 use crate::engine::Engine;
 use crate::fs::types::{Caller, ROOT};
-use crate::fs::virtual_file::{Done, VirtualDirectory, VirtualFile, VirtualTree};
+use crate::virtual_files::{Done, VirtualDirectory, VirtualFile, VirtualTree};
 
 /// Builds the tree.
 pub(super) fn tree(control: &Arc<Control>) -> VirtualTree {

@@ -46,16 +46,16 @@ pub use render::{levels, text};
 pub use socket::{NAME as SOCKET_NAME, StatsSocket};
 pub use stats::{Aside, Base, EngineCalls, MountInfo, Physical, Report, Sample, State, Window};
 
+use crate::attribution::{Attribution, Charges};
 use crate::base::clock::Clock;
 use crate::base::journal::{Event, Field};
 use crate::base::metric::Since;
 use crate::disk::{Disk, Latch, Metered, OpenFiles, ProcessIo};
 use crate::engine::{Cause, Command, Engine, Journal, MeteredEngine, Stalls};
-use crate::fs::attribution::Charges;
 use crate::fs::meter::{Latency, Meter, Op, growth};
 use crate::fs::types::Caller;
-use crate::fs::virtual_file::{Done, VirtualTree};
 use crate::fs::{Error, Result, Usage};
+use crate::virtual_files::{Done, VirtualTree};
 use command::Action;
 use history::Second;
 
@@ -78,6 +78,8 @@ pub struct Parts {
     pub clock: Arc<dyn Clock>,
     /// Door 1.
     pub meter: Arc<Meter>,
+    /// Who moves content there.
+    pub attribution: Arc<Attribution>,
     /// Door 2.
     pub engine: Arc<MeteredEngine>,
     /// Door 3, which counts since before the store was opened.
@@ -293,7 +295,7 @@ impl Control {
             state,
             base: Base::Mount,
             sample,
-            charges: self.parts.meter.attribution().charges(),
+            charges: self.parts.attribution.charges(),
             windows,
             usage: (self.parts.usage)(),
             physical: *self.physical.lock(),
@@ -478,7 +480,7 @@ impl Control {
     fn mark(&self, name: String) -> Result<()> {
         let mark = Arc::new(Mark {
             sample: self.sample(),
-            charges: self.parts.meter.attribution().charges(),
+            charges: self.parts.attribution.charges(),
             latencies: self.latencies(),
         });
         let mut marks = self.marks.lock();

@@ -9,12 +9,12 @@ use std::time::Duration;
 use super::figures::{amp, ascii, clock, human_count, percent, span, tail, timestamp};
 use super::forecast;
 use super::stats::{Base, Report, Sample, State};
+use crate::attribution::Tally;
 use crate::base::metric::ratio;
 use crate::base::text::{exact_size, human_size};
 use crate::disk::{Counters, Purpose};
 use crate::engine::cache::CacheKind;
 use crate::engine::{Cause, Level, PageCause, PageCount, PageKind, PageTraffic, Tree, Work};
-use crate::fs::attribution::Tally;
 use crate::fs::meter::Op;
 
 /// Columns of a line at most.

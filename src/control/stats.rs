@@ -22,11 +22,11 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use crate::attribution::Charges;
 use crate::base::metric::{Since, metrics, ratio};
 use crate::disk::{Counters, OpenFiles, ProcessIo, Purpose, Snapshot, Space};
 use crate::engine::{Cause, Engine, KINDS, KindCounters, MeteredEngine, Shape, TagCounters};
 use crate::fs::Usage;
-use crate::fs::attribution::Charges;
 use crate::fs::meter::{Meter, Op, OpCounters, Ops};
 
 /// What does not change while a store is mounted.

@@ -25,7 +25,7 @@ use super::keys::{self, Key, name_hash};
 use super::ops::CAPABILITY;
 use super::ranges::Range;
 use super::superblock::{Identity, Superblock};
-use super::types::{FIRST_VIRTUAL, FileKind, Ino, NAME_BYTES_MAX, ROOT, SIZE_MAX, Time};
+use super::types::{FileKind, Ino, NAME_BYTES_MAX, ROOT, SIZE_MAX, STORED_END, Time};
 use super::{Error, FileSystem, Result};
 use crate::engine::{Engine, KeyRange, Tier};
 
@@ -239,7 +239,7 @@ impl Checker<'_> {
                 Key::Inode { ino } | Key::Xattr { ino, .. } | Key::Block { ino, .. } | Key::Orphan { ino },
             )
             | Some(Key::Dirent { dir: ino, .. })
-                if *ino < FIRST_VIRTUAL =>
+                if *ino < STORED_END =>
             {
                 self.highest_ino = self.highest_ino.max(*ino);
             }
@@ -638,7 +638,7 @@ impl Checker<'_> {
         let named = !missing.names.is_empty();
         let is_directory = !missing.entries.is_empty() || missing.kind == Some(FileKind::Directory);
         let kind = match is_directory {
-            _ if missing.is_orphan || !(ROOT..FIRST_VIRTUAL).contains(&ino) => None,
+            _ if missing.is_orphan || !(ROOT..STORED_END).contains(&ino) => None,
             true => (!missing.entries.is_empty() || was_lost).then_some(FileKind::Directory),
             false if missing.kind.is_some_and(|kind| kind != FileKind::File) => None,
             false => {

@@ -15,11 +15,10 @@ use std::time::Duration;
 use lru::LruCache;
 use parking_lot::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use super::attribution::TopName;
 use super::inode::{HAS_PENDING, Inode};
 use super::locks::{PATIENCE, would_block};
 use super::ranges::Ranges;
-use super::types::{FileKind, Ino, ROOT};
+use super::types::{FileKind, Ino, ROOT, TopName};
 use super::{Error, FileSystem, Result, keys};
 use crate::engine::{Batch, Tier};
 use crate::fs::meter::Op;

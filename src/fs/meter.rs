@@ -6,7 +6,6 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 use parking_lot::Mutex;
 
-use super::attribution::Attribution;
 use crate::base::metric::{Each, Since, labels, metrics};
 
 /// An operation of the filesystem; also the tag of its batches.
@@ -168,7 +167,6 @@ pub fn growth(now: &[(u64, u64)], earlier: &[(u64, u64)]) -> Vec<(u64, u64)> {
 /// The counters of door 1.
 pub struct Meter {
     slots: Vec<Slot>,
-    attribution: Attribution,
 }
 
 impl Meter {
@@ -182,7 +180,7 @@ impl Meter {
             histogram
         };
         let slot = |_: &Op| Slot { calls: CallMeter::default(), latency: Mutex::new(histogram()) };
-        Meter { slots: Op::ALL.iter().map(slot).collect(), attribution: Attribution::default() }
+        Meter { slots: Op::ALL.iter().map(slot).collect() }
     }
 
     /// Records that a call of `op` was answered after `latency`, having moved `bytes` of file content.
@@ -194,11 +192,6 @@ impl Meter {
             slot.calls.errors.fetch_add(1, Relaxed);
         }
         slot.latency.lock().saturating_record((latency.as_nanos() as u64).max(1));
-    }
-
-    /// Who moved the content.
-    pub fn attribution(&self) -> &Attribution {
-        &self.attribution
     }
 
     /// The counters of every operation.

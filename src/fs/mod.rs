@@ -21,7 +21,6 @@
 //! only then locks the inode.
 
 mod acl;
-pub mod attribution;
 mod blocks;
 mod check;
 mod counters;
@@ -41,9 +40,8 @@ mod ranges;
 mod repair;
 mod superblock;
 pub mod types;
-pub mod virtual_file;
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -114,7 +112,6 @@ pub struct FileSystem {
     renaming: Mutex<()>,
     /// Held by the one thread that does background work.
     working: Mutex<()>,
-    reserved: OnceLock<Vec<Vec<u8>>>,
 }
 
 impl FileSystem {
@@ -184,7 +181,6 @@ impl FileSystem {
             lease: Mutex::new(lease),
             renaming: Mutex::new(()),
             working: Mutex::new(()),
-            reserved: OnceLock::new(),
         };
         filesystem.load_counters()?;
         filesystem.adopt_leftovers()?;
@@ -204,13 +200,6 @@ impl FileSystem {
     /// Names the store.
     pub fn uuid(&self) -> [u8; 16] {
         self.identity.uuid
-    }
-
-    /// Keeps `names` in the root for virtual files: looking them up answers `NotFound`, making or removing them
-    /// `NotPermitted`. Only the first call counts.
-    pub fn reserve_names(&self, names: Vec<Vec<u8>>) {
-        // A second call is a mistake of the composition root that does no harm.
-        let _ = self.reserved.set(names);
     }
 
     /// What is stored.

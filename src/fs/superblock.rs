@@ -8,7 +8,7 @@
 
 use super::error::damaged;
 use super::keys::{self, take_u32, take_u64};
-use super::types::{FIRST_VIRTUAL, Ino, ROOT};
+use super::types::{Ino, ROOT, STORED_END};
 use super::{Error, FileSystem, Result, locks};
 use crate::engine::{self, Batch, Tier};
 use crate::fs::meter::Op;
@@ -93,7 +93,7 @@ impl Superblock {
         let secret = take_u64(&mut rest)?;
         let next_ino = take_u64(&mut rest)?;
         let options = super::Options { block_bytes, ..super::Options::default() };
-        let numbers = ROOT + 1..=FIRST_VIRTUAL;
+        let numbers = ROOT + 1..=STORED_END;
         let sound =
             features == 0 && rest.is_empty() && numbers.contains(&next_ino) && options.validate().is_ok();
         sound.then_some(Superblock { block_bytes, identity: Identity { uuid: *uuid, secret }, next_ino })
@@ -113,7 +113,7 @@ impl FileSystem {
         let mut lease = locks::mutex(&self.lease, tier)?;
         if lease.next == lease.superblock.next_ino {
             let superblock = Superblock { next_ino: lease.next + LEASE, ..lease.superblock };
-            if superblock.next_ino > FIRST_VIRTUAL {
+            if superblock.next_ino > STORED_END {
                 return Err(Error::Engine(engine::Error::NoSpace));
             }
             let mut batch = Batch::new(Op::Format.tag());

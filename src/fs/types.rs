@@ -1,14 +1,18 @@
 //! The words in which the filesystem is asked and answers: no kernel protocol, no keys.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 /// Inode number. 1 is the root; numbers are never used twice.
 pub type Ino = u64;
 
+/// A name in the root; empty where it is not known.
+pub type TopName = Arc<[u8]>;
+
 /// The root directory.
 pub const ROOT: Ino = 1;
-/// Inode numbers from here on belong to virtual files and are never stored.
-pub const FIRST_VIRTUAL: Ino = 0x7FFF_FFFF_0000_0000;
+/// Inode numbers from here on are never stored: they are left to files that are not (`virtual_files`).
+pub const STORED_END: Ino = 0x7FFF_FFFF_0000_0000;
 /// Longest name in bytes.
 pub const NAME_BYTES_MAX: usize = 255;
 /// Longest symbolic link target in bytes.

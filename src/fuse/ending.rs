@@ -22,7 +22,7 @@ use nix::fcntl::{OFlag, open};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::Mode;
 
-use super::dispatch::Core;
+use super::stored::Core;
 
 /// Times in a row that nothing must be under way.
 const QUIET_TIMES: u32 = 5;

@@ -1,19 +1,31 @@
-//! The kernel's requests, one method each. What takes more than a line is in the file of its noun; a method there has the name of the
-//! request and only the arguments that it uses.
+//! The kernel's requests, one method each: the door at which each is handed to the side that serves its inode (`router`). A method there
+//! has the name of the request and only the arguments that it uses. What the virtual tree has no answer to is refused here.
 
 use std::ffi::OsStr;
 use std::path::Path;
 use std::time::SystemTime;
 
 use fuser::{
-    AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, INodeNo, InitFlags,
-    IoctlFlags, KernelConfig, LockOwner, OpenFlags, PollEvents, PollFlags, PollNotifier, RenameFlags,
-    ReplyAttr, ReplyBmap, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry,
-    ReplyIoctl, ReplyLock, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request,
-    TimeOrNow, WriteFlags,
+    AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, INodeNo,
+    InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenFlags, PollEvents, PollFlags, PollNotifier,
+    RenameFlags, ReplyAttr, ReplyBmap, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus,
+    ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLock, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite,
+    ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
-use super::Adapter;
+use super::router::{self, Side};
+use super::{Adapter, caller, reply};
+use crate::fs::meter::Op;
+
+impl Adapter {
+    fn side(&self, ino: INodeNo) -> Side {
+        router::side(&self.virtual_files.tree, ino)
+    }
+
+    fn side_of_name<'a>(&self, parent: INodeNo, name: &'a OsStr) -> (Side, &'a OsStr) {
+        router::side_of_name(&self.virtual_files.tree, parent, name)
+    }
+}
 
 /// Largest request; the kernel allows no more.
 const REQUEST_BYTES_MAX: u32 = 1 << 20;
@@ -22,7 +34,7 @@ const BACKGROUND_MAX: u16 = 64;
 
 impl Filesystem for Adapter {
     fn init(&mut self, _: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
-        let options = &self.core.options;
+        let options = &self.stored.core.options;
         // Not ATOMIC_O_TRUNC: a program that runs would be emptied before the kernel refuses with ETXTBSY. Not ASYNC_DIO: the
         // kernel takes what a direct write replaced out of its page cache before the write and after it, but after an asynchronous
         // one it does not, so what a reader brought in meanwhile stays there for good.
@@ -58,15 +70,25 @@ impl Filesystem for Adapter {
     }
 
     fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        self.lookup(request, parent, name, reply);
+        match self.side_of_name(parent, name) {
+            (Side::Stored(parent), name) => self.stored.lookup(parent, name, reply),
+            (Side::Virtual(parent), name) => {
+                self.virtual_files.lookup(caller(request), parent, name, reply);
+            }
+        }
     }
 
     fn forget(&self, _: &Request, ino: INodeNo, lookups: u64) {
-        self.forget(ino, lookups);
+        if let Side::Stored(ino) = self.side(ino) {
+            self.stored.forget(ino, lookups);
+        }
     }
 
     fn getattr(&self, _: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
-        self.getattr(ino, reply);
+        match self.side(ino) {
+            Side::Stored(ino) => self.stored.getattr(ino, reply),
+            Side::Virtual(ino) => self.virtual_files.getattr(ino, reply),
+        }
     }
 
     fn setattr(
@@ -87,11 +109,22 @@ impl Filesystem for Adapter {
         _: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
-        self.setattr(request, ino, mode, uid, gid, size, atime, mtime, ctime, reply);
+        match self.side(ino) {
+            Side::Stored(ino) => {
+                self.stored.setattr(request, ino, mode, uid, gid, size, atime, mtime, ctime, reply);
+            }
+            Side::Virtual(ino) => {
+                let changes_rights = mode.is_some() || uid.is_some() || gid.is_some();
+                self.virtual_files.setattr(ino, changes_rights, reply);
+            }
+        }
     }
 
     fn readlink(&self, _: &Request, ino: INodeNo, reply: ReplyData) {
-        self.readlink(ino, reply);
+        match self.side(ino) {
+            Side::Stored(ino) => self.stored.readlink(ino, reply),
+            Side::Virtual(_) => reply.error(Errno::EINVAL),
+        }
     }
 
     fn mknod(
@@ -104,7 +137,12 @@ impl Filesystem for Adapter {
         rdev: u32,
         reply: ReplyEntry,
     ) {
-        self.mknod(request, parent, name, mode, umask, rdev, reply);
+        match self.side_of_name(parent, name) {
+            (Side::Stored(parent), name) => {
+                self.stored.mknod(request, parent, name, mode, umask, rdev, reply)
+            }
+            (Side::Virtual(_), _) => reply.error(Errno::EPERM),
+        }
     }
 
     fn mkdir(
@@ -116,19 +154,31 @@ impl Filesystem for Adapter {
         umask: u32,
         reply: ReplyEntry,
     ) {
-        self.mkdir(request, parent, name, mode, umask, reply);
+        match self.side_of_name(parent, name) {
+            (Side::Stored(parent), name) => self.stored.mkdir(request, parent, name, mode, umask, reply),
+            (Side::Virtual(_), _) => reply.error(Errno::EPERM),
+        }
     }
 
     fn symlink(&self, request: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
-        self.symlink(request, parent, name, target, reply);
+        match self.side_of_name(parent, name) {
+            (Side::Stored(parent), name) => self.stored.symlink(request, parent, name, target, reply),
+            (Side::Virtual(_), _) => reply.error(Errno::EPERM),
+        }
     }
 
     fn unlink(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        self.unlink(parent, name, reply);
+        match self.side_of_name(parent, name) {
+            (Side::Stored(parent), name) => self.stored.unlink(parent, name, reply),
+            (Side::Virtual(_), _) => reply.error(Errno::EPERM),
+        }
     }
 
     fn rmdir(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        self.rmdir(parent, name, reply);
+        match self.side_of_name(parent, name) {
+            (Side::Stored(parent), name) => self.stored.rmdir(parent, name, reply),
+            (Side::Virtual(_), _) => reply.error(Errno::EPERM),
+        }
     }
 
     fn rename(
@@ -141,15 +191,26 @@ impl Filesystem for Adapter {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
-        self.rename(request, parent, name, new_parent, new_name, flags, reply);
+        match (self.side_of_name(parent, name), self.side_of_name(new_parent, new_name)) {
+            ((Side::Stored(parent), name), (Side::Stored(new_parent), new_name)) => {
+                self.stored.rename(request, (parent, name), (new_parent, new_name), flags, reply);
+            }
+            _ => reply.error(Errno::EPERM),
+        }
     }
 
     fn link(&self, _: &Request, ino: INodeNo, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        self.link(ino, parent, name, reply);
+        match (self.side(ino), self.side_of_name(parent, name)) {
+            (Side::Stored(ino), (Side::Stored(parent), name)) => self.stored.link(ino, parent, name, reply),
+            _ => reply.error(Errno::EPERM),
+        }
     }
 
     fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        self.open(request, ino, flags, reply);
+        match self.side(ino) {
+            Side::Stored(ino) => self.stored.open(request, ino, flags, reply),
+            Side::Virtual(ino) => self.virtual_files.open(caller(request), ino, reply),
+        }
     }
 
     fn create(
@@ -162,7 +223,12 @@ impl Filesystem for Adapter {
         flags: i32,
         reply: ReplyCreate,
     ) {
-        self.create(request, parent, name, mode, umask, flags, reply);
+        match self.side_of_name(parent, name) {
+            (Side::Stored(parent), name) => {
+                self.stored.create(request, parent, name, mode, umask, flags, reply)
+            }
+            (Side::Virtual(_), _) => reply.error(Errno::EPERM),
+        }
     }
 
     fn read(
@@ -176,7 +242,10 @@ impl Filesystem for Adapter {
         _: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        self.read(request, ino, handle, offset, size, reply);
+        match self.side(ino) {
+            Side::Stored(ino) => self.stored.read(request, ino, offset, size, reply),
+            Side::Virtual(_) => self.virtual_files.read(handle, offset, size, reply),
+        }
     }
 
     fn write(
@@ -191,7 +260,10 @@ impl Filesystem for Adapter {
         _: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        self.write(request, ino, offset, data, write_flags, flags, reply);
+        match self.side(ino) {
+            Side::Stored(ino) => self.stored.write(request, ino, offset, data, write_flags, flags, reply),
+            Side::Virtual(ino) => self.virtual_files.write(caller(request), ino, data, reply),
+        }
     }
 
     fn flush(&self, _: &Request, _: INodeNo, _: FileHandle, _: LockOwner, reply: ReplyEmpty) {
@@ -208,35 +280,56 @@ impl Filesystem for Adapter {
         _: bool,
         reply: ReplyEmpty,
     ) {
-        self.release(ino, handle, flags, reply);
+        match self.side(ino) {
+            Side::Stored(ino) => self.stored.release(ino, flags, reply),
+            Side::Virtual(_) => self.virtual_files.release(handle, reply),
+        }
     }
 
     fn fsync(&self, _: &Request, ino: INodeNo, _: FileHandle, data_only: bool, reply: ReplyEmpty) {
-        self.fsync(ino, data_only, reply);
+        match self.side(ino) {
+            Side::Stored(ino) => self.stored.sync(Op::Fsync, ino, data_only, reply),
+            Side::Virtual(_) => reply.ok(),
+        }
     }
 
     fn opendir(&self, _: &Request, ino: INodeNo, _: OpenFlags, reply: ReplyOpen) {
-        self.opendir(ino, reply);
+        match self.side(ino) {
+            Side::Stored(_) => self.stored.opendir(reply),
+            Side::Virtual(_) => reply.opened(FileHandle(0), FopenFlags::empty()),
+        }
     }
 
     fn readdir(&self, _: &Request, ino: INodeNo, _: FileHandle, cookie: u64, reply: ReplyDirectory) {
-        self.readdir(ino, cookie, reply);
+        match self.side(ino) {
+            Side::Stored(ino) => self.stored.readdir(ino, cookie, reply),
+            Side::Virtual(ino) => self.virtual_files.readdir(ino, cookie, reply),
+        }
     }
 
     fn readdirplus(&self, _: &Request, ino: INodeNo, _: FileHandle, cookie: u64, reply: ReplyDirectoryPlus) {
-        self.readdirplus(ino, cookie, reply);
+        match self.side(ino) {
+            Side::Stored(ino) => self.stored.readdirplus(ino, cookie, reply),
+            Side::Virtual(ino) => self.virtual_files.readdirplus(ino, cookie, reply),
+        }
     }
 
-    fn releasedir(&self, _: &Request, _: INodeNo, _: FileHandle, _: OpenFlags, reply: ReplyEmpty) {
-        self.releasedir(reply);
+    fn releasedir(&self, _: &Request, ino: INodeNo, _: FileHandle, _: OpenFlags, reply: ReplyEmpty) {
+        match self.side(ino) {
+            Side::Stored(_) => self.stored.releasedir(reply),
+            Side::Virtual(_) => reply.ok(),
+        }
     }
 
     fn fsyncdir(&self, _: &Request, ino: INodeNo, _: FileHandle, data_only: bool, reply: ReplyEmpty) {
-        self.fsyncdir(ino, data_only, reply);
+        match self.side(ino) {
+            Side::Stored(ino) => self.stored.sync(Op::Fsyncdir, ino, data_only, reply),
+            Side::Virtual(_) => reply.ok(),
+        }
     }
 
     fn statfs(&self, _: &Request, _: INodeNo, reply: ReplyStatfs) {
-        self.statfs(reply);
+        self.stored.statfs(reply);
     }
 
     fn setxattr(
@@ -249,19 +342,31 @@ impl Filesystem for Adapter {
         _: u32,
         reply: ReplyEmpty,
     ) {
-        self.setxattr(request, ino, name, value, flags, reply);
+        match self.side(ino) {
+            Side::Stored(ino) => self.stored.setxattr(request, ino, name, value, flags, reply),
+            Side::Virtual(_) => reply.error(Errno::EPERM),
+        }
     }
 
     fn getxattr(&self, _: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        self.getxattr(ino, name, size, reply);
+        match self.side(ino) {
+            Side::Stored(ino) => self.stored.getxattr(ino, name, size, reply),
+            Side::Virtual(_) => reply.error(Errno::ENODATA),
+        }
     }
 
     fn listxattr(&self, request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        self.listxattr(request, ino, size, reply);
+        match self.side(ino) {
+            Side::Stored(ino) => self.stored.listxattr(request, ino, size, reply),
+            Side::Virtual(_) => reply::sized(size)(reply, Ok(Vec::new())),
+        }
     }
 
     fn removexattr(&self, _: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        self.removexattr(ino, name, reply);
+        match self.side(ino) {
+            Side::Stored(ino) => self.stored.removexattr(ino, name, reply),
+            Side::Virtual(_) => reply.error(Errno::EPERM),
+        }
     }
 
     fn access(&self, _: &Request, _: INodeNo, _: AccessFlags, reply: ReplyEmpty) {
@@ -340,11 +445,22 @@ impl Filesystem for Adapter {
         mode: i32,
         reply: ReplyEmpty,
     ) {
-        self.fallocate(request, ino, handle, offset, length, mode, reply);
+        match self.side(ino) {
+            Side::Stored(ino) => self.stored.fallocate(request, ino, handle, (offset, length), mode, reply),
+            Side::Virtual(_) => reply.error(Errno::EOPNOTSUPP),
+        }
     }
 
     fn lseek(&self, _: &Request, ino: INodeNo, _: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
-        self.lseek(ino, offset, whence, reply);
+        // The kernel does not send what it gathers before it asks, so what is written would be called a hole. Without an
+        // answer it calls everything data, which is never wrong.
+        if self.stored.core.options.writeback_cache {
+            return reply.error(Errno::ENOSYS);
+        }
+        match self.side(ino) {
+            Side::Stored(ino) => self.stored.lseek(ino, offset, whence, reply),
+            Side::Virtual(_) => reply.error(Errno::EINVAL),
+        }
     }
 
     fn copy_file_range(
@@ -360,6 +476,12 @@ impl Filesystem for Adapter {
         _: CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
-        self.copy_file_range(request, source, from, target, handle, to, length, reply);
+        match (self.side(source), self.side(target)) {
+            (Side::Stored(source), Side::Stored(target)) => {
+                self.stored.copy_file_range(request, (source, from), (target, to), handle, length, reply);
+            }
+            // The kernel then copies through read and write.
+            _ => reply.error(Errno::EOPNOTSUPP),
+        }
     }
 }

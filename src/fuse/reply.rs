@@ -1,27 +1,6 @@
 //! Answers that several requests give.
 
-use fuser::{Errno, ReplyAttr, ReplyEmpty, ReplyEntry, ReplyXattr};
-
-use super::{Adapter, GENERATION, convert};
-use crate::fs::types::Attributes;
-
-impl Adapter {
-    pub(super) fn entry(&self) -> impl FnOnce(ReplyEntry, Result<Attributes, Errno>) + Send + 'static {
-        let ttl = self.core.options.timeout;
-        move |reply, result| match result {
-            Ok(found) => reply.entry(&ttl, &convert::attributes(&found), GENERATION),
-            Err(errno) => reply.error(errno),
-        }
-    }
-
-    pub(super) fn attributes(&self) -> impl FnOnce(ReplyAttr, Result<Attributes, Errno>) + Send + 'static {
-        let ttl = self.core.options.timeout;
-        move |reply, result| match result {
-            Ok(found) => reply.attr(&ttl, &convert::attributes(&found)),
-            Err(errno) => reply.error(errno),
-        }
-    }
-}
+use fuser::{Errno, ReplyEmpty, ReplyXattr};
 
 pub(super) fn empty(reply: ReplyEmpty, result: Result<(), Errno>) {
     match result {

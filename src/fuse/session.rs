@@ -191,10 +191,10 @@ pub fn run(
     events: &Receiver<Event>,
     ready: impl FnOnce() -> io::Result<()>,
 ) -> io::Result<End> {
-    let read_only = adapter.core.fs.options().read_only;
-    let config = config(store, flags, read_only, adapter.core.options.threads);
+    let read_only = adapter.stored.core.fs.options().read_only;
+    let config = config(store, flags, read_only, adapter.stored.core.options.threads);
     let below = table::mounted_at(mount_point)?.map(|mount| mount.id);
-    let core = adapter.core.clone();
+    let core = adapter.stored.core.clone();
     let session = Session::new(adapter, mount_point, &config)?;
     // It is empty: this is the only place that fills it.
     let _ = core.notifier.set(session.notifier());

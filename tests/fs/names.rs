@@ -197,20 +197,3 @@ fn a_read_only_filesystem_changes_nothing() {
     fs.close().unwrap();
     assert_eq!(bench.map.contents(), before);
 }
-
-#[test]
-fn reserved_names_belong_to_others() {
-    let bench = Bench::new();
-    bench.fs.reserve_names(vec![b".stats".to_vec()]);
-    let (fs, name) = (&bench.fs, &b".stats"[..]);
-    let file = bench.create(ROOT, "f");
-    let directory = bench.mkdir(ROOT, "d");
-    let make = |parent| fs.make(Tier::Memory, Op::Create, Caller::ROOT, parent, name, 0, 0, NewNode::File);
-    assert!(matches!(make(ROOT), Err(Error::NotPermitted)));
-    make(directory).unwrap();
-    assert!(matches!(fs.lookup(Tier::Memory, ROOT, name), Err(Error::NotFound)));
-    assert!(matches!(fs.link(Tier::Memory, file, ROOT, name), Err(Error::NotPermitted)));
-    assert!(matches!(fs.unlink(Tier::Memory, ROOT, name), Err(Error::NotPermitted)));
-    let rename = fs.rename(Tier::Memory, (ROOT, b"f"), (ROOT, name), RenameMode::Replace, None);
-    assert!(matches!(rename, Err(Error::NotPermitted)));
-}

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use kvfs::disk::SimDisk;
 use kvfs::fs::meter::Op;
 use kvfs::fs::types::{
-    Caller, FIRST_VIRTUAL, FileKind, NewNode, ROOT, RenameMode, SIZE_MAX, SetAttributes, SetTime, Time,
+    Caller, FileKind, NewNode, ROOT, RenameMode, SIZE_MAX, STORED_END, SetAttributes, SetTime, Time,
     XattrMode,
 };
 
@@ -71,7 +71,7 @@ pub fn senseless(store: &Opened, prng: &mut Prng, count: usize, known: &[Ino]) {
     for _ in 0..count {
         let ino = |prng: &mut Prng| match prng.below(12) {
             0 => number(prng),
-            1 => [0, ROOT, FIRST_VIRTUAL, FIRST_VIRTUAL + 3, u64::MAX, u64::MAX - 1][prng.below(6) as usize],
+            1 => [0, ROOT, STORED_END, STORED_END + 3, u64::MAX, u64::MAX - 1][prng.below(6) as usize],
             2 | 3 => ROOT,
             _ => known[prng.below(known.len() as u64) as usize],
         };
@@ -197,7 +197,6 @@ fn senseless_calls(kind: Kind) {
         watched(&format!("{kind} calls {seed}"), move || {
             let disk = SimDisk::new();
             let store = make(disk.clone(), kind);
-            store.fs.reserve_names(vec![b".stats".to_vec()]);
             senseless(&store, &mut Prng::new(seed), 400, &[ROOT]);
             for _ in 0..2000 {
                 store.work();

@@ -1,7 +1,7 @@
 //! A control over real doors.
 
 use kvfs::fs::types::Attributes;
-use kvfs::fs::virtual_file::VirtualTree;
+use kvfs::virtual_files::VirtualTree;
 
 use super::*;
 
@@ -44,6 +44,7 @@ pub fn rig_on(
         },
         clock: clock.clone(),
         meter: meter.clone(),
+        attribution: Arc::default(),
         engine: engine.clone(),
         disk: disk.clone(),
         latch,

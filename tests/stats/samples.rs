@@ -2,13 +2,13 @@
 
 use std::time::SystemTime;
 
+use kvfs::attribution::{Attribution, Process, Tally};
 use kvfs::control::{Base, EngineCalls, Physical, Window};
 use kvfs::disk::{ProcessIo, Snapshot};
 use kvfs::engine::{
     Cache, Cost, Cpu, Debt, ExtraSpace, Filter, Histogram, KindCounters, Level, LevelTraffic, Lookups,
     Memory, Pages, Probes, StallCounters, TagCounters, TrafficMeter, Tree,
 };
-use kvfs::fs::attribution::{Attribution, Process, Tally};
 use kvfs::fs::meter::{Calls, Latency, OpCounters, Ops};
 
 use super::*;

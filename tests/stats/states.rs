@@ -114,6 +114,7 @@ fn a_closed_latch_is_shown() {
         mount: MountInfo::default(),
         clock,
         meter: Arc::new(Meter::new()),
+        attribution: Arc::default(),
         engine: MeteredEngine::new(Arc::new(MemEngine::new()), classify),
         disk,
         latch: latch.clone(),

@@ -3,12 +3,12 @@
 use std::time::SystemTime;
 
 use super::*;
+use crate::attribution::Tally;
 use crate::base::metric::ratio;
 use crate::control::forecast;
 use crate::control::model::DebtRow;
 use crate::control::stats::{Base, Report, Sample, State};
 use crate::disk::{ProcessIo, Purpose};
-use crate::fs::attribution::Tally;
 
 impl Document {
     /// What `report` says.

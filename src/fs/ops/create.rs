@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::lookup::check_name;
 use crate::engine::{Batch, Tier};
 use crate::fs::counters::Change;
 use crate::fs::dirent::Dirent;
@@ -33,7 +34,7 @@ impl FileSystem {
         node: NewNode<'_>,
     ) -> Result<Attributes> {
         self.require_writable()?;
-        self.check_name(parent, name)?;
+        check_name(name)?;
         let directory = self.cell(parent, tier)?;
         let mut state = directory.write(tier)?;
         self.require_room_for(&directory, &state, name, tier)?;
@@ -105,7 +106,7 @@ impl FileSystem {
     /// Gives `ino` the further name `name` in `parent`. On success the kernel has one more reference to it.
     pub fn link(&self, tier: Tier, ino: Ino, parent: Ino, name: &[u8]) -> Result<Attributes> {
         self.require_writable()?;
-        self.check_name(parent, name)?;
+        check_name(name)?;
         let (cell, directory) = (self.cell(ino, tier)?, self.cell(parent, tier)?);
         if cell.read(tier)?.record.is_directory() {
             return Err(Error::NotPermitted);

@@ -7,7 +7,7 @@ use crate::fs::dirent::Dirent;
 use crate::fs::error::damaged;
 use crate::fs::handles::InodeCell;
 use crate::fs::keys::{self, name_hash};
-use crate::fs::types::{Attributes, Ino, NAME_BYTES_MAX, ROOT};
+use crate::fs::types::{Attributes, Ino, NAME_BYTES_MAX};
 use crate::fs::{Error, FileSystem, Result};
 
 impl FileSystem {
@@ -26,7 +26,6 @@ impl FileSystem {
                 b"." => directory.clone(),
                 b".." => self.cell(state.record.parent, tier)?,
                 _ if name.len() > NAME_BYTES_MAX => return Err(Error::NameTooLong),
-                _ if self.is_reserved(parent, name) => return Err(Error::NotFound),
                 _ => {
                     let child = self.child(parent, name, tier)?.ok_or(Error::NotFound)?.1;
                     self.note_path(parent, name, &child);
@@ -80,25 +79,16 @@ impl FileSystem {
             Err(error) => Err(error),
         }
     }
+}
 
-    /// Whether `name` in `parent` belongs to a virtual file.
-    pub(in crate::fs) fn is_reserved(&self, parent: Ino, name: &[u8]) -> bool {
-        parent == ROOT && self.reserved.get().is_some_and(|names| names.iter().any(|known| known == name))
-    }
-
-    /// Whether a call may make, remove or replace `name` in `parent`.
-    pub(in crate::fs) fn check_name(&self, parent: Ino, name: &[u8]) -> Result<()> {
-        if name.len() > NAME_BYTES_MAX {
-            Err(Error::NameTooLong)
-        } else if name.is_empty()
-            || matches!(name, b"." | b"..")
-            || name.iter().any(|byte| b"/\0".contains(byte))
-        {
-            Err(Error::Invalid)
-        } else if self.is_reserved(parent, name) {
-            Err(Error::NotPermitted)
-        } else {
-            Ok(())
-        }
+/// Whether a call may make, remove or replace a name.
+pub(in crate::fs) fn check_name(name: &[u8]) -> Result<()> {
+    if name.len() > NAME_BYTES_MAX {
+        Err(Error::NameTooLong)
+    } else if name.is_empty() || matches!(name, b"." | b"..") || name.iter().any(|byte| b"/\0".contains(byte))
+    {
+        Err(Error::Invalid)
+    } else {
+        Ok(())
     }
 }

@@ -3,6 +3,7 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
+use super::lookup::check_name;
 use crate::engine::{Batch, Tier};
 use crate::fs::counters::Change;
 use crate::fs::dirent::Dirent;
@@ -38,7 +39,7 @@ impl FileSystem {
 
     fn remove(&self, tier: Tier, op: Op, parent: Ino, name: &[u8]) -> Result<()> {
         self.require_writable()?;
-        self.check_name(parent, name)?;
+        check_name(name)?;
         let directory = self.cell(parent, tier)?;
         loop {
             let (entry, child) = {

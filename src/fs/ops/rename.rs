@@ -1,5 +1,6 @@
 //! Rename, with its three ways to treat an existing target, and the whiteout that it may leave behind.
 
+use super::lookup::check_name;
 use crate::engine::{Batch, Tier};
 use crate::fs::counters::Change;
 use crate::fs::dirent::Dirent;
@@ -30,8 +31,8 @@ impl FileSystem {
         if whiteout.is_some() && mode == RenameMode::Exchange {
             return Err(Error::Invalid);
         }
-        self.check_name(parent, name)?;
-        self.check_name(new_parent, new_name)?;
+        check_name(name)?;
+        check_name(new_name)?;
         let across = parent != new_parent;
         let _renaming = if across { Some(locks::mutex(&self.renaming, tier)?) } else { None };
         let (old_directory, new_directory) = (self.cell(parent, tier)?, self.cell(new_parent, tier)?);

@@ -1,65 +1,14 @@
-//! Files that are made up when they are read: `.stats` and `.stats.d/` in the root. Nothing of them is stored.
-//!
-//! # How a read works
-//!
-//! 1. `open` asks the file for its text once and pins that snapshot in the handle; reads slice it, at any offset and in
-//!    any order, until `release`.
-//! 2. `getattr` says exactly how long the text is. The kernel does not tell for which handle it asks, so while handles are
-//!    open the answer is the newest pinned snapshot, and otherwise a recent one. (A size of 0, or one that is too
-//!    large or too small, makes one or the other of `splice`, `wc -c`, `tail`, `tac`, `rsync` and `tar` go wrong.)
-//! 3. A text is expensive to make and anybody may ask, on a thread that serves all. So a look at the size, and a lookup or an open
-//!    by somebody who is neither root nor the owner, makes do with a text that was made within [`RECENT`].
-//!
-//! # How a write works
-//!
-//! The offset means nothing: shells write at 0, at the end, and at growing offsets. Each write is one or more whole lines,
-//! handed to the file with a callback; nobody waits here. A change of size, which `>` asks for, is for the caller to
-//! accept and to ignore.
-//!
-//! # Invariants
-//!
-//! 1. Numbers are [`FIRST_VIRTUAL`] and above and belong to a name for good, so the kernel may remember names.
-//! 2. No lock is held while a file makes up its text; the only lock guards the table of handles.
+//! The tree of virtual files: which number, name and directory each has, and what it answers to the kernel's questions.
 
-use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
 
-use parking_lot::Mutex;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use super::error::{Error, Result};
-use super::types::{Attributes, Caller, DirEntry, FIRST_VIRTUAL, FileKind, Ino, ROOT, Time};
+use super::snapshots::Snapshots;
+use super::{Done, FIRST_VIRTUAL, VirtualDirectory, VirtualFile};
 use crate::base::clock::Clock;
-
-/// Called once, from any thread, when what was written has been done.
-pub type Done = Box<dyn FnOnce(Result<()>) + Send>;
-
-/// A file whose text is made up when it is opened.
-pub trait VirtualFile: Send + Sync {
-    /// The whole text now. Must not wait for writers or for the disk.
-    fn read(&self) -> Vec<u8>;
-
-    /// Permission bits, such as `0o444`. Without a write bit, [`VirtualFile::write`] is never called.
-    fn mode(&self) -> u32 {
-        0o444
-    }
-
-    /// Does what the lines of `text` say and calls `done`, perhaps later; returns at once.
-    fn write(&self, caller: Caller, text: &[u8], done: Done) {
-        let _ = (caller, text);
-        done(Err(Error::NotPermitted));
-    }
-}
-
-/// A directory whose files come and go.
-pub trait VirtualDirectory: Send + Sync {
-    /// The names of its files now.
-    fn names(&self) -> Vec<Vec<u8>>;
-
-    /// The file of a name.
-    fn file(&self, name: &[u8]) -> Option<Arc<dyn VirtualFile>>;
-}
+use crate::fs::types::{Attributes, Caller, DirEntry, FileKind, Ino, ROOT, Time};
+use crate::fs::{Error, Result};
 
 /// Numbers of files in a [`VirtualDirectory`] have this bit, and below it the hash of directory and name: nothing has to be
 /// remembered, and a name that comes back has its old number. That two of a hundred names share all 31 bits, and then show
@@ -68,9 +17,6 @@ const DYNAMIC: u64 = 1 << 31;
 
 /// Cookies 1 and 2 stand behind `.` and `..`; an entry's own is its number from here.
 const FIRST_COOKIE: u64 = 3;
-
-/// How old a text may be that is not made for who asks.
-const RECENT: Duration = Duration::from_millis(100);
 
 enum Node {
     File(Arc<dyn VirtualFile>),
@@ -85,40 +31,19 @@ struct Fixed {
     node: Node,
 }
 
-struct Snapshot {
-    text: Vec<u8>,
-    time: Time,
-}
-
-/// Open handles of one file.
-struct Pin {
-    handles: usize,
-    newest: Arc<Snapshot>,
-}
-
-#[derive(Default)]
-struct Open {
-    handle_last: u64,
-    handles: HashMap<u64, (Ino, Arc<Snapshot>)>,
-    pins: HashMap<Ino, Pin>,
-    /// The last text of each file that was made within [`RECENT`], and when.
-    recent: HashMap<Ino, (Duration, Arc<Snapshot>)>,
-}
-
 /// The virtual files of a mount.
 pub struct VirtualTree {
     owner: Caller,
-    clock: Arc<dyn Clock>,
     born: Time,
     fixed: Vec<Fixed>,
-    open: Mutex<Open>,
+    snapshots: Snapshots,
 }
 
 impl VirtualTree {
     /// An empty tree whose files belong to `owner`, who alone besides root may write to them.
     pub fn new(owner: Caller, clock: Arc<dyn Clock>) -> VirtualTree {
         let born = clock.now().into();
-        VirtualTree { owner, clock, born, fixed: Vec::new(), open: Mutex::default() }
+        VirtualTree { owner, born, fixed: Vec::new(), snapshots: Snapshots::new(clock) }
     }
 
     /// Adds a file to the directory `parent` ([`ROOT`], or one that was added).
@@ -146,10 +71,10 @@ impl VirtualTree {
         ino >= FIRST_VIRTUAL
     }
 
-    /// The names that the tree takes in the root. They are found by `lookup` but not listed, and nothing may be made,
-    /// renamed, linked or removed under them.
-    pub fn names_at_root(&self) -> Vec<Vec<u8>> {
-        self.fixed_in(ROOT).map(|(_, node)| node.name.as_bytes().to_vec()).collect()
+    /// Whether the tree takes `name` in the root. It is found by `lookup` but not listed, and nothing may be made, renamed, linked or
+    /// removed under it.
+    pub fn takes_at_root(&self, name: &[u8]) -> bool {
+        self.fixed_in(ROOT).any(|(_, node)| node.name.as_bytes() == name)
     }
 
     /// The directory that a file or directory of the tree lies in, which may be the root; `None` if it is gone.
@@ -178,8 +103,8 @@ impl VirtualTree {
                 _ => return None,
             },
         };
-        if self.commands(caller) && !self.open.lock().pins.contains_key(&ino) {
-            self.snapshot(ino, &*file);
+        if self.commands(caller) && !self.snapshots.is_pinned(ino) {
+            self.snapshots.fresh(ino, &*file);
         }
         self.getattr(ino).ok()
     }
@@ -189,34 +114,23 @@ impl VirtualTree {
         let Some(file) = self.file(ino)? else {
             return Ok(self.attributes(ino, FileKind::Directory, 0o555, 0, self.born));
         };
-        let pinned = self.open.lock().pins.get(&ino).map(|pin| pin.newest.clone());
-        let snapshot = pinned.unwrap_or_else(|| self.recent(ino, &*file));
+        let snapshot = self.snapshots.shown(ino, &*file);
         Ok(self.attributes(ino, FileKind::File, file.mode(), snapshot.text.len() as u64, snapshot.time))
     }
 
-    /// Opens a file: its text is taken now, for strangers within [`RECENT`], and stays the same for the handle that is returned.
+    /// Opens a file: its text is taken now, for strangers as it was a moment ago, and stays the same for the handle that is returned.
     pub fn open(&self, ino: Ino, caller: Caller) -> Result<u64> {
         let file = self.file(ino)?.ok_or(Error::IsDirectory)?;
-        let snapshot =
-            if self.commands(caller) { self.snapshot(ino, &*file) } else { self.recent(ino, &*file) };
-        let mut open = self.open.lock();
-        open.handle_last += 1;
-        let handle = open.handle_last;
-        open.handles.insert(handle, (ino, snapshot.clone()));
-        let pin = open.pins.entry(ino).or_insert_with(|| Pin { handles: 0, newest: snapshot.clone() });
-        pin.handles += 1;
-        if snapshot.time >= pin.newest.time {
-            pin.newest = snapshot;
-        }
-        Ok(handle)
+        let snapshot = match self.commands(caller) {
+            true => self.snapshots.fresh(ino, &*file),
+            false => self.snapshots.recent(ino, &*file),
+        };
+        Ok(self.snapshots.pin(ino, snapshot))
     }
 
     /// Up to `size` bytes of the handle's text at `offset`; fewer only at its end.
     pub fn read(&self, handle: u64, offset: u64, size: u32) -> Result<Vec<u8>> {
-        let snapshot = match self.open.lock().handles.get(&handle) {
-            Some((_, snapshot)) => snapshot.clone(),
-            None => return Err(Error::Stale),
-        };
+        let snapshot = self.snapshots.pinned(handle)?;
         let length = snapshot.text.len();
         let start = usize::try_from(offset).unwrap_or(length).min(length);
         let end = start.saturating_add(size as usize).min(length);
@@ -238,14 +152,7 @@ impl VirtualTree {
 
     /// Closes a handle.
     pub fn release(&self, handle: u64) {
-        let mut open = self.open.lock();
-        let Some((ino, _)) = open.handles.remove(&handle) else { return };
-        if let Some(pin) = open.pins.get_mut(&ino) {
-            pin.handles -= 1;
-            if pin.handles == 0 {
-                open.pins.remove(&ino);
-            }
-        }
+        self.snapshots.unpin(handle);
     }
 
     /// Lists a directory from `cookie` (0 is the start), `.` and `..` first, until `emit` answers false.
@@ -310,27 +217,6 @@ impl VirtualTree {
         [0, self.owner.uid].contains(&caller.uid)
     }
 
-    /// A new text.
-    fn snapshot(&self, ino: Ino, file: &dyn VirtualFile) -> Arc<Snapshot> {
-        let time = self.clock.now().into();
-        let snapshot = Arc::new(Snapshot { text: file.read(), time });
-        let now = self.clock.elapsed();
-        let recent = &mut self.open.lock().recent;
-        recent.retain(|_, (made, _)| now.saturating_sub(*made) < RECENT);
-        recent.insert(ino, (now, snapshot.clone()));
-        snapshot
-    }
-
-    /// A text that is not older than [`RECENT`].
-    fn recent(&self, ino: Ino, file: &dyn VirtualFile) -> Arc<Snapshot> {
-        let now = self.clock.elapsed();
-        let known = self.open.lock().recent.get(&ino).cloned();
-        match known {
-            Some((made, snapshot)) if now.saturating_sub(made) < RECENT => snapshot,
-            _ => self.snapshot(ino, file),
-        }
-    }
-
     fn attributes(&self, ino: Ino, kind: FileKind, permissions: u32, size: u64, time: Time) -> Attributes {
         Attributes {
             ino,
@@ -364,6 +250,3 @@ impl Fixed {
 fn dynamic_ino(parent: Ino, name: &[u8]) -> Ino {
     FIRST_VIRTUAL | DYNAMIC | (xxh3_64_with_seed(name, parent) & (DYNAMIC - 1))
 }
-
-#[cfg(test)]
-mod tests;

@@ -6,53 +6,51 @@ use std::time::Instant;
 
 use fuser::{Errno, FopenFlags, INodeNo, Notifier};
 
+use super::Stored;
 use super::park::Turn;
-use super::{Adapter, Options, convert};
-use crate::fs::attribution::Tally;
+use crate::attribution::{Attribution, Tally};
 use crate::fs::duties::Durable;
 use crate::fs::meter::Op;
 use crate::fs::types::Ino;
-use crate::fs::virtual_file::VirtualTree;
 use crate::fs::{self, FileSystem, Moment, Tier};
+use crate::fuse::{Durability, Options, convert};
 
 /// Set-user-id and set-group-id bits.
 const SET_ID: u32 = libc::S_ISUID | libc::S_ISGID;
 
 /// Who moved content of which file.
 #[derive(Clone, Copy)]
-pub(super) struct Mover {
-    pub(super) thread: u32,
-    pub(super) ino: Ino,
+pub(in crate::fuse) struct Mover {
+    pub(in crate::fuse) thread: u32,
+    pub(in crate::fuse) ino: Ino,
 }
 
 /// What a call gives: its value, the bytes of file content that it moved and for whom, and, if the answer must wait for
 /// durability, up to where.
-pub(super) struct Outcome<T> {
-    pub(super) value: T,
-    pub(super) bytes: u64,
-    pub(super) mover: Option<Mover>,
-    pub(super) durable_at: Option<Moment>,
+pub(in crate::fuse) struct Outcome<T> {
+    pub(in crate::fuse) value: T,
+    pub(in crate::fuse) bytes: u64,
+    pub(in crate::fuse) mover: Option<Mover>,
+    pub(in crate::fuse) durable_at: Option<Moment>,
 }
 
 impl<T> Outcome<T> {
-    pub(super) fn of(value: T) -> Outcome<T> {
+    pub(in crate::fuse) fn of(value: T) -> Outcome<T> {
         Outcome { value, bytes: 0, mover: None, durable_at: None }
     }
 }
 
 /// What all requests share.
-pub(super) struct Core {
-    pub(super) fs: Arc<FileSystem>,
-    pub(super) tree: Arc<VirtualTree>,
-    pub(super) options: Options,
-    /// Every change is durable before it is answered.
-    pub(super) sync_always: bool,
-    /// Every change of a directory is.
-    pub(super) sync_names: bool,
+pub(in crate::fuse) struct Core {
+    pub(in crate::fuse) fs: Arc<FileSystem>,
+    /// Who moves content.
+    pub(in crate::fuse) attribution: Arc<Attribution>,
+    pub(in crate::fuse) options: Options,
+    pub(in crate::fuse) durability: Durability,
     /// Set once the kernel answers.
-    pub(super) notifier: OnceLock<Notifier>,
+    pub(in crate::fuse) notifier: OnceLock<Notifier>,
     /// Requests that are not answered yet.
-    pub(super) under_way: AtomicU64,
+    pub(in crate::fuse) under_way: AtomicU64,
 }
 
 /// Counts a request for as long as it is not answered.
@@ -73,15 +71,15 @@ impl Drop for UnderWay {
 
 impl Core {
     /// Whether every request that was taken from the kernel is answered.
-    pub(super) fn is_idle(&self) -> bool {
+    pub(in crate::fuse) fn is_idle(&self) -> bool {
         self.under_way.load(Ordering::SeqCst) == 0
     }
 
     /// Tells the kernel that the mode it remembers is no longer true. With HANDLE_KILLPRIV_V2 it leaves clearing set-id
     /// bits to us, but goes on showing them. Waits for nothing, so it may run before the answer is sent.
-    pub(super) fn mode_changed(&self, ino: INodeNo) {
+    pub(in crate::fuse) fn mode_changed(&self, ino: Ino) {
         if let Some(notifier) = self.notifier.get()
-            && let Err(error) = notifier.inval_inode(ino, -1, 0)
+            && let Err(error) = notifier.inval_inode(INodeNo(ino), -1, 0)
         {
             log::debug!("the kernel has no inode {ino}: {error}");
         }
@@ -89,29 +87,29 @@ impl Core {
 
     /// Whether the answer to `op` waits until what it did is durable. `asked` is whether the file was opened with `O_SYNC` or
     /// `O_DSYNC`.
-    pub(super) fn must_sync(&self, op: Op, asked: bool) -> bool {
+    pub(in crate::fuse) fn must_sync(&self, op: Op, asked: bool) -> bool {
         match op.duties().durable {
             Durable::Nothing => false,
-            Durable::Names => self.sync_always || self.sync_names,
-            Durable::Inode => self.sync_always,
-            Durable::Content => self.sync_always || asked,
+            Durable::Names => self.durability.always || self.durability.names,
+            Durable::Inode => self.durability.always,
+            Durable::Content => self.durability.always || asked,
             Durable::Asked => true,
         }
     }
 
-    pub(super) fn record(&self, op: Op, begun: Instant, bytes: u64, failed: bool) {
+    pub(in crate::fuse) fn record(&self, op: Op, begun: Instant, bytes: u64, failed: bool) {
         self.fs.meter().record(op, begun.elapsed(), bytes, failed);
     }
 
     /// Charges what a call moved.
-    pub(super) fn charge(&self, op: Op, bytes: u64, mover: Option<Mover>) {
+    pub(in crate::fuse) fn charge(&self, op: Op, bytes: u64, mover: Option<Mover>) {
         if let Some(Mover { thread, ino }) = mover {
             let tally = if op == Op::Read { Tally::read(bytes) } else { Tally::written(bytes) };
-            self.fs.meter().attribution().charge(thread, &self.fs.top_name(ino), tally);
+            self.attribution.charge(thread, &self.fs.top_name(ino), tally);
         }
     }
 
-    pub(super) fn open_flags(&self) -> FopenFlags {
+    pub(in crate::fuse) fn open_flags(&self) -> FopenFlags {
         let mut flags = FopenFlags::FOPEN_KEEP_CACHE;
         if self.options.direct_io {
             flags = FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES;
@@ -123,7 +121,7 @@ impl Core {
     }
 }
 
-impl Adapter {
+impl Stored {
     /// Serves one request: `call` is tried now and, if it must wait, again elsewhere; `answer` ends it.
     pub(super) fn serve<R, T>(
         &self,
@@ -218,7 +216,7 @@ impl Adapter {
     pub(super) fn change_content<R, T>(
         &self,
         op: Op,
-        ino: INodeNo,
+        ino: Ino,
         (asked, clears): (bool, bool),
         reply: R,
         mut call: impl FnMut(&FileSystem, Tier) -> fs::Result<Outcome<T>> + Send + 'static,
@@ -228,12 +226,12 @@ impl Adapter {
         T: Send + 'static,
     {
         let call = move |fs: &FileSystem, tier: Tier| {
-            let set_id = clears && fs.getattr(tier, ino.0)?.permissions & SET_ID != 0;
+            let set_id = clears && fs.getattr(tier, ino)?.permissions & SET_ID != 0;
             let Outcome { value, bytes, mover, durable_at } = call(fs, tier)?;
             Ok(Outcome { value: (value, set_id), bytes, mover, durable_at })
         };
         let core = self.core.clone();
-        self.change_inode(op, ino.0, asked, reply, call, move |reply, result| {
+        self.change_inode(op, ino, asked, reply, call, move |reply, result| {
             if let Ok((_, true)) = result {
                 core.mode_changed(ino);
             }
@@ -294,7 +292,7 @@ mod tests {
     use super::*;
     use crate::base::clock::ManualClock;
     use crate::engine::{self, Cause, MemEngine};
-    use crate::fs::types::{Caller, ROOT};
+    use crate::fs::types::ROOT;
     use std::sync::mpsc::channel;
     use std::time::Duration;
 
@@ -303,15 +301,12 @@ mod tests {
         let space =
             || Ok(crate::disk::Space { total_bytes: 1 << 30, free_bytes: 1 << 30, ..Default::default() });
         let options = fs::Options::default();
-        let fs =
-            FileSystem::open(Arc::new(MemEngine::new()), clock.clone(), options, Arc::new(space)).unwrap();
-        let tree = Arc::new(VirtualTree::new(Caller::ROOT, clock));
+        let fs = FileSystem::open(Arc::new(MemEngine::new()), clock, options, Arc::new(space)).unwrap();
         Arc::new(Core {
             fs,
-            tree,
+            attribution: Arc::default(),
             options: Options::default(),
-            sync_always: false,
-            sync_names: false,
+            durability: Durability::default(),
             notifier: OnceLock::new(),
             under_way: AtomicU64::new(0),
         })
@@ -324,7 +319,7 @@ mod tests {
             [(false, false, false), (false, true, false), (true, false, false), (false, false, true)].map(
                 |(always, names, asked)| {
                     let mut core = Arc::into_inner(core()).expect("nobody else has it yet");
-                    (core.sync_always, core.sync_names) = (always, names);
+                    core.durability = Durability { always, names };
                     core.must_sync(op, asked)
                 },
             )
@@ -370,7 +365,7 @@ mod tests {
         assert_eq!(answers.try_recv().unwrap().unwrap(), "done");
         let counters = core.fs.meter().of(Op::Write).calls;
         assert_eq!((counters.count, counters.bytes, counters.errors), (1, 9, 0));
-        assert_eq!(core.fs.meter().attribution().charges().total(), Tally::written(9));
+        assert_eq!(core.attribution.charges().total(), Tally::written(9));
     }
 
     #[test]

@@ -3,16 +3,17 @@
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use fuser::{Errno, INodeNo, RenameFlags, ReplyEmpty, ReplyEntry, Request};
+use fuser::{Errno, RenameFlags, ReplyEmpty, ReplyEntry, Request};
 
-use super::reply::empty;
-use super::{Adapter, GENERATION, caller, convert, is_virtual};
+use super::Stored;
 use crate::fs::Tier;
 use crate::fs::meter::Op;
-use crate::fs::types::{Attributes, FileKind, Ino, NewNode, ROOT};
+use crate::fs::types::{Attributes, FileKind, Ino, NewNode};
 use crate::fs::{self, FileSystem};
+use crate::fuse::reply::empty;
+use crate::fuse::{GENERATION, caller, convert};
 
 /// What to make, with its own copy of the target.
 enum Node {
@@ -22,22 +23,9 @@ enum Node {
     Special(FileKind, u32),
 }
 
-impl Adapter {
-    /// Finds a name: in the virtual tree, else in the store. `.` and `..` the kernel asks for where it knows a number and nothing
-    /// else, as a handle that it gave away long ago.
-    pub(super) fn lookup(&self, request: &Request, mut parent: INodeNo, mut name: &OsStr, reply: ReplyEntry) {
-        if is_virtual(parent) && name == ".." && self.core.tree.parent(parent.0) == Some(ROOT) {
-            (parent, name) = (INodeNo(ROOT), OsStr::new("."));
-        }
-        if parent.0 == ROOT || is_virtual(parent) {
-            match self.core.tree.lookup(parent.0, name.as_bytes(), caller(request)) {
-                Some(found) => {
-                    return reply.entry(&Duration::ZERO, &convert::attributes(&found), GENERATION);
-                }
-                None if is_virtual(parent) => return reply.error(Errno::ENOENT),
-                None => {}
-            }
-        }
+impl Stored {
+    /// Finds a name. `.` and `..` the kernel asks for where it knows a number and nothing else, as a handle that it gave away long ago.
+    pub(in crate::fuse) fn lookup(&self, parent: Ino, name: &OsStr, reply: ReplyEntry) {
         let ttl = self.core.options.timeout;
         let name = name.as_bytes().to_vec();
         let answer = move |reply: ReplyEntry, result: Result<Attributes, Errno>| match result {
@@ -48,24 +36,22 @@ impl Adapter {
             }
             Err(errno) => reply.error(errno),
         };
-        self.ask(Op::Lookup, reply, move |fs, tier| fs.lookup(tier, parent.0, &name), answer);
+        self.ask(Op::Lookup, reply, move |fs, tier| fs.lookup(tier, parent, &name), answer);
     }
 
     /// The kernel drops references.
-    pub(super) fn forget(&self, ino: INodeNo, lookups: u64) {
-        if !is_virtual(ino) {
-            let begun = Instant::now();
-            self.core.fs.forget(ino.0, lookups);
-            self.core.record(Op::Forget, begun, 0, false);
-        }
+    pub(in crate::fuse) fn forget(&self, ino: Ino, lookups: u64) {
+        let begun = Instant::now();
+        self.core.fs.forget(ino, lookups);
+        self.core.record(Op::Forget, begun, 0, false);
     }
 
     /// Makes a file, pipe, socket or device.
     #[allow(clippy::too_many_arguments)]
-    pub(super) fn mknod(
+    pub(in crate::fuse) fn mknod(
         &self,
         request: &Request,
-        parent: INodeNo,
+        parent: Ino,
         name: &OsStr,
         mode: u32,
         umask: u32,
@@ -82,10 +68,10 @@ impl Adapter {
     }
 
     /// Makes a directory.
-    pub(super) fn mkdir(
+    pub(in crate::fuse) fn mkdir(
         &self,
         request: &Request,
-        parent: INodeNo,
+        parent: Ino,
         name: &OsStr,
         mode: u32,
         umask: u32,
@@ -95,10 +81,10 @@ impl Adapter {
     }
 
     /// Makes a symbolic link.
-    pub(super) fn symlink(
+    pub(in crate::fuse) fn symlink(
         &self,
         request: &Request,
-        parent: INodeNo,
+        parent: Ino,
         name: &OsStr,
         target: &Path,
         reply: ReplyEntry,
@@ -108,46 +94,37 @@ impl Adapter {
     }
 
     /// Removes the name of a file.
-    pub(super) fn unlink(&self, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+    pub(in crate::fuse) fn unlink(&self, parent: Ino, name: &OsStr, reply: ReplyEmpty) {
         self.remove(Op::Unlink, parent, name, reply, |fs, tier, parent, name| fs.unlink(tier, parent, name));
     }
 
     /// Removes an empty directory.
-    pub(super) fn rmdir(&self, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+    pub(in crate::fuse) fn rmdir(&self, parent: Ino, name: &OsStr, reply: ReplyEmpty) {
         self.remove(Op::Rmdir, parent, name, reply, |fs, tier, parent, name| fs.rmdir(tier, parent, name));
     }
 
     /// Moves a name.
-    #[allow(clippy::too_many_arguments)]
-    pub(super) fn rename(
+    pub(in crate::fuse) fn rename(
         &self,
         request: &Request,
-        parent: INodeNo,
-        name: &OsStr,
-        new_parent: INodeNo,
-        new_name: &OsStr,
+        (parent, name): (Ino, &OsStr),
+        (new_parent, new_name): (Ino, &OsStr),
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
-        if is_virtual(parent) || is_virtual(new_parent) {
-            return reply.error(Errno::EPERM);
-        }
         let Some((mode, whiteout)) = convert::rename_mode(flags) else { return reply.error(Errno::EINVAL) };
         let (name, new_name) = (name.as_bytes().to_vec(), new_name.as_bytes().to_vec());
         let whiteout = whiteout.then(|| caller(request));
         let call = move |fs: &FileSystem, tier| {
-            fs.rename(tier, (parent.0, &name), (new_parent.0, &new_name), mode, whiteout)
+            fs.rename(tier, (parent, &name), (new_parent, &new_name), mode, whiteout)
         };
         self.change_name(Op::Rename, reply, call, empty);
     }
 
     /// Gives an inode a further name.
-    pub(super) fn link(&self, ino: INodeNo, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        if is_virtual(ino) || is_virtual(parent) {
-            return reply.error(Errno::EPERM);
-        }
+    pub(in crate::fuse) fn link(&self, ino: Ino, parent: Ino, name: &OsStr, reply: ReplyEntry) {
         let name = name.as_bytes().to_vec();
-        let call = move |fs: &FileSystem, tier| fs.link(tier, ino.0, parent.0, &name);
+        let call = move |fs: &FileSystem, tier| fs.link(tier, ino, parent, &name);
         self.change_name(Op::Link, reply, call, self.entry());
     }
 
@@ -157,16 +134,13 @@ impl Adapter {
         &self,
         op: Op,
         request: &Request,
-        parent: INodeNo,
+        parent: Ino,
         name: &OsStr,
         mode: u32,
         umask: u32,
         node: Node,
         reply: ReplyEntry,
     ) {
-        if is_virtual(parent) {
-            return reply.error(Errno::EPERM);
-        }
         let (caller, name) = (caller(request), name.as_bytes().to_vec());
         let call = move |fs: &FileSystem, tier| {
             let node = match &node {
@@ -175,7 +149,7 @@ impl Adapter {
                 Node::Symlink(target) => NewNode::Symlink(target),
                 Node::Special(kind, rdev) => NewNode::Special { kind: *kind, rdev: *rdev },
             };
-            fs.make(tier, op, caller, parent.0, &name, mode & 0o7777, umask, node)
+            fs.make(tier, op, caller, parent, &name, mode & 0o7777, umask, node)
         };
         self.change_name(op, reply, call, self.entry());
     }
@@ -183,15 +157,12 @@ impl Adapter {
     fn remove(
         &self,
         op: Op,
-        parent: INodeNo,
+        parent: Ino,
         name: &OsStr,
         reply: ReplyEmpty,
         remove: fn(&FileSystem, Tier, Ino, &[u8]) -> fs::Result<()>,
     ) {
-        if is_virtual(parent) {
-            return reply.error(Errno::EPERM);
-        }
         let name = name.as_bytes().to_vec();
-        self.change_name(op, reply, move |fs, tier| remove(fs, tier, parent.0, &name), empty);
+        self.change_name(op, reply, move |fs, tier| remove(fs, tier, parent, &name), empty);
     }
 }

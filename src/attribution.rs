@@ -17,19 +17,15 @@
 
 use std::collections::HashMap;
 use std::hash::Hash;
-use std::sync::Arc;
 
 use parking_lot::{Condvar, Mutex};
 
-use super::types::Ino;
+use crate::fs::types::{Ino, TopName};
 
 /// Threads, and names, that are told apart at a time.
 const ROWS_MAX: usize = 256;
 /// Rows of a ranking.
 const TOP: usize = 20;
-
-/// A name in the root; empty where it is not known.
-pub type TopName = Arc<[u8]>;
 
 /// What somebody moved.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -275,6 +271,8 @@ impl Attribution {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
 
     fn name(text: &str) -> TopName {

@@ -6,41 +6,33 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use fuser::{
-    Errno, FileHandle, FopenFlags, INodeNo, OpenFlags, ReplyCreate, ReplyData, ReplyEmpty, ReplyLseek,
-    ReplyOpen, ReplyWrite, Request, WriteFlags,
+    Errno, FileHandle, OpenFlags, ReplyCreate, ReplyData, ReplyEmpty, ReplyLseek, ReplyOpen, ReplyWrite,
+    Request, WriteFlags,
 };
 
+use super::Stored;
 use super::dispatch::{Mover, Outcome};
-use super::reply::empty;
-use super::{Adapter, GENERATION, caller, convert, is_virtual};
+use crate::fs::FileSystem;
 use crate::fs::meter::Op;
-use crate::fs::types::{Attributes, NewNode};
-use crate::fs::{self, FileSystem};
+use crate::fs::types::{Attributes, Ino, NewNode};
+use crate::fuse::reply::empty;
+use crate::fuse::{GENERATION, caller, convert};
 
 /// The handle of an open file, which needs none: the kernel names the inode with every request.
 const PLAIN: FileHandle = FileHandle(0);
 /// The handle of a file that was opened with `O_SYNC` or `O_DSYNC`.
 const SYNCED: FileHandle = FileHandle(1);
 
-impl Adapter {
-    /// Opens a file; of a virtual one, pins its text.
-    pub(super) fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        if is_virtual(ino) {
-            return match self.core.tree.open(ino.0, caller(request)) {
-                Ok(handle) => {
-                    let flags = FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_NOFLUSH;
-                    reply.opened(FileHandle(handle), flags);
-                }
-                Err(error) => reply.error(convert::errno(&error)),
-            };
-        }
+impl Stored {
+    /// Opens a file.
+    pub(in crate::fuse) fn open(&self, request: &Request, ino: Ino, flags: OpenFlags, reply: ReplyOpen) {
         let open_flags = self.core.open_flags();
-        let call = move |fs: &FileSystem, tier| fs.open_file(tier, ino.0);
+        let call = move |fs: &FileSystem, tier| fs.open_file(tier, ino);
         let (core, thread) = (self.core.clone(), request.pid());
         self.ask(Op::Open, reply, call, move |reply: ReplyOpen, result| match result {
             Ok(()) => {
                 if writes(flags.0) {
-                    core.fs.meter().attribution().opened(ino.0, thread);
+                    core.attribution.opened(ino, thread);
                 }
                 reply.opened(handle(flags.0), open_flags);
             }
@@ -50,19 +42,16 @@ impl Adapter {
 
     /// Makes a file and opens it.
     #[allow(clippy::too_many_arguments)]
-    pub(super) fn create(
+    pub(in crate::fuse) fn create(
         &self,
         request: &Request,
-        parent: INodeNo,
+        parent: Ino,
         name: &OsStr,
         mode: u32,
         umask: u32,
         flags: i32,
         reply: ReplyCreate,
     ) {
-        if is_virtual(parent) {
-            return reply.error(Errno::EPERM);
-        }
         let (caller, name) = (caller(request), name.as_bytes().to_vec());
         let (ttl, open_flags) = (self.core.options.timeout, self.core.open_flags());
         // The new file, while opening it must wait.
@@ -72,7 +61,7 @@ impl Adapter {
                 Some(attributes) => attributes,
                 None => {
                     let mode = mode & 0o7777;
-                    fs.make(tier, Op::Create, caller, parent.0, &name, mode, umask, NewNode::File)?
+                    fs.make(tier, Op::Create, caller, parent, &name, mode, umask, NewNode::File)?
                 }
             };
             made = Some(attributes);
@@ -83,7 +72,7 @@ impl Adapter {
         self.change_name(Op::Create, reply, call, move |reply: ReplyCreate, result| match result {
             Ok(new) => {
                 if writes(flags) {
-                    core.fs.meter().attribution().opened(new.ino, caller.pid);
+                    core.attribution.opened(new.ino, caller.pid);
                 }
                 let handle = handle(flags);
                 reply.created(&ttl, &convert::attributes(&new), GENERATION, handle, open_flags);
@@ -93,11 +82,10 @@ impl Adapter {
     }
 
     /// Reads.
-    pub(super) fn read(
+    pub(in crate::fuse) fn read(
         &self,
         request: &Request,
-        ino: INodeNo,
-        handle: FileHandle,
+        ino: Ino,
         offset: u64,
         size: u32,
         reply: ReplyData,
@@ -106,24 +94,20 @@ impl Adapter {
             Ok(bytes) => reply.data(&bytes),
             Err(errno) => reply.error(errno),
         };
-        if is_virtual(ino) {
-            let result = self.core.tree.read(handle.0, offset, size);
-            return answer(reply, result.map_err(|error| convert::errno(&error)));
-        }
-        let mover = Some(Mover { thread: request.pid(), ino: ino.0 });
+        let mover = Some(Mover { thread: request.pid(), ino });
         let call = move |fs: &FileSystem, tier, _: &mut ReplyData| {
-            let bytes = fs.read(tier, ino.0, offset, size)?;
+            let bytes = fs.read(tier, ino, offset, size)?;
             Ok(Outcome { bytes: bytes.len() as u64, mover, ..Outcome::of(bytes) })
         };
         self.serve(Op::Read, reply, call, answer);
     }
 
-    /// Writes, or gives a command.
+    /// Writes.
     #[allow(clippy::too_many_arguments)]
-    pub(super) fn write(
+    pub(in crate::fuse) fn write(
         &self,
         request: &Request,
-        ino: INodeNo,
+        ino: Ino,
         offset: u64,
         data: &[u8],
         write_flags: WriteFlags,
@@ -134,23 +118,16 @@ impl Adapter {
         // The kernel's buffer is lent for this call only: copied once, and shared from here to the log.
         let data = Bytes::copy_from_slice(data);
         let size = data.len() as u32;
-        if is_virtual(ino) {
-            let done = move |result: fs::Result<()>| match result {
-                Ok(()) => reply.written(size),
-                Err(error) => reply.error(convert::errno(&error)),
-            };
-            return self.core.tree.write(ino.0, caller, &data, Box::new(done));
-        }
         let clear_suid = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
         // A write from the page cache is followed by an fsync where it matters.
         let cached = write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
         let durable = is_synced(flags.0) && !cached;
         // What the kernel writes from its cache it writes for nobody.
         let thread = if cached { 0 } else { caller.pid };
-        let thread = if thread == 0 { self.core.fs.meter().attribution().writer(ino.0) } else { thread };
-        let mover = Some(Mover { thread, ino: ino.0 });
+        let thread = if thread == 0 { self.core.attribution.writer(ino) } else { thread };
+        let mover = Some(Mover { thread, ino });
         let call = move |fs: &FileSystem, tier| {
-            fs.write(tier, caller, ino.0, offset, &data, clear_suid)?;
+            fs.write(tier, caller, ino, offset, &data, clear_suid)?;
             Ok(Outcome { bytes: u64::from(size), mover, ..Outcome::of(()) })
         };
         let answer = move |reply: ReplyWrite, result: Result<(), Errno>| match result {
@@ -161,65 +138,43 @@ impl Adapter {
     }
 
     /// Closes a file.
-    pub(super) fn release(&self, ino: INodeNo, handle: FileHandle, flags: OpenFlags, reply: ReplyEmpty) {
-        if is_virtual(ino) {
-            self.core.tree.release(handle.0);
-        } else {
-            let begun = Instant::now();
-            if writes(flags.0) {
-                self.core.fs.meter().attribution().closed(ino.0);
-            }
-            self.core.fs.release_file(ino.0);
-            self.core.record(Op::Release, begun, 0, false);
+    pub(in crate::fuse) fn release(&self, ino: Ino, flags: OpenFlags, reply: ReplyEmpty) {
+        let begun = Instant::now();
+        if writes(flags.0) {
+            self.core.attribution.closed(ino);
         }
+        self.core.fs.release_file(ino);
+        self.core.record(Op::Release, begun, 0, false);
         reply.ok();
     }
 
-    /// Makes a file durable.
-    pub(super) fn fsync(&self, ino: INodeNo, data_only: bool, reply: ReplyEmpty) {
-        self.sync(Op::Fsync, ino, data_only, reply);
-    }
-
     /// Takes or gives back space of a file.
-    #[allow(clippy::too_many_arguments)]
-    pub(super) fn fallocate(
+    pub(in crate::fuse) fn fallocate(
         &self,
         request: &Request,
-        ino: INodeNo,
+        ino: Ino,
         handle: FileHandle,
-        offset: u64,
-        length: u64,
+        (offset, length): (u64, u64),
         mode: i32,
         reply: ReplyEmpty,
     ) {
-        if is_virtual(ino) {
-            return reply.error(Errno::EOPNOTSUPP);
-        }
         let caller = caller(request);
         let call = move |fs: &FileSystem, tier| {
-            fs.allocate(tier, caller, ino.0, (offset, length), mode).map(Outcome::of)
+            fs.allocate(tier, caller, ino, (offset, length), mode).map(Outcome::of)
         };
         let duties = (handle == SYNCED, caller.uid != 0);
         self.change_content(Op::Fallocate, ino, duties, reply, call, empty);
     }
 
     /// Finds data or a hole.
-    pub(super) fn lseek(&self, ino: INodeNo, offset: i64, whence: i32, reply: ReplyLseek) {
-        // The kernel does not send what it gathers before it asks, so what is written would be called a hole. Without an
-        // answer it calls everything data, which is never wrong.
-        if self.core.options.writeback_cache {
-            return reply.error(Errno::ENOSYS);
-        }
+    pub(in crate::fuse) fn lseek(&self, ino: Ino, offset: i64, whence: i32, reply: ReplyLseek) {
         let hole = match whence {
             libc::SEEK_DATA => false,
             libc::SEEK_HOLE => true,
             _ => return reply.error(Errno::EINVAL),
         };
         let Ok(offset) = u64::try_from(offset) else { return reply.error(Errno::ENXIO) };
-        if is_virtual(ino) {
-            return reply.error(Errno::EINVAL);
-        }
-        let call = move |fs: &FileSystem, tier| fs.seek(tier, ino.0, offset, hole);
+        let call = move |fs: &FileSystem, tier| fs.seek(tier, ino, offset, hole);
         self.ask(Op::Lseek, reply, call, |reply: ReplyLseek, result: Result<u64, Errno>| match result {
             Ok(offset) => reply.offset(offset as i64),
             Err(errno) => reply.error(errno),
@@ -227,26 +182,19 @@ impl Adapter {
     }
 
     /// Copies inside the filesystem.
-    #[allow(clippy::too_many_arguments)]
-    pub(super) fn copy_file_range(
+    pub(in crate::fuse) fn copy_file_range(
         &self,
         request: &Request,
-        source: INodeNo,
-        from: u64,
-        target: INodeNo,
+        (source, from): (Ino, u64),
+        (target, to): (Ino, u64),
         handle: FileHandle,
-        to: u64,
         length: u64,
         reply: ReplyWrite,
     ) {
-        if is_virtual(source) || is_virtual(target) {
-            // The kernel then copies through read and write.
-            return reply.error(Errno::EOPNOTSUPP);
-        }
         let caller = caller(request);
         let call = move |fs: &FileSystem, tier| {
-            let copied = fs.copy_range(tier, caller, (source.0, from), (target.0, to), length)?;
-            let mover = Some(Mover { thread: caller.pid, ino: target.0 });
+            let copied = fs.copy_range(tier, caller, (source, from), (target, to), length)?;
+            let mover = Some(Mover { thread: caller.pid, ino: target });
             Ok(Outcome { bytes: copied.data_bytes, mover, ..Outcome::of(copied.length) })
         };
         let answer = |reply: ReplyWrite, result: Result<u64, Errno>| match result {
@@ -257,12 +205,10 @@ impl Adapter {
         self.change_content(Op::CopyFileRange, target, duties, reply, call, answer);
     }
 
-    pub(super) fn sync(&self, op: Op, ino: INodeNo, data_only: bool, reply: ReplyEmpty) {
-        if is_virtual(ino) {
-            return reply.ok();
-        }
+    /// Answers when what was done to the inode is durable.
+    pub(in crate::fuse) fn sync(&self, op: Op, ino: Ino, data_only: bool, reply: ReplyEmpty) {
         let call = move |fs: &FileSystem, tier, _: &mut ReplyEmpty| {
-            let moment = fs.moment_of(tier, ino.0, data_only)?;
+            let moment = fs.moment_of(tier, ino, data_only)?;
             Ok(Outcome { durable_at: Some(moment), ..Outcome::of(()) })
         };
         self.serve(op, reply, call, empty);

@@ -1,0 +1,87 @@
+//! Who serves a request: the store, or the virtual tree. The only place that tells their inodes apart; behind it nobody asks.
+//!
+//! The two meet at the root, which is the store's: the names that the tree takes there are the tree's, and `..` of what lies
+//! right below is the store's root.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+
+use fuser::INodeNo;
+
+use crate::fs::types::{Ino, ROOT};
+use crate::virtual_files::VirtualTree;
+
+/// Who serves an inode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Side {
+    /// The store.
+    Stored(Ino),
+    /// The virtual tree.
+    Virtual(Ino),
+}
+
+/// Who serves an inode.
+pub(super) fn side(tree: &VirtualTree, ino: INodeNo) -> Side {
+    if tree.owns(ino.0) { Side::Virtual(ino.0) } else { Side::Stored(ino.0) }
+}
+
+/// Who serves `name` in `parent`, and as which name in which directory he knows it.
+pub(super) fn side_of_name<'a>(tree: &VirtualTree, parent: INodeNo, name: &'a OsStr) -> (Side, &'a OsStr) {
+    match side(tree, parent) {
+        Side::Stored(ROOT) if tree.takes_at_root(name.as_bytes()) => (Side::Virtual(ROOT), name),
+        Side::Virtual(directory) if name == ".." && tree.parent(directory) == Some(ROOT) => {
+            (Side::Stored(ROOT), OsStr::new("."))
+        }
+        side => (side, name),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::base::clock::ManualClock;
+    use crate::fs::types::Caller;
+    use crate::virtual_files::VirtualFile;
+
+    struct Empty;
+
+    impl VirtualFile for Empty {
+        fn read(&self) -> Vec<u8> {
+            Vec::new()
+        }
+    }
+
+    #[test]
+    fn inodes_and_names_go_to_their_side() {
+        let mut tree = VirtualTree::new(Caller::ROOT, Arc::new(ManualClock::default()));
+        tree.add_file(ROOT, ".stats", Arc::new(Empty));
+        let directory = tree.add_directory(ROOT, ".stats.d");
+        let below = tree.add_directory(directory, "since");
+        tree.add_file(directory, "json", Arc::new(Empty));
+        let of = |ino| side(&tree, INodeNo(ino));
+        assert_eq!([of(ROOT), of(7)], [Side::Stored(ROOT), Side::Stored(7)]);
+        assert_eq!([of(directory), of(u64::MAX)], [Side::Virtual(directory), Side::Virtual(u64::MAX)]);
+        for (parent, name, expected) in [
+            // The root is the store's, but for the names that the tree takes there.
+            (ROOT, ".stats", (Side::Virtual(ROOT), ".stats")),
+            (ROOT, ".stats.d", (Side::Virtual(ROOT), ".stats.d")),
+            (ROOT, ".stats.", (Side::Stored(ROOT), ".stats.")),
+            (ROOT, "json", (Side::Stored(ROOT), "json")),
+            (ROOT, ".", (Side::Stored(ROOT), ".")),
+            (ROOT, "..", (Side::Stored(ROOT), "..")),
+            // Nowhere else.
+            (7, ".stats", (Side::Stored(7), ".stats")),
+            (directory, "json", (Side::Virtual(directory), "json")),
+            (directory, "absent", (Side::Virtual(directory), "absent")),
+            (directory, ".", (Side::Virtual(directory), ".")),
+            // What lies above the tree is the root.
+            (directory, "..", (Side::Stored(ROOT), ".")),
+            (below, "..", (Side::Virtual(below), "..")),
+        ] {
+            let (side, known) = side_of_name(&tree, INodeNo(parent), OsStr::new(name));
+            assert_eq!((side, known), (expected.0, OsStr::new(expected.1)), "{name} in {parent}");
+        }
+    }
+}

@@ -1,0 +1,58 @@
+//! The requests of the stored filesystem: each is one call of [`FileSystem`] and one reply. How they are tried, parked, recorded and
+//! made durable is `dispatch`'s. Nothing here knows that some inodes are virtual: [`super::router`] keeps those away.
+
+mod attr;
+mod dir;
+mod dispatch;
+mod io;
+mod names;
+mod park;
+
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, OnceLock};
+
+use fuser::{Errno, ReplyAttr, ReplyEntry};
+
+use super::{Durability, GENERATION, Options, convert};
+use crate::attribution::Attribution;
+use crate::fs::FileSystem;
+use crate::fs::types::Attributes;
+pub(super) use dispatch::Core;
+use park::Parking;
+
+/// Serves the store.
+pub(super) struct Stored {
+    pub(super) core: Arc<Core>,
+    parking: Parking,
+}
+
+impl Stored {
+    /// Serves `fs` and charges who moves content to `attribution`.
+    pub(super) fn new(
+        fs: Arc<FileSystem>,
+        attribution: Arc<Attribution>,
+        options: Options,
+        durability: Durability,
+    ) -> std::io::Result<Stored> {
+        let parking = Parking::start(fs.bell().clone())?;
+        let (notifier, under_way) = (OnceLock::new(), AtomicU64::new(0));
+        let core = Core { fs, attribution, options, durability, notifier, under_way };
+        Ok(Stored { core: Arc::new(core), parking })
+    }
+
+    fn entry(&self) -> impl FnOnce(ReplyEntry, Result<Attributes, Errno>) + Send + 'static {
+        let ttl = self.core.options.timeout;
+        move |reply, result| match result {
+            Ok(found) => reply.entry(&ttl, &convert::attributes(&found), GENERATION),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn attributes(&self) -> impl FnOnce(ReplyAttr, Result<Attributes, Errno>) + Send + 'static {
+        let ttl = self.core.options.timeout;
+        move |reply, result| match result {
+            Ok(found) => reply.attr(&ttl, &convert::attributes(&found)),
+            Err(errno) => reply.error(errno),
+        }
+    }
+}
