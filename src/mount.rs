@@ -192,7 +192,7 @@ fn open_in_place(path: &Path, os: Arc<OsDisk>, place: Place, given: &Given) -> R
         }
         None => {
             let description = Description::new(given)?;
-            if description.settings(given)?.engine.kind == engine::Kind::Btree
+            if description.settings(given)?.engine.kind().writes_in_place
                 && let Err(error) = os.write_in_place()
             {
                 log::warn!("{show}: its pages are copied by the filesystem below when they change: {error}");
@@ -228,9 +228,10 @@ fn open_view(path: &Path, os: Arc<OsDisk>, given: &Given) -> Result<Option<Store
             .ok_or_else(|| Error::System(format!("{}: its description cannot be opened", path.display())))?;
         let settings = description.settings(given)?;
         let mut options = settings.engine.clone();
-        let kept_bytes_max = options.cache_bytes / share;
-        options.cache_bytes -= kept_bytes_max;
-        options.memory_bytes = options.memory_bytes.saturating_sub(kept_bytes_max);
+        let common = options.common_mut();
+        let kept_bytes_max = common.cache_bytes / share;
+        common.cache_bytes -= kept_bytes_max;
+        common.memory_bytes = common.memory_bytes.saturating_sub(kept_bytes_max);
         let overlay = Overlay::bounded(below.latch.clone(), kept_bytes_max);
         match below.open(path, os.clone(), overlay.clone(), (description, settings, &options), true) {
             Err(_) if overlay.is_exceeded() => {}
@@ -400,10 +401,9 @@ impl Service {
             }
             None => None,
         };
-        let merge_threads = store.settings.engine.merge_threads as usize;
         // What is not written needs no merges: they would only fill the memory.
         let worker = match store.is_view {
-            false => Some(Worker::start(store.engine.clone(), merge_threads)?),
+            false => Some(Worker::start(store.engine.clone())?),
             true => None,
         };
         let stop = Arc::new(Stop::default());
@@ -564,7 +564,7 @@ fn parts(store: &Store, mount_point: &Path, attribution: &Arc<Attribution>) -> P
             pid: std::process::id(),
             owner: user,
             is_view: store.is_view,
-            config: Settings::all().iter().map(|s| (s.name.to_string(), value(s.name))).collect(),
+            config: settings.list().into_iter().map(|it| (it.name.to_string(), it.value)).collect(),
             kind_names: &keys::KIND_NAMES,
         },
         clock: clock.clone(),
@@ -612,8 +612,10 @@ pub fn serve(
     store.name_holder(&format!("mounted at {}", mount_point.display()));
     opened(&store).map_err(|error| Error::system("starting", error))?;
     let fuse = store.settings.fuse.clone();
-    let durability =
-        Durability { always: store.settings.engine.sync == engine::Sync::Always, names: flags.dirsync };
+    let durability = Durability {
+        always: store.settings.engine.common().sync == engine::Sync::Always,
+        names: flags.dirsync,
+    };
     let (events, received) = channel();
     session::watch_signals(events.clone()).map_err(|error| Error::system("starting a thread", error))?;
     let service = Service::start(store, mount_point).map_err(|error| Error::system("starting", error))?;
@@ -701,8 +703,11 @@ pub fn check(path: &Path, progress: &mut dyn FnMut(&str)) -> Result<Findings, Er
     let found = Description::load(&*disk)?
         .ok_or_else(|| Error::System(format!("{show}: its description cannot be opened")))?;
     let settings = found.settings(&[])?;
-    if settings.engine.kind == engine::Kind::Mem {
-        return Err(Error::Usage(format!("{show} was made with engine=mem, which keeps nothing to check")));
+    let kind = settings.engine.kind();
+    if !kind.keeps {
+        return Err(Error::Usage(format!(
+            "{show} was made with engine={kind}, which keeps nothing to check"
+        )));
     }
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let engine = match engine::open(disk.clone(), clock, &settings.engine) {

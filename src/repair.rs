@@ -25,7 +25,7 @@ use bytes::Bytes;
 use crate::base::clock::{Clock, SystemClock};
 use crate::disk::{self, Disk, Latch, Overlay, Prefixed, Purpose};
 use crate::engine::salvage::{self, Loss, Writer};
-use crate::engine::{self, Command, Engine, Kind, MemEngine, Operation, Options};
+use crate::engine::{self, Command, Engine, MemEngine, Operation, Options};
 use crate::fs::{self, Affected, CheckSummary, Described, FileSystem, keys};
 use crate::store::{DESCRIPTION, Description, Error};
 
@@ -159,10 +159,11 @@ pub fn repair(disk: Arc<dyn Disk>, apply: bool, progress: &mut dyn FnMut(&str)) 
     clear(&*stage).map_err(|error| system("removing what an earlier repair left", error))?;
     let (description, is_rebuilt) = describe(&disk, &mut report)?;
     let settings = description.settings(&[])?;
-    if settings.engine.kind == Kind::Mem {
-        return Err(Error::Usage(
-            "the store was made with engine=mem, which keeps nothing to repair".to_string(),
-        ));
+    let kind = settings.engine.kind();
+    if !kind.keeps {
+        return Err(Error::Usage(format!(
+            "the store was made with engine={kind}, which keeps nothing to repair"
+        )));
     }
     let options = &settings.engine;
     let described = Described { block_bytes: settings.fs.block_bytes, uuid: description.uuid };

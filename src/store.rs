@@ -16,9 +16,10 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use crate::base::text::{self, Field, When};
+use crate::base::text::{self, When};
 use crate::control::metrics;
 use crate::disk::{self, Disk, Purpose};
+use crate::engine::Setting;
 use crate::{engine, fs, fuse};
 
 /// Name of the description in the store's directory.
@@ -43,47 +44,35 @@ pub struct Settings {
     pub metrics: metrics::Options,
 }
 
-/// An option of any room, for help and lists.
-#[derive(Clone, Copy, Debug)]
-pub struct Setting {
-    /// The key, as in `-o key=value`.
-    pub name: &'static str,
-    /// When it may be given.
-    pub when: When,
-    /// One sentence.
-    pub help: &'static str,
-}
-
 impl Settings {
-    /// Every option there is.
-    pub fn all() -> Vec<Setting> {
-        fn list<T>(fields: &'static [Field<T>]) -> impl Iterator<Item = Setting> {
-            fields.iter().map(|field| Setting { name: field.name, when: field.when, help: field.help })
-        }
-        list(engine::FIELDS)
-            .chain(list(fs::FIELDS))
-            .chain(list(fuse::session::FIELDS))
-            .chain(list(metrics::FIELDS))
-            .collect()
+    /// Every option that counts with the engine of these settings, as it is.
+    pub fn list(&self) -> Vec<Setting> {
+        let mut all = self.engine.list();
+        all.extend(Setting::list(fs::FIELDS, &self.fs));
+        all.extend(Setting::list(fuse::session::FIELDS, &self.fuse));
+        all.extend(Setting::list(metrics::FIELDS, &self.metrics));
+        all
     }
 
-    /// Sets one option. `None` if there is none of that name; the error is a sentence.
+    /// Every option there is, with its default: those of any store, then those that one engine alone has.
+    pub fn all() -> Vec<Setting> {
+        let own = engine::Kind::all().flat_map(|kind| kind.default_options().list());
+        let of_any = Settings::default().list().into_iter().filter(|setting| setting.owner.is_none());
+        of_any.chain(own.filter(|setting| setting.owner.is_some())).collect()
+    }
+
+    /// Sets one option. `None` if there is none of that name; the error is a sentence. One that only another engine has is looked at
+    /// and has no effect, so that one line of options serves several stores.
     pub fn set(&mut self, name: &str, value: &str) -> Option<Result<(), String>> {
-        text::set(engine::FIELDS, &mut self.engine, name, value)
-            .or_else(|| text::set(fs::FIELDS, &mut self.fs, name, value))
+        text::set(fs::FIELDS, &mut self.fs, name, value)
             .or_else(|| text::set(fuse::session::FIELDS, &mut self.fuse, name, value))
             .or_else(|| text::set(metrics::FIELDS, &mut self.metrics, name, value))
+            .or_else(|| self.engine.set_if_known(name, value))
     }
 
     /// The current value of an option as text.
     pub fn get(&self, name: &str) -> Option<String> {
-        fn get<T>(fields: &[Field<T>], target: &T, name: &str) -> Option<String> {
-            fields.iter().find(|field| field.name == name).map(|field| (field.get)(target))
-        }
-        get(engine::FIELDS, &self.engine, name)
-            .or_else(|| get(fs::FIELDS, &self.fs, name))
-            .or_else(|| get(fuse::session::FIELDS, &self.fuse, name))
-            .or_else(|| get(metrics::FIELDS, &self.metrics, name))
+        self.list().into_iter().find(|setting| setting.name == name).map(|setting| setting.value)
     }
 }
 
@@ -95,7 +84,7 @@ pub type Given = [(String, String)];
 pub struct Description {
     /// Tells stores apart; the filesystem's superblock holds the same.
     pub uuid: [u8; 16],
-    /// Options given when it was made, and all that cannot change; in the order of [`Settings::all`].
+    /// Options given when it was made, and all that cannot change; in the order of [`Settings::list`].
     pub options: Vec<(String, String)>,
 }
 
@@ -128,8 +117,8 @@ impl Description {
         let keep = |option: &Setting| {
             option.when == When::Format || given.iter().any(|(name, _)| name == option.name)
         };
-        let value = |option: Setting| Some((option.name.to_string(), settings.get(option.name)?));
-        let options = Settings::all().into_iter().filter(keep).filter_map(value).collect();
+        let line = |option: Setting| (option.name.to_string(), option.value);
+        let options = settings.list().into_iter().filter(keep).map(line).collect();
         let uuid = fs::Identity::random().map_err(|error| Error::System(error.to_string()))?.uuid;
         Ok(Description { uuid, options })
     }
@@ -141,12 +130,11 @@ impl Description {
         apply(&mut settings, &self.options)?;
         let made = settings.clone();
         apply(&mut settings, given)?;
-        for option in Settings::all().iter().filter(|option| option.when == When::Format) {
-            let (now, then) = (settings.get(option.name), made.get(option.name));
-            if let (Some(now), Some(then)) = (now, then)
+        for Setting { name, value: then, .. } in made.list().into_iter().filter(|it| it.when == When::Format)
+        {
+            if let Some(now) = settings.get(name)
                 && now != then
             {
-                let name = option.name;
                 return Err(Error::Usage(format!(
                     "the store was made with {name}={then}, which cannot become {name}={now}; leave the option out, or \
                      make a new store and copy the files"
@@ -258,8 +246,10 @@ impl Description {
     }
 }
 
+/// Sets all `options`: first the engine, which decides what the others mean.
 fn apply(settings: &mut Settings, options: &Given) -> Result<(), Error> {
-    for (name, value) in options {
+    let engine = options.iter().filter(|(name, _)| name == "engine");
+    for (name, value) in engine.chain(options.iter().filter(|(name, _)| name != "engine")) {
         settings
             .set(name, value)
             .unwrap_or_else(|| Err(format!("there is no option {name}")))
@@ -348,11 +338,14 @@ mod tests {
 
     #[test]
     fn names_of_options_are_unique() {
-        let mut names: Vec<_> = Settings::all().iter().map(|option| option.name).collect();
-        names.sort_unstable();
-        let count = names.len();
-        names.dedup();
-        assert_eq!(names.len(), count);
+        for kind in engine::Kind::all() {
+            let settings = Settings { engine: kind.default_options(), ..Settings::default() };
+            let mut names: Vec<_> = settings.list().iter().map(|option| option.name).collect();
+            names.sort_unstable();
+            let count = names.len();
+            names.dedup();
+            assert_eq!(names.len(), count);
+        }
     }
 
     #[test]
@@ -364,9 +357,10 @@ mod tests {
         let found = Description::load(&*disk).unwrap().unwrap();
         assert_eq!(found, made);
         let settings = found.settings(&[]).unwrap();
-        assert_eq!((settings.engine.kind, settings.engine.cache_bytes), (engine::Kind::Btree, 8 << 20));
+        assert_eq!(settings.engine.kind(), engine::Kind::BTREE);
+        assert_eq!(settings.engine.common().cache_bytes, 8 << 20);
         let settings = found.settings(&given(&[("cache", "16M"), ("engine", "btree")])).unwrap();
-        assert_eq!(settings.engine.cache_bytes, 16 << 20);
+        assert_eq!(settings.engine.common().cache_bytes, 16 << 20);
         let refused = found.settings(&given(&[("engine", "lsm")])).unwrap_err().to_string();
         assert!(refused.contains("engine=btree") && refused.contains("engine=lsm"), "{refused}");
         assert!(matches!(found.settings(&given(&[("colour", "red")])), Err(Error::Usage(_))));

@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use engines::{Setup, Step, apply, contents, open, range, setups, steps};
+use engines::{Setup, Step, apply, change_variant, contents, open, range, setups, steps, tiny};
 use kvfs::base::metric::Since;
 use kvfs::disk::{
     Disk, Fault, Faulty, Kind as Request, Latch, Metered, OsDisk, Purpose, SimDisk, Tear, process_io,
@@ -57,8 +57,7 @@ fn attempt(disk: Arc<dyn Disk>, options: &Options, steps: &[Step], run: &mut Run
                 engine.work(*class)?;
             }
             Step::Run(command) => engine::run(&*engine, *command)?,
-            Step::Policy(policy) if options.kind == Kind::Lsm => engine.set("policy", policy.name())?,
-            Step::Policy(_) => {}
+            Step::Variant(nth) => change_variant(&*engine, options.kind(), *nth)?,
             Step::Reopen => {
                 engine.close()?;
                 run.synced = run.applied;
@@ -163,14 +162,14 @@ fn crash_behind(door: impl Fn(Arc<SimDisk>) -> Arc<dyn Disk>, (name, options): &
 
 #[test]
 fn lsm_survives_power_loss_at_any_request() {
-    for setup in setups().iter().filter(|(_, options)| options.kind == Kind::Lsm) {
+    for setup in setups().iter().filter(|(_, options)| options.kind() == Kind::LSM) {
         crash_everywhere(setup, 3);
     }
 }
 
 #[test]
 fn btree_survives_power_loss_at_any_request() {
-    for setup in setups().iter().filter(|(_, options)| options.kind == Kind::Btree) {
+    for setup in setups().iter().filter(|(_, options)| options.kind() == Kind::BTREE) {
         crash_everywhere(setup, 5);
     }
 }
@@ -179,16 +178,16 @@ fn btree_survives_power_loss_at_any_request() {
 /// must find it out for each sync that an engine relies on.
 #[test]
 fn a_disk_that_lies_about_its_syncs_is_found_out() {
-    let lsm = Options::tiny(Kind::Lsm);
+    let lsm = Options::tiny(Kind::LSM);
     let lies: [(&str, Options, Request, Option<Purpose>); 8] = [
         ("lsm, log", lsm.clone(), Request::Sync, Some(Purpose::Wal)),
         ("lsm, flushed tables", lsm.clone(), Request::Sync, Some(Purpose::Flush)),
         ("lsm, merged tables", lsm.clone(), Request::Sync, Some(Purpose::Compact { into: 1 })),
         ("lsm, manifest", lsm.clone(), Request::Sync, Some(Purpose::Manifest)),
         ("lsm, names", lsm, Request::SyncNames, None),
-        ("btree, log", Options::tiny(Kind::Btree), Request::Sync, Some(Purpose::Wal)),
-        ("btree, pages", Options::tiny(Kind::Btree), Request::Sync, Some(Purpose::Checkpoint)),
-        ("btree, names", Options::tiny(Kind::Btree), Request::SyncNames, None),
+        ("btree, log", Options::tiny(Kind::BTREE), Request::Sync, Some(Purpose::Wal)),
+        ("btree, pages", Options::tiny(Kind::BTREE), Request::Sync, Some(Purpose::Checkpoint)),
+        ("btree, names", Options::tiny(Kind::BTREE), Request::SyncNames, None),
     ];
     let mut believed = Vec::new();
     for (name, options, kind, purpose) in lies {
@@ -199,8 +198,9 @@ fn a_disk_that_lies_about_its_syncs_is_found_out() {
             liar
         };
         let is_found = (3..9).any(|seed| {
-            let setup = (name, options.clone());
-            std::panic::catch_unwind(|| crash_behind(door, &setup, seed)).is_err()
+            let setup = (name.to_string(), options.clone());
+            let crashes = std::panic::AssertUnwindSafe(|| crash_behind(door, &setup, seed));
+            std::panic::catch_unwind(crashes).is_err()
         });
         if !is_found {
             believed.push(name);
@@ -245,21 +245,21 @@ fn fail_everywhere((name, options): &Setup, seed: u64) {
 
 #[test]
 fn lsm_survives_any_failed_request() {
-    for setup in setups().iter().filter(|(_, options)| options.kind == Kind::Lsm).step_by(2) {
+    for setup in setups().iter().filter(|(_, options)| options.kind() == Kind::LSM).step_by(2) {
         fail_everywhere(setup, 7);
     }
 }
 
 #[test]
 fn btree_survives_any_failed_request() {
-    for setup in setups().iter().filter(|(_, options)| options.kind == Kind::Btree).step_by(2) {
+    for setup in setups().iter().filter(|(_, options)| options.kind() == Kind::BTREE).step_by(2) {
         fail_everywhere(setup, 8);
     }
 }
 
 #[test]
 fn after_a_failed_sync_nothing_more_is_accepted_and_reads_go_on() {
-    for kind in [Kind::Lsm, Kind::Btree] {
+    for kind in [Kind::LSM, Kind::BTREE] {
         let options = Options::tiny(kind);
         let faulty = Faulty::new(SimDisk::new());
         let latch = Latch::new(faulty.clone());
@@ -332,7 +332,7 @@ fn a_full_disk_refuses_batches_whole_and_recovers() {
 
 #[test]
 fn no_turned_bit_is_ever_served() {
-    for kind in [Kind::Lsm, Kind::Btree] {
+    for kind in [Kind::LSM, Kind::BTREE] {
         let options = Options::tiny(kind);
         let sim = SimDisk::new();
         let engine = open(sim.clone(), &options).unwrap();
@@ -397,17 +397,13 @@ fn no_turned_bit_is_ever_served() {
 fn child_writes_and_compares() {
     // With `--include-ignored` it also runs without its parent, which has something to say only through it.
     let Some(path) = std::env::var_os("KVFS_CHILD_DIRECTORY") else { return };
-    for kind in [Kind::Lsm, Kind::Btree] {
+    for kind in [Kind::LSM, Kind::BTREE] {
         let metered = Metered::new(
             OsDisk::open(&std::path::Path::new(&path).join(kind.to_string()), kvfs::disk::Access::Write)
                 .unwrap(),
         );
         let before = process_io().unwrap();
-        let options = Options {
-            memtable_bytes: 1 << 20,
-            dirty_bytes_max: 1 << 20,
-            ..Options { kind, ..Options::default() }
-        };
+        let options = kind.default_options().with("memtable=1M,dirty_max=1M").unwrap();
         let done = run(metered.clone(), &options, &steps(21, 3000));
         assert!(done.error.is_none(), "{:?}", done.error);
         let asked = process_io().unwrap().since(&before).asked_write_bytes;
@@ -431,15 +427,9 @@ fn the_meter_is_what_the_kernel_was_asked_for() {
 /// Each life of a store is a few small batches, and ends with a kill or a power cut before anything is flushed.
 #[test]
 fn a_thousand_crashes_cost_nothing() {
-    for kind in [Kind::Lsm, Kind::Btree] {
+    for kind in [Kind::LSM, Kind::BTREE] {
         // Memtables and checkpoints are far away, so nothing but opening keeps the log short.
-        let options = Options {
-            memtable_bytes: 1 << 20,
-            dirty_bytes_max: 1 << 20,
-            checkpoint_log_bytes: 1 << 20,
-            log_segment_bytes: 64 << 10,
-            ..Options::tiny(kind)
-        };
+        let options = tiny(kind, "memtable=1M,dirty_max=1M,checkpoint_log=1M,log_segment=64K");
         let mut disk = SimDisk::new();
         disk.set_capacity(Some(2 << 20));
         let mut wanted = Map::new();

@@ -197,12 +197,12 @@ fn failed_reads(kind: Kind) {
 
 #[test]
 fn a_failed_read_of_an_lsm_tree_concerns_only_who_asked() {
-    failed_reads(Kind::Lsm);
+    failed_reads(Kind::LSM);
 }
 
 #[test]
 fn a_failed_read_of_a_btree_concerns_only_who_asked() {
-    failed_reads(Kind::Btree);
+    failed_reads(Kind::BTREE);
 }
 
 /// One run with one fault; false if the fault never struck.
@@ -301,10 +301,10 @@ fn poisons(kind: Kind) {
 
 #[test]
 fn an_lsm_tree_whose_log_or_sync_fails_is_read_only_and_says_so() {
-    poisons(Kind::Lsm);
+    poisons(Kind::LSM);
 }
 
 #[test]
 fn a_btree_whose_log_or_sync_fails_is_read_only_and_says_so() {
-    poisons(Kind::Btree);
+    poisons(Kind::BTREE);
 }

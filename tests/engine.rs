@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use engines::{Step, apply, contents, open, range, setups, steps};
+use engines::{Step, apply, change_variant, contents, open, range, setups, steps, tiny};
 use kvfs::base::clock::SystemClock;
 use kvfs::disk::{Disk, Metered, SimDisk};
 use kvfs::engine::{
@@ -43,12 +43,11 @@ fn transcript(name: &str, steps: &[Step], options: &Options) -> Vec<String> {
                 engine.work(*class).unwrap_or_else(|error| fail(error));
             }
             Step::Run(command) => engine::run(&*engine, *command).unwrap_or_else(|error| fail(error)),
-            Step::Policy(policy) if options.kind == Kind::Lsm => {
-                engine.set("policy", policy.name()).unwrap_or_else(|error| fail(error));
+            Step::Variant(nth) => {
+                change_variant(&*engine, options.kind(), *nth).unwrap_or_else(|error| fail(error));
             }
-            Step::Policy(_) => {}
             // The model keeps nothing, so it only pretends.
-            Step::Reopen if options.kind == Kind::Mem => {}
+            Step::Reopen if options.kind() == Kind::MEM => {}
             Step::Reopen => {
                 engine.close().unwrap_or_else(|error| fail(error));
                 drop(engine);
@@ -68,9 +67,9 @@ fn transcript(name: &str, steps: &[Step], options: &Options) -> Vec<String> {
 }
 
 fn all_agree(steps: &[Step]) {
-    let wanted = transcript("model", steps, &Options { kind: Kind::Mem, ..Options::default() });
+    let wanted = transcript("model", steps, &Kind::MEM.default_options());
     for (name, options) in setups() {
-        let found = transcript(name, steps, &options);
+        let found = transcript(&name, steps, &options);
         for (index, (found, wanted)) in found.iter().zip(&wanted).enumerate() {
             assert_eq!(found, wanted, "{name}: answer {index}");
         }
@@ -99,9 +98,9 @@ proptest! {
 /// A writer counts each of its keys up, two keys of a batch always together, while readers, scans and background threads run.
 fn nobody_sees_time_go_back(kind: Kind) {
     const PAIRS: u64 = 50;
-    let options = Options { memtable_bytes: 32 << 10, dirty_bytes_max: 512 << 10, ..Options::tiny(kind) };
+    let options = tiny(kind, "memtable=32K,dirty_max=512K");
     let engine = engine::open(SimDisk::new(), Arc::new(SystemClock::new()), &options).unwrap();
-    let worker = Worker::start(engine.clone(), 1).unwrap();
+    let worker = Worker::start(engine.clone()).unwrap();
     let stop = AtomicBool::new(false);
     let acknowledged: Vec<AtomicU64> = (0..PAIRS).map(|_| AtomicU64::new(0)).collect();
     let version = |value: &[u8]| u64::from_le_bytes(value[..8].try_into().unwrap());
@@ -182,12 +181,12 @@ fn nobody_sees_time_go_back(kind: Kind) {
 
 #[test]
 fn nobody_sees_time_go_back_lsm() {
-    nobody_sees_time_go_back(Kind::Lsm);
+    nobody_sees_time_go_back(Kind::LSM);
 }
 
 #[test]
 fn nobody_sees_time_go_back_btree() {
-    nobody_sees_time_go_back(Kind::Btree);
+    nobody_sees_time_go_back(Kind::BTREE);
 }
 
 #[test]
@@ -204,11 +203,11 @@ fn the_model_is_a_map() {
 #[test]
 fn a_store_in_a_real_directory_opens_again() {
     let home = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-    for kind in [Kind::Lsm, Kind::Btree] {
+    for kind in [Kind::LSM, Kind::BTREE] {
         let path = home.path().join(kind.to_string());
         let os = kvfs::disk::OsDisk::open(&path, kvfs::disk::Access::Write).unwrap();
         let disk: Arc<dyn Disk> = os;
-        let options = Options { kind, ..Options::default() };
+        let options = kind.default_options();
         let engine = engine::open(disk.clone(), Arc::new(SystemClock::new()), &options).unwrap();
         let mut batch = Batch::new(0);
         batch.put(&b"key"[..], vec![1; 100_000]);

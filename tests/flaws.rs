@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use kvfs::base::clock::ManualClock;
 use kvfs::disk::{Metered, Purpose, SimDisk};
-use kvfs::engine::{self, Batch, Class, Command, Engine, Kind, Options, Tier};
+use kvfs::engine::{self, Batch, Class, Command, Engine, Kind, Options, Tier, lsm};
 
 fn open(sim: &Arc<SimDisk>, options: &Options) -> Arc<dyn Engine> {
     engine::open(sim.clone(), Arc::new(ManualClock::default()), options).unwrap()
@@ -24,11 +24,11 @@ fn get(engine: &dyn Engine, key: &str) -> Option<Vec<u8>> {
 
 #[test]
 fn a_flush_does_not_throw_away_the_log_of_newer_batches() {
-    let (sim, options) = (SimDisk::new(), Options { memtable_bytes: 1, ..Options::tiny(Kind::Lsm) });
+    let (sim, options) = (SimDisk::new(), Options::tiny(Kind::LSM).with("memtable=1").unwrap());
     let engine = open(&sim, &options);
     put(&*engine, "old", b"1");
     // It is in the same segment of the log, and not in the table that the flush writes.
-    let options = Options { memtable_bytes: 1 << 20, ..options };
+    let options = options.with("memtable=1M").unwrap();
     drop(engine);
     let engine = open(&sim, &options);
     put(&*engine, "new", b"2");
@@ -40,7 +40,7 @@ fn a_flush_does_not_throw_away_the_log_of_newer_batches() {
 
 #[test]
 fn a_cached_value_is_never_anothers_nor_an_older_one() {
-    let (sim, options) = (SimDisk::new(), Options { cache_bytes: 1 << 20, ..Options::tiny(Kind::Lsm) });
+    let (sim, options) = (SimDisk::new(), Options::tiny(Kind::LSM).with("cache=1M").unwrap());
     let engine = open(&sim, &options);
     let name = |number: u32| format!("key{number:05}");
     (0..3000).for_each(|number| put(&*engine, &name(number), &number.to_be_bytes()));
@@ -61,7 +61,7 @@ fn a_cached_value_is_never_anothers_nor_an_older_one() {
 
 #[test]
 fn a_merge_takes_away_only_what_it_read() {
-    let (sim, options) = (SimDisk::new(), Options::tiny(Kind::Lsm));
+    let (sim, options) = (SimDisk::new(), Options::tiny(Kind::LSM));
     let engine = open(&sim, &options);
     for number in 0..400u32 {
         put(&*engine, &format!("key{:03}", number * 7 % 400), &[number as u8; 100]);
@@ -80,7 +80,7 @@ fn a_merge_takes_away_only_what_it_read() {
 
 #[test]
 fn no_value_means_deleted() {
-    for kind in [Kind::Lsm, Kind::Btree] {
+    for kind in [Kind::LSM, Kind::BTREE] {
         let (sim, options) = (SimDisk::new(), Options::tiny(kind));
         let engine = open(&sim, &options);
         let values: [&[u8]; 5] = [b"", b"DELETE", b"DELETED", b"__TOMBSTONE__", b"\0"];
@@ -102,7 +102,7 @@ fn no_value_means_deleted() {
 fn the_limit_of_bytes_is_fed_by_what_merges_really_move() {
     let clock = Arc::new(ManualClock::default());
     let disk = Metered::new(SimDisk::new());
-    let options = Options { rate_bytes: 1000, ..Options::tiny(Kind::Lsm) };
+    let options = Options::tiny(Kind::LSM).with("rate=1000").unwrap();
     let engine = engine::open(disk.clone(), clock.clone(), &options).unwrap();
     let merged = || (0..7).map(|into| disk.snapshot().of(Purpose::Compact { into }).write_bytes).sum::<u64>();
     for round in 0..10_000u32 {
@@ -134,8 +134,8 @@ fn the_limit_of_bytes_is_fed_by_what_merges_really_move() {
 
 #[test]
 fn l1_holds_its_base_and_not_ten_times_that() {
-    let (sim, options) = (SimDisk::new(), Options::default());
-    let levels = open(&sim, &options).shape().levels;
+    let (sim, options) = (SimDisk::new(), lsm::Options::default());
+    let levels = open(&sim, &options.clone().into()).shape().levels;
     assert_eq!(levels[1].target_bytes, options.level_base_bytes);
     assert_eq!(levels[2].target_bytes, options.level_base_bytes * options.level_multiplier);
 }

@@ -73,7 +73,7 @@ fn open(disk: Arc<dyn Disk>) -> Result<Opened, String> {
     let description = Description::load(&*disk).map_err(|error| error.to_string())?;
     let description = description.ok_or("there is no STORE")?;
     let settings = description.settings(&[]).map_err(|error| error.to_string())?;
-    let options = EngineOptions::tiny(settings.engine.kind);
+    let options = EngineOptions::tiny(settings.engine.kind());
     let clock = Arc::new(ManualClock::default());
     let engine = engine::open(disk, clock.clone(), &options).map_err(|error| error.to_string())?;
     let fs =

@@ -33,11 +33,11 @@ fn seeds() -> Vec<u64> {
 
 /// Stores of every way to lay out data; segments that are used again, and a tree of several levels.
 fn setups() -> Vec<(&'static str, Options)> {
-    let lsm = Options::tiny(Kind::Lsm);
+    let lsm = Options::tiny(Kind::LSM);
     vec![
         ("lsm", lsm.clone()),
-        ("lsm values in the log", Options { value_log: true, value_threshold_bytes: 40, ..lsm }),
-        ("btree", Options::tiny(Kind::Btree)),
+        ("lsm values in the log", lsm.with("value_log=on,value_threshold=40").unwrap()),
+        ("btree", Options::tiny(Kind::BTREE)),
     ]
 }
 
@@ -291,7 +291,7 @@ fn a_stale_unit_is_noticed_but_for_pages_of_the_btree_and_the_end_of_a_log() {
                 }
             }
         });
-        let stale: &[&str] = if options.kind == Kind::Btree { &["btree"] } else { &[] };
+        let stale: &[&str] = if options.kind() == Kind::BTREE { &["btree"] } else { &[] };
         count.admits(name, &["log"], stale, &[]);
     }
 }
@@ -299,7 +299,7 @@ fn a_stale_unit_is_noticed_but_for_pages_of_the_btree_and_the_end_of_a_log() {
 /// Changes made where a page of the B-tree reads as it was earlier: what it names may be another key's by now, and stays that key's.
 #[test]
 fn changes_beside_a_stale_unit_make_nothing_up() {
-    let options = Options::tiny(Kind::Btree);
+    let options = Options::tiny(Kind::BTREE);
     let mut changed = 0;
     for seed in seeds() {
         let (earlier, now, written) = earlier_and_later(&options, seed, End::Killed);
@@ -343,14 +343,8 @@ fn changes_beside_a_stale_unit_make_nothing_up() {
 fn nonsense_around_an_append_is_noticed_or_ends_the_log() {
     for (name, options) in setups() {
         // One segment, and nothing that leaves it.
-        let large = 1 << 20;
-        let options = Options {
-            log_segment_bytes: 64 << 10,
-            memtable_bytes: large,
-            dirty_bytes_max: large,
-            checkpoint_log_bytes: large,
-            ..options
-        };
+        let large = "log_segment=64K,memtable=1M,dirty_max=1M,checkpoint_log=1M";
+        let options = options.with(large).unwrap();
         let (mut refused, mut older) = (0, 0);
         for count in [5, 40, 90] {
             let sim = SimDisk::new();
@@ -468,6 +462,6 @@ fn syncs_that_lie_cost_what_they_lied_about_and_nothing_is_made_up() {
         assert!(count.refused + count.older.len() as u32 + count.stale.len() as u32 > 0, "{name}: {count:?}");
         assert!(count.foreign.is_empty(), "{name}: {count:?}");
         // The LSM-tree writes nothing twice in one place: what it has is whole, or an error.
-        assert!(options.kind == Kind::Btree || count.stale.is_empty(), "{name}: {count:?}");
+        assert!(options.kind() == Kind::BTREE || count.stale.is_empty(), "{name}: {count:?}");
     }
 }

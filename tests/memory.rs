@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use engines::{apply, open};
 use kvfs::disk::{Access, OsDisk};
-use kvfs::engine::{self, Batch, Command, Compression, Engine, Kind, Options, PolicyKind, Tier, settle};
+use kvfs::engine::{self, Batch, Command, Engine, Kind, Options, Tier, settle};
 use kvfs::mount::open_store;
 use kvfs::store::Terms;
 
@@ -52,9 +52,7 @@ const BLOCK_BYTES: usize = 4 << 10;
 
 /// Options of a mount with `memory=64M`.
 fn options(kind: Kind) -> Options {
-    let mut options = Options { kind, ..Options::default() };
-    kvfs::base::text::set(kvfs::engine::FIELDS, &mut options, "memory", "64M").unwrap().unwrap();
-    options
+    kind.default_options().with("memory=64M").unwrap()
 }
 
 /// The blocks of one request of a program: slices of its buffer.
@@ -100,12 +98,12 @@ fn what_is_kept_keeps_nothing_else(kind: Kind) {
 
 #[test]
 fn a_kept_value_keeps_nothing_else_lsm() {
-    what_is_kept_keeps_nothing_else(Kind::Lsm);
+    what_is_kept_keeps_nothing_else(Kind::LSM);
 }
 
 #[test]
 fn a_kept_value_keeps_nothing_else_btree() {
-    what_is_kept_keeps_nothing_else(Kind::Btree);
+    what_is_kept_keeps_nothing_else(Kind::BTREE);
 }
 
 /// A log that was written with large memtables is replayed with small ones: what does not fit goes to tables while it is read.
@@ -113,7 +111,7 @@ fn a_kept_value_keeps_nothing_else_btree() {
 fn a_long_log_is_replayed_in_bounded_memory() {
     let _alone = ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     let home = tempfile::tempdir().unwrap();
-    let large = Options { kind: Kind::Lsm, ..Options::default() };
+    let large = Kind::LSM.default_options();
     let engine = open(OsDisk::open(home.path(), Access::Write).unwrap(), &large).unwrap();
     for index in 0..120 {
         apply(&*engine, &request(index * 256, index as u8)).unwrap();
@@ -123,7 +121,7 @@ fn a_long_log_is_replayed_in_bounded_memory() {
     let disk: Arc<OsDisk> = OsDisk::open(home.path(), Access::Write).unwrap();
     let before = LIVE.load(Relaxed);
     PEAK.store(before, Relaxed);
-    let engine = open(disk, &options(Kind::Lsm)).unwrap();
+    let engine = open(disk, &options(Kind::LSM)).unwrap();
     let peak = PEAK.load(Relaxed) - before;
     assert!(peak <= MEMORY_BYTES / 2, "{peak} bytes at most while opening");
     check(&*engine, before, "opened");
@@ -142,12 +140,7 @@ fn a_long_log_of_pages_is_replayed_in_the_memory_of_the_mount() {
     let _alone = ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     for small in [false, true] {
         let home = tempfile::tempdir().unwrap();
-        let large = Options {
-            kind: Kind::Btree,
-            dirty_bytes_max: 1 << 30,
-            checkpoint_log_bytes: 1 << 30,
-            ..Options::default()
-        };
+        let large = Kind::BTREE.default_options().with("dirty_max=1G,checkpoint_log=1G").unwrap();
         let engine = open(OsDisk::open(home.path(), Access::Write).unwrap(), &large).unwrap();
         for index in 0..REQUESTS {
             let batch = if small { scattered(index) } else { request(index * 256, index as u8) };
@@ -157,7 +150,7 @@ fn a_long_log_of_pages_is_replayed_in_the_memory_of_the_mount() {
         let disk: Arc<OsDisk> = OsDisk::open(home.path(), Access::Write).unwrap();
         let before = LIVE.load(Relaxed);
         PEAK.store(before, Relaxed);
-        let engine = open(disk, &options(Kind::Btree)).unwrap();
+        let engine = open(disk, &options(Kind::BTREE)).unwrap();
         let peak = PEAK.load(Relaxed) - before;
         let bound = MEMORY_BYTES + MEMORY_BYTES / 20;
         assert!(peak <= bound, "{peak} bytes at most while opening, where {bound} may be taken");
@@ -191,7 +184,7 @@ fn many_holes_in_a_file_take_little_memory() {
     const BLOCKS: usize = 40 << 10;
     let _alone = ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     let home = tempfile::tempdir().unwrap();
-    let engine = open(OsDisk::open(home.path(), Access::Write).unwrap(), &options(Kind::Btree)).unwrap();
+    let engine = open(OsDisk::open(home.path(), Access::Write).unwrap(), &options(Kind::BTREE)).unwrap();
     for first in (0..BLOCKS).step_by(REQUEST_BYTES / BLOCK_BYTES) {
         apply(&*engine, &request(first, 1)).unwrap();
     }
@@ -257,20 +250,9 @@ fn a_long_log_is_replayed_for_a_read_only_mount_in_bounded_memory() {
 }
 
 /// Small tables, and nothing that grows with the store but their number.
-fn small_tables(policy: PolicyKind) -> Options {
-    Options {
-        kind: Kind::Lsm,
-        policy,
-        memtable_bytes: 1 << 20,
-        table_bytes: 4 << 10,
-        compression: Compression::None.into(),
-        reserve_bytes: 1 << 20,
-        log_segment_bytes: 64 << 10,
-        level_base_bytes: 1 << 40,
-        cache_bytes: 64 << 20,
-        space_amp_percent: 1 << 20,
-        ..Options::default()
-    }
+fn small_tables(policy: &str) -> Options {
+    let small = "memtable=1M,table=4K,compression=none,reserve=1M,log_segment=64K,level_base=1T,cache=64M,space_amp_max=1048576";
+    Kind::LSM.default_options().with(&format!("policy={policy},{small}")).unwrap()
 }
 
 /// Puts eight entries into each of the tables `first..end`, in the order of parts: memtables overlap, so merges cut them into small
@@ -314,7 +296,7 @@ fn put_into(engine: &dyn Engine, number: u64, fill: u8) {
 fn an_edit_costs_what_it_changes_however_many_tables_there_are() {
     const TABLES: [u64; 2] = [500, 5000];
     let _alone = ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-    for policy in [PolicyKind::Leveled, PolicyKind::Tiered] {
+    for policy in ["leveled", "tiered"] {
         let home = tempfile::tempdir().unwrap();
         let engine = open(OsDisk::open(home.path(), Access::Write).unwrap(), &small_tables(policy)).unwrap();
         let mut first = 0;

@@ -26,13 +26,8 @@ fn space() -> SpaceSource {
 }
 
 fn options(kind: Kind, more: &str) -> Vec<(String, String)> {
-    let sizes = match kind {
-        Kind::Btree => {
-            "engine=btree,page_size=4K,dirty_max=256K,checkpoint_log=512K,log_segment=64K,cache=1M"
-        }
-        _ => "engine=lsm,memtable=128K,table=64K,level_base=256K,l0_trigger=2,log_segment=64K,cache=1M",
-    };
-    let all = [sizes, more].join(",");
+    let sizes = "page_size=4K,dirty_max=256K,checkpoint_log=512K,memtable=128K,table=64K,level_base=256K,l0_trigger=2";
+    let all = format!("engine={kind},{sizes},log_segment=64K,cache=1M,{more}");
     let pairs = all.split(',').filter_map(|pair| pair.split_once('='));
     pairs.map(|(name, value)| (name.to_string(), value.to_string())).collect()
 }
@@ -255,6 +250,15 @@ fn compare(before: &BTreeMap<Ino, Seen>, disk: &Arc<SimDisk>, report: &Report, w
 
 fn flip(disk: &SimDisk, name: &str, byte: u64) {
     assert!(disk.flip_bit(name, byte * 8 + 3), "{name} has no byte {byte}");
+}
+
+/// A flaw in data that is needed.
+fn damage(disk: &SimDisk, kind: Kind) {
+    if kind == Kind::BTREE {
+        flip(disk, "btree.pages", pages(disk, 1)[0] * 4096 + 100);
+    } else {
+        flip(disk, &files(disk, "table.")[0].0, 50);
+    }
 }
 
 fn files(disk: &SimDisk, prefix: &str) -> Vec<(String, u64)> {
@@ -602,7 +606,7 @@ fn planted(kind: Kind, plant: Plant) -> (Arc<SimDisk>, [Ino; 4]) {
 
 #[test]
 fn every_planted_defect_of_the_filesystem_is_mended() {
-    for kind in [Kind::Lsm, Kind::Btree] {
+    for kind in [Kind::LSM, Kind::BTREE] {
         for (name, plant, look) in DEFECTS {
             let what = format!("{kind} {name}");
             let (disk, inos) = planted(kind, *plant);
@@ -619,7 +623,7 @@ fn every_planted_defect_of_the_filesystem_is_mended() {
 
 #[test]
 fn a_sound_store_is_left_alone() {
-    for kind in [Kind::Lsm, Kind::Btree] {
+    for kind in [Kind::LSM, Kind::BTREE] {
         for closed in [true, false] {
             let disk = store(kind, "", closed);
             let requests = disk.requests();
@@ -664,7 +668,7 @@ fn interrupted(base: &Arc<SimDisk>, stride: u64, what: &str) {
 
 #[test]
 fn a_repair_in_place_may_be_interrupted_anywhere() {
-    for kind in [Kind::Lsm, Kind::Btree] {
+    for kind in [Kind::LSM, Kind::BTREE] {
         let several: Plant = |engine, inos, batch| {
             for name in [
                 "an inode without a name, with blocks",
@@ -679,12 +683,9 @@ fn a_repair_in_place_may_be_interrupted_anywhere() {
 
 #[test]
 fn a_salvage_may_be_interrupted_anywhere() {
-    for kind in [Kind::Lsm, Kind::Btree] {
+    for kind in [Kind::LSM, Kind::BTREE] {
         let disk = store(kind, "", true);
-        match kind {
-            Kind::Btree => flip(&disk, "btree.pages", pages(&disk, 1)[0] * 4096 + 100),
-            _ => flip(&disk, &files(&disk, "table.")[0].0, 50),
-        }
+        damage(&disk, kind);
         interrupted(&disk, 5, &format!("{kind}"));
     }
 }
@@ -739,7 +740,7 @@ fn every_kind_of_damage_below_the_lsm_tree_is_salvaged() {
         ("the description", |disk| flip(disk, "STORE", 60)),
     ];
     for (more, closed) in [("", true), ("value_log=on,value_threshold=1K", true), ("", false)] {
-        let base = store(Kind::Lsm, more, closed);
+        let base = store(Kind::LSM, more, closed);
         let before = contents(&base);
         let mut held = 0;
         for (name, damage) in kinds {
@@ -808,7 +809,7 @@ fn every_kind_of_damage_below_the_btree_is_salvaged() {
         ("the description", |disk| flip(disk, "STORE", 60)),
     ];
     for (more, closed) in [("", true), ("torn=doublewrite", true), ("torn=image", false), ("", false)] {
-        let base = store(Kind::Btree, more, closed);
+        let base = store(Kind::BTREE, more, closed);
         let before = contents(&base);
         let mut held = 0;
         for (name, damage) in kinds {
@@ -832,12 +833,12 @@ fn turned_bits_and_lost_sectors_anywhere_cost_only_what_is_named() {
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
     let (first, rounds) = (number("SEED").unwrap_or(0), number("KVFS_TEST_ROUNDS").unwrap_or(40));
     let bases = [
-        (Kind::Lsm, "", true),
-        (Kind::Lsm, "", false),
-        (Kind::Lsm, "value_log=on,value_threshold=1K,compression=none", false),
-        (Kind::Btree, "", true),
-        (Kind::Btree, "torn=doublewrite", false),
-        (Kind::Btree, "torn=image", false),
+        (Kind::LSM, "", true),
+        (Kind::LSM, "", false),
+        (Kind::LSM, "value_log=on,value_threshold=1K,compression=none", false),
+        (Kind::BTREE, "", true),
+        (Kind::BTREE, "torn=doublewrite", false),
+        (Kind::BTREE, "torn=image", false),
     ];
     for (kind, more, closed) in bases {
         let base = store(kind, more, closed);
@@ -878,13 +879,10 @@ fn turned_bits_and_lost_sectors_anywhere_cost_only_what_is_named() {
 
 #[test]
 fn a_salvage_without_space_leaves_the_store_as_it_is() {
-    for kind in [Kind::Lsm, Kind::Btree] {
+    for kind in [Kind::LSM, Kind::BTREE] {
         let disk = store(kind, "", true);
         let before = contents(&disk);
-        match kind {
-            Kind::Btree => flip(&disk, "btree.pages", pages(&disk, 1)[0] * 4096 + 100),
-            _ => flip(&disk, &files(&disk, "table.")[0].0, 50),
-        }
+        damage(&disk, kind);
         let used: u64 = files(&disk, "").iter().map(|(_, bytes)| bytes).sum();
         disk.set_capacity(Some(used + (100 << 10)));
         let refused = repair::repair(disk.clone(), true, &mut |_| ()).unwrap_err().to_string();
@@ -897,7 +895,7 @@ fn a_salvage_without_space_leaves_the_store_as_it_is() {
 
 #[test]
 fn a_store_of_another_version_is_not_repaired() {
-    let disk = store(Kind::Lsm, "", true);
+    let disk = store(Kind::LSM, "", true);
     let text = String::from_utf8(bytes_of(&disk, "STORE")).unwrap();
     let body = text.replace("kvfs store 1", "kvfs store 9");
     let body = &body[..body.rfind("crc32=").unwrap()];

@@ -16,8 +16,8 @@ use kvfs::control::{
 };
 use kvfs::disk::{Disk, Latch, Metered, OpenFiles, Purpose, SimDisk, Space};
 use kvfs::engine::{
-    self, Batch, Cause, Command, Compression, Engine, Kind, MemEngine, MeteredEngine, PageCause, PageKind,
-    Shape, Stalls, Tier, Work,
+    self, Batch, Cause, Command, Engine, Kind, MemEngine, MeteredEngine, PageCause, PageKind, Shape, Stalls,
+    Tier, Work,
 };
 use kvfs::fs::Usage;
 use kvfs::fs::meter::{Meter, Op};

@@ -7,3 +7,4 @@ pub mod metric;
 pub mod prng;
 pub mod text;
 pub mod varint;
+pub mod words;

@@ -33,6 +33,57 @@ pub fn set<T>(fields: &[Field<T>], target: &mut T, name: &str, value: &str) -> O
     Some((field.set)(target, value).map_err(|problem| format!("option {name}={value}: {problem}")))
 }
 
+/// Most bytes that an option may say, 256 TiB, so that sums and small multiples of options fit their type.
+const SIZE_MAX: u64 = 1 << 48;
+/// Most that an option may count.
+const COUNT_MAX: u64 = u32::MAX as u64;
+
+/// Reads the bytes that an option says.
+pub fn bounded_size(text: &str) -> Result<u64, String> {
+    parse_size(text)
+        .and_then(|bytes| if bytes <= SIZE_MAX { Ok(bytes) } else { Err("at most 256T".to_string()) })
+}
+
+/// Reads what an option counts.
+pub fn bounded_count(text: &str) -> Result<u64, String> {
+    let count = text.parse().ok().filter(|count| *count <= COUNT_MAX);
+    count.ok_or_else(|| format!("takes a whole number up to {COUNT_MAX}"))
+}
+
+/// An option of bytes: its name, when it may be given, the member that holds it, its help.
+macro_rules! size {
+    ($name:literal, $when:ident, $($member:ident).+, $help:literal) => {
+        $crate::base::text::Field {
+            name: $name,
+            when: $crate::base::text::When::$when,
+            help: $help,
+            set: |options, text| {
+                options.$($member).+ = $crate::base::text::bounded_size(text)?;
+                Ok(())
+            },
+            get: |options| $crate::base::text::exact_size(options.$($member).+),
+        }
+    };
+}
+
+/// An option of a mount that counts something: its name, the member that holds it, its help.
+macro_rules! count {
+    ($name:literal, $member:ident, $help:literal) => {
+        $crate::base::text::Field {
+            name: $name,
+            when: $crate::base::text::When::Mount,
+            help: $help,
+            set: |options, text| {
+                options.$member = $crate::base::text::bounded_count(text)?;
+                Ok(())
+            },
+            get: |options| options.$member.to_string(),
+        }
+    };
+}
+
+pub(crate) use {count, size};
+
 /// All of `items` as an array; only for constants, whose length is that of the array.
 pub const fn array<T: Copy, const N: usize>(items: &[T]) -> [T; N] {
     match items.first_chunk() {
@@ -99,6 +150,7 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
 /// Prints a duration so that [`parse_duration`] reads it back (to the millisecond).
 pub fn exact_duration(duration: Duration) -> String {
     match duration.as_millis() {
+        ms if ms > 0 && ms % 60_000 == 0 => format!("{}m", ms / 60_000),
         ms if ms % 1000 == 0 => format!("{}s", ms / 1000),
         ms => format!("{ms}ms"),
     }

@@ -1,6 +1,7 @@
 //! What stands behind `-o`: options of ours, those of every filesystem, and those that only mount(8) needs.
 
 use crate::base::text::{When, parse_size};
+use crate::engine::{Kind, Setting};
 use crate::fuse::session::MountFlags;
 use crate::store::{Settings, Terms};
 
@@ -95,7 +96,8 @@ impl MountOptions {
 }
 
 fn default_of(name: &str) -> String {
-    Settings::default().get(name).unwrap_or_default()
+    let found = Settings::all().into_iter().find(|setting| setting.name == name);
+    found.map_or(String::new(), |setting| setting.value)
 }
 
 /// Splits at commas; a backslash takes the character after it as it is, and between double quotes, as mount(8) has them around
@@ -129,18 +131,29 @@ impl ExtendLast for Vec<String> {
     }
 }
 
-/// Every `-o` option with its sentence.
+/// Every `-o` option with its sentence and its default.
 pub fn help() -> String {
-    let all = Settings::all();
-    let mut text = String::from("Options of a store, decided when it is made:\n");
-    let list = |text: &mut String, when| {
-        for option in all.iter().filter(|option| option.when == when) {
-            text.push_str(&format!("  {:<17} {}\n", option.name, option.help));
+    fn list<'a>(text: &mut String, settings: impl Iterator<Item = &'a Setting>) {
+        for Setting { name, help, value, .. } in settings {
+            text.push_str(&format!("  {name:<17} {help} Default {value}.\n"));
         }
-    };
-    list(&mut text, When::Format);
+    }
+    let all = Settings::all();
+    let of = |owner, when| all.iter().filter(move |option| option.when == when && option.owner == owner);
+    let mut text = String::from("Options of a store, decided when it is made:\n");
+    list(&mut text, of(None, When::Format));
     text.push_str("\nOptions of a mount; given to mkfs, the store remembers them as its defaults:\n");
-    list(&mut text, When::Mount);
+    list(&mut text, of(None, When::Mount));
+    for kind in Kind::all() {
+        if of(Some(kind), When::Format).next().is_some() {
+            text.push_str(&format!("\nWith engine={kind}, decided when the store is made:\n"));
+            list(&mut text, of(Some(kind), When::Format));
+        }
+        if of(Some(kind), When::Mount).next().is_some() {
+            text.push_str(&format!("\nWith engine={kind}; on other engines they have no effect:\n"));
+            list(&mut text, of(Some(kind), When::Mount));
+        }
+    }
     text.push_str(
         "\nOptions of one mount, never remembered:\n  \
          nocreate          Mount only a store that is there: where its disk is missing, nothing is made in its place.\n  \

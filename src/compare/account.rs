@@ -8,11 +8,11 @@
 use std::fmt::Write;
 
 use super::contender::Contender;
+use super::plan::PAGE_BYTES;
 use super::workload::{KEY_BYTES, Point};
 use super::{Error, cell};
 use crate::base::text::human_size;
 use crate::disk::{Purpose, SimDisk};
-use crate::engine::Options;
 
 /// Bytes of a record in the log of the texts' LSM-tree.
 pub const fn text_lsm_wal_bytes(key_bytes: u64, value_bytes: u64) -> u64 {
@@ -26,17 +26,17 @@ pub const fn text_btree_wal_bytes(page_bytes: u64) -> u64 {
 
 /// One line a contender: what a put of each of `value_bytes` writes by purpose, from settled to settled, into a store that holds
 /// an older value of the key. It is measured on a simulated disk.
-pub fn describe(contenders: &[Contender], base: &Options, value_bytes: u64) -> Result<String, Error> {
+pub fn describe(contenders: &[Contender], memory_bytes: u64, value_bytes: u64) -> Result<String, Error> {
     let point = Point { data_bytes: 0, value_bytes, update_percent: 100 };
     let mut text =
         format!("one put of {}, alone, from settled to settled:\n", human_size(point.entry_bytes()));
     let width = contenders.iter().map(|contender| contender.name.len()).max().unwrap_or(0).max(12);
     let lsm = text_lsm_wal_bytes(KEY_BYTES, value_bytes);
-    let btree = text_btree_wal_bytes(base.page_bytes);
+    let btree = text_btree_wal_bytes(PAGE_BYTES);
     let _ = writeln!(text, "  {:<width$}  wal {lsm} = 8 + key + value", "text's LSM");
     let _ = writeln!(text, "  {:<width$}  wal {btree} = 12 + page + 4", "text's B-tree");
     for contender in contenders {
-        let options = contender.options(base.clone()).map_err(Error::Usage)?;
+        let options = contender.options(memory_bytes).map_err(Error::Usage)?;
         let written = cell::one_put(SimDisk::new(), &options, value_bytes)?;
         let parts: Vec<String> = Purpose::all()
             .map(|purpose| (purpose, written.of(purpose).write_bytes))
@@ -50,7 +50,6 @@ pub fn describe(contenders: &[Contender], base: &Options, value_bytes: u64) -> R
 
 #[cfg(test)]
 mod tests {
-    use super::super::plan::scaled;
     use super::*;
     use crate::engine::wal::RECORD_OVERHEAD_BYTES;
     use crate::engine::{Batch, Kind};
@@ -63,10 +62,9 @@ mod tests {
 
     #[test]
     fn a_put_is_logged_once_and_nothing_is_unaccounted_for() {
-        let options = scaled(1 << 20);
         for value_bytes in [0, 100, 5000] {
             for contender in Contender::all() {
-                let options = contender.options(options.clone()).unwrap();
+                let options = contender.options(1 << 20).unwrap();
                 let written = cell::one_put(SimDisk::new(), &options, value_bytes).unwrap();
                 let mut batch = Batch::new(0);
                 batch.put(vec![b'k'; 16], vec![0; value_bytes as usize]);
@@ -76,12 +74,12 @@ mod tests {
                 assert_eq!(written.of(Purpose::Wal).write_bytes, wal, "{}", contender.name);
                 let sum: u64 = Purpose::all().map(|purpose| written.of(purpose).write_bytes).sum();
                 assert_eq!(sum, written.total().write_bytes);
-                if contender.kind == Kind::Lsm {
+                if contender.kind == Kind::LSM {
                     assert!(written.of(Purpose::Flush).write_bytes > value_bytes, "{}", contender.name);
                 }
                 if contender.name == "btree:image" {
                     let image = written.of(Purpose::PageImage).write_bytes;
-                    assert!(image >= text_btree_wal_bytes(options.page_bytes), "{image}");
+                    assert!(image >= text_btree_wal_bytes(PAGE_BYTES), "{image}");
                 }
             }
         }
@@ -89,7 +87,7 @@ mod tests {
 
     #[test]
     fn the_account_names_every_contender() {
-        let text = describe(&Contender::all(), &scaled(1 << 20), 84).unwrap();
+        let text = describe(&Contender::all(), 1 << 20, 84).unwrap();
         assert!(
             text.contains("wal 108 = 8 + key + value") && text.contains("wal 4112 = 12 + page + 4"),
             "{text}"

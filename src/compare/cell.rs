@@ -210,7 +210,6 @@ fn anonymous_bytes() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::super::contender::Contender;
-    use super::super::plan::scaled;
     use super::super::workload::Point;
     use super::*;
     use crate::disk::SimDisk;
@@ -223,7 +222,7 @@ mod tests {
     #[test]
     fn a_row_adds_up_to_what_the_disk_below_was_given_and_is_the_same_every_time() {
         for contender in Contender::all() {
-            let options = contender.options(scaled(256 << 10)).unwrap();
+            let options = contender.options(256 << 10).unwrap();
             let rows: Vec<Row> = (0..2)
                 .map(|_| {
                     let below = Metered::new(SimDisk::new());
@@ -251,7 +250,7 @@ mod tests {
         let work = Workload::new(point, Order::Sequential, 1, 1000, 1 << 20);
         assert_eq!((work.loaded, work.puts), (0, 100));
         for contender in Contender::all() {
-            let options = contender.options(scaled(256 << 10)).unwrap();
+            let options = contender.options(256 << 10).unwrap();
             let below = Metered::new(SimDisk::new());
             let row = measure(below.clone(), &contender.name, &options, &work, 10).unwrap();
             for (purpose, bytes) in Purpose::all().zip(&row.written) {
@@ -272,7 +271,7 @@ mod tests {
     fn a_full_disk_is_an_error() {
         let disk = SimDisk::new();
         disk.set_capacity(Some(100_000));
-        let options = Contender::parse("lsm").unwrap().options(scaled(256 << 10)).unwrap();
+        let options = Contender::parse("lsm").unwrap().options(256 << 10).unwrap();
         assert!(matches!(measure(disk, "lsm", &options, &work(100), 1), Err(Error::System(_))));
     }
 }

@@ -1,16 +1,11 @@
 //! Who is compared: an engine, a variant of it and options, as in `lsm:tiered`, `btree:page_size=16K`, `lsm:leveled:bloom_bits=0`.
 //!
-//! The variants that there may be stand in one table, [`VARIANTS`]; which of them there are is what the engines' options accept,
-//! so a new policy or torn-page mode joins the default matrix by being an option's value.
+//! The engines and their variants are those of the registry ([`Kind::all`]), so a new engine, policy or torn-page mode joins the default
+//! matrix by being there.
 
-use crate::base::text;
-use crate::engine::{FIELDS, Kind, Options};
-
-/// An engine, the option that chooses its variant, and the names to try. The first one is what an engine without that option is.
-const VARIANTS: [(Kind, &str, &[&str]); 2] = [
-    (Kind::Lsm, "policy", &["leveled", "tiered", "time-window", "log", "eager"]),
-    (Kind::Btree, "torn", &["image", "doublewrite", "delta"]),
-];
+use super::plan::scaled;
+use crate::base::words::one_of;
+use crate::engine::{Kind, Options};
 
 /// An engine with its settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,11 +18,11 @@ pub struct Contender {
 }
 
 impl Contender {
-    /// Every variant of every engine of this program; of each engine its default comes first.
+    /// Every variant of every engine of this program that keeps what it is given; of each engine its default comes first.
     pub fn all() -> Vec<Contender> {
         let mut all: Vec<Contender> = Vec::new();
-        for (kind, _, variants) in VARIANTS {
-            let names = variants.iter().map(|variant| format!("{kind}:{variant}"));
+        for kind in Kind::all().filter(|kind| kind.keeps) {
+            let names = (kind.variants.1)().into_iter().map(|variant| format!("{kind}:{variant}"));
             for name in std::iter::once(kind.to_string()).chain(names) {
                 let contender = Contender::parse(&name).ok();
                 all.extend(contender.filter(|contender| !all.contains(contender)));
@@ -40,41 +35,39 @@ impl Contender {
     pub fn parse(text: &str) -> Result<Contender, String> {
         let mut words = text.split(':');
         let name = words.next().unwrap_or_default();
-        let known = VARIANTS.iter().find(|(kind, ..)| kind.to_string() == name);
-        let Some((kind, option, variants)) = known else {
-            return Err(format!(
-                "'{text}': an engine to compare is lsm or btree, as in lsm:{}",
-                VARIANTS[0].2[0]
-            ));
+        let kinds: Vec<Kind> = Kind::all().filter(|kind| kind.keeps).collect();
+        let Some(kind) = kinds.iter().find(|kind| kind.name == name).copied() else {
+            let names: Vec<&str> = kinds.iter().map(|kind| kind.name).collect();
+            return Err(format!("'{text}': an engine to compare is {}, as in lsm:leveled", one_of(&names)));
         };
-        let field = FIELDS.iter().find(|field| field.name == *option);
-        let mut variant = field.map_or(variants[0].to_string(), |field| (field.get)(&Options::default()));
+        let (option, variants) = (kind.variants.0, (kind.variants.1)());
+        let default = kind.default_options().get(option);
+        let mut variant = default.clone().or(variants.first().map(|first| first.to_string()));
         let mut settings = vec![("engine".to_string(), kind.to_string())];
         for word in words {
             match word.split_once('=') {
-                Some((name, value)) if name == *option => variant = value.to_string(),
+                Some((name, value)) if name == option => variant = Some(value.to_string()),
                 Some((name, value)) => settings.push((name.to_string(), value.to_string())),
-                None => variant = word.to_string(),
+                None if default.is_some() => variant = Some(word.to_string()),
+                None => return Err(format!("'{text}': {kind} has no variants")),
             }
         }
-        if field.is_some() {
+        if let (Some(_), Some(variant)) = (&default, &variant) {
             settings.insert(1, (option.to_string(), variant.clone()));
-        } else if variant != variants[0] {
-            return Err(format!("'{text}': {kind} has no other variant than {}", variants[0]));
         }
         let extras = settings.iter().filter(|(name, _)| name != "engine" && name != option);
         let extras: String = extras.map(|(name, value)| format!(":{name}={value}")).collect();
-        let contender = Contender { name: format!("{kind}:{variant}{extras}"), kind: *kind, settings };
-        contender.options(Options::default()).map_err(|problem| format!("'{text}': {problem}"))?;
+        let variant = variant.map_or(String::new(), |variant| format!(":{variant}"));
+        let contender = Contender { name: format!("{kind}{variant}{extras}"), kind, settings };
+        contender.options(1 << 20).map_err(|problem| format!("'{text}': {problem}"))?;
         Ok(contender)
     }
 
-    /// `base` with the contender's own settings.
-    pub fn options(&self, base: Options) -> Result<Options, String> {
-        let mut options = base;
+    /// Options for `memory_bytes`, see [`scaled`], with the contender's own settings.
+    pub fn options(&self, memory_bytes: u64) -> Result<Options, String> {
+        let mut options = scaled(self.kind, memory_bytes);
         for (name, value) in &self.settings {
-            text::set(FIELDS, &mut options, name, value)
-                .unwrap_or_else(|| Err(format!("the engines have no option {name}")))?;
+            options.set(name, value).unwrap_or_else(|| Err(format!("{} has no option {name}", self.kind)))?;
         }
         options.validate()?;
         Ok(options)
@@ -88,12 +81,12 @@ mod tests {
     #[test]
     fn both_engines_are_in_the_default_matrix_with_every_variant_that_there_is() {
         let all = Contender::all();
-        for kind in [Kind::Lsm, Kind::Btree] {
+        for kind in Kind::all().filter(|kind| kind.keeps) {
             assert!(all.iter().any(|contender| contender.kind == kind), "{kind}");
         }
         for contender in &all {
             assert_eq!(Contender::parse(&contender.name).as_ref(), Ok(contender));
-            assert_eq!(contender.options(Options::default()).unwrap().kind, contender.kind);
+            assert_eq!(contender.options(1 << 20).unwrap().kind(), contender.kind);
         }
         // An engine without a variant is its default one, and that is in the list.
         for name in ["lsm", "btree"] {
@@ -105,8 +98,9 @@ mod tests {
     fn settings_are_taken_and_nonsense_is_named() {
         let contender = Contender::parse("btree:page_size=16K:cache=1M").unwrap();
         assert!(contender.name.ends_with(":page_size=16K:cache=1M"), "{}", contender.name);
-        let options = contender.options(Options::default()).unwrap();
-        assert_eq!((options.page_bytes, options.cache_bytes), (16 << 10, 1 << 20));
+        let options = contender.options(4 << 20).unwrap();
+        assert_eq!(options.get("page_size").as_deref(), Some("16K"));
+        assert_eq!(options.common().cache_bytes, 1 << 20);
         for (text, part) in [
             ("mem", "lsm or btree"),
             ("", "lsm or btree"),

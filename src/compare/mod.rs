@@ -28,6 +28,7 @@ use std::sync::Arc;
 
 use crate::base::text::{exact_size, human_size};
 use crate::disk::{self, Access, Disk, OsDisk, Pool, Purpose};
+use crate::engine::Kind;
 use contender::Contender;
 pub use plan::{Arguments, Plan};
 use progress::Progress;
@@ -93,7 +94,7 @@ pub fn run(
 
 /// Measures a cell on the directory `store`, and leaves it empty.
 pub fn measure_at(store: &Path, plan: &Plan, contender: &Contender, work: &Workload) -> Result<Row, Error> {
-    let options = contender.options(plan::scaled(plan.memory_bytes)).map_err(Error::Usage)?;
+    let options = contender.options(plan.memory_bytes).map_err(Error::Usage)?;
     let disk = OsDisk::open(store, Access::Write).map_err(|error| failed(store, error))?;
     let disk: Arc<dyn Disk> = Pool::of_process(disk);
     clear(&*disk).map_err(|error| failed(store, error))?;
@@ -142,7 +143,7 @@ fn clear(disk: &dyn Disk) -> io::Result<()> {
 
 /// Everything that is printed for people.
 pub fn report(plan: &Plan, rows: &[Row]) -> Result<String, Error> {
-    let options = plan::scaled(plan.memory_bytes);
+    let of = |kind, name: &str| plan::scaled(kind, plan.memory_bytes).get(name).unwrap_or_default();
     let mut text = format!(
         "{} points, {} contenders, seed {}, {} keys; at most {} puts or {} a point\n\
          memory of each {}: memtables 2 x {} or dirty pages {}, cache {}; page {}\n{}\n\n",
@@ -153,10 +154,10 @@ pub fn report(plan: &Plan, rows: &[Row]) -> Result<String, Error> {
         plan.puts,
         exact_size(plan.volume_bytes),
         exact_size(plan.memory_bytes),
-        exact_size(options.memtable_bytes),
-        exact_size(options.dirty_bytes_max),
-        exact_size(options.cache_bytes),
-        exact_size(options.page_bytes),
+        of(Kind::LSM, "memtable"),
+        of(Kind::BTREE, "dirty_max"),
+        of(Kind::BTREE, "cache"),
+        exact_size(plan::PAGE_BYTES),
         match plan.sync {
             true => "syncs wait for the device",
             false =>
@@ -168,7 +169,7 @@ pub fn report(plan: &Plan, rows: &[Row]) -> Result<String, Error> {
     text.push_str(table::LEGEND);
     text.push('\n');
     let smallest = plan.points.iter().map(|point| point.value_bytes).min().unwrap_or(0);
-    text.push_str(&account::describe(&plan.contenders, &options, smallest)?);
+    text.push_str(&account::describe(&plan.contenders, plan.memory_bytes, smallest)?);
     text.push('\n');
     for line in crossover::report(rows) {
         text.push_str(&line);
@@ -211,7 +212,7 @@ mod tests {
         .unwrap();
         let rows = run(&plan, |contender, work| {
             // The witness below everything: what the files were given, the load included.
-            let options = contender.options(plan::scaled(plan.memory_bytes)).unwrap();
+            let options = contender.options(plan.memory_bytes).unwrap();
             let disk = OsDisk::open(place.path(), Access::Write).unwrap();
             let below = disk::Metered::new(disk.clone());
             let row = cell::measure(below.clone(), &contender.name, &options, work, plan.gets)?;

@@ -8,7 +8,7 @@ use super::Error;
 use super::contender::Contender;
 use super::workload::{Order, Point, Workload};
 use crate::base::text::{exact_size, parse_size};
-use crate::engine::{Options, Sync};
+use crate::engine::{Kind, Options, Sync};
 
 /// Smallest memory of an engine that makes sense: a few pages of cache.
 const MEMORY_BYTES_MIN: u64 = 256 << 10;
@@ -83,26 +83,33 @@ pub struct Plan {
     pub sync: bool,
 }
 
-/// The engines' options for `memory_bytes`: the defaults' proportions, scaled down, and the same memory for each engine. The
-/// page is the texts' 4 KiB; nothing becomes durable unasked.
-pub fn scaled(memory_bytes: u64) -> Options {
-    let memtable_bytes = memory_bytes / 4;
-    Options {
-        sync: Sync::Fsync,
-        cache_bytes: memory_bytes / 2,
-        log_segment_bytes: memtable_bytes,
-        reserve_bytes: 1 << 20,
-        memtable_bytes,
-        memtable_count_max: 2,
-        table_bytes: memtable_bytes,
-        level_base_bytes: 4 * memtable_bytes,
-        page_bytes: 4 << 10,
-        dirty_bytes_max: memory_bytes / 2,
-        checkpoint_log_bytes: memory_bytes,
-        // By log and dirty pages alone: an age would be one of the simulated clock.
-        checkpoint_age: std::time::Duration::from_secs(24 * 60 * 60),
-        ..Options::default()
+/// Bytes of a page: the texts' 4 KiB.
+pub const PAGE_BYTES: u64 = 4 << 10;
+
+/// An engine's options for `memory_bytes`: the defaults' proportions, scaled down, and the same memory for each engine. Nothing becomes
+/// durable unasked. Each engine takes those that it has.
+pub fn scaled(kind: Kind, memory_bytes: u64) -> Options {
+    let mut options = kind.default_options();
+    let common = options.common_mut();
+    common.sync = Sync::Fsync;
+    common.cache_bytes = memory_bytes / 2;
+    common.log_segment_bytes = memory_bytes / 4;
+    common.reserve_bytes = 1 << 20;
+    let sizes = [
+        ("memtable", memory_bytes / 4),
+        ("table", memory_bytes / 4),
+        ("level_base", memory_bytes),
+        ("page_size", PAGE_BYTES),
+        ("dirty_max", memory_bytes / 2),
+        ("checkpoint_log", memory_bytes),
+    ];
+    let sizes = sizes.map(|(name, bytes)| (name, exact_size(bytes)));
+    // By log and dirty pages alone: an age would be one of the simulated clock.
+    for (name, value) in sizes.into_iter().chain([("checkpoint_age", "1440m".to_string())]) {
+        let known = options.set_if_known(name, &value);
+        debug_assert_eq!(known, Some(Ok(())), "{name}={value}");
     }
+    options
 }
 
 impl Plan {
@@ -116,8 +123,7 @@ impl Plan {
         if memory_bytes < MEMORY_BYTES_MIN {
             return Err(Error::Usage(format!("--memory: at least {}", exact_size(MEMORY_BYTES_MIN))));
         }
-        let options = scaled(memory_bytes);
-        let (within, cache) = (options.memtable_bytes / 2, options.cache_bytes);
+        let (within, cache) = (memory_bytes / 8, memory_bytes / 2);
         let sizes = if quick { vec![within, 8 * cache] } else { vec![within, cache, 4 * cache, 8 * cache] };
         let values = if quick { vec![100, 8 << 10] } else { vec![100, 1 << 10, 8 << 10, 64 << 10] };
         let updates = if quick { vec![0, 100] } else { vec![0, 50, 100] };
@@ -147,7 +153,7 @@ impl Plan {
                 .collect::<Result<Vec<Contender>, Error>>()?,
         };
         for contender in &contenders {
-            contender.options(options.clone()).map_err(Error::Usage)?;
+            contender.options(memory_bytes).map_err(Error::Usage)?;
         }
         let mut points = Vec::new();
         for &update_percent in &updates {
@@ -212,18 +218,23 @@ pub fn parse(line: &str) -> Result<Plan, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::{btree, lsm};
 
     #[test]
     fn the_default_matrix_reaches_from_the_memtable_to_eight_caches() {
         for line in ["", "--quick"] {
             let plan = parse(line).unwrap();
-            let options = scaled(plan.memory_bytes);
+            let own = scaled(Kind::LSM, plan.memory_bytes);
+            let lsm: &lsm::Options = own.own().unwrap();
+            let own = scaled(Kind::BTREE, plan.memory_bytes);
+            let btree: &btree::Options = own.own().unwrap();
             let sizes: Vec<u64> = plan.points.iter().map(|point| point.data_bytes).collect();
-            assert!(*sizes.iter().min().unwrap() < options.memtable_bytes);
-            assert_eq!(*sizes.iter().max().unwrap(), 8 * options.cache_bytes);
+            assert!(*sizes.iter().min().unwrap() < lsm.memtable_bytes);
+            assert_eq!(*sizes.iter().max().unwrap(), 8 * lsm.common.cache_bytes);
             assert_eq!(plan.cells().count(), plan.points.len() * plan.contenders.len());
-            assert_eq!(options.memtable_bytes * options.memtable_count_max, options.dirty_bytes_max);
-            options.validate().unwrap();
+            assert_eq!(lsm.memtables_bytes_max(), btree.dirty_bytes_max);
+            assert_eq!((lsm.common, btree.page_bytes), (btree.common, PAGE_BYTES));
+            Kind::all().for_each(|kind| scaled(kind, plan.memory_bytes).validate().unwrap());
         }
         let plan = parse("").unwrap();
         assert_eq!(plan.points.len(), 4 * 4 * 3);

@@ -28,7 +28,7 @@ pub struct Options {
 pub const FIELDS: &[Field<Options>] = &[Field {
     name: "metrics",
     when: When::Mount,
-    help: "127.0.0.1:PORT: answer GET /metrics there, for Prometheus; every user of the machine can read it. Default off.",
+    help: "127.0.0.1:PORT: answer GET /metrics there, for Prometheus; every user of the machine can read it.",
     set: |options, text| {
         options.metrics = match text {
             "off" => None,

@@ -200,15 +200,15 @@ mod tests {
 
     #[test]
     fn a_batch_that_no_record_holds_is_refused_by_every_engine() {
-        use crate::engine::{Kind, Options, Tier, open};
+        use crate::engine::{Kind, Tier, open};
         let value = Bytes::from(vec![7; 64 << 20]);
         let mut batch = Batch::new(0);
         (0..64u8).for_each(|index| batch.put(vec![index], value.clone()));
         assert!(batch.bytes() > u64::from(u32::MAX));
-        for kind in [Kind::Lsm, Kind::Btree] {
+        for kind in [Kind::LSM, Kind::BTREE] {
             let disk = crate::disk::SimDisk::new();
             let clock = std::sync::Arc::new(crate::base::clock::ManualClock::default());
-            let engine = open(disk.clone(), clock, &Options { kind, ..Options::default() }).unwrap();
+            let engine = open(disk.clone(), clock, &kind.default_options()).unwrap();
             let (requests, position) = (disk.requests(), engine.position());
             let refused = engine.apply(&batch, Tier::Disk);
             assert!(matches!(refused, Err(Error::Invalid(_))), "{kind}: {refused:?}");

@@ -216,6 +216,9 @@ impl Engine for MeteredEngine {
     fn work(&self, class: Class) -> Result<Pending> {
         self.engine.work(class)
     }
+    fn threads(&self, class: Class) -> usize {
+        self.engine.threads(class)
+    }
     fn run(&self, command: Command, done: Done) {
         self.engine.run(command, done);
     }

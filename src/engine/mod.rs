@@ -24,6 +24,7 @@ pub mod lsm;
 mod mem;
 mod meter;
 mod options;
+mod registry;
 pub mod salvage;
 mod shape;
 mod space;
@@ -45,7 +46,8 @@ pub use cpu::{Cost, Cpu, CpuMeter, Work, background};
 pub use error::{Cause, Error, Result};
 pub use mem::MemEngine;
 pub use meter::{KINDS, KeyKind, KindCounters, MeteredEngine, TagCounters};
-pub use options::{Compression, FIELDS, Kind, LevelCompression, Options, PolicyKind, Sync, Torn};
+pub use options::{COMMON_FIELDS, Common, Options, OwnOptions, Setting, Sync};
+pub use registry::{Descriptor, Kind};
 pub use shape::{
     Cache, Debt, ExtraSpace, Filter, FilterMeter, Histogram, Level, LevelMeter, LevelTraffic, LookupMeter,
     Lookups, Memory, Probe, ProbeMeter, Probes, ScanRuns, Shape, StallCounters, StallMeter, Stalls,
@@ -160,6 +162,12 @@ pub trait Engine: Send + std::marker::Sync {
     /// need what the work could not do; the caller logs them and tries again later.
     fn work(&self, class: Class) -> Result<Pending>;
 
+    /// How many threads may call [`Engine::work`] for a class at once and find something to do.
+    fn threads(&self, class: Class) -> usize {
+        let _ = class;
+        1
+    }
+
     /// Starts a command; `done` is called when it has ended, from `work`.
     fn run(&self, command: Command, done: Done);
 
@@ -242,7 +250,7 @@ pub fn settle(engine: &dyn Engine) -> Result<()> {
     }
 }
 
-/// Opens the engine that `options.kind` names on `disk`, recovering it if it was not closed. A disk without one gets a
+/// Opens the engine that `options` are of on `disk`, recovering it if it was not closed. A disk without one gets a
 /// new, empty store.
 pub fn open(
     disk: Arc<dyn crate::disk::Disk>,
@@ -250,9 +258,5 @@ pub fn open(
     options: &Options,
 ) -> Result<Arc<dyn Engine>> {
     options.validate().map_err(Error::Invalid)?;
-    match options.kind {
-        Kind::Mem => Ok(Arc::new(MemEngine::new())),
-        Kind::Lsm => Ok(lsm::open(disk, clock, options)?),
-        Kind::Btree => Ok(btree::open(disk, clock, options)?),
-    }
+    (options.kind().open)(disk, clock, options)
 }

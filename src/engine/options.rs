@@ -1,81 +1,17 @@
-//! Settings of the engines: plain data, with the default and the trade-off beside each.
+//! Options of the engines: those that all have in common, and the door behind which each engine keeps its own.
+//!
+//! An engine's options are a type of its own ([`OwnOptions`]) with a table of their text form; [`Options`] holds those of the engine
+//! that was chosen, whichever that is. An option that an engine declares under the name of a common one replaces it there, so
+//! `memory` is divided as each engine sees fit.
 
-mod fields;
-
+use std::any::Any;
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-use crate::base::text::{
-    Field, When, array, exact_duration, exact_size, parse_duration, parse_size, parse_switch, switch,
-};
-use crate::disk::LEVELS;
-pub use fields::FIELDS;
-
-/// Most filter bits a key: more give no fewer wrong answers, only larger tables.
-pub const BLOOM_BITS_MAX: u64 = 64;
-/// Most bytes that an option may say, 256 TiB, so that sums and small multiples of options fit their type.
-const SIZE_MAX: u64 = 1 << 48;
-/// Most that an option may count.
-const COUNT_MAX: u64 = u32::MAX as u64;
-/// Memtables and tables of this size are not made smaller for a small disk.
-const SMALL_PART_BYTES: u64 = 1 << 20;
-/// Largest and smallest table that follow from `memory`.
-const TABLE_BYTES: std::ops::RangeInclusive<u64> = 1 << 20..=64 << 20;
-/// Memtables that the first level takes where its size follows from `memory`, as many as by default.
-const BASE_MEMTABLES: u64 = 4;
-/// Most memtables.
-const MEMTABLES_MAX: u64 = 1024;
-
-/// Makes an enum of words, written in a case of strum's: all of them, each one's name in options and reports, and the value of an option.
-macro_rules! words {
-    ($case:literal $(#[doc = $doc:literal])* pub enum $name:ident { $($(#[doc = $help:literal])* $variant:ident,)* }) => {
-        $(#[doc = $doc])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-        #[derive(strum::Display, strum::EnumString, strum::IntoStaticStr, strum::VariantArray)]
-        #[strum(serialize_all = $case)]
-        pub enum $name {
-            $($(#[doc = $help])* $variant,)*
-        }
-
-        impl $name {
-            /// Every one, in the order of reports.
-            pub const ALL: [$name; <$name as strum::VariantArray>::VARIANTS.len()] =
-                array(<$name as strum::VariantArray>::VARIANTS);
-
-            /// Its name in options and reports.
-            pub fn name(self) -> &'static str {
-                self.into()
-            }
-
-            /// The one of this name; the error says which there are.
-            pub fn parse(text: &str) -> Result<$name, String> {
-                text.parse().map_err(|_| format!("takes {}", one_of(&$name::ALL.map(|it| it.name()))))
-            }
-        }
-    };
-}
-
-/// Names with commas and an "or" between them.
-fn one_of(names: &[&str]) -> String {
-    match names {
-        [others @ .., last] if !others.is_empty() => format!("{} or {last}", others.join(", ")),
-        names => names.concat(),
-    }
-}
-
-words! {
-    "lowercase"
-    /// Which engine.
-    pub enum Kind {
-        /// The LSM-tree.
-        Lsm,
-        /// The B-tree.
-        Btree,
-        /// A map in memory: nothing is kept. The model of the tests, and a baseline to measure the rest of the way.
-        Mem,
-    }
-}
+use super::Error;
+use super::registry::Kind;
+use crate::base::text::{self, Field, When, bounded_size, exact_duration, exact_size, parse_duration, size};
 
 /// When batches become durable without being asked. An fsync is honoured in every mode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,95 +49,12 @@ impl FromStr for Sync {
     }
 }
 
-words! {
-    "lowercase"
-    /// How blocks of tables are compressed.
-    pub enum Compression {
-        /// Not at all.
-        None,
-        /// LZ4: little time, and little saved.
-        Lz4,
-        /// Zstandard, level 1: several times the time of LZ4, and more saved.
-        Zstd,
-    }
-}
-
-/// How blocks of tables are compressed, level by level. As text the levels from L0 on with a colon between; the last one holds for
-/// all below: `none:lz4:zstd`.
+/// Options that every engine has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LevelCompression([Compression; LEVELS]);
-
-impl LevelCompression {
-    /// Of a level.
-    pub fn of(&self, level: usize) -> Compression {
-        self.0[level.min(LEVELS - 1)]
-    }
-}
-
-impl From<Compression> for LevelCompression {
-    fn from(compression: Compression) -> LevelCompression {
-        LevelCompression([compression; LEVELS])
-    }
-}
-
-impl fmt::Display for LevelCompression {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let last = self.of(LEVELS - 1);
-        let count = self.0.iter().rposition(|it| *it != last).map_or(1, |differs| differs + 2);
-        let names: Vec<String> = self.0[..count].iter().map(Compression::to_string).collect();
-        f.write_str(&names.join(":"))
-    }
-}
-
-impl FromStr for LevelCompression {
-    type Err = String;
-    fn from_str(text: &str) -> Result<LevelCompression, String> {
-        let named = text.split(':').map(Compression::parse).collect::<Result<Vec<_>, _>>();
-        let named = named.ok().filter(|named| (1..=LEVELS).contains(&named.len())).ok_or_else(|| {
-            format!("takes none, lz4 or zstd, or those of up to {LEVELS} levels from L0 on: none:lz4:zstd")
-        })?;
-        Ok(LevelCompression(std::array::from_fn(|level| named[level.min(named.len() - 1)])))
-    }
-}
-
-words! {
-    "kebab-case"
-    /// LSM: how sorted runs are merged.
-    pub enum PolicyKind {
-        /// Levels of growing size, each one sorted run.
-        Leveled,
-        /// Runs of about equal size are merged when there are enough.
-        Tiered,
-        /// Only what was written in the same window of time is merged.
-        TimeWindow,
-        /// Nothing is merged.
-        Log,
-        /// Everything is merged at every flush.
-        Eager,
-    }
-}
-
-words! {
-    "lowercase"
-    /// B-tree: where the copy of a page lies that repairs it when writing it in its place was cut off.
-    pub enum Torn {
-        /// In the log: every changed page of every batch, as a whole. The dearest; there to compare with.
-        Image,
-        /// In an area of its own: every page that a checkpoint overwrites, once.
-        DoubleWrite,
-        /// In the log: every page that a checkpoint overwrites, once; changes between are logical records.
-        Delta,
-    }
-}
-
-/// Settings of all engines; each reads its own.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Options {
-    /// Which engine.
-    pub kind: Kind,
+pub struct Common {
     /// When batches become durable unasked. `always` is honoured by the filesystem room.
     pub sync: Sync,
-    /// Bytes that memtables or dirty pages, the cache, and indexes and filters take together at most; 0 for the sum of their own
+    /// Bytes that buffers of changes, the cache, and what is kept for finding things take together at most; 0 for the sum of their own
     /// limits.
     pub memory_bytes: u64,
     /// Bytes of blocks or pages kept in memory; for the LSM, indexes and filters of open tables among them.
@@ -210,290 +63,373 @@ pub struct Options {
     pub log_segment_bytes: u64,
     /// Free space that new data leaves alone, at least; 1 % of the disk if that is more.
     pub reserve_bytes: u64,
-
-    /// LSM: a memtable of this size is flushed. Larger absorbs more overwrites and costs memory and replay time.
-    pub memtable_bytes: u64,
-    /// LSM: a memtable of so many entries is flushed whatever its bytes; 0 for no such limit. For seeing single flushes.
-    pub memtable_entries: u64,
-    /// LSM: memtables in memory, the one being written among them.
-    pub memtable_count_max: u64,
-    /// LSM: large values stay in the log, tables point to them. They are written once; a read costs one request more, and a
-    /// segment of the log is kept while enough of its values are needed.
-    pub value_log: bool,
-    /// LSM: values from this size on are large.
-    pub value_threshold_bytes: u64,
-    /// LSM: while less than this percentage of what is kept for values is needed, the emptiest segments are emptied. More saves space and
-    /// writes more.
-    pub value_gc_percent: u64,
-    /// LSM: bytes of a table file that merges aim at.
-    pub table_bytes: u64,
-    /// LSM: slices of merges that are worked on at once.
-    pub merge_threads: u64,
-    /// LSM: a merge is cut into slices of so many tables, each of which gives the space of its inputs back when it is done; 0 for merges
-    /// that are not cut.
-    pub slice_tables: u64,
-    /// LSM: bytes of a block before it is cut.
-    pub block_bytes: u64,
-    /// LSM: how blocks of each level are compressed; one that does not shrink by an eighth is stored as it is.
-    pub compression: LevelCompression,
-    /// LSM: how blocks of merges into the lowest level are compressed, where most data lies and changes least; as above
-    /// if not set.
-    pub compression_bottom: Option<Compression>,
-    /// LSM: entries between restart points of a block's prefix compression.
-    pub restart_interval: u64,
-    /// LSM: blocks of a table that have an index and a filter of their own. A table of more blocks can be open without those
-    /// in memory.
-    pub part_blocks: u64,
-    /// LSM: bloom filter bits a key; 10 is about 1 % false positives; 0 turns filters off.
-    pub bloom_bits: u64,
-    /// LSM: how sorted runs are merged.
-    pub policy: PolicyKind,
-    /// LSM, leveled: targets are counted from the lowest level up. Less space for old versions.
-    pub dynamic_levels: bool,
-    /// LSM, tiered: runs are similar if they differ from the mean of their tier by at most this percentage of it.
-    pub tier_ratio_percent: u64,
-    /// LSM, tiered: runs of a tier that start a merge. More of them write less and read more.
-    pub tier_merge_min: u64,
-    /// LSM, tiered: runs of a merge at most.
-    pub tier_merge_max: u64,
-    /// LSM, tiered: bytes of all newer runs, as a percentage of the oldest, at which everything is merged.
-    pub space_amp_percent: u64,
-    /// LSM, time-window: length of a window.
-    pub window: Duration,
-    /// LSM, time-window: age at which a sealed window is dropped; never on a mount, where files do not expire.
-    pub ttl: Option<Duration>,
-    /// LSM: after this many deleted keys in a row a scan remembers where they are, so that the next one need not pass them;
-    /// 0 for never.
-    pub gap_tombstones: u64,
-    /// LSM: L0 runs at which a merge into L1 starts.
-    pub l0_trigger: u64,
-    /// LSM: L0 runs from which writers are slowed down.
-    pub l0_slowdown: u64,
-    /// LSM: L0 runs at which writers stop.
-    pub l0_stop: u64,
-    /// LSM: target size of L1.
-    pub level_base_bytes: u64,
-    /// LSM: growth from a level to the next.
-    pub level_multiplier: u64,
-    /// LSM: bytes a second that merges may read and write together; 0 for no limit. Less disturbs readers less, and lets debt grow.
-    pub rate_bytes: u64,
-    /// LSM: requests a second that merges may make; 0 for no limit.
-    pub iops: u64,
-    /// LSM: pending compaction bytes from which writers are slowed down.
-    pub pending_slowdown_bytes: u64,
-    /// LSM: pending compaction bytes at which writers stop.
-    pub pending_stop_bytes: u64,
-
-    /// B-tree: bytes of a page.
-    pub page_bytes: u64,
-    /// B-tree: what repairs a page whose write was cut off; any mode opens what any other left.
-    pub torn: Torn,
-    /// B-tree: dirty pages and extents in memory at most; writers wait at this bound.
-    pub dirty_bytes_max: u64,
-    /// B-tree: the log on the disk at most, but for a segment, copies of pages included; bounds recovery time.
-    pub checkpoint_log_bytes: u64,
-    /// B-tree: a checkpoint starts at the latest when the oldest dirty page is this old.
-    pub checkpoint_age: Duration,
 }
 
-impl Default for Options {
-    fn default() -> Options {
-        Options {
-            kind: Kind::Lsm,
+impl Default for Common {
+    fn default() -> Common {
+        Common {
             sync: Sync::Interval(Duration::from_secs(1)),
             memory_bytes: 0,
             cache_bytes: 256 << 20,
             log_segment_bytes: 16 << 20,
             reserve_bytes: 64 << 20,
-            memtable_bytes: 64 << 20,
-            memtable_entries: 0,
-            memtable_count_max: 2,
-            value_log: false,
-            value_threshold_bytes: 2 << 10,
-            value_gc_percent: 50,
-            table_bytes: 64 << 20,
-            merge_threads: 2,
-            slice_tables: 4,
-            block_bytes: 4 << 10,
-            compression: Compression::None.into(),
-            compression_bottom: None,
-            restart_interval: 16,
-            part_blocks: 128,
-            bloom_bits: 10,
-            policy: PolicyKind::Leveled,
-            dynamic_levels: false,
-            tier_ratio_percent: 200,
-            tier_merge_min: 4,
-            tier_merge_max: 32,
-            space_amp_percent: 200,
-            window: Duration::from_secs(3600),
-            ttl: None,
-            gap_tombstones: 256,
-            l0_trigger: 4,
-            l0_slowdown: 20,
-            l0_stop: 36,
-            level_base_bytes: 256 << 20,
-            level_multiplier: 10,
-            rate_bytes: 0,
-            iops: 0,
-            pending_slowdown_bytes: 64 << 30,
-            pending_stop_bytes: 256 << 30,
-            page_bytes: 16 << 10,
-            torn: Torn::Delta,
-            dirty_bytes_max: 128 << 20,
-            checkpoint_log_bytes: 256 << 20,
-            checkpoint_age: Duration::from_secs(30),
         }
     }
 }
 
-impl Options {
+impl Common {
     /// A few hundred bytes everywhere, so that a short test reaches every code path.
-    pub fn tiny(kind: Kind) -> Options {
-        Options {
-            kind,
+    pub fn tiny() -> Common {
+        Common {
             cache_bytes: 8 << 10,
             log_segment_bytes: 4 << 10,
             reserve_bytes: 16 << 10,
-            memtable_bytes: 2 << 10,
-            value_threshold_bytes: 50,
-            table_bytes: 2 << 10,
-            slice_tables: 2,
-            block_bytes: 256,
-            restart_interval: 4,
-            part_blocks: 6,
-            gap_tombstones: 4,
-            l0_trigger: 2,
-            l0_slowdown: 6,
-            l0_stop: 10,
-            level_base_bytes: 4 << 10,
-            level_multiplier: 3,
-            pending_slowdown_bytes: 1 << 20,
-            pending_stop_bytes: 4 << 20,
-            page_bytes: 4 << 10,
-            dirty_bytes_max: 64 << 10,
-            checkpoint_log_bytes: 16 << 10,
-            ..Options::default()
+            ..Common::default()
         }
     }
 
-    /// These settings for a disk of `total_bytes`, 0 if that is not known: on a small one memtables (and with them the log), tables and
-    /// the first level take only a part of it.
-    pub fn for_disk(&self, total_bytes: u64) -> Options {
-        if total_bytes == 0 {
-            return self.clone();
-        }
-        let part = |of: u64| (total_bytes / of).max(SMALL_PART_BYTES);
-        Options {
-            memtable_bytes: self.memtable_bytes.min(part(32)),
-            table_bytes: self.table_bytes.min(part(64)),
-            level_base_bytes: self.level_base_bytes.min(part(8)),
-            ..self.clone()
-        }
-    }
-
-    /// From which size on values stay in the log; `None` if none do.
-    pub fn value_log_threshold(&self) -> Option<u64> {
-        self.value_log.then_some(self.value_threshold_bytes)
-    }
-
-    /// What everything may take together where `buffers_bytes` is the limit of memtables or dirty pages.
+    /// What everything may take together where `buffers_bytes` is the limit of the buffers of changes.
     pub fn memory_bytes_max(&self, buffers_bytes: u64) -> u64 {
         if self.memory_bytes > 0 { self.memory_bytes } else { self.cache_bytes.saturating_add(buffers_bytes) }
     }
 
-    /// The sentence to show if the settings contradict each other.
-    pub fn validate(&self) -> Result<(), String> {
-        if !self.page_bytes.is_power_of_two() || !(4 << 10..=64 << 10).contains(&self.page_bytes) {
-            return Err(format!("page_size={} is not a power of two from 4K to 64K", self.page_bytes));
-        }
-        if self.memtable_bytes == 0 || !(2..=MEMTABLES_MAX).contains(&self.memtable_count_max) {
-            return Err(format!("memtable must be above 0 and memtables between 2 and {MEMTABLES_MAX}"));
-        }
-        let buffers = match self.kind {
-            Kind::Lsm => self.memtable_bytes.saturating_mul(self.memtable_count_max),
-            Kind::Btree => self.dirty_bytes_max,
-            Kind::Mem => 0,
-        };
-        if self.memory_bytes > 0 && self.memory_bytes <= buffers {
-            return Err(format!(
-                "memory={} leaves nothing beside memtables or dirty pages",
-                self.memory_bytes
-            ));
-        }
-        if self.bloom_bits > BLOOM_BITS_MAX {
-            return Err(format!("bloom_bits={} is more than {BLOOM_BITS_MAX}", self.bloom_bits));
-        }
-        if self.value_threshold_bytes == 0 || self.value_gc_percent > 90 {
-            return Err("value_threshold must be above 0 and value_gc_percent at most 90".to_string());
-        }
-        if !(self.l0_trigger <= self.l0_slowdown && self.l0_slowdown <= self.l0_stop && self.l0_trigger > 0) {
-            return Err(
-                "l0_trigger ≤ l0_slowdown ≤ l0_stop must hold, and the trigger be above 0".to_string()
-            );
-        }
-        if self.tier_merge_min < 2
-            || self.tier_merge_max < self.tier_merge_min
-            || self.tier_ratio_percent < 100
-        {
-            return Err(
-                "2 ≤ tier_merge_min ≤ tier_merge_max must hold, and tier_ratio be at least 100".to_string()
-            );
-        }
-        if self.level_multiplier < 2
-            || self.block_bytes < 64
-            || self.restart_interval == 0
-            || self.part_blocks == 0
-            || self.table_bytes == 0
-            || self.merge_threads == 0
-        {
-            return Err("level_multiplier must be at least 2, table_block at least 64 bytes, table, restart_interval, part_blocks and \
-                        merge_threads above 0".to_string());
+    /// The sentence to show if they contradict each other or the limit of the `buffers` of changes.
+    pub fn validate(&self, buffers_bytes: u64, buffers: &str) -> Result<(), String> {
+        if self.memory_bytes > 0 && self.memory_bytes <= buffers_bytes {
+            return Err(format!("memory={} leaves nothing beside {buffers}", self.memory_bytes));
         }
         Ok(())
+    }
+}
+
+/// Does what a preset says of the options of every engine; one that says nothing of them is none the less known.
+pub fn set_preset(options: &mut Common, name: &str) -> Result<(), String> {
+    match name {
+        "none" | "tiny" => {}
+        "s2" => options.sync = Sync::Always,
+        _ => return Err("takes none, s2 or tiny".to_string()),
+    }
+    Ok(())
+}
+
+/// What the option `preset` does, on any engine.
+pub const PRESET_HELP: &str = "Several options at once; those given behind it count more. s2: sync=always, and iops=1000,rate=100M for \
+                               the LSM-tree. tiny (LSM-tree): memtables of eight entries and small levels, to watch single flushes and merges.";
+/// What the option `memory` does, on any engine.
+pub const MEMORY_HELP: &str = "Bytes that the engine holds in memory at most: a quarter memtables or dirty pages, the rest cache; tables \
+                               and levels follow the memtables. Options behind it divide it in another way; the cache gives way. 0 for \
+                               their sum.";
+
+/// The text form of [`Common`].
+pub const COMMON_FIELDS: &[Field<Common>] = &[
+    Field {
+        name: "preset",
+        when: When::Mount,
+        help: PRESET_HELP,
+        set: |options, text| set_preset(options, text),
+        get: |_| "none".to_string(),
+    },
+    Field {
+        name: "sync",
+        when: When::Mount,
+        help: "When changes become durable unasked: fsync (never), interval:DURATION, always.",
+        set: |options, text| {
+            options.sync = text.parse()?;
+            Ok(())
+        },
+        get: |options| options.sync.to_string(),
+    },
+    Field {
+        name: "memory",
+        when: When::Mount,
+        help: MEMORY_HELP,
+        set: |options, text| {
+            options.memory_bytes = bounded_size(text)?;
+            Ok(())
+        },
+        get: |options| exact_size(options.memory_bytes),
+    },
+    size!("cache", Mount, cache_bytes, "Bytes of blocks or pages kept in memory."),
+    size!("log_segment", Mount, log_segment_bytes, "Bytes of one log segment."),
+    size!(
+        "reserve",
+        Mount,
+        reserve_bytes,
+        "Free space that new data leaves alone; 1 % of the disk if that is more."
+    ),
+];
+
+/// The options of one engine.
+pub trait OwnOptions: Clone + Default + fmt::Debug + PartialEq + Send + std::marker::Sync + 'static {
+    /// The text form of its own options, the common ones only where they mean more here.
+    const FIELDS: &'static [Field<Self>];
+
+    /// A few hundred bytes everywhere, so that a short test reaches every code path.
+    fn tiny() -> Self {
+        Self::default()
+    }
+
+    /// Those that every engine has.
+    fn common(&self) -> &Common;
+
+    /// The same, to be changed.
+    fn common_mut(&mut self) -> &mut Common;
+
+    /// The sentence to show if they contradict each other.
+    fn validate(&self) -> Result<(), String>;
+}
+
+/// An engine without any of its own.
+impl OwnOptions for Common {
+    const FIELDS: &'static [Field<Common>] = &[];
+
+    fn common(&self) -> &Common {
+        self
+    }
+
+    fn common_mut(&mut self) -> &mut Common {
+        self
+    }
+
+    fn validate(&self) -> Result<(), String> {
+        Ok(())
+    }
+}
+
+/// An option as lists show it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Setting {
+    /// The key, as in `-o key=value`.
+    pub name: &'static str,
+    /// When it may be given.
+    pub when: When,
+    /// One sentence.
+    pub help: String,
+    /// Its value as text.
+    pub value: String,
+    /// The engine that alone has it; `None` if every store has it.
+    pub owner: Option<Kind>,
+}
+
+impl Setting {
+    /// Those of a room, as `options` have them.
+    pub fn list<T>(fields: &'static [Field<T>], options: &T) -> Vec<Setting> {
+        let setting = |field: &Field<T>| Setting {
+            name: field.name,
+            when: field.when,
+            help: field.help.to_string(),
+            value: (field.get)(options),
+            owner: None,
+        };
+        fields.iter().map(setting).collect()
+    }
+}
+
+/// [`OwnOptions`] of whichever engine.
+trait AnyOptions: Any + fmt::Debug + Send + std::marker::Sync {
+    fn as_any(&self) -> &dyn Any;
+    fn copy(&self) -> Box<dyn AnyOptions>;
+    fn is_equal(&self, other: &dyn AnyOptions) -> bool;
+    fn list(&self) -> Vec<Setting>;
+    fn set(&mut self, name: &str, value: &str) -> Option<Result<(), String>>;
+    fn common(&self) -> &Common;
+    fn common_mut(&mut self) -> &mut Common;
+    fn validate(&self) -> Result<(), String>;
+}
+
+impl<T: OwnOptions> AnyOptions for T {
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+
+    fn copy(&self) -> Box<dyn AnyOptions> {
+        Box::new(self.clone())
+    }
+
+    fn is_equal(&self, other: &dyn AnyOptions) -> bool {
+        other.as_any().downcast_ref::<T>() == Some(self)
+    }
+
+    fn list(&self) -> Vec<Setting> {
+        let mut own = Setting::list(T::FIELDS, self);
+        let mut all = Setting::list(COMMON_FIELDS, OwnOptions::common(self));
+        for common in &mut all {
+            if let Some(index) = own.iter().position(|own| own.name == common.name) {
+                *common = own.remove(index);
+            }
+        }
+        all.append(&mut own);
+        all
+    }
+
+    fn set(&mut self, name: &str, value: &str) -> Option<Result<(), String>> {
+        text::set(T::FIELDS, self, name, value)
+            .or_else(|| text::set(COMMON_FIELDS, OwnOptions::common_mut(self), name, value))
+    }
+
+    fn common(&self) -> &Common {
+        OwnOptions::common(self)
+    }
+
+    fn common_mut(&mut self) -> &mut Common {
+        OwnOptions::common_mut(self)
+    }
+
+    fn validate(&self) -> Result<(), String> {
+        OwnOptions::validate(self)
+    }
+}
+
+/// Which engine, and its options.
+#[derive(Debug)]
+pub struct Options {
+    kind: Kind,
+    own: Box<dyn AnyOptions>,
+}
+
+impl Options {
+    /// Options of an engine.
+    pub fn new(kind: Kind, own: impl OwnOptions) -> Options {
+        Options { kind, own: Box::new(own) }
+    }
+
+    /// A few hundred bytes everywhere, so that a short test of the engine reaches every code path.
+    pub fn tiny(kind: Kind) -> Options {
+        (kind.tiny)()
+    }
+
+    /// Which engine.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// Those that every engine has.
+    pub fn common(&self) -> &Common {
+        self.own.common()
+    }
+
+    /// The same, to be changed.
+    pub fn common_mut(&mut self) -> &mut Common {
+        self.own.common_mut()
+    }
+
+    /// The engine's own. [`Error::Invalid`] if they are of another engine.
+    pub fn own<T: OwnOptions>(&self) -> super::Result<&T> {
+        let own = self.own.as_any().downcast_ref();
+        own.ok_or_else(|| Error::Invalid(format!("these are the options of engine={}", self.kind)))
+    }
+
+    /// Every option that counts for this engine, as it is.
+    pub fn list(&self) -> Vec<Setting> {
+        let (help, value) = (Kind::help(), self.kind.to_string());
+        let engine = Setting { name: "engine", when: When::Format, help, value, owner: None };
+        let mut own = self.own.list();
+        let is_common = |setting: &Setting| COMMON_FIELDS.iter().any(|field| field.name == setting.name);
+        own.iter_mut().filter(|it| !is_common(it)).for_each(|it| it.owner = Some(self.kind));
+        std::iter::once(engine).chain(own).collect()
+    }
+
+    /// Sets one option; another `engine` brings its own defaults. `None` if this engine has none of that name; the error is a sentence.
+    pub fn set(&mut self, name: &str, value: &str) -> Option<Result<(), String>> {
+        if name != "engine" {
+            return self.own.set(name, value);
+        }
+        let kind = match Kind::parse(value) {
+            Ok(kind) => kind,
+            Err(problem) => return Some(Err(format!("option engine={value}: {problem}"))),
+        };
+        if kind != self.kind {
+            *self = kind.default_options();
+        }
+        Some(Ok(()))
+    }
+
+    /// The same; an option that only another engine has is looked at and has no effect, so that one list of options serves several
+    /// engines. `None` if no engine has one of that name.
+    pub fn set_if_known(&mut self, name: &str, value: &str) -> Option<Result<(), String>> {
+        let elsewhere = || Kind::all().filter_map(|kind| kind.default_options().set(name, value));
+        self.set(name, value).or_else(|| elsewhere().reduce(Result::or))
+    }
+
+    /// These with others, as in `memtable=1M,dirty_max=1M`; see [`Options::set_if_known`].
+    pub fn with(mut self, list: &str) -> Result<Options, String> {
+        for word in list.split(',').filter(|word| !word.is_empty()) {
+            let (name, value) =
+                word.split_once('=').ok_or_else(|| format!("'{word}' is not option=value"))?;
+            self.set_if_known(name, value)
+                .unwrap_or_else(|| Err(format!("no engine has an option {name}")))?;
+        }
+        Ok(self)
+    }
+
+    /// The current value of an option as text.
+    pub fn get(&self, name: &str) -> Option<String> {
+        self.list().into_iter().find(|setting| setting.name == name).map(|setting| setting.value)
+    }
+
+    /// The sentence to show if the settings contradict each other.
+    pub fn validate(&self) -> Result<(), String> {
+        self.own.validate()
+    }
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Kind::default().default_options()
+    }
+}
+
+impl Clone for Options {
+    fn clone(&self) -> Options {
+        Options { kind: self.kind, own: self.own.copy() }
+    }
+}
+
+impl PartialEq for Options {
+    fn eq(&self, other: &Options) -> bool {
+        self.kind == other.kind && self.own.is_equal(&*other.own)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::{btree, lsm};
 
     #[test]
     fn every_option_prints_what_it_reads_and_defaults_are_valid() {
-        for options in [Options::default(), Options::tiny(Kind::Btree)] {
-            options.validate().unwrap();
-            let mut copy = Options::default();
-            for field in FIELDS {
-                (field.set)(&mut copy, &(field.get)(&options))
-                    .unwrap_or_else(|e| panic!("{}: {e}", field.name));
+        for kind in Kind::all() {
+            for options in [kind.default_options(), Options::tiny(kind)] {
+                options.validate().unwrap();
+                let mut copy = kind.default_options();
+                for setting in options.list() {
+                    copy.set(setting.name, &setting.value)
+                        .unwrap_or_else(|| panic!("{} is lost", setting.name))
+                        .unwrap();
+                }
+                assert_eq!(copy, options);
             }
-            assert_eq!(copy, options);
         }
-        for (text, wanted) in
-            [("zstd", "zstd"), ("none:lz4:zstd", "none:lz4:zstd"), ("lz4:none:none", "lz4:none")]
-        {
-            assert_eq!(text.parse::<LevelCompression>().unwrap().to_string(), wanted);
-        }
-        let levels: LevelCompression = "none:lz4:zstd".parse().unwrap();
-        let of = [0, 1, 2, LEVELS - 1].map(|level| levels.of(level));
-        assert_eq!(of, [Compression::None, Compression::Lz4, Compression::Zstd, Compression::Zstd]);
-        for wrong in ["", "none:", "lz4:gzip", "none:none:none:none:none:none:none:zstd"] {
-            assert!(wrong.parse::<LevelCompression>().is_err(), "{wrong}");
-        }
+        assert!("interval:0s".parse::<Sync>().is_err() && "interval".parse::<Sync>().is_err());
+    }
+
+    #[test]
+    fn an_engine_has_its_own_options_and_the_common_ones() {
         let mut options = Options::default();
         for (name, value) in [("preset", "s2"), ("rate", "20M")] {
-            crate::base::text::set(FIELDS, &mut options, name, value).unwrap().unwrap();
+            options.set(name, value).unwrap().unwrap();
         }
-        assert_eq!((options.sync, options.iops, options.rate_bytes), (Sync::Always, 1000, 20 << 20));
-        crate::base::text::set(FIELDS, &mut options, "memory", "64M").unwrap().unwrap();
-        let sizes = [options.memtable_bytes, options.table_bytes, options.level_base_bytes];
-        assert_eq!(sizes, [8 << 20, 8 << 20, 32 << 20]);
-        let small = Options::default().for_disk(400 << 20);
-        let sizes = [small.memtable_bytes, small.table_bytes, small.level_base_bytes];
-        assert_eq!(sizes, [400 << 15, 400 << 14, 50 << 20]);
-        assert_eq!(Options::default().for_disk(0), Options::default());
-        assert_eq!(Options::default().for_disk(4 << 30), Options::default());
-        assert!("interval:0s".parse::<Sync>().is_err() && "interval".parse::<Sync>().is_err());
-        assert!(Options { page_bytes: 5000, ..Options::default() }.validate().is_err());
+        let own = options.own::<lsm::Options>().unwrap();
+        assert_eq!((own.common.sync, own.iops, own.rate_bytes), (Sync::Always, 1000, 20 << 20));
+        assert!(options.own::<btree::Options>().is_err() && options.set("page_size", "8K").is_none());
+        options.set("engine", "btree").unwrap().unwrap();
+        assert!(options.set("rate", "20M").is_none());
+        let mut options = options.with("rate=20M,page_size=4K").unwrap();
+        assert!(options.clone().with("rate=fast").is_err() && options.clone().with("colour=red").is_err());
+        options.set("page_size", "8K").unwrap().unwrap();
+        assert_eq!(options.own::<btree::Options>().unwrap().page_bytes, 8 << 10);
+        let names: Vec<_> = options.list().into_iter().map(|setting| setting.name).collect();
+        assert_eq!(names.iter().filter(|name| **name == "memory").count(), 1, "{names:?}");
+        assert!(options.set("engine", "cards").unwrap().unwrap_err().contains("lsm, btree"));
     }
 }

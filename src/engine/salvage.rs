@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{Batch, Cause, Engine, Error, Kind, Operation, Options, Result, Tier, btree, lsm, settle, wal};
+use super::{Batch, Cause, Engine, Error, Kind, Operation, Options, Result, Tier, settle, wal};
 use crate::disk::{Disk, File, Purpose};
 
 /// Bytes of operations that are applied as one batch.
@@ -86,32 +86,27 @@ impl Loss {
 /// Takes what is salvaged, the oldest first; a put or delete replaces what an earlier one said of its key.
 pub type Sink<'a> = dyn FnMut(Operation) -> Result<()> + 'a;
 
-/// Calls `sink` with everything that can be read of the store of `options.kind` on `disk`, and says what cannot. `disk` is
+/// Calls `sink` with everything that can be read of the store on `disk` whose engine `options` are of, and says what cannot. `disk` is
 /// recovered on the way.
 pub fn salvage(disk: Arc<dyn Disk>, options: &Options, sink: &mut Sink<'_>) -> Result<Vec<Loss>> {
-    match options.kind {
-        Kind::Mem => Ok(Vec::new()),
-        Kind::Lsm => lsm::salvage(&*disk, sink),
-        Kind::Btree => btree::salvage(disk, options, sink),
+    match options.kind().salvage {
+        Some(salvage) => salvage(disk, options, sink),
+        None => Ok(Vec::new()),
     }
 }
 
 /// Whether `name` is a file that an engine may have made.
 pub fn is_engine_file(name: &str) -> bool {
     let name = name.strip_suffix(".new").unwrap_or(name);
-    wal::is_segment(name) || lsm::is_file(name) || btree::is_file(name)
+    wal::is_segment(name) || Kind::all().any(|kind| (kind.is_file)(name))
 }
 
-/// The engine whose files lie on `disk`; `None` if there are those of neither or of both.
+/// The engine whose files lie on `disk`; `None` if there are those of none or of several.
 pub fn kind_of(disk: &dyn Disk) -> Result<Option<Kind>> {
     let files = disk.list().map_err(|error| Error::io("listing the store", error))?;
-    let is_lsm = files.iter().any(|info| lsm::is_file(&info.name));
-    let is_btree = files.iter().any(|info| btree::is_file(&info.name));
-    Ok(match (is_lsm, is_btree) {
-        (true, false) => Some(Kind::Lsm),
-        (false, true) => Some(Kind::Btree),
-        _ => None,
-    })
+    let is_there = |kind: &Kind| files.iter().any(|info| (kind.is_file)(&info.name));
+    let mut found = Kind::all().filter(is_there);
+    Ok(found.next().filter(|_| found.next().is_none()))
 }
 
 /// Collects operations into batches for an engine.

@@ -229,7 +229,7 @@ mod tests {
             }
         }
         use crate::engine::{Kind, Options, Tier, open, settle};
-        for kind in [Kind::Lsm, Kind::Btree] {
+        for kind in [Kind::LSM, Kind::BTREE] {
             let disk = Arc::new(Silent(SimDisk::new()));
             let clock = Arc::new(crate::base::clock::ManualClock::default());
             let engine = open(disk, clock, &Options::tiny(kind)).unwrap();
@@ -278,7 +278,7 @@ mod tests {
     fn without_an_inode_left_a_store_is_opened_and_emptied() {
         use crate::disk::Stock;
         use crate::engine::{Batch, Command, Kind, Options, Tier, open, run, settle};
-        for kind in [Kind::Lsm, Kind::Btree] {
+        for kind in [Kind::LSM, Kind::BTREE] {
             let open = |disk: &Arc<SimDisk>| {
                 let stock = Stock::new(disk.clone()).unwrap();
                 let clock = Arc::new(crate::base::clock::ManualClock::default());
@@ -298,7 +298,7 @@ mod tests {
             others_take_all(&disk);
             // The B-tree grows in the files that it has; an LSM-tree makes new ones.
             let more = fill(&*engine, count, 1500);
-            assert!(kind == Kind::Btree || more < 1500, "{kind}: {more} more are taken");
+            assert!(kind == Kind::BTREE || more < 1500, "{kind}: {more} more are taken");
             count += more;
             let mut first = 0;
             for life in 0..8 {

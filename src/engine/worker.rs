@@ -24,14 +24,14 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Starts one thread each for log, flush and reclaim work, and `merges` for merges.
-    pub fn start(engine: Arc<dyn Engine>, merges: usize) -> std::io::Result<Worker> {
+    /// Starts as many threads for each class of work as the engine has use for.
+    pub fn start(engine: Arc<dyn Engine>) -> std::io::Result<Worker> {
         let stop = Arc::new(AtomicBool::new(false));
         let end = Arc::new(Bell::new());
         let mut worker =
             Worker { engine: engine.clone(), stop: stop.clone(), end: end.clone(), threads: Vec::new() };
-        let classes = [Class::Log, Class::Flush, Class::Reclaim].into_iter();
-        for class in classes.chain(std::iter::repeat_n(Class::Merge, merges)) {
+        let classes = [Class::Log, Class::Flush, Class::Merge, Class::Reclaim];
+        for class in classes.into_iter().flat_map(|class| std::iter::repeat_n(class, engine.threads(class))) {
             let (engine, stop, end) = (engine.clone(), stop.clone(), end.clone());
             let name = format!("kvfs-{class:?}").to_lowercase();
             let thread =
@@ -114,7 +114,7 @@ mod tests {
     use super::*;
     use crate::base::clock::ManualClock;
     use crate::disk::{Fault, Faulty, Kind as FaultKind, Purpose, SimDisk};
-    use crate::engine::{Batch, Kind, Options, Tier, lsm};
+    use crate::engine::{Batch, Tier, lsm};
 
     #[test]
     fn what_fails_is_tried_less_and_less_often() {
@@ -124,7 +124,7 @@ mod tests {
 
         // Also while its bell rings all the time.
         let disk = Faulty::new(SimDisk::new());
-        let options = Options { l0_trigger: 2, ..Options::tiny(Kind::Lsm) };
+        let options = lsm::Options { l0_trigger: 2, ..lsm::Options::tiny() };
         let engine = lsm::open(disk.clone(), Arc::new(ManualClock::default()), &options).unwrap();
         for number in 0..60u8 {
             let mut batch = Batch::new(0);
@@ -139,7 +139,7 @@ mod tests {
             let (kind, purpose) = (Some(FaultKind::Write), Some(Purpose::Compact { into: 1 }));
             disk.inject(Fault::Fail { kind, purpose, nth: 0, errno: libc::EIO });
         }
-        let worker = Worker::start(engine.clone(), 1).unwrap();
+        let worker = Worker::start(engine.clone()).unwrap();
         for _ in 0..500 {
             engine.bell().ring(Class::Merge);
             std::thread::sleep(Duration::from_millis(3));

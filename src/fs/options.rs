@@ -55,7 +55,7 @@ pub const FIELDS: &[Field<Options>] = &[
     Field {
         name: "block_size",
         when: When::Format,
-        help: "Bytes of file content in one key, a power of two, 4K to 256K. Small favours small writes, large favours sequential work. Default 4K.",
+        help: "Bytes of file content in one key, a power of two, 4K to 256K. Small favours small writes, large favours sequential work.",
         set: |options, text| {
             let changed = Options { block_bytes: parse_size(text)?, ..*options };
             changed.validate()?;
@@ -67,7 +67,7 @@ pub const FIELDS: &[Field<Options>] = &[
     Field {
         name: "atime",
         when: When::Mount,
-        help: "When reading changes the access time: relatime, noatime, strictatime. Default relatime.",
+        help: "When reading changes the access time: relatime, noatime, strictatime.",
         set: |options, text| {
             options.atime = match text {
                 "relatime" => Atime::Relative,
@@ -89,7 +89,7 @@ pub const FIELDS: &[Field<Options>] = &[
     Field {
         name: "diratime",
         when: When::Mount,
-        help: "off: listing a directory does not change its access time. Default on.",
+        help: "off: listing a directory does not change its access time.",
         set: |options, text| {
             options.diratime = parse_switch(text)?;
             Ok(())
@@ -99,7 +99,7 @@ pub const FIELDS: &[Field<Options>] = &[
     Field {
         name: "read_only",
         when: When::Mount,
-        help: "on: refuse every change. Default off.",
+        help: "on: refuse every change.",
         set: |options, text| {
             options.read_only = parse_switch(text)?;
             Ok(())

@@ -70,7 +70,7 @@ pub const FIELDS: &[Field<Options>] = &[
     Field {
         name: "writeback_cache",
         when: When::Mount,
-        help: "on: the kernel gathers small writes before it sends them. Default off.",
+        help: "on: the kernel gathers small writes before it sends them.",
         set: |options, text| {
             options.writeback_cache = parse_switch(text)?;
             Ok(())
@@ -80,7 +80,7 @@ pub const FIELDS: &[Field<Options>] = &[
     Field {
         name: "direct_io",
         when: When::Mount,
-        help: "on: reads and writes go past the page cache, so the counters show what programs ask. Default off.",
+        help: "on: reads and writes go past the page cache, so the counters show what programs ask.",
         set: |options, text| {
             options.direct_io = parse_switch(text)?;
             Ok(())
@@ -90,7 +90,7 @@ pub const FIELDS: &[Field<Options>] = &[
     Field {
         name: "timeout",
         when: When::Mount,
-        help: "How long the kernel may remember names and attributes, a duration. Default 60m.",
+        help: "How long the kernel may remember names and attributes, a duration.",
         set: |options, text| {
             options.timeout = parse_duration(text)?;
             Ok(())
@@ -100,7 +100,7 @@ pub const FIELDS: &[Field<Options>] = &[
     Field {
         name: "threads",
         when: When::Mount,
-        help: "Threads that take requests from the kernel. Default 0: one a core.",
+        help: "Threads that take requests from the kernel; 0 for one a core.",
         set: |options, text| match text.parse() {
             Ok(threads) if threads <= 256 => {
                 options.threads = threads;

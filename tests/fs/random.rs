@@ -51,14 +51,14 @@ fn random_calls_survive_crashes() {
 fn random_calls_over_the_lsm_tree_survive_kills() {
     seeds(6)
         .into_iter()
-        .for_each(|seed| random_run(seed, DiskStore::boxed(Kind::Lsm, seed), true, true, 150));
+        .for_each(|seed| random_run(seed, DiskStore::boxed(Kind::LSM, seed), true, true, 150));
 }
 
 #[test]
 fn random_calls_over_the_b_tree_survive_kills() {
     seeds(6)
         .into_iter()
-        .for_each(|seed| random_run(seed, DiskStore::boxed(Kind::Btree, seed), true, true, 150));
+        .for_each(|seed| random_run(seed, DiskStore::boxed(Kind::BTREE, seed), true, true, 150));
 }
 
 /// What a tree shows, by path and without times.
@@ -122,7 +122,7 @@ fn power_loss_run(seed: u64, store: Box<dyn Store>) {
 
 #[test]
 fn a_power_failure_leaves_a_prefix_of_the_calls() {
-    for kind in [Kind::Lsm, Kind::Btree] {
+    for kind in [Kind::LSM, Kind::BTREE] {
         seeds(15).into_iter().for_each(|seed| power_loss_run(seed, DiskStore::boxed(kind, seed)));
     }
 }

@@ -4,7 +4,7 @@ use super::*;
 
 #[test]
 fn room_inside_the_b_trees_file_counts_as_free() {
-    let engine = DiskStore::boxed(Kind::Btree, 1).open(None);
+    let engine = DiskStore::boxed(Kind::BTREE, 1).open(None);
     let fs = FileSystem::open(engine.clone(), Arc::new(ManualClock::default()), OPTIONS, space()).unwrap();
     let free = |fs: &FileSystem| fs.statfs().unwrap().blocks_free * BLOCK;
     let file =
@@ -58,12 +58,12 @@ fn without_an_inode_below_there_are_none_here() {
 /// Who deletes a file on a full disk and then writes another waits until the first is gone, however much later that is.
 #[test]
 fn who_writes_after_a_delete_on_a_full_disk_waits_for_its_space() {
-    for kind in [Kind::Lsm, Kind::Btree] {
+    for kind in [Kind::LSM, Kind::BTREE] {
         let disk = SimDisk::new();
         disk.set_capacity(Some(64 << 20));
-        let options = EngineOptions { reserve_bytes: 4 << 20, ..EngineOptions::default() }.for_disk(64 << 20);
-        let options =
-            EngineOptions { kind, log_segment_bytes: 512 << 10, dirty_bytes_max: 1 << 20, ..options };
+        // Sizes of a mount on a disk so small.
+        let small = "reserve=4M,log_segment=512K,dirty_max=1M,memtable=2M,table=1M,level_base=8M";
+        let options = kind.default_options().with(small).unwrap();
         let engine = engine::open(disk.clone(), Arc::new(ManualClock::default()), &options).unwrap();
         let below = disk.clone();
         let source: SpaceSource = Arc::new(move || below.space());

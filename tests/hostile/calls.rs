@@ -213,18 +213,18 @@ fn senseless_calls(kind: Kind) {
 
 #[test]
 fn senseless_calls_on_the_lsm_tree_leave_a_sound_store() {
-    senseless_calls(Kind::Lsm);
+    senseless_calls(Kind::LSM);
 }
 
 #[test]
 fn senseless_calls_on_the_btree_leave_a_sound_store() {
-    senseless_calls(Kind::Btree);
+    senseless_calls(Kind::BTREE);
 }
 
 /// A directory does not become its own ancestor, in whatever way it is asked.
 #[test]
 fn nothing_becomes_its_own_ancestor() {
-    let store = make(SimDisk::new(), Kind::Lsm);
+    let store = make(SimDisk::new(), Kind::LSM);
     let mkdir = |parent, name: &[u8]| {
         let call = |fs: &FileSystem, tier| {
             fs.make(tier, Op::Mkdir, Caller::ROOT, parent, name, 0o755, 0, NewNode::Directory)
@@ -254,7 +254,7 @@ fn nothing_becomes_its_own_ancestor() {
 /// The first and the last second that a program can set are kept, and reading afterwards works.
 #[test]
 fn the_edges_of_time_are_kept() {
-    let store = make(SimDisk::new(), Kind::Btree);
+    let store = make(SimDisk::new(), Kind::BTREE);
     let node = NewNode::File;
     let made = |fs: &FileSystem, tier| fs.make(tier, Op::Create, Caller::ROOT, ROOT, b"f", 0o644, 0, node);
     let ino = store.ask(made).unwrap().ino;

@@ -311,12 +311,12 @@ fn damaged_stores(kind: Kind) {
 
 #[test]
 fn a_damaged_lsm_store_gives_what_was_written_or_an_error() {
-    damaged_stores(Kind::Lsm);
+    damaged_stores(Kind::LSM);
 }
 
 #[test]
 fn a_damaged_btree_store_gives_what_was_written_or_an_error() {
-    damaged_stores(Kind::Btree);
+    damaged_stores(Kind::BTREE);
 }
 
 /// Entries of a filesystem of every kind of record, with some that wait for reclaim.

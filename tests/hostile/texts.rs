@@ -83,7 +83,7 @@ fn setting(prng: &mut Prng) -> (String, String) {
     let name = all[prng.below(all.len() as u64) as usize].name.to_string();
     let value = match prng.below(8) {
         0 => String::from_utf8_lossy(&text(prng)).into_owned(),
-        1 => Settings::default().get(&name).unwrap(),
+        1 => all.iter().find(|setting| setting.name == name).unwrap().value.clone(),
         2 => format!(
             "{}{}",
             prng.below(2000),
@@ -214,9 +214,7 @@ fn edges_of_options_open_or_are_refused() {
             let mut settings = Settings::default();
             let kind = if prng.one_in(2) { "lsm" } else { "btree" };
             settings.set("engine", kind).unwrap().unwrap();
-            settings.engine.log_segment_bytes = 64 << 10;
-            settings.engine.memtable_bytes = 8 << 10;
-            settings.engine.reserve_bytes = 1 << 20;
+            settings.engine = settings.engine.with("log_segment=64K,memtable=8K,reserve=1M").unwrap();
             let mut given = String::new();
             for _ in 0..1 + prng.below(2) {
                 let (name, value) = setting(&mut prng);

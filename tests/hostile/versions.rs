@@ -53,7 +53,7 @@ fn helps(answer: &str, version: &str) {
 
 #[test]
 fn a_description_of_another_version_is_refused_with_advice() {
-    for kind in [Kind::Lsm, Kind::Btree] {
+    for kind in [Kind::LSM, Kind::BTREE] {
         let disk = store(kind);
         for version in ["0", "2", "17"] {
             let answer = refusal(&disk, "STORE", |bytes| {
@@ -67,7 +67,7 @@ fn a_description_of_another_version_is_refused_with_advice() {
 
 #[test]
 fn a_manifest_of_another_version_is_refused_with_advice() {
-    let disk = store(Kind::Lsm);
+    let disk = store(Kind::LSM);
     let title = b"kvfs lsm manifest".len();
     for version in [1u8, 2, 100] {
         let answer =
@@ -78,7 +78,7 @@ fn a_manifest_of_another_version_is_refused_with_advice() {
 
 #[test]
 fn a_table_of_another_version_is_refused_with_advice() {
-    let disk = store(Kind::Lsm);
+    let disk = store(Kind::LSM);
     let names = disk.list().unwrap().into_iter().map(|info| info.name);
     let name = names.into_iter().find(|name| name.starts_with("table.")).expect("a table");
     let number: u64 = name["table.".len()..].parse().unwrap();
@@ -98,7 +98,7 @@ fn a_table_of_another_version_is_refused_with_advice() {
 
 #[test]
 fn pages_of_another_version_are_refused_with_advice() {
-    let disk = store(Kind::Btree);
+    let disk = store(Kind::BTREE);
     for version in [b'0', b'3'] {
         let answer = refusal(&disk, "btree.pages", |bytes| {
             for offset in [0usize, 4096] {
@@ -113,7 +113,7 @@ fn pages_of_another_version_are_refused_with_advice() {
 
 #[test]
 fn a_filesystem_of_another_version_is_refused_with_advice() {
-    for (kind, field, version) in [(Kind::Lsm, 3, 0), (Kind::Btree, 3, 2), (Kind::Lsm, 3, 200)] {
+    for (kind, field, version) in [(Kind::LSM, 3, 0), (Kind::BTREE, 3, 2), (Kind::LSM, 3, 200)] {
         let disk = store(kind);
         let options = EngineOptions::tiny(kind);
         let engine = engine::open(disk.clone(), Arc::new(ManualClock::default()), &options).unwrap();

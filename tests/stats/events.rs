@@ -93,7 +93,7 @@ fn fail_thrice(rig: &Rig, faulty: &Faulty, purpose: Purpose) {
 
 #[test]
 fn an_lsm_tree_tells_everything_it_does() {
-    let (rig, faulty) = faulty_rig(engine::Options { memtable_count_max: 2, ..small_options() });
+    let (rig, faulty) = faulty_rig(small_options());
     // Nobody flushes, so writers must wait.
     let mut refused = 0;
     for key in 0..400u64 {
@@ -151,8 +151,7 @@ fn an_lsm_tree_tells_everything_it_does() {
 
 #[test]
 fn a_b_tree_tells_everything_it_does() {
-    let (rig, faulty) =
-        faulty_rig(engine::Options { reserve_bytes: 0, ..engine::Options::tiny(Kind::Btree) });
+    let (rig, faulty) = faulty_rig(engine::Options::tiny(Kind::BTREE).with("reserve=0").unwrap());
     let mut refused = 0;
     for key in 0..400u64 {
         let mut batch = Batch::new(Op::Write.tag());
@@ -250,14 +249,10 @@ fn a_level_is_merged_wholly_into_the_next() {
 /// Who is charged with what is written to tables and pages.
 #[test]
 fn bytes_on_the_disk_belong_to_kinds_of_keys() {
-    for (kind, compression) in
-        [(Kind::Lsm, Compression::None), (Kind::Lsm, Compression::Lz4), (Kind::Btree, Compression::None)]
-    {
+    for (kind, compression) in [(Kind::LSM, "none"), (Kind::LSM, "lz4"), (Kind::BTREE, "none")] {
         let rig = rig(|disk, clock| {
-            let options = match kind {
-                Kind::Lsm => engine::Options { compression: compression.into(), ..small_options() },
-                _ => engine::Options { reserve_bytes: 0, ..engine::Options::tiny(kind) },
-            };
+            let options = if kind == Kind::LSM { small_options() } else { engine::Options::tiny(kind) };
+            let options = options.with(&format!("reserve=0,compression={compression}")).unwrap();
             engine::open(disk, clock, &options).unwrap()
         });
         rig.write(OWNER, "mark opened").unwrap();
@@ -281,8 +276,8 @@ fn bytes_on_the_disk_belong_to_kinds_of_keys() {
         engine::run(&*rig.engine, Command::Flush).unwrap();
         let report = rig.json(".stats.d/json");
         let (zero, one, sum) = check(&report);
-        assert!(zero > 0 && one > 4 * zero || compression == Compression::Lz4, "{kind} {zero} {one}");
-        if kind == Kind::Lsm {
+        assert!(zero > 0 && one > 4 * zero || compression == "lz4", "{kind} {zero} {one}");
+        if kind == Kind::LSM {
             assert_eq!(sum, number(&report["levels"][0], "data_bytes"), "blocks, exactly");
         }
         // One kind is written over and over, the other not any more.
@@ -295,10 +290,10 @@ fn bytes_on_the_disk_belong_to_kinds_of_keys() {
         engine::settle(&*rig.engine).unwrap();
         let report = rig.json(".stats.d/since/opened.json");
         let (zero, one, _) = check(&report);
-        assert!(one > 10 * zero || compression == Compression::Lz4, "{kind} {zero} {one}");
+        assert!(one > 10 * zero || compression == "lz4", "{kind} {zero} {one}");
         let rate = |name: &str| report["kinds"][name]["disk_write_amplification"].as_f64().unwrap();
         assert!(rate("zero") > 0.0 && rate("one") > 0.0);
-        if kind == Kind::Btree {
+        if kind == Kind::BTREE {
             // Twenty values of two units each lie out of line, and belong to their key's kind.
             assert!(one >= 20 * 8192, "{one}");
         }

@@ -70,10 +70,9 @@ fn a_counter_that_is_declared_is_in_every_output() {
 /// No counter of the report is forgotten by a mark: what a store did before it is in none of them.
 #[test]
 fn a_mark_forgets_no_counter() {
-    for kind in [Kind::Mem, Kind::Lsm, Kind::Btree] {
+    for kind in [Kind::MEM, Kind::LSM, Kind::BTREE] {
         let rig = rig(|disk, clock| {
-            let options =
-                engine::Options { policy: engine::PolicyKind::Leveled, ..engine::Options::tiny(kind) };
+            let options = engine::Options::tiny(kind);
             engine::open(disk, clock, &options).unwrap()
         });
         for round in 0..200 {
@@ -99,7 +98,7 @@ fn a_mark_forgets_no_counter() {
             grown += before.iter().filter(|count| **count > 0.0).count();
             assert!(found.iter().all(|count| *count == 0.0), "{kind} {}: {found:?}", entry.path);
         }
-        let least = if kind == Kind::Mem { 8 } else { 30 };
+        let least = if kind == Kind::MEM { 8 } else { 30 };
         assert!(
             counters > 400 && grown > least,
             "{kind}: {grown} of {counters} counters had counted anything"
@@ -110,7 +109,7 @@ fn a_mark_forgets_no_counter() {
 /// What the JSON report says and what Prometheus is told are the same numbers, row by row, and no two rows share a name.
 #[test]
 fn both_outputs_for_machines_say_the_same() {
-    for kind in [Kind::Lsm, Kind::Btree] {
+    for kind in [Kind::LSM, Kind::BTREE] {
         let rig = rig(|disk, clock| engine::open(disk, clock, &engine::Options::tiny(kind)).unwrap());
         rig.clock.advance(Duration::from_millis(1500));
         for round in 0..100u8 {

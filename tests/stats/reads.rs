@@ -7,7 +7,7 @@ use super::*;
 #[test]
 fn a_read_of_a_tree_is_explained_page_by_page() {
     let rig = rig(|disk, clock| {
-        let options = engine::Options { kind: Kind::Btree, reserve_bytes: 0, ..engine::Options::default() };
+        let options = Kind::BTREE.default_options().with("reserve=0").unwrap();
         engine::open(disk, clock, &options).unwrap()
     });
     assert_eq!(rig.engine.explain(&[7], Tier::Disk).unwrap().len(), 0, "an empty tree has no pages");
@@ -27,7 +27,7 @@ fn a_read_of_a_tree_is_explained_page_by_page() {
 
 #[test]
 fn reads_are_traced_while_it_is_on() {
-    for kind in [Kind::Lsm, Kind::Btree] {
+    for kind in [Kind::LSM, Kind::BTREE] {
         let rig = rig(|disk, clock| engine::open(disk, clock, &engine::Options::tiny(kind)).unwrap());
         fill(&rig);
         engine::run(&*rig.engine, Command::Flush).unwrap();
@@ -51,7 +51,7 @@ fn reads_are_traced_while_it_is_on() {
             "{kind} {found}"
         );
         let hit = found.lines().find(|line| line.contains(" hit ")).unwrap();
-        let structure = if kind == Kind::Lsm { "table." } else { "leaf page " };
+        let structure = if kind == Kind::LSM { "table." } else { "leaf page " };
         assert!(hit.contains(structure) && hit.contains(" at ") && hit.contains("400 bytes"), "{hit}");
         let column =
             |line: &str| line.trim_end_matches(" read").rsplit(' ').next().unwrap().parse::<u64>().unwrap();

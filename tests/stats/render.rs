@@ -50,14 +50,8 @@ fn allocations<T>(run: impl FnOnce() -> T) -> (u64, u64) {
 fn rig_of_tables(count: u64) -> Rig {
     let roomy = |disk| Arc::new(Gated { disk, gate: Arc::default() }) as Arc<dyn Disk>;
     let rig = rig_on(roomy, |disk, clock| {
-        let options = engine::Options {
-            kind: Kind::Lsm,
-            table_bytes: 1,
-            slice_tables: 0,
-            block_bytes: 128,
-            reserve_bytes: 0,
-            ..engine::Options::default()
-        };
+        let many = "table=1,slice_tables=0,table_block=128,reserve=0";
+        let options = Kind::LSM.default_options().with(many).unwrap();
         engine::open(disk, clock, &options).unwrap()
     });
     rig.write(OWNER, "auto_compact off").unwrap();
@@ -222,8 +216,8 @@ impl File for GatedFile {
 #[test]
 fn a_hung_disk_hangs_no_report() {
     for (kind, purposes) in [
-        (Kind::Lsm, &["wal", "flush", "compact", "manifest"][..]),
-        (Kind::Btree, &["wal", "page_image", "checkpoint", "manifest"]),
+        (Kind::LSM, &["wal", "flush", "compact", "manifest"][..]),
+        (Kind::BTREE, &["wal", "page_image", "checkpoint", "manifest"]),
     ] {
         for purpose in purposes {
             hang(kind, purpose);
@@ -237,10 +231,7 @@ fn hang(kind: Kind, purpose: &'static str) {
     let rig = rig_on(
         |disk| Arc::new(Gated { disk, gate: its_gate }),
         |disk, clock| {
-            let options = match kind {
-                Kind::Lsm => engine::Options { memtable_count_max: 2, ..small_options() },
-                _ => engine::Options::tiny(kind),
-            };
+            let options = if kind == Kind::LSM { small_options() } else { engine::Options::tiny(kind) };
             engine::open(disk, clock, &options).unwrap()
         },
     );
@@ -248,7 +239,7 @@ fn hang(kind: Kind, purpose: &'static str) {
     let directory = tempfile::tempdir().unwrap();
     let store = kvfs::disk::OsDisk::open(directory.path(), kvfs::disk::Access::Write).unwrap();
     let mut socket = StatsSocket::bind(&store, rig.control.clone()).unwrap();
-    let worker = engine::Worker::start(rig.engine.clone(), 1).unwrap();
+    let worker = engine::Worker::start(rig.engine.clone()).unwrap();
     let stop = std::sync::atomic::AtomicBool::new(false);
     let deadline = Instant::now() + Duration::from_secs(60);
     gate.set(Some(purpose));

@@ -108,15 +108,8 @@ impl Rig {
 }
 
 pub fn small_options() -> engine::Options {
-    engine::Options {
-        kind: Kind::Lsm,
-        memtable_bytes: 16 << 10,
-        table_bytes: 16 << 10,
-        level_base_bytes: 64 << 10,
-        log_segment_bytes: 64 << 10,
-        reserve_bytes: 0,
-        ..engine::Options::default()
-    }
+    let small = "memtable=16K,table=16K,level_base=64K,log_segment=64K,reserve=0";
+    Kind::LSM.default_options().with(small).unwrap()
 }
 
 pub fn small_lsm() -> Rig {

@@ -126,7 +126,7 @@ fn the_schema_is_that_of_the_report_and_running_stores_keep_to_it() {
     let stored = std::fs::read_to_string(&path).unwrap_or_default();
     assert!(stored == text, "docs/stats.schema.json is not what the reports are; BLESS=1 makes it anew");
     let schema: Value = serde_json::from_str(&stored).unwrap();
-    for kind in [Kind::Mem, Kind::Lsm, Kind::Btree] {
+    for kind in [Kind::MEM, Kind::LSM, Kind::BTREE] {
         let rig = rig(|disk, clock| engine::open(disk, clock, &engine::Options::tiny(kind)).unwrap());
         check(&rig.json(".stats.d/json"), &schema, &kind.to_string());
         fill(&rig);

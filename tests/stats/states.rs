@@ -55,9 +55,9 @@ fn write_until_refused(rig: &Rig, count: u64) -> bool {
 #[test]
 fn the_state_is_never_ok_while_changes_are_refused() {
     use Reason::{Fails, Full};
-    let lsm = Options::tiny(Kind::Lsm);
-    let values = Options { value_log: true, value_gc_percent: 90, ..lsm.clone() };
-    let btree = Options { page_bytes: 4 << 10, ..Options::tiny(Kind::Btree) };
+    let lsm = Options::tiny(Kind::LSM);
+    let values = lsm.clone().with("value_log=on,value_gc_percent=90").unwrap();
+    let btree = Options::tiny(Kind::BTREE);
     for (options, reason, heals) in [
         (&lsm, Full, true),
         (&lsm, Fails(Request::Write, Purpose::Wal), false),
@@ -87,19 +87,19 @@ fn the_state_is_never_ok_while_changes_are_refused() {
                 faulty.inject(Fault::Fail { kind, purpose, nth: 0, errno: libc::EIO });
             }),
         }
-        assert!(write_until_refused(&rig, 5000), "{:?} {reason:?} refuses nothing", options.kind);
+        assert!(write_until_refused(&rig, 5000), "{:?} {reason:?} refuses nothing", options.kind());
         let report = rig.control.report();
-        assert_ne!(report.state, State::Ok, "{:?} {reason:?}", options.kind);
+        assert_ne!(report.state, State::Ok, "{:?} {reason:?}", options.kind());
         let (name, cause) = (report.state.name(), report.state.cause().unwrap_or_default());
         assert!(!cause.is_empty() && text(&report).contains(&format!("state={name}")), "{name} {cause}");
-        assert_eq!(name == "READONLY", !heals, "{:?} {reason:?}: {name} {cause}", options.kind);
+        assert_eq!(name == "READONLY", !heals, "{:?} {reason:?}: {name} {cause}", options.kind());
         if heals {
             rig.sim.set_capacity(None);
             faulty.heal();
             write_until_refused(&rig, 1);
             engine::settle(&*rig.engine).unwrap();
-            assert!(!write_until_refused(&rig, 3), "{:?} {reason:?}", options.kind);
-            assert_eq!(rig.control.report().state, State::Ok, "{:?} {reason:?}", options.kind);
+            assert!(!write_until_refused(&rig, 3), "{:?} {reason:?}", options.kind());
+            assert_eq!(rig.control.report().state, State::Ok, "{:?} {reason:?}", options.kind());
         }
     }
 }

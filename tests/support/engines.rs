@@ -8,65 +8,46 @@ use kvfs::base::clock::ManualClock;
 use kvfs::base::prng::Prng;
 use kvfs::disk::Disk;
 use kvfs::engine::{
-    self, Batch, Class, Command, Compression, Engine, Error, KeyRange, Kind, Options, PolicyKind, Position,
-    Result, Tier,
+    self, Batch, Class, Command, Engine, Error, KeyRange, Kind, Options, Position, Result, Tier,
 };
 
 /// A name for messages, and the options.
-pub type Setup = (&'static str, Options);
+pub type Setup = (String, Options);
 
-/// Small and odd options of both engines.
+/// Tiny options of an engine with others, as in `memtable=1M,dirty_max=1M`; each engine takes those that it has.
+pub fn tiny(kind: Kind, others: &str) -> Options {
+    Options::tiny(kind).with(others).unwrap()
+}
+
+/// Every engine that keeps what it is given, in each variant that the registry knows, and odd options of some.
 pub fn setups() -> Vec<Setup> {
-    let lsm = Options::tiny(Kind::Lsm);
-    let btree = Options::tiny(Kind::Btree);
-    vec![
-        ("lsm tiny", lsm.clone()),
-        ("lsm one entry a memtable", Options { memtable_bytes: 1, ..lsm.clone() }),
-        (
-            "lsm no cache, no filter",
-            Options { cache_bytes: 0, bloom_bits: 0, restart_interval: 1, ..lsm.clone() },
-        ),
-        (
-            "lsm eager levels",
-            Options { l0_trigger: 1, level_base_bytes: 256, level_multiplier: 2, ..lsm.clone() },
-        ),
-        ("lsm values in the log", Options { value_log: true, ..lsm.clone() }),
-        (
-            "lsm values in the log, emptied early beside several tables in L0",
-            Options {
-                value_log: true,
-                value_threshold_bytes: 40,
-                value_gc_percent: 80,
-                l0_trigger: 6,
-                l0_slowdown: 8,
-                ..lsm.clone()
-            },
-        ),
-        (
-            "lsm values in the log, emptied early, compressed",
-            Options {
-                value_log: true,
-                value_threshold_bytes: 40,
-                value_gc_percent: 80,
-                compression: Compression::Lz4.into(),
-                compression_bottom: Some(Compression::Zstd),
-                ..lsm.clone()
-            },
-        ),
-        ("lsm dynamic levels", Options { dynamic_levels: true, ..lsm.clone() }),
-        ("lsm tiered", Options { policy: PolicyKind::Tiered, tier_merge_min: 2, ..lsm.clone() }),
-        ("lsm time windows", Options { policy: PolicyKind::TimeWindow, tier_merge_min: 2, ..lsm.clone() }),
-        ("lsm never merged", Options { policy: PolicyKind::Log, value_log: true, ..lsm.clone() }),
-        ("lsm eager", Options { policy: PolicyKind::Eager, value_log: true, ..lsm.clone() }),
-        ("lsm large memtable", Options { memtable_bytes: 64 << 10, block_bytes: 4 << 10, ..lsm }),
-        ("btree tiny", btree.clone()),
-        ("btree no cache", Options { cache_bytes: 0, ..btree.clone() }),
-        ("btree large pages", Options { page_bytes: 64 << 10, dirty_bytes_max: 1 << 20, ..btree.clone() }),
-        (
-            "btree rare checkpoints",
-            Options { checkpoint_log_bytes: 1 << 20, dirty_bytes_max: 1 << 20, ..btree },
-        ),
-    ]
+    let mut setups: Vec<Setup> = Vec::new();
+    let mut add = |kind: Kind, others: &str| setups.push((format!("{kind} {others}"), tiny(kind, others)));
+    for kind in Kind::all().filter(|kind| kind.keeps) {
+        let (option, variants) = kind.variants;
+        for (index, variant) in variants().into_iter().enumerate() {
+            let value_log = if index % 2 == 0 { "off" } else { "on" };
+            add(kind, &format!("{option}={variant},tier_merge_min=2,value_log={value_log}"));
+        }
+        add(kind, "cache=0");
+    }
+    for others in [
+        "memtable=1",
+        "cache=0,bloom_bits=0,restart_interval=1",
+        "l0_trigger=1,level_base=256,level_multiplier=2",
+        "value_log=on",
+        // Emptied early, beside several tables in L0.
+        "value_log=on,value_threshold=40,value_gc_percent=80,l0_trigger=6,l0_slowdown=8",
+        "value_log=on,value_threshold=40,value_gc_percent=80,compression=lz4,compression_bottom=zstd",
+        "dynamic_levels=on",
+        "memtable=64K,table_block=4K",
+    ] {
+        add(Kind::LSM, others);
+    }
+    for others in ["page_size=64K,dirty_max=1M", "checkpoint_log=1M,dirty_max=1M"] {
+        add(Kind::BTREE, others);
+    }
+    setups
 }
 
 /// Opens an engine on `disk` with a clock that stands still.
@@ -91,8 +72,8 @@ pub enum Step {
     Run(Command),
     /// Close and open again.
     Reopen,
-    /// LSM: change the compaction policy; nothing for other engines.
-    Policy(PolicyKind),
+    /// Change the live option that chooses the engine's variant to one of these, wherever it can be: the LSM-tree's policy.
+    Variant(u64),
 }
 
 /// A seeded list of `count` steps. Keys come from a small set that is overwritten, from an ascending sequence, and from the shape
@@ -116,7 +97,7 @@ pub fn steps(seed: u64, count: usize) -> Vec<Step> {
             94..96 => {
                 Step::Run([Command::Flush, Command::Checkpoint, Command::Compact][prng.below(3) as usize])
             }
-            96 => Step::Policy(PolicyKind::ALL[prng.below(5) as usize]),
+            96 => Step::Variant(prng.below(1000)),
             _ => Step::Reopen,
         })
         .collect()
@@ -153,6 +134,16 @@ fn batch(prng: &mut Prng, ascending: &mut u64, index: usize) -> Batch {
         }
     }
     batch
+}
+
+/// Changes the engine's variant to the `nth`, counted around, if it can be changed while it is open.
+pub fn change_variant(engine: &dyn Engine, kind: Kind, nth: u64) -> Result<()> {
+    let (option, variants) = kind.variants;
+    let variants = variants();
+    match variants.get(nth as usize % variants.len().max(1)).map(|variant| engine.set(option, variant)) {
+        None | Some(Err(Error::Invalid(_))) => Ok(()),
+        Some(changed) => changed,
+    }
 }
 
 /// Applies a batch, doing background work while the engine answers busy. A batch that never gets in is a failure.

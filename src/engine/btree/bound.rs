@@ -18,8 +18,9 @@ use super::buffer::{Mark, SHARE_MAX, SHARE_SWEEP, StepMax, share};
 use super::tree::Tree;
 use super::{BtreeEngine, checkpoint};
 use crate::disk::Purpose;
+use crate::engine::btree::Torn;
 use crate::engine::wal::{FIRST_KIND, RECORD_OVERHEAD_BYTES};
-use crate::engine::{Batch, Error, Result, Torn};
+use crate::engine::{Batch, Error, Result};
 
 /// What waits is logged again in batches of about this size, or of an eighth of a segment.
 const AGAIN_BYTES: u64 = 64 << 10;

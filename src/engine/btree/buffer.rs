@@ -33,7 +33,8 @@ use super::pager::{Loaded, Pager, Piece};
 use super::tree::{Miss, Needs, Pins, Stop, Tree};
 use super::{BtreeEngine, Failure, UNIT_BYTES};
 use crate::disk::Purpose;
-use crate::engine::{Batch, Error, Operation, Position, Result, Tier, Torn};
+use crate::engine::btree::Torn;
+use crate::engine::{Batch, Error, Operation, Position, Result, Tier};
 
 /// Share of the dirty bytes that the buffer takes at most.
 pub const SHARE_MAX: (u64, u64) = (5, 8);

@@ -30,8 +30,9 @@ use super::pager::{Pager, Piece};
 use super::tree::{Frozen, Needs};
 use super::{BtreeEngine, double};
 use crate::disk::Purpose;
+use crate::engine::btree::Torn;
 use crate::engine::wal::{FIRST_KIND, RECORD_OVERHEAD_BYTES};
-use crate::engine::{Class, Done, Error, PageCause, PageKind, Result, Torn, class_of};
+use crate::engine::{Class, Done, Error, PageCause, PageKind, Result, class_of};
 
 /// Log record kind of a page image: unit (8 bytes), which sectors of the page follow (16 bytes), these sectors.
 pub const IMAGE_KIND: u8 = FIRST_KIND + 1;

@@ -54,6 +54,7 @@ mod freemap;
 mod join;
 mod latch;
 mod meta;
+mod options;
 mod page;
 mod pager;
 mod recovery;
@@ -76,9 +77,9 @@ use parking_lot::{Mutex, MutexGuard};
 
 use super::wal::{FIRST_KIND, Log, RECORD_OVERHEAD_BYTES};
 use super::{
-    Batch, Bell, Cause, Class, Command, Debt, Done, Engine, Error, Journal, KeyRange, Memory, Options,
-    PageCause, Pending, Position, Probe, ProbeMeter, Probes, Promise, Result, Shape, SpaceGuard, StallMeter,
-    Tier, Torn, Visit,
+    Batch, Bell, Cause, Class, Command, Debt, Descriptor, Done, Engine, Error, Journal, KeyRange, Kind,
+    Memory, OwnOptions, PageCause, Pending, Position, Probe, ProbeMeter, Probes, Promise, Result, Shape,
+    SpaceGuard, StallMeter, Tier, Visit,
 };
 use crate::base::clock::Clock;
 use crate::base::journal::Field;
@@ -94,7 +95,28 @@ use search::{Chunk, Item};
 use tree::{Miss, Pins, Stop};
 use value::Value;
 
+pub use options::{Options, Torn};
 pub use salvage::{is_file, salvage};
+
+/// The B-tree in the registry.
+pub static ENGINE: Descriptor = Descriptor {
+    name: "btree",
+    help: "B-tree",
+    keeps: true,
+    options: || Options::default().into(),
+    tiny: || Options::tiny().into(),
+    open: |disk, clock, options| Ok(open(disk, clock, options.own()?)?),
+    is_file,
+    salvage: Some(|disk, options, sink| salvage(disk, options.own()?, sink)),
+    writes_in_place: true,
+    variants: ("torn", || Torn::ALL.iter().map(|torn| torn.name()).collect()),
+};
+
+impl From<Options> for super::Options {
+    fn from(options: Options) -> super::Options {
+        super::Options::new(Kind::BTREE, options)
+    }
+}
 
 /// The file's unit of space.
 const UNIT_BYTES: u64 = 4096;
@@ -196,7 +218,8 @@ pub struct BtreeEngine {
 pub fn open(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>, options: &Options) -> Result<Arc<BtreeEngine>> {
     options.validate().map_err(Error::Invalid)?;
     let bell = Arc::new(Bell::new());
-    let guard = SpaceGuard::new(disk.clone(), options.reserve_bytes, options.log_segment_bytes)?;
+    let guard =
+        SpaceGuard::new(disk.clone(), options.common.reserve_bytes, options.common.log_segment_bytes)?;
     let started = clock.elapsed();
     let recovered = recovery::recover(disk, clock.clone(), bell.clone(), options, &guard)?;
     let recovery_time = clock.elapsed().saturating_sub(started);
@@ -204,7 +227,7 @@ pub fn open(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>, options: &Options) -> Re
     recovered.log.set_file_bytes_max(options.checkpoint_log_bytes + recovered.log.segment_bytes());
     let waits = Arc::new(WaitMeter::new(clock.clone()));
     let engine = BtreeEngine {
-        ahead: ReadAhead::new(options.cache_bytes, recovered.pager.page_bytes()),
+        ahead: ReadAhead::new(options.common.cache_bytes, recovered.pager.page_bytes()),
         pager: recovered.pager,
         double: recovered.double,
         log: recovered.log,
@@ -654,7 +677,7 @@ impl Engine for BtreeEngine {
                 pages: self.pager.traffic(),
             }),
             memory: Memory {
-                limit_bytes: self.options.memory_bytes_max(self.options.dirty_bytes_max),
+                limit_bytes: self.options.common.memory_bytes_max(self.options.dirty_bytes_max),
                 used_bytes: tree.dirty_bytes() + self.pager.cache().bytes + tree.space.memory_bytes(),
                 dirty_bytes: tree.dirty_bytes(),
                 dirty_bytes_max: self.options.dirty_bytes_max,

@@ -26,8 +26,9 @@ use super::tree::Tree;
 use super::{FIRST_UNIT, UNIT_BYTES};
 use crate::base::clock::Clock;
 use crate::disk::{Disk, Purpose, replace};
+use crate::engine::btree::{Options, Torn};
 use crate::engine::wal::{self, Log, is_segment};
-use crate::engine::{Bell, Error, Options, PageCause, PageKind, Position, Result, SpaceGuard, Torn};
+use crate::engine::{Bell, Error, PageCause, PageKind, Position, Result, SpaceGuard};
 
 /// Sectors of images that are held in memory, so that those of neighbours are written together: 4 MiB.
 const IMAGE_SECTORS_MAX: usize = 8 << 10;
@@ -60,7 +61,7 @@ pub fn recover(
     let file = disk.open(FILE).map_err(|error| Error::io(format!("opening {FILE}"), error))?;
     let mut meta = read_meta(&*file)?;
     let size = file.size().map_err(|error| Error::io(format!("size of {FILE}"), error))?;
-    let pager = Pager::new(file, meta.page_bytes as usize, options.cache_bytes);
+    let pager = Pager::new(file, meta.page_bytes as usize, options.common.cache_bytes);
     pager.count_read(PageKind::Meta, Purpose::Recovery, 2, META_SLOTS_BYTES as u64);
     if made_bytes > 0 {
         pager.count_written(PageKind::Meta, PageCause::Recovery, 1, made_bytes);
@@ -92,8 +93,8 @@ pub fn recover(
         disk,
         clock,
         bell,
-        options.sync,
-        options.log_segment_bytes,
+        options.common.sync,
+        options.common.log_segment_bytes,
         meta.floor,
         &std::collections::BTreeSet::new(),
         &mut |kind, position, payload| replay.record(kind, position, &payload),

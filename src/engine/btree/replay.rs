@@ -45,8 +45,9 @@ use super::pager::{Loaded, Pager, Piece};
 use super::room::ahead_units;
 use super::tree::{Needs, Pins, Stop, Tree};
 use crate::disk::Purpose;
+use crate::engine::btree::Options;
 use crate::engine::wal::{FIRST_KIND, RECORD_OVERHEAD_BYTES};
-use crate::engine::{Batch, Error, Operation, Options, PageCause, Position, Result, SpaceGuard};
+use crate::engine::{Batch, Error, Operation, PageCause, Position, Result, SpaceGuard};
 
 /// Share of the dirty bytes that puts which wait may take: the pages that a sweep makes dirty need the rest.
 const SHARE_WAITING: (u64, u64) = (3, 4);
@@ -396,7 +397,7 @@ impl<'a> Replay<'a> {
         self.pager.sync(Purpose::Manifest)?;
 
         self.tree.commit(meta, &changes);
-        self.tree.space.release_all(&changes, self.options.cache_bytes);
+        self.tree.space.release_all(&changes, self.options.common.cache_bytes);
         self.send_home(&in_place)?;
         self.result.floor_image_bytes = frozen.floor_image_bytes;
         self.result.checkpoints += 1;

@@ -7,8 +7,9 @@ use super::freemap::FreeMap;
 use super::tree::{Needs, Tree};
 use super::{BtreeEngine, CUT_UNITS_MIN, UNIT_BYTES, recovery};
 use crate::disk::Purpose;
+use crate::engine::btree::{Options, Torn};
 use crate::engine::wal::{RECORD_OVERHEAD_BYTES, SPARES_IDLE};
-use crate::engine::{Batch, Cause, Error, Options, Result, SpaceClaim, SpaceGuard, Tier, Torn};
+use crate::engine::{Batch, Cause, Error, Result, SpaceClaim, SpaceGuard, Tier};
 
 /// The part of the reserve that the file may hold behind its end.
 const AHEAD_SHARE: u64 = 8;
@@ -144,7 +145,7 @@ impl BtreeEngine {
         if is_sparse {
             self.compact_unasked();
         }
-        let frees_log = self.log_bytes() >= self.options.log_segment_bytes;
+        let frees_log = self.log_bytes() >= self.options.common.log_segment_bytes;
         let frees_units = self.tree.read().space.waiting_units() * UNIT_BYTES >= batch.bytes();
         let is_inside = || self.fits_inside(Self::inside_bytes(&self.tree.read()), batch.bytes());
         let frees_all = (batch.uses_reserve || is_inside()) && self.is_dirty();

@@ -31,9 +31,10 @@ use super::pager::Pager;
 use super::recovery::image_sectors;
 use super::{FIRST_UNIT, UNIT_BYTES};
 use crate::disk::{Disk, Purpose};
+use crate::engine::btree::Options;
 use crate::engine::salvage::{Keys, Loss, Sink, open_if_there};
 use crate::engine::wal::{self, FIRST_KIND};
-use crate::engine::{Error, Operation, Options, Position, Result};
+use crate::engine::{Error, Operation, Position, Result};
 
 /// Levels that a tree can have: what claims more is damaged.
 const LEVELS_MAX: u8 = 64;
@@ -88,7 +89,7 @@ pub fn salvage(disk: Arc<dyn Disk>, options: &Options, sink: &mut Sink<'_>) -> R
     }
     let meta = Meta::newest(&slots).ok();
     let page_bytes = meta.map_or(options.page_bytes, |meta| meta.page_bytes);
-    let pager = Pager::new(file, page_bytes as usize, options.cache_bytes.min(16 << 20));
+    let pager = Pager::new(file, page_bytes as usize, options.common.cache_bytes.min(16 << 20));
     if let Some(meta) = &meta {
         send_home(&disk, &pager, meta, &mut losses)?;
     }

@@ -7,7 +7,7 @@ use crate::base::clock::{ManualClock, SystemClock};
 use crate::base::prng::Prng;
 use crate::disk::{Fault, Faulty, Kind as Request, Latch, Metered, SimDisk, Tear};
 use crate::engine::Operation;
-use crate::engine::{Kind, MemEngine, PageCount, PageKind, PageTraffic, Worker, run, settle, sync};
+use crate::engine::{Common, MemEngine, PageCount, PageKind, PageTraffic, Worker, run, settle, sync};
 
 mod bounds;
 mod buffer;
@@ -28,7 +28,7 @@ use crash::{History, Work, crash_everywhere_in, recovered, recovered_in, workloa
 type Map = BTreeMap<Vec<u8>, Vec<u8>>;
 
 fn tiny() -> Options {
-    Options { reserve_bytes: 0, ..Options::tiny(Kind::Btree) }
+    Options { common: Common { reserve_bytes: 0, ..Common::tiny() }, ..Options::tiny() }
 }
 
 fn open_on(disk: Arc<dyn Disk>, options: &Options) -> Result<Arc<BtreeEngine>> {
@@ -111,10 +111,9 @@ fn with(torn: Torn) -> Options {
 /// Few checkpoints, and memory for all.
 fn large() -> Options {
     Options {
-        cache_bytes: 16 << 20,
         dirty_bytes_max: 32 << 20,
         checkpoint_log_bytes: 64 << 20,
-        log_segment_bytes: 4 << 20,
+        common: Common { cache_bytes: 16 << 20, log_segment_bytes: 4 << 20, ..tiny().common },
         ..tiny()
     }
 }

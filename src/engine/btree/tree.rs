@@ -32,7 +32,8 @@ use super::pager::{Loaded, Pager};
 use super::value::Value;
 use super::{OUT_OF_LINE_BYTES, UNIT_BYTES};
 use crate::engine::batch::owned;
-use crate::engine::{Batch, Error, Operation, PageCause, Position, Torn};
+use crate::engine::btree::Torn;
+use crate::engine::{Batch, Error, Operation, PageCause, Position};
 
 /// Something that is not in memory.
 #[derive(Clone, Copy, Debug)]

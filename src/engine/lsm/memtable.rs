@@ -21,7 +21,8 @@ use parking_lot::RwLock;
 
 use super::Slot;
 use crate::engine::batch::owned;
-use crate::engine::{Batch, Options, Position};
+use crate::engine::lsm::Options;
+use crate::engine::{Batch, Position};
 
 /// A key up to this length lies in its node.
 const SHORT_BYTES: usize = 30;

@@ -37,6 +37,7 @@ mod merge;
 mod merging;
 mod mutable_options;
 mod needed;
+mod options;
 mod report;
 mod retired;
 mod run;
@@ -68,9 +69,9 @@ use parking_lot::Mutex;
 use super::cache::BlockCache;
 use super::wal::{self, Log};
 use super::{
-    Batch, Bell, Class, Command, Done, Engine, Error, FilterMeter, Journal, KeyRange, LevelMeter, Options,
-    Pending, Position, Probe, ProbeMeter, Promise, Result, Shape, SpaceGuard, StallMeter, TableInfo, Tier,
-    Visit,
+    Batch, Bell, Class, Command, Descriptor, Done, Engine, Error, FilterMeter, Journal, KeyRange, Kind,
+    LevelMeter, Pending, Position, Probe, ProbeMeter, Promise, Result, Shape, SpaceGuard, StallMeter,
+    TableInfo, Tier, Visit,
 };
 use crate::base::clock::Clock;
 use crate::disk::{Disk, LEVELS, Metered};
@@ -91,7 +92,28 @@ use verify::Verification;
 use version::{Version, View};
 use version_set::{Change, VersionSet};
 
+pub use options::{BLOOM_BITS_MAX, Compression, LevelCompression, Options, PolicyKind};
 pub use salvage::{is_file, salvage};
+
+/// The LSM-tree in the registry.
+pub static ENGINE: Descriptor = Descriptor {
+    name: "lsm",
+    help: "LSM-tree, leveled compaction",
+    keeps: true,
+    options: || Options::default().into(),
+    tiny: || Options::tiny().into(),
+    open: |disk, clock, options| Ok(open(disk, clock, options.own()?)?),
+    is_file,
+    salvage: Some(|disk, _, sink| salvage(&*disk, sink)),
+    writes_in_place: false,
+    variants: ("policy", || PolicyKind::ALL.iter().map(|policy| policy.name()).collect()),
+};
+
+impl From<Options> for super::Options {
+    fn from(options: Options) -> super::Options {
+        super::Options::new(Kind::LSM, options)
+    }
+}
 
 /// When to look again whether the last reader of a flushed memtable is gone.
 const RETIRED_AGAIN: std::time::Duration = std::time::Duration::from_millis(5);
@@ -183,7 +205,7 @@ pub fn open(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>, options: &Options) -> Re
     let shelf = Shelf::new(disk.clone(), bell.clone(), options.clone(), state.next_number.max(used));
     let from = state.log_position;
     let held = state.tables.values().flat_map(|meta| meta.values.iter()).map(|(start, _)| *start).collect();
-    let survivors = Survivors::open(disk.clone(), options.log_segment_bytes, &held)?;
+    let survivors = Survivors::open(disk.clone(), options.common.log_segment_bytes, &held)?;
     let held = held.into_iter().filter(|start| !survivors::is_survivor(*start)).collect();
     let mut mutable = Memtable::new(from);
     let mut immutables = Vec::new();
@@ -212,7 +234,7 @@ pub fn open(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>, options: &Options) -> Re
         }
         Ok(())
     };
-    let (sync, segment_bytes) = (options.sync, options.log_segment_bytes);
+    let (sync, segment_bytes) = (options.common.sync, options.common.log_segment_bytes);
     let (for_log, its_clock, its_bell) = (disk.clone(), clock.clone(), bell.clone());
     let log = Log::open(for_log, its_clock, its_bell, sync, segment_bytes, from, &held, &mut replay)?;
     let segments = log.segments();
@@ -242,9 +264,9 @@ pub fn open(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>, options: &Options) -> Re
         bell,
         options: options.clone(),
         log,
-        space: SpaceGuard::new(disk, options.reserve_bytes, options.log_segment_bytes)?,
+        space: SpaceGuard::new(disk, options.common.reserve_bytes, options.common.log_segment_bytes)?,
         shelf,
-        cache: Arc::new(BlockCache::new(options.cache_bytes)),
+        cache: Arc::new(BlockCache::new(options.common.cache_bytes)),
         mutable_options: MutableOptions::new(options),
         writer: Mutex::default(),
         versions: VersionSet::new(view, manifest),
@@ -349,17 +371,17 @@ impl LsmEngine {
 
     /// What memtables, cache, and resident indexes and filters may take together.
     fn memory_bytes_max(&self) -> u64 {
-        self.options.memory_bytes_max(self.options.memtable_bytes * self.options.memtable_count_max)
+        self.options.common.memory_bytes_max(self.options.memtables_bytes_max())
     }
 
     /// Lets the cache give way for what cannot: memtables, tables, and what is resident of those. It keeps an eighth of its share in any
     /// case: without a cache every read of a very large store would go to the disk.
     fn balance_memory(&self) {
         let options = &self.options;
-        let memtables = options.memtable_bytes * options.memtable_count_max;
+        let memtables = options.memtables_bytes_max();
         let memtables = memtables.max(self.view().memtable_bytes() + self.versions.retired().bytes());
         let resident = self.shelf.resident_bytes();
-        let room = self.memory_bytes_max().saturating_sub(memtables).min(options.cache_bytes);
+        let room = self.memory_bytes_max().saturating_sub(memtables).min(options.common.cache_bytes);
         self.cache.set_bytes_max(room.saturating_sub(resident).max(room / 8));
     }
 
@@ -435,6 +457,10 @@ impl Engine for LsmEngine {
             Class::Reclaim => self.reclaim_work(),
             Class::Room => Ok(Pending::Idle),
         }
+    }
+
+    fn threads(&self, class: Class) -> usize {
+        if class == Class::Merge { self.options.merge_threads as usize } else { 1 }
     }
 
     fn run(&self, command: Command, done: Done) {

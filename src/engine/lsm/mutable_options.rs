@@ -8,7 +8,8 @@ use parking_lot::RwLock;
 use super::compaction::{Policy, policy};
 use super::throttle::Rates;
 use crate::base::text::{parse_size, parse_switch};
-use crate::engine::{Error, Options, PolicyKind, Result};
+use crate::engine::lsm::{Options, PolicyKind};
+use crate::engine::{Error, Result};
 
 /// Those options, as they are now.
 pub struct MutableOptions {

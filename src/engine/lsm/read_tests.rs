@@ -9,7 +9,7 @@ use crate::base::prng::Prng;
 use crate::disk::Purpose;
 use crate::disk::{File, FileInfo, Metered, SimDisk, Space};
 use crate::engine::cache::CacheKind;
-use crate::engine::{FIELDS, Kind, run, settle};
+use crate::engine::{Common, Kind, run, settle};
 
 fn key(index: u64) -> Vec<u8> {
     format!("key{index:08}").into_bytes()
@@ -33,12 +33,12 @@ fn fill(engine: &dyn Engine, keys: impl Iterator<Item = u64>, value_bytes: usize
 /// Small tables of many parts, and a cache of `cache_bytes`.
 fn many_parts(cache_bytes: u64) -> Options {
     Options {
-        cache_bytes,
         memtable_bytes: 64 << 10,
         table_bytes: 64 << 10,
         level_base_bytes: 128 << 10,
         part_blocks: 4,
-        ..Options::tiny(Kind::Lsm)
+        common: Common { cache_bytes, ..Common::tiny() },
+        ..Options::tiny()
     }
 }
 
@@ -193,13 +193,13 @@ fn an_explanation_says_what_every_structure_answered_and_what_was_read() {
 
 #[test]
 fn memory_is_honoured_under_load() {
-    for kind in [Kind::Lsm, Kind::Btree] {
+    for kind in [Kind::LSM, Kind::BTREE] {
         for (memory, text) in [(2u64 << 20, "2M"), (8 << 20, "8M")] {
-            let mut options = Options { kind, ..Options::default() };
-            let field = FIELDS.iter().find(|field| field.name == "memory").unwrap();
-            (field.set)(&mut options, text).unwrap();
+            let mut options = kind.default_options();
+            options.set("memory", text).unwrap().unwrap();
             options.validate().unwrap();
-            options.checkpoint_log_bytes = 4 << 20;
+            // An option of the B-tree alone.
+            let _ = options.set("checkpoint_log", "4M");
             let disk = Metered::new(SimDisk::new());
             let engine = crate::engine::open(disk, Arc::new(ManualClock::default()), &options).unwrap();
             let mut prng = Prng::new(9);

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use crate::engine::{Cause, Options};
+use crate::engine::Cause;
+use crate::engine::lsm::Options;
 
 /// Rate at which a slowdown begins, bytes a second; it falls towards the stop.
 const RATE: f64 = (16 << 20) as f64;

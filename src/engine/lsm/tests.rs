@@ -24,7 +24,8 @@ use super::*;
 use crate::base::clock::ManualClock;
 use crate::base::prng::Prng;
 use crate::disk::{Fault, Faulty, Latch, Metered, Purpose, SimDisk, Tear};
-use crate::engine::{Cause, Compression, Kind, PolicyKind, run, settle, sync};
+use crate::engine::lsm::{Compression, PolicyKind};
+use crate::engine::{Cause, Common, run, settle, sync};
 
 type Model = BTreeMap<Vec<u8>, Vec<u8>>;
 
@@ -36,7 +37,7 @@ fn open_with(disk: Arc<dyn Disk>, options: &Options) -> Result<Arc<LsmEngine>> {
 }
 
 fn open_tiny(disk: Arc<dyn Disk>) -> Result<Arc<LsmEngine>> {
-    open_with(disk, &Options::tiny(Kind::Lsm))
+    open_with(disk, &Options::tiny())
 }
 
 /// Options of a run that lead through different code, and whether the policy changes while it goes on.
@@ -53,7 +54,7 @@ impl std::ops::Deref for Variant {
 }
 
 fn variants() -> Vec<Variant> {
-    let tiny = Options::tiny(Kind::Lsm);
+    let tiny = Options::tiny();
     let leveled = vec![
         tiny.clone(),
         Options { value_log: true, ..tiny.clone() },
@@ -62,7 +63,7 @@ fn variants() -> Vec<Variant> {
             value_log: true,
             value_threshold_bytes: 10,
             value_gc_percent: 80,
-            log_segment_bytes: 2 << 10,
+            common: Common { log_segment_bytes: 2 << 10, ..tiny.common },
             ..tiny.clone()
         },
         Options {
@@ -76,7 +77,7 @@ fn variants() -> Vec<Variant> {
 
 /// The other policies, with values in tables and in the log, and changes between all of them.
 fn policies() -> Vec<Variant> {
-    let tiny = Options { tier_merge_min: 2, ..Options::tiny(Kind::Lsm) };
+    let tiny = Options { tier_merge_min: 2, ..Options::tiny() };
     let mut variants = Vec::new();
     for policy in PolicyKind::ALL {
         for value_log in [false, true] {

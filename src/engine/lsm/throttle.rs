@@ -15,7 +15,7 @@ use super::stall::Pace;
 use crate::base::metric::Since;
 use crate::base::text::human_size;
 use crate::disk::{Counters, LEVELS, Purpose, Snapshot};
-use crate::engine::Options;
+use crate::engine::lsm::Options;
 
 /// Parts of a second in which a step is to be paid for.
 const STEPS_A_SECOND: u64 = 10;
@@ -120,7 +120,7 @@ mod tests {
     use super::*;
     use crate::base::clock::{Clock, ManualClock};
     use crate::disk::{Disk, Metered, SimDisk};
-    use crate::engine::{Batch, Class, Engine, Kind, Pending, Tier, lsm};
+    use crate::engine::{Batch, Class, Engine, Pending, Tier, lsm};
 
     /// Fills L0, then merges under a limit on a clock that only waiting moves; bytes and requests a second of the merges.
     fn merge_under(setting: &str, value: &str) -> (f64, f64) {
@@ -134,7 +134,7 @@ mod tests {
             pending_slowdown_bytes: 1 << 40,
             part_blocks: 1000,
             pending_stop_bytes: 2 << 40,
-            ..Options::tiny(Kind::Lsm)
+            ..Options::tiny()
         };
         let engine = lsm::open(disk.clone() as Arc<dyn Disk>, clock.clone(), &options).unwrap();
         engine.set(setting, value).unwrap();

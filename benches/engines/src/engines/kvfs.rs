@@ -11,10 +11,9 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use kvfs::base::clock::SystemClock;
-use kvfs::base::text;
 use kvfs::disk::{Access, Latch, Metered, OsDisk};
 use kvfs::engine::{
-    self, Batch, Class, Command, Done, Engine, Error, FIELDS, KeyRange, Options, Sync, Tier, Worker,
+    self, Batch, Class, Command, Done, Engine, Error, KeyRange, Kind, Options, Sync, Tier, Worker,
 };
 
 use super::{Change, Contender, Result, Settings};
@@ -36,31 +35,36 @@ pub fn open(name: &str, directory: &Path, settings: &Settings) -> Result<Box<dyn
     let options = options(name, settings)?;
     let disk = Latch::new(Metered::new(OsDisk::open(directory, Access::Write)?));
     let engine = engine::open(disk, Arc::new(SystemClock::new()), &options)?;
-    // One thread flushes, so the rest may merge, as RocksDB shares out its background jobs.
-    let worker = Worker::start(engine.clone(), settings.threads.saturating_sub(1).max(1))?;
+    let worker = Worker::start(engine.clone())?;
     Ok(Box::new(Kvfs { worker, engine, stalled_nanos: AtomicU64::new(0) }))
 }
 
 fn options(name: &str, settings: &Settings) -> Result<Options> {
     let mut words = name.split(':');
-    let mut options = Options {
-        kind: words.next().unwrap_or_default().parse()?,
-        // The harness asks for a sync every second, of every engine.
-        sync: Sync::Fsync,
-        memtable_bytes: settings.memtable_bytes,
-        cache_bytes: settings.cache_bytes,
-        level_base_bytes: settings.level_base_bytes,
-        table_bytes: settings.table_bytes,
-        log_segment_bytes: settings.log_segment_bytes,
+    let mut options = Kind::parse(words.next().unwrap_or_default())?.default_options();
+    // The harness asks for a sync every second, of every engine.
+    options.common_mut().sync = Sync::Fsync;
+    let merge_threads = settings.threads.saturating_sub(1).max(1);
+    let sizes = [
+        ("memtable", settings.memtable_bytes),
+        ("cache", settings.cache_bytes),
+        ("level_base", settings.level_base_bytes),
+        ("table", settings.table_bytes),
+        ("log_segment", settings.log_segment_bytes),
         // The page of the peers' B-trees, and dirty pages in most of the cache, as InnoDB allows.
-        page_bytes: 4 << 10,
-        dirty_bytes_max: settings.cache_bytes / 4 * 3,
-        checkpoint_log_bytes: settings.memtable_bytes * 4,
-        ..Options::default()
-    };
+        ("page_size", 4 << 10),
+        ("dirty_max", settings.cache_bytes / 4 * 3),
+        ("checkpoint_log", settings.memtable_bytes * 4),
+        // One thread flushes, so the rest may merge, as RocksDB shares out its background jobs.
+        ("merge_threads", merge_threads as u64),
+    ];
+    for (name, value) in sizes {
+        options = options.with(&format!("{name}={value}"))?;
+    }
     for word in words {
         let (option, value) = word.split_once('=').ok_or_else(|| format!("'{word}' is not option=value"))?;
-        text::set(FIELDS, &mut options, option, value)
+        options
+            .set(option, value)
             .unwrap_or_else(|| Err(format!("an engine has no option '{option}'")))?;
     }
     Ok(options)

@@ -59,7 +59,7 @@ impl BtreeEngine {
 
     /// Brings what is free before `limit` into memory, as far as it may stay there.
     pub(in super::super) fn load_below(&self, limit: u64) -> Result<()> {
-        let count_max = loaded_groups_max(self.options.cache_bytes);
+        let count_max = loaded_groups_max(self.options.common.cache_bytes);
         self.load_groups(Tier::Disk, Purpose::Checkpoint, |map| map.wanted_below(limit, count_max))
     }
 
@@ -107,7 +107,7 @@ impl BtreeEngine {
 
     /// Drops groups that need not be in memory.
     pub(in super::super) fn drop_groups(&self) {
-        let groups = self.tree.read().space.droppable(loaded_groups_max(self.options.cache_bytes));
+        let groups = self.tree.read().space.droppable(loaded_groups_max(self.options.common.cache_bytes));
         for group in groups {
             let dropped = self.tree.write().space.drop_group(group);
             drop(dropped);

@@ -6,11 +6,10 @@ use crate::disk::Overlay;
 /// Segments, pages and dirty bytes in the proportions of a mount, some hundred times smaller.
 fn scaled(torn: Torn) -> Options {
     Options {
-        log_segment_bytes: 64 << 10,
         dirty_bytes_max: 512 << 10,
         checkpoint_log_bytes: 1 << 20,
-        cache_bytes: 256 << 10,
         torn,
+        common: Common { log_segment_bytes: 64 << 10, cache_bytes: 256 << 10, ..tiny().common },
         ..tiny()
     }
 }
@@ -93,7 +92,7 @@ fn puts_that_wait_hold_no_more_of_the_log_than_its_bound_and_cost_no_space_at_op
             engine.shape().tree.unwrap().checkpoints > before + 5,
             "12 MB went through 512 KiB of dirty bytes"
         );
-        let bound = options.checkpoint_log_bytes + options.log_segment_bytes;
+        let bound = options.checkpoint_log_bytes + options.common.log_segment_bytes;
         assert!(most <= bound, "{what}: {most} bytes of log, bound {bound}");
         assert!(unreleased <= options.checkpoint_log_bytes, "{what}: {unreleased} bytes at most");
         assert!(unreleased > options.checkpoint_log_bytes / 4, "{what}: {unreleased} bytes at most");

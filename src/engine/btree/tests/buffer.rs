@@ -42,8 +42,8 @@ fn puts_that_wait_are_seen_like_any_others() {
     for seed in 0..4 {
         let mut prng = Prng::new(seed);
         let options = Options {
-            cache_bytes: if seed % 2 == 0 { 0 } else { 64 << 10 },
             torn: if seed == 3 { Torn::DoubleWrite } else { Torn::Delta },
+            common: Common { cache_bytes: if seed % 2 == 0 { 0 } else { 64 << 10 }, ..crowded().common },
             ..crowded()
         };
         let mut disk = SimDisk::new();
@@ -197,8 +197,7 @@ fn puts_in_random_order_write_a_page_for_many() {
     let options = Options {
         dirty_bytes_max: 256 << 10,
         checkpoint_log_bytes: 4 << 20,
-        log_segment_bytes: 256 << 10,
-        cache_bytes: 64 << 10,
+        common: Common { log_segment_bytes: 256 << 10, cache_bytes: 64 << 10, ..tiny().common },
         ..tiny()
     };
     let engine = filled(disk.clone(), &options, 8000);
@@ -259,7 +258,7 @@ fn a_page_that_cannot_be_read_stops_nothing_but_its_own_keys() {
     // A leaf; the page above it.
     for above in [1, 2] {
         let sim = SimDisk::new();
-        let options = Options { cache_bytes: 0, ..crowded() };
+        let options = Options { common: Common { cache_bytes: 0, ..crowded().common }, ..crowded() };
         let engine = filled(sim.clone(), &options, 1000);
         let way = way_to(&engine, 500);
         assert!(way.len() >= 2);
@@ -323,7 +322,7 @@ fn a_page_that_cannot_be_read_stops_nothing_but_its_own_keys() {
 fn opening_sets_aside_what_the_log_has_for_a_page_that_cannot_be_read() {
     for torn in [Torn::Delta, Torn::Image, Torn::DoubleWrite] {
         let sim = SimDisk::new();
-        let options = Options { cache_bytes: 0, torn, ..large() };
+        let options = Options { torn, common: Common { cache_bytes: 0, ..large().common }, ..large() };
         let engine = filled(sim.clone(), &options, 1000);
         let damaged = *way_to(&engine, 500).last().unwrap();
         // Puts, deletes and large values of that leaf and of others, in batches together; the leaf is dirty when the process ends.
@@ -380,7 +379,7 @@ fn opening_sets_aside_what_the_log_has_for_a_page_that_cannot_be_read() {
 #[test]
 fn a_neighbour_that_cannot_be_read_does_not_hinder_deletes() {
     let sim = SimDisk::new();
-    let options = Options { cache_bytes: 0, ..large() };
+    let options = Options { common: Common { cache_bytes: 0, ..large().common }, ..large() };
     let engine = filled(sim.clone(), &options, 1000);
     let leaves: Vec<u64> = (0..1000).map(|number| *way_to(&engine, number).last().unwrap()).collect();
     let at = (0..1000).find(|at| leaves[*at] == leaves[500]).unwrap();
@@ -426,9 +425,13 @@ fn a_sweep_that_ends_late_does_not_ask_for_log_that_is_gone() {
 
 #[test]
 fn readers_and_sweeps_at_once_never_see_old_bytes() {
-    let options = Options { cache_bytes: 64 << 10, dirty_bytes_max: 128 << 10, ..crowded() };
+    let options = Options {
+        dirty_bytes_max: 128 << 10,
+        common: Common { cache_bytes: 64 << 10, ..crowded().common },
+        ..crowded()
+    };
     let engine = open(SimDisk::new(), Arc::new(SystemClock::new()), &options).unwrap();
-    let worker = Worker::start(engine.clone(), 0).unwrap();
+    let worker = Worker::start(engine.clone()).unwrap();
     let stop = AtomicBool::new(false);
     const KEYS: u64 = 3000;
     let value = |number: u64, version: u64| {

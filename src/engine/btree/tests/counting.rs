@@ -191,7 +191,11 @@ fn what_is_to_settle_is_what_a_checkpoint_writes_and_opening_says_what_it_replay
 #[test]
 fn a_checkpoint_makes_these_requests() {
     let sim = SimDisk::new();
-    let engine = open_on(sim.clone(), &Options { log_segment_bytes: 1 << 20, ..tiny() }).unwrap();
+    let engine = open_on(
+        sim.clone(),
+        &Options { common: Common { log_segment_bytes: 1 << 20, ..tiny().common }, ..tiny() },
+    )
+    .unwrap();
     let mut batch = Batch::new(0);
     batch.put(&b"a"[..], vec![1; 100]);
     batch.put(&b"b"[..], vec![1; 5000]);
@@ -235,9 +239,8 @@ fn write_amplification_of_each_mode() {
         let options = Options {
             dirty_bytes_max: 8 << 20,
             checkpoint_log_bytes: 16 << 20,
-            log_segment_bytes: 1 << 20,
             page_bytes: 16 << 10,
-            cache_bytes: 8 << 20,
+            common: Common { log_segment_bytes: 1 << 20, cache_bytes: 8 << 20, ..with(torn).common },
             ..with(torn)
         };
         let engine = open_on(metered.clone(), &options).unwrap();

@@ -106,7 +106,7 @@ fn place_of_map(sim: &SimDisk) -> MapPlace {
 
 #[test]
 fn a_store_of_the_version_before_opens_and_its_first_checkpoint_writes_the_new_form() {
-    let options = Options { log_segment_bytes: 16 << 10, ..tiny() };
+    let options = Options { common: Common { log_segment_bytes: 16 << 10, ..tiny().common }, ..tiny() };
     let model = contents_of_the_version_before();
     let sim = store_of_the_version_before();
     assert!(matches!(place_of_map(&sim), MapPlace::Runs { run: (_, 1..), .. }));
@@ -160,7 +160,7 @@ fn a_store_of_the_version_before_opens_and_its_first_checkpoint_writes_the_new_f
 
 #[test]
 fn a_damaged_list_of_the_version_before_refuses_nothing_and_is_named() {
-    let options = Options { log_segment_bytes: 16 << 10, ..tiny() };
+    let options = Options { common: Common { log_segment_bytes: 16 << 10, ..tiny().common }, ..tiny() };
     let sim = store_of_the_version_before();
     let MapPlace::Runs { run: (unit, _), .. } = place_of_map(&sim) else { panic!("a list") };
     assert!(sim.flip_bit(meta::FILE, unit * UNIT_BYTES * 8 + 3));
@@ -233,7 +233,7 @@ fn a_read_of_the_map_may_fail() {
     for purpose in [Purpose::Recovery, Purpose::Get, Purpose::PageWrite, Purpose::Checkpoint] {
         for (nth, twice) in (0..12).flat_map(|nth| [(nth, false), (nth, true)]) {
             let sim = SimDisk::new();
-            let options = Options { cache_bytes: 1 << 20, ..tiny() };
+            let options = Options { common: Common { cache_bytes: 1 << 20, ..tiny().common }, ..tiny() };
             let engine = open_on(sim.clone(), &options).unwrap();
             fill(&engine, 100, 5000);
             thin_out(&engine, 100, 3);

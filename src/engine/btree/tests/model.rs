@@ -7,9 +7,13 @@ fn random_operations_match_the_model() {
     for seed in 0..8 {
         let mut prng = Prng::new(seed);
         let options = match seed % 4 {
-            0 => Options { cache_bytes: 0, ..tiny() },
+            0 => Options { common: Common { cache_bytes: 0, ..tiny().common }, ..tiny() },
             1 => tiny(),
-            2 => Options { cache_bytes: 1 << 20, page_bytes: 8 << 10, ..tiny() },
+            2 => Options {
+                page_bytes: 8 << 10,
+                common: Common { cache_bytes: 1 << 20, ..tiny().common },
+                ..tiny()
+            },
             _ => Options { page_bytes: 64 << 10, dirty_bytes_max: 1 << 20, ..tiny() },
         };
         let mut disk = SimDisk::new();

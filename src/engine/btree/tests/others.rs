@@ -20,12 +20,15 @@ const SMALL_BYTES: u64 = 4 << 20;
 fn options(torn: Torn) -> Options {
     Options {
         page_bytes: 16 << 10,
-        reserve_bytes: 768 << 10,
-        log_segment_bytes: 128 << 10,
         checkpoint_log_bytes: 512 << 10,
         dirty_bytes_max: 2 << 20,
-        cache_bytes: 1 << 20,
         torn,
+        common: Common {
+            reserve_bytes: 768 << 10,
+            log_segment_bytes: 128 << 10,
+            cache_bytes: 1 << 20,
+            ..tiny().common
+        },
         ..tiny()
     }
 }

@@ -5,7 +5,11 @@ use super::*;
 #[test]
 fn ascending_keys_fill_pages_and_sequential_values_are_read_in_few_requests() {
     let sim = SimDisk::new();
-    let options = Options { cache_bytes: 16 << 20, dirty_bytes_max: 8 << 20, ..tiny() };
+    let options = Options {
+        dirty_bytes_max: 8 << 20,
+        common: Common { cache_bytes: 16 << 20, ..tiny().common },
+        ..tiny()
+    };
     let engine = open_on(sim.clone(), &options).unwrap();
     // There are keys behind those that grow: the split is at the right edge of the file, not of the tree.
     for key in 0..20 {
@@ -68,7 +72,7 @@ fn file_block(block: u32) -> Vec<u8> {
 #[test]
 fn a_file_that_is_read_in_a_row_is_read_ahead_in_large_requests_and_no_further_than_its_end() {
     let metered = Metered::new(SimDisk::new());
-    let options = Options { cache_bytes: 32 << 20, ..large() };
+    let options = Options { common: Common { cache_bytes: 32 << 20, ..large().common }, ..large() };
     let engine = open_on(metered.clone(), &options).unwrap();
     for block in (0..2048u32).step_by(32) {
         let mut batch = Batch::new(0);
@@ -139,7 +143,11 @@ fn a_long_scan_reads_many_leaves_with_a_request() {
 #[test]
 fn a_long_scan_leaves_hot_pages_and_the_way_to_them_in_memory() {
     let sim = SimDisk::new();
-    let options = Options { cache_bytes: 384 << 10, dirty_bytes_max: 1 << 20, ..tiny() };
+    let options = Options {
+        dirty_bytes_max: 1 << 20,
+        common: Common { cache_bytes: 384 << 10, ..tiny().common },
+        ..tiny()
+    };
     let engine = open_on(sim.clone(), &options).unwrap();
     fill(&engine, 2000, 600);
     engine.close().unwrap();

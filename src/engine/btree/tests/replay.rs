@@ -7,11 +7,10 @@ use super::*;
 /// So much memory and log that all of a workload is to be replayed.
 fn roomy(torn: Torn) -> Options {
     Options {
-        log_segment_bytes: 64 << 10,
         dirty_bytes_max: 4 << 20,
         checkpoint_log_bytes: 16 << 20,
-        cache_bytes: 1 << 20,
         torn,
+        common: Common { log_segment_bytes: 64 << 10, cache_bytes: 1 << 20, ..tiny().common },
         ..tiny()
     }
 }

@@ -123,7 +123,12 @@ fn holes_that_are_too_small_for_a_page_do_not_keep_the_file_long() {
 #[test]
 fn what_cannot_be_read_keeps_no_compaction_from_the_rest() {
     let sim = SimDisk::new();
-    let options = Options { page_bytes: 16 << 10, dirty_bytes_max: 1 << 20, cache_bytes: 0, ..large() };
+    let options = Options {
+        page_bytes: 16 << 10,
+        dirty_bytes_max: 1 << 20,
+        common: Common { cache_bytes: 0, ..large().common },
+        ..large()
+    };
     let (engine, model) = with_small_holes(&sim, &options);
     let size = || sim.open(meta::FILE).unwrap().size().unwrap();
     let loose = size();
@@ -272,11 +277,10 @@ fn what_gives_space_back_is_done_on_a_full_disk() {
     for torn in TORN {
         for seed in 0..4 {
             let options = Options {
-                reserve_bytes: 96 << 10,
-                log_segment_bytes: 16 << 10,
                 dirty_bytes_max: 128 << 10,
                 checkpoint_log_bytes: 128 << 10,
                 torn,
+                common: Common { reserve_bytes: 96 << 10, log_segment_bytes: 16 << 10, ..tiny().common },
                 ..tiny()
             };
             fill_and_empty(seed, &options, (1 << 20) + seed * 37_000);

@@ -15,9 +15,9 @@ fn readers_writers_and_checkpoints_at_once_never_see_old_bytes_for_a_minute() {
 
 fn check_at_once(span: Duration) {
     let sim = SimDisk::new();
-    let options = Options { cache_bytes: 64 << 10, ..tiny() };
+    let options = Options { common: Common { cache_bytes: 64 << 10, ..tiny().common }, ..tiny() };
     let engine = open(sim.clone(), Arc::new(SystemClock::new()), &options).unwrap();
-    let worker = Worker::start(engine.clone(), 0).unwrap();
+    let worker = Worker::start(engine.clone()).unwrap();
     let stop = AtomicBool::new(false);
     let value = |key: u8, version: u64| {
         let mut value = version.to_le_bytes().to_vec();

@@ -7,6 +7,7 @@
 //!    reads meet few runs for ever: a time window keeps to its windows, a plain log merges nothing.
 //! 4. An expired run is dropped whether it can be read or not.
 
+use crate::engine::lsm::{Options, PolicyKind};
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -15,7 +16,6 @@ use bytes::Bytes;
 
 use super::{Choice, Claim, Job, Levels, Policy, Run, Table, Tiered, within_l0};
 use crate::disk::LEVELS;
-use crate::engine::{Options, PolicyKind};
 
 /// How tables are merged that may not leave L0.
 enum Stuck {

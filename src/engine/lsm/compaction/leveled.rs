@@ -16,11 +16,11 @@
 //!
 //! Pure: from a picture of the levels to a choice.
 
+use crate::engine::lsm::Options;
 use bytes::Bytes;
 
 use super::{Choice, Claim, Job, Levels, Policy, TableMeta};
 use crate::disk::LEVELS;
-use crate::engine::Options;
 
 /// Tables of a level of which the cheapest is looked for.
 const TURNS: usize = 512;

@@ -25,6 +25,7 @@ mod tests;
 mod tiered;
 mod window;
 
+use crate::engine::lsm::{Options, PolicyKind};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -34,7 +35,6 @@ use super::run::{Run, Sums};
 use super::table::{Table, TableMeta};
 use super::version::Version;
 use crate::disk::LEVELS;
-use crate::engine::{Options, PolicyKind};
 
 pub use around::Around;
 pub use eager::Eager;

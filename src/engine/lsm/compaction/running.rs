@@ -28,6 +28,7 @@ use bytes::Bytes;
 use super::{Claim, Job};
 use crate::base::text::human_size;
 use crate::disk::{LEVELS, Purpose};
+use crate::engine::lsm::Options;
 use crate::engine::lsm::cursor::{Cursor, Reading, RunCursor};
 use crate::engine::lsm::merge::Merge;
 use crate::engine::lsm::run::Run;
@@ -36,7 +37,7 @@ use crate::engine::lsm::table::{Origin, Shelf, Table, TableBuilder};
 use crate::engine::lsm::value_log::{Pointer, Stored};
 use crate::engine::lsm::version::Version;
 use crate::engine::wal::Segment;
-use crate::engine::{KeyRange, Options, Position, Result, Work};
+use crate::engine::{KeyRange, Position, Result, Work};
 
 /// First and last keys of the tables of one sorted run.
 type Ranges = Vec<(Bytes, Bytes)>;

@@ -4,7 +4,8 @@ use bytes::Bytes;
 
 use super::*;
 use crate::control::model::{Layout, Sizes, durability_debt, predict};
-use crate::engine::Options;
+
+use crate::engine::lsm::Options;
 use crate::engine::lsm::table::Shelf;
 
 /// Lines such as `1: a-c 60, d-f 50 t @9`; numbers count from 1 in the order of the text. `t` makes all entries tombstones, `@9` is the

@@ -9,11 +9,11 @@
 //!
 //! The result lies right above the next older run, so deep levels hold old runs, and a level is one run.
 
+use crate::engine::lsm::Options;
 use bytes::Bytes;
 
 use super::{Choice, Levels, Policy, RunMerge, SortedRun, merge_runs, within_l0};
 use crate::disk::LEVELS;
-use crate::engine::Options;
 
 /// How much larger the next older run may be for a merge whose only purpose are tombstones.
 const DENSE_RATIO: u64 = 4;

@@ -9,11 +9,11 @@
 //! Keys carry no time: a point read may have to ask every window. Of a key that is written again in a later window both versions stay;
 //! nobody looks for those, since that would take a question to every older table for each entry of a flush. What other policies left below L0 counts as older than every window and stays as it is.
 
+use crate::engine::lsm::Options;
 use bytes::Bytes;
 
 use super::{Choice, Levels, Policy, RunMerge, SortedRun, Tiered, within_l0};
 use crate::disk::LEVELS;
-use crate::engine::Options;
 
 /// The policy and its settings.
 #[derive(Clone, Debug)]

@@ -8,8 +8,9 @@ use super::*;
 use crate::base::clock::ManualClock;
 use crate::base::prng::Prng;
 use crate::disk::SimDisk;
+use crate::engine::lsm::Options;
 use crate::engine::lsm::{LsmEngine, open};
-use crate::engine::{Command, Engine, Error, KeyRange, Kind, Options, Sync, Tier, run, settle};
+use crate::engine::{Command, Common, Engine, Error, KeyRange, Sync, Tier, run, settle};
 
 fn put(key: u8) -> Batch {
     let mut batch = Batch::new(0);
@@ -163,7 +164,7 @@ fn there_are_never_too_many_and_unused_ones_go() {
 fn scans_over_deleted_keys_agree_with_a_model() {
     let mut prng = Prng::new(11);
     for round in 0..40 {
-        let options = Options { value_log: round % 2 == 0, ..Options::tiny(Kind::Lsm) };
+        let options = Options { value_log: round % 2 == 0, ..Options::tiny() };
         let engine = open_store(Options { gap_tombstones: 1 + prng.below(9), ..options });
         let mut model = BTreeSet::new();
         let key = |index: u64| (index as u16).to_be_bytes().to_vec();
@@ -214,7 +215,7 @@ fn scans_over_deleted_keys_agree_with_a_model() {
 #[test]
 fn scans_beside_writers_miss_nothing_that_was_there() {
     const KEYS: u64 = 400;
-    let engine = open_store(Options { gap_tombstones: 3, ..Options::tiny(Kind::Lsm) });
+    let engine = open_store(Options { gap_tombstones: 3, ..Options::tiny() });
     let changes: Vec<AtomicU64> = (0..KEYS).map(|_| AtomicU64::new(0)).collect();
     let (stop, jumps) = (AtomicBool::new(false), AtomicU64::new(0));
     let key = |index: u64| index.to_be_bytes().to_vec();
@@ -296,7 +297,11 @@ fn seeks_into_a_million_deleted_keys() {
     const KEYS: u64 = 1_000_000;
     let key = |index: u64| format!("key{index:016}").into_bytes();
     for gap_tombstones in [0, 256] {
-        let options = Options { gap_tombstones, sync: Sync::Fsync, ..Options::default() };
+        let options = Options {
+            gap_tombstones,
+            common: Common { sync: Sync::Fsync, ..Common::default() },
+            ..Options::default()
+        };
         let engine = open_store(options);
         for first in (0..KEYS).step_by(100) {
             let mut batch = Batch::new(0);

@@ -20,10 +20,11 @@ use super::{
 };
 use crate::base::varint;
 use crate::disk::{File, Purpose};
+use crate::engine::lsm::Compression;
 use crate::engine::lsm::place;
 use crate::engine::lsm::value_log::Stored;
 use crate::engine::wal::Segment;
-use crate::engine::{Compression, Error, Position, Result, Shares, Work, frame};
+use crate::engine::{Error, Position, Result, Shares, Work, frame};
 
 /// The file is written in pieces of at least this size.
 const WRITE_BYTES: usize = 1 << 20;

@@ -2,7 +2,7 @@
 
 use super::{KIND_LZ4_BLOCK, KIND_ZSTD_BLOCK};
 use crate::base::varint;
-use crate::engine::Compression;
+use crate::engine::lsm::Compression;
 
 /// Speed before size: blocks are small.
 const ZSTD_LEVEL: i32 = 1;

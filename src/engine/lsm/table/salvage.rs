@@ -99,7 +99,7 @@ mod tests {
     use super::super::compression::compress;
     use super::*;
     use crate::base::prng::Prng;
-    use crate::engine::Compression;
+    use crate::engine::lsm::Compression;
 
     const NUMBER: u64 = 7;
 

@@ -12,8 +12,9 @@ use parking_lot::Mutex;
 
 use super::{Table, TableBuilder, TableMeta, table_name, table_number};
 use crate::disk::{Disk, Purpose, Space};
+use crate::engine::lsm::Options;
 use crate::engine::wal::Segment;
-use crate::engine::{Bell, Class, ClassMeter, CpuMeter, Error, Options, Result};
+use crate::engine::{Bell, Class, ClassMeter, CpuMeter, Error, Result};
 
 /// Memory that damaged tables may take beside what all tables may.
 const REBUILT_BYTES: u64 = 4 << 20;
@@ -155,7 +156,7 @@ impl Shelf {
 
     /// Asks for `bytes` of memory for an open table; `always` for what it cannot do without.
     pub(super) fn take_memory(&self, bytes: u64, always: bool) -> bool {
-        let bytes_max = self.options.cache_bytes / 2;
+        let bytes_max = self.options.common.cache_bytes / 2;
         // Tables there are as many as there is data: for them the cache gives way, not what makes each of them fast.
         let take = |taken: u64| (always || taken + bytes <= bytes_max).then_some(taken + bytes);
         self.resident_bytes.fetch_update(Relaxed, Relaxed, take).is_ok()
@@ -163,12 +164,12 @@ impl Shelf {
 
     /// Whether `bytes` of memory for an open table could be had now.
     pub(super) fn has_memory(&self, bytes: u64) -> bool {
-        self.resident_bytes.load(Relaxed) + bytes <= self.options.cache_bytes / 2
+        self.resident_bytes.load(Relaxed) + bytes <= self.options.common.cache_bytes / 2
     }
 
     /// Whether `bytes` could be had for the index of a damaged table, which has to be resident.
     pub(super) fn has_memory_for_rebuilt(&self, bytes: u64) -> bool {
-        self.resident_bytes.load(Relaxed) + bytes <= self.options.cache_bytes / 2 + REBUILT_BYTES
+        self.resident_bytes.load(Relaxed) + bytes <= self.options.common.cache_bytes / 2 + REBUILT_BYTES
     }
 
     /// Gives memory back.

@@ -68,7 +68,7 @@ fn a_damaged_table_is_gone_around_under_every_policy() {
             dynamic_levels,
             tier_merge_min: 2,
             merge_threads: 1 + seed as u64 % 3,
-            ..Options::tiny(Kind::Lsm)
+            ..Options::tiny()
         };
         let disk = SimDisk::new();
         let mut engine = open_with(disk.clone(), &options).unwrap();
@@ -110,7 +110,7 @@ fn a_damaged_table_is_gone_around_under_every_policy() {
 fn a_table_that_the_disk_refused_to_read_is_merged_later() {
     let disk = Faulty::new(SimDisk::new());
     let clock = Arc::new(ManualClock::default());
-    let options = Options::tiny(Kind::Lsm);
+    let options = Options::tiny();
     let engine = open(disk.clone(), clock.clone(), &options).unwrap();
     let (mut prng, mut model) = (Prng::new(4), Model::new());
     for number in 0..150 {
@@ -134,12 +134,8 @@ fn a_table_that_the_disk_refused_to_read_is_merged_later() {
 
 #[test]
 fn a_value_that_cannot_be_read_stays_where_it_is() {
-    let options = Options {
-        value_log: true,
-        value_threshold_bytes: 100,
-        value_gc_percent: 90,
-        ..Options::tiny(Kind::Lsm)
-    };
+    let options =
+        Options { value_log: true, value_threshold_bytes: 100, value_gc_percent: 90, ..Options::tiny() };
     let disk = SimDisk::new();
     let engine = open_with(disk.clone(), &options).unwrap();
     let put = |key: &str, bytes: Vec<u8>| {

@@ -25,9 +25,9 @@ fn small_store(options: &Options) -> (Arc<SimDisk>, Model) {
 
 #[test]
 fn a_flipped_bit_is_an_error_and_never_data() {
-    let tiny = Options::tiny(Kind::Lsm);
+    let tiny = Options::tiny();
     // Parts of two blocks, and nothing of them resident.
-    let parts = Options { part_blocks: 2, cache_bytes: 0, ..tiny.clone() };
+    let parts = Options { part_blocks: 2, common: Common { cache_bytes: 0, ..tiny.common }, ..tiny.clone() };
     let compressed = Options { compression: Compression::Lz4.into(), ..tiny.clone() };
     [tiny, parts, compressed].iter().for_each(flip_every_byte);
 }
@@ -89,7 +89,7 @@ fn flip_every_byte(options: &Options) {
 
 #[test]
 fn a_flipped_bit_of_a_value_in_the_log_is_an_error_and_never_data() {
-    let options = Options { value_log: true, value_threshold_bytes: 40, ..Options::tiny(Kind::Lsm) };
+    let options = Options { value_log: true, value_threshold_bytes: 40, ..Options::tiny() };
     let (disk, model) = small_store(&options);
     let mut refused = 0;
     for info in disk.list().unwrap().into_iter().filter(|info| wal::is_segment(&info.name)) {
@@ -122,7 +122,7 @@ fn a_flipped_bit_of_a_value_in_the_log_is_an_error_and_never_data() {
 
 #[test]
 fn a_missing_manifest_is_noticed() {
-    let (disk, _) = small_store(&Options::tiny(Kind::Lsm));
+    let (disk, _) = small_store(&Options::tiny());
     disk.remove(manifest::NAME).unwrap();
     assert!(matches!(open_tiny(disk), Err(Error::Corrupt { .. })));
 }

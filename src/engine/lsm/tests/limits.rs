@@ -7,7 +7,7 @@ use crate::engine::lsm::cleaning::{Cleaned, tombstones_above};
 #[test]
 fn writers_are_delayed_then_stopped_and_let_go_again() {
     let clock = Arc::new(ManualClock::default());
-    let engine = open(SimDisk::new(), clock.clone(), &Options::tiny(Kind::Lsm)).unwrap();
+    let engine = open(SimDisk::new(), clock.clone(), &Options::tiny()).unwrap();
     let mut number = 0;
     let mut fill = |engine: &LsmEngine| loop {
         let mut batch = Batch::new(0);
@@ -146,7 +146,7 @@ fn overwrite(engine: &LsmEngine, rounds: u32, value_bytes: usize) -> Result<()> 
 #[test]
 fn the_log_of_what_is_overwritten_for_ever_has_a_bound() {
     for value_log in [false, true] {
-        let options = Options { memtable_bytes: 16 << 10, value_log, ..Options::tiny(Kind::Lsm) };
+        let options = Options { memtable_bytes: 16 << 10, value_log, ..Options::tiny() };
         let disk = SimDisk::new();
         let engine = open_with(disk.clone(), &options).unwrap();
         for _ in 0..20 {
@@ -157,7 +157,7 @@ fn the_log_of_what_is_overwritten_for_ever_has_a_bound() {
         settle(&*engine).unwrap();
         // What is free of it goes when the log has rested.
         settle(&*engine).unwrap();
-        let most = 2 * options.memtable_bytes + 6 * options.log_segment_bytes;
+        let most = 2 * options.memtable_bytes + 6 * options.common.log_segment_bytes;
         assert!(log_bytes(&disk) <= most, "{} bytes of log, {value_log}", log_bytes(&disk));
         let reasons = engine.journal().unwrap().events();
         assert!(reasons.iter().any(|event| format!("{event:?}").contains("\"log\"")), "{reasons:?}");
@@ -168,7 +168,7 @@ fn the_log_of_what_is_overwritten_for_ever_has_a_bound() {
 fn overwriting_fills_no_disk() {
     for value_log in [false, true] {
         // A memtable takes more than the whole disk does.
-        let options = Options { memtable_bytes: 1 << 20, value_log, ..Options::tiny(Kind::Lsm) };
+        let options = Options { memtable_bytes: 1 << 20, value_log, ..Options::tiny() };
         let disk = SimDisk::new();
         disk.set_capacity(Some(160 << 10));
         let engine = open_with(disk.clone(), &options).unwrap();
@@ -209,7 +209,8 @@ fn a_small_disk_holds_mostly_data_and_lets_all_of_it_be_deleted() {
     const DISK_BYTES: u64 = 96 << 20;
     let disk = SimDisk::new();
     disk.set_capacity(Some(DISK_BYTES));
-    let options = Options { cache_bytes: 1 << 20, ..Options::default() };
+    let options =
+        Options { common: Common { cache_bytes: 1 << 20, ..Common::default() }, ..Options::default() };
     let engine = open_with(disk.clone(), &options).unwrap();
     let count = fill(&engine, 64 << 10);
     let share = u64::from(count) * (64 << 10) * 100 / DISK_BYTES;
@@ -254,9 +255,12 @@ fn on_a_small_disk(policy: PolicyKind, value_log: bool) -> Options {
         memtable_bytes: 256 << 10,
         table_bytes: 256 << 10,
         level_base_bytes: 1 << 20,
-        log_segment_bytes: 128 << 10,
-        reserve_bytes: 1 << 20,
-        cache_bytes: 1 << 20,
+        common: Common {
+            log_segment_bytes: 128 << 10,
+            reserve_bytes: 1 << 20,
+            cache_bytes: 1 << 20,
+            ..Common::default()
+        },
         ..Options::default()
     }
 }
@@ -525,7 +529,8 @@ fn a_full_disk_is_compacted_once_everything_is_deleted() {
     for disk_bytes in [24 << 20, 96 << 20] {
         let disk = SimDisk::new();
         disk.set_capacity(Some(disk_bytes));
-        let options = Options { cache_bytes: 1 << 20, ..Options::default() };
+        let options =
+            Options { common: Common { cache_bytes: 1 << 20, ..Common::default() }, ..Options::default() };
         let engine = open_with(disk.clone(), &options).unwrap();
         let count = fill(&engine, 64 << 10);
         for number in 0..count {
@@ -572,7 +577,11 @@ fn what_was_killed_on_a_full_disk_is_opened_without_a_free_byte() {
 
 #[test]
 fn values_in_the_log_are_collected_on_a_full_disk() {
-    let options = Options { value_log: true, reserve_bytes: 64 << 10, ..Options::tiny(Kind::Lsm) };
+    let options = Options {
+        value_log: true,
+        common: Common { reserve_bytes: 64 << 10, ..Common::tiny() },
+        ..Options::tiny()
+    };
     let disk = SimDisk::new();
     disk.set_capacity(Some(256 << 10));
     let engine = open_with(disk.clone(), &options).unwrap();
@@ -584,13 +593,16 @@ fn values_in_the_log_are_collected_on_a_full_disk() {
     run(&*engine, Command::Compact).unwrap();
     settle(&*engine).unwrap();
     let (left, live) = (log_bytes(&disk), u64::from(count / 4) * 400);
-    assert!(left <= 2 * live + 10 * options.log_segment_bytes, "{full} → {left} bytes of log, {live} live");
+    assert!(
+        left <= 2 * live + 10 * options.common.log_segment_bytes,
+        "{full} → {left} bytes of log, {live} live"
+    );
     assert!(fill(&engine, 400) > count / 3, "there is room again");
 }
 
 #[test]
 fn what_another_policy_left_stops_no_writer() {
-    let options = Options { policy: PolicyKind::Log, ..Options::tiny(Kind::Lsm) };
+    let options = Options { policy: PolicyKind::Log, ..Options::tiny() };
     let disk = SimDisk::new();
     let mut engine = open_with(disk.clone(), &options).unwrap();
     let put = |engine: &LsmEngine, number: u64| {
@@ -628,12 +640,10 @@ fn deletes_that_lie_among_values_are_cleaned_as_well() {
     const VALUE_BYTES: usize = 16 << 10;
     let options = Options {
         memtable_bytes: 16 << 20,
-        table_bytes: 256 << 10,
-        // The tombstones take a hundredth of the parts.
+        table_bytes: 256 << 10, // The tombstones take a hundredth of the parts.
         part_blocks: 4,
         compression: Compression::None.into(),
-        reserve_bytes: 1 << 20,
-        cache_bytes: 1 << 20,
+        common: Common { reserve_bytes: 1 << 20, cache_bytes: 1 << 20, ..Common::default() },
         ..Options::default()
     };
     let disk = SimDisk::new();

@@ -45,8 +45,8 @@ fn a_table_that_is_lost_refuses_nothing_but_its_own_keys() {
             value_log: seed % 4 == 3,
             dynamic_levels: seed % 3 == 2,
             tier_merge_min: 2,
-            cache_bytes: if seed % 2 == 0 { 0 } else { 64 << 10 },
-            ..Options::tiny(Kind::Lsm)
+            common: Common { cache_bytes: if seed % 2 == 0 { 0 } else { 64 << 10 }, ..Common::tiny() },
+            ..Options::tiny()
         };
         let disk = SimDisk::new();
         let mut engine = open_with(disk.clone(), &options).unwrap();
@@ -136,7 +136,7 @@ fn a_table_that_the_disk_refuses_to_read_refuses_no_mount() {
             let (kind, purpose) = (Some(crate::disk::Kind::Read), Some(Purpose::Recovery));
             faulty.inject(Fault::Fail { kind, purpose, nth, errno });
         }
-        open_with(faulty, &Options::tiny(Kind::Lsm))
+        open_with(faulty, &Options::tiny())
     };
     // The end of a table once, then also its blocks. What is read before is the manifest and the log.
     for failures in [1, 200] {
@@ -190,8 +190,8 @@ fn a_segment_that_is_lost_costs_its_values_alone() {
         value_log: true,
         value_threshold_bytes: 100,
         value_gc_percent: 50,
-        log_segment_bytes: 4 << 10,
-        ..Options::tiny(Kind::Lsm)
+        common: Common { log_segment_bytes: 4 << 10, ..Common::tiny() },
+        ..Options::tiny()
     };
     let (disk, model) = values(&options);
     let needed: Vec<Position> = {
@@ -276,7 +276,7 @@ fn a_segment_that_is_lost_costs_its_values_alone() {
 
 #[test]
 fn a_segment_that_the_disk_refuses_to_read_once_costs_nothing() {
-    let options = Options { value_log: true, value_gc_percent: 0, ..Options::tiny(Kind::Lsm) };
+    let options = Options { value_log: true, value_gc_percent: 0, ..Options::tiny() };
     let put = |engine: &LsmEngine, model: &mut Model, number: u64| {
         let mut batch = Batch::new(0);
         batch.put(format!("key{number:04}"), vec![number as u8; 300]);

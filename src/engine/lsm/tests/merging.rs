@@ -57,7 +57,7 @@ fn step_by_step(options: &Options, seed: u64) -> (usize, usize) {
 
 #[test]
 fn merges_run_at_once_where_they_do_not_meet_and_no_half_of_one_is_ever_seen() {
-    let tiny = Options { tier_merge_min: 2, slice_tables: 1, ..Options::tiny(Kind::Lsm) };
+    let tiny = Options { tier_merge_min: 2, slice_tables: 1, ..Options::tiny() };
     for policy in PolicyKind::ALL {
         let (mut several, mut halfway) = (0, 0);
         for seed in 0..4 {
@@ -80,7 +80,7 @@ fn merges_run_at_once_where_they_do_not_meet_and_no_half_of_one_is_ever_seen() {
 /// Fills a store, writes a part of it anew, and compacts: bytes of tables before, and at most while it was compacted.
 fn compact_with(slice_tables: u64, policy: PolicyKind) -> (u64, u64, u64) {
     let disk = SimDisk::new();
-    let options = Options { slice_tables, policy, ..Options::tiny(Kind::Lsm) };
+    let options = Options { slice_tables, policy, ..Options::tiny() };
     let engine = open_with(disk.clone(), &options).unwrap();
     let mut prng = Prng::new(9);
     for (count, keys) in [(4000u64, 4000), (300, 4000)] {
@@ -130,7 +130,7 @@ fn a_merge_of_many_tables_needs_little_space_beside_them() {
 #[test]
 fn several_merges_begin_only_as_far_as_there_is_space_for_all_of_them() {
     let disk = SimDisk::new();
-    let options = Options { slice_tables: 1, merge_threads: 4, ..Options::tiny(Kind::Lsm) };
+    let options = Options { slice_tables: 1, merge_threads: 4, ..Options::tiny() };
     let engine = open_with(disk.clone(), &options).unwrap();
     let (mut prng, mut model) = (Prng::new(3), Model::new());
     let (mut steps, mut waited, mut failed) = (0, 0, 0);
@@ -175,7 +175,7 @@ fn a_merge_that_fails_leaves_the_others_and_what_it_has_done() {
     for nth in 0..60 {
         let sim = SimDisk::new();
         let faulty = Faulty::new(sim.clone());
-        let options = Options { slice_tables: 1, merge_threads: 3, ..Options::tiny(Kind::Lsm) };
+        let options = Options { slice_tables: 1, merge_threads: 3, ..Options::tiny() };
         let engine = open_with(faulty.clone(), &options).unwrap();
         let (mut prng, mut model) = (Prng::new(nth), Model::new());
         let purpose = Some(Purpose::Compact { into: 1 + (nth % 2) as u8 });
@@ -212,7 +212,7 @@ fn running_levels(engine: &LsmEngine) -> Vec<(usize, bool)> {
 
 #[test]
 fn a_level_is_merged_down_where_a_merge_into_it_is_done() {
-    let options = Options { slice_tables: 1, merge_threads: 3, ..Options::tiny(Kind::Lsm) };
+    let options = Options { slice_tables: 1, merge_threads: 3, ..Options::tiny() };
     let engine = open_with(SimDisk::new(), &options).unwrap();
     let (mut prng, mut model, mut both) = (Prng::new(1), Model::new(), 0);
     for number in 1..=3000u64 {
@@ -246,7 +246,7 @@ fn flushes_are_merged_beside_a_merge_of_everything() {
         merge_threads: 2,
         l0_slowdown: 500,
         l0_stop: 1000,
-        ..Options::tiny(Kind::Lsm)
+        ..Options::tiny()
     };
     let engine = open_with(SimDisk::new(), &options).unwrap();
     let (mut prng, mut model) = (Prng::new(1), Model::new());
@@ -292,7 +292,7 @@ fn what_a_merge_has_installed_is_not_cleaned_by_its_inputs() {
         l0_trigger: 1,
         memtable_bytes: 64 << 10,
         level_base_bytes: 1 << 20,
-        ..Options::tiny(Kind::Lsm)
+        ..Options::tiny()
     };
     let key = |number: u32| format!("key{number:04}").into_bytes();
     let engine = open_with(SimDisk::new(), &options).unwrap();

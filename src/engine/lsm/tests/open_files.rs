@@ -9,7 +9,7 @@ const OPEN_MAX: u64 = 12;
 #[test]
 fn a_store_has_more_files_than_may_be_open() {
     for (seed, value_log) in [(1, false), (2, true), (3, true)] {
-        let tiny = Options::tiny(Kind::Lsm);
+        let tiny = Options::tiny();
         let options = Options { value_log, value_gc_percent: 0, table_bytes: 512, ..tiny };
         let mut sim = SimDisk::new();
         let mut prng = Prng::new(seed);

@@ -19,7 +19,7 @@ fn check_shape(engine: &LsmEngine, options: &Options, policy: PolicyKind) {
 
 #[test]
 fn a_store_that_changes_its_policy_loses_nothing_and_takes_on_the_new_shape() {
-    let options = Options { tier_merge_min: 2, ..Options::tiny(Kind::Lsm) };
+    let options = Options { tier_merge_min: 2, ..Options::tiny() };
     for seed in 0..4 {
         let engine = open_with(SimDisk::new(), &options).unwrap();
         let (mut prng, mut model) = (Prng::new(seed), Model::new());
@@ -43,7 +43,7 @@ fn a_store_that_changes_its_policy_loses_nothing_and_takes_on_the_new_shape() {
 
 #[test]
 fn the_limits_of_l0_count_only_while_merges_would_lower_it() {
-    let options = Options { policy: PolicyKind::Log, ..Options::tiny(Kind::Lsm) };
+    let options = Options { policy: PolicyKind::Log, ..Options::tiny() };
     let engine = open_with(SimDisk::new(), &options).unwrap();
     let fill = |count: u64| {
         for number in 0..count {
@@ -85,7 +85,7 @@ fn the_limits_of_l0_count_only_while_merges_would_lower_it() {
 
 #[test]
 fn without_auto_flush_a_memtable_waits_for_a_command_or_for_full_memory() {
-    let options = Options { memtable_entries: 8, ..Options::tiny(Kind::Lsm) };
+    let options = Options { memtable_entries: 8, ..Options::tiny() };
     let engine = open_with(SimDisk::new(), &options).unwrap();
     let put = |number: u64, bytes: usize| {
         let mut batch = Batch::new(0);
@@ -113,7 +113,7 @@ fn only_the_oldest_run_expires() {
         policy: PolicyKind::TimeWindow,
         window: Duration::from_secs(100),
         ttl: Some(Duration::from_secs(350)),
-        ..Options::tiny(Kind::Lsm)
+        ..Options::tiny()
     };
     let engine = open(SimDisk::new(), clock.clone(), &options).unwrap();
     let window = |keys: std::ops::Range<u64>| {
@@ -196,10 +196,13 @@ fn a_flush_asks_no_older_window() {
     let options = Options {
         policy: PolicyKind::TimeWindow,
         window: Duration::from_secs(100),
-        // Filters and indexes of several parts are read where they are asked.
-        cache_bytes: 0,
         part_blocks: 1,
-        ..Options::tiny(Kind::Lsm)
+        common: Common {
+            // Filters and indexes of several parts are read where they are asked.
+            cache_bytes: 0,
+            ..Common::tiny()
+        },
+        ..Options::tiny()
     };
     let disk = Metered::new(SimDisk::new());
     let engine = open(disk.clone() as Arc<dyn Disk>, clock.clone(), &options).unwrap();

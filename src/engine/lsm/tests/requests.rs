@@ -20,10 +20,19 @@ fn filled(options: &Options, entries: u64) -> Arc<SimDisk> {
 
 #[test]
 fn opening_takes_one_request_a_table() {
-    let tiny = Options::tiny(Kind::Lsm);
-    let resident = Options { cache_bytes: 1 << 20, memtable_bytes: 16 << 10, table_bytes: 8 << 10, ..tiny };
+    let tiny = Options::tiny();
+    let resident = Options {
+        memtable_bytes: 16 << 10,
+        table_bytes: 8 << 10,
+        common: Common { cache_bytes: 1 << 20, ..tiny.common },
+        ..tiny
+    };
     // Indexes and filters do not fit into memory; tables have several parts.
-    let lean = Options { cache_bytes: 2 << 10, part_blocks: 2, ..resident.clone() };
+    let lean = Options {
+        part_blocks: 2,
+        common: Common { cache_bytes: 2 << 10, ..resident.common },
+        ..resident.clone()
+    };
     for options in [resident, lean] {
         let disk = filled(&options, 3000);
         let before = disk.witness().reads;
@@ -41,13 +50,13 @@ fn opening_takes_one_request_a_table() {
 #[test]
 fn a_read_takes_two_requests_where_indexes_do_not_fit_into_memory() {
     let options = Options {
-        cache_bytes: 64 << 10,
         memtable_bytes: 256 << 10,
         table_bytes: 2 << 20,
         level_base_bytes: 1 << 20,
         block_bytes: 4 << 10,
         part_blocks: 128,
-        ..Options::tiny(Kind::Lsm)
+        common: Common { cache_bytes: 64 << 10, ..Common::tiny() },
+        ..Options::tiny()
     };
     const ENTRIES: u64 = 40_000;
     const READS: u64 = 2000;
@@ -73,12 +82,12 @@ fn a_read_takes_two_requests_where_indexes_do_not_fit_into_memory() {
 #[ignore = "long: a measurement"]
 fn opening_and_changing_a_store_of_five_thousand_tables() {
     let options = Options {
-        cache_bytes: 16 << 20,
         memtable_bytes: 64 << 10,
         table_bytes: 1 << 10,
         slice_tables: 0,
         level_base_bytes: 1 << 20,
-        ..Options::tiny(Kind::Lsm)
+        common: Common { cache_bytes: 16 << 20, ..Common::tiny() },
+        ..Options::tiny()
     };
     let disk = filled(&options, 24_000);
     let (before, began) = (disk.witness(), cpu_time());

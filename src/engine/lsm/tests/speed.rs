@@ -16,7 +16,7 @@ fn speed() {
     let disk = Metered::new(OsDisk::open(home.path(), Access::Write).unwrap());
     let clock = Arc::new(SystemClock::new());
     let engine = open(disk.clone(), clock.clone(), &Options::default()).unwrap();
-    let worker = Worker::start(engine.clone(), 1).unwrap();
+    let worker = Worker::start(engine.clone()).unwrap();
     let mut prng = Prng::new(1);
     let block: Vec<u8> = (0..8192).map(|_| prng.bits() as u8).collect();
     let key = |index: u64| [&b"b"[..], &7u64.to_be_bytes(), &index.to_be_bytes()].concat();
@@ -101,7 +101,7 @@ fn values_written_once() {
         let clock = Arc::new(SystemClock::new());
         let options = Options { value_log, ..Options::default() };
         let engine = open(disk.clone(), clock.clone(), &options).unwrap();
-        let worker = Worker::start(engine.clone(), 1).unwrap();
+        let worker = Worker::start(engine.clone()).unwrap();
         let key = |index: u64| [&b"b"[..], &7u64.to_be_bytes(), &index.to_be_bytes()].concat();
         let blocks = ((1 << 20) / BLOCK_BYTES) as u64;
         let since = clock.elapsed();
@@ -165,7 +165,7 @@ fn point_reads() {
         memtable_bytes: 16 << 20,
         table_bytes: 16 << 20,
         level_base_bytes: 64 << 20,
-        cache_bytes: 512 << 20,
+        common: Common { cache_bytes: 512 << 20, ..Common::default() },
         ..Options::default()
     };
     let engine = open_with(SimDisk::new(), &options).unwrap();

@@ -19,9 +19,9 @@ fn readers_never_see_a_key_go_back_while_everything_works() {
     use crate::base::clock::SystemClock;
     const KEYS: u64 = 40;
     let disk = SimDisk::new();
-    let options = Options { l0_slowdown: 10, ..Options::tiny(Kind::Lsm) };
+    let options = Options { l0_slowdown: 10, ..Options::tiny() };
     let engine = open(disk.clone(), Arc::new(SystemClock::new()), &options).unwrap();
-    let worker = crate::engine::Worker::start(engine.clone(), 2).unwrap();
+    let worker = crate::engine::Worker::start(engine.clone()).unwrap();
     let stop = AtomicBool::new(false);
     let number = |value: &[u8]| u64::from_be_bytes(value[..8].try_into().unwrap());
     std::thread::scope(|scope| {
@@ -123,7 +123,7 @@ fn two_threads_merge_two_slices_of_one_merge_at_once() {
         waiting: parking_lot::Mutex::new(0),
         opened: parking_lot::Condvar::new(),
     });
-    let options = Options { slice_tables: 1, ..Options::tiny(Kind::Lsm) };
+    let options = Options { slice_tables: 1, ..Options::tiny() };
     let engine = open_with(gate.clone(), &options).unwrap();
     engine.set("auto_compact", "off").unwrap();
     for number in 0..300u64 {
@@ -134,7 +134,7 @@ fn two_threads_merge_two_slices_of_one_merge_at_once() {
     run(&*engine, Command::Flush).unwrap();
     let before = contents(&*engine).unwrap();
     gate.is_shut.store(true, Relaxed);
-    let worker = crate::engine::Worker::start(engine.clone(), 2).unwrap();
+    let worker = crate::engine::Worker::start(engine.clone()).unwrap();
     let (sender, receiver) = mpsc::channel();
     engine.run(Command::Compact, Box::new(move |result| sender.send(result).unwrap()));
     receiver.recv_timeout(Duration::from_secs(60)).unwrap().unwrap();
@@ -256,7 +256,7 @@ fn run_checked(options: &Options, switches: bool, length: Duration) {
     use crate::base::clock::SystemClock;
     let disk = SimDisk::new();
     let engine = open(disk.clone(), Arc::new(SystemClock::new()), options).unwrap();
-    let worker = crate::engine::Worker::start(engine.clone(), 2).unwrap();
+    let worker = crate::engine::Worker::start(engine.clone()).unwrap();
     let fresh = || (0..OWN_KEYS * WRITERS).map(|_| AtomicU64::new(0)).collect();
     let checked = Checked { begun: fresh(), told: fresh() };
     let stop = AtomicBool::new(false);
@@ -305,7 +305,7 @@ fn run_checked(options: &Options, switches: bool, length: Duration) {
 }
 
 fn run_all_checked(length: Duration) {
-    let tiny = Options { tier_merge_min: 2, slice_tables: 1, ..Options::tiny(Kind::Lsm) };
+    let tiny = Options { tier_merge_min: 2, slice_tables: 1, ..Options::tiny() };
     for policy in PolicyKind::ALL {
         for value_log in [false, true] {
             run_checked(&Options { policy, value_log, ..tiny.clone() }, false, length / 12);

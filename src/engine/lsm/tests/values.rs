@@ -5,7 +5,7 @@ use crate::base::metric::Since;
 
 #[test]
 fn a_released_segment_with_needed_values_is_never_used_again() {
-    let options = Options { value_log: true, value_gc_percent: 0, ..Options::tiny(Kind::Lsm) };
+    let options = Options { value_log: true, value_gc_percent: 0, ..Options::tiny() };
     let disk = SimDisk::new();
     let mut engine = open_with(disk.clone(), &options).unwrap();
     let put = |engine: &LsmEngine, key: &str, byte: u8| {
@@ -39,7 +39,7 @@ fn moving_values_of_one_table_in_l0_undoes_no_delete() {
         memtable_bytes: 1 << 20,
         l0_trigger: 9,
         l0_slowdown: 10,
-        ..Options::tiny(Kind::Lsm)
+        ..Options::tiny()
     };
     let engine = open_with(SimDisk::new(), &options).unwrap();
     let put = |key: &str, bytes: usize| {
@@ -74,10 +74,9 @@ fn moving_values_of_one_table_in_l0_undoes_no_delete() {
 fn neighbours_in_the_log_are_read_together_by_a_scan() {
     let options = Options {
         value_log: true,
-        log_segment_bytes: 1 << 20,
         memtable_bytes: 1 << 20,
-        cache_bytes: 0,
-        ..Options::tiny(Kind::Lsm)
+        common: Common { log_segment_bytes: 1 << 20, cache_bytes: 0, ..Common::tiny() },
+        ..Options::tiny()
     };
     let sim = SimDisk::new();
     let disk = Metered::new(sim);
@@ -119,10 +118,10 @@ fn what_never_died_is_moved_once_and_keeps_no_garbage() {
     let options = Options {
         value_log: true,
         value_threshold_bytes: 100,
-        log_segment_bytes: 16 << 10,
         memtable_bytes: 8 << 10,
         table_bytes: 8 << 10,
-        ..Options::tiny(Kind::Lsm)
+        common: Common { log_segment_bytes: 16 << 10, ..Common::tiny() },
+        ..Options::tiny()
     };
     let disk = SimDisk::new();
     let mut engine = open_with(disk.clone(), &options).unwrap();
@@ -141,7 +140,7 @@ fn what_never_died_is_moved_once_and_keeps_no_garbage() {
     assert!(first.moved_bytes <= cold_bytes * 3 / 2, "{first:?}");
     // What is kept is mostly alive, but for a few segments at the end.
     assert!(first.live_bytes >= cold_bytes);
-    let bound = |live_bytes: u64| live_bytes * 2 + 6 * options.log_segment_bytes;
+    let bound = |live_bytes: u64| live_bytes * 2 + 6 * options.common.log_segment_bytes;
     assert!(first.bytes <= bound(first.live_bytes), "{first:?}");
     // Whatever else happens, and however often the store is opened again, it lies still.
     let (mut moved, mut rounds) = (0, ROUNDS);
@@ -155,7 +154,7 @@ fn what_never_died_is_moved_once_and_keeps_no_garbage() {
         println!("moved {moved}; {now:?}");
         assert!(now.bytes <= bound(now.live_bytes), "{now:?}");
     }
-    assert!(moved <= 16 * options.log_segment_bytes, "{moved}");
+    assert!(moved <= 16 * options.common.log_segment_bytes, "{moved}");
     run(&*engine, Command::Verify).unwrap();
     // What dies there is given back as well.
     for round in (0..ROUNDS).filter(|round| round % 4 > 0) {
@@ -174,7 +173,7 @@ fn what_never_died_is_moved_once_and_keeps_no_garbage() {
 
 #[test]
 fn lists_of_segments_are_counted_as_memory() {
-    let options = Options { value_log: true, value_gc_percent: 0, ..Options::tiny(Kind::Lsm) };
+    let options = Options { value_log: true, value_gc_percent: 0, ..Options::tiny() };
     let disk = SimDisk::new();
     let engine = open_with(disk.clone(), &options).unwrap();
     for number in 0..400u64 {
@@ -210,7 +209,7 @@ fn put_manifest_version(disk: &SimDisk, version: u64) {
 
 #[test]
 fn a_store_of_the_version_without_files_of_survivors_is_opened_and_collected() {
-    let options = Options { value_log: true, value_gc_percent: 0, ..Options::tiny(Kind::Lsm) };
+    let options = Options { value_log: true, value_gc_percent: 0, ..Options::tiny() };
     let disk = SimDisk::new();
     let engine = open_with(disk.clone(), &options).unwrap();
     let mut model = Model::new();
@@ -255,14 +254,13 @@ fn fill_and_open(segments: u64) -> (Duration, Duration) {
     let options = Options {
         value_log: true,
         value_threshold_bytes: 200,
-        log_segment_bytes: 8 << 10,
         memtable_bytes: 128 << 10,
         table_bytes: 32 << 10,
         level_base_bytes: 128 << 10,
         l0_trigger: 4,
         block_bytes: 4 << 10,
-        cache_bytes: 1 << 20,
-        ..Options::tiny(Kind::Lsm)
+        common: Common { log_segment_bytes: 8 << 10, cache_bytes: 1 << 20, ..Common::tiny() },
+        ..Options::tiny()
     };
     let disk = SimDisk::new();
     let engine = open_with(disk.clone(), &options).unwrap();
@@ -310,7 +308,7 @@ fn filling_and_opening_value_logs_of_many_segments() {
 /// does not change.
 #[test]
 fn an_edit_of_a_version_costs_what_it_changes() {
-    let options = Options { value_log: true, memtable_bytes: 4 << 10, ..Options::tiny(Kind::Lsm) };
+    let options = Options { value_log: true, memtable_bytes: 4 << 10, ..Options::tiny() };
     let engine = open_with(SimDisk::new(), &options).unwrap();
     let mut prng = Prng::new(5);
     for number in 0..600 {

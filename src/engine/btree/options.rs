@@ -1,0 +1,144 @@
+//! Settings of the B-tree: plain data, with the default and the trade-off beside each.
+
+use std::time::Duration;
+
+use crate::base::text::{Field, When, bounded_size, exact_duration, exact_size, parse_duration, size};
+use crate::base::words::words;
+use crate::engine::{Common, OwnOptions, options};
+
+words! {
+    "lowercase"
+    /// Where the copy of a page lies that repairs it when writing it in its place was cut off.
+    pub enum Torn {
+        /// In the log: every changed page of every batch, as a whole. The dearest; there to compare with.
+        Image,
+        /// In an area of its own: every page that a checkpoint overwrites, once.
+        DoubleWrite,
+        /// In the log: every page that a checkpoint overwrites, once; changes between are logical records.
+        Delta,
+    }
+}
+
+/// Settings of the B-tree.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Options {
+    /// Those that every engine has.
+    pub common: Common,
+    /// Bytes of a page.
+    pub page_bytes: u64,
+    /// What repairs a page whose write was cut off; any mode opens what any other left.
+    pub torn: Torn,
+    /// Dirty pages and extents in memory at most; writers wait at this bound.
+    pub dirty_bytes_max: u64,
+    /// The log on the disk at most, but for a segment, copies of pages included; bounds recovery time.
+    pub checkpoint_log_bytes: u64,
+    /// A checkpoint starts at the latest when the oldest dirty page is this old.
+    pub checkpoint_age: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            common: Common::default(),
+            page_bytes: 16 << 10,
+            torn: Torn::Delta,
+            dirty_bytes_max: 128 << 20,
+            checkpoint_log_bytes: 256 << 20,
+            checkpoint_age: Duration::from_secs(30),
+        }
+    }
+}
+
+impl Options {
+    /// A few hundred bytes everywhere, so that a short test reaches every code path.
+    pub fn tiny() -> Options {
+        Options {
+            common: Common::tiny(),
+            page_bytes: 4 << 10,
+            dirty_bytes_max: 64 << 10,
+            checkpoint_log_bytes: 16 << 10,
+            ..Options::default()
+        }
+    }
+}
+
+/// The text form of [`Options`]: those that are the B-tree's own, and those of all engines that mean more here.
+pub const FIELDS: &[Field<Options>] = &[
+    Field {
+        name: "memory",
+        when: When::Mount,
+        help: options::MEMORY_HELP,
+        set: |options, text| {
+            let bytes = bounded_size(text)?;
+            options.common.memory_bytes = bytes;
+            if bytes > 0 {
+                options.dirty_bytes_max = (bytes / 4).max(1);
+                options.common.cache_bytes = bytes - bytes / 4;
+            }
+            Ok(())
+        },
+        get: |options| exact_size(options.common.memory_bytes),
+    },
+    size!("page_size", Format, page_bytes, "Bytes of a page, 4K to 64K."),
+    Field {
+        name: "torn",
+        when: When::Mount,
+        help: "What repairs a torn page: image (of every change), doublewrite, delta.",
+        set: |options, text| {
+            options.torn = Torn::parse(text)?;
+            Ok(())
+        },
+        get: |options| options.torn.name().to_string(),
+    },
+    size!("dirty_max", Mount, dirty_bytes_max, "Dirty bytes in memory at most."),
+    size!(
+        "checkpoint_log",
+        Mount,
+        checkpoint_log_bytes,
+        "The log on the disk at most, but for a segment; copies of pages included."
+    ),
+    Field {
+        name: "checkpoint_age",
+        when: When::Mount,
+        help: "Age of the oldest dirty page that starts a checkpoint.",
+        set: |options, text| {
+            options.checkpoint_age = parse_duration(text)?;
+            Ok(())
+        },
+        get: |options| exact_duration(options.checkpoint_age),
+    },
+];
+
+impl OwnOptions for Options {
+    const FIELDS: &'static [Field<Options>] = FIELDS;
+
+    fn tiny() -> Options {
+        Options::tiny()
+    }
+
+    fn common(&self) -> &Common {
+        &self.common
+    }
+
+    fn common_mut(&mut self) -> &mut Common {
+        &mut self.common
+    }
+
+    fn validate(&self) -> Result<(), String> {
+        if !self.page_bytes.is_power_of_two() || !(4 << 10..=64 << 10).contains(&self.page_bytes) {
+            return Err(format!("page_size={} is not a power of two from 4K to 64K", self.page_bytes));
+        }
+        self.common.validate(self.dirty_bytes_max, "dirty pages")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_is_a_power_of_two() {
+        assert!(Options { page_bytes: 5000, ..Options::default() }.validate().is_err());
+        assert!(Options { page_bytes: 8 << 10, ..Options::default() }.validate().is_ok());
+    }
+}

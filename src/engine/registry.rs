@@ -1,0 +1,127 @@
+//! The registry: which engines there are, and what the rest of kvfs must know of each before it is open.
+//!
+//! `mkfs`, `mount`, `check`, `repair`, `compare`, the tests and the help go by it; nothing else names an engine that it does not mean.
+
+use std::fmt;
+use std::ops::Deref;
+use std::sync::Arc;
+
+use super::options::{Common, Options};
+use super::salvage::{Loss, Sink};
+use super::{Engine, MemEngine, Result, btree, lsm};
+use crate::base::clock::Clock;
+use crate::base::words::one_of;
+use crate::disk::Disk;
+
+/// How an engine is opened on a disk.
+pub type Open = fn(Arc<dyn Disk>, Arc<dyn Clock>, &Options) -> Result<Arc<dyn Engine>>;
+/// How the entries of a damaged store are read.
+pub type Salvage = fn(Arc<dyn Disk>, &Options, &mut Sink<'_>) -> Result<Vec<Loss>>;
+
+/// What there is to know of an engine.
+pub struct Descriptor {
+    /// Its name, as in `engine=NAME`.
+    pub name: &'static str,
+    /// What it is, in a few words.
+    pub help: &'static str,
+    /// Whether anything is left when it is closed. What keeps nothing cannot be checked or repaired.
+    pub keeps: bool,
+    /// Its options, with their defaults.
+    pub options: fn() -> Options,
+    /// The same, small everywhere; see [`super::OwnOptions::tiny`].
+    pub tiny: fn() -> Options,
+    /// Opens it on a disk, recovering it if it was not closed. A disk without one gets a new, empty store.
+    pub open: Open,
+    /// Whether a file of this name is its own, the log aside, which several engines share.
+    pub is_file: fn(&str) -> bool,
+    /// Reads what can still be read of a damaged store; see [`super::salvage::salvage`]. `None` if nothing can.
+    pub salvage: Option<Salvage>,
+    /// Whether it changes its files in place, so that a filesystem below that copies what is overwritten should not.
+    pub writes_in_place: bool,
+    /// The option that chooses its variant, and the variants to compare it in; the first one is its default where there is no option.
+    pub variants: (&'static str, fn() -> Vec<&'static str>),
+}
+
+/// The engines of this program, in the order of lists; the first one is the default.
+static OURS: [&Descriptor; 3] = [&lsm::ENGINE, &btree::ENGINE, &MEM];
+
+static MEM: Descriptor = Descriptor {
+    name: "mem",
+    help: "nothing is kept (a baseline)",
+    keeps: false,
+    options: || Options::new(Kind::MEM, Common::default()),
+    tiny: || Options::new(Kind::MEM, Common::tiny()),
+    open: |_, _, _| Ok(Arc::new(MemEngine::new())),
+    is_file: |_| false,
+    salvage: None,
+    writes_in_place: false,
+    variants: ("", Vec::new),
+};
+
+/// Which engine.
+#[derive(Clone, Copy)]
+pub struct Kind(&'static Descriptor);
+
+impl Kind {
+    /// The LSM-tree.
+    pub const LSM: Kind = Kind(&lsm::ENGINE);
+    /// The B-tree.
+    pub const BTREE: Kind = Kind(&btree::ENGINE);
+    /// A map in memory: the model of the tests, and a baseline to measure the rest of the way.
+    pub const MEM: Kind = Kind(&MEM);
+
+    /// Every one, in the order of lists.
+    pub fn all() -> impl Iterator<Item = Kind> {
+        OURS.into_iter().map(Kind)
+    }
+
+    /// The one of this name; the error says which there are.
+    pub fn parse(name: &str) -> std::result::Result<Kind, String> {
+        let names: Vec<&str> = Kind::all().map(|kind| kind.name).collect();
+        Kind::all().find(|kind| kind.name == name).ok_or_else(|| format!("takes {}", one_of(&names)))
+    }
+
+    /// All of them in one sentence.
+    pub fn help() -> String {
+        let each: Vec<String> = Kind::all().map(|kind| format!("{}: {}", kind.name, kind.help)).collect();
+        format!("{}.", each.join("; "))
+    }
+
+    /// Its options, with their defaults.
+    pub fn default_options(self) -> Options {
+        (self.options)()
+    }
+}
+
+impl Default for Kind {
+    fn default() -> Kind {
+        Kind(OURS[0])
+    }
+}
+
+impl Deref for Kind {
+    type Target = Descriptor;
+    fn deref(&self) -> &Descriptor {
+        self.0
+    }
+}
+
+impl PartialEq for Kind {
+    fn eq(&self, other: &Kind) -> bool {
+        self.name == other.name
+    }
+}
+
+impl Eq for Kind {}
+
+impl fmt::Debug for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name)
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name)
+    }
+}
