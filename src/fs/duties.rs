@@ -8,7 +8,7 @@ use super::draft::Draft;
 use super::meter::Op;
 use super::types::Ino;
 use super::{FileSystem, Result};
-use crate::engine::{Batch, Tier};
+use crate::engine::Tier;
 
 /// What becomes of a privilege that a file lends to whoever runs it: set-id bits, or `security.capability`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,14 +115,14 @@ impl Op {
 }
 
 impl FileSystem {
-    /// Does to `draft` and `batch` what `op`, which changed the content of `ino`, owes to set-id bits, capability and times.
+    /// Does to `draft` what `op`, which changed the content of `ino`, owes to set-id bits, capability and times.
     /// `privileged` is whether whoever did it keeps set-id bits.
     pub(super) fn settle_content(
         &self,
         op: Op,
         privileged: bool,
         ino: Ino,
-        (draft, batch): (&mut Draft, &mut Batch),
+        draft: &mut Draft<'_>,
         tier: Tier,
     ) -> Result<()> {
         let duties = op.duties();
@@ -130,7 +130,7 @@ impl FileSystem {
             draft.record.clear_privileges();
         }
         if duties.capability == Lent::Goes || duties.capability == Lent::GoesFromStrangers && !privileged {
-            self.drop_capability(ino, draft, batch, tier)?;
+            self.drop_capability(ino, draft, tier)?;
         }
         if duties.times == Times::Written {
             let now = self.now();

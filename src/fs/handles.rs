@@ -15,9 +15,9 @@ use std::time::Duration;
 use lru::LruCache;
 use parking_lot::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
+use super::content::{Ranges, View};
 use super::inode::{HAS_PENDING, Inode};
 use super::locks::{PATIENCE, would_block};
-use super::ranges::Ranges;
 use super::types::{FileKind, Ino, ROOT, TopName};
 use super::{Error, FileSystem, Result, keys};
 use crate::engine::{Batch, Tier};
@@ -45,6 +45,11 @@ pub(super) struct InodeState {
 }
 
 impl InodeState {
+    /// Where the content is.
+    pub fn view(&self) -> View<'_> {
+        View { record: &self.record, pending: &self.pending }
+    }
+
     /// `NotDirectory` unless it is one.
     pub fn require_directory(&self) -> Result<()> {
         if self.record.is_directory() { Ok(()) } else { Err(Error::NotDirectory) }

@@ -21,8 +21,8 @@
 //! only then locks the inode.
 
 mod acl;
-mod blocks;
 mod check;
+mod content;
 mod counters;
 mod dirent;
 mod draft;
@@ -36,7 +36,6 @@ pub mod meter;
 mod ops;
 mod options;
 mod orphans;
-mod ranges;
 mod repair;
 mod superblock;
 pub mod types;
@@ -50,6 +49,7 @@ use crate::base::bell::Bell;
 use crate::base::clock::Clock;
 use crate::disk::Space;
 use crate::engine::{self, Batch, Class, Engine, Pending, Position};
+use content::Content;
 use counters::{Change, Counters};
 use dirent::Names;
 use handles::{DEFER, Deferred, Inodes};
@@ -327,6 +327,11 @@ impl FileSystem {
         batch.uses_reserve = true;
         batch.put(keys::counter(counters::TOTAL), counters::encode(self.counters.total(), believable));
         self.apply(&mut batch, Tier::Disk)
+    }
+
+    /// The content of `ino`.
+    fn content(&self, ino: types::Ino, tier: Tier) -> Content<'_> {
+        Content::new(&*self.engine, self.options.block_bytes, ino, tier)
     }
 
     /// Hands a batch to the engine. What was deleted before it may still take space: then it waits for that.

@@ -18,21 +18,16 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use parking_lot::Mutex;
 
+use super::content::{Range, Ranges};
 use super::counters::Change;
 use super::draft::Draft;
 use super::handles::{InodeCell, InodeState};
 use super::inode::HAS_XATTRS;
 use super::keys::{self, Key};
-use super::ranges::{Range, Ranges};
 use super::types::Ino;
 use super::{Error, FileSystem, Result};
 use crate::engine::{Batch, Class, Tier};
 use crate::fs::meter::Op;
-
-/// Blocks that a call deletes itself; more are left to reclaim.
-pub(super) const INLINE_BLOCKS: u64 = 64;
-/// Blocks that one unit of reclaim deletes.
-const UNIT_BLOCKS: u64 = 1000;
 
 /// Deletes that wait, in memory.
 #[derive(Default)]
@@ -125,9 +120,10 @@ impl FileSystem {
         batch: &mut Batch,
         tier: Tier,
     ) -> Result<(Ranges, Change)> {
-        let mut draft = Draft::of(state);
-        self.drop_content(ino, &mut draft, batch, tier)?;
-        draft.pending.write_difference(&state.pending, ino, state.record.epoch, batch);
+        let mut draft = Draft::of(state.view(), batch);
+        self.content(ino, tier).clear(&mut draft)?;
+        let pending = draft.pending;
+        pending.write_difference(&state.pending, ino, state.record.epoch, batch);
         let mut change = Change::removed(&state.record);
         if state.record.has(HAS_XATTRS) {
             self.engine.scan(keys::xattrs_of(ino).range(), tier, &mut |key, value| {
@@ -138,7 +134,7 @@ impl FileSystem {
         }
         batch.delete(keys::inode(ino));
         batch.uses_reserve = true;
-        Ok((draft.pending, change))
+        Ok((pending, change))
     }
 
     /// Makes what [`FileSystem::bury`] prepared true in memory.
@@ -206,12 +202,12 @@ impl FileSystem {
         let range = Range::decode(from, &value)?;
         let mut batch = Batch::new(Op::Reclaim.tag());
         batch.uses_reserve = true;
-        let next = self.delete_blocks(ino, epoch, range, &mut batch)?;
+        let next = self.content(ino, Tier::Disk).reclaim(epoch, range, &mut batch)?;
         let rest = (next < range.to).then(|| range.after(next));
         if let (Some(cell), Some(state)) = (&cell, &mut state) {
-            let mut draft = Draft::of(state);
+            let mut draft = Draft::of(state.view(), &mut batch);
             draft.pending.cut(from, next);
-            self.commit(cell, state, batch, draft, true, Tier::Disk)?;
+            self.commit(cell, state, draft, true, Tier::Disk)?;
             // What is left is a changed range, which `commit` has queued.
             return Ok(None);
         }
@@ -223,30 +219,6 @@ impl FileSystem {
         let freed = range.bytes - rest.map_or(0, |rest| rest.bytes);
         self.orphans.pending_bytes.fetch_sub(freed, Relaxed);
         Ok(rest.map(|rest| rest.from))
-    }
-
-    /// Adds deletes of up to [`UNIT_BLOCKS`] blocks of `range` to `batch`; returns the first block not covered.
-    fn delete_blocks(&self, ino: Ino, epoch: u32, range: Range, batch: &mut Batch) -> Result<u64> {
-        // Where most blocks exist, deleting unseen is cheaper than reading them to learn which do.
-        let mostly_there = range.bytes / self.options.block_bytes >= (range.to - range.from) / 2;
-        if mostly_there {
-            let next = range.to.min(range.from + UNIT_BLOCKS);
-            (range.from..next).for_each(|block| batch.delete(keys::block(ino, epoch, block)));
-            return Ok(next);
-        }
-        let (mut next, mut left) = (range.to, UNIT_BLOCKS);
-        let span = keys::blocks(ino, epoch, range.from, range.to);
-        self.engine.scan(span.range(), Tier::Disk, &mut |key, _| {
-            let Some(Key::Block { block, .. }) = keys::parse(key) else { return ControlFlow::Break(()) };
-            if left == 0 {
-                next = block;
-                return ControlFlow::Break(());
-            }
-            left -= 1;
-            batch.delete(key.to_vec());
-            ControlFlow::Continue(())
-        })?;
-        Ok(next)
     }
 
     /// Finds what a former run left: buries its orphans (unless read-only) and queues its ranges.

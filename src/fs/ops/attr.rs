@@ -45,17 +45,17 @@ impl FileSystem {
         let op = if changes.size.is_some() { Op::Truncate } else { Op::Setattr };
         let now = self.now();
         let mut batch = Batch::new(op.tag());
-        let mut draft = Draft::of(state);
+        let mut draft = Draft::of(state.view(), &mut batch);
         if let Some(size) = changes.size {
             state.require_file()?;
             if size > SIZE_MAX {
                 return Err(Error::TooLarge);
             }
-            self.resize_content(cell.ino, &mut draft, size, &mut batch, tier)?;
-            self.settle_content(op, caller.uid == 0, cell.ino, (&mut draft, &mut batch), tier)?;
+            self.content(cell.ino, tier).resize(&mut draft, size)?;
+            self.settle_content(op, caller.uid == 0, cell.ino, &mut draft, tier)?;
         }
         if changes.uid.is_some() || changes.gid.is_some() {
-            self.drop_capability(cell.ino, &mut draft, &mut batch, tier)?;
+            self.drop_capability(cell.ino, &mut draft, tier)?;
             let record = &mut draft.record;
             record.uid = changes.uid.unwrap_or(record.uid);
             record.gid = changes.gid.unwrap_or(record.gid);
@@ -68,7 +68,7 @@ impl FileSystem {
             record.permissions = permissions & 0o7777;
             // Owner, mask and other of an access control list are the mode's bits. Both have the same length.
             if let Some(list) = self.acl(cell.ino, state, acl::ACCESS, tier)? {
-                batch.put(keys::xattr(cell.ino, acl::ACCESS), list.with_mode(permissions).encode());
+                draft.batch.put(keys::xattr(cell.ino, acl::ACCESS), list.with_mode(permissions).encode());
             }
         }
         let moment = |time| match time {
@@ -78,24 +78,18 @@ impl FileSystem {
         record.ctime = changes.ctime.unwrap_or(now);
         record.atime = changes.atime.map_or(record.atime, moment);
         record.mtime = changes.mtime.map_or(record.mtime, moment);
-        self.commit(cell, state, batch, draft, true, tier)
+        self.commit(cell, state, draft, true, tier)
     }
 
     /// Content and owner changed, so `security.capability` goes.
-    pub(in crate::fs) fn drop_capability(
-        &self,
-        ino: Ino,
-        draft: &mut Draft,
-        batch: &mut Batch,
-        tier: Tier,
-    ) -> Result<()> {
+    pub(in crate::fs) fn drop_capability(&self, ino: Ino, draft: &mut Draft<'_>, tier: Tier) -> Result<()> {
         if draft.record.has(HAS_CAPABILITY) {
             let key = keys::xattr(ino, super::xattr::CAPABILITY);
             if let Some(value) = self.engine.get(&key, tier)? {
                 draft.xattr_bytes -= (key.len() + value.len()) as i64;
             }
             draft.record.set(HAS_CAPABILITY, false);
-            batch.delete(key);
+            draft.batch.delete(key);
         }
         Ok(())
     }

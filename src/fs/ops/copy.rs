@@ -1,12 +1,10 @@
 //! `copy_file_range` inside the filesystem: bytes go from file to file without a way through the program.
 
-use std::ops::ControlFlow;
-
 use bytes::Bytes;
 
 use crate::engine::{Batch, Tier};
+use crate::fs::content::Run;
 use crate::fs::draft::Draft;
-use crate::fs::handles::InodeState;
 use crate::fs::inode::Inode;
 use crate::fs::locks::Locked;
 use crate::fs::meter::Op;
@@ -57,51 +55,23 @@ impl FileSystem {
             return Err(Error::Invalid);
         }
 
-        let (is_hole, run) = self.run_at(source, state, from, length.min(ANSWER_BYTES_MAX), tier)?;
-        let length = if is_hole { run } else { run.min(COPY_BYTES_MAX) };
+        let content = self.content(source, tier);
+        let Run { is_hole, length } = content.run(state.view(), from, length.min(ANSWER_BYTES_MAX))?;
+        let length = if is_hole { length } else { length.min(COPY_BYTES_MAX) };
         let mut batch = Batch::new(Op::CopyFileRange.tag());
-        let mut draft = Draft::of(locked.of(target));
+        let mut draft = Draft::of(locked.of(target).view(), &mut batch);
         if is_hole {
-            self.punch_content(target, &mut draft, (to, to + length), &mut batch, tier)?;
+            self.content(target, tier).punch(&mut draft, (to, to + length))?;
             draft.record.size = draft.record.size.max(to + length);
         } else {
-            let data = Bytes::from(self.read_content(source, state, from, length, tier)?);
-            self.write_content(target, &mut draft, to, &data, &mut batch, tier)?;
+            let data = Bytes::from(content.read(state.view(), from, length)?);
+            self.content(target, tier).write(&mut draft, to, &data)?;
         }
-        self.settle_content(Op::CopyFileRange, caller.uid == 0, target, (&mut draft, &mut batch), tier)?;
-        self.commit(&target_cell, locked.of_mut(target), batch, draft, true, tier)?;
+        self.settle_content(Op::CopyFileRange, caller.uid == 0, target, &mut draft, tier)?;
+        self.commit(&target_cell, locked.of_mut(target), draft, true, tier)?;
         let Inode { atime, mtime, ctime, .. } = locked.of(source).record;
         drop(locked);
         self.touch(&source_cell, atime, mtime.max(ctime));
         Ok(Copied { length, data_bytes: if is_hole { 0 } else { length } })
-    }
-
-    /// Whether there is a hole at `from`, and how many of `length` bytes are of the same kind. `from + length` does not pass the
-    /// end of the file.
-    fn run_at(
-        &self,
-        ino: Ino,
-        state: &InodeState,
-        from: u64,
-        length: u64,
-        tier: Tier,
-    ) -> Result<(bool, u64)> {
-        if state.record.is_dense() {
-            return Ok((false, length));
-        }
-        let block_bytes = self.options.block_bytes;
-        let (first, end) = (from / block_bytes, (from + length).div_ceil(block_bytes));
-        // The first block that is there, and the first that is missing after it.
-        let (mut there, mut missing) = (None, first);
-        self.visit_blocks(ino, (&state.record, &state.pending), (first, end), tier, &mut |block, _| {
-            if *there.get_or_insert(block) > first || block != missing {
-                return ControlFlow::Break(());
-            }
-            missing += 1;
-            ControlFlow::Continue(())
-        })?;
-        let is_hole = there != Some(first);
-        let stop = if is_hole { there.unwrap_or(end) } else { missing };
-        Ok((is_hole, (stop * block_bytes).min(from + length) - from))
     }
 }

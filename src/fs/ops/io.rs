@@ -1,6 +1,5 @@
 //! File content: open, read, write, allocate, seek, and symbolic links.
 
-use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -27,7 +26,7 @@ impl FileSystem {
         let cell = self.cell(ino, tier)?;
         let state = cell.read(tier)?;
         state.require_file()?;
-        let content = self.read_content(ino, &state, offset, u64::from(size), tier)?;
+        let content = self.content(ino, tier).read(state.view(), offset, u64::from(size))?;
         self.read_done(&cell, state);
         Ok(content)
     }
@@ -72,9 +71,9 @@ impl FileSystem {
             return Ok(());
         }
         let mut batch = Batch::new(Op::Write.tag());
-        let mut draft = Draft::of(&state);
-        self.settle_content(Op::Write, !clear_suid, ino, (&mut draft, &mut batch), tier)?;
-        self.write_content(ino, &mut draft, offset, data, &mut batch, tier)?;
+        let mut draft = Draft::of(state.view(), &mut batch);
+        self.settle_content(Op::Write, !clear_suid, ino, &mut draft, tier)?;
+        self.content(ino, tier).write(&mut draft, offset, data)?;
         let (old, new) = (&state.record, &draft.record);
         // Size travels with its blocks; times alone may wait.
         let put = old.size != new.size
@@ -82,7 +81,7 @@ impl FileSystem {
             || old.permissions != new.permissions
             || old.has(HAS_CAPABILITY)
             || !state.pending.is_empty();
-        self.commit(&cell, &mut state, batch, draft, put, tier)
+        self.commit(&cell, &mut state, draft, put, tier)
     }
 
     /// `fallocate`: mode 0 and `KEEP_SIZE` check the space and extend the size, but reserve nothing; `PUNCH_HOLE |
@@ -112,21 +111,21 @@ impl FileSystem {
         let mut state = cell.write(tier)?;
         state.require_file()?;
         let mut batch = Batch::new(Op::Fallocate.tag());
-        let mut draft = Draft::of(&state);
+        let mut draft = Draft::of(state.view(), &mut batch);
         if flags == 0 {
             let space = (self.space)().map_err(|error| engine::Error::io("reading free space", error))?;
             if length > space.room_bytes() {
                 return Err(Error::Engine(engine::Error::NoSpace));
             }
         } else {
-            self.punch_content(ino, &mut draft, (offset, end), &mut batch, tier)?;
-            batch.uses_reserve = flags == PUNCH_HOLE;
+            self.content(ino, tier).punch(&mut draft, (offset, end))?;
+            draft.batch.uses_reserve = flags == PUNCH_HOLE;
         }
         if mode & KEEP_SIZE == 0 {
             draft.record.size = draft.record.size.max(end);
         }
-        self.settle_content(Op::Fallocate, caller.uid == 0, ino, (&mut draft, &mut batch), tier)?;
-        self.commit(&cell, &mut state, batch, draft, true, tier)
+        self.settle_content(Op::Fallocate, caller.uid == 0, ino, &mut draft, tier)?;
+        self.commit(&cell, &mut state, draft, true, tier)
     }
 
     /// The first hole, or the first data, at or after `offset`, in units of blocks; the end of the file counts as a
@@ -135,27 +134,6 @@ impl FileSystem {
         let cell = self.cell(ino, tier)?;
         let state = cell.read(tier)?;
         state.require_file()?;
-        let (block_bytes, size) = (self.options.block_bytes, state.record.size);
-        if offset >= size {
-            return Err(Error::NoSuchAddress);
-        }
-        if state.record.is_dense() {
-            return Ok(if hole { size } else { offset });
-        }
-        let first = offset / block_bytes;
-        // The first block that is missing, or that is there.
-        let (mut missing, mut there) = (first, None);
-        let range = (first, self.block_count(size));
-        self.visit_blocks(ino, (&state.record, &state.pending), range, tier, &mut |block, _| {
-            there = there.or(Some(block));
-            if !hole || block != missing {
-                return ControlFlow::Break(());
-            }
-            missing += 1;
-            ControlFlow::Continue(())
-        })?;
-        let found = if hole { Some(missing) } else { there };
-        let start = found.ok_or(Error::NoSuchAddress)? * block_bytes;
-        Ok(start.max(offset).min(size))
+        self.content(ino, tier).seek(state.view(), offset, hole)
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::lookup::check_name;
 use crate::engine::{Batch, Tier};
+use crate::fs::content::Ranges;
 use crate::fs::counters::Change;
 use crate::fs::dirent::Dirent;
 use crate::fs::handles::{InodeCell, InodeState};
@@ -12,7 +13,6 @@ use crate::fs::inode::Inode;
 use crate::fs::keys::{self, name_hash};
 use crate::fs::locks::Locked;
 use crate::fs::meter::Op;
-use crate::fs::ranges::Ranges;
 use crate::fs::types::{Ino, Time};
 use crate::fs::{Error, FileSystem, Result};
 

@@ -2,15 +2,15 @@
 
 use std::ops::ControlFlow;
 
-use super::Result;
-use super::error::damaged;
-use super::keys::{self, Key, take_u64};
-use super::types::Ino;
 use crate::engine::{Batch, Engine, Tier};
+use crate::fs::Result;
+use crate::fs::error::damaged;
+use crate::fs::keys::{self, Key, take_u64};
+use crate::fs::types::Ino;
 
 /// Blocks `from..to` that are still to be deleted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Range {
+pub(in crate::fs) struct Range {
     pub from: u64,
     pub to: u64,
     pub bytes: u64,
@@ -45,7 +45,7 @@ impl Range {
 
 /// Ranges of one epoch of a file: ascending, apart from each other.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Ranges(Vec<Range>);
+pub(in crate::fs) struct Ranges(Vec<Range>);
 
 impl Ranges {
     /// Reads those of an epoch.
