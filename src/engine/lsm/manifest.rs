@@ -20,7 +20,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::place;
-use super::table::TableMeta;
+use super::table::{Table, TableMeta};
 use crate::base::varint;
 use crate::disk::{Disk, File, LEVELS, Purpose, read_all};
 use crate::engine::{Error, Position, Result, frame};
@@ -61,6 +61,22 @@ pub struct Edit {
 }
 
 impl Edit {
+    /// `added` tables in the place of those `removed`, with what is to be remembered of it; every table has a number below `next_number`.
+    pub fn replace(
+        removed: &[(usize, Arc<Table>)],
+        added: &[(usize, Arc<Table>)],
+        cursor: Option<&(usize, Bytes)>,
+        next_number: u64,
+    ) -> Edit {
+        Edit {
+            removed: removed.iter().map(|(level, table)| (*level, table.number)).collect(),
+            added: added.iter().map(|(level, table)| (*level, table.meta().clone())).collect(),
+            next_number: Some(next_number),
+            cursors: cursor.into_iter().cloned().collect(),
+            ..Edit::default()
+        }
+    }
+
     fn encode(&self, target: &mut Vec<u8>) {
         for (level, number) in &self.removed {
             put_all(target, [TAG_REMOVE, *level as u64, *number]);

@@ -57,6 +57,20 @@ impl MutableOptions {
         &self.rates
     }
 
+    /// Why the limits of L0 files and pending bytes do not count now, if they do not: no merge would bring them down. `lowers_l0` is
+    /// what the policy says of the newest version.
+    pub fn limits_off(&self, lowers_l0: bool) -> Option<String> {
+        if self.is_paused() {
+            Some("paused".to_string())
+        } else if !self.auto_compact() {
+            Some("auto_compact=off".to_string())
+        } else if !lowers_l0 {
+            Some(format!("policy={}", self.policy().name()))
+        } else {
+            None
+        }
+    }
+
     /// Changes `name` to `value`; the rest of `options` holds for a new policy. The names of the old and the new policy, if that was changed.
     pub fn set(
         &self,

@@ -2,12 +2,11 @@
 
 use std::ops::ControlFlow;
 
-use super::table::table_name;
+use super::table::{table_name, table_number};
 use super::*;
 use crate::base::clock::ManualClock;
 use crate::base::prng::Prng;
-use crate::disk::Purpose;
-use crate::disk::{File, FileInfo, Metered, SimDisk, Space};
+use crate::disk::{Disk, File, FileInfo, Metered, Purpose, SimDisk, Space};
 use crate::engine::cache::CacheKind;
 use crate::engine::{Common, Kind, run, settle};
 
@@ -347,7 +346,7 @@ fn a_scan_that_waits_for_the_disk_keeps_no_memtable_in_memory() {
     fill(&*engine, 0..50, 40);
     run(&*engine, Command::Flush).unwrap();
     fill(&*engine, 50..100, 40);
-    engine.cache.clear();
+    engine.reader.drop_caches();
     let (writer, memtable) = (engine.clone(), Arc::downgrade(&engine.view().mutable));
     *meanwhile.lock() = Some(Box::new(move || {
         run(&*writer, Command::Flush).unwrap();

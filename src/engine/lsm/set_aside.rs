@@ -11,9 +11,9 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use super::LsmEngine;
+use super::core::Core;
 use super::survivors::lost_segment;
-use super::table::{Table, table_name, table_number};
+use super::table::{Table, table_name};
 use super::version::Version;
 use crate::engine::wal::Segment;
 use crate::engine::{Error, Position};
@@ -41,8 +41,8 @@ impl Entry {
 }
 
 /// What is set aside.
-#[derive(Default)]
 pub struct SetAside {
+    core: Arc<Core>,
     state: Mutex<State>,
 }
 
@@ -69,43 +69,18 @@ fn note<Key: Ord>(
     wait
 }
 
-impl SetAside {
-    /// Numbers of the tables that merges go around at clock time `now`.
-    pub fn tables(&self, now: Duration) -> BTreeSet<u64> {
-        let state = self.state.lock();
-        state.tables.iter().filter(|(_, entry)| entry.is_aside(now)).map(|(number, _)| *number).collect()
+impl State {
+    fn tables(&self, now: Duration) -> BTreeSet<u64> {
+        self.tables.iter().filter(|(_, entry)| entry.is_aside(now)).map(|(number, _)| *number).collect()
     }
 
-    /// Why the first of `numbers` that is set aside is.
-    pub fn why(&self, numbers: impl Iterator<Item = u64>, now: Duration) -> Option<Error> {
-        let state = self.state.lock();
-        let mut entries = numbers.filter_map(|number| state.tables.get(&number));
-        entries.find(|entry| entry.is_aside(now)).map(|entry| entry.error.clone())
-    }
-
-    /// Whether values of the segment that starts at `start` stay where they are.
-    pub fn has_segment(&self, start: Position, now: Duration) -> bool {
-        self.state.lock().segments.get(&start).is_some_and(|entry| entry.is_aside(now))
-    }
-
-    /// How long until something is tried again, if it will be.
-    pub fn next_try(&self, now: Duration) -> Option<Duration> {
-        let state = self.state.lock();
-        let waits = state.tables.values().chain(state.segments.values()).filter_map(|entry| entry.until);
+    fn next_try(&self, now: Duration) -> Option<Duration> {
+        let waits = self.tables.values().chain(self.segments.values()).filter_map(|entry| entry.until);
         waits.filter(|until| now < *until).min().map(|until| until - now)
     }
 
-    /// Forgets tables that are `gone`, and segments that `version`, the newest, does not need.
-    pub fn forget(&self, gone: &[&Arc<Table>], version: &Version) {
-        let mut state = self.state.lock();
-        gone.iter().for_each(|table| drop(state.tables.remove(&table.number)));
-        state.segments.retain(|start, _| version.needed().has(*start));
-    }
-
-    /// What rests now, for reports; `None` if that is nothing.
-    pub fn sentence(&self, now: Duration) -> Option<String> {
-        let state = self.state.lock();
-        let entries = state.tables.values().chain(state.segments.values());
+    fn sentence(&self, now: Duration) -> Option<String> {
+        let entries = self.tables.values().chain(self.segments.values());
         let errors: Vec<String> =
             entries.filter(|entry| entry.is_aside(now)).map(|entry| entry.error.to_string()).collect();
         let more = match errors.len() {
@@ -117,6 +92,90 @@ impl SetAside {
             "{}{more}; merges go around it, `kvfs check --repair` saves what can be read",
             errors[0]
         ))
+    }
+}
+
+impl SetAside {
+    /// Nothing yet.
+    pub fn new(core: Arc<Core>) -> SetAside {
+        SetAside { core, state: Mutex::default() }
+    }
+
+    fn now(&self) -> Duration {
+        self.core.clock.elapsed()
+    }
+
+    /// Numbers of the tables that merges go around now.
+    pub fn tables(&self) -> BTreeSet<u64> {
+        self.state.lock().tables(self.now())
+    }
+
+    /// Why the first of `numbers` that is set aside is.
+    pub fn why(&self, numbers: impl Iterator<Item = u64>) -> Option<Error> {
+        let (state, now) = (self.state.lock(), self.now());
+        let mut entries = numbers.filter_map(|number| state.tables.get(&number));
+        entries.find(|entry| entry.is_aside(now)).map(|entry| entry.error.clone())
+    }
+
+    /// Whether values of the segment that starts at `start` stay where they are.
+    pub fn has_segment(&self, start: Position) -> bool {
+        self.state.lock().segments.get(&start).is_some_and(|entry| entry.is_aside(self.now()))
+    }
+
+    /// How long until something is tried again, if it will be.
+    pub fn next_try(&self) -> Option<Duration> {
+        self.state.lock().next_try(self.now())
+    }
+
+    /// What rests now, for reports; `None` if that is nothing.
+    pub fn sentence(&self) -> Option<String> {
+        self.state.lock().sentence(self.now())
+    }
+
+    /// Forgets tables that are `gone`, and segments that `version`, the newest, does not need.
+    pub fn forget(&self, gone: &[&Arc<Table>], version: &Version) {
+        let mut state = self.state.lock();
+        gone.iter().for_each(|table| drop(state.tables.remove(&table.number)));
+        state.segments.retain(|start, _| version.needed().has(*start));
+    }
+
+    /// Sets a table aside for which `error` was met.
+    pub fn note_table(&self, number: u64, error: &Error) {
+        let wait = note(&mut self.state.lock().tables, number, error, self.now());
+        self.record(&table_name(number), error, wait);
+    }
+
+    /// Sets a segment of the log aside of which a value could not be read.
+    pub fn note_segment(&self, start: Position, error: &Error) {
+        let wait = note(&mut self.state.lock().segments, start, error, self.now());
+        self.record(error.unread_file().unwrap_or("the log"), error, wait);
+    }
+
+    /// Sets aside what the store was opened without, until it is opened again.
+    pub fn add_lost(&self, lost: Lost) {
+        for (number, error) in lost.tables {
+            self.state.lock().tables.insert(number, Entry::for_good(&error));
+            self.record(&table_name(number), &error, None);
+        }
+        for (start, segment) in lost.segments {
+            if let Some(error) = segment.loss() {
+                self.state.lock().segments.insert(start, Entry::for_good(&error));
+                self.record(error.unread_file().unwrap_or("the log"), &error, None);
+            }
+        }
+    }
+
+    fn record(&self, file: &str, error: &Error, wait: Option<Duration>) {
+        match wait {
+            Some(wait) => log::warn!("{file} is set aside for {wait:?}: {error}"),
+            None => log::error!(
+                "{file} is set aside until the store is mounted again: {error}; `kvfs check --repair` saves what can be read"
+            ),
+        }
+        let retry_ns = wait.map_or(0, |wait| wait.as_nanos() as u64);
+        let fields =
+            vec![("file", file.into()), ("what", error.to_string().into()), ("retry_ns", retry_ns.into())];
+        self.core.record("set_aside", fields);
     }
 }
 
@@ -140,86 +199,26 @@ impl Lost {
     }
 }
 
-impl LsmEngine {
-    /// Sets aside what the store was opened without, until it is opened again.
-    pub(super) fn set_lost_aside(&self, lost: Lost) {
-        for (number, error) in lost.tables {
-            self.set_aside.state.lock().tables.insert(number, Entry::for_good(&error));
-            self.record_set_aside(&table_name(number), &error, None);
-        }
-        for (start, segment) in lost.segments {
-            if let Some(error) = segment.loss() {
-                self.set_aside.state.lock().segments.insert(start, Entry::for_good(&error));
-                self.record_set_aside(error.unread_file().unwrap_or("the log"), &error, None);
-            }
-        }
-    }
-
-    /// What of the store is damaged, for reports; `None` if nothing is.
-    pub(super) fn damage(&self) -> Option<String> {
-        self.set_aside.sentence(self.clock.elapsed()).or_else(|| {
-            let flaws = self.shelf.flaws();
-            let (_, error) = flaws.first()?;
-            let more = match flaws.len() {
-                1 => String::new(),
-                all => format!(", and {} more like this", all - 1),
-            };
-            Some(format!("{error}{more}; nothing is lost by it: a merge writes the table anew"))
-        })
-    }
-
-    /// Sets the table aside whose damage `error` reports, if it is part of the store; whether it is.
-    pub(super) fn set_table_aside(&self, error: &Error) -> bool {
-        let Some(file) = error.unread_file() else { return false };
-        let version = self.view().version.clone();
-        let found = table_number(file).filter(|it| version.tables().any(|(_, table)| table.number == *it));
-        let Some(number) = found else { return false };
-        let wait = note(&mut self.set_aside.state.lock().tables, number, error, self.clock.elapsed());
-        self.record_set_aside(file, error, wait);
-        self.reassess();
-        true
-    }
-
-    /// Sets a segment of the log aside of which a value could not be read.
-    pub(super) fn set_segment_aside(&self, start: Position, error: &Error) {
-        let wait = note(&mut self.set_aside.state.lock().segments, start, error, self.clock.elapsed());
-        self.record_set_aside(error.unread_file().unwrap_or("the log"), error, wait);
-    }
-
-    fn record_set_aside(&self, file: &str, error: &Error, wait: Option<Duration>) {
-        match wait {
-            Some(wait) => log::warn!("{file} is set aside for {wait:?}: {error}"),
-            None => log::error!(
-                "{file} is set aside until the store is mounted again: {error}; `kvfs check --repair` saves what can be read"
-            ),
-        }
-        let retry_ns = wait.map_or(0, |wait| wait.as_nanos() as u64);
-        let fields =
-            vec![("file", file.into()), ("what", error.to_string().into()), ("retry_ns", retry_ns.into())];
-        self.journal.record(self.clock.now(), "set_aside", fields);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn a_request_is_tried_again_later_and_later_and_damage_never() {
-        let aside = SetAside::default();
+        let mut aside = State::default();
         let io = Error::io("reading table.7", std::io::Error::from_raw_os_error(libc::EIO));
         let mut now = Duration::from_secs(5);
-        let fail = |error: &Error, now| note(&mut aside.state.lock().tables, 7, error, now);
+        let fail = |aside: &mut State, now| note(&mut aside.tables, 7, &io, now);
         for wait in RETRIES {
-            assert_eq!(fail(&io, now), Some(wait));
+            assert_eq!(fail(&mut aside, now), Some(wait));
             assert_eq!(aside.next_try(now), Some(wait));
             assert_eq!((aside.tables(now), aside.tables(now + wait)), ([7].into(), [].into()));
             now += wait;
         }
-        assert_eq!(fail(&io, now), None);
+        assert_eq!(fail(&mut aside, now), None);
         assert_eq!(aside.next_try(now), None);
         assert_eq!(aside.tables(now + Duration::from_secs(1 << 30)), [7].into());
-        assert_eq!(note(&mut aside.state.lock().tables, 8, &Error::corrupt("table.8", 0, "it"), now), None);
+        assert_eq!(note(&mut aside.tables, 8, &Error::corrupt("table.8", 0, "it"), now), None);
         assert!(aside.sentence(now).unwrap().contains("and 1 more"));
     }
 }

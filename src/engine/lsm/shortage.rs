@@ -6,8 +6,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use parking_lot::Mutex;
 
-use super::cleaning::RECORDS_BYTES;
 use crate::engine::Error;
+
+/// What an edit of the manifest and the filesystem's own records take beside the bytes of files, at most.
+pub const RECORDS_BYTES: u64 = 64 << 10;
 
 /// Why something could not be done.
 #[derive(Clone)]

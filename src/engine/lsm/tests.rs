@@ -16,16 +16,25 @@ mod values;
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc;
 use std::time::Duration;
 
-use super::table::table_name;
+use super::table::{Shelf, Table, table_name, table_number};
+use super::value_log::MOVED_KIND;
+use super::version::{Version, View};
 use super::*;
-use crate::base::clock::ManualClock;
+use crate::base::clock::{Clock, ManualClock};
 use crate::base::prng::Prng;
-use crate::disk::{Fault, Faulty, Latch, Metered, Purpose, SimDisk, Tear};
-use crate::engine::lsm::{Compression, PolicyKind};
-use crate::engine::{Cause, Common, run, settle, sync};
+use crate::disk::{Disk, Fault, Faulty, Latch, Metered, Purpose, SimDisk, Tear};
+use crate::engine::{Cause, Common, run, settle, sync, wal};
+
+impl LsmEngine {
+    /// Everything a read needs, as it is now.
+    pub(super) fn view(&self) -> Arc<View> {
+        self.versions.view()
+    }
+}
 
 type Model = BTreeMap<Vec<u8>, Vec<u8>>;
 
@@ -233,6 +242,6 @@ fn check_space(engine: &LsmEngine, disk: &SimDisk) {
     assert!(segments <= kept + 20, "{segments} segments, {kept} of them kept");
     let values =
         disk.list().unwrap().into_iter().filter(|info| survivors::values_number(&info.name).is_some());
-    assert_eq!(values.count() as u64, engine.survivors.size().0);
-    assert!(engine.sparse_segments(&engine.view().version, false).is_empty());
+    assert_eq!(values.count() as u64, kept - engine.core.log.shape().kept_segments);
+    assert!(engine.compactor.collector().sparse_segments(&engine.view().version, false).is_empty());
 }

@@ -11,9 +11,9 @@ use std::sync::Arc;
 use super::compaction::{Job, Levels};
 use super::memtable::Memtable;
 use super::needed::Needed;
-use super::report::Totals;
 use super::run::Run;
 use super::table::Table;
+use super::totals::Totals;
 use crate::disk::LEVELS;
 use crate::engine::Result;
 

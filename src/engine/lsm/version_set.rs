@@ -1,4 +1,5 @@
-//! The version set: which memtables and tables make up the store now, and the manifest in which that is durable.
+//! The version set: which memtables and tables make up the store now, the manifest in which that is durable, and what the policy in
+//! force thinks of it.
 //!
 //! # Invariants
 //!
@@ -7,40 +8,73 @@
 //! 2. An edit is durable before what it says can be seen.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use parking_lot::{Mutex, MutexGuard, RwLock};
 
+use super::compaction::Levels;
+use super::core::Core;
 use super::manifest::{Edit, Manifest};
+use super::memory_budget::MemoryBudget;
 use super::memtable::Memtable;
 use super::retired::Retired;
-use super::table::Table;
-use super::version::{Version, View};
+use super::set_aside::SetAside;
+use super::table::{Table, table_number};
+use super::totals::Totals;
+use super::version::{Owed, Version, View};
 use crate::disk::LEVELS;
-use crate::engine::Result;
+use crate::engine::{Class, Error, Position, Result};
 
-/// What makes up a store.
-pub struct VersionSet {
-    view: RwLock<Arc<View>>,
-    manifest: Mutex<Manifest>,
-    retired: Retired,
-}
+/// The newest view. Who holds it can read the store and change nothing.
+pub struct Views(RwLock<Arc<View>>);
 
-impl VersionSet {
-    /// `view` as `manifest` has it.
-    pub fn new(view: View, manifest: Manifest) -> VersionSet {
-        let (view, manifest) = (RwLock::new(Arc::new(view)), Mutex::new(manifest));
-        VersionSet { view, manifest, retired: Retired::default() }
-    }
-
+impl Views {
     /// Everything a read needs, as it is now.
     pub fn view(&self) -> Arc<View> {
-        self.view.read().clone()
+        self.0.read().clone()
     }
 
     /// What `look` sees of it under its lock: who is about to wait for the disk must keep no memtable.
     pub fn look<T>(&self, look: impl FnOnce(&View) -> T) -> T {
-        look(&self.view.read())
+        look(&self.0.read())
+    }
+}
+
+/// What makes up a store.
+pub struct VersionSet {
+    core: Arc<Core>,
+    views: Arc<Views>,
+    manifest: Mutex<Manifest>,
+    /// Everything up to here is in tables.
+    flushed: AtomicU64,
+    retired: Retired,
+    memory: MemoryBudget,
+    set_aside: SetAside,
+}
+
+impl VersionSet {
+    /// `view` as `manifest` has it.
+    pub fn new(core: Arc<Core>, view: View, manifest: Manifest, memory: MemoryBudget) -> VersionSet {
+        VersionSet {
+            core: core.clone(),
+            views: Arc::new(Views(RwLock::new(Arc::new(view)))),
+            flushed: AtomicU64::new(manifest.state().log_position),
+            manifest: Mutex::new(manifest),
+            retired: Retired::default(),
+            memory,
+            set_aside: SetAside::new(core),
+        }
+    }
+
+    /// What readers hold of it.
+    pub fn views(&self) -> &Arc<Views> {
+        &self.views
+    }
+
+    /// Everything a read needs, as it is now.
+    pub fn view(&self) -> Arc<View> {
+        self.views.view()
     }
 
     /// Memtables that were flushed and are not freed yet.
@@ -48,9 +82,24 @@ impl VersionSet {
         &self.retired
     }
 
+    /// How its memory is divided.
+    pub fn memory(&self) -> &MemoryBudget {
+        &self.memory
+    }
+
+    /// What merges cannot read.
+    pub fn set_aside(&self) -> &SetAside {
+        &self.set_aside
+    }
+
+    /// Up to where all batches are in tables.
+    pub fn flushed(&self) -> Position {
+        self.flushed.load(Ordering::Acquire)
+    }
+
     /// Makes the mutable memtable immutable; false if it is empty. Only for who holds the lock of writers.
     pub fn rotate(&self) -> bool {
-        let mut view = self.view.write();
+        let mut view = self.views.0.write();
         if view.mutable.is_empty() {
             return false;
         }
@@ -70,6 +119,69 @@ impl VersionSet {
     pub fn change(&self) -> Change<'_> {
         Change { set: self, manifest: self.manifest.lock() }
     }
+
+    /// Frees the flushed memtables that nobody reads any more; whether none is left.
+    pub fn free_retired(&self) -> bool {
+        let (any, is_empty) = self.retired.free_unread();
+        if any {
+            self.balance_memory();
+            self.core.bell.ring(Class::Room);
+        }
+        is_empty
+    }
+
+    /// Gives the cache what memtables and tables leave.
+    pub fn balance_memory(&self) {
+        self.memory.balance(self.view().memtable_bytes() + self.retired.bytes());
+    }
+
+    /// What the policy sees of a version now.
+    pub fn picture(&self, version: &Version) -> Levels {
+        let mut levels = version.picture(self.core.now_seconds());
+        levels.aside = self.set_aside.tables();
+        levels
+    }
+
+    /// Notes in a version what the policy thinks of it. Asked after every edit: policies look at sums of levels and at runs, not at every
+    /// table.
+    pub fn assess(&self, version: &mut Version) {
+        let policy = self.core.mutable_options.policy();
+        let picture = self.picture(version);
+        let (pending_bytes, lowers_l0) = (policy.pending_bytes(&picture), policy.lowers_l0(&picture));
+        let totals = Totals::of(&picture, version.needed().bytes(), &*policy);
+        (version.pending_bytes, version.lowers_l0, version.totals) = (pending_bytes, lowers_l0, totals);
+        let (owed, forgiven) = (version.owed(), version.forgiven);
+        version.forgiven = Owed {
+            l0_files: owed.l0_files.min(forgiven.l0_files),
+            pending_bytes: owed.pending_bytes.min(forgiven.pending_bytes),
+        };
+    }
+
+    /// Lets writers go on whatever another policy left to the one in force, which has just come: what is over a limit now does not
+    /// count for it, as long as it is there.
+    pub fn forgive(&self) {
+        self.change().revise(|version| {
+            version.forgiven = Owed { l0_files: u64::MAX, pending_bytes: u64::MAX };
+            self.assess(version);
+            let (options, owed) = (&self.core.options, version.forgiven);
+            let over = |amount: u64, limit: u64| if amount >= limit { amount } else { 0 };
+            version.forgiven = Owed {
+                l0_files: over(owed.l0_files, options.l0_slowdown),
+                pending_bytes: over(owed.pending_bytes, options.pending_slowdown_bytes),
+            };
+        });
+    }
+
+    /// Sets the table aside whose damage `error` reports, if it is part of the store; whether it is.
+    pub fn set_table_aside(&self, error: &Error) -> bool {
+        let Some(file) = error.unread_file() else { return false };
+        let version = self.view().version.clone();
+        let found = table_number(file).filter(|it| version.tables().any(|(_, table)| table.number == *it));
+        let Some(number) = found else { return false };
+        self.set_aside.note_table(number, error);
+        self.change().revise(|version| self.assess(version));
+        true
+    }
 }
 
 /// The right to change the tables.
@@ -85,38 +197,54 @@ impl Change<'_> {
     }
 
     /// Makes `edit` durable and then visible: `removed` tables, which it names, go, `added` ones come, a flushed memtable goes and is
-    /// retired. `assess` notes in the version what the policy thinks of it. Costs what it changes, not what there is. The view before,
-    /// which is best dropped where nobody waits.
+    /// retired. Tells those who wait for what it brings. Costs what it changes, not what there is.
     pub fn install(
         &mut self,
         edit: &Edit,
         removed: &[(usize, Arc<Table>)],
         added: &[(usize, Arc<Table>)],
         flushed: Option<&Arc<Memtable>>,
-        assess: impl FnOnce(&mut Version),
-    ) -> Result<Arc<View>> {
-        let mut version = self.set.view().version.edit(removed, added)?;
-        assess(&mut version);
+    ) -> Result<()> {
+        let (set, core) = (self.set, &self.set.core);
+        let mut version = set.view().version.edit(removed, added)?;
+        set.assess(&mut version);
         let version = Arc::new(version);
         self.manifest.append(edit)?;
         if let Some(memtable) = flushed {
-            self.set.retired.add(memtable.clone());
+            set.retired.add(memtable.clone());
         }
-        let mut view = self.set.view.write();
+        let replaced = self.replace(version.clone(), flushed);
+        if let Some(position) = edit.log_position {
+            set.flushed.store(position, Ordering::Release);
+        }
+        core.space.shortage.expect_space();
+        let gone = |(_, table): &&(usize, Arc<Table>)| added.iter().all(|(_, it)| it.number != table.number);
+        let gone: Vec<&Arc<Table>> = removed.iter().filter(gone).map(|(_, table)| table).collect();
+        set.set_aside.forget(&gone, &version);
+        gone.iter().for_each(|table| table.retire());
+        // Not under the lock of the view: it may be the last that holds tables and memtables.
+        drop(replaced);
+        set.balance_memory();
+        core.bell.ring(Class::Room);
+        core.bell.ring(Class::Merge);
+        Ok(())
+    }
+
+    /// Puts `version` in the place of the newest one, without the memtable that was `flushed`. The view before.
+    fn replace(&self, version: Arc<Version>, flushed: Option<&Arc<Memtable>>) -> Arc<View> {
+        let mut view = self.set.views.0.write();
         let is_left =
             |memtable: &&Arc<Memtable>| flushed.is_none_or(|flushed| !Arc::ptr_eq(memtable, flushed));
         let immutables = view.immutables.iter().filter(is_left).cloned().collect();
         let new = Arc::new(View { mutable: view.mutable.clone(), immutables, version });
-        Ok(std::mem::replace(&mut *view, new))
+        std::mem::replace(&mut *view, new)
     }
 
     /// Changes what is noted in the newest version.
-    pub fn revise(&mut self, note: impl FnOnce(&mut Version)) {
+    fn revise(&mut self, note: impl FnOnce(&mut Version)) {
         let mut version = (*self.set.view().version).clone();
         note(&mut version);
-        let mut view = self.set.view.write();
-        let (mutable, immutables) = (view.mutable.clone(), view.immutables.clone());
-        *view = Arc::new(View { mutable, immutables, version: Arc::new(version) });
+        drop(self.replace(Arc::new(version), None));
     }
 
     /// What the manifest says.

@@ -1,4 +1,4 @@
-//! Compaction: a pure [`Policy`] says what to merge, [`RunningJob`] cuts it into slices, each merged a few mebibytes at a time.
+//! Compaction: a pure [`Policy`] says what to merge; [`compactor`](super::compactor) does it.
 //!
 //! Every policy can take over whatever another one left: all of them see the same picture, sorted runs from the newest to the oldest
 //! (the tables of L0 one by one, then each level as one run), and each of their choices keeps that order.
@@ -19,7 +19,6 @@ mod around;
 mod eager;
 mod leveled;
 mod plain_log;
-mod running;
 #[cfg(test)]
 mod tests;
 mod tiered;
@@ -40,7 +39,6 @@ pub use around::Around;
 pub use eager::Eager;
 pub use leveled::Leveled;
 pub use plain_log::NeverMerge;
-pub use running::{RunningJob, Slice};
 pub use tiered::Tiered;
 pub use window::TimeWindow;
 

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::disk::{Fault, Faulty};
-use crate::engine::lsm::cleaning::{Cleaned, tombstones_above};
+use crate::engine::lsm::compactor::cleaner::{Cleaned, tombstones_above};
 
 #[test]
 fn writers_are_delayed_then_stopped_and_let_go_again() {
@@ -304,7 +304,7 @@ fn after_deletes_on_a_full_disk_writers_wait_for_the_room() {
         let what = format!("{policy:?}, value_log={value_log}");
         // What is left of a table of time-window, which is as large as a window is, may not fit into the room that there is.
         if policy == PolicyKind::TimeWindow {
-            let room_bytes = disk.space().unwrap().free_bytes + engine.space.ballast_bytes();
+            let room_bytes = disk.space().unwrap().free_bytes + engine.core.space.guard.ballast_bytes();
             for (number, bytes) in uncleaned(&engine, count) {
                 assert!(
                     bytes / 2 + (128 << 10) > room_bytes,
@@ -372,7 +372,7 @@ fn more_than_what_is_free_comes_back_by_itself_once_it_is_deleted() {
         for number in 0..1280 {
             delete(&engine, number).unwrap();
         }
-        assert!(!engine.shortage.is_cleaning_wanted(), "{policy:?}");
+        assert!(!engine.core.space.shortage.is_cleaning_wanted(), "{policy:?}");
         for _ in 0..3 {
             settle(&*engine).unwrap();
         }
@@ -396,12 +396,12 @@ fn a_disk_that_refuses_what_it_says_it_has_is_not_asked_for_ever() {
         for number in (0..count).step_by(2) {
             delete(&engine, number).unwrap();
         }
-        engine.rotate_now();
-        while engine.flush().unwrap() {}
+        engine.writer.rotate_now();
+        while engine.flusher.flush().unwrap() {}
         // A quota of which the disk says nothing, say.
         sim.set_capacity(Some(16 << 20));
         disk.inject(Fault::FullAfter { bytes: 0 });
-        engine.want_space();
+        engine.core.space.want_space();
         let rounds = (0..1000).find(|_| !matches!(engine.work(Class::Merge), Ok(Pending::More)));
         let (refused, tables) = (disk.hits(), engine.view().version.tables().count() as u64);
         assert!(rounds.is_some() && refused > 0, "{policy:?}: {refused} requests refused");
@@ -470,7 +470,7 @@ fn a_crash_at_any_request_while_a_full_disk_is_emptied_costs_nothing() {
     full.set_capacity(Some(8 << 20));
     let engine = open_with(full.clone(), &options).unwrap();
     let count = fill(&engine, VALUE_BYTES);
-    assert!(engine.space.ballast_bytes() > 0);
+    assert!(engine.core.space.guard.ballast_bytes() > 0);
     engine.close().unwrap();
     drop(engine);
     others_take_all(&full);

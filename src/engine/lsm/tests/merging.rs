@@ -4,7 +4,7 @@ use super::*;
 
 /// No two merges that run meet, nor share a table; what they work on is part of the store.
 fn check_running(engine: &LsmEngine) -> (usize, usize) {
-    let merging = engine.merging.lock();
+    let merging = engine.compactor.merging();
     let claims: Vec<_> = merging.jobs.iter().map(|job| job.claims()).collect();
     for (index, of_one) in claims.iter().enumerate() {
         let others = || claims[index + 1..].iter().flatten();
@@ -19,7 +19,7 @@ fn check_running(engine: &LsmEngine) -> (usize, usize) {
     let present: Vec<u64> = version.tables().map(|(_, table)| table.number).collect();
     assert!(inputs.iter().all(|number| present.contains(number)));
     let slots = merging.resting.len() as u64 + merging.stepping;
-    assert!(slots <= engine.options.merge_threads);
+    assert!(slots <= engine.core.options.merge_threads);
     let halfway = merging.jobs.iter().filter(|job| job.installed_files > 0).count();
     (merging.jobs.len(), halfway)
 }
@@ -102,7 +102,7 @@ fn compact_with(slice_tables: u64, policy: PolicyKind) -> (u64, u64, u64) {
     loop {
         let pending = engine.work(Class::Merge).unwrap();
         most = most.max(table_bytes(&disk));
-        while engine.shelf.reclaim() {}
+        while engine.core.shelf.reclaim() {}
         if pending == Pending::Idle {
             break;
         }
@@ -142,7 +142,7 @@ fn several_merges_begin_only_as_far_as_there_is_space_for_all_of_them() {
             engine.work(Class::Flush).unwrap();
             // So little is free that only some of what is due fits.
             let used: u64 = disk.list().unwrap().iter().map(|info| info.bytes).sum();
-            let owed = engine.meters.merge_owed_bytes.load(Relaxed);
+            let owed = engine.core.space.merge_owed_bytes();
             disk.set_capacity(Some(used + owed + 3000 + prng.below(12_000)));
             for _ in 0..8 {
                 steps += 1;
@@ -206,7 +206,7 @@ fn a_merge_that_fails_leaves_the_others_and_what_it_has_done() {
 
 /// The levels from which merges run, and whether those have installed anything.
 fn running_levels(engine: &LsmEngine) -> Vec<(usize, bool)> {
-    let merging = engine.merging.lock();
+    let merging = engine.compactor.merging();
     merging.jobs.iter().map(|job| (job.job.inputs[0].0, job.installed_files > 0)).collect()
 }
 
@@ -265,15 +265,15 @@ fn flushes_are_merged_beside_a_merge_of_everything() {
     write(1000, &mut model);
     // The first step begins a merge of everything.
     engine.work(Class::Merge).unwrap();
-    let into = engine.merging.lock().jobs[0].job.into;
-    assert!(into > 0 && engine.merging.lock().jobs.len() == 1);
-    let inputs = engine.merging.lock().jobs[0].inputs().len();
+    let into = engine.compactor.merging().jobs[0].job.into;
+    assert!(into > 0 && engine.compactor.merging().jobs.len() == 1);
+    let inputs = engine.compactor.merging().jobs[0].inputs().len();
     write(200, &mut model);
     let mut beside = 0;
     while !running_levels(&engine).is_empty() && beside == 0 {
         engine.work(Class::Merge).unwrap();
         check_running(&engine);
-        let merging = engine.merging.lock();
+        let merging = engine.compactor.merging();
         beside += merging.jobs.iter().filter(|job| job.job.into == 0).count();
         assert!(beside == 0 || merging.jobs.iter().any(|job| job.job.into == into), "not beside it");
     }
@@ -306,21 +306,21 @@ fn what_a_merge_has_installed_is_not_cleaned_by_its_inputs() {
         let mut batch = Batch::new(0);
         (0..400).for_each(|number| batch.put(key(number), vec![round; 60]));
         write(&mut model, batch);
-        engine.rotate_now();
+        engine.writer.rotate_now();
         settle(&*engine).unwrap();
     }
     let mut batch = Batch::new(0);
     (0..400).filter(|number| number % 2 == 0).for_each(|number| batch.put(key(number), vec![2; 60]));
     (0..400).filter(|number| number % 2 == 1).for_each(|number| batch.delete(key(number)));
     write(&mut model, batch);
-    engine.rotate_now();
+    engine.writer.rotate_now();
     while engine.work(Class::Flush).unwrap() == Pending::More {}
     let mut beside = 0;
     loop {
         let pending = engine.work(Class::Merge).unwrap();
         check_running(&engine);
         if running_levels(&engine).contains(&(0, true)) {
-            engine.want_space();
+            engine.core.space.want_space();
             beside += 1;
         }
         assert!(contents(&*engine).unwrap() == model, "not what was written");

@@ -137,7 +137,7 @@ fn only_the_oldest_run_expires() {
     assert_eq!(shape.levels[0].files, 2);
     assert_eq!(engine.get(&50u64.to_be_bytes(), Tier::Disk).unwrap(), None, "expired");
     assert!(engine.get(&150u64.to_be_bytes(), Tier::Disk).unwrap().is_some());
-    assert_eq!(engine.journal.events().iter().filter(|event| event.name == "drop").count(), 1);
+    assert_eq!(engine.core.journal.events().iter().filter(|event| event.name == "drop").count(), 1);
 }
 
 #[test]

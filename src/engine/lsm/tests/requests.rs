@@ -102,9 +102,9 @@ fn opening_and_changing_a_store_of_five_thousand_tables() {
         let mut batch = Batch::new(0);
         batch.put(number.to_be_bytes().to_vec(), &b"value"[..]);
         apply_patiently(&*engine, &batch).unwrap();
-        engine.rotate_now();
+        engine.writer.rotate_now();
         let began = cpu_time();
-        assert!(engine.flush().unwrap());
+        assert!(engine.flusher.flush().unwrap());
         spent += cpu_time() - began;
         settle(&*engine).unwrap();
     }

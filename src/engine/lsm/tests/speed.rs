@@ -240,10 +240,14 @@ fn edits() {
                 let mut edited = version.edit(&[(6, old.clone())], &[(6, new)]).unwrap();
                 times[0] += thread_time() - began;
                 let began = thread_time();
-                engine.assess(&mut edited);
+                engine.versions.assess(&mut edited);
                 times[1] += thread_time() - began;
                 let began = thread_time();
-                let choice = engine.policy().choose(&engine.picture(&edited), &Default::default());
+                let choice = engine
+                    .core
+                    .mutable_options
+                    .policy()
+                    .choose(&engine.versions.picture(&edited), &Default::default());
                 times[2] += thread_time() - began;
                 assert!(policy == PolicyKind::Tiered || choice.job().is_some());
                 let keys: Vec<Bytes> = (0..1000).map(|_| key(prng.below(tables * 10))).collect();

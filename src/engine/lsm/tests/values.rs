@@ -225,7 +225,7 @@ fn a_store_of_the_version_without_files_of_survivors_is_opened_and_collected() {
         if round % 10 == 9 {
             // A value that was moved when these lay in the log.
             let moved = |target: &mut Vec<u8>| target.extend_from_slice(&[round; 300]);
-            engine.log.append(MOVED_KIND, Purpose::ValueLogGc, 300, moved).unwrap();
+            engine.core.log.append(MOVED_KIND, Purpose::ValueLogGc, 300, moved).unwrap();
         }
     }
     // Not flushed: replay goes over some of these records.

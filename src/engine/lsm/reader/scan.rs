@@ -1,20 +1,20 @@
 //! A scan: every memtable and sorted run merged into one, tombstones left out.
 //!
 //! Tombstones in a row are what makes scans slow. From [`LOOK`] of them on the scan asks whether it is in a known gap and
-//! jumps to its end; after as many as the option says, it begins to prove a gap of its own. See [`super::gaps`].
+//! jumps to its end; after as many as the option says, it begins to prove a gap of its own. See [`gaps`](crate::engine::lsm::gaps).
 //!
 //! A scan keeps no memtable in memory. When one that it goes through was flushed and is gone, it begins again behind the last key that
 //! it passed, with what the store is now.
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::LsmEngine;
-use super::cursor::{Cursor, MemoryCursor, Reading, RunCursor};
-use super::gaps::{OpenGap, successor};
-use super::merge::Merge;
-use super::run::Run;
-use super::value_log::Group;
+use super::Reader;
 use crate::disk::LEVELS;
+use crate::engine::lsm::cursor::{Cursor, MemoryCursor, Reading, RunCursor};
+use crate::engine::lsm::gaps::{OpenGap, successor};
+use crate::engine::lsm::merge::Merge;
+use crate::engine::lsm::run::Run;
+use crate::engine::lsm::value_log::Group;
 use crate::engine::{Error, KeyRange, Result, Tier, Visit};
 
 /// After this many tombstones in a row a scan asks for a gap.
@@ -32,13 +32,13 @@ struct Row<'a> {
     is_later: bool,
 }
 
-impl LsmEngine {
+impl Reader {
     /// Visits the keys of `range`.
-    pub(super) fn scan_range(&self, range: KeyRange<'_>, tier: Tier, visit: &mut Visit<'_>) -> Result<()> {
+    pub fn scan(&self, range: KeyRange<'_>, tier: Tier, visit: &mut Visit<'_>) -> Result<()> {
         let mut tombstones = 0;
         let result = self.scan_entries(range, tier, visit, &mut tombstones);
         if tombstones > 0 {
-            self.meters.scan_tombstones.fetch_add(tombstones, Relaxed);
+            self.scan_tombstones.fetch_add(tombstones, Relaxed);
         }
         result
     }
@@ -59,7 +59,7 @@ impl LsmEngine {
             return Ok(());
         }
         let mut merge = self.merge_from(&start, range.end, tier)?;
-        self.meters.scan_runs.record(merge.sources() as u64);
+        self.scan_runs.record(merge.sources() as u64);
         let mut group = Group::new(&self.cache, tier);
         let mut row = Row { length: 0, start, open: None, is_later: false };
         loop {
@@ -104,8 +104,8 @@ impl LsmEngine {
                 }
                 return Err(Error::WouldBlock);
             }
-            let proves = self.options.gap_tombstones > 0;
-            if proves && (row.length == LOOK || row.length.is_multiple_of(self.options.gap_tombstones)) {
+            let proves = self.gap_tombstones > 0;
+            if proves && (row.length == LOOK || row.length.is_multiple_of(self.gap_tombstones)) {
                 self.pass_gap(&mut row, &mut merge, range.end, tier)?;
             }
         }
@@ -128,7 +128,7 @@ impl LsmEngine {
             if row.open.is_none() {
                 row.start = behind;
             }
-        } else if row.open.is_none() && row.length >= self.options.gap_tombstones {
+        } else if row.open.is_none() && row.length >= self.gap_tombstones {
             row.open = Some(self.gaps.open(&row.start));
             *merge = self.merge_from(&row.start, end, tier)?;
         }
@@ -142,7 +142,7 @@ impl LsmEngine {
         let mut sources = Vec::with_capacity(8);
         let version = {
             // Tables are read below, and who waits for the disk must keep no memtable in memory.
-            let view = self.view();
+            let view = self.views.view();
             for memtable in view.memtables().filter(|memtable| !memtable.is_empty()) {
                 sources.push(Cursor::Memory(MemoryCursor::new(memtable, range)));
             }

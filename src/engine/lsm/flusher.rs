@@ -5,24 +5,27 @@
 //! 3. The memtable leaves the view, the log segments are free for use.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering::{Relaxed, Release};
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::SystemTime;
 
-use super::cleaning::RECORDS_BYTES;
+use parking_lot::Mutex;
+
+use super::commands::Task;
+use super::core::{Core, seconds};
 use super::cursor::MemoryCursor;
 use super::manifest::{Edit, Manifest};
 use super::memtable::Memtable;
-use super::shortage::Trouble;
+use super::shortage::{RECORDS_BYTES, Trouble};
 use super::table::{Origin, Shelf, Table};
 use super::value_log::{Pointer, Stored};
-use super::{LsmEngine, Task};
+use super::version_set::VersionSet;
 use crate::base::text::human_size;
 use crate::disk::Purpose;
 use crate::engine::{Class, Error, KeyRange, Pending, Result, Work, is_short_of_files};
 
 /// Makes a memtable that was filled from the log a durable table of L0 while the log is still being read. Values that would stay in
 /// the log go to the table: who holds which segments is not known yet.
-pub(super) fn flush_replayed(
+pub fn flush_replayed(
     shelf: &Arc<Shelf>,
     manifest: &mut Manifest,
     memtable: &Arc<Memtable>,
@@ -49,11 +52,6 @@ pub(super) fn flush_replayed(
     installed
 }
 
-/// Seconds since 1970.
-pub(super) fn seconds(time: SystemTime) -> u64 {
-    time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
-}
-
 fn origin(memtable: &Memtable, now_seconds: u64) -> Origin {
     Origin {
         first_position: memtable.first(),
@@ -63,64 +61,93 @@ fn origin(memtable: &Memtable, now_seconds: u64) -> Origin {
     }
 }
 
-impl LsmEngine {
-    /// One unit of flush work.
-    pub(super) fn flush_work(&self) -> Result<Pending> {
+/// Writes immutable memtables to tables, one at a time.
+pub struct Flusher {
+    core: Arc<Core>,
+    versions: Arc<VersionSet>,
+    /// Held by the one who flushes, across disk requests.
+    flushing: Mutex<()>,
+    /// What it does right now, for reports.
+    activity: Mutex<Option<String>>,
+}
+
+impl Flusher {
+    /// Of the store that `versions` are of.
+    pub fn new(core: Arc<Core>, versions: Arc<VersionSet>) -> Flusher {
+        Flusher { core, versions, flushing: Mutex::default(), activity: Mutex::default() }
+    }
+
+    /// What it does right now, one line; `None` if that is nothing.
+    pub fn activity(&self) -> Option<String> {
+        self.activity.lock().clone()
+    }
+
+    /// One unit of work.
+    pub fn work(&self) -> Result<Pending> {
         let flushed = self.flush();
-        let trouble = flushed.as_ref().err().map(|error| self.trouble(error.clone()));
-        let before = self.shortage.note_flush(trouble.clone());
+        let trouble = flushed.as_ref().err().map(|error| self.core.space.trouble(error.clone()));
+        let before = self.core.space.shortage.note_flush(trouble.clone());
         if let (Some(Trouble { error, .. }), None) = (trouble, before) {
             let what = format!("flush: {error}");
-            self.journal.record(self.clock.now(), "error", vec![("what", what.into())]);
+            self.core.record("error", vec![("what", what.into())]);
         }
         match &flushed {
             Ok(_) => {
-                let position = self.flushed.load(Relaxed);
-                self.commands.end(&Ok(()), |task| matches!(task, Task::Flush(until) if *until <= position));
+                let position = self.versions.flushed();
+                self.core
+                    .commands
+                    .end(&Ok(()), |task| matches!(task, Task::Flush(until) if *until <= position));
             }
             Err(error) => {
                 let waits =
                     |task: &Task| matches!(task, Task::Flush(_) | Task::Compact { is_started: false, .. });
-                self.commands.end(&Err(error.clone()), waits);
+                self.core.commands.end(&Err(error.clone()), waits);
             }
         }
         flushed?;
-        Ok(if self.view().immutables.is_empty() { Pending::Idle } else { Pending::More })
+        Ok(if self.versions.view().immutables.is_empty() { Pending::Idle } else { Pending::More })
     }
 
     /// Flushes the oldest immutable memtable; false if there is none.
-    pub(super) fn flush(&self) -> Result<bool> {
+    pub fn flush(&self) -> Result<bool> {
         let _one = self.flushing.lock();
-        let Some(memtable) = self.view().immutables.last().cloned() else { return Ok(false) };
-        self.activity.lock().flush = Some(format!("flush {}", human_size(memtable.bytes())));
+        let Some(memtable) = self.versions.view().immutables.last().cloned() else { return Ok(false) };
+        *self.activity.lock() = Some(format!("flush {}", human_size(memtable.bytes())));
         let mut result = self.flush_memtable(&memtable);
         let need_bytes = memtable.table_bytes() + RECORDS_BYTES;
         while matches!(result, Err(Error::NoSpace))
-            && (self.log.give_back() || self.space.give_ballast(need_bytes))
+            && (self.core.log.give_back() || self.core.space.guard.give_ballast(need_bytes))
         {
             result = self.flush_memtable(&memtable);
         }
-        self.activity.lock().flush = None;
+        *self.activity.lock() = None;
         if result.is_ok() {
-            if memtable.tombstones() > 0 && self.is_more_deleted_than_free(&self.view().version, 0) {
-                self.clean_unasked();
+            let version = self.versions.view().version.clone();
+            if memtable.tombstones() > 0 {
+                self.core.space.clean_unasked(&version, 0);
             }
-            self.keep_ballast();
+            self.core.space.keep_ballast(&version);
         }
         drop(memtable);
         // The next one needs a file as well.
-        if self.shelf.space().is_ok_and(|space| is_short_of_files(&space)) {
-            self.space.look_again();
+        if self.core.shelf.space().is_ok_and(|space| is_short_of_files(&space)) {
+            self.core.space.guard.look_again();
         }
-        if !self.free_retired() {
-            self.bell.ring(Class::Reclaim);
+        if !self.versions.free_retired() {
+            self.core.bell.ring(Class::Reclaim);
         }
         result.map(|()| true)
     }
 
+    /// Flushes every immutable memtable.
+    pub fn flush_all(&self) -> Result<()> {
+        while self.flush()? {}
+        Ok(())
+    }
+
     fn flush_memtable(&self, memtable: &Arc<Memtable>) -> Result<()> {
-        let began = self.clock.elapsed();
-        let span = self.shelf.cpu().span(Work::Flush);
+        let began = self.core.clock.elapsed();
+        let span = self.core.shelf.cpu().span(Work::Flush);
         let table = self.write_table(memtable)?;
         span.end(table.bytes);
         let position = memtable.last();
@@ -128,10 +155,10 @@ impl LsmEngine {
         let edit = Edit {
             added: vec![(0, table.meta().clone())],
             log_position: Some(position),
-            next_number: Some(self.shelf.next_number()),
+            next_number: Some(self.core.shelf.next_number()),
             ..Edit::default()
         };
-        if let Err(error) = self.install(&mut change, &edit, &[], &[(0, table.clone())], Some(memtable)) {
+        if let Err(error) = change.install(&edit, &[], &[(0, table.clone())], Some(memtable)) {
             // After a failed sync the edit may be durable all the same: then the file stays.
             if !change.is_failed() {
                 table.retire();
@@ -139,35 +166,34 @@ impl LsmEngine {
             return Err(error);
         }
         drop(change);
-        self.meters.levels[0].in_bytes.fetch_add(table.bytes, Relaxed);
-        self.meters.levels[0].write_bytes.fetch_add(table.bytes, Relaxed);
-        self.flushed.store(position, Release);
-        self.log.release(position);
+        self.core.levels[0].in_bytes.fetch_add(table.bytes, Relaxed);
+        self.core.levels[0].write_bytes.fetch_add(table.bytes, Relaxed);
+        self.core.log.release(position);
         // Who waits for the space of the log can have it only now.
-        self.bell.ring(Class::Room);
-        let duration = self.clock.elapsed().saturating_sub(began);
+        self.core.bell.ring(Class::Room);
+        let duration = self.core.clock.elapsed().saturating_sub(began);
         let fields = vec![
-            ("reason", memtable.due(&self.options).unwrap_or("asked for").into()),
+            ("reason", memtable.due(&self.core.options).unwrap_or("asked for").into()),
             ("table", table.number.into()),
             ("memtable_bytes", memtable.bytes().into()),
             ("bytes", table.bytes.into()),
             ("entries", table.entries.into()),
-            ("l0_files", (self.view().version.level(0).len() as u64).into()),
+            ("l0_files", (self.versions.view().version.level(0).len() as u64).into()),
             ("duration_ns", (duration.as_nanos() as u64).into()),
         ];
-        self.journal.record(self.clock.now(), "flush", fields);
+        self.core.record("flush", fields);
         Ok(())
     }
 
     /// Writes a memtable to a durable table.
     fn write_table(&self, memtable: &Arc<Memtable>) -> Result<Arc<Table>> {
         let mut cursor = MemoryCursor::new(memtable, KeyRange::ALL);
-        let mut builder = self.shelf.create(Purpose::Flush, false)?;
-        let now_seconds = self.now_seconds();
+        let mut builder = self.core.shelf.create(Purpose::Flush, false)?;
+        let now_seconds = self.core.now_seconds();
         while let Some(key) = cursor.key() {
             match cursor.value() {
                 Some((value, position)) if position > 0 => {
-                    let segment = self.log.segment_at(position);
+                    let segment = self.core.log.segment_at(position);
                     let gone = || Error::Invalid(format!("the log let go of position {position}"));
                     let pointer = Pointer::new(position, value);
                     builder.add(key, Some(Stored::Pointer(pointer, &segment.ok_or_else(gone)?)))?;
@@ -178,9 +204,9 @@ impl LsmEngine {
         }
         let table = builder.finish(origin(memtable, now_seconds))?;
         // What a durable table points to must be durable before it.
-        let points = !table.values.is_empty() && self.log.synced() < memtable.last();
-        let synced = if points { self.log.sync_now() } else { Ok(()) };
-        if let Err(error) = synced.and_then(|()| self.shelf.sync_names()) {
+        let points = !table.values.is_empty() && self.core.log.synced() < memtable.last();
+        let synced = if points { self.core.log.sync_now() } else { Ok(()) };
+        if let Err(error) = synced.and_then(|()| self.core.shelf.sync_names()) {
             table.retire();
             return Err(error);
         }

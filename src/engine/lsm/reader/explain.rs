@@ -1,36 +1,22 @@
-//! What the tree is made of and what one read would ask of it, for people. Counts nothing.
+//! What one read would ask of the tree, for people. Counts nothing.
 
 use std::cell::Cell;
 
-use crate::engine::{Probe, Result, TableInfo, Tier};
+use crate::engine::{Probe, Result, Tier};
 
-use super::LsmEngine;
-use super::table::{Access, hash, table_name};
+use super::Reader;
 use crate::disk::LEVELS;
+use crate::engine::lsm::Slot;
+use crate::engine::lsm::table::{Access, hash, table_name};
 
-impl LsmEngine {
-    /// Every table, from L0 down.
-    pub(super) fn list_tables(&self) -> Vec<TableInfo> {
-        let version = self.view().version.clone();
-        let info = |(level, table): (usize, &std::sync::Arc<super::table::Table>)| TableInfo {
-            level,
-            number: table.number,
-            bytes: table.bytes,
-            entries: table.entries,
-            tombstones: table.tombstones,
-            smallest: table.smallest.clone(),
-            largest: table.largest.clone(),
-        };
-        version.tables().map(info).collect()
-    }
-
+impl Reader {
     /// Asks for `key` as a read does, and notes every structure on the way.
-    pub(super) fn explain_key(&self, key: &[u8], tier: Tier) -> Result<Vec<Probe>> {
-        let view = self.view();
+    pub fn explain(&self, key: &[u8], tier: Tier) -> Result<Vec<Probe>> {
+        let view = self.views.view();
         let mut probes = Vec::new();
         let read_bytes = Cell::new(0);
         let access = Access { read_bytes: Some(&read_bytes), ..Access::get(&self.cache, tier) };
-        let mut note = |structure: String, offset: Option<u64>, found: Option<&super::Slot>, otherwise| {
+        let mut note = |structure: String, offset: Option<u64>, found: Option<&Slot>, otherwise| {
             let (verdict, bytes) = match found {
                 Some(Some(value)) => ("hit", value.len() as u64),
                 Some(None) => ("tombstone", 0),

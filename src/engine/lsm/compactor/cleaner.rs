@@ -25,29 +25,23 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
-use std::time::Duration;
 
-use super::LsmEngine;
-use super::compaction::{Job, Levels, RunningJob};
+use parking_lot::Mutex;
+
 use super::merging::Merging;
-use super::table::Table;
-use super::version::{Version, View};
+use super::running::RunningJob;
 use crate::disk::LEVELS;
-use crate::engine::{Class, Position, Result};
+use crate::engine::lsm::compaction::{Job, Levels};
+use crate::engine::lsm::core::Core;
+use crate::engine::lsm::space_budget::PART;
+use crate::engine::lsm::table::Table;
+use crate::engine::lsm::version::Version;
+use crate::engine::{Position, Result};
 
-/// A table is cleaned if this part of it is deleted.
-const PART: f64 = 1.0 / 16.0;
 /// While new data still finds room, only if it is so much: then what is written is no more than what comes back.
 const PART_EARLY: f64 = 1.0 / 2.0;
-/// When to look again whether deletes have come to an end.
-pub const DELETES_AGAIN: Duration = Duration::from_secs(1);
 /// A tombstone takes as much of a block, at least: what it shares of its key, what not, no value, and one byte of a key.
 const TOMBSTONE_BYTES_MIN: u64 = 4;
-/// What an edit of the manifest and the filesystem's own records take beside the bytes of files, at most.
-pub const RECORDS_BYTES: u64 = 64 << 10;
-/// The part of what lies in the store that is kept as ballast, while that is less than a flush and a merge may take.
-const BALLAST_SHARE: u64 = 8;
 
 /// What is known of tables that were cleaned.
 #[derive(Default)]
@@ -121,12 +115,6 @@ impl Candidate {
     }
 }
 
-/// What `tombstones` give back, if each stands for an entry of the usual size.
-fn deleted_bytes(version: &Version, tombstones: u64) -> u64 {
-    let (bytes, entries) = version.totals.weight();
-    (tombstones as f64 * bytes as f64 / entries.max(1) as f64) as u64
-}
-
 /// Bytes of a table and of its values in the log.
 fn weight(table: &Table) -> u64 {
     table.bytes + table.values.iter().map(|(_, bytes)| bytes).sum::<u64>()
@@ -134,7 +122,7 @@ fn weight(table: &Table) -> u64 {
 
 /// Tombstones of newer tables that lie over a table and may delete something there.
 #[derive(Clone, Copy, Default)]
-pub(super) struct Above {
+pub struct Above {
     /// About how many, if they are spread over their tables as the bytes are.
     pub likely: f64,
     /// At most. Tombstones take few bytes: among values all of them may lie in one part.
@@ -142,11 +130,7 @@ pub(super) struct Above {
 }
 
 /// What lies above each table, by number, and counts while `free_bytes` are free.
-pub(super) fn tombstones_above(
-    version: &Version,
-    cleaned: &Cleaned,
-    free_bytes: u64,
-) -> BTreeMap<u64, Above> {
+pub fn tombstones_above(version: &Version, cleaned: &Cleaned, free_bytes: u64) -> BTreeMap<u64, Above> {
     let mut above: BTreeMap<u64, Above> = BTreeMap::new();
     for (level, newer) in version.tables().filter(|(_, table)| table.tombstones > 0) {
         let mut of_newer: BTreeMap<u64, Above> = BTreeMap::new();
@@ -183,20 +167,56 @@ pub(super) fn tombstones_above(
     above
 }
 
-impl LsmEngine {
-    /// Begins to clean the table that gives most back of those that can be cleaned in the room there is; whether there is one.
-    pub(super) fn begin_cleaning(
-        &self,
-        version: &Version,
-        levels: &Levels,
-        merging: &mut Merging,
-    ) -> Result<bool> {
+/// Finds tables to clean.
+pub struct Cleaner {
+    core: Arc<Core>,
+    /// What need not be cleaned again.
+    cleaned: Mutex<Cleaned>,
+}
+
+impl Cleaner {
+    /// Nothing is cleaned yet.
+    pub fn new(core: Arc<Core>) -> Cleaner {
+        Cleaner { core, cleaned: Mutex::default() }
+    }
+
+    /// Merges that would each clean a table of `version`, the one that gives most back first as far as is known;
+    /// what runs is not in their way.
+    pub fn jobs<'a>(
+        &'a self,
+        version: &'a Version,
+        levels: &'a Levels,
+        merging: &Merging,
+    ) -> Result<impl Iterator<Item = RunningJob> + use<'a>> {
         // Where the disk does not say what is free, that is all there can be.
-        let free_bytes = self.free_bytes(merging)?.saturating_add(self.space.ballast_bytes());
+        let free_bytes =
+            merging.free_bytes(&self.core.shelf)?.saturating_add(self.core.space.guard.ballast_bytes());
+        let candidates = self.candidates(version, free_bytes);
+        let position = (0..LEVELS).map(|level| version.level(level).sums().last_position).max().unwrap_or(0);
+        let halfway = merging.jobs.iter().filter(|job| job.is_halfway()).flat_map(RunningJob::inputs);
+        let halfway: BTreeSet<u64> = halfway.map(|(_, table)| table.number).collect();
+        // Who is tried gets all the room.
+        let is_room_tried = merging.jobs.iter().any(|job| job.cleans().is_some());
+        let in_turn = candidates.into_iter().take_while(move |it| it.fits() || !is_room_tried);
+        Ok(in_turn.filter_map(move |candidate| {
+            let Candidate { level, table, need_bytes, .. } = candidate;
+            let job = Job::rewrite(level, &table);
+            let shadows = levels.is_free(&job).then(|| shadows(version, levels, level, &table))?;
+            if shadows.iter().any(|(_, table)| halfway.contains(&table.number)) {
+                return None;
+            }
+            let mut merge = RunningJob::new(version, job, &self.core.shelf, &self.core.options);
+            merge.clean(shadows, need_bytes, position);
+            Some(merge)
+        }))
+    }
+
+    /// Tables of `version` worth cleaning while `free_bytes` are free, in the order in which they come.
+    fn candidates(&self, version: &Version, free_bytes: u64) -> Vec<Candidate> {
         let mut cleaned = self.cleaned.lock();
         cleaned.forget_others(version);
         let above = tombstones_above(version, &cleaned, free_bytes);
-        let is_early = !self.shortage.is_refused() && !self.space.is_full();
+        let is_early = !self.core.space.shortage.is_refused() && !self.core.space.guard.is_full();
         let least = if is_early { PART_EARLY } else { PART };
         let candidate = |(level, table): (usize, &Arc<Table>)| {
             let above = above.get(&table.number)?;
@@ -217,143 +237,54 @@ impl LsmEngine {
             })
         };
         let mut candidates: Vec<Candidate> = version.tables().filter_map(candidate).collect();
-        drop(cleaned);
-        let position = (0..LEVELS).map(|level| version.level(level).sums().last_position).max().unwrap_or(0);
         candidates.sort_by_key(|candidate| std::cmp::Reverse(candidate.rank()));
-        let halfway = merging.jobs.iter().filter(|job| job.is_halfway()).flat_map(RunningJob::inputs);
-        let halfway: BTreeSet<u64> = halfway.map(|(_, table)| table.number).collect();
-        // Who is tried gets all the room.
-        let is_room_tried = merging.jobs.iter().any(|job| job.cleans().is_some());
-        for candidate in candidates {
-            if is_room_tried && !candidate.fits() {
-                break;
-            }
-            let level = candidate.level;
-            let job = Job::rewrite(level, &candidate.table);
-            if !levels.is_free(&job) {
-                continue;
-            }
-            let shadows = self.shadows(version, levels, level, &candidate.table);
-            if shadows.iter().any(|(_, table)| halfway.contains(&table.number)) {
-                continue;
-            }
-            let missing_bytes = candidate.need_bytes.saturating_sub(self.free_bytes(merging)?);
-            if missing_bytes > 0 {
-                self.space.give_ballast(missing_bytes);
-            }
-            let mut merge = RunningJob::new(version, job, &self.shelf, &self.options);
-            merge.clean(shadows, candidate.need_bytes, position);
-            if self.begin_merge(version, merge, "deleted", merging)? {
-                return Ok(true);
-            }
-        }
-        Ok(false)
+        candidates
     }
 
     /// Whether the cleaning of a table has room to go on. Of what is left of a table it may turn out that it is more than it seemed: then
     /// all that is free is claimed for it, up to what the table takes. What is written anew may take a little more than it took, so that
     /// is no limit.
-    pub(super) fn claim_more(&self, merging: &mut Merging, id: u64) -> Result<bool> {
-        let free_bytes = self.free_bytes(merging)?;
-        let Some(job) = merging.jobs.iter_mut().find(|job| job.id == id) else { return Ok(true) };
+    pub fn claim_more(&self, merging: &mut Merging, id: u64) -> Result<bool> {
+        let (free_bytes, guard) = (merging.free_bytes(&self.core.shelf)?, &self.core.space.guard);
+        let Some(job) = merging.job_mut(id) else { return Ok(true) };
         let (taken_bytes, need_bytes) = (job.temporary_bytes(), job.need_bytes());
         if taken_bytes <= need_bytes || need_bytes >= job.input_bytes {
             return Ok(true);
         }
-        let room_bytes = free_bytes.saturating_add(self.space.ballast_bytes());
+        let room_bytes = free_bytes.saturating_add(guard.ballast_bytes());
         let more_bytes = room_bytes.min(job.input_bytes.saturating_sub(taken_bytes));
         if more_bytes > free_bytes {
-            self.space.give_ballast(more_bytes - free_bytes);
+            guard.give_ballast(more_bytes - free_bytes);
         }
         job.claim(taken_bytes + more_bytes);
         Ok(more_bytes > 0)
     }
 
-    /// What is newer than a table and overlaps it, newest first, but for what is set aside.
-    fn shadows(
-        &self,
-        version: &Version,
-        levels: &Levels,
-        level: usize,
-        table: &Table,
-    ) -> Vec<(usize, Arc<Table>)> {
-        let newer = version.tables().take_while(|(_, other)| other.number != table.number);
-        let newer = newer.filter(|(other_level, other)| {
-            (*other_level < level || *other_level == 0)
-                && other.overlaps(&table.smallest, &table.largest)
-                && !levels.aside.contains(&other.number)
-        });
-        newer.map(|(level, table)| (level, table.clone())).collect()
+    /// Notes that `tables` hold nothing that batches up to `position` have deleted.
+    pub fn pass(&self, tables: &[Arc<Table>], position: Position) {
+        let mut cleaned = self.cleaned.lock();
+        tables.iter().for_each(|table| cleaned.pass(table.number, position));
     }
 
-    /// Keeps as much ballast as a flush and the cleaning of a table may take beside a segment of the log.
-    pub(super) fn keep_ballast(&self) {
-        let (bytes, _) = self.view().version.totals.weight();
-        let options = &self.options;
-        let most_bytes = options.memtable_bytes.max(options.table_bytes) + 2 * self.log.segment_bytes();
-        let owed_bytes = self.meters.merge_owed_bytes.load(Relaxed);
-        // A merge that it was given up for may take more than it seemed.
-        if owed_bytes > 0 && self.shortage.is_cleaning_wanted() {
-            return;
-        }
-        self.space.keep_ballast(most_bytes.min(bytes / BALLAST_SHARE), owed_bytes);
+    /// Notes that `job` found no room for what batches up to `position` have left of its input, of which it claimed what it needs, or
+    /// of which the disk refused `refused_bytes`.
+    pub fn fail(&self, job: &RunningJob, position: Position, refused_bytes: u64) {
+        let bytes = job.need_bytes().max(refused_bytes);
+        let mut cleaned = self.cleaned.lock();
+        let numbers = job.job.inputs.iter().flat_map(|(_, numbers)| numbers);
+        numbers.for_each(|number| cleaned.fail(*number, position, bytes));
     }
+}
 
-    /// Notes that the disk has refused something, so that tables are cleaned; whether that is new, and merges may do it.
-    pub(super) fn want_space(&self) -> bool {
-        let is_new = self.shortage.note_refusal();
-        if is_new {
-            self.shortage.expect_space();
-            self.bell.ring(Class::Merge);
-        }
-        is_new && !self.mutable_options.is_paused() && self.mutable_options.auto_compact()
-    }
-
-    /// Has tables cleaned although no batch was refused.
-    pub(super) fn clean_unasked(&self) {
-        self.shortage.set_unasked(true);
-        self.shortage.expect_space();
-        self.bell.ring(Class::Merge);
-    }
-
-    /// Notes that something was deleted: where that is more than what is free, whoever deletes is told of the room, or others there need it.
-    pub(super) fn note_deletes(&self) {
-        if self.shortage.note_delete() {
-            self.bell.ring(Class::Reclaim);
-        }
-    }
-
-    /// Has a memtable flushed to which no more deletes come, if they give much back and more is deleted than is free. Whether to look
-    /// again soon.
-    pub(super) fn flush_last_deletes(&self) -> bool {
-        let view = self.view();
-        let tombstones = view.mutable.tombstones();
-        match self.shortage.deletes_have_ended(tombstones) {
-            None => return false,
-            Some(false) => return true,
-            Some(true) => {}
-        }
-        if self.deletes_in_memory(&view, true) && self.is_more_deleted_than_free(&view.version, tombstones) {
-            self.rotate_now();
-        }
-        false
-    }
-
-    /// Whether `tombstones` and those of tables seem to stand for more bytes than are free for new data.
-    pub(super) fn is_more_deleted_than_free(&self, version: &Version, tombstones: u64) -> bool {
-        let in_tables: u64 = (0..LEVELS).map(|level| version.level(level).sums().tombstones).sum();
-        deleted_bytes(version, tombstones + in_tables) > self.space.spare_bytes()
-    }
-
-    /// Whether flushing the memtables would let cleaning give back more than a trifle.
-    pub(super) fn deletes_in_memory(&self, view: &View, is_mutable: bool) -> bool {
-        let tombstones: u64 = match is_mutable {
-            true => view.mutable.tombstones(),
-            false => view.immutables.iter().map(|memtable| memtable.tombstones()).sum(),
-        };
-        let gain_bytes = deleted_bytes(&view.version, tombstones);
-        gain_bytes > 0 && gain_bytes as f64 >= self.options.table_bytes as f64 * PART
-    }
+/// What is newer than a table of a version and overlaps it, newest first, but for what is set aside.
+fn shadows(version: &Version, levels: &Levels, level: usize, table: &Table) -> Vec<(usize, Arc<Table>)> {
+    let newer = version.tables().take_while(|(_, other)| other.number != table.number);
+    let newer = newer.filter(|(other_level, other)| {
+        (*other_level < level || *other_level == 0)
+            && other.overlaps(&table.smallest, &table.largest)
+            && !levels.aside.contains(&other.number)
+    });
+    newer.map(|(level, table)| (level, table.clone())).collect()
 }
 
 #[cfg(test)]

@@ -25,10 +25,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::{Claim, Job};
 use crate::base::text::human_size;
 use crate::disk::{LEVELS, Purpose};
 use crate::engine::lsm::Options;
+use crate::engine::lsm::compaction::{Claim, Job};
 use crate::engine::lsm::cursor::{Cursor, Reading, RunCursor};
 use crate::engine::lsm::merge::Merge;
 use crate::engine::lsm::run::Run;

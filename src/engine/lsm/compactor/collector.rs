@@ -1,0 +1,161 @@
+//! Collection: empties segments of the log, and files of survivors, of which little is needed; see [`value_log`](super::super::value_log).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use crate::disk::Purpose;
+use crate::engine::lsm::compaction::{Job, Levels};
+use crate::engine::lsm::core::Core;
+use crate::engine::lsm::survivors::{Moved, Survivors};
+use crate::engine::lsm::value_log::Pointer;
+use crate::engine::lsm::version::Version;
+use crate::engine::lsm::version_set::VersionSet;
+use crate::engine::wal::{LogShape, Segment};
+use crate::engine::{Position, Result, ValueLog};
+
+/// Moves what lives out of segments that are mostly garbage.
+pub struct Collector {
+    core: Arc<Core>,
+    versions: Arc<VersionSet>,
+    survivors: Arc<Survivors>,
+    moved_bytes: AtomicU64,
+}
+
+impl Collector {
+    /// Of the store that `versions` are of; what lives goes to `survivors`.
+    pub fn new(core: Arc<Core>, versions: Arc<VersionSet>, survivors: Arc<Survivors>) -> Collector {
+        Collector { core, versions, survivors, moved_bytes: AtomicU64::new(0) }
+    }
+
+    /// Where the segments that are to be emptied start, by the share of them that lives, in thousandths, but for those that are set
+    /// aside; none while the disk is so full that what deletes need would be used. Of the rest of the reserve it takes what it needs: it
+    /// gives more back.
+    ///
+    /// Only as many as bring the share that lives of all together to the option, the emptiest first: of the others more will have died
+    /// by the time they are needed. All of which less than that lives, if `is_thorough`.
+    pub fn sparse_segments(&self, version: &Version, is_thorough: bool) -> BTreeMap<Position, u64> {
+        let kept_bytes =
+            self.core.space.guard.release_bytes().saturating_sub(self.core.space.guard.ballast_bytes());
+        let room_bytes = kept_bytes + 2 * self.core.log.segment_bytes();
+        if self.core.shelf.space().is_ok_and(|space| space.room_bytes() < room_bytes) {
+            return BTreeMap::new();
+        }
+        // Nobody can empty what a table needs that merges go around.
+        let aside = self.versions.set_aside().tables();
+        let tables = version.tables().filter(|(_, table)| aside.contains(&table.number));
+        let stuck: Option<BTreeSet<Position>> = (!aside.is_empty())
+            .then(|| tables.flat_map(|(_, table)| table.values.iter()).map(|(start, _)| *start).collect());
+        // Both in order, so that each merge step goes through them once.
+        let mut needed = version.needed().iter().peekable();
+        let mut kept = self.core.log.kept();
+        kept.extend(self.survivors.kept());
+        kept.retain(|(start, _)| {
+            let is_stuck = stuck.as_ref().is_some_and(|stuck| stuck.contains(start));
+            !is_stuck && !self.versions.set_aside().has_segment(*start)
+        });
+        kept.sort_unstable();
+        let live = kept.into_iter().filter_map(|(start, size)| {
+            while needed.next_if(|(before, _)| *before < start).is_some() {}
+            needed.next_if(|(at, _)| *at == start).map(|(_, live)| (start, live, size))
+        });
+        choose_sparse(live.collect(), self.core.options.value_gc_percent, is_thorough)
+    }
+
+    /// A merge of one table with nothing, to move its values out of the segment of which the smallest share lives; one that no merge that
+    /// runs is in the way of.
+    pub fn job(&self, version: &Version, levels: &Levels) -> Option<Job> {
+        let sparse = self.sparse_segments(version, self.core.space.shortage.is_refused());
+        let mut sparse: Vec<(u64, Position)> =
+            sparse.into_iter().map(|(start, share)| (share, start)).collect();
+        sparse.sort_unstable();
+        sparse.into_iter().find_map(|(_, victim)| {
+            let tables = version.tables().filter(|(_, table)| table.needs(victim));
+            let mut jobs = tables.map(|(level, table)| Job::rewrite(level, table));
+            jobs.find(|job| levels.is_free(job))
+        })
+    }
+
+    /// Moves a value to the [survivors](crate::engine::lsm::survivors) if it lies in a segment of `sparse`. One that cannot be read stays where it is, and so from
+    /// then on does what lies beside it.
+    pub fn move_value(
+        &self,
+        sparse: &BTreeSet<Position>,
+        pointer: Pointer,
+        segment: &Arc<Segment>,
+    ) -> Result<Option<Moved>> {
+        let start = segment.start();
+        if !sparse.contains(&start) || self.versions.set_aside().has_segment(start) {
+            return Ok(None);
+        }
+        let value = match pointer.fetch(segment, Purpose::ValueLogGc) {
+            Ok(value) => value,
+            Err(error) => {
+                self.versions.set_aside().note_segment(start, &error);
+                return Ok(None);
+            }
+        };
+        let moved = self.survivors.append(&value)?;
+        self.moved_bytes.fetch_add(pointer.bytes, Relaxed);
+        Ok(Some(moved))
+    }
+
+    /// What reports say of values in the log.
+    pub fn shape(&self, log: &LogShape, live_bytes: u64) -> ValueLog {
+        let (files, bytes) = self.survivors.size();
+        ValueLog {
+            segments: log.kept_segments + files,
+            bytes: log.kept_bytes + bytes,
+            live_bytes,
+            moved_bytes: self.moved_bytes.load(Relaxed),
+        }
+    }
+
+    /// Makes the values that were moved durable, not yet the names of their files.
+    pub fn sync(&self) -> Result<()> {
+        self.survivors.sync()
+    }
+}
+
+/// Of segments (start, live bytes, size) those to empty, with the share that lives in thousandths: the emptiest ones of which less than
+/// `percent` lives, until that much of all lives, or all of them if `is_thorough`.
+fn choose_sparse(
+    mut segments: Vec<(Position, u64, u64)>,
+    percent: u64,
+    is_thorough: bool,
+) -> BTreeMap<Position, u64> {
+    let share = |live: u64, size: u64| live.saturating_mul(1000) / size.max(1);
+    let live_bytes: u64 = segments.iter().map(|(_, live, _)| live).sum();
+    let mut bytes: u64 = segments.iter().map(|(.., size)| size).sum();
+    segments.retain(|(_, live, size)| live * 100 < size * percent);
+    segments.sort_by_key(|(start, live, size)| (share(*live, *size), *start));
+    let chosen = segments.into_iter().take_while(|(_, live, size)| {
+        let is_wanted = is_thorough || live_bytes * 100 < bytes * percent;
+        bytes -= size.saturating_sub(*live).min(bytes);
+        is_wanted
+    });
+    chosen.map(|(start, live, size)| (start, share(live, size))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_emptiest_segments_are_emptied_until_enough_of_all_lives() {
+        let none: [Position; 0] = [];
+        let chosen = |segments: &[(u64, u64)], is_thorough| -> Vec<Position> {
+            let segments = segments.iter().zip(1..).map(|((live, size), start)| (start, *live, *size));
+            choose_sparse(segments.collect(), 50, is_thorough).into_keys().collect()
+        };
+        // Half of all lives: nothing has to be done, and a command does what it can.
+        assert_eq!(chosen(&[(90, 100), (40, 100), (20, 100)], false), none);
+        assert_eq!(chosen(&[(90, 100), (40, 100), (20, 100)], true), [2, 3]);
+        // The emptiest one is enough, or more are needed; one of which half lives never is.
+        assert_eq!(chosen(&[(60, 100), (45, 100), (5, 100)], false), [3]);
+        assert_eq!(chosen(&[(20, 100), (90, 100), (5, 100), (5, 100)], false), [3, 4]);
+        assert_eq!(chosen(&[(10, 100), (45, 100), (5, 100), (5, 100)], false), [1, 3, 4]);
+        assert_eq!(chosen(&[(50, 100), (50, 100)], true), none);
+        assert_eq!(choose_sparse(vec![(1, 1, 100)], 0, true), BTreeMap::new());
+    }
+}

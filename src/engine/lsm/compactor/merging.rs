@@ -1,0 +1,81 @@
+//! The merges that run, and what they wait for.
+
+use super::Throttle;
+use super::running::{RunningJob, Slice};
+use crate::engine::lsm::compaction::Claim;
+use crate::engine::lsm::table::Shelf;
+use crate::engine::{Error, Result};
+
+/// Merges of a store.
+#[derive(Default)]
+pub struct Merging {
+    /// Those that run, in the order of their start.
+    pub jobs: Vec<RunningJob>,
+    /// Begun slices between two steps, the one that rested longest first.
+    pub resting: Vec<Slice>,
+    /// Begun slices of which a step is being done.
+    pub stepping: u64,
+    last_id: u64,
+    /// What a merge waits for, if there is no space for it.
+    pub waiting: Option<String>,
+    /// What they have used of the rates.
+    pub throttle: Throttle,
+    /// Whether it was said that merges may soon not fit.
+    pub is_warned: bool,
+}
+
+impl Merging {
+    /// What merges that run have to themselves.
+    pub fn claims(&self) -> Vec<Claim> {
+        self.jobs.iter().flat_map(RunningJob::claims).collect()
+    }
+
+    /// Adds a merge; it gets its number here.
+    pub fn add(&mut self, mut job: RunningJob) {
+        self.last_id += 1;
+        job.id = self.last_id;
+        self.jobs.push(job);
+    }
+
+    /// The merge of that number; `None` if it was given up.
+    pub fn job(&self, id: u64) -> Option<&RunningJob> {
+        self.jobs.iter().find(|job| job.id == id)
+    }
+
+    /// The same, to change it.
+    pub fn job_mut(&mut self, id: u64) -> Option<&mut RunningJob> {
+        self.jobs.iter_mut().find(|job| job.id == id)
+    }
+
+    /// Slices that are begun.
+    pub fn begun_slices(&self) -> u64 {
+        self.resting.len() as u64 + self.stepping
+    }
+
+    /// Bytes that they may still take.
+    pub fn owed_bytes(&self) -> u64 {
+        self.jobs.iter().map(RunningJob::owed_bytes).sum()
+    }
+
+    /// Bytes that are free beside what they may still take.
+    pub fn free_bytes(&self, shelf: &Shelf) -> Result<u64> {
+        Ok(shelf.space()?.room_bytes().saturating_sub(self.owed_bytes()))
+    }
+
+    /// Why nothing is merged, if that is so: while something runs, it may make space.
+    pub fn trouble(&self) -> Option<Error> {
+        self.waiting.as_ref().filter(|_| self.jobs.is_empty()).map(|_| Error::NoSpace)
+    }
+
+    /// Gives up a merge.
+    pub fn give_up(&mut self, id: u64) {
+        self.jobs.retain(|job| job.id != id);
+        self.resting.extract_if(.., |slice| slice.job == id).for_each(|slice| slice.abandon());
+    }
+
+    /// Gives up all of them; nobody may be working on them.
+    pub fn give_all_up(&mut self) {
+        self.jobs.clear();
+        self.resting.drain(..).for_each(|slice| slice.abandon());
+    }
+}

@@ -1,0 +1,156 @@
+//! Reads: of a key, of a range, and what they ask on their way. They look at the newest view and at the cache, and change nothing but
+//! what they count and what they have proven to be deleted.
+
+mod explain;
+
+mod scan;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use bytes::Bytes;
+
+use super::Slot;
+use super::gaps::Gaps;
+use super::table::{Access, hash};
+use super::version_set::Views;
+use crate::disk::LEVELS;
+use crate::engine::cache::BlockCache;
+use crate::engine::{Cache, Filter, FilterMeter, Histogram, LevelMeter, ProbeMeter, Result, ScanRuns, Tier};
+
+/// Answers reads. Holds no lock while it waits for the disk.
+pub struct Reader {
+    views: Arc<Views>,
+    cache: Arc<BlockCache>,
+    /// Where scans find only tombstones.
+    gaps: Arc<Gaps>,
+    /// Tombstones in a row after which a scan proves a gap; 0 for never.
+    gap_tombstones: u64,
+    /// Point reads that looked into a table, by level.
+    levels: Arc<[LevelMeter; LEVELS]>,
+    probes: ProbeMeter,
+    filter: FilterMeter,
+    /// Sorted sources that scans merge.
+    scan_runs: ProbeMeter,
+    scan_tombstones: AtomicU64,
+}
+
+/// What one point read asked; counted when it succeeds, so that a read that is asked again counts once.
+#[derive(Default)]
+struct Probes {
+    structures: u64,
+    levels: [u64; LEVELS],
+    checks: u64,
+    useful: u64,
+    false_positives: u64,
+}
+
+impl Reader {
+    /// Reads what `views` show through `cache`; scans prove a gap after `gap_tombstones` tombstones in a row.
+    pub fn new(
+        views: Arc<Views>,
+        cache: Arc<BlockCache>,
+        gaps: Arc<Gaps>,
+        gap_tombstones: u64,
+        levels: Arc<[LevelMeter; LEVELS]>,
+    ) -> Reader {
+        Reader {
+            views,
+            cache,
+            gaps,
+            gap_tombstones,
+            levels,
+            probes: ProbeMeter::default(),
+            filter: FilterMeter::default(),
+            scan_runs: ProbeMeter::default(),
+            scan_tombstones: AtomicU64::new(0),
+        }
+    }
+
+    /// The value of `key`, if it is present.
+    pub fn get(&self, key: &[u8], tier: Tier) -> Result<Option<Bytes>> {
+        let mut probes = Probes::default();
+        let found = self.find(key, tier, &mut probes)?;
+        self.count(&probes);
+        Ok(found.flatten())
+    }
+
+    fn count(&self, probes: &Probes) {
+        self.probes.record(probes.structures);
+        for (meter, count) in self.levels.iter().zip(probes.levels).filter(|(_, count)| *count > 0) {
+            meter.probes.fetch_add(count, Relaxed);
+        }
+        if probes.checks > 0 {
+            self.filter.checks.fetch_add(probes.checks, Relaxed);
+            self.filter.useful.fetch_add(probes.useful, Relaxed);
+            self.filter.false_positives.fetch_add(probes.false_positives, Relaxed);
+        }
+    }
+
+    /// What the newest structure that knows `key` knows of it.
+    fn find(&self, key: &[u8], tier: Tier, probes: &mut Probes) -> Result<Option<Slot>> {
+        let (known, version) = self.views.look(|view| {
+            for memtable in view.memtables().filter(|memtable| !memtable.is_empty()) {
+                probes.structures += 1;
+                if let Some(slot) = memtable.get(key) {
+                    return (Some(slot), None);
+                }
+            }
+            (None, Some(view.version.clone()))
+        });
+        let Some(version) = version else { return Ok(known) };
+        let hash = hash(key);
+        let access = Access::get(&self.cache, tier);
+        let upper = version.level(0).iter().filter(|table| table.overlaps(key, key)).map(|table| (0, table));
+        let lower = (1..LEVELS).filter_map(|level| Some((level, version.level(level).find(key)?)));
+        for (level, table) in upper.chain(lower) {
+            let part = table.part_of(key);
+            if table.has_filter() {
+                probes.checks += 1;
+                if !table.may_contain(part, hash, access)? {
+                    probes.useful += 1;
+                    continue;
+                }
+            }
+            probes.structures += 1;
+            probes.levels[level] += 1;
+            if let Some(slot) = table.get(part, key, access)? {
+                return Ok(Some(slot));
+            }
+            probes.false_positives += u64::from(table.has_filter());
+        }
+        Ok(None)
+    }
+
+    /// Forgets what the cache holds.
+    pub fn drop_caches(&self) {
+        self.cache.clear();
+    }
+
+    /// The gaps that it knows.
+    #[cfg(test)]
+    pub fn gaps(&self) -> &Gaps {
+        &self.gaps
+    }
+
+    /// What the cache holds.
+    pub fn cache(&self) -> Cache {
+        self.cache.shape()
+    }
+
+    /// What reads asked of filters.
+    pub fn filter(&self) -> Filter {
+        self.filter.snapshot()
+    }
+
+    /// How many structures point reads asked.
+    pub fn probes(&self) -> Histogram {
+        self.probes.snapshot()
+    }
+
+    /// What scans merged and passed.
+    pub fn scan_runs(&self) -> ScanRuns {
+        let tombstones = self.scan_tombstones.load(Relaxed);
+        ScanRuns { buckets: self.scan_runs.snapshot(), tombstones }
+    }
+}

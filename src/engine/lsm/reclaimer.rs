@@ -1,0 +1,54 @@
+//! What is thrown away when its last reader is gone: table files, segments and survivors, flushed memtables. Verification reads on
+//! beside it, since it takes as long and hurries as little.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::commands::Task;
+use super::core::Core;
+use super::survivors::Survivors;
+use super::version_set::VersionSet;
+use crate::engine::{Pending, Result};
+
+/// When to look again whether the last reader of a flushed memtable is gone.
+const RETIRED_AGAIN: Duration = Duration::from_millis(5);
+
+/// Throws away what nobody needs.
+pub struct Reclaimer {
+    core: Arc<Core>,
+    versions: Arc<VersionSet>,
+    survivors: Arc<Survivors>,
+}
+
+impl Reclaimer {
+    /// Of the store that `versions` are of.
+    pub fn new(core: Arc<Core>, versions: Arc<VersionSet>, survivors: Arc<Survivors>) -> Reclaimer {
+        Reclaimer { core, versions, survivors }
+    }
+
+    /// One unit of work.
+    pub fn work(&self) -> Result<Pending> {
+        if self.core.shelf.reclaim() {
+            return Ok(Pending::More);
+        }
+        self.core.space.keep_ballast(&self.versions.view().version);
+        self.core.log.reuse();
+        self.survivors.reclaim();
+        if let Some((mut verification, done)) = self.core.commands.take_verification() {
+            match verification.step(&self.core.shelf) {
+                Ok(false) => self.core.commands.add(Task::Verify(verification), done),
+                Ok(true) => done(Ok(())),
+                Err(error) => done(Err(error)),
+            }
+            return Ok(Pending::More);
+        }
+        Ok(if self.versions.free_retired() { Pending::Idle } else { Pending::After(RETIRED_AGAIN) })
+    }
+
+    /// Removes every file that nobody needs.
+    pub fn finish(&self) {
+        while self.core.shelf.reclaim() {}
+        self.survivors.reclaim();
+        self.core.space.keep_ballast(&self.versions.view().version);
+    }
+}

@@ -1,0 +1,166 @@
+//! Opening: the manifest, the tables that it names, and what the log holds behind them become the first view.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::commands::Commands;
+use super::core::Core;
+use super::flusher::flush_replayed;
+use super::manifest::Manifest;
+use super::memory_budget::MemoryBudget;
+use super::memtable::Memtable;
+use super::mutable_options::MutableOptions;
+use super::set_aside::Lost;
+use super::space_budget::SpaceBudget;
+use super::survivors::{self, Survivors};
+use super::table::{Shelf, Table, table_number};
+use super::value_log::MOVED_KIND;
+use super::version::{Version, View};
+use super::version_set::VersionSet;
+use super::{LsmEngine, Options};
+use crate::base::clock::Clock;
+use crate::disk::{Disk, LEVELS, Metered};
+use crate::engine::cache::BlockCache;
+use crate::engine::wal::{self, Log, Segment};
+use crate::engine::{Batch, Bell, Error, Position, Result, SpaceGuard, StallMeter};
+
+/// What the log holds becomes memtables again.
+struct Replay<'a> {
+    shelf: &'a Arc<Shelf>,
+    manifest: &'a mut Manifest,
+    clock: &'a dyn Clock,
+    options: &'a Options,
+    mutable: Memtable,
+    /// Newest first.
+    immutables: Vec<Arc<Memtable>>,
+}
+
+impl Replay<'_> {
+    /// Takes one record of the log, which ends at `position`. The log may be longer than memtables may be large, if another process wrote
+    /// it with other settings: what is over is flushed meanwhile.
+    fn take(&mut self, kind: u8, position: Position, payload: &Bytes) -> Result<()> {
+        match kind {
+            wal::FIRST_KIND => {
+                let batch = Batch::decode(payload)?;
+                self.mutable.apply(&batch, position, self.options.value_log_threshold());
+            }
+            MOVED_KIND => {}
+            kind => return Err(Error::corrupt("the log", position, format!("a record of kind {kind}"))),
+        }
+        if self.mutable.due(self.options).is_none() {
+            return Ok(());
+        }
+        self.immutables.insert(0, Arc::new(std::mem::replace(&mut self.mutable, Memtable::new(position))));
+        if self.immutables.len() as u64 >= self.options.memtable_count_max
+            && let Some(oldest) = self.immutables.last()
+        {
+            match flush_replayed(self.shelf, self.manifest, oldest, self.clock.now()) {
+                Ok(()) => drop(self.immutables.pop()),
+                // To be read needs none. It is tried again with the next memtable, not with the next record.
+                Err(Error::NoSpace) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Opens the tables that the manifest names, and finds the segments of their values; and what there is not, or is damaged.
+fn open_tables(
+    manifest: &Manifest,
+    shelf: &Arc<Shelf>,
+    log: &Log,
+    survivors: &Survivors,
+) -> Result<(Version, Lost)> {
+    let in_log = log.segments();
+    let mut levels: [Vec<Arc<Table>>; LEVELS] = Default::default();
+    let mut lost = Lost::default();
+    for ((level, _), meta) in &manifest.state().tables {
+        let segment = |(start, _): &(Position, u64)| -> Arc<Segment> {
+            let found = in_log.get(start).cloned().or_else(|| survivors.segment(*start));
+            found.unwrap_or_else(|| lost.segment(*start))
+        };
+        let segments = meta.values.iter().map(segment).collect();
+        let (table, damage) = shelf.open_around(meta, segments)?;
+        levels[*level].push(table);
+        damage.into_iter().for_each(|error| lost.add_table(meta.number, error));
+    }
+    Ok((Version::new(levels)?, lost))
+}
+
+/// Opens the LSM-tree on `disk`, recovering it if it was not closed. A disk without one gets a new, empty store.
+///
+/// Everything that is kept in memory is checked while opening: the manifest, and footer, index and filter of each table.
+/// [`Error::Corrupt`] if the manifest or the end of the log is damaged: nobody knows then what was acknowledged. Damaged and missing
+/// tables and values are set aside.
+pub fn open(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>, options: &Options) -> Result<Arc<LsmEngine>> {
+    let traffic = Metered::new(disk);
+    let disk: Arc<dyn Disk> = traffic.clone();
+    let space = disk.space().map_err(|error| Error::io("reading free space", error))?;
+    let options = options.for_disk(space.total_bytes);
+    let names = disk.list().map_err(|error| Error::io("listing the store", error))?;
+    let is_new = !names.iter().any(|info| table_number(&info.name).is_some() || wal::is_segment(&info.name));
+    let mut manifest = Manifest::open(disk.clone(), options.block_bytes, is_new)?;
+    let state = manifest.state();
+    // A table that no durable edit names may have a number that the manifest does not know of.
+    let used = names.iter().filter_map(|info| table_number(&info.name)).max().map_or(0, |number| number + 1);
+    let bell = Arc::new(Bell::new());
+    let shelf = Shelf::new(disk.clone(), bell.clone(), options.clone(), state.next_number.max(used));
+    let from = state.log_position;
+    let held = state.tables.values().flat_map(|meta| meta.values.iter()).map(|(start, _)| *start).collect();
+    let survivors = Arc::new(Survivors::open(disk.clone(), options.common.log_segment_bytes, &held)?);
+    let held: BTreeSet<Position> = held.into_iter().filter(|start| !survivors::is_survivor(*start)).collect();
+    let mut replay = Replay {
+        shelf: &shelf,
+        manifest: &mut manifest,
+        clock: &*clock,
+        options: &options,
+        mutable: Memtable::new(from),
+        immutables: Vec::new(),
+    };
+    let log = Log::open(
+        disk.clone(),
+        clock.clone(),
+        bell.clone(),
+        options.common.sync,
+        options.common.log_segment_bytes,
+        from,
+        &held,
+        &mut |kind, position, payload| replay.take(kind, position, &payload),
+    )?;
+    let Replay { mutable, immutables, .. } = replay;
+    let (version, lost) = open_tables(&manifest, &shelf, &log, &survivors)?;
+    // Only now: had the log been damaged, tables that look left over might be all there is.
+    let kept: BTreeSet<u64> = manifest.state().tables.keys().map(|(_, number)| *number).collect();
+    shelf.remove_others(|number| kept.contains(&number))?;
+    survivors.remove_others()?;
+    let view = View { mutable: Arc::new(mutable), immutables, version: Arc::new(version) };
+    let guard = SpaceGuard::new(disk, options.common.reserve_bytes, options.common.log_segment_bytes)?;
+    let core = Arc::new(Core {
+        clock,
+        space: SpaceBudget::new(guard, bell.clone(), &options),
+        bell,
+        mutable_options: MutableOptions::new(&options),
+        journal: Arc::default(),
+        log,
+        shelf,
+        commands: Commands::default(),
+        stalls: StallMeter::default(),
+        levels: Arc::default(),
+        options,
+    });
+    let cache = Arc::new(BlockCache::new(core.options.common.cache_bytes));
+    let memory = MemoryBudget::new(cache.clone(), core.shelf.clone(), &core.options);
+    let versions = Arc::new(VersionSet::new(core.clone(), view, manifest, memory));
+    core.log.release(versions.flushed());
+    versions.set_aside().add_lost(lost);
+    // The policy of the last mount may have been another.
+    versions.forgive();
+    versions.balance_memory();
+    let version = versions.view().version.clone();
+    core.space.keep_ballast(&version);
+    core.space.clean_unasked(&version, 0);
+    Ok(Arc::new(LsmEngine::new(core, versions, cache, survivors, traffic)))
+}
