@@ -22,8 +22,6 @@ use std::sync::mpsc::channel;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use nix::errno::Errno;
-use nix::unistd::AccessFlags;
 use parking_lot::{Condvar, Mutex};
 
 use closing::pid_in;
@@ -636,7 +634,7 @@ pub fn serve(
         return Ok(());
     }
     let closed = service.stop();
-    end.map_err(|error| mount_error(mount_point, &error))?;
+    end.map_err(|error| Error::system(format!("mounting at {}", mount_point.display()), error))?;
     closed?;
     log::info!("{}: unmounted; everything is synced", mount_point.display());
     Ok(())
@@ -651,27 +649,6 @@ fn adapter(
     let (fs, tree, attribution) =
         (service.store.fs.clone(), service.tree.clone(), service.attribution.clone());
     Adapter::new(fs, tree, attribution, options, durability, events)
-}
-
-/// Says what went wrong at the kernel's door, and the way out where it is known.
-fn mount_error(mount_point: &Path, error: &io::Error) -> Error {
-    let text = error.to_string();
-    let text = text.trim();
-    let hint = if text.contains("user_allow_other") {
-        "; let root add the line user_allow_other to /etc/fuse.conf, or leave allow_other out"
-    } else if error.kind() == io::ErrorKind::NotFound && !Path::new("/dev/fuse").exists() {
-        "; there is no /dev/fuse: load the module with modprobe fuse, or give the container the device"
-    } else if nix::unistd::access("/dev/fuse", AccessFlags::R_OK | AccessFlags::W_OK) == Err(Errno::EACCES) {
-        "; this user may not open /dev/fuse: let root do chmod 666 /dev/fuse, as most systems have it"
-    } else if text.contains("fusermount") && text.contains("No such file") {
-        "; users need the program fusermount3 (package fuse3)"
-    } else if error.kind() == io::ErrorKind::PermissionDenied || text.contains("ermission denied") {
-        "; a user must own the mount point, and some systems only let users mount below the home directory, /mnt, \
-         /media and /tmp"
-    } else {
-        ""
-    };
-    Error::System(format!("mounting at {}: {text}{hint}", mount_point.display()))
 }
 
 /// What a check found.

@@ -19,6 +19,7 @@
 mod convert;
 mod ending;
 mod protocol;
+mod refusal;
 mod reply;
 mod router;
 pub mod session;

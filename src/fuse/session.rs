@@ -30,6 +30,7 @@ use nix::sys::stat::Mode;
 
 use super::Adapter;
 use super::ending::WriteBack;
+use super::refusal;
 use super::table::{self, Answer};
 use crate::base::text::{Field, When, exact_duration, parse_duration, parse_switch, switch};
 
@@ -195,7 +196,8 @@ pub fn run(
     let config = config(store, flags, read_only, adapter.stored.core.options.threads);
     let below = table::mounted_at(mount_point)?.map(|mount| mount.id);
     let core = adapter.stored.core.clone();
-    let session = Session::new(adapter, mount_point, &config)?;
+    let session = Session::new(adapter, mount_point, &config)
+        .map_err(|error| refusal::explain(&error, mount_point, flags.allow_other))?;
     // It is empty: this is the only place that fills it.
     let _ = core.notifier.set(session.notifier());
     let write_back = WriteBack::new(core, session.as_fd().try_clone_to_owned()?);
@@ -402,6 +404,7 @@ pub fn detach(mount_point: &Path, lazily: bool) -> io::Result<()> {
             let output = helper.output().map_err(|error| {
                 io::Error::new(error.kind(), format!("fusermount3: {error} (package fuse3)"))
             })?;
+            // Its exit status says that it failed and no more; the text is for display.
             let text = String::from_utf8_lossy(&output.stderr).trim().to_string();
             if output.status.success() { Ok(()) } else { Err(io::Error::other(text)) }
         }
