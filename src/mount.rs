@@ -703,7 +703,7 @@ pub fn check(path: &Path, progress: &mut dyn FnMut(&str)) -> Result<Findings, Er
     }
     progress("verifying every name, inode and block");
     let damage = &mut findings.damage;
-    match FileSystem::check(&*engine, &mut |problem| damage.push(problem.what)) {
+    match fs::check(&*engine, &mut |problem| damage.push(problem.what)) {
         Ok(summary) => findings.summary = Some(summary),
         Err(error) => match &error {
             fs::Error::Damaged(_) => damage.push(error.to_string()),

@@ -26,7 +26,7 @@ use crate::base::clock::{Clock, SystemClock};
 use crate::disk::{self, Disk, Latch, Overlay, Prefixed, Purpose};
 use crate::engine::salvage::{self, Loss, Writer};
 use crate::engine::{self, Command, Engine, MemEngine, Operation, Options};
-use crate::fs::{self, Affected, CheckSummary, Described, FileSystem, keys};
+use crate::fs::{self, Affected, CheckSummary, Described, keys};
 use crate::store::{DESCRIPTION, Description, Error};
 
 /// What the names of a new store's files begin with until it is in its place.
@@ -173,10 +173,10 @@ pub fn repair(disk: Arc<dyn Disk>, apply: bool, progress: &mut dyn FnMut(&str)) 
         Ok(engine) => {
             progress("verifying every name, inode and block");
             let mut problems = 0;
-            FileSystem::check(&*engine, &mut |_| problems += 1).map_err(fs_error).map(|summary| {
+            fs::check(&*engine, &mut |_| problems += 1).map_err(fs_error).map(|summary| {
                 report.summary = summary;
             })?;
-            let mut uuid = FileSystem::stored_uuid(&*engine);
+            let mut uuid = fs::stored_uuid(&*engine);
             if problems > 0 {
                 let engine = match apply {
                     true => {
@@ -186,7 +186,7 @@ pub fn repair(disk: Arc<dyn Disk>, apply: bool, progress: &mut dyn FnMut(&str)) 
                     false => engine,
                 };
                 mend(&*engine, described, &mut report)?;
-                uuid = FileSystem::stored_uuid(&*engine);
+                uuid = fs::stored_uuid(&*engine);
                 if apply {
                     close(&*engine)?;
                 }
@@ -239,14 +239,14 @@ fn verified(disk: Arc<dyn Disk>, options: &Options) -> Result<Result<Arc<dyn Eng
 }
 
 fn mend(engine: &dyn Engine, described: Described, report: &mut Report) -> Result<(), Error> {
-    let before = FileSystem::affected(engine, &report.losses).map_err(fs_error)?;
-    let repaired = FileSystem::repair(engine, described, &report.losses).map_err(fs_error)?;
+    let before = fs::affected(engine, &report.losses).map_err(fs_error)?;
+    let repaired = fs::repair(engine, described, &report.losses).map_err(fs_error)?;
     report.problems = repaired.problems;
     report.mends = repaired.mends;
     report.left = repaired.left;
     report.summary = repaired.summary;
     // With the paths that they have now; what could not be kept, with those that it had.
-    report.affected = FileSystem::affected(engine, &report.losses).map_err(fs_error)?;
+    report.affected = fs::affected(engine, &report.losses).map_err(fs_error)?;
     let kept: HashSet<u64> = report.affected.iter().map(|part| part.ino).collect();
     report.affected.extend(before.into_iter().filter(|part| !kept.contains(&part.ino)));
     Ok(())
@@ -283,7 +283,7 @@ fn rebuild(
     report.losses = salvage::salvage(damaged, options, &mut sink).map_err(engine_error)?;
     writer.finish().map_err(engine_error)?;
     mend(&*target, described, report)?;
-    let uuid = FileSystem::stored_uuid(&*target);
+    let uuid = fs::stored_uuid(&*target);
     if apply {
         engine::sync(&*target)
             .and_then(|()| engine::run(&*target, Command::Verify))

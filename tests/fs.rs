@@ -89,7 +89,7 @@ fn ask<T>(mut call: impl FnMut(Tier) -> Result<T>) -> Answer<T> {
 
 fn check(engine: &dyn Engine) -> Vec<String> {
     let mut problems = Vec::new();
-    FileSystem::check(engine, &mut |problem| problems.push(problem.what)).unwrap();
+    kvfs::fs::check(engine, &mut |problem| problems.push(problem.what)).unwrap();
     problems
 }
 

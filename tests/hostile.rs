@@ -133,7 +133,7 @@ impl Opened {
     /// What the check finds, or why it cannot.
     fn problems(&self) -> fs::Result<Vec<String>> {
         let mut problems = Vec::new();
-        FileSystem::check(&*self.engine, &mut |problem| problems.push(problem.what))?;
+        kvfs::fs::check(&*self.engine, &mut |problem| problems.push(problem.what))?;
         Ok(problems)
     }
 

@@ -26,7 +26,7 @@ use super::keys::{self, Key, name_hash};
 use super::ops::CAPABILITY;
 use super::superblock::{Identity, Superblock};
 use super::types::{FileKind, Ino, NAME_BYTES_MAX, ROOT, SIZE_MAX, STORED_END, Time};
-use super::{Error, FileSystem, Result};
+use super::{Error, Result};
 use crate::engine::{Engine, KeyRange, Tier};
 
 /// A broken invariant.
@@ -55,7 +55,7 @@ pub(super) struct Evidence<'a> {
     pub is_lost: &'a dyn Fn(&[u8]) -> bool,
 }
 
-/// What [`FileSystem::check`] saw.
+/// What [`check`] saw.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CheckSummary {
     /// Keys.
@@ -145,58 +145,56 @@ struct Checker<'a> {
     mends: Vec<Mend>,
 }
 
-impl FileSystem {
-    /// Reads everything that `engine` holds, which nobody may change meanwhile, and reports each broken invariant. An
-    /// error means that the check could not be done.
-    pub fn check(engine: &dyn Engine, report: &mut dyn FnMut(Problem)) -> Result<CheckSummary> {
-        Ok(FileSystem::diagnose(engine, None, report)?.0)
-    }
+/// Reads everything that `engine` holds, which nobody may change meanwhile, and reports each broken invariant. An
+/// error means that the check could not be done.
+pub fn check(engine: &dyn Engine, report: &mut dyn FnMut(Problem)) -> Result<CheckSummary> {
+    Ok(diagnose(engine, None, report)?.0)
+}
 
-    /// Checks, and says what would make the problems go; without `evidence` only where nothing has to be made up.
-    pub(super) fn diagnose(
-        engine: &dyn Engine,
-        evidence: Option<&Evidence<'_>>,
-        report: &mut dyn FnMut(Problem),
-    ) -> Result<(CheckSummary, Vec<Mend>)> {
-        let mut checker = Checker {
-            report,
-            evidence,
-            summary: CheckSummary::default(),
-            superblock: None,
-            highest_ino: ROOT,
-            seen: HashMap::new(),
-            missing: BTreeMap::new(),
-            directory_names: HashMap::new(),
-            root_names: HashSet::new(),
-            lost_and_found: None,
-            found_names: HashSet::new(),
-            ranges: HashMap::new(),
-            total: Change::default(),
-            stored_total: None,
-            mends: Vec::new(),
-        };
-        match engine.get(&keys::superblock(), Tier::Disk)?.map(|bytes| Superblock::decode(&bytes)) {
-            Some(Ok(superblock)) => checker.superblock = Some(superblock),
-            Some(Err(error @ Error::Engine(_))) => return Err(error),
-            Some(Err(error)) => checker.problem(error.to_string()),
-            None => checker.problem("the superblock is missing".to_string()),
-        }
-        // Ranges come after blocks in the order of keys, but say which blocks may be there.
-        engine.scan(keys::reclaims().range(), Tier::Disk, &mut |key, value| {
-            checker.range(key, value);
-            ControlFlow::Continue(())
-        })?;
-        engine.scan(KeyRange::ALL, Tier::Disk, &mut |key, value| {
-            checker.key(key, value);
-            ControlFlow::Continue(())
-        })?;
-        checker.end()?;
-        if checker.superblock.is_none() {
-            // Without the size of a block and the secret of names nothing else can be told.
-            checker.mends.retain(|mend| mend.changes.iter().any(|(key, _)| *key == keys::superblock()));
-        }
-        Ok((checker.summary, checker.mends))
+/// Checks, and says what would make the problems go; without `evidence` only where nothing has to be made up.
+pub(super) fn diagnose(
+    engine: &dyn Engine,
+    evidence: Option<&Evidence<'_>>,
+    report: &mut dyn FnMut(Problem),
+) -> Result<(CheckSummary, Vec<Mend>)> {
+    let mut checker = Checker {
+        report,
+        evidence,
+        summary: CheckSummary::default(),
+        superblock: None,
+        highest_ino: ROOT,
+        seen: HashMap::new(),
+        missing: BTreeMap::new(),
+        directory_names: HashMap::new(),
+        root_names: HashSet::new(),
+        lost_and_found: None,
+        found_names: HashSet::new(),
+        ranges: HashMap::new(),
+        total: Change::default(),
+        stored_total: None,
+        mends: Vec::new(),
+    };
+    match engine.get(&keys::superblock(), Tier::Disk)?.map(|bytes| Superblock::decode(&bytes)) {
+        Some(Ok(superblock)) => checker.superblock = Some(superblock),
+        Some(Err(error @ Error::Engine(_))) => return Err(error),
+        Some(Err(error)) => checker.problem(error.to_string()),
+        None => checker.problem("the superblock is missing".to_string()),
     }
+    // Ranges come after blocks in the order of keys, but say which blocks may be there.
+    engine.scan(keys::reclaims().range(), Tier::Disk, &mut |key, value| {
+        checker.range(key, value);
+        ControlFlow::Continue(())
+    })?;
+    engine.scan(KeyRange::ALL, Tier::Disk, &mut |key, value| {
+        checker.key(key, value);
+        ControlFlow::Continue(())
+    })?;
+    checker.end()?;
+    if checker.superblock.is_none() {
+        // Without the size of a block and the secret of names nothing else can be told.
+        checker.mends.retain(|mend| mend.changes.iter().any(|(key, _)| *key == keys::superblock()));
+    }
+    Ok((checker.summary, checker.mends))
 }
 
 impl Checker<'_> {

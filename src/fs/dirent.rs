@@ -9,7 +9,7 @@ use lru::LruCache;
 use parking_lot::Mutex;
 
 use super::error::damaged;
-use super::keys::take_u64;
+use super::keys::{self, take_u64};
 use super::types::{FileKind, Ino};
 use crate::fs::Result;
 
@@ -55,13 +55,20 @@ type Shard = LruCache<(Ino, u64), (Box<[u8]>, Dirent)>;
 
 /// Names that were looked up lately.
 pub(super) struct Names {
+    /// Keys their hash.
+    secret: u64,
     shards: [Mutex<Shard>; SHARDS],
 }
 
 impl Names {
-    pub fn new() -> Names {
+    pub fn new(secret: u64) -> Names {
         let capacity = NonZeroUsize::new(NAMES_MAX / SHARDS).expect("a positive constant");
-        Names { shards: std::array::from_fn(|_| Mutex::new(LruCache::new(capacity))) }
+        Names { secret, shards: std::array::from_fn(|_| Mutex::new(LruCache::new(capacity))) }
+    }
+
+    /// The hash under which a name is stored.
+    pub fn hash(&self, name: &[u8]) -> u64 {
+        keys::name_hash(self.secret, name)
     }
 
     fn shard(&self, hash: u64) -> &Mutex<Shard> {
@@ -103,7 +110,7 @@ mod tests {
 
     #[test]
     fn names_of_one_hash_are_told_apart() {
-        let names = Names::new();
+        let names = Names::new(0);
         let entry = Dirent { ino: 2, kind: FileKind::File };
         names.put(1, 9, b"a", entry);
         assert_eq!(names.get(1, 9, b"a"), Some(entry));

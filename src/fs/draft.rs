@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use super::content::{Ranges, View};
 use super::counters::Change;
-use super::handles::{InodeCell, InodeState};
 use super::inode::{HAS_PENDING, Inode};
+use super::inodes::{InodeCell, InodeState};
 use super::types::Ino;
 use super::{FileSystem, Result, keys};
 use crate::engine::{Batch, Tier};

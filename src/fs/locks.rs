@@ -8,10 +8,19 @@ use std::time::Duration;
 
 use parking_lot::{Mutex, MutexGuard, RwLockWriteGuard};
 
-use super::handles::{InodeCell, InodeState};
+use super::inodes::{InodeCell, InodeState};
 use super::types::Ino;
 use super::{Error, Result};
 use crate::engine::Tier;
+
+/// The locks that belong to no inode.
+#[derive(Default)]
+pub(super) struct Locks {
+    /// Held by every rename between directories, so that none makes a directory its own ancestor.
+    pub renaming: Mutex<()>,
+    /// Held by the one thread that does background work.
+    pub working: Mutex<()>,
+}
 
 /// How long a call in [`Tier::Memory`] waits for a lock before it answers `WouldBlock`.
 pub(super) const PATIENCE: Duration = Duration::from_micros(100);

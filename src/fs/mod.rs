@@ -24,12 +24,13 @@ mod acl;
 mod check;
 mod content;
 mod counters;
+mod deferred;
 mod dirent;
 mod draft;
 pub mod duties;
 pub mod error;
-mod handles;
 mod inode;
+mod inodes;
 pub mod keys;
 mod locks;
 pub mod meter;
@@ -43,29 +44,29 @@ pub mod types;
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::Mutex;
-
 use crate::base::bell::Bell;
 use crate::base::clock::Clock;
 use crate::disk::Space;
 use crate::engine::{self, Batch, Class, Engine, Pending, Position};
 use content::Content;
 use counters::{Change, Counters};
+use deferred::{DEFER, Deferred};
 use dirent::Names;
-use handles::{DEFER, Deferred, Inodes};
 use inode::Inode;
+use inodes::Inodes;
+use locks::Locks;
 use meter::{Meter, Op};
 use orphans::Orphans;
-use superblock::{Lease, Superblock};
-use types::{FileKind, ROOT, Statfs, Time};
+use superblock::{Numbers, Superblock};
+use types::{FileKind, Ino, ROOT, Statfs, Time, TopName};
 
 pub use crate::engine::Tier;
-pub use check::{CheckSummary, Problem};
+pub use check::{CheckSummary, Problem, check};
 pub use error::{Error, Result};
 pub use inode::content as inode_content;
 pub use ops::Copied;
 pub use options::{Atime, BLOCK_BYTES_MAX, BLOCK_BYTES_MIN, FIELDS, Options};
-pub use repair::{Affected, Described, Part, Repaired};
+pub use repair::{Affected, Described, Part, Repaired, affected, repair, stored_uuid};
 pub use superblock::Identity;
 
 /// Asks for the size and free space of the filesystem that the store lies on.
@@ -100,18 +101,14 @@ pub struct FileSystem {
     clock: Arc<dyn Clock>,
     options: Options,
     space: SpaceSource,
-    identity: Identity,
     meter: Arc<Meter>,
+    numbers: Numbers,
     inodes: Inodes,
     names: Names,
     deferred: Deferred,
     orphans: Orphans,
     counters: Counters,
-    lease: Mutex<Lease>,
-    /// Held by every rename between directories, so that none makes a directory its own ancestor.
-    renaming: Mutex<()>,
-    /// Held by the one thread that does background work.
-    working: Mutex<()>,
+    locks: Locks,
 }
 
 impl FileSystem {
@@ -164,23 +161,19 @@ impl FileSystem {
             }
         };
         let superblock = Superblock::decode(&stored)?;
-        // Numbers below the stored one may be in use.
-        let lease = Lease { superblock, next: superblock.next_ino };
         let filesystem = FileSystem {
             orphans: Orphans::new(engine.bell().clone()),
+            inodes: Inodes::new(engine.clone()),
             engine,
             clock,
             options: Options { block_bytes: superblock.block_bytes, ..options },
             space,
-            identity: superblock.identity,
             meter: Arc::new(Meter::new()),
-            inodes: Inodes::new(),
-            names: Names::new(),
+            numbers: Numbers::after(superblock),
+            names: Names::new(superblock.identity.secret),
             deferred: Deferred::default(),
             counters: Counters::default(),
-            lease: Mutex::new(lease),
-            renaming: Mutex::new(()),
-            working: Mutex::new(()),
+            locks: Locks::default(),
         };
         filesystem.load_counters()?;
         filesystem.adopt_leftovers()?;
@@ -199,7 +192,17 @@ impl FileSystem {
 
     /// Names the store.
     pub fn uuid(&self) -> [u8; 16] {
-        self.identity.uuid
+        self.numbers.identity.uuid
+    }
+
+    /// The first name on the path by which the kernel found `ino`; empty if it is not known.
+    pub fn top_name(&self, ino: Ino) -> TopName {
+        self.inodes.top_name(ino)
+    }
+
+    /// Every inode that somebody has open.
+    pub fn open_inodes(&self) -> Vec<Ino> {
+        self.inodes.open()
     }
 
     /// What is stored.
@@ -239,7 +242,7 @@ impl FileSystem {
     /// Does one unit of background work: deleting what waits for it, and writing deferred times. `Busy` is not an
     /// error here. To be called by one thread, again after what it returns, or when [`Class::Reclaim`] rings.
     pub fn work(&self) -> Result<Pending> {
-        let Some(_working) = self.working.try_lock() else { return Ok(Pending::After(DEFER)) };
+        let Some(_working) = self.locks.working.try_lock() else { return Ok(Pending::After(DEFER)) };
         if self.options.read_only {
             return Ok(Pending::Idle);
         }
@@ -271,7 +274,7 @@ impl FileSystem {
         if self.options.read_only {
             return Ok(());
         }
-        let _working = self.working.lock();
+        let _working = self.locks.working.lock();
         while self.patiently(|| self.write_deferred_before(Duration::ZERO))?.is_some() {}
         self.patiently(|| self.store_counters(true))
     }
@@ -287,9 +290,9 @@ impl FileSystem {
 
     /// The moment up to which a sync must reach so that everything done to `ino` so far is durable. Writes its deferred times,
     /// unless only the data counts.
-    pub fn moment_of(&self, tier: Tier, ino: types::Ino, data_only: bool) -> Result<Moment> {
+    pub fn moment_of(&self, tier: Tier, ino: Ino, data_only: bool) -> Result<Moment> {
         if !data_only && !self.options.read_only {
-            let cell = self.cell(ino, tier)?;
+            let cell = self.inodes.cell(ino, tier)?;
             let mut state = cell.write(tier)?;
             self.write_deferred(&cell, &mut state, Op::Fsync, tier)?;
         }
@@ -330,7 +333,7 @@ impl FileSystem {
     }
 
     /// The content of `ino`.
-    fn content(&self, ino: types::Ino, tier: Tier) -> Content<'_> {
+    fn content(&self, ino: Ino, tier: Tier) -> Content<'_> {
         Content::new(&*self.engine, self.options.block_bytes, ino, tier)
     }
 

@@ -21,8 +21,8 @@ use parking_lot::Mutex;
 use super::content::{Range, Ranges};
 use super::counters::Change;
 use super::draft::Draft;
-use super::handles::{InodeCell, InodeState};
 use super::inode::HAS_XATTRS;
+use super::inodes::{InodeCell, InodeState};
 use super::keys::{self, Key};
 use super::types::Ino;
 use super::{Error, FileSystem, Result};
@@ -142,7 +142,7 @@ impl FileSystem {
         let (pending, change) = after;
         self.orphans.changed(cell.ino, state.record.epoch, &state.pending, &pending);
         self.counters.add(change);
-        self.retire(cell, state);
+        self.inodes.retire(cell, state);
     }
 
     /// Buries one inode that nobody uses. False if there is none.
@@ -158,7 +158,7 @@ impl FileSystem {
     }
 
     fn bury_orphan(&self, ino: Ino) -> Result<()> {
-        let cell = self.cell(ino, Tier::Disk)?;
+        let cell = self.inodes.cell(ino, Tier::Disk)?;
         let mut state = cell.write(Tier::Disk)?;
         if cell.is_referenced() || state.record.links > 0 {
             return Ok(());
@@ -186,7 +186,7 @@ impl FileSystem {
 
     /// Deletes blocks of the range that begins at `from`; returns where the rest begins.
     fn reclaim_blocks(&self, ino: Ino, epoch: u32, from: u64) -> Result<Option<u64>> {
-        let cell = match self.cell(ino, Tier::Disk) {
+        let cell = match self.inodes.cell(ino, Tier::Disk) {
             Ok(cell) => Some(cell),
             Err(Error::Stale) => None,
             Err(error) => return Err(error),

@@ -27,13 +27,13 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::ops::ControlFlow;
 
-use super::check::{CheckSummary, Evidence, Mend};
+use super::check::{CheckSummary, Evidence, Mend, diagnose};
 use super::dirent::Dirent;
 use super::inode::Inode;
 use super::keys::{self, Key};
 use super::superblock::Superblock;
 use super::types::{FileKind, Ino, ROOT};
-use super::{FileSystem, Result, counters};
+use super::{Result, counters};
 use crate::engine::salvage::{Keys, Loss, apply};
 use crate::engine::{Batch, Engine, Tier};
 
@@ -53,7 +53,7 @@ pub struct Described {
     pub uuid: [u8; 16],
 }
 
-/// What [`FileSystem::repair`] did.
+/// What [`repair`] did.
 #[derive(Clone, Debug, Default)]
 pub struct Repaired {
     /// Problems that the first check saw.
@@ -102,103 +102,98 @@ impl fmt::Display for Affected {
     }
 }
 
-impl FileSystem {
-    /// Mends what `engine` holds, which nobody may use meanwhile. `losses` are what a salvage could not read: what seems to be
-    /// missing there was lost, not deleted. An error means that the repair stopped; it can be begun again.
-    pub fn repair(engine: &dyn Engine, described: Described, losses: &[Loss]) -> Result<Repaired> {
-        let is_lost =
-            |key: &[u8]| losses.iter().any(|loss| loss.keys.as_ref().is_none_or(|keys| keys.contains(key)));
-        let Described { block_bytes, uuid } = described;
-        let evidence = Evidence { block_bytes, uuid, is_lost: &is_lost };
-        let mut repaired = Repaired::default();
-        for pass in 0..PASSES_MAX {
-            let mut problems = Vec::new();
-            let (summary, mends) =
-                FileSystem::diagnose(engine, Some(&evidence), &mut |problem| problems.push(problem.what))?;
-            repaired.summary = summary;
-            if pass == 0 {
-                repaired.problems = problems.clone();
-            }
-            repaired.left = problems;
-            if mends.is_empty() {
-                break;
-            }
-            mend(engine, &mends)?;
-            repaired.mends.extend(mends.into_iter().map(|mend| mend.what));
+/// Mends what `engine` holds, which nobody may use meanwhile. `losses` are what a salvage could not read: what seems to be
+/// missing there was lost, not deleted. An error means that the repair stopped; it can be begun again.
+pub fn repair(engine: &dyn Engine, described: Described, losses: &[Loss]) -> Result<Repaired> {
+    let is_lost =
+        |key: &[u8]| losses.iter().any(|loss| loss.keys.as_ref().is_none_or(|keys| keys.contains(key)));
+    let Described { block_bytes, uuid } = described;
+    let evidence = Evidence { block_bytes, uuid, is_lost: &is_lost };
+    let mut repaired = Repaired::default();
+    for pass in 0..PASSES_MAX {
+        let mut problems = Vec::new();
+        let (summary, mends) = diagnose(engine, Some(&evidence), &mut |problem| problems.push(problem.what))?;
+        repaired.summary = summary;
+        if pass == 0 {
+            repaired.problems = problems.clone();
         }
-        Ok(repaired)
+        repaired.left = problems;
+        if mends.is_empty() {
+            break;
+        }
+        mend(engine, &mends)?;
+        repaired.mends.extend(mends.into_iter().map(|mend| mend.what));
     }
+    Ok(repaired)
+}
 
-    /// The uuid in the superblock of `engine`, if that can be read.
-    pub fn stored_uuid(engine: &dyn Engine) -> Option<[u8; 16]> {
-        let bytes = engine.get(&keys::superblock(), Tier::Disk).ok()??;
-        Superblock::decode(&bytes).ok().map(|superblock| superblock.identity.uuid)
-    }
+/// The uuid in the superblock of `engine`, if that can be read.
+pub fn stored_uuid(engine: &dyn Engine) -> Option<[u8; 16]> {
+    let bytes = engine.get(&keys::superblock(), Tier::Disk).ok()??;
+    Superblock::decode(&bytes).ok().map(|superblock| superblock.identity.uuid)
+}
 
-    /// Parts of files whose keys are among `losses`, as far as anything is left that says whose they are; ascending.
-    pub fn affected(engine: &dyn Engine, losses: &[Loss]) -> Result<Vec<Affected>> {
-        let ranges: Vec<&Keys> =
-            losses.iter().filter_map(|loss| loss.keys.as_ref()).filter(|keys| !keys.is_empty()).collect();
-        if ranges.is_empty() {
-            return Ok(Vec::new());
-        }
-        let superblock = engine.get(&keys::superblock(), Tier::Disk)?;
-        let superblock = superblock.and_then(|bytes| Superblock::decode(&bytes).ok());
-        let block_bytes = superblock.map_or(1, |superblock| superblock.block_bytes);
-        let mut names: HashMap<Ino, (Ino, Vec<u8>)> = HashMap::new();
-        engine.scan(keys::dirents().range(), Tier::Disk, &mut |key, value| {
-            if let (Some(Key::Dirent { dir, name, .. }), Ok(entry)) =
-                (keys::parse(key), Dirent::decode(value))
-            {
-                names.insert(entry.ino, (dir, name.to_vec()));
-            }
-            ControlFlow::Continue(())
-        })?;
-        let mut records: BTreeMap<Ino, Inode> = BTreeMap::new();
-        engine.scan(keys::inodes().range(), Tier::Disk, &mut |key, value| {
-            if let Some(Key::Inode { ino }) = keys::parse(key)
-                && let Ok(record) = Inode::decode(ino, value)
-            {
-                records.insert(ino, record);
-            }
-            ControlFlow::Continue(())
-        })?;
-        let mut affected = Vec::new();
-        // A name whose record is what was lost.
-        for (&ino, _) in names.iter().filter(|(ino, _)| !records.contains_key(ino)) {
-            if ranges.iter().any(|range| range.contains(&keys::inode(ino))) {
-                affected.push(Affected { path: path_of(ino, &names), ino, part: Part::Attributes });
-            }
-        }
-        for (&ino, record) in &records {
-            let mut parts = Vec::new();
-            for range in &ranges {
-                if range.contains(&keys::inode(ino)) {
-                    parts.push(Part::Attributes);
-                }
-                if record.is_directory() && touches(range, &keys::dirent_prefix(ino)) {
-                    parts.push(Part::Names);
-                }
-                if touches(range, &keys::xattr(ino, b"")) {
-                    parts.push(Part::Xattrs);
-                }
-                if record.kind == FileKind::File
-                    && let Some((from, to)) = blocks_in(range, ino, record.epoch)
-                {
-                    let from = from.saturating_mul(block_bytes);
-                    let to = to.saturating_mul(block_bytes).min(record.size);
-                    parts.extend((from < to).then_some(Part::Bytes(from, to)));
-                }
-            }
-            if !parts.is_empty() {
-                let path = path_of(ino, &names);
-                affected.extend(parts.into_iter().map(|part| Affected { path: path.clone(), ino, part }));
-            }
-        }
-        affected.sort();
-        affected.dedup();
-        Ok(affected)
+/// Parts of files whose keys are among `losses`, as far as anything is left that says whose they are; ascending.
+pub fn affected(engine: &dyn Engine, losses: &[Loss]) -> Result<Vec<Affected>> {
+    let ranges: Vec<&Keys> =
+        losses.iter().filter_map(|loss| loss.keys.as_ref()).filter(|keys| !keys.is_empty()).collect();
+    if ranges.is_empty() {
+        return Ok(Vec::new());
     }
+    let superblock = engine.get(&keys::superblock(), Tier::Disk)?;
+    let superblock = superblock.and_then(|bytes| Superblock::decode(&bytes).ok());
+    let block_bytes = superblock.map_or(1, |superblock| superblock.block_bytes);
+    let mut names: HashMap<Ino, (Ino, Vec<u8>)> = HashMap::new();
+    engine.scan(keys::dirents().range(), Tier::Disk, &mut |key, value| {
+        if let (Some(Key::Dirent { dir, name, .. }), Ok(entry)) = (keys::parse(key), Dirent::decode(value)) {
+            names.insert(entry.ino, (dir, name.to_vec()));
+        }
+        ControlFlow::Continue(())
+    })?;
+    let mut records: BTreeMap<Ino, Inode> = BTreeMap::new();
+    engine.scan(keys::inodes().range(), Tier::Disk, &mut |key, value| {
+        if let Some(Key::Inode { ino }) = keys::parse(key)
+            && let Ok(record) = Inode::decode(ino, value)
+        {
+            records.insert(ino, record);
+        }
+        ControlFlow::Continue(())
+    })?;
+    let mut affected = Vec::new();
+    // A name whose record is what was lost.
+    for (&ino, _) in names.iter().filter(|(ino, _)| !records.contains_key(ino)) {
+        if ranges.iter().any(|range| range.contains(&keys::inode(ino))) {
+            affected.push(Affected { path: path_of(ino, &names), ino, part: Part::Attributes });
+        }
+    }
+    for (&ino, record) in &records {
+        let mut parts = Vec::new();
+        for range in &ranges {
+            if range.contains(&keys::inode(ino)) {
+                parts.push(Part::Attributes);
+            }
+            if record.is_directory() && touches(range, &keys::dirent_prefix(ino)) {
+                parts.push(Part::Names);
+            }
+            if touches(range, &keys::xattr(ino, b"")) {
+                parts.push(Part::Xattrs);
+            }
+            if record.kind == FileKind::File
+                && let Some((from, to)) = blocks_in(range, ino, record.epoch)
+            {
+                let from = from.saturating_mul(block_bytes);
+                let to = to.saturating_mul(block_bytes).min(record.size);
+                parts.extend((from < to).then_some(Part::Bytes(from, to)));
+            }
+        }
+        if !parts.is_empty() {
+            let path = path_of(ino, &names);
+            affected.extend(parts.into_iter().map(|part| Affected { path: path.clone(), ino, part }));
+        }
+    }
+    affected.sort();
+    affected.dedup();
+    Ok(affected)
 }
 
 /// Applies mends, each whole in one batch.

@@ -6,6 +6,8 @@
 //! Inode numbers are leased by the thousand: every number below the stored `next_ino` may be in use, so a crash never
 //! makes one appear twice.
 
+use parking_lot::Mutex;
+
 use super::error::damaged;
 use super::keys::{self, take_u32, take_u64};
 use super::types::{Ino, ROOT, STORED_END};
@@ -101,25 +103,39 @@ impl Superblock {
 }
 
 /// Numbers that may be given away without telling the engine.
-pub(super) struct Lease {
-    pub superblock: Superblock,
-    pub next: Ino,
+struct Lease {
+    record: Superblock,
+    next: Ino,
+}
+
+/// Who the store is, and the inode numbers that it gives away.
+pub(super) struct Numbers {
+    pub identity: Identity,
+    lease: Mutex<Lease>,
+}
+
+impl Numbers {
+    /// Goes on where `record` says.
+    pub fn after(record: Superblock) -> Numbers {
+        // Numbers below the stored one may be in use.
+        Numbers { identity: record.identity, lease: Mutex::new(Lease { record, next: record.next_ino }) }
+    }
 }
 
 impl FileSystem {
     /// A number that no inode had before. A call that is made again after `Busy` leaves an unused number behind,
     /// which does no harm.
     pub(super) fn new_ino(&self, tier: Tier) -> Result<Ino> {
-        let mut lease = locks::mutex(&self.lease, tier)?;
-        if lease.next == lease.superblock.next_ino {
-            let superblock = Superblock { next_ino: lease.next + LEASE, ..lease.superblock };
-            if superblock.next_ino > STORED_END {
+        let mut lease = locks::mutex(&self.numbers.lease, tier)?;
+        if lease.next == lease.record.next_ino {
+            let record = Superblock { next_ino: lease.next + LEASE, ..lease.record };
+            if record.next_ino > STORED_END {
                 return Err(Error::Engine(engine::Error::NoSpace));
             }
             let mut batch = Batch::new(Op::Format.tag());
-            batch.put(keys::superblock(), superblock.encode());
+            batch.put(keys::superblock(), record.encode());
             self.apply(&mut batch, tier)?;
-            lease.superblock = superblock;
+            lease.record = record;
         }
         lease.next += 1;
         Ok(lease.next - 1)

@@ -59,5 +59,5 @@ fn a_large_file_goes_in_one_small_batch() {
     assert!((10..13).contains(&units), "{units}");
     assert_eq!((reclaim[1], reclaim[4]), (0, 10240 + 11), "dense ranges are deleted without being read");
     assert_eq!(bench.fs.usage().reclaim_pending_bytes, 0);
-    assert_eq!(FileSystem::check(&*bench.map, &mut |_| ()).unwrap().reclaim_blocks, 0);
+    assert_eq!(kvfs::fs::check(&*bench.map, &mut |_| ()).unwrap().reclaim_blocks, 0);
 }

@@ -36,7 +36,7 @@ fn reclaim_never_takes_new_data() {
         }
         while bench.fs.work().unwrap() == Pending::More {}
         assert!(bench.read_all(file) == expected);
-        let summary = FileSystem::check(&*bench.map, &mut |problem| panic!("{problem:?}")).unwrap();
+        let summary = kvfs::fs::check(&*bench.map, &mut |problem| panic!("{problem:?}")).unwrap();
         assert_eq!(summary.reclaim_blocks, 0);
         assert_eq!(bench.fs.usage().reclaim_pending_bytes, 0);
     }

@@ -242,7 +242,7 @@ impl Run {
         self.verify();
         let usage = self.fs.usage();
         assert_eq!((usage.reclaim_pending_bytes, usage.orphans), (0, 0), "{}", self.story());
-        let summary = FileSystem::check(&*self.engine, &mut |_| ()).unwrap();
+        let summary = kvfs::fs::check(&*self.engine, &mut |_| ()).unwrap();
         assert_eq!(
             (summary.reclaim_blocks, summary.stored_bytes),
             (0, usage.stored_bytes),

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use crate::engine::{Batch, Tier};
 use crate::fs::draft::Draft;
-use crate::fs::handles::{InodeCell, InodeState};
 use crate::fs::inode::HAS_CAPABILITY;
+use crate::fs::inodes::{InodeCell, InodeState};
 use crate::fs::meter::Op;
 use crate::fs::types::{Attributes, Caller, Ino, SIZE_MAX, SetAttributes, SetTime, Time};
 use crate::fs::{Atime, Error, FileSystem, Result, acl, keys};
@@ -23,7 +23,7 @@ impl FileSystem {
         ino: Ino,
         changes: &SetAttributes,
     ) -> Result<Attributes> {
-        let cell = self.cell(ino, tier)?;
+        let cell = self.inodes.cell(ino, tier)?;
         if *changes == SetAttributes::default() {
             return self.attributes_of(&cell, tier);
         }

@@ -39,7 +39,7 @@ impl FileSystem {
         length: u64,
     ) -> Result<Copied> {
         self.require_writable()?;
-        let (source_cell, target_cell) = (self.cell(source, tier)?, self.cell(target, tier)?);
+        let (source_cell, target_cell) = (self.inodes.cell(source, tier)?, self.inodes.cell(target, tier)?);
         let mut locked = Locked::write(&[&source_cell, &target_cell], tier)?;
         locked.of(target).require_file()?;
         let state = locked.of(source);

@@ -8,9 +8,9 @@ use super::lookup::check_name;
 use crate::engine::{Batch, Tier};
 use crate::fs::counters::Change;
 use crate::fs::dirent::Dirent;
-use crate::fs::handles::{InodeCell, InodeState};
 use crate::fs::inode::{HAS_XATTRS, Inode};
-use crate::fs::keys::{self, name_hash};
+use crate::fs::inodes::{InodeCell, InodeState};
+use crate::fs::keys;
 use crate::fs::locks::Locked;
 use crate::fs::meter::Op;
 use crate::fs::types::{Attributes, Caller, FileKind, Ino, LINKS_MAX, NewNode, TARGET_BYTES_MAX, Time};
@@ -35,7 +35,7 @@ impl FileSystem {
     ) -> Result<Attributes> {
         self.require_writable()?;
         check_name(name)?;
-        let directory = self.cell(parent, tier)?;
+        let directory = self.inodes.cell(parent, tier)?;
         let mut state = directory.write(tier)?;
         self.require_room_for(&directory, &state, name, tier)?;
 
@@ -97,9 +97,9 @@ impl FileSystem {
         let change = Change::added(&record).plus(Change::records(xattr_bytes));
         self.add_name((&directory, &mut state), name, entry, now, batch, change, tier)?;
         let attributes = record.attributes(ino, self.options.block_bytes);
-        let cell = self.adopt(ino, record);
+        let cell = self.inodes.adopt(ino, record);
         cell.add_lookups(1);
-        self.note_path(parent, name, &cell);
+        self.inodes.note_path(parent, name, &cell);
         Ok(attributes)
     }
 
@@ -107,7 +107,7 @@ impl FileSystem {
     pub fn link(&self, tier: Tier, ino: Ino, parent: Ino, name: &[u8]) -> Result<Attributes> {
         self.require_writable()?;
         check_name(name)?;
-        let (cell, directory) = (self.cell(ino, tier)?, self.cell(parent, tier)?);
+        let (cell, directory) = (self.inodes.cell(ino, tier)?, self.inodes.cell(parent, tier)?);
         if cell.read(tier)?.record.is_directory() {
             return Err(Error::NotPermitted);
         }
@@ -161,7 +161,7 @@ impl FileSystem {
         change: Change,
         tier: Tier,
     ) -> Result<()> {
-        let hash = name_hash(self.identity.secret, name);
+        let hash = self.names.hash(name);
         batch.put(keys::dirent(directory.ino, hash, name), entry.encode());
         let mut record = Inode { mtime: now, ctime: now, ..state.record.clone() };
         let put = entry.kind == FileKind::Directory;

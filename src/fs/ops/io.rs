@@ -6,8 +6,8 @@ use bytes::Bytes;
 
 use crate::engine::{self, Batch, Tier};
 use crate::fs::draft::Draft;
-use crate::fs::handles::{InodeCell, InodeState};
 use crate::fs::inode::HAS_CAPABILITY;
+use crate::fs::inodes::{InodeCell, InodeState};
 use crate::fs::meter::Op;
 use crate::fs::types::{Caller, FileKind, Ino, SIZE_MAX};
 use crate::fs::{Error, FileSystem, Result};
@@ -15,7 +15,7 @@ use crate::fs::{Error, FileSystem, Result};
 impl FileSystem {
     /// Counts an open file handle, which keeps the inode alive without a name until [`FileSystem::release_file`].
     pub fn open_file(&self, tier: Tier, ino: Ino) -> Result<()> {
-        let cell = self.cell(ino, tier)?;
+        let cell = self.inodes.cell(ino, tier)?;
         let _state = cell.read(tier)?;
         cell.add_open();
         Ok(())
@@ -23,7 +23,7 @@ impl FileSystem {
 
     /// Up to `size` bytes at `offset`: fewer only where the file ends. Holes read as zeros.
     pub fn read(&self, tier: Tier, ino: Ino, offset: u64, size: u32) -> Result<Vec<u8>> {
-        let cell = self.cell(ino, tier)?;
+        let cell = self.inodes.cell(ino, tier)?;
         let state = cell.read(tier)?;
         state.require_file()?;
         let content = self.content(ino, tier).read(state.view(), offset, u64::from(size))?;
@@ -33,7 +33,7 @@ impl FileSystem {
 
     /// The target of a symbolic link.
     pub fn readlink(&self, tier: Tier, ino: Ino) -> Result<Bytes> {
-        let cell = self.cell(ino, tier)?;
+        let cell = self.inodes.cell(ino, tier)?;
         let state = cell.read(tier)?;
         if state.record.kind != FileKind::Symlink {
             return Err(Error::Invalid);
@@ -61,7 +61,7 @@ impl FileSystem {
         clear_suid: bool,
     ) -> Result<()> {
         self.require_writable()?;
-        let cell = self.cell(ino, tier)?;
+        let cell = self.inodes.cell(ino, tier)?;
         let mut state = cell.write(tier)?;
         state.require_file()?;
         if offset.checked_add(data.len() as u64).is_none_or(|end| end > SIZE_MAX) {
@@ -107,7 +107,7 @@ impl FileSystem {
             return Err(Error::Invalid);
         }
         let end = offset.checked_add(length).filter(|&end| end <= SIZE_MAX).ok_or(Error::TooLarge)?;
-        let cell = self.cell(ino, tier)?;
+        let cell = self.inodes.cell(ino, tier)?;
         let mut state = cell.write(tier)?;
         state.require_file()?;
         let mut batch = Batch::new(Op::Fallocate.tag());
@@ -131,7 +131,7 @@ impl FileSystem {
     /// The first hole, or the first data, at or after `offset`, in units of blocks; the end of the file counts as a
     /// hole. `NoSuchAddress` behind the end, or where no data follows.
     pub fn seek(&self, tier: Tier, ino: Ino, offset: u64, hole: bool) -> Result<u64> {
-        let cell = self.cell(ino, tier)?;
+        let cell = self.inodes.cell(ino, tier)?;
         let state = cell.read(tier)?;
         state.require_file()?;
         self.content(ino, tier).seek(state.view(), offset, hole)

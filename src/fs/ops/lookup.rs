@@ -5,8 +5,8 @@ use std::sync::Arc;
 use crate::engine::Tier;
 use crate::fs::dirent::Dirent;
 use crate::fs::error::damaged;
-use crate::fs::handles::InodeCell;
-use crate::fs::keys::{self, name_hash};
+use crate::fs::inodes::InodeCell;
+use crate::fs::keys;
 use crate::fs::types::{Attributes, Ino, NAME_BYTES_MAX};
 use crate::fs::{Error, FileSystem, Result};
 
@@ -15,7 +15,7 @@ impl FileSystem {
     /// [`FileSystem::forget`]. `.` is `parent` itself, of any kind, and `..` the directory above a directory: so the kernel finds
     /// again what it knows by number alone. `Stale` for those if there is no such inode, or if it has lost its last name.
     pub fn lookup(&self, tier: Tier, parent: Ino, name: &[u8]) -> Result<Attributes> {
-        let directory = self.cell(parent, tier)?;
+        let directory = self.inodes.cell(parent, tier)?;
         let child = {
             let state = directory.read(tier)?;
             if name != b"." {
@@ -24,11 +24,11 @@ impl FileSystem {
             let child = match name {
                 b"." | b".." if state.record.links == 0 => return Err(Error::Stale),
                 b"." => directory.clone(),
-                b".." => self.cell(state.record.parent, tier)?,
+                b".." => self.inodes.cell(state.record.parent, tier)?,
                 _ if name.len() > NAME_BYTES_MAX => return Err(Error::NameTooLong),
                 _ => {
                     let child = self.child(parent, name, tier)?.ok_or(Error::NotFound)?.1;
-                    self.note_path(parent, name, &child);
+                    self.inodes.note_path(parent, name, &child);
                     child
                 }
             };
@@ -41,7 +41,7 @@ impl FileSystem {
 
     /// The attributes of an inode.
     pub fn getattr(&self, tier: Tier, ino: Ino) -> Result<Attributes> {
-        self.attributes_of(&*self.cell(ino, tier)?, tier)
+        self.attributes_of(&*self.inodes.cell(ino, tier)?, tier)
     }
 
     pub(in crate::fs) fn attributes_of(&self, cell: &InodeCell, tier: Tier) -> Result<Attributes> {
@@ -50,7 +50,7 @@ impl FileSystem {
 
     /// What `name` stands for. The caller has `directory` locked.
     pub(in crate::fs) fn entry(&self, directory: Ino, name: &[u8], tier: Tier) -> Result<Option<Dirent>> {
-        let hash = name_hash(self.identity.secret, name);
+        let hash = self.names.hash(name);
         if let Some(entry) = self.names.get(directory, hash, name) {
             return Ok(Some(entry));
         }
@@ -70,7 +70,7 @@ impl FileSystem {
         tier: Tier,
     ) -> Result<Option<(Dirent, Arc<InodeCell>)>> {
         let Some(entry) = self.entry(directory, name, tier)? else { return Ok(None) };
-        match self.cell(entry.ino, tier) {
+        match self.inodes.cell(entry.ino, tier) {
             Ok(cell) => Ok(Some((entry, cell))),
             Err(Error::Stale) => Err(damaged(format!(
                 "a name in directory {directory} stands for inode {}, which does not exist",

@@ -46,14 +46,14 @@ impl FileSystem {
                 let attributes = self.getattr(tier, entry.ino)?;
                 return Ok(visit(entry, &attributes));
             }
-            let cell = match self.cell(entry.ino, tier) {
+            let cell = match self.inodes.cell(entry.ino, tier) {
                 Ok(cell) => cell,
                 // Removed since its name was read.
                 Err(Error::Stale) => return Ok(true),
                 Err(error) => return Err(error),
             };
             cell.add_lookups(1);
-            self.note_path(ino, &entry.name, &cell);
+            self.inodes.note_path(ino, &entry.name, &cell);
             let answer = match self.attributes_of(&cell, tier) {
                 Ok(attributes) if attributes.links > 0 => match visit(entry, &attributes) {
                     true => return Ok(true),
@@ -76,7 +76,7 @@ impl FileSystem {
         mut cookie: u64,
         visit: &mut dyn FnMut(DirEntry) -> Result<bool>,
     ) -> Result<()> {
-        let cell = self.cell(ino, tier)?;
+        let cell = self.inodes.cell(ino, tier)?;
         let mut visited = false;
         loop {
             let chunk = (|| {

@@ -8,9 +8,9 @@ use crate::engine::{Batch, Tier};
 use crate::fs::content::Ranges;
 use crate::fs::counters::Change;
 use crate::fs::dirent::Dirent;
-use crate::fs::handles::{InodeCell, InodeState};
 use crate::fs::inode::Inode;
-use crate::fs::keys::{self, name_hash};
+use crate::fs::inodes::{InodeCell, InodeState};
+use crate::fs::keys;
 use crate::fs::locks::Locked;
 use crate::fs::meter::Op;
 use crate::fs::types::{Ino, Time};
@@ -40,7 +40,7 @@ impl FileSystem {
     fn remove(&self, tier: Tier, op: Op, parent: Ino, name: &[u8]) -> Result<()> {
         self.require_writable()?;
         check_name(name)?;
-        let directory = self.cell(parent, tier)?;
+        let directory = self.inodes.cell(parent, tier)?;
         loop {
             let (entry, child) = {
                 let state = directory.read(tier)?;
@@ -63,7 +63,7 @@ impl FileSystem {
                 _ => {}
             }
             let now = self.now();
-            let hash = name_hash(self.identity.secret, name);
+            let hash = self.names.hash(name);
             let mut batch = Batch::new(op.tag());
             batch.uses_reserve = true;
             batch.delete(keys::dirent(parent, hash, name));

@@ -6,7 +6,7 @@ use crate::fs::counters::Change;
 use crate::fs::dirent::Dirent;
 use crate::fs::error::damaged;
 use crate::fs::inode::Inode;
-use crate::fs::keys::{self, name_hash};
+use crate::fs::keys;
 use crate::fs::locks::{self, Locked};
 use crate::fs::meter::Op;
 use crate::fs::types::{Caller, FileKind, Ino, ROOT, RenameMode};
@@ -34,8 +34,9 @@ impl FileSystem {
         check_name(name)?;
         check_name(new_name)?;
         let across = parent != new_parent;
-        let _renaming = if across { Some(locks::mutex(&self.renaming, tier)?) } else { None };
-        let (old_directory, new_directory) = (self.cell(parent, tier)?, self.cell(new_parent, tier)?);
+        let _renaming = if across { Some(locks::mutex(&self.locks.renaming, tier)?) } else { None };
+        let (old_directory, new_directory) =
+            (self.inodes.cell(parent, tier)?, self.inodes.cell(new_parent, tier)?);
         loop {
             let (source, moved) = {
                 let state = old_directory.read(tier)?;
@@ -88,8 +89,8 @@ impl FileSystem {
             }
 
             let now = self.now();
-            let old_hash = name_hash(self.identity.secret, name);
-            let new_hash = name_hash(self.identity.secret, new_name);
+            let old_hash = self.names.hash(name);
+            let new_hash = self.names.hash(new_name);
             let mut batch = Batch::new(Op::Rename.tag());
             batch.put(keys::dirent(new_parent, new_hash, new_name), source.encode());
             let mut change = Change::default();
@@ -197,7 +198,7 @@ impl FileSystem {
             if ino == ROOT {
                 return Ok(false);
             }
-            ino = self.cell(ino, tier)?.read(tier)?.record.parent;
+            ino = self.inodes.cell(ino, tier)?.read(tier)?.record.parent;
         }
         Err(damaged(format!("the directories above inode {ino} form a cycle")))
     }

@@ -10,8 +10,8 @@ use bytes::Bytes;
 use crate::engine::{self, Batch, Tier};
 use crate::fs::acl::{self, Acl};
 use crate::fs::counters::Change;
-use crate::fs::handles::InodeState;
 use crate::fs::inode::{HAS_CAPABILITY, HAS_XATTRS, Inode};
+use crate::fs::inodes::InodeState;
 use crate::fs::keys::{self, Key};
 use crate::fs::meter::Op;
 use crate::fs::types::{Caller, FileKind, Ino, NAME_BYTES_MAX, XattrMode};
@@ -72,7 +72,7 @@ impl FileSystem {
     /// The value of an extended attribute; `NoData` if there is none.
     pub fn getxattr(&self, tier: Tier, ino: Ino, name: &[u8]) -> Result<Bytes> {
         check_name(name)?;
-        let cell = self.cell(ino, tier)?;
+        let cell = self.inodes.cell(ino, tier)?;
         let state = cell.read(tier)?;
         self.xattr(ino, &state, name, tier)?.ok_or(Error::NoData)
     }
@@ -115,7 +115,7 @@ impl FileSystem {
         if value.len() > BYTES_MAX {
             return Err(Error::ArgumentsTooLong);
         }
-        let cell = self.cell(ino, tier)?;
+        let cell = self.inodes.cell(ino, tier)?;
         let mut state = cell.write(tier)?;
         check_kind(&state, name)?;
         let old = self.xattr(ino, &state, name, tier)?;
@@ -148,7 +148,7 @@ impl FileSystem {
     pub fn removexattr(&self, tier: Tier, ino: Ino, name: &[u8]) -> Result<()> {
         self.require_writable()?;
         check_name(name)?;
-        let cell = self.cell(ino, tier)?;
+        let cell = self.inodes.cell(ino, tier)?;
         let mut state = cell.write(tier)?;
         check_kind(&state, name)?;
         let old = self.xattr(ino, &state, name, tier)?.ok_or(Error::NoData)?;
@@ -182,7 +182,7 @@ impl FileSystem {
     /// The names of the extended attributes that `caller` may know of, each with a NUL behind it: `trusted` ones only root may.
     /// A name that nobody can ask for, which older versions stored, is not listed either.
     pub fn listxattr(&self, tier: Tier, caller: Caller, ino: Ino) -> Result<Vec<u8>> {
-        let cell = self.cell(ino, tier)?;
+        let cell = self.inodes.cell(ino, tier)?;
         let state = cell.read(tier)?;
         let names = self.xattr_names(ino, &state, tier)?;
         let shown = |name: &&[u8]| {

@@ -1,9 +1,9 @@
-//! Inodes in memory: decoded records, who uses them, and times that are not written yet.
+//! Inodes in memory: decoded records, and who uses them.
 //!
 //! 1. There is at most one [`InodeCell`] of a number. It leaves the table only while nobody else holds it and the
 //!    kernel does not refer to it; the queue of deferred times holds it too.
 //! 2. What is in memory changes only after the engine accepted the batch that says the same, except times that
-//!    are deferred for up to [`DEFER`].
+//!    are deferred (`deferred`).
 //! 3. A cell is loaded without the table's lock. If anything left the table meanwhile, what was read may be older than
 //!    what left, so it is read again.
 
@@ -20,13 +20,8 @@ use super::inode::{HAS_PENDING, Inode};
 use super::locks::{PATIENCE, would_block};
 use super::types::{FileKind, Ino, ROOT, TopName};
 use super::{Error, FileSystem, Result, keys};
-use crate::engine::{Batch, Tier};
-use crate::fs::meter::Op;
+use crate::engine::{Engine, Tier};
 
-/// How long a change of times alone may stay in memory.
-pub(super) const DEFER: Duration = Duration::from_secs(1);
-/// Inodes that one unit of background work writes.
-const UNIT_INODES: usize = 1000;
 /// Unused inodes that are kept in memory.
 const CELLS_MAX: usize = 64 << 10;
 const SHARDS: usize = 16;
@@ -144,13 +139,15 @@ struct Shard {
 
 /// The table of inodes in memory.
 pub(super) struct Inodes {
+    engine: Arc<dyn Engine>,
     shards: [Mutex<Shard>; SHARDS],
 }
 
 impl Inodes {
-    pub fn new() -> Inodes {
+    /// Those of the store in `engine`.
+    pub fn new(engine: Arc<dyn Engine>) -> Inodes {
         let shard = |_| Mutex::new(Shard { cells: LruCache::unbounded(), departures: 0 });
-        Inodes { shards: std::array::from_fn(shard) }
+        Inodes { engine, shards: std::array::from_fn(shard) }
     }
 
     fn shard(&self, ino: Ino) -> &Mutex<Shard> {
@@ -185,6 +182,68 @@ impl Inodes {
         shard.departures += 1;
         shard.cells.pop(&ino);
     }
+    /// The inode `ino`, loaded if need be. `Stale` if there is none.
+    pub fn cell(&self, ino: Ino, tier: Tier) -> Result<Arc<InodeCell>> {
+        loop {
+            if let Some(cell) = self.get(ino) {
+                return Ok(cell);
+            }
+            let departures = self.departures(ino);
+            let bytes = self.engine.get(&keys::inode(ino), tier)?.ok_or(Error::Stale)?;
+            let record = Inode::decode(ino, &bytes)?;
+            let pending = if record.has(HAS_PENDING) {
+                Ranges::load(&*self.engine, ino, record.epoch, tier)?
+            } else {
+                Ranges::default()
+            };
+            if let Some(cell) = self.insert(InodeCell::new(ino, record, pending), Some(departures)) {
+                return Ok(cell);
+            }
+        }
+    }
+
+    /// Notes that `cell` was found as `name` in `parent`, unless a way to it is known. The kernel reaches every inode by names,
+    /// from the root down, so whatever it uses is noted.
+    pub fn note_path(&self, parent: Ino, name: &[u8], cell: &InodeCell) {
+        if cell.top.get().is_some() {
+            return;
+        }
+        let top = match parent {
+            ROOT => Some(name.into()),
+            _ => self.get(parent).and_then(|directory| directory.top.get().cloned()),
+        };
+        if let Some(top) = top {
+            // Whoever was first has found it under a name, too.
+            let _ = cell.top.set(top);
+        }
+    }
+
+    /// The first name on the path by which the kernel found `ino`; empty if it is not known.
+    pub fn top_name(&self, ino: Ino) -> TopName {
+        self.get(ino).and_then(|cell| cell.top.get().cloned()).unwrap_or_else(|| Arc::from(&b""[..]))
+    }
+
+    /// Puts an inode whose record the engine has just accepted into the table.
+    pub fn adopt(&self, ino: Ino, record: Inode) -> Arc<InodeCell> {
+        let cell = InodeCell::new(ino, record, Ranges::default());
+        self.insert(cell, None).expect("without a count of departures a cell is always accepted")
+    }
+
+    /// Notes that the record of `cell` is deleted. `state` is the cell's, locked.
+    pub fn retire(&self, cell: &InodeCell, state: &mut InodeState) {
+        state.gone = true;
+        state.deferred = None;
+        self.remove(cell.ino);
+    }
+
+    /// Every inode that somebody has open.
+    pub fn open(&self) -> Vec<Ino> {
+        let is_open = |cell: &&Arc<InodeCell>| cell.opens.load(Ordering::SeqCst) > 0;
+        let of = |shard: &Mutex<Shard>| -> Vec<Ino> {
+            shard.lock().cells.iter().map(|(_, cell)| cell).filter(is_open).map(|cell| cell.ino).collect()
+        };
+        self.shards.iter().flat_map(of).collect()
+    }
 }
 
 impl Shard {
@@ -211,60 +270,6 @@ impl Shard {
 }
 
 impl FileSystem {
-    /// The inode `ino`, loaded if need be. `Stale` if there is none.
-    pub(super) fn cell(&self, ino: Ino, tier: Tier) -> Result<Arc<InodeCell>> {
-        loop {
-            if let Some(cell) = self.inodes.get(ino) {
-                return Ok(cell);
-            }
-            let departures = self.inodes.departures(ino);
-            let bytes = self.engine.get(&keys::inode(ino), tier)?.ok_or(Error::Stale)?;
-            let record = Inode::decode(ino, &bytes)?;
-            let pending = if record.has(HAS_PENDING) {
-                Ranges::load(&*self.engine, ino, record.epoch, tier)?
-            } else {
-                Ranges::default()
-            };
-            if let Some(cell) = self.inodes.insert(InodeCell::new(ino, record, pending), Some(departures)) {
-                return Ok(cell);
-            }
-        }
-    }
-
-    /// Notes that `cell` was found as `name` in `parent`, unless a way to it is known. The kernel reaches every inode by names,
-    /// from the root down, so whatever it uses is noted.
-    pub(super) fn note_path(&self, parent: Ino, name: &[u8], cell: &InodeCell) {
-        if cell.top.get().is_some() {
-            return;
-        }
-        let top = match parent {
-            ROOT => Some(name.into()),
-            _ => self.inodes.get(parent).and_then(|directory| directory.top.get().cloned()),
-        };
-        if let Some(top) = top {
-            // Whoever was first has found it under a name, too.
-            let _ = cell.top.set(top);
-        }
-    }
-
-    /// The first name on the path by which the kernel found `ino`; empty if it is not known.
-    pub fn top_name(&self, ino: Ino) -> TopName {
-        self.inodes.get(ino).and_then(|cell| cell.top.get().cloned()).unwrap_or_else(|| Arc::from(&b""[..]))
-    }
-
-    /// Puts an inode whose record the engine has just accepted into the table.
-    pub(super) fn adopt(&self, ino: Ino, record: Inode) -> Arc<InodeCell> {
-        let cell = InodeCell::new(ino, record, Ranges::default());
-        self.inodes.insert(cell, None).expect("without a count of departures a cell is always accepted")
-    }
-
-    /// Notes that the record of `cell` is deleted. `state` is the cell's, locked.
-    pub(super) fn retire(&self, cell: &InodeCell, state: &mut InodeState) {
-        state.gone = true;
-        state.deferred = None;
-        self.inodes.remove(cell.ino);
-    }
-
     /// Notes that `cell` has lost its last name but lives on while it is used.
     pub(super) fn orphan(&self, cell: &InodeCell) {
         cell.unlinked.store(true, Ordering::SeqCst);
@@ -281,15 +286,6 @@ impl FileSystem {
         }
     }
 
-    /// Every inode that somebody has open.
-    pub fn open_inodes(&self) -> Vec<Ino> {
-        let is_open = |cell: &&Arc<InodeCell>| cell.opens.load(Ordering::SeqCst) > 0;
-        let of = |shard: &Mutex<Shard>| -> Vec<Ino> {
-            shard.lock().cells.iter().map(|(_, cell)| cell).filter(is_open).map(|cell| cell.ino).collect()
-        };
-        self.inodes.shards.iter().flat_map(of).collect()
-    }
-
     /// Ends what [`FileSystem::open_file`] began.
     pub fn release_file(&self, ino: Ino) {
         if let Some(cell) = self.inodes.get(ino) {
@@ -302,94 +298,5 @@ impl FileSystem {
         if cell.unlinked.load(Ordering::SeqCst) && !cell.is_referenced() {
             self.orphans.queue(cell.ino);
         }
-    }
-
-    /// Lets the times of `cell`, just changed in `state`, wait to be written.
-    pub(super) fn defer(&self, cell: &Arc<InodeCell>, state: &mut InodeState) {
-        self.deferred.noted();
-        if state.deferred.is_none() {
-            let now = self.clock.elapsed();
-            state.deferred = Some(now);
-            self.deferred.push(now, cell.clone());
-        }
-    }
-
-    /// Writes the record of `cell` if its times were deferred.
-    pub(super) fn write_deferred(
-        &self,
-        cell: &InodeCell,
-        state: &mut InodeState,
-        op: Op,
-        tier: Tier,
-    ) -> Result<()> {
-        if state.deferred.is_some() {
-            let mut batch = Batch::new(op.tag());
-            batch.uses_reserve = true;
-            batch.put(keys::inode(cell.ino), state.record.encode());
-            self.apply(&mut batch, tier)?;
-            state.deferred = None;
-            self.deferred.written();
-        }
-        Ok(())
-    }
-
-    /// Writes deferred times that are older than `age`, a unit of them. Says how long the next one may still wait; `None` if
-    /// there is none.
-    pub(super) fn write_deferred_before(&self, age: Duration) -> Result<Option<Duration>> {
-        for _ in 0..UNIT_INODES {
-            let Some((since, cell)) = self.deferred.pop() else { return Ok(None) };
-            let waited = self.clock.elapsed().saturating_sub(since);
-            if waited < age {
-                self.deferred.push_back_to_front(since, cell);
-                return Ok(Some(age - waited));
-            }
-            let result = match cell.write(Tier::Disk) {
-                // Written meanwhile, and perhaps deferred anew: then a later entry stands for it.
-                Ok(state) if state.deferred != Some(since) => Ok(()),
-                Ok(mut state) => self.write_deferred(&cell, &mut state, Op::Setattr, Tier::Disk),
-                Err(_) => Ok(()),
-            };
-            if let Err(error) = result {
-                self.deferred.push_back_to_front(since, cell);
-                return Err(error);
-            }
-        }
-        Ok(Some(Duration::ZERO))
-    }
-}
-
-/// Inodes whose times wait to be written, oldest first.
-#[derive(Default)]
-pub(super) struct Deferred {
-    queue: Mutex<std::collections::VecDeque<(Duration, Arc<InodeCell>)>>,
-    noted: AtomicU64,
-    written: AtomicU64,
-}
-
-impl Deferred {
-    fn push(&self, since: Duration, cell: Arc<InodeCell>) {
-        self.queue.lock().push_back((since, cell));
-    }
-
-    fn push_back_to_front(&self, since: Duration, cell: Arc<InodeCell>) {
-        self.queue.lock().push_front((since, cell));
-    }
-
-    fn pop(&self) -> Option<(Duration, Arc<InodeCell>)> {
-        self.queue.lock().pop_front()
-    }
-
-    fn noted(&self) {
-        self.noted.fetch_add(1, Ordering::Relaxed);
-    }
-
-    fn written(&self) {
-        self.written.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// Inode puts that deferring saved.
-    pub fn absorbed(&self) -> u64 {
-        let written = self.written.load(Ordering::Relaxed);
-        self.noted.load(Ordering::Relaxed).saturating_sub(written)
     }
 }
