@@ -92,6 +92,32 @@ pub const fn array<T: Copy, const N: usize>(items: &[T]) -> [T; N] {
     }
 }
 
+/// How many bytes all of `pieces` have together.
+pub const fn joined_bytes(pieces: &[&str]) -> usize {
+    let (mut bytes, mut at) = (0, 0);
+    while at < pieces.len() {
+        bytes += pieces[at].len();
+        at += 1;
+    }
+    bytes
+}
+
+/// All of `pieces` one behind another; only for constants, whose length is [`joined_bytes`].
+pub const fn joined<const N: usize>(pieces: &[&str]) -> [u8; N] {
+    let (mut joined, mut end, mut at) = ([0; N], 0, 0);
+    while at < pieces.len() {
+        let piece = pieces[at].as_bytes();
+        let mut byte = 0;
+        while byte < piece.len() {
+            joined[end] = piece[byte];
+            (end, byte) = (end + 1, byte + 1);
+        }
+        at += 1;
+    }
+    assert!(end == N, "a text is as long as its pieces are together");
+    joined
+}
+
 /// Parses `64M`, `4096`, `1G`: bytes.
 pub fn parse_size(text: &str) -> Result<u64, String> {
     let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());

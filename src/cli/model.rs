@@ -3,7 +3,8 @@
 use clap::{Args, Subcommand, ValueEnum};
 
 use crate::base::text::{human_size, parse_size};
-use crate::control::model::{Layout, Sizes, bloom_rate, bloom_simulation, durability_debt, predict};
+use crate::control::model::{Sizes, bloom_rate, bloom_simulation, durability_debt};
+use crate::engine::lsm::PolicyKind;
 
 /// What to predict.
 #[derive(Debug, Args)]
@@ -14,9 +15,9 @@ pub(super) struct ModelArgs {
     /// Bytes of data; several are separated by commas
     #[arg(long, value_delimiter = ',', value_parser = parse_size, default_value = "100G")]
     size: Vec<u64>,
-    /// Layouts: leveled, tiered, log, eager
-    #[arg(long, value_delimiter = ',', value_parser = parse_layout, default_value = "leveled,tiered,log,eager")]
-    policy: Vec<Layout>,
+    /// Compaction policies, separated by commas [default: every one that the texts have a formula for]
+    #[arg(long, value_delimiter = ',', value_parser = parse_policy)]
+    policy: Vec<PolicyKind>,
     /// Growth from a level to the next
     #[arg(long, default_value_t = 10.0)]
     ratio: f64,
@@ -63,9 +64,15 @@ enum What {
     },
 }
 
-fn parse_layout(text: &str) -> Result<Layout, String> {
-    let found = Layout::ALL.into_iter().find(|layout| layout.name() == text);
-    found.ok_or_else(|| format!("{text} is none of leveled, tiered, log, eager"))
+/// The policies that the texts have a formula for.
+fn predicted() -> impl Iterator<Item = PolicyKind> {
+    PolicyKind::ALL.into_iter().filter(|policy| policy.model.is_some())
+}
+
+fn parse_policy(text: &str) -> Result<PolicyKind, String> {
+    let policy = PolicyKind::parse(text).ok().filter(|policy| policy.model.is_some());
+    let names: Vec<&str> = predicted().map(|policy| policy.name).collect();
+    policy.ok_or_else(|| format!("{text} is none of {}", names.join(", ")))
 }
 
 /// The tables; the error is a sentence.
@@ -92,6 +99,7 @@ fn layouts(arguments: &ModelArgs) -> String {
         buffer_bytes: arguments.memtable as f64,
         ..Sizes::default()
     };
+    let policies = if arguments.policy.is_empty() { predicted().collect() } else { arguments.policy.clone() };
     let mut text = String::new();
     for size in &arguments.size {
         text += &format!("data {}  ratio {}  nothing cached, no log\n", human_size(*size), arguments.ratio);
@@ -99,19 +107,17 @@ fn layouts(arguments: &ModelArgs) -> String {
             "{:<9}{:>9}{:>14}{:>12}{:>11}{:>11}{:>14}\n",
             "policy", "depth", "lookup_bytes", "half-ratio", "debt-model", "space_amp", "temporary"
         );
-        for layout in &arguments.policy {
-            let found = predict(*layout, *size as f64, &sizes);
-            // The model of debt is one of leveled trees: 1 for the buffer, 2 for L0, 0.7 × ratio for each level but the last.
-            let debt = (*layout == Layout::Leveled)
-                .then(|| 3.0 + 0.7 * arguments.ratio * (found.depth - 1.0).max(0.0));
+        for policy in policies.iter().copied() {
+            let Some(model) = &policy.model else { continue };
+            let found = (model.predict)(*size as f64, &sizes);
             let or_dash = |value: Option<f64>| value.map_or("-".to_string(), |value| format!("{value:.2}"));
             text += &format!(
                 "{:<9}{:>9.1}{:>14.0}{:>12.2}{:>11}{:>11}{:>14}\n",
-                layout.name(),
+                policy.name,
                 found.depth,
                 found.lookup_bytes,
                 found.write_amp,
-                or_dash(debt),
+                or_dash(found.debt_write_amp),
                 or_dash(found.space_amp),
                 human_size(found.temporary_bytes as u64),
             );
@@ -170,6 +176,7 @@ mod tests {
             ["leveled", "tiered", "log", "eager"].map(|name| column(name, 3)),
             ["25.00", "5.00", "1.00", "25.00"]
         );
+        assert_eq!(print("--size 100G"), text, "all that have a formula");
         // 17, 31 and 45 for 3, 5 and 7 levels.
         assert_eq!(column("leveled", 4), "31.00");
     }

@@ -1,10 +1,11 @@
 //! What the models say of the tree at hand: the debt of each level, and the amplification that its layout should have, to stand
 //! beside what was measured.
 
-use super::model::{self, DebtRow, Layout, Sizes};
+use super::model::{self, DebtRow, Sizes};
 use super::stats::{Report, Sample};
 use crate::base::metric::ratio;
 use crate::engine::background;
+use crate::engine::lsm::PolicyKind;
 
 /// Growth factor assumed where the tree does not tell.
 const RATIO: f64 = 10.0;
@@ -80,7 +81,7 @@ pub(super) fn settle_seconds(report: &Report) -> Option<f64> {
 /// A prediction for the tree at hand.
 #[derive(Clone, Debug)]
 pub(super) struct Forecast {
-    /// The layout whose formulas were used.
+    /// The policy whose formulas were used.
     pub layout: &'static str,
     /// Levels below L0 that hold something.
     pub levels: u64,
@@ -99,7 +100,8 @@ pub(super) struct Forecast {
 pub(super) fn forecast(report: &Report) -> Option<Forecast> {
     let sample = &report.sample;
     let shape = &sample.shape;
-    let layout = Layout::ALL.into_iter().find(|layout| layout.name() == shape.variant)?;
+    let policy = PolicyKind::ALL.into_iter().find(|policy| policy.name == shape.variant)?;
+    let model = policy.model.as_ref()?;
     let bytes: u64 = shape.levels.iter().map(|level| level.bytes).sum();
     let files: u64 = shape.levels.iter().map(|level| level.files).sum();
     let entries: u64 = shape.levels.iter().map(|level| level.entries).sum();
@@ -126,13 +128,13 @@ pub(super) fn forecast(report: &Report) -> Option<Forecast> {
     };
     let levels = shape.levels.iter().skip(1).filter(|level| level.files > 0).count() as u64;
     // The size at which the model's tree has as many levels as this one.
-    let data_bytes = match layout {
-        Layout::Leveled | Layout::Tiered => model::GIGABYTE * ratio.powf(levels.max(1) as f64 - 3.0),
-        Layout::Log | Layout::Eager => bytes as f64,
+    let data_bytes = match model.has_levels {
+        true => model::GIGABYTE * ratio.powf(levels.max(1) as f64 - 3.0),
+        false => bytes as f64,
     };
-    let prediction = model::predict(layout, data_bytes, &sizes);
+    let prediction = (model.predict)(data_bytes, &sizes);
     Some(Forecast {
-        layout: layout.name(),
+        layout: policy.name,
         levels,
         write_amp_half_ratio: prediction.write_amp,
         write_amp_debt: debt(sample).first().map_or(0.0, |row| row.pending_write_amp),

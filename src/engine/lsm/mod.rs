@@ -104,7 +104,8 @@ use verify::Verification;
 use version_set::VersionSet;
 use writer::Writer;
 
-pub use options::{BLOOM_BITS_MAX, Compression, LevelCompression, Options, PolicyKind};
+pub use compaction::{Descriptor as PolicyDescriptor, PolicyKind};
+pub use options::{BLOOM_BITS_MAX, Compression, LevelCompression, Options};
 pub use recovery::open;
 pub use salvage::{is_file, salvage};
 

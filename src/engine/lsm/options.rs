@@ -6,6 +6,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
+use super::PolicyKind;
 use crate::base::text::Field;
 use crate::base::words::words;
 use crate::disk::LEVELS;
@@ -67,23 +68,6 @@ impl FromStr for LevelCompression {
             format!("takes none, lz4 or zstd, or those of up to {LEVELS} levels from L0 on: none:lz4:zstd")
         })?;
         Ok(LevelCompression(std::array::from_fn(|level| named[level.min(named.len() - 1)])))
-    }
-}
-
-words! {
-    "kebab-case"
-    /// How sorted runs are merged.
-    pub enum PolicyKind {
-        /// Levels of growing size, each one sorted run.
-        Leveled,
-        /// Runs of about equal size are merged when there are enough.
-        Tiered,
-        /// Only what was written in the same window of time is merged.
-        TimeWindow,
-        /// Nothing is merged.
-        Log,
-        /// Everything is merged at every flush.
-        Eager,
     }
 }
 
@@ -185,7 +169,7 @@ impl Default for Options {
             restart_interval: 16,
             part_blocks: 128,
             bloom_bits: 10,
-            policy: PolicyKind::Leveled,
+            policy: PolicyKind::default(),
             dynamic_levels: false,
             tier_ratio_percent: 200,
             tier_merge_min: 4,
@@ -326,6 +310,16 @@ mod tests {
         assert_eq!(of, [Compression::None, Compression::Lz4, Compression::Zstd, Compression::Zstd]);
         for wrong in ["", "none:", "lz4:gzip", "none:none:none:none:none:none:none:zstd"] {
             assert!(wrong.parse::<LevelCompression>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_policy_may_be_called_by_another_name_and_is_shown_by_its_own() {
+        for (given, shown) in [("none", "log"), ("log", "log"), ("time-window", "time-window")] {
+            let mut options = Options::default();
+            crate::base::text::set(FIELDS, &mut options, "policy", given).unwrap().unwrap();
+            let field = FIELDS.iter().find(|field| field.name == "policy").unwrap();
+            assert_eq!((field.get)(&options), shown);
         }
     }
 

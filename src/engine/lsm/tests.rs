@@ -20,6 +20,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc;
 use std::time::Duration;
 
+use super::compaction::{Around, Policy, Stuck};
 use super::table::{Shelf, Table, table_name, table_number};
 use super::value_log::MOVED_KIND;
 use super::version::{Version, View};
@@ -90,7 +91,7 @@ fn policies() -> Vec<Variant> {
     let mut variants = Vec::new();
     for policy in PolicyKind::ALL {
         for value_log in [false, true] {
-            let dynamic_levels = policy == PolicyKind::Leveled;
+            let dynamic_levels = policy == PolicyKind::LEVELED;
             let options = Options { policy, value_log, dynamic_levels, ..tiny.clone() };
             variants.push(Variant { options, switches: false });
         }
@@ -125,6 +126,16 @@ fn table_bytes(disk: &SimDisk) -> u64 {
 /// Bytes of tables that are part of the store.
 fn level_bytes(engine: &LsmEngine) -> u64 {
     engine.shape().levels.iter().map(|level| level.bytes).sum()
+}
+
+/// What a policy does with tables that may not leave L0: one that merges nothing leaves them, one that never goes below L0 goes on.
+fn stuck(policy: PolicyKind) -> Stuck {
+    Around::new(&Options { policy, ..Options::tiny() }).stuck()
+}
+
+/// A policy of the registry.
+fn any_policy(prng: &mut Prng) -> PolicyKind {
+    PolicyKind::ALL[prng.below(PolicyKind::ALL.len() as u64) as usize]
 }
 
 fn random_key(prng: &mut Prng) -> Vec<u8> {
@@ -221,9 +232,7 @@ fn workload(disk: Arc<dyn Disk>, options: &Variant, seed: u64, batches: u64, is_
                 engine.close().and_then(|()| open_with(disk.clone(), options)).map(|opened| engine = opened)
             }
             21 => open_with(disk.clone(), options).map(|opened| engine = opened),
-            22..25 if options.switches => {
-                engine.set("policy", PolicyKind::ALL[prng.below(5) as usize].name())
-            }
+            22..25 if options.switches => engine.set("policy", any_policy(&mut prng).name()),
             _ => Ok(()),
         });
         // A store that was being opened again is not the one before any more.

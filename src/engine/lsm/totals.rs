@@ -1,6 +1,6 @@
 //! Sums over the tables of a version.
 
-use super::compaction::{Levels, Policy};
+use super::compaction::{Assessment, Levels};
 use crate::disk::LEVELS;
 use crate::engine::Level;
 
@@ -16,17 +16,16 @@ pub struct Totals {
 }
 
 impl Totals {
-    /// The sums of `levels`, with what `policy` thinks of each; `live_value_bytes` of values in the log are theirs.
-    pub fn of(levels: &Levels, live_value_bytes: u64, policy: &dyn Policy) -> Totals {
-        let (targets, scores) = (policy.target_bytes(levels), policy.scores(levels));
+    /// The sums of `levels`, with what the policy thinks of each; `live_value_bytes` of values in the log are theirs.
+    pub fn of(levels: &Levels, live_value_bytes: u64, assessment: &Assessment) -> Totals {
         let of_level = |level: usize| {
             let sums = levels.sums(level);
             Level {
                 level,
                 runs: if level == 0 { sums.files } else { sums.files.min(1) },
                 files: sums.files,
-                target_bytes: targets[level],
-                score: scores[level],
+                target_bytes: assessment.target_bytes[level],
+                score: assessment.scores[level],
                 bytes: sums.bytes,
                 entries: sums.entries,
                 tombstones: sums.tombstones,

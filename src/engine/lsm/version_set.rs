@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 use parking_lot::{Mutex, MutexGuard, RwLock};
 
-use super::compaction::Levels;
+use super::compaction::{Levels, Policy};
 use super::core::Core;
 use super::manifest::{Edit, Manifest};
 use super::memory_budget::MemoryBudget;
@@ -145,11 +145,10 @@ impl VersionSet {
     /// Notes in a version what the policy thinks of it. Asked after every edit: policies look at sums of levels and at runs, not at every
     /// table.
     pub fn assess(&self, version: &mut Version) {
-        let policy = self.core.mutable_options.policy();
         let picture = self.picture(version);
-        let (pending_bytes, lowers_l0) = (policy.pending_bytes(&picture), policy.lowers_l0(&picture));
-        let totals = Totals::of(&picture, version.needed().bytes(), &*policy);
-        (version.pending_bytes, version.lowers_l0, version.totals) = (pending_bytes, lowers_l0, totals);
+        let assessment = self.core.mutable_options.policy().assess(&picture);
+        version.totals = Totals::of(&picture, version.needed().bytes(), &assessment);
+        (version.pending_bytes, version.lowers_l0) = (assessment.pending_bytes, assessment.lowers_l0);
         let (owed, forgiven) = (version.owed(), version.forgiven);
         version.forgiven = Owed {
             l0_files: owed.l0_files.min(forgiven.l0_files),

@@ -7,48 +7,39 @@
 //!    reads meet few runs for ever: a time window keeps to its windows, a plain log merges nothing.
 //! 4. An expired run is dropped whether it can be read or not.
 
-use crate::engine::lsm::{Options, PolicyKind};
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{Choice, Claim, Job, Levels, Policy, Run, Table, Tiered, within_l0};
+use super::tiered::Tiered;
+use super::{Assessment, Choice, Claim, Job, Levels, Policy, PolicyKind, Run, Stuck, Table, within_l0};
 use crate::disk::LEVELS;
+use crate::engine::lsm::Options;
 
-/// How tables are merged that may not leave L0.
-enum Stuck {
-    /// Not at all.
-    Stay,
-    /// As the policy itself merges within L0.
-    ByPolicy,
-    /// By size.
-    BySize(Tiered),
-}
-
-/// A policy that goes around tables that are set aside.
+/// The policy in force: one of the registry, which goes around tables that are set aside.
 pub struct Around {
+    kind: PolicyKind,
     policy: Arc<dyn Policy>,
-    stuck: Stuck,
+    by_size: Tiered,
 }
 
 impl Around {
-    /// `policy`, which is the one that `options` ask for.
-    pub fn new(policy: Arc<dyn Policy>, options: &Options) -> Around {
-        let stuck = match options.policy {
-            PolicyKind::Log => Stuck::Stay,
-            PolicyKind::TimeWindow => Stuck::ByPolicy,
-            PolicyKind::Leveled | PolicyKind::Tiered | PolicyKind::Eager => {
-                Stuck::BySize(Tiered::new(options))
-            }
-        };
-        Around { policy, stuck }
+    /// The policy that `options` ask for.
+    pub fn new(options: &Options) -> Around {
+        let kind = options.policy;
+        Around { kind, policy: (kind.new)(options), by_size: Tiered::new(options) }
+    }
+
+    /// Its name in reports.
+    pub fn name(&self) -> &'static str {
+        self.kind.name
     }
 
     /// What to do where some tables are set aside.
     fn choose_around(&self, levels: &Levels, cursors: &[Bytes; LEVELS]) -> Choice {
-        if matches!(self.stuck, Stuck::ByPolicy) {
+        if self.policy.stuck() == Stuck::ByPolicy {
             let whole = Levels { aside: BTreeSet::new(), ..levels.clone() };
             if let drop @ Choice::Drop(_) = self.policy.choose(&whole, cursors) {
                 return drop;
@@ -78,15 +69,15 @@ impl Around {
             Levels { now_seconds: levels.now_seconds, claims: levels.claims.clone(), ..Levels::default() };
         let part: Vec<Arc<Table>> = part.iter().map(|table| Arc::clone(table)).collect();
         alone.runs[0] = alone.runs[0].replace(&[], &part);
-        match &self.stuck {
+        match self.policy.stuck() {
             Stuck::Stay => Choice::Nothing,
             Stuck::ByPolicy => match self.policy.choose(&alone, cursors) {
                 Choice::Merge(job) if job.into == 0 => Choice::Merge(job),
                 _ => Choice::Nothing,
             },
-            Stuck::BySize(tiered) => {
+            Stuck::BySize => {
                 let runs = alone.runs();
-                let tiers = tiered.due(&runs).into_iter();
+                let tiers = self.by_size.due(&runs).into_iter();
                 let merge = alone.first_free_merge(tiers.map(|(from, to)| within_l0(&runs[from..to])));
                 merge.map_or(Choice::Nothing, |merge| Choice::Merge(merge.job()))
             }
@@ -125,10 +116,6 @@ fn seen(levels: &Levels) -> Cow<'_, Levels> {
 }
 
 impl Policy for Around {
-    fn name(&self) -> &'static str {
-        self.policy.name()
-    }
-
     fn choose(&self, levels: &Levels, cursors: &[Bytes; LEVELS]) -> Choice {
         if levels.aside.is_empty() {
             return self.policy.choose(levels, cursors);
@@ -136,30 +123,30 @@ impl Policy for Around {
         self.choose_around(levels, cursors)
     }
 
-    fn target_bytes(&self, levels: &Levels) -> [u64; LEVELS] {
-        self.policy.target_bytes(&seen(levels))
-    }
-
-    fn scores(&self, levels: &Levels) -> [f64; LEVELS] {
-        self.policy.scores(&seen(levels))
-    }
-
-    fn pending_bytes(&self, levels: &Levels) -> u64 {
-        self.policy.pending_bytes(&seen(levels))
-    }
-
-    fn lowers_l0(&self, levels: &Levels) -> bool {
+    fn assess(&self, levels: &Levels) -> Assessment {
         if levels.aside.is_empty() {
-            return self.policy.lowers_l0(levels);
+            return self.policy.assess(levels);
         }
         let idle = Levels { claims: Vec::new(), ..levels.clone() };
-        takes_l0(&self.choose_around(&idle, &Default::default()))
+        let lowers_l0 = takes_l0(&self.choose_around(&idle, &Default::default()));
+        Assessment { lowers_l0, ..self.policy.assess(&below_aside(levels)) }
+    }
+
+    fn trigger(&self, levels: &Levels, from: usize) -> String {
+        self.policy.trigger(&seen(levels), from)
+    }
+
+    fn stuck(&self) -> Stuck {
+        self.policy.stuck()
+    }
+
+    fn outgrows_disk(&self) -> bool {
+        self.policy.outgrows_disk()
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::policy;
     use super::super::tests::{choose_from, picture, tables};
     use super::*;
 
@@ -178,39 +165,48 @@ mod tests {
 
     #[test]
     fn policies_go_around_what_is_set_aside() {
-        use PolicyKind::{Eager, Leveled, Log, Tiered, TimeWindow};
         for (kind, text, aside, wanted) in [
             // Older than it: as ever. Newer: within L0.
-            (Leveled, "0: a-z 10, a-z 10, a-z 10, a-z 10", 2, "merge [(0, [3, 4])] into 1"),
-            (Leveled, "0: a-z 10, a-z 10, a-z 10, a-z 10", 3, "merge [(0, [1, 2])] into 0"),
-            (Leveled, "0: a-z 10, a-z 10, a-z 10, a-z 10", 4, "merge [(0, [1, 2, 3])] into 0"),
+            (PolicyKind::LEVELED, "0: a-z 10, a-z 10, a-z 10, a-z 10", 2, "merge [(0, [3, 4])] into 1"),
+            (PolicyKind::LEVELED, "0: a-z 10, a-z 10, a-z 10, a-z 10", 3, "merge [(0, [1, 2])] into 0"),
+            (PolicyKind::LEVELED, "0: a-z 10, a-z 10, a-z 10, a-z 10", 4, "merge [(0, [1, 2, 3])] into 0"),
             // Of L1: what does not overlap it goes on.
-            (Leveled, "0: a-c 10, b-d 10\n1: m-n 10", 3, "merge [(0, [1, 2])] into 1"),
-            (Leveled, "0: a-z 10, b-d 10\n1: m-n 10", 3, "merge [(0, [1, 2])] into 0"),
-            (Leveled, "1: a-c 60, d-f 60\n2: a-b 50, d-d 20", 4, "merge [(1, [1]), (2, [3])] into 2"),
-            (Leveled, "1: a-c 60, d-f 60\n2: d-d 20", 1, "nothing"),
+            (PolicyKind::LEVELED, "0: a-c 10, b-d 10\n1: m-n 10", 3, "merge [(0, [1, 2])] into 1"),
+            (PolicyKind::LEVELED, "0: a-z 10, b-d 10\n1: m-n 10", 3, "merge [(0, [1, 2])] into 0"),
+            (
+                PolicyKind::LEVELED,
+                "1: a-c 60, d-f 60\n2: a-b 50, d-d 20",
+                4,
+                "merge [(1, [1]), (2, [3])] into 2",
+            ),
+            (PolicyKind::LEVELED, "1: a-c 60, d-f 60\n2: d-d 20", 1, "nothing"),
             // A level is never moved over it.
-            (Leveled, "1: a-c 60, d-f 60\n2: a-z 50", 3, "nothing"),
+            (PolicyKind::LEVELED, "1: a-c 60, d-f 60\n2: a-z 50", 3, "nothing"),
             // Tombstones over it stay, and are not written anew for ever.
-            (Leveled, "1: a-c 10 t\n3: b-d 10", 2, "move [(1, [1])] into 2"),
-            (Leveled, "2: a-c 10 t\n3: b-d 10", 2, "nothing"),
-            (Tiered, "2: a-c 10 t\n3: b-d 10", 2, "nothing"),
+            (PolicyKind::LEVELED, "1: a-c 10 t\n3: b-d 10", 2, "move [(1, [1])] into 2"),
+            (PolicyKind::LEVELED, "2: a-c 10 t\n3: b-d 10", 2, "nothing"),
+            (PolicyKind::TIERED, "2: a-c 10 t\n3: b-d 10", 2, "nothing"),
             // A result comes to lie above it.
-            (Tiered, "0: a-z 10, a-z 10\n5: a-z 10\n6: a-z 900", 3, "merge [(0, [1, 2])] into 4"),
-            (Tiered, "0: a-z 10, a-z 10\n6: a-z 900", 3, "merge [(0, [1, 2])] into 5"),
-            (Eager, "0: a-z 10, a-z 10\n6: a-z 900", 3, "merge [(0, [1, 2])] into 0"),
-            (Log, "0: a-z 10, a-z 10, a-z 10", 3, "nothing"),
-            (TimeWindow, "0: a-z 10 @210, a-z 10 @205, a-z 10 @201", 2, "nothing"),
-            (TimeWindow, "0: a-z 10 @210, a-z 10 @209, a-z 10 @201", 3, "merge [(0, [1, 2])] into 0"),
+            (PolicyKind::TIERED, "0: a-z 10, a-z 10\n5: a-z 10\n6: a-z 900", 3, "merge [(0, [1, 2])] into 4"),
+            (PolicyKind::TIERED, "0: a-z 10, a-z 10\n6: a-z 900", 3, "merge [(0, [1, 2])] into 5"),
+            (PolicyKind::EAGER, "0: a-z 10, a-z 10\n6: a-z 900", 3, "merge [(0, [1, 2])] into 0"),
+            (PolicyKind::LOG, "0: a-z 10, a-z 10, a-z 10", 3, "nothing"),
+            (PolicyKind::TIME_WINDOW, "0: a-z 10 @210, a-z 10 @205, a-z 10 @201", 2, "nothing"),
+            (
+                PolicyKind::TIME_WINDOW,
+                "0: a-z 10 @210, a-z 10 @209, a-z 10 @201",
+                3,
+                "merge [(0, [1, 2])] into 0",
+            ),
             // Expired all the same.
-            (TimeWindow, "0: a-z 10 @210, a-z 10 @10", 2, "drop [(0, [2])]"),
+            (PolicyKind::TIME_WINDOW, "0: a-z 10 @210, a-z 10 @10", 2, "drop [(0, [2])]"),
         ] {
-            let (tables, policy) = (tables(text), policy(&options(kind)));
+            let (tables, policy) = (tables(text), Around::new(&options(kind)));
             let levels = Levels { aside: [aside].into(), ..picture(&tables, 250) };
-            assert_eq!(choose_from(&*policy, &levels, ""), wanted, "{kind:?} {aside} of {text}");
+            assert_eq!(choose_from(&policy, &levels, ""), wanted, "{kind:?} {aside} of {text}");
             // Writers wait only for what will be done.
             let takes = wanted.contains("[(0,");
-            assert_eq!(policy.lowers_l0(&levels), takes, "{kind:?} {aside} of {text}");
+            assert_eq!(policy.assess(&levels).lowers_l0, takes, "{kind:?} {aside} of {text}");
         }
     }
 }

@@ -5,19 +5,44 @@
 //! 1. If several levels below L0 hold tables, another policy left them: everything is merged into the lowest.
 //! 2. All of L0 is merged with the tables of the run that it overlaps.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
-use super::{Choice, Levels, Policy, merge_runs};
+use super::model::{Model, Prediction, Sizes, lookup};
+use super::{Assessment, Choice, Descriptor, Levels, Policy, PolicyKind, merge_runs};
 use crate::disk::LEVELS;
+
+/// What the registry says of it.
+pub const POLICY: Descriptor = Descriptor {
+    name: "eager",
+    aliases: &[],
+    help: "one run",
+    new: |_| Arc::new(Eager),
+    model: Some(Model { predict, has_levels: false }),
+};
+
+impl PolicyKind {
+    /// Everything is merged at every flush.
+    pub const EAGER: PolicyKind = PolicyKind(&POLICY);
+}
+
+/// Once a buffer.
+fn predict(data_bytes: f64, sizes: &Sizes) -> Prediction {
+    Prediction {
+        depth: 1.0,
+        lookup_bytes: lookup(sizes, 1.0, 0.0),
+        write_amp: (data_bytes / sizes.buffer_bytes).max(1.0),
+        debt_write_amp: None,
+        space_amp: Some(1.0),
+        temporary_bytes: data_bytes,
+    }
+}
 
 /// The policy.
 pub struct Eager;
 
 impl Policy for Eager {
-    fn name(&self) -> &'static str {
-        "eager"
-    }
-
     fn choose(&self, levels: &Levels, _: &[Bytes; LEVELS]) -> Choice {
         let runs = levels.runs();
         let lower = runs.iter().filter(|run| run.level > 0).count();
@@ -29,18 +54,16 @@ impl Policy for Eager {
         levels.first_free(std::iter::once(choice))
     }
 
-    fn scores(&self, levels: &Levels) -> [f64; LEVELS] {
+    fn assess(&self, levels: &Levels) -> Assessment {
+        let runs = levels.runs();
         let mut scores = [0.0; LEVELS];
         scores[0] = levels.files(0) as f64;
-        scores
+        let pending_bytes = if runs.len() > 1 { runs.iter().map(|run| run.bytes).sum() } else { 0 };
+        Assessment { scores, pending_bytes, lowers_l0: true, ..Assessment::default() }
     }
 
-    fn pending_bytes(&self, levels: &Levels) -> u64 {
-        let runs = levels.runs();
-        if runs.len() > 1 { runs.iter().map(|run| run.bytes).sum() } else { 0 }
-    }
-
-    fn lowers_l0(&self, _: &Levels) -> bool {
+    // A merge of a store that is one slice writes a copy of it.
+    fn outgrows_disk(&self) -> bool {
         true
     }
 }

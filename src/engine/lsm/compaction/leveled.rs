@@ -16,11 +16,43 @@
 //!
 //! Pure: from a picture of the levels to a choice.
 
-use crate::engine::lsm::Options;
+use std::sync::Arc;
+
 use bytes::Bytes;
 
-use super::{Choice, Claim, Job, Levels, Policy, TableMeta};
+use super::model::{Model, OVERLAP_SHARE, Prediction, Sizes, levels, lookup};
+use super::{Assessment, Choice, Claim, Descriptor, Job, Levels, Policy, PolicyKind, TableMeta};
 use crate::disk::LEVELS;
+use crate::engine::lsm::Options;
+
+/// What the registry says of it.
+pub const POLICY: Descriptor = Descriptor {
+    name: "leveled",
+    aliases: &[],
+    help: "levels of growing size",
+    new: |options| Arc::new(Leveled::new(options)),
+    model: Some(Model { predict, has_levels: true }),
+};
+
+impl PolicyKind {
+    /// Levels of growing size, each one sorted run.
+    pub const LEVELED: PolicyKind = PolicyKind(&POLICY);
+}
+
+/// Half of the growth factor a level.
+fn predict(data_bytes: f64, sizes: &Sizes) -> Prediction {
+    let levels = levels(data_bytes, sizes.ratio);
+    let runs = sizes.l0_files + levels;
+    Prediction {
+        depth: levels,
+        lookup_bytes: lookup(sizes, runs, runs),
+        write_amp: levels * sizes.ratio / 2.0,
+        // 1 for the buffer, 2 for L0, and a share of the growth factor for each level but the last.
+        debt_write_amp: Some(3.0 + OVERLAP_SHARE * sizes.ratio * (levels - 1.0).max(0.0)),
+        space_amp: Some(1.0 / (1.0 - 1.0 / sizes.ratio)),
+        temporary_bytes: (sizes.ratio + 1.0) * sizes.table_bytes,
+    }
+}
 
 /// Tables of a level of which the cheapest is looked for.
 const TURNS: usize = 512;
@@ -120,6 +152,28 @@ impl Leveled {
         open.chain(cheapest).map(|(_, table)| lower_table(levels, level, table)).collect()
     }
 
+    /// What must be written until every level is within its target: all of L0 with the level it goes into when a merge is due, then
+    /// each level's surplus with the share of the next level that it meets.
+    fn pending_bytes(&self, levels: &Levels, plan: &Plan) -> u64 {
+        let mut pending = 0;
+        let mut coming = 0;
+        if levels.files(0) as u64 >= self.l0_trigger {
+            coming = levels.bytes(0);
+            pending = coming + levels.bytes(plan.base);
+        }
+        for level in 1..LEVELS - 1 {
+            let incoming = if level >= plan.base { std::mem::take(&mut coming) } else { 0 };
+            let bytes = levels.bytes(level) + incoming;
+            let surplus = bytes.saturating_sub(plan.targets[level]);
+            coming += surplus;
+            let next = levels.bytes(level + 1);
+            if surplus > 0 && next > 0 {
+                pending += (surplus as f64 * (next as f64 / bytes as f64 + 1.0)) as u64;
+            }
+        }
+        pending
+    }
+
     /// A table dense with tombstones, one level down; if nothing lies below it, written anew where it is.
     fn leave_tombstones(&self, levels: &Levels, plan: &Plan) -> Choice {
         let upper = (levels.sums(0).dense_files > 0).then(|| levels.empty_l0(plan.base));
@@ -145,19 +199,6 @@ fn lower_table(levels: &Levels, level: usize, table: &TableMeta) -> Choice {
 }
 
 impl Policy for Leveled {
-    fn name(&self) -> &'static str {
-        "leveled"
-    }
-
-    fn target_bytes(&self, levels: &Levels) -> [u64; LEVELS] {
-        self.plan(levels).targets
-    }
-
-    fn scores(&self, levels: &Levels) -> [f64; LEVELS] {
-        let plan = self.plan(levels);
-        std::array::from_fn(|level| self.score(levels, &plan, level))
-    }
-
     fn choose(&self, levels: &Levels, cursors: &[Bytes; LEVELS]) -> Choice {
         if self.counts_from_below(levels)
             && let Some(lowest) = levels.lowest().filter(|lowest| *lowest < LEVELS - 1)
@@ -185,31 +226,21 @@ impl Policy for Leveled {
         }))
     }
 
-    /// What must be written until every level is within its target: all of L0 with the level it goes into when a merge is due, then
-    /// each level's surplus with the share of the next level that it meets.
-    fn pending_bytes(&self, levels: &Levels) -> u64 {
+    fn assess(&self, levels: &Levels) -> Assessment {
         let plan = self.plan(levels);
-        let mut pending = 0;
-        let mut coming = 0;
-        if levels.files(0) as u64 >= self.l0_trigger {
-            coming = levels.bytes(0);
-            pending = coming + levels.bytes(plan.base);
+        Assessment {
+            scores: std::array::from_fn(|level| self.score(levels, &plan, level)),
+            pending_bytes: self.pending_bytes(levels, &plan),
+            target_bytes: plan.targets,
+            lowers_l0: true,
         }
-        for level in 1..LEVELS - 1 {
-            let incoming = if level >= plan.base { std::mem::take(&mut coming) } else { 0 };
-            let bytes = levels.bytes(level) + incoming;
-            let surplus = bytes.saturating_sub(plan.targets[level]);
-            coming += surplus;
-            let next = levels.bytes(level + 1);
-            if surplus > 0 && next > 0 {
-                pending += (surplus as f64 * (next as f64 / bytes as f64 + 1.0)) as u64;
-            }
-        }
-        pending
     }
 
-    fn lowers_l0(&self, _: &Levels) -> bool {
-        true
+    fn trigger(&self, levels: &Levels, from: usize) -> String {
+        match from {
+            0 => format!("l0_files {} of {}", levels.files(0), self.l0_trigger),
+            _ => format!("score {:.2} of L{from}", self.score(levels, &self.plan(levels), from)),
+        }
     }
 }
 
@@ -262,7 +293,7 @@ mod tests {
     #[test]
     fn dynamic_targets_are_counted_from_below() {
         let levels = tables("6: a-z 25000");
-        assert_eq!(policy(true).target_bytes(&picture(&levels, 0)), [0, 0, 0, 0, 250, 2500, 25000]);
+        assert_eq!(policy(true).assess(&picture(&levels, 0)).target_bytes, [0, 0, 0, 0, 250, 2500, 25000]);
         for (text, wanted) in [
             // An empty or small store has one level.
             ("0: a-z 10, a-z 10", "merge [(0, [1, 2])] into 6"),
@@ -292,7 +323,7 @@ mod tests {
             ("1: a-b 150", 0),
             ("0: a-b 30, a-b 30\n1: a-b 90\n2: a-b 300", 150 + 150),
         ] {
-            assert_eq!(policy(false).pending_bytes(&picture(&tables(text), 0)), wanted, "{text}");
+            assert_eq!(policy(false).assess(&picture(&tables(text), 0)).pending_bytes, wanted, "{text}");
         }
     }
 }

@@ -18,15 +18,15 @@
 mod around;
 mod eager;
 mod leveled;
+pub mod model;
 mod plain_log;
+mod registry;
 #[cfg(test)]
 mod tests;
 mod tiered;
 mod window;
 
-use crate::engine::lsm::{Options, PolicyKind};
 use std::collections::BTreeSet;
-use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -36,11 +36,7 @@ use super::version::Version;
 use crate::disk::LEVELS;
 
 pub use around::Around;
-pub use eager::Eager;
-pub use leveled::Leveled;
-pub use plain_log::NeverMerge;
-pub use tiered::Tiered;
-pub use window::TimeWindow;
+pub use registry::{Descriptor, PolicyKind};
 
 /// What a policy sees.
 #[derive(Clone)]
@@ -431,35 +427,49 @@ impl Choice {
     }
 }
 
-/// Decides what to merge. Pure: no disk, no clock, no state.
-pub trait Policy: Send + Sync {
-    /// Its name in reports.
-    fn name(&self) -> &'static str;
-    /// The next job that can begin beside those that run. `cursors` are what earlier jobs left to remember.
-    fn choose(&self, levels: &Levels, cursors: &[Bytes; LEVELS]) -> Choice;
+/// What a policy thinks of the levels as they are.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Assessment {
     /// Bytes that each level should hold at most; 0 if it is not measured in bytes.
-    fn target_bytes(&self, levels: &Levels) -> [u64; LEVELS] {
-        let _ = levels;
-        [0; LEVELS]
-    }
+    pub target_bytes: [u64; LEVELS],
     /// How urgent each level is; from 1 on it must be merged down.
-    fn scores(&self, levels: &Levels) -> [f64; LEVELS];
+    pub scores: [f64; LEVELS],
     /// Bytes that merges must still write until all is well.
-    fn pending_bytes(&self, levels: &Levels) -> u64;
+    pub pending_bytes: u64,
     /// Whether one of its merges would make the runs in L0 fewer: else waiting for that would last for ever.
-    fn lowers_l0(&self, levels: &Levels) -> bool;
+    pub lowers_l0: bool,
 }
 
-/// The policy that `options` ask for; it goes around tables that are set aside.
-pub fn policy(options: &Options) -> Arc<dyn Policy> {
-    let policy: Arc<dyn Policy> = match options.policy {
-        PolicyKind::Leveled => Arc::new(Leveled::new(options)),
-        PolicyKind::Tiered => Arc::new(Tiered::new(options)),
-        PolicyKind::TimeWindow => Arc::new(TimeWindow::new(options)),
-        PolicyKind::Log => Arc::new(NeverMerge),
-        PolicyKind::Eager => Arc::new(Eager),
-    };
-    Arc::new(Around::new(policy, options))
+/// Decides what to merge. Pure: no disk, no clock, no state.
+pub trait Policy: Send + Sync {
+    /// The next job that can begin beside those that run. `cursors` are what earlier jobs left to remember.
+    fn choose(&self, levels: &Levels, cursors: &[Bytes; LEVELS]) -> Choice;
+    /// What it thinks of the levels. Asked after every edit.
+    fn assess(&self, levels: &Levels) -> Assessment;
+
+    /// Why a merge out of level `from` begins, for the journal.
+    fn trigger(&self, levels: &Levels, from: usize) -> String {
+        format!("score {:.2} of L{from}", self.assess(levels).scores[from])
+    }
+    /// What becomes of tables that may not leave L0, because something that cannot be read lies below them.
+    fn stuck(&self) -> Stuck {
+        Stuck::BySize
+    }
+    /// Whether its merges grow with the store, so that people are told before none fits any more.
+    fn outgrows_disk(&self) -> bool {
+        false
+    }
+}
+
+/// How tables are merged that may not leave L0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stuck {
+    /// Not at all.
+    Stay,
+    /// As the policy itself merges within L0.
+    ByPolicy,
+    /// By size.
+    BySize,
 }
 
 /// Everything into one sorted run in the lowest level that holds anything; `None` if it is that already and holds no

@@ -1,32 +1,54 @@
 //! Plain log: nothing is ever merged. The cheapest way to write; every table may have to be asked by a read, and no space comes
-//! back. The other end of the scale from [`super::Eager`].
+//! back. The other end of the scale from [`eager`](super::eager).
+
+use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{Choice, Levels, Policy};
+use super::model::{Model, Prediction, Sizes, lookup};
+use super::{Assessment, Choice, Descriptor, Levels, Policy, PolicyKind, Stuck};
 use crate::disk::LEVELS;
+
+/// What the registry says of it.
+pub const POLICY: Descriptor = Descriptor {
+    name: "log",
+    aliases: &["none"],
+    help: "never merges",
+    new: |_| Arc::new(NeverMerge),
+    model: Some(Model { predict, has_levels: false }),
+};
+
+impl PolicyKind {
+    /// Nothing is merged.
+    pub const LOG: PolicyKind = PolicyKind(&POLICY);
+}
+
+/// Once.
+fn predict(data_bytes: f64, sizes: &Sizes) -> Prediction {
+    let tables = (data_bytes / sizes.table_bytes).max(1.0);
+    Prediction {
+        depth: tables,
+        lookup_bytes: lookup(sizes, tables, tables - 1.0),
+        write_amp: 1.0,
+        debt_write_amp: None,
+        space_amp: None,
+        temporary_bytes: 0.0,
+    }
+}
 
 /// The policy.
 pub struct NeverMerge;
 
 impl Policy for NeverMerge {
-    fn name(&self) -> &'static str {
-        "log"
-    }
-
     fn choose(&self, _: &Levels, _: &[Bytes; LEVELS]) -> Choice {
         Choice::Nothing
     }
 
-    fn scores(&self, _: &Levels) -> [f64; LEVELS] {
-        [0.0; LEVELS]
+    fn assess(&self, _: &Levels) -> Assessment {
+        Assessment::default()
     }
 
-    fn pending_bytes(&self, _: &Levels) -> u64 {
-        0
-    }
-
-    fn lowers_l0(&self, _: &Levels) -> bool {
-        false
+    fn stuck(&self) -> Stuck {
+        Stuck::Stay
     }
 }

@@ -1,10 +1,17 @@
 //! Policies without a disk: tables in a line of text, what a policy chooses of them, and long runs in which only sizes are known.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
+use super::eager::Eager;
+use super::leveled::Leveled;
+use super::model::Sizes;
+use super::plain_log::NeverMerge;
+use super::tiered::Tiered;
+use super::window::TimeWindow;
 use super::*;
-use crate::control::model::{Layout, Sizes, durability_debt, predict};
-
+use crate::control::model::durability_debt;
 use crate::engine::lsm::Options;
 use crate::engine::lsm::table::Shelf;
 
@@ -140,7 +147,7 @@ impl Simulation {
                 return;
             }
         }
-        panic!("{} never comes to rest", self.policy.name());
+        panic!("it never comes to rest");
     }
 
     fn step(&mut self) -> bool {
@@ -253,11 +260,13 @@ fn tiered_writes_what_a_formula_says() {
 fn eager_and_plain_log_write_what_the_formulas_say() {
     let (memtables, puts) = (50, 10_000.0);
     let sizes = Sizes { buffer_bytes: puts, ..Sizes::default() };
-    let formula = |layout| predict(layout, memtables as f64 * puts, &sizes).write_amp;
+    let formula = |policy: PolicyKind| {
+        (policy.model.as_ref().unwrap().predict)(memtables as f64 * puts, &sizes).write_amp
+    };
     let (measured, _) = overwrite(Arc::new(Eager), memtables, 2);
-    compare("eager", measured, &[("data / buffer", formula(Layout::Eager))]);
+    compare("eager", measured, &[("data / buffer", formula(PolicyKind::EAGER))]);
     let (measured, _) = overwrite(Arc::new(NeverMerge), memtables, 2);
-    compare("log", measured, &[("one", formula(Layout::Log))]);
+    compare("log", measured, &[("one", formula(PolicyKind::LOG))]);
 }
 
 #[test]

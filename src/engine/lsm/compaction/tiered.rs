@@ -9,11 +9,44 @@
 //!
 //! The result lies right above the next older run, so deep levels hold old runs, and a level is one run.
 
-use crate::engine::lsm::Options;
+use std::sync::Arc;
+
 use bytes::Bytes;
 
-use super::{Choice, Levels, Policy, RunMerge, SortedRun, merge_runs, within_l0};
+use super::model::{Model, Prediction, Sizes, levels, lookup};
+use super::{
+    Assessment, Choice, Descriptor, Levels, Policy, PolicyKind, RunMerge, SortedRun, merge_runs, within_l0,
+};
 use crate::disk::LEVELS;
+use crate::engine::lsm::Options;
+
+/// What the registry says of it.
+pub const POLICY: Descriptor = Descriptor {
+    name: "tiered",
+    aliases: &[],
+    help: "runs of about equal size",
+    new: |options| Arc::new(Tiered::new(options)),
+    model: Some(Model { predict, has_levels: true }),
+};
+
+impl PolicyKind {
+    /// Runs of about equal size are merged when there are enough.
+    pub const TIERED: PolicyKind = PolicyKind(&POLICY);
+}
+
+/// Once a tier.
+fn predict(data_bytes: f64, sizes: &Sizes) -> Prediction {
+    let tiers = levels(data_bytes, sizes.ratio);
+    let runs = tiers * sizes.runs_per_tier;
+    Prediction {
+        depth: tiers,
+        lookup_bytes: lookup(sizes, runs, runs),
+        write_amp: tiers,
+        debt_write_amp: None,
+        space_amp: Some(sizes.runs_per_tier),
+        temporary_bytes: data_bytes,
+    }
+}
 
 /// How much larger the next older run may be for a merge whose only purpose are tombstones.
 const DENSE_RATIO: u64 = 4;
@@ -120,30 +153,18 @@ impl Tiered {
 }
 
 impl Policy for Tiered {
-    fn name(&self) -> &'static str {
-        "tiered"
-    }
-
     fn choose(&self, levels: &Levels, _: &[Bytes; LEVELS]) -> Choice {
         self.wanted(levels, &levels.runs()).map_or(Choice::Nothing, |merge| Choice::Merge(merge.job()))
     }
 
-    fn scores(&self, levels: &Levels) -> [f64; LEVELS] {
+    fn assess(&self, levels: &Levels) -> Assessment {
+        let runs = levels.runs();
+        let Some(merge) = self.wanted(levels, &runs) else { return Assessment::default() };
         let mut scores = [0.0; LEVELS];
-        if let Some(merge) = self.wanted(levels, &levels.runs()) {
-            // The level that gives the newest of the runs.
-            let level = merge.runs.first().map_or(0, |run| run.level);
-            scores[level] = (merge.runs.len() as f64 / self.merge_min as f64).max(1.0);
-        }
-        scores
-    }
-
-    fn pending_bytes(&self, levels: &Levels) -> u64 {
-        self.wanted(levels, &levels.runs()).map_or(0, |merge| merge.bytes())
-    }
-
-    fn lowers_l0(&self, levels: &Levels) -> bool {
-        self.wanted(levels, &levels.runs()).is_some()
+        // The level that gives the newest of the runs.
+        let level = merge.runs.first().map_or(0, |run| run.level);
+        scores[level] = (merge.runs.len() as f64 / self.merge_min as f64).max(1.0);
+        Assessment { scores, pending_bytes: merge.bytes(), lowers_l0: true, ..Assessment::default() }
     }
 }
 

@@ -9,11 +9,30 @@
 //! Keys carry no time: a point read may have to ask every window. Of a key that is written again in a later window both versions stay;
 //! nobody looks for those, since that would take a question to every older table for each entry of a flush. What other policies left below L0 counts as older than every window and stays as it is.
 
-use crate::engine::lsm::Options;
+use std::sync::Arc;
+
 use bytes::Bytes;
 
-use super::{Choice, Levels, Policy, RunMerge, SortedRun, Tiered, within_l0};
+use super::tiered::Tiered;
+use super::{
+    Assessment, Choice, Descriptor, Levels, Policy, PolicyKind, RunMerge, SortedRun, Stuck, within_l0,
+};
 use crate::disk::LEVELS;
+use crate::engine::lsm::Options;
+
+/// What the registry says of it.
+pub const POLICY: Descriptor = Descriptor {
+    name: "time-window",
+    aliases: &[],
+    help: "only what was written in the same window of time",
+    new: |options| Arc::new(TimeWindow::new(options)),
+    model: None,
+};
+
+impl PolicyKind {
+    /// Only what was written in the same window of time is merged.
+    pub const TIME_WINDOW: PolicyKind = PolicyKind(&POLICY);
+}
 
 /// The policy and its settings.
 #[derive(Clone, Debug)]
@@ -85,10 +104,6 @@ impl<'r, 'a> Wanted<'r, 'a> {
 }
 
 impl Policy for TimeWindow {
-    fn name(&self) -> &'static str {
-        "time-window"
-    }
-
     fn choose(&self, levels: &Levels, _: &[Bytes; LEVELS]) -> Choice {
         match self.wanted(levels, &levels.runs()) {
             None => Choice::Nothing,
@@ -97,21 +112,17 @@ impl Policy for TimeWindow {
         }
     }
 
-    fn scores(&self, levels: &Levels) -> [f64; LEVELS] {
+    fn assess(&self, levels: &Levels) -> Assessment {
+        let runs = levels.runs();
+        let Some(wanted) = self.wanted(levels, &runs) else { return Assessment::default() };
         let mut scores = [0.0; LEVELS];
-        scores[0] = if self.lowers_l0(levels) { 1.0 } else { 0.0 };
-        scores
+        scores[0] = 1.0;
+        let pending_bytes = if let Wanted::Merge(merge) = wanted { merge.bytes() } else { 0 };
+        Assessment { scores, pending_bytes, lowers_l0: true, ..Assessment::default() }
     }
 
-    fn pending_bytes(&self, levels: &Levels) -> u64 {
-        match self.wanted(levels, &levels.runs()) {
-            Some(Wanted::Merge(merge)) => merge.bytes(),
-            _ => 0,
-        }
-    }
-
-    fn lowers_l0(&self, levels: &Levels) -> bool {
-        self.wanted(levels, &levels.runs()).is_some()
+    fn stuck(&self) -> Stuck {
+        Stuck::ByPolicy
     }
 }
 

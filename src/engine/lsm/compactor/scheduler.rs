@@ -11,7 +11,7 @@ use super::merging::Merging;
 use super::running::{RunningJob, Slice};
 use crate::base::text::human_size;
 use crate::engine::lsm::commands::Task;
-use crate::engine::lsm::compaction::{Choice, Job, Levels, full, whole_level};
+use crate::engine::lsm::compaction::{Choice, Job, Levels, Policy, full, whole_level};
 use crate::engine::lsm::core::Core;
 use crate::engine::lsm::manifest::Edit;
 use crate::engine::lsm::table::{Table, TableMeta};
@@ -253,15 +253,12 @@ impl Scheduler {
         let files = |(_, numbers): &(usize, Vec<u64>)| numbers.len() as u64;
         let inputs: u64 = merge.job.inputs.iter().map(files).sum();
         let overlaps: u64 = merge.job.inputs.iter().filter(|(level, _)| *level == into).map(files).sum();
-        let trigger = match (reason, from) {
-            (Reason::Command, _) => "asked for".to_string(),
-            (Reason::Damage, _) => "a footer, filter or index is damaged".to_string(),
-            (Reason::Values, _) => "a log segment is mostly garbage".to_string(),
-            (Reason::Deleted, _) => "the disk is full, and much of a table is deleted".to_string(),
-            (_, 0) if policy.name() == "leveled" => {
-                format!("l0_files {} of {}", version.level(0).len(), self.core.options.l0_trigger)
-            }
-            _ => format!("score {:.2} of L{from}", policy.scores(&self.versions.picture(version))[from]),
+        let trigger = match reason {
+            Reason::Command => "asked for".to_string(),
+            Reason::Damage => "a footer, filter or index is damaged".to_string(),
+            Reason::Values => "a log segment is mostly garbage".to_string(),
+            Reason::Deleted => "the disk is full, and much of a table is deleted".to_string(),
+            Reason::Policy | Reason::Short => policy.trigger(&self.versions.picture(version), from),
         };
         let fields = vec![
             ("reason", reason.name().into()),
@@ -300,15 +297,12 @@ impl Scheduler {
                 "a merge to {files} files waits: only {free_files} can be made on the disk below (inodes)"
             )
         };
-        // An eager merge of a store that is one slice writes a copy of it: time to say so before it does not fit.
-        if fits
-            && !merging.is_warned
-            && self.core.mutable_options.policy().name() == "eager"
-            && 2 * bytes > free_bytes
-        {
+        let policy = self.core.mutable_options.policy();
+        if fits && !merging.is_warned && policy.outgrows_disk() && 2 * bytes > free_bytes {
             merging.is_warned = true;
             log::warn!(
-                "policy=eager: a merge of {} has {} free beside it; soon none will fit",
+                "policy={}: a merge of {} has {} free beside it; soon none will fit",
+                policy.name(),
                 human_size(bytes),
                 human_size(free_bytes)
             );

@@ -1,9 +1,10 @@
 //! The table of the LSM-tree's options: each one's name, help, and how its text is read and written.
 
-use super::{Compression, Options, PolicyKind};
+use super::{Compression, Options};
 use crate::base::text::{
     Field, When, bounded_size, count, exact_duration, exact_size, parse_duration, parse_switch, size, switch,
 };
+use crate::engine::lsm::PolicyKind;
 use crate::engine::options;
 
 /// Largest and smallest table that follow from `memory`.
@@ -105,7 +106,7 @@ pub const FIELDS: &[Field<Options>] = &[
     Field {
         name: "policy",
         when: When::Mount,
-        help: "leveled, tiered, time-window, log (never merges) or eager (one run).",
+        help: PolicyKind::HELP,
         set: |options, text| {
             options.policy = PolicyKind::parse(text)?;
             Ok(())

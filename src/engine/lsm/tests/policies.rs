@@ -1,19 +1,23 @@
 //! Policies on a store: the shapes that they leave, changes between them, commands and switches.
 
 use super::*;
+use crate::engine::lsm::compaction::Choice;
 
-/// The shape that a policy leaves once all is quiet.
+/// The shape that a policy leaves once all is quiet: it wants nothing more, and what some of them promise holds.
 fn check_shape(engine: &LsmEngine, options: &Options, policy: PolicyKind) {
+    let picture = engine.versions.picture(&engine.view().version);
+    let choice = engine.core.mutable_options.policy().choose(&picture, &engine.versions.cursors());
+    assert_eq!(choice, Choice::Nothing, "{policy:?}");
     let levels = engine.shape().levels;
-    let runs: u64 = levels.iter().map(|level| level.runs).sum();
-    match policy {
-        PolicyKind::Leveled => {
-            assert!(levels[0].files < options.l0_trigger);
-            assert!(levels[1..6].iter().all(|level| level.bytes <= level.target_bytes), "{levels:?}");
-        }
-        PolicyKind::Eager => assert!(runs <= 1, "{levels:?}"),
-        PolicyKind::Tiered => assert!(levels.iter().all(|level| level.score < 1.0), "{levels:?}"),
-        PolicyKind::Log | PolicyKind::TimeWindow => {}
+    if policy == PolicyKind::LEVELED {
+        assert!(levels[0].files < options.l0_trigger);
+        assert!(levels[1..6].iter().all(|level| level.bytes <= level.target_bytes), "{levels:?}");
+    }
+    if policy == PolicyKind::EAGER {
+        assert!(levels.iter().map(|level| level.runs).sum::<u64>() <= 1, "{levels:?}");
+    }
+    if policy == PolicyKind::TIERED {
+        assert!(levels.iter().all(|level| level.score < 1.0), "{levels:?}");
     }
 }
 
@@ -24,7 +28,7 @@ fn a_store_that_changes_its_policy_loses_nothing_and_takes_on_the_new_shape() {
         let engine = open_with(SimDisk::new(), &options).unwrap();
         let (mut prng, mut model) = (Prng::new(seed), Model::new());
         for round in 0..40 {
-            let policy = PolicyKind::ALL[prng.below(5) as usize];
+            let policy = any_policy(&mut prng);
             engine.set("policy", policy.name()).unwrap();
             for number in 0..60 {
                 let batch = random_batch(&mut prng, round * 60 + number);
@@ -37,13 +41,15 @@ fn a_store_that_changes_its_policy_loses_nothing_and_takes_on_the_new_shape() {
             assert_eq!(contents(&*engine).unwrap(), model, "seed {seed} round {round} {policy:?}");
         }
         run(&*engine, Command::Verify).unwrap();
-        assert!(engine.set("policy", "lazy").is_err());
+        assert!(engine.set("policy", "sideways").is_err());
+        engine.set("policy", "none").unwrap();
+        assert_eq!(engine.shape().variant, "log");
     }
 }
 
 #[test]
 fn the_limits_of_l0_count_only_while_merges_would_lower_it() {
-    let options = Options { policy: PolicyKind::Log, ..Options::tiny() };
+    let options = Options { policy: PolicyKind::LOG, ..Options::tiny() };
     let engine = open_with(SimDisk::new(), &options).unwrap();
     let fill = |count: u64| {
         for number in 0..count {
@@ -110,7 +116,7 @@ fn without_auto_flush_a_memtable_waits_for_a_command_or_for_full_memory() {
 fn only_the_oldest_run_expires() {
     let clock = Arc::new(ManualClock::default());
     let options = Options {
-        policy: PolicyKind::TimeWindow,
+        policy: PolicyKind::TIME_WINDOW,
         window: Duration::from_secs(100),
         ttl: Some(Duration::from_secs(350)),
         ..Options::tiny()
@@ -194,7 +200,7 @@ fn commands_end_once_even_when_they_cannot_be_done() {
 fn a_flush_asks_no_older_window() {
     let clock = Arc::new(ManualClock::default());
     let options = Options {
-        policy: PolicyKind::TimeWindow,
+        policy: PolicyKind::TIME_WINDOW,
         window: Duration::from_secs(100),
         part_blocks: 1,
         common: Common {

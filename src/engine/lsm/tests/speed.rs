@@ -214,7 +214,7 @@ fn edits() {
             parts: Default::default(),
         })
     };
-    for policy in [PolicyKind::Leveled, PolicyKind::Tiered] {
+    for policy in [PolicyKind::LEVELED, PolicyKind::TIERED] {
         let engine =
             open_with(SimDisk::new(), &Options { policy, dynamic_levels: true, ..Options::default() })
                 .unwrap();
@@ -249,7 +249,7 @@ fn edits() {
                     .policy()
                     .choose(&engine.versions.picture(&edited), &Default::default());
                 times[2] += thread_time() - began;
-                assert!(policy == PolicyKind::Tiered || choice.job().is_some());
+                assert!(policy == PolicyKind::TIERED || choice.job().is_some());
                 let keys: Vec<Bytes> = (0..1000).map(|_| key(prng.below(tables * 10))).collect();
                 let began = thread_time();
                 let found = keys.iter().filter(|key| edited.level(6).find(key).is_some()).count();

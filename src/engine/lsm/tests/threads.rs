@@ -281,7 +281,7 @@ fn run_checked(options: &Options, switches: bool, length: Duration) {
             std::thread::sleep(Duration::from_millis(20));
             match prng.below(8) {
                 0..3 if switches => {
-                    let policy = PolicyKind::ALL[prng.below(5) as usize];
+                    let policy = any_policy(&mut prng);
                     engine.set("policy", policy.name()).unwrap();
                 }
                 3 => engine.run(Command::Compact, Box::new(is_whole)),

@@ -1,0 +1,139 @@
+//! The registry of policies: which there are, and what the rest of kvfs must know of each before it is made.
+//!
+//! Options, their help, reports, `kvfs compare`, `kvfs model` and the tests go by it; nothing else names a policy that it does not mean.
+
+use std::fmt;
+use std::ops::Deref;
+use std::sync::Arc;
+
+use super::Policy;
+use super::model::Model;
+use crate::base::text::{joined, joined_bytes};
+use crate::base::words::one_of;
+use crate::engine::lsm::Options;
+
+/// What there is to know of a policy.
+pub struct Descriptor {
+    /// Its name in options and reports.
+    pub name: &'static str,
+    /// Other names that the option takes.
+    pub aliases: &'static [&'static str],
+    /// What it does, in a few words.
+    pub help: &'static str,
+    /// Makes it, with its settings out of all.
+    pub new: fn(&Options) -> Arc<dyn Policy>,
+    /// What the textbooks predict of it; `None` if they do not.
+    pub model: Option<Model>,
+}
+
+/// The policies of this program, in the order of reports; the first one is the default.
+const OURS: &[&Descriptor] = &[
+    &super::leveled::POLICY,
+    &super::tiered::POLICY,
+    &super::window::POLICY,
+    &super::plain_log::POLICY,
+    &super::eager::POLICY,
+];
+
+/// The pieces of [`PolicyKind::HELP`], four a policy.
+const HELP_PIECES: [&str; 4 * OURS.len()] = {
+    let mut pieces = [""; 4 * OURS.len()];
+    let mut at = 0;
+    while at < OURS.len() {
+        let end = match OURS.len() - at {
+            1 => ").",
+            2 => ") or ",
+            _ => "), ",
+        };
+        (pieces[4 * at], pieces[4 * at + 1]) = (OURS[at].name, " (");
+        (pieces[4 * at + 2], pieces[4 * at + 3]) = (OURS[at].help, end);
+        at += 1;
+    }
+    pieces
+};
+const HELP_TEXT: [u8; joined_bytes(&HELP_PIECES)] = joined(&HELP_PIECES);
+
+/// Which policy.
+#[derive(Clone, Copy)]
+pub struct PolicyKind(pub(super) &'static Descriptor);
+
+impl PolicyKind {
+    /// All of them in one sentence.
+    pub const HELP: &'static str = match std::str::from_utf8(&HELP_TEXT) {
+        Ok(text) => text,
+        Err(_) => panic!("names and help are text"),
+    };
+
+    /// Every one, in the order of reports.
+    pub const ALL: [PolicyKind; OURS.len()] = {
+        let mut all = [PolicyKind(OURS[0]); OURS.len()];
+        let mut at = 0;
+        while at < OURS.len() {
+            all[at] = PolicyKind(OURS[at]);
+            at += 1;
+        }
+        all
+    };
+
+    /// The one of this name; the error says which there are.
+    pub fn parse(text: &str) -> Result<PolicyKind, String> {
+        let found = PolicyKind::ALL.into_iter().find(|it| it.name == text || it.aliases.contains(&text));
+        found.ok_or_else(|| format!("takes {}", one_of(&PolicyKind::ALL.map(|it| it.name))))
+    }
+
+    /// Its name in options and reports.
+    pub fn name(self) -> &'static str {
+        self.0.name
+    }
+}
+
+impl Default for PolicyKind {
+    fn default() -> PolicyKind {
+        PolicyKind(OURS[0])
+    }
+}
+
+impl Deref for PolicyKind {
+    type Target = Descriptor;
+    fn deref(&self) -> &Descriptor {
+        self.0
+    }
+}
+
+impl PartialEq for PolicyKind {
+    fn eq(&self, other: &PolicyKind) -> bool {
+        self.name == other.name
+    }
+}
+
+impl Eq for PolicyKind {}
+
+impl fmt::Debug for PolicyKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_stands_for_one_policy_and_every_name_for_itself() {
+        let mut names: Vec<&str> =
+            PolicyKind::ALL.iter().flat_map(|it| it.aliases.iter().copied().chain([it.name])).collect();
+        for name in &names {
+            assert!(PolicyKind::parse(name).is_ok_and(|it| it.name == *name || it.aliases.contains(name)));
+        }
+        let count = names.len();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), count);
+        assert_eq!(PolicyKind::parse("none").map(PolicyKind::name), Ok("log"), "as other engines call it");
+        for name in names.iter().filter(|name| **name != "none") {
+            assert!(PolicyKind::HELP.contains(name), "{name}: {}", PolicyKind::HELP);
+        }
+        let problem = PolicyKind::parse("sideways").unwrap_err();
+        assert!(PolicyKind::ALL.iter().all(|it| problem.contains(it.name)), "{problem}");
+    }
+}
