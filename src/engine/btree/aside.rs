@@ -4,7 +4,7 @@
 //! that wait in the change buffer for such a part, and at opening every change that the log has for it, come here:
 //!
 //! - a read of a key that was changed sees the change, one of another key of the part fails with the page's error, and so does
-//!   every new change of the part ([`Tree::apply`] never meets it);
+//!   every new change of the part ([`Tree::apply`](super::tree::Tree::apply) never meets it);
 //! - sweeps, checkpoints, compaction and closing pass over it;
 //! - nothing is lost: a checkpoint writes what is here to the log once more, and its floor is before that. So the log below is let
 //!   go, opening finds the changes again, and a repair of the store uses them as any others.
@@ -21,16 +21,9 @@ use std::ops::Bound;
 
 use bytes::Bytes;
 
-use super::buffer::Mark;
-use super::pager::{Loaded, Pager};
-use super::tree::{Miss, Pins, Stop, Tree};
-use super::{BtreeEngine, UNIT_BYTES};
-use crate::disk::Purpose;
-use crate::engine::wal::FIRST_KIND;
-use crate::engine::{Batch, Error, Operation, Result, Tier};
+use super::age::Mark;
+use crate::engine::{Batch, Error, Operation};
 
-/// Log record kind of a batch of changes that were set aside, logged once more.
-pub const ASIDE_KIND: u8 = FIRST_KIND + 3;
 /// Memory of a change beside its key and value.
 const CHANGE_BYTES: u64 = 96;
 /// Bytes of changes that one record of the log takes, beside the last one.
@@ -69,11 +62,6 @@ pub struct Aside {
     logged_bytes: u64,
     /// All changes are there as records of their own kind.
     is_logged: bool,
-}
-
-/// Whether an error says that something cannot be read, and not that it is not in memory or that there is no space.
-pub fn is_damage(error: &Error) -> bool {
-    matches!(error, Error::Corrupt { .. } | Error::Io { .. })
 }
 
 impl Aside {
@@ -164,7 +152,7 @@ impl Aside {
     }
 
     /// The changes of the part that begins at `start`, as a batch.
-    fn batch_of(&self, part: &Part) -> Batch {
+    pub fn batch_of(&self, part: &Part) -> Batch {
         let mut batch = Batch::default();
         for (key, value) in self.from(&part.start).take_while(|(key, _)| part.contains(key)) {
             match value {
@@ -176,7 +164,7 @@ impl Aside {
     }
 
     /// Forgets the part and its changes.
-    fn remove(&mut self, part: &Part) {
+    pub fn remove(&mut self, part: &Part) {
         self.parts.remove(&part.start);
         let keys: Vec<Box<[u8]>> = self
             .from(&part.start)
@@ -191,7 +179,7 @@ impl Aside {
     }
 
     /// All changes, in batches that one record of the log takes each.
-    fn batches(&self) -> Vec<Batch> {
+    pub fn batches(&self) -> Vec<Batch> {
         let mut batches = vec![Batch::default()];
         for (key, value) in self.from(b"") {
             if batches.last().is_some_and(|batch| batch.bytes() >= RECORD_BYTES) {
@@ -219,138 +207,9 @@ impl Aside {
             part.error
         ))
     }
-}
 
-impl Tree {
-    /// The part of the tree around `key` whose page cannot be read, as far as `loaded` knows; `None` if the way to the leaf is
-    /// whole, or not in memory.
-    pub fn unreadable_part(&self, pager: &Pager, loaded: &Loaded, key: &[u8]) -> Option<Part> {
-        let (mut unit, mut start, mut end) = (self.root, Vec::new(), None);
-        for level in (0..self.height).rev() {
-            let page = match self.page(pager, loaded, unit, level) {
-                Ok(page) => page,
-                Err(Stop::Failed(error)) => return Some(Part { start, end, unit, error }),
-                Err(Stop::Miss(_)) => return None,
-            };
-            if level > 0 {
-                let index = page.child_index(key);
-                if index > 0 {
-                    start = page.key(index - 1).to_vec();
-                }
-                if index < page.count() {
-                    end = Some(page.key(index).to_vec());
-                }
-                unit = page.child(index);
-            }
-        }
-        None
-    }
-}
-
-impl BtreeEngine {
-    /// As [`BtreeEngine::load`], but a page or value that cannot be read is only noted in `loaded`: the next search fails where it
-    /// needs it, and goes on where it can do without.
-    pub(super) fn load_if_whole(
-        &self,
-        epoch: u64,
-        miss: Miss,
-        tier: Tier,
-        purpose: Purpose,
-        loaded: &mut Loaded,
-    ) -> Result<()> {
-        match self.load(epoch, miss, tier, purpose, loaded) {
-            Err(error) if is_damage(&error) => {
-                loaded.fail(epoch, miss.unit(), error);
-                Ok(())
-            }
-            other => other,
-        }
-    }
-
-    /// Sets aside what waits in the buffer for `part`. The writer's lock is held.
-    pub(super) fn set_aside(&self, part: Part) {
-        let now = self.mark();
-        self.tree.write().buffer.set_aside(part.clone(), now);
-        self.record_part(&part);
-    }
-
-    /// Says once that a part cannot be read.
-    pub(super) fn record_part(&self, part: &Part) {
-        if !self.parts_told.lock().insert(part.unit) {
-            return;
-        }
-        log::error!("{}; changes of its keys are refused, what waits for it stays in the log", part.error);
-        let offset = part.unit.saturating_mul(UNIT_BYTES);
-        let fields = vec![("what", part.error.to_string().into()), ("offset", offset.into())];
-        self.journal.record(self.clock.now(), "damage", fields);
-    }
-
-    /// Tries to read what could not be read, and makes the changes that wait for it. What still cannot stays as it is.
-    pub(super) fn retry_aside(&self) {
-        let parts: Vec<Part> = self.tree.read().buffer.aside.parts().cloned().collect();
-        for part in parts {
-            match self.retry_part(&part) {
-                Ok(true) => {
-                    self.parts_told.lock().remove(&part.unit);
-                    let offset = part.unit.saturating_mul(UNIT_BYTES);
-                    self.journal.record(self.clock.now(), "damage_gone", vec![("offset", offset.into())]);
-                }
-                Ok(false) => {}
-                Err(error) => log::warn!("what waits for an unreadable page stays in the log: {error}"),
-            }
-        }
-    }
-
-    /// Whether the changes of `part` could be made.
-    fn retry_part(&self, part: &Part) -> Result<bool> {
-        let mut loaded = Loaded::default();
-        loop {
-            let writer = self.lock_writer();
-            self.check()?;
-            let mut pins = Pins::new();
-            let (epoch, batch, planned) = {
-                let tree = self.tree.read();
-                let batch = tree.buffer.aside.batch_of(part);
-                let planned = tree.plan(&self.pager, &loaded, &batch, &mut pins);
-                (tree.epoch, batch, planned)
-            };
-            match planned {
-                Ok(needs) => {
-                    self.take_space(needs, Tier::Disk)?;
-                    let mut tree = self.tree.write();
-                    tree.buffer.aside.remove(part);
-                    tree.apply(&batch, pins, &self.pager);
-                    drop(tree);
-                    self.set_dirty_since();
-                    return Ok(true);
-                }
-                Err(Stop::Failed(_)) => return Ok(false),
-                Err(Stop::Miss(miss)) => {
-                    drop(writer);
-                    self.load_if_whole(epoch, miss, Tier::Disk, Purpose::PageWrite, &mut loaded)?;
-                }
-            }
-        }
-    }
-
-    /// Writes what was set aside to the log once more, so that a checkpoint that freezes next can let go of what is before. The
-    /// writer's lock is held.
-    pub(super) fn log_aside(&self) {
-        let batches = match &self.tree.read().buffer.aside {
-            aside if aside.mark().is_none() => return,
-            aside => aside.batches(),
-        };
-        let before = self.mark();
-        for batch in batches {
-            if let Err(error) = self.log.append_batch(ASIDE_KIND, Purpose::Wal, &batch) {
-                // The log keeps what it has of them.
-                log::warn!("what waits for an unreadable page cannot be logged again: {error}");
-                return;
-            }
-        }
-        let bytes = self.log.end() - before.position;
-        let mut tree = self.tree.write();
-        let aside = &mut tree.buffer.aside;
-        (aside.mark, aside.logged_bytes, aside.is_logged) = (before, bytes, true);
+    /// All changes are in the log behind `before` once more, in records of their own kind that take `bytes`.
+    pub fn set_logged(&mut self, before: Mark, bytes: u64) {
+        (self.mark, self.logged_bytes, self.is_logged) = (before, bytes, true);
     }
 }

@@ -8,7 +8,7 @@
 //! # A sweep
 //!
 //! 1. It begins when the buffer takes its share of the dirty bytes, when a checkpoint is asked for, or by age or log bytes.
-//! 2. [`BtreeEngine::sweep_some`] brings the next few leaves, which it reads together, and makes the changes that wait for them.
+//! 2. A step ([`Tree::plan_sweep`](super::tree::Tree::plan_sweep)) brings the next few leaves, which it reads together, and makes the changes that wait for them.
 //! 3. Whenever [`PAGES_SHARE`] of the dirty bytes are pages, a checkpoint writes them home.
 //! 4. Behind the last key it has ended: the batches from before its begin are all in pages. If more gathered than allows a
 //!    rest, the next one begins.
@@ -27,14 +27,9 @@ use std::ops::Bound;
 
 use bytes::Bytes;
 
-use super::aside::{Aside, Part, is_damage};
-use super::page::{HEADER_BYTES, is_inline};
-use super::pager::{Loaded, Pager, Piece};
-use super::tree::{Miss, Needs, Pins, Stop, Tree};
-use super::{BtreeEngine, Failure, UNIT_BYTES};
-use crate::disk::Purpose;
-use crate::engine::btree::Torn;
-use crate::engine::{Batch, Error, Operation, Position, Result, Tier};
+use super::age::Mark;
+use super::aside::{Aside, Part};
+use crate::engine::{Batch, Error, Operation, Position};
 
 /// Share of the dirty bytes that the buffer takes at most.
 pub const SHARE_MAX: (u64, u64) = (5, 8);
@@ -46,21 +41,10 @@ pub const PAGES_SHARE: (u64, u64) = (1, 4);
 const ENTRY_BYTES: u64 = 72;
 /// Bytes of the log that a put takes in a batch of many, beside its key and value.
 const PUT_OVERHEAD_BYTES: u64 = 12;
-/// Adjacent leaves that one request reads at most.
-const READ_PAGES: usize = 16;
 
 /// A share of `bytes`.
 pub fn share(bytes: u64, (part, of): (u64, u64)) -> u64 {
     bytes / of * part
-}
-
-/// A moment in the log.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Mark {
-    /// Its end.
-    pub position: Position,
-    /// Bytes of page images that had been logged since opening.
-    pub image_bytes: u64,
 }
 
 /// A moment, and how much had come into the buffer by then.
@@ -146,6 +130,11 @@ impl ChangeBuffer {
         let bounds = (Bound::Included(start), Bound::Unbounded);
         let (behind, ahead) = (self.behind.range::<[u8], _>(bounds), self.ahead.range::<[u8], _>(bounds));
         behind.chain(ahead).map(|(key, value)| (&**key, &**value))
+    }
+
+    /// What waits from the place of the sweep on, if one is on its way.
+    pub fn waiting_to_sweep(&self) -> Option<impl Iterator<Item = (&[u8], &[u8])>> {
+        self.sweep.as_ref().map(|sweep| self.waiting(&sweep.next))
     }
 
     fn oldest(&self) -> Since {
@@ -253,265 +242,4 @@ impl ChangeBuffer {
         }
         batch
     }
-}
-
-/// How much one step of a sweep does at most.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub struct StepMax {
-    leaves: u64,
-    /// Bytes of cells after which it ends.
-    cell_bytes: usize,
-}
-
-impl StepMax {
-    /// Where there is space.
-    pub const USUAL: StepMax = StepMax { leaves: 32, cell_bytes: 64 << 10 };
-
-    /// The same, but for no more than so many leaves.
-    pub fn of_leaves(leaves_max: u64) -> StepMax {
-        StepMax { leaves: StepMax::USUAL.leaves.min(leaves_max), ..StepMax::USUAL }
-    }
-
-    /// Leaves that it changes at most.
-    pub fn leaves(&self) -> u64 {
-        self.leaves
-    }
-
-    /// Where there is little: what it may take at most is a small multiple of what it changes.
-    pub fn smallest(page_bytes: usize) -> StepMax {
-        StepMax { leaves: 1, cell_bytes: page_bytes / 4 }
-    }
-}
-
-/// What the next step of a sweep will do.
-pub struct Step {
-    /// Pages on the ways of its changes.
-    pub pins: Pins,
-    /// Leaves that must be read first.
-    pub misses: Vec<u64>,
-    /// Leaves that it changes.
-    pub leaves: u64,
-    cell_bytes: usize,
-    /// Where the next step goes on.
-    pub next: Option<Vec<u8>>,
-    /// What must be set aside first, because it cannot be read.
-    pub unreadable: Option<Part>,
-}
-
-impl Tree {
-    /// Whether `batch` should wait in the buffer: it is nothing but puts of small values, and the tree cannot be held in
-    /// `dirty_bytes_max` anyway.
-    pub fn suits_buffer(&self, batch: &Batch, torn: Torn, dirty_bytes_max: u64) -> bool {
-        torn != Torn::Image
-            // What is set aside stays. It must not take the room of what does not.
-            && self.buffer.aside.bytes() < share(dirty_bytes_max, SHARE_SWEEP)
-            && self.counts.leaf_pages * self.page_bytes() as u64 > dirty_bytes_max / 2
-            && self.may_have_waited(batch)
-    }
-
-    /// Whether `batch` is nothing but puts of small values: no other ever waits in the buffer.
-    pub fn may_have_waited(&self, batch: &Batch) -> bool {
-        let is_small = |operation: &Operation| {
-            operation.value().is_some_and(|value| is_inline(self.page_bytes(), operation.key(), value))
-        };
-        batch.operations().iter().all(is_small)
-    }
-
-    /// Bytes that the file and the log may still take because of what waits: each change its leaf, split and logged.
-    pub fn buffer_owes(&self) -> u64 {
-        self.buffer.len().min(self.counts.leaf_pages) * 2 * self.page_bytes() as u64
-    }
-
-    /// The next step of a sweep: the leaves from its place on that something waits for, `max` of them at most.
-    pub fn plan_sweep(
-        &self,
-        pager: &Pager,
-        loaded: &Loaded,
-        max: StepMax,
-    ) -> std::result::Result<Step, Stop> {
-        let mut step = Step {
-            pins: Pins::new(),
-            misses: Vec::new(),
-            leaves: 0,
-            cell_bytes: 0,
-            next: None,
-            unreadable: None,
-        };
-        let Some(sweep) = &self.buffer.sweep else { return Ok(step) };
-        let mut waiting = self.buffer.waiting(&sweep.next).peekable();
-        while let Some((first, _)) = waiting.peek() {
-            if step.leaves == max.leaves || step.cell_bytes >= max.cell_bytes {
-                step.next = Some(first.to_vec());
-                break;
-            }
-            let end = match self.plan_leaf(pager, loaded, first, &mut step) {
-                Err(Stop::Failed(error)) => {
-                    step.unreadable = self.unreadable_part(pager, loaded, first);
-                    if step.unreadable.is_none() {
-                        return Err(Stop::Failed(error));
-                    }
-                    break;
-                }
-                other => other?,
-            };
-            step.leaves += 1;
-            while let Some((key, value)) = waiting.peek()
-                && end.as_deref().is_none_or(|end| *key < end)
-                && step.cell_bytes < max.cell_bytes
-            {
-                step.cell_bytes += key.len() + value.len() + 6;
-                waiting.next();
-            }
-        }
-        Ok(step)
-    }
-
-    /// Pins the way to the leaf of `key`, or notes that the leaf must be read; returns the end of its range.
-    fn plan_leaf(
-        &self,
-        pager: &Pager,
-        loaded: &Loaded,
-        key: &[u8],
-        step: &mut Step,
-    ) -> std::result::Result<Option<Vec<u8>>, Stop> {
-        let (mut unit, mut end) = (self.root, None);
-        for level in (0..self.height).rev() {
-            let page = match self.page(pager, loaded, unit, level) {
-                Err(Stop::Miss(Miss::Page(unit))) if level == 0 => {
-                    step.misses.push(unit);
-                    break;
-                }
-                other => other?,
-            };
-            let mut next = None;
-            if level > 0 {
-                let index = page.child_index(key);
-                if index < page.count() {
-                    end = Some(page.key(index).to_vec());
-                }
-                next = Some(page.child(index));
-            }
-            if self.resident(unit, &step.pins).is_none() {
-                step.pins.insert(unit, page);
-            }
-            match next {
-                Some(next) => unit = next,
-                None => break,
-            }
-        }
-        Ok(end)
-    }
-
-    /// What a step takes at most. A part of a split page holds a quarter of its room at least, so it takes another quarter of new
-    /// cells to split it again.
-    pub fn needs_of(&self, step: &Step) -> Needs {
-        let room = self.page_bytes() - HEADER_BYTES;
-        let splits = step.leaves + (4 * step.cell_bytes / room) as u64 + 2;
-        let page_units = self.page_bytes() as u64 / UNIT_BYTES;
-        let units = splits * (self.height + 2) * page_units;
-        Needs { units, piece_units: page_units, pages: 0 }
-    }
-}
-
-impl BtreeEngine {
-    /// The log as it is now.
-    pub(super) fn mark(&self) -> Mark {
-        Mark { position: self.log.end(), image_bytes: self.logged_image_bytes() }
-    }
-
-    /// The next step of a sweep, which begins here if none is on its way; false if a checkpoint must come first.
-    pub(super) fn sweep_some(&self) -> Result<bool> {
-        match self.sweep_step() {
-            // A checkpoint of what is in pages may free some.
-            Err(Error::NoSpace) if self.tree.read().active_bytes() > 0 => Ok(false),
-            result => {
-                self.note(result.as_ref().err());
-                result.map(|()| true)
-            }
-        }
-    }
-
-    fn sweep_step(&self) -> Result<()> {
-        let (mut loaded, mut max) = (Loaded::default(), self.step_max());
-        let smallest = StepMax::smallest(self.pager.page_bytes());
-        loop {
-            let writer = self.lock_writer();
-            self.check()?;
-            let now = self.mark();
-            self.tree.write().buffer.begin_sweep(now);
-            let (epoch, planned) = {
-                let tree = self.tree.read();
-                let planned =
-                    tree.plan_sweep(&self.pager, &loaded, max).map(|step| (tree.needs_of(&step), step));
-                (tree.epoch, planned)
-            };
-            let (needs, step) = match planned {
-                Ok(planned) => planned,
-                Err(Stop::Failed(error)) => return Err(error),
-                Err(Stop::Miss(miss)) => {
-                    drop(writer);
-                    self.load_if_whole(epoch, miss, Tier::Disk, Purpose::PageWrite, &mut loaded)?;
-                    continue;
-                }
-            };
-            if let Some(part) = step.unreadable {
-                self.set_aside(part);
-                continue;
-            }
-            if !step.misses.is_empty() {
-                drop(writer);
-                load_leaves(&self.pager, epoch, step.misses, Purpose::PageWrite, &mut loaded)?;
-                continue;
-            }
-            // What a step may take at most is much for a small disk, and the checkpoint behind it needs room for copies of pages.
-            if max != smallest && self.is_large_growth(needs) {
-                max = smallest;
-                continue;
-            }
-            self.take_space(needs, Tier::Disk)?;
-            // Alone with its pages, a change need not copy them.
-            drop(loaded);
-            let mut tree = self.tree.write();
-            let batch = tree.buffer.take(step.next.as_deref());
-            tree.apply(&batch, step.pins, &self.pager);
-            return Ok(());
-        }
-    }
-
-    /// Notes how work ended for which batches wait.
-    pub(super) fn note(&self, failure: Option<&Error>) {
-        let mut noted = self.work_failed.lock();
-        let times = 1 + noted.as_ref().map_or(0, |failure| failure.times);
-        let free_bytes = failure.map_or(0, |_| self.guard.free_bytes());
-        *noted = failure.map(|error| Failure { error: error.clone(), times, free_bytes });
-    }
-}
-
-/// Reads leaves, adjacent ones together. They stay out of the pool: it belongs to readers.
-pub fn load_leaves(
-    pager: &Pager,
-    epoch: u64,
-    mut units: Vec<u64>,
-    purpose: Purpose,
-    loaded: &mut Loaded,
-) -> Result<()> {
-    units.sort_unstable();
-    units.dedup();
-    let page_units = pager.page_units();
-    for run in units.chunk_by(|a, b| a + page_units == *b).flat_map(|run| run.chunks(READ_PAGES)) {
-        match pager.read_pages(run[0], run.len(), purpose) {
-            Ok(pages) => pages.into_iter().for_each(|(unit, piece)| loaded.add(epoch, unit, piece)),
-            Err(error) if is_damage(&error) => {
-                for unit in run {
-                    match pager.read_page(*unit, purpose) {
-                        Ok(page) => loaded.add(epoch, *unit, Piece::Page(page)),
-                        Err(error) if is_damage(&error) => loaded.fail(epoch, *unit, error),
-                        Err(error) => return Err(error),
-                    }
-                }
-            }
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
 }

@@ -12,22 +12,21 @@
 //! So a file takes what is in use, a thirty-second of it, sixteen units, and what it grows ahead. What cannot be read stays where
 //! it is, and is counted.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
+use parking_lot::Mutex;
 
-use super::aside::is_damage;
-use super::freemap::Run;
-use super::page::{Extent, Stored, leaf_cell};
-use super::pager::{Loaded, Pager};
-use super::tree::{Needs, Pins, Stop, Tree};
-use super::{BtreeEngine, FIRST_UNIT, UNIT_BYTES};
+use super::bound::Bounds;
+use super::core::Core;
+use super::growth::CUT_UNITS_MIN;
+use super::source::{Loaded, is_unreadable};
+use super::tree::{Goal, Stop, Tree};
+use super::units::{FIRST_UNIT, UNIT_BYTES};
 use crate::base::journal::Field;
 use crate::disk::Purpose;
-use crate::engine::{Done, Error, PageCause, Result, Tier};
+use crate::engine::{Done, Error, Result, Tier};
 
-/// Bytes of values that one step moves at most, beside the last one.
-const STEP_BYTES: usize = 1 << 20;
 /// Passes over the tree.
 const PASSES_MAX: u32 = 8;
 /// A window is at least this long, so that emptying it is worth a pass: 1 MiB.
@@ -35,31 +34,31 @@ const WINDOW_UNITS_MIN: u64 = 256;
 
 /// What comes next.
 enum Stage {
-    Settle,
+    /// Once a durable state is newer than this, what was freed can be used.
+    Settle {
+        since: u64,
+    },
     Choose,
-    Move { start: Vec<u8>, goal: Goal },
+    Move {
+        start: Vec<u8>,
+        goal: Goal,
+    },
     End,
 }
 
-/// What a pass is for.
-#[derive(Clone, Copy, Debug)]
-struct Goal {
-    /// Nothing shall lie behind it.
-    limit: u64,
-    /// Nothing shall lie in it.
-    window: Option<Run>,
-}
-
-impl Goal {
-    /// Whether what lies in `units` from `unit` on must go elsewhere.
-    fn moves(&self, unit: u64, units: u64) -> bool {
-        let end = unit.saturating_add(units);
-        end > self.limit || self.window.is_some_and(|(start, length)| unit < start + length && end > start)
-    }
+/// What a compaction needs to go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wants {
+    /// There is none, and nobody waits for one.
+    Nothing,
+    /// Its next step.
+    Step,
+    /// A checkpoint before that.
+    Checkpoint,
 }
 
 /// A compaction on its way.
-pub struct Compaction {
+struct Compaction {
     stage: Stage,
     waiters: Vec<Done>,
     started: Duration,
@@ -77,37 +76,16 @@ pub struct Compaction {
     unreadable: u64,
 }
 
-/// What [`Tree::move_step`] will move.
-struct Step {
-    pins: Pins,
-    /// Pages on the way with the child taken, root first, without the leaf.
-    way: Vec<(u64, usize)>,
-    leaf: u64,
-    values: Vec<(Bytes, Extent, Bytes)>,
-    next: Option<Vec<u8>>,
-    /// Values that cannot be read.
-    unreadable: u64,
-}
-
-impl Step {
-    /// What it takes at most.
-    fn needs(&self, pager: &Pager) -> Needs {
-        let values = self.values.iter().map(|(_, extent, _)| u64::from(extent.units));
-        let pages = (self.way.len() as u64 + 1) * pager.page_units();
-        let piece_units = values.clone().max().unwrap_or(0).max(pager.page_units());
-        Needs { units: values.sum::<u64>() + pages, piece_units, pages: 0 }
-    }
-}
-
 impl Compaction {
-    /// One that tells `waiters` when it has ended. The used part of the file ends at `end_bytes`, the file at `file_bytes`.
-    pub fn new(waiters: Vec<Done>, started: Duration, end_bytes: u64, file_bytes: u64) -> Compaction {
+    /// One of `tree` that tells `waiters` when it has ended.
+    fn new(waiters: Vec<Done>, started: Duration, tree: &Tree) -> Compaction {
+        let (end, tail) = (tree.space.end(), tree.space.tail_units());
         Compaction {
-            stage: Stage::Settle,
+            stage: Stage::Settle { since: tree.durable.sequence },
             waiters,
             started,
-            end_bytes,
-            file_bytes,
+            end_bytes: end * UNIT_BYTES,
+            file_bytes: (end + tail) * UNIT_BYTES,
             passes: 0,
             has_moved: true,
             has_emptied: false,
@@ -117,44 +95,149 @@ impl Compaction {
     }
 
     /// Tells who waits.
-    pub fn end(self, result: Result<()>) {
+    fn end(self, result: Result<()>) {
         self.waiters.into_iter().for_each(|done| done(result.clone()));
     }
 }
 
-impl BtreeEngine {
-    /// Does the next step; false when it has ended. To be called while no checkpoint runs; sets `checkpoint` if one must come
-    /// before the next call.
-    pub(super) fn compact(&self, compaction: &mut Compaction, checkpoint: &mut bool) -> Result<bool> {
-        match &mut compaction.stage {
-            Stage::Settle => {
-                self.end_withholding();
+/// Makes compactions, one at a time.
+pub struct Compactor {
+    core: Arc<Core>,
+    bounds: Arc<Bounds>,
+    running: Mutex<Option<Compaction>>,
+    /// Whoever waits for the next one.
+    asked: Mutex<Vec<Done>>,
+    /// Where the file ended after the last one, however that went, and how many units were in use: another would gain nothing
+    /// while that is so.
+    last: Mutex<Option<(u64, u64)>>,
+}
+
+impl Compactor {
+    /// One for `core`.
+    pub fn new(core: Arc<Core>, bounds: Arc<Bounds>) -> Compactor {
+        Compactor { core, bounds, running: Mutex::new(None), asked: Mutex::default(), last: Mutex::new(None) }
+    }
+
+    /// `done` hears of the next one.
+    pub fn ask(&self, done: Done) {
+        self.asked.lock().push(done);
+    }
+
+    /// Starts one if none is on its way.
+    pub fn ask_unasked(&self) {
+        let mut asked = self.asked.lock();
+        if asked.is_empty() && self.running.try_lock().is_some_and(|running| running.is_none()) {
+            asked.push(Box::new(|result| match result {
+                Ok(()) => log::info!("the disk is full, and the file was compacted"),
+                Err(error) => log::warn!("the disk is full, and the file cannot be compacted: {error}"),
+            }));
+        }
+    }
+
+    /// Whether so much below the end of the file is free, and was not when the last one left it there, that one is worth it.
+    pub fn is_worth_it(&self) -> bool {
+        let (end, used) = self.extent_of_use();
+        let before = self.last.lock().filter(|(last_end, _)| *last_end == end);
+        let used_before = before.map_or(end, |(_, used)| used);
+        used_before.saturating_sub(used) > (end / 4).max(4 * CUT_UNITS_MIN)
+    }
+
+    /// The end of the file in units, and how many below it are in use.
+    fn extent_of_use(&self) -> (u64, u64) {
+        let space = &self.core.tree.read().space;
+        (space.end(), space.used_units())
+    }
+
+    /// What is needed to go on. No checkpoint is on its way.
+    pub fn wants(&self) -> Wants {
+        let running = self.running.lock();
+        let Some(compaction) = &*running else {
+            return if self.asked.lock().is_empty() { Wants::Nothing } else { Wants::Step };
+        };
+        let needs_checkpoint = match &compaction.stage {
+            Stage::Settle { since } => {
+                let tree = self.core.tree.read();
                 // One moves pages of the free map, too.
-                *checkpoint = self.is_dirty() || self.tree.read().space.has_homes_behind();
-                compaction.stage = Stage::Choose;
+                tree.durable.sequence == *since
+                    && (self.core.is_dirty(&tree) || tree.space.has_homes_behind())
             }
+            Stage::Move { .. } => {
+                let (is_pressing, is_active) = {
+                    let tree = self.core.tree.read();
+                    (self.bounds.is_pressing(&tree), tree.active_bytes() > 0)
+                };
+                is_pressing || is_active && self.lacks_room_for_copies()
+            }
+            Stage::Choose | Stage::End => false,
+        };
+        if needs_checkpoint { Wants::Checkpoint } else { Wants::Step }
+    }
+
+    /// A step changes the pages on one way.
+    fn lacks_room_for_copies(&self) -> bool {
+        let pages = self.bounds.way_pages_max();
+        self.bounds.lacks_room_for_copies(pages)
+    }
+
+    /// The next step of the one on its way, or the begin of the one that is asked for. It ends with its first error.
+    pub fn step(&self) -> Result<()> {
+        let mut running = self.running.lock();
+        let Some(mut compaction) = running.take() else {
+            let waiters = std::mem::take(&mut *self.asked.lock());
+            let (started, tree) = (self.core.clock.elapsed(), self.core.tree.read());
+            *running = Some(Compaction::new(waiters, started, &tree));
+            return Ok(());
+        };
+        let stepped = self.make_step(&mut compaction);
+        if matches!(stepped, Ok(true)) {
+            *running = Some(compaction);
+            return Ok(());
+        }
+        if stepped.is_ok() {
+            self.core.record("compact", self.describe(&compaction));
+        }
+        self.end_withholding();
+        *self.last.lock() = Some(self.extent_of_use());
+        let result = stepped.map(drop);
+        compaction.end(result.clone());
+        result
+    }
+
+    /// Ends the one on its way, since the store is closed.
+    pub fn close(&self) {
+        if let Some(compaction) = self.running.lock().take() {
+            self.end_withholding();
+            compaction.end(Err(Error::Invalid("the store was closed before it ended".to_string())));
+        }
+    }
+
+    /// Does the next step; false when it has ended.
+    fn make_step(&self, compaction: &mut Compaction) -> Result<bool> {
+        match &mut compaction.stage {
+            Stage::Settle { .. } => compaction.stage = Stage::Choose,
             Stage::Choose => {
-                let limit = self.tree.read().space.limit();
-                self.load_below(limit)?;
+                let limit = self.core.tree.read().space.limit();
+                self.core.load_below(limit)?;
                 compaction.stage = self.choose(compaction);
             }
-            Stage::Move { .. } if self.is_pressing() => *checkpoint = true,
-            // A step changes the pages on one way.
-            Stage::Move { .. } if self.lacks_room_for_copies(self.way_pages_max()) => {
-                if self.tree.read().active_bytes() == 0 {
+            Stage::Move { .. } if self.lacks_room_for_copies() => {
+                // Else a checkpoint may bring that about, and is wanted.
+                if self.core.tree.read().active_bytes() == 0 {
                     return Err(Error::NoSpace);
                 }
-                *checkpoint = true;
             }
             Stage::Move { start, goal } => {
                 let (goal, from) = (*goal, std::mem::take(start));
-                match self.move_some(&from, goal, compaction)? {
-                    Some(next) => compaction.stage = Stage::Move { start: next, goal },
-                    None => compaction.stage = Stage::Settle,
-                }
+                compaction.stage = match self.move_some(&from, goal, compaction)? {
+                    Some(start) => Stage::Move { start, goal },
+                    None => {
+                        self.end_withholding();
+                        Stage::Settle { since: self.core.tree.read().durable.sequence }
+                    }
+                };
             }
             Stage::End => {
-                self.cut_tail()?;
+                self.core.cut_tail()?;
                 return Ok(false);
             }
         }
@@ -163,7 +246,7 @@ impl BtreeEngine {
 
     /// What to do after a checkpoint: another pass, or the end.
     fn choose(&self, compaction: &mut Compaction) -> Stage {
-        let tree = self.tree.read();
+        let tree = self.core.tree.read();
         let (used, limit) = (tree.space.used_units(), tree.space.limit());
         if tree.space.end() <= limit || !compaction.has_moved || compaction.passes == PASSES_MAX {
             return Stage::End;
@@ -181,8 +264,8 @@ impl BtreeEngine {
         drop(tree);
         if let Some((_, units)) = window {
             // What lies in it may have to go to the end for a while. Where there is no room, it stays.
-            let _writer = self.lock_writer();
-            let _ = self.take_end(units);
+            let _writer = self.core.tree.writer();
+            let _ = self.core.take_end(units);
         }
         compaction.passes += 1;
         (compaction.has_moved, compaction.has_emptied) = (false, window.is_some());
@@ -191,31 +274,16 @@ impl BtreeEngine {
     }
 
     /// What was withheld can be taken again.
-    pub(super) fn end_withholding(&self) {
+    fn end_withholding(&self) {
         // The latch in between, for those who wait for it.
-        while self.tree.write().space.end_withholding() {}
-    }
-
-    /// Gives what the file has behind its end back to the disk, but for what it grows ahead anyway.
-    fn cut_tail(&self) -> Result<()> {
-        let _writer = self.lock_writer();
-        let (end, tail) = {
-            let tree = self.tree.read();
-            (tree.space.end(), tree.space.tail_units())
-        };
-        let ahead = self.ahead_units(end);
-        if tail > ahead {
-            self.pager.cut(end + ahead)?;
-            self.tree.write().space.cut(end + ahead);
-        }
-        Ok(())
+        while self.core.tree.write().space.end_withholding() {}
     }
 
     /// What a compaction that ends now has brought about, for the journal.
-    pub(super) fn describe_compaction(&self, compaction: &Compaction) -> Vec<(&'static str, Field)> {
-        let took = self.clock.elapsed().saturating_sub(compaction.started);
+    fn describe(&self, compaction: &Compaction) -> Vec<(&'static str, Field)> {
+        let took = self.core.clock.elapsed().saturating_sub(compaction.started);
         let (end, tail, used) = {
-            let tree = self.tree.read();
+            let tree = self.core.tree.read();
             (tree.space.end(), tree.space.tail_units(), tree.space.used_units())
         };
         let file_bytes = (end + tail) * UNIT_BYTES;
@@ -236,148 +304,45 @@ impl BtreeEngine {
     fn move_some(&self, start: &[u8], goal: Goal, compaction: &mut Compaction) -> Result<Option<Vec<u8>>> {
         let mut loaded = Loaded::default();
         loop {
-            let writer = self.lock_writer();
-            self.check()?;
+            let writer = self.core.tree.writer();
+            self.core.pager.check()?;
             let (epoch, step) = {
-                let tree = self.tree.read();
-                (tree.epoch, tree.plan_step(&self.pager, &loaded, start, goal))
+                let tree = self.core.tree.read();
+                (tree.epoch, tree.plan_relocation(&self.core.pager, &loaded, start, goal))
             };
             match step {
                 Ok(step) => {
-                    self.load_room(step.needs(&self.pager), Tier::Disk, Purpose::Checkpoint)?;
+                    self.core.load_room(
+                        step.needs(self.core.pager.page_units()),
+                        Tier::Disk,
+                        Purpose::Checkpoint,
+                    )?;
                     let next = step.next.clone();
                     compaction.unreadable += step.unreadable;
-                    let (moved, stuck_units) = self.tree.write().move_step(step, goal, &self.pager);
+                    let (moved, stuck_units) = self.core.tree.write().relocate(step, goal, &self.core.pager);
                     compaction.stuck_units += stuck_units;
                     if moved {
                         compaction.has_moved = true;
-                        self.log_touched();
-                        self.set_dirty_since();
+                        self.core.log_batch_images();
+                        self.core.note_change();
                     }
                     return Ok(next);
                 }
-                Err(Stop::Failed(error)) if is_damage(&error) => {
-                    let part = self.tree.read().unreadable_part(&self.pager, &loaded, start).ok_or(error)?;
+                Err(Stop::Failed(error)) if is_unreadable(&error) => {
+                    let part = self
+                        .core
+                        .tree
+                        .read()
+                        .unreadable_part(&self.core.pager, &loaded, start)
+                        .ok_or(error)?;
                     compaction.unreadable += 1;
                     return Ok(part.end);
                 }
                 Err(Stop::Failed(error)) => return Err(error),
                 Err(Stop::Miss(miss)) => {
                     drop(writer);
-                    self.load_if_whole(epoch, miss, Tier::Disk, Purpose::Checkpoint, &mut loaded)?;
+                    self.core.load_if_whole(epoch, miss, Tier::Disk, Purpose::Checkpoint, &mut loaded)?;
                 }
-            }
-        }
-    }
-}
-
-impl Tree {
-    fn plan_step(
-        &self,
-        pager: &Pager,
-        loaded: &Loaded,
-        start: &[u8],
-        goal: Goal,
-    ) -> std::result::Result<Step, Stop> {
-        let (pins, way, values) = (Pins::new(), Vec::new(), Vec::new());
-        let mut step = Step { pins, way, leaf: self.root, values, next: None, unreadable: 0 };
-        for level in (0..self.height).rev() {
-            let page = self.page(pager, loaded, step.leaf, level)?;
-            if self.resident(step.leaf, &step.pins).is_none() {
-                step.pins.insert(step.leaf, page.clone());
-            }
-            if level > 0 {
-                let index = page.child_index(start);
-                if index < page.count() {
-                    step.next = Some(page.key(index).to_vec());
-                }
-                step.way.push((step.leaf, index));
-                step.leaf = page.child(index);
-                continue;
-            }
-            let (Ok(first) | Err(first)) = page.search(start);
-            let mut bytes = 0;
-            for index in first..page.count() {
-                if let Stored::Extent(extent) = page.stored(index)
-                    && goal.moves(extent.unit, u64::from(extent.units))
-                {
-                    if bytes >= STEP_BYTES {
-                        step.next = Some(page.key(index).to_vec());
-                        break;
-                    }
-                    let value = match self.value(pager, loaded, extent) {
-                        Err(Stop::Failed(_)) => {
-                            step.unreadable += 1;
-                            continue;
-                        }
-                        other => other?,
-                    };
-                    bytes += extent.bytes as usize;
-                    step.values.push((Bytes::copy_from_slice(page.key(index)), extent, value));
-                }
-            }
-        }
-        Ok(step)
-    }
-
-    /// A new place for what lies in `units` from `unit` on; `None` if there is none.
-    fn better_place(&mut self, unit: u64, units: u64, goal: Goal) -> Option<u64> {
-        if let Some(to) = self.space.take_below(units, goal.limit) {
-            return Some(to);
-        }
-        // What lies behind the limit already gains nothing by another place there.
-        if unit.saturating_add(units) > goal.limit {
-            return None;
-        }
-        self.space.take_below(units, u64::MAX).or_else(|| self.space.take_beyond(units))
-    }
-
-    /// Moves what was planned, as far as there is room; whether anything was moved, and the units that should have been and were not.
-    fn move_step(&mut self, step: Step, goal: Goal, pager: &Pager) -> (bool, u64) {
-        let Step { mut pins, way, leaf, values, .. } = step;
-        if self.height == 0 {
-            return (false, 0);
-        }
-        if let Some((start, units)) = goal.window {
-            // Again, as checkpoints may have freed more of it.
-            self.space.withhold(start, start + units);
-        }
-        let (mut moved, mut stuck_units) = (false, 0);
-        for (key, old, value) in values {
-            let units = u64::from(old.units);
-            let Some(to) = self.better_place(old.unit, units, goal) else {
-                stuck_units += units;
-                continue;
-            };
-            let extent = self.move_value(value, old, to, pager);
-            let page = self.page_mut(leaf, PageCause::Compaction, &mut pins, pager);
-            if let Ok(index) = page.search(&key) {
-                page.replace(index, &leaf_cell(&key, Stored::Extent(extent)));
-            }
-            moved = true;
-        }
-        let mut unit = leaf;
-        let mut above = way.into_iter().rev();
-        loop {
-            let parent = above.next();
-            if goal.moves(unit, pager.page_units()) {
-                match self.better_place(unit, pager.page_units(), goal) {
-                    Some(to) => {
-                        self.move_page(unit, to, &mut pins, pager);
-                        match parent {
-                            Some((parent, index)) => self
-                                .page_mut(parent, PageCause::Compaction, &mut pins, pager)
-                                .set_child(index, to),
-                            None => self.root = to,
-                        }
-                        moved = true;
-                    }
-                    None => stuck_units += pager.page_units(),
-                }
-            }
-            match parent {
-                Some((parent, _)) => unit = parent,
-                None => return (moved, stuck_units),
             }
         }
     }

@@ -15,9 +15,9 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::UNIT_BYTES;
 use super::meta::Meta;
 use super::page::Page;
+use super::units::UNIT_BYTES;
 use crate::disk::{Disk, File, Purpose};
 use crate::engine::{Error, Position, Result, frame};
 

@@ -3,28 +3,30 @@
 use std::collections::HashMap;
 
 use super::page::Stored;
-use super::pager::Loaded;
-use super::tree::{Miss, Stop};
-use super::{BtreeEngine, Purpose, Tier, UNIT_BYTES};
-use crate::engine::{Probe, Result};
+use super::reader::Reader;
+use super::source::{Loaded, Miss};
+use super::tree::Stop;
+use super::units::UNIT_BYTES;
+use crate::disk::Purpose;
+use crate::engine::{Probe, Result, Tier};
 
-impl BtreeEngine {
+impl Reader {
     /// Walks from the root to the leaf of `key` as a read does, and to the value if that lies outside the leaf.
-    pub(super) fn explain_key(&self, key: &[u8], tier: Tier) -> Result<Vec<Probe>> {
+    pub fn explain(&self, key: &[u8], tier: Tier) -> Result<Vec<Probe>> {
         let mut loaded = Loaded::default();
         // Bytes that had to be read, by first unit.
         let mut read: HashMap<u64, u64> = HashMap::new();
         loop {
             let (mut pages, mut extent) = (Vec::new(), None);
             let (epoch, found) = {
-                let tree = self.tree.read();
+                let tree = self.core.tree.read();
                 if let Some(change) = tree.buffer.change(key) {
                     let bytes = change.map_or(0, <[u8]>::len) as u64;
                     let verdict = if change.is_some() { "hit" } else { "absent" };
                     let structure = "change buffer".to_string();
                     return Ok(vec![Probe { structure, offset: None, verdict, bytes, read_bytes: 0 }]);
                 }
-                let walked = tree.leaf(&self.pager, &loaded, key, |unit, page| {
+                let walked = tree.leaf(&self.core.pager, &loaded, key, |unit, page| {
                     pages.push((unit, tree.changed_page(unit).is_some()));
                     if page.is_leaf()
                         && let Ok(index) = page.search(key)
@@ -33,16 +35,16 @@ impl BtreeEngine {
                         extent = Some((at, tree.changed_value(&at).is_some()));
                     }
                 });
-                let found = walked.and_then(|_| tree.find(&self.pager, &loaded, key));
+                let found = walked.and_then(|_| tree.find(&self.core.pager, &loaded, key));
                 (tree.epoch, found)
             };
             let value = match found {
                 Ok(value) => value,
                 Err(Stop::Failed(error)) => return Err(error),
                 Err(Stop::Miss(miss)) => {
-                    self.load(epoch, miss, tier, Purpose::Get, &mut loaded)?;
+                    self.core.load(epoch, miss, tier, Purpose::Get, &mut loaded)?;
                     match miss {
-                        Miss::Page(unit) => read.insert(unit, self.pager.page_bytes() as u64),
+                        Miss::Page(unit) => read.insert(unit, self.core.pager.page_bytes() as u64),
                         Miss::Value(extent) => read.insert(extent.unit, u64::from(extent.bytes)),
                     };
                     continue;

@@ -3,30 +3,26 @@
 //! One reader-writer latch covers the pages in memory; it is held for moments and never during a disk request. The writers' mutex
 //! lets one batch at a time change the tree.
 
+use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
+use parking_lot::{Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::tree::Tree;
 use crate::base::clock::Clock;
 
 /// Counts waits and their time. What is free at once costs one attempt and no look at the clock.
-pub struct WaitMeter {
+struct WaitMeter {
     clock: Arc<dyn Clock>,
     count: AtomicU64,
     nanos: AtomicU64,
 }
 
 impl WaitMeter {
-    /// A meter without counts.
-    pub fn new(clock: Arc<dyn Clock>) -> WaitMeter {
-        WaitMeter { clock, count: AtomicU64::new(0), nanos: AtomicU64::new(0) }
-    }
-
     /// What `attempt` gets, or else what `wait` does, timed.
-    pub fn get<G>(&self, attempt: impl FnOnce() -> Option<G>, wait: impl FnOnce() -> G) -> G {
+    fn get<G>(&self, attempt: impl FnOnce() -> Option<G>, wait: impl FnOnce() -> G) -> G {
         attempt().unwrap_or_else(|| {
             let started = self.clock.elapsed();
             let guard = wait();
@@ -36,32 +32,147 @@ impl WaitMeter {
             guard
         })
     }
+}
 
-    /// Waits so far, and the time they took.
-    pub fn snapshot(&self) -> (u64, Duration) {
-        (self.count.load(Relaxed), Duration::from_nanos(self.nanos.load(Relaxed)))
+/// Which latches this thread has, in builds with debug assertions: who asks for one that he has waits for ever if another wants to change
+/// the tree in between. That other is rare, so no test would notice.
+struct Held(#[cfg(debug_assertions)] usize);
+
+#[cfg(debug_assertions)]
+thread_local! {
+    static HELD: std::cell::RefCell<Vec<usize>> = const { std::cell::RefCell::new(Vec::new()) };
+}
+
+#[cfg(debug_assertions)]
+impl Held {
+    fn note(latch: &TreeLatch) -> Held {
+        let place = std::ptr::from_ref(latch).addr();
+        HELD.with_borrow_mut(|held| {
+            assert!(!held.contains(&place), "a thread asks for the latch of the tree that it has");
+            held.push(place);
+        });
+        Held(place)
     }
 }
 
-/// The tree behind its latch.
+#[cfg(not(debug_assertions))]
+impl Held {
+    fn note(_: &TreeLatch) -> Held {
+        Held()
+    }
+}
+
+#[cfg(debug_assertions)]
+impl Drop for Held {
+    fn drop(&mut self) {
+        HELD.with_borrow_mut(|held| held.retain(|place| *place != self.0));
+    }
+}
+
+/// The tree, to look at.
+pub struct Shared<'a> {
+    tree: RwLockReadGuard<'a, Tree>,
+    _held: Held,
+}
+
+impl Deref for Shared<'_> {
+    type Target = Tree;
+
+    fn deref(&self) -> &Tree {
+        &self.tree
+    }
+}
+
+/// The tree, to change.
+pub struct Exclusive<'a> {
+    tree: RwLockWriteGuard<'a, Tree>,
+    _held: Held,
+}
+
+impl Deref for Exclusive<'_> {
+    type Target = Tree;
+
+    fn deref(&self) -> &Tree {
+        &self.tree
+    }
+}
+
+impl DerefMut for Exclusive<'_> {
+    fn deref_mut(&mut self) -> &mut Tree {
+        &mut self.tree
+    }
+}
+
+/// The tree behind its latch, and the mutex of those who change it.
 pub struct TreeLatch {
     tree: RwLock<Tree>,
-    waits: Arc<WaitMeter>,
+    writer: Mutex<()>,
+    waits: WaitMeter,
 }
 
 impl TreeLatch {
-    /// The latch of `tree`, counting in `waits`.
-    pub fn new(tree: Tree, waits: Arc<WaitMeter>) -> TreeLatch {
-        TreeLatch { tree: RwLock::new(tree), waits }
+    /// The latch of `tree`; waits for it are timed by `clock`.
+    pub fn new(tree: Tree, clock: Arc<dyn Clock>) -> TreeLatch {
+        let waits = WaitMeter { clock, count: AtomicU64::new(0), nanos: AtomicU64::new(0) };
+        TreeLatch { tree: RwLock::new(tree), writer: Mutex::new(()), waits }
     }
 
     /// Shared: any number of searches.
-    pub fn read(&self) -> RwLockReadGuard<'_, Tree> {
-        self.waits.get(|| self.tree.try_read(), || self.tree.read())
+    pub fn read(&self) -> Shared<'_> {
+        let _held = Held::note(self);
+        Shared { tree: self.waits.get(|| self.tree.try_read(), || self.tree.read()), _held }
     }
 
     /// Exclusive: a change in memory.
-    pub fn write(&self) -> RwLockWriteGuard<'_, Tree> {
-        self.waits.get(|| self.tree.try_write(), || self.tree.write())
+    pub fn write(&self) -> Exclusive<'_> {
+        let _held = Held::note(self);
+        Exclusive { tree: self.waits.get(|| self.tree.try_write(), || self.tree.write()), _held }
+    }
+
+    /// The right to change the tree, which only one has at a time. It is taken before the latch.
+    pub fn writer(&self) -> MutexGuard<'_, ()> {
+        self.waits.get(|| self.writer.try_lock(), || self.writer.lock())
+    }
+
+    /// The same, if it can be had within `wait_max`.
+    pub fn writer_within(&self, wait_max: Duration) -> Option<MutexGuard<'_, ()>> {
+        self.waits.get(|| self.writer.try_lock().map(Some), || self.writer.try_lock_for(wait_max))
+    }
+
+    /// Waits for latch and mutex so far, and the time they took.
+    pub fn waits(&self) -> (u64, Duration) {
+        (self.waits.count.load(Relaxed), Duration::from_nanos(self.waits.nanos.load(Relaxed)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::clock::ManualClock;
+    use crate::engine::btree::freemap::FreeMap;
+    use crate::engine::btree::meta::Meta;
+
+    fn latch() -> TreeLatch {
+        let meta = Meta { page_bytes: 4096, end: 2, ..Meta::default() };
+        TreeLatch::new(Tree::new(meta, FreeMap::new(2, 2)), Arc::new(ManualClock::default()))
+    }
+
+    #[test]
+    fn it_is_taken_again_once_it_was_given_back_and_another_one_at_the_same_time() {
+        let (latch, other) = (latch(), latch());
+        let epoch = latch.read().epoch;
+        latch.write().epoch += 1;
+        let (shared, there) = (latch.read(), other.read());
+        assert_eq!((shared.epoch, there.epoch), (epoch + 1, epoch));
+        assert_eq!(latch.waits().0, 0);
+    }
+
+    #[test]
+    #[should_panic(expected = "the latch of the tree that it has")]
+    #[cfg(debug_assertions)]
+    fn a_thread_that_asks_for_the_latch_it_has_is_found_although_nobody_waits() {
+        let latch = latch();
+        let _shared = latch.read();
+        drop(latch.read());
     }
 }

@@ -2,10 +2,9 @@
 //! the higher sequence counts.
 
 use super::freemap::{Entry, Run};
+use super::units::{FILE, FIRST_UNIT, UNIT_BYTES};
 use crate::engine::{Error, Position, Result, frame};
 
-/// Name of the data file.
-pub const FILE: &str = "btree.pages";
 /// Bytes of a slot that carry something; a slot takes a whole unit.
 pub const META_BYTES: usize = 512;
 const KIND: u8 = 1;
@@ -91,7 +90,7 @@ pub struct Meta {
 impl Meta {
     /// Byte offset of its slot.
     pub fn offset(&self) -> u64 {
-        self.sequence % 2 * super::UNIT_BYTES
+        self.sequence % 2 * UNIT_BYTES
     }
 
     /// The same state once everything is in its place.
@@ -207,13 +206,13 @@ impl Meta {
             && meta.images_start <= meta.position
             && meta.floor <= meta.position
             && meta.offset() == offset
-            && (super::FIRST_UNIT..UNITS_MAX).contains(&meta.end))
+            && (FIRST_UNIT..UNITS_MAX).contains(&meta.end))
         .then_some(meta)
     }
 
     /// The newer valid one of the two slots at the start of the file.
     pub fn newest(bytes: &[u8]) -> Result<Meta> {
-        let slots = [0, super::UNIT_BYTES].into_iter().filter_map(|offset| {
+        let slots = [0, UNIT_BYTES].into_iter().filter_map(|offset| {
             let at = offset as usize;
             Self::decode(bytes.get(at..at + META_BYTES)?, offset)
         });
@@ -225,7 +224,7 @@ impl Meta {
 
     /// The version of a slot that is whole but not of ours.
     fn other_version(bytes: &[u8]) -> Option<u8> {
-        [0, super::UNIT_BYTES].into_iter().find_map(|offset| {
+        [0, UNIT_BYTES].into_iter().find_map(|offset| {
             let (_, payload) = frame::decode(bytes.get(offset as usize..)?, offset)?;
             let version = payload.first_chunk::<8>()?.strip_prefix(&MAGIC[..7])?[0];
             (version != MAGIC[7] && version != VERSION_BEFORE).then_some(version)

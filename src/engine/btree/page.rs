@@ -12,6 +12,9 @@
 //! 4. Every change of a byte marks its unit, so that a checkpoint writes and logs the units of a page that changed and no others. Whole
 //!    units, though mostly few sectors of them changed: a drive whose sectors have 4 KiB may leave nothing of one that it was writing.
 
+/// Values from this size on lie in extents.
+const OUT_OF_LINE_BYTES: usize = 2048;
+const _: () = assert!(OUT_OF_LINE_BYTES < u16::MAX as usize);
 /// Bytes before the slots.
 pub const HEADER_BYTES: usize = 32;
 /// Bytes of an extent reference in a leaf cell.
@@ -25,9 +28,10 @@ const INNER_CELL_BYTES: usize = 10;
 /// Inserts in a row, each behind the last, after which a split happens where the next one goes.
 const ASCENDING: u16 = 4;
 
+use super::units::{FIRST_UNIT, UNIT_BYTES};
 use crate::engine::{PageCause, PageKind};
 
-const UNIT: usize = super::UNIT_BYTES as usize;
+const UNIT: usize = UNIT_BYTES as usize;
 /// What page images in the log are made of.
 pub const SECTOR_BYTES: usize = 512;
 const _: () = assert!(UNIT / SECTOR_BYTES == 8 && (64 << 10) / SECTOR_BYTES <= u128::BITS as usize);
@@ -59,7 +63,7 @@ impl Extent {
     /// Whether it can be: as many units as the value takes, at a place that a file can have.
     pub fn is_possible(&self) -> bool {
         let units = u64::from(self.bytes).div_ceil(UNIT as u64);
-        units > 0 && u64::from(self.units) == units && (super::FIRST_UNIT..1 << 49).contains(&self.unit)
+        units > 0 && u64::from(self.units) == units && (FIRST_UNIT..1 << 49).contains(&self.unit)
     }
 }
 
@@ -89,7 +93,7 @@ pub fn cell_bytes_max(page_bytes: usize) -> usize {
 
 /// Whether `value` fits into the leaf beside its key, or needs an extent.
 pub fn is_inline(page_bytes: usize, key: &[u8], value: &[u8]) -> bool {
-    value.len() < super::OUT_OF_LINE_BYTES
+    value.len() < OUT_OF_LINE_BYTES
         && LEAF_CELL_BYTES + key.len() + value.len() + 2 <= cell_bytes_max(page_bytes)
 }
 

@@ -1,7 +1,7 @@
 //! The data file and the pool of clean pages and values that were read from it or written to it.
 //!
-//! The pool is keyed by first unit and weighed in bytes. It holds only what equals the file; dirty pages live in the tree. The pool
-//! may forget anything at any time, so whoever needs several pages at once holds them in a [`Loaded`].
+//! The pool is keyed by first unit and weighed in bytes. It holds only what equals the file; dirty pages live in the tree, which
+//! knows the pool as its [`PageSource`].
 
 use std::collections::{HashMap, HashSet};
 use std::io;
@@ -9,16 +9,15 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use quick_cache::Weighter;
 use quick_cache::sync::Cache as Pool;
 
-use super::aside::is_damage;
-use super::freemap::Entry;
-use super::meta::{FILE, META_BYTES, Meta};
+use super::meta::{META_BYTES, Meta};
 use super::page::{Extent, LEVEL, Page, SECTOR_BYTES};
-use super::tree::Miss;
+use super::source::{Miss, PageSource, Piece, is_unreadable};
+use super::units::{FILE, FIRST_UNIT, UNIT_BYTES};
 use super::value::Value;
-use super::{FIRST_UNIT, UNIT_BYTES};
 use crate::disk::{File, Purpose};
 use crate::engine::{
     Cache, ClassBytes, ClassMeter, CpuMeter, Error, LookupMeter, Lookups, PageCause, PageKind, Pages, Result,
@@ -51,15 +50,6 @@ impl Parts {
     }
 }
 
-/// Something of the file in memory.
-#[derive(Clone)]
-pub enum Piece {
-    /// A page.
-    Page(Arc<Page>),
-    /// The value of an extent.
-    Value(Value),
-}
-
 /// Weighs pieces by their bytes.
 #[derive(Clone)]
 struct Weight {
@@ -76,56 +66,6 @@ impl Weighter<u64, Piece> for Weight {
     }
 }
 
-/// What one call has read from the disk so far, good for one epoch of the tree; keeps the call going however small the pool is.
-#[derive(Default)]
-pub struct Loaded {
-    /// The epoch in which it was read.
-    pub epoch: u64,
-    pieces: HashMap<u64, Piece>,
-    /// What could not be read, by first unit.
-    failed: HashMap<u64, Error>,
-}
-
-impl Loaded {
-    /// Adds what was read at `unit` in `epoch`; forgets what is of another epoch.
-    pub fn add(&mut self, epoch: u64, unit: u64, piece: Piece) {
-        self.begin(epoch);
-        self.pieces.insert(unit, piece);
-    }
-
-    /// Notes that what lies at `unit` cannot be read in `epoch`; forgets what is of another epoch.
-    pub fn fail(&mut self, epoch: u64, unit: u64, error: Error) {
-        self.begin(epoch);
-        self.failed.insert(unit, error);
-    }
-
-    fn begin(&mut self, epoch: u64) {
-        if self.epoch != epoch {
-            self.pieces.clear();
-            self.failed.clear();
-            self.epoch = epoch;
-        }
-    }
-
-    /// Why what lies at `unit` cannot be read in `epoch`, if that is known.
-    pub fn failure(&self, epoch: u64, unit: u64) -> Option<&Error> {
-        if self.epoch == epoch { self.failed.get(&unit) } else { None }
-    }
-
-    /// Keeps pages for the next part of a scan, unless they are more than `count_max`; forgets values.
-    pub fn keep_pages(&mut self, count_max: usize) {
-        self.pieces.retain(|_, piece| matches!(piece, Piece::Page(_)));
-        if self.pieces.len() > count_max {
-            self.pieces.clear();
-        }
-    }
-
-    /// What was read at `unit`, if it was in `epoch`.
-    pub fn get(&self, epoch: u64, unit: u64) -> Option<&Piece> {
-        if self.epoch == epoch { self.pieces.get(&unit) } else { None }
-    }
-}
-
 /// The data file with its pool.
 pub struct Pager {
     file: Arc<dyn File>,
@@ -138,6 +78,8 @@ pub struct Pager {
     writes: TrafficMeter,
     cpu: CpuMeter,
     classes: ClassMeter,
+    /// Why the file takes no more writes.
+    failed: Mutex<Option<Error>>,
 }
 
 /// Index of values in `lookups`; that of a page is 0 for a leaf and 1 else.
@@ -164,6 +106,7 @@ impl Pager {
             writes: TrafficMeter::default(),
             cpu: CpuMeter::default(),
             classes: ClassMeter::default(),
+            failed: Mutex::new(None),
         }
     }
 
@@ -181,9 +124,9 @@ impl Pager {
         self.cpu.sample(Work::Checksum, self.page_bytes as u64, || page.seal(unit, target));
     }
 
-    /// The checksum of a value.
-    pub fn checksum(&self, value: &[u8]) -> u32 {
-        self.cpu.sample(Work::Checksum, value.len() as u64, || crc32fast::hash(value))
+    /// The checksum of bytes of the file that are no page.
+    fn crc(&self, bytes: &[u8]) -> u32 {
+        self.cpu.sample(Work::Checksum, bytes.len() as u64, || crc32fast::hash(bytes))
     }
 
     /// Bytes that checkpoints have written so far: pages, values, maps, meta pages and those copies that they make.
@@ -204,34 +147,11 @@ impl Pager {
         self.page_bytes as u64 / UNIT_BYTES
     }
 
-    /// The clean piece at `unit`, if the pool has it.
-    pub fn pooled(&self, unit: u64) -> Option<Piece> {
-        let found = self.pool.get(&unit);
-        if let Some(piece) = &found {
-            let kind = match piece {
-                Piece::Page(page) => usize::from(!page.is_leaf()),
-                Piece::Value(_) => VALUES,
-            };
-            self.lookups[kind].hits.fetch_add(1, Relaxed);
-        }
-        found
-    }
-
-    /// Whether the pool has something at `unit`; counts as no request.
-    pub fn has(&self, unit: u64) -> bool {
-        self.pool.peek(&unit).is_some()
-    }
-
     /// Puts a clean piece into the pool.
     pub fn keep(&self, unit: u64, piece: Piece) {
         // Removed first: a piece too heavy for the pool must not leave an older one behind.
         self.pool.remove(&unit);
         self.pool.insert(unit, piece);
-    }
-
-    /// Forgets what the pool has at `unit`.
-    pub fn forget(&self, unit: u64) {
-        self.pool.remove(&unit);
     }
 
     /// Reads and checks what a search missed; returns its first unit, too.
@@ -309,7 +229,7 @@ impl Pager {
             .map(|extent| {
                 let at = ((extent.unit - first.unit) * UNIT_BYTES) as usize;
                 let value = bytes.slice(at..at + extent.bytes as usize);
-                if self.checksum(&value) != extent.crc {
+                if self.crc(&value) != extent.crc {
                     let offset = extent.unit * UNIT_BYTES;
                     return Err(Error::corrupt(FILE, offset, "the value's checksum does not fit"));
                 }
@@ -328,24 +248,25 @@ impl Pager {
         Ok(self.read_extents(&[extent], PageKind::FreeMap, purpose)?.pop().unwrap_or_default())
     }
 
-    /// Reads and checks a page of the free map.
-    pub fn check_map_page(&self, entry: &Entry, purpose: Purpose) -> Result<Vec<u8>> {
-        let offset = byte_offset(entry.unit)?;
+    /// Reads and checks the page of the free map at `unit`, whose checksum is `crc`.
+    pub fn check_map_page(&self, unit: u64, crc: u32, purpose: Purpose) -> Result<Vec<u8>> {
+        let offset = byte_offset(unit)?;
         let mut bytes = vec![0; UNIT_BYTES as usize];
         self.file.read_at(purpose, offset, &mut bytes).map_err(context("reading", offset))?;
         self.count_read(PageKind::FreeMap, purpose, 1, bytes.len() as u64);
-        match self.checksum(&bytes) == entry.crc {
+        match self.crc(&bytes) == crc {
             true => Ok(bytes),
             false => Err(Error::corrupt(FILE, offset, "the checksum of a page of the free map does not fit")),
         }
     }
 
     /// The same; `None` if it cannot be read, not even at a second try: what it said would be lost for good.
-    pub fn read_map_page(&self, entry: &Entry, purpose: Purpose) -> Result<Option<Vec<u8>>> {
-        let read = self.check_map_page(entry, purpose).or_else(|_| self.check_map_page(entry, purpose));
+    pub fn read_map_page(&self, unit: u64, crc: u32, purpose: Purpose) -> Result<Option<Vec<u8>>> {
+        let read =
+            self.check_map_page(unit, crc, purpose).or_else(|_| self.check_map_page(unit, crc, purpose));
         match read {
             Ok(bytes) => Ok(Some(bytes)),
-            Err(error) if is_damage(&error) => Ok(None),
+            Err(error) if is_unreadable(&error) => Ok(None),
             Err(error) => Err(error),
         }
     }
@@ -501,9 +422,22 @@ impl Pager {
         Ok(())
     }
 
-    /// Makes everything written durable.
+    /// Makes everything written durable; a failure is final.
     pub fn sync(&self, purpose: Purpose) -> Result<()> {
-        self.file.sync(purpose).map_err(|error| Error::io(format!("sync of {FILE}"), error))
+        self.check()?;
+        let synced = self.file.sync(purpose).map_err(|error| Error::io(format!("sync of {FILE}"), error));
+        synced.inspect_err(|error| self.fail(error))
+    }
+
+    /// A sync failed with `error`: nothing is written any more.
+    pub fn fail(&self, error: &Error) {
+        let cause = format!("the store is read-only since {error}; unmount, mend the disk and mount again");
+        self.failed.lock().get_or_insert(Error::Poisoned(cause));
+    }
+
+    /// Why the file takes no more writes, if a sync failed.
+    pub fn check(&self) -> Result<()> {
+        self.failed.lock().clone().map_or(Ok(()), Err)
     }
 
     /// Takes space so that the file has `units`, and `ahead` more if there is room for them. Returns its new size in units.
@@ -537,6 +471,32 @@ impl Pager {
     /// Its answers for leaves, inner pages and values.
     pub fn lookups(&self) -> [Lookups; 3] {
         self.lookups.each_ref().map(LookupMeter::snapshot)
+    }
+}
+
+impl PageSource for Pager {
+    fn pooled(&self, unit: u64) -> Option<Piece> {
+        let found = self.pool.get(&unit);
+        if let Some(piece) = &found {
+            let kind = match piece {
+                Piece::Page(page) => usize::from(!page.is_leaf()),
+                Piece::Value(_) => VALUES,
+            };
+            self.lookups[kind].hits.fetch_add(1, Relaxed);
+        }
+        found
+    }
+
+    fn has(&self, unit: u64) -> bool {
+        self.pool.peek(&unit).is_some()
+    }
+
+    fn forget(&self, unit: u64) {
+        self.pool.remove(&unit);
+    }
+
+    fn checksum(&self, value: &Bytes) -> u32 {
+        self.crc(value)
     }
 }
 

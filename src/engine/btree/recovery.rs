@@ -14,21 +14,22 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::aside::is_damage;
-use super::checkpoint::{BATCH_IMAGE_KIND, IMAGE_HEADER_BYTES, IMAGE_KIND};
 use super::double::{self, DoubleWrite};
-use super::freemap::{FreeMap, end_max, read_runs};
-use super::meta::{FILE, META_BYTES, MapPlace, Meta};
-use super::page::{LEVEL, SECTOR_BYTES};
+use super::freemap::{Entry, FreeMap, end_max, read_runs};
+use super::map_pages;
+use super::meta::{META_BYTES, MapPlace, Meta};
+use super::options::{Options, Torn};
+use super::page::LEVEL;
 use super::pager::{META_SLOTS_BYTES, Pager, read_meta};
+use super::records::Image;
 use super::replay::{Replay, Replayed};
+use super::source::is_unreadable;
 use super::tree::Tree;
-use super::{FIRST_UNIT, UNIT_BYTES};
+use super::units::{FILE, FIRST_UNIT, UNIT_BYTES};
 use crate::base::clock::Clock;
 use crate::disk::{Disk, Purpose, replace};
-use crate::engine::btree::{Options, Torn};
 use crate::engine::wal::{self, Log, is_segment};
-use crate::engine::{Bell, Error, PageCause, PageKind, Position, Result, SpaceGuard};
+use crate::engine::{Bell, Error, PageCause, PageKind, Position, Result, SpaceGuard, Tier};
 
 /// Sectors of images that are held in memory, so that those of neighbours are written together: 4 MiB.
 const IMAGE_SECTORS_MAX: usize = 8 << 10;
@@ -146,20 +147,10 @@ fn send_copies_home(pager: &Pager, double: &DoubleWrite, meta: &Meta) -> Result<
 
 /// Writes the images in the log that belong to the state of `meta` to their places, in their order.
 fn send_images_home(disk: &dyn Disk, pager: &Pager, meta: &Meta) -> Result<()> {
-    let whole = u128::MAX >> (u128::BITS as usize - pager.page_bytes() / SECTOR_BYTES);
     let mut images = Images { pager, sectors: BTreeMap::new() };
     let end = wal::read(disk, meta.images_start, &mut |kind, position, payload| {
-        match kind {
-            IMAGE_KIND if position > meta.position && position <= meta.images_end => {
-                let changed = payload.get(8..).and_then(|bytes| bytes.first_chunk());
-                let changed = changed.map_or(0, |bytes| u128::from_le_bytes(*bytes));
-                images.add(position, &payload, IMAGE_HEADER_BYTES, changed)?;
-            }
-            // A new page is written before the commit and needs no repair; its unit may have served two by then.
-            BATCH_IMAGE_KIND if position <= meta.position && payload.get(8..12) == Some(&[0; 4]) => {
-                images.add(position, &payload, 12, whole)?;
-            }
-            _ => {}
+        if let Some(image) = Image::of_state(meta, kind, position, &payload)? {
+            images.add(image)?;
         }
         let is_last = position >= meta.images_end;
         Ok(if is_last { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
@@ -176,13 +167,10 @@ struct Images<'a> {
 }
 
 impl Images<'_> {
-    /// Takes the sectors of a page that `payload` holds behind `header` bytes, those of the bits in `changed`.
-    fn add(&mut self, position: Position, payload: &Bytes, header: usize, changed: u128) -> Result<()> {
-        let sectors = image_sectors(payload, header, changed)
-            .ok_or_else(|| Error::corrupt("log record", position, "a page image that is not what it says"))?;
-        // A page that changed has a new checksum, so its first sector is always there.
-        let kind = PageKind::of_level(payload.get(header + LEVEL).copied().unwrap_or_default());
-        self.sectors.extend(sectors.into_iter().map(|(sector, bytes)| (sector, (kind, bytes))));
+    /// Takes those of one.
+    fn add(&mut self, image: Image) -> Result<()> {
+        let kind = image.kind;
+        self.sectors.extend(image.sectors.into_iter().map(|(sector, bytes)| (sector, (kind, bytes))));
         if self.sectors.len() >= IMAGE_SECTORS_MAX { self.write() } else { Ok(()) }
     }
 
@@ -206,13 +194,13 @@ fn open_map(pager: &Pager, meta: &Meta, file_units: u64) -> Result<FreeMap> {
     if end > end_max(file_units) {
         return Err(Error::corrupt(FILE, meta.offset(), "a meta page of a far longer file"));
     }
-    let mut read = |entry: &_| pager.read_map_page(entry, Purpose::Recovery);
+    let mut read = |entry: &Entry| pager.read_map_page(entry.unit, entry.crc, Purpose::Recovery);
     let mut map = match meta.map {
         MapPlace::Pages(root) => FreeMap::open(root, end, file_units, &mut read)?,
         MapPlace::Runs { run: (_, 0), .. } => FreeMap::new(end, file_units),
         MapPlace::Runs { run: (unit, units), bytes, crc } => {
             let found = match pager.read_runs(unit, bytes, crc, Purpose::Recovery) {
-                Err(error) if !is_damage(&error) => return Err(error),
+                Err(error) if !is_unreadable(&error) => return Err(error),
                 read => read.ok().and_then(|bytes| read_runs(&bytes, end)),
             };
             match found {
@@ -226,14 +214,9 @@ fn open_map(pager: &Pager, meta: &Meta, file_units: u64) -> Result<FreeMap> {
             }
         }
     };
-    map.load(pager, FreeMap::wanted_at_end)?;
+    let tier = Tier::Disk;
+    map_pages::load(&mut map, pager, tier, Purpose::Recovery, FreeMap::wanted_at_end, |_| {})?;
     Ok(map)
-}
-
-/// Units that the file grows ahead of its use.
-pub fn growth_units(options: &Options, end: u64) -> u64 {
-    let most = (64 << 20) / UNIT_BYTES;
-    (end / 16).clamp((options.dirty_bytes_max / 16 / UNIT_BYTES).min(most), most)
 }
 
 /// Makes the data file if there is none; returns the bytes written.
@@ -252,19 +235,4 @@ fn make_if_missing(disk: &dyn Disk, options: &Options) -> Result<u64> {
     let made = replace(disk, Purpose::Manifest, FILE, &bytes);
     made.map_err(|error| Error::io(format!("making {FILE}"), error))?;
     Ok(bytes.len() as u64)
-}
-
-/// The sectors that the image record `payload` holds behind `header` bytes, those of the bits in `changed`, by their index in the
-/// file; `None` if it is not what it says.
-pub fn image_sectors(payload: &Bytes, header: usize, changed: u128) -> Option<Vec<(u64, Bytes)>> {
-    let sectors = payload.get(header..).unwrap_or_default().chunks(SECTOR_BYTES);
-    let fits = sectors.len() == changed.count_ones() as usize && payload.len() % SECTOR_BYTES == header;
-    let (unit, _) = payload.split_first_chunk::<8>().filter(|_| fits)?;
-    let first = u64::from_le_bytes(*unit).saturating_mul(UNIT_BYTES / SECTOR_BYTES as u64);
-    let places = (0..u128::BITS).filter(|index| changed >> index & 1 == 1);
-    // Copies: a slice would hold its whole segment.
-    let sector = |(index, bytes): (u32, &[u8])| {
-        (first.saturating_add(u64::from(index)), Bytes::copy_from_slice(bytes))
-    };
-    Some(places.zip(sectors).map(sector).collect())
 }

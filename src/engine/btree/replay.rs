@@ -34,20 +34,24 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::aside::{ASIDE_KIND, is_damage};
-use super::buffer::{Mark, StepMax, load_leaves, share};
-use super::checkpoint::{BATCH_IMAGE_KIND, IMAGE_KIND, count_double, value_classes};
+use super::age::Mark;
+use super::buffer::share;
+use super::copies::count_double;
 use super::double::{self, DoubleWrite};
-use super::freemap::{FreeMap, wanted_for};
+use super::freemap::{FreeMap, Needs, Request};
+use super::growth::ahead_units;
+use super::map_pages;
 use super::meta::MapPlace;
+use super::options::Options;
 use super::page::Page;
-use super::pager::{Loaded, Pager, Piece};
-use super::room::ahead_units;
-use super::tree::{Needs, Pins, Stop, Tree};
+use super::pager::Pager;
+use super::records::{ASIDE_KIND, BATCH_IMAGE_KIND, IMAGE_KIND};
+use super::source::{Loaded, Piece, is_unreadable};
+use super::sweep::load_leaves;
+use super::tree::{Pins, StepMax, Stop, SweepPlan, Tree};
 use crate::disk::Purpose;
-use crate::engine::btree::Options;
 use crate::engine::wal::{FIRST_KIND, RECORD_OVERHEAD_BYTES};
-use crate::engine::{Batch, Error, Operation, PageCause, Position, Result, SpaceGuard};
+use crate::engine::{Batch, Error, Operation, PageCause, Position, Result, SpaceGuard, Tier};
 
 /// Share of the dirty bytes that puts which wait may take: the pages that a sweep makes dirty need the rest.
 const SHARE_WAITING: (u64, u64) = (3, 4);
@@ -203,7 +207,7 @@ impl<'a> Replay<'a> {
                         self.pager.keep(unit, piece.clone());
                         loaded.add(self.tree.epoch, unit, piece);
                     }
-                    Err(error) if is_damage(&error) => loaded.fail(self.tree.epoch, miss.unit(), error),
+                    Err(error) if is_unreadable(&error) => loaded.fail(self.tree.epoch, miss.unit(), error),
                     Err(error) => return Err(error),
                 },
             }
@@ -215,11 +219,18 @@ impl<'a> Replay<'a> {
 
     /// Takes space in the file. False if that took a checkpoint, which frees what was overwritten: then the plan holds no more.
     fn take_space(&mut self, needs: Needs) -> Result<bool> {
-        self.tree.space.load(self.pager, |map| wanted_for(map, needs))?;
+        self.load_map(|map| needs.wanted(map))?;
         match self.grow_for(needs, ahead_units(self.guard, self.options, self.tree.space.end())) {
             Err(Error::NoSpace) if self.tree.active_bytes() > 0 && self.checkpoint()? => Ok(false),
             other => other.map(|()| true),
         }
+    }
+
+    /// Brings groups of the free map into memory.
+    fn load_map(&mut self, wanted: impl Fn(&FreeMap) -> Option<Request>) -> Result<()> {
+        // What cannot be read is told when all is replayed.
+        let (map, tell) = (&mut self.tree.space, |_| {});
+        map_pages::load(map, self.pager, Tier::Disk, Purpose::Recovery, wanted, tell)
     }
 
     /// Makes the free end of the file long enough for `needs`, if there are no free runs that are, and `ahead_units` longer if there is
@@ -309,41 +320,29 @@ impl<'a> Replay<'a> {
         let smallest = StepMax::smallest(self.pager.page_bytes());
         loop {
             let epoch = self.tree.epoch;
-            let step = match self.tree.plan_sweep(self.pager, &loaded, max) {
-                Ok(step) => step,
-                Err(Stop::Failed(error)) => return Err(error),
-                Err(Stop::Miss(miss)) => {
-                    match self.pager.read(miss, Purpose::Recovery) {
-                        Ok((unit, piece)) => loaded.add(epoch, unit, piece),
-                        Err(error) if is_damage(&error) => loaded.fail(epoch, miss.unit(), error),
-                        Err(error) => return Err(error),
+            match self.tree.plan_sweep(self.pager, &loaded, max)? {
+                SweepPlan::Read(miss) => match self.pager.read(miss, Purpose::Recovery) {
+                    Ok((unit, piece)) => loaded.add(epoch, unit, piece),
+                    Err(error) if is_unreadable(&error) => loaded.fail(epoch, miss.unit(), error),
+                    Err(error) => return Err(error),
+                },
+                SweepPlan::SetAside(part) => self.tree.buffer.set_aside(part, self.at),
+                SweepPlan::ReadLeaves(units) => {
+                    load_leaves(self.pager, epoch, units, Purpose::Recovery, &mut loaded)?;
+                }
+                SweepPlan::Make(step, needs) => match self.take_space(needs) {
+                    Ok(true) => {
+                        // Alone with its pages, a change need not copy them.
+                        drop(loaded);
+                        return Ok(self.tree.make_sweep_step(step, self.pager));
                     }
-                    continue;
-                }
-            };
-            if let Some(part) = step.unreadable {
-                self.tree.buffer.set_aside(part, self.at);
-                continue;
+                    // A checkpoint has freed what was overwritten, and changed the tree.
+                    Ok(false) => {}
+                    Err(Error::NoSpace) if max != smallest => max = smallest,
+                    Err(Error::NoSpace) => return Ok(self.go_without_room()),
+                    Err(error) => return Err(error),
+                },
             }
-            if !step.misses.is_empty() {
-                load_leaves(self.pager, epoch, step.misses, Purpose::Recovery, &mut loaded)?;
-                continue;
-            }
-            match self.take_space(self.tree.needs_of(&step)) {
-                Ok(true) => {}
-                Ok(false) => continue,
-                Err(Error::NoSpace) if max != smallest => {
-                    max = smallest;
-                    continue;
-                }
-                Err(Error::NoSpace) => return Ok(self.go_without_room()),
-                Err(error) => return Err(error),
-            }
-            drop(loaded);
-            let is_more = step.next.is_some();
-            let batch = self.tree.buffer.take(step.next.as_deref());
-            self.tree.apply(&batch, step.pins, self.pager);
-            return Ok(is_more);
         }
     }
 
@@ -365,7 +364,7 @@ impl<'a> Replay<'a> {
         let chunk_pages = (WORK_BYTES / self.pager.page_bytes()).max(1);
         let copies = self.tree.copies_max() as usize;
         let copies_bytes = double::area_bytes(copies, self.pager.page_bytes(), chunk_pages);
-        self.tree.space.load(self.pager, FreeMap::wanted_for_homes)?;
+        self.load_map(FreeMap::wanted_for_homes)?;
         let room = match self.grow_for(Needs::default(), 0) {
             Ok(()) if copies_bytes > 0 => self.double.make_room(copies_bytes),
             other => other,
@@ -380,11 +379,12 @@ impl<'a> Replay<'a> {
         let mut meta = frozen.meta;
         (meta.sequence, meta.images_start) = (self.tree.durable.sequence + 1, meta.position);
 
-        let (mut at, classes) = (0, value_classes(&frozen));
+        let (mut at, classes) = (0, frozen.value_classes());
         while at < fresh.len() {
             at = self.pager.write_pieces(&fresh, at, WORK_BYTES, &frozen.moved, &classes)?;
         }
-        meta.map = MapPlace::Pages(self.tree.space.write(&mut changes, self.pager)?);
+        map_pages::write_some(&mut self.tree.space, self.pager, &mut changes, 0, usize::MAX)?;
+        meta.map = MapPlace::Pages(changes.root(&self.tree.space));
         for pages in in_place.chunks(chunk_pages) {
             meta.double_bytes += self.double.write(meta.double_bytes, meta.position, pages)?;
             count_double(self.pager, pages);
@@ -397,7 +397,8 @@ impl<'a> Replay<'a> {
         self.pager.sync(Purpose::Manifest)?;
 
         self.tree.commit(meta, &changes);
-        self.tree.space.release_all(&changes, self.options.common.cache_bytes);
+        map_pages::release_some(&mut self.tree.space, &changes, 0, usize::MAX);
+        map_pages::drop_groups(&mut self.tree.space, self.options.common.cache_bytes);
         self.send_home(&in_place)?;
         self.result.floor_image_bytes = frozen.floor_image_bytes;
         self.result.checkpoints += 1;

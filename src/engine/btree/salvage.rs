@@ -21,17 +21,16 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::aside::ASIDE_KIND;
-use super::checkpoint::{BATCH_IMAGE_KIND, IMAGE_HEADER_BYTES, IMAGE_KIND};
 use super::double::{self, DoubleWrite};
-use super::freemap::{Run, end_max, read_runs, read_unused};
-use super::meta::{FILE, META_BYTES, MapPlace, Meta};
-use super::page::{Page, SECTOR_BYTES, Stored};
+use super::freemap::{Run, end_max, read_runs};
+use super::map_pages::read_unused;
+use super::meta::{META_BYTES, MapPlace, Meta};
+use super::options::Options;
+use super::page::{Page, Stored};
 use super::pager::Pager;
-use super::recovery::image_sectors;
-use super::{FIRST_UNIT, UNIT_BYTES};
+use super::records::{ASIDE_KIND, Image};
+use super::units::{FILE, FIRST_UNIT, UNIT_BYTES};
 use crate::disk::{Disk, Purpose};
-use crate::engine::btree::Options;
 use crate::engine::salvage::{Keys, Loss, Sink, open_if_there};
 use crate::engine::wal::{self, FIRST_KIND};
 use crate::engine::{Error, Operation, Position, Result};
@@ -160,21 +159,10 @@ fn send_home(disk: &Arc<dyn Disk>, pager: &Pager, meta: &Meta, losses: &mut Vec<
         return Ok(());
     }
     let mut sectors = BTreeMap::new();
-    let whole = u128::MAX >> (u128::BITS as usize - pager.page_bytes() / SECTOR_BYTES);
     // Its losses are named when the batches are read.
     wal::salvage::salvage(&**disk, Some(meta.images_start), 0, &mut |kind, position, payload| {
-        let image = match kind {
-            IMAGE_KIND if position > meta.position && position <= meta.images_end => {
-                let changed = payload.get(8..).and_then(|bytes| bytes.first_chunk());
-                let changed = changed.map_or(0, |bytes| u128::from_le_bytes(*bytes));
-                image_sectors(&payload, IMAGE_HEADER_BYTES, changed)
-            }
-            BATCH_IMAGE_KIND if position <= meta.position && payload.get(8..12) == Some(&[0; 4]) => {
-                image_sectors(&payload, 12, whole)
-            }
-            _ => None,
-        };
-        sectors.extend(image.unwrap_or_default());
+        let image = Image::of_state(meta, kind, position, &payload).ok().flatten();
+        sectors.extend(image.into_iter().flat_map(|image| image.sectors));
         Ok(())
     })?;
     sectors.iter().try_for_each(|(sector, bytes)| pager.write_sectors(*sector, bytes, Purpose::Recovery))

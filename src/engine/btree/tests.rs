@@ -1,13 +1,20 @@
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
+use super::admission::RETRY_AFTER;
+use super::source::Loaded;
+use super::tree::Stop;
+use super::units::{FIRST_UNIT, UNIT_BYTES};
 use super::*;
 use crate::base::clock::{ManualClock, SystemClock};
 use crate::base::prng::Prng;
 use crate::disk::{Fault, Faulty, Kind as Request, Latch, Metered, SimDisk, Tear};
-use crate::engine::Operation;
-use crate::engine::{Common, MemEngine, PageCount, PageKind, PageTraffic, Worker, run, settle, sync};
+use crate::engine::wal::FIRST_KIND;
+use crate::engine::{
+    Cause, Common, MemEngine, Operation, PageCause, PageCount, PageKind, PageTraffic, Worker, run, settle,
+    sync,
+};
 
 mod bounds;
 mod buffer;
@@ -138,4 +145,9 @@ fn fill(engine: &BtreeEngine, count: u32, value_bytes: usize) {
         batch.put(long_key(key), vec![key as u8; value_bytes]);
         apply(engine, &batch).unwrap();
     }
+}
+
+/// Bytes that opening would replay.
+fn log_bytes(engine: &BtreeEngine) -> u64 {
+    engine.core.log_bytes(&engine.core.tree.read())
 }

@@ -4,14 +4,54 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use parking_lot::Mutex;
+
+use super::core::Core;
 use super::freemap::Run;
-use super::meta::{Counts, FILE};
+use super::meta::Counts;
 use super::page::{Page, Stored};
 use super::pager::Pager;
 use super::tree::Tree;
-use super::{FIRST_UNIT, UNIT_BYTES};
+use super::units::{FILE, FIRST_UNIT, UNIT_BYTES};
 use crate::disk::Purpose;
-use crate::engine::{Error, Result};
+use crate::engine::{Done, Error, Result};
+
+/// Verifies when it is asked to.
+pub struct Verifier {
+    core: Arc<Core>,
+    asked: Mutex<Vec<Done>>,
+}
+
+impl Verifier {
+    /// One for `core`.
+    pub fn new(core: Arc<Core>) -> Verifier {
+        Verifier { core, asked: Mutex::default() }
+    }
+
+    /// `done` hears of the next verification.
+    pub fn ask(&self, done: Done) {
+        self.asked.lock().push(done);
+    }
+
+    /// Whether anybody waits for one.
+    pub fn is_asked(&self) -> bool {
+        !self.asked.lock().is_empty()
+    }
+
+    /// Verifies for all who wait.
+    pub fn answer(&self) {
+        let asked = std::mem::take(&mut *self.asked.lock());
+        let result = self.verify();
+        asked.into_iter().for_each(|done| done(result.clone()));
+    }
+
+    /// Checks everything. Batches wait meanwhile (in [`Tier::Memory`](crate::engine::Tier::Memory) they answer
+    /// [`Error::WouldBlock`]); reads go on.
+    pub fn verify(&self) -> Result<()> {
+        let _writer = self.core.tree.writer();
+        verify(&self.core.tree.read(), &self.core.pager)
+    }
+}
 
 struct Walk<'a> {
     tree: &'a Tree,
@@ -25,7 +65,7 @@ struct Walk<'a> {
 }
 
 /// Checks `tree`, which must not change meanwhile. Clean pages and values are read from the file, past the pool.
-pub fn verify(tree: &Tree, pager: &Pager) -> Result<()> {
+fn verify(tree: &Tree, pager: &Pager) -> Result<()> {
     let mut walk =
         Walk { tree, pager, used: Vec::new(), pages: HashSet::new(), counts: Counts::default(), last: None };
     if tree.height > 0 {
@@ -36,7 +76,9 @@ pub fn verify(tree: &Tree, pager: &Pager) -> Result<()> {
         return Err(Error::corrupt(FILE, 0, what));
     }
     let mut runs = walk.used;
-    runs.extend(tree.space.unused(&mut |entry| pager.check_map_page(entry, Purpose::Verify))?);
+    runs.extend(
+        tree.space.unused(&mut |entry| pager.check_map_page(entry.unit, entry.crc, Purpose::Verify))?,
+    );
     if let Some(unit) = tree.space.lost_group() {
         return Err(Error::corrupt(
             FILE,

@@ -1,6 +1,6 @@
 //! The bitmap of a group: one bit a unit, set if it is free, in one unit of the file.
 
-use super::super::UNIT_BYTES;
+use crate::engine::btree::units::UNIT_BYTES;
 
 /// Units of a group: as many as a unit has bits, 128 MiB of the file.
 pub const GROUP_UNITS: u64 = UNIT_BYTES * 8;

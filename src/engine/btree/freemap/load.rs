@@ -9,7 +9,7 @@ use super::page::{CHILDREN, Entry, groups_of, height_of};
 use super::{FreeMap, Page, Run};
 use crate::base::varint;
 use crate::engine::Result;
-use crate::engine::btree::{FIRST_UNIT, UNIT_BYTES};
+use crate::engine::btree::units::{FIRST_UNIT, UNIT_BYTES};
 
 /// Units that may be taken from what is in memory before another group is wanted.
 const SLACK_UNITS: u64 = 64;

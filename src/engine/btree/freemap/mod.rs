@@ -37,9 +37,9 @@ mod bits;
 mod changes;
 mod group;
 mod load;
+mod needs;
 mod page;
 mod runs;
-mod steps;
 #[cfg(test)]
 mod tests;
 mod withhold;
@@ -52,11 +52,12 @@ use std::sync::atomic::AtomicU64;
 pub use bits::Bits;
 pub use bits::GROUP_UNITS;
 pub use changes::Changes;
-pub use load::{end_max, read_runs};
+pub use group::GROUP_BYTES;
+pub use load::{Request, end_max, read_runs};
+pub use needs::Needs;
 pub use page::Entry;
-pub use steps::{read_unused, wanted_for};
 
-use super::FIRST_UNIT;
+use super::units::{FILE, FIRST_UNIT, UNIT_BYTES};
 use group::{CLASSES, EXACT_UNITS, Group};
 use page::{groups_of, pages_of, parents_of};
 use runs::parts;
@@ -391,10 +392,9 @@ impl FreeMap {
     /// What of the map cannot be read, in a sentence.
     pub fn damage(&self) -> Option<String> {
         (self.lost_groups > 0).then(|| {
-            let bytes = crate::base::text::human_size(self.lost_groups as u64 * GROUP_UNITS * super::UNIT_BYTES);
-            let file = super::meta::FILE;
+            let bytes = crate::base::text::human_size(self.lost_groups as u64 * GROUP_UNITS * UNIT_BYTES);
             format!(
-                "the free map of {bytes} of {file} cannot be read: what is free there is not used; unmount and run kvfs check --repair"
+                "the free map of {bytes} of {FILE} cannot be read: what is free there is not used; unmount and run kvfs check --repair"
             )
         })
     }

@@ -6,7 +6,7 @@
 
 use super::Run;
 use super::bits::GROUP_UNITS;
-use crate::engine::btree::UNIT_BYTES;
+use crate::engine::btree::units::{FIRST_UNIT, UNIT_BYTES};
 
 /// Pages that one of a level above the first names.
 pub const CHILDREN: usize = UNIT_BYTES as usize / ENTRY_BYTES;
@@ -76,7 +76,7 @@ impl Entry {
         match self.home() {
             None => *self == Entry::default() || *self == Entry::default().lost(),
             Some((start, units)) => {
-                start >= super::super::FIRST_UNIT
+                start >= FIRST_UNIT
                     && self.side < units
                     && start.checked_add(units).is_some_and(|behind| behind <= end)
                     && self.free_units <= most

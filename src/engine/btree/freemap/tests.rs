@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::collections::{BTreeSet, HashMap};
 
-use super::super::UNIT_BYTES;
+use super::super::units::UNIT_BYTES;
 use super::page::{CHILDREN, pages_of};
 use super::*;
 use crate::base::prng::Prng;

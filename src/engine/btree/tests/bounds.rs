@@ -86,7 +86,7 @@ fn puts_that_wait_hold_no_more_of_the_log_than_its_bound_and_cost_no_space_at_op
                 engine.work(Class::Log).unwrap();
             }
             most = most.max(log_file_bytes(&sim));
-            unreleased = unreleased.max(engine.log.unreleased_bytes());
+            unreleased = unreleased.max(engine.core.log.unreleased_bytes());
         }
         assert!(
             engine.shape().tree.unwrap().checkpoints > before + 5,
@@ -133,7 +133,7 @@ fn opening_reads_and_writes_no_more_than_a_few_times_the_log() {
             if step % 10 < 9 {
                 continue;
             }
-            let log_bytes = engine.log.unreleased_bytes();
+            let log_bytes = engine.core.log.unreleased_bytes();
             let metered = Metered::new(sim.kill());
             let opened = Options { dirty_bytes_max: options.dirty_bytes_max / memory, ..options.clone() };
             let _opened = open_on(metered.clone(), &opened).unwrap();
@@ -156,11 +156,11 @@ fn a_single_put_that_waits_lets_the_log_go() {
     for step in 0..300u64 {
         patiently(&engine, &large(step % 50, step as u8)).unwrap();
     }
-    assert_eq!(engine.tree.read().buffer.len(), 1);
-    let behind = engine.log.end() - engine.tree.read().durable.floor;
+    assert_eq!(engine.core.tree.read().buffer.len(), 1);
+    let behind = engine.core.log.end() - engine.core.tree.read().durable.floor;
     assert!(behind <= 2 * options.dirty_bytes_max, "{behind} bytes behind the floor, for 6 MB written");
     let opened = open_on(sim.kill(), &options).unwrap();
-    assert_eq!(opened.tree.read().buffer.len(), 1);
+    assert_eq!(opened.core.tree.read().buffer.len(), 1);
     assert_eq!(contents(&*opened).unwrap(), contents(&*engine).unwrap());
 }
 
@@ -186,7 +186,7 @@ fn a_store_that_was_closed_or_left_alone_is_opened_without_its_log() {
 
 /// Makes the newest meta page of the store one of the format before `replay_all`.
 fn make_old(sim: &SimDisk) {
-    let file = sim.open(meta::FILE).unwrap();
+    let file = sim.open(units::FILE).unwrap();
     let mut meta = pager::read_meta(&*file).unwrap();
     meta.sequence += 1;
     let payload = meta.encode()[crate::engine::frame::HEADER_BYTES..][..19 * 8].to_vec();
@@ -197,8 +197,8 @@ fn make_old(sim: &SimDisk) {
 
 /// Freezes and brings a checkpoint to its end, without a sweep.
 fn checkpoint_without_sweep(engine: &BtreeEngine) {
-    let mut job = Some(engine.freeze("command", &mut Vec::new(), false).unwrap());
-    while !engine.advance(job.as_mut().unwrap()).unwrap() {}
+    let mut job = Some(engine.checkpointer.freeze("command", false).unwrap());
+    while !engine.checkpointer.advance(job.as_mut().unwrap()).unwrap() {}
 }
 
 #[test]
@@ -210,10 +210,10 @@ fn a_log_of_an_older_store_is_replayed_whole() {
         // An older program logged a delete again that it had set aside; the pages lack it.
         let mut delete = Batch::new(0);
         delete.delete([b"large".as_slice(), &3u64.to_be_bytes()].concat());
-        engine.log.append_batch(FIRST_KIND, Purpose::Wal, &delete).unwrap();
+        engine.core.log.append_batch(FIRST_KIND, Purpose::Wal, &delete).unwrap();
         patiently(&engine, &large(4, 44)).unwrap();
         checkpoint_without_sweep(&engine);
-        let state = engine.tree.read().durable;
+        let state = engine.core.tree.read().durable;
         assert!(state.floor < state.position);
         let disk = sim.kill();
         if is_old {

@@ -34,7 +34,7 @@ fn small_work<'a>(modes: &'a [Torn], seed: u64, steps: u64) -> Work<'a> {
 }
 
 fn waiting(engine: &BtreeEngine) -> u64 {
-    engine.tree.read().buffer.len()
+    engine.core.tree.read().buffer.len()
 }
 
 #[test]
@@ -89,7 +89,7 @@ fn puts_that_wait_are_seen_like_any_others() {
                 18 if step % 8 == 0 => {
                     run(&*engine, Command::Checkpoint).unwrap();
                     assert_eq!(waiting(&engine), 0, "{what}");
-                    assert_eq!(engine.log_bytes(), 0, "{what}");
+                    assert_eq!(log_bytes(&engine), 0, "{what}");
                     run(&*engine, Command::Verify).unwrap();
                 }
                 19 if step % 8 == 0 => {
@@ -167,7 +167,7 @@ fn a_full_disk_makes_no_put_wait_for_ever_and_loses_none() {
         if let Err(error) = &result {
             assert!(matches!(error, Error::NoSpace), "allocation {nth}: {error}");
         }
-        if sim.list().unwrap().iter().any(|info| info.name == meta::FILE) {
+        if sim.list().unwrap().iter().any(|info| info.name == units::FILE) {
             let engine = recovered_in(&crowded(), sim.kill(), &history, &format!("allocation {nth}"));
             run(&*engine, Command::Checkpoint).unwrap();
             run(&*engine, Command::Verify).unwrap();
@@ -218,14 +218,14 @@ fn puts_in_random_order_write_a_page_for_many() {
 
 /// The units on the way to `number`, root first.
 fn way_to(engine: &BtreeEngine, number: u64) -> Vec<u64> {
-    let tree = engine.tree.read();
+    let tree = engine.core.tree.read();
     let mut loaded = Loaded::default();
     loop {
         let mut way = Vec::new();
-        match tree.leaf(&engine.pager, &loaded, &number.to_be_bytes(), |unit, _| way.push(unit)) {
+        match tree.leaf(&engine.core.pager, &loaded, &number.to_be_bytes(), |unit, _| way.push(unit)) {
             Ok(_) => return way,
             Err(Stop::Miss(miss)) => {
-                let (unit, piece) = engine.pager.read(miss, Purpose::Get).unwrap();
+                let (unit, piece) = engine.core.pager.read(miss, Purpose::Get).unwrap();
                 loaded.add(tree.epoch, unit, piece);
             }
             Err(Stop::Failed(error)) => panic!("{error}"),
@@ -235,7 +235,7 @@ fn way_to(engine: &BtreeEngine, number: u64) -> Vec<u64> {
 
 /// Turns bits of the page at `unit`, or turns them back.
 fn turn(sim: &SimDisk, unit: u64) {
-    (0..64).for_each(|bit| assert!(sim.flip_bit(meta::FILE, (unit * UNIT_BYTES + 100) * 8 + bit)));
+    (0..64).for_each(|bit| assert!(sim.flip_bit(units::FILE, (unit * UNIT_BYTES + 100) * 8 + bit)));
 }
 
 /// Random puts until a whole sweep must have passed; how many were refused.
@@ -280,16 +280,16 @@ fn a_page_that_cannot_be_read_stops_nothing_but_its_own_keys() {
             batch.put(10u64.to_be_bytes().to_vec(), vec![9; 100]);
             assert!(matches!(engine.apply(&batch, Tier::Disk), Err(Error::Corrupt { .. })), "{what}");
             let sentence = engine.shape().damage.unwrap();
-            assert!(sentence.contains(meta::FILE) && sentence.contains("check --repair"), "{sentence}");
+            assert!(sentence.contains(units::FILE) && sentence.contains("check --repair"), "{sentence}");
         };
         check(&engine, "at once");
         // Checkpoints succeed, and what is set aside neither holds the log nor makes work.
         for round in 0..3 {
             busy_hours(&engine, 500);
             run(&*engine, Command::Checkpoint).unwrap();
-            assert_eq!(engine.log_bytes(), 0, "round {round}");
+            assert_eq!(log_bytes(&engine), 0, "round {round}");
             assert!(!engine.is_dirty());
-            let kept = engine.log.end() - engine.tree.read().durable.floor;
+            let kept = engine.core.log.end() - engine.core.tree.read().durable.floor;
             assert!(kept < 200 << 10, "round {round}: {kept} bytes of log for what was set aside");
         }
         check(&engine, "after checkpoints");
@@ -401,7 +401,7 @@ fn a_sweep_that_ends_late_does_not_ask_for_log_that_is_gone() {
     (0..300).for_each(|number| put(&engine, number * 5, 2));
     assert_eq!(waiting(&engine), 300);
     // A sweep has begun when what it is for leaves the buffer by another way, and a checkpoint lets go of the log.
-    engine.sweep_some().unwrap();
+    engine.sweeper.step().unwrap();
     for number in 0..300u64 {
         let mut batch = Batch::new(1);
         batch.delete((number * 5).to_be_bytes().to_vec());
@@ -409,15 +409,15 @@ fn a_sweep_that_ends_late_does_not_ask_for_log_that_is_gone() {
     }
     assert_eq!(waiting(&engine), 0);
     run(&*engine, Command::Checkpoint).unwrap();
-    let floor = engine.tree.read().durable.floor;
+    let floor = engine.core.tree.read().durable.floor;
     (0..20).for_each(|number| put(&engine, number * 7, 3));
     while waiting(&engine) > 0 {
-        engine.sweep_some().unwrap();
+        engine.sweeper.step().unwrap();
     }
     put(&engine, 1, 4);
-    let mut job = Some(engine.freeze("command", &mut Vec::new(), false).unwrap());
-    while !engine.advance(job.as_mut().unwrap()).unwrap() {}
-    assert!(engine.tree.read().durable.floor >= floor);
+    let mut job = Some(engine.checkpointer.freeze("command", false).unwrap());
+    while !engine.checkpointer.advance(job.as_mut().unwrap()).unwrap() {}
+    assert!(engine.core.tree.read().durable.floor >= floor);
     let engine = open_on(sim.kill(), &options).unwrap();
     assert_eq!(engine.get(&1u64.to_be_bytes(), Tier::Disk).unwrap().unwrap(), vec![4; 100]);
     run(&*engine, Command::Verify).unwrap();

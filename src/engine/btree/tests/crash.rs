@@ -305,7 +305,7 @@ fn a_full_disk_refuses_batches_and_leaves_the_store_whole() {
             Err(error) => panic!("capacity {capacity}: {error}"),
             Ok(()) => {}
         }
-        if sim.list().unwrap().iter().any(|info| info.name == meta::FILE) {
+        if sim.list().unwrap().iter().any(|info| info.name == units::FILE) {
             let again = sim.kill();
             again.set_capacity(None);
             let engine = recovered(again, &history, &format!("capacity {capacity}"));

@@ -1,5 +1,6 @@
 //! Damage behind good checksums: what a check must name, and what nobody may stumble over.
 
+use super::page::Extent;
 use super::*;
 use crate::engine::btree::meta::{Counts, MapPlace, Meta};
 use crate::engine::btree::page::{HEADER_BYTES, Page, Stored, checksum};
@@ -40,7 +41,7 @@ struct Image {
 impl Image {
     fn of(sim: &SimDisk) -> Image {
         let sim = sim.kill();
-        let file = sim.open(meta::FILE).unwrap();
+        let file = sim.open(units::FILE).unwrap();
         let mut bytes = vec![0; file.size().unwrap() as usize];
         file.read_at(Purpose::Recovery, 0, &mut bytes).unwrap();
         let meta = Meta::newest(&bytes).unwrap();
@@ -116,7 +117,7 @@ impl Image {
     fn disk(mut self) -> Arc<SimDisk> {
         let (at, slot) = (self.meta.offset() as usize, self.meta.encode());
         self.bytes[at..at + slot.len()].copy_from_slice(&slot);
-        let file = self.sim.open(meta::FILE).unwrap();
+        let file = self.sim.open(units::FILE).unwrap();
         file.write_at(Purpose::Recovery, 0, &self.bytes).unwrap();
         self.sim
     }
@@ -405,7 +406,7 @@ fn a_turned_bit_in_the_double_write_area_is_refused_when_it_is_needed_and_ignore
         // Of what is kept behind the copies, a little.
         let size = file.size().unwrap().min(32 << 10);
         let mut bytes = vec![0; 4096 + 512];
-        sim.open(meta::FILE).unwrap().read_at(Purpose::Recovery, 0, &mut bytes).unwrap();
+        sim.open(units::FILE).unwrap().read_at(Purpose::Recovery, 0, &mut bytes).unwrap();
         let meta = Meta::newest(&bytes).unwrap();
         let mut prng = Prng::new(stop);
         for _ in 0..6 {
@@ -448,7 +449,7 @@ fn a_disk_that_is_full_at_any_allocation_leaves_the_store_whole() {
                 assert!(nth > 3, "{torn:?} asked for space {nth} times");
                 break;
             }
-            if sim.list().unwrap().iter().any(|info| info.name == meta::FILE) {
+            if sim.list().unwrap().iter().any(|info| info.name == units::FILE) {
                 let what = format!("{torn:?} allocation {nth}");
                 let engine = recovered_in(&with(torn), sim.kill(), &history, &what);
                 run(&*engine, Command::Checkpoint).unwrap();
@@ -472,11 +473,11 @@ fn a_turned_bit_is_never_served() {
     }
     engine.close().unwrap();
     drop(engine);
-    let file_bytes = sim.open(meta::FILE).unwrap().size().unwrap();
+    let file_bytes = sim.open(units::FILE).unwrap().size().unwrap();
     let mut caught = 0;
     for _ in 0..400 {
         let damaged = sim.kill();
-        damaged.flip_bit(meta::FILE, prng.below(file_bytes * 8));
+        damaged.flip_bit(units::FILE, prng.below(file_bytes * 8));
         let Ok(engine) = open_on(damaged, &options) else {
             caught += 1;
             continue;
@@ -485,7 +486,7 @@ fn a_turned_bit_is_never_served() {
             Ok(found) => assert_eq!(found, model),
             Err(Error::Corrupt { file, .. }) => {
                 caught += 1;
-                assert_eq!(file, meta::FILE);
+                assert_eq!(file, units::FILE);
                 assert!(matches!(run(&*engine, Command::Verify), Err(Error::Corrupt { .. })));
             }
             Err(error) => panic!("{error}"),

@@ -58,7 +58,7 @@ fn random_operations_match_the_model() {
                 16 | 17 => drop(engine.work(Class::Flush).unwrap()),
                 // In whatever state a checkpoint on its way may be.
                 18 if prng.one_in(2) => {
-                    engine.verify().unwrap_or_else(|e| panic!("seed {seed} step {step}: {e}"))
+                    engine.verifier.verify().unwrap_or_else(|e| panic!("seed {seed} step {step}: {e}"))
                 }
                 18 if prng.one_in(3) => run(&*engine, Command::Checkpoint).unwrap(),
                 18 if prng.one_in(3) => run(&*engine, Command::Compact).unwrap(),

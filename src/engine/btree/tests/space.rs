@@ -1,6 +1,7 @@
 //! Joined pages, compaction, and the end of the file.
 
 use super::*;
+use crate::base::journal::Field;
 
 #[test]
 fn sparse_neighbours_join_until_pages_are_well_filled() {
@@ -24,7 +25,7 @@ fn compaction_cuts_the_file_to_what_is_in_use() {
     for torn in TORN {
         let sim = SimDisk::new();
         let engine = open_on(sim.clone(), &with(torn)).unwrap();
-        let size = || sim.open(meta::FILE).unwrap().size().unwrap();
+        let size = || sim.open(units::FILE).unwrap().size().unwrap();
         fill(&engine, 600, 5000);
         run(&*engine, Command::Checkpoint).unwrap();
         let full = size();
@@ -47,14 +48,14 @@ fn compaction_cuts_the_file_to_what_is_in_use() {
             }
             assert!(steps < 2000);
             if steps.is_multiple_of(16) {
-                engine.verify().unwrap();
+                engine.verifier.verify().unwrap();
                 assert_eq!(contents(&*engine).unwrap(), model);
             }
         }
         run(&*engine, Command::Compact).unwrap();
         run(&*engine, Command::Verify).unwrap();
         assert_eq!(contents(&*engine).unwrap(), model);
-        let used = engine.tree.read().space.used_units() * UNIT_BYTES;
+        let used = engine.core.tree.read().space.used_units() * UNIT_BYTES;
         assert!(size() < used + used / 8 + (100 << 10), "{torn:?}: {full} {loose} {} used {used}", size());
         assert!(size() < full / 4 && steps > 10, "{torn:?}: {full} {loose} {}", size());
         let engine = open_on(sim.crash(1), &tiny()).unwrap();
@@ -88,8 +89,8 @@ fn with_small_holes(sim: &Arc<SimDisk>, options: &Options) -> (Arc<BtreeEngine>,
 
 /// What a compacted file may take at most.
 fn compacted_bytes_max(engine: &BtreeEngine) -> u64 {
-    let used = engine.tree.read().space.used_units();
-    let ahead = recovery::growth_units(&engine.options, engine.tree.read().space.end());
+    let used = engine.core.tree.read().space.used_units();
+    let ahead = growth::growth_units(&engine.core.options, engine.core.tree.read().space.end());
     (FIRST_UNIT + used + used / 32 + 16 + ahead) * UNIT_BYTES
 }
 
@@ -99,14 +100,14 @@ fn holes_that_are_too_small_for_a_page_do_not_keep_the_file_long() {
         let sim = SimDisk::new();
         let options = Options { page_bytes: 16 << 10, dirty_bytes_max: 1 << 20, torn, ..large() };
         let (engine, model) = with_small_holes(&sim, &options);
-        let size = || sim.open(meta::FILE).unwrap().size().unwrap();
+        let size = || sim.open(units::FILE).unwrap().size().unwrap();
         let loose = size();
         run(&*engine, Command::Compact).unwrap();
         run(&*engine, Command::Verify).unwrap();
         let bound = compacted_bytes_max(&engine);
         assert!(size() <= bound && size() < loose / 3, "{torn:?}: {loose} -> {}, at most {bound}", size());
         assert_eq!(contents(&*engine).unwrap(), model);
-        let events = engine.journal.events();
+        let events = engine.core.journal.events();
         let ended = events.iter().rev().find(|event| event.name == "compact").unwrap();
         let field = |name: &str| match ended.fields.iter().find(|(field, _)| *field == name) {
             Some((_, Field::Count(count))) => *count,
@@ -130,15 +131,15 @@ fn what_cannot_be_read_keeps_no_compaction_from_the_rest() {
         ..large()
     };
     let (engine, model) = with_small_holes(&sim, &options);
-    let size = || sim.open(meta::FILE).unwrap().size().unwrap();
+    let size = || sim.open(units::FILE).unwrap().size().unwrap();
     let loose = size();
     // A leaf in the middle of the first group, and the value of another.
     let (leaf, value) = {
         let mut loaded = Loaded::default();
-        let tree = engine.tree.read();
+        let tree = engine.core.tree.read();
         let mut find = |key: u32| loop {
             let (mut unit, mut extent) = (0, None);
-            let walked = tree.leaf(&engine.pager, &loaded, &long_key(key), |at, page| {
+            let walked = tree.leaf(&engine.core.pager, &loaded, &long_key(key), |at, page| {
                 unit = at;
                 if let (true, Ok(index)) = (page.is_leaf(), page.search(&long_key(key)))
                     && let page::Stored::Extent(found) = page.stored(index)
@@ -149,7 +150,7 @@ fn what_cannot_be_read_keeps_no_compaction_from_the_rest() {
             match walked {
                 Ok(_) => return (unit, extent.unwrap()),
                 Err(Stop::Miss(miss)) => {
-                    let (unit, piece) = engine.pager.read(miss, Purpose::Get).unwrap();
+                    let (unit, piece) = engine.core.pager.read(miss, Purpose::Get).unwrap();
                     loaded.add(tree.epoch, unit, piece);
                 }
                 Err(Stop::Failed(error)) => panic!("{error}"),
@@ -158,19 +159,21 @@ fn what_cannot_be_read_keeps_no_compaction_from_the_rest() {
         (find(1001).0, find(5701).1)
     };
     for unit in [leaf, value] {
-        assert!(sim.flip_bit(meta::FILE, (unit * UNIT_BYTES + 9) * 8));
+        assert!(sim.flip_bit(units::FILE, (unit * UNIT_BYTES + 9) * 8));
     }
     run(&*engine, Command::Compact).unwrap();
     // All that lies as far behind is that value, which stays where it is.
-    assert_eq!(engine.tree.read().space.end(), value + 5);
+    assert_eq!(engine.core.tree.read().space.end(), value + 5);
     assert!(size() < loose);
     let free = {
-        let tree = engine.tree.read();
-        tree.space.unused(&mut |entry| engine.pager.check_map_page(entry, Purpose::Verify)).unwrap()
+        let tree = engine.core.tree.read();
+        tree.space
+            .unused(&mut |entry| engine.core.pager.check_map_page(entry.unit, entry.crc, Purpose::Verify))
+            .unwrap()
     };
     assert!(free.iter().any(|(_, units)| *units > 5000));
     for unit in [leaf, value] {
-        assert!(sim.flip_bit(meta::FILE, (unit * UNIT_BYTES + 9) * 8));
+        assert!(sim.flip_bit(units::FILE, (unit * UNIT_BYTES + 9) * 8));
     }
     assert_eq!(contents(&*engine).unwrap(), model);
     run(&*engine, Command::Verify).unwrap();
@@ -180,7 +183,7 @@ fn what_cannot_be_read_keeps_no_compaction_from_the_rest() {
 fn a_file_whose_end_became_free_is_cut_at_a_checkpoint() {
     let sim = SimDisk::new();
     let engine = open_on(sim.clone(), &tiny()).unwrap();
-    let size = || sim.open(meta::FILE).unwrap().size().unwrap();
+    let size = || sim.open(units::FILE).unwrap().size().unwrap();
     fill(&engine, 300, 9000);
     run(&*engine, Command::Checkpoint).unwrap();
     let full = size();

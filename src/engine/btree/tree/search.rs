@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::UNIT_BYTES;
-use super::meta::FILE;
-use super::page::{Extent, Page, Stored};
-use super::pager::{Loaded, Pager, Piece};
-use super::tree::{Miss, Stop, Tree};
-use super::value::Value;
+use super::{Stop, Tree};
 use crate::engine::Error;
+use crate::engine::btree::aside::Part;
+use crate::engine::btree::page::{Extent, Page, Stored};
+use crate::engine::btree::source::{Loaded, Miss, PageSource, Piece};
+use crate::engine::btree::units::{FILE, UNIT_BYTES};
+use crate::engine::btree::value::Value;
 
 /// The value of an entry that a scan collected.
 pub enum Item {
@@ -73,10 +73,16 @@ fn missing(epoch: u64, loaded: &Loaded, miss: Miss) -> Stop {
 
 impl Tree {
     /// The page at `unit`, which must be of `level`.
-    pub fn page(&self, pager: &Pager, loaded: &Loaded, unit: u64, level: u64) -> Result<Arc<Page>, Stop> {
+    pub fn page(
+        &self,
+        source: &impl PageSource,
+        loaded: &Loaded,
+        unit: u64,
+        level: u64,
+    ) -> Result<Arc<Page>, Stop> {
         let page = match self.changed_page(unit) {
             Some(page) => page.clone(),
-            None => match loaded.get(self.epoch, unit).cloned().or_else(|| pager.pooled(unit)) {
+            None => match loaded.get(self.epoch, unit).cloned().or_else(|| source.pooled(unit)) {
                 Some(Piece::Page(page)) => page,
                 Some(Piece::Value(_)) => return Err(damaged(unit, "a value where a page is referred to")),
                 None => return Err(missing(self.epoch, loaded, Miss::Page(unit))),
@@ -98,7 +104,7 @@ impl Tree {
         self.values.get(&extent.unit).or_else(|| self.frozen.as_ref()?.values.get(&extent.unit))
     }
 
-    pub(super) fn value(&self, pager: &Pager, loaded: &Loaded, extent: Extent) -> Result<Bytes, Stop> {
+    pub fn value(&self, source: &impl PageSource, loaded: &Loaded, extent: Extent) -> Result<Bytes, Stop> {
         if !extent.is_possible() {
             return Err(damaged(0, "an extent whose length does not fit its units, or nowhere"));
         }
@@ -108,7 +114,7 @@ impl Tree {
             }
             return Ok(value.bytes.clone());
         }
-        match loaded.get(self.epoch, extent.unit).cloned().or_else(|| pager.pooled(extent.unit)) {
+        match loaded.get(self.epoch, extent.unit).cloned().or_else(|| source.pooled(extent.unit)) {
             Some(Piece::Value(value)) if value.is_of(&extent) => Ok(value.bytes),
             Some(Piece::Page(_)) => Err(damaged(extent.unit, "a page where a value is referred to")),
             // Another value: reading this one says what is wrong.
@@ -118,16 +124,16 @@ impl Tree {
 
     /// The leaf for `key` and the first key behind its range; `None` for an empty tree. `visit` sees every page on the way, the
     /// leaf among them.
-    pub(super) fn leaf(
+    pub fn leaf(
         &self,
-        pager: &Pager,
+        source: &impl PageSource,
         loaded: &Loaded,
         key: &[u8],
         mut visit: impl FnMut(u64, &Arc<Page>),
     ) -> Result<Option<Leaf>, Stop> {
         let (mut unit, mut end) = (self.root, None);
         for level in (0..self.height).rev() {
-            let page = self.page(pager, loaded, unit, level)?;
+            let page = self.page(source, loaded, unit, level)?;
             visit(unit, &page);
             if level == 0 {
                 return Ok(Some((page, end)));
@@ -147,15 +153,15 @@ impl Tree {
     }
 
     /// The value of `key`, if it is present.
-    pub fn find(&self, pager: &Pager, loaded: &Loaded, key: &[u8]) -> Result<Option<Bytes>, Stop> {
+    pub fn find(&self, source: &impl PageSource, loaded: &Loaded, key: &[u8]) -> Result<Option<Bytes>, Stop> {
         if let Some(change) = self.buffer.change(key) {
             return Ok(change.map(Bytes::copy_from_slice));
         }
-        let Some((leaf, _)) = self.leaf(pager, loaded, key, |_, _| {})? else { return Ok(None) };
+        let Some((leaf, _)) = self.leaf(source, loaded, key, |_, _| {})? else { return Ok(None) };
         match leaf.search(key).map(|index| leaf.stored(index)) {
             Err(_) => Ok(None),
             Ok(Stored::Inline(value)) => Ok(Some(Bytes::copy_from_slice(value))),
-            Ok(Stored::Extent(extent)) => self.value(pager, loaded, extent).map(Some),
+            Ok(Stored::Extent(extent)) => self.value(source, loaded, extent).map(Some),
         }
     }
 
@@ -163,7 +169,7 @@ impl Tree {
     /// reach `absent_bytes_max`.
     pub fn collect(
         &self,
-        pager: &Pager,
+        source: &impl PageSource,
         loaded: &Loaded,
         start: &[u8],
         end: Option<&[u8]>,
@@ -171,7 +177,7 @@ impl Tree {
         absent_bytes_max: usize,
     ) -> Result<Chunk, Stop> {
         let mut chunk = Chunk::default();
-        let leaf = self.leaf(pager, loaded, start, |_, _| {})?;
+        let leaf = self.leaf(source, loaded, start, |_, _| {})?;
         let (leaf, next) = leaf.map_or((None, None), |(leaf, next)| (Some(leaf), next));
         // What ends first: the scan or the leaf's range.
         let limit = match (end, next.as_deref()) {
@@ -218,7 +224,7 @@ impl Tree {
                 match stored.next() {
                     None => break,
                     Some((_, Stored::Inline(value))) => Item::Inline(chunk.keep(value)),
-                    Some((_, Stored::Extent(extent))) => match self.value(pager, loaded, extent) {
+                    Some((_, Stored::Extent(extent))) => match self.value(source, loaded, extent) {
                         Ok(value) => Item::Ready(value),
                         Err(Stop::Miss(_)) => {
                             absent_bytes += extent.bytes as usize;
@@ -232,5 +238,64 @@ impl Tree {
         }
         chunk.next = next.filter(|next| end.is_none_or(|end| next.as_slice() < end));
         Ok(chunk)
+    }
+
+    /// The part of the tree around `key` whose page cannot be read, as far as `loaded` knows; `None` if the way to the leaf is
+    /// whole, or not in memory.
+    pub fn unreadable_part(&self, source: &impl PageSource, loaded: &Loaded, key: &[u8]) -> Option<Part> {
+        let (mut unit, mut start, mut end) = (self.root, Vec::new(), None);
+        for level in (0..self.height).rev() {
+            let page = match self.page(source, loaded, unit, level) {
+                Ok(page) => page,
+                Err(Stop::Failed(error)) => return Some(Part { start, end, unit, error }),
+                Err(Stop::Miss(_)) => return None,
+            };
+            if level > 0 {
+                let index = page.child_index(key);
+                if index > 0 {
+                    start = page.key(index - 1).to_vec();
+                }
+                if index < page.count() {
+                    end = Some(page.key(index).to_vec());
+                }
+                unit = page.child(index);
+            }
+        }
+        None
+    }
+
+    /// Leaves from `unit` on, which lies on the way to `key`, that must be read before `end`, too, and lie one behind the
+    /// other: at most `count_max`, `unit` among them.
+    pub fn leaves_in_a_row(
+        &self,
+        source: &impl PageSource,
+        loaded: &Loaded,
+        (key, end): (&[u8], Option<&[u8]>),
+        unit: u64,
+        count_max: usize,
+    ) -> usize {
+        let mut parent = self.root;
+        for level in (1..self.height).rev() {
+            let Ok(page) = self.page(source, loaded, parent, level) else { return 1 };
+            let index = page.child_index(key);
+            if level > 1 {
+                parent = page.child(index);
+                continue;
+            }
+            let is_next = |nth: &usize| {
+                let child = unit + *nth as u64 * self.page_units();
+                index + nth <= page.count()
+                    && end.is_none_or(|end| page.key(index + nth - 1) < end)
+                    && page.child(index + nth) == child
+                    && self.changed_page(child).is_none()
+                    && !source.has(child)
+            };
+            return if page.child(index) == unit {
+                1 + (1..count_max).take_while(is_next).count()
+            } else {
+                1
+            };
+        }
+        1
     }
 }

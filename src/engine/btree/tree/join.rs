@@ -4,30 +4,30 @@
 //! not split it again at once. A sparse page with two full neighbours stays: moving cells between them would write three pages to
 //! free none.
 
-use super::page::Page;
-use super::pager::{Loaded, Pager};
-use super::tree::{Pins, Stop, Tree};
+use super::{Pins, Stop, Tree};
 use crate::engine::PageCause;
+use crate::engine::btree::page::Page;
+use crate::engine::btree::source::{Loaded, PageSource};
 
 impl Tree {
     /// Pins both neighbours of every sparse page on the way to `key`.
     pub(super) fn pin_neighbours(
         &self,
-        pager: &Pager,
+        source: &impl PageSource,
         loaded: &Loaded,
         key: &[u8],
         pins: &mut Pins,
     ) -> Result<(), Stop> {
         let mut unit = self.root;
         for level in (1..self.height).rev() {
-            let parent = self.page(pager, loaded, unit, level)?;
+            let parent = self.page(source, loaded, unit, level)?;
             let index = parent.child_index(key);
             unit = parent.child(index);
-            if self.page(pager, loaded, unit, level - 1)?.is_sparse() {
+            if self.page(source, loaded, unit, level - 1)?.is_sparse() {
                 for near in [index.wrapping_sub(1), index + 1] {
                     if near <= parent.count() {
                         let near = parent.child(near);
-                        let page = match self.page(pager, loaded, near, level - 1) {
+                        let page = match self.page(source, loaded, near, level - 1) {
                             // One that cannot be read joins nobody; that is no reason not to delete here.
                             Err(Stop::Failed(_)) => continue,
                             other => other?,
@@ -43,7 +43,7 @@ impl Tree {
     }
 
     /// Joins the sparse pages on the way to `key` with neighbours, as far as these are resident.
-    pub(super) fn join_sparse(&mut self, key: &[u8], pins: &mut Pins, pager: &Pager) {
+    pub(super) fn join_sparse(&mut self, key: &[u8], pins: &mut Pins, source: &impl PageSource) {
         let mut way = Vec::new();
         let mut unit = self.root;
         for _ in 1..self.height {
@@ -56,18 +56,18 @@ impl Tree {
         while let Some((parent, index)) = way.pop() {
             let sparse = self.resident(unit, pins).is_some_and(|page| page.is_sparse());
             if !sparse
-                || !(index > 0 && self.join(parent, index - 1, pins, pager)
-                    || self.join(parent, index, pins, pager))
+                || !(index > 0 && self.join(parent, index - 1, pins, source)
+                    || self.join(parent, index, pins, source))
             {
                 return;
             }
             unit = parent;
         }
-        self.lower_root(pins, pager);
+        self.lower_root(pins, source);
     }
 
     /// Joins children `index` and `index + 1` of `parent`; false, and nothing has changed, if that cannot be.
-    fn join(&mut self, parent: u64, index: usize, pins: &mut Pins, pager: &Pager) -> bool {
+    fn join(&mut self, parent: u64, index: usize, pins: &mut Pins, source: &impl PageSource) -> bool {
         let Some(page) = self.resident(parent, pins) else { return false };
         if index >= page.count() {
             return false;
@@ -89,11 +89,11 @@ impl Tree {
         if !joined.absorb(&separator, &right_page) {
             return false;
         }
-        let page = self.page_mut(left, PageCause::Merge, pins, pager);
+        let page = self.page_mut(left, PageCause::Merge, pins, source);
         joined.set_cause(page.cause());
         *page = joined;
-        self.remove_page(right, right_page.is_leaf(), pager);
-        self.page_mut(parent, PageCause::Merge, pins, pager).remove_child(index + 1);
+        self.remove_page(right, right_page.is_leaf(), source);
+        self.page_mut(parent, PageCause::Merge, pins, source).remove_child(index + 1);
         true
     }
 }

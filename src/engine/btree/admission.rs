@@ -1,0 +1,141 @@
+//! Admission: whether a batch may come in, and space in the file for it before it does.
+
+use std::time::Duration;
+
+use super::bound::LogRoom;
+use super::freemap::Needs;
+use super::options::Torn;
+use super::tree::Tree;
+use super::units::UNIT_BYTES;
+use super::writer::Writer;
+use crate::engine::wal::{RECORD_OVERHEAD_BYTES, SPARES_IDLE};
+use crate::engine::{Batch, Cause, Class, Error, Result, SpaceClaim, Tier};
+
+/// How often in a row sweeps or checkpoints may fail before a delete is told.
+const TRIES_FOR_SPACE: u32 = 4;
+/// When a refused batch is worth another try, if no bell rings before.
+pub const RETRY_AFTER: Duration = Duration::from_millis(20);
+
+impl Writer {
+    /// Refuses a batch that is over a limit, and takes space for what it needs; `None` if it will wait in the buffer. False if it may not
+    /// wait, since only what it needs now is known to fit.
+    pub(super) fn make_room(&self, batch: &Batch, needs: Option<Needs>, tier: Tier) -> Result<bool> {
+        let bytes_max = self.core.options.dirty_bytes_max;
+        let (is_full, image_bytes, owed_bytes, inside_bytes) = {
+            let tree = self.core.tree.read();
+            let is_full =
+                tree.dirty_bytes() >= bytes_max || needs.is_none() && self.bounds.is_too_much_waiting(&tree);
+            (is_full, tree.image_bytes_max(), tree.buffer_owes(), Self::inside_bytes(&tree))
+        };
+        if is_full {
+            return Err(self.busy(Cause::DirtyPages, batch));
+        }
+        // What goes to the log at once: in one mode the leaf of every operation, too.
+        let mut bytes = batch.bytes();
+        if self.core.options.torn == Torn::Image {
+            bytes += batch.operations().len() as u64 * self.core.pager.page_bytes() as u64;
+        }
+        let record_bytes = bytes + RECORD_OVERHEAD_BYTES;
+        let pages = needs.map_or(0, |needs| needs.pages);
+        if let LogRoom::Full { for_all } = self.bounds.log_room(record_bytes, pages) {
+            if for_all {
+                self.sweeper.want_all();
+            }
+            return Err(self.busy(Cause::LogSpace, batch));
+        }
+        let owed_bytes_max = image_bytes + owed_bytes;
+        let claim = match () {
+            () if batch.uses_reserve => SpaceClaim::Release,
+            () if self.fits_inside(inside_bytes, bytes + owed_bytes_max) => SpaceClaim::Inside,
+            () => SpaceClaim::Growth,
+        };
+        let is_held = |needs: Needs| match claim {
+            SpaceClaim::Growth => false,
+            SpaceClaim::Inside => {
+                self.has_units(needs, owed_bytes) && self.bounds.is_held(batch.encoded_bytes_max(), needs)
+            }
+            SpaceClaim::Release => self.bounds.is_held(batch.encoded_bytes_max(), needs),
+        };
+        let admit = || self.core.guard.admit(bytes, owed_bytes_max, claim);
+        let admitted = match admit() {
+            Err(Error::NoSpace) if needs.is_none() && claim != SpaceClaim::Growth => return Ok(false),
+            Err(Error::NoSpace) if needs.is_some_and(is_held) => Ok(()),
+            // Where others take every byte of the disk, what it gives back is gone: the log keeps what it needs to go on.
+            Err(Error::NoSpace) if self.core.log.give_back_but(SPARES_IDLE) => admit(),
+            other => other,
+        };
+        match admitted {
+            // The buffer owes the most it can; once it is empty, what is left is known.
+            Err(Error::NoSpace) if owed_bytes > 0 => {
+                self.sweeper.want_all();
+                return Err(self.busy(Cause::DirtyPages, batch));
+            }
+            Err(error) => return Err(self.refused(error, batch)),
+            Ok(()) => {}
+        }
+        let taken = self.core.take_space(needs.unwrap_or_default(), tier);
+        taken.map(|()| true).map_err(|error| self.refused(error, batch))
+    }
+
+    /// Whether the file has units for `needs` and beside them for what sweeps owe, without growing.
+    fn has_units(&self, needs: Needs, owed_bytes: u64) -> bool {
+        let needs = Needs { units: needs.units + owed_bytes / UNIT_BYTES, ..needs };
+        needs.lacking(&self.core.tree.read().space).is_none()
+    }
+
+    /// Bytes of the file that nothing lies in, of `tree`.
+    fn inside_bytes(tree: &Tree) -> u64 {
+        tree.space.available_units() * UNIT_BYTES
+    }
+
+    /// Whether a change of `bytes` surely fits into `inside_bytes` of the file: values are rounded up to units, and pages split. Twice as
+    /// much and some pages are enough.
+    fn fits_inside(&self, inside_bytes: u64, bytes: u64) -> bool {
+        inside_bytes >= 2 * bytes + 8 * self.core.pager.page_bytes() as u64
+    }
+
+    /// What a batch is told for which there is no space: to wait for a checkpoint if that frees a segment of the log or units enough, or
+    /// for a compaction if much of the file is free but not its end, so that it could not be cut. One that gives space back waits as
+    /// long as there is anything to bring home: that also frees pages which are free only then, and the log. So does one that fits into
+    /// the file.
+    pub(super) fn refused(&self, error: Error, batch: &Batch) -> Error {
+        if !matches!(error, Error::NoSpace) {
+            return error;
+        }
+        let is_sparse = self.compactor.is_worth_it();
+        if is_sparse {
+            self.compactor.ask_unasked();
+        }
+        let (frees_log, frees_units, is_inside, is_dirty) = {
+            let tree = self.core.tree.read();
+            let frees_log = self.core.log_bytes(&tree) >= self.core.options.common.log_segment_bytes;
+            let frees_units = tree.space.waiting_units() * UNIT_BYTES >= batch.bytes();
+            let is_inside = self.fits_inside(Self::inside_bytes(&tree), batch.bytes());
+            (frees_log, frees_units, is_inside, self.core.is_dirty(&tree))
+        };
+        let frees_all = (batch.uses_reserve || is_inside) && is_dirty;
+        let helps = is_sparse || frees_log || frees_units || frees_all;
+        if !helps {
+            // A checkpoint on its way gives back what was freed before it, and may cut the file.
+            let waits = self.checkpointer.is_settling() || batch.awaits_space;
+            return if waits { self.busy(Cause::Space, batch) } else { error };
+        }
+        // Without anything to bring home there is no checkpoint that the compaction could wait for.
+        if is_dirty {
+            self.sweeper.want_all();
+        }
+        self.busy(Cause::Space, batch)
+    }
+
+    /// What a batch is told that must wait for background work; the error of that work, if waiting for it would not end.
+    fn busy(&self, cause: Cause, batch: &Batch) -> Error {
+        self.core.bell.ring(Class::Flush);
+        // What gives space back is worth some tries.
+        let tries = if batch.uses_reserve { TRIES_FOR_SPACE } else { 1 };
+        if let Err(error) = self.core.failure.check(tries, || self.core.guard.free_bytes()) {
+            return error;
+        }
+        self.stalls.begin(cause, true, self.core.clock.elapsed());
+        Error::Busy { cause, retry_after: RETRY_AFTER }
+    }
+}

@@ -1,0 +1,87 @@
+//! How far the durable state lies behind: the age of the last checkpoint in bytes of the log, and that of the oldest change in time.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use crate::engine::Position;
+
+/// A moment in the log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Mark {
+    /// Its end.
+    pub position: Position,
+    /// Bytes of page images that had been logged since opening.
+    pub image_bytes: u64,
+}
+
+/// What came since the last checkpoint. The log holds images of pages and what was set aside beside the batches; these cost no replay.
+#[derive(Default)]
+pub struct CheckpointAge {
+    /// Bytes of page images that were logged since opening, those that opening found behind the floor included.
+    logged_image_bytes: AtomicU64,
+    /// Those of them before the floor of the durable state.
+    settled_image_bytes: AtomicU64,
+    /// Bytes of the log behind that floor that are nothing but what is set aside.
+    settled_aside_bytes: AtomicU64,
+    /// Clock time of the first change since the last freeze, in ns, plus one; 0 without any.
+    dirty_since: AtomicU64,
+}
+
+impl CheckpointAge {
+    /// Behind a log in which opening found `image_bytes` of images, `settled_image_bytes` of them before the floor.
+    pub fn new(image_bytes: u64, settled_image_bytes: u64) -> CheckpointAge {
+        CheckpointAge {
+            logged_image_bytes: AtomicU64::new(image_bytes),
+            settled_image_bytes: AtomicU64::new(settled_image_bytes),
+            ..CheckpointAge::default()
+        }
+    }
+
+    /// The log that ends at `position` now.
+    pub fn mark(&self, position: Position) -> Mark {
+        Mark { position, image_bytes: self.logged_image_bytes.load(Relaxed) }
+    }
+
+    /// Bytes of batches in the log from the floor of the durable state to `end`: what opening would replay.
+    pub fn log_bytes(&self, floor: Position, end: Position) -> u64 {
+        let logged_bytes = self.logged_image_bytes.load(Relaxed);
+        let image_bytes = logged_bytes.saturating_sub(self.settled_image_bytes.load(Relaxed));
+        let aside_bytes = self.settled_aside_bytes.load(Relaxed);
+        end.saturating_sub(floor).saturating_sub(image_bytes + aside_bytes)
+    }
+
+    /// An image of a page was logged.
+    pub fn add_image(&self, bytes: u64) {
+        self.logged_image_bytes.fetch_add(bytes, Relaxed);
+    }
+
+    /// A state is durable before whose floor `image_bytes` of images had been logged.
+    pub fn settle_images(&self, image_bytes: u64) {
+        self.settled_image_bytes.store(image_bytes, Relaxed);
+    }
+
+    /// A state is durable behind whose floor `aside_bytes` of the log are nothing but what is set aside.
+    pub fn settle_aside(&self, aside_bytes: u64) {
+        self.settled_aside_bytes.store(aside_bytes, Relaxed);
+    }
+
+    /// Something changed at `now`, clock time.
+    pub fn note_change(&self, now: Duration) {
+        // Only the first change counts, so a failure is as good.
+        let _ = self.dirty_since.compare_exchange(0, now.as_nanos() as u64 + 1, Relaxed, Relaxed);
+    }
+
+    /// A checkpoint has taken up every change.
+    pub fn clear_changes(&self) {
+        self.dirty_since.store(0, Relaxed);
+    }
+
+    /// Time since the first change that no checkpoint has taken up.
+    pub fn dirty_age(&self, now: Duration) -> Duration {
+        match self.dirty_since.load(Relaxed) {
+            // None, or a batch is on its way and has not said so yet.
+            0 => Duration::ZERO,
+            since => now.saturating_sub(Duration::from_nanos(since - 1)),
+        }
+    }
+}

@@ -1,0 +1,45 @@
+//! How background work fails for which batches wait: a batch that would wait for ever is told the error instead.
+
+use parking_lot::Mutex;
+
+use crate::engine::{Error, Result};
+
+/// Work that fails.
+struct Failure {
+    error: Error,
+    /// How often in a row.
+    times: u32,
+    /// What of the disk was free.
+    free_bytes: u64,
+}
+
+/// How the last step of a sweep failed, or that a checkpoint finds no space.
+#[derive(Default)]
+pub struct WorkFailure {
+    last: Mutex<Option<Failure>>,
+}
+
+impl WorkFailure {
+    /// Work failed with `error` while `free_bytes` of the disk were free.
+    pub fn note(&self, error: &Error, free_bytes: u64) {
+        let mut last = self.last.lock();
+        let times = 1 + last.as_ref().map_or(0, |failure| failure.times);
+        *last = Some(Failure { error: error.clone(), times, free_bytes });
+    }
+
+    /// Work succeeded.
+    pub fn clear(&self) {
+        *self.last.lock() = None;
+    }
+
+    /// The error, if work failed `tries` times in a row, and has not been tried since there is more room than that: `free_bytes` says what is
+    /// free now.
+    pub fn check(&self, tries: u32, free_bytes: impl FnOnce() -> u64) -> Result<()> {
+        match &*self.last.lock() {
+            Some(failure) if failure.times >= tries && free_bytes() <= failure.free_bytes => {
+                Err(failure.error.clone())
+            }
+            _ => Ok(()),
+        }
+    }
+}

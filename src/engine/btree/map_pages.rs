@@ -1,0 +1,140 @@
+//! The pages of the free map on their ways between file and memory, a few at a time.
+//!
+//! The map in memory ([`super::freemap`]) touches no disk. What it wants to read and has to write is done here, for a store at work, whose
+//! map is behind the latch of the tree, and for a replay, which has it alone: a [`MapHolder`] is either. No page is read or written under
+//! the latch.
+
+use super::freemap::{Changes, Entry, FreeMap, GROUP_BYTES, Request, Run};
+use super::latch::TreeLatch;
+use super::pager::Pager;
+use super::units::FIRST_UNIT;
+use crate::disk::Purpose;
+use crate::engine::{Error, Result, Tier};
+
+/// Who has a map.
+pub trait MapHolder {
+    /// Looks at it.
+    fn look<R>(&self, look: impl FnOnce(&FreeMap) -> R) -> R;
+
+    /// Changes it. What `change` returns is dropped by the caller, not under a latch.
+    fn change<R>(&mut self, change: impl FnOnce(&mut FreeMap) -> R) -> R;
+}
+
+/// Nobody else uses it.
+impl MapHolder for FreeMap {
+    fn look<R>(&self, look: impl FnOnce(&FreeMap) -> R) -> R {
+        look(self)
+    }
+
+    fn change<R>(&mut self, change: impl FnOnce(&mut FreeMap) -> R) -> R {
+        change(self)
+    }
+}
+
+/// Readers and writers use it, too: each look and each change has the latch for itself.
+impl MapHolder for &TreeLatch {
+    fn look<R>(&self, look: impl FnOnce(&FreeMap) -> R) -> R {
+        look(&self.read().space)
+    }
+
+    fn change<R>(&mut self, change: impl FnOnce(&mut FreeMap) -> R) -> R {
+        change(&mut self.write().space)
+    }
+}
+
+/// Brings the groups that `wanted` names into memory, one by one; [`Error::WouldBlock`] in [`Tier::Memory`] if that takes a read. `tell`
+/// hears of damage that was not known.
+pub fn load(
+    holder: &mut impl MapHolder,
+    pager: &Pager,
+    tier: Tier,
+    purpose: Purpose,
+    wanted: impl Fn(&FreeMap) -> Option<Request>,
+    tell: impl Fn(String),
+) -> Result<()> {
+    while let Some(request) = holder.look(&wanted) {
+        if tier == Tier::Memory {
+            return Err(Error::WouldBlock);
+        }
+        let bytes = pager.read_map_page(request.entry.unit, request.entry.crc, purpose)?;
+        let damage = holder.change(|map| {
+            let before = map.damage();
+            map.admit(&request, bytes.as_deref());
+            map.damage().filter(|damage| before.as_ref() != Some(damage))
+        });
+        damage.into_iter().for_each(&tell);
+    }
+    Ok(())
+}
+
+/// Pages that a checkpoint writes for `changes`.
+pub fn page_count(changes: &Changes) -> usize {
+    changes.group_count() + changes.page_count()
+}
+
+/// Writes pages of the map from the `at`-th on, about `count`; returns the first that is left.
+pub fn write_some(
+    holder: &mut impl MapHolder,
+    pager: &Pager,
+    changes: &mut Changes,
+    at: usize,
+    count: usize,
+) -> Result<usize> {
+    if at == 0 {
+        let sorted = changes.sort();
+        // Not under the latch: it may be long.
+        drop(holder.change(|map| map.set_leaving(sorted)));
+    }
+    let end = at.saturating_add(count).min(page_count(changes));
+    for nth in at..end {
+        let page = match nth.checked_sub(changes.group_count()) {
+            None => changes
+                .group_page(nth, |entry| pager.read_map_page(entry.unit, entry.crc, Purpose::PageWrite))?,
+            Some(nth) => Some(holder.look(|map| changes.page(nth, map))),
+        };
+        if let Some((unit, bytes)) = page {
+            pager.write_map(unit, &bytes)?;
+        }
+    }
+    Ok(end)
+}
+
+/// Gives back what left with a durable checkpoint, a group under each exclusive latch: up to `count` from the `at`-th on. Returns the
+/// first that is left, `None` if there is none.
+pub fn release_some(
+    holder: &mut impl MapHolder,
+    changes: &Changes,
+    at: usize,
+    count: usize,
+) -> Option<usize> {
+    let end = at.saturating_add(count).min(changes.group_count());
+    for nth in at..end {
+        let (group, freed) = changes.freed(nth);
+        holder.change(|map| map.release(group, &freed));
+    }
+    if end < changes.group_count() {
+        return Some(end);
+    }
+    drop(holder.change(FreeMap::end_release));
+    None
+}
+
+/// Drops groups that need not be in memory, where the cache has `cache_bytes`.
+pub fn drop_groups(holder: &mut impl MapHolder, cache_bytes: u64) {
+    for group in holder.look(|map| map.droppable(loaded_groups_max(cache_bytes))) {
+        drop(holder.change(|map| map.drop_group(group)));
+    }
+}
+
+/// Groups that stay in memory although nothing of them has changed: a thirty-second of the cache, 10 MB for 256 GiB of file at most.
+pub fn loaded_groups_max(cache_bytes: u64) -> usize {
+    (cache_bytes / 32 / GROUP_BYTES).clamp(16, 2048) as usize
+}
+
+/// Reads every run that is not used of the map of a store that is not open; `None` if some of it cannot be read.
+pub fn read_unused(pager: &Pager, root: Entry, end: u64, purpose: Purpose) -> Option<Vec<Run>> {
+    let mut read = |entry: &Entry| pager.read_map_page(entry.unit, entry.crc, purpose);
+    let map = FreeMap::open(root, end, end.max(FIRST_UNIT), &mut read);
+    let map = map.ok().filter(|map| map.lost_group().is_none())?;
+    map.unused(&mut |entry| pager.check_map_page(entry.unit, entry.crc, purpose)).ok()
+}

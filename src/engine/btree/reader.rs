@@ -1,0 +1,54 @@
+//! Point reads.
+//!
+//! A search that misses a page reads it without holding a lock and starts again. Every page that passes the disk is counted by kind and
+//! cause ([`crate::engine::PageTraffic`]), every wait for a latch by `latch`.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::ahead::ReadAhead;
+use super::core::Core;
+use super::source::Loaded;
+use super::tree::Stop;
+use crate::disk::Purpose;
+use crate::engine::{ProbeMeter, Probes, Result, Tier};
+
+/// Reads of keys and of ranges.
+pub struct Reader {
+    pub(super) core: Arc<Core>,
+    pub(super) ahead: ReadAhead,
+    probes: ProbeMeter,
+}
+
+impl Reader {
+    /// Reads from `core`.
+    pub fn new(core: Arc<Core>) -> Reader {
+        let ahead = ReadAhead::new(core.options.common.cache_bytes, core.pager.page_bytes());
+        Reader { core, ahead, probes: ProbeMeter::default() }
+    }
+
+    /// The value of `key`.
+    pub fn get(&self, key: &[u8], tier: Tier) -> Result<Option<Bytes>> {
+        let mut loaded = Loaded::default();
+        loop {
+            let (epoch, height, found) = {
+                let tree = self.core.tree.read();
+                (tree.epoch, tree.height, tree.find(&self.core.pager, &loaded, key))
+            };
+            match found {
+                Ok(value) => {
+                    self.probes.record(height);
+                    return Ok(value);
+                }
+                Err(Stop::Failed(error)) => return Err(error),
+                Err(Stop::Miss(miss)) => self.core.load(epoch, miss, tier, Purpose::Get, &mut loaded)?,
+            }
+        }
+    }
+
+    /// Pages that reads asked.
+    pub fn probes(&self) -> Probes {
+        Probes { buckets: self.probes.snapshot() }
+    }
+}

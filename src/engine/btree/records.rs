@@ -1,0 +1,99 @@
+//! The log records of the B-tree beside batches: images of pages, and changes that were set aside.
+
+use bytes::Bytes;
+
+use super::meta::Meta;
+use super::page::{LEVEL, SECTOR_BYTES};
+use super::units::UNIT_BYTES;
+use crate::engine::wal::{FIRST_KIND, RECORD_OVERHEAD_BYTES};
+use crate::engine::{Error, PageKind, Position, Result};
+
+/// Kind of a page image of a checkpoint: unit (8 bytes), which sectors of the page follow (16 bytes), these sectors.
+pub const IMAGE_KIND: u8 = FIRST_KIND + 1;
+/// Kind of the image of a page that a batch changed: unit (8 bytes), whether the page is new (4 bytes), page.
+pub const BATCH_IMAGE_KIND: u8 = FIRST_KIND + 2;
+/// Kind of a batch of changes that were set aside, logged once more.
+pub const ASIDE_KIND: u8 = FIRST_KIND + 3;
+
+/// Bytes before the sectors of a checkpoint's image.
+const IMAGE_HEADER_BYTES: usize = 24;
+/// Bytes before the page of a batch's image.
+const BATCH_IMAGE_HEADER_BYTES: usize = 12;
+
+/// Bytes of the log that a checkpoint's image of a page takes at most.
+pub fn image_record_bytes_max(page_bytes: usize) -> u64 {
+    (page_bytes + IMAGE_HEADER_BYTES) as u64 + RECORD_OVERHEAD_BYTES
+}
+
+/// Bytes of the payload of a checkpoint's image with the sectors whose bits are set in `changed`.
+pub fn image_bytes(changed: u128) -> usize {
+    IMAGE_HEADER_BYTES + changed.count_ones() as usize * SECTOR_BYTES
+}
+
+/// Appends a checkpoint's image of the page at `unit`, which is `sealed`: the sectors whose bits are set in `changed`.
+pub fn put_image(target: &mut Vec<u8>, unit: u64, changed: u128, sealed: &[u8]) {
+    target.extend_from_slice(&unit.to_le_bytes());
+    target.extend_from_slice(&changed.to_le_bytes());
+    for (index, sector) in sealed.chunks(SECTOR_BYTES).enumerate() {
+        if changed >> index & 1 == 1 {
+            target.extend_from_slice(sector);
+        }
+    }
+}
+
+/// Bytes of the payload of a batch's image of a page of `page_bytes`.
+pub fn batch_image_bytes(page_bytes: usize) -> usize {
+    BATCH_IMAGE_HEADER_BYTES + page_bytes
+}
+
+/// Appends what comes before the page in a batch's image: it is that at `unit`, which is `fresh` if no durable state knows it.
+pub fn put_batch_image_header(target: &mut Vec<u8>, unit: u64, fresh: bool) {
+    target.extend_from_slice(&unit.to_le_bytes());
+    target.extend_from_slice(&u32::from(fresh).to_le_bytes());
+}
+
+/// Sectors of an image, by their index in the file, and the kind of its page.
+pub struct Image {
+    /// What its page is.
+    pub kind: PageKind,
+    /// Which sectors, and their bytes.
+    pub sectors: Vec<(u64, Bytes)>,
+}
+
+impl Image {
+    /// The image in a record that ends at `position`, if it belongs to the state of `meta` and repairs something; an error if it is not
+    /// what it says.
+    pub fn of_state(meta: &Meta, kind: u8, position: Position, payload: &Bytes) -> Result<Option<Image>> {
+        let (header_bytes, changed) = match kind {
+            IMAGE_KIND if position > meta.position && position <= meta.images_end => {
+                let changed = payload.get(8..).and_then(|bytes| bytes.first_chunk());
+                (IMAGE_HEADER_BYTES, changed.map_or(0, |bytes| u128::from_le_bytes(*bytes)))
+            }
+            // A new page is written before the commit and needs no repair; its unit may have served two by then.
+            BATCH_IMAGE_KIND if position <= meta.position && payload.get(8..12) == Some(&[0; 4]) => {
+                let whole = u128::MAX >> (u128::BITS as usize - meta.page_bytes as usize / SECTOR_BYTES);
+                (BATCH_IMAGE_HEADER_BYTES, whole)
+            }
+            _ => return Ok(None),
+        };
+        let sectors = sectors(payload, header_bytes, changed)
+            .ok_or_else(|| Error::corrupt("log record", position, "a page image that is not what it says"))?;
+        // A page that changed has a new checksum, so its first sector is always there.
+        let level = payload.get(header_bytes + LEVEL).copied().unwrap_or_default();
+        Ok(Some(Image { kind: PageKind::of_level(level), sectors }))
+    }
+}
+
+/// The sectors that `payload` holds behind `header` bytes, those of the bits in `changed`; `None` if it is not what it says.
+fn sectors(payload: &Bytes, header: usize, changed: u128) -> Option<Vec<(u64, Bytes)>> {
+    let sectors = payload.get(header..).unwrap_or_default().chunks(SECTOR_BYTES);
+    let fits = sectors.len() == changed.count_ones() as usize && payload.len() % SECTOR_BYTES == header;
+    let (unit, _) = payload.split_first_chunk::<8>().filter(|_| fits)?;
+    let first = u64::from_le_bytes(*unit).saturating_mul(UNIT_BYTES / SECTOR_BYTES as u64);
+    let places = (0..u128::BITS).filter(|index| changed >> index & 1 == 1);
+    // Copies: a slice would hold its whole segment.
+    let sector = |(index, bytes): (u32, &[u8])| {
+        (first.saturating_add(u64::from(index)), Bytes::copy_from_slice(bytes))
+    };
+    Some(places.zip(sectors).map(sector).collect())
+}

@@ -1,0 +1,192 @@
+//! Scans: leaf by leaf, a part at a time, each with all its values before it is visited.
+//!
+//! 1. A scan that continues another and must read the disk at all also reads the values of its window ([`super::ahead`]), with the same
+//!    requests as far as they lie together. They go into the pool, where the next scans find them.
+//! 2. A window ends where keys differ in more than their last four bytes from the start of the scan: at the end of a file, so
+//!    to speak, though nobody here knows of files.
+//! 3. Within one scan, each further leaf that must be read brings twice as many of those behind it as the one before, as long as
+//!    they lie one behind the other in the file.
+
+use bytes::Bytes;
+
+use super::page::Extent;
+use super::reader::Reader;
+use super::source::{Loaded, Miss, Piece};
+use super::tree::{Chunk, Item, Stop};
+use super::value::Value;
+use crate::disk::Purpose;
+use crate::engine::{Error, KeyRange, Result, Tier, Visit};
+
+/// Entries that a scan collects under one lock.
+const ENTRIES: usize = 256;
+/// Pages that a scan holds between its parts.
+const LOADED_PAGES_MAX: usize = 64;
+/// Bytes of values that a scan reads from the disk at a time.
+const READ_BYTES: usize = 1 << 20;
+/// Units between two values that a scan reads along rather than making a request more: a page, mostly.
+const GAP_UNITS: u64 = 4;
+/// Bytes at the end of a key in which it may differ from the start of the scan.
+const SUFFIX_BYTES: usize = 4;
+
+impl Reader {
+    /// Visits the keys of `range` in ascending order.
+    pub fn scan(&self, range: KeyRange<'_>, tier: Tier, visit: &mut Visit<'_>) -> Result<()> {
+        let mut start = range.start.to_vec();
+        // In memory a scan counts when it succeeds: else it comes again.
+        let window_bytes = if tier == Tier::Disk { self.ahead.note(range) } else { 0 };
+        let (mut leaves, mut loaded) = (1, Loaded::default());
+        loop {
+            let chunk = self.chunk(&start, range.end, tier, (leaves, window_bytes), &mut loaded)?;
+            // Leaves read ahead are taken from here, so that the pool does not hold them for pages that are asked for again.
+            loaded.keep_pages(LOADED_PAGES_MAX);
+            leaves = self.ahead.more_leaves(leaves);
+            for (key, item) in &chunk.entries {
+                if let Some(value) = chunk.value(item)
+                    && visit(chunk.at(key), value).is_break()
+                {
+                    return Ok(());
+                }
+            }
+            match chunk.next {
+                Some(next) => start = next,
+                None => {
+                    if tier == Tier::Memory {
+                        self.ahead.note(range);
+                    }
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    /// The next part of a scan with all its values. What must be read brings `leaves` leaves, and the values of `window_bytes`
+    /// behind the end.
+    fn chunk(
+        &self,
+        start: &[u8],
+        end: Option<&[u8]>,
+        tier: Tier,
+        (leaves, mut window_bytes): (usize, usize),
+        loaded: &mut Loaded,
+    ) -> Result<Chunk> {
+        'again: loop {
+            let (epoch, found) = {
+                let tree = self.core.tree.read();
+                let found = tree.collect(&self.core.pager, loaded, start, end, ENTRIES, READ_BYTES);
+                (tree.epoch, found)
+            };
+            let chunk = match found {
+                Ok(chunk) => chunk,
+                Err(Stop::Failed(error)) => return Err(error),
+                Err(Stop::Miss(_)) if tier == Tier::Memory => return Err(Error::WouldBlock),
+                Err(Stop::Miss(miss)) => {
+                    self.load_for_scan(epoch, miss, (start, end), leaves, loaded)?;
+                    continue;
+                }
+            };
+            let mut absent: Vec<Extent> = chunk
+                .entries
+                .iter()
+                .filter_map(|(_, item)| match item {
+                    Item::Absent(extent) => Some(*extent),
+                    Item::Inline(_) | Item::Ready(_) => None,
+                })
+                .collect();
+            if absent.is_empty() {
+                return Ok(chunk);
+            }
+            if tier == Tier::Memory {
+                return Err(Error::WouldBlock);
+            }
+            if let Some(end) = end.filter(|_| window_bytes > 0 && chunk.next.is_none()) {
+                // Whoever needs what cannot be read will say so.
+                absent.extend(self.window(start, end, window_bytes, loaded).unwrap_or_default());
+            }
+            absent.sort_unstable_by_key(|extent| extent.unit);
+            let near = |a: &Extent, b: &Extent| b.unit <= a.unit + u64::from(a.units) + GAP_UNITS;
+            for run in absent.chunk_by(near) {
+                let values = self.core.pager.read_values(run, Purpose::Scan);
+                if values.is_err() && window_bytes > 0 {
+                    // Perhaps it is none of this scan's own values.
+                    window_bytes = 0;
+                    continue 'again;
+                }
+                let pieces = |values: Vec<Bytes>| {
+                    run.iter()
+                        .zip(values)
+                        .map(|(extent, bytes)| (extent.unit, Piece::Value(Value::new(bytes, extent))))
+                        .collect()
+                };
+                self.core.admit(epoch, values.map(pieces), loaded)?;
+            }
+        }
+    }
+
+    /// Reads what a scan that ends before `end` missed at `key` in `epoch`, and up to `leaves` leaves if it is one.
+    fn load_for_scan(
+        &self,
+        epoch: u64,
+        miss: Miss,
+        (key, end): (&[u8], Option<&[u8]>),
+        leaves: usize,
+        loaded: &mut Loaded,
+    ) -> Result<()> {
+        let read = match miss {
+            Miss::Page(unit) if leaves > 1 => {
+                let count =
+                    self.core.tree.read().leaves_in_a_row(&self.core.pager, loaded, (key, end), unit, leaves);
+                let pages = self.core.pager.read_pages(unit, count, Purpose::Scan);
+                // If one of the others cannot be read, that is for whoever comes to it.
+                pages.or_else(|_| self.core.pager.read(miss, Purpose::Scan).map(|piece| vec![piece]))
+            }
+            _ => self.core.pager.read(miss, Purpose::Scan).map(|piece| vec![piece]),
+        };
+        self.core.admit(epoch, read, loaded)
+    }
+
+    /// Values behind `from` that a window of `window_bytes` holds and that must be read. `start` is that of the scan.
+    fn window(
+        &self,
+        start: &[u8],
+        from: &[u8],
+        window_bytes: usize,
+        loaded: &mut Loaded,
+    ) -> Result<Vec<Extent>> {
+        let prefix = &start[..start.len().saturating_sub(SUFFIX_BYTES)];
+        let (mut extents, mut bytes, mut from) = (Vec::new(), 0, from.to_vec());
+        while !prefix.is_empty() && bytes < window_bytes && from.starts_with(prefix) {
+            let (epoch, found) = {
+                let tree = self.core.tree.read();
+                let left = window_bytes - bytes;
+                (tree.epoch, tree.collect(&self.core.pager, loaded, &from, None, ENTRIES, left))
+            };
+            let chunk = match found {
+                Ok(chunk) => chunk,
+                Err(Stop::Failed(error)) => return Err(error),
+                Err(Stop::Miss(miss)) => {
+                    self.load_for_scan(epoch, miss, (&from, None), 1, loaded)?;
+                    continue;
+                }
+            };
+            for (key, item) in &chunk.entries {
+                if !chunk.at(key).starts_with(prefix) {
+                    return Ok(extents);
+                }
+                // What is in memory is part of the window, too.
+                bytes += match item {
+                    Item::Absent(extent) => {
+                        extents.push(*extent);
+                        extent.bytes as usize
+                    }
+                    Item::Inline(value) => value.len(),
+                    Item::Ready(value) => value.len(),
+                };
+            }
+            match chunk.next {
+                Some(next) => from = next,
+                None => break,
+            }
+        }
+        Ok(extents)
+    }
+}

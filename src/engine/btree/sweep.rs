@@ -1,0 +1,157 @@
+//! Sweeps: what waits in the change buffer comes into pages, a few leaves at a time ([`super::buffer`] says why).
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use super::bound::Bounds;
+use super::buffer::{PAGES_SHARE, share};
+use super::core::Core;
+use super::pager::Pager;
+use super::source::{Loaded, Piece, is_unreadable};
+use super::tree::{StepMax, SweepPlan};
+use super::unreadable::Unreadable;
+use crate::disk::Purpose;
+use crate::engine::{Error, Position, Result, Tier};
+
+/// Adjacent leaves that one request reads at most.
+const READ_PAGES: usize = 16;
+
+/// Makes sweeps, and knows what they are for.
+pub struct Sweeper {
+    core: Arc<Core>,
+    bounds: Arc<Bounds>,
+    unreadable: Arc<Unreadable>,
+    /// Batches up to here come into pages before the next checkpoint that is more than a part of a sweep.
+    target: Mutex<Option<Position>>,
+}
+
+impl Sweeper {
+    /// One for `core`; what it cannot read is told to `unreadable`.
+    pub fn new(core: Arc<Core>, bounds: Arc<Bounds>, unreadable: Arc<Unreadable>) -> Sweeper {
+        Sweeper { core, bounds, unreadable, target: Mutex::new(None) }
+    }
+
+    /// Up to where batches shall come into pages, if a sweep is on its way.
+    pub fn target(&self) -> Option<Position> {
+        *self.target.lock()
+    }
+
+    /// Everything that waits shall come into pages, even if a sweep for less is on its way.
+    pub fn restart(&self) {
+        *self.target.lock() = Some(self.core.log.end());
+    }
+
+    /// Everything that waits shall come into pages, unless a sweep is on its way.
+    pub fn want_all(&self) {
+        self.target.lock().get_or_insert_with(|| self.core.log.end());
+    }
+
+    /// What waits and is not behind `until` shall come into pages, unless a sweep is on its way.
+    pub fn want(&self, until: Position) {
+        self.target.lock().get_or_insert(until);
+    }
+
+    /// A sweep goes on, begins or ends, as it was decided when the target was `seen`. Who has asked for one since then gets it.
+    pub fn aim(&self, seen: Option<Position>, target: Option<Position>) {
+        let mut now = self.target.lock();
+        if *now == seen {
+            *now = target;
+        }
+    }
+
+    /// Whether a step may make more pages dirty before the next checkpoint.
+    pub fn has_room(&self) -> bool {
+        let pages_max = share(self.core.options.dirty_bytes_max, PAGES_SHARE);
+        let (active_bytes, is_log_near) = {
+            let tree = self.core.tree.read();
+            (tree.active_bytes(), self.bounds.is_log_near(&tree))
+        };
+        // Pages that a sweep changes need copies in the log.
+        let frees_log = is_log_near && (active_bytes > 0 || self.bounds.is_again_worth_it());
+        let lacks_room =
+            || active_bytes > 0 && self.bounds.lacks_room_for_copies(self.bounds.sweep_pages_max());
+        active_bytes < pages_max && !frees_log && !lacks_room()
+    }
+
+    /// The next step of a sweep, which begins here if none is on its way; false if a checkpoint must come first.
+    pub fn step(&self) -> Result<bool> {
+        match self.make_step() {
+            // A checkpoint of what is in pages may free some.
+            Err(Error::NoSpace) if self.core.tree.read().active_bytes() > 0 => Ok(false),
+            Err(error) => {
+                self.core.failure.note(&error, self.core.guard.free_bytes());
+                Err(error)
+            }
+            Ok(()) => {
+                self.core.failure.clear();
+                Ok(true)
+            }
+        }
+    }
+
+    fn make_step(&self) -> Result<()> {
+        let core = &self.core;
+        let (mut loaded, mut max) = (Loaded::default(), self.bounds.step_max());
+        let smallest = StepMax::smallest(core.pager.page_bytes());
+        loop {
+            let writer = core.tree.writer();
+            core.pager.check()?;
+            let now = core.mark();
+            core.tree.write().buffer.begin_sweep(now);
+            let (epoch, plan) = {
+                let tree = core.tree.read();
+                (tree.epoch, tree.plan_sweep(&core.pager, &loaded, max)?)
+            };
+            match plan {
+                SweepPlan::Read(miss) => {
+                    drop(writer);
+                    core.load_if_whole(epoch, miss, Tier::Disk, Purpose::PageWrite, &mut loaded)?;
+                }
+                SweepPlan::SetAside(part) => self.unreadable.set_aside(part),
+                SweepPlan::ReadLeaves(units) => {
+                    drop(writer);
+                    load_leaves(&core.pager, epoch, units, Purpose::PageWrite, &mut loaded)?;
+                }
+                // What a step may take at most is much for a small disk, and the checkpoint behind it needs room for copies of pages.
+                SweepPlan::Make(_, needs) if max != smallest && core.is_large_growth(needs) => max = smallest,
+                SweepPlan::Make(step, needs) => {
+                    core.take_space(needs, Tier::Disk)?;
+                    // Alone with its pages, a change need not copy them.
+                    drop(loaded);
+                    core.tree.write().make_sweep_step(step, &core.pager);
+                    return Ok(());
+                }
+            }
+        }
+    }
+}
+
+/// Reads leaves, adjacent ones together. They stay out of the pool: it belongs to readers.
+pub fn load_leaves(
+    pager: &Pager,
+    epoch: u64,
+    mut units: Vec<u64>,
+    purpose: Purpose,
+    loaded: &mut Loaded,
+) -> Result<()> {
+    units.sort_unstable();
+    units.dedup();
+    let page_units = pager.page_units();
+    for run in units.chunk_by(|a, b| a + page_units == *b).flat_map(|run| run.chunks(READ_PAGES)) {
+        match pager.read_pages(run[0], run.len(), purpose) {
+            Ok(pages) => pages.into_iter().for_each(|(unit, piece)| loaded.add(epoch, unit, piece)),
+            Err(error) if is_unreadable(&error) => {
+                for unit in run {
+                    match pager.read_page(*unit, purpose) {
+                        Ok(page) => loaded.add(epoch, *unit, Piece::Page(page)),
+                        Err(error) if is_unreadable(&error) => loaded.fail(epoch, *unit, error),
+                        Err(error) => return Err(error),
+                    }
+                }
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,377 @@
+//! Changes of the tree: a batch is planned, then made.
+//!
+//! 1. [`Tree::plan`] walks to the leaf of every operation, pins what lies on the way, and adds up what the batch may need.
+//! 2. [`Tree::apply`] changes pages. It meets only dirty, pinned and new pages and has its space, so it cannot fail.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::{Pins, Stop, Tree};
+use crate::engine::batch::owned;
+use crate::engine::btree::freemap::Needs;
+use crate::engine::btree::page::{
+    Extent, Page, Stored, cell_bytes_max, inner_cell, is_inline, key_bytes_max, leaf_cell,
+};
+use crate::engine::btree::source::{Loaded, PageSource};
+use crate::engine::btree::units::units_of;
+use crate::engine::btree::value::Value;
+use crate::engine::{Batch, Error, Operation, PageCause};
+
+impl Tree {
+    /// Pins the ways of a batch and says what it needs; changes nothing.
+    pub fn plan(
+        &self,
+        source: &impl PageSource,
+        loaded: &Loaded,
+        batch: &Batch,
+        pins: &mut Pins,
+    ) -> Result<Needs, Stop> {
+        let page_units = self.page_units();
+        let mut needs = Needs { units: 0, piece_units: page_units, pages: 0 };
+        for operation in batch.operations() {
+            let key = operation.key();
+            if key.len() > key_bytes_max(self.page_bytes) {
+                let max = key_bytes_max(self.page_bytes);
+                let sentence = format!("a key of {} bytes; this page size takes {max}", key.len());
+                return Err(Stop::Failed(Error::Invalid(sentence)));
+            }
+            let mut pin = |unit, page: &Arc<Page>| {
+                if !self.dirty.contains_key(&unit) {
+                    pins.entry(unit).or_insert_with(|| page.clone());
+                }
+            };
+            self.leaf(source, loaded, key, &mut pin)?;
+            if let Some(value) = operation.value() {
+                if !is_inline(self.page_bytes, key, value) {
+                    if u32::try_from(value.len()).is_err() {
+                        return Err(Stop::Failed(Error::Invalid("a value of 4 GiB or more".to_string())));
+                    }
+                    needs.units += units_of(value.len());
+                    needs.piece_units = needs.piece_units.max(units_of(value.len()));
+                }
+                // A split on every level, and a new root.
+                needs.units += (self.height + 2) * page_units;
+            } else {
+                self.pin_neighbours(source, loaded, key, pins)?;
+            }
+        }
+        needs.pages = pins.len() as u64;
+        Ok(needs)
+    }
+
+    /// Changes the tree. `pins` are those of the batch's plan, and the tail of the file has what the plan needs.
+    pub fn apply(&mut self, batch: &Batch, mut pins: Pins, source: &impl PageSource) {
+        let mut emptied: HashMap<u64, Bytes> = HashMap::new();
+        for operation in batch.operations() {
+            self.buffer.forget(operation.key());
+            match operation {
+                Operation::Put { key, value } => self.put(key, value, &mut pins, source),
+                Operation::Delete { key } => {
+                    if let Some(leaf) = self.delete(key, &mut pins, source) {
+                        emptied.insert(leaf, key.clone());
+                    }
+                }
+            }
+        }
+        // In the order of keys: the same batch always gives the same tree.
+        let mut emptied: Vec<(Bytes, u64)> = emptied.into_iter().map(|(leaf, key)| (key, leaf)).collect();
+        emptied.sort_unstable();
+        for (key, leaf) in emptied {
+            self.remove_leaf(&key, leaf, &mut pins, source);
+        }
+        for operation in batch.operations() {
+            if let Operation::Delete { key } = operation {
+                self.join_sparse(key, &mut pins, source);
+            }
+        }
+    }
+
+    /// A page on a planned way.
+    fn planned<'a>(&'a self, unit: u64, pins: &'a Pins) -> &'a Page {
+        let page = self.dirty.get(&unit).or_else(|| pins.get(&unit));
+        page.expect("a page on a planned way is dirty or pinned")
+    }
+
+    /// A page that can be changed now; `None` if it would have to be read.
+    pub(super) fn resident<'a>(&'a self, unit: u64, pins: &'a Pins) -> Option<&'a Arc<Page>> {
+        self.dirty.get(&unit).or_else(|| pins.get(&unit))
+    }
+    /// The same, to be changed for `cause`.
+    pub(super) fn page_mut(
+        &mut self,
+        unit: u64,
+        cause: PageCause,
+        pins: &mut Pins,
+        source: &impl PageSource,
+    ) -> &mut Page {
+        self.touch(unit);
+        match self.dirty.entry(unit) {
+            Entry::Occupied(page) => Arc::make_mut(page.into_mut()),
+            Entry::Vacant(place) => {
+                source.forget(unit);
+                let page = pins.remove(&unit).expect("a page on a planned way is dirty or pinned");
+                let page = Arc::make_mut(place.insert(page));
+                page.begin_changes(cause);
+                page
+            }
+        }
+    }
+
+    /// The way to `key`: inner pages with the child taken, and the leaf.
+    fn way(&self, key: &[u8], pins: &Pins) -> (Vec<(u64, usize)>, u64) {
+        let mut way = Vec::with_capacity(self.height as usize);
+        let mut unit = self.root;
+        for _ in 1..self.height {
+            let page = self.planned(unit, pins);
+            let index = page.child_index(key);
+            way.push((unit, index));
+            unit = page.child(index);
+        }
+        (way, unit)
+    }
+
+    fn add_page(&mut self, mut page: Page, cause: PageCause) -> u64 {
+        page.set_cause(cause);
+        let unit = self.space.take_low(self.page_units());
+        match page.level() {
+            0 => self.counts.leaf_pages += 1,
+            _ => self.counts.inner_pages += 1,
+        }
+        self.dirty.insert(unit, Arc::new(page));
+        self.fresh.insert(unit);
+        self.touch(unit);
+        unit
+    }
+
+    pub(super) fn remove_page(&mut self, unit: u64, leaf: bool, source: &impl PageSource) {
+        match leaf {
+            true => self.counts.leaf_pages -= 1,
+            false => self.counts.inner_pages -= 1,
+        }
+        self.events.merges += 1;
+        self.dirty.remove(&unit);
+        self.imaged.remove(&unit);
+        source.forget(unit);
+        if self.fresh.remove(&unit) {
+            self.space.give_back(unit, self.page_units());
+        } else {
+            self.space.retire(unit, self.page_units());
+        }
+    }
+
+    /// Whether something else lies in its units by now: the leaf that names `extent` reads as it was earlier. It is left to its owner.
+    fn is_taken(&self, extent: &Extent) -> bool {
+        match self.changed_value(extent) {
+            Some(value) => !value.is_of(extent),
+            None => self.changed_page(extent.unit).is_some(),
+        }
+    }
+
+    fn remove_extent(&mut self, extent: Extent, source: &impl PageSource) {
+        let units = u64::from(extent.units);
+        self.counts.extent_units = self.counts.extent_units.saturating_sub(units);
+        if self.is_taken(&extent) {
+            return;
+        }
+        source.forget(extent.unit);
+        if self.values.remove(&extent.unit).is_some() {
+            self.value_bytes -= u64::from(extent.bytes);
+            self.moved.remove(&extent.unit);
+            self.space.give_back(extent.unit, units);
+        } else {
+            self.space.retire(extent.unit, units);
+        }
+    }
+
+    /// Makes an extent for `value`; in the units of `old` if no durable state refers to them and they are as many.
+    fn add_extent(&mut self, value: &Bytes, old: Option<Extent>, source: &impl PageSource) -> Extent {
+        let units = units_of(value.len());
+        let unit = match old {
+            Some(old)
+                if u64::from(old.units) == units
+                    && self.values.get(&old.unit).is_some_and(|value| value.is_of(&old)) =>
+            {
+                self.value_bytes -= u64::from(old.bytes);
+                self.moved.remove(&old.unit);
+                old.unit
+            }
+            _ => {
+                if let Some(old) = old {
+                    self.remove_extent(old, source);
+                }
+                self.counts.extent_units += units;
+                self.space.take(units)
+            }
+        };
+        let crc = source.checksum(value);
+        let extent = Extent { unit, units: units as u32, bytes: value.len() as u32, crc };
+        self.values.insert(unit, Value::new(owned(value), &extent));
+        self.value_bytes += value.len() as u64;
+        extent
+    }
+
+    fn put(&mut self, key: &Bytes, value: &Bytes, pins: &mut Pins, source: &impl PageSource) {
+        if self.height == 0 {
+            self.root = self.add_page(Page::new(self.page_bytes, 0, 0), PageCause::Change);
+            self.height = 1;
+        }
+        let (way, leaf) = self.way(key, pins);
+        let page = self.planned(leaf, pins);
+        let found = page.search(key);
+        let (mut old, mut old_bytes, free_bytes) = (None, 0, page.free_bytes());
+        if let Ok(index) = found {
+            old_bytes = page.cell_bytes(index);
+            if let Stored::Extent(extent) = page.stored(index) {
+                old = Some(extent);
+            }
+        }
+        let cell = if is_inline(self.page_bytes, key, value) {
+            if let Some(old) = old {
+                self.remove_extent(old, source);
+            }
+            leaf_cell(key, Stored::Inline(value))
+        } else {
+            leaf_cell(key, Stored::Extent(self.add_extent(value, old, source)))
+        };
+        self.counts.leaf_bytes += cell.len() as u64 + 2;
+        self.counts.leaf_bytes -= old_bytes as u64;
+        let splits = cell.len() + 2 > free_bytes + old_bytes;
+        let cause = if splits { PageCause::Split } else { PageCause::Change };
+        let page = self.page_mut(leaf, cause, pins, source);
+        if let Ok(index) = found {
+            if page.replace(index, &cell) {
+                return;
+            }
+            page.remove(index);
+        }
+        let (Ok(index) | Err(index)) = found;
+        self.insert(way, leaf, index, cell, pins, source);
+    }
+
+    /// Inserts a cell into a page, splitting it and the pages above as needed.
+    fn insert(
+        &mut self,
+        mut way: Vec<(u64, usize)>,
+        mut unit: u64,
+        mut index: usize,
+        mut cell: Vec<u8>,
+        pins: &mut Pins,
+        source: &impl PageSource,
+    ) {
+        debug_assert!(cell.len() + 2 <= cell_bytes_max(self.page_bytes));
+        loop {
+            let page = self.page_mut(unit, PageCause::Split, pins, source);
+            if page.insert(index, &cell) {
+                return;
+            }
+            let level = page.level();
+            let (separator, right) = page.split(index, &cell);
+            self.events.splits += 1;
+            let right = self.add_page(right, PageCause::Split);
+            cell = inner_cell(&separator, right);
+            match way.pop() {
+                Some((parent, child)) => (unit, index) = (parent, child),
+                None => {
+                    let mut root = Page::new(self.page_bytes, level + 1, unit);
+                    root.insert(0, &cell);
+                    self.root = self.add_page(root, PageCause::Split);
+                    self.height += 1;
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Removes a key; returns its leaf if that became empty.
+    fn delete(&mut self, key: &[u8], pins: &mut Pins, source: &impl PageSource) -> Option<u64> {
+        if self.height == 0 {
+            return None;
+        }
+        let (_, leaf) = self.way(key, pins);
+        // A page is changed only if the key is there.
+        let index = self.planned(leaf, pins).search(key).ok()?;
+        let page = self.page_mut(leaf, PageCause::Change, pins, source);
+        let old = match page.stored(index) {
+            Stored::Extent(extent) => Some(extent),
+            Stored::Inline(_) => None,
+        };
+        let removed = page.remove(index);
+        let empty = page.count() == 0;
+        self.counts.leaf_bytes -= removed as u64;
+        if let Some(extent) = old {
+            self.remove_extent(extent, source);
+        }
+        empty.then_some(leaf)
+    }
+
+    /// Takes the leaf of `key` out of the tree if it is (still) the empty `leaf`, and every page that loses its last child.
+    fn remove_leaf(&mut self, key: &[u8], leaf: u64, pins: &mut Pins, source: &impl PageSource) {
+        let (mut way, found) = self.way(key, pins);
+        if found != leaf || self.planned(leaf, pins).count() > 0 {
+            return;
+        }
+        self.remove_page(leaf, true, source);
+        loop {
+            let Some((parent, index)) = way.pop() else {
+                (self.root, self.height) = (0, 0);
+                return;
+            };
+            if self.page_mut(parent, PageCause::Merge, pins, source).remove_child(index) {
+                break;
+            }
+            self.remove_page(parent, false, source);
+        }
+        if way.is_empty() {
+            self.lower_root(pins, source);
+        }
+    }
+
+    /// A root with a single child gives way to it, as long as the child is in memory.
+    pub(super) fn lower_root(&mut self, pins: &Pins, source: &impl PageSource) {
+        while self.height > 1 {
+            let Some(root) = self.dirty.get(&self.root).or_else(|| pins.get(&self.root)) else { return };
+            if root.count() > 0 {
+                return;
+            }
+            let (old, child) = (self.root, root.child(0));
+            self.remove_page(old, false, source);
+            self.root = child;
+            self.height -= 1;
+        }
+    }
+
+    /// Puts the page at `unit`, which is resident, elsewhere; the caller changes what refers to it.
+    pub(super) fn move_page(&mut self, unit: u64, to: u64, pins: &mut Pins, source: &impl PageSource) {
+        self.page_mut(unit, PageCause::Compaction, pins, source);
+        self.imaged.remove(&unit);
+        if let Some(page) = self.dirty.remove(&unit) {
+            self.dirty.insert(to, page);
+            self.fresh.insert(to);
+            self.touch(to);
+        }
+        match self.fresh.remove(&unit) {
+            true => self.space.give_back(unit, self.page_units()),
+            false => self.space.retire(unit, self.page_units()),
+        }
+    }
+
+    /// Puts `value` of the extent `old` to unit `to`.
+    pub(super) fn move_value(
+        &mut self,
+        value: Bytes,
+        old: Extent,
+        to: u64,
+        source: &impl PageSource,
+    ) -> Extent {
+        self.remove_extent(old, source);
+        self.counts.extent_units += u64::from(old.units);
+        self.value_bytes += value.len() as u64;
+        let extent = Extent { unit: to, ..old };
+        self.values.insert(to, Value::new(value, &extent));
+        self.moved.insert(to);
+        extent
+    }
+}

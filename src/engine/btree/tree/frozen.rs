@@ -1,0 +1,127 @@
+//! What a checkpoint takes of the tree, and what becomes of it.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use super::Tree;
+use crate::engine::btree::age::Mark;
+use crate::engine::btree::freemap::Changes;
+use crate::engine::btree::meta::{MapPlace, Meta};
+use crate::engine::btree::page::{Page, Stored};
+use crate::engine::btree::source::Piece;
+use crate::engine::btree::value::Value;
+use crate::engine::class_of;
+
+/// Pages by unit.
+type Pages = Vec<(u64, Arc<Page>)>;
+
+/// What a checkpoint writes: the tree at one position, as far as it was dirty.
+pub struct Frozen {
+    /// Changed pages by unit.
+    pub pages: HashMap<u64, Arc<Page>>,
+    /// Those of them that are new.
+    pub fresh: HashSet<u64>,
+    /// Those of them whose image is in the log behind `meta.images_start`.
+    pub imaged: HashSet<u64>,
+    /// New values by first unit of their extent.
+    pub values: HashMap<u64, Value>,
+    /// Those of them that are not new, but moved.
+    pub moved: HashSet<u64>,
+    /// The state's meta page; `sequence`, `map`, `images_end` and `double_bytes` are not set yet.
+    pub meta: Meta,
+    /// Bytes of images that had been logged at `meta.floor`.
+    pub floor_image_bytes: u64,
+    /// Bytes of the log behind it that are nothing but what was set aside.
+    pub aside_bytes: u64,
+    /// Bytes of memory that it holds.
+    pub bytes: u64,
+}
+
+impl Frozen {
+    /// What is new and goes where nothing was, and pages that change in their places; both sorted by unit.
+    pub fn pieces(&self) -> (Vec<(u64, Piece)>, Pages) {
+        let (mut fresh, mut in_place) = (Vec::new(), Vec::new());
+        for (unit, page) in &self.pages {
+            if self.fresh.contains(unit) {
+                fresh.push((*unit, Piece::Page(page.clone())));
+            } else if page.changed_units().next().is_some() {
+                in_place.push((*unit, page.clone()));
+            }
+        }
+        fresh.extend(self.values.iter().map(|(unit, value)| (*unit, Piece::Value(value.clone()))));
+        fresh.sort_unstable_by_key(|(unit, _)| *unit);
+        in_place.sort_unstable_by_key(|(unit, _)| *unit);
+        (fresh, in_place)
+    }
+
+    /// The class of every new value's key, by the unit of its extent: the leaf that refers to it changed with it.
+    pub fn value_classes(&self) -> HashMap<u64, u8> {
+        let mut classes = HashMap::with_capacity(self.values.len());
+        for page in self.pages.values().filter(|page| page.is_leaf()) {
+            for index in 0..page.count() {
+                if let Stored::Extent(extent) = page.stored(index)
+                    && self.values.contains_key(&extent.unit)
+                {
+                    classes.insert(extent.unit, class_of(page.key(index)));
+                }
+            }
+        }
+        classes
+    }
+}
+
+impl Tree {
+    /// Takes what changed for a checkpoint of the state at `now`, without what waits in the buffer. Goes with
+    /// [`FreeMap::freeze`](crate::engine::btree::freemap::FreeMap::freeze), before which nothing may be taken or freed.
+    pub fn freeze(&mut self, now: Mark) -> Arc<Frozen> {
+        // Replay may be on its way to what the pages have already.
+        let position = now.position.max(self.durable.position);
+        let floor = self.buffer.floor().unwrap_or(now);
+        let replay_all = if self.buffer.aside.is_unlogged() { position } else { self.replay_all };
+        debug_assert!(self.frozen.is_none(), "one checkpoint at a time");
+        let bytes = self.active_bytes();
+        let meta = Meta {
+            sequence: 0,
+            page_bytes: self.page_bytes as u64,
+            root: self.root,
+            height: self.height,
+            position,
+            floor: floor.position,
+            replay_all,
+            images_start: self.images_start.min(position),
+            images_end: 0,
+            double_bytes: 0,
+            end: self.space.end(),
+            map: MapPlace::default(),
+            counts: self.counts,
+        };
+        self.value_bytes = 0;
+        let frozen = Arc::new(Frozen {
+            pages: std::mem::take(&mut self.dirty),
+            fresh: std::mem::take(&mut self.fresh),
+            imaged: std::mem::take(&mut self.imaged),
+            values: std::mem::take(&mut self.values),
+            moved: std::mem::take(&mut self.moved),
+            meta,
+            floor_image_bytes: floor.image_bytes,
+            aside_bytes: self.buffer.aside.logged_bytes(),
+            bytes,
+        });
+        self.images_start = position;
+        self.frozen = Some(frozen.clone());
+        self.epoch += 1;
+        frozen
+    }
+
+    /// The frozen state is durable as `meta`, with `changes` of the free map; pages may still be on their way to their places.
+    pub fn commit(&mut self, meta: Meta, changes: &Changes) {
+        self.durable = meta;
+        self.space.commit(changes);
+    }
+
+    /// Everything frozen is in its place.
+    pub fn thaw(&mut self) {
+        self.frozen = None;
+        self.epoch += 1;
+    }
+}

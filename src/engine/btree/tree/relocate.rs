@@ -1,0 +1,165 @@
+//! A step of a compaction: what lies on the way to one key and too far behind in the file moves into free units before that.
+
+use bytes::Bytes;
+
+use super::{Pins, Stop, Tree};
+use crate::engine::PageCause;
+use crate::engine::btree::freemap::{Needs, Run};
+use crate::engine::btree::page::{Extent, Stored, leaf_cell};
+use crate::engine::btree::source::{Loaded, PageSource};
+
+/// Bytes of values that one step moves at most, beside the last one.
+const STEP_BYTES: usize = 1 << 20;
+
+/// What a pass is for.
+#[derive(Clone, Copy, Debug)]
+pub struct Goal {
+    /// Nothing shall lie behind it.
+    pub limit: u64,
+    /// Nothing shall lie in it.
+    pub window: Option<Run>,
+}
+
+impl Goal {
+    /// Whether what lies in `units` from `unit` on must go elsewhere.
+    fn moves(&self, unit: u64, units: u64) -> bool {
+        let end = unit.saturating_add(units);
+        end > self.limit || self.window.is_some_and(|(start, length)| unit < start + length && end > start)
+    }
+}
+
+/// What [`Tree::relocate`] will move.
+pub struct Relocation {
+    pins: Pins,
+    /// Pages on the way with the child taken, root first, without the leaf.
+    way: Vec<(u64, usize)>,
+    leaf: u64,
+    values: Vec<(Bytes, Extent, Bytes)>,
+    /// Where the next one goes on.
+    pub next: Option<Vec<u8>>,
+    /// Values that cannot be read.
+    pub unreadable: u64,
+}
+
+impl Relocation {
+    /// What it takes at most, with pages of `page_units`.
+    pub fn needs(&self, page_units: u64) -> Needs {
+        let values = self.values.iter().map(|(_, extent, _)| u64::from(extent.units));
+        let pages = (self.way.len() as u64 + 1) * page_units;
+        let piece_units = values.clone().max().unwrap_or(0).max(page_units);
+        Needs { units: values.sum::<u64>() + pages, piece_units, pages: 0 }
+    }
+}
+
+impl Tree {
+    /// What `goal` wants moved on the way to `start`; changes nothing.
+    pub fn plan_relocation(
+        &self,
+        source: &impl PageSource,
+        loaded: &Loaded,
+        start: &[u8],
+        goal: Goal,
+    ) -> Result<Relocation, Stop> {
+        let (pins, way, values) = (Pins::new(), Vec::new(), Vec::new());
+        let mut step = Relocation { pins, way, leaf: self.root, values, next: None, unreadable: 0 };
+        for level in (0..self.height).rev() {
+            let page = self.page(source, loaded, step.leaf, level)?;
+            if self.resident(step.leaf, &step.pins).is_none() {
+                step.pins.insert(step.leaf, page.clone());
+            }
+            if level > 0 {
+                let index = page.child_index(start);
+                if index < page.count() {
+                    step.next = Some(page.key(index).to_vec());
+                }
+                step.way.push((step.leaf, index));
+                step.leaf = page.child(index);
+                continue;
+            }
+            let (Ok(first) | Err(first)) = page.search(start);
+            let mut bytes = 0;
+            for index in first..page.count() {
+                if let Stored::Extent(extent) = page.stored(index)
+                    && goal.moves(extent.unit, u64::from(extent.units))
+                {
+                    if bytes >= STEP_BYTES {
+                        step.next = Some(page.key(index).to_vec());
+                        break;
+                    }
+                    let value = match self.value(source, loaded, extent) {
+                        Err(Stop::Failed(_)) => {
+                            step.unreadable += 1;
+                            continue;
+                        }
+                        other => other?,
+                    };
+                    bytes += extent.bytes as usize;
+                    step.values.push((Bytes::copy_from_slice(page.key(index)), extent, value));
+                }
+            }
+        }
+        Ok(step)
+    }
+
+    /// A new place for what lies in `units` from `unit` on; `None` if there is none.
+    fn better_place(&mut self, unit: u64, units: u64, goal: Goal) -> Option<u64> {
+        if let Some(to) = self.space.take_below(units, goal.limit) {
+            return Some(to);
+        }
+        // What lies behind the limit already gains nothing by another place there.
+        if unit.saturating_add(units) > goal.limit {
+            return None;
+        }
+        self.space.take_below(units, u64::MAX).or_else(|| self.space.take_beyond(units))
+    }
+
+    /// Moves what was planned, as far as there is room; whether anything was moved, and the units that should have been and were not.
+    pub fn relocate(&mut self, step: Relocation, goal: Goal, source: &impl PageSource) -> (bool, u64) {
+        let Relocation { mut pins, way, leaf, values, .. } = step;
+        if self.height == 0 {
+            return (false, 0);
+        }
+        if let Some((start, units)) = goal.window {
+            // Again, as checkpoints may have freed more of it.
+            self.space.withhold(start, start + units);
+        }
+        let (mut moved, mut stuck_units) = (false, 0);
+        for (key, old, value) in values {
+            let units = u64::from(old.units);
+            let Some(to) = self.better_place(old.unit, units, goal) else {
+                stuck_units += units;
+                continue;
+            };
+            let extent = self.move_value(value, old, to, source);
+            let page = self.page_mut(leaf, PageCause::Compaction, &mut pins, source);
+            if let Ok(index) = page.search(&key) {
+                page.replace(index, &leaf_cell(&key, Stored::Extent(extent)));
+            }
+            moved = true;
+        }
+        let mut unit = leaf;
+        let mut above = way.into_iter().rev();
+        loop {
+            let parent = above.next();
+            if goal.moves(unit, self.page_units()) {
+                match self.better_place(unit, self.page_units(), goal) {
+                    Some(to) => {
+                        self.move_page(unit, to, &mut pins, source);
+                        match parent {
+                            Some((parent, index)) => self
+                                .page_mut(parent, PageCause::Compaction, &mut pins, source)
+                                .set_child(index, to),
+                            None => self.root = to,
+                        }
+                        moved = true;
+                    }
+                    None => stuck_units += self.page_units(),
+                }
+            }
+            match parent {
+                Some((parent, _)) => unit = parent,
+                None => return (moved, stuck_units),
+            }
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! The tree over a source of pages that is a map in memory: no file, no pager.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use bytes::Bytes;
+
+use super::*;
+use crate::base::prng::Prng;
+use crate::engine::Batch;
+use crate::engine::btree::age::Mark;
+use crate::engine::btree::source::{Loaded, PageSource, Piece};
+
+/// What would lie in the file, and which of it is in the pool.
+#[derive(Default)]
+struct Shelf {
+    pieces: HashMap<u64, Piece>,
+    pooled: RefCell<HashSet<u64>>,
+}
+
+impl PageSource for Shelf {
+    fn pooled(&self, unit: u64) -> Option<Piece> {
+        self.pooled.borrow().contains(&unit).then(|| self.pieces[&unit].clone())
+    }
+
+    fn has(&self, unit: u64) -> bool {
+        self.pooled.borrow().contains(&unit)
+    }
+
+    fn forget(&self, unit: u64) {
+        self.pooled.borrow_mut().remove(&unit);
+    }
+
+    fn checksum(&self, value: &Bytes) -> u32 {
+        crc32fast::hash(value)
+    }
+}
+
+/// Asks again with what was missing, until there is an answer; and how often something was.
+fn with_misses<T>(
+    tree: &Tree,
+    shelf: &Shelf,
+    mut ask: impl FnMut(&Tree, &Loaded) -> Result<T, Stop>,
+) -> (T, u32) {
+    let (mut loaded, mut misses) = (Loaded::default(), 0);
+    loop {
+        match ask(tree, &loaded) {
+            Ok(answer) => return (answer, misses),
+            Err(Stop::Miss(miss)) => {
+                misses += 1;
+                loaded.add(tree.epoch, miss.unit(), shelf.pieces[&miss.unit()].clone());
+            }
+            Err(Stop::Failed(error)) => panic!("{error}"),
+        }
+    }
+}
+
+#[test]
+fn the_tree_finds_its_pages_in_any_source_and_asks_for_what_is_not_there() {
+    let mut prng = Prng::new(11);
+    let meta = Meta { page_bytes: 4096, end: 2, ..Meta::default() };
+    let (mut tree, mut shelf) = (Tree::new(meta, FreeMap::new(2, 2)), Shelf::default());
+    let (mut model, mut misses) = (BTreeMap::new(), 0);
+    for step in 0..600u32 {
+        let mut batch = Batch::new(0);
+        for _ in 0..1 + prng.below(4) {
+            let key = [b"key ".as_slice(), &(prng.below(400) as u16).to_be_bytes(), &[7; 60]].concat();
+            if prng.one_in(3) {
+                batch.delete(key.clone());
+                model.remove(&key);
+            } else {
+                let bytes = if prng.one_in(5) { 5000 } else { prng.below(300) as usize };
+                batch.put(key.clone(), vec![step as u8; bytes]);
+                model.insert(key, vec![step as u8; bytes]);
+            }
+        }
+        let mut pins = Pins::new();
+        let (needs, missed) =
+            with_misses(&tree, &shelf, |tree, loaded| tree.plan(&shelf, loaded, &batch, &mut pins));
+        misses += missed;
+        if let Some(units) = needs.lacking(&tree.space) {
+            tree.space.set_file_units(units);
+        }
+        tree.apply(&batch, pins, &shelf);
+        if step % 20 == 19 {
+            // All that changed goes to the shelf, and half of it into the pool.
+            let frozen = tree.freeze(Mark::default());
+            let pages = frozen.pages.iter().map(|(unit, page)| (*unit, Piece::Page(page.clone())));
+            let values = frozen.values.iter().map(|(unit, value)| (*unit, Piece::Value(value.clone())));
+            for (unit, piece) in pages.chain(values) {
+                shelf.pieces.insert(unit, piece);
+                match unit % 2 == 0 {
+                    true => shelf.pooled.borrow_mut().insert(unit),
+                    false => shelf.pooled.borrow_mut().remove(&unit),
+                };
+            }
+            tree.thaw();
+        }
+        let key = [b"key ".as_slice(), &(prng.below(400) as u16).to_be_bytes(), &[7; 60]].concat();
+        let (found, missed) = with_misses(&tree, &shelf, |tree, loaded| tree.find(&shelf, loaded, &key));
+        misses += missed;
+        assert_eq!(found.as_deref(), model.get(&key).map(Vec::as_slice), "step {step}");
+    }
+    let mut all = BTreeMap::new();
+    let mut start = Some(Vec::new());
+    while let Some(from) = start.take() {
+        let collect = |tree: &Tree, loaded: &Loaded| {
+            let chunk = tree.collect(&shelf, loaded, &from, None, 100, usize::MAX)?;
+            // A scan reads values together: here each is asked for.
+            match chunk.entries.iter().find_map(|(_, item)| match item {
+                Item::Absent(extent) => Some(*extent),
+                Item::Inline(_) | Item::Ready(_) => None,
+            }) {
+                Some(extent) => Err(Stop::Miss(Miss::Value(extent))),
+                None => Ok(chunk),
+            }
+        };
+        let (chunk, missed) = with_misses(&tree, &shelf, collect);
+        misses += missed;
+        for (key, item) in &chunk.entries {
+            all.insert(chunk.at(key).to_vec(), chunk.value(item).unwrap().to_vec());
+        }
+        start = chunk.next;
+    }
+    assert_eq!(all, model);
+    assert!(tree.height > 1 && tree.events.splits > 10 && misses > 100, "{misses} misses");
+}

@@ -1,0 +1,131 @@
+//! Parts of the tree that cannot be read: told once, kept in the log, and tried again when a checkpoint is asked for. [`super::aside`]
+//! holds what waits for them.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+use parking_lot::Mutex;
+
+use super::aside::Part;
+use super::core::Core;
+use super::records::ASIDE_KIND;
+use super::source::Loaded;
+use super::tree::{Pins, Stop};
+use super::units::UNIT_BYTES;
+use crate::disk::Purpose;
+use crate::engine::{Result, Tier};
+
+/// What is done about them.
+pub struct Unreadable {
+    core: Arc<Core>,
+    /// Units of unreadable pages that were told of.
+    told: Mutex<HashSet<u64>>,
+    /// Whether the next checkpoint tries to read them.
+    is_retry_asked: AtomicBool,
+}
+
+impl Unreadable {
+    /// Those of the store `core`. What opening could not read is told now.
+    pub fn new(core: Arc<Core>) -> Unreadable {
+        let unreadable = Unreadable { core, told: Mutex::default(), is_retry_asked: AtomicBool::new(false) };
+        unreadable.core.tree.read().buffer.aside.parts().for_each(|part| unreadable.tell(part));
+        unreadable
+    }
+
+    /// Sets aside what waits in the buffer for `part`. The writer's lock is held.
+    pub fn set_aside(&self, part: Part) {
+        let now = self.core.mark();
+        self.core.tree.write().buffer.set_aside(part.clone(), now);
+        self.tell(&part);
+    }
+
+    /// Says once that a part cannot be read.
+    fn tell(&self, part: &Part) {
+        if !self.told.lock().insert(part.unit) {
+            return;
+        }
+        log::error!("{}; changes of its keys are refused, what waits for it stays in the log", part.error);
+        let offset = part.unit.saturating_mul(UNIT_BYTES);
+        let fields = vec![("what", part.error.to_string().into()), ("offset", offset.into())];
+        self.core.record("damage", fields);
+    }
+
+    /// The next checkpoint tries to read what could not be read.
+    pub fn ask_retry(&self) {
+        self.is_retry_asked.store(true, Relaxed);
+    }
+
+    /// Whether it shall.
+    pub fn is_retry_asked(&self) -> bool {
+        self.is_retry_asked.load(Relaxed)
+    }
+
+    /// Tries to read what could not be read, and makes the changes that wait for it. What still cannot stays as it is.
+    pub fn retry(&self) {
+        self.is_retry_asked.store(false, Relaxed);
+        let parts: Vec<Part> = self.core.tree.read().buffer.aside.parts().cloned().collect();
+        for part in parts {
+            match self.retry_part(&part) {
+                Ok(true) => {
+                    self.told.lock().remove(&part.unit);
+                    let offset = part.unit.saturating_mul(UNIT_BYTES);
+                    self.core.record("damage_gone", vec![("offset", offset.into())]);
+                }
+                Ok(false) => {}
+                Err(error) => log::warn!("what waits for an unreadable page stays in the log: {error}"),
+            }
+        }
+    }
+
+    /// Whether the changes of `part` could be made.
+    fn retry_part(&self, part: &Part) -> Result<bool> {
+        let mut loaded = Loaded::default();
+        loop {
+            let writer = self.core.tree.writer();
+            self.core.pager.check()?;
+            let mut pins = Pins::new();
+            let (epoch, batch, planned) = {
+                let tree = self.core.tree.read();
+                let batch = tree.buffer.aside.batch_of(part);
+                let planned = tree.plan(&self.core.pager, &loaded, &batch, &mut pins);
+                (tree.epoch, batch, planned)
+            };
+            match planned {
+                Ok(needs) => {
+                    self.core.take_space(needs, Tier::Disk)?;
+                    let mut tree = self.core.tree.write();
+                    tree.buffer.aside.remove(part);
+                    tree.apply(&batch, pins, &self.core.pager);
+                    drop(tree);
+                    self.core.note_change();
+                    return Ok(true);
+                }
+                Err(Stop::Failed(_)) => return Ok(false),
+                Err(Stop::Miss(miss)) => {
+                    drop(writer);
+                    self.core.load_if_whole(epoch, miss, Tier::Disk, Purpose::PageWrite, &mut loaded)?;
+                }
+            }
+        }
+    }
+
+    /// Writes what was set aside to the log once more, so that a checkpoint that freezes next can let go of what is before. The
+    /// writer's lock is held.
+    pub fn log_again(&self) {
+        let batches = match &self.core.tree.read().buffer.aside {
+            aside if aside.mark().is_none() => return,
+            aside => aside.batches(),
+        };
+        let before = self.core.mark();
+        for batch in batches {
+            if let Err(error) = self.core.log.append_batch(ASIDE_KIND, Purpose::Wal, &batch) {
+                // The log keeps what it has of them.
+                log::warn!("what waits for an unreadable page cannot be logged again: {error}");
+                return;
+            }
+        }
+        let bytes = self.core.log.end() - before.position;
+        self.core.tree.write().buffer.aside.set_logged(before, bytes);
+    }
+}

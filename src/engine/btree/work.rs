@@ -1,0 +1,157 @@
+//! The conductor: looks at the state, has [`schedule`] decide what is done next, and the component do it whose work it is.
+
+use super::BtreeEngine;
+use super::checkpoint::Turn;
+use super::schedule::{self, State, Work};
+use crate::engine::{Error, Pending, Position, Result, Work as Cost};
+
+/// What the decision was made of that whoever carries it out must know.
+struct Seen {
+    /// How many waited for a checkpoint. Those who ask later may have waiting puts of their own.
+    asked: usize,
+    /// What the sweep on its way is for, if one was.
+    target: Option<Position>,
+    /// What one that goes on or begins now is for.
+    until: Position,
+}
+
+impl BtreeEngine {
+    /// One unit of flush work.
+    pub(super) fn flush(&self) -> Result<Pending> {
+        let worked = self.flush_some();
+        if self.checkpointer.is_new_trouble(worked.is_err())
+            && let Err(error) = &worked
+        {
+            self.core.record("error", vec![("what", format!("checkpoint: {error}").into())]);
+        }
+        worked
+    }
+
+    fn flush_some(&self) -> Result<Pending> {
+        // Another thread at it does all there is.
+        let Some(mut turn) = self.checkpointer.turn() else { return Ok(Pending::Idle) };
+        let (work, seen) = self.decide(turn.is_some());
+        match work {
+            Work::Rest(pending) => return Ok(pending),
+            Work::Verify => self.verifier.answer(),
+            Work::Advance => self.advance(&mut turn)?,
+            Work::Compact => self.compactor.step()?,
+            Work::Retry => self.unreadable.retry(),
+            Work::Sweep => self.sweep(&mut turn, &seen)?,
+            Work::Checkpoint { reason, is_part: true } => {
+                self.sweeper.aim(seen.target, Some(seen.until));
+                self.begin(&mut turn, reason, 0, false)?;
+            }
+            Work::Checkpoint { reason, is_part: false } => {
+                self.sweeper.aim(seen.target, None);
+                self.begin(&mut turn, reason, seen.asked, seen.target.is_some())?;
+            }
+            Work::Answer => {
+                // There is nothing to sweep for: who waits for space may be waiting for a compaction.
+                self.sweeper.aim(seen.target, None);
+                let result = self.core.pager.check();
+                self.checkpointer.take_asked(seen.asked).into_iter().for_each(|done| done(result.clone()));
+                result?;
+            }
+        }
+        Ok(Pending::More)
+    }
+
+    /// What is done next, where `is_running` says whether a checkpoint is on its way.
+    fn decide(&self, is_running: bool) -> (Work, Seen) {
+        let core = &self.core;
+        let asked = self.checkpointer.asked();
+        let target = self.sweeper.target();
+        let (compaction, has_room_to_sweep) = (|| self.compactor.wants(), || self.sweeper.has_room());
+        let (until, state) = {
+            let tree = core.tree.read();
+            let until = target.unwrap_or_else(|| core.log.end());
+            let state = State {
+                is_verify_asked: self.verifier.is_asked(),
+                is_checkpoint_running: is_running,
+                compaction: &compaction,
+                is_asked: asked > 0,
+                is_retry_asked: self.unreadable.is_retry_asked(),
+                is_sweeping: target.is_some(),
+                is_dirty: core.is_dirty(&tree),
+                is_pressing: self.bounds.is_pressing(&tree),
+                is_log_due: self.bounds.is_log_due(&tree),
+                age: core.age.dirty_age(core.clock.elapsed()),
+                age_max: core.options.checkpoint_age,
+                is_much_waiting: self.bounds.is_much_waiting(&tree),
+                is_swept: tree.buffer.is_settled(until),
+                has_room_to_sweep: &has_room_to_sweep,
+            };
+            (until, state)
+        };
+        // Without the latch, which is taken where the disk is asked.
+        (schedule::next(&state), Seen { asked, target, until })
+    }
+
+    /// A step of the sweep, or a checkpoint of what it has made dirty.
+    fn sweep(&self, turn: &mut Turn<'_>, seen: &Seen) -> Result<()> {
+        self.sweeper.aim(seen.target, Some(seen.until));
+        let span = self.core.pager.cpu().span(Cost::Checkpoint);
+        let swept = self.sweeper.step();
+        span.end(0);
+        match swept {
+            Ok(true) => Ok(()),
+            Ok(false) => self.begin(turn, "change buffer", 0, false),
+            Err(error) => {
+                let asked = self.checkpointer.asked();
+                let waiters = self.checkpointer.take_asked(asked);
+                waiters.into_iter().for_each(|done| done(Err(error.clone())));
+                Err(error)
+            }
+        }
+    }
+
+    /// Begins a checkpoint for `reason`, and for the first `asked` of those who wait for one; `swept` if it ends a sweep.
+    fn begin(&self, turn: &mut Turn<'_>, reason: &'static str, asked: usize, swept: bool) -> Result<()> {
+        let waiters = self.checkpointer.take_asked(asked);
+        let begun = self.core.pager.check().and_then(|()| self.checkpointer.freeze(reason, swept));
+        match begun {
+            Ok(mut job) => {
+                job.waiters = waiters;
+                **turn = Some(job);
+                self.advance(turn)
+            }
+            Err(error) => {
+                self.note_want_of_space(&error);
+                waiters.into_iter().for_each(|done| done(Err(error.clone())));
+                Err(error)
+            }
+        }
+    }
+
+    /// Does the next unit of the checkpoint on its way.
+    fn advance(&self, turn: &mut Turn<'_>) -> Result<()> {
+        let Some(running) = turn.as_mut() else { return Ok(()) };
+        let pager = &self.core.pager;
+        let (span, before) = (pager.cpu().span(Cost::Checkpoint), pager.checkpoint_bytes());
+        let advanced = self.checkpointer.advance(running);
+        span.end(pager.checkpoint_bytes() - before);
+        match advanced {
+            Ok(false) => {}
+            Ok(true) => {
+                self.core.failure.clear();
+                let waiters = turn.take().map(|job| job.waiters).unwrap_or_default();
+                waiters.into_iter().for_each(|done| done(Ok(())));
+            }
+            Err(error) => {
+                // The job stays and is tried again; who waits for it learns of the error now.
+                self.note_want_of_space(&error);
+                let waiters = std::mem::take(&mut running.waiters);
+                waiters.into_iter().for_each(|done| done(Err(error.clone())));
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    fn note_want_of_space(&self, error: &Error) {
+        if matches!(error, Error::NoSpace) {
+            self.core.failure.note(error, self.core.guard.free_bytes());
+        }
+    }
+}

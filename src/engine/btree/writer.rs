@@ -1,0 +1,121 @@
+//! Batches.
+//!
+//! 1. Bring every page on the way to every key into memory; a missing one is read without holding a lock, then it starts again.
+//! 2. Refuse what is over a limit; take space in the file for whatever the batch may need at most (`admission`).
+//! 3. Append the batch to the log.
+//! 4. Change pages in memory. Nothing can fail here.
+//! 5. `torn=image`: append every changed page. One that finds no space gets its image from the checkpoint.
+//!
+//! A batch of nothing but small values, in a tree that the dirty bytes cannot hold anyway, needs only step 3: its puts wait in the
+//! `buffer` until many of one leaf can be made together. `torn=image` has no buffer: its point is the page after each batch.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::bound::Bounds;
+use super::checkpoint::Checkpointer;
+use super::compact::Compactor;
+use super::core::Core;
+use super::source::Loaded;
+use super::sweep::Sweeper;
+use super::tree::{Pins, Stop};
+use crate::disk::Purpose;
+use crate::engine::wal::FIRST_KIND;
+use crate::engine::{Batch, Class, Error, Position, Result, StallMeter, Stalls, Tier};
+
+/// Longest wait for other writers in [`Tier::Memory`].
+const WRITER_WAIT: Duration = Duration::from_millis(2);
+
+/// What batches come through. Of background work it asks how it goes, and asks for more of it; it does none.
+pub struct Writer {
+    pub(super) core: Arc<Core>,
+    pub(super) bounds: Arc<Bounds>,
+    pub(super) sweeper: Arc<Sweeper>,
+    pub(super) checkpointer: Arc<Checkpointer>,
+    pub(super) compactor: Arc<Compactor>,
+    pub(super) stalls: StallMeter,
+}
+
+impl Writer {
+    /// Writes to `core`.
+    pub fn new(
+        core: Arc<Core>,
+        bounds: Arc<Bounds>,
+        sweeper: Arc<Sweeper>,
+        checkpointer: Arc<Checkpointer>,
+        compactor: Arc<Compactor>,
+    ) -> Writer {
+        Writer { core, bounds, sweeper, checkpointer, compactor, stalls: StallMeter::default() }
+    }
+
+    /// Makes the changes of `batch`; returns its position.
+    pub fn apply(&self, batch: &Batch, tier: Tier) -> Result<Position> {
+        if batch.is_empty() {
+            return Ok(self.core.log.end());
+        }
+        batch.check()?;
+        let mut loaded = Loaded::default();
+        let position = loop {
+            let writer = match tier {
+                Tier::Memory => self.core.tree.writer_within(WRITER_WAIT).ok_or(Error::WouldBlock)?,
+                Tier::Disk => self.core.tree.writer(),
+            };
+            self.core.pager.check()?;
+            let (refusal, waits) = {
+                let tree = self.core.tree.read();
+                let waits =
+                    tree.suits_buffer(batch, self.core.options.torn, self.core.options.dirty_bytes_max);
+                (tree.buffer.refusal(batch), waits)
+            };
+            if let Some(error) = refusal {
+                return Err(error);
+            }
+            if waits && self.make_room(batch, None, tier)? {
+                let before = self.core.mark();
+                let position = self.append(batch)?;
+                self.core.tree.write().buffer.add(batch, before);
+                break position;
+            }
+            let mut pins = Pins::new();
+            let (epoch, planned) = {
+                let tree = self.core.tree.read();
+                (tree.epoch, tree.plan(&self.core.pager, &loaded, batch, &mut pins))
+            };
+            let needs = match planned {
+                Ok(needs) => needs,
+                Err(Stop::Failed(error)) => return Err(error),
+                Err(Stop::Miss(miss)) => {
+                    drop(writer);
+                    self.core.load_if_whole(epoch, miss, tier, Purpose::Get, &mut loaded)?;
+                    continue;
+                }
+            };
+            self.make_room(batch, Some(needs), tier)?;
+            let position = self.append(batch)?;
+            // Nobody else changes the tree while the writer's lock is held, so the plan still holds.
+            self.core.tree.write().apply(batch, pins, &self.core.pager);
+            self.core.log_batch_images();
+            break position;
+        };
+        self.core.note_change();
+        self.stalls.end(|| self.core.clock.elapsed());
+        let is_work_due = {
+            let tree = self.core.tree.read();
+            self.bounds.is_pressing(&tree) || self.bounds.is_log_due(&tree)
+        };
+        if is_work_due {
+            self.core.bell.ring(Class::Flush);
+        }
+        Ok(position)
+    }
+
+    fn append(&self, batch: &Batch) -> Result<Position> {
+        let appended = self.core.log.append_batch(FIRST_KIND, Purpose::Wal, batch);
+        appended.map_err(|error| self.refused(error, batch))
+    }
+
+    /// How long batches had to wait.
+    pub fn stalls(&self) -> Stalls {
+        self.stalls.snapshot(self.core.clock.elapsed())
+    }
+}
