@@ -21,6 +21,7 @@ mod buffer;
 mod counting;
 mod crash;
 mod damage;
+mod golden;
 mod limits;
 mod map;
 mod model;
