@@ -85,3 +85,29 @@ impl CheckpointAge {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn images_and_what_is_set_aside_are_no_age_and_the_first_change_counts() {
+        let age = CheckpointAge::new(30, 10);
+        assert_eq!(age.log_bytes(1000, 1500), 480, "of 30 bytes of images 10 lie before the floor");
+        age.add_image(100);
+        assert_eq!(age.log_bytes(1000, 1500), 380);
+        let mark = age.mark(1500);
+        assert_eq!((mark.position, mark.image_bytes), (1500, 130));
+        age.settle_images(mark.image_bytes);
+        age.settle_aside(40);
+        assert_eq!([age.log_bytes(1500, 1500), age.log_bytes(1500, 1600)], [0, 60]);
+
+        let second = Duration::from_secs(1);
+        assert_eq!(age.dirty_age(9 * second), Duration::ZERO);
+        age.note_change(Duration::ZERO);
+        age.note_change(5 * second);
+        assert_eq!(age.dirty_age(9 * second), 9 * second);
+        age.clear_changes();
+        assert_eq!(age.dirty_age(9 * second), Duration::ZERO);
+    }
+}

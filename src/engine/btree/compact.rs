@@ -20,6 +20,7 @@ use parking_lot::Mutex;
 use super::bound::Bounds;
 use super::core::Core;
 use super::growth::CUT_UNITS_MIN;
+use super::schedule::Wants;
 use super::source::{Loaded, is_unreadable};
 use super::tree::{Goal, Stop, Tree};
 use super::units::{FIRST_UNIT, UNIT_BYTES};
@@ -44,17 +45,6 @@ enum Stage {
         goal: Goal,
     },
     End,
-}
-
-/// What a compaction needs to go on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wants {
-    /// There is none, and nobody waits for one.
-    Nothing,
-    /// Its next step.
-    Step,
-    /// A checkpoint before that.
-    Checkpoint,
 }
 
 /// A compaction on its way.

@@ -12,16 +12,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use super::age::CheckpointAge;
-use super::core::Core;
 use super::double::{self, DoubleWrite};
 use super::meta::Meta;
 use super::options::Torn;
 use super::page::Page;
 use super::pager::Pager;
-use super::records::{
-    BATCH_IMAGE_KIND, IMAGE_KIND, batch_image_bytes, image_bytes, image_record_bytes_max,
-    put_batch_image_header, put_image,
-};
+use super::records::{IMAGE_KIND, image_bytes, image_record_bytes_max, put_image};
 use super::units::UNIT_BYTES;
 use crate::disk::Purpose;
 use crate::engine::wal::{Log, RECORD_OVERHEAD_BYTES};
@@ -144,36 +140,6 @@ impl Copies {
     /// Makes those in the area durable.
     pub fn sync_area(&self) -> Result<()> {
         self.area.sync()
-    }
-}
-
-impl Core {
-    /// With `torn=image`, appends images of the pages that the last batch changed. The batch stands without them; on a full disk it must:
-    /// the log needs its files for the checkpoint, which makes those that are missing.
-    pub fn log_batch_images(&self) {
-        if self.options.torn != Torn::Image {
-            return;
-        }
-        let touched = self.tree.write().take_touched();
-        if self.guard.spare_bytes() == 0 {
-            return;
-        }
-        for (unit, fresh, page) in touched {
-            let bytes = batch_image_bytes(self.pager.page_bytes());
-            let logged = self.log.append(BATCH_IMAGE_KIND, Purpose::PageImage, bytes, |target| {
-                put_batch_image_header(target, unit, fresh);
-                self.pager.seal(&page, unit, target);
-            });
-            match logged {
-                Ok(_) => {
-                    let bytes = bytes as u64 + RECORD_OVERHEAD_BYTES;
-                    self.pager.count_written(page.kind(), PageCause::Image, 1, bytes);
-                    self.tree.write().set_imaged(unit);
-                }
-                // No space for a segment: the checkpoint will need less. A failed log refuses the next batch.
-                Err(_) => return,
-            }
-        }
     }
 }
 

@@ -43,3 +43,24 @@ impl WorkFailure {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn work_that_fails_is_told_after_so_many_tries_and_not_where_there_is_more_room_since() {
+        let failure = WorkFailure::default();
+        assert!(failure.check(1, || panic!("nothing has failed")).is_ok());
+        failure.note(&Error::NoSpace, 100);
+        assert!(matches!(failure.check(1, || 100), Err(Error::NoSpace)));
+        assert!(failure.check(1, || 101).is_ok(), "there is more room");
+        assert!(failure.check(2, || 100).is_ok(), "worth another try");
+        failure.note(&Error::NoSpace, 50);
+        assert!(failure.check(2, || 50).is_err());
+        failure.clear();
+        assert!(failure.check(1, || 0).is_ok());
+        failure.note(&Error::NoSpace, 50);
+        assert!(failure.check(2, || 50).is_ok(), "in a row");
+    }
+}

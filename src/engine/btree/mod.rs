@@ -12,33 +12,32 @@
 //!
 //! # Components
 //!
-//! [`BtreeEngine`] is their conductor and nothing else. Each has its fields and its lock to itself; arrows (who knows whom) point down:
+//! [`BtreeEngine`] is their conductor and nothing else. Each has its fields and its lock to itself. An arrow says who knows whom; none points
+//! back:
 //!
 //! ```text
-//!  BtreeEngine ── work: schedule::next(&State) → Work, a pure function; report
-//!    │
-//!    ├─ Writer ──────┐ apply, admission        Reader  get, scan, explain
-//!    │               ▼
-//!    ├─ Checkpointer, Compactor                Verifier
-//!    │        ▼  (each asks Bounds)
-//!    ├─ Sweeper
-//!    │        ▼
-//!    ├─ Unreadable   Bounds                    recovery, replay: before there is a Core
-//!    │        ▼        ▼                                 │
-//!    └──── Core: file's growth, latch, copies, age  ◄────┘
-//!             ▼
-//!       tree/ (search, change, sweep, relocate, freeze) over a PageSource and a FreeMap
-//!             ▼                                      pager, double: the files
-//!       buffer ─► aside     freemap/                   ▼
-//!             ▼                 ▼                    meta, records
-//!       source: PageSource, Loaded, Miss               ▼
-//!             ▼                                        ▼
-//!       page, value, units  ◄──────────────────────────┘
+//! BtreeEngine ─► work ─► schedule: next(&State) → Work, a pure function          report
+//!   │
+//!   ├─► Writer (admission) ─► Checkpointer ─► Sweeper ─► Unreadable
+//!   │        │                      │            │
+//!   │        └────► Compactor ──────┴────────────┴─► Bounds
+//!   ├─► Reader (scan, ahead, explain)                                  each of them ─► Core
+//!   ├─► Verifier
+//!   ▼
+//! Core (growth, batch_images) ─► latch, copies, age, failure, map_pages
+//!   ▼
+//! latch ─► tree/ ─► buffer ─► aside        the tree: source, freemap/, page, meta
+//! map_pages ─► freemap/, pager/            the only one who knows the free map and the file
+//! copies ─► pager/, double, records
+//! pager/ ─► source, meta, page             the file and its pool, which is a PageSource
+//! source, meta, page, value, units         at the bottom
+//!
+//! recovery ─► replay ─► tree/, pager/, map_pages, double     make what a Core is made of
+//! salvage ─► pager/, records, map_pages, double              a store that cannot be opened
 //! ```
 //!
 //! The tree knows no file: it finds pages in a `PageSource`, and where something is missing it says so with a `Miss`. The pager knows no
-//! tree: it is the `PageSource` over its pool, and reads what a `Miss` names. The change buffer knows neither. Only `map_pages` joins the free
-//! map and the file.
+//! tree: it reads what a `Miss` names. The change buffer knows neither.
 //!
 //! # Lock order
 //!
@@ -53,6 +52,7 @@ mod admission;
 mod age;
 mod ahead;
 mod aside;
+mod batch_images;
 mod bound;
 mod buffer;
 mod checkpoint;

@@ -47,7 +47,6 @@ use super::page::Page;
 use super::pager::Pager;
 use super::records::{ASIDE_KIND, BATCH_IMAGE_KIND, IMAGE_KIND};
 use super::source::{Loaded, Piece, is_unreadable};
-use super::sweep::load_leaves;
 use super::tree::{Pins, StepMax, Stop, SweepPlan, Tree};
 use crate::disk::Purpose;
 use crate::engine::wal::{FIRST_KIND, RECORD_OVERHEAD_BYTES};
@@ -328,7 +327,7 @@ impl<'a> Replay<'a> {
                 },
                 SweepPlan::SetAside(part) => self.tree.buffer.set_aside(part, self.at),
                 SweepPlan::ReadLeaves(units) => {
-                    load_leaves(self.pager, epoch, units, Purpose::Recovery, &mut loaded)?;
+                    self.pager.load_leaves(epoch, units, Purpose::Recovery, &mut loaded)?;
                 }
                 SweepPlan::Make(step, needs) => match self.take_space(needs) {
                     Ok(true) => {

@@ -12,8 +12,18 @@
 
 use std::time::Duration;
 
-use super::compact::Wants;
 use crate::engine::Pending;
+
+/// What a compaction needs to go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wants {
+    /// There is none, and nobody waits for one.
+    Nothing,
+    /// Its next step.
+    Step,
+    /// A checkpoint before that.
+    Checkpoint,
+}
 
 /// What there is to decide about, at one moment: a field for each thing that counts, which all are read together.
 pub struct State<'a> {

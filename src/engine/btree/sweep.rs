@@ -7,15 +7,11 @@ use parking_lot::Mutex;
 use super::bound::Bounds;
 use super::buffer::{PAGES_SHARE, share};
 use super::core::Core;
-use super::pager::Pager;
-use super::source::{Loaded, Piece, is_unreadable};
+use super::source::Loaded;
 use super::tree::{StepMax, SweepPlan};
 use super::unreadable::Unreadable;
 use crate::disk::Purpose;
 use crate::engine::{Error, Position, Result, Tier};
-
-/// Adjacent leaves that one request reads at most.
-const READ_PAGES: usize = 16;
 
 /// Makes sweeps, and knows what they are for.
 pub struct Sweeper {
@@ -111,7 +107,7 @@ impl Sweeper {
                 SweepPlan::SetAside(part) => self.unreadable.set_aside(part),
                 SweepPlan::ReadLeaves(units) => {
                     drop(writer);
-                    load_leaves(&core.pager, epoch, units, Purpose::PageWrite, &mut loaded)?;
+                    core.pager.load_leaves(epoch, units, Purpose::PageWrite, &mut loaded)?;
                 }
                 // What a step may take at most is much for a small disk, and the checkpoint behind it needs room for copies of pages.
                 SweepPlan::Make(_, needs) if max != smallest && core.is_large_growth(needs) => max = smallest,
@@ -125,33 +121,4 @@ impl Sweeper {
             }
         }
     }
-}
-
-/// Reads leaves, adjacent ones together. They stay out of the pool: it belongs to readers.
-pub fn load_leaves(
-    pager: &Pager,
-    epoch: u64,
-    mut units: Vec<u64>,
-    purpose: Purpose,
-    loaded: &mut Loaded,
-) -> Result<()> {
-    units.sort_unstable();
-    units.dedup();
-    let page_units = pager.page_units();
-    for run in units.chunk_by(|a, b| a + page_units == *b).flat_map(|run| run.chunks(READ_PAGES)) {
-        match pager.read_pages(run[0], run.len(), purpose) {
-            Ok(pages) => pages.into_iter().for_each(|(unit, piece)| loaded.add(epoch, unit, piece)),
-            Err(error) if is_unreadable(&error) => {
-                for unit in run {
-                    match pager.read_page(*unit, purpose) {
-                        Ok(page) => loaded.add(epoch, *unit, Piece::Page(page)),
-                        Err(error) if is_unreadable(&error) => loaded.fail(epoch, *unit, error),
-                        Err(error) => return Err(error),
-                    }
-                }
-            }
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
 }

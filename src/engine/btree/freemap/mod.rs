@@ -76,7 +76,8 @@ struct Page {
     home: u64,
 }
 
-/// The free units of one file.
+/// The free units of one file. Its fields are the bits and what is known of them at once: most changes of a bit change several, and
+/// nobody else has any of them.
 pub struct FreeMap {
     groups: Vec<Group>,
     /// Pages by level and index; those of level 0 are the groups'.

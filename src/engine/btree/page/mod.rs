@@ -12,25 +12,22 @@
 //! 4. Every change of a byte marks its unit, so that a checkpoint writes and logs the units of a page that changed and no others. Whole
 //!    units, though mostly few sectors of them changed: a drive whose sectors have 4 KiB may leave nothing of one that it was writing.
 
-/// Values from this size on lie in extents.
-const OUT_OF_LINE_BYTES: usize = 2048;
-const _: () = assert!(OUT_OF_LINE_BYTES < u16::MAX as usize);
+mod cell;
+#[cfg(test)]
+mod tests;
+
+use super::units::UNIT_BYTES;
+use crate::engine::{PageCause, PageKind};
+use cell::{
+    EXTENT_BYTES, LEAF_CELL_BYTES, OUT_OF_LINE_BYTES, cell_key, cell_length, stored, u16_at, u32_at, u64_at,
+};
+
+pub use cell::{Extent, Stored, inner_cell, leaf_cell};
+
 /// Bytes before the slots.
 pub const HEADER_BYTES: usize = 32;
-/// Bytes of an extent reference in a leaf cell.
-const EXTENT_BYTES: usize = 20;
-/// Value length that says "an extent reference follows".
-const OUT_OF_LINE: u16 = u16::MAX;
-/// Lengths before the key of a leaf cell.
-const LEAF_CELL_BYTES: usize = 4;
-/// Key length and child before the key of an inner cell.
-const INNER_CELL_BYTES: usize = 10;
 /// Inserts in a row, each behind the last, after which a split happens where the next one goes.
 const ASCENDING: u16 = 4;
-
-use super::units::{FIRST_UNIT, UNIT_BYTES};
-use crate::engine::{PageCause, PageKind};
-
 const UNIT: usize = UNIT_BYTES as usize;
 /// What page images in the log are made of.
 pub const SECTOR_BYTES: usize = 512;
@@ -45,36 +42,6 @@ const GARBAGE: usize = 12;
 const CHILD: usize = 16;
 const LAST: usize = 24;
 const RUN: usize = 26;
-
-/// A value that lies outside its leaf: whole units of the file, without header.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Extent {
-    /// First unit.
-    pub unit: u64,
-    /// How many.
-    pub units: u32,
-    /// Bytes of the value.
-    pub bytes: u32,
-    /// CRC-32 of the value.
-    pub crc: u32,
-}
-
-impl Extent {
-    /// Whether it can be: as many units as the value takes, at a place that a file can have.
-    pub fn is_possible(&self) -> bool {
-        let units = u64::from(self.bytes).div_ceil(UNIT as u64);
-        units > 0 && u64::from(self.units) == units && (FIRST_UNIT..1 << 49).contains(&self.unit)
-    }
-}
-
-/// What a leaf holds for a key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stored<'a> {
-    /// The value.
-    Inline(&'a [u8]),
-    /// Where it lies.
-    Extent(Extent),
-}
 
 /// A page in memory.
 #[derive(Clone)]
@@ -100,68 +67,6 @@ pub fn is_inline(page_bytes: usize, key: &[u8], value: &[u8]) -> bool {
 /// Longest key of a page of `page_bytes`.
 pub fn key_bytes_max(page_bytes: usize) -> usize {
     cell_bytes_max(page_bytes) - LEAF_CELL_BYTES - EXTENT_BYTES - 2
-}
-
-/// A leaf's cell.
-pub fn leaf_cell(key: &[u8], stored: Stored<'_>) -> Vec<u8> {
-    let mut cell = Vec::with_capacity(LEAF_CELL_BYTES + key.len() + EXTENT_BYTES);
-    cell.extend_from_slice(&(key.len() as u16).to_le_bytes());
-    match stored {
-        Stored::Inline(value) => {
-            cell.extend_from_slice(&(value.len() as u16).to_le_bytes());
-            cell.extend_from_slice(key);
-            cell.extend_from_slice(value);
-        }
-        Stored::Extent(extent) => {
-            cell.extend_from_slice(&OUT_OF_LINE.to_le_bytes());
-            cell.extend_from_slice(key);
-            cell.extend_from_slice(&extent.unit.to_le_bytes());
-            for word in [extent.units, extent.bytes, extent.crc] {
-                cell.extend_from_slice(&word.to_le_bytes());
-            }
-        }
-    }
-    cell
-}
-
-/// An inner page's cell: `child` holds the keys from `key` on.
-pub fn inner_cell(key: &[u8], child: u64) -> Vec<u8> {
-    let mut cell = Vec::with_capacity(INNER_CELL_BYTES + key.len());
-    cell.extend_from_slice(&(key.len() as u16).to_le_bytes());
-    cell.extend_from_slice(&child.to_le_bytes());
-    cell.extend_from_slice(key);
-    cell
-}
-
-fn u16_at(bytes: &[u8], at: usize) -> u16 {
-    u16::from_le_bytes([bytes[at], bytes[at + 1]])
-}
-
-fn u32_at(bytes: &[u8], at: usize) -> u32 {
-    u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
-}
-
-fn u64_at(bytes: &[u8], at: usize) -> u64 {
-    u64::from(u32_at(bytes, at)) | u64::from(u32_at(bytes, at + 4)) << 32
-}
-
-/// Length of the cell at the start of `bytes`; `None` if it does not fit.
-fn cell_length(leaf: bool, bytes: &[u8]) -> Option<usize> {
-    if bytes.len() < LEAF_CELL_BYTES {
-        return None;
-    }
-    let key = usize::from(u16_at(bytes, 0));
-    let length = match (leaf, u16_at(bytes, 2)) {
-        (false, _) => INNER_CELL_BYTES + key,
-        (true, OUT_OF_LINE) => LEAF_CELL_BYTES + key + EXTENT_BYTES,
-        (true, value) => LEAF_CELL_BYTES + key + usize::from(value),
-    };
-    (length <= bytes.len()).then_some(length)
-}
-
-fn cell_key(leaf: bool, cell: &[u8]) -> &[u8] {
-    let start = if leaf { LEAF_CELL_BYTES } else { INNER_CELL_BYTES };
-    &cell[start..start + usize::from(u16_at(cell, 0))]
 }
 
 /// The checksum of a page at `unit`.
@@ -303,18 +208,7 @@ impl Page {
 
     /// What a leaf's cell holds.
     pub fn stored(&self, index: usize) -> Stored<'_> {
-        let cell = self.cell(index);
-        let at = LEAF_CELL_BYTES + usize::from(u16_at(cell, 0));
-        if u16_at(cell, 2) == OUT_OF_LINE {
-            Stored::Extent(Extent {
-                unit: u64_at(cell, at),
-                units: u32_at(cell, at + 8),
-                bytes: u32_at(cell, at + 12),
-                crc: u32_at(cell, at + 16),
-            })
-        } else {
-            Stored::Inline(&cell[at..])
-        }
+        stored(self.cell(index))
     }
 
     /// Child of an inner page; 0 is the first, `count()` the last.
@@ -535,168 +429,5 @@ impl Page {
         self.clear();
         cells[..cut].iter().for_each(|cell| self.push(cell));
         (separator, right)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::base::prng::Prng;
-    use std::collections::BTreeMap;
-
-    fn inline(key: &[u8], value: &[u8]) -> Vec<u8> {
-        leaf_cell(key, Stored::Inline(value))
-    }
-
-    #[test]
-    fn a_leaf_of_two_cells_is_these_bytes_and_every_flip_is_refused() {
-        let mut page = Page::new(4096, 0, 0);
-        let extent = Extent { unit: 7, units: 1, bytes: 4000, crc: 0xAABB_CCDD };
-        assert!(page.insert(0, &leaf_cell(b"b", Stored::Extent(extent))));
-        assert!(page.insert(0, &inline(b"a", b"xyz")));
-        let mut bytes = Vec::new();
-        page.seal(9, &mut bytes);
-        let slots = [0xDF, 0x0F, 0xE7, 0x0F];
-        assert_eq!(
-            bytes[4..32],
-            [0xB7, 0, 2, 0, 0xDF, 0x0F, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]
-        );
-        assert_eq!(bytes[32..36], slots);
-        assert_eq!(bytes[4063..4071], [1, 0, 3, 0, b'a', b'x', b'y', b'z']);
-        assert_eq!(
-            bytes[4071..],
-            [
-                1, 0, 0xFF, 0xFF, b'b', 7, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0xA0, 0x0F, 0, 0, 0xDD, 0xCC,
-                0xBB, 0xAA
-            ]
-        );
-        assert_eq!(u32_at(&bytes, 0), checksum(9, &bytes));
-        let back = Page::decode(9, bytes.clone()).unwrap();
-        assert_eq!((back.stored(0), back.stored(1)), (Stored::Inline(b"xyz"), Stored::Extent(extent)));
-        assert!(Page::decode(8, bytes.clone()).is_err(), "a page read at another place");
-        for bit in 0..bytes.len() * 8 {
-            bytes[bit / 8] ^= 1 << (bit % 8);
-            assert!(Page::decode(9, bytes.clone()).is_err(), "bit {bit}");
-            bytes[bit / 8] ^= 1 << (bit % 8);
-        }
-    }
-
-    #[test]
-    fn nonsense_with_a_good_checksum_is_refused_without_a_panic() {
-        let mut prng = Prng::new(3);
-        let mut page = Page::new(4096, 0, 0);
-        (0..20u8).for_each(|key| assert!(page.insert(usize::from(key), &inline(&[key], &[key; 40]))));
-        let mut good = Vec::new();
-        page.seal(1, &mut good);
-        for _ in 0..3000 {
-            let mut bytes = good.clone();
-            for _ in 0..1 + prng.below(4) {
-                let at = if prng.one_in(2) { prng.below(80) } else { prng.below(4096) } as usize;
-                bytes[at] = prng.bits() as u8;
-            }
-            let crc = checksum(1, &bytes);
-            bytes[..4].copy_from_slice(&crc.to_le_bytes());
-            if let Ok(page) = Page::decode(1, bytes) {
-                for index in 0..page.count() {
-                    let _ = (page.key(index), page.is_leaf().then(|| page.stored(index)));
-                    let _ = (!page.is_leaf()).then(|| page.child(index));
-                }
-                let _ = page.search(&[7]);
-            }
-        }
-    }
-
-    #[test]
-    fn inserts_removes_and_splits_keep_a_map() {
-        for seed in 0..30 {
-            let mut prng = Prng::new(seed);
-            let mut model = BTreeMap::new();
-            let mut page = Page::new(4096, 0, 0);
-            loop {
-                let key = vec![prng.bits() as u8; 1 + prng.below(30) as usize];
-                let value = vec![prng.bits() as u8; prng.below(200) as usize];
-                match page.search(&key) {
-                    Ok(index) => {
-                        page.remove(index);
-                        model.remove(&key);
-                    }
-                    Err(index) if page.insert(index, &inline(&key, &value)) => {
-                        model.insert(key, value);
-                    }
-                    Err(index) => {
-                        let (separator, right) = page.split(index, &inline(&key, &value));
-                        model.insert(key, value);
-                        let entries = |page: &Page| -> Vec<(Vec<u8>, Vec<u8>)> {
-                            (0..page.count())
-                                .map(|index| match page.stored(index) {
-                                    Stored::Inline(value) => (page.key(index).to_vec(), value.to_vec()),
-                                    Stored::Extent(_) => panic!("only inline values"),
-                                })
-                                .collect()
-                        };
-                        let (left, right_entries) = (entries(&page), entries(&right));
-                        assert!(!left.is_empty() && !right_entries.is_empty());
-                        assert!(left.last().unwrap().0 < separator && separator <= right_entries[0].0);
-                        let all: Vec<_> = left.into_iter().chain(right_entries).collect();
-                        assert_eq!(all, model.into_iter().collect::<Vec<_>>(), "seed {seed}");
-                        for (unit, page) in [(1, &page), (2, &right)] {
-                            let mut bytes = Vec::new();
-                            page.seal(unit, &mut bytes);
-                            Page::decode(unit, bytes).map_err(str::to_string).unwrap();
-                        }
-                        break;
-                    }
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn a_byte_that_differs_lies_in_a_changed_unit_and_few_units_change() {
-        let mut prng = Prng::new(5);
-        let mut page = Page::new(16 << 10, 0, 0);
-        let (mut changed, mut rounds) = (0, 0);
-        for key in 0..60u8 {
-            assert!(page.insert(usize::from(key), &inline(&[key], &[key; 200])));
-        }
-        for round in 0..2000 {
-            let before = page.clone();
-            page.begin_changes(PageCause::Change);
-            let key = [prng.below(60) as u8];
-            let value = vec![round as u8; if prng.one_in(4) { prng.below(200) as usize } else { 200 }];
-            let cell = inline(&key, &value);
-            match page.search(&key) {
-                Ok(index) if page.replace(index, &cell) => {
-                    rounds += 1;
-                    changed += page.changed_units().count();
-                }
-                Ok(index) => drop(page.remove(index)),
-                Err(index) => drop(page.insert(index, &cell)),
-            }
-            let units: Vec<usize> = page.changed_units().collect();
-            let sectors = page.changed_sectors();
-            assert_eq!(sectors.count_ones() as usize, units.len() * UNIT / SECTOR_BYTES);
-            assert!(units.iter().all(|unit| sectors >> (unit * UNIT / SECTOR_BYTES) & 0xFF == 0xFF));
-            for (unit, (old, new)) in before.bytes.chunks(UNIT).zip(page.bytes.chunks(UNIT)).enumerate() {
-                assert!(old == new || units.contains(&unit), "round {round} unit {unit}");
-            }
-        }
-        assert!(rounds > 300 && changed < rounds * 2, "{changed} units in {rounds} rounds");
-    }
-
-    #[test]
-    fn ascending_inserts_leave_full_pages_even_in_the_middle() {
-        let mut page = Page::new(4096, 0, 0);
-        page.insert(0, &inline(b"z", b"last"));
-        let mut key = 0u32;
-        let (_, right) = loop {
-            let cell = inline(&key.to_be_bytes(), &[0; 40]);
-            let index = page.search(&key.to_be_bytes()).unwrap_err();
-            if !page.insert(index, &cell) {
-                break page.split(index, &cell);
-            }
-            key += 1;
-        };
-        assert_eq!((page.count(), right.count()), (key as usize, 2));
     }
 }

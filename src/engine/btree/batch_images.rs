@@ -1,0 +1,38 @@
+//! `torn=image`: the pages that a batch changed go to the log behind it.
+
+use super::core::Core;
+use super::options::Torn;
+use super::records::{BATCH_IMAGE_KIND, batch_image_bytes, put_batch_image_header};
+use crate::disk::Purpose;
+use crate::engine::PageCause;
+use crate::engine::wal::RECORD_OVERHEAD_BYTES;
+
+impl Core {
+    /// With `torn=image`, appends images of the pages that the last batch changed. The batch stands without them; on a full disk it must:
+    /// the log needs its files for the checkpoint, which makes those that are missing.
+    pub fn log_batch_images(&self) {
+        if self.options.torn != Torn::Image {
+            return;
+        }
+        let touched = self.tree.write().take_touched();
+        if self.guard.spare_bytes() == 0 {
+            return;
+        }
+        for (unit, fresh, page) in touched {
+            let bytes = batch_image_bytes(self.pager.page_bytes());
+            let logged = self.log.append(BATCH_IMAGE_KIND, Purpose::PageImage, bytes, |target| {
+                put_batch_image_header(target, unit, fresh);
+                self.pager.seal(&page, unit, target);
+            });
+            match logged {
+                Ok(_) => {
+                    let bytes = bytes as u64 + RECORD_OVERHEAD_BYTES;
+                    self.pager.count_written(page.kind(), PageCause::Image, 1, bytes);
+                    self.tree.write().set_imaged(unit);
+                }
+                // No space for a segment: the checkpoint will need less. A failed log refuses the next batch.
+                Err(_) => return,
+            }
+        }
+    }
+}

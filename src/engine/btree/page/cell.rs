@@ -1,0 +1,132 @@
+//! Cells: a key, and what a leaf or an inner page holds for it. `FORMAT.md` draws them.
+
+use crate::engine::btree::units::{FIRST_UNIT, UNIT_BYTES};
+
+/// Values from this size on lie in extents.
+pub const OUT_OF_LINE_BYTES: usize = 2048;
+const _: () = assert!(OUT_OF_LINE_BYTES < u16::MAX as usize);
+/// Bytes of an extent reference in a leaf cell.
+pub const EXTENT_BYTES: usize = 20;
+/// Value length that says "an extent reference follows".
+const OUT_OF_LINE: u16 = u16::MAX;
+/// Lengths before the key of a leaf cell.
+pub const LEAF_CELL_BYTES: usize = 4;
+/// Key length and child before the key of an inner cell.
+const INNER_CELL_BYTES: usize = 10;
+
+/// A value that lies outside its leaf: whole units of the file, without header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extent {
+    /// First unit.
+    pub unit: u64,
+    /// How many.
+    pub units: u32,
+    /// Bytes of the value.
+    pub bytes: u32,
+    /// CRC-32 of the value.
+    pub crc: u32,
+}
+
+impl Extent {
+    /// Whether it can be: as many units as the value takes, at a place that a file can have.
+    pub fn is_possible(&self) -> bool {
+        let units = u64::from(self.bytes).div_ceil(UNIT_BYTES);
+        units > 0 && u64::from(self.units) == units && (FIRST_UNIT..1 << 49).contains(&self.unit)
+    }
+}
+
+/// What a leaf holds for a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stored<'a> {
+    /// The value.
+    Inline(&'a [u8]),
+    /// Where it lies.
+    Extent(Extent),
+}
+
+/// A leaf's cell.
+pub fn leaf_cell(key: &[u8], stored: Stored<'_>) -> Vec<u8> {
+    let mut cell = Vec::with_capacity(LEAF_CELL_BYTES + key.len() + EXTENT_BYTES);
+    cell.extend_from_slice(&(key.len() as u16).to_le_bytes());
+    match stored {
+        Stored::Inline(value) => {
+            cell.extend_from_slice(&(value.len() as u16).to_le_bytes());
+            cell.extend_from_slice(key);
+            cell.extend_from_slice(value);
+        }
+        Stored::Extent(extent) => {
+            cell.extend_from_slice(&OUT_OF_LINE.to_le_bytes());
+            cell.extend_from_slice(key);
+            cell.extend_from_slice(&extent.unit.to_le_bytes());
+            for word in [extent.units, extent.bytes, extent.crc] {
+                cell.extend_from_slice(&word.to_le_bytes());
+            }
+        }
+    }
+    cell
+}
+
+/// An inner page's cell: `child` holds the keys from `key` on.
+pub fn inner_cell(key: &[u8], child: u64) -> Vec<u8> {
+    let mut cell = Vec::with_capacity(INNER_CELL_BYTES + key.len());
+    cell.extend_from_slice(&(key.len() as u16).to_le_bytes());
+    cell.extend_from_slice(&child.to_le_bytes());
+    cell.extend_from_slice(key);
+    cell
+}
+
+/// Two bytes at `at`.
+#[inline]
+pub fn u16_at(bytes: &[u8], at: usize) -> u16 {
+    u16::from_le_bytes([bytes[at], bytes[at + 1]])
+}
+
+/// Four.
+#[inline]
+pub fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+}
+
+/// Eight.
+#[inline]
+pub fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    u64::from(u32_at(bytes, at)) | u64::from(u32_at(bytes, at + 4)) << 32
+}
+
+/// Length of the cell at the start of `bytes`; `None` if it does not fit.
+#[inline]
+pub fn cell_length(leaf: bool, bytes: &[u8]) -> Option<usize> {
+    if bytes.len() < LEAF_CELL_BYTES {
+        return None;
+    }
+    let key = usize::from(u16_at(bytes, 0));
+    let length = match (leaf, u16_at(bytes, 2)) {
+        (false, _) => INNER_CELL_BYTES + key,
+        (true, OUT_OF_LINE) => LEAF_CELL_BYTES + key + EXTENT_BYTES,
+        (true, value) => LEAF_CELL_BYTES + key + usize::from(value),
+    };
+    (length <= bytes.len()).then_some(length)
+}
+
+/// Key of a cell that was checked.
+#[inline]
+pub fn cell_key(leaf: bool, cell: &[u8]) -> &[u8] {
+    let start = if leaf { LEAF_CELL_BYTES } else { INNER_CELL_BYTES };
+    &cell[start..start + usize::from(u16_at(cell, 0))]
+}
+
+/// What a leaf's cell holds.
+#[inline]
+pub fn stored(cell: &[u8]) -> Stored<'_> {
+    let at = LEAF_CELL_BYTES + usize::from(u16_at(cell, 0));
+    if u16_at(cell, 2) == OUT_OF_LINE {
+        Stored::Extent(Extent {
+            unit: u64_at(cell, at),
+            units: u32_at(cell, at + 8),
+            bytes: u32_at(cell, at + 12),
+            crc: u32_at(cell, at + 16),
+        })
+    } else {
+        Stored::Inline(&cell[at..])
+    }
+}

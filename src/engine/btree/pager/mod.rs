@@ -1,0 +1,223 @@
+//! The data file and the pool of clean pages and values that were read from it or written to it.
+//!
+//! Dirty pages live in the tree, which knows the pager as its [`PageSource`] and nothing of a file.
+
+mod pool;
+mod read;
+mod write;
+
+use std::io;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+
+use super::meta::{META_BYTES, Meta};
+use super::page::Page;
+use super::source::{PageSource, Piece};
+use super::units::{FILE, FIRST_UNIT, UNIT_BYTES};
+use crate::disk::{File, Purpose};
+use crate::engine::{
+    Cache, ClassBytes, ClassMeter, CpuMeter, Error, Lookups, PageCause, PageKind, Pages, Result,
+    TrafficMeter, Work,
+};
+use pool::Pool;
+
+/// The data file with its pool.
+pub struct Pager {
+    file: Arc<dyn File>,
+    page_bytes: usize,
+    pool: Pool,
+    reads: TrafficMeter,
+    writes: TrafficMeter,
+    cpu: CpuMeter,
+    classes: ClassMeter,
+    /// Why the file takes no more writes.
+    failed: Mutex<Option<Error>>,
+}
+
+fn context(what: &str, offset: u64) -> impl FnOnce(io::Error) -> Error {
+    move |error| match error.kind() {
+        io::ErrorKind::UnexpectedEof => Error::corrupt(FILE, offset, "the file ends before"),
+        _ => Error::io(format!("{what} {FILE} at byte {offset}"), error),
+    }
+}
+
+impl Pager {
+    /// A pager over `file` with an empty pool of `pool_bytes_max`.
+    pub fn new(file: Arc<dyn File>, page_bytes: usize, pool_bytes_max: u64) -> Pager {
+        Pager {
+            file,
+            page_bytes,
+            pool: Pool::new(pool_bytes_max, page_bytes),
+            reads: TrafficMeter::default(),
+            writes: TrafficMeter::default(),
+            cpu: CpuMeter::default(),
+            classes: ClassMeter::default(),
+            failed: Mutex::new(None),
+        }
+    }
+
+    /// Measures what pages cost the processor.
+    pub fn cpu(&self) -> &CpuMeter {
+        &self.cpu
+    }
+
+    fn decode(&self, unit: u64, bytes: Vec<u8>) -> std::result::Result<Page, &'static str> {
+        self.cpu.sample(Work::Checksum, bytes.len() as u64, || Page::decode(unit, bytes))
+    }
+
+    /// Appends a page as it belongs at `unit`, checksum included.
+    pub fn seal(&self, page: &Page, unit: u64, target: &mut Vec<u8>) {
+        self.cpu.sample(Work::Checksum, self.page_bytes as u64, || page.seal(unit, target));
+    }
+
+    /// The checksum of bytes of the file that are no page.
+    fn crc(&self, bytes: &[u8]) -> u32 {
+        self.cpu.sample(Work::Checksum, bytes.len() as u64, || crc32fast::hash(bytes))
+    }
+
+    /// Bytes that checkpoints have written so far: pages, values, maps, meta pages and those copies that they make.
+    pub fn checkpoint_bytes(&self) -> u64 {
+        let written = self.writes.snapshot();
+        let causes = PageCause::ALL.into_iter().filter(|cause| cause.is_write());
+        let causes = causes.filter(|cause| !matches!(cause, PageCause::Image | PageCause::Recovery));
+        causes.map(|cause| written.of_cause(cause).bytes).sum()
+    }
+
+    /// Bytes of a page.
+    pub fn page_bytes(&self) -> usize {
+        self.page_bytes
+    }
+
+    /// Units of a page.
+    pub fn page_units(&self) -> u64 {
+        self.page_bytes as u64 / UNIT_BYTES
+    }
+
+    /// Puts a clean piece into the pool.
+    pub fn keep(&self, unit: u64, piece: Piece) {
+        self.pool.keep(unit, piece);
+    }
+
+    /// Bytes of pages and values that were written, by class of key.
+    pub fn classes(&self) -> ClassBytes {
+        self.classes.snapshot()
+    }
+
+    /// Something of the file, or a copy of it, was written.
+    pub fn count_written(&self, kind: PageKind, cause: PageCause, pages: u64, bytes: u64) {
+        self.writes.add(kind, cause, pages, bytes);
+    }
+
+    /// Something of it was read.
+    pub fn count_read(&self, kind: PageKind, purpose: Purpose, pages: u64, bytes: u64) {
+        let cause = match purpose {
+            Purpose::Scan => PageCause::Scan,
+            Purpose::Checkpoint => PageCause::Compaction,
+            Purpose::PageWrite => PageCause::Change,
+            Purpose::Recovery => PageCause::Recovery,
+            Purpose::Verify => PageCause::Verify,
+            _ => PageCause::Get,
+        };
+        self.reads.add(kind, cause, pages, bytes);
+    }
+
+    /// What was read and what was written so far.
+    pub fn traffic(&self) -> Pages {
+        Pages { read: self.reads.snapshot(), written: self.writes.snapshot() }
+    }
+
+    /// Writes a meta page into its slot, for `cause`.
+    pub fn write_meta(&self, meta: &Meta, cause: PageCause) -> Result<()> {
+        let (offset, bytes) = (meta.offset(), meta.encode());
+        self.file.write_at(Purpose::Manifest, offset, &bytes).map_err(context("writing", offset))?;
+        self.count_written(PageKind::Meta, cause, 1, bytes.len() as u64);
+        Ok(())
+    }
+
+    /// Makes everything written durable; a failure is final.
+    pub fn sync(&self, purpose: Purpose) -> Result<()> {
+        self.check()?;
+        let synced = self.file.sync(purpose).map_err(|error| Error::io(format!("sync of {FILE}"), error));
+        synced.inspect_err(|error| self.fail(error))
+    }
+
+    /// A sync failed with `error`: nothing is written any more.
+    pub fn fail(&self, error: &Error) {
+        let cause = format!("the store is read-only since {error}; unmount, mend the disk and mount again");
+        self.failed.lock().get_or_insert(Error::Poisoned(cause));
+    }
+
+    /// Why the file takes no more writes, if a sync failed.
+    pub fn check(&self) -> Result<()> {
+        self.failed.lock().clone().map_or(Ok(()), Err)
+    }
+
+    /// Takes space so that the file has `units`, and `ahead` more if there is room for them. Returns its new size in units.
+    pub fn grow(&self, units: u64, ahead: u64) -> Result<u64> {
+        let allocate = |units: u64| match self.file.allocate(units * UNIT_BYTES) {
+            Ok(()) => Ok(units),
+            Err(error) => Err(Error::io(format!("growing {FILE}"), error)),
+        };
+        match allocate(units + ahead) {
+            Err(Error::NoSpace) if ahead > 0 => allocate(units),
+            other => other,
+        }
+    }
+
+    /// Gives back to the disk what lies behind `units`.
+    pub fn cut(&self, units: u64) -> Result<()> {
+        self.file.set_size(units * UNIT_BYTES).map_err(|error| Error::io(format!("cutting {FILE}"), error))
+    }
+
+    /// Forgets what the pool holds; dirty pages are not in it.
+    pub fn drop_pool(&self) {
+        self.pool.clear();
+    }
+
+    /// The pool in figures.
+    pub fn cache(&self) -> Cache {
+        self.pool.cache()
+    }
+
+    /// Its answers for leaves, inner pages and values.
+    pub fn lookups(&self) -> [Lookups; 3] {
+        self.pool.lookups()
+    }
+}
+
+impl PageSource for Pager {
+    fn pooled(&self, unit: u64) -> Option<Piece> {
+        self.pool.get(unit)
+    }
+
+    fn has(&self, unit: u64) -> bool {
+        self.pool.has(unit)
+    }
+
+    fn forget(&self, unit: u64) {
+        self.pool.forget(unit);
+    }
+
+    fn checksum(&self, value: &Bytes) -> u32 {
+        self.crc(value)
+    }
+}
+
+fn byte_offset(unit: u64) -> Result<u64> {
+    match unit.checked_mul(UNIT_BYTES) {
+        Some(offset) if unit >= FIRST_UNIT && offset < 1 << 62 => Ok(offset),
+        _ => Err(Error::corrupt(FILE, 0, format!("a reference to unit {unit}"))),
+    }
+}
+
+/// What [`read_meta`] reads.
+pub const META_SLOTS_BYTES: usize = UNIT_BYTES as usize + META_BYTES;
+
+/// Reads the two meta slots of `file`.
+pub fn read_meta(file: &dyn File) -> Result<Meta> {
+    let mut slots = vec![0; META_SLOTS_BYTES];
+    file.read_at(Purpose::Recovery, 0, &mut slots).map_err(context("reading", 0))?;
+    Meta::newest(&slots)
+}

@@ -1,0 +1,117 @@
+//! The pool of clean pages and values: keyed by first unit, weighed in bytes. It holds only what equals the file, and may forget
+//! anything at any time.
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use quick_cache::Weighter;
+use quick_cache::sync::Cache as Pieces;
+
+use crate::engine::btree::page::Page;
+use crate::engine::btree::source::Piece;
+use crate::engine::btree::units::UNIT_BYTES;
+use crate::engine::{Cache, LookupMeter, Lookups};
+
+/// Weighs pieces by their bytes.
+#[derive(Clone)]
+struct Weight {
+    page_bytes: u64,
+}
+
+impl Weighter<u64, Piece> for Weight {
+    fn weight(&self, _: &u64, piece: &Piece) -> u64 {
+        match piece {
+            Piece::Page(_) => self.page_bytes,
+            // The key and the bookkeeping count a little, so that tiny values do not come for free.
+            Piece::Value(value) => value.bytes.len() as u64 + 64,
+        }
+    }
+}
+
+/// What is looked for.
+#[derive(Clone, Copy)]
+pub enum Lookup {
+    /// A leaf.
+    Leaf,
+    /// A page above the leaves.
+    Inner,
+    /// A value.
+    Value,
+}
+
+impl Lookup {
+    /// What `page` counts as.
+    pub fn of_page(page: &Page) -> Lookup {
+        if page.is_leaf() { Lookup::Leaf } else { Lookup::Inner }
+    }
+}
+
+/// The pool, with how often it had what was looked for.
+pub struct Pool {
+    pieces: Pieces<u64, Piece, Weight>,
+    bytes_max: u64,
+    lookups: [LookupMeter; 3],
+}
+
+impl Pool {
+    /// An empty one of at most `bytes_max`.
+    pub fn new(bytes_max: u64, page_bytes: usize) -> Pool {
+        let items = (bytes_max / UNIT_BYTES).clamp(16, 1 << 24) as usize;
+        let weight = Weight { page_bytes: page_bytes as u64 };
+        Pool {
+            pieces: Pieces::with_weighter(items, bytes_max, weight),
+            bytes_max,
+            lookups: Default::default(),
+        }
+    }
+
+    /// What it has at `unit`.
+    pub fn get(&self, unit: u64) -> Option<Piece> {
+        let found = self.pieces.get(&unit);
+        if let Some(piece) = &found {
+            let kind = match piece {
+                Piece::Page(page) => Lookup::of_page(page),
+                Piece::Value(_) => Lookup::Value,
+            };
+            self.lookups[kind as usize].hits.fetch_add(1, Relaxed);
+        }
+        found
+    }
+
+    /// Whether it has something at `unit`; counts as no request.
+    pub fn has(&self, unit: u64) -> bool {
+        self.pieces.peek(&unit).is_some()
+    }
+
+    /// Takes a clean piece in.
+    pub fn keep(&self, unit: u64, piece: Piece) {
+        // Removed first: a piece too heavy for the pool must not leave an older one behind.
+        self.pieces.remove(&unit);
+        self.pieces.insert(unit, piece);
+    }
+
+    /// Forgets what it has at `unit`.
+    pub fn forget(&self, unit: u64) {
+        self.pieces.remove(&unit);
+    }
+
+    /// Forgets everything.
+    pub fn clear(&self) {
+        self.pieces.clear();
+    }
+
+    /// `count` pieces were looked for that it had not.
+    pub fn count_misses(&self, kind: Lookup, count: u64) {
+        self.lookups[kind as usize].misses.fetch_add(count, Relaxed);
+    }
+
+    /// It in figures.
+    pub fn cache(&self) -> Cache {
+        let all = self.lookups().into_iter().fold(Lookups::default(), |sum, lookups| sum + lookups);
+        Cache { bytes: self.pieces.weight(), bytes_max: self.bytes_max, all, ..Cache::default() }
+    }
+
+    /// Its answers for leaves, inner pages and values.
+    pub fn lookups(&self) -> [Lookups; 3] {
+        self.lookups.each_ref().map(LookupMeter::snapshot)
+    }
+}

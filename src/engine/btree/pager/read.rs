@@ -1,0 +1,165 @@
+//! What is read of the data file, and checked.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::pool::Lookup;
+use super::{Pager, byte_offset, context};
+use crate::disk::Purpose;
+use crate::engine::btree::page::{Extent, LEVEL, Page};
+use crate::engine::btree::source::{Loaded, Miss, Piece, is_unreadable};
+use crate::engine::btree::units::{FILE, UNIT_BYTES};
+use crate::engine::btree::value::Value;
+use crate::engine::{Error, PageKind, Result};
+
+/// Adjacent leaves that one request reads at most.
+const READ_PAGES: usize = 16;
+
+impl Pager {
+    /// Reads and checks what a search missed; returns its first unit, too.
+    pub fn read(&self, miss: Miss, purpose: Purpose) -> Result<(u64, Piece)> {
+        match miss {
+            Miss::Page(unit) => Ok((unit, Piece::Page(self.read_page(unit, purpose)?))),
+            Miss::Value(extent) => {
+                let bytes = self.read_values(&[extent], purpose)?.pop().unwrap_or_default();
+                Ok((extent.unit, Piece::Value(Value::new(bytes, &extent))))
+            }
+        }
+    }
+
+    /// Counts what a reader's search missed; opening, verification and compaction are none.
+    fn count_misses(&self, kind: Lookup, count: u64, purpose: Purpose) {
+        if matches!(purpose, Purpose::Get | Purpose::Scan) {
+            self.pool.count_misses(kind, count);
+        }
+    }
+
+    /// Reads and checks the page at `unit`.
+    pub fn read_page(&self, unit: u64, purpose: Purpose) -> Result<Arc<Page>> {
+        let offset = byte_offset(unit)?;
+        let mut bytes = vec![0; self.page_bytes];
+        self.file.read_at(purpose, offset, &mut bytes).map_err(context("reading", offset))?;
+        self.count_read(PageKind::of_level(bytes[LEVEL]), purpose, 1, bytes.len() as u64);
+        match self.decode(unit, bytes) {
+            Ok(page) => {
+                self.count_misses(Lookup::of_page(&page), 1, purpose);
+                Ok(Arc::new(page))
+            }
+            Err(what) => Err(Error::corrupt(FILE, offset, what)),
+        }
+    }
+
+    /// Reads and checks `count` pages that lie one behind the other from `unit` on, with one request.
+    pub fn read_pages(&self, unit: u64, count: usize, purpose: Purpose) -> Result<Vec<(u64, Piece)>> {
+        let offset = byte_offset(unit)?;
+        let mut bytes = vec![0; self.page_bytes * count];
+        self.file.read_at(purpose, offset, &mut bytes).map_err(context("reading", offset))?;
+        for page in bytes.chunks(self.page_bytes) {
+            self.count_read(PageKind::of_level(page[LEVEL]), purpose, 1, page.len() as u64);
+        }
+        let mut pieces = Vec::with_capacity(count);
+        for (nth, bytes) in (0..).zip(bytes.chunks(self.page_bytes)) {
+            let unit = unit + nth * self.page_units();
+            match self.decode(unit, bytes.to_vec()) {
+                Ok(page) => {
+                    self.count_misses(Lookup::of_page(&page), 1, purpose);
+                    pieces.push((unit, Piece::Page(Arc::new(page))));
+                }
+                Err(what) => return Err(Error::corrupt(FILE, unit * UNIT_BYTES, what)),
+            }
+        }
+        Ok(pieces)
+    }
+
+    /// Reads and checks the values of extents that lie one behind the other, or nearly so, with one request.
+    pub fn read_values(&self, extents: &[Extent], purpose: Purpose) -> Result<Vec<Bytes>> {
+        self.count_misses(Lookup::Value, extents.len() as u64, purpose);
+        self.read_extents(extents, PageKind::Extent, purpose)
+    }
+
+    fn read_extents(&self, extents: &[Extent], kind: PageKind, purpose: Purpose) -> Result<Vec<Bytes>> {
+        let (Some(first), Some(last)) = (extents.first(), extents.last()) else { return Ok(Vec::new()) };
+        let start = byte_offset(first.unit)?;
+        let length = byte_offset(last.unit)?.saturating_sub(start) + u64::from(last.bytes);
+        let mut bytes = vec![0; length as usize];
+        self.file.read_at(purpose, start, &mut bytes).map_err(context("reading", start))?;
+        self.count_read(kind, purpose, extents.len() as u64, length);
+        let single = extents.len() == 1;
+        let bytes = Bytes::from(bytes);
+        extents
+            .iter()
+            .map(|extent| {
+                let at = ((extent.unit - first.unit) * UNIT_BYTES) as usize;
+                let value = bytes.slice(at..at + extent.bytes as usize);
+                if self.crc(&value) != extent.crc {
+                    let offset = extent.unit * UNIT_BYTES;
+                    return Err(Error::corrupt(FILE, offset, "the value's checksum does not fit"));
+                }
+                // A copy of its own, so that a small value does not hold the memory of its neighbours.
+                Ok(if single { value } else { Bytes::copy_from_slice(&value) })
+            })
+            .collect()
+    }
+
+    /// Reads a free map of `bytes` from `unit` on that is a list of runs.
+    pub fn read_runs(&self, unit: u64, bytes: u64, crc: u32, purpose: Purpose) -> Result<Bytes> {
+        let bytes = u32::try_from(bytes).map_err(|_| {
+            Error::corrupt(FILE, unit.saturating_mul(UNIT_BYTES), "a free map of impossible size")
+        })?;
+        let extent = Extent { unit, units: 0, bytes, crc };
+        Ok(self.read_extents(&[extent], PageKind::FreeMap, purpose)?.pop().unwrap_or_default())
+    }
+
+    /// Reads and checks the page of the free map at `unit`, whose checksum is `crc`.
+    pub fn check_map_page(&self, unit: u64, crc: u32, purpose: Purpose) -> Result<Vec<u8>> {
+        let offset = byte_offset(unit)?;
+        let mut bytes = vec![0; UNIT_BYTES as usize];
+        self.file.read_at(purpose, offset, &mut bytes).map_err(context("reading", offset))?;
+        self.count_read(PageKind::FreeMap, purpose, 1, bytes.len() as u64);
+        match self.crc(&bytes) == crc {
+            true => Ok(bytes),
+            false => Err(Error::corrupt(FILE, offset, "the checksum of a page of the free map does not fit")),
+        }
+    }
+
+    /// The same; `None` if it cannot be read, not even at a second try: what it said would be lost for good.
+    pub fn read_map_page(&self, unit: u64, crc: u32, purpose: Purpose) -> Result<Option<Vec<u8>>> {
+        let read =
+            self.check_map_page(unit, crc, purpose).or_else(|_| self.check_map_page(unit, crc, purpose));
+        match read {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(error) if is_unreadable(&error) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Reads leaves, adjacent ones together. They stay out of the pool: it belongs to readers.
+    pub fn load_leaves(
+        &self,
+        epoch: u64,
+        mut units: Vec<u64>,
+        purpose: Purpose,
+        loaded: &mut Loaded,
+    ) -> Result<()> {
+        units.sort_unstable();
+        units.dedup();
+        let page_units = self.page_units();
+        for run in units.chunk_by(|a, b| a + page_units == *b).flat_map(|run| run.chunks(READ_PAGES)) {
+            match self.read_pages(run[0], run.len(), purpose) {
+                Ok(pages) => pages.into_iter().for_each(|(unit, piece)| loaded.add(epoch, unit, piece)),
+                Err(error) if is_unreadable(&error) => {
+                    for unit in run {
+                        match self.read_page(*unit, purpose) {
+                            Ok(page) => loaded.add(epoch, *unit, Piece::Page(page)),
+                            Err(error) if is_unreadable(&error) => loaded.fail(epoch, *unit, error),
+                            Err(error) => return Err(error),
+                        }
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,154 @@
+//! What is written to the data file, and counted once it was.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use super::{Pager, byte_offset, context};
+use crate::disk::Purpose;
+use crate::engine::btree::page::{LEVEL, Page, SECTOR_BYTES};
+use crate::engine::btree::source::Piece;
+use crate::engine::btree::units::UNIT_BYTES;
+use crate::engine::{PageCause, PageKind, Result, Shares};
+
+/// Adjacent pages and extents are written in pieces of at most this size.
+const WRITE_BYTES: usize = 1 << 20;
+
+/// A part of a write: kind, cause, pages, bytes.
+type Part = (PageKind, PageCause, u64, u64);
+
+/// What a write consists of; counted once it succeeds.
+#[derive(Default)]
+struct Parts {
+    parts: Vec<Part>,
+    /// Bytes by class of key.
+    classes: Vec<(u8, u64)>,
+}
+
+impl Parts {
+    /// `bytes` of a page are written.
+    fn add_page(&mut self, page: &Page, count: u64, bytes: u64) {
+        self.parts.push((page.kind(), page.cause(), count, bytes));
+        if page.is_leaf() {
+            let mut shares = Shares::default();
+            (0..page.count()).for_each(|index| shares.add(page.key(index), page.cell_bytes(index) as u64));
+            self.classes.extend(shares.divide(bytes, page.page_bytes()));
+        }
+    }
+}
+
+impl Pager {
+    /// Writes pieces in ascending order, adjacent ones together, from index `at` on until `bytes_max` are written. Values at
+    /// the units in `moved` are written because they were moved; `classes` are those of values' keys, by unit. Returns the index
+    /// of the first piece that is left.
+    pub fn write_pieces(
+        &self,
+        pieces: &[(u64, Piece)],
+        mut at: usize,
+        bytes_max: usize,
+        moved: &HashSet<u64>,
+        classes: &HashMap<u64, u8>,
+    ) -> Result<usize> {
+        let mut written = 0;
+        let mut buffer = Vec::new();
+        let mut parts = Parts::default();
+        while at < pieces.len() && written < bytes_max {
+            buffer.clear();
+            let first = pieces[at].0;
+            let mut next = at;
+            while let Some((unit, piece)) = pieces.get(next)
+                && first + buffer.len() as u64 / UNIT_BYTES == *unit
+                && (next == at || buffer.len() < WRITE_BYTES)
+            {
+                let before = buffer.len();
+                match piece {
+                    Piece::Page(page) => self.seal(page, *unit, &mut buffer),
+                    Piece::Value(value) => buffer.extend_from_slice(&value.bytes),
+                }
+                buffer.resize(buffer.len().next_multiple_of(UNIT_BYTES as usize), 0);
+                let bytes = (buffer.len() - before) as u64;
+                match piece {
+                    Piece::Page(page) => parts.add_page(page, 1, bytes),
+                    Piece::Value(_) => {
+                        let is_moved = moved.contains(unit);
+                        let cause = if is_moved { PageCause::Compaction } else { PageCause::Change };
+                        parts.parts.push((PageKind::Extent, cause, 1, bytes));
+                        parts.classes.extend(classes.get(unit).map(|class| (*class, bytes)));
+                    }
+                }
+                next += 1;
+            }
+            self.write(first, &buffer, Purpose::Checkpoint, &mut parts)?;
+            written += buffer.len();
+            at = next;
+        }
+        Ok(at)
+    }
+
+    /// Writes the changed units of pages in ascending order, as [`Pager::write_pieces`] does whole ones.
+    pub fn write_changed(
+        &self,
+        pages: &[(u64, Arc<Page>)],
+        mut at: usize,
+        bytes_max: usize,
+    ) -> Result<usize> {
+        let (mut written, mut first) = (0, 0);
+        let (mut buffer, mut sealed, mut parts) = (Vec::new(), Vec::new(), Parts::default());
+        while let Some((unit, page)) = pages.get(at)
+            && written < bytes_max
+        {
+            sealed.clear();
+            self.seal(page, *unit, &mut sealed);
+            for (nth, index) in page.changed_units().enumerate() {
+                let here = unit + index as u64;
+                if first + buffer.len() as u64 / UNIT_BYTES != here || buffer.len() >= WRITE_BYTES {
+                    if !buffer.is_empty() {
+                        self.write(first, &buffer, Purpose::Checkpoint, &mut parts)?;
+                    }
+                    buffer.clear();
+                    first = here;
+                }
+                buffer.extend_from_slice(&sealed[index * UNIT_BYTES as usize..][..UNIT_BYTES as usize]);
+                parts.add_page(page, u64::from(nth == 0), UNIT_BYTES);
+                written += UNIT_BYTES as usize;
+            }
+            at += 1;
+        }
+        if !buffer.is_empty() {
+            self.write(first, &buffer, Purpose::Checkpoint, &mut parts)?;
+        }
+        Ok(at)
+    }
+
+    /// Writes `bytes` at `unit`, which are what `parts` says; empties that.
+    fn write(&self, unit: u64, bytes: &[u8], purpose: Purpose, parts: &mut Parts) -> Result<()> {
+        let offset = byte_offset(unit)?;
+        self.file.write_at(purpose, offset, bytes).map_err(context("writing", offset))?;
+        for (kind, cause, pages, bytes) in parts.parts.drain(..) {
+            self.count_written(kind, cause, pages, bytes);
+        }
+        for (class, bytes) in parts.classes.drain(..) {
+            self.classes.add(class, bytes);
+        }
+        Ok(())
+    }
+
+    /// Writes a page of the free map.
+    pub fn write_map(&self, unit: u64, bytes: &[u8]) -> Result<()> {
+        let part = (PageKind::FreeMap, PageCause::Checkpoint, 1, bytes.len() as u64);
+        self.write(unit, bytes, Purpose::Manifest, &mut Parts { parts: vec![part], classes: Vec::new() })
+    }
+
+    /// Writes a whole page that a crash may have torn.
+    pub fn repair_page(&self, unit: u64, bytes: &[u8]) -> Result<()> {
+        let kind = PageKind::of_level(bytes.get(LEVEL).copied().unwrap_or_default());
+        let part = (kind, PageCause::Recovery, 1, bytes.len() as u64);
+        self.write(unit, bytes, Purpose::Recovery, &mut Parts { parts: vec![part], classes: Vec::new() })
+    }
+
+    /// Writes `bytes`, whole sectors, from the `sector`-th of the file on. The caller counts them.
+    pub fn write_sectors(&self, sector: u64, bytes: &[u8], purpose: Purpose) -> Result<()> {
+        let per_unit = UNIT_BYTES / SECTOR_BYTES as u64;
+        let offset = byte_offset(sector / per_unit)? + sector % per_unit * SECTOR_BYTES as u64;
+        self.file.write_at(purpose, offset, bytes).map_err(context("writing", offset))
+    }
+}
