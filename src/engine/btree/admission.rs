@@ -56,7 +56,9 @@ impl Writer {
             }
             SpaceClaim::Release => self.bounds.is_held(batch.encoded_bytes_max(), needs),
         };
-        let admit = || self.core.guard.admit(bytes, owed_bytes_max, claim);
+        // Where the disk is short, images are left out: the checkpoint makes them.
+        let claimed_bytes = if batch.uses_reserve { batch.bytes() } else { bytes };
+        let admit = || self.core.guard.admit(claimed_bytes, owed_bytes_max, claim);
         let admitted = match admit() {
             Err(Error::NoSpace) if needs.is_none() && claim != SpaceClaim::Growth => return Ok(false),
             Err(Error::NoSpace) if needs.is_some_and(is_held) => Ok(()),
