@@ -19,7 +19,7 @@ use super::content::{Ranges, View};
 use super::inode::{HAS_PENDING, Inode};
 use super::locks::{PATIENCE, would_block};
 use super::types::{FileKind, Ino, ROOT, TopName};
-use super::{Error, FileSystem, Result, keys};
+use super::{Error, Result, keys};
 use crate::engine::{Engine, Tier};
 
 /// Unused inodes that are kept in memory.
@@ -119,6 +119,16 @@ impl InodeCell {
         self.opens.fetch_add(1, Ordering::SeqCst);
     }
 
+    /// Notes that it has lost its last name.
+    pub fn unlink(&self) {
+        self.unlinked.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether it has lost its last name and nobody refers to it any more.
+    pub fn is_abandoned(&self) -> bool {
+        self.unlinked.load(Ordering::SeqCst) && !self.is_referenced()
+    }
+
     /// Whether the kernel or an open file refers to it.
     pub fn is_referenced(&self) -> bool {
         self.lookups.load(Ordering::SeqCst) > 0 || self.opens.load(Ordering::SeqCst) > 0
@@ -174,6 +184,20 @@ impl Inodes {
         let cell = Arc::new(cell);
         shard.cells.put(cell.ino, cell.clone());
         shard.evict();
+        Some(cell)
+    }
+
+    /// The kernel drops `references` of its lookups. Returns the inode if it is in memory.
+    pub fn forget(&self, ino: Ino, references: u64) -> Option<Arc<InodeCell>> {
+        let cell = self.get(ino)?;
+        take(&cell.lookups, references);
+        Some(cell)
+    }
+
+    /// A file handle is closed. Returns the inode if it is in memory.
+    pub fn release(&self, ino: Ino) -> Option<Arc<InodeCell>> {
+        let cell = self.get(ino)?;
+        take(&cell.opens, 1);
         Some(cell)
     }
 
@@ -265,38 +289,6 @@ impl Shard {
             } else {
                 self.cells.promote(&ino);
             }
-        }
-    }
-}
-
-impl FileSystem {
-    /// Notes that `cell` has lost its last name but lives on while it is used.
-    pub(super) fn orphan(&self, cell: &InodeCell) {
-        cell.unlinked.store(true, Ordering::SeqCst);
-        self.orphans.opened();
-        // The last user may have left between the question and the mark.
-        self.bury_if_unused(cell);
-    }
-
-    /// The kernel drops `references` of its lookups of `ino`.
-    pub fn forget(&self, ino: Ino, references: u64) {
-        if let Some(cell) = self.inodes.get(ino) {
-            take(&cell.lookups, references);
-            self.bury_if_unused(&cell);
-        }
-    }
-
-    /// Ends what [`FileSystem::open_file`] began.
-    pub fn release_file(&self, ino: Ino) {
-        if let Some(cell) = self.inodes.get(ino) {
-            take(&cell.opens, 1);
-            self.bury_if_unused(&cell);
-        }
-    }
-
-    fn bury_if_unused(&self, cell: &InodeCell) {
-        if cell.unlinked.load(Ordering::SeqCst) && !cell.is_referenced() {
-            self.orphans.queue(cell.ino);
         }
     }
 }

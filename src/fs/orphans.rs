@@ -112,6 +112,30 @@ impl Orphans {
 }
 
 impl FileSystem {
+    /// Notes that `cell` has lost its last name but lives on while it is used.
+    pub(super) fn orphan(&self, cell: &InodeCell) {
+        cell.unlink();
+        self.orphans.opened();
+        // The last user may have left between the question and the mark.
+        self.bury_if_abandoned(Some(cell));
+    }
+
+    /// The kernel drops `references` of its lookups of `ino`.
+    pub fn forget(&self, ino: Ino, references: u64) {
+        self.bury_if_abandoned(self.inodes.forget(ino, references).as_deref());
+    }
+
+    /// Ends what [`FileSystem::open_file`] began.
+    pub fn release_file(&self, ino: Ino) {
+        self.bury_if_abandoned(self.inodes.release(ino).as_deref());
+    }
+
+    fn bury_if_abandoned(&self, cell: Option<&InodeCell>) {
+        if let Some(cell) = cell.filter(|cell| cell.is_abandoned()) {
+            self.orphans.queue(cell.ino);
+        }
+    }
+
     /// Adds to `batch` the deletion of an inode with all it has. Returns its ranges afterwards.
     pub(super) fn bury(
         &self,
