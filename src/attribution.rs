@@ -343,13 +343,13 @@ mod tests {
     #[test]
     fn pages_of_the_cache_are_charged_to_whoever_has_the_file_open_for_writing() {
         let attribution = Attribution::default();
-        attribution.opened(5, 70);
-        attribution.opened(5, 71);
-        assert_eq!((attribution.writer(5), attribution.writer(6)), (71, 0));
-        attribution.closed(5);
-        assert_eq!(attribution.writer(5), 71);
-        attribution.closed(5);
-        attribution.closed(5);
-        assert_eq!(attribution.writer(5), 0);
+        attribution.opened(Ino(5), 70);
+        attribution.opened(Ino(5), 71);
+        assert_eq!((attribution.writer(Ino(5)), attribution.writer(Ino(6))), (71, 0));
+        attribution.closed(Ino(5));
+        assert_eq!(attribution.writer(Ino(5)), 71);
+        attribution.closed(Ino(5));
+        attribution.closed(Ino(5));
+        assert_eq!(attribution.writer(Ino(5)), 0);
     }
 }

@@ -26,6 +26,7 @@ use crate::base::clock::{Clock, SystemClock};
 use crate::disk::{self, Disk, Latch, Overlay, Prefixed, Purpose};
 use crate::engine::salvage::{self, Loss, Writer};
 use crate::engine::{self, Command, Engine, MemEngine, Operation, Options};
+use crate::fs::types::Ino;
 use crate::fs::{self, Affected, CheckSummary, Described, keys};
 use crate::store::{DESCRIPTION, Description, Error};
 
@@ -75,7 +76,7 @@ impl Report {
         let affected: Vec<serde_json::Value> = self
             .affected
             .iter()
-            .map(|part| serde_json::json!({ "path": part.path, "ino": part.ino, "part": part_text(part) }))
+            .map(|part| serde_json::json!({ "path": part.path, "ino": part.ino.0, "part": part_text(part) }))
             .collect();
         serde_json::json!({
             "clean": self.is_clean(),
@@ -247,7 +248,7 @@ fn mend(engine: &dyn Engine, described: Described, report: &mut Report) -> Resul
     report.summary = repaired.summary;
     // With the paths that they have now; what could not be kept, with those that it had.
     report.affected = fs::affected(engine, &report.losses).map_err(fs_error)?;
-    let kept: HashSet<u64> = report.affected.iter().map(|part| part.ino).collect();
+    let kept: HashSet<Ino> = report.affected.iter().map(|part| part.ino).collect();
     report.affected.extend(before.into_iter().filter(|part| !kept.contains(&part.ino)));
     Ok(())
 }

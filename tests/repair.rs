@@ -302,7 +302,7 @@ fn is_name<'a>(name: &'a str) -> impl Fn(Key<'_>) -> bool + use<'a> {
 
 /// The inode that a name's value says.
 fn ino_of(value: &[u8]) -> Ino {
-    u64::from_be_bytes(value[..8].try_into().unwrap())
+    Ino(u64::from_be_bytes(value[..8].try_into().unwrap()))
 }
 
 /// A record of `ino` with big-endian bytes at an offset replaced.
@@ -407,9 +407,9 @@ const DEFECTS: &[(&str, Plant, Look)] = &[
     (
         "blocks, attributes and marks of inodes that do not exist",
         |_, _, batch| {
-            batch.put(keys::block(7778, 0, 3), vec![1; 10]);
-            batch.put(keys::xattr(7779, b"user.a"), vec![1; 10]);
-            batch.put(keys::orphan(7777), Vec::new());
+            batch.put(keys::block(Ino(7778), 0, 3), vec![1; 10]);
+            batch.put(keys::xattr(Ino(7779), b"user.a"), vec![1; 10]);
+            batch.put(keys::orphan(Ino(7777)), Vec::new());
         },
         |after, _| after.len() == 5,
     ),
@@ -480,7 +480,7 @@ const DEFECTS: &[(&str, Plant, Look)] = &[
         |engine, [.., file, keep], batch| {
             let (_, value) = find(engine, is_name("keep"));
             batch.put(keys::dirent(file, 5, b"in a file"), value);
-            assert!(keep > 0);
+            assert!(keep > Ino(0));
         },
         |after, [.., file, _]| after[&file].path == "/dir/file",
     ),
@@ -495,7 +495,7 @@ const DEFECTS: &[(&str, Plant, Look)] = &[
     (
         "a directory that is not where it says",
         |engine, [_, inner, file, _], batch| {
-            batch.put(keys::inode(inner), patched(engine, inner, PARENT, &file.to_be_bytes()));
+            batch.put(keys::inode(inner), patched(engine, inner, PARENT, &file.0.to_be_bytes()));
         },
         |after, [_, inner, ..]| after[&inner].path == "/dir/inner",
     ),
@@ -505,7 +505,7 @@ const DEFECTS: &[(&str, Plant, Look)] = &[
             let (key, value) = find(engine, is_name("dir"));
             batch.delete(key);
             batch.put(keys::dirent(inner, 5, b"dir"), value);
-            batch.put(keys::inode(dir), patched(engine, dir, PARENT, &inner.to_be_bytes()));
+            batch.put(keys::inode(dir), patched(engine, dir, PARENT, &inner.0.to_be_bytes()));
         },
         |after, [dir, inner, file, _]| {
             let found = format!("/lost+found/#{}", dir.min(inner));

@@ -53,7 +53,7 @@ use crate::base::metric::Since;
 use crate::disk::{Disk, Latch, Metered, OpenFiles, ProcessIo};
 use crate::engine::{Cause, Command, Engine, Journal, MeteredEngine, Stalls};
 use crate::fs::meter::{Latency, Meter, Op, growth};
-use crate::fs::types::Caller;
+use crate::fs::types::{Caller, Ino};
 use crate::fs::{Error, Result, Usage};
 use crate::virtual_files::{Done, VirtualTree};
 use command::Action;
@@ -433,7 +433,7 @@ impl Control {
                     let control = self.clone();
                     let then = self.then(actions, done);
                     // It may wait for the disk, and whoever brought the command must not.
-                    std::thread::spawn(move || then(control.explain(ino, block)));
+                    std::thread::spawn(move || then(control.explain(Ino(ino), block)));
                     return;
                 }
                 Action::Sync => {

@@ -495,7 +495,7 @@ impl Checker<'_> {
 
     /// The superblock, if it is to be made or no longer true.
     fn end_numbers(&mut self) -> Result<()> {
-        let above = self.highest_ino.saturating_add(1);
+        let above = self.highest_ino.next();
         match (&mut self.superblock, self.evidence) {
             (Some(superblock), _) if superblock.next_ino < above => {
                 superblock.next_ino = above;
@@ -650,7 +650,7 @@ impl Checker<'_> {
             if kind == FileKind::File {
                 (record.epoch, record.size) = (missing.epoch, missing.end_bytes);
             }
-            record.parent = if kind == FileKind::Directory { missing.home.unwrap_or(ROOT) } else { 0 };
+            record.parent = if kind == FileKind::Directory { missing.home.unwrap_or(ROOT) } else { Ino(0) };
             let changes = vec![(keys::inode(ino), Some(record.encode()))];
             let what =
                 format!("inode {ino}: make a record for {kind:?} of {} bytes, owned by root", record.size);
@@ -674,7 +674,7 @@ impl Checker<'_> {
             Some(home) => home,
             None => {
                 let home = superblock.next_ino;
-                superblock.next_ino += 1;
+                superblock.next_ino = home.next();
                 let record =
                     Inode { parent: ROOT, ..Inode::new(FileKind::Directory, 0o700, 0, 0, Time::default()) };
                 let name = free_name(LOST_AND_FOUND, &self.root_names);
@@ -713,7 +713,7 @@ fn differences(old: &Inode, new: &Inode) -> String {
         ("stored bytes", old.stored_bytes, new.stored_bytes),
         ("epoch", u64::from(old.epoch), u64::from(new.epoch)),
         ("flags", u64::from(old.flags), u64::from(new.flags)),
-        ("parent", old.parent, new.parent),
+        ("parent", old.parent.0, new.parent.0),
     ];
     let changed = pairs.iter().filter(|(_, old, new)| old != new);
     changed.map(|(name, old, new)| format!("{name} {old} → {new}")).collect::<Vec<_>>().join(", ")

@@ -32,7 +32,7 @@ impl Dirent {
 
     /// The record's bytes.
     pub fn encode(self) -> Vec<u8> {
-        let mut bytes = self.ino.to_be_bytes().to_vec();
+        let mut bytes = self.ino.0.to_be_bytes().to_vec();
         bytes.push((self.kind.mode_bits() >> 12) as u8);
         bytes
     }
@@ -44,7 +44,7 @@ impl Dirent {
 
     fn parse(bytes: &[u8]) -> Option<Dirent> {
         let mut source = bytes;
-        let ino = take_u64(&mut source)?;
+        let ino = Ino(take_u64(&mut source)?);
         let [kind] = source else { return None };
         let kind = FileKind::from_mode(u32::from(*kind) << 12).filter(|_| (1..16).contains(kind))?;
         Some(Dirent { ino, kind })
@@ -98,7 +98,7 @@ mod tests {
 
     #[test]
     fn golden_bytes_and_every_cut_is_refused() {
-        let entry = Dirent { ino: 0x0102, kind: FileKind::Directory };
+        let entry = Dirent { ino: Ino(0x0102), kind: FileKind::Directory };
         let bytes = b"\0\0\0\0\0\0\x01\x02\x04";
         assert_eq!(entry.encode(), bytes);
         assert_eq!(Dirent::decode(bytes).unwrap(), entry);
@@ -111,11 +111,11 @@ mod tests {
     #[test]
     fn names_of_one_hash_are_told_apart() {
         let names = Names::new(0);
-        let entry = Dirent { ino: 2, kind: FileKind::File };
-        names.put(1, 9, b"a", entry);
-        assert_eq!(names.get(1, 9, b"a"), Some(entry));
-        assert_eq!(names.get(1, 9, b"b"), None);
-        names.remove(1, 9);
-        assert_eq!(names.get(1, 9, b"a"), None);
+        let entry = Dirent { ino: Ino(2), kind: FileKind::File };
+        names.put(Ino(1), 9, b"a", entry);
+        assert_eq!(names.get(Ino(1), 9, b"a"), Some(entry));
+        assert_eq!(names.get(Ino(1), 9, b"b"), None);
+        names.remove(Ino(1), 9);
+        assert_eq!(names.get(Ino(1), 9, b"a"), None);
     }
 }

@@ -76,7 +76,7 @@ impl Inode {
             rdev: 0,
             epoch: 0,
             flags: 0,
-            parent: 0,
+            parent: Ino(0),
             size: 0,
             stored_bytes: 0,
             atime: now,
@@ -145,7 +145,7 @@ impl Inode {
             bytes.extend_from_slice(&word.to_be_bytes());
         }
         bytes.push(self.flags);
-        for word in [self.parent, self.size, self.stored_bytes] {
+        for word in [self.parent.0, self.size, self.stored_bytes] {
             bytes.extend_from_slice(&word.to_be_bytes());
         }
         for time in [self.atime, self.mtime, self.ctime, self.btime] {
@@ -171,7 +171,7 @@ impl Inode {
         let [links, uid, gid, rdev, epoch] = words;
         let flags = *source.split_off_first()?;
         let (parent, size, stored_bytes) =
-            (take_u64(&mut source)?, take_u64(&mut source)?, take_u64(&mut source)?);
+            (Ino(take_u64(&mut source)?), take_u64(&mut source)?, take_u64(&mut source)?);
         let mut times = [Time::default(); 4];
         for time in &mut times {
             *time = Time { seconds: take_u64(&mut source)? as i64, nanos: take_u32(&mut source)? };
@@ -229,7 +229,7 @@ mod tests {
         let sizes = b"\0\0\0\0\0\0\0\x05\0\0\0\0\0\0\0\0";
         let expected = [&head[..], sizes, &time, b"there"].concat();
         assert_eq!(link().encode(), expected);
-        assert_eq!(Inode::decode(1, &expected).unwrap(), link());
+        assert_eq!(Inode::decode(Ino(1), &expected).unwrap(), link());
     }
 
     #[test]
@@ -239,12 +239,12 @@ mod tests {
             let bytes = Bytes::from(inode.encode());
             assert_eq!(bytes.len() as u64 + 9, inode.record_bytes());
             for cut in 0..bytes.len() {
-                assert!(Inode::decode(1, &bytes[..cut]).is_err(), "cut at {cut}");
+                assert!(Inode::decode(Ino(1), &bytes[..cut]).is_err(), "cut at {cut}");
             }
             let longer = [&bytes[..], b"x"].concat();
-            assert!(Inode::decode(1, &longer).is_err());
+            assert!(Inode::decode(Ino(1), &longer).is_err());
         }
         let lying = Inode { stored_bytes: 1, ..file };
-        assert!(Inode::decode(1, &lying.encode()).is_err());
+        assert!(Inode::decode(Ino(1), &lying.encode()).is_err());
     }
 }

@@ -161,7 +161,7 @@ impl Inodes {
     }
 
     fn shard(&self, ino: Ino) -> &Mutex<Shard> {
-        &self.shards[ino as usize % SHARDS]
+        &self.shards[ino.0 as usize % SHARDS]
     }
 
     fn get(&self, ino: Ino) -> Option<Arc<InodeCell>> {

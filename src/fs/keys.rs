@@ -115,18 +115,20 @@ pub fn parse(key: &[u8]) -> Option<Key<'_>> {
     let (&kind, mut rest) = key.split_first()?;
     let parsed = match kind {
         SUPER => return (rest == b"super").then_some(Key::Super),
-        INODE => Key::Inode { ino: take_u64(&mut rest)? },
+        INODE => Key::Inode { ino: Ino(take_u64(&mut rest)?) },
         DIRENT => {
-            let (dir, hash) = (take_u64(&mut rest)?, take_u64(&mut rest)?);
+            let (dir, hash) = (Ino(take_u64(&mut rest)?), take_u64(&mut rest)?);
             return Some(Key::Dirent { dir, hash, name: rest });
         }
-        XATTR => return Some(Key::Xattr { ino: take_u64(&mut rest)?, name: rest }),
-        BLOCK => {
-            Key::Block { ino: take_u64(&mut rest)?, epoch: take_u32(&mut rest)?, block: take_u64(&mut rest)? }
-        }
-        ORPHAN => Key::Orphan { ino: take_u64(&mut rest)? },
+        XATTR => return Some(Key::Xattr { ino: Ino(take_u64(&mut rest)?), name: rest }),
+        BLOCK => Key::Block {
+            ino: Ino(take_u64(&mut rest)?),
+            epoch: take_u32(&mut rest)?,
+            block: take_u64(&mut rest)?,
+        },
+        ORPHAN => Key::Orphan { ino: Ino(take_u64(&mut rest)?) },
         RECLAIM => Key::Reclaim {
-            ino: take_u64(&mut rest)?,
+            ino: Ino(take_u64(&mut rest)?),
             epoch: take_u32(&mut rest)?,
             from: take_u64(&mut rest)?,
         },
@@ -153,7 +155,7 @@ pub(super) fn take_u32(source: &mut &[u8]) -> Option<u32> {
 fn with_ino(kind: u8, ino: Ino, room: usize) -> Vec<u8> {
     let mut key = Vec::with_capacity(9 + room);
     key.push(kind);
-    key.extend_from_slice(&ino.to_be_bytes());
+    key.extend_from_slice(&ino.0.to_be_bytes());
     key
 }
 
@@ -267,15 +269,12 @@ pub fn reclaims() -> Span {
 
 /// Names of `dir` whose hash is above `cookie`.
 pub fn dirents_after(dir: Ino, cookie: u64) -> Span {
-    Span {
-        start: dirent(dir, cookie.saturating_add(1), b""),
-        end: with_ino(DIRENT, dir.saturating_add(1), 0),
-    }
+    Span { start: dirent(dir, cookie.saturating_add(1), b""), end: with_ino(DIRENT, dir.next(), 0) }
 }
 
 /// Extended attributes of `ino`.
 pub fn xattrs_of(ino: Ino) -> Span {
-    Span { start: xattr(ino, b""), end: with_ino(XATTR, ino.saturating_add(1), 0) }
+    Span { start: xattr(ino, b""), end: with_ino(XATTR, ino.next(), 0) }
 }
 
 /// Blocks `from..to` of a file.
@@ -298,12 +297,12 @@ mod tests {
     fn every_key_parses_back_and_every_cut_of_a_fixed_one_is_refused() {
         let keys = [
             (superblock(), Key::Super),
-            (inode(7), Key::Inode { ino: 7 }),
-            (dirent(7, 9, b"name"), Key::Dirent { dir: 7, hash: 9, name: b"name" }),
-            (xattr(7, b"user.a"), Key::Xattr { ino: 7, name: b"user.a" }),
-            (block(7, 2, 3), Key::Block { ino: 7, epoch: 2, block: 3 }),
-            (orphan(7), Key::Orphan { ino: 7 }),
-            (reclaim(7, 2, 3), Key::Reclaim { ino: 7, epoch: 2, from: 3 }),
+            (inode(Ino(7)), Key::Inode { ino: Ino(7) }),
+            (dirent(Ino(7), 9, b"name"), Key::Dirent { dir: Ino(7), hash: 9, name: b"name" }),
+            (xattr(Ino(7), b"user.a"), Key::Xattr { ino: Ino(7), name: b"user.a" }),
+            (block(Ino(7), 2, 3), Key::Block { ino: Ino(7), epoch: 2, block: 3 }),
+            (orphan(Ino(7)), Key::Orphan { ino: Ino(7) }),
+            (reclaim(Ino(7), 2, 3), Key::Reclaim { ino: Ino(7), epoch: 2, from: 3 }),
             (counter(b"total"), Key::Counter { name: b"total" }),
         ];
         for (index, (bytes, key)) in keys.iter().enumerate() {
@@ -319,8 +318,8 @@ mod tests {
 
     #[test]
     fn golden_bytes() {
-        assert_eq!(block(0x0102, 3, 4), b"\x40\0\0\0\0\0\0\x01\x02\0\0\0\x03\0\0\0\0\0\0\0\x04");
-        assert_eq!(dirent(1, 2, b"x"), b"\x20\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0\x02x");
+        assert_eq!(block(Ino(0x0102), 3, 4), b"\x40\0\0\0\0\0\0\x01\x02\0\0\0\x03\0\0\0\0\0\0\0\x04");
+        assert_eq!(dirent(Ino(1), 2, b"x"), b"\x20\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0\x02x");
         // XXH3-64 of "hello" without a seed, as the reference implementation gives it.
         assert_eq!(name_hash(0, b"hello"), 0x9555_e855_5c62_dcfd >> 1);
     }
@@ -328,12 +327,17 @@ mod tests {
     #[test]
     fn spans_hold_their_own_and_not_their_neighbours() {
         let holds = |span: &Span, key: &[u8]| key >= span.range().start && span.range().is_before_end(key);
-        let names = dirents_after(5, 2);
-        assert!(holds(&names, &dirent(5, 3, b"a")) && holds(&names, &dirent(5, u64::MAX >> 1, b"\xff")));
-        assert!(!holds(&names, &dirent(5, 2, b"zz")) && !holds(&names, &dirent(6, 3, b"")));
-        assert!(holds(&reclaims_of(5, 1), &reclaim(5, 1, u64::MAX)));
-        assert!(!holds(&reclaims_of(5, 1), &reclaim(5, 2, 0)));
-        assert!(!holds(&blocks(5, 0, 1, 3), &block(5, 0, 3)));
-        assert!(holds(&xattrs_of(5), &xattr(5, b"user.x")) && !holds(&xattrs_of(5), &xattr(6, b"")));
+        let names = dirents_after(Ino(5), 2);
+        assert!(
+            holds(&names, &dirent(Ino(5), 3, b"a")) && holds(&names, &dirent(Ino(5), u64::MAX >> 1, b"\xff"))
+        );
+        assert!(!holds(&names, &dirent(Ino(5), 2, b"zz")) && !holds(&names, &dirent(Ino(6), 3, b"")));
+        assert!(holds(&reclaims_of(Ino(5), 1), &reclaim(Ino(5), 1, u64::MAX)));
+        assert!(!holds(&reclaims_of(Ino(5), 1), &reclaim(Ino(5), 2, 0)));
+        assert!(!holds(&blocks(Ino(5), 0, 1, 3), &block(Ino(5), 0, 3)));
+        assert!(
+            holds(&xattrs_of(Ino(5)), &xattr(Ino(5), b"user.x"))
+                && !holds(&xattrs_of(Ino(5)), &xattr(Ino(6), b""))
+        );
     }
 }

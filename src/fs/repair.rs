@@ -274,14 +274,14 @@ mod tests {
         let gap = |after: (Ino, u64), before: (Ino, u64)| {
             Keys::between(Some(&keys::block(after.0, 0, after.1)), Some(&keys::block(before.0, 0, before.1)))
         };
-        assert_eq!(blocks_in(&gap((5, 7), (5, 9)), 5, 0), Some((8, 9)));
-        assert_eq!(blocks_in(&gap((5, 7), (5, 8)), 5, 0), None, "neighbours");
-        let across = gap((5, 7), (8, 3));
-        let found = [4, 5, 6, 8, 9].map(|ino| blocks_in(&across, ino, 0));
+        assert_eq!(blocks_in(&gap((Ino(5), 7), (Ino(5), 9)), Ino(5), 0), Some((8, 9)));
+        assert_eq!(blocks_in(&gap((Ino(5), 7), (Ino(5), 8)), Ino(5), 0), None, "neighbours");
+        let across = gap((Ino(5), 7), (Ino(8), 3));
+        let found = [4, 5, 6, 8, 9].map(|ino| blocks_in(&across, Ino(ino), 0));
         assert_eq!(found, [None, Some((8, u64::MAX)), Some((0, u64::MAX)), Some((0, 3)), None]);
-        assert_eq!(blocks_in(&Keys::one(&keys::block(5, 2, 7)), 5, 2), Some((7, 8)));
-        assert_eq!(blocks_in(&Keys::one(&keys::block(5, 2, 7)), 5, 1), None);
-        assert_eq!(blocks_in(&Keys::ALL, 5, 1), Some((0, u64::MAX)));
+        assert_eq!(blocks_in(&Keys::one(&keys::block(Ino(5), 2, 7)), Ino(5), 2), Some((7, 8)));
+        assert_eq!(blocks_in(&Keys::one(&keys::block(Ino(5), 2, 7)), Ino(5), 1), None);
+        assert_eq!(blocks_in(&Keys::ALL, Ino(5), 1), Some((0, u64::MAX)));
     }
 
     #[test]

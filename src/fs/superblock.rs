@@ -53,7 +53,7 @@ pub(super) struct Superblock {
 
 impl Superblock {
     pub fn new(block_bytes: u64, identity: Identity) -> Superblock {
-        Superblock { block_bytes, identity, next_ino: ROOT + 1 }
+        Superblock { block_bytes, identity, next_ino: ROOT.next() }
     }
 
     /// The record's bytes.
@@ -63,7 +63,7 @@ impl Superblock {
         bytes.extend_from_slice(&0u64.to_be_bytes());
         bytes.extend_from_slice(&self.identity.uuid);
         bytes.extend_from_slice(&self.identity.secret.to_be_bytes());
-        bytes.extend_from_slice(&self.next_ino.to_be_bytes());
+        bytes.extend_from_slice(&self.next_ino.0.to_be_bytes());
         bytes
     }
 
@@ -93,9 +93,9 @@ impl Superblock {
         let features = take_u64(&mut source)?;
         let (uuid, mut rest) = source.split_first_chunk::<16>()?;
         let secret = take_u64(&mut rest)?;
-        let next_ino = take_u64(&mut rest)?;
+        let next_ino = Ino(take_u64(&mut rest)?);
         let options = super::Options { block_bytes, ..super::Options::default() };
-        let numbers = ROOT + 1..=STORED_END;
+        let numbers = ROOT.next()..=STORED_END;
         let sound =
             features == 0 && rest.is_empty() && numbers.contains(&next_ino) && options.validate().is_ok();
         sound.then_some(Superblock { block_bytes, identity: Identity { uuid: *uuid, secret }, next_ino })
@@ -128,7 +128,7 @@ impl FileSystem {
     pub(super) fn new_ino(&self, tier: Tier) -> Result<Ino> {
         let mut lease = locks::mutex(&self.numbers.lease, tier)?;
         if lease.next == lease.record.next_ino {
-            let record = Superblock { next_ino: lease.next + LEASE, ..lease.record };
+            let record = Superblock { next_ino: lease.next.plus(LEASE), ..lease.record };
             if record.next_ino > STORED_END {
                 return Err(Error::Engine(engine::Error::NoSpace));
             }
@@ -137,8 +137,9 @@ impl FileSystem {
             self.apply(&mut batch, tier)?;
             lease.record = record;
         }
-        lease.next += 1;
-        Ok(lease.next - 1)
+        let ino = lease.next;
+        lease.next = ino.next();
+        Ok(ino)
     }
 }
 

@@ -4,15 +4,34 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 /// Inode number. 1 is the root; numbers are never used twice.
-pub type Ino = u64;
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Ino(pub u64);
+
+impl Ino {
+    /// The number so many behind it.
+    pub fn plus(self, count: u64) -> Ino {
+        Ino(self.0 + count)
+    }
+
+    /// The number behind it; the last one has none, and is its own.
+    pub fn next(self) -> Ino {
+        Ino(self.0.saturating_add(1))
+    }
+}
+
+impl std::fmt::Display for Ino {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
 
 /// A name in the root; empty where it is not known.
 pub type TopName = Arc<[u8]>;
 
 /// The root directory.
-pub const ROOT: Ino = 1;
+pub const ROOT: Ino = Ino(1);
 /// Inode numbers from here on are never stored: they are left to files that are not (`virtual_files`).
-pub const STORED_END: Ino = 0x7FFF_FFFF_0000_0000;
+pub const STORED_END: Ino = Ino(0x7FFF_FFFF_0000_0000);
 /// Longest name in bytes.
 pub const NAME_BYTES_MAX: usize = 255;
 /// Longest symbolic link target in bytes.

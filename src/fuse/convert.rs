@@ -23,7 +23,7 @@ pub fn file_type(kind: FileKind) -> FileType {
 /// What the kernel is told about an inode.
 pub fn attributes(from: &Attributes) -> FileAttr {
     FileAttr {
-        ino: INodeNo(from.ino),
+        ino: INodeNo(from.ino.0),
         size: from.size,
         blocks: from.stored_bytes.div_ceil(512),
         atime: from.atime.into(),
@@ -129,6 +129,7 @@ pub fn errno(error: &fs::Error) -> Errno {
 mod tests {
     use super::*;
     use crate::engine;
+    use crate::fs::types::Ino;
     use std::time::Duration;
 
     /// What fuser 0.18 makes of the kernel's pair.
@@ -174,7 +175,7 @@ mod tests {
     fn blocks_count_what_is_stored_and_errors_keep_their_word() {
         let moment = Time { seconds: -5, nanos: 7 };
         let from = Attributes {
-            ino: 9,
+            ino: Ino(9),
             kind: FileKind::File,
             permissions: 0o4755,
             links: 1,

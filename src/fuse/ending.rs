@@ -55,7 +55,7 @@ impl WriteBack {
             }
             for ino in core.fs.open_inodes() {
                 if let Some(notifier) = core.notifier.get()
-                    && let Err(error) = notifier.inval_inode(INodeNo(ino), 0, 0)
+                    && let Err(error) = notifier.inval_inode(INodeNo(ino.0), 0, 0)
                 {
                     log::debug!("the kernel has no inode {ino}: {error}");
                 }

@@ -22,7 +22,8 @@ pub(super) enum Side {
 
 /// Who serves an inode.
 pub(super) fn side(tree: &VirtualTree, ino: INodeNo) -> Side {
-    if tree.owns(ino.0) { Side::Virtual(ino.0) } else { Side::Stored(ino.0) }
+    let ino = Ino(ino.0);
+    if tree.owns(ino) { Side::Virtual(ino) } else { Side::Stored(ino) }
 }
 
 /// Who serves `name` in `parent`, and as which name in which directory he knows it.
@@ -45,6 +46,9 @@ mod tests {
     use crate::fs::types::Caller;
     use crate::virtual_files::VirtualFile;
 
+    const FILE: Ino = Ino(7);
+    const LAST: Ino = Ino(u64::MAX);
+
     struct Empty;
 
     impl VirtualFile for Empty {
@@ -60,9 +64,9 @@ mod tests {
         let directory = tree.add_directory(ROOT, ".stats.d");
         let below = tree.add_directory(directory, "since");
         tree.add_file(directory, "json", Arc::new(Empty));
-        let of = |ino| side(&tree, INodeNo(ino));
-        assert_eq!([of(ROOT), of(7)], [Side::Stored(ROOT), Side::Stored(7)]);
-        assert_eq!([of(directory), of(u64::MAX)], [Side::Virtual(directory), Side::Virtual(u64::MAX)]);
+        let of = |ino: Ino| side(&tree, INodeNo(ino.0));
+        assert_eq!([of(ROOT), of(FILE)], [Side::Stored(ROOT), Side::Stored(FILE)]);
+        assert_eq!([of(directory), of(LAST)], [Side::Virtual(directory), Side::Virtual(LAST)]);
         for (parent, name, expected) in [
             // The root is the store's, but for the names that the tree takes there.
             (ROOT, ".stats", (Side::Virtual(ROOT), ".stats")),
@@ -72,7 +76,7 @@ mod tests {
             (ROOT, ".", (Side::Stored(ROOT), ".")),
             (ROOT, "..", (Side::Stored(ROOT), "..")),
             // Nowhere else.
-            (7, ".stats", (Side::Stored(7), ".stats")),
+            (FILE, ".stats", (Side::Stored(FILE), ".stats")),
             (directory, "json", (Side::Virtual(directory), "json")),
             (directory, "absent", (Side::Virtual(directory), "absent")),
             (directory, ".", (Side::Virtual(directory), ".")),
@@ -80,7 +84,7 @@ mod tests {
             (directory, "..", (Side::Stored(ROOT), ".")),
             (below, "..", (Side::Virtual(below), "..")),
         ] {
-            let (side, known) = side_of_name(&tree, INodeNo(parent), OsStr::new(name));
+            let (side, known) = side_of_name(&tree, INodeNo(parent.0), OsStr::new(name));
             assert_eq!((side, known), (expected.0, OsStr::new(expected.1)), "{name} in {parent}");
         }
     }

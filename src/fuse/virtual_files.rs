@@ -15,7 +15,7 @@ use fuser::{
 use super::{GENERATION, convert};
 use crate::fs;
 use crate::fs::types::{Caller, Ino};
-use crate::virtual_files::VirtualTree;
+use crate::virtual_files::{Handle, VirtualTree};
 
 /// The kernel remembers nothing of what may be another text a moment later.
 const TTL: Duration = Duration::ZERO;
@@ -56,7 +56,7 @@ impl Virtual {
         match self.tree.open(ino, caller) {
             Ok(handle) => {
                 let flags = FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_NOFLUSH;
-                reply.opened(FileHandle(handle), flags);
+                reply.opened(FileHandle(handle.0), flags);
             }
             Err(error) => reply.error(convert::errno(&error)),
         }
@@ -64,7 +64,7 @@ impl Virtual {
 
     /// Reads the text that was pinned.
     pub(super) fn read(&self, handle: FileHandle, offset: u64, size: u32, reply: ReplyData) {
-        match self.tree.read(handle.0, offset, size) {
+        match self.tree.read(Handle(handle.0), offset, size) {
             Ok(bytes) => reply.data(&bytes),
             Err(error) => reply.error(convert::errno(&error)),
         }
@@ -82,7 +82,7 @@ impl Virtual {
 
     /// Closes a file.
     pub(super) fn release(&self, handle: FileHandle, reply: ReplyEmpty) {
-        self.tree.release(handle.0);
+        self.tree.release(Handle(handle.0));
         reply.ok();
     }
 
@@ -90,7 +90,7 @@ impl Virtual {
     pub(super) fn readdir(&self, ino: Ino, cookie: u64, mut reply: ReplyDirectory) {
         let result = self.tree.readdir(ino, cookie, &mut |entry| {
             let name = OsStr::from_bytes(&entry.name);
-            !reply.add(INodeNo(entry.ino), entry.cookie, convert::file_type(entry.kind), name)
+            !reply.add(INodeNo(entry.ino.0), entry.cookie, convert::file_type(entry.kind), name)
         });
         match result {
             Ok(()) => reply.ok(),

@@ -36,6 +36,10 @@ pub use tree::VirtualTree;
 /// Inode numbers from here on belong to virtual files: the store gives none of them away.
 pub const FIRST_VIRTUAL: Ino = STORED_END;
 
+/// An open file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Handle(pub u64);
+
 /// Called once, from any thread, when what was written has been done.
 pub type Done = Box<dyn FnOnce(Result<()>) + Send>;
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use super::VirtualFile;
+use super::{Handle, VirtualFile};
 use crate::base::clock::Clock;
 use crate::fs::types::{Ino, Time};
 use crate::fs::{Error, Result};
@@ -29,7 +29,7 @@ struct Pin {
 #[derive(Default)]
 struct Open {
     handle_last: u64,
-    handles: HashMap<u64, (Ino, Arc<Snapshot>)>,
+    handles: HashMap<Handle, (Ino, Arc<Snapshot>)>,
     pins: HashMap<Ino, Pin>,
     /// The last text of each file that was made within [`RECENT`], and when.
     recent: HashMap<Ino, (Duration, Arc<Snapshot>)>,
@@ -79,10 +79,10 @@ impl Snapshots {
     }
 
     /// Opens a handle that is pinned to `snapshot`.
-    pub fn pin(&self, ino: Ino, snapshot: Arc<Snapshot>) -> u64 {
+    pub fn pin(&self, ino: Ino, snapshot: Arc<Snapshot>) -> Handle {
         let mut open = self.open.lock();
         open.handle_last += 1;
-        let handle = open.handle_last;
+        let handle = Handle(open.handle_last);
         open.handles.insert(handle, (ino, snapshot.clone()));
         let pin = open.pins.entry(ino).or_insert_with(|| Pin { handles: 0, newest: snapshot.clone() });
         pin.handles += 1;
@@ -93,7 +93,7 @@ impl Snapshots {
     }
 
     /// The text that a handle is pinned to. `Stale` if it is not open.
-    pub fn pinned(&self, handle: u64) -> Result<Arc<Snapshot>> {
+    pub fn pinned(&self, handle: Handle) -> Result<Arc<Snapshot>> {
         match self.open.lock().handles.get(&handle) {
             Some((_, snapshot)) => Ok(snapshot.clone()),
             None => Err(Error::Stale),
@@ -101,7 +101,7 @@ impl Snapshots {
     }
 
     /// Closes a handle.
-    pub fn unpin(&self, handle: u64) {
+    pub fn unpin(&self, handle: Handle) {
         let mut open = self.open.lock();
         let Some((ino, _)) = open.handles.remove(&handle) else { return };
         if let Some(pin) = open.pins.get_mut(&ino) {

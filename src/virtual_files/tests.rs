@@ -177,7 +177,7 @@ fn writes_reach_the_file_from_those_who_may() {
     assert_eq!(file.1.lock().len(), 2);
     let fixed = tree.lookup(directory, b"fixed", OWNER).unwrap().ino;
     assert_eq!([write(fixed, 0), write(directory, 0)], [Err(libc::EPERM), Err(libc::EISDIR)]);
-    assert_eq!(write(FIRST_VIRTUAL + 1000, 0), Err(libc::ESTALE));
+    assert_eq!(write(FIRST_VIRTUAL.plus(1000), 0), Err(libc::ESTALE));
 }
 
 #[test]
@@ -186,7 +186,7 @@ fn names_are_found_and_listed_but_not_in_the_root() {
     assert!(
         tree.takes_at_root(b".stats") && tree.takes_at_root(b".stats.d") && !tree.takes_at_root(b"fixed")
     );
-    assert!(tree.lookup(ROOT, b"fixed", OWNER).is_none() && tree.lookup(5, b".stats", OWNER).is_none());
+    assert!(tree.lookup(ROOT, b"fixed", OWNER).is_none() && tree.lookup(Ino(5), b".stats", OWNER).is_none());
     assert!(tree.owns(directory) && !tree.owns(ROOT));
     let attributes = tree.getattr(directory).unwrap();
     assert_eq!((attributes.kind, attributes.uid, attributes.gid), (FileKind::Directory, 7, 8));

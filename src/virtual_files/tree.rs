@@ -5,7 +5,7 @@ use std::sync::Arc;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::snapshots::Snapshots;
-use super::{Done, FIRST_VIRTUAL, VirtualDirectory, VirtualFile};
+use super::{Done, FIRST_VIRTUAL, Handle, VirtualDirectory, VirtualFile};
 use crate::base::clock::Clock;
 use crate::fs::types::{Attributes, Caller, DirEntry, FileKind, Ino, ROOT, Time};
 use crate::fs::{Error, Result};
@@ -63,7 +63,7 @@ impl VirtualTree {
 
     fn add(&mut self, parent: Ino, name: &'static str, node: Node) -> Ino {
         self.fixed.push(Fixed { parent, name, node });
-        FIRST_VIRTUAL + self.fixed.len() as u64 - 1
+        FIRST_VIRTUAL.plus(self.fixed.len() as u64 - 1)
     }
 
     /// Whether the number belongs to this tree and not to the store.
@@ -119,7 +119,7 @@ impl VirtualTree {
     }
 
     /// Opens a file: its text is taken now, for strangers as it was a moment ago, and stays the same for the handle that is returned.
-    pub fn open(&self, ino: Ino, caller: Caller) -> Result<u64> {
+    pub fn open(&self, ino: Ino, caller: Caller) -> Result<Handle> {
         let file = self.file(ino)?.ok_or(Error::IsDirectory)?;
         let snapshot = match self.commands(caller) {
             true => self.snapshots.fresh(ino, &*file),
@@ -129,7 +129,7 @@ impl VirtualTree {
     }
 
     /// Up to `size` bytes of the handle's text at `offset`; fewer only at its end.
-    pub fn read(&self, handle: u64, offset: u64, size: u32) -> Result<Vec<u8>> {
+    pub fn read(&self, handle: Handle, offset: u64, size: u32) -> Result<Vec<u8>> {
         let snapshot = self.snapshots.pinned(handle)?;
         let length = snapshot.text.len();
         let start = usize::try_from(offset).unwrap_or(length).min(length);
@@ -151,7 +151,7 @@ impl VirtualTree {
     }
 
     /// Closes a handle.
-    pub fn release(&self, handle: u64) {
+    pub fn release(&self, handle: Handle) {
         self.snapshots.unpin(handle);
     }
 
@@ -171,8 +171,9 @@ impl VirtualTree {
         found.sort_by_key(|entry| entry.0);
         let dots = [(1, ino, b".".to_vec()), (2, directory.parent, b"..".to_vec())];
         let dots = dots.into_iter().map(|(cookie, ino, name)| (cookie, ino, FileKind::Directory, name));
-        let named =
-            found.into_iter().map(|(ino, kind, name)| (ino - FIRST_VIRTUAL + FIRST_COOKIE, ino, kind, name));
+        let named = found
+            .into_iter()
+            .map(|(ino, kind, name)| (ino.0 - FIRST_VIRTUAL.0 + FIRST_COOKIE, ino, kind, name));
         for (own, ino, kind, name) in dots.chain(named) {
             if own > cookie && !emit(DirEntry { ino, kind, cookie: own, name }) {
                 break;
@@ -182,12 +183,12 @@ impl VirtualTree {
     }
 
     fn fixed_at(&self, ino: Ino) -> Option<&Fixed> {
-        self.fixed.get(usize::try_from(ino.checked_sub(FIRST_VIRTUAL)?).ok()?)
+        self.fixed.get(usize::try_from(ino.0.checked_sub(FIRST_VIRTUAL.0)?).ok()?)
     }
 
     fn fixed_in(&self, parent: Ino) -> impl Iterator<Item = (Ino, &Fixed)> {
         let numbered =
-            self.fixed.iter().enumerate().map(|(index, node)| (FIRST_VIRTUAL + index as u64, node));
+            self.fixed.iter().enumerate().map(|(index, node)| (FIRST_VIRTUAL.plus(index as u64), node));
         numbered.filter(move |(_, node)| node.parent == parent)
     }
 
@@ -206,7 +207,7 @@ impl VirtualTree {
     fn dynamic_at(&self, ino: Ino) -> Option<(Ino, Arc<dyn VirtualFile>)> {
         self.fixed.iter().enumerate().find_map(|(index, fixed)| {
             let Node::Dynamic(directory) = &fixed.node else { return None };
-            let parent = FIRST_VIRTUAL + index as u64;
+            let parent = FIRST_VIRTUAL.plus(index as u64);
             let name = directory.names().into_iter().find(|name| dynamic_ino(parent, name) == ino)?;
             Some((parent, directory.file(&name)?))
         })
@@ -248,5 +249,5 @@ impl Fixed {
 
 /// The number of a name in a directory whose files come and go: the same whenever the name is there.
 fn dynamic_ino(parent: Ino, name: &[u8]) -> Ino {
-    FIRST_VIRTUAL | DYNAMIC | (xxh3_64_with_seed(name, parent) & (DYNAMIC - 1))
+    Ino(FIRST_VIRTUAL.0 | DYNAMIC | (xxh3_64_with_seed(name, parent.0) & (DYNAMIC - 1)))
 }

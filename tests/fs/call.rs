@@ -28,7 +28,7 @@ impl Run {
                 };
                 self.log.push(format!("make {node:?} {parent} {}", name.escape_ascii()));
                 let real = ask(|tier| fs.make(tier, op, caller, parent, &name, mode, umask, node));
-                let ino = real.as_ref().map_or(0, |attributes| attributes.ino);
+                let ino = real.as_ref().map_or(Ino(0), |attributes| attributes.ino);
                 let model = self.model.make(ino, caller, parent, &name, mode, umask, node);
                 self.same(real.map(|a| self.seen(a)), model.map(|a| self.seen(a)));
                 fs.forget(ino, 1);
@@ -72,10 +72,10 @@ impl Run {
                 let old = self.model.nodes[&parent].names.get(&name).copied();
                 let (from, to) = ((parent, &name[..]), (new_parent, &new_name[..]));
                 let real = ask(|tier| fs.rename(tier, from, to, mode, whiteout));
-                let left = ask(|tier| fs.lookup(tier, parent, &name)).map_or(0, |found| found.ino);
+                let left = ask(|tier| fs.lookup(tier, parent, &name)).map_or(Ino(0), |found| found.ino);
                 fs.forget(left, 1);
                 // The number that a whiteout got only the filesystem knows.
-                assert!(real.is_err() || whiteout.is_none() || left != 0, "{}", self.story());
+                assert!(real.is_err() || whiteout.is_none() || left != Ino(0), "{}", self.story());
                 let made = whiteout.is_some() && real.is_ok() && old != Some(left);
                 assert!(!made || !self.model.nodes.contains_key(&left), "{}", self.story());
                 let model = self.model.rename(from, to, mode, whiteout.map(|caller| (left, caller)));

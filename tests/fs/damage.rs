@@ -14,7 +14,7 @@ fn patch(bench: &Bench, ino: Ino, offset: usize, bytes: &[u8], batch: &mut Batch
 /// The key of a name in `dir` that stands for `ino`.
 fn name_key(bench: &Bench, dir: Ino, ino: Ino) -> Vec<u8> {
     let is_it = |key: &[u8], value: &[u8]| match keys::parse(key) {
-        Some(keys::Key::Dirent { dir: found, .. }) => found == dir && value.starts_with(&ino.to_be_bytes()),
+        Some(keys::Key::Dirent { dir: found, .. }) => found == dir && value.starts_with(&ino.0.to_be_bytes()),
         _ => false,
     };
     let (key, _) = bench.map.contents().into_iter().find(|(key, value)| is_it(key, value)).unwrap();
@@ -42,7 +42,7 @@ fn the_check_is_loud_for_every_damage() {
             patch(bench, file, 4, &5u32.to_be_bytes(), batch);
         }),
         ("orphan block", "block 3 of inode 99, which does not exist", |_, _, batch| {
-            batch.put(keys::block(99, 0, 3), vec![1]);
+            batch.put(keys::block(Ino(99), 0, 3), vec![1]);
         }),
         ("block behind the end", "where 0 may be", |_, [file, ..], batch| {
             batch.put(keys::block(file, 0, 9), vec![1]);
@@ -58,20 +58,20 @@ fn the_check_is_loud_for_every_damage() {
             batch.delete(name_key(bench, directory, file));
         }),
         ("wrong hash", "hash of another name", |_, [file, directory, _], batch| {
-            batch.put(keys::dirent(directory, 5, b"g"), [&file.to_be_bytes()[..], b"\x08"].concat());
+            batch.put(keys::dirent(directory, 5, b"g"), [&file.0.to_be_bytes()[..], b"\x08"].concat());
         }),
         ("wrong kind", "it says", |bench, [file, directory, _], batch| {
             let key = name_key(bench, directory, file);
-            batch.put(key, [&file.to_be_bytes()[..], b"\x0a"].concat());
+            batch.put(key, [&file.0.to_be_bytes()[..], b"\x0a"].concat());
         }),
         ("wrong parent", "as it says", |bench, [_, _, deep], batch| {
-            patch(bench, deep, 25, &ROOT.to_be_bytes(), batch);
+            patch(bench, deep, 25, &ROOT.0.to_be_bytes(), batch);
         }),
         ("cycle", "form a cycle", |bench, [_, directory, deep], batch| {
             batch.delete(name_key(bench, ROOT, directory));
             let hash = keys::name_hash(0, b"d");
-            batch.put(keys::dirent(deep, hash, b"d"), [&directory.to_be_bytes()[..], b"\x04"].concat());
-            patch(bench, directory, 25, &deep.to_be_bytes(), batch);
+            batch.put(keys::dirent(deep, hash, b"d"), [&directory.0.to_be_bytes()[..], b"\x04"].concat());
+            patch(bench, directory, 25, &deep.0.to_be_bytes(), batch);
         }),
         ("orphan record", "has an orphan record", |_, [file, ..], batch| {
             batch.put(keys::orphan(file), Vec::new());
@@ -80,7 +80,7 @@ fn the_check_is_loud_for_every_damage() {
             batch.put(keys::reclaim(file, 0, 50), [60u64, 0].map(u64::to_be_bytes).concat());
         }),
         ("stray attribute", "an extended attribute of inode 99", |_, _, batch| {
-            batch.put(keys::xattr(99, b"user.x"), vec![1]);
+            batch.put(keys::xattr(Ino(99), b"user.x"), vec![1]);
         }),
         ("unannounced attribute", "does not announce attribute", |_, [_, directory, _], batch| {
             batch.put(keys::xattr(directory, b"user.x"), vec![1]);
@@ -90,7 +90,7 @@ fn the_check_is_loud_for_every_damage() {
         ("no root", "no root", |_, _, batch| batch.delete(keys::inode(ROOT))),
         ("number not given", "not given away", |bench, [file, ..], batch| {
             let record = bench.map.get(&keys::inode(file), Tier::Disk).unwrap().unwrap();
-            batch.put(keys::inode(999_999), record);
+            batch.put(keys::inode(Ino(999_999)), record);
         }),
         ("wrong totals", "totals", |bench, _, batch| {
             let key = keys::counter(b"total");

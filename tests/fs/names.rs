@@ -96,7 +96,7 @@ fn inodes_are_found_by_number() {
     assert_eq!(find(file, b"."), Err(libc::ESTALE));
     fs.forget(file, 1);
     fs.work().unwrap();
-    assert_eq!((find(file, b"."), find(1 << 40, b".")), (Err(libc::ESTALE), Err(libc::ESTALE)));
+    assert_eq!((find(file, b"."), find(Ino(1 << 40), b".")), (Err(libc::ESTALE), Err(libc::ESTALE)));
     fs.unlink(Tier::Disk, below, b"s").unwrap();
     fs.rmdir(Tier::Disk, other, b"here").unwrap();
     assert_eq!((find(below, b"."), find(below, b"..")), (Err(libc::ESTALE), Err(libc::ESTALE)));
@@ -139,7 +139,7 @@ fn names_that_share_a_hash_are_all_listed() {
     // No two names collide in a test's time, so the records are made by hand.
     let ino = bench.create(ROOT, "x");
     let mut batch = Batch::new(0);
-    let record = [&ino.to_be_bytes()[..], b"\x08"].concat();
+    let record = [&ino.0.to_be_bytes()[..], b"\x08"].concat();
     for (hash, name) in [(10, "a"), (20, "b"), (20, "c"), (20, "d"), (30, "e")] {
         batch.put(keys::dirent(ROOT, hash, name.as_bytes()), record.clone());
     }

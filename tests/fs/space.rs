@@ -93,11 +93,11 @@ fn who_writes_after_a_delete_on_a_full_disk_waits_for_its_space() {
             let made = patiently(true, &|| {
                 let node = NewNode::File;
                 let made = fs.make(Tier::Disk, Op::Create, Caller::ROOT, ROOT, name, 0o644, 0, node)?;
-                ino.store(made.ino, Relaxed);
+                ino.store(made.ino.0, Relaxed);
                 Ok(())
             });
             made.unwrap_or_else(|error| panic!("{kind}: {error}"));
-            ino.into_inner()
+            Ino(ino.into_inner())
         };
         // Nothing that could be compressed.
         let chunk = |index: u64| {

@@ -70,8 +70,9 @@ pub fn senseless(store: &Opened, prng: &mut Prng, count: usize, known: &[Ino]) {
     let mut known = known.to_vec();
     for _ in 0..count {
         let ino = |prng: &mut Prng| match prng.below(12) {
-            0 => number(prng),
-            1 => [0, ROOT, STORED_END, STORED_END + 3, u64::MAX, u64::MAX - 1][prng.below(6) as usize],
+            0 => Ino(number(prng)),
+            1 => [Ino(0), ROOT, STORED_END, STORED_END.plus(3), Ino(u64::MAX), Ino(u64::MAX - 1)]
+                [prng.below(6) as usize],
             2 | 3 => ROOT,
             _ => known[prng.below(known.len() as u64) as usize],
         };
@@ -183,7 +184,7 @@ pub fn senseless(store: &Opened, prng: &mut Prng, count: usize, known: &[Ino]) {
                 store.fs.forget(b, x);
                 let _ = store.ask(|fs, tier| fs.open_file(tier, a));
                 let _ = store.ask(|fs, tier| fs.moment_of(tier, b, bits & 1 == 0));
-                let _ = (store.fs.top_name(x), store.fs.statfs());
+                let _ = (store.fs.top_name(Ino(x)), store.fs.statfs());
             }
         }
         if prng.one_in(4) {

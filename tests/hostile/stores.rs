@@ -450,7 +450,7 @@ fn a_listing_ends_whatever_the_hash_of_a_name() {
             let made = fs.make(Tier::Disk, Op::Create, Caller::ROOT, ROOT, b"f", 0o644, 0, node).unwrap();
             fs.close().unwrap();
             let mut batch = Batch::new(0);
-            let entry = [&made.ino.to_be_bytes()[..], &[8]].concat();
+            let entry = [&made.ino.0.to_be_bytes()[..], &[8]].concat();
             batch.put(keys::dirent(ROOT, hash, b"wrong"), entry);
             map.apply(&batch, Tier::Disk).unwrap();
             let store = Opened { engine: map.clone(), fs: open() };

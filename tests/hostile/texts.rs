@@ -7,9 +7,10 @@ use std::sync::mpsc::channel;
 
 use kvfs::disk::SimDisk;
 use kvfs::engine::Batch;
-use kvfs::fs::types::{Caller, ROOT};
+use kvfs::fs::types::{Caller, Ino, ROOT};
 use kvfs::mount::{self, Service};
 use kvfs::store::Settings;
+use kvfs::virtual_files::Handle;
 
 use super::*;
 
@@ -107,12 +108,12 @@ fn commands(kind: &str) {
     let service =
         Service::start(mount::open_store(&store, &given, Default::default()).unwrap(), home.path()).unwrap();
     let tree = service.tree().clone();
-    let files: Vec<u64> =
+    let files: Vec<Ino> =
         [&b".stats"[..]].iter().map(|name| tree.lookup(ROOT, name, Caller::ROOT).unwrap().ino).collect();
     let folder = tree.lookup(ROOT, b".stats.d", Caller::ROOT).unwrap().ino;
     let ctl = tree.lookup(folder, b"ctl", Caller::ROOT).unwrap().ino;
     let json = tree.lookup(folder, b"json", Caller::ROOT).unwrap().ino;
-    let files: Vec<u64> = files.into_iter().chain([ctl, json, folder, u64::MAX]).collect();
+    let files: Vec<Ino> = files.into_iter().chain([ctl, json, folder, Ino(u64::MAX)]).collect();
     for seed in cases(150) {
         let (tree, files) = (tree.clone(), files.clone());
         watched(&format!("{kind} command {seed}"), move || {
@@ -134,10 +135,11 @@ fn commands(kind: &str) {
             let answer = receiver.recv().expect("an answer");
             assert!(answer.is_err() || caller == Caller::ROOT, "a stranger's {:?}", text.escape_ascii());
             for _ in 0..3 {
-                let (ino, offset) = (number(&mut prng), number(&mut prng));
-                let _ = (tree.getattr(ino), tree.open(ino, Caller::ROOT), tree.read(ino, offset, 4096));
+                let (number, offset) = (number(&mut prng), number(&mut prng));
+                let (ino, handle) = (Ino(number), Handle(number));
+                let _ = (tree.getattr(ino), tree.open(ino, Caller::ROOT), tree.read(handle, offset, 4096));
                 let _ = tree.readdir(ino, offset, &mut |_| true);
-                tree.release(ino);
+                tree.release(handle);
             }
             let handle = tree.open(files[0], Caller::ROOT).unwrap();
             let report = tree.read(handle, 0, u32::MAX).unwrap();

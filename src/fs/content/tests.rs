@@ -12,7 +12,7 @@ use crate::fs::types::{FileKind, SIZE_MAX, Time};
 
 /// Small, so that a file of a few kilobytes has more blocks than a call deletes itself.
 const BLOCK: u64 = 16;
-const INO: Ino = 7;
+const INO: Ino = Ino(7);
 
 /// A file over an engine, as the filesystem keeps it, and what it ought to hold.
 struct File {

@@ -27,7 +27,8 @@ impl Stored {
             let mut added = false;
             let result = fs.readdir(tier, ino, cookie, &mut |entry| {
                 let name = OsStr::from_bytes(&entry.name);
-                let full = reply.add(INodeNo(entry.ino), entry.cookie, convert::file_type(entry.kind), name);
+                let full =
+                    reply.add(INodeNo(entry.ino.0), entry.cookie, convert::file_type(entry.kind), name);
                 added |= !full;
                 !full
             });
@@ -47,7 +48,7 @@ impl Stored {
             let mut added = false;
             let result = fs.readdir_plus(tier, ino, cookie, &mut |entry, found| {
                 let (name, found) = (OsStr::from_bytes(&entry.name), convert::attributes(found));
-                let full = reply.add(INodeNo(entry.ino), entry.cookie, name, &ttl, &found, GENERATION);
+                let full = reply.add(INodeNo(entry.ino.0), entry.cookie, name, &ttl, &found, GENERATION);
                 added |= !full;
                 !full
             });

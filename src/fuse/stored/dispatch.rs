@@ -79,7 +79,7 @@ impl Core {
     /// bits to us, but goes on showing them. Waits for nothing, so it may run before the answer is sent.
     pub(in crate::fuse) fn mode_changed(&self, ino: Ino) {
         if let Some(notifier) = self.notifier.get()
-            && let Err(error) = notifier.inval_inode(INodeNo(ino), -1, 0)
+            && let Err(error) = notifier.inval_inode(INodeNo(ino.0), -1, 0)
         {
             log::debug!("the kernel has no inode {ino}: {error}");
         }
