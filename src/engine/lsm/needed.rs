@@ -81,21 +81,7 @@ mod tests {
     use crate::base::prng::Prng;
 
     fn table(values: Vec<(Position, u64)>) -> TableMeta {
-        TableMeta {
-            number: 1,
-            bytes: 0,
-            entries: 1,
-            tombstones: 0,
-            logical_bytes: 0,
-            first_position: 0,
-            last_position: 0,
-            newest_seconds: 0,
-            tombstone_seconds: 0,
-            smallest: Default::default(),
-            largest: Default::default(),
-            values: values.into(),
-            parts: Default::default(),
-        }
+        TableMeta { number: 1, entries: 1, values: values.into(), ..TableMeta::default() }
     }
 
     #[test]

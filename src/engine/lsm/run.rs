@@ -353,15 +353,13 @@ mod tests {
             bytes: number + 1,
             entries: 10,
             tombstones: number % 7,
-            logical_bytes: 0,
-            first_position: 0,
             last_position: u64::from(key),
             newest_seconds: number * 31 % 1000,
             tombstone_seconds: if number.is_multiple_of(7) { 0 } else { 1 + number * 17 % 1000 },
             smallest: name(key * 4),
             largest: name(key * 4 + 2),
-            values: Arc::default(),
             parts: Parts { raw_bytes: 1, data_bytes: 2, filter_bytes: 3, index_bytes: number },
+            ..TableMeta::default()
         })
     }
 

@@ -119,6 +119,17 @@ mod tests {
     use super::*;
 
     #[test]
+    fn every_policy_has_a_row_in_the_page_that_says_what_it_is_for() {
+        let page = include_str!("../../../../docs/tuning.md");
+        for policy in PolicyKind::ALL {
+            let rows = page
+                .lines()
+                .filter(|line| line.strip_prefix("| ").is_some_and(|row| row.starts_with(policy.name)));
+            assert!(rows.count() > 0, "{policy:?}");
+        }
+    }
+
+    #[test]
     fn a_name_stands_for_one_policy_and_every_name_for_itself() {
         let mut names: Vec<&str> =
             PolicyKind::ALL.iter().flat_map(|it| it.aliases.iter().copied().chain([it.name])).collect();

@@ -43,16 +43,10 @@ fn meta(number: u64, smallest: &[u8], largest: &[u8], bytes: u64) -> TableMeta {
         number,
         bytes,
         entries: bytes.max(1),
-        tombstones: 0,
         logical_bytes: bytes,
-        first_position: 0,
-        last_position: 0,
-        newest_seconds: 0,
-        tombstone_seconds: 0,
         smallest: Bytes::copy_from_slice(smallest),
         largest: Bytes::copy_from_slice(largest),
-        values: std::sync::Arc::default(),
-        parts: Default::default(),
+        ..TableMeta::default()
     }
 }
 

@@ -15,8 +15,8 @@ use super::filter::{Filter, hash};
 use super::index::Index;
 use super::parts::{Resident, Top};
 use super::{
-    KIND_BLOCK, KIND_FILTER, KIND_FOOTER, KIND_INDEX, KIND_TOP, MAGIC, Origin, Parts, Shelf, Table,
-    TableMeta, VERSION, table_name,
+    KIND_BLOCK, KIND_FILTER, KIND_FOOTER, KIND_INDEX, KIND_TOP, MAGIC, Origin, Shelf, Table, TableMeta,
+    VERSION, table_name,
 };
 use crate::base::varint;
 use crate::disk::{File, Purpose};
@@ -84,21 +84,7 @@ impl TableBuilder {
             compression,
             compressed: Vec::new(),
             file,
-            meta: TableMeta {
-                number,
-                bytes: 0,
-                entries: 0,
-                tombstones: 0,
-                logical_bytes: 0,
-                first_position: 0,
-                last_position: 0,
-                newest_seconds: 0,
-                tombstone_seconds: 0,
-                smallest: Bytes::new(),
-                largest: Bytes::new(),
-                values: Arc::default(),
-                parts: Parts::default(),
-            },
+            meta: TableMeta { number, ..TableMeta::default() },
             buffer: Vec::new(),
             buffer_start: 0,
             block: BlockBuilder::default(),

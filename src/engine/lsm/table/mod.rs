@@ -91,7 +91,7 @@ impl Origin {
 }
 
 /// What is known of a table without reading it; kept in its footer and in the manifest.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TableMeta {
     /// Its number; never used twice.
     pub number: u64,

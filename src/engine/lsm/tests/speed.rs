@@ -210,8 +210,7 @@ fn edits() {
             tombstone_seconds: number,
             smallest,
             largest,
-            values: Arc::default(),
-            parts: Default::default(),
+            ..TableMeta::default()
         })
     };
     for policy in [PolicyKind::LEVELED, PolicyKind::TIERED] {
