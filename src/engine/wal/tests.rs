@@ -583,3 +583,56 @@ fn no_file_is_removed_under_the_lock_of_the_log() {
     log.give_back();
     assert!(0 < first + second && second < third && third < removed(), "{first} {second} {third}");
 }
+
+/// Bytes as lines of sixteen in hexadecimal; of a line that comes again only the first is shown, with how often.
+fn hex(bytes: &[u8]) -> String {
+    let lines: Vec<String> =
+        bytes.chunks(16).map(|line| line.iter().map(|byte| format!("{byte:02x}")).collect()).collect();
+    let runs = lines.chunk_by(|a, b| a == b);
+    runs.map(|run| format!("{} x{}\n", run[0], run.len())).collect()
+}
+
+fn from_hex(text: &str) -> Vec<u8> {
+    let line = |line: &str| -> Vec<u8> {
+        let (hex, times) = line.split_once(" x").unwrap();
+        let byte = |at: usize| u8::from_str_radix(&hex[2 * at..2 * at + 2], 16).unwrap();
+        (0..hex.len() / 2).map(byte).collect::<Vec<u8>>().repeat(times.parse().unwrap())
+    };
+    text.lines().flat_map(line).collect()
+}
+
+/// `BLESS=1` writes the file anew: a format that changes gets a new version that reads this one.
+#[test]
+fn a_segment_lies_on_the_disk_byte_for_byte_as_it_always_did() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/log/segment.hex");
+    let mut batches = vec![Batch::new(3), Batch::new(0), Batch::new(59)];
+    batches[0].put(&b"key"[..], &b"value"[..]);
+    batches[0].delete(&b"gone"[..]);
+    batches[1].put(&b""[..], vec![7; 300]);
+    batches[2].put(vec![0xff; 40], &b""[..]);
+    let disk = SimDisk::new();
+    let (log, _) = open_with(disk.clone(), 0, 4096).unwrap();
+    let mut end = 0;
+    for batch in &batches {
+        end = log.append_batch(FIRST_KIND, Purpose::Wal, batch).unwrap();
+        // So the next one says up to where the log is durable.
+        log.sync_now().unwrap();
+    }
+    let name = segment_name(0);
+    let written = crate::disk::read_all(&*disk.open(&name).unwrap(), Purpose::Verify).unwrap();
+    let written = &written[..(HEADER_BYTES + end) as usize];
+    if std::env::var_os("BLESS").is_some() {
+        std::fs::write(path, hex(written)).unwrap();
+    }
+    let golden = from_hex(&std::fs::read_to_string(path).unwrap());
+    assert!(written == golden, "what is written now:\n{}", hex(written));
+    // And what lies there is read.
+    let disk = SimDisk::new();
+    let file = disk.create(&name).unwrap();
+    file.write_at(Purpose::Wal, 0, &golden).unwrap();
+    let (_, records) = open(disk, 0).unwrap();
+    let read: Vec<Batch> = records.iter().map(|(_, payload)| Batch::decode(payload).unwrap()).collect();
+    let same = |(a, b): (&Batch, &Batch)| a.tag == b.tag && a.operations() == b.operations();
+    assert!(read.len() == batches.len() && read.iter().zip(&batches).all(same));
+    assert_eq!(records.last().unwrap().0, end);
+}
