@@ -58,7 +58,7 @@ mod stuck;
 use document::{documented, entries, family_of};
 use exposition::exposition;
 use rig::*;
-use samples::{btree, lsm, ops};
+use samples::{btree, causes, lsm, ops};
 use stuck::{Hung, stuck};
 
 fn number(value: &Value, path: &str) -> u64 {

@@ -21,6 +21,18 @@ fn reports_are_as_they_were() {
     golden("btree.json", &json(&btree()));
 }
 
+/// A page that nobody could see would show nothing.
+#[test]
+fn samples_wait_for_what_their_engine_waits_for() {
+    for report in [lsm(), btree()] {
+        let shape = &report.sample.shape;
+        let waited = |cause: &Cause| shape.stalls.by_cause.of(*cause).stops > 0;
+        let found: Vec<Cause> = Cause::ALL.into_iter().filter(waited).collect();
+        assert!(found.len() == 2 && found.contains(&shape.stalls.now.unwrap()), "{found:?}");
+        assert!(found.iter().all(|cause| causes(shape.engine).contains(cause)), "{found:?}");
+    }
+}
+
 #[test]
 fn reports_keep_to_a_page_and_begin_alike() {
     let mut empty = lsm();

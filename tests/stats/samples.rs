@@ -123,12 +123,12 @@ fn report(sample: Sample, last: Sample) -> Report {
             pid: 4711,
             owner: (1000, 1000),
             is_view: false,
-            config: vec![("engine".into(), "lsm".into())],
+            config: vec![("engine".into(), sample.shape.engine.into())],
             kind_names: &["inode", "block"],
         }),
         time: SystemTime::UNIX_EPOCH + Duration::from_millis(1_795_227_225_120),
         uptime: Duration::from_secs(751),
-        state: State::Stalled(Cause::L0Files),
+        state: State::Stalled(sample.shape.stalls.now.unwrap()),
         base: Base::Mount,
         sample,
         windows: vec![Window { name: "10s", growth: last }, Window { name: "1m", growth: Sample::default() }],
@@ -156,12 +156,23 @@ fn report(sample: Sample, last: Sample) -> Report {
     }
 }
 
-fn common() -> Shape {
-    let mut stalls = Stalls { now: Some(Cause::L0Files), stopped: true, ..Stalls::default() };
+/// Why writes of an engine may have to wait.
+pub fn causes(engine: &str) -> &'static [Cause] {
+    match engine {
+        "lsm" => &[Cause::Memtables, Cause::L0Files, Cause::PendingBytes, Cause::Space],
+        "btree" => &[Cause::DirtyPages, Cause::LogSpace, Cause::Space],
+        _ => &[],
+    }
+}
+
+/// What the engines' reports share: a store whose writes wait for `now`, and have waited for `before`.
+fn common(now: Cause, before: Cause) -> Shape {
+    let mut stalls = Stalls { now: Some(now), stopped: true, ..Stalls::default() };
     let wait = Duration::from_millis(610);
-    *stalls.by_cause.of_mut(Cause::L0Files) =
-        StallCounters { slowdowns: 3, stops: 1, waited: wait * 4, longest: wait };
-    *stalls.by_cause.of_mut(Cause::Memtables) =
+    // A B-tree stops writes and does not slow them.
+    let slowdowns = if now == Cause::L0Files { 3 } else { 0 };
+    *stalls.by_cause.of_mut(now) = StallCounters { slowdowns, stops: 1, waited: wait * 4, longest: wait };
+    *stalls.by_cause.of_mut(before) =
         StallCounters { slowdowns: 0, stops: 2, waited: wait / 10, longest: wait / 20 };
     let mut buckets = Histogram::default();
     buckets.buckets[1] = 150;
@@ -192,6 +203,7 @@ fn common() -> Shape {
 }
 
 pub fn lsm() -> Report {
+    let common = common(Cause::L0Files, Cause::Memtables);
     let shape = Shape {
         engine: "lsm",
         variant: "leveled",
@@ -244,9 +256,9 @@ pub fn lsm() -> Report {
             l0_trigger: 4,
             pending_compaction_bytes: 184 << 20,
             tombstones: 12_400,
-            ..common().debt
+            ..common.debt
         },
-        ..common()
+        ..common
     };
     use Purpose::*;
     let written = disk(&[
@@ -305,7 +317,7 @@ pub fn btree() -> Report {
             pages: Pages { read: read.snapshot(), written: written_pages.snapshot() },
         }),
         memory: Memory { dirty_bytes: 41 << 10, dirty_bytes_max: 128 << 20, ..Memory::default() },
-        ..common()
+        ..common(Cause::DirtyPages, Cause::LogSpace)
     };
     use Purpose::*;
     let written =
