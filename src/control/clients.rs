@@ -4,7 +4,7 @@
 //! the oldest of them first. So neither a client nor the end of the mount waits for another client.
 
 use std::io::{self, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
@@ -19,13 +19,34 @@ pub(super) const CLIENTS_MAX: usize = 64;
 const ASKING_MAX: Duration = Duration::from_secs(2);
 /// How long it may take to read its answer.
 const READING_MAX: Duration = Duration::from_secs(10);
+/// How long it may take to hang up afterwards, and how much it may say meanwhile.
+const LEAVING_MAX: Duration = Duration::from_secs(1);
+const LEAVING_BYTES_MAX: usize = 256 << 10;
 /// Rest after a client could not be let in, for instance because there are no descriptors.
 const REFUSED_PAUSE: Duration = Duration::from_millis(50);
+
+/// A client's connection.
+pub(super) trait Stream: Read + Write + AsFd {
+    /// Tells the client that its answer has ended.
+    fn end(&self) -> io::Result<()>;
+}
+
+impl Stream for TcpStream {
+    fn end(&self) -> io::Result<()> {
+        self.shutdown(Shutdown::Write)
+    }
+}
+
+impl Stream for UnixStream {
+    fn end(&self) -> io::Result<()> {
+        self.shutdown(Shutdown::Write)
+    }
+}
 
 /// Where clients come in.
 pub(super) trait Entrance: AsFd {
     /// A client's connection.
-    type Stream: Read + Write + AsFd;
+    type Stream: Stream;
     /// The next client, if one waits; its stream does not block. `WouldBlock` if none does.
     fn admit(&self) -> io::Result<Self::Stream>;
 }
@@ -54,13 +75,22 @@ impl Entrance for SocketFile {
     }
 }
 
+/// What a client does.
+enum Stage {
+    /// It asks; what it has asked so far.
+    Asks(Vec<u8>),
+    /// It reads its answer, of which so much is written.
+    Reads(Vec<u8>, usize),
+    /// It has its answer, has been told so, and may hang up. Until then what it says is read and thrown away, so many bytes so
+    /// far: a connection that is closed with unread bytes is reset, and what was written last is lost on its way.
+    Leaves(usize),
+}
+
 struct Client<S> {
     stream: S,
-    /// Since when it asks, or reads.
+    /// Since when it does what it does.
     since: Instant,
-    asked: Vec<u8>,
-    /// The answer and how much of it is written.
-    answer: Option<(Vec<u8>, usize)>,
+    stage: Stage,
 }
 
 /// What a question gets: `None` while more of it must come. It is told what was asked so far and whether that is all.
@@ -93,8 +123,8 @@ impl<E: Entrance> Clients<E> {
             match self.entrance.admit() {
                 Ok(stream) => {
                     self.make_room();
-                    let (since, asked) = (Instant::now(), Vec::new());
-                    self.clients.push(Client { stream, since, asked, answer: None });
+                    let stage = Stage::Asks(Vec::new());
+                    self.clients.push(Client { stream, since: Instant::now(), stage });
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) => {
@@ -114,9 +144,9 @@ impl<E: Entrance> Clients<E> {
     }
 
     fn wait(&self, patience: Duration) -> io::Result<()> {
-        let of = |client: &'_ Client<E::Stream>| match client.answer {
-            None => PollFlags::POLLIN,
-            Some(_) => PollFlags::POLLOUT,
+        let of = |client: &'_ Client<E::Stream>| match client.stage {
+            Stage::Asks(_) | Stage::Leaves(_) => PollFlags::POLLIN,
+            Stage::Reads(..) => PollFlags::POLLOUT,
         };
         let mut ready: Vec<PollFd<'_>> =
             self.clients.iter().map(|client| PollFd::new(client.stream.as_fd(), of(client))).collect();
@@ -127,48 +157,65 @@ impl<E: Entrance> Clients<E> {
         }
     }
 
-    /// Lets the oldest go that has not asked yet, if there are too many; the oldest of all if all have.
+    /// Lets one go if there are too many: the oldest that has its answer, or that has not asked yet, or of all.
     fn make_room(&mut self) {
         if self.clients.len() >= CLIENTS_MAX {
-            let idle = self.clients.iter().position(|client| client.answer.is_none());
-            self.clients.remove(idle.unwrap_or(0));
+            let oldest = |is: fn(&Stage) -> bool| self.clients.iter().position(|client| is(&client.stage));
+            let answered = oldest(|stage| matches!(stage, Stage::Leaves(_)));
+            let idle = oldest(|stage| matches!(stage, Stage::Asks(_)));
+            self.clients.remove(answered.or(idle).unwrap_or(0));
         }
     }
 }
 
-impl<S: Read + Write> Client<S> {
+impl<S: Stream> Client<S> {
     /// Reads and writes what goes without waiting. Returns whether there is more to do.
     fn go_on(&mut self, answer: &Answer<'_>) -> io::Result<bool> {
-        while self.answer.is_none() {
-            let mut piece = [0; 1024];
-            let count = match self.stream.read(&mut piece) {
+        let mut piece = [0; 1024];
+        loop {
+            let (moved, patience) = match &mut self.stage {
+                Stage::Asks(_) => (self.stream.read(&mut piece), ASKING_MAX),
+                Stage::Reads(answer, written) => (self.stream.write(&answer[*written..]), READING_MAX),
+                Stage::Leaves(_) => (self.stream.read(&mut piece), LEAVING_MAX),
+            };
+            let count = match moved {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    return Ok(self.since.elapsed() < ASKING_MAX);
+                    return Ok(self.since.elapsed() < patience);
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 count => count?,
             };
-            self.asked.extend_from_slice(&piece[..count]);
-            if let Some(answer) = answer(&self.asked, count == 0) {
-                self.answer = Some((answer, 0));
-                self.since = Instant::now();
-            } else if count == 0 {
+            let next = match &mut self.stage {
+                Stage::Asks(asked) => {
+                    asked.extend_from_slice(&piece[..count]);
+                    answer(asked, count == 0).map(|answer| Stage::Reads(answer, 0))
+                }
+                Stage::Reads(_, written) => {
+                    *written += count;
+                    None
+                }
+                Stage::Leaves(said) => {
+                    *said += count;
+                    if *said > LEAVING_BYTES_MAX {
+                        return Ok(false);
+                    }
+                    None
+                }
+            };
+            // Nothing read and nothing to answer, or nothing written: it has hung up.
+            if count == 0 && next.is_none() {
                 return Ok(false);
             }
-        }
-        while let Some((answer, written)) = &mut self.answer
-            && *written < answer.len()
-        {
-            match self.stream.write(&answer[*written..]) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    return Ok(self.since.elapsed() < READING_MAX);
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Ok(0) => return Ok(false),
-                count => *written += count?,
+            if let Some(stage) = next {
+                (self.stage, self.since) = (stage, Instant::now());
+            }
+            if let Stage::Reads(answer, written) = &self.stage
+                && *written == answer.len()
+            {
+                self.stream.end()?;
+                (self.stage, self.since) = (Stage::Leaves(0), Instant::now());
             }
         }
-        Ok(false)
     }
 }
 
@@ -226,7 +273,7 @@ mod tests {
         slow.write_all(b"x\n").unwrap();
         let large = |asked: &[u8], _: bool| asked.ends_with(b"\n").then(|| vec![7; 32 << 20]);
         let begun = Instant::now();
-        while clients.clients.len() != 1 || clients.clients[0].answer.is_none() {
+        while clients.clients.len() != 1 || matches!(clients.clients[0].stage, Stage::Asks(_)) {
             clients.serve(Duration::from_millis(20), &large);
             assert!(begun.elapsed() < Duration::from_secs(60), "the idle one is left after {ASKING_MAX:?}");
         }

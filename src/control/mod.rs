@@ -23,6 +23,7 @@ mod figures;
 mod files;
 mod forecast;
 mod history;
+mod http;
 mod json;
 pub mod metrics;
 pub mod model;
