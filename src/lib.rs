@@ -16,6 +16,7 @@ pub mod virtual_files;
 // The store as a whole, and the ways into it.
 pub mod cli;
 pub mod daemon;
+pub mod decoders;
 pub mod mount;
 pub mod repair;
 pub mod store;

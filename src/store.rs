@@ -11,6 +11,8 @@
 //! It is written first when a store is made, so a store without it is no store, and one whose making was interrupted is
 //! finished at the next mount. It is replaced as a whole, never changed in place.
 
+pub mod decoders;
+
 use std::fmt::Write;
 use std::io;
 use std::os::unix::ffi::OsStrExt;

@@ -1,21 +1,20 @@
-//! Decoders on damaged bytes: whatever the bytes, no panic, no endless loop, and no wrong answer that claims to be right. Each target
-//! is a plain function over bytes; here they run on seeded mutations of valid input, as smoke.
+//! Decoders on damaged bytes: whatever the bytes, no panic, no endless loop, and no wrong answer that claims to be right. The
+//! decoders are plain functions over bytes ([`kvfs::decoders`]); here they run on seeded mutations of valid input, as smoke, and
+//! `fuzz/` gives them to a fuzzer.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
+use std::panic::catch_unwind;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use kvfs::base::clock::ManualClock;
 use kvfs::base::prng::Prng;
-use kvfs::base::{text, varint};
 use kvfs::disk::{Disk, Purpose, SimDisk};
 use kvfs::engine::wal::Log;
-use kvfs::engine::{
-    self, Batch, Bell, Class, Command, Engine, Error, KeyRange, Kind, Options, Sync, Tier, frame,
-};
-use kvfs::store::Settings;
+use kvfs::engine::{self, Batch, Bell, Class, Command, Engine, Error, KeyRange, Kind, Options, Sync, Tier};
 
 /// Copies of `bytes` with bits turned, bytes replaced, cut off, doubled or moved.
 fn mutations(bytes: &[u8], seed: u64, count: usize) -> Vec<Vec<u8>> {
@@ -46,63 +45,38 @@ fn mutations(bytes: &[u8], seed: u64, count: usize) -> Vec<Vec<u8>> {
     all
 }
 
-fn target_batch(bytes: &[u8]) {
-    let bytes = Bytes::copy_from_slice(bytes);
-    if let Ok(batch) = Batch::decode(&bytes) {
-        // What was read is whole: written again it reads the same.
-        let mut again = Vec::new();
-        batch.encode(&mut again);
-        assert_eq!(Batch::decode(&Bytes::from(again)).unwrap(), batch);
-    }
-}
-
-fn target_varint(bytes: &[u8]) {
-    let mut source = bytes;
-    while varint::take(&mut source).is_some() {}
-    let mut source = bytes;
-    while let Some(taken) = varint::take_bytes(&mut source) {
-        assert!(taken.len() < bytes.len());
-    }
-}
-
-fn target_text(bytes: &[u8]) {
-    let line = String::from_utf8_lossy(bytes);
-    let _ = (
-        text::parse_size(&line),
-        text::parse_duration(&line),
-        text::parse_switch(&line),
-        line.parse::<Sync>(),
-    );
-    let mut settings = Settings::default();
-    for setting in Settings::all() {
-        let _ = settings.set(setting.name, &line);
-    }
-}
+/// The ones that people wrote, and the longest numbers.
+const ODD_TEXTS: &[&str] = &["18446744073709551615T", "999999999999999999m", "-1", "0x10", "4 K", ""];
 
 #[test]
-fn batches_varints_and_text() {
-    let mut batch = Batch::new(3);
-    batch.put(&b"some key"[..], vec![5; 300]);
-    batch.delete(&b"another"[..]);
-    let mut valid = Vec::new();
-    batch.encode(&mut valid);
-    for bytes in mutations(&valid, 1, 5000) {
-        target_batch(&bytes);
-        target_varint(&bytes);
-    }
-    for valid in ["64M", "interval:500ms", "always", "18446744073709551615T", "999999999999999999m"] {
-        mutations(valid.as_bytes(), 2, 500).iter().for_each(|bytes| target_text(bytes));
-    }
-}
-
-#[test]
-fn frames() {
-    let valid = frame::encode(7, 42, b"a payload of some length");
-    for bytes in mutations(&valid, 3, 5000) {
-        if let Some((kind, payload)) = frame::decode(&bytes, 42) {
-            assert!(bytes.starts_with(&valid) && kind == 7 && payload == b"a payload of some length");
+fn decoders() {
+    let mut names = BTreeSet::new();
+    for decoder in kvfs::decoders::all() {
+        let name = decoder.name;
+        assert!(names.insert(name), "two decoders are called {name}");
+        let mut refused = 0;
+        for (seed, valid) in (decoder.valid)().into_iter().enumerate() {
+            // Where `fuzz/run.sh` begins.
+            if let Some(corpus) = std::env::var_os("KVFS_FUZZ_CORPUS").map(PathBuf::from) {
+                std::fs::create_dir_all(corpus.join(name)).unwrap();
+                std::fs::write(corpus.join(name).join(format!("valid-{seed}")), &valid).unwrap();
+            }
+            assert!((decoder.decode)(&valid), "{name} does not read what our own code wrote");
+            let count = if valid.len() > 1000 { 400 } else { 3000 };
+            for bytes in mutations(&valid, seed as u64, count) {
+                match catch_unwind(|| (decoder.decode)(&bytes)) {
+                    Ok(is_read) => refused += u64::from(!is_read),
+                    Err(_) => panic!("{name} on {}", bytes.escape_ascii()),
+                }
+            }
+        }
+        // Any bytes are numbers, and every request has an answer.
+        assert!(refused > 0 || ["varint", "http_request"].contains(&name), "{name} takes everything");
+        for text in ODD_TEXTS {
+            (decoder.decode)(text.as_bytes());
         }
     }
+    assert!(names.len() > 20, "{names:?}");
 }
 
 /// A disk with one file replaced.

@@ -182,9 +182,9 @@ documentation() {
 
 scripts() {
     if command -v shellcheck >/dev/null; then
-        shellcheck -x -S warning tests/*.sh tests/external/*.sh mount-scripts/*.sh fio-jobs/*.sh .ci/run
+        shellcheck -x -S warning tests/*.sh tests/external/*.sh mount-scripts/*.sh fio-jobs/*.sh fuzz/*.sh .ci/run
     else
-        for file in tests/*.sh tests/external/*.sh mount-scripts/*.sh fio-jobs/*.sh .ci/run; do bash -n "$file"; done
+        for file in tests/*.sh tests/external/*.sh mount-scripts/*.sh fio-jobs/*.sh fuzz/*.sh .ci/run; do bash -n "$file"; done
         echo "shellcheck is not installed: the scripts were only parsed"
     fi
 }

@@ -2,6 +2,7 @@
 
 pub mod bell;
 pub mod clock;
+pub mod decoder;
 pub mod journal;
 pub mod metric;
 pub mod prng;

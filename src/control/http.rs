@@ -78,7 +78,7 @@ impl Status {
 
 /// The answer to what was asked so far: `None` while the head goes on, and to somebody who left without a word. `is_all`:
 /// nothing more will come.
-fn answer(asked: &[u8], is_all: bool, pages: &Pages<'_>) -> Option<Vec<u8>> {
+pub(super) fn answer(asked: &[u8], is_all: bool, pages: &Pages<'_>) -> Option<Vec<u8>> {
     let mut fields = [httparse::EMPTY_HEADER; FIELDS_MAX];
     let mut request = httparse::Request::new(&mut fields);
     let ((status, page), is_head) = match request.parse(asked) {

@@ -17,6 +17,7 @@
 
 mod clients;
 mod command;
+pub mod decoders;
 mod document;
 mod explain;
 mod figures;

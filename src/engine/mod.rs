@@ -18,6 +18,7 @@ pub mod btree;
 pub mod cache;
 mod classes;
 mod cpu;
+pub mod decoders;
 mod error;
 pub mod frame;
 pub mod lsm;

@@ -24,6 +24,7 @@ mod acl;
 mod check;
 mod content;
 mod counters;
+pub mod decoders;
 mod deferred;
 mod dirent;
 mod draft;

@@ -7,7 +7,7 @@ use crate::engine::{Error, Position, Result, frame};
 
 /// Bytes of a slot that carry something; a slot takes a whole unit.
 pub const META_BYTES: usize = 512;
-const KIND: u8 = 1;
+pub(super) const KIND: u8 = 1;
 /// What a slot begins with: the format's name, and its version in the last byte.
 const MAGIC: [u8; 8] = *b"kvfsbtr2";
 /// The version before, whose free map is a list of runs.

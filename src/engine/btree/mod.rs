@@ -59,6 +59,7 @@ mod checkpoint;
 mod compact;
 mod copies;
 mod core;
+pub mod decoders;
 mod double;
 mod explain;
 mod failure;

@@ -77,7 +77,8 @@ impl Edit {
         }
     }
 
-    fn encode(&self, target: &mut Vec<u8>) {
+    /// Appends it.
+    pub fn encode(&self, target: &mut Vec<u8>) {
         for (level, number) in &self.removed {
             put_all(target, [TAG_REMOVE, *level as u64, *number]);
         }
@@ -96,7 +97,8 @@ impl Edit {
         }
     }
 
-    fn decode(mut source: &[u8]) -> Option<Edit> {
+    /// Reads what [`Edit::encode`] wrote; `None` if it is no edit.
+    pub fn decode(mut source: &[u8]) -> Option<Edit> {
         let mut edit = Edit::default();
         while !source.is_empty() {
             let tag = varint::take(&mut source)?;
@@ -152,7 +154,7 @@ impl State {
     }
 
     /// Adds an edit that [checks](State::check). Costs what the edit is, not what is there.
-    fn apply(&mut self, edit: &Edit) {
+    pub fn apply(&mut self, edit: &Edit) {
         self.adopt(edit);
         self.log_position = edit.log_position.unwrap_or(self.log_position);
         self.next_number = edit.next_number.unwrap_or(self.next_number);
@@ -162,7 +164,7 @@ impl State {
     }
 
     /// A whole manifest of `generation` that says the same.
-    fn encode(&self, generation: u64) -> Vec<u8> {
+    pub fn encode(&self, generation: u64) -> Vec<u8> {
         let mut bytes = Vec::new();
         let at = frame::start(&mut bytes, KIND_HEADER);
         bytes.extend_from_slice(TITLE);

@@ -47,6 +47,7 @@ pub mod compaction;
 mod compactor;
 mod core;
 mod cursor;
+pub mod decoders;
 mod flusher;
 mod gaps;
 mod manifest;

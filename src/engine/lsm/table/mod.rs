@@ -4,6 +4,7 @@
 mod block;
 mod builder;
 mod compression;
+pub mod decoders;
 mod filter;
 mod index;
 mod parts;

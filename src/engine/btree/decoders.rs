@@ -1,0 +1,131 @@
+//! The decoders of the B-tree.
+
+use super::freemap::{Entry, read_runs};
+use super::meta::{self, Counts, META_BYTES, Meta};
+use super::page::{self, Page, Stored, inner_cell, leaf_cell};
+use super::units::UNIT_BYTES;
+use crate::base::decoder::Decoder;
+use crate::base::varint;
+use crate::engine::frame;
+
+/// The decoders of the B-tree.
+pub const ALL: &[Decoder] = &[
+    Decoder { name: "btree_page", decode: page, valid: pages },
+    Decoder { name: "btree_meta", decode: meta, valid: metas },
+    Decoder { name: "btree_free_map_entry", decode: entry, valid: entries },
+    Decoder { name: "btree_free_map_runs", decode: runs, valid: run_lists },
+];
+
+const UNIT: u64 = 12;
+const END: u64 = 1 << 20;
+
+/// A page whose checksum fits: what it holds is used as a search and a scan do.
+fn page(bytes: &[u8]) -> bool {
+    let mut bytes = bytes.to_vec();
+    if bytes.len() < 4 {
+        assert!(Page::decode(UNIT, bytes).is_err());
+        return false;
+    }
+    let crc = page::checksum(UNIT, &bytes);
+    bytes[..4].copy_from_slice(&crc.to_le_bytes());
+    let Ok(page) = Page::decode(UNIT, bytes.clone()) else { return false };
+    for index in 0..page.count() {
+        assert_eq!(page.search(page.key(index)), Ok(index));
+        let _ = page.cell_bytes(index);
+        if page.is_leaf() {
+            let _ = page.stored(index);
+        } else {
+            let _ = page.child(index + 1);
+        }
+    }
+    let _ = (page.search(b"key7"), page.used_bytes(), page.is_sparse(), page.free_bytes(), page.kind());
+    let mut again = Vec::new();
+    page.seal(UNIT, &mut again);
+    assert_eq!(again, bytes);
+    true
+}
+
+fn pages() -> Vec<Vec<u8>> {
+    let key = |number: u64| format!("key{number}").into_bytes();
+    let mut leaf = Page::new(4096, 0, 0);
+    let mut inner = Page::new(4096, 1, 40);
+    for number in 0..9 {
+        let value = vec![number as u8; number as usize * 7];
+        leaf.insert(leaf.count(), &leaf_cell(&key(number), Stored::Inline(&value)));
+        inner.insert(inner.count(), &inner_cell(&key(number), 44 + number * 4));
+    }
+    leaf.remove(3);
+    let sealed = |page: &Page| {
+        let mut target = Vec::new();
+        page.seal(UNIT, &mut target);
+        target
+    };
+    [leaf, inner, Page::new(4096, 0, 0)].iter().map(sealed).collect()
+}
+
+/// The words of a meta page, in a frame that fits.
+fn meta(bytes: &[u8]) -> bool {
+    let words = &bytes[..bytes.len().min(META_BYTES - frame::HEADER_BYTES)];
+    let mut is_read = false;
+    for slot in 0..2 {
+        let offset = slot * UNIT_BYTES;
+        let Some(meta) = Meta::decode(&frame::encode(meta::KIND, offset, words), offset) else { continue };
+        // Of an earlier version is written as of this one.
+        let again = meta.encode();
+        assert_eq!(again.len(), META_BYTES);
+        if meta.offset() == offset {
+            assert!(Meta::decode(&again, offset).is_some());
+        }
+        is_read = true;
+    }
+    is_read
+}
+
+fn metas() -> Vec<Vec<u8>> {
+    let meta = Meta {
+        sequence: 8,
+        page_bytes: 16 << 10,
+        root: 24,
+        height: 2,
+        position: 900,
+        floor: 900,
+        images_start: 900,
+        end: 4000,
+        counts: Counts { leaf_pages: 7, inner_pages: 1, leaf_bytes: 70_000, extent_units: 3 },
+        ..Meta::default()
+    };
+    let framed = meta.encode();
+    let payload = frame::decode(&framed, meta.offset()).map(|(_, payload)| payload.to_vec());
+    payload.into_iter().collect()
+}
+
+fn entry(bytes: &[u8]) -> bool {
+    let Some(entry) = Entry::decode(bytes, END) else { return false };
+    let mut again = Vec::new();
+    entry.encode(&mut again);
+    assert_eq!(again, bytes[..again.len()]);
+    assert!(entry.home().is_none_or(|(unit, units)| unit + units <= END));
+    true
+}
+
+fn entries() -> Vec<Vec<u8>> {
+    let mut target = Vec::new();
+    let entry = Entry { unit: 41, side: 1, crc: 7, free_units: 9, longest_units: 4 };
+    entry.encode(&mut target);
+    vec![target]
+}
+
+fn runs(bytes: &[u8]) -> bool {
+    let Some(runs) = read_runs(bytes, END) else { return false };
+    let ends: Vec<u64> = runs.iter().map(|(start, units)| start + units).collect();
+    assert!(ends.is_sorted() && ends.last().is_none_or(|end| *end <= END));
+    true
+}
+
+fn run_lists() -> Vec<Vec<u8>> {
+    let mut target = Vec::new();
+    for number in [3, 20, 4, 100, 1, 0, 9] {
+        varint::put(&mut target, number);
+    }
+    vec![target]
+}
