@@ -18,12 +18,12 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ops::ControlFlow;
 
-use super::content::Range;
 use super::counters::{self, Change};
 use super::dirent::Dirent;
 use super::inode::{HAS_CAPABILITY, HAS_PENDING, HAS_XATTRS, Inode};
 use super::keys::{self, Key, name_hash};
 use super::ops::CAPABILITY;
+use super::ranges::Range;
 use super::superblock::{Identity, Superblock};
 use super::types::{FileKind, Ino, NAME_BYTES_MAX, ROOT, SIZE_MAX, STORED_END, Time};
 use super::{Error, Result};

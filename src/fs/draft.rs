@@ -7,10 +7,10 @@
 
 use std::sync::Arc;
 
-use super::content::{Ranges, View};
 use super::counters::Change;
-use super::inode::{HAS_PENDING, Inode};
+use super::inode::{HAS_PENDING, Inode, View};
 use super::inodes::{InodeCell, InodeState};
+use super::ranges::Ranges;
 use super::types::Ino;
 use super::{FileSystem, Result, keys};
 use crate::engine::{Batch, Tier};

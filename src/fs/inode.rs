@@ -25,6 +25,7 @@ use bytes::Bytes;
 
 use super::error::damaged;
 use super::keys::{take_u32, take_u64};
+use super::ranges::Ranges;
 use super::types::{Attributes, FileKind, Ino, SIZE_MAX, Time};
 use crate::fs::Result;
 
@@ -57,6 +58,13 @@ pub(super) struct Inode {
     pub btime: Time,
     /// Target of a symbolic link.
     pub target: Bytes,
+}
+
+/// An inode with the ranges of its epoch that wait for reclaim, holes to everyone: what says where its content is.
+#[derive(Clone, Copy)]
+pub(super) struct View<'a> {
+    pub record: &'a Inode,
+    pub pending: &'a Ranges,
 }
 
 /// The epoch of the block keys of `ino` and its size in bytes, from its stored record; `None` if that is damaged.

@@ -15,9 +15,9 @@ use std::time::Duration;
 use lru::LruCache;
 use parking_lot::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use super::content::{Ranges, View};
-use super::inode::{HAS_PENDING, Inode};
+use super::inode::{HAS_PENDING, Inode, View};
 use super::locks::{PATIENCE, would_block};
+use super::ranges::Ranges;
 use super::types::{FileKind, Ino, ROOT, TopName};
 use super::{Error, Result, keys};
 use crate::engine::{Engine, Tier};

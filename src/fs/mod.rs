@@ -38,6 +38,7 @@ pub mod meter;
 mod ops;
 mod options;
 mod orphans;
+mod ranges;
 mod repair;
 mod superblock;
 pub mod types;

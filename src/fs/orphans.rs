@@ -18,12 +18,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use parking_lot::Mutex;
 
-use super::content::{Range, Ranges};
 use super::counters::Change;
 use super::draft::Draft;
 use super::inode::HAS_XATTRS;
 use super::inodes::{InodeCell, InodeState};
 use super::keys::{self, Key};
+use super::ranges::{Range, Ranges};
 use super::types::Ino;
 use super::{Error, FileSystem, Result};
 use crate::engine::{Batch, Class, Tier};

@@ -6,11 +6,13 @@ use std::ops::ControlFlow;
 
 use bytes::Bytes;
 
-use super::{Content, Range, View};
+use super::{Content, known_length};
 use crate::engine::Batch;
 use crate::fs::Result;
 use crate::fs::draft::Draft;
+use crate::fs::inode::View;
 use crate::fs::keys::{self, Key};
+use crate::fs::ranges::Range;
 
 /// Blocks that a call deletes itself; more are left to reclaim.
 pub(super) const INLINE_BLOCKS: u64 = 64;
@@ -25,7 +27,7 @@ impl Content<'_> {
         let (first, last) = (offset / block_bytes, (end - 1) / block_bytes);
         let Draft { batch, record, pending, .. } = draft;
         let view = View { record, pending };
-        let known = |block| view.known_length(block_bytes, block);
+        let known = |block| known_length(view, block_bytes, block);
         // Several blocks of a file with holes: one scan instead of a read each.
         let mut scanned = None;
         if (first..=last).filter(|&block| known(block).is_none()).nth(1).is_some() {
@@ -140,7 +142,7 @@ impl Content<'_> {
 
     /// Zeros `from..to` of a block; what reaches the end of its value is cut off.
     fn zero_within(&self, draft: &mut Draft<'_>, block: u64, (from, to): (u64, u64)) -> Result<()> {
-        let known = draft.view().known_length(self.block_bytes, block);
+        let known = known_length(draft.view(), self.block_bytes, block);
         let Draft { batch, record, .. } = draft;
         if known.is_some_and(|length| length <= from) {
             return Ok(());

@@ -11,7 +11,6 @@
 //! A [`Content`] keeps nothing: what is stored is seen through a [`View`], what changes goes into a [`Draft`](super::draft::Draft).
 
 mod change;
-mod ranges;
 #[cfg(test)]
 mod tests;
 
@@ -19,31 +18,21 @@ use std::ops::ControlFlow;
 
 use bytes::Bytes;
 
-use super::inode::Inode;
+use super::inode::View;
 use super::keys::{self, Key};
 use super::types::Ino;
 use super::{Error, Result};
 use crate::engine::{Engine, Tier};
-pub(super) use ranges::{Range, Ranges};
 
-/// What of an inode says where its content is: its record, and the ranges of its epoch that wait for reclaim, holes to everyone.
-#[derive(Clone, Copy)]
-pub(super) struct View<'a> {
-    pub record: &'a Inode,
-    pub pending: &'a Ranges,
-}
-
-impl View<'_> {
-    /// The length of a block, where it can be told without reading.
-    fn known_length(self, block_bytes: u64, block: u64) -> Option<u64> {
-        let rest = self.record.size.saturating_sub(block.saturating_mul(block_bytes));
-        if rest == 0 || self.record.stored_bytes == 0 || self.pending.contains(block) {
-            Some(0)
-        } else if self.record.is_dense() {
-            Some(rest.min(block_bytes))
-        } else {
-            None
-        }
+/// The length of a block, where it can be told without reading.
+fn known_length(View { record, pending }: View<'_>, block_bytes: u64, block: u64) -> Option<u64> {
+    let rest = record.size.saturating_sub(block.saturating_mul(block_bytes));
+    if rest == 0 || record.stored_bytes == 0 || pending.contains(block) {
+        Some(0)
+    } else if record.is_dense() {
+        Some(rest.min(block_bytes))
+    } else {
+        None
     }
 }
 

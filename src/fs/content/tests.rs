@@ -8,6 +8,8 @@ use super::*;
 use crate::base::prng::Prng;
 use crate::engine::{Batch, MemEngine, MeteredEngine};
 use crate::fs::draft::Draft;
+use crate::fs::inode::Inode;
+use crate::fs::ranges::{Range, Ranges};
 use crate::fs::types::{FileKind, SIZE_MAX, Time};
 
 /// Small, so that a file of a few kilobytes has more blocks than a call deletes itself.

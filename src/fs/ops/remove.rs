@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use super::lookup::check_name;
 use crate::engine::{Batch, Tier};
-use crate::fs::content::Ranges;
 use crate::fs::counters::Change;
 use crate::fs::dirent::Dirent;
 use crate::fs::inode::Inode;
@@ -13,6 +12,7 @@ use crate::fs::inodes::{InodeCell, InodeState};
 use crate::fs::keys;
 use crate::fs::locks::Locked;
 use crate::fs::meter::Op;
+use crate::fs::ranges::Ranges;
 use crate::fs::types::{Ino, Time};
 use crate::fs::{Error, FileSystem, Result};
 
