@@ -13,6 +13,7 @@
 //! the log. Where the end was forced, requests may still come in, so everything is synced and nothing closed: the next
 //! mount recovers, which loses nothing.
 
+mod check;
 mod closing;
 
 use std::io;
@@ -24,6 +25,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
+pub use check::{Findings, check, repair};
 use closing::pid_in;
 pub use closing::{Closed, Closing};
 
@@ -37,20 +39,22 @@ use crate::disk::{
     Access, Disk, InUse, Latch, LogFile, Metered, Opening, OsDisk, Overlay, Pool, ProcessIo, Stock,
     process_io, process_of,
 };
-use crate::engine::{self, Command, Engine, MeteredEngine, Pending, Tier, Worker};
+use crate::engine::{self, Engine, Home, MeteredEngine, Pending, Tier, Worker};
 use crate::fs::types::{Caller, ROOT, SetAttributes};
-use crate::fs::{self, CheckSummary, FileSystem, Identity, keys};
+use crate::fs::{self, FileSystem, Identity, keys};
 use crate::fuse::session::{self, End, MountFlags};
 use crate::fuse::table;
 use crate::fuse::{Adapter, Durability, Options as FuseOptions};
 use crate::repair;
-use crate::store::{Description, Error, Given, Place, Settings, Terms, look};
+use crate::store::{Description, Error, Given, Place, Settings, Terms};
 use crate::virtual_files::VirtualTree;
 
 /// How long a mount waits for a store that its last user seems to hold for good.
 const BUSY_WAIT: Duration = Duration::from_secs(2);
 /// How long it waits for one whose last user is closing it.
 const CLOSING_WAIT: Duration = Duration::from_secs(120);
+/// Where an engine keeps its files that reads and writes them in ways of its own.
+const ENGINE_DIRECTORY: &str = "engine";
 /// What a holder writes into the lock while it closes the store.
 const CLOSING: &str = "closing the store";
 /// What it writes there at the end.
@@ -170,13 +174,30 @@ impl Below {
         let Below { disk: metered, latch, pool, began, stock: _ } = self;
         let show = path.display();
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-        let engine = engine::open(disk, clock.clone(), engine_options)
+        let engine = open_engine(&os, disk, clock.clone(), engine_options)
             .map_err(|error| store_error(&show, error, &*latch))?;
         let engine = MeteredEngine::new(engine, keys::classify);
         let fs = open_fs(&engine, &clock, &latch, &description, &settings)
             .map_err(|error| fs_error(&show, error, &*latch))?;
         let (disk, path) = (metered, path.to_path_buf());
         Ok(Store { description, settings, disk, latch, engine, fs, clock, os, pool, path, is_view, began })
+    }
+}
+
+/// Opens the engine that `options` are of where it lives: on `disk`, or in a directory of its own.
+fn open_engine(
+    os: &OsDisk,
+    disk: Arc<dyn Disk>,
+    clock: Arc<dyn Clock>,
+    options: &engine::Options,
+) -> engine::Result<Arc<dyn Engine>> {
+    match options.kind().home {
+        Home::Disk(_) => engine::open(disk, clock, options),
+        Home::Directory(open) => {
+            options.validate().map_err(engine::Error::Invalid)?;
+            let own = os.directory(ENGINE_DIRECTORY);
+            open(&own.map_err(|error| engine::Error::io("making its directory", error))?, clock, options)
+        }
     }
 }
 
@@ -230,6 +251,10 @@ fn open_view(path: &Path, os: Arc<OsDisk>, given: &Given) -> Result<Option<Store
         let kept_bytes_max = common.cache_bytes / share;
         common.cache_bytes -= kept_bytes_max;
         common.memory_bytes = common.memory_bytes.saturating_sub(kept_bytes_max);
+        if let Home::Directory(_) = options.kind().home {
+            // Nothing of ours lies between it and its files.
+            return Ok(None);
+        }
         let overlay = Overlay::bounded(below.latch.clone(), kept_bytes_max);
         match below.open(path, os.clone(), overlay.clone(), (description, settings, &options), true) {
             Err(_) if overlay.is_exceeded() => {}
@@ -649,95 +674,6 @@ fn adapter(
     let (fs, tree, attribution) =
         (service.store.fs.clone(), service.tree.clone(), service.attribution.clone());
     Adapter::new(fs, tree, attribution, options, durability, events)
-}
-
-/// What a check found.
-#[derive(Debug, Default)]
-pub struct Findings {
-    /// Each broken promise, as a sentence.
-    pub damage: Vec<String>,
-    /// What was there, unless damage ended the check before.
-    pub summary: Option<CheckSummary>,
-}
-
-/// Checks the store in `path`, which nobody may have open: every checksum, then every invariant of the filesystem. Nothing
-/// is written: a store that was not closed is recovered over a view in memory. `progress` is told what is done next.
-pub fn check(path: &Path, progress: &mut dyn FnMut(&str)) -> Result<Findings, Error> {
-    let show = path.display();
-    match look(path)? {
-        Place::Store => {}
-        Place::Missing | Place::Empty => return Err(Error::Usage(format!("{show} holds no store"))),
-    }
-    let mut findings = Findings::default();
-    progress("opening");
-    // A daemon that was just killed may hold the store for a moment yet.
-    let os = lock(path, Access::Read).map_err(|error| Error::system(&show, error))?;
-    let disk: Arc<dyn Disk> = Overlay::new(Pool::of_process(os));
-    if repair::is_pending(&*disk)? {
-        findings.damage.push(repair::PENDING.to_string());
-        return Ok(findings);
-    }
-    let found = Description::load(&*disk)?
-        .ok_or_else(|| Error::System(format!("{show}: its description cannot be opened")))?;
-    let settings = found.settings(&[])?;
-    let kind = settings.engine.kind();
-    if !kind.keeps {
-        return Err(Error::Usage(format!(
-            "{show} was made with engine={kind}, which keeps nothing to check"
-        )));
-    }
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-    let engine = match engine::open(disk.clone(), clock, &settings.engine) {
-        Ok(engine) => engine,
-        Err(error) if error.is_damage() => {
-            findings.damage.push(error.to_string());
-            return Ok(findings);
-        }
-        Err(error) => return Err(store_error(&show, error, &*disk)),
-    };
-    progress("verifying every checksum");
-    match engine::run(&*engine, Command::Verify) {
-        Ok(()) => {}
-        Err(error) if error.is_damage() => findings.damage.push(error.to_string()),
-        Err(error) => return Err(store_error(&show, error, &*disk)),
-    }
-    progress("verifying every name, inode and block");
-    let damage = &mut findings.damage;
-    match fs::check(&*engine, &mut |problem| damage.push(problem.what)) {
-        Ok(summary) => findings.summary = Some(summary),
-        Err(error) => match &error {
-            fs::Error::Damaged(_) => damage.push(error.to_string()),
-            fs::Error::Engine(below) if below.is_damage() => {
-                // The verification has mostly named it.
-                let sentence = error.to_string();
-                if !damage.iter().any(|known| known.contains(&sentence)) {
-                    damage.push(sentence);
-                }
-            }
-            _ => return Err(fs_error(&show, error, &*disk)),
-        },
-    }
-    Ok(findings)
-}
-
-/// Repairs the store in `path`, which nobody may have open; unless it is opened for writing, only says what it would do.
-pub fn repair(
-    path: &Path,
-    opening: Opening,
-    progress: &mut dyn FnMut(&str),
-) -> Result<repair::Report, Error> {
-    let show = path.display();
-    if look(path)? != Place::Store {
-        return Err(Error::Usage(format!("{show} holds no store")));
-    }
-    let os = lock(path, opening).map_err(|error| Error::system(&show, error))?;
-    repair::repair(Pool::of_process(os), opening.access == Access::Write, progress).map_err(|error| {
-        match error {
-            Error::Usage(what) => Error::Usage(format!("{show}: {what}")),
-            Error::Damaged(what) => Error::Damaged(format!("{show}: {what}")),
-            Error::System(what) => Error::System(format!("{show}: {what}")),
-        }
-    })
 }
 
 #[cfg(test)]

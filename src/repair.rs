@@ -166,6 +166,10 @@ pub fn repair(disk: Arc<dyn Disk>, apply: bool, progress: &mut dyn FnMut(&str)) 
             "the store was made with engine={kind}, which keeps nothing to repair"
         )));
     }
+    if kind.salvage.is_none() {
+        let text = "whose files only its own tools can repair";
+        return Err(Error::Usage(format!("the store was made with engine={kind}, {text}")));
+    }
     let options = &settings.engine;
     let described = Described { block_bytes: settings.fs.block_bytes, uuid: description.uuid };
     progress("verifying every checksum");

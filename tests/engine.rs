@@ -219,3 +219,103 @@ fn a_store_in_a_real_directory_opens_again() {
         engine.close().unwrap();
     }
 }
+
+/// What an adapter over somebody else's engine must have, and nothing else.
+struct Bare(MemEngine);
+
+impl Engine for Bare {
+    fn kind(&self) -> Kind {
+        self.0.kind()
+    }
+    fn get(&self, key: &[u8], tier: Tier) -> engine::Result<Option<Bytes>> {
+        self.0.get(key, tier)
+    }
+    fn scan(&self, range: KeyRange<'_>, tier: Tier, visit: &mut engine::Visit<'_>) -> engine::Result<()> {
+        self.0.scan(range, tier, visit)
+    }
+    fn apply(&self, batch: &Batch, tier: Tier) -> engine::Result<engine::Position> {
+        self.0.apply(batch, tier)
+    }
+    fn position(&self) -> engine::Position {
+        self.0.position()
+    }
+    fn sync_to(&self, position: engine::Position, done: engine::Done) {
+        self.0.sync_to(position, done);
+    }
+    fn promise(&self) -> engine::Promise {
+        self.0.promise()
+    }
+    fn close(&self) -> engine::Result<()> {
+        self.0.close()
+    }
+}
+
+#[test]
+fn an_engine_of_nothing_but_data_is_served_by_what_every_door_says_without_it() {
+    let engine: Arc<dyn Engine> = Arc::new(Bare(MemEngine::new()));
+    let worker = Worker::start(engine.clone()).unwrap();
+    let mut batch = Batch::new(0);
+    batch.put(&b"key"[..], &b"value"[..]);
+    engine.apply(&batch, Tier::Memory).unwrap();
+    engine::sync(&*engine).unwrap();
+    engine::settle(&*engine).unwrap();
+    for command in [Command::Flush, Command::Compact, Command::Checkpoint, Command::Verify] {
+        engine::run(&*engine, command).unwrap();
+    }
+    assert!(matches!(engine.set("policy", "tiered"), Err(Error::Invalid(text)) if text.contains("policy")));
+    assert!(matches!(engine.snapshot(), Err(Error::Invalid(text)) if text.contains("snapshot")));
+    assert_eq!((engine.shape().engine, engine.tables().len(), engine.journal().is_none()), ("mem", 0, true));
+    assert!(engine.explain(b"key", Tier::Disk).unwrap().is_empty());
+    engine.bell().ring(Class::Merge);
+    worker.stop();
+    assert_eq!(engine.get(b"key", Tier::Memory).unwrap().as_deref(), Some(&b"value"[..]));
+    engine.close().unwrap();
+}
+
+/// Where an engine holds snapshots, one shows what was there when it was taken, whatever is written, flushed and merged after it.
+#[test]
+fn a_snapshot_stays_as_it_was() {
+    let mut held = Vec::new();
+    for (name, options) in setups().into_iter().chain([("mem".to_string(), Kind::MEM.default_options())]) {
+        let engine = open(SimDisk::new(), &options).unwrap();
+        let mut taken = Vec::new();
+        for (index, step) in steps(11, 400).iter().enumerate() {
+            match step {
+                Step::Apply(batch) => drop(apply(&*engine, batch).unwrap()),
+                Step::Work(class) => drop(engine.work(*class).unwrap()),
+                Step::Run(command) => engine::run(&*engine, *command).unwrap(),
+                _ => {}
+            }
+            if index % 90 == 50 {
+                match engine.snapshot() {
+                    Ok(snapshot) => taken.push((snapshot, contents(&*engine).unwrap())),
+                    Err(error) => assert!(matches!(error, Error::Invalid(_)), "{name}: {error}"),
+                }
+            }
+        }
+        engine::run(&*engine, Command::Compact).unwrap();
+        for (snapshot, wanted) in &taken {
+            let mut found = Vec::new();
+            let visit = &mut |key: &[u8], value: &[u8]| {
+                found.push((Bytes::copy_from_slice(key), Bytes::copy_from_slice(value)));
+                std::ops::ControlFlow::Continue(())
+            };
+            snapshot.scan(KeyRange::ALL, Tier::Disk, visit).unwrap();
+            assert_eq!(&found, wanted, "{name}");
+            assert!(snapshot.position() < engine.position(), "{name}");
+            for (key, value) in wanted {
+                assert_eq!(snapshot.get(key, Tier::Disk).unwrap().as_ref(), Some(value), "{name}");
+            }
+            let mut sizes = Vec::new();
+            engine::image(&**snapshot, &mut |key, value| sizes.push((key, value))).unwrap();
+            assert!(
+                sizes.iter().copied().eq(wanted.iter().map(|(key, value)| (key.len(), value.len()))),
+                "{name}"
+            );
+        }
+        if !taken.is_empty() {
+            held.push(options.kind());
+        }
+    }
+    assert!(held.contains(&Kind::MEM) && held.contains(&Kind::LSM), "{held:?}");
+}

@@ -127,6 +127,15 @@ impl OsDisk {
         self.directory.write_in_place()
     }
 
+    /// The directory `name` below, for whoever reads and writes there in ways of its own; it is made if it is missing.
+    pub fn directory(&self, name: &str) -> io::Result<PathBuf> {
+        let path = self.path.join(name);
+        if self.access == Access::Write {
+            make_directory(&path)?;
+        }
+        Ok(path)
+    }
+
     /// Makes the directory's own name durable.
     pub fn sync_own_name(&self) -> io::Result<()> {
         self.directory.sync_own_name()

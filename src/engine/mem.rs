@@ -2,15 +2,14 @@
 //! that shows what everything but a storage engine costs. It keeps nothing across a restart.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use bytes::Bytes;
 use parking_lot::RwLock;
 
 use super::{
-    Batch, Bell, Class, Command, Done, Engine, KeyRange, Operation, Pending, Position, Promise, Result,
-    Shape, Tier, Visit,
+    Batch, Done, Engine, Inspect, KeyRange, Kind, Operation, Position, Promise, Result, Shape, Snapshot,
+    Tier, Visit,
 };
 
 /// Keys and values copied out of the map at a time, so that no lock is held while a visit runs.
@@ -20,14 +19,13 @@ const CHUNK: usize = 64;
 pub struct MemEngine {
     map: RwLock<BTreeMap<Bytes, Bytes>>,
     position: AtomicU64,
-    bell: Arc<Bell>,
 }
 
 impl MemEngine {
     /// An empty map.
     #[allow(clippy::new_without_default)]
     pub fn new() -> MemEngine {
-        MemEngine { map: RwLock::default(), position: AtomicU64::new(0), bell: Arc::new(Bell::new()) }
+        MemEngine { map: RwLock::default(), position: AtomicU64::new(0) }
     }
 
     /// Everything in it, for comparisons.
@@ -37,6 +35,10 @@ impl MemEngine {
 }
 
 impl Engine for MemEngine {
+    fn kind(&self) -> Kind {
+        Kind::MEM
+    }
+
     fn get(&self, key: &[u8], _: Tier) -> Result<Option<Bytes>> {
         Ok(self.map.read().get(key).cloned())
     }
@@ -70,6 +72,7 @@ impl Engine for MemEngine {
                 Operation::Delete { key } => map.remove(key),
             };
         }
+        // Under the lock, so that a snapshot has a position that fits.
         Ok(self.position.fetch_add(batch.bytes(), Relaxed) + batch.bytes())
     }
 
@@ -81,27 +84,54 @@ impl Engine for MemEngine {
         done(Ok(()));
     }
 
-    fn work(&self, _: Class) -> Result<Pending> {
-        Ok(Pending::Idle)
-    }
-
-    fn run(&self, _: Command, done: Done) {
-        done(Ok(()));
-    }
-
-    fn shape(&self) -> Shape {
-        Shape { engine: "mem", variant: "map", ..Shape::default() }
-    }
-
     fn promise(&self) -> Promise {
         Promise { prefix: false, survives_kill: false }
     }
 
-    fn bell(&self) -> &Arc<Bell> {
-        &self.bell
+    fn close(&self) -> Result<()> {
+        Ok(())
     }
 
-    fn close(&self) -> Result<()> {
+    fn inspect(&self) -> Option<&dyn Inspect> {
+        Some(self)
+    }
+
+    /// Costs a copy of the map's pointers.
+    fn snapshot(&self) -> Result<Box<dyn Snapshot>> {
+        let map = self.map.read();
+        Ok(Box::new(MemSnapshot { map: map.clone(), position: self.position() }))
+    }
+}
+
+impl Inspect for MemEngine {
+    fn shape(&self) -> Shape {
+        Shape { engine: "mem", variant: "map", ..Shape::default() }
+    }
+}
+
+/// The map as it was.
+struct MemSnapshot {
+    map: BTreeMap<Bytes, Bytes>,
+    position: Position,
+}
+
+impl Snapshot for MemSnapshot {
+    fn position(&self) -> Position {
+        self.position
+    }
+
+    fn get(&self, key: &[u8], _: Tier) -> Result<Option<Bytes>> {
+        Ok(self.map.get(key).cloned())
+    }
+
+    fn scan(&self, range: KeyRange<'_>, _: Tier, visit: &mut Visit<'_>) -> Result<()> {
+        let found =
+            self.map.range::<[u8], _>((std::ops::Bound::Included(range.start), std::ops::Bound::Unbounded));
+        for (key, value) in found {
+            if !range.is_before_end(key) || visit(key, value).is_break() {
+                break;
+            }
+        }
         Ok(())
     }
 }

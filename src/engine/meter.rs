@@ -7,8 +7,8 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 
 use super::{
-    Asked, Batch, Bell, Class, Command, Done, Engine, Error, Journal, KeyRange, Operation, Pending, Position,
-    Probe, Promise, ReadTrace, Result, Shape, TableInfo, Tier, Visit,
+    Asked, Background, Batch, Done, Engine, Error, Inspect, KeyRange, Kind, Operation, Position, Promise,
+    ReadTrace, Result, Snapshot, Tier, Visit,
 };
 use crate::base::metric::metrics;
 
@@ -142,6 +142,10 @@ impl MeteredEngine {
 }
 
 impl Engine for MeteredEngine {
+    fn kind(&self) -> Kind {
+        self.engine.kind()
+    }
+
     fn get(&self, key: &[u8], tier: Tier) -> Result<Option<Bytes>> {
         if self.trace.wants() {
             let probes = self.engine.explain(key, tier)?;
@@ -213,37 +217,19 @@ impl Engine for MeteredEngine {
     fn sync_to(&self, position: Position, done: Done) {
         self.engine.sync_to(position, done);
     }
-    fn work(&self, class: Class) -> Result<Pending> {
-        self.engine.work(class)
-    }
-    fn threads(&self, class: Class) -> usize {
-        self.engine.threads(class)
-    }
-    fn run(&self, command: Command, done: Done) {
-        self.engine.run(command, done);
-    }
-    fn set(&self, name: &str, value: &str) -> Result<()> {
-        self.engine.set(name, value)
-    }
-    fn shape(&self) -> Shape {
-        self.engine.shape()
-    }
-    fn journal(&self) -> Option<&Arc<Journal>> {
-        self.engine.journal()
-    }
-    fn tables(&self) -> Vec<TableInfo> {
-        self.engine.tables()
-    }
-    fn explain(&self, key: &[u8], tier: Tier) -> Result<Vec<Probe>> {
-        self.engine.explain(key, tier)
-    }
     fn promise(&self) -> Promise {
         self.engine.promise()
     }
-    fn bell(&self) -> &Arc<Bell> {
-        self.engine.bell()
-    }
     fn close(&self) -> Result<()> {
         self.engine.close()
+    }
+    fn background(&self) -> Option<&dyn Background> {
+        self.engine.background()
+    }
+    fn inspect(&self) -> Option<&dyn Inspect> {
+        self.engine.inspect()
+    }
+    fn snapshot(&self) -> Result<Box<dyn Snapshot>> {
+        self.engine.snapshot()
     }
 }

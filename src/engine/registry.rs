@@ -4,7 +4,8 @@
 
 use std::fmt;
 use std::ops::Deref;
-use std::sync::Arc;
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
 
 use super::options::{Common, Options};
 use super::salvage::{Loss, Sink};
@@ -14,9 +15,21 @@ use crate::base::words::one_of;
 use crate::disk::Disk;
 
 /// How an engine is opened on a disk.
-pub type Open = fn(Arc<dyn Disk>, Arc<dyn Clock>, &Options) -> Result<Arc<dyn Engine>>;
+pub type OpenOnDisk = fn(Arc<dyn Disk>, Arc<dyn Clock>, &Options) -> Result<Arc<dyn Engine>>;
+/// How an engine is opened in a directory, which is there.
+pub type OpenInDirectory = fn(&Path, Arc<dyn Clock>, &Options) -> Result<Arc<dyn Engine>>;
 /// How the entries of a damaged store are read.
 pub type Salvage = fn(Arc<dyn Disk>, &Options, &mut Sink<'_>) -> Result<Vec<Loss>>;
+
+/// Where an engine keeps what it is given, and how it is opened there, recovering what was not closed. Where nothing is yet, it makes a
+/// new, empty store.
+#[derive(Clone, Copy)]
+pub enum Home {
+    /// Files on a [`Disk`]: every byte passes door 3, and a simulated disk serves as well.
+    Disk(OpenOnDisk),
+    /// A directory of its own, which it reads and writes in its own ways: door 3 sees nothing of it.
+    Directory(OpenInDirectory),
+}
 
 /// What there is to know of an engine.
 pub struct Descriptor {
@@ -30,8 +43,8 @@ pub struct Descriptor {
     pub options: fn() -> Options,
     /// The same, small everywhere; see [`super::OwnOptions::tiny`].
     pub tiny: fn() -> Options,
-    /// Opens it on a disk, recovering it if it was not closed. A disk without one gets a new, empty store.
-    pub open: Open,
+    /// Where it lives.
+    pub home: Home,
     /// Whether a file of this name is its own, the log aside, which several engines share.
     pub is_file: fn(&str) -> bool,
     /// Reads what can still be read of a damaged store; see [`super::salvage::salvage`]. `None` if nothing can.
@@ -51,12 +64,20 @@ static MEM: Descriptor = Descriptor {
     keeps: false,
     options: || Options::new(Kind::MEM, Common::default()),
     tiny: || Options::new(Kind::MEM, Common::tiny()),
-    open: |_, _, _| Ok(Arc::new(MemEngine::new())),
+    home: Home::Disk(|_, _, _| Ok(Arc::new(MemEngine::new()))),
     is_file: |_| false,
     salvage: None,
     writes_in_place: false,
     variants: ("", Vec::new),
 };
+
+/// Engines of others, from the program around this library.
+static OTHERS: OnceLock<&'static [&'static Descriptor]> = OnceLock::new();
+
+/// Adds engines of others behind those of this library; once, before anything else. Whether it was the first time.
+pub fn register(others: &'static [&'static Descriptor]) -> bool {
+    OTHERS.set(others).is_ok()
+}
 
 /// Which engine.
 #[derive(Clone, Copy)]
@@ -72,7 +93,7 @@ impl Kind {
 
     /// Every one, in the order of lists.
     pub fn all() -> impl Iterator<Item = Kind> {
-        OURS.into_iter().map(Kind)
+        OURS.into_iter().chain(OTHERS.get().into_iter().flat_map(|others| others.iter().copied())).map(Kind)
     }
 
     /// The one of this name; the error says which there are.
@@ -85,6 +106,11 @@ impl Kind {
     pub fn help() -> String {
         let each: Vec<String> = Kind::all().map(|kind| format!("{}: {}", kind.name, kind.help)).collect();
         format!("{}.", each.join("; "))
+    }
+
+    /// The kind that a registered descriptor stands for.
+    pub const fn of(descriptor: &'static Descriptor) -> Kind {
+        Kind(descriptor)
     }
 
     /// Its options, with their defaults.

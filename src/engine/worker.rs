@@ -30,8 +30,9 @@ impl Worker {
         let end = Arc::new(Bell::new());
         let mut worker =
             Worker { engine: engine.clone(), stop: stop.clone(), end: end.clone(), threads: Vec::new() };
+        let threads = |class| engine.background().map_or(0, |background| background.threads(class));
         let classes = [Class::Log, Class::Flush, Class::Merge, Class::Reclaim];
-        for class in classes.into_iter().flat_map(|class| std::iter::repeat_n(class, engine.threads(class))) {
+        for class in classes.into_iter().flat_map(|class| std::iter::repeat_n(class, threads(class))) {
             let (engine, stop, end) = (engine.clone(), stop.clone(), end.clone());
             let name = format!("kvfs-{class:?}").to_lowercase();
             let thread =

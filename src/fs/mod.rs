@@ -164,7 +164,7 @@ impl FileSystem {
         };
         let superblock = Superblock::decode(&stored)?;
         let filesystem = FileSystem {
-            orphans: Orphans::new(engine.bell().clone()),
+            orphans: Orphans::new(engine.bell()),
             inodes: Inodes::new(engine.clone()),
             engine,
             clock,
@@ -313,7 +313,7 @@ impl FileSystem {
 
     /// Rings when there may be room again for a call that was answered [`Error::Busy`].
     pub fn bell(&self) -> &Arc<Bell> {
-        self.engine.bell()
+        self.orphans.bell()
     }
 
     /// Takes the totals from their record, or counts them, and marks the record as not to be believed.

@@ -41,12 +41,17 @@ pub(super) struct Orphans {
     pending_bytes: AtomicU64,
     /// Something waits in the two, and the last try at it did not fail.
     gives_space: AtomicBool,
-    bell: Option<Arc<crate::engine::Bell>>,
+    bell: Arc<crate::engine::Bell>,
 }
 
 impl Orphans {
     pub fn new(bell: Arc<crate::engine::Bell>) -> Orphans {
-        Orphans { bell: Some(bell), ..Orphans::default() }
+        Orphans { bell, ..Orphans::default() }
+    }
+
+    /// The engine's bell.
+    pub fn bell(&self) -> &Arc<crate::engine::Bell> {
+        &self.bell
     }
 
     /// Whether what is deleted will give space back that it takes now.
@@ -67,9 +72,7 @@ impl Orphans {
     }
 
     fn ring(&self) {
-        if let Some(bell) = &self.bell {
-            bell.ring(Class::Reclaim);
-        }
+        self.bell.ring(Class::Reclaim);
     }
 
     /// An inode lost its last name while it is used.

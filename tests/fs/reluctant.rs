@@ -17,6 +17,9 @@ impl Reluctant {
 }
 
 impl Engine for Reluctant {
+    fn kind(&self) -> Kind {
+        self.engine.kind()
+    }
     fn get(&self, key: &[u8], tier: Tier) -> EngineResult<Option<Bytes>> {
         self.would_block(tier)?;
         self.engine.get(key, tier)
@@ -55,22 +58,16 @@ impl Engine for Reluctant {
     fn sync_to(&self, position: Position, done: Done) {
         self.engine.sync_to(position, done);
     }
-    fn work(&self, class: Class) -> EngineResult<Pending> {
-        self.engine.work(class)
-    }
-    fn run(&self, command: Command, done: Done) {
-        self.engine.run(command, done);
-    }
-    fn shape(&self) -> Shape {
-        self.engine.shape()
-    }
     fn promise(&self) -> Promise {
         self.engine.promise()
     }
-    fn bell(&self) -> &Arc<Bell> {
-        self.engine.bell()
-    }
     fn close(&self) -> EngineResult<()> {
         self.engine.close()
+    }
+    fn background(&self) -> Option<&dyn kvfs::engine::Background> {
+        self.engine.background()
+    }
+    fn inspect(&self) -> Option<&dyn kvfs::engine::Inspect> {
+        self.engine.inspect()
     }
 }

@@ -95,6 +95,9 @@ struct Gate {
 }
 
 impl Engine for Gate {
+    fn kind(&self) -> Kind {
+        self.engine.kind()
+    }
     fn get(&self, key: &[u8], tier: Tier) -> EngineResult<Option<Bytes>> {
         self.engine.get(key, tier)
     }
@@ -115,20 +118,8 @@ impl Engine for Gate {
     fn sync_to(&self, position: Position, done: Done) {
         self.engine.sync_to(position, done);
     }
-    fn work(&self, class: Class) -> EngineResult<Pending> {
-        self.engine.work(class)
-    }
-    fn run(&self, command: Command, done: Done) {
-        self.engine.run(command, done);
-    }
-    fn shape(&self) -> Shape {
-        self.engine.shape()
-    }
     fn promise(&self) -> Promise {
         self.engine.promise()
-    }
-    fn bell(&self) -> &Arc<Bell> {
-        self.engine.bell()
     }
     fn close(&self) -> EngineResult<()> {
         self.engine.close()

@@ -7,9 +7,13 @@ pub struct Stuck {
     pub engine: MemEngine,
     pub gate: parking_lot::Mutex<()>,
     pub commands: parking_lot::Mutex<Vec<kvfs::engine::Done>>,
+    pub bell: Arc<kvfs::engine::Bell>,
 }
 
 impl Engine for Stuck {
+    fn kind(&self) -> Kind {
+        self.engine.kind()
+    }
     fn get(&self, key: &[u8], tier: Tier) -> kvfs::engine::Result<Option<bytes::Bytes>> {
         self.engine.get(key, tier)
     }
@@ -31,24 +35,36 @@ impl Engine for Stuck {
     fn sync_to(&self, _: u64, done: kvfs::engine::Done) {
         self.commands.lock().push(done);
     }
-    fn work(&self, class: kvfs::engine::Class) -> kvfs::engine::Result<kvfs::engine::Pending> {
-        self.engine.work(class)
+    fn promise(&self) -> kvfs::engine::Promise {
+        self.engine.promise()
+    }
+    fn close(&self) -> kvfs::engine::Result<()> {
+        self.engine.close()
+    }
+    fn background(&self) -> Option<&dyn kvfs::engine::Background> {
+        Some(self)
+    }
+    fn inspect(&self) -> Option<&dyn kvfs::engine::Inspect> {
+        Some(self)
+    }
+}
+
+impl kvfs::engine::Background for Stuck {
+    fn bell(&self) -> &Arc<kvfs::engine::Bell> {
+        &self.bell
+    }
+    fn work(&self, _: kvfs::engine::Class) -> kvfs::engine::Result<kvfs::engine::Pending> {
+        Ok(kvfs::engine::Pending::Idle)
     }
     fn run(&self, _: kvfs::engine::Command, done: kvfs::engine::Done) {
         self.commands.lock().push(done);
     }
+}
+
+impl kvfs::engine::Inspect for Stuck {
     fn shape(&self) -> Shape {
         let stalls = Stalls { now: Some(Cause::DirtyPages), stopped: true, ..Stalls::default() };
-        Shape { stalls, ..self.engine.shape() }
-    }
-    fn promise(&self) -> kvfs::engine::Promise {
-        self.engine.promise()
-    }
-    fn bell(&self) -> &Arc<kvfs::engine::Bell> {
-        self.engine.bell()
-    }
-    fn close(&self) -> kvfs::engine::Result<()> {
-        self.engine.close()
+        Shape { stalls, ..Engine::shape(&self.engine) }
     }
 }
 
@@ -85,5 +101,10 @@ impl Disk for Hung {
 }
 
 pub fn stuck() -> Arc<Stuck> {
-    Arc::new(Stuck { engine: MemEngine::new(), gate: Default::default(), commands: Default::default() })
+    Arc::new(Stuck {
+        engine: MemEngine::new(),
+        gate: Default::default(),
+        commands: Default::default(),
+        bell: Default::default(),
+    })
 }

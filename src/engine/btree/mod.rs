@@ -95,7 +95,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::{
-    Batch, Bell, Class, Command, Descriptor, Done, Engine, Error, Journal, KeyRange, Kind, OwnOptions,
+    Batch, Bell, Class, Command, Descriptor, Done, Engine, Error, Home, Journal, KeyRange, Kind, OwnOptions,
     Pending, Position, Probe, Promise, Result, Shape, SpaceGuard, Tier, Visit,
 };
 use crate::base::clock::Clock;
@@ -124,7 +124,7 @@ pub static ENGINE: Descriptor = Descriptor {
     keeps: true,
     options: || Options::default().into(),
     tiny: || Options::tiny().into(),
-    open: |disk, clock, options| Ok(open(disk, clock, options.own()?)?),
+    home: Home::Disk(|disk, clock, options| Ok(open(disk, clock, options.own()?)?)),
     is_file,
     salvage: Some(|disk, options, sink| salvage(disk, options.own()?, sink)),
     writes_in_place: true,
@@ -226,6 +226,10 @@ impl BtreeEngine {
 }
 
 impl Engine for BtreeEngine {
+    fn kind(&self) -> Kind {
+        Kind::BTREE
+    }
+
     fn get(&self, key: &[u8], tier: Tier) -> Result<Option<Bytes>> {
         self.reader.get(key, tier)
     }
@@ -244,6 +248,41 @@ impl Engine for BtreeEngine {
 
     fn sync_to(&self, position: Position, done: Done) {
         self.core.log.sync_to(position, done);
+    }
+
+    fn promise(&self) -> Promise {
+        Promise { prefix: true, survives_kill: true }
+    }
+
+    fn close(&self) -> Result<()> {
+        self.compactor.close();
+        // Twice at most: for a job on its way, and for what it left behind.
+        while self.checkpointer.is_running() {
+            self.flush()?;
+        }
+        if self.is_dirty() {
+            super::run(self, Command::Checkpoint)?;
+        }
+        let damage = self.core.tree.read().damage();
+        if let Some(sentence) = damage {
+            log::warn!("closed with damage: {sentence}");
+        }
+        self.core.log.sync_now()?;
+        self.core.pager.sync(Purpose::Manifest)
+    }
+
+    fn background(&self) -> Option<&dyn super::Background> {
+        Some(self)
+    }
+
+    fn inspect(&self) -> Option<&dyn super::Inspect> {
+        Some(self)
+    }
+}
+
+impl super::Background for BtreeEngine {
+    fn bell(&self) -> &Arc<Bell> {
+        &self.core.bell
     }
 
     fn work(&self, class: Class) -> Result<Pending> {
@@ -274,7 +313,9 @@ impl Engine for BtreeEngine {
         }
         self.core.bell.ring(Class::Flush);
     }
+}
 
+impl super::Inspect for BtreeEngine {
     fn shape(&self) -> Shape {
         self.report()
     }
@@ -285,31 +326,6 @@ impl Engine for BtreeEngine {
 
     fn explain(&self, key: &[u8], tier: Tier) -> Result<Vec<Probe>> {
         self.reader.explain(key, tier)
-    }
-
-    fn promise(&self) -> Promise {
-        Promise { prefix: true, survives_kill: true }
-    }
-
-    fn bell(&self) -> &Arc<Bell> {
-        &self.core.bell
-    }
-
-    fn close(&self) -> Result<()> {
-        self.compactor.close();
-        // Twice at most: for a job on its way, and for what it left behind.
-        while self.checkpointer.is_running() {
-            self.flush()?;
-        }
-        if self.is_dirty() {
-            super::run(self, Command::Checkpoint)?;
-        }
-        let damage = self.core.tree.read().damage();
-        if let Some(sentence) = damage {
-            log::warn!("closed with damage: {sentence}");
-        }
-        self.core.log.sync_now()?;
-        self.core.pager.sync(Purpose::Manifest)
     }
 }
 

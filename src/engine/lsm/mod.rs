@@ -90,8 +90,8 @@ use bytes::Bytes;
 use self::core::Core;
 use super::cache::BlockCache;
 use super::{
-    Batch, Bell, Class, Command, Descriptor, Done, Engine, Error, Journal, KeyRange, Kind, Pending, Position,
-    Probe, Promise, Result, Shape, TableInfo, Tier, Visit,
+    Batch, Bell, Class, Command, Descriptor, Done, Engine, Error, Home, Journal, KeyRange, Kind, Pending,
+    Position, Probe, Promise, Result, Shape, Snapshot, TableInfo, Tier, Visit,
 };
 use crate::disk::{LEVELS, Metered};
 use commands::Task;
@@ -117,7 +117,7 @@ pub static ENGINE: Descriptor = Descriptor {
     keeps: true,
     options: || Options::default().into(),
     tiny: || Options::tiny().into(),
-    open: |disk, clock, options| Ok(open(disk, clock, options.own()?)?),
+    home: Home::Disk(|disk, clock, options| Ok(open(disk, clock, options.own()?)?)),
     is_file,
     salvage: Some(|disk, _, sink| salvage(&*disk, sink)),
     writes_in_place: false,
@@ -173,6 +173,10 @@ impl LsmEngine {
 }
 
 impl Engine for LsmEngine {
+    fn kind(&self) -> Kind {
+        Kind::LSM
+    }
+
     fn get(&self, key: &[u8], tier: Tier) -> Result<Option<Bytes>> {
         self.reader.get(key, tier)
     }
@@ -191,6 +195,45 @@ impl Engine for LsmEngine {
 
     fn sync_to(&self, position: Position, done: Done) {
         self.core.log.sync_to(position, done);
+    }
+
+    fn promise(&self) -> Promise {
+        Promise { prefix: true, survives_kill: true }
+    }
+
+    fn close(&self) -> Result<()> {
+        // What they have taken may be all that a flush needs.
+        self.compactor.stop();
+        self.writer.rotate_now();
+        let flushed = self.flusher.flush_all();
+        self.reclaimer.finish();
+        // What could not be flushed is in the log.
+        self.core.log.sync_now()?;
+        self.core.commands.end(&Err(Error::Invalid("the store is closed".to_string())), |_| true);
+        flushed
+    }
+
+    /// Flushes first, so that it holds tables alone.
+    fn snapshot(&self) -> Result<Box<dyn Snapshot>> {
+        self.writer.rotate_now();
+        self.flusher.flush_all()?;
+        let view = self.versions.view();
+        let flushed = view.memtables().last().map_or(self.position(), |oldest| oldest.first());
+        Ok(Box::new(self.reader.snapshot(view.version.clone(), flushed)))
+    }
+
+    fn background(&self) -> Option<&dyn super::Background> {
+        Some(self)
+    }
+
+    fn inspect(&self) -> Option<&dyn super::Inspect> {
+        Some(self)
+    }
+}
+
+impl super::Background for LsmEngine {
+    fn bell(&self) -> &Arc<Bell> {
+        &self.core.bell
     }
 
     fn work(&self, class: Class) -> Result<Pending> {
@@ -254,7 +297,9 @@ impl Engine for LsmEngine {
         }
         Ok(())
     }
+}
 
+impl super::Inspect for LsmEngine {
     fn shape(&self) -> Shape {
         self.report()
     }
@@ -269,25 +314,5 @@ impl Engine for LsmEngine {
 
     fn explain(&self, key: &[u8], tier: Tier) -> Result<Vec<Probe>> {
         self.reader.explain(key, tier)
-    }
-
-    fn promise(&self) -> Promise {
-        Promise { prefix: true, survives_kill: true }
-    }
-
-    fn bell(&self) -> &Arc<Bell> {
-        &self.core.bell
-    }
-
-    fn close(&self) -> Result<()> {
-        // What they have taken may be all that a flush needs.
-        self.compactor.stop();
-        self.writer.rotate_now();
-        let flushed = self.flusher.flush_all();
-        self.reclaimer.finish();
-        // What could not be flushed is in the log.
-        self.core.log.sync_now()?;
-        self.core.commands.end(&Err(Error::Invalid("the store is closed".to_string())), |_| true);
-        flushed
     }
 }

@@ -2,8 +2,8 @@
 //! what they count and what they have proven to be deleted.
 
 mod explain;
-
 mod scan;
+mod snapshot;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -13,10 +13,14 @@ use bytes::Bytes;
 use super::Slot;
 use super::gaps::Gaps;
 use super::table::{Access, hash};
+use super::version::Version;
 use super::version_set::Views;
 use crate::disk::LEVELS;
 use crate::engine::cache::BlockCache;
-use crate::engine::{Cache, Filter, FilterMeter, Histogram, LevelMeter, ProbeMeter, Result, ScanRuns, Tier};
+use crate::engine::{
+    Cache, Filter, FilterMeter, Histogram, LevelMeter, Position, ProbeMeter, Result, ScanRuns, Tier,
+};
+use snapshot::TableSnapshot;
 
 /// Answers reads. Holds no lock while it waits for the disk.
 pub struct Reader {
@@ -98,28 +102,15 @@ impl Reader {
             }
             (None, Some(view.version.clone()))
         });
-        let Some(version) = version else { return Ok(known) };
-        let hash = hash(key);
-        let access = Access::get(&self.cache, tier);
-        let upper = version.level(0).iter().filter(|table| table.overlaps(key, key)).map(|table| (0, table));
-        let lower = (1..LEVELS).filter_map(|level| Some((level, version.level(level).find(key)?)));
-        for (level, table) in upper.chain(lower) {
-            let part = table.part_of(key);
-            if table.has_filter() {
-                probes.checks += 1;
-                if !table.may_contain(part, hash, access)? {
-                    probes.useful += 1;
-                    continue;
-                }
-            }
-            probes.structures += 1;
-            probes.levels[level] += 1;
-            if let Some(slot) = table.get(part, key, access)? {
-                return Ok(Some(slot));
-            }
-            probes.false_positives += u64::from(table.has_filter());
+        match version {
+            Some(version) => find_in_tables(&version, key, Access::get(&self.cache, tier), probes),
+            None => Ok(known),
         }
-        Ok(None)
+    }
+
+    /// What `version`, whose tables hold everything before `position`, shows for as long as somebody wants it.
+    pub fn snapshot(&self, version: Arc<Version>, position: Position) -> TableSnapshot {
+        TableSnapshot::new(version, position, self.cache.clone())
     }
 
     /// Forgets what the cache holds.
@@ -153,4 +144,33 @@ impl Reader {
         let tombstones = self.scan_tombstones.load(Relaxed);
         ScanRuns { buckets: self.scan_runs.snapshot(), tombstones }
     }
+}
+
+/// What the newest table of `version` that knows `key` knows of it.
+fn find_in_tables(
+    version: &Version,
+    key: &[u8],
+    access: Access<'_>,
+    probes: &mut Probes,
+) -> Result<Option<Slot>> {
+    let hash = hash(key);
+    let upper = version.level(0).iter().filter(|table| table.overlaps(key, key)).map(|table| (0, table));
+    let lower = (1..LEVELS).filter_map(|level| Some((level, version.level(level).find(key)?)));
+    for (level, table) in upper.chain(lower) {
+        let part = table.part_of(key);
+        if table.has_filter() {
+            probes.checks += 1;
+            if !table.may_contain(part, hash, access)? {
+                probes.useful += 1;
+                continue;
+            }
+        }
+        probes.structures += 1;
+        probes.levels[level] += 1;
+        if let Some(slot) = table.get(part, key, access)? {
+            return Ok(Some(slot));
+        }
+        probes.false_positives += u64::from(table.has_filter());
+    }
+    Ok(None)
 }

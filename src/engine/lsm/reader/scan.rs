@@ -15,6 +15,7 @@ use crate::engine::lsm::gaps::{OpenGap, successor};
 use crate::engine::lsm::merge::Merge;
 use crate::engine::lsm::run::Run;
 use crate::engine::lsm::value_log::Group;
+use crate::engine::lsm::version::Version;
 use crate::engine::{Error, KeyRange, Result, Tier, Visit};
 
 /// After this many tombstones in a row a scan asks for a gap.
@@ -148,14 +149,24 @@ impl Reader {
             }
             view.version.clone()
         };
-        let l0 = version.level(0).iter();
-        let l0 = l0.filter(|table| range.is_before_end(&table.smallest) && start <= &table.largest[..]);
-        let runs = l0
-            .map(|table| Run::one(table.clone()))
-            .chain((1..LEVELS).map(|level| version.level(level).clone()));
-        for run in runs.filter(|run| !run.is_empty()) {
-            sources.push(Cursor::Run(Box::new(RunCursor::new(run, range, reading.clone())?)));
-        }
+        add_tables(&version, range, &reading, &mut sources)?;
         Ok(Merge::new(sources))
     }
+}
+
+/// Adds the sorted runs of `version` that reach into `range` to `sources`, the newest first.
+pub fn add_tables(
+    version: &Version,
+    range: KeyRange<'_>,
+    reading: &Reading,
+    sources: &mut Vec<Cursor>,
+) -> Result<()> {
+    let l0 = version.level(0).iter();
+    let l0 = l0.filter(|table| range.is_before_end(&table.smallest) && range.start <= &table.largest[..]);
+    let runs =
+        l0.map(|table| Run::one(table.clone())).chain((1..LEVELS).map(|level| version.level(level).clone()));
+    for run in runs.filter(|run| !run.is_empty()) {
+        sources.push(Cursor::Run(Box::new(RunCursor::new(run, range, reading.clone())?)));
+    }
+    Ok(())
 }

@@ -1,0 +1,102 @@
+//! Looking at a store that is not mounted, and mending it.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::{fs_error, lock, open_engine, store_error};
+use crate::base::clock::{Clock, SystemClock};
+use crate::disk::{Access, Disk, Opening, Overlay, Pool};
+use crate::engine::{self, Command};
+use crate::fs::{self, CheckSummary};
+use crate::repair;
+use crate::store::{Description, Error, Place, look};
+
+/// What a check found.
+#[derive(Debug, Default)]
+pub struct Findings {
+    /// Each broken promise, as a sentence.
+    pub damage: Vec<String>,
+    /// What was there, unless damage ended the check before.
+    pub summary: Option<CheckSummary>,
+}
+
+/// Checks the store in `path`, which nobody may have open: every checksum, then every invariant of the filesystem. Nothing
+/// is written: a store that was not closed is recovered over a view in memory; only an engine with a directory of its own recovers there in
+/// its own way. `progress` is told what is done next.
+pub fn check(path: &Path, progress: &mut dyn FnMut(&str)) -> Result<Findings, Error> {
+    let show = path.display();
+    match look(path)? {
+        Place::Store => {}
+        Place::Missing | Place::Empty => return Err(Error::Usage(format!("{show} holds no store"))),
+    }
+    let mut findings = Findings::default();
+    progress("opening");
+    // A daemon that was just killed may hold the store for a moment yet.
+    let os = lock(path, Access::Read).map_err(|error| Error::system(&show, error))?;
+    let disk: Arc<dyn Disk> = Overlay::new(Pool::of_process(os.clone()));
+    if repair::is_pending(&*disk)? {
+        findings.damage.push(repair::PENDING.to_string());
+        return Ok(findings);
+    }
+    let found = Description::load(&*disk)?
+        .ok_or_else(|| Error::System(format!("{show}: its description cannot be opened")))?;
+    let settings = found.settings(&[])?;
+    let kind = settings.engine.kind();
+    if !kind.keeps {
+        return Err(Error::Usage(format!(
+            "{show} was made with engine={kind}, which keeps nothing to check"
+        )));
+    }
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+    let engine = match open_engine(&os, disk.clone(), clock, &settings.engine) {
+        Ok(engine) => engine,
+        Err(error) if error.is_damage() => {
+            findings.damage.push(error.to_string());
+            return Ok(findings);
+        }
+        Err(error) => return Err(store_error(&show, error, &*disk)),
+    };
+    progress("verifying every checksum");
+    match engine::run(&*engine, Command::Verify) {
+        Ok(()) => {}
+        Err(error) if error.is_damage() => findings.damage.push(error.to_string()),
+        Err(error) => return Err(store_error(&show, error, &*disk)),
+    }
+    progress("verifying every name, inode and block");
+    let damage = &mut findings.damage;
+    match fs::check(&*engine, &mut |problem| damage.push(problem.what)) {
+        Ok(summary) => findings.summary = Some(summary),
+        Err(error) => match &error {
+            fs::Error::Damaged(_) => damage.push(error.to_string()),
+            fs::Error::Engine(below) if below.is_damage() => {
+                // The verification has mostly named it.
+                let sentence = error.to_string();
+                if !damage.iter().any(|known| known.contains(&sentence)) {
+                    damage.push(sentence);
+                }
+            }
+            _ => return Err(fs_error(&show, error, &*disk)),
+        },
+    }
+    Ok(findings)
+}
+
+/// Repairs the store in `path`, which nobody may have open; unless it is opened for writing, only says what it would do.
+pub fn repair(
+    path: &Path,
+    opening: Opening,
+    progress: &mut dyn FnMut(&str),
+) -> Result<repair::Report, Error> {
+    let show = path.display();
+    if look(path)? != Place::Store {
+        return Err(Error::Usage(format!("{show} holds no store")));
+    }
+    let os = lock(path, opening).map_err(|error| Error::system(&show, error))?;
+    repair::repair(Pool::of_process(os), opening.access == Access::Write, progress).map_err(|error| {
+        match error {
+            Error::Usage(what) => Error::Usage(format!("{show}: {what}")),
+            Error::Damaged(what) => Error::Damaged(format!("{show}: {what}")),
+            Error::System(what) => Error::System(format!("{show}: {what}")),
+        }
+    })
+}
