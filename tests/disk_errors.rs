@@ -11,7 +11,7 @@ use kvfs::base::clock::ManualClock;
 use kvfs::base::prng::Prng;
 use kvfs::control::{self, Control, MountInfo, Parts};
 use kvfs::disk::{Disk, Fault, Faulty, Kind as Request, Latch, Metered, OpenFiles, Purpose, SimDisk, Space};
-use kvfs::engine::{self, Class, Engine, Kind, MeteredEngine, Options, Tier};
+use kvfs::engine::{self, Engine, Kind, MeteredEngine, Options, Tier, WorkClass};
 use kvfs::fs::meter::Op;
 use kvfs::fs::types::{Caller, NewNode, ROOT};
 use kvfs::fs::{Error, FileSystem, Result, keys};
@@ -106,7 +106,7 @@ impl Mounted {
 
     /// Does background work, and says what went wrong in it.
     fn work(&self) -> Result<()> {
-        for class in [Class::Log, Class::Flush, Class::Merge, Class::Reclaim] {
+        for class in [WorkClass::Log, WorkClass::Flush, WorkClass::Merge, WorkClass::Reclaim] {
             self.engine.work(class)?;
         }
         self.fs.work().map(drop)

@@ -14,7 +14,7 @@ use engines::{Step, apply, change_variant, contents, open, range, setups, steps,
 use kvfs::base::clock::SystemClock;
 use kvfs::disk::{Disk, Metered, SimDisk};
 use kvfs::engine::{
-    self, Batch, Class, Command, Engine, Error, KeyRange, Kind, MemEngine, Options, Tier, Worker,
+    self, Batch, Command, Engine, Error, KeyRange, Kind, MemEngine, Options, Tier, WorkClass, Worker,
 };
 use proptest::prelude::*;
 
@@ -151,10 +151,10 @@ fn nobody_sees_time_go_back(kind: Kind) {
                 match engine.apply(&batch, Tier::Disk) {
                     Ok(_) => break,
                     Err(Error::Busy { retry_after, .. }) => {
-                        let bell = engine.bell();
-                        bell.wait(
-                            Class::Room,
-                            bell.seen(Class::Room),
+                        let wake_signal = engine.wake_signal();
+                        wake_signal.wait(
+                            WorkClass::Room,
+                            wake_signal.seen(WorkClass::Room),
                             retry_after.min(Duration::from_millis(5)),
                         );
                     }
@@ -264,9 +264,12 @@ fn an_engine_of_nothing_but_data_is_served_by_what_every_door_says_without_it() 
     }
     assert!(matches!(engine.set("policy", "tiered"), Err(Error::Invalid(text)) if text.contains("policy")));
     assert!(matches!(engine.snapshot(), Err(Error::Invalid(text)) if text.contains("snapshot")));
-    assert_eq!((engine.shape().engine, engine.tables().len(), engine.journal().is_none()), ("mem", 0, true));
+    assert_eq!(
+        (engine.shape().engine, engine.tables().len(), engine.event_log().is_none()),
+        ("mem", 0, true)
+    );
     assert!(engine.explain(b"key", Tier::Disk).unwrap().is_empty());
-    engine.bell().ring(Class::Merge);
+    engine.wake_signal().notify(WorkClass::Merge);
     worker.stop();
     assert_eq!(engine.get(b"key", Tier::Memory).unwrap().as_deref(), Some(&b"value"[..]));
     engine.close().unwrap();

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use kvfs::base::clock::ManualClock;
 use kvfs::disk::{Metered, Purpose, SimDisk};
-use kvfs::engine::{self, Batch, Class, Command, Engine, Kind, Options, Tier, lsm};
+use kvfs::engine::{self, Batch, Command, Engine, Kind, Options, Tier, WorkClass, lsm};
 
 fn open(sim: &Arc<SimDisk>, options: &Options) -> Arc<dyn Engine> {
     engine::open(sim.clone(), Arc::new(ManualClock::default()), options).unwrap()
@@ -32,8 +32,8 @@ fn a_flush_does_not_throw_away_the_log_of_newer_batches() {
     drop(engine);
     let engine = open(&sim, &options);
     put(&*engine, "new", b"2");
-    engine.work(Class::Flush).unwrap();
-    engine.work(Class::Reclaim).unwrap();
+    engine.work(WorkClass::Flush).unwrap();
+    engine.work(WorkClass::Reclaim).unwrap();
     let engine = open(&sim.kill(), &options);
     assert_eq!((get(&*engine, "old"), get(&*engine, "new")), (Some(b"1".to_vec()), Some(b"2".to_vec())));
 }
@@ -66,9 +66,9 @@ fn a_merge_takes_away_only_what_it_read() {
     for number in 0..400u32 {
         put(&*engine, &format!("key{:03}", number * 7 % 400), &[number as u8; 100]);
         // After every single unit of work everything is still there.
-        engine.work(Class::Flush).unwrap();
-        engine.work(Class::Merge).unwrap();
-        engine.work(Class::Reclaim).unwrap();
+        engine.work(WorkClass::Flush).unwrap();
+        engine.work(WorkClass::Merge).unwrap();
+        engine.work(WorkClass::Reclaim).unwrap();
         if number % 20 == 0 {
             let there =
                 (0..=number).filter(|done| get(&*engine, &format!("key{:03}", done * 7 % 400)).is_some());
@@ -115,19 +115,19 @@ fn the_limit_of_bytes_is_fed_by_what_merges_really_move() {
         batch.put(round.wrapping_mul(0x9E37_79B1).to_be_bytes().to_vec(), vec![1; 500]);
         // A refusal is as good: L0 is full because merges wait.
         let _ = engine.apply(&batch, Tier::Disk);
-        engine.work(Class::Flush).unwrap();
-        engine.work(Class::Merge).unwrap();
+        engine.work(WorkClass::Flush).unwrap();
+        engine.work(WorkClass::Merge).unwrap();
     }
     assert!(merged() > 0, "nothing was merged");
     // The clock stands still, so what was merged is never paid for, and nothing more is.
     let before = merged();
     for _ in 0..100 {
-        engine.work(Class::Merge).unwrap();
+        engine.work(WorkClass::Merge).unwrap();
     }
     assert_eq!(merged(), before);
     clock.advance(std::time::Duration::from_secs(1000));
     for _ in 0..100 {
-        engine.work(Class::Merge).unwrap();
+        engine.work(WorkClass::Merge).unwrap();
     }
     assert!(merged() >= before, "what is paid for goes on");
 }

@@ -14,7 +14,9 @@ use kvfs::base::clock::ManualClock;
 use kvfs::base::prng::Prng;
 use kvfs::disk::{Disk, Purpose, SimDisk};
 use kvfs::engine::wal::Log;
-use kvfs::engine::{self, Batch, Bell, Class, Command, Engine, Error, KeyRange, Kind, Options, Sync, Tier};
+use kvfs::engine::{
+    self, Batch, Command, Engine, Error, KeyRange, Kind, Options, Sync, Tier, WakeSignal, WorkClass,
+};
 
 /// Copies of `bytes` with bits turned, bytes replaced, cut off, doubled or moved.
 fn mutations(bytes: &[u8], seed: u64, count: usize) -> Vec<Vec<u8>> {
@@ -100,7 +102,7 @@ fn log_segments() {
         Log::open(
             disk,
             clock,
-            Arc::new(Bell::new()),
+            Arc::new(WakeSignal::new()),
             Sync::Fsync,
             2048,
             0,
@@ -189,7 +191,7 @@ fn value_of(prng: &mut Prng) -> Vec<u8> {
 
 /// Background work; a damaged store may refuse some of it.
 fn work(engine: &dyn Engine) {
-    for class in [Class::Log, Class::Flush, Class::Merge, Class::Reclaim] {
+    for class in [WorkClass::Log, WorkClass::Flush, WorkClass::Merge, WorkClass::Reclaim] {
         let _ = engine.work(class);
     }
 }

@@ -21,7 +21,7 @@ use std::time::Duration;
 use kvfs::base::clock::ManualClock;
 use kvfs::base::prng::Prng;
 use kvfs::disk::{Disk, Space};
-use kvfs::engine::{self, Class, Engine, Error as EngineError, Kind, Options as EngineOptions, Tier};
+use kvfs::engine::{self, Engine, Error as EngineError, Kind, Options as EngineOptions, Tier, WorkClass};
 use kvfs::fs::types::{DirEntry, Ino};
 use kvfs::fs::{self, Error, FileSystem, SpaceSource};
 use kvfs::store::Description;
@@ -104,7 +104,7 @@ impl Opened {
 
     /// One unit of each kind of background work. What goes wrong there shows in calls.
     fn work(&self) {
-        for class in [Class::Log, Class::Flush, Class::Merge, Class::Reclaim] {
+        for class in [WorkClass::Log, WorkClass::Flush, WorkClass::Merge, WorkClass::Reclaim] {
             let _ = self.engine.work(class);
         }
         let _ = self.fs.work();

@@ -50,10 +50,10 @@ pub use stats::{Aside, Base, EngineCalls, MountInfo, Physical, Report, Sample, S
 
 use crate::attribution::{Attribution, Charges};
 use crate::base::clock::Clock;
-use crate::base::journal::{Event, Field};
+use crate::base::event_log::{Event, Field};
 use crate::base::metric::Since;
 use crate::disk::{Disk, Latch, Metered, OpenFiles, ProcessIo};
-use crate::engine::{Cause, Command, Engine, Journal, MeteredEngine, Stalls};
+use crate::engine::{Cause, Command, Engine, EventLog, MeteredEngine, Stalls};
 use crate::fs::meter::{Latency, Meter, Op, growth};
 use crate::fs::types::{Caller, Ino};
 use crate::fs::{Error, Result, Usage};
@@ -139,12 +139,12 @@ pub struct Control {
     settings: Mutex<BTreeMap<String, String>>,
     physical: Mutex<Physical>,
     history: Mutex<VecDeque<String>>,
-    journal: Arc<Journal>,
+    event_log: Arc<EventLog>,
     /// The last commands, each with its result.
     commands: Arc<Mutex<VecDeque<String>>>,
     /// The answer to the last `explain`.
     explained: Mutex<String>,
-    /// Whether the journal has the failure that made the store read-only.
+    /// Whether the event log has the failure that made the store read-only.
     failed: AtomicBool,
     stats_reads: AtomicU64,
 }
@@ -160,7 +160,7 @@ impl Control {
             settings: Mutex::default(),
             physical: Mutex::default(),
             history: Mutex::default(),
-            journal: parts.engine.journal().cloned().unwrap_or_default(),
+            event_log: parts.engine.event_log().cloned().unwrap_or_default(),
             commands: Arc::default(),
             explained: Mutex::default(),
             failed: AtomicBool::new(false),
@@ -216,7 +216,7 @@ impl Control {
             ("mount", mount.mount_path.as_str().into()),
             ("pid", u64::from(mount.pid).into()),
         ];
-        self.journal.record(self.parts.clock.now(), "mount", fields);
+        self.event_log.record(self.parts.clock.now(), "mount", fields);
     }
 
     /// Begins and ends of waits and failures since the last second.
@@ -232,20 +232,20 @@ impl Control {
                 let kind = if new.stops > old.stops { "stop" } else { "slowdown" };
                 let fields =
                     vec![("cause", cause.name().into()), ("kind", kind.into()), ("times", times.into())];
-                self.journal.record(time, "stall_begin", fields);
+                self.event_log.record(time, "stall_begin", fields);
             }
             let was_waiting = before.now == Some(cause) || times > 0;
             if was_waiting && stalls.now != Some(cause) {
                 let waited = new.waited.saturating_sub(old.waited).as_nanos() as u64;
                 let fields = vec![("cause", cause.name().into()), ("waited_ns", waited.into())];
-                self.journal.record(time, "stall_end", fields);
+                self.event_log.record(time, "stall_end", fields);
             }
         }
         let failure = self.parts.latch.cause();
         if let Some(cause) = failure
             && !self.failed.swap(true, Relaxed)
         {
-            self.journal.record(time, "error", vec![("what", cause.into())]);
+            self.event_log.record(time, "error", vec![("what", cause.into())]);
         }
     }
 
@@ -262,7 +262,7 @@ impl Control {
 
     /// The newest events as JSON lines.
     pub fn events(&self) -> String {
-        tables::events(&self.journal.events())
+        tables::events(&self.event_log.events())
     }
 
     /// The virtual files. One tree a mount: it knows the open handles.
@@ -340,7 +340,7 @@ impl Control {
         }
     }
 
-    /// Writes the command into the journal now, and its result there and into the list of commands when it has one.
+    /// Writes the command into the event log now, and its result there and into the list of commands when it has one.
     fn remember(&self, caller: Caller, words: String, done: Done) -> Done {
         let who = move |words: &str| {
             vec![
@@ -349,15 +349,15 @@ impl Control {
                 ("pid", u64::from(caller.pid).into()),
             ]
         };
-        self.journal.record(self.parts.clock.now(), "command", who(&words));
-        let (commands, journal, clock) =
-            (self.commands.clone(), self.journal.clone(), self.parts.clock.clone());
-        let begun = journal.events().last().map_or(0, |event| event.number);
+        self.event_log.record(self.parts.clock.now(), "command", who(&words));
+        let (commands, event_log, clock) =
+            (self.commands.clone(), self.event_log.clone(), self.parts.clock.clone());
+        let begun = event_log.events().last().map_or(0, |event| event.number);
         Box::new(move |result| {
             let time = clock.now();
             let outcome = match &result {
                 Ok(()) if words.starts_with("compact") && words.ends_with("wait") => {
-                    let events = journal.events();
+                    let events = event_log.events();
                     let text =
                         events.iter().rev().take_while(|event| event.number > begun).find_map(compacted);
                     text.map_or("done".to_string(), |text| format!("done: {text}"))
@@ -368,7 +368,7 @@ impl Control {
             if result.is_err() {
                 let mut fields = who(&words);
                 fields.push(("what", outcome.as_str().into()));
-                journal.record(time, "error", fields);
+                event_log.record(time, "error", fields);
             }
             {
                 let mut commands = commands.lock();
@@ -405,8 +405,8 @@ impl Control {
                 }
                 Action::Run { command, wait: false } => {
                     let refused = Arc::new(Mutex::new(None));
-                    let (answer, journal, clock) =
-                        (refused.clone(), self.journal.clone(), self.parts.clock.clone());
+                    let (answer, event_log, clock) =
+                        (refused.clone(), self.event_log.clone(), self.parts.clock.clone());
                     let logged = move |result: crate::engine::Result<()>| match result {
                         Ok(()) => log::info!("{command:?} has ended"),
                         Err(error) => {
@@ -414,7 +414,7 @@ impl Control {
                             // Whoever asked has been answered: this is the only place where it shows.
                             if Arc::strong_count(&answer) == 1 {
                                 let what = format!("{command:?}: {error}");
-                                journal.record(clock.now(), "error", vec![("what", what.into())]);
+                                event_log.record(clock.now(), "error", vec![("what", what.into())]);
                             }
                             *answer.lock() = Some(error);
                         }

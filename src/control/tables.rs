@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::figures::timestamp;
 use super::stats::Report;
-use crate::base::journal::{Event, Field};
+use crate::base::event_log::{Event, Field};
 use crate::engine::Engine;
 use crate::fs::meter::Op;
 

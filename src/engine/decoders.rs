@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::wal::Log;
-use super::{Batch, Bell, Sync, btree, frame, lsm};
+use super::{Batch, Sync, WakeSignal, btree, frame, lsm};
 use crate::base::clock::ManualClock;
 use crate::base::decoder::Decoder;
 use crate::disk::{Disk, Purpose, SimDisk, read_all};
@@ -57,12 +57,20 @@ fn frames() -> Vec<Vec<u8>> {
 /// The one segment of a log: its records, if it can be opened.
 fn open(disk: Arc<SimDisk>) -> Option<(Log, Vec<Bytes>)> {
     let mut records = Vec::new();
-    let (clock, bell) = (Arc::new(ManualClock::default()), Arc::new(Bell::new()));
-    let opened =
-        Log::open(disk, clock, bell, Sync::Fsync, 4096, 0, &Default::default(), &mut |_, _, payload| {
+    let (clock, wake_signal) = (Arc::new(ManualClock::default()), Arc::new(WakeSignal::new()));
+    let opened = Log::open(
+        disk,
+        clock,
+        wake_signal,
+        Sync::Fsync,
+        4096,
+        0,
+        &Default::default(),
+        &mut |_, _, payload| {
             records.push(payload);
             Ok(())
-        });
+        },
+    );
     opened.ok().map(|log| (log, records))
 }
 

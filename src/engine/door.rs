@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{Batch, Bell, Class, Error, Journal, Kind, Probe, Result, Shape, TableInfo};
+use super::{Batch, Error, EventLog, Kind, Probe, Result, Shape, TableInfo, WakeSignal, WorkClass};
 
-/// A place in the history of a store: the number of log bytes up to the end of a batch. Grows with every batch,
-/// across restarts.
+/// A place in the history of a store: with our engines, the number of log bytes up to the end of a batch. Grows with every batch; our
+/// engines go on counting when they are opened again, others may begin anew.
 pub type Position = u64;
 
 /// How far a call may go for its answer.
@@ -48,11 +48,11 @@ pub type Done = Box<dyn FnOnce(Result<()>) + Send>;
 /// What [`Engine::work`] leaves behind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pending {
-    /// Nothing of this class to do until its bell rings.
+    /// Nothing of this class to do until it is signalled.
     Idle,
     /// More to do now.
     More,
-    /// Nothing to do now, but time will change that: look again after this long, or when the bell rings.
+    /// Nothing to do now, but time will change that: look again after this long, or when the class is signalled.
     After(std::time::Duration),
 }
 
@@ -108,7 +108,7 @@ pub trait Engine: Send + std::marker::Sync {
     /// The end of the history: the position of the last batch.
     fn position(&self) -> Position;
 
-    /// Calls `done` once everything up to `position` is durable: at once if it is, else from [`Class::Log`] work, which
+    /// Calls `done` once everything up to `position` is durable: at once if it is, else from [`WorkClass::Log`] work, which
     /// serves all waiters with one sync.
     fn sync_to(&self, position: Position, done: Done);
 
@@ -135,7 +135,7 @@ pub trait Engine: Send + std::marker::Sync {
     }
 
     /// [`Background::work`]; without it there is never any.
-    fn work(&self, class: Class) -> Result<Pending> {
+    fn work(&self, class: WorkClass) -> Result<Pending> {
         self.background().map_or(Ok(Pending::Idle), |background| background.work(class))
     }
 
@@ -158,9 +158,9 @@ pub trait Engine: Send + std::marker::Sync {
         }
     }
 
-    /// The bell of [`Background::bell`]; without it one that never rings.
-    fn bell(&self) -> Arc<Bell> {
-        self.background().map_or_else(Arc::default, |background| background.bell().clone())
+    /// [`Background::wake_signal`]; without it one that is never given.
+    fn wake_signal(&self) -> Arc<WakeSignal> {
+        self.background().map_or_else(Arc::default, |background| background.wake_signal().clone())
     }
 
     /// [`Inspect::shape`]; without it only the engine's name is known.
@@ -169,9 +169,9 @@ pub trait Engine: Send + std::marker::Sync {
         self.inspect().map_or_else(unknown, Inspect::shape)
     }
 
-    /// [`Inspect::journal`].
-    fn journal(&self) -> Option<&Arc<Journal>> {
-        self.inspect().and_then(Inspect::journal)
+    /// [`Inspect::event_log`].
+    fn event_log(&self) -> Option<&Arc<EventLog>> {
+        self.inspect().and_then(Inspect::event_log)
     }
 
     /// [`Inspect::tables`].
@@ -187,15 +187,15 @@ pub trait Engine: Send + std::marker::Sync {
 
 /// Work that an engine leaves for later, done by whoever calls: a [`super::Worker`] on a mount, the test itself in a simulation.
 pub trait Background: Send + std::marker::Sync {
-    /// The bell that it rings when there is work.
-    fn bell(&self) -> &Arc<Bell>;
+    /// The signal that it gives when there is work.
+    fn wake_signal(&self) -> &Arc<WakeSignal>;
 
     /// Does one unit of work of a class, at most a few MiB, and says what is left. Errors are reported by the calls that
     /// need what the work could not do; the caller logs them and tries again later.
-    fn work(&self, class: Class) -> Result<Pending>;
+    fn work(&self, class: WorkClass) -> Result<Pending>;
 
     /// How many threads may call [`Background::work`] for a class at once and find something to do.
-    fn threads(&self, class: Class) -> usize {
+    fn threads(&self, class: WorkClass) -> usize {
         let _ = class;
         1
     }
@@ -220,8 +220,8 @@ pub trait Inspect: Send + std::marker::Sync {
     /// What the engine looks like now. Takes no lock that a writer holds for long.
     fn shape(&self) -> Shape;
 
-    /// What happened in it lately; `None` if it keeps no journal.
-    fn journal(&self) -> Option<&Arc<Journal>> {
+    /// What happened in it lately; `None` if it keeps no event log.
+    fn event_log(&self) -> Option<&Arc<EventLog>> {
         None
     }
 
@@ -275,7 +275,7 @@ fn finish(engine: &dyn Engine, start: impl FnOnce(Done)) -> Result<()> {
         let _ = sender.send(result);
     }));
     loop {
-        for class in [Class::Log, Class::Flush, Class::Merge, Class::Reclaim] {
+        for class in [WorkClass::Log, WorkClass::Flush, WorkClass::Merge, WorkClass::Reclaim] {
             if let Ok(result) = receiver.try_recv() {
                 return result;
             }
@@ -291,7 +291,7 @@ fn finish(engine: &dyn Engine, start: impl FnOnce(Done)) -> Result<()> {
 pub fn settle(engine: &dyn Engine) -> Result<()> {
     loop {
         let mut more = false;
-        for class in [Class::Log, Class::Flush, Class::Merge, Class::Reclaim] {
+        for class in [WorkClass::Log, WorkClass::Flush, WorkClass::Merge, WorkClass::Reclaim] {
             more |= engine.work(class)? == Pending::More;
         }
         if !more {

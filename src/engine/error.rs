@@ -44,7 +44,7 @@ pub enum Error {
     /// The answer needs the disk or a long wait; ask again with [`super::Tier::Disk`] on a thread that may sleep.
     #[error("the answer is not in memory")]
     WouldBlock,
-    /// A limit is reached: nothing has changed; try again when [`super::Class::Room`] rings or after `retry_after`.
+    /// A limit is reached: nothing has changed; try again when [`super::WorkClass::Room`] is signalled or after `retry_after`.
     #[error("the store is busy: {cause}")]
     Busy {
         /// Which limit.

@@ -40,8 +40,8 @@ use std::sync::Arc;
 use crate::base::clock::Clock;
 use crate::disk::Disk;
 
-pub use crate::base::bell::{Bell, Class};
-pub use crate::base::journal::Journal;
+pub use crate::base::event_log::EventLog;
+pub use crate::base::wake::{WakeSignal, WorkClass};
 pub use batch::{Batch, Operation};
 pub use classes::{ClassBytes, ClassMeter, Shares, class_of};
 pub use cpu::{Cost, Cpu, CpuMeter, Work, background};

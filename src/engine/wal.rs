@@ -46,7 +46,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use parking_lot::Mutex;
 
-use super::{Batch, Bell, Class, Cpu, CpuMeter, Done, Error, Position, Result, Sync, Work, frame};
+use super::{Batch, Cpu, CpuMeter, Done, Error, Position, Result, Sync, WakeSignal, Work, WorkClass, frame};
 use crate::base::clock::Clock;
 use crate::disk::{Disk, Purpose};
 use segment::{Kept, Live, Spare, segment_name};
@@ -127,7 +127,7 @@ pub struct LogShape {
 pub struct Log {
     disk: Arc<dyn Disk>,
     clock: Arc<dyn Clock>,
-    bell: Arc<Bell>,
+    wake_signal: Arc<WakeSignal>,
     sync: Sync,
     segment_bytes: u64,
     state: Mutex<State>,
@@ -179,7 +179,7 @@ impl Log {
         if used + bytes_max > last.segment.capacity_bytes {
             let number = last.number + 1;
             self.start_segment(state, bytes_max, number)?;
-            self.bell.ring(Class::Log);
+            self.wake_signal.notify(WorkClass::Log);
         }
         let Some(live) = state.segments.back_mut() else {
             return Err(Error::Invalid("the log is closed".to_string()));

@@ -5,9 +5,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use super::{Bell, Class, Engine, Error, Pending};
+use super::{Engine, Error, Pending, WakeSignal, WorkClass};
 
-/// How long a thread sleeps at most when nothing rings; bounds how late it sees that it should stop.
+/// How long a thread sleeps at most when nothing is signalled; bounds how late it sees that it should stop.
 const IDLE: Duration = Duration::from_secs(1);
 /// How long a class rests after its first error; each one in a row doubles that.
 const AFTER_ERROR: Duration = Duration::from_millis(200);
@@ -18,8 +18,8 @@ const AFTER_ERROR_MAX: Duration = Duration::from_secs(60);
 pub struct Worker {
     engine: Arc<dyn Engine>,
     stop: Arc<AtomicBool>,
-    /// Rings only when the work is to stop: what rests after an error is woken by nothing else.
-    end: Arc<Bell>,
+    /// Given only when the work is to stop: what rests after an error is woken by nothing else.
+    end: Arc<WakeSignal>,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -27,11 +27,11 @@ impl Worker {
     /// Starts as many threads for each class of work as the engine has use for.
     pub fn start(engine: Arc<dyn Engine>) -> std::io::Result<Worker> {
         let stop = Arc::new(AtomicBool::new(false));
-        let end = Arc::new(Bell::new());
+        let end = Arc::new(WakeSignal::new());
         let mut worker =
             Worker { engine: engine.clone(), stop: stop.clone(), end: end.clone(), threads: Vec::new() };
         let threads = |class| engine.background().map_or(0, |background| background.threads(class));
-        let classes = [Class::Log, Class::Flush, Class::Merge, Class::Reclaim];
+        let classes = [WorkClass::Log, WorkClass::Flush, WorkClass::Merge, WorkClass::Reclaim];
         for class in classes.into_iter().flat_map(|class| std::iter::repeat_n(class, threads(class))) {
             let (engine, stop, end) = (engine.clone(), stop.clone(), end.clone());
             let name = format!("kvfs-{class:?}").to_lowercase();
@@ -49,9 +49,9 @@ impl Worker {
 
     fn end(&mut self) {
         self.stop.store(true, Ordering::Release);
-        for class in Class::ALL {
-            self.engine.bell().ring(class);
-            self.end.ring(class);
+        for class in WorkClass::ALL {
+            self.engine.wake_signal().notify(class);
+            self.end.notify(class);
         }
         for thread in self.threads.drain(..) {
             if thread.join().is_err() {
@@ -67,12 +67,12 @@ impl Drop for Worker {
     }
 }
 
-fn serve(engine: &dyn Engine, class: Class, stop: &AtomicBool, end: &Bell) {
-    let bell = engine.bell();
+fn serve(engine: &dyn Engine, class: WorkClass, stop: &AtomicBool, end: &WakeSignal) {
+    let wake_signal = engine.wake_signal();
     let mut failures = 0;
     let mut last_error = String::new();
     while !stop.load(Ordering::Acquire) {
-        let seen = bell.seen(class);
+        let seen = wake_signal.seen(class);
         let pause = match engine.work(class) {
             Ok(pending) => {
                 failures = 0;
@@ -91,7 +91,7 @@ fn serve(engine: &dyn Engine, class: Class, stop: &AtomicBool, end: &Bell) {
                     last_error = text;
                 }
                 if matches!(error, Error::NoSpace) {
-                    // Space may come back at any moment, and then the bell rings.
+                    // Space may come back at any moment, and then the class is signalled.
                     AFTER_ERROR
                 } else {
                     end.wait(class, 0, after_error(failures));
@@ -100,7 +100,7 @@ fn serve(engine: &dyn Engine, class: Class, stop: &AtomicBool, end: &Bell) {
                 }
             }
         };
-        bell.wait(class, seen, pause);
+        wake_signal.wait(class, seen, pause);
     }
 }
 
@@ -123,7 +123,7 @@ mod tests {
         assert_eq!(pauses[..4], [200, 400, 800, 1600]);
         assert_eq!(pauses[9..], [60_000; 3]);
 
-        // Also while its bell rings all the time.
+        // Also while it is signalled all the time.
         let disk = Faulty::new(SimDisk::new());
         let options = lsm::Options { l0_trigger: 2, ..lsm::Options::tiny() };
         let engine = lsm::open(disk.clone(), Arc::new(ManualClock::default()), &options).unwrap();
@@ -133,7 +133,7 @@ mod tests {
             if engine.apply(&batch, Tier::Disk).is_err() {
                 break;
             }
-            while engine.work(Class::Flush).unwrap() == Pending::More {}
+            while engine.work(WorkClass::Flush).unwrap() == Pending::More {}
         }
         assert!(engine.shape().debt.l0_files >= 2);
         for _ in 0..10_000 {
@@ -142,7 +142,7 @@ mod tests {
         }
         let worker = Worker::start(engine.clone()).unwrap();
         for _ in 0..500 {
-            engine.bell().ring(Class::Merge);
+            engine.wake_signal().notify(WorkClass::Merge);
             std::thread::sleep(Duration::from_millis(3));
         }
         worker.stop();

@@ -46,10 +46,10 @@ pub mod types;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::base::bell::Bell;
 use crate::base::clock::Clock;
+use crate::base::wake::WakeSignal;
 use crate::disk::Space;
-use crate::engine::{self, Batch, Class, Engine, Pending, Position};
+use crate::engine::{self, Batch, Engine, Pending, Position, WorkClass};
 use content::Content;
 use counters::{Change, Counters};
 use deferred::{DEFER, Deferred};
@@ -164,7 +164,7 @@ impl FileSystem {
         };
         let superblock = Superblock::decode(&stored)?;
         let filesystem = FileSystem {
-            orphans: Orphans::new(engine.bell()),
+            orphans: Orphans::new(engine.wake_signal()),
             inodes: Inodes::new(engine.clone()),
             engine,
             clock,
@@ -242,7 +242,7 @@ impl FileSystem {
     }
 
     /// Does one unit of background work: deleting what waits for it, and writing deferred times. `Busy` is not an
-    /// error here. To be called by one thread, again after what it returns, or when [`Class::Reclaim`] rings.
+    /// error here. To be called by one thread, again after what it returns, or when [`WorkClass::Reclaim`] is signalled.
     pub fn work(&self) -> Result<Pending> {
         let Some(_working) = self.locks.working.try_lock() else { return Ok(Pending::After(DEFER)) };
         if self.options.read_only {
@@ -312,8 +312,8 @@ impl FileSystem {
     }
 
     /// Rings when there may be room again for a call that was answered [`Error::Busy`].
-    pub fn bell(&self) -> &Arc<Bell> {
-        self.orphans.bell()
+    pub fn wake_signal(&self) -> &Arc<WakeSignal> {
+        self.orphans.wake_signal()
     }
 
     /// Takes the totals from their record, or counts them, and marks the record as not to be believed.
@@ -358,7 +358,7 @@ impl FileSystem {
         loop {
             match call() {
                 Err(Error::Busy { .. }) => {
-                    for class in [Class::Log, Class::Flush, Class::Merge, Class::Reclaim] {
+                    for class in [WorkClass::Log, WorkClass::Flush, WorkClass::Merge, WorkClass::Reclaim] {
                         self.engine.work(class)?;
                     }
                 }

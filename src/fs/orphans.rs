@@ -26,7 +26,7 @@ use super::keys::{self, Key};
 use super::ranges::{Range, Ranges};
 use super::types::Ino;
 use super::{Error, FileSystem, Result};
-use crate::engine::{Batch, Class, Tier};
+use crate::engine::{Batch, Tier, WorkClass};
 use crate::fs::meter::Op;
 
 /// Deletes that wait, in memory.
@@ -41,17 +41,17 @@ pub(super) struct Orphans {
     pending_bytes: AtomicU64,
     /// Something waits in the two, and the last try at it did not fail.
     gives_space: AtomicBool,
-    bell: Arc<crate::engine::Bell>,
+    wake_signal: Arc<crate::engine::WakeSignal>,
 }
 
 impl Orphans {
-    pub fn new(bell: Arc<crate::engine::Bell>) -> Orphans {
-        Orphans { bell, ..Orphans::default() }
+    pub fn new(wake_signal: Arc<crate::engine::WakeSignal>) -> Orphans {
+        Orphans { wake_signal, ..Orphans::default() }
     }
 
-    /// The engine's bell.
-    pub fn bell(&self) -> &Arc<crate::engine::Bell> {
-        &self.bell
+    /// The engine's wake signal.
+    pub fn wake_signal(&self) -> &Arc<crate::engine::WakeSignal> {
+        &self.wake_signal
     }
 
     /// Whether what is deleted will give space back that it takes now.
@@ -71,8 +71,8 @@ impl Orphans {
         self.gives_space.store(!unused.is_empty() || !ranges.is_empty(), Relaxed);
     }
 
-    fn ring(&self) {
-        self.bell.ring(Class::Reclaim);
+    fn notify(&self) {
+        self.wake_signal.notify(WorkClass::Reclaim);
     }
 
     /// An inode lost its last name while it is used.
@@ -86,7 +86,7 @@ impl Orphans {
         unused.insert(ino);
         self.gives_space.store(true, Relaxed);
         drop(unused);
-        self.ring();
+        self.notify();
     }
 
     /// Inodes without a name that exist.
@@ -110,7 +110,7 @@ impl Orphans {
         queue.extend(fresh.map(|range| (ino, epoch, range.from)));
         self.gives_space.fetch_or(!queue.is_empty(), Relaxed);
         drop(queue);
-        self.ring();
+        self.notify();
     }
 }
 

@@ -179,7 +179,7 @@ impl Run {
             94..=97 => {
                 self.log.push("work".to_string());
                 fs.work().unwrap();
-                let class = Class::ALL[self.random.below(4) as usize];
+                let class = WorkClass::ALL[self.random.below(4) as usize];
                 self.engine.work(class).unwrap();
             }
             _ => {

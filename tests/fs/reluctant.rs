@@ -46,7 +46,7 @@ impl Engine for Reluctant {
         let result = self.engine.apply(batch, tier);
         if let Err(EngineError::Busy { .. }) = &result {
             // There is no worker.
-            for class in Class::ALL.into_iter().filter(|class| *class != Class::Room) {
+            for class in WorkClass::ALL.into_iter().filter(|class| *class != WorkClass::Room) {
                 self.engine.work(class)?;
             }
         }

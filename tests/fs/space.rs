@@ -12,9 +12,9 @@ fn room_inside_the_b_trees_file_counts_as_free() {
     let settle = || {
         for _ in 0..20 {
             fs.work().unwrap();
-            engine.work(Class::Flush).unwrap();
-            engine.work(Class::Merge).unwrap();
-            engine.work(Class::Reclaim).unwrap();
+            engine.work(WorkClass::Flush).unwrap();
+            engine.work(WorkClass::Merge).unwrap();
+            engine.work(WorkClass::Reclaim).unwrap();
         }
         engine::run(&*engine, Command::Checkpoint).unwrap();
     };
@@ -77,7 +77,7 @@ fn who_writes_after_a_delete_on_a_full_disk_waits_for_its_space() {
                     answer => return answer,
                 };
                 let mut is_idle = true;
-                for class in [Class::Flush, Class::Merge, Class::Reclaim] {
+                for class in [WorkClass::Flush, WorkClass::Merge, WorkClass::Reclaim] {
                     let done = engine.work(class);
                     assert!(matches!(done, Ok(_) | Err(EngineError::NoSpace)), "{kind}: {done:?}");
                     is_idle &= !matches!(done, Ok(Pending::More));

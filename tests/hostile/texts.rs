@@ -241,7 +241,9 @@ fn edges_of_options_open_or_are_refused() {
                 for _ in 0..20 {
                     match engine.apply(&batch, Tier::Disk) {
                         Err(EngineError::Busy { .. }) => {
-                            for class in [Class::Log, Class::Flush, Class::Merge, Class::Reclaim] {
+                            for class in
+                                [WorkClass::Log, WorkClass::Flush, WorkClass::Merge, WorkClass::Reclaim]
+                            {
                                 let _ = engine.work(class);
                             }
                         }

@@ -2,7 +2,7 @@
 
 use kvfs::control::State;
 use kvfs::disk::{Fault, Faulty, Kind as Request};
-use kvfs::engine::{Class, Error, Options};
+use kvfs::engine::{Error, Options, WorkClass};
 
 use super::*;
 
@@ -42,11 +42,11 @@ fn write_until_refused(rig: &Rig, count: u64) -> bool {
                 Err(_) => return true,
             }
             // Errors are for those who apply.
-            let _ =
-                [Class::Log, Class::Flush, Class::Merge, Class::Reclaim].map(|class| rig.engine.work(class));
+            let _ = [WorkClass::Log, WorkClass::Flush, WorkClass::Merge, WorkClass::Reclaim]
+                .map(|class| rig.engine.work(class));
         }
         if number % 5 == 0 {
-            let _ = [Class::Flush, Class::Merge].map(|class| rig.engine.work(class));
+            let _ = [WorkClass::Flush, WorkClass::Merge].map(|class| rig.engine.work(class));
         }
     }
     false

@@ -7,7 +7,7 @@ pub struct Stuck {
     pub engine: MemEngine,
     pub gate: parking_lot::Mutex<()>,
     pub commands: parking_lot::Mutex<Vec<kvfs::engine::Done>>,
-    pub bell: Arc<kvfs::engine::Bell>,
+    pub wake_signal: Arc<kvfs::engine::WakeSignal>,
 }
 
 impl Engine for Stuck {
@@ -50,10 +50,10 @@ impl Engine for Stuck {
 }
 
 impl kvfs::engine::Background for Stuck {
-    fn bell(&self) -> &Arc<kvfs::engine::Bell> {
-        &self.bell
+    fn wake_signal(&self) -> &Arc<kvfs::engine::WakeSignal> {
+        &self.wake_signal
     }
-    fn work(&self, _: kvfs::engine::Class) -> kvfs::engine::Result<kvfs::engine::Pending> {
+    fn work(&self, _: kvfs::engine::WorkClass) -> kvfs::engine::Result<kvfs::engine::Pending> {
         Ok(kvfs::engine::Pending::Idle)
     }
     fn run(&self, _: kvfs::engine::Command, done: kvfs::engine::Done) {
@@ -105,6 +105,6 @@ pub fn stuck() -> Arc<Stuck> {
         engine: MemEngine::new(),
         gate: Default::default(),
         commands: Default::default(),
-        bell: Default::default(),
+        wake_signal: Default::default(),
     })
 }

@@ -8,7 +8,7 @@ use kvfs::base::clock::ManualClock;
 use kvfs::base::prng::Prng;
 use kvfs::disk::Disk;
 use kvfs::engine::{
-    self, Batch, Class, Command, Engine, Error, KeyRange, Kind, Options, Position, Result, Tier,
+    self, Batch, Command, Engine, Error, KeyRange, Kind, Options, Position, Result, Tier, WorkClass,
 };
 
 /// A name for messages, and the options.
@@ -67,7 +67,7 @@ pub enum Step {
     /// Make everything durable.
     Sync,
     /// One unit of background work.
-    Work(Class),
+    Work(WorkClass),
     /// A command, run to its end.
     Run(Command),
     /// Close and open again.
@@ -91,9 +91,10 @@ pub fn steps(seed: u64, count: usize) -> Vec<Step> {
                 Step::Scan(a.min(b), end, if prng.one_in(3) { 3 } else { usize::MAX })
             }
             75..82 => Step::Sync,
-            82..94 => {
-                Step::Work([Class::Log, Class::Flush, Class::Merge, Class::Reclaim][prng.below(4) as usize])
-            }
+            82..94 => Step::Work(
+                [WorkClass::Log, WorkClass::Flush, WorkClass::Merge, WorkClass::Reclaim]
+                    [prng.below(4) as usize],
+            ),
             94..96 => {
                 Step::Run([Command::Flush, Command::Checkpoint, Command::Compact][prng.below(3) as usize])
             }
@@ -151,7 +152,7 @@ pub fn apply(engine: &dyn Engine, batch: &Batch) -> Result<Position> {
     for _ in 0..10_000 {
         match engine.apply(batch, Tier::Disk) {
             Err(Error::Busy { .. }) => {
-                for class in [Class::Flush, Class::Merge, Class::Reclaim] {
+                for class in [WorkClass::Flush, WorkClass::Merge, WorkClass::Reclaim] {
                     engine.work(class)?;
                 }
             }

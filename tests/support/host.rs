@@ -337,10 +337,10 @@ impl Mount {
     fn watch(&self) {
         let (pid, over) = (self.pid.clone(), self.over.clone());
         std::thread::spawn(move || {
-            let (flag, bell) = &*over;
+            let (flag, wake_signal) = &*over;
             let guard = flag.lock().unwrap_or_else(PoisonError::into_inner);
             let patience = PATIENCE + Duration::from_secs(10) * rounds().unwrap_or(0);
-            let waited = bell.wait_timeout_while(guard, patience, |over| !*over);
+            let waited = wake_signal.wait_timeout_while(guard, patience, |over| !*over);
             let late = waited.is_ok_and(|(_guard, waited)| waited.timed_out());
             let pid = pid.load(Ordering::Acquire);
             if late && pid != 0 {

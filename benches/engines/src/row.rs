@@ -40,7 +40,7 @@ pub struct Row {
     pub written_bytes: u64,
     /// `read_bytes` of it.
     pub read_bytes: u64,
-    /// Written by the device meanwhile, for everybody, the filesystem's journal among it.
+    /// Written by the device meanwhile, for everybody, the filesystem's event_log among it.
     pub device_bytes: u64,
     /// `write_bytes` a logical byte; 0 for reads.
     pub write_amp: f64,

@@ -9,11 +9,11 @@ use super::tree::Tree;
 use super::units::UNIT_BYTES;
 use super::writer::Writer;
 use crate::engine::wal::{RECORD_OVERHEAD_BYTES, SPARES_IDLE};
-use crate::engine::{Batch, Cause, Class, Error, Result, SpaceClaim, Tier};
+use crate::engine::{Batch, Cause, Error, Result, SpaceClaim, Tier, WorkClass};
 
 /// How often in a row sweeps or checkpoints may fail before a delete is told.
 const TRIES_FOR_SPACE: u32 = 4;
-/// When a refused batch is worth another try, if no bell rings before.
+/// When a refused batch is worth another try, if no signal comes before.
 pub const RETRY_AFTER: Duration = Duration::from_millis(20);
 
 impl Writer {
@@ -131,7 +131,7 @@ impl Writer {
 
     /// What a batch is told that must wait for background work; the error of that work, if waiting for it would not end.
     fn busy(&self, cause: Cause, batch: &Batch) -> Error {
-        self.core.bell.ring(Class::Flush);
+        self.core.wake_signal.notify(WorkClass::Flush);
         // What gives space back is worth some tries.
         let tries = if batch.uses_reserve { TRIES_FOR_SPACE } else { 1 };
         if let Err(error) = self.core.failure.check(tries, || self.core.guard.free_bytes()) {

@@ -36,7 +36,7 @@ use super::sweep::Sweeper;
 use super::tree::Frozen;
 use super::unreadable::Unreadable;
 use crate::disk::Purpose;
-use crate::engine::{Class, Done, PageCause, Result};
+use crate::engine::{Done, PageCause, Result, WorkClass};
 
 /// Pages of the free map that a unit of work writes.
 const MAP_PAGES: usize = 256;
@@ -72,7 +72,7 @@ pub struct Job {
     /// The newest meta page that was written for it, once there is one.
     meta: Meta,
     image_bytes: u64,
-    /// Class of the key of each value in `fresh`, by unit; known from the first step on.
+    /// WorkClass of the key of each value in `fresh`, by unit; known from the first step on.
     classes: HashMap<u64, u8>,
     /// Why it was begun.
     reason: &'static str,
@@ -297,7 +297,7 @@ impl Checkpointer {
             }
             Stage::Release(at) => {
                 let next = map_pages::release_some(&mut &self.core.tree, &job.changes, at, RELEASES);
-                self.core.bell.ring(Class::Room);
+                self.core.wake_signal.notify(WorkClass::Room);
                 match next {
                     Some(next) => Stage::Release(next),
                     None if job.in_place.is_empty() => Stage::Done,
@@ -365,7 +365,7 @@ impl Checkpointer {
         damage.into_iter().for_each(|sentence| self.core.tell_map_damage(sentence));
         self.core.age.settle_images(job.frozen.floor_image_bytes);
         self.core.age.settle_aside(job.frozen.aside_bytes);
-        self.core.bell.ring(Class::Room);
+        self.core.wake_signal.notify(WorkClass::Room);
         Ok(())
     }
 
@@ -394,6 +394,6 @@ impl Checkpointer {
         self.count.fetch_add(1, Relaxed);
         self.last_nanos.store(took.as_nanos() as u64, Relaxed);
         self.core.record("checkpoint", fields);
-        self.core.bell.ring(Class::Room);
+        self.core.wake_signal.notify(WorkClass::Room);
     }
 }

@@ -24,7 +24,7 @@ use super::schedule::Wants;
 use super::source::{Loaded, is_unreadable};
 use super::tree::{Goal, Stop, Tree};
 use super::units::{FIRST_UNIT, UNIT_BYTES};
-use crate::base::journal::Field;
+use crate::base::event_log::Field;
 use crate::disk::Purpose;
 use crate::engine::{Done, Error, Result, Tier};
 
@@ -269,7 +269,7 @@ impl Compactor {
         while self.core.tree.write().space.end_withholding() {}
     }
 
-    /// What a compaction that ends now has brought about, for the journal.
+    /// What a compaction that ends now has brought about, for the event log.
     fn describe(&self, compaction: &Compaction) -> Vec<(&'static str, Field)> {
         let took = self.core.clock.elapsed().saturating_sub(compaction.started);
         let (end, tail, used) = {

@@ -11,10 +11,10 @@ use super::pager::Pager;
 use super::source::{Loaded, Miss, Piece, is_unreadable};
 use super::tree::Tree;
 use crate::base::clock::Clock;
-use crate::base::journal::Field;
+use crate::base::event_log::Field;
 use crate::disk::Purpose;
 use crate::engine::wal::Log;
-use crate::engine::{Bell, Error, Journal, Result, SpaceGuard, Tier};
+use crate::engine::{Error, EventLog, Result, SpaceGuard, Tier, WakeSignal};
 
 /// The store that the components share.
 pub struct Core {
@@ -37,9 +37,9 @@ pub struct Core {
     /// Time.
     pub clock: Arc<dyn Clock>,
     /// Rung when there is work, or room.
-    pub bell: Arc<Bell>,
+    pub wake_signal: Arc<WakeSignal>,
     /// What happened lately.
-    pub journal: Arc<Journal>,
+    pub event_log: Arc<EventLog>,
 }
 
 impl Core {
@@ -63,9 +63,9 @@ impl Core {
         self.age.note_change(self.clock.elapsed());
     }
 
-    /// Notes an event for the journal.
+    /// Notes an event for the event log.
     pub fn record(&self, event: &'static str, fields: Vec<(&'static str, Field)>) {
-        self.journal.record(self.clock.now(), event, fields);
+        self.event_log.record(self.clock.now(), event, fields);
     }
 
     /// Brings what a search missed in `epoch` into memory: into the pool and into `loaded`. If the file may have changed

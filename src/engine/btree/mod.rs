@@ -45,7 +45,7 @@
 //! (shared: one descent; exclusive: changes in memory, never a disk request) → the log's own. Nobody takes the latch who has it. What is asked
 //! for (`asked`, the target of a sweep) is locked for moments; inside, only the log's own is taken.
 //!
-//! The work classes are [`Class::Log`] for the log and [`Class::Flush`] for everything else.
+//! The work classes are [`WorkClass::Log`] for the log and [`WorkClass::Flush`] for everything else.
 #![doc = include_str!("FORMAT.md")]
 
 mod admission;
@@ -95,8 +95,8 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::{
-    Batch, Bell, Class, Command, Descriptor, Done, Engine, Error, Home, Journal, KeyRange, Kind, OwnOptions,
-    Pending, Position, Probe, Promise, Result, Shape, SpaceGuard, Tier, Visit,
+    Batch, Command, Descriptor, Done, Engine, Error, EventLog, Home, KeyRange, Kind, OwnOptions, Pending,
+    Position, Probe, Promise, Result, Shape, SpaceGuard, Tier, Visit, WakeSignal, WorkClass,
 };
 use crate::base::clock::Clock;
 use crate::disk::{Disk, Purpose};
@@ -162,11 +162,11 @@ pub struct BtreeEngine {
 /// is a store.
 pub fn open(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>, options: &Options) -> Result<Arc<BtreeEngine>> {
     options.validate().map_err(Error::Invalid)?;
-    let bell = Arc::new(Bell::new());
+    let wake_signal = Arc::new(WakeSignal::new());
     let guard =
         SpaceGuard::new(disk.clone(), options.common.reserve_bytes, options.common.log_segment_bytes)?;
     let started = clock.elapsed();
-    let recovered = recovery::recover(disk, clock.clone(), bell.clone(), options, &guard)?;
+    let recovered = recovery::recover(disk, clock.clone(), wake_signal.clone(), options, &guard)?;
     let opening = Opening { time: clock.elapsed().saturating_sub(started), read_bytes: recovered.read_bytes };
     recovered.log.set_file_bytes_max(options.checkpoint_log_bytes + recovered.log.segment_bytes());
     let replayed = recovered.replayed;
@@ -180,8 +180,8 @@ pub fn open(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>, options: &Options) -> Re
         options: options.clone(),
         guard,
         clock,
-        bell,
-        journal: Arc::default(),
+        wake_signal,
+        event_log: Arc::default(),
     });
     let bounds = Arc::new(Bounds::new(core.clone()));
     let unreadable = Arc::new(Unreadable::new(core.clone()));
@@ -281,15 +281,15 @@ impl Engine for BtreeEngine {
 }
 
 impl super::Background for BtreeEngine {
-    fn bell(&self) -> &Arc<Bell> {
-        &self.core.bell
+    fn wake_signal(&self) -> &Arc<WakeSignal> {
+        &self.core.wake_signal
     }
 
-    fn work(&self, class: Class) -> Result<Pending> {
+    fn work(&self, class: WorkClass) -> Result<Pending> {
         match class {
-            Class::Log => self.core.log.work(),
-            Class::Flush => self.flush(),
-            Class::Merge | Class::Reclaim | Class::Room => Ok(Pending::Idle),
+            WorkClass::Log => self.core.log.work(),
+            WorkClass::Flush => self.flush(),
+            WorkClass::Merge | WorkClass::Reclaim | WorkClass::Room => Ok(Pending::Idle),
         }
     }
 
@@ -311,7 +311,7 @@ impl super::Background for BtreeEngine {
                 return done(Err(Error::Invalid(why.to_string())));
             }
         }
-        self.core.bell.ring(Class::Flush);
+        self.core.wake_signal.notify(WorkClass::Flush);
     }
 }
 
@@ -320,8 +320,8 @@ impl super::Inspect for BtreeEngine {
         self.report()
     }
 
-    fn journal(&self) -> Option<&Arc<Journal>> {
-        Some(&self.core.journal)
+    fn event_log(&self) -> Option<&Arc<EventLog>> {
+        Some(&self.core.event_log)
     }
 
     fn explain(&self, key: &[u8], tier: Tier) -> Result<Vec<Probe>> {

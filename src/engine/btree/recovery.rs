@@ -29,7 +29,7 @@ use super::units::{FILE, FIRST_UNIT, UNIT_BYTES};
 use crate::base::clock::Clock;
 use crate::disk::{Disk, Purpose, replace};
 use crate::engine::wal::{self, Log, is_segment};
-use crate::engine::{Bell, Error, PageCause, PageKind, Position, Result, SpaceGuard, Tier};
+use crate::engine::{Error, PageCause, PageKind, Position, Result, SpaceGuard, Tier, WakeSignal};
 
 /// Sectors of images that are held in memory, so that those of neighbours are written together: 4 MiB.
 const IMAGE_SECTORS_MAX: usize = 8 << 10;
@@ -54,7 +54,7 @@ pub struct Recovered {
 pub fn recover(
     disk: Arc<dyn Disk>,
     clock: Arc<dyn Clock>,
-    bell: Arc<Bell>,
+    wake_signal: Arc<WakeSignal>,
     options: &Options,
     guard: &SpaceGuard,
 ) -> Result<Recovered> {
@@ -93,7 +93,7 @@ pub fn recover(
     let log = Log::open(
         disk,
         clock,
-        bell,
+        wake_signal,
         options.common.sync,
         options.common.log_segment_bytes,
         meta.floor,

@@ -60,7 +60,7 @@ pub struct State<'a> {
 /// What is done next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Work {
-    /// Nothing: until the bell rings, or until then.
+    /// Nothing: until there is a signal, or until then.
     Rest(Pending),
     /// A verification.
     Verify,
@@ -74,7 +74,7 @@ pub enum Work {
     Sweep,
     /// A checkpoint begins.
     Checkpoint {
-        /// Why, for the journal.
+        /// Why, for the event log.
         reason: &'static str,
         /// It only takes up what the sweep has made dirty so far; the sweep goes on after it, and who waits goes on waiting.
         is_part: bool,

@@ -103,7 +103,7 @@ fn follow(map: &mut Map, batch: &Batch) {
 fn apply(engine: &BtreeEngine, batch: &Batch) -> Result<Position> {
     for _ in 0..100 {
         match engine.apply(batch, Tier::Disk) {
-            Err(Error::Busy { .. }) => drop(engine.work(Class::Flush)?),
+            Err(Error::Busy { .. }) => drop(engine.work(WorkClass::Flush)?),
             other => return other,
         }
     }

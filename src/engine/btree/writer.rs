@@ -21,7 +21,7 @@ use super::sweep::Sweeper;
 use super::tree::{Pins, Stop};
 use crate::disk::Purpose;
 use crate::engine::wal::FIRST_KIND;
-use crate::engine::{Batch, Class, Error, Position, Result, StallMeter, Stalls, Tier};
+use crate::engine::{Batch, Error, Position, Result, StallMeter, Stalls, Tier, WorkClass};
 
 /// Longest wait for other writers in [`Tier::Memory`].
 const WRITER_WAIT: Duration = Duration::from_millis(2);
@@ -104,7 +104,7 @@ impl Writer {
             self.bounds.is_pressing(&tree) || self.bounds.is_log_due(&tree)
         };
         if is_work_due {
-            self.core.bell.ring(Class::Flush);
+            self.core.wake_signal.notify(WorkClass::Flush);
         }
         Ok(position)
     }

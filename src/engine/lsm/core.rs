@@ -8,22 +8,22 @@ use super::Options;
 use super::commands::Commands;
 use super::mutable_options::MutableOptions;
 use super::space_budget::SpaceBudget;
-use super::table::Shelf;
+use super::table::TableStore;
 use crate::base::clock::Clock;
-use crate::base::journal::Field;
+use crate::base::event_log::Field;
 use crate::disk::LEVELS;
 use crate::engine::wal::Log;
-use crate::engine::{Bell, Journal, LevelMeter, StallMeter};
+use crate::engine::{EventLog, LevelMeter, StallMeter, WakeSignal};
 
 /// The part of the tree that its components share. Each field has its own lock, and none of them knows another.
 pub struct Core {
     pub clock: Arc<dyn Clock>,
-    pub bell: Arc<Bell>,
+    pub wake_signal: Arc<WakeSignal>,
     pub options: Options,
     pub mutable_options: MutableOptions,
-    pub journal: Arc<Journal>,
+    pub event_log: Arc<EventLog>,
     pub log: Log,
-    pub shelf: Arc<Shelf>,
+    pub table_store: Arc<TableStore>,
     pub space: SpaceBudget,
     pub commands: Commands,
     pub stalls: StallMeter,
@@ -37,9 +37,9 @@ impl Core {
         seconds(self.clock.now())
     }
 
-    /// Adds an event to the journal.
+    /// Adds an event to the event log.
     pub fn record(&self, event: &'static str, fields: Vec<(&'static str, Field)>) {
-        self.journal.record(self.clock.now(), event, fields);
+        self.event_log.record(self.clock.now(), event, fields);
     }
 }
 

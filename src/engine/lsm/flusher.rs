@@ -2,7 +2,7 @@
 //!
 //! 1. Write and sync the table, then the log if the table points into it, then the names.
 //! 2. One edit adds the table and says that the log before it is not needed any more.
-//! 3. The memtable leaves the view, the log segments are free for use.
+//! 3. The memtable leaves the superversion, the log segments are free for use.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -16,23 +16,23 @@ use super::cursor::MemoryCursor;
 use super::manifest::{Edit, Manifest};
 use super::memtable::Memtable;
 use super::shortage::{RECORDS_BYTES, Trouble};
-use super::table::{Origin, Shelf, Table};
+use super::table::{Origin, Table, TableStore};
 use super::value_log::{Pointer, Stored};
 use super::version_set::VersionSet;
 use crate::base::text::human_size;
 use crate::disk::Purpose;
-use crate::engine::{Class, Error, KeyRange, Pending, Result, Work, is_short_of_files};
+use crate::engine::{Error, KeyRange, Pending, Result, Work, WorkClass, is_short_of_files};
 
 /// Makes a memtable that was filled from the log a durable table of L0 while the log is still being read. Values that would stay in
 /// the log go to the table: who holds which segments is not known yet.
 pub fn flush_replayed(
-    shelf: &Arc<Shelf>,
+    table_store: &Arc<TableStore>,
     manifest: &mut Manifest,
     memtable: &Arc<Memtable>,
     now: SystemTime,
 ) -> Result<()> {
     let mut cursor = MemoryCursor::new(memtable, KeyRange::ALL);
-    let mut builder = shelf.create(Purpose::Flush, false)?;
+    let mut builder = table_store.create(Purpose::Flush, false)?;
     while let Some(key) = cursor.key() {
         builder.add(key, cursor.value().map(|(value, _)| Stored::Value(value)))?;
         cursor.advance();
@@ -41,10 +41,10 @@ pub fn flush_replayed(
     let edit = Edit {
         added: vec![(0, table.meta().clone())],
         log_position: Some(memtable.last()),
-        next_number: Some(shelf.next_number()),
+        next_number: Some(table_store.next_number()),
         ..Edit::default()
     };
-    let installed = shelf.sync_names().and_then(|()| manifest.append(&edit));
+    let installed = table_store.sync_names().and_then(|()| manifest.append(&edit));
     // After a failed sync the edit may be durable all the same: then the file stays.
     if installed.is_err() && !manifest.is_failed() {
         table.retire();
@@ -105,13 +105,15 @@ impl Flusher {
             }
         }
         flushed?;
-        Ok(if self.versions.view().immutables.is_empty() { Pending::Idle } else { Pending::More })
+        Ok(if self.versions.superversion().immutables.is_empty() { Pending::Idle } else { Pending::More })
     }
 
     /// Flushes the oldest immutable memtable; false if there is none.
     pub fn flush(&self) -> Result<bool> {
         let _one = self.flushing.lock();
-        let Some(memtable) = self.versions.view().immutables.last().cloned() else { return Ok(false) };
+        let Some(memtable) = self.versions.superversion().immutables.last().cloned() else {
+            return Ok(false);
+        };
         *self.activity.lock() = Some(format!("flush {}", human_size(memtable.bytes())));
         let mut result = self.flush_memtable(&memtable);
         let need_bytes = memtable.table_bytes() + RECORDS_BYTES;
@@ -122,7 +124,7 @@ impl Flusher {
         }
         *self.activity.lock() = None;
         if result.is_ok() {
-            let version = self.versions.view().version.clone();
+            let version = self.versions.superversion().version.clone();
             if memtable.tombstones() > 0 {
                 self.core.space.clean_unasked(&version, 0);
             }
@@ -130,11 +132,11 @@ impl Flusher {
         }
         drop(memtable);
         // The next one needs a file as well.
-        if self.core.shelf.space().is_ok_and(|space| is_short_of_files(&space)) {
+        if self.core.table_store.space().is_ok_and(|space| is_short_of_files(&space)) {
             self.core.space.guard.look_again();
         }
         if !self.versions.free_retired() {
-            self.core.bell.ring(Class::Reclaim);
+            self.core.wake_signal.notify(WorkClass::Reclaim);
         }
         result.map(|()| true)
     }
@@ -147,7 +149,7 @@ impl Flusher {
 
     fn flush_memtable(&self, memtable: &Arc<Memtable>) -> Result<()> {
         let began = self.core.clock.elapsed();
-        let span = self.core.shelf.cpu().span(Work::Flush);
+        let span = self.core.table_store.cpu().span(Work::Flush);
         let table = self.write_table(memtable)?;
         span.end(table.bytes);
         let position = memtable.last();
@@ -155,7 +157,7 @@ impl Flusher {
         let edit = Edit {
             added: vec![(0, table.meta().clone())],
             log_position: Some(position),
-            next_number: Some(self.core.shelf.next_number()),
+            next_number: Some(self.core.table_store.next_number()),
             ..Edit::default()
         };
         if let Err(error) = change.install(&edit, &[], &[(0, table.clone())], Some(memtable)) {
@@ -170,7 +172,7 @@ impl Flusher {
         self.core.levels[0].write_bytes.fetch_add(table.bytes, Relaxed);
         self.core.log.release(position);
         // Who waits for the space of the log can have it only now.
-        self.core.bell.ring(Class::Room);
+        self.core.wake_signal.notify(WorkClass::Room);
         let duration = self.core.clock.elapsed().saturating_sub(began);
         let fields = vec![
             ("reason", memtable.due(&self.core.options).unwrap_or("asked for").into()),
@@ -178,7 +180,7 @@ impl Flusher {
             ("memtable_bytes", memtable.bytes().into()),
             ("bytes", table.bytes.into()),
             ("entries", table.entries.into()),
-            ("l0_files", (self.versions.view().version.level(0).len() as u64).into()),
+            ("l0_files", (self.versions.superversion().version.level(0).len() as u64).into()),
             ("duration_ns", (duration.as_nanos() as u64).into()),
         ];
         self.core.record("flush", fields);
@@ -188,7 +190,7 @@ impl Flusher {
     /// Writes a memtable to a durable table.
     fn write_table(&self, memtable: &Arc<Memtable>) -> Result<Arc<Table>> {
         let mut cursor = MemoryCursor::new(memtable, KeyRange::ALL);
-        let mut builder = self.core.shelf.create(Purpose::Flush, false)?;
+        let mut builder = self.core.table_store.create(Purpose::Flush, false)?;
         let now_seconds = self.core.now_seconds();
         while let Some(key) = cursor.key() {
             match cursor.value() {
@@ -206,7 +208,7 @@ impl Flusher {
         // What a durable table points to must be durable before it.
         let points = !table.values.is_empty() && self.core.log.synced() < memtable.last();
         let synced = if points { self.core.log.sync_now() } else { Ok(()) };
-        if let Err(error) = synced.and_then(|()| self.core.shelf.sync_names()) {
+        if let Err(error) = synced.and_then(|()| self.core.table_store.sync_names()) {
             table.retire();
             return Err(error);
         }

@@ -4,7 +4,7 @@
 //! comes by has to pass them all; what it has proven on its way is kept here, and later scans jump over it.
 //!
 //! 1. A scan that has passed many tombstones in a row *opens* a gap at the first of them, and begins again there with a new
-//!    view. What it finds from now on, it finds after the gap was opened.
+//!    superversion. What it finds from now on, it finds after the gap was opened.
 //! 2. When it meets a key with a value, or its end, the gap is *closed* there: it is kept, joined with those it touches.
 //! 3. A put cuts its key out of every gap before it returns, also out of those that are open.
 //! 4. A delete gives its key back to the gaps that it touches, and joins them: a queue, whose names come and go, is one gap again
@@ -14,7 +14,7 @@
 //!
 //! 1. No key of a closed gap has a value, but for puts that have not returned yet: such a put came into the memtable either before
 //!    the gap was opened, and then the scan met it, or later, and then it cuts the gap.
-//! 2. Flushes and merges make no key appear. So gaps need not know of them, nor of views. Puts and deletes change gaps in the order in
+//! 2. Flushes and merges make no key appear. So gaps need not know of them, nor of superversions. Puts and deletes change gaps in the order in
 //!    which they are applied.
 //! 3. Closed gaps do not touch each other, and there are at most [`GAPS_MAX`] of them. They are gone when nobody has used one
 //!    for [`PUTS_UNUSED`] puts, so that writers do not pay for scans that come no more.
@@ -88,7 +88,7 @@ impl Gaps {
         Some(end)
     }
 
-    /// Begins to prove a gap from `start` on. The caller reads with a view that it takes afterwards.
+    /// Begins to prove a gap from `start` on. The caller reads with a superversion that it takes afterwards.
     pub fn open(&self, start: &[u8]) -> OpenGap<'_> {
         let mut state = self.state.lock();
         let id = state.next_id;
@@ -96,7 +96,7 @@ impl Gaps {
         state.open.push(Claim { id, start: start.to_vec(), puts: BTreeSet::new(), limit: None });
         self.count(&state);
         drop(state);
-        // The view must not be taken before writers can see the claim.
+        // The superversion must not be taken before writers can see the claim.
         fence(Ordering::SeqCst);
         OpenGap { gaps: self, id }
     }
@@ -104,7 +104,7 @@ impl Gaps {
     /// Takes the keys that `batch` puts out of all gaps, and gives back those that it deletes. To be called when reads see the
     /// batch, before its caller hears so, and in the order of batches.
     pub fn change(&self, batch: &Batch) {
-        // Either this put sees the claim of a scan, or the scan's view has the put.
+        // Either this put sees the claim of a scan, or the scan's superversion has the put.
         fence(Ordering::SeqCst);
         if self.count.load(Ordering::Relaxed) == 0 {
             return;

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use super::Options;
-use super::table::Shelf;
+use super::table::TableStore;
 use crate::engine::cache::BlockCache;
 
 /// Divides the memory of a store: the cache gives way for what cannot.
 pub struct MemoryBudget {
     cache: Arc<BlockCache>,
-    shelf: Arc<Shelf>,
+    table_store: Arc<TableStore>,
     /// What everything may take together.
     bytes_max: u64,
     /// What of that memtables may take.
@@ -19,13 +19,13 @@ pub struct MemoryBudget {
 }
 
 impl MemoryBudget {
-    /// As `options` say, for `cache` and the tables of `shelf`.
-    pub fn new(cache: Arc<BlockCache>, shelf: Arc<Shelf>, options: &Options) -> MemoryBudget {
+    /// As `options` say, for `cache` and the tables of `table_store`.
+    pub fn new(cache: Arc<BlockCache>, table_store: Arc<TableStore>, options: &Options) -> MemoryBudget {
         let memtable_bytes_max = options.memtables_bytes_max();
         let bytes_max = options.common.memory_bytes_max(memtable_bytes_max);
         MemoryBudget {
             cache,
-            shelf,
+            table_store,
             bytes_max,
             memtable_bytes_max,
             cache_bytes_max: options.common.cache_bytes,
@@ -47,6 +47,6 @@ impl MemoryBudget {
     pub fn balance(&self, memtable_bytes: u64) {
         let memtables = self.memtable_bytes_max.max(memtable_bytes);
         let room = self.bytes_max.saturating_sub(memtables).min(self.cache_bytes_max);
-        self.cache.set_bytes_max(room.saturating_sub(self.shelf.resident_bytes()).max(room / 8));
+        self.cache.set_bytes_max(room.saturating_sub(self.table_store.resident_bytes()).max(room / 8));
     }
 }

@@ -13,7 +13,7 @@
 //!    memtable, immutables newest first, L0 newest first, L1 … L6.
 //! 2. A batch lies wholly in one memtable, so in one table of L0.
 //! 3. The log is released up to a position only after an edit is durable that puts everything before it into tables.
-//! 4. A read works on one *view*, holds no lock while it waits for the disk, and keeps no memtable meanwhile: memtables, those that
+//! 4. A read works on one *superversion*, holds no lock while it waits for the disk, and keeps no memtable meanwhile: memtables, those that
 //!    are flushed and not freed yet among them, are never more than `memtables` says, but by command.
 //!
 //! # Components
@@ -26,20 +26,20 @@
 //!        │           │      │ Cleaner       │          │
 //!        │           │      │ Collector     │          │
 //!        └───────────┴──────┤               │          │
-//!                       VersionSet ──────► Views ──────┘   view, manifest, what is set aside, memory
+//!                       VersionSet ─► CurrentSuperversion ┘   superversion, manifest, what is set aside, memory
 //!                           │
-//!                         Core                log, table files, room on the disk, options, commands, clock, bell
+//!                         Core                log, table files, room on the disk, options, commands, clock, wake signal
 //! ```
 //!
 //! Arrows point down only: engine → components → version set → core. A component knows no other one; what one has to tell another stands
-//! in the version set or the core ([`shortage`], [`commands`]), and the [`Bell`] calls for it. The compactor's parts know each other
-//! downward, too: compactor → scheduler → cleaner, collector. A reader holds the views, the cache and the gaps, so it can change none
+//! in the version set or the core ([`shortage`], [`commands`]), and the [`WakeSignal`] calls for it. The compactor's parts know each other
+//! downward, too: compactor → scheduler → cleaner, collector. A reader holds the current superversion, the cache and the gaps, so it can change none
 //! of the store.
 //!
 //! # Lock order
 //!
-//! `Writer::pace`, `Flusher::flushing` or `Compactor::merging`, then [`VersionSet::change`] (the manifest), then the view. All others are leaves.
-//! `pace` and the view are held for memory and one log write only; `flushing`, `merging` and the manifest are held across disk requests
+//! `Writer::pace`, `Flusher::flushing` or `Compactor::merging`, then [`VersionSet::change`] (the manifest), then the superversion. All others are leaves.
+//! `pace` and the superversion are held for memory and one log write only; `flushing`, `merging` and the manifest are held across disk requests
 //! and taken by background work alone; `merging` not while a slice of a merge does a step.
 
 mod commands;
@@ -90,8 +90,8 @@ use bytes::Bytes;
 use self::core::Core;
 use super::cache::BlockCache;
 use super::{
-    Batch, Bell, Class, Command, Descriptor, Done, Engine, Error, Home, Journal, KeyRange, Kind, Pending,
-    Position, Probe, Promise, Result, Shape, Snapshot, TableInfo, Tier, Visit,
+    Batch, Command, Descriptor, Done, Engine, Error, EventLog, Home, KeyRange, Kind, Pending, Position,
+    Probe, Promise, Result, Shape, Snapshot, TableInfo, Tier, Visit, WakeSignal, WorkClass,
 };
 use crate::disk::{LEVELS, Metered};
 use commands::Task;
@@ -164,7 +164,7 @@ impl LsmEngine {
             writer: Writer::new(core.clone(), versions.clone(), gaps.clone()),
             flusher: Flusher::new(core.clone(), versions.clone()),
             compactor: Compactor::new(core.clone(), versions.clone(), survivors.clone(), traffic),
-            reader: Reader::new(versions.views().clone(), cache, gaps, gap_tombstones, levels),
+            reader: Reader::new(versions.current().clone(), cache, gaps, gap_tombstones, levels),
             reclaimer: Reclaimer::new(core.clone(), versions.clone(), survivors),
             core,
             versions,
@@ -217,9 +217,9 @@ impl Engine for LsmEngine {
     fn snapshot(&self) -> Result<Box<dyn Snapshot>> {
         self.writer.rotate_now();
         self.flusher.flush_all()?;
-        let view = self.versions.view();
-        let flushed = view.memtables().last().map_or(self.position(), |oldest| oldest.first());
-        Ok(Box::new(self.reader.snapshot(view.version.clone(), flushed)))
+        let superversion = self.versions.superversion();
+        let flushed = superversion.memtables().last().map_or(self.position(), |oldest| oldest.first());
+        Ok(Box::new(self.reader.snapshot(superversion.version.clone(), flushed)))
     }
 
     fn background(&self) -> Option<&dyn super::Background> {
@@ -232,25 +232,25 @@ impl Engine for LsmEngine {
 }
 
 impl super::Background for LsmEngine {
-    fn bell(&self) -> &Arc<Bell> {
-        &self.core.bell
+    fn wake_signal(&self) -> &Arc<WakeSignal> {
+        &self.core.wake_signal
     }
 
-    fn work(&self, class: Class) -> Result<Pending> {
+    fn work(&self, class: WorkClass) -> Result<Pending> {
         match class {
-            Class::Log => self.core.log.work(),
-            Class::Flush => self.flusher.work(),
-            Class::Merge => self.compactor.work(),
-            Class::Reclaim => match self.reclaimer.work()? {
+            WorkClass::Log => self.core.log.work(),
+            WorkClass::Flush => self.flusher.work(),
+            WorkClass::Merge => self.compactor.work(),
+            WorkClass::Reclaim => match self.reclaimer.work()? {
                 Pending::Idle => Ok(self.writer.flush_last_deletes()),
                 pending => Ok(pending),
             },
-            Class::Room => Ok(Pending::Idle),
+            WorkClass::Room => Ok(Pending::Idle),
         }
     }
 
-    fn threads(&self, class: Class) -> usize {
-        if class == Class::Merge { self.core.options.merge_threads as usize } else { 1 }
+    fn threads(&self, class: WorkClass) -> usize {
+        if class == WorkClass::Merge { self.core.options.merge_threads as usize } else { 1 }
     }
 
     fn run(&self, command: Command, done: Done) {
@@ -259,10 +259,10 @@ impl super::Background for LsmEngine {
                 self.reader.drop_caches();
                 return done(Ok(()));
             }
-            Command::Flush | Command::Checkpoint => (Task::Flush(self.writer.rotate_now()), Class::Flush),
+            Command::Flush | Command::Checkpoint => (Task::Flush(self.writer.rotate_now()), WorkClass::Flush),
             Command::Compact => {
                 let position = self.writer.rotate_now();
-                (Task::Compact { position, level: None, is_started: false }, Class::Merge)
+                (Task::Compact { position, level: None, is_started: false }, WorkClass::Merge)
             }
             Command::CompactLevel(level) if level + 1 >= LEVELS => {
                 let last = LEVELS - 1;
@@ -271,16 +271,16 @@ impl super::Background for LsmEngine {
             }
             Command::CompactLevel(level) => {
                 // What lies in the level now is there already.
-                (Task::Compact { position: 0, level: Some(level), is_started: false }, Class::Merge)
+                (Task::Compact { position: 0, level: Some(level), is_started: false }, WorkClass::Merge)
             }
             Command::Verify => {
-                let verification = Verification::new(&self.versions.view().version);
-                (Task::Verify(Box::new(verification)), Class::Reclaim)
+                let verification = Verification::new(&self.versions.superversion().version);
+                (Task::Verify(Box::new(verification)), WorkClass::Reclaim)
             }
         };
         self.core.commands.add(task, done);
-        self.core.bell.ring(Class::Flush);
-        self.core.bell.ring(class);
+        self.core.wake_signal.notify(WorkClass::Flush);
+        self.core.wake_signal.notify(class);
     }
 
     fn set(&self, name: &str, value: &str) -> Result<()> {
@@ -292,8 +292,8 @@ impl super::Background for LsmEngine {
         }
         // A full memtable may be due now, writers may go on, merges may begin.
         self.writer.make_due();
-        for class in [Class::Flush, Class::Merge, Class::Room] {
-            core.bell.ring(class);
+        for class in [WorkClass::Flush, WorkClass::Merge, WorkClass::Room] {
+            core.wake_signal.notify(class);
         }
         Ok(())
     }
@@ -304,8 +304,8 @@ impl super::Inspect for LsmEngine {
         self.report()
     }
 
-    fn journal(&self) -> Option<&Arc<Journal>> {
-        Some(&self.core.journal)
+    fn event_log(&self) -> Option<&Arc<EventLog>> {
+        Some(&self.core.event_log)
     }
 
     fn tables(&self) -> Vec<TableInfo> {

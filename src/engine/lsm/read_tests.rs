@@ -102,7 +102,7 @@ fn a_flipped_bit_in_a_part_that_is_read_later_is_an_error_or_read_around() {
     fill(&*engine, 0..300, 40);
     engine.close().unwrap();
     let blocks_end = {
-        let version = engine.view().version.clone();
+        let version = engine.superversion().version.clone();
         let (_, first) = version.tables().min_by_key(|(_, table)| table_name(table.number)).unwrap();
         first.parts.data_bytes
     };
@@ -217,7 +217,7 @@ fn memory_is_honoured_under_load() {
                     };
                     let start = key(prng.below(30_000));
                     engine.scan(KeyRange { start: &start, end: None }, Tier::Disk, &mut visit).unwrap();
-                    engine.work(Class::Merge).unwrap();
+                    engine.work(WorkClass::Merge).unwrap();
                     let shape = engine.shape();
                     assert_eq!(shape.memory.limit_bytes, memory);
                     most = most.max(shape.memory.used_bytes);
@@ -256,9 +256,9 @@ fn a_scan_that_is_held_open_keeps_no_memtable_in_memory() {
                 batch.put(format!("later{number}").into_bytes(), vec![7; 400]);
                 number += 1;
                 apply(&*engine, &batch);
-                let view = engine.view();
-                if memtables.last().is_none_or(|(first, _)| *first != view.mutable.first()) {
-                    memtables.push((view.mutable.first(), Arc::downgrade(&view.mutable)));
+                let superversion = engine.superversion();
+                if memtables.last().is_none_or(|(first, _)| *first != superversion.mutable.first()) {
+                    memtables.push((superversion.mutable.first(), Arc::downgrade(&superversion.mutable)));
                 }
                 let alive: Vec<_> = memtables.iter().filter_map(|(_, memtable)| memtable.upgrade()).collect();
                 let bytes: u64 = alive.iter().map(|memtable| memtable.bytes()).sum();
@@ -347,10 +347,10 @@ fn a_scan_that_waits_for_the_disk_keeps_no_memtable_in_memory() {
     run(&*engine, Command::Flush).unwrap();
     fill(&*engine, 50..100, 40);
     engine.reader.drop_caches();
-    let (writer, memtable) = (engine.clone(), Arc::downgrade(&engine.view().mutable));
+    let (writer, memtable) = (engine.clone(), Arc::downgrade(&engine.superversion().mutable));
     *meanwhile.lock() = Some(Box::new(move || {
         run(&*writer, Command::Flush).unwrap();
-        writer.work(Class::Reclaim).unwrap();
+        writer.work(WorkClass::Reclaim).unwrap();
         assert!(memtable.upgrade().is_none(), "the scan keeps the memtable");
     }));
     let mut at = 0;

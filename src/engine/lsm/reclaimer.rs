@@ -28,14 +28,14 @@ impl Reclaimer {
 
     /// One unit of work.
     pub fn work(&self) -> Result<Pending> {
-        if self.core.shelf.reclaim() {
+        if self.core.table_store.reclaim() {
             return Ok(Pending::More);
         }
-        self.core.space.keep_ballast(&self.versions.view().version);
+        self.core.space.keep_ballast(&self.versions.superversion().version);
         self.core.log.reuse();
         self.survivors.reclaim();
         if let Some((mut verification, done)) = self.core.commands.take_verification() {
-            match verification.step(&self.core.shelf) {
+            match verification.step(&self.core.table_store) {
                 Ok(false) => self.core.commands.add(Task::Verify(verification), done),
                 Ok(true) => done(Ok(())),
                 Err(error) => done(Err(error)),
@@ -47,8 +47,8 @@ impl Reclaimer {
 
     /// Removes every file that nobody needs.
     pub fn finish(&self) {
-        while self.core.shelf.reclaim() {}
+        while self.core.table_store.reclaim() {}
         self.survivors.reclaim();
-        self.core.space.keep_ballast(&self.versions.view().version);
+        self.core.space.keep_ballast(&self.versions.superversion().version);
     }
 }

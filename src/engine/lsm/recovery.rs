@@ -1,4 +1,4 @@
-//! Opening: the manifest, the tables that it names, and what the log holds behind them become the first view.
+//! Opening: the manifest, the tables that it names, and what the log holds behind them become the first superversion.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -15,20 +15,20 @@ use super::mutable_options::MutableOptions;
 use super::set_aside::Lost;
 use super::space_budget::SpaceBudget;
 use super::survivors::{self, Survivors};
-use super::table::{Shelf, Table, table_number};
+use super::table::{Table, TableStore, table_number};
 use super::value_log::MOVED_KIND;
-use super::version::{Version, View};
+use super::version::{Superversion, Version};
 use super::version_set::VersionSet;
 use super::{LsmEngine, Options};
 use crate::base::clock::Clock;
 use crate::disk::{Disk, LEVELS, Metered};
 use crate::engine::cache::BlockCache;
 use crate::engine::wal::{self, Log, Segment};
-use crate::engine::{Batch, Bell, Error, Position, Result, SpaceGuard, StallMeter};
+use crate::engine::{Batch, Error, Position, Result, SpaceGuard, StallMeter, WakeSignal};
 
 /// What the log holds becomes memtables again.
 struct Replay<'a> {
-    shelf: &'a Arc<Shelf>,
+    table_store: &'a Arc<TableStore>,
     manifest: &'a mut Manifest,
     clock: &'a dyn Clock,
     options: &'a Options,
@@ -56,7 +56,7 @@ impl Replay<'_> {
         if self.immutables.len() as u64 >= self.options.memtable_count_max
             && let Some(oldest) = self.immutables.last()
         {
-            match flush_replayed(self.shelf, self.manifest, oldest, self.clock.now()) {
+            match flush_replayed(self.table_store, self.manifest, oldest, self.clock.now()) {
                 Ok(()) => drop(self.immutables.pop()),
                 // To be read needs none. It is tried again with the next memtable, not with the next record.
                 Err(Error::NoSpace) => {}
@@ -70,7 +70,7 @@ impl Replay<'_> {
 /// Opens the tables that the manifest names, and finds the segments of their values; and what there is not, or is damaged.
 fn open_tables(
     manifest: &Manifest,
-    shelf: &Arc<Shelf>,
+    table_store: &Arc<TableStore>,
     log: &Log,
     survivors: &Survivors,
 ) -> Result<(Version, Lost)> {
@@ -83,7 +83,7 @@ fn open_tables(
             found.unwrap_or_else(|| lost.segment(*start))
         };
         let segments = meta.values.iter().map(segment).collect();
-        let (table, damage) = shelf.open_around(meta, segments)?;
+        let (table, damage) = table_store.open_around(meta, segments)?;
         levels[*level].push(table);
         damage.into_iter().for_each(|error| lost.add_table(meta.number, error));
     }
@@ -106,14 +106,15 @@ pub fn open(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>, options: &Options) -> Re
     let state = manifest.state();
     // A table that no durable edit names may have a number that the manifest does not know of.
     let used = names.iter().filter_map(|info| table_number(&info.name)).max().map_or(0, |number| number + 1);
-    let bell = Arc::new(Bell::new());
-    let shelf = Shelf::new(disk.clone(), bell.clone(), options.clone(), state.next_number.max(used));
+    let wake_signal = Arc::new(WakeSignal::new());
+    let table_store =
+        TableStore::new(disk.clone(), wake_signal.clone(), options.clone(), state.next_number.max(used));
     let from = state.log_position;
     let held = state.tables.values().flat_map(|meta| meta.values.iter()).map(|(start, _)| *start).collect();
     let survivors = Arc::new(Survivors::open(disk.clone(), options.common.log_segment_bytes, &held)?);
     let held: BTreeSet<Position> = held.into_iter().filter(|start| !survivors::is_survivor(*start)).collect();
     let mut replay = Replay {
-        shelf: &shelf,
+        table_store: &table_store,
         manifest: &mut manifest,
         clock: &*clock,
         options: &options,
@@ -123,7 +124,7 @@ pub fn open(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>, options: &Options) -> Re
     let log = Log::open(
         disk.clone(),
         clock.clone(),
-        bell.clone(),
+        wake_signal.clone(),
         options.common.sync,
         options.common.log_segment_bytes,
         from,
@@ -131,35 +132,35 @@ pub fn open(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>, options: &Options) -> Re
         &mut |kind, position, payload| replay.take(kind, position, &payload),
     )?;
     let Replay { mutable, immutables, .. } = replay;
-    let (version, lost) = open_tables(&manifest, &shelf, &log, &survivors)?;
+    let (version, lost) = open_tables(&manifest, &table_store, &log, &survivors)?;
     // Only now: had the log been damaged, tables that look left over might be all there is.
     let kept: BTreeSet<u64> = manifest.state().tables.keys().map(|(_, number)| *number).collect();
-    shelf.remove_others(|number| kept.contains(&number))?;
+    table_store.remove_others(|number| kept.contains(&number))?;
     survivors.remove_others()?;
-    let view = View { mutable: Arc::new(mutable), immutables, version: Arc::new(version) };
+    let superversion = Superversion { mutable: Arc::new(mutable), immutables, version: Arc::new(version) };
     let guard = SpaceGuard::new(disk, options.common.reserve_bytes, options.common.log_segment_bytes)?;
     let core = Arc::new(Core {
         clock,
-        space: SpaceBudget::new(guard, bell.clone(), &options),
-        bell,
+        space: SpaceBudget::new(guard, wake_signal.clone(), &options),
+        wake_signal,
         mutable_options: MutableOptions::new(&options),
-        journal: Arc::default(),
+        event_log: Arc::default(),
         log,
-        shelf,
+        table_store,
         commands: Commands::default(),
         stalls: StallMeter::default(),
         levels: Arc::default(),
         options,
     });
     let cache = Arc::new(BlockCache::new(core.options.common.cache_bytes));
-    let memory = MemoryBudget::new(cache.clone(), core.shelf.clone(), &core.options);
-    let versions = Arc::new(VersionSet::new(core.clone(), view, manifest, memory));
+    let memory = MemoryBudget::new(cache.clone(), core.table_store.clone(), &core.options);
+    let versions = Arc::new(VersionSet::new(core.clone(), superversion, manifest, memory));
     core.log.release(versions.flushed());
     versions.set_aside().add_lost(lost);
     // The policy of the last mount may have been another.
     versions.forgive();
     versions.balance_memory();
-    let version = versions.view().version.clone();
+    let version = versions.superversion().version.clone();
     core.space.keep_ballast(&version);
     core.space.clean_unasked(&version, 0);
     Ok(Arc::new(LsmEngine::new(core, versions, cache, survivors, traffic)))

@@ -12,8 +12,8 @@ impl LsmEngine {
     /// The shape now, from what each component says of itself. Waits for nobody.
     pub(super) fn report(&self) -> Shape {
         let (core, versions) = (&self.core, &self.versions);
-        let view = versions.view();
-        let version = &view.version;
+        let superversion = versions.superversion();
+        let version = &superversion.version;
         let totals = &version.totals;
         let traffic = self.compactor.traffic();
         let level = |(level, meter): (&Level, &LevelMeter)| Level {
@@ -24,9 +24,9 @@ impl LsmEngine {
             ..level.clone()
         };
         let levels: Vec<Level> = totals.levels.iter().zip(&*core.levels).map(level).collect();
-        let (cache, resident_bytes) = (self.reader.cache(), core.shelf.resident_bytes());
-        let memtable_bytes = view.memtable_bytes();
-        let memtable_tombstones: u64 = view.memtables().map(|memtable| memtable.tombstones()).sum();
+        let (cache, resident_bytes) = (self.reader.cache(), core.table_store.resident_bytes());
+        let memtable_bytes = superversion.memtable_bytes();
+        let memtable_tombstones: u64 = superversion.memtables().map(|memtable| memtable.tombstones()).sum();
         let log = core.log.shape();
         let age = |seconds| Duration::from_secs(core.now_seconds().saturating_sub(seconds));
         Shape {
@@ -38,7 +38,7 @@ impl LsmEngine {
                 resident_bytes,
                 memtable_bytes,
                 memtable_bytes_max: versions.memory().memtable_bytes_max(),
-                immutable_memtables: view.immutables.len() as u64,
+                immutable_memtables: superversion.immutables.len() as u64,
                 ..Memory::default()
             },
             cache,
@@ -64,18 +64,18 @@ impl LsmEngine {
                 limits_off: core.mutable_options.limits_off(version.lowers_l0),
                 ..core.stalls.snapshot(core.clock.elapsed())
             },
-            classes: core.shelf.classes().snapshot(),
-            cpu: core.shelf.cpu().snapshot() + core.log.cpu(),
+            classes: core.table_store.classes().snapshot(),
+            cpu: core.table_store.cpu().snapshot() + core.log.cpu(),
             probes: Probes { buckets: self.reader.probes() },
             scan_runs: self.reader.scan_runs(),
-            space: core.space.shape(core.shelf.obsolete_bytes()),
+            space: core.space.shape(core.table_store.obsolete_bytes()),
             jobs: self.flusher.activity().into_iter().chain(self.compactor.activity()).collect(),
         }
     }
 
     /// Every table, from L0 down.
     pub(super) fn list_tables(&self) -> Vec<TableInfo> {
-        let version = self.versions.view().version.clone();
+        let version = self.versions.superversion().version.clone();
         let info = |(level, table): (usize, &Arc<Table>)| TableInfo {
             level,
             number: table.number,
@@ -91,7 +91,7 @@ impl LsmEngine {
     /// What of the store is damaged; `None` if nothing is.
     fn damage(&self) -> Option<String> {
         self.versions.set_aside().sentence().or_else(|| {
-            let flaws = self.core.shelf.flaws();
+            let flaws = self.core.table_store.flaws();
             let (_, error) = flaws.first()?;
             let more = match flaws.len() {
                 1 => String::new(),

@@ -339,7 +339,7 @@ mod tests {
 
     use proptest::prelude::*;
 
-    use super::super::table::Shelf;
+    use super::super::table::TableStore;
     use super::*;
 
     fn name(key: u32) -> Bytes {
@@ -348,7 +348,7 @@ mod tests {
 
     /// A table of two keys that is told from others of the same keys by its number.
     fn table(number: u64, key: u32) -> Arc<Table> {
-        Shelf::stub(&TableMeta {
+        TableStore::stub(&TableMeta {
             number,
             bytes: number + 1,
             entries: 10,
@@ -472,8 +472,11 @@ mod tests {
         let tables: Vec<Arc<Table>> = (0..500u32).map(|key| table(u64::from(key), key * 2)).collect();
         let run = Run::of(1, tables.iter().cloned()).unwrap();
         for old in &tables {
-            let twin =
-                Shelf::stub(&TableMeta { number: 1000, largest: old.smallest.clone(), ..old.meta().clone() });
+            let twin = TableStore::stub(&TableMeta {
+                number: 1000,
+                largest: old.smallest.clone(),
+                ..old.meta().clone()
+            });
             let error = run.edit(&[], std::slice::from_ref(&twin)).err().unwrap().to_string();
             assert!(error.contains("overlaps") && error.contains(&table_name(old.number)), "{error}");
             assert!(run.edit(std::slice::from_ref(old), &[twin]).is_ok());
@@ -485,7 +488,7 @@ mod tests {
             largest: last.smallest.clone(),
             ..last.meta().clone()
         };
-        assert!(run.edit(&[], &[Shelf::stub(&wide)]).is_err());
-        assert!(Run::of(0, tables.into_iter().chain([Shelf::stub(&wide)])).is_ok());
+        assert!(run.edit(&[], &[TableStore::stub(&wide)]).is_err());
+        assert!(Run::of(0, tables.into_iter().chain([TableStore::stub(&wide)])).is_ok());
     }
 }

@@ -6,9 +6,9 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use super::Options;
 use super::shortage::{Shortage, Trouble};
-use super::version::{Version, View};
+use super::version::{Superversion, Version};
 use crate::disk::LEVELS;
-use crate::engine::{Bell, Class, Error, ExtraSpace, SpaceGuard};
+use crate::engine::{Error, ExtraSpace, SpaceGuard, WakeSignal, WorkClass};
 
 /// Deletes are worth a merge if they give back this part of a table.
 pub const PART: f64 = 1.0 / 16.0;
@@ -21,7 +21,7 @@ pub struct SpaceBudget {
     pub guard: SpaceGuard,
     /// What is known while there is none.
     pub shortage: Shortage,
-    bell: Arc<Bell>,
+    wake_signal: Arc<WakeSignal>,
     table_bytes: u64,
     /// The most ballast that is of use.
     ballast_bytes_max: u64,
@@ -33,12 +33,12 @@ pub struct SpaceBudget {
 }
 
 impl SpaceBudget {
-    /// What `guard` keeps, for a store with `options`; background work is called by `bell`.
-    pub fn new(guard: SpaceGuard, bell: Arc<Bell>, options: &Options) -> SpaceBudget {
+    /// What `guard` keeps, for a store with `options`; background work is called by `wake_signal`.
+    pub fn new(guard: SpaceGuard, wake_signal: Arc<WakeSignal>, options: &Options) -> SpaceBudget {
         SpaceBudget {
             guard,
             shortage: Shortage::default(),
-            bell,
+            wake_signal,
             table_bytes: options.table_bytes,
             // A flush, and the cleaning of a table, beside a segment of the log.
             ballast_bytes_max: options.memtable_bytes.max(options.table_bytes)
@@ -96,10 +96,10 @@ impl SpaceBudget {
     pub fn forget_troubles(&self) {
         let (flush, merge) = self.shortage.forget_past(self.guard.free_bytes());
         if flush {
-            self.bell.ring(Class::Flush);
+            self.wake_signal.notify(WorkClass::Flush);
         }
         if merge {
-            self.bell.ring(Class::Merge);
+            self.wake_signal.notify(WorkClass::Merge);
         }
     }
 
@@ -108,7 +108,7 @@ impl SpaceBudget {
         let is_new = self.shortage.note_refusal();
         if is_new {
             self.shortage.expect_space();
-            self.bell.ring(Class::Merge);
+            self.wake_signal.notify(WorkClass::Merge);
         }
         is_new
     }
@@ -118,14 +118,14 @@ impl SpaceBudget {
         if self.is_more_deleted_than_free(version, tombstones) {
             self.shortage.set_unasked(true);
             self.shortage.expect_space();
-            self.bell.ring(Class::Merge);
+            self.wake_signal.notify(WorkClass::Merge);
         }
     }
 
     /// Notes that something was deleted: where that is more than what is free, whoever deletes is told of the room, or others there need it.
     pub fn note_deletes(&self) {
         if self.shortage.note_delete() {
-            self.bell.ring(Class::Reclaim);
+            self.wake_signal.notify(WorkClass::Reclaim);
         }
     }
 
@@ -136,12 +136,12 @@ impl SpaceBudget {
     }
 
     /// Whether flushing the memtables would let cleaning give back more than a trifle.
-    pub fn deletes_in_memory(&self, view: &View, is_mutable: bool) -> bool {
+    pub fn deletes_in_memory(&self, superversion: &Superversion, is_mutable: bool) -> bool {
         let tombstones: u64 = match is_mutable {
-            true => view.mutable.tombstones(),
-            false => view.immutables.iter().map(|memtable| memtable.tombstones()).sum(),
+            true => superversion.mutable.tombstones(),
+            false => superversion.immutables.iter().map(|memtable| memtable.tombstones()).sum(),
         };
-        let gain_bytes = deleted_bytes(&view.version, tombstones);
+        let gain_bytes = deleted_bytes(&superversion.version, tombstones);
         gain_bytes > 0 && gain_bytes as f64 >= self.table_bytes as f64 * PART
     }
 }

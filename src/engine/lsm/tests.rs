@@ -21,9 +21,9 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use super::compaction::{Around, Policy, Stuck};
-use super::table::{Shelf, Table, table_name, table_number};
+use super::table::{Table, TableStore, table_name, table_number};
 use super::value_log::MOVED_KIND;
-use super::version::{Version, View};
+use super::version::{Superversion, Version};
 use super::*;
 use crate::base::clock::{Clock, ManualClock};
 use crate::base::prng::Prng;
@@ -32,8 +32,8 @@ use crate::engine::{Cause, Common, run, settle, sync, wal};
 
 impl LsmEngine {
     /// Everything a read needs, as it is now.
-    pub(super) fn view(&self) -> Arc<View> {
-        self.versions.view()
+    pub(super) fn superversion(&self) -> Arc<Superversion> {
+        self.versions.superversion()
     }
 }
 
@@ -223,9 +223,9 @@ fn workload(disk: Arc<dyn Disk>, options: &Variant, seed: u64, batches: u64, is_
         let choice = prng.below(40);
         result = result.and_then(|()| match choice {
             0..6 => sync(&*engine).map(|()| history.synced = history.applied),
-            6..10 => engine.work(Class::Flush).map(|_| ()),
-            10..16 => engine.work(Class::Merge).map(|_| ()),
-            16..18 => engine.work(Class::Reclaim).map(|_| ()),
+            6..10 => engine.work(WorkClass::Flush).map(|_| ()),
+            10..16 => engine.work(WorkClass::Merge).map(|_| ()),
+            16..18 => engine.work(WorkClass::Reclaim).map(|_| ()),
             18 => run(&*engine, Command::Flush),
             19 => run(&*engine, Command::Compact),
             20 => {
@@ -252,5 +252,5 @@ fn check_space(engine: &LsmEngine, disk: &SimDisk) {
     let values =
         disk.list().unwrap().into_iter().filter(|info| survivors::values_number(&info.name).is_some());
     assert_eq!(values.count() as u64, kept - engine.core.log.shape().kept_segments);
-    assert!(engine.compactor.collector().sparse_segments(&engine.view().version, false).is_empty());
+    assert!(engine.compactor.collector().sparse_segments(&engine.superversion().version, false).is_empty());
 }

@@ -120,7 +120,7 @@ mod tests {
     use super::*;
     use crate::base::clock::{Clock, ManualClock};
     use crate::disk::{Disk, Metered, SimDisk};
-    use crate::engine::{Batch, Class, Engine, Pending, Tier, lsm};
+    use crate::engine::{Batch, Engine, Pending, Tier, WorkClass, lsm};
 
     /// Fills L0, then merges under a limit on a clock that only waiting moves; bytes and requests a second of the merges.
     fn merge_under(setting: &str, value: &str) -> (f64, f64) {
@@ -142,13 +142,13 @@ mod tests {
             let mut batch = Batch::new(0);
             batch.put(number.wrapping_mul(0x9E37_79B9_7F4A_7C15).to_be_bytes().to_vec(), vec![1; 300]);
             while engine.apply(&batch, Tier::Disk).is_err() {
-                engine.work(Class::Flush).unwrap();
+                engine.work(WorkClass::Flush).unwrap();
             }
         }
-        while engine.work(Class::Flush).unwrap() != Pending::Idle {}
+        while engine.work(WorkClass::Flush).unwrap() != Pending::Idle {}
         let (began, before) = (clock.elapsed(), disk.snapshot());
         loop {
-            match engine.work(Class::Merge).unwrap() {
+            match engine.work(WorkClass::Merge).unwrap() {
                 Pending::More => {}
                 Pending::After(wait) => {
                     assert!(wait < Duration::from_secs(3), "a wait of {wait:?} is not smooth");

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::cursor::{Cursor, Reading, RunCursor};
 use super::run::Run;
-use super::table::{Access, Shelf, Table, TableMeta, hash, table_name};
+use super::table::{Access, Table, TableMeta, TableStore, hash, table_name};
 use super::value_log::Stored;
 use super::version::Version;
 use crate::disk::Purpose;
@@ -55,10 +55,10 @@ impl Verification {
 
     /// Reads on; true at the end of a sound store. Each table is read up to the first damage in it, and the error at the end names them
     /// all; any other error comes at once.
-    pub fn step(&mut self, shelf: &Arc<Shelf>) -> Result<bool> {
+    pub fn step(&mut self, table_store: &Arc<TableStore>) -> Result<bool> {
         let mut bytes = 0;
         while bytes < STEP_BYTES {
-            match self.read(shelf) {
+            match self.read(table_store) {
                 Ok(Some(read_bytes)) => bytes += read_bytes,
                 Ok(None) => return self.all_damage().map_or(Ok(true), Err),
                 Err(error) if error.is_damage() => {
@@ -72,10 +72,10 @@ impl Verification {
     }
 
     /// Checks an entry, or begins or ends a table; the bytes that it took, `None` when all tables are done.
-    fn read(&mut self, shelf: &Arc<Shelf>) -> Result<Option<u64>> {
+    fn read(&mut self, table_store: &Arc<TableStore>) -> Result<Option<u64>> {
         let Some(progress) = &mut self.current else {
             let Some(table) = self.tables.pop() else { return Ok(None) };
-            let fresh = shelf.open(Purpose::Verify, table.meta(), table.segments().to_vec())?;
+            let fresh = table_store.open(Purpose::Verify, table.meta(), table.segments().to_vec())?;
             self.current = Some(Progress::new(fresh, table)?);
             return Ok(Some(0));
         };

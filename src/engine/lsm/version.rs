@@ -127,7 +127,7 @@ impl Version {
 }
 
 /// All that a read needs, at one moment; newest first.
-pub struct View {
+pub struct Superversion {
     /// Takes the batches.
     pub mutable: Arc<Memtable>,
     /// Wait for their flush, newest first.
@@ -136,7 +136,7 @@ pub struct View {
     pub version: Arc<Version>,
 }
 
-impl View {
+impl Superversion {
     /// Every memtable, newest first.
     pub fn memtables(&self) -> impl Iterator<Item = &Arc<Memtable>> {
         std::iter::once(&self.mutable).chain(&self.immutables)

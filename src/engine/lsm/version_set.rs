@@ -3,7 +3,7 @@
 //!
 //! # Invariants
 //!
-//! 1. Tables change only under the manifest's lock, which is held across the disk requests of an edit; the view, which readers copy, is
+//! 1. Tables change only under the manifest's lock, which is held across the disk requests of an edit; the superversion, which readers copy, is
 //!    locked for memory only.
 //! 2. An edit is durable before what it says can be seen.
 
@@ -22,21 +22,21 @@ use super::retired::Retired;
 use super::set_aside::SetAside;
 use super::table::{Table, table_number};
 use super::totals::Totals;
-use super::version::{Owed, Version, View};
+use super::version::{Owed, Superversion, Version};
 use crate::disk::LEVELS;
-use crate::engine::{Class, Error, Position, Result};
+use crate::engine::{Error, Position, Result, WorkClass};
 
-/// The newest view. Who holds it can read the store and change nothing.
-pub struct Views(RwLock<Arc<View>>);
+/// The newest superversion. Who holds it can read the store and change nothing.
+pub struct CurrentSuperversion(RwLock<Arc<Superversion>>);
 
-impl Views {
+impl CurrentSuperversion {
     /// Everything a read needs, as it is now.
-    pub fn view(&self) -> Arc<View> {
+    pub fn superversion(&self) -> Arc<Superversion> {
         self.0.read().clone()
     }
 
     /// What `look` sees of it under its lock: who is about to wait for the disk must keep no memtable.
-    pub fn look<T>(&self, look: impl FnOnce(&View) -> T) -> T {
+    pub fn look<T>(&self, look: impl FnOnce(&Superversion) -> T) -> T {
         look(&self.0.read())
     }
 }
@@ -44,7 +44,7 @@ impl Views {
 /// What makes up a store.
 pub struct VersionSet {
     core: Arc<Core>,
-    views: Arc<Views>,
+    current: Arc<CurrentSuperversion>,
     manifest: Mutex<Manifest>,
     /// Everything up to here is in tables.
     flushed: AtomicU64,
@@ -54,11 +54,16 @@ pub struct VersionSet {
 }
 
 impl VersionSet {
-    /// `view` as `manifest` has it.
-    pub fn new(core: Arc<Core>, view: View, manifest: Manifest, memory: MemoryBudget) -> VersionSet {
+    /// `superversion` as `manifest` has it.
+    pub fn new(
+        core: Arc<Core>,
+        superversion: Superversion,
+        manifest: Manifest,
+        memory: MemoryBudget,
+    ) -> VersionSet {
         VersionSet {
             core: core.clone(),
-            views: Arc::new(Views(RwLock::new(Arc::new(view)))),
+            current: Arc::new(CurrentSuperversion(RwLock::new(Arc::new(superversion)))),
             flushed: AtomicU64::new(manifest.state().log_position),
             manifest: Mutex::new(manifest),
             retired: Retired::default(),
@@ -68,13 +73,13 @@ impl VersionSet {
     }
 
     /// What readers hold of it.
-    pub fn views(&self) -> &Arc<Views> {
-        &self.views
+    pub fn current(&self) -> &Arc<CurrentSuperversion> {
+        &self.current
     }
 
     /// Everything a read needs, as it is now.
-    pub fn view(&self) -> Arc<View> {
-        self.views.view()
+    pub fn superversion(&self) -> Arc<Superversion> {
+        self.current.superversion()
     }
 
     /// Memtables that were flushed and are not freed yet.
@@ -99,14 +104,14 @@ impl VersionSet {
 
     /// Makes the mutable memtable immutable; false if it is empty. Only for who holds the lock of writers.
     pub fn rotate(&self) -> bool {
-        let mut view = self.views.0.write();
-        if view.mutable.is_empty() {
+        let mut superversion = self.current.0.write();
+        if superversion.mutable.is_empty() {
             return false;
         }
-        let mut immutables = view.immutables.clone();
-        immutables.insert(0, view.mutable.clone());
-        let mutable = Arc::new(Memtable::new(view.mutable.last()));
-        *view = Arc::new(View { mutable, immutables, version: view.version.clone() });
+        let mut immutables = superversion.immutables.clone();
+        immutables.insert(0, superversion.mutable.clone());
+        let mutable = Arc::new(Memtable::new(superversion.mutable.last()));
+        *superversion = Arc::new(Superversion { mutable, immutables, version: superversion.version.clone() });
         true
     }
 
@@ -125,14 +130,14 @@ impl VersionSet {
         let (any, is_empty) = self.retired.free_unread();
         if any {
             self.balance_memory();
-            self.core.bell.ring(Class::Room);
+            self.core.wake_signal.notify(WorkClass::Room);
         }
         is_empty
     }
 
     /// Gives the cache what memtables and tables leave.
     pub fn balance_memory(&self) {
-        self.memory.balance(self.view().memtable_bytes() + self.retired.bytes());
+        self.memory.balance(self.superversion().memtable_bytes() + self.retired.bytes());
     }
 
     /// What the policy sees of a version now.
@@ -174,7 +179,7 @@ impl VersionSet {
     /// Sets the table aside whose damage `error` reports, if it is part of the store; whether it is.
     pub fn set_table_aside(&self, error: &Error) -> bool {
         let Some(file) = error.unread_file() else { return false };
-        let version = self.view().version.clone();
+        let version = self.superversion().version.clone();
         let found = table_number(file).filter(|it| version.tables().any(|(_, table)| table.number == *it));
         let Some(number) = found else { return false };
         self.set_aside.note_table(number, error);
@@ -205,7 +210,7 @@ impl Change<'_> {
         flushed: Option<&Arc<Memtable>>,
     ) -> Result<()> {
         let (set, core) = (self.set, &self.set.core);
-        let mut version = set.view().version.edit(removed, added)?;
+        let mut version = set.superversion().version.edit(removed, added)?;
         set.assess(&mut version);
         let version = Arc::new(version);
         self.manifest.append(edit)?;
@@ -221,27 +226,27 @@ impl Change<'_> {
         let gone: Vec<&Arc<Table>> = removed.iter().filter(gone).map(|(_, table)| table).collect();
         set.set_aside.forget(&gone, &version);
         gone.iter().for_each(|table| table.retire());
-        // Not under the lock of the view: it may be the last that holds tables and memtables.
+        // Not under the lock of the superversion: it may be the last that holds tables and memtables.
         drop(replaced);
         set.balance_memory();
-        core.bell.ring(Class::Room);
-        core.bell.ring(Class::Merge);
+        core.wake_signal.notify(WorkClass::Room);
+        core.wake_signal.notify(WorkClass::Merge);
         Ok(())
     }
 
-    /// Puts `version` in the place of the newest one, without the memtable that was `flushed`. The view before.
-    fn replace(&self, version: Arc<Version>, flushed: Option<&Arc<Memtable>>) -> Arc<View> {
-        let mut view = self.set.views.0.write();
+    /// Puts `version` in the place of the newest one, without the memtable that was `flushed`. The superversion before.
+    fn replace(&self, version: Arc<Version>, flushed: Option<&Arc<Memtable>>) -> Arc<Superversion> {
+        let mut superversion = self.set.current.0.write();
         let is_left =
             |memtable: &&Arc<Memtable>| flushed.is_none_or(|flushed| !Arc::ptr_eq(memtable, flushed));
-        let immutables = view.immutables.iter().filter(is_left).cloned().collect();
-        let new = Arc::new(View { mutable: view.mutable.clone(), immutables, version });
-        std::mem::replace(&mut *view, new)
+        let immutables = superversion.immutables.iter().filter(is_left).cloned().collect();
+        let new = Arc::new(Superversion { mutable: superversion.mutable.clone(), immutables, version });
+        std::mem::replace(&mut *superversion, new)
     }
 
     /// Changes what is noted in the newest version.
     fn revise(&mut self, note: impl FnOnce(&mut Version)) {
-        let mut version = (*self.set.view().version).clone();
+        let mut version = (*self.set.superversion().version).clone();
         note(&mut version);
         drop(self.replace(Arc::new(version), None));
     }

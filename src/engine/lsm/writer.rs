@@ -10,12 +10,12 @@ use super::gaps::Gaps;
 use super::memtable::Memtable;
 use super::shortage::RECORDS_BYTES;
 use super::stall::{Load, Pace, Pressure, pressure};
-use super::version::View;
+use super::version::Superversion;
 use super::version_set::VersionSet;
 use crate::disk::Purpose;
-use crate::engine::{Batch, Cause, Class, Error, Pending, Position, Result, SpaceClaim, wal};
+use crate::engine::{Batch, Cause, Error, Pending, Position, Result, SpaceClaim, WorkClass, wal};
 
-/// When a stopped batch may ask again, should the bell not ring before.
+/// When a stopped batch may ask again, should no signal come before.
 const RETRY: Duration = Duration::from_millis(50);
 
 /// When to look again whether deletes have come to an end.
@@ -49,11 +49,12 @@ impl Writer {
         }
         batch.check()?;
         let mut pace = self.pace.lock();
-        let view = self.make_room(&pace);
-        let full = self.is_due(&view.mutable);
-        let rate =
-            self.admit(&pace, &view, full, batch.uses_reserve).map_err(|error| self.refused(error, batch))?;
-        self.admit_space(&pace, batch, &view).map_err(|error| self.refused(error, batch))?;
+        let superversion = self.make_room(&pace);
+        let full = self.is_due(&superversion.mutable);
+        let rate = self
+            .admit(&pace, &superversion, full, batch.uses_reserve)
+            .map_err(|error| self.refused(error, batch))?;
+        self.admit_space(&pace, batch, &superversion).map_err(|error| self.refused(error, batch))?;
         let threshold = self.core.options.value_log_threshold();
         let is_separate = |value: &bytes::Bytes| threshold.is_some_and(|least| value.len() as u64 >= least);
         let has_separate = batch.operations().iter().filter_map(|it| it.value()).any(is_separate);
@@ -61,7 +62,7 @@ impl Writer {
         let append = || self.core.log.append_batch(wal::FIRST_KIND, purpose, batch);
         let position = match append() {
             Err(Error::NoSpace) if self.shortens_log(&pace) => return Err(self.wait_for_space()),
-            Err(Error::NoSpace) if batch.uses_reserve && self.gives_space(&view) => {
+            Err(Error::NoSpace) if batch.uses_reserve && self.gives_space(&superversion) => {
                 return Err(self.wait_for_space());
             }
             Err(Error::NoSpace)
@@ -71,7 +72,7 @@ impl Writer {
             }
             appended => appended.map_err(|error| self.refused(error, batch))?,
         };
-        view.mutable.apply(batch, position, threshold);
+        superversion.mutable.apply(batch, position, threshold);
         // Still under the writer's lock: in the order of batches.
         self.gaps.change(batch);
         if batch.uses_reserve {
@@ -81,7 +82,7 @@ impl Writer {
             pace.pass(self.core.clock.elapsed(), batch.bytes(), rate);
         }
         // Now rather than with the next batch, which may be long in coming.
-        drop(view);
+        drop(superversion);
         self.make_room(&pace);
         drop(pace);
         self.core.stalls.end(|| self.core.clock.elapsed());
@@ -92,11 +93,11 @@ impl Writer {
     fn admit(
         &self,
         pace: &Pace,
-        view: &View,
+        superversion: &Superversion,
         memtables_full: bool,
         uses_reserve: bool,
     ) -> Result<Option<f64>> {
-        let version = &view.version;
+        let version = &superversion.version;
         let load = Load {
             memtables_full,
             l0_files: version.counted().l0_files,
@@ -114,7 +115,9 @@ impl Writer {
                     // What gives space back is only held to the space that there is.
                     Some(Error::NoSpace) if uses_reserve && cause != Cause::Memtables => return Ok(None),
                     // A merge has taken the space that the flush needs, and gives it back.
-                    Some(Error::NoSpace) if uses_reserve && self.gives_space(view) => (cause, true, RETRY),
+                    Some(Error::NoSpace) if uses_reserve && self.gives_space(superversion) => {
+                        (cause, true, RETRY)
+                    }
                     Some(error) => return Err(error),
                     None => (cause, true, RETRY),
                 }
@@ -133,8 +136,13 @@ impl Writer {
     /// Whether there is space for a batch beside what flushes and the running merge still have to write. If not, free segments of
     /// the log go, and a flush comes if that makes more of them free: those who wait for it, as for files that are about to go, need
     /// give nothing back. Nor one that would fit after the merge that runs.
-    fn admit_space(&self, writer: &MutexGuard<'_, Pace>, batch: &Batch, view: &View) -> Result<()> {
-        let (bytes, flush_bytes) = (batch.bytes(), view.flush_bytes());
+    fn admit_space(
+        &self,
+        writer: &MutexGuard<'_, Pace>,
+        batch: &Batch,
+        superversion: &Superversion,
+    ) -> Result<()> {
+        let (bytes, flush_bytes) = (batch.bytes(), superversion.flush_bytes());
         let owed_bytes = flush_bytes + self.core.space.merge_owed_bytes();
         let claim = if batch.uses_reserve { SpaceClaim::Release } else { SpaceClaim::Growth };
         let admit = || self.core.space.guard.admit(bytes, owed_bytes, claim);
@@ -157,12 +165,12 @@ impl Writer {
         if self.shortens_log(writer) || self.brings_deletes_down(writer) {
             return Err(self.wait_for_space());
         }
-        let gives_space = self.gives_space(view);
+        let gives_space = self.gives_space(superversion);
         let is_running = self.core.space.temporary_bytes() > 0;
         let fits_after =
             || is_running && self.core.space.guard.admit(bytes, flush_bytes, SpaceClaim::Growth).is_ok();
         let comes = || {
-            self.core.shelf.obsolete_bytes() > 0
+            self.core.table_store.obsolete_bytes() > 0
                 || !self.core.space.shortage.outlook().is_exhausted
                 || fits_after()
         };
@@ -194,11 +202,12 @@ impl Writer {
         if self.core.space.shortage.has_flush_trouble() {
             return false;
         }
-        let view = self.versions.view();
-        if self.core.space.deletes_in_memory(&view, false) {
+        let superversion = self.versions.superversion();
+        if self.core.space.deletes_in_memory(&superversion, false) {
             return true;
         }
-        let is_worth_it = view.immutables.is_empty() && self.core.space.deletes_in_memory(&view, true);
+        let is_worth_it =
+            superversion.immutables.is_empty() && self.core.space.deletes_in_memory(&superversion, true);
         if is_worth_it && self.versions.retired().count() + 1 < self.core.options.memtable_count_max {
             self.rotate(writer);
         }
@@ -210,12 +219,12 @@ impl Writer {
         if self.core.space.shortage.has_flush_trouble() {
             return false;
         }
-        let view = self.versions.view();
+        let superversion = self.versions.superversion();
         let frees = |memtable: &Memtable| self.core.log.frees(memtable.last());
-        if view.immutables.iter().any(|memtable| frees(memtable)) {
+        if superversion.immutables.iter().any(|memtable| frees(memtable)) {
             return true;
         }
-        let is_worth_it = view.immutables.is_empty() && frees(&view.mutable);
+        let is_worth_it = superversion.immutables.is_empty() && frees(&superversion.mutable);
         // A reader may still look at one that was flushed: then at the next try.
         if is_worth_it && self.versions.retired().count() + 1 < self.core.options.memtable_count_max {
             self.rotate(writer);
@@ -226,10 +235,11 @@ impl Writer {
     /// Whether background work is about to give space back: files that nobody needs any more go, a memtable waits to be flushed
     /// and may be what merges need, or a merge runs. Between two merges nobody knows yet: a delete may be quicker than the one who
     /// looks for the next.
-    fn gives_space(&self, view: &View) -> bool {
+    fn gives_space(&self, superversion: &Superversion) -> bool {
         let merges = !self.core.mutable_options.is_paused() && !self.core.space.shortage.has_merge_trouble();
-        let is_flushing = !self.core.space.shortage.has_flush_trouble() && !view.immutables.is_empty();
-        self.core.shelf.obsolete_bytes() > 0
+        let is_flushing =
+            !self.core.space.shortage.has_flush_trouble() && !superversion.immutables.is_empty();
+        self.core.table_store.obsolete_bytes() > 0
             || merges && (is_flushing || !self.core.space.shortage.outlook().is_idle)
     }
 
@@ -253,22 +263,22 @@ impl Writer {
         self.make_room(&self.pace.lock());
     }
 
-    /// Starts a new memtable if the mutable one is full and another is free; the view afterwards.
-    fn make_room(&self, writer: &MutexGuard<'_, Pace>) -> Arc<View> {
-        let view = self.versions.view();
+    /// Starts a new memtable if the mutable one is full and another is free; the superversion afterwards.
+    fn make_room(&self, writer: &MutexGuard<'_, Pace>) -> Arc<Superversion> {
+        let superversion = self.versions.superversion();
         // A flushed one that a reader is just looking at takes its memory all the same.
-        let others = || view.immutables.len() as u64 + self.versions.retired().count();
-        if self.is_due(&view.mutable) && others() + 1 < self.core.options.memtable_count_max {
+        let others = || superversion.immutables.len() as u64 + self.versions.retired().count();
+        if self.is_due(&superversion.mutable) && others() + 1 < self.core.options.memtable_count_max {
             self.rotate(writer);
-            return self.versions.view();
+            return self.versions.superversion();
         }
-        view
+        superversion
     }
 
     /// Makes the mutable memtable immutable, unless it is empty. The writer lock must be held.
     fn rotate(&self, _writer: &MutexGuard<'_, Pace>) {
         if self.versions.rotate() {
-            self.core.bell.ring(Class::Flush);
+            self.core.wake_signal.notify(WorkClass::Flush);
         }
     }
 
@@ -277,19 +287,20 @@ impl Writer {
     pub fn rotate_now(&self) -> Position {
         let writer = self.pace.lock();
         self.rotate(&writer);
-        self.versions.view().mutable.first()
+        self.versions.superversion().mutable.first()
     }
     /// Has a memtable flushed to which no more deletes come, if they give much back and more is deleted than is free. When to look
     /// again.
     pub fn flush_last_deletes(&self) -> Pending {
-        let (view, space) = (self.versions.view(), &self.core.space);
-        let tombstones = view.mutable.tombstones();
+        let (superversion, space) = (self.versions.superversion(), &self.core.space);
+        let tombstones = superversion.mutable.tombstones();
         match space.shortage.deletes_have_ended(tombstones) {
             None => return Pending::Idle,
             Some(false) => return Pending::After(DELETES_AGAIN),
             Some(true) => {}
         }
-        if space.deletes_in_memory(&view, true) && space.is_more_deleted_than_free(&view.version, tombstones)
+        if space.deletes_in_memory(&superversion, true)
+            && space.is_more_deleted_than_free(&superversion.version, tombstones)
         {
             self.rotate_now();
         }

@@ -13,7 +13,7 @@ use super::window::Window;
 use super::{HEADER_BYTES, HEADER_COPY, HEADER_KIND, Log, PREFIX, State, place};
 use crate::base::clock::Clock;
 use crate::disk::{Disk, File, Purpose};
-use crate::engine::{Bell, CpuMeter, Error, Position, Result, Sync, frame};
+use crate::engine::{CpuMeter, Error, Position, Result, Sync, WakeSignal, frame};
 
 /// A header or record that was found in a segment.
 pub(super) struct Header {
@@ -152,7 +152,7 @@ impl Log {
     pub fn open(
         disk: Arc<dyn Disk>,
         clock: Arc<dyn Clock>,
-        bell: Arc<Bell>,
+        wake_signal: Arc<WakeSignal>,
         sync: Sync,
         segment_bytes: u64,
         from: Position,
@@ -253,7 +253,7 @@ impl Log {
         let log = Log {
             disk,
             clock,
-            bell,
+            wake_signal,
             sync,
             segment_bytes,
             cpu: CpuMeter::default(),

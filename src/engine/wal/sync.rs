@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::segment::segment_name;
 use super::{HEADER_BYTES, Log, Waiter};
 use crate::disk::{File, Purpose};
-use crate::engine::{Class, Done, Error, Pending, Position, Result, Sync};
+use crate::engine::{Done, Error, Pending, Position, Result, Sync, WorkClass};
 
 /// A sync of less is dominated by its fixed costs.
 const SMALL_SYNC_BYTES: u64 = 64 << 10;
@@ -22,7 +22,7 @@ impl Log {
             None => {
                 state.waiters.push(Waiter { position, done });
                 drop(state);
-                self.bell.ring(Class::Log);
+                self.wake_signal.notify(WorkClass::Log);
                 return;
             }
         };

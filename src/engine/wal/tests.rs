@@ -19,7 +19,7 @@ fn open_with(disk: Arc<dyn Disk>, from: Position, segment_bytes: u64) -> Result<
     let log = Log::open(
         disk,
         clock,
-        Arc::new(Bell::new()),
+        Arc::new(WakeSignal::new()),
         Sync::Fsync,
         segment_bytes,
         from,
@@ -409,7 +409,7 @@ fn the_timer_syncs_what_is_old_enough() {
     let log = Log::open(
         disk,
         clock.clone(),
-        Arc::new(Bell::new()),
+        Arc::new(WakeSignal::new()),
         Sync::Interval(every),
         4096,
         0,
@@ -445,7 +445,7 @@ fn a_batch_with_large_values_comes_back() {
         let log = Log::open(
             disk.clone(),
             Arc::new(ManualClock::default()),
-            Arc::new(Bell::new()),
+            Arc::new(WakeSignal::new()),
             Sync::Fsync,
             64 << 10,
             0,
@@ -471,11 +471,11 @@ fn appends_and_syncs_measured() {
     let home = tempfile::tempdir_in(concat!(env!("CARGO_MANIFEST_DIR"), "/target")).unwrap();
     let disk: Arc<dyn Disk> = OsDisk::open(home.path(), Access::Write).unwrap();
     let clock = Arc::new(SystemClock::new());
-    let bell = Arc::new(Bell::new());
+    let wake_signal = Arc::new(WakeSignal::new());
     let log = Log::open(
         disk.clone(),
         clock.clone(),
-        bell,
+        wake_signal,
         Sync::Fsync,
         16 << 20,
         0,

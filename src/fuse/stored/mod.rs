@@ -34,7 +34,7 @@ impl Stored {
         options: Options,
         durability: Durability,
     ) -> std::io::Result<Stored> {
-        let parking = Parking::start(fs.bell().clone())?;
+        let parking = Parking::start(fs.wake_signal().clone())?;
         let (notifier, under_way) = (OnceLock::new(), AtomicU64::new(0));
         let core = Core { fs, attribution, options, durability, notifier, under_way };
         Ok(Stored { core: Arc::new(core), parking })

@@ -3,7 +3,7 @@
 //! There are as many dispatch threads as cores, so one that sleeps takes a core from the mount. A request whose answer
 //! is not in memory goes with its reply to the *disk* lot, served by a fixed pool of threads that may sleep. A request
 //! that the engine refused because of a limit goes to the *room* lot: one thread keeps them in the order of arrival
-//! and tries the first again when the engine's bell says that there may be room, or when the time that the engine
+//! and tries the first again when the engine's wake signal says that there may be room, or when the time that the engine
 //! asked for has passed.
 //!
 //! # Invariants
@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-use crate::base::bell::{Bell, Class};
+use crate::base::wake::{WakeSignal, WorkClass};
 use crate::fs::Tier;
 
 /// Threads that wait for the disk. A modern disk answers this many reads at once about as fast as one.
@@ -38,13 +38,13 @@ pub enum Turn {
     Answered,
     /// The answer is not in memory.
     Disk(Task),
-    /// A limit is reached; worth another try after this time or when [`Class::Room`] rings.
+    /// A limit is reached; worth another try after this time or when [`WorkClass::Room`] is signalled.
     Room(Task, Duration),
 }
 
 struct Refused {
     task: Task,
-    /// Rings of [`Class::Room`] when it was refused.
+    /// Rings of [`WorkClass::Room`] when it was refused.
     seen: u64,
     retry_at: Instant,
 }
@@ -60,7 +60,7 @@ struct Lots {
     queues: Mutex<Queues>,
     disk_wake: Condvar,
     room_wake: Condvar,
-    bell: Arc<Bell>,
+    wake_signal: Arc<WakeSignal>,
 }
 
 /// The two lots and their threads. Dropping it stops the threads; requests that still wait are answered with EIO.
@@ -70,13 +70,13 @@ pub struct Parking {
 }
 
 impl Parking {
-    /// Starts the threads; `bell` is the engine's.
-    pub fn start(bell: Arc<Bell>) -> io::Result<Parking> {
+    /// Starts the threads; `wake_signal` is the engine's.
+    pub fn start(wake_signal: Arc<WakeSignal>) -> io::Result<Parking> {
         let lots = Arc::new(Lots {
             queues: Mutex::default(),
             disk_wake: Condvar::new(),
             room_wake: Condvar::new(),
-            bell,
+            wake_signal,
         });
         let mut parking = Parking { lots: lots.clone(), threads: Vec::new() };
         for _ in 0..DISK_THREADS {
@@ -100,7 +100,7 @@ impl Drop for Parking {
         self.lots.queues.lock().stopped = true;
         self.lots.disk_wake.notify_all();
         self.lots.room_wake.notify_all();
-        self.lots.bell.ring(Class::Room);
+        self.lots.wake_signal.notify(WorkClass::Room);
         for thread in self.threads.drain(..) {
             if thread.join().is_err() {
                 log::error!("a thread that serves waiting requests panicked");
@@ -126,7 +126,7 @@ impl Lots {
     }
 
     fn refused(&self, task: Task, retry_after: Duration) -> Refused {
-        let seen = self.bell.seen(Class::Room);
+        let seen = self.wake_signal.seen(WorkClass::Room);
         Refused { task, seen, retry_at: Instant::now() + retry_after.min(RETRY_MAX) }
     }
 }
@@ -164,7 +164,7 @@ fn serve_room(lots: &Lots) {
             }
         };
         let pause = head.retry_at.saturating_duration_since(Instant::now());
-        lots.bell.wait(Class::Room, head.seen, pause);
+        lots.wake_signal.wait(WorkClass::Room, head.seen, pause);
         if lots.queues.lock().stopped {
             return;
         }
@@ -200,8 +200,8 @@ mod tests {
 
     #[test]
     fn refused_requests_keep_their_order_and_the_disk_does_not_hold_them_up() {
-        let bell = Arc::new(Bell::new());
-        let parking = Parking::start(bell.clone()).unwrap();
+        let wake_signal = Arc::new(WakeSignal::new());
+        let parking = Parking::start(wake_signal.clone()).unwrap();
         let (sender, receiver) = channel();
         for name in 0..4 {
             let task = task(name, 1, name == 1, sender.clone());
@@ -210,10 +210,10 @@ mod tests {
         let begun = Instant::now();
         let mut answers = Vec::new();
         while answers.len() < 4 {
-            bell.ring(Class::Room);
+            wake_signal.notify(WorkClass::Room);
             answers.extend(receiver.recv_timeout(Duration::from_millis(5)));
         }
-        assert!(begun.elapsed() < Duration::from_secs(5), "the bell wakes the lot, not the clock");
+        assert!(begun.elapsed() < Duration::from_secs(5), "the wake_signal wakes the lot, not the clock");
         let in_memory: Vec<u32> =
             answers.iter().filter(|(_, tier)| *tier == Tier::Memory).map(|(name, _)| *name).collect();
         assert_eq!(in_memory, [0, 2, 3]);
@@ -222,7 +222,7 @@ mod tests {
 
     #[test]
     fn a_limit_without_a_ring_is_tried_again_in_time_and_the_rest_is_dropped_at_the_end() {
-        let parking = Parking::start(Arc::new(Bell::new())).unwrap();
+        let parking = Parking::start(Arc::new(WakeSignal::new())).unwrap();
         let (sender, receiver) = channel();
         parking.park(Turn::Room(task(7, 0, false, sender.clone()), Duration::from_millis(1)));
         assert_eq!(receiver.recv_timeout(Duration::from_secs(5)).unwrap(), (7, Tier::Memory));

@@ -1,5 +1,5 @@
 //! Our engines, as a mount runs them: the same stack of disks, the same worker threads, and a busy store is waited out on
-//! its bell.
+//! its wake signal.
 //!
 //! Options of the engine may follow its name: `lsm:table_block=16K:bloom_bits=0`.
 
@@ -13,7 +13,7 @@ use bytes::Bytes;
 use kvfs::base::clock::SystemClock;
 use kvfs::disk::{Access, Latch, Metered, OsDisk};
 use kvfs::engine::{
-    self, Batch, Class, Command, Done, Engine, Error, KeyRange, Kind, Options, Sync, Tier, Worker,
+    self, Batch, WorkClass, Command, Done, Engine, Error, KeyRange, Kind, Options, Sync, Tier, Worker,
 };
 
 use super::{Change, Contender, Result, Settings};
@@ -104,12 +104,12 @@ impl Contender for Kvfs {
         }
         let position = loop {
             // Looked at before the try, so that a ring in between is not lost.
-            let seen = self.engine.bell().seen(Class::Room);
+            let seen = self.engine.wake_signal().seen(WorkClass::Room);
             match self.engine.apply(&batch, Tier::Disk) {
                 Ok(position) => break position,
                 Err(Error::Busy { retry_after, .. }) => {
                     let since = Instant::now();
-                    self.engine.bell().wait(Class::Room, seen, retry_after);
+                    self.engine.wake_signal().wait(WorkClass::Room, seen, retry_after);
                     self.stalled_nanos.fetch_add(since.elapsed().as_nanos() as u64, Relaxed);
                 }
                 Err(error) => return Err(error.into()),

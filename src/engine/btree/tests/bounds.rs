@@ -18,7 +18,7 @@ fn scaled(torn: Torn) -> Options {
 fn patiently(engine: &BtreeEngine, batch: &Batch) -> Result<Position> {
     for _ in 0..3000 {
         match engine.apply(batch, Tier::Disk) {
-            Err(Error::Busy { .. }) => _ = engine.work(Class::Flush)?,
+            Err(Error::Busy { .. }) => _ = engine.work(WorkClass::Flush)?,
             other => return other,
         }
     }
@@ -82,8 +82,8 @@ fn puts_that_wait_hold_no_more_of_the_log_than_its_bound_and_cost_no_space_at_op
             patiently(&engine, &batch).unwrap();
             follow(&mut model, &batch);
             if step % 3 == 0 {
-                engine.work(Class::Flush).unwrap();
-                engine.work(Class::Log).unwrap();
+                engine.work(WorkClass::Flush).unwrap();
+                engine.work(WorkClass::Log).unwrap();
             }
             most = most.max(log_file_bytes(&sim));
             unreleased = unreleased.max(engine.core.log.unreleased_bytes());

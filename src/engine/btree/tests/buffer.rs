@@ -83,7 +83,7 @@ fn puts_that_wait_are_seen_like_any_others() {
                 }
                 15..18 => {
                     let before = waiting(&engine);
-                    engine.work(Class::Flush).unwrap();
+                    engine.work(WorkClass::Flush).unwrap();
                     swept |= waiting(&engine) < before;
                 }
                 18 if step % 8 == 0 => {
@@ -100,7 +100,7 @@ fn puts_that_wait_are_seen_like_any_others() {
                     engine = open_on(disk.clone(), &options).unwrap();
                     run(&*engine, Command::Verify).unwrap();
                 }
-                _ => drop(engine.work(Class::Log).unwrap()),
+                _ => drop(engine.work(WorkClass::Log).unwrap()),
             }
         }
         assert_eq!(contents(&*engine).unwrap(), model);
@@ -481,10 +481,10 @@ fn readers_and_sweeps_at_once_never_see_old_bytes() {
                     _ => batch.put(number.to_be_bytes().to_vec(), value(number, version)),
                 }
             }
-            let seen = engine.bell().seen(Class::Room);
+            let seen = engine.wake_signal().seen(WorkClass::Room);
             while let Err(error) = engine.apply(&batch, Tier::Disk) {
                 assert!(matches!(error, Error::Busy { .. }), "{error}");
-                engine.bell().wait(Class::Room, seen, RETRY_AFTER);
+                engine.wake_signal().wait(WorkClass::Room, seen, RETRY_AFTER);
             }
         }
         stop.store(true, Relaxed);

@@ -103,7 +103,7 @@ fn pages_by_kind_and_by_cause_add_up_to_what_the_disk_has_taken() {
                 match step % 40 {
                     9 | 19 => drop(run(&*engine, Command::Checkpoint)),
                     29 => drop(run(&*engine, Command::Compact)),
-                    _ => drop(engine.work(Class::Flush)),
+                    _ => drop(engine.work(WorkClass::Flush)),
                 }
             }
             drop(contents(&*engine));
@@ -256,7 +256,7 @@ fn write_amplification_of_each_mode() {
                 apply(&engine, &batch).unwrap();
                 // About what a worker does beside the writer.
                 if index % 16 == 0 {
-                    engine.work(Class::Flush).unwrap();
+                    engine.work(WorkClass::Flush).unwrap();
                 }
             }
             run(&*engine, Command::Checkpoint).unwrap();

@@ -72,7 +72,7 @@ pub(super) fn workload_in(work: &Work<'_>, disk: &Arc<dyn Disk>, history: &mut H
                 }
                 Err(Error::Busy { .. }) => {
                     history.batches.pop();
-                    engine.work(Class::Flush)?;
+                    engine.work(WorkClass::Flush)?;
                 }
                 Err(Error::NoSpace) => {
                     history.batches.pop();
@@ -87,7 +87,7 @@ pub(super) fn workload_in(work: &Work<'_>, disk: &Arc<dyn Disk>, history: &mut H
             history.synced = position;
         }
         if prng.one_in(3) {
-            engine.work(Class::Flush)?;
+            engine.work(WorkClass::Flush)?;
         }
         if prng.one_in(12) {
             run(&*engine, Command::Checkpoint)?;
@@ -269,7 +269,7 @@ fn a_request_that_fails_in_a_checkpoint_is_tried_again() {
                 loop {
                     match engine.apply(&batch, Tier::Disk) {
                         Ok(_) => break follow(&mut model, &batch),
-                        Err(Error::Busy { .. }) => drop(engine.work(Class::Flush)),
+                        Err(Error::Busy { .. }) => drop(engine.work(WorkClass::Flush)),
                         Err(Error::Poisoned(_)) => {
                             assert!(kind == Request::Sync, "{purpose:?} {nth}");
                             break;
@@ -280,7 +280,7 @@ fn a_request_that_fails_in_a_checkpoint_is_tried_again() {
                         break;
                     }
                 }
-                let _ = engine.work(Class::Flush);
+                let _ = engine.work(WorkClass::Flush);
             }
             // Reads go on; what was accepted is all there.
             assert_eq!(contents(&*engine).unwrap(), model, "{purpose:?} {nth}");

@@ -18,9 +18,9 @@ fn limits_answer_busy_with_their_cause_and_commands_what_they_are() {
     }
     assert_eq!(refused, Some(Cause::LogSpace));
     assert_eq!(engine.shape().stalls.now, Some(Cause::LogSpace));
-    let seen = engine.bell().seen(Class::Room);
+    let seen = engine.wake_signal().seen(WorkClass::Room);
     settle(&*engine).unwrap();
-    assert!(engine.bell().seen(Class::Room) > seen);
+    assert!(engine.wake_signal().seen(WorkClass::Room) > seen);
     assert_eq!(engine.shape().memory.dirty_bytes, 0);
     engine.apply(&batch, Tier::Disk).unwrap();
     assert_eq!(engine.shape().stalls.now, None);
@@ -41,16 +41,16 @@ fn limits_answer_busy_with_their_cause_and_commands_what_they_are() {
 fn a_checkpoint_starts_when_changes_grow_old() {
     let clock = Arc::new(ManualClock::default());
     let engine = open(SimDisk::new(), clock.clone(), &tiny()).unwrap();
-    assert_eq!(engine.work(Class::Flush).unwrap(), Pending::Idle);
+    assert_eq!(engine.work(WorkClass::Flush).unwrap(), Pending::Idle);
     let mut batch = Batch::new(0);
     batch.put(&b"key"[..], &b"value"[..]);
     apply(&engine, &batch).unwrap();
-    assert_eq!(engine.work(Class::Flush).unwrap(), Pending::After(Duration::from_secs(30)));
+    assert_eq!(engine.work(WorkClass::Flush).unwrap(), Pending::After(Duration::from_secs(30)));
     clock.advance(Duration::from_secs(30));
     settle(&*engine).unwrap();
     let shape = engine.shape();
     assert_eq!((shape.tree.unwrap().checkpoints, shape.memory.dirty_bytes), (1, 0));
-    assert_eq!(engine.work(Class::Flush).unwrap(), Pending::Idle);
+    assert_eq!(engine.work(WorkClass::Flush).unwrap(), Pending::Idle);
 }
 
 #[test]

@@ -209,7 +209,7 @@ fn a_page_of_the_map_that_cannot_be_read_costs_its_free_units_and_nothing_else()
         assert_eq!(contents(&*engine).unwrap(), model);
         let shape = engine.shape();
         assert!(shape.damage.is_some_and(|damage| damage.contains("free map")), "{torn:?}");
-        assert!(engine.journal().unwrap().events().iter().any(|event| event.name == "error"));
+        assert!(engine.event_log().unwrap().events().iter().any(|event| event.name == "error"));
         // Also behind a crash, and without it.
         let engine = open_on(sim.crash(1), &options).unwrap();
         assert!(run(&*engine, Command::Verify).is_err(), "{torn:?}");

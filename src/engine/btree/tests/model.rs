@@ -55,7 +55,7 @@ fn random_operations_match_the_model() {
                     };
                     assert_eq!(list(&*engine), list(&model), "seed {seed} step {step}");
                 }
-                16 | 17 => drop(engine.work(Class::Flush).unwrap()),
+                16 | 17 => drop(engine.work(WorkClass::Flush).unwrap()),
                 // In whatever state a checkpoint on its way may be.
                 18 if prng.one_in(2) => {
                     engine.verifier.verify().unwrap_or_else(|e| panic!("seed {seed} step {step}: {e}"))
@@ -71,7 +71,7 @@ fn random_operations_match_the_model() {
                     engine = open_on(disk.clone(), &options).unwrap();
                     run(&*engine, Command::Verify).unwrap_or_else(|e| panic!("seed {seed} step {step}: {e}"));
                 }
-                _ => drop(engine.work(Class::Log).unwrap()),
+                _ => drop(engine.work(WorkClass::Log).unwrap()),
             }
         }
         run(&*engine, Command::Verify).unwrap();

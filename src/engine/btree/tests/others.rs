@@ -80,7 +80,7 @@ impl Store {
     fn apply(&mut self, batch: &Batch) -> Result<()> {
         for _ in 0..2000 {
             match self.engine.apply(batch, Tier::Disk) {
-                Err(Error::Busy { .. }) => _ = self.engine.work(Class::Flush),
+                Err(Error::Busy { .. }) => _ = self.engine.work(WorkClass::Flush),
                 other => {
                     other?;
                     follow(&mut self.model, batch);
@@ -110,7 +110,7 @@ impl Store {
                 Err(error) => panic!("{}: put {number}: {error}", self.what()),
             }
             if number % 64 == 0 {
-                self.engine.work(Class::Log).unwrap();
+                self.engine.work(WorkClass::Log).unwrap();
             }
         }
     }
@@ -205,7 +205,7 @@ fn a_store_that_is_killed_at_any_moment_is_opened_and_emptied_without_a_free_byt
                         survive_kill(&store, &format!("batch {number}"));
                     }
                     match store.engine.apply(&batch, Tier::Disk) {
-                        Err(Error::Busy { .. }) => _ = store.engine.work(Class::Flush),
+                        Err(Error::Busy { .. }) => _ = store.engine.work(WorkClass::Flush),
                         Err(Error::NoSpace) => break 'fill,
                         other => {
                             other.unwrap();
@@ -215,7 +215,7 @@ fn a_store_that_is_killed_at_any_moment_is_opened_and_emptied_without_a_free_byt
                     }
                 }
                 if number % 64 == 0 {
-                    store.engine.work(Class::Log).unwrap();
+                    store.engine.work(WorkClass::Log).unwrap();
                 }
             }
             survive_kill(&store, "full");
@@ -239,9 +239,11 @@ fn work_on(sim: &Arc<SimDisk>, options: &Options, model: &Map) -> Vec<Map> {
             }
             let applied = (0..2000).find_map(|_| match engine.apply(&batch, Tier::Disk) {
                 // Without power it fails. A compaction ends where it finds no room.
-                Err(Error::Busy { .. }) => {
-                    engine.work(Class::Flush).err().filter(|error| !matches!(error, Error::NoSpace)).map(Err)
-                }
+                Err(Error::Busy { .. }) => engine
+                    .work(WorkClass::Flush)
+                    .err()
+                    .filter(|error| !matches!(error, Error::NoSpace))
+                    .map(Err),
                 applied => Some(applied),
             });
             let mut next = states.last().unwrap().clone();

@@ -48,7 +48,7 @@ fn workload_without_end(work: &Work<'_>, disk: &Arc<dyn Disk>, history: &mut His
         loop {
             match engine.apply(&batch, Tier::Disk) {
                 Ok(position) => break history.batches.last_mut().unwrap().0 = Some(position),
-                Err(Error::Busy { .. }) => _ = engine.work(Class::Flush)?,
+                Err(Error::Busy { .. }) => _ = engine.work(WorkClass::Flush)?,
                 Err(error) => return Err(error),
             }
         }
@@ -58,7 +58,7 @@ fn workload_without_end(work: &Work<'_>, disk: &Arc<dyn Disk>, history: &mut His
             history.synced = position;
         }
         if prng.one_in(3) && work.options.dirty_bytes_max < 1 << 20 {
-            engine.work(Class::Flush)?;
+            engine.work(WorkClass::Flush)?;
         }
     }
     Ok(())

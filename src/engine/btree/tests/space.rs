@@ -1,7 +1,7 @@
 //! Joined pages, compaction, and the end of the file.
 
 use super::*;
-use crate::base::journal::Field;
+use crate::base::event_log::Field;
 
 #[test]
 fn sparse_neighbours_join_until_pages_are_well_filled() {
@@ -39,7 +39,7 @@ fn compaction_cuts_the_file_to_what_is_in_use() {
         let mut steps = 0u32;
         while ended.try_recv().map(|result| result.unwrap()).is_err() {
             steps += 1;
-            engine.work(Class::Flush).unwrap();
+            engine.work(WorkClass::Flush).unwrap();
             let (key, value) = (long_key(steps * 70 % 600), vec![1; 3000]);
             let mut batch = Batch::new(0);
             batch.put(key.clone(), value.clone());
@@ -107,7 +107,7 @@ fn holes_that_are_too_small_for_a_page_do_not_keep_the_file_long() {
         let bound = compacted_bytes_max(&engine);
         assert!(size() <= bound && size() < loose / 3, "{torn:?}: {loose} -> {}, at most {bound}", size());
         assert_eq!(contents(&*engine).unwrap(), model);
-        let events = engine.core.journal.events();
+        let events = engine.core.event_log.events();
         let ended = events.iter().rev().find(|event| event.name == "compact").unwrap();
         let field = |name: &str| match ended.fields.iter().find(|(field, _)| *field == name) {
             Some((_, Field::Count(count))) => *count,
@@ -210,7 +210,7 @@ fn fill_and_empty(seed: u64, options: &Options, capacity: u64) {
     let apply = |batch: &Batch| {
         for _ in 0..2000 {
             match engine.apply(batch, Tier::Disk) {
-                Err(Error::Busy { .. }) => _ = engine.work(Class::Flush),
+                Err(Error::Busy { .. }) => _ = engine.work(WorkClass::Flush),
                 other => return other,
             }
         }
@@ -230,7 +230,7 @@ fn fill_and_empty(seed: u64, options: &Options, capacity: u64) {
             Err(error) => panic!("seed {seed}: {error}"),
         }
         if prng.one_in(50) {
-            engine.work(Class::Log).unwrap();
+            engine.work(WorkClass::Log).unwrap();
         }
     }
     let count = keys.len();

@@ -64,10 +64,10 @@ fn check_at_once(span: Duration) {
                     batch.put(vec![key], value(key, version))
                 }
             }
-            let seen = engine.bell().seen(Class::Room);
+            let seen = engine.wake_signal().seen(WorkClass::Room);
             while let Err(error) = engine.apply(&batch, Tier::Disk) {
                 assert!(matches!(error, Error::Busy { .. }), "{error}");
-                engine.bell().wait(Class::Room, seen, RETRY_AFTER);
+                engine.wake_signal().wait(WorkClass::Room, seen, RETRY_AFTER);
             }
         }
         stop.store(true, Relaxed);

@@ -447,7 +447,7 @@ pub trait Policy: Send + Sync {
     /// What it thinks of the levels. Asked after every edit.
     fn assess(&self, levels: &Levels) -> Assessment;
 
-    /// Why a merge out of level `from` begins, for the journal.
+    /// Why a merge out of level `from` begins, for the event log.
     fn trigger(&self, levels: &Levels, from: usize) -> String {
         format!("score {:.2} of L{from}", self.assess(levels).scores[from])
     }

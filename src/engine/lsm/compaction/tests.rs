@@ -13,7 +13,7 @@ use super::window::TimeWindow;
 use super::*;
 use crate::control::model::durability_debt;
 use crate::engine::lsm::Options;
-use crate::engine::lsm::table::Shelf;
+use crate::engine::lsm::table::TableStore;
 
 /// Lines such as `1: a-c 60, d-f 50 t @9`; numbers count from 1 in the order of the text. `t` makes all entries tombstones, `@9` is the
 /// time of the newest batch.
@@ -58,7 +58,7 @@ pub fn picture(tables: &[(usize, TableMeta)], now_seconds: u64) -> Levels {
         // The text is in order: in L0 newest first.
         let count = here.len() as u64;
         here.iter_mut().zip(1..).for_each(|(table, nth)| table.last_position = count - nth);
-        Run::of(level, here.iter().map(Shelf::stub)).unwrap()
+        Run::of(level, here.iter().map(TableStore::stub)).unwrap()
     };
     Levels::new(std::array::from_fn(of), now_seconds)
 }
@@ -126,7 +126,7 @@ impl Simulation {
         self.next_number += 1;
         let mut meta = meta(self.next_number, &name(first, 0), &name(last, 1), keys.round() as u64);
         (meta.last_position, meta.newest_seconds) = (newest, newest);
-        Sized { meta: Shelf::stub(&meta), shares: all }
+        Sized { meta: TableStore::stub(&meta), shares: all }
     }
 
     /// A memtable of `puts` puts of uniformly chosen keys becomes a table, then everything that the policy wants is done.

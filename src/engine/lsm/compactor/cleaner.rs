@@ -190,7 +190,7 @@ impl Cleaner {
     ) -> Result<impl Iterator<Item = RunningJob> + use<'a>> {
         // Where the disk does not say what is free, that is all there can be.
         let free_bytes =
-            merging.free_bytes(&self.core.shelf)?.saturating_add(self.core.space.guard.ballast_bytes());
+            merging.free_bytes(&self.core.table_store)?.saturating_add(self.core.space.guard.ballast_bytes());
         let candidates = self.candidates(version, free_bytes);
         let position = (0..LEVELS).map(|level| version.level(level).sums().last_position).max().unwrap_or(0);
         let halfway = merging.jobs.iter().filter(|job| job.is_halfway()).flat_map(RunningJob::inputs);
@@ -205,7 +205,7 @@ impl Cleaner {
             if shadows.iter().any(|(_, table)| halfway.contains(&table.number)) {
                 return None;
             }
-            let mut merge = RunningJob::new(version, job, &self.core.shelf, &self.core.options);
+            let mut merge = RunningJob::new(version, job, &self.core.table_store, &self.core.options);
             merge.clean(shadows, need_bytes, position);
             Some(merge)
         }))
@@ -245,7 +245,7 @@ impl Cleaner {
     /// all that is free is claimed for it, up to what the table takes. What is written anew may take a little more than it took, so that
     /// is no limit.
     pub fn claim_more(&self, merging: &mut Merging, id: u64) -> Result<bool> {
-        let (free_bytes, guard) = (merging.free_bytes(&self.core.shelf)?, &self.core.space.guard);
+        let (free_bytes, guard) = (merging.free_bytes(&self.core.table_store)?, &self.core.space.guard);
         let Some(job) = merging.job_mut(id) else { return Ok(true) };
         let (taken_bytes, need_bytes) = (job.temporary_bytes(), job.need_bytes());
         if taken_bytes <= need_bytes || need_bytes >= job.input_bytes {

@@ -38,7 +38,7 @@ impl Collector {
         let kept_bytes =
             self.core.space.guard.release_bytes().saturating_sub(self.core.space.guard.ballast_bytes());
         let room_bytes = kept_bytes + 2 * self.core.log.segment_bytes();
-        if self.core.shelf.space().is_ok_and(|space| space.room_bytes() < room_bytes) {
+        if self.core.table_store.space().is_ok_and(|space| space.room_bytes() < room_bytes) {
             return BTreeMap::new();
         }
         // Nobody can empty what a table needs that merges go around.

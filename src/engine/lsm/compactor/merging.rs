@@ -3,7 +3,7 @@
 use super::Throttle;
 use super::running::{RunningJob, Slice};
 use crate::engine::lsm::compaction::Claim;
-use crate::engine::lsm::table::Shelf;
+use crate::engine::lsm::table::TableStore;
 use crate::engine::{Error, Result};
 
 /// Merges of a store.
@@ -58,8 +58,8 @@ impl Merging {
     }
 
     /// Bytes that are free beside what they may still take.
-    pub fn free_bytes(&self, shelf: &Shelf) -> Result<u64> {
-        Ok(shelf.space()?.room_bytes().saturating_sub(self.owed_bytes()))
+    pub fn free_bytes(&self, table_store: &TableStore) -> Result<u64> {
+        Ok(table_store.space()?.room_bytes().saturating_sub(self.owed_bytes()))
     }
 
     /// Why nothing is merged, if that is so: while something runs, it may make space.

@@ -44,7 +44,7 @@ use scheduler::Scheduler;
 
 /// Key and value bytes merged in one unit of work.
 const UNIT_BYTES: u64 = 4 << 20;
-/// When to look again whether merges are still paused, should the bell not ring.
+/// When to look again whether merges are still paused, should no signal come.
 const PAUSE: Duration = Duration::from_secs(1);
 /// When to look again whether a flush still has the disk.
 const YIELD: Duration = Duration::from_millis(5);
@@ -185,7 +185,7 @@ impl Compactor {
     /// Merges a step of a slice, with no lock held; whether it has come to its end, and what it wrote is durable.
     fn step(&self, slice: &mut Slice, is_command: bool) -> Result<bool> {
         let is_thorough = is_command || self.core.space.shortage.is_refused();
-        let version = self.versions.view().version.clone();
+        let version = self.versions.superversion().version.clone();
         let sparse = self.collector.sparse_segments(&version, is_thorough).into_keys().collect();
         drop(version);
         let mut move_value = |pointer, segment: &_| self.collector.move_value(&sparse, pointer, segment);
@@ -198,7 +198,7 @@ impl Compactor {
                 self.collector.sync()?;
             }
             if !slice.outputs.is_empty() {
-                self.core.shelf.sync_names()?;
+                self.core.table_store.sync_names()?;
             }
         }
         Ok(is_ready)
@@ -216,7 +216,7 @@ impl Compactor {
         let mut refused_bytes = 0;
         if !is_out_of_room {
             // A disk that refused what it says it has is not asked for that again, but for what is set aside on it.
-            refused_bytes = merging.free_bytes(&self.core.shelf)?;
+            refused_bytes = merging.free_bytes(&self.core.table_store)?;
             if let Some(job) = merging.job(id) {
                 self.core.space.guard.give_ballast(job.need_bytes());
             }
@@ -260,11 +260,11 @@ impl Compactor {
             return Some(wait);
         }
         // A flush that has no space waits for merges in its turn.
-        let is_flushing =
-            !self.versions.view().immutables.is_empty() && !self.core.space.shortage.has_flush_trouble();
+        let is_flushing = !self.versions.superversion().immutables.is_empty()
+            && !self.core.space.shortage.has_flush_trouble();
         let stalls_on_flush = self.core.stalls.is_waiting(Cause::Memtables) && is_flushing;
         // Where L0 slows writers down already, merges are as urgent as the flush.
-        let l0_files = self.versions.view().version.level(0).len() as u64;
+        let l0_files = self.versions.superversion().version.level(0).len() as u64;
         (stalls_on_flush && l0_files < self.core.options.l0_slowdown).then_some(YIELD)
     }
 
@@ -296,7 +296,7 @@ impl Compactor {
         let cursor = merge.job.cursor.as_ref().filter(|_| is_last);
         if is_last || !added.is_empty() || !leaving.is_empty() {
             let mut change = self.versions.change();
-            let edit = Edit::replace(&leaving, &added, cursor, self.core.shelf.next_number());
+            let edit = Edit::replace(&leaving, &added, cursor, self.core.table_store.next_number());
             if let Err(error) = change.install(&edit, &leaving, &added, None) {
                 // After a failed sync the edit may be durable all the same: then the files stay.
                 if !change.is_failed() {

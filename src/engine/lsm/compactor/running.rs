@@ -33,7 +33,7 @@ use crate::engine::lsm::cursor::{Cursor, Reading, RunCursor};
 use crate::engine::lsm::merge::Merge;
 use crate::engine::lsm::run::Run;
 use crate::engine::lsm::survivors::{Moved, Writing};
-use crate::engine::lsm::table::{Origin, Shelf, Table, TableBuilder};
+use crate::engine::lsm::table::{Origin, Table, TableBuilder, TableStore};
 use crate::engine::lsm::value_log::{Pointer, Stored};
 use crate::engine::lsm::version::Version;
 use crate::engine::wal::Segment;
@@ -111,13 +111,13 @@ pub struct RunningJob {
     below: Arc<[Ranges]>,
     /// Whether nothing at all is older than its outputs.
     is_bottom: bool,
-    shelf: Arc<Shelf>,
+    table_store: Arc<TableStore>,
     table_bytes: u64,
 }
 
 impl RunningJob {
     /// Makes `job` on the tables of `version` ready; reads nothing.
-    pub fn new(version: &Version, job: Job, shelf: &Arc<Shelf>, options: &Options) -> RunningJob {
+    pub fn new(version: &Version, job: Job, table_store: &Arc<TableStore>, options: &Options) -> RunningJob {
         let inputs = version.inputs(&job);
         let range = |table: &Arc<Table>| (table.smallest.clone(), table.largest.clone());
         // Only what lies in its range is of interest.
@@ -161,7 +161,7 @@ impl RunningJob {
             collects: false,
             below: below.into(),
             is_bottom,
-            shelf: shelf.clone(),
+            table_store: table_store.clone(),
             table_bytes: options.table_bytes,
         };
         // A slice may end with a short table of its own: a block pays for what each table has beside its entries.
@@ -264,7 +264,7 @@ impl RunningJob {
             below: Below::new(&self.below),
             is_bottom: self.is_bottom,
             origin: self.origin,
-            shelf: self.shelf.clone(),
+            table_store: self.table_store.clone(),
             table_bytes,
             done_bytes: 0,
             moved_bytes: 0,
@@ -448,7 +448,7 @@ pub struct Slice {
     below: Below,
     is_bottom: bool,
     origin: Origin,
-    shelf: Arc<Shelf>,
+    table_store: Arc<TableStore>,
     table_bytes: u64,
     /// Key and value bytes merged so far.
     done_bytes: u64,
@@ -493,8 +493,8 @@ impl Slice {
     /// name.
     /// `move_value` is asked for every value in the log and says where it lies now, if it was moved.
     pub fn step(&mut self, bytes: u64, move_value: &mut MoveValue<'_>) -> Result<bool> {
-        let (shelf, before) = (self.shelf.clone(), self.written_bytes());
-        let span = shelf.cpu().span(Work::Merge);
+        let (table_store, before) = (self.table_store.clone(), self.written_bytes());
+        let span = table_store.cpu().span(Work::Merge);
         let ended = self.merge_entries(bytes, move_value)?;
         span.end(self.written_bytes() - before);
         Ok(ended)
@@ -534,7 +534,7 @@ impl Slice {
                 Some(builder) => builder,
                 empty => {
                     let purpose = Purpose::Compact { into: self.into as u8 };
-                    empty.insert(self.shelf.create(purpose, self.is_bottom)?)
+                    empty.insert(self.table_store.create(purpose, self.is_bottom)?)
                 }
             };
             let moved = match entry.value {

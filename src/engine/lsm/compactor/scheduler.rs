@@ -17,7 +17,7 @@ use crate::engine::lsm::manifest::Edit;
 use crate::engine::lsm::table::{Table, TableMeta};
 use crate::engine::lsm::version::Version;
 use crate::engine::lsm::version_set::VersionSet;
-use crate::engine::{Class, Error, Pending, Result};
+use crate::engine::{Error, Pending, Result, WorkClass};
 
 /// Files that merges leave to a flush and the log.
 const FLUSH_FILES: u64 = 2;
@@ -42,7 +42,7 @@ enum Reason {
 }
 
 impl Reason {
-    /// Its name in the journal.
+    /// Its name in the event log.
     fn name(self) -> &'static str {
         match self {
             Reason::Command => "command",
@@ -102,7 +102,7 @@ impl Scheduler {
             }
             if let Some(slice) = merging.jobs.iter_mut().find_map(RunningJob::begin_slice) {
                 // There may be more: another slice, or another merge.
-                self.core.bell.ring(Class::Merge);
+                self.core.wake_signal.notify(WorkClass::Merge);
                 return Ok((Some(slice), Pending::More));
             }
         }
@@ -125,7 +125,7 @@ impl Scheduler {
     /// What to merge next.
     fn next_merge(&self, merging: &mut Merging) -> Result<Next> {
         // Only read here: what is installed later is still claimed.
-        let version = self.versions.view().version.clone();
+        let version = self.versions.superversion().version.clone();
         let flushed = self.versions.flushed();
         if self.core.commands.is_compact_due(flushed) {
             if !merging.jobs.is_empty() {
@@ -203,7 +203,7 @@ impl Scheduler {
     /// What to merge where the policy wants nothing, and why: a table whose directions are damaged, or one with values in a segment of
     /// the log that is to be emptied.
     fn own_job(&self, version: &Version, levels: &Levels) -> Option<(Reason, Job)> {
-        let flaws = self.core.shelf.flaws();
+        let flaws = self.core.table_store.flaws();
         let is_flawed = |table: &Table| flaws.iter().any(|(number, _)| *number == table.number);
         let tables = (!flaws.is_empty()).then(|| version.tables()).into_iter().flatten();
         let flawed = tables.filter(|(_, table)| is_flawed(table));
@@ -217,7 +217,8 @@ impl Scheduler {
     /// Begins to clean the table that gives most back of those that can be cleaned in the room there is; whether there is one.
     fn clean(&self, version: &Version, levels: &Levels, merging: &mut Merging) -> Result<bool> {
         for merge in self.cleaner.jobs(version, levels, merging)? {
-            let missing_bytes = merge.need_bytes().saturating_sub(merging.free_bytes(&self.core.shelf)?);
+            let missing_bytes =
+                merge.need_bytes().saturating_sub(merging.free_bytes(&self.core.table_store)?);
             if missing_bytes > 0 {
                 self.core.space.guard.give_ballast(missing_bytes);
             }
@@ -230,7 +231,7 @@ impl Scheduler {
 
     /// Begins a merge if there is space for it; whether there is.
     fn begin(&self, version: &Version, job: Job, reason: Reason, merging: &mut Merging) -> Result<bool> {
-        let mut merge = RunningJob::new(version, job, &self.core.shelf, &self.core.options);
+        let mut merge = RunningJob::new(version, job, &self.core.table_store, &self.core.options);
         if matches!(reason, Reason::Values) {
             merge.collect();
         }
@@ -283,7 +284,7 @@ impl Scheduler {
     fn has_space(&self, merge: &RunningJob, merging: &mut Merging) -> Result<bool> {
         let bytes = merge.need_bytes();
         let owed_bytes = merging.owed_bytes();
-        let space = self.core.shelf.space()?;
+        let space = self.core.table_store.space()?;
         let free_bytes = space.room_bytes().saturating_sub(owed_bytes);
         let slots = self.core.options.merge_threads;
         let owed_files: u64 = merging.jobs.iter().map(|job| job.need_files(slots)).sum();
@@ -319,7 +320,7 @@ impl Scheduler {
         let moved = version.inputs(job);
         let added: Vec<(usize, Arc<Table>)> =
             moved.iter().map(|(_, table)| (job.into, table.clone())).collect();
-        let edit = Edit::replace(&moved, &added, job.cursor.as_ref(), self.core.shelf.next_number());
+        let edit = Edit::replace(&moved, &added, job.cursor.as_ref(), self.core.table_store.next_number());
         self.versions.change().install(&edit, &moved, &added, None)?;
         let bytes: u64 = moved.iter().map(|(_, table)| table.bytes).sum();
         self.core.levels[job.into].moved_bytes.fetch_add(bytes, Relaxed);
@@ -336,7 +337,7 @@ impl Scheduler {
     /// Takes expired tables out of the store.
     fn drop_tables(&self, version: &Version, job: &Job) -> Result<()> {
         let dropped = version.inputs(job);
-        let edit = Edit::replace(&dropped, &[], job.cursor.as_ref(), self.core.shelf.next_number());
+        let edit = Edit::replace(&dropped, &[], job.cursor.as_ref(), self.core.table_store.next_number());
         self.versions.change().install(&edit, &dropped, &[], None)?;
         let bytes: u64 = dropped.iter().map(|(_, table)| table.bytes).sum();
         self.dropped_bytes.fetch_add(bytes, Relaxed);

@@ -12,7 +12,7 @@ use crate::engine::lsm::table::{Access, hash, table_name};
 impl Reader {
     /// Asks for `key` as a read does, and notes every structure on the way.
     pub fn explain(&self, key: &[u8], tier: Tier) -> Result<Vec<Probe>> {
-        let view = self.views.view();
+        let superversion = self.current.superversion();
         let mut probes = Vec::new();
         let read_bytes = Cell::new(0);
         let access = Access { read_bytes: Some(&read_bytes), ..Access::get(&self.cache, tier) };
@@ -25,15 +25,15 @@ impl Reader {
             probes.push(Probe { structure, offset, verdict, bytes, read_bytes: read_bytes.take() });
             found.is_some()
         };
-        for (index, memtable) in view.memtables().enumerate() {
+        for (index, memtable) in superversion.memtables().enumerate() {
             let name =
                 if index == 0 { "memtable".to_string() } else { format!("immutable memtable {index}") };
             if note(name, None, memtable.get(key).as_ref(), "miss") {
                 return Ok(probes);
             }
         }
-        let (hash, version) = (hash(key), view.version.clone());
-        drop(view);
+        let (hash, version) = (hash(key), superversion.version.clone());
+        drop(superversion);
         for level in 0..LEVELS {
             let tables = match level {
                 0 => version.level(0).iter().cloned().collect(),

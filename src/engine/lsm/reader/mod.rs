@@ -1,4 +1,4 @@
-//! Reads: of a key, of a range, and what they ask on their way. They look at the newest view and at the cache, and change nothing but
+//! Reads: of a key, of a range, and what they ask on their way. They look at the newest superversion and at the cache, and change nothing but
 //! what they count and what they have proven to be deleted.
 
 mod explain;
@@ -14,7 +14,7 @@ use super::Slot;
 use super::gaps::Gaps;
 use super::table::{Access, hash};
 use super::version::Version;
-use super::version_set::Views;
+use super::version_set::CurrentSuperversion;
 use crate::disk::LEVELS;
 use crate::engine::cache::BlockCache;
 use crate::engine::{
@@ -24,7 +24,7 @@ use snapshot::TableSnapshot;
 
 /// Answers reads. Holds no lock while it waits for the disk.
 pub struct Reader {
-    views: Arc<Views>,
+    current: Arc<CurrentSuperversion>,
     cache: Arc<BlockCache>,
     /// Where scans find only tombstones.
     gaps: Arc<Gaps>,
@@ -50,16 +50,16 @@ struct Probes {
 }
 
 impl Reader {
-    /// Reads what `views` show through `cache`; scans prove a gap after `gap_tombstones` tombstones in a row.
+    /// Reads what `current` shows through `cache`; scans prove a gap after `gap_tombstones` tombstones in a row.
     pub fn new(
-        views: Arc<Views>,
+        current: Arc<CurrentSuperversion>,
         cache: Arc<BlockCache>,
         gaps: Arc<Gaps>,
         gap_tombstones: u64,
         levels: Arc<[LevelMeter; LEVELS]>,
     ) -> Reader {
         Reader {
-            views,
+            current,
             cache,
             gaps,
             gap_tombstones,
@@ -93,14 +93,14 @@ impl Reader {
 
     /// What the newest structure that knows `key` knows of it.
     fn find(&self, key: &[u8], tier: Tier, probes: &mut Probes) -> Result<Option<Slot>> {
-        let (known, version) = self.views.look(|view| {
-            for memtable in view.memtables().filter(|memtable| !memtable.is_empty()) {
+        let (known, version) = self.current.look(|superversion| {
+            for memtable in superversion.memtables().filter(|memtable| !memtable.is_empty()) {
                 probes.structures += 1;
                 if let Some(slot) = memtable.get(key) {
                     return (Some(slot), None);
                 }
             }
-            (None, Some(view.version.clone()))
+            (None, Some(superversion.version.clone()))
         });
         match version {
             Some(version) => find_in_tables(&version, key, Access::get(&self.cache, tier), probes),

@@ -143,11 +143,11 @@ impl Reader {
         let mut sources = Vec::with_capacity(8);
         let version = {
             // Tables are read below, and who waits for the disk must keep no memtable in memory.
-            let view = self.views.view();
-            for memtable in view.memtables().filter(|memtable| !memtable.is_empty()) {
+            let superversion = self.current.superversion();
+            for memtable in superversion.memtables().filter(|memtable| !memtable.is_empty()) {
                 sources.push(Cursor::Memory(MemoryCursor::new(memtable, range)));
             }
-            view.version.clone()
+            superversion.version.clone()
         };
         add_tables(&version, range, &reading, &mut sources)?;
         Ok(Merge::new(sources))

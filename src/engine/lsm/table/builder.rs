@@ -15,7 +15,7 @@ use super::filter::{Filter, hash};
 use super::index::Index;
 use super::parts::{Resident, Top};
 use super::{
-    KIND_BLOCK, KIND_FILTER, KIND_FOOTER, KIND_INDEX, KIND_TOP, MAGIC, Origin, Shelf, Table, TableMeta,
+    KIND_BLOCK, KIND_FILTER, KIND_FOOTER, KIND_INDEX, KIND_TOP, MAGIC, Origin, Table, TableMeta, TableStore,
     VERSION, table_name,
 };
 use crate::base::varint;
@@ -33,7 +33,7 @@ const ENTRY_BYTES_MAX: usize = 1 << 31;
 
 /// A table that is being written. Dropped before [`TableBuilder::finish`], it removes its file.
 pub struct TableBuilder {
-    shelf: Arc<Shelf>,
+    table_store: Arc<TableStore>,
     purpose: Purpose,
     compression: Compression,
     /// The compressed block; kept for its capacity.
@@ -70,16 +70,16 @@ pub struct TableBuilder {
 }
 
 impl TableBuilder {
-    /// Starts table `number` in `file`; the [`Shelf`] calls this.
+    /// Starts table `number` in `file`; the [`TableStore`] calls this.
     pub(super) fn new(
-        shelf: Arc<Shelf>,
+        table_store: Arc<TableStore>,
         purpose: Purpose,
         compression: Compression,
         number: u64,
         file: Arc<dyn File>,
     ) -> TableBuilder {
         TableBuilder {
-            shelf,
+            table_store,
             purpose,
             compression,
             compressed: Vec::new(),
@@ -123,7 +123,7 @@ impl TableBuilder {
         if bytes > ENTRY_BYTES_MAX {
             return Err(Error::Invalid(format!("an entry of {bytes} bytes is too long")));
         }
-        let full = self.block.bytes(&self.buffer) + bytes > self.shelf.options.block_bytes as usize;
+        let full = self.block.bytes(&self.buffer) + bytes > self.table_store.options.block_bytes as usize;
         if self.block_frame.is_some() && full {
             self.end_block()?;
         }
@@ -145,9 +145,9 @@ impl TableBuilder {
             }
         };
         let before = self.buffer.len();
-        self.block.add(&mut self.buffer, self.shelf.options.restart_interval, key, raw);
+        self.block.add(&mut self.buffer, self.table_store.options.restart_interval, key, raw);
         self.shares.add(key, (self.buffer.len() - before) as u64);
-        if self.shelf.options.bloom_bits > 0 {
+        if self.table_store.options.bloom_bits > 0 {
             self.hashes.push(hash(key));
         }
         if self.meta.entries == 0 {
@@ -169,7 +169,7 @@ impl TableBuilder {
         let compressed = match self.compression {
             Compression::None => None,
             compression => {
-                let (cpu, target) = (self.shelf.cpu(), &mut self.compressed);
+                let (cpu, target) = (self.table_store.cpu(), &mut self.compressed);
                 cpu.sample(Work::Compress, payload.len() as u64, || compress(compression, payload, target))
             }
         };
@@ -187,7 +187,7 @@ impl TableBuilder {
         }
         self.index.push(&self.block_before, &self.block_first, self.bytes());
         self.block_before.clone_from(&self.last_key);
-        if self.index.len() as u64 >= self.shelf.options.part_blocks {
+        if self.index.len() as u64 >= self.table_store.options.part_blocks {
             self.end_part();
         }
         if self.buffer.len() >= WRITE_BYTES { self.write() } else { Ok(()) }
@@ -201,14 +201,14 @@ impl TableBuilder {
         self.top.push(&self.part_before, &self.part_first, end);
         self.index.complete();
         let index = Arc::new(std::mem::replace(&mut self.index, Index::new(end)));
-        let filter = Filter::build(&self.hashes, self.shelf.options.bloom_bits);
+        let filter = Filter::build(&self.hashes, self.table_store.options.bloom_bits);
         self.hashes.clear();
         self.parts.push(Resident { index, filter });
     }
 
     fn end_frame(&mut self, at: usize) {
         let place = place(self.meta.number, self.buffer_start + at as u64);
-        let (cpu, buffer) = (self.shelf.cpu(), &mut self.buffer);
+        let (cpu, buffer) = (self.table_store.cpu(), &mut self.buffer);
         let bytes = (buffer.len() - at) as u64;
         cpu.sample(Work::Checksum, bytes, || frame::finish(buffer, at, place));
     }
@@ -219,7 +219,7 @@ impl TableBuilder {
         self.buffer_start += self.buffer.len() as u64;
         self.buffer.clear();
         for (class, bytes) in self.classes.drain(..) {
-            self.shelf.classes().add(class, bytes);
+            self.table_store.classes().add(class, bytes);
         }
         Ok(())
     }
@@ -278,14 +278,14 @@ impl TableBuilder {
         self.file.sync(self.purpose).map_err(context)?;
         self.finished = true;
         let (meta, file) = (self.meta.clone(), self.file.clone());
-        Ok(Arc::new(Table::new(meta, file, top, parts, segments, self.shelf.clone())))
+        Ok(Arc::new(Table::new(meta, file, top, parts, segments, self.table_store.clone())))
     }
 }
 
 impl Drop for TableBuilder {
     fn drop(&mut self) {
         if !self.finished {
-            self.shelf.remove(self.meta.number);
+            self.table_store.remove(self.meta.number);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Tables: sorted files that never change. [`TableBuilder`] writes one, [`Table`] reads it, the [`Shelf`] makes, opens
+//! Tables: sorted files that never change. [`TableBuilder`] writes one, [`Table`] reads it, the [`TableStore`] makes, opens
 //! and throws them away. `FORMAT.md` draws the bytes.
 
 mod block;
@@ -11,7 +11,7 @@ mod parts;
 mod reader;
 mod rebuild;
 pub mod salvage;
-mod shelf;
+mod store;
 
 use std::sync::Arc;
 
@@ -25,7 +25,7 @@ pub use builder::TableBuilder;
 pub use filter::hash;
 pub use index::Index;
 pub use reader::{Access, Table};
-pub use shelf::Shelf;
+pub use store::TableStore;
 
 const KIND_BLOCK: u8 = 1;
 const KIND_FILTER: u8 = 2;

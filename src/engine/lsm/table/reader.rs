@@ -17,7 +17,7 @@ use super::index::Index;
 use super::parts::{Lent, Resident, Top};
 use super::rebuild::rebuild;
 use super::{
-    KIND_BLOCK, KIND_FILTER, KIND_FOOTER, KIND_INDEX, KIND_TOP, MAGIC, Shelf, TRAILER_BYTES, TableMeta,
+    KIND_BLOCK, KIND_FILTER, KIND_FOOTER, KIND_INDEX, KIND_TOP, MAGIC, TRAILER_BYTES, TableMeta, TableStore,
     VERSION, table_name,
 };
 use crate::base::varint;
@@ -98,13 +98,13 @@ pub struct Table {
     has_filter: bool,
     /// Of every part, or of none.
     resident: Vec<Resident>,
-    /// What it took from the shelf's memory.
+    /// What it took from the table store's memory.
     resident_bytes: u64,
     /// What it takes whatever is resident of it.
     open_bytes: u64,
     /// Holds the segments of [`TableMeta::values`], in the same order.
     segments: Vec<Arc<Segment>>,
-    shelf: Arc<Shelf>,
+    table_store: Arc<TableStore>,
     obsolete: AtomicBool,
     /// Why nothing of it can be read, if that is so.
     lost: Option<Error>,
@@ -125,15 +125,15 @@ impl Table {
         top: Top,
         parts: Vec<Resident>,
         segments: Vec<Arc<Segment>>,
-        shelf: Arc<Shelf>,
+        table_store: Arc<TableStore>,
     ) -> Table {
         let open_bytes = OPEN_BYTES + (meta.smallest.len() + meta.largest.len()) as u64;
-        shelf.note_open(open_bytes);
+        table_store.note_open(open_bytes);
         let mut resident_bytes =
             top.bytes() + size_of_val(&*meta.values) as u64 + size_of_val(&*segments) as u64;
-        shelf.take_memory(resident_bytes, true);
+        table_store.take_memory(resident_bytes, true);
         let bytes = parts.iter().map(Resident::bytes).sum();
-        let resident = if shelf.take_memory(bytes, parts.len() == 1) { parts } else { Vec::new() };
+        let resident = if table_store.take_memory(bytes, parts.len() == 1) { parts } else { Vec::new() };
         resident_bytes += if resident.is_empty() { 0 } else { bytes };
         // A filter that knows nothing is but one byte.
         let filter = top.filter(0);
@@ -148,7 +148,7 @@ impl Table {
             resident_bytes,
             open_bytes,
             segments,
-            shelf,
+            table_store,
             obsolete,
             lost: None,
         }
@@ -158,11 +158,11 @@ impl Table {
     pub(super) fn lost(
         meta: &TableMeta,
         segments: Vec<Arc<Segment>>,
-        shelf: Arc<Shelf>,
+        table_store: Arc<TableStore>,
         error: Error,
     ) -> Table {
         let top = Top::whole(meta.parts.data_bytes);
-        let mut table = Table::new(meta.clone(), Arc::new(Gone), top, Vec::new(), segments, shelf);
+        let mut table = Table::new(meta.clone(), Arc::new(Gone), top, Vec::new(), segments, table_store);
         table.lost = Some(error);
         table
     }
@@ -173,7 +173,7 @@ impl Table {
         meta: &TableMeta,
         file: Arc<dyn File>,
         segments: Vec<Arc<Segment>>,
-        shelf: Arc<Shelf>,
+        table_store: Arc<TableStore>,
         error: Error,
     ) -> Result<(Table, Option<Error>)> {
         let found = rebuild(meta.number, &*file, 0..meta.parts.data_bytes, Purpose::Recovery);
@@ -184,12 +184,12 @@ impl Table {
             found.entries == meta.entries && *first == meta.smallest && *last == meta.largest
         };
         let bytes = found.index.bytes();
-        if !is_known || found.gap.is_none() && !is_all() || !shelf.has_memory_for_rebuilt(bytes) {
+        if !is_known || found.gap.is_none() && !is_all() || !table_store.has_memory_for_rebuilt(bytes) {
             return Err(error);
         }
         let top = Top::whole(meta.parts.data_bytes);
         let parts = vec![Resident { index: Arc::new(found.index), filter: Filter::default() }];
-        Ok((Table::new(meta.clone(), file, top, parts, segments, shelf), found.gap))
+        Ok((Table::new(meta.clone(), file, top, parts, segments, table_store), found.gap))
     }
 
     /// Reads footer and parts from `file`; footer and top must check and agree with `expected`, and all parts if it is opened to be
@@ -200,7 +200,7 @@ impl Table {
         expected: &TableMeta,
         file: Arc<dyn File>,
         segments: Vec<Arc<Segment>>,
-        shelf: Arc<Shelf>,
+        table_store: Arc<TableStore>,
     ) -> Result<Table> {
         let number = expected.number;
         let name = || table_name(number);
@@ -212,7 +212,7 @@ impl Table {
         let trailer_start = size - TRAILER_BYTES;
         // What the frames take is near to what they take in memory.
         let parts_bytes = expected.parts.filter_bytes.saturating_add(expected.parts.index_bytes);
-        let is_wanted = purpose == Purpose::Verify || shelf.has_memory(parts_bytes);
+        let is_wanted = purpose == Purpose::Verify || table_store.has_memory(parts_bytes);
         let footer_bytes = size.saturating_sub(expected.parts.data_bytes).saturating_sub(parts_bytes);
         let likely_bytes = footer_bytes.saturating_add(if is_wanted { parts_bytes } else { TOP_BYTES });
         let mut tail = Tail { purpose, name: &name, file: &*file, start: size, bytes: Vec::new() };
@@ -249,7 +249,7 @@ impl Table {
             .filter(|(kind, payload)| *kind == KIND_TOP && payload.len() + frame::HEADER_BYTES == bytes.len())
             .and_then(|(_, payload)| Top::decode(payload, top_start))
             .ok_or_else(|| damaged(top_start, "a top that does not check"))?;
-        let mut table = Table::new(expected.clone(), file.clone(), top, Vec::new(), segments, shelf);
+        let mut table = Table::new(expected.clone(), file.clone(), top, Vec::new(), segments, table_store);
         if is_wanted || table.top.parts() == 1 {
             tail.reach(table.top.filter(0).start)?;
             let part = |part| {
@@ -263,7 +263,7 @@ impl Table {
             };
             let parts: Vec<Resident> = (0..table.top.parts()).map(part).collect::<Result<_>>()?;
             let bytes: u64 = parts.iter().map(Resident::bytes).sum();
-            table.shelf.take_memory(bytes, true);
+            table.table_store.take_memory(bytes, true);
             table.resident_bytes += bytes;
             table.resident = parts;
         }
@@ -317,7 +317,7 @@ impl Table {
         if !error.is_damage() {
             return Err(error);
         }
-        self.shelf.note_flaw(self.meta.number, error);
+        self.table_store.note_flaw(self.meta.number, error);
         Ok(())
     }
 
@@ -512,7 +512,7 @@ impl Table {
 
     /// The block at `start` out of its frame; it shares its memory unless it is compressed.
     fn check(&self, start: u64, bytes: Bytes) -> Result<Block> {
-        let cpu = self.shelf.cpu();
+        let cpu = self.table_store.cpu();
         let decode = || frame::decode(&bytes, place(self.meta.number, start));
         let payload = match cpu.sample(Work::Checksum, bytes.len() as u64, decode) {
             Some((kind, payload)) if payload.len() + frame::HEADER_BYTES == bytes.len() => {
@@ -571,18 +571,18 @@ impl Table {
     /// No version needs it any more: its file is removed after the last reader.
     pub fn retire(&self) {
         if !self.obsolete.swap(true, Relaxed) {
-            self.shelf.retire(self.meta.bytes);
+            self.table_store.retire(self.meta.bytes);
         }
     }
 }
 
 impl Drop for Table {
     fn drop(&mut self) {
-        self.shelf.give_memory(self.resident_bytes);
-        self.shelf.note_closed(self.open_bytes);
+        self.table_store.give_memory(self.resident_bytes);
+        self.table_store.note_closed(self.open_bytes);
         if *self.obsolete.get_mut() {
-            self.shelf.forget_flaw(self.meta.number);
-            self.shelf.discard(self.meta.number, self.meta.bytes);
+            self.table_store.forget_flaw(self.meta.number);
+            self.table_store.discard(self.meta.number, self.meta.bytes);
         }
     }
 }

@@ -9,7 +9,7 @@ fn damage(disk: &SimDisk, number: u64) {
 
 /// The numbers of the tables, newest first.
 fn numbers(engine: &LsmEngine) -> Vec<u64> {
-    engine.view().version.tables().map(|(_, table)| table.number).collect()
+    engine.superversion().version.tables().map(|(_, table)| table.number).collect()
 }
 
 /// Applies a batch, which must come in after not too much work.
@@ -18,9 +18,9 @@ pub(super) fn apply_soon(engine: &LsmEngine, batch: &Batch) {
         match engine.apply(batch, Tier::Disk) {
             Ok(_) => return,
             Err(Error::Busy { .. }) => {
-                engine.work(Class::Flush).unwrap();
-                engine.work(Class::Merge).unwrap();
-                engine.work(Class::Reclaim).unwrap();
+                engine.work(WorkClass::Flush).unwrap();
+                engine.work(WorkClass::Merge).unwrap();
+                engine.work(WorkClass::Reclaim).unwrap();
             }
             Err(error) => panic!("{error}"),
         }
@@ -50,8 +50,8 @@ pub(super) fn write_some(engine: &LsmEngine, prng: &mut Prng, model: &mut Model,
         apply_soon(engine, &batch);
         apply_to(model, &batch);
         if number % 3 == 0 {
-            engine.work(Class::Flush).unwrap();
-            engine.work(Class::Merge).unwrap();
+            engine.work(WorkClass::Flush).unwrap();
+            engine.work(WorkClass::Merge).unwrap();
         }
     }
 }
@@ -85,14 +85,14 @@ fn a_damaged_table_is_gone_around_under_every_policy() {
         let lost = unreadable(&engine, &model);
         if let Some(what) = &shape.damage {
             aside += 1;
-            in_l0 += usize::from(engine.view().version.level(0).iter().any(|it| it.number == victim));
+            in_l0 += usize::from(engine.superversion().version.level(0).iter().any(|it| it.number == victim));
             assert!(what.starts_with(&table_name(victim)), "{what}");
             assert!(lost < 40, "{lost} keys");
-            let events = engine.core.journal.events();
+            let events = engine.core.event_log.events();
             assert_eq!(events.iter().filter(|event| event.name == "set_aside").count(), 1);
             // At rest nothing is tried again.
             let before = engine.compactor.traffic();
-            (0..50).for_each(|_| assert_eq!(engine.work(Class::Merge).unwrap(), Pending::Idle));
+            (0..50).for_each(|_| assert_eq!(engine.work(WorkClass::Merge).unwrap(), Pending::Idle));
             assert_eq!(engine.compactor.traffic().since(&before).total(), Default::default());
             assert!(matches!(run(&*engine, Command::Compact), Err(Error::Corrupt { .. })));
         }
@@ -118,13 +118,13 @@ fn a_table_that_the_disk_refused_to_read_is_merged_later() {
         apply_soon(&engine, &batch);
         apply_to(&mut model, &batch);
     }
-    while engine.work(Class::Flush).unwrap() == Pending::More {}
+    while engine.work(WorkClass::Flush).unwrap() == Pending::More {}
     disk.inject(Fault::Fail { kind: Some(crate::disk::Kind::Read), purpose: None, nth: 0, errno: libc::EIO });
     settle(&*engine).unwrap();
     assert_eq!(disk.hits(), 1);
     let shape = engine.shape();
     assert!(shape.damage.unwrap().starts_with("reading table."), "{:?}", shape.levels);
-    assert!(matches!(engine.work(Class::Merge).unwrap(), Pending::After(_)));
+    assert!(matches!(engine.work(WorkClass::Merge).unwrap(), Pending::After(_)));
     clock.advance(Duration::from_secs(1));
     assert_eq!(engine.shape().damage, None);
     settle(&*engine).unwrap();
@@ -171,6 +171,6 @@ fn a_value_that_cannot_be_read_stays_where_it_is() {
     assert_eq!(engine.get(b"beside", Tier::Disk).unwrap().unwrap(), vec![7; 300]);
     assert_eq!(engine.get(b"other39", Tier::Disk).unwrap().unwrap(), vec![39; 300]);
     let before = engine.compactor.traffic();
-    (0..50).for_each(|_| assert_eq!(engine.work(Class::Merge).unwrap(), Pending::Idle));
+    (0..50).for_each(|_| assert_eq!(engine.work(WorkClass::Merge).unwrap(), Pending::Idle));
     assert_eq!(engine.compactor.traffic().since(&before).total(), Default::default());
 }

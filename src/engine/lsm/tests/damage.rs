@@ -36,7 +36,7 @@ fn flip_every_byte(options: &Options) {
     let (disk, model) = small_store(options);
     let blocks_end: BTreeMap<String, u64> = {
         let engine = open_with(disk.kill(), options).unwrap();
-        let version = engine.view().version.clone();
+        let version = engine.superversion().version.clone();
         version.tables().map(|(_, table)| (table_name(table.number), table.parts.data_bytes)).collect()
     };
     assert!(blocks_end.len() >= 2);

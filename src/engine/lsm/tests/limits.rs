@@ -18,11 +18,11 @@ fn writers_are_delayed_then_stopped_and_let_go_again() {
         }
     };
     assert!(matches!(fill(&engine), Error::Busy { cause: Cause::Memtables, .. }));
-    let seen = engine.bell().seen(Class::Room);
+    let seen = engine.wake_signal().seen(WorkClass::Room);
     // Flushes alone pile up L0: first the rate, then the door.
     let mut slowed = 0;
     loop {
-        while engine.work(Class::Flush).unwrap() == Pending::More {}
+        while engine.work(WorkClass::Flush).unwrap() == Pending::More {}
         match fill(&engine) {
             Error::Busy { cause: Cause::Memtables, .. } => {}
             Error::Busy { cause: Cause::L0Files, retry_after } if engine.shape().debt.l0_files < 10 => {
@@ -34,7 +34,7 @@ fn writers_are_delayed_then_stopped_and_let_go_again() {
             error => panic!("{error}"),
         }
     }
-    assert!(slowed > 0 && engine.bell().seen(Class::Room) > seen);
+    assert!(slowed > 0 && engine.wake_signal().seen(WorkClass::Room) > seen);
     let stalls = engine.shape().stalls;
     assert_eq!(stalls.now, Some(Cause::L0Files));
     assert!(stalls.by_cause.of(Cause::L0Files).slowdowns > 0);
@@ -92,7 +92,7 @@ fn a_writer_learns_why_there_is_no_room() {
         })
     };
     assert!(matches!(fill(), Some(Error::Busy { cause: Cause::Memtables, .. })));
-    assert!(engine.work(Class::Flush).is_err());
+    assert!(engine.work(WorkClass::Flush).is_err());
     let error = fill();
     assert!(matches!(error, Some(Error::Io { .. } | Error::Poisoned(_))), "{error:?}");
 }
@@ -104,13 +104,13 @@ fn a_merge_that_would_not_fit_waits() {
     let mut prng = Prng::new(3);
     while engine.shape().debt.l0_files < 4 {
         if engine.apply(&random_batch(&mut prng, 1), Tier::Disk).is_err() {
-            engine.work(Class::Flush).unwrap();
+            engine.work(WorkClass::Flush).unwrap();
         }
     }
     let used: u64 = disk.list().unwrap().iter().map(|info| info.bytes).sum();
     disk.set_capacity(Some(used + 100));
     let found = contents(&*engine).unwrap();
-    assert!(matches!(engine.work(Class::Merge), Ok(Pending::After(_))));
+    assert!(matches!(engine.work(WorkClass::Merge), Ok(Pending::After(_))));
     assert!(engine.shape().jobs[0].contains("waits"), "{:?}", engine.shape().jobs);
     disk.set_capacity(None);
     settle(&*engine).unwrap();
@@ -132,7 +132,7 @@ fn overwrite(engine: &LsmEngine, rounds: u32, value_bytes: usize) -> Result<()> 
         loop {
             match engine.apply(&batch, Tier::Disk) {
                 // As little as a background thread would do in time.
-                Err(Error::Busy { .. }) => drop(engine.work(Class::Flush)?),
+                Err(Error::Busy { .. }) => drop(engine.work(WorkClass::Flush)?),
                 other => break other.map(drop)?,
             }
         }
@@ -159,7 +159,7 @@ fn the_log_of_what_is_overwritten_for_ever_has_a_bound() {
         settle(&*engine).unwrap();
         let most = 2 * options.memtable_bytes + 6 * options.common.log_segment_bytes;
         assert!(log_bytes(&disk) <= most, "{} bytes of log, {value_log}", log_bytes(&disk));
-        let reasons = engine.journal().unwrap().events();
+        let reasons = engine.event_log().unwrap().events();
         assert!(reasons.iter().any(|event| format!("{event:?}").contains("\"log\"")), "{reasons:?}");
     }
 }
@@ -233,7 +233,7 @@ fn put_more(engine: &LsmEngine, first: u32, count: u32, value_bytes: usize) -> u
             match engine.apply(&batch, Tier::Disk) {
                 Ok(_) => break,
                 Err(Error::Busy { .. }) => {
-                    for class in [Class::Flush, Class::Merge, Class::Reclaim] {
+                    for class in [WorkClass::Flush, WorkClass::Merge, WorkClass::Reclaim] {
                         // A flush without space says so, and is tried again.
                         let done = engine.work(class);
                         assert!(matches!(done, Ok(_) | Err(Error::NoSpace)), "{done:?}");
@@ -268,8 +268,8 @@ fn on_a_small_disk(policy: PolicyKind, value_log: bool) -> Options {
 /// Number and bytes of the tables that hold every key of a range below `count`, of which every second one was deleted.
 fn uncleaned(engine: &LsmEngine, count: u32) -> Vec<(u64, u64)> {
     let number = |key: &[u8]| u32::from_be_bytes(key.try_into().unwrap());
-    let view = engine.view();
-    let tables = view.version.tables().map(|(_, table)| table);
+    let superversion = engine.superversion();
+    let tables = superversion.version.tables().map(|(_, table)| table);
     let whole = tables.filter(|table| {
         let (first, last) = (number(&table.smallest), number(&table.largest));
         let is_whole = table.entries == u64::from(last - first) + 1;
@@ -394,8 +394,8 @@ fn a_disk_that_refuses_what_it_says_it_has_is_not_asked_for_ever() {
         sim.set_capacity(Some(16 << 20));
         disk.inject(Fault::FullAfter { bytes: 0 });
         engine.core.space.want_space();
-        let rounds = (0..1000).find(|_| !matches!(engine.work(Class::Merge), Ok(Pending::More)));
-        let (refused, tables) = (disk.hits(), engine.view().version.tables().count() as u64);
+        let rounds = (0..1000).find(|_| !matches!(engine.work(WorkClass::Merge), Ok(Pending::More)));
+        let (refused, tables) = (disk.hits(), engine.superversion().version.tables().count() as u64);
         assert!(rounds.is_some() && refused > 0, "{policy:?}: {refused} requests refused");
         assert!(
             refused <= 4 * tables,
@@ -602,7 +602,7 @@ fn what_another_policy_left_stops_no_writer() {
         let mut batch = Batch::new(0);
         batch.put(number.to_be_bytes().to_vec(), vec![0; 500]);
         let applied = engine.apply(&batch, Tier::Disk);
-        while engine.work(Class::Flush).unwrap() == Pending::More {}
+        while engine.work(WorkClass::Flush).unwrap() == Pending::More {}
         applied
     };
     assert!((0..200).all(|number| put(&engine, number).is_ok()));
@@ -624,7 +624,7 @@ fn what_another_policy_left_stops_no_writer() {
         assert!((options.l0_slowdown..options.l0_stop).contains(&more), "{more} files");
     }
     settle(&*engine).unwrap();
-    assert_eq!(engine.view().version.forgiven, Default::default());
+    assert_eq!(engine.superversion().version.forgiven, Default::default());
     assert_eq!(engine.shape().debt.l0_files, 0);
 }
 
@@ -648,7 +648,7 @@ fn deletes_that_lie_among_values_are_cleaned_as_well() {
     (0..600).for_each(|number| delete(&engine, number).unwrap());
     assert_eq!(put_more(&engine, 600, 300, VALUE_BYTES), 300);
     run(&*engine, Command::Flush).unwrap();
-    let version = engine.view().version.clone();
+    let version = engine.superversion().version.clone();
     let above = tombstones_above(&version, &Cleaned::default(), 0);
     assert!(version.level(1).len() > 30);
     for (_, table) in version.tables().filter(|(level, _)| *level == 1) {

@@ -53,7 +53,7 @@ fn a_table_that_is_lost_refuses_nothing_but_its_own_keys() {
         let (mut prng, mut model) = (Prng::new(seed as u64), Model::new());
         write_some(&engine, &mut prng, &mut model, 300);
         engine.close().unwrap();
-        let version = engine.view().version.clone();
+        let version = engine.superversion().version.clone();
         let tables: Vec<_> = version.tables().collect();
         let (level, victim) = tables[seed * 7 % tables.len()];
         let name = table_name(victim.number);
@@ -75,7 +75,7 @@ fn a_table_that_is_lost_refuses_nothing_but_its_own_keys() {
                 lost_keys += lost;
                 whole += usize::from(lost == 0);
             }
-            let events = engine.core.journal.events();
+            let events = engine.core.event_log.events();
             let told = events.iter().filter(|event| event.name == "set_aside").count();
             assert_eq!(told, usize::from(!is_whole));
             // Keys that lie elsewhere are all there.
@@ -128,7 +128,7 @@ fn a_table_that_the_disk_refuses_to_read_refuses_no_mount() {
         apply_to(&mut model, &batch);
     }
     engine.close().unwrap();
-    let files = engine.view().version.tables().count();
+    let files = engine.superversion().version.tables().count();
     drop(engine);
     let refuse = |nth, count, errno| {
         let faulty = Faulty::new(disk.kill());
@@ -196,7 +196,7 @@ fn a_segment_that_is_lost_costs_its_values_alone() {
     let (disk, model) = values(&options);
     let needed: Vec<Position> = {
         let engine = open_with(disk.kill(), &options).unwrap();
-        engine.view().version.needed().iter().map(|(start, _)| start).collect()
+        engine.superversion().version.needed().iter().map(|(start, _)| start).collect()
     };
     let apart = needed.iter().filter(|start| survivors::is_survivor(**start)).count();
     assert!(apart > 1 && needed.len() > apart, "{needed:?}");

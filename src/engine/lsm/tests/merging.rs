@@ -15,7 +15,7 @@ fn check_running(engine: &LsmEngine) -> (usize, usize) {
     once.sort_unstable();
     once.dedup();
     assert_eq!(once.len(), inputs.len(), "a table in two merges");
-    let version = engine.view().version.clone();
+    let version = engine.superversion().version.clone();
     let present: Vec<u64> = version.tables().map(|(_, table)| table.number).collect();
     assert!(inputs.iter().all(|number| present.contains(number)));
     let slots = merging.resting.len() as u64 + merging.stepping;
@@ -32,22 +32,22 @@ fn step_by_step(options: &Options, seed: u64) -> (usize, usize) {
     for number in 1..=500 {
         let batch = random_batch(&mut prng, number);
         while engine.apply(&batch, Tier::Disk).is_err() {
-            engine.work(Class::Flush).unwrap();
-            engine.work(Class::Merge).unwrap();
+            engine.work(WorkClass::Flush).unwrap();
+            engine.work(WorkClass::Merge).unwrap();
         }
         apply_to(&mut model, &batch);
         if prng.one_in(90) {
             engine.run(Command::Compact, Box::new(|result| result.unwrap()));
         }
-        engine.work(Class::Flush).unwrap();
-        engine.work(Class::Merge).unwrap();
+        engine.work(WorkClass::Flush).unwrap();
+        engine.work(WorkClass::Merge).unwrap();
         let running = check_running(&engine);
         several += usize::from(running.0 > 1);
         halfway += running.1;
         if running != (0, 0) {
             assert_eq!(contents(&*engine).unwrap(), model, "seed {seed} after {number}");
         }
-        engine.work(Class::Reclaim).unwrap();
+        engine.work(WorkClass::Reclaim).unwrap();
     }
     settle(&*engine).unwrap();
     assert_eq!(contents(&*engine).unwrap(), model);
@@ -101,9 +101,9 @@ fn compact_with(slice_tables: u64, policy: PolicyKind) -> (u64, u64, u64) {
     engine.run(Command::Compact, Box::new(|result| result.unwrap()));
     let mut most = before;
     loop {
-        let pending = engine.work(Class::Merge).unwrap();
+        let pending = engine.work(WorkClass::Merge).unwrap();
         most = most.max(table_bytes(&disk));
-        while engine.core.shelf.reclaim() {}
+        while engine.core.table_store.reclaim() {}
         if pending == Pending::Idle {
             break;
         }
@@ -140,14 +140,14 @@ fn several_merges_begin_only_as_far_as_there_is_space_for_all_of_them() {
         while let Err(error) = engine.apply(&batch, Tier::Disk) {
             assert!(matches!(error, Error::Busy { .. }), "{error}");
             disk.set_capacity(None);
-            engine.work(Class::Flush).unwrap();
+            engine.work(WorkClass::Flush).unwrap();
             // So little is free that only some of what is due fits.
             let used: u64 = disk.list().unwrap().iter().map(|info| info.bytes).sum();
             let owed = engine.core.space.merge_owed_bytes();
             disk.set_capacity(Some(used + owed + 3000 + prng.below(12_000)));
             for _ in 0..8 {
                 steps += 1;
-                match engine.work(Class::Merge) {
+                match engine.work(WorkClass::Merge) {
                     Ok(Pending::After(_)) => waited += 1,
                     Ok(_) => {}
                     Err(error) => {
@@ -156,7 +156,7 @@ fn several_merges_begin_only_as_far_as_there_is_space_for_all_of_them() {
                     }
                 }
                 check_running(&engine);
-                engine.work(Class::Reclaim).unwrap();
+                engine.work(WorkClass::Reclaim).unwrap();
             }
             disk.set_capacity(None);
             if prng.one_in(3) {
@@ -185,12 +185,12 @@ fn a_merge_that_fails_leaves_the_others_and_what_it_has_done() {
         for number in 1..=400 {
             let batch = random_batch(&mut prng, number);
             while engine.apply(&batch, Tier::Disk).is_err() {
-                engine.work(Class::Flush).unwrap();
-                failed += usize::from(engine.work(Class::Merge).is_err());
+                engine.work(WorkClass::Flush).unwrap();
+                failed += usize::from(engine.work(WorkClass::Merge).is_err());
                 check_running(&engine);
             }
             apply_to(&mut model, &batch);
-            failed += usize::from(engine.work(Class::Merge).is_err());
+            failed += usize::from(engine.work(WorkClass::Merge).is_err());
         }
         settle(&*engine).unwrap();
         assert!(failed <= 1);
@@ -221,8 +221,8 @@ fn a_level_is_merged_down_where_a_merge_into_it_is_done() {
         let mut batch = Batch::new(0);
         batch.put(format!("key{:04}", prng.below(3000)).into_bytes(), vec![number as u8; 60]);
         while engine.apply(&batch, Tier::Disk).is_err() {
-            engine.work(Class::Flush).unwrap();
-            engine.work(Class::Merge).unwrap();
+            engine.work(WorkClass::Flush).unwrap();
+            engine.work(WorkClass::Merge).unwrap();
             check_running(&engine);
             let levels = running_levels(&engine);
             both += usize::from(levels.contains(&(0, true)) && levels.iter().any(|(level, _)| *level == 1));
@@ -255,24 +255,24 @@ fn flushes_are_merged_beside_a_merge_of_everything() {
         for number in 0..count {
             let batch = random_batch(&mut prng, number);
             while engine.apply(&batch, Tier::Disk).is_err() {
-                engine.work(Class::Flush).unwrap();
+                engine.work(WorkClass::Flush).unwrap();
             }
             apply_to(model, &batch);
         }
-        while engine.work(Class::Flush).unwrap() == Pending::More {}
+        while engine.work(WorkClass::Flush).unwrap() == Pending::More {}
     };
     write(200, &mut model);
     settle(&*engine).unwrap();
     write(1000, &mut model);
     // The first step begins a merge of everything.
-    engine.work(Class::Merge).unwrap();
+    engine.work(WorkClass::Merge).unwrap();
     let into = engine.compactor.merging().jobs[0].job.into;
     assert!(into > 0 && engine.compactor.merging().jobs.len() == 1);
     let inputs = engine.compactor.merging().jobs[0].inputs().len();
     write(200, &mut model);
     let mut beside = 0;
     while !running_levels(&engine).is_empty() && beside == 0 {
-        engine.work(Class::Merge).unwrap();
+        engine.work(WorkClass::Merge).unwrap();
         check_running(&engine);
         let merging = engine.compactor.merging();
         beside += merging.jobs.iter().filter(|job| job.job.into == 0).count();
@@ -315,10 +315,10 @@ fn what_a_merge_has_installed_is_not_cleaned_by_its_inputs() {
     (0..400).filter(|number| number % 2 == 1).for_each(|number| batch.delete(key(number)));
     write(&mut model, batch);
     engine.writer.rotate_now();
-    while engine.work(Class::Flush).unwrap() == Pending::More {}
+    while engine.work(WorkClass::Flush).unwrap() == Pending::More {}
     let mut beside = 0;
     loop {
-        let pending = engine.work(Class::Merge).unwrap();
+        let pending = engine.work(WorkClass::Merge).unwrap();
         check_running(&engine);
         if running_levels(&engine).contains(&(0, true)) {
             engine.core.space.want_space();

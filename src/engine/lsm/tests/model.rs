@@ -54,8 +54,8 @@ fn it_behaves_as_a_map_through_flushes_merges_and_reopening() {
                 }
             }
             match prng.below(60) {
-                0..10 => drop(engine.work(Class::Flush).unwrap()),
-                10..20 => drop(engine.work(Class::Merge).unwrap()),
+                0..10 => drop(engine.work(WorkClass::Flush).unwrap()),
+                10..20 => drop(engine.work(WorkClass::Merge).unwrap()),
                 20 => settle(&*engine).unwrap(),
                 21 => engine = open_with(disk.clone(), &options).unwrap(),
                 22 => {

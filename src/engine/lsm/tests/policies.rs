@@ -5,7 +5,7 @@ use crate::engine::lsm::compaction::Choice;
 
 /// The shape that a policy leaves once all is quiet: it wants nothing more, and what some of them promise holds.
 fn check_shape(engine: &LsmEngine, options: &Options, policy: PolicyKind) {
-    let picture = engine.versions.picture(&engine.view().version);
+    let picture = engine.versions.picture(&engine.superversion().version);
     let choice = engine.core.mutable_options.policy().choose(&picture, &engine.versions.cursors());
     assert_eq!(choice, Choice::Nothing, "{policy:?}");
     let levels = engine.shape().levels;
@@ -56,7 +56,7 @@ fn the_limits_of_l0_count_only_while_merges_would_lower_it() {
             let mut batch = Batch::new(0);
             batch.put(number.to_be_bytes().to_vec(), vec![1; 500]);
             engine.apply(&batch, Tier::Disk).unwrap();
-            engine.work(Class::Flush).unwrap();
+            engine.work(WorkClass::Flush).unwrap();
         }
     };
     fill(100);
@@ -75,7 +75,7 @@ fn the_limits_of_l0_count_only_while_merges_would_lower_it() {
         batch.put(&b"k"[..], vec![1; 500]);
         let is_taken = (0..200).all(|_| {
             let result = engine.apply(&batch, Tier::Disk);
-            engine.work(Class::Flush).unwrap();
+            engine.work(WorkClass::Flush).unwrap();
             result.is_ok()
         });
         assert_eq!(is_taken, wanted.is_some(), "{setting}={value}");
@@ -97,14 +97,14 @@ fn without_auto_flush_a_memtable_waits_for_a_command_or_for_full_memory() {
         let mut batch = Batch::new(0);
         batch.put(number.to_be_bytes().to_vec(), vec![1; bytes]);
         engine.apply(&batch, Tier::Disk).unwrap();
-        engine.work(Class::Flush).unwrap();
+        engine.work(WorkClass::Flush).unwrap();
     };
     engine.set("auto_compact", "off").unwrap();
     engine.set("auto_flush", "off").unwrap();
     (0..15).for_each(|number| put(number, 1));
     assert_eq!(engine.shape().levels[0].files, 0);
     engine.set("auto_flush", "on").unwrap();
-    engine.work(Class::Flush).unwrap();
+    engine.work(WorkClass::Flush).unwrap();
     assert_eq!(engine.shape().levels[0].files, 1);
     engine.set("auto_flush", "off").unwrap();
     (0..100).for_each(|number| put(number, 100));
@@ -143,7 +143,7 @@ fn only_the_oldest_run_expires() {
     assert_eq!(shape.levels[0].files, 2);
     assert_eq!(engine.get(&50u64.to_be_bytes(), Tier::Disk).unwrap(), None, "expired");
     assert!(engine.get(&150u64.to_be_bytes(), Tier::Disk).unwrap().is_some());
-    assert_eq!(engine.core.journal.events().iter().filter(|event| event.name == "drop").count(), 1);
+    assert_eq!(engine.core.event_log.events().iter().filter(|event| event.name == "drop").count(), 1);
 }
 
 #[test]
@@ -188,7 +188,7 @@ fn commands_end_once_even_when_they_cannot_be_done() {
         engine.run(command, Box::new(move |result| sender.send((command, result.is_ok())).unwrap()));
     }
     faulty.inject(Fault::Fail { kind: None, purpose: Some(Purpose::Flush), nth: 0, errno: libc::EIO });
-    assert!(engine.work(Class::Flush).is_err());
+    assert!(engine.work(WorkClass::Flush).is_err());
     assert_eq!(receiver.try_iter().collect::<Vec<_>>(), [(Command::Flush, false), (Command::Compact, false)]);
     settle(&*engine).unwrap();
     assert_eq!(receiver.try_iter().collect::<Vec<_>>(), [(Command::Verify, true)]);

@@ -38,7 +38,7 @@ fn opening_takes_one_request_a_table() {
         let before = disk.witness().reads;
         let engine = open_with(disk.clone(), &options).unwrap();
         let reads = disk.witness().reads - before;
-        let tables = engine.view().version.tables().count() as u64;
+        let tables = engine.superversion().version.tables().count() as u64;
         let segments = disk.list().unwrap().iter().filter(|info| wal::is_segment(&info.name)).count() as u64;
         assert!(tables > 60, "{tables} tables");
         // The manifest once, and of each segment of the log the header and at most all of it.
@@ -93,7 +93,7 @@ fn opening_and_changing_a_store_of_five_thousand_tables() {
     let (before, began) = (disk.witness(), cpu_time());
     let engine = open_with(disk.clone(), &options).unwrap();
     let (after, opened) = (disk.witness(), cpu_time() - began);
-    let tables = engine.view().version.tables().count();
+    let tables = engine.superversion().version.tables().count();
     let (reads, bytes) = (after.reads - before.reads, after.read_bytes - before.read_bytes);
     println!("{tables} tables: opened in {opened:?}, {reads} reads of {bytes} bytes");
     const FLUSHES: u32 = 100;

@@ -36,8 +36,8 @@ fn speed() {
             }
             while let Err(error) = engine.apply(&batch, Tier::Disk) {
                 assert!(matches!(error, Error::Busy { .. }), "{error}");
-                let seen = engine.bell().seen(Class::Room);
-                engine.bell().wait(Class::Room, seen, Duration::from_millis(1));
+                let seen = engine.wake_signal().seen(WorkClass::Room);
+                engine.wake_signal().wait(WorkClass::Room, seen, Duration::from_millis(1));
             }
         }
         report(what, VALUES, since, VALUES * 4096);
@@ -113,8 +113,8 @@ fn values_written_once() {
             }
             while let Err(error) = engine.apply(&batch, Tier::Disk) {
                 assert!(matches!(error, Error::Busy { .. }), "{error}");
-                let seen = engine.bell().seen(Class::Room);
-                engine.bell().wait(Class::Room, seen, Duration::from_millis(1));
+                let seen = engine.wake_signal().seen(WorkClass::Room);
+                engine.wake_signal().wait(WorkClass::Room, seen, Duration::from_millis(1));
             }
         }
         run(&*engine, Command::Flush).unwrap();
@@ -198,7 +198,7 @@ fn edits() {
     let table = |number: u64, at: u64, span: u64| {
         let (smallest, largest) = (key(at), key(at + span - 1));
         let (bytes, entries, tombstones) = (64 << 20, 16 << 10, 5);
-        Shelf::stub(&TableMeta {
+        TableStore::stub(&TableMeta {
             number,
             bytes,
             entries,
@@ -230,7 +230,7 @@ fn edits() {
                 let old = version.level(6).find(&key(prng.below(tables) * 10)).unwrap().clone();
                 next += 1;
                 let new = table(next, 0, 1);
-                let new = Shelf::stub(&TableMeta {
+                let new = TableStore::stub(&TableMeta {
                     smallest: old.smallest.clone(),
                     largest: old.largest.clone(),
                     ..new.meta().clone()

@@ -61,8 +61,8 @@ fn readers_never_see_a_key_go_back_while_everything_works() {
             batch.put((round % KEYS).to_be_bytes().to_vec(), [&round.to_be_bytes()[..], &[7; 90]].concat());
             while let Err(error) = engine.apply(&batch, Tier::Disk) {
                 assert!(matches!(error, Error::Busy { .. }), "{error}");
-                let seen = engine.bell().seen(Class::Room);
-                engine.bell().wait(Class::Room, seen, Duration::from_millis(1));
+                let seen = engine.wake_signal().seen(WorkClass::Room);
+                engine.wake_signal().wait(WorkClass::Room, seen, Duration::from_millis(1));
             }
             if round % 1000 == 0 {
                 run(&*engine, Command::Compact).unwrap();
@@ -203,8 +203,8 @@ impl Checked {
             }
             while let Err(error) = engine.apply(&batch, Tier::Disk) {
                 assert!(matches!(error, Error::Busy { .. }), "{error}");
-                let seen = engine.bell().seen(Class::Room);
-                engine.bell().wait(Class::Room, seen, Duration::from_millis(1));
+                let seen = engine.wake_signal().seen(WorkClass::Room);
+                engine.wake_signal().wait(WorkClass::Room, seen, Duration::from_millis(1));
                 // Merges may rest for ever by now.
                 if stop.load(Relaxed) {
                     return;

@@ -184,8 +184,8 @@ fn lists_of_segments_are_counted_as_memory() {
     }
     run(&*engine, Command::Compact).unwrap();
     let check = |engine: &LsmEngine| {
-        let view = engine.view();
-        let segments: usize = view.version.tables().map(|(_, table)| table.segments().len()).sum();
+        let superversion = engine.superversion();
+        let segments: usize = superversion.version.tables().map(|(_, table)| table.segments().len()).sum();
         let list_bytes = segments as u64 * (16 + 8);
         let memory = engine.shape().memory;
         assert!(segments > 300 && memory.resident_bytes > list_bytes, "{segments} segments, {memory:?}");
@@ -277,7 +277,7 @@ fn fill_and_open(segments: u64) -> (Duration, Duration) {
     let filled = cpu_time();
     let engine = open_with(disk, &options).unwrap();
     let opened = cpu_time() - filled;
-    let version = engine.view().version.clone();
+    let version = engine.superversion().version.clone();
     let pairs: usize = version.tables().map(|(_, table)| table.values.len()).sum();
     let tables = version.tables().count();
     println!(
@@ -313,13 +313,13 @@ fn an_edit_of_a_version_costs_what_it_changes() {
     let mut prng = Prng::new(5);
     for number in 0..600 {
         apply_patiently(&*engine, &random_batch(&mut prng, number)).unwrap();
-        let old = engine.view().version.clone();
+        let old = engine.superversion().version.clone();
         if prng.one_in(2) {
-            engine.work(Class::Flush).unwrap()
+            engine.work(WorkClass::Flush).unwrap()
         } else {
-            engine.work(Class::Merge).unwrap()
+            engine.work(WorkClass::Merge).unwrap()
         };
-        let version = engine.view().version.clone();
+        let version = engine.superversion().version.clone();
         let mut needed = BTreeMap::new();
         for (start, bytes) in version.tables().flat_map(|(_, table)| table.values.iter()) {
             *needed.entry(*start).or_default() += *bytes;
@@ -340,5 +340,5 @@ fn an_edit_of_a_version_costs_what_it_changes() {
             assert!(Arc::ptr_eq(&written.values, &table.values) || table.values.is_empty());
         }
     }
-    assert!(!engine.view().version.needed().is_empty());
+    assert!(!engine.superversion().version.needed().is_empty());
 }

@@ -1,7 +1,7 @@
-//! The shelf: where table files are made, opened and thrown away.
+//! The table store: where table files are made, opened and thrown away.
 //!
 //! A table that no version needs any more is *obsolete*; when its last reader lets go of it, its number goes on a list, and
-//! [`Shelf::reclaim`] removes the file. So a file is never removed under a reader, and readers never remove files.
+//! [`TableStore::reclaim`] removes the file. So a file is never removed under a reader, and readers never remove files.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -14,15 +14,15 @@ use super::{Table, TableBuilder, TableMeta, table_name, table_number};
 use crate::disk::{Disk, Purpose, Space};
 use crate::engine::lsm::Options;
 use crate::engine::wal::Segment;
-use crate::engine::{Bell, Class, ClassMeter, CpuMeter, Error, Result};
+use crate::engine::{ClassMeter, CpuMeter, Error, Result, WakeSignal, WorkClass};
 
 /// Memory that damaged tables may take beside what all tables may.
 const REBUILT_BYTES: u64 = 4 << 20;
 
 /// Table files of a store.
-pub struct Shelf {
+pub struct TableStore {
     disk: Arc<dyn Disk>,
-    bell: Arc<Bell>,
+    wake_signal: Arc<WakeSignal>,
     pub(super) options: Options,
     next_number: AtomicU64,
     /// Numbers and sizes of files that nobody reads any more.
@@ -38,12 +38,17 @@ pub struct Shelf {
     classes: ClassMeter,
 }
 
-impl Shelf {
+impl TableStore {
     /// The tables of `disk`; new ones are numbered from `next_number`.
-    pub fn new(disk: Arc<dyn Disk>, bell: Arc<Bell>, options: Options, next_number: u64) -> Arc<Shelf> {
-        Arc::new(Shelf {
+    pub fn new(
+        disk: Arc<dyn Disk>,
+        wake_signal: Arc<WakeSignal>,
+        options: Options,
+        next_number: u64,
+    ) -> Arc<TableStore> {
+        Arc::new(TableStore {
             disk,
-            bell,
+            wake_signal,
             options,
             next_number: AtomicU64::new(next_number),
             discarded: Mutex::default(),
@@ -62,7 +67,7 @@ impl Shelf {
     }
 
     /// Starts a new table, written for `purpose`, of the lowest level if `is_bottom`.
-    pub fn create(self: &Arc<Shelf>, purpose: Purpose, is_bottom: bool) -> Result<TableBuilder> {
+    pub fn create(self: &Arc<TableStore>, purpose: Purpose, is_bottom: bool) -> Result<TableBuilder> {
         let number = self.next_number.fetch_add(1, Relaxed);
         let name = table_name(number);
         let file = self.disk.create(&name).map_err(|error| Error::io(format!("making {name}"), error))?;
@@ -75,7 +80,7 @@ impl Shelf {
     /// Opens a table and checks its footer and what is to be resident, and that it agrees with `meta`; `segments` are those of
     /// its values.
     pub fn open(
-        self: &Arc<Shelf>,
+        self: &Arc<TableStore>,
         purpose: Purpose,
         meta: &TableMeta,
         segments: Vec<Arc<Segment>>,
@@ -94,7 +99,7 @@ impl Shelf {
     /// index does not check, its blocks are read all the same, and if those cannot be read either, only who needs them is told.
     /// Also what cannot be read, if there is any such thing.
     pub fn open_around(
-        self: &Arc<Shelf>,
+        self: &Arc<TableStore>,
         meta: &TableMeta,
         segments: Vec<Arc<Segment>>,
     ) -> Result<(Arc<Table>, Option<Error>)> {
@@ -124,7 +129,7 @@ impl Shelf {
         if let Entry::Vacant(place) = self.flaws.lock().entry(number) {
             log::warn!("{error}; all entries of the table are read without it, and it will be written anew");
             place.insert(error);
-            self.bell.ring(Class::Merge);
+            self.wake_signal.notify(WorkClass::Merge);
         }
     }
 
@@ -200,7 +205,7 @@ impl Shelf {
     /// Puts a table on the list of files to remove: its last reader is gone.
     pub(super) fn discard(&self, number: u64, bytes: u64) {
         self.discarded.lock().push((number, bytes));
-        self.bell.ring(Class::Reclaim);
+        self.wake_signal.notify(WorkClass::Reclaim);
     }
 
     /// Removes one file of the list; false if it was empty.
@@ -242,11 +247,11 @@ impl Shelf {
 }
 
 #[cfg(test)]
-impl Shelf {
+impl TableStore {
     /// A table of which there is nothing but what is known of it.
     pub fn stub(meta: &TableMeta) -> Arc<Table> {
         let (disk, options) = (crate::disk::SimDisk::new(), Options::default());
-        let shelf = Shelf::new(disk, Arc::new(Bell::new()), options, 0);
-        Arc::new(Table::lost(meta, Vec::new(), shelf, Error::Invalid("a stub".to_string())))
+        let table_store = TableStore::new(disk, Arc::new(WakeSignal::new()), options, 0);
+        Arc::new(Table::lost(meta, Vec::new(), table_store, Error::Invalid("a stub".to_string())))
     }
 }

@@ -55,7 +55,7 @@ pub struct Event {
 
 /// The ring of events.
 #[derive(Default)]
-pub struct Journal {
+pub struct EventLog {
     ring: Mutex<Ring>,
 }
 
@@ -65,7 +65,7 @@ struct Ring {
     events: VecDeque<Arc<Event>>,
 }
 
-impl Journal {
+impl EventLog {
     /// Adds an event; the oldest one leaves if the ring is full.
     pub fn record(&self, time: SystemTime, name: &'static str, fields: Vec<(&'static str, Field)>) {
         let mut ring = self.ring.lock();
@@ -89,11 +89,11 @@ mod tests {
 
     #[test]
     fn the_ring_keeps_the_newest_and_numbers_go_on() {
-        let journal = Journal::default();
+        let event_log = EventLog::default();
         for n in 0..EVENTS_MAX as u64 + 10 {
-            journal.record(SystemTime::UNIX_EPOCH, "tick", vec![("n", n.into())]);
+            event_log.record(SystemTime::UNIX_EPOCH, "tick", vec![("n", n.into())]);
         }
-        let events = journal.events();
+        let events = event_log.events();
         assert_eq!(events.len(), EVENTS_MAX);
         assert_eq!((events[0].number, &events[0].fields[0].1), (11, &Field::Count(10)));
         assert_eq!(events[EVENTS_MAX - 1].number, EVENTS_MAX as u64 + 10);
