@@ -223,7 +223,9 @@ fn open_in_place(path: &Path, os: Arc<OsDisk>, place: Place, given: &Given) -> R
     let settings = description.settings(given)?;
     let (disk, stock, engine_options) = (below.latch.clone(), below.stock.clone(), settings.engine.clone());
     let store = below.open(path, os, disk, (description, settings, &engine_options), false)?;
+    // An engine with a directory of its own could not take them.
     if !store.settings.fs.read_only
+        && matches!(store.settings.engine.kind().home, Home::Disk(_))
         && let Err(error) = stock.keep(engine::SPARE_FILES)
     {
         log::warn!("{show}: making spare files: {error}");

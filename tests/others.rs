@@ -159,6 +159,7 @@ fn it_is_made_opened_checked_and_refused_like_ours() {
     store.close().unwrap();
     drop(store);
     assert!(path.join("engine/diary").is_file(), "in a directory of its own");
+    assert!(!path.join("spare.0").exists(), "which no spare file serves");
     let store = open(&path, "motto=diem");
     let found = store.fs.lookup(Tier::Disk, ROOT, b"file").unwrap();
     assert_eq!(store.fs.read(Tier::Disk, found.ino, 0, 100).unwrap(), b"what is written");
