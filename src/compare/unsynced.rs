@@ -49,6 +49,9 @@ impl File for UnsyncedFile {
     fn write_at(&self, purpose: Purpose, offset: u64, source: &[u8]) -> io::Result<()> {
         self.0.write_at(purpose, offset, source)
     }
+    fn write_pieces_at(&self, purpose: Purpose, offset: u64, pieces: &[&[u8]]) -> io::Result<()> {
+        self.0.write_pieces_at(purpose, offset, pieces)
+    }
     fn sync(&self, _: Purpose) -> io::Result<()> {
         Ok(())
     }

@@ -20,6 +20,9 @@ impl File for Gone {
     fn write_at(&self, _: Purpose, _: u64, _: &[u8]) -> io::Result<()> {
         self.fail()
     }
+    fn write_pieces_at(&self, _: Purpose, _: u64, _: &[&[u8]]) -> io::Result<()> {
+        self.fail()
+    }
     fn sync(&self, _: Purpose) -> io::Result<()> {
         self.fail()
     }

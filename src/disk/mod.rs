@@ -110,9 +110,7 @@ pub trait File: Send + Sync {
     /// Writes all of `source` at `offset`, growing the file as needed, or fails.
     fn write_at(&self, purpose: Purpose, offset: u64, source: &[u8]) -> io::Result<()>;
     /// Writes all of `pieces`, one behind the other, from `offset` on: one request, as if they were one source.
-    fn write_pieces_at(&self, purpose: Purpose, offset: u64, pieces: &[&[u8]]) -> io::Result<()> {
-        self.write_at(purpose, offset, &pieces.concat())
-    }
+    fn write_pieces_at(&self, purpose: Purpose, offset: u64, pieces: &[&[u8]]) -> io::Result<()>;
     /// Makes all earlier writes to this file durable.
     fn sync(&self, purpose: Purpose) -> io::Result<()>;
     /// Its size in bytes.

@@ -196,6 +196,10 @@ impl File for GatedFile {
         self.gate.pass(purpose);
         self.file.write_at(purpose, offset, source)
     }
+    fn write_pieces_at(&self, purpose: Purpose, offset: u64, pieces: &[&[u8]]) -> io::Result<()> {
+        self.gate.pass(purpose);
+        self.file.write_pieces_at(purpose, offset, pieces)
+    }
     fn sync(&self, purpose: Purpose) -> io::Result<()> {
         self.gate.pass(purpose);
         self.file.sync(purpose)

@@ -113,7 +113,7 @@ pub use salvage::{is_file, salvage};
 /// The LSM-tree in the registry.
 pub static ENGINE: Descriptor = Descriptor {
     name: "lsm",
-    help: "LSM-tree, leveled compaction",
+    help: "LSM-tree",
     keeps: true,
     options: || Options::default().into(),
     tiny: || Options::tiny().into(),

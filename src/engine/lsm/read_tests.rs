@@ -323,6 +323,9 @@ impl File for SlowFile {
     fn write_at(&self, purpose: Purpose, offset: u64, source: &[u8]) -> std::io::Result<()> {
         self.file.write_at(purpose, offset, source)
     }
+    fn write_pieces_at(&self, purpose: Purpose, offset: u64, pieces: &[&[u8]]) -> std::io::Result<()> {
+        self.file.write_pieces_at(purpose, offset, pieces)
+    }
     fn sync(&self, purpose: Purpose) -> std::io::Result<()> {
         self.file.sync(purpose)
     }
