@@ -5,7 +5,7 @@
 //!
 //! 1. The router tells which side an inode or a name belongs to: the virtual tree, which answers on the spot, or the store.
 //! 2. What the store is asked is tried with [`crate::engine::Tier::Memory`] on the dispatch thread. Most requests end here.
-//! 3. What needs the disk, or is refused by a limit, moves with its reply to the waiting lots of `stored/park.rs`.
+//! 3. What needs the disk, or is refused by a limit, moves with its reply to the blocking pool or the retry queue of `stored/deferred.rs`.
 //! 4. What must be durable before it is answered (fsync, O_SYNC, `sync=always`, `dirsync`) is answered from the log's
 //!    completion.
 //!

@@ -33,7 +33,7 @@
 //!
 //! Arrows point down only: engine → components → version set → core. A component knows no other one; what one has to tell another stands
 //! in the version set or the core ([`shortage`], [`commands`]), and the [`WakeSignal`] calls for it. The compactor's parts know each other
-//! downward, too: compactor → scheduler → cleaner, collector. A reader holds the current superversion, the cache and the gaps, so it can change none
+//! downward, too: compactor → scheduler → cleaner, collector. A reader holds the current superversion, the cache and the deleted ranges, so it can change none
 //! of the store.
 //!
 //! # Lock order
@@ -48,8 +48,8 @@ mod compactor;
 mod core;
 mod cursor;
 pub mod decoders;
+mod deleted_ranges;
 mod flusher;
-mod gaps;
 mod manifest;
 mod memory_budget;
 mod memtable;
@@ -96,8 +96,8 @@ use super::{
 use crate::disk::{LEVELS, Metered};
 use commands::Task;
 use compactor::Compactor;
+use deleted_ranges::DeletedRanges;
 use flusher::Flusher;
-use gaps::Gaps;
 use reader::Reader;
 use reclaimer::Reclaimer;
 use survivors::Survivors;
@@ -158,13 +158,13 @@ impl LsmEngine {
         survivors: Arc<Survivors>,
         traffic: Arc<Metered>,
     ) -> LsmEngine {
-        let gaps = Arc::new(Gaps::default());
+        let deleted_ranges = Arc::new(DeletedRanges::default());
         let (gap_tombstones, levels) = (core.options.gap_tombstones, core.levels.clone());
         LsmEngine {
-            writer: Writer::new(core.clone(), versions.clone(), gaps.clone()),
+            writer: Writer::new(core.clone(), versions.clone(), deleted_ranges.clone()),
             flusher: Flusher::new(core.clone(), versions.clone()),
             compactor: Compactor::new(core.clone(), versions.clone(), survivors.clone(), traffic),
-            reader: Reader::new(versions.current().clone(), cache, gaps, gap_tombstones, levels),
+            reader: Reader::new(versions.current().clone(), cache, deleted_ranges, gap_tombstones, levels),
             reclaimer: Reclaimer::new(core.clone(), versions.clone(), survivors),
             core,
             versions,

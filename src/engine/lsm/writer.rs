@@ -6,7 +6,7 @@ use std::time::Duration;
 use parking_lot::{Mutex, MutexGuard};
 
 use super::core::Core;
-use super::gaps::Gaps;
+use super::deleted_ranges::DeletedRanges;
 use super::memtable::Memtable;
 use super::shortage::RECORDS_BYTES;
 use super::stall::{Load, Pace, Pressure, pressure};
@@ -31,15 +31,15 @@ pub struct Writer {
     core: Arc<Core>,
     versions: Arc<VersionSet>,
     /// Ranges of deleted keys that scans have proven; each batch changes them.
-    gaps: Arc<Gaps>,
+    deleted_ranges: Arc<DeletedRanges>,
     /// Held by the one who applies a batch.
     pace: Mutex<Pace>,
 }
 
 impl Writer {
     /// Of the store that `versions` are of.
-    pub fn new(core: Arc<Core>, versions: Arc<VersionSet>, gaps: Arc<Gaps>) -> Writer {
-        Writer { core, versions, gaps, pace: Mutex::default() }
+    pub fn new(core: Arc<Core>, versions: Arc<VersionSet>, deleted_ranges: Arc<DeletedRanges>) -> Writer {
+        Writer { core, versions, deleted_ranges, pace: Mutex::default() }
     }
 
     /// Applies a batch; the position behind it.
@@ -74,7 +74,7 @@ impl Writer {
         };
         superversion.mutable.apply(batch, position, threshold);
         // Still under the writer's lock: in the order of batches.
-        self.gaps.change(batch);
+        self.deleted_ranges.change(batch);
         if batch.uses_reserve {
             self.core.space.note_deletes();
         }

@@ -7,7 +7,7 @@ use std::time::Instant;
 use fuser::{Errno, FopenFlags, INodeNo, Notifier};
 
 use super::Stored;
-use super::park::Turn;
+use super::deferred::Attempted;
 use crate::attribution::{Attribution, Tally};
 use crate::fs::duties::Durable;
 use crate::fs::meter::Op;
@@ -138,8 +138,8 @@ impl Stored {
             answer(reply, result);
             drop(under_way);
         };
-        let turn = attempt(self.core.clone(), op, Instant::now(), reply, call, answer, Tier::Memory);
-        self.parking.park(turn);
+        let attempted = attempt(self.core.clone(), op, Instant::now(), reply, call, answer, Tier::Memory);
+        self.deferred.defer(attempted);
     }
 
     /// Serves a request that moves no bytes of file content and changes nothing.
@@ -249,7 +249,7 @@ fn attempt<R, T, C, A>(
     mut call: C,
     answer: A,
     tier: Tier,
-) -> Turn
+) -> Attempted
 where
     R: Send + 'static,
     T: Send + 'static,
@@ -262,7 +262,7 @@ where
             core.record(op, begun, bytes, false);
             core.charge(op, bytes, mover);
             answer(reply, Ok(value));
-            Turn::Answered
+            Attempted::Answered
         }
         Ok(Outcome { value, bytes, mover, durable_at: Some(moment) }) => {
             let fs = core.fs.clone();
@@ -271,18 +271,19 @@ where
                 core.charge(op, bytes, mover);
                 answer(reply, result.map(|()| value).map_err(|error| convert::errno(&error)));
             });
-            Turn::Answered
+            Attempted::Answered
         }
         Err(fs::Error::WouldBlock) if tier == Tier::Memory => {
-            Turn::Disk(Box::new(move |tier| attempt(core, op, begun, reply, call, answer, tier)))
+            Attempted::Blocks(Box::new(move |tier| attempt(core, op, begun, reply, call, answer, tier)))
         }
-        Err(fs::Error::Busy { retry_after, .. }) => {
-            Turn::Room(Box::new(move |tier| attempt(core, op, begun, reply, call, answer, tier)), retry_after)
-        }
+        Err(fs::Error::Busy { retry_after, .. }) => Attempted::Refused(
+            Box::new(move |tier| attempt(core, op, begun, reply, call, answer, tier)),
+            retry_after,
+        ),
         Err(error) => {
             core.record(op, begun, 0, true);
             answer(reply, Err(convert::errno(&error)));
-            Turn::Answered
+            Attempted::Answered
         }
     }
 }
@@ -356,12 +357,16 @@ mod tests {
             Ok(Outcome { bytes: 9, mover, durable_at: Some(fs.moment()), ..Outcome::of("done") })
         };
         let answer = |reply: std::sync::mpsc::Sender<_>, result| reply.send(result).unwrap();
-        let turn = attempt(core.clone(), Op::Write, Instant::now(), reply, call, answer, Tier::Memory);
-        let Turn::Room(task, retry_after) = turn else { panic!("a refused request waits for room") };
+        let attempted = attempt(core.clone(), Op::Write, Instant::now(), reply, call, answer, Tier::Memory);
+        let Attempted::Refused(task, retry_after) = attempted else {
+            panic!("a refused request waits for room")
+        };
         assert_eq!(retry_after, Duration::from_millis(3));
-        let Turn::Disk(task) = task(Tier::Memory) else { panic!("what is not in memory waits for the disk") };
+        let Attempted::Blocks(task) = task(Tier::Memory) else {
+            panic!("what is not in memory waits for the disk")
+        };
         assert_eq!(core.fs.meter().of(Op::Write).calls.count, 0);
-        assert!(matches!(task(Tier::Disk), Turn::Answered));
+        assert!(matches!(task(Tier::Disk), Attempted::Answered));
         assert_eq!(answers.try_recv().unwrap().unwrap(), "done");
         let counters = core.fs.meter().of(Op::Write).calls;
         assert_eq!((counters.count, counters.bytes, counters.errors), (1, 9, 0));
@@ -378,8 +383,8 @@ mod tests {
         let answer = |reply: std::sync::mpsc::Sender<_>, result: Result<(), Errno>| {
             reply.send(result.is_err()).unwrap()
         };
-        let turn = attempt(core.clone(), Op::Read, Instant::now(), reply, call, answer, Tier::Disk);
-        assert!(matches!(turn, Turn::Answered) && answers.try_recv().unwrap());
+        let attempted = attempt(core.clone(), Op::Read, Instant::now(), reply, call, answer, Tier::Disk);
+        assert!(matches!(attempted, Attempted::Answered) && answers.try_recv().unwrap());
         assert_eq!(core.fs.meter().of(Op::Read).calls.errors, 1);
     }
 }

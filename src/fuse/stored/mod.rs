@@ -1,12 +1,12 @@
-//! The requests of the stored filesystem: each is one call of [`FileSystem`] and one reply. How they are tried, parked, recorded and
+//! The requests of the stored filesystem: each is one call of [`FileSystem`] and one reply. How they are tried, deferred, recorded and
 //! made durable is `dispatch`'s. Nothing here knows that some inodes are virtual: [`super::router`] keeps those away.
 
 mod attr;
+mod deferred;
 mod dir;
 mod dispatch;
 mod io;
 mod names;
-mod park;
 
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
@@ -17,13 +17,13 @@ use super::{Durability, GENERATION, Options, convert};
 use crate::attribution::Attribution;
 use crate::fs::FileSystem;
 use crate::fs::types::Attributes;
+use deferred::Deferred;
 pub(super) use dispatch::Core;
-use park::Parking;
 
 /// Serves the store.
 pub(super) struct Stored {
     pub(super) core: Arc<Core>,
-    parking: Parking,
+    deferred: Deferred,
 }
 
 impl Stored {
@@ -34,10 +34,10 @@ impl Stored {
         options: Options,
         durability: Durability,
     ) -> std::io::Result<Stored> {
-        let parking = Parking::start(fs.wake_signal().clone())?;
+        let deferred = Deferred::start(fs.wake_signal().clone())?;
         let (notifier, under_way) = (OnceLock::new(), AtomicU64::new(0));
         let core = Core { fs, attribution, options, durability, notifier, under_way };
-        Ok(Stored { core: Arc::new(core), parking })
+        Ok(Stored { core: Arc::new(core), deferred })
     }
 
     fn entry(&self) -> impl FnOnce(ReplyEntry, Result<Attributes, Errno>) + Send + 'static {

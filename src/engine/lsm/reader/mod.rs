@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use bytes::Bytes;
 
 use super::Slot;
-use super::gaps::Gaps;
+use super::deleted_ranges::DeletedRanges;
 use super::table::{Access, hash};
 use super::version::Version;
 use super::version_set::CurrentSuperversion;
@@ -27,8 +27,8 @@ pub struct Reader {
     current: Arc<CurrentSuperversion>,
     cache: Arc<BlockCache>,
     /// Where scans find only tombstones.
-    gaps: Arc<Gaps>,
-    /// Tombstones in a row after which a scan proves a gap; 0 for never.
+    deleted_ranges: Arc<DeletedRanges>,
+    /// Tombstones in a row after which a scan proves a deleted range; 0 for never.
     gap_tombstones: u64,
     /// Point reads that looked into a table, by level.
     levels: Arc<[LevelMeter; LEVELS]>,
@@ -50,18 +50,18 @@ struct Probes {
 }
 
 impl Reader {
-    /// Reads what `current` shows through `cache`; scans prove a gap after `gap_tombstones` tombstones in a row.
+    /// Reads what `current` shows through `cache`; scans prove a deleted range after `gap_tombstones` tombstones in a row.
     pub fn new(
         current: Arc<CurrentSuperversion>,
         cache: Arc<BlockCache>,
-        gaps: Arc<Gaps>,
+        deleted_ranges: Arc<DeletedRanges>,
         gap_tombstones: u64,
         levels: Arc<[LevelMeter; LEVELS]>,
     ) -> Reader {
         Reader {
             current,
             cache,
-            gaps,
+            deleted_ranges,
             gap_tombstones,
             levels,
             probes: ProbeMeter::default(),
@@ -118,10 +118,10 @@ impl Reader {
         self.cache.clear();
     }
 
-    /// The gaps that it knows.
+    /// The deleted ranges that it knows.
     #[cfg(test)]
-    pub fn gaps(&self) -> &Gaps {
-        &self.gaps
+    pub fn deleted_ranges(&self) -> &DeletedRanges {
+        &self.deleted_ranges
     }
 
     /// What the cache holds.

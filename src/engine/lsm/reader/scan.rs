@@ -1,7 +1,7 @@
 //! A scan: every memtable and sorted run merged into one, tombstones left out.
 //!
-//! Tombstones in a row are what makes scans slow. From [`LOOK`] of them on the scan asks whether it is in a known gap and
-//! jumps to its end; after as many as the option says, it begins to prove a gap of its own. See [`gaps`](crate::engine::lsm::gaps).
+//! Tombstones in a row are what makes scans slow. From [`LOOK`] of them on the scan asks whether it is in a known deleted range and
+//! jumps to its end; after as many as the option says, it begins to prove a deleted range of its own. See [`deleted_ranges`](crate::engine::lsm::deleted_ranges).
 //!
 //! A scan keeps no memtable in memory. When one that it goes through was flushed and is gone, it begins again behind the last key that
 //! it passed, with what the store is now.
@@ -11,14 +11,14 @@ use std::sync::atomic::Ordering::Relaxed;
 use super::Reader;
 use crate::disk::LEVELS;
 use crate::engine::lsm::cursor::{Cursor, MemoryCursor, Reading, RunCursor};
-use crate::engine::lsm::gaps::{OpenGap, successor};
+use crate::engine::lsm::deleted_ranges::{OpenRange, successor};
 use crate::engine::lsm::merge::Merge;
 use crate::engine::lsm::run::Run;
 use crate::engine::lsm::value_log::Group;
 use crate::engine::lsm::version::Version;
 use crate::engine::{Error, KeyRange, Result, Tier, Visit};
 
-/// After this many tombstones in a row a scan asks for a gap.
+/// After this many tombstones in a row a scan asks for a deleted range.
 const LOOK: u64 = 8;
 /// Tombstones that a scan of [`Tier::Memory`] passes at most: more take milliseconds, and nobody sleeps on a dispatch thread.
 const MEMORY_TOMBSTONES: u64 = 4096;
@@ -28,7 +28,7 @@ struct Row<'a> {
     length: u64,
     /// Where it begins: nothing from here on had a value.
     start: Vec<u8>,
-    open: Option<OpenGap<'a>>,
+    open: Option<OpenRange<'a>>,
     /// An entry was shown before it.
     is_later: bool,
 }
@@ -55,7 +55,7 @@ impl Reader {
         if range.end.is_some_and(|end| end <= range.start) {
             return Ok(());
         }
-        let start = self.gaps.end_behind(range.start).unwrap_or_else(|| range.start.to_vec());
+        let start = self.deleted_ranges.end_behind(range.start).unwrap_or_else(|| range.start.to_vec());
         if !range.is_before_end(&start) {
             return Ok(());
         }
@@ -107,21 +107,21 @@ impl Reader {
             }
             let proves = self.gap_tombstones > 0;
             if proves && (row.length == LOOK || row.length.is_multiple_of(self.gap_tombstones)) {
-                self.pass_gap(&mut row, &mut merge, range.end, tier)?;
+                self.pass_deleted_range(&mut row, &mut merge, range.end, tier)?;
             }
         }
         group.end(visit).map(|_| ())
     }
 
-    /// Jumps over the gap that the scan is in, or begins to prove one.
-    fn pass_gap<'a>(
+    /// Jumps over the deleted range that the scan is in, or begins to prove one.
+    fn pass_deleted_range<'a>(
         &'a self,
         row: &mut Row<'a>,
         merge: &mut Merge,
         end: Option<&[u8]>,
         tier: Tier,
     ) -> Result<()> {
-        if let Some(behind) = self.gaps.end_behind(merge.passed()) {
+        if let Some(behind) = self.deleted_ranges.end_behind(merge.passed()) {
             merge.seek(&behind)?;
             if merge.is_cut() {
                 *merge = self.merge_from(&behind, end, tier)?;
@@ -130,7 +130,7 @@ impl Reader {
                 row.start = behind;
             }
         } else if row.open.is_none() && row.length >= self.gap_tombstones {
-            row.open = Some(self.gaps.open(&row.start));
+            row.open = Some(self.deleted_ranges.open(&row.start));
             *merge = self.merge_from(&row.start, end, tier)?;
         }
         Ok(())

@@ -55,18 +55,18 @@ fn place(step: u16) -> Vec<u8> {
 fn gaps_are_what_was_proven_or_deleted_at_them_less_what_was_put() {
     let mut prng = Prng::new(8);
     for round in 0..50 {
-        let gaps = Gaps::default();
+        let deleted_ranges = DeletedRanges::default();
         let mut empty: BTreeSet<u16> = BTreeSet::new();
-        // Each open gap with its start, and keys that may not be in it.
-        let mut open: Vec<(OpenGap<'_>, u8, BTreeSet<u16>)> = Vec::new();
+        // Each open deleted range with its start, and keys that may not be in it.
+        let mut open: Vec<(OpenRange<'_>, u8, BTreeSet<u16>)> = Vec::new();
         for step in 0..300 {
             let key = prng.below(100) as u8;
             let at = u16::from(key) * 2;
             match prng.below(7) {
-                0 => open.push((gaps.open(&[key]), key, BTreeSet::new())),
+                0 => open.push((deleted_ranges.open(&[key]), key, BTreeSet::new())),
                 1 if !open.is_empty() => {
-                    let (gap, start, puts) = open.swap_remove(prng.below(open.len() as u64) as usize);
-                    gap.close(&[key]);
+                    let (range, start, puts) = open.swap_remove(prng.below(open.len() as u64) as usize);
+                    range.close(&[key]);
                     empty.extend((u16::from(start) * 2..at).filter(|place| !puts.contains(place)));
                 }
                 2 => drop((!open.is_empty()).then(|| open.pop())),
@@ -77,7 +77,7 @@ fn gaps_are_what_was_proven_or_deleted_at_them_less_what_was_put() {
                         batch.put(vec![key], &b"value"[..]);
                     }
                     batch.delete(vec![key]);
-                    gaps.change(&batch);
+                    deleted_ranges.change(&batch);
                     if at > 0 && empty.contains(&(at - 1)) || empty.contains(&(at + 1)) {
                         empty.insert(at);
                     } else if batch.operations().len() == 2 {
@@ -86,32 +86,32 @@ fn gaps_are_what_was_proven_or_deleted_at_them_less_what_was_put() {
                     open.iter_mut().for_each(|(_, _, puts)| _ = puts.remove(&at));
                 }
                 _ => {
-                    gaps.change(&put(key));
+                    deleted_ranges.change(&put(key));
                     empty.remove(&at);
                     open.iter_mut().for_each(|(_, _, puts)| _ = puts.insert(at));
                 }
             }
             for at in 0..200 {
-                let end = gaps.end_behind(&place(at));
+                let end = deleted_ranges.end_behind(&place(at));
                 let behind = (at..=200).find(|at| !empty.contains(at)).filter(|end| *end > at);
                 assert_eq!(end, behind.map(place), "round {round}, step {step}, place {at}");
             }
-            let all = open.len() + gaps.state.lock().closed.len();
-            assert_eq!(gaps.count.load(Ordering::Relaxed), all);
+            let all = open.len() + deleted_ranges.state.lock().closed.len();
+            assert_eq!(deleted_ranges.count.load(Ordering::Relaxed), all);
         }
     }
 }
 
 #[test]
 fn of_an_open_gap_what_lies_behind_too_many_puts_is_given_up() {
-    let gaps = Gaps::default();
-    let open = gaps.open(&[0]);
-    (1..=CLAIM_PUTS_MAX as u8 + 1).rev().for_each(|key| gaps.change(&put(key * 2)));
+    let deleted_ranges = DeletedRanges::default();
+    let open = deleted_ranges.open(&[0]);
+    (1..=CLAIM_PUTS_MAX as u8 + 1).rev().for_each(|key| deleted_ranges.change(&put(key * 2)));
     open.close(&[200]);
     let limit = (CLAIM_PUTS_MAX as u8 + 1) * 2;
-    assert_eq!(gaps.end_behind(&[1]), Some(vec![2]));
-    assert_eq!(gaps.end_behind(&[limit - 1]), Some(vec![limit]));
-    assert_eq!(gaps.end_behind(&[limit + 1]), None);
+    assert_eq!(deleted_ranges.end_behind(&[1]), Some(vec![2]));
+    assert_eq!(deleted_ranges.end_behind(&[limit - 1]), Some(vec![limit]));
+    assert_eq!(deleted_ranges.end_behind(&[limit + 1]), None);
 }
 
 /// A queue holds one name at a time; listing it must not cost more for every name that it has held.
@@ -148,16 +148,16 @@ fn a_queue_costs_a_listing_the_same_however_many_names_it_has_had() {
 
 #[test]
 fn there_are_never_too_many_and_unused_ones_go() {
-    let gaps = Gaps::default();
-    for index in 0..2 * GAPS_MAX as u32 {
-        gaps.open(&(index * 2).to_be_bytes()).close(&(index * 2 + 1).to_be_bytes());
-        assert!(gaps.end_behind(&0u32.to_be_bytes()).is_some(), "the one in use stays");
+    let deleted_ranges = DeletedRanges::default();
+    for index in 0..2 * RANGES_MAX as u32 {
+        deleted_ranges.open(&(index * 2).to_be_bytes()).close(&(index * 2 + 1).to_be_bytes());
+        assert!(deleted_ranges.end_behind(&0u32.to_be_bytes()).is_some(), "the one in use stays");
     }
-    assert_eq!(gaps.state.lock().closed.len(), GAPS_MAX);
+    assert_eq!(deleted_ranges.state.lock().closed.len(), RANGES_MAX);
     for _ in 0..=PUTS_UNUSED {
-        gaps.change(&put(255));
+        deleted_ranges.change(&put(255));
     }
-    assert_eq!(gaps.count.load(Ordering::Relaxed), 0);
+    assert_eq!(deleted_ranges.count.load(Ordering::Relaxed), 0);
 }
 
 #[test]
@@ -278,7 +278,7 @@ fn scans_beside_writers_miss_nothing_that_was_there() {
                         }
                     }
                     jumps.fetch_add(
-                        u64::from(engine.reader.gaps().end_behind(&key(start)).is_some()),
+                        u64::from(engine.reader.deleted_ranges().end_behind(&key(start)).is_some()),
                         Ordering::Relaxed,
                     );
                 }
@@ -287,10 +287,10 @@ fn scans_beside_writers_miss_nothing_that_was_there() {
         std::thread::sleep(Duration::from_secs(3));
         stop.store(true, Ordering::Relaxed);
     });
-    assert!(jumps.load(Ordering::Relaxed) > 0, "the scans met gaps");
+    assert!(jumps.load(Ordering::Relaxed) > 0, "the scans met deleted_ranges");
 }
 
-/// Seeks a second into deleted keys, with and without gaps: while they are being deleted, right after, and once quiet.
+/// Seeks a second into deleted keys, with and without deleted ranges: while they are being deleted, right after, and once quiet.
 #[test]
 #[ignore = "long: a measurement"]
 fn seeks_into_a_million_deleted_keys() {
@@ -343,7 +343,7 @@ fn seeks_into_a_million_deleted_keys() {
         println!(
             "gap_tombstones={gap_tombstones} while deleting: {slowest} seeks/s at least, worst {worst:?}"
         );
-        engine.reader.gaps().state.lock().closed.clear();
+        engine.reader.deleted_ranges().state.lock().closed.clear();
         seeks("right after", KEYS, Duration::from_secs(2));
         settle(&*engine).unwrap();
         seeks("flushed and settled", KEYS, Duration::from_secs(2));
