@@ -21,7 +21,7 @@ use nix::sys::signal::{SigHandler, Signal, signal};
 use nix::sys::stat::Mode;
 
 use crate::base::text::parse_size;
-use crate::store::Error;
+use crate::store::{Blame, Error};
 
 /// Exit codes of mount(8) for helpers, used by every command but `check`.
 mod code {
@@ -157,7 +157,7 @@ impl Failure {
 
     /// Wrong use is always the same code; `other` is the command's own for the rest.
     fn of(error: &Error, other: u8) -> Failure {
-        let code = if matches!(error, Error::Usage(_)) { code::USAGE } else { other };
+        let code = if error.blame == Blame::Usage { code::USAGE } else { other };
         Failure::new(code, error.to_string())
     }
 }
@@ -426,8 +426,8 @@ mod tests {
 
     #[test]
     fn failures_have_the_codes_of_mount() {
-        assert_eq!(Failure::of(&Error::Usage(String::new()), code::MOUNT).code, 1);
-        assert_eq!(Failure::of(&Error::System(String::new()), code::MOUNT).code, 32);
-        assert_eq!(Failure::of(&Error::Damaged(String::new()), code::SYSTEM).code, 2);
+        assert_eq!(Failure::of(&Error::usage(""), code::MOUNT).code, 1);
+        assert_eq!(Failure::of(&Error::refused(""), code::MOUNT).code, 32);
+        assert_eq!(Failure::of(&Error::damaged(""), code::SYSTEM).code, 2);
     }
 }

@@ -95,7 +95,7 @@ pub struct Store {
 /// Makes a store in `path`, which must be missing or empty. It is durable when this returns.
 pub fn make_store(path: &Path, given: &Given, terms: Terms) -> Result<(), Error> {
     if terms.look(path)? == Place::Store {
-        return Err(Error::Usage(format!("{} already holds a store", path.display())));
+        return Err(Error::usage(format!("{} already holds a store", path.display())));
     }
     let store = open_store(path, given, terms)?;
     store.close()
@@ -112,7 +112,7 @@ pub fn open_store(path: &Path, given: &Given, terms: Terms) -> Result<Store, Err
     let is_read_only = Description::new(given)?.settings(given)?.fs.read_only;
     let place = terms.look(path)?;
     if is_read_only && place != Place::Store {
-        return Err(Error::Usage(format!("{show} holds no store, and read-only none is made")));
+        return Err(Error::usage(format!("{show} holds no store, and read-only none is made")));
     }
     let lock_for = |access| lock(path, Opening { access, any_owner: terms.any_owner });
     if is_read_only {
@@ -134,7 +134,7 @@ pub fn open_store(path: &Path, given: &Given, terms: Terms) -> Result<Store, Err
                     "what its recovery changes does not fit into half of the cache: give a larger cache= or memory="
                 }
             };
-            Err(Error::System(format!("{show}: the disk below is read-only; {way_out}")))
+            Err(Error::refused(format!("{show}: the disk below is read-only; {way_out}")))
         }
         Err(error) => Err(Error::system(&show, error)),
     }
@@ -154,7 +154,7 @@ impl Below {
     fn new(path: &Path, os: &Arc<OsDisk>) -> Result<Below, Error> {
         let began = process_io().ok();
         if repair::is_pending(&**os)? {
-            return Err(Error::Damaged(format!("{}: {}", path.display(), repair::PENDING)));
+            return Err(Error::damaged(format!("{}: {}", path.display(), repair::PENDING)));
         }
         let pool = Pool::of_process(os.clone());
         let stock = Stock::new(pool.clone()).map_err(|error| Error::system(path.display(), error))?;
@@ -207,7 +207,7 @@ fn open_in_place(path: &Path, os: Arc<OsDisk>, place: Place, given: &Given) -> R
     let (description, is_made) = match Description::load(&*below.latch)? {
         Some(description) => (description, false),
         None if place == Place::Store => {
-            return Err(Error::System(format!("{show}: its description cannot be opened")));
+            return Err(Error::refused(format!("{show}: its description cannot be opened")));
         }
         None => {
             let description = Description::new(given)?;
@@ -246,7 +246,7 @@ fn open_view(path: &Path, os: Arc<OsDisk>, given: &Given) -> Result<Option<Store
     for share in VIEW_SHARES {
         let below = Below::new(path, &os)?;
         let description = Description::load(&*below.latch)?
-            .ok_or_else(|| Error::System(format!("{}: its description cannot be opened", path.display())))?;
+            .ok_or_else(|| Error::refused(format!("{}: its description cannot be opened", path.display())))?;
         let settings = description.settings(given)?;
         let mut options = settings.engine.clone();
         let common = options.common_mut();
@@ -351,25 +351,26 @@ fn store_error(show: &impl std::fmt::Display, error: engine::Error, disk: &dyn D
     match error {
         engine::Error::NoSpace => {
             let shortage = disk.space().map_or(String::new(), |space| engine::shortage(&space));
-            Error::System(format!("{show}: {error}{shortage}"))
+            Error::refused(format!("{show}: {error}{shortage}")).because(error)
         }
-        engine::Error::Corrupt { .. } => damaged(show, &error),
-        engine::Error::Invalid(_) => Error::Usage(format!("{show}: {error}")),
-        _ => Error::System(format!("{show}: {error}")),
+        engine::Error::Corrupt { .. } => damaged(show, error),
+        engine::Error::Invalid(_) => Error::usage(format!("{show}: {error}")).because(error),
+        _ => Error::system(show, error),
     }
 }
 
 fn fs_error(show: &impl std::fmt::Display, error: fs::Error, disk: &dyn Disk) -> Error {
     match error {
         fs::Error::Engine(error) => store_error(show, error, disk),
-        fs::Error::Damaged(_) => damaged(show, &error),
-        _ => Error::System(format!("{show}: {error}")),
+        fs::Error::Damaged(_) => damaged(show, error),
+        _ => Error::system(show, error),
     }
 }
 
 /// Without the superblock, say, nothing can be served; the rest may still be there.
-fn damaged(show: &impl std::fmt::Display, error: &impl std::fmt::Display) -> Error {
-    Error::Damaged(format!("{show}: {error}; kvfs check --repair {show} says what can be saved"))
+fn damaged(show: &impl std::fmt::Display, error: impl std::error::Error + Send + Sync + 'static) -> Error {
+    Error::damaged(format!("{show}: {error}; kvfs check --repair {show} says what can be saved"))
+        .because(error)
 }
 
 /// Tells threads to stop, also while they sleep.
@@ -655,7 +656,7 @@ pub fn serve(
         engine::sync(&*engine).map_err(|error| store_error(&path.display(), error, &*latch))?;
         if matches!(end, Ok(End::Abandoned)) {
             let text = "ended while the kernel still kept data of open files; what had arrived is synced";
-            return Err(Error::System(format!("{}: {text}", mount_point.display())));
+            return Err(Error::refused(format!("{}: {text}", mount_point.display())));
         }
         log::warn!("{}: ended with files open; everything written so far is synced", mount_point.display());
         return Ok(());

@@ -28,7 +28,7 @@ use crate::engine::salvage::{self, Loss, Writer};
 use crate::engine::{self, Command, Engine, MemEngine, Operation, Options};
 use crate::fs::types::Ino;
 use crate::fs::{self, Affected, CheckSummary, Described, keys};
-use crate::store::{DESCRIPTION, Description, Error};
+use crate::store::{Blame, DESCRIPTION, Description, Error};
 
 /// What the names of a new store's files begin with until it is in its place.
 const PREFIX: &str = "repair.";
@@ -132,7 +132,7 @@ impl fmt::Display for Report {
     }
 }
 
-fn system(what: &str, error: impl fmt::Display) -> Error {
+fn system(what: &str, error: io::Error) -> Error {
     Error::system(what, error)
 }
 
@@ -162,13 +162,13 @@ pub fn repair(disk: Arc<dyn Disk>, apply: bool, progress: &mut dyn FnMut(&str)) 
     let settings = description.settings(&[])?;
     let kind = settings.engine.kind();
     if !kind.keeps {
-        return Err(Error::Usage(format!(
+        return Err(Error::usage(format!(
             "the store was made with engine={kind}, which keeps nothing to repair"
         )));
     }
     if kind.salvage.is_none() {
         let text = "whose files only its own tools can repair";
-        return Err(Error::Usage(format!("the store was made with engine={kind}, {text}")));
+        return Err(Error::usage(format!("the store was made with engine={kind}, {text}")));
     }
     let options = &settings.engine;
     let described = Described { block_bytes: settings.fs.block_bytes, uuid: description.uuid };
@@ -216,12 +216,12 @@ fn describe(disk: &Arc<dyn Disk>, report: &mut Report) -> Result<(Description, b
     let damage = match Description::load(&**disk) {
         Ok(Some(description)) => return Ok((description, false)),
         Ok(None) => format!("{DESCRIPTION} is missing"),
-        Err(Error::Damaged(what)) => what,
+        Err(error) if error.blame == Blame::Damage => error.to_string(),
         Err(error) => return Err(error),
     };
     let kind = salvage::kind_of(&**disk).map_err(engine_error)?;
     let kind =
-        kind.ok_or_else(|| Error::Damaged(format!("{damage}, and no engine's files are there alone")))?;
+        kind.ok_or_else(|| Error::damaged(format!("{damage}, and no engine's files are there alone")))?;
     report.damage.push(damage);
     Ok((Description::rebuild(&**disk, kind)?, true))
 }
@@ -338,20 +338,21 @@ fn put_in_place(disk: &dyn Disk) -> io::Result<()> {
 
 fn engine_error(error: engine::Error) -> Error {
     match error {
-        engine::Error::Invalid(sentence) => Error::Usage(sentence),
-        engine::Error::Corrupt { .. } => Error::Damaged(error.to_string()),
-        engine::Error::NoSpace => Error::System(
+        engine::Error::Invalid(sentence) => Error::usage(sentence),
+        engine::Error::Corrupt { .. } => Error::damaged(error.to_string()).because(error),
+        engine::Error::NoSpace => Error::refused(
             "no space left: a store with damage below is written anew beside the damaged one, which takes as much as its \
              live data"
                 .to_string(),
-        ),
-        other => Error::System(other.to_string()),
+        )
+        .because(error),
+        other => Error::refused(other.to_string()).because(other),
     }
 }
 
 fn fs_error(error: fs::Error) -> Error {
     match error {
         fs::Error::Engine(error) => engine_error(error),
-        other => Error::Damaged(other.to_string()),
+        other => Error::damaged(other.to_string()).because(other),
     }
 }

@@ -90,24 +90,64 @@ pub struct Description {
     pub options: Vec<(String, String)>,
 }
 
-/// Why a store cannot be used. Each is a sentence to show.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
+/// Whose fault it is that a store cannot be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Blame {
     /// What was asked for cannot be.
-    #[error("{0}")]
-    Usage(String),
+    Usage,
     /// Stored bytes are damaged.
-    #[error("{0}")]
-    Damaged(String),
+    Damage,
     /// The system below refuses.
-    #[error("{0}")]
-    System(String),
+    System,
+}
+
+/// Why a store cannot be used: a sentence to show, and the error below it where there is one.
+#[derive(Debug, thiserror::Error)]
+#[error("{text}")]
+pub struct Error {
+    /// Whose fault it is.
+    pub blame: Blame,
+    text: String,
+    source: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
 
 impl Error {
+    fn new(blame: Blame, text: impl Into<String>) -> Error {
+        Error { blame, text: text.into(), source: None }
+    }
+
+    /// What was asked for cannot be.
+    pub fn usage(text: impl Into<String>) -> Error {
+        Error::new(Blame::Usage, text)
+    }
+
+    /// Stored bytes are damaged.
+    pub fn damaged(text: impl Into<String>) -> Error {
+        Error::new(Blame::Damage, text)
+    }
+
+    /// The state of the system below is what refuses.
+    pub fn refused(text: impl Into<String>) -> Error {
+        Error::new(Blame::System, text)
+    }
+
     /// The system's answer, with what was being done.
-    pub fn system(what: impl std::fmt::Display, error: impl std::fmt::Display) -> Error {
-        Error::System(format!("{what}: {error}"))
+    pub fn system(
+        what: impl std::fmt::Display,
+        error: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> Error {
+        let error = error.into();
+        Error::refused(format!("{what}: {error}")).because(error)
+    }
+
+    /// The same sentence, with the error that it tells of.
+    pub fn because(self, error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
+        Error { source: Some(error.into()), ..self }
+    }
+
+    /// The same, with the place in front of the sentence.
+    pub fn at(self, place: impl std::fmt::Display) -> Error {
+        Error { text: format!("{place}: {}", self.text), ..self }
     }
 }
 
@@ -121,7 +161,8 @@ impl Description {
         };
         let line = |option: Setting| (option.name.to_string(), option.value);
         let options = settings.list().into_iter().filter(keep).map(line).collect();
-        let uuid = fs::Identity::random().map_err(|error| Error::System(error.to_string()))?.uuid;
+        let uuid =
+            fs::Identity::random().map_err(|error| Error::system("an identity for the store", error))?.uuid;
         Ok(Description { uuid, options })
     }
 
@@ -137,7 +178,7 @@ impl Description {
             if let Some(now) = settings.get(name)
                 && now != then
             {
-                return Err(Error::Usage(format!(
+                return Err(Error::usage(format!(
                     "the store was made with {name}={then}, which cannot become {name}={now}; leave the option out, or \
                      make a new store and copy the files"
                 )));
@@ -162,7 +203,7 @@ impl Description {
     }
 
     fn decode(bytes: &[u8]) -> Result<Description, Error> {
-        let damaged = |what: &str| Error::Damaged(format!("{DESCRIPTION} is damaged: {what}"));
+        let damaged = |what: &str| Error::damaged(format!("{DESCRIPTION} is damaged: {what}"));
         let text = std::str::from_utf8(bytes).map_err(|_| damaged("it is not text"))?;
         let version = text.strip_prefix(MAGIC).and_then(|rest| rest.lines().next());
         let end = text.rfind("crc32=").ok_or_else(|| damaged("it has no checksum"))?;
@@ -172,7 +213,7 @@ impl Description {
             Some(VERSION) if fits => {}
             Some(VERSION) => return Err(damaged("its checksum does not fit")),
             Some(other) if fits => {
-                return Err(Error::Usage(format!(
+                return Err(Error::usage(format!(
                     "the store has format {other}; this program knows format {VERSION}: use the version of kvfs that made it, \
                      or copy the files with it to a new store"
                 )));
@@ -233,7 +274,7 @@ impl Description {
         let bytes = match disk.open(DESCRIPTION) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Ok(file) if file.size().is_ok_and(|bytes| bytes > DESCRIPTION_BYTES_MAX) => {
-                return Err(Error::Damaged(format!("{DESCRIPTION} is damaged: it is too long")));
+                return Err(Error::damaged(format!("{DESCRIPTION} is damaged: it is too long")));
             }
             other => other.and_then(|file| disk::read_all(&*file, Purpose::Recovery)),
         };
@@ -255,9 +296,9 @@ fn apply(settings: &mut Settings, options: &Given) -> Result<(), Error> {
         settings
             .set(name, value)
             .unwrap_or_else(|| Err(format!("there is no option {name}")))
-            .map_err(Error::Usage)?;
+            .map_err(Error::usage)?;
     }
-    settings.engine.validate().map_err(Error::Usage)
+    settings.engine.validate().map_err(Error::usage)
 }
 
 /// What is at a path where a store may be or be made.
@@ -287,7 +328,7 @@ impl Terms {
         match look(path)? {
             place @ (Place::Missing | Place::Empty) if self.must_exist => {
                 let what = if place == Place::Missing { "is missing" } else { "is empty" };
-                Err(Error::System(format!(
+                Err(Error::refused(format!(
                     "{} {what}, and with nocreate no store is made there; is its disk mounted?",
                     path.display()
                 )))
@@ -305,7 +346,7 @@ pub fn look(path: &Path) -> Result<Place, Error> {
         Ok(directory) => directory,
         Err(nix::errno::Errno::ENOENT) => return Ok(Place::Missing),
         Err(nix::errno::Errno::ENOTDIR) => {
-            return Err(Error::Usage(format!("{show} is not a directory; a store is a directory")));
+            return Err(Error::usage(format!("{show} is not a directory; a store is a directory")));
         }
         Err(error) => return Err(Error::system(show, error.desc())),
     };
@@ -322,7 +363,7 @@ pub fn look(path: &Path) -> Result<Place, Error> {
     }
     match foreign {
         None => Ok(Place::Empty),
-        Some(name) => Err(Error::Usage(format!(
+        Some(name) => Err(Error::usage(format!(
             "{show} is neither a store nor empty (it holds {}); give an empty or missing directory to make a store",
             name.display()
         ))),
@@ -365,7 +406,7 @@ mod tests {
         assert_eq!(settings.engine.common().cache_bytes, 16 << 20);
         let refused = found.settings(&given(&[("engine", "lsm")])).unwrap_err().to_string();
         assert!(refused.contains("engine=btree") && refused.contains("engine=lsm"), "{refused}");
-        assert!(matches!(found.settings(&given(&[("colour", "red")])), Err(Error::Usage(_))));
+        assert_eq!(found.settings(&given(&[("colour", "red")])).unwrap_err().blame, Blame::Usage);
     }
 
     #[test]
@@ -380,6 +421,18 @@ mod tests {
         }
         let other = text.replace("kvfs store 1", "kvfs store 2");
         assert!(Description::decode(other.as_bytes()).unwrap_err().to_string().contains("format 2"));
+    }
+
+    #[test]
+    fn an_error_keeps_what_it_tells_of() {
+        let below = engine::Error::NoSpace;
+        let error = Error::system("making a store", below).at("/srv/s");
+        assert_eq!(
+            (error.blame, error.to_string().starts_with("/srv/s: making a store: no space")),
+            (Blame::System, true)
+        );
+        let source = std::error::Error::source(&error).unwrap();
+        assert!(matches!(source.downcast_ref(), Some(engine::Error::NoSpace)), "{source:?}");
     }
 
     #[test]

@@ -11,7 +11,7 @@ use crate::disk::{Access, Opening};
 use crate::fs::CheckSummary;
 use crate::mount;
 use crate::repair::{Report, summary_json};
-use crate::store::Error;
+use crate::store::{Blame, Error};
 
 /// Below the options.
 pub const HELP: &str = "\
@@ -92,10 +92,7 @@ pub fn run(arguments: &CheckArgs) -> Result<(), Failure> {
 }
 
 fn failed(error: Error) -> Failure {
-    let code = match error {
-        Error::Damaged(_) => code::DAMAGE,
-        Error::Usage(_) | Error::System(_) => code::UNCHECKED,
-    };
+    let code = if error.blame == Blame::Damage { code::DAMAGE } else { code::UNCHECKED };
     Failure::new(code, error.to_string())
 }
 

@@ -27,7 +27,7 @@ pub fn check(path: &Path, progress: &mut dyn FnMut(&str)) -> Result<Findings, Er
     let show = path.display();
     match look(path)? {
         Place::Store => {}
-        Place::Missing | Place::Empty => return Err(Error::Usage(format!("{show} holds no store"))),
+        Place::Missing | Place::Empty => return Err(Error::usage(format!("{show} holds no store"))),
     }
     let mut findings = Findings::default();
     progress("opening");
@@ -39,11 +39,11 @@ pub fn check(path: &Path, progress: &mut dyn FnMut(&str)) -> Result<Findings, Er
         return Ok(findings);
     }
     let found = Description::load(&*disk)?
-        .ok_or_else(|| Error::System(format!("{show}: its description cannot be opened")))?;
+        .ok_or_else(|| Error::refused(format!("{show}: its description cannot be opened")))?;
     let settings = found.settings(&[])?;
     let kind = settings.engine.kind();
     if !kind.keeps {
-        return Err(Error::Usage(format!(
+        return Err(Error::usage(format!(
             "{show} was made with engine={kind}, which keeps nothing to check"
         )));
     }
@@ -89,14 +89,9 @@ pub fn repair(
 ) -> Result<repair::Report, Error> {
     let show = path.display();
     if look(path)? != Place::Store {
-        return Err(Error::Usage(format!("{show} holds no store")));
+        return Err(Error::usage(format!("{show} holds no store")));
     }
     let os = lock(path, opening).map_err(|error| Error::system(&show, error))?;
-    repair::repair(Pool::of_process(os), opening.access == Access::Write, progress).map_err(|error| {
-        match error {
-            Error::Usage(what) => Error::Usage(format!("{show}: {what}")),
-            Error::Damaged(what) => Error::Damaged(format!("{show}: {what}")),
-            Error::System(what) => Error::System(format!("{show}: {what}")),
-        }
-    })
+    repair::repair(Pool::of_process(os), opening.access == Access::Write, progress)
+        .map_err(|error| error.at(show))
 }
