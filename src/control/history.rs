@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use super::forecast;
 use super::stats::{Physical, Sample};
-use crate::base::metric::{Entry, PartKind, Row, Rows, Value, Visitor, metrics, ratio};
+use crate::base::metric::{Entry, PartKind, Row, Rows, Value, Visitor, metrics};
 use crate::fs::Usage;
 
 metrics! {
@@ -90,7 +90,7 @@ impl Second {
             cache_misses: shape.cache.all.misses,
             write_amp: sample.write_amp(),
             engine_write_amp: sample.engine_write_amp(),
-            space_amp: ratio(physical.bytes, live_bytes),
+            space_amp: sample.by_disk(physical.bytes, live_bytes),
             debt_cpu_seconds: forecast::cpu_seconds(sample, owed_bytes),
         }
     }

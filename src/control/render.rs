@@ -175,17 +175,14 @@ fn amplification(page: &mut Page, report: &Report) {
     let written = human_size(sample.app_write_bytes());
     let read = human_size(sample.app_read_bytes());
     let kv = human_size(sample.kv_write_bytes());
-    let disk = human_size(sample.disk_write_bytes());
-    let no_wal = human_size(sample.no_wal_write_bytes());
+    let passed = |bytes| if sample.is_unmetered { "-".to_string() } else { human_size(bytes) };
+    let disk = passed(sample.disk_write_bytes());
+    let no_wal = passed(sample.no_wal_write_bytes());
     row("write total", Sample::write_amp, format!("{disk} disk / {written} app"));
     row("  fs", Sample::fs_write_amp, format!("{kv} kv / {written} app"));
     row("  engine", Sample::engine_write_amp, format!("{disk} disk / {kv} kv"));
-    row(
-        "read total",
-        Sample::read_amp,
-        format!("{} disk / {read} app", human_size(sample.disk_read_bytes())),
-    );
-    let fetched = human_size(sample.foreground_read_bytes());
+    row("read total", Sample::read_amp, format!("{} disk / {read} app", passed(sample.disk_read_bytes())));
+    let fetched = passed(sample.foreground_read_bytes());
     row("  get and scan", Sample::foreground_read_amp, format!("{fetched} for gets and scans / {read} app"));
     row("write without log", Sample::write_amp_no_wal, format!("{no_wal} disk / {written} app"));
     let blanks: String = report.windows.iter().map(|_| format!("{:>8}", "-")).collect();
@@ -194,7 +191,7 @@ fn amplification(page: &mut Page, report: &Report) {
         "  {:<18}{blanks}{:>11}   {} physical / {} live (apparent {})",
         "space",
         amp(report.space_amp()),
-        human_size(report.physical.bytes),
+        passed(report.physical.bytes),
         human_size(report.live_bytes()),
         human_size(usage.apparent_bytes),
     ));

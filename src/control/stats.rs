@@ -25,7 +25,7 @@ use std::time::{Duration, SystemTime};
 use crate::attribution::Charges;
 use crate::base::metric::{Since, metrics, ratio};
 use crate::disk::{Counters, OpenFiles, ProcessIo, Purpose, Snapshot, Space};
-use crate::engine::{Cause, Engine, KINDS, KindCounters, MeteredEngine, Shape, TagCounters};
+use crate::engine::{Cause, Engine, Home, KINDS, KindCounters, MeteredEngine, Shape, TagCounters};
 use crate::fs::Usage;
 use crate::fs::meter::{Meter, Op, OpCounters, Ops};
 
@@ -83,6 +83,8 @@ metrics! {
         inside process: Option<ProcessIo>;
         /// The engine; what its levels read and wrote is taken from door 3.
         inside shape: Shape;
+        /// Whether the engine reads and writes in ways of its own, so that door 3 sees nothing of it and says nothing of what it costs.
+        hidden is_unmetered: bool;
     }
 }
 
@@ -143,7 +145,13 @@ impl Sample {
             open_files: aside.open_files,
             process: aside.process,
             shape,
+            is_unmetered: matches!(engine.kind().home, Home::Directory(_)),
         }
+    }
+
+    /// A quotient with what door 3 counted, if that is what the engine did.
+    pub(super) fn by_disk(&self, numerator: u64, denominator: u64) -> Option<f64> {
+        ratio(numerator, denominator).filter(|_| !self.is_unmetered)
     }
 
     /// Counters of one operation.
@@ -212,7 +220,7 @@ impl Sample {
 
     /// P / A.
     pub fn write_amp(&self) -> Option<f64> {
-        ratio(self.disk_write_bytes(), self.app_write_bytes())
+        self.by_disk(self.disk_write_bytes(), self.app_write_bytes())
     }
 
     /// L / A: what the filesystem's records add.
@@ -222,37 +230,37 @@ impl Sample {
 
     /// P / L: what the engine adds.
     pub fn engine_write_amp(&self) -> Option<f64> {
-        ratio(self.disk_write_bytes(), self.kv_write_bytes())
+        self.by_disk(self.disk_write_bytes(), self.kv_write_bytes())
     }
 
     /// (P − log) / A.
     pub fn write_amp_no_wal(&self) -> Option<f64> {
-        ratio(self.no_wal_write_bytes(), self.app_write_bytes())
+        self.by_disk(self.no_wal_write_bytes(), self.app_write_bytes())
     }
 
     /// (P − log) / L.
     pub fn engine_write_amp_no_wal(&self) -> Option<f64> {
-        ratio(self.no_wal_write_bytes(), self.kv_write_bytes())
+        self.by_disk(self.no_wal_write_bytes(), self.kv_write_bytes())
     }
 
     /// R / bytes that users read.
     pub fn read_amp(&self) -> Option<f64> {
-        ratio(self.disk_read_bytes(), self.app_read_bytes())
+        self.by_disk(self.disk_read_bytes(), self.app_read_bytes())
     }
 
     /// R of gets and scans alone / bytes that users read.
     pub fn foreground_read_amp(&self) -> Option<f64> {
-        ratio(self.foreground_read_bytes(), self.app_read_bytes())
+        self.by_disk(self.foreground_read_bytes(), self.app_read_bytes())
     }
 
     /// Write requests to the disk / writes of users.
     pub fn write_requests_per_write(&self) -> Option<f64> {
-        ratio(self.disk.total().writes, self.op(Op::Write).calls.count)
+        self.by_disk(self.disk.total().writes, self.op(Op::Write).calls.count)
     }
 
     /// Read requests of gets and scans / reads of users.
     pub fn read_requests_per_read(&self) -> Option<f64> {
-        ratio(
+        self.by_disk(
             self.disk.of(Purpose::Get).reads + self.disk.of(Purpose::Scan).reads,
             self.op(Op::Read).calls.count,
         )
@@ -363,7 +371,7 @@ impl Report {
 
     /// Bytes that the store's files occupy / bytes that the user's tree needs at least.
     pub fn space_amp(&self) -> Option<f64> {
-        ratio(self.physical.bytes, self.live_bytes())
+        self.sample.by_disk(self.physical.bytes, self.live_bytes())
     }
 
     /// The same report with counters that begin at `mark`.

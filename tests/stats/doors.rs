@@ -1,5 +1,7 @@
 //! Each door counts what passed it, and the doors agree.
 
+use kvfs::engine::{Descriptor, Home};
+
 use super::*;
 
 #[test]
@@ -189,5 +191,72 @@ fn doors_agree_for_every_engine() {
             assert!(number(&report, "disk.by_purpose.checkpoint.write_bytes") > 0);
         }
         println!("{}", rig.cat(".stats"));
+    }
+}
+
+/// An engine that reads and writes where door 3 cannot see it.
+struct Elsewhere(MemEngine);
+
+static ELSEWHERE: Descriptor = Descriptor {
+    name: "elsewhere",
+    help: "a map in memory",
+    keeps: true,
+    options: || engine::Options::new(Kind::of(&ELSEWHERE), engine::Common::default()),
+    tiny: || engine::Options::new(Kind::of(&ELSEWHERE), engine::Common::tiny()),
+    home: Home::Directory(|_, _, _| Ok(Arc::new(Elsewhere(MemEngine::new())))),
+    is_file: |_| false,
+    salvage: None,
+    writes_in_place: false,
+    variants: ("", Vec::new),
+};
+
+impl Engine for Elsewhere {
+    fn kind(&self) -> Kind {
+        Kind::of(&ELSEWHERE)
+    }
+    fn get(&self, key: &[u8], tier: Tier) -> engine::Result<Option<bytes::Bytes>> {
+        self.0.get(key, tier)
+    }
+    fn scan(
+        &self,
+        range: engine::KeyRange<'_>,
+        tier: Tier,
+        visit: &mut engine::Visit<'_>,
+    ) -> engine::Result<()> {
+        self.0.scan(range, tier, visit)
+    }
+    fn apply(&self, batch: &Batch, tier: Tier) -> engine::Result<engine::Position> {
+        self.0.apply(batch, tier)
+    }
+    fn position(&self) -> engine::Position {
+        self.0.position()
+    }
+    fn sync_to(&self, position: engine::Position, done: engine::Done) {
+        self.0.sync_to(position, done);
+    }
+    fn promise(&self) -> engine::Promise {
+        self.0.promise()
+    }
+    fn close(&self) -> engine::Result<()> {
+        self.0.close()
+    }
+}
+
+/// What nobody measures is no number: not 0.
+#[test]
+fn of_an_engine_that_door_3_does_not_see_no_amplification_is_made_up() {
+    let rig = rig(|_, _| Arc::new(Elsewhere(MemEngine::new())));
+    rig.user_writes(10_000);
+    rig.control.tick();
+    let report = rig.json(".stats.d/json");
+    let amplification = &report["amplification"];
+    for name in ["write", "engine_write", "write_no_wal", "read", "read_foreground", "space"] {
+        assert!(amplification[name].is_null(), "{name}: {amplification:#}");
+    }
+    assert!(amplification["fs_write"].as_f64() > Some(0.0), "door 2 sees it: {amplification:#}");
+    let text = rig.cat(".stats");
+    let line = |name: &str| text.lines().find(|line| line.trim_start().starts_with(name)).unwrap();
+    for name in ["write total", "read total", "space "] {
+        assert!(line(name).contains(" - ") && !line(name).contains("0.00"), "{}", line(name));
     }
 }

@@ -84,6 +84,7 @@ fn sample(shape: Shape, disk: Snapshot) -> Sample {
             write_bytes: 4_308_992,
         }),
         shape,
+        is_unmetered: false,
     }
 }
 
