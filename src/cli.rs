@@ -20,7 +20,7 @@ use nix::fcntl::OFlag;
 use nix::sys::signal::{SigHandler, Signal, signal};
 use nix::sys::stat::Mode;
 
-use crate::base::text::parse_size;
+use crate::base::text::{BadText, parse_size};
 use crate::store::{Blame, Error};
 
 /// Exit codes of mount(8) for helpers, used by every command but `check`.
@@ -318,7 +318,7 @@ fn watch(mount_point: &Path, seconds: u64) -> Result<(), Failure> {
 fn hold(mount_point: &Path, conditions: &[String], json: bool, since: Option<&str>) -> Result<(), Failure> {
     let name = since.map_or(".stats.d/json".to_string(), |name| format!(".stats.d/since/{name}.json"));
     let report = report(mount_point, &name)?;
-    let judged: Result<Vec<budget::Verdict>, String> =
+    let judged: Result<Vec<budget::Verdict>, BadText> =
         conditions.iter().map(|condition| budget::judge(&report, condition)).collect();
     // Not the code of a budget that was missed.
     let verdicts = judged.map_err(|problem| Failure::new(code::SYSTEM, problem))?;

@@ -194,7 +194,7 @@ fn open_engine(
     match options.kind().home {
         Home::Disk(_) => engine::open(disk, clock, options),
         Home::Directory(open) => {
-            options.validate().map_err(engine::Error::Invalid)?;
+            options.validate()?;
             let own = os.directory(ENGINE_DIRECTORY);
             open(&own.map_err(|error| engine::Error::io("making its directory", error))?, clock, options)
         }

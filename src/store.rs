@@ -18,7 +18,7 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use crate::base::text::{self, When};
+use crate::base::text::{self, BadText, When};
 use crate::control::metrics;
 use crate::disk::{self, Disk, Purpose};
 use crate::engine::Setting;
@@ -65,7 +65,7 @@ impl Settings {
 
     /// Sets one option. `None` if there is none of that name; the error is a sentence. One that only another engine has is looked at
     /// and has no effect, so that one line of options serves several stores.
-    pub fn set(&mut self, name: &str, value: &str) -> Option<Result<(), String>> {
+    pub fn set(&mut self, name: &str, value: &str) -> Option<Result<(), BadText>> {
         text::set(fs::FIELDS, &mut self.fs, name, value)
             .or_else(|| text::set(fuse::session::FIELDS, &mut self.fuse, name, value))
             .or_else(|| text::set(metrics::FIELDS, &mut self.metrics, name, value))
@@ -295,7 +295,7 @@ fn apply(settings: &mut Settings, options: &Given) -> Result<(), Error> {
     for (name, value) in engine.chain(options.iter().filter(|(name, _)| name != "engine")) {
         settings
             .set(name, value)
-            .unwrap_or_else(|| Err(format!("there is no option {name}")))
+            .unwrap_or_else(|| Err(format!("there is no option {name}").into()))
             .map_err(Error::usage)?;
     }
     settings.engine.validate().map_err(Error::usage)

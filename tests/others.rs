@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use kvfs::base::clock::Clock;
-use kvfs::base::text::{Field, When};
+use kvfs::base::text::{BadText, Field, When};
 use kvfs::disk::{Access, Opening, SimDisk};
 use kvfs::engine::{
     self, Batch, Common, Descriptor, Done, Engine, Error, Home, KeyRange, Kind, MemEngine, Options,
@@ -52,8 +52,8 @@ impl OwnOptions for DiaryOptions {
         &mut self.common
     }
 
-    fn validate(&self) -> std::result::Result<(), String> {
-        if self.motto.len() > 10 { Err(format!("motto={} is too long", self.motto)) } else { Ok(()) }
+    fn validate(&self) -> std::result::Result<(), BadText> {
+        if self.motto.len() > 10 { Err(format!("motto={} is too long", self.motto).into()) } else { Ok(()) }
     }
 }
 

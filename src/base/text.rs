@@ -4,6 +4,29 @@
 
 use std::time::Duration;
 
+/// What is wrong with a text that somebody has written, as a sentence to show.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct BadText(String);
+
+impl From<&str> for BadText {
+    fn from(sentence: &str) -> BadText {
+        BadText(sentence.to_string())
+    }
+}
+
+impl From<String> for BadText {
+    fn from(sentence: String) -> BadText {
+        BadText(sentence)
+    }
+}
+
+impl From<BadText> for String {
+    fn from(bad: BadText) -> String {
+        bad.0
+    }
+}
+
 /// When an option may be given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum When {
@@ -22,15 +45,15 @@ pub struct Field<T: 'static> {
     /// What it trades, in one sentence, with the values it takes.
     pub help: &'static str,
     /// Parses and stores; the error is a sentence without the key.
-    pub set: fn(&mut T, &str) -> Result<(), String>,
+    pub set: fn(&mut T, &str) -> Result<(), BadText>,
     /// The current value as text that `set` reads.
     pub get: fn(&T) -> String,
 }
 
 /// Looks `name` up in `fields` and sets it. `None` if there is no such option.
-pub fn set<T>(fields: &[Field<T>], target: &mut T, name: &str, value: &str) -> Option<Result<(), String>> {
+pub fn set<T>(fields: &[Field<T>], target: &mut T, name: &str, value: &str) -> Option<Result<(), BadText>> {
     let field = fields.iter().find(|field| field.name == name)?;
-    Some((field.set)(target, value).map_err(|problem| format!("option {name}={value}: {problem}")))
+    Some((field.set)(target, value).map_err(|bad| format!("option {name}={value}: {bad}").into()))
 }
 
 /// Most bytes that an option may say, 256 TiB, so that sums and small multiples of options fit their type.
@@ -39,15 +62,14 @@ const SIZE_MAX: u64 = 1 << 48;
 const COUNT_MAX: u64 = u32::MAX as u64;
 
 /// Reads the bytes that an option says.
-pub fn bounded_size(text: &str) -> Result<u64, String> {
-    parse_size(text)
-        .and_then(|bytes| if bytes <= SIZE_MAX { Ok(bytes) } else { Err("at most 256T".to_string()) })
+pub fn bounded_size(text: &str) -> Result<u64, BadText> {
+    parse_size(text).and_then(|bytes| if bytes <= SIZE_MAX { Ok(bytes) } else { Err("at most 256T".into()) })
 }
 
 /// Reads what an option counts.
-pub fn bounded_count(text: &str) -> Result<u64, String> {
+pub fn bounded_count(text: &str) -> Result<u64, BadText> {
     let count = text.parse().ok().filter(|count| *count <= COUNT_MAX);
-    count.ok_or_else(|| format!("takes a whole number up to {COUNT_MAX}"))
+    count.ok_or_else(|| format!("takes a whole number up to {COUNT_MAX}").into())
 }
 
 /// An option of bytes: its name, when it may be given, the member that holds it, its help.
@@ -119,7 +141,7 @@ pub const fn joined<const N: usize>(pieces: &[&str]) -> [u8; N] {
 }
 
 /// Parses `64M`, `4096`, `1G`: bytes.
-pub fn parse_size(text: &str) -> Result<u64, String> {
+pub fn parse_size(text: &str) -> Result<u64, BadText> {
     let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
     let shift = match &text[digits.len()..] {
         "" | "B" => 0,
@@ -127,10 +149,10 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
         "M" | "m" | "MiB" => 20,
         "G" | "g" | "GiB" => 30,
         "T" | "t" | "TiB" => 40,
-        other => return Err(format!("unknown unit '{other}'; a size is a number with K, M, G or T")),
+        other => return Err(format!("unknown unit '{other}'; a size is a number with K, M, G or T").into()),
     };
-    let number: u64 = digits.parse().map_err(|_| "a size is a number with K, M, G or T".to_string())?;
-    number.checked_shl(shift).filter(|bytes| bytes >> shift == number).ok_or_else(|| "too large".to_string())
+    let number: u64 = digits.parse().map_err(|_| "a size is a number with K, M, G or T")?;
+    number.checked_shl(shift).filter(|bytes| bytes >> shift == number).ok_or_else(|| "too large".into())
 }
 
 /// Prints bytes so that [`parse_size`] reads them back exactly.
@@ -161,9 +183,9 @@ pub fn human_size(bytes: u64) -> String {
 }
 
 /// Parses `500ms`, `1s`, `2m`.
-pub fn parse_duration(text: &str) -> Result<Duration, String> {
+pub fn parse_duration(text: &str) -> Result<Duration, BadText> {
     let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
-    let problem = || "a duration is a number with ms, s or m".to_string();
+    let problem = || BadText::from("a duration is a number with ms, s or m");
     let number: u64 = digits.parse().map_err(|_| problem())?;
     match &text[digits.len()..] {
         "ms" => Ok(Duration::from_millis(number)),
@@ -183,11 +205,11 @@ pub fn exact_duration(duration: Duration) -> String {
 }
 
 /// Parses `on` or `off`.
-pub fn parse_switch(text: &str) -> Result<bool, String> {
+pub fn parse_switch(text: &str) -> Result<bool, BadText> {
     match text {
         "on" | "yes" | "1" | "true" => Ok(true),
         "off" | "no" | "0" | "false" => Ok(false),
-        _ => Err("takes on or off".to_string()),
+        _ => Err("takes on or off".into()),
     }
 }
 

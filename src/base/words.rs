@@ -22,8 +22,8 @@ macro_rules! words {
             }
 
             /// The one of this name; the error says which there are.
-            pub fn parse(text: &str) -> Result<$name, String> {
-                text.parse().map_err(|_| format!("takes {}", $crate::base::words::one_of(&$name::ALL.map(|it| it.name()))))
+            pub fn parse(text: &str) -> Result<$name, $crate::base::text::BadText> {
+                text.parse().map_err(|_| format!("takes {}", $crate::base::words::one_of(&$name::ALL.map(|it| it.name()))).into())
             }
         }
     };

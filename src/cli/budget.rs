@@ -1,6 +1,7 @@
 //! `kvfs assert`: holds a mount to a budget. Each condition is `PATH OPERATOR NUMBER`, where PATH is an alias or any path of
 //! `.stats.d/json`.
 
+use crate::base::text::BadText;
 use serde_json::{Value, json};
 
 /// Short names, the path of the ratio, and of its operands (numerator, denominator) where it has any.
@@ -45,7 +46,7 @@ impl Verdict {
 }
 
 /// Judges one condition by `report`. The error is a sentence.
-pub(super) fn judge(report: &Value, condition: &str) -> Result<Verdict, String> {
+pub(super) fn judge(report: &Value, condition: &str) -> Result<Verdict, BadText> {
     let problem = || format!("'{condition}' is not PATH < NUMBER, with one of < <= > >= == !=");
     let start = condition.find(['<', '>', '=', '!']).ok_or_else(problem)?;
     let (path, rest) = condition.split_at(start);

@@ -2,7 +2,7 @@
 
 use clap::{Args, Subcommand, ValueEnum};
 
-use crate::base::text::{human_size, parse_size};
+use crate::base::text::{BadText, human_size, parse_size};
 use crate::control::model::{Sizes, bloom_rate, bloom_simulation, durability_debt};
 use crate::engine::lsm::PolicyKind;
 
@@ -69,23 +69,24 @@ fn predicted() -> impl Iterator<Item = PolicyKind> {
     PolicyKind::ALL.into_iter().filter(|policy| policy.model.is_some())
 }
 
-fn parse_policy(text: &str) -> Result<PolicyKind, String> {
+fn parse_policy(text: &str) -> Result<PolicyKind, BadText> {
     let policy = PolicyKind::parse(text).ok().filter(|policy| policy.model.is_some());
     let names: Vec<&str> = predicted().map(|policy| policy.name).collect();
-    policy.ok_or_else(|| format!("{text} is none of {}", names.join(", ")))
+    policy.ok_or_else(|| format!("{text} is none of {}", names.join(", ")).into())
 }
 
 /// The tables; the error is a sentence.
-pub(super) fn run(arguments: &ModelArgs) -> Result<String, String> {
+pub(super) fn run(arguments: &ModelArgs) -> Result<String, BadText> {
     match &arguments.what {
         Some(What::Bloom { bits, hashes, keys }) => Ok(bloom(*bits, *hashes, *keys)),
         Some(What::Debt { ratio, bytes }) if bytes.len() < 2 || *ratio <= 1.0 => Err(format!(
             "debt needs a memtable, L0 and a ratio above 1, not {} sizes and {ratio}",
             bytes.len()
-        )),
+        )
+        .into()),
         Some(What::Debt { ratio, bytes }) => Ok(debt(*ratio, bytes)),
         None if arguments.ratio <= 1.0 || arguments.memtable == 0 || arguments.size.contains(&0) => {
-            Err("ratio must be above 1, sizes above 0".to_string())
+            Err("ratio must be above 1, sizes above 0".into())
         }
         None => Ok(layouts(arguments)),
     }

@@ -51,7 +51,8 @@ pub fn run(arguments: &MountArgs) -> Result<(), Failure> {
     if words.iter().any(|word| word == "remount") {
         return remount(&arguments.mount_point, &words, arguments.fake);
     }
-    let options = MountOptions::parse(&arguments.options, arguments.sloppy).map_err(usage)?;
+    let options =
+        MountOptions::parse(&arguments.options, arguments.sloppy).map_err(|bad| usage(bad.into()))?;
     let store = absolute(&arguments.dir)?;
     let mount_point = table::resolve(&arguments.mount_point)
         .map_err(|error| usage(format!("mount point {}: {error}", arguments.mount_point.display())))?;

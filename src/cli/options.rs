@@ -1,6 +1,6 @@
 //! What stands behind `-o`: options of ours, those of every filesystem, and those that only mount(8) needs.
 
-use crate::base::text::{When, parse_size};
+use crate::base::text::{BadText, When, parse_size};
 use crate::engine::{Kind, Setting};
 use crate::fuse::session::MountFlags;
 use crate::store::{Settings, Terms};
@@ -18,7 +18,7 @@ pub struct MountOptions {
 
 impl MountOptions {
     /// Parses; with `sloppy`, unknown options are passed over. The error is a sentence that names the option.
-    pub fn parse(lists: &[String], sloppy: bool) -> Result<MountOptions, String> {
+    pub fn parse(lists: &[String], sloppy: bool) -> Result<MountOptions, BadText> {
         let mut options = MountOptions::default();
         for option in lists.iter().flat_map(|list| split(list)) {
             let (name, value) = match option.split_once('=') {
@@ -26,14 +26,14 @@ impl MountOptions {
                 None => (option.as_str(), None),
             };
             if !options.flag(name, value)? && !options.own(name, value)? && !sloppy {
-                return Err(format!("unknown option {name}; kvfs mount --help lists all"));
+                return Err(format!("unknown option {name}; kvfs mount --help lists all").into());
             }
         }
         Ok(options)
     }
 
     /// Takes an option that mount(8) knows for every filesystem. Returns whether it was one.
-    fn flag(&mut self, name: &str, value: Option<&str>) -> Result<bool, String> {
+    fn flag(&mut self, name: &str, value: Option<&str>) -> Result<bool, BadText> {
         match (name, value) {
             ("ro", None) => self.give("read_only", "on"),
             ("rw", None) => self.give("read_only", "off"),
@@ -53,7 +53,7 @@ impl MountOptions {
             ("subtype", Some(value)) => self.flags.subtype = Some(value.to_string()),
             ("max_read", Some(value)) => {
                 let bytes = parse_size(value)
-                    .and_then(|bytes| u32::try_from(bytes).map_err(|_| "too large".to_string()));
+                    .and_then(|bytes| u32::try_from(bytes).map_err(|_| "too large".into()));
                 self.flags.max_read =
                     Some(bytes.map_err(|problem| format!("option max_read={value}: {problem}"))?);
             }
@@ -77,14 +77,16 @@ impl MountOptions {
     }
 
     /// Takes an option of ours. Returns whether it was one.
-    fn own(&mut self, name: &str, value: Option<&str>) -> Result<bool, String> {
+    fn own(&mut self, name: &str, value: Option<&str>) -> Result<bool, BadText> {
         let mut scratch = Settings::default();
         // An option without a value is a switch that is on.
         match scratch.set(name, value.unwrap_or("on")) {
             None => return Ok(false),
             Some(Ok(())) if name != "engine" || value.is_some() => {}
             Some(Err(problem)) if value.is_some() => return Err(problem),
-            Some(_) => return Err(format!("option {name} needs a value, as in {name}={}", default_of(name))),
+            Some(_) => {
+                return Err(format!("option {name} needs a value, as in {name}={}", default_of(name)).into());
+            }
         }
         self.give(name, value.unwrap_or("on"));
         Ok(true)
@@ -174,7 +176,7 @@ pub fn help() -> String {
 mod tests {
     use super::*;
 
-    fn parse(text: &str) -> Result<MountOptions, String> {
+    fn parse(text: &str) -> Result<MountOptions, BadText> {
         MountOptions::parse(&[text.to_string()], false)
     }
 
@@ -261,10 +263,10 @@ mod tests {
 
     #[test]
     fn a_wrong_option_is_named() {
-        assert!(parse("colour=red").unwrap_err().contains("unknown option colour"));
-        assert!(parse("cache=lots").unwrap_err().contains("cache=lots"));
-        assert!(parse("cache").unwrap_err().contains("cache=256M"));
-        assert!(parse("engine").unwrap_err().contains("engine=lsm"));
+        assert!(parse("colour=red").unwrap_err().to_string().contains("unknown option colour"));
+        assert!(parse("cache=lots").unwrap_err().to_string().contains("cache=lots"));
+        assert!(parse("cache").unwrap_err().to_string().contains("cache=256M"));
+        assert!(parse("engine").unwrap_err().to_string().contains("engine=lsm"));
         let sloppy = MountOptions::parse(&["colour=red,nodev".to_string()], true).unwrap();
         assert!(sloppy.flags.nodev && sloppy.given.is_empty());
         assert!(

@@ -36,7 +36,7 @@ pub fn describe(contenders: &[Contender], memory_bytes: u64, value_bytes: u64) -
     let _ = writeln!(text, "  {:<width$}  wal {lsm} = 8 + key + value", "text's LSM");
     let _ = writeln!(text, "  {:<width$}  wal {btree} = 12 + page + 4", "text's B-tree");
     for contender in contenders {
-        let options = contender.options(memory_bytes).map_err(Error::Usage)?;
+        let options = contender.options(memory_bytes)?;
         let written = cell::one_put(SimDisk::new(), &options, value_bytes)?;
         let parts: Vec<String> = Purpose::all()
             .map(|purpose| (purpose, written.of(purpose).write_bytes))

@@ -4,6 +4,7 @@
 //! matrix by being there.
 
 use super::plan::scaled;
+use crate::base::text::BadText;
 use crate::base::words::one_of;
 use crate::engine::{Kind, Options};
 
@@ -32,13 +33,15 @@ impl Contender {
     }
 
     /// Parses `ENGINE[:VARIANT][:OPTION=VALUE]…`. The error is a sentence.
-    pub fn parse(text: &str) -> Result<Contender, String> {
+    pub fn parse(text: &str) -> Result<Contender, BadText> {
         let mut words = text.split(':');
         let name = words.next().unwrap_or_default();
         let kinds: Vec<Kind> = Kind::all().filter(|kind| kind.keeps).collect();
         let Some(kind) = kinds.iter().find(|kind| kind.name == name).copied() else {
             let names: Vec<&str> = kinds.iter().map(|kind| kind.name).collect();
-            return Err(format!("'{text}': an engine to compare is {}, as in lsm:leveled", one_of(&names)));
+            return Err(
+                format!("'{text}': an engine to compare is {}, as in lsm:leveled", one_of(&names)).into()
+            );
         };
         let (option, variants) = (kind.variants.0, (kind.variants.1)());
         let default = kind.default_options().get(option);
@@ -49,7 +52,7 @@ impl Contender {
                 Some((name, value)) if name == option => variant = Some(value.to_string()),
                 Some((name, value)) => settings.push((name.to_string(), value.to_string())),
                 None if default.is_some() => variant = Some(word.to_string()),
-                None => return Err(format!("'{text}': {kind} has no variants")),
+                None => return Err(format!("'{text}': {kind} has no variants").into()),
             }
         }
         if let (Some(_), Some(variant)) = (&default, &variant) {
@@ -64,10 +67,12 @@ impl Contender {
     }
 
     /// Options for `memory_bytes`, see [`scaled`], with the contender's own settings.
-    pub fn options(&self, memory_bytes: u64) -> Result<Options, String> {
+    pub fn options(&self, memory_bytes: u64) -> Result<Options, BadText> {
         let mut options = scaled(self.kind, memory_bytes);
         for (name, value) in &self.settings {
-            options.set(name, value).unwrap_or_else(|| Err(format!("{} has no option {name}", self.kind)))?;
+            options
+                .set(name, value)
+                .unwrap_or_else(|| Err(format!("{} has no option {name}", self.kind).into()))?;
         }
         options.validate()?;
         Ok(options)
@@ -109,7 +114,7 @@ mod tests {
             ("btree:page_size=5000", "page_size"),
         ] {
             let problem = Contender::parse(text).unwrap_err();
-            assert!(problem.contains(part), "{text}: {problem}");
+            assert!(problem.to_string().contains(part), "{text}: {problem}");
         }
     }
 }

@@ -26,7 +26,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
-use crate::base::text::{exact_size, human_size};
+use crate::base::text::{BadText, exact_size, human_size};
 use crate::disk::{self, Access, Disk, OsDisk, Pool, Purpose};
 use crate::engine::Kind;
 use contender::Contender;
@@ -52,6 +52,12 @@ pub enum Error {
     /// The system or an engine refuses.
     #[error("{0}")]
     System(String),
+}
+
+impl From<BadText> for Error {
+    fn from(bad: BadText) -> Error {
+        Error::Usage(bad.into())
+    }
 }
 
 /// Runs `kvfs compare`: measures, prints to standard output, and writes the results into the directory.
@@ -94,7 +100,7 @@ pub fn run(
 
 /// Measures a cell on the directory `store`, and leaves it empty.
 pub fn measure_at(store: &Path, plan: &Plan, contender: &Contender, work: &Workload) -> Result<Row, Error> {
-    let options = contender.options(plan.memory_bytes).map_err(Error::Usage)?;
+    let options = contender.options(plan.memory_bytes)?;
     let disk = OsDisk::open(store, Access::Write).map_err(|error| failed(store, error))?;
     let disk: Arc<dyn Disk> = Pool::of_process(disk);
     clear(&*disk).map_err(|error| failed(store, error))?;

@@ -153,7 +153,7 @@ impl Plan {
                 .collect::<Result<Vec<Contender>, Error>>()?,
         };
         for contender in &contenders {
-            contender.options(memory_bytes).map_err(Error::Usage)?;
+            contender.options(memory_bytes)?;
         }
         let mut points = Vec::new();
         for &update_percent in &updates {

@@ -8,6 +8,7 @@
 //! Keys are 16 hexadecimal digits. Values are random bytes, so nothing can be gained by compressing them. All of it follows from
 //! the seed.
 
+use crate::base::text::BadText;
 use std::fmt;
 use std::str::FromStr;
 
@@ -35,12 +36,12 @@ impl fmt::Display for Order {
 }
 
 impl FromStr for Order {
-    type Err = String;
-    fn from_str(text: &str) -> Result<Order, String> {
+    type Err = BadText;
+    fn from_str(text: &str) -> Result<Order, BadText> {
         match text {
             "random" => Ok(Order::Random),
             "sequential" => Ok(Order::Sequential),
-            _ => Err("takes random or sequential".to_string()),
+            _ => Err("takes random or sequential".into()),
         }
     }
 }

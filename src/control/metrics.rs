@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::Control;
 use super::http::{Page, Server};
-use crate::base::text::{Field, When};
+use crate::base::text::{BadText, Field, When};
 
 /// The text exposition format of Prometheus.
 const EXPOSITION: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -35,14 +35,14 @@ pub const FIELDS: &[Field<Options>] = &[Field {
     get: |options| options.metrics.map_or("off".to_string(), |address| address.to_string()),
 }];
 
-fn loopback(text: &str) -> Result<SocketAddr, String> {
+fn loopback(text: &str) -> Result<SocketAddr, BadText> {
     let address: SocketAddr = text
         .parse()
         .map_err(|_| "it takes an address and a port, such as 127.0.0.1:9400, or off".to_string())?;
     if address.ip().is_loopback() {
         Ok(address)
     } else {
-        Err("it takes addresses of this machine only".to_string())
+        Err("it takes addresses of this machine only".into())
     }
 }
 

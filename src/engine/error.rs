@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::base::metric::labels;
+use crate::base::text::BadText;
 
 /// Result of an engine call.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -79,6 +80,12 @@ pub enum Error {
     /// Options or a command that this engine cannot follow.
     #[error("{0}")]
     Invalid(String),
+}
+
+impl From<BadText> for Error {
+    fn from(bad: BadText) -> Error {
+        Error::Invalid(bad.into())
+    }
 }
 
 impl Error {

@@ -69,7 +69,7 @@ pub use worker::Worker;
 /// Opens the engine that `options` are of on `disk`, recovering it if it was not closed. A disk without one gets a
 /// new, empty store. [`Error::Invalid`] for an engine that lives on no disk of ours.
 pub fn open(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>, options: &Options) -> Result<Arc<dyn Engine>> {
-    options.validate().map_err(Error::Invalid)?;
+    options.validate()?;
     match options.kind().home {
         Home::Disk(open) => open(disk, clock, options),
         Home::Directory(_) => {

@@ -11,7 +11,9 @@ use std::time::Duration;
 
 use super::Error;
 use super::registry::Kind;
-use crate::base::text::{self, Field, When, bounded_size, exact_duration, exact_size, parse_duration, size};
+use crate::base::text::{
+    self, BadText, Field, When, bounded_size, exact_duration, exact_size, parse_duration, size,
+};
 
 /// When batches become durable without being asked. An fsync is honoured in every mode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,16 +37,16 @@ impl fmt::Display for Sync {
 }
 
 impl FromStr for Sync {
-    type Err = String;
-    fn from_str(text: &str) -> Result<Sync, String> {
+    type Err = BadText;
+    fn from_str(text: &str) -> Result<Sync, BadText> {
         match text.split_once(':') {
             None if text == "fsync" => Ok(Sync::Fsync),
             None if text == "always" => Ok(Sync::Always),
             Some(("interval", every)) => match parse_duration(every)? {
-                Duration::ZERO => Err("an interval is at least 1ms".to_string()),
+                Duration::ZERO => Err("an interval is at least 1ms".into()),
                 every => Ok(Sync::Interval(every)),
             },
-            _ => Err("takes fsync, interval:DURATION or always".to_string()),
+            _ => Err("takes fsync, interval:DURATION or always".into()),
         }
     }
 }
@@ -94,20 +96,20 @@ impl Common {
     }
 
     /// The sentence to show if they contradict each other or the limit of the `buffers` of changes.
-    pub fn validate(&self, buffers_bytes: u64, buffers: &str) -> Result<(), String> {
+    pub fn validate(&self, buffers_bytes: u64, buffers: &str) -> Result<(), BadText> {
         if self.memory_bytes > 0 && self.memory_bytes <= buffers_bytes {
-            return Err(format!("memory={} leaves nothing beside {buffers}", self.memory_bytes));
+            return Err(format!("memory={} leaves nothing beside {buffers}", self.memory_bytes).into());
         }
         Ok(())
     }
 }
 
 /// Does what a preset says of the options of every engine; one that says nothing of them is none the less known.
-pub fn set_preset(options: &mut Common, name: &str) -> Result<(), String> {
+pub fn set_preset(options: &mut Common, name: &str) -> Result<(), BadText> {
     match name {
         "none" | "tiny" => {}
         "s2" => options.sync = Sync::Always,
-        _ => return Err("takes none, s2 or tiny".to_string()),
+        _ => return Err("takes none, s2 or tiny".into()),
     }
     Ok(())
 }
@@ -176,7 +178,7 @@ pub trait OwnOptions: Clone + Default + fmt::Debug + PartialEq + Send + std::mar
     fn common_mut(&mut self) -> &mut Common;
 
     /// The sentence to show if they contradict each other.
-    fn validate(&self) -> Result<(), String>;
+    fn validate(&self) -> Result<(), BadText>;
 }
 
 /// An engine without any of its own.
@@ -191,7 +193,7 @@ impl OwnOptions for Common {
         self
     }
 
-    fn validate(&self) -> Result<(), String> {
+    fn validate(&self) -> Result<(), BadText> {
         Ok(())
     }
 }
@@ -231,10 +233,10 @@ trait AnyOptions: Any + fmt::Debug + Send + std::marker::Sync {
     fn copy(&self) -> Box<dyn AnyOptions>;
     fn is_equal(&self, other: &dyn AnyOptions) -> bool;
     fn list(&self) -> Vec<Setting>;
-    fn set(&mut self, name: &str, value: &str) -> Option<Result<(), String>>;
+    fn set(&mut self, name: &str, value: &str) -> Option<Result<(), BadText>>;
     fn common(&self) -> &Common;
     fn common_mut(&mut self) -> &mut Common;
-    fn validate(&self) -> Result<(), String>;
+    fn validate(&self) -> Result<(), BadText>;
 }
 
 impl<T: OwnOptions> AnyOptions for T {
@@ -262,7 +264,7 @@ impl<T: OwnOptions> AnyOptions for T {
         all
     }
 
-    fn set(&mut self, name: &str, value: &str) -> Option<Result<(), String>> {
+    fn set(&mut self, name: &str, value: &str) -> Option<Result<(), BadText>> {
         text::set(T::FIELDS, self, name, value)
             .or_else(|| text::set(COMMON_FIELDS, OwnOptions::common_mut(self), name, value))
     }
@@ -275,7 +277,7 @@ impl<T: OwnOptions> AnyOptions for T {
         OwnOptions::common_mut(self)
     }
 
-    fn validate(&self) -> Result<(), String> {
+    fn validate(&self) -> Result<(), BadText> {
         OwnOptions::validate(self)
     }
 }
@@ -330,13 +332,13 @@ impl Options {
     }
 
     /// Sets one option; another `engine` brings its own defaults. `None` if this engine has none of that name; the error is a sentence.
-    pub fn set(&mut self, name: &str, value: &str) -> Option<Result<(), String>> {
+    pub fn set(&mut self, name: &str, value: &str) -> Option<Result<(), BadText>> {
         if name != "engine" {
             return self.own.set(name, value);
         }
         let kind = match Kind::parse(value) {
             Ok(kind) => kind,
-            Err(problem) => return Some(Err(format!("option engine={value}: {problem}"))),
+            Err(problem) => return Some(Err(format!("option engine={value}: {problem}").into())),
         };
         if kind != self.kind {
             *self = kind.default_options();
@@ -346,18 +348,18 @@ impl Options {
 
     /// The same; an option that only another engine has is looked at and has no effect, so that one list of options serves several
     /// engines. `None` if no engine has one of that name.
-    pub fn set_if_known(&mut self, name: &str, value: &str) -> Option<Result<(), String>> {
+    pub fn set_if_known(&mut self, name: &str, value: &str) -> Option<Result<(), BadText>> {
         let elsewhere = || Kind::all().filter_map(|kind| kind.default_options().set(name, value));
         self.set(name, value).or_else(|| elsewhere().reduce(Result::or))
     }
 
     /// These with others, as in `memtable=1M,dirty_max=1M`; see [`Options::set_if_known`].
-    pub fn with(mut self, list: &str) -> Result<Options, String> {
+    pub fn with(mut self, list: &str) -> Result<Options, BadText> {
         for word in list.split(',').filter(|word| !word.is_empty()) {
             let (name, value) =
                 word.split_once('=').ok_or_else(|| format!("'{word}' is not option=value"))?;
             self.set_if_known(name, value)
-                .unwrap_or_else(|| Err(format!("no engine has an option {name}")))?;
+                .unwrap_or_else(|| Err(format!("no engine has an option {name}").into()))?;
         }
         Ok(self)
     }
@@ -368,7 +370,7 @@ impl Options {
     }
 
     /// The sentence to show if the settings contradict each other.
-    pub fn validate(&self) -> Result<(), String> {
+    pub fn validate(&self) -> Result<(), BadText> {
         self.own.validate()
     }
 }
@@ -430,6 +432,6 @@ mod tests {
         assert_eq!(options.own::<btree::Options>().unwrap().page_bytes, 8 << 10);
         let names: Vec<_> = options.list().into_iter().map(|setting| setting.name).collect();
         assert_eq!(names.iter().filter(|name| **name == "memory").count(), 1, "{names:?}");
-        assert!(options.set("engine", "cards").unwrap().unwrap_err().contains("lsm, btree"));
+        assert!(options.set("engine", "cards").unwrap().unwrap_err().to_string().contains("lsm, btree"));
     }
 }

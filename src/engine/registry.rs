@@ -2,6 +2,7 @@
 //!
 //! `mkfs`, `mount`, `check`, `repair`, `compare`, the tests and the help go by it; nothing else names an engine that it does not mean.
 
+use crate::base::text::BadText;
 use std::fmt;
 use std::ops::Deref;
 use std::path::Path;
@@ -97,9 +98,9 @@ impl Kind {
     }
 
     /// The one of this name; the error says which there are.
-    pub fn parse(name: &str) -> std::result::Result<Kind, String> {
+    pub fn parse(name: &str) -> std::result::Result<Kind, BadText> {
         let names: Vec<&str> = Kind::all().map(|kind| kind.name).collect();
-        Kind::all().find(|kind| kind.name == name).ok_or_else(|| format!("takes {}", one_of(&names)))
+        Kind::all().find(|kind| kind.name == name).ok_or_else(|| format!("takes {}", one_of(&names)).into())
     }
 
     /// All of them in one sentence.

@@ -122,15 +122,15 @@ impl FileSystem {
         options: &Options,
         identity: Identity,
     ) -> Result<()> {
-        let invalid = |sentence: String| Error::Engine(engine::Error::Invalid(sentence));
-        options.validate().map_err(invalid)?;
+        options.validate().map_err(engine::Error::from)?;
         let mut empty = true;
         engine.scan(engine::KeyRange::ALL, Tier::Disk, &mut |_, _| {
             empty = false;
             std::ops::ControlFlow::Break(())
         })?;
         if !empty {
-            return Err(invalid("the store is not empty, and it holds no filesystem".to_string()));
+            let text = "the store is not empty, and it holds no filesystem".to_string();
+            return Err(engine::Error::Invalid(text).into());
         }
         let mut root = Inode::new(FileKind::Directory, 0o755, 0, 0, clock.now().into());
         root.parent = ROOT;

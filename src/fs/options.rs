@@ -1,6 +1,6 @@
 //! Settings of the filesystem: plain data, with the default and the trade-off beside each.
 
-use crate::base::text::{Field, When, exact_size, parse_size, parse_switch, switch};
+use crate::base::text::{BadText, Field, When, exact_size, parse_size, parse_switch, switch};
 
 /// Smallest block.
 pub const BLOCK_BYTES_MIN: u64 = 4 << 10;
@@ -40,12 +40,12 @@ impl Default for Options {
 
 impl Options {
     /// Whether the numbers make sense; the error is a sentence.
-    pub fn validate(&self) -> Result<(), String> {
+    pub fn validate(&self) -> Result<(), BadText> {
         let fits = (BLOCK_BYTES_MIN..=BLOCK_BYTES_MAX).contains(&self.block_bytes);
         if fits && self.block_bytes.is_power_of_two() {
             Ok(())
         } else {
-            Err("block_size must be a power of two from 4K to 256K".to_string())
+            Err("block_size must be a power of two from 4K to 256K".into())
         }
     }
 }
@@ -73,7 +73,7 @@ pub const FIELDS: &[Field<Options>] = &[
                 "relatime" => Atime::Relative,
                 "noatime" => Atime::Never,
                 "strictatime" => Atime::Strict,
-                _ => return Err("takes relatime, noatime or strictatime".to_string()),
+                _ => return Err("takes relatime, noatime or strictatime".into()),
             };
             Ok(())
         },

@@ -107,7 +107,7 @@ pub const FIELDS: &[Field<Options>] = &[
                 options.threads = threads;
                 Ok(())
             }
-            _ => Err("takes a whole number up to 256".to_string()),
+            _ => Err("takes a whole number up to 256".into()),
         },
         get: |options| options.threads.to_string(),
     },

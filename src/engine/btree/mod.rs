@@ -161,7 +161,7 @@ pub struct BtreeEngine {
 /// Opens the B-tree on `disk`, recovering it if needed; an empty disk gets a new one. The page size is the stored one if there
 /// is a store.
 pub fn open(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>, options: &Options) -> Result<Arc<BtreeEngine>> {
-    options.validate().map_err(Error::Invalid)?;
+    options.validate()?;
     let wake_signal = Arc::new(WakeSignal::new());
     let guard =
         SpaceGuard::new(disk.clone(), options.common.reserve_bytes, options.common.log_segment_bytes)?;

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use crate::base::text::{Field, When, bounded_size, exact_duration, exact_size, parse_duration, size};
+use crate::base::text::{
+    BadText, Field, When, bounded_size, exact_duration, exact_size, parse_duration, size,
+};
 use crate::base::words::words;
 use crate::engine::{Common, OwnOptions, options};
 
@@ -124,9 +126,9 @@ impl OwnOptions for Options {
         &mut self.common
     }
 
-    fn validate(&self) -> Result<(), String> {
+    fn validate(&self) -> Result<(), BadText> {
         if !self.page_bytes.is_power_of_two() || !(4 << 10..=64 << 10).contains(&self.page_bytes) {
-            return Err(format!("page_size={} is not a power of two from 4K to 64K", self.page_bytes));
+            return Err(format!("page_size={} is not a power of two from 4K to 64K", self.page_bytes).into());
         }
         self.common.validate(self.dirty_bytes_max, "dirty pages")
     }

@@ -7,7 +7,7 @@ use parking_lot::RwLock;
 
 use super::compaction::Around;
 use super::throttle::Rates;
-use crate::base::text::{parse_size, parse_switch};
+use crate::base::text::{BadText, parse_size, parse_switch};
 use crate::engine::lsm::{Options, PolicyKind};
 use crate::engine::{Error, Result};
 
@@ -78,7 +78,7 @@ impl MutableOptions {
         value: &str,
         options: &Options,
     ) -> Result<Option<(&'static str, &'static str)>> {
-        let invalid = |problem: String| Error::Invalid(format!("{name}={value}: {problem}"));
+        let invalid = |bad: BadText| Error::Invalid(format!("{name}={value}: {bad}"));
         let switch = |target: &AtomicBool| -> Result<()> {
             target.store(parse_switch(value).map_err(invalid)?, Relaxed);
             Ok(())
@@ -93,7 +93,7 @@ impl MutableOptions {
             }
             "rate" => self.rates.set_bytes(parse_size(value).map_err(invalid)?),
             "iops" => {
-                let rate = value.parse().map_err(|_| invalid("takes a whole number".to_string()))?;
+                let rate = value.parse().map_err(|_| invalid("takes a whole number".into()))?;
                 self.rates.set_requests(rate);
             }
             "auto_flush" => switch(&self.auto_flush)?,

@@ -7,7 +7,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use super::PolicyKind;
-use crate::base::text::Field;
+use crate::base::text::{BadText, Field};
 use crate::base::words::words;
 use crate::disk::LEVELS;
 use crate::engine::{Common, OwnOptions};
@@ -61,8 +61,8 @@ impl fmt::Display for LevelCompression {
 }
 
 impl FromStr for LevelCompression {
-    type Err = String;
-    fn from_str(text: &str) -> Result<LevelCompression, String> {
+    type Err = BadText;
+    fn from_str(text: &str) -> Result<LevelCompression, BadText> {
         let named = text.split(':').map(Compression::parse).collect::<Result<Vec<_>, _>>();
         let named = named.ok().filter(|named| (1..=LEVELS).contains(&named.len())).ok_or_else(|| {
             format!("takes none, lz4 or zstd, or those of up to {LEVELS} levels from L0 on: none:lz4:zstd")
@@ -256,28 +256,28 @@ impl OwnOptions for Options {
         &mut self.common
     }
 
-    fn validate(&self) -> Result<(), String> {
+    fn validate(&self) -> Result<(), BadText> {
         if self.memtable_bytes == 0 || !(2..=MEMTABLES_MAX).contains(&self.memtable_count_max) {
-            return Err(format!("memtable must be above 0 and memtables between 2 and {MEMTABLES_MAX}"));
+            return Err(
+                format!("memtable must be above 0 and memtables between 2 and {MEMTABLES_MAX}").into()
+            );
         }
         self.common.validate(self.memtables_bytes_max(), "memtables")?;
         if self.bloom_bits > BLOOM_BITS_MAX {
-            return Err(format!("bloom_bits={} is more than {BLOOM_BITS_MAX}", self.bloom_bits));
+            return Err(format!("bloom_bits={} is more than {BLOOM_BITS_MAX}", self.bloom_bits).into());
         }
         if self.value_threshold_bytes == 0 || self.value_gc_percent > 90 {
-            return Err("value_threshold must be above 0 and value_gc_percent at most 90".to_string());
+            return Err("value_threshold must be above 0 and value_gc_percent at most 90".into());
         }
         if !(self.l0_trigger <= self.l0_slowdown && self.l0_slowdown <= self.l0_stop && self.l0_trigger > 0) {
-            return Err(
-                "l0_trigger ≤ l0_slowdown ≤ l0_stop must hold, and the trigger be above 0".to_string()
-            );
+            return Err("l0_trigger ≤ l0_slowdown ≤ l0_stop must hold, and the trigger be above 0".into());
         }
         if self.tier_merge_min < 2
             || self.tier_merge_max < self.tier_merge_min
             || self.tier_ratio_percent < 100
         {
             return Err(
-                "2 ≤ tier_merge_min ≤ tier_merge_max must hold, and tier_ratio be at least 100".to_string()
+                "2 ≤ tier_merge_min ≤ tier_merge_max must hold, and tier_ratio be at least 100".into()
             );
         }
         if self.level_multiplier < 2
@@ -288,7 +288,7 @@ impl OwnOptions for Options {
             || self.merge_threads == 0
         {
             return Err("level_multiplier must be at least 2, table_block at least 64 bytes, table, restart_interval, part_blocks and \
-                        merge_threads above 0".to_string());
+                        merge_threads above 0".into());
         }
         Ok(())
     }

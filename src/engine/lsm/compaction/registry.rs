@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::Policy;
 use super::model::Model;
-use crate::base::text::{joined, joined_bytes};
+use crate::base::text::{BadText, joined, joined_bytes};
 use crate::base::words::one_of;
 use crate::engine::lsm::Options;
 
@@ -76,9 +76,9 @@ impl PolicyKind {
     };
 
     /// The one of this name; the error says which there are.
-    pub fn parse(text: &str) -> Result<PolicyKind, String> {
+    pub fn parse(text: &str) -> Result<PolicyKind, BadText> {
         let found = PolicyKind::ALL.into_iter().find(|it| it.name == text || it.aliases.contains(&text));
-        found.ok_or_else(|| format!("takes {}", one_of(&PolicyKind::ALL.map(|it| it.name))))
+        found.ok_or_else(|| format!("takes {}", one_of(&PolicyKind::ALL.map(|it| it.name))).into())
     }
 
     /// Its name in options and reports.
@@ -145,6 +145,6 @@ mod tests {
             assert!(PolicyKind::HELP.contains(name), "{name}: {}", PolicyKind::HELP);
         }
         let problem = PolicyKind::parse("sideways").unwrap_err();
-        assert!(PolicyKind::ALL.iter().all(|it| problem.contains(it.name)), "{problem}");
+        assert!(PolicyKind::ALL.iter().all(|it| problem.to_string().contains(it.name)), "{problem}");
     }
 }
