@@ -37,7 +37,7 @@ build() {
     # Removed, and made anew under the same name.
     rm -r code/engine; mkdir code/engine; echo new > code/engine/only
     # Directories of the lower layer move, one into the other, and back out.
-    mv code/fs moved; mv moved/ops moved-out; mkdir -p deep/er; mv code/fuse deep/er/fuse; mv deep/er/fuse/io.rs .
+    mv code/fs moved; mv moved/ops moved-out; mkdir -p deep/er; mv code/fuse deep/er/fuse; mv deep/er/fuse/router.rs .
     # Files of the lower layer: appended to, replaced by rename, linked, changed, removed.
     echo more >> code/main.rs; mv code/lib.rs code/store.rs; ln code/mount.rs linked; chmod 4711 code/cli.rs
     chown 12:34 code/repair.rs; truncate -s 7 code/daemon.rs; rm code/ARCHITECTURE.md; setfattr -n user.a -v b code/main.rs
