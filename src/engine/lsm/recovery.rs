@@ -141,7 +141,7 @@ pub fn open(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>, options: &Options) -> Re
     let guard = SpaceGuard::new(disk, options.common.reserve_bytes, options.common.log_segment_bytes)?;
     let core = Arc::new(Core {
         clock,
-        space: SpaceBudget::new(guard, wake_signal.clone(), &options),
+        space: SpaceBudget::new(guard, wake_signal.clone(), &options, log.segment_bytes()),
         wake_signal,
         mutable_options: MutableOptions::new(&options),
         event_log: Arc::default(),

@@ -33,16 +33,21 @@ pub struct SpaceBudget {
 }
 
 impl SpaceBudget {
-    /// What `guard` keeps, for a store with `options`; background work is called by `wake_signal`.
-    pub fn new(guard: SpaceGuard, wake_signal: Arc<WakeSignal>, options: &Options) -> SpaceBudget {
+    /// What `guard` keeps, for a store with `options` whose log has segments of `segment_bytes`; background work is called by
+    /// `wake_signal`.
+    pub fn new(
+        guard: SpaceGuard,
+        wake_signal: Arc<WakeSignal>,
+        options: &Options,
+        segment_bytes: u64,
+    ) -> SpaceBudget {
         SpaceBudget {
             guard,
             shortage: Shortage::default(),
             wake_signal,
             table_bytes: options.table_bytes,
             // A flush, and the cleaning of a table, beside a segment of the log.
-            ballast_bytes_max: options.memtable_bytes.max(options.table_bytes)
-                + 2 * options.common.log_segment_bytes,
+            ballast_bytes_max: options.memtable_bytes.max(options.table_bytes) + 2 * segment_bytes,
             merge_owed_bytes: AtomicU64::new(0),
             temporary_bytes: AtomicU64::new(0),
             temporary_peak_bytes: AtomicU64::new(0),

@@ -662,3 +662,24 @@ fn deletes_that_lie_among_values_are_cleaned_as_well() {
     let taken = put_more(&engine, 900, 450, VALUE_BYTES);
     assert_eq!(taken, 450, "in the room of 600");
 }
+
+/// The segments of the log are shorter on a small disk than the option says, and so is what is set aside for them.
+#[test]
+fn the_ballast_counts_the_segments_that_the_log_has() {
+    let disk = SimDisk::new();
+    disk.set_capacity(Some(100 << 20));
+    let options = Options { memtable_bytes: 1 << 20, table_bytes: 1 << 20, ..Options::default() };
+    let engine = open_with(disk.clone(), &options).unwrap();
+    let segment_bytes = engine.core.log.segment_bytes();
+    assert!(segment_bytes < options.common.log_segment_bytes);
+    for number in 0..60u64 {
+        let mut batch = Batch::new(0);
+        batch.put(number.to_be_bytes().to_vec(), vec![number as u8; 1 << 20]);
+        apply_patiently(&*engine, &batch).unwrap();
+        run(&*engine, Command::Flush).unwrap();
+    }
+    let (ballast, most) =
+        (engine.core.space.guard.ballast_bytes(), options.memtable_bytes + 2 * segment_bytes);
+    assert!((60 << 20) / 8 > most, "the store is large enough to need it all");
+    assert!(ballast > 0 && ballast <= most, "{ballast} of {most}");
+}
