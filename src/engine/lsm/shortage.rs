@@ -101,6 +101,11 @@ impl Shortage {
     /// There may be something to clean that nobody has looked for yet.
     pub fn expect_space(&self) {
         self.outlook.lock().change();
+        self.forget_merge_shortage();
+    }
+
+    /// Forgets that the last merge had no space; any other trouble stays.
+    pub fn forget_merge_shortage(&self) {
         self.troubles.lock().merge.take_if(|trouble| matches!(trouble.error, Error::NoSpace));
     }
 

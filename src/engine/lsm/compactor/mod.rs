@@ -20,6 +20,7 @@ mod merging;
 mod running;
 mod scheduler;
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -117,28 +118,9 @@ impl Compactor {
 
     /// One unit of merge work.
     pub fn work(&self) -> Result<Pending> {
-        let (mut slice, is_command) = {
-            let mut merging = self.merging.lock();
-            if let Some(wait) = self.pause(&merging) {
-                return Ok(Pending::After(wait));
-            }
-            match self.scheduler.next_slice(&mut merging) {
-                Ok((Some(slice), _)) => {
-                    merging.stepping += 1;
-                    self.report(&merging);
-                    let is_command = merging.job(slice.job).is_some_and(|job| job.is_command);
-                    (slice, is_command)
-                }
-                Ok((None, pending)) => {
-                    // What others do now says whether merges are in trouble.
-                    if merging.stepping == 0 {
-                        self.note_trouble(merging.trouble());
-                    }
-                    self.report(&merging);
-                    return Ok(pending);
-                }
-                Err(error) => return self.fail(&mut merging, None, error),
-            }
+        let (mut slice, is_command) = match self.take_slice()? {
+            ControlFlow::Continue(taken) => taken,
+            ControlFlow::Break(pending) => return Ok(pending),
         };
         let ready = self.step(&mut slice, is_command);
         let mut merging = self.merging.lock();
@@ -179,6 +161,33 @@ impl Compactor {
                 Ok(Pending::More)
             }
             (Err(error), _) => self.fail(&mut merging, Some(id), error),
+        }
+    }
+
+    /// The slice of which a step is to be done now, and whether a command waits for it; `Break` if there is none.
+    pub(super) fn take_slice(&self) -> Result<ControlFlow<Pending, (Slice, bool)>> {
+        let mut merging = self.merging.lock();
+        if let Some(wait) = self.pause(&merging) {
+            return Ok(ControlFlow::Break(Pending::After(wait)));
+        }
+        match self.scheduler.next_slice(&mut merging) {
+            Ok((Some(slice), _)) => {
+                merging.stepping += 1;
+                // What was found before it began holds no more: it may give space back.
+                self.core.space.shortage.forget_merge_shortage();
+                self.report(&merging);
+                let is_command = merging.job(slice.job).is_some_and(|job| job.is_command);
+                Ok(ControlFlow::Continue((slice, is_command)))
+            }
+            Ok((None, pending)) => {
+                // What others do now says whether merges are in trouble.
+                if merging.stepping == 0 {
+                    self.note_trouble(merging.trouble());
+                }
+                self.report(&merging);
+                Ok(ControlFlow::Break(pending))
+            }
+            Err(error) => self.fail(&mut merging, None, error).map(ControlFlow::Break),
         }
     }
 
@@ -319,6 +328,8 @@ impl Compactor {
         }
         if is_last {
             let merge = merging.jobs.remove(at);
+            // Whether what waited for space fits now, nobody has looked yet.
+            merging.waiting = None;
             self.record_end(&merge);
             if merge.is_command {
                 self.core

@@ -119,6 +119,37 @@ fn a_merge_that_would_not_fit_waits() {
 }
 
 /// Bytes of log files.
+#[test]
+fn a_merge_that_begins_or_has_just_ended_is_not_one_that_found_no_space() {
+    let disk = SimDisk::new();
+    let engine = open_tiny(disk.clone()).unwrap();
+    let mut prng = Prng::new(3);
+    while engine.shape().debt.l0_files < 4 {
+        if engine.apply(&random_batch(&mut prng, 1), Tier::Disk).is_err() {
+            engine.work(WorkClass::Flush).unwrap();
+        }
+    }
+    let used: u64 = disk.list().unwrap().iter().map(|info| info.bytes).sum();
+    disk.set_capacity(Some(used + 100));
+    assert!(matches!(engine.work(WorkClass::Merge), Ok(Pending::After(_))));
+    let shortage = &engine.core.space.shortage;
+    assert!(shortage.has_merge_trouble());
+    disk.set_capacity(None);
+    // Who deletes while the first step is done waits for it.
+    let ControlFlow::Continue((slice, _)) = engine.compactor.take_slice().unwrap() else { panic!("it fits") };
+    assert!(!shortage.has_merge_trouble());
+    let mut merging = engine.compactor.merging();
+    merging.stepping -= 1;
+    merging.resting.push(slice);
+    // Another one finds no space meanwhile; when the first one has ended, nobody knows whether it still does not.
+    merging.waiting = Some("no space for another".to_string());
+    drop(merging);
+    while !engine.compactor.merging().jobs.is_empty() {
+        assert_eq!(engine.work(WorkClass::Merge).unwrap(), Pending::More);
+        assert!(!shortage.has_merge_trouble());
+    }
+}
+
 fn log_bytes(disk: &SimDisk) -> u64 {
     let files = disk.list().unwrap().into_iter();
     files.filter(|info| wal::is_segment(&info.name)).map(|info| info.bytes).sum()
