@@ -233,14 +233,14 @@ impl Engine for Bare {
     fn scan(&self, range: KeyRange<'_>, tier: Tier, visit: &mut engine::Visit<'_>) -> engine::Result<()> {
         self.0.scan(range, tier, visit)
     }
-    fn apply(&self, batch: &Batch, tier: Tier) -> engine::Result<engine::Position> {
+    fn apply(&self, batch: &Batch, tier: Tier) -> engine::Result<engine::Lsn> {
         self.0.apply(batch, tier)
     }
-    fn position(&self) -> engine::Position {
-        self.0.position()
+    fn lsn(&self) -> engine::Lsn {
+        self.0.lsn()
     }
-    fn sync_to(&self, position: engine::Position, done: engine::Done) {
-        self.0.sync_to(position, done);
+    fn sync_to(&self, lsn: engine::Lsn, done: engine::Done) {
+        self.0.sync_to(lsn, done);
     }
     fn promise(&self) -> engine::Promise {
         self.0.promise()
@@ -305,7 +305,7 @@ fn a_snapshot_stays_as_it_was() {
             };
             snapshot.scan(KeyRange::ALL, Tier::Disk, visit).unwrap();
             assert_eq!(&found, wanted, "{name}");
-            assert!(snapshot.position() < engine.position(), "{name}");
+            assert!(snapshot.lsn() < engine.lsn(), "{name}");
             for (key, value) in wanted {
                 assert_eq!(snapshot.get(key, Tier::Disk).unwrap().as_ref(), Some(value), "{name}");
             }

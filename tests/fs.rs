@@ -17,8 +17,8 @@ use kvfs::base::clock::{Clock, ManualClock};
 use kvfs::base::prng::Prng;
 use kvfs::disk::{Disk, SimDisk, Space};
 use kvfs::engine::{
-    self, Batch, Command, Done, Engine, Error as EngineError, KeyRange, Kind, MemEngine,
-    Options as EngineOptions, Pending, Position, Promise, Result as EngineResult, Tier, Visit, WorkClass,
+    self, Batch, Command, Done, Engine, Error as EngineError, KeyRange, Kind, Lsn, MemEngine,
+    Options as EngineOptions, Pending, Promise, Result as EngineResult, Tier, Visit, WorkClass,
 };
 use kvfs::fs::meter::Op;
 use kvfs::fs::types::{

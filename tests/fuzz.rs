@@ -15,7 +15,7 @@ use kvfs::base::prng::Prng;
 use kvfs::disk::{Disk, Purpose, SimDisk};
 use kvfs::engine::wal::Log;
 use kvfs::engine::{
-    self, Batch, Command, Engine, Error, KeyRange, Kind, Options, Sync, Tier, WakeSignal, WorkClass,
+    self, Batch, Command, Engine, Error, KeyRange, Kind, Lsn, Options, Sync, Tier, WakeSignal, WorkClass,
 };
 
 /// Copies of `bytes` with bits turned, bytes replaced, cut off, doubled or moved.
@@ -105,7 +105,7 @@ fn log_segments() {
             Arc::new(WakeSignal::new()),
             Sync::Fsync,
             2048,
-            0,
+            Lsn::ZERO,
             &Default::default(),
             &mut |_, _, payload| {
                 records.push(payload);

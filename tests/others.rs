@@ -11,8 +11,8 @@ use kvfs::base::clock::Clock;
 use kvfs::base::text::{BadText, Field, When};
 use kvfs::disk::{Access, Opening, SimDisk};
 use kvfs::engine::{
-    self, Batch, Common, Descriptor, Done, Engine, Error, Home, KeyRange, Kind, MemEngine, Options,
-    OwnOptions, Position, Promise, Result, Tier, Visit,
+    self, Batch, Common, Descriptor, Done, Engine, Error, Home, KeyRange, Kind, Lsn, MemEngine, Options,
+    OwnOptions, Promise, Result, Tier, Visit,
 };
 use kvfs::fs::meter::Op;
 use kvfs::fs::types::{Caller, NewNode, ROOT};
@@ -99,17 +99,17 @@ impl Engine for Diary {
     fn scan(&self, range: KeyRange<'_>, tier: Tier, visit: &mut Visit<'_>) -> Result<()> {
         self.map.scan(range, tier, visit)
     }
-    fn apply(&self, batch: &Batch, tier: Tier) -> Result<Position> {
+    fn apply(&self, batch: &Batch, tier: Tier) -> Result<Lsn> {
         let (mut file, mut record) = (self.file.lock(), Vec::new());
         batch.encode(&mut record);
         file.write_all(&(record.len() as u32).to_le_bytes()).map_err(failed)?;
         file.write_all(&record).map_err(failed)?;
         self.map.apply(batch, tier)
     }
-    fn position(&self) -> Position {
-        self.map.position()
+    fn lsn(&self) -> Lsn {
+        self.map.lsn()
     }
-    fn sync_to(&self, _: Position, done: Done) {
+    fn sync_to(&self, _: Lsn, done: Done) {
         done(self.file.lock().sync_all().map_err(failed));
     }
     fn promise(&self) -> Promise {

@@ -443,7 +443,7 @@ impl Control {
                     std::thread::spawn(move || match (self.parts.write_times)() {
                         Ok(()) => {
                             let engine = self.parts.engine.clone();
-                            engine.sync_to(engine.position(), self.then(actions, done));
+                            engine.sync_to(engine.lsn(), self.then(actions, done));
                         }
                         Err(error) => done(Err(error)),
                     });

@@ -209,10 +209,10 @@ mod tests {
             let disk = crate::disk::SimDisk::new();
             let clock = std::sync::Arc::new(crate::base::clock::ManualClock::default());
             let engine = open(disk.clone(), clock, &kind.default_options()).unwrap();
-            let (requests, position) = (disk.requests(), engine.position());
+            let (requests, lsn) = (disk.requests(), engine.lsn());
             let refused = engine.apply(&batch, Tier::Disk);
             assert!(matches!(refused, Err(Error::Invalid(_))), "{kind}: {refused:?}");
-            assert_eq!((disk.requests(), engine.position()), (requests, position));
+            assert_eq!((disk.requests(), engine.lsn()), (requests, lsn));
             assert_eq!(engine.get(&[0], Tier::Disk).unwrap(), None);
         }
     }

@@ -9,6 +9,7 @@ use super::{Batch, Sync, WakeSignal, btree, frame, lsm};
 use crate::base::clock::ManualClock;
 use crate::base::decoder::Decoder;
 use crate::disk::{Disk, Purpose, SimDisk, read_all};
+use crate::engine::Lsn;
 
 /// The decoders of what the engines share.
 pub const SHARED: &[Decoder] = &[
@@ -64,7 +65,7 @@ fn open(disk: Arc<SimDisk>) -> Option<(Log, Vec<Bytes>)> {
         wake_signal,
         Sync::Fsync,
         4096,
-        0,
+        Lsn::ZERO,
         &Default::default(),
         &mut |_, _, payload| {
             records.push(payload);

@@ -5,11 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{Batch, Error, EventLog, Kind, Probe, Result, Shape, TableInfo, WakeSignal, WorkClass};
-
-/// A place in the history of a store: with our engines, the number of log bytes up to the end of a batch. Grows with every batch; our
-/// engines go on counting when they are opened again, others may begin anew.
-pub type Position = u64;
+use super::{Batch, Error, EventLog, Kind, Lsn, Probe, Result, Shape, TableInfo, WakeSignal, WorkClass};
 
 /// How far a call may go for its answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,16 +97,16 @@ pub trait Engine: Send + std::marker::Sync {
     fn scan(&self, range: KeyRange<'_>, tier: Tier, visit: &mut Visit<'_>) -> Result<()>;
 
     /// Applies all operations of `batch` in their order, or none. When it returns, reads see the batch, and it is in the
-    /// log file. The position is the end of the batch in the history. An empty batch changes nothing. `tier` says
+    /// log file. The LSN is the end of the batch in the history. An empty batch changes nothing. `tier` says
     /// whether pages that the batch changes may be read from the disk.
-    fn apply(&self, batch: &Batch, tier: Tier) -> Result<Position>;
+    fn apply(&self, batch: &Batch, tier: Tier) -> Result<Lsn>;
 
-    /// The end of the history: the position of the last batch.
-    fn position(&self) -> Position;
+    /// The end of the history: the LSN of the last batch.
+    fn lsn(&self) -> Lsn;
 
-    /// Calls `done` once everything up to `position` is durable: at once if it is, else from [`WorkClass::Log`] work, which
+    /// Calls `done` once everything up to `lsn` is durable: at once if it is, else from [`WorkClass::Log`] work, which
     /// serves all waiters with one sync.
-    fn sync_to(&self, position: Position, done: Done);
+    fn sync_to(&self, lsn: Lsn, done: Done);
 
     /// What it promises.
     fn promise(&self) -> Promise;
@@ -240,7 +236,7 @@ pub trait Inspect: Send + std::marker::Sync {
 /// Everything that an engine held at one moment. It ends when it is dropped.
 pub trait Snapshot: Send + std::marker::Sync {
     /// The end of the history that it shows.
-    fn position(&self) -> Position;
+    fn lsn(&self) -> Lsn;
 
     /// The value that `key` had.
     fn get(&self, key: &[u8], tier: Tier) -> Result<Option<Bytes>>;
@@ -260,7 +256,7 @@ pub fn image(snapshot: &dyn Snapshot, visit: &mut dyn FnMut(usize, usize)) -> Re
 /// Waits until everything applied so far is durable, doing log work itself if nobody else does. For tests, tools and
 /// unmounting; never on a dispatch thread.
 pub fn sync(engine: &dyn Engine) -> Result<()> {
-    finish(engine, |done| engine.sync_to(engine.position(), done))
+    finish(engine, |done| engine.sync_to(engine.lsn(), done))
 }
 
 /// Runs a command to its end, doing the work itself where no worker does.

@@ -2,15 +2,16 @@
 //! that shows what everything but a storage engine costs. It keeps nothing across a restart.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 
 use bytes::Bytes;
 use parking_lot::RwLock;
 
 use super::{
-    Batch, Done, Engine, Inspect, KeyRange, Kind, Operation, Position, Promise, Result, Shape, Snapshot,
-    Tier, Visit,
+    Batch, Done, Engine, Inspect, KeyRange, Kind, Lsn, Operation, Promise, Result, Shape, Snapshot, Tier,
+    Visit,
 };
+use crate::engine::AtomicLsn;
 
 /// Keys and values copied out of the map at a time, so that no lock is held while a visit runs.
 const CHUNK: usize = 64;
@@ -18,14 +19,14 @@ const CHUNK: usize = 64;
 /// The engine in memory.
 pub struct MemEngine {
     map: RwLock<BTreeMap<Bytes, Bytes>>,
-    position: AtomicU64,
+    lsn: AtomicLsn,
 }
 
 impl MemEngine {
     /// An empty map.
     #[allow(clippy::new_without_default)]
     pub fn new() -> MemEngine {
-        MemEngine { map: RwLock::default(), position: AtomicU64::new(0) }
+        MemEngine { map: RwLock::default(), lsn: AtomicLsn::default() }
     }
 
     /// Everything in it, for comparisons.
@@ -64,7 +65,7 @@ impl Engine for MemEngine {
         }
     }
 
-    fn apply(&self, batch: &Batch, _: Tier) -> Result<Position> {
+    fn apply(&self, batch: &Batch, _: Tier) -> Result<Lsn> {
         let mut map = self.map.write();
         for operation in batch.operations() {
             match operation {
@@ -72,15 +73,15 @@ impl Engine for MemEngine {
                 Operation::Delete { key } => map.remove(key),
             };
         }
-        // Under the lock, so that a snapshot has a position that fits.
-        Ok(self.position.fetch_add(batch.bytes(), Relaxed) + batch.bytes())
+        // Under the lock, so that a snapshot has an LSN that fits.
+        Ok(self.lsn.advance(batch.bytes(), Relaxed))
     }
 
-    fn position(&self) -> Position {
-        self.position.load(Relaxed)
+    fn lsn(&self) -> Lsn {
+        self.lsn.load(Relaxed)
     }
 
-    fn sync_to(&self, _: Position, done: Done) {
+    fn sync_to(&self, _: Lsn, done: Done) {
         done(Ok(()));
     }
 
@@ -99,7 +100,7 @@ impl Engine for MemEngine {
     /// Costs a copy of the map's pointers.
     fn snapshot(&self) -> Result<Box<dyn Snapshot>> {
         let map = self.map.read();
-        Ok(Box::new(MemSnapshot { map: map.clone(), position: self.position() }))
+        Ok(Box::new(MemSnapshot { map: map.clone(), lsn: self.lsn() }))
     }
 }
 
@@ -112,12 +113,12 @@ impl Inspect for MemEngine {
 /// The map as it was.
 struct MemSnapshot {
     map: BTreeMap<Bytes, Bytes>,
-    position: Position,
+    lsn: Lsn,
 }
 
 impl Snapshot for MemSnapshot {
-    fn position(&self) -> Position {
-        self.position
+    fn lsn(&self) -> Lsn {
+        self.lsn
     }
 
     fn get(&self, key: &[u8], _: Tier) -> Result<Option<Bytes>> {

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 
 use super::{
-    Asked, Background, Batch, Done, Engine, Error, Inspect, KeyRange, Kind, Operation, Position, Promise,
+    Asked, Background, Batch, Done, Engine, Error, Inspect, KeyRange, Kind, Lsn, Operation, Promise,
     ReadTrace, Result, Snapshot, Tier, Visit,
 };
 use crate::base::metric::metrics;
@@ -181,10 +181,10 @@ impl Engine for MeteredEngine {
         result
     }
 
-    fn apply(&self, batch: &Batch, tier: Tier) -> Result<Position> {
+    fn apply(&self, batch: &Batch, tier: Tier) -> Result<Lsn> {
         let result = self.engine.apply(batch, tier);
         self.note_outcome(batch, &result);
-        let position = result?;
+        let lsn = result?;
         let tag = &self.tags[usize::from(batch.tag) % TAGS];
         let (mut puts, mut deletes) = (0, 0);
         for operation in batch.operations() {
@@ -208,14 +208,14 @@ impl Engine for MeteredEngine {
             tag.deletes.fetch_add(deletes, Relaxed);
             tag.bytes.fetch_add(batch.bytes(), Relaxed);
         }
-        Ok(position)
+        Ok(lsn)
     }
 
-    fn position(&self) -> Position {
-        self.engine.position()
+    fn lsn(&self) -> Lsn {
+        self.engine.lsn()
     }
-    fn sync_to(&self, position: Position, done: Done) {
-        self.engine.sync_to(position, done);
+    fn sync_to(&self, lsn: Lsn, done: Done) {
+        self.engine.sync_to(lsn, done);
     }
     fn promise(&self) -> Promise {
         self.engine.promise()

@@ -3,7 +3,7 @@
 //! # What every engine promises
 //!
 //! - A [`Batch`] is all or nothing.
-//! - *A crash leaves a prefix of the history* of batches, no older than the last position for which
+//! - *A crash leaves a prefix of the history* of batches, no older than the last LSN for which
 //!   [`Engine::sync_to`] reported success.
 //! - What [`Engine::apply`] accepted survives `kill -9` of the process: each batch is in the log file (a buffered
 //!   write of a logical record) before `apply` returns.
@@ -23,6 +23,7 @@ mod door;
 mod error;
 pub mod frame;
 pub mod lsm;
+mod lsn;
 mod mem;
 mod meter;
 mod options;
@@ -46,10 +47,11 @@ pub use batch::{Batch, Operation};
 pub use classes::{ClassBytes, ClassMeter, Shares, class_of};
 pub use cpu::{Cost, Cpu, CpuMeter, Work, background};
 pub use door::{
-    Background, Command, Done, Engine, Inspect, KeyRange, Pending, Position, Promise, Snapshot, Tier, Visit,
-    image, run, settle, sync,
+    Background, Command, Done, Engine, Inspect, KeyRange, Pending, Promise, Snapshot, Tier, Visit, image,
+    run, settle, sync,
 };
 pub use error::{Cause, Error, Result};
+pub use lsn::{AtomicLsn, Lsn};
 pub use mem::MemEngine;
 pub use meter::{KINDS, KeyKind, KindCounters, MeteredEngine, TagCounters};
 pub use options::{COMMON_FIELDS, Common, Options, OwnOptions, Setting, Sync};

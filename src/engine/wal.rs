@@ -1,26 +1,26 @@
 //! The log: every batch is in it before `apply` returns; shared by all engines.
 //!
-//! The log is one endless sequence of bytes, addressed by [`Position`]. It lies in *segments*, files of a fixed size that are
+//! The log is one endless sequence of bytes, addressed by [`Lsn`]. It lies in *segments*, files of a fixed size that are
 //! allocated once and used again and again, because a sync of blocks that exist costs the disk half as much as one that
 //! also has to make them part of the file.
 //!
 //! ```text
 //! segment   header (512 bytes) | the same header again (512 bytes) | record | record | … | anything
 //! header    frame, kind 1, place 0:              number u64 | start u64 | synced u64
-//! record    frame, kind 2…, place number ⊕ offset: position u64 | synced u64 | payload
+//! record    frame, kind 2…, place number ⊕ offset: LSN u64 | synced u64 | payload
 //! ```
 //!
-//! `number` counts segments, `start` is the position of the first record, `position` that of the record, `synced` the highest
-//! position that was known to be durable when the record was written.
+//! `number` counts segments, `start` is the LSN of the first record, `lsn` that of the record, `synced` the highest
+//! LSN that was known to be durable when the record was written.
 //!
 //! # Invariants
 //!
-//! 1. A record's position is the previous record's end; a segment's `start` is the end of the segment before.
+//! 1. A record's LSN is the previous record's end; a segment's `start` is the end of the segment before.
 //! 2. Syncs cover every unsynced segment and new names before anyone is told of success.
 //! 3. After a recovery appending starts in a new segment whose `start` cuts off whatever lay behind the last whole record,
 //!    so that bytes of a lost future cannot come back. Short segments at the end are gathered in it, so that segments do not become
 //!    more with every crash. On a full disk it goes on in the last segment, when nothing is left behind the last record.
-//! 4. A segment is used again only when its end is at or below a position that its owner has durably stopped to need, and
+//! 4. A segment is used again only when its end is at or below an LSN that its owner has durably stopped to need, and
 //!    nobody holds it as a [`Segment`]. An owner that points to bytes of the log holds the segment, so *a released segment
 //!    with values that are needed is kept*; at the opening the owner says which those are.
 //!
@@ -46,7 +46,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use parking_lot::Mutex;
 
-use super::{Batch, Cpu, CpuMeter, Done, Error, Position, Result, Sync, WakeSignal, Work, WorkClass, frame};
+use super::{Batch, Cpu, CpuMeter, Done, Error, Lsn, Result, Sync, WakeSignal, Work, WorkClass, frame};
 use crate::base::clock::Clock;
 use crate::disk::{Disk, Purpose};
 use segment::{Kept, Live, Spare, segment_name};
@@ -61,7 +61,7 @@ const HEADER_COPY: u64 = 512;
 const HEADER_KIND: u8 = 1;
 /// Record kinds of owners start here.
 pub const FIRST_KIND: u8 = 2;
-/// Frame header, position and synced: what a record costs beside its payload.
+/// Frame header, LSN and synced: what a record costs beside its payload.
 pub const RECORD_OVERHEAD_BYTES: u64 = frame::HEADER_BYTES as u64 + 16;
 const PREFIX: &str = "log.";
 /// A value of a batch from this size on is not copied to be appended.
@@ -74,7 +74,7 @@ pub fn is_segment(name: &str) -> bool {
 }
 
 struct Waiter {
-    position: Position,
+    lsn: Lsn,
     done: Done,
 }
 
@@ -86,11 +86,11 @@ struct State {
     /// Free for use, the one released first in front.
     spares: VecDeque<Spare>,
     next_slot: u64,
-    end: Position,
+    end: Lsn,
     /// The end when the log was last found idle.
-    idle_end: Position,
-    synced: Position,
-    released: Position,
+    idle_end: Lsn,
+    synced: Lsn,
+    released: Lsn,
     /// What its files may take together, as far as it can do with so much.
     file_bytes_max: u64,
     /// A segment file was made since the last `sync_names`.
@@ -109,8 +109,8 @@ struct State {
 /// Where the log stands, for reports.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct LogShape {
-    /// The position after the last record.
-    pub end: Position,
+    /// The LSN after the last record.
+    pub end: Lsn,
     /// Segments that the log itself does not need any more, but others hold, and their size.
     pub kept_segments: u64,
     /// See there.
@@ -119,7 +119,7 @@ pub struct LogShape {
     pub unsynced_bytes: u64,
     /// Age of the oldest of them.
     pub oldest_unsynced: Duration,
-    /// Bytes since the released position: what opening would replay.
+    /// Bytes since the released LSN: what opening would replay.
     pub replay_bytes: u64,
 }
 
@@ -143,7 +143,7 @@ fn place(number: u64, offset: u64) -> u64 {
 }
 
 impl Log {
-    /// Appends one record of `kind`: `fill` adds the payload (at most `payload_bytes_max`) to the buffer. Returns the position
+    /// Appends one record of `kind`: `fill` adds the payload (at most `payload_bytes_max`) to the buffer. Returns the LSN
     /// after it. The bytes are in the file when this returns, not yet durable. [`Error::NoSpace`] changes nothing.
     pub fn append(
         &self,
@@ -151,12 +151,12 @@ impl Log {
         purpose: Purpose,
         payload_bytes_max: usize,
         fill: impl FnOnce(&mut Vec<u8>),
-    ) -> Result<Position> {
+    ) -> Result<Lsn> {
         self.append_to(&mut self.state.lock(), kind, purpose, payload_bytes_max, |target, _| fill(target))
     }
 
     /// Appends a batch as a record of `kind`. Its large values go to the file from where they are, without a copy.
-    pub fn append_batch(&self, kind: u8, purpose: Purpose, batch: &Batch) -> Result<Position> {
+    pub fn append_batch(&self, kind: u8, purpose: Purpose, batch: &Batch) -> Result<Lsn> {
         let fill = |target: &mut Vec<u8>, inserts: &mut _| batch.encode_around(target, SHARED_BYTES, inserts);
         self.append_to(&mut self.state.lock(), kind, purpose, batch.encoded_bytes_max(), fill)
     }
@@ -168,7 +168,7 @@ impl Log {
         purpose: Purpose,
         payload_bytes_max: usize,
         fill: impl FnOnce(&mut Vec<u8>, &mut Vec<(usize, Bytes)>),
-    ) -> Result<Position> {
+    ) -> Result<Lsn> {
         debug_assert!(kind >= FIRST_KIND);
         if let Some(error) = &state.failed {
             return Err(error.clone());
@@ -223,17 +223,17 @@ impl Log {
         self.segment_bytes
     }
 
-    /// The position after the last record.
-    pub fn end(&self) -> Position {
+    /// The LSN after the last record.
+    pub fn end(&self) -> Lsn {
         self.state.lock().end
     }
 
     /// Everything below is durable.
-    pub fn synced(&self) -> Position {
+    pub fn synced(&self) -> Lsn {
         self.state.lock().synced
     }
 
-    /// Bytes since the released position: what opening would read.
+    /// Bytes since the released LSN: what opening would read.
     pub fn unreleased_bytes(&self) -> u64 {
         let state = self.state.lock();
         state.end - state.released

@@ -49,7 +49,7 @@ use std::time::Duration;
 use crate::base::clock::Clock;
 use crate::base::wake::WakeSignal;
 use crate::disk::Space;
-use crate::engine::{self, Batch, Engine, Pending, Position, WorkClass};
+use crate::engine::{self, Batch, Engine, Lsn, Pending, WorkClass};
 use content::Content;
 use counters::{Change, Counters};
 use deferred::{DEFER, Deferred};
@@ -76,7 +76,7 @@ pub type SpaceSource = Arc<dyn Fn() -> std::io::Result<Space> + Send + Sync>;
 
 /// A moment in the history of a store, for a sync to reach.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Moment(Position);
+pub struct Moment(Lsn);
 
 /// What is stored, as `/.stats` shows it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -303,7 +303,7 @@ impl FileSystem {
 
     /// Now: everything that was answered lies before it.
     pub fn moment(&self) -> Moment {
-        Moment(self.engine.position())
+        Moment(self.engine.lsn())
     }
 
     /// Calls `done` once everything before `moment` is durable, or with the reason why it is not; from any thread.

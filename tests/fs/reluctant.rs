@@ -38,7 +38,7 @@ impl Engine for Reluctant {
         })?;
         if cut { Err(EngineError::WouldBlock) } else { Ok(()) }
     }
-    fn apply(&self, batch: &Batch, tier: Tier) -> EngineResult<Position> {
+    fn apply(&self, batch: &Batch, tier: Tier) -> EngineResult<Lsn> {
         self.would_block(tier)?;
         if self.dice.lock().one_in(5) {
             return Err(EngineError::Busy { cause: Cause::Memtables, retry_after: Duration::ZERO });
@@ -52,11 +52,11 @@ impl Engine for Reluctant {
         }
         result
     }
-    fn position(&self) -> Position {
-        self.engine.position()
+    fn lsn(&self) -> Lsn {
+        self.engine.lsn()
     }
-    fn sync_to(&self, position: Position, done: Done) {
-        self.engine.sync_to(position, done);
+    fn sync_to(&self, lsn: Lsn, done: Done) {
+        self.engine.sync_to(lsn, done);
     }
     fn promise(&self) -> Promise {
         self.engine.promise()

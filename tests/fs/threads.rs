@@ -104,7 +104,7 @@ impl Engine for Gate {
     fn scan(&self, range: KeyRange<'_>, tier: Tier, visit: &mut Visit<'_>) -> EngineResult<()> {
         self.engine.scan(range, tier, visit)
     }
-    fn apply(&self, batch: &Batch, tier: Tier) -> EngineResult<Position> {
+    fn apply(&self, batch: &Batch, tier: Tier) -> EngineResult<Lsn> {
         if tier == Tier::Disk {
             let mut closed = self.closed.lock();
             self.waiting.store(*closed, Relaxed);
@@ -112,11 +112,11 @@ impl Engine for Gate {
         }
         self.engine.apply(batch, tier)
     }
-    fn position(&self) -> Position {
-        self.engine.position()
+    fn lsn(&self) -> Lsn {
+        self.engine.lsn()
     }
-    fn sync_to(&self, position: Position, done: Done) {
-        self.engine.sync_to(position, done);
+    fn sync_to(&self, lsn: Lsn, done: Done) {
+        self.engine.sync_to(lsn, done);
     }
     fn promise(&self) -> Promise {
         self.engine.promise()

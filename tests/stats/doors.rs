@@ -225,14 +225,14 @@ impl Engine for Elsewhere {
     ) -> engine::Result<()> {
         self.0.scan(range, tier, visit)
     }
-    fn apply(&self, batch: &Batch, tier: Tier) -> engine::Result<engine::Position> {
+    fn apply(&self, batch: &Batch, tier: Tier) -> engine::Result<engine::Lsn> {
         self.0.apply(batch, tier)
     }
-    fn position(&self) -> engine::Position {
-        self.0.position()
+    fn lsn(&self) -> engine::Lsn {
+        self.0.lsn()
     }
-    fn sync_to(&self, position: engine::Position, done: engine::Done) {
-        self.0.sync_to(position, done);
+    fn sync_to(&self, lsn: engine::Lsn, done: engine::Done) {
+        self.0.sync_to(lsn, done);
     }
     fn promise(&self) -> engine::Promise {
         self.0.promise()

@@ -1,6 +1,7 @@
 //! What hangs: an engine that answers nothing, a disk whose directory does not come.
 
 use super::*;
+use kvfs::engine::Lsn;
 
 /// An engine whose batches and commands wait for a gate, as a store that cannot keep up would.
 pub struct Stuck {
@@ -25,14 +26,14 @@ impl Engine for Stuck {
     ) -> kvfs::engine::Result<()> {
         self.engine.scan(range, tier, visit)
     }
-    fn apply(&self, batch: &Batch, tier: Tier) -> kvfs::engine::Result<u64> {
+    fn apply(&self, batch: &Batch, tier: Tier) -> kvfs::engine::Result<Lsn> {
         let _gate = self.gate.lock();
         self.engine.apply(batch, tier)
     }
-    fn position(&self) -> u64 {
-        self.engine.position()
+    fn lsn(&self) -> Lsn {
+        Lsn::new(self.engine.lsn().number())
     }
-    fn sync_to(&self, _: u64, done: kvfs::engine::Done) {
+    fn sync_to(&self, _: Lsn, done: kvfs::engine::Done) {
         self.commands.lock().push(done);
     }
     fn promise(&self) -> kvfs::engine::Promise {

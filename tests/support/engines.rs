@@ -8,7 +8,7 @@ use kvfs::base::clock::ManualClock;
 use kvfs::base::prng::Prng;
 use kvfs::disk::Disk;
 use kvfs::engine::{
-    self, Batch, Command, Engine, Error, KeyRange, Kind, Options, Position, Result, Tier, WorkClass,
+    self, Batch, Command, Engine, Error, KeyRange, Kind, Lsn, Options, Result, Tier, WorkClass,
 };
 
 /// A name for messages, and the options.
@@ -148,7 +148,7 @@ pub fn change_variant(engine: &dyn Engine, kind: Kind, nth: u64) -> Result<()> {
 }
 
 /// Applies a batch, doing background work while the engine answers busy. A batch that never gets in is a failure.
-pub fn apply(engine: &dyn Engine, batch: &Batch) -> Result<Position> {
+pub fn apply(engine: &dyn Engine, batch: &Batch) -> Result<Lsn> {
     for _ in 0..10_000 {
         match engine.apply(batch, Tier::Disk) {
             Err(Error::Busy { .. }) => {

@@ -3,13 +3,13 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use crate::engine::Position;
+use crate::engine::Lsn;
 
 /// A moment in the log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Mark {
     /// Its end.
-    pub position: Position,
+    pub lsn: Lsn,
     /// Bytes of page images that had been logged since opening.
     pub image_bytes: u64,
 }
@@ -37,17 +37,17 @@ impl CheckpointAge {
         }
     }
 
-    /// The log that ends at `position` now.
-    pub fn mark(&self, position: Position) -> Mark {
-        Mark { position, image_bytes: self.logged_image_bytes.load(Relaxed) }
+    /// The log that ends at `lsn` now.
+    pub fn mark(&self, lsn: Lsn) -> Mark {
+        Mark { lsn, image_bytes: self.logged_image_bytes.load(Relaxed) }
     }
 
     /// Bytes of batches in the log from the floor of the durable state to `end`: what opening would replay.
-    pub fn log_bytes(&self, floor: Position, end: Position) -> u64 {
+    pub fn log_bytes(&self, floor: Lsn, end: Lsn) -> u64 {
         let logged_bytes = self.logged_image_bytes.load(Relaxed);
         let image_bytes = logged_bytes.saturating_sub(self.settled_image_bytes.load(Relaxed));
         let aside_bytes = self.settled_aside_bytes.load(Relaxed);
-        end.saturating_sub(floor).saturating_sub(image_bytes + aside_bytes)
+        end.bytes_since(floor).saturating_sub(image_bytes + aside_bytes)
     }
 
     /// An image of a page was logged.
@@ -93,14 +93,21 @@ mod tests {
     #[test]
     fn images_and_what_is_set_aside_are_no_age_and_the_first_change_counts() {
         let age = CheckpointAge::new(30, 10);
-        assert_eq!(age.log_bytes(1000, 1500), 480, "of 30 bytes of images 10 lie before the floor");
+        assert_eq!(
+            age.log_bytes(Lsn::new(1000), Lsn::new(1500)),
+            480,
+            "of 30 bytes of images 10 lie before the floor"
+        );
         age.add_image(100);
-        assert_eq!(age.log_bytes(1000, 1500), 380);
-        let mark = age.mark(1500);
-        assert_eq!((mark.position, mark.image_bytes), (1500, 130));
+        assert_eq!(age.log_bytes(Lsn::new(1000), Lsn::new(1500)), 380);
+        let mark = age.mark(Lsn::new(1500));
+        assert_eq!((mark.lsn, mark.image_bytes), (Lsn::new(1500), 130));
         age.settle_images(mark.image_bytes);
         age.settle_aside(40);
-        assert_eq!([age.log_bytes(1500, 1500), age.log_bytes(1500, 1600)], [0, 60]);
+        assert_eq!(
+            [age.log_bytes(Lsn::new(1500), Lsn::new(1500)), age.log_bytes(Lsn::new(1500), Lsn::new(1600))],
+            [0, 60]
+        );
 
         let second = Duration::from_secs(1);
         assert_eq!(age.dirty_age(9 * second), Duration::ZERO);

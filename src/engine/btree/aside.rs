@@ -118,7 +118,7 @@ impl Aside {
 
     /// From here on changes of `part` belong here. The log holds those that come now behind `mark`.
     pub fn add_part(&mut self, part: Part, mark: Mark) {
-        if self.changes.is_empty() || mark.position < self.mark.position {
+        if self.changes.is_empty() || mark.lsn < self.mark.lsn {
             (self.mark, self.logged_bytes) = (mark, 0);
         }
         self.is_logged = false;

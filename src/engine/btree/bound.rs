@@ -6,7 +6,7 @@
 //! while it runs; a batch for which the files of the log would become longer than the bound and a segment waits for it.
 //!
 //! A put that waits holds the floor, and with it the log behind. So a checkpoint writes what waits once more, behind its own
-//! position, which then is the floor. It does so when that costs little (an eighth of what it lets go), when the log is due, and
+//! LSN, which then is the floor. It does so when that costs little (an eighth of what it lets go), when the log is due, and
 //! when replay would need more memory for puts than dirty pages may take. A sweep that has not ended holds the floor, too: what waits still
 //! is logged again then. No more may wait than a quarter of the log.
 
@@ -197,7 +197,7 @@ impl Bounds {
         }
         let tree = self.core.tree.read();
         let Some(floor) = tree.buffer.floor().filter(|_| !tree.buffer.is_empty()) else { return false };
-        let behind_bytes = self.core.log.end().saturating_sub(floor.position);
+        let behind_bytes = self.core.log.end().bytes_since(floor.lsn);
         let waiting_bytes = self.waiting_log_bytes(&tree);
         let is_cheap = behind_bytes
             >= (AGAIN_TIMES * waiting_bytes).max(self.core.log.segment_bytes().min(self.again_bytes_max()));

@@ -17,7 +17,7 @@
 //!
 //! 1. What waits for a key is newer than what the tree has for it: a change past the buffer takes the key out of it.
 //! 2. Every batch up to the buffer's *floor* is in the pages, or what is left of it was logged again behind the floor. A checkpoint
-//!    names the floor, and opening replays from there. A batch up to the checkpoint's position that is anything but small puts did
+//!    names the floor, and opening replays from there. A batch up to the checkpoint's LSN that is anything but small puts did
 //!    not wait, so the pages have it; all that is left of it is that it took its keys out of the buffer. So the log must be
 //!    durable as far as the pages go, before they count.
 //! 3. The floor does not hold more of the log than its bound allows: a checkpoint logs what waits again ([`super::bound`]).
@@ -29,7 +29,7 @@ use bytes::Bytes;
 
 use super::age::Mark;
 use super::aside::{Aside, Part};
-use crate::engine::{Batch, Error, Operation, Position};
+use crate::engine::{Batch, Error, Lsn, Operation};
 
 /// Share of the dirty bytes that the buffer takes at most.
 pub const SHARE_MAX: (u64, u64) = (5, 8);
@@ -138,13 +138,13 @@ impl ChangeBuffer {
     }
 
     fn oldest(&self) -> Since {
-        if self.logged.mark.position > self.floor.mark.position { self.logged } else { self.floor }
+        if self.logged.mark.lsn > self.floor.mark.lsn { self.logged } else { self.floor }
     }
 
     /// Every batch up to here is in the pages, or in the log behind here, if something waits or was set aside.
     pub fn floor(&self) -> Option<Mark> {
         let waiting = (!self.is_empty()).then_some(self.oldest().mark);
-        waiting.into_iter().chain(self.aside.mark()).min_by_key(|mark| mark.position)
+        waiting.into_iter().chain(self.aside.mark()).min_by_key(|mark| mark.lsn)
     }
 
     /// Everything that waits is in the log behind `mark`.
@@ -173,7 +173,7 @@ impl ChangeBuffer {
     /// Sets aside what waits for `part`; so will be what comes for it behind `now`.
     pub fn set_aside(&mut self, part: Part, now: Mark) {
         let waiting = (!self.is_empty()).then_some(self.oldest().mark);
-        self.aside.add_part(part.clone(), waiting.filter(|mark| mark.position < now.position).unwrap_or(now));
+        self.aside.add_part(part.clone(), waiting.filter(|mark| mark.lsn < now.lsn).unwrap_or(now));
         let end = part.end.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
         for half in [&mut self.behind, &mut self.ahead] {
             let range = half.range::<[u8], _>((Bound::Included(&part.start[..]), end));
@@ -186,9 +186,9 @@ impl ChangeBuffer {
         }
     }
 
-    /// Whether every batch up to `position` is in the pages.
-    pub fn is_settled(&self, position: Position) -> bool {
-        self.is_empty() || self.floor.mark.position >= position
+    /// Whether every batch up to `lsn` is in the pages.
+    pub fn is_settled(&self, lsn: Lsn) -> bool {
+        self.is_empty() || self.floor.mark.lsn >= lsn
     }
 
     /// Lets the puts of `batch`, which has nothing else, wait; `before` is the log before it.
@@ -235,7 +235,7 @@ impl ChangeBuffer {
         match (next, self.sweep.take()) {
             (Some(next), Some(sweep)) => self.sweep = Some(Sweep { next: next.to_vec(), ..sweep }),
             // Where nothing waited meanwhile, the floor is above that already, and the log below it may be gone.
-            (None, Some(sweep)) if sweep.began.mark.position > self.floor.mark.position => {
+            (None, Some(sweep)) if sweep.began.mark.lsn > self.floor.mark.lsn => {
                 self.floor = sweep.began;
             }
             (None, _) | (_, None) => {}

@@ -1,6 +1,6 @@
-//! The checkpoint: brings the tree of one log position to its place in the file while writers go on.
+//! The checkpoint: brings the tree of one LSN to its place in the file while writers go on.
 //!
-//! 1. *Freeze*: take the dirty pages and values, root, counts and free map as of log position P. Writers copy what they change
+//! 1. *Freeze*: take the dirty pages and values, root, counts and free map as of LSN P. Writers copy what they change
 //!    from here on. Puts that wait in the buffer are not in it, so the state names the floor up to which nothing is missing. If that would
 //!    hold too much of the log, they are logged again, and the floor is P.
 //! 2. *Fresh*: write values and pages that no durable state refers to, and what changed of the free map, to their places.
@@ -96,9 +96,9 @@ impl Job {
             in_place.iter().filter(|(unit, _)| !frozen.imaged.contains(unit)).cloned().collect();
         let mut meta = frozen.meta;
         if images.len() < in_place.len() {
-            meta.images_end = meta.position;
+            meta.images_end = meta.lsn;
         } else {
-            meta.images_start = meta.position;
+            meta.images_start = meta.lsn;
         }
         let stage = Stage::Fresh(0);
         let (image_bytes, classes) = (0, HashMap::new());
@@ -243,7 +243,7 @@ impl Checkpointer {
         }
         let now = self.core.mark();
         if logs_again && !self.bounds.log_again(now)? {
-            self.sweeper.want(now.position);
+            self.sweeper.want(now.lsn);
         }
         let mut tree = self.core.tree.write();
         let changes = tree.space.freeze();
@@ -336,11 +336,11 @@ impl Checkpointer {
         let _writer = self.core.tree.writer();
         let mut meta = job.meta.settled();
         let now = self.core.mark();
-        let behind_bytes = self.core.age.log_bytes(meta.floor, now.position);
+        let behind_bytes = self.core.age.log_bytes(meta.floor, now.lsn);
         if behind_bytes > 0 || self.core.tree.read().buffer.floor().is_some() {
             return (meta, job.frozen.floor_image_bytes);
         }
-        (meta.position, meta.floor, meta.images_start) = (now.position, now.position, now.position);
+        (meta.lsn, meta.floor, meta.images_start) = (now.lsn, now.lsn, now.lsn);
         (meta, now.image_bytes)
     }
 

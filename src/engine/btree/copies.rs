@@ -21,7 +21,7 @@ use super::records::{IMAGE_KIND, image_bytes, image_record_bytes_max, put_image}
 use super::units::UNIT_BYTES;
 use crate::disk::Purpose;
 use crate::engine::wal::{Log, RECORD_OVERHEAD_BYTES};
-use crate::engine::{Error, PageCause, PageKind, Result};
+use crate::engine::{Error, Lsn, PageCause, PageKind, Result};
 
 /// Where copies go, and how many the checkpoint on its way has yet to make.
 pub struct Copies {
@@ -88,9 +88,9 @@ impl Copies {
         let is_in_area = at < end && self.write_to_area(pager, meta, &images[at..], end - at)?;
         if !is_in_area {
             for (unit, page) in &images[at..end] {
-                let (position, bytes) = self.write_to_log(pager, log, *unit, page)?;
+                let (lsn, bytes) = self.write_to_log(pager, log, *unit, page)?;
                 age.add_image(bytes);
-                meta.images_end = position;
+                meta.images_end = lsn;
                 *logged_bytes += bytes;
             }
         }
@@ -118,23 +118,23 @@ impl Copies {
             Err(Error::NoSpace) => return Ok(false),
             other => other?,
         }
-        meta.double_bytes += self.area.write(offset, meta.position, &left[..count])?;
+        meta.double_bytes += self.area.write(offset, meta.lsn, &left[..count])?;
         count_double(pager, &left[..count]);
         Ok(true)
     }
 
     /// Where the log ends behind the copy of `page`, and what it took.
-    fn write_to_log(&self, pager: &Pager, log: &Log, unit: u64, page: &Page) -> Result<(u64, u64)> {
+    fn write_to_log(&self, pager: &Pager, log: &Log, unit: u64, page: &Page) -> Result<(Lsn, u64)> {
         let changed = page.changed_sectors();
         let bytes = image_bytes(changed);
         let mut sealed = Vec::with_capacity(self.page_bytes);
         pager.seal(page, unit, &mut sealed);
-        let position = log.append(IMAGE_KIND, Purpose::PageImage, bytes, |target| {
+        let lsn = log.append(IMAGE_KIND, Purpose::PageImage, bytes, |target| {
             put_image(target, unit, changed, &sealed);
         })?;
         let bytes = bytes as u64 + RECORD_OVERHEAD_BYTES;
         pager.count_written(page.kind(), PageCause::Delta, 1, bytes);
-        Ok((position, bytes))
+        Ok((lsn, bytes))
     }
 
     /// Makes those in the area durable.

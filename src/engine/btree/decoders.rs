@@ -6,7 +6,7 @@ use super::page::{self, Page, Stored, inner_cell, leaf_cell};
 use super::units::UNIT_BYTES;
 use crate::base::decoder::Decoder;
 use crate::base::varint;
-use crate::engine::frame;
+use crate::engine::{Lsn, frame};
 
 /// The decoders of the B-tree.
 pub const ALL: &[Decoder] = &[
@@ -87,9 +87,9 @@ fn metas() -> Vec<Vec<u8>> {
         page_bytes: 16 << 10,
         root: 24,
         height: 2,
-        position: 900,
-        floor: 900,
-        images_start: 900,
+        lsn: Lsn::new(900),
+        floor: Lsn::new(900),
+        images_start: Lsn::new(900),
         end: 4000,
         counts: Counts { leaf_pages: 7, inner_pages: 1, leaf_bytes: 70_000, extent_units: 3 },
         ..Meta::default()

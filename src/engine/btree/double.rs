@@ -19,7 +19,7 @@ use super::meta::Meta;
 use super::page::Page;
 use super::units::UNIT_BYTES;
 use crate::disk::{Disk, File, Purpose};
-use crate::engine::{Error, Position, Result, frame};
+use crate::engine::{Error, Lsn, Result, frame};
 
 /// Name of its file.
 pub const FILE: &str = "btree.double";
@@ -115,11 +115,11 @@ impl DoubleWrite {
         file.ok_or_else(|| Error::corrupt(FILE, 0, "it is missing, but pages are needed from it"))
     }
 
-    /// Writes a chunk of at most [`CHUNK_PAGES_MAX`] pages of the checkpoint at `position` to `offset`; returns its bytes.
-    pub fn write(&self, offset: u64, position: Position, pages: &[(u64, Arc<Page>)]) -> Result<u64> {
+    /// Writes a chunk of at most [`CHUNK_PAGES_MAX`] pages of the checkpoint at `lsn` to `offset`; returns its bytes.
+    pub fn write(&self, offset: u64, lsn: Lsn, pages: &[(u64, Arc<Page>)]) -> Result<u64> {
         let mut chunk = Vec::new();
         let at = frame::start(&mut chunk, KIND);
-        chunk.extend_from_slice(&position.to_le_bytes());
+        chunk.extend_from_slice(&lsn.to_le_bytes());
         for (unit, _) in pages {
             chunk.extend_from_slice(&unit.to_le_bytes());
         }
@@ -146,7 +146,7 @@ impl DoubleWrite {
             let mut names = vec![0; UNIT_BYTES as usize];
             file.read_at(Purpose::Recovery, offset, &mut names).map_err(context("reading"))?;
             let units = match frame::decode(&names, offset) {
-                Some((KIND, payload)) if payload.starts_with(&meta.position.to_le_bytes()) => &payload[8..],
+                Some((KIND, payload)) if payload.starts_with(&meta.lsn.to_le_bytes()) => &payload[8..],
                 _ => return Err(Error::corrupt(FILE, offset, "not a chunk of the state that needs it")),
             };
             offset += UNIT_BYTES;

@@ -3,7 +3,7 @@
 
 use super::freemap::{Entry, Run};
 use super::units::{FILE, FIRST_UNIT, UNIT_BYTES};
-use crate::engine::{Error, Position, Result, frame};
+use crate::engine::{Error, Lsn, Result, frame};
 
 /// Bytes of a slot that carry something; a slot takes a whole unit.
 pub const META_BYTES: usize = 512;
@@ -67,16 +67,16 @@ pub struct Meta {
     /// Levels of the tree; 0 for an empty one.
     pub height: u64,
     /// The state holds batches up to here.
-    pub position: Position,
-    /// It holds every batch up to here, and opening replays the others; never above `position`.
-    pub floor: Position,
+    pub lsn: Lsn,
+    /// It holds every batch up to here, and opening replays the others; never above `lsn`.
+    pub floor: Lsn,
     /// If the floor is below, opening applies every batch behind the floor again, and not only those that may have waited.
-    pub replay_all: Position,
-    /// Page images of batches in the log between here and `position` belong to this state; never above `position`.
-    pub images_start: Position,
-    /// Page images in the log up to here (of batches up to `position`, of the checkpoint behind it) belong to this state and are
+    pub replay_all: Lsn,
+    /// Page images of batches in the log between here and `lsn` belong to this state; never above `lsn`.
+    pub images_start: Lsn,
+    /// Page images in the log up to here (of batches up to `lsn`, of the checkpoint behind it) belong to this state and are
     /// not known to be in their places yet; 0 if there are none.
-    pub images_end: Position,
+    pub images_end: Lsn,
     /// Bytes of the double-write area that belong to this state and are not known to be in their places yet; 0 if there are none.
     pub double_bytes: u64,
     /// Units from here on are unused.
@@ -95,8 +95,8 @@ impl Meta {
 
     /// The same state once everything is in its place.
     pub fn settled(&self) -> Meta {
-        let images_start = self.position;
-        Meta { sequence: self.sequence + 1, images_start, images_end: 0, double_bytes: 0, ..*self }
+        let images_start = self.lsn;
+        Meta { sequence: self.sequence + 1, images_start, images_end: Lsn::ZERO, double_bytes: 0, ..*self }
     }
 
     /// The slot's bytes.
@@ -119,9 +119,9 @@ impl Meta {
             self.page_bytes,
             self.root,
             self.height,
-            self.position,
-            self.images_start,
-            self.images_end,
+            self.lsn.number(),
+            self.images_start.number(),
+            self.images_end.number(),
             self.double_bytes,
             self.end,
             map[0],
@@ -132,8 +132,8 @@ impl Meta {
             counts.inner_pages,
             counts.leaf_bytes,
             counts.extent_units,
-            self.floor,
-            self.replay_all,
+            self.floor.number(),
+            self.replay_all.number(),
         ];
         let count = if magic == MAGIC { WORDS } else { WORDS_BEFORE };
         let payload: Vec<u8> = words[..count].iter().flat_map(|word| word.to_le_bytes()).collect();
@@ -170,11 +170,11 @@ impl Meta {
             page_bytes: next()?,
             root: next()?,
             height: next()?,
-            position: next()?,
-            floor: 0,
-            replay_all: 0,
-            images_start: next()?,
-            images_end: next()?,
+            lsn: next().map(Lsn::new)?,
+            floor: Lsn::ZERO,
+            replay_all: Lsn::ZERO,
+            images_start: next().map(Lsn::new)?,
+            images_end: next().map(Lsn::new)?,
             double_bytes: next()?,
             end: next()?,
             map: {
@@ -198,13 +198,13 @@ impl Meta {
                 extent_units: next()?,
             },
         };
-        meta.floor = next().unwrap_or(meta.position);
-        meta.replay_all = next().unwrap_or(meta.position);
+        meta.floor = next().map(Lsn::new).unwrap_or(meta.lsn);
+        meta.replay_all = next().map(Lsn::new).unwrap_or(meta.lsn);
         let pages = meta.page_bytes.is_power_of_two() && (4 << 10..=64 << 10).contains(&meta.page_bytes);
         (pages
             && meta.height < 64
-            && meta.images_start <= meta.position
-            && meta.floor <= meta.position
+            && meta.images_start <= meta.lsn
+            && meta.floor <= meta.lsn
             && meta.offset() == offset
             && (FIRST_UNIT..UNITS_MAX).contains(&meta.end))
         .then_some(meta)
@@ -242,11 +242,11 @@ mod tests {
             page_bytes: 16384,
             root: 5,
             height: 2,
-            position: 1000,
-            floor: 950,
-            replay_all: 940,
-            images_start: 900,
-            images_end: 2000,
+            lsn: Lsn::new(1000),
+            floor: Lsn::new(950),
+            replay_all: Lsn::new(940),
+            images_start: Lsn::new(900),
+            images_end: Lsn::new(2000),
             double_bytes: 7,
             end: 900,
             map: MapPlace::Pages(Entry {
@@ -305,20 +305,20 @@ mod tests {
     #[test]
     fn a_meta_page_of_the_version_before_names_a_list_of_runs() {
         let run = MapPlace::Runs { run: (77, 1), bytes: 33, crc: 5 };
-        let before = Meta { map: run, replay_all: 1000, ..sample(3) };
+        let before = Meta { map: run, replay_all: Lsn::new(1000), ..sample(3) };
         let bytes = before.encode();
         assert_eq!(bytes[4], 152);
         assert_eq!(bytes[16], b'1');
         assert_eq!(Meta::decode(&bytes, 4096), Some(before));
         // Without a floor it holds every batch.
-        assert_eq!(decode_words(&bytes, 18), Some(Meta { floor: 1000, ..before }));
+        assert_eq!(decode_words(&bytes, 18), Some(Meta { floor: Lsn::new(1000), ..before }));
         assert_eq!(decode_words(&bytes, 17), None);
     }
 
     #[test]
     fn a_meta_page_from_before_replay_all_has_all_replayed() {
         let bytes = sample(3).encode();
-        assert_eq!(decode_words(&bytes, 19), Some(Meta { replay_all: 1000, ..sample(3) }));
+        assert_eq!(decode_words(&bytes, 19), Some(Meta { replay_all: Lsn::new(1000), ..sample(3) }));
         assert_eq!(decode_words(&bytes, 18), None);
     }
 

@@ -95,8 +95,8 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::{
-    Batch, Command, Descriptor, Done, Engine, Error, EventLog, Home, KeyRange, Kind, OwnOptions, Pending,
-    Position, Probe, Promise, Result, Shape, SpaceGuard, Tier, Visit, WakeSignal, WorkClass,
+    Batch, Command, Descriptor, Done, Engine, Error, EventLog, Home, KeyRange, Kind, Lsn, OwnOptions,
+    Pending, Probe, Promise, Result, Shape, SpaceGuard, Tier, Visit, WakeSignal, WorkClass,
 };
 use crate::base::clock::Clock;
 use crate::disk::{Disk, Purpose};
@@ -238,16 +238,16 @@ impl Engine for BtreeEngine {
         self.reader.scan(range, tier, visit)
     }
 
-    fn apply(&self, batch: &Batch, tier: Tier) -> Result<Position> {
+    fn apply(&self, batch: &Batch, tier: Tier) -> Result<Lsn> {
         self.writer.apply(batch, tier)
     }
 
-    fn position(&self) -> Position {
+    fn lsn(&self) -> Lsn {
         self.core.log.end()
     }
 
-    fn sync_to(&self, position: Position, done: Done) {
-        self.core.log.sync_to(position, done);
+    fn sync_to(&self, lsn: Lsn, done: Done) {
+        self.core.log.sync_to(lsn, done);
     }
 
     fn promise(&self) -> Promise {

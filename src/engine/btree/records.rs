@@ -6,7 +6,7 @@ use super::meta::Meta;
 use super::page::{LEVEL, SECTOR_BYTES};
 use super::units::UNIT_BYTES;
 use crate::engine::wal::{FIRST_KIND, RECORD_OVERHEAD_BYTES};
-use crate::engine::{Error, PageKind, Position, Result};
+use crate::engine::{Error, Lsn, PageKind, Result};
 
 /// Kind of a page image of a checkpoint: unit (8 bytes), which sectors of the page follow (16 bytes), these sectors.
 pub const IMAGE_KIND: u8 = FIRST_KIND + 1;
@@ -61,23 +61,24 @@ pub struct Image {
 }
 
 impl Image {
-    /// The image in a record that ends at `position`, if it belongs to the state of `meta` and repairs something; an error if it is not
+    /// The image in a record that ends at `lsn`, if it belongs to the state of `meta` and repairs something; an error if it is not
     /// what it says.
-    pub fn of_state(meta: &Meta, kind: u8, position: Position, payload: &Bytes) -> Result<Option<Image>> {
+    pub fn of_state(meta: &Meta, kind: u8, lsn: Lsn, payload: &Bytes) -> Result<Option<Image>> {
         let (header_bytes, changed) = match kind {
-            IMAGE_KIND if position > meta.position && position <= meta.images_end => {
+            IMAGE_KIND if lsn > meta.lsn && lsn <= meta.images_end => {
                 let changed = payload.get(8..).and_then(|bytes| bytes.first_chunk());
                 (IMAGE_HEADER_BYTES, changed.map_or(0, |bytes| u128::from_le_bytes(*bytes)))
             }
             // A new page is written before the commit and needs no repair; its unit may have served two by then.
-            BATCH_IMAGE_KIND if position <= meta.position && payload.get(8..12) == Some(&[0; 4]) => {
+            BATCH_IMAGE_KIND if lsn <= meta.lsn && payload.get(8..12) == Some(&[0; 4]) => {
                 let whole = u128::MAX >> (u128::BITS as usize - meta.page_bytes as usize / SECTOR_BYTES);
                 (BATCH_IMAGE_HEADER_BYTES, whole)
             }
             _ => return Ok(None),
         };
-        let sectors = sectors(payload, header_bytes, changed)
-            .ok_or_else(|| Error::corrupt("log record", position, "a page image that is not what it says"))?;
+        let sectors = sectors(payload, header_bytes, changed).ok_or_else(|| {
+            Error::corrupt("log record", lsn.number(), "a page image that is not what it says")
+        })?;
         // A page that changed has a new checksum, so its first sector is always there.
         let level = payload.get(header_bytes + LEVEL).copied().unwrap_or_default();
         Ok(Some(Image { kind: PageKind::of_level(level), sectors }))

@@ -1,6 +1,6 @@
-//! Opening: the newest durable state, then the log from its position on.
+//! Opening: the newest durable state, then the log from its LSN on.
 //!
-//! 1. Read the meta pages; the newer whole one names position P, root and free map.
+//! 1. Read the meta pages; the newer whole one names LSN P, root and free map.
 //! 2. If the meta page says that copies in the double-write area belong to its state, or images in the log up to `images_end`, write
 //!    them to their places. Then say so in the other meta page.
 //! 3. Walk the log from the state's floor on, and apply what the pages lack: see [`Replay`].
@@ -29,7 +29,7 @@ use super::units::{FILE, FIRST_UNIT, UNIT_BYTES};
 use crate::base::clock::Clock;
 use crate::disk::{Disk, Purpose, replace};
 use crate::engine::wal::{self, Log, is_segment};
-use crate::engine::{Error, PageCause, PageKind, Position, Result, SpaceGuard, Tier, WakeSignal};
+use crate::engine::{Error, Lsn, PageCause, PageKind, Result, SpaceGuard, Tier, WakeSignal};
 
 /// Sectors of images that are held in memory, so that those of neighbours are written together: 4 MiB.
 const IMAGE_SECTORS_MAX: usize = 8 << 10;
@@ -74,10 +74,10 @@ pub fn recover(
     if meta.double_bytes > 0 {
         send_copies_home(&pager, &double, &meta)?;
     }
-    if meta.images_end > 0 {
+    if meta.images_end > Lsn::ZERO {
         send_images_home(&*disk, &pager, &meta)?;
     }
-    if meta.double_bytes > 0 || meta.images_end > 0 {
+    if meta.double_bytes > 0 || meta.images_end > Lsn::ZERO {
         pager.sync(Purpose::Recovery)?;
         meta = meta.settled();
         pager.write_meta(&meta, PageCause::Recovery)?;
@@ -98,12 +98,12 @@ pub fn recover(
         options.common.log_segment_bytes,
         meta.floor,
         &std::collections::BTreeSet::new(),
-        &mut |kind, position, payload| replay.record(kind, position, &payload),
+        &mut |kind, lsn, payload| replay.record(kind, lsn, &payload),
     )?;
     replay.settle()?;
     let (mut tree, replayed) = replay.end();
     let read_bytes = log.unreleased_bytes();
-    reaches(log.end(), tree.durable.position)?;
+    reaches(log.end(), tree.durable.lsn)?;
     if replayed.checkpoints > 0 {
         log::info!("replaying the log took {} checkpoints", replayed.checkpoints);
         log.release(tree.durable.floor);
@@ -124,7 +124,7 @@ pub fn recover(
 }
 
 /// That the log, which ends at `end`, has all that pages need, which is up to `needed`.
-fn reaches(end: Position, needed: Position) -> Result<()> {
+fn reaches(end: Lsn, needed: Lsn) -> Result<()> {
     if end >= needed {
         return Ok(());
     }
@@ -148,11 +148,11 @@ fn send_copies_home(pager: &Pager, double: &DoubleWrite, meta: &Meta) -> Result<
 /// Writes the images in the log that belong to the state of `meta` to their places, in their order.
 fn send_images_home(disk: &dyn Disk, pager: &Pager, meta: &Meta) -> Result<()> {
     let mut images = Images { pager, sectors: BTreeMap::new() };
-    let end = wal::read(disk, meta.images_start, &mut |kind, position, payload| {
-        if let Some(image) = Image::of_state(meta, kind, position, &payload)? {
+    let end = wal::read(disk, meta.images_start, &mut |kind, lsn, payload| {
+        if let Some(image) = Image::of_state(meta, kind, lsn, &payload)? {
             images.add(image)?;
         }
-        let is_last = position >= meta.images_end;
+        let is_last = lsn >= meta.images_end;
         Ok(if is_last { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
     })?;
     reaches(end, meta.images_end)?;

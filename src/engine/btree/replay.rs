@@ -1,6 +1,6 @@
 //! Replay: brings what the log has behind a durable state into the tree.
 //!
-//! The pages of a state at position P with floor F hold every batch up to F, and of those up to P every one that did not wait in the
+//! The pages of a state at LSN P with floor F hold every batch up to F, and of those up to P every one that did not wait in the
 //! change buffer.
 //!
 //! 1. Between F and P, a batch of nothing but small puts may have waited: it waits again. Any other is in the pages, so it only takes its
@@ -50,7 +50,7 @@ use super::source::{Loaded, Piece, is_unreadable};
 use super::tree::{Pins, StepMax, Stop, SweepPlan, Tree};
 use crate::disk::Purpose;
 use crate::engine::wal::{FIRST_KIND, RECORD_OVERHEAD_BYTES};
-use crate::engine::{Batch, Error, Operation, PageCause, Position, Result, SpaceGuard, Tier};
+use crate::engine::{Batch, Error, Lsn, Operation, PageCause, Result, SpaceGuard, Tier};
 
 /// Share of the dirty bytes that puts which wait may take: the pages that a sweep makes dirty need the rest.
 const SHARE_WAITING: (u64, u64) = (3, 4);
@@ -71,7 +71,7 @@ pub struct Replay<'a> {
     options: &'a Options,
     guard: &'a SpaceGuard,
     /// The pages that it began with have every batch up to here, but for those that waited.
-    position: Position,
+    lsn: Lsn,
     /// Every batch is applied.
     is_whole: bool,
     /// How far the log has been read.
@@ -108,9 +108,9 @@ impl<'a> Replay<'a> {
             double,
             options,
             guard,
-            position: meta.position,
+            lsn: meta.lsn,
             is_whole: false,
-            at: Mark { position: meta.floor, image_bytes: 0 },
+            at: Mark { lsn: meta.floor, image_bytes: 0 },
             is_without_room: false,
             result: Replayed::default(),
         };
@@ -125,23 +125,23 @@ impl<'a> Replay<'a> {
         (self.tree, Replayed { image_bytes: self.at.image_bytes, ..self.result })
     }
 
-    /// Takes the next record of the log, which ends at `position`.
-    pub fn record(&mut self, kind: u8, position: Position, payload: &Bytes) -> Result<()> {
+    /// Takes the next record of the log, which ends at `lsn`.
+    pub fn record(&mut self, kind: u8, lsn: Lsn, payload: &Bytes) -> Result<()> {
         match kind {
             // They belong to states that need no repair.
             IMAGE_KIND | BATCH_IMAGE_KIND => {
                 self.at.image_bytes += payload.len() as u64 + RECORD_OVERHEAD_BYTES
             }
-            FIRST_KIND | ASIDE_KIND => self.batch(kind, position, payload)?,
-            _ => return Err(Error::corrupt("log record", position, format!("an unknown kind, {kind}"))),
+            FIRST_KIND | ASIDE_KIND => self.batch(kind, lsn, payload)?,
+            _ => return Err(Error::corrupt("log record", lsn.number(), format!("an unknown kind, {kind}"))),
         }
-        self.at.position = position;
+        self.at.lsn = lsn;
         self.relieve()
     }
 
-    fn batch(&mut self, kind: u8, position: Position, payload: &Bytes) -> Result<()> {
+    fn batch(&mut self, kind: u8, lsn: Lsn, payload: &Bytes) -> Result<()> {
         let batch = Batch::decode(payload)?;
-        if position <= self.position {
+        if lsn <= self.lsn {
             if kind == ASIDE_KIND {
                 self.apply_all();
             }
@@ -159,7 +159,7 @@ impl<'a> Replay<'a> {
     /// From here on every batch is applied, also by an opening that goes on from a checkpoint of this one.
     fn apply_all(&mut self) {
         self.is_whole = true;
-        self.tree.replay_all = self.tree.replay_all.max(self.position);
+        self.tree.replay_all = self.tree.replay_all.max(self.lsn);
     }
 
     fn apply(&mut self, batch: Batch) -> Result<()> {
@@ -256,7 +256,7 @@ impl<'a> Replay<'a> {
         if self.tree.active_bytes() >= pages_max && !self.checkpoint()? || !is_too_much(&self.tree) {
             return Ok(());
         }
-        if self.at.position < self.position {
+        if self.at.lsn < self.lsn {
             self.apply_all();
         }
         self.sweep()
@@ -376,7 +376,7 @@ impl<'a> Replay<'a> {
         let frozen = self.tree.freeze(self.at);
         let (fresh, in_place) = frozen.pieces();
         let mut meta = frozen.meta;
-        (meta.sequence, meta.images_start) = (self.tree.durable.sequence + 1, meta.position);
+        (meta.sequence, meta.images_start) = (self.tree.durable.sequence + 1, meta.lsn);
 
         let (mut at, classes) = (0, frozen.value_classes());
         while at < fresh.len() {
@@ -385,7 +385,7 @@ impl<'a> Replay<'a> {
         map_pages::write_some(&mut self.tree.space, self.pager, &mut changes, 0, usize::MAX)?;
         meta.map = MapPlace::Pages(changes.root(&self.tree.space));
         for pages in in_place.chunks(chunk_pages) {
-            meta.double_bytes += self.double.write(meta.double_bytes, meta.position, pages)?;
+            meta.double_bytes += self.double.write(meta.double_bytes, meta.lsn, pages)?;
             count_double(self.pager, pages);
         }
         self.pager.sync(Purpose::Checkpoint)?;

@@ -33,7 +33,7 @@ use super::units::{FILE, FIRST_UNIT, UNIT_BYTES};
 use crate::disk::{Disk, Purpose};
 use crate::engine::salvage::{Keys, Loss, Sink, open_if_there};
 use crate::engine::wal::{self, FIRST_KIND};
-use crate::engine::{Error, Operation, Position, Result};
+use crate::engine::{Error, Lsn, Operation, Result};
 
 /// Levels that a tree can have: what claims more is damaged.
 const LEVELS_MAX: u8 = 64;
@@ -77,7 +77,7 @@ pub fn salvage(disk: Arc<dyn Disk>, options: &Options, sink: &mut Sink<'_>) -> R
     let mut losses = Vec::new();
     let Some(file) = open_if_there(&*disk, FILE)? else {
         losses.push(Loss::new(FILE, 0, "it is missing", Some(Keys::ALL)));
-        losses.extend(replay(&*disk, None, 0, sink)?);
+        losses.extend(replay(&*disk, None, Lsn::ZERO, sink)?);
         return Ok(losses);
     };
     let size = file.size().map_err(|error| Error::io(format!("size of {FILE}"), error))?;
@@ -114,18 +114,13 @@ pub fn salvage(disk: Arc<dyn Disk>, options: &Options, sink: &mut Sink<'_>) -> R
     }
     let Salvage { mut losses, sink, .. } = salvage;
     // The pages are ahead of the floor, so the log must have been durable as far as they go.
-    let durable = trusted.map_or(0, |meta| meta.position.max(meta.images_end));
+    let durable = trusted.map_or(Lsn::ZERO, |meta| meta.lsn.max(meta.images_end));
     losses.extend(replay(&*disk, trusted.map(|meta| meta.floor), durable, sink)?);
     Ok(losses)
 }
 
 /// The batches of the log behind `from`.
-fn replay(
-    disk: &dyn Disk,
-    from: Option<Position>,
-    durable: Position,
-    sink: &mut Sink<'_>,
-) -> Result<Vec<Loss>> {
+fn replay(disk: &dyn Disk, from: Option<Lsn>, durable: Lsn, sink: &mut Sink<'_>) -> Result<Vec<Loss>> {
     wal::salvage::salvage(disk, from, durable, &mut |kind, _, payload| {
         if !matches!(kind, FIRST_KIND | ASIDE_KIND) {
             return Ok(());
@@ -155,13 +150,13 @@ fn send_home(disk: &Arc<dyn Disk>, pager: &Pager, meta: &Meta, losses: &mut Vec<
             }
         }
     }
-    if meta.images_end == 0 {
+    if meta.images_end == Lsn::ZERO {
         return Ok(());
     }
     let mut sectors = BTreeMap::new();
     // Its losses are named when the batches are read.
-    wal::salvage::salvage(&**disk, Some(meta.images_start), 0, &mut |kind, position, payload| {
-        let image = Image::of_state(meta, kind, position, &payload).ok().flatten();
+    wal::salvage::salvage(&**disk, Some(meta.images_start), Lsn::ZERO, &mut |kind, lsn, payload| {
+        let image = Image::of_state(meta, kind, lsn, &payload).ok().flatten();
         sectors.extend(image.into_iter().flat_map(|image| image.sectors));
         Ok(())
     })?;

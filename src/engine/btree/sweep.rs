@@ -11,7 +11,7 @@ use super::source::Loaded;
 use super::tree::{StepMax, SweepPlan};
 use super::unreadable::Unreadable;
 use crate::disk::Purpose;
-use crate::engine::{Error, Position, Result, Tier};
+use crate::engine::{Error, Lsn, Result, Tier};
 
 /// Makes sweeps, and knows what they are for.
 pub struct Sweeper {
@@ -19,7 +19,7 @@ pub struct Sweeper {
     bounds: Arc<Bounds>,
     unreadable: Arc<Unreadable>,
     /// Batches up to here come into pages before the next checkpoint that is more than a part of a sweep.
-    target: Mutex<Option<Position>>,
+    target: Mutex<Option<Lsn>>,
 }
 
 impl Sweeper {
@@ -29,7 +29,7 @@ impl Sweeper {
     }
 
     /// Up to where batches shall come into pages, if a sweep is on its way.
-    pub fn target(&self) -> Option<Position> {
+    pub fn target(&self) -> Option<Lsn> {
         *self.target.lock()
     }
 
@@ -44,12 +44,12 @@ impl Sweeper {
     }
 
     /// What waits and is not behind `until` shall come into pages, unless a sweep is on its way.
-    pub fn want(&self, until: Position) {
+    pub fn want(&self, until: Lsn) {
         self.target.lock().get_or_insert(until);
     }
 
     /// A sweep goes on, begins or ends, as it was decided when the target was `seen`. Who has asked for one since then gets it.
-    pub fn aim(&self, seen: Option<Position>, target: Option<Position>) {
+    pub fn aim(&self, seen: Option<Lsn>, target: Option<Lsn>) {
         let mut now = self.target.lock();
         if *now == seen {
             *now = target;

@@ -100,7 +100,7 @@ fn follow(map: &mut Map, batch: &Batch) {
 }
 
 /// Applies a batch, doing checkpoint work while the engine is busy.
-fn apply(engine: &BtreeEngine, batch: &Batch) -> Result<Position> {
+fn apply(engine: &BtreeEngine, batch: &Batch) -> Result<Lsn> {
     for _ in 0..100 {
         match engine.apply(batch, Tier::Disk) {
             Err(Error::Busy { .. }) => drop(engine.work(WorkClass::Flush)?),

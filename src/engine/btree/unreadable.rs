@@ -125,7 +125,7 @@ impl Unreadable {
                 return;
             }
         }
-        let bytes = self.core.log.end() - before.position;
+        let bytes = self.core.log.end() - before.lsn;
         self.core.tree.write().buffer.aside.set_logged(before, bytes);
     }
 }

@@ -3,16 +3,16 @@
 use super::BtreeEngine;
 use super::checkpoint::Turn;
 use super::schedule::{self, State, Work};
-use crate::engine::{Error, Pending, Position, Result, Work as Cost};
+use crate::engine::{Error, Lsn, Pending, Result, Work as Cost};
 
 /// What the decision was made of that whoever carries it out must know.
 struct Seen {
     /// How many waited for a checkpoint. Those who ask later may have waiting puts of their own.
     asked: usize,
     /// What the sweep on its way is for, if one was.
-    target: Option<Position>,
+    target: Option<Lsn>,
     /// What one that goes on or begins now is for.
-    until: Position,
+    until: Lsn,
 }
 
 impl BtreeEngine {

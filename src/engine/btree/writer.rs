@@ -21,7 +21,7 @@ use super::sweep::Sweeper;
 use super::tree::{Pins, Stop};
 use crate::disk::Purpose;
 use crate::engine::wal::FIRST_KIND;
-use crate::engine::{Batch, Error, Position, Result, StallMeter, Stalls, Tier, WorkClass};
+use crate::engine::{Batch, Error, Lsn, Result, StallMeter, Stalls, Tier, WorkClass};
 
 /// Longest wait for other writers in [`Tier::Memory`].
 const WRITER_WAIT: Duration = Duration::from_millis(2);
@@ -48,14 +48,14 @@ impl Writer {
         Writer { core, bounds, sweeper, checkpointer, compactor, stalls: StallMeter::default() }
     }
 
-    /// Makes the changes of `batch`; returns its position.
-    pub fn apply(&self, batch: &Batch, tier: Tier) -> Result<Position> {
+    /// Makes the changes of `batch`; returns its LSN.
+    pub fn apply(&self, batch: &Batch, tier: Tier) -> Result<Lsn> {
         if batch.is_empty() {
             return Ok(self.core.log.end());
         }
         batch.check()?;
         let mut loaded = Loaded::default();
-        let position = loop {
+        let lsn = loop {
             let writer = match tier {
                 Tier::Memory => self.core.tree.writer_within(WRITER_WAIT).ok_or(Error::WouldBlock)?,
                 Tier::Disk => self.core.tree.writer(),
@@ -72,9 +72,9 @@ impl Writer {
             }
             if waits && self.make_room(batch, None, tier)? {
                 let before = self.core.mark();
-                let position = self.append(batch)?;
+                let lsn = self.append(batch)?;
                 self.core.tree.write().buffer.add(batch, before);
-                break position;
+                break lsn;
             }
             let mut pins = Pins::new();
             let (epoch, planned) = {
@@ -91,11 +91,11 @@ impl Writer {
                 }
             };
             self.make_room(batch, Some(needs), tier)?;
-            let position = self.append(batch)?;
+            let lsn = self.append(batch)?;
             // Nobody else changes the tree while the writer's lock is held, so the plan still holds.
             self.core.tree.write().apply(batch, pins, &self.core.pager);
             self.core.log_batch_images();
-            break position;
+            break lsn;
         };
         self.core.note_change();
         self.stalls.end(|| self.core.clock.elapsed());
@@ -106,10 +106,10 @@ impl Writer {
         if is_work_due {
             self.core.wake_signal.notify(WorkClass::Flush);
         }
-        Ok(position)
+        Ok(lsn)
     }
 
-    fn append(&self, batch: &Batch) -> Result<Position> {
+    fn append(&self, batch: &Batch) -> Result<Lsn> {
         let appended = self.core.log.append_batch(FIRST_KIND, Purpose::Wal, batch);
         appended.map_err(|error| self.refused(error, batch))
     }

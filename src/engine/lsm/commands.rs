@@ -3,16 +3,16 @@
 use parking_lot::Mutex;
 
 use super::verify::Verification;
-use crate::engine::{Done, Position, Result};
+use crate::engine::{Done, Lsn, Result};
 
 /// A command that has not ended.
 pub enum Task {
-    /// Ends when everything up to the position is in tables.
-    Flush(Position),
+    /// Ends when everything up to the LSN is in tables.
+    Flush(Lsn),
     /// As a flush; then starts a merge and ends with it: of a level into the next, or of everything.
     Compact {
         /// What must be in tables before.
-        position: Position,
+        lsn: Lsn,
         /// The level; `None` is everything.
         level: Option<usize>,
         /// Whether the merge that runs serves it.
@@ -54,18 +54,18 @@ impl Commands {
     }
 
     /// Whether a compact command waits whose flush is done, everything up to `flushed` being in tables.
-    pub fn is_compact_due(&self, flushed: Position) -> bool {
-        let is_due = |task: &Task| matches!(task, Task::Compact { position, .. } if *position <= flushed);
+    pub fn is_compact_due(&self, flushed: Lsn) -> bool {
+        let is_due = |task: &Task| matches!(task, Task::Compact { lsn, .. } if *lsn <= flushed);
         self.0.lock().iter().any(|(task, _)| is_due(task))
     }
 
     /// Marks the compact commands whose flush is done and that one merge serves, the first of them and its like: the merge that
     /// begins now serves them. The level that they ask for; `None` is everything.
-    pub fn start_compact(&self, flushed: Position) -> Option<usize> {
+    pub fn start_compact(&self, flushed: Lsn) -> Option<usize> {
         let mut served = None;
         for (task, _) in self.0.lock().iter_mut() {
-            if let Task::Compact { position, level, is_started } = task
-                && *position <= flushed
+            if let Task::Compact { lsn, level, is_started } = task
+                && *lsn <= flushed
             {
                 *is_started = *served.get_or_insert(*level) == *level;
             }

@@ -13,7 +13,7 @@ use super::value_log::{Pointer, Stored};
 use crate::disk::Purpose;
 use crate::engine::cache::BlockCache;
 use crate::engine::wal::Segment;
-use crate::engine::{Error, KeyRange, Position, Result, Tier};
+use crate::engine::{Error, KeyRange, Lsn, Result, Tier};
 
 /// Entries that are copied out of a memtable at first, and at most, at a time.
 const COPY: std::ops::RangeInclusive<usize> = 16..=512;
@@ -121,8 +121,8 @@ impl MemoryCursor {
         self.entries.key(self.index)
     }
 
-    /// The current value, and its position in the log if a table may point to it there, else 0; `None` for a tombstone.
-    pub fn value(&self) -> Option<(&[u8], Position)> {
+    /// The current value, and its LSN in the log if a table may point to it there, else 0; `None` for a tombstone.
+    pub fn value(&self) -> Option<(&[u8], Lsn)> {
         self.entries.value(self.index)
     }
 

@@ -4,6 +4,7 @@ use super::manifest::{Edit, State};
 use super::table::decoders::{self as tables, table_meta};
 use super::value_log::Pointer;
 use crate::base::decoder::Decoder;
+use crate::engine::Lsn;
 
 /// Those of a store's files; those of a table are in [`TABLES`].
 pub const ALL: &[Decoder] = &[
@@ -42,7 +43,7 @@ fn edit(bytes: &[u8]) -> bool {
 fn sample() -> Edit {
     Edit {
         added: vec![(0, table_meta(5)), (1, table_meta(6))],
-        log_position: Some(40),
+        log_lsn: Some(Lsn::new(40)),
         next_number: Some(9),
         cursors: vec![(1, "key050".into())],
         ..Edit::default()
@@ -70,6 +71,6 @@ fn pointer(bytes: &[u8]) -> bool {
 
 fn pointers() -> Vec<Vec<u8>> {
     let mut target = Vec::new();
-    Pointer::new(70_000, b"a value").encode(&mut target);
+    Pointer::new(Lsn::new(70_000), b"a value").encode(&mut target);
     vec![target]
 }

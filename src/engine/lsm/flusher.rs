@@ -21,7 +21,7 @@ use super::value_log::{Pointer, Stored};
 use super::version_set::VersionSet;
 use crate::base::text::human_size;
 use crate::disk::Purpose;
-use crate::engine::{Error, KeyRange, Pending, Result, Work, WorkClass, is_short_of_files};
+use crate::engine::{Error, KeyRange, Lsn, Pending, Result, Work, WorkClass, is_short_of_files};
 
 /// Makes a memtable that was filled from the log a durable table of L0 while the log is still being read. Values that would stay in
 /// the log go to the table: who holds which segments is not known yet.
@@ -40,7 +40,7 @@ pub fn flush_replayed(
     let table = builder.finish(origin(memtable, seconds(now)))?;
     let edit = Edit {
         added: vec![(0, table.meta().clone())],
-        log_position: Some(memtable.last()),
+        log_lsn: Some(memtable.last()),
         next_number: Some(table_store.next_number()),
         ..Edit::default()
     };
@@ -54,8 +54,8 @@ pub fn flush_replayed(
 
 fn origin(memtable: &Memtable, now_seconds: u64) -> Origin {
     Origin {
-        first_position: memtable.first(),
-        last_position: memtable.last(),
+        first_lsn: memtable.first(),
+        last_lsn: memtable.last(),
         newest_seconds: now_seconds,
         tombstone_seconds: now_seconds,
     }
@@ -93,10 +93,8 @@ impl Flusher {
         }
         match &flushed {
             Ok(_) => {
-                let position = self.versions.flushed();
-                self.core
-                    .commands
-                    .end(&Ok(()), |task| matches!(task, Task::Flush(until) if *until <= position));
+                let lsn = self.versions.flushed();
+                self.core.commands.end(&Ok(()), |task| matches!(task, Task::Flush(until) if *until <= lsn));
             }
             Err(error) => {
                 let waits =
@@ -152,11 +150,11 @@ impl Flusher {
         let span = self.core.table_store.cpu().span(Work::Flush);
         let table = self.write_table(memtable)?;
         span.end(table.bytes);
-        let position = memtable.last();
+        let lsn = memtable.last();
         let mut change = self.versions.change();
         let edit = Edit {
             added: vec![(0, table.meta().clone())],
-            log_position: Some(position),
+            log_lsn: Some(lsn),
             next_number: Some(self.core.table_store.next_number()),
             ..Edit::default()
         };
@@ -170,7 +168,7 @@ impl Flusher {
         drop(change);
         self.core.levels[0].in_bytes.fetch_add(table.bytes, Relaxed);
         self.core.levels[0].write_bytes.fetch_add(table.bytes, Relaxed);
-        self.core.log.release(position);
+        self.core.log.release(lsn);
         // Who waits for the space of the log can have it only now.
         self.core.wake_signal.notify(WorkClass::Room);
         let duration = self.core.clock.elapsed().saturating_sub(began);
@@ -194,10 +192,10 @@ impl Flusher {
         let now_seconds = self.core.now_seconds();
         while let Some(key) = cursor.key() {
             match cursor.value() {
-                Some((value, position)) if position > 0 => {
-                    let segment = self.core.log.segment_at(position);
-                    let gone = || Error::Invalid(format!("the log let go of position {position}"));
-                    let pointer = Pointer::new(position, value);
+                Some((value, lsn)) if lsn > Lsn::ZERO => {
+                    let segment = self.core.log.segment_at(lsn);
+                    let gone = || Error::Invalid(format!("the log let go of LSN {lsn}"));
+                    let pointer = Pointer::new(lsn, value);
                     builder.add(key, Some(Stored::Pointer(pointer, &segment.ok_or_else(gone)?)))?;
                 }
                 value => builder.add(key, value.map(|(value, _)| Stored::Value(value)))?,

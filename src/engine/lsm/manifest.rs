@@ -23,7 +23,7 @@ use super::place;
 use super::table::{Table, TableMeta};
 use crate::base::varint;
 use crate::disk::{Disk, File, LEVELS, Purpose, read_all};
-use crate::engine::{Error, Position, Result, frame};
+use crate::engine::{Error, Lsn, Result, frame};
 
 /// File name of the manifest.
 pub const NAME: &str = "manifest";
@@ -37,7 +37,7 @@ const TITLE: &[u8] = b"kvfs lsm manifest";
 
 const TAG_ADD: u64 = 1;
 const TAG_REMOVE: u64 = 2;
-const TAG_LOG_POSITION: u64 = 3;
+const TAG_LOG_LSN: u64 = 3;
 const TAG_NEXT_NUMBER: u64 = 4;
 const TAG_CURSOR: u64 = 5;
 
@@ -53,7 +53,7 @@ pub struct Edit {
     /// New tables and their levels.
     pub added: Vec<(usize, TableMeta)>,
     /// Batches up to here are in tables: the log before is not needed any more.
-    pub log_position: Option<Position>,
+    pub log_lsn: Option<Lsn>,
     /// Every table so far has a number below.
     pub next_number: Option<u64>,
     /// Levels, and where the last merge out of each ended.
@@ -86,7 +86,9 @@ impl Edit {
             put_all(target, [TAG_ADD, *level as u64, meta.bytes]);
             meta.encode(target);
         }
-        for (tag, number) in [(TAG_LOG_POSITION, self.log_position), (TAG_NEXT_NUMBER, self.next_number)] {
+        for (tag, number) in
+            [(TAG_LOG_LSN, self.log_lsn.map(Lsn::number)), (TAG_NEXT_NUMBER, self.next_number)]
+        {
             if let Some(number) = number {
                 put_all(target, [tag, number]);
             }
@@ -110,7 +112,7 @@ impl Edit {
                     let bytes = varint::take(&mut source)?;
                     edit.added.push((level?, TableMeta::decode(&mut source, bytes)?));
                 }
-                TAG_LOG_POSITION => edit.log_position = Some(number),
+                TAG_LOG_LSN => edit.log_lsn = Some(Lsn::new(number)),
                 TAG_NEXT_NUMBER => edit.next_number = Some(number),
                 TAG_CURSOR => {
                     edit.cursors.push((level?, Bytes::copy_from_slice(varint::take_bytes(&mut source)?)));
@@ -128,7 +130,7 @@ pub struct State {
     /// Tables by level and number.
     pub tables: BTreeMap<(usize, u64), TableMeta>,
     /// Where replay of the log begins.
-    pub log_position: Position,
+    pub log_lsn: Lsn,
     /// The next table's number at least.
     pub next_number: u64,
     /// Per level, where the last merge out of it ended.
@@ -156,7 +158,7 @@ impl State {
     /// Adds an edit that [checks](State::check). Costs what the edit is, not what is there.
     pub fn apply(&mut self, edit: &Edit) {
         self.adopt(edit);
-        self.log_position = edit.log_position.unwrap_or(self.log_position);
+        self.log_lsn = edit.log_lsn.unwrap_or(self.log_lsn);
         self.next_number = edit.next_number.unwrap_or(self.next_number);
         for (level, key) in &edit.cursors {
             self.cursors[*level] = key.clone();
@@ -173,7 +175,7 @@ impl State {
         let at = frame::start(&mut bytes, KIND_EDIT);
         let edit = Edit {
             added: self.tables.iter().map(|((level, _), meta)| (*level, meta.clone())).collect(),
-            log_position: Some(self.log_position),
+            log_lsn: Some(self.log_lsn),
             next_number: Some(self.next_number),
             cursors: self.cursors.iter().cloned().enumerate().filter(|(_, key)| !key.is_empty()).collect(),
             ..Edit::default()

@@ -22,7 +22,7 @@ use parking_lot::RwLock;
 use super::Slot;
 use crate::engine::batch::owned;
 use crate::engine::lsm::Options;
-use crate::engine::{Batch, Position};
+use crate::engine::{AtomicLsn, Batch, Lsn};
 
 /// A key up to this length lies in its node.
 const SHORT_BYTES: usize = 30;
@@ -110,16 +110,16 @@ enum Held {
 
 struct Large {
     value: Bytes,
-    /// Where the value lies in the log, if a table may point to it there; else 0, which is no value's position.
-    position: Position,
+    /// Where the value lies in the log, if a table may point to it there; else 0, which is no value's LSN.
+    lsn: Lsn,
 }
 
 impl Held {
-    fn new(value: Option<&Bytes>, position: Position) -> Held {
+    fn new(value: Option<&Bytes>, lsn: Lsn) -> Held {
         match value {
             None => Held::Tombstone,
-            Some(value) if position == 0 && value.len() < SMALL_BYTES => Held::Small(value[..].into()),
-            Some(value) => Held::Large(Box::new(Large { value: owned(value), position })),
+            Some(value) if lsn == Lsn::ZERO && value.len() < SMALL_BYTES => Held::Small(value[..].into()),
+            Some(value) => Held::Large(Box::new(Large { value: owned(value), lsn })),
         }
     }
 
@@ -144,7 +144,7 @@ impl Held {
         match self {
             Held::Tombstone => 0,
             Held::Small(value) => value.len() as u64,
-            Held::Large(large) if large.position > 0 => POINTER_BYTES,
+            Held::Large(large) if large.lsn > Lsn::ZERO => POINTER_BYTES,
             Held::Large(large) => large.value.len() as u64,
         }
     }
@@ -165,7 +165,7 @@ enum Value {
     Tombstone,
     /// Behind the key, up to here.
     Small(usize),
-    Large(Bytes, Position),
+    Large(Bytes, Lsn),
 }
 
 impl Copied {
@@ -184,13 +184,13 @@ impl Copied {
         self.entries.get(index).map(|(key, _)| &self.bytes[key.clone()])
     }
 
-    /// The value of one, and its position in the log if a table may point to it there, else 0; `None` for a tombstone.
-    pub fn value(&self, index: usize) -> Option<(&[u8], Position)> {
+    /// The value of one, and its LSN in the log if a table may point to it there, else 0; `None` for a tombstone.
+    pub fn value(&self, index: usize) -> Option<(&[u8], Lsn)> {
         let (key, value) = self.entries.get(index)?;
         match value {
             Value::Tombstone => None,
-            Value::Small(end) => Some((&self.bytes[key.end..*end], 0)),
-            Value::Large(value, position) => Some((value, *position)),
+            Value::Small(end) => Some((&self.bytes[key.end..*end], Lsn::ZERO)),
+            Value::Large(value, lsn) => Some((value, *lsn)),
         }
     }
 
@@ -210,7 +210,7 @@ impl Copied {
                 self.bytes.extend_from_slice(value);
                 Value::Small(self.bytes.len())
             }
-            Held::Large(large) => Value::Large(large.value.clone(), large.position),
+            Held::Large(large) => Value::Large(large.value.clone(), large.lsn),
         };
         self.entries.push((range, value));
         key.len() as u64 + held.cost()
@@ -224,13 +224,13 @@ pub struct Memtable {
     table_bytes: AtomicU64,
     entries: AtomicU64,
     tombstones: AtomicU64,
-    first: Position,
-    last: AtomicU64,
+    first: Lsn,
+    last: AtomicLsn,
 }
 
 impl Memtable {
-    /// An empty memtable for batches behind position `first`.
-    pub fn new(first: Position) -> Memtable {
+    /// An empty memtable for batches behind LSN `first`.
+    pub fn new(first: Lsn) -> Memtable {
         Memtable {
             map: RwLock::default(),
             bytes: AtomicU64::new(0),
@@ -238,13 +238,13 @@ impl Memtable {
             entries: AtomicU64::new(0),
             tombstones: AtomicU64::new(0),
             first,
-            last: AtomicU64::new(first),
+            last: AtomicLsn::new(first),
         }
     }
 
-    /// Applies a batch that ends at `position`; readers see all of it or nothing. Only under the writer lock. Values of at
+    /// Applies a batch that ends at `lsn`; readers see all of it or nothing. Only under the writer lock. Values of at
     /// least `separate_bytes` are to stay in the log, if any.
-    pub fn apply(&self, batch: &Batch, position: Position, separate_bytes: Option<u64>) {
+    pub fn apply(&self, batch: &Batch, lsn: Lsn, separate_bytes: Option<u64>) {
         let is_separate = |value: Option<&Bytes>| {
             separate_bytes.zip(value).is_some_and(|(least, it)| it.len() as u64 >= least)
         };
@@ -252,7 +252,7 @@ impl Memtable {
         let tails = if any { batch.value_tails() } else { Vec::new() };
         let ready = batch.operations().iter().enumerate().map(|(index, operation)| {
             let tail = tails.get(index).filter(|_| is_separate(operation.value()));
-            let held_at = tail.map_or(0, |tail| position.saturating_sub(*tail));
+            let held_at = tail.map_or(Lsn::ZERO, |tail| lsn.back_by(*tail));
             (Key::new(operation.key()), Held::new(operation.value(), held_at))
         });
         let ready: Vec<(Key, Held)> = ready.collect();
@@ -285,7 +285,7 @@ impl Memtable {
         self.table_bytes.fetch_add(table_bytes, Relaxed);
         self.entries.store(entries, Relaxed);
         self.tombstones.fetch_add(tombstones, Relaxed);
-        self.last.store(position, Release);
+        self.last.store(lsn, Release);
     }
 
     /// What it knows of `key`.
@@ -346,13 +346,13 @@ impl Memtable {
         self.tombstones.load(Relaxed)
     }
 
-    /// The position behind which its batches begin.
-    pub fn first(&self) -> Position {
+    /// The LSN behind which its batches begin.
+    pub fn first(&self) -> Lsn {
         self.first
     }
 
-    /// The position at which its last batch ends.
-    pub fn last(&self) -> Position {
+    /// The LSN at which its last batch ends.
+    pub fn last(&self) -> Lsn {
         self.last.load(Acquire)
     }
 }
@@ -370,10 +370,10 @@ mod tests {
 
     #[test]
     fn its_bytes_are_those_of_its_entries() {
-        let memtable = Memtable::new(7);
+        let memtable = Memtable::new(Lsn::new(7));
         assert!(memtable.is_empty());
         let (mut prng, mut model) = (Prng::new(1), BTreeMap::new());
-        for position in 8..2000 {
+        for lsn in 8..2000 {
             let mut batch = Batch::new(0);
             for _ in 0..=prng.below(4) {
                 let mut key = vec![b'k', prng.below(50) as u8];
@@ -384,17 +384,17 @@ mod tests {
                     batch.delete(key.clone());
                     model.insert(key, None);
                 } else {
-                    batch.put(key.clone(), vec![position as u8; bytes as usize]);
-                    model.insert(key, Some(vec![position as u8; bytes as usize]));
+                    batch.put(key.clone(), vec![lsn as u8; bytes as usize]);
+                    model.insert(key, Some(vec![lsn as u8; bytes as usize]));
                 }
             }
-            memtable.apply(&batch, position, None);
+            memtable.apply(&batch, Lsn::new(lsn), None);
         }
         let all = all(&memtable);
         assert_eq!(all.len(), model.len());
         for (index, (key, value)) in model.iter().enumerate() {
             assert_eq!((all.key(index), all.find(key)), (Some(&key[..]), index));
-            assert_eq!(all.value(index), value.as_deref().map(|value| (value, 0)));
+            assert_eq!(all.value(index), value.as_deref().map(|value| (value, Lsn::ZERO)));
             assert_eq!(memtable.get(key), Some(value.clone().map(Bytes::from)));
         }
         let outside =
@@ -406,7 +406,7 @@ mod tests {
         };
         assert_eq!(memtable.bytes(), model.iter().map(cost).sum::<u64>());
         assert_eq!(memtable.tombstones(), model.values().filter(|value| value.is_none()).count() as u64);
-        assert_eq!((memtable.first(), memtable.last()), (7, 1999));
+        assert_eq!((memtable.first(), memtable.last()), (Lsn::new(7), Lsn::new(1999)));
     }
 
     /// Memory of the process, bytes.
@@ -428,12 +428,12 @@ mod tests {
             let key = |prng: &mut Prng, index| {
                 format!("{:020}", if is_random { prng.bits() } else { index }).into_bytes()
             };
-            let (before, memtable) = (resident(), Memtable::new(0));
+            let (before, memtable) = (resident(), Memtable::new(Lsn::ZERO));
             let began = std::time::Instant::now();
             for index in 0..keys {
                 let mut batch = Batch::new(0);
                 batch.put(key(&mut prng, index), vec![7; value_bytes]);
-                memtable.apply(&batch, index + 1, None);
+                memtable.apply(&batch, Lsn::new(index + 1), None);
             }
             let filled = began.elapsed();
             let (held, charged) = (resident().saturating_sub(before), memtable.bytes());

@@ -129,7 +129,7 @@ mod tests {
     use super::super::memtable::Memtable;
     use super::*;
     use crate::base::prng::Prng;
-    use crate::engine::{Batch, KeyRange};
+    use crate::engine::{Batch, KeyRange, Lsn};
     use std::collections::BTreeMap;
     use std::sync::Arc;
 
@@ -140,7 +140,7 @@ mod tests {
             let mut model = BTreeMap::new();
             let mut memtables = Vec::new();
             for age in 0..prng.below(6) {
-                let memtable = Memtable::new(0);
+                let memtable = Memtable::new(Lsn::ZERO);
                 for step in 0..prng.below(80) {
                     let mut batch = Batch::new(0);
                     let (key, value) = (vec![prng.below(120) as u8], vec![age as u8, step as u8]);
@@ -151,7 +151,7 @@ mod tests {
                         batch.put(key.clone(), value.clone());
                         model.insert(key, Some(value));
                     }
-                    memtable.apply(&batch, 1, None);
+                    memtable.apply(&batch, Lsn::new(1), None);
                 }
                 memtables.insert(0, Arc::new(memtable));
             }

@@ -12,7 +12,7 @@
 //! 1. The log decides the order of batches; there are no sequence numbers. What is newer lies above what is older: mutable
 //!    memtable, immutables newest first, L0 newest first, L1 … L6.
 //! 2. A batch lies wholly in one memtable, so in one table of L0.
-//! 3. The log is released up to a position only after an edit is durable that puts everything before it into tables.
+//! 3. The log is released up to an LSN only after an edit is durable that puts everything before it into tables.
 //! 4. A read works on one *superversion*, holds no lock while it waits for the disk, and keeps no memtable meanwhile: memtables, those that
 //!    are flushed and not freed yet among them, are never more than `memtables` says, but by command.
 //!
@@ -90,8 +90,8 @@ use bytes::Bytes;
 use self::core::Core;
 use super::cache::BlockCache;
 use super::{
-    Batch, Command, Descriptor, Done, Engine, Error, EventLog, Home, KeyRange, Kind, Pending, Position,
-    Probe, Promise, Result, Shape, Snapshot, TableInfo, Tier, Visit, WakeSignal, WorkClass,
+    Batch, Command, Descriptor, Done, Engine, Error, EventLog, Home, KeyRange, Kind, Lsn, Pending, Probe,
+    Promise, Result, Shape, Snapshot, TableInfo, Tier, Visit, WakeSignal, WorkClass,
 };
 use crate::disk::{LEVELS, Metered};
 use commands::Task;
@@ -185,16 +185,16 @@ impl Engine for LsmEngine {
         self.reader.scan(range, tier, visit)
     }
 
-    fn apply(&self, batch: &Batch, _: Tier) -> Result<Position> {
+    fn apply(&self, batch: &Batch, _: Tier) -> Result<Lsn> {
         self.writer.apply(batch)
     }
 
-    fn position(&self) -> Position {
+    fn lsn(&self) -> Lsn {
         self.core.log.end()
     }
 
-    fn sync_to(&self, position: Position, done: Done) {
-        self.core.log.sync_to(position, done);
+    fn sync_to(&self, lsn: Lsn, done: Done) {
+        self.core.log.sync_to(lsn, done);
     }
 
     fn promise(&self) -> Promise {
@@ -218,7 +218,7 @@ impl Engine for LsmEngine {
         self.writer.rotate_now();
         self.flusher.flush_all()?;
         let superversion = self.versions.superversion();
-        let flushed = superversion.memtables().last().map_or(self.position(), |oldest| oldest.first());
+        let flushed = superversion.memtables().last().map_or(self.lsn(), |oldest| oldest.first());
         Ok(Box::new(self.reader.snapshot(superversion.version.clone(), flushed)))
     }
 
@@ -261,8 +261,8 @@ impl super::Background for LsmEngine {
             }
             Command::Flush | Command::Checkpoint => (Task::Flush(self.writer.rotate_now()), WorkClass::Flush),
             Command::Compact => {
-                let position = self.writer.rotate_now();
-                (Task::Compact { position, level: None, is_started: false }, WorkClass::Merge)
+                let lsn = self.writer.rotate_now();
+                (Task::Compact { lsn, level: None, is_started: false }, WorkClass::Merge)
             }
             Command::CompactLevel(level) if level + 1 >= LEVELS => {
                 let last = LEVELS - 1;
@@ -271,7 +271,7 @@ impl super::Background for LsmEngine {
             }
             Command::CompactLevel(level) => {
                 // What lies in the level now is there already.
-                (Task::Compact { position: 0, level: Some(level), is_started: false }, WorkClass::Merge)
+                (Task::Compact { lsn: Lsn::ZERO, level: Some(level), is_started: false }, WorkClass::Merge)
             }
             Command::Verify => {
                 let verification = Verification::new(&self.versions.superversion().version);

@@ -7,15 +7,15 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::table::TableMeta;
-use crate::engine::Position;
+use crate::engine::Lsn;
 
-/// Segments of so many positions are one group: some hundreds.
-const GROUP_POSITIONS: u64 = 4 << 30;
+/// Segments of so many LSNs are one group: some hundreds.
+const GROUP_SPAN: u64 = 4 << 30;
 
 /// Segments of which something is needed.
 #[derive(Clone, Default)]
 pub struct Needed {
-    groups: Arc<BTreeMap<u64, Arc<BTreeMap<Position, u64>>>>,
+    groups: Arc<BTreeMap<u64, Arc<BTreeMap<Lsn, u64>>>>,
     bytes: u64,
 }
 
@@ -32,7 +32,7 @@ impl Needed {
 
     /// Segments of which nothing is needed are not listed.
     fn change(&mut self, table: &TableMeta, change: fn(u64, u64) -> u64) {
-        let group_of = |(start, _): &(Position, u64)| start / GROUP_POSITIONS;
+        let group_of = |(start, _): &(Lsn, u64)| start.number() / GROUP_SPAN;
         for values in table.values.chunk_by(|a, b| group_of(a) == group_of(b)) {
             let number = group_of(&values[0]);
             let groups = Arc::make_mut(&mut self.groups);
@@ -60,12 +60,12 @@ impl Needed {
     }
 
     /// Whether anything of the segment that starts at `start` is needed.
-    pub fn has(&self, start: Position) -> bool {
-        self.groups.get(&(start / GROUP_POSITIONS)).is_some_and(|group| group.contains_key(&start))
+    pub fn has(&self, start: Lsn) -> bool {
+        self.groups.get(&(start.number() / GROUP_SPAN)).is_some_and(|group| group.contains_key(&start))
     }
 
     /// Where each segment starts, in order, and how many bytes are needed of it.
-    pub fn iter(&self) -> impl Iterator<Item = (Position, u64)> {
+    pub fn iter(&self) -> impl Iterator<Item = (Lsn, u64)> {
         self.groups.values().flat_map(|group| group.iter().map(|(start, bytes)| (*start, *bytes)))
     }
 
@@ -80,7 +80,7 @@ mod tests {
     use super::*;
     use crate::base::prng::Prng;
 
-    fn table(values: Vec<(Position, u64)>) -> TableMeta {
+    fn table(values: Vec<(Lsn, u64)>) -> TableMeta {
         TableMeta { number: 1, entries: 1, values: values.into(), ..TableMeta::default() }
     }
 
@@ -101,7 +101,7 @@ mod tests {
             } else {
                 // Some of the log, some of the survivors far behind it.
                 let starts = (0..1 + prng.below(40)).map(|_| (prng.below(600) << 24) | (prng.below(2) << 63));
-                let starts: std::collections::BTreeSet<Position> = starts.collect();
+                let starts: std::collections::BTreeSet<Lsn> = starts.map(Lsn::new).collect();
                 let come = table(starts.into_iter().map(|start| (start, 1 + prng.below(9))).collect());
                 needed.add(&come);
                 come.values.iter().for_each(|(start, bytes)| *model.entry(*start).or_default() += bytes);
@@ -110,7 +110,9 @@ mod tests {
             assert_eq!(needed.iter().collect::<BTreeMap<_, _>>(), model);
             assert!(needed.iter().map(|(start, _)| start).is_sorted());
             assert_eq!((needed.bytes(), needed.is_empty()), (model.values().sum(), model.is_empty()));
-            assert!((0..600).all(|at| needed.has(at << 24) == model.contains_key(&(at << 24))));
+            assert!(
+                (0..600).all(|at| needed.has(Lsn::new(at << 24)) == model.contains_key(&Lsn::new(at << 24)))
+            );
             assert_eq!(before.iter().collect::<BTreeMap<_, _>>(), seen);
         }
     }
@@ -118,9 +120,9 @@ mod tests {
     #[test]
     fn a_change_shares_the_groups_that_it_does_not_touch() {
         let mut needed = Needed::default();
-        needed.add(&table((0..4096).map(|number| (number << 24, 1)).collect()));
+        needed.add(&table((0..4096).map(|number| (Lsn::new(number << 24), 1)).collect()));
         let before = needed.clone();
-        needed.add(&table(vec![(5 << 24, 1)]));
+        needed.add(&table(vec![(Lsn::new(5 << 24), 1)]));
         let shared =
             needed.groups.iter().filter(|(number, group)| Arc::ptr_eq(group, &before.groups[number]));
         assert_eq!((shared.count() + 1, needed.groups.len()), (16, 16));

@@ -24,7 +24,7 @@ use crate::base::clock::Clock;
 use crate::disk::{Disk, LEVELS, Metered};
 use crate::engine::cache::BlockCache;
 use crate::engine::wal::{self, Log, Segment};
-use crate::engine::{Batch, Error, Position, Result, SpaceGuard, StallMeter, WakeSignal};
+use crate::engine::{Batch, Error, Lsn, Result, SpaceGuard, StallMeter, WakeSignal};
 
 /// What the log holds becomes memtables again.
 struct Replay<'a> {
@@ -38,21 +38,21 @@ struct Replay<'a> {
 }
 
 impl Replay<'_> {
-    /// Takes one record of the log, which ends at `position`. The log may be longer than memtables may be large, if another process wrote
+    /// Takes one record of the log, which ends at `lsn`. The log may be longer than memtables may be large, if another process wrote
     /// it with other settings: what is over is flushed meanwhile.
-    fn take(&mut self, kind: u8, position: Position, payload: &Bytes) -> Result<()> {
+    fn take(&mut self, kind: u8, lsn: Lsn, payload: &Bytes) -> Result<()> {
         match kind {
             wal::FIRST_KIND => {
                 let batch = Batch::decode(payload)?;
-                self.mutable.apply(&batch, position, self.options.value_log_threshold());
+                self.mutable.apply(&batch, lsn, self.options.value_log_threshold());
             }
             MOVED_KIND => {}
-            kind => return Err(Error::corrupt("the log", position, format!("a record of kind {kind}"))),
+            kind => return Err(Error::corrupt("the log", lsn.number(), format!("a record of kind {kind}"))),
         }
         if self.mutable.due(self.options).is_none() {
             return Ok(());
         }
-        self.immutables.insert(0, Arc::new(std::mem::replace(&mut self.mutable, Memtable::new(position))));
+        self.immutables.insert(0, Arc::new(std::mem::replace(&mut self.mutable, Memtable::new(lsn))));
         if self.immutables.len() as u64 >= self.options.memtable_count_max
             && let Some(oldest) = self.immutables.last()
         {
@@ -78,7 +78,7 @@ fn open_tables(
     let mut levels: [Vec<Arc<Table>>; LEVELS] = Default::default();
     let mut lost = Lost::default();
     for ((level, _), meta) in &manifest.state().tables {
-        let segment = |(start, _): &(Position, u64)| -> Arc<Segment> {
+        let segment = |(start, _): &(Lsn, u64)| -> Arc<Segment> {
             let found = in_log.get(start).cloned().or_else(|| survivors.segment(*start));
             found.unwrap_or_else(|| lost.segment(*start))
         };
@@ -109,10 +109,10 @@ pub fn open(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>, options: &Options) -> Re
     let wake_signal = Arc::new(WakeSignal::new());
     let table_store =
         TableStore::new(disk.clone(), wake_signal.clone(), options.clone(), state.next_number.max(used));
-    let from = state.log_position;
+    let from = state.log_lsn;
     let held = state.tables.values().flat_map(|meta| meta.values.iter()).map(|(start, _)| *start).collect();
     let survivors = Arc::new(Survivors::open(disk.clone(), options.common.log_segment_bytes, &held)?);
-    let held: BTreeSet<Position> = held.into_iter().filter(|start| !survivors::is_survivor(*start)).collect();
+    let held: BTreeSet<Lsn> = held.into_iter().filter(|start| !survivors::is_survivor(*start)).collect();
     let mut replay = Replay {
         table_store: &table_store,
         manifest: &mut manifest,
@@ -129,7 +129,7 @@ pub fn open(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>, options: &Options) -> Re
         options.common.log_segment_bytes,
         from,
         &held,
-        &mut |kind, position, payload| replay.take(kind, position, &payload),
+        &mut |kind, lsn, payload| replay.take(kind, lsn, &payload),
     )?;
     let Replay { mutable, immutables, .. } = replay;
     let (version, lost) = open_tables(&manifest, &table_store, &log, &survivors)?;

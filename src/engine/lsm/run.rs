@@ -5,7 +5,7 @@
 //!
 //! # Invariants
 //!
-//! 1. L0 is sorted newest first by position; its tables may overlap. In every other level tables are sorted by key and do not overlap.
+//! 1. L0 is sorted newest first by LSN; its tables may overlap. In every other level tables are sorted by key and do not overlap.
 //! 2. Every piece holds [`PIECE_MIN`] to [`PIECE_MAX`] tables, but for one that is alone, which may hold fewer.
 
 use std::cmp::Ordering;
@@ -14,7 +14,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::table::{Parts, Table, TableMeta, table_name};
-use crate::engine::{Error, Position, Result};
+use crate::engine::{Error, Lsn, Result};
 
 /// Fewer tables lie in one piece only if there are no more.
 const PIECE_MIN: usize = 32;
@@ -36,8 +36,8 @@ pub struct Sums {
     pub parts: Parts,
     /// How many are [dense](TableMeta::is_dense) with tombstones.
     pub dense_files: u64,
-    /// Position at which the newest batch ends at the latest.
-    pub last_position: Position,
+    /// LSN at which the newest batch ends at the latest.
+    pub last_lsn: Lsn,
     /// Seconds since 1970 of the newest batch.
     pub newest_seconds: u64,
     /// Seconds since 1970 of the oldest tombstone; 0 without tombstones.
@@ -54,7 +54,7 @@ impl Sums {
             tombstones: table.tombstones,
             parts: table.parts,
             dense_files: u64::from(table.is_dense()),
-            last_position: table.last_position,
+            last_lsn: table.last_lsn,
             newest_seconds: table.newest_seconds,
             tombstone_seconds: table.tombstone_seconds,
         }
@@ -75,7 +75,7 @@ impl Sums {
                 index_bytes: self.parts.index_bytes + other.parts.index_bytes,
             },
             dense_files: self.dense_files + other.dense_files,
-            last_position: self.last_position.max(other.last_position),
+            last_lsn: self.last_lsn.max(other.last_lsn),
             newest_seconds: self.newest_seconds.max(other.newest_seconds),
             tombstone_seconds: oldest.unwrap_or(0),
         }
@@ -232,7 +232,7 @@ impl Run {
 
     fn order(&self, a: &Table, b: &Table) -> Ordering {
         match self.level {
-            0 => (b.last_position, b.number).cmp(&(a.last_position, a.number)),
+            0 => (b.last_lsn, b.number).cmp(&(a.last_lsn, a.number)),
             _ => a.smallest.cmp(&b.smallest),
         }
     }
@@ -353,7 +353,7 @@ mod tests {
             bytes: number + 1,
             entries: 10,
             tombstones: number % 7,
-            last_position: u64::from(key),
+            last_lsn: Lsn::new(u64::from(key)),
             newest_seconds: number * 31 % 1000,
             tombstone_seconds: if number.is_multiple_of(7) { 0 } else { 1 + number * 17 % 1000 },
             smallest: name(key * 4),

@@ -2,7 +2,7 @@
 //!
 //! 1. Read the manifest. If it is damaged, what of it checks or parses says which level a table is in; tables that it does not
 //!    name any more are taken for what they say of themselves.
-//! 2. From the oldest table to the newest (levels from below, level 0 by position), read every block that checks, whatever
+//! 2. From the oldest table to the newest (levels from below, level 0 by LSN), read every block that checks, whatever
 //!    index and footer are like. Entries become operations in that order, so a newer one wins as it does in the tree.
 //! 3. Then the batches of the log that no table has.
 //!
@@ -12,7 +12,7 @@
 //! value in the log that does not check, its key, which is deleted so that an older one cannot stand in for it. In the range of a
 //! lost block older entries of deeper levels come back: they are salvaged, and the loss says that they may be old.
 //!
-//! A table whose level is not known has its place by the positions that it says it holds. Where those interleave with another's
+//! A table whose level is not known has its place by the LSNs that it says it holds. Where those interleave with another's
 //! that has the same keys, nobody knows which is newer: that is a loss as well.
 
 use std::collections::BTreeSet;
@@ -28,7 +28,7 @@ use super::value_log::Pointer;
 use crate::disk::{Disk, Purpose};
 use crate::engine::salvage::{Keys, Loss, Sink, open_if_there, read_around, replay, successor};
 use crate::engine::wal::{self, Segment};
-use crate::engine::{BALLAST_NAME, Error, Operation, Position, Result};
+use crate::engine::{BALLAST_NAME, Error, Lsn, Operation, Result};
 
 /// Whether `name` is a file of ours beside the log.
 pub fn is_file(name: &str) -> bool {
@@ -47,9 +47,9 @@ struct Source {
 }
 
 impl Source {
-    /// Positions of the oldest and the newest batch in it.
-    fn span(&self) -> (Position, Position) {
-        self.meta.as_ref().map_or((0, Position::MAX), |meta| (meta.first_position, meta.last_position))
+    /// LSNs of the oldest and the newest batch in it.
+    fn span(&self) -> (Lsn, Lsn) {
+        self.meta.as_ref().map_or((Lsn::ZERO, Lsn::MAX), |meta| (meta.first_lsn, meta.last_lsn))
     }
 
     /// Keys that both may have.
@@ -78,16 +78,15 @@ pub fn salvage(disk: &dyn Disk, sink: &mut Sink<'_>) -> Result<Vec<Loss>> {
     let sources = sources(disk, &state, is_sound, &mut losses)?;
     let needed = state.tables.values().flat_map(|meta| meta.values.iter()).map(|(start, _)| *start).collect();
     let mut segments = wal::salvage::segments(disk, &needed)?;
-    // Their positions are above those of the log.
+    // Their LSNs are above those of the log.
     segments.extend(survivors::files(disk)?.into_values());
     for source in &sources {
         read_table(disk, source, &segments, &mut losses, sink)?;
     }
-    // A flush puts everything up to its position into tables, so the newest table says where the log goes on.
-    let flushed =
-        sources.iter().filter_map(|source| source.meta.as_ref()).map(|meta| meta.last_position).max();
-    let from = if is_sound { Some(state.log_position) } else { flushed };
-    losses.extend(wal::salvage::salvage(disk, from, 0, &mut |kind, _, payload| {
+    // A flush puts everything up to its LSN into tables, so the newest table says where the log goes on.
+    let flushed = sources.iter().filter_map(|source| source.meta.as_ref()).map(|meta| meta.last_lsn).max();
+    let from = if is_sound { Some(state.log_lsn) } else { flushed };
+    losses.extend(wal::salvage::salvage(disk, from, Lsn::ZERO, &mut |kind, _, payload| {
         match kind {
             wal::FIRST_KIND => replay(&payload, sink),
             // Values that a merge moved: tables point to them.
@@ -154,7 +153,7 @@ fn sources(disk: &dyn Disk, state: &State, is_sound: bool, losses: &mut Vec<Loss
 }
 
 /// Sorts tables of known levels from the oldest to the newest.
-fn age(source: &Source) -> (std::cmp::Reverse<usize>, Position, u64) {
+fn age(source: &Source) -> (std::cmp::Reverse<usize>, Lsn, u64) {
     (std::cmp::Reverse(source.level.unwrap_or(0)), source.span().1, source.number)
 }
 
@@ -251,7 +250,7 @@ fn read_table(
 /// The value behind an encoded pointer; the error is a sentence.
 fn follow(pointer: &[u8], segments: &[Arc<Segment>]) -> std::result::Result<Bytes, String> {
     let pointer = Pointer::decode(pointer).ok_or("a pointer that does not parse")?;
-    let after = segments.partition_point(|segment| segment.start() <= pointer.position);
+    let after = segments.partition_point(|segment| segment.start() <= pointer.lsn);
     let segment = after.checked_sub(1).map(|index| &segments[index]);
     let segment = segment.ok_or("the segment of the log with its value is missing")?;
     pointer.fetch(segment, Purpose::Recovery).map(Bytes::from).map_err(|error| error.to_string())

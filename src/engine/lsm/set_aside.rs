@@ -16,7 +16,7 @@ use super::survivors::lost_segment;
 use super::table::{Table, table_name};
 use super::version::Version;
 use crate::engine::wal::Segment;
-use crate::engine::{Error, Position};
+use crate::engine::{Error, Lsn};
 
 /// When to try again what the disk refused to read, after each failure; then it is set aside for good.
 const RETRIES: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(10)];
@@ -50,8 +50,8 @@ pub struct SetAside {
 struct State {
     /// By number.
     tables: BTreeMap<u64, Entry>,
-    /// By the position where they start.
-    segments: BTreeMap<Position, Entry>,
+    /// By the LSN where they start.
+    segments: BTreeMap<Lsn, Entry>,
 }
 
 /// Notes a failure; how long what failed rests now, `None` for good.
@@ -118,7 +118,7 @@ impl SetAside {
     }
 
     /// Whether values of the segment that starts at `start` stay where they are.
-    pub fn has_segment(&self, start: Position) -> bool {
+    pub fn has_segment(&self, start: Lsn) -> bool {
         self.state.lock().segments.get(&start).is_some_and(|entry| entry.is_aside(self.now()))
     }
 
@@ -146,7 +146,7 @@ impl SetAside {
     }
 
     /// Sets a segment of the log aside of which a value could not be read.
-    pub fn note_segment(&self, start: Position, error: &Error) {
+    pub fn note_segment(&self, start: Lsn, error: &Error) {
         let wait = note(&mut self.state.lock().segments, start, error, self.now());
         self.record(error.unread_file().unwrap_or("the log"), error, wait);
     }
@@ -183,8 +183,8 @@ impl SetAside {
 #[derive(Default)]
 pub struct Lost {
     tables: Vec<(u64, Error)>,
-    /// By the position where they start.
-    segments: BTreeMap<Position, Arc<Segment>>,
+    /// By the LSN where they start.
+    segments: BTreeMap<Lsn, Arc<Segment>>,
 }
 
 impl Lost {
@@ -194,7 +194,7 @@ impl Lost {
     }
 
     /// What stands for the segment that starts at `start` and is missing.
-    pub fn segment(&mut self, start: Position) -> Arc<Segment> {
+    pub fn segment(&mut self, start: Lsn) -> Arc<Segment> {
         self.segments.entry(start).or_insert_with(|| Arc::new(lost_segment(start))).clone()
     }
 }

@@ -8,7 +8,7 @@
 //! 2. It is synced, and its name, before the edit that names a table with pointers into it.
 //! 3. It is removed when no version needs it and the last reader is gone. What no table of the manifest needs when the store is opened is
 //!    left over, and removed once the log has been read.
-//! 4. Their positions are above those of the log: each file has a range of its own.
+//! 4. Their LSNs are above those of the log: each file has a range of its own.
 //! 5. How much of a file lives is known only when everyone who wrote to it has come to an end: until then it looks emptier than it is,
 //!    and what merges just moved would be moved on for ever.
 
@@ -19,37 +19,37 @@ use parking_lot::Mutex;
 
 use crate::disk::{Disk, Purpose};
 use crate::engine::wal::Segment;
-use crate::engine::{Error, Position, Result};
+use crate::engine::{Error, Lsn, Result};
 
 const PREFIX: &str = "values.";
-/// Positions of survivors begin here: more than any log will ever have.
-const FIRST: Position = 1 << 62;
-/// Positions of a file.
-const FILE_POSITIONS: u64 = 1 << 32;
+/// LSNs of survivors begin here: more than any log will ever have.
+const FIRST: Lsn = Lsn::new(1 << 62);
+/// LSNs of a file.
+const FILE_SPAN: u64 = 1 << 32;
 /// A file is longer only for the sake of a single value.
 const FILE_BYTES_MAX: u64 = 1 << 30;
 
 /// The number in the name of a file of survivors.
 pub fn values_number(name: &str) -> Option<u64> {
-    name.strip_prefix(PREFIX)?.parse().ok().filter(|number| *number < FIRST / FILE_POSITIONS)
+    name.strip_prefix(PREFIX)?.parse().ok().filter(|number| *number < FIRST.number() / FILE_SPAN)
 }
 
-fn start_of(number: u64) -> Position {
-    FIRST + number * FILE_POSITIONS
+fn start_of(number: u64) -> Lsn {
+    FIRST + number * FILE_SPAN
 }
 
-/// The number of the file that has `position`; `None` if that is one of the log.
-fn number_at(position: Position) -> Option<u64> {
-    Some(position.checked_sub(FIRST)? / FILE_POSITIONS)
+/// The number of the file that has `lsn`; `None` if that is one of the log.
+fn number_at(lsn: Lsn) -> Option<u64> {
+    Some(lsn.checked_bytes_since(FIRST)? / FILE_SPAN)
 }
 
-/// Whether `position` is one of a survivor.
-pub fn is_survivor(position: Position) -> bool {
-    position >= FIRST
+/// Whether `lsn` is one of a survivor.
+pub fn is_survivor(lsn: Lsn) -> bool {
+    lsn >= FIRST
 }
 
 /// What stands for the segment or the file of survivors that starts at `start` and is missing.
-pub fn lost_segment(start: Position) -> Segment {
+pub fn lost_segment(start: Lsn) -> Segment {
     match number_at(start) {
         Some(number) => Segment::lost_file(PREFIX, number, start),
         None => Segment::lost(start),
@@ -71,7 +71,7 @@ pub type Writing = Arc<()>;
 /// A value that was moved.
 pub struct Moved {
     /// Where it lies now.
-    pub position: Position,
+    pub lsn: Lsn,
     /// The file that holds it.
     pub segment: Arc<Segment>,
     /// To be kept until a table that points to it is part of the store.
@@ -96,7 +96,7 @@ pub struct Survivors {
 }
 
 /// The files of survivors on `disk`, by where each starts.
-pub fn files(disk: &dyn Disk) -> Result<BTreeMap<Position, Arc<Segment>>> {
+pub fn files(disk: &dyn Disk) -> Result<BTreeMap<Lsn, Arc<Segment>>> {
     let mut found = BTreeMap::new();
     for info in disk.list().map_err(|error| Error::io("listing the store", error))? {
         let Some(number) = values_number(&info.name) else { continue };
@@ -112,8 +112,8 @@ pub fn files(disk: &dyn Disk) -> Result<BTreeMap<Position, Arc<Segment>>> {
 }
 
 impl Survivors {
-    /// Those on `disk` of which tables need the files that start at a position of `needed`; files end when they have `file_bytes`.
-    pub fn open(disk: Arc<dyn Disk>, file_bytes: u64, needed: &BTreeSet<Position>) -> Result<Survivors> {
+    /// Those on `disk` of which tables need the files that start at an LSN of `needed`; files end when they have `file_bytes`.
+    pub fn open(disk: Arc<dyn Disk>, file_bytes: u64, needed: &BTreeSet<Lsn>) -> Result<Survivors> {
         let found = files(&*disk)?;
         let numbers = found.keys().chain(needed).filter_map(|start| number_at(*start));
         let mut state = State { next_number: numbers.max().map_or(0, |last| last + 1), ..State::default() };
@@ -128,7 +128,7 @@ impl Survivors {
     }
 
     /// The file that starts at `start`.
-    pub fn segment(&self, start: Position) -> Option<Arc<Segment>> {
+    pub fn segment(&self, start: Lsn) -> Option<Arc<Segment>> {
         let state = self.state.lock();
         state.files.get(&number_at(start)?).map(|values| values.segment.clone())
     }
@@ -156,10 +156,10 @@ impl Survivors {
         };
         let values =
             state.files.get_mut(&number).ok_or_else(|| Error::Invalid("no file of values".to_string()))?;
-        let position = start_of(number) + values.bytes;
-        values.segment.append(Purpose::ValueLogGc, position, value)?;
+        let lsn = start_of(number) + values.bytes;
+        values.segment.append(Purpose::ValueLogGc, lsn, value)?;
         values.bytes += bytes;
-        let moved = Moved { position, segment: values.segment.clone(), writing: values.writing.clone() };
+        let moved = Moved { lsn, segment: values.segment.clone(), writing: values.writing.clone() };
         state.is_dirty = true;
         Ok(moved)
     }
@@ -196,7 +196,7 @@ impl Survivors {
     }
 
     /// Files that do not grow any more, that others hold, and of which it is known what lives: where they start, and the bytes in them.
-    pub fn kept(&self) -> Vec<(Position, u64)> {
+    pub fn kept(&self) -> Vec<(Lsn, u64)> {
         let state = self.state.lock();
         let whole = state.files.iter().filter(|(number, _)| Some(**number) != state.growing);
         let held = whole.filter(|(_, values)| {

@@ -167,7 +167,7 @@ fn apply_to(model: &mut Model, batch: &Batch) {
 }
 
 /// Applies a batch, doing background work when the store is busy.
-fn apply_patiently(engine: &dyn Engine, batch: &Batch) -> Result<Position> {
+fn apply_patiently(engine: &dyn Engine, batch: &Batch) -> Result<Lsn> {
     loop {
         match engine.apply(batch, Tier::Disk) {
             Err(Error::Busy { .. }) => settle(engine)?,

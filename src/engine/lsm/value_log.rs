@@ -17,7 +17,7 @@
 //!
 //! 1. A pointer of a table that a durable edit names leads to bytes of the log that are durable.
 //! 2. A segment that such a table needs is not written to, but for appending where it is the log's last.
-//! 3. Positions are never used twice below a durable position, so a pointer is also the key of its value in the cache.
+//! 3. LSNs are never used twice below a durable LSN, so a pointer is also the key of its value in the cache.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -29,7 +29,7 @@ use crate::base::varint;
 use crate::disk::Purpose;
 use crate::engine::cache::{BlockCache, CacheKind};
 use crate::engine::wal::{self, Segment};
-use crate::engine::{Error, Position, Result, Tier, Visit};
+use crate::engine::{Error, Lsn, Result, Tier, Visit};
 
 /// Log records of this kind hold one value that a merge of an earlier version of this program moved; they are no batches.
 pub const MOVED_KIND: u8 = wal::FIRST_KIND + 1;
@@ -47,8 +47,8 @@ const GROUP_BYTES: u64 = 512 << 10;
 /// Where a value lies in the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pointer {
-    /// The position of its first byte.
-    pub position: Position,
+    /// The LSN of its first byte.
+    pub lsn: Lsn,
     /// Its length.
     pub bytes: u64,
     /// Its CRC-32.
@@ -56,38 +56,38 @@ pub struct Pointer {
 }
 
 impl Pointer {
-    /// The pointer to `value` at `position`.
-    pub fn new(position: Position, value: &[u8]) -> Pointer {
-        Pointer { position, bytes: value.len() as u64, crc: crc32fast::hash(value) }
+    /// The pointer to `value` at `lsn`.
+    pub fn new(lsn: Lsn, value: &[u8]) -> Pointer {
+        Pointer { lsn, bytes: value.len() as u64, crc: crc32fast::hash(value) }
     }
 
-    /// Appends position and length as varints and the checksum.
+    /// Appends LSN and length as varints and the checksum.
     pub fn encode(&self, target: &mut Vec<u8>) {
-        varint::put(target, self.position);
+        varint::put(target, self.lsn.number());
         varint::put(target, self.bytes);
         target.extend_from_slice(&self.crc.to_le_bytes());
     }
 
     /// Reads what [`Pointer::encode`] wrote.
     pub fn decode(mut source: &[u8]) -> Option<Pointer> {
-        let (position, bytes) = (varint::take(&mut source)?, varint::take(&mut source)?);
-        Some(Pointer { position, bytes, crc: u32::from_le_bytes(source.try_into().ok()?) })
+        let (lsn, bytes) = (varint::take(&mut source)?, varint::take(&mut source)?);
+        Some(Pointer { lsn: Lsn::new(lsn), bytes, crc: u32::from_le_bytes(source.try_into().ok()?) })
     }
 
     fn encoded_bytes(&self) -> usize {
-        (varint::length(self.position) + varint::length(self.bytes)) as usize + 4
+        (varint::length(self.lsn.number()) + varint::length(self.bytes)) as usize + 4
     }
 
     /// Reads the value from its segment and checks it.
     pub fn fetch(&self, segment: &Segment, purpose: Purpose) -> Result<Vec<u8>> {
         let bytes = usize::try_from(self.bytes).ok().filter(|_| self.bytes <= segment.capacity_bytes());
-        let bytes = bytes.ok_or_else(|| segment.damaged(self.position))?;
-        let value = segment.read(purpose, self.position, bytes)?;
+        let bytes = bytes.ok_or_else(|| segment.damaged(self.lsn))?;
+        let value = segment.read(purpose, self.lsn, bytes)?;
         self.check(&value, segment).map(|()| value)
     }
 
     fn check(&self, value: &[u8], segment: &Segment) -> Result<()> {
-        if crc32fast::hash(value) == self.crc { Ok(()) } else { Err(segment.damaged(self.position)) }
+        if crc32fast::hash(value) == self.crc { Ok(()) } else { Err(segment.damaged(self.lsn)) }
     }
 }
 
@@ -121,7 +121,8 @@ impl<'a> Stored<'a> {
 
 /// The value behind a pointer, for a point read.
 pub fn read(pointer: Pointer, segment: &Segment, access: Access<'_>) -> Result<Bytes> {
-    let cached = access.cache.and_then(|cache| cache.get(CacheKind::Value, CACHE_NUMBER, pointer.position));
+    let cached =
+        access.cache.and_then(|cache| cache.get(CacheKind::Value, CACHE_NUMBER, pointer.lsn.number()));
     if let Some(value) = cached {
         return Ok(value);
     }
@@ -132,7 +133,7 @@ pub fn read(pointer: Pointer, segment: &Segment, access: Access<'_>) -> Result<B
     let value = Bytes::from(pointer.fetch(segment, access.purpose)?);
     if let Some(cache) = access.cache {
         cache.count_miss(CacheKind::Value);
-        cache.insert(CACHE_NUMBER, pointer.position, value.clone());
+        cache.insert(CACHE_NUMBER, pointer.lsn.number(), value.clone());
     }
     Ok(value)
 }
@@ -163,7 +164,7 @@ impl<'a> Group<'a> {
             Stored::Value(value) if self.entries.is_empty() => return Ok(visit(key, value)),
             Stored::Value(value) => Waiting::Value(Bytes::copy_from_slice(value)),
             Stored::Pointer(pointer, segment) => {
-                match self.cache.get(CacheKind::Value, CACHE_NUMBER, pointer.position) {
+                match self.cache.get(CacheKind::Value, CACHE_NUMBER, pointer.lsn.number()) {
                     Some(value) if self.entries.is_empty() => return Ok(visit(key, &value)),
                     Some(value) => Waiting::Value(value),
                     None if self.tier == Tier::Memory => return Err(Error::WouldBlock),
@@ -204,30 +205,35 @@ impl<'a> Group<'a> {
             Waiting::Value(_) => None,
         });
         let mut missing: Vec<(usize, Pointer, Arc<Segment>)> = missing.collect();
-        missing.sort_by_key(|(_, pointer, _)| pointer.position);
-        let end = |pointer: &Pointer| pointer.position.saturating_add(pointer.bytes);
+        missing.sort_by_key(|(_, pointer, _)| pointer.lsn);
+        let end = |pointer: &Pointer| pointer.lsn.on_by(pointer.bytes);
         let mut rest = &missing[..];
         while let [(_, first, segment), ..] = rest {
             let fits = |pair: &&[(usize, Pointer, Arc<Segment>)]| {
                 let (before, after) = (&pair[0], &pair[1]);
                 Arc::ptr_eq(&before.2, &after.2)
-                    && after.1.position <= end(&before.1).saturating_add(GAP_BYTES)
-                    && end(&after.1) - first.position <= READ_BYTES
+                    && after.1.lsn <= end(&before.1).on_by(GAP_BYTES)
+                    && end(&after.1) - first.lsn <= READ_BYTES
             };
             let count = 1 + rest.windows(2).take_while(fits).count();
             let (near, others) = rest.split_at(count);
             rest = others;
-            let bytes = near.iter().map(|(_, pointer, _)| end(pointer)).max().unwrap_or(0) - first.position;
+            let bytes = near
+                .iter()
+                .map(|(_, pointer, _)| end(pointer))
+                .max()
+                .unwrap_or_default()
+                .bytes_since(first.lsn);
             let bytes = usize::try_from(bytes).ok().filter(|_| bytes <= segment.capacity_bytes());
-            let bytes = bytes.ok_or_else(|| segment.damaged(first.position))?;
-            let span = segment.read(Purpose::Scan, first.position, bytes)?;
+            let bytes = bytes.ok_or_else(|| segment.damaged(first.lsn))?;
+            let span = segment.read(Purpose::Scan, first.lsn, bytes)?;
             self.cache.count_miss(CacheKind::Value);
             for (index, pointer, _) in near {
-                let from = (pointer.position - first.position) as usize;
+                let from = (pointer.lsn - first.lsn) as usize;
                 // A cached value owns its memory: a slice would keep all of what was read.
                 let value = Bytes::copy_from_slice(&span[from..from + pointer.bytes as usize]);
                 pointer.check(&value, segment)?;
-                self.cache.insert(CACHE_NUMBER, pointer.position, value.clone());
+                self.cache.insert(CACHE_NUMBER, pointer.lsn.number(), value.clone());
                 self.entries[*index].1 = Waiting::Value(value);
             }
         }
@@ -241,8 +247,8 @@ mod tests {
 
     #[test]
     fn pointers_come_back_and_nothing_else_is_one() {
-        for position in [1, 300, u64::MAX] {
-            let pointer = Pointer::new(position, &vec![7; 5000]);
+        for lsn in [1, 300, u64::MAX] {
+            let pointer = Pointer::new(Lsn::new(lsn), &vec![7; 5000]);
             let mut bytes = Vec::new();
             pointer.encode(&mut bytes);
             assert_eq!(bytes.len(), pointer.encoded_bytes());

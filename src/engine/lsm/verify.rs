@@ -13,7 +13,7 @@ use super::table::{Access, Table, TableMeta, TableStore, hash, table_name};
 use super::value_log::Stored;
 use super::version::Version;
 use crate::disk::Purpose;
-use crate::engine::{Error, KeyRange, Position, Result, Tier};
+use crate::engine::{Error, KeyRange, Lsn, Result, Tier};
 
 /// Key and value bytes read in one step.
 const STEP_BYTES: u64 = 4 << 20;
@@ -43,7 +43,7 @@ struct Progress {
     seen: TableMeta,
     last_key: Vec<u8>,
     /// Bytes of values seen in each segment of the log.
-    values: BTreeMap<Position, u64>,
+    values: BTreeMap<Lsn, u64>,
 }
 
 impl Verification {

@@ -8,7 +8,7 @@
 //! 2. An edit is durable before what it says can be seen.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use parking_lot::{Mutex, MutexGuard, RwLock};
@@ -24,7 +24,7 @@ use super::table::{Table, table_number};
 use super::totals::Totals;
 use super::version::{Owed, Superversion, Version};
 use crate::disk::LEVELS;
-use crate::engine::{Error, Position, Result, WorkClass};
+use crate::engine::{AtomicLsn, Error, Lsn, Result, WorkClass};
 
 /// The newest superversion. Who holds it can read the store and change nothing.
 pub struct CurrentSuperversion(RwLock<Arc<Superversion>>);
@@ -47,7 +47,7 @@ pub struct VersionSet {
     current: Arc<CurrentSuperversion>,
     manifest: Mutex<Manifest>,
     /// Everything up to here is in tables.
-    flushed: AtomicU64,
+    flushed: AtomicLsn,
     retired: Retired,
     memory: MemoryBudget,
     set_aside: SetAside,
@@ -64,7 +64,7 @@ impl VersionSet {
         VersionSet {
             core: core.clone(),
             current: Arc::new(CurrentSuperversion(RwLock::new(Arc::new(superversion)))),
-            flushed: AtomicU64::new(manifest.state().log_position),
+            flushed: AtomicLsn::new(manifest.state().log_lsn),
             manifest: Mutex::new(manifest),
             retired: Retired::default(),
             memory,
@@ -98,7 +98,7 @@ impl VersionSet {
     }
 
     /// Up to where all batches are in tables.
-    pub fn flushed(&self) -> Position {
+    pub fn flushed(&self) -> Lsn {
         self.flushed.load(Ordering::Acquire)
     }
 
@@ -218,8 +218,8 @@ impl Change<'_> {
             set.retired.add(memtable.clone());
         }
         let replaced = self.replace(version.clone(), flushed);
-        if let Some(position) = edit.log_position {
-            set.flushed.store(position, Ordering::Release);
+        if let Some(lsn) = edit.log_lsn {
+            set.flushed.store(lsn, Ordering::Release);
         }
         core.space.shortage.expect_space();
         let gone = |(_, table): &&(usize, Arc<Table>)| added.iter().all(|(_, it)| it.number != table.number);

@@ -13,7 +13,7 @@ use super::stall::{Load, Pace, Pressure, pressure};
 use super::version::Superversion;
 use super::version_set::VersionSet;
 use crate::disk::Purpose;
-use crate::engine::{Batch, Cause, Error, Pending, Position, Result, SpaceClaim, WorkClass, wal};
+use crate::engine::{Batch, Cause, Error, Lsn, Pending, Result, SpaceClaim, WorkClass, wal};
 
 /// When a stopped batch may ask again, should no signal come before.
 const RETRY: Duration = Duration::from_millis(50);
@@ -42,8 +42,8 @@ impl Writer {
         Writer { core, versions, deleted_ranges, pace: Mutex::default() }
     }
 
-    /// Applies a batch; the position behind it.
-    pub fn apply(&self, batch: &Batch) -> Result<Position> {
+    /// Applies a batch; the LSN behind it.
+    pub fn apply(&self, batch: &Batch) -> Result<Lsn> {
         if batch.is_empty() {
             return Ok(self.core.log.end());
         }
@@ -60,7 +60,7 @@ impl Writer {
         let has_separate = batch.operations().iter().filter_map(|it| it.value()).any(is_separate);
         let purpose = if has_separate { Purpose::ValueLog } else { Purpose::Wal };
         let append = || self.core.log.append_batch(wal::FIRST_KIND, purpose, batch);
-        let position = match append() {
+        let lsn = match append() {
             Err(Error::NoSpace) if self.shortens_log(&pace) => return Err(self.wait_for_space()),
             Err(Error::NoSpace) if batch.uses_reserve && self.gives_space(&superversion) => {
                 return Err(self.wait_for_space());
@@ -72,7 +72,7 @@ impl Writer {
             }
             appended => appended.map_err(|error| self.refused(error, batch))?,
         };
-        superversion.mutable.apply(batch, position, threshold);
+        superversion.mutable.apply(batch, lsn, threshold);
         // Still under the writer's lock: in the order of batches.
         self.deleted_ranges.change(batch);
         if batch.uses_reserve {
@@ -86,7 +86,7 @@ impl Writer {
         self.make_room(&pace);
         drop(pace);
         self.core.stalls.end(|| self.core.clock.elapsed());
-        Ok(position)
+        Ok(lsn)
     }
 
     /// Whether a batch may come in now, and at which rate if that is limited.
@@ -282,9 +282,9 @@ impl Writer {
         }
     }
 
-    /// Makes the mutable memtable immutable whatever its size; the position up to which a flush is then due. That is the end
+    /// Makes the mutable memtable immutable whatever its size; the LSN up to which a flush is then due. That is the end
     /// of the last batch, not of the log: moved values may follow, and no flush ever comes to them.
-    pub fn rotate_now(&self) -> Position {
+    pub fn rotate_now(&self) -> Lsn {
         let writer = self.pace.lock();
         self.rotate(&writer);
         self.versions.superversion().mutable.first()

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::replay::word;
 use super::segment::{Kept, Segment, Spare, segment_name};
-use super::{FIRST_KIND, HEADER_BYTES, Position};
+use super::{FIRST_KIND, HEADER_BYTES, Lsn};
 use crate::disk::Purpose;
 use crate::engine::{Error, Result, frame};
 
@@ -22,12 +22,12 @@ pub(super) struct Nameless {
 }
 
 impl Nameless {
-    /// The position that its first record says it has.
-    fn first_position(&self) -> Option<Position> {
+    /// The LSN that its first record says it has.
+    fn first_lsn(&self) -> Option<Lsn> {
         let mut bytes = [0; frame::HEADER_BYTES + 8];
         self.spare.file.read_at(Purpose::Recovery, HEADER_BYTES, &mut bytes).ok()?;
         let is_record = bytes[frame::HEADER_BYTES - 1] >= FIRST_KIND;
-        word(&bytes[frame::HEADER_BYTES..], 0).filter(|_| is_record)
+        word(&bytes[frame::HEADER_BYTES..], 0).filter(|_| is_record).map(Lsn::new)
     }
 }
 
@@ -43,12 +43,12 @@ fn is_empty(spare: &Spare) -> bool {
 /// error.
 pub(super) fn adopt(
     nameless: Vec<Nameless>,
-    missing: &BTreeSet<Position>,
-    last: Option<Position>,
+    missing: &BTreeSet<Lsn>,
+    last: Option<Lsn>,
 ) -> Result<(Vec<Kept>, Vec<Spare>)> {
     let (mut kept, mut spares) = (Vec::<Kept>::new(), Vec::new());
     for file in nameless {
-        let start = file.first_position().filter(|start| missing.contains(start));
+        let start = file.first_lsn().filter(|start| missing.contains(start));
         let start = start.filter(|start| kept.iter().all(|kept| kept.segment.start != *start));
         let name = segment_name(file.spare.slot);
         let may_be_end = start.is_none_or(|start| last.is_none_or(|last| start > last));
@@ -56,9 +56,7 @@ pub(super) fn adopt(
             return Err(Error::io(format!("reading {name}"), error));
         }
         if let Some(start) = start {
-            log::warn!(
-                "{name} has no header that can be read; by its first record it starts at position {start}"
-            );
+            log::warn!("{name} has no header that can be read; by its first record it starts at LSN {start}");
             let Spare { slot, file, capacity_bytes, .. } = file.spare;
             kept.push(Kept {
                 segment: Arc::new(Segment::new(slot, start, file, capacity_bytes)),

@@ -2,7 +2,7 @@
 //!
 //! Every opening after a crash appends to a new segment (invariant 3 of the log), so a store that is killed again and again before its
 //! owner releases anything would take a segment each time. So the records of the last few segments, if they fill no more than half of
-//! one, are written to a new segment at the same positions. It starts where the first of them did, and so cuts those segments off.
+//! one, are written to a new segment at the same LSNs. It starts where the first of them did, and so cuts those segments off.
 //! Its header is what makes it one: that is written when the records in it are durable.
 
 use std::collections::BTreeSet;
@@ -12,7 +12,7 @@ use super::segment::{Kept, Live, Segment, Spare, segment_name};
 use super::window::Window;
 use super::{HEADER_BYTES, Log, State, place};
 use crate::disk::Purpose;
-use crate::engine::{Error, Position, Result, frame};
+use crate::engine::{Error, Lsn, Result, frame};
 
 /// Bytes of records that are written at once.
 const WRITE_BYTES: usize = 1 << 20;
@@ -20,14 +20,14 @@ const WRITE_BYTES: usize = 1 << 20;
 impl Log {
     /// Gathers short segments at the end, all of them durable, to one of `number`, in which appending goes on; false, and nothing
     /// has changed, if there are none, or no space. Segments of `held` stay.
-    pub(super) fn gather(&self, state: &mut State, held: &BTreeSet<Position>, number: u64) -> Result<bool> {
-        let is_short = |start: Position| {
+    pub(super) fn gather(&self, state: &mut State, held: &BTreeSet<Lsn>, number: u64) -> Result<bool> {
+        let is_short = |start: Lsn| {
             let bytes = state.end - start.max(state.released);
             HEADER_BYTES + bytes <= self.segment_bytes / 2
         };
         // One whose records are partly needed is not cut off, so it may be held.
-        let may_go = |start: &Position| *start < state.released || !held.contains(start);
-        let starts: Vec<Position> = state.segments.iter().map(|live| live.segment.start).collect();
+        let may_go = |start: &Lsn| *start < state.released || !held.contains(start);
+        let starts: Vec<Lsn> = state.segments.iter().map(|live| live.segment.start).collect();
         let first =
             starts.iter().rposition(|start| !is_short(*start) || !may_go(start)).map_or(0, |at| at + 1);
         if starts.len() < first + 2 {
@@ -69,26 +69,26 @@ impl Log {
         &self,
         state: &State,
         first: usize,
-        start: Position,
+        start: Lsn,
         spare: &Spare,
         number: u64,
     ) -> Result<()> {
         let context = |error| Error::io(format!("writing {}", segment_name(spare.slot)), error);
-        let (mut position, mut written, mut target) = (start, HEADER_BYTES, Vec::new());
+        let (mut lsn, mut written, mut target) = (start, HEADER_BYTES, Vec::new());
         for (index, live) in state.segments.iter().enumerate().skip(first) {
             let segment = &live.segment;
             let limit = state.segments.get(index + 1).map_or(state.end, |next| next.segment.start);
             let mut window = Window::new(&*segment.file, segment.slot, segment.capacity_bytes);
-            while position < limit {
-                let offset = HEADER_BYTES + (position - segment.start);
-                let record = window.record(live.number, offset, position)?;
-                let record = record.ok_or_else(|| segment.damaged(position))?;
+            while lsn < limit {
+                let offset = HEADER_BYTES + (lsn - segment.start);
+                let record = window.record(live.number, offset, lsn)?;
+                let record = record.ok_or_else(|| segment.damaged(lsn))?;
                 let at = frame::start(&mut target, record.kind);
-                target.extend_from_slice(&position.to_le_bytes());
+                target.extend_from_slice(&lsn.to_le_bytes());
                 target.extend_from_slice(&record.synced.to_le_bytes());
                 target.extend_from_slice(&record.payload);
-                frame::finish(&mut target, at, place(number, HEADER_BYTES + (position - start)));
-                position += record.bytes;
+                frame::finish(&mut target, at, place(number, HEADER_BYTES + (lsn - start)));
+                lsn += record.bytes;
                 if target.len() >= WRITE_BYTES {
                     spare.file.write_at(Purpose::Recovery, written, &target).map_err(context)?;
                     written += target.len() as u64;

@@ -1,4 +1,4 @@
-//! Opening the log: which segments belong together, every record from a position on, and whether the end is an end.
+//! Opening the log: which segments belong together, every record from an LSN on, and whether the end is an end.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::ops::ControlFlow;
@@ -13,39 +13,44 @@ use super::window::Window;
 use super::{HEADER_BYTES, HEADER_COPY, HEADER_KIND, Log, PREFIX, State, place};
 use crate::base::clock::Clock;
 use crate::disk::{Disk, File, Purpose};
-use crate::engine::{CpuMeter, Error, Position, Result, Sync, WakeSignal, frame};
+use crate::engine::{CpuMeter, Error, Lsn, Result, Sync, WakeSignal, frame};
 
 /// A header or record that was found in a segment.
 pub(super) struct Header {
     pub(super) number: u64,
-    pub(super) start: Position,
-    pub(super) synced: Position,
+    pub(super) start: Lsn,
+    pub(super) synced: Lsn,
 }
 
 pub(super) fn word(bytes: &[u8], index: usize) -> Option<u64> {
     Some(u64::from_le_bytes(bytes.get(index * 8..index * 8 + 8)?.try_into().ok()?))
 }
 
+/// The same as an LSN.
+pub(super) fn lsn_at(bytes: &[u8], index: usize) -> Option<Lsn> {
+    word(bytes, index).map(Lsn::new)
+}
+
 pub(super) fn read_header(bytes: &[u8]) -> Option<Header> {
     [0, HEADER_COPY].into_iter().find_map(|at| {
         let (kind, payload) = frame::decode(bytes.get(at as usize..(at + HEADER_COPY) as usize)?, 0)?;
         let header =
-            Header { number: word(payload, 0)?, start: word(payload, 1)?, synced: word(payload, 2)? };
+            Header { number: word(payload, 0)?, start: lsn_at(payload, 1)?, synced: lsn_at(payload, 2)? };
         (kind == HEADER_KIND && payload.len() == 24).then_some(header)
     })
 }
 
-/// The whole record at `offset` of segment `number`, if there is one, which begins at byte `at` of `bytes`: kind, position, synced,
+/// The whole record at `offset` of segment `number`, if there is one, which begins at byte `at` of `bytes`: kind, LSN, synced,
 /// and where in `bytes` its payload lies.
 pub(super) fn read_record(
     bytes: &[u8],
     number: u64,
     offset: u64,
     at: u64,
-) -> Option<(u8, Position, Position, std::ops::Range<usize>)> {
+) -> Option<(u8, Lsn, Lsn, std::ops::Range<usize>)> {
     let (kind, payload) = frame::decode(bytes.get(at as usize..)?, place(number, offset))?;
     let start = at as usize + frame::HEADER_BYTES;
-    Some((kind, word(payload, 0)?, word(payload, 1)?, start + 16..start + payload.len()))
+    Some((kind, lsn_at(payload, 0)?, lsn_at(payload, 1)?, start + 16..start + payload.len()))
 }
 
 /// The segments of a log in their order, and its other files.
@@ -59,8 +64,8 @@ struct Chain {
     spares: VecDeque<Spare>,
     next_slot: u64,
     last_number: u64,
-    /// The highest position that a header says was durable.
-    claimed: Position,
+    /// The highest LSN that a header says was durable.
+    claimed: Lsn,
 }
 
 fn chain_of(disk: &dyn Disk) -> Result<Chain> {
@@ -90,7 +95,7 @@ fn chain_of(disk: &dyn Disk) -> Result<Chain> {
     }
     found.sort_by_key(|(header, ..)| header.number);
     let last_number = found.last().map_or(0, |(header, ..)| header.number);
-    let claimed = found.iter().map(|(header, ..)| header.synced).max().unwrap_or(0);
+    let claimed = found.iter().map(|(header, ..)| header.synced).max().unwrap_or_default();
 
     // A segment whose start is not above its predecessor's cuts that one off (invariant 3).
     let mut links: Vec<(Header, u64, Arc<dyn File>, u64)> = Vec::new();
@@ -109,15 +114,15 @@ fn chain_of(disk: &dyn Disk) -> Result<Chain> {
     Ok(Chain { links, nameless, headless, spares, next_slot, last_number, claimed })
 }
 
-/// Calls `visit` with kind, end position and payload of every record of the log of `disk` from position `from` on, in order, until it
-/// breaks or the log ends; changes nothing. Returns the position after the last record that was visited.
+/// Calls `visit` with kind, end LSN and payload of every record of the log of `disk` from LSN `from` on, in order, until it
+/// breaks or the log ends; changes nothing. Returns the LSN after the last record that was visited.
 pub fn read(
     disk: &dyn Disk,
-    from: Position,
-    visit: &mut dyn FnMut(u8, Position, Bytes) -> Result<ControlFlow<()>>,
-) -> Result<Position> {
+    from: Lsn,
+    visit: &mut dyn FnMut(u8, Lsn, Bytes) -> Result<ControlFlow<()>>,
+) -> Result<Lsn> {
     let Chain { links, .. } = chain_of(disk)?;
-    let starts: Vec<Position> = links.iter().map(|(header, ..)| header.start).collect();
+    let starts: Vec<Lsn> = links.iter().map(|(header, ..)| header.start).collect();
     let mut end = from;
     for (index, (header, slot, file, capacity_bytes)) in links.into_iter().enumerate() {
         let limit = starts.get(index + 1).copied();
@@ -125,17 +130,17 @@ pub fn read(
             continue;
         }
         let mut window = Window::new(&*file, slot, capacity_bytes);
-        let (mut offset, mut position) = (HEADER_BYTES, header.start);
-        if position > end {
+        let (mut offset, mut lsn) = (HEADER_BYTES, header.start);
+        if lsn > end {
             break;
         }
-        while limit.is_none_or(|limit| position < limit)
-            && let Some(record) = window.record(header.number, offset, position)?
+        while limit.is_none_or(|limit| lsn < limit)
+            && let Some(record) = window.record(header.number, offset, lsn)?
         {
-            position += record.bytes;
+            lsn += record.bytes;
             offset += record.bytes;
-            end = end.max(position);
-            if position > from && visit(record.kind, position, record.payload)?.is_break() {
+            end = end.max(lsn);
+            if lsn > from && visit(record.kind, lsn, record.payload)?.is_break() {
                 return Ok(end);
             }
         }
@@ -144,9 +149,9 @@ pub fn read(
 }
 
 impl Log {
-    /// Opens the log of `disk` and calls `visit` with kind, end position and payload of every record from position
-    /// `from` on, in order; then the log is ready for appends. `from` must be 0 or a position that [`Log::append`] returned.
-    /// Segments that start at a position of `held` are not used again until they were asked for with
+    /// Opens the log of `disk` and calls `visit` with kind, end LSN and payload of every record from LSN
+    /// `from` on, in order; then the log is ready for appends. `from` must be 0 or an LSN that [`Log::append`] returned.
+    /// Segments that start at an LSN of `held` are not used again until they were asked for with
     /// [`Log::segments`] and let go.
     #[expect(clippy::too_many_arguments)]
     pub fn open(
@@ -155,9 +160,9 @@ impl Log {
         wake_signal: Arc<WakeSignal>,
         sync: Sync,
         segment_bytes: u64,
-        from: Position,
-        held: &BTreeSet<Position>,
-        visit: &mut dyn FnMut(u8, Position, Bytes) -> Result<()>,
+        from: Lsn,
+        held: &BTreeSet<Lsn>,
+        visit: &mut dyn FnMut(u8, Lsn, Bytes) -> Result<()>,
     ) -> Result<Log> {
         let Chain { links, nameless, headless, mut spares, next_slot, last_number, claimed } =
             chain_of(&*disk)?;
@@ -165,7 +170,7 @@ impl Log {
         let mut claimed = claimed.max(from);
         let mut broken: Option<(String, u64)> = None;
         let mut segments: VecDeque<Live> = VecDeque::new();
-        let starts: Vec<Position> = links.iter().map(|(header, ..)| header.start).collect();
+        let starts: Vec<Lsn> = links.iter().map(|(header, ..)| header.start).collect();
         let missing = held.iter().copied().filter(|start| starts.binary_search(start).is_err()).collect();
         let (mut kept, unused) = adopt(nameless, &missing, starts.last().copied())?;
         // Nobody knows the numbers of these; one of them may have come last.
@@ -191,26 +196,26 @@ impl Log {
             }
             let mut window = Window::new(&*file, slot, capacity_bytes);
             let mut offset = HEADER_BYTES;
-            let mut position = header.start;
+            let mut lsn = header.start;
             if broken.is_none() {
-                while limit.is_none_or(|limit| position < limit)
-                    && let Some(record) = window.record(header.number, offset, position)?
+                while limit.is_none_or(|limit| lsn < limit)
+                    && let Some(record) = window.record(header.number, offset, lsn)?
                 {
-                    position += record.bytes;
+                    lsn += record.bytes;
                     offset += record.bytes;
                     claimed = claimed.max(record.synced);
-                    if position > from {
-                        visit(record.kind, position, record.payload)?;
+                    if lsn > from {
+                        visit(record.kind, lsn, record.payload)?;
                     }
                 }
-                end = end.max(position);
-                if limit.is_some_and(|limit| position != limit) {
+                end = end.max(lsn);
+                if limit.is_some_and(|limit| lsn != limit) {
                     broken = Some((segment_name(slot), offset));
                 }
             }
             // Where replay stopped early, a record further on that checks at its own place tells what had been synced. Behind a
             // segment that was followed to its end lies only a future that an earlier recovery cut off.
-            if limit != Some(position) {
+            if limit != Some(lsn) {
                 window.each_later(&header, offset + 1, &mut |offset, synced| {
                     claimed = claimed.max(synced);
                     broken.get_or_insert((segment_name(slot), offset));
@@ -223,7 +228,7 @@ impl Log {
         // A segment that was begun and never synced may have half a header. One that was synced had a whole one, and its records show
         // what has been lost with that.
         for (slot, file, capacity_bytes) in headless {
-            let header = Header { number: last_number + 1, start: end, synced: 0 };
+            let header = Header { number: last_number + 1, start: end, synced: Lsn::ZERO };
             let mut window = Window::new(&*file, slot, capacity_bytes);
             window.each_later(&header, HEADER_BYTES, &mut |_, synced| {
                 claimed = claimed.max(synced);
@@ -233,7 +238,7 @@ impl Log {
         if claimed > end {
             let (file, offset) = broken.unwrap_or((segment_name(0), 0));
             let what = format!(
-                "the log ends at position {end}, but {claimed} had been made durable; or the manifest or meta page that says \
+                "the log ends at LSN {end}, but {claimed} had been made durable; or the manifest or meta page that says \
                  where to begin is an old one"
             );
             return Err(Error::corrupt(file, offset, what));

@@ -1,9 +1,9 @@
 //! Reads what is left of a damaged log.
 //!
-//! 1. Order the segments as opening does. Without a position to begin at, the log begins at the first segment from which on
+//! 1. Order the segments as opening does. Without an LSN to begin at, the log begins at the first segment from which on
 //!    each ends where the next one starts: what lies before is kept for values alone.
 //! 2. Walk the records. Behind one that does not check, look for the next that does at its own place: that is a *gap*.
-//! 3. A gap at or above the highest position that anything claims to be durable is the normal end of the log.
+//! 3. A gap at or above the highest LSN that anything claims to be durable is the normal end of the log.
 //! 4. The batch in a gap is parsed without its checksum: not to be applied, but to say which keys it may have changed.
 
 use std::collections::BTreeSet;
@@ -12,15 +12,15 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::adopt::{Nameless, adopt};
-use super::replay::{Header, read_header, read_record, word};
+use super::replay::{Header, lsn_at, read_header, read_record};
 use super::segment::{Spare, segment_name};
 use super::{HEADER_BYTES, HEADER_COPY, PREFIX, RECORD_OVERHEAD_BYTES, Segment};
 use crate::disk::{Disk, File, Purpose};
 use crate::engine::salvage::{Keys, Loss, read_around};
-use crate::engine::{Batch, Error, Position, Result, frame};
+use crate::engine::{Batch, Error, Lsn, Result, frame};
 
-/// Called with kind, end position and payload of a record.
-pub type Visit<'a> = dyn FnMut(u8, Position, Bytes) -> Result<()> + 'a;
+/// Called with kind, end LSN and payload of a record.
+pub type Visit<'a> = dyn FnMut(u8, Lsn, Bytes) -> Result<()> + 'a;
 
 struct Found {
     header: Header,
@@ -33,8 +33,8 @@ struct Found {
 enum Step {
     Record {
         kind: u8,
-        end: Position,
-        synced: Position,
+        end: Lsn,
+        synced: Lsn,
         payload: Bytes,
     },
     /// From the byte `offset` on nothing checks up to `to`, or up to the end of what counts.
@@ -80,41 +80,41 @@ fn chain(disk: &dyn Disk) -> Result<(Vec<Found>, Vec<Nameless>)> {
 }
 
 /// Every segment that may hold values, by its start; those that start at one of `needed` also without a header.
-pub fn segments(disk: &dyn Disk, needed: &BTreeSet<Position>) -> Result<Vec<Arc<Segment>>> {
+pub fn segments(disk: &dyn Disk, needed: &BTreeSet<Lsn>) -> Result<Vec<Arc<Segment>>> {
     let segment = |found: Found| {
         let Found { header, slot, file, capacity_bytes } = found;
         Arc::new(Segment::new(slot, header.start, file, capacity_bytes))
     };
     let (chain, nameless) = chain(disk)?;
     let mut segments: Vec<Arc<Segment>> = chain.into_iter().map(segment).collect();
-    let starts: BTreeSet<Position> = segments.iter().map(|segment| segment.start).collect();
+    let starts: BTreeSet<Lsn> = segments.iter().map(|segment| segment.start).collect();
     let missing = needed.difference(&starts).copied().collect();
     // What could be the end of the log is read all the same.
-    let (adopted, _) = adopt(nameless, &missing, Some(Position::MAX))?;
+    let (adopted, _) = adopt(nameless, &missing, Some(Lsn::MAX))?;
     segments.extend(adopted.into_iter().map(|kept| kept.segment));
     segments.sort_by_key(|segment| segment.start);
     Ok(segments)
 }
 
-/// Walks the records of a segment that counts up to position `limit`.
+/// Walks the records of a segment that counts up to LSN `limit`.
 fn walk(
     bytes: &Bytes,
     header: &Header,
-    limit: Option<Position>,
+    limit: Option<Lsn>,
     mut step: impl FnMut(Step) -> Result<()>,
 ) -> Result<()> {
     let mut offset = HEADER_BYTES;
-    let position = |offset: u64| header.start + (offset - HEADER_BYTES);
+    let lsn = |offset: u64| header.start + (offset - HEADER_BYTES);
     let whole = |offset: u64| {
-        let at = word(bytes.get(offset as usize + frame::HEADER_BYTES..)?, 0)?;
+        let at = lsn_at(bytes.get(offset as usize + frame::HEADER_BYTES..)?, 0)?;
         let record =
-            (at == position(offset)).then(|| read_record(bytes, header.number, offset, offset)).flatten()?;
-        limit.is_none_or(|limit| position(record.3.end as u64) <= limit).then_some(record)
+            (at == lsn(offset)).then(|| read_record(bytes, header.number, offset, offset)).flatten()?;
+        limit.is_none_or(|limit| lsn(record.3.end as u64) <= limit).then_some(record)
     };
-    while limit.is_none_or(|limit| position(offset) < limit) {
+    while limit.is_none_or(|limit| lsn(offset) < limit) {
         if let Some((kind, _, synced, payload)) = whole(offset) {
             offset = payload.end as u64;
-            step(Step::Record { kind, end: position(offset), synced, payload: bytes.slice(payload) })?;
+            step(Step::Record { kind, end: lsn(offset), synced, payload: bytes.slice(payload) })?;
             continue;
         }
         let last = (bytes.len() as u64).saturating_sub(RECORD_OVERHEAD_BYTES);
@@ -145,17 +145,12 @@ fn keys_in_gap(bytes: &Bytes, offset: u64, to: Option<u64>, until: u64) -> Optio
 
 /// Calls `visit` with every whole record that ends behind `from`, in order, and returns what is damaged before the end. Without
 /// `from` it begins where the log does. Everything up to `durable` was in the log for certain.
-pub fn salvage(
-    disk: &dyn Disk,
-    from: Option<Position>,
-    durable: Position,
-    visit: &mut Visit<'_>,
-) -> Result<Vec<Loss>> {
+pub fn salvage(disk: &dyn Disk, from: Option<Lsn>, durable: Lsn, visit: &mut Visit<'_>) -> Result<Vec<Loss>> {
     let (chain, _) = chain(disk)?;
-    let starts: Vec<Position> = chain.iter().map(|found| found.header.start).collect();
+    let starts: Vec<Lsn> = chain.iter().map(|found| found.header.start).collect();
     let limit = |index: usize| starts.get(index + 1).copied();
-    let headers = chain.iter().map(|found| found.header.synced).max().unwrap_or(0);
-    let mut claimed = headers.max(from.unwrap_or(0)).max(durable);
+    let headers = chain.iter().map(|found| found.header.synced).max().unwrap_or_default();
+    let mut claimed = headers.max(from.unwrap_or_default()).max(durable);
     // Where each segment's last whole record ends.
     let mut ends = Vec::new();
     for (index, found) in chain.iter().enumerate() {
@@ -178,7 +173,7 @@ pub fn salvage(
         None => chain.len() - (0..chain.len()).rev().take_while(joins).count(),
     };
     let mut losses = Vec::new();
-    let mut expected = from.unwrap_or(starts.get(first).copied().unwrap_or(0));
+    let mut expected = from.unwrap_or(starts.get(first).copied().unwrap_or_default());
     for (index, found) in chain.iter().enumerate().skip(first) {
         let name = segment_name(found.slot);
         if found.header.start > expected {
@@ -186,7 +181,7 @@ pub fn salvage(
                 break;
             }
             let what =
-                format!("a segment of the log from position {expected} on is missing or has no whole header");
+                format!("a segment of the log from LSN {expected} on is missing or has no whole header");
             losses.push(Loss::new(name.clone(), 0, what, None));
         }
         let bytes = read_around(&*found.file)?;
@@ -201,7 +196,7 @@ pub fn salvage(
                         visit(kind, end, payload)?;
                     }
                 }
-                // Without a position to begin at nobody knows what was durable: only where nothing follows is the end.
+                // Without an LSN to begin at nobody knows what was durable: only where nothing follows is the end.
                 Step::Gap { to, .. } if from.is_none() && to.is_none() && limit(index).is_none() => {
                     is_end = true
                 }
@@ -209,7 +204,7 @@ pub fn salvage(
                 Step::Gap { offset, to } => {
                     let what = "a record of the log that does not check";
                     let until =
-                        limit(index).unwrap_or(claimed).saturating_sub(found.header.start) + HEADER_BYTES;
+                        limit(index).unwrap_or(claimed).bytes_since(found.header.start) + HEADER_BYTES;
                     match keys_in_gap(&bytes, offset, to, until) {
                         Some(keys) => losses.extend(
                             keys.iter()

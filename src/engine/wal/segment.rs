@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::{HEADER_BYTES, HEADER_COPY, HEADER_KIND, Log, PREFIX, RECORD_OVERHEAD_BYTES, State};
 use crate::disk::{File, Gone, Purpose};
-use crate::engine::{Error, Position, Result, frame, is_short_of_files};
+use crate::engine::{Error, Lsn, Result, frame, is_short_of_files};
 
 /// A segment that is released before it was ever synced is still dirty in the page cache. Writing it again there would reach the
 /// device once for two writes at our door, and the bytes that the meter counts would not be those of the disk. So a new
@@ -25,7 +25,7 @@ const AHEAD_SHARE: u64 = 8;
 const PAGE_BYTES: u64 = 4096;
 static ZEROS: [u8; PAGE_BYTES as usize] = [0; PAGE_BYTES as usize];
 /// Where in the log filling begins: a store that is only tried out writes nothing for it.
-const FILL_FROM: Position = 1 << 20;
+const FILL_FROM: Lsn = Lsn::new(1 << 20);
 /// It goes on when less is left before the records.
 const FILL_MARGIN_BYTES: u64 = 64 << 10;
 /// What is filled at once, at most: it is synced with the records, which wait for it.
@@ -42,7 +42,7 @@ pub struct Segment {
     /// Its file is called by this, and its slot.
     prefix: &'static str,
     pub(super) slot: u64,
-    pub(super) start: Position,
+    pub(super) start: Lsn,
     pub(super) file: Arc<dyn File>,
     pub(super) capacity_bytes: u64,
     is_lost: bool,
@@ -50,15 +50,15 @@ pub struct Segment {
 
 impl Segment {
     /// The segment of the log in `slot`.
-    pub(super) fn new(slot: u64, start: Position, file: Arc<dyn File>, capacity_bytes: u64) -> Segment {
+    pub(super) fn new(slot: u64, start: Lsn, file: Arc<dyn File>, capacity_bytes: u64) -> Segment {
         Segment { prefix: PREFIX, slot, start, file, capacity_bytes, is_lost: false }
     }
 
-    /// A file that is no part of the log, called by `prefix` and `number`: its first byte is at position `start`.
+    /// A file that is no part of the log, called by `prefix` and `number`: its first byte is at LSN `start`.
     pub fn of_file(
         prefix: &'static str,
         number: u64,
-        start: Position,
+        start: Lsn,
         file: Arc<dyn File>,
         capacity_bytes: u64,
     ) -> Segment {
@@ -66,12 +66,12 @@ impl Segment {
     }
 
     /// Stands for a segment that starts at `start` and is missing: whoever wants a value of it is told.
-    pub fn lost(start: Position) -> Segment {
+    pub fn lost(start: Lsn) -> Segment {
         Self::lost_file(PREFIX, 0, start)
     }
 
     /// The same for a file that is no part of the log.
-    pub fn lost_file(prefix: &'static str, number: u64, start: Position) -> Segment {
+    pub fn lost_file(prefix: &'static str, number: u64, start: Lsn) -> Segment {
         Segment { prefix, slot: number, start, file: Arc::new(Gone), capacity_bytes: 0, is_lost: true }
     }
 
@@ -87,15 +87,15 @@ impl Segment {
     pub fn loss(&self) -> Option<Error> {
         self.is_lost.then(|| {
             let what = match self.prefix {
-                PREFIX => "the segment that starts at this position is missing, and tables need values of it",
+                PREFIX => "the segment that starts at this LSN is missing, and tables need values of it",
                 _ => "it is missing, and tables need values of it",
             };
-            Error::corrupt(self.name(), if self.prefix == PREFIX { self.start } else { 0 }, what)
+            Error::corrupt(self.name(), if self.prefix == PREFIX { self.start.number() } else { 0 }, what)
         })
     }
 
-    /// The position of its first record: no other segment with anything in it ever has the same.
-    pub fn start(&self) -> Position {
+    /// The LSN of its first record: no other segment with anything in it ever has the same.
+    pub fn start(&self) -> Lsn {
         self.start
     }
 
@@ -104,12 +104,12 @@ impl Segment {
         self.capacity_bytes
     }
 
-    /// Reads `bytes` bytes of the log from `position` on, unchecked: the caller has a checksum.
-    pub fn read(&self, purpose: Purpose, position: Position, bytes: usize) -> Result<Vec<u8>> {
+    /// Reads `bytes` bytes of the log from `lsn` on, unchecked: the caller has a checksum.
+    pub fn read(&self, purpose: Purpose, lsn: Lsn, bytes: usize) -> Result<Vec<u8>> {
         if self.is_lost {
-            return Err(self.damaged(position));
+            return Err(self.damaged(lsn));
         }
-        let offset = self.offset(position)?;
+        let offset = self.offset(lsn)?;
         if offset.checked_add(bytes as u64).is_none_or(|end| end > self.capacity_bytes) {
             return Err(Error::corrupt(self.name(), offset, "a value that goes over its end"));
         }
@@ -119,10 +119,10 @@ impl Segment {
         Ok(target)
     }
 
-    /// Writes a value at `position` of a file that is no part of the log.
-    pub fn append(&self, purpose: Purpose, position: Position, value: &[u8]) -> Result<()> {
+    /// Writes a value at `lsn` of a file that is no part of the log.
+    pub fn append(&self, purpose: Purpose, lsn: Lsn, value: &[u8]) -> Result<()> {
         let context = |error| Error::io(format!("writing {}", self.name()), error);
-        self.file.write_at(purpose, self.offset(position)?, value).map_err(context)
+        self.file.write_at(purpose, self.offset(lsn)?, value).map_err(context)
     }
 
     /// Makes everything that was appended durable.
@@ -135,27 +135,26 @@ impl Segment {
         self.file.set_size(bytes).map_err(|error| Error::io(format!("ending {}", self.name()), error))
     }
 
-    /// The error for a value at `position` that does not check.
-    pub fn damaged(&self, position: Position) -> Error {
+    /// The error for a value at `lsn` that does not check.
+    pub fn damaged(&self, lsn: Lsn) -> Error {
         if self.is_lost && self.prefix == PREFIX {
-            let what =
-                format!("a value of the segment that starts at position {}, which is missing", self.start);
-            return Error::corrupt(self.name(), position, what);
+            let what = format!("a value of the segment that starts at LSN {}, which is missing", self.start);
+            return Error::corrupt(self.name(), lsn.number(), what);
         }
-        let offset = self.head_bytes() + position.saturating_sub(self.start);
+        let offset = self.head_bytes() + lsn.bytes_since(self.start);
         let what =
             if self.is_lost { "a value in a file that is missing" } else { "a value that does not check" };
         Error::corrupt(self.name(), offset, what)
     }
 
-    /// What lies before its first position.
+    /// What lies before its first LSN.
     fn head_bytes(&self) -> u64 {
         if self.prefix == PREFIX { HEADER_BYTES } else { 0 }
     }
 
-    fn offset(&self, position: Position) -> Result<u64> {
-        let at = position.checked_sub(self.start).map(|at| self.head_bytes() + at);
-        at.ok_or_else(|| self.damaged(position))
+    fn offset(&self, lsn: Lsn) -> Result<u64> {
+        let at = lsn.checked_bytes_since(self.start).map(|at| self.head_bytes() + at);
+        at.ok_or_else(|| self.damaged(lsn))
     }
 }
 
@@ -177,13 +176,13 @@ impl Live {
     /// filled: behind the first MiB of the log, a quarter of what it has, and up to 1 MiB at once. A segment that is used
     /// again needs none. What these bytes are matters to nobody, so a failure only ends the filling: the latch of the disk, or the
     /// sync, says what is wrong.
-    pub(super) fn fill_ahead(&mut self, used_bytes: u64, log_end: Position) {
+    pub(super) fn fill_ahead(&mut self, used_bytes: u64, log_end: Lsn) {
         let capacity_bytes = self.segment.capacity_bytes;
         if log_end < FILL_FROM || self.written_bytes > used_bytes + FILL_MARGIN_BYTES {
             return;
         }
         let start = self.written_bytes.max(used_bytes.next_multiple_of(PAGE_BYTES));
-        let end = (start + (log_end / 4).min(FILL_BYTES_MAX)).min(capacity_bytes);
+        let end = (start + (log_end.number() / 4).min(FILL_BYTES_MAX)).min(capacity_bytes);
         // Page by page: what is written in one piece lies in the page cache in one piece, and the kernel counts all of it again as
         // written for each record that changes a part.
         let fill = |at| {
@@ -194,12 +193,12 @@ impl Live {
     }
 }
 
-/// The two copies of a segment's header: its number, the position of its first record, and what was durable when it was begun.
-pub(super) fn header(number: u64, start: Position, synced: Position) -> Vec<u8> {
+/// The two copies of a segment's header: its number, the LSN of its first record, and what was durable when it was begun.
+pub(super) fn header(number: u64, start: Lsn, synced: Lsn) -> Vec<u8> {
     let mut header = Vec::with_capacity(HEADER_BYTES as usize);
     for _ in 0..2 {
         let at = frame::start(&mut header, HEADER_KIND);
-        for word in [number, start, synced] {
+        for word in [number, start.number(), synced.number()] {
             header.extend_from_slice(&word.to_le_bytes());
         }
         frame::finish(&mut header, at, 0);
@@ -433,15 +432,15 @@ impl Log {
         Ok(Spare { slot, file, capacity_bytes, is_dirty: false, is_new: true })
     }
 
-    /// The segment that has the byte at `position`, which was appended and not yet released.
-    pub fn segment_at(&self, position: Position) -> Option<Arc<Segment>> {
+    /// The segment that has the byte at `lsn`, which was appended and not yet released.
+    pub fn segment_at(&self, lsn: Lsn) -> Option<Arc<Segment>> {
         let state = self.state.lock();
-        let live = state.segments.iter().rev().find(|live| live.segment.start <= position)?;
+        let live = state.segments.iter().rev().find(|live| live.segment.start <= lsn)?;
         Some(live.segment.clone())
     }
 
-    /// Every segment by the position of its first record; for owners that have just opened the log.
-    pub fn segments(&self) -> HashMap<Position, Arc<Segment>> {
+    /// Every segment by the LSN of its first record; for owners that have just opened the log.
+    pub fn segments(&self) -> HashMap<Lsn, Arc<Segment>> {
         let state = self.state.lock();
         let kept = state.kept.iter().map(|kept| &kept.segment);
         let all = kept.chain(state.segments.iter().map(|live| &live.segment));
@@ -449,7 +448,7 @@ impl Log {
     }
 
     /// Segments that the log itself does not need any more, but others hold: where they start, and their size.
-    pub fn kept(&self) -> Vec<(Position, u64)> {
+    pub fn kept(&self) -> Vec<(Lsn, u64)> {
         let state = self.state.lock();
         let held =
             state.kept.iter().map(|kept| &kept.segment).filter(|segment| Arc::strong_count(segment) > 1);
@@ -517,16 +516,16 @@ impl Log {
         }
     }
 
-    /// Whether a release up to `position` would let go of a segment.
-    pub fn frees(&self, position: Position) -> bool {
-        self.state.lock().segments.get(1).is_some_and(|second| second.segment.start <= position)
+    /// Whether a release up to `lsn` would let go of a segment.
+    pub fn frees(&self, lsn: Lsn) -> bool {
+        self.state.lock().segments.get(1).is_some_and(|second| second.segment.start <= lsn)
     }
 
-    /// The owner has durably stopped to need anything below `position`: segments that end there or before are used again.
-    pub fn release(&self, position: Position) {
+    /// The owner has durably stopped to need anything below `lsn`: segments that end there or before are used again.
+    pub fn release(&self, lsn: Lsn) {
         let mut state = self.state.lock();
-        state.released = state.released.max(position);
-        while state.segments.len() > 1 && state.segments[1].segment.start <= position {
+        state.released = state.released.max(lsn);
+        while state.segments.len() > 1 && state.segments[1].segment.start <= lsn {
             // What others point to must have been synced before it leaves the care of the log.
             if state.segments[0].dirty && Arc::strong_count(&state.segments[0].segment) > 1 {
                 break;

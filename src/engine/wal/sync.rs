@@ -7,20 +7,20 @@ use std::time::Duration;
 use super::segment::segment_name;
 use super::{HEADER_BYTES, Log, Waiter};
 use crate::disk::{File, Purpose};
-use crate::engine::{Done, Error, Pending, Position, Result, Sync, WorkClass};
+use crate::engine::{Done, Error, Lsn, Pending, Result, Sync, WorkClass};
 
 /// A sync of less is dominated by its fixed costs.
 const SMALL_SYNC_BYTES: u64 = 64 << 10;
 
 impl Log {
-    /// Calls `done` when everything below `position` is durable: now, or from [`Log::work`].
-    pub fn sync_to(&self, position: Position, done: Done) {
+    /// Calls `done` when everything below `lsn` is durable: now, or from [`Log::work`].
+    pub fn sync_to(&self, lsn: Lsn, done: Done) {
         let mut state = self.state.lock();
         let answer = match &state.failed {
             Some(error) => Err(error.clone()),
-            None if position <= state.synced => Ok(()),
+            None if lsn <= state.synced => Ok(()),
             None => {
-                state.waiters.push(Waiter { position, done });
+                state.waiters.push(Waiter { lsn, done });
                 drop(state);
                 self.wake_signal.notify(WorkClass::Log);
                 return;
@@ -100,7 +100,7 @@ impl Log {
                 }
                 let waiters = std::mem::take(&mut state.waiters);
                 for waiter in waiters {
-                    if waiter.position <= target { ready.push(waiter) } else { state.waiters.push(waiter) }
+                    if waiter.lsn <= target { ready.push(waiter) } else { state.waiters.push(waiter) }
                 }
             }
             Err(error) => {

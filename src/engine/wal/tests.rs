@@ -7,13 +7,13 @@ use crate::base::prng::Prng;
 use crate::disk::{Fault, Faulty, Kind, Latch, Metered, SimDisk, Tear};
 use crate::engine::Pending;
 
-type Records = Vec<(Position, Bytes)>;
+type Records = Vec<(Lsn, Bytes)>;
 
-fn open(disk: Arc<dyn Disk>, from: Position) -> Result<(Log, Records)> {
+fn open(disk: Arc<dyn Disk>, from: Lsn) -> Result<(Log, Records)> {
     open_with(disk, from, 4096)
 }
 
-fn open_with(disk: Arc<dyn Disk>, from: Position, segment_bytes: u64) -> Result<(Log, Records)> {
+fn open_with(disk: Arc<dyn Disk>, from: Lsn, segment_bytes: u64) -> Result<(Log, Records)> {
     let mut records = Vec::new();
     let clock = Arc::new(ManualClock::default());
     let log = Log::open(
@@ -33,7 +33,7 @@ fn open_with(disk: Arc<dyn Disk>, from: Position, segment_bytes: u64) -> Result<
     Ok((log, records))
 }
 
-fn append(log: &Log, payload: &[u8]) -> Result<Position> {
+fn append(log: &Log, payload: &[u8]) -> Result<Lsn> {
     log.append(FIRST_KIND, Purpose::Wal, payload.len(), |target| target.extend_from_slice(payload))
 }
 
@@ -44,43 +44,43 @@ fn payload(prng: &mut Prng, index: u64) -> Vec<u8> {
     bytes
 }
 
-/// Appends, syncs, releases and reopens until power goes; returns what was appended and the last position known durable.
-fn workload(disk: Arc<dyn Disk>, seed: u64) -> (Records, Position, Position) {
+/// Appends, syncs, releases and reopens until power goes; returns what was appended and the last LSN known durable.
+fn workload(disk: Arc<dyn Disk>, seed: u64) -> (Records, Lsn, Lsn) {
     let mut prng = Prng::new(seed);
     let (mut history, mut synced, mut released) = (Records::new(), 0, 0);
-    let Ok((mut log, _)) = open(disk.clone(), 0) else { return (history, 0, 0) };
+    let Ok((mut log, _)) = open(disk.clone(), Lsn::ZERO) else { return (history, Lsn::ZERO, Lsn::ZERO) };
     for index in 0..120 {
         let bytes = payload(&mut prng, index);
         // The bytes may be whole in the file although the append failed.
         match append(&log, &bytes) {
-            Ok(position) => history.push((position, bytes.into())),
-            Err(_) => return (history, synced, released),
+            Ok(lsn) => history.push((lsn, bytes.into())),
+            Err(_) => return (history, Lsn::new(synced), Lsn::new(released)),
         }
         if prng.one_in(5) {
             if log.sync_now().is_err() {
-                return (history, synced, released);
+                return (history, Lsn::new(synced), Lsn::new(released));
             }
-            synced = log.synced();
+            synced = log.synced().number();
         }
         if prng.one_in(9) && synced > 0 {
-            let durable: Vec<Position> =
-                history.iter().map(|(end, _)| *end).filter(|end| *end <= synced).collect();
-            released = released.max(durable[prng.below(durable.len() as u64) as usize]);
-            log.release(released);
+            let durable: Vec<Lsn> =
+                history.iter().map(|(end, _)| *end).filter(|end| *end <= Lsn::new(synced)).collect();
+            released = released.max(durable[prng.below(durable.len() as u64) as usize].number());
+            log.release(Lsn::new(released));
         }
         if prng.one_in(30) {
-            match open(disk.clone(), released) {
+            match open(disk.clone(), Lsn::new(released)) {
                 Ok((again, records)) => {
                     let expected: Records =
-                        history.iter().filter(|(end, _)| *end > released).cloned().collect();
+                        history.iter().filter(|(end, _)| *end > Lsn::new(released)).cloned().collect();
                     assert_eq!(records, expected, "reopening loses nothing and invents nothing");
                     log = again;
                 }
-                Err(_) => return (history, synced, released),
+                Err(_) => return (history, Lsn::new(synced), Lsn::new(released)),
             }
         }
     }
-    (history, synced, released)
+    (history, Lsn::new(synced), Lsn::new(released))
 }
 
 #[test]
@@ -114,20 +114,20 @@ fn a_crash_at_any_request_leaves_a_prefix_that_holds_every_synced_record() {
 }
 
 #[test]
-fn damage_below_a_synced_position_is_an_error_and_never_a_shorter_log() {
+fn damage_below_a_synced_lsn_is_an_error_and_never_a_shorter_log() {
     let disk = SimDisk::new();
-    let (log, _) = open(disk.clone(), 0).unwrap();
+    let (log, _) = open(disk.clone(), Lsn::ZERO).unwrap();
     let mut ends = Vec::new();
     for index in 0..12 {
         ends.push(append(&log, &[index; 200]).unwrap());
         log.sync_now().unwrap();
     }
-    let (_, whole) = open(disk.kill(), 0).unwrap();
+    let (_, whole) = open(disk.kill(), Lsn::ZERO).unwrap();
     // The records but the last: later ones claim that they were synced.
-    for bit in (HEADER_BYTES * 8..(HEADER_BYTES + ends[10]) * 8).step_by(37) {
+    for bit in (HEADER_BYTES * 8..(HEADER_BYTES + ends[10].number()) * 8).step_by(37) {
         let damaged = disk.kill();
         assert!(damaged.flip_bit("log.0", bit));
-        match open(damaged, 0) {
+        match open(damaged, Lsn::ZERO) {
             Err(Error::Corrupt { .. }) => {}
             other => panic!("bit {bit}: {:?} records", other.map(|(_, records)| records.len())),
         }
@@ -136,14 +136,14 @@ fn damage_below_a_synced_position_is_an_error_and_never_a_shorter_log() {
     for bit in (0..HEADER_BYTES * 8).step_by(11) {
         let damaged = disk.kill();
         assert!(damaged.flip_bit("log.0", bit));
-        assert_eq!(open(damaged, 0).unwrap().1, whole, "bit {bit}");
+        assert_eq!(open(damaged, Lsn::ZERO).unwrap().1, whole, "bit {bit}");
     }
 }
 
 #[test]
 fn segments_are_used_again_and_long_records_get_their_own() {
     let disk = SimDisk::new();
-    let (log, _) = open(disk.clone(), 0).unwrap();
+    let (log, _) = open(disk.clone(), Lsn::ZERO).unwrap();
     let files = || disk.list().unwrap().len();
     for round in 0..50u8 {
         let end = append(&log, &vec![round; 3000]).unwrap();
@@ -162,7 +162,7 @@ fn segments_are_used_again_and_long_records_get_their_own() {
     log.work().unwrap();
     assert_eq!(files(), 1 + SPARES_IDLE, "an idle log gives back what it does not need");
     let end = append(&log, &vec![7; 50_000]).unwrap();
-    let (_, records) = open(disk.kill(), end - 50_000 - RECORD_OVERHEAD_BYTES).unwrap();
+    let (_, records) = open(disk.kill(), end.back_by(50_000 + RECORD_OVERHEAD_BYTES)).unwrap();
     assert_eq!(records, [(end, Bytes::from(vec![7; 50_000]))]);
 }
 
@@ -171,7 +171,7 @@ fn one_sync_answers_every_waiter_and_a_failed_one_poisons_the_log() {
     let sim = SimDisk::new();
     let faulty = Faulty::new(sim.clone());
     let latch = Latch::new(faulty.clone());
-    let (log, _) = open(latch.clone(), 0).unwrap();
+    let (log, _) = open(latch.clone(), Lsn::ZERO).unwrap();
     let (sender, receiver) = std::sync::mpsc::channel();
     for byte in 0..3 {
         let end = append(&log, &[byte]).unwrap();
@@ -195,9 +195,9 @@ fn one_sync_answers_every_waiter_and_a_failed_one_poisons_the_log() {
 }
 
 /// Records of 20 KiB, each waited for if `is_waited_for`; returns those that were acknowledged, and what was released.
-fn small_syncs(disk: Arc<dyn Disk>, is_waited_for: bool) -> (Records, Position) {
-    let (mut done, mut released) = (Records::new(), 0);
-    let Ok((log, _)) = open_with(disk, 0, 256 << 10) else { return (done, 0) };
+fn small_syncs(disk: Arc<dyn Disk>, is_waited_for: bool) -> (Records, Lsn) {
+    let (mut done, mut released) = (Records::new(), Lsn::ZERO);
+    let Ok((log, _)) = open_with(disk, Lsn::ZERO, 256 << 10) else { return (done, Lsn::ZERO) };
     for index in 0..90u8 {
         let bytes = vec![index; 20 << 10];
         let Ok(end) = append(&log, &bytes) else { break };
@@ -217,7 +217,7 @@ fn small_syncs(disk: Arc<dyn Disk>, is_waited_for: bool) -> (Records, Position) 
             released = end;
         }
     }
-    (done, released)
+    (done, Lsn::new(released.number()))
 }
 
 #[test]
@@ -266,7 +266,7 @@ fn a_crash_beside_the_zeros_loses_nothing() {
 #[test]
 fn a_full_disk_refuses_the_record_and_nothing_else() {
     let disk = SimDisk::new();
-    let (log, _) = open(disk.clone(), 0).unwrap();
+    let (log, _) = open(disk.clone(), Lsn::ZERO).unwrap();
     disk.set_capacity(Some(4096 + 100));
     let mut accepted = 0;
     let refused = loop {
@@ -279,36 +279,36 @@ fn a_full_disk_refuses_the_record_and_nothing_else() {
     disk.set_capacity(None);
     append(&log, &[2; 500]).unwrap();
     log.sync_now().unwrap();
-    assert_eq!(open(disk.crash(1), 0).unwrap().1.len(), 6);
+    assert_eq!(open(disk.crash(1), Lsn::ZERO).unwrap().1.len(), 6);
 }
 
-/// Opens the log again and again, each time for a few records; returns those that were appended, the last position known durable, and
+/// Opens the log again and again, each time for a few records; returns those that were appended, the last LSN known durable, and
 /// what was released.
-fn many_lives(disk: &Arc<SimDisk>) -> (Records, Position, Position) {
+fn many_lives(disk: &Arc<SimDisk>) -> (Records, Lsn, Lsn) {
     let (mut history, mut synced, mut released) = (Records::new(), 0, 0);
     for life in 0..14u8 {
-        let Ok((log, records)) = open(disk.clone(), released) else {
-            return (history, synced, released);
+        let Ok((log, records)) = open(disk.clone(), Lsn::new(released)) else {
+            return (history, Lsn::new(synced), Lsn::new(released));
         };
-        let wanted: Records = history.iter().filter(|(end, _)| *end > released).cloned().collect();
+        let wanted: Records = history.iter().filter(|(end, _)| *end > Lsn::new(released)).cloned().collect();
         assert_eq!(records, wanted, "life {life}");
         for index in 0..=life % 3 {
             let bytes = vec![life; 40 + 300 * usize::from(index)];
             match append(&log, &bytes) {
                 Ok(end) => history.push((end, bytes.into())),
-                Err(_) => return (history, synced, released),
+                Err(_) => return (history, Lsn::new(synced), Lsn::new(released)),
             }
         }
         if log.sync_now().is_err() {
-            return (history, synced, released);
+            return (history, Lsn::new(synced), Lsn::new(released));
         }
-        synced = log.synced();
+        synced = log.synced().number();
         if life == 7 {
             // In the middle of a segment.
-            released = history[history.len() - 2].0;
+            released = history[history.len() - 2].0.number();
         }
     }
-    (history, synced, released)
+    (history, Lsn::new(synced), Lsn::new(released))
 }
 
 #[test]
@@ -341,7 +341,7 @@ fn a_thousand_crashes_take_no_segment() {
     let mut disk = SimDisk::new();
     let mut wanted = Records::new();
     for life in 0..1000u64 {
-        let (log, records) = open(disk.clone(), 0).unwrap();
+        let (log, records) = open(disk.clone(), Lsn::ZERO).unwrap();
         assert_eq!(records, wanted, "life {life}");
         let bytes = life.to_le_bytes().to_vec();
         let end = append(&log, &bytes).unwrap();
@@ -361,7 +361,7 @@ fn a_full_disk_can_be_opened_and_no_lost_future_comes_back() {
     let mut went_on = 0;
     for seed in 0..60 {
         let disk = SimDisk::new();
-        let (log, _) = open(disk.clone(), 0).unwrap();
+        let (log, _) = open(disk.clone(), Lsn::ZERO).unwrap();
         let mut wanted = Records::new();
         for index in 0..8u8 {
             wanted.push((append(&log, &[index; 100]).unwrap(), vec![index; 100].into()));
@@ -373,17 +373,17 @@ fn a_full_disk_can_be_opened_and_no_lost_future_comes_back() {
         let image = disk.crash(seed);
         let used = image.list().unwrap().iter().map(|info| info.bytes).sum();
         image.set_capacity(Some(used));
-        let (log, records) = open(image.clone(), 0).unwrap();
+        let (log, records) = open(image.clone(), Lsn::ZERO).unwrap();
         assert_eq!(records, wanted[..records.len()]);
         assert!(records.len() >= 3 && log.fits(100));
         went_on += u64::from(records.len() < 8);
         wanted.truncate(records.len());
         wanted.push((append(&log, &[99; 100]).unwrap(), vec![99; 100].into()));
         for _ in 0..3 {
-            assert_eq!(open(image.kill(), 0).unwrap().1, wanted, "seed {seed}");
+            assert_eq!(open(image.kill(), Lsn::ZERO).unwrap().1, wanted, "seed {seed}");
         }
         log.sync_now().unwrap();
-        assert_eq!(open(image.crash(seed), 0).unwrap().1, wanted, "seed {seed}");
+        assert_eq!(open(image.crash(seed), Lsn::ZERO).unwrap().1, wanted, "seed {seed}");
     }
     assert!(went_on > 10, "{went_on}");
 }
@@ -392,10 +392,10 @@ fn a_full_disk_can_be_opened_and_no_lost_future_comes_back() {
 fn segments_of_a_small_disk_are_small() {
     let disk = SimDisk::new();
     disk.set_capacity(Some(400 << 20));
-    let (log, _) = open_with(disk.clone(), 0, 16 << 20).unwrap();
+    let (log, _) = open_with(disk.clone(), Lsn::ZERO, 16 << 20).unwrap();
     assert_eq!(disk.list().unwrap()[0].bytes, 2 << 20);
     let end = append(&log, &vec![7; 5 << 20]).unwrap();
-    assert_eq!(open_with(disk.kill(), 0, 16 << 20).unwrap().1.last().unwrap().0, end);
+    assert_eq!(open_with(disk.kill(), Lsn::ZERO, 16 << 20).unwrap().1.last().unwrap().0, end);
     assert_eq!(suitable_bytes(16 << 20, 0), 16 << 20, "a size that is not known");
     assert_eq!(suitable_bytes(16 << 20, 1 << 30), 4 << 20);
     assert_eq!(suitable_bytes(16 << 20, 1 << 40), 16 << 20);
@@ -412,7 +412,7 @@ fn the_timer_syncs_what_is_old_enough() {
         Arc::new(WakeSignal::new()),
         Sync::Interval(every),
         4096,
-        0,
+        Lsn::ZERO,
         &BTreeSet::new(),
         &mut |_, _, _| Ok(()),
     )
@@ -448,7 +448,7 @@ fn a_batch_with_large_values_comes_back() {
             Arc::new(WakeSignal::new()),
             Sync::Fsync,
             64 << 10,
-            0,
+            Lsn::ZERO,
             &BTreeSet::new(),
             &mut |_, _, payload| {
                 found.push(payload);
@@ -478,7 +478,7 @@ fn appends_and_syncs_measured() {
         wake_signal,
         Sync::Fsync,
         16 << 20,
-        0,
+        Lsn::ZERO,
         &BTreeSet::new(),
         &mut |_, _, _| Ok(()),
     )
@@ -562,13 +562,13 @@ impl Disk for Watched {
 fn no_file_is_removed_under_the_lock_of_the_log() {
     let disk =
         Arc::new(Watched { disk: SimDisk::new(), log: Default::default(), removed: Default::default() });
-    let log = Arc::new(open(disk.clone(), 0).unwrap().0);
+    let log = Arc::new(open(disk.clone(), Lsn::ZERO).unwrap().0);
     disk.log.set(Arc::downgrade(&log)).unwrap();
     let removed = || disk.removed.load(std::sync::atomic::Ordering::Relaxed);
     let mut held = Vec::new();
     for _ in 0..2 * SEGMENTS {
         let end = append(&log, &[7; 3000]).unwrap();
-        held.push(log.segment_at(end - 1).unwrap());
+        held.push(log.segment_at(end.back_by(1)).unwrap());
     }
     log.sync_now().unwrap();
     // Some released and let go of, some let go of later; then an idle log, and a full disk.
@@ -611,8 +611,8 @@ fn a_segment_lies_on_the_disk_byte_for_byte_as_it_always_did() {
     batches[1].put(&b""[..], vec![7; 300]);
     batches[2].put(vec![0xff; 40], &b""[..]);
     let disk = SimDisk::new();
-    let (log, _) = open_with(disk.clone(), 0, 4096).unwrap();
-    let mut end = 0;
+    let (log, _) = open_with(disk.clone(), Lsn::ZERO, 4096).unwrap();
+    let mut end = Lsn::ZERO;
     for batch in &batches {
         end = log.append_batch(FIRST_KIND, Purpose::Wal, batch).unwrap();
         // So the next one says up to where the log is durable.
@@ -620,7 +620,7 @@ fn a_segment_lies_on_the_disk_byte_for_byte_as_it_always_did() {
     }
     let name = segment_name(0);
     let written = crate::disk::read_all(&*disk.open(&name).unwrap(), Purpose::Verify).unwrap();
-    let written = &written[..(HEADER_BYTES + end) as usize];
+    let written = &written[..(HEADER_BYTES + end.number()) as usize];
     if std::env::var_os("BLESS").is_some() {
         std::fs::write(path, hex(written)).unwrap();
     }
@@ -630,9 +630,9 @@ fn a_segment_lies_on_the_disk_byte_for_byte_as_it_always_did() {
     let disk = SimDisk::new();
     let file = disk.create(&name).unwrap();
     file.write_at(Purpose::Wal, 0, &golden).unwrap();
-    let (_, records) = open(disk, 0).unwrap();
+    let (_, records) = open(disk, Lsn::ZERO).unwrap();
     let read: Vec<Batch> = records.iter().map(|(_, payload)| Batch::decode(payload).unwrap()).collect();
     let same = |(a, b): (&Batch, &Batch)| a.tag == b.tag && a.operations() == b.operations();
     assert!(read.len() == batches.len() && read.iter().zip(&batches).all(same));
-    assert_eq!(records.last().unwrap().0, end);
+    assert_eq!(records.last().unwrap().0, Lsn::new(end.number()));
 }

@@ -3,11 +3,11 @@
 
 use bytes::Bytes;
 
-use super::replay::{Header, read_record, word};
+use super::replay::{Header, lsn_at, read_record};
 use super::segment::segment_name;
 use super::{HEADER_BYTES, RECORD_OVERHEAD_BYTES};
 use crate::disk::{File, Purpose};
-use crate::engine::{Error, Position, Result, frame};
+use crate::engine::{Error, Lsn, Result, frame};
 
 /// Bytes that are read at once, unless a record is longer.
 const WINDOW_BYTES: u64 = 1 << 20;
@@ -15,8 +15,8 @@ const WINDOW_BYTES: u64 = 1 << 20;
 /// A record as it lies in its segment.
 pub(super) struct Record {
     pub(super) kind: u8,
-    /// The highest position that was durable when it was written.
-    pub(super) synced: Position,
+    /// The highest LSN that was durable when it was written.
+    pub(super) synced: Lsn,
     /// What its owner wrote.
     pub(super) payload: Bytes,
     /// Bytes that it takes in the segment.
@@ -64,12 +64,12 @@ impl<'a> Window<'a> {
         Ok(self.bytes.slice(from..from + (end - offset) as usize))
     }
 
-    /// The record at `offset`, if a whole one is there that says that its position is `position`.
-    pub(super) fn record(&mut self, number: u64, offset: u64, position: Position) -> Result<Option<Record>> {
+    /// The record at `offset`, if a whole one is there that says that its LSN is `lsn`.
+    pub(super) fn record(&mut self, number: u64, offset: u64, lsn: Lsn) -> Result<Option<Record>> {
         let head = self.at(offset, RECORD_OVERHEAD_BYTES)?;
-        let at = head.get(frame::HEADER_BYTES..).and_then(|payload| word(payload, 0));
+        let at = head.get(frame::HEADER_BYTES..).and_then(|payload| lsn_at(payload, 0));
         let bytes =
-            frame_bytes(&head).filter(|bytes| at == Some(position) && offset + bytes <= self.capacity_bytes);
+            frame_bytes(&head).filter(|bytes| at == Some(lsn) && offset + bytes <= self.capacity_bytes);
         let Some(bytes) = bytes else { return Ok(None) };
         let whole = self.at(offset, bytes)?;
         let record = read_record(&whole, number, offset, 0);
@@ -86,7 +86,7 @@ impl<'a> Window<'a> {
         &mut self,
         header: &Header,
         offset: u64,
-        found: &mut dyn FnMut(u64, Position),
+        found: &mut dyn FnMut(u64, Lsn),
     ) -> Result<()> {
         let end = (self.capacity_bytes + 1).saturating_sub(RECORD_OVERHEAD_BYTES);
         let mut from = offset;
@@ -95,8 +95,8 @@ impl<'a> Window<'a> {
             let part = self.at(from, to - from + RECORD_OVERHEAD_BYTES - 1)?;
             for offset in from..to {
                 let here = &part[(offset - from) as usize..];
-                let position = header.start + (offset - HEADER_BYTES);
-                if word(&here[frame::HEADER_BYTES..], 0) != Some(position) {
+                let lsn = header.start + (offset - HEADER_BYTES);
+                if lsn_at(&here[frame::HEADER_BYTES..], 0) != Some(lsn) {
                     continue;
                 }
                 let record = match read_record(here, header.number, offset, 0) {
@@ -105,7 +105,7 @@ impl<'a> Window<'a> {
                     // It may go on behind what is here.
                     None => {
                         let mut other = Window::new(self.file, self.slot, self.capacity_bytes);
-                        other.record(header.number, offset, position)?.map(|record| record.synced)
+                        other.record(header.number, offset, lsn)?.map(|record| record.synced)
                     }
                 };
                 record.into_iter().for_each(|synced| found(offset, synced));

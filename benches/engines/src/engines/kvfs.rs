@@ -102,11 +102,11 @@ impl Contender for Kvfs {
                 Change::Delete(key) => batch.delete(Bytes::copy_from_slice(key)),
             }
         }
-        let position = loop {
+        let lsn = loop {
             // Looked at before the try, so that a ring in between is not lost.
             let seen = self.engine.wake_signal().seen(WorkClass::Room);
             match self.engine.apply(&batch, Tier::Disk) {
-                Ok(position) => break position,
+                Ok(lsn) => break lsn,
                 Err(Error::Busy { retry_after, .. }) => {
                     let since = Instant::now();
                     self.engine.wake_signal().wait(WorkClass::Room, seen, retry_after);
@@ -116,7 +116,7 @@ impl Contender for Kvfs {
             }
         };
         if durable {
-            self.wait(|done| self.engine.sync_to(position, done))?;
+            self.wait(|done| self.engine.sync_to(lsn, done))?;
         }
         Ok(())
     }
@@ -141,7 +141,7 @@ impl Contender for Kvfs {
     }
 
     fn sync(&self) -> Result<()> {
-        self.wait(|done| self.engine.sync_to(self.engine.position(), done))
+        self.wait(|done| self.engine.sync_to(self.engine.lsn(), done))
     }
 
     fn settle(&self) -> Result<Duration> {

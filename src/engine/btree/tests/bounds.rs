@@ -15,7 +15,7 @@ fn scaled(torn: Torn) -> Options {
 }
 
 /// Does what a batch waits for, until it is done or refused.
-fn patiently(engine: &BtreeEngine, batch: &Batch) -> Result<Position> {
+fn patiently(engine: &BtreeEngine, batch: &Batch) -> Result<Lsn> {
     for _ in 0..3000 {
         match engine.apply(batch, Tier::Disk) {
             Err(Error::Busy { .. }) => _ = engine.work(WorkClass::Flush)?,
@@ -214,7 +214,7 @@ fn a_log_of_an_older_store_is_replayed_whole() {
         patiently(&engine, &large(4, 44)).unwrap();
         checkpoint_without_sweep(&engine);
         let state = engine.core.tree.read().durable;
-        assert!(state.floor < state.position);
+        assert!(state.floor < state.lsn);
         let disk = sim.kill();
         if is_old {
             make_old(&disk);

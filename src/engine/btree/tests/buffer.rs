@@ -149,7 +149,7 @@ fn a_killed_process_loses_no_put_that_waits() {
         let mut history = History::default();
         sim.stop_at(40 + seed * 37);
         let _ = workload_in(&small_work(&TORN, seed, 200), &disk, &mut history);
-        history.synced = history.batches.iter().filter_map(|(position, _)| *position).max().unwrap_or(0);
+        history.synced = history.batches.iter().filter_map(|(lsn, _)| *lsn).max().unwrap_or(Lsn::ZERO);
         recovered(sim.kill(), &history, &format!("seed {seed}"));
     }
 }
@@ -362,7 +362,7 @@ fn opening_sets_aside_what_the_log_has_for_a_page_that_cannot_be_read() {
                     kinds.push(kind);
                     Ok(())
                 };
-                crate::engine::wal::salvage::salvage(&*disk_of_round, None, 0, &mut note).unwrap();
+                crate::engine::wal::salvage::salvage(&*disk_of_round, None, Lsn::ZERO, &mut note).unwrap();
                 // As FORMAT.md has it.
                 assert!(kinds.contains(&5), "{torn:?}: what is set aside is in the log: kinds {kinds:?}");
                 // Closed or not, a repair of the page brings everything back.

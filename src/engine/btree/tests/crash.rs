@@ -5,19 +5,19 @@ use super::*;
 /// What was asked and what was promised, as far as a workload came.
 #[derive(Default)]
 pub(super) struct History {
-    /// Batches with their positions; the last may lack one, because the disk failed it.
-    pub(super) batches: Vec<(Option<Position>, Batch)>,
-    pub(super) synced: Position,
+    /// Batches with their LSNs; the last may lack one, because the disk failed it.
+    pub(super) batches: Vec<(Option<Lsn>, Batch)>,
+    pub(super) synced: Lsn,
 }
 
 impl History {
     /// The states that a store whose log ends at `end` may have.
-    fn states(&self, end: Position) -> Vec<Map> {
+    fn states(&self, end: Lsn) -> Vec<Map> {
         let mut map = Map::new();
         let mut states = Vec::new();
-        for (position, batch) in &self.batches {
-            match position {
-                Some(position) if *position <= end => follow(&mut map, batch),
+        for (lsn, batch) in &self.batches {
+            match lsn {
+                Some(lsn) if *lsn <= end => follow(&mut map, batch),
                 Some(_) => break,
                 None => {
                     states.push(map.clone());
@@ -66,8 +66,8 @@ pub(super) fn workload_in(work: &Work<'_>, disk: &Arc<dyn Disk>, history: &mut H
         loop {
             history.batches.push((None, batch.clone()));
             match engine.apply(&batch, Tier::Disk) {
-                Ok(position) => {
-                    history.batches.last_mut().unwrap().0 = Some(position);
+                Ok(lsn) => {
+                    history.batches.last_mut().unwrap().0 = Some(lsn);
                     break;
                 }
                 Err(Error::Busy { .. }) => {
@@ -82,9 +82,9 @@ pub(super) fn workload_in(work: &Work<'_>, disk: &Arc<dyn Disk>, history: &mut H
             }
         }
         if prng.one_in(5) {
-            let position = engine.position();
+            let lsn = engine.lsn();
             sync(&*engine)?;
-            history.synced = position;
+            history.synced = lsn;
         }
         if prng.one_in(3) {
             engine.work(WorkClass::Flush)?;
@@ -100,7 +100,7 @@ pub(super) fn workload_in(work: &Work<'_>, disk: &Arc<dyn Disk>, history: &mut H
         }
     }
     engine.close()?;
-    history.synced = engine.position();
+    history.synced = engine.lsn();
     Ok(())
 }
 
@@ -121,9 +121,9 @@ pub(super) fn recovered_in(
     what: &str,
 ) -> Arc<BtreeEngine> {
     let engine = open_on(disk, options).unwrap_or_else(|error| panic!("{what}: {error}"));
-    assert!(engine.position() >= history.synced, "{what}: an acknowledged sync is lost");
+    assert!(engine.lsn() >= history.synced, "{what}: an acknowledged sync is lost");
     let found = contents(&*engine).unwrap_or_else(|error| panic!("{what}: {error}"));
-    assert!(history.states(engine.position()).contains(&found), "{what}: not a prefix");
+    assert!(history.states(engine.lsn()).contains(&found), "{what}: not a prefix");
     run(&*engine, Command::Verify).unwrap_or_else(|error| panic!("{what}: {error}"));
     engine
 }
@@ -218,7 +218,7 @@ fn a_killed_process_loses_nothing_that_was_applied() {
         let mut history = History::default();
         let disk: Arc<dyn Disk> = sim.clone();
         let _ = workload(&disk, 3, 50, &mut history);
-        history.synced = history.batches.iter().filter_map(|(position, _)| *position).max().unwrap_or(0);
+        history.synced = history.batches.iter().filter_map(|(lsn, _)| *lsn).max().unwrap_or(Lsn::ZERO);
         recovered(sim.kill(), &history, &format!("stop {stop}"));
     }
 }

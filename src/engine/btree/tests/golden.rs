@@ -60,11 +60,11 @@ fn meta() -> Meta {
         page_bytes: 4096,
         root: 5,
         height: 2,
-        position: 0x1111,
-        floor: 0x1001,
-        replay_all: 0x0F0F,
-        images_start: 0x1010,
-        images_end: 0x2222,
+        lsn: Lsn::new(0x1111),
+        floor: Lsn::new(0x1001),
+        replay_all: Lsn::new(0x0F0F),
+        images_start: Lsn::new(0x1010),
+        images_end: Lsn::new(0x2222),
         double_bytes: 12288,
         end: 900,
         map: MapPlace::Pages(map_root()),
@@ -139,13 +139,13 @@ fn image(kind: u8, sectors: u128) -> Vec<u8> {
     bytes
 }
 
-/// Two pages in the area, as a checkpoint at the position of [`meta`] writes them.
+/// Two pages in the area, as a checkpoint at the LSN of [`meta`] writes them.
 fn area() -> (Arc<SimDisk>, Vec<u8>) {
     let sim = SimDisk::new();
     let area = DoubleWrite::open(sim.clone()).unwrap();
     area.make_room(12288).unwrap();
     let pages = [(9, Arc::new(leaf())), (5, Arc::new(inner()))];
-    assert_eq!(area.write(0, meta().position, &pages).unwrap(), 12288);
+    assert_eq!(area.write(0, meta().lsn, &pages).unwrap(), 12288);
     let mut bytes = vec![0; 12288];
     sim.open(crate::engine::btree::double::FILE).unwrap().read_at(Purpose::Recovery, 0, &mut bytes).unwrap();
     (sim, bytes)
@@ -167,7 +167,10 @@ fn blocks() -> Vec<(&'static str, Vec<u8>)> {
     large.resize(2 * 4096, 0);
     vec![
         ("meta slot 1 of btree.pages", meta().encode()),
-        ("meta slot 1 of the version before", Meta { map: runs, replay_all: 0x1111, ..meta() }.encode()),
+        (
+            "meta slot 1 of the version before",
+            Meta { map: runs, replay_all: Lsn::new(0x1111), ..meta() }.encode(),
+        ),
         ("leaf page at unit 9", sealed(&leaf(), 9)),
         ("inner page at unit 5", sealed(&inner(), 5)),
         ("extent at unit 40", large),
@@ -205,7 +208,7 @@ fn what_stores_have_is_understood() {
     assert_eq!(Meta::decode(&stored("meta slot 1 of btree.pages"), 4096), Some(meta()));
     let before = Meta::decode(&stored("meta slot 1 of the version before"), 4096).unwrap();
     assert_eq!(before.map, MapPlace::Runs { run: (77, 1), bytes: 33, crc: 5 });
-    assert_eq!((before.replay_all, before.counts), (before.position, meta().counts));
+    assert_eq!((before.replay_all, before.counts), (before.lsn, meta().counts));
 
     let leaf = Page::decode(9, stored("leaf page")).map_err(str::to_string).unwrap();
     let cells: Vec<_> = (0..leaf.count()).map(|index| (leaf.key(index), leaf.stored(index))).collect();
@@ -245,12 +248,12 @@ fn what_stores_have_is_understood() {
     }
     let page = stored("leaf page");
     let mut sectors = BTreeMap::new();
-    for (kind, name, position) in [
+    for (kind, name, lsn) in [
         (IMAGE_KIND, "log record of kind 3", meta().images_end),
-        (BATCH_IMAGE_KIND, "log record of kind 4", meta().position),
+        (BATCH_IMAGE_KIND, "log record of kind 4", meta().lsn),
     ] {
         let payload = Bytes::from(stored(name));
-        let image = Image::of_state(&meta(), kind, position, &payload).unwrap().unwrap();
+        let image = Image::of_state(&meta(), kind, lsn, &payload).unwrap().unwrap();
         assert_eq!((image.kind, image.sectors.len()), (PageKind::Leaf, 8));
         sectors.extend(image.sectors);
         let at_its_place: Vec<u8> = sectors.values().flat_map(|sector| sector.iter().copied()).collect();

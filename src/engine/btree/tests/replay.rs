@@ -47,15 +47,15 @@ fn workload_without_end(work: &Work<'_>, disk: &Arc<dyn Disk>, history: &mut His
         history.batches.push((None, batch.clone()));
         loop {
             match engine.apply(&batch, Tier::Disk) {
-                Ok(position) => break history.batches.last_mut().unwrap().0 = Some(position),
+                Ok(lsn) => break history.batches.last_mut().unwrap().0 = Some(lsn),
                 Err(Error::Busy { .. }) => _ = engine.work(WorkClass::Flush)?,
                 Err(error) => return Err(error),
             }
         }
         if prng.one_in(6) {
-            let position = engine.position();
+            let lsn = engine.lsn();
             sync(&*engine)?;
-            history.synced = position;
+            history.synced = lsn;
         }
         if prng.one_in(3) && work.options.dirty_bytes_max < 1 << 20 {
             engine.work(WorkClass::Flush)?;

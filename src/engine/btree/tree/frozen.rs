@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::Tree;
+use crate::engine::Lsn;
 use crate::engine::btree::age::Mark;
 use crate::engine::btree::freemap::Changes;
 use crate::engine::btree::meta::{MapPlace, Meta};
@@ -15,7 +16,7 @@ use crate::engine::class_of;
 /// Pages by unit.
 type Pages = Vec<(u64, Arc<Page>)>;
 
-/// What a checkpoint writes: the tree at one position, as far as it was dirty.
+/// What a checkpoint writes: the tree at one LSN, as far as it was dirty.
 pub struct Frozen {
     /// Changed pages by unit.
     pub pages: HashMap<u64, Arc<Page>>,
@@ -75,9 +76,9 @@ impl Tree {
     /// [`FreeMap::freeze`](crate::engine::btree::freemap::FreeMap::freeze), before which nothing may be taken or freed.
     pub fn freeze(&mut self, now: Mark) -> Arc<Frozen> {
         // Replay may be on its way to what the pages have already.
-        let position = now.position.max(self.durable.position);
+        let lsn = now.lsn.max(self.durable.lsn);
         let floor = self.buffer.floor().unwrap_or(now);
-        let replay_all = if self.buffer.aside.is_unlogged() { position } else { self.replay_all };
+        let replay_all = if self.buffer.aside.is_unlogged() { lsn } else { self.replay_all };
         debug_assert!(self.frozen.is_none(), "one checkpoint at a time");
         let bytes = self.active_bytes();
         let meta = Meta {
@@ -85,11 +86,11 @@ impl Tree {
             page_bytes: self.page_bytes as u64,
             root: self.root,
             height: self.height,
-            position,
-            floor: floor.position,
+            lsn,
+            floor: floor.lsn,
             replay_all,
-            images_start: self.images_start.min(position),
-            images_end: 0,
+            images_start: self.images_start.min(lsn),
+            images_end: Lsn::ZERO,
             double_bytes: 0,
             end: self.space.end(),
             map: MapPlace::default(),
@@ -107,7 +108,7 @@ impl Tree {
             aside_bytes: self.buffer.aside.logged_bytes(),
             bytes,
         });
-        self.images_start = position;
+        self.images_start = lsn;
         self.frozen = Some(frozen.clone());
         self.epoch += 1;
         frozen

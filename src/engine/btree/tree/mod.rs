@@ -43,7 +43,7 @@ use super::page::Page;
 use super::source::Miss;
 use super::units::{UNIT_BYTES, units_of};
 use super::value::Value;
-use crate::engine::{Error, Position};
+use crate::engine::{Error, Lsn};
 
 pub use frozen::Frozen;
 pub use relocate::Goal;
@@ -90,9 +90,9 @@ pub struct Tree {
     /// Raised whenever units of the file may get other bytes from here on.
     pub epoch: u64,
     /// Where the log ended when the images of `imaged` began.
-    pub images_start: Position,
+    pub images_start: Lsn,
     /// If the floor of a checkpoint is below, opening must apply every batch behind it.
-    pub replay_all: Position,
+    pub replay_all: Lsn,
     /// Puts that are not in the pages yet, newer than those.
     pub buffer: ChangeBuffer,
     page_bytes: usize,
@@ -119,7 +119,7 @@ impl Tree {
             space,
             frozen: None,
             epoch: 1,
-            images_start: meta.position,
+            images_start: meta.lsn,
             replay_all: meta.replay_all,
             buffer: ChangeBuffer::default(),
             touched: None,
@@ -133,9 +133,9 @@ impl Tree {
         }
     }
 
-    /// From `position` on, images of what batches change may be in the log.
-    pub fn start_images(&mut self, torn: Torn, position: Position) {
-        self.images_start = position;
+    /// From `lsn` on, images of what batches change may be in the log.
+    pub fn start_images(&mut self, torn: Torn, lsn: Lsn) {
+        self.images_start = lsn;
         self.touched = (torn == Torn::Image).then(BTreeSet::new);
     }
 

@@ -12,6 +12,7 @@ use super::tiered::Tiered;
 use super::window::TimeWindow;
 use super::*;
 use crate::control::model::durability_debt;
+use crate::engine::Lsn;
 use crate::engine::lsm::Options;
 use crate::engine::lsm::table::TableStore;
 
@@ -57,7 +58,7 @@ pub fn picture(tables: &[(usize, TableMeta)], now_seconds: u64) -> Levels {
             tables.iter().filter(|(at, _)| *at == level).map(|(_, table)| table.clone()).collect();
         // The text is in order: in L0 newest first.
         let count = here.len() as u64;
-        here.iter_mut().zip(1..).for_each(|(table, nth)| table.last_position = count - nth);
+        here.iter_mut().zip(1..).for_each(|(table, nth)| table.last_lsn = Lsn::new(count - nth));
         Run::of(level, here.iter().map(TableStore::stub)).unwrap()
     };
     Levels::new(std::array::from_fn(of), now_seconds)
@@ -125,7 +126,7 @@ impl Simulation {
         all[first..first + shares.len()].copy_from_slice(&shares);
         self.next_number += 1;
         let mut meta = meta(self.next_number, &name(first, 0), &name(last, 1), keys.round() as u64);
-        (meta.last_position, meta.newest_seconds) = (newest, newest);
+        (meta.last_lsn, meta.newest_seconds) = (Lsn::new(newest), newest);
         Sized { meta: TableStore::stub(&meta), shares: all }
     }
 
@@ -169,7 +170,7 @@ impl Simulation {
         self.levels[job.into].extend(outputs);
         let tables = &mut self.levels[job.into];
         if job.into == 0 {
-            tables.sort_by_key(|table| std::cmp::Reverse(table.meta.last_position));
+            tables.sort_by_key(|table| std::cmp::Reverse(table.meta.last_lsn));
         } else {
             tables.sort_by(|a, b| a.meta.smallest.cmp(&b.meta.smallest));
         }
@@ -179,7 +180,7 @@ impl Simulation {
     fn merge(&mut self, inputs: &[Sized], into: usize) -> Vec<Sized> {
         let share = |cell: usize| 1.0 - inputs.iter().map(|table| 1.0 - table.shares[cell]).product::<f64>();
         let shares: Vec<f64> = (0..CELLS).map(share).collect();
-        let newest = inputs.iter().map(|table| table.meta.last_position).max().unwrap();
+        let newest = inputs.iter().map(|table| table.meta.last_lsn).max().unwrap();
         let mut outputs = Vec::new();
         let mut first = 0;
         while let Some(start) = (first..CELLS).find(|cell| shares[*cell] > 0.0) {
@@ -188,7 +189,7 @@ impl Simulation {
                 keys += shares[end] * self.cell_keys;
                 end += 1;
             }
-            let table = self.table(start, shares[start..end].to_vec(), newest);
+            let table = self.table(start, shares[start..end].to_vec(), newest.number());
             self.written += table.meta.bytes as f64;
             outputs.push(table);
             first = end;

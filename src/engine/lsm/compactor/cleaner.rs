@@ -36,7 +36,7 @@ use crate::engine::lsm::core::Core;
 use crate::engine::lsm::space_budget::PART;
 use crate::engine::lsm::table::Table;
 use crate::engine::lsm::version::Version;
-use crate::engine::{Position, Result};
+use crate::engine::{Lsn, Result};
 
 /// While new data still finds room, only if it is so much: then what is written is no more than what comes back.
 const PART_EARLY: f64 = 1.0 / 2.0;
@@ -47,10 +47,10 @@ const TOMBSTONE_BYTES_MIN: u64 = 4;
 #[derive(Default)]
 pub struct Cleaned {
     /// By number: what batches up to there have deleted is not in it any more.
-    passed: BTreeMap<u64, Position>,
+    passed: BTreeMap<u64, Lsn>,
     /// Those for which there was not room enough when they were tried: what batches up to there have deleted is in them still, and so
     /// many bytes did not do.
-    tried: BTreeMap<u64, (Position, u64)>,
+    tried: BTreeMap<u64, (Lsn, u64)>,
 }
 
 impl Cleaned {
@@ -63,29 +63,29 @@ impl Cleaned {
         }
     }
 
-    /// Notes that a table holds nothing that batches up to `position` have deleted.
-    pub fn pass(&mut self, number: u64, position: Position) {
-        self.passed.insert(number, position);
+    /// Notes that a table holds nothing that batches up to `lsn` have deleted.
+    pub fn pass(&mut self, number: u64, lsn: Lsn) {
+        self.passed.insert(number, lsn);
     }
 
-    /// Notes that `bytes` were not room enough for what batches up to `position` have left of a table.
-    pub fn fail(&mut self, number: u64, position: Position, bytes: u64) {
-        self.tried.insert(number, (position, bytes));
+    /// Notes that `bytes` were not room enough for what batches up to `lsn` have left of a table.
+    pub fn fail(&mut self, number: u64, lsn: Lsn, bytes: u64) {
+        self.tried.insert(number, (lsn, bytes));
     }
 
     /// Up to where what was deleted does not count for table `number` while `free_bytes` are free.
-    fn horizon(&self, number: u64, free_bytes: u64) -> Option<Position> {
-        let fails = |(_, bytes): &&(Position, u64)| free_bytes <= bytes.saturating_add(bytes / 2);
-        let tried = self.tried.get(&number).filter(fails).map(|(position, _)| *position);
+    fn horizon(&self, number: u64, free_bytes: u64) -> Option<Lsn> {
+        let fails = |(_, bytes): &&(Lsn, u64)| free_bytes <= bytes.saturating_add(bytes / 2);
+        let tried = self.tried.get(&number).filter(fails).map(|(lsn, _)| *lsn);
         self.passed.get(&number).copied().max(tried)
     }
 }
 
 /// The part of the tombstones of `newer` that came after `horizon`: a table that came from merges also has old ones.
-fn part_after(newer: &Table, horizon: Option<Position>) -> f64 {
+fn part_after(newer: &Table, horizon: Option<Lsn>) -> f64 {
     let Some(horizon) = horizon else { return 1.0 };
-    let span = newer.last_position.saturating_sub(newer.first_position).max(1);
-    let left = newer.last_position.saturating_sub(newer.first_position.max(horizon));
+    let span = newer.last_lsn.bytes_since(newer.first_lsn).max(1);
+    let left = newer.last_lsn.bytes_since(newer.first_lsn.max(horizon));
     left as f64 / span as f64
 }
 
@@ -192,7 +192,7 @@ impl Cleaner {
         let free_bytes =
             merging.free_bytes(&self.core.table_store)?.saturating_add(self.core.space.guard.ballast_bytes());
         let candidates = self.candidates(version, free_bytes);
-        let position = (0..LEVELS).map(|level| version.level(level).sums().last_position).max().unwrap_or(0);
+        let lsn = (0..LEVELS).map(|level| version.level(level).sums().last_lsn).max().unwrap_or_default();
         let halfway = merging.jobs.iter().filter(|job| job.is_halfway()).flat_map(RunningJob::inputs);
         let halfway: BTreeSet<u64> = halfway.map(|(_, table)| table.number).collect();
         // Who is tried gets all the room.
@@ -206,7 +206,7 @@ impl Cleaner {
                 return None;
             }
             let mut merge = RunningJob::new(version, job, &self.core.table_store, &self.core.options);
-            merge.clean(shadows, need_bytes, position);
+            merge.clean(shadows, need_bytes, lsn);
             Some(merge)
         }))
     }
@@ -260,19 +260,19 @@ impl Cleaner {
         Ok(more_bytes > 0)
     }
 
-    /// Notes that `tables` hold nothing that batches up to `position` have deleted.
-    pub fn pass(&self, tables: &[Arc<Table>], position: Position) {
+    /// Notes that `tables` hold nothing that batches up to `lsn` have deleted.
+    pub fn pass(&self, tables: &[Arc<Table>], lsn: Lsn) {
         let mut cleaned = self.cleaned.lock();
-        tables.iter().for_each(|table| cleaned.pass(table.number, position));
+        tables.iter().for_each(|table| cleaned.pass(table.number, lsn));
     }
 
-    /// Notes that `job` found no room for what batches up to `position` have left of its input, of which it claimed what it needs, or
+    /// Notes that `job` found no room for what batches up to `lsn` have left of its input, of which it claimed what it needs, or
     /// of which the disk refused `refused_bytes`.
-    pub fn fail(&self, job: &RunningJob, position: Position, refused_bytes: u64) {
+    pub fn fail(&self, job: &RunningJob, lsn: Lsn, refused_bytes: u64) {
         let bytes = job.need_bytes().max(refused_bytes);
         let mut cleaned = self.cleaned.lock();
         let numbers = job.job.inputs.iter().flat_map(|(_, numbers)| numbers);
-        numbers.for_each(|number| cleaned.fail(*number, position, bytes));
+        numbers.for_each(|number| cleaned.fail(*number, lsn, bytes));
     }
 }
 
@@ -295,15 +295,18 @@ mod tests {
     fn a_table_is_tried_again_when_there_is_half_as_much_room_again_or_more_is_deleted() {
         let mut cleaned = Cleaned::default();
         assert_eq!(cleaned.horizon(7, 0), None);
-        cleaned.fail(7, 100, 0);
-        assert_eq!((cleaned.horizon(7, 0), cleaned.horizon(7, 1)), (Some(100), None));
-        cleaned.fail(7, 120, 1000);
-        assert_eq!((cleaned.horizon(7, 1500), cleaned.horizon(7, 1501)), (Some(120), None));
-        cleaned.pass(7, 60);
-        assert_eq!((cleaned.horizon(7, 1500), cleaned.horizon(7, 1501)), (Some(120), Some(60)));
+        cleaned.fail(7, Lsn::new(100), 0);
+        assert_eq!((cleaned.horizon(7, 0), cleaned.horizon(7, 1)), (Some(Lsn::new(100)), None));
+        cleaned.fail(7, Lsn::new(120), 1000);
+        assert_eq!((cleaned.horizon(7, 1500), cleaned.horizon(7, 1501)), (Some(Lsn::new(120)), None));
+        cleaned.pass(7, Lsn::new(60));
+        assert_eq!(
+            (cleaned.horizon(7, 1500), cleaned.horizon(7, 1501)),
+            (Some(Lsn::new(120)), Some(Lsn::new(60)))
+        );
         assert_eq!(cleaned.horizon(8, 0), None);
         // A disk that does not say what is free has refused it.
-        cleaned.fail(9, 100, u64::MAX);
-        assert_eq!(cleaned.horizon(9, u64::MAX), Some(100));
+        cleaned.fail(9, Lsn::new(100), u64::MAX);
+        assert_eq!(cleaned.horizon(9, u64::MAX), Some(Lsn::new(100)));
     }
 }

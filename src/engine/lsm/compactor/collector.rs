@@ -12,7 +12,7 @@ use crate::engine::lsm::value_log::Pointer;
 use crate::engine::lsm::version::Version;
 use crate::engine::lsm::version_set::VersionSet;
 use crate::engine::wal::{LogShape, Segment};
-use crate::engine::{Position, Result, ValueLog};
+use crate::engine::{Lsn, Result, ValueLog};
 
 /// Moves what lives out of segments that are mostly garbage.
 pub struct Collector {
@@ -34,7 +34,7 @@ impl Collector {
     ///
     /// Only as many as bring the share that lives of all together to the option, the emptiest first: of the others more will have died
     /// by the time they are needed. All of which less than that lives, if `is_thorough`.
-    pub fn sparse_segments(&self, version: &Version, is_thorough: bool) -> BTreeMap<Position, u64> {
+    pub fn sparse_segments(&self, version: &Version, is_thorough: bool) -> BTreeMap<Lsn, u64> {
         let kept_bytes =
             self.core.space.guard.release_bytes().saturating_sub(self.core.space.guard.ballast_bytes());
         let room_bytes = kept_bytes + 2 * self.core.log.segment_bytes();
@@ -44,7 +44,7 @@ impl Collector {
         // Nobody can empty what a table needs that merges go around.
         let aside = self.versions.set_aside().tables();
         let tables = version.tables().filter(|(_, table)| aside.contains(&table.number));
-        let stuck: Option<BTreeSet<Position>> = (!aside.is_empty())
+        let stuck: Option<BTreeSet<Lsn>> = (!aside.is_empty())
             .then(|| tables.flat_map(|(_, table)| table.values.iter()).map(|(start, _)| *start).collect());
         // Both in order, so that each merge step goes through them once.
         let mut needed = version.needed().iter().peekable();
@@ -66,8 +66,7 @@ impl Collector {
     /// runs is in the way of.
     pub fn job(&self, version: &Version, levels: &Levels) -> Option<Job> {
         let sparse = self.sparse_segments(version, self.core.space.shortage.is_refused());
-        let mut sparse: Vec<(u64, Position)> =
-            sparse.into_iter().map(|(start, share)| (share, start)).collect();
+        let mut sparse: Vec<(u64, Lsn)> = sparse.into_iter().map(|(start, share)| (share, start)).collect();
         sparse.sort_unstable();
         sparse.into_iter().find_map(|(_, victim)| {
             let tables = version.tables().filter(|(_, table)| table.needs(victim));
@@ -80,7 +79,7 @@ impl Collector {
     /// then on does what lies beside it.
     pub fn move_value(
         &self,
-        sparse: &BTreeSet<Position>,
+        sparse: &BTreeSet<Lsn>,
         pointer: Pointer,
         segment: &Arc<Segment>,
     ) -> Result<Option<Moved>> {
@@ -119,11 +118,7 @@ impl Collector {
 
 /// Of segments (start, live bytes, size) those to empty, with the share that lives in thousandths: the emptiest ones of which less than
 /// `percent` lives, until that much of all lives, or all of them if `is_thorough`.
-fn choose_sparse(
-    mut segments: Vec<(Position, u64, u64)>,
-    percent: u64,
-    is_thorough: bool,
-) -> BTreeMap<Position, u64> {
+fn choose_sparse(mut segments: Vec<(Lsn, u64, u64)>, percent: u64, is_thorough: bool) -> BTreeMap<Lsn, u64> {
     let share = |live: u64, size: u64| live.saturating_mul(1000) / size.max(1);
     let live_bytes: u64 = segments.iter().map(|(_, live, _)| live).sum();
     let mut bytes: u64 = segments.iter().map(|(.., size)| size).sum();
@@ -143,10 +138,11 @@ mod tests {
 
     #[test]
     fn the_emptiest_segments_are_emptied_until_enough_of_all_lives() {
-        let none: [Position; 0] = [];
-        let chosen = |segments: &[(u64, u64)], is_thorough| -> Vec<Position> {
-            let segments = segments.iter().zip(1..).map(|((live, size), start)| (start, *live, *size));
-            choose_sparse(segments.collect(), 50, is_thorough).into_keys().collect()
+        let none: [u64; 0] = [];
+        let chosen = |segments: &[(u64, u64)], is_thorough| -> Vec<u64> {
+            let segments =
+                segments.iter().zip(1..).map(|((live, size), start)| (Lsn::new(start), *live, *size));
+            choose_sparse(segments.collect(), 50, is_thorough).into_keys().map(Lsn::number).collect()
         };
         // Half of all lives: nothing has to be done, and a command does what it can.
         assert_eq!(chosen(&[(90, 100), (40, 100), (20, 100)], false), none);
@@ -156,6 +152,6 @@ mod tests {
         assert_eq!(chosen(&[(20, 100), (90, 100), (5, 100), (5, 100)], false), [3, 4]);
         assert_eq!(chosen(&[(10, 100), (45, 100), (5, 100), (5, 100)], false), [1, 3, 4]);
         assert_eq!(chosen(&[(50, 100), (50, 100)], true), none);
-        assert_eq!(choose_sparse(vec![(1, 1, 100)], 0, true), BTreeMap::new());
+        assert_eq!(choose_sparse(vec![(Lsn::new(1), 1, 100)], 0, true), BTreeMap::new());
     }
 }

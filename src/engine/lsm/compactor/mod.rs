@@ -36,7 +36,7 @@ use super::throttle::Throttle;
 use super::version_set::VersionSet;
 use crate::disk::{Metered, Snapshot};
 use crate::engine::wal::LogShape;
-use crate::engine::{Cause, Error, Pending, Position, Result, ValueLog};
+use crate::engine::{Cause, Error, Lsn, Pending, Result, ValueLog};
 use cleaner::Cleaner;
 use collector::Collector;
 use merging::Merging;
@@ -156,8 +156,8 @@ impl Compactor {
                 self.report(&merging);
                 Ok(Pending::More)
             }
-            (Err(Error::NoSpace), Some(position)) => {
-                self.give_cleaning_up(&mut merging, id, position, is_out_of_room)?;
+            (Err(Error::NoSpace), Some(lsn)) => {
+                self.give_cleaning_up(&mut merging, id, lsn, is_out_of_room)?;
                 Ok(Pending::More)
             }
             (Err(error), _) => self.fail(&mut merging, Some(id), error),
@@ -213,15 +213,9 @@ impl Compactor {
         Ok(is_ready)
     }
 
-    /// Gives up a merge that cleans a table and found no room for what batches up to `position` have left of it: as far as was known,
+    /// Gives up a merge that cleans a table and found no room for what batches up to `lsn` have left of it: as far as was known,
     /// or the disk refused it.
-    fn give_cleaning_up(
-        &self,
-        merging: &mut Merging,
-        id: u64,
-        position: Position,
-        is_out_of_room: bool,
-    ) -> Result<()> {
+    fn give_cleaning_up(&self, merging: &mut Merging, id: u64, lsn: Lsn, is_out_of_room: bool) -> Result<()> {
         let mut refused_bytes = 0;
         if !is_out_of_room {
             // A disk that refused what it says it has is not asked for that again, but for what is set aside on it.
@@ -231,7 +225,7 @@ impl Compactor {
             }
         }
         if let Some(job) = merging.job(id) {
-            self.cleaner.fail(job, position, refused_bytes);
+            self.cleaner.fail(job, lsn, refused_bytes);
         }
         merging.give_up(id);
         self.report(merging);
@@ -323,8 +317,8 @@ impl Compactor {
         meter.write_bytes.fetch_add(slice.output_bytes(), Relaxed);
         merge.note(&slice);
         merge.end_slice(&slice, &leaving);
-        if let Some(position) = merge.cleans() {
-            self.cleaner.pass(&slice.outputs, position);
+        if let Some(lsn) = merge.cleans() {
+            self.cleaner.pass(&slice.outputs, lsn);
         }
         if is_last {
             let merge = merging.jobs.remove(at);

@@ -37,7 +37,7 @@ use crate::engine::lsm::table::{Origin, Table, TableBuilder, TableStore};
 use crate::engine::lsm::value_log::{Pointer, Stored};
 use crate::engine::lsm::version::Version;
 use crate::engine::wal::Segment;
-use crate::engine::{KeyRange, Position, Result, Work};
+use crate::engine::{KeyRange, Lsn, Result, Work};
 
 /// First and last keys of the tables of one sorted run.
 type Ranges = Vec<(Bytes, Bytes)>;
@@ -105,7 +105,7 @@ pub struct RunningJob {
     need_bytes: u64,
     /// For a job that only cleans its one input: what is newer than it, newest first, and up to where that is looked at.
     shadows: Vec<(usize, Arc<Table>)>,
-    cleans: Option<Position>,
+    cleans: Option<Lsn>,
     collects: bool,
     origin: Origin,
     below: Arc<[Ranges]>,
@@ -170,14 +170,14 @@ impl RunningJob {
         running
     }
 
-    /// Makes it write only what none of `shadows`, which are newer than its one input, know better: everything up to `position` is in
+    /// Makes it write only what none of `shadows`, which are newer than its one input, know better: everything up to `lsn` is in
     /// them. About `left_bytes` are left of the input.
-    pub fn clean(&mut self, shadows: Vec<(usize, Arc<Table>)>, left_bytes: u64, position: Position) {
-        (self.shadows, self.need_bytes, self.cleans) = (shadows, left_bytes, Some(position));
+    pub fn clean(&mut self, shadows: Vec<(usize, Arc<Table>)>, left_bytes: u64, lsn: Lsn) {
+        (self.shadows, self.need_bytes, self.cleans) = (shadows, left_bytes, Some(lsn));
     }
 
     /// Up to where its input is cleaned of what was deleted, if it is all that it does.
-    pub fn cleans(&self) -> Option<Position> {
+    pub fn cleans(&self) -> Option<Lsn> {
         self.cleans
     }
 
@@ -455,7 +455,7 @@ pub struct Slice {
     /// Bytes of values that were moved.
     pub moved_bytes: u64,
     /// The files that those went to, by where each starts: as long as the slice is, nobody takes them for done.
-    writing: BTreeMap<Position, Writing>,
+    writing: BTreeMap<Lsn, Writing>,
 }
 
 /// Moves a value, or leaves it.
@@ -542,8 +542,8 @@ impl Slice {
                 _ => None,
             };
             if let (Some(Stored::Pointer(pointer, _)), Some(moved)) = (entry.value, moved) {
-                let Moved { position, segment, writing } = moved;
-                let pointer = Pointer { position, ..pointer };
+                let Moved { lsn, segment, writing } = moved;
+                let pointer = Pointer { lsn, ..pointer };
                 builder.add(entry.key, Some(Stored::Pointer(pointer, &segment)))?;
                 self.writing.insert(segment.start(), writing);
                 self.moved_bytes += pointer.bytes;

@@ -18,7 +18,7 @@ use super::version_set::CurrentSuperversion;
 use crate::disk::LEVELS;
 use crate::engine::cache::BlockCache;
 use crate::engine::{
-    Cache, Filter, FilterMeter, Histogram, LevelMeter, Position, ProbeMeter, Result, ScanRuns, Tier,
+    Cache, Filter, FilterMeter, Histogram, LevelMeter, Lsn, ProbeMeter, Result, ScanRuns, Tier,
 };
 use snapshot::TableSnapshot;
 
@@ -108,9 +108,9 @@ impl Reader {
         }
     }
 
-    /// What `version`, whose tables hold everything before `position`, shows for as long as somebody wants it.
-    pub fn snapshot(&self, version: Arc<Version>, position: Position) -> TableSnapshot {
-        TableSnapshot::new(version, position, self.cache.clone())
+    /// What `version`, whose tables hold everything before `lsn`, shows for as long as somebody wants it.
+    pub fn snapshot(&self, version: Arc<Version>, lsn: Lsn) -> TableSnapshot {
+        TableSnapshot::new(version, lsn, self.cache.clone())
     }
 
     /// Forgets what the cache holds.

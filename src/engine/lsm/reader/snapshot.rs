@@ -13,25 +13,25 @@ use crate::engine::lsm::merge::Merge;
 use crate::engine::lsm::table::Access;
 use crate::engine::lsm::value_log::Group;
 use crate::engine::lsm::version::Version;
-use crate::engine::{KeyRange, Position, Result, Snapshot, Tier, Visit};
+use crate::engine::{KeyRange, Lsn, Result, Snapshot, Tier, Visit};
 
-/// Everything before a position, as tables hold it.
+/// Everything before an LSN, as tables hold it.
 pub struct TableSnapshot {
     version: Arc<Version>,
-    position: Position,
+    lsn: Lsn,
     cache: Arc<BlockCache>,
 }
 
 impl TableSnapshot {
-    /// The tables of `version` hold everything before `position`; they are read through `cache`.
-    pub fn new(version: Arc<Version>, position: Position, cache: Arc<BlockCache>) -> TableSnapshot {
-        TableSnapshot { version, position, cache }
+    /// The tables of `version` hold everything before `lsn`; they are read through `cache`.
+    pub fn new(version: Arc<Version>, lsn: Lsn, cache: Arc<BlockCache>) -> TableSnapshot {
+        TableSnapshot { version, lsn, cache }
     }
 }
 
 impl Snapshot for TableSnapshot {
-    fn position(&self) -> Position {
-        self.position
+    fn lsn(&self) -> Lsn {
+        self.lsn
     }
 
     fn get(&self, key: &[u8], tier: Tier) -> Result<Option<Bytes>> {

@@ -24,7 +24,7 @@ use crate::engine::lsm::Compression;
 use crate::engine::lsm::place;
 use crate::engine::lsm::value_log::Stored;
 use crate::engine::wal::Segment;
-use crate::engine::{Error, Position, Result, Shares, Work, frame};
+use crate::engine::{Error, Lsn, Result, Shares, Work, frame};
 
 /// The file is written in pieces of at least this size.
 const WRITE_BYTES: usize = 1 << 20;
@@ -59,7 +59,7 @@ pub struct TableBuilder {
     part_first: Vec<u8>,
     part_before: Vec<u8>,
     /// Segments that hold values, by where they start, with the bytes of those.
-    values: BTreeMap<Position, (u64, Arc<Segment>)>,
+    values: BTreeMap<Lsn, (u64, Arc<Segment>)>,
     /// The pointer of the current entry.
     pointer: Vec<u8>,
     /// What entries of the current block take in it.
@@ -230,7 +230,7 @@ impl TableBuilder {
         self.end_part();
         let mut parts = Vec::with_capacity(self.parts.len());
         let meta = &mut self.meta;
-        (meta.first_position, meta.last_position) = (origin.first_position, origin.last_position);
+        (meta.first_lsn, meta.last_lsn) = (origin.first_lsn, origin.last_lsn);
         meta.newest_seconds = origin.newest_seconds;
         meta.tombstone_seconds = if meta.tombstones > 0 { origin.tombstone_seconds } else { 0 };
         self.meta.largest = Bytes::copy_from_slice(&self.last_key);

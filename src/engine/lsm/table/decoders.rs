@@ -8,6 +8,7 @@ use super::index::Index;
 use super::parts::Top;
 use super::{Parts, TableMeta};
 use crate::base::decoder::Decoder;
+use crate::engine::Lsn;
 
 /// The decoders of a table's parts.
 pub const ALL: &[Decoder] = &[
@@ -150,13 +151,13 @@ pub fn table_meta(number: u64) -> TableMeta {
         entries: 100,
         tombstones: 3,
         logical_bytes: 9000,
-        first_position: 7,
-        last_position: 900,
+        first_lsn: Lsn::new(7),
+        last_lsn: Lsn::new(900),
         newest_seconds: 60,
         tombstone_seconds: 30,
         smallest: key(number * 10).into(),
         largest: key(number * 10 + 9).into(),
-        values: vec![(3, 400), (9, 1)].into(),
+        values: vec![(Lsn::new(3), 400), (Lsn::new(9), 1)].into(),
         parts: Parts { raw_bytes: 5000, data_bytes: 3000, filter_bytes: 200, index_bytes: 300 },
     }
 }

@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::super::Position;
+use super::super::Lsn;
 use crate::base::varint;
 
 pub use block::{Block, BlockCursor};
@@ -68,10 +68,10 @@ pub struct Parts {
 /// Where the entries of a table come from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Origin {
-    /// Position after which its oldest batch may begin.
-    pub first_position: Position,
-    /// Position at which its newest batch ends at the latest.
-    pub last_position: Position,
+    /// LSN after which its oldest batch may begin.
+    pub first_lsn: Lsn,
+    /// LSN at which its newest batch ends at the latest.
+    pub last_lsn: Lsn,
     /// Seconds since 1970 of its newest batch at the latest.
     pub newest_seconds: u64,
     /// Seconds since 1970 of its oldest tombstone at the latest; used only if it has any.
@@ -83,8 +83,8 @@ impl Origin {
     pub fn of<'a>(tables: impl Iterator<Item = &'a TableMeta> + Clone) -> Origin {
         let tombstones = tables.clone().map(|table| table.tombstone_seconds).filter(|seconds| *seconds > 0);
         Origin {
-            first_position: tables.clone().map(|table| table.first_position).min().unwrap_or(0),
-            last_position: tables.clone().map(|table| table.last_position).max().unwrap_or(0),
+            first_lsn: tables.clone().map(|table| table.first_lsn).min().unwrap_or_default(),
+            last_lsn: tables.clone().map(|table| table.last_lsn).max().unwrap_or_default(),
             newest_seconds: tables.map(|table| table.newest_seconds).max().unwrap_or(0),
             tombstone_seconds: tombstones.min().unwrap_or(0),
         }
@@ -104,10 +104,10 @@ pub struct TableMeta {
     pub tombstones: u64,
     /// Key and value bytes of all entries; of a value in the log its pointer's.
     pub logical_bytes: u64,
-    /// Position after which its oldest batch may begin.
-    pub first_position: Position,
-    /// Position at which its newest batch ends at the latest.
-    pub last_position: Position,
+    /// LSN after which its oldest batch may begin.
+    pub first_lsn: Lsn,
+    /// LSN at which its newest batch ends at the latest.
+    pub last_lsn: Lsn,
     /// Seconds since 1970 at which its newest batch was there for certain: when it was flushed.
     pub newest_seconds: u64,
     /// The same of its oldest tombstone; 0 without tombstones.
@@ -118,7 +118,7 @@ pub struct TableMeta {
     pub largest: Bytes,
     /// Segments of the log that hold values of it: where each starts, and how many bytes of values. Ascending. There may be
     /// thousands, so copies share it.
-    pub values: Arc<[(Position, u64)]>,
+    pub values: Arc<[(Lsn, u64)]>,
     /// What its parts take.
     pub parts: Parts,
 }
@@ -135,14 +135,15 @@ impl TableMeta {
     }
 
     /// Whether values of it lie in the segment that starts at `start`.
-    pub fn needs(&self, start: Position) -> bool {
+    pub fn needs(&self, start: Lsn) -> bool {
         self.values.binary_search_by_key(&start, |(start, _)| *start).is_ok()
     }
 
     /// Appends everything but the file size, which the footer cannot know.
     pub fn encode(&self, target: &mut Vec<u8>) {
         let numbers = [self.number, self.entries, self.tombstones, self.logical_bytes];
-        let origin = [self.first_position, self.last_position, self.newest_seconds, self.tombstone_seconds];
+        let origin =
+            [self.first_lsn.number(), self.last_lsn.number(), self.newest_seconds, self.tombstone_seconds];
         for number in numbers.into_iter().chain(origin) {
             varint::put(target, number);
         }
@@ -150,7 +151,7 @@ impl TableMeta {
         varint::put_bytes(target, &self.largest);
         varint::put(target, self.values.len() as u64);
         for (start, bytes) in self.values.iter() {
-            varint::put(target, *start);
+            varint::put(target, start.number());
             varint::put(target, *bytes);
         }
         let Parts { raw_bytes, data_bytes, filter_bytes, index_bytes } = self.parts;
@@ -167,14 +168,14 @@ impl TableMeta {
             entries: varint::take(source)?,
             tombstones: varint::take(source)?,
             logical_bytes: varint::take(source)?,
-            first_position: varint::take(source)?,
-            last_position: varint::take(source)?,
+            first_lsn: Lsn::new(varint::take(source)?),
+            last_lsn: Lsn::new(varint::take(source)?),
             newest_seconds: varint::take(source)?,
             tombstone_seconds: varint::take(source)?,
             smallest: Bytes::copy_from_slice(varint::take_bytes(source)?),
             largest: Bytes::copy_from_slice(varint::take_bytes(source)?),
             values: (0..varint::take(source)?)
-                .map(|_| Some((varint::take(source)?, varint::take(source)?)))
+                .map(|_| Some((Lsn::new(varint::take(source)?), varint::take(source)?)))
                 .collect::<Option<_>>()?,
             parts: Parts {
                 raw_bytes: varint::take(source)?,

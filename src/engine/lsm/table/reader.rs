@@ -475,7 +475,7 @@ impl Table {
     pub fn follow(&self, bytes: Option<&[u8]>, start: u64) -> Result<Option<(Pointer, Arc<Segment>)>> {
         let Some(bytes) = bytes else { return Ok(None) };
         let pointer = Pointer::decode(bytes).ok_or_else(|| self.damaged(start))?;
-        let after = self.segments.partition_point(|segment| segment.start() <= pointer.position);
+        let after = self.segments.partition_point(|segment| segment.start() <= pointer.lsn);
         let segment = after.checked_sub(1).map(|index| self.segments[index].clone());
         Ok(Some((pointer, segment.ok_or_else(|| self.damaged(start))?)))
     }

@@ -194,7 +194,7 @@ fn a_segment_that_is_lost_costs_its_values_alone() {
         ..Options::tiny()
     };
     let (disk, model) = values(&options);
-    let needed: Vec<Position> = {
+    let needed: Vec<Lsn> = {
         let engine = open_with(disk.kill(), &options).unwrap();
         engine.superversion().version.needed().iter().map(|(start, _)| start).collect()
     };
