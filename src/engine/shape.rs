@@ -238,7 +238,7 @@ metrics! {
     pub struct Memory {
         /// What it may hold: the option `memory`, or the sum of the limits below and of the cache.
         gauge limit_bytes: u64 [Bytes];
-        /// What it holds: memtables or dirty pages, cache, and resident parts (of LSM tables, of the B-tree's free map).
+        /// What it holds: memtables or dirty pages, cache, pinned indexes and filters of LSM tables, and parts of the B-tree's free map.
         gauge used_bytes: u64 [Bytes];
         /// LSM: open tables: some 1.5 KB each with all that is kept of it on the way to its file, its two keys, indexes and filters that are held outside the
         /// cache, and the lists of segments with values.
@@ -266,7 +266,7 @@ metrics! {
         gauge bytes_max: u64 [Bytes];
         /// Requests answered from it, and those that went to the disk.
         flat all: Lookups;
-        /// LSM: the same by kind: `data` (blocks of tables), `index` and `filter` (parts of those that are not resident), `value` (values in the log).
+        /// LSM: the same by kind: `data` (blocks of tables), `index` and `filter` (those of partitions that are not pinned), `value` (values in the log).
         part kinds: Each<CacheKind, Lookups, { CacheKind::ALL.len() }>;
     }
 }

@@ -6,7 +6,7 @@ use super::verify::Verification;
 use crate::engine::{Done, Lsn, Result};
 
 /// A command that has not ended.
-pub enum Task {
+pub enum PendingCommand {
     /// Ends when everything up to the LSN is in tables.
     Flush(Lsn),
     /// As a flush; then starts a merge and ends with it: of a level into the next, or of everything.
@@ -24,17 +24,18 @@ pub enum Task {
 
 /// The commands of a store, in the order in which they came.
 #[derive(Default)]
-pub struct Commands(Mutex<Vec<(Task, Done)>>);
+pub struct Commands(Mutex<Vec<(PendingCommand, Done)>>);
 
 impl Commands {
     /// Adds a command; `done` is called when it ends.
-    pub fn add(&self, task: Task, done: Done) {
+    pub fn add(&self, task: PendingCommand, done: Done) {
         self.0.lock().push((task, done));
     }
 
     /// Ends the commands that `wanted` picks.
-    pub fn end(&self, result: &Result<()>, wanted: impl Fn(&Task) -> bool) {
-        let ended: Vec<(Task, Done)> = self.0.lock().extract_if(.., |(task, _)| wanted(task)).collect();
+    pub fn end(&self, result: &Result<()>, wanted: impl Fn(&PendingCommand) -> bool) {
+        let ended: Vec<(PendingCommand, Done)> =
+            self.0.lock().extract_if(.., |(task, _)| wanted(task)).collect();
         for (_, done) in ended {
             done(result.clone());
         }
@@ -43,9 +44,9 @@ impl Commands {
     /// Takes a verification, so that a step of it can be done without a lock.
     pub fn take_verification(&self) -> Option<(Box<Verification>, Done)> {
         let mut commands = self.0.lock();
-        let at = commands.iter().position(|(task, _)| matches!(task, Task::Verify(_)))?;
+        let at = commands.iter().position(|(task, _)| matches!(task, PendingCommand::Verify(_)))?;
         match commands.remove(at) {
-            (Task::Verify(verification), done) => Some((verification, done)),
+            (PendingCommand::Verify(verification), done) => Some((verification, done)),
             other => {
                 commands.insert(at, other);
                 None
@@ -55,7 +56,8 @@ impl Commands {
 
     /// Whether a compact command waits whose flush is done, everything up to `flushed` being in tables.
     pub fn is_compact_due(&self, flushed: Lsn) -> bool {
-        let is_due = |task: &Task| matches!(task, Task::Compact { lsn, .. } if *lsn <= flushed);
+        let is_due =
+            |task: &PendingCommand| matches!(task, PendingCommand::Compact { lsn, .. } if *lsn <= flushed);
         self.0.lock().iter().any(|(task, _)| is_due(task))
     }
 
@@ -64,7 +66,7 @@ impl Commands {
     pub fn start_compact(&self, flushed: Lsn) -> Option<usize> {
         let mut served = None;
         for (task, _) in self.0.lock().iter_mut() {
-            if let Task::Compact { lsn, level, is_started } = task
+            if let PendingCommand::Compact { lsn, level, is_started } = task
                 && *lsn <= flushed
             {
                 *is_started = *served.get_or_insert(*level) == *level;

@@ -7,9 +7,9 @@ use std::sync::{Arc, Weak};
 use bytes::Bytes;
 
 use super::memtable::{Copied, Memtable};
-use super::run::{Place, Run};
-use super::table::{Access, Block, BlockCursor, Index, Table};
-use super::value_log::{Pointer, Stored};
+use super::run::{Run, RunPosition};
+use super::table::{Block, BlockCursor, Index, ReadOptions, Table};
+use super::value_log::{Pointer, StoredValue};
 use crate::disk::Purpose;
 use crate::engine::cache::BlockCache;
 use crate::engine::wal::Segment;
@@ -55,12 +55,12 @@ impl Cursor {
     }
 
     /// The current value; `None` for a tombstone.
-    pub fn value(&self) -> Option<Stored<'_>> {
+    pub fn value(&self) -> Option<StoredValue<'_>> {
         match self {
-            Cursor::Memory(cursor) => cursor.value().map(|(value, _)| Stored::Value(value)),
+            Cursor::Memory(cursor) => cursor.value().map(|(value, _)| StoredValue::Value(value)),
             Cursor::Run(cursor) => match &cursor.pointer {
-                Some((pointer, segment)) => Some(Stored::Pointer(*pointer, segment)),
-                None => cursor.block.value().map(Stored::Value),
+                Some((pointer, segment)) => Some(StoredValue::Pointer(*pointer, segment)),
+                None => cursor.block.value().map(StoredValue::Value),
             },
         }
     }
@@ -156,23 +156,23 @@ impl MemoryCursor {
 }
 
 impl Reading {
-    fn access(&self) -> Access<'_> {
+    fn access(&self) -> ReadOptions<'_> {
         let (cache, tier, purpose) = match self {
             Reading::Cached { cache, tier } => (Some(&**cache), *tier, Purpose::Scan),
             Reading::Direct(purpose) => (None, Tier::Disk, *purpose),
         };
-        Access { cache, tier, purpose, read_bytes: None }
+        ReadOptions { cache, tier, purpose, read_bytes: None }
     }
 }
 
 /// A place in tables that do not overlap.
 pub struct RunCursor {
     tables: Run,
-    table: Place,
-    part: usize,
-    /// The index of the part, once it is needed.
+    table: RunPosition,
+    partition: usize,
+    /// The index of the partition, once it is needed.
     index: Option<Arc<Index>>,
-    /// The block in the part.
+    /// The block in the partition.
     ordinal: usize,
     /// Where it begins.
     start: u64,
@@ -194,8 +194,8 @@ impl RunCursor {
     pub fn new(tables: Run, range: KeyRange<'_>, reading: Reading) -> Result<RunCursor> {
         let mut cursor = RunCursor {
             tables,
-            table: Place::default(),
-            part: 0,
+            table: RunPosition::default(),
+            partition: 0,
             index: None,
             ordinal: 0,
             start: 0,
@@ -232,8 +232,8 @@ impl RunCursor {
         self.index = None;
         self.ordinal = 0;
         let Some(table) = self.tables.get(self.table).cloned() else { return Ok(()) };
-        self.part = table.part_of(key);
-        if self.is_before_end(table.part_fence(self.part)) {
+        self.partition = table.partition_of(key);
+        if self.is_before_end(table.partition_fence(self.partition)) {
             self.ordinal = self.index(&table)?.find(key);
             self.settle(key)?;
         }
@@ -244,12 +244,12 @@ impl RunCursor {
         self.end.as_ref().is_none_or(|end| key < &end[..])
     }
 
-    /// The index of the current part.
+    /// The index of the current partition.
     fn index(&mut self, table: &Table) -> Result<Arc<Index>> {
         if let Some(index) = &self.index {
             return Ok(index.clone());
         }
-        let index = table.index(self.part, self.reading.access())?.into_shared();
+        let index = table.index(self.partition, self.reading.access())?.into_shared();
         self.index = Some(index.clone());
         Ok(index)
     }
@@ -258,16 +258,16 @@ impl RunCursor {
     fn settle(&mut self, start: &[u8]) -> Result<()> {
         self.valid = false;
         while let Some(table) = self.tables.get(self.table).cloned() {
-            if self.part == table.parts() {
-                (self.table, self.part) = (self.tables.next(self.table), 0);
+            if self.partition == table.partitions() {
+                (self.table, self.partition) = (self.tables.next(self.table), 0);
                 continue;
             }
-            if self.ordinal == 0 && !self.is_before_end(table.part_fence(self.part)) {
+            if self.ordinal == 0 && !self.is_before_end(table.partition_fence(self.partition)) {
                 break;
             }
             let index = self.index(&table)?;
             if self.ordinal == index.len() {
-                (self.part, self.ordinal, self.index) = (self.part + 1, 0, None);
+                (self.partition, self.ordinal, self.index) = (self.partition + 1, 0, None);
                 continue;
             }
             if self.ordinal > 0 && !self.is_before_end(index.fence(self.ordinal)) {

@@ -1,6 +1,6 @@
 //! The decoders of the LSM-tree.
 
-use super::manifest::{Edit, State};
+use super::manifest::{Edit, ManifestState};
 use super::table::decoders::{self as tables, table_meta};
 use super::value_log::Pointer;
 use crate::base::decoder::Decoder;
@@ -18,15 +18,15 @@ pub const TABLES: &[Decoder] = tables::ALL;
 
 /// A whole manifest, as it is and as a repair guesses it.
 fn manifest(bytes: &[u8]) -> bool {
-    let _ = State::guess(bytes);
-    let Ok((state, generation)) = State::decode(bytes) else { return false };
+    let _ = ManifestState::guess(bytes);
+    let Ok((state, generation)) = ManifestState::decode(bytes) else { return false };
     let again = state.encode(generation);
-    assert!(State::decode(&again).is_ok_and(|(read, _)| read == state));
+    assert!(ManifestState::decode(&again).is_ok_and(|(read, _)| read == state));
     true
 }
 
 fn manifests() -> Vec<Vec<u8>> {
-    let mut state = State::default();
+    let mut state = ManifestState::default();
     let empty = state.encode(1);
     state.apply(&sample());
     vec![empty, state.encode(2)]

@@ -43,7 +43,7 @@ struct DeletedRange {
 }
 
 /// A deleted range that a scan is about to prove.
-struct Claim {
+struct UnprovenRange {
     id: u64,
     start: Vec<u8>,
     /// Keys at or behind `start`, below `limit`, that were put since and not deleted again.
@@ -55,7 +55,7 @@ struct Claim {
 #[derive(Default)]
 struct State {
     closed: BTreeMap<Vec<u8>, DeletedRange>,
-    open: Vec<Claim>,
+    open: Vec<UnprovenRange>,
     next_id: u64,
     uses: u64,
     puts_unused: u64,
@@ -93,7 +93,7 @@ impl DeletedRanges {
         let mut state = self.state.lock();
         let id = state.next_id;
         state.next_id += 1;
-        state.open.push(Claim { id, start: start.to_vec(), puts: BTreeSet::new(), limit: None });
+        state.open.push(UnprovenRange { id, start: start.to_vec(), puts: BTreeSet::new(), limit: None });
         self.count(&state);
         drop(state);
         // The superversion must not be taken before writers can see the claim.

@@ -10,14 +10,14 @@ use std::time::SystemTime;
 
 use parking_lot::Mutex;
 
-use super::commands::Task;
+use super::commands::PendingCommand;
 use super::core::{Core, seconds};
 use super::cursor::MemoryCursor;
 use super::manifest::{Edit, Manifest};
 use super::memtable::Memtable;
 use super::shortage::{RECORDS_BYTES, Trouble};
 use super::table::{Origin, Table, TableStore};
-use super::value_log::{Pointer, Stored};
+use super::value_log::{Pointer, StoredValue};
 use super::version_set::VersionSet;
 use crate::base::text::human_size;
 use crate::disk::Purpose;
@@ -34,7 +34,7 @@ pub fn flush_replayed(
     let mut cursor = MemoryCursor::new(memtable, KeyRange::ALL);
     let mut builder = table_store.create(Purpose::Flush, false)?;
     while let Some(key) = cursor.key() {
-        builder.add(key, cursor.value().map(|(value, _)| Stored::Value(value)))?;
+        builder.add(key, cursor.value().map(|(value, _)| StoredValue::Value(value)))?;
         cursor.advance();
     }
     let table = builder.finish(origin(memtable, seconds(now)))?;
@@ -94,11 +94,17 @@ impl Flusher {
         match &flushed {
             Ok(_) => {
                 let lsn = self.versions.flushed();
-                self.core.commands.end(&Ok(()), |task| matches!(task, Task::Flush(until) if *until <= lsn));
+                self.core
+                    .commands
+                    .end(&Ok(()), |task| matches!(task, PendingCommand::Flush(until) if *until <= lsn));
             }
             Err(error) => {
-                let waits =
-                    |task: &Task| matches!(task, Task::Flush(_) | Task::Compact { is_started: false, .. });
+                let waits = |task: &PendingCommand| {
+                    matches!(
+                        task,
+                        PendingCommand::Flush(_) | PendingCommand::Compact { is_started: false, .. }
+                    )
+                };
                 self.core.commands.end(&Err(error.clone()), waits);
             }
         }
@@ -196,9 +202,9 @@ impl Flusher {
                     let segment = self.core.log.segment_at(lsn);
                     let gone = || Error::Invalid(format!("the log let go of LSN {lsn}"));
                     let pointer = Pointer::new(lsn, value);
-                    builder.add(key, Some(Stored::Pointer(pointer, &segment.ok_or_else(gone)?)))?;
+                    builder.add(key, Some(StoredValue::Pointer(pointer, &segment.ok_or_else(gone)?)))?;
                 }
-                value => builder.add(key, value.map(|(value, _)| Stored::Value(value)))?,
+                value => builder.add(key, value.map(|(value, _)| StoredValue::Value(value)))?,
             }
             cursor.advance();
         }

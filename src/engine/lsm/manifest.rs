@@ -126,7 +126,7 @@ impl Edit {
 
 /// What all edits together say.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct State {
+pub struct ManifestState {
     /// Tables by level and number.
     pub tables: BTreeMap<(usize, u64), TableMeta>,
     /// Where replay of the log begins.
@@ -137,7 +137,7 @@ pub struct State {
     pub cursors: [Bytes; LEVELS],
 }
 
-impl State {
+impl ManifestState {
     /// The sentence to show if an edit contradicts what came before.
     fn check(&self, edit: &Edit) -> std::result::Result<(), String> {
         let mut removed = BTreeSet::new();
@@ -155,7 +155,7 @@ impl State {
         Ok(())
     }
 
-    /// Adds an edit that [checks](State::check). Costs what the edit is, not what is there.
+    /// Adds an edit that [checks](ManifestState::check). Costs what the edit is, not what is there.
     pub fn apply(&mut self, edit: &Edit) {
         self.adopt(edit);
         self.log_lsn = edit.log_lsn.unwrap_or(self.log_lsn);
@@ -186,12 +186,12 @@ impl State {
     }
 
     /// Reads a whole manifest; also its generation.
-    pub fn decode(bytes: &[u8]) -> Result<(State, u64)> {
+    pub fn decode(bytes: &[u8]) -> Result<(ManifestState, u64)> {
         Self::read(bytes).map(|(state, generation, _)| (state, generation))
     }
 
     /// The same, and where its last edit ends.
-    fn read(bytes: &[u8]) -> Result<(State, u64, u64)> {
+    fn read(bytes: &[u8]) -> Result<(ManifestState, u64, u64)> {
         let damaged = |offset: usize, what: &str| Error::corrupt(NAME, offset as u64, what);
         let header = frame::decode(bytes, 0).and_then(|(kind, payload)| {
             let mut rest = payload.strip_prefix(TITLE).filter(|_| kind == KIND_HEADER)?;
@@ -202,7 +202,7 @@ impl State {
         if !(VERSION_OLDEST..=VERSION).contains(&version) {
             return Err(Error::format(NAME, version, VERSION));
         }
-        let mut state = State::default();
+        let mut state = ManifestState::default();
         // The first edit came with the file, whole.
         let mut whole = false;
         while let Some((kind, payload)) = frame::decode(&bytes[offset..], place(generation, offset as u64)) {
@@ -222,11 +222,11 @@ impl State {
     }
 }
 
-impl State {
+impl ManifestState {
     /// What can be made out of a damaged manifest: every edit that checks, and the first, which describes the whole store, also
     /// if it only parses. Tables may be missing or be too many; nothing else of it counts.
-    pub fn guess(bytes: &[u8]) -> State {
-        let mut state = State::default();
+    pub fn guess(bytes: &[u8]) -> ManifestState {
+        let mut state = ManifestState::default();
         let Some((generation, start)) = numbers(bytes) else { return state };
         let mut offset = start;
         while offset < bytes.len() {
@@ -266,7 +266,7 @@ fn numbers(bytes: &[u8]) -> Option<(u64, usize)> {
 pub struct Manifest {
     disk: Arc<dyn Disk>,
     file: Arc<dyn File>,
-    state: State,
+    state: ManifestState,
     generation: u64,
     bytes: u64,
     /// Size of the file, as far as it was made longer ahead.
@@ -282,7 +282,9 @@ impl Manifest {
     /// `growth_bytes` before it is written anew again.
     pub fn open(disk: Arc<dyn Disk>, growth_bytes: u64, is_new: bool) -> Result<Manifest> {
         let (state, generation, old) = match disk.open(NAME) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound && is_new => (State::default(), 0, None),
+            Err(error) if error.kind() == io::ErrorKind::NotFound && is_new => {
+                (ManifestState::default(), 0, None)
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return Err(Error::corrupt(NAME, 0, "the store has tables or a log, but no manifest"));
             }
@@ -290,7 +292,7 @@ impl Manifest {
             Ok(file) => {
                 let bytes = read_all(&*file, Purpose::Recovery);
                 let bytes = bytes.map_err(|error| Error::io("reading the manifest", error))?;
-                let (state, generation, end) = State::read(&bytes)?;
+                let (state, generation, end) = ManifestState::read(&bytes)?;
                 (state, generation, Some((file, end)))
             }
         };
@@ -341,7 +343,7 @@ impl Manifest {
     }
 
     /// What it says.
-    pub fn state(&self) -> &State {
+    pub fn state(&self) -> &ManifestState {
         &self.state
     }
 

@@ -47,6 +47,6 @@ impl MemoryBudget {
     pub fn balance(&self, memtable_bytes: u64) {
         let memtables = self.memtable_bytes_max.max(memtable_bytes);
         let room = self.bytes_max.saturating_sub(memtables).min(self.cache_bytes_max);
-        self.cache.set_bytes_max(room.saturating_sub(self.table_store.resident_bytes()).max(room / 8));
+        self.cache.set_bytes_max(room.saturating_sub(self.table_store.pinned_bytes()).max(room / 8));
     }
 }

@@ -102,7 +102,7 @@ impl Ord for Key {
 }
 
 /// What a memtable holds for a key.
-enum Held {
+enum MemtableValue {
     Tombstone,
     Small(Box<[u8]>),
     Large(Box<Large>),
@@ -114,38 +114,40 @@ struct Large {
     lsn: Lsn,
 }
 
-impl Held {
-    fn new(value: Option<&Bytes>, lsn: Lsn) -> Held {
+impl MemtableValue {
+    fn new(value: Option<&Bytes>, lsn: Lsn) -> MemtableValue {
         match value {
-            None => Held::Tombstone,
-            Some(value) if lsn == Lsn::ZERO && value.len() < SMALL_BYTES => Held::Small(value[..].into()),
-            Some(value) => Held::Large(Box::new(Large { value: owned(value), lsn })),
+            None => MemtableValue::Tombstone,
+            Some(value) if lsn == Lsn::ZERO && value.len() < SMALL_BYTES => {
+                MemtableValue::Small(value[..].into())
+            }
+            Some(value) => MemtableValue::Large(Box::new(Large { value: owned(value), lsn })),
         }
     }
 
     fn slot(&self) -> Slot {
         match self {
-            Held::Tombstone => None,
-            Held::Small(value) => Some(Bytes::copy_from_slice(value)),
-            Held::Large(large) => Some(large.value.clone()),
+            MemtableValue::Tombstone => None,
+            MemtableValue::Small(value) => Some(Bytes::copy_from_slice(value)),
+            MemtableValue::Large(large) => Some(large.value.clone()),
         }
     }
 
     fn cost(&self) -> u64 {
         match self {
-            Held::Tombstone => 0,
-            Held::Small(value) => value.len() as u64,
-            Held::Large(large) => OUTSIDE_BYTES + large.value.len() as u64,
+            MemtableValue::Tombstone => 0,
+            MemtableValue::Small(value) => value.len() as u64,
+            MemtableValue::Large(large) => OUTSIDE_BYTES + large.value.len() as u64,
         }
     }
 
     /// Bytes that a table takes for it, beside the key.
     fn table_bytes(&self) -> u64 {
         match self {
-            Held::Tombstone => 0,
-            Held::Small(value) => value.len() as u64,
-            Held::Large(large) if large.lsn > Lsn::ZERO => POINTER_BYTES,
-            Held::Large(large) => large.value.len() as u64,
+            MemtableValue::Tombstone => 0,
+            MemtableValue::Small(value) => value.len() as u64,
+            MemtableValue::Large(large) if large.lsn > Lsn::ZERO => POINTER_BYTES,
+            MemtableValue::Large(large) => large.value.len() as u64,
         }
     }
 }
@@ -155,13 +157,13 @@ impl Held {
 pub struct Copied {
     /// Keys and small values.
     bytes: Vec<u8>,
-    entries: Vec<(Range<usize>, Value)>,
+    entries: Vec<(Range<usize>, CopiedValue)>,
     /// More may follow the last one.
     has_more: bool,
 }
 
 /// A value among copied entries.
-enum Value {
+enum CopiedValue {
     Tombstone,
     /// Behind the key, up to here.
     Small(usize),
@@ -188,9 +190,9 @@ impl Copied {
     pub fn value(&self, index: usize) -> Option<(&[u8], Lsn)> {
         let (key, value) = self.entries.get(index)?;
         match value {
-            Value::Tombstone => None,
-            Value::Small(end) => Some((&self.bytes[key.end..*end], Lsn::ZERO)),
-            Value::Large(value, lsn) => Some((value, *lsn)),
+            CopiedValue::Tombstone => None,
+            CopiedValue::Small(end) => Some((&self.bytes[key.end..*end], Lsn::ZERO)),
+            CopiedValue::Large(value, lsn) => Some((value, *lsn)),
         }
     }
 
@@ -200,17 +202,17 @@ impl Copied {
     }
 
     /// Adds an entry; returns what it keeps in memory.
-    fn push(&mut self, key: &[u8], held: &Held) -> u64 {
+    fn push(&mut self, key: &[u8], held: &MemtableValue) -> u64 {
         let start = self.bytes.len();
         self.bytes.extend_from_slice(key);
         let range = start..self.bytes.len();
         let value = match held {
-            Held::Tombstone => Value::Tombstone,
-            Held::Small(value) => {
+            MemtableValue::Tombstone => CopiedValue::Tombstone,
+            MemtableValue::Small(value) => {
                 self.bytes.extend_from_slice(value);
-                Value::Small(self.bytes.len())
+                CopiedValue::Small(self.bytes.len())
             }
-            Held::Large(large) => Value::Large(large.value.clone(), large.lsn),
+            MemtableValue::Large(large) => CopiedValue::Large(large.value.clone(), large.lsn),
         };
         self.entries.push((range, value));
         key.len() as u64 + held.cost()
@@ -219,7 +221,7 @@ impl Copied {
 
 /// Sorted entries in memory.
 pub struct Memtable {
-    map: RwLock<BTreeMap<Key, Held>>,
+    map: RwLock<BTreeMap<Key, MemtableValue>>,
     bytes: AtomicU64,
     table_bytes: AtomicU64,
     entries: AtomicU64,
@@ -253,9 +255,9 @@ impl Memtable {
         let ready = batch.operations().iter().enumerate().map(|(index, operation)| {
             let tail = tails.get(index).filter(|_| is_separate(operation.value()));
             let held_at = tail.map_or(Lsn::ZERO, |tail| lsn.back_by(*tail));
-            (Key::new(operation.key()), Held::new(operation.value(), held_at))
+            (Key::new(operation.key()), MemtableValue::new(operation.value(), held_at))
         });
-        let ready: Vec<(Key, Held)> = ready.collect();
+        let ready: Vec<(Key, MemtableValue)> = ready.collect();
         let mut replaced = Vec::with_capacity(ready.len());
         let (mut added, mut removed, mut tombstones) = (0u64, 0u64, 0u64);
         let mut table_bytes = 0u64;
@@ -264,7 +266,7 @@ impl Memtable {
             let (key_cost, key_bytes) = (key.cost(), key.bytes().len() as u64);
             added += held.cost();
             table_bytes += held.table_bytes();
-            tombstones += u64::from(matches!(held, Held::Tombstone));
+            tombstones += u64::from(matches!(held, MemtableValue::Tombstone));
             match map.insert(key, held) {
                 None => {
                     added += key_cost;
@@ -278,7 +280,7 @@ impl Memtable {
         for old in replaced {
             removed += old.cost();
             table_bytes = table_bytes.wrapping_sub(old.table_bytes());
-            tombstones = tombstones.wrapping_sub(u64::from(matches!(old, Held::Tombstone)));
+            tombstones = tombstones.wrapping_sub(u64::from(matches!(old, MemtableValue::Tombstone)));
         }
         // Wrapping addition of a negative number subtracts.
         self.bytes.fetch_add(added.wrapping_sub(removed), Relaxed);
@@ -290,7 +292,7 @@ impl Memtable {
 
     /// What it knows of `key`.
     pub fn get(&self, key: &[u8]) -> Option<Slot> {
-        self.map.read().get(key).map(Held::slot)
+        self.map.read().get(key).map(MemtableValue::slot)
     }
 
     /// Replaces `target` by up to `limit` entries from `start` on and below `end`, fewer where they are large.

@@ -40,7 +40,7 @@
 //!
 //! `Writer::pace`, `Flusher::flushing` or `Compactor::merging`, then [`VersionSet::change`] (the manifest), then the superversion. All others are leaves.
 //! `pace` and the superversion are held for memory and one log write only; `flushing`, `merging` and the manifest are held across disk requests
-//! and taken by background work alone; `merging` not while a slice of a merge does a step.
+//! and taken by background work alone; `merging` not while a subcompaction does a step.
 
 mod commands;
 pub mod compaction;
@@ -53,7 +53,7 @@ mod flusher;
 mod manifest;
 mod memory_budget;
 mod memtable;
-mod merge;
+mod merging_cursor;
 mod mutable_options;
 mod needed;
 mod options;
@@ -94,7 +94,7 @@ use super::{
     Promise, Result, Shape, Snapshot, TableInfo, Tier, Visit, WakeSignal, WorkClass,
 };
 use crate::disk::{LEVELS, Metered};
-use commands::Task;
+use commands::PendingCommand;
 use compactor::Compactor;
 use deleted_ranges::DeletedRanges;
 use flusher::Flusher;
@@ -259,10 +259,12 @@ impl super::Background for LsmEngine {
                 self.reader.drop_caches();
                 return done(Ok(()));
             }
-            Command::Flush | Command::Checkpoint => (Task::Flush(self.writer.rotate_now()), WorkClass::Flush),
+            Command::Flush | Command::Checkpoint => {
+                (PendingCommand::Flush(self.writer.rotate_now()), WorkClass::Flush)
+            }
             Command::Compact => {
                 let lsn = self.writer.rotate_now();
-                (Task::Compact { lsn, level: None, is_started: false }, WorkClass::Merge)
+                (PendingCommand::Compact { lsn, level: None, is_started: false }, WorkClass::Merge)
             }
             Command::CompactLevel(level) if level + 1 >= LEVELS => {
                 let last = LEVELS - 1;
@@ -271,11 +273,14 @@ impl super::Background for LsmEngine {
             }
             Command::CompactLevel(level) => {
                 // What lies in the level now is there already.
-                (Task::Compact { lsn: Lsn::ZERO, level: Some(level), is_started: false }, WorkClass::Merge)
+                (
+                    PendingCommand::Compact { lsn: Lsn::ZERO, level: Some(level), is_started: false },
+                    WorkClass::Merge,
+                )
             }
             Command::Verify => {
                 let verification = Verification::new(&self.versions.superversion().version);
-                (Task::Verify(Box::new(verification)), WorkClass::Reclaim)
+                (PendingCommand::Verify(Box::new(verification)), WorkClass::Reclaim)
             }
         };
         self.core.commands.add(task, done);

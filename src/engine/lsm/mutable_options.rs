@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use parking_lot::RwLock;
 
-use super::compaction::Around;
+use super::compaction::PolicyInForce;
 use super::throttle::Rates;
 use crate::base::text::{BadText, parse_size, parse_switch};
 use crate::engine::lsm::{Options, PolicyKind};
@@ -16,7 +16,7 @@ pub struct MutableOptions {
     auto_flush: AtomicBool,
     auto_compact: AtomicBool,
     is_paused: AtomicBool,
-    policy: RwLock<Arc<Around>>,
+    policy: RwLock<Arc<PolicyInForce>>,
     rates: Rates,
 }
 
@@ -27,7 +27,7 @@ impl MutableOptions {
             auto_flush: AtomicBool::new(true),
             auto_compact: AtomicBool::new(true),
             is_paused: AtomicBool::new(false),
-            policy: RwLock::new(Arc::new(Around::new(options))),
+            policy: RwLock::new(Arc::new(PolicyInForce::new(options))),
             rates: Rates::new(options),
         }
     }
@@ -48,7 +48,7 @@ impl MutableOptions {
     }
 
     /// The policy in force.
-    pub fn policy(&self) -> Arc<Around> {
+    pub fn policy(&self) -> Arc<PolicyInForce> {
         self.policy.read().clone()
     }
 
@@ -86,7 +86,7 @@ impl MutableOptions {
         match name {
             "policy" => {
                 let policy = PolicyKind::parse(value).map_err(invalid)?;
-                let new = Arc::new(Around::new(&Options { policy, ..options.clone() }));
+                let new = Arc::new(PolicyInForce::new(&Options { policy, ..options.clone() }));
                 let to = new.name();
                 let old = std::mem::replace(&mut *self.policy.write(), new);
                 return Ok(Some((old.name(), to)));

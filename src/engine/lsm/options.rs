@@ -92,9 +92,9 @@ pub struct Options {
     pub value_gc_percent: u64,
     /// Bytes of a table file that merges aim at.
     pub table_bytes: u64,
-    /// Slices of merges that are worked on at once.
+    /// Subcompactions that are worked on at once.
     pub merge_threads: u64,
-    /// A merge is cut into slices of so many tables, each of which gives the space of its inputs back when it is done; 0 for merges
+    /// A compaction is cut into subcompactions of so many tables, each of which gives the space of its inputs back when it is done; 0 for merges
     /// that are not cut.
     pub slice_tables: u64,
     /// Bytes of a block before it is cut.

@@ -104,7 +104,7 @@ fn a_flipped_bit_in_a_part_that_is_read_later_is_an_error_or_read_around() {
     let blocks_end = {
         let version = engine.superversion().version.clone();
         let (_, first) = version.tables().min_by_key(|(_, table)| table_name(table.number)).unwrap();
-        first.parts.data_bytes
+        first.sizes.data_bytes
     };
     drop(engine);
     let tables: Vec<String> = disk.list().unwrap().into_iter().map(|info| info.name).collect();

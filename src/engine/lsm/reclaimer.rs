@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::commands::Task;
+use super::commands::PendingCommand;
 use super::core::Core;
 use super::survivors::Survivors;
 use super::version_set::VersionSet;
@@ -36,7 +36,7 @@ impl Reclaimer {
         self.survivors.reclaim();
         if let Some((mut verification, done)) = self.core.commands.take_verification() {
             match verification.step(&self.core.table_store) {
-                Ok(false) => self.core.commands.add(Task::Verify(verification), done),
+                Ok(false) => self.core.commands.add(PendingCommand::Verify(verification), done),
                 Ok(true) => done(Ok(())),
                 Err(error) => done(Err(error)),
             }

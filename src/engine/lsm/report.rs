@@ -24,7 +24,7 @@ impl LsmEngine {
             ..level.clone()
         };
         let levels: Vec<Level> = totals.levels.iter().zip(&*core.levels).map(level).collect();
-        let (cache, resident_bytes) = (self.reader.cache(), core.table_store.resident_bytes());
+        let (cache, resident_bytes) = (self.reader.cache(), core.table_store.pinned_bytes());
         let memtable_bytes = superversion.memtable_bytes();
         let memtable_tombstones: u64 = superversion.memtables().map(|memtable| memtable.tombstones()).sum();
         let log = core.log.shape();

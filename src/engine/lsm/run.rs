@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::table::{Parts, Table, TableMeta, table_name};
+use super::table::{Table, TableMeta, TableSizes, table_name};
 use crate::engine::{Error, Lsn, Result};
 
 /// Fewer tables lie in one piece only if there are no more.
@@ -32,8 +32,8 @@ pub struct Sums {
     pub entries: u64,
     /// Tombstones.
     pub tombstones: u64,
-    /// What their parts take.
-    pub parts: Parts,
+    /// Bytes of their blocks, filters and indexes.
+    pub sizes: TableSizes,
     /// How many are [dense](TableMeta::is_dense) with tombstones.
     pub dense_files: u64,
     /// LSN at which the newest batch ends at the latest.
@@ -52,7 +52,7 @@ impl Sums {
             bytes: table.bytes,
             entries: table.entries,
             tombstones: table.tombstones,
-            parts: table.parts,
+            sizes: table.sizes,
             dense_files: u64::from(table.is_dense()),
             last_lsn: table.last_lsn,
             newest_seconds: table.newest_seconds,
@@ -68,11 +68,11 @@ impl Sums {
             bytes: self.bytes + other.bytes,
             entries: self.entries + other.entries,
             tombstones: self.tombstones + other.tombstones,
-            parts: Parts {
-                raw_bytes: self.parts.raw_bytes + other.parts.raw_bytes,
-                data_bytes: self.parts.data_bytes + other.parts.data_bytes,
-                filter_bytes: self.parts.filter_bytes + other.parts.filter_bytes,
-                index_bytes: self.parts.index_bytes + other.parts.index_bytes,
+            sizes: TableSizes {
+                raw_bytes: self.sizes.raw_bytes + other.sizes.raw_bytes,
+                data_bytes: self.sizes.data_bytes + other.sizes.data_bytes,
+                filter_bytes: self.sizes.filter_bytes + other.sizes.filter_bytes,
+                index_bytes: self.sizes.index_bytes + other.sizes.index_bytes,
             },
             dense_files: self.dense_files + other.dense_files,
             last_lsn: self.last_lsn.max(other.last_lsn),
@@ -88,7 +88,7 @@ struct Tables {
     tables: Vec<Arc<Table>>,
 }
 
-/// A part of a run.
+/// Some dozens of neighbouring tables of a run.
 #[derive(Clone)]
 struct Piece {
     /// The last key of its last table, so that a search looks into one piece.
@@ -110,7 +110,7 @@ impl Piece {
 
 /// A place in a run: between two tables, or at an end.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Place {
+pub struct RunPosition {
     piece: usize,
     table: usize,
 }
@@ -254,7 +254,7 @@ impl Run {
 
     /// Its tables in order.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Table>> + Clone {
-        self.behind(Place::default())
+        self.behind(RunPosition::default())
     }
 
     /// Its first table.
@@ -268,22 +268,22 @@ impl Run {
     }
 
     /// The table behind a place.
-    pub fn get(&self, place: Place) -> Option<&Arc<Table>> {
+    pub fn get(&self, place: RunPosition) -> Option<&Arc<Table>> {
         self.pieces.get(place.piece)?.tables().get(place.table)
     }
 
     /// The place behind the table there.
-    pub fn next(&self, place: Place) -> Place {
-        let next = Place { table: place.table + 1, ..place };
+    pub fn next(&self, place: RunPosition) -> RunPosition {
+        let next = RunPosition { table: place.table + 1, ..place };
         let is_end = self.pieces.get(place.piece).is_some_and(|piece| next.table >= piece.tables().len());
-        if is_end { Place { piece: place.piece + 1, table: 0 } } else { next }
+        if is_end { RunPosition { piece: place.piece + 1, table: 0 } } else { next }
     }
 
     /// The place before the first table that ends at or behind `key`. Not for L0.
-    pub fn seek(&self, key: &[u8]) -> Place {
+    pub fn seek(&self, key: &[u8]) -> RunPosition {
         let piece = self.pieces.partition_point(|piece| &piece.largest[..] < key);
         let within = |piece: &Piece| piece.tables().partition_point(|table| &table.largest[..] < key);
-        Place { piece, table: self.pieces.get(piece).map_or(0, within) }
+        RunPosition { piece, table: self.pieces.get(piece).map_or(0, within) }
     }
 
     /// The one table that may hold `key`. Not for L0.
@@ -292,7 +292,7 @@ impl Run {
     }
 
     /// The tables behind a place.
-    pub fn behind(&self, place: Place) -> impl Iterator<Item = &Arc<Table>> + Clone {
+    pub fn behind(&self, place: RunPosition) -> impl Iterator<Item = &Arc<Table>> + Clone {
         let skipped = move |index: usize| if index == 0 { place.table } else { 0 };
         let pieces = self.pieces.get(place.piece..).unwrap_or_default().iter().enumerate();
         pieces.flat_map(move |(index, piece)| piece.tables().get(skipped(index)..).unwrap_or_default())
@@ -304,7 +304,7 @@ impl Run {
         let piece =
             self.pieces.partition_point(|piece| piece.tables().last().is_some_and(|it| is_before(it)));
         let within = |piece: &Piece| piece.tables().partition_point(|it| is_before(it));
-        self.behind(Place { piece, table: self.pieces.get(piece).map_or(0, within) })
+        self.behind(RunPosition { piece, table: self.pieces.get(piece).map_or(0, within) })
     }
 
     /// The tables that overlap `start..=end`, in order.
@@ -315,7 +315,7 @@ impl Run {
     ) -> impl Iterator<Item = &'a Arc<Table>> + Clone {
         let is_apart = self.level > 0;
         // Where tables are apart both ends ascend.
-        let near = self.behind(if is_apart { self.seek(start) } else { Place::default() });
+        let near = self.behind(if is_apart { self.seek(start) } else { RunPosition::default() });
         let near = near.take_while(move |table| !is_apart || &table.smallest[..] <= end);
         near.filter(move |table| table.overlaps(start, end))
     }
@@ -358,7 +358,7 @@ mod tests {
             tombstone_seconds: if number.is_multiple_of(7) { 0 } else { 1 + number * 17 % 1000 },
             smallest: name(key * 4),
             largest: name(key * 4 + 2),
-            parts: Parts { raw_bytes: 1, data_bytes: 2, filter_bytes: 3, index_bytes: number },
+            sizes: TableSizes { raw_bytes: 1, data_bytes: 2, filter_bytes: 3, index_bytes: number },
             ..TableMeta::default()
         })
     }
@@ -379,7 +379,7 @@ mod tests {
         let sizes: Vec<usize> = run.pieces.iter().map(|piece| piece.tables().len()).collect();
         assert!(sizes.iter().all(|size| (1..=PIECE_MAX).contains(size)), "{sizes:?}");
         assert!(sizes.len() < 2 || sizes.iter().all(|size| *size >= PIECE_MIN), "{sizes:?}");
-        let mut place = Place::default();
+        let mut place = RunPosition::default();
         for (index, table) in model.iter().enumerate() {
             assert_eq!(run.get(place).unwrap().number, table.number);
             assert_eq!(numbers(run.after(table)), numbers(model[index + 1..].iter()));

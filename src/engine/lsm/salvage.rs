@@ -20,9 +20,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::manifest::{self, State};
+use super::manifest::{self, ManifestState};
 use super::survivors;
-use super::table::salvage::{Piece, pieces};
+use super::table::salvage::{TablePiece, pieces};
 use super::table::{BlockCursor, TableMeta, table_name, table_number};
 use super::value_log::Pointer;
 use crate::disk::{Disk, Purpose};
@@ -66,15 +66,15 @@ impl Source {
 pub fn salvage(disk: &dyn Disk, sink: &mut Sink<'_>) -> Result<Vec<Loss>> {
     let mut losses = Vec::new();
     let manifest = open_if_there(disk, manifest::NAME)?.map(|file| read_around(&*file)).transpose()?;
-    let sound = manifest.as_ref().map(|bytes| State::decode(bytes));
+    let sound = manifest.as_ref().map(|bytes| ManifestState::decode(bytes));
     // The version of another program is none of our business.
     if let Some(Err(error @ Error::Invalid(_))) = sound {
         return Err(error);
     }
     let sound = sound.and_then(|decoded| decoded.ok()).map(|(state, _)| state);
     let is_sound = sound.is_some();
-    let state =
-        sound.unwrap_or_else(|| manifest.as_ref().map(|bytes| State::guess(bytes)).unwrap_or_default());
+    let state = sound
+        .unwrap_or_else(|| manifest.as_ref().map(|bytes| ManifestState::guess(bytes)).unwrap_or_default());
     let sources = sources(disk, &state, is_sound, &mut losses)?;
     let needed = state.tables.values().flat_map(|meta| meta.values.iter()).map(|(start, _)| *start).collect();
     let mut segments = wal::salvage::segments(disk, &needed)?;
@@ -97,7 +97,12 @@ pub fn salvage(disk: &dyn Disk, sink: &mut Sink<'_>) -> Result<Vec<Loss>> {
 }
 
 /// The tables to read, the oldest first.
-fn sources(disk: &dyn Disk, state: &State, is_sound: bool, losses: &mut Vec<Loss>) -> Result<Vec<Source>> {
+fn sources(
+    disk: &dyn Disk,
+    state: &ManifestState,
+    is_sound: bool,
+    losses: &mut Vec<Loss>,
+) -> Result<Vec<Source>> {
     let files = disk.list().map_err(|error| Error::io("listing the store", error))?;
     let present: BTreeSet<u64> = files.iter().filter_map(|info| table_number(&info.name)).collect();
     let mut known: Vec<Source> = Vec::new();
@@ -161,7 +166,7 @@ fn age(source: &Source) -> (std::cmp::Reverse<usize>, Lsn, u64) {
 fn footer(disk: &dyn Disk, number: u64) -> Result<Option<TableMeta>> {
     let Some(file) = open_if_there(disk, &table_name(number))? else { return Ok(None) };
     let found = pieces(number, &read_around(&*file)?).into_iter().find_map(|piece| match piece {
-        Piece::Footer(meta) => Some(meta),
+        TablePiece::Footer(meta) => Some(meta),
         _ => None,
     });
     Ok(found)
@@ -180,7 +185,7 @@ fn read_table(
     let bytes = read_around(&*file)?;
     let pieces = pieces(source.number, &bytes);
     let own = pieces.iter().find_map(|piece| match piece {
-        Piece::Footer(meta) => Some(meta.clone()),
+        TablePiece::Footer(meta) => Some(meta.clone()),
         _ => None,
     });
     let has_end = own.is_some();
@@ -197,12 +202,12 @@ fn read_table(
     };
     for piece in pieces {
         let (offset, block) = match piece {
-            Piece::Gap(offset) => {
+            TablePiece::Gap(offset) => {
                 gap.get_or_insert(offset);
                 continue;
             }
-            Piece::Block(offset, block) => (offset, block),
-            Piece::Other | Piece::Footer(_) => continue,
+            TablePiece::Block(offset, block) => (offset, block),
+            TablePiece::Other | TablePiece::Footer(_) => continue,
         };
         let mut cursor = BlockCursor::default();
         let mut more = cursor.enter(block, b"");

@@ -1,5 +1,5 @@
 //! Tables and segments of the log that background work could not read, or that were missing or damaged when the store was opened. They are *set aside*: merges go around such a table
-//! ([`super::compaction::Around`]), collection leaves the values of such a segment where they are. Nothing is dropped: what can be
+//! ([`super::compaction::PolicyInForce`]), collection leaves the values of such a segment where they are. Nothing is dropped: what can be
 //! read of them is still read, the rest is an error for who asks for it.
 //!
 //! A request that failed is tried again a few times, later and later; bytes that do not check stay what they are. What is set aside

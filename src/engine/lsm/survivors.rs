@@ -62,20 +62,20 @@ struct Values {
     /// Bytes in it.
     bytes: u64,
     /// Others hold it while what they wrote is not part of the store.
-    writing: Writing,
+    writing: WriterToken,
 }
 
 /// Kept by who has written to a file until what was written is part of the store, or given up.
-pub type Writing = Arc<()>;
+pub type WriterToken = Arc<()>;
 
 /// A value that was moved.
-pub struct Moved {
+pub struct MovedValue {
     /// Where it lies now.
     pub lsn: Lsn,
     /// The file that holds it.
     pub segment: Arc<Segment>,
     /// To be kept until a table that points to it is part of the store.
-    pub writing: Writing,
+    pub writing: WriterToken,
 }
 
 #[derive(Default)]
@@ -121,7 +121,7 @@ impl Survivors {
             let bytes = segment.capacity_bytes();
             state.files.extend(
                 number_at(start)
-                    .map(|number| (number, Values { segment, bytes, writing: Writing::default() })),
+                    .map(|number| (number, Values { segment, bytes, writing: WriterToken::default() })),
             );
         }
         Ok(Survivors { disk, file_bytes: file_bytes.min(FILE_BYTES_MAX), state: Mutex::new(state) })
@@ -145,7 +145,7 @@ impl Survivors {
     }
 
     /// Appends a value.
-    pub fn append(&self, value: &[u8]) -> Result<Moved> {
+    pub fn append(&self, value: &[u8]) -> Result<MovedValue> {
         let mut state = self.state.lock();
         let bytes = value.len() as u64;
         let fits = |values: &&Values| values.bytes == 0 || values.bytes + bytes <= self.file_bytes;
@@ -159,7 +159,7 @@ impl Survivors {
         let lsn = start_of(number) + values.bytes;
         values.segment.append(Purpose::ValueLogGc, lsn, value)?;
         values.bytes += bytes;
-        let moved = Moved { lsn, segment: values.segment.clone(), writing: values.writing.clone() };
+        let moved = MovedValue { lsn, segment: values.segment.clone(), writing: values.writing.clone() };
         state.is_dirty = true;
         Ok(moved)
     }
@@ -175,7 +175,7 @@ impl Survivors {
         let file = self.disk.create(&name).map_err(|error| Error::io(format!("making {name}"), error))?;
         let capacity_bytes = self.file_bytes.max(bytes);
         let segment = Segment::of_file(PREFIX, number, start_of(number), file, capacity_bytes);
-        let values = Values { segment: Arc::new(segment), bytes: 0, writing: Writing::default() };
+        let values = Values { segment: Arc::new(segment), bytes: 0, writing: WriterToken::default() };
         state.files.insert(number, values);
         (state.growing, state.next_number) = (Some(number), number + 1);
         Ok(number)

@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc;
 use std::time::Duration;
 
-use super::compaction::{Around, Policy, Stuck};
+use super::compaction::{Policy, PolicyInForce, StuckTables};
 use super::table::{Table, TableStore, table_name, table_number};
 use super::value_log::MOVED_KIND;
 use super::version::{Superversion, Version};
@@ -129,8 +129,8 @@ fn level_bytes(engine: &LsmEngine) -> u64 {
 }
 
 /// What a policy does with tables that may not leave L0: one that merges nothing leaves them, one that never goes below L0 goes on.
-fn stuck(policy: PolicyKind) -> Stuck {
-    Around::new(&Options { policy, ..Options::tiny() }).stuck()
+fn stuck(policy: PolicyKind) -> StuckTables {
+    PolicyInForce::new(&Options { policy, ..Options::tiny() }).stuck()
 }
 
 /// A policy of the registry.

@@ -29,10 +29,10 @@ impl Totals {
                 bytes: sums.bytes,
                 entries: sums.entries,
                 tombstones: sums.tombstones,
-                raw_bytes: sums.parts.raw_bytes,
-                data_bytes: sums.parts.data_bytes,
-                filter_bytes: sums.parts.filter_bytes,
-                index_bytes: sums.parts.index_bytes,
+                raw_bytes: sums.sizes.raw_bytes,
+                data_bytes: sums.sizes.data_bytes,
+                filter_bytes: sums.sizes.filter_bytes,
+                index_bytes: sums.sizes.index_bytes,
                 ..Level::default()
             }
         };

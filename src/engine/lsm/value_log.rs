@@ -24,7 +24,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::table::Access;
+use super::table::ReadOptions;
 use crate::base::varint;
 use crate::disk::Purpose;
 use crate::engine::cache::{BlockCache, CacheKind};
@@ -93,19 +93,19 @@ impl Pointer {
 
 /// A value as a cursor meets it.
 #[derive(Clone, Copy)]
-pub enum Stored<'a> {
+pub enum StoredValue<'a> {
     /// Here.
     Value(&'a [u8]),
     /// In the log.
     Pointer(Pointer, &'a Arc<Segment>),
 }
 
-impl<'a> Stored<'a> {
+impl<'a> StoredValue<'a> {
     /// The bytes that it takes in a table.
     pub fn len(&self) -> usize {
         match self {
-            Stored::Value(value) => value.len(),
-            Stored::Pointer(pointer, _) => pointer.encoded_bytes(),
+            StoredValue::Value(value) => value.len(),
+            StoredValue::Pointer(pointer, _) => pointer.encoded_bytes(),
         }
     }
 
@@ -113,14 +113,14 @@ impl<'a> Stored<'a> {
     #[cfg(test)]
     pub fn inline(&self) -> Option<&'a [u8]> {
         match self {
-            Stored::Value(value) => Some(value),
-            Stored::Pointer(..) => None,
+            StoredValue::Value(value) => Some(value),
+            StoredValue::Pointer(..) => None,
         }
     }
 }
 
 /// The value behind a pointer, for a point read.
-pub fn read(pointer: Pointer, segment: &Segment, access: Access<'_>) -> Result<Bytes> {
+pub fn read(pointer: Pointer, segment: &Segment, access: ReadOptions<'_>) -> Result<Bytes> {
     let cached =
         access.cache.and_then(|cache| cache.get(CacheKind::Value, CACHE_NUMBER, pointer.lsn.number()));
     if let Some(value) = cached {
@@ -159,11 +159,16 @@ impl<'a> Group<'a> {
     }
 
     /// Shows an entry to `visit`, now if nothing waits before it and its value is here, else with its group.
-    pub fn push(&mut self, key: &[u8], value: Stored<'_>, visit: &mut Visit<'_>) -> Result<ControlFlow<()>> {
+    pub fn push(
+        &mut self,
+        key: &[u8],
+        value: StoredValue<'_>,
+        visit: &mut Visit<'_>,
+    ) -> Result<ControlFlow<()>> {
         let waiting = match value {
-            Stored::Value(value) if self.entries.is_empty() => return Ok(visit(key, value)),
-            Stored::Value(value) => Waiting::Value(Bytes::copy_from_slice(value)),
-            Stored::Pointer(pointer, segment) => {
+            StoredValue::Value(value) if self.entries.is_empty() => return Ok(visit(key, value)),
+            StoredValue::Value(value) => Waiting::Value(Bytes::copy_from_slice(value)),
+            StoredValue::Pointer(pointer, segment) => {
                 match self.cache.get(CacheKind::Value, CACHE_NUMBER, pointer.lsn.number()) {
                     Some(value) if self.entries.is_empty() => return Ok(visit(key, &value)),
                     Some(value) => Waiting::Value(value),

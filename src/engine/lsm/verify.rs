@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use super::cursor::{Cursor, Reading, RunCursor};
 use super::run::Run;
-use super::table::{Access, Table, TableMeta, TableStore, hash, table_name};
-use super::value_log::Stored;
+use super::table::{ReadOptions, Table, TableMeta, TableStore, hash, table_name};
+use super::value_log::StoredValue;
 use super::version::Version;
 use crate::disk::Purpose;
 use crate::engine::{Error, KeyRange, Lsn, Result, Tier};
@@ -31,8 +31,8 @@ pub struct Verification {
 }
 
 /// Past every cache.
-const DIRECT: Access<'static> =
-    Access { cache: None, tier: Tier::Disk, purpose: Purpose::Verify, read_bytes: None };
+const DIRECT: ReadOptions<'static> =
+    ReadOptions { cache: None, tier: Tier::Disk, purpose: Purpose::Verify, read_bytes: None };
 
 struct Progress {
     table: Arc<Table>,
@@ -141,12 +141,12 @@ impl Progress {
         if self.seen.entries > 0 && key <= &self.last_key[..] {
             return Err(damaged("its keys do not ascend"));
         }
-        let part = self.fresh.part_of(key);
-        if !self.fresh.may_contain(part, hash(key), DIRECT)? {
+        let partition = self.fresh.partition_of(key);
+        if !self.fresh.may_contain(partition, hash(key), DIRECT)? {
             return Err(damaged("its filter does not know all its keys"));
         }
         let mut read_bytes = 0;
-        if let Some(Stored::Pointer(pointer, segment)) = self.cursor.value() {
+        if let Some(StoredValue::Pointer(pointer, segment)) = self.cursor.value() {
             pointer.fetch(segment, Purpose::Verify)?;
             *self.values.entry(segment.start()).or_default() += pointer.bytes;
             read_bytes = pointer.bytes;

@@ -8,7 +8,7 @@
 
 use std::sync::Arc;
 
-use super::compaction::{Job, Levels};
+use super::compaction::{Compaction, Levels};
 use super::memtable::Memtable;
 use super::needed::Needed;
 use super::run::Run;
@@ -108,7 +108,7 @@ impl Version {
     }
 
     /// The tables of a job with their levels, in the order of levels and of runs.
-    pub fn inputs(&self, job: &Job) -> Vec<(usize, Arc<Table>)> {
+    pub fn inputs(&self, job: &Compaction) -> Vec<(usize, Arc<Table>)> {
         let mut found = Vec::new();
         for (level, numbers) in &job.inputs {
             let mut numbers = numbers.clone();

@@ -253,7 +253,7 @@ impl Change<'_> {
 
     /// What the manifest says.
     #[cfg(test)]
-    pub fn state(&self) -> &super::manifest::State {
+    pub fn state(&self) -> &super::manifest::ManifestState {
         self.manifest.state()
     }
 }

@@ -1,5 +1,5 @@
 //! Eager merging: one sorted run, into which every flush is merged at once. The cheapest reads and no space wasted at rest; a byte
-//! is written again whenever a flush overlaps its table. Where the merge is cut into slices their inputs leave as it goes on, so that
+//! is written again whenever a flush overlaps its table. Where the merge is cut into subcompactions their inputs leave as it goes on, so that
 //! only a small store is there twice.
 //!
 //! 1. If several levels below L0 hold tables, another policy left them: everything is merged into the lowest.
@@ -47,7 +47,7 @@ impl Policy for Eager {
         let runs = levels.runs();
         let lower = runs.iter().filter(|run| run.level > 0).count();
         let choice = match levels.lowest() {
-            Some(_) if lower > 1 => Choice::Merge(merge_runs(levels, &runs, 0, runs.len()).job()),
+            Some(_) if lower > 1 => Choice::Merge(merge_runs(levels, &runs, 0, runs.len()).compaction()),
             Some(lowest) => levels.empty_l0(lowest),
             None => levels.empty_l0(LEVELS - 1),
         };
@@ -62,7 +62,7 @@ impl Policy for Eager {
         Assessment { scores, pending_bytes, lowers_l0: true, ..Assessment::default() }
     }
 
-    // A merge of a store that is one slice writes a copy of it.
+    // A merge of a store that is one subcompaction writes a copy of it.
     fn outgrows_disk(&self) -> bool {
         true
     }

@@ -21,7 +21,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::model::{Model, OVERLAP_SHARE, Prediction, Sizes, levels, lookup};
-use super::{Assessment, Choice, Claim, Descriptor, Job, Levels, Policy, PolicyKind, TableMeta};
+use super::{
+    Assessment, Choice, Compaction, CompactionClaim, Descriptor, Levels, Policy, PolicyKind, TableMeta,
+};
 use crate::disk::LEVELS;
 use crate::engine::lsm::Options;
 
@@ -144,7 +146,7 @@ impl Leveled {
         costs.sort_by(|a, b| a.0.total_cmp(&b.0));
         let is_open = |table: &TableMeta| {
             let (smallest, largest) = (table.smallest.clone(), table.largest.clone());
-            let claim = Claim { from: level, into: level + 1, smallest, largest, l0: Vec::new() };
+            let claim = CompactionClaim { from: level, into: level + 1, smallest, largest, l0: Vec::new() };
             !levels.claims.iter().chain(&levels.barred).any(|other| other.meets(&claim))
         };
         let mut open = costs.iter().filter(|(_, table)| is_open(table)).take(CANDIDATES).peekable();
@@ -180,7 +182,7 @@ impl Leveled {
         let dense = (1..LEVELS).flat_map(|level| levels.dense(level).map(move |table| (level, table)));
         levels.first_free(upper.into_iter().chain(dense.take(CANDIDATES).map(|(level, table)| {
             if levels.could_drop(&[table], level) {
-                Choice::Merge(Job::rewrite(level, table))
+                Choice::Merge(Compaction::rewrite(level, table))
             } else {
                 lower_table(levels, level, table)
             }
@@ -194,8 +196,8 @@ fn lower_table(levels: &Levels, level: usize, table: &TableMeta) -> Choice {
     let lower: Vec<&TableMeta> = levels.overlapping(into, &table.smallest, &table.largest).collect();
     let movable = lower.is_empty() && !levels.could_drop(&[table], into);
     let cursor = Some((level, table.largest.clone()));
-    let job = Job::new(vec![(level, vec![table]), (into, lower)], into, cursor);
-    if movable { Choice::Move(job) } else { Choice::Merge(job) }
+    let compaction = Compaction::new(vec![(level, vec![table]), (into, lower)], into, cursor);
+    if movable { Choice::Move(compaction) } else { Choice::Merge(compaction) }
 }
 
 impl Policy for Leveled {
@@ -204,8 +206,9 @@ impl Policy for Leveled {
             && let Some(lowest) = levels.lowest().filter(|lowest| *lowest < LEVELS - 1)
         {
             // Static targets, or another policy, left the lowest level empty: what lies lowest is taken there as it is.
-            let job = Job::new(vec![(lowest, levels.tables(lowest).collect())], LEVELS - 1, None);
-            return levels.first_free(std::iter::once(Choice::Move(job)));
+            let compaction =
+                Compaction::new(vec![(lowest, levels.tables(lowest).collect())], LEVELS - 1, None);
+            return levels.first_free(std::iter::once(Choice::Move(compaction)));
         }
         let plan = self.plan(levels);
         // The last level has nowhere to go.

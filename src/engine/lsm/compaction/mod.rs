@@ -10,13 +10,13 @@
 //!    than the inputs.
 //! 3. Inputs stay part of the store until the edit that names the outputs is durable.
 //! 4. Jobs that run at once meet in no key of a level that lies in both of their spans, from the highest input to the target
-//!    ([`Claim`]). So each finds the tables of its range as they were when it was chosen, but for newer ones in L0, and for any key
-//!    one job stays above the other: the order of ages is kept. Merges within L0 meet only where they share a table: each takes
+//!    ([`CompactionClaim`]). So each finds the tables of its range as they were when it was chosen, but for newer ones in L0, and for any key
+//!    one compaction stays above the other: the order of ages is kept. Merges within L0 meet only where they share a table: each takes
 //!    neighbours in age, and puts its output in their place.
-//! 5. A table that is set aside is no input of anything, and nothing newer passes it: see [`Around`].
+//! 5. A table that is set aside is no input of anything, and nothing newer passes it: see [`PolicyInForce`].
 
-mod around;
 mod eager;
+mod in_force;
 mod leveled;
 pub mod model;
 mod plain_log;
@@ -35,7 +35,7 @@ use super::table::{Table, TableMeta};
 use super::version::Version;
 use crate::disk::LEVELS;
 
-pub use around::Around;
+pub use in_force::PolicyInForce;
 pub use registry::{Descriptor, PolicyKind};
 
 /// What a policy sees.
@@ -44,18 +44,18 @@ pub struct Levels {
     runs: [Run; LEVELS],
     /// Seconds since 1970.
     pub now_seconds: u64,
-    /// What jobs that run have to themselves; a choice that meets one of them must wait.
-    pub claims: Vec<Claim>,
-    /// Numbers of tables that are set aside: they cannot be read, and no job takes them.
+    /// What compactions that run have to themselves; a choice that meets one of them must wait.
+    pub claims: Vec<CompactionClaim>,
+    /// Numbers of tables that are set aside: they cannot be read, and no compaction takes them.
     pub aside: BTreeSet<u64>,
-    /// Where tables that are set aside lie below L0, once they are taken out of the picture: no job may go over them. Unlike a
+    /// Where tables that are set aside lie below L0, once they are taken out of the picture: no compaction may go over them. Unlike a
     /// claim that never ends.
-    pub barred: Vec<Claim>,
+    pub barred: Vec<CompactionClaim>,
 }
 
-/// What a job has to itself while it runs: a range of keys in a span of levels.
+/// What a compaction has to itself while it runs: a range of keys in a span of levels.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Claim {
+pub struct CompactionClaim {
     /// The highest level of its inputs.
     pub from: usize,
     /// Its target level.
@@ -68,14 +68,14 @@ pub struct Claim {
     pub l0: Vec<u64>,
 }
 
-impl Claim {
+impl CompactionClaim {
     /// Whether all of it lies in L0.
     fn is_within_l0(&self) -> bool {
         self.into == 0
     }
 
     /// Whether both have a key of a level; where one stays within L0, a table.
-    pub fn meets(&self, other: &Claim) -> bool {
+    pub fn meets(&self, other: &CompactionClaim) -> bool {
         if self.is_within_l0() || other.is_within_l0() {
             return self.l0.iter().any(|number| other.l0.contains(number));
         }
@@ -129,12 +129,12 @@ pub struct RunMerge<'r, 'a> {
 
 impl RunMerge<'_, '_> {
     /// What it would have to itself.
-    fn claim(&self) -> Claim {
+    fn claim(&self) -> CompactionClaim {
         let smallest = self.runs.iter().map(|run| run.smallest).min().cloned().unwrap_or_default();
         let largest = self.runs.iter().map(|run| run.largest).max().cloned().unwrap_or_default();
         let from = self.runs.first().map_or(self.into, |run| run.level);
         let l0 = self.runs.iter().filter_map(|run| Some(run.table?.number)).collect();
-        Claim { from, into: self.into, smallest, largest, l0 }
+        CompactionClaim { from, into: self.into, smallest, largest, l0 }
     }
 
     /// Bytes of its inputs.
@@ -142,11 +142,11 @@ impl RunMerge<'_, '_> {
         self.runs.iter().map(|run| run.bytes).sum()
     }
 
-    /// The job.
-    pub fn job(&self) -> Job {
+    /// The compaction.
+    pub fn compaction(&self) -> Compaction {
         let levels = self.runs.chunk_by(|a, b| a.level == b.level);
         let inputs = levels.map(|runs| (runs[0].level, runs.iter().flat_map(SortedRun::tables).collect()));
-        Job::new(inputs.collect(), self.into, None)
+        Compaction::new(inputs.collect(), self.into, None)
     }
 }
 
@@ -226,16 +226,16 @@ impl Levels {
         sorted.sort_by(|a, b| a.smallest.cmp(&b.smallest));
         let apart = sorted.windows(2).all(|pair| pair[0].largest < pair[1].smallest);
         let movable = apart && lower.is_empty() && !self.could_drop(&upper, level);
-        let job = Job::new(vec![(0, upper), (level, lower)], level, None);
-        if movable { Choice::Move(job) } else { Choice::Merge(job) }
+        let compaction = Compaction::new(vec![(0, upper), (level, lower)], level, None);
+        if movable { Choice::Move(compaction) } else { Choice::Merge(compaction) }
     }
 
-    /// The first of `choices`, which come in the order of urgency, that no job that runs is in the way of. What a more urgent one
+    /// The first of `choices`, which come in the order of urgency, that no compaction that runs is in the way of. What a more urgent one
     /// waits for is left alone by those behind it, so that its turn comes; one that is barred waits for nothing.
     pub fn first_free(&self, choices: impl Iterator<Item = Choice>) -> Choice {
         let claimed = choices.filter_map(|choice| {
-            let job = choice.job()?;
-            let claim = (!self.takes_aside(job)).then(|| job.claim())?;
+            let compaction = choice.compaction()?;
+            let claim = (!self.takes_aside(compaction)).then(|| compaction.claim())?;
             Some((claim, choice))
         });
         self.first_unclaimed(claimed).unwrap_or(Choice::Nothing)
@@ -249,7 +249,7 @@ impl Levels {
         self.first_unclaimed(merges.map(|merge| (merge.claim(), merge)))
     }
 
-    fn first_unclaimed<T>(&self, wanted: impl Iterator<Item = (Claim, T)>) -> Option<T> {
+    fn first_unclaimed<T>(&self, wanted: impl Iterator<Item = (CompactionClaim, T)>) -> Option<T> {
         let mut claims = self.claims.clone();
         for (claim, it) in wanted {
             if self.is_barred(&claim) {
@@ -263,26 +263,26 @@ impl Levels {
         None
     }
 
-    /// Whether neither a job that runs nor a table that is set aside is in the way of `job`.
-    pub fn is_free(&self, job: &Job) -> bool {
-        let claim = job.claim();
+    /// Whether neither a compaction that runs nor a table that is set aside is in the way of `compaction`.
+    pub fn is_free(&self, compaction: &Compaction) -> bool {
+        let claim = compaction.claim();
         let is_claimed = || self.claims.iter().any(|other| other.meets(&claim));
-        !self.is_barred(&claim) && !self.takes_aside(job) && !is_claimed()
+        !self.is_barred(&claim) && !self.takes_aside(compaction) && !is_claimed()
     }
 
-    /// Whether a job that would have `claim` can never begin while some tables are set aside.
-    fn is_barred(&self, claim: &Claim) -> bool {
+    /// Whether a compaction that would have `claim` can never begin while some tables are set aside.
+    fn is_barred(&self, claim: &CompactionClaim) -> bool {
         self.barred.iter().any(|other| other.meets(claim))
     }
 
-    /// Whether `job` takes a table that is set aside.
-    fn takes_aside(&self, job: &Job) -> bool {
+    /// Whether `compaction` takes a table that is set aside.
+    fn takes_aside(&self, compaction: &Compaction) -> bool {
         let takes_one =
-            || job.inputs.iter().any(|(_, numbers)| numbers.iter().any(|it| self.aside.contains(it)));
+            || compaction.inputs.iter().any(|(_, numbers)| numbers.iter().any(|it| self.aside.contains(it)));
         !self.aside.is_empty() && takes_one()
     }
 
-    /// Whether a job that runs has `run` of L0.
+    /// Whether a compaction that runs has `run` of L0.
     pub fn is_taken(&self, run: &SortedRun<'_>) -> bool {
         run.table.is_some_and(|table| self.claims.iter().any(|claim| claim.l0.contains(&table.number)))
     }
@@ -352,7 +352,7 @@ pub fn merge_runs<'r, 'a>(
 
 /// Tables to bring into a level.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Job {
+pub struct Compaction {
     /// Levels from above, and the numbers of the tables taken from each.
     pub inputs: Vec<(usize, Vec<u64>)>,
     /// The first key of its inputs.
@@ -361,29 +361,29 @@ pub struct Job {
     pub largest: Bytes,
     /// The target level.
     pub into: usize,
-    /// What to remember for the next choice: a level, and where this job ends in it.
+    /// What to remember for the next choice: a level, and where this compaction ends in it.
     pub cursor: Option<(usize, Bytes)>,
 }
 
-impl Job {
+impl Compaction {
     /// These tables of levels from above into a level; a level of which none is taken is left out.
     pub fn new(
         mut inputs: Vec<(usize, Vec<&TableMeta>)>,
         into: usize,
         cursor: Option<(usize, Bytes)>,
-    ) -> Job {
+    ) -> Compaction {
         inputs.retain(|(_, tables)| !tables.is_empty());
         let tables = || inputs.iter().flat_map(|(_, tables)| tables);
         let smallest = tables().map(|table| &table.smallest).min().cloned().unwrap_or_default();
         let largest = tables().map(|table| &table.largest).max().cloned().unwrap_or_default();
         let numbers = |tables: &Vec<&TableMeta>| tables.iter().map(|table| table.number).collect();
         let inputs = inputs.iter().map(|(level, tables)| (*level, numbers(tables))).collect();
-        Job { inputs, smallest, largest, into, cursor }
+        Compaction { inputs, smallest, largest, into, cursor }
     }
 
     /// `table` of `level` alone, written anew into the same level.
-    pub fn rewrite(level: usize, table: &TableMeta) -> Job {
-        Job::new(vec![(level, vec![table])], level, None)
+    pub fn rewrite(level: usize, table: &TableMeta) -> Compaction {
+        Compaction::new(vec![(level, vec![table])], level, None)
     }
 
     /// The level of its newest inputs.
@@ -392,9 +392,9 @@ impl Job {
     }
 
     /// What it has to itself while it runs.
-    pub fn claim(&self) -> Claim {
+    pub fn claim(&self) -> CompactionClaim {
         let upper = self.inputs.iter().filter(|(level, _)| *level == 0);
-        Claim {
+        CompactionClaim {
             from: self.from_level(),
             into: self.into,
             smallest: self.smallest.clone(),
@@ -410,19 +410,21 @@ pub enum Choice {
     /// All is well.
     Nothing,
     /// Tables change their level without being read.
-    Move(Job),
+    Move(Compaction),
     /// Tables are merged.
-    Merge(Job),
+    Merge(Compaction),
     /// Tables are expired: they go unread. Nothing older may hold their keys.
-    Drop(Job),
+    Drop(Compaction),
 }
 
 impl Choice {
     /// What is to be done.
-    pub fn job(&self) -> Option<&Job> {
+    pub fn compaction(&self) -> Option<&Compaction> {
         match self {
             Choice::Nothing => None,
-            Choice::Move(job) | Choice::Merge(job) | Choice::Drop(job) => Some(job),
+            Choice::Move(compaction) | Choice::Merge(compaction) | Choice::Drop(compaction) => {
+                Some(compaction)
+            }
         }
     }
 }
@@ -442,7 +444,7 @@ pub struct Assessment {
 
 /// Decides what to merge. Pure: no disk, no clock, no state.
 pub trait Policy: Send + Sync {
-    /// The next job that can begin beside those that run. `cursors` are what earlier jobs left to remember.
+    /// The next compaction that can begin beside those that run. `cursors` are what earlier compactions left to remember.
     fn choose(&self, levels: &Levels, cursors: &[Bytes; LEVELS]) -> Choice;
     /// What it thinks of the levels. Asked after every edit.
     fn assess(&self, levels: &Levels) -> Assessment;
@@ -452,8 +454,8 @@ pub trait Policy: Send + Sync {
         format!("score {:.2} of L{from}", self.assess(levels).scores[from])
     }
     /// What becomes of tables that may not leave L0, because something that cannot be read lies below them.
-    fn stuck(&self) -> Stuck {
-        Stuck::BySize
+    fn stuck(&self) -> StuckTables {
+        StuckTables::BySize
     }
     /// Whether its merges grow with the store, so that people are told before none fits any more.
     fn outgrows_disk(&self) -> bool {
@@ -463,7 +465,7 @@ pub trait Policy: Send + Sync {
 
 /// How tables are merged that may not leave L0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stuck {
+pub enum StuckTables {
     /// Not at all.
     Stay,
     /// As the policy itself merges within L0.
@@ -474,20 +476,20 @@ pub enum Stuck {
 
 /// Everything into one sorted run in the lowest level that holds anything; `None` if it is that already and holds no
 /// tombstones.
-pub fn full(version: &Version) -> Option<Job> {
+pub fn full(version: &Version) -> Option<Compaction> {
     let used: Vec<usize> = (0..LEVELS).filter(|level| !version.level(*level).is_empty()).collect();
     let into = (*used.last()?).max(1);
     let clean = version.level(into).sums().tombstones == 0;
     let tables = |level: &usize| (*level, version.level(*level).iter().map(|table| table.meta()).collect());
-    (used != [into] || !clean).then(|| Job::new(used.iter().map(tables).collect(), into, None))
+    (used != [into] || !clean).then(|| Compaction::new(used.iter().map(tables).collect(), into, None))
 }
 
 /// A level wholly into the next, with everything there that lies between its first and its last key; `None` if it is empty.
 /// `level` must not be the last.
-pub fn whole_level(version: &Version, level: usize) -> Option<Job> {
+pub fn whole_level(version: &Version, level: usize) -> Option<Compaction> {
     let upper: Vec<&TableMeta> = version.level(level).iter().map(|table| table.meta()).collect();
     let start = upper.iter().map(|table| &table.smallest).min()?;
     let end = upper.iter().map(|table| &table.largest).max()?;
     let lower = version.level(level + 1).overlapping(start, end).map(|table| table.meta()).collect();
-    Some(Job::new(vec![(level, upper), (level + 1, lower)], level + 1, None))
+    Some(Compaction::new(vec![(level, upper), (level + 1, lower)], level + 1, None))
 }

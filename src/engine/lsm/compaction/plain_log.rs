@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::model::{Model, Prediction, Sizes, lookup};
-use super::{Assessment, Choice, Descriptor, Levels, Policy, PolicyKind, Stuck};
+use super::{Assessment, Choice, Descriptor, Levels, Policy, PolicyKind, StuckTables};
 use crate::disk::LEVELS;
 
 /// What the registry says of it.
@@ -48,7 +48,7 @@ impl Policy for NeverMerge {
         Assessment::default()
     }
 
-    fn stuck(&self) -> Stuck {
-        Stuck::Stay
+    fn stuck(&self) -> StuckTables {
+        StuckTables::Stay
     }
 }

@@ -74,9 +74,9 @@ pub fn choose_from(policy: &dyn Policy, levels: &Levels, cursor: &str) -> String
     let cursors = std::array::from_fn(|_| Bytes::copy_from_slice(cursor.as_bytes()));
     match policy.choose(levels, &cursors) {
         Choice::Nothing => "nothing".to_string(),
-        Choice::Move(job) => format!("move {:?} into {}", job.inputs, job.into),
-        Choice::Merge(job) => format!("merge {:?} into {}", job.inputs, job.into),
-        Choice::Drop(job) => format!("drop {:?}", job.inputs),
+        Choice::Move(compaction) => format!("move {:?} into {}", compaction.inputs, compaction.into),
+        Choice::Merge(compaction) => format!("merge {:?} into {}", compaction.inputs, compaction.into),
+        Choice::Drop(compaction) => format!("drop {:?}", compaction.inputs),
     }
 }
 
@@ -151,25 +151,25 @@ impl Simulation {
             Run::of(level, tables).expect("a level is one run")
         };
         let view = Levels::new(std::array::from_fn(run), self.seconds);
-        let (job, is_move) = match self.policy.choose(&view, &self.cursors) {
+        let (compaction, is_move) = match self.policy.choose(&view, &self.cursors) {
             Choice::Nothing => return false,
-            Choice::Drop(job) => (job, false),
-            Choice::Move(job) => (job, true),
-            Choice::Merge(job) => (job, false),
+            Choice::Drop(compaction) => (compaction, false),
+            Choice::Move(compaction) => (compaction, true),
+            Choice::Merge(compaction) => (compaction, false),
         };
         let mut inputs = Vec::new();
-        for (level, numbers) in &job.inputs {
+        for (level, numbers) in &compaction.inputs {
             let taken = self.levels[*level].extract_if(.., |table| numbers.contains(&table.meta.number));
             inputs.extend(taken);
         }
-        assert!(!inputs.is_empty(), "a job with inputs");
-        if let Some((level, key)) = job.cursor {
+        assert!(!inputs.is_empty(), "a compaction with inputs");
+        if let Some((level, key)) = compaction.cursor {
             self.cursors[level] = key;
         }
-        let outputs = if is_move { inputs } else { self.merge(&inputs, job.into) };
-        self.levels[job.into].extend(outputs);
-        let tables = &mut self.levels[job.into];
-        if job.into == 0 {
+        let outputs = if is_move { inputs } else { self.merge(&inputs, compaction.into) };
+        self.levels[compaction.into].extend(outputs);
+        let tables = &mut self.levels[compaction.into];
+        if compaction.into == 0 {
             tables.sort_by_key(|table| std::cmp::Reverse(table.meta.last_lsn));
         } else {
             tables.sort_by(|a, b| a.meta.smallest.cmp(&b.meta.smallest));

@@ -124,7 +124,7 @@ impl Tiered {
         (0..=runs.len() - width).min_by_key(cost).map(|from| (from, from + width))
     }
 
-    /// A merge of tables of L0 that are newer than all that jobs which run have of it.
+    /// A merge of tables of L0 that are newer than all that compactions which run have of it.
     fn merge_newest<'r, 'a>(&self, levels: &Levels, runs: &'r [SortedRun<'a>]) -> Option<RunMerge<'r, 'a>> {
         let newest = runs.iter().take_while(|run| run.level == 0 && !levels.is_taken(run)).count();
         let runs = &runs[..newest];
@@ -154,7 +154,7 @@ impl Tiered {
 
 impl Policy for Tiered {
     fn choose(&self, levels: &Levels, _: &[Bytes; LEVELS]) -> Choice {
-        self.wanted(levels, &levels.runs()).map_or(Choice::Nothing, |merge| Choice::Merge(merge.job()))
+        self.wanted(levels, &levels.runs()).map_or(Choice::Nothing, |merge| Choice::Merge(merge.compaction()))
     }
 
     fn assess(&self, levels: &Levels) -> Assessment {

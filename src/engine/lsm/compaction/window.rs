@@ -15,7 +15,7 @@ use bytes::Bytes;
 
 use super::tiered::Tiered;
 use super::{
-    Assessment, Choice, Descriptor, Levels, Policy, PolicyKind, RunMerge, SortedRun, Stuck, within_l0,
+    Assessment, Choice, Descriptor, Levels, Policy, PolicyKind, RunMerge, SortedRun, StuckTables, within_l0,
 };
 use crate::disk::LEVELS;
 use crate::engine::lsm::Options;
@@ -107,8 +107,8 @@ impl Policy for TimeWindow {
     fn choose(&self, levels: &Levels, _: &[Bytes; LEVELS]) -> Choice {
         match self.wanted(levels, &levels.runs()) {
             None => Choice::Nothing,
-            Some(Wanted::Drop(runs)) => Choice::Drop(runs.job()),
-            Some(Wanted::Merge(merge)) => Choice::Merge(merge.job()),
+            Some(Wanted::Drop(runs)) => Choice::Drop(runs.compaction()),
+            Some(Wanted::Merge(merge)) => Choice::Merge(merge.compaction()),
         }
     }
 
@@ -121,8 +121,8 @@ impl Policy for TimeWindow {
         Assessment { scores, pending_bytes, lowers_l0: true, ..Assessment::default() }
     }
 
-    fn stuck(&self) -> Stuck {
-        Stuck::ByPolicy
+    fn stuck(&self) -> StuckTables {
+        StuckTables::ByPolicy
     }
 }
 

@@ -20,7 +20,7 @@
 //! 1. Only tables cast shadows: what a memtable deletes may be lost with power while the table is not.
 //! 2. A table that is cleaned is claimed like the input of any merge, so no tombstone over it can be dropped meanwhile: a merge that
 //!    drops one has the level of the table for its target, or knows that the table may hold the key.
-//! 3. What casts a shadow stays, or goes on in what takes its place. Inputs of a merge of which slices are installed do not: a copy of
+//! 3. What casts a shadow stays, or goes on in what takes its place. Inputs of a merge of which subcompactions are installed do not: a copy of
 //!    what they hold may lie in the table, and be all that is left once the merge has ended. Such a table waits for that.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -28,10 +28,10 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::merging::Merging;
-use super::running::RunningJob;
+use super::job::CompactionJob;
+use super::running::RunningJobs;
 use crate::disk::LEVELS;
-use crate::engine::lsm::compaction::{Job, Levels};
+use crate::engine::lsm::compaction::{Compaction, Levels};
 use crate::engine::lsm::core::Core;
 use crate::engine::lsm::space_budget::PART;
 use crate::engine::lsm::table::Table;
@@ -186,28 +186,28 @@ impl Cleaner {
         &'a self,
         version: &'a Version,
         levels: &'a Levels,
-        merging: &Merging,
-    ) -> Result<impl Iterator<Item = RunningJob> + use<'a>> {
+        running: &RunningJobs,
+    ) -> Result<impl Iterator<Item = CompactionJob> + use<'a>> {
         // Where the disk does not say what is free, that is all there can be.
         let free_bytes =
-            merging.free_bytes(&self.core.table_store)?.saturating_add(self.core.space.guard.ballast_bytes());
+            running.free_bytes(&self.core.table_store)?.saturating_add(self.core.space.guard.ballast_bytes());
         let candidates = self.candidates(version, free_bytes);
         let lsn = (0..LEVELS).map(|level| version.level(level).sums().last_lsn).max().unwrap_or_default();
-        let halfway = merging.jobs.iter().filter(|job| job.is_halfway()).flat_map(RunningJob::inputs);
+        let halfway = running.jobs.iter().filter(|job| job.is_halfway()).flat_map(CompactionJob::inputs);
         let halfway: BTreeSet<u64> = halfway.map(|(_, table)| table.number).collect();
         // Who is tried gets all the room.
-        let is_room_tried = merging.jobs.iter().any(|job| job.cleans().is_some());
+        let is_room_tried = running.jobs.iter().any(|job| job.cleans().is_some());
         let in_turn = candidates.into_iter().take_while(move |it| it.fits() || !is_room_tried);
         Ok(in_turn.filter_map(move |candidate| {
             let Candidate { level, table, need_bytes, .. } = candidate;
-            let job = Job::rewrite(level, &table);
-            let shadows = levels.is_free(&job).then(|| shadows(version, levels, level, &table))?;
+            let compaction = Compaction::rewrite(level, &table);
+            let shadows = levels.is_free(&compaction).then(|| shadows(version, levels, level, &table))?;
             if shadows.iter().any(|(_, table)| halfway.contains(&table.number)) {
                 return None;
             }
-            let mut merge = RunningJob::new(version, job, &self.core.table_store, &self.core.options);
-            merge.clean(shadows, need_bytes, lsn);
-            Some(merge)
+            let mut job = CompactionJob::new(version, compaction, &self.core.table_store, &self.core.options);
+            job.clean(shadows, need_bytes, lsn);
+            Some(job)
         }))
     }
 
@@ -244,19 +244,19 @@ impl Cleaner {
     /// Whether the cleaning of a table has room to go on. Of what is left of a table it may turn out that it is more than it seemed: then
     /// all that is free is claimed for it, up to what the table takes. What is written anew may take a little more than it took, so that
     /// is no limit.
-    pub fn claim_more(&self, merging: &mut Merging, id: u64) -> Result<bool> {
-        let (free_bytes, guard) = (merging.free_bytes(&self.core.table_store)?, &self.core.space.guard);
-        let Some(job) = merging.job_mut(id) else { return Ok(true) };
+    pub fn claim_more(&self, running: &mut RunningJobs, id: u64) -> Result<bool> {
+        let (free_bytes, guard) = (running.free_bytes(&self.core.table_store)?, &self.core.space.guard);
+        let Some(job) = running.job_mut(id) else { return Ok(true) };
         let (taken_bytes, need_bytes) = (job.temporary_bytes(), job.need_bytes());
-        if taken_bytes <= need_bytes || need_bytes >= job.input_bytes {
+        if taken_bytes <= need_bytes || need_bytes >= job.input_bytes() {
             return Ok(true);
         }
         let room_bytes = free_bytes.saturating_add(guard.ballast_bytes());
-        let more_bytes = room_bytes.min(job.input_bytes.saturating_sub(taken_bytes));
+        let more_bytes = room_bytes.min(job.input_bytes().saturating_sub(taken_bytes));
         if more_bytes > free_bytes {
             guard.give_ballast(more_bytes - free_bytes);
         }
-        job.claim(taken_bytes + more_bytes);
+        job.set_need_bytes(taken_bytes + more_bytes);
         Ok(more_bytes > 0)
     }
 
@@ -268,10 +268,10 @@ impl Cleaner {
 
     /// Notes that `job` found no room for what batches up to `lsn` have left of its input, of which it claimed what it needs, or
     /// of which the disk refused `refused_bytes`.
-    pub fn fail(&self, job: &RunningJob, lsn: Lsn, refused_bytes: u64) {
+    pub fn fail(&self, job: &CompactionJob, lsn: Lsn, refused_bytes: u64) {
         let bytes = job.need_bytes().max(refused_bytes);
         let mut cleaned = self.cleaned.lock();
-        let numbers = job.job.inputs.iter().flat_map(|(_, numbers)| numbers);
+        let numbers = job.compaction.inputs.iter().flat_map(|(_, numbers)| numbers);
         numbers.for_each(|number| cleaned.fail(*number, lsn, bytes));
     }
 }

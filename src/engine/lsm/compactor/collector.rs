@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use crate::disk::Purpose;
-use crate::engine::lsm::compaction::{Job, Levels};
+use crate::engine::lsm::compaction::{Compaction, Levels};
 use crate::engine::lsm::core::Core;
-use crate::engine::lsm::survivors::{Moved, Survivors};
+use crate::engine::lsm::survivors::{MovedValue, Survivors};
 use crate::engine::lsm::value_log::Pointer;
 use crate::engine::lsm::version::Version;
 use crate::engine::lsm::version_set::VersionSet;
@@ -64,14 +64,14 @@ impl Collector {
 
     /// A merge of one table with nothing, to move its values out of the segment of which the smallest share lives; one that no merge that
     /// runs is in the way of.
-    pub fn job(&self, version: &Version, levels: &Levels) -> Option<Job> {
+    pub fn compaction(&self, version: &Version, levels: &Levels) -> Option<Compaction> {
         let sparse = self.sparse_segments(version, self.core.space.shortage.is_refused());
         let mut sparse: Vec<(u64, Lsn)> = sparse.into_iter().map(|(start, share)| (share, start)).collect();
         sparse.sort_unstable();
         sparse.into_iter().find_map(|(_, victim)| {
             let tables = version.tables().filter(|(_, table)| table.needs(victim));
-            let mut jobs = tables.map(|(level, table)| Job::rewrite(level, table));
-            jobs.find(|job| levels.is_free(job))
+            let mut compactions = tables.map(|(level, table)| Compaction::rewrite(level, table));
+            compactions.find(|compaction| levels.is_free(compaction))
         })
     }
 
@@ -82,7 +82,7 @@ impl Collector {
         sparse: &BTreeSet<Lsn>,
         pointer: Pointer,
         segment: &Arc<Segment>,
-    ) -> Result<Option<Moved>> {
+    ) -> Result<Option<MovedValue>> {
         let start = segment.start();
         if !sparse.contains(&start) || self.versions.set_aside().has_segment(start) {
             return Ok(None);

@@ -1,24 +1,25 @@
 //! Merge work: asks the policy, runs merges side by side a few mebibytes a call, and makes their results part of the store.
 //!
-//! 1. A call takes a *slice* of a merge: while fewer than `merge_threads` are begun, the next one of a merge that runs, else the
+//! 1. A call takes a *subcompaction* of a merge: while fewer than `merge_threads` are begun, the next one of a merge that runs, else the
 //!    first one of a merge that the policy chooses beside those; else the one that rested longest.
-//! 2. It merges a step of the slice with no lock held. So one thread does all begun slices in turn, and more threads do them at
+//! 2. It merges a step of the subcompaction with no lock held. So one thread does all begun subcompactions in turn, and more threads do them at
 //!    once.
-//! 3. A slice that has come to its end is installed; then it rests no more, and the merge ends with its last slice.
+//! 3. A subcompaction that has come to its end is installed; then it rests no more, and the merge ends with its last subcompaction.
 //!
 //! # Invariants
 //!
 //! 1. Merges that run have claims that do not meet, see [`super::compaction`]. Moves and drops meet none either. A merge lets go of
-//!    its target level slice by slice.
-//! 2. What a merge takes out of the store is decided under the lock of `merging` and the manifest, where slices are installed one
+//!    its target level subcompaction by subcompaction.
+//! 2. What a merge takes out of the store is decided under the lock of `merging` and the manifest, where subcompactions are installed one
 //!    by one. A step whose merge was given up meanwhile finds it gone there, and removes its files.
 //! 3. A merge begins only if what it needs, bytes and files, is free beside what those that run may still take.
 
 pub mod cleaner;
 mod collector;
-mod merging;
+mod job;
 mod running;
 mod scheduler;
+mod subcompaction;
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -27,7 +28,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use super::commands::Task;
+use super::commands::PendingCommand;
 use super::core::Core;
 use super::manifest::Edit;
 use super::survivors::Survivors;
@@ -39,9 +40,10 @@ use crate::engine::wal::LogShape;
 use crate::engine::{Cause, Error, Lsn, Pending, Result, ValueLog};
 use cleaner::Cleaner;
 use collector::Collector;
-use merging::Merging;
-use running::{RunningJob, Slice};
+use job::CompactionJob;
+use running::RunningJobs;
 use scheduler::Scheduler;
+use subcompaction::Subcompaction;
 
 /// Key and value bytes merged in one unit of work.
 const UNIT_BYTES: u64 = 4 << 20;
@@ -59,7 +61,7 @@ pub struct Compactor {
     collector: Arc<Collector>,
     /// What passes to the disk, for the rates.
     traffic: Arc<Metered>,
-    merging: Mutex<Merging>,
+    running: Mutex<RunningJobs>,
     /// What merges do right now, one line each, for reports.
     activity: Mutex<Vec<String>>,
 }
@@ -75,8 +77,8 @@ impl Compactor {
         let cleaner = Arc::new(Cleaner::new(core.clone()));
         let collector = Arc::new(Collector::new(core.clone(), versions.clone(), survivors));
         let scheduler = Scheduler::new(core.clone(), versions.clone(), cleaner.clone(), collector.clone());
-        let (merging, activity) = (Mutex::default(), Mutex::default());
-        Compactor { core, versions, scheduler, cleaner, collector, traffic, merging, activity }
+        let (running, activity) = (Mutex::default(), Mutex::default());
+        Compactor { core, versions, scheduler, cleaner, collector, traffic, running, activity }
     }
 
     /// What merges do right now, one line each.
@@ -101,7 +103,7 @@ impl Compactor {
 
     /// Gives up the merges that run; nobody may be working on them.
     pub fn stop(&self) {
-        self.merging.lock().give_all_up();
+        self.running.lock().give_all_up();
     }
 
     /// What empties segments of the log.
@@ -112,87 +114,87 @@ impl Compactor {
 
     /// The merges that run.
     #[cfg(test)]
-    pub fn merging(&self) -> parking_lot::MutexGuard<'_, Merging> {
-        self.merging.lock()
+    pub fn running_jobs(&self) -> parking_lot::MutexGuard<'_, RunningJobs> {
+        self.running.lock()
     }
 
     /// One unit of merge work.
     pub fn work(&self) -> Result<Pending> {
-        let (mut slice, is_command) = match self.take_slice()? {
+        let (mut subcompaction, is_command) = match self.take_subcompaction()? {
             ControlFlow::Continue(taken) => taken,
             ControlFlow::Break(pending) => return Ok(pending),
         };
-        let ready = self.step(&mut slice, is_command);
-        let mut merging = self.merging.lock();
-        merging.stepping -= 1;
+        let ready = self.step(&mut subcompaction, is_command);
+        let mut running = self.running.lock();
+        running.stepping -= 1;
         let rates = self.core.mutable_options.rates();
-        merging.throttle.charge(rates, &self.traffic.snapshot(), self.core.clock.elapsed());
-        let id = slice.job;
-        let cleans = merging.job(id).and_then(RunningJob::cleans);
+        running.throttle.charge(rates, &self.traffic.snapshot(), self.core.clock.elapsed());
+        let id = subcompaction.job;
+        let cleans = running.job(id).and_then(CompactionJob::cleans);
         let mut is_out_of_room = false;
         let result = match ready {
-            Ok(true) => self.install(&mut merging, slice),
-            Ok(false) => match merging.job_mut(id) {
+            Ok(true) => self.install(&mut running, subcompaction),
+            Ok(false) => match running.job_mut(id) {
                 Some(job) => {
-                    job.note(&slice);
-                    merging.resting.push(slice);
-                    is_out_of_room = cleans.is_some() && !self.cleaner.claim_more(&mut merging, id)?;
+                    job.note(&subcompaction);
+                    running.resting.push(subcompaction);
+                    is_out_of_room = cleans.is_some() && !self.cleaner.claim_more(&mut running, id)?;
                     if is_out_of_room { Err(Error::NoSpace) } else { Ok(()) }
                 }
                 // It was given up meanwhile.
                 None => {
-                    slice.abandon();
+                    subcompaction.abandon();
                     Ok(())
                 }
             },
             Err(error) => {
-                slice.abandon();
+                subcompaction.abandon();
                 Err(error)
             }
         };
         match (result, cleans) {
             (Ok(()), _) => {
-                self.note_trouble(merging.trouble());
-                self.report(&merging);
+                self.note_trouble(running.trouble());
+                self.report(&running);
                 Ok(Pending::More)
             }
             (Err(Error::NoSpace), Some(lsn)) => {
-                self.give_cleaning_up(&mut merging, id, lsn, is_out_of_room)?;
+                self.give_cleaning_up(&mut running, id, lsn, is_out_of_room)?;
                 Ok(Pending::More)
             }
-            (Err(error), _) => self.fail(&mut merging, Some(id), error),
+            (Err(error), _) => self.fail(&mut running, Some(id), error),
         }
     }
 
-    /// The slice of which a step is to be done now, and whether a command waits for it; `Break` if there is none.
-    pub(super) fn take_slice(&self) -> Result<ControlFlow<Pending, (Slice, bool)>> {
-        let mut merging = self.merging.lock();
-        if let Some(wait) = self.pause(&merging) {
+    /// The subcompaction of which a step is to be done now, and whether a command waits for it; `Break` if there is none.
+    pub(super) fn take_subcompaction(&self) -> Result<ControlFlow<Pending, (Subcompaction, bool)>> {
+        let mut running = self.running.lock();
+        if let Some(wait) = self.pause(&running) {
             return Ok(ControlFlow::Break(Pending::After(wait)));
         }
-        match self.scheduler.next_slice(&mut merging) {
-            Ok((Some(slice), _)) => {
-                merging.stepping += 1;
+        match self.scheduler.next_subcompaction(&mut running) {
+            Ok((Some(subcompaction), _)) => {
+                running.stepping += 1;
                 // What was found before it began holds no more: it may give space back.
                 self.core.space.shortage.forget_merge_shortage();
-                self.report(&merging);
-                let is_command = merging.job(slice.job).is_some_and(|job| job.is_command);
-                Ok(ControlFlow::Continue((slice, is_command)))
+                self.report(&running);
+                let is_command = running.job(subcompaction.job).is_some_and(|job| job.is_command);
+                Ok(ControlFlow::Continue((subcompaction, is_command)))
             }
             Ok((None, pending)) => {
                 // What others do now says whether merges are in trouble.
-                if merging.stepping == 0 {
-                    self.note_trouble(merging.trouble());
+                if running.stepping == 0 {
+                    self.note_trouble(running.trouble());
                 }
-                self.report(&merging);
+                self.report(&running);
                 Ok(ControlFlow::Break(pending))
             }
-            Err(error) => self.fail(&mut merging, None, error).map(ControlFlow::Break),
+            Err(error) => self.fail(&mut running, None, error).map(ControlFlow::Break),
         }
     }
 
-    /// Merges a step of a slice, with no lock held; whether it has come to its end, and what it wrote is durable.
-    fn step(&self, slice: &mut Slice, is_command: bool) -> Result<bool> {
+    /// Merges a step of a subcompaction, with no lock held; whether it has come to its end, and what it wrote is durable.
+    fn step(&self, subcompaction: &mut Subcompaction, is_command: bool) -> Result<bool> {
         let is_thorough = is_command || self.core.space.shortage.is_refused();
         let version = self.versions.superversion().version.clone();
         let sparse = self.collector.sparse_segments(&version, is_thorough).into_keys().collect();
@@ -201,12 +203,12 @@ impl Compactor {
         // Small tables, small steps: a merge of some of them is seen half way.
         let most_bytes = UNIT_BYTES.min((self.core.options.table_bytes / 2).max(1));
         let step_bytes = self.core.mutable_options.rates().step_bytes(most_bytes);
-        let is_ready = slice.step(step_bytes, &mut move_value)?;
+        let is_ready = subcompaction.step(step_bytes, &mut move_value)?;
         if is_ready {
-            if slice.moved_bytes > 0 {
+            if subcompaction.moved_bytes() > 0 {
                 self.collector.sync()?;
             }
-            if !slice.outputs.is_empty() {
+            if !subcompaction.outputs().is_empty() {
                 self.core.table_store.sync_names()?;
             }
         }
@@ -215,34 +217,42 @@ impl Compactor {
 
     /// Gives up a merge that cleans a table and found no room for what batches up to `lsn` have left of it: as far as was known,
     /// or the disk refused it.
-    fn give_cleaning_up(&self, merging: &mut Merging, id: u64, lsn: Lsn, is_out_of_room: bool) -> Result<()> {
+    fn give_cleaning_up(
+        &self,
+        running: &mut RunningJobs,
+        id: u64,
+        lsn: Lsn,
+        is_out_of_room: bool,
+    ) -> Result<()> {
         let mut refused_bytes = 0;
         if !is_out_of_room {
             // A disk that refused what it says it has is not asked for that again, but for what is set aside on it.
-            refused_bytes = merging.free_bytes(&self.core.table_store)?;
-            if let Some(job) = merging.job(id) {
+            refused_bytes = running.free_bytes(&self.core.table_store)?;
+            if let Some(job) = running.job(id) {
                 self.core.space.guard.give_ballast(job.need_bytes());
             }
         }
-        if let Some(job) = merging.job(id) {
+        if let Some(job) = running.job(id) {
             self.cleaner.fail(job, lsn, refused_bytes);
         }
-        merging.give_up(id);
-        self.report(merging);
+        running.give_up(id);
+        self.report(running);
         Ok(())
     }
 
     /// Gives up the merge that failed. If one of its inputs could not be read, that one is set aside and the others go on.
-    fn fail(&self, merging: &mut Merging, id: Option<u64>, error: Error) -> Result<Pending> {
-        let is_command = id.and_then(|id| merging.job(id)).is_some_and(|job| job.is_command);
-        id.into_iter().for_each(|id| merging.give_up(id));
+    fn fail(&self, running: &mut RunningJobs, id: Option<u64>, error: Error) -> Result<Pending> {
+        let is_command = id.and_then(|id| running.job(id)).is_some_and(|job| job.is_command);
+        id.into_iter().for_each(|id| running.give_up(id));
         let is_aside = id.is_some() && self.versions.set_table_aside(&error);
         if is_command || !is_aside {
-            self.core.commands.end(&Err(error.clone()), |task| matches!(task, Task::Compact { .. }));
+            self.core
+                .commands
+                .end(&Err(error.clone()), |task| matches!(task, PendingCommand::Compact { .. }));
         }
-        let trouble = if is_aside { merging.trouble() } else { Some(error.clone()) };
+        let trouble = if is_aside { running.trouble() } else { Some(error.clone()) };
         self.note_trouble(trouble);
-        self.report(merging);
+        self.report(running);
         if is_aside { Ok(Pending::More) } else { Err(error) }
     }
 
@@ -253,12 +263,12 @@ impl Compactor {
     }
 
     /// How long no merge step may begin: merges are paused, the rates are used up, or writers wait for a flush, which then has the disk for itself.
-    fn pause(&self, merging: &Merging) -> Option<Duration> {
+    fn pause(&self, running: &RunningJobs) -> Option<Duration> {
         if self.core.mutable_options.is_paused() {
             return Some(PAUSE);
         }
         if let Some(wait) =
-            merging.throttle.wait(self.core.mutable_options.rates(), self.core.clock.elapsed())
+            running.throttle.wait(self.core.mutable_options.rates(), self.core.clock.elapsed())
         {
             return Some(wait);
         }
@@ -272,38 +282,39 @@ impl Compactor {
     }
 
     /// What a merge did that is done.
-    fn record_end(&self, merge: &RunningJob) {
-        let duration = self.core.clock.elapsed().saturating_sub(merge.began);
+    fn record_end(&self, job: &CompactionJob) {
+        let (bytes_out, files_out) = job.installed();
+        let duration = self.core.clock.elapsed().saturating_sub(job.began);
         let fields = vec![
-            ("from_level", (merge.job.from_level() as u64).into()),
-            ("into_level", (merge.job.into as u64).into()),
-            ("bytes_in", merge.input_bytes.into()),
-            ("bytes_out", merge.installed_bytes.into()),
-            ("files_out", merge.installed_files.into()),
+            ("from_level", (job.compaction.from_level() as u64).into()),
+            ("into_level", (job.compaction.into as u64).into()),
+            ("bytes_in", job.input_bytes().into()),
+            ("bytes_out", bytes_out.into()),
+            ("files_out", files_out.into()),
             ("duration_ns", (duration.as_nanos() as u64).into()),
         ];
         self.core.record("merge_end", fields);
     }
 
-    /// Makes the outputs of a slice part of the store in place of the inputs that are passed, and ends the merge with its last one.
-    fn install(&self, merging: &mut Merging, slice: Slice) -> Result<()> {
-        let Some(at) = merging.jobs.iter().position(|job| job.id == slice.job) else {
-            slice.abandon();
+    /// Makes the outputs of a subcompaction part of the store in place of the inputs that are passed, and ends the merge with its last one.
+    fn install(&self, running: &mut RunningJobs, subcompaction: Subcompaction) -> Result<()> {
+        let Some(at) = running.jobs.iter().position(|job| job.id == subcompaction.job) else {
+            subcompaction.abandon();
             return Ok(());
         };
-        let merge = &mut merging.jobs[at];
-        let (into, is_last) = (merge.job.into, merge.is_last(slice.number));
+        let job = &mut running.jobs[at];
+        let (into, is_last) = (job.compaction.into, job.is_last(subcompaction.number));
         let added: Vec<(usize, Arc<Table>)> =
-            slice.outputs.iter().map(|table| (into, table.clone())).collect();
-        let leaving = merge.leaving(slice.number);
-        let cursor = merge.job.cursor.as_ref().filter(|_| is_last);
+            subcompaction.outputs().iter().map(|table| (into, table.clone())).collect();
+        let leaving = job.leaving(subcompaction.number);
+        let cursor = job.compaction.cursor.as_ref().filter(|_| is_last);
         if is_last || !added.is_empty() || !leaving.is_empty() {
             let mut change = self.versions.change();
             let edit = Edit::replace(&leaving, &added, cursor, self.core.table_store.next_number());
             if let Err(error) = change.install(&edit, &leaving, &added, None) {
                 // After a failed sync the edit may be durable all the same: then the files stay.
                 if !change.is_failed() {
-                    slice.abandon();
+                    subcompaction.abandon();
                 }
                 return Err(error);
             }
@@ -314,34 +325,34 @@ impl Compactor {
                 meter.in_bytes.fetch_add(table.bytes, Relaxed);
             }
         }
-        meter.write_bytes.fetch_add(slice.output_bytes(), Relaxed);
-        merge.note(&slice);
-        merge.end_slice(&slice, &leaving);
-        if let Some(lsn) = merge.cleans() {
-            self.cleaner.pass(&slice.outputs, lsn);
+        meter.write_bytes.fetch_add(subcompaction.output_bytes(), Relaxed);
+        job.note(&subcompaction);
+        job.end_subcompaction(&subcompaction, &leaving);
+        if let Some(lsn) = job.cleans() {
+            self.cleaner.pass(subcompaction.outputs(), lsn);
         }
         if is_last {
-            let merge = merging.jobs.remove(at);
+            let job = running.jobs.remove(at);
             // Whether what waited for space fits now, nobody has looked yet.
-            merging.waiting = None;
-            self.record_end(&merge);
-            if merge.is_command {
+            running.waiting = None;
+            self.record_end(&job);
+            if job.is_command {
                 self.core
                     .commands
-                    .end(&Ok(()), |task| matches!(task, Task::Compact { is_started: true, .. }));
+                    .end(&Ok(()), |task| matches!(task, PendingCommand::Compact { is_started: true, .. }));
             }
         }
         Ok(())
     }
 
     /// Keeps what reports say of the merges that run.
-    fn report(&self, merging: &Merging) {
-        let jobs = &merging.jobs;
-        let temporary_bytes = jobs.iter().map(RunningJob::temporary_bytes).sum();
-        self.core.space.note_merges(temporary_bytes, merging.owed_bytes());
+    fn report(&self, running: &RunningJobs) {
+        let jobs = &running.jobs;
+        let temporary_bytes = jobs.iter().map(CompactionJob::temporary_bytes).sum();
+        self.core.space.note_merges(temporary_bytes, running.owed_bytes());
         let rates = self.core.mutable_options.rates().describe();
-        let running = jobs.iter().map(|merge| merge.describe() + &rates);
-        let waiting = merging.waiting.clone().filter(|_| jobs.is_empty());
-        *self.activity.lock() = running.chain(waiting).collect();
+        let lines = jobs.iter().map(|job| job.describe() + &rates);
+        let waiting = running.waiting.clone().filter(|_| jobs.is_empty());
+        *self.activity.lock() = lines.chain(waiting).collect();
     }
 }

@@ -7,7 +7,7 @@ use crate::engine::{Probe, Result, Tier};
 use super::Reader;
 use crate::disk::LEVELS;
 use crate::engine::lsm::Slot;
-use crate::engine::lsm::table::{Access, hash, table_name};
+use crate::engine::lsm::table::{ReadOptions, hash, table_name};
 
 impl Reader {
     /// Asks for `key` as a read does, and notes every structure on the way.
@@ -15,7 +15,7 @@ impl Reader {
         let superversion = self.current.superversion();
         let mut probes = Vec::new();
         let read_bytes = Cell::new(0);
-        let access = Access { read_bytes: Some(&read_bytes), ..Access::get(&self.cache, tier) };
+        let access = ReadOptions { read_bytes: Some(&read_bytes), ..ReadOptions::get(&self.cache, tier) };
         let mut note = |structure: String, offset: Option<u64>, found: Option<&Slot>, otherwise| {
             let (verdict, bytes) = match found {
                 Some(Some(value)) => ("hit", value.len() as u64),
@@ -44,14 +44,14 @@ impl Reader {
             }
             for table in tables {
                 let name = format!("L{level} {}", table_name(table.number));
-                let part = table.part_of(key);
+                let partition = table.partition_of(key);
                 if !table.overlaps(key, key) {
                     note(name, None, None, "out-of-range");
-                } else if table.has_filter() && !table.may_contain(part, hash, access)? {
+                } else if table.has_filter() && !table.may_contain(partition, hash, access)? {
                     note(name, None, None, "filtered");
                 } else {
-                    let offset = table.block_offset(part, key, access)?;
-                    let found = table.get(part, key, access)?;
+                    let offset = table.block_offset(partition, key, access)?;
+                    let found = table.get(partition, key, access)?;
                     let missed = if table.has_filter() { "false-positive" } else { "miss" };
                     if note(name, Some(offset), found.as_ref(), missed) {
                         return Ok(probes);

@@ -12,7 +12,7 @@ use bytes::Bytes;
 
 use super::Slot;
 use super::deleted_ranges::DeletedRanges;
-use super::table::{Access, hash};
+use super::table::{ReadOptions, hash};
 use super::version::Version;
 use super::version_set::CurrentSuperversion;
 use crate::disk::LEVELS;
@@ -103,7 +103,7 @@ impl Reader {
             (None, Some(superversion.version.clone()))
         });
         match version {
-            Some(version) => find_in_tables(&version, key, Access::get(&self.cache, tier), probes),
+            Some(version) => find_in_tables(&version, key, ReadOptions::get(&self.cache, tier), probes),
             None => Ok(known),
         }
     }
@@ -150,24 +150,24 @@ impl Reader {
 fn find_in_tables(
     version: &Version,
     key: &[u8],
-    access: Access<'_>,
+    access: ReadOptions<'_>,
     probes: &mut Probes,
 ) -> Result<Option<Slot>> {
     let hash = hash(key);
     let upper = version.level(0).iter().filter(|table| table.overlaps(key, key)).map(|table| (0, table));
     let lower = (1..LEVELS).filter_map(|level| Some((level, version.level(level).find(key)?)));
     for (level, table) in upper.chain(lower) {
-        let part = table.part_of(key);
+        let partition = table.partition_of(key);
         if table.has_filter() {
             probes.checks += 1;
-            if !table.may_contain(part, hash, access)? {
+            if !table.may_contain(partition, hash, access)? {
                 probes.useful += 1;
                 continue;
             }
         }
         probes.structures += 1;
         probes.levels[level] += 1;
-        if let Some(slot) = table.get(part, key, access)? {
+        if let Some(slot) = table.get(partition, key, access)? {
             return Ok(Some(slot));
         }
         probes.false_positives += u64::from(table.has_filter());

@@ -12,7 +12,7 @@ use super::Reader;
 use crate::disk::LEVELS;
 use crate::engine::lsm::cursor::{Cursor, MemoryCursor, Reading, RunCursor};
 use crate::engine::lsm::deleted_ranges::{OpenRange, successor};
-use crate::engine::lsm::merge::Merge;
+use crate::engine::lsm::merging_cursor::MergingCursor;
 use crate::engine::lsm::run::Run;
 use crate::engine::lsm::value_log::Group;
 use crate::engine::lsm::version::Version;
@@ -117,7 +117,7 @@ impl Reader {
     fn pass_deleted_range<'a>(
         &'a self,
         row: &mut Row<'a>,
-        merge: &mut Merge,
+        merge: &mut MergingCursor,
         end: Option<&[u8]>,
         tier: Tier,
     ) -> Result<()> {
@@ -137,7 +137,7 @@ impl Reader {
     }
 
     /// The entries of the store, as it is now, from `start` on.
-    fn merge_from(&self, start: &[u8], end: Option<&[u8]>, tier: Tier) -> Result<Merge> {
+    fn merge_from(&self, start: &[u8], end: Option<&[u8]>, tier: Tier) -> Result<MergingCursor> {
         let range = KeyRange { start, end };
         let reading = Reading::Cached { cache: self.cache.clone(), tier };
         let mut sources = Vec::with_capacity(8);
@@ -150,7 +150,7 @@ impl Reader {
             superversion.version.clone()
         };
         add_tables(&version, range, &reading, &mut sources)?;
-        Ok(Merge::new(sources))
+        Ok(MergingCursor::new(sources))
     }
 }
 

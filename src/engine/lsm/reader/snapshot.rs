@@ -9,8 +9,8 @@ use super::scan::add_tables;
 use super::{Probes, find_in_tables};
 use crate::engine::cache::BlockCache;
 use crate::engine::lsm::cursor::Reading;
-use crate::engine::lsm::merge::Merge;
-use crate::engine::lsm::table::Access;
+use crate::engine::lsm::merging_cursor::MergingCursor;
+use crate::engine::lsm::table::ReadOptions;
 use crate::engine::lsm::value_log::Group;
 use crate::engine::lsm::version::Version;
 use crate::engine::{KeyRange, Lsn, Result, Snapshot, Tier, Visit};
@@ -35,7 +35,7 @@ impl Snapshot for TableSnapshot {
     }
 
     fn get(&self, key: &[u8], tier: Tier) -> Result<Option<Bytes>> {
-        let access = Access::get(&self.cache, tier);
+        let access = ReadOptions::get(&self.cache, tier);
         // What it asks is no read of the store as it is, so no figure of those counts it.
         Ok(find_in_tables(&self.version, key, access, &mut Probes::default())?.flatten())
     }
@@ -44,7 +44,7 @@ impl Snapshot for TableSnapshot {
         let reading = Reading::Cached { cache: self.cache.clone(), tier };
         let mut sources = Vec::new();
         add_tables(&self.version, range, &reading, &mut sources)?;
-        let mut merge = Merge::new(sources);
+        let mut merge = MergingCursor::new(sources);
         let mut group = Group::new(&self.cache, tier);
         while let Some(entry) = merge.next()?.filter(|entry| range.is_before_end(entry.key)) {
             if let Some(value) = entry.value

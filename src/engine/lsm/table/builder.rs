@@ -1,7 +1,7 @@
 //! Writes a table: entries come in ascending order, blocks go to the file a mebibyte at a time.
 //!
 //! A block ends before the entry that would make it larger than asked; an entry larger than that has a block of its own.
-//! A value is copied once, into the buffer that is written. After as many blocks as the option says a *part* ends: its index and
+//! A value is copied once, into the buffer that is written. After as many blocks as the option `part_blocks` says a *partition* ends: its index and
 //! its filter are made ready, and written behind all blocks.
 
 use std::collections::BTreeMap;
@@ -13,16 +13,16 @@ use super::block::{BlockBuilder, Raw};
 use super::compression::compress;
 use super::filter::{Filter, hash};
 use super::index::Index;
-use super::parts::{Resident, Top};
+use super::partitions::{PinnedPartition, TopIndex};
 use super::{
-    KIND_BLOCK, KIND_FILTER, KIND_FOOTER, KIND_INDEX, KIND_TOP, MAGIC, Origin, Table, TableMeta, TableStore,
-    VERSION, table_name,
+    KIND_BLOCK, KIND_FILTER, KIND_FOOTER, KIND_INDEX, KIND_TOP_INDEX, MAGIC, Origin, Table, TableMeta,
+    TableStore, VERSION, table_name,
 };
 use crate::base::varint;
 use crate::disk::{File, Purpose};
 use crate::engine::lsm::Compression;
 use crate::engine::lsm::place;
-use crate::engine::lsm::value_log::Stored;
+use crate::engine::lsm::value_log::StoredValue;
 use crate::engine::wal::Segment;
 use crate::engine::{Error, Lsn, Result, Shares, Work, frame};
 
@@ -49,15 +49,15 @@ pub struct TableBuilder {
     /// Last key of the block before.
     block_before: Vec<u8>,
     last_key: Vec<u8>,
-    /// Of the part that is being written, with the hashes of its keys.
+    /// Of the partition that is being written, with the hashes of its keys.
     index: Index,
     hashes: Vec<u64>,
-    parts: Vec<Resident>,
-    /// Fences and block places of the parts.
+    partitions: Vec<PinnedPartition>,
+    /// Fences and block places of the partitions.
     top: Index,
-    /// First key of the part, and the last one before it.
-    part_first: Vec<u8>,
-    part_before: Vec<u8>,
+    /// First key of the partition, and the last one before it.
+    partition_first: Vec<u8>,
+    partition_before: Vec<u8>,
     /// Segments that hold values, by where they start, with the bytes of those.
     values: BTreeMap<Lsn, (u64, Arc<Segment>)>,
     /// The pointer of the current entry.
@@ -94,10 +94,10 @@ impl TableBuilder {
             last_key: Vec::new(),
             index: Index::new(0),
             hashes: Vec::new(),
-            parts: Vec::new(),
+            partitions: Vec::new(),
             top: Index::new(0),
-            part_first: Vec::new(),
-            part_before: Vec::new(),
+            partition_first: Vec::new(),
+            partition_before: Vec::new(),
             values: BTreeMap::new(),
             pointer: Vec::new(),
             shares: Shares::default(),
@@ -117,7 +117,7 @@ impl TableBuilder {
     }
 
     /// Adds an entry, a tombstone without `value`; keys must ascend.
-    pub fn add(&mut self, key: &[u8], value: Option<Stored<'_>>) -> Result<()> {
+    pub fn add(&mut self, key: &[u8], value: Option<StoredValue<'_>>) -> Result<()> {
         debug_assert!(self.meta.entries == 0 || key > &self.last_key[..], "keys ascend");
         let bytes = key.len() + value.map_or(0, |value| value.len());
         if bytes > ENTRY_BYTES_MAX {
@@ -135,8 +135,8 @@ impl TableBuilder {
         }
         let raw = match value {
             None => None,
-            Some(Stored::Value(bytes)) => Some(Raw { bytes, is_pointer: false }),
-            Some(Stored::Pointer(pointer, segment)) => {
+            Some(StoredValue::Value(bytes)) => Some(Raw { bytes, is_pointer: false }),
+            Some(StoredValue::Pointer(pointer, segment)) => {
                 let held = self.values.entry(segment.start()).or_insert_with(|| (0, segment.clone()));
                 held.0 += pointer.bytes;
                 self.pointer.clear();
@@ -164,7 +164,7 @@ impl TableBuilder {
     fn end_block(&mut self) -> Result<()> {
         let Some(at) = self.block_frame.take() else { return Ok(()) };
         self.block.finish(&mut self.buffer);
-        self.meta.parts.raw_bytes += (self.buffer.len() - at) as u64;
+        self.meta.sizes.raw_bytes += (self.buffer.len() - at) as u64;
         let payload = &self.buffer[at + frame::HEADER_BYTES..];
         let compressed = match self.compression {
             Compression::None => None,
@@ -182,28 +182,28 @@ impl TableBuilder {
         let whole = self.shares.total();
         self.classes.extend(self.shares.divide((self.buffer.len() - at) as u64, whole));
         if self.index.len() == 0 {
-            self.part_first.clone_from(&self.block_first);
-            self.part_before.clone_from(&self.block_before);
+            self.partition_first.clone_from(&self.block_first);
+            self.partition_before.clone_from(&self.block_before);
         }
         self.index.push(&self.block_before, &self.block_first, self.bytes());
         self.block_before.clone_from(&self.last_key);
         if self.index.len() as u64 >= self.table_store.options.part_blocks {
-            self.end_part();
+            self.end_partition();
         }
         if self.buffer.len() >= WRITE_BYTES { self.write() } else { Ok(()) }
     }
 
-    fn end_part(&mut self) {
+    fn end_partition(&mut self) {
         if self.index.len() == 0 {
             return;
         }
         let end = self.bytes();
-        self.top.push(&self.part_before, &self.part_first, end);
+        self.top.push(&self.partition_before, &self.partition_first, end);
         self.index.complete();
         let index = Arc::new(std::mem::replace(&mut self.index, Index::new(end)));
         let filter = Filter::build(&self.hashes, self.table_store.options.bloom_bits);
         self.hashes.clear();
-        self.parts.push(Resident { index, filter });
+        self.partitions.push(PinnedPartition { index, filter });
     }
 
     fn end_frame(&mut self, at: usize) {
@@ -227,8 +227,8 @@ impl TableBuilder {
     /// Ends the table and makes its bytes durable, not yet its name.
     pub fn finish(mut self, origin: Origin) -> Result<Arc<Table>> {
         self.end_block()?;
-        self.end_part();
-        let mut parts = Vec::with_capacity(self.parts.len());
+        self.end_partition();
+        let mut partitions = Vec::with_capacity(self.partitions.len());
         let meta = &mut self.meta;
         (meta.first_lsn, meta.last_lsn) = (origin.first_lsn, origin.last_lsn);
         meta.newest_seconds = origin.newest_seconds;
@@ -236,36 +236,36 @@ impl TableBuilder {
         self.meta.largest = Bytes::copy_from_slice(&self.last_key);
         self.meta.values = self.values.iter().map(|(start, (bytes, _))| (*start, *bytes)).collect();
         let segments = std::mem::take(&mut self.values).into_values().map(|(_, segment)| segment).collect();
-        self.meta.parts.data_bytes = self.bytes();
-        let mut places = Vec::with_capacity(self.parts.len());
-        for part in std::mem::take(&mut self.parts) {
+        self.meta.sizes.data_bytes = self.bytes();
+        let mut places = Vec::with_capacity(self.partitions.len());
+        for partition in std::mem::take(&mut self.partitions) {
             let filter_start = self.bytes();
             let at = frame::start(&mut self.buffer, KIND_FILTER);
-            part.filter.encode(&mut self.buffer);
+            partition.filter.encode(&mut self.buffer);
             self.end_frame(at);
             let index_start = self.bytes();
             let at = frame::start(&mut self.buffer, KIND_INDEX);
-            part.index.encode(&mut self.buffer);
+            partition.index.encode(&mut self.buffer);
             self.end_frame(at);
             places.push((filter_start, index_start));
-            self.meta.parts.filter_bytes += index_start - filter_start;
-            self.meta.parts.index_bytes += self.bytes() - index_start;
-            parts.push(part);
+            self.meta.sizes.filter_bytes += index_start - filter_start;
+            self.meta.sizes.index_bytes += self.bytes() - index_start;
+            partitions.push(partition);
             if self.buffer.len() >= WRITE_BYTES {
                 self.write()?;
             }
         }
-        let top_start = self.bytes();
+        let top_index_start = self.bytes();
         self.top.complete();
-        let top = Top::new(std::mem::replace(&mut self.top, Index::new(0)), places, top_start);
-        let at = frame::start(&mut self.buffer, KIND_TOP);
+        let top = TopIndex::new(std::mem::replace(&mut self.top, Index::new(0)), places, top_index_start);
+        let at = frame::start(&mut self.buffer, KIND_TOP_INDEX);
         top.encode(&mut self.buffer);
         self.end_frame(at);
-        self.meta.parts.index_bytes += self.bytes() - top_start;
+        self.meta.sizes.index_bytes += self.bytes() - top_index_start;
         let at = frame::start(&mut self.buffer, KIND_FOOTER);
         varint::put(&mut self.buffer, VERSION);
         self.meta.encode(&mut self.buffer);
-        varint::put(&mut self.buffer, top_start);
+        varint::put(&mut self.buffer, top_index_start);
         self.end_frame(at);
         let footer_bytes = (self.buffer.len() - at) as u32;
         self.buffer.extend_from_slice(&footer_bytes.to_le_bytes());
@@ -278,7 +278,7 @@ impl TableBuilder {
         self.file.sync(self.purpose).map_err(context)?;
         self.finished = true;
         let (meta, file) = (self.meta.clone(), self.file.clone());
-        Ok(Arc::new(Table::new(meta, file, top, parts, segments, self.table_store.clone())))
+        Ok(Arc::new(Table::new(meta, file, top, partitions, segments, self.table_store.clone())))
     }
 }
 

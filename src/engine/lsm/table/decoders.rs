@@ -1,16 +1,16 @@
-//! The decoders of a table's parts.
+//! The decoders of what a table is made of.
 
 use bytes::Bytes;
 
 use super::block::{Block, BlockBuilder, BlockCursor, Damaged, Raw};
 use super::filter::{self, Filter};
 use super::index::Index;
-use super::parts::Top;
-use super::{Parts, TableMeta};
+use super::partitions::TopIndex;
+use super::{TableMeta, TableSizes};
 use crate::base::decoder::Decoder;
 use crate::engine::Lsn;
 
-/// The decoders of a table's parts.
+/// The decoders of what a table is made of.
 pub const ALL: &[Decoder] = &[
     Decoder { name: "lsm_block", decode: block, valid: blocks },
     Decoder { name: "lsm_index", decode: index, valid: indexes },
@@ -98,24 +98,25 @@ fn indexes() -> Vec<Vec<u8>> {
     vec![bytes(30), bytes(1)]
 }
 
-const TOP_START: u64 = 4 * 4096 + 4 * 300;
+const TOP_INDEX_START: u64 = 4 * 4096 + 4 * 300;
 
 fn top(bytes: &[u8]) -> bool {
-    let Some(top) = Top::decode(bytes, TOP_START) else { return false };
+    let Some(top) = TopIndex::decode(bytes, TOP_INDEX_START) else { return false };
     for wanted in [b"".to_vec(), key(20), vec![0xff; 9]] {
-        let part = top.find(&wanted);
-        assert!(part < top.parts());
-        let (filter, index) = (top.filter(part), top.index(part));
-        assert!(filter.start <= filter.end && index.start <= index.end && index.end <= TOP_START);
-        let _ = (top.fence(part), top.blocks_start(part));
+        let partition = top.find(&wanted);
+        assert!(partition < top.partitions());
+        let (filter, index) = (top.filter(partition), top.index(partition));
+        assert!(filter.start <= filter.end && index.start <= index.end && index.end <= TOP_INDEX_START);
+        let _ = (top.fence(partition), top.blocks_start(partition));
     }
     true
 }
 
 fn tops() -> Vec<Vec<u8>> {
-    let places = (0..4).map(|part| (4 * 4096 + part * 300, 4 * 4096 + part * 300 + 100)).collect();
+    let places =
+        (0..4).map(|partition| (4 * 4096 + partition * 300, 4 * 4096 + partition * 300 + 100)).collect();
     let mut target = Vec::new();
-    Top::new(index_of(4), places, TOP_START).encode(&mut target);
+    TopIndex::new(index_of(4), places, TOP_INDEX_START).encode(&mut target);
     vec![target]
 }
 
@@ -158,7 +159,7 @@ pub fn table_meta(number: u64) -> TableMeta {
         smallest: key(number * 10).into(),
         largest: key(number * 10 + 9).into(),
         values: vec![(Lsn::new(3), 400), (Lsn::new(9), 1)].into(),
-        parts: Parts { raw_bytes: 5000, data_bytes: 3000, filter_bytes: 200, index_bytes: 300 },
+        sizes: TableSizes { raw_bytes: 5000, data_bytes: 3000, filter_bytes: 200, index_bytes: 300 },
     }
 }
 

@@ -1,4 +1,4 @@
-//! Bloom filter of a part of a table: says "not here" for about 99 of 100 absent keys and never for a present one.
+//! Bloom filter of a partition of a table: says "not here" for about 99 of 100 absent keys and never for a present one.
 //!
 //! The filter is cut into lines of 512 bits, the size of a cache line. A key sets a few bits of one line, so a question
 //! costs one cache miss. Low and high half of the key's XXH3-64 hash are used apart: the low half picks the line, a remix

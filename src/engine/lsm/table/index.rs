@@ -1,8 +1,7 @@
-//! Sparse index of pieces that follow each other, such as the blocks of a part of a table or the parts of a table: one *fence* a
-//! piece, the shortest key that is above every key before the piece and not above any key in it.
+//! Sparse index of pieces that follow each other: the blocks of a partition, or the partitions of a table. It has one *fence* a piece, the
+//! shortest key that is above every key before the piece and not above any key in it.
 //!
-//! Pieces lie back to back, so one number a piece, where it starts, gives its place and its length. Keys are in memory in one
-//! piece.
+//! Pieces lie back to back, so one number a piece, its start, gives its place and its length. All fences lie in one piece of memory.
 //!
 //! Payload on disk: number of blocks (varint), then per block: bytes that its fence shares with the one before (varint), the
 //! rest of the fence behind its length, and the length of the block's frame (varint).

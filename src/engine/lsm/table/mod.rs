@@ -7,7 +7,7 @@ mod compression;
 pub mod decoders;
 mod filter;
 mod index;
-mod parts;
+mod partitions;
 mod reader;
 mod rebuild;
 pub mod salvage;
@@ -24,7 +24,7 @@ pub use block::{Block, BlockCursor};
 pub use builder::TableBuilder;
 pub use filter::hash;
 pub use index::Index;
-pub use reader::{Access, Table};
+pub use reader::{ReadOptions, Table};
 pub use store::TableStore;
 
 const KIND_BLOCK: u8 = 1;
@@ -33,7 +33,7 @@ const KIND_INDEX: u8 = 3;
 const KIND_FOOTER: u8 = 4;
 const KIND_LZ4_BLOCK: u8 = 5;
 const KIND_ZSTD_BLOCK: u8 = 6;
-const KIND_TOP: u8 = 7;
+const KIND_TOP_INDEX: u8 = 7;
 /// Version of the table format, in every footer.
 const VERSION: u64 = 4;
 /// The last bytes of every table.
@@ -52,16 +52,16 @@ pub fn table_number(name: &str) -> Option<u64> {
     name.strip_prefix(PREFIX)?.parse().ok()
 }
 
-/// What the parts of a table take. Footer and trailer are the rest of the file.
+/// Bytes of a table file by what they hold. Footer and trailer are the rest of the file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Parts {
-    /// Blocks, had they not been compressed.
+pub struct TableSizes {
+    /// Blocks before compression.
     pub raw_bytes: u64,
     /// Blocks as they are stored.
     pub data_bytes: u64,
     /// The filters.
     pub filter_bytes: u64,
-    /// The indexes, and the one of the parts.
+    /// The indexes, the top-level index among them.
     pub index_bytes: u64,
 }
 
@@ -119,8 +119,8 @@ pub struct TableMeta {
     /// Segments of the log that hold values of it: where each starts, and how many bytes of values. Ascending. There may be
     /// thousands, so copies share it.
     pub values: Arc<[(Lsn, u64)]>,
-    /// What its parts take.
-    pub parts: Parts,
+    /// Bytes of its blocks, filters and indexes.
+    pub sizes: TableSizes,
 }
 
 impl TableMeta {
@@ -154,7 +154,7 @@ impl TableMeta {
             varint::put(target, start.number());
             varint::put(target, *bytes);
         }
-        let Parts { raw_bytes, data_bytes, filter_bytes, index_bytes } = self.parts;
+        let TableSizes { raw_bytes, data_bytes, filter_bytes, index_bytes } = self.sizes;
         for number in [raw_bytes, data_bytes, filter_bytes, index_bytes] {
             varint::put(target, number);
         }
@@ -177,7 +177,7 @@ impl TableMeta {
             values: (0..varint::take(source)?)
                 .map(|_| Some((Lsn::new(varint::take(source)?), varint::take(source)?)))
                 .collect::<Option<_>>()?,
-            parts: Parts {
+            sizes: TableSizes {
                 raw_bytes: varint::take(source)?,
                 data_bytes: varint::take(source)?,
                 filter_bytes: varint::take(source)?,

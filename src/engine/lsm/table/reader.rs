@@ -1,5 +1,5 @@
-//! Reads a table. Its top is in memory; indexes and filters of its parts are resident while the cache can spare the memory, else
-//! they come from the cache or the disk as blocks do.
+//! Reads a table. Its top-level index is in memory. Indexes and filters of its partitions are pinned while the cache can spare the
+//! memory, else they come from the cache or the disk as blocks do.
 
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -14,11 +14,11 @@ use super::block::{Block, Item};
 use super::compression::{expand, is_compressed};
 use super::filter::Filter;
 use super::index::Index;
-use super::parts::{Lent, Resident, Top};
+use super::partitions::{PinnedOrLoaded, PinnedPartition, TopIndex};
 use super::rebuild::rebuild;
 use super::{
-    KIND_BLOCK, KIND_FILTER, KIND_FOOTER, KIND_INDEX, KIND_TOP, MAGIC, TRAILER_BYTES, TableMeta, TableStore,
-    VERSION, table_name,
+    KIND_BLOCK, KIND_FILTER, KIND_FOOTER, KIND_INDEX, KIND_TOP_INDEX, MAGIC, TRAILER_BYTES, TableMeta,
+    TableStore, VERSION, table_name,
 };
 use crate::base::varint;
 use crate::disk::{File, Gone, Purpose};
@@ -28,9 +28,9 @@ use crate::engine::lsm::{Slot, place};
 use crate::engine::wal::Segment;
 use crate::engine::{Error, Result, Tier, Work, frame};
 
-/// How far to go for what is not resident.
+/// How far to go for what is not pinned.
 #[derive(Clone, Copy)]
-pub struct Access<'a> {
+pub struct ReadOptions<'a> {
     /// Where to look first and what to keep in; without, only the disk is asked.
     pub cache: Option<&'a BlockCache>,
     /// How far to go.
@@ -41,10 +41,10 @@ pub struct Access<'a> {
     pub read_bytes: Option<&'a Cell<u64>>,
 }
 
-impl<'a> Access<'a> {
+impl<'a> ReadOptions<'a> {
     /// Through `cache`, for a point read.
-    pub fn get(cache: &'a BlockCache, tier: Tier) -> Access<'a> {
-        Access { cache: Some(cache), tier, purpose: Purpose::Get, read_bytes: None }
+    pub fn get(cache: &'a BlockCache, tier: Tier) -> ReadOptions<'a> {
+        ReadOptions { cache: Some(cache), tier, purpose: Purpose::Get, read_bytes: None }
     }
 
     /// Counts bytes that are read from the disk.
@@ -55,10 +55,10 @@ impl<'a> Access<'a> {
     }
 }
 
-/// Of a top that is not looked for together with the parts before it so much is read.
-const TOP_BYTES: u64 = 4 << 10;
+/// Bytes read from the end of a file for a top-level index whose partitions are not read with it.
+const TOP_INDEX_BYTES: u64 = 4 << 10;
 
-/// Memory of an open table beside its keys, top, parts and lists: itself, its places in the manifest and in the version, and what every
+/// Memory of an open table beside its keys, top-level index, partitions and lists: itself, its places in the manifest and in the version, and what every
 /// room of the disk below keeps of its file. Measured, and held to what the heap says by `tests/memory.rs`.
 const OPEN_BYTES: u64 = 1488;
 
@@ -94,13 +94,13 @@ impl Tail<'_> {
 pub struct Table {
     meta: TableMeta,
     file: Arc<dyn File>,
-    top: Top,
+    top: TopIndex,
     has_filter: bool,
-    /// Of every part, or of none.
-    resident: Vec<Resident>,
+    /// Of every partition, or of none.
+    pinned: Vec<PinnedPartition>,
     /// What it took from the table store's memory.
-    resident_bytes: u64,
-    /// What it takes whatever is resident of it.
+    pinned_bytes: u64,
+    /// What it takes whatever is pinned of it.
     open_bytes: u64,
     /// Holds the segments of [`TableMeta::values`], in the same order.
     segments: Vec<Arc<Segment>>,
@@ -118,23 +118,24 @@ impl Deref for Table {
 }
 
 impl Table {
-    /// A table whose parts are known; they stay in memory if there is room for them, or if there is but one.
+    /// A table whose partitions are known; they stay in memory if there is room for them, or if there is but one.
     pub(super) fn new(
         meta: TableMeta,
         file: Arc<dyn File>,
-        top: Top,
-        parts: Vec<Resident>,
+        top: TopIndex,
+        partitions: Vec<PinnedPartition>,
         segments: Vec<Arc<Segment>>,
         table_store: Arc<TableStore>,
     ) -> Table {
         let open_bytes = OPEN_BYTES + (meta.smallest.len() + meta.largest.len()) as u64;
         table_store.note_open(open_bytes);
-        let mut resident_bytes =
+        let mut pinned_bytes =
             top.bytes() + size_of_val(&*meta.values) as u64 + size_of_val(&*segments) as u64;
-        table_store.take_memory(resident_bytes, true);
-        let bytes = parts.iter().map(Resident::bytes).sum();
-        let resident = if table_store.take_memory(bytes, parts.len() == 1) { parts } else { Vec::new() };
-        resident_bytes += if resident.is_empty() { 0 } else { bytes };
+        table_store.take_memory(pinned_bytes, true);
+        let bytes = partitions.iter().map(PinnedPartition::bytes).sum();
+        let pinned =
+            if table_store.take_memory(bytes, partitions.len() == 1) { partitions } else { Vec::new() };
+        pinned_bytes += if pinned.is_empty() { 0 } else { bytes };
         // A filter that knows nothing is but one byte.
         let filter = top.filter(0);
         let has_filter = filter.end - filter.start > frame::HEADER_BYTES as u64 + 1;
@@ -144,8 +145,8 @@ impl Table {
             file,
             top,
             has_filter,
-            resident,
-            resident_bytes,
+            pinned,
+            pinned_bytes,
             open_bytes,
             segments,
             table_store,
@@ -161,13 +162,13 @@ impl Table {
         table_store: Arc<TableStore>,
         error: Error,
     ) -> Table {
-        let top = Top::whole(meta.parts.data_bytes);
+        let top = TopIndex::whole(meta.sizes.data_bytes);
         let mut table = Table::new(meta.clone(), Arc::new(Gone), top, Vec::new(), segments, table_store);
         table.lost = Some(error);
         table
     }
 
-    /// A table whose footer or top cannot be read: its index is made anew from its blocks, which lie where the manifest says. Also the
+    /// A table whose footer or top-level index cannot be read: its index is made anew from its blocks, which lie where the manifest says. Also the
     /// first of those that does not check, if there is one. `error` if that cannot be done, or memory is short.
     pub(super) fn rebuild(
         meta: &TableMeta,
@@ -176,7 +177,7 @@ impl Table {
         table_store: Arc<TableStore>,
         error: Error,
     ) -> Result<(Table, Option<Error>)> {
-        let found = rebuild(meta.number, &*file, 0..meta.parts.data_bytes, Purpose::Recovery);
+        let found = rebuild(meta.number, &*file, 0..meta.sizes.data_bytes, Purpose::Recovery);
         let is_known =
             found.keys.as_ref().is_some_and(|(first, last)| *first >= meta.smallest && *last <= meta.largest);
         let is_all = || {
@@ -187,14 +188,15 @@ impl Table {
         if !is_known || found.gap.is_none() && !is_all() || !table_store.has_memory_for_rebuilt(bytes) {
             return Err(error);
         }
-        let top = Top::whole(meta.parts.data_bytes);
-        let parts = vec![Resident { index: Arc::new(found.index), filter: Filter::default() }];
-        Ok((Table::new(meta.clone(), file, top, parts, segments, table_store), found.gap))
+        let top = TopIndex::whole(meta.sizes.data_bytes);
+        let partitions = vec![PinnedPartition { index: Arc::new(found.index), filter: Filter::default() }];
+        Ok((Table::new(meta.clone(), file, top, partitions, segments, table_store), found.gap))
     }
 
-    /// Reads footer and parts from `file`; footer and top must check and agree with `expected`, and all parts if it is opened to be
-    /// verified. Of a table with several parts these are read only if they may stay in memory, or if it is opened to be verified. All of it is one request, but where the top
-    /// is longer than thought or memory is short.
+    /// Reads footer, top-level index and partitions from `file`. Footer and top-level index must check and agree with `expected`, and so
+    /// must all partitions if the table is opened to be verified. Of a table with several partitions these are read only if they may stay
+    /// in memory, or if it is opened to be verified. All of it is one request, except where the top-level index is longer than thought or
+    /// memory is short.
     pub(super) fn open(
         purpose: Purpose,
         expected: &TableMeta,
@@ -211,10 +213,11 @@ impl Table {
         }
         let trailer_start = size - TRAILER_BYTES;
         // What the frames take is near to what they take in memory.
-        let parts_bytes = expected.parts.filter_bytes.saturating_add(expected.parts.index_bytes);
-        let is_wanted = purpose == Purpose::Verify || table_store.has_memory(parts_bytes);
-        let footer_bytes = size.saturating_sub(expected.parts.data_bytes).saturating_sub(parts_bytes);
-        let likely_bytes = footer_bytes.saturating_add(if is_wanted { parts_bytes } else { TOP_BYTES });
+        let partitions_bytes = expected.sizes.filter_bytes.saturating_add(expected.sizes.index_bytes);
+        let is_wanted = purpose == Purpose::Verify || table_store.has_memory(partitions_bytes);
+        let footer_bytes = size.saturating_sub(expected.sizes.data_bytes).saturating_sub(partitions_bytes);
+        let likely_bytes =
+            footer_bytes.saturating_add(if is_wanted { partitions_bytes } else { TOP_INDEX_BYTES });
         let mut tail = Tail { purpose, name: &name, file: &*file, start: size, bytes: Vec::new() };
         tail.reach(size.saturating_sub(likely_bytes).min(trailer_start))?;
         let trailer = tail.slice(trailer_start..size);
@@ -227,7 +230,7 @@ impl Table {
         let footer = tail.slice(footer_start..trailer_start);
         let framed =
             frame::decode(footer, place(number, footer_start)).filter(|(kind, _)| *kind == KIND_FOOTER);
-        let top_start = framed
+        let top_index_start = framed
             .and_then(|(_, mut payload)| Some((varint::take(&mut payload)?, payload)))
             .map(|(version, payload)| match version {
                 VERSION => Ok(payload),
@@ -243,35 +246,38 @@ impl Table {
             .ok_or_else(|| {
                 damaged(footer_start, "a footer that does not check or is not what the manifest says")
             })?;
-        tail.reach(top_start)?;
-        let bytes = tail.slice(top_start..footer_start);
-        let top = frame::decode(bytes, place(number, top_start))
-            .filter(|(kind, payload)| *kind == KIND_TOP && payload.len() + frame::HEADER_BYTES == bytes.len())
-            .and_then(|(_, payload)| Top::decode(payload, top_start))
-            .ok_or_else(|| damaged(top_start, "a top that does not check"))?;
+        tail.reach(top_index_start)?;
+        let bytes = tail.slice(top_index_start..footer_start);
+        let top = frame::decode(bytes, place(number, top_index_start))
+            .filter(|(kind, payload)| {
+                *kind == KIND_TOP_INDEX && payload.len() + frame::HEADER_BYTES == bytes.len()
+            })
+            .and_then(|(_, payload)| TopIndex::decode(payload, top_index_start))
+            .ok_or_else(|| damaged(top_index_start, "a top-level index that does not check"))?;
         let mut table = Table::new(expected.clone(), file.clone(), top, Vec::new(), segments, table_store);
-        if is_wanted || table.top.parts() == 1 {
+        if is_wanted || table.top.partitions() == 1 {
             tail.reach(table.top.filter(0).start)?;
-            let part = |part| {
-                let filter = table.parse_filter(part, tail.slice(table.top.filter(part)));
-                let index = table.parse_index(part, tail.slice(table.top.index(part)));
+            let partition = |partition| {
+                let filter = table.parse_filter(partition, tail.slice(table.top.filter(partition)));
+                let index = table.parse_index(partition, tail.slice(table.top.index(partition)));
                 let (filter, index) = match purpose {
                     Purpose::Verify => (filter?, index?),
-                    _ => (table.mend_filter(filter)?, table.mend_index(part, index, purpose)?),
+                    _ => (table.mend_filter(filter)?, table.mend_index(partition, index, purpose)?),
                 };
-                Ok(Resident { index: Arc::new(index), filter })
+                Ok(PinnedPartition { index: Arc::new(index), filter })
             };
-            let parts: Vec<Resident> = (0..table.top.parts()).map(part).collect::<Result<_>>()?;
-            let bytes: u64 = parts.iter().map(Resident::bytes).sum();
+            let partitions: Vec<PinnedPartition> =
+                (0..table.top.partitions()).map(partition).collect::<Result<_>>()?;
+            let bytes: u64 = partitions.iter().map(PinnedPartition::bytes).sum();
             table.table_store.take_memory(bytes, true);
-            table.resident_bytes += bytes;
-            table.resident = parts;
+            table.pinned_bytes += bytes;
+            table.pinned = partitions;
         }
         Ok(table)
     }
 
-    fn parse_filter(&self, part: usize, bytes: &[u8]) -> Result<Filter> {
-        let start = self.top.filter(part).start;
+    fn parse_filter(&self, partition: usize, bytes: &[u8]) -> Result<Filter> {
+        let start = self.top.filter(partition).start;
         frame::decode(bytes, place(self.meta.number, start))
             .filter(|(kind, payload)| {
                 *kind == KIND_FILTER && payload.len() + frame::HEADER_BYTES == bytes.len()
@@ -282,17 +288,19 @@ impl Table {
             })
     }
 
-    fn parse_index(&self, part: usize, bytes: &[u8]) -> Result<Index> {
-        let start = self.top.index(part).start;
+    fn parse_index(&self, partition: usize, bytes: &[u8]) -> Result<Index> {
+        let start = self.top.index(partition).start;
         frame::decode(bytes, place(self.meta.number, start))
             .filter(|(kind, payload)| {
                 *kind == KIND_INDEX && payload.len() + frame::HEADER_BYTES == bytes.len()
             })
             .and_then(|(_, mut payload)| {
-                let index = Index::decode(&mut payload, self.top.blocks_start(part))?;
+                let index = Index::decode(&mut payload, self.top.blocks_start(partition))?;
                 payload.is_empty().then_some(index)
             })
-            .filter(|index| index.len() > 0 && index.start(index.len()) == self.top.blocks_start(part + 1))
+            .filter(|index| {
+                index.len() > 0 && index.start(index.len()) == self.top.blocks_start(partition + 1)
+            })
             .ok_or_else(|| {
                 Error::corrupt(table_name(self.meta.number), start, "an index that does not check")
             })
@@ -303,11 +311,11 @@ impl Table {
         read.or_else(|error| self.note_flaw(error).map(|()| Filter::default()))
     }
 
-    /// The index of a part that was read, or one that is made anew from its blocks where it is damaged.
-    fn mend_index(&self, part: usize, read: Result<Index>, purpose: Purpose) -> Result<Index> {
+    /// The index of a partition that was read, or one that is made anew from its blocks where it is damaged.
+    fn mend_index(&self, partition: usize, read: Result<Index>, purpose: Purpose) -> Result<Index> {
         read.or_else(|error| {
             self.note_flaw(error)?;
-            let range = self.top.blocks_start(part)..self.top.blocks_start(part + 1);
+            let range = self.top.blocks_start(partition)..self.top.blocks_start(partition + 1);
             Ok(rebuild(self.meta.number, &*self.file, range, purpose).index)
         })
     }
@@ -321,12 +329,12 @@ impl Table {
         Ok(())
     }
 
-    /// Something of a part that is not resident.
+    /// Something of a partition that is not pinned.
     fn get_parsed<T: std::any::Any + Send + Sync>(
         &self,
         piece: CacheKind,
         range: Range<u64>,
-        access: Access<'_>,
+        access: ReadOptions<'_>,
         parse: impl FnOnce(Result<Bytes>) -> Result<T>,
         weigh: impl FnOnce(&T) -> u64,
     ) -> Result<Arc<T>> {
@@ -348,41 +356,49 @@ impl Table {
         Ok(parsed)
     }
 
-    /// How many parts it has; at least one.
-    pub fn parts(&self) -> usize {
-        self.top.parts()
+    /// How many partitions it has; at least one.
+    pub fn partitions(&self) -> usize {
+        self.top.partitions()
     }
 
     /// Keys all over it in order, each with the bytes of blocks from there to the next. Reads nothing.
     pub fn samples(&self) -> impl Iterator<Item = (&[u8], u64)> {
-        (0..self.parts()).map(|part| {
-            (self.part_fence(part), self.top.blocks_start(part + 1) - self.top.blocks_start(part))
+        (0..self.partitions()).map(|partition| {
+            (
+                self.partition_fence(partition),
+                self.top.blocks_start(partition + 1) - self.top.blocks_start(partition),
+            )
         })
     }
 
-    /// The one part that may hold `key`.
-    pub fn part_of(&self, key: &[u8]) -> usize {
+    /// The one partition that may hold `key`.
+    pub fn partition_of(&self, key: &[u8]) -> usize {
         self.top.find(key)
     }
 
-    /// A key that no entry of a part is below.
-    pub fn part_fence(&self, part: usize) -> &[u8] {
-        if part == 0 { &self.meta.smallest } else { self.top.fence(part) }
+    /// A key that no entry of a partition is below.
+    pub fn partition_fence(&self, partition: usize) -> &[u8] {
+        if partition == 0 { &self.meta.smallest } else { self.top.fence(partition) }
     }
 
-    /// The index of a part.
-    pub fn index(&self, part: usize, access: Access<'_>) -> Result<Lent<'_, Index>> {
-        if let Some(resident) = self.resident.get(part) {
-            return Ok(Lent::Resident(&resident.index));
+    /// The index of a partition.
+    pub fn index(&self, partition: usize, access: ReadOptions<'_>) -> Result<PinnedOrLoaded<'_, Index>> {
+        if let Some(pinned) = self.pinned.get(partition) {
+            return Ok(PinnedOrLoaded::Pinned(&pinned.index));
         }
         if let Some(error) = &self.lost {
             return Err(error.clone());
         }
         let parse = |bytes: Result<Bytes>| {
-            self.mend_index(part, bytes.and_then(|bytes| self.parse_index(part, &bytes)), access.purpose)
+            self.mend_index(
+                partition,
+                bytes.and_then(|bytes| self.parse_index(partition, &bytes)),
+                access.purpose,
+            )
         };
-        let index = self.get_parsed(CacheKind::Index, self.top.index(part), access, parse, Index::bytes)?;
-        Ok(Lent::Got(index))
+        let index =
+            self.get_parsed(CacheKind::Index, self.top.index(partition), access, parse, Index::bytes)?;
+        Ok(PinnedOrLoaded::Loaded(index))
     }
 
     /// Whether it has filters.
@@ -390,39 +406,45 @@ impl Table {
         self.has_filter
     }
 
-    /// Whether a part may hold a key with this hash.
-    pub fn may_contain(&self, part: usize, hash: u64, access: Access<'_>) -> Result<bool> {
-        if let Some(resident) = self.resident.get(part) {
-            return Ok(resident.filter.may_contain(hash));
+    /// Whether a partition may hold a key with this hash.
+    pub fn may_contain(&self, partition: usize, hash: u64, access: ReadOptions<'_>) -> Result<bool> {
+        if let Some(pinned) = self.pinned.get(partition) {
+            return Ok(pinned.filter.may_contain(hash));
         }
-        let range = self.top.filter(part);
+        let range = self.top.filter(partition);
         if access.purpose == Purpose::Get
             && access.tier == Tier::Disk
             && let Some(cache) = access.cache
             && ![range.start, range.end].into_iter().any(|offset| cache.has(self.meta.number, offset))
         {
-            match self.read_part(part, access, cache) {
+            match self.read_partition(partition, access, cache) {
                 // Each by itself then: one may be whole.
                 Err(error) if error.is_damage() => {}
                 other => return other.map(|filter| filter.may_contain(hash)),
             }
         }
-        let parse =
-            |bytes: Result<Bytes>| self.mend_filter(bytes.and_then(|bytes| self.parse_filter(part, &bytes)));
+        let parse = |bytes: Result<Bytes>| {
+            self.mend_filter(bytes.and_then(|bytes| self.parse_filter(partition, &bytes)))
+        };
         let filter = self.get_parsed(CacheKind::Filter, range, access, parse, Filter::bytes)?;
         Ok(filter.may_contain(hash))
     }
 
-    /// Reads filter and index of a part, which lie side by side, by one request: who asks the one for a key will mostly need the
+    /// Reads filter and index of a partition, which lie side by side, by one request: who asks the one for a key will mostly need the
     /// other. The request counts as the filter's miss.
-    fn read_part(&self, part: usize, access: Access<'_>, cache: &BlockCache) -> Result<Arc<Filter>> {
+    fn read_partition(
+        &self,
+        partition: usize,
+        access: ReadOptions<'_>,
+        cache: &BlockCache,
+    ) -> Result<Arc<Filter>> {
         let number = self.meta.number;
-        let (for_filter, for_index) = (self.top.filter(part), self.top.index(part));
+        let (for_filter, for_index) = (self.top.filter(partition), self.top.index(partition));
         access.count(for_index.end - for_filter.start);
         let bytes = self.read(for_filter.start..for_index.end, access.purpose)?;
         let (filter, index) = bytes.split_at((for_filter.end - for_filter.start) as usize);
-        let filter = Arc::new(self.parse_filter(part, filter)?);
-        let index = Arc::new(self.parse_index(part, index)?);
+        let filter = Arc::new(self.parse_filter(partition, filter)?);
+        let index = Arc::new(self.parse_index(partition, index)?);
         cache.count_miss(CacheKind::Filter);
         cache.insert_parsed(number, for_filter.start, filter.clone(), filter.bytes());
         cache.insert_parsed(number, for_index.start, index.clone(), index.bytes());
@@ -434,15 +456,15 @@ impl Table {
         &self.meta
     }
 
-    /// Where the block begins that holds `key`, which lies in `part` if anywhere.
-    pub fn block_offset(&self, part: usize, key: &[u8], access: Access<'_>) -> Result<u64> {
-        let index = self.index(part, access)?;
+    /// Where the block begins that holds `key`, which lies in `partition` if anywhere.
+    pub fn block_offset(&self, partition: usize, key: &[u8], access: ReadOptions<'_>) -> Result<u64> {
+        let index = self.index(partition, access)?;
         Ok(index.start(index.find(key)))
     }
 
-    /// What it knows of `key`, which lies in `part` if anywhere.
-    pub fn get(&self, part: usize, key: &[u8], access: Access<'_>) -> Result<Option<Slot>> {
-        let index = self.index(part, access)?;
+    /// What it knows of `key`, which lies in `partition` if anywhere.
+    pub fn get(&self, partition: usize, key: &[u8], access: ReadOptions<'_>) -> Result<Option<Slot>> {
+        let index = self.index(partition, access)?;
         let ordinal = index.find(key);
         let start = index.start(ordinal);
         let cached = access.cache.map_or(Ok(None), |cache| self.cached(start, cache))?;
@@ -578,7 +600,7 @@ impl Table {
 
 impl Drop for Table {
     fn drop(&mut self) {
-        self.table_store.give_memory(self.resident_bytes);
+        self.table_store.give_memory(self.pinned_bytes);
         self.table_store.note_closed(self.open_bytes);
         if *self.obsolete.get_mut() {
             self.table_store.forget_flaw(self.meta.number);

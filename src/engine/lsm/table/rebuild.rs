@@ -1,7 +1,7 @@
-//! Makes the index of a table anew from its blocks, where the one in its file is damaged, or the top or footer that lead to it.
+//! Makes the index of a table anew from its blocks, where the one in its file is damaged, or the top-level index or footer that lead to it.
 //!
 //! Blocks lie back to back, and each says by its checksum that it belongs where it is; where they begin and end the manifest or the
-//! top of the table knows. So an index that was made from all of them is complete. Where one does not check, the next that does is looked
+//! top-level index of the table knows. So an index that was made from all of them is complete. Where one does not check, the next that does is looked
 //! for, and what lies between is a *gap*: the index leads to it for every key that may have been there, and who reads it is told.
 
 use std::ops::Range;
@@ -34,7 +34,7 @@ pub struct Rebuilt {
     pub gap: Option<Error>,
 }
 
-/// The part of a file that was read last.
+/// The bytes of a file that were read last.
 struct Window<'a> {
     file: &'a dyn File,
     purpose: Purpose,

@@ -5,18 +5,18 @@ use bytes::Bytes;
 
 use super::compression::{expand, is_compressed, may_be_compressed};
 use super::{
-    Block, KIND_BLOCK, KIND_FOOTER, KIND_LZ4_BLOCK, KIND_TOP, KIND_ZSTD_BLOCK, TRAILER_BYTES, TableMeta,
-    VERSION,
+    Block, KIND_BLOCK, KIND_FOOTER, KIND_LZ4_BLOCK, KIND_TOP_INDEX, KIND_ZSTD_BLOCK, TRAILER_BYTES,
+    TableMeta, VERSION,
 };
 use crate::base::varint;
 use crate::engine::frame;
 use crate::engine::lsm::place;
 
-/// A part of a table file.
-pub enum Piece {
+/// A piece of a table file.
+pub enum TablePiece {
     /// A block at an offset.
     Block(u64, Block),
-    /// A filter, an index or the top: what a new table gets anew.
+    /// A filter, an index or the top-level index: what a new table gets anew.
     Other,
     /// The footer.
     Footer(TableMeta),
@@ -28,12 +28,12 @@ pub enum Piece {
 const SEARCH_FACTOR: u64 = 16;
 
 /// The pieces of table `number`, whose file holds `bytes`, in the order in which they lie.
-pub fn pieces(number: u64, bytes: &Bytes) -> Vec<Piece> {
+pub fn pieces(number: u64, bytes: &Bytes) -> Vec<TablePiece> {
     search(number, bytes).0
 }
 
 /// The same, and bytes whose checksum was computed and did not fit.
-fn search(number: u64, bytes: &Bytes) -> (Vec<Piece>, u64) {
+fn search(number: u64, bytes: &Bytes) -> (Vec<TablePiece>, u64) {
     let mut pieces = Vec::new();
     let frames_end = bytes.len().saturating_sub(TRAILER_BYTES as usize);
     let (mut offset, mut gap, mut missed_bytes) = (0, None, 0);
@@ -42,7 +42,7 @@ fn search(number: u64, bytes: &Bytes) -> (Vec<Piece>, u64) {
         let found = frame::unchecked(&bytes[offset..]);
         // Behind a piece comes the next one; in what is damaged that is only likely where something looks like one.
         let found = found.filter(|(kind, payload)| match gap {
-            None => (KIND_BLOCK..=KIND_TOP).contains(kind),
+            None => (KIND_BLOCK..=KIND_TOP_INDEX).contains(kind),
             Some(_) => missed_bytes < missed_bytes_max && is_plausible(*kind, payload),
         });
         let checked = found.and_then(|(_, payload)| {
@@ -52,9 +52,11 @@ fn search(number: u64, bytes: &Bytes) -> (Vec<Piece>, u64) {
         });
         match checked {
             Some((kind, payload)) => {
-                pieces.extend(gap.take().map(Piece::Gap));
+                pieces.extend(gap.take().map(TablePiece::Gap));
                 let length = frame::HEADER_BYTES + payload.len();
-                pieces.push(piece(number, bytes, offset, kind, payload).unwrap_or(Piece::Gap(offset as u64)));
+                pieces.push(
+                    piece(number, bytes, offset, kind, payload).unwrap_or(TablePiece::Gap(offset as u64)),
+                );
                 offset += length;
             }
             None => {
@@ -63,7 +65,7 @@ fn search(number: u64, bytes: &Bytes) -> (Vec<Piece>, u64) {
             }
         }
     }
-    pieces.extend(gap.map(Piece::Gap));
+    pieces.extend(gap.map(TablePiece::Gap));
     (pieces, missed_bytes)
 }
 
@@ -77,19 +79,19 @@ fn is_plausible(kind: u8, mut payload: &[u8]) -> bool {
     }
 }
 
-fn piece(number: u64, bytes: &Bytes, offset: usize, kind: u8, mut payload: &[u8]) -> Option<Piece> {
+fn piece(number: u64, bytes: &Bytes, offset: usize, kind: u8, mut payload: &[u8]) -> Option<TablePiece> {
     Some(match kind {
-        KIND_BLOCK => Piece::Block(offset as u64, Block::parse(bytes.slice_ref(payload)).ok()?),
+        KIND_BLOCK => TablePiece::Block(offset as u64, Block::parse(bytes.slice_ref(payload)).ok()?),
         KIND_LZ4_BLOCK | KIND_ZSTD_BLOCK => {
             debug_assert!(is_compressed(kind));
-            Piece::Block(offset as u64, Block::parse(expand(kind, payload)?.into()).ok()?)
+            TablePiece::Block(offset as u64, Block::parse(expand(kind, payload)?.into()).ok()?)
         }
         KIND_FOOTER => {
             let version = varint::take(&mut payload)?;
             let meta = TableMeta::decode(&mut payload, bytes.len() as u64)?;
-            Piece::Footer(Some(meta).filter(|meta| version == VERSION && meta.number == number)?)
+            TablePiece::Footer(Some(meta).filter(|meta| version == VERSION && meta.number == number)?)
         }
-        _ => Piece::Other,
+        _ => TablePiece::Other,
     })
 }
 
@@ -133,8 +135,8 @@ mod tests {
         bytes.into()
     }
 
-    fn blocks(pieces: &[Piece]) -> usize {
-        pieces.iter().filter(|piece| matches!(piece, Piece::Block(..))).count()
+    fn blocks(pieces: &[TablePiece]) -> usize {
+        pieces.iter().filter(|piece| matches!(piece, TablePiece::Block(..))).count()
     }
 
     #[test]
@@ -167,7 +169,7 @@ mod tests {
             let head = [1, 2, 3, 4, 0, 0, 8, 0, kind];
             move |_| head.into_iter().cycle().take(1 << 20).collect::<Vec<u8>>()
         };
-        for kind in KIND_BLOCK..=KIND_TOP {
+        for kind in KIND_BLOCK..=KIND_TOP_INDEX {
             let bytes = table(heads(kind));
             let (pieces, missed_bytes) = search(NUMBER, &bytes);
             assert_eq!(blocks(&pieces), 3, "kind {kind}");

@@ -29,7 +29,7 @@ pub struct TableStore {
     discarded: Mutex<Vec<(u64, u64)>>,
     obsolete_bytes: AtomicU64,
     /// Memory of indexes, filters and lists of open tables.
-    resident_bytes: AtomicU64,
+    pinned_bytes: AtomicU64,
     /// Memory of open tables beside that.
     open_bytes: AtomicU64,
     /// Tables whose entries can be read, though a filter, an index or the footer is damaged, and what.
@@ -53,7 +53,7 @@ impl TableStore {
             next_number: AtomicU64::new(next_number),
             discarded: Mutex::default(),
             obsolete_bytes: AtomicU64::new(0),
-            resident_bytes: AtomicU64::new(0),
+            pinned_bytes: AtomicU64::new(0),
             open_bytes: AtomicU64::new(0),
             flaws: Mutex::default(),
             cpu: CpuMeter::default(),
@@ -77,7 +77,7 @@ impl TableStore {
         Ok(TableBuilder::new(self.clone(), purpose, compression, number, file))
     }
 
-    /// Opens a table and checks its footer and what is to be resident, and that it agrees with `meta`; `segments` are those of
+    /// Opens a table and checks its footer and what is to be pinned, and that it agrees with `meta`; `segments` are those of
     /// its values.
     pub fn open(
         self: &Arc<TableStore>,
@@ -164,25 +164,25 @@ impl TableStore {
         let bytes_max = self.options.common.cache_bytes / 2;
         // Tables there are as many as there is data: for them the cache gives way, not what makes each of them fast.
         let take = |taken: u64| (always || taken + bytes <= bytes_max).then_some(taken + bytes);
-        self.resident_bytes.fetch_update(Relaxed, Relaxed, take).is_ok()
+        self.pinned_bytes.fetch_update(Relaxed, Relaxed, take).is_ok()
     }
 
     /// Whether `bytes` of memory for an open table could be had now.
     pub(super) fn has_memory(&self, bytes: u64) -> bool {
-        self.resident_bytes.load(Relaxed) + bytes <= self.options.common.cache_bytes / 2
+        self.pinned_bytes.load(Relaxed) + bytes <= self.options.common.cache_bytes / 2
     }
 
-    /// Whether `bytes` could be had for the index of a damaged table, which has to be resident.
+    /// Whether `bytes` could be had for the index of a damaged table, which has to be pinned.
     pub(super) fn has_memory_for_rebuilt(&self, bytes: u64) -> bool {
-        self.resident_bytes.load(Relaxed) + bytes <= self.options.common.cache_bytes / 2 + REBUILT_BYTES
+        self.pinned_bytes.load(Relaxed) + bytes <= self.options.common.cache_bytes / 2 + REBUILT_BYTES
     }
 
     /// Gives memory back.
     pub(super) fn give_memory(&self, bytes: u64) {
-        self.resident_bytes.fetch_sub(bytes, Relaxed);
+        self.pinned_bytes.fetch_sub(bytes, Relaxed);
     }
 
-    /// Counts the memory of a table that was opened, whatever is resident of it.
+    /// Counts the memory of a table that was opened, whatever is pinned of it.
     pub(super) fn note_open(&self, bytes: u64) {
         self.open_bytes.fetch_add(bytes, Relaxed);
     }
@@ -192,9 +192,9 @@ impl TableStore {
         self.open_bytes.fetch_sub(bytes, Relaxed);
     }
 
-    /// Memory of open tables: of each itself, and what is resident of it.
-    pub fn resident_bytes(&self) -> u64 {
-        self.resident_bytes.load(Relaxed) + self.open_bytes.load(Relaxed)
+    /// Memory of open tables: of each itself, and what is pinned of it.
+    pub fn pinned_bytes(&self) -> u64 {
+        self.pinned_bytes.load(Relaxed) + self.open_bytes.load(Relaxed)
     }
 
     /// Counts a table's bytes as obsolete: no version needs it from now on.

@@ -81,7 +81,11 @@ fn a_damaged_table_is_gone_around_under_every_policy() {
         write_some(&engine, &mut prng, &mut model, 1500);
         settle(&*engine).unwrap();
         let shape = engine.shape();
-        assert!(stuck(policy) == Stuck::Stay || shape.levels[0].files < 30, "{policy:?}: {:?}", shape.levels);
+        assert!(
+            stuck(policy) == StuckTables::Stay || shape.levels[0].files < 30,
+            "{policy:?}: {:?}",
+            shape.levels
+        );
         let lost = unreadable(&engine, &model);
         if let Some(what) = &shape.damage {
             aside += 1;

@@ -37,7 +37,7 @@ fn crash_at_every_request(options: &Variant, batches: u64) {
         true => &["value_log", "value_log_gc"],
         false => &["compact_1"],
     };
-    let merges = stuck(options.policy) != Stuck::Stay;
+    let merges = stuck(options.policy) != StuckTables::Stay;
     for wanted in ["flush", "rename manifest.new", "remove table."].iter().chain(values) {
         if *wanted == "remove table." && !merges {
             continue;

@@ -37,7 +37,7 @@ fn flip_every_byte(options: &Options) {
     let blocks_end: BTreeMap<String, u64> = {
         let engine = open_with(disk.kill(), options).unwrap();
         let version = engine.superversion().version.clone();
-        version.tables().map(|(_, table)| (table_name(table.number), table.parts.data_bytes)).collect()
+        version.tables().map(|(_, table)| (table_name(table.number), table.sizes.data_bytes)).collect()
     };
     assert!(blocks_end.len() >= 2);
     for info in disk.list().unwrap() {
@@ -162,7 +162,7 @@ fn tables_and_manifests_have_the_bytes_that_the_format_draws() {
     let read = |text: &str| {
         let digits: Vec<u8> = text.bytes().filter(|byte| *byte != b'\n').collect();
         let byte = |two: &[u8]| u8::from_str_radix(std::str::from_utf8(two).unwrap(), 16).unwrap();
-        manifest::State::decode(&digits.chunks(2).map(byte).collect::<Vec<u8>>()).unwrap()
+        manifest::ManifestState::decode(&digits.chunks(2).map(byte).collect::<Vec<u8>>()).unwrap()
     };
     assert_eq!(read(MANIFEST_OF_VERSION_3), read(GOLDEN_MANIFEST));
 }

@@ -118,7 +118,6 @@ fn a_merge_that_would_not_fit_waits() {
     assert_eq!(contents(&*engine).unwrap(), found);
 }
 
-/// Bytes of log files.
 #[test]
 fn a_merge_that_begins_or_has_just_ended_is_not_one_that_found_no_space() {
     let disk = SimDisk::new();
@@ -136,20 +135,23 @@ fn a_merge_that_begins_or_has_just_ended_is_not_one_that_found_no_space() {
     assert!(shortage.has_merge_trouble());
     disk.set_capacity(None);
     // Who deletes while the first step is done waits for it.
-    let ControlFlow::Continue((slice, _)) = engine.compactor.take_slice().unwrap() else { panic!("it fits") };
+    let ControlFlow::Continue((subcompaction, _)) = engine.compactor.take_subcompaction().unwrap() else {
+        panic!("it fits")
+    };
     assert!(!shortage.has_merge_trouble());
-    let mut merging = engine.compactor.merging();
-    merging.stepping -= 1;
-    merging.resting.push(slice);
+    let mut running = engine.compactor.running_jobs();
+    running.stepping -= 1;
+    running.resting.push(subcompaction);
     // Another one finds no space meanwhile; when the first one has ended, nobody knows whether it still does not.
-    merging.waiting = Some("no space for another".to_string());
-    drop(merging);
-    while !engine.compactor.merging().jobs.is_empty() {
+    running.waiting = Some("no space for another".to_string());
+    drop(running);
+    while !engine.compactor.running_jobs().jobs.is_empty() {
         assert_eq!(engine.work(WorkClass::Merge).unwrap(), Pending::More);
         assert!(!shortage.has_merge_trouble());
     }
 }
 
+/// Bytes of log files.
 fn log_bytes(disk: &SimDisk) -> u64 {
     let files = disk.list().unwrap().into_iter();
     files.filter(|info| wal::is_segment(&info.name)).map(|info| info.bytes).sum()

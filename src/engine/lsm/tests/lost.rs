@@ -30,7 +30,7 @@ fn lose(disk: &SimDisk, name: &str, loss: Loss, table: &table::TableMeta) {
         Loss::Longer => file.set_size(size + 100).unwrap(),
         Loss::Garbage => garbage(0, size),
         Loss::BadFooter => garbage(size - 30, size),
-        Loss::BadIndex => garbage(table.parts.data_bytes, size - 60),
+        Loss::BadIndex => garbage(table.sizes.data_bytes, size - 60),
     }
 }
 
@@ -91,7 +91,11 @@ fn a_table_that_is_lost_refuses_nothing_but_its_own_keys() {
         write_some(&engine, &mut prng, &mut model, 1000);
         settle(&*engine).unwrap();
         let shape = engine.shape();
-        assert!(stuck(policy) == Stuck::Stay || shape.levels[0].files < 30, "{policy:?}: {:?}", shape.levels);
+        assert!(
+            stuck(policy) == StuckTables::Stay || shape.levels[0].files < 30,
+            "{policy:?}: {:?}",
+            shape.levels
+        );
         let lost = unreadable(&engine, &model);
         match shape.damage {
             // It was written anew, or what it held was overwritten and it has expired.

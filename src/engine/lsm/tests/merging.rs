@@ -4,7 +4,7 @@ use super::*;
 
 /// No two merges that run meet, nor share a table; what they work on is part of the store.
 fn check_running(engine: &LsmEngine) -> (usize, usize) {
-    let merging = engine.compactor.merging();
+    let merging = engine.compactor.running_jobs();
     let claims: Vec<_> = merging.jobs.iter().map(|job| job.claims()).collect();
     for (index, of_one) in claims.iter().enumerate() {
         let others = || claims[index + 1..].iter().flatten();
@@ -20,7 +20,7 @@ fn check_running(engine: &LsmEngine) -> (usize, usize) {
     assert!(inputs.iter().all(|number| present.contains(number)));
     let slots = merging.resting.len() as u64 + merging.stepping;
     assert!(slots <= engine.core.options.merge_threads);
-    let halfway = merging.jobs.iter().filter(|job| job.installed_files > 0).count();
+    let halfway = merging.jobs.iter().filter(|job| job.installed().1 > 0).count();
     (merging.jobs.len(), halfway)
 }
 
@@ -73,8 +73,8 @@ fn merges_run_at_once_where_they_do_not_meet_and_no_half_of_one_is_ever_seen() {
             "{policy:?}: {several} times several merges, {halfway} times one that was installed in part"
         );
         assert!(several > 20 || policy != PolicyKind::LEVELED, "{policy:?}: {several}");
-        // Only a merge below L0 has slices.
-        assert!(halfway > 20 || stuck(policy) != Stuck::BySize, "{halfway}");
+        // Only a merge below L0 has subcompactions.
+        assert!(halfway > 20 || stuck(policy) != StuckTables::BySize, "{halfway}");
     }
 }
 
@@ -122,7 +122,7 @@ fn a_merge_of_many_tables_needs_little_space_beside_them() {
         let (before, sliced, sliced_reported) = compact_with(2, policy);
         println!(
             "{policy:?}: {before} bytes; most beside them {whole} (reported {reported}) whole, {sliced} \
-             (reported {sliced_reported}) in slices"
+             (reported {sliced_reported}) in subcompactions"
         );
         assert!(sliced * 3 < before && sliced_reported * 3 < before, "{policy:?}: {sliced} of {before}");
     }
@@ -207,8 +207,8 @@ fn a_merge_that_fails_leaves_the_others_and_what_it_has_done() {
 
 /// The levels from which merges run, and whether those have installed anything.
 fn running_levels(engine: &LsmEngine) -> Vec<(usize, bool)> {
-    let merging = engine.compactor.merging();
-    merging.jobs.iter().map(|job| (job.job.inputs[0].0, job.installed_files > 0)).collect()
+    let merging = engine.compactor.running_jobs();
+    merging.jobs.iter().map(|job| (job.compaction.inputs[0].0, job.installed().1 > 0)).collect()
 }
 
 #[test]
@@ -266,17 +266,17 @@ fn flushes_are_merged_beside_a_merge_of_everything() {
     write(1000, &mut model);
     // The first step begins a merge of everything.
     engine.work(WorkClass::Merge).unwrap();
-    let into = engine.compactor.merging().jobs[0].job.into;
-    assert!(into > 0 && engine.compactor.merging().jobs.len() == 1);
-    let inputs = engine.compactor.merging().jobs[0].inputs().len();
+    let into = engine.compactor.running_jobs().jobs[0].compaction.into;
+    assert!(into > 0 && engine.compactor.running_jobs().jobs.len() == 1);
+    let inputs = engine.compactor.running_jobs().jobs[0].inputs().len();
     write(200, &mut model);
     let mut beside = 0;
     while !running_levels(&engine).is_empty() && beside == 0 {
         engine.work(WorkClass::Merge).unwrap();
         check_running(&engine);
-        let merging = engine.compactor.merging();
-        beside += merging.jobs.iter().filter(|job| job.job.into == 0).count();
-        assert!(beside == 0 || merging.jobs.iter().any(|job| job.job.into == into), "not beside it");
+        let merging = engine.compactor.running_jobs();
+        beside += merging.jobs.iter().filter(|job| job.compaction.into == 0).count();
+        assert!(beside == 0 || merging.jobs.iter().any(|job| job.compaction.into == into), "not beside it");
     }
     assert!(beside > 0, "nothing beside a merge of {inputs} tables");
     assert_eq!(contents(&*engine).unwrap(), model);

@@ -248,7 +248,7 @@ fn edits() {
                     .policy()
                     .choose(&engine.versions.picture(&edited), &Default::default());
                 times[2] += thread_time() - began;
-                assert!(policy == PolicyKind::TIERED || choice.job().is_some());
+                assert!(policy == PolicyKind::TIERED || choice.compaction().is_some());
                 let keys: Vec<Bytes> = (0..1000).map(|_| key(prng.below(tables * 10))).collect();
                 let began = thread_time();
                 let found = keys.iter().filter(|key| edited.level(6).find(key).is_some()).count();

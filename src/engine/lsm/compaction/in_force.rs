@@ -2,7 +2,7 @@
 //! way down. Everything else is merged as the policy says.
 //!
 //! 1. What is older than every such table of L0 the policy sees as if there were nothing else: it lies below all of them.
-//! 2. Below L0 the policy does not see them either, but no job may go over the range of one in its level ([`Levels::barred`]).
+//! 2. Below L0 the policy does not see them either, but no compaction may go over the range of one in its level ([`Levels::barred`]).
 //! 3. What is newer than one of L0, or overlaps one below so that it cannot leave L0, is merged within L0 by size, so that
 //!    reads meet few runs for ever: a time window keeps to its windows, a plain log merges nothing.
 //! 4. An expired run is dropped whether it can be read or not.
@@ -14,22 +14,25 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::tiered::Tiered;
-use super::{Assessment, Choice, Claim, Job, Levels, Policy, PolicyKind, Run, Stuck, Table, within_l0};
+use super::{
+    Assessment, Choice, Compaction, CompactionClaim, Levels, Policy, PolicyKind, Run, StuckTables, Table,
+    within_l0,
+};
 use crate::disk::LEVELS;
 use crate::engine::lsm::Options;
 
 /// The policy in force: one of the registry, which goes around tables that are set aside.
-pub struct Around {
+pub struct PolicyInForce {
     kind: PolicyKind,
     policy: Arc<dyn Policy>,
     by_size: Tiered,
 }
 
-impl Around {
+impl PolicyInForce {
     /// The policy that `options` ask for.
-    pub fn new(options: &Options) -> Around {
+    pub fn new(options: &Options) -> PolicyInForce {
         let kind = options.policy;
-        Around { kind, policy: (kind.new)(options), by_size: Tiered::new(options) }
+        PolicyInForce { kind, policy: (kind.new)(options), by_size: Tiered::new(options) }
     }
 
     /// Its name in reports.
@@ -39,7 +42,7 @@ impl Around {
 
     /// What to do where some tables are set aside.
     fn choose_around(&self, levels: &Levels, cursors: &[Bytes; LEVELS]) -> Choice {
-        if self.policy.stuck() == Stuck::ByPolicy {
+        if self.policy.stuck() == StuckTables::ByPolicy {
             let whole = Levels { aside: BTreeSet::new(), ..levels.clone() };
             if let drop @ Choice::Drop(_) = self.policy.choose(&whole, cursors) {
                 return drop;
@@ -50,7 +53,7 @@ impl Around {
         if choice != Choice::Nothing {
             return choice;
         }
-        // What only waits for a job that runs is not stuck.
+        // What only waits for a compaction that runs is not stuck.
         let idle = Levels { claims: Vec::new(), ..below };
         let is_stuck = !takes_l0(&self.policy.choose(&idle, cursors));
         let upper: Vec<&Arc<Table>> = levels.runs[0].iter().collect();
@@ -70,16 +73,16 @@ impl Around {
         let part: Vec<Arc<Table>> = part.iter().map(|table| Arc::clone(table)).collect();
         alone.runs[0] = alone.runs[0].replace(&[], &part);
         match self.policy.stuck() {
-            Stuck::Stay => Choice::Nothing,
-            Stuck::ByPolicy => match self.policy.choose(&alone, cursors) {
-                Choice::Merge(job) if job.into == 0 => Choice::Merge(job),
+            StuckTables::Stay => Choice::Nothing,
+            StuckTables::ByPolicy => match self.policy.choose(&alone, cursors) {
+                Choice::Merge(compaction) if compaction.into == 0 => Choice::Merge(compaction),
                 _ => Choice::Nothing,
             },
-            Stuck::BySize => {
+            StuckTables::BySize => {
                 let runs = alone.runs();
                 let tiers = self.by_size.due(&runs).into_iter();
                 let merge = alone.first_free_merge(tiers.map(|(from, to)| within_l0(&runs[from..to])));
-                merge.map_or(Choice::Nothing, |merge| Choice::Merge(merge.job()))
+                merge.map_or(Choice::Nothing, |merge| Choice::Merge(merge.compaction()))
             }
         }
     }
@@ -87,7 +90,9 @@ impl Around {
 
 /// Whether a choice takes tables out of L0, or makes fewer of them.
 fn takes_l0(choice: &Choice) -> bool {
-    choice.job().is_some_and(|job: &Job| job.inputs.iter().any(|(level, _)| *level == 0))
+    choice
+        .compaction()
+        .is_some_and(|compaction: &Compaction| compaction.inputs.iter().any(|(level, _)| *level == 0))
 }
 
 /// What lies below the tables of L0 that are set aside, without those below L0.
@@ -104,7 +109,7 @@ fn below_aside(levels: &Levels) -> Levels {
         *run = run.replace(&aside, &[]);
         below.barred.extend(aside.iter().map(|table| {
             let (smallest, largest) = (table.smallest.clone(), table.largest.clone());
-            Claim { from: level, into: level, smallest, largest, l0: Vec::new() }
+            CompactionClaim { from: level, into: level, smallest, largest, l0: Vec::new() }
         }));
     }
     below
@@ -115,7 +120,7 @@ fn seen(levels: &Levels) -> Cow<'_, Levels> {
     if levels.aside.is_empty() { Cow::Borrowed(levels) } else { Cow::Owned(below_aside(levels)) }
 }
 
-impl Policy for Around {
+impl Policy for PolicyInForce {
     fn choose(&self, levels: &Levels, cursors: &[Bytes; LEVELS]) -> Choice {
         if levels.aside.is_empty() {
             return self.policy.choose(levels, cursors);
@@ -136,7 +141,7 @@ impl Policy for Around {
         self.policy.trigger(&seen(levels), from)
     }
 
-    fn stuck(&self) -> Stuck {
+    fn stuck(&self) -> StuckTables {
         self.policy.stuck()
     }
 
@@ -201,7 +206,7 @@ mod tests {
             // Expired all the same.
             (PolicyKind::TIME_WINDOW, "0: a-z 10 @210, a-z 10 @10", 2, "drop [(0, [2])]"),
         ] {
-            let (tables, policy) = (tables(text), Around::new(&options(kind)));
+            let (tables, policy) = (tables(text), PolicyInForce::new(&options(kind)));
             let levels = Levels { aside: [aside].into(), ..picture(&tables, 250) };
             assert_eq!(choose_from(&policy, &levels, ""), wanted, "{kind:?} {aside} of {text}");
             // Writers wait only for what will be done.

@@ -4,21 +4,21 @@
 //! entry is asked for; only then it and every source with the same key move on. So nothing is read that nobody asks for.
 
 use super::cursor::Cursor;
-use super::value_log::Stored;
+use super::value_log::StoredValue;
 use crate::engine::Result;
 
 /// An entry of a merge.
-pub struct Entry<'a> {
+pub struct MergedEntry<'a> {
     /// The key.
     pub key: &'a [u8],
     /// Its value; `None` for a tombstone.
-    pub value: Option<Stored<'a>>,
+    pub value: Option<StoredValue<'a>>,
     /// Which source it is from, as they were given.
     pub source: usize,
 }
 
 /// The entries of several sources in order.
-pub struct Merge {
+pub struct MergingCursor {
     /// Newest first.
     sources: Vec<Cursor>,
     /// Indices of sources that are not at their end; each is not behind its two children.
@@ -30,10 +30,11 @@ pub struct Merge {
     is_cut: bool,
 }
 
-impl Merge {
+impl MergingCursor {
     /// Merges `sources`, newest first.
-    pub fn new(sources: Vec<Cursor>) -> Merge {
-        let mut merge = Merge { sources, heap: Vec::new(), key: Vec::new(), started: false, is_cut: false };
+    pub fn new(sources: Vec<Cursor>) -> MergingCursor {
+        let mut merge =
+            MergingCursor { sources, heap: Vec::new(), key: Vec::new(), started: false, is_cut: false };
         merge.order();
         merge
     }
@@ -49,7 +50,7 @@ impl Merge {
         self.is_cut = self.sources.iter().any(Cursor::is_lost);
     }
 
-    /// Whether the merge ended because what a source goes through is gone. It can be begun again behind [`Merge::passed`].
+    /// Whether the merge ended because what a source goes through is gone. It can be begun again behind [`MergingCursor::passed`].
     pub fn is_cut(&self) -> bool {
         self.is_cut
     }
@@ -74,7 +75,7 @@ impl Merge {
     }
 
     /// The next entry in order of keys. After an error the merge is over, and so when it [is cut](Merge::is_cut).
-    pub fn next(&mut self) -> Result<Option<Entry<'_>>> {
+    pub fn next(&mut self) -> Result<Option<MergedEntry<'_>>> {
         if self.started {
             while let Some(&top) = self.heap.first()
                 && self.sources[top].key() == Some(&self.key)
@@ -96,7 +97,7 @@ impl Merge {
         let Some(key) = source.key() else { return Ok(None) };
         self.key.clear();
         self.key.extend_from_slice(key);
-        Ok(Some(Entry { key: &self.key, value: source.value(), source: top }))
+        Ok(Some(MergedEntry { key: &self.key, value: source.value(), source: top }))
     }
 
     /// Whether source `a` comes before source `b`.
@@ -159,7 +160,7 @@ mod tests {
             let range = KeyRange { start: &start, end: None };
             let sources =
                 memtables.iter().map(|table| Cursor::Memory(MemoryCursor::new(table, range))).collect();
-            let mut merge = Merge::new(sources);
+            let mut merge = MergingCursor::new(sources);
             let mut seen = Vec::new();
             while let Some(entry) = merge.next().unwrap() {
                 seen.push((entry.key.to_vec(), entry.value.map(|value| value.inline().unwrap().to_vec())));
