@@ -50,6 +50,14 @@ pub struct Field<T: 'static> {
     pub get: fn(&T) -> String,
 }
 
+impl<T> Clone for Field<T> {
+    fn clone(&self) -> Field<T> {
+        *self
+    }
+}
+
+impl<T> Copy for Field<T> {}
+
 /// Looks `name` up in `fields` and sets it. `None` if there is no such option.
 pub fn set<T>(fields: &[Field<T>], target: &mut T, name: &str, value: &str) -> Option<Result<(), BadText>> {
     let field = fields.iter().find(|field| field.name == name)?;
@@ -90,16 +98,16 @@ macro_rules! size {
 
 /// An option of a mount that counts something: its name, the member that holds it, its help.
 macro_rules! count {
-    ($name:literal, $member:ident, $help:literal) => {
+    ($name:literal, $($member:ident).+, $help:literal) => {
         $crate::base::text::Field {
             name: $name,
             when: $crate::base::text::When::Mount,
             help: $help,
             set: |options, text| {
-                options.$member = $crate::base::text::bounded_count(text)?;
+                options.$($member).+ = $crate::base::text::bounded_count(text)?;
                 Ok(())
             },
-            get: |options| options.$member.to_string(),
+            get: |options| options.$($member).+.to_string(),
         }
     };
 }
@@ -112,6 +120,37 @@ pub const fn array<T: Copy, const N: usize>(items: &[T]) -> [T; N] {
         Some(array) if items.len() == N => *array,
         _ => panic!("an array is as long as its items are many"),
     }
+}
+
+/// The items of all `lists` one behind another as an array; only for constants, whose length is that of the array.
+pub const fn concatenated<T: Copy, const N: usize>(lists: &[&[T]]) -> [T; N] {
+    let (mut list, mut first) = (0, None);
+    while first.is_none() {
+        first = lists[list].first();
+        list += 1;
+    }
+    let Some(first) = first else { panic!("an array of nothing") };
+    let (mut all, mut end, mut list) = ([*first; N], 0, 0);
+    while list < lists.len() {
+        let mut at = 0;
+        while at < lists[list].len() {
+            all[end] = lists[list][at];
+            (end, at) = (end + 1, at + 1);
+        }
+        list += 1;
+    }
+    assert!(end == N, "an array is as long as its items are many");
+    all
+}
+
+/// How many items all `lists` have together.
+pub const fn total_items<T>(lists: &[&[T]]) -> usize {
+    let (mut items, mut at) = (0, 0);
+    while at < lists.len() {
+        items += lists[at].len();
+        at += 1;
+    }
+    items
 }
 
 /// How many bytes all of `pieces` have together.

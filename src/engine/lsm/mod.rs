@@ -105,7 +105,7 @@ use verify::Verification;
 use version_set::VersionSet;
 use writer::Writer;
 
-pub use compaction::{Descriptor as PolicyDescriptor, PolicyKind};
+pub use compaction::{Descriptor as PolicyDescriptor, PolicyKind, PolicyOptions};
 pub use options::{BLOOM_BITS_MAX, Compression, LevelCompression, Options};
 pub use recovery::open;
 pub use salvage::{is_file, salvage};

@@ -4,9 +4,8 @@ mod fields;
 
 use std::fmt;
 use std::str::FromStr;
-use std::time::Duration;
 
-use super::PolicyKind;
+use super::{PolicyKind, PolicyOptions};
 use crate::base::text::{BadText, Field};
 use crate::base::words::words;
 use crate::disk::LEVELS;
@@ -71,7 +70,8 @@ impl FromStr for LevelCompression {
     }
 }
 
-/// Settings of the LSM-tree.
+/// Settings of the LSM-tree. One flat list, since each is one key of the text that people write, and most components read three or four
+/// of them; what one policy alone reads is a type beside that policy.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Options {
     /// Those that every engine has.
@@ -113,20 +113,8 @@ pub struct Options {
     pub bloom_bits: u64,
     /// How sorted runs are merged.
     pub policy: PolicyKind,
-    /// Leveled: targets are counted from the lowest level up. Less space for old versions.
-    pub dynamic_levels: bool,
-    /// Tiered: runs are similar if they differ from the mean of their tier by at most this percentage of it.
-    pub tier_ratio_percent: u64,
-    /// Tiered: runs of a tier that start a merge. More of them write less and read more.
-    pub tier_merge_min: u64,
-    /// Tiered: runs of a merge at most.
-    pub tier_merge_max: u64,
-    /// Tiered: bytes of all newer runs, as a percentage of the oldest, at which everything is merged.
-    pub space_amp_percent: u64,
-    /// Time-window: length of a window.
-    pub window: Duration,
-    /// Time-window: age at which a sealed window is dropped; never on a mount, where files do not expire.
-    pub ttl: Option<Duration>,
+    /// What single policies read.
+    pub policies: PolicyOptions,
     /// After this many deleted keys in a row a scan remembers where they are, so that the next one need not pass them;
     /// 0 for never.
     pub gap_tombstones: u64,
@@ -170,13 +158,7 @@ impl Default for Options {
             part_blocks: 128,
             bloom_bits: 10,
             policy: PolicyKind::default(),
-            dynamic_levels: false,
-            tier_ratio_percent: 200,
-            tier_merge_min: 4,
-            tier_merge_max: 32,
-            space_amp_percent: 200,
-            window: Duration::from_secs(3600),
-            ttl: None,
+            policies: PolicyOptions::default(),
             gap_tombstones: 256,
             l0_trigger: 4,
             l0_slowdown: 20,
@@ -272,14 +254,7 @@ impl OwnOptions for Options {
         if !(self.l0_trigger <= self.l0_slowdown && self.l0_slowdown <= self.l0_stop && self.l0_trigger > 0) {
             return Err("l0_trigger ≤ l0_slowdown ≤ l0_stop must hold, and the trigger be above 0".into());
         }
-        if self.tier_merge_min < 2
-            || self.tier_merge_max < self.tier_merge_min
-            || self.tier_ratio_percent < 100
-        {
-            return Err(
-                "2 ≤ tier_merge_min ≤ tier_merge_max must hold, and tier_ratio be at least 100".into()
-            );
-        }
+        self.policies.validate()?;
         if self.level_multiplier < 2
             || self.block_bytes < 64
             || self.restart_interval == 0
@@ -297,6 +272,22 @@ impl OwnOptions for Options {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Stores remember options by these names; people find them in this order.
+    #[test]
+    fn names_order_and_defaults_of_options_stay_as_they_are() {
+        let options = Options::default();
+        let texts = FIELDS.iter().map(|field| format!("{}={}", field.name, (field.get)(&options)));
+        assert_eq!(
+            texts.collect::<Vec<_>>().join(","),
+            "preset=none,memory=0,memtable=64M,memtable_entries=0,memtables=2,value_log=off,value_threshold=2K,\
+             value_gc_percent=50,table=64M,merge_threads=2,slice_tables=4,table_block=4K,compression=none,\
+             compression_bottom=same,restart_interval=16,bloom_bits=10,policy=leveled,dynamic_levels=off,\
+             tier_ratio=200,tier_merge_min=4,tier_merge_max=32,space_amp_max=200,window=60m,part_blocks=128,\
+             gap_tombstones=256,l0_trigger=4,l0_slowdown=20,l0_stop=36,level_base=256M,level_multiplier=10,\
+             rate=0,iops=0,pending_slowdown=64G,pending_stop=256G"
+        );
+    }
 
     #[test]
     fn compression_of_levels_reads_back() {

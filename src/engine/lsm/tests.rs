@@ -85,14 +85,23 @@ fn variants() -> Vec<Variant> {
     leveled.into_iter().map(|options| Variant { options, switches: false }).collect()
 }
 
+/// Options of single policies under which two runs of a tier are merged already, and targets of levels are counted from below if
+/// `dynamic_levels`.
+fn merging_early(dynamic_levels: bool) -> PolicyOptions {
+    let mut policies = PolicyOptions::default();
+    policies.tiered.merge_min = 2;
+    policies.leveled.dynamic_levels = dynamic_levels;
+    policies
+}
+
 /// The other policies, with values in tables and in the log, and changes between all of them.
 fn policies() -> Vec<Variant> {
-    let tiny = Options { tier_merge_min: 2, ..Options::tiny() };
+    let tiny = Options { policies: merging_early(false), ..Options::tiny() };
     let mut variants = Vec::new();
     for policy in PolicyKind::ALL {
         for value_log in [false, true] {
-            let dynamic_levels = policy == PolicyKind::LEVELED;
-            let options = Options { policy, value_log, dynamic_levels, ..tiny.clone() };
+            let policies = merging_early(policy == PolicyKind::LEVELED);
+            let options = Options { policy, value_log, policies, ..tiny.clone() };
             variants.push(Variant { options, switches: false });
         }
     }

@@ -19,6 +19,7 @@ pub const POLICY: Descriptor = Descriptor {
     aliases: &[],
     help: "one run",
     new: |_| Arc::new(Eager),
+    fields: &[],
     model: Some(Model { predict, has_levels: false }),
 };
 

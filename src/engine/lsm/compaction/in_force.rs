@@ -156,16 +156,12 @@ mod tests {
     use super::*;
 
     fn options(policy: PolicyKind) -> Options {
-        Options {
-            policy,
-            memtable_bytes: 2,
-            level_base_bytes: 100,
-            l0_trigger: 2,
-            tier_merge_min: 2,
-            window: std::time::Duration::from_secs(100),
-            ttl: Some(std::time::Duration::from_secs(100)),
-            ..Options::default()
-        }
+        let mut options =
+            Options { policy, memtable_bytes: 2, level_base_bytes: 100, l0_trigger: 2, ..Options::default() };
+        let window = std::time::Duration::from_secs(100);
+        options.policies.tiered.merge_min = 2;
+        (options.policies.time_window.window, options.policies.time_window.ttl) = (window, Some(window));
+        options
     }
 
     #[test]

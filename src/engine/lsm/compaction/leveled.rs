@@ -22,8 +22,10 @@ use bytes::Bytes;
 
 use super::model::{Model, OVERLAP_SHARE, Prediction, Sizes, levels, lookup};
 use super::{
-    Assessment, Choice, Compaction, CompactionClaim, Descriptor, Levels, Policy, PolicyKind, TableMeta,
+    Assessment, Choice, Compaction, CompactionClaim, Descriptor, Levels, OwnPolicyOptions, Policy,
+    PolicyKind, TableMeta,
 };
+use crate::base::text::{BadText, Field, When, parse_switch, switch};
 use crate::disk::LEVELS;
 use crate::engine::lsm::Options;
 
@@ -33,12 +35,35 @@ pub const POLICY: Descriptor = Descriptor {
     aliases: &[],
     help: "levels of growing size",
     new: |options| Arc::new(Leveled::new(options)),
+    fields: &[Field {
+        name: "dynamic_levels",
+        when: When::Mount,
+        help: "Leveled: on counts the targets of levels from the lowest up; off.",
+        set: |options, text| {
+            options.policies.leveled.dynamic_levels = parse_switch(text)?;
+            Ok(())
+        },
+        get: |options| switch(options.policies.leveled.dynamic_levels),
+    }],
     model: Some(Model { predict, has_levels: true }),
 };
 
 impl PolicyKind {
     /// Levels of growing size, each one sorted run.
     pub const LEVELED: PolicyKind = PolicyKind(&POLICY);
+}
+
+/// The options that this policy alone reads.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct LeveledOptions {
+    /// Targets are counted from the lowest level up. Less space for old versions.
+    pub dynamic_levels: bool,
+}
+
+impl OwnPolicyOptions for LeveledOptions {
+    fn validate(&self) -> Result<(), BadText> {
+        Ok(())
+    }
 }
 
 /// Half of the growth factor a level.
@@ -88,7 +113,7 @@ impl Leveled {
             l0_trigger: options.l0_trigger,
             level_base_bytes: options.level_base_bytes.max(1),
             level_multiplier: options.level_multiplier,
-            is_dynamic: options.dynamic_levels,
+            is_dynamic: options.policies.leveled.dynamic_levels,
         }
     }
 

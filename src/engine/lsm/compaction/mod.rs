@@ -36,7 +36,7 @@ use super::version::Version;
 use crate::disk::LEVELS;
 
 pub use in_force::PolicyInForce;
-pub use registry::{Descriptor, PolicyKind};
+pub use registry::{Descriptor, OwnPolicyOptions, PolicyKind, PolicyOptions};
 
 /// What a policy sees.
 #[derive(Clone)]

@@ -15,6 +15,7 @@ pub const POLICY: Descriptor = Descriptor {
     aliases: &["none"],
     help: "never merges",
     new: |_| Arc::new(NeverMerge),
+    fields: &[],
     model: Some(Model { predict, has_levels: false }),
 };
 

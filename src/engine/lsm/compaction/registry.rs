@@ -6,9 +6,12 @@ use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
 
-use super::Policy;
+use super::leveled::LeveledOptions;
 use super::model::Model;
-use crate::base::text::{BadText, joined, joined_bytes};
+use super::tiered::TieredOptions;
+use super::window::TimeWindowOptions;
+use super::{Policy, eager, leveled, plain_log, tiered, window};
+use crate::base::text::{BadText, Field, joined, joined_bytes};
 use crate::base::words::one_of;
 use crate::engine::lsm::Options;
 
@@ -22,18 +25,55 @@ pub struct Descriptor {
     pub help: &'static str,
     /// Makes it, with its settings out of all.
     pub new: fn(&Options) -> Arc<dyn Policy>,
+    /// The text form of the options that it alone reads. They stand in lists behind the one that picks the policy.
+    pub fields: &'static [Field<Options>],
     /// What the textbooks predict of it; `None` if they do not.
     pub model: Option<Model>,
 }
 
-/// The policies of this program, in the order of reports; the first one is the default.
-const OURS: &[&Descriptor] = &[
-    &super::leveled::POLICY,
-    &super::tiered::POLICY,
-    &super::window::POLICY,
-    &super::plain_log::POLICY,
-    &super::eager::POLICY,
-];
+/// The options that one policy alone reads.
+pub trait OwnPolicyOptions: Clone + fmt::Debug + Default + PartialEq {
+    /// The sentence to show if they contradict each other.
+    fn validate(&self) -> Result<(), BadText>;
+}
+
+/// A policy without any.
+impl OwnPolicyOptions for () {
+    fn validate(&self) -> Result<(), BadText> {
+        Ok(())
+    }
+}
+
+/// Makes the registry: for each policy the name of its options among those of all, their type, and what there is to know of it.
+macro_rules! policies {
+    ($($name:ident: $options:ty = $descriptor:path,)+) => {
+        /// The policies of this program, in the order of reports; the first one is the default.
+        const OURS: &[&Descriptor] = &[$(&$descriptor),+];
+
+        /// The options that one policy alone reads, by policy.
+        #[derive(Clone, Debug, Default, PartialEq)]
+        #[allow(missing_docs, reason = "each type says whose options it holds")]
+        pub struct PolicyOptions {
+            $(pub $name: $options,)+
+        }
+
+        impl PolicyOptions {
+            /// The sentence to show if those of a policy contradict each other.
+            pub fn validate(&self) -> Result<(), BadText> {
+                $(OwnPolicyOptions::validate(&self.$name)?;)+
+                Ok(())
+            }
+        }
+    };
+}
+
+policies! {
+    leveled: LeveledOptions = leveled::POLICY,
+    tiered: TieredOptions = tiered::POLICY,
+    time_window: TimeWindowOptions = window::POLICY,
+    log: () = plain_log::POLICY,
+    eager: () = eager::POLICY,
+}
 
 /// The pieces of [`PolicyKind::HELP`], four a policy.
 const HELP_PIECES: [&str; 4 * OURS.len()] = {
@@ -73,6 +113,17 @@ impl PolicyKind {
             at += 1;
         }
         all
+    };
+
+    /// The text form of the options that single policies read, by policy.
+    pub const FIELDS: [&'static [Field<Options>]; OURS.len()] = {
+        let mut fields = [OURS[0].fields; OURS.len()];
+        let mut at = 0;
+        while at < OURS.len() {
+            fields[at] = OURS[at].fields;
+            at += 1;
+        }
+        fields
     };
 
     /// The one of this name; the error says which there are.

@@ -244,7 +244,7 @@ fn leveled_writes_what_a_formula_says() {
 #[test]
 fn tiered_writes_what_a_formula_says() {
     for (merge_min, memtables) in [(4, 64), (4, 256), (8, 512)] {
-        let tiered = Tiered::new(&Options { tier_merge_min: merge_min, ..options() });
+        let tiered = Tiered { merge_min, runs_max: 8 * merge_min, ..Tiered::new(&options()) };
         let (measured, _) = overwrite(Arc::new(tiered), memtables, 8);
         let tiers = (memtables as f64).ln() / (merge_min as f64).ln() + 1.0;
         compare(&format!("tiered {merge_min} of {memtables}"), measured, &[("tiers", tiers)]);

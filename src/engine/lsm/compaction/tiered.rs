@@ -15,8 +15,10 @@ use bytes::Bytes;
 
 use super::model::{Model, Prediction, Sizes, levels, lookup};
 use super::{
-    Assessment, Choice, Descriptor, Levels, Policy, PolicyKind, RunMerge, SortedRun, merge_runs, within_l0,
+    Assessment, Choice, Descriptor, Levels, OwnPolicyOptions, Policy, PolicyKind, RunMerge, SortedRun,
+    merge_runs, within_l0,
 };
+use crate::base::text::{BadText, count};
 use crate::disk::LEVELS;
 use crate::engine::lsm::Options;
 
@@ -26,12 +28,56 @@ pub const POLICY: Descriptor = Descriptor {
     aliases: &[],
     help: "runs of about equal size",
     new: |options| Arc::new(Tiered::new(options)),
+    fields: &[
+        count!(
+            "tier_ratio",
+            policies.tiered.ratio_percent,
+            "Tiered: percentage by which runs of a tier may differ."
+        ),
+        count!("tier_merge_min", policies.tiered.merge_min, "Tiered: runs of a tier that start a merge."),
+        count!("tier_merge_max", policies.tiered.merge_max, "Tiered: runs of a merge at most."),
+        count!(
+            "space_amp_max",
+            policies.tiered.space_amp_percent,
+            "Tiered: percentage of the oldest run that newer ones may take."
+        ),
+    ],
     model: Some(Model { predict, has_levels: true }),
 };
 
 impl PolicyKind {
     /// Runs of about equal size are merged when there are enough.
     pub const TIERED: PolicyKind = PolicyKind(&POLICY);
+}
+
+/// The options that this policy reads, and where others merge by size.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TieredOptions {
+    /// Runs are similar if they differ from the mean of their tier by at most this percentage of it.
+    pub ratio_percent: u64,
+    /// Runs of a tier that start a merge. More of them write less and read more.
+    pub merge_min: u64,
+    /// Runs of a merge at most.
+    pub merge_max: u64,
+    /// Bytes of all newer runs, as a percentage of the oldest, at which everything is merged.
+    pub space_amp_percent: u64,
+}
+
+impl Default for TieredOptions {
+    fn default() -> TieredOptions {
+        TieredOptions { ratio_percent: 200, merge_min: 4, merge_max: 32, space_amp_percent: 200 }
+    }
+}
+
+impl OwnPolicyOptions for TieredOptions {
+    fn validate(&self) -> Result<(), BadText> {
+        if self.merge_min < 2 || self.merge_max < self.merge_min || self.ratio_percent < 100 {
+            return Err(
+                "2 ≤ tier_merge_min ≤ tier_merge_max must hold, and tier_ratio be at least 100".into()
+            );
+        }
+        Ok(())
+    }
 }
 
 /// Once a tier.
@@ -74,12 +120,14 @@ pub struct Tiered {
 impl Tiered {
     /// The policy that `options` ask for.
     pub fn new(options: &Options) -> Tiered {
+        let TieredOptions { ratio_percent, merge_min, merge_max, space_amp_percent } =
+            options.policies.tiered;
         Tiered {
-            size_ratio_percent: options.tier_ratio_percent,
-            merge_min: options.tier_merge_min as usize,
-            merge_max: options.tier_merge_max as usize,
-            space_amp_percent: options.space_amp_percent,
-            runs_max: TIERS_MAX * options.tier_merge_min as usize,
+            size_ratio_percent: ratio_percent,
+            merge_min: merge_min as usize,
+            merge_max: merge_max as usize,
+            space_amp_percent,
+            runs_max: TIERS_MAX * merge_min as usize,
             small_bytes: options.memtable_bytes / 2,
         }
     }

@@ -10,13 +10,16 @@
 //! nobody looks for those, since that would take a question to every older table for each entry of a flush. What other policies left below L0 counts as older than every window and stays as it is.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 
 use super::tiered::Tiered;
 use super::{
-    Assessment, Choice, Descriptor, Levels, Policy, PolicyKind, RunMerge, SortedRun, StuckTables, within_l0,
+    Assessment, Choice, Descriptor, Levels, OwnPolicyOptions, Policy, PolicyKind, RunMerge, SortedRun,
+    StuckTables, within_l0,
 };
+use crate::base::text::{BadText, Field, When, exact_duration, parse_duration};
 use crate::disk::LEVELS;
 use crate::engine::lsm::Options;
 
@@ -26,12 +29,43 @@ pub const POLICY: Descriptor = Descriptor {
     aliases: &[],
     help: "only what was written in the same window of time",
     new: |options| Arc::new(TimeWindow::new(options)),
+    fields: &[Field {
+        name: "window",
+        when: When::Mount,
+        help: "Time-window: DURATION of a window, at least 1s.",
+        set: |options, text| {
+            options.policies.time_window.window = parse_duration(text)?;
+            Ok(())
+        },
+        get: |options| exact_duration(options.policies.time_window.window),
+    }],
     model: None,
 };
 
 impl PolicyKind {
     /// Only what was written in the same window of time is merged.
     pub const TIME_WINDOW: PolicyKind = PolicyKind(&POLICY);
+}
+
+/// The options that this policy alone reads.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TimeWindowOptions {
+    /// Length of a window.
+    pub window: Duration,
+    /// Age at which a sealed window is dropped; never on a mount, where files do not expire.
+    pub ttl: Option<Duration>,
+}
+
+impl Default for TimeWindowOptions {
+    fn default() -> TimeWindowOptions {
+        TimeWindowOptions { window: Duration::from_secs(3600), ttl: None }
+    }
+}
+
+impl OwnPolicyOptions for TimeWindowOptions {
+    fn validate(&self) -> Result<(), BadText> {
+        Ok(())
+    }
 }
 
 /// The policy and its settings.
@@ -48,9 +82,10 @@ pub struct TimeWindow {
 impl TimeWindow {
     /// The policy that `options` ask for.
     pub fn new(options: &Options) -> TimeWindow {
+        let TimeWindowOptions { window, ttl } = options.policies.time_window;
         TimeWindow {
-            window_seconds: options.window.as_secs().max(1),
-            ttl_seconds: options.ttl.map(|ttl| ttl.as_secs()),
+            window_seconds: window.as_secs().max(1),
+            ttl_seconds: ttl.map(|ttl| ttl.as_secs()),
             tiered: Tiered::new(options),
         }
     }
@@ -136,7 +171,10 @@ mod tests {
         let policy = TimeWindow {
             window_seconds: 100,
             ttl_seconds: None,
-            tiered: Tiered::new(&Options { tier_merge_min: 2, memtable_bytes: 2, ..Options::default() }),
+            tiered: Tiered {
+                merge_min: 2,
+                ..Tiered::new(&Options { memtable_bytes: 2, ..Options::default() })
+            },
         };
         for (text, now_seconds, wanted) in [
             ("", 50, "nothing"),

@@ -2,7 +2,7 @@
 
 use super::{Compression, Options};
 use crate::base::text::{
-    Field, When, bounded_size, count, exact_duration, exact_size, parse_duration, parse_switch, size, switch,
+    Field, When, bounded_size, concatenated, count, exact_size, parse_switch, size, switch, total_items,
 };
 use crate::engine::lsm::PolicyKind;
 use crate::engine::options;
@@ -12,8 +12,16 @@ const TABLE_BYTES: std::ops::RangeInclusive<u64> = 1 << 20..=64 << 20;
 /// Memtables that the first level takes where its size follows from `memory`, as many as by default.
 const BASE_MEMTABLES: u64 = 4;
 
-/// The text form of [`Options`]: those that are the LSM-tree's own, and those of all engines that mean more here.
-pub const FIELDS: &[Field<Options>] = &[
+/// The text form of [`Options`]: those that are the LSM-tree's own, and those of all engines that mean more here. What one policy alone
+/// reads comes behind the option that picks the policy.
+pub const FIELDS: &[Field<Options>] = &ALL;
+
+const OF_POLICIES: [Field<Options>; total_items(&PolicyKind::FIELDS)] = concatenated(&PolicyKind::FIELDS);
+const LISTS: [&[Field<Options>]; 3] = [FIRST, &OF_POLICIES, REST];
+const ALL: [Field<Options>; total_items(&LISTS)] = concatenated(&LISTS);
+
+/// Those up to the option that picks the policy.
+const FIRST: &[Field<Options>] = &[
     Field {
         name: "preset",
         when: When::Mount,
@@ -113,34 +121,10 @@ pub const FIELDS: &[Field<Options>] = &[
         },
         get: |options| options.policy.name().to_string(),
     },
-    Field {
-        name: "dynamic_levels",
-        when: When::Mount,
-        help: "Leveled: on counts the targets of levels from the lowest up; off.",
-        set: |options, text| {
-            options.dynamic_levels = parse_switch(text)?;
-            Ok(())
-        },
-        get: |options| switch(options.dynamic_levels),
-    },
-    count!("tier_ratio", tier_ratio_percent, "Tiered: percentage by which runs of a tier may differ."),
-    count!("tier_merge_min", tier_merge_min, "Tiered: runs of a tier that start a merge."),
-    count!("tier_merge_max", tier_merge_max, "Tiered: runs of a merge at most."),
-    count!(
-        "space_amp_max",
-        space_amp_percent,
-        "Tiered: percentage of the oldest run that newer ones may take."
-    ),
-    Field {
-        name: "window",
-        when: When::Mount,
-        help: "Time-window: DURATION of a window, at least 1s.",
-        set: |options, text| {
-            options.window = parse_duration(text)?;
-            Ok(())
-        },
-        get: |options| exact_duration(options.window),
-    },
+];
+
+/// Those that come behind the policies' own in lists.
+const REST: &[Field<Options>] = &[
     count!("part_blocks", part_blocks, "Blocks of a table that have an index and a filter of their own."),
     count!(
         "gap_tombstones",

@@ -61,12 +61,10 @@ fn a_damaged_table_is_gone_around_under_every_policy() {
     let (mut aside, mut in_l0) = (0, 0);
     for (seed, policy) in PolicyKind::ALL.into_iter().cycle().enumerate().take(60) {
         let value_log = seed % 4 == 3;
-        let dynamic_levels = seed % 3 == 2;
         let options = Options {
             policy,
             value_log,
-            dynamic_levels,
-            tier_merge_min: 2,
+            policies: merging_early(seed % 3 == 2),
             merge_threads: 1 + seed as u64 % 3,
             ..Options::tiny()
         };

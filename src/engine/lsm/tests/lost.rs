@@ -43,8 +43,7 @@ fn a_table_that_is_lost_refuses_nothing_but_its_own_keys() {
         let options = Options {
             policy,
             value_log: seed % 4 == 3,
-            dynamic_levels: seed % 3 == 2,
-            tier_merge_min: 2,
+            policies: merging_early(seed % 3 == 2),
             common: Common { cache_bytes: if seed % 2 == 0 { 0 } else { 64 << 10 }, ..Common::tiny() },
             ..Options::tiny()
         };

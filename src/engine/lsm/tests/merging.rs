@@ -57,7 +57,7 @@ fn step_by_step(options: &Options, seed: u64) -> (usize, usize) {
 
 #[test]
 fn merges_run_at_once_where_they_do_not_meet_and_no_half_of_one_is_ever_seen() {
-    let tiny = Options { tier_merge_min: 2, slice_tables: 1, ..Options::tiny() };
+    let tiny = Options { policies: merging_early(false), slice_tables: 1, ..Options::tiny() };
     for policy in PolicyKind::ALL {
         let (mut several, mut halfway) = (0, 0);
         for seed in 0..4 {
@@ -242,7 +242,7 @@ fn a_level_is_merged_down_where_a_merge_into_it_is_done() {
 fn flushes_are_merged_beside_a_merge_of_everything() {
     let options = Options {
         policy: PolicyKind::TIERED,
-        tier_merge_min: 2,
+        policies: merging_early(false),
         slice_tables: 1,
         merge_threads: 2,
         l0_slowdown: 500,

@@ -23,7 +23,7 @@ fn check_shape(engine: &LsmEngine, options: &Options, policy: PolicyKind) {
 
 #[test]
 fn a_store_that_changes_its_policy_loses_nothing_and_takes_on_the_new_shape() {
-    let options = Options { tier_merge_min: 2, ..Options::tiny() };
+    let options = Options { policies: merging_early(false), ..Options::tiny() };
     for seed in 0..4 {
         let engine = open_with(SimDisk::new(), &options).unwrap();
         let (mut prng, mut model) = (Prng::new(seed), Model::new());
@@ -112,13 +112,19 @@ fn without_auto_flush_a_memtable_waits_for_a_command_or_for_full_memory() {
     assert!(shape.levels[0].files > 1 && shape.memory.memtable_bytes <= shape.memory.memtable_bytes_max);
 }
 
+/// Windows of a hundred seconds, dropped after a time to live if there is one.
+fn in_windows(ttl: Option<Duration>) -> PolicyOptions {
+    let mut policies = PolicyOptions::default();
+    (policies.time_window.window, policies.time_window.ttl) = (Duration::from_secs(100), ttl);
+    policies
+}
+
 #[test]
 fn only_the_oldest_run_expires() {
     let clock = Arc::new(ManualClock::default());
     let options = Options {
         policy: PolicyKind::TIME_WINDOW,
-        window: Duration::from_secs(100),
-        ttl: Some(Duration::from_secs(350)),
+        policies: in_windows(Some(Duration::from_secs(350))),
         ..Options::tiny()
     };
     let engine = open(SimDisk::new(), clock.clone(), &options).unwrap();
@@ -201,7 +207,7 @@ fn a_flush_asks_no_older_window() {
     let clock = Arc::new(ManualClock::default());
     let options = Options {
         policy: PolicyKind::TIME_WINDOW,
-        window: Duration::from_secs(100),
+        policies: in_windows(None),
         part_blocks: 1,
         common: Common {
             // Filters and indexes of several parts are read where they are asked.

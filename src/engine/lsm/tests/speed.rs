@@ -214,9 +214,9 @@ fn edits() {
         })
     };
     for policy in [PolicyKind::LEVELED, PolicyKind::TIERED] {
-        let engine =
-            open_with(SimDisk::new(), &Options { policy, dynamic_levels: true, ..Options::default() })
-                .unwrap();
+        let mut options = Options { policy, ..Options::default() };
+        options.policies.leveled.dynamic_levels = true;
+        let engine = open_with(SimDisk::new(), &options).unwrap();
         for tables in [500, 5000, 20_000] {
             let mut levels: [Vec<Arc<Table>>; LEVELS] = Default::default();
             levels[6] = (0..tables).map(|at| table(at, at * 10, 10)).collect();

@@ -305,7 +305,7 @@ fn run_checked(options: &Options, switches: bool, length: Duration) {
 }
 
 fn run_all_checked(length: Duration) {
-    let tiny = Options { tier_merge_min: 2, slice_tables: 1, ..Options::tiny() };
+    let tiny = Options { policies: merging_early(false), slice_tables: 1, ..Options::tiny() };
     for policy in PolicyKind::ALL {
         for value_log in [false, true] {
             run_checked(&Options { policy, value_log, ..tiny.clone() }, false, length / 12);
