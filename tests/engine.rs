@@ -309,6 +309,16 @@ fn a_snapshot_stays_as_it_was() {
             for (key, value) in wanted {
                 assert_eq!(snapshot.get(key, Tier::Disk).unwrap().as_ref(), Some(value), "{name}");
             }
+            // Whichever engine takes it over.
+            let copy = MemEngine::new();
+            engine::transfer(&**snapshot, &copy).unwrap();
+            assert_eq!(&contents(&copy).unwrap(), wanted, "{name}");
+            let forked = snapshot.fork(&(SimDisk::new() as Arc<dyn Disk>));
+            if options.kind() == Kind::LSM {
+                forked.unwrap_or_else(|error| panic!("{name}: {error}"));
+            } else {
+                assert!(matches!(forked, Err(Error::Invalid(_))), "{name}");
+            }
             let mut sizes = Vec::new();
             engine::image(&**snapshot, &mut |key, value| sizes.push((key, value))).unwrap();
             assert!(

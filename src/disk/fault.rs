@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::{Disk, File, FileInfo, Purpose, Space};
+use super::{Descriptor, Disk, File, FileInfo, Purpose, Space};
 
 /// A kind of request at the disk door.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -244,5 +244,8 @@ impl File for FaultyFile {
         let growth = bytes.saturating_sub(self.file.size()?);
         self.plan.lock().pass(Kind::Allocate, None, growth)?;
         self.file.allocate(bytes)
+    }
+    fn with_descriptor(&self, look: &mut dyn FnMut(Descriptor<'_>)) -> io::Result<()> {
+        self.file.with_descriptor(look)
     }
 }

@@ -10,7 +10,7 @@ use std::fmt;
 use std::io;
 use std::sync::{Arc, OnceLock};
 
-use super::{Disk, File, FileInfo, Purpose, Space};
+use super::{Descriptor, Disk, File, FileInfo, Purpose, Space};
 
 /// The error behind every call that a closed latch refuses.
 #[derive(Clone, Debug)]
@@ -147,6 +147,10 @@ impl File for LatchedFile {
     fn allocate(&self, bytes: u64) -> io::Result<()> {
         self.state.check()?;
         self.file.allocate(bytes)
+    }
+    fn with_descriptor(&self, look: &mut dyn FnMut(Descriptor<'_>)) -> io::Result<()> {
+        self.state.check()?;
+        self.file.with_descriptor(look)
     }
 }
 

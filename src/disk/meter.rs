@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use super::{Disk, File, FileInfo, Purpose, Space};
+use super::{Descriptor, Disk, File, FileInfo, Purpose, Space};
 use crate::base::metric::{Each, metrics};
 
 metrics! {
@@ -129,5 +129,8 @@ impl File for MeteredFile {
     }
     fn allocate(&self, bytes: u64) -> io::Result<()> {
         self.file.allocate(bytes)
+    }
+    fn with_descriptor(&self, look: &mut dyn FnMut(Descriptor<'_>)) -> io::Result<()> {
+        self.file.with_descriptor(look)
     }
 }

@@ -18,6 +18,7 @@
 
 mod beneath;
 mod beside;
+mod copy;
 mod fault;
 mod gone;
 mod latch;
@@ -34,6 +35,7 @@ use std::io;
 use std::sync::Arc;
 
 pub use beside::{LOG, LOG_BEFORE, LogFile, SocketFile};
+pub use copy::{Descriptor, copy};
 pub use fault::{Fault, Faulty, Kind};
 pub use gone::Gone;
 pub use latch::{Latch, is_poisoned};
@@ -120,6 +122,12 @@ pub trait File: Send + Sync {
     /// Grows the file to `bytes`, if it is shorter, and takes the space for what is new, which reads as zeros. `StorageFull` where
     /// there is not room for all of it; then none is taken.
     fn allocate(&self, bytes: u64) -> io::Result<()>;
+    /// Calls `look` with what the operating system knows the file by, for [`copy`] alone; not where there is no such thing, as in a
+    /// simulation.
+    fn with_descriptor(&self, look: &mut dyn FnMut(Descriptor<'_>)) -> io::Result<()> {
+        let _ = look;
+        Ok(())
+    }
 }
 
 /// A file that is read whole has no reason to be longer.

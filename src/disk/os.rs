@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io::{self, IoSlice};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::{DirBuilderExt, FileExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use nix::sys::uio::pwritev;
 
 use super::beneath::{self, Directory};
 use super::beside::{LOG, LOG_BEFORE, LogFile, SocketFile};
-use super::{Disk, File, FileInfo, Purpose, Space};
+use super::{Descriptor, Disk, File, FileInfo, Purpose, Space};
 use crate::base::metric::metrics;
 
 /// Pieces that the kernel takes at once.
@@ -361,6 +361,10 @@ impl File for OsFile {
                 Err(error.into())
             }
         }
+    }
+    fn with_descriptor(&self, look: &mut dyn FnMut(Descriptor<'_>)) -> io::Result<()> {
+        look(Descriptor::new(self.0.as_fd()));
+        Ok(())
     }
 }
 

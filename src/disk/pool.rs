@@ -19,7 +19,7 @@ use std::sync::{Arc, Weak};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use parking_lot::{Mutex, RwLock, RwLockWriteGuard};
 
-use super::{Disk, File, FileInfo, Purpose, Space};
+use super::{Descriptor, Disk, File, FileInfo, Purpose, Space};
 use crate::base::metric::metrics;
 
 /// Descriptors that are left to everything but the store's files, at least; of very few, half are.
@@ -317,6 +317,9 @@ impl File for PooledFile {
     }
     fn allocate(&self, bytes: u64) -> io::Result<()> {
         self.call(true, |file| file.allocate(bytes))
+    }
+    fn with_descriptor(&self, look: &mut dyn FnMut(Descriptor<'_>)) -> io::Result<()> {
+        self.call(false, |file| file.with_descriptor(look))
     }
 }
 

@@ -42,11 +42,13 @@ pub enum Purpose {
     Recovery,
     /// Check and scrub.
     Verify,
+    /// LSM: files copied into a store that is forked from this one.
+    Fork,
 }
 
 impl Purpose {
     /// How many slots [`Purpose::slot`] uses.
-    pub const SLOTS: usize = 14 + LEVELS;
+    pub const SLOTS: usize = 15 + LEVELS;
 
     /// Every purpose, in the order of reports.
     pub fn all() -> impl Iterator<Item = Purpose> {
@@ -54,7 +56,18 @@ impl Purpose {
         [Wal, ValueLog, ValueLogGc, LogPrepare, Flush]
             .into_iter()
             .chain((0..LEVELS as u8).map(|into| Compact { into }))
-            .chain([PageWrite, Checkpoint, PageImage, DoubleWrite, Manifest, Get, Scan, Recovery, Verify])
+            .chain([
+                PageWrite,
+                Checkpoint,
+                PageImage,
+                DoubleWrite,
+                Manifest,
+                Get,
+                Scan,
+                Recovery,
+                Verify,
+                Fork,
+            ])
     }
 
     /// Index into an array of counters.
@@ -75,12 +88,20 @@ impl Purpose {
             Purpose::Verify => LEVELS + 11,
             Purpose::ValueLog => LEVELS + 12,
             Purpose::ValueLogGc => LEVELS + 13,
+            Purpose::Fork => LEVELS + 14,
         }
     }
 
     /// Whether such bytes come in long rows that end with a sync, for which nobody waits.
     pub fn is_bulk(self) -> bool {
-        matches!(self, Purpose::Flush | Purpose::Compact { .. } | Purpose::Checkpoint | Purpose::DoubleWrite)
+        matches!(
+            self,
+            Purpose::Flush
+                | Purpose::Compact { .. }
+                | Purpose::Checkpoint
+                | Purpose::DoubleWrite
+                | Purpose::Fork
+        )
     }
 
     /// The name in reports: `wal`, `compact_1`, `page_image` …
@@ -112,6 +133,7 @@ impl Purpose {
             Purpose::Scan => "scan",
             Purpose::Recovery => "recovery",
             Purpose::Verify => "verify",
+            Purpose::Fork => "fork",
         }
     }
 }

@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::disk::Disk;
+
 use super::{Batch, Error, EventLog, Kind, Lsn, Probe, Result, Shape, TableInfo, WakeSignal, WorkClass};
 
 /// How far a call may go for its answer.
@@ -243,6 +245,37 @@ pub trait Snapshot: Send + std::marker::Sync {
 
     /// Visits keys of `range` in ascending order, as they were.
     fn scan(&self, range: KeyRange<'_>, tier: Tier, visit: &mut Visit<'_>) -> Result<()>;
+
+    /// Makes a store of its own in `into`, which must be empty, that holds what the snapshot shows and goes on from [`Snapshot::lsn`]. It
+    /// shares with the engine what the filesystem below lets it share, and neither sees what the other writes. When this returns it is
+    /// durable; one that a crash or an error has interrupted does not open. [`Error::Invalid`] if this engine cannot: [`transfer`] can.
+    fn fork(&self, into: &Arc<dyn Disk>) -> Result<()> {
+        let _ = into;
+        Err(Error::Invalid("a snapshot of this engine cannot be forked, only copied".to_string()))
+    }
+}
+
+/// Bytes of a batch of [`transfer`].
+const TRANSFER_BYTES: u64 = 1 << 20;
+
+/// Puts everything that a snapshot shows into `engine`, of whichever kind, doing its work meanwhile where no worker does; not synced.
+pub fn transfer(snapshot: &dyn Snapshot, engine: &dyn Engine) -> Result<()> {
+    let apply = |batch: &Batch| loop {
+        match engine.apply(batch, Tier::Disk) {
+            Err(Error::Busy { .. }) => settle(engine)?,
+            other => return other.map(drop),
+        }
+    };
+    let (mut batch, mut result) = (Batch::new(0), Ok(()));
+    snapshot.scan(KeyRange::ALL, Tier::Disk, &mut |key, value| {
+        batch.put(key.to_vec(), value.to_vec());
+        if batch.bytes() >= TRANSFER_BYTES {
+            result = apply(&std::mem::replace(&mut batch, Batch::new(0)));
+        }
+        if result.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    })?;
+    result?;
+    apply(&batch)
 }
 
 /// Calls `visit` with the sizes of each key and value of a snapshot, in the order of keys: the image of a store without what is in it.

@@ -48,7 +48,7 @@ pub use classes::{ClassBytes, ClassMeter, Shares, class_of};
 pub use cpu::{Cost, Cpu, CpuMeter, Work, background};
 pub use door::{
     Background, Command, Done, Engine, Inspect, KeyRange, Pending, Promise, Snapshot, Tier, Visit, image,
-    run, settle, sync,
+    run, settle, sync, transfer,
 };
 pub use error::{Cause, Error, Result};
 pub use lsn::{AtomicLsn, Lsn};

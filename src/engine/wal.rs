@@ -32,6 +32,7 @@
 //! a torn end.
 
 mod adopt;
+mod fork;
 mod gather;
 mod replay;
 pub mod salvage;
@@ -51,6 +52,7 @@ use crate::base::clock::Clock;
 use crate::disk::{Disk, Purpose};
 use segment::{Kept, Live, Spare, segment_name};
 
+pub use fork::fork;
 pub use replay::read;
 pub use segment::{SPARES_IDLE, Segment};
 

@@ -6,7 +6,7 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::{Command, Output};
 
-use kvfs::disk::{Access, Disk, OsDisk};
+use kvfs::disk::{Access, Disk, OsDisk, Purpose};
 
 use crate::host::{able, root};
 
@@ -77,6 +77,25 @@ fn a_file_that_grows_in_steps_takes_the_whole_disk() {
             assert_eq!(file.size().unwrap(), bytes, "{kind}");
         }
         assert!(bytes > free_bytes / 10 * 8, "{kind}: full at {bytes} of {free_bytes}");
+    });
+}
+
+#[test]
+fn a_copy_shares_its_blocks_where_the_filesystem_below_can() {
+    each(|kind, disk| {
+        let (source, target) = (disk.create("source").unwrap(), disk.create("target").unwrap());
+        let content: Vec<u8> = (0..20u32 << 20).map(|at| (at % 251) as u8).collect();
+        source.write_at(Purpose::Flush, 0, &content).unwrap();
+        source.sync(Purpose::Flush).unwrap();
+        let free_bytes = disk.space().unwrap().free_bytes;
+        kvfs::disk::copy(&*source, content.len() as u64, &*target).unwrap();
+        target.sync(Purpose::Fork).unwrap();
+        assert!(kvfs::disk::read_all(&*target, Purpose::Get).unwrap() == content, "{kind}");
+        let taken_bytes = free_bytes - disk.space().unwrap().free_bytes;
+        match kind {
+            "xfs" => assert!(taken_bytes < MEBIBYTE, "{kind}: {taken_bytes}"),
+            _ => assert!(taken_bytes >= content.len() as u64, "{kind}: {taken_bytes}"),
+        }
     });
 }
 

@@ -331,6 +331,12 @@ impl Manifest {
         Ok(manifest)
     }
 
+    /// Makes the first manifest of `disk`: it says `state`, or after a crash is not there.
+    pub fn create(disk: &Arc<dyn Disk>, state: &ManifestState) -> Result<()> {
+        let made = prepare(disk, &state.encode(1)).and_then(|_| install(disk));
+        made.map_err(|error| Error::io("writing the manifest", error))
+    }
+
     /// Takes space for the next edits, so that one which gives space back needs none: the file is followed by zeros. Where there is no
     /// space, an edit that needs it says so.
     fn take_ahead(&mut self) {

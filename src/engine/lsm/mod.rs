@@ -50,6 +50,7 @@ mod cursor;
 pub mod decoders;
 mod deleted_ranges;
 mod flusher;
+mod fork;
 mod manifest;
 mod memory_budget;
 mod memtable;

@@ -101,7 +101,10 @@ pub fn open(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>, options: &Options) -> Re
     let space = disk.space().map_err(|error| Error::io("reading free space", error))?;
     let options = options.for_disk(space.total_bytes);
     let names = disk.list().map_err(|error| Error::io("listing the store", error))?;
-    let is_new = !names.iter().any(|info| table_number(&info.name).is_some() || wal::is_segment(&info.name));
+    let is_of_store = |name: &str| {
+        table_number(name).is_some() || wal::is_segment(name) || survivors::values_number(name).is_some()
+    };
+    let is_new = !names.iter().any(|info| is_of_store(&info.name));
     let mut manifest = Manifest::open(disk.clone(), options.block_bytes, is_new)?;
     let state = manifest.state();
     // A table that no durable edit names may have a number that the manifest does not know of.

@@ -3,6 +3,7 @@
 mod aside;
 mod crash;
 mod damage;
+mod forks;
 mod limits;
 mod lost;
 mod merging;

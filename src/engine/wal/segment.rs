@@ -76,7 +76,7 @@ impl Segment {
     }
 
     /// The name of its file; which one it was nobody knows if it was lost from the log.
-    fn name(&self) -> String {
+    pub(super) fn name(&self) -> String {
         match self.is_lost && self.prefix == PREFIX {
             true => "the log".to_string(),
             false => format!("{}{}", self.prefix, self.slot),

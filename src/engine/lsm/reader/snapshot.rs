@@ -7,8 +7,10 @@ use bytes::Bytes;
 
 use super::scan::add_tables;
 use super::{Probes, find_in_tables};
+use crate::disk::Disk;
 use crate::engine::cache::BlockCache;
 use crate::engine::lsm::cursor::Reading;
+use crate::engine::lsm::fork::fork;
 use crate::engine::lsm::merging_cursor::MergingCursor;
 use crate::engine::lsm::table::ReadOptions;
 use crate::engine::lsm::value_log::Group;
@@ -54,5 +56,9 @@ impl Snapshot for TableSnapshot {
             }
         }
         group.end(visit).map(|_| ())
+    }
+
+    fn fork(&self, into: &Arc<dyn Disk>) -> Result<()> {
+        fork(&self.version, self.lsn, into)
     }
 }

@@ -21,7 +21,7 @@ use super::{
     TableStore, VERSION, table_name,
 };
 use crate::base::varint;
-use crate::disk::{File, Gone, Purpose};
+use crate::disk::{Disk, File, Gone, Purpose};
 use crate::engine::cache::{BlockCache, CacheKind};
 use crate::engine::lsm::value_log::{self, Pointer};
 use crate::engine::lsm::{Slot, place};
@@ -449,6 +449,16 @@ impl Table {
         cache.insert_parsed(number, for_filter.start, filter.clone(), filter.bytes());
         cache.insert_parsed(number, for_index.start, index.clone(), index.bytes());
         Ok(filter)
+    }
+
+    /// Copies its file, whole and durable, to the same name of `into`.
+    pub fn copy_into(&self, into: &dyn Disk) -> Result<()> {
+        let name = table_name(self.number);
+        let copied = into.create(&name).and_then(|target| {
+            crate::disk::copy(&*self.file, self.bytes, &*target)?;
+            target.sync(Purpose::Fork)
+        });
+        copied.map_err(|error| Error::io(format!("copying {name}"), error))
     }
 
     /// What can be known without reading.
