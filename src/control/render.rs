@@ -14,7 +14,7 @@ use crate::base::metric::ratio;
 use crate::base::text::{exact_size, human_size};
 use crate::disk::{Counters, Purpose};
 use crate::engine::cache::CacheKind;
-use crate::engine::{Cause, Level, PageCause, PageCount, PageKind, PageTraffic, Tree, Work};
+use crate::engine::{BtreeShape, Cause, Level, PageCause, PageCount, PageKind, PageTraffic, Work};
 use crate::fs::meter::Op;
 
 /// Columns of a line at most.
@@ -441,7 +441,7 @@ fn level_row(name: &str, level: &Level, target: &str, score: &str, amp: &str) ->
     format!("{name:<6}{runs:>6}{files:>7}{size:>9}{target:>9}{score:>7} |{bytes} |{amp:>6}{probes:>9}")
 }
 
-fn tree_block(page: &mut Page, tree: &Tree) {
+fn tree_block(page: &mut Page, tree: &BtreeShape) {
     let hits = |hits: u64, misses: u64| ratio(hits, hits + misses);
     page.block(
         "TREE",

@@ -30,7 +30,7 @@ pub enum Purpose {
     Checkpoint,
     /// B-tree: images of pages in the log, against torn pages.
     PageImage,
-    /// B-tree: copies of pages in a double-write area, against torn pages.
+    /// B-tree: copies of pages in a doublewrite area, against torn pages.
     DoubleWrite,
     /// Manifest, superblock, meta pages, free list.
     Manifest,

@@ -31,7 +31,7 @@ pub enum Work {
     Flush,
     /// LSM: merging tables, per byte written.
     Merge,
-    /// B-tree: checkpoints, and the sweeps of the change buffer before them, per byte written.
+    /// B-tree: checkpoints, and the merges of the change buffer before them, per byte written.
     Checkpoint,
 }
 

@@ -57,9 +57,9 @@ pub use meter::{KINDS, KeyKind, KindCounters, MeteredEngine, TagCounters};
 pub use options::{COMMON_FIELDS, Common, Options, OwnOptions, Setting, Sync};
 pub use registry::{Descriptor, Home, Kind, register};
 pub use shape::{
-    Cache, Debt, ExtraSpace, Filter, FilterMeter, Histogram, Level, LevelMeter, LevelTraffic, LookupMeter,
-    Lookups, Memory, Probe, ProbeMeter, Probes, ScanRuns, Shape, StallCounters, StallMeter, Stalls,
-    TableInfo, Tree, ValueLog,
+    BtreeShape, Cache, Debt, ExtraSpace, Filter, FilterMeter, Histogram, Level, LevelMeter, LevelTraffic,
+    LookupMeter, Lookups, Memory, Probe, ProbeMeter, Probes, ScanRuns, Shape, StallCounters, StallMeter,
+    Stalls, TableInfo, ValueLog,
 };
 pub use space::{
     BALLAST_NAME, SPARE_FILES, SpaceClaim, SpaceGuard, is_short_of_files, lacks_files, shortage,

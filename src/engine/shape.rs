@@ -18,7 +18,7 @@ metrics! {
         /// LSM: the levels from L0 down; empty for other engines.
         part levels: Vec<Level>;
         /// B-tree: the keys below; null for other engines.
-        part tree: Option<Tree>;
+        part tree: Option<BtreeShape>;
         /// Memory held.
         part memory: Memory;
         /// The cache of blocks or pages.
@@ -159,7 +159,7 @@ pub struct Probe {
 
 metrics! {
     /// A B-tree.
-    pub struct Tree {
+    pub struct BtreeShape {
         /// Bytes of a page.
         gauge page_bytes: u64 [Bytes];
         /// Pages from the root to a leaf.
@@ -176,7 +176,7 @@ metrics! {
         gauge fill: f64 [Ratio];
         /// Pages split.
         counter splits: u64 [Count, family "kvfs_splits_total"];
-        /// Pages given back when empty, or joined with a neighbour.
+        /// Pages given back when empty, or merged with a neighbour.
         counter merges: u64 [Count];
         /// Checkpoints that ended.
         counter checkpoints: u64 [Count];

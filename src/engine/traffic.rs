@@ -3,7 +3,7 @@
 //! # Invariants
 //!
 //! 1. Counted is what the disk door has taken, so that the bytes written here are those of the purposes checkpoint, page image,
-//!    double write, manifest and recovery there, and the bytes read those of get, scan, verify and of checkpoints.
+//!    doublewrite, manifest and recovery there, and the bytes read those of get, scan, verify and of checkpoints.
 //! 2. A page that a checkpoint writes carries the cause that first changed it since the last one.
 
 use std::fmt;
@@ -23,7 +23,7 @@ pub enum PageKind {
     Extent,
     /// Pages of the free map.
     FreeMap,
-    /// Meta pages, and the units of a double-write area that name its pages.
+    /// Meta pages, and the units of a doublewrite area that name its pages.
     Meta,
 }
 
@@ -47,7 +47,8 @@ pub enum PageCause {
     /// Written: it took in a neighbour, or lost a child.
     Merge,
     /// Written elsewhere, or read, to make the file smaller.
-    Compaction,
+    #[strum(serialize = "compaction")]
+    Vacuum,
     /// Written by each checkpoint: free map and meta pages.
     Checkpoint,
     /// Written because its memory was needed. Always 0: changed pages stay in memory until a checkpoint.
@@ -56,7 +57,7 @@ pub enum PageCause {
     Image,
     /// A copy in the log of the sectors that a checkpoint overwrites.
     Delta,
-    /// A copy in the double-write area.
+    /// A copy in the doublewrite area.
     DoubleWrite,
     /// Opening: reads, and repairs of torn pages.
     Recovery,
@@ -74,12 +75,12 @@ impl PageCause {
     /// Whether pages are read for it.
     pub fn is_read(self) -> bool {
         use PageCause::*;
-        matches!(self, Change | Compaction | Recovery | Get | Scan | Verify)
+        matches!(self, Change | Vacuum | Recovery | Get | Scan | Verify)
     }
 
     /// Whether pages are written for it.
     pub fn is_write(self) -> bool {
-        !self.is_read() || matches!(self, PageCause::Change | PageCause::Compaction | PageCause::Recovery)
+        !self.is_read() || matches!(self, PageCause::Change | PageCause::Vacuum | PageCause::Recovery)
     }
 }
 

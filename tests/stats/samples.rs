@@ -6,8 +6,8 @@ use kvfs::attribution::{Attribution, Process, Tally};
 use kvfs::control::{Base, EngineCalls, Physical, Window};
 use kvfs::disk::{ProcessIo, Snapshot};
 use kvfs::engine::{
-    Cache, Cost, Cpu, Debt, ExtraSpace, Filter, Histogram, KindCounters, Level, LevelTraffic, Lookups,
-    Memory, Pages, Probes, StallCounters, TagCounters, TrafficMeter, Tree,
+    BtreeShape, Cache, Cost, Cpu, Debt, ExtraSpace, Filter, Histogram, KindCounters, Level, LevelTraffic,
+    Lookups, Memory, Pages, Probes, StallCounters, TagCounters, TrafficMeter,
 };
 use kvfs::fs::meter::{Calls, Latency, OpCounters, Ops};
 
@@ -288,7 +288,7 @@ pub fn btree() -> Report {
     let shape = Shape {
         engine: "btree",
         variant: "page-images",
-        tree: Some(Tree {
+        tree: Some(BtreeShape {
             page_bytes: 16 << 10,
             height: 3,
             leaf_pages: 12_400,

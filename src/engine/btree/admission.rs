@@ -2,16 +2,16 @@
 
 use std::time::Duration;
 
+use super::allocation_unit::UNIT_BYTES;
 use super::bound::LogRoom;
-use super::freemap::Needs;
+use super::freemap::SpaceNeeds;
 use super::options::Torn;
 use super::tree::Tree;
-use super::units::UNIT_BYTES;
 use super::writer::Writer;
 use crate::engine::wal::{RECORD_OVERHEAD_BYTES, SPARES_IDLE};
 use crate::engine::{Batch, Cause, Error, Result, SpaceClaim, Tier, WorkClass};
 
-/// How often in a row sweeps or checkpoints may fail before a delete is told.
+/// How often in a row buffer merges or checkpoints may fail before a delete is told.
 const TRIES_FOR_SPACE: u32 = 4;
 /// When a refused batch is worth another try, if no signal comes before.
 pub const RETRY_AFTER: Duration = Duration::from_millis(20);
@@ -19,7 +19,7 @@ pub const RETRY_AFTER: Duration = Duration::from_millis(20);
 impl Writer {
     /// Refuses a batch that is over a limit, and takes space for what it needs; `None` if it will wait in the buffer. False if it may not
     /// wait, since only what it needs now is known to fit.
-    pub(super) fn make_room(&self, batch: &Batch, needs: Option<Needs>, tier: Tier) -> Result<bool> {
+    pub(super) fn make_room(&self, batch: &Batch, needs: Option<SpaceNeeds>, tier: Tier) -> Result<bool> {
         let bytes_max = self.core.options.dirty_bytes_max;
         let (is_full, image_bytes, owed_bytes, inside_bytes) = {
             let tree = self.core.tree.read();
@@ -39,7 +39,7 @@ impl Writer {
         let pages = needs.map_or(0, |needs| needs.pages);
         if let LogRoom::Full { for_all } = self.bounds.log_room(record_bytes, pages) {
             if for_all {
-                self.sweeper.want_all();
+                self.merger.want_all();
             }
             return Err(self.busy(Cause::LogSpace, batch));
         }
@@ -49,7 +49,7 @@ impl Writer {
             () if self.fits_inside(inside_bytes, bytes + owed_bytes_max) => SpaceClaim::Inside,
             () => SpaceClaim::Growth,
         };
-        let is_held = |needs: Needs| match claim {
+        let is_held = |needs: SpaceNeeds| match claim {
             SpaceClaim::Growth => false,
             SpaceClaim::Inside => {
                 self.has_units(needs, owed_bytes) && self.bounds.is_held(batch.encoded_bytes_max(), needs)
@@ -69,7 +69,7 @@ impl Writer {
         match admitted {
             // The buffer owes the most it can; once it is empty, what is left is known.
             Err(Error::NoSpace) if owed_bytes > 0 => {
-                self.sweeper.want_all();
+                self.merger.want_all();
                 return Err(self.busy(Cause::DirtyPages, batch));
             }
             Err(error) => return Err(self.refused(error, batch)),
@@ -79,9 +79,9 @@ impl Writer {
         taken.map(|()| true).map_err(|error| self.refused(error, batch))
     }
 
-    /// Whether the file has units for `needs` and beside them for what sweeps owe, without growing.
-    fn has_units(&self, needs: Needs, owed_bytes: u64) -> bool {
-        let needs = Needs { units: needs.units + owed_bytes / UNIT_BYTES, ..needs };
+    /// Whether the file has units for `needs` and beside them for what buffer merges owe, without growing.
+    fn has_units(&self, needs: SpaceNeeds, owed_bytes: u64) -> bool {
+        let needs = SpaceNeeds { units: needs.units + owed_bytes / UNIT_BYTES, ..needs };
         needs.lacking(&self.core.tree.read().space).is_none()
     }
 
@@ -97,16 +97,16 @@ impl Writer {
     }
 
     /// What a batch is told for which there is no space: to wait for a checkpoint if that frees a segment of the log or units enough, or
-    /// for a compaction if much of the file is free but not its end, so that it could not be cut. One that gives space back waits as
+    /// for a vacuum if much of the file is free but not its end, so that it could not be cut. One that gives space back waits as
     /// long as there is anything to bring home: that also frees pages which are free only then, and the log. So does one that fits into
     /// the file.
     pub(super) fn refused(&self, error: Error, batch: &Batch) -> Error {
         if !matches!(error, Error::NoSpace) {
             return error;
         }
-        let is_sparse = self.compactor.is_worth_it();
+        let is_sparse = self.vacuumer.is_worth_it();
         if is_sparse {
-            self.compactor.ask_unasked();
+            self.vacuumer.ask_unasked();
         }
         let (frees_log, frees_units, is_inside, is_dirty) = {
             let tree = self.core.tree.read();
@@ -122,9 +122,9 @@ impl Writer {
             let waits = self.checkpointer.is_settling() || batch.awaits_space;
             return if waits { self.busy(Cause::Space, batch) } else { error };
         }
-        // Without anything to bring home there is no checkpoint that the compaction could wait for.
+        // Without anything to bring home there is no checkpoint that the vacuum could wait for.
         if is_dirty {
-            self.sweeper.want_all();
+            self.merger.want_all();
         }
         self.busy(Cause::Space, batch)
     }

@@ -7,7 +7,7 @@ use crate::engine::Lsn;
 
 /// A moment in the log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Mark {
+pub struct LogPoint {
     /// Its end.
     pub lsn: Lsn,
     /// Bytes of page images that had been logged since opening.
@@ -17,18 +17,18 @@ pub struct Mark {
 /// What came since the last checkpoint. The log holds images of pages and what was set aside beside the batches; these cost no replay.
 #[derive(Default)]
 pub struct CheckpointAge {
-    /// Bytes of page images that were logged since opening, those that opening found behind the floor included.
+    /// Bytes of page images that were logged since opening, those that opening found behind the recovery LSN included.
     logged_image_bytes: AtomicU64,
-    /// Those of them before the floor of the durable state.
+    /// Those of them before the recovery LSN of the durable state.
     settled_image_bytes: AtomicU64,
-    /// Bytes of the log behind that floor that are nothing but what is set aside.
+    /// Bytes of the log behind that recovery LSN that are nothing but what is set aside.
     settled_aside_bytes: AtomicU64,
     /// Clock time of the first change since the last freeze, in ns, plus one; 0 without any.
     dirty_since: AtomicU64,
 }
 
 impl CheckpointAge {
-    /// Behind a log in which opening found `image_bytes` of images, `settled_image_bytes` of them before the floor.
+    /// Behind a log in which opening found `image_bytes` of images, `settled_image_bytes` of them before the recovery LSN.
     pub fn new(image_bytes: u64, settled_image_bytes: u64) -> CheckpointAge {
         CheckpointAge {
             logged_image_bytes: AtomicU64::new(image_bytes),
@@ -38,16 +38,16 @@ impl CheckpointAge {
     }
 
     /// The log that ends at `lsn` now.
-    pub fn mark(&self, lsn: Lsn) -> Mark {
-        Mark { lsn, image_bytes: self.logged_image_bytes.load(Relaxed) }
+    pub fn log_point(&self, lsn: Lsn) -> LogPoint {
+        LogPoint { lsn, image_bytes: self.logged_image_bytes.load(Relaxed) }
     }
 
-    /// Bytes of batches in the log from the floor of the durable state to `end`: what opening would replay.
-    pub fn log_bytes(&self, floor: Lsn, end: Lsn) -> u64 {
+    /// Bytes of batches in the log from the recovery LSN of the durable state to `end`: what opening would replay.
+    pub fn log_bytes(&self, recovery_lsn: Lsn, end: Lsn) -> u64 {
         let logged_bytes = self.logged_image_bytes.load(Relaxed);
         let image_bytes = logged_bytes.saturating_sub(self.settled_image_bytes.load(Relaxed));
         let aside_bytes = self.settled_aside_bytes.load(Relaxed);
-        end.bytes_since(floor).saturating_sub(image_bytes + aside_bytes)
+        end.bytes_since(recovery_lsn).saturating_sub(image_bytes + aside_bytes)
     }
 
     /// An image of a page was logged.
@@ -55,12 +55,12 @@ impl CheckpointAge {
         self.logged_image_bytes.fetch_add(bytes, Relaxed);
     }
 
-    /// A state is durable before whose floor `image_bytes` of images had been logged.
+    /// A state is durable before whose recovery LSN `image_bytes` of images had been logged.
     pub fn settle_images(&self, image_bytes: u64) {
         self.settled_image_bytes.store(image_bytes, Relaxed);
     }
 
-    /// A state is durable behind whose floor `aside_bytes` of the log are nothing but what is set aside.
+    /// A state is durable behind whose recovery LSN `aside_bytes` of the log are nothing but what is set aside.
     pub fn settle_aside(&self, aside_bytes: u64) {
         self.settled_aside_bytes.store(aside_bytes, Relaxed);
     }
@@ -96,13 +96,13 @@ mod tests {
         assert_eq!(
             age.log_bytes(Lsn::new(1000), Lsn::new(1500)),
             480,
-            "of 30 bytes of images 10 lie before the floor"
+            "of 30 bytes of images 10 lie before the recovery LSN"
         );
         age.add_image(100);
         assert_eq!(age.log_bytes(Lsn::new(1000), Lsn::new(1500)), 380);
-        let mark = age.mark(Lsn::new(1500));
-        assert_eq!((mark.lsn, mark.image_bytes), (Lsn::new(1500), 130));
-        age.settle_images(mark.image_bytes);
+        let point = age.log_point(Lsn::new(1500));
+        assert_eq!((point.lsn, point.image_bytes), (Lsn::new(1500), 130));
+        age.settle_images(point.image_bytes);
         age.settle_aside(40);
         assert_eq!(
             [age.log_bytes(Lsn::new(1500), Lsn::new(1500)), age.log_bytes(Lsn::new(1500), Lsn::new(1600))],

@@ -5,9 +5,9 @@
 //! what waits in the change buffer once more. A checkpoint is due at three quarters, so that programs need not wait
 //! while it runs; a batch for which the files of the log would become longer than the bound and a segment waits for it.
 //!
-//! A put that waits holds the floor, and with it the log behind. So a checkpoint writes what waits once more, behind its own
-//! LSN, which then is the floor. It does so when that costs little (an eighth of what it lets go), when the log is due, and
-//! when replay would need more memory for puts than dirty pages may take. A sweep that has not ended holds the floor, too: what waits still
+//! A put that waits holds the recovery LSN, and with it the log behind. So a checkpoint writes what waits once more, behind its own
+//! LSN, which then is the recovery LSN. It does so when that costs little (an eighth of what it lets go), when the log is due, and
+//! when replay would need more memory for puts than dirty pages may take. A buffer merge that has not ended holds the recovery LSN, too: what waits still
 //! is logged again then. No more may wait than a quarter of the log.
 
 use std::sync::Arc;
@@ -16,22 +16,22 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use bytes::Bytes;
 use parking_lot::Mutex;
 
-use super::age::Mark;
-use super::buffer::{SHARE_MAX, SHARE_SWEEP, share};
+use super::age::LogPoint;
+use super::change_buffer::{SHARE_MAX, SHARE_MERGE, share};
 use super::core::Core;
-use super::freemap::Needs;
-use super::tree::{StepMax, Tree};
+use super::freemap::SpaceNeeds;
+use super::tree::{BufferMergeLimit, Tree};
 use crate::disk::Purpose;
 use crate::engine::wal::{FIRST_KIND, RECORD_OVERHEAD_BYTES};
 use crate::engine::{Batch, Error, Result};
 
 /// What waits is logged again in batches of about this size, or of an eighth of a segment.
 const AGAIN_BYTES: u64 = 64 << 10;
-/// Share of the log that copies of the pages of one step of a sweep take, about.
+/// Share of the log that copies of the pages of one step of a buffer merge take, about.
 const STEPS: u64 = 16;
 /// Bytes of a batch beside its puts, at most.
 const BATCH_OVERHEAD_BYTES: u64 = 16;
-/// It is when the log behind the floor is so many times as long.
+/// It is when the log behind the recovery LSN is so many times as long.
 const AGAIN_TIMES: u64 = 8;
 /// And in any case so many times: less would free nothing.
 const AGAIN_TIMES_MIN: u64 = 2;
@@ -102,7 +102,7 @@ impl Bounds {
 
     /// Whether so much waits that it is brought into pages.
     pub fn is_much_waiting(&self, tree: &Tree) -> bool {
-        tree.buffer.bytes() >= share(self.core.options.dirty_bytes_max, SHARE_SWEEP)
+        tree.buffer.bytes() >= share(self.core.options.dirty_bytes_max, SHARE_MERGE)
             || self.waiting_log_bytes(tree) >= self.again_bytes_max() / 2
     }
 
@@ -117,18 +117,18 @@ impl Bounds {
         self.core.options.checkpoint_log_bytes / 4
     }
 
-    /// How much one step of a sweep does, so that the log has room for the copies of its pages.
-    pub fn step_max(&self) -> StepMax {
+    /// How much one step of a buffer merge does, so that the log has room for the copies of its pages.
+    pub fn merge_limit(&self) -> BufferMergeLimit {
         let leaves = match self.core.copies.log_bytes_max(1) {
             0 => u64::MAX,
             bytes => self.core.options.checkpoint_log_bytes / STEPS / bytes,
         };
-        StepMax::of_leaves(leaves.max(1))
+        BufferMergeLimit::of_leaves(leaves.max(1))
     }
 
-    /// Pages that one step of a sweep changes, at most, about: leaves and those above them.
-    pub fn sweep_pages_max(&self) -> u64 {
-        2 * self.step_max().leaves() + self.core.tree.read().height
+    /// Pages that one step of a buffer merge changes, at most, about: leaves and those above them.
+    pub fn merge_pages_max(&self) -> u64 {
+        2 * self.merge_limit().leaves() + self.core.tree.read().height
     }
 
     /// Pages on the way to a key, and one more.
@@ -137,7 +137,7 @@ impl Bounds {
     }
 
     /// Whether so much of `tree` is dirty that a checkpoint should begin: three quarters of the bound if it is pages, half if it is
-    /// values, the share of the buffer that begins a sweep.
+    /// values, the share of the buffer that begins a buffer merge.
     pub fn is_pressing(&self, tree: &Tree) -> bool {
         // What is set aside is no work.
         let room_bytes = self.core.options.dirty_bytes_max.saturating_sub(tree.buffer.aside.bytes());
@@ -196,8 +196,10 @@ impl Bounds {
             return false;
         }
         let tree = self.core.tree.read();
-        let Some(floor) = tree.buffer.floor().filter(|_| !tree.buffer.is_empty()) else { return false };
-        let behind_bytes = self.core.log.end().bytes_since(floor.lsn);
+        let Some(recovery_point) = tree.buffer.recovery_point().filter(|_| !tree.buffer.is_empty()) else {
+            return false;
+        };
+        let behind_bytes = self.core.log.end().bytes_since(recovery_point.lsn);
         let waiting_bytes = self.waiting_log_bytes(&tree);
         let is_cheap = behind_bytes
             >= (AGAIN_TIMES * waiting_bytes).max(self.core.log.segment_bytes().min(self.again_bytes_max()));
@@ -206,8 +208,8 @@ impl Bounds {
     }
 
     /// Appends what waits to the log once more, so that a checkpoint at `now` needs nothing before it. False if there is no space for that:
-    /// then sweeps are all that moves the floor. The writer's lock is held.
-    pub fn log_again(&self, now: Mark) -> Result<bool> {
+    /// then buffer merges are all that moves the recovery LSN. The writer's lock is held.
+    pub fn log_again(&self, now: LogPoint) -> Result<bool> {
         let mut start = Some(Vec::new());
         while let Some(from) = start.take() {
             let mut batch = Batch::default();
@@ -222,7 +224,7 @@ impl Bounds {
                 start = waiting.next().map(|(key, _)| key.to_vec());
             }
             match self.core.log.append_batch(FIRST_KIND, Purpose::Wal, &batch) {
-                // The floor stays where it is. What is in the log twice does no harm.
+                // The recovery LSN stays where it is. What is in the log twice does no harm.
                 Err(Error::NoSpace) => {
                     *self.again_failed.lock() = Some(self.core.guard.free_bytes());
                     return Ok(false);
@@ -237,12 +239,12 @@ impl Bounds {
     /// Whether the files of the log that there are have room for a record with `payload_bytes` of a change that needs `needs`, for the
     /// copies of all pages that then wait for a checkpoint, and for what waits in the buffer, logged again: then nothing of the disk is
     /// needed, however full it is.
-    pub fn is_held(&self, payload_bytes: usize, needs: Needs) -> bool {
+    pub fn is_held(&self, payload_bytes: usize, needs: SpaceNeeds) -> bool {
         let (copies, again_bytes) = {
             let tree = self.core.tree.read();
             // What waits changes its leaf and what is above that, at most every leaf once.
-            let swept_pages = 2 * tree.buffer.len().min(tree.counts.leaf_pages);
-            (tree.copies_max() + needs.pages + swept_pages, self.again_log_bytes(&tree))
+            let merged_pages = 2 * tree.buffer.len().min(tree.counts.leaf_pages);
+            (tree.copies_max() + needs.pages + merged_pages, self.again_log_bytes(&tree))
         };
         let again_record_bytes = if again_bytes > 0 { self.again_record_bytes_max() } else { 0 };
         let copies_owed = &self.core.copies;
@@ -256,7 +258,7 @@ impl Bounds {
     /// Whether the copies of `pages` pages more, which background work changes, would find no room when a checkpoint makes them: neither
     /// in the files that there are, nor on the disk.
     pub fn lacks_room_for_copies(&self, pages: u64) -> bool {
-        let needs = Needs { pages, ..Needs::default() };
+        let needs = SpaceNeeds { pages, ..SpaceNeeds::default() };
         let owed_bytes = {
             let tree = self.core.tree.read();
             tree.image_bytes_max() + pages * self.core.pager.page_bytes() as u64

@@ -1,17 +1,17 @@
 //! The checkpoint: brings the tree of one LSN to its place in the file while writers go on.
 //!
 //! 1. *Freeze*: take the dirty pages and values, root, counts and free map as of LSN P. Writers copy what they change
-//!    from here on. Puts that wait in the buffer are not in it, so the state names the floor up to which nothing is missing. If that would
-//!    hold too much of the log, they are logged again, and the floor is P.
+//!    from here on. Puts that wait in the buffer are not in it, so the state names the recovery LSN up to which nothing is missing. If that would
+//!    hold too much of the log, they are logged again, and the recovery LSN is P.
 //! 2. *Fresh*: write values and pages that no durable state refers to, and what changed of the free map, to their places.
-//! 3. *Images*: append the changed units of every other page, in their new form, to the log; or write the page to the double-write area, if the disk has
+//! 3. *Images*: append the changed units of every other page, in their new form, to the log; or write the page to the doublewrite area, if the disk has
 //!    room for that. In `torn=image` the images of batches do, where they could be written.
 //! 4. *Commit*: sync the data file, the area and the log, write the meta page, sync it. Now the state at P is durable: what is not
-//!    in its place lies in the log between `images_start` and `images_end`, or in the area. The log below the floor (and below
+//!    in its place lies in the log between `images_start` and `images_end`, or in the area. The log below the recovery LSN (and below
 //!    `images_start`) and units freed before P can be used again.
 //!    They come back in parts, so that no reader waits long for the latch.
 //! 5. *Home*: write the changed units of the pages of step 3 to their places, which may tear them: the images repair that. Sync.
-//! 6. *Done*: write the meta page once more, in the other slot, without `images_end` and `double_bytes`, and sync it: the
+//! 6. *Done*: write the meta page once more, in the other slot, without `images_end` and `doublewrite_bytes`, and sync it: the
 //!    images need not be kept, and the next checkpoint may overwrite the area before its commit. If no batch came in since P, it names
 //!    the end of the log, of which nothing is needed then. If much of the end of the file is free in this state, it is cut off.
 //!
@@ -26,15 +26,15 @@ use std::time::Duration;
 use parking_lot::{Mutex, MutexGuard};
 
 use super::bound::Bounds;
+use super::buffer_merge::ChangeBufferMerger;
 use super::core::Core;
-use super::freemap::{Changes, Needs};
+use super::freemap::{MapChanges, SpaceNeeds};
 use super::map_pages;
 use super::meta::{MapPlace, Meta};
 use super::page::Page;
 use super::source::Piece;
-use super::sweep::Sweeper;
-use super::tree::Frozen;
-use super::unreadable::Unreadable;
+use super::tree::FrozenTree;
+use super::unreadable::UnreadableRanges;
 use crate::disk::Purpose;
 use crate::engine::{Done, PageCause, Result, WorkClass};
 
@@ -48,7 +48,7 @@ const WORK_BYTES: usize = 4 << 20;
 /// Pages by unit.
 type Pages = Vec<(u64, Arc<Page>)>;
 
-enum Stage {
+enum CheckpointStage {
     Fresh(usize),
     Map(usize),
     Images(usize),
@@ -59,11 +59,11 @@ enum Stage {
 }
 
 /// A checkpoint on its way. What it froze and what is left to write of it belong together: they live and end with it.
-pub struct Job {
-    stage: Stage,
-    frozen: Arc<Frozen>,
+pub struct RunningCheckpoint {
+    stage: CheckpointStage,
+    frozen: Arc<FrozenTree>,
     /// What it writes of the free map.
-    changes: Changes,
+    changes: MapChanges,
     /// Sorted by unit, as are the next.
     fresh: Vec<(u64, Piece)>,
     in_place: Pages,
@@ -82,15 +82,15 @@ pub struct Job {
     /// Whom to tell.
     pub waiters: Vec<Done>,
 }
-impl Job {
+impl RunningCheckpoint {
     /// What remains to be done with `frozen`.
     fn new(
-        frozen: Arc<Frozen>,
-        changes: Changes,
+        frozen: Arc<FrozenTree>,
+        changes: MapChanges,
         reason: &'static str,
         bytes_before: u64,
         started: Duration,
-    ) -> Job {
+    ) -> RunningCheckpoint {
         let (fresh, in_place) = frozen.pieces();
         let images: Vec<_> =
             in_place.iter().filter(|(unit, _)| !frozen.imaged.contains(unit)).cloned().collect();
@@ -100,9 +100,9 @@ impl Job {
         } else {
             meta.images_start = meta.lsn;
         }
-        let stage = Stage::Fresh(0);
+        let stage = CheckpointStage::Fresh(0);
         let (image_bytes, classes) = (0, HashMap::new());
-        Job {
+        RunningCheckpoint {
             stage,
             frozen,
             changes,
@@ -122,28 +122,28 @@ impl Job {
     /// Where it is, for reports.
     pub fn describe(&self) -> String {
         let (what, done, all) = match self.stage {
-            Stage::Fresh(at) => ("new pages", at, self.fresh.len()),
-            Stage::Map(at) => ("free map", at, map_pages::page_count(&self.changes)),
-            Stage::Images(at) => ("page copies", at, self.images.len()),
-            Stage::Commit => ("commit", 0, 1),
-            Stage::Release(at) => ("free space", at, self.changes.group_count()),
-            Stage::Home(at) => ("pages home", at, self.in_place.len()),
-            Stage::Done => ("done", 1, 1),
+            CheckpointStage::Fresh(at) => ("new pages", at, self.fresh.len()),
+            CheckpointStage::Map(at) => ("free map", at, map_pages::page_count(&self.changes)),
+            CheckpointStage::Images(at) => ("page copies", at, self.images.len()),
+            CheckpointStage::Commit => ("commit", 0, 1),
+            CheckpointStage::Release(at) => ("free space", at, self.changes.group_count()),
+            CheckpointStage::Home(at) => ("pages home", at, self.in_place.len()),
+            CheckpointStage::Done => ("done", 1, 1),
         };
         format!("checkpoint {what} {}%", (done * 100).checked_div(all).unwrap_or(100))
     }
 }
 
 /// The thread that does flush work has this; in it the checkpoint on its way, if there is one.
-pub type Turn<'a> = MutexGuard<'a, Option<Job>>;
+pub type Turn<'a> = MutexGuard<'a, Option<RunningCheckpoint>>;
 
 /// Makes checkpoints, one at a time.
 pub struct Checkpointer {
     core: Arc<Core>,
     bounds: Arc<Bounds>,
-    sweeper: Arc<Sweeper>,
-    unreadable: Arc<Unreadable>,
-    job: Mutex<Option<Job>>,
+    merger: Arc<ChangeBufferMerger>,
+    unreadable: Arc<UnreadableRanges>,
+    running: Mutex<Option<RunningCheckpoint>>,
     /// Whoever waits for the next one that brings everything.
     asked: Mutex<Vec<Done>>,
     /// How many have ended.
@@ -159,16 +159,16 @@ impl Checkpointer {
     pub fn new(
         core: Arc<Core>,
         bounds: Arc<Bounds>,
-        sweeper: Arc<Sweeper>,
-        unreadable: Arc<Unreadable>,
+        merger: Arc<ChangeBufferMerger>,
+        unreadable: Arc<UnreadableRanges>,
         count: u64,
     ) -> Checkpointer {
         Checkpointer {
             core,
             bounds,
-            sweeper,
+            merger,
             unreadable,
-            job: Mutex::new(None),
+            running: Mutex::new(None),
             asked: Mutex::default(),
             count: AtomicU64::new(count),
             last_nanos: AtomicU64::new(0),
@@ -178,17 +178,17 @@ impl Checkpointer {
 
     /// The turn to do flush work, whatever that is; `None` if another thread is at it, which does all there is.
     pub fn turn(&self) -> Option<Turn<'_>> {
-        self.job.try_lock()
+        self.running.try_lock()
     }
 
     /// Whether there is one on its way, once the thread at it has ended.
     pub fn is_running(&self) -> bool {
-        self.job.lock().is_some()
+        self.running.lock().is_some()
     }
 
     /// Whether one is on its way, or a thread at flush work: either may give back units and log.
     pub fn is_settling(&self) -> bool {
-        self.job.try_lock().is_none_or(|job| job.is_some())
+        self.running.try_lock().is_none_or(|running| running.is_some())
     }
 
     /// `done` hears of the next one that brings everything.
@@ -218,17 +218,17 @@ impl Checkpointer {
 
     /// Where the one on its way is, for reports.
     pub fn describe(&self) -> Vec<String> {
-        match self.job.try_lock() {
-            Some(job) => job.iter().map(Job::describe).collect(),
+        match self.running.try_lock() {
+            Some(running) => running.iter().map(RunningCheckpoint::describe).collect(),
             None => vec!["checkpoint".to_string()],
         }
     }
 
-    /// Begins one of the state as it is now, for `reason`; `swept` if all that waited when it fell due is in pages.
-    pub fn freeze(&self, reason: &'static str, swept: bool) -> Result<Job> {
+    /// Begins one of the state as it is now, for `reason`; `merged` if all that waited when it fell due is in pages.
+    pub fn freeze(&self, reason: &'static str, merged: bool) -> Result<RunningCheckpoint> {
         let _writer = self.core.tree.writer();
         self.core.load_for_homes()?;
-        let missing = Needs::default().lacking(&self.core.tree.read().space);
+        let missing = SpaceNeeds::default().lacking(&self.core.tree.read().space);
         if let Some(units) = missing {
             let units = self.core.pager.grow(units, 0)?;
             self.core.tree.write().space.set_file_units(units);
@@ -236,159 +236,173 @@ impl Checkpointer {
         let logs_again = self.bounds.begin_checkpoint();
         let logs_aside = {
             let buffer = &self.core.tree.read().buffer;
-            swept || logs_again || buffer.is_empty() || buffer.aside.is_unlogged()
+            merged || logs_again || buffer.is_empty() || buffer.aside.is_unlogged()
         };
         if logs_aside {
             self.unreadable.log_again();
         }
-        let now = self.core.mark();
+        let now = self.core.log_point();
         if logs_again && !self.bounds.log_again(now)? {
-            self.sweeper.want(now.lsn);
+            self.merger.want(now.lsn);
         }
         let mut tree = self.core.tree.write();
         let changes = tree.space.freeze();
         let frozen = tree.freeze(now);
         let waits = !tree.buffer.is_empty();
         drop(tree);
-        if swept || !waits {
+        if merged || !waits {
             self.core.age.clear_changes();
         }
         if waits {
             self.core.note_change();
         }
         let bytes_before = self.core.pager.checkpoint_bytes();
-        let job = Job::new(frozen, changes, reason, bytes_before, self.core.clock.elapsed());
-        self.core.copies.set_left(&job.images, 0);
-        Ok(job)
+        let running =
+            RunningCheckpoint::new(frozen, changes, reason, bytes_before, self.core.clock.elapsed());
+        self.core.copies.set_left(&running.images, 0);
+        Ok(running)
     }
 
     /// Does the next unit of one; true when it has ended.
-    pub fn advance(&self, job: &mut Job) -> Result<bool> {
-        job.stage = match job.stage {
-            Stage::Fresh(at) => {
+    pub fn advance(&self, running: &mut RunningCheckpoint) -> Result<bool> {
+        running.stage = match running.stage {
+            CheckpointStage::Fresh(at) => {
                 if at == 0 {
-                    job.classes = job.frozen.value_classes();
+                    running.classes = running.frozen.value_classes();
                 }
-                let (moved, classes) = (&job.frozen.moved, &job.classes);
-                let next = self.core.pager.write_pieces(&job.fresh, at, WORK_BYTES, moved, classes)?;
-                if next < job.fresh.len() { Stage::Fresh(next) } else { Stage::Map(0) }
+                let (moved, classes) = (&running.frozen.moved, &running.classes);
+                let next = self.core.pager.write_pieces(&running.fresh, at, WORK_BYTES, moved, classes)?;
+                if next < running.fresh.len() {
+                    CheckpointStage::Fresh(next)
+                } else {
+                    CheckpointStage::Map(0)
+                }
             }
-            Stage::Map(at) => {
+            CheckpointStage::Map(at) => {
                 let core = &self.core;
                 let next =
-                    map_pages::write_some(&mut &core.tree, &core.pager, &mut job.changes, at, MAP_PAGES)?;
-                if next < map_pages::page_count(&job.changes) {
-                    Stage::Map(next)
+                    map_pages::write_some(&mut &core.tree, &core.pager, &mut running.changes, at, MAP_PAGES)?;
+                if next < map_pages::page_count(&running.changes) {
+                    CheckpointStage::Map(next)
                 } else {
-                    job.meta.map = MapPlace::Pages(job.changes.root(&self.core.tree.read().space));
-                    Stage::Images(0)
+                    running.meta.map = MapPlace::Pages(running.changes.root(&self.core.tree.read().space));
+                    CheckpointStage::Images(0)
                 }
             }
-            Stage::Images(at) => {
+            CheckpointStage::Images(at) => {
                 let doors = (&self.core.pager, &self.core.log, &self.core.age);
-                let logged_bytes = &mut job.image_bytes;
-                let next =
-                    self.core.copies.write_some(doors, &mut job.meta, &job.images, at, logged_bytes)?;
-                if next < job.images.len() { Stage::Images(next) } else { Stage::Commit }
+                let logged_bytes = &mut running.image_bytes;
+                let next = self.core.copies.write_some(
+                    doors,
+                    &mut running.meta,
+                    &running.images,
+                    at,
+                    logged_bytes,
+                )?;
+                if next < running.images.len() {
+                    CheckpointStage::Images(next)
+                } else {
+                    CheckpointStage::Commit
+                }
             }
-            Stage::Commit => {
-                self.commit(job)?;
-                Stage::Release(0)
+            CheckpointStage::Commit => {
+                self.commit(running)?;
+                CheckpointStage::Release(0)
             }
-            Stage::Release(at) => {
-                let next = map_pages::release_some(&mut &self.core.tree, &job.changes, at, RELEASES);
+            CheckpointStage::Release(at) => {
+                let next = map_pages::release_some(&mut &self.core.tree, &running.changes, at, RELEASES);
                 self.core.wake_signal.notify(WorkClass::Room);
                 match next {
-                    Some(next) => Stage::Release(next),
-                    None if job.in_place.is_empty() => Stage::Done,
-                    None => Stage::Home(0),
+                    Some(next) => CheckpointStage::Release(next),
+                    None if running.in_place.is_empty() => CheckpointStage::Done,
+                    None => CheckpointStage::Home(0),
                 }
             }
-            Stage::Home(at) => {
-                let next = self.core.pager.write_changed(&job.in_place, at, WORK_BYTES)?;
-                if next < job.in_place.len() {
-                    Stage::Home(next)
+            CheckpointStage::Home(at) => {
+                let next = self.core.pager.write_changed(&running.in_place, at, WORK_BYTES)?;
+                if next < running.in_place.len() {
+                    CheckpointStage::Home(next)
                 } else {
                     self.core.pager.sync(Purpose::Checkpoint)?;
-                    let (meta, floor_image_bytes) = self.settled(job);
+                    let (meta, settled_image_bytes) = self.settled(running);
                     self.core.pager.write_meta(&meta, PageCause::Checkpoint)?;
-                    self.core.age.settle_images(floor_image_bytes);
+                    self.core.age.settle_images(settled_image_bytes);
                     self.core.pager.sync(Purpose::Manifest)?;
-                    self.core.log.release(meta.floor);
-                    job.meta = meta;
-                    Stage::Done
+                    self.core.log.release(meta.recovery_lsn);
+                    running.meta = meta;
+                    CheckpointStage::Done
                 }
             }
-            Stage::Done => {
+            CheckpointStage::Done => {
                 map_pages::drop_groups(&mut &self.core.tree, self.core.options.common.cache_bytes);
                 self.core.grow_ahead()?;
                 self.core.shrink()?;
-                self.thaw(job);
+                self.thaw(running);
                 return Ok(true);
             }
         };
         Ok(false)
     }
 
-    /// The state of `job` once all is in its place, and the bytes of images before its floor. If no batch came in meanwhile, nothing of
+    /// The state of `job` once all is in its place, and the bytes of images before its recovery LSN. If no batch came in meanwhile, nothing of
     /// the log is needed any more.
-    fn settled(&self, job: &Job) -> (Meta, u64) {
+    fn settled(&self, running: &RunningCheckpoint) -> (Meta, u64) {
         let _writer = self.core.tree.writer();
-        let mut meta = job.meta.settled();
-        let now = self.core.mark();
-        let behind_bytes = self.core.age.log_bytes(meta.floor, now.lsn);
-        if behind_bytes > 0 || self.core.tree.read().buffer.floor().is_some() {
-            return (meta, job.frozen.floor_image_bytes);
+        let mut meta = running.meta.settled();
+        let now = self.core.log_point();
+        let behind_bytes = self.core.age.log_bytes(meta.recovery_lsn, now.lsn);
+        if behind_bytes > 0 || self.core.tree.read().buffer.recovery_point().is_some() {
+            return (meta, running.frozen.settled_image_bytes);
         }
-        (meta.lsn, meta.floor, meta.images_start) = (now.lsn, now.lsn, now.lsn);
+        (meta.lsn, meta.recovery_lsn, meta.images_start) = (now.lsn, now.lsn, now.lsn);
         (meta, now.image_bytes)
     }
 
-    fn commit(&self, job: &mut Job) -> Result<()> {
+    fn commit(&self, running: &mut RunningCheckpoint) -> Result<()> {
         self.core.pager.sync(Purpose::Checkpoint)?;
-        if job.meta.double_bytes > 0 {
+        if running.meta.doublewrite_bytes > 0 {
             self.core.copies.sync_area().inspect_err(|error| self.core.pager.fail(error))?;
         }
         self.core.log.sync_now()?;
-        let mut meta = job.meta;
+        let mut meta = running.meta;
         meta.sequence = self.core.tree.read().durable.sequence + 1;
         self.core.pager.write_meta(&meta, PageCause::Checkpoint)?;
         self.core.pager.sync(Purpose::Manifest)?;
-        job.meta = meta;
-        self.core.log.release(meta.images_start.min(meta.floor));
+        running.meta = meta;
+        self.core.log.release(meta.images_start.min(meta.recovery_lsn));
         let damage = {
             let mut tree = self.core.tree.write();
             let before = tree.space.damage();
-            tree.commit(meta, &job.changes);
+            tree.commit(meta, &running.changes);
             tree.space.damage().filter(|damage| before.as_ref() != Some(damage))
         };
         damage.into_iter().for_each(|sentence| self.core.tell_map_damage(sentence));
-        self.core.age.settle_images(job.frozen.floor_image_bytes);
-        self.core.age.settle_aside(job.frozen.aside_bytes);
+        self.core.age.settle_images(running.frozen.settled_image_bytes);
+        self.core.age.settle_aside(running.frozen.aside_bytes);
         self.core.wake_signal.notify(WorkClass::Room);
         Ok(())
     }
 
     /// What was frozen is clean now.
-    fn thaw(&self, job: &Job) {
+    fn thaw(&self, running: &RunningCheckpoint) {
         // Into the pool first: readers find it in the frozen state until that goes.
-        for (unit, piece) in &job.fresh {
+        for (unit, piece) in &running.fresh {
             self.core.pager.keep(*unit, piece.clone());
         }
-        for (unit, page) in &job.in_place {
+        for (unit, page) in &running.in_place {
             self.core.pager.keep(*unit, Piece::Page(page.clone()));
         }
         let mut tree = self.core.tree.write();
-        tree.durable = job.meta;
+        tree.durable = running.meta;
         tree.thaw();
         drop(tree);
-        let took = self.core.clock.elapsed().saturating_sub(job.started);
+        let took = self.core.clock.elapsed().saturating_sub(running.started);
         let fields = vec![
-            ("reason", job.reason.into()),
-            ("pages_new", (job.fresh.len() as u64).into()),
-            ("pages_home", (job.in_place.len() as u64).into()),
-            ("page_image_bytes", job.image_bytes.into()),
-            ("bytes", (self.core.pager.checkpoint_bytes() - job.bytes_before).into()),
+            ("reason", running.reason.into()),
+            ("pages_new", (running.fresh.len() as u64).into()),
+            ("pages_home", (running.in_place.len() as u64).into()),
+            ("page_image_bytes", running.image_bytes.into()),
+            ("bytes", (self.core.pager.checkpoint_bytes() - running.bytes_before).into()),
             ("duration_ns", (took.as_nanos() as u64).into()),
         ];
         self.count.fetch_add(1, Relaxed);

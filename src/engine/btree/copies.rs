@@ -12,36 +12,40 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use super::age::CheckpointAge;
-use super::double::{self, DoubleWrite};
+use super::allocation_unit::UNIT_BYTES;
+use super::doublewrite::{self, DoublewriteArea};
 use super::meta::Meta;
 use super::options::Torn;
 use super::page::Page;
 use super::pager::Pager;
 use super::records::{IMAGE_KIND, image_bytes, image_record_bytes_max, put_image};
-use super::units::UNIT_BYTES;
 use crate::disk::Purpose;
 use crate::engine::wal::{Log, RECORD_OVERHEAD_BYTES};
 use crate::engine::{Error, Lsn, PageCause, PageKind, Result};
 
 /// Where copies go, and how many the checkpoint on its way has yet to make.
-pub struct Copies {
-    area: DoubleWrite,
+pub struct PageCopies {
+    area: DoublewriteArea,
     torn: Torn,
     page_bytes: usize,
     /// Bytes that they take of the log, at most.
     left_bytes: AtomicU64,
 }
 
-impl Copies {
-    /// As `torn` says, of pages of `page_bytes`; `area` is the double-write area.
-    pub fn new(area: DoubleWrite, torn: Torn, page_bytes: usize) -> Copies {
-        Copies { area, torn, page_bytes, left_bytes: AtomicU64::new(0) }
+impl PageCopies {
+    /// As `torn` says, of pages of `page_bytes`; `area` is the doublewrite area.
+    pub fn new(area: DoublewriteArea, torn: Torn, page_bytes: usize) -> PageCopies {
+        PageCopies { area, torn, page_bytes, left_bytes: AtomicU64::new(0) }
     }
 
-    /// Whether `pages` copies go to the double-write area, and that is long enough.
+    /// Whether `pages` copies go to the doublewrite area, and that is long enough.
     pub fn has_area_for(&self, pages: u64) -> bool {
-        let bytes = double::area_bytes(pages as usize, self.page_bytes, double::chunk_pages(self.page_bytes));
-        self.torn == Torn::DoubleWrite && self.area.allocated_bytes() >= bytes
+        let bytes = doublewrite::area_bytes(
+            pages as usize,
+            self.page_bytes,
+            doublewrite::chunk_pages(self.page_bytes),
+        );
+        self.torn == Torn::Doublewrite && self.area.allocated_bytes() >= bytes
     }
 
     /// Bytes of the log that one takes at most.
@@ -52,7 +56,7 @@ impl Copies {
     /// Bytes of the log that those of `pages` pages take at most, as far as they belong there.
     pub fn log_bytes_max(&self, pages: u64) -> u64 {
         match self.torn {
-            Torn::DoubleWrite => 0,
+            Torn::Doublewrite => 0,
             Torn::Delta | Torn::Image => pages * self.record_bytes_max(),
         }
     }
@@ -84,7 +88,7 @@ impl Copies {
         at: usize,
         logged_bytes: &mut u64,
     ) -> Result<usize> {
-        let end = (at + double::chunk_pages(self.page_bytes)).min(images.len());
+        let end = (at + doublewrite::chunk_pages(self.page_bytes)).min(images.len());
         let is_in_area = at < end && self.write_to_area(pager, meta, &images[at..], end - at)?;
         if !is_in_area {
             for (unit, page) in &images[at..end] {
@@ -98,7 +102,7 @@ impl Copies {
         Ok(end)
     }
 
-    /// Writes the first `count` of `left` to the area: at `double_bytes`, which grows by it. False if they belong into the log: so they
+    /// Writes the first `count` of `left` to the area: at `doublewrite_bytes`, which grows by it. False if they belong into the log: so they
     /// do where the disk has no room for the area, as the files of the log may have.
     fn write_to_area(
         &self,
@@ -107,19 +111,19 @@ impl Copies {
         left: &[(u64, Arc<Page>)],
         count: usize,
     ) -> Result<bool> {
-        if self.torn != Torn::DoubleWrite {
+        if self.torn != Torn::Doublewrite {
             return Ok(false);
         }
         let left_bytes =
-            double::area_bytes(left.len(), self.page_bytes, double::chunk_pages(self.page_bytes));
+            doublewrite::area_bytes(left.len(), self.page_bytes, doublewrite::chunk_pages(self.page_bytes));
         // One chunk that fails is written again to the same place.
-        let offset = meta.double_bytes;
+        let offset = meta.doublewrite_bytes;
         match self.area.make_room(offset + left_bytes) {
             Err(Error::NoSpace) => return Ok(false),
             other => other?,
         }
-        meta.double_bytes += self.area.write(offset, meta.lsn, &left[..count])?;
-        count_double(pager, &left[..count]);
+        meta.doublewrite_bytes += self.area.write(offset, meta.lsn, &left[..count])?;
+        count_doublewrite(pager, &left[..count]);
         Ok(true)
     }
 
@@ -143,8 +147,8 @@ impl Copies {
     }
 }
 
-/// A chunk of `pages` was written to the double-write area.
-pub fn count_double(pager: &Pager, pages: &[(u64, Arc<Page>)]) {
+/// A chunk of `pages` was written to the doublewrite area.
+pub fn count_doublewrite(pager: &Pager, pages: &[(u64, Arc<Page>)]) {
     pager.count_written(PageKind::Meta, PageCause::DoubleWrite, 1, UNIT_BYTES);
     for (_, page) in pages {
         pager.count_written(page.kind(), PageCause::DoubleWrite, 1, pager.page_bytes() as u64);

@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use super::age::{CheckpointAge, Mark};
-use super::copies::Copies;
+use super::age::{CheckpointAge, LogPoint};
+use super::copies::PageCopies;
 use super::failure::WorkFailure;
 use super::latch::TreeLatch;
 use super::options::Options;
 use super::pager::Pager;
-use super::source::{Loaded, Miss, Piece, is_unreadable};
+use super::source::{LoadedPieces, Miss, Piece, is_unreadable};
 use super::tree::Tree;
 use crate::base::clock::Clock;
 use crate::base::event_log::Field;
@@ -25,7 +25,7 @@ pub struct Core {
     /// The tree, and the right to change it.
     pub tree: TreeLatch,
     /// The copies of pages that checkpoints owe.
-    pub copies: Copies,
+    pub copies: PageCopies,
     /// How far the durable state lies behind.
     pub age: CheckpointAge,
     /// How background work failed last.
@@ -44,13 +44,13 @@ pub struct Core {
 
 impl Core {
     /// The log as it is now.
-    pub fn mark(&self) -> Mark {
-        self.age.mark(self.log.end())
+    pub fn log_point(&self) -> LogPoint {
+        self.age.log_point(self.log.end())
     }
 
     /// Bytes of batches in the log behind the durable state of `tree`: what opening would replay.
     pub fn log_bytes(&self, tree: &Tree) -> u64 {
-        self.age.log_bytes(tree.durable.floor, self.log.end())
+        self.age.log_bytes(tree.durable.recovery_lsn, self.log.end())
     }
 
     /// Whether a checkpoint would change the durable state of `tree`.
@@ -76,7 +76,7 @@ impl Core {
         miss: Miss,
         tier: Tier,
         purpose: Purpose,
-        loaded: &mut Loaded,
+        loaded: &mut LoadedPieces,
     ) -> Result<()> {
         if tier == Tier::Memory {
             return Err(Error::WouldBlock);
@@ -93,7 +93,7 @@ impl Core {
         miss: Miss,
         tier: Tier,
         purpose: Purpose,
-        loaded: &mut Loaded,
+        loaded: &mut LoadedPieces,
     ) -> Result<()> {
         match self.load(epoch, miss, tier, purpose, loaded) {
             Err(error) if is_unreadable(&error) => {
@@ -105,7 +105,12 @@ impl Core {
     }
 
     /// Takes what was read since `epoch` was seen, or its error, if it still counts.
-    pub fn admit(&self, epoch: u64, read: Result<Vec<(u64, Piece)>>, loaded: &mut Loaded) -> Result<()> {
+    pub fn admit(
+        &self,
+        epoch: u64,
+        read: Result<Vec<(u64, Piece)>>,
+        loaded: &mut LoadedPieces,
+    ) -> Result<()> {
         // Held so that no checkpoint changes the file between the look at the epoch and the insert.
         let tree = self.tree.read();
         if tree.epoch == epoch {

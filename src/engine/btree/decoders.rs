@@ -1,9 +1,9 @@
 //! The decoders of the B-tree.
 
-use super::freemap::{Entry, read_runs};
-use super::meta::{self, Counts, META_BYTES, Meta};
-use super::page::{self, Page, Stored, inner_cell, leaf_cell};
-use super::units::UNIT_BYTES;
+use super::allocation_unit::UNIT_BYTES;
+use super::freemap::{MapEntry, read_runs};
+use super::meta::{self, META_BYTES, Meta, TreeCounts};
+use super::page::{self, CellValue, Page, inner_cell, leaf_cell};
 use crate::base::decoder::Decoder;
 use crate::base::varint;
 use crate::engine::{Lsn, frame};
@@ -33,7 +33,7 @@ fn page(bytes: &[u8]) -> bool {
         assert_eq!(page.search(page.key(index)), Ok(index));
         let _ = page.cell_bytes(index);
         if page.is_leaf() {
-            let _ = page.stored(index);
+            let _ = page.cell_value(index);
         } else {
             let _ = page.child(index + 1);
         }
@@ -51,7 +51,7 @@ fn pages() -> Vec<Vec<u8>> {
     let mut inner = Page::new(4096, 1, 40);
     for number in 0..9 {
         let value = vec![number as u8; number as usize * 7];
-        leaf.insert(leaf.count(), &leaf_cell(&key(number), Stored::Inline(&value)));
+        leaf.insert(leaf.count(), &leaf_cell(&key(number), CellValue::Inline(&value)));
         inner.insert(inner.count(), &inner_cell(&key(number), 44 + number * 4));
     }
     leaf.remove(3);
@@ -88,10 +88,10 @@ fn metas() -> Vec<Vec<u8>> {
         root: 24,
         height: 2,
         lsn: Lsn::new(900),
-        floor: Lsn::new(900),
+        recovery_lsn: Lsn::new(900),
         images_start: Lsn::new(900),
         end: 4000,
-        counts: Counts { leaf_pages: 7, inner_pages: 1, leaf_bytes: 70_000, extent_units: 3 },
+        counts: TreeCounts { leaf_pages: 7, inner_pages: 1, leaf_bytes: 70_000, extent_units: 3 },
         ..Meta::default()
     };
     let framed = meta.encode();
@@ -100,7 +100,7 @@ fn metas() -> Vec<Vec<u8>> {
 }
 
 fn entry(bytes: &[u8]) -> bool {
-    let Some(entry) = Entry::decode(bytes, END) else { return false };
+    let Some(entry) = MapEntry::decode(bytes, END) else { return false };
     let mut again = Vec::new();
     entry.encode(&mut again);
     assert_eq!(again, bytes[..again.len()]);
@@ -110,7 +110,7 @@ fn entry(bytes: &[u8]) -> bool {
 
 fn entries() -> Vec<Vec<u8>> {
     let mut target = Vec::new();
-    let entry = Entry { unit: 41, side: 1, crc: 7, free_units: 9, longest_units: 4 };
+    let entry = MapEntry { unit: 41, side: 1, crc: 7, free_units: 9, longest_units: 4 };
     entry.encode(&mut target);
     vec![target]
 }

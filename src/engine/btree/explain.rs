@@ -2,18 +2,18 @@
 
 use std::collections::HashMap;
 
-use super::page::Stored;
+use super::allocation_unit::UNIT_BYTES;
+use super::page::CellValue;
 use super::reader::Reader;
-use super::source::{Loaded, Miss};
+use super::source::{LoadedPieces, Miss};
 use super::tree::Stop;
-use super::units::UNIT_BYTES;
 use crate::disk::Purpose;
 use crate::engine::{Probe, Result, Tier};
 
 impl Reader {
     /// Walks from the root to the leaf of `key` as a read does, and to the value if that lies outside the leaf.
     pub fn explain(&self, key: &[u8], tier: Tier) -> Result<Vec<Probe>> {
-        let mut loaded = Loaded::default();
+        let mut loaded = LoadedPieces::default();
         // Bytes that had to be read, by first unit.
         let mut read: HashMap<u64, u64> = HashMap::new();
         loop {
@@ -30,7 +30,7 @@ impl Reader {
                     pages.push((unit, tree.changed_page(unit).is_some()));
                     if page.is_leaf()
                         && let Ok(index) = page.search(key)
-                        && let Stored::Extent(at) = page.stored(index)
+                        && let CellValue::Extent(at) = page.cell_value(index)
                     {
                         extent = Some((at, tree.changed_value(&at).is_some()));
                     }

@@ -13,7 +13,7 @@ struct Failure {
     free_bytes: u64,
 }
 
-/// How the last step of a sweep failed, or that a checkpoint finds no space.
+/// How the last step of a buffer merge failed, or that a checkpoint finds no space.
 #[derive(Default)]
 pub struct WorkFailure {
     last: Mutex<Option<Failure>>,

@@ -1,11 +1,11 @@
 //! The size of the data file: it grows before what a change needs is taken, and its free end is cut off.
 
+use super::allocation_unit::UNIT_BYTES;
 use super::core::Core;
-use super::freemap::{FreeMap, Needs, Request};
+use super::freemap::{FreeMap, GroupRequest, SpaceNeeds};
 use super::map_pages;
 use super::options::Options;
 use super::tree::Tree;
-use super::units::UNIT_BYTES;
 use crate::disk::Purpose;
 use crate::engine::{Error, Result, SpaceGuard, Tier};
 
@@ -34,7 +34,7 @@ impl Core {
     }
 
     /// Takes space in the file for what a change needs: the free end of the file, or free runs before it. The writer's lock is held.
-    pub fn take_space(&self, needs: Needs, tier: Tier) -> Result<()> {
+    pub fn take_space(&self, needs: SpaceNeeds, tier: Tier) -> Result<()> {
         self.load_room(needs, tier, Purpose::Get)?;
         self.grow_if(|tree| needs.lacking(&tree.space))
     }
@@ -54,7 +54,7 @@ impl Core {
     }
 
     /// Whether space for `needs` would take more than a quarter of what is free on the disk.
-    pub fn is_large_growth(&self, needs: Needs) -> bool {
+    pub fn is_large_growth(&self, needs: SpaceNeeds) -> bool {
         let growth_units = {
             let space = &self.tree.read().space;
             needs.lacking(space).map_or(0, |units| units - space.end() - space.tail_units())
@@ -112,7 +112,7 @@ impl Core {
     }
 
     /// Brings free units into memory for what a change needs, so that it need not take them from the tail.
-    pub fn load_room(&self, needs: Needs, tier: Tier, purpose: Purpose) -> Result<()> {
+    pub fn load_room(&self, needs: SpaceNeeds, tier: Tier, purpose: Purpose) -> Result<()> {
         self.load_groups(tier, purpose, |map| needs.wanted(map))
     }
 
@@ -136,7 +136,7 @@ impl Core {
         &self,
         tier: Tier,
         purpose: Purpose,
-        wanted: impl Fn(&FreeMap) -> Option<Request>,
+        wanted: impl Fn(&FreeMap) -> Option<GroupRequest>,
     ) -> Result<()> {
         map_pages::load(&mut &self.tree, &self.pager, tier, purpose, wanted, |sentence| {
             self.tell_map_damage(sentence)

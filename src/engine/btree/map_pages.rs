@@ -4,10 +4,10 @@
 //! map is behind the latch of the tree, and for a replay, which has it alone: a [`MapHolder`] is either. No page is read or written under
 //! the latch.
 
-use super::freemap::{Changes, Entry, FreeMap, GROUP_BYTES, Request, Run};
+use super::allocation_unit::FIRST_UNIT;
+use super::freemap::{FreeMap, GROUP_BYTES, GroupRequest, MapChanges, MapEntry, UnitRun};
 use super::latch::TreeLatch;
 use super::pager::Pager;
-use super::units::FIRST_UNIT;
 use crate::disk::Purpose;
 use crate::engine::{Error, Result, Tier};
 
@@ -49,7 +49,7 @@ pub fn load(
     pager: &Pager,
     tier: Tier,
     purpose: Purpose,
-    wanted: impl Fn(&FreeMap) -> Option<Request>,
+    wanted: impl Fn(&FreeMap) -> Option<GroupRequest>,
     tell: impl Fn(String),
 ) -> Result<()> {
     while let Some(request) = holder.look(&wanted) {
@@ -68,7 +68,7 @@ pub fn load(
 }
 
 /// Pages that a checkpoint writes for `changes`.
-pub fn page_count(changes: &Changes) -> usize {
+pub fn page_count(changes: &MapChanges) -> usize {
     changes.group_count() + changes.page_count()
 }
 
@@ -76,7 +76,7 @@ pub fn page_count(changes: &Changes) -> usize {
 pub fn write_some(
     holder: &mut impl MapHolder,
     pager: &Pager,
-    changes: &mut Changes,
+    changes: &mut MapChanges,
     at: usize,
     count: usize,
 ) -> Result<usize> {
@@ -103,7 +103,7 @@ pub fn write_some(
 /// first that is left, `None` if there is none.
 pub fn release_some(
     holder: &mut impl MapHolder,
-    changes: &Changes,
+    changes: &MapChanges,
     at: usize,
     count: usize,
 ) -> Option<usize> {
@@ -132,8 +132,8 @@ pub fn loaded_groups_max(cache_bytes: u64) -> usize {
 }
 
 /// Reads every run that is not used of the map of a store that is not open; `None` if some of it cannot be read.
-pub fn read_unused(pager: &Pager, root: Entry, end: u64, purpose: Purpose) -> Option<Vec<Run>> {
-    let mut read = |entry: &Entry| pager.read_map_page(entry.unit, entry.crc, purpose);
+pub fn read_unused(pager: &Pager, root: MapEntry, end: u64, purpose: Purpose) -> Option<Vec<UnitRun>> {
+    let mut read = |entry: &MapEntry| pager.read_map_page(entry.unit, entry.crc, purpose);
     let map = FreeMap::open(root, end, end.max(FIRST_UNIT), &mut read);
     let map = map.ok().filter(|map| map.lost_group().is_none())?;
     map.unused(&mut |entry| pager.check_map_page(entry.unit, entry.crc, purpose)).ok()

@@ -1,8 +1,8 @@
 //! The meta page: what a checkpoint is, in 512 bytes. Two slots, units 0 and 1 of the file, are written in turn; the valid one with
 //! the higher sequence counts.
 
-use super::freemap::{Entry, Run};
-use super::units::{FILE, FIRST_UNIT, UNIT_BYTES};
+use super::allocation_unit::{FILE, FIRST_UNIT, UNIT_BYTES};
+use super::freemap::{MapEntry, UnitRun};
 use crate::engine::{Error, Lsn, Result, frame};
 
 /// Bytes of a slot that carry something; a slot takes a whole unit.
@@ -17,18 +17,18 @@ const UNITS_MAX: u64 = 1 << 49;
 const WORDS: usize = 20;
 /// Those of stores from before `replay_all`, and of the version before.
 const WORDS_BEFORE: usize = 19;
-/// Those of the version before, from before `floor`.
+/// Those of the version before, from before `recovery_lsn`.
 const WORDS_FIRST: usize = 18;
 
 /// Where the free map is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MapPlace {
     /// The root of its pages.
-    Pages(Entry),
+    Pages(MapEntry),
     /// The version before: a list of runs.
     Runs {
         /// The units kept for it; none if nothing is free.
-        run: Run,
+        run: UnitRun,
         /// Its bytes.
         bytes: u64,
         /// Their CRC-32.
@@ -38,13 +38,13 @@ pub enum MapPlace {
 
 impl Default for MapPlace {
     fn default() -> MapPlace {
-        MapPlace::Pages(Entry::default())
+        MapPlace::Pages(MapEntry::default())
     }
 }
 
 /// Numbers that are kept with the tree.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
+pub struct TreeCounts {
     /// Leaf pages.
     pub leaf_pages: u64,
     /// Inner pages.
@@ -69,22 +69,22 @@ pub struct Meta {
     /// The state holds batches up to here.
     pub lsn: Lsn,
     /// It holds every batch up to here, and opening replays the others; never above `lsn`.
-    pub floor: Lsn,
-    /// If the floor is below, opening applies every batch behind the floor again, and not only those that may have waited.
+    pub recovery_lsn: Lsn,
+    /// If the recovery LSN is below, opening applies every batch behind the recovery LSN again, and not only those that may have waited.
     pub replay_all: Lsn,
     /// Page images of batches in the log between here and `lsn` belong to this state; never above `lsn`.
     pub images_start: Lsn,
     /// Page images in the log up to here (of batches up to `lsn`, of the checkpoint behind it) belong to this state and are
     /// not known to be in their places yet; 0 if there are none.
     pub images_end: Lsn,
-    /// Bytes of the double-write area that belong to this state and are not known to be in their places yet; 0 if there are none.
-    pub double_bytes: u64,
+    /// Bytes of the doublewrite area that belong to this state and are not known to be in their places yet; 0 if there are none.
+    pub doublewrite_bytes: u64,
     /// Units from here on are unused.
     pub end: u64,
     /// The free map.
     pub map: MapPlace,
     /// The tree's numbers.
-    pub counts: Counts,
+    pub counts: TreeCounts,
 }
 
 impl Meta {
@@ -96,7 +96,13 @@ impl Meta {
     /// The same state once everything is in its place.
     pub fn settled(&self) -> Meta {
         let images_start = self.lsn;
-        Meta { sequence: self.sequence + 1, images_start, images_end: Lsn::ZERO, double_bytes: 0, ..*self }
+        Meta {
+            sequence: self.sequence + 1,
+            images_start,
+            images_end: Lsn::ZERO,
+            doublewrite_bytes: 0,
+            ..*self
+        }
     }
 
     /// The slot's bytes.
@@ -122,7 +128,7 @@ impl Meta {
             self.lsn.number(),
             self.images_start.number(),
             self.images_end.number(),
-            self.double_bytes,
+            self.doublewrite_bytes,
             self.end,
             map[0],
             map[1],
@@ -132,7 +138,7 @@ impl Meta {
             counts.inner_pages,
             counts.leaf_bytes,
             counts.extent_units,
-            self.floor.number(),
+            self.recovery_lsn.number(),
             self.replay_all.number(),
         ];
         let count = if magic == MAGIC { WORDS } else { WORDS_BEFORE };
@@ -171,18 +177,18 @@ impl Meta {
             root: next()?,
             height: next()?,
             lsn: next().map(Lsn::new)?,
-            floor: Lsn::ZERO,
+            recovery_lsn: Lsn::ZERO,
             replay_all: Lsn::ZERO,
             images_start: next().map(Lsn::new)?,
             images_end: next().map(Lsn::new)?,
-            double_bytes: next()?,
+            doublewrite_bytes: next()?,
             end: next()?,
             map: {
                 let [unit, second, third] = [next()?, next()?, next()?];
                 let crc = u32::try_from(next()?).ok()?;
                 match is_before {
                     true => MapPlace::Runs { run: (unit, second), bytes: third, crc },
-                    false => MapPlace::Pages(Entry {
+                    false => MapPlace::Pages(MapEntry {
                         unit,
                         side: second,
                         crc,
@@ -191,20 +197,20 @@ impl Meta {
                     }),
                 }
             },
-            counts: Counts {
+            counts: TreeCounts {
                 leaf_pages: next()?,
                 inner_pages: next()?,
                 leaf_bytes: next()?,
                 extent_units: next()?,
             },
         };
-        meta.floor = next().map(Lsn::new).unwrap_or(meta.lsn);
+        meta.recovery_lsn = next().map(Lsn::new).unwrap_or(meta.lsn);
         meta.replay_all = next().map(Lsn::new).unwrap_or(meta.lsn);
         let pages = meta.page_bytes.is_power_of_two() && (4 << 10..=64 << 10).contains(&meta.page_bytes);
         (pages
             && meta.height < 64
             && meta.images_start <= meta.lsn
-            && meta.floor <= meta.lsn
+            && meta.recovery_lsn <= meta.lsn
             && meta.offset() == offset
             && (FIRST_UNIT..UNITS_MAX).contains(&meta.end))
         .then_some(meta)
@@ -243,20 +249,20 @@ mod tests {
             root: 5,
             height: 2,
             lsn: Lsn::new(1000),
-            floor: Lsn::new(950),
+            recovery_lsn: Lsn::new(950),
             replay_all: Lsn::new(940),
             images_start: Lsn::new(900),
             images_end: Lsn::new(2000),
-            double_bytes: 7,
+            doublewrite_bytes: 7,
             end: 900,
-            map: MapPlace::Pages(Entry {
+            map: MapPlace::Pages(MapEntry {
                 unit: 77,
                 side: 1,
                 crc: 0x0102_0304,
                 free_units: 33,
                 longest_units: 9,
             }),
-            counts: Counts { leaf_pages: 6, inner_pages: 1, leaf_bytes: 50_000, extent_units: 12 },
+            counts: TreeCounts { leaf_pages: 6, inner_pages: 1, leaf_bytes: 50_000, extent_units: 12 },
         }
     }
 
@@ -310,8 +316,8 @@ mod tests {
         assert_eq!(bytes[4], 152);
         assert_eq!(bytes[16], b'1');
         assert_eq!(Meta::decode(&bytes, 4096), Some(before));
-        // Without a floor it holds every batch.
-        assert_eq!(decode_words(&bytes, 18), Some(Meta { floor: Lsn::new(1000), ..before }));
+        // Without a recovery LSN it holds every batch.
+        assert_eq!(decode_words(&bytes, 18), Some(Meta { recovery_lsn: Lsn::new(1000), ..before }));
         assert_eq!(decode_words(&bytes, 17), None);
     }
 

@@ -1,7 +1,7 @@
 //! The B-tree engine: fixed pages changed in place, large values in extents, one log before both.
 //!
 //! **No steal.** Between checkpoints changed pages live in memory alone, so what lies in the file is always what a
-//! checkpoint froze, and recovery is: that state, plus the batches behind its floor. Values and new pages go where nothing was, so a crash that
+//! checkpoint froze, and recovery is: that state, plus the batches behind its recovery LSN. Values and new pages go where nothing was, so a crash that
 //! tears them costs nothing. A page that a checkpoint overwrites may be torn while it is needed; the option `torn` says where its
 //! copy lies (`copies`).
 //!
@@ -16,24 +16,24 @@
 //! back:
 //!
 //! ```text
-//! BtreeEngine ─► work ─► schedule: next(&State) → Work, a pure function          report
+//! BtreeEngine ─► work ─► schedule: next(&FlushState) → FlushWork, a pure function    report
 //!   │
-//!   ├─► Writer (admission) ─► Checkpointer ─► Sweeper ─► Unreadable
-//!   │        │                      │            │
-//!   │        └────► Compactor ──────┴────────────┴─► Bounds
-//!   ├─► Reader (scan, ahead, explain)                                  each of them ─► Core
+//!   ├─► Writer (admission) ─► Checkpointer ─► ChangeBufferMerger ─► UnreadableRanges
+//!   │        │                      │                │
+//!   │        └────► Vacuumer ───────┴────────────────┴─► Bounds
+//!   ├─► Reader (scan, read_ahead, explain)                             each of them ─► Core
 //!   ├─► Verifier
 //!   ▼
 //! Core (growth, batch_images) ─► latch, copies, age, failure, map_pages
 //!   ▼
-//! latch ─► tree/ ─► buffer ─► aside        the tree: source, freemap/, page, meta
+//! latch ─► tree/ ─► change_buffer ─► set_aside    the tree: source, freemap/, page, meta
 //! map_pages ─► freemap/, pager/            the only one who knows the free map and the file
-//! copies ─► pager/, double, records
+//! copies ─► pager/, doublewrite, records
 //! pager/ ─► source, meta, page             the file and its pool, which is a PageSource
-//! source, meta, page, value, units         at the bottom
+//! source, meta, page, value, allocation_unit      at the bottom
 //!
-//! recovery ─► replay ─► tree/, pager/, map_pages, double     make what a Core is made of
-//! salvage ─► pager/, records, map_pages, double              a store that cannot be opened
+//! recovery ─► replay ─► tree/, pager/, map_pages, doublewrite     make what a Core is made of
+//! salvage ─► pager/, records, map_pages, doublewrite              a store that cannot be opened
 //! ```
 //!
 //! The tree knows no file: it finds pages in a `PageSource`, and where something is missing it says so with a `Miss`. The pager knows no
@@ -41,26 +41,25 @@
 //!
 //! # Lock order
 //!
-//! The turn to do flush work (`Checkpointer::turn`) → the compaction → the writer's mutex (one batch at a time; freezing) → the latch of the tree
+//! The turn to do flush work (`Checkpointer::turn`) → the vacuum → the writer's mutex (one batch at a time; freezing) → the latch of the tree
 //! (shared: one descent; exclusive: changes in memory, never a disk request) → the log's own. Nobody takes the latch who has it. What is asked
-//! for (`asked`, the target of a sweep) is locked for moments; inside, only the log's own is taken.
+//! for (`asked`, the target of a buffer merge) is locked for moments; inside, only the log's own is taken.
 //!
 //! The work classes are [`WorkClass::Log`] for the log and [`WorkClass::Flush`] for everything else.
 #![doc = include_str!("FORMAT.md")]
 
 mod admission;
 mod age;
-mod ahead;
-mod aside;
+mod allocation_unit;
 mod batch_images;
 mod bound;
-mod buffer;
+mod buffer_merge;
+mod change_buffer;
 mod checkpoint;
-mod compact;
 mod copies;
 mod core;
 pub mod decoders;
-mod double;
+mod doublewrite;
 mod explain;
 mod failure;
 mod freemap;
@@ -71,6 +70,7 @@ mod meta;
 mod options;
 mod page;
 mod pager;
+mod read_ahead;
 mod reader;
 mod records;
 mod recovery;
@@ -79,11 +79,11 @@ mod report;
 mod salvage;
 mod scan;
 mod schedule;
+mod set_aside;
 mod source;
-mod sweep;
 mod tree;
-mod units;
 mod unreadable;
+mod vacuum;
 mod value;
 mod verify;
 mod work;
@@ -102,15 +102,15 @@ use crate::base::clock::Clock;
 use crate::disk::{Disk, Purpose};
 use age::CheckpointAge;
 use bound::Bounds;
+use buffer_merge::ChangeBufferMerger;
 use checkpoint::Checkpointer;
-use compact::Compactor;
-use copies::Copies;
+use copies::PageCopies;
 use core::Core;
 use failure::WorkFailure;
 use latch::TreeLatch;
 use reader::Reader;
-use sweep::Sweeper;
-use unreadable::Unreadable;
+use unreadable::UnreadableRanges;
+use vacuum::Vacuumer;
 use verify::Verifier;
 use writer::Writer;
 
@@ -150,10 +150,10 @@ pub struct BtreeEngine {
     reader: Reader,
     writer: Writer,
     bounds: Arc<Bounds>,
-    unreadable: Arc<Unreadable>,
-    sweeper: Arc<Sweeper>,
+    unreadable: Arc<UnreadableRanges>,
+    merger: Arc<ChangeBufferMerger>,
     checkpointer: Arc<Checkpointer>,
-    compactor: Arc<Compactor>,
+    vacuumer: Arc<Vacuumer>,
     verifier: Verifier,
     opening: Opening,
 }
@@ -171,11 +171,11 @@ pub fn open(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>, options: &Options) -> Re
     recovered.log.set_file_bytes_max(options.checkpoint_log_bytes + recovered.log.segment_bytes());
     let replayed = recovered.replayed;
     let core = Arc::new(Core {
-        copies: Copies::new(recovered.double, options.torn, recovered.pager.page_bytes()),
+        copies: PageCopies::new(recovered.doublewrite, options.torn, recovered.pager.page_bytes()),
         pager: recovered.pager,
         log: recovered.log,
         tree: TreeLatch::new(recovered.tree, clock.clone()),
-        age: CheckpointAge::new(replayed.image_bytes, replayed.floor_image_bytes),
+        age: CheckpointAge::new(replayed.image_bytes, replayed.settled_image_bytes),
         failure: WorkFailure::default(),
         options: options.clone(),
         guard,
@@ -184,18 +184,18 @@ pub fn open(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>, options: &Options) -> Re
         event_log: Arc::default(),
     });
     let bounds = Arc::new(Bounds::new(core.clone()));
-    let unreadable = Arc::new(Unreadable::new(core.clone()));
-    let sweeper = Arc::new(Sweeper::new(core.clone(), bounds.clone(), unreadable.clone()));
+    let unreadable = Arc::new(UnreadableRanges::new(core.clone()));
+    let merger = Arc::new(ChangeBufferMerger::new(core.clone(), bounds.clone(), unreadable.clone()));
     let checkpointer = Arc::new(Checkpointer::new(
         core.clone(),
         bounds.clone(),
-        sweeper.clone(),
+        merger.clone(),
         unreadable.clone(),
         replayed.checkpoints,
     ));
-    let compactor = Arc::new(Compactor::new(core.clone(), bounds.clone()));
+    let vacuumer = Arc::new(Vacuumer::new(core.clone(), bounds.clone()));
     let writer =
-        Writer::new(core.clone(), bounds.clone(), sweeper.clone(), checkpointer.clone(), compactor.clone());
+        Writer::new(core.clone(), bounds.clone(), merger.clone(), checkpointer.clone(), vacuumer.clone());
     let (is_behind, damage) = {
         let tree = core.tree.read();
         (core.log_bytes(&tree) > 0, tree.space.damage())
@@ -209,9 +209,9 @@ pub fn open(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>, options: &Options) -> Re
         writer,
         bounds,
         unreadable,
-        sweeper,
+        merger,
         checkpointer,
-        compactor,
+        vacuumer,
         verifier: Verifier::new(core.clone()),
         opening,
         core,
@@ -255,7 +255,7 @@ impl Engine for BtreeEngine {
     }
 
     fn close(&self) -> Result<()> {
-        self.compactor.close();
+        self.vacuumer.close();
         // Twice at most: for a job on its way, and for what it left behind.
         while self.checkpointer.is_running() {
             self.flush()?;
@@ -301,13 +301,13 @@ impl super::Background for BtreeEngine {
             }
             Command::Flush | Command::Checkpoint => {
                 self.unreadable.ask_retry();
-                self.sweeper.restart();
+                self.merger.restart();
                 self.checkpointer.ask(done);
             }
             Command::Verify => self.verifier.ask(done),
-            Command::Compact => self.compactor.ask(done),
+            Command::Compact => self.vacuumer.ask(done),
             Command::CompactLevel(_) => {
-                let why = "a B-tree has no levels; compact without one moves what lies last into free space";
+                let why = "a B-tree has no levels; vacuum moves what lies last into free space";
                 return done(Err(Error::Invalid(why.to_string())));
             }
         }

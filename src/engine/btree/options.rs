@@ -15,7 +15,7 @@ words! {
         /// In the log: every changed page of every batch, as a whole. The dearest; there to compare with.
         Image,
         /// In an area of its own: every page that a checkpoint overwrites, once.
-        DoubleWrite,
+        Doublewrite,
         /// In the log: every page that a checkpoint overwrites, once; changes between are logical records.
         Delta,
     }

@@ -7,9 +7,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::ahead::ReadAhead;
 use super::core::Core;
-use super::source::Loaded;
+use super::read_ahead::ReadAhead;
+use super::source::LoadedPieces;
 use super::tree::Stop;
 use crate::disk::Purpose;
 use crate::engine::{ProbeMeter, Probes, Result, Tier};
@@ -17,20 +17,20 @@ use crate::engine::{ProbeMeter, Probes, Result, Tier};
 /// Reads of keys and of ranges.
 pub struct Reader {
     pub(super) core: Arc<Core>,
-    pub(super) ahead: ReadAhead,
+    pub(super) read_ahead: ReadAhead,
     probes: ProbeMeter,
 }
 
 impl Reader {
     /// Reads from `core`.
     pub fn new(core: Arc<Core>) -> Reader {
-        let ahead = ReadAhead::new(core.options.common.cache_bytes, core.pager.page_bytes());
-        Reader { core, ahead, probes: ProbeMeter::default() }
+        let read_ahead = ReadAhead::new(core.options.common.cache_bytes, core.pager.page_bytes());
+        Reader { core, read_ahead, probes: ProbeMeter::default() }
     }
 
     /// The value of `key`.
     pub fn get(&self, key: &[u8], tier: Tier) -> Result<Option<Bytes>> {
-        let mut loaded = Loaded::default();
+        let mut loaded = LoadedPieces::default();
         loop {
             let (epoch, height, found) = {
                 let tree = self.core.tree.read();

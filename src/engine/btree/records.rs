@@ -2,9 +2,9 @@
 
 use bytes::Bytes;
 
+use super::allocation_unit::UNIT_BYTES;
 use super::meta::Meta;
 use super::page::{LEVEL, SECTOR_BYTES};
-use super::units::UNIT_BYTES;
 use crate::engine::wal::{FIRST_KIND, RECORD_OVERHEAD_BYTES};
 use crate::engine::{Error, Lsn, PageKind, Result};
 
@@ -53,17 +53,17 @@ pub fn put_batch_image_header(target: &mut Vec<u8>, unit: u64, fresh: bool) {
 }
 
 /// Sectors of an image, by their index in the file, and the kind of its page.
-pub struct Image {
+pub struct PageImage {
     /// What its page is.
     pub kind: PageKind,
     /// Which sectors, and their bytes.
     pub sectors: Vec<(u64, Bytes)>,
 }
 
-impl Image {
+impl PageImage {
     /// The image in a record that ends at `lsn`, if it belongs to the state of `meta` and repairs something; an error if it is not
     /// what it says.
-    pub fn of_state(meta: &Meta, kind: u8, lsn: Lsn, payload: &Bytes) -> Result<Option<Image>> {
+    pub fn of_state(meta: &Meta, kind: u8, lsn: Lsn, payload: &Bytes) -> Result<Option<PageImage>> {
         let (header_bytes, changed) = match kind {
             IMAGE_KIND if lsn > meta.lsn && lsn <= meta.images_end => {
                 let changed = payload.get(8..).and_then(|bytes| bytes.first_chunk());
@@ -81,7 +81,7 @@ impl Image {
         })?;
         // A page that changed has a new checksum, so its first sector is always there.
         let level = payload.get(header_bytes + LEVEL).copied().unwrap_or_default();
-        Ok(Some(Image { kind: PageKind::of_level(level), sectors }))
+        Ok(Some(PageImage { kind: PageKind::of_level(level), sectors }))
     }
 }
 

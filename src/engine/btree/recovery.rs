@@ -1,9 +1,9 @@
 //! Opening: the newest durable state, then the log from its LSN on.
 //!
 //! 1. Read the meta pages; the newer whole one names LSN P, root and free map.
-//! 2. If the meta page says that copies in the double-write area belong to its state, or images in the log up to `images_end`, write
+//! 2. If the meta page says that copies in the doublewrite area belong to its state, or images in the log up to `images_end`, write
 //!    them to their places. Then say so in the other meta page.
-//! 3. Walk the log from the state's floor on, and apply what the pages lack: see [`Replay`].
+//! 3. Walk the log from the state's recovery LSN on, and apply what the pages lack: see [`Replay`].
 //!
 //! Each step may be cut off and done again from the start. A file that does not exist yet appears with its first meta page, whole
 //! or not at all.
@@ -14,18 +14,18 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::double::{self, DoubleWrite};
-use super::freemap::{Entry, FreeMap, end_max, read_runs};
+use super::allocation_unit::{FILE, FIRST_UNIT, UNIT_BYTES};
+use super::doublewrite::{self, DoublewriteArea};
+use super::freemap::{FreeMap, MapEntry, end_max, read_runs};
 use super::map_pages;
 use super::meta::{META_BYTES, MapPlace, Meta};
 use super::options::{Options, Torn};
 use super::page::LEVEL;
 use super::pager::{META_SLOTS_BYTES, Pager, read_meta};
-use super::records::Image;
+use super::records::PageImage;
 use super::replay::{Replay, Replayed};
 use super::source::is_unreadable;
 use super::tree::Tree;
-use super::units::{FILE, FIRST_UNIT, UNIT_BYTES};
 use crate::base::clock::Clock;
 use crate::disk::{Disk, Purpose, replace};
 use crate::engine::wal::{self, Log, is_segment};
@@ -38,8 +38,8 @@ const IMAGE_SECTORS_MAX: usize = 8 << 10;
 pub struct Recovered {
     /// The data file.
     pub pager: Pager,
-    /// The double-write area.
-    pub double: DoubleWrite,
+    /// The doublewrite area.
+    pub doublewrite: DoublewriteArea,
     /// The log, ready for appends.
     pub log: Log,
     /// The tree with every batch of the log.
@@ -70,14 +70,14 @@ pub fn recover(
     let file_units = size / UNIT_BYTES;
     // A meta page that a killed process wrote counts from here on: what only the other one needs may be overwritten.
     pager.sync(Purpose::Recovery)?;
-    let double = DoubleWrite::open(disk.clone())?;
-    if meta.double_bytes > 0 {
-        send_copies_home(&pager, &double, &meta)?;
+    let doublewrite = DoublewriteArea::open(disk.clone())?;
+    if meta.doublewrite_bytes > 0 {
+        send_copies_home(&pager, &doublewrite, &meta)?;
     }
     if meta.images_end > Lsn::ZERO {
         send_images_home(&*disk, &pager, &meta)?;
     }
-    if meta.double_bytes > 0 || meta.images_end > Lsn::ZERO {
+    if meta.doublewrite_bytes > 0 || meta.images_end > Lsn::ZERO {
         pager.sync(Purpose::Recovery)?;
         meta = meta.settled();
         pager.write_meta(&meta, PageCause::Recovery)?;
@@ -89,14 +89,14 @@ pub fn recover(
         end if file_units < end => space.cut(pager.grow(end, 0)?),
         _ => space.cut(file_units),
     }
-    let mut replay = Replay::new(Tree::new(meta, space), &pager, &double, options, guard);
+    let mut replay = Replay::new(Tree::new(meta, space), &pager, &doublewrite, options, guard);
     let log = Log::open(
         disk,
         clock,
         wake_signal,
         options.common.sync,
         options.common.log_segment_bytes,
-        meta.floor,
+        meta.recovery_lsn,
         &std::collections::BTreeSet::new(),
         &mut |kind, lsn, payload| replay.record(kind, lsn, &payload),
     )?;
@@ -106,21 +106,21 @@ pub fn recover(
     reaches(log.end(), tree.durable.lsn)?;
     if replayed.checkpoints > 0 {
         log::info!("replaying the log took {} checkpoints", replayed.checkpoints);
-        log.release(tree.durable.floor);
+        log.release(tree.durable.recovery_lsn);
     }
-    let kept_bytes = double::kept_bytes(pager.page_bytes(), guard.reserve_bytes());
-    if options.torn != Torn::DoubleWrite {
-        double.cut(kept_bytes)?;
+    let kept_bytes = doublewrite::kept_bytes(pager.page_bytes(), guard.reserve_bytes());
+    if options.torn != Torn::Doublewrite {
+        doublewrite.cut(kept_bytes)?;
     }
     if guard.spare_bytes() >= kept_bytes {
-        match double.make_room(kept_bytes) {
+        match doublewrite.make_room(kept_bytes) {
             // The next opening may find room.
             Err(Error::NoSpace) => {}
             other => other?,
         }
     }
     tree.start_images(options.torn, log.end());
-    Ok(Recovered { pager, double, log, tree, replayed, read_bytes })
+    Ok(Recovered { pager, doublewrite, log, tree, replayed, read_bytes })
 }
 
 /// That the log, which ends at `end`, has all that pages need, which is up to `needed`.
@@ -132,10 +132,10 @@ fn reaches(end: Lsn, needed: Lsn) -> Result<()> {
     Err(Error::corrupt("log", 0, what))
 }
 
-/// Writes the pages of the double-write area that belong to the state of `meta` to their places.
-fn send_copies_home(pager: &Pager, double: &DoubleWrite, meta: &Meta) -> Result<()> {
-    let mut named_bytes = meta.double_bytes;
-    double.each(meta, &mut |unit, page| {
+/// Writes the pages of the doublewrite area that belong to the state of `meta` to their places.
+fn send_copies_home(pager: &Pager, doublewrite: &DoublewriteArea, meta: &Meta) -> Result<()> {
+    let mut named_bytes = meta.doublewrite_bytes;
+    doublewrite.each(meta, &mut |unit, page| {
         named_bytes = named_bytes.saturating_sub(page.len() as u64);
         let kind = PageKind::of_level(page.get(LEVEL).copied().unwrap_or_default());
         pager.count_read(kind, Purpose::Recovery, 1, page.len() as u64);
@@ -147,9 +147,9 @@ fn send_copies_home(pager: &Pager, double: &DoubleWrite, meta: &Meta) -> Result<
 
 /// Writes the images in the log that belong to the state of `meta` to their places, in their order.
 fn send_images_home(disk: &dyn Disk, pager: &Pager, meta: &Meta) -> Result<()> {
-    let mut images = Images { pager, sectors: BTreeMap::new() };
+    let mut images = PageImages { pager, sectors: BTreeMap::new() };
     let end = wal::read(disk, meta.images_start, &mut |kind, lsn, payload| {
-        if let Some(image) = Image::of_state(meta, kind, lsn, &payload)? {
+        if let Some(image) = PageImage::of_state(meta, kind, lsn, &payload)? {
             images.add(image)?;
         }
         let is_last = lsn >= meta.images_end;
@@ -159,16 +159,16 @@ fn send_images_home(disk: &dyn Disk, pager: &Pager, meta: &Meta) -> Result<()> {
     images.write()
 }
 
-/// Images of pages on the way to their places.
-struct Images<'a> {
+/// PageImages of pages on the way to their places.
+struct PageImages<'a> {
     pager: &'a Pager,
     /// The newest of each sector, with the kind of its page.
     sectors: BTreeMap<u64, (PageKind, Bytes)>,
 }
 
-impl Images<'_> {
+impl PageImages<'_> {
     /// Takes those of one.
-    fn add(&mut self, image: Image) -> Result<()> {
+    fn add(&mut self, image: PageImage) -> Result<()> {
         let kind = image.kind;
         self.sectors.extend(image.sectors.into_iter().map(|(sector, bytes)| (sector, (kind, bytes))));
         if self.sectors.len() >= IMAGE_SECTORS_MAX { self.write() } else { Ok(()) }
@@ -194,7 +194,7 @@ fn open_map(pager: &Pager, meta: &Meta, file_units: u64) -> Result<FreeMap> {
     if end > end_max(file_units) {
         return Err(Error::corrupt(FILE, meta.offset(), "a meta page of a far longer file"));
     }
-    let mut read = |entry: &Entry| pager.read_map_page(entry.unit, entry.crc, Purpose::Recovery);
+    let mut read = |entry: &MapEntry| pager.read_map_page(entry.unit, entry.crc, Purpose::Recovery);
     let mut map = match meta.map {
         MapPlace::Pages(root) => FreeMap::open(root, end, file_units, &mut read)?,
         MapPlace::Runs { run: (_, 0), .. } => FreeMap::new(end, file_units),

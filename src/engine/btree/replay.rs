@@ -1,6 +1,6 @@
 //! Replay: brings what the log has behind a durable state into the tree.
 //!
-//! The pages of a state at LSN P with floor F hold every batch up to F, and of those up to P every one that did not wait in the
+//! The pages of a state at LSN P with recovery LSN F hold every batch up to F, and of those up to P every one that did not wait in the
 //! change buffer.
 //!
 //! 1. Between F and P, a batch of nothing but small puts may have waited: it waits again. Any other is in the pages, so it only takes its
@@ -11,14 +11,14 @@
 //! says so (`replay_all`), and from a batch on that was set aside and logged again, since nobody knows whether its page has been
 //! read since. That leads to the same state, whichever of them the pages had already: the last change of each key counts.
 //!
-//! What belongs to a page that cannot be read is set aside ([`super::aside`]), so that the store opens.
+//! What belongs to a page that cannot be read is set aside ([`super::set_aside`]), so that the store opens.
 //!
 //! # Memory
 //!
 //! Where what was replayed takes more memory than `dirty_max`, which may have been larger when the log was written, a checkpoint brings it
 //! home before the replay goes on. It needs nothing of the log but that it is durable as far as it was read: the copies of pages go to the
-//! double-write area, whatever `torn` is, and its state says that none lie in the log. An opening after a crash goes on from there. If it is
-//! the buffer that takes the memory, all of it is swept; between F and P that puts changes of an earlier moment into pages of a later one, so
+//! doublewrite area, whatever `torn` is, and its state says that none lie in the log. An opening after a crash goes on from there. If it is
+//! the buffer that takes the memory, all of it is merged; between F and P that puts changes of an earlier moment into pages of a later one, so
 //! every batch is applied from there on.
 //!
 //! A disk without room for the area opens all the same, with more memory.
@@ -27,18 +27,18 @@
 //!
 //! What a replay leaves dirty needs copies in the log, whose files may have no room for them: before a crash they could have been made
 //! longer, but then others took the disk. So where less than the reserve is free, checkpoints come before there are more copies than the area has
-//! room for without the disk, which always keeps some ([`double::kept_bytes`]), and in the end all is brought home. Then the files of the
+//! room for without the disk, which always keeps some ([`doublewrite::kept_bytes`]), and in the end all is brought home. Then the files of the
 //! log are free, and deletes go on in them.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::age::Mark;
-use super::buffer::share;
-use super::copies::count_double;
-use super::double::{self, DoubleWrite};
-use super::freemap::{FreeMap, Needs, Request};
+use super::age::LogPoint;
+use super::change_buffer::share;
+use super::copies::count_doublewrite;
+use super::doublewrite::{self, DoublewriteArea};
+use super::freemap::{FreeMap, GroupRequest, SpaceNeeds};
 use super::growth::ahead_units;
 use super::map_pages;
 use super::meta::MapPlace;
@@ -46,19 +46,19 @@ use super::options::Options;
 use super::page::Page;
 use super::pager::Pager;
 use super::records::{ASIDE_KIND, BATCH_IMAGE_KIND, IMAGE_KIND};
-use super::source::{Loaded, Piece, is_unreadable};
-use super::tree::{Pins, StepMax, Stop, SweepPlan, Tree};
+use super::source::{LoadedPieces, Piece, is_unreadable};
+use super::tree::{BufferMergeLimit, BufferMergePlan, Pins, Stop, Tree};
 use crate::disk::Purpose;
 use crate::engine::wal::{FIRST_KIND, RECORD_OVERHEAD_BYTES};
 use crate::engine::{Batch, Error, Lsn, Operation, PageCause, Result, SpaceGuard, Tier};
 
-/// Share of the dirty bytes that puts which wait may take: the pages that a sweep makes dirty need the rest.
+/// Share of the dirty bytes that puts which wait may take: the pages that a buffer merge makes dirty need the rest.
 const SHARE_WAITING: (u64, u64) = (3, 4);
-/// Share of them that are worth a checkpoint: what a sweep makes dirty beside what waits still.
+/// Share of them that are worth a checkpoint: what a buffer merge makes dirty beside what waits still.
 const SHARE_CHECKPOINT: (u64, u64) = (1, 8);
 /// Share of the area after which a checkpoint comes on a full disk: the next batch changes pages, too.
 const SHARE_AREA: u64 = 2;
-/// Leaves that a step of a sweep changes there, as a share of the pages that the area has room for: each may have a neighbour, and pages above.
+/// Leaves that a step of a buffer merge changes there, as a share of the pages that the area has room for: each may have a neighbour, and pages above.
 const SHARE_STEP: u64 = 8;
 /// A request writes about this much: a buffer that no limit counts.
 const WORK_BYTES: usize = 1 << 20;
@@ -67,7 +67,7 @@ const WORK_BYTES: usize = 1 << 20;
 pub struct Replay<'a> {
     tree: Tree,
     pager: &'a Pager,
-    double: &'a DoubleWrite,
+    doublewrite: &'a DoublewriteArea,
     options: &'a Options,
     guard: &'a SpaceGuard,
     /// The pages that it began with have every batch up to here, but for those that waited.
@@ -75,7 +75,7 @@ pub struct Replay<'a> {
     /// Every batch is applied.
     is_whole: bool,
     /// How far the log has been read.
-    at: Mark,
+    at: LogPoint,
     /// The disk had no room for a checkpoint.
     is_without_room: bool,
     result: Replayed,
@@ -86,8 +86,8 @@ pub struct Replay<'a> {
 pub struct Replayed {
     /// Bytes of images in the log.
     pub image_bytes: u64,
-    /// Those before the floor of the durable state.
-    pub floor_image_bytes: u64,
+    /// Those before the recovery LSN of the durable state.
+    pub settled_image_bytes: u64,
     /// Checkpoints on the way.
     pub checkpoints: u64,
 }
@@ -97,7 +97,7 @@ impl<'a> Replay<'a> {
     pub fn new(
         tree: Tree,
         pager: &'a Pager,
-        double: &'a DoubleWrite,
+        doublewrite: &'a DoublewriteArea,
         options: &'a Options,
         guard: &'a SpaceGuard,
     ) -> Replay<'a> {
@@ -105,16 +105,16 @@ impl<'a> Replay<'a> {
         let mut replay = Replay {
             tree,
             pager,
-            double,
+            doublewrite,
             options,
             guard,
             lsn: meta.lsn,
             is_whole: false,
-            at: Mark { lsn: meta.floor, image_bytes: 0 },
+            at: LogPoint { lsn: meta.recovery_lsn, image_bytes: 0 },
             is_without_room: false,
             result: Replayed::default(),
         };
-        if meta.floor < meta.replay_all {
+        if meta.recovery_lsn < meta.replay_all {
             replay.apply_all();
         }
         replay
@@ -171,7 +171,7 @@ impl<'a> Replay<'a> {
             self.tree.buffer.add(&batch, self.at);
             return Ok(());
         }
-        let mut loaded = Loaded::default();
+        let mut loaded = LoadedPieces::default();
         let mut pins = Pins::new();
         loop {
             match self.tree.plan(self.pager, &loaded, &batch, &mut pins) {
@@ -193,11 +193,11 @@ impl<'a> Replay<'a> {
                     Err(error) => return Err(error),
                 },
                 Err(Stop::Failed(error)) => {
-                    let part = |operation: &Operation| {
-                        self.tree.unreadable_part(self.pager, &loaded, operation.key())
+                    let range = |operation: &Operation| {
+                        self.tree.unreadable_range(self.pager, &loaded, operation.key())
                     };
-                    let part = batch.operations().iter().find_map(part).ok_or(error)?;
-                    self.tree.buffer.set_aside(part, self.at);
+                    let range = batch.operations().iter().find_map(range).ok_or(error)?;
+                    self.tree.buffer.set_aside(range, self.at);
                     batch = self.tree.buffer.aside.divide(batch);
                     pins.clear();
                 }
@@ -217,7 +217,7 @@ impl<'a> Replay<'a> {
     }
 
     /// Takes space in the file. False if that took a checkpoint, which frees what was overwritten: then the plan holds no more.
-    fn take_space(&mut self, needs: Needs) -> Result<bool> {
+    fn take_space(&mut self, needs: SpaceNeeds) -> Result<bool> {
         self.load_map(|map| needs.wanted(map))?;
         match self.grow_for(needs, ahead_units(self.guard, self.options, self.tree.space.end())) {
             Err(Error::NoSpace) if self.tree.active_bytes() > 0 && self.checkpoint()? => Ok(false),
@@ -226,7 +226,7 @@ impl<'a> Replay<'a> {
     }
 
     /// Brings groups of the free map into memory.
-    fn load_map(&mut self, wanted: impl Fn(&FreeMap) -> Option<Request>) -> Result<()> {
+    fn load_map(&mut self, wanted: impl Fn(&FreeMap) -> Option<GroupRequest>) -> Result<()> {
         // What cannot be read is told when all is replayed.
         let (map, tell) = (&mut self.tree.space, |_| {});
         map_pages::load(map, self.pager, Tier::Disk, Purpose::Recovery, wanted, tell)
@@ -234,7 +234,7 @@ impl<'a> Replay<'a> {
 
     /// Makes the free end of the file long enough for `needs`, if there are no free runs that are, and `ahead_units` longer if there is
     /// room.
-    fn grow_for(&mut self, needs: Needs, ahead_units: u64) -> Result<()> {
+    fn grow_for(&mut self, needs: SpaceNeeds, ahead_units: u64) -> Result<()> {
         if let Some(units) = needs.lacking(&self.tree.space) {
             let units = self.pager.grow(units, ahead_units)?;
             self.tree.space.set_file_units(units);
@@ -259,13 +259,13 @@ impl<'a> Replay<'a> {
         if self.at.lsn < self.lsn {
             self.apply_all();
         }
-        self.sweep()
+        self.merge_buffer()
     }
 
-    /// Sweeps all that waits, with checkpoints in between.
-    fn sweep(&mut self) -> Result<()> {
+    /// Merges everything that waits into pages, with checkpoints in between.
+    fn merge_buffer(&mut self) -> Result<()> {
         let pages_max = share(self.options.dirty_bytes_max, SHARE_CHECKPOINT);
-        while self.sweep_some()? {
+        while self.merge_some()? {
             let is_due = self.tree.active_bytes() >= pages_max || self.fills_area();
             if is_due && !self.checkpoint()? {
                 return Ok(());
@@ -276,8 +276,8 @@ impl<'a> Replay<'a> {
 
     /// Bytes of the area that there are, or could be.
     fn area_bytes(&self) -> u64 {
-        let kept_bytes = double::kept_bytes(self.pager.page_bytes(), self.guard.reserve_bytes());
-        self.double.allocated_bytes().max(kept_bytes)
+        let kept_bytes = doublewrite::kept_bytes(self.pager.page_bytes(), self.guard.reserve_bytes());
+        self.doublewrite.allocated_bytes().max(kept_bytes)
     }
 
     /// Whether the disk is full, so that copies of dirty pages may find no room but in the area, and these fill their share of it.
@@ -297,7 +297,7 @@ impl<'a> Replay<'a> {
             return Ok(());
         }
         if !self.tree.buffer.is_empty() {
-            self.sweep()?;
+            self.merge_buffer()?;
         }
         if self.tree.active_bytes() > 0 && !self.is_without_room {
             self.checkpoint()?;
@@ -305,35 +305,35 @@ impl<'a> Replay<'a> {
         Ok(())
     }
 
-    /// The next step of a sweep; false if it was the last, or the disk has no room for it.
-    fn sweep_some(&mut self) -> Result<bool> {
-        self.tree.buffer.begin_sweep(self.at);
+    /// The next step of a buffer merge; false if it was the last, or the disk has no room for it.
+    fn merge_some(&mut self) -> Result<bool> {
+        self.tree.buffer.begin_merge(self.at);
         let max = match self.is_short() {
             true => {
                 let pages = self.area_bytes() / self.pager.page_bytes() as u64;
-                StepMax::of_leaves((pages / SHARE_STEP).max(1))
+                BufferMergeLimit::of_leaves((pages / SHARE_STEP).max(1))
             }
-            false => StepMax::USUAL,
+            false => BufferMergeLimit::USUAL,
         };
-        let (mut loaded, mut max) = (Loaded::default(), max);
-        let smallest = StepMax::smallest(self.pager.page_bytes());
+        let (mut loaded, mut max) = (LoadedPieces::default(), max);
+        let smallest = BufferMergeLimit::smallest(self.pager.page_bytes());
         loop {
             let epoch = self.tree.epoch;
-            match self.tree.plan_sweep(self.pager, &loaded, max)? {
-                SweepPlan::Read(miss) => match self.pager.read(miss, Purpose::Recovery) {
+            match self.tree.plan_buffer_merge(self.pager, &loaded, max)? {
+                BufferMergePlan::Read(miss) => match self.pager.read(miss, Purpose::Recovery) {
                     Ok((unit, piece)) => loaded.add(epoch, unit, piece),
                     Err(error) if is_unreadable(&error) => loaded.fail(epoch, miss.unit(), error),
                     Err(error) => return Err(error),
                 },
-                SweepPlan::SetAside(part) => self.tree.buffer.set_aside(part, self.at),
-                SweepPlan::ReadLeaves(units) => {
+                BufferMergePlan::SetAside(range) => self.tree.buffer.set_aside(range, self.at),
+                BufferMergePlan::ReadLeaves(units) => {
                     self.pager.load_leaves(epoch, units, Purpose::Recovery, &mut loaded)?;
                 }
-                SweepPlan::Make(step, needs) => match self.take_space(needs) {
+                BufferMergePlan::Make(step, needs) => match self.take_space(needs) {
                     Ok(true) => {
                         // Alone with its pages, a change need not copy them.
                         drop(loaded);
-                        return Ok(self.tree.make_sweep_step(step, self.pager));
+                        return Ok(self.tree.make_buffer_merge_step(step, self.pager));
                     }
                     // A checkpoint has freed what was overwritten, and changed the tree.
                     Ok(false) => {}
@@ -362,10 +362,10 @@ impl<'a> Replay<'a> {
     fn checkpoint(&mut self) -> Result<bool> {
         let chunk_pages = (WORK_BYTES / self.pager.page_bytes()).max(1);
         let copies = self.tree.copies_max() as usize;
-        let copies_bytes = double::area_bytes(copies, self.pager.page_bytes(), chunk_pages);
+        let copies_bytes = doublewrite::area_bytes(copies, self.pager.page_bytes(), chunk_pages);
         self.load_map(FreeMap::wanted_for_homes)?;
-        let room = match self.grow_for(Needs::default(), 0) {
-            Ok(()) if copies_bytes > 0 => self.double.make_room(copies_bytes),
+        let room = match self.grow_for(SpaceNeeds::default(), 0) {
+            Ok(()) if copies_bytes > 0 => self.doublewrite.make_room(copies_bytes),
             other => other,
         };
         match room {
@@ -385,12 +385,12 @@ impl<'a> Replay<'a> {
         map_pages::write_some(&mut self.tree.space, self.pager, &mut changes, 0, usize::MAX)?;
         meta.map = MapPlace::Pages(changes.root(&self.tree.space));
         for pages in in_place.chunks(chunk_pages) {
-            meta.double_bytes += self.double.write(meta.double_bytes, meta.lsn, pages)?;
-            count_double(self.pager, pages);
+            meta.doublewrite_bytes += self.doublewrite.write(meta.doublewrite_bytes, meta.lsn, pages)?;
+            count_doublewrite(self.pager, pages);
         }
         self.pager.sync(Purpose::Checkpoint)?;
-        if meta.double_bytes > 0 {
-            self.double.sync()?;
+        if meta.doublewrite_bytes > 0 {
+            self.doublewrite.sync()?;
         }
         self.pager.write_meta(&meta, PageCause::Checkpoint)?;
         self.pager.sync(Purpose::Manifest)?;
@@ -399,7 +399,7 @@ impl<'a> Replay<'a> {
         map_pages::release_some(&mut self.tree.space, &changes, 0, usize::MAX);
         map_pages::drop_groups(&mut self.tree.space, self.options.common.cache_bytes);
         self.send_home(&in_place)?;
-        self.result.floor_image_bytes = frozen.floor_image_bytes;
+        self.result.settled_image_bytes = frozen.settled_image_bytes;
         self.result.checkpoints += 1;
         // The next batches need them again.
         let pages = fresh.into_iter().filter(|(_, piece)| matches!(piece, Piece::Page(_)));

@@ -1,9 +1,9 @@
 //! What the engine looks like, for reports.
 
 use super::BtreeEngine;
+use super::allocation_unit::UNIT_BYTES;
 use super::page::HEADER_BYTES;
-use super::units::UNIT_BYTES;
-use crate::engine::{Debt, Memory, Shape, Tree};
+use crate::engine::{BtreeShape, Debt, Memory, Shape};
 
 impl BtreeEngine {
     /// The whole of it, at one moment.
@@ -12,7 +12,7 @@ impl BtreeEngine {
         let jobs = self.checkpointer.describe();
         let (checkpoints, checkpoint_time) = self.checkpointer.ended();
         let tree = self.core.tree.read();
-        let log_bytes = self.core.age.log_bytes(tree.durable.floor, log.end);
+        let log_bytes = self.core.age.log_bytes(tree.durable.recovery_lsn, log.end);
         let (counts, page_bytes) = (tree.counts, self.core.pager.page_bytes() as u64);
         let [leaves, inner, extents] = self.core.pager.lookups();
         let (latch_waits, latch_wait_time) = self.core.tree.waits();
@@ -21,7 +21,7 @@ impl BtreeEngine {
         Shape {
             engine: "btree",
             variant: self.core.options.torn.name(),
-            tree: Some(Tree {
+            tree: Some(BtreeShape {
                 page_bytes,
                 height: tree.height,
                 leaf_pages: counts.leaf_pages,

@@ -8,7 +8,7 @@
 //!    the highest level first.
 //! 4. Without a meta page, or if the tree of an older one does not add up, the root is the page of the highest level that no other
 //!    refers to.
-//! 5. Then the batches of the log behind the floor of that state.
+//! 5. Then the batches of the log behind the recovery LSN of that state.
 //!
 //! # What is lost
 //!
@@ -21,15 +21,15 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::double::{self, DoubleWrite};
-use super::freemap::{Run, end_max, read_runs};
+use super::allocation_unit::{FILE, FIRST_UNIT, UNIT_BYTES};
+use super::doublewrite::{self, DoublewriteArea};
+use super::freemap::{UnitRun, end_max, read_runs};
 use super::map_pages::read_unused;
 use super::meta::{META_BYTES, MapPlace, Meta};
 use super::options::Options;
-use super::page::{Page, Stored};
+use super::page::{CellValue, Page};
 use super::pager::Pager;
-use super::records::{ASIDE_KIND, Image};
-use super::units::{FILE, FIRST_UNIT, UNIT_BYTES};
+use super::records::{ASIDE_KIND, PageImage};
 use crate::disk::{Disk, Purpose};
 use crate::engine::salvage::{Keys, Loss, Sink, open_if_there};
 use crate::engine::wal::{self, FIRST_KIND};
@@ -40,7 +40,7 @@ const LEVELS_MAX: u8 = 64;
 
 /// Whether `name` is a file of ours beside the log.
 pub fn is_file(name: &str) -> bool {
-    name == FILE || name == double::FILE
+    name == FILE || name == doublewrite::FILE
 }
 
 /// A page that the walk could not use.
@@ -113,9 +113,9 @@ pub fn salvage(disk: Arc<dyn Disk>, options: &Options, sink: &mut Sink<'_>) -> R
         None => salvage.take_pages()?,
     }
     let Salvage { mut losses, sink, .. } = salvage;
-    // The pages are ahead of the floor, so the log must have been durable as far as they go.
+    // The pages are ahead of the recovery LSN, so the log must have been durable as far as they go.
     let durable = trusted.map_or(Lsn::ZERO, |meta| meta.lsn.max(meta.images_end));
-    losses.extend(replay(&*disk, trusted.map(|meta| meta.floor), durable, sink)?);
+    losses.extend(replay(&*disk, trusted.map(|meta| meta.recovery_lsn), durable, sink)?);
     Ok(losses)
 }
 
@@ -131,18 +131,18 @@ fn replay(disk: &dyn Disk, from: Option<Lsn>, durable: Lsn, sink: &mut Sink<'_>)
 
 /// Writes the copies of pages that belong to the state of `meta` to their places.
 fn send_home(disk: &Arc<dyn Disk>, pager: &Pager, meta: &Meta, losses: &mut Vec<Loss>) -> Result<()> {
-    if meta.double_bytes > 0 {
+    if meta.doublewrite_bytes > 0 {
         let mut copies = Vec::new();
         let mut take = |unit: u64, page: &[u8]| {
             copies.push((unit, page.to_vec()));
             Ok(())
         };
         // None of them, if one is damaged.
-        match DoubleWrite::open(disk.clone()).and_then(|double| double.each(meta, &mut take)) {
+        match DoublewriteArea::open(disk.clone()).and_then(|doublewrite| doublewrite.each(meta, &mut take)) {
             Ok(()) => copies.iter().try_for_each(|(unit, page)| pager.repair_page(*unit, page))?,
             Err(error) => {
                 losses.push(Loss::new(
-                    double::FILE,
+                    doublewrite::FILE,
                     0,
                     error.to_string(),
                     Some(Keys::between(None, Some(b""))),
@@ -156,7 +156,7 @@ fn send_home(disk: &Arc<dyn Disk>, pager: &Pager, meta: &Meta, losses: &mut Vec<
     let mut sectors = BTreeMap::new();
     // Its losses are named when the batches are read.
     wal::salvage::salvage(&**disk, Some(meta.images_start), Lsn::ZERO, &mut |kind, lsn, payload| {
-        let image = Image::of_state(meta, kind, lsn, &payload).ok().flatten();
+        let image = PageImage::of_state(meta, kind, lsn, &payload).ok().flatten();
         sectors.extend(image.into_iter().flat_map(|image| image.sectors));
         Ok(())
     })?;
@@ -164,7 +164,7 @@ fn send_home(disk: &Arc<dyn Disk>, pager: &Pager, meta: &Meta, losses: &mut Vec<
 }
 
 /// Runs of units that nothing lies in, ascending; `None` if the map cannot be read.
-fn free_runs(pager: &Pager, meta: &Meta, file_units: u64) -> Option<Vec<Run>> {
+fn free_runs(pager: &Pager, meta: &Meta, file_units: u64) -> Option<Vec<UnitRun>> {
     match meta.map {
         MapPlace::Pages(_) if meta.end > end_max(file_units) => None,
         MapPlace::Pages(root) => read_unused(pager, root, meta.end, Purpose::Recovery),
@@ -175,7 +175,7 @@ fn free_runs(pager: &Pager, meta: &Meta, file_units: u64) -> Option<Vec<Run>> {
     }
 }
 
-fn is_free(runs: &[Run], unit: u64) -> bool {
+fn is_free(runs: &[UnitRun], unit: u64) -> bool {
     let after = runs.partition_point(|(start, _)| *start <= unit);
     after.checked_sub(1).is_some_and(|index| unit < runs[index].0 + runs[index].1)
 }
@@ -200,7 +200,7 @@ impl Salvage<'_, '_> {
         leaves == meta.counts.leaf_pages
     }
 
-    fn take_tree(&mut self, meta: &Meta, free: Option<&[Run]>) -> Result<()> {
+    fn take_tree(&mut self, meta: &Meta, free: Option<&[UnitRun]>) -> Result<()> {
         if meta.height > 0 {
             let level = u8::try_from(meta.height - 1).unwrap_or(LEVELS_MAX);
             self.page(meta.root, level, Keys::ALL)?;
@@ -267,7 +267,7 @@ impl Salvage<'_, '_> {
     }
 
     /// Pages that were not reached and are not free, the highest level first.
-    fn candidates(&self, free: &[Run], end: u64) -> Vec<Candidate> {
+    fn candidates(&self, free: &[UnitRun], end: u64) -> Vec<Candidate> {
         let last = end.min(self.file_units).saturating_sub(self.pager.page_units());
         let mut found = Vec::new();
         for unit in FIRST_UNIT..=last {
@@ -334,13 +334,13 @@ impl Salvage<'_, '_> {
         }
         for index in 0..page.count() {
             let key = page.key(index);
-            let value = match page.stored(index) {
-                Stored::Inline(value) => Bytes::copy_from_slice(value),
-                Stored::Extent(extent) if !extent.is_possible() => {
+            let value = match page.cell_value(index) {
+                CellValue::Inline(value) => Bytes::copy_from_slice(value),
+                CellValue::Extent(extent) if !extent.is_possible() => {
                     self.lose(unit, "an extent that cannot be".to_string(), Keys::one(key));
                     continue;
                 }
-                Stored::Extent(extent) => match self.pager.read_values(&[extent], Purpose::Recovery) {
+                CellValue::Extent(extent) => match self.pager.read_values(&[extent], Purpose::Recovery) {
                     Ok(mut values) => values.pop().unwrap_or_default(),
                     Err(error) => {
                         self.lose(extent.unit, error.to_string(), Keys::one(key));

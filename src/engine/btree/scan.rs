@@ -1,6 +1,6 @@
 //! Scans: leaf by leaf, a part at a time, each with all its values before it is visited.
 //!
-//! 1. A scan that continues another and must read the disk at all also reads the values of its window ([`super::ahead`]), with the same
+//! 1. A scan that continues another and must read the disk at all also reads the values of its window ([`super::read_ahead`]), with the same
 //!    requests as far as they lie together. They go into the pool, where the next scans find them.
 //! 2. A window ends where keys differ in more than their last four bytes from the start of the scan: at the end of a file, so
 //!    to speak, though nobody here knows of files.
@@ -11,8 +11,8 @@ use bytes::Bytes;
 
 use super::page::Extent;
 use super::reader::Reader;
-use super::source::{Loaded, Miss, Piece};
-use super::tree::{Chunk, Item, Stop};
+use super::source::{LoadedPieces, Miss, Piece};
+use super::tree::{ScanChunk, ScanItem, Stop};
 use super::value::Value;
 use crate::disk::Purpose;
 use crate::engine::{Error, KeyRange, Result, Tier, Visit};
@@ -33,13 +33,13 @@ impl Reader {
     pub fn scan(&self, range: KeyRange<'_>, tier: Tier, visit: &mut Visit<'_>) -> Result<()> {
         let mut start = range.start.to_vec();
         // In memory a scan counts when it succeeds: else it comes again.
-        let window_bytes = if tier == Tier::Disk { self.ahead.note(range) } else { 0 };
-        let (mut leaves, mut loaded) = (1, Loaded::default());
+        let window_bytes = if tier == Tier::Disk { self.read_ahead.note(range) } else { 0 };
+        let (mut leaves, mut loaded) = (1, LoadedPieces::default());
         loop {
             let chunk = self.chunk(&start, range.end, tier, (leaves, window_bytes), &mut loaded)?;
             // Leaves read ahead are taken from here, so that the pool does not hold them for pages that are asked for again.
             loaded.keep_pages(LOADED_PAGES_MAX);
-            leaves = self.ahead.more_leaves(leaves);
+            leaves = self.read_ahead.more_leaves(leaves);
             for (key, item) in &chunk.entries {
                 if let Some(value) = chunk.value(item)
                     && visit(chunk.at(key), value).is_break()
@@ -51,7 +51,7 @@ impl Reader {
                 Some(next) => start = next,
                 None => {
                     if tier == Tier::Memory {
-                        self.ahead.note(range);
+                        self.read_ahead.note(range);
                     }
                     return Ok(());
                 }
@@ -67,8 +67,8 @@ impl Reader {
         end: Option<&[u8]>,
         tier: Tier,
         (leaves, mut window_bytes): (usize, usize),
-        loaded: &mut Loaded,
-    ) -> Result<Chunk> {
+        loaded: &mut LoadedPieces,
+    ) -> Result<ScanChunk> {
         'again: loop {
             let (epoch, found) = {
                 let tree = self.core.tree.read();
@@ -88,8 +88,8 @@ impl Reader {
                 .entries
                 .iter()
                 .filter_map(|(_, item)| match item {
-                    Item::Absent(extent) => Some(*extent),
-                    Item::Inline(_) | Item::Ready(_) => None,
+                    ScanItem::Absent(extent) => Some(*extent),
+                    ScanItem::Inline(_) | ScanItem::Ready(_) => None,
                 })
                 .collect();
             if absent.is_empty() {
@@ -129,7 +129,7 @@ impl Reader {
         miss: Miss,
         (key, end): (&[u8], Option<&[u8]>),
         leaves: usize,
-        loaded: &mut Loaded,
+        loaded: &mut LoadedPieces,
     ) -> Result<()> {
         let read = match miss {
             Miss::Page(unit) if leaves > 1 => {
@@ -150,7 +150,7 @@ impl Reader {
         start: &[u8],
         from: &[u8],
         window_bytes: usize,
-        loaded: &mut Loaded,
+        loaded: &mut LoadedPieces,
     ) -> Result<Vec<Extent>> {
         let prefix = &start[..start.len().saturating_sub(SUFFIX_BYTES)];
         let (mut extents, mut bytes, mut from) = (Vec::new(), 0, from.to_vec());
@@ -174,12 +174,12 @@ impl Reader {
                 }
                 // What is in memory is part of the window, too.
                 bytes += match item {
-                    Item::Absent(extent) => {
+                    ScanItem::Absent(extent) => {
                         extents.push(*extent);
                         extent.bytes as usize
                     }
-                    Item::Inline(value) => value.len(),
-                    Item::Ready(value) => value.len(),
+                    ScanItem::Inline(value) => value.len(),
+                    ScanItem::Ready(value) => value.len(),
                 };
             }
             match chunk.next {

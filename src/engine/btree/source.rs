@@ -1,6 +1,6 @@
 //! What the tree works over: a source of pages and values that are in memory, and a word for what is not.
 //!
-//! A search looks into a [`PageSource`] (the pool of clean pages) and into what its own call has [`Loaded`]. Where neither has
+//! A search looks into a [`PageSource`] (the pool of clean pages) and into what its own call has [`LoadedPieces`]. Where neither has
 //! something it stops with a [`Miss`]; whoever asked reads that without holding any lock, and asks again.
 
 use std::collections::HashMap;
@@ -57,7 +57,7 @@ pub enum Piece {
 
 /// What one call has read from the disk so far, good for one epoch of the tree; keeps the call going however small the pool is.
 #[derive(Default)]
-pub struct Loaded {
+pub struct LoadedPieces {
     /// The epoch in which it was read.
     pub epoch: u64,
     pieces: HashMap<u64, Piece>,
@@ -65,7 +65,7 @@ pub struct Loaded {
     failed: HashMap<u64, Error>,
 }
 
-impl Loaded {
+impl LoadedPieces {
     /// Adds what was read at `unit` in `epoch`; forgets what is of another epoch.
     pub fn add(&mut self, epoch: u64, unit: u64, piece: Piece) {
         self.begin(epoch);

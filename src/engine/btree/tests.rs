@@ -3,9 +3,9 @@ use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use super::admission::RETRY_AFTER;
-use super::source::Loaded;
+use super::allocation_unit::{FIRST_UNIT, UNIT_BYTES};
+use super::source::LoadedPieces;
 use super::tree::Stop;
-use super::units::{FIRST_UNIT, UNIT_BYTES};
 use super::*;
 use crate::base::clock::{ManualClock, SystemClock};
 use crate::base::prng::Prng;
@@ -17,7 +17,7 @@ use crate::engine::{
 };
 
 mod bounds;
-mod buffer;
+mod change_buffer;
 mod counting;
 mod crash;
 mod damage;
@@ -29,9 +29,10 @@ mod others;
 mod reading;
 mod replay;
 mod space;
+mod speed;
 mod threads;
 
-use crash::{History, Work, crash_everywhere_in, recovered, recovered_in, workload, workload_in};
+use crash::{History, Workload, crash_everywhere_in, recovered, recovered_in, workload, workload_in};
 
 type Map = BTreeMap<Vec<u8>, Vec<u8>>;
 
@@ -110,7 +111,7 @@ fn apply(engine: &BtreeEngine, batch: &Batch) -> Result<Lsn> {
     panic!("busy for ever");
 }
 
-const TORN: [Torn; 3] = [Torn::Image, Torn::DoubleWrite, Torn::Delta];
+const TORN: [Torn; 3] = [Torn::Image, Torn::Doublewrite, Torn::Delta];
 
 fn with(torn: Torn) -> Options {
     Options { torn, ..tiny() }

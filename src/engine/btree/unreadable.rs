@@ -1,4 +1,4 @@
-//! Parts of the tree that cannot be read: told once, kept in the log, and tried again when a checkpoint is asked for. [`super::aside`]
+//! Parts of the tree that cannot be read: told once, kept in the log, and tried again when a checkpoint is asked for. [`super::set_aside`]
 //! holds what waits for them.
 
 use std::collections::HashSet;
@@ -7,17 +7,17 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use parking_lot::Mutex;
 
-use super::aside::Part;
+use super::allocation_unit::UNIT_BYTES;
 use super::core::Core;
 use super::records::ASIDE_KIND;
-use super::source::Loaded;
+use super::set_aside::UnreadableRange;
+use super::source::LoadedPieces;
 use super::tree::{Pins, Stop};
-use super::units::UNIT_BYTES;
 use crate::disk::Purpose;
 use crate::engine::{Result, Tier};
 
 /// What is done about them.
-pub struct Unreadable {
+pub struct UnreadableRanges {
     core: Arc<Core>,
     /// Units of unreadable pages that were told of.
     told: Mutex<HashSet<u64>>,
@@ -25,29 +25,30 @@ pub struct Unreadable {
     is_retry_asked: AtomicBool,
 }
 
-impl Unreadable {
+impl UnreadableRanges {
     /// Those of the store `core`. What opening could not read is told now.
-    pub fn new(core: Arc<Core>) -> Unreadable {
-        let unreadable = Unreadable { core, told: Mutex::default(), is_retry_asked: AtomicBool::new(false) };
-        unreadable.core.tree.read().buffer.aside.parts().for_each(|part| unreadable.tell(part));
+    pub fn new(core: Arc<Core>) -> UnreadableRanges {
+        let unreadable =
+            UnreadableRanges { core, told: Mutex::default(), is_retry_asked: AtomicBool::new(false) };
+        unreadable.core.tree.read().buffer.aside.ranges().for_each(|range| unreadable.tell(range));
         unreadable
     }
 
     /// Sets aside what waits in the buffer for `part`. The writer's lock is held.
-    pub fn set_aside(&self, part: Part) {
-        let now = self.core.mark();
-        self.core.tree.write().buffer.set_aside(part.clone(), now);
-        self.tell(&part);
+    pub fn set_aside(&self, range: UnreadableRange) {
+        let now = self.core.log_point();
+        self.core.tree.write().buffer.set_aside(range.clone(), now);
+        self.tell(&range);
     }
 
     /// Says once that a part cannot be read.
-    fn tell(&self, part: &Part) {
-        if !self.told.lock().insert(part.unit) {
+    fn tell(&self, range: &UnreadableRange) {
+        if !self.told.lock().insert(range.unit) {
             return;
         }
-        log::error!("{}; changes of its keys are refused, what waits for it stays in the log", part.error);
-        let offset = part.unit.saturating_mul(UNIT_BYTES);
-        let fields = vec![("what", part.error.to_string().into()), ("offset", offset.into())];
+        log::error!("{}; changes of its keys are refused, what waits for it stays in the log", range.error);
+        let offset = range.unit.saturating_mul(UNIT_BYTES);
+        let fields = vec![("what", range.error.to_string().into()), ("offset", offset.into())];
         self.core.record("damage", fields);
     }
 
@@ -64,12 +65,12 @@ impl Unreadable {
     /// Tries to read what could not be read, and makes the changes that wait for it. What still cannot stays as it is.
     pub fn retry(&self) {
         self.is_retry_asked.store(false, Relaxed);
-        let parts: Vec<Part> = self.core.tree.read().buffer.aside.parts().cloned().collect();
-        for part in parts {
-            match self.retry_part(&part) {
+        let ranges: Vec<UnreadableRange> = self.core.tree.read().buffer.aside.ranges().cloned().collect();
+        for range in ranges {
+            match self.retry_range(&range) {
                 Ok(true) => {
-                    self.told.lock().remove(&part.unit);
-                    let offset = part.unit.saturating_mul(UNIT_BYTES);
+                    self.told.lock().remove(&range.unit);
+                    let offset = range.unit.saturating_mul(UNIT_BYTES);
                     self.core.record("damage_gone", vec![("offset", offset.into())]);
                 }
                 Ok(false) => {}
@@ -79,15 +80,15 @@ impl Unreadable {
     }
 
     /// Whether the changes of `part` could be made.
-    fn retry_part(&self, part: &Part) -> Result<bool> {
-        let mut loaded = Loaded::default();
+    fn retry_range(&self, range: &UnreadableRange) -> Result<bool> {
+        let mut loaded = LoadedPieces::default();
         loop {
             let writer = self.core.tree.writer();
             self.core.pager.check()?;
             let mut pins = Pins::new();
             let (epoch, batch, planned) = {
                 let tree = self.core.tree.read();
-                let batch = tree.buffer.aside.batch_of(part);
+                let batch = tree.buffer.aside.batch_of(range);
                 let planned = tree.plan(&self.core.pager, &loaded, &batch, &mut pins);
                 (tree.epoch, batch, planned)
             };
@@ -95,7 +96,7 @@ impl Unreadable {
                 Ok(needs) => {
                     self.core.take_space(needs, Tier::Disk)?;
                     let mut tree = self.core.tree.write();
-                    tree.buffer.aside.remove(part);
+                    tree.buffer.aside.remove(range);
                     tree.apply(&batch, pins, &self.core.pager);
                     drop(tree);
                     self.core.note_change();
@@ -114,10 +115,10 @@ impl Unreadable {
     /// writer's lock is held.
     pub fn log_again(&self) {
         let batches = match &self.core.tree.read().buffer.aside {
-            aside if aside.mark().is_none() => return,
+            aside if aside.log_point().is_none() => return,
             aside => aside.batches(),
         };
-        let before = self.core.mark();
+        let before = self.core.log_point();
         for batch in batches {
             if let Err(error) = self.core.log.append_batch(ASIDE_KIND, Purpose::Wal, &batch) {
                 // The log keeps what it has of them.

@@ -6,13 +6,13 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+use super::allocation_unit::{FILE, FIRST_UNIT, UNIT_BYTES};
 use super::core::Core;
-use super::freemap::Run;
-use super::meta::Counts;
-use super::page::{Page, Stored};
+use super::freemap::UnitRun;
+use super::meta::TreeCounts;
+use super::page::{CellValue, Page};
 use super::pager::Pager;
 use super::tree::Tree;
-use super::units::{FILE, FIRST_UNIT, UNIT_BYTES};
 use crate::disk::Purpose;
 use crate::engine::{Done, Error, Result};
 
@@ -56,18 +56,24 @@ impl Verifier {
 struct Walk<'a> {
     tree: &'a Tree,
     pager: &'a Pager,
-    used: Vec<Run>,
+    used: Vec<UnitRun>,
     /// Units of the pages that were seen.
     pages: HashSet<u64>,
-    counts: Counts,
+    counts: TreeCounts,
     /// The last key seen in a leaf.
     last: Option<Vec<u8>>,
 }
 
 /// Checks `tree`, which must not change meanwhile. Clean pages and values are read from the file, past the pool.
 fn verify(tree: &Tree, pager: &Pager) -> Result<()> {
-    let mut walk =
-        Walk { tree, pager, used: Vec::new(), pages: HashSet::new(), counts: Counts::default(), last: None };
+    let mut walk = Walk {
+        tree,
+        pager,
+        used: Vec::new(),
+        pages: HashSet::new(),
+        counts: TreeCounts::default(),
+        last: None,
+    };
     if tree.height > 0 {
         walk.page(tree.root, tree.height - 1, None, None)?;
     }
@@ -148,7 +154,7 @@ impl Walk<'_> {
             }
             self.last = Some(key.to_vec());
             self.counts.leaf_bytes += page.cell_bytes(index) as u64;
-            if let Stored::Extent(extent) = page.stored(index) {
+            if let CellValue::Extent(extent) = page.cell_value(index) {
                 let units = u64::from(extent.units);
                 if !extent.is_possible() {
                     let what = "an extent whose length does not fit its units, or nowhere";

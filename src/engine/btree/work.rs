@@ -2,14 +2,14 @@
 
 use super::BtreeEngine;
 use super::checkpoint::Turn;
-use super::schedule::{self, State, Work};
+use super::schedule::{self, FlushState, FlushWork};
 use crate::engine::{Error, Lsn, Pending, Result, Work as Cost};
 
 /// What the decision was made of that whoever carries it out must know.
 struct Seen {
     /// How many waited for a checkpoint. Those who ask later may have waiting puts of their own.
     asked: usize,
-    /// What the sweep on its way is for, if one was.
+    /// What the buffer merge on its way is for, if one was.
     target: Option<Lsn>,
     /// What one that goes on or begins now is for.
     until: Lsn,
@@ -32,23 +32,23 @@ impl BtreeEngine {
         let Some(mut turn) = self.checkpointer.turn() else { return Ok(Pending::Idle) };
         let (work, seen) = self.decide(turn.is_some());
         match work {
-            Work::Rest(pending) => return Ok(pending),
-            Work::Verify => self.verifier.answer(),
-            Work::Advance => self.advance(&mut turn)?,
-            Work::Compact => self.compactor.step()?,
-            Work::Retry => self.unreadable.retry(),
-            Work::Sweep => self.sweep(&mut turn, &seen)?,
-            Work::Checkpoint { reason, is_part: true } => {
-                self.sweeper.aim(seen.target, Some(seen.until));
+            FlushWork::Rest(pending) => return Ok(pending),
+            FlushWork::Verify => self.verifier.answer(),
+            FlushWork::Advance => self.advance(&mut turn)?,
+            FlushWork::Vacuum => self.vacuumer.step()?,
+            FlushWork::Retry => self.unreadable.retry(),
+            FlushWork::MergeBuffer => self.merge_buffer(&mut turn, &seen)?,
+            FlushWork::Checkpoint { reason, is_part: true } => {
+                self.merger.aim(seen.target, Some(seen.until));
                 self.begin(&mut turn, reason, 0, false)?;
             }
-            Work::Checkpoint { reason, is_part: false } => {
-                self.sweeper.aim(seen.target, None);
+            FlushWork::Checkpoint { reason, is_part: false } => {
+                self.merger.aim(seen.target, None);
                 self.begin(&mut turn, reason, seen.asked, seen.target.is_some())?;
             }
-            Work::Answer => {
-                // There is nothing to sweep for: who waits for space may be waiting for a compaction.
-                self.sweeper.aim(seen.target, None);
+            FlushWork::Answer => {
+                // There is nothing to buffer merge for: who waits for space may be waiting for a vacuum.
+                self.merger.aim(seen.target, None);
                 let result = self.core.pager.check();
                 self.checkpointer.take_asked(seen.asked).into_iter().for_each(|done| done(result.clone()));
                 result?;
@@ -58,29 +58,29 @@ impl BtreeEngine {
     }
 
     /// What is done next, where `is_running` says whether a checkpoint is on its way.
-    fn decide(&self, is_running: bool) -> (Work, Seen) {
+    fn decide(&self, is_running: bool) -> (FlushWork, Seen) {
         let core = &self.core;
         let asked = self.checkpointer.asked();
-        let target = self.sweeper.target();
-        let (compaction, has_room_to_sweep) = (|| self.compactor.wants(), || self.sweeper.has_room());
+        let target = self.merger.target();
+        let (vacuum, has_room_to_merge) = (|| self.vacuumer.needs(), || self.merger.has_room());
         let (until, state) = {
             let tree = core.tree.read();
             let until = target.unwrap_or_else(|| core.log.end());
-            let state = State {
+            let state = FlushState {
                 is_verify_asked: self.verifier.is_asked(),
                 is_checkpoint_running: is_running,
-                compaction: &compaction,
+                vacuum: &vacuum,
                 is_asked: asked > 0,
                 is_retry_asked: self.unreadable.is_retry_asked(),
-                is_sweeping: target.is_some(),
+                is_merging: target.is_some(),
                 is_dirty: core.is_dirty(&tree),
                 is_pressing: self.bounds.is_pressing(&tree),
                 is_log_due: self.bounds.is_log_due(&tree),
                 age: core.age.dirty_age(core.clock.elapsed()),
                 age_max: core.options.checkpoint_age,
                 is_much_waiting: self.bounds.is_much_waiting(&tree),
-                is_swept: tree.buffer.is_settled(until),
-                has_room_to_sweep: &has_room_to_sweep,
+                is_merged: tree.buffer.is_settled(until),
+                has_room_to_merge: &has_room_to_merge,
             };
             (until, state)
         };
@@ -88,13 +88,13 @@ impl BtreeEngine {
         (schedule::next(&state), Seen { asked, target, until })
     }
 
-    /// A step of the sweep, or a checkpoint of what it has made dirty.
-    fn sweep(&self, turn: &mut Turn<'_>, seen: &Seen) -> Result<()> {
-        self.sweeper.aim(seen.target, Some(seen.until));
+    /// A step of the buffer merge, or a checkpoint of what it has made dirty.
+    fn merge_buffer(&self, turn: &mut Turn<'_>, seen: &Seen) -> Result<()> {
+        self.merger.aim(seen.target, Some(seen.until));
         let span = self.core.pager.cpu().span(Cost::Checkpoint);
-        let swept = self.sweeper.step();
+        let merged = self.merger.step();
         span.end(0);
-        match swept {
+        match merged {
             Ok(true) => Ok(()),
             Ok(false) => self.begin(turn, "change buffer", 0, false),
             Err(error) => {
@@ -106,14 +106,14 @@ impl BtreeEngine {
         }
     }
 
-    /// Begins a checkpoint for `reason`, and for the first `asked` of those who wait for one; `swept` if it ends a sweep.
-    fn begin(&self, turn: &mut Turn<'_>, reason: &'static str, asked: usize, swept: bool) -> Result<()> {
+    /// Begins a checkpoint for `reason`, and for the first `asked` of those who wait for one; `merged` if it ends a buffer merge.
+    fn begin(&self, turn: &mut Turn<'_>, reason: &'static str, asked: usize, merged: bool) -> Result<()> {
         let waiters = self.checkpointer.take_asked(asked);
-        let begun = self.core.pager.check().and_then(|()| self.checkpointer.freeze(reason, swept));
+        let begun = self.core.pager.check().and_then(|()| self.checkpointer.freeze(reason, merged));
         match begun {
-            Ok(mut job) => {
-                job.waiters = waiters;
-                **turn = Some(job);
+            Ok(mut running) => {
+                running.waiters = waiters;
+                **turn = Some(running);
                 self.advance(turn)
             }
             Err(error) => {
@@ -135,7 +135,7 @@ impl BtreeEngine {
             Ok(false) => {}
             Ok(true) => {
                 self.core.failure.clear();
-                let waiters = turn.take().map(|job| job.waiters).unwrap_or_default();
+                let waiters = turn.take().map(|running| running.waiters).unwrap_or_default();
                 waiters.into_iter().for_each(|done| done(Ok(())));
             }
             Err(error) => {

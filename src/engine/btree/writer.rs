@@ -13,12 +13,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::bound::Bounds;
+use super::buffer_merge::ChangeBufferMerger;
 use super::checkpoint::Checkpointer;
-use super::compact::Compactor;
 use super::core::Core;
-use super::source::Loaded;
-use super::sweep::Sweeper;
+use super::source::LoadedPieces;
 use super::tree::{Pins, Stop};
+use super::vacuum::Vacuumer;
 use crate::disk::Purpose;
 use crate::engine::wal::FIRST_KIND;
 use crate::engine::{Batch, Error, Lsn, Result, StallMeter, Stalls, Tier, WorkClass};
@@ -30,9 +30,9 @@ const WRITER_WAIT: Duration = Duration::from_millis(2);
 pub struct Writer {
     pub(super) core: Arc<Core>,
     pub(super) bounds: Arc<Bounds>,
-    pub(super) sweeper: Arc<Sweeper>,
+    pub(super) merger: Arc<ChangeBufferMerger>,
     pub(super) checkpointer: Arc<Checkpointer>,
-    pub(super) compactor: Arc<Compactor>,
+    pub(super) vacuumer: Arc<Vacuumer>,
     pub(super) stalls: StallMeter,
 }
 
@@ -41,11 +41,11 @@ impl Writer {
     pub fn new(
         core: Arc<Core>,
         bounds: Arc<Bounds>,
-        sweeper: Arc<Sweeper>,
+        merger: Arc<ChangeBufferMerger>,
         checkpointer: Arc<Checkpointer>,
-        compactor: Arc<Compactor>,
+        vacuumer: Arc<Vacuumer>,
     ) -> Writer {
-        Writer { core, bounds, sweeper, checkpointer, compactor, stalls: StallMeter::default() }
+        Writer { core, bounds, merger, checkpointer, vacuumer, stalls: StallMeter::default() }
     }
 
     /// Makes the changes of `batch`; returns its LSN.
@@ -54,7 +54,7 @@ impl Writer {
             return Ok(self.core.log.end());
         }
         batch.check()?;
-        let mut loaded = Loaded::default();
+        let mut loaded = LoadedPieces::default();
         let lsn = loop {
             let writer = match tier {
                 Tier::Memory => self.core.tree.writer_within(WRITER_WAIT).ok_or(Error::WouldBlock)?,
@@ -71,7 +71,7 @@ impl Writer {
                 return Err(error);
             }
             if waits && self.make_room(batch, None, tier)? {
-                let before = self.core.mark();
+                let before = self.core.log_point();
                 let lsn = self.append(batch)?;
                 self.core.tree.write().buffer.add(batch, before);
                 break lsn;

@@ -1,6 +1,6 @@
 //! The bitmap of a group: one bit a unit, set if it is free, in one unit of the file.
 
-use crate::engine::btree::units::UNIT_BYTES;
+use crate::engine::btree::allocation_unit::UNIT_BYTES;
 
 /// Units of a group: as many as a unit has bits, 128 MiB of the file.
 pub const GROUP_UNITS: u64 = UNIT_BYTES * 8;
@@ -12,7 +12,7 @@ const WINDOW: usize = 64;
 
 /// Which units of a group are free. Indexes are those of units in the group.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Bits([u64; WORDS]);
+pub struct GroupBits([u64; WORDS]);
 
 /// The bits of a word from `from` up to, not including, `to`.
 fn mask(from: usize, to: usize) -> u64 {
@@ -20,15 +20,15 @@ fn mask(from: usize, to: usize) -> u64 {
     below(to) & !below(from)
 }
 
-impl Bits {
+impl GroupBits {
     /// Nothing is free.
-    pub fn none() -> Bits {
-        Bits([0; WORDS])
+    pub fn none() -> GroupBits {
+        GroupBits([0; WORDS])
     }
 
     /// Reads a unit of the file; missing bytes are zeros.
-    pub fn decode(bytes: &[u8]) -> Bits {
-        let mut bits = Bits::none();
+    pub fn decode(bytes: &[u8]) -> GroupBits {
+        let mut bits = GroupBits::none();
         for (word, bytes) in bits.0.iter_mut().zip(bytes.chunks_exact(8)) {
             *word = bytes.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
         }
@@ -66,7 +66,7 @@ impl Bits {
     }
 
     /// Takes out what is free in `from..to`.
-    pub fn split_off(&mut self, from: usize, to: usize) -> Bits {
+    pub fn split_off(&mut self, from: usize, to: usize) -> GroupBits {
         let mut taken = self.clone();
         taken.clear(0, from);
         taken.clear(to, LENGTH);
@@ -75,7 +75,7 @@ impl Bits {
     }
 
     /// Adds what is free in `other`.
-    pub fn add(&mut self, other: &Bits) {
+    pub fn add(&mut self, other: &GroupBits) {
         self.0.iter_mut().zip(&other.0).for_each(|(word, bits)| *word |= bits);
     }
 
@@ -198,9 +198,9 @@ mod tests {
     use crate::base::prng::Prng;
 
     /// Bits with runs of many lengths, and the same as a list.
-    fn sample(seed: u64) -> (Bits, Vec<bool>) {
+    fn sample(seed: u64) -> (GroupBits, Vec<bool>) {
         let mut prng = Prng::new(seed);
-        let (mut bits, mut list) = (Bits::none(), vec![false; LENGTH]);
+        let (mut bits, mut list) = (GroupBits::none(), vec![false; LENGTH]);
         let mut at = 0;
         while at < LENGTH {
             let most = [3, 70, 300, 4000][prng.below(4) as usize];
@@ -219,7 +219,7 @@ mod tests {
         for seed in 0..12 {
             let (mut bits, mut list) = sample(seed);
             let mut prng = Prng::new(seed + 100);
-            assert_eq!(Bits::decode(&bits.encode()).encode(), bits.encode());
+            assert_eq!(GroupBits::decode(&bits.encode()).encode(), bits.encode());
             for _ in 0..60 {
                 let from = prng.below(LENGTH as u64) as usize;
                 let to = (from + prng.below(500) as usize).min(LENGTH);

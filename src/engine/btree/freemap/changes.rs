@@ -2,7 +2,7 @@
 //!
 //! 1. [`FreeMap::freeze`], under the latch: what was retired so far is free in the state; pages that must be written get their places;
 //!    the bits that changed are kept as they are. Whoever changes them from here on copies them.
-//! 2. [`Changes`], without any lock: the new form of each page is made and written to the unit of its home that the durable state does
+//! 2. [`MapChanges`], without any lock: the new form of each page is made and written to the unit of its home that the durable state does
 //!    not refer to: groups, then the pages above them, then the root's entry for the meta page.
 //! 3. [`FreeMap::commit`], under the latch: these are the pages of the durable state.
 //! 4. [`FreeMap::release`], under the latch, a group each time: what left with the state can be taken.
@@ -14,49 +14,49 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::bits::{Bits, GROUP_UNITS};
-use super::page::{CHILDREN, Entry, groups_of, height_of, parents_of};
-use super::runs::parts;
-use super::{FreeMap, Page, Run, join_runs};
+use super::bits::{GROUP_UNITS, GroupBits};
+use super::page::{CHILDREN, MapEntry, groups_of, height_of, parents_of};
+use super::runs::by_group;
+use super::{FreeMap, MapPage, UnitRun, coalesce_runs};
 use crate::engine::Result;
 
 /// Pages that lie too far behind, and move with one checkpoint.
 pub const MOVES: usize = 64;
 
 /// The bits of a group as of a freeze, without what was retired.
-enum Base {
+enum GroupBase {
     /// In memory: free, withheld.
-    Bits(Arc<Bits>, Option<Arc<Bits>>),
+    Bits(Arc<GroupBits>, Option<Arc<GroupBits>>),
     /// In its page.
-    Page(Entry),
+    Page(MapEntry),
     /// Nothing was free.
     None,
 }
 
 /// A group whose page a checkpoint writes.
-struct Change {
+struct GroupChange {
     group: usize,
     /// Where to.
-    place: Entry,
-    base: Base,
+    place: MapEntry,
+    base: GroupBase,
 }
 
 /// What a checkpoint writes of the map.
-pub struct Changes {
-    groups: Vec<Change>,
+pub struct MapChanges {
+    groups: Vec<GroupChange>,
     /// Pages above them by level and index, ascending, with their places.
-    pages: Vec<(usize, usize, Entry)>,
+    pages: Vec<(usize, usize, MapEntry)>,
     /// What leaves with it; ascending once it is sorted.
-    leaving: Arc<Vec<Run>>,
+    leaving: Arc<Vec<UnitRun>>,
     /// What was written.
-    entries: HashMap<(usize, usize), Entry>,
+    entries: HashMap<(usize, usize), MapEntry>,
     /// Level of the root.
     height: usize,
 }
 
 impl FreeMap {
     /// A checkpoint begins: what was retired so far is free in its state. There must be room for [`FreeMap::map_units_max`].
-    pub fn freeze(&mut self) -> Changes {
+    pub fn freeze(&mut self) -> MapChanges {
         debug_assert!(self.leaving.is_empty(), "one checkpoint at a time");
         self.drop_behind_end();
         self.move_homes();
@@ -96,18 +96,18 @@ impl FreeMap {
             }
             state.is_pending = true;
             let base = match &state.loaded {
-                Some(loaded) => Base::Bits(loaded.free.clone(), loaded.held.clone()),
-                None if page.entry.unit > 0 => Base::Page(page.entry),
-                None => Base::None,
+                Some(loaded) => GroupBase::Bits(loaded.free.clone(), loaded.held.clone()),
+                None if page.entry.unit > 0 => GroupBase::Page(page.entry),
+                None => GroupBase::None,
             };
-            groups.push(Change { group, place: page.next(), base });
+            groups.push(GroupChange { group, place: page.next(), base });
         }
         let pages = above.into_iter().filter(|(level, _)| *level <= height);
         let pages = pages.map(|(level, index)| (level, index, self.levels[level][index].next())).collect();
         self.leaving = Arc::new(std::mem::take(&mut self.retired));
         self.leaving_units = std::mem::take(&mut self.retired_units);
         self.is_committed = false;
-        Changes { groups, pages, leaving: self.leaving.clone(), entries: HashMap::new(), height }
+        MapChanges { groups, pages, leaving: self.leaving.clone(), entries: HashMap::new(), height }
     }
 
     /// Groups behind the end, and pages above nothing else, go.
@@ -163,7 +163,7 @@ impl FreeMap {
             self.levels[level][index].home = to;
             self.retire(home, 2);
             match level {
-                0 => self.mark(index),
+                0 => self.mark_changed(index),
                 _ => _ = self.stale_pages.insert((level, index)),
             }
         }
@@ -180,19 +180,19 @@ impl FreeMap {
     }
 
     /// Sorts what leaves.
-    pub fn set_leaving(&mut self, leaving: Arc<Vec<Run>>) -> Arc<Vec<Run>> {
+    pub fn set_leaving(&mut self, leaving: Arc<Vec<UnitRun>>) -> Arc<Vec<UnitRun>> {
         std::mem::replace(&mut self.leaving, leaving)
     }
 
     /// What the parent of a page says of it in the state of a checkpoint that leaves it alone.
-    fn entry(&self, level: usize, index: usize) -> Entry {
+    fn entry(&self, level: usize, index: usize) -> MapEntry {
         let entry = self.levels[level].get(index).map(|page| page.entry).unwrap_or_default();
         let is_lost = level == 0 && self.groups.get(index).is_some_and(|group| group.is_lost);
         if is_lost && entry.unit == 0 { entry.lost() } else { entry }
     }
 
     /// The state of `changes` is durable.
-    pub fn commit(&mut self, changes: &Changes) {
+    pub fn commit(&mut self, changes: &MapChanges) {
         for ((level, index), entry) in &changes.entries {
             let before = std::mem::replace(&mut self.levels[*level][*index].entry, *entry);
             if *level == 0 && entry.is_lost() {
@@ -210,7 +210,7 @@ impl FreeMap {
     }
 
     /// What left with it can be taken: that of `group`, which is `freed`.
-    pub fn release(&mut self, group: usize, freed: &Bits) {
+    pub fn release(&mut self, group: usize, freed: &GroupBits) {
         let state = &mut self.groups[group];
         state.is_pending = false;
         if state.is_lost {
@@ -239,22 +239,22 @@ impl FreeMap {
     }
 
     /// Everything was released. Returns what need not be kept any more.
-    pub fn end_release(&mut self) -> Arc<Vec<Run>> {
+    pub fn end_release(&mut self) -> Arc<Vec<UnitRun>> {
         // What is left is of groups that cannot be read: it stays used.
         self.leaving_units = 0;
         std::mem::take(&mut self.leaving)
     }
 }
 
-impl Page {
+impl MapPage {
     /// Its next place: the unit of its home that the durable state does not refer to.
-    fn next(&self) -> Entry {
+    fn next(&self) -> MapEntry {
         let side = u64::from(self.entry.unit == self.home);
-        Entry { unit: self.home + side, side, ..Entry::default() }
+        MapEntry { unit: self.home + side, side, ..MapEntry::default() }
     }
 }
 
-impl Changes {
+impl MapChanges {
     /// How many groups it writes.
     pub fn group_count(&self) -> usize {
         self.groups.len()
@@ -265,16 +265,16 @@ impl Changes {
         self.pages.len()
     }
 
-    /// Sorts and joins what leaves, for [`FreeMap::set_leaving`].
-    pub fn sort(&mut self) -> Arc<Vec<Run>> {
+    /// Sorts and coalesces what leaves, for [`FreeMap::set_leaving`].
+    pub fn sort(&mut self) -> Arc<Vec<UnitRun>> {
         let mut runs = self.leaving.to_vec();
-        join_runs(&mut runs);
+        coalesce_runs(&mut runs);
         self.leaving = Arc::new(runs);
         self.leaving.clone()
     }
 
     /// The `nth` group, and what of it leaves.
-    pub fn freed(&self, nth: usize) -> (usize, Bits) {
+    pub fn freed(&self, nth: usize) -> (usize, GroupBits) {
         let group = self.groups[nth].group;
         (group, leaving_in(&self.leaving, group))
     }
@@ -284,27 +284,27 @@ impl Changes {
     pub fn group_page(
         &mut self,
         nth: usize,
-        read: impl FnOnce(&Entry) -> Result<Option<Vec<u8>>>,
+        read: impl FnOnce(&MapEntry) -> Result<Option<Vec<u8>>>,
     ) -> Result<Option<(u64, Vec<u8>)>> {
-        let Change { group, place, base } = &self.groups[nth];
+        let GroupChange { group, place, base } = &self.groups[nth];
         let mut bits = match base {
-            Base::Bits(free, held) => {
+            GroupBase::Bits(free, held) => {
                 let mut bits = (**free).clone();
                 held.iter().for_each(|held| bits.add(held));
                 bits
             }
-            Base::Page(entry) => match read(entry)? {
-                Some(bytes) => Bits::decode(&bytes),
+            GroupBase::Page(entry) => match read(entry)? {
+                Some(bytes) => GroupBits::decode(&bytes),
                 None => {
                     self.entries.insert((0, *group), place.lost());
                     return Ok(None);
                 }
             },
-            Base::None => Bits::none(),
+            GroupBase::None => GroupBits::none(),
         };
         bits.add(&leaving_in(&self.leaving, *group));
         let bytes = bits.encode();
-        let entry = Entry {
+        let entry = MapEntry {
             crc: crc32fast::hash(&bytes),
             free_units: bits.count() as u16,
             longest_units: bits.longest() as u16,
@@ -322,24 +322,24 @@ impl Changes {
             let made = self.entries.get(&(level - 1, child)).copied();
             made.unwrap_or_else(|| map.entry(level - 1, child)).encode(&mut bytes);
         }
-        self.entries.insert((level, index), Entry { crc: crc32fast::hash(&bytes), ..place });
+        self.entries.insert((level, index), MapEntry { crc: crc32fast::hash(&bytes), ..place });
         (place.unit, bytes)
     }
 
     /// The root's entry, once all pages have been made.
-    pub fn root(&self, map: &FreeMap) -> Entry {
+    pub fn root(&self, map: &FreeMap) -> MapEntry {
         let made = self.entries.get(&(self.height, 0)).copied();
         made.unwrap_or_else(|| map.entry(self.height, 0))
     }
 }
 
 /// What of sorted `runs` lies in `group`.
-pub fn leaving_in(runs: &[Run], group: usize) -> Bits {
+pub fn leaving_in(runs: &[UnitRun], group: usize) -> GroupBits {
     let (start, end) = (group as u64 * GROUP_UNITS, (group as u64 + 1) * GROUP_UNITS);
     let first = runs.partition_point(|(first, units)| first + units <= start);
-    let mut bits = Bits::none();
+    let mut bits = GroupBits::none();
     for (first, units) in runs[first..].iter().take_while(|(first, _)| *first < end) {
-        for (_, from, to) in parts(*first, *units).filter(|(part, _, _)| *part == group) {
+        for (_, from, to) in by_group(*first, *units).filter(|(part, _, _)| *part == group) {
             bits.set(from, to);
         }
     }

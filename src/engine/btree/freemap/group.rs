@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::bits::Bits;
+use super::bits::GroupBits;
 
 /// Classes of runs, by length.
 pub const CLASSES: usize = u128::BITS as usize;
@@ -10,7 +10,7 @@ pub const CLASSES: usize = u128::BITS as usize;
 pub const EXACT_UNITS: u64 = 64;
 
 /// Memory of a group's bits and index.
-pub const GROUP_BYTES: u64 = (size_of::<Loaded>() + size_of::<Bits>()) as u64;
+pub const GROUP_BYTES: u64 = (size_of::<LoadedGroup>() + size_of::<GroupBits>()) as u64;
 
 /// The class of runs of `units`: their length up to [`EXACT_UNITS`], then one for each power of two.
 pub fn class_of(units: u64) -> usize {
@@ -34,13 +34,13 @@ pub fn longest_of(class: usize) -> u64 {
 }
 
 /// The bits of a group, and an index of the runs that begin in it. A run that goes on in the next group counts with all its length.
-pub struct Loaded {
+pub struct LoadedGroup {
     /// What can be taken.
-    pub free: Arc<Bits>,
+    pub free: Arc<GroupBits>,
     /// How much that is.
     pub units: u64,
     /// What is free, but withheld.
-    pub held: Option<Arc<Bits>>,
+    pub held: Option<Arc<GroupBits>>,
     /// Bit i: runs of class i begin here.
     pub filled: u128,
     runs: [u16; CLASSES],
@@ -48,11 +48,18 @@ pub struct Loaded {
     low: [u16; CLASSES],
 }
 
-impl Loaded {
+impl LoadedGroup {
     /// A group whose runs are not counted yet.
-    pub fn new(free: Bits) -> Loaded {
+    pub fn new(free: GroupBits) -> LoadedGroup {
         let units = free.count();
-        Loaded { free: Arc::new(free), units, held: None, filled: 0, runs: [0; CLASSES], low: [0; CLASSES] }
+        LoadedGroup {
+            free: Arc::new(free),
+            units,
+            held: None,
+            filled: 0,
+            runs: [0; CLASSES],
+            low: [0; CLASSES],
+        }
     }
 
     /// A run of `class` begins in `word`; true if there was none of it.
@@ -113,7 +120,7 @@ pub fn classes(mut set: u128) -> impl Iterator<Item = usize> {
 #[derive(Default)]
 pub struct Group {
     /// Its bits, if they are in memory.
-    pub loaded: Option<Box<Loaded>>,
+    pub loaded: Option<Box<LoadedGroup>>,
     /// Units of it were taken or freed since the last checkpoint froze.
     pub is_changed: bool,
     /// A checkpoint writes its page; what leaves with it has not come back yet.

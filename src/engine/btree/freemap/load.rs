@@ -2,14 +2,14 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::bits::{Bits, GROUP_UNITS};
+use super::bits::{GROUP_UNITS, GroupBits};
 use super::changes::{MOVES, leaving_in};
-use super::group::{EXACT_UNITS, Loaded, class_of};
-use super::page::{CHILDREN, Entry, groups_of, height_of};
-use super::{FreeMap, Page, Run};
+use super::group::{EXACT_UNITS, LoadedGroup, class_of};
+use super::page::{CHILDREN, MapEntry, groups_of, height_of};
+use super::{FreeMap, MapPage, UnitRun};
 use crate::base::varint;
 use crate::engine::Result;
-use crate::engine::btree::units::{FIRST_UNIT, UNIT_BYTES};
+use crate::engine::btree::allocation_unit::{FIRST_UNIT, UNIT_BYTES};
 
 /// Units that may be taken from what is in memory before another group is wanted.
 const SLACK_UNITS: u64 = 64;
@@ -21,20 +21,20 @@ const END_MAX: u64 = 1 << 36;
 
 /// A group to be loaded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Request {
+pub struct GroupRequest {
     group: usize,
     /// What its page is.
-    pub entry: Entry,
+    pub entry: MapEntry,
 }
 
 impl FreeMap {
     /// The map of a durable state that ends at `end`, with `root`, in a file of `file_units`. `read` reads a page; `None` if it
     /// cannot be read: then nothing is free of what it was for.
     pub fn open(
-        root: Entry,
+        root: MapEntry,
         end: u64,
         file_units: u64,
-        read: &mut dyn FnMut(&Entry) -> Result<Option<Vec<u8>>>,
+        read: &mut dyn FnMut(&MapEntry) -> Result<Option<Vec<u8>>>,
     ) -> Result<FreeMap> {
         let mut map = FreeMap::new(end, file_units);
         let height = height_of(groups_of(end));
@@ -49,7 +49,7 @@ impl FreeMap {
                 let count = map.levels[level - 1].len();
                 for child in (index * CHILDREN..(index + 1) * CHILDREN).take_while(|child| *child < count) {
                     let at = child % CHILDREN * super::page::ENTRY_BYTES;
-                    let entry = bytes.as_ref().and_then(|bytes| Entry::decode(bytes.get(at..)?, end));
+                    let entry = bytes.as_ref().and_then(|bytes| MapEntry::decode(bytes.get(at..)?, end));
                     map.set_entry(level - 1, child, entry);
                 }
             }
@@ -66,12 +66,12 @@ impl FreeMap {
     }
 
     /// What a parent says of a page; `None` if that cannot be known.
-    fn set_entry(&mut self, level: usize, index: usize, entry: Option<Entry>) {
+    fn set_entry(&mut self, level: usize, index: usize, entry: Option<MapEntry>) {
         let known = entry.filter(|entry| !entry.is_lost());
         let entry = entry.unwrap_or_default();
         if let Some(page) = self.levels[level].get_mut(index) {
             let home = entry.home().map_or(0, |(home, _)| home);
-            *page = Page { entry, home };
+            *page = MapPage { entry, home };
             if home > 0 {
                 self.homes.insert(home, (level, index));
             }
@@ -99,7 +99,7 @@ impl FreeMap {
 
     /// The map of a file with these free runs, as stores of the first version keep them. Everything of it is written by the next
     /// checkpoint.
-    pub fn from_runs(runs: &[Run], end: u64, file_units: u64) -> FreeMap {
+    pub fn from_runs(runs: &[UnitRun], end: u64, file_units: u64) -> FreeMap {
         let mut map = FreeMap::new(end, file_units);
         runs.iter().rev().for_each(|(start, units)| map.give_back(*start, *units));
         map
@@ -127,7 +127,7 @@ impl FreeMap {
 
     /// The group to be loaded before `units` are taken in pieces of up to `piece`: if what is in memory may not do, the lowest one
     /// where a piece fits.
-    pub fn wanted(&self, units: u64, piece: u64) -> Option<Request> {
+    pub fn wanted(&self, units: u64, piece: u64) -> Option<GroupRequest> {
         let longest = self.sleeping_longest.load(Relaxed);
         let piece = piece.clamp(1, GROUP_UNITS);
         let has_rows = self.filled >> class_of(EXACT_UNITS) != 0;
@@ -142,7 +142,7 @@ impl FreeMap {
             if self.is_asleep(group) {
                 let entry = self.levels[0][group].entry;
                 if u64::from(entry.longest_units) >= piece {
-                    return Some(Request { group, entry });
+                    return Some(GroupRequest { group, entry });
                 }
                 longest = longest.max(u64::from(entry.longest_units));
             }
@@ -158,40 +158,40 @@ impl FreeMap {
     }
 
     /// The group to be loaded so that pages of the map which lie too far behind find lower places.
-    pub fn wanted_for_homes(&self) -> Option<Request> {
+    pub fn wanted_for_homes(&self) -> Option<GroupRequest> {
         let behind = self.homes.range(self.limit().saturating_sub(1)..).take(MOVES).count() as u64;
         if behind == 0 { None } else { self.wanted(2 * behind, 2) }
     }
 
     /// The group to be loaded so that the end is where the last used unit is.
-    pub fn wanted_at_end(&self) -> Option<Request> {
+    pub fn wanted_at_end(&self) -> Option<GroupRequest> {
         let group = groups_of(self.end).checked_sub(1).filter(|group| self.is_asleep(*group))?;
-        Some(Request { group, entry: self.levels[0][group].entry })
+        Some(GroupRequest { group, entry: self.levels[0][group].entry })
     }
 
     /// The next group of those before `limit` of which something is free, if fewer than `count_max` are in memory.
-    pub fn wanted_below(&self, limit: u64, count_max: usize) -> Option<Request> {
+    pub fn wanted_below(&self, limit: u64, count_max: usize) -> Option<GroupRequest> {
         let count = groups_of(limit).min(self.groups.len());
         let group = (0..count).find(|group| self.is_asleep(*group))?;
         let entry = self.levels[0][group].entry;
-        (self.loaded_groups < count_max).then_some(Request { group, entry })
+        (self.loaded_groups < count_max).then_some(GroupRequest { group, entry })
     }
 
     /// Takes a group into memory; `bytes` are those of its page, `None` if it cannot be read.
-    pub fn admit(&mut self, request: &Request, bytes: Option<&[u8]>) {
+    pub fn admit(&mut self, request: &GroupRequest, bytes: Option<&[u8]>) {
         let group = request.group;
         if !self.is_asleep(group) || self.levels[0][group].entry != request.entry {
             return;
         }
         let (base, end) = (group as u64 * GROUP_UNITS, self.end);
-        let bits = bytes.map(Bits::decode).filter(|bits| {
+        let bits = bytes.map(GroupBits::decode).filter(|bits| {
             let is_below = bits.next_free(end.saturating_sub(base).min(GROUP_UNITS) as usize).is_none();
             let is_above = group > 0 || bits.next_free(0).is_none_or(|first| first as u64 >= FIRST_UNIT);
             is_below && is_above && bits.count() == u64::from(request.entry.free_units)
         });
         let Some(bits) = bits else { return self.lose(group) };
         self.detach(group);
-        self.groups[group].loaded = Some(Box::new(Loaded::new(bits)));
+        self.groups[group].loaded = Some(Box::new(LoadedGroup::new(bits)));
         self.loaded_groups += 1;
         self.hold_group(group);
         self.attach(group);
@@ -218,7 +218,7 @@ impl FreeMap {
     }
 
     /// Drops a group, if it still equals its page; the caller lets go of it.
-    pub fn drop_group(&mut self, group: usize) -> Option<Box<Loaded>> {
+    pub fn drop_group(&mut self, group: usize) -> Option<Box<LoadedGroup>> {
         if group >= self.groups.len() || !self.can_go(group) {
             return None;
         }
@@ -233,9 +233,9 @@ impl FreeMap {
 
     /// Every run that is not used: free, and what will be; sorted. And those of the map's own pages. `read` reads a page; all of
     /// them are read.
-    pub fn unused(&self, read: &mut dyn FnMut(&Entry) -> Result<Vec<u8>>) -> Result<Vec<Run>> {
+    pub fn unused(&self, read: &mut dyn FnMut(&MapEntry) -> Result<Vec<u8>>) -> Result<Vec<UnitRun>> {
         let mut leaving = self.leaving.to_vec();
-        super::join_runs(&mut leaving);
+        super::coalesce_runs(&mut leaving);
         let mut runs = self.retired.clone();
         for (level, pages) in self.levels.iter().enumerate() {
             for (index, page) in pages.iter().enumerate() {
@@ -248,8 +248,8 @@ impl FreeMap {
                         loaded.held.iter().for_each(|held| bits.add(held));
                         bits
                     }
-                    (None, Some(bytes)) => Bits::decode(&bytes),
-                    (None, None) => Bits::none(),
+                    (None, Some(bytes)) => GroupBits::decode(&bytes),
+                    (None, None) => GroupBits::none(),
                 };
                 if state.is_pending {
                     // The page has it once that is durable.
@@ -275,7 +275,7 @@ pub fn end_max(file_units: u64) -> u64 {
 }
 
 /// Reads the free map of a store of the first version, whose tail begins at `end`; `None` if it is not one.
-pub fn read_runs(mut source: &[u8], end: u64) -> Option<Vec<Run>> {
+pub fn read_runs(mut source: &[u8], end: u64) -> Option<Vec<UnitRun>> {
     let count = varint::take(&mut source)?;
     let mut at = 0u64;
     let mut runs = Vec::new();

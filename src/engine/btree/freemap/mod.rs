@@ -48,30 +48,30 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-#[cfg(test)]
-pub use bits::Bits;
 pub use bits::GROUP_UNITS;
-pub use changes::Changes;
+#[cfg(test)]
+pub use bits::GroupBits;
+pub use changes::MapChanges;
 pub use group::GROUP_BYTES;
-pub use load::{Request, end_max, read_runs};
-pub use needs::Needs;
-pub use page::Entry;
+pub use load::{GroupRequest, end_max, read_runs};
+pub use needs::SpaceNeeds;
+pub use page::MapEntry;
 
-use super::units::{FILE, FIRST_UNIT, UNIT_BYTES};
+use super::allocation_unit::{FILE, FIRST_UNIT, UNIT_BYTES};
 use group::{CLASSES, EXACT_UNITS, Group};
 use page::{groups_of, pages_of, parents_of};
-use runs::parts;
+use runs::by_group;
 
 /// A run from here on is worth beginning a row of values in: 64 KiB.
 const LONG_UNITS: u64 = 16;
 
 /// A run of units.
-pub type Run = (u64, u64);
+pub type UnitRun = (u64, u64);
 
 /// A page of the map: its place in the durable state, and its two units.
 #[derive(Clone, Copy, Debug, Default)]
-struct Page {
-    entry: Entry,
+struct MapPage {
+    entry: MapEntry,
     /// The first of the two; 0 if it has none yet.
     home: u64,
 }
@@ -81,7 +81,7 @@ struct Page {
 pub struct FreeMap {
     groups: Vec<Group>,
     /// Pages by level and index; those of level 0 are the groups'.
-    levels: Vec<Vec<Page>>,
+    levels: Vec<Vec<MapPage>>,
     /// Level and index of the page at each home.
     homes: BTreeMap<u64, (usize, usize)>,
     /// Pages above the groups that must be written although nothing below them is.
@@ -95,19 +95,19 @@ pub struct FreeMap {
     /// Runs of each class.
     runs: [u64; CLASSES],
     /// What is left of the run that was taken from last, if nothing else has changed it.
-    row: Run,
+    row: UnitRun,
     /// The run that something was given back to last, if nothing else has changed it.
-    joined: Run,
+    coalesced: UnitRun,
     /// Units that can be taken, in groups that are in memory or could be.
     free_units: u64,
-    retired: Vec<Run>,
+    retired: Vec<UnitRun>,
     retired_units: u64,
-    leaving: Arc<Vec<Run>>,
+    leaving: Arc<Vec<UnitRun>>,
     leaving_units: u64,
     /// The state that `leaving` leaves with is durable.
     is_committed: bool,
     /// Free in every state, but not to be taken now.
-    withheld: Option<Run>,
+    withheld: Option<UnitRun>,
     held_units: u64,
     loaded_groups: usize,
     /// No group that could be loaded has a longer run.
@@ -118,8 +118,8 @@ pub struct FreeMap {
     cursor: u64,
 }
 
-/// Sorts runs and joins those that touch.
-pub fn join_runs(runs: &mut Vec<Run>) {
+/// Sorts runs and coalesces adjacent ones.
+pub fn coalesce_runs(runs: &mut Vec<UnitRun>) {
     runs.sort_unstable();
     runs.dedup_by(|next, run| {
         let touches = run.0 + run.1 == next.0;
@@ -143,7 +143,7 @@ impl FreeMap {
             filled: 0,
             runs: [0; CLASSES],
             row: (0, 0),
-            joined: (0, 0),
+            coalesced: (0, 0),
             free_units: 0,
             retired: Vec::new(),
             retired_units: 0,
@@ -209,8 +209,8 @@ impl FreeMap {
     pub fn memory_bytes(&self) -> u64 {
         let loaded = self.loaded_groups as u64 * group::GROUP_BYTES;
         let groups = self.groups.capacity() * size_of::<Group>();
-        let pages: usize = self.levels.iter().map(|level| level.capacity() * size_of::<Page>()).sum();
-        let waiting = (self.retired.capacity() + self.leaving.capacity()) * size_of::<Run>();
+        let pages: usize = self.levels.iter().map(|level| level.capacity() * size_of::<MapPage>()).sum();
+        let waiting = (self.retired.capacity() + self.leaving.capacity()) * size_of::<UnitRun>();
         loaded + (groups + pages + waiting) as u64
     }
 
@@ -256,7 +256,7 @@ impl FreeMap {
                 self.levels.push(Vec::new());
             }
             if self.levels[level].len() < pages {
-                self.levels[level].resize(pages, Page::default());
+                self.levels[level].resize(pages, MapPage::default());
             }
             if pages <= 1 {
                 return;
@@ -307,7 +307,7 @@ impl FreeMap {
         (self.tail_units() >= units).then(|| self.take_tail(units))
     }
 
-    fn take_at(&mut self, (start, length): Run, units: u64) -> u64 {
+    fn take_at(&mut self, (start, length): UnitRun, units: u64) -> u64 {
         self.uncount(start, length);
         self.set_free(start, units, false);
         if length > units {
@@ -330,7 +330,7 @@ impl FreeMap {
             self.end = start;
             return self.drain_end();
         }
-        if !parts(start, units).all(|(group, _, _)| self.is_open(group)) {
+        if !by_group(start, units).all(|(group, _, _)| self.is_open(group)) {
             // Its other units are not known now. The next checkpoint enters these.
             return self.retire(start, units);
         }
@@ -342,8 +342,8 @@ impl FreeMap {
     fn free_run(&mut self, start: u64, units: u64) {
         let (mut first, mut end) = (start, start + units);
         if self.is_free(start - 1) {
-            first = match self.joined {
-                (joined, length) if joined + length == start => joined,
+            first = match self.coalesced {
+                (coalesced, length) if coalesced + length == start => coalesced,
                 _ => self.run_start(start - 1),
             };
             self.uncount(first, start - first);
@@ -354,7 +354,7 @@ impl FreeMap {
         }
         self.set_free(start, units, true);
         self.count(first, end - first);
-        self.joined = (first, end - first);
+        self.coalesced = (first, end - first);
     }
 
     /// What is free before the end becomes the tail.
@@ -376,13 +376,13 @@ impl FreeMap {
         }
         self.retired.push((start, units));
         self.retired_units += units;
-        for (group, _, _) in parts(start, units) {
-            self.mark(group);
+        for (group, _, _) in by_group(start, units) {
+            self.mark_changed(group);
         }
     }
 
     /// The page of `group` must be written.
-    fn mark(&mut self, group: usize) {
+    fn mark_changed(&mut self, group: usize) {
         let state = &mut self.groups[group];
         if !state.is_changed && !state.is_lost {
             state.is_changed = true;

@@ -4,9 +4,9 @@
 //! named by the meta page. Each has two units one behind the other, its *home*, and is written into them in turn, so the page of the
 //! durable state stays as it is until the next one is durable.
 
-use super::Run;
+use super::UnitRun;
 use super::bits::GROUP_UNITS;
-use crate::engine::btree::units::{FIRST_UNIT, UNIT_BYTES};
+use crate::engine::btree::allocation_unit::{FIRST_UNIT, UNIT_BYTES};
 
 /// Pages that one of a level above the first names.
 pub const CHILDREN: usize = UNIT_BYTES as usize / ENTRY_BYTES;
@@ -17,7 +17,7 @@ const LOST: u16 = u16::MAX;
 
 /// What a parent says of a page.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Entry {
+pub struct MapEntry {
     /// The unit that it lies in; 0 if there is none: nothing is free.
     pub unit: u64,
     /// Which unit of its home that is, 0 or 1.
@@ -30,10 +30,10 @@ pub struct Entry {
     pub longest_units: u16,
 }
 
-impl Entry {
+impl MapEntry {
     /// The same, but nobody knows any more what the page said.
-    pub fn lost(self) -> Entry {
-        Entry { crc: 0, free_units: 0, longest_units: LOST, ..self }
+    pub fn lost(self) -> MapEntry {
+        MapEntry { crc: 0, free_units: 0, longest_units: LOST, ..self }
     }
 
     /// Whether that was so when it was written.
@@ -42,7 +42,7 @@ impl Entry {
     }
 
     /// The units of the page.
-    pub fn home(&self) -> Option<Run> {
+    pub fn home(&self) -> Option<UnitRun> {
         (self.unit > 0).then(|| (self.unit.saturating_sub(self.side), 2))
     }
 
@@ -55,12 +55,12 @@ impl Entry {
     }
 
     /// Reads an entry of a map of units below `end`; `None` if it is not one.
-    pub fn decode(bytes: &[u8], end: u64) -> Option<Entry> {
+    pub fn decode(bytes: &[u8], end: u64) -> Option<MapEntry> {
         let (place, rest) = bytes.split_first_chunk::<8>()?;
         let (crc, rest) = rest.split_first_chunk::<4>()?;
         let (free_units, rest) = rest.split_first_chunk::<2>()?;
         let place = u64::from_le_bytes(*place);
-        let entry = Entry {
+        let entry = MapEntry {
             unit: place >> 1,
             side: place & 1,
             crc: u32::from_le_bytes(*crc),
@@ -74,7 +74,7 @@ impl Entry {
     pub fn is_possible(&self, end: u64) -> bool {
         let most = GROUP_UNITS as u16;
         match self.home() {
-            None => *self == Entry::default() || *self == Entry::default().lost(),
+            None => *self == MapEntry::default() || *self == MapEntry::default().lost(),
             Some((start, units)) => {
                 start >= FIRST_UNIT
                     && self.side < units
@@ -123,27 +123,27 @@ mod tests {
     #[test]
     fn an_entry_is_these_bytes_and_nonsense_is_refused() {
         let entry =
-            Entry { unit: 0x0102, side: 1, crc: 0x0a0b_0c0d, free_units: 0x8000, longest_units: 0x7ffe };
+            MapEntry { unit: 0x0102, side: 1, crc: 0x0a0b_0c0d, free_units: 0x8000, longest_units: 0x7ffe };
         let mut bytes = Vec::new();
         entry.encode(&mut bytes);
         assert_eq!(bytes, [5, 2, 0, 0, 0, 0, 0, 0, 0x0d, 0x0c, 0x0b, 0x0a, 0, 0x80, 0xfe, 0x7f]);
-        assert_eq!(Entry::decode(&bytes, 0x103), Some(entry));
-        assert_eq!(Entry::decode(&bytes, 0x102), None, "behind the end");
-        assert_eq!(Entry::decode(&bytes[..15], 0x103), None);
-        assert_eq!(Entry::decode(&[0; 16], 2), Some(Entry::default()));
+        assert_eq!(MapEntry::decode(&bytes, 0x103), Some(entry));
+        assert_eq!(MapEntry::decode(&bytes, 0x102), None, "behind the end");
+        assert_eq!(MapEntry::decode(&bytes[..15], 0x103), None);
+        assert_eq!(MapEntry::decode(&[0; 16], 2), Some(MapEntry::default()));
         assert_eq!(entry.home(), Some((0x0101, 2)));
         let mut lost = Vec::new();
         entry.lost().encode(&mut lost);
-        assert!(Entry::decode(&lost, 0x103).unwrap().is_lost());
+        assert!(MapEntry::decode(&lost, 0x103).unwrap().is_lost());
         for wrong in [
-            Entry { unit: 2, ..entry },
-            Entry { free_units: 0x8001, ..entry },
-            Entry { longest_units: 0x8000, free_units: 9, ..entry },
-            Entry { unit: 0, side: 0, ..entry },
+            MapEntry { unit: 2, ..entry },
+            MapEntry { free_units: 0x8001, ..entry },
+            MapEntry { longest_units: 0x8000, free_units: 9, ..entry },
+            MapEntry { unit: 0, side: 0, ..entry },
         ] {
             let mut bytes = Vec::new();
             wrong.encode(&mut bytes);
-            assert_eq!(Entry::decode(&bytes, 0x103), None, "{wrong:?}");
+            assert_eq!(MapEntry::decode(&bytes, 0x103), None, "{wrong:?}");
         }
     }
 

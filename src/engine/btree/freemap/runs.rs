@@ -5,9 +5,9 @@
 
 use std::sync::Arc;
 
-use super::bits::{Bits, GROUP_UNITS};
-use super::group::{CLASSES, Loaded, class_of, classes, longest_of, shortest_of};
-use super::{FreeMap, Run};
+use super::bits::{GROUP_UNITS, GroupBits};
+use super::group::{CLASSES, LoadedGroup, class_of, classes, longest_of, shortest_of};
+use super::{FreeMap, UnitRun};
 
 /// Groups that a search for a length between the bounds of a class looks at.
 const CLASS_GROUPS: usize = 8;
@@ -19,7 +19,7 @@ pub fn split(unit: u64) -> (usize, usize) {
 }
 
 /// The parts of `start..start + units` in groups: group, from, to.
-pub fn parts(start: u64, units: u64) -> impl Iterator<Item = (usize, usize, usize)> {
+pub fn by_group(start: u64, units: u64) -> impl Iterator<Item = (usize, usize, usize)> {
     let end = start + units;
     let mut at = start;
     std::iter::from_fn(move || {
@@ -31,7 +31,7 @@ pub fn parts(start: u64, units: u64) -> impl Iterator<Item = (usize, usize, usiz
 }
 
 impl FreeMap {
-    pub(super) fn bits(&self, group: usize) -> Option<&Bits> {
+    pub(super) fn bits(&self, group: usize) -> Option<&GroupBits> {
         self.groups.get(group)?.loaded.as_ref().map(|loaded| &*loaded.free)
     }
 
@@ -88,7 +88,7 @@ impl FreeMap {
     /// Takes a run out of it.
     pub(super) fn uncount(&mut self, start: u64, units: u64) {
         let ((group, _), class) = (split(start), class_of(units));
-        for known in [&mut self.row, &mut self.joined] {
+        for known in [&mut self.row, &mut self.coalesced] {
             if known.0 == start {
                 *known = (0, 0);
             }
@@ -109,7 +109,7 @@ impl FreeMap {
 
     /// Sets the bits of units, all of them in groups that are in memory.
     pub(super) fn set_free(&mut self, start: u64, units: u64, is_free: bool) {
-        for (group, from, to) in parts(start, units) {
+        for (group, from, to) in by_group(start, units) {
             if let Some(loaded) = self.groups[group].loaded.as_mut() {
                 let (bits, units) = (Arc::make_mut(&mut loaded.free), (to - from) as u64);
                 if is_free {
@@ -120,7 +120,7 @@ impl FreeMap {
                     loaded.units -= units;
                 }
             }
-            self.mark(group);
+            self.mark_changed(group);
         }
         match is_free {
             true => self.free_units += units,
@@ -138,7 +138,7 @@ impl FreeMap {
         if self.is_free(end) && !self.is_free(end - 1) {
             self.uncount(end, self.run_end(end) - end);
         }
-        for known in [&mut self.row, &mut self.joined] {
+        for known in [&mut self.row, &mut self.coalesced] {
             if split(known.0).0 == group {
                 *known = (0, 0);
             }
@@ -181,7 +181,7 @@ impl FreeMap {
     }
 
     /// The lowest run that begins in `group` and has `least..=most` units.
-    fn find(&mut self, group: usize, least: u64, most: u64) -> Option<Run> {
+    fn find(&mut self, group: usize, least: u64, most: u64) -> Option<UnitRun> {
         let base = group as u64 * GROUP_UNITS;
         let bits = self.bits(group)?;
         let goes_on = bits.has(LENGTH - 1) && self.is_free(base + GROUP_UNITS);
@@ -226,7 +226,7 @@ impl FreeMap {
     }
 
     /// The lowest run of `class` that has `units`, as far as a short search finds one.
-    fn lowest_of(&mut self, class: usize, units: u64) -> Option<Run> {
+    fn lowest_of(&mut self, class: usize, units: u64) -> Option<UnitRun> {
         let (least, most) = (shortest_of(class).max(units), longest_of(class));
         let groups: Vec<u32> = match shortest_of(class) >= units {
             true => self.classes[class].first().copied().into_iter().collect(),
@@ -236,7 +236,7 @@ impl FreeMap {
     }
 
     /// The lowest run that has `units`.
-    pub(super) fn lowest(&mut self, units: u64) -> Option<Run> {
+    pub(super) fn lowest(&mut self, units: u64) -> Option<UnitRun> {
         let class = class_of(units);
         let (sure, rest) = match shortest_of(class) >= units {
             true => (self.classes_from(units), 0),
@@ -249,14 +249,14 @@ impl FreeMap {
     }
 
     /// A run of the longest class that has `units`.
-    pub(super) fn longest(&mut self, units: u64) -> Option<Run> {
+    pub(super) fn longest(&mut self, units: u64) -> Option<UnitRun> {
         let mut from: Vec<usize> = classes(self.classes_from(units)).collect();
         from.reverse();
         from.into_iter().find_map(|class| self.lowest_of(class, units))
     }
 
     /// A run of the shortest class that has `units`.
-    pub(super) fn smallest(&mut self, units: u64) -> Option<Run> {
+    pub(super) fn smallest(&mut self, units: u64) -> Option<UnitRun> {
         classes(self.classes_from(units)).find_map(|class| self.lowest_of(class, units))
     }
 
@@ -280,7 +280,7 @@ impl FreeMap {
         let has_page = self.levels[0][group].entry.unit > 0;
         let state = &mut self.groups[group];
         if state.loaded.is_none() && !has_page && !state.is_pending && !state.is_lost {
-            state.loaded = Some(Box::new(Loaded::new(Bits::none())));
+            state.loaded = Some(Box::new(LoadedGroup::new(GroupBits::none())));
             self.loaded_groups += 1;
         }
         self.groups[group].loaded.is_some()

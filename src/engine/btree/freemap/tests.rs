@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::collections::{BTreeSet, HashMap};
 
-use super::super::units::UNIT_BYTES;
+use super::super::allocation_unit::UNIT_BYTES;
 use super::page::{CHILDREN, pages_of};
 use super::*;
 use crate::base::prng::Prng;
@@ -13,7 +13,7 @@ use crate::engine::Error;
 #[derive(Default)]
 struct Store {
     pages: HashMap<u64, Vec<u8>>,
-    root: Entry,
+    root: MapEntry,
     end: u64,
     /// The end in the state of the last checkpoint, durable or not.
     next_end: u64,
@@ -24,13 +24,13 @@ struct Store {
 }
 
 impl Store {
-    fn read(&self, entry: &Entry) -> Option<Vec<u8>> {
+    fn read(&self, entry: &MapEntry) -> Option<Vec<u8>> {
         self.read.set(self.read.get() + 1);
         self.pages.get(&entry.unit).filter(|bytes| crc32fast::hash(bytes) == entry.crc).cloned()
     }
 
     /// Writes the pages of a checkpoint; nothing of it is durable yet.
-    fn write(&mut self, map: &mut FreeMap) -> Changes {
+    fn write(&mut self, map: &mut FreeMap) -> MapChanges {
         while let Some(request) = map.wanted_for_homes() {
             map.admit(&request, self.read(&request.entry).as_deref());
         }
@@ -59,13 +59,13 @@ impl Store {
         changes
     }
 
-    fn commit(&mut self, map: &mut FreeMap, changes: &Changes) {
+    fn commit(&mut self, map: &mut FreeMap, changes: &MapChanges) {
         self.root = changes.root(map);
         self.end = self.next_end;
         map.commit(changes);
     }
 
-    fn release(map: &mut FreeMap, changes: &Changes) {
+    fn release(map: &mut FreeMap, changes: &MapChanges) {
         for nth in 0..changes.group_count() {
             let (group, freed) = changes.freed(nth);
             map.release(group, &freed);
@@ -99,15 +99,15 @@ impl Store {
     }
 
     /// Every run that is not used, the map's own units among them.
-    fn unused(&self, map: &FreeMap) -> Vec<Run> {
+    fn unused(&self, map: &FreeMap) -> Vec<UnitRun> {
         let mut read =
-            |entry: &Entry| self.read(entry).ok_or_else(|| Error::corrupt("map", entry.unit, "damaged"));
+            |entry: &MapEntry| self.read(entry).ok_or_else(|| Error::corrupt("map", entry.unit, "damaged"));
         map.unused(&mut read).unwrap()
     }
 
     /// Holds what is used and what is not to the whole of the file, each unit once.
-    fn check(&self, map: &FreeMap, used: &[Run], what: &str) {
-        let mut runs: Vec<Run> = used.iter().copied().chain(self.unused(map)).collect();
+    fn check(&self, map: &FreeMap, used: &[UnitRun], what: &str) {
+        let mut runs: Vec<UnitRun> = used.iter().copied().chain(self.unused(map)).collect();
         runs.sort_unstable();
         let mut at = 2;
         for (start, units) in runs {
@@ -156,9 +156,9 @@ fn follow_a_model(seed: u64) {
     let mut store = Store { end: 2, ..Store::default() };
     let mut map = FreeMap::new(2, 1 << 40);
     // Units in use, and those of them that the durable state knows, too.
-    let (mut fresh, mut old): (Vec<Run>, Vec<Run>) = (Vec::new(), Vec::new());
-    let (mut durable, mut next): (Vec<Run>, Vec<Run>) = (Vec::new(), Vec::new());
-    let mut running: Option<(Changes, bool)> = None;
+    let (mut fresh, mut old): (Vec<UnitRun>, Vec<UnitRun>) = (Vec::new(), Vec::new());
+    let (mut durable, mut next): (Vec<UnitRun>, Vec<UnitRun>) = (Vec::new(), Vec::new());
+    let mut running: Option<(MapChanges, bool)> = None;
     for step in 0..2500 {
         let what = format!("seed {seed} step {step}");
         match prng.below(100) {
@@ -230,7 +230,7 @@ fn follow_a_model(seed: u64) {
             _ => {}
         }
         if step % 25 == 0 {
-            let used: Vec<Run> = fresh.iter().chain(&old).copied().collect();
+            let used: Vec<UnitRun> = fresh.iter().chain(&old).copied().collect();
             store.check(&map, &used, &what);
         }
     }
@@ -415,7 +415,8 @@ fn groups_that_equal_their_pages_are_dropped_over_a_bound() {
     Store::release(&mut map, &changes);
     assert_eq!(map.loaded_groups, 4);
     let mut again = store.unused(&map);
-    let missing: Vec<Run> = unused.iter().copied().filter(|run| again.binary_search(run).is_err()).collect();
+    let missing: Vec<UnitRun> =
+        unused.iter().copied().filter(|run| again.binary_search(run).is_err()).collect();
     assert!(missing.len() <= 4, "{missing:?}");
     again = store.unused(&store.open());
     assert_eq!(again, store.unused(&map));
@@ -443,8 +444,8 @@ fn what_is_behind_comes_forward_and_the_end_of_the_file_drains() {
 
 /// The unit of each page of the durable state, by level and index.
 fn places(map: &FreeMap) -> Vec<((usize, usize), u64)> {
-    let level = |(level, pages): (usize, &Vec<Page>)| {
-        let place = |(index, page): (usize, &Page)| ((level, index), page.entry.unit);
+    let level = |(level, pages): (usize, &Vec<MapPage>)| {
+        let place = |(index, page): (usize, &MapPage)| ((level, index), page.entry.unit);
         pages.iter().enumerate().map(place).collect::<Vec<_>>()
     };
     map.levels.iter().enumerate().flat_map(level).collect()
@@ -484,7 +485,7 @@ fn of_a_group_whose_page_cannot_be_read_nothing_is_taken_and_the_rest_goes_on() 
 impl Store {
     fn unused_is_damaged(&self, map: &FreeMap) -> bool {
         let mut read =
-            |entry: &Entry| self.read(entry).ok_or_else(|| Error::corrupt("map", entry.unit, "damaged"));
+            |entry: &MapEntry| self.read(entry).ok_or_else(|| Error::corrupt("map", entry.unit, "damaged"));
         map.unused(&mut read).is_err()
     }
 }

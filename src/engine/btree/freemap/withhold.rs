@@ -1,10 +1,10 @@
-//! What compaction asks of the map: where the emptiest window is, and that nothing is put into it.
+//! What vacuum asks of the map: where the emptiest window is, and that nothing is put into it.
 
 use std::sync::Arc;
 
-use super::bits::{Bits, GROUP_UNITS};
-use super::runs::{parts, split};
-use super::{FreeMap, Run};
+use super::bits::{GROUP_UNITS, GroupBits};
+use super::runs::{by_group, split};
+use super::{FreeMap, UnitRun};
 
 impl FreeMap {
     /// Lets nobody take what is free between `from` and `to`, or becomes free there, before [`FreeMap::end_withholding`]. Runs
@@ -24,7 +24,7 @@ impl FreeMap {
             to = self.run_end(to - 1);
         }
         self.withheld = Some((from, to - from));
-        for (group, from, to) in parts(from, to.min(self.end).saturating_sub(from)) {
+        for (group, from, to) in by_group(from, to.min(self.end).saturating_sub(from)) {
             if self.bits(group).is_some_and(|bits| bits.next_free(from).is_some_and(|at| at < to)) {
                 self.detach(group);
                 self.hold_group(group);
@@ -43,7 +43,7 @@ impl FreeMap {
         let taken = Arc::make_mut(&mut loaded.free).split_off(from as usize, to as usize);
         let count = taken.count();
         if count > 0 {
-            let held = loaded.held.get_or_insert_with(|| Arc::new(Bits::none()));
+            let held = loaded.held.get_or_insert_with(|| Arc::new(GroupBits::none()));
             Arc::make_mut(held).add(&taken);
             loaded.units -= count;
             self.free_units -= count;
@@ -52,19 +52,19 @@ impl FreeMap {
     }
 
     /// Holds back what of a run that is given back is withheld; returns the rest.
-    pub(super) fn hold_back(&mut self, start: u64, units: u64) -> Vec<Run> {
+    pub(super) fn hold_back(&mut self, start: u64, units: u64) -> Vec<UnitRun> {
         let end = start + units;
         let (from, to) = match self.withheld {
             Some((from, length)) => (from.clamp(start, end), (from + length).clamp(start, end)),
             None => return vec![(start, units)],
         };
-        for (group, from, to) in parts(from, to - from) {
+        for (group, from, to) in by_group(from, to - from) {
             if let Some(loaded) = self.groups[group].loaded.as_mut() {
-                let held = loaded.held.get_or_insert_with(|| Arc::new(Bits::none()));
+                let held = loaded.held.get_or_insert_with(|| Arc::new(GroupBits::none()));
                 Arc::make_mut(held).set(from, to);
                 self.held_units += (to - from) as u64;
             }
-            self.mark(group);
+            self.mark_changed(group);
         }
         [(start, from - start), (to, end - to)].into_iter().filter(|(_, units)| *units > 0).collect()
     }
@@ -101,7 +101,7 @@ impl FreeMap {
 
     /// The run of `units` between `from` and `to` of which the most is free, as far as groups are in memory; `None` if there is no
     /// such run.
-    pub fn emptiest(&self, units: u64, from: u64, to: u64) -> Option<Run> {
+    pub fn emptiest(&self, units: u64, from: u64, to: u64) -> Option<UnitRun> {
         let mut best = None;
         let mut window = std::collections::VecDeque::new();
         let mut free_units = 0;
@@ -125,7 +125,7 @@ impl FreeMap {
     }
 
     /// Runs that begin between `from` and `to`, ascending, as far as groups are in memory.
-    pub(super) fn free_runs(&self, from: u64, to: u64) -> impl Iterator<Item = Run> + use<'_> {
+    pub(super) fn free_runs(&self, from: u64, to: u64) -> impl Iterator<Item = UnitRun> + use<'_> {
         let mut at = from;
         if from > 0 && self.is_free(from) && self.is_free(from - 1) {
             at = self.run_end(from);

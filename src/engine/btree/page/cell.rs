@@ -1,6 +1,6 @@
 //! Cells: a key, and what a leaf or an inner page holds for it. `FORMAT.md` draws them.
 
-use crate::engine::btree::units::{FIRST_UNIT, UNIT_BYTES};
+use crate::engine::btree::allocation_unit::{FIRST_UNIT, UNIT_BYTES};
 
 /// Values from this size on lie in extents.
 pub const OUT_OF_LINE_BYTES: usize = 2048;
@@ -37,7 +37,7 @@ impl Extent {
 
 /// What a leaf holds for a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stored<'a> {
+pub enum CellValue<'a> {
     /// The value.
     Inline(&'a [u8]),
     /// Where it lies.
@@ -45,16 +45,16 @@ pub enum Stored<'a> {
 }
 
 /// A leaf's cell.
-pub fn leaf_cell(key: &[u8], stored: Stored<'_>) -> Vec<u8> {
+pub fn leaf_cell(key: &[u8], stored: CellValue<'_>) -> Vec<u8> {
     let mut cell = Vec::with_capacity(LEAF_CELL_BYTES + key.len() + EXTENT_BYTES);
     cell.extend_from_slice(&(key.len() as u16).to_le_bytes());
     match stored {
-        Stored::Inline(value) => {
+        CellValue::Inline(value) => {
             cell.extend_from_slice(&(value.len() as u16).to_le_bytes());
             cell.extend_from_slice(key);
             cell.extend_from_slice(value);
         }
-        Stored::Extent(extent) => {
+        CellValue::Extent(extent) => {
             cell.extend_from_slice(&OUT_OF_LINE.to_le_bytes());
             cell.extend_from_slice(key);
             cell.extend_from_slice(&extent.unit.to_le_bytes());
@@ -117,16 +117,16 @@ pub fn cell_key(leaf: bool, cell: &[u8]) -> &[u8] {
 
 /// What a leaf's cell holds.
 #[inline]
-pub fn stored(cell: &[u8]) -> Stored<'_> {
+pub fn cell_value(cell: &[u8]) -> CellValue<'_> {
     let at = LEAF_CELL_BYTES + usize::from(u16_at(cell, 0));
     if u16_at(cell, 2) == OUT_OF_LINE {
-        Stored::Extent(Extent {
+        CellValue::Extent(Extent {
             unit: u64_at(cell, at),
             units: u32_at(cell, at + 8),
             bytes: u32_at(cell, at + 12),
             crc: u32_at(cell, at + 16),
         })
     } else {
-        Stored::Inline(&cell[at..])
+        CellValue::Inline(&cell[at..])
     }
 }

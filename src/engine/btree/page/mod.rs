@@ -16,13 +16,14 @@ mod cell;
 #[cfg(test)]
 mod tests;
 
-use super::units::UNIT_BYTES;
+use super::allocation_unit::UNIT_BYTES;
 use crate::engine::{PageCause, PageKind};
 use cell::{
-    EXTENT_BYTES, LEAF_CELL_BYTES, OUT_OF_LINE_BYTES, cell_key, cell_length, stored, u16_at, u32_at, u64_at,
+    EXTENT_BYTES, LEAF_CELL_BYTES, OUT_OF_LINE_BYTES, cell_key, cell_length, cell_value, u16_at, u32_at,
+    u64_at,
 };
 
-pub use cell::{Extent, Stored, inner_cell, leaf_cell};
+pub use cell::{CellValue, Extent, inner_cell, leaf_cell};
 
 /// Bytes before the slots.
 pub const HEADER_BYTES: usize = 32;
@@ -162,7 +163,7 @@ impl Page {
     }
 
     /// Bytes `from..to` have changed, and with them the checksum in the first unit.
-    fn mark(&mut self, from: usize, to: usize) {
+    fn mark_changed(&mut self, from: usize, to: usize) {
         let units = from / UNIT..=to.saturating_sub(1).max(from) / UNIT;
         self.changed |= units.fold(1, |changed, unit| changed | 1 << unit);
     }
@@ -207,8 +208,8 @@ impl Page {
     }
 
     /// What a leaf's cell holds.
-    pub fn stored(&self, index: usize) -> Stored<'_> {
-        stored(self.cell(index))
+    pub fn cell_value(&self, index: usize) -> CellValue<'_> {
+        cell_value(self.cell(index))
     }
 
     /// Child of an inner page; 0 is the first, `count()` the last.
@@ -246,7 +247,7 @@ impl Page {
         self.bytes.len() - HEADER_BYTES - self.free_bytes()
     }
 
-    /// Whether it is so empty that it should join a neighbour.
+    /// Whether it is so empty that it should be merged with a neighbour.
     pub fn is_sparse(&self) -> bool {
         self.used_bytes() * 4 < self.bytes.len() - HEADER_BYTES
     }
@@ -258,7 +259,7 @@ impl Page {
             _ => {
                 let at = self.slot(index - 1) + 2;
                 self.bytes[at..at + 8].copy_from_slice(&child.to_le_bytes());
-                self.mark(at, at + 8);
+                self.mark_changed(at, at + 8);
             }
         }
     }
@@ -270,7 +271,7 @@ impl Page {
             return false;
         }
         self.bytes[at..at + cell.len()].copy_from_slice(cell);
-        self.mark(at, at + cell.len());
+        self.mark_changed(at, at + cell.len());
         true
     }
 
@@ -302,22 +303,22 @@ impl Page {
 
     fn set_u16(&mut self, at: usize, value: u16) {
         self.bytes[at..at + 2].copy_from_slice(&value.to_le_bytes());
-        self.mark(at, at + 2);
+        self.mark_changed(at, at + 2);
     }
 
     fn set_u32(&mut self, at: usize, value: usize) {
         self.bytes[at..at + 4].copy_from_slice(&(value as u32).to_le_bytes());
-        self.mark(at, at + 4);
+        self.mark_changed(at, at + 4);
     }
 
     fn set_first_child(&mut self, child: u64) {
         self.bytes[CHILD..CHILD + 8].copy_from_slice(&child.to_le_bytes());
-        self.mark(CHILD, CHILD + 8);
+        self.mark_changed(CHILD, CHILD + 8);
     }
 
     fn clear(&mut self) {
         self.bytes[HEADER_BYTES..].fill(0);
-        self.mark(0, self.bytes.len());
+        self.mark_changed(0, self.bytes.len());
         self.set_u16(COUNT, 0);
         self.set_u32(CELLS, self.bytes.len());
         self.set_u32(GARBAGE, 0);
@@ -329,7 +330,7 @@ impl Page {
     fn push(&mut self, cell: &[u8]) {
         let (count, at) = (self.count(), u32_at(&self.bytes, CELLS) as usize - cell.len());
         self.bytes[at..at + cell.len()].copy_from_slice(cell);
-        self.mark(at, at + cell.len());
+        self.mark_changed(at, at + cell.len());
         self.set_u32(CELLS, at);
         self.set_u16(HEADER_BYTES + 2 * count, at as u16);
         self.set_u16(COUNT, count as u16 + 1);
@@ -353,7 +354,7 @@ impl Page {
         let at = HEADER_BYTES + 2 * index;
         let slot = self.slot(count) as u16;
         self.bytes.copy_within(at..HEADER_BYTES + 2 * count, at + 2);
-        self.mark(at, HEADER_BYTES + 2 * count + 2);
+        self.mark_changed(at, HEADER_BYTES + 2 * count + 2);
         self.set_u16(at, slot);
         let follows = index > 0 && usize::from(u16_at(&self.bytes, LAST)) == index - 1;
         let run = if follows { u16_at(&self.bytes, RUN).saturating_add(1) } else { 0 };
@@ -367,7 +368,7 @@ impl Page {
         let (count, length) = (self.count(), self.cell(index).len());
         let at = HEADER_BYTES + 2 * index;
         self.bytes.copy_within(at + 2..HEADER_BYTES + 2 * count, at);
-        self.mark(at, HEADER_BYTES + 2 * count);
+        self.mark_changed(at, HEADER_BYTES + 2 * count);
         self.set_u16(COUNT, count as u16 - 1);
         self.set_u32(GARBAGE, u32_at(&self.bytes, GARBAGE) as usize + length);
         length + 2

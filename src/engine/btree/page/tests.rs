@@ -5,14 +5,14 @@ use crate::base::prng::Prng;
 use std::collections::BTreeMap;
 
 fn inline(key: &[u8], value: &[u8]) -> Vec<u8> {
-    leaf_cell(key, Stored::Inline(value))
+    leaf_cell(key, CellValue::Inline(value))
 }
 
 #[test]
 fn a_leaf_of_two_cells_is_these_bytes_and_every_flip_is_refused() {
     let mut page = Page::new(4096, 0, 0);
     let extent = Extent { unit: 7, units: 1, bytes: 4000, crc: 0xAABB_CCDD };
-    assert!(page.insert(0, &leaf_cell(b"b", Stored::Extent(extent))));
+    assert!(page.insert(0, &leaf_cell(b"b", CellValue::Extent(extent))));
     assert!(page.insert(0, &inline(b"a", b"xyz")));
     let mut bytes = Vec::new();
     page.seal(9, &mut bytes);
@@ -32,7 +32,10 @@ fn a_leaf_of_two_cells_is_these_bytes_and_every_flip_is_refused() {
     );
     assert_eq!(u32_at(&bytes, 0), checksum(9, &bytes));
     let back = Page::decode(9, bytes.clone()).unwrap();
-    assert_eq!((back.stored(0), back.stored(1)), (Stored::Inline(b"xyz"), Stored::Extent(extent)));
+    assert_eq!(
+        (back.cell_value(0), back.cell_value(1)),
+        (CellValue::Inline(b"xyz"), CellValue::Extent(extent))
+    );
     assert!(Page::decode(8, bytes.clone()).is_err(), "a page read at another place");
     for bit in 0..bytes.len() * 8 {
         bytes[bit / 8] ^= 1 << (bit % 8);
@@ -58,7 +61,7 @@ fn nonsense_with_a_good_checksum_is_refused_without_a_panic() {
         bytes[..4].copy_from_slice(&crc.to_le_bytes());
         if let Ok(page) = Page::decode(1, bytes) {
             for index in 0..page.count() {
-                let _ = (page.key(index), page.is_leaf().then(|| page.stored(index)));
+                let _ = (page.key(index), page.is_leaf().then(|| page.cell_value(index)));
                 let _ = (!page.is_leaf()).then(|| page.child(index));
             }
             let _ = page.search(&[7]);
@@ -88,9 +91,9 @@ fn inserts_removes_and_splits_keep_a_map() {
                     model.insert(key, value);
                     let entries = |page: &Page| -> Vec<(Vec<u8>, Vec<u8>)> {
                         (0..page.count())
-                            .map(|index| match page.stored(index) {
-                                Stored::Inline(value) => (page.key(index).to_vec(), value.to_vec()),
-                                Stored::Extent(_) => panic!("only inline values"),
+                            .map(|index| match page.cell_value(index) {
+                                CellValue::Inline(value) => (page.key(index).to_vec(), value.to_vec()),
+                                CellValue::Extent(_) => panic!("only inline values"),
                             })
                             .collect()
                     };

@@ -12,10 +12,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use parking_lot::Mutex;
 
+use super::allocation_unit::{FILE, FIRST_UNIT, UNIT_BYTES};
 use super::meta::{META_BYTES, Meta};
 use super::page::Page;
 use super::source::{PageSource, Piece};
-use super::units::{FILE, FIRST_UNIT, UNIT_BYTES};
 use crate::disk::{File, Purpose};
 use crate::engine::{
     Cache, ClassBytes, ClassMeter, CpuMeter, Error, Lookups, PageCause, PageKind, Pages, Result,
@@ -114,7 +114,7 @@ impl Pager {
     pub fn count_read(&self, kind: PageKind, purpose: Purpose, pages: u64, bytes: u64) {
         let cause = match purpose {
             Purpose::Scan => PageCause::Scan,
-            Purpose::Checkpoint => PageCause::Compaction,
+            Purpose::Checkpoint => PageCause::Vacuum,
             Purpose::PageWrite => PageCause::Change,
             Purpose::Recovery => PageCause::Recovery,
             Purpose::Verify => PageCause::Verify,

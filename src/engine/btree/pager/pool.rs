@@ -6,18 +6,18 @@ use std::sync::atomic::Ordering::Relaxed;
 use quick_cache::Weighter;
 use quick_cache::sync::Cache as Pieces;
 
+use crate::engine::btree::allocation_unit::UNIT_BYTES;
 use crate::engine::btree::page::Page;
 use crate::engine::btree::source::Piece;
-use crate::engine::btree::units::UNIT_BYTES;
 use crate::engine::{Cache, LookupMeter, Lookups};
 
 /// Weighs pieces by their bytes.
 #[derive(Clone)]
-struct Weight {
+struct PieceWeight {
     page_bytes: u64,
 }
 
-impl Weighter<u64, Piece> for Weight {
+impl Weighter<u64, Piece> for PieceWeight {
     fn weight(&self, _: &u64, piece: &Piece) -> u64 {
         match piece {
             Piece::Page(_) => self.page_bytes,
@@ -29,7 +29,7 @@ impl Weighter<u64, Piece> for Weight {
 
 /// What is looked for.
 #[derive(Clone, Copy)]
-pub enum Lookup {
+pub enum PieceKind {
     /// A leaf.
     Leaf,
     /// A page above the leaves.
@@ -38,16 +38,16 @@ pub enum Lookup {
     Value,
 }
 
-impl Lookup {
+impl PieceKind {
     /// What `page` counts as.
-    pub fn of_page(page: &Page) -> Lookup {
-        if page.is_leaf() { Lookup::Leaf } else { Lookup::Inner }
+    pub fn of_page(page: &Page) -> PieceKind {
+        if page.is_leaf() { PieceKind::Leaf } else { PieceKind::Inner }
     }
 }
 
 /// The pool, with how often it had what was looked for.
 pub struct Pool {
-    pieces: Pieces<u64, Piece, Weight>,
+    pieces: Pieces<u64, Piece, PieceWeight>,
     bytes_max: u64,
     lookups: [LookupMeter; 3],
 }
@@ -56,7 +56,7 @@ impl Pool {
     /// An empty one of at most `bytes_max`.
     pub fn new(bytes_max: u64, page_bytes: usize) -> Pool {
         let items = (bytes_max / UNIT_BYTES).clamp(16, 1 << 24) as usize;
-        let weight = Weight { page_bytes: page_bytes as u64 };
+        let weight = PieceWeight { page_bytes: page_bytes as u64 };
         Pool {
             pieces: Pieces::with_weighter(items, bytes_max, weight),
             bytes_max,
@@ -69,8 +69,8 @@ impl Pool {
         let found = self.pieces.get(&unit);
         if let Some(piece) = &found {
             let kind = match piece {
-                Piece::Page(page) => Lookup::of_page(page),
-                Piece::Value(_) => Lookup::Value,
+                Piece::Page(page) => PieceKind::of_page(page),
+                Piece::Value(_) => PieceKind::Value,
             };
             self.lookups[kind as usize].hits.fetch_add(1, Relaxed);
         }
@@ -100,7 +100,7 @@ impl Pool {
     }
 
     /// `count` pieces were looked for that it had not.
-    pub fn count_misses(&self, kind: Lookup, count: u64) {
+    pub fn count_misses(&self, kind: PieceKind, count: u64) {
         self.lookups[kind as usize].misses.fetch_add(count, Relaxed);
     }
 

@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::pool::Lookup;
+use super::pool::PieceKind;
 use super::{Pager, byte_offset, context};
 use crate::disk::Purpose;
+use crate::engine::btree::allocation_unit::{FILE, UNIT_BYTES};
 use crate::engine::btree::page::{Extent, LEVEL, Page};
-use crate::engine::btree::source::{Loaded, Miss, Piece, is_unreadable};
-use crate::engine::btree::units::{FILE, UNIT_BYTES};
+use crate::engine::btree::source::{LoadedPieces, Miss, Piece, is_unreadable};
 use crate::engine::btree::value::Value;
 use crate::engine::{Error, PageKind, Result};
 
@@ -28,8 +28,8 @@ impl Pager {
         }
     }
 
-    /// Counts what a reader's search missed; opening, verification and compaction are none.
-    fn count_misses(&self, kind: Lookup, count: u64, purpose: Purpose) {
+    /// Counts what a reader's search missed; opening, verification and vacuum are none.
+    fn count_misses(&self, kind: PieceKind, count: u64, purpose: Purpose) {
         if matches!(purpose, Purpose::Get | Purpose::Scan) {
             self.pool.count_misses(kind, count);
         }
@@ -43,7 +43,7 @@ impl Pager {
         self.count_read(PageKind::of_level(bytes[LEVEL]), purpose, 1, bytes.len() as u64);
         match self.decode(unit, bytes) {
             Ok(page) => {
-                self.count_misses(Lookup::of_page(&page), 1, purpose);
+                self.count_misses(PieceKind::of_page(&page), 1, purpose);
                 Ok(Arc::new(page))
             }
             Err(what) => Err(Error::corrupt(FILE, offset, what)),
@@ -63,7 +63,7 @@ impl Pager {
             let unit = unit + nth * self.page_units();
             match self.decode(unit, bytes.to_vec()) {
                 Ok(page) => {
-                    self.count_misses(Lookup::of_page(&page), 1, purpose);
+                    self.count_misses(PieceKind::of_page(&page), 1, purpose);
                     pieces.push((unit, Piece::Page(Arc::new(page))));
                 }
                 Err(what) => return Err(Error::corrupt(FILE, unit * UNIT_BYTES, what)),
@@ -74,7 +74,7 @@ impl Pager {
 
     /// Reads and checks the values of extents that lie one behind the other, or nearly so, with one request.
     pub fn read_values(&self, extents: &[Extent], purpose: Purpose) -> Result<Vec<Bytes>> {
-        self.count_misses(Lookup::Value, extents.len() as u64, purpose);
+        self.count_misses(PieceKind::Value, extents.len() as u64, purpose);
         self.read_extents(extents, PageKind::Extent, purpose)
     }
 
@@ -140,7 +140,7 @@ impl Pager {
         epoch: u64,
         mut units: Vec<u64>,
         purpose: Purpose,
-        loaded: &mut Loaded,
+        loaded: &mut LoadedPieces,
     ) -> Result<()> {
         units.sort_unstable();
         units.dedup();

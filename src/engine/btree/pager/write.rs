@@ -5,29 +5,29 @@ use std::sync::Arc;
 
 use super::{Pager, byte_offset, context};
 use crate::disk::Purpose;
+use crate::engine::btree::allocation_unit::UNIT_BYTES;
 use crate::engine::btree::page::{LEVEL, Page, SECTOR_BYTES};
 use crate::engine::btree::source::Piece;
-use crate::engine::btree::units::UNIT_BYTES;
 use crate::engine::{PageCause, PageKind, Result, Shares};
 
 /// Adjacent pages and extents are written in pieces of at most this size.
 const WRITE_BYTES: usize = 1 << 20;
 
 /// A part of a write: kind, cause, pages, bytes.
-type Part = (PageKind, PageCause, u64, u64);
+type PendingCount = (PageKind, PageCause, u64, u64);
 
 /// What a write consists of; counted once it succeeds.
 #[derive(Default)]
-struct Parts {
-    parts: Vec<Part>,
+struct PendingCounts {
+    pages: Vec<PendingCount>,
     /// Bytes by class of key.
     classes: Vec<(u8, u64)>,
 }
 
-impl Parts {
+impl PendingCounts {
     /// `bytes` of a page are written.
     fn add_page(&mut self, page: &Page, count: u64, bytes: u64) {
-        self.parts.push((page.kind(), page.cause(), count, bytes));
+        self.pages.push((page.kind(), page.cause(), count, bytes));
         if page.is_leaf() {
             let mut shares = Shares::default();
             (0..page.count()).for_each(|index| shares.add(page.key(index), page.cell_bytes(index) as u64));
@@ -50,7 +50,7 @@ impl Pager {
     ) -> Result<usize> {
         let mut written = 0;
         let mut buffer = Vec::new();
-        let mut parts = Parts::default();
+        let mut counts = PendingCounts::default();
         while at < pieces.len() && written < bytes_max {
             buffer.clear();
             let first = pieces[at].0;
@@ -67,17 +67,17 @@ impl Pager {
                 buffer.resize(buffer.len().next_multiple_of(UNIT_BYTES as usize), 0);
                 let bytes = (buffer.len() - before) as u64;
                 match piece {
-                    Piece::Page(page) => parts.add_page(page, 1, bytes),
+                    Piece::Page(page) => counts.add_page(page, 1, bytes),
                     Piece::Value(_) => {
                         let is_moved = moved.contains(unit);
-                        let cause = if is_moved { PageCause::Compaction } else { PageCause::Change };
-                        parts.parts.push((PageKind::Extent, cause, 1, bytes));
-                        parts.classes.extend(classes.get(unit).map(|class| (*class, bytes)));
+                        let cause = if is_moved { PageCause::Vacuum } else { PageCause::Change };
+                        counts.pages.push((PageKind::Extent, cause, 1, bytes));
+                        counts.classes.extend(classes.get(unit).map(|class| (*class, bytes)));
                     }
                 }
                 next += 1;
             }
-            self.write(first, &buffer, Purpose::Checkpoint, &mut parts)?;
+            self.write(first, &buffer, Purpose::Checkpoint, &mut counts)?;
             written += buffer.len();
             at = next;
         }
@@ -92,7 +92,7 @@ impl Pager {
         bytes_max: usize,
     ) -> Result<usize> {
         let (mut written, mut first) = (0, 0);
-        let (mut buffer, mut sealed, mut parts) = (Vec::new(), Vec::new(), Parts::default());
+        let (mut buffer, mut sealed, mut counts) = (Vec::new(), Vec::new(), PendingCounts::default());
         while let Some((unit, page)) = pages.get(at)
             && written < bytes_max
         {
@@ -102,31 +102,31 @@ impl Pager {
                 let here = unit + index as u64;
                 if first + buffer.len() as u64 / UNIT_BYTES != here || buffer.len() >= WRITE_BYTES {
                     if !buffer.is_empty() {
-                        self.write(first, &buffer, Purpose::Checkpoint, &mut parts)?;
+                        self.write(first, &buffer, Purpose::Checkpoint, &mut counts)?;
                     }
                     buffer.clear();
                     first = here;
                 }
                 buffer.extend_from_slice(&sealed[index * UNIT_BYTES as usize..][..UNIT_BYTES as usize]);
-                parts.add_page(page, u64::from(nth == 0), UNIT_BYTES);
+                counts.add_page(page, u64::from(nth == 0), UNIT_BYTES);
                 written += UNIT_BYTES as usize;
             }
             at += 1;
         }
         if !buffer.is_empty() {
-            self.write(first, &buffer, Purpose::Checkpoint, &mut parts)?;
+            self.write(first, &buffer, Purpose::Checkpoint, &mut counts)?;
         }
         Ok(at)
     }
 
-    /// Writes `bytes` at `unit`, which are what `parts` says; empties that.
-    fn write(&self, unit: u64, bytes: &[u8], purpose: Purpose, parts: &mut Parts) -> Result<()> {
+    /// Writes `bytes` at `unit`, which are what `counts` says; empties that.
+    fn write(&self, unit: u64, bytes: &[u8], purpose: Purpose, counts: &mut PendingCounts) -> Result<()> {
         let offset = byte_offset(unit)?;
         self.file.write_at(purpose, offset, bytes).map_err(context("writing", offset))?;
-        for (kind, cause, pages, bytes) in parts.parts.drain(..) {
+        for (kind, cause, pages, bytes) in counts.pages.drain(..) {
             self.count_written(kind, cause, pages, bytes);
         }
-        for (class, bytes) in parts.classes.drain(..) {
+        for (class, bytes) in counts.classes.drain(..) {
             self.classes.add(class, bytes);
         }
         Ok(())
@@ -134,15 +134,25 @@ impl Pager {
 
     /// Writes a page of the free map.
     pub fn write_map(&self, unit: u64, bytes: &[u8]) -> Result<()> {
-        let part = (PageKind::FreeMap, PageCause::Checkpoint, 1, bytes.len() as u64);
-        self.write(unit, bytes, Purpose::Manifest, &mut Parts { parts: vec![part], classes: Vec::new() })
+        let count = (PageKind::FreeMap, PageCause::Checkpoint, 1, bytes.len() as u64);
+        self.write(
+            unit,
+            bytes,
+            Purpose::Manifest,
+            &mut PendingCounts { pages: vec![count], classes: Vec::new() },
+        )
     }
 
     /// Writes a whole page that a crash may have torn.
     pub fn repair_page(&self, unit: u64, bytes: &[u8]) -> Result<()> {
         let kind = PageKind::of_level(bytes.get(LEVEL).copied().unwrap_or_default());
-        let part = (kind, PageCause::Recovery, 1, bytes.len() as u64);
-        self.write(unit, bytes, Purpose::Recovery, &mut Parts { parts: vec![part], classes: Vec::new() })
+        let count = (kind, PageCause::Recovery, 1, bytes.len() as u64);
+        self.write(
+            unit,
+            bytes,
+            Purpose::Recovery,
+            &mut PendingCounts { pages: vec![count], classes: Vec::new() },
+        )
     }
 
     /// Writes `bytes`, whole sectors, from the `sector`-th of the file on. The caller counts them.

@@ -116,7 +116,7 @@ fn puts_that_wait_hold_no_more_of_the_log_than_its_bound_and_cost_no_space_at_op
 }
 
 /// With the memory that the log was written with, opening costs no more than reading the log twice, and what a small store costs. With
-/// an eighth of it, values and pages go home on the way, and puts all over the tree are swept: that reads each leaf, 1 MB in all, and
+/// an eighth of it, values and pages go home on the way, and puts all over the tree are merged: that reads each leaf, 1 MB in all, and
 /// writes it twice.
 #[test]
 fn opening_reads_and_writes_no_more_than_a_few_times_the_log() {
@@ -152,13 +152,16 @@ fn a_single_put_that_waits_lets_the_log_go() {
     let options = scaled(Torn::Delta);
     let (sim, engine) = store_with_waiting_puts(&options);
     patiently(&engine, &small(7, 9)).unwrap();
-    // No sweep comes to it: checkpoints begin because of large values.
+    // No buffer merge comes to it: checkpoints begin because of large values.
     for step in 0..300u64 {
         patiently(&engine, &large(step % 50, step as u8)).unwrap();
     }
     assert_eq!(engine.core.tree.read().buffer.len(), 1);
-    let behind = engine.core.log.end() - engine.core.tree.read().durable.floor;
-    assert!(behind <= 2 * options.dirty_bytes_max, "{behind} bytes behind the floor, for 6 MB written");
+    let behind = engine.core.log.end() - engine.core.tree.read().durable.recovery_lsn;
+    assert!(
+        behind <= 2 * options.dirty_bytes_max,
+        "{behind} bytes behind the recovery LSN, for 6 MB written"
+    );
     let opened = open_on(sim.kill(), &options).unwrap();
     assert_eq!(opened.core.tree.read().buffer.len(), 1);
     assert_eq!(contents(&*opened).unwrap(), contents(&*engine).unwrap());
@@ -186,7 +189,7 @@ fn a_store_that_was_closed_or_left_alone_is_opened_without_its_log() {
 
 /// Makes the newest meta page of the store one of the format before `replay_all`.
 fn make_old(sim: &SimDisk) {
-    let file = sim.open(units::FILE).unwrap();
+    let file = sim.open(allocation_unit::FILE).unwrap();
     let mut meta = pager::read_meta(&*file).unwrap();
     meta.sequence += 1;
     let payload = meta.encode()[crate::engine::frame::HEADER_BYTES..][..19 * 8].to_vec();
@@ -195,8 +198,8 @@ fn make_old(sim: &SimDisk) {
     file.write_at(Purpose::Manifest, meta.offset(), &slot).unwrap();
 }
 
-/// Freezes and brings a checkpoint to its end, without a sweep.
-fn checkpoint_without_sweep(engine: &BtreeEngine) {
+/// Freezes and brings a checkpoint to its end, without a buffer merge.
+fn checkpoint_without_merge(engine: &BtreeEngine) {
     let mut job = Some(engine.checkpointer.freeze("command", false).unwrap());
     while !engine.checkpointer.advance(job.as_mut().unwrap()).unwrap() {}
 }
@@ -212,9 +215,9 @@ fn a_log_of_an_older_store_is_replayed_whole() {
         delete.delete([b"large".as_slice(), &3u64.to_be_bytes()].concat());
         engine.core.log.append_batch(FIRST_KIND, Purpose::Wal, &delete).unwrap();
         patiently(&engine, &large(4, 44)).unwrap();
-        checkpoint_without_sweep(&engine);
+        checkpoint_without_merge(&engine);
         let state = engine.core.tree.read().durable;
-        assert!(state.floor < state.lsn);
+        assert!(state.recovery_lsn < state.lsn);
         let disk = sim.kill();
         if is_old {
             make_old(&disk);
@@ -226,7 +229,7 @@ fn a_log_of_an_older_store_is_replayed_whole() {
             assert_eq!(get(&large(4, 0)).unwrap(), vec![44; 20_000]);
             assert_eq!(get(&delete).is_none(), is_old, "what an older store has");
             // The next state may still begin in that part of the log.
-            checkpoint_without_sweep(&engine);
+            checkpoint_without_merge(&engine);
             run(&*engine, Command::Verify).unwrap();
         }
     }

@@ -83,7 +83,7 @@ fn all_pages(traffic: &PageTraffic) -> PageCount {
 
 #[test]
 fn pages_by_kind_and_by_cause_add_up_to_what_the_disk_has_taken() {
-    for torn in [Torn::Delta, Torn::DoubleWrite, Torn::Image] {
+    for torn in [Torn::Delta, Torn::Doublewrite, Torn::Image] {
         // With failures, which count nowhere, and killed processes, so that opening repairs pages.
         let sim = SimDisk::new();
         for (round, fault) in [None, Some(40), Some(90), None].into_iter().enumerate() {
@@ -124,7 +124,7 @@ fn pages_by_kind_and_by_cause_add_up_to_what_the_disk_has_taken() {
             assert_eq!(images, door.of(PageImage).write_bytes);
             assert_eq!(copies(PageCause::DoubleWrite), door.of(DoubleWrite).write_bytes);
             assert_eq!(copies(PageCause::Eviction), 0);
-            let extents = tree.pages.written.of(PageKind::Extent, PageCause::Compaction);
+            let extents = tree.pages.written.of(PageKind::Extent, PageCause::Vacuum);
             assert!(extents.bytes % UNIT_BYTES == 0);
         }
     }
@@ -132,7 +132,7 @@ fn pages_by_kind_and_by_cause_add_up_to_what_the_disk_has_taken() {
 
 #[test]
 fn a_split_is_at_least_three_page_writes() {
-    for torn in [Torn::Delta, Torn::DoubleWrite, Torn::Image] {
+    for torn in [Torn::Delta, Torn::Doublewrite, Torn::Image] {
         let engine = open_on(SimDisk::new(), &with(torn)).unwrap();
         let tree = || engine.shape().tree.unwrap();
         let (mut splits, mut prng) = (0, Prng::new(3));
@@ -234,7 +234,7 @@ fn a_checkpoint_makes_these_requests() {
 #[test]
 #[ignore = "prints figures"]
 fn write_amplification_of_each_mode() {
-    for torn in [Torn::Delta, Torn::DoubleWrite, Torn::Image] {
+    for torn in [Torn::Delta, Torn::Doublewrite, Torn::Image] {
         let metered = Metered::new(SimDisk::new());
         let options = Options {
             dirty_bytes_max: 8 << 20,

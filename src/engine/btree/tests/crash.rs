@@ -32,7 +32,7 @@ impl History {
 
 /// What a workload does.
 #[derive(Clone)]
-pub(super) struct Work<'a> {
+pub(super) struct Workload<'a> {
     /// The modes of which each opening takes one.
     pub(super) modes: &'a [Torn],
     pub(super) options: Options,
@@ -43,18 +43,18 @@ pub(super) struct Work<'a> {
     pub(super) tear: Tear,
 }
 
-impl Work<'_> {
-    pub(super) fn new(modes: &[Torn], seed: u64, steps: u64) -> Work<'_> {
+impl Workload<'_> {
+    pub(super) fn new(modes: &[Torn], seed: u64, steps: u64) -> Workload<'_> {
         // Pages of more than one unit are written in parts.
         let page_bytes = if seed.is_multiple_of(3) { 16 << 10 } else { 4 << 10 };
         let options = Options { page_bytes, dirty_bytes_max: 128 << 10, ..tiny() };
-        Work { modes, options, batch: random_batch, seed, steps, tear: Tear::Sectors }
+        Workload { modes, options, batch: random_batch, seed, steps, tear: Tear::Sectors }
     }
 }
 
 /// Splits, frees, checkpoints, syncs and reopens (each time in one of the modes) until the disk refuses.
-pub(super) fn workload_in(work: &Work<'_>, disk: &Arc<dyn Disk>, history: &mut History) -> Result<()> {
-    let Work { modes, options, batch, seed, steps, .. } = work.clone();
+pub(super) fn workload_in(work: &Workload<'_>, disk: &Arc<dyn Disk>, history: &mut History) -> Result<()> {
+    let Workload { modes, options, batch, seed, steps, .. } = work.clone();
     let mut prng = Prng::new(seed);
     let mode = |prng: &mut Prng| {
         let torn = modes[prng.below(modes.len() as u64) as usize];
@@ -106,7 +106,7 @@ pub(super) fn workload_in(work: &Work<'_>, disk: &Arc<dyn Disk>, history: &mut H
 
 /// The workload in the default mode.
 pub(super) fn workload(disk: &Arc<dyn Disk>, seed: u64, steps: u64, history: &mut History) -> Result<()> {
-    workload_in(&Work::new(&[Torn::Delta], seed, steps), disk, history)
+    workload_in(&Workload::new(&[Torn::Delta], seed, steps), disk, history)
 }
 
 /// Opens what a crash left and holds it to the promise; returns the engine.
@@ -129,10 +129,10 @@ pub(super) fn recovered_in(
 }
 
 fn crash_everywhere(modes: &[Torn], seed: u64, steps: u64, images: u64) {
-    crash_everywhere_in(&Work::new(modes, seed, steps), images);
+    crash_everywhere_in(&Workload::new(modes, seed, steps), images);
 }
 
-pub(super) fn crash_everywhere_in(work: &Work<'_>, images: u64) {
+pub(super) fn crash_everywhere_in(work: &Workload<'_>, images: u64) {
     let seed = work.seed;
     // Any mode opens what another left.
     let other = |at: u64| with(TORN[(at % 3) as usize]);
@@ -184,8 +184,8 @@ fn a_crash_at_any_request_leaves_a_prefix_where_pages_are_written_in_parts() {
 }
 
 #[test]
-fn a_crash_at_any_request_is_repaired_from_the_double_write_area() {
-    crash_everywhere(&[Torn::DoubleWrite], 1, 40, 3);
+fn a_crash_at_any_request_is_repaired_from_the_doublewrite_area() {
+    crash_everywhere(&[Torn::Doublewrite], 1, 40, 3);
 }
 
 #[test]
@@ -201,9 +201,9 @@ fn a_crash_at_any_request_leaves_a_prefix_where_modes_change_at_every_opening() 
 #[test]
 fn a_crash_at_any_request_may_leave_nonsense_in_every_unit_that_was_being_written() {
     for (modes, seed) in
-        [(&[Torn::Delta][..], 12), (&[Torn::DoubleWrite], 1), (&[Torn::Image], 3), (&TORN, 9)]
+        [(&[Torn::Delta][..], 12), (&[Torn::Doublewrite], 1), (&[Torn::Image], 3), (&TORN, 9)]
     {
-        crash_everywhere_in(&Work { tear: Tear::Nonsense, ..Work::new(modes, seed, 30) }, 2);
+        crash_everywhere_in(&Workload { tear: Tear::Nonsense, ..Workload::new(modes, seed, 30) }, 2);
     }
 }
 
@@ -305,7 +305,7 @@ fn a_full_disk_refuses_batches_and_leaves_the_store_whole() {
             Err(error) => panic!("capacity {capacity}: {error}"),
             Ok(()) => {}
         }
-        if sim.list().unwrap().iter().any(|info| info.name == units::FILE) {
+        if sim.list().unwrap().iter().any(|info| info.name == allocation_unit::FILE) {
             let again = sim.kill();
             again.set_capacity(None);
             let engine = recovered(again, &history, &format!("capacity {capacity}"));

@@ -2,8 +2,8 @@
 
 use super::page::Extent;
 use super::*;
-use crate::engine::btree::meta::{Counts, MapPlace, Meta};
-use crate::engine::btree::page::{HEADER_BYTES, Page, Stored, checksum};
+use crate::engine::btree::meta::{MapPlace, Meta, TreeCounts};
+use crate::engine::btree::page::{CellValue, HEADER_BYTES, Page, checksum};
 
 const PAGE: usize = 4096;
 
@@ -41,7 +41,7 @@ struct Image {
 impl Image {
     fn of(sim: &SimDisk) -> Image {
         let sim = sim.kill();
-        let file = sim.open(units::FILE).unwrap();
+        let file = sim.open(allocation_unit::FILE).unwrap();
         let mut bytes = vec![0; file.size().unwrap() as usize];
         file.read_at(Purpose::Recovery, 0, &mut bytes).unwrap();
         let meta = Meta::newest(&bytes).unwrap();
@@ -82,7 +82,7 @@ impl Image {
     }
 
     /// The entry of the free map's only page.
-    fn map(&mut self) -> &mut freemap::Entry {
+    fn map(&mut self) -> &mut freemap::MapEntry {
         match &mut self.meta.map {
             MapPlace::Pages(root) => root,
             MapPlace::Runs { .. } => panic!("a map of the version before"),
@@ -90,9 +90,9 @@ impl Image {
     }
 
     /// Changes the free map, behind a checksum that fits.
-    fn change_map(&mut self, change: impl FnOnce(&mut freemap::Bits)) {
+    fn change_map(&mut self, change: impl FnOnce(&mut freemap::GroupBits)) {
         let unit = self.map().unit;
-        let mut bits = freemap::Bits::decode(self.raw(unit));
+        let mut bits = freemap::GroupBits::decode(self.raw(unit));
         change(&mut bits);
         self.raw(unit).copy_from_slice(&bits.encode());
         let root = self.map();
@@ -105,9 +105,9 @@ impl Image {
     fn extent(&self) -> (u64, usize, Extent) {
         let found = self.level(0).into_iter().find_map(|unit| {
             let page = self.page(unit);
-            (0..page.count()).find_map(|index| match page.stored(index) {
-                Stored::Extent(extent) => Some((unit, index, extent)),
-                Stored::Inline(_) => None,
+            (0..page.count()).find_map(|index| match page.cell_value(index) {
+                CellValue::Extent(extent) => Some((unit, index, extent)),
+                CellValue::Inline(_) => None,
             })
         });
         found.expect("a value out of line")
@@ -117,7 +117,7 @@ impl Image {
     fn disk(mut self) -> Arc<SimDisk> {
         let (at, slot) = (self.meta.offset() as usize, self.meta.encode());
         self.bytes[at..at + slot.len()].copy_from_slice(&slot);
-        let file = self.sim.open(units::FILE).unwrap();
+        let file = self.sim.open(allocation_unit::FILE).unwrap();
         file.write_at(Purpose::Recovery, 0, &self.bytes).unwrap();
         self.sim
     }
@@ -224,7 +224,8 @@ fn a_check_names_every_planted_defect() {
         }),
         ("units that nobody knows at the end", |image| image.meta.end += 1),
         ("counts differ", |image| {
-            image.meta.counts = Counts { leaf_bytes: image.meta.counts.leaf_bytes + 1, ..image.meta.counts };
+            image.meta.counts =
+                TreeCounts { leaf_bytes: image.meta.counts.leaf_bytes + 1, ..image.meta.counts };
         }),
     ];
     for (index, (name, plant)) in defects.iter().enumerate() {
@@ -392,31 +393,31 @@ fn no_walk_goes_round_in_circles() {
 }
 
 #[test]
-fn a_turned_bit_in_the_double_write_area_is_refused_when_it_is_needed_and_ignored_else() {
-    let options = with(Torn::DoubleWrite);
+fn a_turned_bit_in_the_doublewrite_area_is_refused_when_it_is_needed_and_ignored_else() {
+    let options = with(Torn::Doublewrite);
     let (mut needed, mut ignored) = (0, 0);
     for stop in (40..400).step_by(9) {
         let sim = SimDisk::new();
         let mut history = History::default();
         sim.stop_at(stop);
         let disk: Arc<dyn Disk> = sim.clone();
-        let _ = workload_in(&Work::new(&[Torn::DoubleWrite], 3, 120), &disk, &mut history);
+        let _ = workload_in(&Workload::new(&[Torn::Doublewrite], 3, 120), &disk, &mut history);
         let sim = sim.kill();
-        let Ok(file) = sim.open(double::FILE) else { continue };
+        let Ok(file) = sim.open(doublewrite::FILE) else { continue };
         // Of what is kept behind the copies, a little.
         let size = file.size().unwrap().min(32 << 10);
         let mut bytes = vec![0; 4096 + 512];
-        sim.open(units::FILE).unwrap().read_at(Purpose::Recovery, 0, &mut bytes).unwrap();
+        sim.open(allocation_unit::FILE).unwrap().read_at(Purpose::Recovery, 0, &mut bytes).unwrap();
         let meta = Meta::newest(&bytes).unwrap();
         let mut prng = Prng::new(stop);
         for _ in 0..6 {
             let damaged = sim.kill();
             let bit = prng.below(size * 8);
-            damaged.flip_bit(double::FILE, bit);
+            damaged.flip_bit(doublewrite::FILE, bit);
             match open_on(damaged.clone(), &options) {
                 Err(Error::Corrupt { file, .. }) => {
-                    assert_eq!(file, double::FILE);
-                    assert!(bit / 8 < meta.double_bytes, "stop {stop}: a copy that nobody needs");
+                    assert_eq!(file, doublewrite::FILE);
+                    assert!(bit / 8 < meta.doublewrite_bytes, "stop {stop}: a copy that nobody needs");
                     needed += 1;
                 }
                 Err(error) => panic!("{error}"),
@@ -441,7 +442,7 @@ fn a_disk_that_is_full_at_any_allocation_leaves_the_store_whole() {
             faulty.inject(Fault::Fail { kind, purpose: None, nth, errno: libc::ENOSPC });
             let disk: Arc<dyn Disk> = Latch::new(faulty.clone());
             let mut history = History::default();
-            let result = workload_in(&Work::new(&[torn], 5, 60), &disk, &mut history);
+            let result = workload_in(&Workload::new(&[torn], 5, 60), &disk, &mut history);
             if let Err(error) = &result {
                 assert!(matches!(error, Error::NoSpace), "{torn:?} allocation {nth}: {error}");
             }
@@ -449,7 +450,7 @@ fn a_disk_that_is_full_at_any_allocation_leaves_the_store_whole() {
                 assert!(nth > 3, "{torn:?} asked for space {nth} times");
                 break;
             }
-            if sim.list().unwrap().iter().any(|info| info.name == units::FILE) {
+            if sim.list().unwrap().iter().any(|info| info.name == allocation_unit::FILE) {
                 let what = format!("{torn:?} allocation {nth}");
                 let engine = recovered_in(&with(torn), sim.kill(), &history, &what);
                 run(&*engine, Command::Checkpoint).unwrap();
@@ -473,11 +474,11 @@ fn a_turned_bit_is_never_served() {
     }
     engine.close().unwrap();
     drop(engine);
-    let file_bytes = sim.open(units::FILE).unwrap().size().unwrap();
+    let file_bytes = sim.open(allocation_unit::FILE).unwrap().size().unwrap();
     let mut caught = 0;
     for _ in 0..400 {
         let damaged = sim.kill();
-        damaged.flip_bit(units::FILE, prng.below(file_bytes * 8));
+        damaged.flip_bit(allocation_unit::FILE, prng.below(file_bytes * 8));
         let Ok(engine) = open_on(damaged, &options) else {
             caught += 1;
             continue;
@@ -486,7 +487,7 @@ fn a_turned_bit_is_never_served() {
             Ok(found) => assert_eq!(found, model),
             Err(Error::Corrupt { file, .. }) => {
                 caught += 1;
-                assert_eq!(file, units::FILE);
+                assert_eq!(file, allocation_unit::FILE);
                 assert!(matches!(run(&*engine, Command::Verify), Err(Error::Corrupt { .. })));
             }
             Err(error) => panic!("{error}"),

@@ -8,12 +8,12 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use super::*;
-use crate::engine::btree::double::DoubleWrite;
-use crate::engine::btree::freemap::{Bits, Entry, FreeMap};
-use crate::engine::btree::meta::{Counts, MapPlace, Meta};
-use crate::engine::btree::page::{Extent, Page, Stored, inner_cell, leaf_cell};
+use crate::engine::btree::doublewrite::DoublewriteArea;
+use crate::engine::btree::freemap::{FreeMap, GroupBits, MapEntry};
+use crate::engine::btree::meta::{MapPlace, Meta, TreeCounts};
+use crate::engine::btree::page::{CellValue, Extent, Page, inner_cell, leaf_cell};
 use crate::engine::btree::records::{
-    ASIDE_KIND, BATCH_IMAGE_KIND, IMAGE_KIND, Image, put_batch_image_header, put_image,
+    ASIDE_KIND, BATCH_IMAGE_KIND, IMAGE_KIND, PageImage, put_batch_image_header, put_image,
 };
 use crate::engine::wal::FIRST_KIND;
 
@@ -61,29 +61,29 @@ fn meta() -> Meta {
         root: 5,
         height: 2,
         lsn: Lsn::new(0x1111),
-        floor: Lsn::new(0x1001),
+        recovery_lsn: Lsn::new(0x1001),
         replay_all: Lsn::new(0x0F0F),
         images_start: Lsn::new(0x1010),
         images_end: Lsn::new(0x2222),
-        double_bytes: 12288,
+        doublewrite_bytes: 12288,
         end: 900,
         map: MapPlace::Pages(map_root()),
-        counts: Counts { leaf_pages: 6, inner_pages: 1, leaf_bytes: 20_000, extent_units: 12 },
+        counts: TreeCounts { leaf_pages: 6, inner_pages: 1, leaf_bytes: 20_000, extent_units: 12 },
     }
 }
 
-fn map_root() -> Entry {
-    Entry { unit: 77, side: 1, crc: 0x0102_0304, free_units: 33, longest_units: 9 }
+fn map_root() -> MapEntry {
+    MapEntry { unit: 77, side: 1, crc: 0x0102_0304, free_units: 33, longest_units: 9 }
 }
 
 fn leaf() -> Page {
     let mut page = Page::new(4096, 0, 0);
     let cell = |key: &[u8], stored| leaf_cell(key, stored);
-    assert!(page.insert(0, &cell(b"large", Stored::Extent(extent()))));
-    assert!(page.insert(1, &cell(b"small", Stored::Inline(b"a value"))));
-    assert!(page.insert(0, &cell(b"gone", Stored::Inline(b"garbage"))));
+    assert!(page.insert(0, &cell(b"large", CellValue::Extent(extent()))));
+    assert!(page.insert(1, &cell(b"small", CellValue::Inline(b"a value"))));
+    assert!(page.insert(0, &cell(b"gone", CellValue::Inline(b"garbage"))));
     page.remove(0);
-    assert!(page.insert(0, &cell(b"empty", Stored::Inline(b""))));
+    assert!(page.insert(0, &cell(b"empty", CellValue::Inline(b""))));
     page
 }
 
@@ -108,8 +108,8 @@ fn sealed(page: &Page, unit: u64) -> Vec<u8> {
     bytes
 }
 
-fn map_group() -> Bits {
-    let mut bits = Bits::none();
+fn map_group() -> GroupBits {
+    let mut bits = GroupBits::none();
     bits.set(3, 6);
     bits.set(70, 71);
     bits
@@ -142,20 +142,23 @@ fn image(kind: u8, sectors: u128) -> Vec<u8> {
 /// Two pages in the area, as a checkpoint at the LSN of [`meta`] writes them.
 fn area() -> (Arc<SimDisk>, Vec<u8>) {
     let sim = SimDisk::new();
-    let area = DoubleWrite::open(sim.clone()).unwrap();
+    let area = DoublewriteArea::open(sim.clone()).unwrap();
     area.make_room(12288).unwrap();
     let pages = [(9, Arc::new(leaf())), (5, Arc::new(inner()))];
     assert_eq!(area.write(0, meta().lsn, &pages).unwrap(), 12288);
     let mut bytes = vec![0; 12288];
-    sim.open(crate::engine::btree::double::FILE).unwrap().read_at(Purpose::Recovery, 0, &mut bytes).unwrap();
+    sim.open(crate::engine::btree::doublewrite::FILE)
+        .unwrap()
+        .read_at(Purpose::Recovery, 0, &mut bytes)
+        .unwrap();
     (sim, bytes)
 }
 
 fn map_pages() -> Vec<u8> {
     let mut bytes = Vec::new();
     map_root().encode(&mut bytes);
-    Entry::default().encode(&mut bytes);
-    Entry { unit: 79, ..Entry::default() }.lost().encode(&mut bytes);
+    MapEntry::default().encode(&mut bytes);
+    MapEntry { unit: 79, ..MapEntry::default() }.lost().encode(&mut bytes);
     bytes.resize(4096, 0);
     bytes
 }
@@ -211,11 +214,11 @@ fn what_stores_have_is_understood() {
     assert_eq!((before.replay_all, before.counts), (before.lsn, meta().counts));
 
     let leaf = Page::decode(9, stored("leaf page")).map_err(str::to_string).unwrap();
-    let cells: Vec<_> = (0..leaf.count()).map(|index| (leaf.key(index), leaf.stored(index))).collect();
-    let expected: [(&[u8], Stored<'_>); 3] = [
-        (b"empty", Stored::Inline(b"")),
-        (b"large", Stored::Extent(extent())),
-        (b"small", Stored::Inline(b"a value")),
+    let cells: Vec<_> = (0..leaf.count()).map(|index| (leaf.key(index), leaf.cell_value(index))).collect();
+    let expected: [(&[u8], CellValue<'_>); 3] = [
+        (b"empty", CellValue::Inline(b"")),
+        (b"large", CellValue::Extent(extent())),
+        (b"small", CellValue::Inline(b"a value")),
     ];
     assert_eq!(cells, expected);
     assert_eq!(leaf.level(), 0);
@@ -226,14 +229,14 @@ fn what_stores_have_is_understood() {
     assert_eq!((inner.level(), inner.key(0), inner.key(1)), (1, b"m".as_slice(), b"tree".as_slice()));
     assert_eq!([0, 1, 2].map(|index| inner.child(index)), [9, 0x0102_0304, 11]);
 
-    let group = Bits::decode(&stored("free map, page of a group"));
+    let group = GroupBits::decode(&stored("free map, page of a group"));
     assert_eq!(group.runs().collect::<Vec<_>>(), [(3, 6), (70, 71)]);
     let entries = stored("free map, page above groups");
-    assert_eq!(Entry::decode(&entries, 900), Some(map_root()));
-    assert_eq!(Entry::decode(&entries[16..], 900), Some(Entry::default()));
-    assert!(Entry::decode(&entries[32..], 900).unwrap().is_lost());
+    assert_eq!(MapEntry::decode(&entries, 900), Some(map_root()));
+    assert_eq!(MapEntry::decode(&entries[16..], 900), Some(MapEntry::default()));
+    assert!(MapEntry::decode(&entries[32..], 900).unwrap().is_lost());
     // A map reads it as a parent's words: a group that is there, one that is empty, one that is lost.
-    let root = Entry { unit: 81, ..Entry::default() };
+    let root = MapEntry { unit: 81, ..MapEntry::default() };
     let end = 3 * crate::engine::btree::freemap::GROUP_UNITS;
     let map = FreeMap::open(root, end, end, &mut |entry| Ok((entry.unit == 81).then(|| entries.clone())));
     let map = map.unwrap();
@@ -253,20 +256,20 @@ fn what_stores_have_is_understood() {
         (BATCH_IMAGE_KIND, "log record of kind 4", meta().lsn),
     ] {
         let payload = Bytes::from(stored(name));
-        let image = Image::of_state(&meta(), kind, lsn, &payload).unwrap().unwrap();
+        let image = PageImage::of_state(&meta(), kind, lsn, &payload).unwrap().unwrap();
         assert_eq!((image.kind, image.sectors.len()), (PageKind::Leaf, 8));
         sectors.extend(image.sectors);
         let at_its_place: Vec<u8> = sectors.values().flat_map(|sector| sector.iter().copied()).collect();
         assert_eq!((at_its_place, sectors.first_key_value().unwrap().0), (page.clone(), &(9 * 8)));
-        let of_another = Image::of_state(&meta(), kind, meta().images_end + 1, &payload).unwrap();
+        let of_another = PageImage::of_state(&meta(), kind, meta().images_end + 1, &payload).unwrap();
         assert!(of_another.is_none(), "behind the state");
     }
 
     let (sim, _) = area();
-    let file = sim.open(crate::engine::btree::double::FILE).unwrap();
+    let file = sim.open(crate::engine::btree::doublewrite::FILE).unwrap();
     file.write_at(Purpose::DoubleWrite, 0, &stored("btree.double")).unwrap();
     let mut copies = Vec::new();
-    DoubleWrite::open(sim)
+    DoublewriteArea::open(sim)
         .unwrap()
         .each(&meta(), &mut |unit, page| {
             copies.push((unit, page.to_vec()));

@@ -65,6 +65,6 @@ fn the_stored_page_size_counts_and_a_missing_data_file_is_damage() {
     assert_eq!(engine.shape().tree.unwrap().page_bytes, 8192);
     assert_eq!(engine.get(b"key", Tier::Disk).unwrap().unwrap(), vec![5; 1500]);
     drop(engine);
-    sim.remove(units::FILE).unwrap();
+    sim.remove(allocation_unit::FILE).unwrap();
     assert!(matches!(open_on(sim, &tiny()), Err(Error::Corrupt { .. })));
 }

@@ -54,7 +54,7 @@ fn a_checkpoint_and_opening_cost_the_same_in_a_file_ten_times_as_long() {
         let opening = tree.pages.read.of(PageKind::FreeMap, PageCause::Recovery).bytes;
         if count > 30_000 {
             // Another group is needed for so much; in memory nobody waits for it.
-            let needs = freemap::Needs { units: 5000, piece_units: 1, pages: 0 };
+            let needs = freemap::SpaceNeeds { units: 5000, piece_units: 1, pages: 0 };
             let load = |tier| engine.core.load_room(needs, tier, Purpose::Get);
             assert!(matches!(load(Tier::Memory), Err(Error::WouldBlock)));
             load(Tier::Disk).unwrap();
@@ -100,7 +100,7 @@ fn contents_of_the_version_before() -> Map {
 
 fn place_of_map(sim: &SimDisk) -> MapPlace {
     let mut bytes = vec![0; 4096 + 512];
-    sim.open(units::FILE).unwrap().read_at(Purpose::Recovery, 0, &mut bytes).unwrap();
+    sim.open(allocation_unit::FILE).unwrap().read_at(Purpose::Recovery, 0, &mut bytes).unwrap();
     Meta::newest(&bytes).unwrap().map
 }
 
@@ -163,7 +163,7 @@ fn a_damaged_list_of_the_version_before_refuses_nothing_and_is_named() {
     let options = Options { common: Common { log_segment_bytes: 16 << 10, ..tiny().common }, ..tiny() };
     let sim = store_of_the_version_before();
     let MapPlace::Runs { run: (unit, _), .. } = place_of_map(&sim) else { panic!("a list") };
-    assert!(sim.flip_bit(units::FILE, unit * UNIT_BYTES * 8 + 3));
+    assert!(sim.flip_bit(allocation_unit::FILE, unit * UNIT_BYTES * 8 + 3));
     let engine = open_on(sim.clone(), &options).unwrap();
     assert_eq!(contents(&*engine).unwrap(), contents_of_the_version_before());
     assert!(engine.shape().damage.is_some_and(|damage| damage.contains("free map")));
@@ -191,7 +191,7 @@ fn a_page_of_the_map_that_cannot_be_read_costs_its_free_units_and_nothing_else()
             contents(&*engine).unwrap()
         };
         let MapPlace::Pages(root) = place_of_map(&sim) else { panic!("pages") };
-        assert!(sim.flip_bit(units::FILE, root.unit * UNIT_BYTES * 8 + 100));
+        assert!(sim.flip_bit(allocation_unit::FILE, root.unit * UNIT_BYTES * 8 + 100));
         let engine = open_on(sim.clone(), &options).unwrap();
         assert_eq!(contents(&*engine).unwrap(), model);
         let checked = run(&*engine, Command::Verify).unwrap_err().to_string();

@@ -238,7 +238,7 @@ fn work_on(sim: &Arc<SimDisk>, options: &Options, model: &Map) -> Vec<Map> {
                 false => part.iter().take(9).for_each(|key| batch.put(key.clone(), vec![nth as u8; 3000])),
             }
             let applied = (0..2000).find_map(|_| match engine.apply(&batch, Tier::Disk) {
-                // Without power it fails. A compaction ends where it finds no room.
+                // Without power it fails. A vacuum ends where it finds no room.
                 Err(Error::Busy { .. }) => engine
                     .work(WorkClass::Flush)
                     .err()
@@ -316,7 +316,7 @@ fn deletes_go_on_when_others_take_every_byte_of_a_store_that_is_open() {
             store.others_take_all();
             match store.try_delete(usize::MAX, 20) {
                 // The area may not be long enough yet for copies of all that is dirty; opening brings it home a part after the other.
-                Err(Error::NoSpace) if torn == Torn::DoubleWrite => {
+                Err(Error::NoSpace) if torn == Torn::Doublewrite => {
                     store.live_again(End::Killed);
                     store.delete(usize::MAX, 20);
                 }

@@ -115,10 +115,10 @@ fn a_file_that_is_read_in_a_row_is_read_ahead_in_large_requests_and_no_further_t
         apply(&engine, &batch).unwrap();
     }
     engine.close().unwrap();
-    let mut bytes = vec![0; sim.open(units::FILE).unwrap().size().unwrap() as usize];
-    sim.open(units::FILE).unwrap().read_at(Purpose::Recovery, 0, &mut bytes).unwrap();
+    let mut bytes = vec![0; sim.open(allocation_unit::FILE).unwrap().size().unwrap() as usize];
+    sim.open(allocation_unit::FILE).unwrap().read_at(Purpose::Recovery, 0, &mut bytes).unwrap();
     let at = bytes.windows(4096).position(|window| window == [110; 4096]).unwrap();
-    assert!(sim.flip_bit(units::FILE, at as u64 * 8 + 5));
+    assert!(sim.flip_bit(allocation_unit::FILE, at as u64 * 8 + 5));
     let engine = open_on(sim, &options).unwrap();
     read_blocks(&engine, 0, 32);
     read_blocks(&engine, 32, 64);

@@ -1,6 +1,6 @@
 //! Replay with less memory than the log was written with: checkpoints on the way, crashes in them, and what it costs.
 
-use super::buffer::small_batch;
+use super::change_buffer::small_batch;
 use super::crash::recovered_in;
 use super::*;
 
@@ -32,14 +32,14 @@ fn interrupted(torn: Torn, seed: u64, steps: u64, waits: bool) -> (Arc<SimDisk>,
     let disk: Arc<dyn Disk> = sim.clone();
     let options = if waits { tight(torn) } else { roomy(torn) };
     let modes = [torn];
-    let work = Work { modes: &modes, options, batch: mixed_batch, seed, steps, tear: Tear::Sectors };
+    let work = Workload { modes: &modes, options, batch: mixed_batch, seed, steps, tear: Tear::Sectors };
     sim.stop_at(if waits { 300 + seed * 71 } else { u64::MAX });
     let _ = workload_without_end(&work, &disk, &mut history);
     (sim, history)
 }
 
 /// As [`workload_in`], but the engine is neither opened anew nor closed.
-fn workload_without_end(work: &Work<'_>, disk: &Arc<dyn Disk>, history: &mut History) -> Result<()> {
+fn workload_without_end(work: &Workload<'_>, disk: &Arc<dyn Disk>, history: &mut History) -> Result<()> {
     let engine = open_on(disk.clone(), &Options { torn: work.modes[0], ..work.options.clone() })?;
     let mut prng = Prng::new(work.seed);
     for _ in 0..work.steps {
@@ -144,7 +144,7 @@ fn a_disk_without_room_for_checkpoints_is_opened_all_the_same() {
         let (sim, history) = interrupted(torn, 7, 600, false);
         let disk = sim.kill();
         // As in a store from before some of the area was kept.
-        disk.remove(double::FILE).unwrap();
+        disk.remove(doublewrite::FILE).unwrap();
         let space = disk.space().unwrap();
         disk.set_capacity(Some(space.total_bytes - space.free_bytes));
         let options = tight(torn);

@@ -1,10 +1,10 @@
-//! Joined pages, compaction, and the end of the file.
+//! Merged pages, vacuum, and the end of the file.
 
 use super::*;
 use crate::base::event_log::Field;
 
 #[test]
-fn sparse_neighbours_join_until_pages_are_well_filled() {
+fn sparse_neighbours_merge_until_pages_are_well_filled() {
     for keep in [10, 50, 200] {
         let engine = open_on(SimDisk::new(), &tiny()).unwrap();
         fill(&engine, 3000, 60);
@@ -21,11 +21,11 @@ fn sparse_neighbours_join_until_pages_are_well_filled() {
 }
 
 #[test]
-fn compaction_cuts_the_file_to_what_is_in_use() {
+fn vacuum_cuts_the_file_to_what_is_in_use() {
     for torn in TORN {
         let sim = SimDisk::new();
         let engine = open_on(sim.clone(), &with(torn)).unwrap();
-        let size = || sim.open(units::FILE).unwrap().size().unwrap();
+        let size = || sim.open(allocation_unit::FILE).unwrap().size().unwrap();
         fill(&engine, 600, 5000);
         run(&*engine, Command::Checkpoint).unwrap();
         let full = size();
@@ -87,8 +87,8 @@ fn with_small_holes(sim: &Arc<SimDisk>, options: &Options) -> (Arc<BtreeEngine>,
     (engine, model)
 }
 
-/// What a compacted file may take at most.
-fn compacted_bytes_max(engine: &BtreeEngine) -> u64 {
+/// What a vacuumed file may take at most.
+fn vacuumed_bytes_max(engine: &BtreeEngine) -> u64 {
     let used = engine.core.tree.read().space.used_units();
     let ahead = growth::growth_units(&engine.core.options, engine.core.tree.read().space.end());
     (FIRST_UNIT + used + used / 32 + 16 + ahead) * UNIT_BYTES
@@ -100,11 +100,11 @@ fn holes_that_are_too_small_for_a_page_do_not_keep_the_file_long() {
         let sim = SimDisk::new();
         let options = Options { page_bytes: 16 << 10, dirty_bytes_max: 1 << 20, torn, ..large() };
         let (engine, model) = with_small_holes(&sim, &options);
-        let size = || sim.open(units::FILE).unwrap().size().unwrap();
+        let size = || sim.open(allocation_unit::FILE).unwrap().size().unwrap();
         let loose = size();
         run(&*engine, Command::Compact).unwrap();
         run(&*engine, Command::Verify).unwrap();
-        let bound = compacted_bytes_max(&engine);
+        let bound = vacuumed_bytes_max(&engine);
         assert!(size() <= bound && size() < loose / 3, "{torn:?}: {loose} -> {}, at most {bound}", size());
         assert_eq!(contents(&*engine).unwrap(), model);
         let events = engine.core.event_log.events();
@@ -122,7 +122,7 @@ fn holes_that_are_too_small_for_a_page_do_not_keep_the_file_long() {
 }
 
 #[test]
-fn what_cannot_be_read_keeps_no_compaction_from_the_rest() {
+fn what_cannot_be_read_keeps_no_vacuum_from_the_rest() {
     let sim = SimDisk::new();
     let options = Options {
         page_bytes: 16 << 10,
@@ -131,18 +131,18 @@ fn what_cannot_be_read_keeps_no_compaction_from_the_rest() {
         ..large()
     };
     let (engine, model) = with_small_holes(&sim, &options);
-    let size = || sim.open(units::FILE).unwrap().size().unwrap();
+    let size = || sim.open(allocation_unit::FILE).unwrap().size().unwrap();
     let loose = size();
     // A leaf in the middle of the first group, and the value of another.
     let (leaf, value) = {
-        let mut loaded = Loaded::default();
+        let mut loaded = LoadedPieces::default();
         let tree = engine.core.tree.read();
         let mut find = |key: u32| loop {
             let (mut unit, mut extent) = (0, None);
             let walked = tree.leaf(&engine.core.pager, &loaded, &long_key(key), |at, page| {
                 unit = at;
                 if let (true, Ok(index)) = (page.is_leaf(), page.search(&long_key(key)))
-                    && let page::Stored::Extent(found) = page.stored(index)
+                    && let page::CellValue::Extent(found) = page.cell_value(index)
                 {
                     extent = Some(found.unit);
                 }
@@ -159,7 +159,7 @@ fn what_cannot_be_read_keeps_no_compaction_from_the_rest() {
         (find(1001).0, find(5701).1)
     };
     for unit in [leaf, value] {
-        assert!(sim.flip_bit(units::FILE, (unit * UNIT_BYTES + 9) * 8));
+        assert!(sim.flip_bit(allocation_unit::FILE, (unit * UNIT_BYTES + 9) * 8));
     }
     run(&*engine, Command::Compact).unwrap();
     // All that lies as far behind is that value, which stays where it is.
@@ -173,7 +173,7 @@ fn what_cannot_be_read_keeps_no_compaction_from_the_rest() {
     };
     assert!(free.iter().any(|(_, units)| *units > 5000));
     for unit in [leaf, value] {
-        assert!(sim.flip_bit(units::FILE, (unit * UNIT_BYTES + 9) * 8));
+        assert!(sim.flip_bit(allocation_unit::FILE, (unit * UNIT_BYTES + 9) * 8));
     }
     assert_eq!(contents(&*engine).unwrap(), model);
     run(&*engine, Command::Verify).unwrap();
@@ -183,7 +183,7 @@ fn what_cannot_be_read_keeps_no_compaction_from_the_rest() {
 fn a_file_whose_end_became_free_is_cut_at_a_checkpoint() {
     let sim = SimDisk::new();
     let engine = open_on(sim.clone(), &tiny()).unwrap();
-    let size = || sim.open(units::FILE).unwrap().size().unwrap();
+    let size = || sim.open(allocation_unit::FILE).unwrap().size().unwrap();
     fill(&engine, 300, 9000);
     run(&*engine, Command::Checkpoint).unwrap();
     let full = size();

@@ -11,12 +11,12 @@ use bytes::Bytes;
 
 use super::{Pins, Stop, Tree};
 use crate::engine::batch::owned;
-use crate::engine::btree::freemap::Needs;
+use crate::engine::btree::allocation_unit::units_of;
+use crate::engine::btree::freemap::SpaceNeeds;
 use crate::engine::btree::page::{
-    Extent, Page, Stored, cell_bytes_max, inner_cell, is_inline, key_bytes_max, leaf_cell,
+    CellValue, Extent, Page, cell_bytes_max, inner_cell, is_inline, key_bytes_max, leaf_cell,
 };
-use crate::engine::btree::source::{Loaded, PageSource};
-use crate::engine::btree::units::units_of;
+use crate::engine::btree::source::{LoadedPieces, PageSource};
 use crate::engine::btree::value::Value;
 use crate::engine::{Batch, Error, Operation, PageCause};
 
@@ -25,12 +25,12 @@ impl Tree {
     pub fn plan(
         &self,
         source: &impl PageSource,
-        loaded: &Loaded,
+        loaded: &LoadedPieces,
         batch: &Batch,
         pins: &mut Pins,
-    ) -> Result<Needs, Stop> {
+    ) -> Result<SpaceNeeds, Stop> {
         let page_units = self.page_units();
-        let mut needs = Needs { units: 0, piece_units: page_units, pages: 0 };
+        let mut needs = SpaceNeeds { units: 0, piece_units: page_units, pages: 0 };
         for operation in batch.operations() {
             let key = operation.key();
             if key.len() > key_bytes_max(self.page_bytes) {
@@ -84,7 +84,7 @@ impl Tree {
         }
         for operation in batch.operations() {
             if let Operation::Delete { key } = operation {
-                self.join_sparse(key, &mut pins, source);
+                self.merge_sparse(key, &mut pins, source);
             }
         }
     }
@@ -224,7 +224,7 @@ impl Tree {
         let (mut old, mut old_bytes, free_bytes) = (None, 0, page.free_bytes());
         if let Ok(index) = found {
             old_bytes = page.cell_bytes(index);
-            if let Stored::Extent(extent) = page.stored(index) {
+            if let CellValue::Extent(extent) = page.cell_value(index) {
                 old = Some(extent);
             }
         }
@@ -232,9 +232,9 @@ impl Tree {
             if let Some(old) = old {
                 self.remove_extent(old, source);
             }
-            leaf_cell(key, Stored::Inline(value))
+            leaf_cell(key, CellValue::Inline(value))
         } else {
-            leaf_cell(key, Stored::Extent(self.add_extent(value, old, source)))
+            leaf_cell(key, CellValue::Extent(self.add_extent(value, old, source)))
         };
         self.counts.leaf_bytes += cell.len() as u64 + 2;
         self.counts.leaf_bytes -= old_bytes as u64;
@@ -294,9 +294,9 @@ impl Tree {
         // A page is changed only if the key is there.
         let index = self.planned(leaf, pins).search(key).ok()?;
         let page = self.page_mut(leaf, PageCause::Change, pins, source);
-        let old = match page.stored(index) {
-            Stored::Extent(extent) => Some(extent),
-            Stored::Inline(_) => None,
+        let old = match page.cell_value(index) {
+            CellValue::Extent(extent) => Some(extent),
+            CellValue::Inline(_) => None,
         };
         let removed = page.remove(index);
         let empty = page.count() == 0;
@@ -345,7 +345,7 @@ impl Tree {
 
     /// Puts the page at `unit`, which is resident, elsewhere; the caller changes what refers to it.
     pub(super) fn move_page(&mut self, unit: u64, to: u64, pins: &mut Pins, source: &impl PageSource) {
-        self.page_mut(unit, PageCause::Compaction, pins, source);
+        self.page_mut(unit, PageCause::Vacuum, pins, source);
         self.imaged.remove(&unit);
         if let Some(page) = self.dirty.remove(&unit) {
             self.dirty.insert(to, page);

@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use super::Tree;
 use crate::engine::Lsn;
-use crate::engine::btree::age::Mark;
-use crate::engine::btree::freemap::Changes;
+use crate::engine::btree::age::LogPoint;
+use crate::engine::btree::freemap::MapChanges;
 use crate::engine::btree::meta::{MapPlace, Meta};
-use crate::engine::btree::page::{Page, Stored};
+use crate::engine::btree::page::{CellValue, Page};
 use crate::engine::btree::source::Piece;
 use crate::engine::btree::value::Value;
 use crate::engine::class_of;
@@ -17,7 +17,7 @@ use crate::engine::class_of;
 type Pages = Vec<(u64, Arc<Page>)>;
 
 /// What a checkpoint writes: the tree at one LSN, as far as it was dirty.
-pub struct Frozen {
+pub struct FrozenTree {
     /// Changed pages by unit.
     pub pages: HashMap<u64, Arc<Page>>,
     /// Those of them that are new.
@@ -28,17 +28,17 @@ pub struct Frozen {
     pub values: HashMap<u64, Value>,
     /// Those of them that are not new, but moved.
     pub moved: HashSet<u64>,
-    /// The state's meta page; `sequence`, `map`, `images_end` and `double_bytes` are not set yet.
+    /// The state's meta page; `sequence`, `map`, `images_end` and `doublewrite_bytes` are not set yet.
     pub meta: Meta,
-    /// Bytes of images that had been logged at `meta.floor`.
-    pub floor_image_bytes: u64,
+    /// Bytes of images that had been logged at `meta.recovery_lsn`.
+    pub settled_image_bytes: u64,
     /// Bytes of the log behind it that are nothing but what was set aside.
     pub aside_bytes: u64,
     /// Bytes of memory that it holds.
     pub bytes: u64,
 }
 
-impl Frozen {
+impl FrozenTree {
     /// What is new and goes where nothing was, and pages that change in their places; both sorted by unit.
     pub fn pieces(&self) -> (Vec<(u64, Piece)>, Pages) {
         let (mut fresh, mut in_place) = (Vec::new(), Vec::new());
@@ -60,7 +60,7 @@ impl Frozen {
         let mut classes = HashMap::with_capacity(self.values.len());
         for page in self.pages.values().filter(|page| page.is_leaf()) {
             for index in 0..page.count() {
-                if let Stored::Extent(extent) = page.stored(index)
+                if let CellValue::Extent(extent) = page.cell_value(index)
                     && self.values.contains_key(&extent.unit)
                 {
                     classes.insert(extent.unit, class_of(page.key(index)));
@@ -74,10 +74,10 @@ impl Frozen {
 impl Tree {
     /// Takes what changed for a checkpoint of the state at `now`, without what waits in the buffer. Goes with
     /// [`FreeMap::freeze`](crate::engine::btree::freemap::FreeMap::freeze), before which nothing may be taken or freed.
-    pub fn freeze(&mut self, now: Mark) -> Arc<Frozen> {
+    pub fn freeze(&mut self, now: LogPoint) -> Arc<FrozenTree> {
         // Replay may be on its way to what the pages have already.
         let lsn = now.lsn.max(self.durable.lsn);
-        let floor = self.buffer.floor().unwrap_or(now);
+        let recovery_point = self.buffer.recovery_point().unwrap_or(now);
         let replay_all = if self.buffer.aside.is_unlogged() { lsn } else { self.replay_all };
         debug_assert!(self.frozen.is_none(), "one checkpoint at a time");
         let bytes = self.active_bytes();
@@ -87,24 +87,24 @@ impl Tree {
             root: self.root,
             height: self.height,
             lsn,
-            floor: floor.lsn,
+            recovery_lsn: recovery_point.lsn,
             replay_all,
             images_start: self.images_start.min(lsn),
             images_end: Lsn::ZERO,
-            double_bytes: 0,
+            doublewrite_bytes: 0,
             end: self.space.end(),
             map: MapPlace::default(),
             counts: self.counts,
         };
         self.value_bytes = 0;
-        let frozen = Arc::new(Frozen {
+        let frozen = Arc::new(FrozenTree {
             pages: std::mem::take(&mut self.dirty),
             fresh: std::mem::take(&mut self.fresh),
             imaged: std::mem::take(&mut self.imaged),
             values: std::mem::take(&mut self.values),
             moved: std::mem::take(&mut self.moved),
             meta,
-            floor_image_bytes: floor.image_bytes,
+            settled_image_bytes: recovery_point.image_bytes,
             aside_bytes: self.buffer.aside.logged_bytes(),
             bytes,
         });
@@ -115,7 +115,7 @@ impl Tree {
     }
 
     /// The frozen state is durable as `meta`, with `changes` of the free map; pages may still be on their way to their places.
-    pub fn commit(&mut self, meta: Meta, changes: &Changes) {
+    pub fn commit(&mut self, meta: Meta, changes: &MapChanges) {
         self.durable = meta;
         self.space.commit(changes);
     }

@@ -1,7 +1,7 @@
 //! The tree in memory: search, insert, split and delete over pages that are resident. Nothing here touches the disk.
 //!
 //! A page is looked for in four places, newest first: `dirty` (changed since the last checkpoint froze), `frozen` (a checkpoint is
-//! writing it), the [`PageSource`](super::source::PageSource) (clean), and what the asking call has [`Loaded`](super::source::Loaded)
+//! writing it), the [`PageSource`](super::source::PageSource) (clean), and what the asking call has [`LoadedPieces`](super::source::Loaded)
 //! itself. Missing everywhere, the search stops with a [`Miss`]; the caller reads it without holding any lock and asks again.
 //! Units are taken from and given back to the free map, which is part of the state.
 //!
@@ -9,46 +9,46 @@
 //! |--------------|------------------------------------------------------------------------|
 //! | `search`     | one key, the next part of a scan; what is newer than the pages          |
 //! | `change`     | a batch: what it needs, and what it changes                            |
-//! | `join`       | pages that became sparse                                               |
-//! | `sweep`      | the next step of a sweep: what waits in the buffer comes into pages     |
-//! | `relocate`   | a step of a compaction: what lies too far behind moves                 |
+//! | `page_merge` | pages that became sparse                                               |
+//! | `buffer_merge`| the next step of a buffer merge: what waits in the buffer comes into pages     |
+//! | `relocate`   | a step of a vacuum: what lies too far behind moves                 |
 //! | `frozen`     | what a checkpoint takes, writes and gives back                         |
 //!
 //! # Invariants
 //!
 //! 1. A dirty page belongs to this state alone: pages are `Arc`s, and changing one that a reader or a checkpoint holds copies it.
-//! 2. Leaves that became empty leave the tree at the end of the batch, and sparse ones join a neighbour, not before: until then
+//! 2. Leaves that became empty leave the tree at the end of the batch, and sparse ones are merged with a neighbour, not before: until then
 //!    the way to every key of the batch is the planned one, or has been split.
 //! 3. What is `fresh` is known to no durable state nor to a running checkpoint: it needs no image, and its units are free at once
 //!    when it goes.
 //! 4. Where `epoch` is unchanged, units that were neither dirty nor frozen hold the same bytes in the file.
 
+mod buffer_merge;
 mod change;
 mod frozen;
-mod join;
+mod page_merge;
 mod relocate;
 mod search;
-mod sweep;
 #[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
-use super::buffer::ChangeBuffer;
+use super::allocation_unit::{UNIT_BYTES, units_of};
+use super::change_buffer::ChangeBuffer;
 use super::freemap::FreeMap;
-use super::meta::{Counts, Meta};
+use super::meta::{Meta, TreeCounts};
 use super::options::Torn;
 use super::page::Page;
 use super::source::Miss;
-use super::units::{UNIT_BYTES, units_of};
 use super::value::Value;
 use crate::engine::{Error, Lsn};
 
-pub use frozen::Frozen;
-pub use relocate::Goal;
-pub use search::{Chunk, Item};
-pub use sweep::{StepMax, SweepPlan};
+pub use buffer_merge::{BufferMergeLimit, BufferMergePlan};
+pub use frozen::FrozenTree;
+pub use relocate::VacuumGoal;
+pub use search::{ScanChunk, ScanItem};
 
 /// Why a search stopped.
 pub enum Stop {
@@ -63,10 +63,10 @@ pub type Pins = HashMap<u64, Arc<Page>>;
 
 /// Counters of the running store.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Events {
+pub struct PageEvents {
     /// Pages split.
     pub splits: u64,
-    /// Pages given back because they became empty or joined a neighbour.
+    /// Pages given back because they became empty or were merged with a neighbour.
     pub merges: u64,
 }
 
@@ -80,18 +80,18 @@ pub struct Tree {
     /// Levels.
     pub height: u64,
     /// Its numbers.
-    pub counts: Counts,
+    pub counts: TreeCounts,
     /// Splits and merges since opening.
-    pub events: Events,
+    pub events: PageEvents,
     /// Free units.
     pub space: FreeMap,
     /// What the running checkpoint writes.
-    pub frozen: Option<Arc<Frozen>>,
+    pub frozen: Option<Arc<FrozenTree>>,
     /// Raised whenever units of the file may get other bytes from here on.
     pub epoch: u64,
     /// Where the log ended when the images of `imaged` began.
     pub images_start: Lsn,
-    /// If the floor of a checkpoint is below, opening must apply every batch behind it.
+    /// If the recovery LSN of a checkpoint is below, opening must apply every batch behind it.
     pub replay_all: Lsn,
     /// Puts that are not in the pages yet, newer than those.
     pub buffer: ChangeBuffer,
@@ -115,7 +115,7 @@ impl Tree {
             root: meta.root,
             height: meta.height,
             counts: meta.counts,
-            events: Events::default(),
+            events: PageEvents::default(),
             space,
             frozen: None,
             epoch: 1,
@@ -196,7 +196,7 @@ impl Tree {
                 _ if self.fresh.contains(unit) => self.page_bytes as u64,
                 Torn::Image if self.imaged.contains(unit) => changed,
                 Torn::Image | Torn::Delta => 2 * changed,
-                Torn::DoubleWrite => changed + self.page_bytes as u64,
+                Torn::Doublewrite => changed + self.page_bytes as u64,
             }
         };
         let values = self.values.values().map(|value| units_of(value.bytes.len()) * UNIT_BYTES);

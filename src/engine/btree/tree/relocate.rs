@@ -1,26 +1,26 @@
-//! A step of a compaction: what lies on the way to one key and too far behind in the file moves into free units before that.
+//! A step of a vacuum: what lies on the way to one key and too far behind in the file moves into free units before that.
 
 use bytes::Bytes;
 
 use super::{Pins, Stop, Tree};
 use crate::engine::PageCause;
-use crate::engine::btree::freemap::{Needs, Run};
-use crate::engine::btree::page::{Extent, Stored, leaf_cell};
-use crate::engine::btree::source::{Loaded, PageSource};
+use crate::engine::btree::freemap::{SpaceNeeds, UnitRun};
+use crate::engine::btree::page::{CellValue, Extent, leaf_cell};
+use crate::engine::btree::source::{LoadedPieces, PageSource};
 
 /// Bytes of values that one step moves at most, beside the last one.
 const STEP_BYTES: usize = 1 << 20;
 
 /// What a pass is for.
 #[derive(Clone, Copy, Debug)]
-pub struct Goal {
+pub struct VacuumGoal {
     /// Nothing shall lie behind it.
     pub limit: u64,
     /// Nothing shall lie in it.
-    pub window: Option<Run>,
+    pub window: Option<UnitRun>,
 }
 
-impl Goal {
+impl VacuumGoal {
     /// Whether what lies in `units` from `unit` on must go elsewhere.
     fn moves(&self, unit: u64, units: u64) -> bool {
         let end = unit.saturating_add(units);
@@ -43,11 +43,11 @@ pub struct Relocation {
 
 impl Relocation {
     /// What it takes at most, with pages of `page_units`.
-    pub fn needs(&self, page_units: u64) -> Needs {
+    pub fn needs(&self, page_units: u64) -> SpaceNeeds {
         let values = self.values.iter().map(|(_, extent, _)| u64::from(extent.units));
         let pages = (self.way.len() as u64 + 1) * page_units;
         let piece_units = values.clone().max().unwrap_or(0).max(page_units);
-        Needs { units: values.sum::<u64>() + pages, piece_units, pages: 0 }
+        SpaceNeeds { units: values.sum::<u64>() + pages, piece_units, pages: 0 }
     }
 }
 
@@ -56,9 +56,9 @@ impl Tree {
     pub fn plan_relocation(
         &self,
         source: &impl PageSource,
-        loaded: &Loaded,
+        loaded: &LoadedPieces,
         start: &[u8],
-        goal: Goal,
+        goal: VacuumGoal,
     ) -> Result<Relocation, Stop> {
         let (pins, way, values) = (Pins::new(), Vec::new(), Vec::new());
         let mut step = Relocation { pins, way, leaf: self.root, values, next: None, unreadable: 0 };
@@ -79,7 +79,7 @@ impl Tree {
             let (Ok(first) | Err(first)) = page.search(start);
             let mut bytes = 0;
             for index in first..page.count() {
-                if let Stored::Extent(extent) = page.stored(index)
+                if let CellValue::Extent(extent) = page.cell_value(index)
                     && goal.moves(extent.unit, u64::from(extent.units))
                 {
                     if bytes >= STEP_BYTES {
@@ -102,7 +102,7 @@ impl Tree {
     }
 
     /// A new place for what lies in `units` from `unit` on; `None` if there is none.
-    fn better_place(&mut self, unit: u64, units: u64, goal: Goal) -> Option<u64> {
+    fn better_place(&mut self, unit: u64, units: u64, goal: VacuumGoal) -> Option<u64> {
         if let Some(to) = self.space.take_below(units, goal.limit) {
             return Some(to);
         }
@@ -114,7 +114,7 @@ impl Tree {
     }
 
     /// Moves what was planned, as far as there is room; whether anything was moved, and the units that should have been and were not.
-    pub fn relocate(&mut self, step: Relocation, goal: Goal, source: &impl PageSource) -> (bool, u64) {
+    pub fn relocate(&mut self, step: Relocation, goal: VacuumGoal, source: &impl PageSource) -> (bool, u64) {
         let Relocation { mut pins, way, leaf, values, .. } = step;
         if self.height == 0 {
             return (false, 0);
@@ -131,9 +131,9 @@ impl Tree {
                 continue;
             };
             let extent = self.move_value(value, old, to, source);
-            let page = self.page_mut(leaf, PageCause::Compaction, &mut pins, source);
+            let page = self.page_mut(leaf, PageCause::Vacuum, &mut pins, source);
             if let Ok(index) = page.search(&key) {
-                page.replace(index, &leaf_cell(&key, Stored::Extent(extent)));
+                page.replace(index, &leaf_cell(&key, CellValue::Extent(extent)));
             }
             moved = true;
         }
@@ -147,7 +147,7 @@ impl Tree {
                         self.move_page(unit, to, &mut pins, source);
                         match parent {
                             Some((parent, index)) => self
-                                .page_mut(parent, PageCause::Compaction, &mut pins, source)
+                                .page_mut(parent, PageCause::Vacuum, &mut pins, source)
                                 .set_child(index, to),
                             None => self.root = to,
                         }

@@ -7,14 +7,14 @@ use bytes::Bytes;
 
 use super::{Stop, Tree};
 use crate::engine::Error;
-use crate::engine::btree::aside::Part;
-use crate::engine::btree::page::{Extent, Page, Stored};
-use crate::engine::btree::source::{Loaded, Miss, PageSource, Piece};
-use crate::engine::btree::units::{FILE, UNIT_BYTES};
+use crate::engine::btree::allocation_unit::{FILE, UNIT_BYTES};
+use crate::engine::btree::page::{CellValue, Extent, Page};
+use crate::engine::btree::set_aside::UnreadableRange;
+use crate::engine::btree::source::{LoadedPieces, Miss, PageSource, Piece};
 use crate::engine::btree::value::Value;
 
 /// The value of an entry that a scan collected.
-pub enum Item {
+pub enum ScanItem {
     /// Here in the chunk's bytes, behind the key.
     Inline(Range<usize>),
     /// The value, shared with the pool.
@@ -25,16 +25,16 @@ pub enum Item {
 
 /// A part of a scan: entries in order.
 #[derive(Default)]
-pub struct Chunk {
+pub struct ScanChunk {
     /// Keys and inline values, one behind the other: one allocation for all, where one an entry was a fifth of a scan's time.
     bytes: Vec<u8>,
     /// Where each key lies in `bytes`, and its value.
-    pub entries: Vec<(Range<usize>, Item)>,
+    pub entries: Vec<(Range<usize>, ScanItem)>,
     /// Where the scan goes on; `None` at its end.
     pub next: Option<Vec<u8>>,
 }
 
-impl Chunk {
+impl ScanChunk {
     /// What lies at `range` of its bytes.
     pub fn at(&self, range: &Range<usize>) -> &[u8] {
         &self.bytes[range.clone()]
@@ -47,11 +47,11 @@ impl Chunk {
     }
 
     /// The value of an item; `None` if it must be read.
-    pub fn value<'a>(&'a self, item: &'a Item) -> Option<&'a [u8]> {
+    pub fn value<'a>(&'a self, item: &'a ScanItem) -> Option<&'a [u8]> {
         match item {
-            Item::Inline(range) => Some(self.at(range)),
-            Item::Ready(value) => Some(value),
-            Item::Absent(_) => None,
+            ScanItem::Inline(range) => Some(self.at(range)),
+            ScanItem::Ready(value) => Some(value),
+            ScanItem::Absent(_) => None,
         }
     }
 }
@@ -64,7 +64,7 @@ fn damaged(unit: u64, what: &str) -> Stop {
 }
 
 /// What a search stops with that finds something neither in memory nor in `loaded`.
-fn missing(epoch: u64, loaded: &Loaded, miss: Miss) -> Stop {
+fn missing(epoch: u64, loaded: &LoadedPieces, miss: Miss) -> Stop {
     match loaded.failure(epoch, miss.unit()) {
         Some(error) => Stop::Failed(error.clone()),
         None => Stop::Miss(miss),
@@ -76,7 +76,7 @@ impl Tree {
     pub fn page(
         &self,
         source: &impl PageSource,
-        loaded: &Loaded,
+        loaded: &LoadedPieces,
         unit: u64,
         level: u64,
     ) -> Result<Arc<Page>, Stop> {
@@ -104,7 +104,12 @@ impl Tree {
         self.values.get(&extent.unit).or_else(|| self.frozen.as_ref()?.values.get(&extent.unit))
     }
 
-    pub fn value(&self, source: &impl PageSource, loaded: &Loaded, extent: Extent) -> Result<Bytes, Stop> {
+    pub fn value(
+        &self,
+        source: &impl PageSource,
+        loaded: &LoadedPieces,
+        extent: Extent,
+    ) -> Result<Bytes, Stop> {
         if !extent.is_possible() {
             return Err(damaged(0, "an extent whose length does not fit its units, or nowhere"));
         }
@@ -127,7 +132,7 @@ impl Tree {
     pub fn leaf(
         &self,
         source: &impl PageSource,
-        loaded: &Loaded,
+        loaded: &LoadedPieces,
         key: &[u8],
         mut visit: impl FnMut(u64, &Arc<Page>),
     ) -> Result<Option<Leaf>, Stop> {
@@ -153,15 +158,20 @@ impl Tree {
     }
 
     /// The value of `key`, if it is present.
-    pub fn find(&self, source: &impl PageSource, loaded: &Loaded, key: &[u8]) -> Result<Option<Bytes>, Stop> {
+    pub fn find(
+        &self,
+        source: &impl PageSource,
+        loaded: &LoadedPieces,
+        key: &[u8],
+    ) -> Result<Option<Bytes>, Stop> {
         if let Some(change) = self.buffer.change(key) {
             return Ok(change.map(Bytes::copy_from_slice));
         }
         let Some((leaf, _)) = self.leaf(source, loaded, key, |_, _| {})? else { return Ok(None) };
-        match leaf.search(key).map(|index| leaf.stored(index)) {
+        match leaf.search(key).map(|index| leaf.cell_value(index)) {
             Err(_) => Ok(None),
-            Ok(Stored::Inline(value)) => Ok(Some(Bytes::copy_from_slice(value))),
-            Ok(Stored::Extent(extent)) => self.value(source, loaded, extent).map(Some),
+            Ok(CellValue::Inline(value)) => Ok(Some(Bytes::copy_from_slice(value))),
+            Ok(CellValue::Extent(extent)) => self.value(source, loaded, extent).map(Some),
         }
     }
 
@@ -170,13 +180,13 @@ impl Tree {
     pub fn collect(
         &self,
         source: &impl PageSource,
-        loaded: &Loaded,
+        loaded: &LoadedPieces,
         start: &[u8],
         end: Option<&[u8]>,
         count_max: usize,
         absent_bytes_max: usize,
-    ) -> Result<Chunk, Stop> {
-        let mut chunk = Chunk::default();
+    ) -> Result<ScanChunk, Stop> {
+        let mut chunk = ScanChunk::default();
         let leaf = self.leaf(source, loaded, start, |_, _| {})?;
         let (leaf, next) = leaf.map_or((None, None), |(leaf, next)| (Some(leaf), next));
         // What ends first: the scan or the leaf's range.
@@ -192,7 +202,7 @@ impl Tree {
         });
         chunk.entries.reserve((count - first).min(count_max));
         let mut stored = (first..count)
-            .filter_map(|index| leaf.as_ref().map(|leaf| (leaf.key(index), leaf.stored(index))))
+            .filter_map(|index| leaf.as_ref().map(|leaf| (leaf.key(index), leaf.cell_value(index))))
             .take_while(|(key, _)| is_inside(key))
             .peekable();
         let mut absent_bytes = 0;
@@ -215,7 +225,7 @@ impl Tree {
                 let Some((key, change)) = waiting.next() else { break };
                 if let Some(value) = change {
                     let (place, value) = (chunk.keep(key), chunk.keep(value));
-                    chunk.entries.push((place, Item::Inline(value)));
+                    chunk.entries.push((place, ScanItem::Inline(value)));
                 }
                 continue;
             }
@@ -223,12 +233,12 @@ impl Tree {
             let item = {
                 match stored.next() {
                     None => break,
-                    Some((_, Stored::Inline(value))) => Item::Inline(chunk.keep(value)),
-                    Some((_, Stored::Extent(extent))) => match self.value(source, loaded, extent) {
-                        Ok(value) => Item::Ready(value),
+                    Some((_, CellValue::Inline(value))) => ScanItem::Inline(chunk.keep(value)),
+                    Some((_, CellValue::Extent(extent))) => match self.value(source, loaded, extent) {
+                        Ok(value) => ScanItem::Ready(value),
                         Err(Stop::Miss(_)) => {
                             absent_bytes += extent.bytes as usize;
-                            Item::Absent(extent)
+                            ScanItem::Absent(extent)
                         }
                         Err(stop) => return Err(stop),
                     },
@@ -242,12 +252,17 @@ impl Tree {
 
     /// The part of the tree around `key` whose page cannot be read, as far as `loaded` knows; `None` if the way to the leaf is
     /// whole, or not in memory.
-    pub fn unreadable_part(&self, source: &impl PageSource, loaded: &Loaded, key: &[u8]) -> Option<Part> {
+    pub fn unreadable_range(
+        &self,
+        source: &impl PageSource,
+        loaded: &LoadedPieces,
+        key: &[u8],
+    ) -> Option<UnreadableRange> {
         let (mut unit, mut start, mut end) = (self.root, Vec::new(), None);
         for level in (0..self.height).rev() {
             let page = match self.page(source, loaded, unit, level) {
                 Ok(page) => page,
-                Err(Stop::Failed(error)) => return Some(Part { start, end, unit, error }),
+                Err(Stop::Failed(error)) => return Some(UnreadableRange { start, end, unit, error }),
                 Err(Stop::Miss(_)) => return None,
             };
             if level > 0 {
@@ -269,7 +284,7 @@ impl Tree {
     pub fn leaves_in_a_row(
         &self,
         source: &impl PageSource,
-        loaded: &Loaded,
+        loaded: &LoadedPieces,
         (key, end): (&[u8], Option<&[u8]>),
         unit: u64,
         count_max: usize,

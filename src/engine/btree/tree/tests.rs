@@ -8,8 +8,8 @@ use bytes::Bytes;
 use super::*;
 use crate::base::prng::Prng;
 use crate::engine::Batch;
-use crate::engine::btree::age::Mark;
-use crate::engine::btree::source::{Loaded, PageSource, Piece};
+use crate::engine::btree::age::LogPoint;
+use crate::engine::btree::source::{LoadedPieces, PageSource, Piece};
 
 /// What would lie in the file, and which of it is in the pool.
 #[derive(Default)]
@@ -40,9 +40,9 @@ impl PageSource for Shelf {
 fn with_misses<T>(
     tree: &Tree,
     shelf: &Shelf,
-    mut ask: impl FnMut(&Tree, &Loaded) -> Result<T, Stop>,
+    mut ask: impl FnMut(&Tree, &LoadedPieces) -> Result<T, Stop>,
 ) -> (T, u32) {
-    let (mut loaded, mut misses) = (Loaded::default(), 0);
+    let (mut loaded, mut misses) = (LoadedPieces::default(), 0);
     loop {
         match ask(tree, &loaded) {
             Ok(answer) => return (answer, misses),
@@ -84,7 +84,7 @@ fn the_tree_finds_its_pages_in_any_source_and_asks_for_what_is_not_there() {
         tree.apply(&batch, pins, &shelf);
         if step % 20 == 19 {
             // All that changed goes to the shelf, and half of it into the pool.
-            let frozen = tree.freeze(Mark::default());
+            let frozen = tree.freeze(LogPoint::default());
             let pages = frozen.pages.iter().map(|(unit, page)| (*unit, Piece::Page(page.clone())));
             let values = frozen.values.iter().map(|(unit, value)| (*unit, Piece::Value(value.clone())));
             for (unit, piece) in pages.chain(values) {
@@ -104,12 +104,12 @@ fn the_tree_finds_its_pages_in_any_source_and_asks_for_what_is_not_there() {
     let mut all = BTreeMap::new();
     let mut start = Some(Vec::new());
     while let Some(from) = start.take() {
-        let collect = |tree: &Tree, loaded: &Loaded| {
+        let collect = |tree: &Tree, loaded: &LoadedPieces| {
             let chunk = tree.collect(&shelf, loaded, &from, None, 100, usize::MAX)?;
             // A scan reads values together: here each is asked for.
             match chunk.entries.iter().find_map(|(_, item)| match item {
-                Item::Absent(extent) => Some(*extent),
-                Item::Inline(_) | Item::Ready(_) => None,
+                ScanItem::Absent(extent) => Some(*extent),
+                ScanItem::Inline(_) | ScanItem::Ready(_) => None,
             }) {
                 Some(extent) => Err(Stop::Miss(Miss::Value(extent))),
                 None => Ok(chunk),

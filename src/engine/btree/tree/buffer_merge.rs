@@ -1,29 +1,29 @@
-//! A step of a sweep: what waits in the change buffer for the next few leaves comes into them.
+//! A step of a buffer merge: what waits in the change buffer for the next few leaves comes into them.
 
 use super::{Pins, Stop, Tree};
-use crate::engine::btree::aside::Part;
-use crate::engine::btree::buffer::{SHARE_SWEEP, share};
-use crate::engine::btree::freemap::Needs;
+use crate::engine::btree::change_buffer::{SHARE_MERGE, share};
+use crate::engine::btree::freemap::SpaceNeeds;
 use crate::engine::btree::options::Torn;
 use crate::engine::btree::page::{HEADER_BYTES, is_inline};
-use crate::engine::btree::source::{Loaded, Miss, PageSource};
+use crate::engine::btree::set_aside::UnreadableRange;
+use crate::engine::btree::source::{LoadedPieces, Miss, PageSource};
 use crate::engine::{Batch, Operation};
 
-/// How much one step of a sweep does at most.
+/// How much one step of a buffer merge does at most.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub struct StepMax {
+pub struct BufferMergeLimit {
     leaves: u64,
     /// Bytes of cells after which it ends.
     cell_bytes: usize,
 }
 
-impl StepMax {
+impl BufferMergeLimit {
     /// Where there is space.
-    pub const USUAL: StepMax = StepMax { leaves: 32, cell_bytes: 64 << 10 };
+    pub const USUAL: BufferMergeLimit = BufferMergeLimit { leaves: 32, cell_bytes: 64 << 10 };
 
     /// The same, but for no more than so many leaves.
-    pub fn of_leaves(leaves_max: u64) -> StepMax {
-        StepMax { leaves: StepMax::USUAL.leaves.min(leaves_max), ..StepMax::USUAL }
+    pub fn of_leaves(leaves_max: u64) -> BufferMergeLimit {
+        BufferMergeLimit { leaves: BufferMergeLimit::USUAL.leaves.min(leaves_max), ..BufferMergeLimit::USUAL }
     }
 
     /// Leaves that it changes at most.
@@ -32,13 +32,13 @@ impl StepMax {
     }
 
     /// Where there is little: what it may take at most is a small multiple of what it changes.
-    pub fn smallest(page_bytes: usize) -> StepMax {
-        StepMax { leaves: 1, cell_bytes: page_bytes / 4 }
+    pub fn smallest(page_bytes: usize) -> BufferMergeLimit {
+        BufferMergeLimit { leaves: 1, cell_bytes: page_bytes / 4 }
     }
 }
 
-/// What the next step of a sweep will do.
-pub struct SweepStep {
+/// What the next step of a buffer merge will do.
+pub struct BufferMergeStep {
     /// Pages on the ways of its changes.
     pins: Pins,
     /// Leaves that must be read first.
@@ -50,16 +50,16 @@ pub struct SweepStep {
     next: Option<Vec<u8>>,
 }
 
-/// What must be done so that a sweep goes on.
-pub enum SweepPlan {
+/// What must be done so that a buffer merge goes on.
+pub enum BufferMergePlan {
     /// Something on the way must be read.
     Read(Miss),
     /// Leaves must be read, those that lie together with one request.
     ReadLeaves(Vec<u64>),
     /// This cannot be read, so what waits for it must be set aside.
-    SetAside(Part),
+    SetAside(UnreadableRange),
     /// The step can be made, once there is so much space.
-    Make(SweepStep, Needs),
+    Make(BufferMergeStep, SpaceNeeds),
 }
 
 impl Tree {
@@ -68,7 +68,7 @@ impl Tree {
     pub fn suits_buffer(&self, batch: &Batch, torn: Torn, dirty_bytes_max: u64) -> bool {
         torn != Torn::Image
             // What is set aside stays. It must not take the room of what does not.
-            && self.buffer.aside.bytes() < share(dirty_bytes_max, SHARE_SWEEP)
+            && self.buffer.aside.bytes() < share(dirty_bytes_max, SHARE_MERGE)
             && self.counts.leaf_pages * self.page_bytes() as u64 > dirty_bytes_max / 2
             && self.may_have_waited(batch)
     }
@@ -85,16 +85,16 @@ impl Tree {
     pub fn buffer_owes(&self) -> u64 {
         self.buffer.len().min(self.counts.leaf_pages) * 2 * self.page_bytes() as u64
     }
-    /// The next step of a sweep: the leaves from its place on that something waits for, `max` of them at most.
-    pub fn plan_sweep(
+    /// The next step of a buffer merge: the leaves from its place on that something waits for, `max` of them at most.
+    pub fn plan_buffer_merge(
         &self,
         source: &impl PageSource,
-        loaded: &Loaded,
-        max: StepMax,
-    ) -> crate::engine::Result<SweepPlan> {
+        loaded: &LoadedPieces,
+        max: BufferMergeLimit,
+    ) -> crate::engine::Result<BufferMergePlan> {
         let (pins, misses) = (Pins::new(), Vec::new());
-        let mut step = SweepStep { pins, misses, leaves: 0, cell_bytes: 0, next: None };
-        let mut waiting = self.buffer.waiting_to_sweep().into_iter().flatten().peekable();
+        let mut step = BufferMergeStep { pins, misses, leaves: 0, cell_bytes: 0, next: None };
+        let mut waiting = self.buffer.waiting_to_merge().into_iter().flatten().peekable();
         while let Some((first, _)) = waiting.peek() {
             if step.leaves == max.leaves || step.cell_bytes >= max.cell_bytes {
                 step.next = Some(first.to_vec());
@@ -102,10 +102,10 @@ impl Tree {
             }
             let end = match self.plan_leaf(source, loaded, first, &mut step) {
                 Ok(end) => end,
-                Err(Stop::Miss(miss)) => return Ok(SweepPlan::Read(miss)),
+                Err(Stop::Miss(miss)) => return Ok(BufferMergePlan::Read(miss)),
                 Err(Stop::Failed(error)) => {
-                    let part = self.unreadable_part(source, loaded, first).ok_or(error)?;
-                    return Ok(SweepPlan::SetAside(part));
+                    let range = self.unreadable_range(source, loaded, first).ok_or(error)?;
+                    return Ok(BufferMergePlan::SetAside(range));
                 }
             };
             step.leaves += 1;
@@ -118,19 +118,19 @@ impl Tree {
             }
         }
         if !step.misses.is_empty() {
-            return Ok(SweepPlan::ReadLeaves(step.misses));
+            return Ok(BufferMergePlan::ReadLeaves(step.misses));
         }
-        let needs = self.sweep_needs(&step);
-        Ok(SweepPlan::Make(step, needs))
+        let needs = self.merge_needs(&step);
+        Ok(BufferMergePlan::Make(step, needs))
     }
 
     /// Pins the way to the leaf of `key`, or notes that the leaf must be read; returns the end of its range.
     fn plan_leaf(
         &self,
         source: &impl PageSource,
-        loaded: &Loaded,
+        loaded: &LoadedPieces,
         key: &[u8],
-        step: &mut SweepStep,
+        step: &mut BufferMergeStep,
     ) -> Result<Option<Vec<u8>>, Stop> {
         let (mut unit, mut end) = (self.root, None);
         for level in (0..self.height).rev() {
@@ -162,15 +162,15 @@ impl Tree {
 
     /// What a step takes at most. A part of a split page holds a quarter of its room at least, so it takes another quarter of new
     /// cells to split it again.
-    fn sweep_needs(&self, step: &SweepStep) -> Needs {
+    fn merge_needs(&self, step: &BufferMergeStep) -> SpaceNeeds {
         let room = self.page_bytes() - HEADER_BYTES;
         let splits = step.leaves + (4 * step.cell_bytes / room) as u64 + 2;
         let units = splits * (self.height + 2) * self.page_units();
-        Needs { units, piece_units: self.page_units(), pages: 0 }
+        SpaceNeeds { units, piece_units: self.page_units(), pages: 0 }
     }
 
-    /// Makes a step as it was planned; whether the sweep goes on.
-    pub fn make_sweep_step(&mut self, step: SweepStep, source: &impl PageSource) -> bool {
+    /// Makes a step as it was planned; whether the buffer merge goes on.
+    pub fn make_buffer_merge_step(&mut self, step: BufferMergeStep, source: &impl PageSource) -> bool {
         let is_more = step.next.is_some();
         let batch = self.buffer.take(step.next.as_deref());
         self.apply(&batch, step.pins, source);

@@ -1,14 +1,14 @@
 //! The change buffer: small values put into a tree that is much larger than the memory for its dirty pages wait here, in the
-//! order of their keys, until a *sweep* brings many of one leaf to it together.
+//! order of their keys, until a *merge* brings many of one leaf to it together.
 //!
 //! A page that is changed for one small value costs memory and writes of a page; a value in the buffer costs its own bytes. So the
 //! same memory takes up hundreds of times as many changes, and when a leaf is written it is for all that gathered meanwhile.
 //! No page is read before such a put is answered.
 //!
-//! # A sweep
+//! # A merge
 //!
 //! 1. It begins when the buffer takes its share of the dirty bytes, when a checkpoint is asked for, or by age or log bytes.
-//! 2. A step ([`Tree::plan_sweep`](super::tree::Tree::plan_sweep)) brings the next few leaves, which it reads together, and makes the changes that wait for them.
+//! 2. A step ([`Tree::plan_buffer_merge`](super::tree::Tree::plan_buffer_merge)) brings the next few leaves, which it reads together, and makes the changes that wait for them.
 //! 3. Whenever [`PAGES_SHARE`] of the dirty bytes are pages, a checkpoint writes them home.
 //! 4. Behind the last key it has ended: the batches from before its begin are all in pages. If more gathered than allows a
 //!    rest, the next one begins.
@@ -16,26 +16,26 @@
 //! # Invariants
 //!
 //! 1. What waits for a key is newer than what the tree has for it: a change past the buffer takes the key out of it.
-//! 2. Every batch up to the buffer's *floor* is in the pages, or what is left of it was logged again behind the floor. A checkpoint
-//!    names the floor, and opening replays from there. A batch up to the checkpoint's LSN that is anything but small puts did
+//! 2. Every batch up to the buffer's *recovery LSN* is in the pages, or what is left of it was logged again behind the recovery LSN. A checkpoint
+//!    names the recovery LSN, and opening replays from there. A batch up to the checkpoint's LSN that is anything but small puts did
 //!    not wait, so the pages have it; all that is left of it is that it took its keys out of the buffer. So the log must be
 //!    durable as far as the pages go, before they count.
-//! 3. The floor does not hold more of the log than its bound allows: a checkpoint logs what waits again ([`super::bound`]).
+//! 3. The recovery LSN does not hold more of the log than its bound allows: a checkpoint logs what waits again ([`super::bound`]).
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
 
 use bytes::Bytes;
 
-use super::age::Mark;
-use super::aside::{Aside, Part};
+use super::age::LogPoint;
+use super::set_aside::{SetAside, UnreadableRange};
 use crate::engine::{Batch, Error, Lsn, Operation};
 
 /// Share of the dirty bytes that the buffer takes at most.
 pub const SHARE_MAX: (u64, u64) = (5, 8);
-/// Share of the dirty bytes at which a sweep begins.
-pub const SHARE_SWEEP: (u64, u64) = (1, 4);
-/// Share of the dirty bytes that a sweep makes of pages before a checkpoint takes them up.
+/// Share of the dirty bytes at which a buffer merge begins.
+pub const SHARE_MERGE: (u64, u64) = (1, 4);
+/// Share of the dirty bytes that a buffer merge makes of pages before a checkpoint takes them up.
 pub const PAGES_SHARE: (u64, u64) = (1, 4);
 /// Memory of an entry beside its key and value.
 const ENTRY_BYTES: u64 = 72;
@@ -49,13 +49,13 @@ pub fn share(bytes: u64, (part, of): (u64, u64)) -> u64 {
 
 /// A moment, and how much had come into the buffer by then.
 #[derive(Clone, Copy, Default)]
-struct Since {
-    mark: Mark,
+struct BufferPoint {
+    log: LogPoint,
     added_bytes: u64,
 }
 
-struct Sweep {
-    began: Since,
+struct RunningMerge {
+    began: BufferPoint,
     next: Vec<u8>,
 }
 
@@ -64,20 +64,20 @@ type Puts = BTreeMap<Box<[u8]>, Box<[u8]>>;
 /// Puts that wait; see the module.
 #[derive(Default)]
 pub struct ChangeBuffer {
-    /// Those before the place of the sweep; all of them while there is none.
+    /// Those before the place of the buffer merge; all of them while there is none.
     behind: Puts,
-    /// Those from the place of the sweep on.
+    /// Those from the place of the buffer merge on.
     ahead: Puts,
     bytes: u64,
     /// Memory that all puts have taken that ever came here.
     added_bytes: u64,
     /// Every batch up to here is in the pages.
-    floor: Since,
+    recovery_point: BufferPoint,
     /// Or in the log behind here.
-    logged: Since,
-    sweep: Option<Sweep>,
-    /// What waits for pages that cannot be read; neither counted nor swept here.
-    pub aside: Aside,
+    logged: BufferPoint,
+    merge: Option<RunningMerge>,
+    /// What waits for pages that cannot be read; neither counted nor merged here.
+    pub aside: SetAside,
 }
 
 fn entry_bytes(key: &[u8], value: &[u8]) -> u64 {
@@ -101,7 +101,7 @@ impl ChangeBuffer {
     }
 
     fn is_ahead(&self, key: &[u8]) -> bool {
-        self.sweep.as_ref().is_some_and(|sweep| key >= sweep.next.as_slice())
+        self.merge.as_ref().is_some_and(|merge| key >= merge.next.as_slice())
     }
 
     fn half(&mut self, key: &[u8]) -> &mut Puts {
@@ -132,27 +132,27 @@ impl ChangeBuffer {
         behind.chain(ahead).map(|(key, value)| (&**key, &**value))
     }
 
-    /// What waits from the place of the sweep on, if one is on its way.
-    pub fn waiting_to_sweep(&self) -> Option<impl Iterator<Item = (&[u8], &[u8])>> {
-        self.sweep.as_ref().map(|sweep| self.waiting(&sweep.next))
+    /// What waits from the place of the buffer merge on, if one is on its way.
+    pub fn waiting_to_merge(&self) -> Option<impl Iterator<Item = (&[u8], &[u8])>> {
+        self.merge.as_ref().map(|merge| self.waiting(&merge.next))
     }
 
-    fn oldest(&self) -> Since {
-        if self.logged.mark.lsn > self.floor.mark.lsn { self.logged } else { self.floor }
+    fn oldest(&self) -> BufferPoint {
+        if self.logged.log.lsn > self.recovery_point.log.lsn { self.logged } else { self.recovery_point }
     }
 
     /// Every batch up to here is in the pages, or in the log behind here, if something waits or was set aside.
-    pub fn floor(&self) -> Option<Mark> {
-        let waiting = (!self.is_empty()).then_some(self.oldest().mark);
-        waiting.into_iter().chain(self.aside.mark()).min_by_key(|mark| mark.lsn)
+    pub fn recovery_point(&self) -> Option<LogPoint> {
+        let waiting = (!self.is_empty()).then_some(self.oldest().log);
+        waiting.into_iter().chain(self.aside.log_point()).min_by_key(|point| point.lsn)
     }
 
     /// Everything that waits is in the log behind `mark`.
-    pub fn set_logged(&mut self, mark: Mark) {
-        self.logged = Since { mark, added_bytes: self.added_bytes - self.bytes };
+    pub fn set_logged(&mut self, point: LogPoint) {
+        self.logged = BufferPoint { log: point, added_bytes: self.added_bytes - self.bytes };
     }
 
-    /// Memory that opening needs at most for the puts behind the floor.
+    /// Memory that opening needs at most for the puts behind the recovery LSN.
     pub fn replayed_bytes_max(&self) -> u64 {
         if self.is_empty() { 0 } else { self.added_bytes - self.oldest().added_bytes }
     }
@@ -167,17 +167,17 @@ impl ChangeBuffer {
         if self.aside.is_empty() {
             return None;
         }
-        batch.operations().iter().find_map(|operation| Some(self.aside.part(operation.key())?.error.clone()))
+        batch.operations().iter().find_map(|operation| Some(self.aside.range(operation.key())?.error.clone()))
     }
 
     /// Sets aside what waits for `part`; so will be what comes for it behind `now`.
-    pub fn set_aside(&mut self, part: Part, now: Mark) {
-        let waiting = (!self.is_empty()).then_some(self.oldest().mark);
-        self.aside.add_part(part.clone(), waiting.filter(|mark| mark.lsn < now.lsn).unwrap_or(now));
-        let end = part.end.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
+    pub fn set_aside(&mut self, range: UnreadableRange, now: LogPoint) {
+        let waiting = (!self.is_empty()).then_some(self.oldest().log);
+        self.aside.add_range(range.clone(), waiting.filter(|point| point.lsn < now.lsn).unwrap_or(now));
+        let end = range.end.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
         for half in [&mut self.behind, &mut self.ahead] {
-            let range = half.range::<[u8], _>((Bound::Included(&part.start[..]), end));
-            let keys: Vec<Box<[u8]>> = range.map(|(key, _)| key.clone()).collect();
+            let waiting = half.range::<[u8], _>((Bound::Included(&range.start[..]), end));
+            let keys: Vec<Box<[u8]>> = waiting.map(|(key, _)| key.clone()).collect();
             for key in keys {
                 let Some(value) = half.remove(&key) else { continue };
                 self.bytes -= entry_bytes(&key, &value);
@@ -188,13 +188,13 @@ impl ChangeBuffer {
 
     /// Whether every batch up to `lsn` is in the pages.
     pub fn is_settled(&self, lsn: Lsn) -> bool {
-        self.is_empty() || self.floor.mark.lsn >= lsn
+        self.is_empty() || self.recovery_point.log.lsn >= lsn
     }
 
     /// Lets the puts of `batch`, which has nothing else, wait; `before` is the log before it.
-    pub fn add(&mut self, batch: &Batch, before: Mark) {
+    pub fn add(&mut self, batch: &Batch, before: LogPoint) {
         if self.is_empty() {
-            self.floor = Since { mark: before, added_bytes: self.added_bytes };
+            self.recovery_point = BufferPoint { log: before, added_bytes: self.added_bytes };
         }
         for operation in batch.operations() {
             let Operation::Put { key, value } = operation else { continue };
@@ -213,16 +213,16 @@ impl ChangeBuffer {
         }
     }
 
-    /// Begins a sweep now, unless one is on its way.
-    pub fn begin_sweep(&mut self, now: Mark) {
-        if self.sweep.is_none() {
-            let began = Since { mark: now, added_bytes: self.added_bytes };
-            self.sweep = Some(Sweep { began, next: Vec::new() });
+    /// Begins a buffer merge now, unless one is on its way.
+    pub fn begin_merge(&mut self, now: LogPoint) {
+        if self.merge.is_none() {
+            let began = BufferPoint { log: now, added_bytes: self.added_bytes };
+            self.merge = Some(RunningMerge { began, next: Vec::new() });
             std::mem::swap(&mut self.behind, &mut self.ahead);
         }
     }
 
-    /// Takes out what waits from the sweep's place on and before `next`, which is its place from here on; `None` ends the sweep.
+    /// Takes out what waits from the buffer merge's place on and before `next`, which is its place from here on; `None` ends the buffer merge.
     pub fn take(&mut self, next: Option<&[u8]>) -> Batch {
         let mut batch = Batch::default();
         while let Some(first) = self.ahead.first_entry()
@@ -232,11 +232,11 @@ impl ChangeBuffer {
             self.bytes -= entry_bytes(&key, &value);
             batch.put(Bytes::from(key), Bytes::from(value));
         }
-        match (next, self.sweep.take()) {
-            (Some(next), Some(sweep)) => self.sweep = Some(Sweep { next: next.to_vec(), ..sweep }),
-            // Where nothing waited meanwhile, the floor is above that already, and the log below it may be gone.
-            (None, Some(sweep)) if sweep.began.mark.lsn > self.floor.mark.lsn => {
-                self.floor = sweep.began;
+        match (next, self.merge.take()) {
+            (Some(next), Some(merge)) => self.merge = Some(RunningMerge { next: next.to_vec(), ..merge }),
+            // Where nothing waited meanwhile, the recovery LSN is above that already, and the log below it may be gone.
+            (None, Some(merge)) if merge.began.log.lsn > self.recovery_point.log.lsn => {
+                self.recovery_point = merge.began;
             }
             (None, _) | (_, None) => {}
         }

@@ -1,4 +1,4 @@
-//! Compaction: moves what lies at the end of the file into free units before it, while readers and writers go on.
+//! Vacuum: moves what lies at the end of the file into free units before it, while readers and writers go on.
 //!
 //! 1. *Settle*: a checkpoint, so that everything freed so far can be used.
 //! 2. *Move*: leaf by leaf in the order of keys: values, the leaf and the pages above it that lie behind the *limit* (what is in
@@ -17,13 +17,13 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
+use super::allocation_unit::{FIRST_UNIT, UNIT_BYTES};
 use super::bound::Bounds;
 use super::core::Core;
 use super::growth::CUT_UNITS_MIN;
-use super::schedule::Wants;
-use super::source::{Loaded, is_unreadable};
-use super::tree::{Goal, Stop, Tree};
-use super::units::{FIRST_UNIT, UNIT_BYTES};
+use super::schedule::VacuumNeed;
+use super::source::{LoadedPieces, is_unreadable};
+use super::tree::{Stop, Tree, VacuumGoal};
 use crate::base::event_log::Field;
 use crate::disk::Purpose;
 use crate::engine::{Done, Error, Result, Tier};
@@ -34,7 +34,7 @@ const PASSES_MAX: u32 = 8;
 const WINDOW_UNITS_MIN: u64 = 256;
 
 /// What comes next.
-enum Stage {
+enum VacuumStage {
     /// Once a durable state is newer than this, what was freed can be used.
     Settle {
         since: u64,
@@ -42,14 +42,14 @@ enum Stage {
     Choose,
     Move {
         start: Vec<u8>,
-        goal: Goal,
+        goal: VacuumGoal,
     },
     End,
 }
 
-/// A compaction on its way.
-struct Compaction {
-    stage: Stage,
+/// A vacuum on its way.
+struct RunningVacuum {
+    stage: VacuumStage,
     waiters: Vec<Done>,
     started: Duration,
     /// Where the used part of the file ended then, and the bytes of the file.
@@ -66,12 +66,12 @@ struct Compaction {
     unreadable: u64,
 }
 
-impl Compaction {
+impl RunningVacuum {
     /// One of `tree` that tells `waiters` when it has ended.
-    fn new(waiters: Vec<Done>, started: Duration, tree: &Tree) -> Compaction {
+    fn new(waiters: Vec<Done>, started: Duration, tree: &Tree) -> RunningVacuum {
         let (end, tail) = (tree.space.end(), tree.space.tail_units());
-        Compaction {
-            stage: Stage::Settle { since: tree.durable.sequence },
+        RunningVacuum {
+            stage: VacuumStage::Settle { since: tree.durable.sequence },
             waiters,
             started,
             end_bytes: end * UNIT_BYTES,
@@ -90,11 +90,11 @@ impl Compaction {
     }
 }
 
-/// Makes compactions, one at a time.
-pub struct Compactor {
+/// Makes vacuums, one at a time.
+pub struct Vacuumer {
     core: Arc<Core>,
     bounds: Arc<Bounds>,
-    running: Mutex<Option<Compaction>>,
+    running: Mutex<Option<RunningVacuum>>,
     /// Whoever waits for the next one.
     asked: Mutex<Vec<Done>>,
     /// Where the file ended after the last one, however that went, and how many units were in use: another would gain nothing
@@ -102,10 +102,10 @@ pub struct Compactor {
     last: Mutex<Option<(u64, u64)>>,
 }
 
-impl Compactor {
+impl Vacuumer {
     /// One for `core`.
-    pub fn new(core: Arc<Core>, bounds: Arc<Bounds>) -> Compactor {
-        Compactor { core, bounds, running: Mutex::new(None), asked: Mutex::default(), last: Mutex::new(None) }
+    pub fn new(core: Arc<Core>, bounds: Arc<Bounds>) -> Vacuumer {
+        Vacuumer { core, bounds, running: Mutex::new(None), asked: Mutex::default(), last: Mutex::new(None) }
     }
 
     /// `done` hears of the next one.
@@ -118,8 +118,8 @@ impl Compactor {
         let mut asked = self.asked.lock();
         if asked.is_empty() && self.running.try_lock().is_some_and(|running| running.is_none()) {
             asked.push(Box::new(|result| match result {
-                Ok(()) => log::info!("the disk is full, and the file was compacted"),
-                Err(error) => log::warn!("the disk is full, and the file cannot be compacted: {error}"),
+                Ok(()) => log::info!("the disk is full, and the file was vacuumed"),
+                Err(error) => log::warn!("the disk is full, and the file cannot be vacuumed: {error}"),
             }));
         }
     }
@@ -139,28 +139,28 @@ impl Compactor {
     }
 
     /// What is needed to go on. No checkpoint is on its way.
-    pub fn wants(&self) -> Wants {
+    pub fn needs(&self) -> VacuumNeed {
         let running = self.running.lock();
-        let Some(compaction) = &*running else {
-            return if self.asked.lock().is_empty() { Wants::Nothing } else { Wants::Step };
+        let Some(vacuum) = &*running else {
+            return if self.asked.lock().is_empty() { VacuumNeed::Nothing } else { VacuumNeed::Step };
         };
-        let needs_checkpoint = match &compaction.stage {
-            Stage::Settle { since } => {
+        let needs_checkpoint = match &vacuum.stage {
+            VacuumStage::Settle { since } => {
                 let tree = self.core.tree.read();
                 // One moves pages of the free map, too.
                 tree.durable.sequence == *since
                     && (self.core.is_dirty(&tree) || tree.space.has_homes_behind())
             }
-            Stage::Move { .. } => {
+            VacuumStage::Move { .. } => {
                 let (is_pressing, is_active) = {
                     let tree = self.core.tree.read();
                     (self.bounds.is_pressing(&tree), tree.active_bytes() > 0)
                 };
                 is_pressing || is_active && self.lacks_room_for_copies()
             }
-            Stage::Choose | Stage::End => false,
+            VacuumStage::Choose | VacuumStage::End => false,
         };
-        if needs_checkpoint { Wants::Checkpoint } else { Wants::Step }
+        if needs_checkpoint { VacuumNeed::Checkpoint } else { VacuumNeed::Step }
     }
 
     /// A step changes the pages on one way.
@@ -172,61 +172,62 @@ impl Compactor {
     /// The next step of the one on its way, or the begin of the one that is asked for. It ends with its first error.
     pub fn step(&self) -> Result<()> {
         let mut running = self.running.lock();
-        let Some(mut compaction) = running.take() else {
+        let Some(mut vacuum) = running.take() else {
             let waiters = std::mem::take(&mut *self.asked.lock());
             let (started, tree) = (self.core.clock.elapsed(), self.core.tree.read());
-            *running = Some(Compaction::new(waiters, started, &tree));
+            *running = Some(RunningVacuum::new(waiters, started, &tree));
             return Ok(());
         };
-        let stepped = self.make_step(&mut compaction);
+        let stepped = self.make_step(&mut vacuum);
         if matches!(stepped, Ok(true)) {
-            *running = Some(compaction);
+            *running = Some(vacuum);
             return Ok(());
         }
         if stepped.is_ok() {
-            self.core.record("compact", self.describe(&compaction));
+            // The event keeps the name of the command that was there first.
+            self.core.record("compact", self.describe(&vacuum));
         }
         self.end_withholding();
         *self.last.lock() = Some(self.extent_of_use());
         let result = stepped.map(drop);
-        compaction.end(result.clone());
+        vacuum.end(result.clone());
         result
     }
 
     /// Ends the one on its way, since the store is closed.
     pub fn close(&self) {
-        if let Some(compaction) = self.running.lock().take() {
+        if let Some(vacuum) = self.running.lock().take() {
             self.end_withholding();
-            compaction.end(Err(Error::Invalid("the store was closed before it ended".to_string())));
+            vacuum.end(Err(Error::Invalid("the store was closed before it ended".to_string())));
         }
     }
 
     /// Does the next step; false when it has ended.
-    fn make_step(&self, compaction: &mut Compaction) -> Result<bool> {
-        match &mut compaction.stage {
-            Stage::Settle { .. } => compaction.stage = Stage::Choose,
-            Stage::Choose => {
+    fn make_step(&self, vacuum: &mut RunningVacuum) -> Result<bool> {
+        match &mut vacuum.stage {
+            VacuumStage::Settle { .. } => vacuum.stage = VacuumStage::Choose,
+            VacuumStage::Choose => {
                 let limit = self.core.tree.read().space.limit();
                 self.core.load_below(limit)?;
-                compaction.stage = self.choose(compaction);
+                vacuum.stage = self.choose(vacuum);
             }
-            Stage::Move { .. } if self.lacks_room_for_copies() => {
+            VacuumStage::Move { .. } if self.lacks_room_for_copies() => {
                 // Else a checkpoint may bring that about, and is wanted.
                 if self.core.tree.read().active_bytes() == 0 {
                     return Err(Error::NoSpace);
                 }
             }
-            Stage::Move { start, goal } => {
+            VacuumStage::Move { start, goal } => {
                 let (goal, from) = (*goal, std::mem::take(start));
-                compaction.stage = match self.move_some(&from, goal, compaction)? {
-                    Some(start) => Stage::Move { start, goal },
+                vacuum.stage = match self.move_some(&from, goal, vacuum)? {
+                    Some(start) => VacuumStage::Move { start, goal },
                     None => {
                         self.end_withholding();
-                        Stage::Settle { since: self.core.tree.read().durable.sequence }
+                        VacuumStage::Settle { since: self.core.tree.read().durable.sequence }
                     }
                 };
             }
-            Stage::End => {
+            VacuumStage::End => {
                 self.core.cut_tail()?;
                 return Ok(false);
             }
@@ -235,16 +236,16 @@ impl Compactor {
     }
 
     /// What to do after a checkpoint: another pass, or the end.
-    fn choose(&self, compaction: &mut Compaction) -> Stage {
+    fn choose(&self, vacuum: &mut RunningVacuum) -> VacuumStage {
         let tree = self.core.tree.read();
         let (used, limit) = (tree.space.used_units(), tree.space.limit());
-        if tree.space.end() <= limit || !compaction.has_moved || compaction.passes == PASSES_MAX {
-            return Stage::End;
+        if tree.space.end() <= limit || !vacuum.has_moved || vacuum.passes == PASSES_MAX {
+            return VacuumStage::End;
         }
-        let window = match compaction.stuck_units {
+        let window = match vacuum.stuck_units {
             0 => None,
             // First to what the last pass made room for.
-            _ if compaction.has_emptied => None,
+            _ if vacuum.has_emptied => None,
             // A quarter more, since pages and values do not fill it without a rest.
             stuck => {
                 let units = (stuck + stuck / 4).max(WINDOW_UNITS_MIN).min(used / 2);
@@ -257,10 +258,10 @@ impl Compactor {
             let _writer = self.core.tree.writer();
             let _ = self.core.take_end(units);
         }
-        compaction.passes += 1;
-        (compaction.has_moved, compaction.has_emptied) = (false, window.is_some());
-        (compaction.stuck_units, compaction.unreadable) = (0, 0);
-        Stage::Move { start: Vec::new(), goal: Goal { limit, window } }
+        vacuum.passes += 1;
+        (vacuum.has_moved, vacuum.has_emptied) = (false, window.is_some());
+        (vacuum.stuck_units, vacuum.unreadable) = (0, 0);
+        VacuumStage::Move { start: Vec::new(), goal: VacuumGoal { limit, window } }
     }
 
     /// What was withheld can be taken again.
@@ -269,9 +270,9 @@ impl Compactor {
         while self.core.tree.write().space.end_withholding() {}
     }
 
-    /// What a compaction that ends now has brought about, for the event log.
-    fn describe(&self, compaction: &Compaction) -> Vec<(&'static str, Field)> {
-        let took = self.core.clock.elapsed().saturating_sub(compaction.started);
+    /// What a vacuum that ends now has brought about, for the event log.
+    fn describe(&self, vacuum: &RunningVacuum) -> Vec<(&'static str, Field)> {
+        let took = self.core.clock.elapsed().saturating_sub(vacuum.started);
         let (end, tail, used) = {
             let tree = self.core.tree.read();
             (tree.space.end(), tree.space.tail_units(), tree.space.used_units())
@@ -279,20 +280,25 @@ impl Compactor {
         let file_bytes = (end + tail) * UNIT_BYTES;
         vec![
             ("reason", "command".into()),
-            ("end_bytes_before", compaction.end_bytes.into()),
+            ("end_bytes_before", vacuum.end_bytes.into()),
             ("end_bytes_after", (end * UNIT_BYTES).into()),
-            ("file_bytes_before", compaction.file_bytes.into()),
+            ("file_bytes_before", vacuum.file_bytes.into()),
             ("file_bytes_after", file_bytes.into()),
             ("used_bytes", (used * UNIT_BYTES).into()),
-            ("unreadable", compaction.unreadable.into()),
-            ("passes", u64::from(compaction.passes).into()),
+            ("unreadable", vacuum.unreadable.into()),
+            ("passes", u64::from(vacuum.passes).into()),
             ("duration_ns", (took.as_nanos() as u64).into()),
         ]
     }
 
     /// Moves what `goal` says on the way to `start`; returns where to go on.
-    fn move_some(&self, start: &[u8], goal: Goal, compaction: &mut Compaction) -> Result<Option<Vec<u8>>> {
-        let mut loaded = Loaded::default();
+    fn move_some(
+        &self,
+        start: &[u8],
+        goal: VacuumGoal,
+        vacuum: &mut RunningVacuum,
+    ) -> Result<Option<Vec<u8>>> {
+        let mut loaded = LoadedPieces::default();
         loop {
             let writer = self.core.tree.writer();
             self.core.pager.check()?;
@@ -308,25 +314,25 @@ impl Compactor {
                         Purpose::Checkpoint,
                     )?;
                     let next = step.next.clone();
-                    compaction.unreadable += step.unreadable;
+                    vacuum.unreadable += step.unreadable;
                     let (moved, stuck_units) = self.core.tree.write().relocate(step, goal, &self.core.pager);
-                    compaction.stuck_units += stuck_units;
+                    vacuum.stuck_units += stuck_units;
                     if moved {
-                        compaction.has_moved = true;
+                        vacuum.has_moved = true;
                         self.core.log_batch_images();
                         self.core.note_change();
                     }
                     return Ok(next);
                 }
                 Err(Stop::Failed(error)) if is_unreadable(&error) => {
-                    let part = self
+                    let range = self
                         .core
                         .tree
                         .read()
-                        .unreadable_part(&self.core.pager, &loaded, start)
+                        .unreadable_range(&self.core.pager, &loaded, start)
                         .ok_or(error)?;
-                    compaction.unreadable += 1;
-                    return Ok(part.end);
+                    vacuum.unreadable += 1;
+                    return Ok(range.end);
                 }
                 Err(Stop::Failed(error)) => return Err(error),
                 Err(Stop::Miss(miss)) => {

@@ -5,8 +5,8 @@
 //!
 //! - a read of a key that was changed sees the change, one of another key of the part fails with the page's error, and so does
 //!   every new change of the part ([`Tree::apply`](super::tree::Tree::apply) never meets it);
-//! - sweeps, checkpoints, compaction and closing pass over it;
-//! - nothing is lost: a checkpoint writes what is here to the log once more, and its floor is before that. So the log below is let
+//! - buffer merges, checkpoints, vacuum and closing pass over it;
+//! - nothing is lost: a checkpoint writes what is here to the log once more, and its recovery LSN is before that. So the log below is let
 //!   go, opening finds the changes again, and a repair of the store uses them as any others.
 //!
 //! A checkpoint that somebody asks for tries to read the page first. If that succeeds, the changes go where they belong.
@@ -21,7 +21,7 @@ use std::ops::Bound;
 
 use bytes::Bytes;
 
-use super::age::Mark;
+use super::age::LogPoint;
 use crate::engine::{Batch, Error, Operation};
 
 /// Memory of a change beside its key and value.
@@ -31,7 +31,7 @@ const RECORD_BYTES: u64 = 1 << 20;
 
 /// A part of the tree that cannot be read.
 #[derive(Clone, Debug)]
-pub struct Part {
+pub struct UnreadableRange {
     /// Its first key.
     pub start: Vec<u8>,
     /// The first key behind it; `None` at the end of the tree.
@@ -42,7 +42,7 @@ pub struct Part {
     pub error: Error,
 }
 
-impl Part {
+impl UnreadableRange {
     fn contains(&self, key: &[u8]) -> bool {
         self.start.as_slice() <= key && self.end.as_deref().is_none_or(|end| key < end)
     }
@@ -50,29 +50,29 @@ impl Part {
 
 /// What was set aside; see the module.
 #[derive(Default)]
-pub struct Aside {
+pub struct SetAside {
     /// By first key.
-    parts: BTreeMap<Vec<u8>, Part>,
+    ranges: BTreeMap<Vec<u8>, UnreadableRange>,
     /// The newest change of each key; `None` for a delete.
     changes: BTreeMap<Box<[u8]>, Option<Box<[u8]>>>,
     bytes: u64,
     /// The log holds every change behind here.
-    mark: Mark,
+    log_point: LogPoint,
     /// Bytes of the log behind `mark` that hold them once more.
     logged_bytes: u64,
     /// All changes are there as records of their own kind.
     is_logged: bool,
 }
 
-impl Aside {
+impl SetAside {
     /// Whether no part is known that cannot be read.
     pub fn is_empty(&self) -> bool {
-        self.parts.is_empty()
+        self.ranges.is_empty()
     }
 
     /// The parts, by first key.
-    pub fn parts(&self) -> impl Iterator<Item = &Part> {
-        self.parts.values()
+    pub fn ranges(&self) -> impl Iterator<Item = &UnreadableRange> {
+        self.ranges.values()
     }
 
     /// Memory that it takes.
@@ -81,11 +81,11 @@ impl Aside {
     }
 
     /// Before which every batch is in the pages, but for what waits elsewhere; `None` if there is nothing.
-    pub fn mark(&self) -> Option<Mark> {
-        (!self.changes.is_empty()).then_some(self.mark)
+    pub fn log_point(&self) -> Option<LogPoint> {
+        (!self.changes.is_empty()).then_some(self.log_point)
     }
 
-    /// Bytes of the log behind [`Aside::mark`] that are nothing but what is here.
+    /// Bytes of the log behind [`SetAside::log_point`] that are nothing but what is here.
     pub fn logged_bytes(&self) -> u64 {
         if self.changes.is_empty() { 0 } else { self.logged_bytes }
     }
@@ -96,13 +96,13 @@ impl Aside {
     }
 
     /// The part that `key` lies in.
-    pub fn part(&self, key: &[u8]) -> Option<&Part> {
+    pub fn range(&self, key: &[u8]) -> Option<&UnreadableRange> {
         let bounds = (Bound::Unbounded, Bound::Included(key));
-        self.parts
+        self.ranges
             .range::<[u8], _>(bounds)
             .next_back()
-            .map(|(_, part)| part)
-            .filter(|part| part.contains(key))
+            .map(|(_, range)| range)
+            .filter(|range| range.contains(key))
     }
 
     /// The change of `key` that was set aside; `None` in it for a delete.
@@ -117,12 +117,12 @@ impl Aside {
     }
 
     /// From here on changes of `part` belong here. The log holds those that come now behind `mark`.
-    pub fn add_part(&mut self, part: Part, mark: Mark) {
-        if self.changes.is_empty() || mark.lsn < self.mark.lsn {
-            (self.mark, self.logged_bytes) = (mark, 0);
+    pub fn add_range(&mut self, range: UnreadableRange, log_point: LogPoint) {
+        if self.changes.is_empty() || log_point.lsn < self.log_point.lsn {
+            (self.log_point, self.logged_bytes) = (log_point, 0);
         }
         self.is_logged = false;
-        self.parts.insert(part.start.clone(), part);
+        self.ranges.insert(range.start.clone(), range);
     }
 
     /// Takes in the newest change of a key that lies in a part.
@@ -137,12 +137,12 @@ impl Aside {
 
     /// Takes the changes out of `batch` that belong here; returns the others.
     pub fn divide(&mut self, batch: Batch) -> Batch {
-        if batch.operations().iter().all(|operation| self.part(operation.key()).is_none()) {
+        if batch.operations().iter().all(|operation| self.range(operation.key()).is_none()) {
             return batch;
         }
         let mut rest = Batch::new(batch.tag);
         for operation in batch.operations() {
-            match (self.part(operation.key()).is_some(), operation) {
+            match (self.range(operation.key()).is_some(), operation) {
                 (true, _) => self.add(operation.key(), operation.value().map(|value| &value[..])),
                 (false, Operation::Put { key, value }) => rest.put(key.clone(), value.clone()),
                 (false, Operation::Delete { key }) => rest.delete(key.clone()),
@@ -152,9 +152,9 @@ impl Aside {
     }
 
     /// The changes of the part that begins at `start`, as a batch.
-    pub fn batch_of(&self, part: &Part) -> Batch {
+    pub fn batch_of(&self, range: &UnreadableRange) -> Batch {
         let mut batch = Batch::default();
-        for (key, value) in self.from(&part.start).take_while(|(key, _)| part.contains(key)) {
+        for (key, value) in self.from(&range.start).take_while(|(key, _)| range.contains(key)) {
             match value {
                 Some(value) => batch.put(Bytes::copy_from_slice(key), Bytes::copy_from_slice(value)),
                 None => batch.delete(Bytes::copy_from_slice(key)),
@@ -164,11 +164,11 @@ impl Aside {
     }
 
     /// Forgets the part and its changes.
-    pub fn remove(&mut self, part: &Part) {
-        self.parts.remove(&part.start);
+    pub fn remove(&mut self, range: &UnreadableRange) {
+        self.ranges.remove(&range.start);
         let keys: Vec<Box<[u8]>> = self
-            .from(&part.start)
-            .take_while(|(key, _)| part.contains(key))
+            .from(&range.start)
+            .take_while(|(key, _)| range.contains(key))
             .map(|(key, _)| key.into())
             .collect();
         for key in keys {
@@ -196,20 +196,20 @@ impl Aside {
 
     /// A sentence for people: what cannot be read, what waits for it, and the way out; `None` if there is nothing.
     pub fn sentence(&self) -> Option<String> {
-        let part = self.parts.values().next()?;
-        let more = match self.parts.len() {
+        let range = self.ranges.values().next()?;
+        let more = match self.ranges.len() {
             1 => String::new(),
             count => format!(" ({} more like it)", count - 1),
         };
         let changes = self.changes.len();
         Some(format!(
             "{}{more}; {changes} changes wait for it in the log; unmount and run kvfs check --repair",
-            part.error
+            range.error
         ))
     }
 
     /// All changes are in the log behind `before` once more, in records of their own kind that take `bytes`.
-    pub fn set_logged(&mut self, before: Mark, bytes: u64) {
-        (self.mark, self.logged_bytes, self.is_logged) = (before, bytes, true);
+    pub fn set_logged(&mut self, before: LogPoint, bytes: u64) {
+        (self.log_point, self.logged_bytes, self.is_logged) = (before, bytes, true);
     }
 }

@@ -1,4 +1,4 @@
-//! The double-write area: copies of the pages that a checkpoint overwrites, in a file of their own.
+//! The doublewrite area: copies of the pages that a checkpoint overwrites, in a file of their own.
 //!
 //! Each checkpoint writes it from the start, in chunks that one request takes: a unit that names the pages, then the pages as they
 //! belong in their places. The meta page of the commit says how many bytes count. `FORMAT.md` draws it.
@@ -15,9 +15,9 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+use super::allocation_unit::UNIT_BYTES;
 use super::meta::Meta;
 use super::page::Page;
-use super::units::UNIT_BYTES;
 use crate::disk::{Disk, File, Purpose};
 use crate::engine::{Error, Lsn, Result, frame};
 
@@ -50,7 +50,7 @@ pub fn area_bytes(pages: usize, page_bytes: usize, chunk_pages: usize) -> u64 {
 }
 
 /// The area.
-pub struct DoubleWrite {
+pub struct DoublewriteArea {
     disk: Arc<dyn Disk>,
     /// The file, once there is one, and the bytes that are allocated for it.
     file: Mutex<Option<(Arc<dyn File>, u64)>>,
@@ -63,9 +63,9 @@ fn context(what: &str) -> impl FnOnce(io::Error) -> Error {
     }
 }
 
-impl DoubleWrite {
+impl DoublewriteArea {
     /// The area on `disk`, if there is one.
-    pub fn open(disk: Arc<dyn Disk>) -> Result<DoubleWrite> {
+    pub fn open(disk: Arc<dyn Disk>) -> Result<DoublewriteArea> {
         let file = match disk.open(FILE) {
             Ok(file) => {
                 let bytes = file.size().map_err(context("size of"))?;
@@ -74,7 +74,7 @@ impl DoubleWrite {
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => return Err(context("opening")(error)),
         };
-        Ok(DoubleWrite { disk, file: Mutex::new(file) })
+        Ok(DoublewriteArea { disk, file: Mutex::new(file) })
     }
 
     /// Takes no more than `bytes` from here on. No meta page that a power cut could leave may refer to it.
@@ -142,7 +142,7 @@ impl DoubleWrite {
         let file = self.file()?;
         let page_bytes = meta.page_bytes;
         let mut offset = 0;
-        while offset < meta.double_bytes {
+        while offset < meta.doublewrite_bytes {
             let mut names = vec![0; UNIT_BYTES as usize];
             file.read_at(Purpose::Recovery, offset, &mut names).map_err(context("reading"))?;
             let units = match frame::decode(&names, offset) {

@@ -1,20 +1,20 @@
-//! Pages that became sparse by deletes join a neighbour below the same parent, level by level.
+//! Page merges: pages that became sparse by deletes are merged with a neighbour below the same parent, level by level.
 //!
-//! A page is sparse below a quarter of its room; two join if the outcome fills at most three quarters, so that the next inserts do
+//! A page is sparse below a quarter of its room; two are merged if the result fills at most three quarters, so that the next inserts do
 //! not split it again at once. A sparse page with two full neighbours stays: moving cells between them would write three pages to
 //! free none.
 
 use super::{Pins, Stop, Tree};
 use crate::engine::PageCause;
 use crate::engine::btree::page::Page;
-use crate::engine::btree::source::{Loaded, PageSource};
+use crate::engine::btree::source::{LoadedPieces, PageSource};
 
 impl Tree {
     /// Pins both neighbours of every sparse page on the way to `key`.
     pub(super) fn pin_neighbours(
         &self,
         source: &impl PageSource,
-        loaded: &Loaded,
+        loaded: &LoadedPieces,
         key: &[u8],
         pins: &mut Pins,
     ) -> Result<(), Stop> {
@@ -28,7 +28,7 @@ impl Tree {
                     if near <= parent.count() {
                         let near = parent.child(near);
                         let page = match self.page(source, loaded, near, level - 1) {
-                            // One that cannot be read joins nobody; that is no reason not to delete here.
+                            // One that cannot be read is merged with nothing; that is no reason not to delete here.
                             Err(Stop::Failed(_)) => continue,
                             other => other?,
                         };
@@ -42,8 +42,8 @@ impl Tree {
         Ok(())
     }
 
-    /// Joins the sparse pages on the way to `key` with neighbours, as far as these are resident.
-    pub(super) fn join_sparse(&mut self, key: &[u8], pins: &mut Pins, source: &impl PageSource) {
+    /// Merges the sparse pages on the path to `key` with neighbours, as far as these are resident.
+    pub(super) fn merge_sparse(&mut self, key: &[u8], pins: &mut Pins, source: &impl PageSource) {
         let mut way = Vec::new();
         let mut unit = self.root;
         for _ in 1..self.height {
@@ -56,8 +56,8 @@ impl Tree {
         while let Some((parent, index)) = way.pop() {
             let sparse = self.resident(unit, pins).is_some_and(|page| page.is_sparse());
             if !sparse
-                || !(index > 0 && self.join(parent, index - 1, pins, source)
-                    || self.join(parent, index, pins, source))
+                || !(index > 0 && self.merge_children(parent, index - 1, pins, source)
+                    || self.merge_children(parent, index, pins, source))
             {
                 return;
             }
@@ -66,8 +66,14 @@ impl Tree {
         self.lower_root(pins, source);
     }
 
-    /// Joins children `index` and `index + 1` of `parent`; false, and nothing has changed, if that cannot be.
-    fn join(&mut self, parent: u64, index: usize, pins: &mut Pins, source: &impl PageSource) -> bool {
+    /// Merges children `index` and `index + 1` of `parent`; false, and nothing has changed, if that cannot be.
+    fn merge_children(
+        &mut self,
+        parent: u64,
+        index: usize,
+        pins: &mut Pins,
+        source: &impl PageSource,
+    ) -> bool {
         let Some(page) = self.resident(parent, pins) else { return false };
         if index >= page.count() {
             return false;
@@ -85,13 +91,13 @@ impl Tree {
         if !is_apart((left_page, &right_page)) {
             return false;
         }
-        let mut joined = Page::clone(left_page);
-        if !joined.absorb(&separator, &right_page) {
+        let mut merged = Page::clone(left_page);
+        if !merged.absorb(&separator, &right_page) {
             return false;
         }
         let page = self.page_mut(left, PageCause::Merge, pins, source);
-        joined.set_cause(page.cause());
-        *page = joined;
+        merged.set_cause(page.cause());
+        *page = merged;
         self.remove_page(right, right_page.is_leaf(), source);
         self.page_mut(parent, PageCause::Merge, pins, source).remove_child(index + 1);
         true

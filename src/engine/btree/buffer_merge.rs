@@ -1,54 +1,58 @@
-//! Sweeps: what waits in the change buffer comes into pages, a few leaves at a time ([`super::buffer`] says why).
+//! Change-buffer merges: what waits in the change buffer comes into pages, a few leaves at a time ([`super::change_buffer`] says why).
 
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 
 use super::bound::Bounds;
-use super::buffer::{PAGES_SHARE, share};
+use super::change_buffer::{PAGES_SHARE, share};
 use super::core::Core;
-use super::source::Loaded;
-use super::tree::{StepMax, SweepPlan};
-use super::unreadable::Unreadable;
+use super::source::LoadedPieces;
+use super::tree::{BufferMergeLimit, BufferMergePlan};
+use super::unreadable::UnreadableRanges;
 use crate::disk::Purpose;
 use crate::engine::{Error, Lsn, Result, Tier};
 
-/// Makes sweeps, and knows what they are for.
-pub struct Sweeper {
+/// Runs change-buffer merges, and knows what they are for.
+pub struct ChangeBufferMerger {
     core: Arc<Core>,
     bounds: Arc<Bounds>,
-    unreadable: Arc<Unreadable>,
-    /// Batches up to here come into pages before the next checkpoint that is more than a part of a sweep.
+    unreadable: Arc<UnreadableRanges>,
+    /// Batches up to here come into pages before the next checkpoint that is more than a part of a buffer merge.
     target: Mutex<Option<Lsn>>,
 }
 
-impl Sweeper {
+impl ChangeBufferMerger {
     /// One for `core`; what it cannot read is told to `unreadable`.
-    pub fn new(core: Arc<Core>, bounds: Arc<Bounds>, unreadable: Arc<Unreadable>) -> Sweeper {
-        Sweeper { core, bounds, unreadable, target: Mutex::new(None) }
+    pub fn new(
+        core: Arc<Core>,
+        bounds: Arc<Bounds>,
+        unreadable: Arc<UnreadableRanges>,
+    ) -> ChangeBufferMerger {
+        ChangeBufferMerger { core, bounds, unreadable, target: Mutex::new(None) }
     }
 
-    /// Up to where batches shall come into pages, if a sweep is on its way.
+    /// Up to where batches shall come into pages, if a buffer merge is on its way.
     pub fn target(&self) -> Option<Lsn> {
         *self.target.lock()
     }
 
-    /// Everything that waits shall come into pages, even if a sweep for less is on its way.
+    /// Everything that waits shall come into pages, even if a buffer merge for less is on its way.
     pub fn restart(&self) {
         *self.target.lock() = Some(self.core.log.end());
     }
 
-    /// Everything that waits shall come into pages, unless a sweep is on its way.
+    /// Everything that waits shall come into pages, unless a buffer merge is on its way.
     pub fn want_all(&self) {
         self.target.lock().get_or_insert_with(|| self.core.log.end());
     }
 
-    /// What waits and is not behind `until` shall come into pages, unless a sweep is on its way.
+    /// What waits and is not behind `until` shall come into pages, unless a buffer merge is on its way.
     pub fn want(&self, until: Lsn) {
         self.target.lock().get_or_insert(until);
     }
 
-    /// A sweep goes on, begins or ends, as it was decided when the target was `seen`. Who has asked for one since then gets it.
+    /// A buffer merge goes on, begins or ends, as it was decided when the target was `seen`. Who has asked for one since then gets it.
     pub fn aim(&self, seen: Option<Lsn>, target: Option<Lsn>) {
         let mut now = self.target.lock();
         if *now == seen {
@@ -63,14 +67,14 @@ impl Sweeper {
             let tree = self.core.tree.read();
             (tree.active_bytes(), self.bounds.is_log_near(&tree))
         };
-        // Pages that a sweep changes need copies in the log.
+        // Pages that a buffer merge changes need copies in the log.
         let frees_log = is_log_near && (active_bytes > 0 || self.bounds.is_again_worth_it());
         let lacks_room =
-            || active_bytes > 0 && self.bounds.lacks_room_for_copies(self.bounds.sweep_pages_max());
+            || active_bytes > 0 && self.bounds.lacks_room_for_copies(self.bounds.merge_pages_max());
         active_bytes < pages_max && !frees_log && !lacks_room()
     }
 
-    /// The next step of a sweep, which begins here if none is on its way; false if a checkpoint must come first.
+    /// The next step of a buffer merge, which begins here if none is on its way; false if a checkpoint must come first.
     pub fn step(&self) -> Result<bool> {
         match self.make_step() {
             // A checkpoint of what is in pages may free some.
@@ -88,34 +92,36 @@ impl Sweeper {
 
     fn make_step(&self) -> Result<()> {
         let core = &self.core;
-        let (mut loaded, mut max) = (Loaded::default(), self.bounds.step_max());
-        let smallest = StepMax::smallest(core.pager.page_bytes());
+        let (mut loaded, mut max) = (LoadedPieces::default(), self.bounds.merge_limit());
+        let smallest = BufferMergeLimit::smallest(core.pager.page_bytes());
         loop {
             let writer = core.tree.writer();
             core.pager.check()?;
-            let now = core.mark();
-            core.tree.write().buffer.begin_sweep(now);
+            let now = core.log_point();
+            core.tree.write().buffer.begin_merge(now);
             let (epoch, plan) = {
                 let tree = core.tree.read();
-                (tree.epoch, tree.plan_sweep(&core.pager, &loaded, max)?)
+                (tree.epoch, tree.plan_buffer_merge(&core.pager, &loaded, max)?)
             };
             match plan {
-                SweepPlan::Read(miss) => {
+                BufferMergePlan::Read(miss) => {
                     drop(writer);
                     core.load_if_whole(epoch, miss, Tier::Disk, Purpose::PageWrite, &mut loaded)?;
                 }
-                SweepPlan::SetAside(part) => self.unreadable.set_aside(part),
-                SweepPlan::ReadLeaves(units) => {
+                BufferMergePlan::SetAside(range) => self.unreadable.set_aside(range),
+                BufferMergePlan::ReadLeaves(units) => {
                     drop(writer);
                     core.pager.load_leaves(epoch, units, Purpose::PageWrite, &mut loaded)?;
                 }
                 // What a step may take at most is much for a small disk, and the checkpoint behind it needs room for copies of pages.
-                SweepPlan::Make(_, needs) if max != smallest && core.is_large_growth(needs) => max = smallest,
-                SweepPlan::Make(step, needs) => {
+                BufferMergePlan::Make(_, needs) if max != smallest && core.is_large_growth(needs) => {
+                    max = smallest
+                }
+                BufferMergePlan::Make(step, needs) => {
                     core.take_space(needs, Tier::Disk)?;
                     // Alone with its pages, a change need not copy them.
                     drop(loaded);
-                    core.tree.write().make_sweep_step(step, &core.pager);
+                    core.tree.write().make_buffer_merge_step(step, &core.pager);
                     return Ok(());
                 }
             }

@@ -27,10 +27,10 @@ pub(super) fn small_batch(prng: &mut Prng) -> Batch {
     batch
 }
 
-fn small_work<'a>(modes: &'a [Torn], seed: u64, steps: u64) -> Work<'a> {
+fn small_work<'a>(modes: &'a [Torn], seed: u64, steps: u64) -> Workload<'a> {
     let page_bytes = if seed.is_multiple_of(3) { 8 << 10 } else { 4 << 10 };
     let options = Options { page_bytes, ..crowded() };
-    Work { modes, options, batch: small_batch, seed, steps, tear: Tear::Sectors }
+    Workload { modes, options, batch: small_batch, seed, steps, tear: Tear::Sectors }
 }
 
 fn waiting(engine: &BtreeEngine) -> u64 {
@@ -42,14 +42,14 @@ fn puts_that_wait_are_seen_like_any_others() {
     for seed in 0..4 {
         let mut prng = Prng::new(seed);
         let options = Options {
-            torn: if seed == 3 { Torn::DoubleWrite } else { Torn::Delta },
+            torn: if seed == 3 { Torn::Doublewrite } else { Torn::Delta },
             common: Common { cache_bytes: if seed % 2 == 0 { 0 } else { 64 << 10 }, ..crowded().common },
             ..crowded()
         };
         let mut disk = SimDisk::new();
         let mut engine = open_on(disk.clone(), &options).unwrap();
         let mut model = Map::new();
-        let (mut most, mut swept) = (0, false);
+        let (mut most, mut merged) = (0, false);
         for step in 0..2000 {
             let what = format!("seed {seed} step {step}");
             match prng.below(20) {
@@ -84,7 +84,7 @@ fn puts_that_wait_are_seen_like_any_others() {
                 15..18 => {
                     let before = waiting(&engine);
                     engine.work(WorkClass::Flush).unwrap();
-                    swept |= waiting(&engine) < before;
+                    merged |= waiting(&engine) < before;
                 }
                 18 if step % 8 == 0 => {
                     run(&*engine, Command::Checkpoint).unwrap();
@@ -104,7 +104,7 @@ fn puts_that_wait_are_seen_like_any_others() {
             }
         }
         assert_eq!(contents(&*engine).unwrap(), model);
-        assert!(most > 50 && swept, "seed {seed}: {most} waited at most, swept {swept}");
+        assert!(most > 50 && merged, "seed {seed}: {most} waited at most, merged {merged}");
         // A tree that loses everything else keeps what waits.
         apply(&engine, &{
             let mut batch = Batch::new(1);
@@ -133,7 +133,7 @@ fn a_crash_at_any_request_leaves_a_prefix_while_puts_wait() {
 
 #[test]
 fn a_crash_at_any_request_may_leave_nonsense_while_puts_wait() {
-    crash_everywhere_in(&Work { tear: Tear::Nonsense, ..small_work(&[Torn::Delta], 3, 40) }, 1);
+    crash_everywhere_in(&Workload { tear: Tear::Nonsense, ..small_work(&[Torn::Delta], 3, 40) }, 1);
 }
 
 #[test]
@@ -167,7 +167,7 @@ fn a_full_disk_makes_no_put_wait_for_ever_and_loses_none() {
         if let Err(error) = &result {
             assert!(matches!(error, Error::NoSpace), "allocation {nth}: {error}");
         }
-        if sim.list().unwrap().iter().any(|info| info.name == units::FILE) {
+        if sim.list().unwrap().iter().any(|info| info.name == allocation_unit::FILE) {
             let engine = recovered_in(&crowded(), sim.kill(), &history, &format!("allocation {nth}"));
             run(&*engine, Command::Checkpoint).unwrap();
             run(&*engine, Command::Verify).unwrap();
@@ -219,7 +219,7 @@ fn puts_in_random_order_write_a_page_for_many() {
 /// The units on the way to `number`, root first.
 fn way_to(engine: &BtreeEngine, number: u64) -> Vec<u64> {
     let tree = engine.core.tree.read();
-    let mut loaded = Loaded::default();
+    let mut loaded = LoadedPieces::default();
     loop {
         let mut way = Vec::new();
         match tree.leaf(&engine.core.pager, &loaded, &number.to_be_bytes(), |unit, _| way.push(unit)) {
@@ -235,10 +235,10 @@ fn way_to(engine: &BtreeEngine, number: u64) -> Vec<u64> {
 
 /// Turns bits of the page at `unit`, or turns them back.
 fn turn(sim: &SimDisk, unit: u64) {
-    (0..64).for_each(|bit| assert!(sim.flip_bit(units::FILE, (unit * UNIT_BYTES + 100) * 8 + bit)));
+    (0..64).for_each(|bit| assert!(sim.flip_bit(allocation_unit::FILE, (unit * UNIT_BYTES + 100) * 8 + bit)));
 }
 
-/// Random puts until a whole sweep must have passed; how many were refused.
+/// Random puts until a whole buffer merge must have passed; how many were refused.
 fn busy_hours(engine: &BtreeEngine, puts: u64) -> u64 {
     let (mut prng, mut refused) = (Prng::new(6), 0);
     for _ in 0..puts {
@@ -280,7 +280,10 @@ fn a_page_that_cannot_be_read_stops_nothing_but_its_own_keys() {
             batch.put(10u64.to_be_bytes().to_vec(), vec![9; 100]);
             assert!(matches!(engine.apply(&batch, Tier::Disk), Err(Error::Corrupt { .. })), "{what}");
             let sentence = engine.shape().damage.unwrap();
-            assert!(sentence.contains(units::FILE) && sentence.contains("check --repair"), "{sentence}");
+            assert!(
+                sentence.contains(allocation_unit::FILE) && sentence.contains("check --repair"),
+                "{sentence}"
+            );
         };
         check(&engine, "at once");
         // Checkpoints succeed, and what is set aside neither holds the log nor makes work.
@@ -289,7 +292,7 @@ fn a_page_that_cannot_be_read_stops_nothing_but_its_own_keys() {
             run(&*engine, Command::Checkpoint).unwrap();
             assert_eq!(log_bytes(&engine), 0, "round {round}");
             assert!(!engine.is_dirty());
-            let kept = engine.core.log.end() - engine.core.tree.read().durable.floor;
+            let kept = engine.core.log.end() - engine.core.tree.read().durable.recovery_lsn;
             assert!(kept < 200 << 10, "round {round}: {kept} bytes of log for what was set aside");
         }
         check(&engine, "after checkpoints");
@@ -320,7 +323,7 @@ fn a_page_that_cannot_be_read_stops_nothing_but_its_own_keys() {
 
 #[test]
 fn opening_sets_aside_what_the_log_has_for_a_page_that_cannot_be_read() {
-    for torn in [Torn::Delta, Torn::Image, Torn::DoubleWrite] {
+    for torn in [Torn::Delta, Torn::Image, Torn::Doublewrite] {
         let sim = SimDisk::new();
         let options = Options { torn, common: Common { cache_bytes: 0, ..large().common }, ..large() };
         let engine = filled(sim.clone(), &options, 1000);
@@ -394,14 +397,14 @@ fn a_neighbour_that_cannot_be_read_does_not_hinder_deletes() {
 }
 
 #[test]
-fn a_sweep_that_ends_late_does_not_ask_for_log_that_is_gone() {
+fn a_buffer_merge_that_ends_late_does_not_ask_for_log_that_is_gone() {
     let sim = SimDisk::new();
     let options = Options { dirty_bytes_max: 128 << 10, checkpoint_log_bytes: 256 << 10, ..crowded() };
     let engine = filled(sim.clone(), &options, 1500);
     (0..300).for_each(|number| put(&engine, number * 5, 2));
     assert_eq!(waiting(&engine), 300);
-    // A sweep has begun when what it is for leaves the buffer by another way, and a checkpoint lets go of the log.
-    engine.sweeper.step().unwrap();
+    // A buffer merge has begun when what it is for leaves the buffer by another way, and a checkpoint lets go of the log.
+    engine.merger.step().unwrap();
     for number in 0..300u64 {
         let mut batch = Batch::new(1);
         batch.delete((number * 5).to_be_bytes().to_vec());
@@ -409,22 +412,22 @@ fn a_sweep_that_ends_late_does_not_ask_for_log_that_is_gone() {
     }
     assert_eq!(waiting(&engine), 0);
     run(&*engine, Command::Checkpoint).unwrap();
-    let floor = engine.core.tree.read().durable.floor;
+    let recovery_lsn = engine.core.tree.read().durable.recovery_lsn;
     (0..20).for_each(|number| put(&engine, number * 7, 3));
     while waiting(&engine) > 0 {
-        engine.sweeper.step().unwrap();
+        engine.merger.step().unwrap();
     }
     put(&engine, 1, 4);
     let mut job = Some(engine.checkpointer.freeze("command", false).unwrap());
     while !engine.checkpointer.advance(job.as_mut().unwrap()).unwrap() {}
-    assert!(engine.core.tree.read().durable.floor >= floor);
+    assert!(engine.core.tree.read().durable.recovery_lsn >= recovery_lsn);
     let engine = open_on(sim.kill(), &options).unwrap();
     assert_eq!(engine.get(&1u64.to_be_bytes(), Tier::Disk).unwrap().unwrap(), vec![4; 100]);
     run(&*engine, Command::Verify).unwrap();
 }
 
 #[test]
-fn readers_and_sweeps_at_once_never_see_old_bytes() {
+fn readers_and_buffer_merges_at_once_never_see_old_bytes() {
     let options = Options {
         dirty_bytes_max: 128 << 10,
         common: Common { cache_bytes: 64 << 10, ..crowded().common },
