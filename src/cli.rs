@@ -129,7 +129,7 @@ enum Verb {
         #[arg(default_value = "0", value_parser = parse_size)]
         offset: u64,
     },
-    /// Give a command to a mount: flush, compact, checkpoint, sync, mark NAME
+    /// Give a command to a mount: flush, compact, vacuum, checkpoint, sync, mark NAME
     Ctl {
         /// Mount point
         mount_point: PathBuf,

@@ -50,11 +50,12 @@ pub enum Action {
 /// Every form of a line, with what it does.
 pub const HELP: &[(&str, &str)] = &[
     ("flush [wait]", "lsm: write the memtable to level 0; btree: as checkpoint"),
-    (
-        "compact [full] [wait]",
-        "lsm: merge until one sorted run is left; btree: move what is last into free space, cut the file",
-    ),
+    ("compact [full] [wait]", "lsm: merge until one sorted run is left; btree: as vacuum"),
     ("compact LEVEL [wait]", "lsm: merge a level, such as 0 or L0, wholly into the next"),
+    (
+        "vacuum [now|wait]",
+        "btree: move what lies last into free space, cut the file; now returns at once, as without; lsm: as compact",
+    ),
     ("checkpoint [wait]", "btree: write every dirty page home; lsm: as flush"),
     (
         "drop-caches",
@@ -92,6 +93,8 @@ pub fn parse(text: &[u8]) -> Result<Vec<Action>> {
             ["flush", "wait"] => run(Command::Flush, true),
             ["compact"] | ["compact", "full"] => run(Command::Compact, false),
             ["compact", "wait"] | ["compact", "full", "wait"] => run(Command::Compact, true),
+            ["vacuum"] | ["vacuum", "now"] => run(Command::Compact, false),
+            ["vacuum", "wait"] => run(Command::Compact, true),
             ["compact", level] => run(Command::CompactLevel(level_number(level)?), false),
             ["compact", level, "wait"] => run(Command::CompactLevel(level_number(level)?), true),
             ["checkpoint"] => run(Command::Checkpoint, false),
@@ -159,6 +162,8 @@ mod tests {
         assert_eq!(lines, [flush, compact, Action::Mark("run-1.b".into()), Action::Sync]);
         assert_eq!(parse(b"set rate=2M\nrate 2M").unwrap(), [set("rate", "2M"), set("rate", "2M")]);
         assert_eq!(parse(b"iops off").unwrap(), [set("iops", "0")]);
+        assert_eq!(parse(b"vacuum\nvacuum now").unwrap(), parse(b"compact\ncompact").unwrap());
+        assert_eq!(parse(b"vacuum wait").unwrap(), parse(b"compact wait").unwrap());
         assert_eq!(parse(b"").unwrap(), []);
         assert_eq!(parse(b"\n").unwrap(), []);
     }
@@ -174,6 +179,8 @@ mod tests {
             "compact L",
             "compact -1",
             "compact 1 2",
+            "vacuum 1",
+            "vacuum now wait",
             "sync wait",
             "mark",
             "mark a b",
@@ -209,6 +216,7 @@ mod tests {
                 .replace("NAME", "a")
                 .replace("SIZE", "20M")
                 .replace("on|off", "off")
+                .replace("[now|wait]", "now")
                 .replace("INO [BLOCK]", "7 0")
                 .replace("[N]", "10");
             parse(line.as_bytes()).unwrap_or_else(|_| panic!("{form}"));

@@ -119,6 +119,11 @@ fn compacted(event: &Arc<Event>) -> Option<String> {
     ))
 }
 
+/// Whether a command begins with one that may have made a file smaller.
+fn is_compaction(words: &str) -> bool {
+    words.starts_with("compact") || words.starts_with("vacuum")
+}
+
 /// What `mark NAME` remembers.
 struct Mark {
     sample: Sample,
@@ -356,7 +361,7 @@ impl Control {
         Box::new(move |result| {
             let time = clock.now();
             let outcome = match &result {
-                Ok(()) if words.starts_with("compact") && words.ends_with("wait") => {
+                Ok(()) if is_compaction(&words) && words.ends_with("wait") => {
                     let events = event_log.events();
                     let text =
                         events.iter().rev().take_while(|event| event.number > begun).find_map(compacted);

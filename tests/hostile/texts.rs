@@ -15,9 +15,11 @@ use kvfs::virtual_files::Handle;
 use super::*;
 
 /// Pieces of commands and options, so that what is put together is often nearly right.
-const WORDS: [&str; 40] = [
+const WORDS: [&str; 42] = [
     "flush",
     "compact",
+    "vacuum",
+    "now",
     "full",
     "wait",
     "checkpoint",

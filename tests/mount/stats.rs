@@ -129,7 +129,7 @@ fn commands(engine: Engine) {
     };
     let script = r#"
         head -c 3000000 /dev/urandom > "$MNT/data"
-        for word in sync flush 'flush wait' checkpoint 'checkpoint wait' drop-caches help compact 'compact wait' 'compact full wait' 'trace on' 'trace on 9' 'trace off' 'explain 1' \
+        for word in sync flush 'flush wait' checkpoint 'checkpoint wait' drop-caches help compact 'compact wait' 'compact full wait' vacuum 'vacuum now' 'vacuum wait' 'trace on' 'trace on 9' 'trace off' 'explain 1' \
             'explain 2 1' 'unmark other' MORE 'mark before'; do
             echo "$word" > "$MNT/.stats"; echo "$word" >> "$MNT/.stats"; printf '%s' "$word" > "$MNT/.stats"
             printf '%s\n\n' "$word" > "$MNT/.stats"; (echo "$word"; echo sync) > "$MNT/.stats"

@@ -174,7 +174,8 @@ fn a_b_tree_tells_everything_it_does() {
     rig.clock.advance(Duration::from_secs(3600));
     engine::settle(&*rig.engine).unwrap();
     put(1, 3000);
-    engine::run(&*rig.engine, Command::Compact).unwrap();
+    write_while_working(&rig, "vacuum now\nvacuum wait").unwrap();
+    assert!(rig.cat(".stats.d/ctl").contains("vacuum wait: done: gave "), "{}", rig.cat(".stats.d/ctl"));
     put(2, 30);
     engine::run(&*rig.engine, Command::Checkpoint).unwrap();
     fail_thrice(&rig, &faulty, Purpose::Checkpoint);
@@ -197,6 +198,22 @@ fn a_b_tree_tells_everything_it_does() {
     assert!(bytes > 0 && bytes <= sum, "{bytes} of {sum}");
 }
 
+/// Writes a command that waits for background work, which another thread does meanwhile.
+fn write_while_working(rig: &Rig, words: &str) -> kvfs::fs::Result<()> {
+    let settled = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !settled.load(std::sync::atomic::Ordering::SeqCst) {
+                engine::settle(&*rig.engine).unwrap();
+                std::thread::yield_now();
+            }
+        });
+        let result = rig.write(OWNER, words);
+        settled.store(true, std::sync::atomic::Ordering::SeqCst);
+        result
+    })
+}
+
 #[test]
 fn a_level_is_merged_wholly_into_the_next() {
     let rig = small_lsm();
@@ -208,20 +225,7 @@ fn a_level_is_merged_wholly_into_the_next() {
         rig.engine.apply(&batch, Tier::Disk).unwrap();
         engine::run(&*rig.engine, Command::Flush).unwrap();
     };
-    let compact = |words: &str| {
-        let settled = std::sync::atomic::AtomicBool::new(false);
-        std::thread::scope(|scope| {
-            scope.spawn(|| {
-                while !settled.load(std::sync::atomic::Ordering::SeqCst) {
-                    engine::settle(&*rig.engine).unwrap();
-                    std::thread::yield_now();
-                }
-            });
-            let result = rig.write(OWNER, words);
-            settled.store(true, std::sync::atomic::Ordering::SeqCst);
-            result
-        })
-    };
+    let compact = |words: &str| write_while_working(&rig, words);
     (0..6).for_each(|part| flush(part * 25));
     assert!(files(0) >= 6 && files(1) == 0);
     compact("compact L0 wait").unwrap();
