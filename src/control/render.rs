@@ -14,7 +14,7 @@ use crate::base::metric::ratio;
 use crate::base::text::{exact_size, human_size};
 use crate::disk::{Counters, Purpose};
 use crate::engine::cache::CacheKind;
-use crate::engine::{BtreeShape, Cause, Level, PageCause, PageCount, PageKind, PageTraffic, Work};
+use crate::engine::{BtreeShape, Cause, Level, PageCause, PageCount, PageKind, PageTraffic, Shape, Work};
 use crate::fs::meter::Op;
 
 /// Columns of a line at most.
@@ -102,7 +102,7 @@ impl Page {
     fn block(&mut self, head: &str, items: impl IntoIterator<Item = String>) {
         let mut line = format!("{head:<8}");
         let mut empty = true;
-        for item in items {
+        for item in items.into_iter().filter(|item| !item.is_empty()) {
             if !empty && line.len() + 2 + item.len() > COLUMNS {
                 self.line(&line);
                 line = " ".repeat(8);
@@ -209,14 +209,13 @@ fn amplification(page: &mut Page, report: &Report) {
             format!("p50 {}", value(0.5)),
             format!("p99 {}", value(0.99)),
             format!("max {}", value(1.0)),
-            format!("| scans {}", human_count(shape.scan_runs.count())),
-            format!("runs p50 {} max {}", runs(0.5), runs(1.0)),
-            format!(
-                "| filter saved {} of {}",
-                human_count(shape.filter.useful),
-                human_count(shape.filter.checks)
-            ),
-            format!("false {}", percent(shape.filter.false_positive_share())),
+            of_levels(shape, || format!("| scans {}", human_count(shape.scan_runs.count()))),
+            of_levels(shape, || format!("runs p50 {} max {}", runs(0.5), runs(1.0))),
+            of_levels(shape, || {
+                let (useful, checks) = (shape.filter.useful, shape.filter.checks);
+                format!("| filter saved {} of {}", human_count(useful), human_count(checks))
+            }),
+            of_levels(shape, || format!("false {}", percent(shape.filter.false_positive_share()))),
             warning(report),
         ],
     );
@@ -273,29 +272,43 @@ fn by_cause(page: &mut Page, sample: &Sample) {
     page.block("SYNCS", items);
 }
 
+/// What only an LSM-tree has to say; nothing of other engines.
+fn of_levels(shape: &Shape, item: impl FnOnce() -> String) -> String {
+    if shape.levels.is_empty() { String::new() } else { item() }
+}
+
 fn debt(page: &mut Page, report: &Report) {
     let shape = &report.sample.shape;
     let debt = &shape.debt;
     page.block(
         "DEBT",
         [
-            format!("l0-files {}/{}", debt.l0_files, debt.l0_trigger),
-            format!("compaction {}", human_size(debt.pending_compaction_bytes)),
-            format!("dirty {}", human_size(debt.dirty_bytes)),
+            of_levels(shape, || format!("l0-files {}/{}", debt.l0_files, debt.l0_trigger)),
+            of_levels(shape, || format!("compaction {}", human_size(debt.pending_compaction_bytes))),
+            match &shape.tree {
+                None => format!("dirty {}", human_size(debt.dirty_bytes)),
+                Some(_) => format!(
+                    "dirty {} of {}",
+                    human_size(debt.dirty_bytes),
+                    human_size(shape.memory.dirty_bytes_max)
+                ),
+            },
             format!("unsynced {} oldest {}", human_size(debt.unsynced_bytes), span(debt.oldest_unsynced)),
             format!("replay {}", human_size(debt.replay_bytes)),
-            match debt.oldest_tombstone {
+            of_levels(shape, || match debt.oldest_tombstone {
                 Some(age) => format!("tombstones {} oldest {}", human_count(debt.tombstones), span(age)),
                 None => format!("tombstones {}", human_count(debt.tombstones)),
-            },
+            }),
             format!("reclaim {}", human_size(report.usage.reclaim_pending_bytes)),
             format!("orphans {}", human_count(report.usage.orphans)),
-            format!("obsolete {}", human_size(shape.space.obsolete_bytes)),
-            format!(
-                "temporary {} peak {}",
-                human_size(shape.space.temporary_bytes),
-                human_size(shape.space.temporary_peak_bytes)
-            ),
+            of_levels(shape, || format!("obsolete {}", human_size(shape.space.obsolete_bytes))),
+            of_levels(shape, || {
+                format!(
+                    "temporary {} peak {}",
+                    human_size(shape.space.temporary_bytes),
+                    human_size(shape.space.temporary_peak_bytes)
+                )
+            }),
         ],
     );
     let values = &shape.value_log;
@@ -574,7 +587,11 @@ fn kinds(page: &mut Page, report: &Report) {
         let others = format!("| overhead {}, without the log", human_size(sample.overhead_write_bytes()));
         page.block("ON DISK", items.into_iter().chain([others]));
     }
-    let (cache, memory) = (&sample.shape.cache, &sample.shape.memory);
+    let shape = &sample.shape;
+    let (cache, memory) = (&shape.cache, &shape.memory);
+    let hit_share = |name: &str, kind: CacheKind| {
+        of_levels(shape, || format!("{name} hit {}", percent(cache.kinds.of(kind).hit_share())))
+    };
     page.block(
         "CACHE",
         [
@@ -582,12 +599,12 @@ fn kinds(page: &mut Page, report: &Report) {
             format!("hit {}", percent(cache.all.hit_share())),
             format!("hits {}", human_count(cache.all.hits)),
             format!("misses {}", human_count(cache.all.misses)),
-            format!("index hit {}", percent(cache.kinds.of(CacheKind::Index).hit_share())),
-            format!("filter hit {}", percent(cache.kinds.of(CacheKind::Filter).hit_share())),
-            format!("value hit {}", percent(cache.kinds.of(CacheKind::Value).hit_share())),
+            hit_share("index", CacheKind::Index),
+            hit_share("filter", CacheKind::Filter),
+            hit_share("value", CacheKind::Value),
             format!("| memory {} of {}", human_size(memory.used_bytes), human_size(memory.limit_bytes)),
-            format!("resident {}", human_size(memory.resident_bytes)),
-            format!("memtables {}", human_size(sample.shape.memory.memtable_bytes)),
+            of_levels(shape, || format!("resident {}", human_size(memory.resident_bytes))),
+            of_levels(shape, || format!("memtables {}", human_size(memory.memtable_bytes))),
             format!("inodes {}", human_count(report.usage.inodes)),
         ],
     );
