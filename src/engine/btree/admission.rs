@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::allocation_unit::UNIT_BYTES;
+use super::allocation_unit::Units;
 use super::bound::LogRoom;
 use super::freemap::SpaceNeeds;
 use super::options::Torn;
@@ -81,13 +81,13 @@ impl Writer {
 
     /// Whether the file has units for `needs` and beside them for what buffer merges owe, without growing.
     fn has_units(&self, needs: SpaceNeeds, owed_bytes: u64) -> bool {
-        let needs = SpaceNeeds { units: needs.units + owed_bytes / UNIT_BYTES, ..needs };
+        let needs = SpaceNeeds { units: needs.units + Units::within_bytes(owed_bytes), ..needs };
         needs.lacking(&self.core.tree.read().space).is_none()
     }
 
     /// Bytes of the file that nothing lies in, of `tree`.
     fn inside_bytes(tree: &Tree) -> u64 {
-        tree.space.available_units() * UNIT_BYTES
+        tree.space.available_units().bytes()
     }
 
     /// Whether a change of `bytes` surely fits into `inside_bytes` of the file: values are rounded up to units, and pages split. Twice as
@@ -111,7 +111,7 @@ impl Writer {
         let (frees_log, frees_units, is_inside, is_dirty) = {
             let tree = self.core.tree.read();
             let frees_log = self.core.log_bytes(&tree) >= self.core.options.common.log_segment_bytes;
-            let frees_units = tree.space.waiting_units() * UNIT_BYTES >= batch.bytes();
+            let frees_units = tree.space.waiting_units().bytes() >= batch.bytes();
             let is_inside = self.fits_inside(Self::inside_bytes(&tree), batch.bytes());
             (frees_log, frees_units, is_inside, self.core.is_dirty(&tree))
         };

@@ -18,17 +18,17 @@ impl Core {
         if self.guard.spare_bytes() == 0 {
             return;
         }
-        for (unit, fresh, page) in touched {
+        for (number, fresh, page) in touched {
             let bytes = batch_image_bytes(self.pager.page_bytes());
             let logged = self.log.append(BATCH_IMAGE_KIND, Purpose::PageImage, bytes, |target| {
-                put_batch_image_header(target, unit, fresh);
-                self.pager.seal(&page, unit, target);
+                put_batch_image_header(target, number, fresh);
+                self.pager.seal(&page, number, target);
             });
             match logged {
                 Ok(_) => {
                     let bytes = bytes as u64 + RECORD_OVERHEAD_BYTES;
                     self.pager.count_written(page.kind(), PageCause::Image, 1, bytes);
-                    self.tree.write().set_imaged(unit);
+                    self.tree.write().set_imaged(number);
                 }
                 // No space for a segment: the checkpoint will need less. A failed log refuses the next batch.
                 Err(_) => return,

@@ -109,9 +109,9 @@ impl ChangeBufferMerger {
                     core.load_if_whole(epoch, miss, Tier::Disk, Purpose::PageWrite, &mut loaded)?;
                 }
                 BufferMergePlan::SetAside(range) => self.unreadable.set_aside(range),
-                BufferMergePlan::ReadLeaves(units) => {
+                BufferMergePlan::ReadLeaves(leaves) => {
                     drop(writer);
-                    core.pager.load_leaves(epoch, units, Purpose::PageWrite, &mut loaded)?;
+                    core.pager.load_leaves(epoch, leaves, Purpose::PageWrite, &mut loaded)?;
                 }
                 // What a step may take at most is much for a small disk, and the checkpoint behind it needs room for copies of pages.
                 BufferMergePlan::Make(_, needs) if max != smallest && core.is_large_growth(needs) => {

@@ -25,6 +25,7 @@ use std::time::Duration;
 
 use parking_lot::{Mutex, MutexGuard};
 
+use super::allocation_unit::{PageNumber, UnitNumber, Units};
 use super::bound::Bounds;
 use super::buffer_merge::ChangeBufferMerger;
 use super::core::Core;
@@ -45,8 +46,8 @@ const RELEASES: usize = 64;
 /// A unit of work writes about this much.
 const WORK_BYTES: usize = 4 << 20;
 
-/// Pages by unit.
-type Pages = Vec<(u64, Arc<Page>)>;
+/// Pages with their numbers.
+type Pages = Vec<(PageNumber, Arc<Page>)>;
 
 enum CheckpointStage {
     Fresh(usize),
@@ -65,7 +66,7 @@ pub struct RunningCheckpoint {
     /// What it writes of the free map.
     changes: MapChanges,
     /// Sorted by unit, as are the next.
-    fresh: Vec<(u64, Piece)>,
+    fresh: Vec<(UnitNumber, Piece)>,
     in_place: Pages,
     /// Those pages of `in_place` that need a copy.
     images: Pages,
@@ -73,7 +74,7 @@ pub struct RunningCheckpoint {
     meta: Meta,
     image_bytes: u64,
     /// WorkClass of the key of each value in `fresh`, by unit; known from the first step on.
-    classes: HashMap<u64, u8>,
+    classes: HashMap<UnitNumber, u8>,
     /// Why it was begun.
     reason: &'static str,
     /// [`Pager::checkpoint_bytes`](super::pager::Pager::checkpoint_bytes) when it was.
@@ -93,7 +94,7 @@ impl RunningCheckpoint {
     ) -> RunningCheckpoint {
         let (fresh, in_place) = frozen.pieces();
         let images: Vec<_> =
-            in_place.iter().filter(|(unit, _)| !frozen.imaged.contains(unit)).cloned().collect();
+            in_place.iter().filter(|(number, _)| !frozen.imaged.contains(number)).cloned().collect();
         let mut meta = frozen.meta;
         if images.len() < in_place.len() {
             meta.images_end = meta.lsn;
@@ -229,9 +230,9 @@ impl Checkpointer {
         let _writer = self.core.tree.writer();
         self.core.load_for_homes()?;
         let missing = SpaceNeeds::default().lacking(&self.core.tree.read().space);
-        if let Some(units) = missing {
-            let units = self.core.pager.grow(units, 0)?;
-            self.core.tree.write().space.set_file_units(units);
+        if let Some(end) = missing {
+            let end = self.core.pager.grow(end, Units::ZERO)?;
+            self.core.tree.write().space.set_file_end(end);
         }
         let logs_again = self.bounds.begin_checkpoint();
         let logs_aside = {
@@ -389,8 +390,8 @@ impl Checkpointer {
         for (unit, piece) in &running.fresh {
             self.core.pager.keep(*unit, piece.clone());
         }
-        for (unit, page) in &running.in_place {
-            self.core.pager.keep(*unit, Piece::Page(page.clone()));
+        for (number, page) in &running.in_place {
+            self.core.pager.keep(number.unit(), Piece::Page(page.clone()));
         }
         let mut tree = self.core.tree.write();
         tree.durable = running.meta;

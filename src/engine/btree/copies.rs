@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use super::age::CheckpointAge;
-use super::allocation_unit::UNIT_BYTES;
+use super::allocation_unit::{PageNumber, UNIT_BYTES};
 use super::doublewrite::{self, DoublewriteArea};
 use super::meta::Meta;
 use super::options::Torn;
@@ -67,8 +67,8 @@ impl PageCopies {
     }
 
     /// The checkpoint on its way has yet to make copies of `images`, from the `at`-th on.
-    pub fn set_left(&self, images: &[(u64, Arc<Page>)], at: usize) {
-        let record = |(_, page): &(u64, Arc<Page>)| {
+    pub fn set_left(&self, images: &[(PageNumber, Arc<Page>)], at: usize) {
+        let record = |(_, page): &(PageNumber, Arc<Page>)| {
             image_record_bytes_max(page.changed_units().count() * UNIT_BYTES as usize)
         };
         let left_bytes = match self.has_area_for(images.len() as u64) {
@@ -84,15 +84,15 @@ impl PageCopies {
         &self,
         (pager, log, age): (&Pager, &Log, &CheckpointAge),
         meta: &mut Meta,
-        images: &[(u64, Arc<Page>)],
+        images: &[(PageNumber, Arc<Page>)],
         at: usize,
         logged_bytes: &mut u64,
     ) -> Result<usize> {
         let end = (at + doublewrite::chunk_pages(self.page_bytes)).min(images.len());
         let is_in_area = at < end && self.write_to_area(pager, meta, &images[at..], end - at)?;
         if !is_in_area {
-            for (unit, page) in &images[at..end] {
-                let (lsn, bytes) = self.write_to_log(pager, log, *unit, page)?;
+            for (number, page) in &images[at..end] {
+                let (lsn, bytes) = self.write_to_log(pager, log, *number, page)?;
                 age.add_image(bytes);
                 meta.images_end = lsn;
                 *logged_bytes += bytes;
@@ -108,7 +108,7 @@ impl PageCopies {
         &self,
         pager: &Pager,
         meta: &mut Meta,
-        left: &[(u64, Arc<Page>)],
+        left: &[(PageNumber, Arc<Page>)],
         count: usize,
     ) -> Result<bool> {
         if self.torn != Torn::Doublewrite {
@@ -128,13 +128,13 @@ impl PageCopies {
     }
 
     /// Where the log ends behind the copy of `page`, and what it took.
-    fn write_to_log(&self, pager: &Pager, log: &Log, unit: u64, page: &Page) -> Result<(Lsn, u64)> {
+    fn write_to_log(&self, pager: &Pager, log: &Log, number: PageNumber, page: &Page) -> Result<(Lsn, u64)> {
         let changed = page.changed_sectors();
         let bytes = image_bytes(changed);
         let mut sealed = Vec::with_capacity(self.page_bytes);
-        pager.seal(page, unit, &mut sealed);
+        pager.seal(page, number, &mut sealed);
         let lsn = log.append(IMAGE_KIND, Purpose::PageImage, bytes, |target| {
-            put_image(target, unit, changed, &sealed);
+            put_image(target, number, changed, &sealed);
         })?;
         let bytes = bytes as u64 + RECORD_OVERHEAD_BYTES;
         pager.count_written(page.kind(), PageCause::Delta, 1, bytes);
@@ -148,7 +148,7 @@ impl PageCopies {
 }
 
 /// A chunk of `pages` was written to the doublewrite area.
-pub fn count_doublewrite(pager: &Pager, pages: &[(u64, Arc<Page>)]) {
+pub fn count_doublewrite(pager: &Pager, pages: &[(PageNumber, Arc<Page>)]) {
     pager.count_written(PageKind::Meta, PageCause::DoubleWrite, 1, UNIT_BYTES);
     for (_, page) in pages {
         pager.count_written(page.kind(), PageCause::DoubleWrite, 1, pager.page_bytes() as u64);

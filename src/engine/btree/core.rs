@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::age::{CheckpointAge, LogPoint};
+use super::allocation_unit::UnitNumber;
 use super::copies::PageCopies;
 use super::failure::WorkFailure;
 use super::latch::TreeLatch;
@@ -108,7 +109,7 @@ impl Core {
     pub fn admit(
         &self,
         epoch: u64,
-        read: Result<Vec<(u64, Piece)>>,
+        read: Result<Vec<(UnitNumber, Piece)>>,
         loaded: &mut LoadedPieces,
     ) -> Result<()> {
         // Held so that no checkpoint changes the file between the look at the epoch and the insert.

@@ -1,6 +1,6 @@
 //! The decoders of the B-tree.
 
-use super::allocation_unit::UNIT_BYTES;
+use super::allocation_unit::{PageNumber, UNIT_BYTES, UnitNumber, Units};
 use super::freemap::{MapEntry, read_runs};
 use super::meta::{self, META_BYTES, Meta, TreeCounts};
 use super::page::{self, CellValue, Page, inner_cell, leaf_cell};
@@ -16,19 +16,19 @@ pub const ALL: &[Decoder] = &[
     Decoder { name: "btree_free_map_runs", decode: runs, valid: run_lists },
 ];
 
-const UNIT: u64 = 12;
-const END: u64 = 1 << 20;
+const NUMBER: PageNumber = PageNumber::at(UnitNumber::new(12));
+const END: UnitNumber = UnitNumber::new(1 << 20);
 
 /// A page whose checksum fits: what it holds is used as a search and a scan do.
 fn page(bytes: &[u8]) -> bool {
     let mut bytes = bytes.to_vec();
     if bytes.len() < 4 {
-        assert!(Page::decode(UNIT, bytes).is_err());
+        assert!(Page::decode(NUMBER, bytes).is_err());
         return false;
     }
-    let crc = page::checksum(UNIT, &bytes);
+    let crc = page::checksum(NUMBER, &bytes);
     bytes[..4].copy_from_slice(&crc.to_le_bytes());
-    let Ok(page) = Page::decode(UNIT, bytes.clone()) else { return false };
+    let Ok(page) = Page::decode(NUMBER, bytes.clone()) else { return false };
     for index in 0..page.count() {
         assert_eq!(page.search(page.key(index)), Ok(index));
         let _ = page.cell_bytes(index);
@@ -40,27 +40,28 @@ fn page(bytes: &[u8]) -> bool {
     }
     let _ = (page.search(b"key7"), page.used_bytes(), page.is_sparse(), page.free_bytes(), page.kind());
     let mut again = Vec::new();
-    page.seal(UNIT, &mut again);
+    page.seal(NUMBER, &mut again);
     assert_eq!(again, bytes);
     true
 }
 
 fn pages() -> Vec<Vec<u8>> {
     let key = |number: u64| format!("key{number}").into_bytes();
-    let mut leaf = Page::new(4096, 0, 0);
-    let mut inner = Page::new(4096, 1, 40);
+    let child = |number: u64| PageNumber::at(UnitNumber::new(number));
+    let mut leaf = Page::new(4096, 0, PageNumber::NONE);
+    let mut inner = Page::new(4096, 1, child(40));
     for number in 0..9 {
         let value = vec![number as u8; number as usize * 7];
         leaf.insert(leaf.count(), &leaf_cell(&key(number), CellValue::Inline(&value)));
-        inner.insert(inner.count(), &inner_cell(&key(number), 44 + number * 4));
+        inner.insert(inner.count(), &inner_cell(&key(number), child(44 + number * 4)));
     }
     leaf.remove(3);
     let sealed = |page: &Page| {
         let mut target = Vec::new();
-        page.seal(UNIT, &mut target);
+        page.seal(NUMBER, &mut target);
         target
     };
-    [leaf, inner, Page::new(4096, 0, 0)].iter().map(sealed).collect()
+    [leaf, inner, Page::new(4096, 0, PageNumber::NONE)].iter().map(sealed).collect()
 }
 
 /// The words of a meta page, in a frame that fits.
@@ -85,13 +86,13 @@ fn metas() -> Vec<Vec<u8>> {
     let meta = Meta {
         sequence: 8,
         page_bytes: 16 << 10,
-        root: 24,
+        root: PageNumber::at(UnitNumber::new(24)),
         height: 2,
         lsn: Lsn::new(900),
         recovery_lsn: Lsn::new(900),
         images_start: Lsn::new(900),
-        end: 4000,
-        counts: TreeCounts { leaf_pages: 7, inner_pages: 1, leaf_bytes: 70_000, extent_units: 3 },
+        end: UnitNumber::new(4000),
+        counts: TreeCounts { leaf_pages: 7, inner_pages: 1, leaf_bytes: 70_000, extent_units: Units::new(3) },
         ..Meta::default()
     };
     let framed = meta.encode();
@@ -110,14 +111,15 @@ fn entry(bytes: &[u8]) -> bool {
 
 fn entries() -> Vec<Vec<u8>> {
     let mut target = Vec::new();
-    let entry = MapEntry { unit: 41, side: 1, crc: 7, free_units: 9, longest_units: 4 };
+    let entry =
+        MapEntry { unit: UnitNumber::new(41), side: Units::ONE, crc: 7, free_units: 9, longest_units: 4 };
     entry.encode(&mut target);
     vec![target]
 }
 
 fn runs(bytes: &[u8]) -> bool {
     let Some(runs) = read_runs(bytes, END) else { return false };
-    let ends: Vec<u64> = runs.iter().map(|(start, units)| start + units).collect();
+    let ends: Vec<UnitNumber> = runs.iter().map(|(start, units)| *start + *units).collect();
     assert!(ends.is_sorted() && ends.last().is_none_or(|end| *end <= END));
     true
 }

@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::allocation_unit::UNIT_BYTES;
+use super::allocation_unit::{PageNumber, UNIT_BYTES};
 use super::meta::Meta;
 use super::page::Page;
 use crate::disk::{Disk, File, Purpose};
@@ -116,17 +116,17 @@ impl DoublewriteArea {
     }
 
     /// Writes a chunk of at most [`CHUNK_PAGES_MAX`] pages of the checkpoint at `lsn` to `offset`; returns its bytes.
-    pub fn write(&self, offset: u64, lsn: Lsn, pages: &[(u64, Arc<Page>)]) -> Result<u64> {
+    pub fn write(&self, offset: u64, lsn: Lsn, pages: &[(PageNumber, Arc<Page>)]) -> Result<u64> {
         let mut chunk = Vec::new();
         let at = frame::start(&mut chunk, KIND);
         chunk.extend_from_slice(&lsn.to_le_bytes());
-        for (unit, _) in pages {
-            chunk.extend_from_slice(&unit.to_le_bytes());
+        for (number, _) in pages {
+            chunk.extend_from_slice(&number.to_le_bytes());
         }
         frame::finish(&mut chunk, at, offset);
         chunk.resize(UNIT_BYTES as usize, 0);
-        for (unit, page) in pages {
-            page.seal(*unit, &mut chunk);
+        for (number, page) in pages {
+            page.seal(*number, &mut chunk);
         }
         self.file()?.write_at(Purpose::DoubleWrite, offset, &chunk).map_err(context("writing"))?;
         Ok(chunk.len() as u64)
@@ -137,27 +137,27 @@ impl DoublewriteArea {
         self.file()?.sync(Purpose::DoubleWrite).map_err(context("sync of"))
     }
 
-    /// Calls `visit` with unit and bytes of every page that belongs to the state of `meta`; each was checked.
-    pub fn each(&self, meta: &Meta, visit: &mut dyn FnMut(u64, &[u8]) -> Result<()>) -> Result<()> {
+    /// Calls `visit` with number and bytes of every page that belongs to the state of `meta`; each was checked.
+    pub fn each(&self, meta: &Meta, visit: &mut dyn FnMut(PageNumber, &[u8]) -> Result<()>) -> Result<()> {
         let file = self.file()?;
         let page_bytes = meta.page_bytes;
         let mut offset = 0;
         while offset < meta.doublewrite_bytes {
             let mut names = vec![0; UNIT_BYTES as usize];
             file.read_at(Purpose::Recovery, offset, &mut names).map_err(context("reading"))?;
-            let units = match frame::decode(&names, offset) {
+            let numbers = match frame::decode(&names, offset) {
                 Some((KIND, payload)) if payload.starts_with(&meta.lsn.to_le_bytes()) => &payload[8..],
                 _ => return Err(Error::corrupt(FILE, offset, "not a chunk of the state that needs it")),
             };
             offset += UNIT_BYTES;
-            for unit in units.chunks_exact(8) {
-                let unit = unit.iter().rev().fold(0u64, |unit, byte| unit << 8 | u64::from(*byte));
+            for number in numbers.chunks_exact(8).filter_map(|bytes| bytes.first_chunk()) {
+                let number = PageNumber::from_le_bytes(*number);
                 let mut page = vec![0; page_bytes as usize];
                 file.read_at(Purpose::Recovery, offset, &mut page).map_err(context("reading"))?;
-                if let Err(what) = Page::decode(unit, page.clone()) {
+                if let Err(what) = Page::decode(number, page.clone()) {
                     return Err(Error::corrupt(FILE, offset, what));
                 }
-                visit(unit, &page)?;
+                visit(number, &page)?;
                 offset += page_bytes;
             }
         }

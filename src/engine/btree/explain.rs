@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::allocation_unit::UNIT_BYTES;
+use super::allocation_unit::{PageNumber, UnitNumber};
 use super::page::CellValue;
 use super::reader::Reader;
 use super::source::{LoadedPieces, Miss};
@@ -15,7 +15,7 @@ impl Reader {
     pub fn explain(&self, key: &[u8], tier: Tier) -> Result<Vec<Probe>> {
         let mut loaded = LoadedPieces::default();
         // Bytes that had to be read, by first unit.
-        let mut read: HashMap<u64, u64> = HashMap::new();
+        let mut read: HashMap<UnitNumber, u64> = HashMap::new();
         loop {
             let (mut pages, mut extent) = (Vec::new(), None);
             let (epoch, found) = {
@@ -26,8 +26,8 @@ impl Reader {
                     let structure = "change buffer".to_string();
                     return Ok(vec![Probe { structure, offset: None, verdict, bytes, read_bytes: 0 }]);
                 }
-                let walked = tree.leaf(&self.core.pager, &loaded, key, |unit, page| {
-                    pages.push((unit, tree.changed_page(unit).is_some()));
+                let walked = tree.leaf(&self.core.pager, &loaded, key, |number, page| {
+                    pages.push((number, tree.changed_page(number).is_some()));
                     if page.is_leaf()
                         && let Ok(index) = page.search(key)
                         && let CellValue::Extent(at) = page.cell_value(index)
@@ -44,7 +44,7 @@ impl Reader {
                 Err(Stop::Miss(miss)) => {
                     self.core.load(epoch, miss, tier, Purpose::Get, &mut loaded)?;
                     match miss {
-                        Miss::Page(unit) => read.insert(unit, self.core.pager.page_bytes() as u64),
+                        Miss::Page(number) => read.insert(number.unit(), self.core.pager.page_bytes() as u64),
                         Miss::Value(extent) => read.insert(extent.unit, u64::from(extent.bytes)),
                     };
                     continue;
@@ -53,7 +53,7 @@ impl Reader {
             let state = |is_dirty: bool| if is_dirty { " dirty" } else { "" };
             let bytes = value.as_ref().map_or(0, |value| value.len() as u64);
             let last = pages.len();
-            let probe = |(index, (unit, is_dirty)): (usize, (u64, bool))| {
+            let probe = |(index, (number, is_dirty)): (usize, (PageNumber, bool))| {
                 let is_leaf = index + 1 == last;
                 let (kind, verdict) = match (is_leaf, &value, &extent) {
                     (false, ..) => ("inner", "descend"),
@@ -62,18 +62,18 @@ impl Reader {
                     (true, None, _) => ("leaf", "miss"),
                 };
                 Probe {
-                    structure: format!("{kind} page {unit}{}", state(is_dirty)),
-                    offset: Some(unit * UNIT_BYTES),
+                    structure: format!("{kind} page {number}{}", state(is_dirty)),
+                    offset: Some(number.offset()),
                     verdict,
                     bytes: if verdict == "hit" { bytes } else { 0 },
-                    read_bytes: read.get(&unit).copied().unwrap_or(0),
+                    read_bytes: read.get(&number.unit()).copied().unwrap_or(0),
                 }
             };
             let mut probes: Vec<Probe> = pages.into_iter().enumerate().map(probe).collect();
             if let (Some((extent, is_dirty)), Some(_)) = (extent, &value) {
                 probes.push(Probe {
                     structure: format!("extent {}{}", extent.unit, state(is_dirty)),
-                    offset: Some(extent.unit * UNIT_BYTES),
+                    offset: Some(extent.unit.offset()),
                     verdict: "hit",
                     bytes,
                     read_bytes: read.get(&extent.unit).copied().unwrap_or(0),

@@ -1,6 +1,6 @@
 //! The size of the data file: it grows before what a change needs is taken, and its free end is cut off.
 
-use super::allocation_unit::UNIT_BYTES;
+use super::allocation_unit::{UnitNumber, Units};
 use super::core::Core;
 use super::freemap::{FreeMap, GroupRequest, SpaceNeeds};
 use super::map_pages;
@@ -12,24 +12,25 @@ use crate::engine::{Error, Result, SpaceGuard, Tier};
 /// The part of the reserve that the file may hold behind its end.
 const AHEAD_SHARE: u64 = 8;
 /// A free end of the file shorter than this stays, so that small stores do not cut and grow in turn.
-pub const CUT_UNITS_MIN: u64 = 64;
+pub const CUT_UNITS_MIN: Units = Units::new(64);
 
 /// Units that the file grows ahead of its use where the disk has room, if it ends at `end`.
-pub fn growth_units(options: &Options, end: u64) -> u64 {
-    let most = (64 << 20) / UNIT_BYTES;
-    (end / 16).clamp((options.dirty_bytes_max / 16 / UNIT_BYTES).min(most), most)
+pub fn growth_units(options: &Options, end: UnitNumber) -> Units {
+    let most = Units::within_bytes(64 << 20);
+    let used = end - UnitNumber::NONE;
+    (used / 16).clamp(Units::within_bytes(options.dirty_bytes_max / 16).min(most), most)
 }
 
 /// Units that the file grows ahead of its use, where it ends at `end`: little of what is kept free, which the log needs, but enough that a
 /// mount and deletes find room where others have taken every byte of the disk.
-pub fn ahead_units(guard: &SpaceGuard, options: &Options, end: u64) -> u64 {
+pub fn ahead_units(guard: &SpaceGuard, options: &Options, end: UnitNumber) -> Units {
     let bytes = (guard.spare_bytes() / 2).max(guard.reserve_bytes() / AHEAD_SHARE);
-    growth_units(options, end).min(bytes / UNIT_BYTES)
+    growth_units(options, end).min(Units::within_bytes(bytes))
 }
 
 impl Core {
     /// See [`ahead_units`].
-    pub fn ahead_units(&self, end: u64) -> u64 {
+    pub fn ahead_units(&self, end: UnitNumber) -> Units {
         ahead_units(&self.guard, &self.options, end)
     }
 
@@ -40,15 +41,15 @@ impl Core {
     }
 
     /// Takes space behind the end of the file, for `units` and what of the map comes with them. The writer's lock is held.
-    pub fn take_end(&self, units: u64) -> Result<()> {
+    pub fn take_end(&self, units: Units) -> Result<()> {
         self.grow_if(|tree| tree.space.missing(units + tree.space.map_units_max(units)))
     }
 
-    fn grow_if(&self, missing: impl Fn(&Tree) -> Option<u64>) -> Result<()> {
+    fn grow_if(&self, missing: impl Fn(&Tree) -> Option<UnitNumber>) -> Result<()> {
         let missing = missing(&self.tree.read());
-        if let Some(units) = missing {
-            let units = self.pager.grow(units, self.ahead_units(units))?;
-            self.tree.write().space.set_file_units(units);
+        if let Some(end) = missing {
+            let end = self.pager.grow(end, self.ahead_units(end))?;
+            self.tree.write().space.set_file_end(end);
         }
         Ok(())
     }
@@ -57,23 +58,23 @@ impl Core {
     pub fn is_large_growth(&self, needs: SpaceNeeds) -> bool {
         let growth_units = {
             let space = &self.tree.read().space;
-            needs.lacking(space).map_or(0, |units| units - space.end() - space.tail_units())
+            needs.lacking(space).map_or(Units::ZERO, |end| end - space.end() - space.tail_units())
         };
-        growth_units > 0 && growth_units * UNIT_BYTES > self.guard.free_bytes() / 4
+        !growth_units.is_zero() && growth_units.bytes() > self.guard.free_bytes() / 4
     }
 
     /// Cuts the file where much of its end is free.
     pub fn shrink(&self) -> Result<()> {
         let _writer = self.tree.writer();
         self.load_end()?;
-        let units = {
+        let file_end = {
             let tree = self.tree.read();
             let ahead = self.ahead_units(tree.space.end());
-            (tree.space.tail_units() > 2 * ahead + CUT_UNITS_MIN).then_some(tree.space.end() + ahead)
+            (tree.space.tail_units() > ahead * 2 + CUT_UNITS_MIN).then_some(tree.space.end() + ahead)
         };
-        if let Some(units) = units {
-            self.pager.cut(units)?;
-            self.tree.write().space.cut(units);
+        if let Some(file_end) = file_end {
+            self.pager.cut(file_end)?;
+            self.tree.write().space.cut(file_end);
         }
         Ok(())
     }
@@ -86,8 +87,8 @@ impl Core {
             (tree.space.missing(ahead / 2), tree.space.end() + ahead)
         };
         if missing.is_some() {
-            match self.pager.grow(wanted, 0) {
-                Ok(units) => self.tree.write().space.set_file_units(units),
+            match self.pager.grow(wanted, Units::ZERO) {
+                Ok(end) => self.tree.write().space.set_file_end(end),
                 // The batch that needs it will say so.
                 Err(Error::NoSpace) => {}
                 Err(error) => return Err(error),
@@ -127,7 +128,7 @@ impl Core {
     }
 
     /// Brings what is free before `limit` into memory, as far as it may stay there.
-    pub fn load_below(&self, limit: u64) -> Result<()> {
+    pub fn load_below(&self, limit: UnitNumber) -> Result<()> {
         let count_max = map_pages::loaded_groups_max(self.options.common.cache_bytes);
         self.load_groups(Tier::Disk, Purpose::Checkpoint, |map| map.wanted_below(limit, count_max))
     }

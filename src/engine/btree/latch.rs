@@ -149,12 +149,16 @@ impl TreeLatch {
 mod tests {
     use super::*;
     use crate::base::clock::ManualClock;
+    use crate::engine::btree::allocation_unit::FIRST_UNIT;
     use crate::engine::btree::freemap::FreeMap;
     use crate::engine::btree::meta::Meta;
 
     fn latch() -> TreeLatch {
-        let meta = Meta { page_bytes: 4096, end: 2, ..Meta::default() };
-        TreeLatch::new(Tree::new(meta, FreeMap::new(2, 2)), Arc::new(ManualClock::default()))
+        let meta = Meta { page_bytes: 4096, end: FIRST_UNIT, ..Meta::default() };
+        TreeLatch::new(
+            Tree::new(meta, FreeMap::new(FIRST_UNIT, FIRST_UNIT)),
+            Arc::new(ManualClock::default()),
+        )
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! map is behind the latch of the tree, and for a replay, which has it alone: a [`MapHolder`] is either. No page is read or written under
 //! the latch.
 
-use super::allocation_unit::FIRST_UNIT;
+use super::allocation_unit::{FIRST_UNIT, UnitNumber};
 use super::freemap::{FreeMap, GROUP_BYTES, GroupRequest, MapChanges, MapEntry, UnitRun};
 use super::latch::TreeLatch;
 use super::pager::Pager;
@@ -132,7 +132,7 @@ pub fn loaded_groups_max(cache_bytes: u64) -> usize {
 }
 
 /// Reads every run that is not used of the map of a store that is not open; `None` if some of it cannot be read.
-pub fn read_unused(pager: &Pager, root: MapEntry, end: u64, purpose: Purpose) -> Option<Vec<UnitRun>> {
+pub fn read_unused(pager: &Pager, root: MapEntry, end: UnitNumber, purpose: Purpose) -> Option<Vec<UnitRun>> {
     let mut read = |entry: &MapEntry| pager.read_map_page(entry.unit, entry.crc, purpose);
     let map = FreeMap::open(root, end, end.max(FIRST_UNIT), &mut read);
     let map = map.ok().filter(|map| map.lost_group().is_none())?;

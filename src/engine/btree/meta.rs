@@ -1,7 +1,7 @@
 //! The meta page: what a checkpoint is, in 512 bytes. Two slots, units 0 and 1 of the file, are written in turn; the valid one with
 //! the higher sequence counts.
 
-use super::allocation_unit::{FILE, FIRST_UNIT, UNIT_BYTES};
+use super::allocation_unit::{FILE, FIRST_UNIT, PageNumber, UNIT_BYTES, UnitNumber, Units};
 use super::freemap::{MapEntry, UnitRun};
 use crate::engine::{Error, Lsn, Result, frame};
 
@@ -13,7 +13,7 @@ const MAGIC: [u8; 8] = *b"kvfsbtr2";
 /// The version before, whose free map is a list of runs.
 const VERSION_BEFORE: u8 = b'1';
 /// More units than a file can have.
-const UNITS_MAX: u64 = 1 << 49;
+const END_MAX: UnitNumber = UnitNumber::new(1 << 49);
 const WORDS: usize = 20;
 /// Those of stores from before `replay_all`, and of the version before.
 const WORDS_BEFORE: usize = 19;
@@ -52,7 +52,7 @@ pub struct TreeCounts {
     /// Cells and slots of all leaves together.
     pub leaf_bytes: u64,
     /// Units in extents.
-    pub extent_units: u64,
+    pub extent_units: Units,
 }
 
 /// A durable state of the tree.
@@ -62,8 +62,8 @@ pub struct Meta {
     pub sequence: u64,
     /// Bytes of a page.
     pub page_bytes: u64,
-    /// Unit of the root page; 0 for an empty tree.
-    pub root: u64,
+    /// The root page; none in an empty tree.
+    pub root: PageNumber,
     /// Levels of the tree; 0 for an empty one.
     pub height: u64,
     /// The state holds batches up to here.
@@ -80,7 +80,7 @@ pub struct Meta {
     /// Bytes of the doublewrite area that belong to this state and are not known to be in their places yet; 0 if there are none.
     pub doublewrite_bytes: u64,
     /// Units from here on are unused.
-    pub end: u64,
+    pub end: UnitNumber,
     /// The free map.
     pub map: MapPlace,
     /// The tree's numbers.
@@ -111,25 +111,25 @@ impl Meta {
         let (magic, map) = match self.map {
             MapPlace::Pages(root) => {
                 let summary = u64::from(root.free_units) | u64::from(root.longest_units) << 16;
-                (MAGIC, [root.unit, root.side, summary, u64::from(root.crc)])
+                (MAGIC, [root.unit.get(), root.side.get(), summary, u64::from(root.crc)])
             }
             MapPlace::Runs { run: (unit, units), bytes, crc } => {
                 let mut magic = MAGIC;
                 magic[7] = VERSION_BEFORE;
-                (magic, [unit, units, bytes, u64::from(crc)])
+                (magic, [unit.get(), units.get(), bytes, u64::from(crc)])
             }
         };
         let words: [u64; WORDS] = [
             u64::from_le_bytes(magic),
             self.sequence,
             self.page_bytes,
-            self.root,
+            self.root.unit().get(),
             self.height,
             self.lsn.number(),
             self.images_start.number(),
             self.images_end.number(),
             self.doublewrite_bytes,
-            self.end,
+            self.end.get(),
             map[0],
             map[1],
             map[2],
@@ -137,7 +137,7 @@ impl Meta {
             counts.leaf_pages,
             counts.inner_pages,
             counts.leaf_bytes,
-            counts.extent_units,
+            counts.extent_units.get(),
             self.recovery_lsn.number(),
             self.replay_all.number(),
         ];
@@ -174,7 +174,7 @@ impl Meta {
         let mut meta = Meta {
             sequence: next()?,
             page_bytes: next()?,
-            root: next()?,
+            root: PageNumber::at(UnitNumber::new(next()?)),
             height: next()?,
             lsn: next().map(Lsn::new)?,
             recovery_lsn: Lsn::ZERO,
@@ -182,15 +182,15 @@ impl Meta {
             images_start: next().map(Lsn::new)?,
             images_end: next().map(Lsn::new)?,
             doublewrite_bytes: next()?,
-            end: next()?,
+            end: UnitNumber::new(next()?),
             map: {
-                let [unit, second, third] = [next()?, next()?, next()?];
+                let (unit, units, third) = (UnitNumber::new(next()?), Units::new(next()?), next()?);
                 let crc = u32::try_from(next()?).ok()?;
                 match is_before {
-                    true => MapPlace::Runs { run: (unit, second), bytes: third, crc },
+                    true => MapPlace::Runs { run: (unit, units), bytes: third, crc },
                     false => MapPlace::Pages(MapEntry {
                         unit,
-                        side: second,
+                        side: units,
                         crc,
                         free_units: third as u16,
                         longest_units: (third >> 16) as u16,
@@ -201,7 +201,7 @@ impl Meta {
                 leaf_pages: next()?,
                 inner_pages: next()?,
                 leaf_bytes: next()?,
-                extent_units: next()?,
+                extent_units: Units::new(next()?),
             },
         };
         meta.recovery_lsn = next().map(Lsn::new).unwrap_or(meta.lsn);
@@ -212,7 +212,7 @@ impl Meta {
             && meta.images_start <= meta.lsn
             && meta.recovery_lsn <= meta.lsn
             && meta.offset() == offset
-            && (FIRST_UNIT..UNITS_MAX).contains(&meta.end))
+            && (FIRST_UNIT..END_MAX).contains(&meta.end))
         .then_some(meta)
     }
 
@@ -246,7 +246,7 @@ mod tests {
         Meta {
             sequence,
             page_bytes: 16384,
-            root: 5,
+            root: PageNumber::at(UnitNumber::new(5)),
             height: 2,
             lsn: Lsn::new(1000),
             recovery_lsn: Lsn::new(950),
@@ -254,15 +254,20 @@ mod tests {
             images_start: Lsn::new(900),
             images_end: Lsn::new(2000),
             doublewrite_bytes: 7,
-            end: 900,
+            end: UnitNumber::new(900),
             map: MapPlace::Pages(MapEntry {
-                unit: 77,
-                side: 1,
+                unit: UnitNumber::new(77),
+                side: Units::ONE,
                 crc: 0x0102_0304,
                 free_units: 33,
                 longest_units: 9,
             }),
-            counts: TreeCounts { leaf_pages: 6, inner_pages: 1, leaf_bytes: 50_000, extent_units: 12 },
+            counts: TreeCounts {
+                leaf_pages: 6,
+                inner_pages: 1,
+                leaf_bytes: 50_000,
+                extent_units: Units::new(12),
+            },
         }
     }
 
@@ -310,7 +315,7 @@ mod tests {
 
     #[test]
     fn a_meta_page_of_the_version_before_names_a_list_of_runs() {
-        let run = MapPlace::Runs { run: (77, 1), bytes: 33, crc: 5 };
+        let run = MapPlace::Runs { run: (UnitNumber::new(77), Units::ONE), bytes: 33, crc: 5 };
         let before = Meta { map: run, replay_all: Lsn::new(1000), ..sample(3) };
         let bytes = before.encode();
         assert_eq!(bytes[4], 152);

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::allocation_unit::UNIT_BYTES;
+use super::allocation_unit::{PageNumber, UNIT_BYTES};
 use super::meta::Meta;
 use super::page::{LEVEL, SECTOR_BYTES};
 use crate::engine::wal::{FIRST_KIND, RECORD_OVERHEAD_BYTES};
@@ -30,9 +30,9 @@ pub fn image_bytes(changed: u128) -> usize {
     IMAGE_HEADER_BYTES + changed.count_ones() as usize * SECTOR_BYTES
 }
 
-/// Appends a checkpoint's image of the page at `unit`, which is `sealed`: the sectors whose bits are set in `changed`.
-pub fn put_image(target: &mut Vec<u8>, unit: u64, changed: u128, sealed: &[u8]) {
-    target.extend_from_slice(&unit.to_le_bytes());
+/// Appends a checkpoint's image of the page `number`, which is `sealed`: the sectors whose bits are set in `changed`.
+pub fn put_image(target: &mut Vec<u8>, number: PageNumber, changed: u128, sealed: &[u8]) {
+    target.extend_from_slice(&number.to_le_bytes());
     target.extend_from_slice(&changed.to_le_bytes());
     for (index, sector) in sealed.chunks(SECTOR_BYTES).enumerate() {
         if changed >> index & 1 == 1 {
@@ -46,9 +46,9 @@ pub fn batch_image_bytes(page_bytes: usize) -> usize {
     BATCH_IMAGE_HEADER_BYTES + page_bytes
 }
 
-/// Appends what comes before the page in a batch's image: it is that at `unit`, which is `fresh` if no durable state knows it.
-pub fn put_batch_image_header(target: &mut Vec<u8>, unit: u64, fresh: bool) {
-    target.extend_from_slice(&unit.to_le_bytes());
+/// Appends what comes before the page `number` in a batch's image; the page is `fresh` if no durable state knows it.
+pub fn put_batch_image_header(target: &mut Vec<u8>, number: PageNumber, fresh: bool) {
+    target.extend_from_slice(&number.to_le_bytes());
     target.extend_from_slice(&u32::from(fresh).to_le_bytes());
 }
 
@@ -89,8 +89,9 @@ impl PageImage {
 fn sectors(payload: &Bytes, header: usize, changed: u128) -> Option<Vec<(u64, Bytes)>> {
     let sectors = payload.get(header..).unwrap_or_default().chunks(SECTOR_BYTES);
     let fits = sectors.len() == changed.count_ones() as usize && payload.len() % SECTOR_BYTES == header;
-    let (unit, _) = payload.split_first_chunk::<8>().filter(|_| fits)?;
-    let first = u64::from_le_bytes(*unit).saturating_mul(UNIT_BYTES / SECTOR_BYTES as u64);
+    let (number, _) = payload.split_first_chunk::<8>().filter(|_| fits)?;
+    let first = PageNumber::from_le_bytes(*number).unit().get();
+    let first = first.saturating_mul(UNIT_BYTES / SECTOR_BYTES as u64);
     let places = (0..u128::BITS).filter(|index| changed >> index & 1 == 1);
     // Copies: a slice would hold its whole segment.
     let sector = |(index, bytes): (u32, &[u8])| {

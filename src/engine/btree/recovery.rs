@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::allocation_unit::{FILE, FIRST_UNIT, UNIT_BYTES};
+use super::allocation_unit::{FILE, FIRST_UNIT, UNIT_BYTES, UnitNumber, Units};
 use super::doublewrite::{self, DoublewriteArea};
 use super::freemap::{FreeMap, MapEntry, end_max, read_runs};
 use super::map_pages;
@@ -67,7 +67,7 @@ pub fn recover(
     if made_bytes > 0 {
         pager.count_written(PageKind::Meta, PageCause::Recovery, 1, made_bytes);
     }
-    let file_units = size / UNIT_BYTES;
+    let file_end = UnitNumber::of_offset(size);
     // A meta page that a killed process wrote counts from here on: what only the other one needs may be overwritten.
     pager.sync(Purpose::Recovery)?;
     let doublewrite = DoublewriteArea::open(disk.clone())?;
@@ -83,11 +83,11 @@ pub fn recover(
         pager.write_meta(&meta, PageCause::Recovery)?;
         pager.sync(Purpose::Recovery)?;
     }
-    let mut space = open_map(&pager, &meta, file_units)?;
+    let mut space = open_map(&pager, &meta, file_end)?;
     // Space that was taken but not used may have been lost with the power; what was free at the end may have been cut off.
     match space.end() {
-        end if file_units < end => space.cut(pager.grow(end, 0)?),
-        _ => space.cut(file_units),
+        end if file_end < end => space.cut(pager.grow(end, Units::ZERO)?),
+        _ => space.cut(file_end),
     }
     let mut replay = Replay::new(Tree::new(meta, space), &pager, &doublewrite, options, guard);
     let log = Log::open(
@@ -135,11 +135,11 @@ fn reaches(end: Lsn, needed: Lsn) -> Result<()> {
 /// Writes the pages of the doublewrite area that belong to the state of `meta` to their places.
 fn send_copies_home(pager: &Pager, doublewrite: &DoublewriteArea, meta: &Meta) -> Result<()> {
     let mut named_bytes = meta.doublewrite_bytes;
-    doublewrite.each(meta, &mut |unit, page| {
+    doublewrite.each(meta, &mut |number, page| {
         named_bytes = named_bytes.saturating_sub(page.len() as u64);
         let kind = PageKind::of_level(page.get(LEVEL).copied().unwrap_or_default());
         pager.count_read(kind, Purpose::Recovery, 1, page.len() as u64);
-        pager.repair_page(unit, page)
+        pager.repair_page(number, page)
     })?;
     pager.count_read(PageKind::Meta, Purpose::Recovery, named_bytes / UNIT_BYTES, named_bytes);
     Ok(())
@@ -189,15 +189,15 @@ impl PageImages<'_> {
 }
 
 /// Reads what opening needs of the free map: not the bits of groups, but for the last as far as they show where the file ends.
-fn open_map(pager: &Pager, meta: &Meta, file_units: u64) -> Result<FreeMap> {
-    let (end, file_units) = (meta.end, file_units.max(meta.end));
-    if end > end_max(file_units) {
+fn open_map(pager: &Pager, meta: &Meta, file_end: UnitNumber) -> Result<FreeMap> {
+    let (end, file_end) = (meta.end, file_end.max(meta.end));
+    if end > end_max(file_end) {
         return Err(Error::corrupt(FILE, meta.offset(), "a meta page of a far longer file"));
     }
     let mut read = |entry: &MapEntry| pager.read_map_page(entry.unit, entry.crc, Purpose::Recovery);
     let mut map = match meta.map {
-        MapPlace::Pages(root) => FreeMap::open(root, end, file_units, &mut read)?,
-        MapPlace::Runs { run: (_, 0), .. } => FreeMap::new(end, file_units),
+        MapPlace::Pages(root) => FreeMap::open(root, end, file_end, &mut read)?,
+        MapPlace::Runs { run: (_, Units::ZERO), .. } => FreeMap::new(end, file_end),
         MapPlace::Runs { run: (unit, units), bytes, crc } => {
             let found = match pager.read_runs(unit, bytes, crc, Purpose::Recovery) {
                 Err(error) if !is_unreadable(&error) => return Err(error),
@@ -205,12 +205,12 @@ fn open_map(pager: &Pager, meta: &Meta, file_units: u64) -> Result<FreeMap> {
             };
             match found {
                 Some(runs) => {
-                    let mut map = FreeMap::from_runs(&runs, end, file_units);
+                    let mut map = FreeMap::from_runs(&runs, end, file_end);
                     // The first checkpoint writes pages, and frees these units.
                     map.retire(unit, units);
                     map
                 }
-                None => FreeMap::lost(end, file_units),
+                None => FreeMap::lost(end, file_end),
             }
         }
     };
@@ -230,7 +230,7 @@ fn make_if_missing(disk: &dyn Disk, options: &Options) -> Result<u64> {
     }
     let meta = Meta { page_bytes: options.page_bytes, end: FIRST_UNIT, ..Meta::default() };
     let mut bytes = meta.encode();
-    bytes.resize(FIRST_UNIT as usize * UNIT_BYTES as usize, 0);
+    bytes.resize(FIRST_UNIT.offset() as usize, 0);
     debug_assert!(META_BYTES < bytes.len());
     let made = replace(disk, Purpose::Manifest, FILE, &bytes);
     made.map_err(|error| Error::io(format!("making {FILE}"), error))?;

@@ -35,6 +35,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::age::LogPoint;
+use super::allocation_unit::{PageNumber, Units};
 use super::change_buffer::share;
 use super::copies::count_doublewrite;
 use super::doublewrite::{self, DoublewriteArea};
@@ -234,10 +235,10 @@ impl<'a> Replay<'a> {
 
     /// Makes the free end of the file long enough for `needs`, if there are no free runs that are, and `ahead_units` longer if there is
     /// room.
-    fn grow_for(&mut self, needs: SpaceNeeds, ahead_units: u64) -> Result<()> {
-        if let Some(units) = needs.lacking(&self.tree.space) {
-            let units = self.pager.grow(units, ahead_units)?;
-            self.tree.space.set_file_units(units);
+    fn grow_for(&mut self, needs: SpaceNeeds, ahead_units: Units) -> Result<()> {
+        if let Some(end) = needs.lacking(&self.tree.space) {
+            let end = self.pager.grow(end, ahead_units)?;
+            self.tree.space.set_file_end(end);
         }
         Ok(())
     }
@@ -326,8 +327,8 @@ impl<'a> Replay<'a> {
                     Err(error) => return Err(error),
                 },
                 BufferMergePlan::SetAside(range) => self.tree.buffer.set_aside(range, self.at),
-                BufferMergePlan::ReadLeaves(units) => {
-                    self.pager.load_leaves(epoch, units, Purpose::Recovery, &mut loaded)?;
+                BufferMergePlan::ReadLeaves(leaves) => {
+                    self.pager.load_leaves(epoch, leaves, Purpose::Recovery, &mut loaded)?;
                 }
                 BufferMergePlan::Make(step, needs) => match self.take_space(needs) {
                     Ok(true) => {
@@ -364,7 +365,7 @@ impl<'a> Replay<'a> {
         let copies = self.tree.copies_max() as usize;
         let copies_bytes = doublewrite::area_bytes(copies, self.pager.page_bytes(), chunk_pages);
         self.load_map(FreeMap::wanted_for_homes)?;
-        let room = match self.grow_for(SpaceNeeds::default(), 0) {
+        let room = match self.grow_for(SpaceNeeds::default(), Units::ZERO) {
             Ok(()) if copies_bytes > 0 => self.doublewrite.make_room(copies_bytes),
             other => other,
         };
@@ -404,14 +405,14 @@ impl<'a> Replay<'a> {
         // The next batches need them again.
         let pages = fresh.into_iter().filter(|(_, piece)| matches!(piece, Piece::Page(_)));
         pages.for_each(|(unit, page)| self.pager.keep(unit, page));
-        in_place.into_iter().for_each(|(unit, page)| self.pager.keep(unit, Piece::Page(page)));
+        in_place.into_iter().for_each(|(number, page)| self.pager.keep(number.unit(), Piece::Page(page)));
         drop(frozen);
         self.tree.thaw();
         Ok(true)
     }
 
     /// Writes pages whose copies are in the area to their places, and says that they are there.
-    fn send_home(&mut self, in_place: &[(u64, Arc<Page>)]) -> Result<()> {
+    fn send_home(&mut self, in_place: &[(PageNumber, Arc<Page>)]) -> Result<()> {
         if in_place.is_empty() {
             return Ok(());
         }

@@ -1,7 +1,6 @@
 //! What the engine looks like, for reports.
 
 use super::BtreeEngine;
-use super::allocation_unit::UNIT_BYTES;
 use super::page::HEADER_BYTES;
 use crate::engine::{BtreeShape, Debt, Memory, Shape};
 
@@ -26,8 +25,8 @@ impl BtreeEngine {
                 height: tree.height,
                 leaf_pages: counts.leaf_pages,
                 inner_pages: counts.inner_pages,
-                extent_bytes: counts.extent_units * UNIT_BYTES,
-                free_bytes: tree.space.available_units() * UNIT_BYTES,
+                extent_bytes: counts.extent_units.bytes(),
+                free_bytes: tree.space.available_units().bytes(),
                 fill: if leaf_room == 0 { 0.0 } else { leaf_used as f64 / leaf_room as f64 },
                 splits: tree.events.splits,
                 merges: tree.events.merges,

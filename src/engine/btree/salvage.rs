@@ -21,7 +21,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::allocation_unit::{FILE, FIRST_UNIT, UNIT_BYTES};
+use super::allocation_unit::{FILE, FIRST_UNIT, PageNumber, UNIT_BYTES, UnitNumber, Units};
 use super::doublewrite::{self, DoublewriteArea};
 use super::freemap::{UnitRun, end_max, read_runs};
 use super::map_pages::read_unused;
@@ -45,7 +45,7 @@ pub fn is_file(name: &str) -> bool {
 
 /// A page that the walk could not use.
 struct Hole {
-    unit: u64,
+    number: PageNumber,
     level: u8,
     what: String,
     keys: Keys,
@@ -53,7 +53,7 @@ struct Hole {
 
 /// A page that the walk did not reach.
 struct Candidate {
-    unit: u64,
+    number: PageNumber,
     level: u8,
     first: Vec<u8>,
     last: Vec<u8>,
@@ -61,11 +61,11 @@ struct Candidate {
 
 struct Salvage<'a, 'b> {
     pager: &'a Pager,
-    file_units: u64,
+    file_end: UnitNumber,
     sink: &'a mut Sink<'b>,
     losses: Vec<Loss>,
-    /// Units of pages that were used.
-    reached: BTreeMap<u64, ()>,
+    /// Pages that were used.
+    reached: BTreeMap<PageNumber, ()>,
     /// First and last key of each leaf that was used.
     leaves: BTreeMap<Vec<u8>, Vec<u8>>,
     leaf_count: u64,
@@ -92,10 +92,11 @@ pub fn salvage(disk: Arc<dyn Disk>, options: &Options, sink: &mut Sink<'_>) -> R
     if let Some(meta) = &meta {
         send_home(&disk, &pager, meta, &mut losses)?;
     }
-    let free = meta.as_ref().and_then(|meta| free_runs(&pager, meta, size / UNIT_BYTES));
+    let file_end = UnitNumber::of_offset(size);
+    let free = meta.as_ref().and_then(|meta| free_runs(&pager, meta, file_end));
     let mut salvage = Salvage {
         pager: &pager,
-        file_units: size / UNIT_BYTES,
+        file_end,
         sink,
         losses,
         reached: BTreeMap::new(),
@@ -133,13 +134,13 @@ fn replay(disk: &dyn Disk, from: Option<Lsn>, durable: Lsn, sink: &mut Sink<'_>)
 fn send_home(disk: &Arc<dyn Disk>, pager: &Pager, meta: &Meta, losses: &mut Vec<Loss>) -> Result<()> {
     if meta.doublewrite_bytes > 0 {
         let mut copies = Vec::new();
-        let mut take = |unit: u64, page: &[u8]| {
-            copies.push((unit, page.to_vec()));
+        let mut take = |number: PageNumber, page: &[u8]| {
+            copies.push((number, page.to_vec()));
             Ok(())
         };
         // None of them, if one is damaged.
         match DoublewriteArea::open(disk.clone()).and_then(|doublewrite| doublewrite.each(meta, &mut take)) {
-            Ok(()) => copies.iter().try_for_each(|(unit, page)| pager.repair_page(*unit, page))?,
+            Ok(()) => copies.iter().try_for_each(|(number, page)| pager.repair_page(*number, page))?,
             Err(error) => {
                 losses.push(Loss::new(
                     doublewrite::FILE,
@@ -164,18 +165,18 @@ fn send_home(disk: &Arc<dyn Disk>, pager: &Pager, meta: &Meta, losses: &mut Vec<
 }
 
 /// Runs of units that nothing lies in, ascending; `None` if the map cannot be read.
-fn free_runs(pager: &Pager, meta: &Meta, file_units: u64) -> Option<Vec<UnitRun>> {
+fn free_runs(pager: &Pager, meta: &Meta, file_end: UnitNumber) -> Option<Vec<UnitRun>> {
     match meta.map {
-        MapPlace::Pages(_) if meta.end > end_max(file_units) => None,
+        MapPlace::Pages(_) if meta.end > end_max(file_end) => None,
         MapPlace::Pages(root) => read_unused(pager, root, meta.end, Purpose::Recovery),
-        MapPlace::Runs { run: (_, 0), .. } => Some(Vec::new()),
+        MapPlace::Runs { run: (_, Units::ZERO), .. } => Some(Vec::new()),
         MapPlace::Runs { run: (unit, _), bytes, crc } => {
             read_runs(&pager.read_runs(unit, bytes, crc, Purpose::Recovery).ok()?, meta.end)
         }
     }
 }
 
-fn is_free(runs: &[UnitRun], unit: u64) -> bool {
+fn is_free(runs: &[UnitRun], unit: UnitNumber) -> bool {
     let after = runs.partition_point(|(start, _)| *start <= unit);
     after.checked_sub(1).is_some_and(|index| unit < runs[index].0 + runs[index].1)
 }
@@ -186,10 +187,10 @@ impl Salvage<'_, '_> {
         let mut leaves = 0;
         let mut waiting = if meta.height > 0 { vec![(meta.root, meta.height - 1)] } else { Vec::new() };
         let mut pages = 0;
-        while let Some((unit, level)) = waiting.pop() {
+        while let Some((number, level)) = waiting.pop() {
             pages += 1;
-            let Ok(page) = self.pager.read_page(unit, Purpose::Recovery) else { return false };
-            if u64::from(page.level()) != level || pages > self.file_units {
+            let Ok(page) = self.pager.read_page(number, Purpose::Recovery) else { return false };
+            if u64::from(page.level()) != level || pages > self.file_end.get() {
                 return false;
             }
             match page.is_leaf() {
@@ -208,7 +209,7 @@ impl Salvage<'_, '_> {
         let holes = std::mem::take(&mut self.holes);
         let (deep, shallow): (Vec<Hole>, Vec<Hole>) = holes.into_iter().partition(|hole| hole.level > 0);
         for hole in shallow {
-            self.lose(hole.unit, hole.what, hole.keys);
+            self.lose(hole.number.unit(), hole.what, hole.keys);
         }
         if deep.is_empty() {
             return Ok(());
@@ -222,8 +223,8 @@ impl Salvage<'_, '_> {
             };
             for candidate in candidates.iter().filter(fits) {
                 let overlaps = self.overlaps(&candidate.first, &candidate.last);
-                if !self.reached.contains_key(&candidate.unit) && !overlaps {
-                    self.page(candidate.unit, candidate.level, hole.keys.clone())?;
+                if !self.reached.contains_key(&candidate.number) && !overlaps {
+                    self.page(candidate.number, candidate.level, hole.keys.clone())?;
                 }
             }
         }
@@ -235,9 +236,11 @@ impl Salvage<'_, '_> {
         for hole in deep.into_iter().chain(lost_leaves) {
             match free {
                 Some(_) => self.lose_between_leaves(&hole),
-                None => {
-                    self.lose(hole.unit, format!("{}, and the free map is damaged", hole.what), hole.keys)
-                }
+                None => self.lose(
+                    hole.number.unit(),
+                    format!("{}, and the free map is damaged", hole.what),
+                    hole.keys,
+                ),
             }
         }
         Ok(())
@@ -248,18 +251,18 @@ impl Salvage<'_, '_> {
         let what =
             "no meta page counts: the tree is put together from its pages, and some may be former ones";
         self.losses.push(Loss::new(FILE, 0, what, Some(Keys::ALL)));
-        let candidates = self.candidates(&[], self.file_units);
+        let candidates = self.candidates(&[], self.file_end);
         let mut children = std::collections::HashSet::new();
         for candidate in candidates.iter().filter(|candidate| candidate.level > 0) {
-            if let Ok(page) = self.pager.read_page(candidate.unit, Purpose::Recovery) {
+            if let Ok(page) = self.pager.read_page(candidate.number, Purpose::Recovery) {
                 children.extend((0..=page.count()).map(|index| page.child(index)));
             }
         }
-        let roots = candidates.iter().filter(|candidate| !children.contains(&candidate.unit));
+        let roots = candidates.iter().filter(|candidate| !children.contains(&candidate.number));
         for candidate in roots.chain(&candidates) {
             let overlaps = self.overlaps(&candidate.first, &candidate.last);
-            if !self.reached.contains_key(&candidate.unit) && !overlaps {
-                self.page(candidate.unit, candidate.level, Keys::ALL)?;
+            if !self.reached.contains_key(&candidate.number) && !overlaps {
+                self.page(candidate.number, candidate.level, Keys::ALL)?;
             }
         }
         self.holes.clear();
@@ -267,17 +270,18 @@ impl Salvage<'_, '_> {
     }
 
     /// Pages that were not reached and are not free, the highest level first.
-    fn candidates(&self, free: &[UnitRun], end: u64) -> Vec<Candidate> {
-        let last = end.min(self.file_units).saturating_sub(self.pager.page_units());
+    fn candidates(&self, free: &[UnitRun], end: UnitNumber) -> Vec<Candidate> {
+        let last = end.min(self.file_end).saturating_sub(self.pager.page_units());
         let mut found = Vec::new();
-        for unit in FIRST_UNIT..=last {
-            if self.reached.contains_key(&unit) || is_free(free, unit) {
+        for unit in (FIRST_UNIT.get()..=last.get()).map(UnitNumber::new) {
+            let number = PageNumber::at(unit);
+            if self.reached.contains_key(&number) || is_free(free, unit) {
                 continue;
             }
-            let Ok(page) = self.pager.read_page(unit, Purpose::Recovery) else { continue };
+            let Ok(page) = self.pager.read_page(number, Purpose::Recovery) else { continue };
             if page.count() > 0 && page.level() < LEVELS_MAX {
                 let (first, last) = (page.key(0).to_vec(), page.key(page.count() - 1).to_vec());
-                found.push(Candidate { unit, level: page.level(), first, last });
+                found.push(Candidate { number, level: page.level(), first, last });
             }
         }
         found.sort_by_key(|candidate| std::cmp::Reverse(candidate.level));
@@ -290,18 +294,18 @@ impl Salvage<'_, '_> {
         before.is_some_and(|(_, end)| &end[..] >= first)
     }
 
-    /// Takes the page at `unit` and all below it.
-    fn page(&mut self, unit: u64, level: u8, keys: Keys) -> Result<()> {
-        let page = match self.usable(unit, level, &keys) {
+    /// Takes a page and all below it.
+    fn page(&mut self, number: PageNumber, level: u8, keys: Keys) -> Result<()> {
+        let page = match self.usable(number, level, &keys) {
             Ok(page) => page,
             Err(what) => {
-                self.holes.push(Hole { unit, level, what, keys });
+                self.holes.push(Hole { number, level, what, keys });
                 return Ok(());
             }
         };
-        self.reached.insert(unit, ());
+        self.reached.insert(number, ());
         if page.is_leaf() {
-            return self.leaf(unit, &page);
+            return self.leaf(number, &page);
         }
         for index in 0..=page.count() {
             let start = if index == 0 { keys.start.clone() } else { page.key(index - 1).to_vec() };
@@ -311,12 +315,12 @@ impl Salvage<'_, '_> {
         Ok(())
     }
 
-    /// The page at `unit` if it is what its parent says; the error is a sentence.
-    fn usable(&self, unit: u64, level: u8, keys: &Keys) -> std::result::Result<Arc<Page>, String> {
-        if self.reached.contains_key(&unit) {
+    /// The page `number` if it is what its parent says; the error is a sentence.
+    fn usable(&self, number: PageNumber, level: u8, keys: &Keys) -> std::result::Result<Arc<Page>, String> {
+        if self.reached.contains_key(&number) {
             return Err("a page that two others refer to".to_string());
         }
-        let page = self.pager.read_page(unit, Purpose::Recovery).map_err(|error| error.to_string())?;
+        let page = self.pager.read_page(number, Purpose::Recovery).map_err(|error| error.to_string())?;
         let all: Vec<&[u8]> = (0..page.count()).map(|index| page.key(index)).collect();
         if page.level() != level {
             return Err("a page of another level than its parent says".to_string());
@@ -327,7 +331,7 @@ impl Salvage<'_, '_> {
         Ok(page)
     }
 
-    fn leaf(&mut self, unit: u64, page: &Page) -> Result<()> {
+    fn leaf(&mut self, number: PageNumber, page: &Page) -> Result<()> {
         self.leaf_count += 1;
         if page.count() > 0 {
             self.leaves.insert(page.key(0).to_vec(), page.key(page.count() - 1).to_vec());
@@ -337,7 +341,7 @@ impl Salvage<'_, '_> {
             let value = match page.cell_value(index) {
                 CellValue::Inline(value) => Bytes::copy_from_slice(value),
                 CellValue::Extent(extent) if !extent.is_possible() => {
-                    self.lose(unit, "an extent that cannot be".to_string(), Keys::one(key));
+                    self.lose(number.unit(), "an extent that cannot be".to_string(), Keys::one(key));
                     continue;
                 }
                 CellValue::Extent(extent) => match self.pager.read_values(&[extent], Purpose::Recovery) {
@@ -353,8 +357,8 @@ impl Salvage<'_, '_> {
         Ok(())
     }
 
-    fn lose(&mut self, unit: u64, what: String, keys: Keys) {
-        self.losses.push(Loss::new(FILE, unit.saturating_mul(UNIT_BYTES), what, Some(keys)));
+    fn lose(&mut self, unit: UnitNumber, what: String, keys: Keys) {
+        self.losses.push(Loss::new(FILE, unit.offset(), what, Some(keys)));
     }
 
     /// Loses what lies in the hole and in no leaf that was found.
@@ -372,7 +376,7 @@ impl Salvage<'_, '_> {
         }
         gaps.push(Keys { start: after, end: hole.keys.end.clone() });
         for keys in gaps.into_iter().filter(|keys| !keys.is_empty()) {
-            self.lose(hole.unit, hole.what.clone(), keys);
+            self.lose(hole.number.unit(), hole.what.clone(), keys);
         }
     }
 }

@@ -9,6 +9,7 @@
 
 use bytes::Bytes;
 
+use super::allocation_unit::Units;
 use super::page::Extent;
 use super::reader::Reader;
 use super::source::{LoadedPieces, Miss, Piece};
@@ -24,7 +25,7 @@ const LOADED_PAGES_MAX: usize = 64;
 /// Bytes of values that a scan reads from the disk at a time.
 const READ_BYTES: usize = 1 << 20;
 /// Units between two values that a scan reads along rather than making a request more: a page, mostly.
-const GAP_UNITS: u64 = 4;
+const GAP_UNITS: Units = Units::new(4);
 /// Bytes at the end of a key in which it may differ from the start of the scan.
 const SUFFIX_BYTES: usize = 4;
 
@@ -103,7 +104,7 @@ impl Reader {
                 absent.extend(self.window(start, end, window_bytes, loaded).unwrap_or_default());
             }
             absent.sort_unstable_by_key(|extent| extent.unit);
-            let near = |a: &Extent, b: &Extent| b.unit <= a.unit + u64::from(a.units) + GAP_UNITS;
+            let near = |a: &Extent, b: &Extent| b.unit <= a.unit + a.units + GAP_UNITS;
             for run in absent.chunk_by(near) {
                 let values = self.core.pager.read_values(run, Purpose::Scan);
                 if values.is_err() && window_bytes > 0 {
@@ -132,10 +133,15 @@ impl Reader {
         loaded: &mut LoadedPieces,
     ) -> Result<()> {
         let read = match miss {
-            Miss::Page(unit) if leaves > 1 => {
-                let count =
-                    self.core.tree.read().leaves_in_a_row(&self.core.pager, loaded, (key, end), unit, leaves);
-                let pages = self.core.pager.read_pages(unit, count, Purpose::Scan);
+            Miss::Page(first) if leaves > 1 => {
+                let count = self.core.tree.read().leaves_in_a_row(
+                    &self.core.pager,
+                    loaded,
+                    (key, end),
+                    first,
+                    leaves,
+                );
+                let pages = self.core.pager.read_pages(first, count, Purpose::Scan);
                 // If one of the others cannot be read, that is for whoever comes to it.
                 pages.or_else(|_| self.core.pager.read(miss, Purpose::Scan).map(|piece| vec![piece]))
             }

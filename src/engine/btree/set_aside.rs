@@ -22,6 +22,7 @@ use std::ops::Bound;
 use bytes::Bytes;
 
 use super::age::LogPoint;
+use super::allocation_unit::PageNumber;
 use crate::engine::{Batch, Error, Operation};
 
 /// Memory of a change beside its key and value.
@@ -36,8 +37,8 @@ pub struct UnreadableRange {
     pub start: Vec<u8>,
     /// The first key behind it; `None` at the end of the tree.
     pub end: Option<Vec<u8>>,
-    /// Where the page lies.
-    pub unit: u64,
+    /// The page.
+    pub page: PageNumber,
     /// Why it cannot be read.
     pub error: Error,
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::allocation_unit::{PageNumber, UnitNumber};
 use super::page::{Extent, Page};
 use super::value::Value;
 use crate::engine::Error;
@@ -15,13 +16,13 @@ use crate::engine::Error;
 /// Clean pages and values by their first unit. It may forget anything at any time, so whoever needs several at once holds them.
 pub trait PageSource {
     /// What lies at `unit`, if it is in memory.
-    fn pooled(&self, unit: u64) -> Option<Piece>;
+    fn pooled(&self, unit: UnitNumber) -> Option<Piece>;
 
     /// Whether it is; counts as no request.
-    fn has(&self, unit: u64) -> bool;
+    fn has(&self, unit: UnitNumber) -> bool;
 
     /// What lies at `unit` changes, or nothing lies there any more.
-    fn forget(&self, unit: u64);
+    fn forget(&self, unit: UnitNumber);
 
     /// The checksum that a leaf keeps of `value`.
     fn checksum(&self, value: &Bytes) -> u32;
@@ -30,17 +31,17 @@ pub trait PageSource {
 /// Something that is not in memory.
 #[derive(Clone, Copy, Debug)]
 pub enum Miss {
-    /// The page at a unit.
-    Page(u64),
+    /// A page.
+    Page(PageNumber),
     /// The value of an extent.
     Value(Extent),
 }
 
 impl Miss {
     /// Its first unit.
-    pub fn unit(&self) -> u64 {
+    pub fn unit(&self) -> UnitNumber {
         match self {
-            Miss::Page(unit) => *unit,
+            Miss::Page(number) => number.unit(),
             Miss::Value(extent) => extent.unit,
         }
     }
@@ -60,20 +61,20 @@ pub enum Piece {
 pub struct LoadedPieces {
     /// The epoch in which it was read.
     pub epoch: u64,
-    pieces: HashMap<u64, Piece>,
+    pieces: HashMap<UnitNumber, Piece>,
     /// What could not be read, by first unit.
-    failed: HashMap<u64, Error>,
+    failed: HashMap<UnitNumber, Error>,
 }
 
 impl LoadedPieces {
     /// Adds what was read at `unit` in `epoch`; forgets what is of another epoch.
-    pub fn add(&mut self, epoch: u64, unit: u64, piece: Piece) {
+    pub fn add(&mut self, epoch: u64, unit: UnitNumber, piece: Piece) {
         self.begin(epoch);
         self.pieces.insert(unit, piece);
     }
 
     /// Notes that what lies at `unit` cannot be read in `epoch`; forgets what is of another epoch.
-    pub fn fail(&mut self, epoch: u64, unit: u64, error: Error) {
+    pub fn fail(&mut self, epoch: u64, unit: UnitNumber, error: Error) {
         self.begin(epoch);
         self.failed.insert(unit, error);
     }
@@ -87,7 +88,7 @@ impl LoadedPieces {
     }
 
     /// Why what lies at `unit` cannot be read in `epoch`, if that is known.
-    pub fn failure(&self, epoch: u64, unit: u64) -> Option<&Error> {
+    pub fn failure(&self, epoch: u64, unit: UnitNumber) -> Option<&Error> {
         if self.epoch == epoch { self.failed.get(&unit) } else { None }
     }
 
@@ -100,7 +101,7 @@ impl LoadedPieces {
     }
 
     /// What was read at `unit`, if it was in `epoch`.
-    pub fn get(&self, epoch: u64, unit: u64) -> Option<&Piece> {
+    pub fn get(&self, epoch: u64, unit: UnitNumber) -> Option<&Piece> {
         if self.epoch == epoch { self.pieces.get(&unit) } else { None }
     }
 }

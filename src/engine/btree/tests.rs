@@ -3,7 +3,7 @@ use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use super::admission::RETRY_AFTER;
-use super::allocation_unit::{FIRST_UNIT, UNIT_BYTES};
+use super::allocation_unit::{FIRST_UNIT, PageNumber, UNIT_BYTES, UnitNumber, Units};
 use super::source::LoadedPieces;
 use super::tree::Stop;
 use super::*;

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use parking_lot::Mutex;
 
-use super::allocation_unit::UNIT_BYTES;
+use super::allocation_unit::PageNumber;
 use super::core::Core;
 use super::records::ASIDE_KIND;
 use super::set_aside::UnreadableRange;
@@ -19,8 +19,8 @@ use crate::engine::{Result, Tier};
 /// What is done about them.
 pub struct UnreadableRanges {
     core: Arc<Core>,
-    /// Units of unreadable pages that were told of.
-    told: Mutex<HashSet<u64>>,
+    /// Unreadable pages that were reported.
+    told: Mutex<HashSet<PageNumber>>,
     /// Whether the next checkpoint tries to read them.
     is_retry_asked: AtomicBool,
 }
@@ -43,11 +43,11 @@ impl UnreadableRanges {
 
     /// Says once that a part cannot be read.
     fn tell(&self, range: &UnreadableRange) {
-        if !self.told.lock().insert(range.unit) {
+        if !self.told.lock().insert(range.page) {
             return;
         }
         log::error!("{}; changes of its keys are refused, what waits for it stays in the log", range.error);
-        let offset = range.unit.saturating_mul(UNIT_BYTES);
+        let offset = range.page.offset();
         let fields = vec![("what", range.error.to_string().into()), ("offset", offset.into())];
         self.core.record("damage", fields);
     }
@@ -69,8 +69,8 @@ impl UnreadableRanges {
         for range in ranges {
             match self.retry_range(&range) {
                 Ok(true) => {
-                    self.told.lock().remove(&range.unit);
-                    let offset = range.unit.saturating_mul(UNIT_BYTES);
+                    self.told.lock().remove(&range.page);
+                    let offset = range.page.offset();
                     self.core.record("damage_gone", vec![("offset", offset.into())]);
                 }
                 Ok(false) => {}

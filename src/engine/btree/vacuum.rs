@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use super::allocation_unit::{FIRST_UNIT, UNIT_BYTES};
+use super::allocation_unit::{FIRST_UNIT, UnitNumber, Units};
 use super::bound::Bounds;
 use super::core::Core;
 use super::growth::CUT_UNITS_MIN;
@@ -31,7 +31,7 @@ use crate::engine::{Done, Error, Result, Tier};
 /// Passes over the tree.
 const PASSES_MAX: u32 = 8;
 /// A window is at least this long, so that emptying it is worth a pass: 1 MiB.
-const WINDOW_UNITS_MIN: u64 = 256;
+const WINDOW_UNITS_MIN: Units = Units::new(256);
 
 /// What comes next.
 enum VacuumStage {
@@ -61,7 +61,7 @@ struct RunningVacuum {
     /// Whether it was to empty a window.
     has_emptied: bool,
     /// Units that the last pass found no place for.
-    stuck_units: u64,
+    stuck_units: Units,
     /// Pages and values that could not be read in the last pass.
     unreadable: u64,
 }
@@ -69,17 +69,17 @@ struct RunningVacuum {
 impl RunningVacuum {
     /// One of `tree` that tells `waiters` when it has ended.
     fn new(waiters: Vec<Done>, started: Duration, tree: &Tree) -> RunningVacuum {
-        let (end, tail) = (tree.space.end(), tree.space.tail_units());
+        let end = tree.space.end();
         RunningVacuum {
             stage: VacuumStage::Settle { since: tree.durable.sequence },
             waiters,
             started,
-            end_bytes: end * UNIT_BYTES,
-            file_bytes: (end + tail) * UNIT_BYTES,
+            end_bytes: end.offset(),
+            file_bytes: (end + tree.space.tail_units()).offset(),
             passes: 0,
             has_moved: true,
             has_emptied: false,
-            stuck_units: 0,
+            stuck_units: Units::ZERO,
             unreadable: 0,
         }
     }
@@ -99,7 +99,7 @@ pub struct Vacuumer {
     asked: Mutex<Vec<Done>>,
     /// Where the file ended after the last one, however that went, and how many units were in use: another would gain nothing
     /// while that is so.
-    last: Mutex<Option<(u64, u64)>>,
+    last: Mutex<Option<(UnitNumber, Units)>>,
 }
 
 impl Vacuumer {
@@ -128,12 +128,13 @@ impl Vacuumer {
     pub fn is_worth_it(&self) -> bool {
         let (end, used) = self.extent_of_use();
         let before = self.last.lock().filter(|(last_end, _)| *last_end == end);
-        let used_before = before.map_or(end, |(_, used)| used);
-        used_before.saturating_sub(used) > (end / 4).max(4 * CUT_UNITS_MIN)
+        let all = end - UnitNumber::NONE;
+        let used_before = before.map_or(all, |(_, used)| used);
+        used_before.saturating_sub(used) > (all / 4).max(CUT_UNITS_MIN * 4)
     }
 
     /// The end of the file in units, and how many below it are in use.
-    fn extent_of_use(&self) -> (u64, u64) {
+    fn extent_of_use(&self) -> (UnitNumber, Units) {
         let space = &self.core.tree.read().space;
         (space.end(), space.used_units())
     }
@@ -243,7 +244,7 @@ impl Vacuumer {
             return VacuumStage::End;
         }
         let window = match vacuum.stuck_units {
-            0 => None,
+            Units::ZERO => None,
             // First to what the last pass made room for.
             _ if vacuum.has_emptied => None,
             // A quarter more, since pages and values do not fill it without a rest.
@@ -260,7 +261,7 @@ impl Vacuumer {
         }
         vacuum.passes += 1;
         (vacuum.has_moved, vacuum.has_emptied) = (false, window.is_some());
-        (vacuum.stuck_units, vacuum.unreadable) = (0, 0);
+        (vacuum.stuck_units, vacuum.unreadable) = (Units::ZERO, 0);
         VacuumStage::Move { start: Vec::new(), goal: VacuumGoal { limit, window } }
     }
 
@@ -277,14 +278,13 @@ impl Vacuumer {
             let tree = self.core.tree.read();
             (tree.space.end(), tree.space.tail_units(), tree.space.used_units())
         };
-        let file_bytes = (end + tail) * UNIT_BYTES;
         vec![
             ("reason", "command".into()),
             ("end_bytes_before", vacuum.end_bytes.into()),
-            ("end_bytes_after", (end * UNIT_BYTES).into()),
+            ("end_bytes_after", end.offset().into()),
             ("file_bytes_before", vacuum.file_bytes.into()),
-            ("file_bytes_after", file_bytes.into()),
-            ("used_bytes", (used * UNIT_BYTES).into()),
+            ("file_bytes_after", (end + tail).offset().into()),
+            ("used_bytes", used.bytes().into()),
             ("unreadable", vacuum.unreadable.into()),
             ("passes", u64::from(vacuum.passes).into()),
             ("duration_ns", (took.as_nanos() as u64).into()),

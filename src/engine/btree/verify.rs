@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::allocation_unit::{FILE, FIRST_UNIT, UNIT_BYTES};
+use super::allocation_unit::{FILE, FIRST_UNIT, PageNumber};
 use super::core::Core;
 use super::freemap::UnitRun;
 use super::meta::TreeCounts;
@@ -57,8 +57,8 @@ struct Walk<'a> {
     tree: &'a Tree,
     pager: &'a Pager,
     used: Vec<UnitRun>,
-    /// Units of the pages that were seen.
-    pages: HashSet<u64>,
+    /// Pages that were seen.
+    pages: HashSet<PageNumber>,
     counts: TreeCounts,
     /// The last key seen in a leaf.
     last: Option<Vec<u8>>,
@@ -88,7 +88,7 @@ fn verify(tree: &Tree, pager: &Pager) -> Result<()> {
     if let Some(unit) = tree.space.lost_group() {
         return Err(Error::corrupt(
             FILE,
-            unit * UNIT_BYTES,
+            unit.offset(),
             "the free map of what lies from here on cannot be read",
         ));
     }
@@ -97,31 +97,37 @@ fn verify(tree: &Tree, pager: &Pager) -> Result<()> {
     for (start, units) in runs {
         if start != at {
             let what = if start < at { "a unit that is used twice" } else { "units that nobody knows" };
-            return Err(Error::corrupt(FILE, start.min(at) * UNIT_BYTES, what));
+            return Err(Error::corrupt(FILE, start.min(at).offset(), what));
         }
         at += units;
     }
     if at != tree.space.end() {
-        return Err(Error::corrupt(FILE, at * UNIT_BYTES, "units that nobody knows at the end"));
+        return Err(Error::corrupt(FILE, at.offset(), "units that nobody knows at the end"));
     }
     Ok(())
 }
 
 impl Walk<'_> {
-    /// Checks the page at `unit`, whose keys must lie in `low..high`, and all below it.
-    fn page(&mut self, unit: u64, level: u64, low: Option<&[u8]>, high: Option<&[u8]>) -> Result<()> {
-        let page: Arc<Page> = match self.tree.changed_page(unit) {
+    /// Checks the page `number`, whose keys must lie in `low..high`, and all below it.
+    fn page(
+        &mut self,
+        number: PageNumber,
+        level: u64,
+        low: Option<&[u8]>,
+        high: Option<&[u8]>,
+    ) -> Result<()> {
+        let page: Arc<Page> = match self.tree.changed_page(number) {
             Some(page) => page.clone(),
-            None => self.pager.read_page(unit, Purpose::Verify)?,
+            None => self.pager.read_page(number, Purpose::Verify)?,
         };
-        let damaged = |what: &str| Err(Error::corrupt(FILE, unit * UNIT_BYTES, what));
+        let damaged = |what: &str| Err(Error::corrupt(FILE, number.offset(), what));
         if u64::from(page.level()) != level {
             return damaged("a page of another level than its parent says");
         }
-        if !self.pages.insert(unit) {
+        if !self.pages.insert(number) {
             return damaged("a page that two others refer to");
         }
-        self.used.push((unit, self.pager.page_units()));
+        self.used.push((number.unit(), self.pager.page_units()));
         let keys: Vec<&[u8]> = (0..page.count()).map(|index| page.key(index)).collect();
         if keys.windows(2).any(|pair| pair[0] >= pair[1]) {
             return damaged("keys out of order");
@@ -134,7 +140,7 @@ impl Walk<'_> {
             if keys.is_empty() {
                 return damaged("an empty leaf");
             }
-            return self.leaf(unit, &page);
+            return self.leaf(number, &page);
         }
         self.counts.inner_pages += 1;
         for index in 0..=page.count() {
@@ -145,31 +151,30 @@ impl Walk<'_> {
         Ok(())
     }
 
-    fn leaf(&mut self, unit: u64, page: &Page) -> Result<()> {
+    fn leaf(&mut self, number: PageNumber, page: &Page) -> Result<()> {
         self.counts.leaf_pages += 1;
         for index in 0..page.count() {
             let key = page.key(index);
             if self.last.as_deref().is_some_and(|last| last >= key) {
-                return Err(Error::corrupt(FILE, unit * UNIT_BYTES, "a key not above those before it"));
+                return Err(Error::corrupt(FILE, number.offset(), "a key not above those before it"));
             }
             self.last = Some(key.to_vec());
             self.counts.leaf_bytes += page.cell_bytes(index) as u64;
             if let CellValue::Extent(extent) = page.cell_value(index) {
-                let units = u64::from(extent.units);
                 if !extent.is_possible() {
                     let what = "an extent whose length does not fit its units, or nowhere";
-                    return Err(Error::corrupt(FILE, unit * UNIT_BYTES, what));
+                    return Err(Error::corrupt(FILE, number.offset(), what));
                 }
                 match self.tree.changed_value(&extent) {
                     Some(value) if value.is_of(&extent) && crc32fast::hash(&value.bytes) == extent.crc => {}
                     Some(_) => {
-                        let offset = extent.unit * UNIT_BYTES;
+                        let offset = extent.unit.offset();
                         return Err(Error::corrupt(FILE, offset, "a value in memory does not check"));
                     }
                     None => drop(self.pager.read_values(&[extent], Purpose::Verify)?),
                 }
-                self.used.push((extent.unit, units));
-                self.counts.extent_units += units;
+                self.used.push((extent.unit, extent.units));
+                self.counts.extent_units += extent.units;
             }
         }
         Ok(())

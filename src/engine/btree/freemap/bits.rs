@@ -1,11 +1,11 @@
 //! The bitmap of a group: one bit a unit, set if it is free, in one unit of the file.
 
-use crate::engine::btree::allocation_unit::UNIT_BYTES;
+use crate::engine::btree::allocation_unit::{UNIT_BYTES, Units};
 
 /// Units of a group: as many as a unit has bits, 128 MiB of the file.
-pub const GROUP_UNITS: u64 = UNIT_BYTES * 8;
+pub const GROUP_UNITS: Units = Units::new(UNIT_BYTES * 8);
 /// The same as an index.
-const LENGTH: usize = GROUP_UNITS as usize;
+const LENGTH: usize = GROUP_UNITS.get() as usize;
 const WORDS: usize = LENGTH / 64;
 /// Longest run that is looked for a word at a time.
 const WINDOW: usize = 64;
@@ -80,8 +80,8 @@ impl GroupBits {
     }
 
     /// Units that are free.
-    pub fn count(&self) -> u64 {
-        self.0.iter().map(|word| u64::from(word.count_ones())).sum()
+    pub fn count(&self) -> Units {
+        Units::new(self.0.iter().map(|word| u64::from(word.count_ones())).sum())
     }
 
     /// The first free unit from `from` on.
@@ -251,7 +251,10 @@ mod tests {
                     list[..from].iter().rposition(|free| !*free).map_or(0, |at| at + 1)
                 );
                 let runs: Vec<(usize, usize)> = bits.runs().collect();
-                assert_eq!(runs.iter().map(|(start, end)| end - start).sum::<usize>() as u64, bits.count());
+                assert_eq!(
+                    runs.iter().map(|(start, end)| end - start).sum::<usize>() as u64,
+                    bits.count().get()
+                );
                 assert_eq!(runs.iter().map(|(start, end)| end - start).max().unwrap_or(0), bits.longest());
                 let units = 1 + prng.below(64) as usize;
                 let exact = runs.iter().find(|(start, end)| *start >= from && end - start == units);

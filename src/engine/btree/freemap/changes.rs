@@ -14,11 +14,12 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::bits::{GROUP_UNITS, GroupBits};
-use super::page::{CHILDREN, MapEntry, groups_of, height_of, parents_of};
-use super::runs::by_group;
+use super::bits::GroupBits;
+use super::page::{CHILDREN, HOME_UNITS, MapEntry, groups_of, height_of, parents_of};
+use super::runs::{by_group, unit_of};
 use super::{FreeMap, MapPage, UnitRun, coalesce_runs};
 use crate::engine::Result;
+use crate::engine::btree::allocation_unit::{UnitNumber, Units};
 
 /// Pages that lie too far behind, and move with one checkpoint.
 pub const MOVES: usize = 64;
@@ -72,7 +73,7 @@ impl FreeMap {
             height = height_of(groups_of(self.end));
             for level in 1..=height {
                 // A root over what was the root so far.
-                if self.levels[level][0].home == 0 && self.levels[level - 1][0].home > 0 {
+                if self.levels[level][0].home.is_none() && !self.levels[level - 1][0].home.is_none() {
                     above.insert((level, 0));
                 }
                 let pages: Vec<usize> =
@@ -97,7 +98,7 @@ impl FreeMap {
             state.is_pending = true;
             let base = match &state.loaded {
                 Some(loaded) => GroupBase::Bits(loaded.free.clone(), loaded.held.clone()),
-                None if page.entry.unit > 0 => GroupBase::Page(page.entry),
+                None if !page.entry.unit.is_none() => GroupBase::Page(page.entry),
                 None => GroupBase::None,
             };
             groups.push(GroupChange { group, place: page.next(), base });
@@ -126,9 +127,9 @@ impl FreeMap {
             let left = if level <= height { count } else { 0 };
             for index in left..self.levels[level].len() {
                 let page = self.levels[level][index];
-                if page.home > 0 {
+                if !page.home.is_none() {
                     self.homes.remove(&page.home);
-                    self.retire(page.home, 2);
+                    self.retire(page.home, HOME_UNITS);
                     self.stale_pages.insert((level + 1, index / CHILDREN));
                 }
             }
@@ -145,10 +146,10 @@ impl FreeMap {
     /// Pages that lie behind all that need be there, or where nothing shall lie, move to a lower place, if there is one.
     fn move_homes(&mut self) {
         let limit = self.limit();
-        let (from, units) = self.withheld.unwrap_or((limit, 0));
-        let behind = self.homes.range(limit.saturating_sub(1)..).rev().take(MOVES);
-        let within = self.homes.range(from.saturating_sub(1)..from + units).rev();
-        let mut moving: Vec<(u64, (usize, usize))> =
+        let (from, units) = self.withheld.unwrap_or((limit, Units::ZERO));
+        let behind = self.homes.range(limit.saturating_sub(Units::ONE)..).rev().take(MOVES);
+        let within = self.homes.range(from.saturating_sub(Units::ONE)..from + units).rev();
+        let mut moving: Vec<(UnitNumber, (usize, usize))> =
             behind.chain(within).map(|(home, page)| (*home, *page)).collect();
         moving.sort_unstable();
         moving.dedup();
@@ -156,12 +157,12 @@ impl FreeMap {
             if level == 0 && self.groups[index].is_lost {
                 continue;
             }
-            let most = if home + 2 > limit { home } else { u64::MAX };
-            let Some(to) = self.take_below(2, most) else { continue };
+            let most = if home + HOME_UNITS > limit { home } else { UnitNumber::MAX };
+            let Some(to) = self.take_below(HOME_UNITS, most) else { continue };
             self.homes.remove(&home);
             self.homes.insert(to, (level, index));
             self.levels[level][index].home = to;
-            self.retire(home, 2);
+            self.retire(home, HOME_UNITS);
             match level {
                 0 => self.mark_changed(index),
                 _ => _ = self.stale_pages.insert((level, index)),
@@ -172,8 +173,8 @@ impl FreeMap {
     /// Gives a page two units if it has none.
     fn house(&mut self, level: usize, index: usize) {
         let is_lost = level == 0 && self.groups[index].is_lost;
-        if self.levels[level][index].home == 0 && !is_lost {
-            let home = self.take_low(2);
+        if self.levels[level][index].home.is_none() && !is_lost {
+            let home = self.take_low(HOME_UNITS);
             self.levels[level][index].home = home;
             self.homes.insert(home, (level, index));
         }
@@ -188,7 +189,7 @@ impl FreeMap {
     fn entry(&self, level: usize, index: usize) -> MapEntry {
         let entry = self.levels[level].get(index).map(|page| page.entry).unwrap_or_default();
         let is_lost = level == 0 && self.groups.get(index).is_some_and(|group| group.is_lost);
-        if is_lost && entry.unit == 0 { entry.lost() } else { entry }
+        if is_lost && entry.unit.is_none() { entry.lost() } else { entry }
     }
 
     /// The state of `changes` is durable.
@@ -201,7 +202,7 @@ impl FreeMap {
                 self.levels[0][*index].entry = *entry;
             } else if *level == 0 && self.groups[*index].loaded.is_none() {
                 // Nothing else changes a group that is not in memory.
-                let units = u64::from(entry.free_units.saturating_sub(before.free_units));
+                let units = Units::from(entry.free_units.saturating_sub(before.free_units));
                 self.free_units += units;
                 self.leaving_units = self.leaving_units.saturating_sub(units);
             }
@@ -222,7 +223,7 @@ impl FreeMap {
             return;
         }
         let units = freed.count();
-        if units == 0 {
+        if units.is_zero() {
             return;
         }
         self.leaving_units = self.leaving_units.saturating_sub(units);
@@ -241,7 +242,7 @@ impl FreeMap {
     /// Everything was released. Returns what need not be kept any more.
     pub fn end_release(&mut self) -> Arc<Vec<UnitRun>> {
         // What is left is of groups that cannot be read: it stays used.
-        self.leaving_units = 0;
+        self.leaving_units = Units::ZERO;
         std::mem::take(&mut self.leaving)
     }
 }
@@ -249,7 +250,7 @@ impl FreeMap {
 impl MapPage {
     /// Its next place: the unit of its home that the durable state does not refer to.
     fn next(&self) -> MapEntry {
-        let side = u64::from(self.entry.unit == self.home);
+        let side = if self.entry.unit == self.home { Units::ONE } else { Units::ZERO };
         MapEntry { unit: self.home + side, side, ..MapEntry::default() }
     }
 }
@@ -285,7 +286,7 @@ impl MapChanges {
         &mut self,
         nth: usize,
         read: impl FnOnce(&MapEntry) -> Result<Option<Vec<u8>>>,
-    ) -> Result<Option<(u64, Vec<u8>)>> {
+    ) -> Result<Option<(UnitNumber, Vec<u8>)>> {
         let GroupChange { group, place, base } = &self.groups[nth];
         let mut bits = match base {
             GroupBase::Bits(free, held) => {
@@ -306,7 +307,7 @@ impl MapChanges {
         let bytes = bits.encode();
         let entry = MapEntry {
             crc: crc32fast::hash(&bytes),
-            free_units: bits.count() as u16,
+            free_units: bits.count().get() as u16,
             longest_units: bits.longest() as u16,
             ..*place
         };
@@ -315,7 +316,7 @@ impl MapChanges {
     }
 
     /// The new form of the `nth` page above the groups: where it belongs, and its bytes. Those before it must have been made.
-    pub fn page(&mut self, nth: usize, map: &FreeMap) -> (u64, Vec<u8>) {
+    pub fn page(&mut self, nth: usize, map: &FreeMap) -> (UnitNumber, Vec<u8>) {
         let (level, index, place) = self.pages[nth];
         let mut bytes = Vec::with_capacity(CHILDREN * super::page::ENTRY_BYTES);
         for child in index * CHILDREN..(index + 1) * CHILDREN {
@@ -335,8 +336,8 @@ impl MapChanges {
 
 /// What of sorted `runs` lies in `group`.
 pub fn leaving_in(runs: &[UnitRun], group: usize) -> GroupBits {
-    let (start, end) = (group as u64 * GROUP_UNITS, (group as u64 + 1) * GROUP_UNITS);
-    let first = runs.partition_point(|(first, units)| first + units <= start);
+    let (start, end) = (unit_of(group, 0), unit_of(group + 1, 0));
+    let first = runs.partition_point(|(first, units)| *first + *units <= start);
     let mut bits = GroupBits::none();
     for (first, units) in runs[first..].iter().take_while(|(first, _)| *first < end) {
         for (_, from, to) in by_group(*first, *units).filter(|(part, _, _)| *part == group) {

@@ -3,34 +3,36 @@
 use std::sync::Arc;
 
 use super::bits::GroupBits;
+use crate::engine::btree::allocation_unit::Units;
 
 /// Classes of runs, by length.
 pub const CLASSES: usize = u128::BITS as usize;
 /// Runs of up to so many units have a class for each length.
-pub const EXACT_UNITS: u64 = 64;
+pub const EXACT_UNITS: Units = Units::new(EXACT);
+const EXACT: u64 = 64;
 
 /// Memory of a group's bits and index.
 pub const GROUP_BYTES: u64 = (size_of::<LoadedGroup>() + size_of::<GroupBits>()) as u64;
 
 /// The class of runs of `units`: their length up to [`EXACT_UNITS`], then one for each power of two.
-pub fn class_of(units: u64) -> usize {
-    match units {
-        0..=EXACT_UNITS => units.max(1) as usize - 1,
-        _ => (EXACT_UNITS + u64::from((units - 1).ilog2() - EXACT_UNITS.ilog2())) as usize,
+pub fn class_of(units: Units) -> usize {
+    match units.get() {
+        units @ 0..=EXACT => units.max(1) as usize - 1,
+        units => (EXACT + u64::from((units - 1).ilog2() - EXACT.ilog2())) as usize,
     }
 }
 
 /// The shortest run of a class.
-pub fn shortest_of(class: usize) -> u64 {
-    match class as u64 {
-        class @ 0..EXACT_UNITS => class + 1,
-        class => (1 << (class - EXACT_UNITS + u64::from(EXACT_UNITS.ilog2())).min(63)) + 1,
-    }
+pub fn shortest_of(class: usize) -> Units {
+    Units::new(match class as u64 {
+        class @ 0..EXACT => class + 1,
+        class => (1 << (class - EXACT + u64::from(EXACT.ilog2())).min(63)) + 1,
+    })
 }
 
 /// The longest run of a class.
-pub fn longest_of(class: usize) -> u64 {
-    shortest_of(class + 1) - 1
+pub fn longest_of(class: usize) -> Units {
+    shortest_of(class + 1) - Units::ONE
 }
 
 /// The bits of a group, and an index of the runs that begin in it. A run that goes on in the next group counts with all its length.
@@ -38,7 +40,7 @@ pub struct LoadedGroup {
     /// What can be taken.
     pub free: Arc<GroupBits>,
     /// How much that is.
-    pub units: u64,
+    pub units: Units,
     /// What is free, but withheld.
     pub held: Option<Arc<GroupBits>>,
     /// Bit i: runs of class i begin here.
@@ -136,11 +138,11 @@ mod tests {
     #[test]
     fn every_length_has_a_class_and_longer_ones_no_lower_class() {
         let lengths = (1..2000).chain((4..49).flat_map(|bit| [(1u64 << bit) - 1, 1 << bit, (1 << bit) + 1]));
-        let mut sorted: Vec<u64> = lengths.collect();
+        let mut sorted: Vec<Units> = lengths.map(Units::new).collect();
         sorted.sort_unstable();
         assert!(sorted.windows(2).all(|pair| class_of(pair[0]) <= class_of(pair[1])));
-        assert!(class_of(1 << 49) + 1 < CLASSES);
-        assert!((1..=EXACT_UNITS).all(|length| class_of(length) as u64 == length - 1));
+        assert!(class_of(Units::new(1 << 49)) + 1 < CLASSES);
+        assert!((1..=EXACT).all(|length| class_of(Units::new(length)) as u64 == length - 1));
         for units in sorted {
             assert!((shortest_of(class_of(units))..=longest_of(class_of(units))).contains(&units), "{units}");
         }

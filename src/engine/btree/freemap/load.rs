@@ -5,19 +5,20 @@ use std::sync::atomic::Ordering::Relaxed;
 use super::bits::{GROUP_UNITS, GroupBits};
 use super::changes::{MOVES, leaving_in};
 use super::group::{EXACT_UNITS, LoadedGroup, class_of};
-use super::page::{CHILDREN, MapEntry, groups_of, height_of};
+use super::page::{CHILDREN, HOME_UNITS, MapEntry, groups_of, height_of};
+use super::runs::{unit_of, units_between};
 use super::{FreeMap, MapPage, UnitRun};
 use crate::base::varint;
 use crate::engine::Result;
-use crate::engine::btree::allocation_unit::{FIRST_UNIT, UNIT_BYTES};
+use crate::engine::btree::allocation_unit::{FIRST_UNIT, UNIT_BYTES, UnitNumber, Units};
 
 /// Units that may be taken from what is in memory before another group is wanted.
-const SLACK_UNITS: u64 = 64;
+const SLACK_UNITS: Units = Units::new(64);
 
 /// More than is ever cut off: 8 TiB.
-const CUT_UNITS_MAX: u64 = 1 << 31;
+const CUT_UNITS_MAX: Units = Units::new(1 << 31);
 /// More than a file has: 256 TiB. What is in memory of it takes 190 MiB.
-const END_MAX: u64 = 1 << 36;
+const END_MAX: UnitNumber = UnitNumber::new(1 << 36);
 
 /// A group to be loaded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,21 +29,21 @@ pub struct GroupRequest {
 }
 
 impl FreeMap {
-    /// The map of a durable state that ends at `end`, with `root`, in a file of `file_units`. `read` reads a page; `None` if it
+    /// The map of a durable state that ends at `end`, with `root`, in a file up to `file_end`. `read` reads a page; `None` if it
     /// cannot be read: then nothing is free of what it was for.
     pub fn open(
         root: MapEntry,
-        end: u64,
-        file_units: u64,
+        end: UnitNumber,
+        file_end: UnitNumber,
         read: &mut dyn FnMut(&MapEntry) -> Result<Option<Vec<u8>>>,
     ) -> Result<FreeMap> {
-        let mut map = FreeMap::new(end, file_units);
+        let mut map = FreeMap::new(end, file_end);
         let height = height_of(groups_of(end));
         map.set_entry(height, 0, Some(root).filter(|root| root.is_possible(end)));
         for level in (1..=height).rev() {
             for index in 0..map.levels[level].len() {
                 let entry = map.levels[level][index].entry;
-                if entry.unit == 0 {
+                if entry.unit.is_none() {
                     continue;
                 }
                 let bytes = read(&entry)?;
@@ -54,14 +55,14 @@ impl FreeMap {
                 }
             }
         }
-        let mut longest = 0;
+        let mut longest = Units::ZERO;
         for (group, page) in map.groups.iter().zip(&map.levels[0]) {
             if !group.is_lost {
-                map.free_units += u64::from(page.entry.free_units);
-                longest = longest.max(u64::from(page.entry.longest_units));
+                map.free_units += Units::from(page.entry.free_units);
+                longest = longest.max(Units::from(page.entry.longest_units));
             }
         }
-        map.sleeping_longest.store(longest, Relaxed);
+        map.sleeping_longest.store(longest.get(), Relaxed);
         Ok(map)
     }
 
@@ -70,9 +71,9 @@ impl FreeMap {
         let known = entry.filter(|entry| !entry.is_lost());
         let entry = entry.unwrap_or_default();
         if let Some(page) = self.levels[level].get_mut(index) {
-            let home = entry.home().map_or(0, |(home, _)| home);
+            let home = entry.home().map_or(UnitNumber::NONE, |(home, _)| home);
             *page = MapPage { entry, home };
-            if home > 0 {
+            if !home.is_none() {
                 self.homes.insert(home, (level, index));
             }
             if known.is_none() {
@@ -91,16 +92,16 @@ impl FreeMap {
     }
 
     /// A map of which nothing can be read: what is used and what is free below `end` is not known.
-    pub fn lost(end: u64, file_units: u64) -> FreeMap {
-        let mut map = FreeMap::new(end, file_units);
+    pub fn lost(end: UnitNumber, file_end: UnitNumber) -> FreeMap {
+        let mut map = FreeMap::new(end, file_end);
         (0..map.groups.len()).for_each(|group| map.lose_below(0, group));
         map
     }
 
     /// The map of a file with these free runs, as stores of the first version keep them. Everything of it is written by the next
     /// checkpoint.
-    pub fn from_runs(runs: &[UnitRun], end: u64, file_units: u64) -> FreeMap {
-        let mut map = FreeMap::new(end, file_units);
+    pub fn from_runs(runs: &[UnitRun], end: UnitNumber, file_end: UnitNumber) -> FreeMap {
+        let mut map = FreeMap::new(end, file_end);
         runs.iter().rev().for_each(|(start, units)| map.give_back(*start, *units));
         map
     }
@@ -111,7 +112,7 @@ impl FreeMap {
         if !state.is_lost {
             state.is_lost = true;
             self.lost_groups += 1;
-            let units = u64::from(self.levels[0][group].entry.free_units);
+            let units = Units::from(self.levels[0][group].entry.free_units);
             self.free_units = self.free_units.saturating_sub(units);
         }
     }
@@ -121,15 +122,15 @@ impl FreeMap {
         state.loaded.is_none()
             && !state.is_lost
             && !state.is_pending
-            && group as u64 * GROUP_UNITS < self.end
+            && unit_of(group, 0) < self.end
             && self.levels[0][group].entry.free_units > 0
     }
 
     /// The group to be loaded before `units` are taken in pieces of up to `piece`: if what is in memory may not do, the lowest one
     /// where a piece fits.
-    pub fn wanted(&self, units: u64, piece: u64) -> Option<GroupRequest> {
-        let longest = self.sleeping_longest.load(Relaxed);
-        let piece = piece.clamp(1, GROUP_UNITS);
+    pub fn wanted(&self, units: Units, piece: Units) -> Option<GroupRequest> {
+        let longest = Units::new(self.sleeping_longest.load(Relaxed));
+        let piece = piece.clamp(Units::ONE, GROUP_UNITS);
         let has_rows = self.filled >> class_of(EXACT_UNITS) != 0;
         let piece = match () {
             // Long runs first, as when taking.
@@ -137,30 +138,30 @@ impl FreeMap {
             () if longest < piece || self.useful_units(piece) >= units + SLACK_UNITS => return None,
             () => piece,
         };
-        let mut longest = 0;
+        let mut longest = Units::ZERO;
         for group in 0..self.groups.len() {
             if self.is_asleep(group) {
                 let entry = self.levels[0][group].entry;
-                if u64::from(entry.longest_units) >= piece {
+                if Units::from(entry.longest_units) >= piece {
                     return Some(GroupRequest { group, entry });
                 }
-                longest = longest.max(u64::from(entry.longest_units));
+                longest = longest.max(Units::from(entry.longest_units));
             }
         }
         // Those that a checkpoint writes count again once they are released.
-        self.sleeping_longest.store(longest, Relaxed);
+        self.sleeping_longest.store(longest.get(), Relaxed);
         None
     }
 
     /// Pages of the map lie behind all that need be there.
     pub fn has_homes_behind(&self) -> bool {
-        self.homes.last_key_value().is_some_and(|(home, _)| home + 2 > self.limit())
+        self.homes.last_key_value().is_some_and(|(home, _)| *home + HOME_UNITS > self.limit())
     }
 
     /// The group to be loaded so that pages of the map which lie too far behind find lower places.
     pub fn wanted_for_homes(&self) -> Option<GroupRequest> {
-        let behind = self.homes.range(self.limit().saturating_sub(1)..).take(MOVES).count() as u64;
-        if behind == 0 { None } else { self.wanted(2 * behind, 2) }
+        let behind = self.homes.range(self.limit().saturating_sub(Units::ONE)..).take(MOVES).count() as u64;
+        if behind == 0 { None } else { self.wanted(HOME_UNITS * behind, HOME_UNITS) }
     }
 
     /// The group to be loaded so that the end is where the last used unit is.
@@ -170,7 +171,7 @@ impl FreeMap {
     }
 
     /// The next group of those before `limit` of which something is free, if fewer than `count_max` are in memory.
-    pub fn wanted_below(&self, limit: u64, count_max: usize) -> Option<GroupRequest> {
+    pub fn wanted_below(&self, limit: UnitNumber, count_max: usize) -> Option<GroupRequest> {
         let count = groups_of(limit).min(self.groups.len());
         let group = (0..count).find(|group| self.is_asleep(*group))?;
         let entry = self.levels[0][group].entry;
@@ -183,11 +184,12 @@ impl FreeMap {
         if !self.is_asleep(group) || self.levels[0][group].entry != request.entry {
             return;
         }
-        let (base, end) = (group as u64 * GROUP_UNITS, self.end);
+        let end = self.end.saturating_since(unit_of(group, 0)).min(GROUP_UNITS).get() as usize;
         let bits = bytes.map(GroupBits::decode).filter(|bits| {
-            let is_below = bits.next_free(end.saturating_sub(base).min(GROUP_UNITS) as usize).is_none();
-            let is_above = group > 0 || bits.next_free(0).is_none_or(|first| first as u64 >= FIRST_UNIT);
-            is_below && is_above && bits.count() == u64::from(request.entry.free_units)
+            let is_below = bits.next_free(end).is_none();
+            let is_above =
+                group > 0 || bits.next_free(0).is_none_or(|first| unit_of(group, first) >= FIRST_UNIT);
+            is_below && is_above && bits.count() == Units::from(request.entry.free_units)
         });
         let Some(bits) = bits else { return self.lose(group) };
         self.detach(group);
@@ -239,8 +241,8 @@ impl FreeMap {
         let mut runs = self.retired.clone();
         for (level, pages) in self.levels.iter().enumerate() {
             for (index, page) in pages.iter().enumerate() {
-                let bytes = if page.entry.unit > 0 { Some(read(&page.entry)?) } else { None };
-                runs.extend((page.home > 0).then_some((page.home, 2)));
+                let bytes = if !page.entry.unit.is_none() { Some(read(&page.entry)?) } else { None };
+                runs.extend((!page.home.is_none()).then_some((page.home, HOME_UNITS)));
                 let Some(state) = self.groups.get(index).filter(|_| level == 0) else { continue };
                 let mut bits = match (&state.loaded, bytes) {
                     (Some(loaded), _) => {
@@ -255,8 +257,8 @@ impl FreeMap {
                     // The page has it once that is durable.
                     bits.add(&leaving_in(&leaving, index));
                 }
-                let base = index as u64 * GROUP_UNITS;
-                runs.extend(bits.runs().map(|(from, to)| (base + from as u64, (to - from) as u64)));
+                let run = |(from, to)| (unit_of(index, from), units_between(from, to));
+                runs.extend(bits.runs().map(run));
             }
         }
         runs.sort_unstable();
@@ -264,26 +266,26 @@ impl FreeMap {
     }
 
     /// Groups of which is not known what is free, by their first unit.
-    pub fn lost_group(&self) -> Option<u64> {
-        self.groups.iter().position(|group| group.is_lost).map(|group| group as u64 * GROUP_UNITS)
+    pub fn lost_group(&self) -> Option<UnitNumber> {
+        self.groups.iter().position(|group| group.is_lost).map(|group| unit_of(group, 0))
     }
 }
 
-/// The furthest end of a state whose file has `file_units` now: a free end may have been cut off, but not of any length.
-pub fn end_max(file_units: u64) -> u64 {
-    (file_units + CUT_UNITS_MAX).min(END_MAX)
+/// The furthest end of a state whose file ends at `file_end` now: a free end may have been cut off, but not of any length.
+pub fn end_max(file_end: UnitNumber) -> UnitNumber {
+    file_end.saturating_add(CUT_UNITS_MAX).min(END_MAX)
 }
 
 /// Reads the free map of a store of the first version, whose tail begins at `end`; `None` if it is not one.
-pub fn read_runs(mut source: &[u8], end: u64) -> Option<Vec<UnitRun>> {
+pub fn read_runs(mut source: &[u8], end: UnitNumber) -> Option<Vec<UnitRun>> {
     let count = varint::take(&mut source)?;
-    let mut at = 0u64;
+    let mut at = UnitNumber::NONE;
     let mut runs = Vec::new();
     for _ in 0..count {
-        let start = at.checked_add(varint::take(&mut source)?)?;
-        let units = varint::take(&mut source)?;
+        let start = at.checked_add(Units::new(varint::take(&mut source)?))?;
+        let units = Units::new(varint::take(&mut source)?);
         at = start.checked_add(units)?;
-        if start < FIRST_UNIT || units == 0 || at > end {
+        if start < FIRST_UNIT || units.is_zero() || at > end {
             return None;
         }
         runs.push((start, units));

@@ -57,23 +57,25 @@ pub use load::{GroupRequest, end_max, read_runs};
 pub use needs::SpaceNeeds;
 pub use page::MapEntry;
 
-use super::allocation_unit::{FILE, FIRST_UNIT, UNIT_BYTES};
+use super::allocation_unit::{FILE, FIRST_UNIT, UnitNumber, Units};
 use group::{CLASSES, EXACT_UNITS, Group};
-use page::{groups_of, pages_of, parents_of};
+use page::{HOME_UNITS, groups_of, pages_of, parents_of};
 use runs::by_group;
 
 /// A run from here on is worth beginning a row of values in: 64 KiB.
-const LONG_UNITS: u64 = 16;
+const LONG_UNITS: Units = Units::new(16);
 
 /// A run of units.
-pub type UnitRun = (u64, u64);
+pub type UnitRun = (UnitNumber, Units);
+/// Where no run is known.
+const NO_RUN: UnitRun = (UnitNumber::NONE, Units::ZERO);
 
 /// A page of the map: its place in the durable state, and its two units.
 #[derive(Clone, Copy, Debug, Default)]
 struct MapPage {
     entry: MapEntry,
-    /// The first of the two; 0 if it has none yet.
-    home: u64,
+    /// The first of the two; none if it has none yet.
+    home: UnitNumber,
 }
 
 /// The free units of one file. Its fields are the bits and what is known of them at once: most changes of a bit change several, and
@@ -83,7 +85,7 @@ pub struct FreeMap {
     /// Pages by level and index; those of level 0 are the groups'.
     levels: Vec<Vec<MapPage>>,
     /// Level and index of the page at each home.
-    homes: BTreeMap<u64, (usize, usize)>,
+    homes: BTreeMap<UnitNumber, (usize, usize)>,
     /// Pages above the groups that must be written although nothing below them is.
     stale_pages: BTreeSet<(usize, usize)>,
     /// Groups that changed since the last freeze, each once.
@@ -99,23 +101,23 @@ pub struct FreeMap {
     /// The run that something was given back to last, if nothing else has changed it.
     coalesced: UnitRun,
     /// Units that can be taken, in groups that are in memory or could be.
-    free_units: u64,
+    free_units: Units,
     retired: Vec<UnitRun>,
-    retired_units: u64,
+    retired_units: Units,
     leaving: Arc<Vec<UnitRun>>,
-    leaving_units: u64,
+    leaving_units: Units,
     /// The state that `leaving` leaves with is durable.
     is_committed: bool,
     /// Free in every state, but not to be taken now.
     withheld: Option<UnitRun>,
-    held_units: u64,
+    held_units: Units,
     loaded_groups: usize,
     /// No group that could be loaded has a longer run.
     sleeping_longest: AtomicU64,
     lost_groups: usize,
-    end: u64,
-    file_units: u64,
-    cursor: u64,
+    end: UnitNumber,
+    file_end: UnitNumber,
+    cursor: UnitNumber,
 }
 
 /// Sorts runs and coalesces adjacent ones.
@@ -131,8 +133,8 @@ pub fn coalesce_runs(runs: &mut Vec<UnitRun>) {
 }
 
 impl FreeMap {
-    /// A file of `file_units` of which everything from `end` on is unused, and nothing before it is free.
-    pub fn new(end: u64, file_units: u64) -> FreeMap {
+    /// A file up to `file_end` of which everything from `end` on is unused, and nothing before it is free.
+    pub fn new(end: UnitNumber, file_end: UnitNumber) -> FreeMap {
         let mut map = FreeMap {
             groups: Vec::new(),
             levels: vec![Vec::new()],
@@ -142,67 +144,67 @@ impl FreeMap {
             classes: vec![BTreeSet::new(); CLASSES],
             filled: 0,
             runs: [0; CLASSES],
-            row: (0, 0),
-            coalesced: (0, 0),
-            free_units: 0,
+            row: NO_RUN,
+            coalesced: NO_RUN,
+            free_units: Units::ZERO,
             retired: Vec::new(),
-            retired_units: 0,
+            retired_units: Units::ZERO,
             leaving: Arc::default(),
-            leaving_units: 0,
+            leaving_units: Units::ZERO,
             is_committed: false,
             withheld: None,
-            held_units: 0,
+            held_units: Units::ZERO,
             loaded_groups: 0,
             sleeping_longest: AtomicU64::new(0),
             lost_groups: 0,
             end,
-            file_units,
-            cursor: 0,
+            file_end,
+            cursor: UnitNumber::NONE,
         };
         map.reach_end();
         map
     }
 
     /// Units below are used or in the map.
-    pub fn end(&self) -> u64 {
+    pub fn end(&self) -> UnitNumber {
         self.end
     }
 
-    /// The file has grown.
-    pub fn set_file_units(&mut self, units: u64) {
-        self.file_units = self.file_units.max(units);
+    /// The file has grown up to `file_end`.
+    pub fn set_file_end(&mut self, file_end: UnitNumber) {
+        self.file_end = self.file_end.max(file_end);
     }
 
-    /// The file has been cut to `units`, not below its end.
-    pub fn cut(&mut self, units: u64) {
-        debug_assert!(units >= self.end);
-        self.file_units = units;
+    /// The file has been cut off at `file_end`, which is not below the end of what is used.
+    pub fn cut(&mut self, file_end: UnitNumber) {
+        debug_assert!(file_end >= self.end);
+        self.file_end = file_end;
     }
 
     /// Units of the file behind its end.
-    pub fn tail_units(&self) -> u64 {
-        self.file_units - self.end
+    pub fn tail_units(&self) -> Units {
+        self.file_end - self.end
     }
 
     /// Units below the end that something lies in.
-    pub fn used_units(&self) -> u64 {
+    pub fn used_units(&self) -> Units {
         (self.end - FIRST_UNIT).saturating_sub(self.free_units + self.waiting_units() + self.held_units)
     }
 
     /// Units that a checkpoint will free.
-    pub fn waiting_units(&self) -> u64 {
+    pub fn waiting_units(&self) -> Units {
         self.retired_units + self.leaving_units
     }
 
     /// Units that can be taken, once they are in memory.
-    pub fn available_units(&self) -> u64 {
-        self.free_units + (self.file_units - self.end)
+    pub fn available_units(&self) -> Units {
+        self.free_units + self.tail_units()
     }
 
     /// Behind here nothing need lie: what is used, and a little more, so that not every hole must be filled.
-    pub fn limit(&self) -> u64 {
+    pub fn limit(&self) -> UnitNumber {
         let used = self.used_units();
-        FIRST_UNIT + used + used / 32 + 16
+        FIRST_UNIT + used + used / 32 + Units::new(16)
     }
 
     /// Memory that it takes, in bytes.
@@ -214,28 +216,28 @@ impl FreeMap {
         loaded + (groups + pages + waiting) as u64
     }
 
-    /// How far the file must grow (its new size in units) so that `units` fit into the tail however the free runs lie; `None`
-    /// if they do already.
-    pub fn missing(&self, units: u64) -> Option<u64> {
-        (self.file_units - self.end < units).then_some(self.end + units)
+    /// How far the file must reach so that `units` fit into the tail however the free runs lie; `None` if they do already.
+    pub fn missing(&self, units: Units) -> Option<UnitNumber> {
+        (self.tail_units() < units).then_some(self.end + units)
     }
 
     /// The same, where free runs will do as well, if `units` taken from them in pieces of up to `piece`, whatever the order, surely
     /// fit.
-    pub fn lacking(&self, units: u64, piece: u64) -> Option<u64> {
+    pub fn lacking(&self, units: Units, piece: Units) -> Option<UnitNumber> {
         let missing = self.missing(units)?;
-        let tail = (self.tail_units() + 1).saturating_sub(piece.max(1));
+        let tail = (self.tail_units() + Units::ONE).saturating_sub(piece.max(Units::ONE));
         (self.sure_units(piece) + tail < units).then_some(missing)
     }
 
     /// Units that a freeze takes at most for pages of the map, when the tail has grown by `more` units by then.
-    pub fn map_units_max(&self, more: u64) -> u64 {
+    pub fn map_units_max(&self, more: Units) -> Units {
         // Those behind the end go before others are made.
-        let behind = self.levels[0].iter().skip(groups_of(self.end)).filter(|page| page.home > 0).count();
+        let behind =
+            self.levels[0].iter().skip(groups_of(self.end)).filter(|page| !page.home.is_none()).count();
         let homes = (self.homes.len() - behind) as u64;
-        let mut units = 0;
+        let mut units = Units::ZERO;
         loop {
-            let wanted = 2 * pages_of(groups_of(self.end + more + units)).saturating_sub(homes);
+            let wanted = HOME_UNITS * pages_of(groups_of(self.end + more + units)).saturating_sub(homes);
             if wanted <= units {
                 return units;
             }
@@ -266,10 +268,10 @@ impl FreeMap {
     }
 
     /// Takes `units` consecutive units.
-    pub fn take(&mut self, units: u64) -> u64 {
+    pub fn take(&mut self, units: Units) -> UnitNumber {
         let near = match self.row {
-            (start, length) if start == self.cursor && length > 0 => Some((start, length)),
-            _ if self.is_free(self.cursor) && !self.is_free(self.cursor - 1) => {
+            (start, length) if start == self.cursor && !length.is_zero() => Some((start, length)),
+            _ if self.is_free(self.cursor) && !self.is_free(self.cursor - Units::ONE) => {
                 Some((self.cursor, self.run_end(self.cursor) - self.cursor))
             }
             _ => None,
@@ -292,22 +294,22 @@ impl FreeMap {
     }
 
     /// Takes `units` consecutive units in the lowest hole that fits.
-    pub fn take_low(&mut self, units: u64) -> u64 {
-        self.take_below(units, u64::MAX).unwrap_or_else(|| self.take_tail(units))
+    pub fn take_low(&mut self, units: Units) -> UnitNumber {
+        self.take_below(units, UnitNumber::MAX).unwrap_or_else(|| self.take_tail(units))
     }
 
     /// The same, all of them below `limit`; `None` where there is no such hole.
-    pub fn take_below(&mut self, units: u64, limit: u64) -> Option<u64> {
-        let run = self.lowest(units).filter(|(start, _)| start + units <= limit)?;
+    pub fn take_below(&mut self, units: Units, limit: UnitNumber) -> Option<UnitNumber> {
+        let run = self.lowest(units).filter(|(start, _)| *start + units <= limit)?;
         Some(self.take_at(run, units))
     }
 
     /// Takes `units` of the tail, if it has them.
-    pub fn take_beyond(&mut self, units: u64) -> Option<u64> {
+    pub fn take_beyond(&mut self, units: Units) -> Option<UnitNumber> {
         (self.tail_units() >= units).then(|| self.take_tail(units))
     }
 
-    fn take_at(&mut self, (start, length): UnitRun, units: u64) -> u64 {
+    fn take_at(&mut self, (start, length): UnitRun, units: Units) -> UnitNumber {
         self.uncount(start, length);
         self.set_free(start, units, false);
         if length > units {
@@ -316,16 +318,16 @@ impl FreeMap {
         start
     }
 
-    fn take_tail(&mut self, units: u64) -> u64 {
+    fn take_tail(&mut self, units: Units) -> UnitNumber {
         let start = self.end;
         self.end += units;
-        debug_assert!(self.end <= self.file_units, "invariant 2");
+        debug_assert!(self.end <= self.file_end, "invariant 2");
         self.reach_end();
         start
     }
 
     /// Frees units that no durable state refers to.
-    pub fn give_back(&mut self, start: u64, units: u64) {
+    pub fn give_back(&mut self, start: UnitNumber, units: Units) {
         if start + units == self.end {
             self.end = start;
             return self.drain_end();
@@ -339,18 +341,18 @@ impl FreeMap {
         }
     }
 
-    fn free_run(&mut self, start: u64, units: u64) {
+    fn free_run(&mut self, start: UnitNumber, units: Units) {
         let (mut first, mut end) = (start, start + units);
-        if self.is_free(start - 1) {
+        if self.is_free(start - Units::ONE) {
             first = match self.coalesced {
                 (coalesced, length) if coalesced + length == start => coalesced,
-                _ => self.run_start(start - 1),
+                _ => self.run_start(start - Units::ONE),
             };
             self.uncount(first, start - first);
         }
         if self.is_free(end) {
             end = self.run_end(end);
-            self.uncount(start + units, end - start - units);
+            self.uncount(start + units, end - (start + units));
         }
         self.set_free(start, units, true);
         self.count(first, end - first);
@@ -359,8 +361,8 @@ impl FreeMap {
 
     /// What is free before the end becomes the tail.
     fn drain_end(&mut self) {
-        while self.is_free(self.end - 1) {
-            let start = self.run_start(self.end - 1);
+        while self.is_free(self.end - Units::ONE) {
+            let start = self.run_start(self.end - Units::ONE);
             let units = self.end - start;
             self.uncount(start, units);
             self.set_free(start, units, false);
@@ -369,7 +371,7 @@ impl FreeMap {
     }
 
     /// Frees units that the last checkpoint still refers to: they can be taken after the next one.
-    pub fn retire(&mut self, start: u64, units: u64) {
+    pub fn retire(&mut self, start: UnitNumber, units: Units) {
         // A damaged page may say anything.
         if start < FIRST_UNIT || start.checked_add(units).is_none_or(|end| end > self.end) {
             return;
@@ -393,7 +395,7 @@ impl FreeMap {
     /// What of the map cannot be read, in a sentence.
     pub fn damage(&self) -> Option<String> {
         (self.lost_groups > 0).then(|| {
-            let bytes = crate::base::text::human_size(self.lost_groups as u64 * GROUP_UNITS * UNIT_BYTES);
+            let bytes = crate::base::text::human_size((GROUP_UNITS * self.lost_groups as u64).bytes());
             format!(
                 "the free map of {bytes} of {FILE} cannot be read: what is free there is not used; unmount and run kvfs check --repair"
             )

@@ -6,12 +6,14 @@
 
 use super::UnitRun;
 use super::bits::GROUP_UNITS;
-use crate::engine::btree::allocation_unit::{FIRST_UNIT, UNIT_BYTES};
+use crate::engine::btree::allocation_unit::{FIRST_UNIT, UNIT_BYTES, UnitNumber, Units};
 
 /// Pages that one of a level above the first names.
 pub const CHILDREN: usize = UNIT_BYTES as usize / ENTRY_BYTES;
 /// Bytes of an encoded entry.
 pub const ENTRY_BYTES: usize = 16;
+/// Units that a page of the map has, one behind the other; the newer form of it lies in either.
+pub const HOME_UNITS: Units = Units::new(2);
 /// In the place of the longest run: the page's content was lost.
 const LOST: u16 = u16::MAX;
 
@@ -19,9 +21,9 @@ const LOST: u16 = u16::MAX;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct MapEntry {
     /// The unit that it lies in; 0 if there is none: nothing is free.
-    pub unit: u64,
-    /// Which unit of its home that is, 0 or 1.
-    pub side: u64,
+    pub unit: UnitNumber,
+    /// How far behind the start of its home that is: none or one.
+    pub side: Units,
     /// The CRC-32 of its bytes.
     pub crc: u32,
     /// Of a group: units that are free.
@@ -43,26 +45,26 @@ impl MapEntry {
 
     /// The units of the page.
     pub fn home(&self) -> Option<UnitRun> {
-        (self.unit > 0).then(|| (self.unit.saturating_sub(self.side), 2))
+        (!self.unit.is_none()).then(|| (self.unit.saturating_sub(self.side), HOME_UNITS))
     }
 
     /// As in a page of the level above.
     pub fn encode(&self, target: &mut Vec<u8>) {
-        target.extend_from_slice(&(self.unit << 1 | self.side).to_le_bytes());
+        target.extend_from_slice(&(self.unit.get() << 1 | self.side.get()).to_le_bytes());
         target.extend_from_slice(&self.crc.to_le_bytes());
         target.extend_from_slice(&self.free_units.to_le_bytes());
         target.extend_from_slice(&self.longest_units.to_le_bytes());
     }
 
     /// Reads an entry of a map of units below `end`; `None` if it is not one.
-    pub fn decode(bytes: &[u8], end: u64) -> Option<MapEntry> {
+    pub fn decode(bytes: &[u8], end: UnitNumber) -> Option<MapEntry> {
         let (place, rest) = bytes.split_first_chunk::<8>()?;
         let (crc, rest) = rest.split_first_chunk::<4>()?;
         let (free_units, rest) = rest.split_first_chunk::<2>()?;
         let place = u64::from_le_bytes(*place);
         let entry = MapEntry {
-            unit: place >> 1,
-            side: place & 1,
+            unit: UnitNumber::new(place >> 1),
+            side: Units::new(place & 1),
             crc: u32::from_le_bytes(*crc),
             free_units: u16::from_le_bytes(*free_units),
             longest_units: u16::from_le_bytes(*rest.first_chunk()?),
@@ -71,8 +73,8 @@ impl MapEntry {
     }
 
     /// Whether a map of units below `end` can say so.
-    pub fn is_possible(&self, end: u64) -> bool {
-        let most = GROUP_UNITS as u16;
+    pub fn is_possible(&self, end: UnitNumber) -> bool {
+        let most = GROUP_UNITS.get() as u16;
         match self.home() {
             None => *self == MapEntry::default() || *self == MapEntry::default().lost(),
             Some((start, units)) => {
@@ -87,8 +89,8 @@ impl MapEntry {
 }
 
 /// Groups of a file that ends at `end`.
-pub fn groups_of(end: u64) -> usize {
-    end.div_ceil(GROUP_UNITS) as usize
+pub fn groups_of(end: UnitNumber) -> usize {
+    end.get().div_ceil(GROUP_UNITS.get()) as usize
 }
 
 /// Pages of the level above `pages` pages.
@@ -120,36 +122,45 @@ pub fn pages_of(groups: usize) -> u64 {
 mod tests {
     use super::*;
 
+    fn at(unit: u64) -> UnitNumber {
+        UnitNumber::new(unit)
+    }
+
     #[test]
     fn an_entry_is_these_bytes_and_nonsense_is_refused() {
-        let entry =
-            MapEntry { unit: 0x0102, side: 1, crc: 0x0a0b_0c0d, free_units: 0x8000, longest_units: 0x7ffe };
+        let entry = MapEntry {
+            unit: at(0x0102),
+            side: Units::ONE,
+            crc: 0x0a0b_0c0d,
+            free_units: 0x8000,
+            longest_units: 0x7ffe,
+        };
         let mut bytes = Vec::new();
         entry.encode(&mut bytes);
         assert_eq!(bytes, [5, 2, 0, 0, 0, 0, 0, 0, 0x0d, 0x0c, 0x0b, 0x0a, 0, 0x80, 0xfe, 0x7f]);
-        assert_eq!(MapEntry::decode(&bytes, 0x103), Some(entry));
-        assert_eq!(MapEntry::decode(&bytes, 0x102), None, "behind the end");
-        assert_eq!(MapEntry::decode(&bytes[..15], 0x103), None);
-        assert_eq!(MapEntry::decode(&[0; 16], 2), Some(MapEntry::default()));
-        assert_eq!(entry.home(), Some((0x0101, 2)));
+        assert_eq!(MapEntry::decode(&bytes, at(0x103)), Some(entry));
+        assert_eq!(MapEntry::decode(&bytes, at(0x102)), None, "behind the end");
+        assert_eq!(MapEntry::decode(&bytes[..15], at(0x103)), None);
+        assert_eq!(MapEntry::decode(&[0; 16], at(2)), Some(MapEntry::default()));
+        assert_eq!(entry.home(), Some((at(0x0101), HOME_UNITS)));
         let mut lost = Vec::new();
         entry.lost().encode(&mut lost);
-        assert!(MapEntry::decode(&lost, 0x103).unwrap().is_lost());
+        assert!(MapEntry::decode(&lost, at(0x103)).unwrap().is_lost());
         for wrong in [
-            MapEntry { unit: 2, ..entry },
+            MapEntry { unit: at(2), ..entry },
             MapEntry { free_units: 0x8001, ..entry },
             MapEntry { longest_units: 0x8000, free_units: 9, ..entry },
-            MapEntry { unit: 0, side: 0, ..entry },
+            MapEntry { unit: UnitNumber::NONE, side: Units::ZERO, ..entry },
         ] {
             let mut bytes = Vec::new();
             wrong.encode(&mut bytes);
-            assert_eq!(MapEntry::decode(&bytes, 0x103), None, "{wrong:?}");
+            assert_eq!(MapEntry::decode(&bytes, at(0x103)), None, "{wrong:?}");
         }
     }
 
     #[test]
     fn a_tebibyte_has_one_root_over_32_pages() {
-        let groups = groups_of(1 << 28);
+        let groups = groups_of(at(1 << 28));
         assert_eq!((groups, height_of(groups), pages_of(groups)), (8192, 2, 8192 + 32 + 1));
         assert_eq!(
             (height_of(0), height_of(1), height_of(2), height_of(256), height_of(257)),

@@ -6,26 +6,37 @@
 use std::sync::Arc;
 
 use super::bits::{GROUP_UNITS, GroupBits};
-use super::group::{CLASSES, LoadedGroup, class_of, classes, longest_of, shortest_of};
-use super::{FreeMap, UnitRun};
+use super::group::{CLASSES, EXACT_UNITS, LoadedGroup, class_of, classes, longest_of, shortest_of};
+use super::{FreeMap, NO_RUN, UnitRun};
+use crate::engine::btree::allocation_unit::{UnitNumber, Units};
 
 /// Groups that a search for a length between the bounds of a class looks at.
 const CLASS_GROUPS: usize = 8;
-const LENGTH: usize = GROUP_UNITS as usize;
+const LENGTH: usize = GROUP_UNITS.get() as usize;
 
 /// The group of a unit, and which of its units that is.
-pub fn split(unit: u64) -> (usize, usize) {
-    ((unit / GROUP_UNITS) as usize, (unit % GROUP_UNITS) as usize)
+pub fn split(unit: UnitNumber) -> (usize, usize) {
+    ((unit.get() / GROUP_UNITS.get()) as usize, (unit.get() % GROUP_UNITS.get()) as usize)
+}
+
+/// The unit at index `at` of a group.
+pub fn unit_of(group: usize, at: usize) -> UnitNumber {
+    UnitNumber::new(group as u64 * GROUP_UNITS.get() + at as u64)
+}
+
+/// Units from index `from` to index `to` of a group.
+pub fn units_between(from: usize, to: usize) -> Units {
+    Units::new((to - from) as u64)
 }
 
 /// The parts of `start..start + units` in groups: group, from, to.
-pub fn by_group(start: u64, units: u64) -> impl Iterator<Item = (usize, usize, usize)> {
+pub fn by_group(start: UnitNumber, units: Units) -> impl Iterator<Item = (usize, usize, usize)> {
     let end = start + units;
     let mut at = start;
     std::iter::from_fn(move || {
         let (group, from) = (at < end).then(|| split(at))?;
-        let to = (end - (at - from as u64)).min(GROUP_UNITS) as usize;
-        at += (to - from) as u64;
+        let to = (end - unit_of(group, 0)).min(GROUP_UNITS).get() as usize;
+        at = unit_of(group, to);
         Some((group, from, to))
     })
 }
@@ -36,13 +47,13 @@ impl FreeMap {
     }
 
     /// Whether a unit can be taken.
-    pub(super) fn is_free(&self, unit: u64) -> bool {
+    pub(super) fn is_free(&self, unit: UnitNumber) -> bool {
         let (group, at) = split(unit);
         self.bits(group).is_some_and(|bits| bits.has(at))
     }
 
     /// Where the run that `unit` is in ends.
-    pub(super) fn run_end(&self, unit: u64) -> u64 {
+    pub(super) fn run_end(&self, unit: UnitNumber) -> UnitNumber {
         let (mut group, mut at) = split(unit);
         loop {
             let used = match self.groups.get(group).and_then(|group| group.loaded.as_ref()) {
@@ -51,14 +62,14 @@ impl FreeMap {
                 None => 0,
             };
             if used < LENGTH {
-                return group as u64 * GROUP_UNITS + used.max(at) as u64;
+                return unit_of(group, used.max(at));
             }
             (group, at) = (group + 1, 0);
         }
     }
 
     /// Where the run that ends behind `unit` begins.
-    pub(super) fn run_start(&self, unit: u64) -> u64 {
+    pub(super) fn run_start(&self, unit: UnitNumber) -> UnitNumber {
         let (mut group, at) = split(unit);
         let mut end = at + 1;
         loop {
@@ -67,15 +78,15 @@ impl FreeMap {
                 Some(loaded) => loaded.free.free_before(end),
                 None => end,
             };
-            if first > 0 || group == 0 || !self.is_free(group as u64 * GROUP_UNITS - 1) {
-                return group as u64 * GROUP_UNITS + first as u64;
+            if first > 0 || group == 0 || !self.is_free(unit_of(group - 1, LENGTH - 1)) {
+                return unit_of(group, first);
             }
             (group, end) = (group - 1, LENGTH);
         }
     }
 
     /// Enters a run into the index.
-    pub(super) fn count(&mut self, start: u64, units: u64) {
+    pub(super) fn count(&mut self, start: UnitNumber, units: Units) {
         let ((group, at), class) = (split(start), class_of(units));
         let Some(loaded) = self.groups[group].loaded.as_mut() else { return };
         self.runs[class] += 1;
@@ -86,11 +97,11 @@ impl FreeMap {
     }
 
     /// Takes a run out of it.
-    pub(super) fn uncount(&mut self, start: u64, units: u64) {
+    pub(super) fn uncount(&mut self, start: UnitNumber, units: Units) {
         let ((group, _), class) = (split(start), class_of(units));
         for known in [&mut self.row, &mut self.coalesced] {
             if known.0 == start {
-                *known = (0, 0);
+                *known = NO_RUN;
             }
         }
         let Some(loaded) = self.groups[group].loaded.as_mut() else { return };
@@ -108,10 +119,10 @@ impl FreeMap {
     }
 
     /// Sets the bits of units, all of them in groups that are in memory.
-    pub(super) fn set_free(&mut self, start: u64, units: u64, is_free: bool) {
+    pub(super) fn set_free(&mut self, start: UnitNumber, units: Units, is_free: bool) {
         for (group, from, to) in by_group(start, units) {
             if let Some(loaded) = self.groups[group].loaded.as_mut() {
-                let (bits, units) = (Arc::make_mut(&mut loaded.free), (to - from) as u64);
+                let (bits, units) = (Arc::make_mut(&mut loaded.free), units_between(from, to));
                 if is_free {
                     bits.set(from, to);
                     loaded.units += units;
@@ -130,17 +141,17 @@ impl FreeMap {
 
     /// Takes the runs of a group, and those that touch it, out of the index, so that its bits can be changed as a whole.
     pub(super) fn detach(&mut self, group: usize) {
-        let (start, end) = (group as u64 * GROUP_UNITS, (group as u64 + 1) * GROUP_UNITS);
-        if start > 0 && self.is_free(start - 1) {
-            let first = self.run_start(start - 1);
+        let (start, end) = (unit_of(group, 0), unit_of(group + 1, 0));
+        if group > 0 && self.is_free(start - Units::ONE) {
+            let first = self.run_start(start - Units::ONE);
             self.uncount(first, self.run_end(first) - first);
         }
-        if self.is_free(end) && !self.is_free(end - 1) {
+        if self.is_free(end) && !self.is_free(end - Units::ONE) {
             self.uncount(end, self.run_end(end) - end);
         }
         for known in [&mut self.row, &mut self.coalesced] {
             if split(known.0).0 == group {
-                *known = (0, 0);
+                *known = NO_RUN;
             }
         }
         let Some(loaded) = self.groups[group].loaded.as_mut() else { return };
@@ -155,39 +166,39 @@ impl FreeMap {
 
     /// Enters them again.
     pub(super) fn attach(&mut self, group: usize) {
-        let (start, end) = (group as u64 * GROUP_UNITS, (group as u64 + 1) * GROUP_UNITS);
+        let (start, end) = (unit_of(group, 0), unit_of(group + 1, 0));
         let mut at = start;
-        if start > 0 && self.is_free(start - 1) {
-            let first = self.run_start(start - 1);
+        if group > 0 && self.is_free(start - Units::ONE) {
+            let first = self.run_start(start - Units::ONE);
             at = self.run_end(first);
             self.count(first, at - first);
         }
         while at < end {
             let (_, from) = split(at);
             let Some(next) = self.bits(group).and_then(|bits| bits.next_free(from)) else { break };
-            let first = start + next as u64;
+            let first = unit_of(group, next);
             at = self.run_end(first);
             self.count(first, at - first);
         }
-        if self.is_free(end) && !self.is_free(end - 1) {
+        if self.is_free(end) && !self.is_free(end - Units::ONE) {
             self.count(end, self.run_end(end) - end);
         }
     }
 
     /// Classes with runs, from that of `units` on, whose runs need not all be as long.
-    fn classes_from(&self, units: u64) -> u128 {
+    fn classes_from(&self, units: Units) -> u128 {
         let first = class_of(units);
         self.filled >> first << first
     }
 
     /// The lowest run that begins in `group` and has `least..=most` units.
-    fn find(&mut self, group: usize, least: u64, most: u64) -> Option<UnitRun> {
-        let base = group as u64 * GROUP_UNITS;
+    fn find(&mut self, group: usize, least: Units, most: Units) -> Option<UnitRun> {
+        let base = unit_of(group, 0);
         let bits = self.bits(group)?;
         let goes_on = bits.has(LENGTH - 1) && self.is_free(base + GROUP_UNITS);
         // Runs before `first` and from `last` on are not of this group alone.
         let last = if goes_on { bits.free_before(LENGTH) } else { LENGTH };
-        let comes_in = base > 0 && bits.has(0) && self.is_free(base - 1);
+        let comes_in = group > 0 && bits.has(0) && self.is_free(base - Units::ONE);
         let first = if comes_in { bits.next_used(0) } else { 0 };
         let loaded = self.groups[group].loaded.as_ref()?;
         let of = u128::MAX >> class_of(least) << class_of(least);
@@ -197,21 +208,21 @@ impl FreeMap {
             at = bits.next_used(at);
         }
         let mut found = None;
-        while let Some(start) = match least == most && least <= 64 {
-            true => bits.next_exact(at, least as usize),
-            false => bits.next_window(at, least.min(64) as usize),
+        while let Some(start) = match least == most && least <= EXACT_UNITS {
+            true => bits.next_exact(at, least.get() as usize),
+            false => bits.next_window(at, least.min(EXACT_UNITS).get() as usize),
         } {
             if start >= last {
                 break;
             }
             at = bits.next_used(start);
-            if (least..=most).contains(&((at - start) as u64)) {
-                found = Some((base + start as u64, (at - start) as u64));
+            if (least..=most).contains(&units_between(start, at)) {
+                found = Some((unit_of(group, start), units_between(start, at)));
                 break;
             }
         }
         let found = found.or_else(|| {
-            let start = (goes_on && last >= first).then(|| base + last as u64)?;
+            let start = (goes_on && last >= first).then(|| unit_of(group, last))?;
             let units = self.run_end(start) - start;
             (least..=most).contains(&units).then_some((start, units))
         });
@@ -226,7 +237,7 @@ impl FreeMap {
     }
 
     /// The lowest run of `class` that has `units`, as far as a short search finds one.
-    fn lowest_of(&mut self, class: usize, units: u64) -> Option<UnitRun> {
+    fn lowest_of(&mut self, class: usize, units: Units) -> Option<UnitRun> {
         let (least, most) = (shortest_of(class).max(units), longest_of(class));
         let groups: Vec<u32> = match shortest_of(class) >= units {
             true => self.classes[class].first().copied().into_iter().collect(),
@@ -236,48 +247,48 @@ impl FreeMap {
     }
 
     /// The lowest run that has `units`.
-    pub(super) fn lowest(&mut self, units: u64) -> Option<UnitRun> {
+    pub(super) fn lowest(&mut self, units: Units) -> Option<UnitRun> {
         let class = class_of(units);
         let (sure, rest) = match shortest_of(class) >= units {
             true => (self.classes_from(units), 0),
             false => (self.classes_from(units) & !(1 << class), self.filled & 1 << class),
         };
         let group = classes(sure).filter_map(|class| self.classes[class].first().copied()).min();
-        let found = group.and_then(|group| self.find(group as usize, units, u64::MAX >> 1));
+        let found = group.and_then(|group| self.find(group as usize, units, Units::new(u64::MAX >> 1)));
         let other = if rest == 0 { None } else { self.lowest_of(class, units) };
         found.into_iter().chain(other).min()
     }
 
     /// A run of the longest class that has `units`.
-    pub(super) fn longest(&mut self, units: u64) -> Option<UnitRun> {
+    pub(super) fn longest(&mut self, units: Units) -> Option<UnitRun> {
         let mut from: Vec<usize> = classes(self.classes_from(units)).collect();
         from.reverse();
         from.into_iter().find_map(|class| self.lowest_of(class, units))
     }
 
     /// A run of the shortest class that has `units`.
-    pub(super) fn smallest(&mut self, units: u64) -> Option<UnitRun> {
+    pub(super) fn smallest(&mut self, units: Units) -> Option<UnitRun> {
         classes(self.classes_from(units)).find_map(|class| self.lowest_of(class, units))
     }
 
     /// Units in runs that `piece` units fit into, at least.
-    pub(super) fn useful_units(&self, piece: u64) -> u64 {
-        classes(self.classes_from(piece)).map(|class| self.runs[class] * shortest_of(class)).sum()
+    pub(super) fn useful_units(&self, piece: Units) -> Units {
+        classes(self.classes_from(piece)).map(|class| shortest_of(class) * self.runs[class]).sum()
     }
 
     /// Units that can surely be taken from runs in pieces of up to `piece`: a run that a piece does not fit into any more has lost all
     /// but less than one.
-    pub(super) fn sure_units(&self, piece: u64) -> u64 {
+    pub(super) fn sure_units(&self, piece: Units) -> Units {
         // A class that need not fit is searched in part alone.
         let first = (class_of(piece)..).find(|class| shortest_of(*class) >= piece).unwrap_or(CLASSES);
         let least = shortest_of(first);
         let of = classes(self.classes_from(least));
-        of.map(|class| self.runs[class] * (shortest_of(class) - least + 1)).sum()
+        of.map(|class| (shortest_of(class) - least + Units::ONE) * self.runs[class]).sum()
     }
 
     /// The bits of a group can be changed: it is in memory, or can be because nothing of it was ever free.
     pub(super) fn is_open(&mut self, group: usize) -> bool {
-        let has_page = self.levels[0][group].entry.unit > 0;
+        let has_page = !self.levels[0][group].entry.unit.is_none();
         let state = &mut self.groups[group];
         if state.loaded.is_none() && !has_page && !state.is_pending && !state.is_lost {
             state.loaded = Some(Box::new(LoadedGroup::new(GroupBits::none())));

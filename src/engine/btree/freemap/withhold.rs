@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use super::bits::{GROUP_UNITS, GroupBits};
-use super::runs::{by_group, split};
+use super::runs::{by_group, split, unit_of, units_between};
 use super::{FreeMap, UnitRun};
+use crate::engine::btree::allocation_unit::{UnitNumber, Units};
 
 impl FreeMap {
     /// Lets nobody take what is free between `from` and `to`, or becomes free there, before [`FreeMap::end_withholding`]. Runs
     /// that reach beyond are withheld whole.
-    pub fn withhold(&mut self, from: u64, to: u64) {
+    pub fn withhold(&mut self, from: UnitNumber, to: UnitNumber) {
         if from >= to {
             return;
         }
@@ -20,11 +21,11 @@ impl FreeMap {
         if self.is_free(from) {
             from = self.run_start(from);
         }
-        if self.is_free(to - 1) {
-            to = self.run_end(to - 1);
+        if self.is_free(to - Units::ONE) {
+            to = self.run_end(to - Units::ONE);
         }
         self.withheld = Some((from, to - from));
-        for (group, from, to) in by_group(from, to.min(self.end).saturating_sub(from)) {
+        for (group, from, to) in by_group(from, to.min(self.end).saturating_since(from)) {
             if self.bits(group).is_some_and(|bits| bits.next_free(from).is_some_and(|at| at < to)) {
                 self.detach(group);
                 self.hold_group(group);
@@ -36,13 +37,12 @@ impl FreeMap {
     /// Holds back what is free of a detached group and withheld.
     pub(super) fn hold_group(&mut self, group: usize) {
         let Some((start, units)) = self.withheld else { return };
-        let base = group as u64 * GROUP_UNITS;
-        let from = start.clamp(base, base + GROUP_UNITS) - base;
-        let to = (start + units).clamp(base, base + GROUP_UNITS) - base;
+        let base = unit_of(group, 0);
+        let index = |unit: UnitNumber| (unit.clamp(base, base + GROUP_UNITS) - base).get() as usize;
         let Some(loaded) = self.groups.get_mut(group).and_then(|group| group.loaded.as_mut()) else { return };
-        let taken = Arc::make_mut(&mut loaded.free).split_off(from as usize, to as usize);
+        let taken = Arc::make_mut(&mut loaded.free).split_off(index(start), index(start + units));
         let count = taken.count();
-        if count > 0 {
+        if !count.is_zero() {
             let held = loaded.held.get_or_insert_with(|| Arc::new(GroupBits::none()));
             Arc::make_mut(held).add(&taken);
             loaded.units -= count;
@@ -52,7 +52,7 @@ impl FreeMap {
     }
 
     /// Holds back what of a run that is given back is withheld; returns the rest.
-    pub(super) fn hold_back(&mut self, start: u64, units: u64) -> Vec<UnitRun> {
+    pub(super) fn hold_back(&mut self, start: UnitNumber, units: Units) -> Vec<UnitRun> {
         let end = start + units;
         let (from, to) = match self.withheld {
             Some((from, length)) => (from.clamp(start, end), (from + length).clamp(start, end)),
@@ -62,17 +62,17 @@ impl FreeMap {
             if let Some(loaded) = self.groups[group].loaded.as_mut() {
                 let held = loaded.held.get_or_insert_with(|| Arc::new(GroupBits::none()));
                 Arc::make_mut(held).set(from, to);
-                self.held_units += (to - from) as u64;
+                self.held_units += units_between(from, to);
             }
             self.mark_changed(group);
         }
-        [(start, from - start), (to, end - to)].into_iter().filter(|(_, units)| *units > 0).collect()
+        [(start, from - start), (to, end - to)].into_iter().filter(|(_, units)| !units.is_zero()).collect()
     }
 
     /// What was withheld can be taken again: that of one group. True if there is more.
     pub fn end_withholding(&mut self) -> bool {
         let Some((from, units)) = self.withheld else { return false };
-        let groups = split(from).0..=split(from + units - 1).0;
+        let groups = split(from).0..=split(from + units - Units::ONE).0;
         let is_held = |group: &usize| {
             let state = self.groups.get(*group).and_then(|group| group.loaded.as_ref());
             state.is_some_and(|loaded| loaded.held.is_some())
@@ -101,10 +101,10 @@ impl FreeMap {
 
     /// The run of `units` between `from` and `to` of which the most is free, as far as groups are in memory; `None` if there is no
     /// such run.
-    pub fn emptiest(&self, units: u64, from: u64, to: u64) -> Option<UnitRun> {
+    pub fn emptiest(&self, units: Units, from: UnitNumber, to: UnitNumber) -> Option<UnitRun> {
         let mut best = None;
         let mut window = std::collections::VecDeque::new();
-        let mut free_units = 0;
+        let mut free_units = Units::ZERO;
         for (start, length) in self.free_runs(from, to) {
             window.push_back((start, length));
             free_units += length;
@@ -125,9 +125,13 @@ impl FreeMap {
     }
 
     /// Runs that begin between `from` and `to`, ascending, as far as groups are in memory.
-    pub(super) fn free_runs(&self, from: u64, to: u64) -> impl Iterator<Item = UnitRun> + use<'_> {
+    pub(super) fn free_runs(
+        &self,
+        from: UnitNumber,
+        to: UnitNumber,
+    ) -> impl Iterator<Item = UnitRun> + use<'_> {
         let mut at = from;
-        if from > 0 && self.is_free(from) && self.is_free(from - 1) {
+        if !from.is_none() && self.is_free(from) && self.is_free(from - Units::ONE) {
             at = self.run_end(from);
         }
         std::iter::from_fn(move || {
@@ -138,11 +142,11 @@ impl FreeMap {
     }
 
     /// The first free unit from `at` on.
-    fn next_free(&self, at: u64) -> Option<u64> {
+    fn next_free(&self, at: UnitNumber) -> Option<UnitNumber> {
         let (mut group, mut from) = split(at);
         while group < self.groups.len() {
             if let Some(next) = self.bits(group).and_then(|bits| bits.next_free(from)) {
-                return Some(group as u64 * GROUP_UNITS + next as u64);
+                return Some(unit_of(group, next));
             }
             (group, from) = (group + 1, 0);
         }

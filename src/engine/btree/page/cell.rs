@@ -1,6 +1,6 @@
 //! Cells: a key, and what a leaf or an inner page holds for it. `FORMAT.md` draws them.
 
-use crate::engine::btree::allocation_unit::{FIRST_UNIT, UNIT_BYTES};
+use crate::engine::btree::allocation_unit::{FIRST_UNIT, PageNumber, UnitNumber, Units};
 
 /// Values from this size on lie in extents.
 pub const OUT_OF_LINE_BYTES: usize = 2048;
@@ -14,13 +14,16 @@ pub const LEAF_CELL_BYTES: usize = 4;
 /// Key length and child before the key of an inner cell.
 const INNER_CELL_BYTES: usize = 10;
 
+/// No file has as many units: 2 EiB.
+const UNIT_MAX: UnitNumber = UnitNumber::new(1 << 49);
+
 /// A value that lies outside its leaf: whole units of the file, without header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Extent {
     /// First unit.
-    pub unit: u64,
-    /// How many.
-    pub units: u32,
+    pub unit: UnitNumber,
+    /// How many; as many as fit into 32 bits.
+    pub units: Units,
     /// Bytes of the value.
     pub bytes: u32,
     /// CRC-32 of the value.
@@ -30,8 +33,8 @@ pub struct Extent {
 impl Extent {
     /// Whether it can be: as many units as the value takes, at a place that a file can have.
     pub fn is_possible(&self) -> bool {
-        let units = u64::from(self.bytes).div_ceil(UNIT_BYTES);
-        units > 0 && u64::from(self.units) == units && (FIRST_UNIT..1 << 49).contains(&self.unit)
+        let units = Units::of_bytes(u64::from(self.bytes));
+        !units.is_zero() && self.units == units && (FIRST_UNIT..UNIT_MAX).contains(&self.unit)
     }
 }
 
@@ -57,8 +60,8 @@ pub fn leaf_cell(key: &[u8], stored: CellValue<'_>) -> Vec<u8> {
         CellValue::Extent(extent) => {
             cell.extend_from_slice(&OUT_OF_LINE.to_le_bytes());
             cell.extend_from_slice(key);
-            cell.extend_from_slice(&extent.unit.to_le_bytes());
-            for word in [extent.units, extent.bytes, extent.crc] {
+            cell.extend_from_slice(&extent.unit.get().to_le_bytes());
+            for word in [extent.units.get() as u32, extent.bytes, extent.crc] {
                 cell.extend_from_slice(&word.to_le_bytes());
             }
         }
@@ -67,7 +70,7 @@ pub fn leaf_cell(key: &[u8], stored: CellValue<'_>) -> Vec<u8> {
 }
 
 /// An inner page's cell: `child` holds the keys from `key` on.
-pub fn inner_cell(key: &[u8], child: u64) -> Vec<u8> {
+pub fn inner_cell(key: &[u8], child: PageNumber) -> Vec<u8> {
     let mut cell = Vec::with_capacity(INNER_CELL_BYTES + key.len());
     cell.extend_from_slice(&(key.len() as u16).to_le_bytes());
     cell.extend_from_slice(&child.to_le_bytes());
@@ -89,8 +92,14 @@ pub fn u32_at(bytes: &[u8], at: usize) -> u32 {
 
 /// Eight.
 #[inline]
-pub fn u64_at(bytes: &[u8], at: usize) -> u64 {
+fn u64_at(bytes: &[u8], at: usize) -> u64 {
     u64::from(u32_at(bytes, at)) | u64::from(u32_at(bytes, at + 4)) << 32
+}
+
+/// The number of a page at `at`.
+#[inline]
+pub fn page_number_at(bytes: &[u8], at: usize) -> PageNumber {
+    PageNumber::at(UnitNumber::new(u64_at(bytes, at)))
 }
 
 /// Length of the cell at the start of `bytes`; `None` if it does not fit.
@@ -121,8 +130,8 @@ pub fn cell_value(cell: &[u8]) -> CellValue<'_> {
     let at = LEAF_CELL_BYTES + usize::from(u16_at(cell, 0));
     if u16_at(cell, 2) == OUT_OF_LINE {
         CellValue::Extent(Extent {
-            unit: u64_at(cell, at),
-            units: u32_at(cell, at + 8),
+            unit: UnitNumber::new(u64_at(cell, at)),
+            units: Units::from(u32_at(cell, at + 8)),
             bytes: u32_at(cell, at + 12),
             crc: u32_at(cell, at + 16),
         })

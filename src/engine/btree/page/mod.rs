@@ -16,11 +16,11 @@ mod cell;
 #[cfg(test)]
 mod tests;
 
-use super::allocation_unit::UNIT_BYTES;
+use super::allocation_unit::{PageNumber, UNIT_BYTES};
 use crate::engine::{PageCause, PageKind};
 use cell::{
-    EXTENT_BYTES, LEAF_CELL_BYTES, OUT_OF_LINE_BYTES, cell_key, cell_length, cell_value, u16_at, u32_at,
-    u64_at,
+    EXTENT_BYTES, LEAF_CELL_BYTES, OUT_OF_LINE_BYTES, cell_key, cell_length, cell_value, page_number_at,
+    u16_at, u32_at,
 };
 
 pub use cell::{CellValue, Extent, inner_cell, leaf_cell};
@@ -70,17 +70,17 @@ pub fn key_bytes_max(page_bytes: usize) -> usize {
     cell_bytes_max(page_bytes) - LEAF_CELL_BYTES - EXTENT_BYTES - 2
 }
 
-/// The checksum of a page at `unit`.
-pub(super) fn checksum(unit: u64, bytes: &[u8]) -> u32 {
+/// The checksum of the page `number`.
+pub(super) fn checksum(number: PageNumber, bytes: &[u8]) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
-    hasher.update(&unit.to_le_bytes());
+    hasher.update(&number.to_le_bytes());
     hasher.update(&bytes[4..]);
     hasher.finalize()
 }
 
 impl Page {
     /// An empty page of a level; 0 is a leaf. An inner page needs its first `child`.
-    pub fn new(page_bytes: usize, level: u8, child: u64) -> Page {
+    pub fn new(page_bytes: usize, level: u8, child: PageNumber) -> Page {
         let mut page =
             Page { bytes: vec![0; page_bytes].into_boxed_slice(), changed: 0, cause: PageCause::Change };
         page.bytes[4] = MAGIC;
@@ -90,9 +90,9 @@ impl Page {
         page
     }
 
-    /// Takes a page that was read at `unit`; the error says what is wrong with it.
-    pub fn decode(unit: u64, bytes: Vec<u8>) -> Result<Page, &'static str> {
-        if bytes.len() < HEADER_BYTES || u32_at(&bytes, 0) != checksum(unit, &bytes) {
+    /// Takes the page that was read in the place of `number`; the error says what is wrong with it.
+    pub fn decode(number: PageNumber, bytes: Vec<u8>) -> Result<Page, &'static str> {
+        if bytes.len() < HEADER_BYTES || u32_at(&bytes, 0) != checksum(number, &bytes) {
             return Err("the page's checksum does not fit");
         }
         let page = Page { bytes: bytes.into_boxed_slice(), changed: 0, cause: PageCause::Change };
@@ -121,11 +121,11 @@ impl Page {
         Ok(page)
     }
 
-    /// Appends the page as it belongs at `unit` of the file, checksum included.
-    pub fn seal(&self, unit: u64, target: &mut Vec<u8>) {
+    /// Appends the page as it is written in the place of `number`, checksum included.
+    pub fn seal(&self, number: PageNumber, target: &mut Vec<u8>) {
         let at = target.len();
         target.extend_from_slice(&self.bytes);
-        let crc = checksum(unit, &self.bytes);
+        let crc = checksum(number, &self.bytes);
         target[at..at + 4].copy_from_slice(&crc.to_le_bytes());
     }
 
@@ -213,10 +213,10 @@ impl Page {
     }
 
     /// Child of an inner page; 0 is the first, `count()` the last.
-    pub fn child(&self, index: usize) -> u64 {
+    pub fn child(&self, index: usize) -> PageNumber {
         match index {
-            0 => u64_at(&self.bytes, CHILD),
-            _ => u64_at(&self.bytes, self.slot(index - 1) + 2),
+            0 => page_number_at(&self.bytes, CHILD),
+            _ => page_number_at(&self.bytes, self.slot(index - 1) + 2),
         }
     }
 
@@ -253,7 +253,7 @@ impl Page {
     }
 
     /// Sets a child of an inner page; indexes as in [`Page::child`].
-    pub fn set_child(&mut self, index: usize, child: u64) {
+    pub fn set_child(&mut self, index: usize, child: PageNumber) {
         match index {
             0 => self.set_first_child(child),
             _ => {
@@ -311,7 +311,7 @@ impl Page {
         self.mark_changed(at, at + 4);
     }
 
-    fn set_first_child(&mut self, child: u64) {
+    fn set_first_child(&mut self, child: PageNumber) {
         self.bytes[CHILD..CHILD + 8].copy_from_slice(&child.to_le_bytes());
         self.mark_changed(CHILD, CHILD + 8);
     }
@@ -421,7 +421,8 @@ impl Page {
         } else {
             cell_key(false, cells[cut]).to_vec()
         };
-        let (child, from) = if leaf { (0, cut) } else { (u64_at(cells[cut], 2), cut + 1) };
+        let (child, from) =
+            if leaf { (PageNumber::NONE, cut) } else { (page_number_at(cells[cut], 2), cut + 1) };
         let mut right = Page::new(self.bytes.len(), old.level(), child);
         cells[from..].iter().for_each(|cell| right.push(cell));
         if ascends {

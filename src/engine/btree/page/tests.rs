@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::base::prng::Prng;
+use crate::engine::btree::allocation_unit::literal::{page_number, unit_count, unit_number};
 use std::collections::BTreeMap;
 
 fn inline(key: &[u8], value: &[u8]) -> Vec<u8> {
@@ -10,12 +11,12 @@ fn inline(key: &[u8], value: &[u8]) -> Vec<u8> {
 
 #[test]
 fn a_leaf_of_two_cells_is_these_bytes_and_every_flip_is_refused() {
-    let mut page = Page::new(4096, 0, 0);
-    let extent = Extent { unit: 7, units: 1, bytes: 4000, crc: 0xAABB_CCDD };
+    let mut page = Page::new(4096, 0, PageNumber::NONE);
+    let extent = Extent { unit: unit_number(7), units: unit_count(1), bytes: 4000, crc: 0xAABB_CCDD };
     assert!(page.insert(0, &leaf_cell(b"b", CellValue::Extent(extent))));
     assert!(page.insert(0, &inline(b"a", b"xyz")));
     let mut bytes = Vec::new();
-    page.seal(9, &mut bytes);
+    page.seal(page_number(9), &mut bytes);
     let slots = [0xDF, 0x0F, 0xE7, 0x0F];
     assert_eq!(
         bytes[4..32],
@@ -30,16 +31,16 @@ fn a_leaf_of_two_cells_is_these_bytes_and_every_flip_is_refused() {
             0xAA
         ]
     );
-    assert_eq!(u32_at(&bytes, 0), checksum(9, &bytes));
-    let back = Page::decode(9, bytes.clone()).unwrap();
+    assert_eq!(u32_at(&bytes, 0), checksum(page_number(9), &bytes));
+    let back = Page::decode(page_number(9), bytes.clone()).unwrap();
     assert_eq!(
         (back.cell_value(0), back.cell_value(1)),
         (CellValue::Inline(b"xyz"), CellValue::Extent(extent))
     );
-    assert!(Page::decode(8, bytes.clone()).is_err(), "a page read at another place");
+    assert!(Page::decode(page_number(8), bytes.clone()).is_err(), "a page read at another place");
     for bit in 0..bytes.len() * 8 {
         bytes[bit / 8] ^= 1 << (bit % 8);
-        assert!(Page::decode(9, bytes.clone()).is_err(), "bit {bit}");
+        assert!(Page::decode(page_number(9), bytes.clone()).is_err(), "bit {bit}");
         bytes[bit / 8] ^= 1 << (bit % 8);
     }
 }
@@ -47,19 +48,19 @@ fn a_leaf_of_two_cells_is_these_bytes_and_every_flip_is_refused() {
 #[test]
 fn nonsense_with_a_good_checksum_is_refused_without_a_panic() {
     let mut prng = Prng::new(3);
-    let mut page = Page::new(4096, 0, 0);
+    let mut page = Page::new(4096, 0, PageNumber::NONE);
     (0..20u8).for_each(|key| assert!(page.insert(usize::from(key), &inline(&[key], &[key; 40]))));
     let mut good = Vec::new();
-    page.seal(1, &mut good);
+    page.seal(page_number(1), &mut good);
     for _ in 0..3000 {
         let mut bytes = good.clone();
         for _ in 0..1 + prng.below(4) {
             let at = if prng.one_in(2) { prng.below(80) } else { prng.below(4096) } as usize;
             bytes[at] = prng.bits() as u8;
         }
-        let crc = checksum(1, &bytes);
+        let crc = checksum(page_number(1), &bytes);
         bytes[..4].copy_from_slice(&crc.to_le_bytes());
-        if let Ok(page) = Page::decode(1, bytes) {
+        if let Ok(page) = Page::decode(page_number(1), bytes) {
             for index in 0..page.count() {
                 let _ = (page.key(index), page.is_leaf().then(|| page.cell_value(index)));
                 let _ = (!page.is_leaf()).then(|| page.child(index));
@@ -74,7 +75,7 @@ fn inserts_removes_and_splits_keep_a_map() {
     for seed in 0..30 {
         let mut prng = Prng::new(seed);
         let mut model = BTreeMap::new();
-        let mut page = Page::new(4096, 0, 0);
+        let mut page = Page::new(4096, 0, PageNumber::NONE);
         loop {
             let key = vec![prng.bits() as u8; 1 + prng.below(30) as usize];
             let value = vec![prng.bits() as u8; prng.below(200) as usize];
@@ -102,10 +103,10 @@ fn inserts_removes_and_splits_keep_a_map() {
                     assert!(left.last().unwrap().0 < separator && separator <= right_entries[0].0);
                     let all: Vec<_> = left.into_iter().chain(right_entries).collect();
                     assert_eq!(all, model.into_iter().collect::<Vec<_>>(), "seed {seed}");
-                    for (unit, page) in [(1, &page), (2, &right)] {
+                    for (number, page) in [(page_number(1), &page), (page_number(2), &right)] {
                         let mut bytes = Vec::new();
-                        page.seal(unit, &mut bytes);
-                        Page::decode(unit, bytes).map_err(str::to_string).unwrap();
+                        page.seal(number, &mut bytes);
+                        Page::decode(number, bytes).map_err(str::to_string).unwrap();
                     }
                     break;
                 }
@@ -117,7 +118,7 @@ fn inserts_removes_and_splits_keep_a_map() {
 #[test]
 fn a_byte_that_differs_lies_in_a_changed_unit_and_few_units_change() {
     let mut prng = Prng::new(5);
-    let mut page = Page::new(16 << 10, 0, 0);
+    let mut page = Page::new(16 << 10, 0, PageNumber::NONE);
     let (mut changed, mut rounds) = (0, 0);
     for key in 0..60u8 {
         assert!(page.insert(usize::from(key), &inline(&[key], &[key; 200])));
@@ -149,7 +150,7 @@ fn a_byte_that_differs_lies_in_a_changed_unit_and_few_units_change() {
 
 #[test]
 fn ascending_inserts_leave_full_pages_even_in_the_middle() {
-    let mut page = Page::new(4096, 0, 0);
+    let mut page = Page::new(4096, 0, PageNumber::NONE);
     page.insert(0, &inline(b"z", b"last"));
     let mut key = 0u32;
     let (_, right) = loop {

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use parking_lot::Mutex;
 
-use super::allocation_unit::{FILE, FIRST_UNIT, UNIT_BYTES};
+use super::allocation_unit::{FILE, FIRST_UNIT, PageNumber, UNIT_BYTES, UnitNumber, Units};
 use super::meta::{META_BYTES, Meta};
 use super::page::Page;
 use super::source::{PageSource, Piece};
@@ -63,13 +63,13 @@ impl Pager {
         &self.cpu
     }
 
-    fn decode(&self, unit: u64, bytes: Vec<u8>) -> std::result::Result<Page, &'static str> {
-        self.cpu.sample(Work::Checksum, bytes.len() as u64, || Page::decode(unit, bytes))
+    fn decode(&self, number: PageNumber, bytes: Vec<u8>) -> std::result::Result<Page, &'static str> {
+        self.cpu.sample(Work::Checksum, bytes.len() as u64, || Page::decode(number, bytes))
     }
 
-    /// Appends a page as it belongs at `unit`, checksum included.
-    pub fn seal(&self, page: &Page, unit: u64, target: &mut Vec<u8>) {
-        self.cpu.sample(Work::Checksum, self.page_bytes as u64, || page.seal(unit, target));
+    /// Appends a page as it is written in the place of `number`, checksum included.
+    pub fn seal(&self, page: &Page, number: PageNumber, target: &mut Vec<u8>) {
+        self.cpu.sample(Work::Checksum, self.page_bytes as u64, || page.seal(number, target));
     }
 
     /// The checksum of bytes of the file that are no page.
@@ -91,12 +91,12 @@ impl Pager {
     }
 
     /// Units of a page.
-    pub fn page_units(&self) -> u64 {
-        self.page_bytes as u64 / UNIT_BYTES
+    pub fn page_units(&self) -> Units {
+        Units::of_bytes(self.page_bytes as u64)
     }
 
     /// Puts a clean piece into the pool.
-    pub fn keep(&self, unit: u64, piece: Piece) {
+    pub fn keep(&self, unit: UnitNumber, piece: Piece) {
         self.pool.keep(unit, piece);
     }
 
@@ -154,21 +154,21 @@ impl Pager {
         self.failed.lock().clone().map_or(Ok(()), Err)
     }
 
-    /// Takes space so that the file has `units`, and `ahead` more if there is room for them. Returns its new size in units.
-    pub fn grow(&self, units: u64, ahead: u64) -> Result<u64> {
-        let allocate = |units: u64| match self.file.allocate(units * UNIT_BYTES) {
-            Ok(()) => Ok(units),
+    /// Takes space so that the file reaches to `end`, and `ahead` units further if there is room for them. Returns its new end.
+    pub fn grow(&self, end: UnitNumber, ahead: Units) -> Result<UnitNumber> {
+        let allocate = |end: UnitNumber| match self.file.allocate(end.offset()) {
+            Ok(()) => Ok(end),
             Err(error) => Err(Error::io(format!("growing {FILE}"), error)),
         };
-        match allocate(units + ahead) {
-            Err(Error::NoSpace) if ahead > 0 => allocate(units),
+        match allocate(end + ahead) {
+            Err(Error::NoSpace) if !ahead.is_zero() => allocate(end),
             other => other,
         }
     }
 
-    /// Gives back to the disk what lies behind `units`.
-    pub fn cut(&self, units: u64) -> Result<()> {
-        self.file.set_size(units * UNIT_BYTES).map_err(|error| Error::io(format!("cutting {FILE}"), error))
+    /// Gives back to the disk what lies from `end` on.
+    pub fn cut(&self, end: UnitNumber) -> Result<()> {
+        self.file.set_size(end.offset()).map_err(|error| Error::io(format!("cutting {FILE}"), error))
     }
 
     /// Forgets what the pool holds; dirty pages are not in it.
@@ -188,15 +188,15 @@ impl Pager {
 }
 
 impl PageSource for Pager {
-    fn pooled(&self, unit: u64) -> Option<Piece> {
+    fn pooled(&self, unit: UnitNumber) -> Option<Piece> {
         self.pool.get(unit)
     }
 
-    fn has(&self, unit: u64) -> bool {
+    fn has(&self, unit: UnitNumber) -> bool {
         self.pool.has(unit)
     }
 
-    fn forget(&self, unit: u64) {
+    fn forget(&self, unit: UnitNumber) {
         self.pool.forget(unit);
     }
 
@@ -205,9 +205,10 @@ impl PageSource for Pager {
     }
 }
 
-fn byte_offset(unit: u64) -> Result<u64> {
-    match unit.checked_mul(UNIT_BYTES) {
-        Some(offset) if unit >= FIRST_UNIT && offset < 1 << 62 => Ok(offset),
+/// Byte offset of a unit that something refers to, which may be nonsense.
+fn byte_offset(unit: UnitNumber) -> Result<u64> {
+    match unit.offset() {
+        offset if unit >= FIRST_UNIT && offset < 1 << 62 => Ok(offset),
         _ => Err(Error::corrupt(FILE, 0, format!("a reference to unit {unit}"))),
     }
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use quick_cache::Weighter;
 use quick_cache::sync::Cache as Pieces;
 
-use crate::engine::btree::allocation_unit::UNIT_BYTES;
+use crate::engine::btree::allocation_unit::{UNIT_BYTES, UnitNumber};
 use crate::engine::btree::page::Page;
 use crate::engine::btree::source::Piece;
 use crate::engine::{Cache, LookupMeter, Lookups};
@@ -17,8 +17,8 @@ struct PieceWeight {
     page_bytes: u64,
 }
 
-impl Weighter<u64, Piece> for PieceWeight {
-    fn weight(&self, _: &u64, piece: &Piece) -> u64 {
+impl Weighter<UnitNumber, Piece> for PieceWeight {
+    fn weight(&self, _: &UnitNumber, piece: &Piece) -> u64 {
         match piece {
             Piece::Page(_) => self.page_bytes,
             // The key and the bookkeeping count a little, so that tiny values do not come for free.
@@ -47,7 +47,7 @@ impl PieceKind {
 
 /// The pool, with how often it had what was looked for.
 pub struct Pool {
-    pieces: Pieces<u64, Piece, PieceWeight>,
+    pieces: Pieces<UnitNumber, Piece, PieceWeight>,
     bytes_max: u64,
     lookups: [LookupMeter; 3],
 }
@@ -65,7 +65,7 @@ impl Pool {
     }
 
     /// What it has at `unit`.
-    pub fn get(&self, unit: u64) -> Option<Piece> {
+    pub fn get(&self, unit: UnitNumber) -> Option<Piece> {
         let found = self.pieces.get(&unit);
         if let Some(piece) = &found {
             let kind = match piece {
@@ -78,19 +78,19 @@ impl Pool {
     }
 
     /// Whether it has something at `unit`; counts as no request.
-    pub fn has(&self, unit: u64) -> bool {
+    pub fn has(&self, unit: UnitNumber) -> bool {
         self.pieces.peek(&unit).is_some()
     }
 
     /// Takes a clean piece in.
-    pub fn keep(&self, unit: u64, piece: Piece) {
+    pub fn keep(&self, unit: UnitNumber, piece: Piece) {
         // Removed first: a piece too heavy for the pool must not leave an older one behind.
         self.pieces.remove(&unit);
         self.pieces.insert(unit, piece);
     }
 
     /// Forgets what it has at `unit`.
-    pub fn forget(&self, unit: u64) {
+    pub fn forget(&self, unit: UnitNumber) {
         self.pieces.remove(&unit);
     }
 

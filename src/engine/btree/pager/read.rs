@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::pool::PieceKind;
 use super::{Pager, byte_offset, context};
 use crate::disk::Purpose;
-use crate::engine::btree::allocation_unit::{FILE, UNIT_BYTES};
+use crate::engine::btree::allocation_unit::{FILE, PageNumber, UNIT_BYTES, UnitNumber, Units};
 use crate::engine::btree::page::{Extent, LEVEL, Page};
 use crate::engine::btree::source::{LoadedPieces, Miss, Piece, is_unreadable};
 use crate::engine::btree::value::Value;
@@ -18,9 +18,9 @@ const READ_PAGES: usize = 16;
 
 impl Pager {
     /// Reads and checks what a search missed; returns its first unit, too.
-    pub fn read(&self, miss: Miss, purpose: Purpose) -> Result<(u64, Piece)> {
+    pub fn read(&self, miss: Miss, purpose: Purpose) -> Result<(UnitNumber, Piece)> {
         match miss {
-            Miss::Page(unit) => Ok((unit, Piece::Page(self.read_page(unit, purpose)?))),
+            Miss::Page(number) => Ok((number.unit(), Piece::Page(self.read_page(number, purpose)?))),
             Miss::Value(extent) => {
                 let bytes = self.read_values(&[extent], purpose)?.pop().unwrap_or_default();
                 Ok((extent.unit, Piece::Value(Value::new(bytes, &extent))))
@@ -35,13 +35,13 @@ impl Pager {
         }
     }
 
-    /// Reads and checks the page at `unit`.
-    pub fn read_page(&self, unit: u64, purpose: Purpose) -> Result<Arc<Page>> {
-        let offset = byte_offset(unit)?;
+    /// Reads and checks a page.
+    pub fn read_page(&self, number: PageNumber, purpose: Purpose) -> Result<Arc<Page>> {
+        let offset = byte_offset(number.unit())?;
         let mut bytes = vec![0; self.page_bytes];
         self.file.read_at(purpose, offset, &mut bytes).map_err(context("reading", offset))?;
         self.count_read(PageKind::of_level(bytes[LEVEL]), purpose, 1, bytes.len() as u64);
-        match self.decode(unit, bytes) {
+        match self.decode(number, bytes) {
             Ok(page) => {
                 self.count_misses(PieceKind::of_page(&page), 1, purpose);
                 Ok(Arc::new(page))
@@ -50,9 +50,14 @@ impl Pager {
         }
     }
 
-    /// Reads and checks `count` pages that lie one behind the other from `unit` on, with one request.
-    pub fn read_pages(&self, unit: u64, count: usize, purpose: Purpose) -> Result<Vec<(u64, Piece)>> {
-        let offset = byte_offset(unit)?;
+    /// Reads and checks `count` pages that lie one behind the other from `first` on, with one request.
+    pub fn read_pages(
+        &self,
+        first: PageNumber,
+        count: usize,
+        purpose: Purpose,
+    ) -> Result<Vec<(UnitNumber, Piece)>> {
+        let offset = byte_offset(first.unit())?;
         let mut bytes = vec![0; self.page_bytes * count];
         self.file.read_at(purpose, offset, &mut bytes).map_err(context("reading", offset))?;
         for page in bytes.chunks(self.page_bytes) {
@@ -60,13 +65,13 @@ impl Pager {
         }
         let mut pieces = Vec::with_capacity(count);
         for (nth, bytes) in (0..).zip(bytes.chunks(self.page_bytes)) {
-            let unit = unit + nth * self.page_units();
-            match self.decode(unit, bytes.to_vec()) {
+            let unit = first.unit() + self.page_units() * nth;
+            match self.decode(PageNumber::at(unit), bytes.to_vec()) {
                 Ok(page) => {
                     self.count_misses(PieceKind::of_page(&page), 1, purpose);
                     pieces.push((unit, Piece::Page(Arc::new(page))));
                 }
-                Err(what) => return Err(Error::corrupt(FILE, unit * UNIT_BYTES, what)),
+                Err(what) => return Err(Error::corrupt(FILE, unit.offset(), what)),
             }
         }
         Ok(pieces)
@@ -90,10 +95,10 @@ impl Pager {
         extents
             .iter()
             .map(|extent| {
-                let at = ((extent.unit - first.unit) * UNIT_BYTES) as usize;
+                let at = (extent.unit - first.unit).bytes() as usize;
                 let value = bytes.slice(at..at + extent.bytes as usize);
                 if self.crc(&value) != extent.crc {
-                    let offset = extent.unit * UNIT_BYTES;
+                    let offset = extent.unit.offset();
                     return Err(Error::corrupt(FILE, offset, "the value's checksum does not fit"));
                 }
                 // A copy of its own, so that a small value does not hold the memory of its neighbours.
@@ -103,16 +108,15 @@ impl Pager {
     }
 
     /// Reads a free map of `bytes` from `unit` on that is a list of runs.
-    pub fn read_runs(&self, unit: u64, bytes: u64, crc: u32, purpose: Purpose) -> Result<Bytes> {
-        let bytes = u32::try_from(bytes).map_err(|_| {
-            Error::corrupt(FILE, unit.saturating_mul(UNIT_BYTES), "a free map of impossible size")
-        })?;
-        let extent = Extent { unit, units: 0, bytes, crc };
+    pub fn read_runs(&self, unit: UnitNumber, bytes: u64, crc: u32, purpose: Purpose) -> Result<Bytes> {
+        let bytes = u32::try_from(bytes)
+            .map_err(|_| Error::corrupt(FILE, unit.offset(), "a free map of impossible size"))?;
+        let extent = Extent { unit, units: Units::ZERO, bytes, crc };
         Ok(self.read_extents(&[extent], PageKind::FreeMap, purpose)?.pop().unwrap_or_default())
     }
 
     /// Reads and checks the page of the free map at `unit`, whose checksum is `crc`.
-    pub fn check_map_page(&self, unit: u64, crc: u32, purpose: Purpose) -> Result<Vec<u8>> {
+    pub fn check_map_page(&self, unit: UnitNumber, crc: u32, purpose: Purpose) -> Result<Vec<u8>> {
         let offset = byte_offset(unit)?;
         let mut bytes = vec![0; UNIT_BYTES as usize];
         self.file.read_at(purpose, offset, &mut bytes).map_err(context("reading", offset))?;
@@ -124,7 +128,7 @@ impl Pager {
     }
 
     /// The same; `None` if it cannot be read, not even at a second try: what it said would be lost for good.
-    pub fn read_map_page(&self, unit: u64, crc: u32, purpose: Purpose) -> Result<Option<Vec<u8>>> {
+    pub fn read_map_page(&self, unit: UnitNumber, crc: u32, purpose: Purpose) -> Result<Option<Vec<u8>>> {
         let read =
             self.check_map_page(unit, crc, purpose).or_else(|_| self.check_map_page(unit, crc, purpose));
         match read {
@@ -138,21 +142,21 @@ impl Pager {
     pub fn load_leaves(
         &self,
         epoch: u64,
-        mut units: Vec<u64>,
+        mut numbers: Vec<PageNumber>,
         purpose: Purpose,
         loaded: &mut LoadedPieces,
     ) -> Result<()> {
-        units.sort_unstable();
-        units.dedup();
-        let page_units = self.page_units();
-        for run in units.chunk_by(|a, b| a + page_units == *b).flat_map(|run| run.chunks(READ_PAGES)) {
+        numbers.sort_unstable();
+        numbers.dedup();
+        let is_next = |a: &PageNumber, b: &PageNumber| a.unit() + self.page_units() == b.unit();
+        for run in numbers.chunk_by(is_next).flat_map(|run| run.chunks(READ_PAGES)) {
             match self.read_pages(run[0], run.len(), purpose) {
                 Ok(pages) => pages.into_iter().for_each(|(unit, piece)| loaded.add(epoch, unit, piece)),
                 Err(error) if is_unreadable(&error) => {
-                    for unit in run {
-                        match self.read_page(*unit, purpose) {
-                            Ok(page) => loaded.add(epoch, *unit, Piece::Page(page)),
-                            Err(error) if is_unreadable(&error) => loaded.fail(epoch, *unit, error),
+                    for number in run {
+                        match self.read_page(*number, purpose) {
+                            Ok(page) => loaded.add(epoch, number.unit(), Piece::Page(page)),
+                            Err(error) if is_unreadable(&error) => loaded.fail(epoch, number.unit(), error),
                             Err(error) => return Err(error),
                         }
                     }

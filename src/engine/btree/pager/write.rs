@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::{Pager, byte_offset, context};
 use crate::disk::Purpose;
-use crate::engine::btree::allocation_unit::UNIT_BYTES;
+use crate::engine::btree::allocation_unit::{PageNumber, UNIT_BYTES, UnitNumber, Units};
 use crate::engine::btree::page::{LEVEL, Page, SECTOR_BYTES};
 use crate::engine::btree::source::Piece;
 use crate::engine::{PageCause, PageKind, Result, Shares};
@@ -42,11 +42,11 @@ impl Pager {
     /// of the first piece that is left.
     pub fn write_pieces(
         &self,
-        pieces: &[(u64, Piece)],
+        pieces: &[(UnitNumber, Piece)],
         mut at: usize,
         bytes_max: usize,
-        moved: &HashSet<u64>,
-        classes: &HashMap<u64, u8>,
+        moved: &HashSet<UnitNumber>,
+        classes: &HashMap<UnitNumber, u8>,
     ) -> Result<usize> {
         let mut written = 0;
         let mut buffer = Vec::new();
@@ -56,12 +56,12 @@ impl Pager {
             let first = pieces[at].0;
             let mut next = at;
             while let Some((unit, piece)) = pieces.get(next)
-                && first + buffer.len() as u64 / UNIT_BYTES == *unit
+                && first + Units::of_bytes(buffer.len() as u64) == *unit
                 && (next == at || buffer.len() < WRITE_BYTES)
             {
                 let before = buffer.len();
                 match piece {
-                    Piece::Page(page) => self.seal(page, *unit, &mut buffer),
+                    Piece::Page(page) => self.seal(page, PageNumber::at(*unit), &mut buffer),
                     Piece::Value(value) => buffer.extend_from_slice(&value.bytes),
                 }
                 buffer.resize(buffer.len().next_multiple_of(UNIT_BYTES as usize), 0);
@@ -87,20 +87,20 @@ impl Pager {
     /// Writes the changed units of pages in ascending order, as [`Pager::write_pieces`] does whole ones.
     pub fn write_changed(
         &self,
-        pages: &[(u64, Arc<Page>)],
+        pages: &[(PageNumber, Arc<Page>)],
         mut at: usize,
         bytes_max: usize,
     ) -> Result<usize> {
-        let (mut written, mut first) = (0, 0);
+        let (mut written, mut first) = (0, UnitNumber::NONE);
         let (mut buffer, mut sealed, mut counts) = (Vec::new(), Vec::new(), PendingCounts::default());
-        while let Some((unit, page)) = pages.get(at)
+        while let Some((number, page)) = pages.get(at)
             && written < bytes_max
         {
             sealed.clear();
-            self.seal(page, *unit, &mut sealed);
+            self.seal(page, *number, &mut sealed);
             for (nth, index) in page.changed_units().enumerate() {
-                let here = unit + index as u64;
-                if first + buffer.len() as u64 / UNIT_BYTES != here || buffer.len() >= WRITE_BYTES {
+                let here = number.unit() + Units::new(index as u64);
+                if first + Units::of_bytes(buffer.len() as u64) != here || buffer.len() >= WRITE_BYTES {
                     if !buffer.is_empty() {
                         self.write(first, &buffer, Purpose::Checkpoint, &mut counts)?;
                     }
@@ -120,7 +120,13 @@ impl Pager {
     }
 
     /// Writes `bytes` at `unit`, which are what `counts` says; empties that.
-    fn write(&self, unit: u64, bytes: &[u8], purpose: Purpose, counts: &mut PendingCounts) -> Result<()> {
+    fn write(
+        &self,
+        unit: UnitNumber,
+        bytes: &[u8],
+        purpose: Purpose,
+        counts: &mut PendingCounts,
+    ) -> Result<()> {
         let offset = byte_offset(unit)?;
         self.file.write_at(purpose, offset, bytes).map_err(context("writing", offset))?;
         for (kind, cause, pages, bytes) in counts.pages.drain(..) {
@@ -133,7 +139,7 @@ impl Pager {
     }
 
     /// Writes a page of the free map.
-    pub fn write_map(&self, unit: u64, bytes: &[u8]) -> Result<()> {
+    pub fn write_map(&self, unit: UnitNumber, bytes: &[u8]) -> Result<()> {
         let count = (PageKind::FreeMap, PageCause::Checkpoint, 1, bytes.len() as u64);
         self.write(
             unit,
@@ -144,11 +150,11 @@ impl Pager {
     }
 
     /// Writes a whole page that a crash may have torn.
-    pub fn repair_page(&self, unit: u64, bytes: &[u8]) -> Result<()> {
+    pub fn repair_page(&self, number: PageNumber, bytes: &[u8]) -> Result<()> {
         let kind = PageKind::of_level(bytes.get(LEVEL).copied().unwrap_or_default());
         let count = (kind, PageCause::Recovery, 1, bytes.len() as u64);
         self.write(
-            unit,
+            number.unit(),
             bytes,
             Purpose::Recovery,
             &mut PendingCounts { pages: vec![count], classes: Vec::new() },
@@ -158,7 +164,8 @@ impl Pager {
     /// Writes `bytes`, whole sectors, from the `sector`-th of the file on. The caller counts them.
     pub fn write_sectors(&self, sector: u64, bytes: &[u8], purpose: Purpose) -> Result<()> {
         let per_unit = UNIT_BYTES / SECTOR_BYTES as u64;
-        let offset = byte_offset(sector / per_unit)? + sector % per_unit * SECTOR_BYTES as u64;
+        let offset =
+            byte_offset(UnitNumber::new(sector / per_unit))? + sector % per_unit * SECTOR_BYTES as u64;
         self.file.write_at(purpose, offset, bytes).map_err(context("writing", offset))
     }
 }

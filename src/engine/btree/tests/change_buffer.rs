@@ -216,13 +216,13 @@ fn puts_in_random_order_write_a_page_for_many() {
     run(&*engine, Command::Verify).unwrap();
 }
 
-/// The units on the way to `number`, root first.
-fn way_to(engine: &BtreeEngine, number: u64) -> Vec<u64> {
+/// The pages on the way to the key `number`, root first.
+fn way_to(engine: &BtreeEngine, number: u64) -> Vec<PageNumber> {
     let tree = engine.core.tree.read();
     let mut loaded = LoadedPieces::default();
     loop {
         let mut way = Vec::new();
-        match tree.leaf(&engine.core.pager, &loaded, &number.to_be_bytes(), |unit, _| way.push(unit)) {
+        match tree.leaf(&engine.core.pager, &loaded, &number.to_be_bytes(), |page, _| way.push(page)) {
             Ok(_) => return way,
             Err(Stop::Miss(miss)) => {
                 let (unit, piece) = engine.core.pager.read(miss, Purpose::Get).unwrap();
@@ -234,8 +234,8 @@ fn way_to(engine: &BtreeEngine, number: u64) -> Vec<u64> {
 }
 
 /// Turns bits of the page at `unit`, or turns them back.
-fn turn(sim: &SimDisk, unit: u64) {
-    (0..64).for_each(|bit| assert!(sim.flip_bit(allocation_unit::FILE, (unit * UNIT_BYTES + 100) * 8 + bit)));
+fn turn(sim: &SimDisk, page: PageNumber) {
+    (0..64).for_each(|bit| assert!(sim.flip_bit(allocation_unit::FILE, (page.offset() + 100) * 8 + bit)));
 }
 
 /// Random puts until a whole buffer merge must have passed; how many were refused.
@@ -384,7 +384,7 @@ fn a_neighbour_that_cannot_be_read_does_not_hinder_deletes() {
     let sim = SimDisk::new();
     let options = Options { common: Common { cache_bytes: 0, ..large().common }, ..large() };
     let engine = filled(sim.clone(), &options, 1000);
-    let leaves: Vec<u64> = (0..1000).map(|number| *way_to(&engine, number).last().unwrap()).collect();
+    let leaves: Vec<PageNumber> = (0..1000).map(|number| *way_to(&engine, number).last().unwrap()).collect();
     let at = (0..1000).find(|at| leaves[*at] == leaves[500]).unwrap();
     let end = (500..1000).find(|at| leaves[*at] != leaves[500]).unwrap();
     turn(&sim, leaves[end]);

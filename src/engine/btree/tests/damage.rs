@@ -48,21 +48,22 @@ impl Image {
         Image { sim, bytes, meta }
     }
 
-    fn raw(&mut self, unit: u64) -> &mut [u8] {
-        &mut self.bytes[unit as usize * PAGE..][..PAGE]
+    fn raw(&mut self, unit: UnitNumber) -> &mut [u8] {
+        &mut self.bytes[unit.offset() as usize..][..PAGE]
     }
 
-    fn page(&self, unit: u64) -> Page {
-        Page::decode(unit, self.bytes[unit as usize * PAGE..][..PAGE].to_vec()).unwrap()
+    fn page(&self, unit: UnitNumber) -> Page {
+        let bytes = self.bytes[unit.offset() as usize..][..PAGE].to_vec();
+        Page::decode(PageNumber::at(unit), bytes).unwrap()
     }
 
     /// Units of the pages of a level, in the order of keys.
-    fn level(&self, level: u8) -> Vec<u64> {
-        let mut units = vec![self.meta.root];
+    fn level(&self, level: u8) -> Vec<UnitNumber> {
+        let mut units = vec![self.meta.root.unit()];
         while self.page(units[0]).level() > level {
-            let children = |unit: &u64| {
+            let children = |unit: &UnitNumber| {
                 let page = self.page(*unit);
-                (0..=page.count()).map(|index| page.child(index)).collect::<Vec<_>>()
+                (0..=page.count()).map(|index| page.child(index).unit()).collect::<Vec<_>>()
             };
             units = units.iter().flat_map(children).collect();
         }
@@ -70,13 +71,13 @@ impl Image {
     }
 
     /// Makes the checksum of the page at `unit` right again.
-    fn reseal(&mut self, unit: u64) {
-        let crc = checksum(unit, self.raw(unit));
+    fn reseal(&mut self, unit: UnitNumber) {
+        let crc = checksum(PageNumber::at(unit), self.raw(unit));
         self.raw(unit)[..4].copy_from_slice(&crc.to_le_bytes());
     }
 
     /// Offset in its page of the cell in slot `index`.
-    fn cell(&mut self, unit: u64, index: usize) -> usize {
+    fn cell(&mut self, unit: UnitNumber, index: usize) -> usize {
         let at = HEADER_BYTES + 2 * index;
         usize::from(u16::from_le_bytes(self.raw(unit)[at..at + 2].try_into().unwrap()))
     }
@@ -97,12 +98,12 @@ impl Image {
         self.raw(unit).copy_from_slice(&bits.encode());
         let root = self.map();
         root.crc = crc32fast::hash(&bits.encode());
-        root.free_units = bits.count() as u16;
+        root.free_units = bits.count().get() as u16;
         root.longest_units = bits.longest() as u16;
     }
 
     /// The first leaf with an extent: its unit, the index of the cell, the extent.
-    fn extent(&self) -> (u64, usize, Extent) {
+    fn extent(&self) -> (UnitNumber, usize, Extent) {
         let found = self.level(0).into_iter().find_map(|unit| {
             let page = self.page(unit);
             (0..page.count()).find_map(|index| match page.cell_value(index) {
@@ -183,7 +184,7 @@ fn a_check_names_every_planted_defect() {
         ("a page of another level than its parent says", |image| {
             let (parent, deep) = (image.level(2)[0], image.level(0)[4]);
             let at = image.cell(parent, 0) + 2;
-            image.raw(parent)[at..at + 8].copy_from_slice(&deep.to_le_bytes());
+            image.raw(parent)[at..at + 8].copy_from_slice(&deep.get().to_le_bytes());
             image.reseal(parent);
         }),
         ("an empty leaf", |image| {
@@ -209,7 +210,7 @@ fn a_check_names_every_planted_defect() {
             image.reseal(unit);
         }),
         ("a unit that is used twice", |image| {
-            let leaf = image.level(0)[2] as usize;
+            let leaf = image.level(0)[2].get() as usize;
             image.change_map(|map| map.set(leaf, leaf + 1));
         }),
         ("units that nobody knows", |image| {
@@ -222,7 +223,7 @@ fn a_check_names_every_planted_defect() {
             let unit = image.map().unit;
             image.raw(unit)[9] ^= 1;
         }),
-        ("units that nobody knows at the end", |image| image.meta.end += 1),
+        ("units that nobody knows at the end", |image| image.meta.end += Units::ONE),
         ("counts differ", |image| {
             image.meta.counts =
                 TreeCounts { leaf_bytes: image.meta.counts.leaf_bytes + 1, ..image.meta.counts };
@@ -248,26 +249,28 @@ fn nonsense_behind_good_checksums_is_an_error_and_no_panic() {
         let mut image = Image::of(&sim);
         match round % 5 {
             0 => {
-                let at = prng.below(image.meta.end + 100) as usize;
+                let at = prng.below(image.meta.end.get() + 100) as usize;
                 image.change_map(|map| if map.has(at) { map.clear(at, at + 1) } else { map.set(at, at + 1) });
                 match prng.below(6) {
                     0 => image.map().free_units += 1,
                     1 => image.map().longest_units = 0xFFFF,
-                    2 => image.map().side = prng.below(3),
+                    2 => image.map().side = Units::new(prng.below(3)),
                     _ => {}
                 }
             }
             1 => {
-                let wild = [0, 1, 7, image.meta.root + 1, 1 << 20, u64::MAX / 3][prng.below(6) as usize];
+                let next = image.meta.root.unit().get() + 1;
+                let wild = [0, 1, 7, next, 1 << 20, u64::MAX / 3][prng.below(6) as usize];
+                let wild_unit = UnitNumber::new(wild);
                 match prng.below(4) {
-                    0 => image.meta.root = wild,
-                    1 => image.map().unit = wild,
+                    0 => image.meta.root = PageNumber::at(wild_unit),
+                    1 => image.map().unit = wild_unit,
                     2 => {
-                        let run = (image.map().unit, [1, wild][prng.below(2) as usize]);
+                        let run = (image.map().unit, Units::new([1, wild][prng.below(2) as usize]));
                         let bytes = [wild, 1, 30][prng.below(3) as usize];
                         image.meta.map = MapPlace::Runs { run, bytes, crc: 5 };
                     }
-                    _ => image.meta.end = wild,
+                    _ => image.meta.end = wild_unit,
                 }
                 let meta = &mut image.meta;
                 if prng.one_in(3) {
@@ -288,7 +291,7 @@ fn nonsense_behind_good_checksums_is_an_error_and_no_panic() {
                     image.raw(unit)[at.min(PAGE - 1)] = prng.bits() as u8;
                     // Refused at the first look, mostly: go on from what is left of it.
                     image.reseal(unit);
-                    if Page::decode(unit, image.raw(unit).to_vec()).is_err() {
+                    if Page::decode(PageNumber::at(unit), image.raw(unit).to_vec()).is_err() {
                         break;
                     }
                 }
@@ -357,16 +360,16 @@ fn no_walk_goes_round_in_circles() {
         for level in 1..3 {
             let mut image = Image::of(&sim);
             let units = image.level(level);
-            let (parent, root) = (units[0], image.meta.root);
+            let (parent, root) = (units[0], image.meta.root.unit());
             let target = match target {
                 0 => parent,
                 1 => root,
                 2 => units[units.len() - 1],
-                3 => image.page(parent).child(0),
+                3 => image.page(parent).child(0).unit(),
                 _ => *image.level(level - 1).last().unwrap(),
             };
             let at = image.cell(parent, 1) + 2;
-            image.raw(parent)[at..at + 8].copy_from_slice(&target.to_le_bytes());
+            image.raw(parent)[at..at + 8].copy_from_slice(&target.get().to_le_bytes());
             image.reseal(parent);
             walk_everywhere(image.disk(), &format!("level {level}, child {target}"));
         }

@@ -8,8 +8,9 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use super::*;
+use crate::engine::btree::allocation_unit::literal::{page_number, unit_count, unit_number};
 use crate::engine::btree::doublewrite::DoublewriteArea;
-use crate::engine::btree::freemap::{FreeMap, GroupBits, MapEntry};
+use crate::engine::btree::freemap::{FreeMap, GROUP_UNITS, GroupBits, MapEntry};
 use crate::engine::btree::meta::{MapPlace, Meta, TreeCounts};
 use crate::engine::btree::page::{CellValue, Extent, Page, inner_cell, leaf_cell};
 use crate::engine::btree::records::{
@@ -58,7 +59,7 @@ fn meta() -> Meta {
     Meta {
         sequence: 3,
         page_bytes: 4096,
-        root: 5,
+        root: page_number(5),
         height: 2,
         lsn: Lsn::new(0x1111),
         recovery_lsn: Lsn::new(0x1001),
@@ -66,18 +67,29 @@ fn meta() -> Meta {
         images_start: Lsn::new(0x1010),
         images_end: Lsn::new(0x2222),
         doublewrite_bytes: 12288,
-        end: 900,
+        end: unit_number(900),
         map: MapPlace::Pages(map_root()),
-        counts: TreeCounts { leaf_pages: 6, inner_pages: 1, leaf_bytes: 20_000, extent_units: 12 },
+        counts: TreeCounts {
+            leaf_pages: 6,
+            inner_pages: 1,
+            leaf_bytes: 20_000,
+            extent_units: unit_count(12),
+        },
     }
 }
 
 fn map_root() -> MapEntry {
-    MapEntry { unit: 77, side: 1, crc: 0x0102_0304, free_units: 33, longest_units: 9 }
+    MapEntry {
+        unit: unit_number(77),
+        side: unit_count(1),
+        crc: 0x0102_0304,
+        free_units: 33,
+        longest_units: 9,
+    }
 }
 
 fn leaf() -> Page {
-    let mut page = Page::new(4096, 0, 0);
+    let mut page = Page::new(4096, 0, PageNumber::NONE);
     let cell = |key: &[u8], stored| leaf_cell(key, stored);
     assert!(page.insert(0, &cell(b"large", CellValue::Extent(extent()))));
     assert!(page.insert(1, &cell(b"small", CellValue::Inline(b"a value"))));
@@ -92,19 +104,19 @@ fn value() -> Vec<u8> {
 }
 
 fn extent() -> Extent {
-    Extent { unit: 40, units: 2, bytes: 4200, crc: crc32fast::hash(&value()) }
+    Extent { unit: unit_number(40), units: unit_count(2), bytes: 4200, crc: crc32fast::hash(&value()) }
 }
 
 fn inner() -> Page {
-    let mut page = Page::new(4096, 1, 9);
-    assert!(page.insert(0, &inner_cell(b"m", 0x0102_0304)));
-    assert!(page.insert(1, &inner_cell(b"tree", 11)));
+    let mut page = Page::new(4096, 1, page_number(9));
+    assert!(page.insert(0, &inner_cell(b"m", page_number(0x0102_0304))));
+    assert!(page.insert(1, &inner_cell(b"tree", page_number(11))));
     page
 }
 
-fn sealed(page: &Page, unit: u64) -> Vec<u8> {
+fn sealed(page: &Page, number: u64) -> Vec<u8> {
     let mut bytes = Vec::new();
-    page.seal(unit, &mut bytes);
+    page.seal(page_number(number), &mut bytes);
     bytes
 }
 
@@ -131,9 +143,9 @@ fn encoded(batch: &Batch) -> Vec<u8> {
 fn image(kind: u8, sectors: u128) -> Vec<u8> {
     let (mut bytes, page) = (Vec::new(), sealed(&leaf(), 9));
     if kind == IMAGE_KIND {
-        put_image(&mut bytes, 9, sectors, &page);
+        put_image(&mut bytes, page_number(9), sectors, &page);
     } else {
-        put_batch_image_header(&mut bytes, 9, false);
+        put_batch_image_header(&mut bytes, page_number(9), false);
         bytes.extend_from_slice(&page);
     }
     bytes
@@ -144,7 +156,7 @@ fn area() -> (Arc<SimDisk>, Vec<u8>) {
     let sim = SimDisk::new();
     let area = DoublewriteArea::open(sim.clone()).unwrap();
     area.make_room(12288).unwrap();
-    let pages = [(9, Arc::new(leaf())), (5, Arc::new(inner()))];
+    let pages = [(page_number(9), Arc::new(leaf())), (page_number(5), Arc::new(inner()))];
     assert_eq!(area.write(0, meta().lsn, &pages).unwrap(), 12288);
     let mut bytes = vec![0; 12288];
     sim.open(crate::engine::btree::doublewrite::FILE)
@@ -158,14 +170,14 @@ fn map_pages() -> Vec<u8> {
     let mut bytes = Vec::new();
     map_root().encode(&mut bytes);
     MapEntry::default().encode(&mut bytes);
-    MapEntry { unit: 79, ..MapEntry::default() }.lost().encode(&mut bytes);
+    MapEntry { unit: unit_number(79), ..MapEntry::default() }.lost().encode(&mut bytes);
     bytes.resize(4096, 0);
     bytes
 }
 
 /// Everything that the file has, in its order.
 fn blocks() -> Vec<(&'static str, Vec<u8>)> {
-    let runs = MapPlace::Runs { run: (77, 1), bytes: 33, crc: 5 };
+    let runs = MapPlace::Runs { run: (unit_number(77), unit_count(1)), bytes: 33, crc: 5 };
     let mut large = value();
     large.resize(2 * 4096, 0);
     vec![
@@ -210,10 +222,10 @@ fn stored(name: &str) -> Vec<u8> {
 fn what_stores_have_is_understood() {
     assert_eq!(Meta::decode(&stored("meta slot 1 of btree.pages"), 4096), Some(meta()));
     let before = Meta::decode(&stored("meta slot 1 of the version before"), 4096).unwrap();
-    assert_eq!(before.map, MapPlace::Runs { run: (77, 1), bytes: 33, crc: 5 });
+    assert_eq!(before.map, MapPlace::Runs { run: (unit_number(77), unit_count(1)), bytes: 33, crc: 5 });
     assert_eq!((before.replay_all, before.counts), (before.lsn, meta().counts));
 
-    let leaf = Page::decode(9, stored("leaf page")).map_err(str::to_string).unwrap();
+    let leaf = Page::decode(page_number(9), stored("leaf page")).map_err(str::to_string).unwrap();
     let cells: Vec<_> = (0..leaf.count()).map(|index| (leaf.key(index), leaf.cell_value(index))).collect();
     let expected: [(&[u8], CellValue<'_>); 3] = [
         (b"empty", CellValue::Inline(b"")),
@@ -225,22 +237,23 @@ fn what_stores_have_is_understood() {
     let large = stored("extent");
     assert_eq!(crc32fast::hash(&large[..extent().bytes as usize]), extent().crc);
 
-    let inner = Page::decode(5, stored("inner page")).map_err(str::to_string).unwrap();
+    let inner = Page::decode(page_number(5), stored("inner page")).map_err(str::to_string).unwrap();
     assert_eq!((inner.level(), inner.key(0), inner.key(1)), (1, b"m".as_slice(), b"tree".as_slice()));
-    assert_eq!([0, 1, 2].map(|index| inner.child(index)), [9, 0x0102_0304, 11]);
+    assert_eq!([0, 1, 2].map(|index| inner.child(index)), [9, 0x0102_0304, 11].map(page_number));
 
     let group = GroupBits::decode(&stored("free map, page of a group"));
     assert_eq!(group.runs().collect::<Vec<_>>(), [(3, 6), (70, 71)]);
     let entries = stored("free map, page above groups");
-    assert_eq!(MapEntry::decode(&entries, 900), Some(map_root()));
-    assert_eq!(MapEntry::decode(&entries[16..], 900), Some(MapEntry::default()));
-    assert!(MapEntry::decode(&entries[32..], 900).unwrap().is_lost());
+    assert_eq!(MapEntry::decode(&entries, unit_number(900)), Some(map_root()));
+    assert_eq!(MapEntry::decode(&entries[16..], unit_number(900)), Some(MapEntry::default()));
+    assert!(MapEntry::decode(&entries[32..], unit_number(900)).unwrap().is_lost());
     // A map reads it as a parent's words: a group that is there, one that is empty, one that is lost.
-    let root = MapEntry { unit: 81, ..MapEntry::default() };
-    let end = 3 * crate::engine::btree::freemap::GROUP_UNITS;
-    let map = FreeMap::open(root, end, end, &mut |entry| Ok((entry.unit == 81).then(|| entries.clone())));
+    let root = MapEntry { unit: unit_number(81), ..MapEntry::default() };
+    let end = FIRST_UNIT + GROUP_UNITS * 3 - unit_count(2);
+    let map =
+        FreeMap::open(root, end, end, &mut |entry| Ok((entry.unit == root.unit).then(|| entries.clone())));
     let map = map.unwrap();
-    assert_eq!((map.available_units(), map.lost_group().is_some()), (33, true));
+    assert_eq!((map.available_units(), map.lost_group().is_some()), (unit_count(33), true));
 
     assert_eq!((FIRST_KIND, IMAGE_KIND, BATCH_IMAGE_KIND, ASIDE_KIND), (2, 3, 4, 5));
     for kind in ["kind 2", "kind 5"] {
@@ -271,10 +284,10 @@ fn what_stores_have_is_understood() {
     let mut copies = Vec::new();
     DoublewriteArea::open(sim)
         .unwrap()
-        .each(&meta(), &mut |unit, page| {
-            copies.push((unit, page.to_vec()));
+        .each(&meta(), &mut |number, page| {
+            copies.push((number, page.to_vec()));
             Ok(())
         })
         .unwrap();
-    assert_eq!(copies, [(9, page), (5, stored("inner page"))]);
+    assert_eq!(copies, [(page_number(9), page), (page_number(5), stored("inner page"))]);
 }

@@ -54,7 +54,7 @@ fn a_checkpoint_and_opening_cost_the_same_in_a_file_ten_times_as_long() {
         let opening = tree.pages.read.of(PageKind::FreeMap, PageCause::Recovery).bytes;
         if count > 30_000 {
             // Another group is needed for so much; in memory nobody waits for it.
-            let needs = freemap::SpaceNeeds { units: 5000, piece_units: 1, pages: 0 };
+            let needs = freemap::SpaceNeeds { units: Units::new(5000), piece_units: Units::ONE, pages: 0 };
             let load = |tier| engine.core.load_room(needs, tier, Purpose::Get);
             assert!(matches!(load(Tier::Memory), Err(Error::WouldBlock)));
             load(Tier::Disk).unwrap();
@@ -109,15 +109,15 @@ fn a_store_of_the_version_before_opens_and_its_first_checkpoint_writes_the_new_f
     let options = Options { common: Common { log_segment_bytes: 16 << 10, ..tiny().common }, ..tiny() };
     let model = contents_of_the_version_before();
     let sim = store_of_the_version_before();
-    assert!(matches!(place_of_map(&sim), MapPlace::Runs { run: (_, 1..), .. }));
+    assert!(matches!(place_of_map(&sim), MapPlace::Runs { run: (_, units), .. } if !units.is_zero()));
     let engine = open_on(sim.clone(), &options).unwrap();
     run(&*engine, Command::Verify).unwrap();
     assert_eq!(contents(&*engine).unwrap(), model);
     assert!(matches!(place_of_map(&sim), MapPlace::Runs { .. }), "opening changes nothing of it");
     let free = engine.core.tree.read().space.available_units();
     run(&*engine, Command::Checkpoint).unwrap();
-    assert!(matches!(place_of_map(&sim), MapPlace::Pages(root) if root.unit > 0));
-    assert!(engine.core.tree.read().space.available_units() + 8 > free);
+    assert!(matches!(place_of_map(&sim), MapPlace::Pages(root) if !root.unit.is_none()));
+    assert!(engine.core.tree.read().space.available_units() + Units::new(8) > free);
     run(&*engine, Command::Verify).unwrap();
     engine.close().unwrap();
     let engine = open_on(sim.kill(), &options).unwrap();
@@ -163,7 +163,7 @@ fn a_damaged_list_of_the_version_before_refuses_nothing_and_is_named() {
     let options = Options { common: Common { log_segment_bytes: 16 << 10, ..tiny().common }, ..tiny() };
     let sim = store_of_the_version_before();
     let MapPlace::Runs { run: (unit, _), .. } = place_of_map(&sim) else { panic!("a list") };
-    assert!(sim.flip_bit(allocation_unit::FILE, unit * UNIT_BYTES * 8 + 3));
+    assert!(sim.flip_bit(allocation_unit::FILE, unit.offset() * 8 + 3));
     let engine = open_on(sim.clone(), &options).unwrap();
     assert_eq!(contents(&*engine).unwrap(), contents_of_the_version_before());
     assert!(engine.shape().damage.is_some_and(|damage| damage.contains("free map")));
@@ -191,7 +191,7 @@ fn a_page_of_the_map_that_cannot_be_read_costs_its_free_units_and_nothing_else()
             contents(&*engine).unwrap()
         };
         let MapPlace::Pages(root) = place_of_map(&sim) else { panic!("pages") };
-        assert!(sim.flip_bit(allocation_unit::FILE, root.unit * UNIT_BYTES * 8 + 100));
+        assert!(sim.flip_bit(allocation_unit::FILE, root.unit.offset() * 8 + 100));
         let engine = open_on(sim.clone(), &options).unwrap();
         assert_eq!(contents(&*engine).unwrap(), model);
         let checked = run(&*engine, Command::Verify).unwrap_err().to_string();

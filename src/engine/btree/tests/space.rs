@@ -55,7 +55,7 @@ fn vacuum_cuts_the_file_to_what_is_in_use() {
         run(&*engine, Command::Compact).unwrap();
         run(&*engine, Command::Verify).unwrap();
         assert_eq!(contents(&*engine).unwrap(), model);
-        let used = engine.core.tree.read().space.used_units() * UNIT_BYTES;
+        let used = engine.core.tree.read().space.used_units().bytes();
         assert!(size() < used + used / 8 + (100 << 10), "{torn:?}: {full} {loose} {} used {used}", size());
         assert!(size() < full / 4 && steps > 10, "{torn:?}: {full} {loose} {}", size());
         let engine = open_on(sim.crash(1), &tiny()).unwrap();
@@ -91,7 +91,7 @@ fn with_small_holes(sim: &Arc<SimDisk>, options: &Options) -> (Arc<BtreeEngine>,
 fn vacuumed_bytes_max(engine: &BtreeEngine) -> u64 {
     let used = engine.core.tree.read().space.used_units();
     let ahead = growth::growth_units(&engine.core.options, engine.core.tree.read().space.end());
-    (FIRST_UNIT + used + used / 32 + 16 + ahead) * UNIT_BYTES
+    (FIRST_UNIT + used + used / 32 + Units::new(16) + ahead).offset()
 }
 
 #[test]
@@ -138,9 +138,9 @@ fn what_cannot_be_read_keeps_no_vacuum_from_the_rest() {
         let mut loaded = LoadedPieces::default();
         let tree = engine.core.tree.read();
         let mut find = |key: u32| loop {
-            let (mut unit, mut extent) = (0, None);
+            let (mut leaf, mut extent) = (UnitNumber::NONE, None);
             let walked = tree.leaf(&engine.core.pager, &loaded, &long_key(key), |at, page| {
-                unit = at;
+                leaf = at.unit();
                 if let (true, Ok(index)) = (page.is_leaf(), page.search(&long_key(key)))
                     && let page::CellValue::Extent(found) = page.cell_value(index)
                 {
@@ -148,7 +148,7 @@ fn what_cannot_be_read_keeps_no_vacuum_from_the_rest() {
                 }
             });
             match walked {
-                Ok(_) => return (unit, extent.unwrap()),
+                Ok(_) => return (leaf, extent.unwrap()),
                 Err(Stop::Miss(miss)) => {
                     let (unit, piece) = engine.core.pager.read(miss, Purpose::Get).unwrap();
                     loaded.add(tree.epoch, unit, piece);
@@ -159,11 +159,11 @@ fn what_cannot_be_read_keeps_no_vacuum_from_the_rest() {
         (find(1001).0, find(5701).1)
     };
     for unit in [leaf, value] {
-        assert!(sim.flip_bit(allocation_unit::FILE, (unit * UNIT_BYTES + 9) * 8));
+        assert!(sim.flip_bit(allocation_unit::FILE, (unit.offset() + 9) * 8));
     }
     run(&*engine, Command::Compact).unwrap();
     // All that lies as far behind is that value, which stays where it is.
-    assert_eq!(engine.core.tree.read().space.end(), value + 5);
+    assert_eq!(engine.core.tree.read().space.end(), value + Units::new(5));
     assert!(size() < loose);
     let free = {
         let tree = engine.core.tree.read();
@@ -171,9 +171,9 @@ fn what_cannot_be_read_keeps_no_vacuum_from_the_rest() {
             .unused(&mut |entry| engine.core.pager.check_map_page(entry.unit, entry.crc, Purpose::Verify))
             .unwrap()
     };
-    assert!(free.iter().any(|(_, units)| *units > 5000));
+    assert!(free.iter().any(|(_, units)| *units > Units::new(5000)));
     for unit in [leaf, value] {
-        assert!(sim.flip_bit(allocation_unit::FILE, (unit * UNIT_BYTES + 9) * 8));
+        assert!(sim.flip_bit(allocation_unit::FILE, (unit.offset() + 9) * 8));
     }
     assert_eq!(contents(&*engine).unwrap(), model);
     run(&*engine, Command::Verify).unwrap();

@@ -1,6 +1,7 @@
 //! A step of a buffer merge: what waits in the change buffer for the next few leaves comes into them.
 
 use super::{Pins, Stop, Tree};
+use crate::engine::btree::allocation_unit::PageNumber;
 use crate::engine::btree::change_buffer::{SHARE_MERGE, share};
 use crate::engine::btree::freemap::SpaceNeeds;
 use crate::engine::btree::options::Torn;
@@ -42,7 +43,7 @@ pub struct BufferMergeStep {
     /// Pages on the ways of its changes.
     pins: Pins,
     /// Leaves that must be read first.
-    misses: Vec<u64>,
+    misses: Vec<PageNumber>,
     /// Leaves that it changes.
     leaves: u64,
     cell_bytes: usize,
@@ -55,7 +56,7 @@ pub enum BufferMergePlan {
     /// Something on the way must be read.
     Read(Miss),
     /// Leaves must be read, those that lie together with one request.
-    ReadLeaves(Vec<u64>),
+    ReadLeaves(Vec<PageNumber>),
     /// This cannot be read, so what waits for it must be set aside.
     SetAside(UnreadableRange),
     /// The step can be made, once there is so much space.
@@ -132,11 +133,11 @@ impl Tree {
         key: &[u8],
         step: &mut BufferMergeStep,
     ) -> Result<Option<Vec<u8>>, Stop> {
-        let (mut unit, mut end) = (self.root, None);
+        let (mut number, mut end) = (self.root, None);
         for level in (0..self.height).rev() {
-            let page = match self.page(source, loaded, unit, level) {
-                Err(Stop::Miss(Miss::Page(unit))) if level == 0 => {
-                    step.misses.push(unit);
+            let page = match self.page(source, loaded, number, level) {
+                Err(Stop::Miss(Miss::Page(leaf))) if level == 0 => {
+                    step.misses.push(leaf);
                     break;
                 }
                 other => other?,
@@ -149,11 +150,11 @@ impl Tree {
                 }
                 next = Some(page.child(index));
             }
-            if self.resident(unit, &step.pins).is_none() {
-                step.pins.insert(unit, page);
+            if self.resident(number, &step.pins).is_none() {
+                step.pins.insert(number, page);
             }
             match next {
-                Some(next) => unit = next,
+                Some(next) => number = next,
                 None => break,
             }
         }
@@ -165,7 +166,7 @@ impl Tree {
     fn merge_needs(&self, step: &BufferMergeStep) -> SpaceNeeds {
         let room = self.page_bytes() - HEADER_BYTES;
         let splits = step.leaves + (4 * step.cell_bytes / room) as u64 + 2;
-        let units = splits * (self.height + 2) * self.page_units();
+        let units = self.page_units() * (splits * (self.height + 2));
         SpaceNeeds { units, piece_units: self.page_units(), pages: 0 }
     }
 

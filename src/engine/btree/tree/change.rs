@@ -11,7 +11,7 @@ use bytes::Bytes;
 
 use super::{Pins, Stop, Tree};
 use crate::engine::batch::owned;
-use crate::engine::btree::allocation_unit::units_of;
+use crate::engine::btree::allocation_unit::{PageNumber, UnitNumber, Units};
 use crate::engine::btree::freemap::SpaceNeeds;
 use crate::engine::btree::page::{
     CellValue, Extent, Page, cell_bytes_max, inner_cell, is_inline, key_bytes_max, leaf_cell,
@@ -30,7 +30,7 @@ impl Tree {
         pins: &mut Pins,
     ) -> Result<SpaceNeeds, Stop> {
         let page_units = self.page_units();
-        let mut needs = SpaceNeeds { units: 0, piece_units: page_units, pages: 0 };
+        let mut needs = SpaceNeeds { units: Units::ZERO, piece_units: page_units, pages: 0 };
         for operation in batch.operations() {
             let key = operation.key();
             if key.len() > key_bytes_max(self.page_bytes) {
@@ -38,9 +38,9 @@ impl Tree {
                 let sentence = format!("a key of {} bytes; this page size takes {max}", key.len());
                 return Err(Stop::Failed(Error::Invalid(sentence)));
             }
-            let mut pin = |unit, page: &Arc<Page>| {
-                if !self.dirty.contains_key(&unit) {
-                    pins.entry(unit).or_insert_with(|| page.clone());
+            let mut pin = |number, page: &Arc<Page>| {
+                if !self.dirty.contains_key(&number) {
+                    pins.entry(number).or_insert_with(|| page.clone());
                 }
             };
             self.leaf(source, loaded, key, &mut pin)?;
@@ -49,11 +49,12 @@ impl Tree {
                     if u32::try_from(value.len()).is_err() {
                         return Err(Stop::Failed(Error::Invalid("a value of 4 GiB or more".to_string())));
                     }
-                    needs.units += units_of(value.len());
-                    needs.piece_units = needs.piece_units.max(units_of(value.len()));
+                    let units = Units::of_bytes(value.len() as u64);
+                    needs.units += units;
+                    needs.piece_units = needs.piece_units.max(units);
                 }
                 // A split on every level, and a new root.
-                needs.units += (self.height + 2) * page_units;
+                needs.units += page_units * (self.height + 2);
             } else {
                 self.pin_neighbours(source, loaded, key, pins)?;
             }
@@ -64,7 +65,7 @@ impl Tree {
 
     /// Changes the tree. `pins` are those of the batch's plan, and the tail of the file has what the plan needs.
     pub fn apply(&mut self, batch: &Batch, mut pins: Pins, source: &impl PageSource) {
-        let mut emptied: HashMap<u64, Bytes> = HashMap::new();
+        let mut emptied: HashMap<PageNumber, Bytes> = HashMap::new();
         for operation in batch.operations() {
             self.buffer.forget(operation.key());
             match operation {
@@ -77,7 +78,8 @@ impl Tree {
             }
         }
         // In the order of keys: the same batch always gives the same tree.
-        let mut emptied: Vec<(Bytes, u64)> = emptied.into_iter().map(|(leaf, key)| (key, leaf)).collect();
+        let mut emptied: Vec<(Bytes, PageNumber)> =
+            emptied.into_iter().map(|(leaf, key)| (key, leaf)).collect();
         emptied.sort_unstable();
         for (key, leaf) in emptied {
             self.remove_leaf(&key, leaf, &mut pins, source);
@@ -90,29 +92,30 @@ impl Tree {
     }
 
     /// A page on a planned way.
-    fn planned<'a>(&'a self, unit: u64, pins: &'a Pins) -> &'a Page {
-        let page = self.dirty.get(&unit).or_else(|| pins.get(&unit));
+    fn planned<'a>(&'a self, number: PageNumber, pins: &'a Pins) -> &'a Page {
+        let page = self.dirty.get(&number).or_else(|| pins.get(&number));
         page.expect("a page on a planned way is dirty or pinned")
     }
 
     /// A page that can be changed now; `None` if it would have to be read.
-    pub(super) fn resident<'a>(&'a self, unit: u64, pins: &'a Pins) -> Option<&'a Arc<Page>> {
-        self.dirty.get(&unit).or_else(|| pins.get(&unit))
+    pub(super) fn resident<'a>(&'a self, number: PageNumber, pins: &'a Pins) -> Option<&'a Arc<Page>> {
+        self.dirty.get(&number).or_else(|| pins.get(&number))
     }
+
     /// The same, to be changed for `cause`.
     pub(super) fn page_mut(
         &mut self,
-        unit: u64,
+        number: PageNumber,
         cause: PageCause,
         pins: &mut Pins,
         source: &impl PageSource,
     ) -> &mut Page {
-        self.touch(unit);
-        match self.dirty.entry(unit) {
+        self.touch(number);
+        match self.dirty.entry(number) {
             Entry::Occupied(page) => Arc::make_mut(page.into_mut()),
             Entry::Vacant(place) => {
-                source.forget(unit);
-                let page = pins.remove(&unit).expect("a page on a planned way is dirty or pinned");
+                source.forget(number.unit());
+                let page = pins.remove(&number).expect("a page on a planned way is dirty or pinned");
                 let page = Arc::make_mut(place.insert(page));
                 page.begin_changes(cause);
                 page
@@ -121,44 +124,44 @@ impl Tree {
     }
 
     /// The way to `key`: inner pages with the child taken, and the leaf.
-    fn way(&self, key: &[u8], pins: &Pins) -> (Vec<(u64, usize)>, u64) {
+    fn way(&self, key: &[u8], pins: &Pins) -> (Vec<(PageNumber, usize)>, PageNumber) {
         let mut way = Vec::with_capacity(self.height as usize);
-        let mut unit = self.root;
+        let mut number = self.root;
         for _ in 1..self.height {
-            let page = self.planned(unit, pins);
+            let page = self.planned(number, pins);
             let index = page.child_index(key);
-            way.push((unit, index));
-            unit = page.child(index);
+            way.push((number, index));
+            number = page.child(index);
         }
-        (way, unit)
+        (way, number)
     }
 
-    fn add_page(&mut self, mut page: Page, cause: PageCause) -> u64 {
+    fn add_page(&mut self, mut page: Page, cause: PageCause) -> PageNumber {
         page.set_cause(cause);
-        let unit = self.space.take_low(self.page_units());
+        let number = PageNumber::at(self.space.take_low(self.page_units()));
         match page.level() {
             0 => self.counts.leaf_pages += 1,
             _ => self.counts.inner_pages += 1,
         }
-        self.dirty.insert(unit, Arc::new(page));
-        self.fresh.insert(unit);
-        self.touch(unit);
-        unit
+        self.dirty.insert(number, Arc::new(page));
+        self.fresh.insert(number);
+        self.touch(number);
+        number
     }
 
-    pub(super) fn remove_page(&mut self, unit: u64, leaf: bool, source: &impl PageSource) {
+    pub(super) fn remove_page(&mut self, number: PageNumber, leaf: bool, source: &impl PageSource) {
         match leaf {
             true => self.counts.leaf_pages -= 1,
             false => self.counts.inner_pages -= 1,
         }
         self.events.merges += 1;
-        self.dirty.remove(&unit);
-        self.imaged.remove(&unit);
-        source.forget(unit);
-        if self.fresh.remove(&unit) {
-            self.space.give_back(unit, self.page_units());
+        self.dirty.remove(&number);
+        self.imaged.remove(&number);
+        source.forget(number.unit());
+        if self.fresh.remove(&number) {
+            self.space.give_back(number.unit(), self.page_units());
         } else {
-            self.space.retire(unit, self.page_units());
+            self.space.retire(number.unit(), self.page_units());
         }
     }
 
@@ -166,12 +169,12 @@ impl Tree {
     fn is_taken(&self, extent: &Extent) -> bool {
         match self.changed_value(extent) {
             Some(value) => !value.is_of(extent),
-            None => self.changed_page(extent.unit).is_some(),
+            None => self.changed_page(PageNumber::at(extent.unit)).is_some(),
         }
     }
 
     fn remove_extent(&mut self, extent: Extent, source: &impl PageSource) {
-        let units = u64::from(extent.units);
+        let units = extent.units;
         self.counts.extent_units = self.counts.extent_units.saturating_sub(units);
         if self.is_taken(&extent) {
             return;
@@ -188,10 +191,10 @@ impl Tree {
 
     /// Makes an extent for `value`; in the units of `old` if no durable state refers to them and they are as many.
     fn add_extent(&mut self, value: &Bytes, old: Option<Extent>, source: &impl PageSource) -> Extent {
-        let units = units_of(value.len());
+        let units = Units::of_bytes(value.len() as u64);
         let unit = match old {
             Some(old)
-                if u64::from(old.units) == units
+                if old.units == units
                     && self.values.get(&old.unit).is_some_and(|value| value.is_of(&old)) =>
             {
                 self.value_bytes -= u64::from(old.bytes);
@@ -207,7 +210,7 @@ impl Tree {
             }
         };
         let crc = source.checksum(value);
-        let extent = Extent { unit, units: units as u32, bytes: value.len() as u32, crc };
+        let extent = Extent { unit, units, bytes: value.len() as u32, crc };
         self.values.insert(unit, Value::new(owned(value), &extent));
         self.value_bytes += value.len() as u64;
         extent
@@ -215,7 +218,7 @@ impl Tree {
 
     fn put(&mut self, key: &Bytes, value: &Bytes, pins: &mut Pins, source: &impl PageSource) {
         if self.height == 0 {
-            self.root = self.add_page(Page::new(self.page_bytes, 0, 0), PageCause::Change);
+            self.root = self.add_page(Page::new(self.page_bytes, 0, PageNumber::NONE), PageCause::Change);
             self.height = 1;
         }
         let (way, leaf) = self.way(key, pins);
@@ -254,8 +257,8 @@ impl Tree {
     /// Inserts a cell into a page, splitting it and the pages above as needed.
     fn insert(
         &mut self,
-        mut way: Vec<(u64, usize)>,
-        mut unit: u64,
+        mut way: Vec<(PageNumber, usize)>,
+        mut number: PageNumber,
         mut index: usize,
         mut cell: Vec<u8>,
         pins: &mut Pins,
@@ -263,7 +266,7 @@ impl Tree {
     ) {
         debug_assert!(cell.len() + 2 <= cell_bytes_max(self.page_bytes));
         loop {
-            let page = self.page_mut(unit, PageCause::Split, pins, source);
+            let page = self.page_mut(number, PageCause::Split, pins, source);
             if page.insert(index, &cell) {
                 return;
             }
@@ -273,9 +276,9 @@ impl Tree {
             let right = self.add_page(right, PageCause::Split);
             cell = inner_cell(&separator, right);
             match way.pop() {
-                Some((parent, child)) => (unit, index) = (parent, child),
+                Some((parent, child)) => (number, index) = (parent, child),
                 None => {
-                    let mut root = Page::new(self.page_bytes, level + 1, unit);
+                    let mut root = Page::new(self.page_bytes, level + 1, number);
                     root.insert(0, &cell);
                     self.root = self.add_page(root, PageCause::Split);
                     self.height += 1;
@@ -286,7 +289,7 @@ impl Tree {
     }
 
     /// Removes a key; returns its leaf if that became empty.
-    fn delete(&mut self, key: &[u8], pins: &mut Pins, source: &impl PageSource) -> Option<u64> {
+    fn delete(&mut self, key: &[u8], pins: &mut Pins, source: &impl PageSource) -> Option<PageNumber> {
         if self.height == 0 {
             return None;
         }
@@ -308,7 +311,7 @@ impl Tree {
     }
 
     /// Takes the leaf of `key` out of the tree if it is (still) the empty `leaf`, and every page that loses its last child.
-    fn remove_leaf(&mut self, key: &[u8], leaf: u64, pins: &mut Pins, source: &impl PageSource) {
+    fn remove_leaf(&mut self, key: &[u8], leaf: PageNumber, pins: &mut Pins, source: &impl PageSource) {
         let (mut way, found) = self.way(key, pins);
         if found != leaf || self.planned(leaf, pins).count() > 0 {
             return;
@@ -316,7 +319,7 @@ impl Tree {
         self.remove_page(leaf, true, source);
         loop {
             let Some((parent, index)) = way.pop() else {
-                (self.root, self.height) = (0, 0);
+                (self.root, self.height) = (PageNumber::NONE, 0);
                 return;
             };
             if self.page_mut(parent, PageCause::Merge, pins, source).remove_child(index) {
@@ -343,18 +346,24 @@ impl Tree {
         }
     }
 
-    /// Puts the page at `unit`, which is resident, elsewhere; the caller changes what refers to it.
-    pub(super) fn move_page(&mut self, unit: u64, to: u64, pins: &mut Pins, source: &impl PageSource) {
-        self.page_mut(unit, PageCause::Vacuum, pins, source);
-        self.imaged.remove(&unit);
-        if let Some(page) = self.dirty.remove(&unit) {
+    /// Puts the page `from`, which is resident, elsewhere; the caller changes what refers to it.
+    pub(super) fn move_page(
+        &mut self,
+        from: PageNumber,
+        to: PageNumber,
+        pins: &mut Pins,
+        source: &impl PageSource,
+    ) {
+        self.page_mut(from, PageCause::Vacuum, pins, source);
+        self.imaged.remove(&from);
+        if let Some(page) = self.dirty.remove(&from) {
             self.dirty.insert(to, page);
             self.fresh.insert(to);
             self.touch(to);
         }
-        match self.fresh.remove(&unit) {
-            true => self.space.give_back(unit, self.page_units()),
-            false => self.space.retire(unit, self.page_units()),
+        match self.fresh.remove(&from) {
+            true => self.space.give_back(from.unit(), self.page_units()),
+            false => self.space.retire(from.unit(), self.page_units()),
         }
     }
 
@@ -363,11 +372,11 @@ impl Tree {
         &mut self,
         value: Bytes,
         old: Extent,
-        to: u64,
+        to: UnitNumber,
         source: &impl PageSource,
     ) -> Extent {
         self.remove_extent(old, source);
-        self.counts.extent_units += u64::from(old.units);
+        self.counts.extent_units += old.units;
         self.value_bytes += value.len() as u64;
         let extent = Extent { unit: to, ..old };
         self.values.insert(to, Value::new(value, &extent));

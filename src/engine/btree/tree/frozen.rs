@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::Tree;
 use crate::engine::Lsn;
 use crate::engine::btree::age::LogPoint;
+use crate::engine::btree::allocation_unit::{PageNumber, UnitNumber};
 use crate::engine::btree::freemap::MapChanges;
 use crate::engine::btree::meta::{MapPlace, Meta};
 use crate::engine::btree::page::{CellValue, Page};
@@ -13,21 +14,21 @@ use crate::engine::btree::source::Piece;
 use crate::engine::btree::value::Value;
 use crate::engine::class_of;
 
-/// Pages by unit.
-type Pages = Vec<(u64, Arc<Page>)>;
+/// Pages with their numbers.
+type Pages = Vec<(PageNumber, Arc<Page>)>;
 
 /// What a checkpoint writes: the tree at one LSN, as far as it was dirty.
 pub struct FrozenTree {
-    /// Changed pages by unit.
-    pub pages: HashMap<u64, Arc<Page>>,
+    /// Changed pages.
+    pub pages: HashMap<PageNumber, Arc<Page>>,
     /// Those of them that are new.
-    pub fresh: HashSet<u64>,
+    pub fresh: HashSet<PageNumber>,
     /// Those of them whose image is in the log behind `meta.images_start`.
-    pub imaged: HashSet<u64>,
+    pub imaged: HashSet<PageNumber>,
     /// New values by first unit of their extent.
-    pub values: HashMap<u64, Value>,
+    pub values: HashMap<UnitNumber, Value>,
     /// Those of them that are not new, but moved.
-    pub moved: HashSet<u64>,
+    pub moved: HashSet<UnitNumber>,
     /// The state's meta page; `sequence`, `map`, `images_end` and `doublewrite_bytes` are not set yet.
     pub meta: Meta,
     /// Bytes of images that had been logged at `meta.recovery_lsn`.
@@ -40,23 +41,23 @@ pub struct FrozenTree {
 
 impl FrozenTree {
     /// What is new and goes where nothing was, and pages that change in their places; both sorted by unit.
-    pub fn pieces(&self) -> (Vec<(u64, Piece)>, Pages) {
+    pub fn pieces(&self) -> (Vec<(UnitNumber, Piece)>, Pages) {
         let (mut fresh, mut in_place) = (Vec::new(), Vec::new());
-        for (unit, page) in &self.pages {
-            if self.fresh.contains(unit) {
-                fresh.push((*unit, Piece::Page(page.clone())));
+        for (number, page) in &self.pages {
+            if self.fresh.contains(number) {
+                fresh.push((number.unit(), Piece::Page(page.clone())));
             } else if page.changed_units().next().is_some() {
-                in_place.push((*unit, page.clone()));
+                in_place.push((*number, page.clone()));
             }
         }
         fresh.extend(self.values.iter().map(|(unit, value)| (*unit, Piece::Value(value.clone()))));
         fresh.sort_unstable_by_key(|(unit, _)| *unit);
-        in_place.sort_unstable_by_key(|(unit, _)| *unit);
+        in_place.sort_unstable_by_key(|(number, _)| *number);
         (fresh, in_place)
     }
 
     /// The class of every new value's key, by the unit of its extent: the leaf that refers to it changed with it.
-    pub fn value_classes(&self) -> HashMap<u64, u8> {
+    pub fn value_classes(&self) -> HashMap<UnitNumber, u8> {
         let mut classes = HashMap::with_capacity(self.values.len());
         for page in self.pages.values().filter(|page| page.is_leaf()) {
             for index in 0..page.count() {

@@ -35,7 +35,7 @@ mod tests;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
-use super::allocation_unit::{UNIT_BYTES, units_of};
+use super::allocation_unit::{PageNumber, UNIT_BYTES, UnitNumber, Units};
 use super::change_buffer::ChangeBuffer;
 use super::freemap::FreeMap;
 use super::meta::{Meta, TreeCounts};
@@ -59,7 +59,7 @@ pub enum Stop {
 }
 
 /// Pages on the ways of a batch; they stay in memory until it is applied.
-pub type Pins = HashMap<u64, Arc<Page>>;
+pub type Pins = HashMap<PageNumber, Arc<Page>>;
 
 /// Counters of the running store.
 #[derive(Clone, Copy, Debug, Default)]
@@ -75,8 +75,8 @@ pub struct PageEvents {
 pub struct Tree {
     /// The newest durable state, with the sequence to count on from.
     pub durable: Meta,
-    /// Unit of the root page; 0 for an empty tree.
-    pub root: u64,
+    /// The root page; none in an empty tree.
+    pub root: PageNumber,
     /// Levels.
     pub height: u64,
     /// Its numbers.
@@ -97,13 +97,13 @@ pub struct Tree {
     pub buffer: ChangeBuffer,
     page_bytes: usize,
     /// Pages that the last batch changed, for [`Torn::Image`]; `None` in the other modes.
-    touched: Option<BTreeSet<u64>>,
+    touched: Option<BTreeSet<PageNumber>>,
     /// Dirty pages whose newest image is in the log.
-    imaged: HashSet<u64>,
-    dirty: HashMap<u64, Arc<Page>>,
-    fresh: HashSet<u64>,
-    values: HashMap<u64, Value>,
-    moved: HashSet<u64>,
+    imaged: HashSet<PageNumber>,
+    dirty: HashMap<PageNumber, Arc<Page>>,
+    fresh: HashSet<PageNumber>,
+    values: HashMap<UnitNumber, Value>,
+    moved: HashSet<UnitNumber>,
     value_bytes: u64,
 }
 
@@ -139,24 +139,24 @@ impl Tree {
         self.touched = (torn == Torn::Image).then(BTreeSet::new);
     }
 
-    /// Pages that the last batch changed: unit, whether it is new, page. None of them counts as imaged any more.
-    pub fn take_touched(&mut self) -> Vec<(u64, bool, Arc<Page>)> {
+    /// Pages that the last batch changed: number, whether it is new, page. None of them counts as imaged any more.
+    pub fn take_touched(&mut self) -> Vec<(PageNumber, bool, Arc<Page>)> {
         let touched = self.touched.as_mut().map(std::mem::take).unwrap_or_default();
-        let page = |unit: u64| {
-            self.imaged.remove(&unit);
-            Some((unit, self.fresh.contains(&unit), self.dirty.get(&unit)?.clone()))
+        let page = |number: PageNumber| {
+            self.imaged.remove(&number);
+            Some((number, self.fresh.contains(&number), self.dirty.get(&number)?.clone()))
         };
         touched.into_iter().filter_map(page).collect()
     }
 
-    /// The image of the page at `unit`, as it is now, is in the log.
-    pub fn set_imaged(&mut self, unit: u64) {
-        self.imaged.insert(unit);
+    /// The image of a page, as it is now, is in the log.
+    pub fn set_imaged(&mut self, number: PageNumber) {
+        self.imaged.insert(number);
     }
 
-    fn touch(&mut self, unit: u64) {
+    fn touch(&mut self, number: PageNumber) {
         if let Some(touched) = &mut self.touched {
-            touched.insert(unit);
+            touched.insert(number);
         }
     }
 
@@ -166,8 +166,8 @@ impl Tree {
     }
 
     /// Units of a page.
-    pub fn page_units(&self) -> u64 {
-        self.page_bytes as u64 / UNIT_BYTES
+    pub fn page_units(&self) -> Units {
+        Units::of_bytes(self.page_bytes as u64)
     }
 
     /// Bytes of memory that only the next checkpoints free.
@@ -190,16 +190,16 @@ impl Tree {
     /// Bytes that a checkpoint which froze now would write in mode `torn`, without the free map. What waits in the buffer counts a
     /// page each, at most every leaf once.
     pub fn settle_bytes(&self, torn: Torn) -> u64 {
-        let page = |(unit, page): (&u64, &Arc<Page>)| {
+        let page = |(number, page): (&PageNumber, &Arc<Page>)| {
             let changed = page.changed_units().count() as u64 * UNIT_BYTES;
             match torn {
-                _ if self.fresh.contains(unit) => self.page_bytes as u64,
-                Torn::Image if self.imaged.contains(unit) => changed,
+                _ if self.fresh.contains(number) => self.page_bytes as u64,
+                Torn::Image if self.imaged.contains(number) => changed,
                 Torn::Image | Torn::Delta => 2 * changed,
                 Torn::Doublewrite => changed + self.page_bytes as u64,
             }
         };
-        let values = self.values.values().map(|value| units_of(value.bytes.len()) * UNIT_BYTES);
+        let values = self.values.values().map(|value| Units::of_bytes(value.bytes.len() as u64).bytes());
         let waiting = self.buffer.len().min(self.counts.leaf_pages) * self.page_bytes as u64;
         self.dirty.iter().map(page).chain(values).sum::<u64>() + waiting
     }

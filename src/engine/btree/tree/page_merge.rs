@@ -6,6 +6,7 @@
 
 use super::{Pins, Stop, Tree};
 use crate::engine::PageCause;
+use crate::engine::btree::allocation_unit::PageNumber;
 use crate::engine::btree::page::Page;
 use crate::engine::btree::source::{LoadedPieces, PageSource};
 
@@ -18,12 +19,12 @@ impl Tree {
         key: &[u8],
         pins: &mut Pins,
     ) -> Result<(), Stop> {
-        let mut unit = self.root;
+        let mut number = self.root;
         for level in (1..self.height).rev() {
-            let parent = self.page(source, loaded, unit, level)?;
+            let parent = self.page(source, loaded, number, level)?;
             let index = parent.child_index(key);
-            unit = parent.child(index);
-            if self.page(source, loaded, unit, level - 1)?.is_sparse() {
+            number = parent.child(index);
+            if self.page(source, loaded, number, level - 1)?.is_sparse() {
                 for near in [index.wrapping_sub(1), index + 1] {
                     if near <= parent.count() {
                         let near = parent.child(near);
@@ -45,23 +46,23 @@ impl Tree {
     /// Merges the sparse pages on the path to `key` with neighbours, as far as these are resident.
     pub(super) fn merge_sparse(&mut self, key: &[u8], pins: &mut Pins, source: &impl PageSource) {
         let mut way = Vec::new();
-        let mut unit = self.root;
+        let mut number = self.root;
         for _ in 1..self.height {
             // Pages that left the tree may have changed the way, so it need not be the planned one.
-            let Some(page) = self.resident(unit, pins) else { return };
+            let Some(page) = self.resident(number, pins) else { return };
             let index = page.child_index(key);
-            way.push((unit, index));
-            unit = page.child(index);
+            way.push((number, index));
+            number = page.child(index);
         }
         while let Some((parent, index)) = way.pop() {
-            let sparse = self.resident(unit, pins).is_some_and(|page| page.is_sparse());
+            let sparse = self.resident(number, pins).is_some_and(|page| page.is_sparse());
             if !sparse
                 || !(index > 0 && self.merge_children(parent, index - 1, pins, source)
                     || self.merge_children(parent, index, pins, source))
             {
                 return;
             }
-            unit = parent;
+            number = parent;
         }
         self.lower_root(pins, source);
     }
@@ -69,7 +70,7 @@ impl Tree {
     /// Merges children `index` and `index + 1` of `parent`; false, and nothing has changed, if that cannot be.
     fn merge_children(
         &mut self,
-        parent: u64,
+        parent: PageNumber,
         index: usize,
         pins: &mut Pins,
         source: &impl PageSource,

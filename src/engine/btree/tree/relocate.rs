@@ -4,6 +4,7 @@ use bytes::Bytes;
 
 use super::{Pins, Stop, Tree};
 use crate::engine::PageCause;
+use crate::engine::btree::allocation_unit::{PageNumber, UnitNumber, Units};
 use crate::engine::btree::freemap::{SpaceNeeds, UnitRun};
 use crate::engine::btree::page::{CellValue, Extent, leaf_cell};
 use crate::engine::btree::source::{LoadedPieces, PageSource};
@@ -15,14 +16,14 @@ const STEP_BYTES: usize = 1 << 20;
 #[derive(Clone, Copy, Debug)]
 pub struct VacuumGoal {
     /// Nothing shall lie behind it.
-    pub limit: u64,
+    pub limit: UnitNumber,
     /// Nothing shall lie in it.
     pub window: Option<UnitRun>,
 }
 
 impl VacuumGoal {
     /// Whether what lies in `units` from `unit` on must go elsewhere.
-    fn moves(&self, unit: u64, units: u64) -> bool {
+    fn moves(&self, unit: UnitNumber, units: Units) -> bool {
         let end = unit.saturating_add(units);
         end > self.limit || self.window.is_some_and(|(start, length)| unit < start + length && end > start)
     }
@@ -32,8 +33,8 @@ impl VacuumGoal {
 pub struct Relocation {
     pins: Pins,
     /// Pages on the way with the child taken, root first, without the leaf.
-    way: Vec<(u64, usize)>,
-    leaf: u64,
+    way: Vec<(PageNumber, usize)>,
+    leaf: PageNumber,
     values: Vec<(Bytes, Extent, Bytes)>,
     /// Where the next one goes on.
     pub next: Option<Vec<u8>>,
@@ -43,11 +44,11 @@ pub struct Relocation {
 
 impl Relocation {
     /// What it takes at most, with pages of `page_units`.
-    pub fn needs(&self, page_units: u64) -> SpaceNeeds {
-        let values = self.values.iter().map(|(_, extent, _)| u64::from(extent.units));
-        let pages = (self.way.len() as u64 + 1) * page_units;
-        let piece_units = values.clone().max().unwrap_or(0).max(page_units);
-        SpaceNeeds { units: values.sum::<u64>() + pages, piece_units, pages: 0 }
+    pub fn needs(&self, page_units: Units) -> SpaceNeeds {
+        let values = self.values.iter().map(|(_, extent, _)| extent.units);
+        let pages = page_units * (self.way.len() as u64 + 1);
+        let piece_units = values.clone().max().unwrap_or_default().max(page_units);
+        SpaceNeeds { units: values.sum::<Units>() + pages, piece_units, pages: 0 }
     }
 }
 
@@ -80,7 +81,7 @@ impl Tree {
             let mut bytes = 0;
             for index in first..page.count() {
                 if let CellValue::Extent(extent) = page.cell_value(index)
-                    && goal.moves(extent.unit, u64::from(extent.units))
+                    && goal.moves(extent.unit, extent.units)
                 {
                     if bytes >= STEP_BYTES {
                         step.next = Some(page.key(index).to_vec());
@@ -102,7 +103,7 @@ impl Tree {
     }
 
     /// A new place for what lies in `units` from `unit` on; `None` if there is none.
-    fn better_place(&mut self, unit: u64, units: u64, goal: VacuumGoal) -> Option<u64> {
+    fn better_place(&mut self, unit: UnitNumber, units: Units, goal: VacuumGoal) -> Option<UnitNumber> {
         if let Some(to) = self.space.take_below(units, goal.limit) {
             return Some(to);
         }
@@ -110,24 +111,28 @@ impl Tree {
         if unit.saturating_add(units) > goal.limit {
             return None;
         }
-        self.space.take_below(units, u64::MAX).or_else(|| self.space.take_beyond(units))
+        self.space.take_below(units, UnitNumber::MAX).or_else(|| self.space.take_beyond(units))
     }
 
     /// Moves what was planned, as far as there is room; whether anything was moved, and the units that should have been and were not.
-    pub fn relocate(&mut self, step: Relocation, goal: VacuumGoal, source: &impl PageSource) -> (bool, u64) {
+    pub fn relocate(
+        &mut self,
+        step: Relocation,
+        goal: VacuumGoal,
+        source: &impl PageSource,
+    ) -> (bool, Units) {
         let Relocation { mut pins, way, leaf, values, .. } = step;
         if self.height == 0 {
-            return (false, 0);
+            return (false, Units::ZERO);
         }
         if let Some((start, units)) = goal.window {
             // Again, as checkpoints may have freed more of it.
             self.space.withhold(start, start + units);
         }
-        let (mut moved, mut stuck_units) = (false, 0);
+        let (mut moved, mut stuck_units) = (false, Units::ZERO);
         for (key, old, value) in values {
-            let units = u64::from(old.units);
-            let Some(to) = self.better_place(old.unit, units, goal) else {
-                stuck_units += units;
+            let Some(to) = self.better_place(old.unit, old.units, goal) else {
+                stuck_units += old.units;
                 continue;
             };
             let extent = self.move_value(value, old, to, source);
@@ -137,14 +142,14 @@ impl Tree {
             }
             moved = true;
         }
-        let mut unit = leaf;
+        let mut number = leaf;
         let mut above = way.into_iter().rev();
         loop {
             let parent = above.next();
-            if goal.moves(unit, self.page_units()) {
-                match self.better_place(unit, self.page_units(), goal) {
+            if goal.moves(number.unit(), self.page_units()) {
+                match self.better_place(number.unit(), self.page_units(), goal).map(PageNumber::at) {
                     Some(to) => {
-                        self.move_page(unit, to, &mut pins, source);
+                        self.move_page(number, to, &mut pins, source);
                         match parent {
                             Some((parent, index)) => self
                                 .page_mut(parent, PageCause::Vacuum, &mut pins, source)
@@ -157,7 +162,7 @@ impl Tree {
                 }
             }
             match parent {
-                Some((parent, _)) => unit = parent,
+                Some((parent, _)) => number = parent,
                 None => return (moved, stuck_units),
             }
         }

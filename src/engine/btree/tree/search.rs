@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::{Stop, Tree};
 use crate::engine::Error;
-use crate::engine::btree::allocation_unit::{FILE, UNIT_BYTES};
+use crate::engine::btree::allocation_unit::{FILE, PageNumber, UnitNumber};
 use crate::engine::btree::page::{CellValue, Extent, Page};
 use crate::engine::btree::set_aside::UnreadableRange;
 use crate::engine::btree::source::{LoadedPieces, Miss, PageSource, Piece};
@@ -59,8 +59,8 @@ impl ScanChunk {
 /// A leaf and the first key behind its range; `None` if it is the last one.
 type Leaf = (Arc<Page>, Option<Vec<u8>>);
 
-fn damaged(unit: u64, what: &str) -> Stop {
-    Stop::Failed(Error::corrupt(FILE, unit * UNIT_BYTES, what))
+fn damaged(unit: UnitNumber, what: &str) -> Stop {
+    Stop::Failed(Error::corrupt(FILE, unit.offset(), what))
 }
 
 /// What a search stops with that finds something neither in memory nor in `loaded`.
@@ -72,31 +72,36 @@ fn missing(epoch: u64, loaded: &LoadedPieces, miss: Miss) -> Stop {
 }
 
 impl Tree {
-    /// The page at `unit`, which must be of `level`.
+    /// The page `number`, which must be of `level`.
     pub fn page(
         &self,
         source: &impl PageSource,
         loaded: &LoadedPieces,
-        unit: u64,
+        number: PageNumber,
         level: u64,
     ) -> Result<Arc<Page>, Stop> {
-        let page = match self.changed_page(unit) {
+        let page = match self.changed_page(number) {
             Some(page) => page.clone(),
-            None => match loaded.get(self.epoch, unit).cloned().or_else(|| source.pooled(unit)) {
-                Some(Piece::Page(page)) => page,
-                Some(Piece::Value(_)) => return Err(damaged(unit, "a value where a page is referred to")),
-                None => return Err(missing(self.epoch, loaded, Miss::Page(unit))),
-            },
+            None => {
+                match loaded.get(self.epoch, number.unit()).cloned().or_else(|| source.pooled(number.unit()))
+                {
+                    Some(Piece::Page(page)) => page,
+                    Some(Piece::Value(_)) => {
+                        return Err(damaged(number.unit(), "a value where a page is referred to"));
+                    }
+                    None => return Err(missing(self.epoch, loaded, Miss::Page(number))),
+                }
+            }
         };
         if u64::from(page.level()) != level {
-            return Err(damaged(unit, "a page of another level than its parent says"));
+            return Err(damaged(number.unit(), "a page of another level than its parent says"));
         }
         Ok(page)
     }
 
-    /// The dirty or frozen page at `unit`.
-    pub fn changed_page(&self, unit: u64) -> Option<&Arc<Page>> {
-        self.dirty.get(&unit).or_else(|| self.frozen.as_ref()?.pages.get(&unit))
+    /// The dirty or frozen form of a page.
+    pub fn changed_page(&self, number: PageNumber) -> Option<&Arc<Page>> {
+        self.dirty.get(&number).or_else(|| self.frozen.as_ref()?.pages.get(&number))
     }
 
     /// The dirty or frozen value in the units of `extent`, which may be that of another key: [`Value::is_of`] says.
@@ -111,7 +116,10 @@ impl Tree {
         extent: Extent,
     ) -> Result<Bytes, Stop> {
         if !extent.is_possible() {
-            return Err(damaged(0, "an extent whose length does not fit its units, or nowhere"));
+            return Err(damaged(
+                UnitNumber::NONE,
+                "an extent whose length does not fit its units, or nowhere",
+            ));
         }
         if let Some(value) = self.changed_value(&extent) {
             if !value.is_of(&extent) {
@@ -134,12 +142,12 @@ impl Tree {
         source: &impl PageSource,
         loaded: &LoadedPieces,
         key: &[u8],
-        mut visit: impl FnMut(u64, &Arc<Page>),
+        mut visit: impl FnMut(PageNumber, &Arc<Page>),
     ) -> Result<Option<Leaf>, Stop> {
-        let (mut unit, mut end) = (self.root, None);
+        let (mut number, mut end) = (self.root, None);
         for level in (0..self.height).rev() {
-            let page = self.page(source, loaded, unit, level)?;
-            visit(unit, &page);
+            let page = self.page(source, loaded, number, level)?;
+            visit(number, &page);
             if level == 0 {
                 return Ok(Some((page, end)));
             }
@@ -148,11 +156,14 @@ impl Tree {
                 let separator = page.key(index);
                 // Each way goes on behind the one before it, so it comes to an end.
                 if end.as_deref().is_some_and(|end| separator >= end) {
-                    return Err(damaged(unit, "a key outside the range that the parent gives the page"));
+                    return Err(damaged(
+                        number.unit(),
+                        "a key outside the range that the parent gives the page",
+                    ));
                 }
                 end = Some(separator.to_vec());
             }
-            unit = page.child(index);
+            number = page.child(index);
         }
         Ok(None)
     }
@@ -258,11 +269,11 @@ impl Tree {
         loaded: &LoadedPieces,
         key: &[u8],
     ) -> Option<UnreadableRange> {
-        let (mut unit, mut start, mut end) = (self.root, Vec::new(), None);
+        let (mut number, mut start, mut end) = (self.root, Vec::new(), None);
         for level in (0..self.height).rev() {
-            let page = match self.page(source, loaded, unit, level) {
+            let page = match self.page(source, loaded, number, level) {
                 Ok(page) => page,
-                Err(Stop::Failed(error)) => return Some(UnreadableRange { start, end, unit, error }),
+                Err(Stop::Failed(error)) => return Some(UnreadableRange { start, end, page: number, error }),
                 Err(Stop::Miss(_)) => return None,
             };
             if level > 0 {
@@ -273,20 +284,20 @@ impl Tree {
                 if index < page.count() {
                     end = Some(page.key(index).to_vec());
                 }
-                unit = page.child(index);
+                number = page.child(index);
             }
         }
         None
     }
 
-    /// Leaves from `unit` on, which lies on the way to `key`, that must be read before `end`, too, and lie one behind the
-    /// other: at most `count_max`, `unit` among them.
+    /// Leaves from `first` on, which lies on the way to `key`, that must be read before `end`, too, and lie one behind the
+    /// other: at most `count_max`, `first` among them.
     pub fn leaves_in_a_row(
         &self,
         source: &impl PageSource,
         loaded: &LoadedPieces,
         (key, end): (&[u8], Option<&[u8]>),
-        unit: u64,
+        first: PageNumber,
         count_max: usize,
     ) -> usize {
         let mut parent = self.root;
@@ -298,14 +309,14 @@ impl Tree {
                 continue;
             }
             let is_next = |nth: &usize| {
-                let child = unit + *nth as u64 * self.page_units();
+                let child = PageNumber::at(first.unit() + self.page_units() * *nth as u64);
                 index + nth <= page.count()
                     && end.is_none_or(|end| page.key(index + nth - 1) < end)
                     && page.child(index + nth) == child
                     && self.changed_page(child).is_none()
-                    && !source.has(child)
+                    && !source.has(child.unit())
             };
-            return if page.child(index) == unit {
+            return if page.child(index) == first {
                 1 + (1..count_max).take_while(is_next).count()
             } else {
                 1

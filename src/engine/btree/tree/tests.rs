@@ -9,25 +9,26 @@ use super::*;
 use crate::base::prng::Prng;
 use crate::engine::Batch;
 use crate::engine::btree::age::LogPoint;
+use crate::engine::btree::allocation_unit::FIRST_UNIT;
 use crate::engine::btree::source::{LoadedPieces, PageSource, Piece};
 
 /// What would lie in the file, and which of it is in the pool.
 #[derive(Default)]
 struct Shelf {
-    pieces: HashMap<u64, Piece>,
-    pooled: RefCell<HashSet<u64>>,
+    pieces: HashMap<UnitNumber, Piece>,
+    pooled: RefCell<HashSet<UnitNumber>>,
 }
 
 impl PageSource for Shelf {
-    fn pooled(&self, unit: u64) -> Option<Piece> {
+    fn pooled(&self, unit: UnitNumber) -> Option<Piece> {
         self.pooled.borrow().contains(&unit).then(|| self.pieces[&unit].clone())
     }
 
-    fn has(&self, unit: u64) -> bool {
+    fn has(&self, unit: UnitNumber) -> bool {
         self.pooled.borrow().contains(&unit)
     }
 
-    fn forget(&self, unit: u64) {
+    fn forget(&self, unit: UnitNumber) {
         self.pooled.borrow_mut().remove(&unit);
     }
 
@@ -58,8 +59,8 @@ fn with_misses<T>(
 #[test]
 fn the_tree_finds_its_pages_in_any_source_and_asks_for_what_is_not_there() {
     let mut prng = Prng::new(11);
-    let meta = Meta { page_bytes: 4096, end: 2, ..Meta::default() };
-    let (mut tree, mut shelf) = (Tree::new(meta, FreeMap::new(2, 2)), Shelf::default());
+    let meta = Meta { page_bytes: 4096, end: FIRST_UNIT, ..Meta::default() };
+    let (mut tree, mut shelf) = (Tree::new(meta, FreeMap::new(FIRST_UNIT, FIRST_UNIT)), Shelf::default());
     let (mut model, mut misses) = (BTreeMap::new(), 0);
     for step in 0..600u32 {
         let mut batch = Batch::new(0);
@@ -78,18 +79,18 @@ fn the_tree_finds_its_pages_in_any_source_and_asks_for_what_is_not_there() {
         let (needs, missed) =
             with_misses(&tree, &shelf, |tree, loaded| tree.plan(&shelf, loaded, &batch, &mut pins));
         misses += missed;
-        if let Some(units) = needs.lacking(&tree.space) {
-            tree.space.set_file_units(units);
+        if let Some(end) = needs.lacking(&tree.space) {
+            tree.space.set_file_end(end);
         }
         tree.apply(&batch, pins, &shelf);
         if step % 20 == 19 {
             // All that changed goes to the shelf, and half of it into the pool.
             let frozen = tree.freeze(LogPoint::default());
-            let pages = frozen.pages.iter().map(|(unit, page)| (*unit, Piece::Page(page.clone())));
+            let pages = frozen.pages.iter().map(|(number, page)| (number.unit(), Piece::Page(page.clone())));
             let values = frozen.values.iter().map(|(unit, value)| (*unit, Piece::Value(value.clone())));
             for (unit, piece) in pages.chain(values) {
                 shelf.pieces.insert(unit, piece);
-                match unit % 2 == 0 {
+                match unit.get() % 2 == 0 {
                     true => shelf.pooled.borrow_mut().insert(unit),
                     false => shelf.pooled.borrow_mut().remove(&unit),
                 };
