@@ -1,32 +1,32 @@
-//! The bitmap of a group: one bit a unit, set if it is free, in one unit of the file.
+//! The bitmap of a group: one bit per unit, set if the unit is free. It takes one unit of the file.
 
 use crate::engine::btree::allocation_unit::{UNIT_BYTES, Units};
 
-/// Units of a group: as many as a unit has bits, 128 MiB of the file.
+/// Units of a group, as many as a unit has bits: 128 MiB of the file.
 pub const GROUP_UNITS: Units = Units::new(UNIT_BYTES * 8);
-/// The same as an index.
+/// Units of a group, as an index.
 const LENGTH: usize = GROUP_UNITS.get() as usize;
 const WORDS: usize = LENGTH / 64;
-/// Longest run that is looked for a word at a time.
+/// Longest run that is searched for word by word.
 const WINDOW: usize = 64;
 
-/// Which units of a group are free. Indexes are those of units in the group.
+/// The free units of a group. Units are named by their index in the group.
 #[derive(Clone, PartialEq, Eq)]
 pub struct GroupBits([u64; WORDS]);
 
-/// The bits of a word from `from` up to, not including, `to`.
+/// A word whose bits from `from` up to, not including, `to` are set.
 fn mask(from: usize, to: usize) -> u64 {
     let below = |at: usize| if at >= 64 { u64::MAX } else { (1 << at) - 1 };
     below(to) & !below(from)
 }
 
 impl GroupBits {
-    /// Nothing is free.
+    /// A bitmap in which no unit is free.
     pub fn none() -> GroupBits {
         GroupBits([0; WORDS])
     }
 
-    /// Reads a unit of the file; missing bytes are zeros.
+    /// Decodes a unit of the file; missing bytes count as zeros.
     pub fn decode(bytes: &[u8]) -> GroupBits {
         let mut bits = GroupBits::none();
         for (word, bytes) in bits.0.iter_mut().zip(bytes.chunks_exact(8)) {
@@ -35,7 +35,7 @@ impl GroupBits {
         bits
     }
 
-    /// The unit's bytes.
+    /// The bytes as they lie in the file.
     pub fn encode(&self) -> Vec<u8> {
         self.0.iter().flat_map(|word| word.to_le_bytes()).collect()
     }
@@ -45,7 +45,7 @@ impl GroupBits {
         self.0[at / 64] >> (at % 64) & 1 == 1
     }
 
-    /// Calls `change` with each word of `from..to` and those of its bits that are in the range.
+    /// Calls `change` with each word of `from..to` and with the mask of its bits in that range.
     fn words(&mut self, from: usize, to: usize, mut change: impl FnMut(&mut u64, u64)) {
         if from < to {
             for index in from / 64..=(to - 1) / 64 {
@@ -55,17 +55,17 @@ impl GroupBits {
         }
     }
 
-    /// Frees `from..to`.
+    /// Sets the bits of `from..to`: they are free.
     pub fn set(&mut self, from: usize, to: usize) {
         self.words(from, to, |word, bits| *word |= bits);
     }
 
-    /// Nothing of `from..to` is free any more.
+    /// Clears the bits of `from..to`: they are not free.
     pub fn clear(&mut self, from: usize, to: usize) {
         self.words(from, to, |word, bits| *word &= !bits);
     }
 
-    /// Takes out what is free in `from..to`.
+    /// Moves the set bits of `from..to` into a bitmap of their own.
     pub fn split_off(&mut self, from: usize, to: usize) -> GroupBits {
         let mut taken = self.clone();
         taken.clear(0, from);
@@ -74,12 +74,12 @@ impl GroupBits {
         taken
     }
 
-    /// Adds what is free in `other`.
+    /// Sets the bits that are set in `other`.
     pub fn add(&mut self, other: &GroupBits) {
         self.0.iter_mut().zip(&other.0).for_each(|(word, bits)| *word |= bits);
     }
 
-    /// Units that are free.
+    /// Number of free units.
     pub fn count(&self) -> Units {
         Units::new(self.0.iter().map(|word| u64::from(word.count_ones())).sum())
     }
@@ -95,7 +95,7 @@ impl GroupBits {
         Some(index * 64 + word.trailing_zeros() as usize)
     }
 
-    /// The first unit from `from` on that is not free, or the end of the group.
+    /// The first used unit from `from` on, or the end of the group.
     pub fn next_used(&self, from: usize) -> usize {
         let mut index = from / 64;
         if index >= WORDS {
@@ -112,7 +112,7 @@ impl GroupBits {
         index * 64 + word.trailing_zeros() as usize
     }
 
-    /// The first unit of those before `to` that are free up to there.
+    /// Start of the free run that ends before `to`; `to` if there is none.
     pub fn free_before(&self, to: usize) -> usize {
         let mut at = to;
         while at > 0 {
@@ -126,7 +126,7 @@ impl GroupBits {
         0
     }
 
-    /// Runs of free units: first, end.
+    /// The free runs: first unit, and the end.
     pub fn runs(&self) -> impl Iterator<Item = (usize, usize)> + use<'_> {
         let mut at = 0;
         std::iter::from_fn(move || {
@@ -136,7 +136,7 @@ impl GroupBits {
         })
     }
 
-    /// Length of the longest run.
+    /// Length of the longest free run.
     pub fn longest(&self) -> usize {
         self.runs().map(|(start, end)| end - start).max().unwrap_or(0)
     }
@@ -146,7 +146,7 @@ impl GroupBits {
         u128::from(next) << 64 | u128::from(self.0[index])
     }
 
-    /// Where `units` (up to 64) free units in a row begin, from `from` on.
+    /// The first place from `from` on at which `units` (at most 64) adjacent units are free.
     pub fn next_window(&self, from: usize, units: usize) -> Option<usize> {
         let units = units.min(WINDOW);
         let mut bits = mask(from % 64, 64);
@@ -160,7 +160,7 @@ impl GroupBits {
         None
     }
 
-    /// Where a run of exactly `units` (up to 64) begins, from `from` on.
+    /// Start of the first free run from `from` on that has exactly `units` (at most 64).
     pub fn next_exact(&self, from: usize, units: usize) -> Option<usize> {
         let mut bits = mask(from % 64, 64);
         for index in from / 64..WORDS {
@@ -181,7 +181,7 @@ impl GroupBits {
     }
 }
 
-/// The bits at which `units` set ones in a row begin; those near the upper end are not seen.
+/// The bits at which `units` adjacent set bits begin; those too near to the upper end are not found.
 fn windows(bits: u128, units: usize) -> u128 {
     let (mut found, mut length) = (bits, 1);
     while length < units {

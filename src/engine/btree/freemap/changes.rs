@@ -1,14 +1,14 @@
-//! What a checkpoint does with the map.
+//! The checkpoint of the map.
 //!
-//! 1. [`FreeMap::freeze`], under the latch: what was retired so far is free in the state; pages that must be written get their places;
-//!    the bits that changed are kept as they are. Whoever changes them from here on copies them.
-//! 2. [`MapChanges`], without any lock: the new form of each page is made and written to the unit of its home that the durable state does
-//!    not refer to: groups, then the pages above them, then the root's entry for the meta page.
-//! 3. [`FreeMap::commit`], under the latch: these are the pages of the durable state.
-//! 4. [`FreeMap::release`], under the latch, a group each time: what left with the state can be taken.
+//! 1. [`FreeMap::freeze`], under the latch: the units that were retired so far are free in the new state; pages that must be written get
+//!    their places; bits that changed are shared with the checkpoint, and copied before they change again (copy on write).
+//! 2. [`MapChanges`], without a lock: the new version of each page is made and written to the unit of its home that the durable state does
+//!    not refer to: first the groups, then the pages above them, then the root's entry for the meta page.
+//! 3. [`FreeMap::commit`], under the latch: the new pages are those of the durable state.
+//! 4. [`FreeMap::release`], under the latch, one group at a time: the units that this checkpoint freed can be taken.
 //!
-//! To give a page its home, or a lower one, takes and frees units, which changes other groups; so step 1 repeats until nothing is
-//! left to do. It comes to an end because each page gets at most one home, and moves at most once.
+//! Giving a page a home, or a lower one, takes and frees units, which changes other groups; so step 1 repeats until nothing is left to
+//! do. It terminates because each page gets at most one home, and moves at most once.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -21,47 +21,47 @@ use super::{FreeMap, MapPage, UnitRun, coalesce_runs};
 use crate::engine::Result;
 use crate::engine::btree::allocation_unit::{UnitNumber, Units};
 
-/// Pages that lie too far behind, and move with one checkpoint.
+/// Largest number of pages behind the limit that one checkpoint moves.
 pub const MOVES: usize = 64;
 
-/// The bits of a group as of a freeze, without what was retired.
+/// The bits of a group at a freeze, without the retired units.
 enum GroupBase {
-    /// In memory: free, withheld.
+    /// In memory: free units, and withheld ones.
     Bits(Arc<GroupBits>, Option<Arc<GroupBits>>),
-    /// In its page.
+    /// On the disk, in its page.
     Page(MapEntry),
-    /// Nothing was free.
+    /// No unit was free.
     None,
 }
 
-/// A group whose page a checkpoint writes.
+/// A group whose page the checkpoint writes.
 struct GroupChange {
     group: usize,
-    /// Where to.
+    /// The place of the new page.
     place: MapEntry,
     base: GroupBase,
 }
 
-/// What a checkpoint writes of the map.
+/// The pages of the map that a checkpoint writes.
 pub struct MapChanges {
     groups: Vec<GroupChange>,
-    /// Pages above them by level and index, ascending, with their places.
+    /// Pages above the groups in ascending order: level, index, place of the new page.
     pages: Vec<(usize, usize, MapEntry)>,
-    /// What leaves with it; ascending once it is sorted.
+    /// Units that this checkpoint frees; ascending once they are sorted.
     leaving: Arc<Vec<UnitRun>>,
-    /// What was written.
+    /// Entries of the pages that were made.
     entries: HashMap<(usize, usize), MapEntry>,
     /// Level of the root.
     height: usize,
 }
 
 impl FreeMap {
-    /// A checkpoint begins: what was retired so far is free in its state. There must be room for [`FreeMap::map_units_max`].
+    /// Begins a checkpoint, in whose state all retired units are free. The file must have room for [`FreeMap::map_units_max`].
     pub fn freeze(&mut self) -> MapChanges {
-        debug_assert!(self.leaving.is_empty(), "one checkpoint at a time");
+        debug_assert!(self.freed.leaving.is_empty(), "one checkpoint at a time");
         self.drop_behind_end();
         self.move_homes();
-        let mut above = std::mem::take(&mut self.stale_pages);
+        let mut above = std::mem::take(&mut self.pages.stale);
         let (mut at, mut height) = (0, 0);
         loop {
             while let Some(group) = self.changed.get(at).copied() {
@@ -72,8 +72,10 @@ impl FreeMap {
             let before = height;
             height = height_of(groups_of(self.end));
             for level in 1..=height {
-                // A root over what was the root so far.
-                if self.levels[level][0].home.is_none() && !self.levels[level - 1][0].home.is_none() {
+                // A new root above the root so far.
+                if self.pages.levels[level][0].home.is_none()
+                    && !self.pages.levels[level - 1][0].home.is_none()
+                {
                     above.insert((level, 0));
                 }
                 let pages: Vec<usize> =
@@ -89,7 +91,7 @@ impl FreeMap {
         }
         let mut groups = Vec::with_capacity(at);
         for group in std::mem::take(&mut self.changed) {
-            let page = self.levels[0][group];
+            let page = self.pages.levels[0][group];
             let state = &mut self.groups[group];
             state.is_changed = false;
             if state.is_lost {
@@ -104,14 +106,14 @@ impl FreeMap {
             groups.push(GroupChange { group, place: page.next(), base });
         }
         let pages = above.into_iter().filter(|(level, _)| *level <= height);
-        let pages = pages.map(|(level, index)| (level, index, self.levels[level][index].next())).collect();
-        self.leaving = Arc::new(std::mem::take(&mut self.retired));
-        self.leaving_units = std::mem::take(&mut self.retired_units);
-        self.is_committed = false;
-        MapChanges { groups, pages, leaving: self.leaving.clone(), entries: HashMap::new(), height }
+        let pages =
+            pages.map(|(level, index)| (level, index, self.pages.levels[level][index].next())).collect();
+        self.freed.leaving = Arc::new(std::mem::take(&mut self.freed.retired));
+        self.freed.leaving_units = std::mem::take(&mut self.freed.retired_units);
+        MapChanges { groups, pages, leaving: self.freed.leaving.clone(), entries: HashMap::new(), height }
     }
 
-    /// Groups behind the end, and pages above nothing else, go.
+    /// Drops groups behind the end, and pages that have no others below them.
     fn drop_behind_end(&mut self) {
         let mut count = groups_of(self.end);
         if count == self.groups.len() {
@@ -123,32 +125,32 @@ impl FreeMap {
         }
         self.changed.retain(|group| *group < count);
         let height = height_of(count);
-        for level in 0..self.levels.len() {
+        for level in 0..self.pages.levels.len() {
             let left = if level <= height { count } else { 0 };
-            for index in left..self.levels[level].len() {
-                let page = self.levels[level][index];
+            for index in left..self.pages.levels[level].len() {
+                let page = self.pages.levels[level][index];
                 if !page.home.is_none() {
-                    self.homes.remove(&page.home);
+                    self.pages.homes.remove(&page.home);
                     self.retire(page.home, HOME_UNITS);
-                    self.stale_pages.insert((level + 1, index / CHILDREN));
+                    self.pages.stale.insert((level + 1, index / CHILDREN));
                 }
             }
-            self.levels[level].truncate(left);
+            self.pages.levels[level].truncate(left);
             count = parents_of(count);
         }
         let is_there = |(level, index): &(usize, usize)| {
-            self.levels.get(*level).is_some_and(|pages| *index < pages.len())
+            self.pages.levels.get(*level).is_some_and(|pages| *index < pages.len())
         };
-        let stale = std::mem::take(&mut self.stale_pages);
-        self.stale_pages = stale.into_iter().filter(is_there).collect();
+        let stale = std::mem::take(&mut self.pages.stale);
+        self.pages.stale = stale.into_iter().filter(is_there).collect();
     }
 
-    /// Pages that lie behind all that need be there, or where nothing shall lie, move to a lower place, if there is one.
+    /// Moves pages that lie behind the limit, or among withheld units, to a lower place, if there is one.
     fn move_homes(&mut self) {
         let limit = self.limit();
         let (from, units) = self.withheld.unwrap_or((limit, Units::ZERO));
-        let behind = self.homes.range(limit.saturating_sub(Units::ONE)..).rev().take(MOVES);
-        let within = self.homes.range(from.saturating_sub(Units::ONE)..from + units).rev();
+        let behind = self.pages.homes.range(limit.saturating_sub(Units::ONE)..).rev().take(MOVES);
+        let within = self.pages.homes.range(from.saturating_sub(Units::ONE)..from + units).rev();
         let mut moving: Vec<(UnitNumber, (usize, usize))> =
             behind.chain(within).map(|(home, page)| (*home, *page)).collect();
         moving.sort_unstable();
@@ -159,58 +161,55 @@ impl FreeMap {
             }
             let most = if home + HOME_UNITS > limit { home } else { UnitNumber::MAX };
             let Some(to) = self.take_below(HOME_UNITS, most) else { continue };
-            self.homes.remove(&home);
-            self.homes.insert(to, (level, index));
-            self.levels[level][index].home = to;
+            self.pages.homes.remove(&home);
+            self.pages.set_home(level, index, to);
             self.retire(home, HOME_UNITS);
             match level {
                 0 => self.mark_changed(index),
-                _ => _ = self.stale_pages.insert((level, index)),
+                _ => _ = self.pages.stale.insert((level, index)),
             }
         }
     }
 
-    /// Gives a page two units if it has none.
+    /// Gives a page its two units if it has none.
     fn house(&mut self, level: usize, index: usize) {
         let is_lost = level == 0 && self.groups[index].is_lost;
-        if self.levels[level][index].home.is_none() && !is_lost {
+        if self.pages.levels[level][index].home.is_none() && !is_lost {
             let home = self.take_low(HOME_UNITS);
-            self.levels[level][index].home = home;
-            self.homes.insert(home, (level, index));
+            self.pages.set_home(level, index, home);
         }
     }
 
-    /// Sorts what leaves.
+    /// Replaces the list of leaving units by the sorted one; returns the old list, to be dropped without the latch.
     pub fn set_leaving(&mut self, leaving: Arc<Vec<UnitRun>>) -> Arc<Vec<UnitRun>> {
-        std::mem::replace(&mut self.leaving, leaving)
+        std::mem::replace(&mut self.freed.leaving, leaving)
     }
 
-    /// What the parent of a page says of it in the state of a checkpoint that leaves it alone.
+    /// The entry of a page that the checkpoint does not write.
     fn entry(&self, level: usize, index: usize) -> MapEntry {
-        let entry = self.levels[level].get(index).map(|page| page.entry).unwrap_or_default();
+        let entry = self.pages.levels[level].get(index).map(|page| page.entry).unwrap_or_default();
         let is_lost = level == 0 && self.groups.get(index).is_some_and(|group| group.is_lost);
         if is_lost && entry.unit.is_none() { entry.lost() } else { entry }
     }
 
-    /// The state of `changes` is durable.
+    /// Notes that the state of `changes` is durable.
     pub fn commit(&mut self, changes: &MapChanges) {
         for ((level, index), entry) in &changes.entries {
-            let before = std::mem::replace(&mut self.levels[*level][*index].entry, *entry);
+            let before = std::mem::replace(&mut self.pages.levels[*level][*index].entry, *entry);
             if *level == 0 && entry.is_lost() {
-                self.levels[0][*index].entry.free_units = before.free_units;
+                self.pages.levels[0][*index].entry.free_units = before.free_units;
                 self.lose(*index);
-                self.levels[0][*index].entry = *entry;
+                self.pages.levels[0][*index].entry = *entry;
             } else if *level == 0 && self.groups[*index].loaded.is_none() {
-                // Nothing else changes a group that is not in memory.
+                // A group that is not in memory is changed by checkpoints only.
                 let units = Units::from(entry.free_units.saturating_sub(before.free_units));
                 self.free_units += units;
-                self.leaving_units = self.leaving_units.saturating_sub(units);
+                self.freed.leaving_units = self.freed.leaving_units.saturating_sub(units);
             }
         }
-        self.is_committed = true;
     }
 
-    /// What left with it can be taken: that of `group`, which is `freed`.
+    /// Lets the units that the checkpoint freed in `group` be taken: those of `freed`.
     pub fn release(&mut self, group: usize, freed: &GroupBits) {
         let state = &mut self.groups[group];
         state.is_pending = false;
@@ -218,7 +217,7 @@ impl FreeMap {
             return;
         }
         if state.loaded.is_none() {
-            let longest = u64::from(self.levels[0][group].entry.longest_units);
+            let longest = u64::from(self.pages.levels[0][group].entry.longest_units);
             self.sleeping_longest.fetch_max(longest, Relaxed);
             return;
         }
@@ -226,7 +225,7 @@ impl FreeMap {
         if units.is_zero() {
             return;
         }
-        self.leaving_units = self.leaving_units.saturating_sub(units);
+        self.freed.leaving_units = self.freed.leaving_units.saturating_sub(units);
         self.detach(group);
         if let Some(loaded) = self.groups[group].loaded.as_mut() {
             let before = loaded.units;
@@ -239,16 +238,16 @@ impl FreeMap {
         self.drain_end();
     }
 
-    /// Everything was released. Returns what need not be kept any more.
+    /// Ends the release. Returns the list of leaving units, to be dropped without the latch.
     pub fn end_release(&mut self) -> Arc<Vec<UnitRun>> {
-        // What is left is of groups that cannot be read: it stays used.
-        self.leaving_units = Units::ZERO;
-        std::mem::take(&mut self.leaving)
+        // The rest belongs to groups that cannot be read: those units stay used.
+        self.freed.leaving_units = Units::ZERO;
+        std::mem::take(&mut self.freed.leaving)
     }
 }
 
 impl MapPage {
-    /// Its next place: the unit of its home that the durable state does not refer to.
+    /// The next place of the page: the unit of its home that the durable state does not refer to.
     fn next(&self) -> MapEntry {
         let side = if self.entry.unit == self.home { Units::ONE } else { Units::ZERO };
         MapEntry { unit: self.home + side, side, ..MapEntry::default() }
@@ -256,17 +255,17 @@ impl MapPage {
 }
 
 impl MapChanges {
-    /// How many groups it writes.
+    /// Number of groups whose pages are written.
     pub fn group_count(&self) -> usize {
         self.groups.len()
     }
 
-    /// How many pages above them.
+    /// Number of pages above the groups that are written.
     pub fn page_count(&self) -> usize {
         self.pages.len()
     }
 
-    /// Sorts and coalesces what leaves, for [`FreeMap::set_leaving`].
+    /// Sorts and coalesces the leaving units, for [`FreeMap::set_leaving`].
     pub fn sort(&mut self) -> Arc<Vec<UnitRun>> {
         let mut runs = self.leaving.to_vec();
         coalesce_runs(&mut runs);
@@ -274,14 +273,13 @@ impl MapChanges {
         self.leaving.clone()
     }
 
-    /// The `nth` group, and what of it leaves.
+    /// The `nth` group, and the units of it that the checkpoint frees.
     pub fn freed(&self, nth: usize) -> (usize, GroupBits) {
         let group = self.groups[nth].group;
         (group, leaving_in(&self.leaving, group))
     }
 
-    /// The new page of the `nth` group: where it belongs, and its bytes; `None` if what it was cannot be read any more. `read`
-    /// reads a page.
+    /// Makes the new page of the `nth` group: its place, and its bytes; `None` if the old page cannot be read. `read` reads a page.
     pub fn group_page(
         &mut self,
         nth: usize,
@@ -315,7 +313,7 @@ impl MapChanges {
         Ok(Some((place.unit, bytes)))
     }
 
-    /// The new form of the `nth` page above the groups: where it belongs, and its bytes. Those before it must have been made.
+    /// Makes the `nth` page above the groups: its place, and its bytes. The pages before it must have been made.
     pub fn page(&mut self, nth: usize, map: &FreeMap) -> (UnitNumber, Vec<u8>) {
         let (level, index, place) = self.pages[nth];
         let mut bytes = Vec::with_capacity(CHILDREN * super::page::ENTRY_BYTES);
@@ -327,14 +325,14 @@ impl MapChanges {
         (place.unit, bytes)
     }
 
-    /// The root's entry, once all pages have been made.
+    /// The entry of the root, once all pages have been made.
     pub fn root(&self, map: &FreeMap) -> MapEntry {
         let made = self.entries.get(&(self.height, 0)).copied();
         made.unwrap_or_else(|| map.entry(self.height, 0))
     }
 }
 
-/// What of sorted `runs` lies in `group`.
+/// The units of `group` in `runs`, which are sorted.
 pub fn leaving_in(runs: &[UnitRun], group: usize) -> GroupBits {
     let (start, end) = (unit_of(group, 0), unit_of(group + 1, 0));
     let first = runs.partition_point(|(first, units)| *first + *units <= start);

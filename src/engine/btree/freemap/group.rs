@@ -1,20 +1,20 @@
-//! A group in memory: its bits, and how many runs of each class begin in it.
+//! A group in memory: its bits, and the number of runs of each class that begin in it.
 
 use std::sync::Arc;
 
 use super::bits::GroupBits;
 use crate::engine::btree::allocation_unit::Units;
 
-/// Classes of runs, by length.
+/// Number of classes of runs; the class of a run depends on its length.
 pub const CLASSES: usize = u128::BITS as usize;
-/// Runs of up to so many units have a class for each length.
+/// Length up to which each length of a run is a class of its own.
 pub const EXACT_UNITS: Units = Units::new(EXACT);
 const EXACT: u64 = 64;
 
-/// Memory of a group's bits and index.
+/// Memory of the bits and the index of a group.
 pub const GROUP_BYTES: u64 = (size_of::<LoadedGroup>() + size_of::<GroupBits>()) as u64;
 
-/// The class of runs of `units`: their length up to [`EXACT_UNITS`], then one for each power of two.
+/// The class of a run of `units`: one class per length up to [`EXACT_UNITS`], then one per power of two.
 pub fn class_of(units: Units) -> usize {
     match units.get() {
         units @ 0..=EXACT => units.max(1) as usize - 1,
@@ -22,7 +22,7 @@ pub fn class_of(units: Units) -> usize {
     }
 }
 
-/// The shortest run of a class.
+/// Length of the shortest run of a class.
 pub fn shortest_of(class: usize) -> Units {
     Units::new(match class as u64 {
         class @ 0..EXACT => class + 1,
@@ -30,28 +30,29 @@ pub fn shortest_of(class: usize) -> Units {
     })
 }
 
-/// The longest run of a class.
+/// Length of the longest run of a class.
 pub fn longest_of(class: usize) -> Units {
     shortest_of(class + 1) - Units::ONE
 }
 
-/// The bits of a group, and an index of the runs that begin in it. A run that goes on in the next group counts with all its length.
+/// The bits of a group, and an index of the runs that begin in it. A run that continues in the next group counts with its whole length.
 pub struct LoadedGroup {
-    /// What can be taken.
+    /// Units that can be taken.
     pub free: Arc<GroupBits>,
-    /// How much that is.
+    /// Number of units that can be taken.
     pub units: Units,
-    /// What is free, but withheld.
+    /// Units that are free but withheld.
     pub held: Option<Arc<GroupBits>>,
-    /// Bit i: runs of class i begin here.
+    /// Bit i is set if runs of class i begin in the group.
     pub filled: u128,
+    /// Number of runs of each class.
     runs: [u16; CLASSES],
-    /// No run of the class begins in a word before this one.
+    /// For each class, the word before which no run of it begins.
     low: [u16; CLASSES],
 }
 
 impl LoadedGroup {
-    /// A group whose runs are not counted yet.
+    /// A group with an empty index.
     pub fn new(free: GroupBits) -> LoadedGroup {
         let units = free.count();
         LoadedGroup {
@@ -64,7 +65,7 @@ impl LoadedGroup {
         }
     }
 
-    /// A run of `class` begins in `word`; true if there was none of it.
+    /// Counts a run of `class` that begins in `word`; true if it is the only one.
     pub fn count(&mut self, class: usize, word: usize) -> bool {
         let word = word as u16;
         self.runs[class] += 1;
@@ -74,7 +75,7 @@ impl LoadedGroup {
         is_first
     }
 
-    /// One run of `class` less; true if there is none of it any more.
+    /// Uncounts a run of `class`; true if it was the last one.
     pub fn uncount(&mut self, class: usize) -> bool {
         self.runs[class] = self.runs[class].saturating_sub(1);
         let is_last = self.runs[class] == 0;
@@ -84,24 +85,24 @@ impl LoadedGroup {
         is_last
     }
 
-    /// Runs of `class`.
+    /// Number of runs of `class`.
     pub fn runs(&self, class: usize) -> u64 {
         u64::from(self.runs[class])
     }
 
-    /// Forgets every run.
+    /// Empties the index.
     pub fn clear(&mut self) {
         self.filled = 0;
         self.runs = [0; CLASSES];
     }
 
-    /// The word before which no run of the classes in `of` begins.
+    /// The word before which no run of the classes in the set `of` begins.
     pub fn low(&self, of: u128) -> usize {
         let lows = classes(self.filled & of).map(|class| self.low[class]);
         usize::from(lows.min().unwrap_or_default())
     }
 
-    /// No run of the classes in `of` begins before `word`.
+    /// Notes that no run of the classes in the set `of` begins before `word`.
     pub fn set_low(&mut self, of: u128, word: usize) {
         for class in classes(self.filled & of) {
             self.low[class] = self.low[class].max(word as u16);
@@ -109,7 +110,7 @@ impl LoadedGroup {
     }
 }
 
-/// The classes whose bits are set.
+/// The classes in a set, whose bits are set.
 pub fn classes(mut set: u128) -> impl Iterator<Item = usize> {
     std::iter::from_fn(move || {
         let class = (set != 0).then(|| set.trailing_zeros() as usize)?;
@@ -121,13 +122,13 @@ pub fn classes(mut set: u128) -> impl Iterator<Item = usize> {
 /// A group of the file, in memory or not.
 #[derive(Default)]
 pub struct Group {
-    /// Its bits, if they are in memory.
+    /// Bits and index, if they are in memory.
     pub loaded: Option<Box<LoadedGroup>>,
-    /// Units of it were taken or freed since the last checkpoint froze.
+    /// Whether units were taken or freed since the last freeze.
     pub is_changed: bool,
-    /// A checkpoint writes its page; what leaves with it has not come back yet.
+    /// Whether the running checkpoint writes its page and has not released its units yet.
     pub is_pending: bool,
-    /// Its page cannot be read: what was free counts as used.
+    /// Whether its page cannot be read: all its units count as used.
     pub is_lost: bool,
 }
 

@@ -1,54 +1,54 @@
-//! Pages of the map as their parents name them: where a page lies, its checksum, and what it says in short.
+//! Entries of pages of the map in their parents: place, checksum, and a summary of the page.
 //!
-//! The pages of level 0 are the bitmaps of groups; one of a level above names [`CHILDREN`] pages of the level below it. The root is
-//! named by the meta page. Each has two units one behind the other, its *home*, and is written into them in turn, so the page of the
-//! durable state stays as it is until the next one is durable.
+//! The pages of level 0 are the bitmaps of groups; a page of a higher level has the entries of [`CHILDREN`] pages of the level below. The
+//! entry of the root is in the meta page. Each page has two adjacent units, its *home*, to which it is written in turn, so the page of the
+//! durable state stays intact until the next one is durable.
 
 use super::UnitRun;
 use super::bits::GROUP_UNITS;
 use crate::engine::btree::allocation_unit::{FIRST_UNIT, UNIT_BYTES, UnitNumber, Units};
 
-/// Pages that one of a level above the first names.
+/// Entries of a page above level 0.
 pub const CHILDREN: usize = UNIT_BYTES as usize / ENTRY_BYTES;
 /// Bytes of an encoded entry.
 pub const ENTRY_BYTES: usize = 16;
-/// Units that a page of the map has, one behind the other; the newer form of it lies in either.
+/// Units of a page's home.
 pub const HOME_UNITS: Units = Units::new(2);
-/// In the place of the longest run: the page's content was lost.
+/// Value of the longest run that says that the page's content was lost.
 const LOST: u16 = u16::MAX;
 
-/// What a parent says of a page.
+/// The entry of a page in its parent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct MapEntry {
-    /// The unit that it lies in; 0 if there is none: nothing is free.
+    /// The unit that the page lies in; none if there is no page: no unit is free.
     pub unit: UnitNumber,
-    /// How far behind the start of its home that is: none or one.
+    /// Distance of that unit from the start of the page's home: none or one.
     pub side: Units,
-    /// The CRC-32 of its bytes.
+    /// CRC-32 of the page.
     pub crc: u32,
-    /// Of a group: units that are free.
+    /// Free units, in the entry of a group.
     pub free_units: u16,
-    /// Of a group: the longest run of them, in the group.
+    /// Longest free run within the group, in the entry of a group.
     pub longest_units: u16,
 }
 
 impl MapEntry {
-    /// The same, but nobody knows any more what the page said.
+    /// The entry, with the mark that the page's content was lost.
     pub fn lost(self) -> MapEntry {
         MapEntry { crc: 0, free_units: 0, longest_units: LOST, ..self }
     }
 
-    /// Whether that was so when it was written.
+    /// Whether the page's content was lost.
     pub fn is_lost(&self) -> bool {
         self.longest_units == LOST
     }
 
-    /// The units of the page.
+    /// The two units of the page.
     pub fn home(&self) -> Option<UnitRun> {
         (!self.unit.is_none()).then(|| (self.unit.saturating_sub(self.side), HOME_UNITS))
     }
 
-    /// As in a page of the level above.
+    /// Appends the entry as it is written in the parent.
     pub fn encode(&self, target: &mut Vec<u8>) {
         target.extend_from_slice(&(self.unit.get() << 1 | self.side.get()).to_le_bytes());
         target.extend_from_slice(&self.crc.to_le_bytes());
@@ -56,7 +56,7 @@ impl MapEntry {
         target.extend_from_slice(&self.longest_units.to_le_bytes());
     }
 
-    /// Reads an entry of a map of units below `end`; `None` if it is not one.
+    /// Decodes an entry of a map of the units below `end`; `None` if it is not a valid one.
     pub fn decode(bytes: &[u8], end: UnitNumber) -> Option<MapEntry> {
         let (place, rest) = bytes.split_first_chunk::<8>()?;
         let (crc, rest) = rest.split_first_chunk::<4>()?;
@@ -72,7 +72,7 @@ impl MapEntry {
         entry.is_possible(end).then_some(entry)
     }
 
-    /// Whether a map of units below `end` can say so.
+    /// Whether the entry is possible in a map of the units below `end`.
     pub fn is_possible(&self, end: UnitNumber) -> bool {
         let most = GROUP_UNITS.get() as u16;
         match self.home() {
@@ -88,17 +88,17 @@ impl MapEntry {
     }
 }
 
-/// Groups of a file that ends at `end`.
+/// Number of groups of a file whose used part ends at `end`.
 pub fn groups_of(end: UnitNumber) -> usize {
     end.get().div_ceil(GROUP_UNITS.get()) as usize
 }
 
-/// Pages of the level above `pages` pages.
+/// Number of pages in the level above `pages` pages.
 pub fn parents_of(pages: usize) -> usize {
     pages.div_ceil(CHILDREN)
 }
 
-/// Levels above the bitmaps of `groups` groups.
+/// Number of levels above the bitmaps of `groups` groups.
 pub fn height_of(groups: usize) -> usize {
     let (mut pages, mut height) = (groups, 0);
     while pages > 1 {
@@ -108,7 +108,7 @@ pub fn height_of(groups: usize) -> usize {
     height
 }
 
-/// Pages of all levels for `groups` groups.
+/// Number of pages of all levels for `groups` groups.
 pub fn pages_of(groups: usize) -> u64 {
     let (mut pages, mut all) = (groups, groups);
     while pages > 1 {

@@ -1,20 +1,20 @@
-//! Runs in the bits of all groups that are in memory, and the index that finds one of a length.
+//! Free runs of all groups that are in memory, and the index that finds a run by its length.
 //!
-//! A run belongs to the group that it begins in, with all its length. The index says of each class which groups have such runs; where
-//! in the group is looked for in the bits. Groups that are not in memory end every run.
+//! A run belongs to the group in which it begins, with its whole length. The index has the groups with runs of each class; the place in the
+//! group is searched for in the bits. A run ends before a group that is not in memory.
 
 use std::sync::Arc;
 
 use super::bits::{GROUP_UNITS, GroupBits};
-use super::group::{CLASSES, EXACT_UNITS, LoadedGroup, class_of, classes, longest_of, shortest_of};
-use super::{FreeMap, NO_RUN, UnitRun};
+use super::group::{EXACT_UNITS, LoadedGroup, class_of, classes, longest_of, shortest_of};
+use super::{FreeMap, UnitRun};
 use crate::engine::btree::allocation_unit::{UnitNumber, Units};
 
-/// Groups that a search for a length between the bounds of a class looks at.
+/// Largest number of groups that are searched for a length within the bounds of a class.
 const CLASS_GROUPS: usize = 8;
 const LENGTH: usize = GROUP_UNITS.get() as usize;
 
-/// The group of a unit, and which of its units that is.
+/// The group of a unit, and the index of the unit in it.
 pub fn split(unit: UnitNumber) -> (usize, usize) {
     ((unit.get() / GROUP_UNITS.get()) as usize, (unit.get() % GROUP_UNITS.get()) as usize)
 }
@@ -29,7 +29,7 @@ pub fn units_between(from: usize, to: usize) -> Units {
     Units::new((to - from) as u64)
 }
 
-/// The parts of `start..start + units` in groups: group, from, to.
+/// The units of `start..start + units` by group: group, first index, end index.
 pub fn by_group(start: UnitNumber, units: Units) -> impl Iterator<Item = (usize, usize, usize)> {
     let end = start + units;
     let mut at = start;
@@ -52,7 +52,7 @@ impl FreeMap {
         self.bits(group).is_some_and(|bits| bits.has(at))
     }
 
-    /// Where the run that `unit` is in ends.
+    /// End of the free run that `unit` lies in.
     pub(super) fn run_end(&self, unit: UnitNumber) -> UnitNumber {
         let (mut group, mut at) = split(unit);
         loop {
@@ -68,7 +68,7 @@ impl FreeMap {
         }
     }
 
-    /// Where the run that ends behind `unit` begins.
+    /// Start of the free run that `unit` lies in.
     pub(super) fn run_start(&self, unit: UnitNumber) -> UnitNumber {
         let (mut group, at) = split(unit);
         let mut end = at + 1;
@@ -89,36 +89,20 @@ impl FreeMap {
     pub(super) fn count(&mut self, start: UnitNumber, units: Units) {
         let ((group, at), class) = (split(start), class_of(units));
         let Some(loaded) = self.groups[group].loaded.as_mut() else { return };
-        self.runs[class] += 1;
-        if loaded.count(class, at / 64) {
-            self.classes[class].insert(group as u32);
-            self.filled |= 1 << class;
-        }
+        let is_first = loaded.count(class, at / 64);
+        self.index.add(class, group, is_first);
     }
 
-    /// Takes a run out of it.
+    /// Takes a run out of the index.
     pub(super) fn uncount(&mut self, start: UnitNumber, units: Units) {
         let ((group, _), class) = (split(start), class_of(units));
-        for known in [&mut self.row, &mut self.coalesced] {
-            if known.0 == start {
-                *known = NO_RUN;
-            }
-        }
+        self.index.forget_next(|first| first == start);
         let Some(loaded) = self.groups[group].loaded.as_mut() else { return };
-        self.runs[class] -= 1;
-        if loaded.uncount(class) {
-            self.forget_class(class, group);
-        }
+        let is_last = loaded.uncount(class);
+        self.index.remove(class, group, 1, is_last);
     }
 
-    fn forget_class(&mut self, class: usize, group: usize) {
-        self.classes[class].remove(&(group as u32));
-        if self.classes[class].is_empty() {
-            self.filled &= !(1 << class);
-        }
-    }
-
-    /// Sets the bits of units, all of them in groups that are in memory.
+    /// Changes the bits of units, all of them in groups that are in memory.
     pub(super) fn set_free(&mut self, start: UnitNumber, units: Units, is_free: bool) {
         for (group, from, to) in by_group(start, units) {
             if let Some(loaded) = self.groups[group].loaded.as_mut() {
@@ -139,7 +123,7 @@ impl FreeMap {
         }
     }
 
-    /// Takes the runs of a group, and those that touch it, out of the index, so that its bits can be changed as a whole.
+    /// Takes the runs of a group and those that touch it out of the index, so that its bits can be changed as a whole.
     pub(super) fn detach(&mut self, group: usize) {
         let (start, end) = (unit_of(group, 0), unit_of(group + 1, 0));
         if group > 0 && self.is_free(start - Units::ONE) {
@@ -149,22 +133,17 @@ impl FreeMap {
         if self.is_free(end) && !self.is_free(end - Units::ONE) {
             self.uncount(end, self.run_end(end) - end);
         }
-        for known in [&mut self.row, &mut self.coalesced] {
-            if split(known.0).0 == group {
-                *known = NO_RUN;
-            }
-        }
+        self.index.forget_next_in(group);
         let Some(loaded) = self.groups[group].loaded.as_mut() else { return };
         let mut gone: Vec<(usize, u64)> = Vec::new();
         gone.extend(classes(loaded.filled).map(|class| (class, loaded.runs(class))));
         loaded.clear();
         for (class, count) in gone {
-            self.runs[class] -= count;
-            self.forget_class(class, group);
+            self.index.remove(class, group, count, true);
         }
     }
 
-    /// Enters them again.
+    /// Enters the runs of a group and those that touch it into the index again.
     pub(super) fn attach(&mut self, group: usize) {
         let (start, end) = (unit_of(group, 0), unit_of(group + 1, 0));
         let mut at = start;
@@ -185,18 +164,12 @@ impl FreeMap {
         }
     }
 
-    /// Classes with runs, from that of `units` on, whose runs need not all be as long.
-    fn classes_from(&self, units: Units) -> u128 {
-        let first = class_of(units);
-        self.filled >> first << first
-    }
-
-    /// The lowest run that begins in `group` and has `least..=most` units.
+    /// The lowest run of `least..=most` units that begins in `group`.
     fn find(&mut self, group: usize, least: Units, most: Units) -> Option<UnitRun> {
         let base = unit_of(group, 0);
         let bits = self.bits(group)?;
         let goes_on = bits.has(LENGTH - 1) && self.is_free(base + GROUP_UNITS);
-        // Runs before `first` and from `last` on are not of this group alone.
+        // Runs before `first` and from `last` on reach into other groups.
         let last = if goes_on { bits.free_before(LENGTH) } else { LENGTH };
         let comes_in = group > 0 && bits.has(0) && self.is_free(base - Units::ONE);
         let first = if comes_in { bits.next_used(0) } else { 0 };
@@ -226,7 +199,7 @@ impl FreeMap {
             let units = self.run_end(start) - start;
             (least..=most).contains(&units).then_some((start, units))
         });
-        // What was looked for begins no earlier.
+        // No such run begins before this word.
         let whole = classes(of).filter(|class| shortest_of(*class) >= least && longest_of(*class) <= most);
         let whole = whole.fold(0, |set, class| set | 1 << class);
         let word = found.map_or(LENGTH - 1, |(start, _)| split(start).1) / 64;
@@ -236,59 +209,44 @@ impl FreeMap {
         found
     }
 
-    /// The lowest run of `class` that has `units`, as far as a short search finds one.
+    /// The lowest run of `class` with at least `units`, as far as a short search finds it.
     fn lowest_of(&mut self, class: usize, units: Units) -> Option<UnitRun> {
         let (least, most) = (shortest_of(class).max(units), longest_of(class));
         let groups: Vec<u32> = match shortest_of(class) >= units {
-            true => self.classes[class].first().copied().into_iter().collect(),
-            false => self.classes[class].iter().take(CLASS_GROUPS).copied().collect(),
+            true => self.index.lowest_group(class).into_iter().collect(),
+            false => self.index.groups[class].iter().take(CLASS_GROUPS).copied().collect(),
         };
         groups.into_iter().find_map(|group| self.find(group as usize, least, most))
     }
 
-    /// The lowest run that has `units`.
+    /// The lowest run with at least `units`.
     pub(super) fn lowest(&mut self, units: Units) -> Option<UnitRun> {
         let class = class_of(units);
         let (sure, rest) = match shortest_of(class) >= units {
-            true => (self.classes_from(units), 0),
-            false => (self.classes_from(units) & !(1 << class), self.filled & 1 << class),
+            true => (self.index.classes_from(units), 0),
+            false => (self.index.classes_from(units) & !(1 << class), self.index.filled & 1 << class),
         };
-        let group = classes(sure).filter_map(|class| self.classes[class].first().copied()).min();
+        let group = classes(sure).filter_map(|class| self.index.lowest_group(class)).min();
         let found = group.and_then(|group| self.find(group as usize, units, Units::new(u64::MAX >> 1)));
         let other = if rest == 0 { None } else { self.lowest_of(class, units) };
         found.into_iter().chain(other).min()
     }
 
-    /// A run of the longest class that has `units`.
+    /// A run of the longest class, with at least `units`.
     pub(super) fn longest(&mut self, units: Units) -> Option<UnitRun> {
-        let mut from: Vec<usize> = classes(self.classes_from(units)).collect();
+        let mut from: Vec<usize> = classes(self.index.classes_from(units)).collect();
         from.reverse();
         from.into_iter().find_map(|class| self.lowest_of(class, units))
     }
 
-    /// A run of the shortest class that has `units`.
+    /// A run of the shortest class with at least `units`.
     pub(super) fn smallest(&mut self, units: Units) -> Option<UnitRun> {
-        classes(self.classes_from(units)).find_map(|class| self.lowest_of(class, units))
+        classes(self.index.classes_from(units)).find_map(|class| self.lowest_of(class, units))
     }
 
-    /// Units in runs that `piece` units fit into, at least.
-    pub(super) fn useful_units(&self, piece: Units) -> Units {
-        classes(self.classes_from(piece)).map(|class| shortest_of(class) * self.runs[class]).sum()
-    }
-
-    /// Units that can surely be taken from runs in pieces of up to `piece`: a run that a piece does not fit into any more has lost all
-    /// but less than one.
-    pub(super) fn sure_units(&self, piece: Units) -> Units {
-        // A class that need not fit is searched in part alone.
-        let first = (class_of(piece)..).find(|class| shortest_of(*class) >= piece).unwrap_or(CLASSES);
-        let least = shortest_of(first);
-        let of = classes(self.classes_from(least));
-        of.map(|class| (shortest_of(class) - least + Units::ONE) * self.runs[class]).sum()
-    }
-
-    /// The bits of a group can be changed: it is in memory, or can be because nothing of it was ever free.
+    /// Whether the bits of a group can be changed: it is in memory, or can be made since none of its units was ever free.
     pub(super) fn is_open(&mut self, group: usize) -> bool {
-        let has_page = !self.levels[0][group].entry.unit.is_none();
+        let has_page = !self.pages.levels[0][group].entry.unit.is_none();
         let state = &mut self.groups[group];
         if state.loaded.is_none() && !has_page && !state.is_pending && !state.is_lost {
             state.loaded = Some(Box::new(LoadedGroup::new(GroupBits::none())));

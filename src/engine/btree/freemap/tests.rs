@@ -5,6 +5,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use super::super::allocation_unit::UNIT_BYTES;
 use super::super::allocation_unit::literal::{unit_count, unit_number};
+use super::group::CLASSES;
 use super::page::{CHILDREN, pages_of};
 use super::*;
 use crate::base::prng::Prng;
@@ -120,7 +121,7 @@ impl Store {
             at += units;
         }
         assert_eq!(at, map.end(), "{what}");
-        let own = HOME_UNITS * map.homes.len() as u64;
+        let own = HOME_UNITS * map.pages.homes.len() as u64;
         assert_eq!(map.used_units(), used.iter().map(|(_, units)| *units).sum::<Units>() + own, "{what}");
         check_index(map, what);
     }
@@ -135,10 +136,10 @@ fn check_index(map: &FreeMap, what: &str) {
         runs[class] += 1;
         groups[class].insert(runs::split(start).0 as u32);
     }
-    assert_eq!(runs, map.runs, "{what}");
-    assert_eq!(groups, map.classes, "{what}");
+    assert_eq!(runs, map.index.runs, "{what}");
+    assert_eq!(groups, map.index.groups, "{what}");
     for (class, groups) in groups.iter().enumerate() {
-        assert_eq!(map.filled >> class & 1 == 1, !groups.is_empty(), "{what}");
+        assert_eq!(map.index.filled >> class & 1 == 1, !groups.is_empty(), "{what}");
     }
     let mut counted = map.groups.iter().filter_map(|group| group.loaded.as_ref());
     assert!(counted.all(|loaded| loaded.units == loaded.free.count()), "{what}");
@@ -149,7 +150,7 @@ fn check_index(map: &FreeMap, what: &str) {
         .map(|group| match map.bits(group) {
             Some(bits) => bits.count(),
             None if map.groups[group].is_lost => Units::ZERO,
-            None => Units::from(map.levels[0][group].entry.free_units),
+            None => Units::from(map.pages.levels[0][group].entry.free_units),
         })
         .sum();
     assert_eq!(free, map.free_units, "{what}");
@@ -403,7 +404,7 @@ fn random_changes_cost_a_page_for_each_group_at_most() {
 #[test]
 fn millions_of_free_runs_take_little_memory() {
     let (map, store) = with_holes(80);
-    assert_eq!(map.runs.iter().sum::<u64>(), (GROUP_UNITS * 40).get() - 51);
+    assert_eq!(map.index.runs.iter().sum::<u64>(), (GROUP_UNITS * 40).get() - 51);
     // Five kilobytes a group of 16,384 runs: less than half a byte a run.
     assert!(map.memory_bytes() < 80 * 6000 + (64 << 10), "{}", map.memory_bytes());
     let opened = store.open();
@@ -444,15 +445,20 @@ fn what_is_behind_comes_forward_and_the_end_of_the_file_drains() {
     let runs: Vec<UnitNumber> = (0..600).map(|_| map.take(thousand)).collect();
     map.retire(runs[599], thousand);
     store.checkpoint(&mut map);
-    assert!(map.end() > unit_number(590_000) && map.homes.len() == 2, "{} {:?}", map.end(), map.homes);
+    assert!(
+        map.end() > unit_number(590_000) && map.pages.homes.len() == 2,
+        "{} {:?}",
+        map.end(),
+        map.pages.homes
+    );
     runs[3..599].iter().for_each(|start| map.retire(*start, thousand));
     store.checkpoint(&mut map);
     store.checkpoint(&mut map);
     store.checkpoint(&mut map);
     store.checkpoint(&mut map);
     // Three runs, and one page of one group.
-    assert!(map.end() <= map.limit(), "{} {:?}", map.end(), map.homes);
-    assert_eq!((map.groups.len(), map.homes.len()), (1, 1));
+    assert!(map.end() <= map.limit(), "{} {:?}", map.end(), map.pages.homes);
+    assert_eq!((map.groups.len(), map.pages.homes.len()), (1, 1));
     store.check(&map, &[(FIRST_UNIT, unit_count(3000))], "drained");
     let opened = store.open();
     store.check(&opened, &[(FIRST_UNIT, unit_count(3000))], "opened");
@@ -464,7 +470,7 @@ fn places(map: &FreeMap) -> Vec<((usize, usize), UnitNumber)> {
         let place = |(index, page): (usize, &MapPage)| ((level, index), page.entry.unit);
         pages.iter().enumerate().map(place).collect::<Vec<_>>()
     };
-    map.levels.iter().enumerate().flat_map(level).collect()
+    map.pages.levels.iter().enumerate().flat_map(level).collect()
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! What vacuum asks of the map: where the emptiest window is, and that nothing is put into it.
+//! The part of the map for vacuum: the emptiest window of the file, and units that are withheld.
 
 use std::sync::Arc;
 
@@ -8,8 +8,8 @@ use super::{FreeMap, UnitRun};
 use crate::engine::btree::allocation_unit::{UnitNumber, Units};
 
 impl FreeMap {
-    /// Lets nobody take what is free between `from` and `to`, or becomes free there, before [`FreeMap::end_withholding`]. Runs
-    /// that reach beyond are withheld whole.
+    /// Withholds the units between `from` and `to`: until [`FreeMap::end_withholding`] they are not taken, even if they are or become free.
+    /// Runs that reach beyond are withheld whole.
     pub fn withhold(&mut self, from: UnitNumber, to: UnitNumber) {
         if from >= to {
             return;
@@ -34,7 +34,7 @@ impl FreeMap {
         }
     }
 
-    /// Holds back what is free of a detached group and withheld.
+    /// Sets aside the free units of a group that are withheld. The group is detached.
     pub(super) fn hold_group(&mut self, group: usize) {
         let Some((start, units)) = self.withheld else { return };
         let base = unit_of(group, 0);
@@ -51,7 +51,7 @@ impl FreeMap {
         }
     }
 
-    /// Holds back what of a run that is given back is withheld; returns the rest.
+    /// Sets aside the withheld part of a run that is given back; returns the rest.
     pub(super) fn hold_back(&mut self, start: UnitNumber, units: Units) -> Vec<UnitRun> {
         let end = start + units;
         let (from, to) = match self.withheld {
@@ -69,7 +69,7 @@ impl FreeMap {
         [(start, from - start), (to, end - to)].into_iter().filter(|(_, units)| !units.is_zero()).collect()
     }
 
-    /// What was withheld can be taken again: that of one group. True if there is more.
+    /// Lets the withheld units of one group be taken again. True if there are more groups.
     pub fn end_withholding(&mut self) -> bool {
         let Some((from, units)) = self.withheld else { return false };
         let groups = split(from).0..=split(from + units - Units::ONE).0;
@@ -99,8 +99,7 @@ impl FreeMap {
         more
     }
 
-    /// The run of `units` between `from` and `to` of which the most is free, as far as groups are in memory; `None` if there is no
-    /// such run.
+    /// The window of `units` between `from` and `to` with the most free units, as far as groups are in memory.
     pub fn emptiest(&self, units: Units, from: UnitNumber, to: UnitNumber) -> Option<UnitRun> {
         let mut best = None;
         let mut window = std::collections::VecDeque::new();
@@ -108,7 +107,7 @@ impl FreeMap {
         for (start, length) in self.free_runs(from, to) {
             window.push_back((start, length));
             free_units += length;
-            // What begins where a run ends is what can be emptied with the least work.
+            // A window that begins with a free run is emptied with the least work.
             while let Some((first, dropped)) = window.front().copied()
                 && start + length > first + units
                 && window.len() > 1
@@ -124,7 +123,7 @@ impl FreeMap {
         best.map(|(_, first)| (first, units))
     }
 
-    /// Runs that begin between `from` and `to`, ascending, as far as groups are in memory.
+    /// Free runs that begin between `from` and `to`, ascending, as far as groups are in memory.
     pub(super) fn free_runs(
         &self,
         from: UnitNumber,
