@@ -1,28 +1,28 @@
-//! Cells: a key, and what a leaf or an inner page holds for it. `FORMAT.md` draws them.
+//! Cells: a key with its value (in a leaf) or its child (in an inner page). `FORMAT.md` draws them.
 
 use crate::engine::btree::allocation_unit::{FIRST_UNIT, PageNumber, UnitNumber, Units};
 
-/// Values from this size on lie in extents.
+/// Size from which on values lie in extents.
 pub const OUT_OF_LINE_BYTES: usize = 2048;
 const _: () = assert!(OUT_OF_LINE_BYTES < u16::MAX as usize);
 /// Bytes of an extent reference in a leaf cell.
 pub const EXTENT_BYTES: usize = 20;
-/// Value length that says "an extent reference follows".
+/// Value length that stands for an extent reference.
 const OUT_OF_LINE: u16 = u16::MAX;
-/// Lengths before the key of a leaf cell.
+/// Bytes before the key of a leaf cell: two lengths.
 pub const LEAF_CELL_BYTES: usize = 4;
-/// Key length and child before the key of an inner cell.
+/// Bytes before the key of an inner cell: key length and child.
 const INNER_CELL_BYTES: usize = 10;
 
 /// No file has as many units: 2 EiB.
 const UNIT_MAX: UnitNumber = UnitNumber::new(1 << 49);
 
-/// A value that lies outside its leaf: whole units of the file, without header.
+/// The place of a value that lies outside its leaf, in whole units of the file without a header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Extent {
     /// First unit.
     pub unit: UnitNumber,
-    /// How many; as many as fit into 32 bits.
+    /// Number of units; stored in 32 bits.
     pub units: Units,
     /// Bytes of the value.
     pub bytes: u32,
@@ -31,23 +31,23 @@ pub struct Extent {
 }
 
 impl Extent {
-    /// Whether it can be: as many units as the value takes, at a place that a file can have.
+    /// Whether the reference is possible: as many units as the value takes, at a place that a file can have.
     pub fn is_possible(&self) -> bool {
         let units = Units::of_bytes(u64::from(self.bytes));
         !units.is_zero() && self.units == units && (FIRST_UNIT..UNIT_MAX).contains(&self.unit)
     }
 }
 
-/// What a leaf holds for a key.
+/// The value of a leaf's cell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CellValue<'a> {
-    /// The value.
+    /// The value itself.
     Inline(&'a [u8]),
-    /// Where it lies.
+    /// The place of the value.
     Extent(Extent),
 }
 
-/// A leaf's cell.
+/// Encodes a leaf's cell.
 pub fn leaf_cell(key: &[u8], stored: CellValue<'_>) -> Vec<u8> {
     let mut cell = Vec::with_capacity(LEAF_CELL_BYTES + key.len() + EXTENT_BYTES);
     cell.extend_from_slice(&(key.len() as u16).to_le_bytes());
@@ -69,7 +69,7 @@ pub fn leaf_cell(key: &[u8], stored: CellValue<'_>) -> Vec<u8> {
     cell
 }
 
-/// An inner page's cell: `child` holds the keys from `key` on.
+/// Encodes an inner page's cell: `child` holds the keys from `key` on.
 pub fn inner_cell(key: &[u8], child: PageNumber) -> Vec<u8> {
     let mut cell = Vec::with_capacity(INNER_CELL_BYTES + key.len());
     cell.extend_from_slice(&(key.len() as u16).to_le_bytes());
@@ -78,31 +78,31 @@ pub fn inner_cell(key: &[u8], child: PageNumber) -> Vec<u8> {
     cell
 }
 
-/// Two bytes at `at`.
+/// The little-endian number in the two bytes at `at`.
 #[inline]
 pub fn u16_at(bytes: &[u8], at: usize) -> u16 {
     u16::from_le_bytes([bytes[at], bytes[at + 1]])
 }
 
-/// Four.
+/// The little-endian number in the four bytes at `at`.
 #[inline]
 pub fn u32_at(bytes: &[u8], at: usize) -> u32 {
     u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
 }
 
-/// Eight.
+/// The little-endian number in the eight bytes at `at`.
 #[inline]
 fn u64_at(bytes: &[u8], at: usize) -> u64 {
     u64::from(u32_at(bytes, at)) | u64::from(u32_at(bytes, at + 4)) << 32
 }
 
-/// The number of a page at `at`.
+/// The page number at `at`.
 #[inline]
 pub fn page_number_at(bytes: &[u8], at: usize) -> PageNumber {
     PageNumber::at(UnitNumber::new(u64_at(bytes, at)))
 }
 
-/// Length of the cell at the start of `bytes`; `None` if it does not fit.
+/// Length of the cell at the start of `bytes`; `None` if it is longer than those.
 #[inline]
 pub fn cell_length(leaf: bool, bytes: &[u8]) -> Option<usize> {
     if bytes.len() < LEAF_CELL_BYTES {
@@ -117,14 +117,14 @@ pub fn cell_length(leaf: bool, bytes: &[u8]) -> Option<usize> {
     (length <= bytes.len()).then_some(length)
 }
 
-/// Key of a cell that was checked.
+/// Key of a checked cell.
 #[inline]
 pub fn cell_key(leaf: bool, cell: &[u8]) -> &[u8] {
     let start = if leaf { LEAF_CELL_BYTES } else { INNER_CELL_BYTES };
     &cell[start..start + usize::from(u16_at(cell, 0))]
 }
 
-/// What a leaf's cell holds.
+/// Value of a checked cell of a leaf.
 #[inline]
 pub fn cell_value(cell: &[u8]) -> CellValue<'_> {
     let at = LEAF_CELL_BYTES + usize::from(u16_at(cell, 0));

@@ -1,16 +1,16 @@
-//! One page: a slotted array of cells in ascending order of their keys, used in memory exactly as it lies in the file.
+//! One page: a slotted array of cells in ascending order of their keys. Its form in memory is that in the file.
 //!
-//! Slots (offsets of cells) grow up behind the header, cells grow down from the end. Removing a cell leaves a gap that the next
-//! insert which needs it closes by rewriting the page. `FORMAT.md` draws header and cells.
+//! Slots (offsets of cells) grow upwards behind the header, cells grow downwards from the end. Removing a cell leaves garbage; the first
+//! insert that needs the space rewrites the page without it. `FORMAT.md` draws header and cells.
 //!
 //! # Invariants
 //!
 //! 1. A cell takes at most a quarter of what a page holds, so that an overfull page always splits into two that fit.
-//! 2. A page that came through [`Page::decode`] can be used without a panic: every offset and length was checked, and so was the order
-//!    of its keys.
-//! 3. The checksum is set on the way out ([`Page::seal`]) and is stale in memory.
-//! 4. Every change of a byte marks its unit, so that a checkpoint writes and logs the units of a page that changed and no others. Whole
-//!    units, though mostly few sectors of them changed: a drive whose sectors have 4 KiB may leave nothing of one that it was writing.
+//! 2. A page that [`Page::decode`] has accepted can be used without a panic: it checks every offset and length, and the order of keys.
+//! 3. The checksum is computed when the page is written ([`Page::seal`]); in memory it is stale.
+//! 4. Every change of a byte marks its allocation unit, so that a checkpoint writes and logs only the units of a page that changed. They
+//!    are written whole, although mostly few sectors of them have changed: a drive with sectors of 4 KiB may lose a whole sector that it was
+//!    writing when power failed.
 
 mod cell;
 #[cfg(test)]
@@ -27,15 +27,15 @@ pub use cell::{CellValue, Extent, inner_cell, leaf_cell};
 
 /// Bytes before the slots.
 pub const HEADER_BYTES: usize = 32;
-/// Inserts in a row, each behind the last, after which a split happens where the next one goes.
+/// Number of inserts in ascending order after which a page is split at the insert position.
 const ASCENDING: u16 = 4;
 const UNIT: usize = UNIT_BYTES as usize;
-/// What page images in the log are made of.
+/// Bytes of a sector; page images in the log consist of sectors.
 pub const SECTOR_BYTES: usize = 512;
 const _: () = assert!(UNIT / SECTOR_BYTES == 8 && (64 << 10) / SECTOR_BYTES <= u128::BITS as usize);
 const _: () = assert!((64 << 10) / UNIT <= u16::BITS as usize);
 const MAGIC: u8 = 0xB7;
-/// Where a page has its level.
+/// Offset of the level in a page.
 pub const LEVEL: usize = 5;
 const COUNT: usize = 6;
 const CELLS: usize = 8;
@@ -48,18 +48,18 @@ const RUN: usize = 26;
 #[derive(Clone)]
 pub struct Page {
     bytes: Box<[u8]>,
-    /// Bit i: unit i of the page may differ from the file.
+    /// Bit i is set if unit i of the page may differ from the file.
     changed: u16,
-    /// Why the first of these changes was made.
+    /// The cause of the first of these changes.
     cause: PageCause,
 }
 
-/// Bytes that a cell and its slot may take together in a page of `page_bytes`.
+/// Largest size of a cell with its slot in a page of `page_bytes`.
 pub fn cell_bytes_max(page_bytes: usize) -> usize {
     (page_bytes - HEADER_BYTES) / 4
 }
 
-/// Whether `value` fits into the leaf beside its key, or needs an extent.
+/// Whether `value` lies inline, in the leaf beside its key; else it needs an extent.
 pub fn is_inline(page_bytes: usize, key: &[u8], value: &[u8]) -> bool {
     value.len() < OUT_OF_LINE_BYTES
         && LEAF_CELL_BYTES + key.len() + value.len() + 2 <= cell_bytes_max(page_bytes)
@@ -79,7 +79,7 @@ pub(super) fn checksum(number: PageNumber, bytes: &[u8]) -> u32 {
 }
 
 impl Page {
-    /// An empty page of a level; 0 is a leaf. An inner page needs its first `child`.
+    /// An empty page of `level`; level 0 is a leaf. An inner page needs its first `child`.
     pub fn new(page_bytes: usize, level: u8, child: PageNumber) -> Page {
         let mut page =
             Page { bytes: vec![0; page_bytes].into_boxed_slice(), changed: 0, cause: PageCause::Change };
@@ -90,7 +90,7 @@ impl Page {
         page
     }
 
-    /// Takes the page that was read in the place of `number`; the error says what is wrong with it.
+    /// Checks the bytes that were read in the place of page `number`; the error says what is wrong with them.
     pub fn decode(number: PageNumber, bytes: Vec<u8>) -> Result<Page, &'static str> {
         if bytes.len() < HEADER_BYTES || u32_at(&bytes, 0) != checksum(number, &bytes) {
             return Err("the page's checksum does not fit");
@@ -108,7 +108,7 @@ impl Page {
                 Some(length) if at >= cells => used += length,
                 _ => return Err("a cell lies outside its page"),
             }
-            // Or a search could go round in circles.
+            // Keys out of order could send a search round in circles.
             let key = cell_key(page.is_leaf(), &page.bytes[at..]);
             if before.is_some_and(|before| before >= key) {
                 return Err("keys out of order");
@@ -129,46 +129,46 @@ impl Page {
         target[at..at + 4].copy_from_slice(&crc.to_le_bytes());
     }
 
-    /// Units of the page that may differ from the file, ascending.
+    /// Indexes of the units of the page that may differ from the file, ascending.
     pub fn changed_units(&self) -> impl Iterator<Item = usize> + use<> {
         let changed = self.changed;
         (0..u16::BITS as usize).filter(move |unit| changed >> unit & 1 == 1)
     }
 
-    /// Sectors of these units: bit i for sector i.
+    /// Sectors of the changed units: bit i is set for sector i.
     pub fn changed_sectors(&self) -> u128 {
         let sectors = UNIT / SECTOR_BYTES;
         self.changed_units().fold(0, |changed, unit| changed | 0xFF << (unit * sectors))
     }
 
-    /// From here on changes are those against the page as it is now; the first one is made for `cause`.
+    /// Marks the page as equal to the file; the first change that follows is made for `cause`.
     pub fn begin_changes(&mut self, cause: PageCause) {
         self.changed = 0;
         self.cause = cause;
     }
 
-    /// Why the first change was made.
+    /// The cause of the first change.
     pub fn cause(&self) -> PageCause {
         self.cause
     }
 
-    /// Says why the page is as it is.
+    /// Sets the cause of the first change.
     pub fn set_cause(&mut self, cause: PageCause) {
         self.cause = cause;
     }
 
-    /// What it counts as.
+    /// The kind of page as which it is counted.
     pub fn kind(&self) -> PageKind {
         PageKind::of_level(self.level())
     }
 
-    /// Bytes `from..to` have changed, and with them the checksum in the first unit.
+    /// Marks the units of bytes `from..to` as changed, and the first unit, which has the checksum.
     fn mark_changed(&mut self, from: usize, to: usize) {
         let units = from / UNIT..=to.saturating_sub(1).max(from) / UNIT;
         self.changed |= units.fold(1, |changed, unit| changed | 1 << unit);
     }
 
-    /// 0 for a leaf, else one more than its children's.
+    /// Level of the page: 0 for a leaf, else one more than that of its children.
     pub fn level(&self) -> u8 {
         self.bytes[LEVEL]
     }
@@ -178,7 +178,7 @@ impl Page {
         self.level() == 0
     }
 
-    /// Its size.
+    /// Bytes of the page.
     pub fn page_bytes(&self) -> u64 {
         self.bytes.len() as u64
     }
@@ -197,22 +197,22 @@ impl Page {
         &bytes[..cell_length(self.is_leaf(), bytes).unwrap_or(0)]
     }
 
-    /// Bytes that a cell takes with its slot.
+    /// Bytes of a cell with its slot.
     pub fn cell_bytes(&self, index: usize) -> usize {
         self.cell(index).len() + 2
     }
 
-    /// Key of a cell; in an inner page the first key its child may hold.
+    /// Key of a cell; in an inner page it is the first key that the child may hold.
     pub fn key(&self, index: usize) -> &[u8] {
         cell_key(self.is_leaf(), &self.bytes[self.slot(index)..])
     }
 
-    /// What a leaf's cell holds.
+    /// Value of a leaf's cell.
     pub fn cell_value(&self, index: usize) -> CellValue<'_> {
         cell_value(self.cell(index))
     }
 
-    /// Child of an inner page; 0 is the first, `count()` the last.
+    /// Child of an inner page; `index` goes from 0 to `count()`.
     pub fn child(&self, index: usize) -> PageNumber {
         match index {
             0 => page_number_at(&self.bytes, CHILD),
@@ -228,7 +228,7 @@ impl Page {
         }
     }
 
-    /// Index of the cell with `key`, or where it would go.
+    /// Index of the cell with `key`, or as an error the index at which it would be inserted.
     pub fn search(&self, key: &[u8]) -> Result<usize, usize> {
         let (mut low, mut high) = (0, self.count());
         while low < high {
@@ -242,12 +242,12 @@ impl Page {
         Err(low)
     }
 
-    /// Bytes that cells and slots take.
+    /// Bytes that cells and slots use.
     pub fn used_bytes(&self) -> usize {
         self.bytes.len() - HEADER_BYTES - self.free_bytes()
     }
 
-    /// Whether it is so empty that it should be merged with a neighbour.
+    /// Whether the page is so empty that it should be merged with a neighbour.
     pub fn is_sparse(&self) -> bool {
         self.used_bytes() * 4 < self.bytes.len() - HEADER_BYTES
     }
@@ -264,7 +264,7 @@ impl Page {
         }
     }
 
-    /// Puts `cell` in the place of the one at `index`; false, and nothing has changed, if its length is another.
+    /// Overwrites the cell at `index` with `cell`. Returns false and changes nothing if the lengths differ.
     pub fn replace(&mut self, index: usize, cell: &[u8]) -> bool {
         let at = self.slot(index);
         if self.cell(index).len() != cell.len() {
@@ -275,8 +275,8 @@ impl Page {
         true
     }
 
-    /// Takes in everything of `right`, its neighbour at the same level, whose keys begin at `separator`; false, and nothing has
-    /// changed, if that would fill more than three quarters.
+    /// Takes in all cells of `right`, the next page of the same level, whose keys begin at `separator`. Returns false and changes nothing if
+    /// the result would fill more than three quarters of a page.
     pub fn absorb(&mut self, separator: &[u8], right: &Page) -> bool {
         let between = (!self.is_leaf()).then(|| inner_cell(separator, right.child(0)));
         let used = self.used_bytes() + right.used_bytes() + between.as_ref().map_or(0, |cell| cell.len() + 2);
@@ -291,7 +291,7 @@ impl Page {
         true
     }
 
-    /// Bytes that cells and slots may still take.
+    /// Bytes that are left for cells and slots.
     pub fn free_bytes(&self) -> usize {
         self.gap_bytes() + u32_at(&self.bytes, GARBAGE) as usize
     }
@@ -326,7 +326,7 @@ impl Page {
         self.set_u16(RUN, 0);
     }
 
-    /// Adds a cell at the end; the caller knows that it fits.
+    /// Adds a cell behind the last one; the caller has checked that it fits.
     fn push(&mut self, cell: &[u8]) {
         let (count, at) = (self.count(), u32_at(&self.bytes, CELLS) as usize - cell.len());
         self.bytes[at..at + cell.len()].copy_from_slice(cell);
@@ -336,7 +336,7 @@ impl Page {
         self.set_u16(COUNT, count as u16 + 1);
     }
 
-    /// Inserts a cell at `index`; false, and nothing has changed, if it does not fit.
+    /// Inserts a cell at `index`. Returns false and changes nothing if it does not fit.
     pub fn insert(&mut self, index: usize, cell: &[u8]) -> bool {
         if cell.len() + 2 > self.free_bytes() {
             return false;
@@ -363,7 +363,7 @@ impl Page {
         true
     }
 
-    /// Removes a cell; returns the bytes that it took with its slot.
+    /// Removes a cell; returns the bytes of the cell and its slot.
     pub fn remove(&mut self, index: usize) -> usize {
         let (count, length) = (self.count(), self.cell(index).len());
         let at = HEADER_BYTES + 2 * index;
@@ -374,7 +374,7 @@ impl Page {
         length + 2
     }
 
-    /// Removes a child of an inner page; false if it was the only one, and then the page is useless.
+    /// Removes a child of an inner page. Returns false and changes nothing if it is the only one: the page must go then.
     pub fn remove_child(&mut self, index: usize) -> bool {
         if self.count() == 0 {
             return false;
@@ -386,10 +386,10 @@ impl Page {
         true
     }
 
-    /// Inserts `cell` at `index` of a page in which it does not fit: the upper part moves to a new page. Returns the key from
-    /// which on the new page holds the keys, and the new page.
+    /// Splits a page in which `cell` does not fit at `index`, and inserts it: the upper part moves to a new page. Returns the first key of
+    /// the new page's range (the separator), and the new page.
     ///
-    /// After a run of ascending inserts the page is cut where the next one goes, which leaves it full; else in the middle.
+    /// After a run of ascending inserts the page is cut at the insert position, which leaves it full; else in the middle.
     pub fn split(&mut self, index: usize, cell: &[u8]) -> (Vec<u8>, Page) {
         let old = self.clone();
         let leaf = old.is_leaf();

@@ -1,6 +1,6 @@
-//! The data file and the pool of clean pages and values that were read from it or written to it.
+//! The pager: the data file, and the pool of clean pages and values that were read from it or written to it.
 //!
-//! Dirty pages live in the tree, which knows the pager as its [`PageSource`] and nothing of a file.
+//! Dirty pages belong to the tree, which knows the pager only as its [`PageSource`].
 
 mod pool;
 mod read;
@@ -32,7 +32,7 @@ pub struct Pager {
     writes: TrafficMeter,
     cpu: CpuMeter,
     classes: ClassMeter,
-    /// Why the file takes no more writes.
+    /// The error after which nothing more is written.
     failed: Mutex<Option<Error>>,
 }
 
@@ -58,7 +58,7 @@ impl Pager {
         }
     }
 
-    /// Measures what pages cost the processor.
+    /// The meter of processor time for pages.
     pub fn cpu(&self) -> &CpuMeter {
         &self.cpu
     }
@@ -72,12 +72,12 @@ impl Pager {
         self.cpu.sample(Work::Checksum, self.page_bytes as u64, || page.seal(number, target));
     }
 
-    /// The checksum of bytes of the file that are no page.
+    /// The checksum of a value, or of a page of the free map.
     fn crc(&self, bytes: &[u8]) -> u32 {
         self.cpu.sample(Work::Checksum, bytes.len() as u64, || crc32fast::hash(bytes))
     }
 
-    /// Bytes that checkpoints have written so far: pages, values, maps, meta pages and those copies that they make.
+    /// Bytes that checkpoints have written so far: pages, values, free map, meta pages, and the copies of pages that checkpoints make.
     pub fn checkpoint_bytes(&self) -> u64 {
         let written = self.writes.snapshot();
         let causes = PageCause::ALL.into_iter().filter(|cause| cause.is_write());
@@ -95,22 +95,22 @@ impl Pager {
         Units::of_bytes(self.page_bytes as u64)
     }
 
-    /// Puts a clean piece into the pool.
+    /// Puts a clean page or value into the pool.
     pub fn keep(&self, unit: UnitNumber, piece: Piece) {
         self.pool.keep(unit, piece);
     }
 
-    /// Bytes of pages and values that were written, by class of key.
+    /// Bytes of pages and values written so far, by class of key.
     pub fn classes(&self) -> ClassBytes {
         self.classes.snapshot()
     }
 
-    /// Something of the file, or a copy of it, was written.
+    /// Counts a write of pages, of parts of them, or of their copies.
     pub fn count_written(&self, kind: PageKind, cause: PageCause, pages: u64, bytes: u64) {
         self.writes.add(kind, cause, pages, bytes);
     }
 
-    /// Something of it was read.
+    /// Counts a read of pages.
     pub fn count_read(&self, kind: PageKind, purpose: Purpose, pages: u64, bytes: u64) {
         let cause = match purpose {
             Purpose::Scan => PageCause::Scan,
@@ -123,7 +123,7 @@ impl Pager {
         self.reads.add(kind, cause, pages, bytes);
     }
 
-    /// What was read and what was written so far.
+    /// Pages and bytes read and written so far.
     pub fn traffic(&self) -> Pages {
         Pages { read: self.reads.snapshot(), written: self.writes.snapshot() }
     }
@@ -136,25 +136,25 @@ impl Pager {
         Ok(())
     }
 
-    /// Makes everything written durable; a failure is final.
+    /// Makes all writes durable. After a failure nothing is written any more.
     pub fn sync(&self, purpose: Purpose) -> Result<()> {
         self.check()?;
         let synced = self.file.sync(purpose).map_err(|error| Error::io(format!("sync of {FILE}"), error));
         synced.inspect_err(|error| self.fail(error))
     }
 
-    /// A sync failed with `error`: nothing is written any more.
+    /// Notes that a sync failed with `error`: nothing is written any more.
     pub fn fail(&self, error: &Error) {
         let cause = format!("the store is read-only since {error}; unmount, mend the disk and mount again");
         self.failed.lock().get_or_insert(Error::Poisoned(cause));
     }
 
-    /// Why the file takes no more writes, if a sync failed.
+    /// The error of a failed sync, if there was one.
     pub fn check(&self) -> Result<()> {
         self.failed.lock().clone().map_or(Ok(()), Err)
     }
 
-    /// Takes space so that the file reaches to `end`, and `ahead` units further if there is room for them. Returns its new end.
+    /// Allocates space up to `end`, and for `ahead` units more if the disk has room for them. Returns the new end of the file.
     pub fn grow(&self, end: UnitNumber, ahead: Units) -> Result<UnitNumber> {
         let allocate = |end: UnitNumber| match self.file.allocate(end.offset()) {
             Ok(()) => Ok(end),
@@ -166,22 +166,22 @@ impl Pager {
         }
     }
 
-    /// Gives back to the disk what lies from `end` on.
+    /// Cuts the file off at `end`.
     pub fn cut(&self, end: UnitNumber) -> Result<()> {
         self.file.set_size(end.offset()).map_err(|error| Error::io(format!("cutting {FILE}"), error))
     }
 
-    /// Forgets what the pool holds; dirty pages are not in it.
+    /// Empties the pool; dirty pages are not in it.
     pub fn drop_pool(&self) {
         self.pool.clear();
     }
 
-    /// The pool in figures.
+    /// The pool's size and hits, for reports.
     pub fn cache(&self) -> Cache {
         self.pool.cache()
     }
 
-    /// Its answers for leaves, inner pages and values.
+    /// Hits and misses of the pool for leaves, inner pages and values.
     pub fn lookups(&self) -> [Lookups; 3] {
         self.pool.lookups()
     }
@@ -213,7 +213,7 @@ fn byte_offset(unit: UnitNumber) -> Result<u64> {
     }
 }
 
-/// What [`read_meta`] reads.
+/// Bytes that [`read_meta`] reads.
 pub const META_SLOTS_BYTES: usize = UNIT_BYTES as usize + META_BYTES;
 
 /// Reads the two meta slots of `file`.

@@ -1,4 +1,4 @@
-//! The pool of clean pages and values: keyed by first unit, weighed in bytes. It holds only what equals the file, and may forget
+//! The pool of clean pages and values, keyed by first unit and weighed in bytes. Everything in it equals the file, and it may drop
 //! anything at any time.
 
 use std::sync::atomic::Ordering::Relaxed;
@@ -11,7 +11,7 @@ use crate::engine::btree::page::Page;
 use crate::engine::btree::source::Piece;
 use crate::engine::{Cache, LookupMeter, Lookups};
 
-/// Weighs pieces by their bytes.
+/// Weighs pages and values by their bytes.
 #[derive(Clone)]
 struct PieceWeight {
     page_bytes: u64,
@@ -21,31 +21,31 @@ impl Weighter<UnitNumber, Piece> for PieceWeight {
     fn weight(&self, _: &UnitNumber, piece: &Piece) -> u64 {
         match piece {
             Piece::Page(_) => self.page_bytes,
-            // The key and the bookkeeping count a little, so that tiny values do not come for free.
+            // Key and bookkeeping count a little, so that tiny values are not free.
             Piece::Value(value) => value.bytes.len() as u64 + 64,
         }
     }
 }
 
-/// What is looked for.
+/// The kinds of lookups that are counted apart.
 #[derive(Clone, Copy)]
 pub enum PieceKind {
     /// A leaf.
     Leaf,
-    /// A page above the leaves.
+    /// A page above the leaf level.
     Inner,
     /// A value.
     Value,
 }
 
 impl PieceKind {
-    /// What `page` counts as.
+    /// The kind of `page`.
     pub fn of_page(page: &Page) -> PieceKind {
         if page.is_leaf() { PieceKind::Leaf } else { PieceKind::Inner }
     }
 }
 
-/// The pool, with how often it had what was looked for.
+/// The pool, with its hits and misses.
 pub struct Pool {
     pieces: Pieces<UnitNumber, Piece, PieceWeight>,
     bytes_max: u64,
@@ -53,7 +53,7 @@ pub struct Pool {
 }
 
 impl Pool {
-    /// An empty one of at most `bytes_max`.
+    /// An empty pool of at most `bytes_max`.
     pub fn new(bytes_max: u64, page_bytes: usize) -> Pool {
         let items = (bytes_max / UNIT_BYTES).clamp(16, 1 << 24) as usize;
         let weight = PieceWeight { page_bytes: page_bytes as u64 };
@@ -64,7 +64,7 @@ impl Pool {
         }
     }
 
-    /// What it has at `unit`.
+    /// The page or value at `unit`; counts a hit.
     pub fn get(&self, unit: UnitNumber) -> Option<Piece> {
         let found = self.pieces.get(&unit);
         if let Some(piece) = &found {
@@ -77,40 +77,40 @@ impl Pool {
         found
     }
 
-    /// Whether it has something at `unit`; counts as no request.
+    /// Whether the pool has the page or value at `unit`; counts nothing.
     pub fn has(&self, unit: UnitNumber) -> bool {
         self.pieces.peek(&unit).is_some()
     }
 
-    /// Takes a clean piece in.
+    /// Inserts a clean page or value.
     pub fn keep(&self, unit: UnitNumber, piece: Piece) {
-        // Removed first: a piece too heavy for the pool must not leave an older one behind.
+        // Removed first: if the new one is too heavy for the pool, the old one must not stay.
         self.pieces.remove(&unit);
         self.pieces.insert(unit, piece);
     }
 
-    /// Forgets what it has at `unit`.
+    /// Drops the page or value at `unit`.
     pub fn forget(&self, unit: UnitNumber) {
         self.pieces.remove(&unit);
     }
 
-    /// Forgets everything.
+    /// Drops everything.
     pub fn clear(&self) {
         self.pieces.clear();
     }
 
-    /// `count` pieces were looked for that it had not.
+    /// Counts `count` misses.
     pub fn count_misses(&self, kind: PieceKind, count: u64) {
         self.lookups[kind as usize].misses.fetch_add(count, Relaxed);
     }
 
-    /// It in figures.
+    /// Size, limit and hits, for reports.
     pub fn cache(&self) -> Cache {
         let all = self.lookups().into_iter().fold(Lookups::default(), |sum, lookups| sum + lookups);
         Cache { bytes: self.pieces.weight(), bytes_max: self.bytes_max, all, ..Cache::default() }
     }
 
-    /// Its answers for leaves, inner pages and values.
+    /// Hits and misses for leaves, inner pages and values.
     pub fn lookups(&self) -> [Lookups; 3] {
         self.lookups.each_ref().map(LookupMeter::snapshot)
     }

@@ -1,4 +1,4 @@
-//! What is read of the data file, and checked.
+//! Reads of the data file, with their checks.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ use crate::engine::{Error, PageKind, Result};
 const READ_PAGES: usize = 16;
 
 impl Pager {
-    /// Reads and checks what a search missed; returns its first unit, too.
+    /// Reads and checks what a search missed; returns it with its first unit.
     pub fn read(&self, miss: Miss, purpose: Purpose) -> Result<(UnitNumber, Piece)> {
         match miss {
             Miss::Page(number) => Ok((number.unit(), Piece::Page(self.read_page(number, purpose)?))),
@@ -28,7 +28,7 @@ impl Pager {
         }
     }
 
-    /// Counts what a reader's search missed; opening, verification and vacuum are none.
+    /// Counts misses of readers; opening, verification and vacuum are not counted.
     fn count_misses(&self, kind: PieceKind, count: u64, purpose: Purpose) {
         if matches!(purpose, Purpose::Get | Purpose::Scan) {
             self.pool.count_misses(kind, count);
@@ -50,7 +50,7 @@ impl Pager {
         }
     }
 
-    /// Reads and checks `count` pages that lie one behind the other from `first` on, with one request.
+    /// Reads and checks `count` adjacent pages from `first` on with one request.
     pub fn read_pages(
         &self,
         first: PageNumber,
@@ -77,7 +77,7 @@ impl Pager {
         Ok(pieces)
     }
 
-    /// Reads and checks the values of extents that lie one behind the other, or nearly so, with one request.
+    /// Reads and checks the values of extents that are adjacent, or nearly so, with one request.
     pub fn read_values(&self, extents: &[Extent], purpose: Purpose) -> Result<Vec<Bytes>> {
         self.count_misses(PieceKind::Value, extents.len() as u64, purpose);
         self.read_extents(extents, PageKind::Extent, purpose)
@@ -101,13 +101,13 @@ impl Pager {
                     let offset = extent.unit.offset();
                     return Err(Error::corrupt(FILE, offset, "the value's checksum does not fit"));
                 }
-                // A copy of its own, so that a small value does not hold the memory of its neighbours.
+                // A copy, so that a small value does not keep the memory of its neighbours.
                 Ok(if single { value } else { Bytes::copy_from_slice(&value) })
             })
             .collect()
     }
 
-    /// Reads a free map of `bytes` from `unit` on that is a list of runs.
+    /// Reads a free map of version 1, a list of runs, of `bytes` from `unit` on.
     pub fn read_runs(&self, unit: UnitNumber, bytes: u64, crc: u32, purpose: Purpose) -> Result<Bytes> {
         let bytes = u32::try_from(bytes)
             .map_err(|_| Error::corrupt(FILE, unit.offset(), "a free map of impossible size"))?;
@@ -127,7 +127,7 @@ impl Pager {
         }
     }
 
-    /// The same; `None` if it cannot be read, not even at a second try: what it said would be lost for good.
+    /// As [`Pager::check_map_page`], but tries twice, since the content of the page would be lost for good; `None` if it cannot be read.
     pub fn read_map_page(&self, unit: UnitNumber, crc: u32, purpose: Purpose) -> Result<Option<Vec<u8>>> {
         let read =
             self.check_map_page(unit, crc, purpose).or_else(|_| self.check_map_page(unit, crc, purpose));
@@ -138,7 +138,7 @@ impl Pager {
         }
     }
 
-    /// Reads leaves, adjacent ones together. They stay out of the pool: it belongs to readers.
+    /// Reads leaves, adjacent ones with one request, into `loaded`. They are not put into the pool, which is for readers.
     pub fn load_leaves(
         &self,
         epoch: u64,

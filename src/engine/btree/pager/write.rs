@@ -1,4 +1,4 @@
-//! What is written to the data file, and counted once it was.
+//! Writes to the data file. They are counted once they have succeeded.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -10,13 +10,13 @@ use crate::engine::btree::page::{LEVEL, Page, SECTOR_BYTES};
 use crate::engine::btree::source::Piece;
 use crate::engine::{PageCause, PageKind, Result, Shares};
 
-/// Adjacent pages and extents are written in pieces of at most this size.
+/// Adjacent pages and extents are written together up to about this size.
 const WRITE_BYTES: usize = 1 << 20;
 
-/// A part of a write: kind, cause, pages, bytes.
+/// A part of a write that is not counted yet: kind, cause, pages, bytes.
 type PendingCount = (PageKind, PageCause, u64, u64);
 
-/// What a write consists of; counted once it succeeds.
+/// The parts of a write, to be counted once it has succeeded.
 #[derive(Default)]
 struct PendingCounts {
     pages: Vec<PendingCount>,
@@ -25,7 +25,7 @@ struct PendingCounts {
 }
 
 impl PendingCounts {
-    /// `bytes` of a page are written.
+    /// Adds `bytes` of a page.
     fn add_page(&mut self, page: &Page, count: u64, bytes: u64) {
         self.pages.push((page.kind(), page.cause(), count, bytes));
         if page.is_leaf() {
@@ -37,9 +37,9 @@ impl PendingCounts {
 }
 
 impl Pager {
-    /// Writes pieces in ascending order, adjacent ones together, from index `at` on until `bytes_max` are written. Values at
-    /// the units in `moved` are written because they were moved; `classes` are those of values' keys, by unit. Returns the index
-    /// of the first piece that is left.
+    /// Writes pages and values, which are sorted by unit, from index `at` on until `bytes_max` are written; adjacent ones go into one
+    /// request. Values at the units in `moved` are counted as moved; `classes` has the class of each value's key, by unit. Returns the
+    /// index of the first piece that is left.
     pub fn write_pieces(
         &self,
         pieces: &[(UnitNumber, Piece)],
@@ -84,7 +84,7 @@ impl Pager {
         Ok(at)
     }
 
-    /// Writes the changed units of pages in ascending order, as [`Pager::write_pieces`] does whole ones.
+    /// Writes the changed units of pages in place, otherwise as [`Pager::write_pieces`].
     pub fn write_changed(
         &self,
         pages: &[(PageNumber, Arc<Page>)],
@@ -119,7 +119,7 @@ impl Pager {
         Ok(at)
     }
 
-    /// Writes `bytes` at `unit`, which are what `counts` says; empties that.
+    /// Writes `bytes` at `unit`, then counts and empties `counts`.
     fn write(
         &self,
         unit: UnitNumber,
@@ -149,7 +149,7 @@ impl Pager {
         )
     }
 
-    /// Writes a whole page that a crash may have torn.
+    /// Overwrites a whole page that a crash may have torn.
     pub fn repair_page(&self, number: PageNumber, bytes: &[u8]) -> Result<()> {
         let kind = PageKind::of_level(bytes.get(LEVEL).copied().unwrap_or_default());
         let count = (kind, PageCause::Recovery, 1, bytes.len() as u64);
@@ -161,7 +161,7 @@ impl Pager {
         )
     }
 
-    /// Writes `bytes`, whole sectors, from the `sector`-th of the file on. The caller counts them.
+    /// Writes `bytes`, which are whole sectors, from sector `sector` of the file on. The caller counts them.
     pub fn write_sectors(&self, sector: u64, bytes: &[u8], purpose: Purpose) -> Result<()> {
         let per_unit = UNIT_BYTES / SECTOR_BYTES as u64;
         let offset =
