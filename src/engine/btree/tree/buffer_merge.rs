@@ -1,4 +1,4 @@
-//! A step of a buffer merge: what waits in the change buffer for the next few leaves comes into them.
+//! A step of a change-buffer merge: the puts for the next few leaves are taken out of the buffer and applied.
 
 use super::{Pins, Stop, Tree};
 use crate::engine::btree::allocation_unit::PageNumber;
@@ -10,71 +10,71 @@ use crate::engine::btree::set_aside::UnreadableRange;
 use crate::engine::btree::source::{LoadedPieces, Miss, PageSource};
 use crate::engine::{Batch, Operation};
 
-/// How much one step of a buffer merge does at most.
+/// Limits of one step of a buffer merge.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct BufferMergeLimit {
     leaves: u64,
-    /// Bytes of cells after which it ends.
+    /// Bytes of cells after which the step ends.
     cell_bytes: usize,
 }
 
 impl BufferMergeLimit {
-    /// Where there is space.
+    /// The limits where there is enough space.
     pub const USUAL: BufferMergeLimit = BufferMergeLimit { leaves: 32, cell_bytes: 64 << 10 };
 
-    /// The same, but for no more than so many leaves.
+    /// The usual limits, but no more than `leaves_max` leaves.
     pub fn of_leaves(leaves_max: u64) -> BufferMergeLimit {
         BufferMergeLimit { leaves: BufferMergeLimit::USUAL.leaves.min(leaves_max), ..BufferMergeLimit::USUAL }
     }
 
-    /// Leaves that it changes at most.
+    /// Largest number of leaves that a step changes.
     pub fn leaves(&self) -> u64 {
         self.leaves
     }
 
-    /// Where there is little: what it may take at most is a small multiple of what it changes.
+    /// The limits where space is short: the space that a step may take is a small multiple of its changes.
     pub fn smallest(page_bytes: usize) -> BufferMergeLimit {
         BufferMergeLimit { leaves: 1, cell_bytes: page_bytes / 4 }
     }
 }
 
-/// What the next step of a buffer merge will do.
+/// The plan of the next step of a buffer merge.
 pub struct BufferMergeStep {
-    /// Pages on the ways of its changes.
+    /// Pages on the paths of its changes.
     pins: Pins,
     /// Leaves that must be read first.
     misses: Vec<PageNumber>,
     /// Leaves that it changes.
     leaves: u64,
     cell_bytes: usize,
-    /// Where the next step goes on.
+    /// The key at which the next step continues.
     next: Option<Vec<u8>>,
 }
 
-/// What must be done so that a buffer merge goes on.
+/// The next thing to do for a buffer merge.
 pub enum BufferMergePlan {
-    /// Something on the way must be read.
+    /// Read a page on a path.
     Read(Miss),
-    /// Leaves must be read, those that lie together with one request.
+    /// Read leaves, adjacent ones with one request.
     ReadLeaves(Vec<PageNumber>),
-    /// This cannot be read, so what waits for it must be set aside.
+    /// Set aside the puts for a range of keys whose page cannot be read.
     SetAside(UnreadableRange),
-    /// The step can be made, once there is so much space.
+    /// Make the step, once there is so much space.
     Make(BufferMergeStep, SpaceNeeds),
 }
 
 impl Tree {
-    /// Whether `batch` should wait in the buffer: it is nothing but puts of small values, and the tree cannot be held in
-    /// `dirty_bytes_max` anyway.
+    /// Whether `batch` should go to the change buffer: it consists of puts of small values, and the tree is larger than `dirty_bytes_max` can
+    /// hold.
     pub fn suits_buffer(&self, batch: &Batch, torn: Torn, dirty_bytes_max: u64) -> bool {
         torn != Torn::Image
-            // What is set aside stays. It must not take the room of what does not.
+            // Changes that are set aside stay in memory; they must not take the room of others.
             && self.buffer.aside.bytes() < share(dirty_bytes_max, SHARE_MERGE)
             && self.counts.leaf_pages * self.page_bytes() as u64 > dirty_bytes_max / 2
             && self.may_have_waited(batch)
     }
 
-    /// Whether `batch` is nothing but puts of small values: no other ever waits in the buffer.
+    /// Whether `batch` consists of puts of small values; no other batch is ever buffered.
     pub fn may_have_waited(&self, batch: &Batch) -> bool {
         let is_small = |operation: &Operation| {
             operation.value().is_some_and(|value| is_inline(self.page_bytes(), operation.key(), value))
@@ -82,11 +82,12 @@ impl Tree {
         batch.operations().iter().all(is_small)
     }
 
-    /// Bytes that the file and the log may still take because of what waits: each change its leaf, split and logged.
+    /// Upper bound of the bytes that buffered puts will take in the file and the log: each changes its leaf, which is split and logged.
     pub fn buffer_owes(&self) -> u64 {
         self.buffer.len().min(self.counts.leaf_pages) * 2 * self.page_bytes() as u64
     }
-    /// The next step of a buffer merge: the leaves from its place on that something waits for, `max` of them at most.
+
+    /// Plans the next step of a buffer merge: leaves from its position on that have buffered puts, within `max`.
     pub fn plan_buffer_merge(
         &self,
         source: &impl PageSource,
@@ -125,7 +126,7 @@ impl Tree {
         Ok(BufferMergePlan::Make(step, needs))
     }
 
-    /// Pins the way to the leaf of `key`, or notes that the leaf must be read; returns the end of its range.
+    /// Pins the path to the leaf of `key`, or notes that the leaf must be read; returns the end of its range.
     fn plan_leaf(
         &self,
         source: &impl PageSource,
@@ -150,7 +151,7 @@ impl Tree {
                 }
                 next = Some(page.child(index));
             }
-            if self.resident(number, &step.pins).is_none() {
+            if self.writable(number, &step.pins).is_none() {
                 step.pins.insert(number, page);
             }
             match next {
@@ -161,8 +162,8 @@ impl Tree {
         Ok(end)
     }
 
-    /// What a step takes at most. A part of a split page holds a quarter of its room at least, so it takes another quarter of new
-    /// cells to split it again.
+    /// Upper bound of the space that a step takes. Each part of a split page is filled to a quarter at least, so another quarter of new cells
+    /// must come before it is split again.
     fn merge_needs(&self, step: &BufferMergeStep) -> SpaceNeeds {
         let room = self.page_bytes() - HEADER_BYTES;
         let splits = step.leaves + (4 * step.cell_bytes / room) as u64 + 2;
@@ -170,7 +171,7 @@ impl Tree {
         SpaceNeeds { units, piece_units: self.page_units(), pages: 0 }
     }
 
-    /// Makes a step as it was planned; whether the buffer merge goes on.
+    /// Makes a step as planned; true if the buffer merge continues.
     pub fn make_buffer_merge_step(&mut self, step: BufferMergeStep, source: &impl PageSource) -> bool {
         let is_more = step.next.is_some();
         let batch = self.buffer.take(step.next.as_deref());

@@ -1,7 +1,7 @@
-//! Changes of the tree: a batch is planned, then made.
+//! Changes of the tree: a batch is planned, then applied.
 //!
-//! 1. [`Tree::plan`] walks to the leaf of every operation, pins what lies on the way, and adds up what the batch may need.
-//! 2. [`Tree::apply`] changes pages. It meets only dirty, pinned and new pages and has its space, so it cannot fail.
+//! 1. [`Tree::plan`] walks to the leaf of every operation, pins the pages on the path, and adds up the space that the batch may need.
+//! 2. [`Tree::apply`] changes pages. It meets only dirty, pinned and new pages, and its space has been made, so it cannot fail.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -21,7 +21,7 @@ use crate::engine::btree::value::Value;
 use crate::engine::{Batch, Error, Operation, PageCause};
 
 impl Tree {
-    /// Pins the ways of a batch and says what it needs; changes nothing.
+    /// Pins the paths of a batch and returns the space that it needs; changes nothing.
     pub fn plan(
         &self,
         source: &impl PageSource,
@@ -63,7 +63,7 @@ impl Tree {
         Ok(needs)
     }
 
-    /// Changes the tree. `pins` are those of the batch's plan, and the tail of the file has what the plan needs.
+    /// Applies a batch. `pins` are those of its plan, and the file has the space that the plan needs.
     pub fn apply(&mut self, batch: &Batch, mut pins: Pins, source: &impl PageSource) {
         let mut emptied: HashMap<PageNumber, Bytes> = HashMap::new();
         for operation in batch.operations() {
@@ -77,7 +77,7 @@ impl Tree {
                 }
             }
         }
-        // In the order of keys: the same batch always gives the same tree.
+        // In the order of keys, so that the same batch always gives the same tree.
         let mut emptied: Vec<(Bytes, PageNumber)> =
             emptied.into_iter().map(|(leaf, key)| (key, leaf)).collect();
         emptied.sort_unstable();
@@ -91,18 +91,18 @@ impl Tree {
         }
     }
 
-    /// A page on a planned way.
+    /// A page on a planned path.
     fn planned<'a>(&'a self, number: PageNumber, pins: &'a Pins) -> &'a Page {
         let page = self.dirty.get(&number).or_else(|| pins.get(&number));
-        page.expect("a page on a planned way is dirty or pinned")
+        page.expect("a page on a planned path is dirty or pinned")
     }
 
-    /// A page that can be changed now; `None` if it would have to be read.
-    pub(super) fn resident<'a>(&'a self, number: PageNumber, pins: &'a Pins) -> Option<&'a Arc<Page>> {
+    /// A page that can be changed now, since it is dirty or pinned; `None` if it would have to be read.
+    pub(super) fn writable<'a>(&'a self, number: PageNumber, pins: &'a Pins) -> Option<&'a Arc<Page>> {
         self.dirty.get(&number).or_else(|| pins.get(&number))
     }
 
-    /// The same, to be changed for `cause`.
+    /// A page on a planned path, to be changed for `cause`; it becomes dirty.
     pub(super) fn page_mut(
         &mut self,
         number: PageNumber,
@@ -115,7 +115,7 @@ impl Tree {
             Entry::Occupied(page) => Arc::make_mut(page.into_mut()),
             Entry::Vacant(place) => {
                 source.forget(number.unit());
-                let page = pins.remove(&number).expect("a page on a planned way is dirty or pinned");
+                let page = pins.remove(&number).expect("a page on a planned path is dirty or pinned");
                 let page = Arc::make_mut(place.insert(page));
                 page.begin_changes(cause);
                 page
@@ -123,7 +123,7 @@ impl Tree {
         }
     }
 
-    /// The way to `key`: inner pages with the child taken, and the leaf.
+    /// The path to `key`: inner pages with the index of the child, and the leaf.
     fn way(&self, key: &[u8], pins: &Pins) -> (Vec<(PageNumber, usize)>, PageNumber) {
         let mut way = Vec::with_capacity(self.height as usize);
         let mut number = self.root;
@@ -165,7 +165,7 @@ impl Tree {
         }
     }
 
-    /// Whether something else lies in its units by now: the leaf that names `extent` reads as it was earlier. It is left to its owner.
+    /// Whether the units of `extent` hold something else by now, because the leaf that refers to them is stale. Then they are not freed.
     fn is_taken(&self, extent: &Extent) -> bool {
         match self.changed_value(extent) {
             Some(value) => !value.is_of(extent),
@@ -189,7 +189,7 @@ impl Tree {
         }
     }
 
-    /// Makes an extent for `value`; in the units of `old` if no durable state refers to them and they are as many.
+    /// Makes an extent for `value`. It reuses the units of `old` if no durable state refers to them and the number is the same.
     fn add_extent(&mut self, value: &Bytes, old: Option<Extent>, source: &impl PageSource) -> Extent {
         let units = Units::of_bytes(value.len() as u64);
         let unit = match old {
@@ -254,7 +254,7 @@ impl Tree {
         self.insert(way, leaf, index, cell, pins, source);
     }
 
-    /// Inserts a cell into a page, splitting it and the pages above as needed.
+    /// Inserts a cell into a page, and splits it and the pages above as needed.
     fn insert(
         &mut self,
         mut way: Vec<(PageNumber, usize)>,
@@ -294,7 +294,7 @@ impl Tree {
             return None;
         }
         let (_, leaf) = self.way(key, pins);
-        // A page is changed only if the key is there.
+        // The page becomes dirty only if it has the key.
         let index = self.planned(leaf, pins).search(key).ok()?;
         let page = self.page_mut(leaf, PageCause::Change, pins, source);
         let old = match page.cell_value(index) {
@@ -310,7 +310,7 @@ impl Tree {
         empty.then_some(leaf)
     }
 
-    /// Takes the leaf of `key` out of the tree if it is (still) the empty `leaf`, and every page that loses its last child.
+    /// Removes the leaf of `key` from the tree if it is still the empty `leaf`, and every page above that loses its last child.
     fn remove_leaf(&mut self, key: &[u8], leaf: PageNumber, pins: &mut Pins, source: &impl PageSource) {
         let (mut way, found) = self.way(key, pins);
         if found != leaf || self.planned(leaf, pins).count() > 0 {
@@ -332,7 +332,7 @@ impl Tree {
         }
     }
 
-    /// A root with a single child gives way to it, as long as the child is in memory.
+    /// Replaces a root that has a single child by that child, as long as the root is in memory.
     pub(super) fn lower_root(&mut self, pins: &Pins, source: &impl PageSource) {
         while self.height > 1 {
             let Some(root) = self.dirty.get(&self.root).or_else(|| pins.get(&self.root)) else { return };
@@ -346,7 +346,7 @@ impl Tree {
         }
     }
 
-    /// Puts the page `from`, which is resident, elsewhere; the caller changes what refers to it.
+    /// Moves the page `from`, which is in memory, to `to`; the caller changes the reference to it.
     pub(super) fn move_page(
         &mut self,
         from: PageNumber,
@@ -367,7 +367,7 @@ impl Tree {
         }
     }
 
-    /// Puts `value` of the extent `old` to unit `to`.
+    /// Moves `value` of the extent `old` to unit `to`.
     pub(super) fn move_value(
         &mut self,
         value: Bytes,

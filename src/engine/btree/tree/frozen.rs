@@ -1,4 +1,4 @@
-//! What a checkpoint takes of the tree, and what becomes of it.
+//! The frozen state of the tree that a checkpoint writes.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -17,30 +17,30 @@ use crate::engine::class_of;
 /// Pages with their numbers.
 type Pages = Vec<(PageNumber, Arc<Page>)>;
 
-/// What a checkpoint writes: the tree at one LSN, as far as it was dirty.
+/// The dirty part of the tree at one LSN, which a checkpoint writes.
 pub struct FrozenTree {
-    /// Changed pages.
+    /// Dirty pages.
     pub pages: HashMap<PageNumber, Arc<Page>>,
-    /// Those of them that are new.
+    /// Numbers of new pages.
     pub fresh: HashSet<PageNumber>,
-    /// Those of them whose image is in the log behind `meta.images_start`.
+    /// Numbers of pages whose image is in the log behind `meta.images_start`.
     pub imaged: HashSet<PageNumber>,
     /// New values by first unit of their extent.
     pub values: HashMap<UnitNumber, Value>,
-    /// Those of them that are not new, but moved.
+    /// First units of values that are not new, but moved.
     pub moved: HashSet<UnitNumber>,
     /// The state's meta page; `sequence`, `map`, `images_end` and `doublewrite_bytes` are not set yet.
     pub meta: Meta,
     /// Bytes of images that had been logged at `meta.recovery_lsn`.
     pub settled_image_bytes: u64,
-    /// Bytes of the log behind it that are nothing but what was set aside.
+    /// Bytes of the log behind `meta.recovery_lsn` that hold changes which are set aside.
     pub aside_bytes: u64,
-    /// Bytes of memory that it holds.
+    /// Bytes of memory of the pages and values.
     pub bytes: u64,
 }
 
 impl FrozenTree {
-    /// What is new and goes where nothing was, and pages that change in their places; both sorted by unit.
+    /// New pages and values, which are written to free places, and pages that are overwritten in place; both in the order of the file.
     pub fn pieces(&self) -> (Vec<(UnitNumber, Piece)>, Pages) {
         let (mut fresh, mut in_place) = (Vec::new(), Vec::new());
         for (number, page) in &self.pages {
@@ -56,7 +56,7 @@ impl FrozenTree {
         (fresh, in_place)
     }
 
-    /// The class of every new value's key, by the unit of its extent: the leaf that refers to it changed with it.
+    /// The class of each new value's key, by the unit of its extent. The leaf that refers to a new value has changed, so it is here.
     pub fn value_classes(&self) -> HashMap<UnitNumber, u8> {
         let mut classes = HashMap::with_capacity(self.values.len());
         for page in self.pages.values().filter(|page| page.is_leaf()) {
@@ -73,10 +73,10 @@ impl FrozenTree {
 }
 
 impl Tree {
-    /// Takes what changed for a checkpoint of the state at `now`, without what waits in the buffer. Goes with
-    /// [`FreeMap::freeze`](crate::engine::btree::freemap::FreeMap::freeze), before which nothing may be taken or freed.
+    /// Freezes the state at `now`, without the change buffer, for a checkpoint. The caller has just called
+    /// [`FreeMap::freeze`](crate::engine::btree::freemap::FreeMap::freeze); no unit may be taken or freed in between.
     pub fn freeze(&mut self, now: LogPoint) -> Arc<FrozenTree> {
-        // Replay may be on its way to what the pages have already.
+        // During replay the pages may be newer than `now`.
         let lsn = now.lsn.max(self.durable.lsn);
         let recovery_point = self.buffer.recovery_point().unwrap_or(now);
         let replay_all = if self.buffer.aside.is_unlogged() { lsn } else { self.replay_all };
@@ -115,13 +115,13 @@ impl Tree {
         frozen
     }
 
-    /// The frozen state is durable as `meta`, with `changes` of the free map; pages may still be on their way to their places.
+    /// Notes that the frozen state is durable as `meta`, with `changes` of the free map; its pages need not be in place yet.
     pub fn commit(&mut self, meta: Meta, changes: &MapChanges) {
         self.durable = meta;
         self.space.commit(changes);
     }
 
-    /// Everything frozen is in its place.
+    /// Ends the frozen state: all its pages are in place.
     pub fn thaw(&mut self) {
         self.frozen = None;
         self.epoch += 1;

@@ -1,26 +1,26 @@
-//! The tree in memory: search, insert, split and delete over pages that are resident. Nothing here touches the disk.
+//! The tree in memory: search, insert, split and delete over pages that are in memory. Nothing here does I/O.
 //!
-//! A page is looked for in four places, newest first: `dirty` (changed since the last checkpoint froze), `frozen` (a checkpoint is
-//! writing it), the [`PageSource`](super::source::PageSource) (clean), and what the asking call has [`LoadedPieces`](super::source::Loaded)
-//! itself. Missing everywhere, the search stops with a [`Miss`]; the caller reads it without holding any lock and asks again.
-//! Units are taken from and given back to the free map, which is part of the state.
+//! A page is looked up in four places, newest first: `dirty` (changed since the last checkpoint froze), `frozen` (a checkpoint is
+//! writing it), the [`PageSource`](super::source::PageSource) (clean), and what the call itself has read
+//! ([`LoadedPieces`](super::source::LoadedPieces)). If it is in none of them, the search stops with a [`Miss`]; the caller reads it without holding a lock and searches again.
+//! The free map, from which units are taken and to which they are given back, is part of the state.
 //!
-//! | file         | what of the tree                                                       |
-//! |--------------|------------------------------------------------------------------------|
-//! | `search`     | one key, the next part of a scan; what is newer than the pages          |
-//! | `change`     | a batch: what it needs, and what it changes                            |
-//! | `page_merge` | pages that became sparse                                               |
-//! | `buffer_merge`| the next step of a buffer merge: what waits in the buffer comes into pages     |
-//! | `relocate`   | a step of a vacuum: what lies too far behind moves                 |
-//! | `frozen`     | what a checkpoint takes, writes and gives back                         |
+//! | file           | part of the tree                                                     |
+//! |----------------|----------------------------------------------------------------------|
+//! | `search`       | one key, the next part of a scan; newer puts of the change buffer    |
+//! | `change`       | a batch: the space it needs, and its changes                         |
+//! | `page_merge`   | merges of sparse pages                                               |
+//! | `buffer_merge` | a step of a change-buffer merge                                      |
+//! | `relocate`     | a step of a vacuum: what lies too far behind in the file moves       |
+//! | `frozen`       | the state that a checkpoint writes                                   |
 //!
 //! # Invariants
 //!
 //! 1. A dirty page belongs to this state alone: pages are `Arc`s, and changing one that a reader or a checkpoint holds copies it.
-//! 2. Leaves that became empty leave the tree at the end of the batch, and sparse ones are merged with a neighbour, not before: until then
-//!    the way to every key of the batch is the planned one, or has been split.
-//! 3. What is `fresh` is known to no durable state nor to a running checkpoint: it needs no image, and its units are free at once
-//!    when it goes.
+//! 2. Empty leaves are removed and sparse ones merged only at the end of a batch: until then the path to every key of the batch is the
+//!    planned one, or has been split.
+//! 3. No durable state and no running checkpoint refers to a `fresh` page: it needs no image, and its units are free at once when it is
+//!    removed.
 //! 4. Where `epoch` is unchanged, units that were neither dirty nor frozen hold the same bytes in the file.
 
 mod buffer_merge;
@@ -50,53 +50,53 @@ pub use frozen::FrozenTree;
 pub use relocate::VacuumGoal;
 pub use search::{ScanChunk, ScanItem};
 
-/// Why a search stopped.
+/// The reason why a search stopped.
 pub enum Stop {
-    /// It needs this first.
+    /// This page or value must be read first.
     Miss(Miss),
     /// The tree is damaged.
     Failed(Error),
 }
 
-/// Pages on the ways of a batch; they stay in memory until it is applied.
+/// Pages on the paths of a batch; they stay in memory until it is applied.
 pub type Pins = HashMap<PageNumber, Arc<Page>>;
 
-/// Counters of the running store.
+/// Counters since the store was opened.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct PageEvents {
     /// Pages split.
     pub splits: u64,
-    /// Pages given back because they became empty or were merged with a neighbour.
+    /// Pages freed because they became empty or were merged with a neighbour.
     pub merges: u64,
 }
 
-/// The tree; see the module. Its fields are one state, that of one moment behind one latch: who freezes, changes or searches needs most of
-/// them together.
+/// The tree; see the module. The fields are one state at one moment, behind one latch. They stay one type, since a freeze, a change and a search
+/// each need most of them together.
 pub struct Tree {
-    /// The newest durable state, with the sequence to count on from.
+    /// The newest durable state; the next one has the next sequence number.
     pub durable: Meta,
     /// The root page; none in an empty tree.
     pub root: PageNumber,
-    /// Levels.
+    /// Number of levels.
     pub height: u64,
-    /// Its numbers.
+    /// Numbers of pages, bytes and units.
     pub counts: TreeCounts,
     /// Splits and merges since opening.
     pub events: PageEvents,
     /// Free units.
     pub space: FreeMap,
-    /// What the running checkpoint writes.
+    /// The state that the running checkpoint writes.
     pub frozen: Option<Arc<FrozenTree>>,
-    /// Raised whenever units of the file may get other bytes from here on.
+    /// Raised whenever units of the file may change from then on.
     pub epoch: u64,
-    /// Where the log ended when the images of `imaged` began.
+    /// End of the log when the images of `imaged` began.
     pub images_start: Lsn,
-    /// If the recovery LSN of a checkpoint is below, opening must apply every batch behind it.
+    /// Opening must apply every batch behind the recovery LSN of a checkpoint, if that is below this LSN.
     pub replay_all: Lsn,
-    /// Puts that are not in the pages yet, newer than those.
+    /// Puts that are newer than the pages and not in them yet.
     pub buffer: ChangeBuffer,
     page_bytes: usize,
-    /// Pages that the last batch changed, for [`Torn::Image`]; `None` in the other modes.
+    /// Pages that the last batch changed, in mode [`Torn::Image`]; `None` in the other modes.
     touched: Option<BTreeSet<PageNumber>>,
     /// Dirty pages whose newest image is in the log.
     imaged: HashSet<PageNumber>,
@@ -108,7 +108,7 @@ pub struct Tree {
 }
 
 impl Tree {
-    /// The tree of a durable state. Images of its changes begin when [`Tree::start_images`] says so.
+    /// The tree of a durable state. Images of its changes are collected from [`Tree::start_images`] on.
     pub fn new(meta: Meta, space: FreeMap) -> Tree {
         Tree {
             durable: meta,
@@ -133,13 +133,13 @@ impl Tree {
         }
     }
 
-    /// From `lsn` on, images of what batches change may be in the log.
+    /// Begins to collect the pages that batches change, whose images are in the log from `lsn` on.
     pub fn start_images(&mut self, torn: Torn, lsn: Lsn) {
         self.images_start = lsn;
         self.touched = (torn == Torn::Image).then(BTreeSet::new);
     }
 
-    /// Pages that the last batch changed: number, whether it is new, page. None of them counts as imaged any more.
+    /// Takes the pages that the last batch changed: number, whether it is new, page. Their older images do not count any more.
     pub fn take_touched(&mut self) -> Vec<(PageNumber, bool, Arc<Page>)> {
         let touched = self.touched.as_mut().map(std::mem::take).unwrap_or_default();
         let page = |number: PageNumber| {
@@ -149,7 +149,7 @@ impl Tree {
         touched.into_iter().filter_map(page).collect()
     }
 
-    /// The image of a page, as it is now, is in the log.
+    /// Notes that the image of a page, as it is now, is in the log.
     pub fn set_imaged(&mut self, number: PageNumber) {
         self.imaged.insert(number);
     }
@@ -170,25 +170,25 @@ impl Tree {
         Units::of_bytes(self.page_bytes as u64)
     }
 
-    /// Bytes of memory that only the next checkpoints free.
+    /// Bytes of memory that only checkpoints free: dirty and frozen pages and values, the change buffer, and changes that are set aside.
     pub fn dirty_bytes(&self) -> u64 {
         let waiting_bytes = self.buffer.bytes() + self.buffer.aside.bytes();
         self.active_bytes() + waiting_bytes + self.frozen.as_ref().map_or(0, |frozen| frozen.bytes)
     }
 
-    /// Those of them in pages and values that no checkpoint has taken up yet.
+    /// Bytes of dirty pages and values that no checkpoint has frozen yet.
     pub fn active_bytes(&self) -> u64 {
         (self.dirty.len() * self.page_bytes) as u64 + self.value_bytes
     }
 
-    /// The same, with what gains nothing by waiting counted one and a half times: a value is written once in any case, while a
-    /// page collects changes until it is.
+    /// As [`Tree::active_bytes`], with values counted one and a half times: a value gains nothing by waiting, while a page collects changes
+    /// until it is written.
     pub fn pressing_bytes(&self) -> u64 {
         self.active_bytes() + self.value_bytes / 2
     }
 
-    /// Bytes that a checkpoint which froze now would write in mode `torn`, without the free map. What waits in the buffer counts a
-    /// page each, at most every leaf once.
+    /// Bytes that a checkpoint that freezes now would write in mode `torn`, without the free map. Each buffered put counts as a page, but no
+    /// more than every leaf once.
     pub fn settle_bytes(&self, torn: Torn) -> u64 {
         let page = |(number, page): (&PageNumber, &Arc<Page>)| {
             let changed = page.changed_units().count() as u64 * UNIT_BYTES;
@@ -204,18 +204,18 @@ impl Tree {
         self.dirty.iter().map(page).chain(values).sum::<u64>() + waiting
     }
 
-    /// Bytes of dirty pages that checkpoints log images of at most: the one on its way, and the next.
+    /// Upper bound of the bytes of dirty pages whose images the running checkpoint and the next one log.
     pub fn image_bytes_max(&self) -> u64 {
         let frozen = self.frozen.as_ref().map_or(0, |frozen| frozen.pages.len() - frozen.fresh.len());
         ((self.dirty.len() - self.fresh.len() + frozen) * self.page_bytes) as u64
     }
 
-    /// Dirty pages that a checkpoint makes copies of at most.
+    /// Upper bound of the dirty pages of which a checkpoint makes copies.
     pub fn copies_max(&self) -> u64 {
         self.dirty.len().saturating_sub(self.fresh.len().max(self.imaged.len())) as u64
     }
 
-    /// What of the tree or of its free map cannot be read, in a sentence.
+    /// A sentence on the part of the tree or of its free map that cannot be read, if there is one.
     pub fn damage(&self) -> Option<String> {
         self.buffer.aside.sentence().or_else(|| self.space.damage())
     }

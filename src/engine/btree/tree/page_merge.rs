@@ -1,8 +1,8 @@
 //! Page merges: pages that became sparse by deletes are merged with a neighbour below the same parent, level by level.
 //!
 //! A page is sparse below a quarter of its room; two are merged if the result fills at most three quarters, so that the next inserts do
-//! not split it again at once. A sparse page with two full neighbours stays: moving cells between them would write three pages to
-//! free none.
+//! not split it again at once. A sparse page with two full neighbours stays: moving cells between them would write three pages and free
+//! none.
 
 use super::{Pins, Stop, Tree};
 use crate::engine::PageCause;
@@ -11,7 +11,7 @@ use crate::engine::btree::page::Page;
 use crate::engine::btree::source::{LoadedPieces, PageSource};
 
 impl Tree {
-    /// Pins both neighbours of every sparse page on the way to `key`.
+    /// Pins both neighbours of every sparse page on the path to `key`.
     pub(super) fn pin_neighbours(
         &self,
         source: &impl PageSource,
@@ -29,11 +29,11 @@ impl Tree {
                     if near <= parent.count() {
                         let near = parent.child(near);
                         let page = match self.page(source, loaded, near, level - 1) {
-                            // One that cannot be read is merged with nothing; that is no reason not to delete here.
+                            // A neighbour that cannot be read is not merged, but the delete goes on.
                             Err(Stop::Failed(_)) => continue,
                             other => other?,
                         };
-                        if self.resident(near, pins).is_none() {
+                        if self.writable(near, pins).is_none() {
                             pins.insert(near, page);
                         }
                     }
@@ -43,19 +43,19 @@ impl Tree {
         Ok(())
     }
 
-    /// Merges the sparse pages on the path to `key` with neighbours, as far as these are resident.
+    /// Merges sparse pages on the path to `key` with a neighbour, as far as those are in memory.
     pub(super) fn merge_sparse(&mut self, key: &[u8], pins: &mut Pins, source: &impl PageSource) {
         let mut way = Vec::new();
         let mut number = self.root;
         for _ in 1..self.height {
-            // Pages that left the tree may have changed the way, so it need not be the planned one.
-            let Some(page) = self.resident(number, pins) else { return };
+            // Pages that were removed may have changed the path, so it may differ from the planned one.
+            let Some(page) = self.writable(number, pins) else { return };
             let index = page.child_index(key);
             way.push((number, index));
             number = page.child(index);
         }
         while let Some((parent, index)) = way.pop() {
-            let sparse = self.resident(number, pins).is_some_and(|page| page.is_sparse());
+            let sparse = self.writable(number, pins).is_some_and(|page| page.is_sparse());
             if !sparse
                 || !(index > 0 && self.merge_children(parent, index - 1, pins, source)
                     || self.merge_children(parent, index, pins, source))
@@ -67,7 +67,7 @@ impl Tree {
         self.lower_root(pins, source);
     }
 
-    /// Merges children `index` and `index + 1` of `parent`; false, and nothing has changed, if that cannot be.
+    /// Merges children `index` and `index + 1` of `parent`. Returns false and changes nothing if that is not possible.
     fn merge_children(
         &mut self,
         parent: PageNumber,
@@ -75,15 +75,15 @@ impl Tree {
         pins: &mut Pins,
         source: &impl PageSource,
     ) -> bool {
-        let Some(page) = self.resident(parent, pins) else { return false };
+        let Some(page) = self.writable(parent, pins) else { return false };
         if index >= page.count() {
             return false;
         }
         let separator = page.key(index).to_vec();
         let (left, right) = (page.child(index), page.child(index + 1));
-        let Some(right_page) = self.resident(right, pins).cloned() else { return false };
-        let Some(left_page) = self.resident(left, pins) else { return false };
-        // A stale page may hold keys of its neighbour, which has changed since: they would come back.
+        let Some(right_page) = self.writable(right, pins).cloned() else { return false };
+        let Some(left_page) = self.writable(left, pins) else { return false };
+        // A stale page may hold keys that belong to its neighbour by now: outdated values would come back.
         let is_apart = |(left, right): (&Page, &Page)| {
             let last = left.count().checked_sub(1).map(|last| left.key(last));
             let first = (right.count() > 0).then(|| right.key(0));

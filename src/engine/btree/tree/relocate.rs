@@ -1,4 +1,4 @@
-//! A step of a vacuum: what lies on the way to one key and too far behind in the file moves into free units before that.
+//! A step of a vacuum: pages and values on the path to one key that lie too far behind in the file move into free units before that.
 
 use bytes::Bytes;
 
@@ -9,41 +9,41 @@ use crate::engine::btree::freemap::{SpaceNeeds, UnitRun};
 use crate::engine::btree::page::{CellValue, Extent, leaf_cell};
 use crate::engine::btree::source::{LoadedPieces, PageSource};
 
-/// Bytes of values that one step moves at most, beside the last one.
+/// Bytes of values after which a step ends.
 const STEP_BYTES: usize = 1 << 20;
 
-/// What a pass is for.
+/// The goal of a pass.
 #[derive(Clone, Copy, Debug)]
 pub struct VacuumGoal {
-    /// Nothing shall lie behind it.
+    /// Everything behind this place moves before it.
     pub limit: UnitNumber,
-    /// Nothing shall lie in it.
+    /// Everything in this window moves out of it.
     pub window: Option<UnitRun>,
 }
 
 impl VacuumGoal {
-    /// Whether what lies in `units` from `unit` on must go elsewhere.
+    /// Whether the page or value in `units` from `unit` on must move.
     fn moves(&self, unit: UnitNumber, units: Units) -> bool {
         let end = unit.saturating_add(units);
         end > self.limit || self.window.is_some_and(|(start, length)| unit < start + length && end > start)
     }
 }
 
-/// What [`Tree::relocate`] will move.
+/// The plan of a step: pages and values that [`Tree::relocate`] will move.
 pub struct Relocation {
     pins: Pins,
-    /// Pages on the way with the child taken, root first, without the leaf.
+    /// The path: pages with the index of the child, root first, without the leaf.
     way: Vec<(PageNumber, usize)>,
     leaf: PageNumber,
     values: Vec<(Bytes, Extent, Bytes)>,
-    /// Where the next one goes on.
+    /// The key at which the next step continues.
     pub next: Option<Vec<u8>>,
-    /// Values that cannot be read.
+    /// Number of values that cannot be read.
     pub unreadable: u64,
 }
 
 impl Relocation {
-    /// What it takes at most, with pages of `page_units`.
+    /// Upper bound of the space that it takes, with pages of `page_units`.
     pub fn needs(&self, page_units: Units) -> SpaceNeeds {
         let values = self.values.iter().map(|(_, extent, _)| extent.units);
         let pages = page_units * (self.way.len() as u64 + 1);
@@ -53,7 +53,7 @@ impl Relocation {
 }
 
 impl Tree {
-    /// What `goal` wants moved on the way to `start`; changes nothing.
+    /// Plans a step: what must move for `goal` on the path to `start`. Changes nothing.
     pub fn plan_relocation(
         &self,
         source: &impl PageSource,
@@ -65,7 +65,7 @@ impl Tree {
         let mut step = Relocation { pins, way, leaf: self.root, values, next: None, unreadable: 0 };
         for level in (0..self.height).rev() {
             let page = self.page(source, loaded, step.leaf, level)?;
-            if self.resident(step.leaf, &step.pins).is_none() {
+            if self.writable(step.leaf, &step.pins).is_none() {
                 step.pins.insert(step.leaf, page.clone());
             }
             if level > 0 {
@@ -102,19 +102,19 @@ impl Tree {
         Ok(step)
     }
 
-    /// A new place for what lies in `units` from `unit` on; `None` if there is none.
+    /// A new place for the page or value in `units` from `unit` on; `None` if there is none.
     fn better_place(&mut self, unit: UnitNumber, units: Units, goal: VacuumGoal) -> Option<UnitNumber> {
         if let Some(to) = self.space.take_below(units, goal.limit) {
             return Some(to);
         }
-        // What lies behind the limit already gains nothing by another place there.
+        // Behind the limit, no other place is better.
         if unit.saturating_add(units) > goal.limit {
             return None;
         }
         self.space.take_below(units, UnitNumber::MAX).or_else(|| self.space.take_beyond(units))
     }
 
-    /// Moves what was planned, as far as there is room; whether anything was moved, and the units that should have been and were not.
+    /// Moves what was planned, as far as there is room. Returns whether anything was moved, and the units for which there was no room.
     pub fn relocate(
         &mut self,
         step: Relocation,
@@ -126,7 +126,7 @@ impl Tree {
             return (false, Units::ZERO);
         }
         if let Some((start, units)) = goal.window {
-            // Again, as checkpoints may have freed more of it.
+            // Again, since checkpoints may have freed more of the window.
             self.space.withhold(start, start + units);
         }
         let (mut moved, mut stuck_units) = (false, Units::ZERO);

@@ -1,4 +1,4 @@
-//! Searches of the tree in memory: one key, and the next part of a scan. What waits in the change buffer is newer than the pages.
+//! Searches of the tree in memory: one key, and the next part of a scan. Puts in the change buffer are newer than the pages.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -13,29 +13,29 @@ use crate::engine::btree::set_aside::UnreadableRange;
 use crate::engine::btree::source::{LoadedPieces, Miss, PageSource, Piece};
 use crate::engine::btree::value::Value;
 
-/// The value of an entry that a scan collected.
+/// The value of an entry that a scan has collected.
 pub enum ScanItem {
-    /// Here in the chunk's bytes, behind the key.
+    /// The value lies in the chunk's bytes.
     Inline(Range<usize>),
-    /// The value, shared with the pool.
+    /// The value is in memory, shared with the pool.
     Ready(Bytes),
-    /// Where it must be read.
+    /// The value must be read from here.
     Absent(Extent),
 }
 
-/// A part of a scan: entries in order.
+/// A part of a scan: entries in the order of keys.
 #[derive(Default)]
 pub struct ScanChunk {
-    /// Keys and inline values, one behind the other: one allocation for all, where one an entry was a fifth of a scan's time.
+    /// Keys and inline values of all entries: one allocation, since one per entry took a fifth of a scan's time.
     bytes: Vec<u8>,
-    /// Where each key lies in `bytes`, and its value.
+    /// The place of each key in `bytes`, and its value.
     pub entries: Vec<(Range<usize>, ScanItem)>,
-    /// Where the scan goes on; `None` at its end.
+    /// The key at which the scan continues; `None` at its end.
     pub next: Option<Vec<u8>>,
 }
 
 impl ScanChunk {
-    /// What lies at `range` of its bytes.
+    /// The bytes at `range`.
     pub fn at(&self, range: &Range<usize>) -> &[u8] {
         &self.bytes[range.clone()]
     }
@@ -56,14 +56,14 @@ impl ScanChunk {
     }
 }
 
-/// A leaf and the first key behind its range; `None` if it is the last one.
+/// A leaf, and the end of its range of keys; `None` for the last leaf.
 type Leaf = (Arc<Page>, Option<Vec<u8>>);
 
 fn damaged(unit: UnitNumber, what: &str) -> Stop {
     Stop::Failed(Error::corrupt(FILE, unit.offset(), what))
 }
 
-/// What a search stops with that finds something neither in memory nor in `loaded`.
+/// The stop of a search for something that is neither in memory nor in `loaded`.
 fn missing(epoch: u64, loaded: &LoadedPieces, miss: Miss) -> Stop {
     match loaded.failure(epoch, miss.unit()) {
         Some(error) => Stop::Failed(error.clone()),
@@ -109,6 +109,7 @@ impl Tree {
         self.values.get(&extent.unit).or_else(|| self.frozen.as_ref()?.values.get(&extent.unit))
     }
 
+    /// The value that `extent` refers to.
     pub fn value(
         &self,
         source: &impl PageSource,
@@ -130,13 +131,13 @@ impl Tree {
         match loaded.get(self.epoch, extent.unit).cloned().or_else(|| source.pooled(extent.unit)) {
             Some(Piece::Value(value)) if value.is_of(&extent) => Ok(value.bytes),
             Some(Piece::Page(_)) => Err(damaged(extent.unit, "a page where a value is referred to")),
-            // Another value: reading this one says what is wrong.
+            // The value of another key: reading this one reports what is wrong.
             Some(Piece::Value(_)) | None => Err(missing(self.epoch, loaded, Miss::Value(extent))),
         }
     }
 
-    /// The leaf for `key` and the first key behind its range; `None` for an empty tree. `visit` sees every page on the way, the
-    /// leaf among them.
+    /// The leaf for `key` and the end of its range; `None` for an empty tree. `visit` is called with every page on the path, the leaf
+    /// included.
     pub fn leaf(
         &self,
         source: &impl PageSource,
@@ -154,7 +155,7 @@ impl Tree {
             let index = page.child_index(key);
             if index < page.count() {
                 let separator = page.key(index);
-                // Each way goes on behind the one before it, so it comes to an end.
+                // Ranges only become smaller on the way down, so a scan makes progress and ends.
                 if end.as_deref().is_some_and(|end| separator >= end) {
                     return Err(damaged(
                         number.unit(),
@@ -186,8 +187,8 @@ impl Tree {
         }
     }
 
-    /// Entries from `start` on and before `end`, of one leaf: at most `count_max`, and only until their values that must be read
-    /// reach `absent_bytes_max`.
+    /// Collects the entries of one leaf from `start` up to `end`: at most `count_max`, and no more once the values that must be read reach
+    /// `absent_bytes_max`.
     pub fn collect(
         &self,
         source: &impl PageSource,
@@ -200,7 +201,7 @@ impl Tree {
         let mut chunk = ScanChunk::default();
         let leaf = self.leaf(source, loaded, start, |_, _| {})?;
         let (leaf, next) = leaf.map_or((None, None), |(leaf, next)| (Some(leaf), next));
-        // What ends first: the scan or the leaf's range.
+        // The scan or the leaf's range, whichever ends first.
         let limit = match (end, next.as_deref()) {
             (Some(end), Some(next)) => Some(end.min(next)),
             (end, next) => end.or(next),
@@ -218,7 +219,7 @@ impl Tree {
             .peekable();
         let mut absent_bytes = 0;
         loop {
-            // Of two with the same key the waiting one is newer.
+            // Of two entries with the same key the buffered one is newer.
             let newer = match (waiting.peek(), stored.peek()) {
                 (None, None) => break,
                 (Some((newer, _)), Some((key, _))) => newer <= key,
@@ -261,8 +262,8 @@ impl Tree {
         Ok(chunk)
     }
 
-    /// The part of the tree around `key` whose page cannot be read, as far as `loaded` knows; `None` if the way to the leaf is
-    /// whole, or not in memory.
+    /// The range of keys around `key` whose page cannot be read, as far as `loaded` knows; `None` if all pages on the path can be read, or are
+    /// not in memory.
     pub fn unreadable_range(
         &self,
         source: &impl PageSource,
@@ -290,8 +291,8 @@ impl Tree {
         None
     }
 
-    /// Leaves from `first` on, which lies on the way to `key`, that must be read before `end`, too, and lie one behind the
-    /// other: at most `count_max`, `first` among them.
+    /// Number of leaves from `first` on, the leaf of `key`, that are adjacent in the file, lie before `end` and must be read: at most
+    /// `count_max`, `first` included.
     pub fn leaves_in_a_row(
         &self,
         source: &impl PageSource,
