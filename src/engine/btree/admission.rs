@@ -1,4 +1,4 @@
-//! Admission: whether a batch may come in, and space in the file for it before it does.
+//! Admission: decides whether a batch may come in, and makes space for it in the file.
 
 use std::time::Duration;
 
@@ -11,14 +11,14 @@ use super::writer::Writer;
 use crate::engine::wal::{RECORD_OVERHEAD_BYTES, SPARES_IDLE};
 use crate::engine::{Batch, Cause, Error, Result, SpaceClaim, Tier, WorkClass};
 
-/// How often in a row buffer merges or checkpoints may fail before a delete is told.
+/// Number of failures of background work in a row after which a delete gets the error.
 const TRIES_FOR_SPACE: u32 = 4;
-/// When a refused batch is worth another try, if no signal comes before.
+/// Time after which a refused batch is tried again if no signal comes before.
 pub const RETRY_AFTER: Duration = Duration::from_millis(20);
 
 impl Writer {
-    /// Refuses a batch that is over a limit, and takes space for what it needs; `None` if it will wait in the buffer. False if it may not
-    /// wait, since only what it needs now is known to fit.
+    /// Refuses a batch that is over a limit, and makes space for `needs`, or for none if the batch is to be buffered. False if it must not be
+    /// buffered, since only its immediate needs are known to fit.
     pub(super) fn make_room(&self, batch: &Batch, needs: Option<SpaceNeeds>, tier: Tier) -> Result<bool> {
         let bytes_max = self.core.options.dirty_bytes_max;
         let (is_full, image_bytes, owed_bytes, inside_bytes) = {
@@ -30,7 +30,7 @@ impl Writer {
         if is_full {
             return Err(self.busy(Cause::DirtyPages, batch));
         }
-        // What goes to the log at once: in one mode the leaf of every operation, too.
+        // Bytes that are logged at once; with torn=image that includes the leaf of every operation.
         let mut bytes = batch.bytes();
         if self.core.options.torn == Torn::Image {
             bytes += batch.operations().len() as u64 * self.core.pager.page_bytes() as u64;
@@ -56,18 +56,18 @@ impl Writer {
             }
             SpaceClaim::Release => self.bounds.is_held(batch.encoded_bytes_max(), needs),
         };
-        // Where the disk is short, images are left out: the checkpoint makes them.
+        // If space is short, page images are left out; the checkpoint makes them.
         let claimed_bytes = if batch.uses_reserve { batch.bytes() } else { bytes };
         let admit = || self.core.guard.admit(claimed_bytes, owed_bytes_max, claim);
         let admitted = match admit() {
             Err(Error::NoSpace) if needs.is_none() && claim != SpaceClaim::Growth => return Ok(false),
             Err(Error::NoSpace) if needs.is_some_and(is_held) => Ok(()),
-            // Where others take every byte of the disk, what it gives back is gone: the log keeps what it needs to go on.
+            // Other programs may take what is given back, so the log keeps the files that it needs to go on.
             Err(Error::NoSpace) if self.core.log.give_back_but(SPARES_IDLE) => admit(),
             other => other,
         };
         match admitted {
-            // The buffer owes the most it can; once it is empty, what is left is known.
+            // For the buffer an upper bound is counted; once it is merged, the true need is known.
             Err(Error::NoSpace) if owed_bytes > 0 => {
                 self.merger.want_all();
                 return Err(self.busy(Cause::DirtyPages, batch));
@@ -79,27 +79,26 @@ impl Writer {
         taken.map(|()| true).map_err(|error| self.refused(error, batch))
     }
 
-    /// Whether the file has units for `needs` and beside them for what buffer merges owe, without growing.
+    /// Whether the file has units for `needs` and for the `owed_bytes` of buffer merges without growing.
     fn has_units(&self, needs: SpaceNeeds, owed_bytes: u64) -> bool {
         let needs = SpaceNeeds { units: needs.units + Units::within_bytes(owed_bytes), ..needs };
         needs.lacking(&self.core.tree.read().space).is_none()
     }
 
-    /// Bytes of the file that nothing lies in, of `tree`.
+    /// Free bytes inside the file of `tree`, the tail included.
     fn inside_bytes(tree: &Tree) -> u64 {
         tree.space.available_units().bytes()
     }
 
-    /// Whether a change of `bytes` surely fits into `inside_bytes` of the file: values are rounded up to units, and pages split. Twice as
-    /// much and some pages are enough.
+    /// Whether a change of `bytes` surely fits into `inside_bytes` of the file. Values are rounded up to units, and pages split; twice as much
+    /// and some pages are enough.
     fn fits_inside(&self, inside_bytes: u64, bytes: u64) -> bool {
         inside_bytes >= 2 * bytes + 8 * self.core.pager.page_bytes() as u64
     }
 
-    /// What a batch is told for which there is no space: to wait for a checkpoint if that frees a segment of the log or units enough, or
-    /// for a vacuum if much of the file is free but not its end, so that it could not be cut. One that gives space back waits as
-    /// long as there is anything to bring home: that also frees pages which are free only then, and the log. So does one that fits into
-    /// the file.
+    /// The answer to a batch for which there is no space. It shall wait for a checkpoint if that frees a segment of the log or enough units, or
+    /// for a vacuum if much of the file is free but not its end. A batch that gives space back waits as long as anything is dirty, since a
+    /// checkpoint also frees pages that are free only then, and the log. So does a batch that fits into the file.
     pub(super) fn refused(&self, error: Error, batch: &Batch) -> Error {
         if !matches!(error, Error::NoSpace) {
             return error;
@@ -118,21 +117,21 @@ impl Writer {
         let frees_all = (batch.uses_reserve || is_inside) && is_dirty;
         let helps = is_sparse || frees_log || frees_units || frees_all;
         if !helps {
-            // A checkpoint on its way gives back what was freed before it, and may cut the file.
+            // The running checkpoint releases units that were freed before it, and may cut the file.
             let waits = self.checkpointer.is_settling() || batch.awaits_space;
             return if waits { self.busy(Cause::Space, batch) } else { error };
         }
-        // Without anything to bring home there is no checkpoint that the vacuum could wait for.
+        // Without anything dirty there is no checkpoint to wait for before the vacuum.
         if is_dirty {
             self.merger.want_all();
         }
         self.busy(Cause::Space, batch)
     }
 
-    /// What a batch is told that must wait for background work; the error of that work, if waiting for it would not end.
+    /// The answer to a batch that must wait for background work: `Busy`, or the error of that work if the wait would not end.
     fn busy(&self, cause: Cause, batch: &Batch) -> Error {
         self.core.wake_signal.notify(WorkClass::Flush);
-        // What gives space back is worth some tries.
+        // A batch that gives space back is worth some tries.
         let tries = if batch.uses_reserve { TRIES_FOR_SPACE } else { 1 };
         if let Err(error) = self.core.failure.check(tries, || self.core.guard.free_bytes()) {
             return error;

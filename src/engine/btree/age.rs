@@ -1,34 +1,35 @@
-//! How far the durable state lies behind: the age of the last checkpoint in bytes of the log, and that of the oldest change in time.
+//! Distance between the durable state and now: the age of the last checkpoint in bytes of the log, and the age of the oldest change in time.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use crate::engine::Lsn;
 
-/// A moment in the log.
+/// A point in the log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LogPoint {
-    /// Its end.
+    /// End of the log at that moment.
     pub lsn: Lsn,
-    /// Bytes of page images that had been logged since opening.
+    /// Bytes of page images that had been logged since opening at that moment.
     pub image_bytes: u64,
 }
 
-/// What came since the last checkpoint. The log holds images of pages and what was set aside beside the batches; these cost no replay.
+/// Age of the last checkpoint. Besides batches the log holds images of pages, and changes that were set aside; neither is counted, since
+/// they need no replay.
 #[derive(Default)]
 pub struct CheckpointAge {
-    /// Bytes of page images that were logged since opening, those that opening found behind the recovery LSN included.
+    /// Bytes of page images logged since opening, plus those that opening found behind the recovery LSN.
     logged_image_bytes: AtomicU64,
-    /// Those of them before the recovery LSN of the durable state.
+    /// Bytes of those images that lie before the recovery LSN of the durable state.
     settled_image_bytes: AtomicU64,
-    /// Bytes of the log behind that recovery LSN that are nothing but what is set aside.
+    /// Bytes of the log behind that recovery LSN that hold changes which are set aside.
     settled_aside_bytes: AtomicU64,
-    /// Clock time of the first change since the last freeze, in ns, plus one; 0 without any.
+    /// Clock time of the first change since the last freeze in nanoseconds, plus one; 0 without a change.
     dirty_since: AtomicU64,
 }
 
 impl CheckpointAge {
-    /// Behind a log in which opening found `image_bytes` of images, `settled_image_bytes` of them before the recovery LSN.
+    /// The age after an opening that found `image_bytes` of images in the log, `settled_image_bytes` of them before the recovery LSN.
     pub fn new(image_bytes: u64, settled_image_bytes: u64) -> CheckpointAge {
         CheckpointAge {
             logged_image_bytes: AtomicU64::new(image_bytes),
@@ -37,12 +38,12 @@ impl CheckpointAge {
         }
     }
 
-    /// The log that ends at `lsn` now.
+    /// The point in the log at its present end, `lsn`.
     pub fn log_point(&self, lsn: Lsn) -> LogPoint {
         LogPoint { lsn, image_bytes: self.logged_image_bytes.load(Relaxed) }
     }
 
-    /// Bytes of batches in the log from the recovery LSN of the durable state to `end`: what opening would replay.
+    /// Bytes of batches in the log from the recovery LSN of the durable state to `end`, which opening would replay.
     pub fn log_bytes(&self, recovery_lsn: Lsn, end: Lsn) -> u64 {
         let logged_bytes = self.logged_image_bytes.load(Relaxed);
         let image_bytes = logged_bytes.saturating_sub(self.settled_image_bytes.load(Relaxed));
@@ -50,36 +51,36 @@ impl CheckpointAge {
         end.bytes_since(recovery_lsn).saturating_sub(image_bytes + aside_bytes)
     }
 
-    /// An image of a page was logged.
+    /// Counts an image of a page that was logged.
     pub fn add_image(&self, bytes: u64) {
         self.logged_image_bytes.fetch_add(bytes, Relaxed);
     }
 
-    /// A state is durable before whose recovery LSN `image_bytes` of images had been logged.
+    /// Notes a durable state before whose recovery LSN `image_bytes` of images had been logged.
     pub fn settle_images(&self, image_bytes: u64) {
         self.settled_image_bytes.store(image_bytes, Relaxed);
     }
 
-    /// A state is durable behind whose recovery LSN `aside_bytes` of the log are nothing but what is set aside.
+    /// Notes a durable state behind whose recovery LSN `aside_bytes` of the log hold changes that are set aside.
     pub fn settle_aside(&self, aside_bytes: u64) {
         self.settled_aside_bytes.store(aside_bytes, Relaxed);
     }
 
-    /// Something changed at `now`, clock time.
+    /// Notes a change at clock time `now`.
     pub fn note_change(&self, now: Duration) {
-        // Only the first change counts, so a failure is as good.
+        // Only the first change counts, so a failed exchange needs no retry.
         let _ = self.dirty_since.compare_exchange(0, now.as_nanos() as u64 + 1, Relaxed, Relaxed);
     }
 
-    /// A checkpoint has taken up every change.
+    /// Notes that a checkpoint has frozen every change.
     pub fn clear_changes(&self) {
         self.dirty_since.store(0, Relaxed);
     }
 
-    /// Time since the first change that no checkpoint has taken up.
+    /// Time since the first change that no checkpoint has frozen.
     pub fn dirty_age(&self, now: Duration) -> Duration {
         match self.dirty_since.load(Relaxed) {
-            // None, or a batch is on its way and has not said so yet.
+            // There is none, or a batch is being applied that has not noted its change yet.
             0 => Duration::ZERO,
             since => now.saturating_sub(Duration::from_nanos(since - 1)),
         }

@@ -1,4 +1,4 @@
-//! `torn=image`: the pages that a batch changed go to the log behind it.
+//! `torn=image`: images of the pages that a batch changed are logged behind it.
 
 use super::core::Core;
 use super::options::Torn;
@@ -8,8 +8,8 @@ use crate::engine::PageCause;
 use crate::engine::wal::RECORD_OVERHEAD_BYTES;
 
 impl Core {
-    /// With `torn=image`, appends images of the pages that the last batch changed. The batch stands without them; on a full disk it must:
-    /// the log needs its files for the checkpoint, which makes those that are missing.
+    /// With `torn=image`, logs images of the pages that the last batch changed. The batch is valid without them. On a full disk they are left
+    /// out: the log needs its files for the checkpoint, which makes the missing ones.
     pub fn log_batch_images(&self) {
         if self.options.torn != Torn::Image {
             return;
@@ -30,7 +30,7 @@ impl Core {
                     self.pager.count_written(page.kind(), PageCause::Image, 1, bytes);
                     self.tree.write().set_imaged(number);
                 }
-                // No space for a segment: the checkpoint will need less. A failed log refuses the next batch.
+                // There is no space for a segment; the checkpoint will make the images. A failed log refuses the next batch.
                 Err(_) => return,
             }
         }

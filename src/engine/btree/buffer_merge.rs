@@ -1,4 +1,4 @@
-//! Change-buffer merges: what waits in the change buffer comes into pages, a few leaves at a time ([`super::change_buffer`] says why).
+//! Change-buffer merges: buffered puts are applied to their leaves, a few leaves at a time ([`super::change_buffer`] says why).
 
 use std::sync::Arc;
 
@@ -18,12 +18,12 @@ pub struct ChangeBufferMerger {
     core: Arc<Core>,
     bounds: Arc<Bounds>,
     unreadable: Arc<UnreadableRanges>,
-    /// Batches up to here come into pages before the next checkpoint that is more than a part of a buffer merge.
+    /// The running merge applies batches up to this LSN; then a checkpoint follows. `None` if no merge is running.
     target: Mutex<Option<Lsn>>,
 }
 
 impl ChangeBufferMerger {
-    /// One for `core`; what it cannot read is told to `unreadable`.
+    /// A merger for `core`; it reports what it cannot read to `unreadable`.
     pub fn new(
         core: Arc<Core>,
         bounds: Arc<Bounds>,
@@ -32,27 +32,28 @@ impl ChangeBufferMerger {
         ChangeBufferMerger { core, bounds, unreadable, target: Mutex::new(None) }
     }
 
-    /// Up to where batches shall come into pages, if a buffer merge is on its way.
+    /// The LSN up to which the running merge applies batches.
     pub fn target(&self) -> Option<Lsn> {
         *self.target.lock()
     }
 
-    /// Everything that waits shall come into pages, even if a buffer merge for less is on its way.
+    /// Asks for a merge of everything that is buffered, even if a merge for less is running.
     pub fn restart(&self) {
         *self.target.lock() = Some(self.core.log.end());
     }
 
-    /// Everything that waits shall come into pages, unless a buffer merge is on its way.
+    /// Asks for a merge of everything that is buffered, unless a merge is running.
     pub fn want_all(&self) {
         self.target.lock().get_or_insert_with(|| self.core.log.end());
     }
 
-    /// What waits and is not behind `until` shall come into pages, unless a buffer merge is on its way.
+    /// Asks for a merge of what is buffered up to `until`, unless a merge is running.
     pub fn want(&self, until: Lsn) {
         self.target.lock().get_or_insert(until);
     }
 
-    /// A buffer merge goes on, begins or ends, as it was decided when the target was `seen`. Who has asked for one since then gets it.
+    /// Sets the target that was decided on when the target was `seen`: a merge continues, begins or ends. A request that came since then
+    /// stays.
     pub fn aim(&self, seen: Option<Lsn>, target: Option<Lsn>) {
         let mut now = self.target.lock();
         if *now == seen {
@@ -67,17 +68,17 @@ impl ChangeBufferMerger {
             let tree = self.core.tree.read();
             (tree.active_bytes(), self.bounds.is_log_near(&tree))
         };
-        // Pages that a buffer merge changes need copies in the log.
+        // The pages that a merge changes need copies in the log.
         let frees_log = is_log_near && (active_bytes > 0 || self.bounds.is_again_worth_it());
         let lacks_room =
             || active_bytes > 0 && self.bounds.lacks_room_for_copies(self.bounds.merge_pages_max());
         active_bytes < pages_max && !frees_log && !lacks_room()
     }
 
-    /// The next step of a buffer merge, which begins here if none is on its way; false if a checkpoint must come first.
+    /// Makes the next step of a merge, and begins one if none is running; false if a checkpoint must come first.
     pub fn step(&self) -> Result<bool> {
         match self.make_step() {
-            // A checkpoint of what is in pages may free some.
+            // A checkpoint of the dirty pages may free some space.
             Err(Error::NoSpace) if self.core.tree.read().active_bytes() > 0 => Ok(false),
             Err(error) => {
                 self.core.failure.note(&error, self.core.guard.free_bytes());
@@ -113,13 +114,13 @@ impl ChangeBufferMerger {
                     drop(writer);
                     core.pager.load_leaves(epoch, leaves, Purpose::PageWrite, &mut loaded)?;
                 }
-                // What a step may take at most is much for a small disk, and the checkpoint behind it needs room for copies of pages.
+                // The upper bound of a step is much for a small disk, and the next checkpoint needs room for copies of pages.
                 BufferMergePlan::Make(_, needs) if max != smallest && core.is_large_growth(needs) => {
                     max = smallest
                 }
                 BufferMergePlan::Make(step, needs) => {
                     core.take_space(needs, Tier::Disk)?;
-                    // Alone with its pages, a change need not copy them.
+                    // Nobody else holds the pages then, so a change need not copy them.
                     drop(loaded);
                     core.tree.write().make_buffer_merge_step(step, &core.pager);
                     return Ok(());

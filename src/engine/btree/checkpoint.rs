@@ -1,22 +1,22 @@
-//! The checkpoint: brings the tree of one LSN to its place in the file while writers go on.
+//! The checkpoint: writes the tree as of one LSN to the file while writers continue.
 //!
-//! 1. *Freeze*: take the dirty pages and values, root, counts and free map as of LSN P. Writers copy what they change
-//!    from here on. Puts that wait in the buffer are not in it, so the state names the recovery LSN up to which nothing is missing. If that would
-//!    hold too much of the log, they are logged again, and the recovery LSN is P.
-//! 2. *Fresh*: write values and pages that no durable state refers to, and what changed of the free map, to their places.
-//! 3. *Images*: append the changed units of every other page, in their new form, to the log; or write the page to the doublewrite area, if the disk has
-//!    room for that. In `torn=image` the images of batches do, where they could be written.
-//! 4. *Commit*: sync the data file, the area and the log, write the meta page, sync it. Now the state at P is durable: what is not
-//!    in its place lies in the log between `images_start` and `images_end`, or in the area. The log below the recovery LSN (and below
-//!    `images_start`) and units freed before P can be used again.
-//!    They come back in parts, so that no reader waits long for the latch.
-//! 5. *Home*: write the changed units of the pages of step 3 to their places, which may tear them: the images repair that. Sync.
-//! 6. *Done*: write the meta page once more, in the other slot, without `images_end` and `doublewrite_bytes`, and sync it: the
-//!    images need not be kept, and the next checkpoint may overwrite the area before its commit. If no batch came in since P, it names
-//!    the end of the log, of which nothing is needed then. If much of the end of the file is free in this state, it is cut off.
+//! 1. *Freeze*: take the dirty pages and values, root, counts and free map as of LSN P. Writers copy pages before they change them
+//!    from then on. Buffered puts are not in this state, so it has a recovery LSN up to which no batch is missing. If that would
+//!    keep too much of the log, the puts are logged again, and the recovery LSN is P.
+//! 2. *Fresh*: write new values and pages, to which no durable state refers, and the changed pages of the free map.
+//! 3. *Images*: log the changed units of every other dirty page in their new form; or write the page to the doublewrite area, if the disk has
+//!    room for that. With `torn=image`, pages whose image is in the log already are left out.
+//! 4. *Commit*: sync the data file, the doublewrite area and the log, write the meta page, sync it. Now the state at P is durable: pages
+//!    that are not in place yet are in the log between `images_start` and `images_end`, or in the doublewrite area. The log below the
+//!    recovery LSN (and below `images_start`) is released, and so are units that were freed before P; these a few at a time, so that no
+//!    reader waits long for the latch.
+//! 5. *In place*: write the changed units of the pages of step 3 in place. A crash may tear them; the images repair that. Sync.
+//! 6. *Done*: write the meta page once more, to the other slot, without `images_end` and `doublewrite_bytes`, and sync it: the images need
+//!    not be kept then, and the next checkpoint may overwrite the doublewrite area before its commit. If no batch came in since P, the new
+//!    meta page has the end of the log as its LSN, so that no log is needed. If a long end of the file is free, it is cut off.
 //!
-//! A step that fails is done again at the next call; each may be repeated. After a failed sync nothing is, until the store is
-//! opened again.
+//! Each step may be repeated: one that fails is done again at the next call. After a failed sync nothing is written until the store is opened
+//! again.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -39,11 +39,11 @@ use super::unreadable::UnreadableRanges;
 use crate::disk::Purpose;
 use crate::engine::{Done, PageCause, Result, WorkClass};
 
-/// Pages of the free map that a unit of work writes.
+/// Pages of the free map that one unit of work writes.
 const MAP_PAGES: usize = 256;
-/// Groups of units that a unit of work gives back, each under an exclusive latch of its own.
+/// Groups whose units one unit of work releases; the latch is taken for each of them.
 const RELEASES: usize = 64;
-/// A unit of work writes about this much.
+/// Bytes that one unit of work writes, about.
 const WORK_BYTES: usize = 4 << 20;
 
 /// Pages with their numbers.
@@ -59,32 +59,36 @@ enum CheckpointStage {
     Done,
 }
 
-/// A checkpoint on its way. What it froze and what is left to write of it belong together: they live and end with it.
+/// A running checkpoint: the state that it froze, and what is left to write of it. The fields live and end with it, and every step reads most
+/// of them, so they stay one type.
 pub struct RunningCheckpoint {
     stage: CheckpointStage,
     frozen: Arc<FrozenTree>,
-    /// What it writes of the free map.
+    /// The pages of the free map to write.
     changes: MapChanges,
-    /// Sorted by unit, as are the next.
+    /// New pages and values, in the order of the file.
     fresh: Vec<(UnitNumber, Piece)>,
+    /// Pages to be overwritten in place, in the order of the file.
     in_place: Pages,
-    /// Those pages of `in_place` that need a copy.
+    /// The pages of `in_place` that need a copy.
     images: Pages,
-    /// The newest meta page that was written for it, once there is one.
+    /// The meta page of the state; once it was written, the newest one.
     meta: Meta,
+    /// Bytes of page images that were logged.
     image_bytes: u64,
-    /// WorkClass of the key of each value in `fresh`, by unit; known from the first step on.
+    /// The class of the key of each value in `fresh`, by unit; known from the first step on.
     classes: HashMap<UnitNumber, u8>,
-    /// Why it was begun.
+    /// The reason why it was begun, for the event log.
     reason: &'static str,
-    /// [`Pager::checkpoint_bytes`](super::pager::Pager::checkpoint_bytes) when it was.
+    /// [`Pager::checkpoint_bytes`](super::pager::Pager::checkpoint_bytes) at its begin.
     bytes_before: u64,
     started: Duration,
-    /// Whom to tell.
+    /// Commands that wait for its end.
     pub waiters: Vec<Done>,
 }
+
 impl RunningCheckpoint {
-    /// What remains to be done with `frozen`.
+    /// A checkpoint of `frozen` that has written nothing yet.
     fn new(
         frozen: Arc<FrozenTree>,
         changes: MapChanges,
@@ -120,7 +124,7 @@ impl RunningCheckpoint {
         }
     }
 
-    /// Where it is, for reports.
+    /// Its progress, for reports.
     pub fn describe(&self) -> String {
         let (what, done, all) = match self.stage {
             CheckpointStage::Fresh(at) => ("new pages", at, self.fresh.len()),
@@ -135,7 +139,7 @@ impl RunningCheckpoint {
     }
 }
 
-/// The thread that does flush work has this; in it the checkpoint on its way, if there is one.
+/// The turn of the one thread that does flush work, with the running checkpoint, if there is one.
 pub type Turn<'a> = MutexGuard<'a, Option<RunningCheckpoint>>;
 
 /// Makes checkpoints, one at a time.
@@ -145,18 +149,18 @@ pub struct Checkpointer {
     merger: Arc<ChangeBufferMerger>,
     unreadable: Arc<UnreadableRanges>,
     running: Mutex<Option<RunningCheckpoint>>,
-    /// Whoever waits for the next one that brings everything.
+    /// Commands that wait for the next full checkpoint, which includes all buffered puts.
     asked: Mutex<Vec<Done>>,
-    /// How many have ended.
+    /// Number of checkpoints that have ended.
     count: AtomicU64,
-    /// How long the last one took.
+    /// Duration of the last one.
     last_nanos: AtomicU64,
     /// Whether the last unit of work failed.
     is_troubled: AtomicBool,
 }
 
 impl Checkpointer {
-    /// One for `core`, whose opening made `count` checkpoints.
+    /// A checkpointer for `core`, whose opening made `count` checkpoints.
     pub fn new(
         core: Arc<Core>,
         bounds: Arc<Bounds>,
@@ -177,47 +181,47 @@ impl Checkpointer {
         }
     }
 
-    /// The turn to do flush work, whatever that is; `None` if another thread is at it, which does all there is.
+    /// Takes the turn to do flush work of any kind; `None` if another thread has it, which does all the work there is.
     pub fn turn(&self) -> Option<Turn<'_>> {
         self.running.try_lock()
     }
 
-    /// Whether there is one on its way, once the thread at it has ended.
+    /// Whether a checkpoint is running. Waits for a thread that has the turn.
     pub fn is_running(&self) -> bool {
         self.running.lock().is_some()
     }
 
-    /// Whether one is on its way, or a thread at flush work: either may give back units and log.
+    /// Whether a checkpoint is running or a thread has the turn: either may free units and log.
     pub fn is_settling(&self) -> bool {
         self.running.try_lock().is_none_or(|running| running.is_some())
     }
 
-    /// `done` hears of the next one that brings everything.
+    /// Asks for a full checkpoint; `done` is called at its end.
     pub fn ask(&self, done: Done) {
         self.asked.lock().push(done);
     }
 
-    /// How many wait for one.
+    /// Number of commands that wait for a full checkpoint.
     pub fn asked(&self) -> usize {
         self.asked.lock().len()
     }
 
-    /// Takes the first `count` of those who wait for one.
+    /// Takes the first `count` commands that wait for a full checkpoint.
     pub fn take_asked(&self, count: usize) -> Vec<Done> {
         self.asked.lock().drain(..count).collect()
     }
 
-    /// Whether a unit of work is the first in a row that failed.
+    /// Whether a unit of work has failed after one that did not.
     pub fn is_new_trouble(&self, is_failed: bool) -> bool {
         !self.is_troubled.swap(is_failed, Relaxed) && is_failed
     }
 
-    /// Checkpoints that have ended, and how long the last one took.
+    /// Number of checkpoints that have ended, and the duration of the last one.
     pub fn ended(&self) -> (u64, Duration) {
         (self.count.load(Relaxed), Duration::from_nanos(self.last_nanos.load(Relaxed)))
     }
 
-    /// Where the one on its way is, for reports.
+    /// The progress of the running checkpoint, for reports.
     pub fn describe(&self) -> Vec<String> {
         match self.running.try_lock() {
             Some(running) => running.iter().map(RunningCheckpoint::describe).collect(),
@@ -225,7 +229,7 @@ impl Checkpointer {
         }
     }
 
-    /// Begins one of the state as it is now, for `reason`; `merged` if all that waited when it fell due is in pages.
+    /// Begins a checkpoint of the present state for `reason`; `merged` if all puts that were buffered when it became due are in pages.
     pub fn freeze(&self, reason: &'static str, merged: bool) -> Result<RunningCheckpoint> {
         let _writer = self.core.tree.writer();
         self.core.load_for_homes()?;
@@ -264,7 +268,7 @@ impl Checkpointer {
         Ok(running)
     }
 
-    /// Does the next unit of one; true when it has ended.
+    /// Does the next unit of a checkpoint; true when it has ended.
     pub fn advance(&self, running: &mut RunningCheckpoint) -> Result<bool> {
         running.stage = match running.stage {
             CheckpointStage::Fresh(at) => {
@@ -336,7 +340,7 @@ impl Checkpointer {
             }
             CheckpointStage::Done => {
                 map_pages::drop_groups(&mut &self.core.tree, self.core.options.common.cache_bytes);
-                self.core.grow_ahead()?;
+                self.core.preallocate()?;
                 self.core.shrink()?;
                 self.thaw(running);
                 return Ok(true);
@@ -345,8 +349,8 @@ impl Checkpointer {
         Ok(false)
     }
 
-    /// The state of `job` once all is in its place, and the bytes of images before its recovery LSN. If no batch came in meanwhile, nothing of
-    /// the log is needed any more.
+    /// The meta page once all pages are in place, and the bytes of images before its recovery LSN. If no batch came in meanwhile, no log is
+    /// needed any more.
     fn settled(&self, running: &RunningCheckpoint) -> (Meta, u64) {
         let _writer = self.core.tree.writer();
         let mut meta = running.meta.settled();
@@ -384,9 +388,9 @@ impl Checkpointer {
         Ok(())
     }
 
-    /// What was frozen is clean now.
+    /// Ends the frozen state: its pages and values are clean now.
     fn thaw(&self, running: &RunningCheckpoint) {
-        // Into the pool first: readers find it in the frozen state until that goes.
+        // Into the pool first, since readers find them in the frozen state until that is dropped.
         for (unit, piece) in &running.fresh {
             self.core.pager.keep(*unit, piece.clone());
         }

@@ -1,12 +1,12 @@
-//! The copies of pages that checkpoints owe: what is overwritten in place may be torn, so a copy of it is durable first.
+//! The copies of pages that checkpoints make. A page that is overwritten in place may be torn, so a copy of it is made durable first.
 //!
 //! | `torn`        | the copy                                                        | written                             |
 //! |---------------|-----------------------------------------------------------------|-------------------------------------|
 //! | `delta`       | in the log, behind the batches of the checkpoint                | once a checkpoint                   |
 //! | `doublewrite` | in `btree.double`, from its start                               | once a checkpoint, and a sync more  |
-//! | `image`       | in the log, behind the batch; new pages, too, for the same cost | as often as batches change the page |
+//! | `image`       | in the log, behind the batch; of new pages, too                 | as often as batches change the page |
 //!
-//! Where the disk has no room for the area, they go to the log, whose files may have it.
+//! If the disk has no room for the doublewrite area, the copies go to the log, whose files may have room.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -23,22 +23,22 @@ use crate::disk::Purpose;
 use crate::engine::wal::{Log, RECORD_OVERHEAD_BYTES};
 use crate::engine::{Error, Lsn, PageCause, PageKind, Result};
 
-/// Where copies go, and how many the checkpoint on its way has yet to make.
+/// The place for copies, and the number that the running checkpoint has yet to make.
 pub struct PageCopies {
     area: DoublewriteArea,
     torn: Torn,
     page_bytes: usize,
-    /// Bytes that they take of the log, at most.
+    /// Upper bound of the bytes of the log that these copies take.
     left_bytes: AtomicU64,
 }
 
 impl PageCopies {
-    /// As `torn` says, of pages of `page_bytes`; `area` is the doublewrite area.
+    /// Copies in mode `torn`, of pages of `page_bytes`; `area` is the doublewrite area.
     pub fn new(area: DoublewriteArea, torn: Torn, page_bytes: usize) -> PageCopies {
         PageCopies { area, torn, page_bytes, left_bytes: AtomicU64::new(0) }
     }
 
-    /// Whether `pages` copies go to the doublewrite area, and that is long enough.
+    /// Whether copies go to the doublewrite area, and it is long enough for those of `pages` pages.
     pub fn has_area_for(&self, pages: u64) -> bool {
         let bytes = doublewrite::area_bytes(
             pages as usize,
@@ -48,12 +48,12 @@ impl PageCopies {
         self.torn == Torn::Doublewrite && self.area.allocated_bytes() >= bytes
     }
 
-    /// Bytes of the log that one takes at most.
+    /// Upper bound of the bytes of the log that one copy takes.
     pub fn record_bytes_max(&self) -> u64 {
         image_record_bytes_max(self.page_bytes)
     }
 
-    /// Bytes of the log that those of `pages` pages take at most, as far as they belong there.
+    /// Upper bound of the bytes of the log that the copies of `pages` pages take; 0 if they go to the doublewrite area.
     pub fn log_bytes_max(&self, pages: u64) -> u64 {
         match self.torn {
             Torn::Doublewrite => 0,
@@ -61,12 +61,12 @@ impl PageCopies {
         }
     }
 
-    /// Bytes of the log that the checkpoint on its way still takes for copies, at most.
+    /// Upper bound of the bytes of the log that the running checkpoint still takes for copies.
     pub fn left_bytes(&self) -> u64 {
         self.left_bytes.load(Relaxed)
     }
 
-    /// The checkpoint on its way has yet to make copies of `images`, from the `at`-th on.
+    /// Notes that the running checkpoint has yet to make copies of `images`, from the `at`-th on.
     pub fn set_left(&self, images: &[(PageNumber, Arc<Page>)], at: usize) {
         let record = |(_, page): &(PageNumber, Arc<Page>)| {
             image_record_bytes_max(page.changed_units().count() * UNIT_BYTES as usize)
@@ -78,8 +78,8 @@ impl PageCopies {
         self.left_bytes.store(left_bytes, Relaxed);
     }
 
-    /// Copies the next few of `images`, from the `at`-th on, for the state of `meta`, which says where they are then; returns the first
-    /// that is left. What the log takes is added to `logged_bytes`.
+    /// Makes copies of the next few of `images`, from the `at`-th on, and notes their place in `meta`; returns the index of the next one. Bytes
+    /// that are logged are added to `logged_bytes`.
     pub fn write_some(
         &self,
         (pager, log, age): (&Pager, &Log, &CheckpointAge),
@@ -102,8 +102,8 @@ impl PageCopies {
         Ok(end)
     }
 
-    /// Writes the first `count` of `left` to the area: at `doublewrite_bytes`, which grows by it. False if they belong into the log: so they
-    /// do where the disk has no room for the area, as the files of the log may have.
+    /// Writes the first `count` pages of `left` to the area, at `doublewrite_bytes`, which grows by that. False if the copies go to the log: in
+    /// other modes, or if the disk has no room for the area.
     fn write_to_area(
         &self,
         pager: &Pager,
@@ -116,7 +116,7 @@ impl PageCopies {
         }
         let left_bytes =
             doublewrite::area_bytes(left.len(), self.page_bytes, doublewrite::chunk_pages(self.page_bytes));
-        // One chunk that fails is written again to the same place.
+        // A chunk that fails is written again to the same place.
         let offset = meta.doublewrite_bytes;
         match self.area.make_room(offset + left_bytes) {
             Err(Error::NoSpace) => return Ok(false),
@@ -127,7 +127,7 @@ impl PageCopies {
         Ok(true)
     }
 
-    /// Where the log ends behind the copy of `page`, and what it took.
+    /// Logs a copy of `page`; returns the end of the log behind it, and its bytes.
     fn write_to_log(&self, pager: &Pager, log: &Log, number: PageNumber, page: &Page) -> Result<(Lsn, u64)> {
         let changed = page.changed_sectors();
         let bytes = image_bytes(changed);
@@ -141,13 +141,13 @@ impl PageCopies {
         Ok((lsn, bytes))
     }
 
-    /// Makes those in the area durable.
+    /// Makes the copies in the area durable.
     pub fn sync_area(&self) -> Result<()> {
         self.area.sync()
     }
 }
 
-/// A chunk of `pages` was written to the doublewrite area.
+/// Counts a chunk of `pages` that was written to the doublewrite area.
 pub fn count_doublewrite(pager: &Pager, pages: &[(PageNumber, Arc<Page>)]) {
     pager.count_written(PageKind::Meta, PageCause::DoubleWrite, 1, UNIT_BYTES);
     for (_, page) in pages {

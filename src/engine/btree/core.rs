@@ -1,4 +1,4 @@
-//! The core: what every component of the engine works on. It decides nothing.
+//! The core: the state that all components of the engine share. It makes no decisions.
 
 use std::sync::Arc;
 
@@ -25,31 +25,31 @@ pub struct Core {
     pub log: Log,
     /// The tree, and the right to change it.
     pub tree: TreeLatch,
-    /// The copies of pages that checkpoints owe.
+    /// The copies of pages that checkpoints have to make.
     pub copies: PageCopies,
-    /// How far the durable state lies behind.
+    /// Distance between the durable state and now.
     pub age: CheckpointAge,
-    /// How background work failed last.
+    /// The last failure of background work.
     pub failure: WorkFailure,
     /// The options.
     pub options: Options,
     /// The reserve of the disk.
     pub guard: SpaceGuard,
-    /// Time.
+    /// The clock.
     pub clock: Arc<dyn Clock>,
-    /// Rung when there is work, or room.
+    /// Signalled when there is work to do, or room for writers.
     pub wake_signal: Arc<WakeSignal>,
-    /// What happened lately.
+    /// Recent events.
     pub event_log: Arc<EventLog>,
 }
 
 impl Core {
-    /// The log as it is now.
+    /// The end of the log now.
     pub fn log_point(&self) -> LogPoint {
         self.age.log_point(self.log.end())
     }
 
-    /// Bytes of batches in the log behind the durable state of `tree`: what opening would replay.
+    /// Bytes of batches in the log behind the durable state of `tree`, which opening would replay.
     pub fn log_bytes(&self, tree: &Tree) -> u64 {
         self.age.log_bytes(tree.durable.recovery_lsn, self.log.end())
     }
@@ -59,18 +59,18 @@ impl Core {
         self.log_bytes(tree) > 0 || tree.active_bytes() > 0
     }
 
-    /// Something changed that the next checkpoint must take up.
+    /// Notes a change that the next checkpoint must write.
     pub fn note_change(&self) {
         self.age.note_change(self.clock.elapsed());
     }
 
-    /// Notes an event for the event log.
+    /// Writes an event to the event log.
     pub fn record(&self, event: &'static str, fields: Vec<(&'static str, Field)>) {
         self.event_log.record(self.clock.now(), event, fields);
     }
 
-    /// Brings what a search missed in `epoch` into memory: into the pool and into `loaded`. If the file may have changed
-    /// meanwhile, what was read is dropped; the caller searches again in any case.
+    /// Reads what a search missed in `epoch` into the pool and into `loaded`. If the file may have changed meanwhile, the result is
+    /// dropped; the caller searches again in any case.
     pub fn load(
         &self,
         epoch: u64,
@@ -86,8 +86,7 @@ impl Core {
         self.admit(epoch, read, loaded)
     }
 
-    /// The same, but a page or value that cannot be read is only noted in `loaded`: the next search fails where it needs it, and goes
-    /// on where it can do without.
+    /// As [`Core::load`], but a page or value that cannot be read is only noted in `loaded`: the next search fails if it needs it.
     pub fn load_if_whole(
         &self,
         epoch: u64,
@@ -105,14 +104,14 @@ impl Core {
         }
     }
 
-    /// Takes what was read since `epoch` was seen, or its error, if it still counts.
+    /// Takes what was read in `epoch`, or the error, unless the epoch has ended since.
     pub fn admit(
         &self,
         epoch: u64,
         read: Result<Vec<(UnitNumber, Piece)>>,
         loaded: &mut LoadedPieces,
     ) -> Result<()> {
-        // Held so that no checkpoint changes the file between the look at the epoch and the insert.
+        // The latch is held so that no checkpoint changes the file between the check of the epoch and the insert.
         let tree = self.tree.read();
         if tree.epoch == epoch {
             for (unit, piece) in read? {
@@ -123,7 +122,7 @@ impl Core {
         Ok(())
     }
 
-    /// More of the free map cannot be read, as `sentence` says.
+    /// Reports that another part of the free map cannot be read, as `sentence` says.
     pub fn tell_map_damage(&self, sentence: String) {
         log::warn!("{sentence}");
         self.record("error", vec![("what", sentence.into())]);

@@ -1,4 +1,4 @@
-//! The decoders of the B-tree.
+//! The decoders of the B-tree, for tests and fuzzing.
 
 use super::allocation_unit::{PageNumber, UNIT_BYTES, UnitNumber, Units};
 use super::freemap::{MapEntry, read_runs};
@@ -19,7 +19,7 @@ pub const ALL: &[Decoder] = &[
 const NUMBER: PageNumber = PageNumber::at(UnitNumber::new(12));
 const END: UnitNumber = UnitNumber::new(1 << 20);
 
-/// A page whose checksum fits: what it holds is used as a search and a scan do.
+/// Decodes a page, after setting its checksum, and uses its cells as a search and a scan do.
 fn page(bytes: &[u8]) -> bool {
     let mut bytes = bytes.to_vec();
     if bytes.len() < 4 {
@@ -64,14 +64,14 @@ fn pages() -> Vec<Vec<u8>> {
     [leaf, inner, Page::new(4096, 0, PageNumber::NONE)].iter().map(sealed).collect()
 }
 
-/// The words of a meta page, in a frame that fits.
+/// Decodes the words of a meta page, in a valid frame.
 fn meta(bytes: &[u8]) -> bool {
     let words = &bytes[..bytes.len().min(META_BYTES - frame::HEADER_BYTES)];
     let mut is_read = false;
     for slot in 0..2 {
         let offset = slot * UNIT_BYTES;
         let Some(meta) = Meta::decode(&frame::encode(meta::KIND, offset, words), offset) else { continue };
-        // Of an earlier version is written as of this one.
+        // A meta page of an earlier version is encoded in the present one.
         let again = meta.encode();
         assert_eq!(again.len(), META_BYTES);
         if meta.offset() == offset {

@@ -1,14 +1,14 @@
 //! The doublewrite area: copies of the pages that a checkpoint overwrites, in a file of their own.
 //!
-//! Each checkpoint writes it from the start, in chunks that one request takes: a unit that names the pages, then the pages as they
-//! belong in their places. The meta page of the commit says how many bytes count. `FORMAT.md` draws it.
+//! Each checkpoint writes the area from its start, in chunks of one request: a unit with the numbers of the pages, then the pages as they are
+//! written in place. The meta page of the commit says how many bytes are valid. `FORMAT.md` draws the area.
 //!
-//! A little of it is kept whatever `torn` is ([`kept_bytes`]): an opening brings home through it what it replays, a part after the
-//! other, when others have taken every byte of the disk and the log has no room for all copies at once.
+//! Some space is kept for it whatever `torn` is ([`kept_bytes`]): with it, an opening can write what it replays in place, part by part, when
+//! other programs have taken every byte of the disk and the log has no room for all copies at once.
 //!
 //! # Invariants
 //!
-//! 1. Nothing is written here while a durable meta page refers to it.
+//! 1. The area is not written while a durable meta page refers to it.
 
 use std::io;
 use std::sync::Arc;
@@ -25,34 +25,34 @@ use crate::engine::{Error, Lsn, Result, frame};
 pub const FILE: &str = "btree.double";
 /// Bytes of pages in a chunk, about.
 const CHUNK_BYTES: usize = 4 << 20;
-/// Pages that one unit can name.
+/// Largest number of pages in a chunk, whose numbers fit into one unit.
 pub const CHUNK_PAGES_MAX: usize = 500;
 const KIND: u8 = 1;
 
-/// Pages that the area has room for in any case.
+/// Number of pages for which space is kept in any mode.
 const KEPT_PAGES: usize = 64;
-/// But it takes no more than this part of the reserve.
+/// Largest share of the reserve that the kept space takes: one part in so many.
 const KEPT_SHARE: u64 = 2;
 
-/// What the area keeps of the disk while nobody needs it, where `reserve_bytes` of that are kept free.
+/// Bytes that are kept for the area while it is not needed, on a disk with a reserve of `reserve_bytes`.
 pub fn kept_bytes(page_bytes: usize, reserve_bytes: u64) -> u64 {
     area_bytes(KEPT_PAGES, page_bytes, chunk_pages(page_bytes)).min(reserve_bytes / KEPT_SHARE)
 }
 
-/// Pages of `page_bytes` that one chunk takes.
+/// Number of pages of `page_bytes` in a chunk.
 pub fn chunk_pages(page_bytes: usize) -> usize {
     (CHUNK_BYTES / page_bytes).clamp(1, CHUNK_PAGES_MAX)
 }
 
-/// What the copies of `pages` pages take of the area, in chunks of `chunk_pages`.
+/// Bytes of the area for the copies of `pages` pages, in chunks of `chunk_pages`.
 pub fn area_bytes(pages: usize, page_bytes: usize, chunk_pages: usize) -> u64 {
     pages as u64 * page_bytes as u64 + pages.div_ceil(chunk_pages) as u64 * UNIT_BYTES
 }
 
-/// The area.
+/// The doublewrite area.
 pub struct DoublewriteArea {
     disk: Arc<dyn Disk>,
-    /// The file, once there is one, and the bytes that are allocated for it.
+    /// The file, if it exists, and the bytes that are allocated for it.
     file: Mutex<Option<(Arc<dyn File>, u64)>>,
 }
 
@@ -64,7 +64,7 @@ fn context(what: &str) -> impl FnOnce(io::Error) -> Error {
 }
 
 impl DoublewriteArea {
-    /// The area on `disk`, if there is one.
+    /// Opens the area on `disk`, whether its file exists or not.
     pub fn open(disk: Arc<dyn Disk>) -> Result<DoublewriteArea> {
         let file = match disk.open(FILE) {
             Ok(file) => {
@@ -77,7 +77,7 @@ impl DoublewriteArea {
         Ok(DoublewriteArea { disk, file: Mutex::new(file) })
     }
 
-    /// Takes no more than `bytes` from here on. No meta page that a power cut could leave may refer to it.
+    /// Cuts the area down to `bytes`. No meta page that could be the newest after a power cut may refer to it.
     pub fn cut(&self, bytes: u64) -> Result<()> {
         if let Some((file, allocated_bytes)) = self.file.lock().as_mut()
             && *allocated_bytes > bytes
@@ -88,12 +88,12 @@ impl DoublewriteArea {
         Ok(())
     }
 
-    /// Bytes that are allocated for it.
+    /// Bytes that are allocated for the area.
     pub fn allocated_bytes(&self) -> u64 {
         self.file.lock().as_ref().map_or(0, |(_, bytes)| *bytes)
     }
 
-    /// Takes space for `bytes`, and makes the file if there is none.
+    /// Allocates `bytes`, and makes the file if it does not exist.
     pub fn make_room(&self, bytes: u64) -> Result<()> {
         let mut guard = self.file.lock();
         if guard.is_none() {
@@ -137,7 +137,7 @@ impl DoublewriteArea {
         self.file()?.sync(Purpose::DoubleWrite).map_err(context("sync of"))
     }
 
-    /// Calls `visit` with number and bytes of every page that belongs to the state of `meta`; each was checked.
+    /// Calls `visit` with the number and the checked bytes of every page that belongs to the state of `meta`.
     pub fn each(&self, meta: &Meta, visit: &mut dyn FnMut(PageNumber, &[u8]) -> Result<()>) -> Result<()> {
         let file = self.file()?;
         let page_bytes = meta.page_bytes;

@@ -1,4 +1,4 @@
-//! What one read would ask of the tree, for people. Counts nothing but what it must read from the disk.
+//! The trace of a point read, for users: the structures that it would probe. Only reads from the disk are counted.
 
 use std::collections::HashMap;
 
@@ -11,7 +11,7 @@ use crate::disk::Purpose;
 use crate::engine::{Probe, Result, Tier};
 
 impl Reader {
-    /// Walks from the root to the leaf of `key` as a read does, and to the value if that lies outside the leaf.
+    /// Walks from the root to the leaf of `key` as a read does, and to the value if it lies outside the leaf.
     pub fn explain(&self, key: &[u8], tier: Tier) -> Result<Vec<Probe>> {
         let mut loaded = LoadedPieces::default();
         // Bytes that had to be read, by first unit.

@@ -1,39 +1,39 @@
-//! How background work fails for which batches wait: a batch that would wait for ever is told the error instead.
+//! Failures of background work that batches wait for: a batch that would wait for ever gets the error instead.
 
 use parking_lot::Mutex;
 
 use crate::engine::{Error, Result};
 
-/// Work that fails.
+/// Background work that fails.
 struct Failure {
     error: Error,
-    /// How often in a row.
+    /// Failures in a row.
     times: u32,
-    /// What of the disk was free.
+    /// Bytes of the disk that were free then.
     free_bytes: u64,
 }
 
-/// How the last step of a buffer merge failed, or that a checkpoint finds no space.
+/// The last failure of a buffer merge, or of a checkpoint that found no space.
 #[derive(Default)]
 pub struct WorkFailure {
     last: Mutex<Option<Failure>>,
 }
 
 impl WorkFailure {
-    /// Work failed with `error` while `free_bytes` of the disk were free.
+    /// Notes that work failed with `error` while `free_bytes` of the disk were free.
     pub fn note(&self, error: &Error, free_bytes: u64) {
         let mut last = self.last.lock();
         let times = 1 + last.as_ref().map_or(0, |failure| failure.times);
         *last = Some(Failure { error: error.clone(), times, free_bytes });
     }
 
-    /// Work succeeded.
+    /// Notes that work succeeded.
     pub fn clear(&self) {
         *self.last.lock() = None;
     }
 
-    /// The error, if work failed `tries` times in a row, and has not been tried since there is more room than that: `free_bytes` says what is
-    /// free now.
+    /// The error, if work failed `tries` times in a row and the disk has no more free bytes than then. `free_bytes` returns what is free
+    /// now.
     pub fn check(&self, tries: u32, free_bytes: impl FnOnce() -> u64) -> Result<()> {
         match &*self.last.lock() {
             Some(failure) if failure.times >= tries && free_bytes() <= failure.free_bytes => {

@@ -1,6 +1,6 @@
-//! The latches of the tree, with the time that was waited for them.
+//! The latch of the tree and the mutex of its writers, with the time that threads waited for them.
 //!
-//! One reader-writer latch covers the pages in memory; it is held for moments and never during a disk request. The writers' mutex
+//! One reader-writer latch protects the pages in memory; it is held for moments and never during a disk request. The writers' mutex
 //! lets one batch at a time change the tree.
 
 use std::ops::{Deref, DerefMut};
@@ -13,7 +13,7 @@ use parking_lot::{Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use super::tree::Tree;
 use crate::base::clock::Clock;
 
-/// Counts waits and their time. What is free at once costs one attempt and no look at the clock.
+/// Counts waits and their time. A lock that is free costs one attempt and no look at the clock.
 struct WaitMeter {
     clock: Arc<dyn Clock>,
     count: AtomicU64,
@@ -21,7 +21,7 @@ struct WaitMeter {
 }
 
 impl WaitMeter {
-    /// What `attempt` gets, or else what `wait` does, timed.
+    /// Takes a lock with `attempt`, or else with `wait`, whose time is counted.
     fn get<G>(&self, attempt: impl FnOnce() -> Option<G>, wait: impl FnOnce() -> G) -> G {
         attempt().unwrap_or_else(|| {
             let started = self.clock.elapsed();
@@ -34,8 +34,8 @@ impl WaitMeter {
     }
 }
 
-/// Which latches this thread has, in builds with debug assertions: who asks for one that he has waits for ever if another wants to change
-/// the tree in between. That other is rare, so no test would notice.
+/// The latches that this thread holds, in builds with debug assertions. A thread that takes a latch twice waits for ever if another thread
+/// asks for it exclusively in between. That is rare, so no test would notice.
 struct Held(#[cfg(debug_assertions)] usize);
 
 #[cfg(debug_assertions)]
@@ -69,7 +69,7 @@ impl Drop for Held {
     }
 }
 
-/// The tree, to look at.
+/// Shared access to the tree.
 pub struct Shared<'a> {
     tree: RwLockReadGuard<'a, Tree>,
     _held: Held,
@@ -83,7 +83,7 @@ impl Deref for Shared<'_> {
     }
 }
 
-/// The tree, to change.
+/// Exclusive access to the tree.
 pub struct Exclusive<'a> {
     tree: RwLockWriteGuard<'a, Tree>,
     _held: Held,
@@ -103,7 +103,7 @@ impl DerefMut for Exclusive<'_> {
     }
 }
 
-/// The tree behind its latch, and the mutex of those who change it.
+/// The tree behind its latch, and the mutex of its writers.
 pub struct TreeLatch {
     tree: RwLock<Tree>,
     writer: Mutex<()>,
@@ -111,35 +111,35 @@ pub struct TreeLatch {
 }
 
 impl TreeLatch {
-    /// The latch of `tree`; waits for it are timed by `clock`.
+    /// The latch of `tree`; `clock` times the waits.
     pub fn new(tree: Tree, clock: Arc<dyn Clock>) -> TreeLatch {
         let waits = WaitMeter { clock, count: AtomicU64::new(0), nanos: AtomicU64::new(0) };
         TreeLatch { tree: RwLock::new(tree), writer: Mutex::new(()), waits }
     }
 
-    /// Shared: any number of searches.
+    /// Takes the latch shared; any number of searches may hold it.
     pub fn read(&self) -> Shared<'_> {
         let _held = Held::note(self);
         Shared { tree: self.waits.get(|| self.tree.try_read(), || self.tree.read()), _held }
     }
 
-    /// Exclusive: a change in memory.
+    /// Takes the latch exclusively, for a change in memory.
     pub fn write(&self) -> Exclusive<'_> {
         let _held = Held::note(self);
         Exclusive { tree: self.waits.get(|| self.tree.try_write(), || self.tree.write()), _held }
     }
 
-    /// The right to change the tree, which only one has at a time. It is taken before the latch.
+    /// Takes the writers' mutex: the right to change the tree. It is taken before the latch.
     pub fn writer(&self) -> MutexGuard<'_, ()> {
         self.waits.get(|| self.writer.try_lock(), || self.writer.lock())
     }
 
-    /// The same, if it can be had within `wait_max`.
+    /// Takes the writers' mutex if it is free within `wait_max`.
     pub fn writer_within(&self, wait_max: Duration) -> Option<MutexGuard<'_, ()>> {
         self.waits.get(|| self.writer.try_lock().map(Some), || self.writer.try_lock_for(wait_max))
     }
 
-    /// Waits for latch and mutex so far, and the time they took.
+    /// Number of waits for latch and mutex so far, and their total time.
     pub fn waits(&self) -> (u64, Duration) {
         (self.waits.count.load(Relaxed), Duration::from_nanos(self.waits.nanos.load(Relaxed)))
     }

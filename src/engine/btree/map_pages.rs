@@ -1,8 +1,7 @@
-//! The pages of the free map on their ways between file and memory, a few at a time.
+//! Reads and writes of the free map's pages, a few at a time.
 //!
-//! The map in memory ([`super::freemap`]) touches no disk. What it wants to read and has to write is done here, for a store at work, whose
-//! map is behind the latch of the tree, and for a replay, which has it alone: a [`MapHolder`] is either. No page is read or written under
-//! the latch.
+//! The map in memory ([`super::freemap`]) does no I/O; its pages are read and written here. In an open store the map is behind the latch of the
+//! tree, while a replay owns it alone: a [`MapHolder`] is either. No page is read or written under the latch.
 
 use super::allocation_unit::{FIRST_UNIT, UnitNumber};
 use super::freemap::{FreeMap, GROUP_BYTES, GroupRequest, MapChanges, MapEntry, UnitRun};
@@ -11,16 +10,16 @@ use super::pager::Pager;
 use crate::disk::Purpose;
 use crate::engine::{Error, Result, Tier};
 
-/// Who has a map.
+/// The owner of a map.
 pub trait MapHolder {
-    /// Looks at it.
+    /// Reads from the map.
     fn look<R>(&self, look: impl FnOnce(&FreeMap) -> R) -> R;
 
-    /// Changes it. What `change` returns is dropped by the caller, not under a latch.
+    /// Changes the map. The caller drops what `change` returns, so that it is not dropped under a latch.
     fn change<R>(&mut self, change: impl FnOnce(&mut FreeMap) -> R) -> R;
 }
 
-/// Nobody else uses it.
+/// A map that no other thread uses.
 impl MapHolder for FreeMap {
     fn look<R>(&self, look: impl FnOnce(&FreeMap) -> R) -> R {
         look(self)
@@ -31,7 +30,7 @@ impl MapHolder for FreeMap {
     }
 }
 
-/// Readers and writers use it, too: each look and each change has the latch for itself.
+/// A map that readers and writers use, too: each call takes the latch.
 impl MapHolder for &TreeLatch {
     fn look<R>(&self, look: impl FnOnce(&FreeMap) -> R) -> R {
         look(&self.read().space)
@@ -42,8 +41,8 @@ impl MapHolder for &TreeLatch {
     }
 }
 
-/// Brings the groups that `wanted` names into memory, one by one; [`Error::WouldBlock`] in [`Tier::Memory`] if that takes a read. `tell`
-/// hears of damage that was not known.
+/// Loads the groups that `wanted` names, one by one; [`Error::WouldBlock`] in [`Tier::Memory`] if there are any. `tell` is called with newly
+/// found damage.
 pub fn load(
     holder: &mut impl MapHolder,
     pager: &Pager,
@@ -67,12 +66,12 @@ pub fn load(
     Ok(())
 }
 
-/// Pages that a checkpoint writes for `changes`.
+/// Number of pages that a checkpoint writes for `changes`.
 pub fn page_count(changes: &MapChanges) -> usize {
     changes.group_count() + changes.page_count()
 }
 
-/// Writes pages of the map from the `at`-th on, about `count`; returns the first that is left.
+/// Writes up to `count` pages of the map, from the `at`-th on; returns the index of the next one.
 pub fn write_some(
     holder: &mut impl MapHolder,
     pager: &Pager,
@@ -82,7 +81,7 @@ pub fn write_some(
 ) -> Result<usize> {
     if at == 0 {
         let sorted = changes.sort();
-        // Not under the latch: it may be long.
+        // The old list may be long, so it is dropped without the latch.
         drop(holder.change(|map| map.set_leaving(sorted)));
     }
     let end = at.saturating_add(count).min(page_count(changes));
@@ -99,8 +98,8 @@ pub fn write_some(
     Ok(end)
 }
 
-/// Gives back what left with a durable checkpoint, a group under each exclusive latch: up to `count` from the `at`-th on. Returns the
-/// first that is left, `None` if there is none.
+/// Releases the units that a durable checkpoint has freed, up to `count` groups from the `at`-th on, and takes the latch for each group apart.
+/// Returns the index of the next group, `None` at the end.
 pub fn release_some(
     holder: &mut impl MapHolder,
     changes: &MapChanges,
@@ -119,19 +118,19 @@ pub fn release_some(
     None
 }
 
-/// Drops groups that need not be in memory, where the cache has `cache_bytes`.
+/// Drops groups that need not stay in memory beside a cache of `cache_bytes`.
 pub fn drop_groups(holder: &mut impl MapHolder, cache_bytes: u64) {
     for group in holder.look(|map| map.droppable(loaded_groups_max(cache_bytes))) {
         drop(holder.change(|map| map.drop_group(group)));
     }
 }
 
-/// Groups that stay in memory although nothing of them has changed: a thirty-second of the cache, 10 MB for 256 GiB of file at most.
+/// Number of unchanged groups that stay in memory: a thirty-second of the cache, at most 10 MB for 256 GiB of file.
 pub fn loaded_groups_max(cache_bytes: u64) -> usize {
     (cache_bytes / 32 / GROUP_BYTES).clamp(16, 2048) as usize
 }
 
-/// Reads every run that is not used of the map of a store that is not open; `None` if some of it cannot be read.
+/// Reads all unused runs from the map of a store that is not open; `None` if a page of it cannot be read.
 pub fn read_unused(pager: &Pager, root: MapEntry, end: UnitNumber, purpose: Purpose) -> Option<Vec<UnitRun>> {
     let mut read = |entry: &MapEntry| pager.read_map_page(entry.unit, entry.crc, purpose);
     let map = FreeMap::open(root, end, end.max(FIRST_UNIT), &mut read);

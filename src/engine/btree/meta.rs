@@ -1,37 +1,37 @@
-//! The meta page: what a checkpoint is, in 512 bytes. Two slots, units 0 and 1 of the file, are written in turn; the valid one with
-//! the higher sequence counts.
+//! The meta page: a durable state of the tree in 512 bytes. Its two slots, units 0 and 1 of the file, are written in turn; the valid slot
+//! with the higher sequence number counts.
 
 use super::allocation_unit::{FILE, FIRST_UNIT, PageNumber, UNIT_BYTES, UnitNumber, Units};
 use super::freemap::{MapEntry, UnitRun};
 use crate::engine::{Error, Lsn, Result, frame};
 
-/// Bytes of a slot that carry something; a slot takes a whole unit.
+/// Bytes of a slot that are used; a slot takes a whole unit.
 pub const META_BYTES: usize = 512;
 pub(super) const KIND: u8 = 1;
-/// What a slot begins with: the format's name, and its version in the last byte.
+/// The first bytes of a slot: the format's name, and its version in the last byte.
 const MAGIC: [u8; 8] = *b"kvfsbtr2";
-/// The version before, whose free map is a list of runs.
+/// Version 1, whose free map is a list of runs.
 const VERSION_BEFORE: u8 = b'1';
-/// More units than a file can have.
+/// No file has as many units.
 const END_MAX: UnitNumber = UnitNumber::new(1 << 49);
 const WORDS: usize = 20;
-/// Those of stores from before `replay_all`, and of the version before.
+/// Number of words in stores from before `replay_all`, and in version 1.
 const WORDS_BEFORE: usize = 19;
-/// Those of the version before, from before `recovery_lsn`.
+/// Number of words in stores of version 1 from before `recovery_lsn`.
 const WORDS_FIRST: usize = 18;
 
-/// Where the free map is.
+/// The place of the free map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MapPlace {
-    /// The root of its pages.
+    /// Version 2: the entry of the root page.
     Pages(MapEntry),
-    /// The version before: a list of runs.
+    /// Version 1: a list of runs.
     Runs {
-        /// The units kept for it; none if nothing is free.
+        /// The units of the list; none if nothing is free.
         run: UnitRun,
-        /// Its bytes.
+        /// Bytes of the list.
         bytes: u64,
-        /// Their CRC-32.
+        /// CRC-32 of the list.
         crc: u32,
     },
 }
@@ -42,58 +42,58 @@ impl Default for MapPlace {
     }
 }
 
-/// Numbers that are kept with the tree.
+/// Counts that are kept with the tree.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TreeCounts {
     /// Leaf pages.
     pub leaf_pages: u64,
     /// Inner pages.
     pub inner_pages: u64,
-    /// Cells and slots of all leaves together.
+    /// Bytes of cells and slots of all leaves.
     pub leaf_bytes: u64,
     /// Units in extents.
     pub extent_units: Units,
 }
 
-/// A durable state of the tree.
+/// A durable state of the tree. Its fields are the words of the format.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Meta {
-    /// Higher is newer; its parity is the slot.
+    /// Sequence number; higher is newer, and its parity is the slot.
     pub sequence: u64,
     /// Bytes of a page.
     pub page_bytes: u64,
     /// The root page; none in an empty tree.
     pub root: PageNumber,
-    /// Levels of the tree; 0 for an empty one.
+    /// Number of levels; 0 for an empty tree.
     pub height: u64,
-    /// The state holds batches up to here.
+    /// The state contains batches up to here, though not all of them.
     pub lsn: Lsn,
-    /// It holds every batch up to here, and opening replays the others; never above `lsn`.
+    /// The state contains every batch up to here, and opening replays the log behind; never above `lsn`.
     pub recovery_lsn: Lsn,
-    /// If the recovery LSN is below, opening applies every batch behind the recovery LSN again, and not only those that may have waited.
+    /// If the recovery LSN is below, opening applies every batch behind it again, and not only those that may have been buffered.
     pub replay_all: Lsn,
     /// Page images of batches in the log between here and `lsn` belong to this state; never above `lsn`.
     pub images_start: Lsn,
     /// Page images in the log up to here (of batches up to `lsn`, of the checkpoint behind it) belong to this state and are
-    /// not known to be in their places yet; 0 if there are none.
+    /// perhaps not in place yet; 0 if there are none.
     pub images_end: Lsn,
-    /// Bytes of the doublewrite area that belong to this state and are not known to be in their places yet; 0 if there are none.
+    /// Bytes of the doublewrite area that belong to this state and are perhaps not in place yet; 0 if there are none.
     pub doublewrite_bytes: u64,
-    /// Units from here on are unused.
+    /// The end of the used part; units from here on are unused.
     pub end: UnitNumber,
     /// The free map.
     pub map: MapPlace,
-    /// The tree's numbers.
+    /// Counts of pages, bytes and units.
     pub counts: TreeCounts,
 }
 
 impl Meta {
-    /// Byte offset of its slot.
+    /// Byte offset of the slot.
     pub fn offset(&self) -> u64 {
         self.sequence % 2 * UNIT_BYTES
     }
 
-    /// The same state once everything is in its place.
+    /// The same state once all pages are in place.
     pub fn settled(&self) -> Meta {
         let images_start = self.lsn;
         Meta {
@@ -105,7 +105,7 @@ impl Meta {
         }
     }
 
-    /// The slot's bytes.
+    /// Encodes the slot.
     pub fn encode(&self) -> Vec<u8> {
         let counts = &self.counts;
         let (magic, map) = match self.map {
@@ -148,7 +148,7 @@ impl Meta {
         bytes
     }
 
-    /// Reads the slot at `offset`; `None` if it does not check.
+    /// Decodes the slot at `offset`; `None` if it is not valid.
     pub fn decode(bytes: &[u8], offset: u64) -> Option<Meta> {
         let (kind, payload) = frame::decode(bytes, offset)?;
         let is_before = *payload.get(MAGIC.len() - 1)? == VERSION_BEFORE;
@@ -228,7 +228,7 @@ impl Meta {
         })
     }
 
-    /// The version of a slot that is whole but not of ours.
+    /// The version of a slot that is whole but of a version unknown to us.
     fn other_version(bytes: &[u8]) -> Option<u8> {
         [0, UNIT_BYTES].into_iter().find_map(|offset| {
             let (_, payload) = frame::decode(bytes.get(offset as usize..)?, offset)?;

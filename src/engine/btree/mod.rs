@@ -1,19 +1,19 @@
 //! The B-tree engine: fixed pages changed in place, large values in extents, one log before both.
 //!
-//! **No steal.** Between checkpoints changed pages live in memory alone, so what lies in the file is always what a
-//! checkpoint froze, and recovery is: that state, plus the batches behind its recovery LSN. Values and new pages go where nothing was, so a crash that
-//! tears them costs nothing. A page that a checkpoint overwrites may be torn while it is needed; the option `torn` says where its
-//! copy lies (`copies`).
+//! **No steal.** Between checkpoints, changed pages are in memory only. The file therefore always holds the state that a checkpoint
+//! froze, and recovery takes that state and replays the batches behind its recovery LSN. Values and new pages are written to free
+//! places, so a crash that tears them does no harm. A page that a checkpoint overwrites in place may be torn; the option `torn` says where
+//! the copy lies that repairs it (`copies`).
 //!
-//! Batches are logical records in every mode, and recovery replays those; copies only repair. So each mode opens what any other
-//! left, and no mode writes a page in its place more than once a checkpoint. What is written in place is the units of the page that
-//! changed, and in `delta` the copy is these units; the other two copy whole pages. In `image` the log keeps what the last checkpoint
-//! needed until the next commits.
+//! The log records of batches are logical in every mode, and recovery replays them; copies of pages only repair. So each mode opens a store
+//! that any other mode left, and no mode writes a page in place more than once per checkpoint. Only the changed allocation units of a page
+//! are written in place. In `delta` the copy consists of the same units; the other two modes copy whole pages. In `image` the log keeps
+//! the images that the last checkpoint needs until the next one commits.
 //!
 //! # Components
 //!
-//! [`BtreeEngine`] is their conductor and nothing else. Each has its fields and its lock to itself. An arrow says who knows whom; none points
-//! back:
+//! [`BtreeEngine`] only conducts the components. Each component owns its fields and its lock. An arrow points from a component to those
+//! that it uses; no arrow points back:
 //!
 //! ```text
 //! BtreeEngine ─► work ─► schedule: next(&FlushState) → FlushWork, a pure function    report
@@ -27,7 +27,7 @@
 //! Core (growth, batch_images) ─► latch, copies, age, failure, map_pages
 //!   ▼
 //! latch ─► tree/ ─► change_buffer ─► set_aside    the tree: source, freemap/, page, meta
-//! map_pages ─► freemap/, pager/            the only one who knows the free map and the file
+//! map_pages ─► freemap/, pager/            the only module that knows the free map and the file
 //! copies ─► pager/, doublewrite, records
 //! pager/ ─► source, meta, page             the file and its pool, which is a PageSource
 //! source, meta, page, value, allocation_unit      at the bottom
@@ -36,14 +36,15 @@
 //! salvage ─► pager/, records, map_pages, doublewrite              a store that cannot be opened
 //! ```
 //!
-//! The tree knows no file: it finds pages in a `PageSource`, and where something is missing it says so with a `Miss`. The pager knows no
-//! tree: it reads what a `Miss` names. The change buffer knows neither.
+//! The tree knows no file: it finds pages in a `PageSource`, and answers with a `Miss` where something is not in memory. The pager knows no
+//! tree: it reads what a `Miss` names. The change buffer knows neither of them.
 //!
 //! # Lock order
 //!
 //! The turn to do flush work (`Checkpointer::turn`) → the vacuum → the writer's mutex (one batch at a time; freezing) → the latch of the tree
-//! (shared: one descent; exclusive: changes in memory, never a disk request) → the log's own. Nobody takes the latch who has it. What is asked
-//! for (`asked`, the target of a buffer merge) is locked for moments; inside, only the log's own is taken.
+//! (shared for one descent; exclusive for changes in memory, never during a disk request) → the log's own lock. No thread takes the latch
+//! twice. Requests of others (`asked`, the target of a buffer merge) have locks that are held for moments; under them, only the log's own lock
+//! is taken.
 //!
 //! The work classes are [`WorkClass::Log`] for the log and [`WorkClass::Flush`] for everything else.
 #![doc = include_str!("FORMAT.md")]
@@ -137,7 +138,7 @@ impl From<Options> for super::Options {
     }
 }
 
-/// What opening took.
+/// Cost of opening the store.
 struct Opening {
     time: Duration,
     /// Bytes of the log that were read.
@@ -158,8 +159,7 @@ pub struct BtreeEngine {
     opening: Opening,
 }
 
-/// Opens the B-tree on `disk`, recovering it if needed; an empty disk gets a new one. The page size is the stored one if there
-/// is a store.
+/// Opens the B-tree on `disk` and recovers it if needed; on an empty disk a new one is made. An existing store keeps its page size.
 pub fn open(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>, options: &Options) -> Result<Arc<BtreeEngine>> {
     options.validate()?;
     let wake_signal = Arc::new(WakeSignal::new());
@@ -256,7 +256,7 @@ impl Engine for BtreeEngine {
 
     fn close(&self) -> Result<()> {
         self.vacuumer.close();
-        // Twice at most: for a job on its way, and for what it left behind.
+        // At most twice: for the running checkpoint, and for what it left dirty.
         while self.checkpointer.is_running() {
             self.flush()?;
         }

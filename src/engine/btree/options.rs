@@ -10,13 +10,13 @@ use crate::engine::{Common, OwnOptions, options};
 
 words! {
     "lowercase"
-    /// Where the copy of a page lies that repairs it when writing it in its place was cut off.
+    /// Place of the copy that repairs a page whose write was cut off (a torn page).
     pub enum Torn {
-        /// In the log: every changed page of every batch, as a whole. The dearest; there to compare with.
+        /// In the log: every changed page of every batch, whole. The most expensive mode, kept for comparison.
         Image,
-        /// In an area of its own: every page that a checkpoint overwrites, once.
+        /// In the doublewrite area: every page that a checkpoint overwrites, once.
         Doublewrite,
-        /// In the log: every page that a checkpoint overwrites, once; changes between are logical records.
+        /// In the log: the changed units of every page that a checkpoint overwrites, once.
         Delta,
     }
 }
@@ -24,17 +24,17 @@ words! {
 /// Settings of the B-tree.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Options {
-    /// Those that every engine has.
+    /// Options that every engine has.
     pub common: Common,
     /// Bytes of a page.
     pub page_bytes: u64,
-    /// What repairs a page whose write was cut off; any mode opens what any other left.
+    /// Protection against torn pages. A store that was written in one mode opens in any other.
     pub torn: Torn,
-    /// Dirty pages and extents in memory at most; writers wait at this bound.
+    /// Limit of dirty pages and values in memory; writers wait when it is reached.
     pub dirty_bytes_max: u64,
-    /// The log on the disk at most, but for a segment, copies of pages included; bounds recovery time.
+    /// Limit of the log on the disk, copies of pages included; one segment more is allowed. Bounds recovery time.
     pub checkpoint_log_bytes: u64,
-    /// A checkpoint starts at the latest when the oldest dirty page is this old.
+    /// Age of the oldest dirty page at which a checkpoint starts at the latest.
     pub checkpoint_age: Duration,
 }
 
@@ -64,7 +64,7 @@ impl Options {
     }
 }
 
-/// The text form of [`Options`]: those that are the B-tree's own, and those of all engines that mean more here.
+/// The text form of [`Options`]: the B-tree's own, and those common ones that set more than one field here.
 pub const FIELDS: &[Field<Options>] = &[
     Field {
         name: "memory",

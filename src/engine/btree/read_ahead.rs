@@ -1,22 +1,22 @@
-//! Read-ahead: a file that is read in a row comes as many small scans, each beginning where the one before ended.
+//! Read-ahead. A sequential read of a file arrives as many small scans, each beginning where the last one ended.
 //!
-//! 1. Each scan of a bounded range is looked up among the last few: one that begins within or right behind the range of an earlier
-//!    one, but not at its start, continues it. Its *window* then doubles, from [`FIRST_BYTES`] to [`WINDOW_BYTES_MAX`].
-//! 2. A scan that continues another reads as much as its window behind its end, too ([`super::scan`]).
+//! 1. Each scan of a bounded range is compared with the last few: it continues an earlier one if it begins within or right behind its range,
+//!    but not at its start. The *window* of the stream doubles then, from [`FIRST_BYTES`] to [`WINDOW_BYTES_MAX`].
+//! 2. A scan that continues another one also reads the values in the window behind its end ([`super::scan`]).
 
 use parking_lot::Mutex;
 
 use crate::engine::KeyRange;
 
-/// The first window of a scan that continues another.
+/// Bytes of the first window of a scan that continues another.
 const FIRST_BYTES: usize = 256 << 10;
-/// The largest window.
+/// Bytes of the largest window.
 const WINDOW_BYTES_MAX: usize = 1 << 20;
-/// Share of the pool that a window takes at most: one in so many.
+/// Largest share of the pool that a window takes: one part in so many.
 const POOL_SHARE: u64 = 16;
-/// Scans that are remembered.
+/// Number of streams that are remembered.
 const STREAMS: usize = 16;
-/// Leaves that one request reads at most.
+/// Largest number of leaves that one request reads.
 const LEAVES_MAX: usize = 32;
 
 struct Stream {
@@ -25,7 +25,7 @@ struct Stream {
     window_bytes: usize,
 }
 
-/// The last scans, the newest behind.
+/// The streams of the last scans, the newest last.
 pub struct ReadAhead {
     streams: Mutex<Vec<Stream>>,
     window_bytes_max: usize,
@@ -33,19 +33,19 @@ pub struct ReadAhead {
 }
 
 impl ReadAhead {
-    /// For a pool of `pool_bytes` with pages of `page_bytes`.
+    /// Read-ahead for a pool of `pool_bytes` with pages of `page_bytes`.
     pub fn new(pool_bytes: u64, page_bytes: usize) -> ReadAhead {
         let window_bytes_max = (pool_bytes / POOL_SHARE).min(WINDOW_BYTES_MAX as u64) as usize;
         let leaves_max = (window_bytes_max / page_bytes).clamp(1, LEAVES_MAX);
         ReadAhead { streams: Mutex::default(), window_bytes_max, leaves_max }
     }
 
-    /// Leaves that the next request of a scan reads at most, if the last one did `leaves`.
+    /// Largest number of leaves for the next request of a scan whose last request read `leaves`.
     pub fn more_leaves(&self, leaves: usize) -> usize {
         (leaves * 2).min(self.leaves_max)
     }
 
-    /// Notes a scan of `range`; returns its window in bytes, 0 if it continues none.
+    /// Notes a scan of `range`; returns the bytes of its window, 0 if it continues no other scan.
     pub fn note(&self, range: KeyRange<'_>) -> usize {
         let Some(end) = range.end else { return 0 };
         let mut streams = self.streams.lock();

@@ -1,7 +1,7 @@
 //! Point reads.
 //!
-//! A search that misses a page reads it without holding a lock and starts again. Every page that passes the disk is counted by kind and
-//! cause ([`crate::engine::PageTraffic`]), every wait for a latch by `latch`.
+//! A search that misses a page reads it without holding a lock and starts again. Every page that is read from the disk is counted by kind and
+//! cause ([`crate::engine::PageTraffic`]), every wait for the latch by `latch`.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use super::tree::Stop;
 use crate::disk::Purpose;
 use crate::engine::{ProbeMeter, Probes, Result, Tier};
 
-/// Reads of keys and of ranges.
+/// Reads of single keys and of ranges.
 pub struct Reader {
     pub(super) core: Arc<Core>,
     pub(super) read_ahead: ReadAhead,
@@ -22,7 +22,7 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// Reads from `core`.
+    /// A reader of `core`.
     pub fn new(core: Arc<Core>) -> Reader {
         let read_ahead = ReadAhead::new(core.options.common.cache_bytes, core.pager.page_bytes());
         Reader { core, read_ahead, probes: ProbeMeter::default() }
@@ -47,7 +47,7 @@ impl Reader {
         }
     }
 
-    /// Pages that reads asked.
+    /// Pages probed per point read.
     pub fn probes(&self) -> Probes {
         Probes { buckets: self.probes.snapshot() }
     }

@@ -1,11 +1,11 @@
 //! Opening: the newest durable state, then the log from its LSN on.
 //!
-//! 1. Read the meta pages; the newer whole one names LSN P, root and free map.
-//! 2. If the meta page says that copies in the doublewrite area belong to its state, or images in the log up to `images_end`, write
-//!    them to their places. Then say so in the other meta page.
-//! 3. Walk the log from the state's recovery LSN on, and apply what the pages lack: see [`Replay`].
+//! 1. Read the meta pages; the newest whole one has LSN P, root and free map.
+//! 2. If the meta page says that copies in the doublewrite area or images in the log belong to its state, write these pages in place. Then
+//!    write the other meta page, which does not need them.
+//! 3. Read the log from the state's recovery LSN on, and apply what the pages lack: see [`Replay`].
 //!
-//! Each step may be cut off and done again from the start. A file that does not exist yet appears with its first meta page, whole
+//! Each step may be interrupted and is done again from its start then. A data file that does not exist appears with its first meta page, whole
 //! or not at all.
 
 use std::collections::BTreeMap;
@@ -31,10 +31,10 @@ use crate::disk::{Disk, Purpose, replace};
 use crate::engine::wal::{self, Log, is_segment};
 use crate::engine::{Error, Lsn, PageCause, PageKind, Result, SpaceGuard, Tier, WakeSignal};
 
-/// Sectors of images that are held in memory, so that those of neighbours are written together: 4 MiB.
+/// Largest number of sectors of images in memory; they are collected so that adjacent ones are written together: 4 MiB.
 const IMAGE_SECTORS_MAX: usize = 8 << 10;
 
-/// What opening finds.
+/// The parts of the store that opening has recovered.
 pub struct Recovered {
     /// The data file.
     pub pager: Pager,
@@ -44,13 +44,13 @@ pub struct Recovered {
     pub log: Log,
     /// The tree with every batch of the log.
     pub tree: Tree,
-    /// How it came to that.
+    /// Figures of the replay.
     pub replayed: Replayed,
-    /// Bytes of the log that were read for it.
+    /// Bytes of the log that were read.
     pub read_bytes: u64,
 }
 
-/// Opens or makes the store on `disk`.
+/// Opens the store on `disk`, or makes a new one.
 pub fn recover(
     disk: Arc<dyn Disk>,
     clock: Arc<dyn Clock>,
@@ -68,7 +68,7 @@ pub fn recover(
         pager.count_written(PageKind::Meta, PageCause::Recovery, 1, made_bytes);
     }
     let file_end = UnitNumber::of_offset(size);
-    // A meta page that a killed process wrote counts from here on: what only the other one needs may be overwritten.
+    // From here on a meta page that a killed process wrote is durable, so what only the older one needs may be overwritten.
     pager.sync(Purpose::Recovery)?;
     let doublewrite = DoublewriteArea::open(disk.clone())?;
     if meta.doublewrite_bytes > 0 {
@@ -84,7 +84,7 @@ pub fn recover(
         pager.sync(Purpose::Recovery)?;
     }
     let mut space = open_map(&pager, &meta, file_end)?;
-    // Space that was taken but not used may have been lost with the power; what was free at the end may have been cut off.
+    // Space that was allocated and not used may have been lost with the power; a free end may have been cut off.
     match space.end() {
         end if file_end < end => space.cut(pager.grow(end, Units::ZERO)?),
         _ => space.cut(file_end),
@@ -123,7 +123,7 @@ pub fn recover(
     Ok(Recovered { pager, doublewrite, log, tree, replayed, read_bytes })
 }
 
-/// That the log, which ends at `end`, has all that pages need, which is up to `needed`.
+/// Checks that the log, which ends at `end`, reaches as far as the pages need it, to `needed`.
 fn reaches(end: Lsn, needed: Lsn) -> Result<()> {
     if end >= needed {
         return Ok(());
@@ -132,7 +132,7 @@ fn reaches(end: Lsn, needed: Lsn) -> Result<()> {
     Err(Error::corrupt("log", 0, what))
 }
 
-/// Writes the pages of the doublewrite area that belong to the state of `meta` to their places.
+/// Writes the pages of the doublewrite area that belong to the state of `meta` in place.
 fn send_copies_home(pager: &Pager, doublewrite: &DoublewriteArea, meta: &Meta) -> Result<()> {
     let mut named_bytes = meta.doublewrite_bytes;
     doublewrite.each(meta, &mut |number, page| {
@@ -145,7 +145,7 @@ fn send_copies_home(pager: &Pager, doublewrite: &DoublewriteArea, meta: &Meta) -
     Ok(())
 }
 
-/// Writes the images in the log that belong to the state of `meta` to their places, in their order.
+/// Writes the page images in the log that belong to the state of `meta` in place, in the order of the log.
 fn send_images_home(disk: &dyn Disk, pager: &Pager, meta: &Meta) -> Result<()> {
     let mut images = PageImages { pager, sectors: BTreeMap::new() };
     let end = wal::read(disk, meta.images_start, &mut |kind, lsn, payload| {
@@ -159,22 +159,22 @@ fn send_images_home(disk: &dyn Disk, pager: &Pager, meta: &Meta) -> Result<()> {
     images.write()
 }
 
-/// PageImages of pages on the way to their places.
+/// Page images that are collected before they are written in place.
 struct PageImages<'a> {
     pager: &'a Pager,
-    /// The newest of each sector, with the kind of its page.
+    /// The newest image of each sector, with the kind of its page.
     sectors: BTreeMap<u64, (PageKind, Bytes)>,
 }
 
 impl PageImages<'_> {
-    /// Takes those of one.
+    /// Adds the sectors of an image.
     fn add(&mut self, image: PageImage) -> Result<()> {
         let kind = image.kind;
         self.sectors.extend(image.sectors.into_iter().map(|(sector, bytes)| (sector, (kind, bytes))));
         if self.sectors.len() >= IMAGE_SECTORS_MAX { self.write() } else { Ok(()) }
     }
 
-    /// Writes all that were taken.
+    /// Writes all collected sectors.
     fn write(&mut self) -> Result<()> {
         let sectors: Vec<(u64, (PageKind, Bytes))> = std::mem::take(&mut self.sectors).into_iter().collect();
         for run in sectors.chunk_by(|(a, _), (b, _)| a + 1 == *b) {
@@ -188,7 +188,8 @@ impl PageImages<'_> {
     }
 }
 
-/// Reads what opening needs of the free map: not the bits of groups, but for the last as far as they show where the file ends.
+/// Reads the part of the free map that opening needs: the entries of all groups, and the bits of the last ones as far as they show where the
+/// used part ends.
 fn open_map(pager: &Pager, meta: &Meta, file_end: UnitNumber) -> Result<FreeMap> {
     let (end, file_end) = (meta.end, file_end.max(meta.end));
     if end > end_max(file_end) {
@@ -206,7 +207,7 @@ fn open_map(pager: &Pager, meta: &Meta, file_end: UnitNumber) -> Result<FreeMap>
             match found {
                 Some(runs) => {
                     let mut map = FreeMap::from_runs(&runs, end, file_end);
-                    // The first checkpoint writes pages, and frees these units.
+                    // The first checkpoint writes pages instead of the list, and frees its units.
                     map.retire(unit, units);
                     map
                 }
@@ -219,7 +220,7 @@ fn open_map(pager: &Pager, meta: &Meta, file_end: UnitNumber) -> Result<FreeMap>
     Ok(map)
 }
 
-/// Makes the data file if there is none; returns the bytes written.
+/// Makes the data file if it does not exist; returns the bytes written.
 fn make_if_missing(disk: &dyn Disk, options: &Options) -> Result<u64> {
     let files = disk.list().map_err(|error| Error::io("listing the store", error))?;
     if files.iter().any(|info| info.name == FILE) {

@@ -1,34 +1,33 @@
-//! Replay: brings what the log has behind a durable state into the tree.
+//! Replay: applies the batches of the log behind a durable state to the tree.
 //!
-//! The pages of a state at LSN P with recovery LSN F hold every batch up to F, and of those up to P every one that did not wait in the
-//! change buffer.
+//! The pages of a state at LSN P with recovery LSN F contain every batch up to F, and of the batches between F and P all those that were not
+//! buffered.
 //!
-//! 1. Between F and P, a batch of nothing but small puts may have waited: it waits again. Any other is in the pages, so it only takes its
-//!    keys out of the buffer, as it did then. No page is read for either, and no value needs a place.
-//! 2. Behind P batches are applied, or wait, as when they came in.
+//! 1. Between F and P, a batch of small puts may have been buffered: it is buffered again. Any other batch is in the pages, so it only
+//!    removes its keys from the buffer, as it did then. Neither reads a page, and no value needs a place.
+//! 2. Behind P, batches are applied or buffered as when they came in.
 //!
-//! Every batch behind F is applied again, in the order of the log, where rule 1 cannot tell what the pages have: if the state
-//! says so (`replay_all`), and from a batch on that was set aside and logged again, since nobody knows whether its page has been
-//! read since. That leads to the same state, whichever of them the pages had already: the last change of each key counts.
+//! Every batch behind F is applied again, in the order of the log, if rule 1 cannot tell what the pages contain: if the state
+//! says so (`replay_all`), and from the first record on with changes that were set aside, since their page may have been read since. That
+//! leads to the same state, whichever of them the pages contained already: the last change of each key counts.
 //!
-//! What belongs to a page that cannot be read is set aside ([`super::set_aside`]), so that the store opens.
+//! Changes for a page that cannot be read are set aside ([`super::set_aside`]), so that the store opens.
 //!
 //! # Memory
 //!
-//! Where what was replayed takes more memory than `dirty_max`, which may have been larger when the log was written, a checkpoint brings it
-//! home before the replay goes on. It needs nothing of the log but that it is durable as far as it was read: the copies of pages go to the
-//! doublewrite area, whatever `torn` is, and its state says that none lie in the log. An opening after a crash goes on from there. If it is
-//! the buffer that takes the memory, all of it is merged; between F and P that puts changes of an earlier moment into pages of a later one, so
-//! every batch is applied from there on.
+//! If the replayed batches take more memory than `dirty_max`, which may have been larger when the log was written, a checkpoint writes them
+//! before the replay continues. It does not append to the log: the copies of pages go to the doublewrite area, whatever `torn` is, and its
+//! meta page says that none are in the log. An opening after a crash continues from there. If it is the buffer that takes the memory, it is
+//! merged completely; between F and P that applies older changes to newer pages, so every batch is applied from there on.
 //!
-//! A disk without room for the area opens all the same, with more memory.
+//! If the disk has no room for the doublewrite area, the store opens all the same, but takes more memory.
 //!
 //! # A full disk
 //!
-//! What a replay leaves dirty needs copies in the log, whose files may have no room for them: before a crash they could have been made
-//! longer, but then others took the disk. So where less than the reserve is free, checkpoints come before there are more copies than the area has
-//! room for without the disk, which always keeps some ([`doublewrite::kept_bytes`]), and in the end all is brought home. Then the files of the
-//! log are free, and deletes go on in them.
+//! Pages that a replay leaves dirty need copies in the log, whose files may have no room for them: before the crash they could have grown, but
+//! then other programs took the disk. So if less than the reserve is free, a checkpoint comes before there are more copies than fit into the
+//! space that is always kept for the doublewrite area ([`doublewrite::kept_bytes`]), and at the end everything is written. Then the files of
+//! the log are free, and deletes can use them.
 
 use std::sync::Arc;
 
@@ -40,7 +39,7 @@ use super::change_buffer::share;
 use super::copies::count_doublewrite;
 use super::doublewrite::{self, DoublewriteArea};
 use super::freemap::{FreeMap, GroupRequest, SpaceNeeds};
-use super::growth::ahead_units;
+use super::growth::preallocated_units;
 use super::map_pages;
 use super::meta::MapPlace;
 use super::options::Options;
@@ -53,48 +52,49 @@ use crate::disk::Purpose;
 use crate::engine::wal::{FIRST_KIND, RECORD_OVERHEAD_BYTES};
 use crate::engine::{Batch, Error, Lsn, Operation, PageCause, Result, SpaceGuard, Tier};
 
-/// Share of the dirty bytes that puts which wait may take: the pages that a buffer merge makes dirty need the rest.
+/// Largest share of the dirty bytes for buffered puts; the pages that a buffer merge makes dirty need the rest.
 const SHARE_WAITING: (u64, u64) = (3, 4);
-/// Share of them that are worth a checkpoint: what a buffer merge makes dirty beside what waits still.
+/// Share of the dirty bytes that is worth a checkpoint: pages that a buffer merge makes dirty beside the puts that are still buffered.
 const SHARE_CHECKPOINT: (u64, u64) = (1, 8);
-/// Share of the area after which a checkpoint comes on a full disk: the next batch changes pages, too.
+/// Share of the doublewrite area after which a checkpoint comes on a full disk, one part in so many: the next batch changes pages, too.
 const SHARE_AREA: u64 = 2;
-/// Leaves that a step of a buffer merge changes there, as a share of the pages that the area has room for: each may have a neighbour, and pages above.
+/// Leaves of a buffer merge's step on a full disk, as a share of the pages that the area has room for, one part in so many: each leaf may change
+/// a neighbour and pages above.
 const SHARE_STEP: u64 = 8;
-/// A request writes about this much: a buffer that no limit counts.
+/// Bytes of a write, about; this memory counts towards no limit.
 const WORK_BYTES: usize = 1 << 20;
 
-/// A replay on its way; see the module.
+/// A running replay; see the module.
 pub struct Replay<'a> {
     tree: Tree,
     pager: &'a Pager,
     doublewrite: &'a DoublewriteArea,
     options: &'a Options,
     guard: &'a SpaceGuard,
-    /// The pages that it began with have every batch up to here, but for those that waited.
+    /// LSN of the state that the replay began with.
     lsn: Lsn,
-    /// Every batch is applied.
+    /// Whether every batch is applied.
     is_whole: bool,
-    /// How far the log has been read.
+    /// The point up to which the log has been read.
     at: LogPoint,
-    /// The disk had no room for a checkpoint.
+    /// Whether the disk had no room for a checkpoint.
     is_without_room: bool,
     result: Replayed,
 }
 
-/// What a replay met and did.
+/// Figures of a replay.
 #[derive(Clone, Copy, Default)]
 pub struct Replayed {
     /// Bytes of images in the log.
     pub image_bytes: u64,
-    /// Those before the recovery LSN of the durable state.
+    /// Bytes of images before the recovery LSN of the durable state.
     pub settled_image_bytes: u64,
-    /// Checkpoints on the way.
+    /// Number of checkpoints.
     pub checkpoints: u64,
 }
 
 impl<'a> Replay<'a> {
-    /// One that begins with `tree`, which is as its durable state says.
+    /// A replay that begins with `tree`, the tree of a durable state.
     pub fn new(
         tree: Tree,
         pager: &'a Pager,
@@ -121,7 +121,7 @@ impl<'a> Replay<'a> {
         replay
     }
 
-    /// The tree with every batch of the log.
+    /// Ends the replay: the tree with every batch of the log.
     pub fn end(self) -> (Tree, Replayed) {
         (self.tree, Replayed { image_bytes: self.at.image_bytes, ..self.result })
     }
@@ -129,7 +129,7 @@ impl<'a> Replay<'a> {
     /// Takes the next record of the log, which ends at `lsn`.
     pub fn record(&mut self, kind: u8, lsn: Lsn, payload: &Bytes) -> Result<()> {
         match kind {
-            // They belong to states that need no repair.
+            // Page images were used before, as far as pages needed repair.
             IMAGE_KIND | BATCH_IMAGE_KIND => {
                 self.at.image_bytes += payload.len() as u64 + RECORD_OVERHEAD_BYTES
             }
@@ -157,7 +157,7 @@ impl<'a> Replay<'a> {
         self.apply(batch)
     }
 
-    /// From here on every batch is applied, also by an opening that goes on from a checkpoint of this one.
+    /// Applies every batch from here on, also in an opening that continues from a checkpoint of this replay.
     fn apply_all(&mut self) {
         self.is_whole = true;
         self.tree.replay_all = self.tree.replay_all.max(self.lsn);
@@ -180,7 +180,7 @@ impl<'a> Replay<'a> {
                     Ok(true) => break,
                     // The pages that were dirty are not pinned.
                     Ok(false) => pins.clear(),
-                    // One by one they need less. A checkpoint between them is of a state before the batch, which comes again then.
+                    // Operations need less space one by one. A checkpoint between them has an LSN before the batch, which is replayed again then.
                     Err(Error::NoSpace) if batch.operations().len() > 1 => {
                         return batch.operations().iter().try_for_each(|operation| {
                             let mut one = Batch::default();
@@ -217,33 +217,32 @@ impl<'a> Replay<'a> {
         Ok(())
     }
 
-    /// Takes space in the file. False if that took a checkpoint, which frees what was overwritten: then the plan holds no more.
+    /// Makes space in the file. False if that took a checkpoint, which frees old places: then the plan is not valid any more.
     fn take_space(&mut self, needs: SpaceNeeds) -> Result<bool> {
         self.load_map(|map| needs.wanted(map))?;
-        match self.grow_for(needs, ahead_units(self.guard, self.options, self.tree.space.end())) {
+        match self.grow_for(needs, preallocated_units(self.guard, self.options, self.tree.space.end())) {
             Err(Error::NoSpace) if self.tree.active_bytes() > 0 && self.checkpoint()? => Ok(false),
             other => other.map(|()| true),
         }
     }
 
-    /// Brings groups of the free map into memory.
+    /// Loads groups of the free map.
     fn load_map(&mut self, wanted: impl Fn(&FreeMap) -> Option<GroupRequest>) -> Result<()> {
-        // What cannot be read is told when all is replayed.
+        // Damage is reported at the end of the replay.
         let (map, tell) = (&mut self.tree.space, |_| {});
         map_pages::load(map, self.pager, Tier::Disk, Purpose::Recovery, wanted, tell)
     }
 
-    /// Makes the free end of the file long enough for `needs`, if there are no free runs that are, and `ahead_units` longer if there is
-    /// room.
-    fn grow_for(&mut self, needs: SpaceNeeds, ahead_units: Units) -> Result<()> {
+    /// Grows the file for `needs` if its free units do not suffice, and by `preallocated_units` more if there is room.
+    fn grow_for(&mut self, needs: SpaceNeeds, preallocated_units: Units) -> Result<()> {
         if let Some(end) = needs.lacking(&self.tree.space) {
-            let end = self.pager.grow(end, ahead_units)?;
+            let end = self.pager.grow(end, preallocated_units)?;
             self.tree.space.set_file_end(end);
         }
         Ok(())
     }
 
-    /// Keeps what was replayed within the dirty bytes.
+    /// Keeps the memory of replayed batches within the dirty bytes.
     fn relieve(&mut self) -> Result<()> {
         let bytes_max = self.options.dirty_bytes_max;
         let is_too_much = |tree: &Tree| {
@@ -263,7 +262,7 @@ impl<'a> Replay<'a> {
         self.merge_buffer()
     }
 
-    /// Merges everything that waits into pages, with checkpoints in between.
+    /// Merges the whole buffer, with checkpoints in between.
     fn merge_buffer(&mut self) -> Result<()> {
         let pages_max = share(self.options.dirty_bytes_max, SHARE_CHECKPOINT);
         while self.merge_some()? {
@@ -275,24 +274,24 @@ impl<'a> Replay<'a> {
         Ok(())
     }
 
-    /// Bytes of the area that there are, or could be.
+    /// Bytes of the doublewrite area that are allocated or kept.
     fn area_bytes(&self) -> u64 {
         let kept_bytes = doublewrite::kept_bytes(self.pager.page_bytes(), self.guard.reserve_bytes());
         self.doublewrite.allocated_bytes().max(kept_bytes)
     }
 
-    /// Whether the disk is full, so that copies of dirty pages may find no room but in the area, and these fill their share of it.
+    /// Whether the disk is so full that copies may find room only in the doublewrite area, and the dirty pages fill their share of that.
     fn fills_area(&self) -> bool {
         let copies_bytes = self.tree.copies_max() * self.pager.page_bytes() as u64;
         copies_bytes > 0 && copies_bytes >= self.area_bytes() / SHARE_AREA && self.is_short()
     }
 
-    /// Whether others may have taken what a batch could count on when it came in.
+    /// Whether other programs may have taken space that a batch could count on when it came in.
     fn is_short(&self) -> bool {
         self.guard.free_bytes() < self.guard.reserve_bytes()
     }
 
-    /// Everything was replayed: on a full disk it is brought home.
+    /// Ends the replay on a full disk: everything that was replayed is written.
     pub fn settle(&mut self) -> Result<()> {
         if self.is_without_room || !self.is_short() {
             return Ok(());
@@ -306,7 +305,7 @@ impl<'a> Replay<'a> {
         Ok(())
     }
 
-    /// The next step of a buffer merge; false if it was the last, or the disk has no room for it.
+    /// Makes the next step of a buffer merge; false if it was the last one, or the disk has no room for it.
     fn merge_some(&mut self) -> Result<bool> {
         self.tree.buffer.begin_merge(self.at);
         let max = match self.is_short() {
@@ -332,11 +331,11 @@ impl<'a> Replay<'a> {
                 }
                 BufferMergePlan::Make(step, needs) => match self.take_space(needs) {
                     Ok(true) => {
-                        // Alone with its pages, a change need not copy them.
+                        // Nobody else holds the pages then, so a change need not copy them.
                         drop(loaded);
                         return Ok(self.tree.make_buffer_merge_step(step, self.pager));
                     }
-                    // A checkpoint has freed what was overwritten, and changed the tree.
+                    // A checkpoint has freed old places and changed the tree, so the step is planned again.
                     Ok(false) => {}
                     Err(Error::NoSpace) if max != smallest => max = smallest,
                     Err(Error::NoSpace) => return Ok(self.go_without_room()),
@@ -346,7 +345,7 @@ impl<'a> Replay<'a> {
         }
     }
 
-    /// Says so, once; false.
+    /// Continues without checkpoints, and reports that once. Returns false.
     fn go_without_room(&mut self) -> bool {
         if !self.is_without_room {
             log::warn!(
@@ -359,7 +358,7 @@ impl<'a> Replay<'a> {
         false
     }
 
-    /// Makes what was replayed so far durable in its places. False if the disk has no room for that, and nothing has changed.
+    /// Makes a checkpoint of what was replayed so far. Returns false and changes nothing if the disk has no room for it.
     fn checkpoint(&mut self) -> Result<bool> {
         let chunk_pages = (WORK_BYTES / self.pager.page_bytes()).max(1);
         let copies = self.tree.copies_max() as usize;
@@ -402,7 +401,7 @@ impl<'a> Replay<'a> {
         self.send_home(&in_place)?;
         self.result.settled_image_bytes = frozen.settled_image_bytes;
         self.result.checkpoints += 1;
-        // The next batches need them again.
+        // The next batches will need these pages again.
         let pages = fresh.into_iter().filter(|(_, piece)| matches!(piece, Piece::Page(_)));
         pages.for_each(|(unit, page)| self.pager.keep(unit, page));
         in_place.into_iter().for_each(|(number, page)| self.pager.keep(number.unit(), Piece::Page(page)));
@@ -411,7 +410,7 @@ impl<'a> Replay<'a> {
         Ok(true)
     }
 
-    /// Writes pages whose copies are in the area to their places, and says that they are there.
+    /// Writes pages whose copies are in the doublewrite area in place, and then the meta page that says so.
     fn send_home(&mut self, in_place: &[(PageNumber, Arc<Page>)]) -> Result<()> {
         if in_place.is_empty() {
             return Ok(());
@@ -423,7 +422,7 @@ impl<'a> Replay<'a> {
         self.pager.sync(Purpose::Checkpoint)?;
         let settled = self.tree.durable.settled();
         self.pager.write_meta(&settled, PageCause::Checkpoint)?;
-        // The next one overwrites the area.
+        // The next checkpoint overwrites the area.
         self.pager.sync(Purpose::Manifest)?;
         self.tree.durable = settled;
         Ok(())

@@ -1,11 +1,11 @@
-//! What the engine looks like, for reports.
+//! The figures of the engine, for reports.
 
 use super::BtreeEngine;
 use super::page::HEADER_BYTES;
 use crate::engine::{BtreeShape, Debt, Memory, Shape};
 
 impl BtreeEngine {
-    /// The whole of it, at one moment.
+    /// All figures at one moment.
     pub(super) fn report(&self) -> Shape {
         let log = self.core.log.shape();
         let jobs = self.checkpointer.describe();

@@ -1,20 +1,20 @@
-//! Everything that can still be read of a damaged B-tree.
+//! Salvage: reads everything that can still be read of a damaged B-tree.
 //!
-//! 1. The newest whole meta page says where root and free map are. Copies of pages that belong to its state go home first, as in
-//!    recovery; those that cannot be read are left out, and a page that needed one does not check.
-//! 2. Walk the tree from the root. A page that does not check, or is not where its keys belong, leaves a *hole*: the range of
-//!    keys that its parent gives it.
-//! 3. What lay below a hole is still in the file: every other page that checks, is not free, and has keys of the hole's range alone,
-//!    the highest level first.
-//! 4. Without a meta page, or if the tree of an older one does not add up, the root is the page of the highest level that no other
-//!    refers to.
-//! 5. Then the batches of the log behind the recovery LSN of that state.
+//! 1. The newest whole meta page has root and free map. Copies of pages that belong to its state are written in place first, as in recovery;
+//!    copies that cannot be read are left out, and a page that needs one is damaged.
+//! 2. Walk the tree from the root. A page that is damaged, or whose keys belong elsewhere, leaves a *hole*: the range of keys that its parent
+//!    gives it.
+//! 3. Pages below a hole are still in the file. Candidates are all other valid pages that are not free and whose keys lie in the range of the
+//!    hole, the highest level first.
+//! 4. Without a meta page, or if the tree of an older one does not add up, the root is the page of the highest level to which no other page
+//!    refers.
+//! 5. Then the batches of the log behind the recovery LSN of that state are applied.
 //!
 //! # What is lost
 //!
-//! A hole loses the keys between the leaves that were found for it, unless all leaves that the meta page counts were found; an
-//! extent whose checksum does not fit, its key. Where the free map cannot be read, a page found in a hole may be a former one; then,
-//! and without a meta page, all keys of the place are named.
+//! Of a hole, the keys between the leaves that were found for it are lost, unless as many leaves were found as the meta page counts. Of an
+//! extent whose checksum does not fit, the key is lost. If the free map cannot be read, a page that was found for a hole may be an old one;
+//! then, and without a meta page, all keys of the range are reported as lost.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -35,15 +35,15 @@ use crate::engine::salvage::{Keys, Loss, Sink, open_if_there};
 use crate::engine::wal::{self, FIRST_KIND};
 use crate::engine::{Error, Lsn, Operation, Result};
 
-/// Levels that a tree can have: what claims more is damaged.
+/// Largest number of levels of a tree; a page with more is damaged.
 const LEVELS_MAX: u8 = 64;
 
-/// Whether `name` is a file of ours beside the log.
+/// Whether `name` is a file of the B-tree besides the log.
 pub fn is_file(name: &str) -> bool {
     name == FILE || name == doublewrite::FILE
 }
 
-/// A page that the walk could not use.
+/// The range of keys of a page that the walk could not use.
 struct Hole {
     number: PageNumber,
     level: u8,
@@ -51,7 +51,7 @@ struct Hole {
     keys: Keys,
 }
 
-/// A page that the walk did not reach.
+/// A valid page that the walk did not reach.
 struct Candidate {
     number: PageNumber,
     level: u8,
@@ -72,7 +72,7 @@ struct Salvage<'a, 'b> {
     holes: Vec<Hole>,
 }
 
-/// Calls `sink` with everything that can be read, the oldest first. `disk` gets pages that a crash may have torn.
+/// Calls `sink` with everything that can be read, the oldest first. Pages that a crash may have torn are written to `disk`.
 pub fn salvage(disk: Arc<dyn Disk>, options: &Options, sink: &mut Sink<'_>) -> Result<Vec<Loss>> {
     let mut losses = Vec::new();
     let Some(file) = open_if_there(&*disk, FILE)? else {
@@ -83,7 +83,7 @@ pub fn salvage(disk: Arc<dyn Disk>, options: &Options, sink: &mut Sink<'_>) -> R
     let size = file.size().map_err(|error| Error::io(format!("size of {FILE}"), error))?;
     let mut slots = vec![0; 2 * UNIT_BYTES as usize];
     for (nth, slot) in slots.chunks_mut(UNIT_BYTES as usize).enumerate() {
-        // A slot that cannot be read does not check.
+        // A slot that cannot be read counts as damaged.
         let _ = file.read_at(Purpose::Recovery, nth as u64 * UNIT_BYTES, &mut slot[..META_BYTES]);
     }
     let meta = Meta::newest(&slots).ok();
@@ -104,7 +104,7 @@ pub fn salvage(disk: Arc<dyn Disk>, options: &Options, sink: &mut Sink<'_>) -> R
         leaf_count: 0,
         holes: Vec::new(),
     };
-    // A slot that was never written is no sign of damage; one that is damaged may have been the newest.
+    // A slot that was never written is no sign of damage; a damaged one may have been the newest.
     let both = slots.chunks(UNIT_BYTES as usize).enumerate().all(|(nth, slot)| {
         slot.iter().all(|byte| *byte == 0) || Meta::decode(slot, nth as u64 * UNIT_BYTES).is_some()
     });
@@ -114,13 +114,13 @@ pub fn salvage(disk: Arc<dyn Disk>, options: &Options, sink: &mut Sink<'_>) -> R
         None => salvage.take_pages()?,
     }
     let Salvage { mut losses, sink, .. } = salvage;
-    // The pages are ahead of the recovery LSN, so the log must have been durable as far as they go.
+    // The pages are newer than the recovery LSN, so the log was durable at least as far as they go.
     let durable = trusted.map_or(Lsn::ZERO, |meta| meta.lsn.max(meta.images_end));
     losses.extend(replay(&*disk, trusted.map(|meta| meta.recovery_lsn), durable, sink)?);
     Ok(losses)
 }
 
-/// The batches of the log behind `from`.
+/// Applies the batches of the log behind `from`.
 fn replay(disk: &dyn Disk, from: Option<Lsn>, durable: Lsn, sink: &mut Sink<'_>) -> Result<Vec<Loss>> {
     wal::salvage::salvage(disk, from, durable, &mut |kind, _, payload| {
         if !matches!(kind, FIRST_KIND | ASIDE_KIND) {
@@ -130,7 +130,7 @@ fn replay(disk: &dyn Disk, from: Option<Lsn>, durable: Lsn, sink: &mut Sink<'_>)
     })
 }
 
-/// Writes the copies of pages that belong to the state of `meta` to their places.
+/// Writes the copies of pages that belong to the state of `meta` in place.
 fn send_home(disk: &Arc<dyn Disk>, pager: &Pager, meta: &Meta, losses: &mut Vec<Loss>) -> Result<()> {
     if meta.doublewrite_bytes > 0 {
         let mut copies = Vec::new();
@@ -138,7 +138,7 @@ fn send_home(disk: &Arc<dyn Disk>, pager: &Pager, meta: &Meta, losses: &mut Vec<
             copies.push((number, page.to_vec()));
             Ok(())
         };
-        // None of them, if one is damaged.
+        // If one copy is damaged, none is used.
         match DoublewriteArea::open(disk.clone()).and_then(|doublewrite| doublewrite.each(meta, &mut take)) {
             Ok(()) => copies.iter().try_for_each(|(number, page)| pager.repair_page(*number, page))?,
             Err(error) => {
@@ -155,7 +155,7 @@ fn send_home(disk: &Arc<dyn Disk>, pager: &Pager, meta: &Meta, losses: &mut Vec<
         return Ok(());
     }
     let mut sectors = BTreeMap::new();
-    // Its losses are named when the batches are read.
+    // Losses of the log are reported when its batches are read.
     wal::salvage::salvage(&**disk, Some(meta.images_start), Lsn::ZERO, &mut |kind, lsn, payload| {
         let image = PageImage::of_state(meta, kind, lsn, &payload).ok().flatten();
         sectors.extend(image.into_iter().flat_map(|image| image.sectors));
@@ -164,7 +164,7 @@ fn send_home(disk: &Arc<dyn Disk>, pager: &Pager, meta: &Meta, losses: &mut Vec<
     sectors.iter().try_for_each(|(sector, bytes)| pager.write_sectors(*sector, bytes, Purpose::Recovery))
 }
 
-/// Runs of units that nothing lies in, ascending; `None` if the map cannot be read.
+/// Runs of unused units, ascending; `None` if the map cannot be read.
 fn free_runs(pager: &Pager, meta: &Meta, file_end: UnitNumber) -> Option<Vec<UnitRun>> {
     match meta.map {
         MapPlace::Pages(_) if meta.end > end_max(file_end) => None,
@@ -182,7 +182,7 @@ fn is_free(runs: &[UnitRun], unit: UnitNumber) -> bool {
 }
 
 impl Salvage<'_, '_> {
-    /// Whether the tree below the root of `meta` has as many leaves as that says, all of them whole.
+    /// Whether the tree below the root of `meta` has as many leaves as the meta page counts, and all pages are whole.
     fn adds_up(&self, meta: &Meta) -> bool {
         let mut leaves = 0;
         let mut waiting = if meta.height > 0 { vec![(meta.root, meta.height - 1)] } else { Vec::new() };
@@ -228,7 +228,7 @@ impl Salvage<'_, '_> {
                 }
             }
         }
-        // Below a candidate there may be holes again, whose leaves are candidates themselves.
+        // There may be holes below a candidate, too; their leaves are candidates themselves.
         let lost_leaves = std::mem::take(&mut self.holes);
         if free.is_some() && self.leaf_count == meta.counts.leaf_pages {
             return Ok(());
@@ -246,7 +246,7 @@ impl Salvage<'_, '_> {
         Ok(())
     }
 
-    /// Without a meta page that counts.
+    /// Takes what can be found without a valid meta page.
     fn take_pages(&mut self) -> Result<()> {
         let what =
             "no meta page counts: the tree is put together from its pages, and some may be former ones";
@@ -269,7 +269,7 @@ impl Salvage<'_, '_> {
         Ok(())
     }
 
-    /// Pages that were not reached and are not free, the highest level first.
+    /// Valid pages that were not reached and are not free, the highest level first.
     fn candidates(&self, free: &[UnitRun], end: UnitNumber) -> Vec<Candidate> {
         let last = end.min(self.file_end).saturating_sub(self.pager.page_units());
         let mut found = Vec::new();
@@ -294,7 +294,7 @@ impl Salvage<'_, '_> {
         before.is_some_and(|(_, end)| &end[..] >= first)
     }
 
-    /// Takes a page and all below it.
+    /// Takes a page and all pages below it.
     fn page(&mut self, number: PageNumber, level: u8, keys: Keys) -> Result<()> {
         let page = match self.usable(number, level, &keys) {
             Ok(page) => page,
@@ -315,7 +315,7 @@ impl Salvage<'_, '_> {
         Ok(())
     }
 
-    /// The page `number` if it is what its parent says; the error is a sentence.
+    /// The page `number`, if it fits its parent; the error is a sentence.
     fn usable(&self, number: PageNumber, level: u8, keys: &Keys) -> std::result::Result<Arc<Page>, String> {
         if self.reached.contains_key(&number) {
             return Err("a page that two others refer to".to_string());
@@ -361,7 +361,7 @@ impl Salvage<'_, '_> {
         self.losses.push(Loss::new(FILE, unit.offset(), what, Some(keys)));
     }
 
-    /// Loses what lies in the hole and in no leaf that was found.
+    /// Reports the keys of the hole that lie in no leaf that was found as lost.
     fn lose_between_leaves(&mut self, hole: &Hole) {
         let mut gaps = Vec::new();
         let mut after = hole.keys.start.clone();

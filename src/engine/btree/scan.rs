@@ -1,11 +1,11 @@
-//! Scans: leaf by leaf, a part at a time, each with all its values before it is visited.
+//! Scans. A scan goes from leaf to leaf and collects a chunk of entries at a time; the values of a chunk are read before it is visited.
 //!
-//! 1. A scan that continues another and must read the disk at all also reads the values of its window ([`super::read_ahead`]), with the same
-//!    requests as far as they lie together. They go into the pool, where the next scans find them.
-//! 2. A window ends where keys differ in more than their last four bytes from the start of the scan: at the end of a file, so
-//!    to speak, though nobody here knows of files.
-//! 3. Within one scan, each further leaf that must be read brings twice as many of those behind it as the one before, as long as
-//!    they lie one behind the other in the file.
+//! 1. If a scan continues another one and must read from the disk, it also reads the values of its read-ahead window
+//!    ([`super::read_ahead`]), with the same requests where they are adjacent. They go into the pool, where the next scans find them.
+//! 2. The window ends where a key differs from the start of the scan in more than its last four bytes. For the filesystem that is the end of
+//!    a file's blocks.
+//! 3. Within one scan, each leaf that must be read brings twice as many of the following leaves as the one before, as long as they are
+//!    adjacent in the file.
 
 use bytes::Bytes;
 
@@ -18,27 +18,27 @@ use super::value::Value;
 use crate::disk::Purpose;
 use crate::engine::{Error, KeyRange, Result, Tier, Visit};
 
-/// Entries that a scan collects under one lock.
+/// Largest number of entries that a scan collects under one latch.
 const ENTRIES: usize = 256;
-/// Pages that a scan holds between its parts.
+/// Largest number of pages that a scan keeps between its chunks.
 const LOADED_PAGES_MAX: usize = 64;
-/// Bytes of values that a scan reads from the disk at a time.
+/// Bytes of values that a scan reads from the disk for one chunk, about.
 const READ_BYTES: usize = 1 << 20;
-/// Units between two values that a scan reads along rather than making a request more: a page, mostly.
+/// Largest gap between two values that are read with one request; mostly it is a page.
 const GAP_UNITS: Units = Units::new(4);
-/// Bytes at the end of a key in which it may differ from the start of the scan.
+/// Number of bytes at the end of a key in which it may differ from the start of the scan.
 const SUFFIX_BYTES: usize = 4;
 
 impl Reader {
     /// Visits the keys of `range` in ascending order.
     pub fn scan(&self, range: KeyRange<'_>, tier: Tier, visit: &mut Visit<'_>) -> Result<()> {
         let mut start = range.start.to_vec();
-        // In memory a scan counts when it succeeds: else it comes again.
+        // In tier Memory a scan is noted only when it succeeds, since otherwise it is made again.
         let window_bytes = if tier == Tier::Disk { self.read_ahead.note(range) } else { 0 };
         let (mut leaves, mut loaded) = (1, LoadedPieces::default());
         loop {
             let chunk = self.chunk(&start, range.end, tier, (leaves, window_bytes), &mut loaded)?;
-            // Leaves read ahead are taken from here, so that the pool does not hold them for pages that are asked for again.
+            // Leaves that were read ahead are taken from `loaded`, so that a lookup in the pool does not count them as used again.
             loaded.keep_pages(LOADED_PAGES_MAX);
             leaves = self.read_ahead.more_leaves(leaves);
             for (key, item) in &chunk.entries {
@@ -60,8 +60,8 @@ impl Reader {
         }
     }
 
-    /// The next part of a scan with all its values. What must be read brings `leaves` leaves, and the values of `window_bytes`
-    /// behind the end.
+    /// The next chunk of a scan with all its values. A read of a leaf brings up to `leaves` leaves; a read of values also brings those in the
+    /// `window_bytes` behind the end.
     fn chunk(
         &self,
         start: &[u8],
@@ -100,7 +100,7 @@ impl Reader {
                 return Err(Error::WouldBlock);
             }
             if let Some(end) = end.filter(|_| window_bytes > 0 && chunk.next.is_none()) {
-                // Whoever needs what cannot be read will say so.
+                // An error of the read-ahead is reported when the data is needed.
                 absent.extend(self.window(start, end, window_bytes, loaded).unwrap_or_default());
             }
             absent.sort_unstable_by_key(|extent| extent.unit);
@@ -108,7 +108,7 @@ impl Reader {
             for run in absent.chunk_by(near) {
                 let values = self.core.pager.read_values(run, Purpose::Scan);
                 if values.is_err() && window_bytes > 0 {
-                    // Perhaps it is none of this scan's own values.
+                    // Perhaps the error concerns the read-ahead only.
                     window_bytes = 0;
                     continue 'again;
                 }
@@ -123,7 +123,7 @@ impl Reader {
         }
     }
 
-    /// Reads what a scan that ends before `end` missed at `key` in `epoch`, and up to `leaves` leaves if it is one.
+    /// Reads what a scan up to `end` missed at `key` in `epoch`; if that is a leaf, up to `leaves` leaves.
     fn load_for_scan(
         &self,
         epoch: u64,
@@ -142,7 +142,7 @@ impl Reader {
                     leaves,
                 );
                 let pages = self.core.pager.read_pages(first, count, Purpose::Scan);
-                // If one of the others cannot be read, that is for whoever comes to it.
+                // If another leaf cannot be read, that is reported when it is needed.
                 pages.or_else(|_| self.core.pager.read(miss, Purpose::Scan).map(|piece| vec![piece]))
             }
             _ => self.core.pager.read(miss, Purpose::Scan).map(|piece| vec![piece]),
@@ -150,7 +150,7 @@ impl Reader {
         self.core.admit(epoch, read, loaded)
     }
 
-    /// Values behind `from` that a window of `window_bytes` holds and that must be read. `start` is that of the scan.
+    /// Values behind `from` that lie in a window of `window_bytes` and must be read. `start` is the start of the scan.
     fn window(
         &self,
         start: &[u8],
@@ -178,7 +178,7 @@ impl Reader {
                 if !chunk.at(key).starts_with(prefix) {
                     return Ok(extents);
                 }
-                // What is in memory is part of the window, too.
+                // Values in memory are part of the window, too.
                 bytes += match item {
                     ScanItem::Absent(extent) => {
                         extents.push(*extent);

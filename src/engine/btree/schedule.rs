@@ -1,89 +1,89 @@
-//! What flush work is done next: verification, checkpoints, vacuum, merges of the change buffer.
+//! The order of flush work: verification, checkpoints, vacuum, merges of the change buffer.
 //!
-//! 1. Who waits for a verification gets it.
-//! 2. A checkpoint on its way goes on, step by step.
-//! 3. Else a vacuum makes a step, unless it needs a checkpoint first, or a buffer merge is on its way for one.
-//! 4. A checkpoint is due when it is asked for, when pages or values press, by age, and by log bytes. If it is asked for or by age, it
-//!    must bring what waits in the buffer, too: then buffer merges come first, with checkpoints between them whenever they have
-//!    made enough pages dirty.
+//! 1. A verification that is asked for comes first.
+//! 2. A running checkpoint continues, step by step.
+//! 3. Otherwise a vacuum makes a step, unless it needs a checkpoint first, or a buffer merge is running for a checkpoint.
+//! 4. A checkpoint is due when it is asked for, when there are too many dirty pages or values, by age, and by bytes of the log. If it is asked
+//!    for or due by age, it must include the buffered puts: then buffer merges come first, with a checkpoint in between whenever they have made
+//!    enough pages dirty.
 //!
-//! All of that is decided in one place, by [`next`], which is a pure function. The engine says what the state is, and has its
-//! components do what is decided.
+//! The pure function [`next`] decides all of this in one place. The engine describes its state, and has its components carry out the decision.
 
 use std::time::Duration;
 
 use crate::engine::Pending;
 
-/// What a vacuum needs to go on.
+/// The need of a vacuum.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum VacuumNeed {
-    /// There is none, and nobody waits for one.
+    /// No vacuum is running or asked for.
     Nothing,
-    /// Its next step.
+    /// It can make its next step.
     Step,
-    /// A checkpoint before that.
+    /// It needs a checkpoint first.
     Checkpoint,
 }
 
-/// What there is to decide about, at one moment: a field for each thing that counts, which all are read together.
+/// The state on which the decision depends, at one moment. Each field is one condition; [`next`] reads all of them together.
 pub struct FlushState<'a> {
     /// Commands wait for a verification.
     pub is_verify_asked: bool,
-    /// A checkpoint is on its way.
+    /// A checkpoint is running.
     pub is_checkpoint_running: bool,
-    /// What a vacuum needs to go on. It is asked only where nothing goes first, since it looks at the disk.
+    /// The need of the vacuum. It looks at the disk, so it is called only if nothing goes first.
     pub vacuum: &'a dyn Fn() -> VacuumNeed,
     /// Commands wait for a checkpoint.
     pub is_asked: bool,
-    /// And what could not be read is to be tried again first.
+    /// Before that checkpoint, unreadable ranges are to be tried again.
     pub is_retry_asked: bool,
-    /// A buffer merge is on its way, for the checkpoint that comes after it.
+    /// A buffer merge is running, for the checkpoint that follows it.
     pub is_merging: bool,
     /// A checkpoint would change the durable state.
     pub is_dirty: bool,
-    /// So much is dirty that one should begin.
+    /// So much is dirty that a checkpoint should begin.
     pub is_pressing: bool,
-    /// The log is as long as it may be, or a batch waits until it is shorter.
+    /// The log is near its bound, or a batch waits for a shorter log.
     pub is_log_due: bool,
-    /// Age of the oldest change that no checkpoint has taken up.
+    /// Age of the oldest change that no checkpoint has frozen.
     pub age: Duration,
-    /// The age at which one comes by itself.
+    /// Age at which a checkpoint is due.
     pub age_max: Duration,
-    /// So much waits in the change buffer that it should come into pages.
+    /// So much is buffered that a merge should begin.
     pub is_much_waiting: bool,
-    /// Nothing waits there of what a buffer merge that begins now, or is on its way, is for.
+    /// Nothing is buffered that the running merge, or one that begins now, has to apply.
     pub is_merged: bool,
-    /// Whether a buffer merge may make more pages dirty; asked only where that matters, since it looks at the disk, too.
+    /// Whether a merge may make more pages dirty. It looks at the disk, so it is called only if that matters.
     pub has_room_to_merge: &'a dyn Fn() -> bool,
 }
 
-/// What is done next.
+/// The next piece of flush work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FlushWork {
-    /// Nothing: until there is a signal, or until then.
+    /// None, until there is a signal or for the given time.
     Rest(Pending),
     /// A verification.
     Verify,
-    /// The next unit of the checkpoint on its way.
+    /// The next unit of the running checkpoint.
     Advance,
     /// A step of a vacuum.
     Vacuum,
-    /// What could not be read is tried again.
+    /// Another try to read the unreadable ranges.
     Retry,
-    /// A step of a buffer merge, which goes on or begins.
+    /// A step of a buffer merge, which continues or begins.
     MergeBuffer,
-    /// A checkpoint begins.
+    /// The begin of a checkpoint.
     Checkpoint {
-        /// Why, for the event log.
+        /// The reason, for the event log.
         reason: &'static str,
-        /// It only takes up what the buffer merge has made dirty so far; the merge goes on after it, and who waits goes on waiting.
+        /// It only writes the pages that the running merge has made dirty so far; the merge continues after it, and commands continue to
+        /// wait.
         is_part: bool,
     },
-    /// Nothing is to be brought home: who waits for that is told so.
+    /// There is nothing to write: commands that wait for a checkpoint are answered.
     Answer,
 }
 
-/// The decision.
+/// Decides what comes next.
 pub fn next(state: &FlushState<'_>) -> FlushWork {
     if state.is_verify_asked {
         return FlushWork::Verify;
@@ -110,7 +110,7 @@ pub fn next(state: &FlushState<'_>) -> FlushWork {
     if state.is_retry_asked {
         return FlushWork::Retry;
     }
-    // It must bring what waits in the buffer, too.
+    // The checkpoint must include the buffered puts.
     let is_for_all = is_forced || state.is_asked || is_old;
     let is_part = (state.is_merging || is_for_all || state.is_much_waiting) && !state.is_merged;
     if is_part && (state.has_room_to_merge)() {
@@ -133,7 +133,7 @@ pub fn next(state: &FlushState<'_>) -> FlushWork {
 mod tests {
     use super::*;
 
-    /// What happens: words for what is so, and an arrow to what is done.
+    /// One case per line: words for the state, an arrow, and the expected work.
     const CASES: &str = "
         -> rest
         dirty -> rest for 7s

@@ -1,20 +1,20 @@
-//! Changes whose leaf cannot be read. They are set aside, so that the damage stays where it is: everything else goes on.
+//! Changes whose leaf cannot be read. They are set aside, so that the damage stays local and everything else goes on.
 //!
-//! A *part* of the tree is the range of keys that an unreadable page has from its parent, be it a leaf or all below an inner page. Puts
-//! that wait in the change buffer for such a part, and at opening every change that the log has for it, come here:
+//! An *unreadable range* is the range of keys of a page that cannot be read, a leaf or an inner page with all below it. Buffered puts for
+//! such a range, and at opening every change that the log has for it, are moved here:
 //!
-//! - a read of a key that was changed sees the change, one of another key of the part fails with the page's error, and so does
-//!   every new change of the part ([`Tree::apply`](super::tree::Tree::apply) never meets it);
-//! - buffer merges, checkpoints, vacuum and closing pass over it;
-//! - nothing is lost: a checkpoint writes what is here to the log once more, and its recovery LSN is before that. So the log below is let
-//!   go, opening finds the changes again, and a repair of the store uses them as any others.
+//! - A read of a key that was changed sees the change. A read of another key of the range, and every new change of the range, fails with
+//!   the page's error, so [`Tree::apply`](super::tree::Tree::apply) never meets the page.
+//! - Buffer merges, checkpoints, vacuum and closing leave the range out.
+//! - Nothing is lost: a checkpoint logs the changes once more, and its recovery LSN is before these records. So the older log can be
+//!   released, opening finds the changes again, and a repair of the store applies them as any others.
 //!
-//! A checkpoint that somebody asks for tries to read the page first. If that succeeds, the changes go where they belong.
+//! A checkpoint that is asked for by a command first tries to read the page again. If that succeeds, the changes are applied.
 //!
 //! # Invariants
 //!
-//! 1. What is here for a key is newer than the pages, and no newer change is anywhere: who comes to a part later fails, or (in the order
-//!    of the log, at opening) comes here, too.
+//! 1. A change that is set aside is newer than the pages, and there is no newer change of its key: later changes of the range are refused,
+//!    or (at opening, in the order of the log) set aside, too.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -27,19 +27,19 @@ use crate::engine::{Batch, Error, Operation};
 
 /// Memory of a change beside its key and value.
 const CHANGE_BYTES: u64 = 96;
-/// Bytes of changes that one record of the log takes, beside the last one.
+/// Bytes of changes after which the next record of the log begins.
 const RECORD_BYTES: u64 = 1 << 20;
 
-/// A part of the tree that cannot be read.
+/// A range of keys whose page cannot be read.
 #[derive(Clone, Debug)]
 pub struct UnreadableRange {
-    /// Its first key.
+    /// The first key.
     pub start: Vec<u8>,
-    /// The first key behind it; `None` at the end of the tree.
+    /// The first key behind the range; `None` at the end of the tree.
     pub end: Option<Vec<u8>>,
     /// The page.
     pub page: PageNumber,
-    /// Why it cannot be read.
+    /// The error of the read.
     pub error: Error,
 }
 
@@ -49,54 +49,54 @@ impl UnreadableRange {
     }
 }
 
-/// What was set aside; see the module.
+/// The changes that are set aside; see the module.
 #[derive(Default)]
 pub struct SetAside {
-    /// By first key.
+    /// The unreadable ranges, by first key.
     ranges: BTreeMap<Vec<u8>, UnreadableRange>,
     /// The newest change of each key; `None` for a delete.
     changes: BTreeMap<Box<[u8]>, Option<Box<[u8]>>>,
     bytes: u64,
-    /// The log holds every change behind here.
+    /// The log has every change behind this point.
     log_point: LogPoint,
-    /// Bytes of the log behind `mark` that hold them once more.
+    /// Bytes of the log behind `log_point` that have the changes once more.
     logged_bytes: u64,
-    /// All changes are there as records of their own kind.
+    /// Whether all changes are in the log as records of their own kind.
     is_logged: bool,
 }
 
 impl SetAside {
-    /// Whether no part is known that cannot be read.
+    /// Whether no unreadable range is known.
     pub fn is_empty(&self) -> bool {
         self.ranges.is_empty()
     }
 
-    /// The parts, by first key.
+    /// The unreadable ranges, by first key.
     pub fn ranges(&self) -> impl Iterator<Item = &UnreadableRange> {
         self.ranges.values()
     }
 
-    /// Memory that it takes.
+    /// Bytes of memory of the changes.
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// Before which every batch is in the pages, but for what waits elsewhere; `None` if there is nothing.
+    /// The point behind which the log has every change that is set aside; `None` if there is none.
     pub fn log_point(&self) -> Option<LogPoint> {
         (!self.changes.is_empty()).then_some(self.log_point)
     }
 
-    /// Bytes of the log behind [`SetAside::log_point`] that are nothing but what is here.
+    /// Bytes of the log behind [`SetAside::log_point`] that have the changes once more.
     pub fn logged_bytes(&self) -> u64 {
         if self.changes.is_empty() { 0 } else { self.logged_bytes }
     }
 
-    /// Whether changes are here that the log has only as what they were when they came: replay cannot tell that the pages lack them.
+    /// Whether the log has some changes only in their original records, from which replay cannot tell that the pages lack them.
     pub fn is_unlogged(&self) -> bool {
         !self.changes.is_empty() && !self.is_logged
     }
 
-    /// The part that `key` lies in.
+    /// The unreadable range that `key` lies in.
     pub fn range(&self, key: &[u8]) -> Option<&UnreadableRange> {
         let bounds = (Bound::Unbounded, Bound::Included(key));
         self.ranges
@@ -106,18 +106,18 @@ impl SetAside {
             .filter(|range| range.contains(key))
     }
 
-    /// The change of `key` that was set aside; `None` in it for a delete.
+    /// The change of `key`; `Some(None)` for a delete.
     pub fn change(&self, key: &[u8]) -> Option<Option<&[u8]>> {
         self.changes.get(key).map(|value| value.as_deref())
     }
 
-    /// The changes from `start` on, in the order of keys.
+    /// The changes from `start` on, in the order of keys; `None` for a delete.
     pub fn from<'a>(&'a self, start: &[u8]) -> impl Iterator<Item = (&'a [u8], Option<&'a [u8]>)> + use<'a> {
         let bounds = (Bound::Included(start), Bound::Unbounded);
         self.changes.range::<[u8], _>(bounds).map(|(key, value)| (&**key, value.as_deref()))
     }
 
-    /// From here on changes of `part` belong here. The log holds those that come now behind `mark`.
+    /// Adds an unreadable range, whose changes belong here from now on. The log has them behind `log_point`.
     pub fn add_range(&mut self, range: UnreadableRange, log_point: LogPoint) {
         if self.changes.is_empty() || log_point.lsn < self.log_point.lsn {
             (self.log_point, self.logged_bytes) = (log_point, 0);
@@ -126,7 +126,7 @@ impl SetAside {
         self.ranges.insert(range.start.clone(), range);
     }
 
-    /// Takes in the newest change of a key that lies in a part.
+    /// Adds the newest change of a key that lies in an unreadable range.
     pub fn add(&mut self, key: &[u8], value: Option<&[u8]>) {
         let bytes = |value: Option<&[u8]>| (key.len() + value.map_or(0, <[u8]>::len)) as u64 + CHANGE_BYTES;
         self.bytes += bytes(value);
@@ -136,7 +136,7 @@ impl SetAside {
         }
     }
 
-    /// Takes the changes out of `batch` that belong here; returns the others.
+    /// Sets aside the changes of `batch` that lie in unreadable ranges; returns the others.
     pub fn divide(&mut self, batch: Batch) -> Batch {
         if batch.operations().iter().all(|operation| self.range(operation.key()).is_none()) {
             return batch;
@@ -152,7 +152,7 @@ impl SetAside {
         rest
     }
 
-    /// The changes of the part that begins at `start`, as a batch.
+    /// The changes of `range`, as a batch.
     pub fn batch_of(&self, range: &UnreadableRange) -> Batch {
         let mut batch = Batch::default();
         for (key, value) in self.from(&range.start).take_while(|(key, _)| range.contains(key)) {
@@ -164,7 +164,7 @@ impl SetAside {
         batch
     }
 
-    /// Forgets the part and its changes.
+    /// Removes `range` and its changes.
     pub fn remove(&mut self, range: &UnreadableRange) {
         self.ranges.remove(&range.start);
         let keys: Vec<Box<[u8]>> = self
@@ -179,7 +179,7 @@ impl SetAside {
         }
     }
 
-    /// All changes, in batches that one record of the log takes each.
+    /// All changes, in batches of the size of a log record.
     pub fn batches(&self) -> Vec<Batch> {
         let mut batches = vec![Batch::default()];
         for (key, value) in self.from(b"") {
@@ -195,7 +195,7 @@ impl SetAside {
         batches
     }
 
-    /// A sentence for people: what cannot be read, what waits for it, and the way out; `None` if there is nothing.
+    /// A sentence for users: what cannot be read, the changes that are set aside, and the way out; `None` without an unreadable range.
     pub fn sentence(&self) -> Option<String> {
         let range = self.ranges.values().next()?;
         let more = match self.ranges.len() {
@@ -209,7 +209,7 @@ impl SetAside {
         ))
     }
 
-    /// All changes are in the log behind `before` once more, in records of their own kind that take `bytes`.
+    /// Notes that all changes are in the log behind `before` once more, in records of their own kind of `bytes` in all.
     pub fn set_logged(&mut self, before: LogPoint, bytes: u64) {
         (self.log_point, self.logged_bytes, self.is_logged) = (before, bytes, true);
     }

@@ -1,5 +1,5 @@
-//! Parts of the tree that cannot be read: told once, kept in the log, and tried again when a checkpoint is asked for. [`super::set_aside`]
-//! holds what waits for them.
+//! Ranges of keys whose page cannot be read: they are reported once, their changes are kept in the log, and the read is tried again when a
+//! checkpoint is asked for. [`super::set_aside`] holds the changes.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use super::tree::{Pins, Stop};
 use crate::disk::Purpose;
 use crate::engine::{Result, Tier};
 
-/// What is done about them.
+/// Handles unreadable ranges.
 pub struct UnreadableRanges {
     core: Arc<Core>,
     /// Unreadable pages that were reported.
@@ -26,7 +26,7 @@ pub struct UnreadableRanges {
 }
 
 impl UnreadableRanges {
-    /// Those of the store `core`. What opening could not read is told now.
+    /// A handler for `core`. Ranges that opening could not read are reported now.
     pub fn new(core: Arc<Core>) -> UnreadableRanges {
         let unreadable =
             UnreadableRanges { core, told: Mutex::default(), is_retry_asked: AtomicBool::new(false) };
@@ -34,14 +34,14 @@ impl UnreadableRanges {
         unreadable
     }
 
-    /// Sets aside what waits in the buffer for `part`. The writer's lock is held.
+    /// Sets aside the buffered puts of `range`. The writer's lock is held.
     pub fn set_aside(&self, range: UnreadableRange) {
         let now = self.core.log_point();
         self.core.tree.write().buffer.set_aside(range.clone(), now);
         self.tell(&range);
     }
 
-    /// Says once that a part cannot be read.
+    /// Reports a range that cannot be read, once.
     fn tell(&self, range: &UnreadableRange) {
         if !self.told.lock().insert(range.page) {
             return;
@@ -52,17 +52,17 @@ impl UnreadableRanges {
         self.core.record("damage", fields);
     }
 
-    /// The next checkpoint tries to read what could not be read.
+    /// Asks the next checkpoint to try the unreadable ranges again.
     pub fn ask_retry(&self) {
         self.is_retry_asked.store(true, Relaxed);
     }
 
-    /// Whether it shall.
+    /// Whether the next checkpoint shall try them again.
     pub fn is_retry_asked(&self) -> bool {
         self.is_retry_asked.load(Relaxed)
     }
 
-    /// Tries to read what could not be read, and makes the changes that wait for it. What still cannot stays as it is.
+    /// Tries to read the unreadable ranges, and applies the changes of those that can be read now.
     pub fn retry(&self) {
         self.is_retry_asked.store(false, Relaxed);
         let ranges: Vec<UnreadableRange> = self.core.tree.read().buffer.aside.ranges().cloned().collect();
@@ -79,7 +79,7 @@ impl UnreadableRanges {
         }
     }
 
-    /// Whether the changes of `part` could be made.
+    /// Whether the page of `range` could be read and its changes applied.
     fn retry_range(&self, range: &UnreadableRange) -> Result<bool> {
         let mut loaded = LoadedPieces::default();
         loop {
@@ -111,8 +111,8 @@ impl UnreadableRanges {
         }
     }
 
-    /// Writes what was set aside to the log once more, so that a checkpoint that freezes next can let go of what is before. The
-    /// writer's lock is held.
+    /// Logs the changes that are set aside once more, so that the checkpoint that freezes next can release the older log. The writer's lock is
+    /// held.
     pub fn log_again(&self) {
         let batches = match &self.core.tree.read().buffer.aside {
             aside if aside.log_point().is_none() => return,
@@ -121,7 +121,7 @@ impl UnreadableRanges {
         let before = self.core.log_point();
         for batch in batches {
             if let Err(error) = self.core.log.append_batch(ASIDE_KIND, Purpose::Wal, &batch) {
-                // The log keeps what it has of them.
+                // The older records stay in the log.
                 log::warn!("what waits for an unreadable page cannot be logged again: {error}");
                 return;
             }

@@ -1,16 +1,17 @@
-//! Vacuum: moves what lies at the end of the file into free units before it, while readers and writers go on.
+//! Vacuum: makes the file smaller. It moves pages and values from the end of the file into free units before it, while readers and writers
+//! continue.
 //!
-//! 1. *Settle*: a checkpoint, so that everything freed so far can be used.
-//! 2. *Move*: leaf by leaf in the order of keys: values, the leaf and the pages above it that lie behind the *limit* (what is in
-//!    use, and a thirty-second more) get new units below it. They become dirty like any change, and checkpoints run whenever much is dirty.
-//!    The log learns nothing of it: a crash finds everything at its old place, where it still is.
-//! 3. *Settle* again. It frees the old places, and with them the end of the file.
-//! 4. What found no hole that is long enough needs one made: the emptiest *window* of the file that would hold it is emptied with the
-//!    next pass of step 2, and nothing is put into it until the checkpoint behind that. Then it is one hole.
-//! 5. When all lies below the limit, or a few passes have not brought that about, the end of the file is cut off.
+//! 1. *Settle*: a checkpoint, so that all units freed so far can be used.
+//! 2. *Move*, leaf by leaf in the order of keys: values, the leaf and the pages above it that lie behind the *limit* (the used units and a
+//!    thirty-second more) get new units below it. They become dirty like any other change, and checkpoints run whenever much is dirty.
+//!    Moves are not logged: after a crash everything is still in its old place.
+//! 3. *Settle* again, which frees the old places, and with them the end of the file.
+//! 4. If no hole was long enough for some of them, one is made: the emptiest *window* of the file that would hold them is emptied by the next
+//!    pass of step 2, and nothing is put into it until the checkpoint after that. Then it is one hole.
+//! 5. When everything lies below the limit, or after a few passes, the end of the file is cut off.
 //!
-//! So a file takes what is in use, a thirty-second of it, sixteen units, and what it grows ahead. What cannot be read stays where
-//! it is, and is counted.
+//! So the file has the used units, a thirty-second of them and sixteen units more, and its preallocation. Pages and values that cannot be read
+//! stay in place, and are counted.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,14 +29,14 @@ use crate::base::event_log::Field;
 use crate::disk::Purpose;
 use crate::engine::{Done, Error, Result, Tier};
 
-/// Passes over the tree.
+/// Largest number of passes over the tree.
 const PASSES_MAX: u32 = 8;
-/// A window is at least this long, so that emptying it is worth a pass: 1 MiB.
+/// Length of the smallest window that is worth a pass: 1 MiB.
 const WINDOW_UNITS_MIN: Units = Units::new(256);
 
-/// What comes next.
+/// The next step.
 enum VacuumStage {
-    /// Once a durable state is newer than this, what was freed can be used.
+    /// Wait for a durable state that is newer than `since`: freed units can be used then.
     Settle {
         since: u64,
     },
@@ -47,27 +48,27 @@ enum VacuumStage {
     End,
 }
 
-/// A vacuum on its way.
+/// A running vacuum.
 struct RunningVacuum {
     stage: VacuumStage,
     waiters: Vec<Done>,
     started: Duration,
-    /// Where the used part of the file ended then, and the bytes of the file.
+    /// The end of the used part of the file at the begin, and the size of the file, in bytes.
     end_bytes: u64,
     file_bytes: u64,
     passes: u32,
-    /// Whether the last pass moved anything.
+    /// Whether the last pass has moved anything.
     has_moved: bool,
-    /// Whether it was to empty a window.
+    /// Whether the last pass was to empty a window.
     has_emptied: bool,
-    /// Units that the last pass found no place for.
+    /// Units for which the last pass found no place.
     stuck_units: Units,
-    /// Pages and values that could not be read in the last pass.
+    /// Number of pages and values that could not be read in the last pass.
     unreadable: u64,
 }
 
 impl RunningVacuum {
-    /// One of `tree` that tells `waiters` when it has ended.
+    /// A vacuum of `tree` that calls `waiters` at its end.
     fn new(waiters: Vec<Done>, started: Duration, tree: &Tree) -> RunningVacuum {
         let end = tree.space.end();
         RunningVacuum {
@@ -84,7 +85,7 @@ impl RunningVacuum {
         }
     }
 
-    /// Tells who waits.
+    /// Calls the commands that wait.
     fn end(self, result: Result<()>) {
         self.waiters.into_iter().for_each(|done| done(result.clone()));
     }
@@ -95,25 +96,25 @@ pub struct Vacuumer {
     core: Arc<Core>,
     bounds: Arc<Bounds>,
     running: Mutex<Option<RunningVacuum>>,
-    /// Whoever waits for the next one.
+    /// Commands that wait for the next vacuum.
     asked: Mutex<Vec<Done>>,
-    /// Where the file ended after the last one, however that went, and how many units were in use: another would gain nothing
-    /// while that is so.
+    /// The end of the used part after the last vacuum, successful or not, and the number of used units: while they are the same, another one
+    /// would gain nothing.
     last: Mutex<Option<(UnitNumber, Units)>>,
 }
 
 impl Vacuumer {
-    /// One for `core`.
+    /// A vacuumer for `core`.
     pub fn new(core: Arc<Core>, bounds: Arc<Bounds>) -> Vacuumer {
         Vacuumer { core, bounds, running: Mutex::new(None), asked: Mutex::default(), last: Mutex::new(None) }
     }
 
-    /// `done` hears of the next one.
+    /// Asks for a vacuum; `done` is called at its end.
     pub fn ask(&self, done: Done) {
         self.asked.lock().push(done);
     }
 
-    /// Starts one if none is on its way.
+    /// Asks for a vacuum without a command, unless one is running or asked for.
     pub fn ask_unasked(&self) {
         let mut asked = self.asked.lock();
         if asked.is_empty() && self.running.try_lock().is_some_and(|running| running.is_none()) {
@@ -124,7 +125,7 @@ impl Vacuumer {
         }
     }
 
-    /// Whether so much below the end of the file is free, and was not when the last one left it there, that one is worth it.
+    /// Whether so much below the end of the file has become free since the last vacuum that another one is worth it.
     pub fn is_worth_it(&self) -> bool {
         let (end, used) = self.extent_of_use();
         let before = self.last.lock().filter(|(last_end, _)| *last_end == end);
@@ -133,13 +134,13 @@ impl Vacuumer {
         used_before.saturating_sub(used) > (all / 4).max(CUT_UNITS_MIN * 4)
     }
 
-    /// The end of the file in units, and how many below it are in use.
+    /// The end of the used part of the file, and the number of used units.
     fn extent_of_use(&self) -> (UnitNumber, Units) {
         let space = &self.core.tree.read().space;
         (space.end(), space.used_units())
     }
 
-    /// What is needed to go on. No checkpoint is on its way.
+    /// The next thing that the vacuum needs. No checkpoint is running.
     pub fn needs(&self) -> VacuumNeed {
         let running = self.running.lock();
         let Some(vacuum) = &*running else {
@@ -148,7 +149,7 @@ impl Vacuumer {
         let needs_checkpoint = match &vacuum.stage {
             VacuumStage::Settle { since } => {
                 let tree = self.core.tree.read();
-                // One moves pages of the free map, too.
+                // A checkpoint also moves pages of the free map.
                 tree.durable.sequence == *since
                     && (self.core.is_dirty(&tree) || tree.space.has_homes_behind())
             }
@@ -164,13 +165,13 @@ impl Vacuumer {
         if needs_checkpoint { VacuumNeed::Checkpoint } else { VacuumNeed::Step }
     }
 
-    /// A step changes the pages on one way.
+    /// Whether the copies of the pages that a step changes, those on one path, would find no room.
     fn lacks_room_for_copies(&self) -> bool {
         let pages = self.bounds.way_pages_max();
         self.bounds.lacks_room_for_copies(pages)
     }
 
-    /// The next step of the one on its way, or the begin of the one that is asked for. It ends with its first error.
+    /// Makes the next step of the running vacuum, or begins the one that is asked for. A vacuum ends with its first error.
     pub fn step(&self) -> Result<()> {
         let mut running = self.running.lock();
         let Some(mut vacuum) = running.take() else {
@@ -195,7 +196,7 @@ impl Vacuumer {
         result
     }
 
-    /// Ends the one on its way, since the store is closed.
+    /// Ends the running vacuum, since the store is closed.
     pub fn close(&self) {
         if let Some(vacuum) = self.running.lock().take() {
             self.end_withholding();
@@ -203,7 +204,7 @@ impl Vacuumer {
         }
     }
 
-    /// Does the next step; false when it has ended.
+    /// Makes the next step; false when the vacuum has ended.
     fn make_step(&self, vacuum: &mut RunningVacuum) -> Result<bool> {
         match &mut vacuum.stage {
             VacuumStage::Settle { .. } => vacuum.stage = VacuumStage::Choose,
@@ -213,7 +214,7 @@ impl Vacuumer {
                 vacuum.stage = self.choose(vacuum);
             }
             VacuumStage::Move { .. } if self.lacks_room_for_copies() => {
-                // Else a checkpoint may bring that about, and is wanted.
+                // Otherwise a checkpoint may make room, and is due.
                 if self.core.tree.read().active_bytes() == 0 {
                     return Err(Error::NoSpace);
                 }
@@ -236,7 +237,7 @@ impl Vacuumer {
         Ok(true)
     }
 
-    /// What to do after a checkpoint: another pass, or the end.
+    /// Decides what comes after a checkpoint: another pass, or the end.
     fn choose(&self, vacuum: &mut RunningVacuum) -> VacuumStage {
         let tree = self.core.tree.read();
         let (used, limit) = (tree.space.used_units(), tree.space.limit());
@@ -245,9 +246,9 @@ impl Vacuumer {
         }
         let window = match vacuum.stuck_units {
             Units::ZERO => None,
-            // First to what the last pass made room for.
+            // The last pass has made room; first that is used.
             _ if vacuum.has_emptied => None,
-            // A quarter more, since pages and values do not fill it without a rest.
+            // A quarter more, since pages and values do not fill the window completely.
             stuck => {
                 let units = (stuck + stuck / 4).max(WINDOW_UNITS_MIN).min(used / 2);
                 tree.space.emptiest(units, FIRST_UNIT, limit)
@@ -255,7 +256,7 @@ impl Vacuumer {
         };
         drop(tree);
         if let Some((_, units)) = window {
-            // What lies in it may have to go to the end for a while. Where there is no room, it stays.
+            // The content of the window may have to move to the end for a while. If there is no room for it, it stays.
             let _writer = self.core.tree.writer();
             let _ = self.core.take_end(units);
         }
@@ -265,13 +266,13 @@ impl Vacuumer {
         VacuumStage::Move { start: Vec::new(), goal: VacuumGoal { limit, window } }
     }
 
-    /// What was withheld can be taken again.
+    /// Ends the withholding of units.
     fn end_withholding(&self) {
-        // The latch in between, for those who wait for it.
+        // The latch is released in between for others.
         while self.core.tree.write().space.end_withholding() {}
     }
 
-    /// What a vacuum that ends now has brought about, for the event log.
+    /// The result of a vacuum that ends now, for the event log.
     fn describe(&self, vacuum: &RunningVacuum) -> Vec<(&'static str, Field)> {
         let took = self.core.clock.elapsed().saturating_sub(vacuum.started);
         let (end, tail, used) = {
@@ -291,7 +292,7 @@ impl Vacuumer {
         ]
     }
 
-    /// Moves what `goal` says on the way to `start`; returns where to go on.
+    /// Moves pages and values on the path to `start` as `goal` says; returns the key at which to continue.
     fn move_some(
         &self,
         start: &[u8],

@@ -1,5 +1,5 @@
-//! Reads the whole store and checks it: every checksum, the order of keys within and across pages, every page and extent reached
-//! exactly once, every page of the free map, and the map beside them covering the file without gap or overlap.
+//! Verification: reads the whole store and checks every checksum, the order of keys within and across pages, that every page and extent is
+//! reached exactly once, and that these and the free units cover the file without gap or overlap.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -16,29 +16,29 @@ use super::tree::Tree;
 use crate::disk::Purpose;
 use crate::engine::{Done, Error, Result};
 
-/// Verifies when it is asked to.
+/// Verifies the store on request.
 pub struct Verifier {
     core: Arc<Core>,
     asked: Mutex<Vec<Done>>,
 }
 
 impl Verifier {
-    /// One for `core`.
+    /// A verifier of `core`.
     pub fn new(core: Arc<Core>) -> Verifier {
         Verifier { core, asked: Mutex::default() }
     }
 
-    /// `done` hears of the next verification.
+    /// Asks for a verification; `done` is called with its result.
     pub fn ask(&self, done: Done) {
         self.asked.lock().push(done);
     }
 
-    /// Whether anybody waits for one.
+    /// Whether a verification is asked for.
     pub fn is_asked(&self) -> bool {
         !self.asked.lock().is_empty()
     }
 
-    /// Verifies for all who wait.
+    /// Verifies, and answers all requests.
     pub fn answer(&self) {
         let asked = std::mem::take(&mut *self.asked.lock());
         let result = self.verify();
@@ -46,7 +46,7 @@ impl Verifier {
     }
 
     /// Checks everything. Batches wait meanwhile (in [`Tier::Memory`](crate::engine::Tier::Memory) they answer
-    /// [`Error::WouldBlock`]); reads go on.
+    /// [`Error::WouldBlock`]); reads continue.
     pub fn verify(&self) -> Result<()> {
         let _writer = self.core.tree.writer();
         verify(&self.core.tree.read(), &self.core.pager)
@@ -60,11 +60,11 @@ struct Walk<'a> {
     /// Pages that were seen.
     pages: HashSet<PageNumber>,
     counts: TreeCounts,
-    /// The last key seen in a leaf.
+    /// The last key of the leaves so far.
     last: Option<Vec<u8>>,
 }
 
-/// Checks `tree`, which must not change meanwhile. Clean pages and values are read from the file, past the pool.
+/// Checks `tree`, which must not change meanwhile. Clean pages and values are read from the file, not from the pool.
 fn verify(tree: &Tree, pager: &Pager) -> Result<()> {
     let mut walk = Walk {
         tree,
@@ -108,7 +108,7 @@ fn verify(tree: &Tree, pager: &Pager) -> Result<()> {
 }
 
 impl Walk<'_> {
-    /// Checks the page `number`, whose keys must lie in `low..high`, and all below it.
+    /// Checks the page `number`, whose keys must lie in `low..high`, and all pages below it.
     fn page(
         &mut self,
         number: PageNumber,

@@ -1,22 +1,22 @@
-//! The conductor: looks at the state, has [`schedule`] decide what is done next, and the component do it whose work it is.
+//! The conductor of flush work: it looks at the state, lets [`schedule`] decide what comes next, and calls the component whose work it is.
 
 use super::BtreeEngine;
 use super::checkpoint::Turn;
 use super::schedule::{self, FlushState, FlushWork};
 use crate::engine::{Error, Lsn, Pending, Result, Work as Cost};
 
-/// What the decision was made of that whoever carries it out must know.
+/// The part of the state that is needed to carry out the decision.
 struct Seen {
-    /// How many waited for a checkpoint. Those who ask later may have waiting puts of their own.
+    /// Number of commands that waited for a checkpoint. Later ones may have buffered puts of their own.
     asked: usize,
-    /// What the buffer merge on its way is for, if one was.
+    /// The LSN up to which the running merge applies batches, if one was running.
     target: Option<Lsn>,
-    /// What one that goes on or begins now is for.
+    /// The LSN up to which a merge that continues or begins now applies batches.
     until: Lsn,
 }
 
 impl BtreeEngine {
-    /// One unit of flush work.
+    /// Does one unit of flush work.
     pub(super) fn flush(&self) -> Result<Pending> {
         let worked = self.flush_some();
         if self.checkpointer.is_new_trouble(worked.is_err())
@@ -28,7 +28,7 @@ impl BtreeEngine {
     }
 
     fn flush_some(&self) -> Result<Pending> {
-        // Another thread at it does all there is.
+        // A thread that has the turn does all the work there is.
         let Some(mut turn) = self.checkpointer.turn() else { return Ok(Pending::Idle) };
         let (work, seen) = self.decide(turn.is_some());
         match work {
@@ -47,7 +47,7 @@ impl BtreeEngine {
                 self.begin(&mut turn, reason, seen.asked, seen.target.is_some())?;
             }
             FlushWork::Answer => {
-                // There is nothing to buffer merge for: who waits for space may be waiting for a vacuum.
+                // No merge is needed; a batch that waits for space may be waiting for a vacuum.
                 self.merger.aim(seen.target, None);
                 let result = self.core.pager.check();
                 self.checkpointer.take_asked(seen.asked).into_iter().for_each(|done| done(result.clone()));
@@ -57,7 +57,7 @@ impl BtreeEngine {
         Ok(Pending::More)
     }
 
-    /// What is done next, where `is_running` says whether a checkpoint is on its way.
+    /// Decides what comes next; `is_running` says whether a checkpoint is running.
     fn decide(&self, is_running: bool) -> (FlushWork, Seen) {
         let core = &self.core;
         let asked = self.checkpointer.asked();
@@ -84,11 +84,11 @@ impl BtreeEngine {
             };
             (until, state)
         };
-        // Without the latch, which is taken where the disk is asked.
+        // Without the latch, since looking at the disk takes it.
         (schedule::next(&state), Seen { asked, target, until })
     }
 
-    /// A step of the buffer merge, or a checkpoint of what it has made dirty.
+    /// Makes a step of the buffer merge, or begins a checkpoint of the pages that it has made dirty.
     fn merge_buffer(&self, turn: &mut Turn<'_>, seen: &Seen) -> Result<()> {
         self.merger.aim(seen.target, Some(seen.until));
         let span = self.core.pager.cpu().span(Cost::Checkpoint);
@@ -106,7 +106,7 @@ impl BtreeEngine {
         }
     }
 
-    /// Begins a checkpoint for `reason`, and for the first `asked` of those who wait for one; `merged` if it ends a buffer merge.
+    /// Begins a checkpoint for `reason`, and for the first `asked` commands that wait for one; `merged` if it ends a buffer merge.
     fn begin(&self, turn: &mut Turn<'_>, reason: &'static str, asked: usize, merged: bool) -> Result<()> {
         let waiters = self.checkpointer.take_asked(asked);
         let begun = self.core.pager.check().and_then(|()| self.checkpointer.freeze(reason, merged));
@@ -124,7 +124,7 @@ impl BtreeEngine {
         }
     }
 
-    /// Does the next unit of the checkpoint on its way.
+    /// Does the next unit of the running checkpoint.
     fn advance(&self, turn: &mut Turn<'_>) -> Result<()> {
         let Some(running) = turn.as_mut() else { return Ok(()) };
         let pager = &self.core.pager;
@@ -139,7 +139,7 @@ impl BtreeEngine {
                 waiters.into_iter().for_each(|done| done(Ok(())));
             }
             Err(error) => {
-                // The job stays and is tried again; who waits for it learns of the error now.
+                // The checkpoint stays and is tried again; commands that wait for it get the error now.
                 self.note_want_of_space(&error);
                 let waiters = std::mem::take(&mut running.waiters);
                 waiters.into_iter().for_each(|done| done(Err(error.clone())));

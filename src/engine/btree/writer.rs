@@ -1,13 +1,14 @@
-//! Batches.
+//! The writer: applies batches.
 //!
-//! 1. Bring every page on the way to every key into memory; a missing one is read without holding a lock, then it starts again.
-//! 2. Refuse what is over a limit; take space in the file for whatever the batch may need at most (`admission`).
+//! 1. Bring every page on the path to every key into memory. A missing page is read without holding a lock, and then this starts again.
+//! 2. Refuse a batch that is over a limit; make space in the file for the most that the batch may need (`admission`).
 //! 3. Append the batch to the log.
 //! 4. Change pages in memory. Nothing can fail here.
-//! 5. `torn=image`: append every changed page. One that finds no space gets its image from the checkpoint.
+//! 5. With `torn=image`, append an image of every changed page. If there is no space for an image, the checkpoint makes it.
 //!
-//! A batch of nothing but small values, in a tree that the dirty bytes cannot hold anyway, needs only step 3: its puts wait in the
-//! `buffer` until many of one leaf can be made together. `torn=image` has no buffer: its point is the page after each batch.
+//! A batch of puts of small values, in a tree that is larger than the dirty bytes can hold, needs only step 3: its puts stay in the
+//! `change_buffer` until many puts of one leaf can be applied together. `torn=image` has no buffer, since its point is the page image after
+//! each batch.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,7 +27,7 @@ use crate::engine::{Batch, Error, Lsn, Result, StallMeter, Stalls, Tier, WorkCla
 /// Longest wait for other writers in [`Tier::Memory`].
 const WRITER_WAIT: Duration = Duration::from_millis(2);
 
-/// What batches come through. Of background work it asks how it goes, and asks for more of it; it does none.
+/// The way of batches into the tree. It asks background work about its state and requests more of it, but does none itself.
 pub struct Writer {
     pub(super) core: Arc<Core>,
     pub(super) bounds: Arc<Bounds>,
@@ -37,7 +38,7 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// Writes to `core`.
+    /// A writer to `core`.
     pub fn new(
         core: Arc<Core>,
         bounds: Arc<Bounds>,
@@ -48,7 +49,7 @@ impl Writer {
         Writer { core, bounds, merger, checkpointer, vacuumer, stalls: StallMeter::default() }
     }
 
-    /// Makes the changes of `batch`; returns its LSN.
+    /// Applies `batch`; returns its LSN.
     pub fn apply(&self, batch: &Batch, tier: Tier) -> Result<Lsn> {
         if batch.is_empty() {
             return Ok(self.core.log.end());
@@ -92,7 +93,7 @@ impl Writer {
             };
             self.make_room(batch, Some(needs), tier)?;
             let lsn = self.append(batch)?;
-            // Nobody else changes the tree while the writer's lock is held, so the plan still holds.
+            // No other thread changes the tree while the writer's lock is held, so the plan is still valid.
             self.core.tree.write().apply(batch, pins, &self.core.pager);
             self.core.log_batch_images();
             break lsn;
@@ -114,7 +115,7 @@ impl Writer {
         appended.map_err(|error| self.refused(error, batch))
     }
 
-    /// How long batches had to wait.
+    /// Waits of batches.
     pub fn stalls(&self) -> Stalls {
         self.stalls.snapshot(self.core.clock.elapsed())
     }
