@@ -1,13 +1,12 @@
-//! Salvage: everything that can still be read of a damaged store, as operations from the oldest to the newest.
+//! Salvage: reads everything that can still be read of a damaged store, as operations from the oldest to the newest.
 //!
-//! Who applies them to an empty store in the order in which they come has what is left. Nothing of the damaged store is changed
-//! but what recovery would change, so callers give an [`crate::disk::Overlay`].
+//! Applied in this order to an empty store, they give what is left of the damaged one. Salvage changes the damaged store only as recovery
+//! does, so callers pass an [`crate::disk::Overlay`].
 //!
 //! # Invariants
 //!
 //! 1. Only bytes whose checksum fits become operations.
-//! 2. What may be missing, or may have come back in an older state, lies in a [`Loss`]: a store in which no loss is named
-//!    is salvaged as it was.
+//! 2. Every key that may be missing, or may have an older value, lies in a [`Loss`]: without a loss the store is salvaged completely.
 
 use std::io;
 use std::sync::Arc;
@@ -19,17 +18,17 @@ use crate::disk::{Disk, File, Purpose};
 
 /// Bytes of operations that are applied as one batch.
 const BATCH_BYTES: u64 = 256 << 10;
-/// What a device refuses to read is read again in pieces of this size, so that no more than those is lost.
+/// Bytes of the pieces in which a range is read again that a device refuses to read, so that no more than these are lost.
 const PIECE_BYTES: usize = 4096;
-/// Attempts to apply a batch before the engine is taken to be stuck.
+/// Number of attempts to apply a batch after which the engine counts as stuck.
 const ATTEMPTS_MAX: u32 = 1000;
 
-/// Keys from `start` up to, not including, `end`; `None` is the end of the key space.
+/// A range of keys from `start` up to, not including, `end`; `None` is the end of the key space.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Keys {
     /// First key.
     pub start: Vec<u8>,
-    /// First key that is not among them.
+    /// The first key behind the range.
     pub end: Option<Vec<u8>>,
 }
 
@@ -42,17 +41,17 @@ impl Keys {
         Keys { start: key.to_vec(), end: Some(successor(key)) }
     }
 
-    /// Keys above `after` and below `before`, where those are known.
+    /// Keys above `after` and below `before`; `None` is no bound.
     pub fn between(after: Option<&[u8]>, before: Option<&[u8]>) -> Keys {
         Keys { start: after.map_or(Vec::new(), successor), end: before.map(<[u8]>::to_vec) }
     }
 
-    /// Whether `key` is one of them.
+    /// Whether `key` lies in the range.
     pub fn contains(&self, key: &[u8]) -> bool {
         &self.start[..] <= key && self.end.as_deref().is_none_or(|end| key < end)
     }
 
-    /// Whether no key can be one.
+    /// Whether the range is empty.
     pub fn is_empty(&self) -> bool {
         self.end.as_deref().is_some_and(|end| end <= &self.start[..])
     }
@@ -63,16 +62,16 @@ pub fn successor(key: &[u8]) -> Vec<u8> {
     [key, &[0]].concat()
 }
 
-/// Something that could not be read, and the keys whose newest value may have been there.
+/// A place that could not be read, and the keys whose newest value may have been there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Loss {
     /// The file.
     pub file: String,
-    /// Where in it.
+    /// Byte offset in the file.
     pub offset: u64,
-    /// What is wrong there.
+    /// Description of the damage.
     pub what: String,
-    /// The keys; `None` if nobody can say which.
+    /// The keys; `None` if they are unknown.
     pub keys: Option<Keys>,
 }
 
@@ -83,10 +82,10 @@ impl Loss {
     }
 }
 
-/// Takes what is salvaged, the oldest first; a put or delete replaces what an earlier one said of its key.
+/// Takes salvaged operations, the oldest first; a later operation of a key replaces an earlier one.
 pub type Sink<'a> = dyn FnMut(Operation) -> Result<()> + 'a;
 
-/// Calls `sink` with everything that can be read of the store on `disk` whose engine `options` are of, and says what cannot. `disk` is
+/// Calls `sink` with everything that can be read of the store on `disk`, whose engine is that of `options`, and returns the losses. `disk` is
 /// recovered on the way.
 pub fn salvage(disk: Arc<dyn Disk>, options: &Options, sink: &mut Sink<'_>) -> Result<Vec<Loss>> {
     match options.kind().salvage {
@@ -101,7 +100,7 @@ pub fn is_engine_file(name: &str) -> bool {
     wal::is_segment(name) || Kind::all().any(|kind| (kind.is_file)(name))
 }
 
-/// The engine whose files lie on `disk`; `None` if there are those of none or of several.
+/// The engine whose files lie on `disk`; `None` if there are files of no engine or of several.
 pub fn kind_of(disk: &dyn Disk) -> Result<Option<Kind>> {
     let files = disk.list().map_err(|error| Error::io("listing the store", error))?;
     let is_there = |kind: &Kind| files.iter().any(|info| (kind.is_file)(&info.name));
@@ -116,7 +115,7 @@ pub struct Writer<'a> {
 }
 
 impl<'a> Writer<'a> {
-    /// One that writes to `engine`.
+    /// A writer to `engine`.
     pub fn new(engine: &'a dyn Engine) -> Writer<'a> {
         Writer { engine, batch: Batch::new(0) }
     }
@@ -130,14 +129,14 @@ impl<'a> Writer<'a> {
         if self.batch.bytes() >= BATCH_BYTES { self.finish() } else { Ok(()) }
     }
 
-    /// Applies what is left.
+    /// Applies the rest.
     pub fn finish(&mut self) -> Result<()> {
         let batch = std::mem::replace(&mut self.batch, Batch::new(0));
         apply(self.engine, &batch)
     }
 }
 
-/// Applies `batch` to an engine without a worker, doing its work until it takes it.
+/// Applies `batch` to an engine without a worker; does the engine's work until it accepts the batch.
 pub fn apply(engine: &dyn Engine, batch: &Batch) -> Result<()> {
     if batch.is_empty() {
         return Ok(());
@@ -145,7 +144,7 @@ pub fn apply(engine: &dyn Engine, batch: &Batch) -> Result<()> {
     for _ in 0..ATTEMPTS_MAX {
         match engine.apply(batch, Tier::Disk) {
             Ok(_) => return Ok(()),
-            // Only time lifts a rate; nobody is in a hurry here.
+            // A rate limit passes with time.
             Err(Error::Busy { cause: Cause::RateLimit, retry_after }) => std::thread::sleep(retry_after),
             Err(Error::Busy { .. }) => settle(engine)?,
             Err(error) => return Err(error),
@@ -154,9 +153,9 @@ pub fn apply(engine: &dyn Engine, batch: &Batch) -> Result<()> {
     Err(Error::Invalid("the engine takes no batch however long one waits".to_string()))
 }
 
-/// Gives `sink` what the batch in a record of the log says.
+/// Calls `sink` with the operations of the batch in a record of the log.
 pub fn replay(payload: &Bytes, sink: &mut Sink<'_>) -> Result<()> {
-    // Copies: a slice would hold its whole segment.
+    // Copies, since a slice would keep its whole segment in memory.
     let copy = |bytes: &Bytes| Bytes::copy_from_slice(bytes);
     Batch::decode(payload)?.operations().iter().try_for_each(|operation| {
         sink(match operation {
@@ -166,7 +165,7 @@ pub fn replay(payload: &Bytes, sink: &mut Sink<'_>) -> Result<()> {
     })
 }
 
-/// All of `file`; zeros where the device refuses.
+/// Reads all of `file`, with zeros where the device refuses.
 pub fn read_around(file: &dyn File) -> Result<Bytes> {
     let size = file.size().map_err(|error| Error::io("size of a file to salvage", error))?;
     let mut bytes = vec![0; usize::try_from(size).map_err(|error| Error::Invalid(error.to_string()))?];
@@ -174,7 +173,7 @@ pub fn read_around(file: &dyn File) -> Result<Bytes> {
     Ok(bytes.into())
 }
 
-/// Fills `target` from `offset` on; zeros where the device refuses, or where the file has ended.
+/// Fills `target` from `offset` on, with zeros where the device refuses or behind the end of the file.
 pub fn fill_around(file: &dyn File, purpose: Purpose, offset: u64, target: &mut [u8]) {
     if file.read_at(purpose, offset, target).is_err() {
         for (nth, piece) in target.chunks_mut(PIECE_BYTES).enumerate() {
@@ -185,7 +184,7 @@ pub fn fill_around(file: &dyn File, purpose: Purpose, offset: u64, target: &mut 
     }
 }
 
-/// The file `name`, if it is there.
+/// Opens the file `name`, if it exists.
 pub fn open_if_there(disk: &dyn Disk, name: &str) -> Result<Option<Arc<dyn File>>> {
     match disk.open(name) {
         Ok(file) => Ok(Some(file)),

@@ -1,4 +1,5 @@
-//! Keeps a reserve of free space and of files below, so that a full disk refuses new data while deletes and background work go on.
+//! The space guard: keeps a reserve of free space and of free inodes on the disk below, so that a full disk refuses new data while deletes and
+//! background work continue.
 
 mod ballast;
 
@@ -14,37 +15,37 @@ pub use ballast::NAME as BALLAST_NAME;
 /// Spare files that a mount keeps ([`crate::disk::Stock`]): enough for a flush, a segment of the log, a manifest and the merges that
 /// give space back.
 pub const SPARE_FILES: u64 = 24;
-/// New data leaves as many files to be made.
+/// Number of files that could still be made below which new data is refused.
 const GROWTH_FILES: u64 = SPARE_FILES / 2;
-/// From so many on, files are no matter.
+/// Number of files that could still be made from which on inodes are not counted.
 const MANY_FILES: u64 = 2 * SPARE_FILES;
 
-/// This part of the disk is kept free where that is more than what is asked for, but no more than [`SHARE_BYTES_MAX`].
+/// Share of the disk that is kept free if that is more than the option asks for, one part in so many; at most [`SHARE_BYTES_MAX`].
 const SHARE: u64 = 100;
-/// See there: what merges need does not grow with the disk.
+/// Largest reserve by [`SHARE`]: the space that merges need does not grow with the disk.
 const SHARE_BYTES_MAX: u64 = 1 << 30;
-/// The reserve is at most this part of a disk, or [`SMALL_BYTES`] if that is more.
+/// Largest share of the disk for the reserve, one part in so many; [`SMALL_BYTES`] are allowed in any case.
 const SHARE_MAX: u64 = 16;
-/// See there.
+/// Reserve that is allowed on a disk of any size.
 const SMALL_BYTES: u64 = 1 << 20;
-/// What gives space back leaves half of the reserve, but no more than this: room for the merge that does it.
+/// Largest part of the reserve that batches which give space back must leave: room for the merge that does it.
 const RELEASE_BYTES_MAX: u64 = 32 << 20;
-/// Free space is asked for again after this many admitted bytes, or at every batch once it is short.
+/// Admitted bytes after which free space is looked up again; when it is short, at every batch.
 const RECHECK_BYTES: i64 = 16 << 20;
 
-/// What a batch asks of the disk.
+/// The claim of a batch on the disk's space.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SpaceClaim {
-    /// New data: files grow.
+    /// New data, for which files grow.
     Growth,
-    /// New data that fits into free places of files: of the disk it needs no more than the log has no room for in its files.
+    /// New data that fits into free places of files; the disk is needed only for records for which the files of the log have no room.
     Inside,
-    /// It gives space back.
+    /// A batch that gives space back.
     Release,
 }
 
 impl SpaceClaim {
-    /// Of a reserve of `reserve_bytes`, what it must leave: whoever helps more may use more.
+    /// The part of a reserve of `reserve_bytes` that must stay free: the more a batch helps, the more it may use.
     fn leaves(self, reserve_bytes: u64) -> u64 {
         match self {
             SpaceClaim::Growth => reserve_bytes,
@@ -54,13 +55,13 @@ impl SpaceClaim {
     }
 }
 
-/// What is kept free of a disk of `total_bytes` (0 if that is not known) where `wanted_bytes` are asked for.
+/// The reserve on a disk of `total_bytes` (0 if unknown) if the option asks for `wanted_bytes`.
 fn reserve_bytes(wanted_bytes: u64, total_bytes: u64) -> u64 {
     let most = if total_bytes == 0 { u64::MAX } else { (total_bytes / SHARE_MAX).max(SMALL_BYTES) };
     wanted_bytes.max((total_bytes / SHARE).min(SHARE_BYTES_MAX)).min(most)
 }
 
-/// Whether so few files can be made that none should be made which need not be.
+/// Whether so few files can be made that none should be made without need.
 pub fn is_short_of_files(space: &Space) -> bool {
     space.room_files() < MANY_FILES
 }
@@ -70,7 +71,7 @@ pub fn lacks_files(space: &Space) -> bool {
     space.room_files() < GROWTH_FILES
 }
 
-/// The sentence that says why a disk with free bytes refuses new data, if it is for want of files; empty otherwise.
+/// The sentence that explains why a disk with free bytes refuses new data if it lacks inodes; empty otherwise.
 pub fn shortage(space: &Space) -> String {
     if !lacks_files(space) {
         return String::new();
@@ -82,21 +83,21 @@ pub fn shortage(space: &Space) -> String {
     )
 }
 
-/// Admits batches while there is space for them and for the work they cause.
+/// Admits batches while there is space for them and for the work that they cause.
 pub struct SpaceGuard {
     disk: Arc<dyn Disk>,
     reserve_bytes: u64,
-    /// What a batch may take at once, however small it is: a new segment of the log.
+    /// Bytes that even a small batch may allocate at once: a new segment of the log.
     grain_bytes: u64,
     /// Bytes that may still be admitted before the disk is asked again.
     allowance: AtomicI64,
-    /// A part of the reserve that is taken.
+    /// The part of the reserve that is allocated.
     ballast: Ballast,
 }
 
 impl SpaceGuard {
-    /// Keeps `wanted_bytes` of `disk` free, or 1 % of it up to 1 GiB if that is more, but never more than a sixteenth; space is taken
-    /// in pieces of `grain_bytes`.
+    /// A guard that keeps `wanted_bytes` of `disk` free, or 1 % of it up to 1 GiB if that is more, but never more than a sixteenth. Space is
+    /// allocated in pieces of `grain_bytes`.
     pub fn new(disk: Arc<dyn Disk>, wanted_bytes: u64, grain_bytes: u64) -> Result<SpaceGuard> {
         let space = disk.space().map_err(|error| Error::io("reading free space", error))?;
         let reserve_bytes = reserve_bytes(wanted_bytes, space.total_bytes);
@@ -104,32 +105,32 @@ impl SpaceGuard {
         Ok(SpaceGuard { disk, reserve_bytes, grain_bytes, allowance: AtomicI64::new(0), ballast })
     }
 
-    /// What whoever gives space back leaves free.
+    /// Bytes that batches which give space back must leave free.
     pub fn release_bytes(&self) -> u64 {
         SpaceClaim::Release.leaves(self.reserve_bytes)
     }
 
-    /// What is kept free, in bytes.
+    /// Bytes of the reserve.
     pub fn reserve_bytes(&self) -> u64 {
         self.reserve_bytes
     }
 
-    /// What is free beside the reserve, in bytes; 0 where that is not known.
+    /// Free bytes beyond the reserve; 0 if unknown.
     pub fn spare_bytes(&self) -> u64 {
         let free = self.disk.space().map_or(0, |space| self.room_bytes(&space));
         free.saturating_sub(SpaceClaim::Growth.leaves(self.reserve_bytes))
     }
 
-    /// Bytes of the disk that can be taken now; 0 if it does not say.
+    /// Free bytes of the disk; 0 if unknown.
     pub fn free_bytes(&self) -> u64 {
         self.disk.space().map_or(0, |space| space.room_bytes())
     }
 
-    /// Takes `wanted_bytes` of the reserve as ballast, at most half of it, if so much is free beside `owed_bytes` that must still be
-    /// written; what is there already counts.
+    /// Makes the ballast `wanted_bytes` large, at most half of the reserve, as far as so much is free beside `owed_bytes` that must still be
+    /// written.
     pub fn keep_ballast(&self, wanted_bytes: u64, owed_bytes: u64) {
         let wanted_bytes = wanted_bytes.min(self.reserve_bytes / 2);
-        // Not for each trifle.
+        // Small differences are ignored.
         let held_bytes = self.ballast.bytes();
         if (wanted_bytes - wanted_bytes / 4..=2 * wanted_bytes).contains(&held_bytes) {
             return;
@@ -139,32 +140,33 @@ impl SpaceGuard {
         }
     }
 
-    /// Gives up `bytes` of the ballast, or all that is left of it, to work that gives space back and has none; whether that is anything.
+    /// Frees `bytes` of the ballast, or the rest of it, for work that gives space back and finds none. True if any were freed.
     pub fn give_ballast(&self, bytes: u64) -> bool {
         self.ballast.give(bytes)
     }
 
-    /// Bytes of the reserve that are taken.
+    /// Bytes of the ballast.
     pub fn ballast_bytes(&self) -> u64 {
         self.ballast.bytes()
     }
 
-    /// Whether new data finds no room.
+    /// Whether there is no room for new data.
     pub fn is_full(&self) -> bool {
         self.disk.space().is_ok_and(|space| self.room_bytes(&space) <= self.reserve_bytes)
     }
 
-    /// Bytes that are free, or would be without ballast.
+    /// Free bytes, the ballast included.
     fn room_bytes(&self, space: &Space) -> u64 {
         space.room_bytes().saturating_add(self.ballast.bytes())
     }
 
-    /// Looks at the disk at the next batch: work has begun that owes bytes.
+    /// Makes the next batch look up the free space, since work has begun that will write.
     pub fn look_again(&self) {
         self.allowance.store(0, Relaxed);
     }
 
-    /// Whether a batch of `bytes` may come in while `owed_bytes` (unflushed memory, the rest of a merge) must still be written.
+    /// Admits a batch of `bytes` while `owed_bytes` (unflushed memory, the rest of a merge) must still be written, or refuses it with
+    /// [`Error::NoSpace`].
     pub fn admit(&self, bytes: u64, owed_bytes: u64, claim: SpaceClaim) -> Result<()> {
         if self.allowance.fetch_sub(bytes as i64, Relaxed) >= bytes as i64 {
             return Ok(());
@@ -174,7 +176,7 @@ impl SpaceGuard {
         let room = |claim: SpaceClaim| {
             free.saturating_sub(claim.leaves(self.reserve_bytes)).saturating_sub(owed_bytes)
         };
-        // A quarter of what is there for anyone: what is admitted is written more than once. Near the end every batch is looked at.
+        // A quarter of the room, since admitted bytes are written more than once. When room is short, every batch is checked.
         let allowance = room(SpaceClaim::Growth).saturating_sub(4 * self.grain_bytes) / 4;
         let allowance = if is_short_of_files(&space) { 0 } else { allowance };
         self.allowance.store(allowance.min(RECHECK_BYTES as u64) as i64, Relaxed);

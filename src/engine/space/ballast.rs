@@ -1,15 +1,15 @@
-//! Ballast: free space that others cannot take, in a file of its own.
+//! Ballast: space of the reserve that other programs cannot take, allocated in a file of its own.
 //!
-//! What an engine leaves free of the disk below is there for anyone. So a part of the reserve lies in a file that holds nothing: it is
-//! given up piece by piece when work that gives space back finds none, and taken again once there is some.
+//! Free space of the disk below can be taken by any program. So a part of the reserve is allocated for a file without content: it is freed
+//! piece by piece when work that gives space back finds none, and allocated again once there is enough.
 //!
 //! # Invariants
 //!
-//! 1. Its bytes count as free wherever it is asked how much new data the disk has room for. So only those count that the disk has
-//!    really set aside: a filesystem that grows the file without taking space for it (ext2) gets none.
-//! 2. Without the file, or if it cannot be changed, everything goes on as it would without ballast.
-//! 3. It is taken from the disk, not made durable: nothing depends on it, and a power cut soon after leaves less of it, which the next
-//!    opening makes up for if there is still room.
+//! 1. Its bytes count as free space when new data is admitted. So only bytes count that the disk has really reserved: on a filesystem that
+//!    grows the file without reserving space for it (ext2) there is no ballast.
+//! 2. Without the file, or if it cannot be changed, everything works as without ballast.
+//! 3. The allocation is not made durable: nothing depends on it, and after a power cut the next opening allocates what is missing, if there
+//!    is room.
 
 use std::io;
 use std::sync::Arc;
@@ -20,11 +20,11 @@ use parking_lot::{Mutex, MutexGuard};
 use crate::disk::{Disk, File, Space};
 use crate::engine::is_short_of_files;
 
-/// Its file.
+/// Name of the file.
 pub const NAME: &str = "ballast";
-/// It is given up and taken in multiples of this.
+/// The ballast grows and shrinks in multiples of this.
 const STEP_BYTES: u64 = 4 << 10;
-/// Of what is free this part is left when ballast is taken: filesystems need blocks for their own records.
+/// Share of the free space that is left when the ballast grows, one part in so many: filesystems need blocks for their own records.
 const LEFT_SHARE: u64 = 8;
 
 /// The ballast of one store.
@@ -34,15 +34,15 @@ pub struct Ballast {
     bytes: AtomicU64,
 }
 
-/// What is known of its file.
+/// The file, and what is known of it.
 #[derive(Default)]
 struct Handle {
     file: Option<Arc<dyn File>>,
-    /// Whether the disk sets aside what the file is made larger by, once that was looked at.
+    /// Whether the disk reserves the space that is allocated for the file, once that is known.
     is_solid: Option<bool>,
 }
 
-/// Bytes that the disk has set aside for the file.
+/// Bytes that the disk has reserved for the file.
 fn taken_bytes(disk: &dyn Disk) -> io::Result<u64> {
     let files = disk.list()?;
     let found = files.iter().find(|info| info.name == NAME);
@@ -50,7 +50,7 @@ fn taken_bytes(disk: &dyn Disk) -> io::Result<u64> {
 }
 
 impl Ballast {
-    /// What there is of it on `disk`.
+    /// Opens the ballast on `disk`, whether its file exists or not.
     pub fn open(disk: Arc<dyn Disk>) -> Ballast {
         let found = disk.open(NAME).and_then(|file| Ok((taken_bytes(&*disk)?, file)));
         let (bytes, file) = match found {
@@ -66,12 +66,12 @@ impl Ballast {
         Ballast { disk, file: Mutex::new(handle), bytes: AtomicU64::new(bytes) }
     }
 
-    /// Bytes that it holds.
+    /// Bytes of the ballast.
     pub fn bytes(&self) -> u64 {
         self.bytes.load(Relaxed)
     }
 
-    /// Gives up `bytes`, or all that there are; whether that is anything.
+    /// Frees `bytes`, or the rest. True if any were freed.
     pub fn give(&self, bytes: u64) -> bool {
         self.cut(&self.file.lock(), bytes)
     }
@@ -92,8 +92,8 @@ impl Ballast {
         }
     }
 
-    /// Takes more of it, up to `wanted_bytes`, as far as `space` has room beside `owed_bytes` that are still to be written; gives back
-    /// what is much more than wanted.
+    /// Grows the ballast to `wanted_bytes`, as far as `space` has room beside `owed_bytes` that are still to be written; shrinks it if it is much
+    /// larger than that.
     pub fn keep(&self, wanted_bytes: u64, owed_bytes: u64, space: &Space) {
         let mut handle = self.file.lock();
         let held_bytes = self.bytes();
@@ -101,7 +101,7 @@ impl Ballast {
             self.cut(&handle, held_bytes - wanted_bytes);
             return;
         }
-        // Where nobody knows how much room there is, none is taken from others.
+        // If the free space is unknown, none is taken.
         let free_bytes = if space.total_bytes == 0 { 0 } else { space.free_bytes };
         let room_bytes = free_bytes.saturating_sub(owed_bytes);
         let most_bytes = held_bytes + (room_bytes - room_bytes / LEFT_SHARE);
