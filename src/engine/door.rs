@@ -59,7 +59,8 @@ pub enum Pending {
 pub enum Command {
     /// LSM: write the memtable to level 0 now. B-tree: the same as `Checkpoint`.
     Flush,
-    /// LSM: flush, then merge until one sorted run is left in the lowest level. B-tree: move what lies at the end of the file into free space and cut the end off.
+    /// LSM: flush, then merge until one sorted run is left in the lowest level. B-tree: a vacuum, which moves what
+    /// lies at the end of the file into free space and cuts the end off.
     Compact,
     /// LSM: merge every table of a level with what it overlaps in the next. [`Error::Invalid`] for the last level, and for
     /// engines without levels.

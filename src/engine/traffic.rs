@@ -46,7 +46,7 @@ pub enum PageCause {
     Split,
     /// Written: it took in a neighbour, or lost a child.
     Merge,
-    /// Written elsewhere, or read, to make the file smaller.
+    /// Written elsewhere, or read, by a vacuum, which makes the file smaller. The key is `compaction`, as it has always been.
     #[strum(serialize = "compaction")]
     Vacuum,
     /// Written by each checkpoint: free map and meta pages.

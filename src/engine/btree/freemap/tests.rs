@@ -1,4 +1,4 @@
-//! The map against a plain set of units, and what its checkpoints write, read and keep.
+//! The map against a plain set of units, and the pages that its checkpoints write, read and keep.
 
 use std::cell::Cell;
 use std::collections::{BTreeSet, HashMap};
@@ -96,14 +96,14 @@ impl Store {
         }
     }
 
-    /// What ends a checkpoint.
+    /// The last step of a checkpoint.
     fn drain(&self, map: &mut FreeMap) {
         while let Some(request) = map.wanted_at_end() {
             map.admit(&request, self.read(&request.entry).as_deref());
         }
     }
 
-    /// Every run that is not used, the map's own units among them.
+    /// All unused runs, the map's own units included.
     fn unused(&self, map: &FreeMap) -> Vec<UnitRun> {
         let mut read = |entry: &MapEntry| {
             self.read(entry).ok_or_else(|| Error::corrupt("map", entry.unit.offset(), "damaged"))
@@ -111,7 +111,7 @@ impl Store {
         map.unused(&mut read).unwrap()
     }
 
-    /// Holds what is used and what is not to the whole of the file, each unit once.
+    /// Checks that used and unused runs cover the whole file, each unit once.
     fn check(&self, map: &FreeMap, used: &[UnitRun], what: &str) {
         let mut runs: Vec<UnitRun> = used.iter().copied().chain(self.unused(map)).collect();
         runs.sort_unstable();
@@ -127,7 +127,7 @@ impl Store {
     }
 }
 
-/// Holds the index of runs to the bits.
+/// Checks the index of runs against the bits.
 fn check_index(map: &FreeMap, what: &str) {
     let mut runs = [0; CLASSES];
     let mut groups = vec![BTreeSet::new(); CLASSES];
@@ -156,12 +156,12 @@ fn check_index(map: &FreeMap, what: &str) {
     assert_eq!(free, map.free_units, "{what}");
 }
 
-/// Takes, frees, checkpoints that are cut off anywhere, groups that come and go, reopening.
+/// Takes, frees, checkpoints that are cut off anywhere, groups that are loaded and dropped, reopening.
 fn follow_a_model(seed: u64) {
     let mut prng = Prng::new(seed);
     let mut store = Store { end: FIRST_UNIT, ..Store::default() };
     let mut map = FreeMap::new(FIRST_UNIT, HUGE);
-    // Units in use, and those of them that the durable state knows, too.
+    // Used runs: those that no durable state knows, and the others.
     let (mut fresh, mut old): (Vec<UnitRun>, Vec<UnitRun>) = (Vec::new(), Vec::new());
     let (mut durable, mut next): (Vec<UnitRun>, Vec<UnitRun>) = (Vec::new(), Vec::new());
     let mut running: Option<(MapChanges, bool)> = None;
@@ -222,7 +222,7 @@ fn follow_a_model(seed: u64) {
                 if let Some((_, is_committed)) = running.take()
                     && !is_committed
                 {
-                    // What was being written may have become anything.
+                    // Pages that were being written may have any content.
                     for unit in store.written.clone() {
                         if prng.one_in(2) {
                             store.pages.insert(unit, vec![prng.bits() as u8; UNIT_BYTES as usize]);
@@ -339,7 +339,7 @@ fn what_is_withheld_is_not_taken_until_it_is_let_go() {
     );
     let beyond = map.end();
     assert_eq!(map.take_low(Units::ONE), beyond, "what is withheld is not taken");
-    // Nor what becomes free there.
+    // Units that become free there are not taken, either.
     map.give_back(units[60] + Units::ONE, Units::ONE);
     assert_eq!(map.take_low(Units::ONE), beyond + Units::ONE);
     store.checkpoint(&mut map);
@@ -372,7 +372,7 @@ fn a_checkpoint_writes_what_changed_however_large_the_file_is() {
             store.checkpoint(&mut map);
             assert_eq!(store.written.len(), 1 + height, "{groups} groups: the group, and the pages above it");
         }
-        // Of a file that is opened, the pages above the groups are read; then those that are needed.
+        // Opening reads the pages above the groups; after that, only needed pages are read.
         store.read.set(0);
         let mut map = store.open();
         assert_eq!(store.read.get(), pages_of(groups as usize) - groups, "{groups} groups opened");
@@ -392,7 +392,7 @@ fn random_changes_cost_a_page_for_each_group_at_most() {
     let (mut map, mut store) = with_holes(40);
     let mut prng = Prng::new(4);
     for _ in 0..5 {
-        // Half of them are double frees, which nothing but a damaged page asks for: they do no harm.
+        // Half of them are double frees, which only a damaged page can cause: they do no harm.
         let units = (GROUP_UNITS * 40).get();
         (0..50_000).for_each(|_| map.retire(unit_number(3 + prng.below(units - 8)), Units::ONE));
         store.checkpoint(&mut map);
@@ -424,7 +424,7 @@ fn groups_that_equal_their_pages_are_dropped_over_a_bound() {
     check_index(&map, "dropped");
     assert_eq!(map.loaded_groups, 4);
     assert!(map.groups[0].loaded.is_some(), "the one that changed stays");
-    // What is freed of the others needs them not.
+    // Freeing units of the other groups does not load them.
     map.retire(runs::unit_of(7, 1), Units::ONE);
     let changes = store.write(&mut map);
     store.commit(&mut map, &changes);
@@ -493,7 +493,7 @@ fn of_a_group_whose_page_cannot_be_read_nothing_is_taken_and_the_rest_goes_on() 
             assert!(start >= end || !damaged.contains(&start), "{level} {index}: {start}");
         }
         assert!(map.damage().is_some() && map.lost_group() == Some(damaged.start), "{level} {index}");
-        // What is freed there is lost to the file; a checkpoint goes on, and so does the state behind it.
+        // Units that are freed there stay used; checkpoints continue, and so does the next state.
         map.retire(damaged.start + unit_count(3), Units::ONE);
         map.retire(runs::unit_of((index * groups + 3) % 12, 3), Units::ONE);
         store.checkpoint(&mut map);
@@ -536,12 +536,12 @@ fn a_list_of_runs_of_the_version_before_is_read_and_nonsense_is_not() {
     store.check(&map, &used, "read");
     store.checkpoint(&mut map);
     store.check(&store.open(), &used, "written");
-    // What reached the end of the file is its tail.
+    // A run that reaches the end of the file becomes tail.
     let end = unit_number(20);
     assert_eq!(FreeMap::from_runs(&[(5, 3), (9, 11)].map(run), end, end).end(), unit_number(9));
 }
 
-/// Measures what the latch of the tree is held for when a checkpoint releases many runs.
+/// Measures how long the latch of the tree is held when a checkpoint releases many runs.
 #[test]
 #[ignore = "long: a measurement"]
 fn releasing_many_runs_measured() {

@@ -1,9 +1,9 @@
-//! The bound of the log, and what opening costs because of it.
+//! The bound of the log, and the cost of opening that follows from it.
 
 use super::*;
 use crate::disk::Overlay;
 
-/// Segments, pages and dirty bytes in the proportions of a mount, some hundred times smaller.
+/// Segments, pages and dirty bytes in the proportions of a mount, about a hundred times smaller.
 fn scaled(torn: Torn) -> Options {
     Options {
         dirty_bytes_max: 512 << 10,
@@ -14,7 +14,7 @@ fn scaled(torn: Torn) -> Options {
     }
 }
 
-/// Does what a batch waits for, until it is done or refused.
+/// Applies a batch, and does the work that it waits for, until it is accepted or refused.
 fn patiently(engine: &BtreeEngine, batch: &Batch) -> Result<Lsn> {
     for _ in 0..3000 {
         match engine.apply(batch, Tier::Disk) {
@@ -37,7 +37,7 @@ fn large(number: u64, version: u8) -> Batch {
     batch
 }
 
-/// A tree much larger than its dirty bytes, so that small puts wait, and some large values.
+/// A tree much larger than its dirty bytes, so that small puts are buffered, and some large values.
 fn store_with_waiting_puts(options: &Options) -> (Arc<SimDisk>, Arc<BtreeEngine>) {
     let sim = SimDisk::new();
     let engine = open_on(sim.clone(), options).unwrap();
@@ -96,7 +96,7 @@ fn puts_that_wait_hold_no_more_of_the_log_than_its_bound_and_cost_no_space_at_op
         assert!(most <= bound, "{what}: {most} bytes of log, bound {bound}");
         assert!(unreleased <= options.checkpoint_log_bytes, "{what}: {unreleased} bytes at most");
         assert!(unreleased > options.checkpoint_log_bytes / 4, "{what}: {unreleased} bytes at most");
-        // Killed, and not a byte is free: the values must not need new places.
+        // After a kill no byte of the disk is free: the values must not need new places.
         let mut disk = sim.kill();
         for _ in 0..3 {
             disk.set_capacity(Some(used_bytes(&disk)));
@@ -115,8 +115,8 @@ fn puts_that_wait_hold_no_more_of_the_log_than_its_bound_and_cost_no_space_at_op
     }
 }
 
-/// With the memory that the log was written with, opening costs no more than reading the log twice, and what a small store costs. With
-/// an eighth of it, values and pages go home on the way, and puts all over the tree are merged: that reads each leaf, 1 MB in all, and
+/// With the memory that the log was written with, opening costs no more than reading the log twice, plus the cost of a small store. With
+/// an eighth of it, values and pages are written in between, and puts all over the tree are merged: that reads each leaf, 1 MB in all, and
 /// writes it twice.
 #[test]
 fn opening_reads_and_writes_no_more_than_a_few_times_the_log() {
@@ -152,7 +152,7 @@ fn a_single_put_that_waits_lets_the_log_go() {
     let options = scaled(Torn::Delta);
     let (sim, engine) = store_with_waiting_puts(&options);
     patiently(&engine, &small(7, 9)).unwrap();
-    // No buffer merge comes to it: checkpoints begin because of large values.
+    // There is never a buffer merge: checkpoints begin because of large values.
     for step in 0..300u64 {
         patiently(&engine, &large(step % 50, step as u8)).unwrap();
     }
@@ -187,7 +187,7 @@ fn a_store_that_was_closed_or_left_alone_is_opened_without_its_log() {
     run(&*engine, Command::Verify).unwrap();
 }
 
-/// Makes the newest meta page of the store one of the format before `replay_all`.
+/// Gives the newest meta page of the store the format from before `replay_all`.
 fn make_old(sim: &SimDisk) {
     let file = sim.open(allocation_unit::FILE).unwrap();
     let mut meta = pager::read_meta(&*file).unwrap();
@@ -198,7 +198,7 @@ fn make_old(sim: &SimDisk) {
     file.write_at(Purpose::Manifest, meta.offset(), &slot).unwrap();
 }
 
-/// Freezes and brings a checkpoint to its end, without a buffer merge.
+/// Makes a whole checkpoint without a buffer merge.
 fn checkpoint_without_merge(engine: &BtreeEngine) {
     let mut job = Some(engine.checkpointer.freeze("command", false).unwrap());
     while !engine.checkpointer.advance(job.as_mut().unwrap()).unwrap() {}
@@ -210,7 +210,7 @@ fn a_log_of_an_older_store_is_replayed_whole() {
         let options = scaled(Torn::Delta);
         let (sim, engine) = store_with_waiting_puts(&options);
         patiently(&engine, &small(7, 9)).unwrap();
-        // An older program logged a delete again that it had set aside; the pages lack it.
+        // An older program had set aside a delete and logged it again; the pages lack it.
         let mut delete = Batch::new(0);
         delete.delete([b"large".as_slice(), &3u64.to_be_bytes()].concat());
         engine.core.log.append_batch(FIRST_KIND, Purpose::Wal, &delete).unwrap();

@@ -1,8 +1,8 @@
-//! Puts that wait in the change buffer: nobody sees a difference, and no crash does.
+//! The change buffer: readers and crashes must not see a difference.
 
 use super::*;
 
-/// A tree outgrows half of the dirty bytes soon, and then small puts wait.
+/// The tree soon outgrows half of the dirty bytes, and then small puts are buffered.
 fn crowded() -> Options {
     Options { dirty_bytes_max: 32 << 10, checkpoint_log_bytes: 64 << 10, ..tiny() }
 }
@@ -11,7 +11,7 @@ fn small_key(prng: &mut Prng) -> Vec<u8> {
     format!("key {:04}", prng.below(600)).into_bytes()
 }
 
-/// Mostly small puts; at times a delete or a large value, which do not wait, of the same keys.
+/// Mostly small puts; at times a delete or a large value of the same keys, which are not buffered.
 pub(super) fn small_batch(prng: &mut Prng) -> Batch {
     let mut batch = Batch::new(1);
     let (deletes, large) = (prng.one_in(6), prng.one_in(12));
@@ -105,7 +105,7 @@ fn puts_that_wait_are_seen_like_any_others() {
         }
         assert_eq!(contents(&*engine).unwrap(), model);
         assert!(most > 50 && merged, "seed {seed}: {most} waited at most, merged {merged}");
-        // A tree that loses everything else keeps what waits.
+        // A tree that loses everything else keeps the buffered puts.
         apply(&engine, &{
             let mut batch = Batch::new(1);
             batch.put(&b"a key"[..], &b"its value"[..]);
@@ -210,13 +210,13 @@ fn puts_in_random_order_write_a_page_for_many() {
         put(&engine, prng.below(8000), 2);
     }
     run(&*engine, Command::Checkpoint).unwrap();
-    // Each leaf counts twice: its copy and itself.
+    // Each leaf counts twice: its copy, and the page.
     let pages = (written() - before) / 2;
     assert!(pages * 3 < 8000, "{pages} pages written for 8000 puts into {leaves} leaves");
     run(&*engine, Command::Verify).unwrap();
 }
 
-/// The pages on the way to the key `number`, root first.
+/// The pages on the path to the key `number`, root first.
 fn way_to(engine: &BtreeEngine, number: u64) -> Vec<PageNumber> {
     let tree = engine.core.tree.read();
     let mut loaded = LoadedPieces::default();
@@ -233,12 +233,12 @@ fn way_to(engine: &BtreeEngine, number: u64) -> Vec<PageNumber> {
     }
 }
 
-/// Turns bits of the page at `unit`, or turns them back.
+/// Flips bits of a page, or flips them back.
 fn turn(sim: &SimDisk, page: PageNumber) {
     (0..64).for_each(|bit| assert!(sim.flip_bit(allocation_unit::FILE, (page.offset() + 100) * 8 + bit)));
 }
 
-/// Random puts until a whole buffer merge must have passed; how many were refused.
+/// Random puts until a whole buffer merge must have passed; returns how many were refused.
 fn busy_hours(engine: &BtreeEngine, puts: u64) -> u64 {
     let (mut prng, mut refused) = (Prng::new(6), 0);
     for _ in 0..puts {
@@ -262,13 +262,13 @@ fn a_page_that_cannot_be_read_stops_nothing_but_its_own_keys() {
         let engine = filled(sim.clone(), &options, 1000);
         let way = way_to(&engine, 500);
         assert!(way.len() >= 2);
-        // With a root that cannot be read nothing is left to go on.
+        // With an unreadable root nothing is left to work on.
         let damaged = way[(way.len() - above).max(1)];
         turn(&sim, damaged);
         put(&engine, 500, 7);
         let refused = busy_hours(&engine, 5000);
         assert!(refused > 0 && refused < 2500, "{refused} of 5000 puts refused");
-        // The key with a waiting put has it; its neighbour fails; so do new puts.
+        // The key with a buffered put has it; a read of its neighbour fails, and so do new puts.
         let check = |engine: &BtreeEngine, what: &str| {
             let get = |number: u64| engine.get(&number.to_be_bytes(), Tier::Disk);
             let seen = get(500).unwrap_or_else(|error| panic!("{what}: {error}")).unwrap();
@@ -286,7 +286,7 @@ fn a_page_that_cannot_be_read_stops_nothing_but_its_own_keys() {
             );
         };
         check(&engine, "at once");
-        // Checkpoints succeed, and what is set aside neither holds the log nor makes work.
+        // Checkpoints succeed, and changes that are set aside neither keep the log nor cause work.
         for round in 0..3 {
             busy_hours(&engine, 500);
             run(&*engine, Command::Checkpoint).unwrap();
@@ -305,7 +305,7 @@ fn a_page_that_cannot_be_read_stops_nothing_but_its_own_keys() {
             run(&*engine, Command::Checkpoint).unwrap();
             check(&engine, "opened again");
             if round == 2 {
-                // The disk has come to its senses: a checkpoint that is asked for finds out.
+                // The disk can read the page again: a checkpoint that is asked for finds out.
                 turn(&disk, damaged);
                 run(&*engine, Command::Checkpoint).unwrap();
                 assert_eq!(engine.shape().damage, None);
@@ -366,9 +366,9 @@ fn opening_sets_aside_what_the_log_has_for_a_page_that_cannot_be_read() {
                     Ok(())
                 };
                 crate::engine::wal::salvage::salvage(&*disk_of_round, None, Lsn::ZERO, &mut note).unwrap();
-                // As FORMAT.md has it.
+                // As FORMAT.md says.
                 assert!(kinds.contains(&5), "{torn:?}: what is set aside is in the log: kinds {kinds:?}");
-                // Closed or not, a repair of the page brings everything back.
+                // Whether the store was closed or not, a repair of the page brings everything back.
                 turn(&disk, damaged);
                 let engine = open_on(disk.kill(), &options).unwrap();
                 assert_eq!(contents(&*engine).unwrap(), model, "{torn:?}");
@@ -403,7 +403,7 @@ fn a_buffer_merge_that_ends_late_does_not_ask_for_log_that_is_gone() {
     let engine = filled(sim.clone(), &options, 1500);
     (0..300).for_each(|number| put(&engine, number * 5, 2));
     assert_eq!(waiting(&engine), 300);
-    // A buffer merge has begun when what it is for leaves the buffer by another way, and a checkpoint lets go of the log.
+    // A buffer merge has begun when its puts leave the buffer in another way, and a checkpoint releases the log.
     engine.merger.step().unwrap();
     for number in 0..300u64 {
         let mut batch = Batch::new(1);

@@ -1,8 +1,8 @@
-//! What is written, by kind, cause and purpose.
+//! Bytes written, by kind, cause and purpose.
 
 use super::*;
 
-/// What each mode writes for the same changes, and where it is counted.
+/// Bytes that each mode writes for the same changes, and the purposes that count them.
 #[test]
 fn each_mode_writes_its_copies_where_it_says() {
     let written = |torn: Torn| {
@@ -29,7 +29,7 @@ fn each_mode_writes_its_copies_where_it_says() {
             .map(|purpose| snapshot.of(purpose).write_bytes)
     };
     let [image, double, delta] = TORN.map(written);
-    // The same pages go home in every mode; what changed of each has one copy at least.
+    // Every mode writes the same pages in place; each changed unit has at least one copy.
     let home = delta[2];
     assert!(image[2] == home && double[2] == home && home > 4 * 4096);
     assert!((home / 2..home + home / 8).contains(&delta[0]) && delta[1] == 0, "{delta:?}");
@@ -84,7 +84,7 @@ fn all_pages(traffic: &PageTraffic) -> PageCount {
 #[test]
 fn pages_by_kind_and_by_cause_add_up_to_what_the_disk_has_taken() {
     for torn in [Torn::Delta, Torn::Doublewrite, Torn::Image] {
-        // With failures, which count nowhere, and killed processes, so that opening repairs pages.
+        // With failures, which are not counted, and killed processes, so that opening repairs pages.
         let sim = SimDisk::new();
         for (round, fault) in [None, Some(40), Some(90), None].into_iter().enumerate() {
             let faulty = Faulty::new(sim.clone());
@@ -98,7 +98,7 @@ fn pages_by_kind_and_by_cause_add_up_to_what_the_disk_has_taken() {
             let mut prng = Prng::new(round as u64);
             for step in 0..150 {
                 let batch = random_batch(&mut prng);
-                // A failure is what this is about.
+                // Failures are expected here.
                 drop(apply(&engine, &batch));
                 match step % 40 {
                     9 | 19 => drop(run(&*engine, Command::Checkpoint)),
@@ -187,7 +187,7 @@ fn what_is_to_settle_is_what_a_checkpoint_writes_and_opening_says_what_it_replay
     }
 }
 
-/// The requests of a checkpoint, in their order, are the crash protocol.
+/// The requests of a checkpoint in their order are the crash protocol.
 #[test]
 fn a_checkpoint_makes_these_requests() {
     let sim = SimDisk::new();
@@ -205,7 +205,7 @@ fn a_checkpoint_makes_these_requests() {
     apply(&engine, &batch).unwrap();
     sim.start_trace();
     run(&*engine, Command::Checkpoint).unwrap();
-    // The image is record 3 of the log; the page is not new, the value is, and units of the former one are free then.
+    // The image is record 3 of the log; the page is not new, but the value is, and the units of the old one are free then.
     let trace: Vec<String> = sim
         .trace()
         .lines()
@@ -254,7 +254,7 @@ fn write_amplification_of_each_mode() {
                 batch.put(next(index), vec![index as u8; value_bytes]);
                 logical_bytes += batch.bytes();
                 apply(&engine, &batch).unwrap();
-                // About what a worker does beside the writer.
+                // About the work that a worker does beside the writer.
                 if index % 16 == 0 {
                     engine.work(WorkClass::Flush).unwrap();
                 }

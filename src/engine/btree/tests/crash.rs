@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// What was asked and what was promised, as far as a workload came.
+/// The batches of a workload, and the LSN up to which they are durable.
 #[derive(Default)]
 pub(super) struct History {
     /// Batches with their LSNs; the last may lack one, because the disk failed it.
@@ -30,16 +30,16 @@ impl History {
     }
 }
 
-/// What a workload does.
+/// The parameters of a workload.
 #[derive(Clone)]
 pub(super) struct Workload<'a> {
-    /// The modes of which each opening takes one.
+    /// The modes, of which each opening takes one.
     pub(super) modes: &'a [Torn],
     pub(super) options: Options,
     pub(super) batch: fn(&mut Prng) -> Batch,
     pub(super) seed: u64,
     pub(super) steps: u64,
-    /// What power cuts leave of writes.
+    /// The result of writes during a power cut.
     pub(super) tear: Tear,
 }
 
@@ -109,7 +109,7 @@ pub(super) fn workload(disk: &Arc<dyn Disk>, seed: u64, steps: u64, history: &mu
     workload_in(&Workload::new(&[Torn::Delta], seed, steps), disk, history)
 }
 
-/// Opens what a crash left and holds it to the promise; returns the engine.
+/// Opens the store after a crash and checks the promise of durability; returns the engine.
 pub(super) fn recovered(disk: Arc<SimDisk>, history: &History, what: &str) -> Arc<BtreeEngine> {
     recovered_in(&tiny(), disk, history, what)
 }
@@ -134,7 +134,7 @@ fn crash_everywhere(modes: &[Torn], seed: u64, steps: u64, images: u64) {
 
 pub(super) fn crash_everywhere_in(work: &Workload<'_>, images: u64) {
     let seed = work.seed;
-    // Any mode opens what another left.
+    // Any mode opens a store of another mode.
     let other = |at: u64| with(TORN[(at % 3) as usize]);
     let whole = SimDisk::new();
     let mut history = History::default();
@@ -149,7 +149,7 @@ pub(super) fn crash_everywhere_in(work: &Workload<'_>, images: u64) {
         for image in 0..images {
             let what = format!("seed {seed} stop {stop} image {image}");
             let crashed = sim.crash_as(image, work.tear);
-            // Power goes again during the recovery, and only then it comes to its end.
+            // Power fails again during recovery, and only the second recovery ends.
             crashed.stop_at(Prng::new(stop * 8 + image).below(24));
             let _ = open_on(crashed.clone(), &other(stop + image));
             let disk = crashed.crash_as(image + 1, work.tear);
@@ -240,7 +240,7 @@ fn any_request_may_fail_once() {
                 assert!(nth > 0, "{kind:?} never asked");
                 break;
             }
-            // A spare log segment that cannot be removed does no harm. Puts for a page that cannot be read wait until it can.
+            // A spare log segment that cannot be removed does no harm. Puts for a page that cannot be read are set aside until it can.
             let may_heal = matches!(kind, Request::Name | Request::Read);
             assert!(result.is_err() || may_heal, "{kind:?} {nth} failed and nobody said so");
             recovered(sim.kill(), &history, &format!("kill after failed {kind:?} {nth}"));
@@ -282,7 +282,7 @@ fn a_request_that_fails_in_a_checkpoint_is_tried_again() {
                 }
                 let _ = engine.work(WorkClass::Flush);
             }
-            // Reads go on; what was accepted is all there.
+            // Reads continue, and every accepted batch is there.
             assert_eq!(contents(&*engine).unwrap(), model, "{purpose:?} {nth}");
             assert_eq!(engine.close().is_ok(), kind == Request::Write || faulty.hits() == 0);
             let engine = open_on(sim.kill(), &tiny()).unwrap();

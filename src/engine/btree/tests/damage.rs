@@ -1,4 +1,4 @@
-//! Damage behind good checksums: what a check must name, and what nobody may stumble over.
+//! Damage behind valid checksums: verification must report it, and no code may panic or loop because of it.
 
 use super::page::Extent;
 use super::*;
@@ -31,7 +31,7 @@ fn store() -> Arc<SimDisk> {
     sim
 }
 
-/// The data file of a store, to be changed.
+/// The data file of a store, which can be changed.
 struct Image {
     sim: Arc<SimDisk>,
     bytes: Vec<u8>,
@@ -70,13 +70,13 @@ impl Image {
         units
     }
 
-    /// Makes the checksum of the page at `unit` right again.
+    /// Sets the checksum of the page at `unit`.
     fn reseal(&mut self, unit: UnitNumber) {
         let crc = checksum(PageNumber::at(unit), self.raw(unit));
         self.raw(unit)[..4].copy_from_slice(&crc.to_le_bytes());
     }
 
-    /// Offset in its page of the cell in slot `index`.
+    /// Offset of the cell in slot `index` in its page.
     fn cell(&mut self, unit: UnitNumber, index: usize) -> usize {
         let at = HEADER_BYTES + 2 * index;
         usize::from(u16::from_le_bytes(self.raw(unit)[at..at + 2].try_into().unwrap()))
@@ -90,7 +90,7 @@ impl Image {
         }
     }
 
-    /// Changes the free map, behind a checksum that fits.
+    /// Changes the free map and sets its checksum.
     fn change_map(&mut self, change: impl FnOnce(&mut freemap::GroupBits)) {
         let unit = self.map().unit;
         let mut bits = freemap::GroupBits::decode(self.raw(unit));
@@ -114,7 +114,7 @@ impl Image {
         found.expect("a value out of line")
     }
 
-    /// The store with the file as it is here.
+    /// The store with the changed file.
     fn disk(mut self) -> Arc<SimDisk> {
         let (at, slot) = (self.meta.offset() as usize, self.meta.encode());
         self.bytes[at..at + slot.len()].copy_from_slice(&slot);
@@ -124,7 +124,7 @@ impl Image {
     }
 }
 
-/// Reads all there is, in whatever order.
+/// Reads everything in any order.
 fn contents_of(engine: &BtreeEngine) -> Result<()> {
     engine.scan(KeyRange::ALL, Tier::Disk, &mut |_, _| ControlFlow::Continue(()))
 }
@@ -233,7 +233,7 @@ fn a_check_names_every_planted_defect() {
         let mut image = Image::of(&sim);
         plant(&mut image);
         let engine = open_on(image.disk(), &tiny()).unwrap();
-        // A reader may meet it, or not; it does not stumble.
+        // A reader may or may not meet the damage; it must not panic.
         let _ = contents_of(&engine);
         let found = run(&*engine, Command::Verify).map_err(|error| error.to_string());
         assert!(found.as_ref().is_err_and(|error| error.contains(name)), "{index} {name}: {found:?}");
@@ -289,7 +289,7 @@ fn nonsense_behind_good_checksums_is_an_error_and_no_panic() {
                         _ => prng.below(PAGE as u64) as usize,
                     };
                     image.raw(unit)[at.min(PAGE - 1)] = prng.bits() as u8;
-                    // Refused at the first look, mostly: go on from what is left of it.
+                    // Mostly the page is refused at once: then no further change is made.
                     image.reseal(unit);
                     if Page::decode(PageNumber::at(unit), image.raw(unit).to_vec()).is_err() {
                         break;
@@ -317,7 +317,7 @@ fn nonsense_behind_good_checksums_is_an_error_and_no_panic() {
     assert!(refused > 120, "{refused}");
 }
 
-/// Walks through all of a damaged store in every way there is. Each must come to an end.
+/// Walks through a damaged store in every way. Each walk must end.
 fn walk_everywhere(disk: Arc<SimDisk>, what: &str) {
     let options = Options { page_bytes: PAGE as u64, ..tiny() };
     let salvaged = disk.kill();
@@ -407,7 +407,7 @@ fn a_turned_bit_in_the_doublewrite_area_is_refused_when_it_is_needed_and_ignored
         let _ = workload_in(&Workload::new(&[Torn::Doublewrite], 3, 120), &disk, &mut history);
         let sim = sim.kill();
         let Ok(file) = sim.open(doublewrite::FILE) else { continue };
-        // Of what is kept behind the copies, a little.
+        // A part of the space behind the copies.
         let size = file.size().unwrap().min(32 << 10);
         let mut bytes = vec![0; 4096 + 512];
         sim.open(allocation_unit::FILE).unwrap().read_at(Purpose::Recovery, 0, &mut bytes).unwrap();
@@ -424,7 +424,7 @@ fn a_turned_bit_in_the_doublewrite_area_is_refused_when_it_is_needed_and_ignored
                     needed += 1;
                 }
                 Err(error) => panic!("{error}"),
-                // Not needed, or in the filling behind the names.
+                // The bit is not needed, or lies in the zeros behind the page numbers.
                 Ok(_) => {
                     recovered_in(&options, damaged, &history, &format!("stop {stop} bit {bit}"));
                     ignored += 1;

@@ -1,8 +1,8 @@
 //! The bytes of `btree.pages`, `btree.double` and of the B-tree's own records in the log, as `tests/fixtures/btree/golden.txt` has them: each
-//! is decoded, says what it should, and is encoded to the same bytes. A store on a disk is made of these, so a change here is a change of
-//! the format: it needs a new version, which still reads this.
+//! block is decoded, compared with the expected values, and encoded to the same bytes. Stores on disks consist of these bytes, so a change here
+//! is a change of the format: it needs a new version, which still reads this one.
 //!
-//! `BLESS=1` writes the file anew. Each block has a name, the number of its bytes, and those of its rows of 16 that are not all zero.
+//! `BLESS=1` writes the file anew. A block has a name, its number of bytes, and its rows of 16 bytes that are not all zero.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -20,7 +20,7 @@ use crate::engine::wal::FIRST_KIND;
 
 const FIXTURE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/btree/golden.txt");
 
-/// As the file has it.
+/// A block as it stands in the file.
 fn text(name: &str, bytes: &[u8]) -> String {
     let mut text = format!("{name}: {} bytes\n", bytes.len());
     for (nth, row) in bytes.chunks(16).enumerate().filter(|(_, row)| row.iter().any(|byte| *byte != 0)) {
@@ -151,7 +151,7 @@ fn image(kind: u8, sectors: u128) -> Vec<u8> {
     bytes
 }
 
-/// Two pages in the area, as a checkpoint at the LSN of [`meta`] writes them.
+/// Two pages in the doublewrite area, as a checkpoint at the LSN of [`meta`] writes them.
 fn area() -> (Arc<SimDisk>, Vec<u8>) {
     let sim = SimDisk::new();
     let area = DoublewriteArea::open(sim.clone()).unwrap();
@@ -175,7 +175,7 @@ fn map_pages() -> Vec<u8> {
     bytes
 }
 
-/// Everything that the file has, in its order.
+/// All blocks of the file, in its order.
 fn blocks() -> Vec<(&'static str, Vec<u8>)> {
     let runs = MapPlace::Runs { run: (unit_number(77), unit_count(1)), bytes: 33, crc: 5 };
     let mut large = value();
@@ -247,7 +247,7 @@ fn what_stores_have_is_understood() {
     assert_eq!(MapEntry::decode(&entries, unit_number(900)), Some(map_root()));
     assert_eq!(MapEntry::decode(&entries[16..], unit_number(900)), Some(MapEntry::default()));
     assert!(MapEntry::decode(&entries[32..], unit_number(900)).unwrap().is_lost());
-    // A map reads it as a parent's words: a group that is there, one that is empty, one that is lost.
+    // The map reads three entries: a group with free units, an empty one, a lost one.
     let root = MapEntry { unit: unit_number(81), ..MapEntry::default() };
     let end = FIRST_UNIT + GROUP_UNITS * 3 - unit_count(2);
     let map =

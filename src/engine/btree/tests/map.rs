@@ -1,9 +1,9 @@
-//! The free map: what it costs however large the file is, stores of the version before, pages of it that cannot be read.
+//! The free map: its cost in large files, stores of version 1, and pages of it that cannot be read.
 
 use super::*;
 use crate::engine::btree::meta::{MapPlace, Meta};
 
-/// A file of `count` values of a unit, of which every second is deleted, checkpointed.
+/// A file of `count` values of one unit each, every second of them deleted, after a checkpoint.
 fn with_holes(sim: &Arc<SimDisk>, count: u32) -> Arc<BtreeEngine> {
     let engine = open_on(sim.clone(), &large()).unwrap();
     let mut put = Batch::new(0);
@@ -53,7 +53,7 @@ fn a_checkpoint_and_opening_cost_the_same_in_a_file_ten_times_as_long() {
         let tree = engine.shape().tree.unwrap();
         let opening = tree.pages.read.of(PageKind::FreeMap, PageCause::Recovery).bytes;
         if count > 30_000 {
-            // Another group is needed for so much; in memory nobody waits for it.
+            // So many units need another group; in tier Memory that is refused.
             let needs = freemap::SpaceNeeds { units: Units::new(5000), piece_units: Units::ONE, pages: 0 };
             let load = |tier| engine.core.load_room(needs, tier, Purpose::Get);
             assert!(matches!(load(Tier::Memory), Err(Error::WouldBlock)));
@@ -66,14 +66,14 @@ fn a_checkpoint_and_opening_cost_the_same_in_a_file_ten_times_as_long() {
         );
         (most, opening)
     });
-    // A group that something was freed of and one that something was taken from, and the page above them.
+    // A group in which units were freed, one from which units were taken, and the page above them.
     assert!(long.0.0 <= 3 * UNIT_BYTES && long.0.1 <= 2 * UNIT_BYTES, "{long:?}");
     assert!(small.0.0 <= UNIT_BYTES && small.0.1 <= UNIT_BYTES, "{small:?}");
     assert!(long.1 <= 2 * UNIT_BYTES && small.1 <= UNIT_BYTES, "{small:?} {long:?}");
 }
 
-/// The store that a program of the version before has left: checkpointed, with a list of free runs, and batches behind it in the
-/// log. See `tests/README.md`.
+/// A store that a program of version 1 has left: after a checkpoint, with a list of free runs, and with batches behind it in the log. See
+/// `tests/README.md`.
 fn store_of_the_version_before() -> Arc<SimDisk> {
     let sim = SimDisk::new();
     let home = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/btree/runs");
@@ -124,7 +124,7 @@ fn a_store_of_the_version_before_opens_and_its_first_checkpoint_writes_the_new_f
     run(&*engine, Command::Verify).unwrap();
     assert_eq!(contents(&*engine).unwrap(), model);
 
-    // Nor does it matter where that is cut off.
+    // A crash at any request of that checkpoint does no harm.
     let whole = sim.requests();
     for stop in 0..=whole {
         let sim = store_of_the_version_before();

@@ -56,7 +56,7 @@ fn random_operations_match_the_model() {
                     assert_eq!(list(&*engine), list(&model), "seed {seed} step {step}");
                 }
                 16 | 17 => drop(engine.work(WorkClass::Flush).unwrap()),
-                // In whatever state a checkpoint on its way may be.
+                // In any state of a running checkpoint.
                 18 if prng.one_in(2) => {
                     engine.verifier.verify().unwrap_or_else(|e| panic!("seed {seed} step {step}: {e}"))
                 }
@@ -77,7 +77,7 @@ fn random_operations_match_the_model() {
         run(&*engine, Command::Verify).unwrap();
         let wanted: Map = model.contents().iter().map(|(k, v)| (k.to_vec(), v.to_vec())).collect();
         assert_eq!(contents(&*engine).unwrap(), wanted);
-        // Everything deleted gives every unit back.
+        // When everything is deleted, every unit is free.
         for key in wanted.keys() {
             let mut batch = Batch::new(0);
             batch.delete(key.clone());

@@ -1,5 +1,5 @@
-//! Others fill the disk to the last byte while the store is closed: what the file and the log have already is enough to delete
-//! everything, and to write it again.
+//! Other programs fill the disk to the last byte while the store is closed: the space that the file and the log have already is enough to
+//! delete everything, and to write it again.
 
 use super::*;
 
@@ -8,12 +8,12 @@ use super::*;
 enum End {
     Closed,
     Killed,
-    /// Power goes once everything is synced.
+    /// Power fails once everything is synced.
     Crashed,
 }
 
 const CAPACITY_BYTES: u64 = 12 << 20;
-/// For what is done again and again.
+/// Number of repetitions.
 const SMALL_BYTES: u64 = 4 << 20;
 
 /// Pages of the usual size on a small disk: one segment of the log takes the copies of few of them.
@@ -54,14 +54,14 @@ impl Store {
         format!("{:?} seed {}", self.options.torn, self.seed)
     }
 
-    /// Not a byte of the disk is free from here on, but for what the store gives back.
+    /// From here on no byte of the disk is free, except those that the store gives back.
     fn others_take_all(&self) {
         self.sim.set_capacity(None);
         let used_bytes: u64 = self.sim.list().unwrap().iter().map(|info| info.bytes).sum();
         self.sim.set_capacity(Some(used_bytes));
     }
 
-    /// Ends this life and begins another, on a disk that others have filled.
+    /// Ends this life of the store and begins another, on a disk that others have filled.
     fn live_again(&mut self, end: End) {
         match end {
             End::Closed => self.engine.close().unwrap_or_else(|error| panic!("{}: {error}", self.what())),
@@ -154,7 +154,7 @@ fn what_others_took_is_not_needed_to_delete_and_to_write_again() {
             assert!(again > bytes / 10 * 8, "{}: {again} bytes again of {bytes}", store.what());
             store.live_again(ends[2]);
             run(&*store.engine, Command::Verify).unwrap();
-            // Not only once.
+            // Several times.
             store.delete(count * 2, 7);
             assert!(store.model.is_empty());
             store.live_again(End::Closed);
@@ -162,8 +162,8 @@ fn what_others_took_is_not_needed_to_delete_and_to_write_again() {
     }
 }
 
-/// What a mount does after a `kill -9`, on a disk of which others then hold every byte: it opens the store, puts a record, reads
-/// everything and deletes it.
+/// The steps of a mount after a `kill -9`, on a disk of which other programs have taken every byte since: it opens the store, puts a record,
+/// reads everything and deletes it.
 fn survive_kill(store: &Store, moment: &str) {
     let killed = Store {
         sim: store.sim.kill(),
@@ -223,8 +223,8 @@ fn a_store_that_is_killed_at_any_moment_is_opened_and_emptied_without_a_free_byt
     }
 }
 
-/// Deletes half of `model` in batches and puts other values, as far as the power lasts. Returns every state that was reached, the first
-/// of them the oldest that may be found afterwards.
+/// Deletes half of `model` in batches and puts other values until power fails. Returns every state that was reached; the first is the
+/// oldest that may be found afterwards.
 fn work_on(sim: &Arc<SimDisk>, options: &Options, model: &Map) -> Vec<Map> {
     let mut states = vec![model.clone()];
     let Ok(engine) = open_on(sim.clone(), options) else { return states };
@@ -238,7 +238,7 @@ fn work_on(sim: &Arc<SimDisk>, options: &Options, model: &Map) -> Vec<Map> {
                 false => part.iter().take(9).for_each(|key| batch.put(key.clone(), vec![nth as u8; 3000])),
             }
             let applied = (0..2000).find_map(|_| match engine.apply(&batch, Tier::Disk) {
-                // Without power it fails. A vacuum ends where it finds no room.
+                // Without power it fails. A vacuum ends if it finds no room.
                 Err(Error::Busy { .. }) => engine
                     .work(WorkClass::Flush)
                     .err()
@@ -252,7 +252,7 @@ fn work_on(sim: &Arc<SimDisk>, options: &Options, model: &Map) -> Vec<Map> {
                 Ok(_) => states.push(next),
                 // There may not be room for it yet.
                 Err(Error::NoSpace) if !is_delete => {}
-                // What the log took of it may be there.
+                // The part that was logged may be there.
                 Err(error) => {
                     assert!(
                         !matches!(error, Error::NoSpace),
@@ -304,7 +304,7 @@ fn deletes_go_on_when_others_take_every_byte_of_a_store_that_is_open() {
         for seed in 0..16 {
             let mut store = Store::new(torn, seed, CAPACITY_BYTES);
             let mut prng = Prng::new(seed);
-            // Pages all over the tree are dirty when they come: there is room for copies of them all, in files that the log has not got yet.
+            // Pages all over the tree are dirty when the others come; copies of them all need files that the log does not have yet.
             for number in 0..150 + 30 * seed as u32 {
                 let mut batch = Batch::new(1);
                 for _ in 0..20 {
@@ -315,7 +315,7 @@ fn deletes_go_on_when_others_take_every_byte_of_a_store_that_is_open() {
             }
             store.others_take_all();
             match store.try_delete(usize::MAX, 20) {
-                // The area may not be long enough yet for copies of all that is dirty; opening brings it home a part after the other.
+                // The doublewrite area may be too short for copies of all dirty pages; opening writes them part by part.
                 Err(Error::NoSpace) if torn == Torn::Doublewrite => {
                     store.live_again(End::Killed);
                     store.delete(usize::MAX, 20);

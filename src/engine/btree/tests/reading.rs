@@ -1,4 +1,4 @@
-//! Scans and what is read ahead of them.
+//! Scans and read-ahead.
 
 use super::*;
 
@@ -11,7 +11,7 @@ fn ascending_keys_fill_pages_and_sequential_values_are_read_in_few_requests() {
         ..tiny()
     };
     let engine = open_on(sim.clone(), &options).unwrap();
-    // There are keys behind those that grow: the split is at the right edge of the file, not of the tree.
+    // There are keys behind the growing ones: the split is at the right edge of the file, not of the tree.
     for key in 0..20 {
         let mut batch = Batch::new(0);
         batch.put(format!("z{key:06}"), vec![1; 20]);
@@ -55,7 +55,7 @@ fn read_blocks(engine: &BtreeEngine, from: u32, to: u32) {
         blocks += 1;
         ControlFlow::Continue(())
     };
-    // As a mount does: in memory first.
+    // As a mount does: first in tier Memory.
     match engine.scan(range, Tier::Memory, visit) {
         Err(Error::WouldBlock) => {
             engine.scan(range, Tier::Disk, visit).unwrap();
@@ -99,14 +99,14 @@ fn a_file_that_is_read_in_a_row_is_read_ahead_in_large_requests_and_no_further_t
     let leaves = engine.shape().tree.unwrap().leaf_misses;
     assert!(row.reads - leaves < 20, "{row:?} for 64 scans");
     assert!(row.read_bytes < (8 << 20) + (400 << 10), "{row:?}: read twice, or too far");
-    // Here and there: nothing ahead.
+    // Random reads: no read-ahead.
     let engine = open_on(metered.clone(), &options).unwrap();
     let there = |engine: &BtreeEngine| {
         [0, 700, 200, 1500, 1000].iter().for_each(|at| read_blocks(engine, *at, at + 8))
     };
     let scattered = scanned(&engine, &there);
     assert!(scattered.read_bytes < (5 * 8 + 5 * 4) * 4096, "{scattered:?}");
-    // A damaged value that nobody asked for.
+    // A damaged value that only read-ahead touches.
     let sim = SimDisk::new();
     let engine = open_on(sim.clone(), &options).unwrap();
     for block in 0..128u32 {

@@ -1,10 +1,10 @@
-//! Replay with less memory than the log was written with: checkpoints on the way, crashes in them, and what it costs.
+//! Replay with less memory than the log was written with: its checkpoints, crashes in them, and its cost.
 
 use super::change_buffer::small_batch;
 use super::crash::recovered_in;
 use super::*;
 
-/// So much memory and log that all of a workload is to be replayed.
+/// So much memory and log that a whole workload must be replayed.
 fn roomy(torn: Torn) -> Options {
     Options {
         dirty_bytes_max: 4 << 20,
@@ -15,7 +15,7 @@ fn roomy(torn: Torn) -> Options {
     }
 }
 
-/// So little that its replay takes many checkpoints.
+/// So little memory that the replay takes many checkpoints.
 fn tight(torn: Torn) -> Options {
     Options { dirty_bytes_max: 32 << 10, checkpoint_log_bytes: 64 << 10, torn, ..tiny() }
 }
@@ -25,7 +25,7 @@ fn mixed_batch(prng: &mut Prng) -> Batch {
     if prng.one_in(2) { small_batch(prng) } else { random_batch(prng) }
 }
 
-/// A store that was closed in the middle, with puts that wait if `waits`, and then worked on until power went or a kill came.
+/// A store that was closed in the middle, with buffered puts if `waits`, and then used until a power cut or a kill.
 fn interrupted(torn: Torn, seed: u64, steps: u64, waits: bool) -> (Arc<SimDisk>, History) {
     let sim = SimDisk::new();
     let mut history = History::default();
@@ -91,7 +91,7 @@ fn a_crash_at_any_request_of_a_replay_is_gone_on_from() {
                 interrupted(torn, seed + 10 * nth as u64, if waits { 400 } else { 50 }, waits);
             let base = if seed == 2 { sim.crash_as(seed, tear) } else { sim.kill() };
             let mode = |at: u64| tight(TORN[(at % 3) as usize]);
-            // With dirty bytes of two pages even little is too much.
+            // With dirty bytes of two pages even a few changes are too many.
             let few = |at: u64| Options { dirty_bytes_max: 12 << 10, ..mode(at) };
             let whole = base.kill();
             let engine = open_on(whole.clone(), &few(nth as u64)).unwrap();
@@ -102,7 +102,7 @@ fn a_crash_at_any_request_of_a_replay_is_gone_on_from() {
                 disk.stop_at(stop);
                 let _ = open_on(disk.clone(), &few(nth as u64));
                 for image in 0..2 {
-                    // The second time it goes again, somewhere else.
+                    // Power fails a second time, at another request.
                     let crashed = disk.crash_as(stop + image, tear);
                     crashed.stop_at(Prng::new(stop * 2 + image).below(60));
                     let _ = open_on(crashed.clone(), &few(stop + image));
@@ -143,7 +143,7 @@ fn a_disk_without_room_for_checkpoints_is_opened_all_the_same() {
     for torn in TORN {
         let (sim, history) = interrupted(torn, 7, 600, false);
         let disk = sim.kill();
-        // As in a store from before some of the area was kept.
+        // As in a store from before a part of the area was kept.
         disk.remove(doublewrite::FILE).unwrap();
         let space = disk.space().unwrap();
         disk.set_capacity(Some(space.total_bytes - space.free_bytes));

@@ -32,7 +32,7 @@ fn vacuum_cuts_the_file_to_what_is_in_use() {
         thin_out(&engine, 600, 10);
         run(&*engine, Command::Checkpoint).unwrap();
         let loose = size();
-        // Reads and changes go on beside it.
+        // Reads and changes continue meanwhile.
         let (sender, ended) = std::sync::mpsc::channel();
         engine.run(Command::Compact, Box::new(move |result| sender.send(result).unwrap()));
         let mut model = contents(&*engine).unwrap();
@@ -76,7 +76,7 @@ fn with_small_holes(sim: &Arc<SimDisk>, options: &Options) -> (Arc<BtreeEngine>,
         model.insert(long_key(key), value(key));
     }
     run(&*engine, Command::Checkpoint).unwrap();
-    // Every second of the first group, and all of the one in the middle.
+    // Every second key of the first group, and all keys of the one in the middle.
     for key in (0..5200).filter(|key| *key >= 2000 || key % 2 == 0) {
         let mut batch = Batch::new(0);
         batch.delete(long_key(key));
@@ -87,7 +87,7 @@ fn with_small_holes(sim: &Arc<SimDisk>, options: &Options) -> (Arc<BtreeEngine>,
     (engine, model)
 }
 
-/// What a vacuumed file may take at most.
+/// Upper bound of the size of a vacuumed file.
 fn vacuumed_bytes_max(engine: &BtreeEngine) -> u64 {
     let used = engine.core.tree.read().space.used_units();
     let ahead = growth::growth_units(&engine.core.options, engine.core.tree.read().space.end());
@@ -162,7 +162,7 @@ fn what_cannot_be_read_keeps_no_vacuum_from_the_rest() {
         assert!(sim.flip_bit(allocation_unit::FILE, (unit.offset() + 9) * 8));
     }
     run(&*engine, Command::Compact).unwrap();
-    // All that lies as far behind is that value, which stays where it is.
+    // Only that value lies so far behind; it stays in place.
     assert_eq!(engine.core.tree.read().space.end(), value + Units::new(5));
     assert!(size() < loose);
     let free = {
@@ -189,7 +189,7 @@ fn a_file_whose_end_became_free_is_cut_at_a_checkpoint() {
     let full = size();
     thin_out(&engine, 300, 300);
     run(&*engine, Command::Checkpoint).unwrap();
-    // The free map itself found no place but at the end; the next one does.
+    // The page of the free map found a place only at the end; the next vacuum finds a better one.
     fill(&engine, 1, 10);
     run(&*engine, Command::Checkpoint).unwrap();
     assert!(size() < full / 4, "{full} {}", size());
@@ -206,7 +206,7 @@ fn fill_and_empty(seed: u64, options: &Options, capacity: u64) {
     sim.set_capacity(Some(capacity));
     let engine = open_on(sim.clone(), options).unwrap();
     let mut prng = Prng::new(seed);
-    // Everything is tried until it is done or refused; waiting must end.
+    // Each batch is tried until it is accepted or refused; waiting must end.
     let apply = |batch: &Batch| {
         for _ in 0..2000 {
             match engine.apply(batch, Tier::Disk) {
@@ -247,13 +247,13 @@ fn fill_and_empty(seed: u64, options: &Options, capacity: u64) {
         });
     }
     assert!(contents(&*engine).unwrap().is_empty());
-    // The room that they left is room, whether the file could be cut or not.
+    // The freed room can be used, whether the file could be cut or not.
     for nth in 0..count as u64 / 2 {
         let mut batch = Batch::new(1);
         batch.put(nth.to_be_bytes().to_vec(), vec![9; 200]);
         apply(&batch).unwrap_or_else(|error| panic!("{:?} seed {seed}: put {nth}: {error}", options.torn));
     }
-    // Somebody else takes the rest of the disk: whoever waits then is told, and does not wait for ever.
+    // Another program takes the rest of the disk: a batch that waits then gets an error, and does not wait for ever.
     let space = sim.space().unwrap();
     sim.set_capacity(Some(space.total_bytes - space.free_bytes));
     for nth in 0..200u64 {

@@ -8,7 +8,7 @@ fn key(number: u32) -> Vec<u8> {
     format!("inode {:08x} block {:08x}", number / 16, number).into_bytes()
 }
 
-/// Two small values and a large one a batch.
+/// Batches of two small values, with a large one or a delete at times.
 #[inline(never)]
 fn applies(engine: &BtreeEngine, prng: &mut Prng) {
     for number in 0..KEYS {
@@ -36,8 +36,8 @@ fn gets(engine: &BtreeEngine, prng: &mut Prng) -> usize {
     keys.filter(|key| engine.get(key, Tier::Disk).unwrap().is_some()).count()
 }
 
-/// Instructions of `applies`, `works` and `gets`, each of a memory that holds everything: run the test's binary under
-/// `valgrind --tool=callgrind`, then `callgrind_annotate --inclusive=yes`. They do not depend on what else the machine does.
+/// Instructions of `applies`, `works` and `gets`, with everything in memory. Run the test binary under `valgrind --tool=callgrind`, then
+/// `callgrind_annotate --inclusive=yes`. The counts do not depend on the load of the machine.
 #[test]
 #[ignore = "a benchmark, to be run under callgrind"]
 fn instructions() {

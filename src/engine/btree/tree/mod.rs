@@ -2,8 +2,8 @@
 //!
 //! A page is looked up in four places, newest first: `dirty` (changed since the last checkpoint froze), `frozen` (a checkpoint is
 //! writing it), the [`PageSource`](super::source::PageSource) (clean), and what the call itself has read
-//! ([`LoadedPieces`](super::source::LoadedPieces)). If it is in none of them, the search stops with a [`Miss`]; the caller reads it without holding a lock and searches again.
-//! The free map, from which units are taken and to which they are given back, is part of the state.
+//! ([`LoadedPieces`](super::source::LoadedPieces)). If it is in none of them, the search stops with a [`Miss`]; the caller reads it without
+//! holding a lock and searches again. The free map, from which units are taken and to which they are given back, is part of the state.
 //!
 //! | file           | part of the tree                                                     |
 //! |----------------|----------------------------------------------------------------------|

@@ -12,14 +12,14 @@ use crate::engine::btree::age::LogPoint;
 use crate::engine::btree::allocation_unit::FIRST_UNIT;
 use crate::engine::btree::source::{LoadedPieces, PageSource, Piece};
 
-/// What would lie in the file, and which of it is in the pool.
+/// The content of the file, and the part of it that is in the pool.
 #[derive(Default)]
-struct Shelf {
+struct MemorySource {
     pieces: HashMap<UnitNumber, Piece>,
     pooled: RefCell<HashSet<UnitNumber>>,
 }
 
-impl PageSource for Shelf {
+impl PageSource for MemorySource {
     fn pooled(&self, unit: UnitNumber) -> Option<Piece> {
         self.pooled.borrow().contains(&unit).then(|| self.pieces[&unit].clone())
     }
@@ -37,10 +37,10 @@ impl PageSource for Shelf {
     }
 }
 
-/// Asks again with what was missing, until there is an answer; and how often something was.
+/// Asks again with the missing piece until there is an answer; returns it with the number of misses.
 fn with_misses<T>(
     tree: &Tree,
-    shelf: &Shelf,
+    source: &MemorySource,
     mut ask: impl FnMut(&Tree, &LoadedPieces) -> Result<T, Stop>,
 ) -> (T, u32) {
     let (mut loaded, mut misses) = (LoadedPieces::default(), 0);
@@ -49,7 +49,7 @@ fn with_misses<T>(
             Ok(answer) => return (answer, misses),
             Err(Stop::Miss(miss)) => {
                 misses += 1;
-                loaded.add(tree.epoch, miss.unit(), shelf.pieces[&miss.unit()].clone());
+                loaded.add(tree.epoch, miss.unit(), source.pieces[&miss.unit()].clone());
             }
             Err(Stop::Failed(error)) => panic!("{error}"),
         }
@@ -60,7 +60,8 @@ fn with_misses<T>(
 fn the_tree_finds_its_pages_in_any_source_and_asks_for_what_is_not_there() {
     let mut prng = Prng::new(11);
     let meta = Meta { page_bytes: 4096, end: FIRST_UNIT, ..Meta::default() };
-    let (mut tree, mut shelf) = (Tree::new(meta, FreeMap::new(FIRST_UNIT, FIRST_UNIT)), Shelf::default());
+    let (mut tree, mut source) =
+        (Tree::new(meta, FreeMap::new(FIRST_UNIT, FIRST_UNIT)), MemorySource::default());
     let (mut model, mut misses) = (BTreeMap::new(), 0);
     for step in 0..600u32 {
         let mut batch = Batch::new(0);
@@ -77,28 +78,28 @@ fn the_tree_finds_its_pages_in_any_source_and_asks_for_what_is_not_there() {
         }
         let mut pins = Pins::new();
         let (needs, missed) =
-            with_misses(&tree, &shelf, |tree, loaded| tree.plan(&shelf, loaded, &batch, &mut pins));
+            with_misses(&tree, &source, |tree, loaded| tree.plan(&source, loaded, &batch, &mut pins));
         misses += missed;
         if let Some(end) = needs.lacking(&tree.space) {
             tree.space.set_file_end(end);
         }
-        tree.apply(&batch, pins, &shelf);
+        tree.apply(&batch, pins, &source);
         if step % 20 == 19 {
-            // All that changed goes to the shelf, and half of it into the pool.
+            // All changes go to the file, and half of them into the pool.
             let frozen = tree.freeze(LogPoint::default());
             let pages = frozen.pages.iter().map(|(number, page)| (number.unit(), Piece::Page(page.clone())));
             let values = frozen.values.iter().map(|(unit, value)| (*unit, Piece::Value(value.clone())));
             for (unit, piece) in pages.chain(values) {
-                shelf.pieces.insert(unit, piece);
+                source.pieces.insert(unit, piece);
                 match unit.get() % 2 == 0 {
-                    true => shelf.pooled.borrow_mut().insert(unit),
-                    false => shelf.pooled.borrow_mut().remove(&unit),
+                    true => source.pooled.borrow_mut().insert(unit),
+                    false => source.pooled.borrow_mut().remove(&unit),
                 };
             }
             tree.thaw();
         }
         let key = [b"key ".as_slice(), &(prng.below(400) as u16).to_be_bytes(), &[7; 60]].concat();
-        let (found, missed) = with_misses(&tree, &shelf, |tree, loaded| tree.find(&shelf, loaded, &key));
+        let (found, missed) = with_misses(&tree, &source, |tree, loaded| tree.find(&source, loaded, &key));
         misses += missed;
         assert_eq!(found.as_deref(), model.get(&key).map(Vec::as_slice), "step {step}");
     }
@@ -106,8 +107,8 @@ fn the_tree_finds_its_pages_in_any_source_and_asks_for_what_is_not_there() {
     let mut start = Some(Vec::new());
     while let Some(from) = start.take() {
         let collect = |tree: &Tree, loaded: &LoadedPieces| {
-            let chunk = tree.collect(&shelf, loaded, &from, None, 100, usize::MAX)?;
-            // A scan reads values together: here each is asked for.
+            let chunk = tree.collect(&source, loaded, &from, None, 100, usize::MAX)?;
+            // A scan reads values together; here each is asked for on its own.
             match chunk.entries.iter().find_map(|(_, item)| match item {
                 ScanItem::Absent(extent) => Some(*extent),
                 ScanItem::Inline(_) | ScanItem::Ready(_) => None,
@@ -116,7 +117,7 @@ fn the_tree_finds_its_pages_in_any_source_and_asks_for_what_is_not_there() {
                 None => Ok(chunk),
             }
         };
-        let (chunk, missed) = with_misses(&tree, &shelf, collect);
+        let (chunk, missed) = with_misses(&tree, &source, collect);
         misses += missed;
         for (key, item) in &chunk.entries {
             all.insert(chunk.at(key).to_vec(), chunk.value(item).unwrap().to_vec());
