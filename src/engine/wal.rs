@@ -80,6 +80,8 @@ struct Waiter {
     done: Done,
 }
 
+/// What the log knows, behind one lock: an append moves the end in the last segment, may begin another from the spares, and fills the
+/// frame, so these are one state. Nothing of it is shared with what syncs, which has a lock of its own.
 struct State {
     /// In order; the last one is written to.
     segments: VecDeque<Live>,
