@@ -140,7 +140,8 @@ enum Verb {
     /// Verify every checksum and every invariant of a store that is not mounted; writes nothing unless told to repair
     #[command(after_help = check::HELP)]
     Check(check::CheckArgs),
-    /// Put the same keys into every engine and name the crossover: where one writes less than another. Needs no mount
+    /// Put the same keys into every engine and name the crossover: where one writes less than another; or time workloads. Needs no mount
+    #[command(after_help = crate::compare::help())]
     Compare(crate::compare::Arguments),
 }
 

@@ -4,11 +4,16 @@
 use std::fs::File;
 use std::io::{Read, Write};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 
 use bytes::Bytes;
 use kvfs::base::clock::Clock;
 use kvfs::base::text::{BadText, Field, When};
+use kvfs::compare::contender::Contender;
+use kvfs::compare::matrix::plan::Plan;
+use kvfs::compare::matrix::work::Work;
+use kvfs::compare::workloads::stage::Stage;
+use kvfs::compare::{self, matrix, workloads};
 use kvfs::disk::{Access, Opening, SimDisk};
 use kvfs::engine::{
     self, Batch, Common, Descriptor, Done, Engine, Error, Home, KeyRange, Kind, Lsn, MemEngine, Options,
@@ -129,9 +134,16 @@ fn open(path: &Path, list: &str) -> Store {
     mount::open_store(path, &given(list), Terms::default()).unwrap()
 }
 
+/// Makes the diary known, once for all tests of this file.
+fn register() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| assert!(engine::register(&OTHERS)));
+    assert!(!engine::register(&OTHERS), "once is all");
+}
+
 #[test]
 fn it_is_made_opened_checked_and_refused_like_ours() {
-    assert!(engine::register(&OTHERS) && !engine::register(&OTHERS));
+    register();
     assert!(Kind::help().contains("diary: a file of batches"), "{}", Kind::help());
     assert!(
         Settings::all()
@@ -184,6 +196,80 @@ fn it_is_made_opened_checked_and_refused_like_ours() {
     let clock: Arc<dyn Clock> = Arc::new(kvfs::base::clock::SystemClock::new());
     let refused = engine::open(SimDisk::new(), clock, &Kind::of(&DIARY).default_options()).err().unwrap();
     assert!(refused.to_string().contains("engine=diary needs a directory of its own"), "{refused}");
+}
+
+#[derive(clap::Parser)]
+struct Line {
+    #[command(flatten)]
+    arguments: compare::Arguments,
+}
+
+fn arguments(line: &str) -> compare::Arguments {
+    let words = ["compare", "--dir", "unused"].into_iter().chain(line.split_whitespace());
+    <Line as clap::Parser>::try_parse_from(words).unwrap().arguments
+}
+
+/// The matrix has it beside ours. What no meter of ours saw is nowhere made up, and where syncs are real the kernel speaks of both.
+#[test]
+fn it_is_compared_with_ours_by_what_was_measured_of_both() {
+    register();
+    let home = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let store = home.path().join("store");
+    for is_synced in [false, true] {
+        let line = "--puts 300 --memory 256K --sizes 20K,100K --values 100 --updates 50 --gets 20 --engines lsm:leveled,diary";
+        let plan =
+            Plan::new(&arguments(&format!("{line}{}", if is_synced { " --sync" } else { "" }))).unwrap();
+        let measure = |contender: &Contender, work: &Work| matrix::measure_at(&store, &plan, contender, work);
+        let rows = matrix::run(&plan, measure).unwrap();
+        let of = |name: &str| {
+            rows.iter().find(|row| row.contender == name && row.data_bytes == 100 << 10).unwrap()
+        };
+        let (ours, diary) = (of("lsm:leveled"), of("diary"));
+        assert!(!store.exists() && rows.len() == 4);
+        assert!(ours.settled_bytes.unwrap() > ours.logical_bytes && ours.log_file_bytes.is_some());
+        let doors = [diary.settled_bytes, diary.unsettled_bytes, diary.requests, diary.syncs, diary.reads];
+        assert!(
+            doors.iter().chain([&diary.read_bytes, &diary.log_file_bytes]).all(Option::is_none),
+            "{diary:?}"
+        );
+        assert_eq!((diary.puts, diary.gets, diary.logical_bytes), (ours.puts, ours.gets, ours.logical_bytes));
+        // Its file holds every batch that it was ever given, so it takes more than the keys.
+        assert!(diary.physical_bytes > diary.live_bytes, "{diary:?}");
+        let text = matrix::report(&plan, &rows).unwrap();
+        let own_line = text.lines().find(|line| line.contains("  diary  ")).unwrap();
+        assert_eq!(own_line.matches(" - ").count(), 6, "{own_line}");
+        assert!(text.contains("diary         - (in a directory of its own it passes no meter)"), "{text}");
+        let crossover = text.lines().find(|line| line.starts_with("crossover lsm:leveled / diary")).unwrap();
+        match is_synced {
+            false => assert!(crossover.contains("none: nobody counts what both write"), "{crossover}"),
+            // A filesystem in memory counts nothing.
+            true if diary.kernel_write_amp().is_none() => {}
+            true => assert!(crossover.contains(" by the kernel's count: "), "{crossover}"),
+        }
+    }
+}
+
+/// So do the workloads, with every answer checked.
+#[test]
+fn every_workload_runs_on_it() {
+    register();
+    let home = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let line = "--workloads all --memory 256K --sizes 40K --values 100 --puts 200 --gets 200 --engines diary";
+    let plan = workloads::plan::Plan::new(&arguments(line)).unwrap();
+    let mut stage = Stage::new(&plan, &plan.contenders[0], plan.sizes[0], home.path()).unwrap();
+    for workload in &plan.workloads {
+        let rows = stage.run(workload).unwrap();
+        assert!(!rows.is_empty(), "{workload}");
+        for row in rows {
+            assert!(row.contender == "diary" && row.workload.starts_with(workload) && row.ops > 0, "{row:?}");
+            assert_eq!((row.door_write_bytes, row.door_reads, row.write_amp()), (None, None, None));
+            assert_eq!((row.keeps_prefix, row.occupied_bytes > 0), (1, true), "{row:?}");
+        }
+    }
+    stage.finish().unwrap();
+    let left: Vec<_> =
+        std::fs::read_dir(home.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(left, ["LOCK"], "the stores are gone");
 }
 
 static OTHERS: [&Descriptor; 1] = [&DIARY];

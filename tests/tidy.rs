@@ -27,7 +27,13 @@ const MAY_USE: &[(&str, &[&str])] = &[
 
 /// What only some files may say, and why those may.
 const ONLY_IN: &[(&str, &[(&str, &str)])] = &[
-    ("std::fs", &[("disk/os.rs", "the one door to files")]),
+    (
+        "std::fs",
+        &[
+            ("disk/os.rs", "the one door to files"),
+            ("disk/tree.rs", "directories that engines of others fill in ways of their own"),
+        ],
+    ),
     ("std::{fs", &[]),
     (
         "Instant::now",

@@ -3,10 +3,28 @@
 //! The engines and their variants are those of the registry ([`Kind::all`]), so a new engine, policy or torn-page mode joins the default
 //! matrix by being there.
 
-use super::plan::scaled;
-use crate::base::text::BadText;
+use crate::base::text::{BadText, exact_size};
 use crate::base::words::one_of;
-use crate::engine::{Kind, Options};
+use crate::engine::{Kind, Options, Sync};
+
+/// Bytes of a page: the texts' 4 KiB.
+pub const PAGE_BYTES: u64 = 4 << 10;
+
+/// An engine's options for `memory_bytes`: the defaults' proportions, scaled down, and the same memory for each engine. Nothing becomes
+/// durable unasked.
+pub fn scaled(kind: Kind, memory_bytes: u64) -> Options {
+    let mut options = kind.default_options();
+    options.divide(memory_bytes);
+    let common = options.common_mut();
+    common.sync = Sync::Fsync;
+    common.reserve_bytes = 1 << 20;
+    // Each engine takes those that it has. Checkpoints come by log and dirty pages alone: an age would be one of the simulated clock.
+    for (name, value) in [("page_size", exact_size(PAGE_BYTES)), ("checkpoint_age", "1440m".to_string())] {
+        let known = options.set_if_known(name, &value);
+        debug_assert_eq!(known, Some(Ok(())), "{name}={value}");
+    }
+    options
+}
 
 /// An engine with its settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,24 +37,30 @@ pub struct Contender {
 }
 
 impl Contender {
-    /// Every variant of every engine of this program that keeps what it is given; of each engine its default comes first.
+    /// Every engine that keeps what it is given, in its default variant.
+    pub fn engines() -> Vec<Contender> {
+        let kinds = Kind::all().filter(|kind| kind.keeps);
+        kinds.filter_map(|kind| Contender::parse(kind.name, is_kept).ok()).collect()
+    }
+
+    /// Every variant of those; of each engine its default comes first.
     pub fn all() -> Vec<Contender> {
         let mut all: Vec<Contender> = Vec::new();
         for kind in Kind::all().filter(|kind| kind.keeps) {
             let names = (kind.variants.1)().into_iter().map(|variant| format!("{kind}:{variant}"));
             for name in std::iter::once(kind.to_string()).chain(names) {
-                let contender = Contender::parse(&name).ok();
+                let contender = Contender::parse(&name, is_kept).ok();
                 all.extend(contender.filter(|contender| !all.contains(contender)));
             }
         }
         all
     }
 
-    /// Parses `ENGINE[:VARIANT][:OPTION=VALUE]…`. The error is a sentence.
-    pub fn parse(text: &str) -> Result<Contender, BadText> {
+    /// Parses `ENGINE[:VARIANT][:OPTION=VALUE]…`, the engine one of those that `suits` takes. The error is a sentence.
+    pub fn parse(text: &str, suits: fn(Kind) -> bool) -> Result<Contender, BadText> {
         let mut words = text.split(':');
         let name = words.next().unwrap_or_default();
-        let kinds: Vec<Kind> = Kind::all().filter(|kind| kind.keeps).collect();
+        let kinds: Vec<Kind> = Kind::all().filter(|kind| suits(*kind)).collect();
         let Some(kind) = kinds.iter().find(|kind| kind.name == name).copied() else {
             let names: Vec<&str> = kinds.iter().map(|kind| kind.name).collect();
             return Err(
@@ -66,6 +90,11 @@ impl Contender {
         Ok(contender)
     }
 
+    /// Its name where only letters, digits and a few signs may stand: as a directory.
+    pub fn file_name(&self) -> String {
+        self.name.replace(['/', ':', '='], "_")
+    }
+
     /// Options for `memory_bytes`, see [`scaled`], with the contender's own settings.
     pub fn options(&self, memory_bytes: u64) -> Result<Options, BadText> {
         let mut options = scaled(self.kind, memory_bytes);
@@ -79,6 +108,11 @@ impl Contender {
     }
 }
 
+/// Whether an engine keeps what it is given: what keeps nothing has no bytes to compare.
+pub fn is_kept(kind: Kind) -> bool {
+    kind.keeps
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -90,18 +124,18 @@ mod tests {
             assert!(all.iter().any(|contender| contender.kind == kind), "{kind}");
         }
         for contender in &all {
-            assert_eq!(Contender::parse(&contender.name).as_ref(), Ok(contender));
+            assert_eq!(Contender::parse(&contender.name, is_kept).as_ref(), Ok(contender));
             assert_eq!(contender.options(1 << 20).unwrap().kind(), contender.kind);
         }
         // An engine without a variant is its default one, and that is in the list.
         for name in ["lsm", "btree"] {
-            assert!(all.contains(&Contender::parse(name).unwrap()), "{name}");
+            assert!(all.contains(&Contender::parse(name, is_kept).unwrap()), "{name}");
         }
     }
 
     #[test]
     fn settings_are_taken_and_nonsense_is_named() {
-        let contender = Contender::parse("btree:page_size=16K:cache=1M").unwrap();
+        let contender = Contender::parse("btree:page_size=16K:cache=1M", is_kept).unwrap();
         assert!(contender.name.ends_with(":page_size=16K:cache=1M"), "{}", contender.name);
         let options = contender.options(4 << 20).unwrap();
         assert_eq!(options.get("page_size").as_deref(), Some("16K"));
@@ -113,8 +147,11 @@ mod tests {
             ("lsm:colour=red", "colour"),
             ("btree:page_size=5000", "page_size"),
         ] {
-            let problem = Contender::parse(text).unwrap_err();
+            let problem = Contender::parse(text, is_kept).unwrap_err();
             assert!(problem.to_string().contains(part), "{text}: {problem}");
         }
+        let baseline = Contender::parse("mem", |_| true).unwrap();
+        assert_eq!((baseline.name.as_str(), Contender::engines().contains(&baseline)), ("mem", false));
+        assert_eq!(contender.file_name(), contender.name.replace([':', '='], "_"));
     }
 }

@@ -30,6 +30,7 @@ mod prefix;
 mod purpose;
 mod sim;
 mod stock;
+mod tree;
 
 use std::io;
 use std::sync::Arc;
@@ -49,6 +50,7 @@ pub use prefix::Prefixed;
 pub use purpose::{LEVELS, Purpose};
 pub use sim::{SimDisk, Tear, Witness};
 pub use stock::Stock;
+pub use tree::{drop_from_cache, occupied_bytes, remove_tree};
 
 /// A name in the directory.
 #[derive(Clone, Debug, PartialEq, Eq)]

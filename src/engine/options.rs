@@ -177,6 +177,14 @@ pub trait OwnOptions: Clone + Default + fmt::Debug + PartialEq + Send + std::mar
     /// The same, to be changed.
     fn common_mut(&mut self) -> &mut Common;
 
+    /// Divides `memory_bytes` as a comparison of engines asks of each: half for what is not written yet, half for the cache; tables, levels and
+    /// logs keep the proportions that the defaults have to them.
+    fn divide(&mut self, memory_bytes: u64) {
+        let common = self.common_mut();
+        common.cache_bytes = memory_bytes / 2;
+        common.log_segment_bytes = memory_bytes / 4;
+    }
+
     /// The sentence to show if they contradict each other.
     fn validate(&self) -> Result<(), BadText>;
 }
@@ -236,6 +244,7 @@ trait AnyOptions: Any + fmt::Debug + Send + std::marker::Sync {
     fn set(&mut self, name: &str, value: &str) -> Option<Result<(), BadText>>;
     fn common(&self) -> &Common;
     fn common_mut(&mut self) -> &mut Common;
+    fn divide(&mut self, memory_bytes: u64);
     fn validate(&self) -> Result<(), BadText>;
 }
 
@@ -277,6 +286,10 @@ impl<T: OwnOptions> AnyOptions for T {
         OwnOptions::common_mut(self)
     }
 
+    fn divide(&mut self, memory_bytes: u64) {
+        OwnOptions::divide(self, memory_bytes);
+    }
+
     fn validate(&self) -> Result<(), BadText> {
         OwnOptions::validate(self)
     }
@@ -313,6 +326,11 @@ impl Options {
     /// The same, to be changed.
     pub fn common_mut(&mut self) -> &mut Common {
         self.own.common_mut()
+    }
+
+    /// [`OwnOptions::divide`].
+    pub fn divide(&mut self, memory_bytes: u64) {
+        self.own.divide(memory_bytes);
     }
 
     /// The engine's own. [`Error::Invalid`] if they are of another engine.

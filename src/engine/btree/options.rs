@@ -126,6 +126,12 @@ impl OwnOptions for Options {
         &mut self.common
     }
 
+    fn divide(&mut self, memory_bytes: u64) {
+        self.common.divide(memory_bytes);
+        self.dirty_bytes_max = memory_bytes / 2;
+        self.checkpoint_log_bytes = memory_bytes;
+    }
+
     fn validate(&self) -> Result<(), BadText> {
         if !self.page_bytes.is_power_of_two() || !(4 << 10..=64 << 10).contains(&self.page_bytes) {
             return Err(format!("page_size={} is not a power of two from 4K to 64K", self.page_bytes).into());

@@ -238,6 +238,13 @@ impl OwnOptions for Options {
         &mut self.common
     }
 
+    fn divide(&mut self, memory_bytes: u64) {
+        self.common.divide(memory_bytes);
+        // Two memtables.
+        (self.memtable_bytes, self.table_bytes) = (memory_bytes / 4, memory_bytes / 4);
+        self.level_base_bytes = memory_bytes;
+    }
+
     fn validate(&self) -> Result<(), BadText> {
         if self.memtable_bytes == 0 || !(2..=MEMTABLES_MAX).contains(&self.memtable_count_max) {
             return Err(

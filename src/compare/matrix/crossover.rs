@@ -1,11 +1,14 @@
 //! Where one contender overtakes another.
 //!
+//! What is compared is what door 3 saw. Where it sees nothing of one of the two, it is the kernel's count of both, if their syncs reached the
+//! device: without those the kernel counts a page that is changed again and again once.
+//!
 //! For a pair, the ratio of their write amplifications is known at the points of the matrix. Along an axis (data size, entry size,
 //! update share), with the other two held, it crosses 1 between two neighbours; the place between them is where the straight line
 //! through the ratios' logarithms is 0, with sizes on a logarithmic axis too.
 
 use super::row::Row;
-use super::workload::{KEY_BYTES, Point};
+use super::work::{KEY_BYTES, Point};
 use crate::base::text::human_size;
 
 /// What changes while the others are held.
@@ -93,15 +96,50 @@ pub struct Crossing {
     pub place: f64,
 }
 
-/// Every point where both were measured, and every crossing between neighbours of those.
-pub fn find(rows: &[Row], one: &str, other: &str) -> (Vec<Match>, Vec<Crossing>) {
+/// Who counted what is compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Witness {
+    /// Door 3.
+    Door,
+    /// The kernel.
+    Kernel,
+}
+
+impl Witness {
+    /// Who can speak of both; `None` if nobody can.
+    fn of(rows: &[Row], names: [&str; 2], is_synced: bool) -> Option<Witness> {
+        let mut both = rows.iter().filter(|row| names.contains(&row.contender.as_str()));
+        match both.all(Row::is_seen) {
+            true => Some(Witness::Door),
+            false => is_synced.then_some(Witness::Kernel),
+        }
+    }
+
+    fn write_amp(self, row: &Row) -> Option<f64> {
+        match self {
+            Witness::Door => row.write_amp(),
+            Witness::Kernel => row.kernel_write_amp(),
+        }
+    }
+
+    fn show(self) -> &'static str {
+        match self {
+            Witness::Door => "",
+            Witness::Kernel => " by the kernel's count",
+        }
+    }
+}
+
+/// Every point where `witness` measured both, and every crossing between neighbours of those.
+pub fn find(rows: &[Row], one: &str, other: &str, witness: Witness) -> (Vec<Match>, Vec<Crossing>) {
     let mut matches: Vec<Match> = rows
         .iter()
         .filter(|row| row.contender == one)
         .filter_map(|row| {
             let against =
                 rows.iter().find(|found| found.contender == other && found.point() == row.point())?;
-            Some(Match { point: row.point(), one: row.write_amp(), other: against.write_amp() })
+            let (one, other) = (witness.write_amp(row)?, witness.write_amp(against)?);
+            Some(Match { point: row.point(), one, other })
         })
         .filter(|found| found.one > 0.0 && found.other > 0.0)
         .collect();
@@ -134,8 +172,8 @@ fn place(axis: Axis, before: &Match, after: &Match) -> f64 {
 }
 
 /// The lines that name the crossovers, each beginning with `crossover`: all of them for the first pair of two engines, a sum for
-/// every other pair.
-pub fn report(rows: &[Row]) -> Vec<String> {
+/// every other pair. `is_synced` says whether syncs reached the device.
+pub fn report(rows: &[Row], is_synced: bool) -> Vec<String> {
     let mut names: Vec<&str> = Vec::new();
     for row in rows {
         if !names.contains(&row.contender.as_str()) {
@@ -148,10 +186,17 @@ pub fn report(rows: &[Row]) -> Vec<String> {
     let mut is_first = true;
     for (index, one) in names.iter().enumerate() {
         for other in names[index + 1..].iter().filter(|other| !has_both || engine(one) != engine(other)) {
-            let (matches, crossings) = find(rows, one, other);
-            lines.push(sum(one, other, &matches));
+            let Some(witness) = Witness::of(rows, [one, other], is_synced) else {
+                lines.push(format!(
+                    "crossover {one} / {other}: none: nobody counts what both write; with --sync the kernel's count is compared"
+                ));
+                continue;
+            };
+            let (matches, crossings) = find(rows, one, other, witness);
+            let pair = format!("{one} / {other}{}", witness.show());
+            lines.push(sum(&pair, one, other, &matches));
             if std::mem::take(&mut is_first) {
-                lines.extend(crossings.iter().map(|crossing| line(one, other, crossing)));
+                lines.extend(crossings.iter().map(|crossing| line(&pair, one, other, crossing)));
             }
         }
     }
@@ -161,7 +206,7 @@ pub fn report(rows: &[Row]) -> Vec<String> {
     lines
 }
 
-fn sum(one: &str, other: &str, matches: &[Match]) -> String {
+fn sum(pair: &str, one: &str, other: &str, matches: &[Match]) -> String {
     let all = matches.len();
     let by = |ratios: &mut dyn Iterator<Item = f64>| {
         let (low, high) =
@@ -182,17 +227,17 @@ fn sum(one: &str, other: &str, matches: &[Match]) -> String {
             all - ones
         ),
     };
-    format!("crossover {one} / {other}: {verdict}")
+    format!("crossover {pair}: {verdict}")
 }
 
-fn line(one: &str, other: &str, crossing: &Crossing) -> String {
+fn line(pair: &str, one: &str, other: &str, crossing: &Crossing) -> String {
     let Crossing { axis, before, after, place } = crossing;
     let (below, above) = if before.is_one_cheaper() { (one, other) } else { (other, one) };
     let at = |found: &Match| {
         format!("{:.2} / {:.2} at {}", found.one, found.other, axis.show(axis.place(&found.point)))
     };
     format!(
-        "crossover {one} / {other} {}: at about {}; below it {below} writes less, above it {above} ({}, {})",
+        "crossover {pair} {}: at about {}; below it {below} writes less, above it {above} ({}, {})",
         axis.describe(&before.point),
         axis.show(*place),
         at(before),
@@ -202,7 +247,7 @@ fn line(one: &str, other: &str, crossing: &Crossing) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::row::sample;
+    use super::super::row::{sample, unseen};
     use super::*;
 
     #[test]
@@ -214,12 +259,12 @@ mod tests {
             sample("lsm:leveled", 16 << 20, 84, 50, 80),
             sample("btree:image", 16 << 20, 84, 50, 20),
         ];
-        let (matches, crossings) = find(&rows, "lsm:leveled", "btree:image");
+        let (matches, crossings) = find(&rows, "lsm:leveled", "btree:image", Witness::Door);
         assert_eq!((matches.len(), crossings.len()), (2, 1));
         assert_eq!(crossings[0].axis, Axis::Data);
         assert!((crossings[0].place / (4 << 20) as f64 - 1.0).abs() < 1e-9, "{}", crossings[0].place);
         assert_eq!(
-            report(&rows),
+            report(&rows, false),
             [
                 "crossover lsm:leveled / btree:image: lsm:leveled writes less at 1 of 2 points (4.00 to 4.00 times less), \
                  btree:image at 1 (4.00 to 4.00 times less)",
@@ -233,7 +278,7 @@ mod tests {
             sample("a:x", 1 << 20, 84, 100, 10),
             sample("b:y", 1 << 20, 84, 100, 40),
         ];
-        let (_, crossings) = find(&rows, "a:x", "b:y");
+        let (_, crossings) = find(&rows, "a:x", "b:y", Witness::Door);
         assert_eq!((crossings.len(), crossings[0].axis, crossings[0].place), (1, Axis::Updates, 50.0));
     }
 
@@ -245,7 +290,7 @@ mod tests {
             sample("a:x", 2 << 20, 84, 100, 10),
             sample("b:y", 2 << 20, 84, 100, 40),
         ];
-        assert_eq!(find(&rows, "a:x", "b:y").1, []);
+        assert_eq!(find(&rows, "a:x", "b:y", Witness::Door).1, []);
     }
 
     #[test]
@@ -256,16 +301,49 @@ mod tests {
             sample("btree:image", 1 << 20, 84, 0, 30),
         ];
         assert_eq!(
-            report(&rows),
+            report(&rows, false),
             [
                 "crossover lsm:leveled / btree:image: none: lsm:leveled writes less at all 1 points (3.00 to 3.00 times less)",
                 "crossover lsm:tiered / btree:image: none: lsm:tiered writes less at all 1 points (1.50 to 1.50 times less)"
             ]
         );
-        assert_eq!(report(&rows[..2]).len(), 1, "two of one engine are compared when there is no other");
-        assert!(report(&rows[..1])[0].starts_with("crossover none"));
-        assert!(report(&[])[0].starts_with("crossover none"));
+        assert_eq!(
+            report(&rows[..2], false).len(),
+            1,
+            "two of one engine are compared when there is no other"
+        );
+        assert!(report(&rows[..1], false)[0].starts_with("crossover none"));
+        assert!(report(&[], false)[0].starts_with("crossover none"));
         let apart = [sample("a:x", 1, 84, 0, 10), sample("b:y", 2, 84, 0, 10)];
-        assert!(report(&apart)[0].contains("none: no point"));
+        assert!(report(&apart, false)[0].contains("none: no point"));
+    }
+
+    #[test]
+    fn where_door_3_sees_one_of_two_the_kernel_speaks_of_both_or_nobody() {
+        let rows = [
+            sample("lsm:leveled", 1 << 20, 84, 0, 10),
+            unseen(sample("diary", 1 << 20, 84, 0, 30)),
+            unseen(sample("diary", 4 << 20, 84, 0, 10)),
+            sample("lsm:leveled", 4 << 20, 84, 0, 30),
+        ];
+        let nobody = report(&rows, false);
+        assert!(
+            nobody.len() == 1 && nobody[0].contains("none: nobody counts") && nobody[0].contains("--sync")
+        );
+        let kernel = report(&rows, true);
+        assert!(
+            kernel[0].starts_with(
+                "crossover lsm:leveled / diary by the kernel's count: lsm:leveled writes less at 1 of 2"
+            ),
+            "{kernel:?}"
+        );
+        assert!(
+            kernel[1].contains("count by data size (entries of 100B, 0 % updates): at about 2.00MiB")
+                && kernel[1].contains("(2.00 / 6.00 at 1.00MiB, 6.00 / 2.00 at 4.00MiB)"),
+            "{kernel:?}"
+        );
+        // Two that door 3 sees are never compared by anything else.
+        let seen = [sample("a:x", 1 << 20, 84, 0, 10), sample("b:y", 1 << 20, 84, 0, 30)];
+        assert!(report(&seen, true)[0].starts_with("crossover a:x / b:y: none: a:x writes less"));
     }
 }

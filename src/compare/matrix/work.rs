@@ -5,8 +5,7 @@
 //! 3. *Run*: one put a batch. A share of the puts, spread evenly, overwrites a key that is there; each of the others inserts one.
 //! 4. *Gets* of keys of the set, at random.
 //!
-//! Keys are 16 hexadecimal digits. Values are random bytes, so nothing can be gained by compressing them. All of it follows from
-//! the seed.
+//! Keys are 16 hexadecimal digits. All of it follows from the seed.
 
 use crate::base::text::BadText;
 use std::fmt;
@@ -66,7 +65,7 @@ impl Point {
 
 /// The work at one point.
 #[derive(Clone, Debug)]
-pub struct Workload {
+pub struct Work {
     /// Where.
     pub point: Point,
     /// Order of keys.
@@ -81,17 +80,17 @@ pub struct Workload {
     pub puts: u64,
 }
 
-impl Workload {
+impl Work {
     /// The work at `point`: `puts_max` puts, or fewer where they would be more than `volume_bytes` or would insert more keys than
     /// the set has; never none.
-    pub fn new(point: Point, order: Order, seed: u64, puts_max: u64, volume_bytes: u64) -> Workload {
+    pub fn new(point: Point, order: Order, seed: u64, puts_max: u64, volume_bytes: u64) -> Work {
         let keys = (point.data_bytes / point.entry_bytes()).max(1);
         let insert_percent = 100 - point.update_percent.min(100);
         let puts_of_keys = (keys * 100).checked_div(insert_percent).unwrap_or(u64::MAX);
         let puts = puts_max.min(volume_bytes / point.entry_bytes()).min(puts_of_keys).max(1);
-        let mut workload = Workload { point, order, seed, keys, loaded: keys, puts };
-        workload.loaded = keys - (puts - workload.updates_before(puts));
-        workload
+        let mut work = Work { point, order, seed, keys, loaded: keys, puts };
+        work.loaded = keys - (puts - work.updates_before(puts));
+        work
     }
 
     /// Overwrites among the first `puts` puts.
@@ -149,29 +148,6 @@ fn text(number: u64) -> Vec<u8> {
     format!("{number:016x}").into_bytes()
 }
 
-/// Values, one after the other.
-pub struct Values {
-    prng: Prng,
-    bytes: usize,
-}
-
-impl Values {
-    /// Values of `bytes` random bytes each.
-    pub fn new(seed: u64, bytes: u64) -> Values {
-        Values { prng: Prng::new(seed.rotate_left(32)), bytes: bytes as usize }
-    }
-
-    /// The next one.
-    pub fn next_value(&mut self) -> Vec<u8> {
-        let mut value = Vec::with_capacity(self.bytes + 8);
-        while value.len() < self.bytes {
-            value.extend_from_slice(&self.prng.bits().to_le_bytes());
-        }
-        value.truncate(self.bytes);
-        value
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -185,7 +161,7 @@ mod tests {
                     [(0, 10, 1 << 20), (50_000, 100, 1 << 20), (9_000, 9_999, 5_000)]
                 {
                     let point = Point { data_bytes, value_bytes: 84, update_percent };
-                    let work = Workload::new(point, order, 7, puts_max, volume);
+                    let work = Work::new(point, order, 7, puts_max, volume);
                     let mut keys: BTreeSet<Vec<u8>> = work.load().collect();
                     assert_eq!(keys.len() as u64, work.loaded);
                     assert!(work.load().is_sorted());
@@ -207,11 +183,8 @@ mod tests {
     #[test]
     fn the_seed_decides_everything() {
         let point = Point { data_bytes: 10_000, value_bytes: 84, update_percent: 50 };
-        let keys = |seed| Workload::new(point, Order::Random, seed, 100, 1 << 20).puts().collect::<Vec<_>>();
+        let keys = |seed| Work::new(point, Order::Random, seed, 100, 1 << 20).puts().collect::<Vec<_>>();
         assert_eq!(keys(1), keys(1));
         assert_ne!(keys(1), keys(2));
-        let value = |seed| Values::new(seed, 13).next_value();
-        assert_eq!((value(1).len(), value(1)), (13, value(1)));
-        assert_ne!(value(1), value(2));
     }
 }

@@ -7,12 +7,13 @@
 
 use std::fmt::Write;
 
-use super::contender::Contender;
-use super::plan::PAGE_BYTES;
-use super::workload::{KEY_BYTES, Point};
-use super::{Error, cell};
+use super::cell;
+use super::work::{KEY_BYTES, Point};
 use crate::base::text::human_size;
+use crate::compare::Error;
+use crate::compare::contender::{Contender, PAGE_BYTES};
 use crate::disk::{Purpose, SimDisk};
+use crate::engine::Home;
 
 /// Bytes of a record in the log of the texts' LSM-tree.
 pub const fn text_lsm_wal_bytes(key_bytes: u64, value_bytes: u64) -> u64 {
@@ -24,7 +25,7 @@ pub const fn text_btree_wal_bytes(page_bytes: u64) -> u64 {
     12 + page_bytes + 4
 }
 
-/// One line a contender: what a put of each of `value_bytes` writes by purpose, from settled to settled, into a store that holds
+/// One line a contender: what a put of `value_bytes` writes by purpose, from settled to settled, into a store that holds
 /// an older value of the key. It is measured on a simulated disk.
 pub fn describe(contenders: &[Contender], memory_bytes: u64, value_bytes: u64) -> Result<String, Error> {
     let point = Point { data_bytes: 0, value_bytes, update_percent: 100 };
@@ -36,6 +37,14 @@ pub fn describe(contenders: &[Contender], memory_bytes: u64, value_bytes: u64) -
     let _ = writeln!(text, "  {:<width$}  wal {lsm} = 8 + key + value", "text's LSM");
     let _ = writeln!(text, "  {:<width$}  wal {btree} = 12 + page + 4", "text's B-tree");
     for contender in contenders {
+        if let Home::Directory(_) = contender.kind.home {
+            let _ = writeln!(
+                text,
+                "  {:<width$}  - (in a directory of its own it passes no meter)",
+                contender.name
+            );
+            continue;
+        }
         let options = contender.options(memory_bytes)?;
         let written = cell::one_put(SimDisk::new(), &options, value_bytes)?;
         let parts: Vec<String> = Purpose::all()

@@ -4,7 +4,7 @@
 use std::fmt::Write;
 
 use super::row::Row;
-use super::workload::KEY_BYTES;
+use super::work::KEY_BYTES;
 use crate::base::text::{exact_size, human_size};
 
 /// Colours that people with any eyes can tell apart (Okabe and Ito), in the order of contenders.
@@ -23,7 +23,7 @@ pub fn svg(rows: &[Row]) -> String {
     let sizes = sorted(rows.iter().map(|row| row.data_bytes));
     let values = sorted(rows.iter().map(|row| row.value_bytes));
     let updates = sorted(rows.iter().map(|row| row.update_percent));
-    let amplifications = rows.iter().map(Row::write_amp).filter(|amplification| *amplification > 0.0);
+    let amplifications = rows.iter().filter_map(Row::write_amp).filter(|amplification| *amplification > 0.0);
     let (low, high) =
         amplifications.fold((1.0f64, 10.0f64), |(low, high), value| (low.min(value), high.max(value)));
     let y_range = (low.log10().floor(), high.log10().ceil());
@@ -77,10 +77,16 @@ pub fn svg(rows: &[Row]) -> String {
                     row.contender == *contender
                         && row.value_bytes == *value_bytes
                         && row.update_percent == *update_percent
-                        && row.write_amp() > 0.0
                 });
-                let mut places: Vec<(u64, f64)> =
-                    of_line.map(|row| (row.data_bytes, y_of(row.write_amp()))).collect();
+                let place = |row: &Row| {
+                    let amplification = row.write_amp().filter(|amplification| *amplification > 0.0)?;
+                    Some((row.data_bytes, y_of(amplification)))
+                };
+                let mut places: Vec<(u64, f64)> = of_line.filter_map(place).collect();
+                if places.is_empty() {
+                    // Nobody measured it here.
+                    continue;
+                }
                 places.sort_by_key(|(size, _)| *size);
                 let colour = colour(index);
                 let path: Vec<String> =
@@ -157,7 +163,7 @@ mod tests {
         assert_eq!(
             svg(&rows),
             golden,
-            "if it is meant to differ: look at it, then replace src/compare/golden.svg"
+            "if it is meant to differ: look at it, then replace src/compare/matrix/golden.svg"
         );
     }
 

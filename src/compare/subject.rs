@@ -1,0 +1,360 @@
+//! The engine that is measured, opened where it lives and driven at one of two paces.
+//!
+//! *Simulated*: background work is done by the one who writes, between two batches, and the engine sees a clock of its own. So what is
+//! written follows from the batches and the options, never from the machine. *Live*: as on a mount, with the threads that the engine has use
+//! for, and the machine's clock; a batch that is refused waits for the wake signal. An engine with a directory of its own is always live: its
+//! threads are its own affair.
+
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use super::Error;
+use super::kernel::{self, Processor};
+use super::unsynced::Unsynced;
+use crate::base::clock::{Clock, ManualClock, SystemClock};
+use crate::base::metric::Since;
+use crate::disk::{self, Access, Disk, Latch, Metered, OsDisk, Pool, ProcessIo, Snapshot};
+use crate::engine::{
+    self, Batch, Command, Done, Engine, Home, KeyRange, Kind, Lsn, Options, Promise, Shape, Tier, WakeSignal,
+    WorkClass, Worker, wal,
+};
+
+/// Directory of an engine that has one of its own, below the store's.
+const OWN_DIRECTORY: &str = "engine";
+/// The time that a batch takes on a simulated clock.
+const TICK: Duration = Duration::from_millis(1);
+/// A simulated writer that is refused this often in a row is not let through any more.
+const REFUSALS_MAX: u32 = 10_000;
+/// How often a live engine is looked at until it is quiet.
+const LOOK: Duration = Duration::from_millis(2);
+/// For how long it must be quiet: ours begin what is due at once, others look for it now and then.
+const QUIET: [Duration; 2] = [Duration::from_millis(8), Duration::from_millis(500)];
+
+/// At which pace an engine is driven; see the module.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pace {
+    /// On a clock of its own, work done between batches.
+    Simulated,
+    /// As on a mount.
+    Live,
+}
+
+/// Where a store lies.
+pub enum Place {
+    /// On a disk of ours, which is metered; below `path` if it is a real one.
+    Disk {
+        /// The disk.
+        disk: Arc<dyn Disk>,
+        /// Its directory.
+        path: Option<PathBuf>,
+    },
+    /// In a directory of the engine's own, below one that is locked.
+    Directory {
+        /// The engine's directory.
+        path: PathBuf,
+        /// The lock.
+        lock: Arc<OsDisk>,
+    },
+}
+
+impl Place {
+    /// The place for an engine of `kind` in the directory `path`, which is made if it is missing. Without `syncs` a disk of ours counts syncs
+    /// and does not wait for them; in a directory of its own an engine does as it likes.
+    pub fn below(path: &Path, kind: Kind, syncs: bool) -> Result<Place, Error> {
+        let failed = |error| Error::io(path.display(), error);
+        let os = OsDisk::open(path, Access::Write).map_err(failed)?;
+        match kind.home {
+            Home::Directory(_) => {
+                Ok(Place::Directory { path: os.directory(OWN_DIRECTORY).map_err(failed)?, lock: os })
+            }
+            Home::Disk(_) => {
+                let pool: Arc<dyn Disk> = Pool::of_process(os);
+                let disk = if syncs { pool } else { Unsynced::new(pool) };
+                Ok(Place::Disk { disk, path: Some(path.to_path_buf()) })
+            }
+        }
+    }
+
+    fn path(&self) -> Option<&Path> {
+        match self {
+            Place::Disk { path, .. } => path.as_deref(),
+            Place::Directory { path, .. } => Some(path),
+        }
+    }
+}
+
+impl From<Arc<dyn Disk>> for Place {
+    fn from(disk: Arc<dyn Disk>) -> Place {
+        Place::Disk { disk, path: None }
+    }
+}
+
+/// What has been counted up to a moment.
+#[derive(Clone)]
+pub struct Counts {
+    /// What door 3 saw; `None` for an engine whose files are no disk's of ours.
+    pub door: Option<Snapshot>,
+    /// What the kernel counted of this process.
+    pub kernel: ProcessIo,
+    /// What the device below has written, for everybody; `None` where the kernel does not say.
+    pub device_bytes: Option<u64>,
+    /// Processor time.
+    pub processor: Processor,
+    /// How long writers were held back, all threads together, as far as the engine says.
+    pub stalled: Duration,
+}
+
+impl Counts {
+    /// What came after `earlier`.
+    pub fn since(&self, earlier: &Counts) -> Counts {
+        let both = |now: Option<u64>, then: Option<u64>| Some(now?.saturating_sub(then?));
+        Counts {
+            door: self.door.as_ref().zip(earlier.door.as_ref()).map(|(now, then)| now.since(then)),
+            kernel: self.kernel.since(&earlier.kernel),
+            device_bytes: both(self.device_bytes, earlier.device_bytes),
+            processor: self.processor.since(&earlier.processor),
+            stalled: self.stalled.saturating_sub(earlier.stalled),
+        }
+    }
+}
+
+/// What a store occupies.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Occupied {
+    /// All files.
+    pub bytes: u64,
+    /// Of these, the segments of the log; `None` where nobody can tell which those are.
+    pub log_bytes: Option<u64>,
+}
+
+/// An engine that is measured.
+pub struct Subject {
+    // Dropped before the engine: its threads hold it.
+    worker: Option<Worker>,
+    engine: Arc<dyn Engine>,
+    signal: Arc<WakeSignal>,
+    place: Place,
+    door: Option<Arc<Metered>>,
+    /// The simulated clock; `None` if it is live.
+    clock: Option<Arc<ManualClock>>,
+    waited_nanos: AtomicU64,
+    memory_before_bytes: u64,
+}
+
+impl Subject {
+    /// Opens the engine that `options` are of at `place`; a place without a store gets one.
+    pub fn open(place: Place, options: &Options, pace: Pace) -> Result<Subject, Error> {
+        let failed = |error| Error::engine(format!("opening {}", options.kind()), error);
+        options.validate()?;
+        kernel::trim_heap();
+        let memory_before_bytes = kernel::anonymous_bytes();
+        let is_simulated = pace == Pace::Simulated && matches!(options.kind().home, Home::Disk(_));
+        let clock = is_simulated.then(|| Arc::new(ManualClock::default()));
+        let seen: Arc<dyn Clock> = match &clock {
+            Some(clock) => clock.clone(),
+            None => Arc::new(SystemClock::new()),
+        };
+        let (engine, door) = match (&place, options.kind().home) {
+            (Place::Directory { path, .. }, Home::Directory(open)) => {
+                (open(path, seen, options).map_err(failed)?, None)
+            }
+            (Place::Disk { disk, .. }, _) => {
+                let door = Metered::new(disk.clone());
+                let disk = Latch::new(door.clone());
+                (engine::open(disk, seen, options).map_err(failed)?, Some(door))
+            }
+            (Place::Directory { path, .. }, Home::Disk(_)) => {
+                let what = format!("{}: engine={} lives on a disk", path.display(), options.kind());
+                return Err(Error::Failed(what));
+            }
+        };
+        let worker = match &clock {
+            Some(_) => None,
+            None => {
+                let started = Worker::start(engine.clone());
+                Some(started.map_err(|error| Error::io("starting background threads", error))?)
+            }
+        };
+        let (signal, waited_nanos) = (engine.wake_signal(), AtomicU64::new(0));
+        Ok(Subject { worker, engine, signal, place, door, clock, waited_nanos, memory_before_bytes })
+    }
+
+    /// What the engine promises.
+    pub fn promise(&self) -> Promise {
+        self.engine.promise()
+    }
+
+    /// Whether it is driven on a simulated clock.
+    pub fn is_simulated(&self) -> bool {
+        self.clock.is_some()
+    }
+
+    /// Anonymous memory of this process above what it held before the engine was opened.
+    pub fn memory_bytes(&self) -> u64 {
+        kernel::anonymous_bytes().saturating_sub(self.memory_before_bytes)
+    }
+
+    /// Applies a batch, waiting as long as it is refused; at the simulated pace also does the work that it caused.
+    pub fn apply(&self, batch: &Batch) -> Result<Lsn, Error> {
+        let mut refusals = 0;
+        loop {
+            // Looked at before the try, so that a signal in between is not lost.
+            let seen = self.signal.seen(WorkClass::Room);
+            match (self.engine.apply(batch, Tier::Disk), &self.clock) {
+                (Ok(lsn), Some(clock)) => {
+                    clock.advance(TICK);
+                    self.work()?;
+                    return Ok(lsn);
+                }
+                (Ok(lsn), None) => return Ok(lsn),
+                (Err(engine::Error::Busy { retry_after, .. }), None) => {
+                    let since = Instant::now();
+                    self.signal.wait(WorkClass::Room, seen, retry_after);
+                    self.waited_nanos.fetch_add(since.elapsed().as_nanos() as u64, Relaxed);
+                }
+                (Err(error @ engine::Error::Busy { retry_after, .. }), Some(clock)) => {
+                    refusals += 1;
+                    if refusals > REFUSALS_MAX {
+                        return Err(Error::engine("a put waits for what never comes", error));
+                    }
+                    self.work()?;
+                    clock.advance(retry_after);
+                }
+                (Err(error), _) => return Err(Error::engine("a write", error)),
+            }
+        }
+    }
+
+    /// The value of `key`, if it is there.
+    pub fn get(&self, key: &[u8]) -> Result<Option<Bytes>, Error> {
+        self.engine.get(key, Tier::Disk).map_err(|error| Error::engine("a get", error))
+    }
+
+    /// Visits up to `count` entries from the key `from` on; the number of entries, and their key and value bytes.
+    pub fn scan(&self, from: &[u8], count: u64) -> Result<(u64, u64), Error> {
+        let (mut entries, mut bytes) = (0, 0);
+        let range = KeyRange { start: from, end: None };
+        let scanned = self.engine.scan(range, Tier::Disk, &mut |key, value| {
+            entries += 1;
+            bytes += (key.len() + value.len()) as u64;
+            if entries < count { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        });
+        scanned.map(|()| (entries, bytes)).map_err(|error| Error::engine("a scan", error))
+    }
+
+    /// Waits until everything up to `lsn` is durable.
+    pub fn sync_to(&self, lsn: Lsn) -> Result<(), Error> {
+        let result = match self.clock {
+            Some(_) => engine::sync(&*self.engine),
+            None => wait(|done| self.engine.sync_to(lsn, done)),
+        };
+        result.map_err(|error| Error::engine("a sync", error))
+    }
+
+    /// Waits until everything that was applied is durable.
+    pub fn sync(&self) -> Result<(), Error> {
+        self.sync_to(self.engine.lsn())
+    }
+
+    /// Writes out what is buffered, waits until no background work is left, and syncs: a boundary at which nothing is owed. Returns how much
+    /// of the time was spent only on making sure that nothing is.
+    pub fn settle(&self) -> Result<Duration, Error> {
+        let failed = |error| Error::engine("a flush", error);
+        if self.is_simulated() {
+            engine::run(&*self.engine, Command::Flush).map_err(failed)?;
+            self.sync()?;
+            self.work()?;
+            return Ok(Duration::ZERO);
+        }
+        wait(|done| self.engine.run(Command::Flush, done)).map_err(failed)?;
+        let quiet = match self.engine.inspect() {
+            // Nobody can look.
+            None => Duration::ZERO,
+            Some(_) => QUIET[usize::from(self.door.is_none())],
+        };
+        let mut looks = 0;
+        while LOOK * looks < quiet {
+            std::thread::sleep(LOOK);
+            looks = if is_quiet(&self.engine.shape()) { looks + 1 } else { 0 };
+        }
+        self.sync()?;
+        Ok(quiet)
+    }
+
+    /// Does the background work that there is.
+    fn work(&self) -> Result<(), Error> {
+        engine::settle(&*self.engine).map_err(|error| Error::engine("background work", error))
+    }
+
+    /// Everything that has been counted.
+    pub fn counts(&self) -> Result<Counts, Error> {
+        let waited = Duration::from_nanos(self.waited_nanos.load(Relaxed));
+        let inside = match &self.door {
+            // Ours answer `Busy`, and the wait is counted above.
+            Some(_) => Duration::ZERO,
+            None => Duration::from_secs_f64(self.engine.shape().stalls.seconds()),
+        };
+        Ok(Counts {
+            door: self.door.as_ref().map(|door| door.snapshot()),
+            kernel: disk::process_io().map_err(|error| Error::io("reading /proc/self/io", error))?,
+            device_bytes: self.place.path().and_then(kernel::device_write_bytes),
+            processor: Processor::now(),
+            stalled: waited + inside,
+        })
+    }
+
+    /// What its files occupy now.
+    pub fn occupied(&self) -> Result<Occupied, Error> {
+        match &self.place {
+            Place::Directory { path, .. } => {
+                let bytes = disk::occupied_bytes(path).map_err(|error| Error::io(path.display(), error))?;
+                Ok(Occupied { bytes, log_bytes: None })
+            }
+            Place::Disk { disk, .. } => {
+                let files = disk.list().map_err(|error| Error::io("listing the store", error))?;
+                let of_log = files.iter().filter(|file| wal::is_segment(&file.name));
+                Ok(Occupied {
+                    bytes: files.iter().map(|file| file.bytes_allocated).sum(),
+                    log_bytes: Some(of_log.map(|file| file.bytes_allocated).sum()),
+                })
+            }
+        }
+    }
+
+    /// What the engine says of itself, for people.
+    pub fn report(&self) -> String {
+        format!("{:#?}", self.engine.shape())
+    }
+
+    /// Closes the store in order, and lets go of its place.
+    pub fn close(mut self) -> Result<(), Error> {
+        if let Some(worker) = self.worker.take() {
+            worker.stop();
+        }
+        self.engine.close().map_err(|error| Error::engine("closing the store", error))
+    }
+}
+
+/// Starts something that ends in the background, and waits for its end.
+fn wait(start: impl FnOnce(Done)) -> engine::Result<()> {
+    let (sender, receiver) = mpsc::channel();
+    start(Box::new(move |result| {
+        // The receiver waits below.
+        let _ = sender.send(result);
+    }));
+    let lost = |_| Err(engine::Error::Invalid("the engine dropped it unanswered".to_string()));
+    receiver.recv().unwrap_or_else(lost)
+}
+
+fn is_quiet(shape: &Shape) -> bool {
+    shape.jobs.is_empty()
+        && shape.memory.immutable_memtables == 0
+        && shape.debt.pending_compaction_bytes == 0
+        && shape.debt.l0_files <= shape.debt.l0_trigger
+        && shape.space.obsolete_bytes == 0
+}
