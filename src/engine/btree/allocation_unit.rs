@@ -42,7 +42,7 @@ impl UnitNumber {
         UnitNumber(number)
     }
 
-    /// Its number.
+    /// The number.
     #[inline]
     pub const fn get(self) -> u64 {
         self.0
@@ -54,7 +54,7 @@ impl UnitNumber {
         UnitNumber(offset / UNIT_BYTES)
     }
 
-    /// Byte offset in the file. Of a number that damage made too large, the largest offset.
+    /// Byte offset in the file. Of a number that damage made too large, the largest number.
     #[inline]
     pub const fn offset(self) -> u64 {
         self.0.saturating_mul(UNIT_BYTES)
@@ -92,9 +92,9 @@ impl UnitNumber {
 }
 
 impl Units {
-    /// None.
+    /// No unit.
     pub const ZERO: Units = Units(0);
-    /// One.
+    /// One unit.
     pub const ONE: Units = Units(1);
 
     /// So many units.
@@ -103,25 +103,25 @@ impl Units {
         Units(count)
     }
 
-    /// How many.
+    /// The number of units.
     #[inline]
     pub const fn get(self) -> u64 {
         self.0
     }
 
-    /// Units that `bytes` take.
+    /// Number of units that `bytes` take.
     #[inline]
     pub const fn of_bytes(bytes: u64) -> Units {
         Units(bytes.div_ceil(UNIT_BYTES))
     }
 
-    /// Whole units that fit into `bytes`.
+    /// Number of whole units that fit into `bytes`.
     #[inline]
     pub const fn within_bytes(bytes: u64) -> Units {
         Units(bytes / UNIT_BYTES)
     }
 
-    /// Their bytes.
+    /// Bytes of the units. Of a number that damage made too large, the largest number.
     #[inline]
     pub const fn bytes(self) -> u64 {
         self.0.saturating_mul(UNIT_BYTES)
@@ -133,7 +133,7 @@ impl Units {
         self.0 == 0
     }
 
-    /// Those beyond `units`, if there are any.
+    /// The difference, or zero if `units` is larger.
     #[inline]
     pub fn saturating_sub(self, units: Units) -> Units {
         Units(self.0.saturating_sub(units.0))
@@ -162,13 +162,13 @@ impl PageNumber {
         self.0.offset()
     }
 
-    /// Reads it from a page, a record of the log or a meta page.
+    /// Decodes it from a page or from a record of the log.
     #[inline]
     pub const fn from_le_bytes(bytes: [u8; 8]) -> PageNumber {
         PageNumber(UnitNumber(u64::from_le_bytes(bytes)))
     }
 
-    /// As it stands in these.
+    /// Encodes it as it stands in pages and records.
     #[inline]
     pub const fn to_le_bytes(self) -> [u8; 8] {
         self.0.0.to_le_bytes()

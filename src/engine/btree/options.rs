@@ -85,19 +85,19 @@ pub const FIELDS: &[Field<Options>] = &[
     Field {
         name: "torn",
         when: When::Mount,
-        help: "What repairs a torn page: image (of every change), doublewrite, delta.",
+        help: "Protection against torn pages: image (of every change), doublewrite, delta.",
         set: |options, text| {
             options.torn = Torn::parse(text)?;
             Ok(())
         },
         get: |options| options.torn.name().to_string(),
     },
-    size!("dirty_max", Mount, dirty_bytes_max, "Dirty bytes in memory at most."),
+    size!("dirty_max", Mount, dirty_bytes_max, "Limit of dirty bytes in memory."),
     size!(
         "checkpoint_log",
         Mount,
         checkpoint_log_bytes,
-        "The log on the disk at most, but for a segment; copies of pages included."
+        "Limit of the log on the disk, copies of pages included; one segment more is allowed."
     ),
     Field {
         name: "checkpoint_age",
