@@ -265,9 +265,13 @@ impl Levels {
 
     /// Whether neither a compaction that runs nor a table that is set aside is in the way of `compaction`.
     pub fn is_free(&self, compaction: &Compaction) -> bool {
+        !self.is_barred(&compaction.claim()) && !self.takes_aside(compaction) && !self.is_claimed(compaction)
+    }
+
+    /// Whether a compaction that runs is in the way of `compaction`, which may begin after it.
+    pub fn is_claimed(&self, compaction: &Compaction) -> bool {
         let claim = compaction.claim();
-        let is_claimed = || self.claims.iter().any(|other| other.meets(&claim));
-        !self.is_barred(&claim) && !self.takes_aside(compaction) && !is_claimed()
+        self.claims.iter().any(|other| other.meets(&claim))
     }
 
     /// Whether a compaction that would have `claim` can never begin while some tables are set aside.

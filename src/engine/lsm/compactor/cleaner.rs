@@ -180,14 +180,14 @@ impl Cleaner {
         Cleaner { core, cleaned: Mutex::default() }
     }
 
-    /// Merges that would each clean a table of `version`, the one that gives most back first as far as is known;
-    /// what runs is not in their way.
+    /// Jobs that would each clean a table of `version`, the one that gives most back first as far as is known; `None` for a table that
+    /// is worth it and waits for the end of a job that runs.
     pub fn jobs<'a>(
         &'a self,
         version: &'a Version,
         levels: &'a Levels,
         running: &RunningJobs,
-    ) -> Result<impl Iterator<Item = CompactionJob> + use<'a>> {
+    ) -> Result<impl Iterator<Item = Option<CompactionJob>> + use<'a>> {
         // Where the disk does not say what is free, that is all there can be.
         let free_bytes =
             running.free_bytes(&self.core.table_store)?.saturating_add(self.core.space.guard.ballast_bytes());
@@ -197,17 +197,20 @@ impl Cleaner {
         let halfway: BTreeSet<u64> = halfway.map(|(_, table)| table.number).collect();
         // Who is tried gets all the room.
         let is_room_tried = running.jobs.iter().any(|job| job.cleans().is_some());
-        let in_turn = candidates.into_iter().take_while(move |it| it.fits() || !is_room_tried);
-        Ok(in_turn.filter_map(move |candidate| {
+        Ok(candidates.into_iter().filter_map(move |candidate| {
+            let waits_for_room = is_room_tried && !candidate.fits();
             let Candidate { level, table, need_bytes, .. } = candidate;
             let compaction = Compaction::rewrite(level, &table);
+            if waits_for_room || levels.is_claimed(&compaction) {
+                return Some(None);
+            }
             let shadows = levels.is_free(&compaction).then(|| shadows(version, levels, level, &table))?;
             if shadows.iter().any(|(_, table)| halfway.contains(&table.number)) {
-                return None;
+                return Some(None);
             }
             let mut job = CompactionJob::new(version, compaction, &self.core.table_store, &self.core.options);
             job.clean(shadows, need_bytes, lsn);
-            Some(job)
+            Some(Some(job))
         }))
     }
 

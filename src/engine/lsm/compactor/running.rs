@@ -17,6 +17,8 @@ pub struct RunningJobs {
     /// Begun subcompactions of which a step is being done.
     pub stepping: u64,
     last_id: u64,
+    /// Whether tables that are worth cleaning waited for the end of a job when it was last looked for one.
+    pub cleaning_waits: bool,
     /// What a merge waits for, if there is no space for it.
     pub waiting: Option<String>,
     /// What they have used of the rates.

@@ -116,10 +116,12 @@ impl Scheduler {
     /// give back.
     fn look_for_compaction(&self, running: &mut RunningJobs) -> Result<Next> {
         let changes = self.core.space.shortage.changes();
+        running.cleaning_waits = false;
         let next = self.next_compaction(running)?;
         let is_idle = matches!(next, Next::Nothing | Next::NoSpace) && running.jobs.is_empty();
-        // What waits for the end of a merge to be cleaned gives some back after it.
-        let is_exhausted = !running.jobs.iter().any(|job| job.frees() || job.is_halfway());
+        // What waits for the end of a job to be cleaned gives some back after it.
+        let gives_back = |job: &CompactionJob| job.frees() || job.is_halfway();
+        let is_exhausted = !running.cleaning_waits && !running.jobs.iter().any(gives_back);
         self.core.space.shortage.note_look(changes, is_idle, is_exhausted);
         Ok(next)
     }
@@ -164,6 +166,10 @@ impl Scheduler {
         if self.core.space.shortage.is_cleaning_wanted() {
             if self.clean(&version, &levels, running)? {
                 return Ok(Next::Started);
+            }
+            // A merge that the policy wants may take the room that they need, and take them along for nothing.
+            if running.cleaning_waits && self.core.space.shortage.is_refused() {
+                return Ok(Next::Nothing);
             }
             if running.jobs.is_empty() {
                 self.core.space.shortage.set_unasked(false);
@@ -220,9 +226,14 @@ impl Scheduler {
         }
     }
 
-    /// Begins to clean the table that gives most back of those that can be cleaned in the room there is; whether there is one.
+    /// Begins to clean the table that gives most back of those that can be cleaned in the room there is; whether there is one. Notes
+    /// whether others wait for jobs that run.
     fn clean(&self, version: &Version, levels: &Levels, running: &mut RunningJobs) -> Result<bool> {
         for job in self.cleaner.jobs(version, levels, running)? {
+            let Some(job) = job else {
+                running.cleaning_waits = true;
+                continue;
+            };
             let missing_bytes = job.need_bytes().saturating_sub(running.free_bytes(&self.core.table_store)?);
             if missing_bytes > 0 {
                 self.core.space.guard.give_ballast(missing_bytes);

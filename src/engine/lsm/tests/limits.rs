@@ -151,6 +151,51 @@ fn a_merge_that_begins_or_has_just_ended_is_not_one_that_found_no_space() {
     }
 }
 
+/// What is deleted lies in tables that a merge has, which began before and holds no tombstone.
+#[test]
+fn who_could_have_room_after_a_merge_that_has_just_begun_waits_for_it() {
+    let disk = SimDisk::new();
+    disk.set_capacity(Some(24 << 20));
+    let engine = open_with(disk.clone(), &on_a_small_disk(PolicyKind::TIME_WINDOW, false)).unwrap();
+    let mut number = 0u32;
+    while engine.shape().debt.l0_files < 4 {
+        let mut batch = Batch::new(0);
+        batch.put(number.to_be_bytes().to_vec(), vec![7; 16 << 10]);
+        if engine.apply(&batch, Tier::Disk).is_ok() {
+            number += 1;
+        } else {
+            engine.work(WorkClass::Flush).unwrap();
+        }
+    }
+    let ControlFlow::Continue((subcompaction, _)) = engine.compactor.take_subcompaction().unwrap() else {
+        panic!("four tables of a window are merged")
+    };
+    (0..number).for_each(|number| delete(&engine, number).unwrap());
+    run(&*engine, Command::Flush).unwrap();
+    let full_bytes = level_bytes(&engine);
+    let mut batch = Batch::new(0);
+    batch.put(&b"new"[..], vec![7; 16 << 10]);
+    for _ in 0..4 {
+        // Others take what is free, also what the log keeps for use again.
+        engine.core.log.give_back();
+        let space = disk.space().unwrap();
+        disk.set_capacity(Some(space.total_bytes - space.free_bytes));
+        engine.core.space.guard.look_again();
+        let refused = engine.apply(&batch, Tier::Disk).unwrap_err();
+        assert!(matches!(refused, Error::Busy { cause: Cause::Space, .. }), "{refused}");
+        engine.work(WorkClass::Merge).unwrap();
+    }
+    let mut running = engine.compactor.running_jobs();
+    assert_eq!(running.jobs.len(), 1, "no merge of the policy takes the room meanwhile");
+    // It finds no room, and lets its tables go: now they are cleaned.
+    running.stepping -= 1;
+    running.give_up(subcompaction.job);
+    drop(running);
+    while engine.work(WorkClass::Merge).unwrap() == Pending::More {}
+    let left_bytes = level_bytes(&engine);
+    assert!(left_bytes < full_bytes / 8, "{left_bytes} of {full_bytes}");
+}
+
 /// Bytes of log files.
 fn log_bytes(disk: &SimDisk) -> u64 {
     let files = disk.list().unwrap().into_iter();
