@@ -12,6 +12,7 @@ mod reader;
 mod rebuild;
 pub mod salvage;
 mod store;
+mod writer;
 
 use std::sync::Arc;
 
