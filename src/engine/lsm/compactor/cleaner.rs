@@ -1,14 +1,16 @@
 //! Cleaning: room where there is none. While a batch has been refused for want of space or of files, tables are rewritten one by one
 //! where they lie, without what newer tables have deleted or replaced.
 //!
-//! A tombstone gives space back when it meets what it deletes. On its way down an ordinary merge carries along all that lives there,
-//! which takes room that a full disk does not have. Cleaning takes the room of what is left of one table, and none if nothing is.
+//! A tombstone gives space back when it meets the entry that it deletes. An ordinary merge on its way down writes everything that lives in
+//! its range anew, which takes room that a full disk does not have. Cleaning takes the room of the remaining entries of one table, and
+//! none if nothing remains.
 //!
-//! 1. The tombstones of a table are spread over the tables of each level below that it overlaps, part by part: that many entries are
-//!    said to be deleted there. Nothing is read for it. When no table is left of which enough seems deleted and the rest fits, those come
-//!    of which enough may be: they are tried in the room there is, and left as they are where that does not do.
-//! 2. The table that gives most back and fits is merged with everything newer that overlaps it, its *shadows*; only entries of its own
-//!    are written. The shadows stay what they are.
+//! 1. The tombstones of a table are spread over the tables of each level below that it overlaps, partition by partition: that is the
+//!    estimate of how many entries are deleted there. Nothing is read for it. First come tables of which enough seems to be deleted and
+//!    the rest fits. When none is left, those come of which enough *may* be deleted: they are tried in the room there is, and left as
+//!    they are if that is not enough.
+//! 2. The table that gives most back and fits is merged with every newer table that overlaps it, its *shadows*; only entries of its own
+//!    are written. The shadows stay as they are.
 //! 3. Tombstones that were there when a table was cleaned do not count for it again, nor those that were there when it was tried, until
 //!    there is half as much room again. So cleaning ends.
 //!
@@ -17,11 +19,12 @@
 //!
 //! # Invariants
 //!
-//! 1. Only tables cast shadows: what a memtable deletes may be lost with power while the table is not.
+//! 1. Only tables are shadows: a delete in a memtable may be lost with power, and the entry must be there then.
 //! 2. A table that is cleaned is claimed like the input of any merge, so no tombstone over it can be dropped meanwhile: a merge that
 //!    drops one has the level of the table for its target, or knows that the table may hold the key.
-//! 3. What casts a shadow stays, or goes on in what takes its place. Inputs of a merge of which subcompactions are installed do not: a copy of
-//!    what they hold may lie in the table, and be all that is left once the merge has ended. Such a table waits for that.
+//! 3. A shadow stays, or lives on in the tables that replace it. This is not so for inputs of a job of which some subcompactions are
+//!    installed: a copy of their entries may lie in the table that is to be cleaned, and be all that is left once the job has ended. Such
+//!    a table waits for the end of the job.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -38,23 +41,23 @@ use crate::engine::lsm::table::Table;
 use crate::engine::lsm::version::Version;
 use crate::engine::{Lsn, Result};
 
-/// While new data still finds room, only if it is so much: then what is written is no more than what comes back.
+/// Share of a table that must be deleted for cleaning while new data still finds room: then no more is written than comes back.
 const PART_EARLY: f64 = 1.0 / 2.0;
-/// A tombstone takes as much of a block, at least: what it shares of its key, what not, no value, and one byte of a key.
+/// Bytes that a tombstone takes in a block, at least: shared length, unshared length, tag, and one byte of a key.
 const TOMBSTONE_BYTES_MIN: u64 = 4;
 
-/// What is known of tables that were cleaned.
+/// Tables that were cleaned, or could not be.
 #[derive(Default)]
 pub struct Cleaned {
-    /// By number: what batches up to there have deleted is not in it any more.
+    /// By number: entries that batches up to this LSN have deleted are not in the table any more.
     passed: BTreeMap<u64, Lsn>,
-    /// Those for which there was not room enough when they were tried: what batches up to there have deleted is in them still, and so
-    /// many bytes did not do.
+    /// Tables for which there was not enough room when they were tried: entries that batches up to this LSN have deleted are still
+    /// in them, and so many bytes were not enough.
     tried: BTreeMap<u64, (Lsn, u64)>,
 }
 
 impl Cleaned {
-    /// Forgets what is not part of `version`.
+    /// Forgets tables that are not part of `version`.
     fn forget_others(&mut self, version: &Version) {
         if !self.passed.is_empty() || !self.tried.is_empty() {
             let numbers: BTreeSet<u64> = version.tables().map(|(_, table)| table.number).collect();
@@ -73,7 +76,7 @@ impl Cleaned {
         self.tried.insert(number, (lsn, bytes));
     }
 
-    /// Up to where what was deleted does not count for table `number` while `free_bytes` are free.
+    /// LSN up to which deletes do not count for table `number` while `free_bytes` are free.
     fn horizon(&self, number: u64, free_bytes: u64) -> Option<Lsn> {
         let fails = |(_, bytes): &&(Lsn, u64)| free_bytes <= bytes.saturating_add(bytes / 2);
         let tried = self.tried.get(&number).filter(fails).map(|(lsn, _)| *lsn);
@@ -81,7 +84,7 @@ impl Cleaned {
     }
 }
 
-/// The part of the tombstones of `newer` that came after `horizon`: a table that came from merges also has old ones.
+/// Share of the tombstones of `newer` that came after `horizon`: a table that came from merges also has old ones.
 fn part_after(newer: &Table, horizon: Option<Lsn>) -> f64 {
     let Some(horizon) = horizon else { return 1.0 };
     let span = newer.last_lsn.bytes_since(newer.first_lsn).max(1);
@@ -93,7 +96,7 @@ fn part_after(newer: &Table, horizon: Option<Lsn>) -> f64 {
 struct Candidate {
     level: usize,
     table: Arc<Table>,
-    /// As much is deleted as it seems, and what is left fits; otherwise nothing may be deleted.
+    /// Whether enough seems to be deleted and the rest fits. If not, it may be that nothing is deleted.
     is_likely: bool,
     /// Bytes that it may take when it is cleaned; about.
     need_bytes: u64,
@@ -102,13 +105,13 @@ struct Candidate {
 }
 
 impl Candidate {
-    /// As far as is known.
+    /// Whether it fits into the room there is, as far as is known.
     fn fits(&self) -> bool {
         self.is_likely || self.need_bytes >= self.table.bytes
     }
 
-    /// Who comes first: those that fit, the one that gives most back of them before others; then the smallest one, of which what is left
-    /// may fit, and give room for the next.
+    /// Order in which tables are cleaned: first those that fit, and of them the one that gives most back; then the smallest one, whose
+    /// rest may fit and give room for the next.
     fn rank(&self) -> impl Ord + use<> {
         let order = if self.fits() { self.gain_bytes } else { u64::MAX - self.table.bytes };
         (self.is_likely, self.fits(), order, self.table.number)
@@ -123,13 +126,13 @@ fn weight(table: &Table) -> u64 {
 /// Tombstones of newer tables that lie over a table and may delete something there.
 #[derive(Clone, Copy, Default)]
 pub struct Above {
-    /// About how many, if they are spread over their tables as the bytes are.
+    /// Their estimated number, if they are spread over their tables as the bytes are.
     pub likely: f64,
-    /// At most. Tombstones take few bytes: among values all of them may lie in one part.
+    /// Their number at most. Tombstones take few bytes: among values all of them may lie in one partition.
     pub most: f64,
 }
 
-/// What lies above each table, by number, and counts while `free_bytes` are free.
+/// Tombstones above each table, by its number, that count while `free_bytes` are free.
 pub fn tombstones_above(version: &Version, cleaned: &Cleaned, free_bytes: u64) -> BTreeMap<u64, Above> {
     let mut above: BTreeMap<u64, Above> = BTreeMap::new();
     for (level, newer) in version.tables().filter(|(_, table)| table.tombstones > 0) {
@@ -170,12 +173,12 @@ pub fn tombstones_above(version: &Version, cleaned: &Cleaned, free_bytes: u64) -
 /// Finds tables to clean.
 pub struct Cleaner {
     core: Arc<Core>,
-    /// What need not be cleaned again.
+    /// Tables that need not be cleaned again.
     cleaned: Mutex<Cleaned>,
 }
 
 impl Cleaner {
-    /// Nothing is cleaned yet.
+    /// A cleaner that has cleaned nothing yet.
     pub fn new(core: Arc<Core>) -> Cleaner {
         Cleaner { core, cleaned: Mutex::default() }
     }
@@ -188,14 +191,14 @@ impl Cleaner {
         levels: &'a Levels,
         running: &RunningJobs,
     ) -> Result<impl Iterator<Item = Option<CompactionJob>> + use<'a>> {
-        // Where the disk does not say what is free, that is all there can be.
+        // A disk that does not say how much is free says the largest number: the sum must not overflow.
         let free_bytes =
             running.free_bytes(&self.core.table_store)?.saturating_add(self.core.space.guard.ballast_bytes());
         let candidates = self.candidates(version, free_bytes);
         let lsn = (0..LEVELS).map(|level| version.level(level).sums().last_lsn).max().unwrap_or_default();
         let halfway = running.jobs.iter().filter(|job| job.is_halfway()).flat_map(CompactionJob::inputs);
         let halfway: BTreeSet<u64> = halfway.map(|(_, table)| table.number).collect();
-        // Who is tried gets all the room.
+        // A table that is tried gets all the room.
         let is_room_tried = running.jobs.iter().any(|job| job.cleans().is_some());
         Ok(candidates.into_iter().filter_map(move |candidate| {
             let waits_for_room = is_room_tried && !candidate.fits();
@@ -279,7 +282,7 @@ impl Cleaner {
     }
 }
 
-/// What is newer than a table of a version and overlaps it, newest first, but for what is set aside.
+/// Tables that are newer than `table` and overlap it, newest first, except those that are set aside.
 fn shadows(version: &Version, levels: &Levels, level: usize, table: &Table) -> Vec<(usize, Arc<Table>)> {
     let newer = version.tables().take_while(|(_, other)| other.number != table.number);
     let newer = newer.filter(|(other_level, other)| {

@@ -14,7 +14,7 @@ use crate::engine::lsm::version_set::VersionSet;
 use crate::engine::wal::{LogShape, Segment};
 use crate::engine::{Lsn, Result, ValueLog};
 
-/// Moves what lives out of segments that are mostly garbage.
+/// Moves live values out of segments that are mostly garbage.
 pub struct Collector {
     core: Arc<Core>,
     versions: Arc<VersionSet>,
@@ -23,17 +23,17 @@ pub struct Collector {
 }
 
 impl Collector {
-    /// Of the store that `versions` are of; what lives goes to `survivors`.
+    /// The collector of the store whose versions are `versions`; live values go to `survivors`.
     pub fn new(core: Arc<Core>, versions: Arc<VersionSet>, survivors: Arc<Survivors>) -> Collector {
         Collector { core, versions, survivors, moved_bytes: AtomicU64::new(0) }
     }
 
-    /// Where the segments that are to be emptied start, by the share of them that lives, in thousandths, but for those that are set
-    /// aside; none while the disk is so full that what deletes need would be used. Of the rest of the reserve it takes what it needs: it
-    /// gives more back.
+    /// The segments that are to be emptied: where each starts, and its live share in thousandths. Segments that are set aside are not
+    /// among them. The map is empty while the disk is so full that the space kept for deletes would be used; the rest of the reserve may
+    /// be used, since collection gives more back.
     ///
-    /// Only as many as bring the share that lives of all together to the option, the emptiest first: of the others more will have died
-    /// by the time they are needed. All of which less than that lives, if `is_thorough`.
+    /// Only as many segments are chosen, the emptiest first, as bring the live share of all together to the option: of the others more
+    /// will have died by the time the space is needed. If `is_thorough`, all are chosen whose live share is below the option.
     pub fn sparse_segments(&self, version: &Version, is_thorough: bool) -> BTreeMap<Lsn, u64> {
         let kept_bytes =
             self.core.space.guard.release_bytes().saturating_sub(self.core.space.guard.ballast_bytes());
@@ -41,7 +41,7 @@ impl Collector {
         if self.core.table_store.space().is_ok_and(|space| space.room_bytes() < room_bytes) {
             return BTreeMap::new();
         }
-        // Nobody can empty what a table needs that merges go around.
+        // A segment cannot be emptied while a table that is set aside needs it.
         let aside = self.versions.set_aside().tables();
         let tables = version.tables().filter(|(_, table)| aside.contains(&table.number));
         let stuck: Option<BTreeSet<Lsn>> = (!aside.is_empty())
@@ -62,8 +62,8 @@ impl Collector {
         choose_sparse(live.collect(), self.core.options.value_gc_percent, is_thorough)
     }
 
-    /// A merge of one table with nothing, to move its values out of the segment of which the smallest share lives; one that no merge that
-    /// runs is in the way of.
+    /// A rewrite of one table, to move its values out of the segment with the smallest live share; one that no running job is in the way
+    /// of.
     pub fn compaction(&self, version: &Version, levels: &Levels) -> Option<Compaction> {
         let sparse = self.sparse_segments(version, self.core.space.shortage.is_refused());
         let mut sparse: Vec<(u64, Lsn)> = sparse.into_iter().map(|(start, share)| (share, start)).collect();
@@ -99,7 +99,7 @@ impl Collector {
         Ok(Some(moved))
     }
 
-    /// What reports say of values in the log.
+    /// The report on values in the log.
     pub fn shape(&self, log: &LogShape, live_bytes: u64) -> ValueLog {
         let (files, bytes) = self.survivors.size();
         ValueLog {
@@ -116,8 +116,9 @@ impl Collector {
     }
 }
 
-/// Of segments (start, live bytes, size) those to empty, with the share that lives in thousandths: the emptiest ones of which less than
-/// `percent` lives, until that much of all lives, or all of them if `is_thorough`.
+/// The segments to empty, with their live share in thousandths, out of `segments` (start, live bytes, size). These are the emptiest of
+/// those with a live share below `percent`, as many as are needed until the live share of all together is that high; all of them if
+/// `is_thorough`.
 fn choose_sparse(mut segments: Vec<(Lsn, u64, u64)>, percent: u64, is_thorough: bool) -> BTreeMap<Lsn, u64> {
     let share = |live: u64, size: u64| live.saturating_mul(1000) / size.max(1);
     let live_bytes: u64 = segments.iter().map(|(_, live, _)| live).sum();

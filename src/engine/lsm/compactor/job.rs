@@ -34,22 +34,22 @@ use crate::engine::lsm::run::Run;
 use crate::engine::lsm::table::{Origin, Table, TableStore};
 use crate::engine::lsm::version::Version;
 
-/// What a job does beside bringing its inputs into the target level.
+/// Purpose of a job beside bringing its inputs into the target level.
 enum Goal {
-    /// Nothing.
+    /// None.
     Compact,
-    /// It only rewrites its one input without what newer tables have deleted.
+    /// It rewrites its one input without the entries that newer tables have deleted or replaced.
     Clean {
-        /// What is newer than the input, newest first.
+        /// Tables that are newer than the input, newest first.
         shadows: Vec<(usize, Arc<Table>)>,
-        /// Up to where what was deleted is looked at.
+        /// LSN of the newest batch whose deletes are in those tables.
         lsn: Lsn,
     },
     /// It moves values out of a segment that is mostly garbage.
     CollectValues,
 }
 
-/// What a job merges.
+/// Inputs of a job.
 struct JobInput {
     /// Tables that are still part of the store, newest first.
     tables: Vec<(usize, Arc<Table>)>,
@@ -60,7 +60,7 @@ struct JobInput {
     merge_bytes: u64,
 }
 
-/// What a job knows of one of its subcompactions, wherever that is.
+/// State of a subcompaction as its job sees it, whoever is working on it.
 struct SubcompactionState {
     /// Its first key; empty for the first subcompaction.
     start: Bytes,
@@ -73,13 +73,13 @@ struct SubcompactionState {
     output_bytes: u64,
 }
 
-/// What the edits of a job have changed so far.
+/// Changes that the edits of a job have made to the store so far.
 #[derive(Default)]
 struct Installed {
     /// Bytes and number of outputs that are part of the store.
     bytes: u64,
     files: u64,
-    /// Bytes of inputs that are no longer.
+    /// Bytes of inputs that are no longer part of it.
     released_bytes: u64,
 }
 
@@ -87,13 +87,13 @@ struct Installed {
 pub struct CompactionJob {
     /// Tells jobs apart.
     pub id: u64,
-    /// What it brings where.
+    /// Its inputs and its target level.
     pub compaction: Compaction,
     /// Whether a command asked for it.
     pub is_command: bool,
     /// Clock time at which it began.
     pub began: Duration,
-    /// What it has to itself at first.
+    /// The claim with which it began.
     claim: CompactionClaim,
     goal: Goal,
     input: JobInput,
@@ -152,14 +152,14 @@ impl CompactionJob {
         job
     }
 
-    /// Makes it write only what none of `shadows`, which are newer than its one input, know better: everything up to `lsn` is in
-    /// them. About `left_bytes` are left of the input.
+    /// Makes it write only those entries of its one input that none of the newer tables `shadows` replaces or deletes. Batches up to `lsn`
+    /// are in those tables. About `left_bytes` are left of the input.
     pub fn clean(&mut self, shadows: Vec<(usize, Arc<Table>)>, left_bytes: u64, lsn: Lsn) {
         self.goal = Goal::Clean { shadows, lsn };
         self.need_bytes = left_bytes;
     }
 
-    /// Up to where its input is cleaned of what was deleted, if it is all that it does.
+    /// LSN of the newest batch of whose deletes it cleans its input; `None` if it is no cleaning.
     pub fn cleans(&self) -> Option<Lsn> {
         if let Goal::Clean { lsn, .. } = self.goal { Some(lsn) } else { None }
     }
@@ -175,8 +175,8 @@ impl CompactionJob {
         !matches!(self.goal, Goal::Compact) || has_tombstones()
     }
 
-    /// Bytes that it may take beside its inputs at once, if `threads` subcompactions run at once: all that stays up to its end, and the
-    /// largest subcompactions as they are written or wait for a neighbour.
+    /// Bytes that it may take at once beside its inputs, if `threads` subcompactions run at once: everything that stays up to its end, and
+    /// the largest subcompactions while they are written or wait for a neighbour.
     fn estimate_need(&self, threads: u64) -> u64 {
         let input = &self.input;
         let lowest = input.tables.last().map_or(0, |(level, _)| *level);
@@ -195,8 +195,8 @@ impl CompactionJob {
         input.bytes.min(upper_bytes + largest.saturating_mul(threads + 1))
     }
 
-    /// What it has to itself. Of subcompactions that are done the outputs are part of the target level as any other table: it lets go of
-    /// that level there, and what lies in it may go on down while the rest is merged.
+    /// Its claims now. Outputs of subcompactions that are done are part of the target level as any other table: in their ranges the job
+    /// lets go of that level, and its tables may go further down while the rest is merged.
     pub fn claims(&self) -> Vec<CompactionClaim> {
         let whole = &self.claim;
         let is_free = |it: &SubcompactionState| it.is_done && whole.from < whole.into;
@@ -265,7 +265,7 @@ impl CompactionJob {
         self.subcompactions.iter().any(|it| !it.is_begun)
     }
 
-    /// How many subcompactions it is cut into.
+    /// Number of subcompactions that it is cut into.
     pub fn subcompactions(&self) -> usize {
         self.subcompactions.len()
     }
@@ -299,7 +299,7 @@ impl CompactionJob {
         self.subcompactions.iter().enumerate().all(|(other, state)| other == number || state.is_done)
     }
 
-    /// The edit that names the outputs of `subcompaction`, and that `leaving` are gone, is durable.
+    /// Takes note that the edit with the outputs of `subcompaction`, by which `leaving` are gone, is durable.
     pub fn end_subcompaction(&mut self, subcompaction: &Subcompaction, leaving: &[(usize, Arc<Table>)]) {
         let state = &mut self.subcompactions[subcompaction.number];
         (state.is_done, state.output_bytes) = (true, 0);
@@ -325,7 +325,7 @@ impl CompactionJob {
         self.need_bytes
     }
 
-    /// Claims so many bytes in place of what it seemed to take.
+    /// Corrects the estimate of the bytes that it needs.
     pub fn set_need_bytes(&mut self, need_bytes: u64) {
         self.need_bytes = need_bytes;
     }
@@ -367,8 +367,7 @@ impl CompactionJob {
     }
 }
 
-/// Ranges of the tables of `version` that are older than what `compaction` of `inputs` writes, run by run, and whether nothing at all
-/// is older.
+/// Ranges of the tables of `version` that are older than the outputs of `compaction`, run by run, and whether nothing at all is older.
 fn older_ranges(
     version: &Version,
     compaction: &Compaction,

@@ -1,18 +1,18 @@
-//! Merge work: asks the policy, runs merges side by side a few mebibytes a call, and makes their results part of the store.
+//! Compaction work: asks the policy, runs jobs side by side a few mebibytes a call, and makes their results part of the store.
 //!
-//! 1. A call takes a *subcompaction* of a merge: while fewer than `merge_threads` are begun, the next one of a merge that runs, else the
-//!    first one of a merge that the policy chooses beside those; else the one that rested longest.
+//! 1. A call takes a *subcompaction*: while fewer than `merge_threads` are begun, the next one of a job that runs, else the
+//!    first one of a compaction that the policy chooses beside those; otherwise the one that rested longest.
 //! 2. It merges a step of the subcompaction with no lock held. So one thread does all begun subcompactions in turn, and more threads do them at
 //!    once.
-//! 3. A subcompaction that has come to its end is installed; then it rests no more, and the merge ends with its last subcompaction.
+//! 3. A subcompaction that has come to its end is installed, and the job ends with its last subcompaction.
 //!
 //! # Invariants
 //!
-//! 1. Merges that run have claims that do not meet, see [`super::compaction`]. Moves and drops meet none either. A merge lets go of
-//!    its target level subcompaction by subcompaction.
-//! 2. What a merge takes out of the store is decided under the lock of `merging` and the manifest, where subcompactions are installed one
-//!    by one. A step whose merge was given up meanwhile finds it gone there, and removes its files.
-//! 3. A merge begins only if what it needs, bytes and files, is free beside what those that run may still take.
+//! 1. The claims of running jobs do not meet, see [`super::compaction`]. Moves and drops meet none either. A job lets go of its target
+//!    level subcompaction by subcompaction.
+//! 2. Which inputs leave the store is decided under the locks of `running` and of the manifest, where subcompactions are installed one
+//!    by one. A step whose job was given up meanwhile finds it gone there, and removes its files.
+//! 3. A job begins only if the bytes and files that it needs are free beside those that running jobs may still take.
 
 pub mod cleaner;
 mod collector;
@@ -59,15 +59,15 @@ pub struct Compactor {
     scheduler: Scheduler,
     cleaner: Arc<Cleaner>,
     collector: Arc<Collector>,
-    /// What passes to the disk, for the rates.
+    /// Traffic to the disk, for the rate limits.
     traffic: Arc<Metered>,
     running: Mutex<RunningJobs>,
-    /// What merges do right now, one line each, for reports.
+    /// One line for each job that runs, for reports.
     activity: Mutex<Vec<String>>,
 }
 
 impl Compactor {
-    /// Of the store that `versions` are of. Values that leave the log go to `survivors`; `traffic` is the disk below.
+    /// The compactor of the store whose versions are `versions`. Values that leave the log go to `survivors`; `traffic` is the disk below.
     pub fn new(
         core: Arc<Core>,
         versions: Arc<VersionSet>,
@@ -81,17 +81,17 @@ impl Compactor {
         Compactor { core, versions, scheduler, cleaner, collector, traffic, running, activity }
     }
 
-    /// What merges do right now, one line each.
+    /// One line for each job that runs.
     pub fn activity(&self) -> Vec<String> {
         self.activity.lock().clone()
     }
 
-    /// What has passed to the disk.
+    /// Traffic to the disk so far.
     pub fn traffic(&self) -> Snapshot {
         self.traffic.snapshot()
     }
 
-    /// What reports say of values in the log, of which `live_bytes` are needed.
+    /// The report on values in the log, of which `live_bytes` are needed.
     pub fn value_log(&self, log: &LogShape, live_bytes: u64) -> ValueLog {
         self.collector.shape(log, live_bytes)
     }
@@ -101,18 +101,18 @@ impl Compactor {
         self.scheduler.dropped_bytes()
     }
 
-    /// Gives up the merges that run; nobody may be working on them.
+    /// Gives up all running jobs; nobody may be working on them.
     pub fn stop(&self) {
         self.running.lock().give_all_up();
     }
 
-    /// What empties segments of the log.
+    /// The component that empties segments of the log.
     #[cfg(test)]
     pub fn collector(&self) -> &Collector {
         &self.collector
     }
 
-    /// The merges that run.
+    /// The running jobs.
     #[cfg(test)]
     pub fn running_jobs(&self) -> parking_lot::MutexGuard<'_, RunningJobs> {
         self.running.lock()
@@ -200,7 +200,7 @@ impl Compactor {
         let sparse = self.collector.sparse_segments(&version, is_thorough).into_keys().collect();
         drop(version);
         let mut move_value = |pointer, segment: &_| self.collector.move_value(&sparse, pointer, segment);
-        // Small tables, small steps: a merge of some of them is seen half way.
+        // Small tables, small steps: tests see a compaction of some of them half way.
         let most_bytes = UNIT_BYTES.min((self.core.options.table_bytes / 2).max(1));
         let step_bytes = self.core.mutable_options.rates().step_bytes(most_bytes);
         let is_ready = subcompaction.step(step_bytes, &mut move_value)?;
@@ -215,8 +215,8 @@ impl Compactor {
         Ok(is_ready)
     }
 
-    /// Gives up a merge that cleans a table and found no room for what batches up to `lsn` have left of it: as far as was known,
-    /// or the disk refused it.
+    /// Gives up a job that cleans a table of the entries that batches up to `lsn` have deleted, and found no room for the rest of the
+    /// table: either less was free than it takes, or the disk refused a request.
     fn give_cleaning_up(
         &self,
         running: &mut RunningJobs,
@@ -240,7 +240,7 @@ impl Compactor {
         Ok(())
     }
 
-    /// Gives up the merge that failed. If one of its inputs could not be read, that one is set aside and the others go on.
+    /// Gives up the job that failed. If one of its inputs could not be read, that table is set aside and the other jobs go on.
     fn fail(&self, running: &mut RunningJobs, id: Option<u64>, error: Error) -> Result<Pending> {
         let is_command = id.and_then(|id| running.job(id)).is_some_and(|job| job.is_command);
         id.into_iter().for_each(|id| running.give_up(id));
@@ -256,13 +256,14 @@ impl Compactor {
         if is_aside { Ok(Pending::More) } else { Err(error) }
     }
 
-    /// Notes why merges cannot go on, if that is so.
+    /// Notes why compaction cannot go on, if that is so.
     fn note_trouble(&self, error: Option<Error>) {
         let trouble = error.map(|error| self.core.space.trouble(error));
         self.core.space.shortage.note_merge(trouble);
     }
 
-    /// How long no merge step may begin: merges are paused, the rates are used up, or writers wait for a flush, which then has the disk for itself.
+    /// The time for which no step may begin: merges are paused, the rates are used up, or writers wait for a flush, which then has the
+    /// disk for itself.
     fn pause(&self, running: &RunningJobs) -> Option<Duration> {
         if self.core.mutable_options.is_paused() {
             return Some(PAUSE);
@@ -281,7 +282,7 @@ impl Compactor {
         (stalls_on_flush && l0_files < self.core.options.l0_slowdown).then_some(YIELD)
     }
 
-    /// What a merge did that is done.
+    /// Records the end of a job in the event log.
     fn record_end(&self, job: &CompactionJob) {
         let (bytes_out, files_out) = job.installed();
         let duration = self.core.clock.elapsed().saturating_sub(job.began);
@@ -296,7 +297,7 @@ impl Compactor {
         self.core.record("merge_end", fields);
     }
 
-    /// Makes the outputs of a subcompaction part of the store in place of the inputs that are passed, and ends the merge with its last one.
+    /// Makes the outputs of a subcompaction part of the store in place of the inputs that are passed, and ends the job with its last one.
     fn install(&self, running: &mut RunningJobs, subcompaction: Subcompaction) -> Result<()> {
         let Some(at) = running.jobs.iter().position(|job| job.id == subcompaction.job) else {
             subcompaction.abandon();
@@ -345,7 +346,7 @@ impl Compactor {
         Ok(())
     }
 
-    /// Keeps what reports say of the merges that run.
+    /// Keeps the lines of reports on running jobs.
     fn report(&self, running: &RunningJobs) {
         let jobs = &running.jobs;
         let temporary_bytes = jobs.iter().map(CompactionJob::temporary_bytes).sum();

@@ -1,5 +1,5 @@
-//! What to merge next: what a command asks for, what is to be cleaned, what the policy chooses, a damaged table, or a segment of the log
-//! that is to be emptied, in this order; and whether there is room for it. What goes unread is done here at once.
+//! The choice of the next compaction, and whether there is room for it. In this order: a command, cleaning, the policy, a damaged table,
+//! a segment of the log that is to be emptied. Moves and drops, which read nothing, are done here at once.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -20,15 +20,15 @@ use crate::engine::lsm::version::Version;
 use crate::engine::lsm::version_set::VersionSet;
 use crate::engine::{Error, Pending, Result, WorkClass};
 
-/// Files that merges leave to a flush and the log.
+/// Number of files that compactions leave to a flush and the log.
 const FLUSH_FILES: u64 = 2;
-/// When to look again whether there is space for a merge.
+/// Time after which to look again whether there is space for a compaction.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// Why a merge begins.
+/// Why a compaction begins.
 #[derive(Clone, Copy)]
 enum Reason {
-    /// It was asked for.
+    /// A command asks for it.
     Command,
     /// Much of a table is deleted, and the disk is full.
     Deleted,
@@ -56,7 +56,7 @@ impl Reason {
     }
 }
 
-/// What came of looking for the next merge.
+/// Result of looking for the next compaction.
 enum Next {
     Nothing,
     NoSpace,
@@ -64,7 +64,7 @@ enum Next {
     Started,
 }
 
-/// Chooses merges. Every call has the lock of those that run.
+/// Chooses compactions. Every caller holds the lock of the running jobs.
 pub struct Scheduler {
     core: Arc<Core>,
     versions: Arc<VersionSet>,
@@ -74,7 +74,7 @@ pub struct Scheduler {
 }
 
 impl Scheduler {
-    /// Of the store that `versions` are of.
+    /// The scheduler of the store whose versions are `versions`.
     pub fn new(
         core: Arc<Core>,
         versions: Arc<VersionSet>,
@@ -89,7 +89,7 @@ impl Scheduler {
         self.dropped_bytes.load(Relaxed)
     }
 
-    /// The subcompaction to go on with; without one, what is left to do.
+    /// The subcompaction of which to do a step; without one, when to ask again.
     pub fn next_subcompaction(&self, running: &mut RunningJobs) -> Result<(Option<Subcompaction>, Pending)> {
         let next_try = self.versions.set_aside().next_try();
         let mut pending = next_try.map_or(Pending::Idle, Pending::After);
@@ -112,7 +112,7 @@ impl Scheduler {
         Ok((longest, pending))
     }
 
-    /// Looks for something to merge beside what runs, and notes whether there is any use in waiting for the space that merges
+    /// Looks for a compaction beside those that run, and notes whether writers gain anything from waiting for the space that compactions
     /// give back.
     fn look_for_compaction(&self, running: &mut RunningJobs) -> Result<Next> {
         let changes = self.core.space.shortage.changes();
@@ -126,7 +126,7 @@ impl Scheduler {
         Ok(next)
     }
 
-    /// What to merge next.
+    /// Chooses and begins the next compaction, if there is one.
     fn next_compaction(&self, running: &mut RunningJobs) -> Result<Next> {
         // Only read here: what is installed later is still claimed.
         let version = self.versions.superversion().version.clone();
@@ -212,8 +212,8 @@ impl Scheduler {
         }
     }
 
-    /// What to merge where the policy wants nothing, and why: a table whose directions are damaged, or one with values in a segment of
-    /// the log that is to be emptied.
+    /// A compaction that the policy does not ask for, and its reason: of a table whose filter, index or footer is damaged, or of one with
+    /// values in a segment of the log that is to be emptied.
     fn own_compaction(&self, version: &Version, levels: &Levels) -> Option<(Reason, Compaction)> {
         let flaws = self.core.table_store.flaws();
         let is_flawed = |table: &Table| flaws.iter().any(|(number, _)| *number == table.number);
@@ -245,7 +245,7 @@ impl Scheduler {
         Ok(false)
     }
 
-    /// Begins a merge if there is space for it; whether there is.
+    /// Begins a compaction if there is space for it; whether there is.
     fn begin(
         &self,
         version: &Version,
@@ -260,7 +260,7 @@ impl Scheduler {
         self.begin_job(version, job, reason, running)
     }
 
-    /// The same for one that is made ready.
+    /// The same for a job that is made ready.
     fn begin_job(
         &self,
         version: &Version,
@@ -302,7 +302,7 @@ impl Scheduler {
         Ok(true)
     }
 
-    /// Whether what `job` needs is free beside what those that run may still take.
+    /// Whether the bytes and files that `job` needs are free beside those that running jobs may still take.
     fn has_space(&self, job: &CompactionJob, running: &mut RunningJobs) -> Result<bool> {
         let bytes = job.need_bytes();
         let owed_bytes = running.owed_bytes();
@@ -337,7 +337,7 @@ impl Scheduler {
         Ok(fits)
     }
 
-    /// Takes tables to another level as they are.
+    /// Moves tables to another level without reading them.
     fn move_tables(&self, version: &Version, compaction: &Compaction) -> Result<()> {
         let moved = version.inputs(compaction);
         let added: Vec<(usize, Arc<Table>)> =
@@ -371,14 +371,14 @@ impl Scheduler {
     }
 }
 
-/// Smaller merges in place of one out of L0, should it not fit: its oldest table alone, or two neighbours in L0.
+/// Smaller compactions in place of one out of L0 that does not fit: of its oldest table alone, or of two neighbours in L0.
 fn smaller_compactions(version: &Version, compaction: &Compaction) -> Vec<Compaction> {
     let mut smaller = Vec::new();
     let l0: Vec<&TableMeta> = version.level(0).iter().map(|table| table.meta()).collect();
     let takes = |table: &TableMeta| {
         compaction.inputs.iter().any(|(level, numbers)| *level == 0 && numbers.contains(&table.number))
     };
-    // A job over several levels takes them as a whole: a part of it would put new over old.
+    // A compaction over several levels takes them as a whole: a part of it would put new entries below older ones.
     let is_plain = compaction.into > 0
         && compaction.inputs.iter().all(|(level, _)| *level == 0 || *level == compaction.into);
     if let Some(oldest) = l0.last().filter(|table| is_plain && l0.len() > 1 && takes(table)) {

@@ -19,7 +19,7 @@ use crate::engine::{KeyRange, Lsn, Result, Work};
 /// First and last keys of the tables of one sorted run.
 pub type TableRanges = Vec<(Bytes, Bytes)>;
 
-/// Where the outputs of a compaction go, and what lies below them there.
+/// The target of a compaction: where its outputs go, and what lies below them.
 #[derive(Clone)]
 pub struct Target {
     /// The target level.
@@ -28,7 +28,7 @@ pub struct Target {
     pub older: Arc<[TableRanges]>,
     /// Whether nothing at all is older than the outputs.
     pub is_bottom: bool,
-    /// Where their entries come from.
+    /// LSNs and times of the batches that their entries come from.
     pub origin: Origin,
     /// Makes their files.
     pub table_store: Arc<TableStore>,
@@ -36,11 +36,11 @@ pub struct Target {
     pub table_bytes: u64,
 }
 
-/// What a subcompaction merges.
+/// Inputs of a subcompaction.
 pub struct Input {
-    /// What reaches into its range, newest first.
+    /// Tables that reach into its range, newest first.
     pub tables: Vec<(usize, Arc<Table>)>,
-    /// What is newer than all of them: the first sources, of which nothing is written.
+    /// Tables that are newer than all of them: the first sources, of which nothing is written.
     pub shadows: Vec<(usize, Arc<Table>)>,
     /// The first key of its range; empty for the first subcompaction.
     pub start: Bytes,
@@ -94,7 +94,7 @@ fn sources(tables: &[(usize, Arc<Table>)], range: KeyRange<'_>, into: usize) -> 
     Ok(sources)
 }
 
-/// The ranges of everything older than the outputs, passed through in the order of keys.
+/// Ranges of the tables that are older than the outputs, passed through in the order of keys.
 struct OlderRanges {
     runs: Arc<[TableRanges]>,
     /// The next range of each run.
@@ -106,7 +106,7 @@ impl OlderRanges {
         OlderRanges { runs: runs.clone(), at: vec![0; runs.len()] }
     }
 
-    /// Whether any of it can hold `key`; keys must ascend from call to call.
+    /// Whether any of those tables can hold `key`; keys must ascend from call to call.
     fn may_hold(&mut self, key: &[u8]) -> bool {
         self.runs.iter().zip(&mut self.at).any(|(run, at)| {
             while run.get(*at).is_some_and(|(_, largest)| &largest[..] < key) {
@@ -117,7 +117,7 @@ impl OlderRanges {
     }
 }
 
-/// What a subcompaction writes.
+/// Outputs of a subcompaction.
 struct Output {
     target: Target,
     older: OlderRanges,
@@ -173,7 +173,8 @@ pub struct Subcompaction {
     done_bytes: u64,
     /// Bytes of values that were moved.
     moved_bytes: u64,
-    /// The files of survivors that those went to, by where each starts: as long as the subcompaction is, nobody takes them for done.
+    /// Tokens of the files of survivors that those went to, by where each starts: as long as they are held, those files do not count as
+    /// complete.
     writing: BTreeMap<Lsn, WriterToken>,
 }
 
@@ -206,7 +207,7 @@ impl Subcompaction {
         self.output.bytes(TableBuilder::bytes)
     }
 
-    /// Those of them that are in files.
+    /// Bytes of its outputs that are in files.
     fn written_bytes(&self) -> u64 {
         self.output.bytes(TableBuilder::written_bytes)
     }
