@@ -1,6 +1,6 @@
 //! Eager merging: one sorted run, into which every flush is merged at once. The cheapest reads and no space wasted at rest; a byte
-//! is written again whenever a flush overlaps its table. Where the merge is cut into subcompactions their inputs leave as it goes on, so that
-//! only a small store is there twice.
+//! is written again whenever a flush overlaps its table. Where the merge is cut into subcompactions, their inputs leave as it goes on, so
+//! that only a small store takes its space twice.
 //!
 //! 1. If several levels below L0 hold tables, another policy left them: everything is merged into the lowest.
 //! 2. All of L0 is merged with the tables of the run that it overlaps.
@@ -13,7 +13,7 @@ use super::model::{Model, Prediction, Sizes, lookup};
 use super::{Assessment, Choice, Descriptor, Levels, Policy, PolicyKind, merge_runs};
 use crate::disk::LEVELS;
 
-/// What the registry says of it.
+/// Its entry in the registry.
 pub const POLICY: Descriptor = Descriptor {
     name: "eager",
     aliases: &[],
@@ -28,7 +28,7 @@ impl PolicyKind {
     pub const EAGER: PolicyKind = PolicyKind(&POLICY);
 }
 
-/// Once a buffer.
+/// The prediction: everything is written once for each buffer.
 fn predict(data_bytes: f64, sizes: &Sizes) -> Prediction {
     Prediction {
         depth: 1.0,

@@ -1,10 +1,10 @@
-//! Goes around tables that are *set aside*: they cannot be read, so no merge may take them, and nothing newer may pass them on its
-//! way down. Everything else is merged as the policy says.
+//! The policy in force. It goes around tables that are *set aside*: they cannot be read, so no compaction may take them, and nothing newer
+//! may pass them on its way down. Everything else is merged as the chosen policy says.
 //!
-//! 1. What is older than every such table of L0 the policy sees as if there were nothing else: it lies below all of them.
+//! 1. Tables that are older than every such table of L0 lie below all of them: the policy sees them as if there were nothing else.
 //! 2. Below L0 the policy does not see them either, but no compaction may go over the range of one in its level ([`Levels::barred`]).
-//! 3. What is newer than one of L0, or overlaps one below so that it cannot leave L0, is merged within L0 by size, so that
-//!    reads meet few runs for ever: a time window keeps to its windows, a plain log merges nothing.
+//! 3. Tables of L0 that are newer than one that is set aside, or that cannot leave L0 because they overlap one below, are merged within L0
+//!    by size, so that reads always meet few runs; the policy says if it has a way of its own ([`StuckTables`]).
 //! 4. An expired run is dropped whether it can be read or not.
 
 use std::borrow::Cow;
@@ -40,7 +40,7 @@ impl PolicyInForce {
         self.kind.name
     }
 
-    /// What to do where some tables are set aside.
+    /// The choice where some tables are set aside.
     fn choose_around(&self, levels: &Levels, cursors: &[Bytes; LEVELS]) -> Choice {
         if self.policy.stuck() == StuckTables::ByPolicy {
             let whole = Levels { aside: BTreeSet::new(), ..levels.clone() };
@@ -95,7 +95,7 @@ fn takes_l0(choice: &Choice) -> bool {
         .is_some_and(|compaction: &Compaction| compaction.inputs.iter().any(|(level, _)| *level == 0))
 }
 
-/// What lies below the tables of L0 that are set aside, without those below L0.
+/// The tables that lie below those of L0 that are set aside, without those that are set aside below L0.
 fn below_aside(levels: &Levels) -> Levels {
     let mut below = Levels { aside: BTreeSet::new(), ..levels.clone() };
     let is_aside = |table: &&Arc<Table>| levels.aside.contains(&table.number);
@@ -115,7 +115,7 @@ fn below_aside(levels: &Levels) -> Levels {
     below
 }
 
-/// What the policy sees.
+/// The picture that the chosen policy sees.
 fn seen(levels: &Levels) -> Cow<'_, Levels> {
     if levels.aside.is_empty() { Cow::Borrowed(levels) } else { Cow::Owned(below_aside(levels)) }
 }

@@ -1,11 +1,11 @@
 //! Leveled compaction: every level below L0 is one sorted run with a target size, ten times that of the level above.
 //!
-//! 1. The level with the highest score (size over target; L0: files over trigger) gives, if that is at least 1. If a merge that
-//!    runs is in the way, the next level does that does not need the same tables.
+//! 1. The level with the highest score (size over target; L0: files over trigger) gives tables, if the score is at least 1. If a running
+//!    compaction is in the way, the next level that does not need the same tables gives some.
 //! 2. L0 gives all its tables; they are merged with everything in L1 that they overlap.
 //! 3. A deeper level gives the one table that overlaps the least of the next level for its size: the cheapest bytes to move
 //!    down. Of equals the next one after where the last merge out of this level ended is taken, so that all get their turn. In a
-//!    level of very many tables those take part whose turn comes next: a choice must not cost what the store holds.
+//!    level of very many tables only those take part whose turn comes next: the cost of a choice must not grow with the store.
 //! 4. What overlaps nothing is moved down without being read.
 //! 5. Otherwise, a table of which half or more are tombstones is merged down, or written anew where nothing lies below: scans of
 //!    its range are slow as long as it is there.
@@ -14,7 +14,7 @@
 //! goes straight into the first level whose target is not below that of L1. So the lowest level has nine tenths of the data at any
 //! size, and little space is lost to old versions.
 //!
-//! Pure: from a picture of the levels to a choice.
+//! A pure function from a picture of the levels to a choice.
 
 use std::sync::Arc;
 
@@ -29,7 +29,7 @@ use crate::base::text::{BadText, Field, When, parse_switch, switch};
 use crate::disk::LEVELS;
 use crate::engine::lsm::Options;
 
-/// What the registry says of it.
+/// Its entry in the registry.
 pub const POLICY: Descriptor = Descriptor {
     name: "leveled",
     aliases: &[],
@@ -66,7 +66,7 @@ impl OwnPolicyOptions for LeveledOptions {
     }
 }
 
-/// Half of the growth factor a level.
+/// The prediction: a byte is written half of the growth factor times in each level.
 fn predict(data_bytes: f64, sizes: &Sizes) -> Prediction {
     let levels = levels(data_bytes, sizes.ratio);
     let runs = sizes.l0_files + levels;
@@ -81,9 +81,9 @@ fn predict(data_bytes: f64, sizes: &Sizes) -> Prediction {
     }
 }
 
-/// Tables of a level of which the cheapest is looked for.
+/// Number of tables of a level among which the cheapest is looked for.
 const TURNS: usize = 512;
-/// Tables of a level that are looked at for one that no running merge is in the way of.
+/// Number of tables of a level that are looked at for one that no running compaction is in the way of.
 const CANDIDATES: usize = 32;
 
 /// The policy and its settings.
@@ -99,10 +99,10 @@ pub struct Leveled {
     pub is_dynamic: bool,
 }
 
-/// What levels should hold.
+/// Target sizes of the levels.
 struct Plan {
     targets: [u64; LEVELS],
-    /// Where L0 goes.
+    /// The level that L0 is merged into.
     base: usize,
 }
 
@@ -179,7 +179,7 @@ impl Leveled {
         open.chain(cheapest).map(|(_, table)| lower_table(levels, level, table)).collect()
     }
 
-    /// What must be written until every level is within its target: all of L0 with the level it goes into when a merge is due, then
+    /// Bytes to be written until every level is within its target: all of L0 with the level it goes into when a merge is due, then
     /// each level's surplus with the share of the next level that it meets.
     fn pending_bytes(&self, levels: &Levels, plan: &Plan) -> u64 {
         let mut pending = 0;

@@ -38,22 +38,22 @@ use crate::disk::LEVELS;
 pub use in_force::PolicyInForce;
 pub use registry::{Descriptor, OwnPolicyOptions, PolicyKind, PolicyOptions};
 
-/// What a policy sees.
+/// The picture of the levels that a policy sees.
 #[derive(Clone)]
 pub struct Levels {
     runs: [Run; LEVELS],
     /// Seconds since 1970.
     pub now_seconds: u64,
-    /// What compactions that run have to themselves; a choice that meets one of them must wait.
+    /// Claims of running compactions; a choice that meets one of them must wait.
     pub claims: Vec<CompactionClaim>,
     /// Numbers of tables that are set aside: they cannot be read, and no compaction takes them.
     pub aside: BTreeSet<u64>,
-    /// Where tables that are set aside lie below L0, once they are taken out of the picture: no compaction may go over them. Unlike a
-    /// claim that never ends.
+    /// Ranges of tables below L0 that are set aside, once those are taken out of the picture: no compaction may go over them. Unlike a
+    /// claim, this never ends.
     pub barred: Vec<CompactionClaim>,
 }
 
-/// What a compaction has to itself while it runs: a range of keys in a span of levels.
+/// The claim of a running compaction: a range of keys in a span of levels that it has to itself.
 #[derive(Clone, Debug, PartialEq)]
 pub struct CompactionClaim {
     /// The highest level of its inputs.
@@ -86,7 +86,7 @@ impl CompactionClaim {
 
 /// One sorted run.
 pub struct SortedRun<'a> {
-    /// Where it lies. A table of L0 is a run of its own; of any other level there is one.
+    /// Its level. A table of L0 is a run of its own; any other level is one run.
     pub level: usize,
     /// The one table, in L0.
     table: Option<&'a TableMeta>,
@@ -128,7 +128,7 @@ pub struct RunMerge<'r, 'a> {
 }
 
 impl RunMerge<'_, '_> {
-    /// What it would have to itself.
+    /// The claim that it would have.
     fn claim(&self) -> CompactionClaim {
         let smallest = self.runs.iter().map(|run| run.smallest).min().cloned().unwrap_or_default();
         let largest = self.runs.iter().map(|run| run.largest).max().cloned().unwrap_or_default();
@@ -178,7 +178,7 @@ impl Levels {
         self.sums(level).bytes
     }
 
-    /// How many tables a level holds.
+    /// Number of tables in a level.
     pub fn files(&self, level: usize) -> usize {
         self.runs[level].len()
     }
@@ -213,7 +213,7 @@ impl Levels {
         upper.chain(lower).collect()
     }
 
-    /// All of L0 merged into `level`, where nothing lies between; moved if the tables of L0 overlap nothing, nor each other.
+    /// A merge of all of L0 into `level`, where nothing lies between; a move if the tables of L0 overlap neither each other nor the level.
     pub fn empty_l0(&self, level: usize) -> Choice {
         let upper: Vec<&TableMeta> = self.tables(0).collect();
         let (Some(start), Some(end)) =
@@ -241,7 +241,7 @@ impl Levels {
         self.first_unclaimed(claimed).unwrap_or(Choice::Nothing)
     }
 
-    /// The same of merges of runs.
+    /// The same for merges of runs.
     pub fn first_free_merge<'r, 'a>(
         &self,
         merges: impl Iterator<Item = RunMerge<'r, 'a>>,
@@ -365,7 +365,7 @@ pub struct Compaction {
     pub largest: Bytes,
     /// The target level.
     pub into: usize,
-    /// What to remember for the next choice: a level, and where this compaction ends in it.
+    /// Where the next choice out of a level goes on: the level, and the key at which this compaction ends in it.
     pub cursor: Option<(usize, Bytes)>,
 }
 
@@ -395,7 +395,7 @@ impl Compaction {
         self.inputs.first().map_or(self.into, |(level, _)| *level)
     }
 
-    /// What it has to itself while it runs.
+    /// The claim that it has while it runs.
     pub fn claim(&self) -> CompactionClaim {
         let upper = self.inputs.iter().filter(|(level, _)| *level == 0);
         CompactionClaim {
@@ -408,12 +408,12 @@ impl Compaction {
     }
 }
 
-/// What a policy wants done next.
+/// A policy's choice of what to do next.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Choice {
-    /// All is well.
+    /// Nothing is to be done.
     Nothing,
-    /// Tables change their level without being read.
+    /// Tables change their level without being read (a trivial move).
     Move(Compaction),
     /// Tables are merged.
     Merge(Compaction),
@@ -422,7 +422,7 @@ pub enum Choice {
 }
 
 impl Choice {
-    /// What is to be done.
+    /// The tables and the target of what is to be done.
     pub fn compaction(&self) -> Option<&Compaction> {
         match self {
             Choice::Nothing => None,
@@ -433,16 +433,16 @@ impl Choice {
     }
 }
 
-/// What a policy thinks of the levels as they are.
+/// A policy's view of the levels as they are.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Assessment {
     /// Bytes that each level should hold at most; 0 if it is not measured in bytes.
     pub target_bytes: [u64; LEVELS],
-    /// How urgent each level is; from 1 on it must be merged down.
+    /// Urgency of each level; from 1 on it must be merged down.
     pub scores: [f64; LEVELS],
     /// Bytes that merges must still write until all is well.
     pub pending_bytes: u64,
-    /// Whether one of its merges would make the runs in L0 fewer: else waiting for that would last for ever.
+    /// Whether one of its merges would make the runs in L0 fewer: if not, writers would wait for that for ever.
     pub lowers_l0: bool,
 }
 
@@ -450,14 +450,14 @@ pub struct Assessment {
 pub trait Policy: Send + Sync {
     /// The next compaction that can begin beside those that run. `cursors` are what earlier compactions left to remember.
     fn choose(&self, levels: &Levels, cursors: &[Bytes; LEVELS]) -> Choice;
-    /// What it thinks of the levels. Asked after every edit.
+    /// Its view of the levels. Asked after every edit.
     fn assess(&self, levels: &Levels) -> Assessment;
 
     /// Why a merge out of level `from` begins, for the event log.
     fn trigger(&self, levels: &Levels, from: usize) -> String {
         format!("score {:.2} of L{from}", self.assess(levels).scores[from])
     }
-    /// What becomes of tables that may not leave L0, because something that cannot be read lies below them.
+    /// How to merge tables that may not leave L0, because a table that cannot be read lies below them.
     fn stuck(&self) -> StuckTables {
         StuckTables::BySize
     }
@@ -467,7 +467,7 @@ pub trait Policy: Send + Sync {
     }
 }
 
-/// How tables are merged that may not leave L0.
+/// The way to merge tables that may not leave L0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StuckTables {
     /// Not at all.

@@ -1,9 +1,9 @@
-//! What the textbook formulas take and give: `docs/model.md` has the sources, and what each formula leaves out. A policy's own formula
+//! Inputs and results of the textbook formulas: `docs/model.md` has the sources, and what each formula leaves out. A policy's own formula
 //! stands beside it, in its [`Descriptor`](super::Descriptor).
 
 /// The formula of a policy.
 pub struct Model {
-    /// What it predicts for bytes of data.
+    /// The prediction for so many bytes of data.
     pub predict: fn(f64, &Sizes) -> Prediction,
     /// Whether its depth grows with levels or tiers, not with the data itself.
     pub has_levels: bool,
@@ -52,7 +52,7 @@ impl Default for Sizes {
 /// The unit of the texts' data sizes.
 pub const GIGABYTE: f64 = (1u64 << 30) as f64;
 
-/// What a formula predicts for one policy and data size.
+/// Prediction for one policy and data size.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Prediction {
     /// Levels, tiers or tables: what the depth counts.
@@ -61,7 +61,7 @@ pub struct Prediction {
     pub lookup_bytes: f64,
     /// Bytes written for a byte put, without the log.
     pub write_amp: f64,
-    /// The same by another model, that of debt; `None` where there is none.
+    /// Bytes written for a byte put by another model, that of compaction debt; `None` where there is none.
     pub debt_write_amp: Option<f64>,
     /// Disk needed at rest over data; `None` where it has no bound but the number of overwrites.
     pub space_amp: Option<f64>,

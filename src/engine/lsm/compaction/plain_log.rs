@@ -9,7 +9,7 @@ use super::model::{Model, Prediction, Sizes, lookup};
 use super::{Assessment, Choice, Descriptor, Levels, Policy, PolicyKind, StuckTables};
 use crate::disk::LEVELS;
 
-/// What the registry says of it.
+/// Its entry in the registry.
 pub const POLICY: Descriptor = Descriptor {
     name: "log",
     aliases: &["none"],
@@ -24,7 +24,7 @@ impl PolicyKind {
     pub const LOG: PolicyKind = PolicyKind(&POLICY);
 }
 
-/// Once.
+/// The prediction: a byte is written once.
 fn predict(data_bytes: f64, sizes: &Sizes) -> Prediction {
     let tables = (data_bytes / sizes.table_bytes).max(1.0);
     Prediction {

@@ -1,4 +1,4 @@
-//! The registry of policies: which there are, and what the rest of kvfs must know of each before it is made.
+//! The registry of policies: which ones there are, and everything that the rest of kvfs must know of each before it is made.
 //!
 //! Options, their help, reports, `kvfs compare`, `kvfs model` and the tests go by it; nothing else names a policy that it does not mean.
 
@@ -15,19 +15,19 @@ use crate::base::text::{BadText, Field, joined, joined_bytes};
 use crate::base::words::one_of;
 use crate::engine::lsm::Options;
 
-/// What there is to know of a policy.
+/// Everything that the rest of kvfs knows of a policy before it is made.
 pub struct Descriptor {
     /// Its name in options and reports.
     pub name: &'static str,
     /// Other names that the option takes.
     pub aliases: &'static [&'static str],
-    /// What it does, in a few words.
+    /// Its way of merging, in a few words.
     pub help: &'static str,
-    /// Makes it, with its settings out of all.
+    /// Makes it out of all options.
     pub new: fn(&Options) -> Arc<dyn Policy>,
     /// The text form of the options that it alone reads. They stand in lists behind the one that picks the policy.
     pub fields: &'static [Field<Options>],
-    /// What the textbooks predict of it; `None` if they do not.
+    /// The textbooks' prediction; `None` if there is none.
     pub model: Option<Model>,
 }
 
@@ -93,18 +93,18 @@ const HELP_PIECES: [&str; 4 * OURS.len()] = {
 };
 const HELP_TEXT: [u8; joined_bytes(&HELP_PIECES)] = joined(&HELP_PIECES);
 
-/// Which policy.
+/// A policy of the registry.
 #[derive(Clone, Copy)]
 pub struct PolicyKind(pub(super) &'static Descriptor);
 
 impl PolicyKind {
-    /// All of them in one sentence.
+    /// All policies in one sentence.
     pub const HELP: &'static str = match std::str::from_utf8(&HELP_TEXT) {
         Ok(text) => text,
         Err(_) => panic!("names and help are text"),
     };
 
-    /// Every one, in the order of reports.
+    /// All policies, in the order of reports.
     pub const ALL: [PolicyKind; OURS.len()] = {
         let mut all = [PolicyKind(OURS[0]); OURS.len()];
         let mut at = 0;
@@ -126,7 +126,7 @@ impl PolicyKind {
         fields
     };
 
-    /// The one of this name; the error says which there are.
+    /// The policy of this name; the error says which there are.
     pub fn parse(text: &str) -> Result<PolicyKind, BadText> {
         let found = PolicyKind::ALL.into_iter().find(|it| it.name == text || it.aliases.contains(&text));
         found.ok_or_else(|| format!("takes {}", one_of(&PolicyKind::ALL.map(|it| it.name))).into())

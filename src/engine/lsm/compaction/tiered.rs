@@ -22,7 +22,7 @@ use crate::base::text::{BadText, count};
 use crate::disk::LEVELS;
 use crate::engine::lsm::Options;
 
-/// What the registry says of it.
+/// Its entry in the registry.
 pub const POLICY: Descriptor = Descriptor {
     name: "tiered",
     aliases: &[],
@@ -80,7 +80,7 @@ impl OwnPolicyOptions for TieredOptions {
     }
 }
 
-/// Once a tier.
+/// The prediction: a byte is written once a tier.
 fn predict(data_bytes: f64, sizes: &Sizes) -> Prediction {
     let tiers = levels(data_bytes, sizes.ratio);
     let runs = tiers * sizes.runs_per_tier;
@@ -94,7 +94,7 @@ fn predict(data_bytes: f64, sizes: &Sizes) -> Prediction {
     }
 }
 
-/// How much larger the next older run may be for a merge whose only purpose are tombstones.
+/// Factor by which the next older run may be larger in a merge that is made for the sake of tombstones alone.
 const DENSE_RATIO: u64 = 4;
 
 /// Tiers that a store of similar runs never has more of; beyond as many runs, dissimilar ones are merged.
@@ -155,8 +155,8 @@ impl Tiered {
         tiers
     }
 
-    /// What is due of `runs`, newest first: every tier that is wide enough, or if there are none and too many runs the cheapest
-    /// neighbours.
+    /// Merges that are due among `runs`, newest first: every tier that is wide enough; if there is none and there are too many runs, the
+    /// cheapest neighbours.
     pub fn due(&self, runs: &[SortedRun<'_>]) -> Vec<(usize, usize)> {
         let mut due = self.tiers(runs);
         if due.is_empty() && runs.len() > self.runs_max {
@@ -179,7 +179,7 @@ impl Tiered {
         levels.first_free_merge(self.due(runs).into_iter().map(|(from, to)| within_l0(&runs[from..to])))
     }
 
-    /// What to merge of all `runs`.
+    /// The merge to begin, given all `runs`.
     fn wanted<'r, 'a>(&self, levels: &Levels, runs: &'r [SortedRun<'a>]) -> Option<RunMerge<'r, 'a>> {
         let (oldest, newer) = runs.split_last()?;
         let newer_bytes: u64 = newer.iter().map(|run| run.bytes).sum();

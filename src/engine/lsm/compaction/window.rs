@@ -6,8 +6,9 @@
 //! 3. With a time to live, the oldest run is dropped unread when its newest batch is older than that; only ever the oldest, so that
 //!    no overwritten value and no deleted key comes back.
 //!
-//! Keys carry no time: a point read may have to ask every window. Of a key that is written again in a later window both versions stay;
-//! nobody looks for those, since that would take a question to every older table for each entry of a flush. What other policies left below L0 counts as older than every window and stays as it is.
+//! Keys carry no time: a point read may have to ask every window. Of a key that is written again in a later window both versions stay; to
+//! find them, each entry of a flush would have to be looked up in every older table. Tables that other policies left below L0 count as
+//! older than every window and stay as they are.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,7 +24,7 @@ use crate::base::text::{BadText, Field, When, exact_duration, parse_duration};
 use crate::disk::LEVELS;
 use crate::engine::lsm::Options;
 
-/// What the registry says of it.
+/// Its entry in the registry.
 pub const POLICY: Descriptor = Descriptor {
     name: "time-window",
     aliases: &[],
@@ -75,7 +76,7 @@ pub struct TimeWindow {
     pub window_seconds: u64,
     /// Age from which data is dropped, if it ever is.
     pub ttl_seconds: Option<u64>,
-    /// How the current window is merged.
+    /// The policy by which the current window is merged.
     pub tiered: Tiered,
 }
 
@@ -103,7 +104,7 @@ impl TimeWindow {
         (is_sealed && is_expired).then_some(RunMerge { runs, into: oldest.level })
     }
 
-    /// What to drop or to merge of all `runs`.
+    /// The runs to drop or to merge, given all `runs`.
     fn wanted<'r, 'a>(&self, levels: &Levels, runs: &'r [SortedRun<'a>]) -> Option<Wanted<'r, 'a>> {
         let expired = self.expired(runs, levels.now_seconds);
         let mut wanted: Vec<Wanted<'r, 'a>> = expired.map(Wanted::Drop).into_iter().collect();
@@ -124,7 +125,7 @@ impl TimeWindow {
     }
 }
 
-/// What becomes of runs.
+/// Runs to be dropped or merged.
 enum Wanted<'r, 'a> {
     Drop(RunMerge<'r, 'a>),
     Merge(RunMerge<'r, 'a>),
