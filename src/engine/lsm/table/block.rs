@@ -28,9 +28,9 @@ pub struct Raw<'a> {
     pub is_pointer: bool,
 }
 
-/// What a block knows of a key.
+/// A block's answer for a key that it holds.
 pub enum Item {
-    /// It was deleted.
+    /// The key was deleted.
     Tombstone,
     /// Its value.
     Value(Bytes),
@@ -91,7 +91,7 @@ impl BlockBuilder {
     }
 }
 
-/// How many leading bytes `a` and `b` have in common.
+/// Number of leading bytes that `a` and `b` have in common.
 pub fn common_prefix(a: &[u8], b: &[u8]) -> usize {
     a.iter().zip(b).take_while(|(a, b)| a == b).count()
 }
@@ -99,9 +99,9 @@ pub fn common_prefix(a: &[u8], b: &[u8]) -> usize {
 /// One entry as it lies in the payload.
 struct RawEntry {
     shared: usize,
-    /// Where the key suffix begins and ends; the value follows it.
+    /// Start and end of the key suffix; the value follows it.
     suffix: (usize, usize),
-    /// Where the value ends; `None` for a tombstone.
+    /// End of the value; `None` for a tombstone.
     value_end: Option<usize>,
     is_pointer: bool,
 }
@@ -130,7 +130,7 @@ impl Block {
         Ok(Block { payload, entries_end, restarts })
     }
 
-    /// Whether `payload` may be a block, by its end alone: of what is none nearly nothing looks like one.
+    /// Whether `payload` may be a block, by its end alone: nearly nothing else looks like one.
     pub fn may_be(payload: &[u8]) -> bool {
         let count_at = payload.len().saturating_sub(4);
         let restarts = u32_at(payload, count_at).map_or(0, |count| count as usize);
@@ -185,8 +185,8 @@ impl Block {
         Ok(u32_at(&self.payload, self.entries_end + index * 4)? as usize)
     }
 
-    /// What the block knows of `key`. Compares without putting keys together: `matched` bytes of `key` are equal to the
-    /// previous entry's, which is smaller; an entry that shares more with that one than those is smaller too.
+    /// The entry of `key`, if there is one. Compares without assembling keys: `matched` leading bytes of `key` are equal to those of the
+    /// previous entry's key, which is smaller. An entry that shares more than those with the previous one is smaller, too.
     pub fn get(&self, key: &[u8]) -> Result<Option<Item>, Damaged> {
         let mut at = self.restart_before(key)?;
         let mut matched = 0;
@@ -222,7 +222,7 @@ pub struct BlockCursor {
     /// Offset of the entry after the current one.
     next: usize,
     key: Vec<u8>,
-    /// Where the current value lies; `None` for a tombstone.
+    /// Start and end of the current value; `None` for a tombstone.
     value: Option<(usize, usize)>,
     is_pointer: bool,
 }

@@ -110,7 +110,7 @@ impl TableBuilder {
         self.writer.bytes()
     }
 
-    /// Those of them that are in the file.
+    /// Bytes of blocks that are in the file.
     pub fn written_bytes(&self) -> u64 {
         self.writer.written_bytes()
     }

@@ -6,9 +6,9 @@ use crate::engine::lsm::Compression;
 
 /// Speed before size: blocks are small.
 const ZSTD_LEVEL: i32 = 1;
-/// What every frame of zstd begins with.
+/// First bytes of every zstd frame.
 const ZSTD_MAGIC: [u8; 4] = [0x28, 0xB5, 0x2F, 0xFD];
-/// No block is longer; what claims to be is damaged.
+/// Longest block; one that claims to be longer is damaged.
 const BYTES_MAX: u64 = 1 << 32;
 
 /// Replaces `target` by the compressed payload of a block and returns the kind of its frame; `None` if it is better stored
@@ -41,7 +41,7 @@ pub fn expand(kind: u8, mut payload: &[u8]) -> Option<Vec<u8>> {
     (block.len() == bytes).then_some(block)
 }
 
-/// Whether `payload` may be what [`compress`] made, by its beginning alone: of what is none nearly nothing looks like it.
+/// Whether `payload` may be the work of [`compress`], by its beginning alone: nearly nothing else looks like it.
 pub fn may_be_compressed(kind: u8, mut payload: &[u8]) -> bool {
     let whole_bytes = payload.len() as u64;
     let shrinks = varint::take(&mut payload).is_some_and(|bytes| bytes > whole_bytes && bytes <= BYTES_MAX);

@@ -14,10 +14,10 @@ use crate::base::varint;
 pub struct Index {
     fences: Vec<u8>,
     fence_ends: Vec<u32>,
-    /// Where each block's frame starts, and where the last one ends.
+    /// Start of each block's frame, and the end of the last one.
     starts: Vec<u64>,
-    /// Of a complete index: how many bytes all fences but the first have in common, and the eight bytes of each behind those. Most
-    /// steps of a search compare two numbers that lie near to each other.
+    /// Of a complete index: the number of leading bytes that all fences but the first have in common, and the eight bytes of each fence
+    /// behind those. Most steps of a search compare two numbers that lie near to each other.
     prefix_bytes: usize,
     heads: Vec<u64>,
 }
@@ -58,7 +58,7 @@ impl Index {
         self.starts.push(end);
     }
 
-    /// Makes ready for searches: nothing is added any more.
+    /// Makes the index ready for searches; nothing may be added after it.
     pub fn complete(&mut self) {
         let count = self.len();
         self.prefix_bytes = if count > 1 { common_prefix(self.fence(1), self.fence(count - 1)) } else { 0 };
@@ -71,7 +71,7 @@ impl Index {
         self.fence_ends.len()
     }
 
-    /// Where block `ordinal` starts; for the number of blocks, where the last one ends.
+    /// Start of block `ordinal`; for the number of blocks, the end of the last one.
     pub fn start(&self, ordinal: usize) -> u64 {
         self.starts.get(ordinal).copied().unwrap_or(0)
     }

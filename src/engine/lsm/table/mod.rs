@@ -66,7 +66,7 @@ pub struct TableSizes {
     pub index_bytes: u64,
 }
 
-/// Where the entries of a table come from.
+/// LSNs and times of the batches that the entries of a table come from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Origin {
     /// LSN after which its oldest batch may begin.
@@ -92,7 +92,7 @@ impl Origin {
     }
 }
 
-/// What is known of a table without reading it; kept in its footer and in the manifest.
+/// Metadata of a table, known without reading it; kept in its footer and in the manifest.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TableMeta {
     /// Its number; never used twice.
@@ -111,7 +111,7 @@ pub struct TableMeta {
     pub last_lsn: Lsn,
     /// Seconds since 1970 at which its newest batch was there for certain: when it was flushed.
     pub newest_seconds: u64,
-    /// The same of its oldest tombstone; 0 without tombstones.
+    /// Seconds since 1970 at which its oldest tombstone was there for certain; 0 without tombstones.
     pub tombstone_seconds: u64,
     /// Its first key.
     pub smallest: Bytes,

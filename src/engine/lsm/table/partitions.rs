@@ -15,8 +15,9 @@ use crate::base::varint;
 pub struct TopIndex {
     /// Fences of the partitions, and where the blocks of each begin.
     index: Index,
-    /// Where filter and index of each partition begin; the top-level index itself begins behind the last index.
+    /// Start of the filter and of the index of each partition.
     places: Vec<(u64, u64)>,
+    /// End of the last index, where the top-level index itself begins.
     end: u64,
 }
 
@@ -34,7 +35,7 @@ impl TopIndex {
         TopIndex { index, places: vec![(data_bytes, data_bytes)], end: data_bytes }
     }
 
-    /// How many partitions there are.
+    /// Number of partitions.
     pub fn partitions(&self) -> usize {
         self.places.len()
     }
@@ -49,18 +50,18 @@ impl TopIndex {
         self.index.fence(partition)
     }
 
-    /// Where the blocks of a partition begin; for the number of partitions, where the last ones end.
+    /// Start of the blocks of a partition; for the number of partitions, the end of the last ones.
     pub fn blocks_start(&self, partition: usize) -> u64 {
         self.index.start(partition)
     }
 
-    /// Where the filter of a partition lies.
+    /// Place of the filter of a partition in the file.
     pub fn filter(&self, partition: usize) -> Range<u64> {
         let (filter, index) = self.places[partition];
         filter..index
     }
 
-    /// Where the index of a partition lies.
+    /// Place of the index of a partition in the file.
     pub fn index(&self, partition: usize) -> Range<u64> {
         self.places[partition].1..self.places.get(partition + 1).map_or(self.end, |next| next.0)
     }
@@ -97,9 +98,9 @@ impl TopIndex {
 
 /// Index and filter of a partition that is pinned.
 pub struct PinnedPartition {
-    /// Of its blocks.
+    /// Index of its blocks.
     pub index: Arc<Index>,
-    /// Of its keys.
+    /// Filter of its keys.
     pub filter: Filter,
 }
 
@@ -112,9 +113,9 @@ impl PinnedPartition {
 
 /// An index or a filter of a partition, wherever it came from.
 pub enum PinnedOrLoaded<'a, T> {
-    /// It is pinned.
+    /// Pinned in memory.
     Pinned(&'a Arc<T>),
-    /// It came through the cache or from the disk.
+    /// Loaded through the cache or from the disk.
     Loaded(Arc<T>),
 }
 

@@ -28,16 +28,16 @@ use crate::engine::lsm::{Slot, place};
 use crate::engine::wal::Segment;
 use crate::engine::{Error, Result, Tier, Work, frame};
 
-/// How far to go for what is not pinned.
+/// How a read gets at blocks, indexes and filters that are not pinned.
 #[derive(Clone, Copy)]
 pub struct ReadOptions<'a> {
-    /// Where to look first and what to keep in; without, only the disk is asked.
+    /// The cache to look into first, and to keep in what was read; without one, only the disk is asked.
     pub cache: Option<&'a BlockCache>,
-    /// How far to go.
+    /// Whether the disk may be asked.
     pub tier: Tier,
-    /// Of requests to the disk.
+    /// Purpose of requests to the disk.
     pub purpose: Purpose,
-    /// Counts the bytes that came from the disk.
+    /// Counter of the bytes that came from the disk.
     pub read_bytes: Option<&'a Cell<u64>>,
 }
 
@@ -96,17 +96,17 @@ pub struct Table {
     file: Arc<dyn File>,
     top: TopIndex,
     has_filter: bool,
-    /// Of every partition, or of none.
+    /// All partitions, or none.
     pinned: Vec<PinnedPartition>,
-    /// What it took from the table store's memory.
+    /// Memory that it took from the table store's share.
     pinned_bytes: u64,
-    /// What it takes whatever is pinned of it.
+    /// Memory that an open table takes in any case.
     open_bytes: u64,
     /// Holds the segments of [`TableMeta::values`], in the same order.
     segments: Vec<Arc<Segment>>,
     table_store: Arc<TableStore>,
     obsolete: AtomicBool,
-    /// Why nothing of it can be read, if that is so.
+    /// The reason why nothing of it can be read, if that is so.
     lost: Option<Error>,
 }
 
@@ -329,7 +329,7 @@ impl Table {
         Ok(())
     }
 
-    /// Something of a partition that is not pinned.
+    /// An index or a filter that is not pinned.
     fn get_parsed<T: std::any::Any + Send + Sync>(
         &self,
         piece: CacheKind,
@@ -356,7 +356,7 @@ impl Table {
         Ok(parsed)
     }
 
-    /// How many partitions it has; at least one.
+    /// Number of partitions; at least one.
     pub fn partitions(&self) -> usize {
         self.top.partitions()
     }
@@ -461,18 +461,18 @@ impl Table {
         copied.map_err(|error| Error::io(format!("copying {name}"), error))
     }
 
-    /// What can be known without reading.
+    /// Its metadata, which is known without reading.
     pub fn meta(&self) -> &TableMeta {
         &self.meta
     }
 
-    /// Where the block begins that holds `key`, which lies in `partition` if anywhere.
+    /// Start of the block that holds `key`, which lies in `partition` if anywhere.
     pub fn block_offset(&self, partition: usize, key: &[u8], access: ReadOptions<'_>) -> Result<u64> {
         let index = self.index(partition, access)?;
         Ok(index.start(index.find(key)))
     }
 
-    /// What it knows of `key`, which lies in `partition` if anywhere.
+    /// Its entry of `key`, which lies in `partition` if anywhere.
     pub fn get(&self, partition: usize, key: &[u8], access: ReadOptions<'_>) -> Result<Option<Slot>> {
         let index = self.index(partition, access)?;
         let ordinal = index.find(key);
@@ -503,7 +503,7 @@ impl Table {
         }
     }
 
-    /// What an encoded pointer of the block at `start`, if there is one, points to.
+    /// The pointer that `bytes` of the block at `start` encode, if there are any, and the segment that it leads into.
     pub fn follow(&self, bytes: Option<&[u8]>, start: u64) -> Result<Option<(Pointer, Arc<Segment>)>> {
         let Some(bytes) = bytes else { return Ok(None) };
         let pointer = Pointer::decode(bytes).ok_or_else(|| self.damaged(start))?;

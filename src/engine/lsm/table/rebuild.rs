@@ -1,4 +1,4 @@
-//! Makes the index of a table anew from its blocks, where the one in its file is damaged, or the top-level index or footer that lead to it.
+//! Rebuilds the index of a table from its blocks, where the one in its file is damaged, or the top-level index or footer that lead to it.
 //!
 //! Blocks lie back to back, and each says by its checksum that it belongs where it is; where they begin and end the manifest or the
 //! top-level index of the table knows. So an index that was made from all of them is complete. Where one does not check, the next that does is looked
@@ -17,18 +17,18 @@ use crate::engine::{Error, frame};
 
 /// Bytes that are read at once.
 const WINDOW_BYTES: u64 = 1 << 20;
-/// Behind damage no block is looked for that is longer: each place would have to be checked for one.
+/// Longest block that is looked for behind damage: each offset has to be checked for one.
 const FOUND_BYTES_MAX: u64 = 1 << 20;
 /// A gap is cut into pieces of this size, so that who asks for a key in it reads no more.
 const GAP_BYTES_MAX: u64 = 64 << 10;
 
-/// What the blocks of a range have told.
+/// Contents of the blocks of a range.
 pub struct Rebuilt {
     /// Leads to every block, and to gaps.
     pub index: Index,
     /// Entries of blocks that check.
     pub entries: u64,
-    /// The first key of those, and the last.
+    /// First and last key of those blocks.
     pub keys: Option<(Vec<u8>, Vec<u8>)>,
     /// The first gap, if there is any.
     pub gap: Option<Error>,

@@ -20,7 +20,7 @@ pub enum TablePiece {
     Other,
     /// The footer.
     Footer(TableMeta),
-    /// Nothing checks from this offset on, up to the next piece.
+    /// From this offset up to the next piece nothing checks.
     Gap(u64),
 }
 
@@ -32,7 +32,7 @@ pub fn pieces(number: u64, bytes: &Bytes) -> Vec<TablePiece> {
     search(number, bytes).0
 }
 
-/// The same, and bytes whose checksum was computed and did not fit.
+/// The same, and the number of bytes whose checksum was computed and did not fit.
 fn search(number: u64, bytes: &Bytes) -> (Vec<TablePiece>, u64) {
     let mut pieces = Vec::new();
     let frames_end = bytes.len().saturating_sub(TRAILER_BYTES as usize);

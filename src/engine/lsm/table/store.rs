@@ -1,6 +1,6 @@
 //! The table store: where table files are made, opened and thrown away.
 //!
-//! A table that no version needs any more is *obsolete*; when its last reader lets go of it, its number goes on a list, and
+//! A table that no version needs any more is *obsolete*. When its last reader lets go of it, its number goes on a list, and
 //! [`TableStore::reclaim`] removes the file. So a file is never removed under a reader, and readers never remove files.
 
 use std::collections::BTreeMap;
@@ -32,7 +32,7 @@ pub struct TableStore {
     pinned_bytes: AtomicU64,
     /// Memory of open tables beside that.
     open_bytes: AtomicU64,
-    /// Tables whose entries can be read, though a filter, an index or the footer is damaged, and what.
+    /// Tables whose entries can be read, though a filter, an index or the footer is damaged, with the error of each.
     flaws: Mutex<BTreeMap<u64, Error>>,
     cpu: CpuMeter,
     classes: ClassMeter,
@@ -77,8 +77,8 @@ impl TableStore {
         Ok(TableBuilder::new(self.clone(), purpose, compression, number, file))
     }
 
-    /// Opens a table and checks its footer and what is to be pinned, and that it agrees with `meta`; `segments` are those of
-    /// its values.
+    /// Opens a table and checks its footer and its pinned indexes and filters, and that it agrees with `meta`; `segments` hold its values
+    /// in the log.
     pub fn open(
         self: &Arc<TableStore>,
         purpose: Purpose,
@@ -95,9 +95,9 @@ impl TableStore {
         }
     }
 
-    /// Opens a table of the manifest when the store is opened. What is damaged of it refuses nothing: where the footer, a filter or an
-    /// index does not check, its blocks are read all the same, and if those cannot be read either, only who needs them is told.
-    /// Also what cannot be read, if there is any such thing.
+    /// Opens a table of the manifest when the store is opened. Damage is no reason to refuse: where the footer, a filter or an index does
+    /// not check, its blocks are read all the same, and if those cannot be read either, only a caller that needs them gets an error.
+    /// Also returns that error, if something cannot be read.
     pub fn open_around(
         self: &Arc<TableStore>,
         meta: &TableMeta,
@@ -137,7 +137,7 @@ impl TableStore {
         self.flaws.lock().remove(&number);
     }
 
-    /// Tables of which a filter, an index or the footer is damaged, and what.
+    /// Tables of which a filter, an index or the footer is damaged, with the error of each.
     pub fn flaws(&self) -> Vec<(u64, Error)> {
         self.flaws.lock().iter().map(|(number, error)| (*number, error.clone())).collect()
     }
@@ -187,12 +187,12 @@ impl TableStore {
         self.open_bytes.fetch_add(bytes, Relaxed);
     }
 
-    /// The same of one that is gone.
+    /// Counts it out when the table is closed.
     pub(super) fn note_closed(&self, bytes: u64) {
         self.open_bytes.fetch_sub(bytes, Relaxed);
     }
 
-    /// Memory of open tables: of each itself, and what is pinned of it.
+    /// Memory of open tables: of each itself, and of its pinned indexes and filters.
     pub fn pinned_bytes(&self) -> u64 {
         self.pinned_bytes.load(Relaxed) + self.open_bytes.load(Relaxed)
     }
@@ -248,7 +248,7 @@ impl TableStore {
 
 #[cfg(test)]
 impl TableStore {
-    /// A table of which there is nothing but what is known of it.
+    /// A table of which there is nothing but its metadata.
     pub fn stub(meta: &TableMeta) -> Arc<Table> {
         let (disk, options) = (crate::disk::SimDisk::new(), Options::default());
         let table_store = TableStore::new(disk, Arc::new(WakeSignal::new()), options, 0);

@@ -49,7 +49,7 @@ impl TableWriter {
         }
     }
 
-    /// Makes the file, and what else belongs to the store.
+    /// The store of the table.
     pub fn table_store(&self) -> &Arc<TableStore> {
         &self.table_store
     }
@@ -64,12 +64,12 @@ impl TableWriter {
         self.written_bytes + self.buffer.len() as u64
     }
 
-    /// Those of them that are in the file.
+    /// Bytes that are in the file.
     pub fn written_bytes(&self) -> u64 {
         self.written_bytes
     }
 
-    /// What payloads are appended to.
+    /// The buffer to which payloads are appended.
     pub fn buffer(&mut self) -> &mut Vec<u8> {
         &mut self.buffer
     }
