@@ -9,13 +9,13 @@ use crate::engine::{Done, Lsn, Result};
 pub enum PendingCommand {
     /// Ends when everything up to the LSN is in tables.
     Flush(Lsn),
-    /// As a flush; then starts a merge and ends with it: of a level into the next, or of everything.
+    /// As a flush; then a compaction of a level into the next, or of everything, begins, and the command ends with it.
     Compact {
-        /// What must be in tables before.
+        /// LSN up to which everything must be in tables before.
         lsn: Lsn,
         /// The level; `None` is everything.
         level: Option<usize>,
-        /// Whether the merge that runs serves it.
+        /// Whether the job that runs serves it.
         is_started: bool,
     },
     /// Reads everything.

@@ -1,5 +1,5 @@
-//! What every component of the tree stands on: its surroundings, the log, the table files, what is known of room on the disk, and
-//! the commands that have not ended. A component reaches another one through nothing else.
+//! The core that every component of the tree stands on: its surroundings, the log, the table files, the room on the disk, and the
+//! commands that have not ended. A component reaches another one through nothing else.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -27,7 +27,7 @@ pub struct Core {
     pub space: SpaceBudget,
     pub commands: Commands,
     pub stalls: StallMeter,
-    /// What passed into each level. Reads count there, too, and hold nothing else of this.
+    /// Traffic into each level. Reads count there, too, and hold nothing else of the core.
     pub levels: Arc<[LevelMeter; LEVELS]>,
 }
 

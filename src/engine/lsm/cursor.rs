@@ -23,14 +23,14 @@ const SCAN_BYTES: std::ops::RangeInclusive<u64> = 8 << 10..=256 << 10;
 /// A merge reads this much at once.
 const MERGE_BYTES: u64 = 256 << 10;
 
-/// How a cursor gets at blocks.
+/// The way by which a cursor gets at blocks.
 #[derive(Clone)]
 pub enum Reading {
     /// From the cache, and as far as `tier` allows from the disk.
     Cached {
         /// The cache.
         cache: Arc<BlockCache>,
-        /// How far to go.
+        /// Whether the disk may be asked.
         tier: Tier,
     },
     /// From the disk in long pieces that are kept by nobody.
@@ -174,7 +174,7 @@ pub struct RunCursor {
     index: Option<Arc<Index>>,
     /// The block in the partition.
     ordinal: usize,
-    /// Where it begins.
+    /// Start of the block.
     start: u64,
     block: BlockCursor,
     valid: bool,
@@ -185,7 +185,7 @@ pub struct RunCursor {
     end: Option<Bytes>,
     /// Blocks behind the current one that were read with it.
     ahead: VecDeque<Block>,
-    /// How much of what follows the next block is read with it: nothing until the run goes on from one block to another.
+    /// Read-ahead: bytes behind the next block that are read with it. 0 until the cursor goes on from one block to another.
     ahead_bytes: u64,
 }
 

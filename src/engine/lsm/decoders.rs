@@ -6,14 +6,14 @@ use super::value_log::Pointer;
 use crate::base::decoder::Decoder;
 use crate::engine::Lsn;
 
-/// Those of a store's files; those of a table are in [`TABLES`].
+/// The decoders of a store's files; those of a table are in [`TABLES`].
 pub const ALL: &[Decoder] = &[
     Decoder { name: "lsm_manifest", decode: manifest, valid: manifests },
     Decoder { name: "lsm_manifest_edit", decode: edit, valid: edits },
     Decoder { name: "lsm_value_pointer", decode: pointer, valid: pointers },
 ];
 
-/// Those of a table.
+/// The decoders of a table.
 pub const TABLES: &[Decoder] = tables::ALL;
 
 /// A whole manifest, as it is and as a repair guesses it.

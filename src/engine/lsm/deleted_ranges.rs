@@ -48,7 +48,7 @@ struct UnprovenRange {
     start: Vec<u8>,
     /// Keys at or behind `start`, below `limit`, that were put since and not deleted again.
     puts: BTreeSet<Vec<u8>>,
-    /// Nothing is claimed from here on.
+    /// Key from which on nothing is proven.
     limit: Option<Vec<u8>>,
 }
 

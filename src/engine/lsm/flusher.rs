@@ -67,17 +67,17 @@ pub struct Flusher {
     versions: Arc<VersionSet>,
     /// Held by the one who flushes, across disk requests.
     flushing: Mutex<()>,
-    /// What it does right now, for reports.
+    /// The flush that is being done, for reports.
     activity: Mutex<Option<String>>,
 }
 
 impl Flusher {
-    /// Of the store that `versions` are of.
+    /// The flusher of the store whose versions are `versions`.
     pub fn new(core: Arc<Core>, versions: Arc<VersionSet>) -> Flusher {
         Flusher { core, versions, flushing: Mutex::default(), activity: Mutex::default() }
     }
 
-    /// What it does right now, one line; `None` if that is nothing.
+    /// One line on the flush that is being done; `None` if there is none.
     pub fn activity(&self) -> Option<String> {
         self.activity.lock().clone()
     }

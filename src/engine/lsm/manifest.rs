@@ -124,12 +124,12 @@ impl Edit {
     }
 }
 
-/// What all edits together say.
+/// Contents of the manifest: the sum of all edits.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ManifestState {
     /// Tables by level and number.
     pub tables: BTreeMap<(usize, u64), TableMeta>,
-    /// Where replay of the log begins.
+    /// LSN at which replay of the log begins.
     pub log_lsn: Lsn,
     /// The next table's number at least.
     pub next_number: u64,
@@ -190,7 +190,7 @@ impl ManifestState {
         Self::read(bytes).map(|(state, generation, _)| (state, generation))
     }
 
-    /// The same, and where its last edit ends.
+    /// The same, and the end of its last edit.
     fn read(bytes: &[u8]) -> Result<(ManifestState, u64, u64)> {
         let damaged = |offset: usize, what: &str| Error::corrupt(NAME, offset as u64, what);
         let header = frame::decode(bytes, 0).and_then(|(kind, payload)| {
@@ -223,8 +223,8 @@ impl ManifestState {
 }
 
 impl ManifestState {
-    /// What can be made out of a damaged manifest: every edit that checks, and the first, which describes the whole store, also
-    /// if it only parses. Tables may be missing or be too many; nothing else of it counts.
+    /// The contents as far as a damaged manifest shows them: every edit that checks, and the first, which describes the whole store, also
+    /// if it only parses. Tables may be missing or be too many; only the tables are of use.
     pub fn guess(bytes: &[u8]) -> ManifestState {
         let mut state = ManifestState::default();
         let Some((generation, start)) = numbers(bytes) else { return state };
@@ -348,7 +348,7 @@ impl Manifest {
         }
     }
 
-    /// What it says.
+    /// Its contents.
     pub fn state(&self) -> &ManifestState {
         &self.state
     }

@@ -28,15 +28,15 @@ use crate::engine::{AtomicLsn, Batch, Lsn};
 const SHORT_BYTES: usize = 30;
 /// A value below this length is copied for each reader, not shared with it.
 const SMALL_BYTES: usize = 512;
-/// What an entry costs in memory beside a long key and the value: its place in a node that is two thirds full, and what the
-/// allocator adds to the value.
+/// Memory of an entry beside a long key and the value: its place in a node that is two thirds full, and what the allocator adds to the
+/// value.
 const ENTRY_BYTES: u64 = 96;
-/// What a key or value outside of its node costs beside its bytes.
+/// Memory of a key or value outside of its node beside its bytes.
 const OUTSIDE_BYTES: u64 = 48;
 
-/// What an entry costs in a table beside key and value, its part of index and filter among it, at most.
+/// Bytes of an entry in a table beside key and value, with its share of index and filter, at most.
 const TABLE_ENTRY_BYTES: u64 = 16;
-/// What a pointer to a value in the log takes in a table, at most.
+/// Bytes of a pointer to a value of the log in a table, at most.
 const POINTER_BYTES: u64 = 24;
 
 /// Entries that are copied out end with the one that passes this. Large values are not copied but kept, which takes memory as well.
@@ -101,7 +101,7 @@ impl Ord for Key {
     }
 }
 
-/// What a memtable holds for a key.
+/// A memtable's entry of a key.
 enum MemtableValue {
     Tombstone,
     Small(Box<[u8]>),
@@ -110,7 +110,7 @@ enum MemtableValue {
 
 struct Large {
     value: Bytes,
-    /// Where the value lies in the log, if a table may point to it there; else 0, which is no value's LSN.
+    /// LSN of the value in the log, if a table may point to it there; else 0, which is no value's LSN.
     lsn: Lsn,
 }
 
@@ -176,7 +176,7 @@ impl Copied {
         self.has_more
     }
 
-    /// How many there are.
+    /// Number of entries.
     pub fn len(&self) -> usize {
         self.entries.len()
     }
@@ -290,7 +290,7 @@ impl Memtable {
         self.last.store(lsn, Release);
     }
 
-    /// What it knows of `key`.
+    /// Its entry of `key`, if it has one.
     pub fn get(&self, key: &[u8]) -> Option<Slot> {
         self.map.read().get(key).map(MemtableValue::slot)
     }
@@ -322,7 +322,7 @@ impl Memtable {
         self.bytes.load(Relaxed)
     }
 
-    /// What a flush of it writes at most, if nothing is compressed.
+    /// Bytes that a flush of it writes at most, if nothing is compressed.
     pub fn table_bytes(&self) -> u64 {
         self.table_bytes.load(Relaxed)
     }

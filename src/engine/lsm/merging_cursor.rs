@@ -55,7 +55,7 @@ impl MergingCursor {
         self.is_cut
     }
 
-    /// How many sources it merges.
+    /// Number of sources that it merges.
     pub fn sources(&self) -> usize {
         self.sources.len()
     }

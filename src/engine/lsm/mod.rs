@@ -5,7 +5,7 @@
 //! 1. [`Engine::apply`] appends the batch to the log and inserts it into the *mutable memtable*.
 //! 2. A full memtable becomes *immutable*; a flush writes it to a table in L0, then lets go of the log behind it.
 //! 3. Merges bring tables from level to level, so that reads meet few sorted runs and old entries give their space back.
-//! 4. A read asks memtables, L0 newest first, then one table a level; the first that knows the key has the newest entry.
+//! 4. A read asks memtables, L0 newest first, then one table per level; the first that has an entry of the key has the newest one.
 //!
 //! # Invariants
 //!
@@ -31,16 +31,16 @@
 //!                         Core                log, table files, room on the disk, options, commands, clock, wake signal
 //! ```
 //!
-//! Arrows point down only: engine → components → version set → core. A component knows no other one; what one has to tell another stands
-//! in the version set or the core ([`shortage`], [`commands`]), and the [`WakeSignal`] calls for it. The compactor's parts know each other
-//! downward, too: compactor → scheduler → cleaner, collector. A reader holds the current superversion, the cache and the deleted ranges, so it can change none
-//! of the store.
+//! Arrows point down only: engine → components → version set → core. A component knows no other one; a message from one to another stands
+//! in the version set or the core ([`shortage`], [`commands`]), and the [`WakeSignal`] wakes the one that should read it. The compactor's
+//! parts know each other downward, too: compactor → scheduler → cleaner, collector. A reader holds the current superversion, the cache and
+//! the deleted ranges, so it cannot change the store.
 //!
 //! # Lock order
 //!
-//! `Writer::pace`, `Flusher::flushing` or `Compactor::merging`, then [`VersionSet::change`] (the manifest), then the superversion. All others are leaves.
-//! `pace` and the superversion are held for memory and one log write only; `flushing`, `merging` and the manifest are held across disk requests
-//! and taken by background work alone; `merging` not while a subcompaction does a step.
+//! `Writer::pace`, `Flusher::flushing` or `Compactor::running`, then [`VersionSet::change`] (the manifest), then the superversion. All others are leaves.
+//! `pace` and the superversion are held for memory and one log write only; `flushing`, `running` and the manifest are held across disk requests
+//! and taken by background work alone; `running` not while a subcompaction does a step.
 
 mod commands;
 pub mod compaction;
@@ -131,7 +131,7 @@ impl From<Options> for super::Options {
     }
 }
 
-/// What a structure knows of a key: its value, or with `None` that it was deleted.
+/// An entry of a key: its value, or `None` for a tombstone.
 pub type Slot = Option<Bytes>;
 
 /// The place of a frame at `offset` of file `number`.

@@ -11,7 +11,7 @@ use crate::base::text::{BadText, parse_size, parse_switch};
 use crate::engine::lsm::{Options, PolicyKind};
 use crate::engine::{Error, Result};
 
-/// Those options, as they are now.
+/// The options that can be changed, as they are now.
 pub struct MutableOptions {
     auto_flush: AtomicBool,
     auto_compact: AtomicBool,
@@ -21,7 +21,7 @@ pub struct MutableOptions {
 }
 
 impl MutableOptions {
-    /// As `options` say; work begins by itself.
+    /// The values that `options` give; work begins by itself.
     pub fn new(options: &Options) -> MutableOptions {
         MutableOptions {
             auto_flush: AtomicBool::new(true),
@@ -42,7 +42,7 @@ impl MutableOptions {
         self.auto_compact.load(Relaxed)
     }
 
-    /// Whether merges rest, also those of commands and the one that runs.
+    /// Whether compactions rest, also those of commands and those that run.
     pub fn is_paused(&self) -> bool {
         self.is_paused.load(Relaxed)
     }
@@ -52,7 +52,7 @@ impl MutableOptions {
         self.policy.read().clone()
     }
 
-    /// How fast merges may go.
+    /// The rate limits of compaction.
     pub fn rates(&self) -> &Rates {
         &self.rates
     }

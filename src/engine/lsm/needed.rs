@@ -1,4 +1,4 @@
-//! What tables need of the log: bytes of values, by the start of their segment.
+//! Bytes of values in the log that tables need, by the start of their segment.
 //!
 //! There are thousands of segments, and an edit changes a few. So neighbours lie in groups, which the states before and behind an
 //! edit share if it does not change them.
@@ -64,7 +64,7 @@ impl Needed {
         self.groups.get(&(start.number() / GROUP_SPAN)).is_some_and(|group| group.contains_key(&start))
     }
 
-    /// Where each segment starts, in order, and how many bytes are needed of it.
+    /// Start of each segment, in order, and the number of bytes that are needed of it.
     pub fn iter(&self) -> impl Iterator<Item = (Lsn, u64)> {
         self.groups.values().flat_map(|group| group.iter().map(|(start, bytes)| (*start, *bytes)))
     }

@@ -23,7 +23,7 @@ words! {
     "lowercase"
     /// How blocks of tables are compressed.
     pub enum Compression {
-        /// Not at all.
+        /// Blocks are stored as they are.
         None,
         /// LZ4: little time, and little saved.
         Lz4,
@@ -38,7 +38,7 @@ words! {
 pub struct LevelCompression([Compression; LEVELS]);
 
 impl LevelCompression {
-    /// Of a level.
+    /// The compression of a level.
     pub fn of(&self, level: usize) -> Compression {
         self.0[level.min(LEVELS - 1)]
     }
@@ -74,7 +74,7 @@ impl FromStr for LevelCompression {
 /// of them; what one policy alone reads is a type beside that policy.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Options {
-    /// Those that every engine has.
+    /// The options that every engine has.
     pub common: Common,
     /// A memtable of this size is flushed. Larger absorbs more overwrites and costs memory and replay time.
     pub memtable_bytes: u64,
@@ -113,7 +113,7 @@ pub struct Options {
     pub bloom_bits: u64,
     /// How sorted runs are merged.
     pub policy: PolicyKind,
-    /// What single policies read.
+    /// The options that single policies read.
     pub policies: PolicyOptions,
     /// After this many deleted keys in a row a scan remembers where they are, so that the next one need not pass them;
     /// 0 for never.
@@ -217,7 +217,7 @@ impl Options {
         self.value_log.then_some(self.value_threshold_bytes)
     }
 
-    /// What memtables may take.
+    /// Bytes that memtables may take.
     pub fn memtables_bytes_max(&self) -> u64 {
         self.memtable_bytes.saturating_mul(self.memtable_count_max)
     }

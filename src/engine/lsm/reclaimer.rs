@@ -1,5 +1,5 @@
-//! What is thrown away when its last reader is gone: table files, segments and survivors, flushed memtables. Verification reads on
-//! beside it, since it takes as long and hurries as little.
+//! Removes what has lost its last reader: table files, segments and survivors, flushed memtables. Verification reads on in the same class
+//! of work, since it takes as long and is as little urgent.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,10 +10,10 @@ use super::survivors::Survivors;
 use super::version_set::VersionSet;
 use crate::engine::{Pending, Result};
 
-/// When to look again whether the last reader of a flushed memtable is gone.
+/// Time after which to look again whether the last reader of a flushed memtable is gone.
 const RETIRED_AGAIN: Duration = Duration::from_millis(5);
 
-/// Throws away what nobody needs.
+/// Removes what nobody needs any more.
 pub struct Reclaimer {
     core: Arc<Core>,
     versions: Arc<VersionSet>,
@@ -21,7 +21,7 @@ pub struct Reclaimer {
 }
 
 impl Reclaimer {
-    /// Of the store that `versions` are of.
+    /// The reclaimer of the store whose versions are `versions`.
     pub fn new(core: Arc<Core>, versions: Arc<VersionSet>, survivors: Arc<Survivors>) -> Reclaimer {
         Reclaimer { core, versions, survivors }
     }

@@ -26,7 +26,7 @@ use crate::engine::cache::BlockCache;
 use crate::engine::wal::{self, Log, Segment};
 use crate::engine::{Batch, Error, Lsn, Result, SpaceGuard, StallMeter, WakeSignal};
 
-/// What the log holds becomes memtables again.
+/// Replay of the log into memtables.
 struct Replay<'a> {
     table_store: &'a Arc<TableStore>,
     manifest: &'a mut Manifest,
@@ -38,8 +38,8 @@ struct Replay<'a> {
 }
 
 impl Replay<'_> {
-    /// Takes one record of the log, which ends at `lsn`. The log may be longer than memtables may be large, if another process wrote
-    /// it with other settings: what is over is flushed meanwhile.
+    /// Takes one record of the log, which ends at `lsn`. The log may hold more than memtables may, if another process wrote it with other
+    /// settings: the surplus is flushed meanwhile.
     fn take(&mut self, kind: u8, lsn: Lsn, payload: &Bytes) -> Result<()> {
         match kind {
             wal::FIRST_KIND => {
@@ -67,7 +67,7 @@ impl Replay<'_> {
     }
 }
 
-/// Opens the tables that the manifest names, and finds the segments of their values; and what there is not, or is damaged.
+/// Opens the tables that the manifest names, and finds the segments of their values; also returns what is missing or damaged.
 fn open_tables(
     manifest: &Manifest,
     table_store: &Arc<TableStore>,

@@ -1,4 +1,4 @@
-//! What the engine looks like now, for reports. Costs the same however many tables there are.
+//! The shape of the engine now, for reports. Costs the same however many tables there are.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use crate::disk::Purpose;
 use crate::engine::{Debt, Level, LevelMeter, LevelTraffic, Memory, Probes, Shape, Stalls, TableInfo};
 
 impl LsmEngine {
-    /// The shape now, from what each component says of itself. Waits for nobody.
+    /// The shape now, out of the reports of the components. Waits for nobody.
     pub(super) fn report(&self) -> Shape {
         let (core, versions) = (&self.core, &self.versions);
         let superversion = versions.superversion();
@@ -88,7 +88,7 @@ impl LsmEngine {
         version.tables().map(info).collect()
     }
 
-    /// What of the store is damaged; `None` if nothing is.
+    /// Sentence on damage of the store; `None` without any.
     fn damage(&self) -> Option<String> {
         self.versions.set_aside().sentence().or_else(|| {
             let flaws = self.core.table_store.flaws();

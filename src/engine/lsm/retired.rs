@@ -17,7 +17,7 @@ impl Retired {
         self.0.lock().push(memtable);
     }
 
-    /// How many there are.
+    /// Number of them.
     pub fn count(&self) -> u64 {
         self.0.lock().len() as u64
     }

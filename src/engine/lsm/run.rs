@@ -24,7 +24,7 @@ const PIECE_MAX: usize = 128;
 /// Sums over tables.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Sums {
-    /// How many tables.
+    /// Number of tables.
     pub files: u64,
     /// Bytes of their files.
     pub bytes: u64,
@@ -34,7 +34,7 @@ pub struct Sums {
     pub tombstones: u64,
     /// Bytes of their blocks, filters and indexes.
     pub sizes: TableSizes,
-    /// How many are [dense](TableMeta::is_dense) with tombstones.
+    /// Number of tables that are [dense](TableMeta::is_dense) with tombstones.
     pub dense_files: u64,
     /// LSN at which the newest batch ends at the latest.
     pub last_lsn: Lsn,
@@ -45,7 +45,7 @@ pub struct Sums {
 }
 
 impl Sums {
-    /// Those of one table.
+    /// The sums of one table.
     fn of(table: &TableMeta) -> Sums {
         Sums {
             files: 1,
@@ -60,7 +60,7 @@ impl Sums {
         }
     }
 
-    /// Those of both.
+    /// The sums of both.
     fn plus(self, other: Sums) -> Sums {
         let oldest = [self.tombstone_seconds, other.tombstone_seconds].into_iter().filter(|it| *it > 0).min();
         Sums {
@@ -124,12 +124,12 @@ pub struct Run {
 }
 
 impl Run {
-    /// Nothing in `level`.
+    /// An empty run of `level`.
     pub fn empty(level: usize) -> Run {
         Run { level, pieces: Arc::default(), sums: Sums::default() }
     }
 
-    /// These tables in `level`; damage of the manifest if they may not overlap there and do.
+    /// A run of these tables in `level`. Tables that may not overlap there and do are damage of the manifest.
     pub fn of(level: usize, tables: impl IntoIterator<Item = Arc<Table>>) -> Result<Run> {
         let tables: Vec<Arc<Table>> = tables.into_iter().collect();
         Run::empty(level).edit(&[], &tables)
@@ -140,15 +140,15 @@ impl Run {
         Run::empty(0).replace(&[], &[table])
     }
 
-    /// This run without `leaving`, those of them that it holds, and with `coming`; damage of the manifest if tables overlap then that
-    /// may not.
+    /// This run without those tables of `leaving` that it holds, and with `coming`. Tables that may not overlap and do are damage of the
+    /// manifest.
     pub fn edit(&self, leaving: &[Arc<Table>], coming: &[Arc<Table>]) -> Result<Run> {
         let (run, made) = self.rebuild(leaving, coming);
         made.into_iter().try_for_each(|piece| run.check(piece))?;
         Ok(run)
     }
 
-    /// The same where nothing can overlap: in L0, or when nothing comes.
+    /// The same where nothing can overlap: in L0, or where no table is added.
     pub fn replace(&self, leaving: &[Arc<Table>], coming: &[Arc<Table>]) -> Run {
         self.rebuild(leaving, coming).0
     }
@@ -237,7 +237,7 @@ impl Run {
         }
     }
 
-    /// How many tables it holds.
+    /// Number of its tables.
     pub fn len(&self) -> usize {
         self.sums.files as usize
     }

@@ -162,7 +162,7 @@ fn age(source: &Source) -> (std::cmp::Reverse<usize>, Lsn, u64) {
     (std::cmp::Reverse(source.level.unwrap_or(0)), source.span().1, source.number)
 }
 
-/// What a table says of itself.
+/// The footer of a table, if it checks.
 fn footer(disk: &dyn Disk, number: u64) -> Result<Option<TableMeta>> {
     let Some(file) = open_if_there(disk, &table_name(number))? else { return Ok(None) };
     let found = pieces(number, &read_around(&*file)?).into_iter().find_map(|piece| match piece {

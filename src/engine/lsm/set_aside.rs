@@ -1,6 +1,6 @@
-//! Tables and segments of the log that background work could not read, or that were missing or damaged when the store was opened. They are *set aside*: merges go around such a table
-//! ([`super::compaction::PolicyInForce`]), collection leaves the values of such a segment where they are. Nothing is dropped: what can be
-//! read of them is still read, the rest is an error for who asks for it.
+//! Tables and segments of the log that background work could not read, or that were missing or damaged when the store was opened. They are
+//! *set aside*: compactions go around such a table ([`super::compaction::PolicyInForce`]), collection leaves the values of such a segment
+//! where they are. Nothing is dropped: whatever can be read of them is still read, the rest is an error for the caller who asks for it.
 //!
 //! A request that failed is tried again a few times, later and later; bytes that do not check stay what they are. What is set aside
 //! for good stays so until the store is opened again: then the damage is found again, or is mended.
@@ -18,10 +18,10 @@ use super::version::Version;
 use crate::engine::wal::Segment;
 use crate::engine::{Error, Lsn};
 
-/// When to try again what the disk refused to read, after each failure; then it is set aside for good.
+/// Times after which a read that the disk refused is tried again, one after each failure; after the last one it is set aside for good.
 const RETRIES: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(10)];
 
-/// One of them.
+/// A table or a segment that is set aside.
 #[derive(Clone, Debug)]
 struct Entry {
     error: Error,
@@ -40,7 +40,7 @@ impl Entry {
     }
 }
 
-/// What is set aside.
+/// Tables and segments that are set aside.
 pub struct SetAside {
     core: Arc<Core>,
     state: Mutex<State>,
@@ -96,7 +96,7 @@ impl State {
 }
 
 impl SetAside {
-    /// Nothing yet.
+    /// Nothing is set aside yet.
     pub fn new(core: Arc<Core>) -> SetAside {
         SetAside { core, state: Mutex::default() }
     }
@@ -110,7 +110,7 @@ impl SetAside {
         self.state.lock().tables(self.now())
     }
 
-    /// Why the first of `numbers` that is set aside is.
+    /// The error of the first of `numbers` that is set aside.
     pub fn why(&self, numbers: impl Iterator<Item = u64>) -> Option<Error> {
         let (state, now) = (self.state.lock(), self.now());
         let mut entries = numbers.filter_map(|number| state.tables.get(&number));
@@ -122,12 +122,12 @@ impl SetAside {
         self.state.lock().segments.get(&start).is_some_and(|entry| entry.is_aside(self.now()))
     }
 
-    /// How long until something is tried again, if it will be.
+    /// Time until something is tried again; `None` if nothing will be.
     pub fn next_try(&self) -> Option<Duration> {
         self.state.lock().next_try(self.now())
     }
 
-    /// What rests now, for reports; `None` if that is nothing.
+    /// Sentence for reports on what is set aside now; `None` if nothing is.
     pub fn sentence(&self) -> Option<String> {
         self.state.lock().sentence(self.now())
     }
@@ -151,7 +151,7 @@ impl SetAside {
         self.record(error.unread_file().unwrap_or("the log"), error, wait);
     }
 
-    /// Sets aside what the store was opened without, until it is opened again.
+    /// Sets aside what is `lost`, until the store is opened again.
     pub fn add_lost(&self, lost: Lost) {
         for (number, error) in lost.tables {
             self.state.lock().tables.insert(number, Entry::for_good(&error));
@@ -179,7 +179,7 @@ impl SetAside {
     }
 }
 
-/// What the store was opened without.
+/// Tables and segments that the store was opened without.
 #[derive(Default)]
 pub struct Lost {
     tables: Vec<(u64, Error)>,
@@ -193,7 +193,7 @@ impl Lost {
         self.tables.push((number, error));
     }
 
-    /// What stands for the segment that starts at `start` and is missing.
+    /// The placeholder for the missing segment that starts at `start`.
     pub fn segment(&mut self, start: Lsn) -> Arc<Segment> {
         self.segments.entry(start).or_insert_with(|| Arc::new(lost_segment(start))).clone()
     }

@@ -1,6 +1,7 @@
-//! What is known while the disk is short of room: who waits for it, what could not be done, and what background work may still give back.
+//! State of a store whose disk is short of room: who waits for room, which flush or compaction failed for want of it, and whether
+//! background work may still give some back.
 //!
-//! Writers, flushes and merges tell each other through it; each note is made in one step, and nothing here waits.
+//! Writers, flushes and compactions tell each other through it. Each note is made in one step, and nothing here waits.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
@@ -8,45 +9,45 @@ use parking_lot::Mutex;
 
 use crate::engine::Error;
 
-/// What an edit of the manifest and the filesystem's own records take beside the bytes of files, at most.
+/// Bytes that an edit of the manifest and the filesystem's own records take beside the bytes of files, at most.
 pub const RECORDS_BYTES: u64 = 64 << 10;
 
-/// Why something could not be done.
+/// The reason why a flush or a compaction failed.
 #[derive(Clone)]
 pub struct Trouble {
     /// The error.
     pub error: Error,
-    /// What was free on the disk below then, in bytes.
+    /// Bytes that were free on the disk below then.
     pub free_bytes: u64,
 }
 
-/// Why the last flush and the last merge could not be done, if they could not.
+/// Failures of the last flush and of the last compaction.
 #[derive(Clone, Default)]
 pub struct Troubles {
-    /// Of the last flush.
+    /// Failure of the last flush, if it failed.
     pub flush: Option<Trouble>,
-    /// Of the last merge.
+    /// Failure of the last compaction, if it failed.
     pub merge: Option<Trouble>,
 }
 
-/// What merges may be expected to do, as writers see it who find no space.
+/// The prospects of writers who find no space: whether compactions may give some back.
 #[derive(Clone, Copy, Default)]
 pub struct Outlook {
-    /// When it was last looked for, there was nothing to merge, or no space to.
+    /// The last look for a compaction found none, or no space for it.
     pub is_idle: bool,
-    /// No merge runs that gives space back, and it was looked for one.
+    /// No running compaction gives space back, and the last look found no other.
     pub is_exhausted: bool,
-    /// How often something changed after which there may be more to merge.
+    /// Number of changes after which there may be more to merge.
     changes: u64,
 }
 
 impl Outlook {
-    /// Something changed: nobody has looked since.
+    /// Notes a change: nobody has looked since.
     fn change(&mut self) {
         *self = Outlook { changes: self.changes + 1, ..Outlook::default() };
     }
 
-    /// What was found by one who began to look after `changes` changes; not if there was another one meanwhile, which they may not
+    /// Notes the result of a look that began after `changes` changes, unless there was another change meanwhile, which the look may not
     /// have seen.
     fn note(&mut self, changes: u64, is_idle: bool, is_exhausted: bool) {
         if changes == self.changes {
@@ -88,7 +89,7 @@ impl Shortage {
         self.is_refused.load(Relaxed)
     }
 
-    /// Has tables cleaned although no batch was refused, or no longer.
+    /// Sets whether tables are cleaned although no batch was refused.
     pub fn set_unasked(&self, cleans: bool) {
         self.cleans_unasked.store(cleans, Relaxed);
     }
@@ -109,22 +110,22 @@ impl Shortage {
         self.troubles.lock().merge.take_if(|trouble| matches!(trouble.error, Error::NoSpace));
     }
 
-    /// What merges may be expected to do.
+    /// The prospects of writers who find no space.
     pub fn outlook(&self) -> Outlook {
         *self.outlook.lock()
     }
 
-    /// Before it is looked for a merge: to be handed to [`Shortage::note_look`] after it.
+    /// Number of changes before a look for a compaction: to be handed to [`Shortage::note_look`] after it.
     pub fn changes(&self) -> u64 {
         self.outlook.lock().changes
     }
 
-    /// What was found by one who began to look after so many changes.
+    /// Notes the result of a look that began after so many changes.
     pub fn note_look(&self, changes: u64, is_idle: bool, is_exhausted: bool) {
         self.outlook.lock().note(changes, is_idle, is_exhausted);
     }
 
-    /// What could not be done.
+    /// Failures of the last flush and of the last compaction.
     pub fn troubles(&self) -> Troubles {
         self.troubles.lock().clone()
     }
@@ -139,12 +140,12 @@ impl Shortage {
         self.troubles.lock().merge.is_some()
     }
 
-    /// What came of a flush; what had come of the one before.
+    /// Notes the failure of a flush, or its success; returns that of the one before.
     pub fn note_flush(&self, trouble: Option<Trouble>) -> Option<Trouble> {
         std::mem::replace(&mut self.troubles.lock().flush, trouble)
     }
 
-    /// What came of a merge.
+    /// Notes the failure of a compaction, or that there is none.
     pub fn note_merge(&self, trouble: Option<Trouble>) {
         self.troubles.lock().merge = trouble;
     }

@@ -1,5 +1,5 @@
-//! The room on the disk below: what is kept free and what merges owe of it, and when deletes are to give some back. The one place that
-//! decides how much ballast is kept and whether tables are cleaned.
+//! The room on the disk below: how much of it is kept free, how much of it compactions may still take, and when deletes are to give some
+//! back. The one place that decides how much ballast is kept and whether tables are cleaned.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -10,16 +10,16 @@ use super::version::{Superversion, Version};
 use crate::disk::LEVELS;
 use crate::engine::{Error, ExtraSpace, SpaceGuard, WakeSignal, WorkClass};
 
-/// Deletes are worth a merge if they give back this part of a table.
+/// Share of a table that deletes must give back to be worth its cleaning.
 pub const PART: f64 = 1.0 / 16.0;
-/// The part of what lies in the store that is kept as ballast, while that is less than a flush and a merge may take.
+/// Divisor of the bytes of the store that gives the ballast, as long as that is less than a flush and a compaction may take.
 const BALLAST_SHARE: u64 = 8;
 
 /// The room of a store.
 pub struct SpaceBudget {
-    /// What is free, and the reserve.
+    /// Free bytes, the reserve and the ballast.
     pub guard: SpaceGuard,
-    /// What is known while there is none.
+    /// The state while there is too little.
     pub shortage: Shortage,
     wake_signal: Arc<WakeSignal>,
     table_bytes: u64,
@@ -33,8 +33,8 @@ pub struct SpaceBudget {
 }
 
 impl SpaceBudget {
-    /// What `guard` keeps, for a store with `options` whose log has segments of `segment_bytes`; background work is called by
-    /// `wake_signal`.
+    /// The budget of a store with `options` whose log has segments of `segment_bytes`; `guard` keeps the reserve, `wake_signal` wakes
+    /// background work.
     pub fn new(
         guard: SpaceGuard,
         wake_signal: Arc<WakeSignal>,
@@ -82,7 +82,7 @@ impl SpaceBudget {
         self.temporary_bytes.load(Relaxed)
     }
 
-    /// What reports say of it; `obsolete_bytes` are of tables that only readers hold.
+    /// The report on it; `obsolete_bytes` are those of tables that only readers hold.
     pub fn shape(&self, obsolete_bytes: u64) -> ExtraSpace {
         ExtraSpace {
             obsolete_bytes,
@@ -92,12 +92,13 @@ impl SpaceBudget {
         }
     }
 
-    /// What could not be done for `error`, and what was free then.
+    /// The failure for `error`, with the bytes that are free now.
     pub fn trouble(&self, error: Error) -> Trouble {
         Trouble { error, free_bytes: self.guard.free_bytes() }
     }
 
-    /// What could not be done for want of space is tried again once there is more than there was: others may have given it back.
+    /// Has flushes and compactions that failed for want of space tried again once there is more than there was then: others may have given
+    /// it back.
     pub fn forget_troubles(&self) {
         let (flush, merge) = self.shortage.forget_past(self.guard.free_bytes());
         if flush {
@@ -118,7 +119,8 @@ impl SpaceBudget {
         is_new
     }
 
-    /// Has tables cleaned although no batch was refused, if `tombstones` and those of the tables of `version` stand for more than is free.
+    /// Has tables cleaned although no batch was refused, if `tombstones` and those in the tables of `version` stand for more bytes than are
+    /// free.
     pub fn clean_unasked(&self, version: &Version, tombstones: u64) {
         if self.is_more_deleted_than_free(version, tombstones) {
             self.shortage.set_unasked(true);
@@ -127,7 +129,8 @@ impl SpaceBudget {
         }
     }
 
-    /// Notes that something was deleted: where that is more than what is free, whoever deletes is told of the room, or others there need it.
+    /// Notes that something was deleted: if that is more than is free, it is to come back soon, for the one who deletes or for others on the
+    /// disk may need it.
     pub fn note_deletes(&self) {
         if self.shortage.note_delete() {
             self.wake_signal.notify(WorkClass::Reclaim);
@@ -151,7 +154,7 @@ impl SpaceBudget {
     }
 }
 
-/// What `tombstones` give back, if each stands for an entry of the usual size.
+/// Bytes that `tombstones` give back, if each stands for an entry of the usual size.
 fn deleted_bytes(version: &Version, tombstones: u64) -> u64 {
     let (bytes, entries) = version.totals.weight();
     (tombstones as f64 * bytes as f64 / entries.max(1) as f64) as u64

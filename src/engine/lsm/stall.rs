@@ -1,4 +1,4 @@
-//! When writers must wait: one pure function from the load to the pressure, and the pace of those who are slowed down.
+//! Write stalls: one pure function from the load to the pressure on writers, and the pace of those who are slowed down.
 
 use std::time::Duration;
 
@@ -12,23 +12,23 @@ const RATE_MIN: f64 = (1 << 20) as f64;
 /// Unused pace of this long may be caught up: those who wait wake late.
 const CREDIT: Duration = Duration::from_millis(20);
 
-/// What the store owes.
+/// Compaction debt and memory of the store, as writers see them.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Load {
     /// The mutable memtable is full and no other is free.
     pub memtables_full: bool,
     /// Tables in L0.
     pub l0_files: u64,
-    /// Bytes that merges owe.
+    /// Bytes pending compaction.
     pub pending_bytes: u64,
-    /// Merges would bring both down. Else their limits do not count: waiting would last for ever.
+    /// Whether compactions would reduce both. If not, their limits do not count: waiting would last for ever.
     pub merges_help: bool,
 }
 
-/// What writers meet.
+/// The pressure on writers.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Pressure {
-    /// Nothing.
+    /// Writers go on.
     Free,
     /// A rate limit.
     Slow {
@@ -37,7 +37,7 @@ pub enum Pressure {
         /// Accepted bytes a second.
         rate: f64,
     },
-    /// A closed door.
+    /// A stop.
     Stop {
         /// Why.
         cause: Cause,
@@ -73,7 +73,7 @@ pub fn pressure(load: Load, options: &Options) -> Pressure {
     pressure
 }
 
-/// Lets bytes through at a rate.
+/// Limits bytes or requests to a rate.
 #[derive(Debug, Default)]
 pub struct Pace {
     /// Clock time from which the next batch may come.
@@ -81,7 +81,7 @@ pub struct Pace {
 }
 
 impl Pace {
-    /// How long a batch has to wait at `now`, if it has to.
+    /// Time that a batch has to wait at `now`, if it has to.
     pub fn wait(&self, now: Duration) -> Option<Duration> {
         self.next.checked_sub(now).filter(|wait| !wait.is_zero())
     }

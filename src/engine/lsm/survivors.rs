@@ -1,6 +1,6 @@
-//! Survivors: values that collection has moved out of the log lie in files of their own, `values.N`, never among what is new. What has
-//! outlived the values that it was written with will likely outlive others; beside new ones it would be moved again with each of their
-//! generations, or keep their space. So each file of survivors is emptied only when enough in it has died itself.
+//! Survivors: values that collection has moved out of the log. They lie in files of their own, `values.N`, never among new values. A value
+//! that has outlived its neighbours will likely outlive others; beside new ones it would be moved again with each of their generations, or
+//! keep their space. So each file of survivors is emptied only when enough values in it have died themselves.
 //!
 //! # Invariants
 //!
@@ -9,8 +9,8 @@
 //! 3. It is removed when no version needs it and the last reader is gone. What no table of the manifest needs when the store is opened is
 //!    left over, and removed once the log has been read.
 //! 4. Their LSNs are above those of the log: each file has a range of its own.
-//! 5. How much of a file lives is known only when everyone who wrote to it has come to an end: until then it looks emptier than it is,
-//!    and what merges just moved would be moved on for ever.
+//! 5. The live bytes of a file are known only when everyone who wrote to it has come to an end: until then it looks emptier than it is,
+//!    and values that were just moved would be moved again for ever.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -48,7 +48,7 @@ pub fn is_survivor(lsn: Lsn) -> bool {
     lsn >= FIRST
 }
 
-/// What stands for the segment or the file of survivors that starts at `start` and is missing.
+/// The placeholder for the missing segment, or file of survivors, that starts at `start`.
 pub fn lost_segment(start: Lsn) -> Segment {
     match number_at(start) {
         Some(number) => Segment::lost_file(PREFIX, number, start),
@@ -70,7 +70,7 @@ pub type WriterToken = Arc<()>;
 
 /// A value that was moved.
 pub struct MovedValue {
-    /// Where it lies now.
+    /// Its LSN now.
     pub lsn: Lsn,
     /// The file that holds it.
     pub segment: Arc<Segment>,
@@ -112,7 +112,8 @@ pub fn files(disk: &dyn Disk) -> Result<BTreeMap<Lsn, Arc<Segment>>> {
 }
 
 impl Survivors {
-    /// Those on `disk` of which tables need the files that start at an LSN of `needed`; files end when they have `file_bytes`.
+    /// Opens those files on `disk` that start at an LSN of `needed`, which are those that tables need. New files end when they have
+    /// `file_bytes`.
     pub fn open(disk: Arc<dyn Disk>, file_bytes: u64, needed: &BTreeSet<Lsn>) -> Result<Survivors> {
         let found = files(&*disk)?;
         let numbers = found.keys().chain(needed).filter_map(|start| number_at(*start));
@@ -195,7 +196,7 @@ impl Survivors {
         Ok(())
     }
 
-    /// Files that do not grow any more, that others hold, and of which it is known what lives: where they start, and the bytes in them.
+    /// Files that do not grow any more, that others hold, and whose live bytes are known: the start of each, and the bytes in it.
     pub fn kept(&self) -> Vec<(Lsn, u64)> {
         let state = self.state.lock();
         let whole = state.files.iter().filter(|(number, _)| Some(**number) != state.growing);
@@ -205,13 +206,13 @@ impl Survivors {
         held.map(|(number, values)| (start_of(*number), values.bytes)).collect()
     }
 
-    /// How many files there are, and their bytes.
+    /// Number of files, and their bytes.
     pub fn size(&self) -> (u64, u64) {
         let state = self.state.lock();
         (state.files.len() as u64, state.files.values().map(|values| values.bytes).sum())
     }
 
-    /// Removes what nobody holds any more.
+    /// Removes files that nobody holds any more.
     pub fn reclaim(&self) {
         let mut state = self.state.lock();
         // Only holders make new holders, but of the one that grows.

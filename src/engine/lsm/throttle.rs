@@ -1,4 +1,4 @@
-//! How fast merges may go: a limit of bytes and one of requests a second, both changeable at any moment.
+//! Rate limits of compaction: bytes and requests per second, both changeable at any moment.
 //!
 //! 1. A merge step is done first and charged afterwards with what it really read and wrote at the disk.
 //! 2. No step begins before the earlier ones are paid for at the rates of now. So merges never wait with a lock held, and the long
@@ -6,7 +6,7 @@
 //! 3. A step is so small that it is paid for in a tenth of a second: the delay is smooth. Only the first step of a merge, which
 //!    reads ahead in each of its inputs, may be larger.
 //!
-//! Only merges are limited. A flush is what writers wait for, and the log is what they wait for at once.
+//! Only compaction is limited: writers wait for flushes, and even sooner for the log.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -76,7 +76,7 @@ impl Rates {
     }
 }
 
-/// What merges have used of the rates. Kept by who merges.
+/// Use of the rate limits. Kept with the running jobs.
 #[derive(Default)]
 pub struct Throttle {
     charged: Counters,
@@ -85,7 +85,7 @@ pub struct Throttle {
 }
 
 impl Throttle {
-    /// How long no step may begin, at clock time `now`.
+    /// Time for which no step may begin, at clock time `now`.
     pub fn wait(&self, rates: &Rates, now: Duration) -> Option<Duration> {
         // A limit that was lifted forgives what it was owed.
         let bytes = self.bytes.wait(now).filter(|_| rates.bytes() > 0);
@@ -107,7 +107,7 @@ impl Throttle {
     }
 }
 
-/// What all merges together did at the disk.
+/// Traffic of all compactions to the disk.
 fn merges(disk: &Snapshot) -> Counters {
     let purposes = (0..LEVELS as u8).map(|into| Purpose::Compact { into }).chain([Purpose::ValueLogGc]);
     purposes.fold(Counters::default(), |sum, purpose| sum + disk.of(purpose))

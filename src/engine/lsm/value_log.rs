@@ -3,8 +3,7 @@
 //! 1. The memtable knows where in the log each large value lies. A flush makes the log durable up to there, writes
 //!    pointers to the table, and says in the table's metadata which segments it needs, with how many bytes of values.
 //! 2. A table holds the segments it needs as [`Segment`]s, so that the log does not use them again when it is
-//!    released. What the tables of the manifest need is the whole truth: nothing else is written down. Each version
-//!    has the sums.
+//!    released. Nothing else is written down of which segments are needed. Each version has the sums.
 //! 3. A merge copies pointers. A segment that no table needs any more is free when the last reader is gone.
 //! 4. Collection: while less than the option of what is kept lives, the emptiest segments are *sparse*. A merge that meets a pointer
 //!    into one moves the value to a file of [survivors](super::survivors). Where no merge comes by, tables that need a sparse segment are
@@ -44,7 +43,7 @@ const GROUP: std::ops::RangeInclusive<usize> = 8..=128;
 /// Bytes of values that a scan takes together.
 const GROUP_BYTES: u64 = 512 << 10;
 
-/// Where a value lies in the log.
+/// Place of a value in the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pointer {
     /// The LSN of its first byte.
@@ -94,9 +93,9 @@ impl Pointer {
 /// A value as a cursor meets it.
 #[derive(Clone, Copy)]
 pub enum StoredValue<'a> {
-    /// Here.
+    /// The value itself.
     Value(&'a [u8]),
-    /// In the log.
+    /// Its place in the log.
     Pointer(Pointer, &'a Arc<Segment>),
 }
 

@@ -26,7 +26,7 @@ pub struct Verification {
     /// Not begun yet. Holding them keeps their files.
     tables: Vec<Arc<Table>>,
     current: Option<Progress>,
-    /// What is damaged of those that are done, the first of each.
+    /// First damage of each table that is done and damaged.
     damage: Vec<Error>,
 }
 
@@ -36,10 +36,10 @@ const DIRECT: ReadOptions<'static> =
 
 struct Progress {
     table: Arc<Table>,
-    /// The same table as it lies on the disk.
+    /// The same table, read anew from the disk.
     fresh: Arc<Table>,
     cursor: Cursor,
-    /// What was seen so far.
+    /// Metadata of the entries seen so far.
     seen: TableMeta,
     last_key: Vec<u8>,
     /// Bytes of values seen in each segment of the log.

@@ -4,7 +4,7 @@
 //! # Invariants
 //!
 //! 1. Each level is a [`Run`] in its order.
-//! 2. For every key, what a level knows is newer than what any deeper level knows.
+//! 2. For every key, an entry of a level is newer than any entry of a deeper level.
 
 use std::sync::Arc;
 
@@ -22,22 +22,22 @@ use crate::engine::Result;
 pub struct Version {
     levels: [Run; LEVELS],
     needed: Needed,
-    /// Bytes that merges owe, by the policy's estimate.
+    /// Bytes pending compaction, by the policy's estimate.
     pub pending_bytes: u64,
     /// Whether a merge of the policy would make the runs in L0 fewer.
     pub lowers_l0: bool,
-    /// What of both the limits do not count: it was there when the policy came, which brings it down by and by.
+    /// Share of both that does not count for the limits of writers: it was there when the policy came, which reduces it over time.
     pub forgiven: Owed,
     /// Sums over its tables, for reports.
     pub totals: Totals,
 }
 
-/// What merges owe.
+/// Compaction debt.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Owed {
     /// Tables in L0.
     pub l0_files: u64,
-    /// Bytes that they must still write.
+    /// Bytes pending compaction.
     pub pending_bytes: u64,
 }
 
@@ -60,7 +60,7 @@ impl Version {
         })
     }
 
-    /// This version without the tables `removed` from their levels, and with those `added`. What does not change is shared.
+    /// This version without the tables `removed` from their levels, and with those `added`. Unchanged parts are shared.
     pub fn edit(&self, removed: &[(usize, Arc<Table>)], added: &[(usize, Arc<Table>)]) -> Result<Version> {
         let mut version = self.clone();
         let of = |changes: &[(usize, Arc<Table>)], level| -> Vec<Arc<Table>> {
@@ -83,12 +83,12 @@ impl Version {
         &self.needed
     }
 
-    /// What merges owe.
+    /// Compaction debt.
     pub fn owed(&self) -> Owed {
         Owed { l0_files: self.levels[0].len() as u64, pending_bytes: self.pending_bytes }
     }
 
-    /// What the limits of writers count of that.
+    /// The debt that counts for the limits of writers.
     pub fn counted(&self) -> Owed {
         let owed = self.owed();
         Owed {
@@ -120,13 +120,13 @@ impl Version {
         found
     }
 
-    /// What a compaction policy sees at a time, in seconds since 1970.
+    /// The picture that a compaction policy sees at a time, in seconds since 1970.
     pub fn picture(&self, now_seconds: u64) -> Levels {
         Levels::new(self.levels.clone(), now_seconds)
     }
 }
 
-/// All that a read needs, at one moment; newest first.
+/// Everything that a read needs, at one moment; newest first.
 pub struct Superversion {
     /// Takes the batches.
     pub mutable: Arc<Memtable>,

@@ -1,5 +1,5 @@
-//! The version set: which memtables and tables make up the store now, the manifest in which that is durable, and what the policy in
-//! force thinks of it.
+//! The version set: the memtables and tables that make up the store now, the manifest in which that is durable, and the view that the
+//! policy in force has of it.
 //!
 //! # Invariants
 //!
@@ -35,13 +35,13 @@ impl CurrentSuperversion {
         self.0.read().clone()
     }
 
-    /// What `look` sees of it under its lock: who is about to wait for the disk must keep no memtable.
+    /// Result of `look` at it under its lock. A caller who is about to wait for the disk must keep no memtable.
     pub fn look<T>(&self, look: impl FnOnce(&Superversion) -> T) -> T {
         look(&self.0.read())
     }
 }
 
-/// What makes up a store.
+/// The version set of a store.
 pub struct VersionSet {
     core: Arc<Core>,
     current: Arc<CurrentSuperversion>,
@@ -72,7 +72,7 @@ impl VersionSet {
         }
     }
 
-    /// What readers hold of it.
+    /// The part of it that readers hold.
     pub fn current(&self) -> &Arc<CurrentSuperversion> {
         &self.current
     }
@@ -87,17 +87,17 @@ impl VersionSet {
         &self.retired
     }
 
-    /// How its memory is divided.
+    /// The division of its memory.
     pub fn memory(&self) -> &MemoryBudget {
         &self.memory
     }
 
-    /// What merges cannot read.
+    /// Tables and segments that compactions cannot read.
     pub fn set_aside(&self) -> &SetAside {
         &self.set_aside
     }
 
-    /// Up to where all batches are in tables.
+    /// LSN up to which all batches are in tables.
     pub fn flushed(&self) -> Lsn {
         self.flushed.load(Ordering::Acquire)
     }
@@ -115,7 +115,7 @@ impl VersionSet {
         true
     }
 
-    /// Where the policy goes on in each level, as the manifest has it.
+    /// Key at which the policy goes on in each level, as the manifest has it.
     pub fn cursors(&self) -> [Bytes; LEVELS] {
         self.manifest.lock().state().cursors.clone()
     }
@@ -135,19 +135,19 @@ impl VersionSet {
         is_empty
     }
 
-    /// Gives the cache what memtables and tables leave.
+    /// Gives the cache the memory that memtables and tables leave.
     pub fn balance_memory(&self) {
         self.memory.balance(self.superversion().memtable_bytes() + self.retired.bytes());
     }
 
-    /// What the policy sees of a version now.
+    /// The picture that the policy sees of a version now.
     pub fn picture(&self, version: &Version) -> Levels {
         let mut levels = version.picture(self.core.now_seconds());
         levels.aside = self.set_aside.tables();
         levels
     }
 
-    /// Notes in a version what the policy thinks of it. Asked after every edit: policies look at sums of levels and at runs, not at every
+    /// Notes the policy's view of a version in it. Asked after every edit: policies look at sums of levels and at runs, not at every
     /// table.
     pub fn assess(&self, version: &mut Version) {
         let picture = self.picture(version);
@@ -161,8 +161,8 @@ impl VersionSet {
         };
     }
 
-    /// Lets writers go on whatever another policy left to the one in force, which has just come: what is over a limit now does not
-    /// count for it, as long as it is there.
+    /// Lets writers go on whatever another policy left to the one in force, which has just come: debt that is over a limit now does not
+    /// count for that limit, as long as it is there.
     pub fn forgive(&self) {
         self.change().revise(|version| {
             version.forgiven = Owed { l0_files: u64::MAX, pending_bytes: u64::MAX };
@@ -244,14 +244,14 @@ impl Change<'_> {
         std::mem::replace(&mut *superversion, new)
     }
 
-    /// Changes what is noted in the newest version.
+    /// Changes the notes in the newest version.
     fn revise(&mut self, note: impl FnOnce(&mut Version)) {
         let mut version = (*self.set.superversion().version).clone();
         note(&mut version);
         drop(self.replace(Arc::new(version), None));
     }
 
-    /// What the manifest says.
+    /// Contents of the manifest.
     #[cfg(test)]
     pub fn state(&self) -> &super::manifest::ManifestState {
         self.manifest.state()

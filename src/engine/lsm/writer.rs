@@ -1,4 +1,4 @@
-//! The way of a batch: limits, space, log, memtable; and the change from a full memtable to a new one.
+//! The path of a batch: limits, space, log, memtable; and the change from a full memtable to a new one.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,13 +15,13 @@ use super::version_set::VersionSet;
 use crate::disk::Purpose;
 use crate::engine::{Batch, Cause, Error, Lsn, Pending, Result, SpaceClaim, WorkClass, wal};
 
-/// When a stopped batch may ask again, should no signal come before.
+/// Time after which a stopped batch may ask again, should no signal come before.
 const RETRY: Duration = Duration::from_millis(50);
 
-/// When to look again whether deletes have come to an end.
+/// Time after which to look again whether deletes have come to an end.
 const DELETES_AGAIN: Duration = Duration::from_secs(1);
 
-/// What a short segment of the log takes for a batch.
+/// Bytes that a short segment of the log takes for a batch.
 fn log_need_bytes(batch: &Batch) -> u64 {
     batch.encoded_bytes_max() as u64 + 2 * RECORDS_BYTES
 }
@@ -37,7 +37,7 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// Of the store that `versions` are of.
+    /// The writer of the store whose versions are `versions`.
     pub fn new(core: Arc<Core>, versions: Arc<VersionSet>, deleted_ranges: Arc<DeletedRanges>) -> Writer {
         Writer { core, versions, deleted_ranges, pace: Mutex::default() }
     }
@@ -133,9 +133,9 @@ impl Writer {
         Err(Error::Busy { cause, retry_after })
     }
 
-    /// Whether there is space for a batch beside what flushes and the running merge still have to write. If not, free segments of
-    /// the log go, and a flush comes if that makes more of them free: those who wait for it, as for files that are about to go, need
-    /// give nothing back. Nor one that would fit after the merge that runs.
+    /// Whether there is space for a batch beside what flushes and running compactions still have to write. If not, free segments of the
+    /// log are removed, and a flush begins if that frees more of them. A batch waits for that, for files that are about to be removed, and
+    /// for running compactions after which it would fit.
     fn admit_space(
         &self,
         writer: &MutexGuard<'_, Pace>,
@@ -185,8 +185,8 @@ impl Writer {
         admit()
     }
 
-    /// What a batch is told that failed with `error`. Before the first one is told that there is no space, merges look for what they can
-    /// clean; that they have found nothing is what the next one hears.
+    /// The answer to a batch that failed with `error`. Before the first batch hears that there is no space, compaction looks for tables to
+    /// clean; if it finds none, the next batch hears so.
     fn refused(&self, error: Error, batch: &Batch) -> Error {
         let Error::NoSpace = error else { return error };
         let is_first = self.core.space.want_space();
@@ -289,8 +289,8 @@ impl Writer {
         self.rotate(&writer);
         self.versions.superversion().mutable.first()
     }
-    /// Has a memtable flushed to which no more deletes come, if they give much back and more is deleted than is free. When to look
-    /// again.
+    /// Has a memtable flushed to which no more deletes come, if they give much back and more is deleted than is free. Returns when to
+    /// look again.
     pub fn flush_last_deletes(&self) -> Pending {
         let (superversion, space) = (self.versions.superversion(), &self.core.space);
         let tombstones = superversion.mutable.tombstones();

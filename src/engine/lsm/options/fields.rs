@@ -20,7 +20,7 @@ const OF_POLICIES: [Field<Options>; total_items(&PolicyKind::FIELDS)] = concaten
 const LISTS: [&[Field<Options>]; 3] = [FIRST, &OF_POLICIES, REST];
 const ALL: [Field<Options>; total_items(&LISTS)] = concatenated(&LISTS);
 
-/// Those up to the option that picks the policy.
+/// The options up to the one that picks the policy.
 const FIRST: &[Field<Options>] = &[
     Field {
         name: "preset",
@@ -123,7 +123,7 @@ const FIRST: &[Field<Options>] = &[
     },
 ];
 
-/// Those that come behind the policies' own in lists.
+/// The options behind those that single policies read.
 const REST: &[Field<Options>] = &[
     count!("part_blocks", part_blocks, "Blocks of a table that have an index and a filter of their own."),
     count!(

@@ -1,4 +1,4 @@
-//! What one read would ask of the tree, for people. Counts nothing.
+//! Explains a point read to people: the structures that it would ask, one by one. Counts nothing.
 
 use std::cell::Cell;
 

@@ -26,7 +26,7 @@ use snapshot::TableSnapshot;
 pub struct Reader {
     current: Arc<CurrentSuperversion>,
     cache: Arc<BlockCache>,
-    /// Where scans find only tombstones.
+    /// Ranges in which scans find only tombstones.
     deleted_ranges: Arc<DeletedRanges>,
     /// Tombstones in a row after which a scan proves a deleted range; 0 for never.
     gap_tombstones: u64,
@@ -39,7 +39,7 @@ pub struct Reader {
     scan_tombstones: AtomicU64,
 }
 
-/// What one point read asked; counted when it succeeds, so that a read that is asked again counts once.
+/// Counts of one point read. They are added up when it succeeds, so that a read that is made again counts once.
 #[derive(Default)]
 struct Probes {
     structures: u64,
@@ -91,7 +91,7 @@ impl Reader {
         }
     }
 
-    /// What the newest structure that knows `key` knows of it.
+    /// The newest entry of `key`.
     fn find(&self, key: &[u8], tier: Tier, probes: &mut Probes) -> Result<Option<Slot>> {
         let (known, version) = self.current.look(|superversion| {
             for memtable in superversion.memtables().filter(|memtable| !memtable.is_empty()) {
@@ -108,12 +108,12 @@ impl Reader {
         }
     }
 
-    /// What `version`, whose tables hold everything before `lsn`, shows for as long as somebody wants it.
+    /// A snapshot of `version`, whose tables hold everything before `lsn`.
     pub fn snapshot(&self, version: Arc<Version>, lsn: Lsn) -> TableSnapshot {
         TableSnapshot::new(version, lsn, self.cache.clone())
     }
 
-    /// Forgets what the cache holds.
+    /// Empties the cache.
     pub fn drop_caches(&self) {
         self.cache.clear();
     }
@@ -124,29 +124,29 @@ impl Reader {
         &self.deleted_ranges
     }
 
-    /// What the cache holds.
+    /// Size and counters of the cache.
     pub fn cache(&self) -> Cache {
         self.cache.shape()
     }
 
-    /// What reads asked of filters.
+    /// Counters of filter checks.
     pub fn filter(&self) -> Filter {
         self.filter.snapshot()
     }
 
-    /// How many structures point reads asked.
+    /// Structures asked per point read.
     pub fn probes(&self) -> Histogram {
         self.probes.snapshot()
     }
 
-    /// What scans merged and passed.
+    /// Sorted runs per scan, and tombstones passed.
     pub fn scan_runs(&self) -> ScanRuns {
         let tombstones = self.scan_tombstones.load(Relaxed);
         ScanRuns { buckets: self.scan_runs.snapshot(), tombstones }
     }
 }
 
-/// What the newest table of `version` that knows `key` knows of it.
+/// The entry of `key` in the newest table of `version` that has one.
 fn find_in_tables(
     version: &Version,
     key: &[u8],

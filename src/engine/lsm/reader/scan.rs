@@ -26,7 +26,7 @@ const MEMORY_TOMBSTONES: u64 = 4096;
 /// Tombstones in a row that a scan has passed.
 struct Row<'a> {
     length: u64,
-    /// Where it begins: nothing from here on had a value.
+    /// Key at which it begins: no key from here on had a value.
     start: Vec<u8>,
     open: Option<OpenRange<'a>>,
     /// An entry was shown before it.
