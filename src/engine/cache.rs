@@ -35,8 +35,19 @@ pub enum CacheKind {
 
 labels! { CacheKind "<kind>" "kind" }
 
-/// File number and offset.
-type Place = (u64, u64);
+/// The key of a piece: a file and an offset in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct CacheKey {
+    file: u64,
+    offset: u64,
+}
+
+impl CacheKey {
+    /// The piece at `offset` of the file of number `file`.
+    pub const fn new(file: u64, offset: u64) -> CacheKey {
+        CacheKey { file, offset }
+    }
+}
 
 #[derive(Clone)]
 enum Content {
@@ -48,8 +59,8 @@ enum Content {
 #[derive(Clone)]
 struct ByBytes;
 
-impl Weighter<Place, Content> for ByBytes {
-    fn weight(&self, _: &Place, content: &Content) -> u64 {
+impl Weighter<CacheKey, Content> for ByBytes {
+    fn weight(&self, _: &CacheKey, content: &Content) -> u64 {
         let bytes = match content {
             Content::Bytes(bytes) => bytes.len() as u64,
             Content::Parsed(_, bytes) => *bytes,
@@ -60,7 +71,7 @@ impl Weighter<Place, Content> for ByBytes {
 
 /// A cache of pieces of files.
 pub struct BlockCache {
-    pieces: Sharded<Place, Content, ByBytes>,
+    pieces: Sharded<CacheKey, Content, ByBytes>,
     bytes_max: AtomicU64,
     counters: [LookupMeter; CacheKind::ALL.len()],
 }
@@ -84,46 +95,41 @@ impl BlockCache {
         }
     }
 
-    fn find(&self, piece: CacheKind, place: Place) -> Option<Content> {
-        let found = self.pieces.get(&place);
+    fn find(&self, piece: CacheKind, key: CacheKey) -> Option<Content> {
+        let found = self.pieces.get(&key);
         self.counters[piece as usize].hits.fetch_add(u64::from(found.is_some()), Relaxed);
         found
     }
 
-    /// The bytes at `offset` of file `number`, if they are here; counts a hit.
-    pub fn get(&self, piece: CacheKind, number: u64, offset: u64) -> Option<Bytes> {
-        match self.find(piece, (number, offset))? {
+    /// The bytes of `key`, if they are here; counts a hit.
+    pub fn get(&self, piece: CacheKind, key: CacheKey) -> Option<Bytes> {
+        match self.find(piece, key)? {
             Content::Bytes(bytes) => Some(bytes),
             Content::Parsed(..) => None,
         }
     }
 
-    /// What was parsed from the bytes at `offset` of file `number`, if it is here; counts a hit.
-    pub fn get_parsed<T: Any + Send + Sync>(
-        &self,
-        piece: CacheKind,
-        number: u64,
-        offset: u64,
-    ) -> Option<Arc<T>> {
-        match self.find(piece, (number, offset))? {
+    /// The content that was parsed from the bytes of `key`, if it is here; counts a hit.
+    pub fn get_parsed<T: Any + Send + Sync>(&self, piece: CacheKind, key: CacheKey) -> Option<Arc<T>> {
+        match self.find(piece, key)? {
             Content::Bytes(_) => None,
             Content::Parsed(parsed, _) => parsed.downcast().ok(),
         }
     }
 
-    /// Whether something of file `number` at `offset` is here. Counts nothing, and is no use of it.
-    pub fn has(&self, number: u64, offset: u64) -> bool {
-        self.pieces.contains_key(&(number, offset))
+    /// Whether something is here under `key`. Counts nothing, and is no use of it.
+    pub fn has(&self, key: CacheKey) -> bool {
+        self.pieces.contains_key(&key)
     }
 
     /// Keeps bytes. They should own their memory: a slice would keep all of what it was cut from.
-    pub fn insert(&self, number: u64, offset: u64, bytes: Bytes) {
-        self.pieces.insert((number, offset), Content::Bytes(bytes));
+    pub fn insert(&self, key: CacheKey, bytes: Bytes) {
+        self.pieces.insert(key, Content::Bytes(bytes));
     }
 
     /// Keeps something that takes `bytes` of memory.
-    pub fn insert_parsed<T: Any + Send + Sync>(&self, number: u64, offset: u64, parsed: Arc<T>, bytes: u64) {
-        self.pieces.insert((number, offset), Content::Parsed(parsed, bytes));
+    pub fn insert_parsed<T: Any + Send + Sync>(&self, key: CacheKey, parsed: Arc<T>, bytes: u64) {
+        self.pieces.insert(key, Content::Parsed(parsed, bytes));
     }
 
     /// Forgets everything.
@@ -156,30 +162,30 @@ mod tests {
     fn it_holds_no_more_than_it_may_and_keeps_what_is_used() {
         let cache = BlockCache::new(1 << 20);
         for offset in 0..2000 {
-            cache.insert(1, offset, vec![offset as u8; 1000].into());
-            cache.insert(2, 0, vec![7; 10].into());
-            assert_eq!(cache.get(CacheKind::Data, 2, 0).map(|block| block[0]), Some(7));
+            cache.insert(CacheKey::new(1, offset), vec![offset as u8; 1000].into());
+            cache.insert(CacheKey::new(2, 0), vec![7; 10].into());
+            assert_eq!(cache.get(CacheKind::Data, CacheKey::new(2, 0)).map(|block| block[0]), Some(7));
         }
         let shape = cache.shape();
         assert!(shape.bytes <= 1 << 20 && shape.bytes > 1 << 19, "{shape:?}");
         assert_eq!((shape.all.hits, shape.all.misses), (2000, 0));
-        assert!(cache.get(CacheKind::Data, 1, 0).is_none_or(|block| block[0] == 0));
-        assert!(cache.get(CacheKind::Data, 3, 0).is_none());
+        assert!(cache.get(CacheKind::Data, CacheKey::new(1, 0)).is_none_or(|block| block[0] == 0));
+        assert!(cache.get(CacheKind::Data, CacheKey::new(3, 0)).is_none());
         cache.set_bytes_max(1 << 18);
         let shape = cache.shape();
         assert!(shape.bytes <= 1 << 18 && shape.bytes > 0, "{shape:?}");
         cache.clear();
         assert_eq!(cache.shape().bytes, 0);
-        assert!(cache.get(CacheKind::Data, 2, 0).is_none());
+        assert!(cache.get(CacheKind::Data, CacheKey::new(2, 0)).is_none());
     }
 
     #[test]
     fn kinds_of_pieces_are_counted_apart() {
         let cache = BlockCache::new(1 << 20);
-        cache.insert_parsed(1, 0, Arc::new("an index".to_string()), 8);
-        let found: Option<Arc<String>> = cache.get_parsed(CacheKind::Index, 1, 0);
+        cache.insert_parsed(CacheKey::new(1, 0), Arc::new("an index".to_string()), 8);
+        let found: Option<Arc<String>> = cache.get_parsed(CacheKind::Index, CacheKey::new(1, 0));
         assert_eq!(found.as_deref().map(String::as_str), Some("an index"));
-        assert!(cache.get_parsed::<u64>(CacheKind::Filter, 1, 0).is_none(), "another type");
+        assert!(cache.get_parsed::<u64>(CacheKind::Filter, CacheKey::new(1, 0)).is_none(), "another type");
         cache.count_miss(CacheKind::Filter);
         let [data, index, filter, value] = CacheKind::ALL.map(|kind| cache.shape().kinds.of(kind));
         assert_eq!((index.hits, filter.misses), (1, 1));

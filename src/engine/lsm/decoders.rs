@@ -1,6 +1,7 @@
 //! The decoders of the LSM-tree.
 
 use super::manifest::{Edit, ManifestState};
+use super::table::TableNumber;
 use super::table::decoders::{self as tables, table_meta};
 use super::value_log::Pointer;
 use crate::base::decoder::Decoder;
@@ -44,14 +45,14 @@ fn sample() -> Edit {
     Edit {
         added: vec![(0, table_meta(5)), (1, table_meta(6))],
         log_lsn: Some(Lsn::new(40)),
-        next_number: Some(9),
+        next_number: Some(TableNumber::new(9)),
         cursors: vec![(1, "key050".into())],
         ..Edit::default()
     }
 }
 
 fn edits() -> Vec<Vec<u8>> {
-    [sample(), Edit { removed: vec![(0, 5)], ..Edit::default() }]
+    [sample(), Edit { removed: vec![(0, TableNumber::new(5))], ..Edit::default() }]
         .into_iter()
         .map(|edit| {
             let mut target = Vec::new();

@@ -180,7 +180,7 @@ impl Flusher {
         let duration = self.core.clock.elapsed().saturating_sub(began);
         let fields = vec![
             ("reason", memtable.due(&self.core.options).unwrap_or("asked for").into()),
-            ("table", table.number.into()),
+            ("table", table.number.number().into()),
             ("memtable_bytes", memtable.bytes().into()),
             ("bytes", table.bytes.into()),
             ("entries", table.entries.into()),

@@ -24,7 +24,7 @@ pub fn fork(version: &Version, lsn: Lsn, into: &Arc<dyn Disk>) -> Result<()> {
         table.copy_into(&**into)?;
         segments.extend(table.segments().iter().map(|segment| (segment.start(), segment.clone())));
         state.tables.insert((level, table.number), table.meta().clone());
-        state.next_number = state.next_number.max(table.number + 1);
+        state.next_number = state.next_number.max(table.number.next());
     }
     let (survivors, in_log): (Vec<_>, Vec<_>) =
         segments.into_values().partition(|segment| survivors::is_survivor(segment.start()));

@@ -20,7 +20,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::place;
-use super::table::{Table, TableMeta};
+use super::table::{Table, TableMeta, TableNumber};
 use crate::base::varint;
 use crate::disk::{Disk, File, LEVELS, Purpose, read_all};
 use crate::engine::{Error, Lsn, Result, frame};
@@ -49,13 +49,13 @@ fn put_all<const N: usize>(target: &mut Vec<u8>, numbers: [u64; N]) {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Edit {
     /// Tables that are no longer part of the store: level and number.
-    pub removed: Vec<(usize, u64)>,
+    pub removed: Vec<(usize, TableNumber)>,
     /// New tables and their levels.
     pub added: Vec<(usize, TableMeta)>,
     /// Batches up to here are in tables: the log before is not needed any more.
     pub log_lsn: Option<Lsn>,
     /// Every table so far has a number below.
-    pub next_number: Option<u64>,
+    pub next_number: Option<TableNumber>,
     /// Levels, and where the last merge out of each ended.
     pub cursors: Vec<(usize, Bytes)>,
 }
@@ -66,7 +66,7 @@ impl Edit {
         removed: &[(usize, Arc<Table>)],
         added: &[(usize, Arc<Table>)],
         cursor: Option<&(usize, Bytes)>,
-        next_number: u64,
+        next_number: TableNumber,
     ) -> Edit {
         Edit {
             removed: removed.iter().map(|(level, table)| (*level, table.number)).collect(),
@@ -80,15 +80,16 @@ impl Edit {
     /// Appends it.
     pub fn encode(&self, target: &mut Vec<u8>) {
         for (level, number) in &self.removed {
-            put_all(target, [TAG_REMOVE, *level as u64, *number]);
+            put_all(target, [TAG_REMOVE, *level as u64, number.number()]);
         }
         for (level, meta) in &self.added {
             put_all(target, [TAG_ADD, *level as u64, meta.bytes]);
             meta.encode(target);
         }
-        for (tag, number) in
-            [(TAG_LOG_LSN, self.log_lsn.map(Lsn::number)), (TAG_NEXT_NUMBER, self.next_number)]
-        {
+        for (tag, number) in [
+            (TAG_LOG_LSN, self.log_lsn.map(Lsn::number)),
+            (TAG_NEXT_NUMBER, self.next_number.map(TableNumber::number)),
+        ] {
             if let Some(number) = number {
                 put_all(target, [tag, number]);
             }
@@ -107,13 +108,13 @@ impl Edit {
             let number = varint::take(&mut source)?;
             let level = usize::try_from(number).ok().filter(|level| *level < LEVELS);
             match tag {
-                TAG_REMOVE => edit.removed.push((level?, varint::take(&mut source)?)),
+                TAG_REMOVE => edit.removed.push((level?, TableNumber::new(varint::take(&mut source)?))),
                 TAG_ADD => {
                     let bytes = varint::take(&mut source)?;
                     edit.added.push((level?, TableMeta::decode(&mut source, bytes)?));
                 }
                 TAG_LOG_LSN => edit.log_lsn = Some(Lsn::new(number)),
-                TAG_NEXT_NUMBER => edit.next_number = Some(number),
+                TAG_NEXT_NUMBER => edit.next_number = Some(TableNumber::new(number)),
                 TAG_CURSOR => {
                     edit.cursors.push((level?, Bytes::copy_from_slice(varint::take_bytes(&mut source)?)));
                 }
@@ -128,11 +129,11 @@ impl Edit {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ManifestState {
     /// Tables by level and number.
-    pub tables: BTreeMap<(usize, u64), TableMeta>,
+    pub tables: BTreeMap<(usize, TableNumber), TableMeta>,
     /// LSN at which replay of the log begins.
     pub log_lsn: Lsn,
     /// The next table's number at least.
-    pub next_number: u64,
+    pub next_number: TableNumber,
     /// Per level, where the last merge out of it ended.
     pub cursors: [Bytes; LEVELS],
 }

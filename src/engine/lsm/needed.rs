@@ -81,7 +81,7 @@ mod tests {
     use crate::base::prng::Prng;
 
     fn table(values: Vec<(Lsn, u64)>) -> TableMeta {
-        TableMeta { number: 1, entries: 1, values: values.into(), ..TableMeta::default() }
+        TableMeta { entries: 1, values: values.into(), ..TableMeta::default() }
     }
 
     #[test]

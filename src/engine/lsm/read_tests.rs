@@ -2,7 +2,7 @@
 
 use std::ops::ControlFlow;
 
-use super::table::{table_name, table_number};
+use super::table::TableNumber;
 use super::*;
 use crate::base::clock::ManualClock;
 use crate::base::prng::Prng;
@@ -103,12 +103,12 @@ fn a_flipped_bit_in_a_part_that_is_read_later_is_an_error_or_read_around() {
     engine.close().unwrap();
     let blocks_end = {
         let version = engine.superversion().version.clone();
-        let (_, first) = version.tables().min_by_key(|(_, table)| table_name(table.number)).unwrap();
+        let (_, first) = version.tables().min_by_key(|(_, table)| table.number.file_name()).unwrap();
         first.sizes.data_bytes
     };
     drop(engine);
     let tables: Vec<String> = disk.list().unwrap().into_iter().map(|info| info.name).collect();
-    let name = tables.into_iter().find(|name| table_number(name).is_some()).unwrap();
+    let name = tables.into_iter().find(|name| TableNumber::of_file(name).is_some()).unwrap();
     let file = disk.open(&name).unwrap();
     let bytes = crate::disk::read_all(&*file, Purpose::Verify).unwrap();
     let mut prng = Prng::new(1);

@@ -14,8 +14,8 @@ use super::memtable::Memtable;
 use super::mutable_options::MutableOptions;
 use super::set_aside::Lost;
 use super::space_budget::SpaceBudget;
-use super::survivors::{self, Survivors};
-use super::table::{Table, TableStore, table_number};
+use super::survivors::{self, Survivors, ValuesNumber};
+use super::table::{Table, TableNumber, TableStore};
 use super::value_log::MOVED_KIND;
 use super::version::{Superversion, Version};
 use super::version_set::VersionSet;
@@ -102,13 +102,17 @@ pub fn open(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>, options: &Options) -> Re
     let options = options.for_disk(space.total_bytes);
     let names = disk.list().map_err(|error| Error::io("listing the store", error))?;
     let is_of_store = |name: &str| {
-        table_number(name).is_some() || wal::is_segment(name) || survivors::values_number(name).is_some()
+        TableNumber::of_file(name).is_some() || wal::is_segment(name) || ValuesNumber::of_file(name).is_some()
     };
     let is_new = !names.iter().any(|info| is_of_store(&info.name));
     let mut manifest = Manifest::open(disk.clone(), options.block_bytes, is_new)?;
     let state = manifest.state();
     // A table that no durable edit names may have a number that the manifest does not know of.
-    let used = names.iter().filter_map(|info| table_number(&info.name)).max().map_or(0, |number| number + 1);
+    let used = names
+        .iter()
+        .filter_map(|info| TableNumber::of_file(&info.name))
+        .max()
+        .map_or(TableNumber::default(), TableNumber::next);
     let wake_signal = Arc::new(WakeSignal::new());
     let table_store =
         TableStore::new(disk.clone(), wake_signal.clone(), options.clone(), state.next_number.max(used));
@@ -137,7 +141,7 @@ pub fn open(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>, options: &Options) -> Re
     let Replay { mutable, immutables, .. } = replay;
     let (version, lost) = open_tables(&manifest, &table_store, &log, &survivors)?;
     // Only now: had the log been damaged, tables that look left over might be all there is.
-    let kept: BTreeSet<u64> = manifest.state().tables.keys().map(|(_, number)| *number).collect();
+    let kept: BTreeSet<TableNumber> = manifest.state().tables.keys().map(|(_, number)| *number).collect();
     table_store.remove_others(|number| kept.contains(&number))?;
     survivors.remove_others()?;
     let superversion = Superversion { mutable: Arc::new(mutable), immutables, version: Arc::new(version) };

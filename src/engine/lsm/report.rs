@@ -78,7 +78,7 @@ impl LsmEngine {
         let version = self.versions.superversion().version.clone();
         let info = |(level, table): (usize, &Arc<Table>)| TableInfo {
             level,
-            number: table.number,
+            number: table.number.number(),
             bytes: table.bytes,
             entries: table.entries,
             tombstones: table.tombstones,

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::table::{Table, TableMeta, TableSizes, table_name};
+use super::table::{Table, TableMeta, TableSizes};
 use crate::engine::{Error, Lsn, Result};
 
 /// Fewer tables lie in one piece only if there are no more.
@@ -222,8 +222,8 @@ impl Run {
         let mut above: Option<&Arc<Table>> = None;
         for table in before.into_iter().chain(here).chain(behind) {
             if let Some(above) = above.filter(|above| above.largest >= table.smallest) {
-                let what = format!("it overlaps {} in L{}", table_name(table.number), self.level);
-                return Err(Error::corrupt(table_name(above.number), 0, what));
+                let what = format!("it overlaps {} in L{}", table.number.file_name(), self.level);
+                return Err(Error::corrupt(above.number.file_name(), 0, what));
             }
             above = Some(table);
         }
@@ -339,7 +339,7 @@ mod tests {
 
     use proptest::prelude::*;
 
-    use super::super::table::TableStore;
+    use super::super::table::{TableNumber, TableStore};
     use super::*;
 
     fn name(key: u32) -> Bytes {
@@ -349,7 +349,7 @@ mod tests {
     /// A table of two keys that is told from others of the same keys by its number.
     fn table(number: u64, key: u32) -> Arc<Table> {
         TableStore::stub(&TableMeta {
-            number,
+            number: TableNumber::new(number),
             bytes: number + 1,
             entries: 10,
             tombstones: number % 7,
@@ -363,7 +363,7 @@ mod tests {
         })
     }
 
-    fn numbers<'a>(tables: impl Iterator<Item = &'a Arc<Table>>) -> Vec<u64> {
+    fn numbers<'a>(tables: impl Iterator<Item = &'a Arc<Table>>) -> Vec<TableNumber> {
         tables.map(|table| table.number).collect()
     }
 
@@ -473,17 +473,17 @@ mod tests {
         let run = Run::of(1, tables.iter().cloned()).unwrap();
         for old in &tables {
             let twin = TableStore::stub(&TableMeta {
-                number: 1000,
+                number: TableNumber::new(1000),
                 largest: old.smallest.clone(),
                 ..old.meta().clone()
             });
             let error = run.edit(&[], std::slice::from_ref(&twin)).err().unwrap().to_string();
-            assert!(error.contains("overlaps") && error.contains(&table_name(old.number)), "{error}");
+            assert!(error.contains("overlaps") && error.contains(&old.number.file_name()), "{error}");
             assert!(run.edit(std::slice::from_ref(old), &[twin]).is_ok());
         }
         let last = tables.last().unwrap();
         let wide = TableMeta {
-            number: 1000,
+            number: TableNumber::new(1000),
             smallest: name(1),
             largest: last.smallest.clone(),
             ..last.meta().clone()

@@ -23,7 +23,7 @@ use bytes::Bytes;
 use super::manifest::{self, ManifestState};
 use super::survivors;
 use super::table::salvage::{TablePiece, pieces};
-use super::table::{BlockCursor, TableMeta, table_name, table_number};
+use super::table::{BlockCursor, TableMeta, TableNumber};
 use super::value_log::Pointer;
 use crate::disk::{Disk, Purpose};
 use crate::engine::salvage::{Keys, Loss, Sink, open_if_there, read_around, replay, successor};
@@ -34,13 +34,13 @@ use crate::engine::{BALLAST_NAME, Error, Lsn, Operation, Result};
 pub fn is_file(name: &str) -> bool {
     name == manifest::NAME
         || name == BALLAST_NAME
-        || table_number(name).is_some()
-        || survivors::values_number(name).is_some()
+        || TableNumber::of_file(name).is_some()
+        || survivors::ValuesNumber::of_file(name).is_some()
 }
 
 /// A table to read.
 struct Source {
-    number: u64,
+    number: TableNumber,
     /// `None` if nothing says so.
     level: Option<usize>,
     meta: Option<TableMeta>,
@@ -104,7 +104,8 @@ fn sources(
     losses: &mut Vec<Loss>,
 ) -> Result<Vec<Source>> {
     let files = disk.list().map_err(|error| Error::io("listing the store", error))?;
-    let present: BTreeSet<u64> = files.iter().filter_map(|info| table_number(&info.name)).collect();
+    let present: BTreeSet<TableNumber> =
+        files.iter().filter_map(|info| TableNumber::of_file(&info.name)).collect();
     let mut known: Vec<Source> = Vec::new();
     for ((level, number), meta) in &state.tables {
         if present.contains(number) {
@@ -113,7 +114,7 @@ fn sources(
             let keys = Keys::between(None, Some(&successor(&meta.largest)));
             let keys = Keys { start: meta.smallest.to_vec(), ..keys };
             losses.push(Loss::new(
-                table_name(*number),
+                number.file_name(),
                 0,
                 "the manifest names it, but it is not there",
                 Some(keys),
@@ -146,8 +147,8 @@ fn sources(
         for other in &known {
             let apart = newest <= other.span().0 || other.span().1 <= oldest;
             if let Some(keys) = source.shared_keys(other).filter(|_| !apart) {
-                let what = format!("whether it is newer than {} is not known", table_name(other.number));
-                losses.push(Loss::new(table_name(source.number), 0, what, Some(keys)));
+                let what = format!("whether it is newer than {} is not known", other.number.file_name());
+                losses.push(Loss::new(source.number.file_name(), 0, what, Some(keys)));
             }
         }
         // Before the first that is newer for certain.
@@ -158,13 +159,13 @@ fn sources(
 }
 
 /// Sorts tables of known levels from the oldest to the newest.
-fn age(source: &Source) -> (std::cmp::Reverse<usize>, Lsn, u64) {
+fn age(source: &Source) -> (std::cmp::Reverse<usize>, Lsn, TableNumber) {
     (std::cmp::Reverse(source.level.unwrap_or(0)), source.span().1, source.number)
 }
 
 /// The footer of a table, if it checks.
-fn footer(disk: &dyn Disk, number: u64) -> Result<Option<TableMeta>> {
-    let Some(file) = open_if_there(disk, &table_name(number))? else { return Ok(None) };
+fn footer(disk: &dyn Disk, number: TableNumber) -> Result<Option<TableMeta>> {
+    let Some(file) = open_if_there(disk, &number.file_name())? else { return Ok(None) };
     let found = pieces(number, &read_around(&*file)?).into_iter().find_map(|piece| match piece {
         TablePiece::Footer(meta) => Some(meta),
         _ => None,
@@ -180,7 +181,7 @@ fn read_table(
     losses: &mut Vec<Loss>,
     sink: &mut Sink<'_>,
 ) -> Result<()> {
-    let name = table_name(source.number);
+    let name = source.number.file_name();
     let Some(file) = open_if_there(disk, &name)? else { return Ok(()) };
     let bytes = read_around(&*file)?;
     let pieces = pieces(source.number, &bytes);

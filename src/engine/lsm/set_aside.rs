@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 
 use super::core::Core;
 use super::survivors::lost_segment;
-use super::table::{Table, table_name};
+use super::table::{Table, TableNumber};
 use super::version::Version;
 use crate::engine::wal::Segment;
 use crate::engine::{Error, Lsn};
@@ -49,7 +49,7 @@ pub struct SetAside {
 #[derive(Default)]
 struct State {
     /// By number.
-    tables: BTreeMap<u64, Entry>,
+    tables: BTreeMap<TableNumber, Entry>,
     /// By the LSN where they start.
     segments: BTreeMap<Lsn, Entry>,
 }
@@ -70,7 +70,7 @@ fn note<Key: Ord>(
 }
 
 impl State {
-    fn tables(&self, now: Duration) -> BTreeSet<u64> {
+    fn tables(&self, now: Duration) -> BTreeSet<TableNumber> {
         self.tables.iter().filter(|(_, entry)| entry.is_aside(now)).map(|(number, _)| *number).collect()
     }
 
@@ -106,12 +106,12 @@ impl SetAside {
     }
 
     /// Numbers of the tables that merges go around now.
-    pub fn tables(&self) -> BTreeSet<u64> {
+    pub fn tables(&self) -> BTreeSet<TableNumber> {
         self.state.lock().tables(self.now())
     }
 
     /// The error of the first of `numbers` that is set aside.
-    pub fn why(&self, numbers: impl Iterator<Item = u64>) -> Option<Error> {
+    pub fn why(&self, numbers: impl Iterator<Item = TableNumber>) -> Option<Error> {
         let (state, now) = (self.state.lock(), self.now());
         let mut entries = numbers.filter_map(|number| state.tables.get(&number));
         entries.find(|entry| entry.is_aside(now)).map(|entry| entry.error.clone())
@@ -140,9 +140,9 @@ impl SetAside {
     }
 
     /// Sets a table aside for which `error` was met.
-    pub fn note_table(&self, number: u64, error: &Error) {
+    pub fn note_table(&self, number: TableNumber, error: &Error) {
         let wait = note(&mut self.state.lock().tables, number, error, self.now());
-        self.record(&table_name(number), error, wait);
+        self.record(&number.file_name(), error, wait);
     }
 
     /// Sets a segment of the log aside of which a value could not be read.
@@ -155,7 +155,7 @@ impl SetAside {
     pub fn add_lost(&self, lost: Lost) {
         for (number, error) in lost.tables {
             self.state.lock().tables.insert(number, Entry::for_good(&error));
-            self.record(&table_name(number), &error, None);
+            self.record(&number.file_name(), &error, None);
         }
         for (start, segment) in lost.segments {
             if let Some(error) = segment.loss() {
@@ -182,14 +182,14 @@ impl SetAside {
 /// Tables and segments that the store was opened without.
 #[derive(Default)]
 pub struct Lost {
-    tables: Vec<(u64, Error)>,
+    tables: Vec<(TableNumber, Error)>,
     /// By the LSN where they start.
     segments: BTreeMap<Lsn, Arc<Segment>>,
 }
 
 impl Lost {
     /// Table `number` cannot be read, or a part of it.
-    pub fn add_table(&mut self, number: u64, error: Error) {
+    pub fn add_table(&mut self, number: TableNumber, error: Error) {
         self.tables.push((number, error));
     }
 
@@ -208,17 +208,23 @@ mod tests {
         let mut aside = State::default();
         let io = Error::io("reading table.7", std::io::Error::from_raw_os_error(libc::EIO));
         let mut now = Duration::from_secs(5);
-        let fail = |aside: &mut State, now| note(&mut aside.tables, 7, &io, now);
+        let fail = |aside: &mut State, now| note(&mut aside.tables, TableNumber::new(7), &io, now);
         for wait in RETRIES {
             assert_eq!(fail(&mut aside, now), Some(wait));
             assert_eq!(aside.next_try(now), Some(wait));
-            assert_eq!((aside.tables(now), aside.tables(now + wait)), ([7].into(), [].into()));
+            assert_eq!(
+                (aside.tables(now), aside.tables(now + wait)),
+                ([TableNumber::new(7)].into(), [].into())
+            );
             now += wait;
         }
         assert_eq!(fail(&mut aside, now), None);
         assert_eq!(aside.next_try(now), None);
-        assert_eq!(aside.tables(now + Duration::from_secs(1 << 30)), [7].into());
-        assert_eq!(note(&mut aside.tables, 8, &Error::corrupt("table.8", 0, "it"), now), None);
+        assert_eq!(aside.tables(now + Duration::from_secs(1 << 30)), [TableNumber::new(7)].into());
+        assert_eq!(
+            note(&mut aside.tables, TableNumber::new(8), &Error::corrupt("table.8", 0, "it"), now),
+            None
+        );
         assert!(aside.sentence(now).unwrap().contains("and 1 more"));
     }
 }

@@ -11,7 +11,7 @@ use crate::disk::LEVELS;
 use crate::engine::{Error, ExtraSpace, SpaceGuard, WakeSignal, WorkClass};
 
 /// Share of a table that deletes must give back to be worth its cleaning.
-pub const PART: f64 = 1.0 / 16.0;
+pub const SHARE_MIN: f64 = 1.0 / 16.0;
 /// Divisor of the bytes of the store that gives the ballast, as long as that is less than a flush and a compaction may take.
 const BALLAST_SHARE: u64 = 8;
 
@@ -150,7 +150,7 @@ impl SpaceBudget {
             false => superversion.immutables.iter().map(|memtable| memtable.tombstones()).sum(),
         };
         let gain_bytes = deleted_bytes(&superversion.version, tombstones);
-        gain_bytes > 0 && gain_bytes as f64 >= self.table_bytes as f64 * PART
+        gain_bytes > 0 && gain_bytes as f64 >= self.table_bytes as f64 * SHARE_MIN
     }
 }
 

@@ -29,18 +29,36 @@ const FILE_SPAN: u64 = 1 << 32;
 /// A file is longer only for the sake of a single value.
 const FILE_BYTES_MAX: u64 = 1 << 30;
 
-/// The number in the name of a file of survivors.
-pub fn values_number(name: &str) -> Option<u64> {
-    name.strip_prefix(PREFIX)?.parse().ok().filter(|number| *number < FIRST.number() / FILE_SPAN)
-}
+/// The number of a file of survivors; never used twice.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ValuesNumber(u64);
 
-fn start_of(number: u64) -> Lsn {
-    FIRST + number * FILE_SPAN
-}
+impl ValuesNumber {
+    /// The number of the file of survivors that is called `name`; `None` if that is none.
+    pub fn of_file(name: &str) -> Option<ValuesNumber> {
+        let number = name.strip_prefix(PREFIX)?.parse().ok();
+        number.filter(|number| *number < FIRST.number() / FILE_SPAN).map(ValuesNumber)
+    }
 
-/// The number of the file that has `lsn`; `None` if that is one of the log.
-fn number_at(lsn: Lsn) -> Option<u64> {
-    Some(lsn.checked_bytes_since(FIRST)? / FILE_SPAN)
+    /// The number of the file that has `lsn`; `None` if that is one of the log.
+    fn at(lsn: Lsn) -> Option<ValuesNumber> {
+        Some(ValuesNumber(lsn.checked_bytes_since(FIRST)? / FILE_SPAN))
+    }
+
+    /// The name of the file.
+    fn file_name(self) -> String {
+        format!("{PREFIX}{}", self.0)
+    }
+
+    /// The LSN of its first byte.
+    fn start(self) -> Lsn {
+        FIRST + self.0 * FILE_SPAN
+    }
+
+    /// The number that follows.
+    const fn next(self) -> ValuesNumber {
+        ValuesNumber(self.0 + 1)
+    }
 }
 
 /// Whether `lsn` is one of a survivor.
@@ -50,8 +68,8 @@ pub fn is_survivor(lsn: Lsn) -> bool {
 
 /// The placeholder for the missing segment, or file of survivors, that starts at `start`.
 pub fn lost_segment(start: Lsn) -> Segment {
-    match number_at(start) {
-        Some(number) => Segment::lost_file(PREFIX, number, start),
+    match ValuesNumber::at(start) {
+        Some(number) => Segment::lost_file(PREFIX, number.0, start),
         None => Segment::lost(start),
     }
 }
@@ -81,11 +99,11 @@ pub struct MovedValue {
 #[derive(Default)]
 struct State {
     /// By number.
-    files: BTreeMap<u64, Values>,
+    files: BTreeMap<ValuesNumber, Values>,
     /// The one that grows.
-    growing: Option<u64>,
+    growing: Option<ValuesNumber>,
     is_dirty: bool,
-    next_number: u64,
+    next_number: ValuesNumber,
 }
 
 /// The survivors of a store.
@@ -99,14 +117,14 @@ pub struct Survivors {
 pub fn files(disk: &dyn Disk) -> Result<BTreeMap<Lsn, Arc<Segment>>> {
     let mut found = BTreeMap::new();
     for info in disk.list().map_err(|error| Error::io("listing the store", error))? {
-        let Some(number) = values_number(&info.name) else { continue };
+        let Some(number) = ValuesNumber::of_file(&info.name) else { continue };
         let file =
             match disk.open(&info.name).map_err(|error| Error::io(format!("opening {}", info.name), error)) {
                 Err(error) if error.is_damage() => continue,
                 other => other?,
             };
-        let segment = Segment::of_file(PREFIX, number, start_of(number), file, info.bytes);
-        found.insert(start_of(number), Arc::new(segment));
+        let segment = Segment::of_file(PREFIX, number.0, number.start(), file, info.bytes);
+        found.insert(number.start(), Arc::new(segment));
     }
     Ok(found)
 }
@@ -116,12 +134,15 @@ impl Survivors {
     /// `file_bytes`.
     pub fn open(disk: Arc<dyn Disk>, file_bytes: u64, needed: &BTreeSet<Lsn>) -> Result<Survivors> {
         let found = files(&*disk)?;
-        let numbers = found.keys().chain(needed).filter_map(|start| number_at(*start));
-        let mut state = State { next_number: numbers.max().map_or(0, |last| last + 1), ..State::default() };
+        let numbers = found.keys().chain(needed).filter_map(|start| ValuesNumber::at(*start));
+        let mut state = State {
+            next_number: numbers.max().map_or(ValuesNumber::default(), ValuesNumber::next),
+            ..State::default()
+        };
         for (start, segment) in found.into_iter().filter(|(start, _)| needed.contains(start)) {
             let bytes = segment.capacity_bytes();
             state.files.extend(
-                number_at(start)
+                ValuesNumber::at(start)
                     .map(|number| (number, Values { segment, bytes, writing: WriterToken::default() })),
             );
         }
@@ -131,13 +152,13 @@ impl Survivors {
     /// The file that starts at `start`.
     pub fn segment(&self, start: Lsn) -> Option<Arc<Segment>> {
         let state = self.state.lock();
-        state.files.get(&number_at(start)?).map(|values| values.segment.clone())
+        state.files.get(&ValuesNumber::at(start)?).map(|values| values.segment.clone())
     }
 
     /// Removes the files of `disk` that are not among them: leftovers of collections that did not end.
     pub fn remove_others(&self) -> Result<()> {
         for info in self.disk.list().map_err(|error| Error::io("listing the store", error))? {
-            let number = values_number(&info.name);
+            let number = ValuesNumber::of_file(&info.name);
             if number.is_some_and(|number| !self.state.lock().files.contains_key(&number)) {
                 self.remove(&info.name);
             }
@@ -157,7 +178,7 @@ impl Survivors {
         };
         let values =
             state.files.get_mut(&number).ok_or_else(|| Error::Invalid("no file of values".to_string()))?;
-        let lsn = start_of(number) + values.bytes;
+        let lsn = number.start() + values.bytes;
         values.segment.append(Purpose::ValueLogGc, lsn, value)?;
         values.bytes += bytes;
         let moved = MovedValue { lsn, segment: values.segment.clone(), writing: values.writing.clone() };
@@ -166,19 +187,19 @@ impl Survivors {
     }
 
     /// Begins the next file, for a value of `bytes` and others, and ends the one that grows.
-    fn begin(&self, state: &mut State, bytes: u64) -> Result<u64> {
+    fn begin(&self, state: &mut State, bytes: u64) -> Result<ValuesNumber> {
         self.sync_growing(state)?;
         if let Some(values) = state.growing.take().and_then(|number| state.files.get(&number)) {
             values.segment.end(values.bytes)?;
         }
         let number = state.next_number;
-        let name = format!("{PREFIX}{number}");
+        let name = number.file_name();
         let file = self.disk.create(&name).map_err(|error| Error::io(format!("making {name}"), error))?;
         let capacity_bytes = self.file_bytes.max(bytes);
-        let segment = Segment::of_file(PREFIX, number, start_of(number), file, capacity_bytes);
+        let segment = Segment::of_file(PREFIX, number.0, number.start(), file, capacity_bytes);
         let values = Values { segment: Arc::new(segment), bytes: 0, writing: WriterToken::default() };
         state.files.insert(number, values);
-        (state.growing, state.next_number) = (Some(number), number + 1);
+        (state.growing, state.next_number) = (Some(number), number.next());
         Ok(number)
     }
 
@@ -203,7 +224,7 @@ impl Survivors {
         let held = whole.filter(|(_, values)| {
             Arc::strong_count(&values.segment) > 1 && Arc::strong_count(&values.writing) == 1
         });
-        held.map(|(number, values)| (start_of(*number), values.bytes)).collect()
+        held.map(|(number, values)| (number.start(), values.bytes)).collect()
     }
 
     /// Number of files, and their bytes.
@@ -216,7 +237,7 @@ impl Survivors {
     pub fn reclaim(&self) {
         let mut state = self.state.lock();
         // Only holders make new holders, but of the one that grows.
-        let free: Vec<u64> = state
+        let free: Vec<ValuesNumber> = state
             .files
             .iter()
             .filter(|(_, values)| values.bytes > 0 && Arc::strong_count(&values.segment) == 1)
@@ -227,7 +248,7 @@ impl Survivors {
             state.growing = state.growing.filter(|growing| growing != number);
         }
         drop(state);
-        free.iter().for_each(|number| self.remove(&format!("{PREFIX}{number}")));
+        free.iter().for_each(|number| self.remove(&number.file_name()));
     }
 
     /// A failure costs only space: the next opening removes it again.

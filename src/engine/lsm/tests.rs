@@ -22,7 +22,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use super::compaction::{Policy, PolicyInForce, StuckTables};
-use super::table::{Table, TableStore, table_name, table_number};
+use super::table::{Table, TableNumber, TableStore};
 use super::value_log::MOVED_KIND;
 use super::version::{Superversion, Version};
 use super::*;
@@ -130,7 +130,7 @@ fn cpu_time() -> Duration {
 /// Bytes of table files.
 fn table_bytes(disk: &SimDisk) -> u64 {
     let files = disk.list().unwrap().into_iter();
-    files.filter(|info| table_number(&info.name).is_some()).map(|info| info.bytes).sum()
+    files.filter(|info| TableNumber::of_file(&info.name).is_some()).map(|info| info.bytes).sum()
 }
 
 /// Bytes of tables that are part of the store.
@@ -259,8 +259,11 @@ fn check_space(engine: &LsmEngine, disk: &SimDisk) {
     let kept = engine.shape().value_log.segments;
     // The log's own, and spares.
     assert!(segments <= kept + 20, "{segments} segments, {kept} of them kept");
-    let values =
-        disk.list().unwrap().into_iter().filter(|info| survivors::values_number(&info.name).is_some());
+    let values = disk
+        .list()
+        .unwrap()
+        .into_iter()
+        .filter(|info| survivors::ValuesNumber::of_file(&info.name).is_some());
     assert_eq!(values.count() as u64, kept - engine.core.log.shape().kept_segments);
     assert!(engine.compactor.collector().sparse_segments(&engine.superversion().version, false).is_empty());
 }

@@ -26,7 +26,7 @@ use bytes::Bytes;
 use super::table::ReadOptions;
 use crate::base::varint;
 use crate::disk::Purpose;
-use crate::engine::cache::{BlockCache, CacheKind};
+use crate::engine::cache::{BlockCache, CacheKey, CacheKind};
 use crate::engine::wal::{self, Segment};
 use crate::engine::{Error, Lsn, Result, Tier, Visit};
 
@@ -71,6 +71,11 @@ impl Pointer {
     pub fn decode(mut source: &[u8]) -> Option<Pointer> {
         let (lsn, bytes) = (varint::take(&mut source)?, varint::take(&mut source)?);
         Some(Pointer { lsn: Lsn::new(lsn), bytes, crc: u32::from_le_bytes(source.try_into().ok()?) })
+    }
+
+    /// The key under which the cache keeps the value.
+    fn cache_key(&self) -> CacheKey {
+        CacheKey::new(CACHE_NUMBER, self.lsn.number())
     }
 
     fn encoded_bytes(&self) -> usize {
@@ -120,8 +125,7 @@ impl<'a> StoredValue<'a> {
 
 /// The value behind a pointer, for a point read.
 pub fn read(pointer: Pointer, segment: &Segment, access: ReadOptions<'_>) -> Result<Bytes> {
-    let cached =
-        access.cache.and_then(|cache| cache.get(CacheKind::Value, CACHE_NUMBER, pointer.lsn.number()));
+    let cached = access.cache.and_then(|cache| cache.get(CacheKind::Value, pointer.cache_key()));
     if let Some(value) = cached {
         return Ok(value);
     }
@@ -132,7 +136,7 @@ pub fn read(pointer: Pointer, segment: &Segment, access: ReadOptions<'_>) -> Res
     let value = Bytes::from(pointer.fetch(segment, access.purpose)?);
     if let Some(cache) = access.cache {
         cache.count_miss(CacheKind::Value);
-        cache.insert(CACHE_NUMBER, pointer.lsn.number(), value.clone());
+        cache.insert(pointer.cache_key(), value.clone());
     }
     Ok(value)
 }
@@ -168,7 +172,7 @@ impl<'a> Group<'a> {
             StoredValue::Value(value) if self.entries.is_empty() => return Ok(visit(key, value)),
             StoredValue::Value(value) => Waiting::Value(Bytes::copy_from_slice(value)),
             StoredValue::Pointer(pointer, segment) => {
-                match self.cache.get(CacheKind::Value, CACHE_NUMBER, pointer.lsn.number()) {
+                match self.cache.get(CacheKind::Value, pointer.cache_key()) {
                     Some(value) if self.entries.is_empty() => return Ok(visit(key, &value)),
                     Some(value) => Waiting::Value(value),
                     None if self.tier == Tier::Memory => return Err(Error::WouldBlock),
@@ -237,7 +241,7 @@ impl<'a> Group<'a> {
                 // A cached value owns its memory: a slice would keep all of what was read.
                 let value = Bytes::copy_from_slice(&span[from..from + pointer.bytes as usize]);
                 pointer.check(&value, segment)?;
-                self.cache.insert(CACHE_NUMBER, pointer.lsn.number(), value.clone());
+                self.cache.insert(pointer.cache_key(), value.clone());
                 self.entries[*index].1 = Waiting::Value(value);
             }
         }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::cursor::{Cursor, Reading, RunCursor};
 use super::run::Run;
-use super::table::{ReadOptions, Table, TableMeta, TableStore, hash, table_name};
+use super::table::{ReadOptions, Table, TableMeta, TableStore, hash};
 use super::value_log::StoredValue;
 use super::version::Version;
 use crate::disk::Purpose;
@@ -127,7 +127,7 @@ impl Progress {
 
     /// Checks one entry; its bytes, or `None` at the end of a sound table.
     fn step(&mut self) -> Result<Option<u64>> {
-        let damaged = |what: &str| Error::corrupt(table_name(self.table.number), 0, what);
+        let damaged = |what: &str| Error::corrupt(self.table.number.file_name(), 0, what);
         let Some(key) = self.cursor.key() else {
             self.seen.values = std::mem::take(&mut self.values).into_iter().collect();
             if self.seen != *self.table.meta() || self.last_key != self.table.largest {

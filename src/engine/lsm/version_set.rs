@@ -20,7 +20,7 @@ use super::memory_budget::MemoryBudget;
 use super::memtable::Memtable;
 use super::retired::Retired;
 use super::set_aside::SetAside;
-use super::table::{Table, table_number};
+use super::table::{Table, TableNumber};
 use super::totals::Totals;
 use super::version::{Owed, Superversion, Version};
 use crate::disk::LEVELS;
@@ -180,7 +180,8 @@ impl VersionSet {
     pub fn set_table_aside(&self, error: &Error) -> bool {
         let Some(file) = error.unread_file() else { return false };
         let version = self.superversion().version.clone();
-        let found = table_number(file).filter(|it| version.tables().any(|(_, table)| table.number == *it));
+        let found =
+            TableNumber::of_file(file).filter(|it| version.tables().any(|(_, table)| table.number == *it));
         let Some(number) = found else { return false };
         self.set_aside.note_table(number, error);
         self.change().revise(|version| self.assess(version));

@@ -154,6 +154,7 @@ impl Policy for PolicyInForce {
 mod tests {
     use super::super::tests::{choose_from, picture, tables};
     use super::*;
+    use crate::engine::lsm::table::TableNumber;
 
     fn options(policy: PolicyKind) -> Options {
         let mut options =
@@ -203,7 +204,7 @@ mod tests {
             (PolicyKind::TIME_WINDOW, "0: a-z 10 @210, a-z 10 @10", 2, "drop [(0, [2])]"),
         ] {
             let (tables, policy) = (tables(text), PolicyInForce::new(&options(kind)));
-            let levels = Levels { aside: [aside].into(), ..picture(&tables, 250) };
+            let levels = Levels { aside: [TableNumber::new(aside)].into(), ..picture(&tables, 250) };
             assert_eq!(choose_from(&policy, &levels, ""), wanted, "{kind:?} {aside} of {text}");
             // Writers wait only for what will be done.
             let takes = wanted.contains("[(0,");

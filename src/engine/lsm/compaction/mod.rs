@@ -31,7 +31,7 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 
 use super::run::{Run, Sums};
-use super::table::{Table, TableMeta};
+use super::table::{Table, TableMeta, TableNumber};
 use super::version::Version;
 use crate::disk::LEVELS;
 
@@ -47,7 +47,7 @@ pub struct Levels {
     /// Claims of running compactions; a choice that meets one of them must wait.
     pub claims: Vec<CompactionClaim>,
     /// Numbers of tables that are set aside: they cannot be read, and no compaction takes them.
-    pub aside: BTreeSet<u64>,
+    pub aside: BTreeSet<TableNumber>,
     /// Ranges of tables below L0 that are set aside, once those are taken out of the picture: no compaction may go over them. Unlike a
     /// claim, this never ends.
     pub barred: Vec<CompactionClaim>,
@@ -65,7 +65,7 @@ pub struct CompactionClaim {
     /// The last key of its inputs.
     pub largest: Bytes,
     /// Its inputs in L0.
-    pub l0: Vec<u64>,
+    pub l0: Vec<TableNumber>,
 }
 
 impl CompactionClaim {
@@ -358,7 +358,7 @@ pub fn merge_runs<'r, 'a>(
 #[derive(Clone, Debug, PartialEq)]
 pub struct Compaction {
     /// Levels from above, and the numbers of the tables taken from each.
-    pub inputs: Vec<(usize, Vec<u64>)>,
+    pub inputs: Vec<(usize, Vec<TableNumber>)>,
     /// The first key of its inputs.
     pub smallest: Bytes,
     /// The last key of its inputs.

@@ -14,7 +14,7 @@ use super::*;
 use crate::control::model::durability_debt;
 use crate::engine::Lsn;
 use crate::engine::lsm::Options;
-use crate::engine::lsm::table::TableStore;
+use crate::engine::lsm::table::{TableNumber, TableStore};
 
 /// Lines such as `1: a-c 60, d-f 50 t @9`; numbers count from 1 in the order of the text. `t` makes all entries tombstones, `@9` is the
 /// time of the newest batch.
@@ -41,7 +41,7 @@ pub fn tables(text: &str) -> Vec<(usize, TableMeta)> {
 
 fn meta(number: u64, smallest: &[u8], largest: &[u8], bytes: u64) -> TableMeta {
     TableMeta {
-        number,
+        number: TableNumber::new(number),
         bytes,
         entries: bytes.max(1),
         logical_bytes: bytes,

@@ -31,18 +31,18 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::job::CompactionJob;
+use super::job::{CompactionJob, JobId};
 use super::running::RunningJobs;
 use crate::disk::LEVELS;
 use crate::engine::lsm::compaction::{Compaction, Levels};
 use crate::engine::lsm::core::Core;
-use crate::engine::lsm::space_budget::PART;
-use crate::engine::lsm::table::Table;
+use crate::engine::lsm::space_budget::SHARE_MIN;
+use crate::engine::lsm::table::{Table, TableNumber};
 use crate::engine::lsm::version::Version;
 use crate::engine::{Lsn, Result};
 
 /// Share of a table that must be deleted for cleaning while new data still finds room: then no more is written than comes back.
-const PART_EARLY: f64 = 1.0 / 2.0;
+const SHARE_EARLY_MIN: f64 = 1.0 / 2.0;
 /// Bytes that a tombstone takes in a block, at least: shared length, unshared length, tag, and one byte of a key.
 const TOMBSTONE_BYTES_MIN: u64 = 4;
 
@@ -50,34 +50,34 @@ const TOMBSTONE_BYTES_MIN: u64 = 4;
 #[derive(Default)]
 pub struct Cleaned {
     /// By number: entries that batches up to this LSN have deleted are not in the table any more.
-    passed: BTreeMap<u64, Lsn>,
+    passed: BTreeMap<TableNumber, Lsn>,
     /// Tables for which there was not enough room when they were tried: entries that batches up to this LSN have deleted are still
     /// in them, and so many bytes were not enough.
-    tried: BTreeMap<u64, (Lsn, u64)>,
+    tried: BTreeMap<TableNumber, (Lsn, u64)>,
 }
 
 impl Cleaned {
     /// Forgets tables that are not part of `version`.
     fn forget_others(&mut self, version: &Version) {
         if !self.passed.is_empty() || !self.tried.is_empty() {
-            let numbers: BTreeSet<u64> = version.tables().map(|(_, table)| table.number).collect();
+            let numbers: BTreeSet<TableNumber> = version.tables().map(|(_, table)| table.number).collect();
             self.passed.retain(|number, _| numbers.contains(number));
             self.tried.retain(|number, _| numbers.contains(number));
         }
     }
 
     /// Notes that a table holds nothing that batches up to `lsn` have deleted.
-    pub fn pass(&mut self, number: u64, lsn: Lsn) {
+    pub fn pass(&mut self, number: TableNumber, lsn: Lsn) {
         self.passed.insert(number, lsn);
     }
 
     /// Notes that `bytes` were not room enough for what batches up to `lsn` have left of a table.
-    pub fn fail(&mut self, number: u64, lsn: Lsn, bytes: u64) {
+    pub fn fail(&mut self, number: TableNumber, lsn: Lsn, bytes: u64) {
         self.tried.insert(number, (lsn, bytes));
     }
 
     /// LSN up to which deletes do not count for table `number` while `free_bytes` are free.
-    fn horizon(&self, number: u64, free_bytes: u64) -> Option<Lsn> {
+    fn horizon(&self, number: TableNumber, free_bytes: u64) -> Option<Lsn> {
         let fails = |(_, bytes): &&(Lsn, u64)| free_bytes <= bytes.saturating_add(bytes / 2);
         let tried = self.tried.get(&number).filter(fails).map(|(lsn, _)| *lsn);
         self.passed.get(&number).copied().max(tried)
@@ -85,7 +85,7 @@ impl Cleaned {
 }
 
 /// Share of the tombstones of `newer` that came after `horizon`: a table that came from merges also has old ones.
-fn part_after(newer: &Table, horizon: Option<Lsn>) -> f64 {
+fn share_after(newer: &Table, horizon: Option<Lsn>) -> f64 {
     let Some(horizon) = horizon else { return 1.0 };
     let span = newer.last_lsn.bytes_since(newer.first_lsn).max(1);
     let left = newer.last_lsn.bytes_since(newer.first_lsn.max(horizon));
@@ -133,12 +133,16 @@ pub struct Above {
 }
 
 /// Tombstones above each table, by its number, that count while `free_bytes` are free.
-pub fn tombstones_above(version: &Version, cleaned: &Cleaned, free_bytes: u64) -> BTreeMap<u64, Above> {
-    let mut above: BTreeMap<u64, Above> = BTreeMap::new();
+pub fn tombstones_above(
+    version: &Version,
+    cleaned: &Cleaned,
+    free_bytes: u64,
+) -> BTreeMap<TableNumber, Above> {
+    let mut above: BTreeMap<TableNumber, Above> = BTreeMap::new();
     for (level, newer) in version.tables().filter(|(_, table)| table.tombstones > 0) {
-        let mut of_newer: BTreeMap<u64, Above> = BTreeMap::new();
+        let mut of_newer: BTreeMap<TableNumber, Above> = BTreeMap::new();
         let mut spread = |tables: &mut dyn Iterator<Item = &Arc<Table>>, tombstones: f64, most: f64| {
-            let under: Vec<u64> = tables.map(|table| table.number).collect();
+            let under: Vec<TableNumber> = tables.map(|table| table.number).collect();
             let share = tombstones / under.len().max(1) as f64;
             for number in under {
                 let above = of_newer.entry(number).or_default();
@@ -161,7 +165,7 @@ pub fn tombstones_above(version: &Version, cleaned: &Cleaned, free_bytes: u64) -
             }
         }
         for (number, part) in of_newer {
-            let left = part_after(newer, cleaned.horizon(number, free_bytes));
+            let left = share_after(newer, cleaned.horizon(number, free_bytes));
             let above = above.entry(number).or_default();
             above.likely += part.likely * left;
             above.most += part.most.min(newer.tombstones as f64) * left;
@@ -197,7 +201,7 @@ impl Cleaner {
         let candidates = self.candidates(version, free_bytes);
         let lsn = (0..LEVELS).map(|level| version.level(level).sums().last_lsn).max().unwrap_or_default();
         let halfway = running.jobs.iter().filter(|job| job.is_halfway()).flat_map(CompactionJob::inputs);
-        let halfway: BTreeSet<u64> = halfway.map(|(_, table)| table.number).collect();
+        let halfway: BTreeSet<TableNumber> = halfway.map(|(_, table)| table.number).collect();
         // A table that is tried gets all the room.
         let is_room_tried = running.jobs.iter().any(|job| job.cleans().is_some());
         Ok(candidates.into_iter().filter_map(move |candidate| {
@@ -223,17 +227,17 @@ impl Cleaner {
         cleaned.forget_others(version);
         let above = tombstones_above(version, &cleaned, free_bytes);
         let is_early = !self.core.space.shortage.is_refused() && !self.core.space.guard.is_full();
-        let least = if is_early { PART_EARLY } else { PART };
+        let least = if is_early { SHARE_EARLY_MIN } else { SHARE_MIN };
         let candidate = |(level, table): (usize, &Arc<Table>)| {
             let above = above.get(&table.number)?;
-            let part = |tombstones: f64| (tombstones / table.entries.max(1) as f64).min(1.0);
-            let left = |part: f64| (table.bytes as f64 * (1.0 - part)) as u64;
-            let gain = |part: f64| (weight(table) as f64 * part) as u64;
-            let (likely, most) = (part(above.likely), part(above.most));
+            let share = |tombstones: f64| (tombstones / table.entries.max(1) as f64).min(1.0);
+            let left = |share: f64| (table.bytes as f64 * (1.0 - share)) as u64;
+            let gain = |share: f64| (weight(table) as f64 * share) as u64;
+            let (likely, most) = (share(above.likely), share(above.most));
             // What seemed to fit and did not may take more.
             let was_wrong = cleaned.tried.contains_key(&table.number);
             let is_likely = likely >= least && left(likely) <= free_bytes && !was_wrong;
-            let may_do = is_likely || !is_early && most >= PART && left(most) <= free_bytes;
+            let may_do = is_likely || !is_early && most >= SHARE_MIN && left(most) <= free_bytes;
             may_do.then(|| Candidate {
                 level,
                 table: table.clone(),
@@ -250,7 +254,7 @@ impl Cleaner {
     /// Whether the cleaning of a table has room to go on. Of what is left of a table it may turn out that it is more than it seemed: then
     /// all that is free is claimed for it, up to what the table takes. What is written anew may take a little more than it took, so that
     /// is no limit.
-    pub fn claim_more(&self, running: &mut RunningJobs, id: u64) -> Result<bool> {
+    pub fn claim_more(&self, running: &mut RunningJobs, id: JobId) -> Result<bool> {
         let (free_bytes, guard) = (running.free_bytes(&self.core.table_store)?, &self.core.space.guard);
         let Some(job) = running.job_mut(id) else { return Ok(true) };
         let (taken_bytes, need_bytes) = (job.temporary_bytes(), job.need_bytes());
@@ -300,19 +304,25 @@ mod tests {
     #[test]
     fn a_table_is_tried_again_when_there_is_half_as_much_room_again_or_more_is_deleted() {
         let mut cleaned = Cleaned::default();
-        assert_eq!(cleaned.horizon(7, 0), None);
-        cleaned.fail(7, Lsn::new(100), 0);
-        assert_eq!((cleaned.horizon(7, 0), cleaned.horizon(7, 1)), (Some(Lsn::new(100)), None));
-        cleaned.fail(7, Lsn::new(120), 1000);
-        assert_eq!((cleaned.horizon(7, 1500), cleaned.horizon(7, 1501)), (Some(Lsn::new(120)), None));
-        cleaned.pass(7, Lsn::new(60));
+        assert_eq!(cleaned.horizon(TableNumber::new(7), 0), None);
+        cleaned.fail(TableNumber::new(7), Lsn::new(100), 0);
         assert_eq!(
-            (cleaned.horizon(7, 1500), cleaned.horizon(7, 1501)),
+            (cleaned.horizon(TableNumber::new(7), 0), cleaned.horizon(TableNumber::new(7), 1)),
+            (Some(Lsn::new(100)), None)
+        );
+        cleaned.fail(TableNumber::new(7), Lsn::new(120), 1000);
+        assert_eq!(
+            (cleaned.horizon(TableNumber::new(7), 1500), cleaned.horizon(TableNumber::new(7), 1501)),
+            (Some(Lsn::new(120)), None)
+        );
+        cleaned.pass(TableNumber::new(7), Lsn::new(60));
+        assert_eq!(
+            (cleaned.horizon(TableNumber::new(7), 1500), cleaned.horizon(TableNumber::new(7), 1501)),
             (Some(Lsn::new(120)), Some(Lsn::new(60)))
         );
-        assert_eq!(cleaned.horizon(8, 0), None);
+        assert_eq!(cleaned.horizon(TableNumber::new(8), 0), None);
         // A disk that does not say what is free has refused it.
-        cleaned.fail(9, Lsn::new(100), u64::MAX);
-        assert_eq!(cleaned.horizon(9, u64::MAX), Some(Lsn::new(100)));
+        cleaned.fail(TableNumber::new(9), Lsn::new(100), u64::MAX);
+        assert_eq!(cleaned.horizon(TableNumber::new(9), u64::MAX), Some(Lsn::new(100)));
     }
 }

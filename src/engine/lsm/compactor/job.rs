@@ -83,10 +83,21 @@ struct Installed {
     released_bytes: u64,
 }
 
+/// Tells running jobs apart.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct JobId(u64);
+
+impl JobId {
+    /// The one that follows.
+    pub const fn next(self) -> JobId {
+        JobId(self.0 + 1)
+    }
+}
+
 /// A compaction between its start and the edit of its last subcompaction.
 pub struct CompactionJob {
-    /// Tells jobs apart.
-    pub id: u64,
+    /// Tells it from others.
+    pub id: JobId,
     /// Its inputs and its target level.
     pub compaction: Compaction,
     /// Whether a command asked for it.
@@ -134,7 +145,7 @@ impl CompactionJob {
             table_bytes: options.table_bytes,
         };
         let mut job = CompactionJob {
-            id: 0,
+            id: JobId::default(),
             claim: compaction.claim(),
             compaction,
             is_command: false,

@@ -40,7 +40,7 @@ use crate::engine::wal::LogShape;
 use crate::engine::{Cause, Error, Lsn, Pending, Result, ValueLog};
 use cleaner::Cleaner;
 use collector::Collector;
-use job::CompactionJob;
+use job::{CompactionJob, JobId};
 use running::RunningJobs;
 use scheduler::Scheduler;
 use subcompaction::Subcompaction;
@@ -220,7 +220,7 @@ impl Compactor {
     fn give_cleaning_up(
         &self,
         running: &mut RunningJobs,
-        id: u64,
+        id: JobId,
         lsn: Lsn,
         is_out_of_room: bool,
     ) -> Result<()> {
@@ -241,7 +241,7 @@ impl Compactor {
     }
 
     /// Gives up the job that failed. If one of its inputs could not be read, that table is set aside and the other jobs go on.
-    fn fail(&self, running: &mut RunningJobs, id: Option<u64>, error: Error) -> Result<Pending> {
+    fn fail(&self, running: &mut RunningJobs, id: Option<JobId>, error: Error) -> Result<Pending> {
         let is_command = id.and_then(|id| running.job(id)).is_some_and(|job| job.is_command);
         id.into_iter().for_each(|id| running.give_up(id));
         let is_aside = id.is_some() && self.versions.set_table_aside(&error);

@@ -1,7 +1,7 @@
 //! The jobs that run, and their subcompactions.
 
 use super::Throttle;
-use super::job::CompactionJob;
+use super::job::{CompactionJob, JobId};
 use super::subcompaction::Subcompaction;
 use crate::engine::lsm::compaction::CompactionClaim;
 use crate::engine::lsm::table::TableStore;
@@ -16,7 +16,7 @@ pub struct RunningJobs {
     pub resting: Vec<Subcompaction>,
     /// Begun subcompactions of which a step is being done.
     pub stepping: u64,
-    last_id: u64,
+    last_id: JobId,
     /// Whether tables that are worth cleaning waited for the end of a job when it was last looked for one.
     pub cleaning_waits: bool,
     /// Sentence on a compaction that waits for space; `None` if none does.
@@ -35,18 +35,18 @@ impl RunningJobs {
 
     /// Adds a job; it gets its number here.
     pub fn add(&mut self, mut job: CompactionJob) {
-        self.last_id += 1;
+        self.last_id = self.last_id.next();
         job.id = self.last_id;
         self.jobs.push(job);
     }
 
     /// The job of that number; `None` if it was given up.
-    pub fn job(&self, id: u64) -> Option<&CompactionJob> {
+    pub fn job(&self, id: JobId) -> Option<&CompactionJob> {
         self.jobs.iter().find(|job| job.id == id)
     }
 
     /// The same, to be changed.
-    pub fn job_mut(&mut self, id: u64) -> Option<&mut CompactionJob> {
+    pub fn job_mut(&mut self, id: JobId) -> Option<&mut CompactionJob> {
         self.jobs.iter_mut().find(|job| job.id == id)
     }
 
@@ -71,7 +71,7 @@ impl RunningJobs {
     }
 
     /// Gives up a job.
-    pub fn give_up(&mut self, id: u64) {
+    pub fn give_up(&mut self, id: JobId) {
         self.jobs.retain(|job| job.id != id);
         self.resting
             .extract_if(.., |subcompaction| subcompaction.job == id)

@@ -15,7 +15,7 @@ use crate::engine::lsm::commands::PendingCommand;
 use crate::engine::lsm::compaction::{Choice, Compaction, Levels, Policy, full, whole_level};
 use crate::engine::lsm::core::Core;
 use crate::engine::lsm::manifest::Edit;
-use crate::engine::lsm::table::{Table, TableMeta};
+use crate::engine::lsm::table::{Table, TableMeta, TableNumber};
 use crate::engine::lsm::version::Version;
 use crate::engine::lsm::version_set::VersionSet;
 use crate::engine::{Error, Pending, Result, WorkClass};
@@ -273,7 +273,7 @@ impl Scheduler {
         }
         let policy = self.core.mutable_options.policy();
         let (from, into) = (job.compaction.from_level(), job.compaction.into);
-        let files = |(_, numbers): &(usize, Vec<u64>)| numbers.len() as u64;
+        let files = |(_, numbers): &(usize, Vec<TableNumber>)| numbers.len() as u64;
         let inputs: u64 = job.compaction.inputs.iter().map(files).sum();
         let overlaps: u64 = job.compaction.inputs.iter().filter(|(level, _)| *level == into).map(files).sum();
         let trigger = match reason {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::job::JobId;
 use crate::disk::Purpose;
 use crate::engine::lsm::cursor::{Cursor, Reading, RunCursor};
 use crate::engine::lsm::merging_cursor::MergingCursor;
@@ -162,8 +163,8 @@ impl Output {
 
 /// A subcompaction between its first and its last entry. Dropped early, it leaves no files but outputs that are complete.
 pub struct Subcompaction {
-    /// The number of its job.
-    pub job: u64,
+    /// Its job.
+    pub job: JobId,
     /// Which subcompaction of it.
     pub number: usize,
     input: Input,
@@ -183,7 +184,7 @@ pub type MoveValue<'a> = dyn FnMut(Pointer, &Arc<Segment>) -> Result<Option<Move
 
 impl Subcompaction {
     /// Subcompaction `number` of job `job`, which merges `input` into `target`. Reads nothing yet.
-    pub fn new(job: u64, number: usize, input: Input, target: Target) -> Subcompaction {
+    pub fn new(job: JobId, number: usize, input: Input, target: Target) -> Subcompaction {
         let older = OlderRanges::new(&target.older);
         Subcompaction {
             job,

@@ -7,7 +7,7 @@ use crate::engine::{Probe, Result, Tier};
 use super::Reader;
 use crate::disk::LEVELS;
 use crate::engine::lsm::Slot;
-use crate::engine::lsm::table::{ReadOptions, hash, table_name};
+use crate::engine::lsm::table::{ReadOptions, hash};
 
 impl Reader {
     /// Asks for `key` as a read does, and notes every structure on the way.
@@ -43,7 +43,7 @@ impl Reader {
                 note(format!("L{level}"), None, None, "out-of-range");
             }
             for table in tables {
-                let name = format!("L{level} {}", table_name(table.number));
+                let name = format!("L{level} {}", table.number.file_name());
                 let partition = table.partition_of(key);
                 if !table.overlaps(key, key) {
                     note(name, None, None, "out-of-range");

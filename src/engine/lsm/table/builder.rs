@@ -17,7 +17,7 @@ use super::partitions::{PinnedPartition, TopIndex};
 use super::writer::{OpenFrame, TableWriter};
 use super::{
     KIND_BLOCK, KIND_FILTER, KIND_FOOTER, KIND_INDEX, KIND_TOP_INDEX, MAGIC, Origin, Table, TableMeta,
-    TableStore, VERSION,
+    TableNumber, TableStore, VERSION,
 };
 use crate::base::varint;
 use crate::disk::{File, Purpose};
@@ -83,7 +83,7 @@ impl TableBuilder {
         table_store: Arc<TableStore>,
         purpose: Purpose,
         compression: Compression,
-        number: u64,
+        number: TableNumber,
         file: Arc<dyn File>,
     ) -> TableBuilder {
         TableBuilder {

@@ -6,7 +6,7 @@ use super::block::{Block, BlockBuilder, BlockCursor, Damaged, Raw};
 use super::filter::{self, Filter};
 use super::index::Index;
 use super::partitions::TopIndex;
-use super::{TableMeta, TableSizes};
+use super::{TableMeta, TableNumber, TableSizes};
 use crate::base::decoder::Decoder;
 use crate::engine::Lsn;
 
@@ -147,7 +147,7 @@ fn meta(bytes: &[u8]) -> bool {
 /// A table's description as a manifest holds it.
 pub fn table_meta(number: u64) -> TableMeta {
     TableMeta {
-        number,
+        number: TableNumber::new(number),
         bytes: 4096,
         entries: 100,
         tombstones: 3,

@@ -7,6 +7,7 @@ mod compression;
 pub mod decoders;
 mod filter;
 mod index;
+mod number;
 mod partitions;
 mod reader;
 mod rebuild;
@@ -25,6 +26,7 @@ pub use block::{Block, BlockCursor};
 pub use builder::TableBuilder;
 pub use filter::hash;
 pub use index::Index;
+pub use number::TableNumber;
 pub use reader::{ReadOptions, Table};
 pub use store::TableStore;
 
@@ -41,17 +43,6 @@ const VERSION: u64 = 4;
 const MAGIC: &[u8; 8] = b"kvfs.tbl";
 /// Length of the footer's frame, magic.
 const TRAILER_BYTES: u64 = 12;
-const PREFIX: &str = "table.";
-
-/// The file name of table `number`.
-pub fn table_name(number: u64) -> String {
-    format!("{PREFIX}{number}")
-}
-
-/// The number of the table that a file name belongs to.
-pub fn table_number(name: &str) -> Option<u64> {
-    name.strip_prefix(PREFIX)?.parse().ok()
-}
 
 /// Bytes of a table file by what they hold. Footer and trailer are the rest of the file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -96,7 +87,7 @@ impl Origin {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TableMeta {
     /// Its number; never used twice.
-    pub number: u64,
+    pub number: TableNumber,
     /// Size of the file.
     pub bytes: u64,
     /// Entries, tombstones among them.
@@ -142,7 +133,7 @@ impl TableMeta {
 
     /// Appends everything but the file size, which the footer cannot know.
     pub fn encode(&self, target: &mut Vec<u8>) {
-        let numbers = [self.number, self.entries, self.tombstones, self.logical_bytes];
+        let numbers = [self.number.number(), self.entries, self.tombstones, self.logical_bytes];
         let origin =
             [self.first_lsn.number(), self.last_lsn.number(), self.newest_seconds, self.tombstone_seconds];
         for number in numbers.into_iter().chain(origin) {
@@ -165,7 +156,7 @@ impl TableMeta {
     pub fn decode(source: &mut &[u8], bytes: u64) -> Option<TableMeta> {
         Some(TableMeta {
             bytes,
-            number: varint::take(source)?,
+            number: TableNumber::new(varint::take(source)?),
             entries: varint::take(source)?,
             tombstones: varint::take(source)?,
             logical_bytes: varint::take(source)?,

@@ -18,13 +18,13 @@ use super::partitions::{PinnedOrLoaded, PinnedPartition, TopIndex};
 use super::rebuild::rebuild;
 use super::{
     KIND_BLOCK, KIND_FILTER, KIND_FOOTER, KIND_INDEX, KIND_TOP_INDEX, MAGIC, TRAILER_BYTES, TableMeta,
-    TableStore, VERSION, table_name,
+    TableStore, VERSION,
 };
 use crate::base::varint;
 use crate::disk::{Disk, File, Gone, Purpose};
 use crate::engine::cache::{BlockCache, CacheKind};
+use crate::engine::lsm::Slot;
 use crate::engine::lsm::value_log::{self, Pointer};
-use crate::engine::lsm::{Slot, place};
 use crate::engine::wal::Segment;
 use crate::engine::{Error, Result, Tier, Work, frame};
 
@@ -205,7 +205,7 @@ impl Table {
         table_store: Arc<TableStore>,
     ) -> Result<Table> {
         let number = expected.number;
-        let name = || table_name(number);
+        let name = || number.file_name();
         let damaged = |offset: u64, what: &str| Error::corrupt(name(), offset, what);
         let size = file.size().map_err(|error| Error::io(format!("reading {}", name()), error))?;
         if size != expected.bytes || size < TRAILER_BYTES {
@@ -229,7 +229,7 @@ impl Table {
         tail.reach(footer_start)?;
         let footer = tail.slice(footer_start..trailer_start);
         let framed =
-            frame::decode(footer, place(number, footer_start)).filter(|(kind, _)| *kind == KIND_FOOTER);
+            frame::decode(footer, number.frame_place(footer_start)).filter(|(kind, _)| *kind == KIND_FOOTER);
         let top_index_start = framed
             .and_then(|(_, mut payload)| Some((varint::take(&mut payload)?, payload)))
             .map(|(version, payload)| match version {
@@ -248,7 +248,7 @@ impl Table {
             })?;
         tail.reach(top_index_start)?;
         let bytes = tail.slice(top_index_start..footer_start);
-        let top = frame::decode(bytes, place(number, top_index_start))
+        let top = frame::decode(bytes, number.frame_place(top_index_start))
             .filter(|(kind, payload)| {
                 *kind == KIND_TOP_INDEX && payload.len() + frame::HEADER_BYTES == bytes.len()
             })
@@ -278,19 +278,19 @@ impl Table {
 
     fn parse_filter(&self, partition: usize, bytes: &[u8]) -> Result<Filter> {
         let start = self.top.filter(partition).start;
-        frame::decode(bytes, place(self.meta.number, start))
+        frame::decode(bytes, self.meta.number.frame_place(start))
             .filter(|(kind, payload)| {
                 *kind == KIND_FILTER && payload.len() + frame::HEADER_BYTES == bytes.len()
             })
             .and_then(|(_, payload)| Filter::decode(payload))
             .ok_or_else(|| {
-                Error::corrupt(table_name(self.meta.number), start, "a filter that does not check")
+                Error::corrupt(self.meta.number.file_name(), start, "a filter that does not check")
             })
     }
 
     fn parse_index(&self, partition: usize, bytes: &[u8]) -> Result<Index> {
         let start = self.top.index(partition).start;
-        frame::decode(bytes, place(self.meta.number, start))
+        frame::decode(bytes, self.meta.number.frame_place(start))
             .filter(|(kind, payload)| {
                 *kind == KIND_INDEX && payload.len() + frame::HEADER_BYTES == bytes.len()
             })
@@ -302,7 +302,7 @@ impl Table {
                 index.len() > 0 && index.start(index.len()) == self.top.blocks_start(partition + 1)
             })
             .ok_or_else(|| {
-                Error::corrupt(table_name(self.meta.number), start, "an index that does not check")
+                Error::corrupt(self.meta.number.file_name(), start, "an index that does not check")
             })
     }
 
@@ -338,9 +338,9 @@ impl Table {
         parse: impl FnOnce(Result<Bytes>) -> Result<T>,
         weigh: impl FnOnce(&T) -> u64,
     ) -> Result<Arc<T>> {
-        let number = self.meta.number;
+        let key = self.meta.number.cache_key(range.start);
         if let Some(cache) = access.cache {
-            if let Some(found) = cache.get_parsed(piece, number, range.start) {
+            if let Some(found) = cache.get_parsed(piece, key) {
                 return Ok(found);
             }
             if access.tier == Tier::Memory {
@@ -351,7 +351,7 @@ impl Table {
         let parsed = Arc::new(parse(self.read(range.clone(), access.purpose))?);
         if let Some(cache) = access.cache {
             cache.count_miss(piece);
-            cache.insert_parsed(number, range.start, parsed.clone(), weigh(&parsed));
+            cache.insert_parsed(key, parsed.clone(), weigh(&parsed));
         }
         Ok(parsed)
     }
@@ -415,7 +415,9 @@ impl Table {
         if access.purpose == Purpose::Get
             && access.tier == Tier::Disk
             && let Some(cache) = access.cache
-            && ![range.start, range.end].into_iter().any(|offset| cache.has(self.meta.number, offset))
+            && ![range.start, range.end]
+                .into_iter()
+                .any(|offset| cache.has(self.meta.number.cache_key(offset)))
         {
             match self.read_partition(partition, access, cache) {
                 // Each by itself then: one may be whole.
@@ -446,14 +448,14 @@ impl Table {
         let filter = Arc::new(self.parse_filter(partition, filter)?);
         let index = Arc::new(self.parse_index(partition, index)?);
         cache.count_miss(CacheKind::Filter);
-        cache.insert_parsed(number, for_filter.start, filter.clone(), filter.bytes());
-        cache.insert_parsed(number, for_index.start, index.clone(), index.bytes());
+        cache.insert_parsed(number.cache_key(for_filter.start), filter.clone(), filter.bytes());
+        cache.insert_parsed(number.cache_key(for_index.start), index.clone(), index.bytes());
         Ok(filter)
     }
 
     /// Copies its file, whole and durable, to the same name of `into`.
     pub fn copy_into(&self, into: &dyn Disk) -> Result<()> {
-        let name = table_name(self.number);
+        let name = self.number.file_name();
         let copied = into.create(&name).and_then(|target| {
             crate::disk::copy(&*self.file, self.bytes, &*target)?;
             target.sync(Purpose::Fork)
@@ -519,7 +521,7 @@ impl Table {
 
     /// The block at `start` if the cache has it.
     pub fn cached(&self, start: u64, cache: &BlockCache) -> Result<Option<Block>> {
-        match cache.get(CacheKind::Data, self.meta.number, start) {
+        match cache.get(CacheKind::Data, self.meta.number.cache_key(start)) {
             Some(payload) => Ok(Some(Block::parse(payload).map_err(|_| self.damaged(start))?)),
             None => Ok(None),
         }
@@ -527,7 +529,7 @@ impl Table {
 
     /// Keeps the block at `start` in the cache.
     fn keep(&self, start: u64, block: &Block, cache: &BlockCache) {
-        cache.insert(self.meta.number, start, block.payload().clone());
+        cache.insert(self.meta.number.cache_key(start), block.payload().clone());
     }
 
     /// Frames by one request, unchecked.
@@ -536,16 +538,16 @@ impl Table {
         match self.file.read_at(purpose, range.start, &mut bytes) {
             Ok(()) => Ok(bytes.into()),
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
-                Err(Error::corrupt(table_name(self.meta.number), range.start, "its file ends before"))
+                Err(Error::corrupt(self.meta.number.file_name(), range.start, "its file ends before"))
             }
-            Err(error) => Err(Error::io(format!("reading {}", table_name(self.meta.number)), error)),
+            Err(error) => Err(Error::io(format!("reading {}", self.meta.number.file_name()), error)),
         }
     }
 
     /// The block at `start` out of its frame; it shares its memory unless it is compressed.
     fn check(&self, start: u64, bytes: Bytes) -> Result<Block> {
         let cpu = self.table_store.cpu();
-        let decode = || frame::decode(&bytes, place(self.meta.number, start));
+        let decode = || frame::decode(&bytes, self.meta.number.frame_place(start));
         let payload = match cpu.sample(Work::Checksum, bytes.len() as u64, decode) {
             Some((kind, payload)) if payload.len() + frame::HEADER_BYTES == bytes.len() => {
                 if is_compressed(kind) {
@@ -597,7 +599,7 @@ impl Table {
 
     /// The error for a block at `start` that does not check.
     pub fn damaged(&self, start: u64) -> Error {
-        Error::corrupt(table_name(self.meta.number), start, "a block that does not check")
+        Error::corrupt(self.meta.number.file_name(), start, "a block that does not check")
     }
 
     /// No version needs it any more: its file is removed after the last reader.

@@ -9,9 +9,8 @@ use std::ops::Range;
 use super::block::BlockCursor;
 use super::compression::{expand, is_compressed};
 use super::index::Index;
-use super::{Block, KIND_BLOCK, table_name};
+use super::{Block, KIND_BLOCK, TableNumber};
 use crate::disk::{File, Purpose};
-use crate::engine::lsm::place;
 use crate::engine::salvage::{fill_around, successor};
 use crate::engine::{Error, frame};
 
@@ -57,7 +56,7 @@ impl Window<'_> {
 
     /// The frame at `offset`, if a block of table `number` begins there: the block, and the bytes that its frame takes. One of more than
     /// `bytes_max` is none.
-    fn block(&mut self, number: u64, offset: u64, bytes_max: u64) -> Option<(Block, u64)> {
+    fn block(&mut self, number: TableNumber, offset: u64, bytes_max: u64) -> Option<(Block, u64)> {
         let head = self.at(offset, frame::HEADER_BYTES as u64).get(..frame::HEADER_BYTES)?;
         let kind = head[frame::HEADER_BYTES - 1];
         let length = u32::from_le_bytes(head[4..8].try_into().ok()?);
@@ -66,7 +65,7 @@ impl Window<'_> {
         if !is_block || bytes > bytes_max || bytes > self.end - offset {
             return None;
         }
-        let (kind, payload) = frame::decode(self.at(offset, bytes), place(number, offset))?;
+        let (kind, payload) = frame::decode(self.at(offset, bytes), number.frame_place(offset))?;
         let payload = if kind == KIND_BLOCK { payload.to_vec() } else { expand(kind, payload)? };
         Some((Block::parse(payload.into()).ok()?, bytes))
     }
@@ -94,7 +93,7 @@ fn walk(block: Block, after: Option<&[u8]>) -> Option<(u64, Vec<u8>, Vec<u8>)> {
 }
 
 /// Reads the blocks of table `number` that lie in `range` of `file`.
-pub fn rebuild(number: u64, file: &dyn File, range: Range<u64>, purpose: Purpose) -> Rebuilt {
+pub fn rebuild(number: TableNumber, file: &dyn File, range: Range<u64>, purpose: Purpose) -> Rebuilt {
     let mut window = Window { file, purpose, end: range.end, start: range.start, bytes: Vec::new() };
     let mut rebuilt = Rebuilt { index: Index::new(range.start), entries: 0, keys: None, gap: None };
     let (mut offset, mut gap) = (range.start, None);
@@ -132,10 +131,10 @@ pub fn rebuild(number: u64, file: &dyn File, range: Range<u64>, purpose: Purpose
 
 impl Rebuilt {
     /// Adds what lies behind the last block, up to `end`.
-    fn add_gap(&mut self, number: u64, end: u64) {
+    fn add_gap(&mut self, number: TableNumber, end: u64) {
         let start = self.index.start(self.index.len());
         self.gap
-            .get_or_insert_with(|| Error::corrupt(table_name(number), start, "a block that does not check"));
+            .get_or_insert_with(|| Error::corrupt(number.file_name(), start, "a block that does not check"));
         let above = self.keys.as_ref().map_or(Vec::new(), |(_, last)| successor(last));
         let mut at = start;
         while at < end {

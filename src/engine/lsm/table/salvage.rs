@@ -6,11 +6,10 @@ use bytes::Bytes;
 use super::compression::{expand, is_compressed, may_be_compressed};
 use super::{
     Block, KIND_BLOCK, KIND_FOOTER, KIND_LZ4_BLOCK, KIND_TOP_INDEX, KIND_ZSTD_BLOCK, TRAILER_BYTES,
-    TableMeta, VERSION,
+    TableMeta, TableNumber, VERSION,
 };
 use crate::base::varint;
 use crate::engine::frame;
-use crate::engine::lsm::place;
 
 /// A piece of a table file.
 pub enum TablePiece {
@@ -28,12 +27,12 @@ pub enum TablePiece {
 const SEARCH_FACTOR: u64 = 16;
 
 /// The pieces of table `number`, whose file holds `bytes`, in the order in which they lie.
-pub fn pieces(number: u64, bytes: &Bytes) -> Vec<TablePiece> {
+pub fn pieces(number: TableNumber, bytes: &Bytes) -> Vec<TablePiece> {
     search(number, bytes).0
 }
 
 /// The same, and the number of bytes whose checksum was computed and did not fit.
-fn search(number: u64, bytes: &Bytes) -> (Vec<TablePiece>, u64) {
+fn search(number: TableNumber, bytes: &Bytes) -> (Vec<TablePiece>, u64) {
     let mut pieces = Vec::new();
     let frames_end = bytes.len().saturating_sub(TRAILER_BYTES as usize);
     let (mut offset, mut gap, mut missed_bytes) = (0, None, 0);
@@ -46,7 +45,7 @@ fn search(number: u64, bytes: &Bytes) -> (Vec<TablePiece>, u64) {
             Some(_) => missed_bytes < missed_bytes_max && is_plausible(*kind, payload),
         });
         let checked = found.and_then(|(_, payload)| {
-            let checked = frame::decode(&bytes[offset..], place(number, offset as u64));
+            let checked = frame::decode(&bytes[offset..], number.frame_place(offset as u64));
             missed_bytes += if checked.is_none() { (frame::HEADER_BYTES + payload.len()) as u64 } else { 0 };
             checked
         });
@@ -79,7 +78,13 @@ fn is_plausible(kind: u8, mut payload: &[u8]) -> bool {
     }
 }
 
-fn piece(number: u64, bytes: &Bytes, offset: usize, kind: u8, mut payload: &[u8]) -> Option<TablePiece> {
+fn piece(
+    number: TableNumber,
+    bytes: &Bytes,
+    offset: usize,
+    kind: u8,
+    mut payload: &[u8],
+) -> Option<TablePiece> {
     Some(match kind {
         KIND_BLOCK => TablePiece::Block(offset as u64, Block::parse(bytes.slice_ref(payload)).ok()?),
         KIND_LZ4_BLOCK | KIND_ZSTD_BLOCK => {
@@ -103,7 +108,7 @@ mod tests {
     use crate::base::prng::Prng;
     use crate::engine::lsm::Compression;
 
-    const NUMBER: u64 = 7;
+    const NUMBER: TableNumber = TableNumber::new(7);
 
     /// The payload of a block of many entries that begin alike.
     fn block() -> Vec<u8> {
@@ -129,7 +134,7 @@ mod tests {
                 kind = compress(compression, &payload, &mut small).unwrap();
                 payload = small;
             }
-            bytes.extend(frame::encode(kind, place(NUMBER, bytes.len() as u64), &payload));
+            bytes.extend(frame::encode(kind, NUMBER.frame_place(bytes.len() as u64), &payload));
         }
         bytes.extend(garbage(bytes.len()));
         bytes.into()
@@ -154,7 +159,13 @@ mod tests {
     #[test]
     fn blocks_of_another_table_are_read_once() {
         let bytes = table(|seed| {
-            let frame = |at: u64| frame::encode(KIND_BLOCK, place(NUMBER + 1, seed as u64 + at), &block());
+            let frame = |at: u64| {
+                frame::encode(
+                    KIND_BLOCK,
+                    TableNumber::new(NUMBER.number() + 1).frame_place(seed as u64 + at),
+                    &block(),
+                )
+            };
             (0..100).flat_map(|at| frame(at * 1000)).collect()
         });
         let (pieces, missed_bytes) = search(NUMBER, &bytes);

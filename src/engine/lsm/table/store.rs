@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use parking_lot::Mutex;
 
-use super::{Table, TableBuilder, TableMeta, table_name, table_number};
+use super::{Table, TableBuilder, TableMeta, TableNumber};
 use crate::disk::{Disk, Purpose, Space};
 use crate::engine::lsm::Options;
 use crate::engine::wal::Segment;
@@ -26,14 +26,14 @@ pub struct TableStore {
     pub(super) options: Options,
     next_number: AtomicU64,
     /// Numbers and sizes of files that nobody reads any more.
-    discarded: Mutex<Vec<(u64, u64)>>,
+    discarded: Mutex<Vec<(TableNumber, u64)>>,
     obsolete_bytes: AtomicU64,
     /// Memory of indexes, filters and lists of open tables.
     pinned_bytes: AtomicU64,
     /// Memory of open tables beside that.
     open_bytes: AtomicU64,
     /// Tables whose entries can be read, though a filter, an index or the footer is damaged, with the error of each.
-    flaws: Mutex<BTreeMap<u64, Error>>,
+    flaws: Mutex<BTreeMap<TableNumber, Error>>,
     cpu: CpuMeter,
     classes: ClassMeter,
 }
@@ -44,13 +44,13 @@ impl TableStore {
         disk: Arc<dyn Disk>,
         wake_signal: Arc<WakeSignal>,
         options: Options,
-        next_number: u64,
+        next_number: TableNumber,
     ) -> Arc<TableStore> {
         Arc::new(TableStore {
             disk,
             wake_signal,
             options,
-            next_number: AtomicU64::new(next_number),
+            next_number: AtomicU64::new(next_number.number()),
             discarded: Mutex::default(),
             obsolete_bytes: AtomicU64::new(0),
             pinned_bytes: AtomicU64::new(0),
@@ -62,14 +62,14 @@ impl TableStore {
     }
 
     /// The number that the next table gets.
-    pub fn next_number(&self) -> u64 {
-        self.next_number.load(Relaxed)
+    pub fn next_number(&self) -> TableNumber {
+        TableNumber::new(self.next_number.load(Relaxed))
     }
 
     /// Starts a new table, written for `purpose`, of the lowest level if `is_bottom`.
     pub fn create(self: &Arc<TableStore>, purpose: Purpose, is_bottom: bool) -> Result<TableBuilder> {
-        let number = self.next_number.fetch_add(1, Relaxed);
-        let name = table_name(number);
+        let number = TableNumber::new(self.next_number.fetch_add(1, Relaxed));
+        let name = number.file_name();
         let file = self.disk.create(&name).map_err(|error| Error::io(format!("making {name}"), error))?;
         let bottom = self.options.compression_bottom.filter(|_| is_bottom);
         let level = if let Purpose::Compact { into } = purpose { usize::from(into) } else { 0 };
@@ -85,7 +85,7 @@ impl TableStore {
         meta: &TableMeta,
         segments: Vec<Arc<Segment>>,
     ) -> Result<Arc<Table>> {
-        let name = table_name(meta.number);
+        let name = meta.number.file_name();
         match self.disk.open(&name) {
             Ok(file) => Ok(Arc::new(Table::open(purpose, meta, file, segments, self.clone())?)),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
@@ -107,7 +107,7 @@ impl TableStore {
             Err(error) if error.is_damage() => error,
             other => return other.map(|table| (table, None)),
         };
-        let file = self.disk.open(&table_name(meta.number)).ok();
+        let file = self.disk.open(&meta.number.file_name()).ok();
         let rebuilt = file
             .and_then(|file| Table::rebuild(meta, file, segments.clone(), self.clone(), error.clone()).ok());
         Ok(match rebuilt {
@@ -125,7 +125,7 @@ impl TableStore {
     }
 
     /// Notes that `error` keeps nobody from reading table `number`, which should be written anew.
-    pub(super) fn note_flaw(&self, number: u64, error: Error) {
+    pub(super) fn note_flaw(&self, number: TableNumber, error: Error) {
         if let Entry::Vacant(place) = self.flaws.lock().entry(number) {
             log::warn!("{error}; all entries of the table are read without it, and it will be written anew");
             place.insert(error);
@@ -133,12 +133,12 @@ impl TableStore {
         }
     }
 
-    pub(super) fn forget_flaw(&self, number: u64) {
+    pub(super) fn forget_flaw(&self, number: TableNumber) {
         self.flaws.lock().remove(&number);
     }
 
     /// Tables of which a filter, an index or the footer is damaged, with the error of each.
-    pub fn flaws(&self) -> Vec<(u64, Error)> {
+    pub fn flaws(&self) -> Vec<(TableNumber, Error)> {
         self.flaws.lock().iter().map(|(number, error)| (*number, error.clone())).collect()
     }
 
@@ -148,9 +148,9 @@ impl TableStore {
     }
 
     /// Removes every table file that `wanted` does not want: leftovers of work that did not end.
-    pub fn remove_others(&self, wanted: impl Fn(u64) -> bool) -> Result<()> {
+    pub fn remove_others(&self, wanted: impl Fn(TableNumber) -> bool) -> Result<()> {
         for info in self.disk.list().map_err(|error| Error::io("listing the store", error))? {
-            if let Some(number) = table_number(&info.name)
+            if let Some(number) = TableNumber::of_file(&info.name)
                 && !wanted(number)
             {
                 self.remove(number);
@@ -203,7 +203,7 @@ impl TableStore {
     }
 
     /// Puts a table on the list of files to remove: its last reader is gone.
-    pub(super) fn discard(&self, number: u64, bytes: u64) {
+    pub(super) fn discard(&self, number: TableNumber, bytes: u64) {
         self.discarded.lock().push((number, bytes));
         self.wake_signal.notify(WorkClass::Reclaim);
     }
@@ -217,11 +217,11 @@ impl TableStore {
     }
 
     /// Removes a file. A failure costs only space: the next opening removes it again.
-    pub(super) fn remove(&self, number: u64) {
-        if let Err(error) = self.disk.remove(&table_name(number))
+    pub(super) fn remove(&self, number: TableNumber) {
+        if let Err(error) = self.disk.remove(&number.file_name())
             && error.kind() != std::io::ErrorKind::NotFound
         {
-            log::warn!("removing {}: {error}", table_name(number));
+            log::warn!("removing {}: {error}", number.file_name());
         }
     }
 
@@ -251,7 +251,7 @@ impl TableStore {
     /// A table of which there is nothing but its metadata.
     pub fn stub(meta: &TableMeta) -> Arc<Table> {
         let (disk, options) = (crate::disk::SimDisk::new(), Options::default());
-        let table_store = TableStore::new(disk, Arc::new(WakeSignal::new()), options, 0);
+        let table_store = TableStore::new(disk, Arc::new(WakeSignal::new()), options, TableNumber::default());
         Arc::new(Table::lost(meta, Vec::new(), table_store, Error::Invalid("a stub".to_string())))
     }
 }

@@ -2,9 +2,8 @@
 
 use std::sync::Arc;
 
-use super::{TableStore, table_name};
+use super::{TableNumber, TableStore};
 use crate::disk::{File, Purpose};
-use crate::engine::lsm::place;
 use crate::engine::{Error, Result, Work, frame};
 
 /// The file is written in pieces of at least this size.
@@ -17,7 +16,7 @@ pub struct OpenFrame(usize);
 /// The file of a table that is being written. Dropped before [`TableWriter::finish`], it removes the file.
 pub struct TableWriter {
     table_store: Arc<TableStore>,
-    number: u64,
+    number: TableNumber,
     purpose: Purpose,
     file: Arc<dyn File>,
     /// Bytes that are not in the file yet. The others are before them.
@@ -33,7 +32,7 @@ impl TableWriter {
     pub fn new(
         table_store: Arc<TableStore>,
         purpose: Purpose,
-        number: u64,
+        number: TableNumber,
         file: Arc<dyn File>,
     ) -> TableWriter {
         let (buffer, classes) = (Vec::new(), Vec::new());
@@ -98,7 +97,7 @@ impl TableWriter {
 
     /// Ends a frame: its length and checksum are known now. The bytes that it takes.
     pub fn end_frame(&mut self, open: OpenFrame) -> u64 {
-        let place = place(self.number, self.written_bytes + open.0 as u64);
+        let place = self.number.frame_place(self.written_bytes + open.0 as u64);
         let bytes = self.frame_bytes(open);
         let (cpu, buffer) = (self.table_store.cpu(), &mut self.buffer);
         cpu.sample(Work::Checksum, bytes, || frame::finish(buffer, open.0, place));
@@ -123,7 +122,7 @@ impl TableWriter {
     }
 
     fn write(&mut self) -> Result<()> {
-        let context = |error| Error::io(format!("writing {}", table_name(self.number)), error);
+        let context = |error| Error::io(format!("writing {}", self.number.file_name()), error);
         self.file.write_at(self.purpose, self.written_bytes, &self.buffer).map_err(context)?;
         self.written_bytes += self.buffer.len() as u64;
         self.buffer.clear();
@@ -136,7 +135,7 @@ impl TableWriter {
     /// Writes what is left and makes the bytes durable, not yet the name; the size of the file.
     pub fn finish(&mut self) -> Result<u64> {
         self.write()?;
-        let context = |error| Error::io(format!("sync of {}", table_name(self.number)), error);
+        let context = |error| Error::io(format!("sync of {}", self.number.file_name()), error);
         // XFS keeps as much again behind a file that grew, for as long as it is open; this gives it back.
         self.file.set_size(self.written_bytes).map_err(context)?;
         self.file.sync(self.purpose).map_err(context)?;

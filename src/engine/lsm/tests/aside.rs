@@ -3,12 +3,12 @@
 use super::*;
 
 /// Damages the first block of a table, as a failing medium would.
-fn damage(disk: &SimDisk, number: u64) {
-    assert!(disk.flip_bit(&table_name(number), 8 * 20), "table.{number}");
+fn damage(disk: &SimDisk, number: TableNumber) {
+    assert!(disk.flip_bit(&number.file_name(), 8 * 20), "table.{number}");
 }
 
 /// The numbers of the tables, newest first.
-fn numbers(engine: &LsmEngine) -> Vec<u64> {
+fn numbers(engine: &LsmEngine) -> Vec<TableNumber> {
     engine.superversion().version.tables().map(|(_, table)| table.number).collect()
 }
 
@@ -88,7 +88,7 @@ fn a_damaged_table_is_gone_around_under_every_policy() {
         if let Some(what) = &shape.damage {
             aside += 1;
             in_l0 += usize::from(engine.superversion().version.level(0).iter().any(|it| it.number == victim));
-            assert!(what.starts_with(&table_name(victim)), "{what}");
+            assert!(what.starts_with(&victim.file_name()), "{what}");
             assert!(lost < 40, "{lost} keys");
             let events = engine.core.event_log.events();
             assert_eq!(events.iter().filter(|event| event.name == "set_aside").count(), 1);

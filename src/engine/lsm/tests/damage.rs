@@ -37,11 +37,11 @@ fn flip_every_byte(options: &Options) {
     let blocks_end: BTreeMap<String, u64> = {
         let engine = open_with(disk.kill(), options).unwrap();
         let version = engine.superversion().version.clone();
-        version.tables().map(|(_, table)| (table_name(table.number), table.sizes.data_bytes)).collect()
+        version.tables().map(|(_, table)| (table.number.file_name(), table.sizes.data_bytes)).collect()
     };
     assert!(blocks_end.len() >= 2);
     for info in disk.list().unwrap() {
-        let is_table = table_number(&info.name).is_some();
+        let is_table = TableNumber::of_file(&info.name).is_some();
         if !is_table && info.name != manifest::NAME {
             continue;
         }

@@ -344,7 +344,7 @@ fn on_a_small_disk(policy: PolicyKind, value_log: bool) -> Options {
 }
 
 /// Number and bytes of the tables that hold every key of a range below `count`, of which every second one was deleted.
-fn uncleaned(engine: &LsmEngine, count: u32) -> Vec<(u64, u64)> {
+fn uncleaned(engine: &LsmEngine, count: u32) -> Vec<(TableNumber, u64)> {
     let number = |key: &[u8]| u32::from_be_bytes(key.try_into().unwrap());
     let superversion = engine.superversion();
     let tables = superversion.version.tables().map(|(_, table)| table);

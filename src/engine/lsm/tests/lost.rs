@@ -55,7 +55,7 @@ fn a_table_that_is_lost_refuses_nothing_but_its_own_keys() {
         let version = engine.superversion().version.clone();
         let tables: Vec<_> = version.tables().collect();
         let (level, victim) = tables[seed * 7 % tables.len()];
-        let name = table_name(victim.number);
+        let name = victim.number.file_name();
         lose(&disk, &name, loss, victim.meta());
         // It stays so however often it is opened.
         for round in 0..3 {
@@ -203,7 +203,8 @@ fn a_segment_that_is_lost_costs_its_values_alone() {
     };
     let apart = needed.iter().filter(|start| survivors::is_survivor(**start)).count();
     assert!(apart > 1 && needed.len() > apart, "{needed:?}");
-    let is_value_file = |name: &str| wal::is_segment(name) || survivors::values_number(name).is_some();
+    let is_value_file =
+        |name: &str| wal::is_segment(name) || survivors::ValuesNumber::of_file(name).is_some();
     let mut losses = 0;
     for info in disk.list().unwrap().into_iter().filter(|info| is_value_file(&info.name)) {
         for how in 0..5 {

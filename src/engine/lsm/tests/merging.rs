@@ -10,13 +10,14 @@ fn check_running(engine: &LsmEngine) -> (usize, usize) {
         let others = || claims[index + 1..].iter().flatten();
         assert!(of_one.iter().all(|claim| !others().any(|other| other.meets(claim))), "{claims:?}");
     }
-    let inputs: Vec<u64> = merging.jobs.iter().flat_map(|job| job.inputs()).map(|it| it.1.number).collect();
+    let inputs: Vec<TableNumber> =
+        merging.jobs.iter().flat_map(|job| job.inputs()).map(|it| it.1.number).collect();
     let mut once = inputs.clone();
     once.sort_unstable();
     once.dedup();
     assert_eq!(once.len(), inputs.len(), "a table in two merges");
     let version = engine.superversion().version.clone();
-    let present: Vec<u64> = version.tables().map(|(_, table)| table.number).collect();
+    let present: Vec<TableNumber> = version.tables().map(|(_, table)| table.number).collect();
     assert!(inputs.iter().all(|number| present.contains(number)));
     let slots = merging.resting.len() as u64 + merging.stepping;
     assert!(slots <= engine.core.options.merge_threads);

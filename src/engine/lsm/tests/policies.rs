@@ -176,7 +176,7 @@ fn compact_leaves_one_run_and_no_tombstone() {
     }
     run(&*engine, Command::Compact).unwrap();
     settle(&*engine).unwrap();
-    assert!(disk.list().unwrap().iter().all(|info| table_number(&info.name).is_none()));
+    assert!(disk.list().unwrap().iter().all(|info| TableNumber::of_file(&info.name).is_none()));
     assert_eq!(contents(&*engine).unwrap(), Model::new());
 }
 
@@ -199,7 +199,10 @@ fn commands_end_once_even_when_they_cannot_be_done() {
     settle(&*engine).unwrap();
     assert_eq!(receiver.try_iter().collect::<Vec<_>>(), [(Command::Verify, true)]);
     assert_eq!(engine.get(b"k", Tier::Disk).unwrap().as_deref(), Some(&b"v"[..]));
-    assert_eq!(sim.list().unwrap().iter().filter(|info| table_number(&info.name).is_some()).count(), 1);
+    assert_eq!(
+        sim.list().unwrap().iter().filter(|info| TableNumber::of_file(&info.name).is_some()).count(),
+        1
+    );
 }
 
 #[test]

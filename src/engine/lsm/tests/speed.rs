@@ -199,7 +199,7 @@ fn edits() {
         let (smallest, largest) = (key(at), key(at + span - 1));
         let (bytes, entries, tombstones) = (64 << 20, 16 << 10, 5);
         TableStore::stub(&TableMeta {
-            number,
+            number: TableNumber::new(number),
             bytes,
             entries,
             tombstones,

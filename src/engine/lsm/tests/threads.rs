@@ -85,7 +85,7 @@ struct Gate {
 
 impl Disk for Gate {
     fn create(&self, name: &str) -> std::io::Result<Arc<dyn File>> {
-        if self.is_shut.load(Relaxed) && table_number(name).is_some() {
+        if self.is_shut.load(Relaxed) && TableNumber::of_file(name).is_some() {
             let mut waiting = self.waiting.lock();
             *waiting += 1;
             self.opened.notify_all();

@@ -231,7 +231,7 @@ fn a_store_of_the_version_without_files_of_survivors_is_opened_and_collected() {
     // Not flushed: replay goes over some of these records.
     let disk = disk.kill();
     put_manifest_version(&disk, 3);
-    assert!(disk.list().unwrap().iter().all(|info| survivors::values_number(&info.name).is_none()));
+    assert!(disk.list().unwrap().iter().all(|info| survivors::ValuesNumber::of_file(&info.name).is_none()));
     let options = Options { value_gc_percent: 50, ..options };
     let engine = open_with(disk.clone(), &options).unwrap();
     assert_eq!(contents(&*engine).unwrap(), model);
@@ -326,7 +326,7 @@ fn an_edit_of_a_version_costs_what_it_changes() {
         }
         assert_eq!(version.needed().iter().collect::<BTreeMap<_, u64>>(), needed);
         assert_eq!(version.needed().bytes(), needed.values().sum::<u64>());
-        let numbers = |version: &version::Version, level| -> Vec<u64> {
+        let numbers = |version: &version::Version, level| -> Vec<TableNumber> {
             version.level(level).iter().map(|table| table.number).collect()
         };
         for level in (0..LEVELS).filter(|level| numbers(&old, *level) == numbers(&version, *level)) {
