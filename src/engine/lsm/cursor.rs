@@ -165,7 +165,8 @@ impl Reading {
     }
 }
 
-/// A place in tables that do not overlap.
+/// A place in tables that do not overlap. Its fields are the place (table, partition, block, entry), the loaded index and block there, and
+/// the read-ahead; a step forward changes several of them together.
 pub struct RunCursor {
     tables: Run,
     table: RunPosition,

@@ -1,4 +1,4 @@
-//! Tests of what reads meet: parts of tables, filters, memory, explanations.
+//! Tests of reads: partitions of tables, filters, memory, explanations.
 
 use std::ops::ControlFlow;
 
@@ -29,8 +29,8 @@ fn fill(engine: &dyn Engine, keys: impl Iterator<Item = u64>, value_bytes: usize
     }
 }
 
-/// Small tables of many parts, and a cache of `cache_bytes`.
-fn many_parts(cache_bytes: u64) -> Options {
+/// Small tables of many partitions, and a cache of `cache_bytes`.
+fn many_partitions(cache_bytes: u64) -> Options {
     Options {
         memtable_bytes: 64 << 10,
         table_bytes: 64 << 10,
@@ -42,11 +42,12 @@ fn many_parts(cache_bytes: u64) -> Options {
 }
 
 #[test]
-fn parts_that_are_not_resident_come_through_the_cache() {
+fn partitions_that_are_not_pinned_come_through_the_cache() {
     const KEYS: u64 = 4000;
     let disk = SimDisk::new();
-    let open_it =
-        |cache_bytes| open(disk.clone(), Arc::new(ManualClock::default()), &many_parts(cache_bytes)).unwrap();
+    let open_it = |cache_bytes| {
+        open(disk.clone(), Arc::new(ManualClock::default()), &many_partitions(cache_bytes)).unwrap()
+    };
     let engine = open_it(16 << 10);
     fill(&*engine, (0..KEYS).map(|index| index * 2), 40);
     run(&*engine, Command::Compact).unwrap();
@@ -63,7 +64,7 @@ fn parts_that_are_not_resident_come_through_the_cache() {
         assert_eq!(found, KEYS);
         Ok::<_, Error>(())
     };
-    let mut resident = Vec::new();
+    let mut pinned = Vec::new();
     for cache_bytes in [1 << 20, 64 << 10] {
         let engine = open_it(cache_bytes);
         let mut prng = Prng::new(5);
@@ -88,16 +89,16 @@ fn parts_that_are_not_resident_come_through_the_cache() {
         let [data, index, filter, _] = CacheKind::ALL.map(|kind| shape.cache.kinds.of(kind));
         assert_eq!(shape.cache.all.misses, data.misses + index.misses + filter.misses);
         assert!(!is_small || index.hits > 0 && filter.hits > 0 && index.misses > 0, "{:?}", shape.cache);
-        resident.push(shape.memory.resident_bytes);
+        pinned.push(shape.memory.resident_bytes);
         engine.close().unwrap();
     }
-    assert!(resident[1] < resident[0], "{resident:?}");
+    assert!(pinned[1] < pinned[0], "{pinned:?}");
 }
 
 #[test]
-fn a_flipped_bit_in_a_part_that_is_read_later_is_an_error_or_read_around() {
+fn a_flipped_bit_in_a_partition_that_is_read_later_is_an_error_or_read_around() {
     let disk = SimDisk::new();
-    let options = many_parts(4 << 10);
+    let options = many_partitions(4 << 10);
     let engine = open(disk.clone(), Arc::new(ManualClock::default()), &options).unwrap();
     fill(&*engine, 0..300, 40);
     engine.close().unwrap();
@@ -114,7 +115,7 @@ fn a_flipped_bit_in_a_part_that_is_read_later_is_an_error_or_read_around() {
     let mut prng = Prng::new(1);
     let (mut refused, mut around) = (0, 0);
     for _ in 0..400 {
-        // Most of it blocks, so the end, with the parts, is hit more often.
+        // Most of it blocks, so the end, with indexes and filters, is hit more often.
         let at = if prng.one_in(4) { prng.below(bytes.len() as u64) } else { bytes.len() as u64 * 3 / 4 };
         let at = (at + prng.below(bytes.len() as u64 / 4)).min(bytes.len() as u64 - 1) as usize;
         let damaged = [bytes[at] ^ (1 << prng.below(8))];
@@ -139,7 +140,7 @@ fn a_flipped_bit_in_a_part_that_is_read_later_is_an_error_or_read_around() {
 
 #[test]
 fn filters_of_a_store_are_wrong_at_most_twelve_times_in_a_thousand() {
-    let limits = Options { l0_trigger: 100, l0_slowdown: 100, l0_stop: 100, ..many_parts(1 << 20) };
+    let limits = Options { l0_trigger: 100, l0_slowdown: 100, l0_stop: 100, ..many_partitions(1 << 20) };
     let options = Options { part_blocks: 128, ..limits };
     let engine = open(SimDisk::new(), Arc::new(ManualClock::default()), &options).unwrap();
     let mut prng = Prng::new(6);
@@ -159,7 +160,7 @@ fn filters_of_a_store_are_wrong_at_most_twelve_times_in_a_thousand() {
 #[test]
 fn an_explanation_says_what_every_structure_answered_and_what_was_read() {
     let disk = SimDisk::new();
-    let options = Options { part_blocks: 128, ..many_parts(64 << 10) };
+    let options = Options { part_blocks: 128, ..many_partitions(64 << 10) };
     let open_it = || open(disk.clone(), Arc::new(ManualClock::default()), &options).unwrap();
     let engine = open_it();
     fill(&*engine, (0..1000).map(|index| index * 2), 40);
@@ -233,7 +234,7 @@ fn memory_is_honoured_under_load() {
 
 #[test]
 fn a_scan_that_is_held_open_keeps_no_memtable_in_memory() {
-    let options = Options { memtable_bytes: 64 << 10, ..many_parts(64 << 10) };
+    let options = Options { memtable_bytes: 64 << 10, ..many_partitions(64 << 10) };
     let (disk, clock) = (SimDisk::new(), Arc::new(ManualClock::default()));
     let engine = open(disk, clock, &options).unwrap();
     const KEYS: u64 = 350;
@@ -344,7 +345,7 @@ impl File for SlowFile {
 fn a_scan_that_waits_for_the_disk_keeps_no_memtable_in_memory() {
     let meanwhile = Meanwhile::default();
     let disk = Arc::new(Slow { disk: SimDisk::new(), meanwhile: meanwhile.clone() });
-    let options = Options { memtable_bytes: 64 << 10, ..many_parts(64 << 10) };
+    let options = Options { memtable_bytes: 64 << 10, ..many_partitions(64 << 10) };
     let engine = open(disk, Arc::new(ManualClock::default()), &options).unwrap();
     fill(&*engine, 0..50, 40);
     run(&*engine, Command::Flush).unwrap();
@@ -369,7 +370,7 @@ fn a_scan_that_waits_for_the_disk_keeps_no_memtable_in_memory() {
 
 #[test]
 fn a_scan_in_memory_passes_only_so_many_tombstones() {
-    let options = Options { memtable_bytes: 8 << 20, gap_tombstones: 64, ..many_parts(1 << 20) };
+    let options = Options { memtable_bytes: 8 << 20, gap_tombstones: 64, ..many_partitions(1 << 20) };
     let engine = open(SimDisk::new(), Arc::new(ManualClock::default()), &options).unwrap();
     for first in (0..20_000).step_by(100) {
         let mut batch = Batch::new(0);

@@ -83,7 +83,8 @@ impl Origin {
     }
 }
 
-/// Metadata of a table, known without reading it; kept in its footer and in the manifest.
+/// Metadata of a table, known without reading it; kept in its footer and in the manifest. One flat record, since that is how both encode
+/// it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TableMeta {
     /// Its number; never used twice.

@@ -26,10 +26,11 @@ fn small_store(options: &Options) -> (Arc<SimDisk>, Model) {
 #[test]
 fn a_flipped_bit_is_an_error_and_never_data() {
     let tiny = Options::tiny();
-    // Parts of two blocks, and nothing of them resident.
-    let parts = Options { part_blocks: 2, common: Common { cache_bytes: 0, ..tiny.common }, ..tiny.clone() };
+    // Partitions of two blocks, and none of them pinned.
+    let partitions =
+        Options { part_blocks: 2, common: Common { cache_bytes: 0, ..tiny.common }, ..tiny.clone() };
     let compressed = Options { compression: Compression::Lz4.into(), ..tiny.clone() };
-    [tiny, parts, compressed].iter().for_each(flip_every_byte);
+    [tiny, partitions, compressed].iter().for_each(flip_every_byte);
 }
 
 fn flip_every_byte(options: &Options) {

@@ -4,14 +4,14 @@ use super::*;
 
 /// No two merges that run meet, nor share a table; what they work on is part of the store.
 fn check_running(engine: &LsmEngine) -> (usize, usize) {
-    let merging = engine.compactor.running_jobs();
-    let claims: Vec<_> = merging.jobs.iter().map(|job| job.claims()).collect();
+    let running = engine.compactor.running_jobs();
+    let claims: Vec<_> = running.jobs.iter().map(|job| job.claims()).collect();
     for (index, of_one) in claims.iter().enumerate() {
         let others = || claims[index + 1..].iter().flatten();
         assert!(of_one.iter().all(|claim| !others().any(|other| other.meets(claim))), "{claims:?}");
     }
     let inputs: Vec<TableNumber> =
-        merging.jobs.iter().flat_map(|job| job.inputs()).map(|it| it.1.number).collect();
+        running.jobs.iter().flat_map(|job| job.inputs()).map(|it| it.1.number).collect();
     let mut once = inputs.clone();
     once.sort_unstable();
     once.dedup();
@@ -19,10 +19,10 @@ fn check_running(engine: &LsmEngine) -> (usize, usize) {
     let version = engine.superversion().version.clone();
     let present: Vec<TableNumber> = version.tables().map(|(_, table)| table.number).collect();
     assert!(inputs.iter().all(|number| present.contains(number)));
-    let slots = merging.resting.len() as u64 + merging.stepping;
+    let slots = running.resting.len() as u64 + running.stepping;
     assert!(slots <= engine.core.options.merge_threads);
-    let halfway = merging.jobs.iter().filter(|job| job.installed().1 > 0).count();
-    (merging.jobs.len(), halfway)
+    let halfway = running.jobs.iter().filter(|job| job.installed().1 > 0).count();
+    (running.jobs.len(), halfway)
 }
 
 /// Batches and single steps of merges in turn; after each of those the store is held against a map.
@@ -120,12 +120,12 @@ fn a_merge_of_many_tables_needs_little_space_beside_them() {
         let (before, whole, reported) = compact_with(0, policy);
         // What is compacted is there twice; the run of the other policies had been merged to the end before.
         assert!(policy == PolicyKind::EAGER || whole * 10 > before * 8, "{policy:?}: {whole} of {before}");
-        let (before, sliced, sliced_reported) = compact_with(2, policy);
+        let (before, cut, cut_reported) = compact_with(2, policy);
         println!(
-            "{policy:?}: {before} bytes; most beside them {whole} (reported {reported}) whole, {sliced} \
-             (reported {sliced_reported}) in subcompactions"
+            "{policy:?}: {before} bytes; most beside them {whole} (reported {reported}) whole, {cut} \
+             (reported {cut_reported}) in subcompactions"
         );
-        assert!(sliced * 3 < before && sliced_reported * 3 < before, "{policy:?}: {sliced} of {before}");
+        assert!(cut * 3 < before && cut_reported * 3 < before, "{policy:?}: {cut} of {before}");
     }
 }
 
@@ -208,8 +208,8 @@ fn a_merge_that_fails_leaves_the_others_and_what_it_has_done() {
 
 /// The levels from which merges run, and whether those have installed anything.
 fn running_levels(engine: &LsmEngine) -> Vec<(usize, bool)> {
-    let merging = engine.compactor.running_jobs();
-    merging.jobs.iter().map(|job| (job.compaction.inputs[0].0, job.installed().1 > 0)).collect()
+    let running = engine.compactor.running_jobs();
+    running.jobs.iter().map(|job| (job.compaction.inputs[0].0, job.installed().1 > 0)).collect()
 }
 
 #[test]
@@ -275,9 +275,9 @@ fn flushes_are_merged_beside_a_merge_of_everything() {
     while !running_levels(&engine).is_empty() && beside == 0 {
         engine.work(WorkClass::Merge).unwrap();
         check_running(&engine);
-        let merging = engine.compactor.running_jobs();
-        beside += merging.jobs.iter().filter(|job| job.compaction.into == 0).count();
-        assert!(beside == 0 || merging.jobs.iter().any(|job| job.compaction.into == into), "not beside it");
+        let running = engine.compactor.running_jobs();
+        beside += running.jobs.iter().filter(|job| job.compaction.into == 0).count();
+        assert!(beside == 0 || running.jobs.iter().any(|job| job.compaction.into == into), "not beside it");
     }
     assert!(beside > 0, "nothing beside a merge of {inputs} tables");
     assert_eq!(contents(&*engine).unwrap(), model);

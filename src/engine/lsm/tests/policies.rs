@@ -213,7 +213,7 @@ fn a_flush_asks_no_older_window() {
         policies: in_windows(None),
         part_blocks: 1,
         common: Common {
-            // Filters and indexes of several parts are read where they are asked.
+            // Filters and indexes of several partitions are read when they are needed.
             cache_bytes: 0,
             ..Common::tiny()
         },

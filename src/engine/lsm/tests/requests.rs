@@ -21,19 +21,19 @@ fn filled(options: &Options, entries: u64) -> Arc<SimDisk> {
 #[test]
 fn opening_takes_one_request_a_table() {
     let tiny = Options::tiny();
-    let resident = Options {
+    let pinned = Options {
         memtable_bytes: 16 << 10,
         table_bytes: 8 << 10,
         common: Common { cache_bytes: 1 << 20, ..tiny.common },
         ..tiny
     };
-    // Indexes and filters do not fit into memory; tables have several parts.
+    // Indexes and filters do not fit into memory; tables have several partitions.
     let lean = Options {
         part_blocks: 2,
-        common: Common { cache_bytes: 2 << 10, ..resident.common },
-        ..resident.clone()
+        common: Common { cache_bytes: 2 << 10, ..pinned.common },
+        ..pinned.clone()
     };
-    for options in [resident, lean] {
+    for options in [pinned, lean] {
         let disk = filled(&options, 3000);
         let before = disk.witness().reads;
         let engine = open_with(disk.clone(), &options).unwrap();

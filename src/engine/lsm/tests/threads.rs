@@ -116,7 +116,7 @@ impl Disk for Gate {
 }
 
 #[test]
-fn two_threads_merge_two_slices_of_one_merge_at_once() {
+fn two_threads_merge_two_subcompactions_of_one_job_at_once() {
     let gate = Arc::new(Gate {
         disk: SimDisk::new(),
         is_shut: AtomicBool::new(false),
