@@ -124,7 +124,7 @@ pub trait File: Send + Sync {
     /// Grows the file to `bytes`, if it is shorter, and takes the space for what is new, which reads as zeros. `StorageFull` where
     /// there is not room for all of it; then none is taken.
     fn allocate(&self, bytes: u64) -> io::Result<()>;
-    /// Calls `look` with what the operating system knows the file by, for [`copy`] alone; not where there is no such thing, as in a
+    /// Calls `look` with what the operating system knows the file by, for [`copy()`] alone; not where there is no such thing, as in a
     /// simulation.
     fn with_descriptor(&self, look: &mut dyn FnMut(Descriptor<'_>)) -> io::Result<()> {
         let _ = look;

@@ -74,7 +74,7 @@ impl MergingCursor {
         Ok(())
     }
 
-    /// The next entry in order of keys. After an error the merge is over, and so when it [is cut](Merge::is_cut).
+    /// The next entry in order of keys. After an error the merge is over, and so when it [is cut](MergingCursor::is_cut).
     pub fn next(&mut self) -> Result<Option<MergedEntry<'_>>> {
         if self.started {
             while let Some(&top) = self.heap.first()
