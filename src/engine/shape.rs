@@ -168,33 +168,33 @@ metrics! {
         gauge leaf_pages: u64 [Count];
         /// Inner pages.
         gauge inner_pages: u64 [Count];
-        /// Large values out of line, in whole units.
+        /// Large values that lie outside their leaves, in whole allocation units.
         gauge extent_bytes: u64 [Bytes];
-        /// Free inside the file, to be used again.
+        /// Free space inside the file, which is used again.
         gauge free_bytes: u64 [Bytes];
         /// Used share of leaf pages.
         gauge fill: f64 [Ratio];
         /// Pages split.
         counter splits: u64 [Count, family "kvfs_splits_total"];
-        /// Pages given back when empty, or merged with a neighbour.
+        /// Pages freed because they became empty or were merged with a neighbour.
         counter merges: u64 [Count];
         /// Checkpoints that ended.
         counter checkpoints: u64 [Count];
-        /// Log since the last checkpoint began.
+        /// Bytes of the log since the last checkpoint began.
         gauge checkpoint_age_bytes: u64 [Bytes];
-        /// How long the last one took.
+        /// Duration of the last checkpoint.
         gauge checkpoint_time: Duration [Nanoseconds, key "checkpoint_ns"];
-        /// Time since the oldest change that no checkpoint has taken up.
+        /// Time since the oldest change that no checkpoint has frozen.
         gauge dirty_age: Duration [Nanoseconds, key "dirty_age_ns"];
-        /// What a checkpoint would write: pages, values and, as `torn` says, copies of pages.
+        /// Bytes that a checkpoint would write: pages, values and, depending on `torn`, copies of pages.
         gauge settle_bytes: u64 [Bytes];
-        /// Small puts in the change buffer: not in pages yet, so that many of one leaf are made together.
+        /// Small puts in the change buffer, which are later merged into their leaves together.
         gauge waiting_puts: u64 [Count];
-        /// Memory that they take, of `memory.dirty_bytes`.
+        /// Memory of these puts, a part of `memory.dirty_bytes`.
         gauge waiting_bytes: u64 [Bytes];
-        /// How long opening took.
+        /// Duration of opening.
         gauge recovery_time: Duration [Nanoseconds, key "recovery_ns"];
-        /// Log that opening read, copies of pages included.
+        /// Bytes of the log that opening read, copies of pages included.
         gauge recovery_bytes: u64 [Bytes];
         /// Leaves found in the pool; dirty ones are neither hits nor misses.
         counter leaf_hits: u64 [Count];
@@ -208,9 +208,9 @@ metrics! {
         counter extent_hits: u64 [Count];
         /// Large values read from the disk.
         counter extent_misses: u64 [Count];
-        /// Times that a search or change waited for the tree's latch or for another writer.
+        /// Waits of searches and changes for the latch of the tree or for another writer.
         counter latch_waits: u64 [Count, family "kvfs_latch_waits_total"];
-        /// How long in all.
+        /// Total time of these waits.
         counter latch_wait_time: Duration [Nanoseconds, key "latch_wait_ns", family "kvfs_latch_wait_seconds_total"];
         /// Pages that passed the disk.
         part pages: Pages;
