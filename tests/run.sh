@@ -16,6 +16,7 @@ rsync git sqlite3 attr jq ...). A step that fails does not stop the next one.
            decoders; documentation tests: whatever is not in the next two
   crash    power loss, failures and lies of the disk, damaged stores, repairs: ${crash_tests[*]}
   mounts   the release build, and real mounts of both engines
+  engines  engines of others that need no C++ (engines/): format, clippy, what is asked of every engine; not without being named
   long     unit, crash and mounts with --long
 
   --long   also the tests marked as long, more rounds (KVFS_TEST_LONG=1) and, with mounts and as root, tests/external/,
@@ -32,7 +33,7 @@ jobs=()
 long=no
 for word in "$@"; do
     case "$word" in
-    lint | unit | crash | mounts) jobs+=("$word") ;;
+    lint | unit | crash | mounts | engines) jobs+=("$word") ;;
     long)
         jobs+=(unit crash mounts)
         long=yes
@@ -118,7 +119,7 @@ tools() {
         # Filesystems below a store, on loop devices: a test of its own for root.
         need mkfs.ext4=e2fsprogs mkfs.xfs=xfsprogs
     fi
-    if wanted lint; then
+    if wanted lint || wanted engines; then
         # A minimal toolchain comes without these two.
         cargo fmt --version >/dev/null 2>&1 || rustup component add rustfmt
         cargo clippy --version >/dev/null 2>&1 || rustup component add clippy
@@ -174,6 +175,14 @@ licences() {
     cargo deny check bans licenses sources
 }
 
+# A workspace of its own: nothing of it is in the product's lock file or build. RocksDB takes a quarter of an hour and is left to whoever changes it.
+engines() {
+    cd engines
+    cargo fmt --check
+    cargo clippy --all-targets --features fjall,redb,lmdb,sqlite -- -D warnings
+    limited cargo test --no-fail-fast --features fjall,redb,lmdb,sqlite
+}
+
 documentation() {
     # With private items: the crate is a program, and its readers are those who change it. Hence links to private
     # items are welcome.
@@ -210,6 +219,9 @@ fi
 if wanted mounts; then
     step "release build" cargo build --release
     step "real mounts" mounts
+fi
+if wanted engines; then
+    step "engines of others" engines
 fi
 if wanted lint; then
     step "cargo doc -D warnings" documentation

@@ -1,0 +1,164 @@
+//! LMDB: a copy-on-write B-tree in a memory map. Its only cache is the page cache.
+//!
+//! It runs with MDB_NOSYNC and is synced when that is asked for. Between two syncs the order in which its pages reach the disk is the
+//! kernel's, so a power cut may leave less than a prefix of the history: [`Promise`] says so.
+
+use std::ops::Bound;
+use std::path::Path;
+use std::sync::Arc;
+
+use heed::types;
+use heed::{Database, Env, EnvFlags, EnvOpenOptions, WithoutTls};
+
+use bytes::Bytes;
+use kvfs::base::clock::Clock;
+use kvfs::base::text::{BadText, Field};
+use kvfs::engine::{
+    Batch, Common, Descriptor, Engine, Error, Home, KeyRange, Kind, Operation, Options, OwnOptions, Promise,
+    Result, Visit,
+};
+
+use crate::adapter::{Adapter, Store, failed};
+use crate::options::size;
+
+/// The unit in which the map is given: the largest page that a system may have.
+const MAP_UNIT_BYTES: u64 = 64 << 10;
+/// What the operating system reads of a map at once.
+const PAGE_BYTES: usize = 4096;
+
+/// The engine.
+pub static ENGINE: Descriptor = Descriptor {
+    name: "lmdb",
+    help: "LMDB, a copy-on-write B-tree in a memory map",
+    keeps: true,
+    options: || Options::new(Kind::of(&ENGINE), LmdbOptions::default()),
+    tiny: || Options::new(Kind::of(&ENGINE), LmdbOptions::tiny()),
+    home: Home::Directory(open),
+    is_file: |_| false,
+    salvage: None,
+    writes_in_place: true,
+    variants: ("", Vec::new),
+};
+
+#[derive(Clone, Debug, PartialEq)]
+struct LmdbOptions {
+    common: Common,
+    map_bytes: u64,
+}
+
+impl Default for LmdbOptions {
+    fn default() -> LmdbOptions {
+        LmdbOptions { common: Common::default(), map_bytes: 64 << 30 }
+    }
+}
+
+impl OwnOptions for LmdbOptions {
+    const FIELDS: &'static [Field<LmdbOptions>] = &[size!(
+        "map_size",
+        map_bytes,
+        "Address space for the map: the most that the store may ever take, twice the data at least."
+    )];
+
+    fn tiny() -> LmdbOptions {
+        LmdbOptions { common: Common::tiny(), map_bytes: 256 << 20 }
+    }
+
+    fn common(&self) -> &Common {
+        &self.common
+    }
+
+    fn common_mut(&mut self) -> &mut Common {
+        &mut self.common
+    }
+
+    fn validate(&self) -> std::result::Result<(), BadText> {
+        if self.map_bytes == 0 || !self.map_bytes.is_multiple_of(MAP_UNIT_BYTES) {
+            return Err(format!("map_size={} is no multiple of 64K", self.map_bytes).into());
+        }
+        self.common.validate(0, "buffers")
+    }
+}
+
+struct Lmdb {
+    env: Env<WithoutTls>,
+    database: Database<types::Bytes, types::Bytes>,
+}
+
+/// A full map is a full disk: nothing has changed, and deletes still find room.
+fn lmdb_failed(what: &str, error: heed::Error) -> Error {
+    match error {
+        heed::Error::Mdb(heed::MdbError::MapFull) => Error::NoSpace,
+        heed::Error::Mdb(heed::MdbError::BadValSize) => {
+            Error::Invalid(format!("{what}: engine=lmdb takes keys of 1 to 511 bytes"))
+        }
+        heed::Error::Io(error) => Error::io(what, error),
+        other => failed(what, other),
+    }
+}
+
+fn open(directory: &Path, clock: Arc<dyn Clock>, options: &Options) -> Result<Arc<dyn Engine>> {
+    let fail = |error| lmdb_failed("opening the environment", error);
+    let own: &LmdbOptions = options.own()?;
+    let mut how = EnvOpenOptions::new().read_txn_without_tls();
+    how.map_size(own.map_bytes as usize).max_readers(1024);
+    // SAFETY: NO_SYNC only weakens durability, which the promise says; the directory's lock keeps other processes out.
+    let env = unsafe { how.flags(EnvFlags::NO_SYNC).open(directory) }.map_err(fail)?;
+    let mut transaction = env.write_txn().map_err(fail)?;
+    let database = env.create_database(&mut transaction, None).map_err(fail)?;
+    transaction.commit().map_err(fail)?;
+    Ok(Adapter::new(Lmdb { env, database }, clock, options))
+}
+
+impl Store for Lmdb {
+    fn kind(&self) -> Kind {
+        Kind::of(&ENGINE)
+    }
+
+    fn get(&self, key: &[u8]) -> Result<Option<Bytes>> {
+        let fail = |error| lmdb_failed("a read", error);
+        if key.is_empty() {
+            return Ok(None);
+        }
+        let transaction = self.env.read_txn().map_err(fail)?;
+        let value = self.database.get(&transaction, key).map_err(fail)?;
+        Ok(value.map(Bytes::copy_from_slice))
+    }
+
+    fn scan(&self, range: KeyRange<'_>, visit: &mut Visit<'_>) -> Result<()> {
+        let fail = |error| lmdb_failed("a scan", error);
+        let transaction = self.env.read_txn().map_err(fail)?;
+        // It takes no empty key, not even to begin with.
+        let start = if range.start.is_empty() { Bound::Unbounded } else { Bound::Included(range.start) };
+        let bounds = (start, Bound::Unbounded);
+        for entry in self.database.range(&transaction, &bounds).map_err(fail)? {
+            let (key, value) = entry.map_err(fail)?;
+            // A value is only a pointer into the map: to hand it on is to read each of its pages.
+            std::hint::black_box(value.iter().step_by(PAGE_BYTES).fold(0u8, |sum, byte| sum ^ byte));
+            if !range.is_before_end(key) || visit(key, value).is_break() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn apply(&self, batch: &Batch) -> Result<()> {
+        let fail = |error| lmdb_failed("a write", error);
+        let mut transaction = self.env.write_txn().map_err(fail)?;
+        for operation in batch.operations() {
+            match operation {
+                Operation::Put { key, value } => self.database.put(&mut transaction, key, value),
+                Operation::Delete { key } => self.database.delete(&mut transaction, key).map(drop),
+            }
+            .map_err(fail)?;
+        }
+        transaction.commit().map_err(fail)
+    }
+
+    fn sync(&self) -> Result<()> {
+        self.env.force_sync().map_err(|error| lmdb_failed("a sync", error))
+    }
+
+    fn promise(&self) -> Promise {
+        Promise { prefix: false, survives_kill: false }
+    }
+}
