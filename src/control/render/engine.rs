@@ -1,0 +1,141 @@
+//! The engine: its levels or pages, and its running jobs.
+
+use super::super::figures::{amp, human_count, percent, span};
+use super::super::stats::Sample;
+use super::page::Page;
+use crate::base::metric::ratio;
+use crate::base::text::{exact_size, human_size};
+use crate::engine::{BtreeShape, Level, PageCause, PageCount, PageKind, PageTraffic, Shape};
+
+/// Lines of background jobs at most.
+const JOBS_MAX: usize = 4;
+
+/// What only an LSM-tree has to say; nothing of other engines.
+pub(super) fn of_levels(shape: &Shape, item: impl FnOnce() -> String) -> String {
+    if shape.levels.is_empty() { String::new() } else { item() }
+}
+
+pub(super) fn level_table(page: &mut Page, sample: &Sample) {
+    let levels = &sample.shape.levels;
+    if levels.is_empty() {
+        return;
+    }
+    page.line(format!(
+        "{:<6}{:>6}{:>7}{:>9}{:>9}{:>7} |{:>9}{:>9}{:>9}{:>9} |{:>6}{:>9}",
+        "LEVEL",
+        "runs",
+        "files",
+        "size",
+        "target",
+        "score",
+        "in",
+        "moved",
+        "read",
+        "written",
+        "w-amp",
+        "probes"
+    ));
+    let mut total = Level::default();
+    for level in levels {
+        // Levels that nothing ever reached say nothing; `.stats.d/levels` has them all.
+        if level.level > 0
+            && level.files + level.traffic.in_bytes + level.traffic.moved_bytes + level.traffic.write_bytes
+                == 0
+        {
+            continue;
+        }
+        let target = match level.target_bytes {
+            0 => format!("{} files", sample.shape.debt.l0_trigger),
+            bytes => human_size(bytes),
+        };
+        let rewritten = amp(level.traffic.write_amplification());
+        let name = format!("L{}", level.level);
+        page.line(level_row(&name, level, &target, &format!("{:.2}", level.score), &rewritten));
+        total.runs += level.runs;
+        total.files += level.files;
+        total.bytes += level.bytes;
+        total.traffic.moved_bytes += level.traffic.moved_bytes;
+        total.traffic.read_bytes += level.traffic.read_bytes;
+        total.traffic.write_bytes += level.traffic.write_bytes;
+        total.traffic.probes += level.traffic.probes;
+    }
+    // What came into the store as a whole is what was flushed.
+    total.traffic.in_bytes = levels.first().map_or(0, |level| level.traffic.in_bytes);
+    let rewritten = amp(total.traffic.write_amplification());
+    page.line(level_row("total", &total, "", "", &rewritten));
+}
+
+fn level_row(name: &str, level: &Level, target: &str, score: &str, amp: &str) -> String {
+    let (runs, files) = (human_count(level.runs), human_count(level.files));
+    let bytes = [
+        level.traffic.in_bytes,
+        level.traffic.moved_bytes,
+        level.traffic.read_bytes,
+        level.traffic.write_bytes,
+    ];
+    let bytes: String = bytes.iter().map(|&bytes| format!("{:>9}", human_size(bytes))).collect();
+    let size = human_size(level.bytes);
+    let probes = human_count(level.traffic.probes);
+    format!("{name:<6}{runs:>6}{files:>7}{size:>9}{target:>9}{score:>7} |{bytes} |{amp:>6}{probes:>9}")
+}
+
+pub(super) fn tree_block(page: &mut Page, tree: &BtreeShape) {
+    let hits = |hits: u64, misses: u64| ratio(hits, hits + misses);
+    page.block(
+        "TREE",
+        [
+            format!("height {}", tree.height),
+            format!("page {}", exact_size(tree.page_bytes)),
+            format!("leaf pages {}", human_count(tree.leaf_pages)),
+            format!("inner pages {}", human_count(tree.inner_pages)),
+            format!("fill {:.0}%", tree.fill * 100.0),
+            format!("extents {}", human_size(tree.extent_bytes)),
+            format!("free {}", human_size(tree.free_bytes)),
+            format!("splits {}", human_count(tree.splits)),
+            format!("merges {}", human_count(tree.merges)),
+            format!("checkpoints {} last {}", human_count(tree.checkpoints), span(tree.checkpoint_time)),
+            format!("log since checkpoint {}", human_size(tree.checkpoint_age_bytes)),
+            format!("dirty for {}", span(tree.dirty_age)),
+            format!("to settle {}", human_size(tree.settle_bytes)),
+            format!("waiting {} puts {}", human_count(tree.waiting_puts), human_size(tree.waiting_bytes)),
+            format!("recovery {} of {}", span(tree.recovery_time), human_size(tree.recovery_bytes)),
+            format!("leaf hits {}", percent(hits(tree.leaf_hits, tree.leaf_misses))),
+            format!("inner hits {}", percent(hits(tree.inner_hits, tree.inner_misses))),
+            format!("extent hits {}", percent(hits(tree.extent_hits, tree.extent_misses))),
+            format!("latch waits {} {}", human_count(tree.latch_waits), span(tree.latch_wait_time)),
+        ],
+    );
+    page_lines(page, "written", &tree.pages.written);
+    page_lines(page, "read", &tree.pages.read);
+}
+
+/// One direction of a tree's pages: bytes by kind, then by cause; what is 0 is left out.
+fn page_lines(page: &mut Page, direction: &str, traffic: &PageTraffic) {
+    let mut items = vec![direction.to_string()];
+    let mut add = |name: &str, count: PageCount| {
+        if count.bytes > 0 {
+            items.push(format!("{name} {} in {}", human_size(count.bytes), human_count(count.pages)));
+        }
+    };
+    PageKind::ALL.into_iter().for_each(|kind| add(kind.name(), traffic.of_kind(kind)));
+    items.push("| for".to_string());
+    let mut add = |name: &str, count: PageCount| {
+        if count.bytes > 0 {
+            items.push(format!("{name} {}", human_size(count.bytes)));
+        }
+    };
+    PageCause::ALL.into_iter().for_each(|cause| add(cause.name(), traffic.of_cause(cause)));
+    if items.len() > 2 {
+        page.block("PAGES", items);
+    }
+}
+
+pub(super) fn jobs(page: &mut Page, sample: &Sample) {
+    let jobs = &sample.shape.jobs;
+    for (index, job) in jobs.iter().take(JOBS_MAX).enumerate() {
+        page.line(format!("{:<8}{job}", if index == 0 { "JOBS" } else { "" }));
+    }
+    if jobs.len() > JOBS_MAX {
+        page.line(format!("{:<8}... {} more", "", jobs.len() - JOBS_MAX));
+    }
+}
