@@ -42,7 +42,7 @@ const ONLY_IN: &[(&str, &[(&str, &str)])] = &[
             ("fuse/", "latencies and waiting times of requests"),
             ("control/clients.rs", "patience with a client"),
             ("engine/cpu.rs", "what work costs the processor"),
-            ("mount.rs", "patience with a holder of the lock"),
+            ("mount/lock.rs", "patience with a holder of the lock"),
             ("mount/closing.rs", "patience with a daemon that closes its store"),
             ("daemon.rs", "patience with the child"),
             ("daemon/", "how many lines a span may have"),
@@ -57,7 +57,7 @@ const ONLY_IN: &[(&str, &[(&str, &str)])] = &[
         &[
             ("engine/worker.rs", "the engine's background threads"),
             ("fuse/", "threads that may sleep for a request, signals"),
-            ("mount.rs", "the filesystem's and the report's threads"),
+            ("mount/service.rs", "the filesystem's and the report's threads"),
             ("control/", "the socket's thread"),
         ],
     ),
@@ -71,7 +71,7 @@ const ONLY_IN: &[(&str, &[(&str, &str)])] = &[
             ("fuse/mod.rs", "both sides"),
             ("fuse/router.rs", "both sides"),
             ("fuse/virtual_files.rs", "the requests that they answer"),
-            ("mount.rs", "the composition root"),
+            ("mount/service.rs", "the composition root"),
         ],
     ),
 ];

@@ -3,7 +3,9 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::{fs_error, lock, open_engine, store_error};
+use super::errors::{fs_error, store_error};
+use super::lock::lock;
+use super::store::open_engine;
 use crate::base::clock::{Clock, SystemClock};
 use crate::disk::{Access, Disk, Opening, Overlay, Pool};
 use crate::engine::{self, Command};

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use super::{BUSY_WAIT, CLOSED, CLOSING, CLOSING_WAIT, LEFT};
+use super::lock::{BUSY_WAIT, CLOSED, CLOSING, CLOSING_WAIT, LEFT};
 use crate::daemon::ProcessHandle;
 use crate::disk::{Held, InUse};
 

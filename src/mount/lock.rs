@@ -1,0 +1,47 @@
+//! The lock of a store, and what its holder says there.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::closing::pid_in;
+use crate::disk::{InUse, Opening, OsDisk};
+use crate::fuse::table;
+
+/// How long a mount waits for a store that its last user seems to hold for good.
+pub(super) const BUSY_WAIT: Duration = Duration::from_secs(2);
+/// How long it waits for one whose last user is closing it.
+pub(super) const CLOSING_WAIT: Duration = Duration::from_secs(120);
+/// What a holder writes into the lock while it closes the store.
+pub(super) const CLOSING: &str = "closing the store";
+/// What it writes there at the end.
+pub(super) const CLOSED: &str = "closed";
+/// What it writes there instead if the next mount has to do something first.
+pub(super) const LEFT: &str = "left work behind: ";
+
+/// Opens the directory, waiting for a holder that is about to let go.
+pub(super) fn lock(path: &Path, opening: impl Into<Opening>) -> io::Result<Arc<OsDisk>> {
+    let begun = Instant::now();
+    let opening = opening.into();
+    loop {
+        let error = match OsDisk::open(path, opening) {
+            Err(error) if error.kind() == io::ErrorKind::ResourceBusy => error,
+            result => return result,
+        };
+        let holder = InUse::of(&error).map_or("", |in_use| &in_use.holder);
+        let patience = if holder.ends_with(CLOSING) { CLOSING_WAIT } else { BUSY_WAIT };
+        if begun.elapsed() > patience {
+            return Err(io::Error::new(error.kind(), format!("{error}{}", in_other_namespace(holder))));
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// What is to be added to the message of a store that is in use, if its holder's mount cannot be seen from here.
+fn in_other_namespace(holder: &str) -> String {
+    match pid_in(holder).filter(|pid| table::is_in_other_namespace(*pid)) {
+        Some(pid) => format!(", in another mount namespace: nsenter -m -t {pid} shows it"),
+        None => String::new(),
+    }
+}

@@ -1,0 +1,261 @@
+//! A store at work: its threads and its `/.stats`.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex};
+
+use super::errors::{fs_error, store_error};
+use super::lock::{CLOSED, CLOSING, LEFT};
+use super::store::Store;
+use crate::attribution::{Attribution, Process};
+use crate::base::metric::Since;
+use crate::base::text::human_size;
+use crate::control::metrics::MetricsServer;
+use crate::control::{Control, MountInfo, Parts, StatsSocket};
+use crate::disk::{process_io, process_of};
+use crate::engine::{self, Engine, Pending, Worker};
+use crate::fs::{self, FileSystem, keys};
+use crate::store::Error;
+use crate::virtual_files::VirtualTree;
+
+/// How long the filesystem's thread sleeps at most.
+const IDLE: Duration = Duration::from_secs(1);
+/// How long the threads for clients wait for one before they look whether the mount has ended.
+const CLIENTS_PAUSE: Duration = Duration::from_millis(200);
+
+/// Tells threads to stop, also while they sleep.
+#[derive(Default)]
+struct Stop {
+    stopped: Mutex<bool>,
+    wake: Condvar,
+}
+
+impl Stop {
+    /// Sleeps for `time`, or less if told to stop. Returns whether to go on.
+    fn sleep(&self, time: Duration) -> bool {
+        let mut stopped = self.stopped.lock();
+        if !*stopped && !time.is_zero() {
+            self.wake.wait_for(&mut stopped, time);
+        }
+        !*stopped
+    }
+
+    fn tell(&self) {
+        *self.stopped.lock() = true;
+        self.wake.notify_all();
+    }
+}
+
+/// A store with its threads and its `/.stats`, but without a kernel.
+pub struct Service {
+    pub(super) store: Store,
+    pub(super) tree: Arc<VirtualTree>,
+    pub(super) attribution: Arc<Attribution>,
+    worker: Option<Worker>,
+    stop: Arc<Stop>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Service {
+    /// Starts the threads. `mount_point` is what `/.stats` says.
+    pub fn start(store: Store, mount_point: &Path) -> io::Result<Service> {
+        let attribution = Arc::<Attribution>::default();
+        let control = Control::new(parts(&store, mount_point, &attribution));
+        let tree = control.tree();
+        // Before any thread starts: binding changes the process's mask for a moment.
+        let socket = match store.is_view {
+            false => StatsSocket::bind(&store.os, control.clone())
+                .inspect_err(|error| log::warn!("no {} in the store: {error}", crate::control::SOCKET_NAME))
+                .ok(),
+            true => None,
+        };
+        let metrics = match store.settings.metrics.metrics {
+            Some(address) => {
+                let named =
+                    |error: io::Error| io::Error::new(error.kind(), format!("metrics={address}: {error}"));
+                Some(MetricsServer::bind(address, control.clone()).map_err(named)?)
+            }
+            None => None,
+        };
+        // What is not written needs no merges: they would only fill the memory.
+        let worker = match store.is_view {
+            false => Some(Worker::start(store.engine.clone())?),
+            true => None,
+        };
+        let stop = Arc::new(Stop::default());
+        let mut service = Service { store, tree, attribution, worker, stop, threads: Vec::new() };
+        let (fs, stop) = (service.store.fs.clone(), service.stop.clone());
+        service.spawn("kvfs-fs", move || serve_fs(&fs, &stop))?;
+        let stop = service.stop.clone();
+        service.spawn("kvfs-control", move || {
+            while stop.sleep(Duration::from_secs(1)) {
+                control.tick();
+            }
+        })?;
+        // A thread of its own, so that it sees processes before they end.
+        let attribution = service.attribution.clone();
+        service.spawn("kvfs-names", move || {
+            let identify = |thread| process_of(thread).map(|(pid, command)| Process { pid, command });
+            attribution.name_processes(identify);
+        })?;
+        if let Some(mut metrics) = metrics {
+            let stop = service.stop.clone();
+            service.spawn("kvfs-metrics", move || {
+                while stop.sleep(Duration::ZERO) {
+                    metrics.serve(CLIENTS_PAUSE);
+                }
+            })?;
+        }
+        if let Some(mut socket) = socket {
+            // A thread of its own: a tick may wait for the disk just when somebody wants to know why.
+            let stop = service.stop.clone();
+            service.spawn("kvfs-socket", move || {
+                while stop.sleep(Duration::ZERO) {
+                    socket.serve(CLIENTS_PAUSE);
+                }
+            })?;
+        }
+        Ok(service)
+    }
+
+    fn spawn(&mut self, name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
+        self.threads.push(std::thread::Builder::new().name(name.to_string()).spawn(run)?);
+        Ok(())
+    }
+
+    /// The store that is served.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// The virtual files.
+    pub fn tree(&self) -> &Arc<VirtualTree> {
+        &self.tree
+    }
+
+    /// Stops the threads and closes the store, in the order that this file's head gives.
+    pub fn stop(mut self) -> Result<(), Error> {
+        self.store.name_holder(CLOSING);
+        self.stop_threads();
+        if self.store.is_view {
+            return Ok(());
+        }
+        let closed = self.close();
+        let dirty_bytes = self.store.engine.shape().debt.dirty_bytes;
+        let left = match &closed {
+            Err(error) => Some(error.to_string()),
+            // A mount that changes nothing leaves nothing over: what it found left to do is the next one's.
+            Ok(()) if dirty_bytes > 0 && !self.store.settings.fs.read_only => {
+                Some(format!("{} are in the log and not yet in their places", human_size(dirty_bytes)))
+            }
+            Ok(()) => None,
+        };
+        match left {
+            Some(what) => {
+                log::warn!("closed, but the next mount has work to do first: {what}");
+                self.store.name_holder(&format!("{LEFT}{what}"));
+            }
+            None => self.store.name_holder(CLOSED),
+        }
+        closed
+    }
+
+    fn close(&mut self) -> Result<(), Error> {
+        let show = self.store.path.display().to_string();
+        self.store.fs.close().map_err(|error| fs_error(&show, error, &*self.store.latch))?;
+        if let Some(worker) = self.worker.take() {
+            worker.stop();
+        }
+        match self.store.engine.close() {
+            // What a mount that changes nothing found left to do is left to the next one.
+            Err(engine::Error::NoSpace) if self.store.settings.fs.read_only => Ok(()),
+            closed => closed.map_err(|error| store_error(&show, error, &*self.store.latch)),
+        }
+    }
+
+    fn stop_threads(&mut self) {
+        self.stop.tell();
+        self.attribution.close();
+        for thread in self.threads.drain(..) {
+            if thread.join().is_err() {
+                log::error!("a background thread panicked");
+            }
+        }
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        self.stop_threads();
+    }
+}
+
+/// Does the filesystem's background work until told to stop.
+fn serve_fs(fs: &FileSystem, stop: &Stop) {
+    let mut last_error = String::new();
+    let mut pause = Duration::ZERO;
+    while stop.sleep(pause) {
+        pause = match fs.work() {
+            Ok(Pending::More) => Duration::ZERO,
+            Ok(Pending::Idle) => IDLE,
+            Ok(Pending::After(pause)) => pause.min(IDLE),
+            Err(fs::Error::Busy { retry_after, .. }) => retry_after.min(IDLE),
+            Err(error) => {
+                // One line an error, not one a try.
+                let text = error.to_string();
+                if text != last_error {
+                    log::error!("background work of the filesystem: {text}");
+                    last_error = text;
+                }
+                IDLE
+            }
+        };
+    }
+}
+
+fn parts(store: &Store, mount_point: &Path, attribution: &Arc<Attribution>) -> Parts {
+    let Store { description, settings, disk, latch, engine, fs, clock, pool, path, began, .. } = store;
+    let value = |name: &str| settings.get(name).unwrap_or_default();
+    let user = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
+    let usage = {
+        let fs = fs.clone();
+        move || fs.usage()
+    };
+    let write_times = {
+        let fs = fs.clone();
+        move || fs.write_times()
+    };
+    let pool = pool.clone();
+    let began = *began;
+    let process = move || Some(process_io().ok()?.since(began.as_ref()?));
+    Parts {
+        mount: MountInfo {
+            version: env!("CARGO_PKG_VERSION").to_string(),
+            uuid: description.uuid_text(),
+            block_bytes: settings.fs.block_bytes,
+            sync: value("sync"),
+            writeback_cache: settings.fuse.writeback_cache,
+            store_path: path.display().to_string(),
+            mount_path: mount_point.display().to_string(),
+            pid: std::process::id(),
+            owner: user,
+            is_view: store.is_view,
+            config: settings.list().into_iter().map(|it| (it.name.to_string(), it.value)).collect(),
+            kind_names: &keys::KIND_NAMES,
+        },
+        clock: clock.clone(),
+        meter: fs.meter().clone(),
+        attribution: attribution.clone(),
+        engine: engine.clone(),
+        disk: disk.clone(),
+        latch: latch.clone(),
+        usage: Box::new(usage),
+        write_times: Box::new(write_times),
+        process: Box::new(process),
+        open_files: Box::new(move || pool.open_files()),
+    }
+}

@@ -1,0 +1,311 @@
+//! An open store: every part up to the filesystem, and how it comes to be.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::errors::{fs_error, store_error};
+use super::lock::lock;
+use crate::base::clock::{Clock, SystemClock};
+use crate::disk::{
+    Access, Disk, Latch, LogFile, Metered, Opening, OsDisk, Overlay, Pool, ProcessIo, Stock, process_io,
+};
+use crate::engine::{self, Engine, Home, MeteredEngine, Tier};
+use crate::fs::types::{Caller, ROOT, SetAttributes};
+use crate::fs::{self, FileSystem, Identity, keys};
+use crate::repair;
+use crate::store::{Description, Error, Given, Place, Settings, Terms};
+
+/// Where an engine keeps its files that reads and writes them in ways of its own.
+const ENGINE_DIRECTORY: &str = "engine";
+/// Which parts of the cache a view may take for what its recovery changes: the first one that is enough.
+const VIEW_SHARES: [u64; 2] = [16, 2];
+
+/// An open store: every part up to the filesystem, no thread, no kernel.
+pub struct Store {
+    /// What it says about itself.
+    pub description: Description,
+    /// The settings in effect.
+    pub settings: Settings,
+    /// Door 3.
+    pub disk: Arc<Metered>,
+    /// Closes when a sync fails.
+    pub latch: Arc<Latch>,
+    /// Door 2.
+    pub engine: Arc<MeteredEngine>,
+    /// Door 1.
+    pub fs: Arc<FileSystem>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) os: Arc<OsDisk>,
+    pub(super) pool: Arc<Pool>,
+    pub(super) path: PathBuf,
+    /// Nothing below changes: what a recovery changes stays in memory, and no work is done.
+    pub(super) is_view: bool,
+    /// What the kernel had counted of this process before the store was opened.
+    pub(super) began: Option<ProcessIo>,
+}
+
+/// Makes a store in `path`, which must be missing or empty. It is durable when this returns.
+pub fn make_store(path: &Path, given: &Given, terms: Terms) -> Result<(), Error> {
+    if terms.look(path)? == Place::Store {
+        return Err(Error::usage(format!("{} already holds a store", path.display())));
+    }
+    let store = open_store(path, given, terms)?;
+    store.close()
+}
+
+/// Opens the store in `path`; a missing or empty directory becomes a store with the `given` options, if `terms` let it. What is made
+/// is durable when this returns.
+///
+/// For a read-only mount nothing below changes: a store that was not closed is recovered over a view in memory. Where that would take
+/// more than half of the cache, it is recovered in place, as for a mount that writes; on a disk that cannot be written it is refused.
+pub fn open_store(path: &Path, given: &Given, terms: Terms) -> Result<Store, Error> {
+    let show = path.display();
+    // Options are looked at before anything is made.
+    let is_read_only = Description::new(given)?.settings(given)?.fs.read_only;
+    let place = terms.look(path)?;
+    if is_read_only && place != Place::Store {
+        return Err(Error::usage(format!("{show} holds no store, and read-only none is made")));
+    }
+    let lock_for = |access| lock(path, Opening { access, any_owner: terms.any_owner });
+    if is_read_only {
+        let os = lock_for(Access::Read).map_err(|error| Error::system(&show, error))?;
+        if let Some(store) = open_view(path, os, given)? {
+            return Ok(store);
+        }
+    }
+    match lock_for(Access::Write) {
+        Ok(os) => {
+            // Someone may have made a store while we waited for the lock.
+            let place = terms.look(path)?;
+            open_in_place(path, os, place, given)
+        }
+        Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem && place == Place::Store => {
+            let way_out = match is_read_only {
+                false => "mount with -o ro",
+                true => {
+                    "what its recovery changes does not fit into half of the cache: give a larger cache= or memory="
+                }
+            };
+            Err(Error::refused(format!("{show}: the disk below is read-only; {way_out}")))
+        }
+        Err(error) => Err(Error::system(&show, error)),
+    }
+}
+
+/// The parts of a store below the engine.
+struct Below {
+    disk: Arc<Metered>,
+    latch: Arc<Latch>,
+    stock: Arc<Stock>,
+    pool: Arc<Pool>,
+    /// What the kernel had counted of this process before.
+    began: Option<ProcessIo>,
+}
+
+impl Below {
+    fn new(path: &Path, os: &Arc<OsDisk>) -> Result<Below, Error> {
+        let began = process_io().ok();
+        if repair::is_pending(&**os)? {
+            return Err(Error::damaged(format!("{}: {}", path.display(), repair::PENDING)));
+        }
+        let pool = Pool::of_process(os.clone());
+        let stock = Stock::new(pool.clone()).map_err(|error| Error::system(path.display(), error))?;
+        let disk = Metered::new(stock.clone());
+        Ok(Below { latch: Latch::new(disk.clone()), disk, stock, pool, began })
+    }
+
+    /// Opens engine and filesystem on `disk`, which these are or are below of.
+    fn open(
+        self,
+        path: &Path,
+        os: Arc<OsDisk>,
+        disk: Arc<dyn Disk>,
+        (description, settings, engine_options): (Description, Settings, &engine::Options),
+        is_view: bool,
+    ) -> Result<Store, Error> {
+        let Below { disk: metered, latch, pool, began, stock: _ } = self;
+        let show = path.display();
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+        let engine = open_engine(&os, disk, clock.clone(), engine_options)
+            .map_err(|error| store_error(&show, error, &*latch))?;
+        let engine = MeteredEngine::new(engine, keys::classify);
+        let fs = open_fs(&engine, &clock, &latch, &description, &settings)
+            .map_err(|error| fs_error(&show, error, &*latch))?;
+        let (disk, path) = (metered, path.to_path_buf());
+        Ok(Store { description, settings, disk, latch, engine, fs, clock, os, pool, path, is_view, began })
+    }
+}
+
+/// Opens the engine that `options` are of where it lives: on `disk`, or in a directory of its own.
+pub(super) fn open_engine(
+    os: &OsDisk,
+    disk: Arc<dyn Disk>,
+    clock: Arc<dyn Clock>,
+    options: &engine::Options,
+) -> engine::Result<Arc<dyn Engine>> {
+    match options.kind().home {
+        Home::Disk(_) => engine::open(disk, clock, options),
+        Home::Directory(open) => {
+            options.validate()?;
+            let own = os.directory(ENGINE_DIRECTORY);
+            open(&own.map_err(|error| engine::Error::io("making its directory", error))?, clock, options)
+        }
+    }
+}
+
+fn open_in_place(path: &Path, os: Arc<OsDisk>, place: Place, given: &Given) -> Result<Store, Error> {
+    let show = path.display();
+    let below = Below::new(path, &os)?;
+    let (description, is_made) = match Description::load(&*below.latch)? {
+        Some(description) => (description, false),
+        None if place == Place::Store => {
+            return Err(Error::refused(format!("{show}: its description cannot be opened")));
+        }
+        None => {
+            let description = Description::new(given)?;
+            if description.settings(given)?.engine.kind().writes_in_place
+                && let Err(error) = os.write_in_place()
+            {
+                log::warn!("{show}: its pages are copied by the filesystem below when they change: {error}");
+            }
+            description.save(&*below.latch)?;
+            (description, true)
+        }
+    };
+    let settings = description.settings(given)?;
+    let (disk, stock, engine_options) = (below.latch.clone(), below.stock.clone(), settings.engine.clone());
+    let store = below.open(path, os, disk, (description, settings, &engine_options), false)?;
+    // An engine with a directory of its own could not take them.
+    if !store.settings.fs.read_only
+        && matches!(store.settings.engine.kind().home, Home::Disk(_))
+        && let Err(error) = stock.keep(engine::SPARE_FILES)
+    {
+        log::warn!("{show}: making spare files: {error}");
+    }
+    if is_made {
+        store
+            .os
+            .sync_own_name()
+            .map_err(|error| Error::system(format!("{show}: making its name durable"), error))?;
+    }
+    Ok(store)
+}
+
+/// Opens the store on `os`, which is there, so that nothing below changes. `None` if what is to be recovered does not fit into half of
+/// the cache.
+fn open_view(path: &Path, os: Arc<OsDisk>, given: &Given) -> Result<Option<Store>, Error> {
+    // Little has to be kept of a store that was closed, so first little of the cache is given up for it.
+    for share in VIEW_SHARES {
+        let below = Below::new(path, &os)?;
+        let description = Description::load(&*below.latch)?
+            .ok_or_else(|| Error::refused(format!("{}: its description cannot be opened", path.display())))?;
+        let settings = description.settings(given)?;
+        let mut options = settings.engine.clone();
+        let common = options.common_mut();
+        let kept_bytes_max = common.cache_bytes / share;
+        common.cache_bytes -= kept_bytes_max;
+        common.memory_bytes = common.memory_bytes.saturating_sub(kept_bytes_max);
+        if let Home::Directory(_) = options.kind().home {
+            // Nothing of ours lies between it and its files.
+            return Ok(None);
+        }
+        let overlay = Overlay::bounded(below.latch.clone(), kept_bytes_max);
+        match below.open(path, os.clone(), overlay.clone(), (description, settings, &options), true) {
+            Err(_) if overlay.is_exceeded() => {}
+            other => return other.map(Some),
+        }
+    }
+    Ok(None)
+}
+
+/// Opens the filesystem on `engine`; an empty engine gets a new one, whose root belongs to whoever makes it, and which is durable
+/// when this returns.
+fn open_fs(
+    engine: &Arc<MeteredEngine>,
+    clock: &Arc<dyn Clock>,
+    latch: &Arc<Latch>,
+    description: &Description,
+    settings: &Settings,
+) -> fs::Result<Arc<FileSystem>> {
+    let made = engine.get(&keys::superblock(), Tier::Disk)?.is_none();
+    if made {
+        let identity = Identity { uuid: description.uuid, ..Identity::random()? };
+        FileSystem::format(&**engine, &**clock, &settings.fs, identity)?;
+    }
+    let disk = latch.clone();
+    let fs = FileSystem::open(engine.clone(), clock.clone(), settings.fs, Arc::new(move || disk.space()))?;
+    let user = nix::unistd::geteuid();
+    if made && !user.is_root() && !settings.fs.read_only {
+        let (uid, gid) = (Some(user.as_raw()), Some(nix::unistd::getegid().as_raw()));
+        fs.setattr(Tier::Disk, Caller::ROOT, ROOT, &SetAttributes { uid, gid, ..SetAttributes::default() })?;
+    }
+    if made {
+        engine::sync(&**engine)?;
+    }
+    Ok(fs)
+}
+
+impl Store {
+    /// Its log, for a daemon; `None` where nothing can be written.
+    pub fn log(&self) -> io::Result<Option<LogFile>> {
+        if self.is_view { Ok(None) } else { self.os.log().map(Some) }
+    }
+
+    /// Writes who uses the store into its lock, if that can be written.
+    pub fn name_holder(&self, what: &str) {
+        if self.is_view {
+            return;
+        }
+        let holder = format!("kvfs, process {}, {what}", std::process::id());
+        if let Err(error) = self.os.name_holder(&holder) {
+            log::warn!("writing the holder's name into the lock: {error}");
+        }
+    }
+
+    /// Makes everything durable and closes the store. No thread may use it any more.
+    pub fn close(&self) -> Result<(), Error> {
+        if self.is_view {
+            return Ok(());
+        }
+        let show = self.path.display();
+        self.fs.close().map_err(|error| fs_error(&show, error, &*self.latch))?;
+        self.engine.close().map_err(|error| store_error(&show, error, &*self.latch))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::SimDisk;
+
+    #[test]
+    fn a_filesystem_that_was_made_survives_a_power_cut() {
+        for kind in ["lsm", "btree"] {
+            let given = [("engine".to_string(), kind.to_string())];
+            let description = Description::new(&given).unwrap();
+            let settings = description.settings(&given).unwrap();
+            let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+            let open = |disk: Arc<SimDisk>| {
+                let latch = Latch::new(disk);
+                let engine = engine::open(latch.clone(), clock.clone(), &settings.engine).unwrap();
+                (MeteredEngine::new(engine, keys::classify), latch)
+            };
+            let disk = SimDisk::new();
+            description.save(&*disk).unwrap();
+            let (engine, latch) = open(disk.clone());
+            open_fs(&engine, &clock, &latch, &description, &settings).unwrap();
+            for seed in 0..32 {
+                let after = disk.crash(seed);
+                assert_eq!(Description::load(&*after).unwrap().as_ref(), Some(&description));
+                let (engine, _) = open(after);
+                for key in [keys::superblock().to_vec(), keys::inode(ROOT).to_vec()] {
+                    assert!(
+                        engine.get(&key, Tier::Disk).unwrap().is_some(),
+                        "{kind}, {seed}: {key:?} is gone"
+                    );
+                }
+            }
+        }
+    }
+}
