@@ -3,6 +3,9 @@
 
 #[path = "support/engines.rs"]
 mod engines;
+#[macro_use]
+#[path = "support/hand_on.rs"]
+mod hand_on;
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -224,30 +227,7 @@ fn a_store_in_a_real_directory_opens_again() {
 struct Bare(MemEngine);
 
 impl Engine for Bare {
-    fn kind(&self) -> Kind {
-        self.0.kind()
-    }
-    fn get(&self, key: &[u8], tier: Tier) -> engine::Result<Option<Bytes>> {
-        self.0.get(key, tier)
-    }
-    fn scan(&self, range: KeyRange<'_>, tier: Tier, visit: &mut engine::Visit<'_>) -> engine::Result<()> {
-        self.0.scan(range, tier, visit)
-    }
-    fn apply(&self, batch: &Batch, tier: Tier) -> engine::Result<engine::Lsn> {
-        self.0.apply(batch, tier)
-    }
-    fn lsn(&self) -> engine::Lsn {
-        self.0.lsn()
-    }
-    fn sync_to(&self, lsn: engine::Lsn, done: engine::Done) {
-        self.0.sync_to(lsn, done);
-    }
-    fn promise(&self) -> engine::Promise {
-        self.0.promise()
-    }
-    fn close(&self) -> engine::Result<()> {
-        self.0.close()
-    }
+    hand_on!(Engine 0: kind, get, scan, apply, lsn, sync_to, promise, close);
 }
 
 #[test]

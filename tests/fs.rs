@@ -3,6 +3,9 @@
 //!
 //! `SEED=n cargo test --test fs` replays one seed.
 
+#[macro_use]
+#[path = "support/hand_on.rs"]
+mod hand_on;
 #[path = "support/model_fs.rs"]
 mod model_fs;
 
@@ -17,8 +20,8 @@ use kvfs::base::clock::{Clock, ManualClock};
 use kvfs::base::prng::Prng;
 use kvfs::disk::{Disk, SimDisk, Space};
 use kvfs::engine::{
-    self, Batch, Command, Done, Engine, Error as EngineError, KeyRange, Kind, Lsn, MemEngine,
-    Options as EngineOptions, Pending, Promise, Result as EngineResult, Tier, Visit, WorkClass,
+    self, Batch, Command, Engine, Error as EngineError, KeyRange, Kind, Lsn, MemEngine,
+    Options as EngineOptions, Pending, Result as EngineResult, Tier, Visit, WorkClass,
 };
 use kvfs::fs::meter::Op;
 use kvfs::fs::types::{

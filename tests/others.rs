@@ -1,6 +1,10 @@
 //! An engine of somebody else: it lives in a directory of its own, reads and writes there as it likes, and has options of its own. What
 //! is here is all that the rest of kvfs needs to know of it.
 
+#[macro_use]
+#[path = "support/hand_on.rs"]
+mod hand_on;
+
 use std::fs::File;
 use std::io::{Read, Write};
 use std::path::Path;
@@ -16,8 +20,8 @@ use kvfs::compare::workloads::stage::Stage;
 use kvfs::compare::{self, matrix, workloads};
 use kvfs::disk::{Access, Opening, SimDisk};
 use kvfs::engine::{
-    self, Batch, Common, Descriptor, Done, Engine, Error, Home, KeyRange, Kind, Lsn, MemEngine, Options,
-    OwnOptions, Promise, Result, Tier, Visit,
+    self, Batch, Common, Descriptor, Done, Engine, Error, Home, Kind, Lsn, MemEngine, Options, OwnOptions,
+    Promise, Result, Tier,
 };
 use kvfs::fs::meter::Op;
 use kvfs::fs::types::{Caller, NewNode, ROOT};
@@ -95,14 +99,10 @@ impl Diary {
 }
 
 impl Engine for Diary {
+    hand_on!(Engine map: get, scan, lsn);
+
     fn kind(&self) -> Kind {
         Kind::of(&DIARY)
-    }
-    fn get(&self, key: &[u8], tier: Tier) -> Result<Option<Bytes>> {
-        self.map.get(key, tier)
-    }
-    fn scan(&self, range: KeyRange<'_>, tier: Tier, visit: &mut Visit<'_>) -> Result<()> {
-        self.map.scan(range, tier, visit)
     }
     fn apply(&self, batch: &Batch, tier: Tier) -> Result<Lsn> {
         let (mut file, mut record) = (self.file.lock(), Vec::new());
@@ -110,9 +110,6 @@ impl Engine for Diary {
         file.write_all(&(record.len() as u32).to_le_bytes()).map_err(failed)?;
         file.write_all(&record).map_err(failed)?;
         self.map.apply(batch, tier)
-    }
-    fn lsn(&self) -> Lsn {
-        self.map.lsn()
     }
     fn sync_to(&self, _: Lsn, done: Done) {
         done(self.file.lock().sync_all().map_err(failed));

@@ -17,9 +17,8 @@ impl Reluctant {
 }
 
 impl Engine for Reluctant {
-    fn kind(&self) -> Kind {
-        self.engine.kind()
-    }
+    hand_on!(Engine engine: kind, lsn, sync_to, promise, close, background, inspect);
+
     fn get(&self, key: &[u8], tier: Tier) -> EngineResult<Option<Bytes>> {
         self.would_block(tier)?;
         self.engine.get(key, tier)
@@ -51,23 +50,5 @@ impl Engine for Reluctant {
             }
         }
         result
-    }
-    fn lsn(&self) -> Lsn {
-        self.engine.lsn()
-    }
-    fn sync_to(&self, lsn: Lsn, done: Done) {
-        self.engine.sync_to(lsn, done);
-    }
-    fn promise(&self) -> Promise {
-        self.engine.promise()
-    }
-    fn close(&self) -> EngineResult<()> {
-        self.engine.close()
-    }
-    fn background(&self) -> Option<&dyn kvfs::engine::Background> {
-        self.engine.background()
-    }
-    fn inspect(&self) -> Option<&dyn kvfs::engine::Inspect> {
-        self.engine.inspect()
     }
 }

@@ -95,15 +95,8 @@ struct Gate {
 }
 
 impl Engine for Gate {
-    fn kind(&self) -> Kind {
-        self.engine.kind()
-    }
-    fn get(&self, key: &[u8], tier: Tier) -> EngineResult<Option<Bytes>> {
-        self.engine.get(key, tier)
-    }
-    fn scan(&self, range: KeyRange<'_>, tier: Tier, visit: &mut Visit<'_>) -> EngineResult<()> {
-        self.engine.scan(range, tier, visit)
-    }
+    hand_on!(Engine engine: kind, get, scan, lsn, sync_to, promise, close);
+
     fn apply(&self, batch: &Batch, tier: Tier) -> EngineResult<Lsn> {
         if tier == Tier::Disk {
             let mut closed = self.closed.lock();
@@ -111,18 +104,6 @@ impl Engine for Gate {
             self.opened.wait_while(&mut closed, |closed| *closed);
         }
         self.engine.apply(batch, tier)
-    }
-    fn lsn(&self) -> Lsn {
-        self.engine.lsn()
-    }
-    fn sync_to(&self, lsn: Lsn, done: Done) {
-        self.engine.sync_to(lsn, done);
-    }
-    fn promise(&self) -> Promise {
-        self.engine.promise()
-    }
-    fn close(&self) -> EngineResult<()> {
-        self.engine.close()
     }
 }
 
