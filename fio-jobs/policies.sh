@@ -2,8 +2,6 @@
 # One workload on every compaction policy, with values in tables and in the log: the table in the README.
 set -euo pipefail
 
-all=(leveled tiered time-window log eager)
-
 usage() {
     cat <<TEXT
 usage: fio-jobs/policies.sh DIR [POLICY...]
@@ -27,11 +25,18 @@ TEXT
 # shellcheck source=fio-jobs/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
+# The names of all policies, as the help of the option lists them: each before what it does, in brackets.
+every_policy() {
+    "$kvfs" mount --help | awk '/^  policy /{on = 1} on {print} on && /Default/ {exit}' | tr -s ' \n' ' ' |
+        grep -oE '[a-z-]+ \(' | tr -d ' ('
+}
+
 arguments "$@"
 parent=${1%/}
 shift
 policies=("$@")
-[ ${#policies[@]} -gt 0 ] || policies=("${all[@]}" btree)
+[ ${#policies[@]} -gt 0 ] || mapfile -t policies < <(every_policy && echo btree)
+[ ${#policies[@]} -gt 0 ] || die "$kvfs mount --help names no policy"
 size=${SIZE:-256}
 [ "$size" -ge 64 ] || die "SIZE=$size is too small: a memtable is 1/64 of it, and at least a megabyte"
 tools fio jq
