@@ -1,4 +1,4 @@
-//! Who moves content: bytes and calls by process and by top-level name, at door 1.
+//! Attribution of content that is moved: bytes and calls by process and by top-level name, at door 1.
 //!
 //! 1. Each read, write and copy that succeeds is charged, where it is counted, to one process and to one name in the root.
 //! 2. The kernel names the thread that called. Which process and command that is, a thread of its own finds out in
@@ -27,7 +27,7 @@ const ROWS_MAX: usize = 256;
 /// Rows of a ranking.
 const TOP: usize = 20;
 
-/// What somebody moved.
+/// Content moved by somebody.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
     /// Content written.
@@ -83,7 +83,7 @@ pub struct Process {
     pub command: String,
 }
 
-/// Who moved most, and what all the others moved.
+/// A ranking of those who moved most, and the sum of all others.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ranking<K> {
     /// By bytes, most first; at most 20.
@@ -195,7 +195,7 @@ pub struct Attribution {
     state: Mutex<State>,
     /// Rings when there is a thread to name, or no more will come.
     fresh: Condvar,
-    /// Who has each file open for writing: the last thread that opened it, and how many times it is open.
+    /// The thread that has a file open for writing: the last thread that opened it, and how many times it is open.
     writers: Mutex<HashMap<Ino, (u32, u64)>>,
 }
 
@@ -226,7 +226,7 @@ impl Attribution {
         *writer = (thread, writer.1 + 1);
     }
 
-    /// What [`Attribution::opened`] noted has ended.
+    /// Ends one opening that [`Attribution::opened`] noted.
     pub fn closed(&self, ino: Ino) {
         let mut writers = self.writers.lock();
         if let Some(writer) = writers.get_mut(&ino) {
@@ -242,7 +242,7 @@ impl Attribution {
         self.writers.lock().get(&ino).map_or(0, |(thread, _)| *thread)
     }
 
-    /// What was charged so far.
+    /// Charges so far.
     pub fn charges(&self) -> Charges {
         self.state.lock().charges.clone()
     }

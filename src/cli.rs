@@ -145,7 +145,7 @@ enum Verb {
     Compare(crate::compare::Arguments),
 }
 
-/// What a command ends with instead of success.
+/// Failure of a command.
 struct Failure {
     code: u8,
     text: String,

@@ -26,12 +26,12 @@ use crate::disk::{LOG, LogFile};
 pub use lines::Lines;
 pub use process::ProcessHandle;
 
-/// How long the kernel may take from the open store to a mount that answers.
+/// Longest time from the open store to a mount that answers.
 const READY_MAX: Duration = Duration::from_secs(30);
-/// How long a child that is told to end may take.
+/// Longest time for a child that is told to end.
 const END_MAX: Duration = Duration::from_secs(2);
 
-/// Which of the two processes this is.
+/// One of the two processes.
 pub enum Side {
     /// The one that was started.
     Parent(Parent),
@@ -50,7 +50,7 @@ pub struct Child {
     pipe: OwnedFd,
 }
 
-/// How it went.
+/// The result.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// Programs can use the mount.

@@ -34,7 +34,7 @@ use errors::{fs_error, store_error};
 pub use service::Service;
 pub use store::{Store, make_store, open_store};
 
-/// What to mount, and where.
+/// A request to mount a store.
 pub struct Request<'a> {
     /// The store's directory, absolute.
     pub store: &'a Path,
@@ -44,7 +44,7 @@ pub struct Request<'a> {
     pub given: &'a Given,
     /// Under which the store may be opened.
     pub terms: Terms,
-    /// What mount(8) says about any filesystem.
+    /// Flags of mount(8) that every filesystem has.
     pub flags: &'a MountFlags,
 }
 

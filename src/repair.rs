@@ -30,33 +30,33 @@ use crate::fs::types::Ino;
 use crate::fs::{self, Affected, CheckSummary, Described, keys};
 use crate::store::{Blame, DESCRIPTION, Description, Error};
 
-/// What the names of a new store's files begin with until it is in its place.
+/// Prefix of the names of a new store's files until it is in its place.
 const PREFIX: &str = "repair.";
 /// Lists the files of a new store that is whole.
 const MARK: &str = "REPAIRED";
 /// The most bytes that a block of a file has.
 const ZEROS: &[u8] = &[0; fs::BLOCK_BYTES_MAX as usize];
 
-/// What a repair did, or in a dry run would do.
+/// Report of a repair, or in a dry run of what it would do.
 #[derive(Clone, Debug, Default)]
 pub struct Report {
     /// Nothing was written.
     pub is_dry: bool,
     /// An earlier repair was finished first.
     pub was_interrupted: bool,
-    /// What the engine says is damaged.
+    /// Damage that the engine reports.
     pub damage: Vec<String>,
-    /// What could not be read.
+    /// Ranges that could not be read.
     pub losses: Vec<Loss>,
     /// Parts of files that may be missing or older than they were.
     pub affected: Vec<Affected>,
     /// What the filesystem's check found: after the salvage, if there was one.
     pub problems: Vec<String>,
-    /// What was done about it.
+    /// Changes made.
     pub mends: Vec<String>,
-    /// What is left.
+    /// Problems that are left.
     pub left: Vec<String>,
-    /// What there is now.
+    /// Summary of the store now.
     pub summary: CheckSummary,
 }
 

@@ -1,4 +1,4 @@
-//! What a store says about itself: the file `STORE`, and the settings that it remembers.
+//! Description of a store: the file `STORE`, and the settings that it remembers.
 //!
 //! ```text
 //! kvfs store 1                       format version
@@ -81,7 +81,7 @@ impl Settings {
 /// Options as they were given: names and values, later ones count.
 pub type Given = [(String, String)];
 
-/// What a store says about itself.
+/// Description of a store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Description {
     /// Tells stores apart; the filesystem's superblock holds the same.
@@ -241,7 +241,7 @@ impl Description {
         Ok(Description { uuid: uuid.ok_or_else(|| damaged("it has no uuid"))?, options })
     }
 
-    /// What a damaged description of the store on `disk` still says: every line that makes sense, and the `engine` whose files
+    /// The rest of a damaged description of the store on `disk`: every line that makes sense, and the `engine` whose files
     /// are there. Without a whole uuid the store gets a new one.
     pub fn rebuild(disk: &dyn Disk, engine: engine::Kind) -> Result<Description, Error> {
         let bytes = match disk.open(DESCRIPTION) {
@@ -301,7 +301,7 @@ fn apply(settings: &mut Settings, options: &Given) -> Result<(), Error> {
     settings.engine.validate().map_err(Error::usage)
 }
 
-/// What is at a path where a store may be or be made.
+/// Content of a path where a store may be or be made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
     /// Nothing.

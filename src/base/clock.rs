@@ -1,4 +1,4 @@
-//! Where time comes from: an argument, never a global, so that simulations decide what time it is.
+//! Clocks. Time is an argument, never a global, so that a simulation decides what time it is.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};

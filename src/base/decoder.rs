@@ -3,7 +3,7 @@
 
 /// A decoder.
 pub struct Decoder {
-    /// What it reads.
+    /// Description of the format.
     pub name: &'static str,
     /// Reads bytes, whatever they are, and uses what it made of them. Returns whether they were read as anything. Panics if
     /// they read as what they are not: what was accepted and written again must read the same. A checksum around them is made

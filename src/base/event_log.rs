@@ -1,4 +1,4 @@
-//! What happened lately: a ring of events that the engine, the mount and the control room write to.
+//! Recent events: a ring that the engine, the mount and the control room write to.
 //!
 //! An [`Event`] has a number that only grows, the wall time, a name and a few fields. The newest [`EVENTS_MAX`] are kept. One is
 //! recorded where something begins or ends that takes milliseconds or more, never once an operation, so a short lock
@@ -77,7 +77,7 @@ impl EventLog {
         ring.events.push_back(Arc::new(event));
     }
 
-    /// What is in the ring, oldest first.
+    /// The events in the ring, oldest first.
     pub fn events(&self) -> Vec<Arc<Event>> {
         self.ring.lock().events.iter().cloned().collect()
     }

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-/// What is wrong with a text that somebody has written, as a sentence to show.
+/// An error in a text that somebody has written, as a sentence to show.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct BadText(String);
@@ -27,7 +27,7 @@ impl From<BadText> for String {
     }
 }
 
-/// When an option may be given.
+/// Time at which an option may be given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum When {
     /// Only when the store is made; remembered by the store.
@@ -40,9 +40,9 @@ pub enum When {
 pub struct Field<T: 'static> {
     /// The key, as in `-o key=value`.
     pub name: &'static str,
-    /// When it may be given.
+    /// Time at which it may be given.
     pub when: When,
-    /// What it trades, in one sentence, with the values it takes.
+    /// Its effect, in one sentence, with the values that it takes.
     pub help: &'static str,
     /// Parses and stores; the error is a sentence without the key.
     pub set: fn(&mut T, &str) -> Result<(), BadText>,

@@ -49,7 +49,7 @@ impl WakeSignal {
         wake.notify_all();
     }
 
-    /// How often `class` has been notified; pass it to [`WakeSignal::wait`].
+    /// Number of times that `class` was notified; pass it to [`WakeSignal::wait`].
     pub fn seen(&self, class: WorkClass) -> u64 {
         *self.slots[class as usize].0.lock()
     }

@@ -14,16 +14,16 @@ const ALIASES: &[(&str, &str, &[&str])] = &[
     ("stall_seconds", "stalls.seconds", &["stalls.slowdowns", "stalls.stops"]),
 ];
 
-/// What came of one condition.
+/// Result of one condition.
 #[derive(Debug, PartialEq)]
 pub(super) struct Verdict {
     /// As it was given.
     condition: String,
-    /// What the left side is; `None` where the ratio has no denominator.
+    /// Value of the left side; `None` where the ratio has no denominator.
     actual: Option<f64>,
     /// Whether the condition holds. A value that is not there holds to nothing.
     pub holds: bool,
-    /// What the value was made of.
+    /// Operands of the value.
     operands: Vec<(String, Value)>,
 }
 

@@ -6,7 +6,7 @@ use crate::base::text::{BadText, human_size, parse_size};
 use crate::control::model::{Sizes, bloom_rate, bloom_simulation, durability_debt};
 use crate::engine::lsm::PolicyKind;
 
-/// What to predict.
+/// Parameters of a prediction.
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true)]
 pub(super) struct ModelArgs {

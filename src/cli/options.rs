@@ -1,4 +1,4 @@
-//! What stands behind `-o`: options of ours, those of every filesystem, and those that only mount(8) needs.
+//! Options behind `-o`: options of ours, those of every filesystem, and those that only mount(8) needs.
 
 use crate::base::text::{BadText, When, parse_size};
 use crate::engine::{Kind, Setting};

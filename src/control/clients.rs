@@ -15,11 +15,11 @@ use crate::disk::SocketFile;
 
 /// Clients at a time.
 pub(super) const CLIENTS_MAX: usize = 64;
-/// How long a client may take for its question.
+/// Longest time for a client to send its question.
 const ASKING_MAX: Duration = Duration::from_secs(2);
-/// How long it may take to read its answer.
+/// Longest time for it to read its answer.
 const READING_MAX: Duration = Duration::from_secs(10);
-/// How long it may take to hang up afterwards, and how much it may say meanwhile.
+/// Longest time for it to hang up afterwards, and the most that it may send meanwhile.
 const LEAVING_MAX: Duration = Duration::from_secs(1);
 const LEAVING_BYTES_MAX: usize = 256 << 10;
 /// Rest after a client could not be let in, for instance because there are no descriptors.
@@ -43,7 +43,7 @@ impl Stream for UnixStream {
     }
 }
 
-/// Where clients come in.
+/// The listening socket.
 pub(super) trait Entrance: AsFd {
     /// A client's connection.
     type Stream: Stream;
@@ -75,7 +75,7 @@ impl Entrance for SocketFile {
     }
 }
 
-/// What a client does.
+/// State of a client.
 enum Stage {
     /// It asks; what it has asked so far.
     Asks(Vec<u8>),
@@ -93,7 +93,7 @@ struct Client<S> {
     stage: Stage,
 }
 
-/// What a question gets: `None` while more of it must come. It is told what was asked so far and whether that is all.
+/// The answer to a question: `None` while more of it must come. It is told what was asked so far and whether that is all.
 pub(super) type Answer<'a> = dyn Fn(&[u8], bool) -> Option<Vec<u8>> + 'a;
 
 /// An entrance with those who came in.

@@ -11,7 +11,7 @@ const LINES_MAX: usize = 64;
 /// Bytes of a mark's name.
 const NAME_BYTES_MAX: usize = 64;
 
-/// What a line asks for.
+/// The action that a line asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
     /// Start a command of the engine.

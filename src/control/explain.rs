@@ -1,4 +1,4 @@
-//! What reads ask of the engine: one that was asked for (`explain`), and those that happen (`trace on`). Both are shown in
+//! Explanations of reads: one that was asked for (`explain`), and those that happen (`trace on`). Both are shown in
 //! `.stats.d/trace`.
 
 use super::{Control, figures};
@@ -26,7 +26,7 @@ struct Run {
 }
 
 impl Control {
-    /// What reads of an inode's record and of one of its blocks ask; the text is in `.stats.d/trace`.
+    /// Explains reads of an inode's record and of one of its blocks; the text is in `.stats.d/trace`.
     pub(super) fn explain(&self, ino: Ino, block: u64) -> Result<()> {
         let engine = &self.parts.engine;
         let mut text = format!("inode {ino}\n");
@@ -53,7 +53,7 @@ impl Control {
         Ok(())
     }
 
-    /// Where each of the first blocks of a file lies now, and at which offsets there; a line for neighbours in one place. A read
+    /// The places of the first blocks of a file, and their offsets there; a line for neighbours in one place. A read
     /// of one would end there.
     fn places(&self, ino: Ino, epoch: u32, size: u64) -> Result<String> {
         let blocks = size.div_ceil(self.mount.block_bytes.max(1));

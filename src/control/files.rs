@@ -1,4 +1,4 @@
-//! Which file shows what: the tree below `.stats` and `.stats.d`.
+//! The tree of files below `.stats` and `.stats.d`, and the source of each text.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! What the models say of the tree at hand: the debt of each level, and the amplification that its layout should have, to stand
+//! Forecasts of the models for the tree at hand: the debt of each level, and the amplification that its layout should have, to stand
 //! beside what was measured.
 
 use super::model::{self, DebtRow, Sizes};
@@ -87,7 +87,7 @@ pub(super) struct Forecast {
     pub levels: u64,
     /// Levels × growth / 2, the memtable's flush included in the levels.
     pub write_amp_half_ratio: f64,
-    /// What a byte in the memtable still has to be written, by the model of debt.
+    /// Write amplification of a byte in the memtable until it is in the last level, by the model of debt.
     pub write_amp_debt: f64,
     /// Bytes of a lookup with nothing cached.
     pub lookup_bytes: f64,

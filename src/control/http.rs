@@ -17,13 +17,13 @@ const HEAD_BYTES_MAX: usize = 8 << 10;
 const FIELDS_MAX: usize = 64;
 const PLAIN: &str = "text/plain; charset=utf-8";
 
-/// What is found at a path.
+/// The resource at a path.
 pub(super) struct Page {
     pub content_type: &'static str,
     pub body: String,
 }
 
-/// What answers for a path, without its query: `None` where nothing is.
+/// Handler of a path, without its query: `None` where nothing is.
 pub(super) type Pages<'a> = dyn Fn(&str) -> Option<Page> + 'a;
 
 /// A bound port and those who came to it.
@@ -39,7 +39,7 @@ impl Server {
         Ok(Server { clients: Clients::new(listener) })
     }
 
-    /// Where it answers.
+    /// The address on which it listens.
     pub fn address(&self) -> io::Result<SocketAddr> {
         self.clients.entrance().local_addr()
     }
@@ -192,7 +192,7 @@ mod tests {
         assert!(answer(b"", true, &pages).is_none());
     }
 
-    /// What clients get of a server that runs meanwhile.
+    /// Answers that clients get from a server that runs meanwhile.
     fn with_server(clients: impl FnOnce(SocketAddr)) {
         let mut server = Server::bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let (address, is_over) = (server.address().unwrap(), AtomicBool::new(false));

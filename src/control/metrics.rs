@@ -13,10 +13,10 @@ use crate::base::text::{BadText, Field, When};
 /// The text exposition format of Prometheus.
 const EXPOSITION: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// What is served beside the mount.
+/// Options of what is served beside the mount.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Options {
-    /// Where to answer scrapes; `None` is nowhere.
+    /// Address on which scrapes are answered; `None` for none.
     pub metrics: Option<SocketAddr>,
 }
 
@@ -58,7 +58,7 @@ impl MetricsServer {
         Ok(MetricsServer { server: Server::bind(address)?, control })
     }
 
-    /// Where it answers.
+    /// The address on which it listens.
     pub fn address(&self) -> io::Result<SocketAddr> {
         self.server.address()
     }

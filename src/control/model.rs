@@ -1,4 +1,4 @@
-//! What the textbook formulas predict, computed without a mount: the durability debt of a leveled tree, and bloom filters. Read, write and
+//! Predictions of the textbook formulas, computed without a mount: the durability debt of a leveled tree, and bloom filters. Read, write and
 //! space amplification of a compaction policy stand beside the policy, in `engine/lsm/compaction/`. `docs/model.md` has the sources, what each formula
 //! leaves out, and where the texts' printed figures slip.
 //!

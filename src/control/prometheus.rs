@@ -165,7 +165,7 @@ struct Exposition {
 struct Frame {
     /// The part's row and shape; `None` for an item, which has no place in a family's name.
     part: Option<(&'static Row, PartKind)>,
-    /// How long the text of labels was before it.
+    /// Length of the text of labels before it.
     labels: usize,
 }
 

@@ -12,10 +12,10 @@ use crate::disk::LogFile;
 
 /// Lines that may come at once.
 const LINES_MAX: u32 = 500;
-/// How long it takes until one more may come.
+/// Interval after which one more line may come.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Where log lines go. Copies are the same log.
+/// Destination of log lines. Copies are the same log.
 #[derive(Clone, Default)]
 pub struct Lines(Arc<Mutex<State>>);
 

@@ -30,7 +30,7 @@ impl ProcessHandle {
     }
 }
 
-/// When a process was started, in ticks since the machine was.
+/// Start time of a process, in ticks since the machine was started.
 fn started(process: &str) -> Option<u64> {
     let text = crate::disk::read_outside(Path::new(&format!("/proc/{process}/stat"))).ok()?;
     let text = String::from_utf8_lossy(&text);

@@ -16,7 +16,7 @@ use nix::unistd::{UnlinkatFlags, fsync, syncfs, unlinkat};
 
 /// Files are for their owner.
 const MODE: Mode = Mode::S_IRUSR.union(Mode::S_IWUSR);
-/// How often a file is looked for again that somebody makes and removes.
+/// Attempts to open a file that somebody else makes and removes meanwhile.
 const TRIES: usize = 16;
 
 /// An open directory.
@@ -114,7 +114,7 @@ impl Directory {
         Ok(unlinkat(&self.0, one(name)?, UnlinkatFlags::NoRemoveDir)?)
     }
 
-    /// What `name` is, without opening it or following a link.
+    /// Type of `name`, found without opening it or following a link.
     pub fn look(&self, name: &str) -> io::Result<FileStat> {
         Ok(fstatat(&self.0, one(name)?, AtFlags::AT_SYMLINK_NOFOLLOW)?)
     }

@@ -1,4 +1,4 @@
-//! What lies in the store's directory beside the store's files: the daemon's log and its socket.
+//! Files in the store's directory that are not the store's: the daemon's log and its socket.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -104,7 +104,7 @@ impl SocketFile {
         Ok(SocketFile { directory, name, listener: bound? })
     }
 
-    /// Where clients come in.
+    /// The listening socket.
     pub fn listener(&self) -> &UnixListener {
         &self.listener
     }

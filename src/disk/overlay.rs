@@ -14,7 +14,7 @@ use super::{Disk, File, FileInfo, Purpose, Space};
 /// Bytes kept in memory as one piece.
 const PIECE_BYTES: u64 = 4096;
 
-/// What an overlay may keep.
+/// Limit of the bytes that an overlay keeps.
 #[derive(Default)]
 struct Budget {
     bytes_max: u64,

@@ -47,7 +47,7 @@ pub enum Purpose {
 }
 
 impl Purpose {
-    /// How many slots [`Purpose::slot`] uses.
+    /// Number of slots that [`Purpose::slot`] uses.
     pub const SLOTS: usize = 15 + LEVELS;
 
     /// Every purpose, in the order of reports.

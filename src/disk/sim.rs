@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use super::{Disk, File, FileInfo, Purpose, Space};
 use crate::base::prng::Prng;
 
-/// What is left of a write that was not synced and that a power cut tears.
+/// Result of a power cut for a write that was not synced.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Tear {
     /// Each sector of 512 bytes is as it was or as it shall be.

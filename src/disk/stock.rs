@@ -34,7 +34,7 @@ struct State {
     /// Numbers of the spares.
     spares: Vec<u64>,
     next_number: u64,
-    /// How many there are to be.
+    /// Number of spare files to keep.
     wanted: usize,
 }
 

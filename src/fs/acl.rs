@@ -85,7 +85,7 @@ impl Acl {
         self.0.len() == 3
     }
 
-    /// How far each class's bits are shifted in a mode. The mask, if there is one, stands for the group.
+    /// Shift of each class's bits in a mode. The mask, if there is one, stands for the group.
     fn shift(&self, tag: u16) -> Option<u32> {
         let masked = self.0.iter().any(|entry| entry.tag == MASK);
         match tag {

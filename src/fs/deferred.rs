@@ -12,7 +12,7 @@ use super::meter::Op;
 use super::{FileSystem, Result, keys};
 use crate::engine::{Batch, Tier};
 
-/// How long a change of times alone may stay in memory.
+/// Longest time that a change of nothing but times stays in memory.
 pub(super) const DEFER: Duration = Duration::from_secs(1);
 /// Inodes that one unit of background work writes.
 const UNIT_INODES: usize = 1000;

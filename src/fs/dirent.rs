@@ -17,7 +17,7 @@ use crate::fs::Result;
 const NAMES_MAX: usize = 128 << 10;
 const SHARDS: usize = 16;
 
-/// What a name stands for.
+/// An entry: the inode that a name stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Dirent {
     pub ino: Ino,
@@ -75,7 +75,7 @@ impl Names {
         &self.shards[hash as usize % SHARDS]
     }
 
-    /// What `name` stands for, if that is remembered.
+    /// The entry of `name`, if it is in the cache.
     pub fn get(&self, dir: Ino, hash: u64, name: &[u8]) -> Option<Dirent> {
         let mut shard = self.shard(hash).lock();
         shard.get(&(dir, hash)).filter(|(known, _)| **known == *name).map(|(_, entry)| *entry)

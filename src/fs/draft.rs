@@ -17,7 +17,7 @@ use crate::engine::{Batch, Tier};
 
 /// A change of one inode in the making; nothing of it shows before [`FileSystem::commit`].
 pub(super) struct Draft<'b> {
-    /// What is stored together.
+    /// The batch in which the changes are stored together.
     pub batch: &'b mut Batch,
     pub record: Inode,
     /// Ranges of the epoch that the inode *had*; if the draft starts a new one, they are no longer its own.
@@ -32,7 +32,7 @@ impl<'b> Draft<'b> {
         Draft { batch, record: view.record.clone(), pending: view.pending.clone(), xattr_bytes: 0 }
     }
 
-    /// What the content is with the changes so far.
+    /// The content, including the changes so far.
     pub fn view(&self) -> View<'_> {
         View { record: &self.record, pending: &self.pending }
     }

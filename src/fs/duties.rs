@@ -1,4 +1,4 @@
-//! What each operation owes besides its result, in one table: set-id bits, `security.capability`, times, durability.
+//! Duties of each operation besides its result, in one table: set-id bits, `security.capability`, times, durability.
 //!
 //! The operations that change content do what their row says ([`FileSystem::settle_content`]), and the adapter asks the
 //! table which answers have to wait for a sync. `tests/fs/duties.rs` performs every operation and holds it to its row,
@@ -10,7 +10,7 @@ use super::types::Ino;
 use super::{FileSystem, Result};
 use crate::engine::Tier;
 
-/// What becomes of a privilege that a file lends to whoever runs it: set-id bits, or `security.capability`.
+/// Fate of a privilege that a file lends to whoever runs it: set-id bits, or `security.capability`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lent {
     /// It stays.
@@ -23,22 +23,22 @@ pub enum Lent {
     GoesWithOwner,
 }
 
-/// Which times of the inode that the operation is about become now.
+/// Times of the operation's inode that become now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Times {
     /// None.
     Kept,
     /// The access time, as the option `atime` says.
     Read,
-    /// Of the last change.
+    /// The time of the last change.
     Changed,
-    /// Of the last change of content, and of the last change.
+    /// The times of the last change of content and of the last change.
     Written,
     /// All four: it is new.
     Born,
 }
 
-/// When the answer waits until the change is durable.
+/// Condition under which the answer waits until the change is durable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Durable {
     /// There is nothing to make durable.
@@ -64,7 +64,7 @@ pub struct Duties {
     pub times: Times,
     /// Whether the directories whose names change get new times of content and change.
     pub directory_times: bool,
-    /// When it must be durable before it is answered.
+    /// Condition under which it must be durable before it is answered.
     pub durable: Durable,
 }
 
@@ -79,7 +79,7 @@ const fn row(
 }
 
 impl Op {
-    /// What the operation owes. Its inode is, of an operation on names, the one that the name stands for; of a copy, the
+    /// The duties of the operation. Its inode is, of an operation on names, the one that the name stands for; of a copy, the
     /// target, while the source counts as read.
     pub const fn duties(self) -> Duties {
         use {Durable::*, Lent::*, Times::*};

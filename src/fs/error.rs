@@ -1,4 +1,4 @@
-//! What the filesystem answers when it cannot do as asked: errno words, and the engine's errors.
+//! Errors of the filesystem: those with an error number, and the engine's.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -78,9 +78,9 @@ pub enum Error {
     /// Not a failure: a limit is reached, nothing has changed, and the call should be made again after a while, or when there is room.
     #[error("the store is busy: {cause}")]
     Busy {
-        /// Which limit.
+        /// The limit.
         cause: engine::Cause,
-        /// How long to wait at most.
+        /// Longest wait before the next try.
         retry_after: Duration,
     },
     /// The engine's answer.

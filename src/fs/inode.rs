@@ -125,7 +125,7 @@ impl Inode {
         (9 + FIXED_BYTES + self.target.len()) as u64
     }
 
-    /// What `stat` shows.
+    /// Attributes as `stat` shows them.
     pub fn attributes(&self, ino: Ino, block_bytes: u64) -> Attributes {
         Attributes {
             ino,

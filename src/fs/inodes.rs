@@ -28,7 +28,7 @@ const SHARDS: usize = 16;
 /// Cells looked at to find one that may leave.
 const EVICTION_TRIES: usize = 8;
 
-/// What is known of an inode.
+/// State of an inode in memory.
 pub(super) struct InodeState {
     pub record: Inode,
     /// Ranges of the current epoch that wait for reclaim: holes to everyone.
@@ -40,7 +40,7 @@ pub(super) struct InodeState {
 }
 
 impl InodeState {
-    /// Where the content is.
+    /// Place of the content.
     pub fn view(&self) -> View<'_> {
         View { record: &self.record, pending: &self.pending }
     }

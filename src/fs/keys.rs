@@ -184,7 +184,7 @@ pub fn dirent(dir: Ino, hash: u64, name: &[u8]) -> Vec<u8> {
     key
 }
 
-/// What the keys of all names of directory `dir` begin with.
+/// Common prefix of the keys of all names in directory `dir`.
 pub fn dirent_prefix(dir: Ino) -> Vec<u8> {
     with_ino(DIRENT, dir, 0)
 }

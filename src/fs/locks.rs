@@ -22,7 +22,7 @@ pub(super) struct Locks {
     pub working: Mutex<()>,
 }
 
-/// How long a call in [`Tier::Memory`] waits for a lock before it answers `WouldBlock`.
+/// Longest wait of a call in [`Tier::Memory`] for a lock before it answers `WouldBlock`.
 pub(super) const PATIENCE: Duration = Duration::from_micros(100);
 
 /// The answer of a call that would have to wait.

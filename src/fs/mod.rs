@@ -78,7 +78,7 @@ pub type SpaceSource = Arc<dyn Fn() -> std::io::Result<Space> + Send + Sync>;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Moment(Lsn);
 
-/// What is stored, as `/.stats` shows it.
+/// Usage: inodes and bytes stored, as `/.stats` shows them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
     /// Σ sizes.
@@ -207,7 +207,7 @@ impl FileSystem {
         self.inodes.open()
     }
 
-    /// What is stored.
+    /// Inodes and bytes stored.
     pub fn usage(&self) -> Usage {
         let total = self.counters.total();
         Usage {

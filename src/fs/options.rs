@@ -7,7 +7,7 @@ pub const BLOCK_BYTES_MIN: u64 = 4 << 10;
 /// Largest block.
 pub const BLOCK_BYTES_MAX: u64 = 256 << 10;
 
-/// When reading changes the access time.
+/// Condition under which reading changes the access time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Atime {
     /// When it is not newer than the last change, or older than a day.
@@ -24,7 +24,7 @@ pub struct Options {
     /// Bytes of file content in one key: a power of two. Small blocks make small writes cheap, large ones make
     /// sequential work cheap. Fixed when the store is made; what the store remembers wins.
     pub block_bytes: u64,
-    /// When reading changes the access time.
+    /// Condition under which reading changes the access time.
     pub atime: Atime,
     /// Whether listing a directory changes its access time, as `atime` says.
     pub diratime: bool,

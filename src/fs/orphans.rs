@@ -1,4 +1,4 @@
-//! What is deleted later: inodes without a name that are still in use, and ranges of blocks.
+//! Deferred deletion: inodes without a name that are still in use, and ranges of blocks.
 //!
 //! 1. An inode whose last name goes while it is used gets an orphan record in the same batch. When the last user leaves,
 //!    background work *buries* it: one batch deletes inode, attributes and orphan record, and its blocks or, if

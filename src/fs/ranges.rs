@@ -31,13 +31,13 @@ impl Range {
             .ok_or_else(|| damaged("a reclaim record does not parse"))
     }
 
-    /// What is left after blocks before `next` are gone, in proportion.
+    /// The rest of the range after the blocks before `next` are gone; bytes in proportion.
     pub fn after(self, next: u64) -> Range {
         let share = u128::from(self.bytes) * u128::from(self.to - next) / u128::from(self.to - self.from);
         Range { from: next, bytes: share as u64, ..self }
     }
 
-    /// What lies before `end`, in proportion.
+    /// The part of the range before `end`; bytes in proportion.
     fn before(self, end: u64) -> Range {
         Range { to: end, bytes: self.bytes - self.after(end).bytes, ..self }
     }
@@ -82,7 +82,7 @@ impl Ranges {
         self.0.last().map_or(0, |range| range.to)
     }
 
-    /// What is believed to lie in all of them.
+    /// Bytes that are believed to lie in all of them.
     pub fn bytes(&self) -> u64 {
         self.0.iter().map(|range| range.bytes).sum()
     }

@@ -44,7 +44,7 @@ const BATCH_KEYS: usize = 256;
 /// Directories above a file that its path shows.
 const DEPTH_MAX: usize = 4096;
 
-/// What the store's description says, for a store whose superblock is lost.
+/// The store's description, for a store whose superblock is lost.
 #[derive(Clone, Copy, Debug)]
 pub struct Described {
     /// Bytes of a block.
@@ -53,16 +53,16 @@ pub struct Described {
     pub uuid: [u8; 16],
 }
 
-/// What [`repair`] did.
+/// Result of [`repair`].
 #[derive(Clone, Debug, Default)]
 pub struct Repaired {
     /// Problems that the first check saw.
     pub problems: Vec<String>,
-    /// What was done, in order.
+    /// Changes made, in order.
     pub mends: Vec<String>,
     /// Problems that are left.
     pub left: Vec<String>,
-    /// What the last check saw.
+    /// Summary of the last check.
     pub summary: CheckSummary,
 }
 

@@ -20,7 +20,7 @@ const VERSION: u32 = 1;
 /// Inode numbers taken with one change of the superblock.
 const LEASE: u64 = 1024;
 
-/// What is chosen once, when a store is made.
+/// Identity of a store, chosen once when it is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Identity {
     /// Names the store.
@@ -108,7 +108,7 @@ struct Lease {
     next: Ino,
 }
 
-/// Who the store is, and the inode numbers that it gives away.
+/// The identity of the store, and the next inode number.
 pub(super) struct Numbers {
     pub identity: Identity,
     lease: Mutex<Lease>,

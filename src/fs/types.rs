@@ -41,7 +41,7 @@ pub const LINKS_MAX: u32 = 65_000;
 /// Largest file size: what `off_t` can say.
 pub const SIZE_MAX: u64 = i64::MAX as u64;
 
-/// What an inode is.
+/// Type of an inode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum FileKind {
     /// A regular file.
@@ -130,7 +130,7 @@ impl From<Time> for SystemTime {
 pub struct Attributes {
     /// Inode number.
     pub ino: Ino,
-    /// What it is.
+    /// Its type.
     pub kind: FileKind,
     /// Permission bits with suid, sgid and sticky: `0o7777`.
     pub permissions: u32,
@@ -167,7 +167,7 @@ pub enum SetTime {
     At(Time),
 }
 
-/// Which attributes to change, each only if given.
+/// Attributes to change, each only if given.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SetAttributes {
     /// New permission bits, `0o7777`.
@@ -186,7 +186,7 @@ pub struct SetAttributes {
     pub ctime: Option<Time>,
 }
 
-/// Who asks.
+/// The caller of an operation.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Caller {
     /// User.
@@ -202,7 +202,7 @@ impl Caller {
     pub const ROOT: Caller = Caller { uid: 0, gid: 0, pid: 0 };
 }
 
-/// What to make.
+/// The kind of inode to make.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NewNode<'a> {
     /// A regular, empty file.
@@ -220,7 +220,7 @@ pub enum NewNode<'a> {
     },
 }
 
-/// How rename treats an existing target.
+/// Treatment of an existing target by rename.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RenameMode {
     /// It is replaced.
@@ -231,7 +231,7 @@ pub enum RenameMode {
     Exchange,
 }
 
-/// How setxattr treats an existing attribute.
+/// Treatment of an existing attribute by setxattr.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum XattrMode {
     /// Create or replace.
@@ -247,15 +247,15 @@ pub enum XattrMode {
 pub struct DirEntry {
     /// Inode number.
     pub ino: Ino,
-    /// What it is.
+    /// Its type.
     pub kind: FileKind,
-    /// Where to go on after this entry.
+    /// Cookie from which a listing goes on after this entry.
     pub cookie: u64,
     /// The name.
     pub name: Vec<u8>,
 }
 
-/// What `statfs` shows.
+/// Figures of `statfs`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Statfs {
     /// Bytes of the unit that the counts below are in.

@@ -20,7 +20,7 @@ pub fn file_type(kind: FileKind) -> FileType {
     }
 }
 
-/// What the kernel is told about an inode.
+/// Attributes of an inode as the kernel takes them.
 pub fn attributes(from: &Attributes) -> FileAttr {
     FileAttr {
         ino: INodeNo(from.ino.0),
@@ -84,7 +84,7 @@ pub fn set_time(received: TimeOrNow) -> SetTime {
     }
 }
 
-/// How rename treats an existing target, and whether it leaves a whiteout behind; `None` for flags that we do not have, or not
+/// Treatment of an existing target by rename, and whether it leaves a whiteout behind; `None` for flags that we do not have, or not
 /// together.
 pub fn rename_mode(flags: RenameFlags) -> Option<(RenameMode, bool)> {
     let whiteout = flags.contains(RenameFlags::RENAME_WHITEOUT);
@@ -101,7 +101,7 @@ pub fn rename_mode(flags: RenameFlags) -> Option<(RenameMode, bool)> {
     Some((mode, whiteout))
 }
 
-/// How setxattr treats an existing attribute; `None` for flags that we do not have.
+/// Treatment of an existing attribute by setxattr; `None` for flags that we do not have.
 pub fn xattr_mode(flags: i32) -> Option<XattrMode> {
     match flags {
         0 => Some(XattrMode::Either),

@@ -1,4 +1,4 @@
-//! What the kernel still keeps of open files is written back before a mount ends.
+//! The end of a mount: data that the kernel still keeps of open files is written back first.
 //!
 //! Under `writeback_cache`, and in shared mappings under any option, written pages stay in the kernel until it chooses to send
 //! them; once the mount is detached nobody makes it. Closed files have none: close writes them back.
@@ -29,7 +29,7 @@ const QUIET_TIMES: u32 = 5;
 /// Pause between two looks.
 const QUIET_PAUSE: Duration = Duration::from_millis(4);
 
-/// What is needed to make the kernel write back.
+/// Means of making the kernel write back.
 pub(super) struct WriteBack {
     core: Arc<Core>,
     /// The kernel's door: readable while requests wait there.

@@ -10,10 +10,10 @@ use nix::errno::Errno;
 use nix::sys::stat::stat;
 use nix::unistd::{AccessFlags, access, geteuid};
 
-/// What the kernel is asked through.
+/// The device through which the kernel is asked.
 const DEVICE: &str = "/dev/fuse";
 
-/// How the system is for who mounts.
+/// Conditions of the system for a mount.
 #[derive(Clone, Copy, Debug)]
 struct Situation {
     is_root: bool,

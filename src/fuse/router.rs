@@ -1,4 +1,4 @@
-//! Who serves a request: the store, or the virtual tree. The only place that tells their inodes apart; behind it nobody asks.
+//! Routing of a request to the store or to the virtual tree. The only place that tells their inodes apart; behind it nobody asks.
 //!
 //! The two meet at the root, which is the store's: the names that the tree takes there are the tree's, and `..` of what lies
 //! right below is the store's root.
@@ -11,7 +11,7 @@ use fuser::INodeNo;
 use crate::fs::types::{Ino, ROOT};
 use crate::virtual_files::VirtualTree;
 
-/// Who serves an inode.
+/// The side that serves an inode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Side {
     /// The store.
@@ -20,13 +20,13 @@ pub(super) enum Side {
     Virtual(Ino),
 }
 
-/// Who serves an inode.
+/// The side that serves an inode.
 pub(super) fn side(tree: &VirtualTree, ino: INodeNo) -> Side {
     let ino = Ino(ino.0);
     if tree.owns(ino) { Side::Virtual(ino) } else { Side::Stored(ino) }
 }
 
-/// Who serves `name` in `parent`, and as which name in which directory he knows it.
+/// The side that serves `name` in `parent`, and the name and directory under which that side knows it.
 pub(super) fn side_of_name<'a>(tree: &VirtualTree, parent: INodeNo, name: &'a OsStr) -> (Side, &'a OsStr) {
     match side(tree, parent) {
         Side::Stored(ROOT) if tree.takes_at_root(name.as_bytes()) => (Side::Virtual(ROOT), name),

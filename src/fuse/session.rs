@@ -34,19 +34,19 @@ use super::refusal;
 use super::table::{self, Answer};
 use crate::base::text::{Field, When, exact_duration, parse_duration, parse_switch, switch};
 
-/// How long what is open after a lazy unmount is still served.
+/// Longest time that open files are still served after a lazy unmount.
 const GRACE: Duration = Duration::from_secs(10);
-/// How long the kernel may take to send what it keeps of written files, and we to take it.
+/// Longest time for the kernel to send the data that it keeps of written files, and for us to take it.
 const WRITE_BACK_MAX: Duration = Duration::from_secs(60);
-/// How long a mount whose connection has ended may take to say so.
+/// Longest time in which a mount whose connection has ended must say so.
 const DEAD_MAX: Duration = Duration::from_secs(2);
-/// How long the kernel may take to show the new filesystem at the mount point.
+/// Longest time for the kernel to show the new filesystem at the mount point.
 const READY_MAX: Duration = Duration::from_secs(20);
 
-/// How long programs that are about to end, and files that were just closed, may keep a mount in use.
+/// Longest time that programs which are about to end, and files that were just closed, may keep a mount in use.
 const BUSY_MAX: Duration = Duration::from_secs(1);
 
-/// How the kernel talks to us.
+/// Options of the connection to the kernel.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Options {
     /// The kernel keeps written pages and sends them later, in larger pieces. Faster small writes; counters then show what
@@ -54,7 +54,7 @@ pub struct Options {
     pub writeback_cache: bool,
     /// Every read and write goes past the page cache: slower, and the counters show exactly what programs ask.
     pub direct_io: bool,
-    /// How long the kernel may remember names and attributes. We are the only writer, so long is right.
+    /// Time that the kernel may cache names and attributes. We are the only writer, so long is right.
     pub timeout: Duration,
     /// Dispatch threads; 0 is one a core. More than cores makes a lone client slower.
     pub threads: usize,
@@ -113,7 +113,7 @@ pub const FIELDS: &[Field<Options>] = &[
     },
 ];
 
-/// What mount(8) says about any filesystem.
+/// Flags of mount(8) that every filesystem has.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MountFlags {
     /// Other users may enter; always so for root.
@@ -138,7 +138,7 @@ pub struct MountFlags {
     pub max_read: Option<u32>,
 }
 
-/// What happens to a mount.
+/// An event of a mount.
 #[derive(Debug)]
 pub enum Event {
     /// The kernel has gone: the filesystem is unmounted.
@@ -147,7 +147,7 @@ pub enum Event {
     Signal(Signal),
 }
 
-/// How a mount ended.
+/// Way in which a mount ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
     /// The kernel sends no more requests.
@@ -414,7 +414,7 @@ pub fn detach(mount_point: &Path, lazily: bool) -> io::Result<()> {
 
 /// MS_NOSYMFOLLOW, which the libraries do not name yet.
 const NO_SYMFOLLOW: MsFlags = MsFlags::from_bits_retain(0x100);
-/// What of a living mount may be changed, as it is now.
+/// Settings of a living mount that may be changed, as they are now.
 fn flags_now(mount_point: &Path) -> io::Result<MsFlags> {
     // What statfs(2) calls ST_… and mount(2) calls MS_… are the same bits, but for the last one, which the library drops.
     let now = nix::sys::statvfs::statvfs(mount_point)?.flags().bits();

@@ -16,7 +16,7 @@ use nix::sys::stat::Mode;
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::{ForkResult, dup2_stderr, dup2_stdin, dup2_stdout, fork, pipe2};
 
-/// How long a mount may take to say what it is.
+/// Longest time in which a mount may answer what it is.
 const ANSWER_MAX: Duration = Duration::from_secs(5);
 /// Our type in the mount table, unless `subtype=` says otherwise.
 const KIND: &str = "fuse.kvfs";
@@ -28,11 +28,11 @@ pub struct Mount {
     pub id: u64,
     /// Device number of its filesystem, as `major:minor`.
     pub device: String,
-    /// What is mounted: for our own mounts the store's directory, unless `fsname=` says otherwise.
+    /// Source of the mount: for our own mounts the store's directory, unless `fsname=` says otherwise.
     pub source: PathBuf,
     /// Where.
     pub mount_point: PathBuf,
-    /// What holds for this mount point, such as `rw,nosuid`.
+    /// Options of this mount point, such as `rw,nosuid`.
     pub options: String,
     /// Type, such as `fuse.kvfs`.
     pub kind: String,
@@ -114,7 +114,7 @@ pub fn resolve(path: &Path) -> io::Result<PathBuf> {
     }
 }
 
-/// What is found out about a mount by asking it.
+/// Facts about a mount that are found out by asking it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
     /// It is a kvfs.

@@ -13,12 +13,12 @@ use crate::fs::{self, CheckSummary};
 use crate::repair;
 use crate::store::{Description, Error, Place, look};
 
-/// What a check found.
+/// Findings of a check.
 #[derive(Debug, Default)]
 pub struct Findings {
     /// Each broken promise, as a sentence.
     pub damage: Vec<String>,
-    /// What was there, unless damage ended the check before.
+    /// Summary of the filesystem, unless damage ended the check before.
     pub summary: Option<CheckSummary>,
 }
 

@@ -7,7 +7,7 @@ use super::lock::{BUSY_WAIT, CLOSED, CLOSING, CLOSING_WAIT, LEFT};
 use crate::daemon::ProcessHandle;
 use crate::disk::{Held, InUse};
 
-/// How often the lock is looked at while a process is waited for.
+/// Interval at which the lock is looked at while a process is waited for.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
 /// The process that a lock's text names.
@@ -15,7 +15,7 @@ pub(super) fn pid_in(holder: &str) -> Option<u32> {
     holder.split([' ', ',']).find_map(|word| word.parse().ok())
 }
 
-/// How a store was found after an unmount.
+/// State of a store after an unmount.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Closed {
     /// Nothing is left to do.

@@ -1,4 +1,4 @@
-//! What an error of a part means for whoever opens the store.
+//! Errors of the parts, as errors of opening the store.
 
 use crate::disk::Disk;
 use crate::engine;

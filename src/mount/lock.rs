@@ -9,15 +9,15 @@ use super::closing::pid_in;
 use crate::disk::{InUse, Opening, OsDisk};
 use crate::fuse::table;
 
-/// How long a mount waits for a store that its last user seems to hold for good.
+/// Longest wait of a mount for a store that its last user does not seem to close.
 pub(super) const BUSY_WAIT: Duration = Duration::from_secs(2);
-/// How long it waits for one whose last user is closing it.
+/// Longest wait for a store whose last user is closing it.
 pub(super) const CLOSING_WAIT: Duration = Duration::from_secs(120);
-/// What a holder writes into the lock while it closes the store.
+/// Text that a holder writes into the lock while it closes the store.
 pub(super) const CLOSING: &str = "closing the store";
-/// What it writes there at the end.
+/// Text that it writes there at the end.
 pub(super) const CLOSED: &str = "closed";
-/// What it writes there instead if the next mount has to do something first.
+/// Text that it writes there instead if the next mount has to do something first.
 pub(super) const LEFT: &str = "left work behind: ";
 
 /// Opens the directory, waiting for a holder that is about to let go.
@@ -38,7 +38,7 @@ pub(super) fn lock(path: &Path, opening: impl Into<Opening>) -> io::Result<Arc<O
     }
 }
 
-/// What is to be added to the message of a store that is in use, if its holder's mount cannot be seen from here.
+/// Addition to the message of a store that is in use, if its holder's mount cannot be seen from here.
 fn in_other_namespace(holder: &str) -> String {
     match pid_in(holder).filter(|pid| table::is_in_other_namespace(*pid)) {
         Some(pid) => format!(", in another mount namespace: nsenter -m -t {pid} shows it"),

@@ -16,14 +16,14 @@ use crate::fs::{self, FileSystem, Identity, keys};
 use crate::repair;
 use crate::store::{Description, Error, Given, Place, Settings, Terms};
 
-/// Where an engine keeps its files that reads and writes them in ways of its own.
+/// Directory of an engine that reads and writes its files in ways of its own.
 const ENGINE_DIRECTORY: &str = "engine";
-/// Which parts of the cache a view may take for what its recovery changes: the first one that is enough.
+/// Shares of the cache that a view may take for the changes of its recovery: the first one that is enough.
 const VIEW_SHARES: [u64; 2] = [16, 2];
 
 /// An open store: every part up to the filesystem, no thread, no kernel.
 pub struct Store {
-    /// What it says about itself.
+    /// Its description of itself.
     pub description: Description,
     /// The settings in effect.
     pub settings: Settings,
@@ -41,7 +41,7 @@ pub struct Store {
     pub(super) path: PathBuf,
     /// Nothing below changes: what a recovery changes stays in memory, and no work is done.
     pub(super) is_view: bool,
-    /// What the kernel had counted of this process before the store was opened.
+    /// The kernel's counters of this process before the store was opened.
     pub(super) began: Option<ProcessIo>,
 }
 
@@ -99,7 +99,7 @@ struct Below {
     latch: Arc<Latch>,
     stock: Arc<Stock>,
     pool: Arc<Pool>,
-    /// What the kernel had counted of this process before.
+    /// The kernel's counters of this process before.
     began: Option<ProcessIo>,
 }
 

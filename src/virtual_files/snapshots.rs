@@ -11,7 +11,7 @@ use crate::base::clock::Clock;
 use crate::fs::types::{Ino, Time};
 use crate::fs::{Error, Result};
 
-/// How old a text may be that is not made for who asks.
+/// Greatest age of a text that is shown to somebody for whom no new one is made.
 pub(super) const RECENT: Duration = Duration::from_millis(100);
 
 /// A text, and when it was made.
@@ -51,7 +51,7 @@ impl Snapshots {
         self.open.lock().pins.contains_key(&ino)
     }
 
-    /// What `stat` shows: the newest text that is pinned, or else a recent one.
+    /// The text whose size `stat` shows: the newest text that is pinned, or else a recent one.
     pub fn shown(&self, ino: Ino, file: &dyn VirtualFile) -> Arc<Snapshot> {
         let pinned = self.open.lock().pins.get(&ino).map(|pin| pin.newest.clone());
         pinned.unwrap_or_else(|| self.recent(ino, file))

@@ -14,7 +14,7 @@ pub trait Figure {
 
 /// A number that only grows.
 pub trait Growing: Figure {
-    /// What came after `earlier`.
+    /// The growth since `earlier`.
     fn since(&self, earlier: &Self) -> Self;
 }
 

@@ -58,9 +58,9 @@ impl<T: Rows + Default> Part for Vec<T> {
     }
 }
 
-/// What is subtracted from what it was at a mark: the trait behind rows that stand `inside`.
+/// Subtraction of a mark, for rows that stand `inside`.
 pub trait Since {
-    /// What came after `earlier`.
+    /// The growth since `earlier`.
     fn since(&self, earlier: &Self) -> Self;
 }
 
@@ -93,7 +93,7 @@ impl<T: Rows + Default + Clone> Since for Option<T> {
 
 /// The names that tell the items of an [`Each`] apart.
 pub trait Label: Copy + 'static {
-    /// What they are.
+    /// The sort of the names.
     const SORT: Sort;
     /// Every one, in the order of reports.
     fn all() -> impl Iterator<Item = Self>;
@@ -128,7 +128,7 @@ impl<L: Label, T: std::fmt::Debug + PartialEq + Default + Copy, const N: usize> 
 }
 
 impl<L: Label, T, const N: usize> Each<L, T, N> {
-    /// What `of` says for each index.
+    /// An item for each index, made by `of`.
     pub fn from_fn(of: impl FnMut(usize) -> T) -> Each<L, T, N> {
         Each { items: std::array::from_fn(of), names: PhantomData }
     }
@@ -200,9 +200,9 @@ impl<L: Label, T: Rows + Copy, const N: usize> Part for Each<L, T, N> {
     }
 }
 
-/// What the names of a [`Named`] are.
+/// The names of a [`Named`].
 pub trait Naming {
-    /// What they are.
+    /// The sort of the names.
     const SORT: Sort;
 }
 

@@ -11,7 +11,7 @@ use crate::control::stats::{Base, Report, Sample, State};
 use crate::disk::{ProcessIo, Purpose};
 
 impl Document {
-    /// What `report` says.
+    /// The document of `report`.
     pub fn of(report: &Report) -> Document {
         let Report { mount, sample, .. } = report;
         Document {

@@ -112,7 +112,7 @@ pub(super) fn kinds(page: &mut Page, report: &Report) {
     );
 }
 
-/// Who moved most content, and below which name in the root.
+/// Processes that moved most content, and names in the root below which most was moved.
 pub(super) fn movers(page: &mut Page, report: &Report) {
     let item = |name: String, tally: &Tally| {
         format!("{name} {} written {} read", human_size(tally.write_bytes), human_size(tally.read_bytes))

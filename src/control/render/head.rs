@@ -117,7 +117,7 @@ pub(super) fn amplification(page: &mut Page, report: &Report) {
     );
 }
 
-/// What makes reads dear now: files in L0, each of which a read may have to ask, and probes in the shortest window.
+/// A warning when reads are expensive: files in L0, each of which a read may have to ask, and probes in the shortest window.
 fn warning(report: &Report) -> String {
     let lately = report.windows.first().and_then(|window| window.growth.shape.probes.mean());
     if lately.is_some_and(|probes| probes > RED_PROBES) {
@@ -129,7 +129,7 @@ fn warning(report: &Report) -> String {
     }
 }
 
-/// What went to the disk and came from it, by purpose; merges into one level or another are told apart in the table.
+/// Bytes written to and read from the disk, by purpose; merges into one level or another are told apart in the table.
 pub(super) fn by_cause(page: &mut Page, sample: &Sample) {
     let total = sample.disk.total();
     let mut causes: Vec<(&str, Counters)> = Vec::new();

@@ -1,18 +1,18 @@
-//! What is wrong, and what would make it go.
+//! Problems found, and the changes that would mend them.
 
 use super::Problem;
 
 /// Keys to write, or with `None` to delete, all in one batch.
 pub(super) type Changes = Vec<(Vec<u8>, Option<Vec<u8>>)>;
 
-/// What makes a problem go.
+/// The mend of a problem.
 pub(in crate::fs) struct Mend {
-    /// What is done, in one sentence.
+    /// The change, in one sentence.
     pub what: String,
     pub changes: Changes,
 }
 
-/// What was found so far.
+/// Problems and mends found so far.
 pub(super) struct Findings<'a> {
     report: &'a mut dyn FnMut(Problem),
     /// Problems that were reported.
@@ -26,18 +26,18 @@ impl Findings<'_> {
         Findings { report, problems: 0, mends: Vec::new() }
     }
 
-    /// Something is wrong: `what`, in one sentence.
+    /// Reports a problem: `what`, in one sentence.
     pub fn problem(&mut self, what: String) {
         self.problems += 1;
         (self.report)(Problem { what });
     }
 
-    /// These changes would make a problem go.
+    /// Notes changes that would mend a problem.
     pub fn mend(&mut self, what: String, changes: Changes) {
         self.mends.push(Mend { what, changes });
     }
 
-    /// It would go without `key`.
+    /// Notes that removing `key` would mend a problem.
     pub fn drop_key(&mut self, what: String, key: Vec<u8>) {
         self.mend(what, vec![(key, None)]);
     }

@@ -1,11 +1,11 @@
-//! What is known of an inode, and what is wrong with it once all keys were seen.
+//! Inodes: facts gathered from their keys, and problems found once all keys were seen.
 
 use super::super::inode::{HAS_PENDING, Inode};
 use super::super::keys;
 use super::super::types::{FileKind, Ino, ROOT, STORED_END, Time};
 use super::Checker;
 
-/// What is known of an inode so far.
+/// Facts about an inode so far.
 pub(super) struct Seen {
     pub record: Inode,
     /// Names that stand for it.
@@ -15,7 +15,7 @@ pub(super) struct Seen {
     /// The directory of its last name.
     pub home: Option<Ino>,
     pub stored_bytes: u64,
-    /// Where its last block ends, if that is behind its size.
+    /// End of its last block, if that is behind its size.
     pub end_bytes: u64,
     /// The highest epoch of a block, if it is above its own.
     pub epoch: u32,
@@ -24,12 +24,12 @@ pub(super) struct Seen {
     pub is_orphan: bool,
 }
 
-/// What there is of an inode whose record cannot be had.
+/// Facts about an inode whose record is missing or cannot be read.
 #[derive(Default)]
 pub(super) struct Missing {
     /// The record is there and does not parse.
     pub is_unreadable: bool,
-    /// What its names say.
+    /// Its type according to its names.
     pub kind: Option<FileKind>,
     /// Their keys.
     pub names: Vec<Vec<u8>>,
@@ -139,7 +139,7 @@ impl Checker<'_> {
     }
 }
 
-/// What `new` says otherwise than `old`.
+/// The differences between two records, as text.
 fn differences(old: &Inode, new: &Inode) -> String {
     let pairs = [
         ("links", u64::from(old.links), u64::from(new.links)),

@@ -12,7 +12,7 @@ use super::findings::{Changes, Findings};
 /// Its name.
 const NAME: &[u8] = b"lost+found";
 
-/// What is known of the directory.
+/// Facts about the directory.
 #[derive(Default)]
 pub(super) struct LostAndFound {
     /// It, once it was seen or made.

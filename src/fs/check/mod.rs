@@ -40,11 +40,11 @@ use lost_and_found::LostAndFound;
 /// A broken invariant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
-    /// What is wrong, in one sentence.
+    /// Description of the problem, in one sentence.
     pub what: String,
 }
 
-/// What a repair goes by where the store itself does not say.
+/// Facts that a repair uses where the store itself does not say.
 pub(super) struct Evidence<'a> {
     /// The block size and the uuid that the store's description gives.
     pub block_bytes: u64,
@@ -53,7 +53,7 @@ pub(super) struct Evidence<'a> {
     pub is_lost: &'a dyn Fn(&[u8]) -> bool,
 }
 
-/// What [`check`] saw.
+/// Summary of [`check`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CheckSummary {
     /// Keys.
@@ -78,7 +78,7 @@ pub struct CheckSummary {
     pub problems: u64,
 }
 
-/// What is known of the store so far.
+/// Facts about the store so far.
 struct Checker<'a> {
     findings: Findings<'a>,
     evidence: Option<&'a Evidence<'a>>,
@@ -88,7 +88,7 @@ struct Checker<'a> {
     highest_ino: Ino,
     seen: HashMap<Ino, Seen>,
     missing: BTreeMap<Ino, Missing>,
-    /// Of directories, the keys of their names and where those lie.
+    /// Names of directories: the directory that each name lies in, and its key.
     directory_names: HashMap<Ino, Vec<(Ino, Vec<u8>)>>,
     lost_and_found: LostAndFound,
     ranges: HashMap<(Ino, u32), Vec<Range>>,
@@ -152,7 +152,7 @@ pub(super) fn diagnose(
 }
 
 impl Checker<'_> {
-    /// What can be said only after all keys were seen.
+    /// Checks that are possible only after all keys were seen.
     fn end(&mut self) -> Result<()> {
         self.end_numbers()?;
         if !self.seen.get(&ROOT).is_some_and(|seen| seen.record.is_directory()) {

@@ -143,7 +143,7 @@ impl<'a> Content<'a> {
         Ok(start.max(offset).min(size))
     }
 
-    /// What begins at `from`, and how many of `length` bytes are of the same kind. `from + length` does not pass the end of the file.
+    /// The kind of content at `from` (data or hole), and the number of bytes of that kind, at most `length`. `from + length` does not pass the end of the file.
     pub fn run(&self, view: View<'_>, from: u64, length: u64) -> Result<Run> {
         if view.record.is_dense() {
             return Ok(Run { is_hole: false, length });

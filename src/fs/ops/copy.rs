@@ -16,7 +16,7 @@ const COPY_BYTES_MAX: u64 = 1 << 20;
 /// Longest stretch that one call may answer for: the reply has 32 bits.
 const ANSWER_BYTES_MAX: u64 = 1 << 31;
 
-/// What one call copied.
+/// Result of one call.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Copied {
     /// Bytes of the file.

@@ -48,7 +48,7 @@ impl FileSystem {
         Ok(cell.read(tier)?.record.attributes(cell.ino, self.options.block_bytes))
     }
 
-    /// What `name` stands for. The caller has `directory` locked.
+    /// The entry of `name`. The caller has `directory` locked.
     pub(in crate::fs) fn entry(&self, directory: Ino, name: &[u8], tier: Tier) -> Result<Option<Dirent>> {
         let hash = self.names.hash(name);
         if let Some(entry) = self.names.get(directory, hash, name) {
@@ -62,7 +62,7 @@ impl FileSystem {
         Ok(Some(entry))
     }
 
-    /// What `name` stands for, and the inode. The caller has `directory` locked, so it cannot lose the name meanwhile.
+    /// The entry of `name`, and its inode. The caller has `directory` locked, so it cannot lose the name meanwhile.
     pub(in crate::fs) fn child(
         &self,
         directory: Ino,

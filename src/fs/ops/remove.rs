@@ -16,7 +16,7 @@ use crate::fs::ranges::Ranges;
 use crate::fs::types::{Ino, Time};
 use crate::fs::{Error, FileSystem, Result};
 
-/// What becomes of an inode that loses a name.
+/// The fate of an inode that loses a name.
 pub(in crate::fs) enum Fate {
     /// It lives on, with this record, under other names.
     Named(Inode),
