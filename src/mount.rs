@@ -5,7 +5,7 @@
 //!                       └───────────────┴────────────────┴──────────────────────┴── Control ← VirtualTree (/.stats)
 //! ```
 //!
-//! Threads beside the kernel's: the engine's [`Worker`], one for the filesystem's own background work, and one that gives
+//! Threads beside the kernel's: the engine's [`engine::Worker`], one for the filesystem's own background work, and one that gives
 //! the control room its second.
 //!
 //! # Order at the end

@@ -14,9 +14,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use engines::{Setup, Step, apply, change_variant, contents, open, range, setups, steps, tiny};
 use kvfs::base::metric::Since;
-use kvfs::disk::{
-    Disk, Fault, Faulty, Kind as Request, Latch, Metered, OsDisk, Purpose, SimDisk, Tear, process_io,
-};
+use kvfs::disk::{Disk, Fault, Faulty, Latch, Metered, OsDisk, Purpose, Request, SimDisk, Tear, process_io};
 use kvfs::engine::{self, Batch, Command, Engine, Error, KeyRange, Kind, Operation, Options, Tier};
 
 type Map = BTreeMap<Bytes, Bytes>;

@@ -9,8 +9,8 @@ use std::sync::{Arc, OnceLock};
 use bytes::Bytes;
 use kvfs::base::clock::ManualClock;
 use kvfs::base::prng::Prng;
-use kvfs::control::{self, Control, MountInfo, Parts};
-use kvfs::disk::{Disk, Fault, Faulty, Kind as Request, Latch, Metered, OpenFiles, Purpose, SimDisk, Space};
+use kvfs::control::{self, Control, MountInfo, Sources};
+use kvfs::disk::{Disk, Fault, Faulty, Latch, Metered, OpenFiles, Purpose, Request, SimDisk, Space};
 use kvfs::engine::{self, Engine, Kind, MeteredEngine, Options, Tier, WorkClass};
 use kvfs::fs::meter::Op;
 use kvfs::fs::types::{Caller, NewNode, ROOT};
@@ -73,7 +73,7 @@ fn mount_on(faulty: Arc<Faulty>, kind: Kind) -> std::result::Result<Mounted, Str
     let fs = FileSystem::open(engine.clone(), clock.clone(), kvfs::fs::Options::default(), Arc::new(space));
     let fs = fs.map_err(|error| error.to_string())?;
     let usage = fs.clone();
-    let control = Control::new(Parts {
+    let control = Control::new(Sources {
         mount: MountInfo { kind_names: &keys::KIND_NAMES, ..MountInfo::default() },
         clock,
         meter: fs.meter().clone(),

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use engines::{Step, apply, open, steps};
 use kvfs::base::prng::Prng;
-use kvfs::disk::{Disk, Fault, Faulty, Kind as Request, Purpose, SimDisk, read_all};
+use kvfs::disk::{Disk, Fault, Faulty, Purpose, Request, SimDisk, read_all};
 use kvfs::engine::{self, Batch, Command, Engine, Error, KeyRange, Kind, Operation, Options, Tier};
 
 type Map = BTreeMap<Bytes, Bytes>;

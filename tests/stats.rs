@@ -12,7 +12,7 @@ use kvfs::base::clock::{Clock, ManualClock};
 use kvfs::base::metric::{Entry, MetricKind, Rows, Unit};
 use kvfs::base::prng::Prng;
 use kvfs::control::{
-    Control, MountInfo, Parts, Report, Sample, State, family, is_exposed, json, levels, text,
+    Control, MountInfo, Report, Sample, Sources, State, family, is_exposed, json, levels, text,
 };
 use kvfs::disk::{Disk, Latch, Metered, OpenFiles, Purpose, SimDisk, Space};
 use kvfs::engine::{
@@ -24,10 +24,18 @@ use kvfs::fs::meter::{Meter, Op};
 use kvfs::fs::types::{Caller, ROOT};
 use serde_json::Value;
 
+#[macro_use]
+#[path = "support/hand_on.rs"]
+mod hand_on;
+
+#[path = "stats/asked.rs"]
+mod asked;
 #[path = "stats/commands.rs"]
 mod commands;
 #[path = "stats/debt.rs"]
 mod debt;
+#[path = "stats/derived.rs"]
+mod derived;
 #[path = "stats/document.rs"]
 mod document;
 #[path = "stats/doors.rs"]
@@ -38,8 +46,12 @@ mod events;
 mod exposition;
 #[path = "stats/golden.rs"]
 mod golden;
+#[path = "stats/level.rs"]
+mod level;
 #[path = "stats/metrics.rs"]
 mod metrics;
+#[path = "stats/pages.rs"]
+mod pages;
 #[path = "stats/reads.rs"]
 mod reads;
 #[path = "stats/render.rs"]
@@ -54,6 +66,8 @@ mod schema;
 mod states;
 #[path = "stats/stuck.rs"]
 mod stuck;
+#[path = "stats/witnesses.rs"]
+mod witnesses;
 
 use document::{documented, entries, family_of};
 use exposition::exposition;

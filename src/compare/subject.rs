@@ -18,7 +18,7 @@ use super::kernel::{self, Processor};
 use super::unsynced::Unsynced;
 use crate::base::clock::{Clock, ManualClock, SystemClock};
 use crate::base::metric::Since;
-use crate::disk::{self, Access, Disk, Latch, Metered, OsDisk, Pool, ProcessIo, Snapshot};
+use crate::disk::{self, Access, Disk, DiskCounters, Latch, Metered, OsDisk, Pool, ProcessIo};
 use crate::engine::{
     self, Batch, Command, Done, Engine, Home, KeyRange, Kind, Lsn, Options, Promise, Shape, Tier, WakeSignal,
     WorkClass, Worker, wal,
@@ -98,7 +98,7 @@ impl From<Arc<dyn Disk>> for Place {
 #[derive(Clone)]
 pub struct Counts {
     /// What door 3 saw; `None` for an engine whose files are no disk's of ours.
-    pub door: Option<Snapshot>,
+    pub door: Option<DiskCounters>,
     /// What the kernel counted of this process.
     pub kernel: ProcessIo,
     /// What the device below has written, for everybody; `None` where the kernel does not say.

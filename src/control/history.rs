@@ -9,60 +9,60 @@ use crate::fs::Usage;
 
 metrics! {
     /// One second: counters since the mount, debts as they are now, ratios since the mount.
-    pub struct Second {
-        /// Wall time since 1970.
+    pub struct Second witness "stats::derived::a_line_of_the_history_is_a_report" {
+        /// Time since 1970.
         gauge time: Duration [Milliseconds, key "time_ms"];
-        /// Since the mount.
+        /// Time since the mount.
         gauge uptime: Duration [Milliseconds, key "uptime_ms"];
-        /// A: payload of writes.
+        /// A: bytes that programs wrote.
         counter app_write_bytes: u64 [Bytes];
-        /// Payload of reads.
+        /// Bytes that programs read.
         counter app_read_bytes: u64 [Bytes];
-        /// L.
+        /// L: bytes of keys and values put or deleted.
         counter kv_write_bytes: u64 [Bytes];
-        /// P.
+        /// P: bytes written to the disk.
         counter disk_write_bytes: u64 [Bytes];
-        /// R.
+        /// R: bytes read from the disk.
         counter disk_read_bytes: u64 [Bytes];
-        /// Of P: to the log.
+        /// Bytes of P written to the log.
         counter log_write_bytes: u64 [Bytes];
-        /// Of P: by merges.
+        /// Bytes of P written by merges.
         counter compaction_write_bytes: u64 [Bytes];
-        /// What the store's files occupy.
+        /// Bytes that the store's files occupy.
         gauge physical_bytes: u64 [Bytes];
-        /// What the tree needs at least.
+        /// Bytes that the tree needs at least.
         gauge live_bytes: u64 [Bytes];
         /// Sorted runs in level 0.
         gauge l0_files: u64 [Count];
-        /// What merges must still write.
+        /// Bytes pending compaction.
         gauge pending_compaction_bytes: u64 [Bytes];
-        /// What is still to be written, by the model.
+        /// Durability debt, by the model.
         gauge durability_debt_bytes: u64 [Bytes];
-        /// Memtables, or dirty pages.
+        /// Bytes of memtables that are not flushed, or of dirty pages.
         gauge dirty_bytes: u64 [Bytes];
-        /// What a power cut would lose.
+        /// Bytes of log that a power failure would lose.
         gauge unsynced_bytes: u64 [Bytes];
-        /// Deletes not dropped yet.
+        /// Tombstones that no merge has dropped yet.
         gauge tombstones: u64 [Count];
-        /// Time in which at least one write waited.
+        /// Time during which at least one write waited.
         counter stall_seconds: Duration [Seconds];
-        /// Requests that the cache answered.
+        /// Lookups answered from the cache.
         counter cache_hits: u64 [Count];
-        /// Requests that went to the disk.
+        /// Lookups that had to read from the disk.
         counter cache_misses: u64 [Count];
-        /// P / A.
+        /// Write amplification: P / A.
         gauge write_amp: Option<f64> [Ratio];
-        /// P / L.
+        /// Write amplification of the engine: P / L.
         gauge engine_write_amp: Option<f64> [Ratio];
-        /// Physical / live.
+        /// Space amplification: physical / live.
         gauge space_amp: Option<f64> [Ratio];
-        /// Processor time of the debt.
+        /// Processor time of the durability debt.
         gauge debt_cpu_seconds: Option<f64> [Seconds];
     }
 }
 
 impl Second {
-    /// What is known at `time`.
+    /// The row of `time`.
     pub(super) fn of(time: SystemTime, sample: &Sample, usage: &Usage, physical: &Physical) -> Second {
         let shape = &sample.shape;
         let owed_bytes: f64 = forecast::debt(sample).iter().map(|row| row.debt_bytes).sum();

@@ -42,6 +42,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 pub use document::Document;
+pub use history::Second;
 pub use json::{json, value};
 pub use prometheus::{exposition, family, is_exposed};
 pub use render::{levels, text};
@@ -59,7 +60,6 @@ use crate::fs::types::{Caller, Ino};
 use crate::fs::{Error, Result, Usage};
 use crate::virtual_files::{Done, VirtualTree};
 use command::Action;
-use history::Second;
 
 /// The spans that reports show beside the totals.
 const WINDOWS: [(&str, Duration); 2] = [("10s", Duration::from_secs(10)), ("1m", Duration::from_secs(60))];
@@ -72,21 +72,21 @@ const HISTORY_MAX: usize = 900;
 /// Commands that are remembered with their results.
 const COMMANDS_MAX: usize = 16;
 
-/// What a [`Control`] watches.
-pub struct Parts {
-    /// What does not change.
+/// The sources of a [`Control`].
+pub struct Sources {
+    /// Facts that do not change.
     pub mount: MountInfo,
     /// Time.
     pub clock: Arc<dyn Clock>,
     /// Door 1.
     pub meter: Arc<Meter>,
-    /// Who moves content there.
+    /// Attribution of content that is moved.
     pub attribution: Arc<Attribution>,
     /// Door 2.
     pub engine: Arc<MeteredEngine>,
     /// Door 3, which counts since before the store was opened.
     pub disk: Arc<Metered>,
-    /// What closes when a sync fails.
+    /// The latch, which closes when a sync fails.
     pub latch: Arc<Latch>,
     /// The filesystem's contents, from memory.
     pub usage: Box<dyn Fn() -> Usage + Send + Sync>,
@@ -98,7 +98,7 @@ pub struct Parts {
     pub open_files: Box<dyn Fn() -> OpenFiles + Send + Sync>,
 }
 
-/// What a compaction that has ended with `event` gave back, as a sentence; `None` if it is another event, or none that cuts a file.
+/// Space that a compaction which ended with `event` gave back, as a sentence; `None` if it is another event, or none that cuts a file.
 fn compacted(event: &Arc<Event>) -> Option<String> {
     let count = |name: &str| match event.fields.iter().find(|(field, _)| *field == name)?.1 {
         Field::Count(count) => Some(count),
@@ -124,7 +124,7 @@ fn is_compaction(words: &str) -> bool {
     words.starts_with("compact") || words.starts_with("vacuum")
 }
 
-/// What `mark NAME` remembers.
+/// A mark: the counters that `mark NAME` remembers.
 struct Mark {
     sample: Sample,
     charges: Charges,
@@ -134,7 +134,7 @@ struct Mark {
 
 /// Answers `.stats`.
 pub struct Control {
-    parts: Parts,
+    parts: Sources,
     mount: Arc<MountInfo>,
     /// Clock time of the mount.
     started: Duration,
@@ -156,7 +156,7 @@ pub struct Control {
 
 impl Control {
     /// Watches the parts from now on.
-    pub fn new(parts: Parts) -> Arc<Control> {
+    pub fn new(parts: Sources) -> Arc<Control> {
         let control = Control {
             mount: Arc::new(parts.mount.clone()),
             started: parts.clock.elapsed(),

@@ -1,4 +1,4 @@
-//! What is known about a mount at one moment, as a value: the counters of all three doors, what the engine and the
+//! A report: all that is known about a mount at one moment, as a value: the counters of all three doors, what the engine and the
 //! filesystem look like, and the ratios between them.
 //!
 //! A [`Sample`] holds what all doors have counted since the mount began. The difference of two samples is a sample again,
@@ -24,12 +24,12 @@ use std::time::{Duration, SystemTime};
 
 use crate::attribution::Charges;
 use crate::base::metric::{Since, metrics, ratio};
-use crate::disk::{Counters, OpenFiles, ProcessIo, Purpose, Snapshot, Space};
+use crate::disk::{Counters, DiskCounters, OpenFiles, ProcessIo, Purpose, Space};
 use crate::engine::{Cause, Engine, Home, KINDS, KindCounters, MeteredEngine, Shape, TagCounters};
 use crate::fs::Usage;
 use crate::fs::meter::{Meter, Op, OpCounters, Ops};
 
-/// What does not change while a store is mounted.
+/// Facts that do not change while a store is mounted.
 #[derive(Clone, Debug, Default)]
 pub struct MountInfo {
     /// Version of the program.
@@ -38,17 +38,17 @@ pub struct MountInfo {
     pub uuid: String,
     /// Bytes of a block of file content.
     pub block_bytes: u64,
-    /// When changes become durable, as the option says it: `interval:1s`.
+    /// The option `sync`, which says when changes become durable: `interval:1s`.
     pub sync: String,
     /// Whether the kernel gathers writes before it hands them over; app bytes then are whole pages.
     pub writeback_cache: bool,
     /// The store's directory.
     pub store_path: String,
-    /// Where it is mounted.
+    /// The mount point.
     pub mount_path: String,
     /// The process that serves the mount.
     pub pid: u32,
-    /// Who mounted: user and group that the virtual files belong to.
+    /// User and group who mounted; the virtual files belong to them.
     pub owner: (u32, u32),
     /// Whether nothing below may change, so that commands which would are refused.
     pub is_view: bool,
@@ -59,7 +59,7 @@ pub struct MountInfo {
 }
 
 metrics! {
-    /// What all doors counted since the mount began, or the growth between two such moments. What is not a counter (levels'
+    /// Counters of all doors since the mount began, or their growth between two such moments. What is not a counter (levels'
     /// sizes, debts, the longest stall) is as it is at the later moment.
     pub struct Sample {
         /// Time since where the counters begin.
@@ -76,7 +76,7 @@ metrics! {
         /// Door 2 and behind it.
         inside calls: EngineCalls;
         /// Door 3.
-        inside disk: Snapshot;
+        inside disk: DiskCounters;
         /// Files that are open.
         inside open_files: OpenFiles;
         /// The kernel's counters of this process; `None` where it has none.
@@ -91,15 +91,15 @@ metrics! {
 metrics! {
     /// Counts of door 2 that no kind of key has.
     #[derive(Copy, Eq)]
-    pub struct EngineCalls {
+    pub struct EngineCalls witness "stats::asked::keys_are_counted_by_kind_and_by_operation" {
         /// Scans.
         counter scans: u64 [Count];
-        /// Inode puts that were saved because a write that leaves the size alone may write its times later.
-        counter deferred_inode_puts_absorbed: u64 [Count];
+        /// Inode puts that were saved because a write which does not change the size may write its times later.
+        counter deferred_inode_puts_absorbed: u64 [Count, witness "fs::cost::hot_paths_cost_what_they_should"];
     }
 }
 
-/// What a sample is taken from beside the doors.
+/// Sources of a sample beside the doors.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Aside {
     /// Inode puts that the filesystem has saved.
@@ -267,7 +267,7 @@ impl Sample {
     }
 }
 
-/// How the mount does.
+/// State of the mount.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum State {
     /// Changes are taken at once.
@@ -312,7 +312,7 @@ impl State {
 pub struct Physical {
     /// Σ of what the files occupy.
     pub bytes: u64,
-    /// How many files.
+    /// Number of files.
     pub files: u64,
     /// The filesystem below; `None` where it does not say.
     pub below: Option<Space>,
@@ -327,7 +327,7 @@ pub struct Window {
     pub growth: Sample,
 }
 
-/// Where the counters of a report begin.
+/// Start of the counters of a report.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Base {
     /// At the mount.
@@ -339,19 +339,19 @@ pub enum Base {
 /// Everything that is reported, at one moment.
 #[derive(Clone, Debug)]
 pub struct Report {
-    /// What does not change.
+    /// Facts that do not change.
     pub mount: Arc<MountInfo>,
     /// Wall time of the snapshot.
     pub time: SystemTime,
     /// Time since the mount.
     pub uptime: Duration,
-    /// How it does.
+    /// State of the mount.
     pub state: State,
-    /// Where the counters begin.
+    /// Start of the counters.
     pub base: Base,
     /// The counters from there.
     pub sample: Sample,
-    /// Who moved content, from there.
+    /// Content moved since then, by process and by name.
     pub charges: Charges,
     /// The last ten seconds and the last minute; shorter while the mount is younger than that.
     pub windows: Vec<Window>,

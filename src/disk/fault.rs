@@ -9,7 +9,7 @@ use super::{Descriptor, Disk, File, FileInfo, Purpose, Space};
 
 /// A kind of request at the disk door.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum Request {
     /// `read_at`.
     Read,
     /// `write_at`.
@@ -32,12 +32,12 @@ pub enum Fault {
     /// The `nth` request (from 0) that matches fails with `errno`, once.
     Fail {
         /// Only requests of this kind count, if given.
-        kind: Option<Kind>,
+        kind: Option<Request>,
         /// Only requests of this purpose count, if given.
         purpose: Option<Purpose>,
-        /// How many matching requests succeed first.
+        /// Number of matching requests that succeed first.
         nth: u64,
-        /// What the request fails with, such as `libc::EIO`.
+        /// Error number that the request fails with, such as `libc::EIO`.
         errno: i32,
     },
     /// Every write and allocation past this many written bytes fails with `ENOSPC`.
@@ -49,16 +49,16 @@ pub enum Fault {
     FlipBit {
         /// Only reads of this purpose count, if given.
         purpose: Option<Purpose>,
-        /// How many matching reads are left alone first.
+        /// Number of matching reads that are left alone first.
         nth: u64,
-        /// Which bit of the answer, modulo its length.
+        /// The bit of the answer to turn, modulo its length.
         bit: u64,
     },
     /// Every sync of this kind and purpose is acknowledged and not done, as by a drive that lies. A crash test that does
     /// not notice proves nothing.
     Lie {
-        /// [`Kind::Sync`] or [`Kind::SyncNames`].
-        kind: Kind,
+        /// [`Request::Sync`] or [`Request::SyncNames`].
+        kind: Request,
         /// Only syncs of this purpose, if given.
         purpose: Option<Purpose>,
     },
@@ -74,7 +74,7 @@ struct Plan {
 
 impl Plan {
     /// Counts one request; the error it must fail with, if any.
-    fn pass(&mut self, kind: Kind, purpose: Option<Purpose>, bytes: u64) -> io::Result<()> {
+    fn pass(&mut self, kind: Request, purpose: Option<Purpose>, bytes: u64) -> io::Result<()> {
         self.requests += 1;
         for fault in &mut self.faults {
             match fault {
@@ -93,7 +93,9 @@ impl Plan {
                     *nth -= 1;
                 }
                 Fault::FullAfter { bytes: limit } => {
-                    if matches!(kind, Kind::Write | Kind::Allocate) && self.written_bytes + bytes > *limit {
+                    if matches!(kind, Request::Write | Request::Allocate)
+                        && self.written_bytes + bytes > *limit
+                    {
                         self.hits += 1;
                         return Err(io::Error::from_raw_os_error(libc::ENOSPC));
                     }
@@ -101,14 +103,14 @@ impl Plan {
                 Fault::FlipBit { .. } | Fault::Lie { .. } => {}
             }
         }
-        if kind == Kind::Write {
+        if kind == Request::Write {
             self.written_bytes += bytes;
         }
         Ok(())
     }
 
     /// Whether this sync is to be acknowledged and not done.
-    fn lies(&mut self, kind: Kind, purpose: Option<Purpose>) -> bool {
+    fn lies(&mut self, kind: Request, purpose: Option<Purpose>) -> bool {
         let lies = self.faults.iter().any(|fault| {
             matches!(fault, Fault::Lie { kind: about, purpose: wanted }
                 if *about == kind && (wanted.is_none() || *wanted == purpose))
@@ -164,12 +166,12 @@ impl Faulty {
         self.plan.lock().requests
     }
 
-    /// How often a fault struck.
+    /// Number of faults that struck.
     pub fn hits(&self) -> u64 {
         self.plan.lock().hits
     }
 
-    fn pass(&self, kind: Kind) -> io::Result<()> {
+    fn pass(&self, kind: Request) -> io::Result<()> {
         self.plan.lock().pass(kind, None, 0)
     }
 
@@ -180,26 +182,26 @@ impl Faulty {
 
 impl Disk for Faulty {
     fn create(&self, name: &str) -> io::Result<Arc<dyn File>> {
-        self.pass(Kind::Name)?;
+        self.pass(Request::Name)?;
         self.wrap(self.disk.create(name))
     }
     fn open(&self, name: &str) -> io::Result<Arc<dyn File>> {
         self.wrap(self.disk.open(name))
     }
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        self.pass(Kind::Name)?;
+        self.pass(Request::Name)?;
         self.disk.rename(from, to)
     }
     fn remove(&self, name: &str) -> io::Result<()> {
-        self.pass(Kind::Name)?;
+        self.pass(Request::Name)?;
         self.disk.remove(name)
     }
     fn list(&self) -> io::Result<Vec<FileInfo>> {
         self.disk.list()
     }
     fn sync_names(&self) -> io::Result<()> {
-        self.pass(Kind::SyncNames)?;
-        if self.plan.lock().lies(Kind::SyncNames, None) { Ok(()) } else { self.disk.sync_names() }
+        self.pass(Request::SyncNames)?;
+        if self.plan.lock().lies(Request::SyncNames, None) { Ok(()) } else { self.disk.sync_names() }
     }
     fn space(&self) -> io::Result<Space> {
         self.disk.space()
@@ -213,7 +215,7 @@ struct FaultyFile {
 
 impl File for FaultyFile {
     fn read_at(&self, purpose: Purpose, offset: u64, target: &mut [u8]) -> io::Result<()> {
-        self.plan.lock().pass(Kind::Read, Some(purpose), target.len() as u64)?;
+        self.plan.lock().pass(Request::Read, Some(purpose), target.len() as u64)?;
         self.file.read_at(purpose, offset, target)?;
         if let Some(bit) = self.plan.lock().flip(purpose, target.len()) {
             target[bit / 8] ^= 1 << (bit % 8);
@@ -221,28 +223,28 @@ impl File for FaultyFile {
         Ok(())
     }
     fn write_at(&self, purpose: Purpose, offset: u64, source: &[u8]) -> io::Result<()> {
-        self.plan.lock().pass(Kind::Write, Some(purpose), source.len() as u64)?;
+        self.plan.lock().pass(Request::Write, Some(purpose), source.len() as u64)?;
         self.file.write_at(purpose, offset, source)
     }
     fn write_pieces_at(&self, purpose: Purpose, offset: u64, pieces: &[&[u8]]) -> io::Result<()> {
         let bytes: usize = pieces.iter().map(|piece| piece.len()).sum();
-        self.plan.lock().pass(Kind::Write, Some(purpose), bytes as u64)?;
+        self.plan.lock().pass(Request::Write, Some(purpose), bytes as u64)?;
         self.file.write_pieces_at(purpose, offset, pieces)
     }
     fn sync(&self, purpose: Purpose) -> io::Result<()> {
-        self.plan.lock().pass(Kind::Sync, Some(purpose), 0)?;
-        if self.plan.lock().lies(Kind::Sync, Some(purpose)) { Ok(()) } else { self.file.sync(purpose) }
+        self.plan.lock().pass(Request::Sync, Some(purpose), 0)?;
+        if self.plan.lock().lies(Request::Sync, Some(purpose)) { Ok(()) } else { self.file.sync(purpose) }
     }
     fn size(&self) -> io::Result<u64> {
         self.file.size()
     }
     fn set_size(&self, bytes: u64) -> io::Result<()> {
-        self.plan.lock().pass(Kind::SetSize, None, 0)?;
+        self.plan.lock().pass(Request::SetSize, None, 0)?;
         self.file.set_size(bytes)
     }
     fn allocate(&self, bytes: u64) -> io::Result<()> {
         let growth = bytes.saturating_sub(self.file.size()?);
-        self.plan.lock().pass(Kind::Allocate, None, growth)?;
+        self.plan.lock().pass(Request::Allocate, None, growth)?;
         self.file.allocate(bytes)
     }
     fn with_descriptor(&self, look: &mut dyn FnMut(Descriptor<'_>)) -> io::Result<()> {

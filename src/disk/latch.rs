@@ -107,7 +107,7 @@ struct LatchedFile {
 }
 
 impl LatchedFile {
-    /// What a failed write means.
+    /// Consequence of a failed write.
     fn judge(&self, purpose: Purpose, error: io::Error) -> io::Error {
         match purpose {
             // A hole in the log would hide every record behind it, whatever the record was to hold.
@@ -156,7 +156,7 @@ impl File for LatchedFile {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Fault, Faulty, Kind, SimDisk};
+    use super::super::{Fault, Faulty, Request, SimDisk};
     use super::*;
 
     #[test]
@@ -165,7 +165,7 @@ mod tests {
             let faulty = Faulty::new(SimDisk::new());
             let latch = Latch::new(faulty.clone());
             let file = latch.create("a file").unwrap();
-            let (kind, errno) = (Some(Kind::Write), libc::EIO);
+            let (kind, errno) = (Some(Request::Write), libc::EIO);
             faulty.inject(Fault::Fail { kind, purpose: Some(purpose), nth: 0, errno });
             file.write_at(purpose, 0, b"x").unwrap_err();
             // What prepares the log is no record; and it is only zeros.

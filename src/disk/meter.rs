@@ -8,32 +8,32 @@ use super::{Descriptor, Disk, File, FileInfo, Purpose, Space};
 use crate::base::metric::{Each, metrics};
 
 metrics! {
-    /// What one purpose did so far.
+    /// Requests of one purpose so far.
     #[derive(Copy, Eq)]
-    pub struct Counters counted by Slot {
+    pub struct Counters counted by Slot witness "kvfs::disk::meter::tests::requests_are_counted_by_purpose_and_outcome" {
         /// Write requests that succeeded.
         counter writes: u64 [Count, family "kvfs_disk_writes_total"];
-        /// Bytes they wrote.
+        /// Bytes written by these requests.
         counter write_bytes: u64 [Bytes, family "kvfs_bytes_written_total"];
         /// Read requests that succeeded.
         counter reads: u64 [Count, family "kvfs_disk_reads_total"];
-        /// Bytes they filled.
+        /// Bytes read by these requests.
         counter read_bytes: u64 [Bytes, family "kvfs_bytes_read_total"];
         /// Syncs of files that succeeded.
         counter syncs: u64 [Count, family "kvfs_disk_syncs_total"];
         /// Requests of any kind that failed.
         counter errors: u64 [Count, family "kvfs_disk_errors_total"];
         derived {
-            /// Bytes a write request; null without any.
-            mean_write_bytes: Option<u64> [Bytes] = |counters| counters.write_bytes.checked_div(counters.writes);
-            /// Bytes a read request; null without any.
-            mean_read_bytes: Option<u64> [Bytes] = |counters| counters.read_bytes.checked_div(counters.reads);
+            /// Mean size of a write request; null without any.
+            mean_write_bytes: Option<u64> [Bytes, witness "stats::derived::quotients_divide_what_they_say"] = |counters| counters.write_bytes.checked_div(counters.writes);
+            /// Mean size of a read request; null without any.
+            mean_read_bytes: Option<u64> [Bytes, witness "stats::derived::quotients_divide_what_they_say"] = |counters| counters.read_bytes.checked_div(counters.reads);
         }
     }
 }
 
 /// All purposes at one moment.
-pub type Snapshot = Each<Purpose, Counters, { Purpose::SLOTS }>;
+pub type DiskCounters = Each<Purpose, Counters, { Purpose::SLOTS }>;
 
 type Slots = [Slot; Purpose::SLOTS];
 
@@ -50,8 +50,8 @@ impl Metered {
     }
 
     /// The counters now. Each is exact; together they may be a request apart while others work.
-    pub fn snapshot(&self) -> Snapshot {
-        Snapshot::from_fn(|slot| self.slots[slot].snapshot())
+    pub fn snapshot(&self) -> DiskCounters {
+        DiskCounters::from_fn(|slot| self.slots[slot].snapshot())
     }
 
     fn wrap(&self, file: io::Result<Arc<dyn File>>) -> io::Result<Arc<dyn File>> {
@@ -132,5 +132,43 @@ impl File for MeteredFile {
     }
     fn with_descriptor(&self, look: &mut dyn FnMut(Descriptor<'_>)) -> io::Result<()> {
         self.file.with_descriptor(look)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::{Fault, Faulty, Request, SimDisk};
+
+    #[test]
+    fn requests_are_counted_by_purpose_and_outcome() {
+        let faulty = Faulty::new(SimDisk::new());
+        let metered = Metered::new(faulty.clone());
+        let file = metered.create("a").unwrap();
+        file.write_at(Purpose::Wal, 0, &[1; 700]).unwrap();
+        file.write_pieces_at(Purpose::Wal, 700, &[&[2; 30], &[3; 5]]).unwrap();
+        file.write_at(Purpose::Flush, 0, &[4; 10]).unwrap();
+        file.read_at(Purpose::Get, 0, &mut [0; 600]).unwrap();
+        file.sync(Purpose::Wal).unwrap();
+        for kind in [Request::Write, Request::Read, Request::Sync] {
+            faulty.inject(Fault::Fail {
+                kind: Some(kind),
+                purpose: Some(Purpose::Scan),
+                nth: 0,
+                errno: libc::EIO,
+            });
+        }
+        file.write_at(Purpose::Scan, 0, &[5; 10]).unwrap_err();
+        file.read_at(Purpose::Scan, 0, &mut [0; 10]).unwrap_err();
+        file.sync(Purpose::Scan).unwrap_err();
+        let counted = metered.snapshot();
+        let none = Counters::default();
+        assert_eq!(counted.of(Purpose::Wal), Counters { writes: 2, write_bytes: 735, syncs: 1, ..none });
+        assert_eq!(counted.of(Purpose::Flush), Counters { writes: 1, write_bytes: 10, ..none });
+        assert_eq!(counted.of(Purpose::Get), Counters { reads: 1, read_bytes: 600, ..none });
+        // What failed has moved nothing.
+        assert_eq!(counted.of(Purpose::Scan), Counters { errors: 3, ..none });
+        let sum = counted.of(Purpose::Wal) + counted.of(Purpose::Flush) + counted.of(Purpose::Get);
+        assert_eq!(counted.total(), sum + counted.of(Purpose::Scan));
     }
 }

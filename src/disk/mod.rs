@@ -37,10 +37,10 @@ use std::sync::Arc;
 
 pub use beside::{LOG, LOG_BEFORE, LogFile, SocketFile};
 pub use copy::{Descriptor, copy};
-pub use fault::{Fault, Faulty, Kind};
+pub use fault::{Fault, Faulty, Request};
 pub use gone::Gone;
 pub use latch::{Latch, is_poisoned};
-pub use meter::{Counters, Metered, Snapshot};
+pub use meter::{Counters, DiskCounters, Metered};
 pub use os::{
     Access, Held, InUse, Opening, OsDisk, ProcessIo, process_io, process_of, processes, read_outside,
 };
@@ -59,7 +59,7 @@ pub struct FileInfo {
     pub name: String,
     /// Its size.
     pub bytes: u64,
-    /// What it occupies on the device: blocks times block size, so less than `bytes` for a sparse file.
+    /// Bytes that it occupies on the device: blocks times block size, so less than `bytes` for a sparse file.
     pub bytes_allocated: u64,
 }
 

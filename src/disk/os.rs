@@ -19,11 +19,11 @@ use crate::base::metric::metrics;
 
 /// Pieces that the kernel takes at once.
 const PIECES_MAX: usize = 1024;
-/// What the page cache writes at once, at least.
+/// Smallest amount that the page cache writes at once.
 const PAGE_BYTES: u64 = 4096;
 /// Name of the file whose lock keeps a second opener out; its text names the holder.
 const LOCK: &str = "LOCK";
-/// What is read of the lock's text, which anyone may have written.
+/// Bytes read of the text in the lock, which anyone may have written.
 const HOLDER_BYTES_MAX: usize = 512;
 
 /// Reads a whole file that belongs to no store, such as the kernel's mount table or a file on a mount.
@@ -31,7 +31,7 @@ pub fn read_outside(path: &Path) -> io::Result<Vec<u8>> {
     fs::read(path)
 }
 
-/// What may be done with the directory.
+/// Access to the directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
     /// Read and write; at most one opener.
@@ -40,10 +40,10 @@ pub enum Access {
     Read,
 }
 
-/// How a directory is opened.
+/// Terms of opening a directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Opening {
-    /// What may be done with it.
+    /// The access wanted.
     pub access: Access,
     /// Also if others than the effective user, its group and root can change what is in it.
     pub any_owner: bool,
@@ -60,12 +60,12 @@ impl From<Access> for Opening {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("in use by {holder}")]
 pub struct InUse {
-    /// What that process has written into the lock by [`OsDisk::name_holder`], or what else is known of it.
+    /// Text that the process has written into the lock by [`OsDisk::name_holder`], or whatever else is known of it.
     pub holder: String,
 }
 
 impl InUse {
-    /// What stands in `error`; `None` if that is another one.
+    /// The one inside `error`; `None` if that is another error.
     pub fn of(error: &io::Error) -> Option<&InUse> {
         error.get_ref()?.downcast_ref()
     }
@@ -371,7 +371,7 @@ impl File for OsFile {
 metrics! {
     /// The kernel's counters of this process.
     #[derive(Copy, Eq)]
-    pub struct ProcessIo {
+    pub struct ProcessIo witness "kvfs::disk::os::tests::the_kernel_counts_what_the_process_writes" {
         /// `write_bytes` of `/proc/self/io`: pages dirtied for the device. Log segments that are preallocated and pages written twice between two write-backs
         /// make it differ from P.
         counter write_bytes: u64 [Bytes];
@@ -507,13 +507,29 @@ mod tests {
 
     #[test]
     fn the_kernel_counts_what_the_process_writes() {
+        const BYTES: u64 = 1 << 20;
         let home = tempfile::tempdir().unwrap();
         let disk = OsDisk::open(home.path(), Access::Write).unwrap();
         let file = disk.create("a").unwrap();
         let before = process_io().unwrap();
-        file.write_at(Purpose::Wal, 0, &[7; 100_000]).unwrap();
-        // Other tests of this process may write at the same time.
-        assert!(process_io().unwrap().since(&before).asked_write_bytes >= 100_000);
+        file.write_at(Purpose::Wal, 0, &[7; BYTES as usize]).unwrap();
+        // Other tests of this process may read and write at the same time.
+        let written = process_io().unwrap().since(&before);
+        assert!(written.asked_write_bytes >= BYTES, "{written:?}");
+        // Where files are in memory or come over a network, nothing passes a device, and the kernel counts no more than that.
+        use nix::sys::statfs::{BTRFS_SUPER_MAGIC, EXT4_SUPER_MAGIC, XFS_SUPER_MAGIC, statfs};
+        let kind = statfs(home.path()).unwrap().filesystem_type();
+        let on_disk = [EXT4_SUPER_MAGIC, XFS_SUPER_MAGIC, BTRFS_SUPER_MAGIC].contains(&kind);
+        assert!(written.write_bytes >= BYTES || !on_disk, "{written:?}");
+        file.sync(Purpose::Wal).unwrap();
+        let opened = fs::File::open(home.path().join("a")).unwrap();
+        nix::fcntl::posix_fadvise(&opened, 0, 0, nix::fcntl::PosixFadviseAdvice::POSIX_FADV_DONTNEED)
+            .unwrap();
+        let before = process_io().unwrap();
+        file.read_at(Purpose::Get, 0, &mut vec![0; BYTES as usize]).unwrap();
+        let read = process_io().unwrap().since(&before);
+        assert!(read.asked_read_bytes >= BYTES, "{read:?}");
+        assert!(read.read_bytes >= BYTES || !on_disk, "{read:?}");
     }
 
     #[test]

@@ -28,15 +28,16 @@ const OTHERS: u64 = 64;
 const OPEN_MAX: u64 = 1 << 16;
 
 metrics! {
-    /// What the pool has open.
+    /// Open files of the pool.
     #[derive(Copy, Eq)]
-    pub struct OpenFiles {
-        /// Descriptors of the store's files.
+    pub struct OpenFiles witness "kvfs::disk::pool::tests::more_files_are_used_than_are_open" {
+        /// Open files of the store.
         gauge open: u64 [Count, key "open_files"];
-        /// So many of the process's limit (`ulimit -Hn`) are for the store's files, at most 65,536; more are open only while they have bytes that are not
-        /// synced.
-        gauge open_max: u64 [Count, key "open_files_max"];
-        /// How often a file had to be opened again because it was closed to stay below that; many a second: raise the limit, or make tables larger (`table=`).
+        /// Limit of open files of the store, a share of the process's limit (`ulimit -Hn`) and at most 65,536; more are open only while they have
+        /// bytes that are not synced.
+        gauge open_max: u64 [Count, key "open_files_max", witness "kvfs::disk::pool::tests::some_descriptors_are_left_to_others"];
+        /// Files opened again after they had been closed to stay below the limit; if this happens many times a second, raise the limit or make tables
+        /// larger (`table=`).
         counter reopened: u64 [Count, key "reopened_files"];
     }
 }
@@ -60,7 +61,7 @@ struct State {
     open: BTreeMap<u64, Weak<PooledFile>>,
     /// Every file that somebody has, open or not, by its name.
     names: HashMap<String, Vec<Weak<PooledFile>>>,
-    /// Where the search for a file to close goes on.
+    /// Position from which the search for a file to close goes on.
     hand: u64,
 }
 
@@ -82,10 +83,10 @@ struct Slot {
     is_pinned: bool,
 }
 
-/// What was taken out of the pool; dropped where the state's lock is not held.
+/// Files taken out of the pool, to be dropped after the lock of the state is released.
 type Closed = Vec<(Arc<PooledFile>, Option<Arc<dyn File>>)>;
 
-/// How many of `limit` descriptors are for the store's files.
+/// The share of `limit` descriptors that is for the store's files.
 fn share_of(limit: u64) -> u64 {
     (limit / 2).max(limit.saturating_sub((limit / 8).max(OTHERS))).clamp(1, OPEN_MAX)
 }
@@ -105,7 +106,7 @@ impl Pool {
         Pool::new(disk, share_of(if raised { hard } else { soft }))
     }
 
-    /// What is open now.
+    /// Counters of open files now.
     pub fn open_files(&self) -> OpenFiles {
         let Shared { open_max, reopened, state, .. } = &*self.shared;
         let open = state.lock().open.len() as u64;

@@ -40,15 +40,15 @@ labels! { Work "<work>" "work" }
 metrics! {
     /// What one kind of work has cost.
     #[derive(Copy, Eq)]
-    pub struct Cost counted by CostMeter {
-        /// Worked on: checked or checksummed, before compression, before expansion; written by flushes, merges, checkpoints.
+    pub struct Cost counted by CostMeter witness "kvfs::engine::cpu::tests::the_first_call_is_timed_and_one_in_so_many_after_it" {
+        /// Bytes processed: checked or checksummed; before compression; before expansion; written by flushes, merges or checkpoints.
         counter bytes: u64 [Bytes];
-        /// Those whose time was taken.
+        /// Bytes of the calls that were timed.
         counter timed_bytes: u64 [Bytes];
-        /// What they took.
+        /// Processor time of the calls that were timed.
         counter timed_nanos: u64 [Nanoseconds, key "timed_ns"];
         derived {
-            /// `timed_ns` / `timed_bytes`; null until something was timed.
+            /// Time per byte: `timed_ns` / `timed_bytes`; null until something was timed.
             ns_per_byte: Option<f64> [Nanoseconds] = |cost| ratio(cost.timed_nanos, cost.timed_bytes);
         }
     }

@@ -23,24 +23,24 @@ pub const TAGS: usize = 64;
 metrics! {
     /// What was asked about keys of one kind.
     #[derive(Copy, Eq)]
-    pub struct KindCounters counted by KindMeter {
+    pub struct KindCounters counted by KindMeter witness "stats::asked::keys_are_counted_by_kind_and_by_operation" {
         /// Point reads.
         counter gets: u64 [Count, family "kvfs_kv_gets_total"];
-        /// Gets that found the key.
+        /// Point reads that found the key.
         counter hits: u64 [Count];
-        /// Keys and values that they found.
+        /// Bytes of the keys and values that point reads found.
         counter get_bytes: u64 [Bytes];
-        /// Keys put.
+        /// Puts.
         counter puts: u64 [Count];
-        /// Their keys and values.
+        /// Bytes of the keys and values put.
         counter put_bytes: u64 [Bytes, family "kvfs_kv_put_bytes_total"];
-        /// Keys deleted.
+        /// Deletes.
         counter deletes: u64 [Count];
-        /// These keys.
+        /// Bytes of the keys deleted.
         counter delete_bytes: u64 [Bytes];
-        /// Entries that scans visited.
+        /// Entries visited by scans.
         counter scanned: u64 [Count];
-        /// Their keys and values.
+        /// Bytes of the keys and values visited by scans.
         counter scanned_bytes: u64 [Bytes];
     }
 }
@@ -48,14 +48,14 @@ metrics! {
 metrics! {
     /// What the batches of one file operation asked.
     #[derive(Copy, Eq)]
-    pub struct TagCounters counted by TagMeter {
+    pub struct TagCounters counted by TagMeter witness "stats::asked::keys_are_counted_by_kind_and_by_operation" {
         /// Door 2: batches that the operation applied.
         counter batches: u64 [Count, key "kv_batches"];
-        /// Door 2: keys it put.
+        /// Door 2: keys that the operation put.
         counter puts: u64 [Count, key "kv_puts"];
-        /// Door 2: keys it deleted.
+        /// Door 2: keys that the operation deleted.
         counter deletes: u64 [Count, key "kv_deletes"];
-        /// Door 2: its share of L.
+        /// Door 2: bytes of keys and values that the operation put or deleted, its share of L.
         counter bytes: u64 [Bytes, key "kv_bytes"];
     }
 }

@@ -27,13 +27,13 @@ metrics! {
         part filter: Filter;
         /// LSM: values that stay in the log.
         part value_log: ValueLog;
-        /// What checksums, compression and background work cost the processor.
+        /// Processor time of checksums, compression and background work.
         part cpu: Cpu;
         /// Structures (memtables, tables, pages) probed per point read.
         part probes: Probes;
         /// LSM: sorted sources (memtables, tables of L0, levels) merged per scan.
         part scan_runs: ScanRuns;
-        /// Background work that runs now, one line each, such as `compact L0→L1 4 files 128MiB 61%`.
+        /// Background work that runs now, one line for each job, such as `compact L0→L1 4 files 128MiB 61%`.
         text jobs: Vec<String>;
         /// What files hold beside the store's contents.
         inside space: ExtraSpace;
@@ -52,15 +52,15 @@ metrics! {
 metrics! {
     /// What files hold beside the store's contents.
     #[derive(Copy)]
-    pub struct ExtraSpace {
-        /// Bytes of files that are kept only for a reader that has not ended.
-        gauge obsolete_bytes: u64 [Bytes];
+    pub struct ExtraSpace witness "kvfs::engine::lsm::tests::merging::a_merge_of_many_tables_needs_little_space_beside_them" {
+        /// Bytes of files that are kept only for a reader that has not finished.
+        gauge obsolete_bytes: u64 [Bytes, witness "kvfs::engine::lsm::tests::model::a_reader_keeps_its_files_until_it_is_done"];
         /// LSM: the part of the reserve that lies in the file `ballast`, which others cannot take; given up when the disk is full, taken again when there is
         /// room.
-        gauge ballast_bytes: u64 [Bytes];
-        /// What the merges that run take beside their inputs: outputs, less the inputs that have left the store already.
+        gauge ballast_bytes: u64 [Bytes, witness "kvfs::engine::lsm::tests::limits::the_ballast_counts_the_segments_that_the_log_has"];
+        /// Bytes that running merges take beside their inputs: their outputs, less the inputs that have already left the store.
         gauge temporary_bytes: u64 [Bytes];
-        /// The largest of those so far.
+        /// Largest value of `space.temporary_bytes` since the mount.
         gauge temporary_peak_bytes: u64 [Bytes];
     }
 }
@@ -68,19 +68,19 @@ metrics! {
 metrics! {
     /// What passed into one level of an LSM-tree.
     #[derive(Copy)]
-    pub struct LevelTraffic counted by LevelMeter {
-        /// Flushed into level 0, or merged in from above.
+    pub struct LevelTraffic counted by LevelMeter witness "stats::level::levels_took_what_events_say" {
+        /// Bytes flushed into level 0, or merged into the level from above.
         counter in_bytes: u64 [Bytes];
-        /// Came in without being rewritten.
+        /// Bytes of tables that were moved into the level without being rewritten.
         counter moved_bytes: u64 [Bytes];
-        /// Read by merges into this level: `compact_N` of door 3.
+        /// Bytes read by merges into this level: `compact_N` of door 3.
         counter read_bytes: u64 [Bytes];
-        /// Written by them, and by flushes into level 0.
+        /// Bytes written by merges into this level, and by flushes into level 0.
         counter write_bytes: u64 [Bytes];
-        /// Point reads that looked into a table here.
-        counter probes: u64 [Count];
+        /// Point reads that searched a table of this level.
+        counter probes: u64 [Count, witness "stats::level::reads_ask_what_their_explanations_say"];
         derived {
-            /// `write_bytes` / `in_bytes` of the level.
+            /// Write amplification of the level: `write_bytes` / `in_bytes`.
             write_amplification: Option<f64> [Ratio] = |level| ratio(level.write_bytes, level.in_bytes);
         }
     }
@@ -88,35 +88,35 @@ metrics! {
 
 metrics! {
     /// One level of an LSM-tree.
-    pub struct Level {
-        /// 0 to 6.
+    pub struct Level witness "stats::level::levels_hold_what_their_tables_do" {
+        /// Number of the level, 0 to 6.
         label level: usize;
         /// Sorted runs.
         gauge runs: u64 [Count];
         /// Table files.
         gauge files: u64 [Count, family "kvfs_level_files"];
-        /// Their size.
+        /// Bytes of these files.
         gauge bytes: u64 [Bytes, family "kvfs_level_bytes"];
-        /// Where a merge begins; 0 for level 0, which counts files.
+        /// Size above which the level is merged down; 0 for level 0, whose limit is a number of files.
         gauge target_bytes: u64 [Bytes];
-        /// Size over target (L0: files over trigger); above 1 it must be merged down.
+        /// Size / target (L0: files / trigger); above 1 the level must be merged down.
         gauge score: f64 [Ratio];
-        /// Entries, tombstones among them.
+        /// Entries, including tombstones.
         gauge entries: u64 [Count];
         /// Tombstones.
         gauge tombstones: u64 [Count];
-        /// Blocks of its tables, had they not been compressed.
+        /// Bytes of the blocks of its tables before compression.
         gauge raw_bytes: u64 [Bytes];
-        /// The same blocks as they are stored.
+        /// Bytes of the same blocks as stored.
         gauge data_bytes: u64 [Bytes];
-        /// Filters of its tables.
+        /// Bytes of the filters of its tables.
         gauge filter_bytes: u64 [Bytes];
-        /// Indexes of its tables; what is left of `bytes` are footers.
+        /// Bytes of the indexes of its tables; the rest of `bytes` are footers.
         gauge index_bytes: u64 [Bytes];
         /// What passed into it.
         flat traffic: LevelTraffic;
         derived {
-            /// `raw_bytes` / `data_bytes`; with it, amplification may fall below 1.
+            /// Compression ratio: `raw_bytes` / `data_bytes`. With compression, write amplification may be below 1.
             compression_ratio: Option<f64> [Ratio] = |level| ratio(level.raw_bytes, level.data_bytes);
         }
     }
@@ -159,60 +159,60 @@ pub struct Probe {
 
 metrics! {
     /// A B-tree.
-    pub struct BtreeShape {
-        /// Bytes of a page.
+    pub struct BtreeShape witness "stats::pages::pages_are_what_splits_made_and_merges_left" {
+        /// Size of a page.
         gauge page_bytes: u64 [Bytes];
-        /// Pages from the root to a leaf.
+        /// Height of the tree: pages on the way from the root to a leaf, both included.
         gauge height: u64 [Count];
         /// Leaf pages.
         gauge leaf_pages: u64 [Count];
         /// Inner pages.
         gauge inner_pages: u64 [Count];
         /// Large values that lie outside their leaves, in whole allocation units.
-        gauge extent_bytes: u64 [Bytes];
+        gauge extent_bytes: u64 [Bytes, witness "stats::pages::values_out_of_line_take_their_units_and_give_them_back"];
         /// Free space inside the file, which is used again.
-        gauge free_bytes: u64 [Bytes];
-        /// Used share of leaf pages.
+        gauge free_bytes: u64 [Bytes, witness "stats::pages::values_out_of_line_take_their_units_and_give_them_back"];
+        /// Share of the bytes of leaf pages that is in use.
         gauge fill: f64 [Ratio];
-        /// Pages split.
+        /// Page splits.
         counter splits: u64 [Count, family "kvfs_splits_total"];
         /// Pages freed because they became empty or were merged with a neighbour.
         counter merges: u64 [Count];
-        /// Checkpoints that ended.
-        counter checkpoints: u64 [Count];
+        /// Checkpoints completed.
+        counter checkpoints: u64 [Count, witness "stats::pages::checkpoints_are_told_and_timed"];
         /// Bytes of the log since the last checkpoint began.
-        gauge checkpoint_age_bytes: u64 [Bytes];
+        gauge checkpoint_age_bytes: u64 [Bytes, witness "stats::pages::checkpoints_are_told_and_timed"];
         /// Duration of the last checkpoint.
-        gauge checkpoint_time: Duration [Nanoseconds, key "checkpoint_ns"];
+        gauge checkpoint_time: Duration [Nanoseconds, key "checkpoint_ns", witness "stats::pages::times_are_those_of_the_clock"];
         /// Time since the oldest change that no checkpoint has frozen.
-        gauge dirty_age: Duration [Nanoseconds, key "dirty_age_ns"];
+        gauge dirty_age: Duration [Nanoseconds, key "dirty_age_ns", witness "stats::pages::checkpoints_are_told_and_timed"];
         /// Bytes that a checkpoint would write: pages, values and, depending on `torn`, copies of pages.
-        gauge settle_bytes: u64 [Bytes];
+        gauge settle_bytes: u64 [Bytes, stability Experimental, witness "kvfs::engine::btree::tests::counting::what_is_to_settle_is_what_a_checkpoint_writes_and_opening_says_what_it_replayed"];
         /// Small puts in the change buffer, which are later merged into their leaves together.
-        gauge waiting_puts: u64 [Count];
+        gauge waiting_puts: u64 [Count, stability Experimental, witness "stats::pages::puts_that_wait_are_counted"];
         /// Memory of these puts, a part of `memory.dirty_bytes`.
-        gauge waiting_bytes: u64 [Bytes];
+        gauge waiting_bytes: u64 [Bytes, stability Experimental, witness "stats::pages::puts_that_wait_are_counted"];
         /// Duration of opening.
-        gauge recovery_time: Duration [Nanoseconds, key "recovery_ns"];
+        gauge recovery_time: Duration [Nanoseconds, key "recovery_ns", witness "stats::pages::times_are_those_of_the_clock"];
         /// Bytes of the log that opening read, copies of pages included.
-        gauge recovery_bytes: u64 [Bytes];
-        /// Leaves found in the pool; dirty ones are neither hits nor misses.
-        counter leaf_hits: u64 [Count];
-        /// Leaves read from the disk.
-        counter leaf_misses: u64 [Count];
-        /// Inner pages found in the pool.
-        counter inner_hits: u64 [Count];
+        gauge recovery_bytes: u64 [Bytes, witness "stats::pages::times_are_those_of_the_clock"];
+        /// Leaf pages found in the page cache; dirty pages count neither as hits nor as misses.
+        counter leaf_hits: u64 [Count, witness "stats::pages::what_the_pool_misses_is_read"];
+        /// Leaf pages read from the disk.
+        counter leaf_misses: u64 [Count, witness "stats::pages::what_the_pool_misses_is_read"];
+        /// Inner pages found in the page cache.
+        counter inner_hits: u64 [Count, witness "stats::pages::what_the_pool_misses_is_read"];
         /// Inner pages read from the disk.
-        counter inner_misses: u64 [Count];
-        /// Large values found in the pool.
-        counter extent_hits: u64 [Count];
+        counter inner_misses: u64 [Count, witness "stats::pages::what_the_pool_misses_is_read"];
+        /// Large values found in the page cache.
+        counter extent_hits: u64 [Count, witness "stats::pages::what_the_pool_misses_is_read"];
         /// Large values read from the disk.
-        counter extent_misses: u64 [Count];
+        counter extent_misses: u64 [Count, witness "stats::pages::what_the_pool_misses_is_read"];
         /// Waits of searches and changes for the latch of the tree or for another writer.
-        counter latch_waits: u64 [Count, family "kvfs_latch_waits_total"];
+        counter latch_waits: u64 [Count, family "kvfs_latch_waits_total", witness "kvfs::engine::btree::latch::tests::who_waits_is_counted_and_timed"];
         /// Total time of these waits.
-        counter latch_wait_time: Duration [Nanoseconds, key "latch_wait_ns", family "kvfs_latch_wait_seconds_total"];
-        /// Pages that passed the disk.
+        counter latch_wait_time: Duration [Nanoseconds, key "latch_wait_ns", family "kvfs_latch_wait_seconds_total", witness "kvfs::engine::btree::latch::tests::who_waits_is_counted_and_timed"];
+        /// Pages read from and written to the disk.
         part pages: Pages;
     }
 }
@@ -220,13 +220,13 @@ metrics! {
 metrics! {
     /// Requests to a cache for one kind of content.
     #[derive(Copy, Eq)]
-    pub struct Lookups counted by LookupMeter {
-        /// Answered from memory.
+    pub struct Lookups counted by LookupMeter witness "stats::level::what_the_cache_misses_is_read" {
+        /// Lookups answered from the cache.
         counter hits: u64 [Count];
-        /// Read from the disk.
+        /// Lookups that had to read from the disk.
         counter misses: u64 [Count];
         derived {
-            /// hits / (hits + misses).
+            /// Hit rate: hits / (hits + misses).
             hit_share: Option<f64> [Ratio] = |lookups| ratio(lookups.hits, lookups.hits + lookups.misses);
         }
     }
@@ -235,34 +235,34 @@ metrics! {
 metrics! {
     /// Memory held by an engine.
     #[derive(Copy)]
-    pub struct Memory {
-        /// What it may hold: the option `memory`, or the sum of the limits below and of the cache.
-        gauge limit_bytes: u64 [Bytes];
-        /// What it holds: memtables or dirty pages, cache, pinned indexes and filters of LSM tables, and parts of the B-tree's free map.
-        gauge used_bytes: u64 [Bytes];
-        /// LSM: open tables: some 1.5 KB each with all that is kept of it on the way to its file, its two keys, indexes and filters that are held outside the
-        /// cache, and the lists of segments with values.
-        gauge resident_bytes: u64 [Bytes];
-        /// LSM: all memtables.
+    pub struct Memory witness "stats::level::what_is_in_memory_and_in_the_log_is_what_was_written" {
+        /// Limit of the memory of the engine: the option `memory`, or the sum of the limits below and of the cache.
+        gauge limit_bytes: u64 [Bytes, witness "memory::a_kept_value_keeps_nothing_else_lsm"];
+        /// Memory in use: memtables or dirty pages, the cache, pinned indexes and filters of LSM tables, and parts of the B-tree's free map.
+        gauge used_bytes: u64 [Bytes, witness "memory::a_kept_value_keeps_nothing_else_lsm"];
+        /// LSM: memory of open tables: about 1.5 KB each for the table and its open file, its first and last key, indexes and filters that are held
+        /// outside the cache, and the lists of segments with values.
+        gauge resident_bytes: u64 [Bytes, witness "memory::what_an_open_table_takes_is_counted"];
+        /// LSM: bytes of all memtables.
         gauge memtable_bytes: u64 [Bytes];
-        /// Their limit.
+        /// Limit of `memory.memtable_bytes`.
         gauge memtable_bytes_max: u64 [Bytes];
-        /// Immutable memtables that wait for their flush.
+        /// Immutable memtables that wait to be flushed.
         gauge immutable_memtables: u64 [Count];
-        /// B-tree: dirty pages and extents.
-        gauge dirty_bytes: u64 [Bytes];
-        /// Their limit.
-        gauge dirty_bytes_max: u64 [Bytes];
+        /// B-tree: bytes of dirty pages and of large values that are not written yet.
+        gauge dirty_bytes: u64 [Bytes, witness "stats::pages::values_out_of_line_take_their_units_and_give_them_back"];
+        /// Limit of `memory.dirty_bytes`.
+        gauge dirty_bytes_max: u64 [Bytes, witness "stats::pages::values_out_of_line_take_their_units_and_give_them_back"];
     }
 }
 
 metrics! {
     /// A cache of blocks or pages.
     #[derive(Copy)]
-    pub struct Cache {
-        /// Blocks or pages held.
+    pub struct Cache witness "stats::level::what_the_cache_misses_is_read" {
+        /// Bytes of blocks or pages in the cache.
         gauge bytes: u64 [Bytes];
-        /// The limit.
+        /// Capacity of the cache.
         gauge bytes_max: u64 [Bytes];
         /// Requests answered from it, and those that went to the disk.
         flat all: Lookups;
@@ -274,15 +274,15 @@ metrics! {
 metrics! {
     /// Bloom filters of all tables together.
     #[derive(Copy)]
-    pub struct Filter counted by FilterMeter {
-        /// LSM: questions to bloom filters.
+    pub struct Filter counted by FilterMeter witness "stats::level::reads_ask_what_their_explanations_say" {
+        /// LSM: lookups in bloom filters.
         counter checks: u64 [Count];
-        /// "Not here": a table that was not read.
+        /// Lookups that the filter answered with "not here", so that the table was not read.
         counter useful: u64 [Count];
-        /// "Perhaps", and the key was not there.
+        /// Lookups that the filter answered with "perhaps" although the table does not hold the key.
         counter false_positives: u64 [Count];
         derived {
-            /// false positives / (false positives + useful).
+            /// False-positive rate: false positives / (false positives + useful).
             false_positive_share: Option<f64> [Ratio] = |filter| ratio(filter.false_positives, filter.false_positives + filter.useful);
         }
     }
@@ -291,14 +291,14 @@ metrics! {
 metrics! {
     /// Values that stay in the log.
     #[derive(Copy)]
-    pub struct ValueLog {
-        /// Log segments kept for the values in them alone, and files of survivors.
+    pub struct ValueLog stability Experimental witness "stats::level::values_in_the_log_are_those_that_tables_point_to" {
+        /// Log segments that are kept only for the values in them, and files of surviving values (`values.N`).
         gauge segments: u64 [Count];
-        /// What those take; part of `space.physical_bytes`.
+        /// Bytes of these files, a part of `space.physical_bytes`.
         gauge bytes: u64 [Bytes];
-        /// Values that tables point to; those in segments that the log still needs itself are among them.
+        /// Bytes of values that tables point to, including values in segments that the log itself still needs.
         gauge live_bytes: u64 [Bytes];
-        /// Values moved out of sparse segments to files of survivors.
+        /// Bytes of values that garbage collection moved from sparse segments to files of surviving values.
         counter moved_bytes: u64 [Bytes];
     }
 }
@@ -306,52 +306,52 @@ metrics! {
 metrics! {
     /// Work that is still owed for what was accepted.
     #[derive(Copy)]
-    pub struct Debt {
+    pub struct Debt witness "stats::level::what_is_in_memory_and_in_the_log_is_what_was_written" {
         /// LSM: sorted runs in level 0.
-        gauge l0_files: u64 [Count, family "kvfs_l0_files"];
-        /// LSM: L0 runs at which a merge starts.
-        gauge l0_trigger: u64 [Count];
+        gauge l0_files: u64 [Count, family "kvfs_l0_files", witness "stats::level::levels_hold_what_their_tables_do"];
+        /// LSM: sorted runs in level 0 at which a merge starts.
+        gauge l0_trigger: u64 [Count, witness "stats::level::levels_hold_what_their_tables_do"];
         /// LSM: what L0 may hold before writers stop: that many memtables.
         hidden l0_bytes_max: u64;
-        /// LSM: what merges must still write until each level fits.
-        gauge pending_compaction_bytes: u64 [Bytes, family "kvfs_compaction_pending_bytes"];
-        /// Memtables not flushed, or dirty pages and extents.
+        /// LSM: bytes pending compaction, which merges must still write until each level fits its target.
+        gauge pending_compaction_bytes: u64 [Bytes, family "kvfs_compaction_pending_bytes", witness "stats::level::pending_bytes_are_what_is_over_the_targets"];
+        /// Bytes of memtables that are not flushed, or of dirty pages and large values.
         gauge dirty_bytes: u64 [Bytes, family "kvfs_dirty_bytes"];
-        /// Log bytes that a power cut would lose now.
+        /// Bytes of log that are not synced: a power failure now would lose them.
         gauge unsynced_bytes: u64 [Bytes, family "kvfs_unsynced_bytes"];
-        /// Age of the oldest of them.
+        /// Age of the oldest byte of log that is not synced.
         gauge oldest_unsynced: Duration [Milliseconds, key "oldest_unsynced_ms", family "kvfs_oldest_unsynced_seconds"];
-        /// Log that opening after a crash would read.
+        /// Bytes of log that recovery would read after a crash now.
         gauge replay_bytes: u64 [Bytes];
-        /// LSM: deletes not yet dropped.
-        gauge tombstones: u64 [Count, family "kvfs_tombstones"];
-        /// LSM: age of the oldest tombstone in a table, since its flush; null without any.
-        gauge oldest_tombstone: Option<Duration> [Seconds, key "oldest_tombstone_seconds"];
-        /// LSM, time windows with a time to live: tables dropped unread; 0 on a mount.
-        counter dropped_bytes: u64 [Bytes];
+        /// LSM: tombstones that no merge has dropped yet.
+        gauge tombstones: u64 [Count, family "kvfs_tombstones", witness "stats::level::levels_hold_what_their_tables_do"];
+        /// LSM: age of the oldest tombstone in a table, from its flush on; null without any.
+        gauge oldest_tombstone: Option<Duration> [Seconds, key "oldest_tombstone_seconds", witness "stats::level::levels_hold_what_their_tables_do"];
+        /// LSM, time windows with a time to live: bytes of expired tables that were dropped unread; 0 on a mount.
+        counter dropped_bytes: u64 [Bytes, witness "kvfs::engine::lsm::tests::policies::only_the_oldest_run_expires"];
     }
 }
 
 metrics! {
     /// Waits of writers.
-    pub struct Stalls {
+    pub struct Stalls witness "kvfs::engine::shape::tests::a_wait_counts_once_and_ends_with_the_next_success" {
         /// The cause that writes wait for, or null.
         text now: Option<Cause>;
         /// Whether they are stopped until something changes, not only delayed.
         hidden stopped: bool;
-        /// LSM: why the limits of L0 files and pending bytes do not count: `policy=log`, `auto_compact=off`, `paused`; null if they do.
+        /// LSM: reason why the limits of L0 files and of pending bytes do not apply: `policy=log`, `auto_compact=off`, `paused`; null if they apply.
         text limits_off: Option<String> [None, key "l0_stop_off"];
-        /// By cause: `memtables`, `l0_files`, `pending_bytes`, `dirty_pages`, `log_space`, `rate_limit`, `space` (the disk is full, and a merge or a file that
-        /// goes will make room).
+        /// Waits by cause: `memtables`, `l0_files`, `pending_bytes`, `dirty_pages`, `log_space`, `rate_limit`, `space` (the disk is full, and a merge
+        /// or the removal of a file will make room).
         part by_cause: Each<Cause, StallCounters, { Cause::ALL.len() }>;
         derived {
-            /// Whether writes wait now.
+            /// Whether writes are waiting now.
             stalled: bool [None, family "kvfs_write_stalled"] = |stalls| stalls.now.is_some();
-            /// Times that writes were delayed.
+            /// Delays of writes.
             slowdowns: u64 [Count] = |stalls| stalls.by_cause.iter().map(|(_, cause)| cause.slowdowns).sum();
-            /// Times that writes waited for something to change.
+            /// Stops of writes until something changed.
             stops: u64 [Count] = |stalls| stalls.by_cause.iter().map(|(_, cause)| cause.stops).sum();
-            /// Time in which at least one write waited, summed over causes.
+            /// Time during which at least one write waited, summed over causes.
             seconds: f64 [Seconds] = |stalls| stalls.by_cause.iter().map(|(_, cause)| cause.waited).sum::<Duration>().as_secs_f64();
         }
     }
@@ -360,17 +360,17 @@ metrics! {
 metrics! {
     /// Waits of one cause.
     #[derive(Copy)]
-    pub struct StallCounters {
-        /// Times that writes were delayed for it.
+    pub struct StallCounters witness "kvfs::engine::shape::tests::a_wait_counts_once_and_ends_with_the_next_success" {
+        /// Delays of writes for this cause.
         counter slowdowns: u64 [Count];
-        /// Times that writes waited for it to change.
+        /// Stops of writes until this cause was gone.
         counter stops: u64 [Count];
-        /// Time in which at least one write waited for it.
+        /// Time during which at least one write waited for this cause.
         counter waited: Duration [Nanoseconds, key "waited_ns", family "kvfs_write_stall_seconds_total"];
-        /// The longest one since the mount.
+        /// Longest wait since the mount.
         gauge longest: Duration [Nanoseconds, key "longest_ns"];
         derived {
-            /// Delays and stops.
+            /// Delays and stops together.
             times: u64 [Count, family "kvfs_write_stalls_total"] = |cause| cause.slowdowns + cause.stops;
         }
     }
@@ -379,19 +379,19 @@ metrics! {
 metrics! {
     /// Structures that point reads asked.
     #[derive(Copy)]
-    pub struct Probes {
-        /// How many reads needed 0, 1, 2 … 31 or more.
+    pub struct Probes witness "stats::level::reads_ask_what_their_explanations_say" {
+        /// Histogram of point reads by the number of structures probed: 0, 1, 2 … 31 or more.
         counter buckets: Histogram [Count, family "kvfs_probes"];
         derived {
             /// Point reads of the engine.
             count: u64 [Count] = |probes| probes.buckets.count();
-            /// Structures (memtables, tables, pages) looked into, per read.
+            /// Mean number of structures (memtables, tables, pages) probed per point read.
             mean: Option<f64> [Ratio] = |probes| ratio(probes.buckets.sum(), probes.buckets.count());
-            /// Half of the reads needed no more.
+            /// Median of structures probed per point read.
             p50: Option<u64> [Count] = |probes| probes.buckets.quantile(0.5);
-            /// 99 of 100.
+            /// 99th percentile of structures probed per point read.
             p99: Option<u64> [Count] = |probes| probes.buckets.quantile(0.99);
-            /// The most; 31 means 31 or more.
+            /// Most structures probed by a point read; 31 means 31 or more.
             max: Option<u64> [Count] = |probes| probes.buckets.quantile(1.0);
         }
     }
@@ -400,19 +400,19 @@ metrics! {
 metrics! {
     /// Sorted sources that scans merged.
     #[derive(Copy)]
-    pub struct ScanRuns {
-        /// LSM: how many scans merged 0, 1, 2 … 31 or more memtables, L0 tables and levels.
+    pub struct ScanRuns witness "stats::level::scans_merge_the_runs_that_are_there_and_pass_what_is_deleted" {
+        /// LSM: histogram of scans by the number of sorted runs merged (memtables, L0 tables, levels): 0, 1, 2 … 31 or more.
         counter buckets: Histogram [Count, family "kvfs_scan_runs"];
-        /// Deleted keys that scans had to pass, not those that they jumped over (`gap_tombstones=`).
+        /// Tombstones that scans had to read past, not those that they jumped over (`gap_tombstones=`).
         counter tombstones: u64 [Count, family "kvfs_scan_tombstones_total"];
         derived {
             /// Scans.
             count: u64 [Count] = |runs| runs.buckets.count();
-            /// Half of the scans merged no more.
+            /// Median of sorted runs merged per scan.
             p50: Option<u64> [Count] = |runs| runs.buckets.quantile(0.5);
-            /// 99 of 100.
+            /// 99th percentile of sorted runs merged per scan.
             p99: Option<u64> [Count] = |runs| runs.buckets.quantile(0.99);
-            /// The most; 31 means 31 or more.
+            /// Most sorted runs merged by a scan; 31 means 31 or more.
             max: Option<u64> [Count] = |runs| runs.buckets.quantile(1.0);
         }
     }
@@ -581,11 +581,17 @@ mod tests {
             (counters.stops, counters.waited, counters.longest),
             (1, Duration::from_secs(5), Duration::from_secs(5))
         );
+        assert!(running.stalled() && !after.stalled());
         meter.begin(Cause::L0Files, false, Duration::from_secs(10));
         meter.begin(Cause::L0Files, true, Duration::from_secs(11));
         meter.begin(Cause::L0Files, true, Duration::from_secs(12));
-        let counters = meter.snapshot(Duration::from_secs(12)).by_cause.of(Cause::L0Files);
-        assert_eq!((counters.slowdowns, counters.stops), (1, 2));
+        meter.begin(Cause::Space, false, Duration::from_secs(12));
+        let stalls = meter.snapshot(Duration::from_secs(13));
+        let counters = stalls.by_cause.of(Cause::L0Files);
+        assert_eq!((counters.slowdowns, counters.stops, counters.times()), (1, 2, 3));
+        assert_eq!((stalls.slowdowns(), stalls.stops()), (2, 2));
+        // Five of the first wait, three of the second, one for space.
+        assert_eq!(stalls.seconds(), 9.0);
     }
 
     #[test]

@@ -87,10 +87,10 @@ impl PageCause {
 metrics! {
     /// Pages, or parts of them, that passed.
     #[derive(Copy, Eq)]
-    pub struct PageCount counted by PageSlot {
-        /// Pages that passed the disk; a part of a page, a large value, a page of the free map and a meta page count as one each.
+    pub struct PageCount counted by PageSlot witness "kvfs::engine::btree::tests::counting::pages_by_kind_and_by_cause_add_up_to_what_the_disk_has_taken" {
+        /// Pages read or written; a part of a page, a large value, a page of the free map and a meta page count as one each.
         counter pages: u64 [Count];
-        /// What was read or written of them.
+        /// Bytes read or written of these pages.
         counter bytes: u64 [Bytes];
     }
 }
@@ -157,7 +157,7 @@ impl TrafficMeter {
 metrics! {
     /// One direction as reports show it: the same pages twice, by kind and by cause.
     pub struct PageSums {
-        /// By kind: `leaf`, `inner`, `extent`, `free_map`, `meta`. Their sum is that of the causes.
+        /// Pages by kind: `leaf`, `inner`, `extent`, `free_map`, `meta`. Their sum is that of the causes.
         part kind: Each<PageKind, PageCount, { PageKind::ALL.len() }>;
         /// Read: by `get` (changes read on their way, too: pages, and those of the free map), `scan`, `change` (leaves for which puts had waited, pages of the
         /// free map for which freed units had), `compaction`, `recovery`, `verify`; without `recovery` these are the bytes of door 3's `get`, `scan`,
@@ -207,9 +207,9 @@ impl Pages {
 metrics! {
     /// Both directions as reports show them.
     pub struct PageDirections {
-        /// What was read of the file.
+        /// Pages read from the file.
         part read: PageSums;
-        /// What was written of it, copies of pages among it.
+        /// Pages written to the file, including copies of pages.
         part written: PageSums;
     }
 }

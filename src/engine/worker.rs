@@ -114,7 +114,7 @@ fn after_error(failures: u32) -> Duration {
 mod tests {
     use super::*;
     use crate::base::clock::ManualClock;
-    use crate::disk::{Fault, Faulty, Kind as FaultKind, Purpose, SimDisk};
+    use crate::disk::{Fault, Faulty, Purpose, Request, SimDisk};
     use crate::engine::{Batch, Tier, lsm};
 
     #[test]
@@ -137,7 +137,7 @@ mod tests {
         }
         assert!(engine.shape().debt.l0_files >= 2);
         for _ in 0..10_000 {
-            let (kind, purpose) = (Some(FaultKind::Write), Some(Purpose::Compact { into: 1 }));
+            let (kind, purpose) = (Some(Request::Write), Some(Purpose::Compact { into: 1 }));
             disk.inject(Fault::Fail { kind, purpose, nth: 0, errno: libc::EIO });
         }
         let worker = Worker::start(engine.clone()).unwrap();

@@ -70,12 +70,12 @@ struct Slot {
 metrics! {
     /// Calls of one operation.
     #[derive(Copy)]
-    pub struct Calls counted by CallMeter {
-        /// Calls answered, errors among them.
+    pub struct Calls counted by CallMeter witness "stats::asked::calls_are_counted_and_their_latencies_kept" {
+        /// Calls answered, including errors.
         counter count: u64 [Count, family "kvfs_fs_op_calls_total"];
-        /// Calls answered with an errno.
+        /// Calls answered with an error number.
         counter errors: u64 [Count, family "kvfs_fs_op_errors_total"];
-        /// Content moved, read or written for the user.
+        /// Bytes of file content read or written for the user.
         counter bytes: u64 [Bytes, family "kvfs_fs_op_bytes_total"];
     }
 }
@@ -83,21 +83,21 @@ metrics! {
 metrics! {
     /// What one operation did so far.
     #[derive(Copy)]
-    pub struct OpCounters {
+    pub struct OpCounters witness "stats::asked::calls_are_counted_and_their_latencies_kept" {
         /// Calls.
         flat calls: Calls;
         /// Latencies from the request to the answer; `None` before the first.
         inside latency: Option<Latency>;
         derived {
-            /// Half of the calls were not slower; null before the first call.
+            /// Median latency; null before the first call.
             p50_ns: Option<u64> [Nanoseconds] = |op| op.latency.map(|latency| latency.p50);
-            /// 99 of 100.
+            /// 99th percentile of the latency.
             p99_ns: Option<u64> [Nanoseconds] = |op| op.latency.map(|latency| latency.p99);
-            /// 999 of 1,000.
+            /// 99.9th percentile of the latency.
             p999_ns: Option<u64> [Nanoseconds] = |op| op.latency.map(|latency| latency.p999);
-            /// The slowest.
+            /// Longest latency.
             max_ns: Option<u64> [Nanoseconds] = |op| op.latency.map(|latency| latency.max);
-            /// The mean.
+            /// Mean latency.
             mean_ns: Option<f64> [Nanoseconds] = |op| op.latency.map(|latency| latency.mean);
         }
     }

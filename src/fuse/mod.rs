@@ -36,7 +36,7 @@ use crate::attribution::Attribution;
 use crate::fs::FileSystem;
 use crate::fs::types::Caller;
 use crate::virtual_files::VirtualTree;
-use stored::Stored;
+use stored::StoredFiles;
 use virtual_files::Virtual;
 
 pub use session::Options;
@@ -47,12 +47,12 @@ const GENERATION: Generation = Generation(0);
 /// The filesystem as the kernel sees it.
 pub struct Adapter {
     /// Dropped before `_end`, so that no request is under way any more when the end is told.
-    stored: Stored,
+    stored: StoredFiles,
     virtual_files: Virtual,
     _end: End,
 }
 
-/// Which changes are durable before they are answered, whether or not a program asks for it.
+/// Changes that are durable before they are answered, whether or not a program asks for it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Durability {
     /// All.
@@ -81,7 +81,7 @@ impl Adapter {
         durability: Durability,
         ended: Sender<session::Event>,
     ) -> std::io::Result<Adapter> {
-        let stored = Stored::new(fs, attribution, options, durability)?;
+        let stored = StoredFiles::new(fs, attribution, options, durability)?;
         Ok(Adapter { stored, virtual_files: Virtual { tree }, _end: End(ended) })
     }
 }

@@ -15,16 +15,16 @@ use crate::attribution::{Attribution, Process};
 use crate::base::metric::Since;
 use crate::base::text::human_size;
 use crate::control::metrics::MetricsServer;
-use crate::control::{Control, MountInfo, Parts, StatsSocket};
+use crate::control::{Control, MountInfo, Sources, StatsSocket};
 use crate::disk::{process_io, process_of};
 use crate::engine::{self, Engine, Pending, Worker};
 use crate::fs::{self, FileSystem, keys};
 use crate::store::Error;
 use crate::virtual_files::VirtualTree;
 
-/// How long the filesystem's thread sleeps at most.
+/// Longest sleep of the filesystem's thread.
 const IDLE: Duration = Duration::from_secs(1);
-/// How long the threads for clients wait for one before they look whether the mount has ended.
+/// Time that the threads for clients wait for one before they look whether the mount has ended.
 const CLIENTS_PAUSE: Duration = Duration::from_millis(200);
 
 /// Tells threads to stop, also while they sleep.
@@ -217,7 +217,7 @@ fn serve_fs(fs: &FileSystem, stop: &Stop) {
     }
 }
 
-fn parts(store: &Store, mount_point: &Path, attribution: &Arc<Attribution>) -> Parts {
+fn parts(store: &Store, mount_point: &Path, attribution: &Arc<Attribution>) -> Sources {
     let Store { description, settings, disk, latch, engine, fs, clock, pool, path, began, .. } = store;
     let value = |name: &str| settings.get(name).unwrap_or_default();
     let user = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
@@ -232,7 +232,7 @@ fn parts(store: &Store, mount_point: &Path, attribution: &Arc<Attribution>) -> P
     let pool = pool.clone();
     let began = *began;
     let process = move || Some(process_io().ok()?.since(began.as_ref()?));
-    Parts {
+    Sources {
         mount: MountInfo {
             version: env!("CARGO_PKG_VERSION").to_string(),
             uuid: description.uuid_text(),

@@ -91,3 +91,138 @@ fn work_of_the_processor_is_measured_and_the_debt_priced() {
         assert!(prom["kvfs_debt_cpu_seconds"] > 0.0);
     }
 }
+
+/// Debt and its price, computed again from the levels and the rate of background work.
+#[test]
+fn what_is_owed_follows_from_the_levels() {
+    for kind in [Kind::LSM, Kind::BTREE] {
+        let rig = rig(|disk, clock| {
+            let options = if kind == Kind::LSM { small_options() } else { engine::Options::tiny(kind) };
+            engine::open(disk, clock, &options).unwrap()
+        });
+        for _ in 0..3 {
+            fill(&rig);
+            rig.clock.advance(Duration::from_secs(1));
+            rig.control.tick();
+        }
+        rig.write(OWNER, "auto_compact off").unwrap_or_default();
+        for round in 0..6 {
+            rig.user_writes(900 + round);
+            if kind == Kind::LSM {
+                engine::run(&*rig.engine, Command::Flush).unwrap();
+            }
+        }
+        rig.user_writes(300);
+        let report = rig.json(".stats.d/json");
+        let of = |path: &str| number(&report, path);
+        let real = |value: &Value| value.as_f64().unwrap();
+        let rows = report["debt"]["levels"].as_array().unwrap();
+        // What a row owes is what it holds times what a byte of it must still be written: here and in all rows below.
+        let mut pending = 0.0;
+        for row in rows.iter().rev() {
+            pending += real(&row["write_amplification"]);
+            assert!((real(&row["pending_write_amplification"]) - pending).abs() < 1e-9, "{row}");
+            let owed = number(row, "bytes") as f64 * pending;
+            assert!((number(row, "debt_bytes") as f64 - owed).abs() <= 1.0, "{row}");
+        }
+        assert!(pending > 0.0 && rows.iter().any(|row| number(row, "debt_bytes") > 0), "{kind} {rows:?}");
+        let held: Vec<u64> = rows.iter().map(|row| number(row, "bytes")).collect();
+        let levels = report["levels"].as_array().unwrap();
+        let tops = if kind == Kind::LSM {
+            assert_eq!(held[0], of("memory.memtable_bytes"));
+            let below: Vec<u64> =
+                levels.iter().take(held.len() - 1).map(|level| number(level, "bytes")).collect();
+            assert_eq!(held[1..], below);
+            for (row, level) in rows[1..].iter().zip(levels) {
+                assert_eq!(row["measured_write_amplification"], level["write_amplification"], "{row}");
+            }
+            // As many memtables as stop writers, of 16 KiB each.
+            vec![of("memory.memtable_bytes_max"), small_l0_stop() * (16 << 10)]
+        } else {
+            assert_eq!((held.len(), held[0]), (1, of("memory.dirty_bytes")));
+            vec![of("memory.dirty_bytes_max")]
+        };
+        let owed: u64 = rows.iter().map(|row| number(row, "debt_bytes")).sum();
+        assert_eq!(of("debt.durability_bytes"), owed);
+        let most: f64 = rows
+            .iter()
+            .enumerate()
+            .map(|(at, row)| {
+                let bytes = held[at].max(tops.get(at).copied().unwrap_or(0));
+                bytes as f64 * real(&row["pending_write_amplification"])
+            })
+            .sum();
+        assert!((of("debt.durability_bytes_max") as f64 - most).abs() <= 1.0, "{kind} {most}");
+        let sum = |name: &str| {
+            ["flush", "merge", "checkpoint"]
+                .map(|work| number(&report["cpu"][work], name))
+                .iter()
+                .sum::<u64>() as f64
+        };
+        let rate = sum("timed_ns") / sum("timed_bytes") / 1e9;
+        for (name, bytes) in [("cpu_seconds", owed as f64), ("cpu_seconds_max", most)] {
+            let shown = real(&report["debt"][name]);
+            assert!((shown - bytes * rate).abs() <= shown * 1e-3 + 8.0 * rate, "{kind} {name}");
+        }
+        rows.iter().for_each(|row| {
+            let wanted = number(row, "debt_bytes") as f64 * rate;
+            assert!((real(&row["cpu_seconds"]) - wanted).abs() <= wanted * 1e-3 + rate, "{row}");
+        });
+        // At the rate of the last minute, three seconds long.
+        let window = &report["windows"]["1m"];
+        assert_eq!(number(window, "elapsed_ms"), 3000);
+        let (left, written) = if kind == Kind::LSM {
+            (of("debt.pending_compaction_bytes"), of("disk.compaction_write_bytes"))
+        } else {
+            (of("debt.dirty_bytes"), of("disk.by_purpose.checkpoint.write_bytes"))
+        };
+        assert!(left > 0, "{kind}");
+        let shown = real(&report["debt"]["settle_seconds"]);
+        assert!((shown - left as f64 / written as f64 * 3.0).abs() <= shown * 1e-9, "{kind} {shown}");
+    }
+}
+
+/// L0 runs at which writers stop by default.
+fn small_l0_stop() -> u64 {
+    36
+}
+
+#[test]
+fn predictions_stand_beside_what_was_measured() {
+    let rig = small_lsm();
+    fill(&rig);
+    rig.write(OWNER, "drop-caches").unwrap();
+    for key in 0..300u64 {
+        rig.engine.get(&key.to_be_bytes(), Tier::Disk).unwrap();
+    }
+    rig.clock.advance(Duration::from_secs(1));
+    rig.control.tick();
+    let report = rig.json(".stats.d/json");
+    let prediction = &report["prediction"];
+    let of = |name: &str| prediction[name].as_f64().unwrap();
+    let close = |name: &str, wanted: f64| {
+        assert!((of(name) - wanted).abs() <= wanted * 1e-9, "{name}: {} and not {wanted}", of(name));
+    };
+    let levels = report["levels"].as_array().unwrap();
+    let deep = levels.iter().skip(1).filter(|level| number(level, "files") > 0).count();
+    close("levels", deep as f64);
+    close("write_debt", report["debt"]["levels"][0]["pending_write_amplification"].as_f64().unwrap());
+    close("write_measured", report["amplification"]["engine_write_no_wal"].as_f64().unwrap());
+    close("write_measured_over_half_ratio", of("write_measured") / of("write_half_ratio"));
+    let read = number(&report, "disk.by_purpose.get.read_bytes");
+    close("lookup_bytes_measured", read as f64 / number(&report, "probes.count") as f64);
+    close("lookup_measured_over_predicted", of("lookup_bytes_measured") / of("lookup_bytes"));
+    close("space_measured", report["amplification"]["space"].as_f64().unwrap());
+    // A level is ten times as large as the one above: half of that is written again for each, and a tenth of the disk is garbage.
+    close("write_half_ratio", deep as f64 * 5.0);
+    close("space", 1.0 / 0.9);
+    // One block of 4 KiB and the index of its table, and beside them filters and what their wrong answers cost.
+    let (bytes, files) =
+        ["bytes", "files"].map(|name| levels.iter().map(|level| number(level, name)).sum::<u64>()).into();
+    let index = bytes as f64 / files as f64 / 4096.0 * 32.0;
+    assert!(
+        of("lookup_bytes") > 4096.0 + index && of("lookup_bytes") < (4096.0 + index) * 1.25,
+        "{}",
+        of("lookup_bytes")
+    );
+}

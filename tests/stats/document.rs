@@ -21,14 +21,18 @@ pub fn family_of(entry: &Entry) -> String {
 
 /// The line of a row in the document.
 pub fn documented(entry: &Entry) -> String {
-    let Row { kind, unit, help, .. } = entry.row;
+    let Row { kind, unit, help, stability, witness, .. } = entry.row;
     let family = if is_exposed(entry.row) { format!("`{}`", family_of(entry)) } else { String::new() };
-    format!("| `{}` | {} | {} | {} | {family} |\n", entry.path, unit.sign(), kind.name(), help.trim())
+    let stability = if *kind == MetricKind::Part { "" } else { stability.name() };
+    // Words have none: what is counted is told from what is said.
+    let witness = if kind.name().is_empty() { String::new() } else { format!("`{witness}`") };
+    let (unit, kind, help) = (unit.sign(), kind.name(), help.trim());
+    format!("| `{}` | {unit} | {kind} | {help} | {family} | {stability} | {witness} |\n", entry.path)
 }
 
 /// The table of rows below `roots`, or with `.` of those that stand below none.
 fn table(roots: &[&str], entries: &[Entry]) -> String {
-    let mut text = "| key | unit | kind | meaning | Prometheus |\n|---|---|---|---|---|\n".to_string();
+    let mut text = "| key | unit | kind | meaning | Prometheus | stability | checked by |\n|---|---|---|---|---|---|---|\n".to_string();
     let root = |entry: &Entry| entry.path.split(['.', '[']).next().unwrap_or_default().to_string();
     let is_alone = |entry: &Entry| !entry.path.contains('.') && entry.row.kind != MetricKind::Part;
     for name in roots {

@@ -211,34 +211,10 @@ static ELSEWHERE: Descriptor = Descriptor {
 };
 
 impl Engine for Elsewhere {
+    hand_on!(Engine 0: get, scan, apply, lsn, sync_to, promise, close);
+
     fn kind(&self) -> Kind {
         Kind::of(&ELSEWHERE)
-    }
-    fn get(&self, key: &[u8], tier: Tier) -> engine::Result<Option<bytes::Bytes>> {
-        self.0.get(key, tier)
-    }
-    fn scan(
-        &self,
-        range: engine::KeyRange<'_>,
-        tier: Tier,
-        visit: &mut engine::Visit<'_>,
-    ) -> engine::Result<()> {
-        self.0.scan(range, tier, visit)
-    }
-    fn apply(&self, batch: &Batch, tier: Tier) -> engine::Result<engine::Lsn> {
-        self.0.apply(batch, tier)
-    }
-    fn lsn(&self) -> engine::Lsn {
-        self.0.lsn()
-    }
-    fn sync_to(&self, lsn: engine::Lsn, done: engine::Done) {
-        self.0.sync_to(lsn, done);
-    }
-    fn promise(&self) -> engine::Promise {
-        self.0.promise()
-    }
-    fn close(&self) -> engine::Result<()> {
-        self.0.close()
     }
 }
 

@@ -1,6 +1,6 @@
 //! Every kind of event, with all its fields, from the engine that has it.
 
-use kvfs::disk::{Fault, Faulty, Kind as FaultKind};
+use kvfs::disk::{Fault, Faulty, Request};
 
 use super::*;
 
@@ -79,7 +79,7 @@ fn fail_thrice(rig: &Rig, faulty: &Faulty, purpose: Purpose) {
     let mut batch = Batch::new(Op::Write.tag());
     batch.put(vec![9; 8], vec![1; 3000]);
     rig.engine.apply(&batch, Tier::Disk).unwrap();
-    let kind = Some(FaultKind::Write);
+    let kind = Some(Request::Write);
     for _ in 0..3 {
         faulty.inject(Fault::Fail { kind, purpose: Some(purpose), nth: 0, errno: libc::EIO });
     }

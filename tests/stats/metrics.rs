@@ -10,7 +10,7 @@ use super::*;
 kvfs::base::metric::metrics! {
     /// What a test counts.
     #[derive(Copy)]
-    pub struct Toy counted by ToyMeter {
+    pub struct Toy counted by ToyMeter witness "stats::metrics::x" {
         /// Things that the test did.
         counter things: u64 [Count];
         /// Time it took.
@@ -60,7 +60,7 @@ fn a_counter_that_is_declared_is_in_every_output() {
     let line = documented(entries.iter().find(|entry| entry.path == "toy.things").unwrap());
     assert_eq!(
         line,
-        "| `toy.things` | n | counter | Things that the test did. | `kvfs_toy_things_total` |\n"
+        "| `toy.things` | n | counter | Things that the test did. | `kvfs_toy_things_total` | stable | `stats::metrics::x` |\n"
     );
     let schema = schema::schema_of(&entries);
     assert_eq!(schema["properties"]["toy"]["properties"]["things"]["type"], "integer");

@@ -6,7 +6,7 @@ use std::io::{self, Read, Write};
 use std::time::Instant;
 
 use kvfs::control::StatsSocket;
-use kvfs::disk::{File, FileInfo};
+use kvfs::disk::File;
 
 use super::*;
 
@@ -157,23 +157,13 @@ impl Gated {
 }
 
 impl Disk for Gated {
+    hand_on!(Disk disk: rename, remove, list, sync_names);
+
     fn create(&self, name: &str) -> io::Result<Arc<dyn File>> {
         Ok(self.file(self.disk.create(name)?))
     }
     fn open(&self, name: &str) -> io::Result<Arc<dyn File>> {
         Ok(self.file(self.disk.open(name)?))
-    }
-    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        self.disk.rename(from, to)
-    }
-    fn remove(&self, name: &str) -> io::Result<()> {
-        self.disk.remove(name)
-    }
-    fn list(&self) -> io::Result<Vec<FileInfo>> {
-        self.disk.list()
-    }
-    fn sync_names(&self) -> io::Result<()> {
-        self.disk.sync_names()
     }
     /// Asked at every step of a merge: the simulated disk would look at every file.
     fn space(&self) -> io::Result<Space> {

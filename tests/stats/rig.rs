@@ -1,5 +1,6 @@
 //! A control over real doors.
 
+use kvfs::attribution::Attribution;
 use kvfs::fs::types::Attributes;
 use kvfs::virtual_files::VirtualTree;
 
@@ -11,11 +12,29 @@ pub struct Rig {
     pub disk: Arc<Metered>,
     pub meter: Arc<Meter>,
     pub engine: Arc<MeteredEngine>,
+    pub attribution: Arc<Attribution>,
     pub control: Arc<Control>,
     pub tree: Arc<VirtualTree>,
 }
 
 pub const OWNER: Caller = Caller { uid: 1000, gid: 1000, pid: 7 };
+
+/// What the mount says of itself.
+pub const BLOCK_BYTES: u64 = 4096;
+pub const PID: u32 = 4711;
+
+/// What the filesystem says that it holds; no two numbers are the same.
+pub fn usage() -> Usage {
+    Usage {
+        apparent_bytes: 1500,
+        stored_bytes: 1000,
+        record_bytes: 300,
+        inodes: 9,
+        orphans: 2,
+        reclaim_pending_bytes: 4096,
+        ..Usage::default()
+    }
+}
 
 /// Keys begin with their kind.
 pub fn classify(key: &[u8]) -> u8 {
@@ -36,25 +55,28 @@ pub fn rig_on(
     let latch = Latch::new(disk.clone());
     let engine = MeteredEngine::new(engine(latch.clone(), clock.clone()), classify);
     let meter = Arc::new(Meter::new());
-    let control = Control::new(Parts {
+    let attribution = Arc::new(Attribution::default());
+    let control = Control::new(Sources {
         mount: MountInfo {
             owner: (OWNER.uid, OWNER.gid),
             kind_names: &["zero", "one"],
+            block_bytes: BLOCK_BYTES,
+            pid: PID,
             ..MountInfo::default()
         },
         clock: clock.clone(),
         meter: meter.clone(),
-        attribution: Arc::default(),
+        attribution: attribution.clone(),
         engine: engine.clone(),
         disk: disk.clone(),
         latch,
-        usage: Box::new(|| Usage { stored_bytes: 1000, ..Usage::default() }),
+        usage: Box::new(usage),
         write_times: Box::new(|| Ok(())),
         open_files: Box::new(OpenFiles::default),
         process: Box::new(|| None),
     });
     let tree = control.tree();
-    Rig { clock, sim, disk, meter, engine, control, tree }
+    Rig { clock, sim, disk, meter, engine, attribution, control, tree }
 }
 
 pub fn mem() -> Rig {

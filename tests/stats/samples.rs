@@ -4,7 +4,7 @@ use std::time::SystemTime;
 
 use kvfs::attribution::{Attribution, Process, Tally};
 use kvfs::control::{Base, EngineCalls, Physical, Window};
-use kvfs::disk::{ProcessIo, Snapshot};
+use kvfs::disk::{DiskCounters, ProcessIo};
 use kvfs::engine::{
     BtreeShape, Cache, Cost, Cpu, Debt, ExtraSpace, Filter, Histogram, KindCounters, Level, LevelTraffic,
     Lookups, Memory, Pages, Probes, StallCounters, TagCounters, TrafficMeter,
@@ -14,7 +14,7 @@ use kvfs::fs::meter::{Calls, Latency, OpCounters, Ops};
 use super::*;
 
 /// Counters as if this had passed door 3: purpose, bytes written, bytes read, in KiB.
-fn disk(traffic: &[(Purpose, usize, usize)]) -> Snapshot {
+fn disk(traffic: &[(Purpose, usize, usize)]) -> DiskCounters {
     let metered = Metered::new(SimDisk::new());
     let file = metered.create("a").unwrap();
     for &(purpose, written, read) in traffic {
@@ -39,7 +39,7 @@ pub fn ops(calls: &[(Op, u64, u64, u64)]) -> Ops {
     ops
 }
 
-fn sample(shape: Shape, disk: Snapshot) -> Sample {
+fn sample(shape: Shape, disk: DiskCounters) -> Sample {
     let mut tags = vec![TagCounters::default(); 64];
     tags[Op::Write as usize] = TagCounters { batches: 110, puts: 220, deletes: 0, bytes: 470_000 };
     tags[Op::Create as usize] = TagCounters { batches: 12, puts: 36, deletes: 0, bytes: 4_100 };

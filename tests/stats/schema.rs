@@ -1,6 +1,7 @@
 //! `docs/stats.schema.json`: what the JSON report may hold, as JSON Schema. It is made from the rows of the report; the reports of
 //! running stores are then held to it.
 
+use kvfs::base::metric::Stability;
 use serde_json::{Map, json};
 
 use super::*;
@@ -57,7 +58,14 @@ fn node(entry: &Entry, entries: &[Entry]) -> Value {
     }
     node["type"] = if let [one] = types[..] { json!(one) } else { json!(types) };
     let unit = if row.unit == Unit::None { String::new() } else { format!(" Unit: {}.", row.unit.sign()) };
-    node["description"] = json!(format!("{}{unit}", row.help.trim()));
+    let stability = match row.stability {
+        Stability::Experimental if row.kind != MetricKind::Part => " Experimental: it may change.",
+        _ => "",
+    };
+    node["description"] = json!(format!("{}{unit}{stability}", row.help.trim()));
+    if !row.kind.name().is_empty() {
+        node["$comment"] = json!(format!("checked by {}", row.witness));
+    }
     node
 }
 
@@ -87,7 +95,7 @@ fn check(value: &Value, schema: &Value, path: &str) {
                 true
             }
             "const" => value == wanted,
-            "$schema" | "title" | "description" => true,
+            "$schema" | "$comment" | "title" | "description" => true,
             other => panic!("{path}: the schema says {other}"),
         };
         assert!(is_right, "{path}: {keyword} should be {wanted}, it is {value}");

@@ -1,7 +1,7 @@
 //! What the state says: whenever changes are not taken, it says why, whatever the reason.
 
 use kvfs::control::State;
-use kvfs::disk::{Fault, Faulty, Kind as Request};
+use kvfs::disk::{Fault, Faulty, Request};
 use kvfs::engine::{Error, Options, WorkClass};
 
 use super::*;
@@ -110,7 +110,7 @@ fn a_closed_latch_is_shown() {
     let sim = SimDisk::new();
     let disk = Metered::new(sim.clone());
     let latch = Latch::new(disk.clone());
-    let control = Control::new(Parts {
+    let control = Control::new(Sources {
         mount: MountInfo::default(),
         clock,
         meter: Arc::new(Meter::new()),
@@ -135,4 +135,6 @@ fn a_closed_latch_is_shown() {
         text.contains("  state=READONLY\n") && text.contains("\nREADONLY  write to the log log failed: "),
         "{text}"
     );
+    let report: Value = serde_json::from_str(&json(&report)).unwrap();
+    assert_eq!(report["read_only"], true);
 }

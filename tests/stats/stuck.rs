@@ -1,7 +1,6 @@
 //! What hangs: an engine that answers nothing, a disk whose directory does not come.
 
 use super::*;
-use kvfs::engine::Lsn;
 
 /// An engine whose batches and commands wait for a gate, as a store that cannot keep up would.
 pub struct Stuck {
@@ -12,35 +11,14 @@ pub struct Stuck {
 }
 
 impl Engine for Stuck {
-    fn kind(&self) -> Kind {
-        self.engine.kind()
-    }
-    fn get(&self, key: &[u8], tier: Tier) -> kvfs::engine::Result<Option<bytes::Bytes>> {
-        self.engine.get(key, tier)
-    }
-    fn scan(
-        &self,
-        range: kvfs::engine::KeyRange<'_>,
-        tier: Tier,
-        visit: &mut kvfs::engine::Visit<'_>,
-    ) -> kvfs::engine::Result<()> {
-        self.engine.scan(range, tier, visit)
-    }
-    fn apply(&self, batch: &Batch, tier: Tier) -> kvfs::engine::Result<Lsn> {
+    hand_on!(Engine engine: kind, get, scan, lsn, promise, close);
+
+    fn apply(&self, batch: &Batch, tier: Tier) -> kvfs::engine::Result<kvfs::engine::Lsn> {
         let _gate = self.gate.lock();
         self.engine.apply(batch, tier)
     }
-    fn lsn(&self) -> Lsn {
-        Lsn::new(self.engine.lsn().number())
-    }
-    fn sync_to(&self, _: Lsn, done: kvfs::engine::Done) {
+    fn sync_to(&self, _: kvfs::engine::Lsn, done: kvfs::engine::Done) {
         self.commands.lock().push(done);
-    }
-    fn promise(&self) -> kvfs::engine::Promise {
-        self.engine.promise()
-    }
-    fn close(&self) -> kvfs::engine::Result<()> {
-        self.engine.close()
     }
     fn background(&self) -> Option<&dyn kvfs::engine::Background> {
         Some(self)
@@ -76,24 +54,11 @@ pub struct Hung {
 }
 
 impl Disk for Hung {
-    fn create(&self, name: &str) -> std::io::Result<Arc<dyn kvfs::disk::File>> {
-        self.disk.create(name)
-    }
-    fn open(&self, name: &str) -> std::io::Result<Arc<dyn kvfs::disk::File>> {
-        self.disk.open(name)
-    }
-    fn rename(&self, from: &str, to: &str) -> std::io::Result<()> {
-        self.disk.rename(from, to)
-    }
-    fn remove(&self, name: &str) -> std::io::Result<()> {
-        self.disk.remove(name)
-    }
+    hand_on!(Disk disk: create, open, rename, remove, sync_names);
+
     fn list(&self) -> std::io::Result<Vec<kvfs::disk::FileInfo>> {
         let _gate = self.gate.lock();
         self.disk.list()
-    }
-    fn sync_names(&self) -> std::io::Result<()> {
-        self.disk.sync_names()
     }
     fn space(&self) -> std::io::Result<Space> {
         let _gate = self.gate.lock();

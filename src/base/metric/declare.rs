@@ -6,11 +6,11 @@
 /// metrics! {
 ///     /// Bloom filters of all tables together.
 ///     #[derive(Copy)]
-///     pub struct Filter counted by FilterMeter {
+///     pub struct Filter counted by FilterMeter witness "stats::engines::filters" {
 ///         /// Questions to filters.
 ///         counter checks: u64 [Count];
 ///         /// Tables that were not read thanks to them.
-///         counter useful: u64 [Count, key "saved", family "kvfs_filter_saved_total"];
+///         counter useful: u64 [Count, key "saved", family "kvfs_filter_saved_total", witness "stats::engines::tables_not_read"];
 ///         derived {
 ///             /// `saved` / `checks`.
 ///             useful_share: Option<f64> [Ratio] = |filter| ratio(filter.useful, filter.checks);
@@ -19,6 +19,9 @@
 /// }
 /// ```
 ///
+/// What stands behind `stability` (a [`Stability`](crate::base::metric::Stability), else `Stable`) and `witness` (the path of a test) at the head
+/// holds for each row that says nothing else.
+///
 /// Makes the struct, its [`Rows`](crate::base::metric::Rows), a method for each derived row, and after `counted by`, which takes fields of the
 /// type `u64` alone, the struct of atomics with `snapshot`, and sums.
 #[macro_export]
@@ -26,15 +29,36 @@ macro_rules! metrics {
     (
         $(#[doc = $doc:literal])*
         $(#[derive($($derive:ident),+)])?
+        pub struct $name:ident $(counted by $meter:ident)? $(stability $stability:ident)? $(witness $witness:literal)? {
+            $($rows:tt)*
+        }
+    ) => {
+        $crate::base::metric::metrics! {
+            @declare [$($stability)?] [$($witness)?]
+            $(#[doc = $doc])*
+            $(#[derive($($derive),+)])?
+            pub struct $name $(counted by $meter)? { $($rows)* }
+        }
+    };
+
+    (
+        @declare $stability_of_all:tt $witness_of_all:tt
+        $(#[doc = $doc:literal])*
+        $(#[derive($($derive:ident),+)])?
         pub struct $name:ident $(counted by $meter:ident)? {
             $(
                 $(#[doc = $help:literal])+
-                $kind:ident $field:ident: $type:ty $([$unit:ident $(, key $key:literal)? $(, family $family:literal)?])?;
+                $kind:ident $field:ident: $type:ty $([
+                    $unit:ident $(, key $key:literal)? $(, family $family:literal)? $(, stability $stability:ident)? $(, witness $witness:literal)?
+                ])?;
             )*
             $(derived {
                 $(
                     $(#[doc = $derived_help:literal])+
-                    $derived:ident: $derived_type:ty [$derived_unit:ident $(, family $derived_family:literal)?] = |$me:ident| $formula:expr;
+                    $derived:ident: $derived_type:ty [
+                        $derived_unit:ident $(, family $derived_family:literal)? $(, stability $derived_stability:ident)?
+                        $(, witness $derived_witness:literal)?
+                    ] = |$me:ident| $formula:expr;
                 )*
             })?
         }
@@ -49,9 +73,11 @@ macro_rules! metrics {
             #[allow(unused_variables)]
             fn visit_rows(&self, visitor: &mut dyn $crate::base::metric::Visitor) {
                 $($crate::base::metric::metrics!(@visit $kind, self.$field, visitor,
-                    $crate::base::metric::metrics!(@row $kind $field, [$($help)+], [$($unit)?], [$($($key)?)?], [$($($family)?)?]));)*
+                    $crate::base::metric::metrics!(@row $kind $field, [$($help)+], [$($unit)?], [$($($key)?)?], [$($($family)?)?],
+                        [$($($stability)?)?] $stability_of_all, [$($($witness)?)?] $witness_of_all));)*
                 $($({
-                    let row = $crate::base::metric::metrics!(@row derived $derived, [$($derived_help)+], [$derived_unit], [], [$($derived_family)?]);
+                    let row = $crate::base::metric::metrics!(@row derived $derived, [$($derived_help)+], [$derived_unit], [], [$($derived_family)?],
+                        [$($derived_stability)?] $stability_of_all, [$($derived_witness)?] $witness_of_all);
                     visitor.value(row, $crate::base::metric::Figure::value(&self.$derived(), row.unit));
                 })*)?
             }
@@ -61,9 +87,11 @@ macro_rules! metrics {
             }
             fn list_rows(path: &str, entries: &mut Vec<$crate::base::metric::Entry>) {
                 $($crate::base::metric::metrics!(@list $kind, $type, path, entries,
-                    $crate::base::metric::metrics!(@row $kind $field, [$($help)+], [$($unit)?], [$($($key)?)?], [$($($family)?)?]));)*
+                    $crate::base::metric::metrics!(@row $kind $field, [$($help)+], [$($unit)?], [$($($key)?)?], [$($($family)?)?],
+                        [$($($stability)?)?] $stability_of_all, [$($($witness)?)?] $witness_of_all));)*
                 $($($crate::base::metric::metrics!(@list derived, $derived_type, path, entries,
-                    $crate::base::metric::metrics!(@row derived $derived, [$($derived_help)+], [$derived_unit], [], [$($derived_family)?]));)*)?
+                    $crate::base::metric::metrics!(@row derived $derived, [$($derived_help)+], [$derived_unit], [], [$($derived_family)?],
+                        [$($derived_stability)?] $stability_of_all, [$($derived_witness)?] $witness_of_all));)*)?
             }
         }
 
@@ -80,13 +108,19 @@ macro_rules! metrics {
         $crate::base::metric::metrics!(@meter [$($meter)?] $name { $([$($help)+] $field)* });
     };
 
-    (@row $kind:ident $field:ident, [$($help:literal)+], [$($unit:ident)?], [$($key:literal)?], [$($family:literal)?]) => {
+    (
+        @row $kind:ident $field:ident, [$($help:literal)+], [$($unit:ident)?], [$($key:literal)?], [$($family:literal)?],
+        $own_stability:tt $stability:tt, $own_witness:tt $witness:tt
+    ) => {
         &$crate::base::metric::Row {
             name: $crate::base::metric::metrics!(@name $field $($key)?),
             kind: $crate::base::metric::metrics!(@kind $kind),
             unit: $crate::base::metric::metrics!(@unit $($unit)?),
             help: concat!($($help),+),
             family: $crate::base::metric::metrics!(@family $($family)?),
+            field: stringify!($field),
+            stability: $crate::base::metric::metrics!(@stability $own_stability $stability),
+            witness: $crate::base::metric::metrics!(@witness $own_witness $witness),
         }
     };
     (@name $field:ident) => { stringify!($field) };
@@ -95,6 +129,12 @@ macro_rules! metrics {
     (@unit $unit:ident) => { $crate::base::metric::Unit::$unit };
     (@family) => { None };
     (@family $family:literal) => { Some($family) };
+    (@stability [$stability:ident] $of_all:tt) => { $crate::base::metric::Stability::$stability };
+    (@stability [] [$stability:ident]) => { $crate::base::metric::Stability::$stability };
+    (@stability [] []) => { $crate::base::metric::Stability::Stable };
+    (@witness [$witness:literal] $of_all:tt) => { $witness };
+    (@witness [] [$witness:literal]) => { $witness };
+    (@witness [] []) => { "" };
     (@kind counter) => { $crate::base::metric::MetricKind::Counter };
     (@kind gauge) => { $crate::base::metric::MetricKind::Gauge };
     (@kind derived) => { $crate::base::metric::MetricKind::Derived };

@@ -5,6 +5,9 @@
 //! JSON report with its place in the schema, the Prometheus family and the line in `docs/stats.md`. So no output can know a
 //! number that another lacks, and no mark can forget to subtract one.
 //!
+//! A row also says how far a reader may rely on it ([`Stability`]), and which test would fail if the number were wrong (its *witness*: an identity
+//! with other numbers, or a count that the test makes itself). `tests/stats/witnesses.rs` fails for a number without one.
+//!
 //! | row | since a mark | outputs |
 //! |---|---|---|
 //! | `counter` | what was added | all; Prometheus: a counter, `_total` |
@@ -25,12 +28,12 @@ pub use declare::{labels, metrics};
 pub use figure::{Figure, Growing};
 pub use part::{Each, Label, Named, Naming, Since};
 
-/// How a number behaves.
+/// Kind of a row: how its number behaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MetricKind {
     /// Only grows from the opening of the store on.
     Counter,
-    /// What is now.
+    /// A value that goes up and down: the value now.
     Gauge,
     /// A sum or quotient of others.
     Derived,
@@ -54,7 +57,7 @@ impl MetricKind {
     }
 }
 
-/// What a number counts.
+/// Unit of a number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unit {
     /// No number.
@@ -91,19 +94,45 @@ impl Unit {
     }
 }
 
-/// What is declared of a number.
+/// The declaration of a number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Row {
     /// Name of the field and of the JSON member.
     pub name: &'static str,
-    /// How it behaves.
+    /// Its kind.
     pub kind: MetricKind,
-    /// What it counts.
+    /// Its unit.
     pub unit: Unit,
     /// A sentence for the documentation and for Prometheus, as it was written: with a blank at its beginning.
     pub help: &'static str,
     /// Name of the Prometheus family where it is not made from the path.
     pub family: Option<&'static str>,
+    /// Name of the field in the source, which the key may differ from.
+    pub field: &'static str,
+    /// Its stability.
+    pub stability: Stability,
+    /// Path of the test that would fail if the number were wrong: `stats::doors::x` is `fn x` of `tests/stats/doors.rs`, and below `kvfs::` lies
+    /// `src/`. Empty where nothing is counted.
+    pub witness: &'static str,
+}
+
+/// Stability of a row: what a reader may rely on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stability {
+    /// Name, unit and meaning stay as they are.
+    Stable,
+    /// It depends on a model, or on how an engine is built today, and may change with either.
+    Experimental,
+}
+
+impl Stability {
+    /// As the documentation names it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Stability::Stable => "stable",
+            Stability::Experimental => "experimental",
+        }
+    }
 }
 
 /// A number, or what stands in the place of one.
@@ -123,11 +152,11 @@ pub enum Value<'a> {
     Named(Option<&'a str>, &'a str),
     /// Lines.
     Texts(&'a [String]),
-    /// How often each of the values 0, 1, 2 … occurred, the last one standing for everything above.
+    /// A histogram: counts of the values 0, 1, 2 …; the last one counts everything above, too.
     Buckets(&'a [u64]),
 }
 
-/// What a part is in the JSON report.
+/// Shape of a part in the JSON report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PartKind {
     /// An object of rows.
@@ -138,7 +167,7 @@ pub enum PartKind {
     Map(Sort),
 }
 
-/// What the names of a map are.
+/// The names of a map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sort {
     /// As the documentation writes the place of a name: `<purpose>`.
@@ -164,7 +193,7 @@ pub trait Visitor {
 pub struct Entry {
     /// From the root of the report: `levels[].files`, `disk.by_purpose.<purpose>.writes`.
     pub path: String,
-    /// What is declared.
+    /// The declaration.
     pub row: &'static Row,
     /// The types of JSON that it may have.
     pub types: Vec<&'static str>,
@@ -186,7 +215,7 @@ pub trait Rows: Sized {
     fn list_rows(path: &str, entries: &mut Vec<Entry>);
 }
 
-/// What may be a `part`: a struct of rows, or an option, list or map of such.
+/// A `part`: a struct of rows, or an option, list or map of such.
 pub trait Part {
     /// Shows itself to `visitor` as the part `row`.
     fn visit(&self, row: &'static Row, visitor: &mut dyn Visitor);

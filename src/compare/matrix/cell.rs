@@ -22,7 +22,7 @@ use crate::compare::Error;
 use crate::compare::stretch::{self, Stretch, Tally};
 use crate::compare::subject::{Counts, Pace, Place, Subject};
 use crate::compare::values::Values;
-use crate::disk::{Disk, Purpose, Snapshot};
+use crate::disk::{Disk, DiskCounters, Purpose};
 use crate::engine::{Batch, Options};
 
 /// Measures `name` with `options` in the empty `place`; `gets_max` gets at most, and not more than there were puts. Files are left behind.
@@ -55,7 +55,7 @@ pub fn measure(
     let (unsettled, settled) = (run.unsettled.door, run.settled.door);
     let total = settled.as_ref().map(|door| door.total());
     let read_total = read.door.as_ref().map(|door| door.total());
-    let by_purpose = |door: Snapshot| Purpose::all().map(|it| door.of(it).write_bytes).collect();
+    let by_purpose = |door: DiskCounters| Purpose::all().map(|it| door.of(it).write_bytes).collect();
     let row = Row {
         contender: name.to_string(),
         data_bytes: work.point.data_bytes,
@@ -89,7 +89,7 @@ pub fn measure(
 
 /// What one put of `value_bytes` costs alone, from settled to settled, in a store with one older value of the key: the accounting
 /// of a single entry. `disk` is empty.
-pub fn one_put(disk: Arc<dyn Disk>, options: &Options, value_bytes: u64) -> Result<Snapshot, Error> {
+pub fn one_put(disk: Arc<dyn Disk>, options: &Options, value_bytes: u64) -> Result<DiskCounters, Error> {
     let subject = Subject::open(disk.into(), options, Pace::Simulated)?;
     let values = Values::new(0, value_bytes);
     let alone = |version| {

@@ -1,4 +1,4 @@
-//! Everything that `.stats.d/json` says, as rows: what the doors counted as it is, and what is made of it.
+//! The rows of `.stats.d/json`: the counters of the doors, and numbers that are made of them.
 //!
 //! A number that a room counts itself is declared there; here stand sums, quotients and what several rooms know together.
 
@@ -8,50 +8,50 @@ use std::time::Duration;
 
 use super::stats::EngineCalls;
 use crate::base::metric::{Each, Figure, Named, Naming, Sort, Unit, Value, metrics};
-use crate::disk::{OpenFiles, Snapshot};
+use crate::disk::{DiskCounters, OpenFiles};
 use crate::engine::{Debt, ExtraSpace, KindCounters, Shape, Stalls, TagCounters};
 use crate::fs::meter::{Op, OpCounters};
 
 metrics! {
     /// A report for machines.
-    pub struct Document {
+    pub struct Document witness "stats::derived::the_head_says_since_when_and_how_long" {
         /// `kvfs.stats/1`; keys are added under the same name, never changed.
         text schema: &'static str;
-        /// Of the program.
+        /// Version of the program.
         text version: String;
-        /// Of the store.
+        /// UUID of the store.
         text uuid: String;
         /// `OK`; `THROTTLED`: writes are delayed; `STALLED`: writes wait; `DAMAGED`: something in the store cannot be read and was set aside, what needs it
         /// fails and all else goes on (the sentence in `state_cause` names the place and the way out); `REFUSING`: the last change was refused, for the reason
         /// in `state_cause`, and none that takes space was taken since; `READONLY`: a sync failed, nothing is written any more.
         text state: &'static str;
-        /// The limit or the failure behind it.
+        /// Cause of the state: a limit, or a sentence about the failure.
         text state_cause: Option<String>;
-        /// Whether nothing is written any more, since a sync failed.
-        gauge read_only: bool [None, family "kvfs_read_only"];
-        /// Wall time of the snapshot since 1970.
+        /// Whether nothing is written any more because a sync failed.
+        gauge read_only: bool [None, family "kvfs_read_only", witness "stats::states::a_closed_latch_is_shown"];
+        /// Time of the snapshot since 1970.
         gauge time: Duration [Milliseconds, key "time_ms", family "kvfs_snapshot_time_seconds"];
-        /// Since the mount.
+        /// Time since the mount.
         gauge uptime: Duration [Milliseconds, key "uptime_ms"];
-        /// Where the counters begin: `mount` or the mark's name.
+        /// Start of the counters: `mount`, or the name of the mark.
         text since: String;
-        /// Since where the counters begin.
+        /// Time since the start of the counters.
         gauge elapsed: Duration [Milliseconds, key "elapsed_ms"];
         /// The store's directory.
         text store_path: String;
-        /// Where it is mounted.
+        /// The mount point.
         text mount_path: String;
-        /// Of a block of file content.
+        /// Size of a block of file content.
         gauge block_bytes: u64 [Bytes];
-        /// When changes become durable unasked.
+        /// When changes become durable without being asked to (the option `sync`).
         text sync: String;
-        /// Whether the kernel gathers writes, see Pitfalls.
+        /// Whether the kernel gathers writes; see Pitfalls.
         text writeback_cache: bool;
-        /// Snapshots made of these files before this one.
+        /// Snapshots made for these files before this one.
         gauge stats_reads: u64 [Count];
-        /// Door 1, all operations that move content together.
+        /// Door 1: all operations that move content, together.
         part app: App;
-        /// Door 1 by operation, and what the operation's batches asked of door 2.
+        /// Door 1 by operation, and what the batches of the operation asked of door 2.
         part ops: Each<Op, OpRow, { Op::ALL.len() }>;
         /// Door 2.
         part kv: Kv;
@@ -63,15 +63,15 @@ metrics! {
         part by_process: Vec<ProcessRow>;
         /// Names in the root below which most content was moved: twenty, then all others.
         part by_path: Vec<PathRow>;
-        /// Quotients of the counters above.
+        /// Ratios of the counters above.
         part amplification: Amplification;
-        /// What was counted in the last while: `10s` or `1m`.
+        /// Growth of the counters in the last 10 seconds or minute: `10s`, `1m`.
         part windows: Named<WindowName, Growth>;
-        /// What the store takes.
+        /// Space that the store takes.
         part space: Space;
         /// Work that is still owed.
         part debt: DebtSection;
-        /// What the models of `docs/model.md` say, or null.
+        /// Predictions of the models of `docs/model.md`, or null.
         part prediction: Option<Prediction>;
         /// Waits of writers.
         part stalls: Stalls;
@@ -84,10 +84,10 @@ metrics! {
 
 metrics! {
     /// Door 1, all operations that move content together.
-    pub struct App {
-        /// A: payload of writes.
+    pub struct App witness "stats::asked::calls_are_counted_and_their_latencies_kept" {
+        /// A: bytes that programs wrote.
         derived write_bytes: u64 [Bytes, family "kvfs_app_write_bytes_total"];
-        /// Payload of reads.
+        /// Bytes that programs read.
         derived read_bytes: u64 [Bytes, family "kvfs_app_read_bytes_total"];
         /// Write calls.
         derived writes: u64 [Count];
@@ -109,16 +109,16 @@ metrics! {
 
 metrics! {
     /// Door 2.
-    pub struct Kv {
-        /// L = `kv.put_bytes` + `kv.delete_bytes`.
+    pub struct Kv witness "stats::asked::keys_are_counted_by_kind_and_by_operation" {
+        /// L: `kv.put_bytes` + `kv.delete_bytes`.
         derived write_bytes: u64 [Bytes, family "kvfs_kv_write_bytes_total"];
-        /// Keys and values put.
+        /// Bytes of the keys and values put.
         derived put_bytes: u64 [Bytes];
-        /// Keys deleted.
+        /// Bytes of the keys deleted.
         derived delete_bytes: u64 [Bytes];
-        /// Keys and values that point reads found.
+        /// Bytes of the keys and values that point reads found.
         derived get_bytes: u64 [Bytes];
-        /// Keys and values that scans visited.
+        /// Bytes of the keys and values visited by scans.
         derived scanned_bytes: u64 [Bytes];
         /// Puts.
         derived puts: u64 [Count];
@@ -126,40 +126,40 @@ metrics! {
         derived deletes: u64 [Count];
         /// Point reads.
         derived gets: u64 [Count];
-        /// Those that found the key.
+        /// Point reads that found the key.
         derived hits: u64 [Count];
-        /// Entries that scans visited.
+        /// Entries visited by scans.
         derived scanned: u64 [Count];
         /// Batches.
         derived batches: u64 [Count];
-        /// What no kind of key has.
+        /// Counters that belong to no kind of key.
         flat calls: EngineCalls;
     }
 }
 
 metrics! {
     /// One kind of key.
-    pub struct KindRow {
+    pub struct KindRow witness "stats::events::bytes_on_the_disk_belong_to_kinds_of_keys" {
         /// Door 2.
         flat counters: KindCounters;
         /// (put + delete bytes of the kind) / A: the kinds add up to `amplification.fs_write`.
-        derived write_amplification: Option<f64> [Ratio];
+        derived write_amplification: Option<f64> [Ratio, witness "stats::asked::keys_are_counted_by_kind_and_by_operation"];
         /// Door 3: bytes written on behalf of the kind's entries, without the log. LSM: of each block that flushes and merges write, the share of its entries
         /// before compression; the kinds add up to all blocks, exactly. B-tree: a share, too: of what checkpoints write of a leaf, the part that the kind's
         /// cells have of the page; large values out of line with all their units.
         counter disk_write_bytes: u64 [Bytes, family "kvfs_kind_disk_write_bytes_total"];
-        /// `disk_write_bytes` / (put + delete bytes of the kind): how often a byte of the kind was written beyond the log. Of values that stay in the log only
-        /// the pointers are in it.
-        derived disk_write_amplification: Option<f64> [Ratio];
+        /// Write amplification of the kind at the disk, without the log: `disk_write_bytes` / (put + delete bytes of the kind). Of values that stay
+        /// in the log only the pointers are counted.
+        derived disk_write_amplification: Option<f64> [Ratio, witness "stats::derived::quotients_divide_what_they_say"];
     }
 }
 
 metrics! {
     /// Door 3.
-    pub struct DiskSection {
-        /// P: Σ over all purposes.
+    pub struct DiskSection witness "stats::derived::sums_of_door_3_are_those_of_its_purposes" {
+        /// P: bytes written, sum over all purposes.
         derived write_bytes: u64 [Bytes];
-        /// R: Σ over all purposes.
+        /// R: bytes read, sum over all purposes.
         derived read_bytes: u64 [Bytes];
         /// Write requests.
         derived writes: u64 [Count];
@@ -169,131 +169,131 @@ metrics! {
         derived syncs: u64 [Count];
         /// Requests that failed.
         derived errors: u64 [Count];
-        /// Of P: `wal` + `value_log` + `page_image` + `log_prepare`.
+        /// Bytes of P written to the log: `wal` + `value_log` + `page_image` + `log_prepare`.
         derived log_write_bytes: u64 [Bytes];
-        /// Of P: P − `disk.log_write_bytes` − Σ `kinds.<kind>.disk_write_bytes`: filters, indexes, footers; free room and headers of pages, inner pages,
-        /// copies; manifest and meta pages.
-        derived overhead_write_bytes: u64 [Bytes];
-        /// Of P: all `compact_N`.
+        /// Bytes of P that belong to no kind of key: P − `disk.log_write_bytes` − Σ `kinds.<kind>.disk_write_bytes`. They are filters, indexes and
+        /// footers; free room and headers of pages, inner pages and copies; the manifest and meta pages.
+        derived overhead_write_bytes: u64 [Bytes, witness "stats::events::bytes_on_the_disk_belong_to_kinds_of_keys"];
+        /// Bytes of P written by merges: all `compact_N`.
         derived compaction_write_bytes: u64 [Bytes];
-        /// Of R: all `compact_N`.
+        /// Bytes of R read by merges: all `compact_N`.
         derived compaction_read_bytes: u64 [Bytes];
-        /// By why bytes passed; the purposes are listed below.
-        part by_purpose: Snapshot;
+        /// Requests by purpose; the purposes are listed below.
+        part by_purpose: DiskCounters;
     }
 }
 
 metrics! {
-    /// What one process has moved. One that moves more may push another out of the list, so these are no counters.
-    pub struct ProcessRow {
-        /// The twenty that moved most, then null: all others.
+    /// Content moved by one process. One that moves more may push another out of the list, so these are no counters.
+    pub struct ProcessRow witness "stats::asked::who_moved_content_is_charged" {
+        /// Process: the twenty that moved most, then null for all others.
         label pid: Option<u32>;
-        /// As `ps` shows it; null where it is not known.
+        /// Name of its command, as `ps` shows it; null where it is not known.
         label command: Option<String>;
-        /// Content written.
+        /// Bytes of content written.
         gauge write_bytes: u64 [Bytes, family "kvfs_process_write_bytes"];
-        /// Calls that wrote it.
+        /// Calls that wrote content.
         gauge writes: u64 [Count, family "kvfs_process_writes"];
-        /// Content read.
+        /// Bytes of content read.
         gauge read_bytes: u64 [Bytes, family "kvfs_process_read_bytes"];
-        /// Calls that read it.
+        /// Calls that read content.
         gauge reads: u64 [Count, family "kvfs_process_reads"];
     }
 }
 
 metrics! {
-    /// What was moved below one name of the root.
-    pub struct PathRow {
-        /// The twenty names in the root below which most was moved, empty where it is not known; then null: all others.
+    /// Content moved below one name in the root.
+    pub struct PathRow witness "stats::asked::who_moved_content_is_charged" {
+        /// Name in the root: the twenty below which most content was moved, empty where the name is not known; then null for all others.
         label path: TopName;
-        /// Content written.
+        /// Bytes of content written.
         gauge write_bytes: u64 [Bytes, family "kvfs_path_write_bytes"];
-        /// Calls that wrote it.
+        /// Calls that wrote content.
         gauge writes: u64 [Count, family "kvfs_path_writes"];
-        /// Content read.
+        /// Bytes of content read.
         gauge read_bytes: u64 [Bytes, family "kvfs_path_read_bytes"];
-        /// Calls that read it.
+        /// Calls that read content.
         gauge reads: u64 [Count, family "kvfs_path_reads"];
     }
 }
 
 metrics! {
     /// Quotients of growths; null without a denominator.
-    pub struct Quotients {
-        /// `disk.write_bytes` / `app.write_bytes`.
+    pub struct Quotients witness "stats::derived::quotients_divide_what_they_say" {
+        /// Write amplification: `disk.write_bytes` / `app.write_bytes`.
         derived write: Option<f64> [Ratio];
-        /// `kv.write_bytes` / `app.write_bytes`.
+        /// Write amplification of the filesystem: `kv.write_bytes` / `app.write_bytes`.
         derived fs_write: Option<f64> [Ratio];
-        /// `disk.write_bytes` / `kv.write_bytes`.
+        /// Write amplification of the engine: `disk.write_bytes` / `kv.write_bytes`.
         derived engine_write: Option<f64> [Ratio];
-        /// (`disk.write_bytes` − `disk.log_write_bytes`) / `app.write_bytes`.
+        /// Write amplification without the log: (`disk.write_bytes` − `disk.log_write_bytes`) / `app.write_bytes`.
         derived write_no_wal: Option<f64> [Ratio];
-        /// (`disk.write_bytes` − `disk.log_write_bytes`) / `kv.write_bytes`.
+        /// Write amplification of the engine without the log: (`disk.write_bytes` − `disk.log_write_bytes`) / `kv.write_bytes`.
         derived engine_write_no_wal: Option<f64> [Ratio];
-        /// `disk.read_bytes` / `app.read_bytes`.
+        /// Read amplification: `disk.read_bytes` / `app.read_bytes`.
         derived read: Option<f64> [Ratio];
-        /// Read bytes of `get` and `scan` / `app.read_bytes`.
+        /// Read amplification of what readers wait for: read bytes of `get` and `scan` / `app.read_bytes`.
         derived read_foreground: Option<f64> [Ratio];
-        /// `disk.writes` / `app.writes`.
+        /// Write requests to the disk per write call: `disk.writes` / `app.writes`.
         derived write_requests: Option<f64> [Ratio];
-        /// Read requests of `get` and `scan` / `app.reads`.
+        /// Read requests of `get` and `scan` per read call: their sum / `app.reads`.
         derived read_requests: Option<f64> [Ratio];
     }
 }
 
 metrics! {
     /// The amplifications.
-    pub struct Amplification {
+    pub struct Amplification witness "stats::derived::quotients_divide_what_they_say" {
         /// Those of growths.
         flat growth: Quotients;
-        /// `space.physical_bytes` / `space.live_bytes`.
+        /// Space amplification: `space.physical_bytes` / `space.live_bytes`.
         derived space: Option<f64> [Ratio];
     }
 }
 
 metrics! {
-    /// What was counted in a while.
-    pub struct Growth {
+    /// Growth of counters in a window of time.
+    pub struct Growth witness "stats::derived::a_window_is_the_difference_of_two_reports" {
         /// True length of the window; shorter on a young mount.
         derived elapsed: Duration [Milliseconds, key "elapsed_ms"];
-        /// Growth of A in it.
+        /// Growth of `app.write_bytes` (A).
         derived app_write_bytes: u64 [Bytes];
-        /// Growth of the payload of reads.
+        /// Growth of `app.read_bytes`.
         derived app_read_bytes: u64 [Bytes];
-        /// Growth of L.
+        /// Growth of `kv.write_bytes` (L).
         derived kv_write_bytes: u64 [Bytes];
-        /// Growth of P.
+        /// Growth of `disk.write_bytes` (P).
         derived disk_write_bytes: u64 [Bytes];
-        /// Growth of R.
+        /// Growth of `disk.read_bytes` (R).
         derived disk_read_bytes: u64 [Bytes];
-        /// Growth of write requests.
+        /// Growth of `disk.writes`.
         derived disk_writes: u64 [Count];
-        /// Growth of read requests.
+        /// Growth of `disk.reads`.
         derived disk_reads: u64 [Count];
-        /// Growth of syncs.
+        /// Growth of `disk.syncs`.
         derived disk_syncs: u64 [Count];
-        /// The quotients of these.
+        /// Ratios of these.
         part amplification: Quotients;
     }
 }
 
 metrics! {
     /// What the store takes.
-    pub struct Space {
-        /// Σ sizes of files, holes included.
-        gauge apparent_bytes: u64 [Bytes, family "kvfs_apparent_bytes"];
-        /// What the tree needs at least: `space.stored_bytes` + `space.record_bytes`.
+    pub struct Space witness "stats::derived::space_is_what_the_disk_says" {
+        /// Sum of the sizes of all files, including holes.
+        gauge apparent_bytes: u64 [Bytes, family "kvfs_apparent_bytes", witness "fs::random::random_calls_answer_as_the_model_does"];
+        /// Bytes that the tree needs at least: `space.stored_bytes` + `space.record_bytes`.
         gauge live_bytes: u64 [Bytes, family "kvfs_live_bytes"];
-        /// Content that files hold, without holes.
-        gauge stored_bytes: u64 [Bytes];
-        /// Keys and values of everything else: names, inodes, attributes.
-        gauge record_bytes: u64 [Bytes];
+        /// Bytes of content that files hold, without holes.
+        gauge stored_bytes: u64 [Bytes, witness "fs::random::random_calls_answer_as_the_model_does"];
+        /// Bytes of the keys and values of everything else: names, inodes, attributes.
+        gauge record_bytes: u64 [Bytes, witness "fs::random::random_calls_answer_as_the_model_does"];
         /// Inodes in use.
-        gauge inodes: u64 [Count, family "kvfs_inodes"];
-        /// Files without a name that are open or not yet drained.
-        gauge orphans: u64 [Count];
-        /// What the store's files occupy (blocks, so a sparse file counts what it has), looked at once a second; the log's free segments and the ballast are
-        /// part of it.
+        gauge inodes: u64 [Count, family "kvfs_inodes", witness "fs::random::random_calls_answer_as_the_model_does"];
+        /// Files without a name that are still open or not yet deleted.
+        gauge orphans: u64 [Count, witness "fs::random::random_calls_answer_as_the_model_does"];
+        /// Bytes that the store's files occupy on the disk (allocated blocks, so holes do not count), looked up once a second; free segments of the
+        /// log and the ballast are included.
         gauge physical_bytes: u64 [Bytes, family "kvfs_physical_bytes"];
         /// Files of the store.
         gauge physical_files: u64 [Count];
@@ -301,91 +301,92 @@ metrics! {
         flat extra: ExtraSpace;
         /// Size of the filesystem below.
         gauge below_total_bytes: Option<u64> [Bytes];
-        /// What is free there.
+        /// Free bytes of the filesystem below.
         gauge below_free_bytes: Option<u64> [Bytes];
-        /// Files (inodes) that may be there; null where the filesystem below does not limit them, or does not say.
+        /// Files (inodes) that the filesystem below can hold; null where it has no limit or does not say.
         gauge below_total_files: Option<u64> [Count];
-        /// How many more can be made, the store's spare ones among them; null as before. With fewer than 12 new data is refused.
+        /// Files that can still be made there, including the store's spare ones; null as before. With fewer than 12, new data is refused.
         gauge below_free_files: Option<u64> [Count];
     }
 }
 
 metrics! {
     /// Work that is still owed.
-    pub struct DebtSection {
+    pub struct DebtSection stability Experimental witness "stats::debt::what_is_owed_follows_from_the_levels" {
         /// Of the engine.
         flat engine: Debt;
-        /// Blocks of deleted files that are still to be deleted.
-        gauge reclaim_pending_bytes: u64 [Bytes, family "kvfs_reclaim_pending_bytes"];
-        /// Σ `debt.levels[].debt_bytes`.
+        /// Bytes of blocks of deleted files that are still to be deleted.
+        gauge reclaim_pending_bytes: u64 [Bytes, family "kvfs_reclaim_pending_bytes", stability Stable, witness "fs::cost::a_large_file_goes_in_one_small_batch"];
+        /// Durability debt: Σ `debt.levels[].debt_bytes`.
         derived durability_bytes: u64 [Bytes];
-        /// The same with all dirty memory in use and, LSM, with as many memtables in L0 as stop writers; deeper levels as they are.
+        /// Durability debt with all dirty memory in use and, LSM, with as many memtables in L0 as stop writers; deeper levels as they are.
         gauge durability_bytes_max: u64 [Bytes];
         /// Processor time for `debt.durability_bytes` at the measured rate of flushes, merges and checkpoints together (Σ `timed_ns` / Σ `timed_bytes` of these
         /// in `cpu`); null until one was measured.
         gauge cpu_seconds: Option<f64> [Seconds];
-        /// The same for `debt.durability_bytes_max`.
+        /// Processor time for `debt.durability_bytes_max`.
         gauge cpu_seconds_max: Option<f64> [Seconds];
-        /// What merges (LSM: pending compaction) or checkpoints (B-tree: dirty bytes) owe, over their rate in the last minute; null while none runs.
+        /// Time until merges (LSM: pending compaction) or checkpoints (B-tree: dirty bytes) have written what they owe, at their rate in the last
+        /// minute; null while none runs.
         gauge settle_seconds: Option<f64> [Seconds];
-        /// LSM: memtable and levels down to the last that holds anything; B-tree: its dirty pages.
+        /// Debt by level. LSM: the memtable and the levels down to the last one that holds anything; B-tree: dirty pages.
         part levels: Vec<DebtLevel>;
     }
 }
 
 metrics! {
-    /// What one level owes by the model, beside what writing into it has cost so far.
-    pub struct DebtLevel {
-        /// `memtable`, `L0` …, `dirty pages`.
+    /// Debt of one level by the model, beside the measured cost of writing into it.
+    pub struct DebtLevel stability Experimental witness "stats::debt::what_is_owed_follows_from_the_levels" {
+        /// Name of the level: `memtable`, `L0` …, `dirty pages`.
         label level: String;
-        /// In it.
+        /// Bytes in the level.
         gauge bytes: u64 [Bytes];
-        /// By the model, for a byte that goes from here to the next level.
+        /// Write amplification by the model of a byte on its way from here to the next level.
         gauge write_amplification: f64 [Ratio];
-        /// What was written into this level for each byte that came in.
+        /// Measured write amplification of the level: bytes written into it for each byte that came in.
         derived measured_write_amplification: Option<f64> [Ratio];
-        /// By the model, until a byte from here is in the last level.
+        /// Write amplification by the model of a byte on its way from here to the last level.
         gauge pending_write_amplification: f64 [Ratio];
-        /// Bytes × pending.
+        /// Debt of the level: `bytes` × `pending_write_amplification`.
         gauge debt_bytes: u64 [Bytes, family "kvfs_durability_debt_bytes"];
-        /// Their processor time, as in `debt.cpu_seconds`.
+        /// Processor time of this debt, as in `debt.cpu_seconds`.
         gauge cpu_seconds: Option<f64> [Seconds];
     }
 }
 
 metrics! {
-    /// What the models say of the tree at hand, beside what was measured.
-    pub struct Prediction {
-        /// Whose formulas.
+    /// Predictions of the models for the tree at hand, beside the measured figures.
+    pub struct Prediction stability Experimental witness "stats::debt::predictions_stand_beside_what_was_measured" {
+        /// Policy whose formulas are used.
         text layout: &'static str;
-        /// Levels below L0 that hold something.
+        /// Levels below L0 that hold data.
         derived levels: u64 [Count];
-        /// Levels × growth / 2.
+        /// Write amplification predicted as levels × growth / 2.
         derived write_half_ratio: f64 [Ratio];
-        /// By the model of debt, from the memtable down.
+        /// Write amplification predicted by the model of debt, from the memtable down.
         derived write_debt: f64 [Ratio];
-        /// (P − log) / L.
+        /// Measured write amplification of the engine without the log: (P − log) / L.
         derived write_measured: Option<f64> [Ratio];
         /// `write_measured` / `write_half_ratio`.
         derived write_measured_over_half_ratio: Option<f64> [Ratio];
-        /// Of one lookup with nothing cached.
+        /// Bytes read per lookup as predicted, with nothing cached.
         derived lookup_bytes: f64 [BytesEach];
-        /// Read for gets / gets, with the cache as it is.
+        /// Measured bytes read per lookup, with the cache as it is: bytes read for gets / gets.
         derived lookup_bytes_measured: Option<f64> [BytesEach];
         /// `lookup_bytes_measured` / `lookup_bytes`.
         derived lookup_measured_over_predicted: Option<f64> [Ratio];
-        /// At rest.
+        /// Space amplification predicted at rest.
         derived space: Option<f64> [Ratio];
-        /// Physical / live.
+        /// Measured space amplification: physical / live.
         derived space_measured: Option<f64> [Ratio];
     }
 }
 
 metrics! {
     /// The process that serves the mount.
-    pub struct ProcessSection {
-        /// The process that serves the mount.
-        gauge pid: u32 [None];
+    pub struct ProcessSection witness "kvfs::disk::os::tests::the_kernel_counts_what_the_process_writes" {
+        /// Process number of the server of the mount.
+        gauge pid: u32 [None, witness "stats::derived::the_head_says_since_when_and_how_long"];
         /// `write_bytes` of `/proc/self/io`: pages dirtied for the device. Log segments that are preallocated and pages written twice between two write-backs
         /// make it differ from P.
         derived write_bytes: Option<u64> [Bytes, family "kvfs_self_io_write_bytes_total"];

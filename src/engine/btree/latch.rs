@@ -154,11 +154,12 @@ mod tests {
     use crate::engine::btree::meta::Meta;
 
     fn latch() -> TreeLatch {
+        latch_by(Arc::new(ManualClock::default()))
+    }
+
+    fn latch_by(clock: Arc<dyn Clock>) -> TreeLatch {
         let meta = Meta { page_bytes: 4096, end: FIRST_UNIT, ..Meta::default() };
-        TreeLatch::new(
-            Tree::new(meta, FreeMap::new(FIRST_UNIT, FIRST_UNIT)),
-            Arc::new(ManualClock::default()),
-        )
+        TreeLatch::new(Tree::new(meta, FreeMap::new(FIRST_UNIT, FIRST_UNIT)), clock)
     }
 
     #[test]
@@ -169,6 +170,33 @@ mod tests {
         let (shared, there) = (latch.read(), other.read());
         assert_eq!((shared.epoch, there.epoch), (epoch + 1, epoch));
         assert_eq!(latch.waits().0, 0);
+    }
+
+    #[test]
+    fn who_waits_is_counted_and_timed() {
+        let clock = Arc::new(ManualClock::default());
+        let latch = latch_by(clock.clone());
+        let began = std::time::Instant::now();
+        let (mut latch_waits, mut latch_wait_time) = latch.waits();
+        for step in 1..=3 {
+            std::thread::scope(|scope| {
+                let exclusive = latch.write();
+                // Nobody can see a thread wait: one that was faster than the other found the latch free, and comes again.
+                let (sender, receiver) = std::sync::mpsc::channel();
+                let latch = &latch;
+                scope.spawn(move || {
+                    sender.send(()).unwrap();
+                    drop(latch.read());
+                });
+                receiver.recv().unwrap();
+                std::thread::sleep(Duration::from_millis(200));
+                clock.advance(Duration::from_secs(step));
+                drop(exclusive);
+            });
+            latch_waits += 1;
+            latch_wait_time += Duration::from_secs(step);
+            assert_eq!(latch.waits(), (latch_waits, latch_wait_time), "after {:?}", began.elapsed());
+        }
     }
 
     #[test]

@@ -9,7 +9,7 @@ use super::tree::Stop;
 use super::*;
 use crate::base::clock::{ManualClock, SystemClock};
 use crate::base::prng::Prng;
-use crate::disk::{Fault, Faulty, Kind as Request, Latch, Metered, SimDisk, Tear};
+use crate::disk::{Fault, Faulty, Latch, Metered, Request, SimDisk, Tear};
 use crate::engine::wal::FIRST_KIND;
 use crate::engine::{
     Cause, Common, MemEngine, Operation, PageCause, PageCount, PageKind, PageTraffic, Worker, run, settle,

@@ -14,7 +14,7 @@ use std::time::Duration;
 use super::stall::Pace;
 use crate::base::metric::Since;
 use crate::base::text::human_size;
-use crate::disk::{Counters, LEVELS, Purpose, Snapshot};
+use crate::disk::{Counters, DiskCounters, LEVELS, Purpose};
 use crate::engine::lsm::Options;
 
 /// Parts of a second in which a step is to be paid for.
@@ -94,7 +94,7 @@ impl Throttle {
     }
 
     /// Charges what the counters of merges in `disk` have grown by since the last time.
-    pub fn charge(&mut self, rates: &Rates, disk: &Snapshot, now: Duration) {
+    pub fn charge(&mut self, rates: &Rates, disk: &DiskCounters, now: Duration) {
         let total = merges(disk);
         let used = total.since(&self.charged);
         self.charged = total;
@@ -108,7 +108,7 @@ impl Throttle {
 }
 
 /// Traffic of all compactions to the disk.
-fn merges(disk: &Snapshot) -> Counters {
+fn merges(disk: &DiskCounters) -> Counters {
     let purposes = (0..LEVELS as u8).map(|into| Purpose::Compact { into }).chain([Purpose::ValueLogGc]);
     purposes.fold(Counters::default(), |sum, purpose| sum + disk.of(purpose))
 }

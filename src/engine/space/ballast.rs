@@ -134,7 +134,7 @@ impl Ballast {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::disk::{Fault, Faulty, Kind, Overlay, SimDisk};
+    use crate::disk::{Fault, Faulty, Overlay, Request, SimDisk};
 
     #[test]
     fn it_is_given_up_and_taken_again_and_found_by_the_next() {
@@ -173,14 +173,14 @@ mod tests {
         let fail =
             |kind| disk.inject(Fault::Fail { kind: Some(kind), purpose: None, nth: 0, errno: libc::EIO });
         let keep = |wanted| ballast.keep(wanted, 0, &sim.space().unwrap());
-        fail(Kind::Allocate);
+        fail(Request::Allocate);
         keep(128 << 10);
         assert_eq!(ballast.bytes(), 0);
         keep(128 << 10);
-        fail(Kind::Allocate);
+        fail(Request::Allocate);
         keep(256 << 10);
         assert_eq!(ballast.bytes(), 128 << 10);
-        fail(Kind::SetSize);
+        fail(Request::SetSize);
         assert!(!ballast.give(4096));
         assert_eq!(ballast.bytes(), sim.open(NAME).unwrap().size().unwrap());
         assert!(ballast.give(4096));

@@ -4,7 +4,7 @@ use super::segment::{SEGMENTS, SPARES_IDLE, suitable_bytes};
 use super::*;
 use crate::base::clock::ManualClock;
 use crate::base::prng::Prng;
-use crate::disk::{Fault, Faulty, Kind, Latch, Metered, SimDisk, Tear};
+use crate::disk::{Fault, Faulty, Latch, Metered, Request, SimDisk, Tear};
 use crate::engine::Pending;
 
 type Records = Vec<(Lsn, Bytes)>;
@@ -184,7 +184,7 @@ fn one_sync_answers_every_waiter_and_a_failed_one_poisons_the_log() {
     assert_eq!(receiver.try_iter().collect::<Vec<_>>(), [true, true, true]);
     assert_eq!(log.work().unwrap(), Pending::Idle);
 
-    faulty.inject(Fault::Fail { kind: Some(Kind::Sync), purpose: None, nth: 0, errno: libc::EIO });
+    faulty.inject(Fault::Fail { kind: Some(Request::Sync), purpose: None, nth: 0, errno: libc::EIO });
     let end = append(&log, b"lost").unwrap();
     log.sync_to(end, Box::new(move |result| sender.send(result.is_ok()).unwrap()));
     assert!(matches!(log.work(), Err(Error::Poisoned(_))));

@@ -90,10 +90,11 @@ impl Checker<'_> {
         if directory {
             self.end_directory(ino, seen, &mut mended, problems);
         }
-        if is_nameless && record.links > 0 {
-            if let Some(superblock) = &mut self.superblock {
-                self.lost_and_found.reconnect(ino, &mut mended, superblock, &mut self.findings);
-            }
+        if is_nameless
+            && record.links > 0
+            && let Some(superblock) = &mut self.superblock
+        {
+            self.lost_and_found.reconnect(ino, &mut mended, superblock, &mut self.findings);
         }
         if mended != *record {
             let what = differences(record, &mended);

@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use fuser::{Errno, ReplyAttr, ReplyData, ReplyEmpty, ReplyStatfs, ReplyXattr, Request, TimeOrNow};
 
-use super::Stored;
+use super::StoredFiles;
 use super::dispatch::Outcome;
 use crate::fs::FileSystem;
 use crate::fs::meter::Op;
@@ -14,7 +14,7 @@ use crate::fs::types::{Ino, SetAttributes};
 use crate::fuse::reply::{empty, sized};
 use crate::fuse::{caller, convert};
 
-impl Stored {
+impl StoredFiles {
     /// Tells the attributes.
     pub(in crate::fuse) fn getattr(&self, ino: Ino, reply: ReplyAttr) {
         self.ask(Op::Getattr, reply, move |fs, tier| fs.getattr(tier, ino), self.attributes());

@@ -1,4 +1,4 @@
-//! Where requests wait, so that dispatch threads never do.
+//! The blocking pool and the retry queue: requests wait here, so that dispatch threads never do.
 //!
 //! There are as many dispatch threads as cores, so one that sleeps takes a core from the mount. A request whose answer
 //! is not in memory goes with its reply to the *blocking pool*: a fixed number of threads that may sleep. A request
@@ -30,28 +30,28 @@ const DISK_THREADS: usize = 16;
 const RETRY_MAX: Duration = Duration::from_secs(1);
 
 /// A request with its reply, to be tried (again).
-pub type Task = Box<dyn FnOnce(Tier) -> Attempted + Send>;
+pub type DeferredCall = Box<dyn FnOnce(Tier) -> Attempted + Send>;
 
-/// What came of a try.
+/// Result of a try.
 pub enum Attempted {
     /// The request has its answer, or a sync will give it.
     Answered,
     /// The answer is not in memory.
-    Blocks(Task),
+    Blocks(DeferredCall),
     /// A limit is reached; worth another try after this time or when [`WorkClass::Room`] is signalled.
-    Refused(Task, Duration),
+    Refused(DeferredCall, Duration),
 }
 
 struct Retry {
-    task: Task,
-    /// How often [`WorkClass::Room`] had been signalled when it was refused.
+    task: DeferredCall,
+    /// Number of times that [`WorkClass::Room`] had been signalled when it was refused.
     seen: u64,
     retry_at: Instant,
 }
 
 #[derive(Default)]
 struct Queues {
-    blocking: VecDeque<Task>,
+    blocking: VecDeque<DeferredCall>,
     retries: VecDeque<Retry>,
     stopped: bool,
 }
@@ -125,7 +125,7 @@ impl Shared {
         }
     }
 
-    fn refused(&self, task: Task, retry_after: Duration) -> Retry {
+    fn refused(&self, task: DeferredCall, retry_after: Duration) -> Retry {
         let seen = self.wake_signal.seen(WorkClass::Room);
         Retry { task, seen, retry_at: Instant::now() + retry_after.min(RETRY_MAX) }
     }
@@ -185,7 +185,7 @@ mod tests {
     use std::sync::mpsc::{Sender, channel};
 
     /// Refused `refusals` times, then needs the disk if `disk`, then sends its name.
-    fn task(name: u32, refusals: u32, disk: bool, done: Sender<(u32, Tier)>) -> Task {
+    fn task(name: u32, refusals: u32, disk: bool, done: Sender<(u32, Tier)>) -> DeferredCall {
         Box::new(move |tier| {
             if refusals > 0 {
                 return Attempted::Refused(task(name, refusals - 1, disk, done), Duration::from_secs(60));

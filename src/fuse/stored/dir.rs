@@ -6,14 +6,14 @@ use std::time::Instant;
 
 use fuser::{FileHandle, FopenFlags, INodeNo, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyOpen};
 
-use super::Stored;
+use super::StoredFiles;
 use super::dispatch::Outcome;
 use crate::fs::FileSystem;
 use crate::fs::meter::Op;
 use crate::fs::types::Ino;
 use crate::fuse::{GENERATION, convert};
 
-impl Stored {
+impl StoredFiles {
     /// Opens a directory.
     pub(in crate::fuse) fn opendir(&self, reply: ReplyOpen) {
         let flags = FopenFlags::FOPEN_CACHE_DIR | FopenFlags::FOPEN_KEEP_CACHE;

@@ -1,4 +1,4 @@
-//! How a request is served: tried in memory, then where it may wait, recorded, and answered once.
+//! Serving of a request: it is tried in memory, then where it may wait, recorded, and answered once.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use fuser::{Errno, FopenFlags, INodeNo, Notifier};
 
-use super::Stored;
+use super::StoredFiles;
 use super::deferred::Attempted;
 use crate::attribution::{Attribution, Tally};
 use crate::fs::duties::Durable;
@@ -18,14 +18,14 @@ use crate::fuse::{Durability, Options, convert};
 /// Set-user-id and set-group-id bits.
 const SET_ID: u32 = libc::S_ISUID | libc::S_ISGID;
 
-/// Who moved content of which file.
+/// The thread that moved content, and the file.
 #[derive(Clone, Copy)]
 pub(in crate::fuse) struct Mover {
     pub(in crate::fuse) thread: u32,
     pub(in crate::fuse) ino: Ino,
 }
 
-/// What a call gives: its value, the bytes of file content that it moved and for whom, and, if the answer must wait for
+/// Outcome of a call: its value, the bytes of file content that it moved and for whom, and, if the answer must wait for
 /// durability, up to where.
 pub(in crate::fuse) struct Outcome<T> {
     pub(in crate::fuse) value: T,
@@ -40,10 +40,10 @@ impl<T> Outcome<T> {
     }
 }
 
-/// What all requests share.
+/// State that all requests share.
 pub(in crate::fuse) struct Core {
     pub(in crate::fuse) fs: Arc<FileSystem>,
-    /// Who moves content.
+    /// Attribution of content that is moved.
     pub(in crate::fuse) attribution: Arc<Attribution>,
     pub(in crate::fuse) options: Options,
     pub(in crate::fuse) durability: Durability,
@@ -121,7 +121,7 @@ impl Core {
     }
 }
 
-impl Stored {
+impl StoredFiles {
     /// Serves one request: `call` is tried now and, if it must wait, again elsewhere; `answer` ends it.
     pub(super) fn serve<R, T>(
         &self,
@@ -313,7 +313,7 @@ mod tests {
         })
     }
 
-    /// Which settings make an answer wait: nothing, `dirsync`, `sync=always`, a file opened with `O_SYNC`.
+    /// Settings that make an answer wait: nothing, `dirsync`, `sync=always`, a file opened with `O_SYNC`.
     #[test]
     fn answers_wait_for_the_sync_that_was_asked_for() {
         let waits = |op| {

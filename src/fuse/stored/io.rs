@@ -10,7 +10,7 @@ use fuser::{
     Request, WriteFlags,
 };
 
-use super::Stored;
+use super::StoredFiles;
 use super::dispatch::{Mover, Outcome};
 use crate::fs::FileSystem;
 use crate::fs::meter::Op;
@@ -23,7 +23,7 @@ const PLAIN: FileHandle = FileHandle(0);
 /// The handle of a file that was opened with `O_SYNC` or `O_DSYNC`.
 const SYNCED: FileHandle = FileHandle(1);
 
-impl Stored {
+impl StoredFiles {
     /// Opens a file.
     pub(in crate::fuse) fn open(&self, request: &Request, ino: Ino, flags: OpenFlags, reply: ReplyOpen) {
         let open_flags = self.core.open_flags();

@@ -21,23 +21,23 @@ use deferred::Deferred;
 pub(super) use dispatch::Core;
 
 /// Serves the store.
-pub(super) struct Stored {
+pub(super) struct StoredFiles {
     pub(super) core: Arc<Core>,
     deferred: Deferred,
 }
 
-impl Stored {
+impl StoredFiles {
     /// Serves `fs` and charges who moves content to `attribution`.
     pub(super) fn new(
         fs: Arc<FileSystem>,
         attribution: Arc<Attribution>,
         options: Options,
         durability: Durability,
-    ) -> std::io::Result<Stored> {
+    ) -> std::io::Result<StoredFiles> {
         let deferred = Deferred::start(fs.wake_signal().clone())?;
         let (notifier, under_way) = (OnceLock::new(), AtomicU64::new(0));
         let core = Core { fs, attribution, options, durability, notifier, under_way };
-        Ok(Stored { core: Arc::new(core), deferred })
+        Ok(StoredFiles { core: Arc::new(core), deferred })
     }
 
     fn entry(&self) -> impl FnOnce(ReplyEntry, Result<Attributes, Errno>) + Send + 'static {

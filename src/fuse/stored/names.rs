@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use fuser::{Errno, RenameFlags, ReplyEmpty, ReplyEntry, Request};
 
-use super::Stored;
+use super::StoredFiles;
 use crate::fs::Tier;
 use crate::fs::meter::Op;
 use crate::fs::types::{Attributes, FileKind, Ino, NewNode};
@@ -15,7 +15,7 @@ use crate::fs::{self, FileSystem};
 use crate::fuse::reply::empty;
 use crate::fuse::{GENERATION, caller, convert};
 
-/// What to make, with its own copy of the target.
+/// The inode to make, with its own copy of the target.
 enum Node {
     File,
     Directory,
@@ -23,7 +23,7 @@ enum Node {
     Special(FileKind, u32),
 }
 
-impl Stored {
+impl StoredFiles {
     /// Finds a name. `.` and `..` the kernel asks for where it knows a number and nothing else, as a handle that it gave away long ago.
     pub(in crate::fuse) fn lookup(&self, parent: Ino, name: &OsStr, reply: ReplyEntry) {
         let ttl = self.core.options.timeout;

@@ -35,7 +35,7 @@ use super::survivors::Survivors;
 use super::table::Table;
 use super::throttle::Throttle;
 use super::version_set::VersionSet;
-use crate::disk::{Metered, Snapshot};
+use crate::disk::{DiskCounters, Metered};
 use crate::engine::wal::LogShape;
 use crate::engine::{Cause, Error, Lsn, Pending, Result, ValueLog};
 use cleaner::Cleaner;
@@ -87,7 +87,7 @@ impl Compactor {
     }
 
     /// Traffic to the disk so far.
-    pub fn traffic(&self) -> Snapshot {
+    pub fn traffic(&self) -> DiskCounters {
         self.traffic.snapshot()
     }
 

@@ -121,7 +121,12 @@ fn a_table_that_the_disk_refused_to_read_is_merged_later() {
         apply_to(&mut model, &batch);
     }
     while engine.work(WorkClass::Flush).unwrap() == Pending::More {}
-    disk.inject(Fault::Fail { kind: Some(crate::disk::Kind::Read), purpose: None, nth: 0, errno: libc::EIO });
+    disk.inject(Fault::Fail {
+        kind: Some(crate::disk::Request::Read),
+        purpose: None,
+        nth: 0,
+        errno: libc::EIO,
+    });
     settle(&*engine).unwrap();
     assert_eq!(disk.hits(), 1);
     let shape = engine.shape();

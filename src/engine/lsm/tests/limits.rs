@@ -760,4 +760,6 @@ fn the_ballast_counts_the_segments_that_the_log_has() {
         (engine.core.space.guard.ballast_bytes(), options.memtable_bytes + 2 * segment_bytes);
     assert!((60 << 20) / 8 > most, "the store is large enough to need it all");
     assert!(ballast > 0 && ballast <= most, "{ballast} of {most}");
+    let file = disk.list().unwrap().into_iter().find(|file| file.name == "ballast").unwrap();
+    assert_eq!(engine.shape().space.ballast_bytes, file.bytes_allocated);
 }

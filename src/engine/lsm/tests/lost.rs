@@ -136,7 +136,7 @@ fn a_table_that_the_disk_refuses_to_read_refuses_no_mount() {
     let refuse = |nth, count, errno| {
         let faulty = Faulty::new(disk.kill());
         for _ in 0..count {
-            let (kind, purpose) = (Some(crate::disk::Kind::Read), Some(Purpose::Recovery));
+            let (kind, purpose) = (Some(crate::disk::Request::Read), Some(Purpose::Recovery));
             faulty.inject(Fault::Fail { kind, purpose, nth, errno });
         }
         open_with(faulty, &Options::tiny())
@@ -298,7 +298,7 @@ fn a_segment_that_the_disk_refuses_to_read_once_costs_nothing() {
         for nth in 0.. {
             let (disk, mut model) = (disk.kill(), model.clone());
             let faulty = Faulty::new(disk.clone());
-            let kind = Some(crate::disk::Kind::Read);
+            let kind = Some(crate::disk::Request::Read);
             faulty.inject(Fault::Fail { kind, purpose: Some(Purpose::Recovery), nth, errno: libc::EIO });
             let engine = open_with(faulty.clone(), &options);
             if faulty.hits() == 0 {

@@ -105,6 +105,10 @@ fn compact_with(slice_tables: u64, policy: PolicyKind) -> (u64, u64, u64) {
         let pending = engine.work(WorkClass::Merge).unwrap();
         most = most.max(table_bytes(&disk));
         while engine.core.table_store.reclaim() {}
+        let (told, beside) =
+            (engine.shape().space.temporary_bytes, table_bytes(&disk).saturating_sub(before));
+        // An output is counted before the last bytes of it are written.
+        assert!(told.abs_diff(beside) <= 4096, "{told} bytes reported beside the inputs, {beside} are there");
         if pending == Pending::Idle {
             break;
         }
