@@ -208,7 +208,7 @@ impl Store for RocksDb {
                         Operation::Delete { key } => changes.delete(key),
                     }
                 }
-                self.db.write(&changes)
+                self.db.write(changes)
             }
         };
         applied.map_err(|error| rocksdb_failed("a write", error))
