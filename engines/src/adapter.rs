@@ -71,8 +71,8 @@ pub struct Adapter<S> {
 }
 
 impl<S: Store> Adapter<S> {
-    /// `store`, opened with `options`.
-    pub fn new(store: S, clock: Arc<dyn Clock>, options: &Options) -> Arc<dyn Engine> {
+    /// `store`, opened with `options`, behind the door.
+    pub fn open(store: S, clock: Arc<dyn Clock>, options: &Options) -> Arc<dyn Engine> {
         Arc::new(Adapter { store, queue: Queue::new(clock, options.common().sync) })
     }
 }

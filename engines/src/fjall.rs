@@ -121,7 +121,7 @@ fn open(directory: &Path, clock: Arc<dyn Clock>, options: &Options) -> Result<Ar
         options.with_kv_separation(own.separates.then_some(separation))
     };
     let keyspace = database.keyspace("kv", create).map_err(|error| failed("opening the keyspace", error))?;
-    Ok(Adapter::new(Fjall { database, keyspace, cache_bytes }, clock, options))
+    Ok(Adapter::open(Fjall { database, keyspace, cache_bytes }, clock, options))
 }
 
 impl Store for Fjall {

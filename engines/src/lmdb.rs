@@ -106,7 +106,7 @@ fn open(directory: &Path, clock: Arc<dyn Clock>, options: &Options) -> Result<Ar
     let mut transaction = env.write_txn().map_err(fail)?;
     let database = env.create_database(&mut transaction, None).map_err(fail)?;
     transaction.commit().map_err(fail)?;
-    Ok(Adapter::new(Lmdb { env, database }, clock, options))
+    Ok(Adapter::open(Lmdb { env, database }, clock, options))
 }
 
 impl Store for Lmdb {

@@ -72,7 +72,7 @@ fn open(directory: &Path, clock: Arc<dyn Clock>, options: &Options) -> Result<Ar
     let store = Redb(database);
     // Reads need the table.
     store.commit(Durability::Immediate, &Batch::new(0))?;
-    Ok(Adapter::new(store, clock, options))
+    Ok(Adapter::open(store, clock, options))
 }
 
 impl Redb {

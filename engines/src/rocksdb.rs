@@ -171,7 +171,7 @@ fn open(directory: &Path, clock: Arc<dyn Clock>, options: &kvfs::engine::Options
     }
     let db = DB::open(&how, directory).map_err(|error| rocksdb_failed("opening the database", error))?;
     let (cache_bytes, compaction) = (own.common.cache_bytes, own.compaction);
-    Ok(Adapter::new(RocksDb { db, cache, cache_bytes, compaction }, clock, options))
+    Ok(Adapter::open(RocksDb { db, cache, cache_bytes, compaction }, clock, options))
 }
 
 impl Store for RocksDb {

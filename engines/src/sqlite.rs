@@ -111,7 +111,7 @@ fn open(directory: &Path, clock: Arc<dyn Clock>, options: &Options) -> Result<Ar
     let both = connect().and_then(|writer| Ok((writer, connect()?)));
     let (writer, reader) = both.map_err(|error| sqlite_failed("opening the database", error))?;
     let (writer, reader, log) = (Mutex::new(writer), Mutex::new(reader), directory.join("kv.sqlite-wal"));
-    Ok(Adapter::new(Sqlite { writer, reader, log }, clock, options))
+    Ok(Adapter::open(Sqlite { writer, reader, log }, clock, options))
 }
 
 impl Sqlite {
