@@ -50,7 +50,7 @@ pub struct Report {
     pub losses: Vec<Loss>,
     /// Parts of files that may be missing or older than they were.
     pub affected: Vec<Affected>,
-    /// What the filesystem's check found: after the salvage, if there was one.
+    /// Findings of the filesystem's check: after the salvage, if there was one.
     pub problems: Vec<String>,
     /// Changes made.
     pub mends: Vec<String>,

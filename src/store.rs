@@ -93,7 +93,7 @@ pub struct Description {
 /// Whose fault it is that a store cannot be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Blame {
-    /// What was asked for cannot be.
+    /// The request cannot be met.
     Usage,
     /// Stored bytes are damaged.
     Damage,
@@ -101,7 +101,7 @@ pub enum Blame {
     System,
 }
 
-/// Why a store cannot be used: a sentence to show, and the error below it where there is one.
+/// Reason for which a store cannot be used: a sentence to show, and the error below it where there is one.
 #[derive(Debug, thiserror::Error)]
 #[error("{text}")]
 pub struct Error {
@@ -116,7 +116,7 @@ impl Error {
         Error { blame, text: text.into(), source: None }
     }
 
-    /// What was asked for cannot be.
+    /// The request cannot be met.
     pub fn usage(text: impl Into<String>) -> Error {
         Error::new(Blame::Usage, text)
     }
@@ -167,7 +167,7 @@ impl Description {
     }
 
     /// The settings of a mount with `given` options: defaults, then what the store remembers, then what is given.
-    /// What was decided when the store was made cannot be given another value.
+    /// A value that was fixed when the store was made cannot be changed.
     pub fn settings(&self, given: &Given) -> Result<Settings, Error> {
         let mut settings = Settings::default();
         apply(&mut settings, &self.options)?;

@@ -143,7 +143,7 @@ pub const fn concatenated<T: Copy, const N: usize>(lists: &[&[T]]) -> [T; N] {
     all
 }
 
-/// How many items all `lists` have together.
+/// Number of items of all `lists` together.
 pub const fn total_items<T>(lists: &[&[T]]) -> usize {
     let (mut items, mut at) = (0, 0);
     while at < lists.len() {
@@ -153,7 +153,7 @@ pub const fn total_items<T>(lists: &[&[T]]) -> usize {
     items
 }
 
-/// How many bytes all of `pieces` have together.
+/// Number of bytes of all `pieces` together.
 pub const fn joined_bytes(pieces: &[&str]) -> usize {
     let (mut bytes, mut at) = (0, 0);
     while at < pieces.len() {

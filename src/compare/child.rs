@@ -30,7 +30,7 @@ impl Handle {
         Ok(Handle { name: name.to_string(), process, input, output: BufReader::new(output) })
     }
 
-    /// Who is measured.
+    /// The contender that is measured.
     pub fn name(&self) -> &str {
         &self.name
     }

@@ -1,4 +1,4 @@
-//! Who is compared: an engine, a variant of it and options, as in `lsm:tiered`, `btree:page_size=16K`, `lsm:leveled:bloom_bits=0`.
+//! A contender: an engine, a variant of it and options, as in `lsm:tiered`, `btree:page_size=16K`, `lsm:leveled:bloom_bits=0`.
 //!
 //! The engines and their variants are those of the registry ([`Kind::all`]), so a new engine, policy or torn-page mode joins the default
 //! matrix by being there.

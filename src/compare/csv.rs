@@ -17,7 +17,7 @@ impl Cell for u64 {
     }
 }
 
-/// What nobody measures is empty, not 0.
+/// A number that nobody measures is empty, not 0.
 impl Cell for Option<u64> {
     fn show(&self) -> String {
         self.map_or(String::new(), |count| count.to_string())

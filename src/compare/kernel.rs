@@ -1,4 +1,4 @@
-//! What the kernel says of this process, of the machine and of the device below: the counts for engines that door 3 does not see, and a
+//! Counts of the kernel for this process, of the machine and of the device below: the counts for engines that door 3 does not see, and a
 //! second opinion on those that it sees.
 
 use std::path::Path;
@@ -55,12 +55,12 @@ pub struct Processor {
 }
 
 impl Processor {
-    /// What the kernel says now.
+    /// The kernel's counts now.
     pub fn now() -> Processor {
         Processor { own: own_seconds(&text_of("/proc/self/stat")), all: all_seconds(&text_of("/proc/stat")) }
     }
 
-    /// What came after `earlier`.
+    /// Counts since `earlier`.
     pub fn since(&self, earlier: &Processor) -> Processor {
         Processor { own: self.own - earlier.own, all: self.all - earlier.all }
     }

@@ -32,26 +32,26 @@ use crate::base::text::BadText;
 use crate::engine;
 pub use arguments::Arguments;
 
-/// Why a comparison cannot be. Each is a sentence to show.
+/// Reason for which a comparison cannot be made. Each is a sentence to show.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// What was asked for cannot be.
+    /// The request cannot be met.
     #[error("{0}")]
     Usage(BadText),
     /// The system refuses.
     #[error("{context}: {source}")]
     Io {
-        /// What was being done, or with which file.
+        /// The action or file.
         context: String,
-        /// What it said.
+        /// Its error.
         source: io::Error,
     },
     /// An engine refuses.
     #[error("{context}: {source}")]
     Engine {
-        /// What was asked of it.
+        /// The call.
         context: String,
-        /// What it said.
+        /// Its error.
         source: engine::Error,
     },
     /// A measurement cannot go on.
@@ -89,7 +89,7 @@ pub fn main(arguments: &Arguments) -> Result<(), Error> {
     }
 }
 
-/// What stands behind the command's help.
+/// Text behind the command's help.
 pub fn help() -> String {
     workloads::help()
 }

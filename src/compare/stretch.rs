@@ -11,13 +11,13 @@ use super::subject::{Counts, Occupied, Subject};
 
 /// The interval at which writes become durable that do not ask for it.
 const SYNC_INTERVAL: Duration = Duration::from_secs(1);
-/// How often memory is sampled; space once every so many times.
+/// Interval of memory samples; space is sampled once every so many times.
 const SAMPLE_INTERVAL: Duration = Duration::from_millis(5);
 const SAMPLES_OF_SPACE: u32 = 100;
-/// How late the end of a stretch may be seen by who waits for its next turn.
+/// Longest delay until a thread that waits for its next turn sees the end of a stretch.
 const NAP: Duration = Duration::from_millis(5);
 
-/// How to run a stretch of work.
+/// Settings of a stretch of work.
 #[derive(Clone, Copy, Debug)]
 pub struct Stretch {
     /// On how many threads.
@@ -40,7 +40,7 @@ impl Stretch {
     pub const READS: Stretch = Stretch { settles: false, ..Stretch::WRITES };
 }
 
-/// What one thread did.
+/// Counts of one thread.
 #[derive(Default)]
 pub struct Tally {
     /// Operations.
@@ -90,7 +90,7 @@ impl Tally {
     }
 }
 
-/// What came of a stretch.
+/// Result of a stretch.
 pub struct Measured {
     /// All threads together.
     pub tally: Tally,
@@ -100,13 +100,13 @@ pub struct Measured {
     pub settle: Duration,
     /// Time of everything, with that in which the engine was only looked at.
     pub whole: Duration,
-    /// What was counted up to the end of the work.
+    /// Counts up to the end of the work.
     pub unsettled: Counts,
-    /// What was counted until nothing was owed.
+    /// Counts until nothing was owed.
     pub settled: Counts,
     /// The most anonymous memory, above what there was before the engine was opened.
     pub memory_bytes: u64,
-    /// What files occupied at the end.
+    /// Bytes that files occupied at the end.
     pub occupied: Occupied,
     /// The most that they occupied.
     pub occupied_peak_bytes: u64,

@@ -30,7 +30,7 @@ const OWN_DIRECTORY: &str = "engine";
 const TICK: Duration = Duration::from_millis(1);
 /// A simulated writer that is refused this often in a row is not let through any more.
 const REFUSALS_MAX: u32 = 10_000;
-/// How often a live engine is looked at until it is quiet.
+/// Interval at which a live engine is looked at until it is quiet.
 const LOOK: Duration = Duration::from_millis(2);
 /// For how long it must be quiet: ours begin what is due at once, others look for it now and then.
 const QUIET: [Duration; 2] = [Duration::from_millis(8), Duration::from_millis(500)];
@@ -94,23 +94,23 @@ impl From<Arc<dyn Disk>> for Place {
     }
 }
 
-/// What has been counted up to a moment.
+/// Counts up to a moment.
 #[derive(Clone)]
 pub struct Counts {
-    /// What door 3 saw; `None` for an engine whose files are no disk's of ours.
+    /// Counts of door 3; `None` for an engine whose files are no disk's of ours.
     pub door: Option<DiskCounters>,
-    /// What the kernel counted of this process.
+    /// The kernel's counts for this process.
     pub kernel: ProcessIo,
-    /// What the device below has written, for everybody; `None` where the kernel does not say.
+    /// Bytes that the device below has written, for everybody; `None` where the kernel does not say.
     pub device_bytes: Option<u64>,
     /// Processor time.
     pub processor: Processor,
-    /// How long writers were held back, all threads together, as far as the engine says.
+    /// Time for which writers were held back, all threads together, as far as the engine says.
     pub stalled: Duration,
 }
 
 impl Counts {
-    /// What came after `earlier`.
+    /// Counts since `earlier`.
     pub fn since(&self, earlier: &Counts) -> Counts {
         let both = |now: Option<u64>, then: Option<u64>| Some(now?.saturating_sub(then?));
         Counts {
@@ -123,7 +123,7 @@ impl Counts {
     }
 }
 
-/// What a store occupies.
+/// Space that a store occupies.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Occupied {
     /// All files.
@@ -184,7 +184,7 @@ impl Subject {
         Ok(Subject { worker, engine, signal, place, door, clock, waited_nanos, memory_before_bytes })
     }
 
-    /// What the engine promises.
+    /// The engine's promises.
     pub fn promise(&self) -> Promise {
         self.engine.promise()
     }
@@ -308,7 +308,7 @@ impl Subject {
         })
     }
 
-    /// What its files occupy now.
+    /// Space that its files occupy now.
     pub fn occupied(&self) -> Result<Occupied, Error> {
         match &self.place {
             Place::Directory { path, .. } => {
@@ -326,7 +326,7 @@ impl Subject {
         }
     }
 
-    /// What the engine says of itself, for people.
+    /// The engine's own report, for people.
     pub fn report(&self) -> String {
         format!("{:#?}", self.engine.shape())
     }

@@ -132,7 +132,7 @@ struct Mark {
     latencies: Vec<Vec<(u64, u64)>>,
 }
 
-/// Answers `.stats`.
+/// Answers `.stats`. Each field is what it remembers between two reports, each with a lock of its own, so that no reader waits for a command.
 pub struct Control {
     parts: Sources,
     mount: Arc<MountInfo>,

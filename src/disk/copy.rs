@@ -8,7 +8,7 @@ use super::{File, Purpose};
 /// Bytes of one request.
 const PIECE_BYTES: u64 = 1 << 20;
 
-/// What the operating system knows a file by. Only this room can do anything with it: no byte may pass beside the doors.
+/// Descriptor by which the operating system knows a file. Only this room can do anything with it: no byte may pass beside the doors.
 pub struct Descriptor<'a>(BorrowedFd<'a>);
 
 impl<'a> Descriptor<'a> {

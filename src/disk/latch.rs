@@ -62,7 +62,7 @@ impl Latch {
         Arc::new(Latch { disk, state: State::default() })
     }
 
-    /// Why the latch closed, if it did: one sentence.
+    /// Cause for which the latch closed, if it did: one sentence.
     pub fn cause(&self) -> Option<String> {
         self.state.0.get().map(|cause| cause.to_string())
     }

@@ -1,4 +1,4 @@
-//! Why a byte goes to or comes from the disk. A required argument at the disk door, so that a byte without a
+//! Purpose for which a byte goes to or comes from the disk. A required argument at the disk door, so that a byte without a
 //! purpose does not compile.
 
 use crate::base::metric::{Label, Sort};
@@ -6,7 +6,7 @@ use crate::base::metric::{Label, Sort};
 /// Number of LSM levels, L0 … L6; [`Purpose::Compact`] names the level a merge writes into.
 pub const LEVELS: usize = 7;
 
-/// Why a byte passes the disk door.
+/// Purpose for which a byte passes the disk door.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Purpose {
     /// Log records with headers, padding and segment headers; log syncs.

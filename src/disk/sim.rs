@@ -130,6 +130,7 @@ impl NameChange {
     }
 }
 
+/// The disk, its limits and the plan of its end, which every request looks at under one lock.
 #[derive(Default)]
 struct State {
     bodies: BTreeMap<u64, Body>,

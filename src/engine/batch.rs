@@ -59,7 +59,7 @@ impl Operation {
 /// A list of changes that happen together or not at all.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Batch {
-    /// What the caller did: the filesystem's operation, for attribution.
+    /// The caller's operation of the filesystem, for attribution.
     pub tag: u8,
     /// May dip into the space that is kept for deletes and background work.
     pub uses_reserve: bool,

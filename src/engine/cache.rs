@@ -14,12 +14,12 @@ use quick_cache::{DefaultHashBuilder, Weighter};
 use super::{Cache, LookupMeter};
 use crate::base::metric::{Each, labels};
 
-/// What an entry costs beside its bytes.
+/// Memory of an entry beside its bytes.
 const ENTRY_BYTES: u64 = 96;
 /// Expected size of a piece; only the number of shards depends on it.
 const PIECE_BYTES: u64 = 4096;
 
-/// What a piece is, to count apart.
+/// Kind of a piece, counted apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, strum::VariantArray, strum::IntoStaticStr)]
 #[strum(serialize_all = "snake_case")]
 pub enum CacheKind {

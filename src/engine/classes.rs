@@ -22,7 +22,7 @@ impl Default for ClassBytes {
 }
 
 impl fmt::Debug for ClassBytes {
-    /// What is not 0.
+    /// The entries that are not 0.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_map().entries(self.iter()).finish()
     }
@@ -39,7 +39,7 @@ impl ClassBytes {
         self.0[usize::from(class)] += bytes;
     }
 
-    /// What came after `earlier`.
+    /// Bytes since `earlier`.
     pub fn since(&self, earlier: &ClassBytes) -> ClassBytes {
         let pairs = self.0.iter().zip(earlier.0.iter());
         let mut growth = ClassBytes::default();
@@ -74,7 +74,7 @@ pub fn class_of(key: &[u8]) -> u8 {
     key.first().copied().unwrap_or(0)
 }
 
-/// What the entries of one block or page take, class by class, in the order in which they come.
+/// Bytes of the entries of one block or page, class by class, in the order in which they come.
 #[derive(Default)]
 pub struct Shares(Vec<(u8, u64)>);
 

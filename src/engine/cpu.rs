@@ -1,4 +1,4 @@
-//! What background work and checksums cost the processor, measured.
+//! Processor time of background work and checksums, measured.
 //!
 //! - Short work (a checksum, a compressed block) is timed one call in [`SAMPLED`] by the machine's monotonic clock, less what
 //!   reading that clock takes. If the thread loses its processor in between, that is in the figure.
@@ -16,7 +16,7 @@ use crate::base::metric::{Each, labels, metrics, ratio};
 /// Of so many calls of short work one is timed, the first among them.
 const SAMPLED: u64 = 16;
 
-/// What the processor works for.
+/// Kind of work that the processor does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, strum::VariantArray, strum::IntoStaticStr)]
 #[strum(serialize_all = "snake_case")]
 pub enum Work {
@@ -38,7 +38,7 @@ pub enum Work {
 labels! { Work "<work>" "work" }
 
 metrics! {
-    /// What one kind of work has cost.
+    /// Cost of one kind of work.
     #[derive(Copy, Eq)]
     pub struct Cost counted by CostMeter witness "kvfs::engine::cpu::tests::the_first_call_is_timed_and_one_in_so_many_after_it" {
         /// Bytes processed: checked or checksummed; before compression; before expansion; written by flushes, merges or checkpoints.
@@ -103,7 +103,7 @@ impl CpuMeter {
         Span { slot: &self.0[work as usize], began: thread_time() }
     }
 
-    /// What was measured so far.
+    /// Measurements so far.
     pub fn snapshot(&self) -> Cpu {
         Cpu::from_fn(|work| self.0[work].cost.snapshot())
     }

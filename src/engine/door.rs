@@ -9,7 +9,7 @@ use crate::disk::Disk;
 
 use super::{Batch, Error, EventLog, Kind, Lsn, Probe, Result, Shape, TableInfo, WakeSignal, WorkClass};
 
-/// How far a call may go for its answer.
+/// Limit on how far a call goes for its answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tier {
     /// Only memory: what would need the disk, or a long wait for a lock, is answered [`Error::WouldBlock`].
@@ -37,13 +37,13 @@ impl KeyRange<'_> {
     }
 }
 
-/// What a scan calls with each key and value; `Break` ends the scan.
+/// Function that a scan calls with each key and value; `Break` ends the scan.
 pub type Visit<'a> = dyn FnMut(&[u8], &[u8]) -> ControlFlow<()> + 'a;
 
 /// Called once, from any thread, when a sync or command has ended.
 pub type Done = Box<dyn FnOnce(Result<()>) + Send>;
 
-/// What [`Engine::work`] leaves behind.
+/// State of a class of work after one call of [`Engine::work`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pending {
     /// Nothing of this class to do until it is signalled.
@@ -73,12 +73,12 @@ pub enum Command {
     Verify,
 }
 
-/// What tests may hold an engine to.
+/// Promises that tests may hold an engine to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Promise {
     /// A crash leaves a prefix of the history.
     pub prefix: bool,
-    /// What `apply` accepted survives the end of the process.
+    /// A batch that `apply` accepted survives the end of the process.
     pub survives_kill: bool,
 }
 
@@ -111,7 +111,7 @@ pub trait Engine: Send + std::marker::Sync {
     /// serves all waiters with one sync.
     fn sync_to(&self, lsn: Lsn, done: Done);
 
-    /// What it promises.
+    /// Its promises.
     fn promise(&self) -> Promise;
 
     /// Makes everything durable and quick to open. The worker must have stopped; no call may follow.
@@ -193,7 +193,7 @@ pub trait Background: Send + std::marker::Sync {
     /// need what the work could not do; the caller logs them and tries again later.
     fn work(&self, class: WorkClass) -> Result<Pending>;
 
-    /// How many threads may call [`Background::work`] for a class at once and find something to do.
+    /// Number of threads that may call [`Background::work`] for a class at once and find something to do.
     fn threads(&self, class: WorkClass) -> usize {
         let _ = class;
         1
@@ -216,10 +216,10 @@ fn unchangeable(name: &str) -> Error {
 
 /// A look inside an engine. Nothing here changes it.
 pub trait Inspect: Send + std::marker::Sync {
-    /// What the engine looks like now. Takes no lock that a writer holds for long.
+    /// Shape of the engine now. Takes no lock that a writer holds for long.
     fn shape(&self) -> Shape;
 
-    /// What happened in it lately; `None` if it keeps no event log.
+    /// Its recent events; `None` if it keeps no event log.
     fn event_log(&self) -> Option<&Arc<EventLog>> {
         None
     }
@@ -229,7 +229,7 @@ pub trait Inspect: Send + std::marker::Sync {
         Vec::new()
     }
 
-    /// What a point read of `key` asks, in order, up to where it stops; counts nothing but what it must read from the disk.
+    /// The places that a point read of `key` asks, in order, up to where it stops; counts nothing but what it must read from the disk.
     fn explain(&self, key: &[u8], tier: Tier) -> Result<Vec<Probe>> {
         let _ = (key, tier);
         Ok(Vec::new())

@@ -1,4 +1,4 @@
-//! What can go wrong in an engine, with the evidence inside.
+//! Errors of an engine, with the evidence inside.
 
 use std::fmt;
 use std::io;
@@ -11,7 +11,7 @@ use crate::base::text::BadText;
 /// Result of an engine call.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// Why a batch has to wait. Every wait of a writer has one of these names in `/.stats`.
+/// Cause for which a batch has to wait. Every wait of a writer has one of these names in `/.stats`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, strum::VariantArray, strum::IntoStaticStr)]
 #[strum(serialize_all = "snake_case")]
 pub enum Cause {
@@ -50,7 +50,7 @@ pub enum Error {
     Busy {
         /// Which limit.
         cause: Cause,
-        /// How long a delayed batch should wait; for a stop, how long until it is worth asking again.
+        /// Time that a delayed batch should wait; for a stop, time until it is worth asking again.
         retry_after: Duration,
     },
     /// The disk below is full, or a quota or limit on the size of files is reached; nothing has changed.
@@ -63,7 +63,7 @@ pub enum Error {
         file: String,
         /// Where in it.
         offset: u64,
-        /// What is wrong there.
+        /// The damage, in words.
         what: String,
     },
     /// A sync failed earlier; the store takes no changes until it is opened again.
@@ -72,9 +72,9 @@ pub enum Error {
     /// A request to the disk failed.
     #[error("{context}: {source}")]
     Io {
-        /// What was being done.
+        /// The action that failed.
         context: String,
-        /// What the system said.
+        /// The error of the system.
         source: Arc<io::Error>,
     },
     /// Options or a command that this engine cannot follow.

@@ -91,7 +91,7 @@ impl AtomicLsn {
         AtomicLsn(AtomicU64::new(lsn.0))
     }
 
-    /// What it holds.
+    /// The LSN that it holds.
     pub fn load(&self, ordering: Ordering) -> Lsn {
         Lsn(self.0.load(ordering))
     }

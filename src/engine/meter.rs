@@ -21,7 +21,7 @@ pub const KINDS: usize = 8;
 pub const TAGS: usize = 64;
 
 metrics! {
-    /// What was asked about keys of one kind.
+    /// Requests for keys of one kind.
     #[derive(Copy, Eq)]
     pub struct KindCounters counted by KindMeter witness "stats::asked::keys_are_counted_by_kind_and_by_operation" {
         /// Point reads.
@@ -46,7 +46,7 @@ metrics! {
 }
 
 metrics! {
-    /// What the batches of one file operation asked.
+    /// Requests of the batches of one file operation.
     #[derive(Copy, Eq)]
     pub struct TagCounters counted by TagMeter witness "stats::asked::keys_are_counted_by_kind_and_by_operation" {
         /// Door 2: batches that the operation applied.

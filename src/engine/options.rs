@@ -90,7 +90,7 @@ impl Common {
         }
     }
 
-    /// What everything may take together where `buffers_bytes` is the limit of the buffers of changes.
+    /// Most memory of everything together where `buffers_bytes` is the limit of the buffers of changes.
     pub fn memory_bytes_max(&self, buffers_bytes: u64) -> u64 {
         if self.memory_bytes > 0 { self.memory_bytes } else { self.cache_bytes.saturating_add(buffers_bytes) }
     }
@@ -114,10 +114,10 @@ pub fn set_preset(options: &mut Common, name: &str) -> Result<(), BadText> {
     Ok(())
 }
 
-/// What the option `preset` does, on any engine.
+/// Effect of the option `preset`, on any engine.
 pub const PRESET_HELP: &str = "Several options at once; those given behind it count more. s2: sync=always, and iops=1000,rate=100M for \
                                the LSM-tree. tiny (LSM-tree): memtables of eight entries and small levels, to watch single flushes and merges.";
-/// What the option `memory` does, on any engine.
+/// Effect of the option `memory`, on any engine.
 pub const MEMORY_HELP: &str = "Bytes that the engine holds in memory at most: a quarter memtables or dirty pages, the rest cache; tables \
                                and levels follow the memtables. Options behind it divide it in another way; the cache gives way. 0 for \
                                their sum.";

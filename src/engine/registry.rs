@@ -15,11 +15,11 @@ use crate::base::clock::Clock;
 use crate::base::words::one_of;
 use crate::disk::Disk;
 
-/// How an engine is opened on a disk.
+/// Function that opens an engine on a disk.
 pub type OpenOnDisk = fn(Arc<dyn Disk>, Arc<dyn Clock>, &Options) -> Result<Arc<dyn Engine>>;
-/// How an engine is opened in a directory, which is there.
+/// Function that opens an engine in a directory, which is there.
 pub type OpenInDirectory = fn(&Path, Arc<dyn Clock>, &Options) -> Result<Arc<dyn Engine>>;
-/// How the entries of a damaged store are read.
+/// Function that reads the entries of a damaged store.
 pub type Salvage = fn(Arc<dyn Disk>, &Options, &mut Sink<'_>) -> Result<Vec<Loss>>;
 
 /// Where an engine keeps what it is given, and how it is opened there, recovering what was not closed. Where nothing is yet, it makes a
@@ -32,11 +32,11 @@ pub enum Home {
     Directory(OpenInDirectory),
 }
 
-/// What there is to know of an engine.
+/// Everything that must be known of an engine before it is open.
 pub struct Descriptor {
     /// Its name, as in `engine=NAME`.
     pub name: &'static str,
-    /// What it is, in a few words.
+    /// The engine in a few words.
     pub help: &'static str,
     /// Whether anything is left when it is closed. What keeps nothing cannot be checked or repaired.
     pub keeps: bool,

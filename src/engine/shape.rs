@@ -1,4 +1,4 @@
-//! What an engine looks like at one moment, as plain numbers for reports. All counters grow from the opening of the
+//! The shape of an engine at one moment, as plain numbers for reports. All counters grow from the opening of the
 //! store; everything else is now.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -66,7 +66,7 @@ metrics! {
 }
 
 metrics! {
-    /// What passed into one level of an LSM-tree.
+    /// Traffic into one level of an LSM-tree.
     #[derive(Copy)]
     pub struct LevelTraffic counted by LevelMeter witness "stats::level::levels_took_what_events_say" {
         /// Bytes flushed into level 0, or merged into the level from above.
@@ -426,7 +426,7 @@ pub struct Histogram {
 }
 
 impl Histogram {
-    /// How many values were recorded.
+    /// Number of recorded values.
     pub fn count(&self) -> u64 {
         self.buckets.iter().sum()
     }

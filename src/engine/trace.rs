@@ -21,11 +21,11 @@ pub struct TracedRead {
     pub number: u64,
     /// The key, or the first key of the range.
     pub key: Vec<u8>,
-    /// What was asked.
+    /// The question.
     pub asked: Asked,
 }
 
-/// What a read asked.
+/// The question of a read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Asked {
     /// A point read: structures in order, up to where it stopped.

@@ -1,4 +1,4 @@
-//! What a B-tree reads and writes of its pages, by what they are and by why.
+//! Bytes of pages that a B-tree reads and writes, by kind of page and by cause.
 //!
 //! # Invariants
 //!
@@ -11,7 +11,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use crate::base::metric::{Each, Entry, Label, Named, Naming, Rows, Since, Sort, Visitor, labels, metrics};
 
-/// What lies in the file.
+/// Kind of a piece of the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, strum::VariantArray, strum::IntoStaticStr)]
 #[strum(serialize_all = "snake_case")]
 pub enum PageKind {
@@ -36,7 +36,7 @@ impl PageKind {
     }
 }
 
-/// Why it is read or written.
+/// Cause of a read or write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, strum::VariantArray, strum::IntoStaticStr)]
 #[strum(serialize_all = "snake_case")]
 pub enum PageCause {
@@ -100,7 +100,7 @@ metrics! {
 pub struct PageTraffic([[PageCount; PageCause::ALL.len()]; PageKind::ALL.len()]);
 
 impl fmt::Debug for PageTraffic {
-    /// What is not 0.
+    /// The entries that are not 0.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let all = PageKind::ALL.into_iter().flat_map(|kind| PageCause::ALL.map(|cause| (kind, cause)));
         let some = all.filter(|(kind, cause)| self.of(*kind, *cause) != PageCount::default());
@@ -113,22 +113,22 @@ impl fmt::Debug for PageTraffic {
 }
 
 impl PageTraffic {
-    /// What passed of one kind for one cause.
+    /// Traffic of one kind for one cause.
     pub fn of(&self, kind: PageKind, cause: PageCause) -> PageCount {
         self.0[kind as usize][cause as usize]
     }
 
-    /// What passed of one kind.
+    /// Traffic of one kind.
     pub fn of_kind(&self, kind: PageKind) -> PageCount {
         self.0[kind as usize].iter().fold(PageCount::default(), |sum, count| sum + *count)
     }
 
-    /// What passed for one cause.
+    /// Traffic for one cause.
     pub fn of_cause(&self, cause: PageCause) -> PageCount {
         self.0.iter().fold(PageCount::default(), |sum, kind| sum + kind[cause as usize])
     }
 
-    /// What came after `earlier`.
+    /// Traffic since `earlier`.
     pub fn since(&self, earlier: &PageTraffic) -> PageTraffic {
         PageTraffic(std::array::from_fn(|kind| {
             std::array::from_fn(|cause| self.0[kind][cause].since(&earlier.0[kind][cause]))
@@ -183,7 +183,7 @@ pub struct Pages {
 }
 
 impl Pages {
-    /// What came after `earlier`.
+    /// Traffic since `earlier`.
     pub fn since(&self, earlier: &Pages) -> Pages {
         Pages { read: self.read.since(&earlier.read), written: self.written.since(&earlier.written) }
     }

@@ -68,7 +68,7 @@ pub const RECORD_OVERHEAD_BYTES: u64 = frame::HEADER_BYTES as u64 + 16;
 const PREFIX: &str = "log.";
 /// A value of a batch from this size on is not copied to be appended.
 const SHARED_BYTES: usize = 2 << 10;
-/// How long a report waits for an append.
+/// Longest wait of a report for an append.
 const SHAPE_WAIT: Duration = Duration::from_millis(2);
 /// Whether `name` is a log segment's.
 pub fn is_segment(name: &str) -> bool {
@@ -80,7 +80,7 @@ struct Waiter {
     done: Done,
 }
 
-/// What the log knows, behind one lock: an append moves the end in the last segment, may begin another from the spares, and fills the
+/// State of the log, behind one lock: an append moves the end in the last segment, may begin another from the spares, and fills the
 /// frame, so these are one state. Nothing of it is shared with what syncs, which has a lock of its own.
 struct State {
     /// In order; the last one is written to.
@@ -95,14 +95,14 @@ struct State {
     idle_end: Lsn,
     synced: Lsn,
     released: Lsn,
-    /// What its files may take together, as far as it can do with so much.
+    /// Limit of all its files together in bytes, kept as far as the log can do with so much.
     file_bytes_max: u64,
     /// A segment file was made since the last `sync_names`.
     names_dirty: bool,
     waiters: Vec<Waiter>,
     /// Clock time of the first append since everything was synced.
     oldest_unsynced: Option<Duration>,
-    /// Why no sync can succeed any more.
+    /// The error because of which no sync can succeed any more.
     failed: Option<Error>,
     /// The frame being built; kept for its capacity.
     scratch: Vec<u8>,
@@ -135,7 +135,7 @@ pub struct Log {
     sync: Sync,
     segment_bytes: u64,
     state: Mutex<State>,
-    /// What the last report said, for one that finds an append waiting for the disk.
+    /// The last report, for one that finds an append waiting for the disk.
     last_shape: Mutex<LogShape>,
     cpu: CpuMeter,
     /// Held by the one who syncs, so that two workers do not sync the same bytes twice.
@@ -243,7 +243,7 @@ impl Log {
         state.end - state.released
     }
 
-    /// What checksums of its records have cost.
+    /// Processor time of the checksums of its records.
     pub fn cpu(&self) -> Cpu {
         self.cpu.snapshot()
     }

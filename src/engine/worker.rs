@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use super::{Engine, Error, Pending, WakeSignal, WorkClass};
 
-/// How long a thread sleeps at most when nothing is signalled; bounds how late it sees that it should stop.
+/// Longest sleep of a thread when nothing is signalled; bounds how late it sees that it should stop.
 const IDLE: Duration = Duration::from_secs(1);
-/// How long a class rests after its first error; each one in a row doubles that.
+/// Rest of a class after its first error; each further error in a row doubles it.
 const AFTER_ERROR: Duration = Duration::from_millis(200);
-/// How long it rests at most.
+/// Longest rest.
 const AFTER_ERROR_MAX: Duration = Duration::from_secs(60);
 
 /// Runs an engine's background work until it is stopped or dropped.
@@ -104,7 +104,7 @@ fn serve(engine: &dyn Engine, class: WorkClass, stop: &AtomicBool, end: &WakeSig
     }
 }
 
-/// How long to rest after an error that `failures` others have come before, in a row: what fails again and again may have read and
+/// Rest after an error that follows `failures` others in a row: what fails again and again may have read and
 /// written much each time.
 fn after_error(failures: u32) -> Duration {
     AFTER_ERROR.saturating_mul(1 << failures.min(16)).min(AFTER_ERROR_MAX)

@@ -38,7 +38,7 @@ pub(super) const HAS_PENDING: u8 = 4;
 
 const FIXED_BYTES: usize = 97;
 
-/// An inode, decoded.
+/// An inode, decoded. Its fields are those of the record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Inode {
     pub kind: FileKind,

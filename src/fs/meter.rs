@@ -81,7 +81,7 @@ metrics! {
 }
 
 metrics! {
-    /// What one operation did so far.
+    /// Counts of one operation so far.
     #[derive(Copy)]
     pub struct OpCounters witness "stats::asked::calls_are_counted_and_their_latencies_kept" {
         /// Calls.

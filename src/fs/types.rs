@@ -125,7 +125,7 @@ impl From<Time> for SystemTime {
     }
 }
 
-/// Everything that `stat` shows.
+/// Everything that `stat` shows, one field each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Attributes {
     /// Inode number.

@@ -146,7 +146,7 @@ fn strangers_do_not_make_texts_as_fast_as_they_ask() {
     }
 }
 
-/// What the kernel knows by number alone it asks for as `.` and `..`.
+/// The kernel looks up `.` and `..` of a node that it knows by number alone.
 #[test]
 fn numbers_lead_to_a_file_and_to_what_it_lies_in() {
     let Rig { changing, tree, directory, .. } = rig();

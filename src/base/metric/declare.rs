@@ -192,7 +192,7 @@ macro_rules! metrics {
         }
 
         impl $meter {
-            /// What was counted so far. Each number is exact; together they may be a call apart while others count.
+            /// Counts so far. Each number is exact; together they may be a call apart while others count.
             pub fn snapshot(&self) -> $name {
                 $name { $($field: self.$field.load(std::sync::atomic::Ordering::Relaxed)),* }
             }

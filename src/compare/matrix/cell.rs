@@ -87,7 +87,7 @@ pub fn measure(
     Ok(row)
 }
 
-/// What one put of `value_bytes` costs alone, from settled to settled, in a store with one older value of the key: the accounting
+/// Cost of one put of `value_bytes` alone, from settled to settled, in a store with one older value of the key: the accounting
 /// of a single entry. `disk` is empty.
 pub fn one_put(disk: Arc<dyn Disk>, options: &Options, value_bytes: u64) -> Result<DiskCounters, Error> {
     let subject = Subject::open(disk.into(), options, Pace::Simulated)?;

@@ -11,7 +11,7 @@ use super::row::Row;
 use super::work::{KEY_BYTES, Point};
 use crate::base::text::human_size;
 
-/// What changes while the others are held.
+/// The axis that changes while the others are held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Axis {
     /// Size of the key set.
@@ -96,7 +96,7 @@ pub struct Crossing {
     pub place: f64,
 }
 
-/// Who counted what is compared.
+/// The counter whose numbers are compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Witness {
     /// Door 3.
@@ -106,7 +106,7 @@ pub enum Witness {
 }
 
 impl Witness {
-    /// Who can speak of both; `None` if nobody can.
+    /// The counter that knows both; `None` if none does.
     fn of(rows: &[Row], names: [&str; 2], is_synced: bool) -> Option<Witness> {
         let mut both = rows.iter().filter(|row| names.contains(&row.contender.as_str()));
         match both.all(Row::is_seen) {

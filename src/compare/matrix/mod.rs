@@ -32,7 +32,7 @@ use plan::Plan;
 use row::Row;
 use work::Work;
 
-/// What a child is asked for; it has one cell.
+/// The request of a child; it has one cell.
 const CELL: &str = "cell";
 /// Name of the result as lines of figures.
 pub const CSV: &str = "compare.csv";

@@ -6,7 +6,7 @@ use crate::compare::Error;
 use crate::compare::arguments::{self, Arguments};
 use crate::compare::contender::{Contender, is_kept};
 
-/// What is measured.
+/// Everything that is to be measured.
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// Who.

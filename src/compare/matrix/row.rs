@@ -9,7 +9,7 @@ use super::work::{Order, Point};
 use crate::compare::csv::{columns, ratio, share};
 use crate::disk::Purpose;
 
-/// Counts of one contender at one point. Bytes written, requests and syncs are of the run and its settling, never of the load. It is as wide
+/// Counts of one contender at one point, a field for each column that is counted. Bytes written, requests and syncs are of the run and its settling, never of the load. It is as wide
 /// as a line of the file: each field is a column.
 ///
 /// Those that are `None` are door 3's, which sees nothing of an engine with a directory of its own.
@@ -49,7 +49,7 @@ pub struct Row {
     pub reads: Option<u64>,
     /// Bytes of those.
     pub read_bytes: Option<u64>,
-    /// What all files occupy, settled.
+    /// Bytes that all files occupy, settled.
     pub physical_bytes: u64,
     /// Of these, the segments of the log.
     pub log_file_bytes: Option<u64>,
@@ -131,7 +131,7 @@ impl Row {
         Some(share(self.settled_bytes?.saturating_sub(log), self.logical_bytes))
     }
 
-    /// What the kernel counted / (puts × entry bytes), settled; `None` where it counts nothing, as on a filesystem in memory.
+    /// Bytes that the kernel counted / (puts × entry bytes), settled; `None` where it counts nothing, as on a filesystem in memory.
     pub fn kernel_write_amp(&self) -> Option<f64> {
         (self.kernel_settled_bytes > 0).then(|| share(self.kernel_settled_bytes, self.logical_bytes))
     }
@@ -151,7 +151,7 @@ impl Row {
         Some(share(self.reads?, self.gets))
     }
 
-    /// What the files occupy for each byte of the key set.
+    /// Bytes that the files occupy for each byte of the key set.
     pub fn space_amp(&self) -> f64 {
         share(self.physical_bytes, self.live_bytes)
     }

@@ -28,7 +28,7 @@ const COLUMNS: [Column; 15] = [
     ("OPS/S", |row| format!("{:.0}", row.ops_per_second())),
 ];
 
-/// What the columns say.
+/// Meaning of the columns.
 pub const LEGEND: &str = "\
 WRITE bytes written / (puts x entry), settled to settled; UNSETTLED the same up to the last put; NO-WAL settled, without the log;
 KERNEL write_bytes of /proc/self/io / (puts x entry), settled; REQ/PUT write requests a put; READ bytes read / bytes got by random gets;

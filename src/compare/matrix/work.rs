@@ -1,4 +1,4 @@
-//! What is done to every contender, byte for byte the same: a key set that is loaded, then puts, then gets.
+//! The work of every contender, byte for byte the same: a key set that is loaded, then puts, then gets.
 //!
 //! 1. The key set has `data_bytes / entry_bytes` keys once the run has ended.
 //! 2. *Load*, before the first mark: the keys that the run will not insert, in ascending order.
@@ -70,7 +70,7 @@ pub struct Work {
     pub point: Point,
     /// Order of keys.
     pub order: Order,
-    /// What everything random follows from.
+    /// Seed of everything random.
     pub seed: u64,
     /// Keys of the set once the run has ended.
     pub keys: u64,

@@ -54,7 +54,7 @@ pub enum Picker {
     Zipf(Zipf),
     /// Every index of `0..count` once, at the place that the function gives its turn; then from the beginning.
     Each {
-        /// How many.
+        /// Number of keys.
         count: u64,
         /// The place of a turn.
         place: fn(u64, u64) -> u64,

@@ -1,4 +1,4 @@
-//! What is asked for: which workloads on which engines, how large the data is, and how often each thing is done.
+//! The plan of a run: which workloads on which engines, how large the data is, and how often each thing is done.
 
 use std::time::Duration;
 
@@ -30,12 +30,12 @@ pub const WORKLOADS: [(&str, &str); 15] = [
     ),
 ];
 
-/// What `--quick` leaves of everything.
+/// Part of everything that `--quick` leaves.
 const QUICK_SHARE: u64 = 4;
 /// Percentiles need so many.
 const SEEKS_MIN: u64 = 100;
 
-/// How large the data is and how often each thing is done.
+/// Size of the data and number of repetitions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Size {
     /// Key and value bytes of all keys, as they were asked for.
@@ -60,7 +60,7 @@ pub struct Size {
     pub syncs: u64,
 }
 
-/// What is measured.
+/// Everything that is to be measured.
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// Who.

@@ -1,4 +1,4 @@
-//! How lines are shown: one by one while it runs, and a table of rates at the end.
+//! Output of the rows: one by one while it runs, and a table of rates at the end.
 
 use std::fmt::Write;
 
@@ -57,7 +57,7 @@ pub fn line(row: &Row) -> String {
         .to_string()
 }
 
-/// What the columns and marks say.
+/// Meaning of the columns and marks.
 pub const LEGEND: &str = "\
 ops/s while it ran; sust/s with the time to settle counted. p50 to max: of a call. W bytes that door 3 saw written a byte of key and
 value, until settled; KERNEL the same by write_bytes of /proc/self/io, DEVICE by what the device wrote, for everybody. R bytes fetched

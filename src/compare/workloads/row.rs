@@ -9,7 +9,7 @@ use crate::disk::Purpose;
 /// Cores used by others above which a line is marked: its rates are not worth comparing.
 pub const NOISE_CORES: f64 = 0.3;
 
-/// What one workload did on one engine. It is as wide as a line of the file: each field is a column. What nobody measures is `None`.
+/// Result of one workload on one engine. It is as wide as a line of the file: each field is a column. What nobody measures is `None`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Row {
     /// The contender's name.
@@ -65,9 +65,9 @@ pub struct Row {
     pub kernel_asked_write_bytes: u64,
     /// `read_bytes` of it: fetched from the device.
     pub kernel_read_bytes: u64,
-    /// What the device wrote meanwhile, for everybody, the filesystem's journal among it.
+    /// Bytes that the device wrote meanwhile, for everybody, the filesystem's journal among them.
     pub device_write_bytes: Option<u64>,
-    /// What files occupied at the end.
+    /// Bytes that files occupied at the end.
     pub occupied_bytes: u64,
     /// The most that they occupied, sampled.
     pub occupied_peak_bytes: u64,

@@ -22,7 +22,7 @@ use crate::engine::{Batch, Options};
 
 /// The file that says that a store is filled, and how.
 const FILLED: &str = "FILLED";
-/// How long seeks into deleted keys are tried at most.
+/// Longest time for seeks into deleted keys.
 const SEEK_LIMIT: Duration = Duration::from_secs(3);
 /// A fill must end, for everything after it reads every key: an hour only ends what hangs.
 const FILL_LIMIT: Duration = Duration::from_secs(3600);
@@ -129,7 +129,7 @@ impl Stage {
         Ok(vec![row?])
     }
 
-    /// What the engine says of itself now.
+    /// The engine's own report now.
     pub fn report(&self) -> String {
         self.subject.as_ref().map_or(String::new(), Subject::report)
     }
@@ -168,7 +168,7 @@ impl Stage {
         disk::remove_tree(&self.store).map_err(|error| self.failed(error))
     }
 
-    /// What the mark of a filled store says.
+    /// Text of the mark of a filled store.
     fn mark(&self) -> String {
         format!("{} keys, values of {} bytes\n", self.size.keys, self.size.value_bytes)
     }

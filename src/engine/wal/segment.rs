@@ -21,14 +21,14 @@ const SMALL_BYTES: u64 = 2 << 20;
 const SHORT_BYTES: u64 = 64 << 10;
 /// A segment is made ahead while so many more would fit: else it would only be in the way of what gives space back.
 const AHEAD_SHARE: u64 = 8;
-/// What the page cache writes at once, at least.
+/// Smallest unit that the page cache writes.
 const PAGE_BYTES: u64 = 4096;
 static ZEROS: [u8; PAGE_BYTES as usize] = [0; PAGE_BYTES as usize];
 /// Where in the log filling begins: a store that is only tried out writes nothing for it.
 const FILL_FROM: Lsn = Lsn::new(1 << 20);
 /// It goes on when less is left before the records.
 const FILL_MARGIN_BYTES: u64 = 64 << 10;
-/// What is filled at once, at most: it is synced with the records, which wait for it.
+/// Most bytes that are filled at once: they are synced with the records, which wait for them.
 const FILL_BYTES_MAX: u64 = 1 << 20;
 
 /// The file name of the segment in `slot`.
@@ -99,7 +99,7 @@ impl Segment {
         self.start
     }
 
-    /// What the file takes on the disk.
+    /// Size of the file on the disk.
     pub fn capacity_bytes(&self) -> u64 {
         self.capacity_bytes
     }
@@ -147,7 +147,7 @@ impl Segment {
         Error::corrupt(self.name(), offset, what)
     }
 
-    /// What lies before its first LSN.
+    /// Bytes of the file before its first LSN.
     fn head_bytes(&self) -> u64 {
         if self.prefix == PREFIX { HEADER_BYTES } else { 0 }
     }
@@ -238,12 +238,12 @@ impl Spare {
 }
 
 impl State {
-    /// What files with records that are needed take on the disk.
+    /// Bytes on the disk of files with records that are needed.
     fn live_bytes(&self) -> u64 {
         self.segments.iter().map(|live| live.segment.capacity_bytes).sum()
     }
 
-    /// What all files take.
+    /// Bytes on the disk of all files.
     fn file_bytes(&self) -> u64 {
         self.live_bytes() + self.spares.iter().map(|spare| spare.capacity_bytes).sum::<u64>()
     }
@@ -321,7 +321,7 @@ impl Log {
         });
     }
 
-    /// What the files with records that are not released take on the disk when `bytes` of records more were appended. What is left
+    /// Bytes on the disk of the files with records that are not released, once `bytes` of records more were appended. The space left
     /// unused at the ends of segments is a guess: an eighth.
     pub fn live_bytes_with(&self, bytes: u64) -> u64 {
         let state = self.state.lock();
@@ -332,7 +332,7 @@ impl Log {
         state.live_bytes() + (more + more / 8).next_multiple_of(self.segment_bytes)
     }
 
-    /// How many files have records that are not released.
+    /// Number of files with records that are not released.
     pub fn live_segments(&self) -> usize {
         self.state.lock().segments.len()
     }

@@ -462,7 +462,7 @@ fn a_batch_with_large_values_comes_back() {
     assert_eq!(found, [Bytes::from(whole)]);
 }
 
-/// What copying costs a large batch, and what a sync costs in a segment that is new and in one that is used again.
+/// Cost of copying a large batch, and of a sync in a segment that is new and in one that is used again.
 #[test]
 #[ignore = "long: a measurement"]
 fn appends_and_syncs_measured() {

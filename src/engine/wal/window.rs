@@ -17,7 +17,7 @@ pub(super) struct Record {
     pub(super) kind: u8,
     /// The highest LSN that was durable when it was written.
     pub(super) synced: Lsn,
-    /// What its owner wrote.
+    /// The bytes that its owner wrote.
     pub(super) payload: Bytes,
     /// Bytes that it takes in the segment.
     pub(super) bytes: u64,

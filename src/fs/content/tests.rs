@@ -248,7 +248,7 @@ fn content_is_that_of_a_vector() {
     }
 }
 
-/// What the accounting needs to know of a block that is replaced, it knows without reading, but in a file with holes.
+/// The accounting knows the size of a block that is replaced without reading it, except in a file with holes.
 #[test]
 fn only_edges_and_files_with_holes_are_read_before_they_are_written() {
     let mut file = File::new(BLOCK);
