@@ -97,8 +97,8 @@ fn a_writer_learns_why_there_is_no_room() {
     assert!(matches!(error, Some(Error::Io { .. } | Error::Poisoned(_))), "{error:?}");
 }
 
-#[test]
-fn a_merge_that_would_not_fit_waits() {
+/// A store whose policy wants a merge, on a disk that has no room for it.
+fn short_of_room_for_a_merge() -> (Arc<SimDisk>, Arc<LsmEngine>) {
     let disk = SimDisk::new();
     let engine = open_tiny(disk.clone()).unwrap();
     let mut prng = Prng::new(3);
@@ -109,6 +109,12 @@ fn a_merge_that_would_not_fit_waits() {
     }
     let used: u64 = disk.list().unwrap().iter().map(|info| info.bytes).sum();
     disk.set_capacity(Some(used + 100));
+    (disk, engine)
+}
+
+#[test]
+fn a_merge_that_would_not_fit_waits() {
+    let (disk, engine) = short_of_room_for_a_merge();
     let found = contents(&*engine).unwrap();
     assert!(matches!(engine.work(WorkClass::Merge), Ok(Pending::After(_))));
     assert!(engine.shape().jobs[0].contains("waits"), "{:?}", engine.shape().jobs);
@@ -120,16 +126,7 @@ fn a_merge_that_would_not_fit_waits() {
 
 #[test]
 fn a_merge_that_begins_or_has_just_ended_is_not_one_that_found_no_space() {
-    let disk = SimDisk::new();
-    let engine = open_tiny(disk.clone()).unwrap();
-    let mut prng = Prng::new(3);
-    while engine.shape().debt.l0_files < 4 {
-        if engine.apply(&random_batch(&mut prng, 1), Tier::Disk).is_err() {
-            engine.work(WorkClass::Flush).unwrap();
-        }
-    }
-    let used: u64 = disk.list().unwrap().iter().map(|info| info.bytes).sum();
-    disk.set_capacity(Some(used + 100));
+    let (disk, engine) = short_of_room_for_a_merge();
     assert!(matches!(engine.work(WorkClass::Merge), Ok(Pending::After(_))));
     let shortage = &engine.core.space.shortage;
     assert!(shortage.has_merge_trouble());
@@ -185,6 +182,8 @@ fn who_could_have_room_after_a_merge_that_has_just_begun_waits_for_it() {
         assert!(matches!(refused, Error::Busy { cause: Cause::Space, .. }), "{refused}");
         engine.work(WorkClass::Merge).unwrap();
     }
+    // A batch was refused meanwhile, and it was looked for what can be cleaned.
+    assert!(!engine.core.space.shortage.outlook().is_exhausted, "what the merge holds is cleaned after it");
     let mut running = engine.compactor.running_jobs();
     assert_eq!(running.jobs.len(), 1, "no merge of the policy takes the room meanwhile");
     // It finds no room, and lets its tables go: now they are cleaned.
