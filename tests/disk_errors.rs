@@ -12,7 +12,7 @@ use kvfs::base::prng::Prng;
 use kvfs::control::{self, Control, MountInfo, Sources};
 use kvfs::disk::{Disk, Fault, Faulty, Latch, Metered, OpenFiles, Purpose, Request, SimDisk, Space};
 use kvfs::engine::{self, Engine, Kind, MeteredEngine, Options, Tier, WorkClass};
-use kvfs::fs::meter::Op;
+use kvfs::fs::operation::Op;
 use kvfs::fs::types::{Caller, NewNode, ROOT};
 use kvfs::fs::{Error, FileSystem, Result, keys};
 use parking_lot::Mutex;

@@ -23,7 +23,7 @@ use kvfs::engine::{
     self, Batch, Command, Engine, Error as EngineError, KeyRange, Kind, Lsn, MemEngine,
     Options as EngineOptions, Pending, Result as EngineResult, Tier, Visit, WorkClass,
 };
-use kvfs::fs::meter::Op;
+use kvfs::fs::operation::Op;
 use kvfs::fs::types::{
     Attributes, Caller, DirEntry, FileKind, Ino, NewNode, ROOT, RenameMode, SetAttributes, Time, XattrMode,
 };

@@ -23,7 +23,7 @@ use kvfs::engine::{
     self, Batch, Common, Descriptor, Done, Engine, Error, Home, Kind, Lsn, MemEngine, Options, OwnOptions,
     Promise, Result, Tier,
 };
-use kvfs::fs::meter::Op;
+use kvfs::fs::operation::Op;
 use kvfs::fs::types::{Caller, NewNode, ROOT};
 use kvfs::mount::{self, Store};
 use kvfs::store::{Settings, Terms};

@@ -13,7 +13,7 @@ use kvfs::base::prng::Prng;
 use kvfs::disk::{Disk, Purpose, SimDisk, Space};
 use kvfs::engine::{self, Batch, Command, Engine, KeyRange, Kind, Tier};
 use kvfs::fs::keys::{self, Key};
-use kvfs::fs::meter::Op;
+use kvfs::fs::operation::Op;
 use kvfs::fs::types::{Attributes, Caller, FileKind, Ino, NewNode, ROOT, XattrMode};
 use kvfs::fs::{FileSystem, Part, SpaceSource};
 use kvfs::repair::{self, Report};

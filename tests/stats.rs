@@ -20,7 +20,8 @@ use kvfs::engine::{
     Tier, Work,
 };
 use kvfs::fs::Usage;
-use kvfs::fs::meter::{Meter, Op};
+use kvfs::fs::meter::Meter;
+use kvfs::fs::operation::Op;
 use kvfs::fs::types::{Caller, ROOT};
 use serde_json::Value;
 

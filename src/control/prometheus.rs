@@ -12,7 +12,7 @@ use super::document::Document;
 use super::stats::Report;
 use crate::base::metric::{MetricKind, PartKind, Row, Rows, Unit, Value, Visitor};
 use crate::engine::{PageCause, PageKind, PageTraffic};
-use crate::fs::meter::Op;
+use crate::fs::operation::Op;
 
 /// Upper bounds of the latency buckets, nanoseconds.
 const BOUNDS: [u64; 14] = [

@@ -27,7 +27,8 @@ use crate::base::metric::{Since, metrics, ratio};
 use crate::disk::{Counters, DiskCounters, OpenFiles, ProcessIo, Purpose, Space};
 use crate::engine::{Cause, Engine, Home, KINDS, KindCounters, MeteredEngine, Shape, TagCounters};
 use crate::fs::Usage;
-use crate::fs::meter::{Meter, Op, OpCounters, Ops};
+use crate::fs::meter::{Meter, OpCounters, Ops};
+use crate::fs::operation::Op;
 
 /// Facts that do not change while a store is mounted.
 #[derive(Clone, Debug, Default)]

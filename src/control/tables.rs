@@ -9,7 +9,7 @@ use super::figures::timestamp;
 use super::stats::Report;
 use crate::base::event_log::{Event, Field};
 use crate::engine::Engine;
-use crate::fs::meter::Op;
+use crate::fs::operation::Op;
 
 /// Operations that occurred, with what their batches asked of the engine; latencies in microseconds.
 pub(super) fn operations(report: &Report) -> String {

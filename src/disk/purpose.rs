@@ -6,8 +6,16 @@ use crate::base::metric::{Label, Sort};
 /// Number of LSM levels, L0 … L6; [`Purpose::Compact`] names the level a merge writes into.
 pub const LEVELS: usize = 7;
 
-/// Purpose for which a byte passes the disk door.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+/// Purpose for which a byte passes the disk door. A variant is all that must be written of it: order, slot and name follow.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Hash, strum::EnumCount, strum::EnumDiscriminants, strum::EnumIter,
+)]
+#[strum_discriminants(
+    name(Row),
+    vis(),
+    derive(PartialOrd, strum::IntoStaticStr),
+    strum(serialize_all = "snake_case")
+)]
 pub enum Purpose {
     /// Log records with headers, padding and segment headers; log syncs.
     Wal,
@@ -48,48 +56,28 @@ pub enum Purpose {
 
 impl Purpose {
     /// Number of slots that [`Purpose::slot`] uses.
-    pub const SLOTS: usize = 15 + LEVELS;
+    pub const SLOTS: usize = <Purpose as strum::EnumCount>::COUNT - 1 + LEVELS;
 
     /// Every purpose, in the order of reports.
     pub fn all() -> impl Iterator<Item = Purpose> {
-        use Purpose::*;
-        [Wal, ValueLog, ValueLogGc, LogPrepare, Flush]
-            .into_iter()
-            .chain((0..LEVELS as u8).map(|into| Compact { into }))
-            .chain([
-                PageWrite,
-                Checkpoint,
-                PageImage,
-                DoubleWrite,
-                Manifest,
-                Get,
-                Scan,
-                Recovery,
-                Verify,
-                Fork,
-            ])
+        <Purpose as strum::IntoEnumIterator>::iter().flat_map(|purpose| {
+            let levels = if matches!(purpose, Purpose::Compact { .. }) { LEVELS } else { 1 };
+            (0..levels as u8).map(move |into| match purpose {
+                Purpose::Compact { .. } => Purpose::Compact { into },
+                other => other,
+            })
+        })
     }
 
     /// Index into an array of counters.
     pub fn slot(self) -> usize {
-        match self {
-            Purpose::Wal => 0,
-            Purpose::LogPrepare => 1,
-            Purpose::Flush => 2,
-            Purpose::Compact { into } => 3 + usize::from(into).min(LEVELS - 1),
-            Purpose::PageWrite => LEVELS + 3,
-            Purpose::Checkpoint => LEVELS + 4,
-            Purpose::PageImage => LEVELS + 5,
-            Purpose::DoubleWrite => LEVELS + 6,
-            Purpose::Manifest => LEVELS + 7,
-            Purpose::Get => LEVELS + 8,
-            Purpose::Scan => LEVELS + 9,
-            Purpose::Recovery => LEVELS + 10,
-            Purpose::Verify => LEVELS + 11,
-            Purpose::ValueLog => LEVELS + 12,
-            Purpose::ValueLogGc => LEVELS + 13,
-            Purpose::Fork => LEVELS + 14,
-        }
+        let row = Row::from(self);
+        row as usize
+            + match self {
+                Purpose::Compact { into } => usize::from(into).min(LEVELS - 1),
+                _ if row > Row::Compact => LEVELS - 1,
+                _ => 0,
+            }
     }
 
     /// Whether such bytes come in long rows that end with a sync, for which nobody waits.
@@ -106,34 +94,11 @@ impl Purpose {
 
     /// The name in reports: `wal`, `compact_1`, `page_image` …
     pub fn name(self) -> &'static str {
+        const COMPACT: [&str; LEVELS] =
+            ["compact_0", "compact_1", "compact_2", "compact_3", "compact_4", "compact_5", "compact_6"];
         match self {
-            Purpose::Wal => "wal",
-            Purpose::ValueLog => "value_log",
-            Purpose::ValueLogGc => "value_log_gc",
-            Purpose::LogPrepare => "log_prepare",
-            Purpose::Flush => "flush",
-            Purpose::Compact { into } => {
-                const NAMES: [&str; LEVELS] = [
-                    "compact_0",
-                    "compact_1",
-                    "compact_2",
-                    "compact_3",
-                    "compact_4",
-                    "compact_5",
-                    "compact_6",
-                ];
-                NAMES[usize::from(into).min(LEVELS - 1)]
-            }
-            Purpose::PageWrite => "page_write",
-            Purpose::Checkpoint => "checkpoint",
-            Purpose::PageImage => "page_image",
-            Purpose::DoubleWrite => "double_write",
-            Purpose::Manifest => "manifest",
-            Purpose::Get => "get",
-            Purpose::Scan => "scan",
-            Purpose::Recovery => "recovery",
-            Purpose::Verify => "verify",
-            Purpose::Fork => "fork",
+            Purpose::Compact { into } => COMPACT[usize::from(into).min(LEVELS - 1)],
+            other => Row::from(other).into(),
         }
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use super::inodes::{InodeCell, InodeState};
-use super::meter::Op;
+use super::operation::Op;
 use super::{FileSystem, Result, keys};
 use crate::engine::{Batch, Tier};
 

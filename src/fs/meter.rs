@@ -6,58 +6,8 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 use parking_lot::Mutex;
 
-use crate::base::metric::{Each, Since, labels, metrics};
-
-/// An operation of the filesystem; also the tag of its batches.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, strum::VariantArray, strum::IntoStaticStr)]
-#[strum(serialize_all = "snake_case")]
-#[allow(missing_docs)]
-pub enum Op {
-    Lookup,
-    Getattr,
-    Setattr,
-    Truncate,
-    Readlink,
-    Mknod,
-    Mkdir,
-    Unlink,
-    Rmdir,
-    Symlink,
-    Rename,
-    Link,
-    Open,
-    Create,
-    Read,
-    Write,
-    Flush,
-    Fsync,
-    Release,
-    Opendir,
-    Readdir,
-    Fsyncdir,
-    Releasedir,
-    Statfs,
-    Setxattr,
-    Getxattr,
-    Listxattr,
-    Removexattr,
-    Fallocate,
-    Lseek,
-    CopyFileRange,
-    Forget,
-    Reclaim,
-    Format,
-    Counters,
-}
-
-labels! { Op "<op>" "op" }
-
-impl Op {
-    /// The tag of batches that the operation applies.
-    pub fn tag(self) -> u8 {
-        self as u8
-    }
-}
+use super::operation::Op;
+use crate::base::metric::{Each, Since, metrics};
 
 /// Latencies are kept to 1 % up to this many nanoseconds; longer ones count as this.
 const LATENCY_NANOS_MAX: u64 = 600_000_000_000;

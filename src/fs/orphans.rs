@@ -27,7 +27,7 @@ use super::ranges::{Range, Ranges};
 use super::types::Ino;
 use super::{Error, FileSystem, Result};
 use crate::engine::{Batch, Tier, WorkClass};
-use crate::fs::meter::Op;
+use crate::fs::operation::Op;
 
 /// Deletes that wait, in memory.
 #[derive(Default)]

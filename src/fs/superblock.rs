@@ -13,7 +13,7 @@ use super::keys::{self, take_u32, take_u64};
 use super::types::{Ino, ROOT, STORED_END};
 use super::{Error, FileSystem, Result, locks};
 use crate::engine::{self, Batch, Tier};
-use crate::fs::meter::Op;
+use crate::fs::operation::Op;
 
 /// Version of the record and of all that it stands for.
 const VERSION: u32 = 1;

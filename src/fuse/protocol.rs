@@ -15,7 +15,7 @@ use fuser::{
 
 use super::router::{self, Side};
 use super::{Adapter, caller, reply};
-use crate::fs::meter::Op;
+use crate::fs::operation::Op;
 
 impl Adapter {
     fn side(&self, ino: INodeNo) -> Side {

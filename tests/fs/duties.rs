@@ -1,7 +1,7 @@
 //! Every operation is performed, by root and by somebody else, and held to its row of the table of duties.
 
 use super::*;
-use kvfs::fs::duties::{Lent, Times};
+use kvfs::fs::operation::{Lent, Times};
 
 const CAPABILITY: &[u8] = b"security.capability";
 const OWNER: Caller = Caller { uid: 1000, gid: 1000, pid: 1 };

@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 use kvfs::disk::SimDisk;
-use kvfs::fs::meter::Op;
+use kvfs::fs::operation::Op;
 use kvfs::fs::types::{
     Caller, FileKind, NewNode, ROOT, RenameMode, SIZE_MAX, STORED_END, SetAttributes, SetTime, Time,
     XattrMode,

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use kvfs::disk::{Disk, Purpose, SimDisk, read_all};
 use kvfs::engine::{self, Batch, Command, Engine, KeyRange, MemEngine};
-use kvfs::fs::meter::Op;
+use kvfs::fs::operation::Op;
 use kvfs::fs::types::{Caller, NewNode, ROOT, RenameMode, SetAttributes, XattrMode};
 use kvfs::fs::{Options, keys};
 

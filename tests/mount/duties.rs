@@ -8,8 +8,8 @@ use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt, ch
 use std::path::Path;
 use std::time::Duration;
 
-use kvfs::fs::duties::{Durable, Lent, Times};
-use kvfs::fs::meter::Op;
+use kvfs::fs::operation::Op;
+use kvfs::fs::operation::{Durable, Lent, Times};
 use nix::fcntl::{FallocateFlags, fallocate};
 use nix::sys::stat::{Mode, SFlag, mknod};
 use nix::sys::statvfs::statvfs;

@@ -10,7 +10,8 @@ use super::stats::EngineCalls;
 use crate::base::metric::{Each, Figure, Named, Naming, Sort, Unit, Value, metrics};
 use crate::disk::{DiskCounters, OpenFiles};
 use crate::engine::{Debt, ExtraSpace, KindCounters, Shape, Stalls, TagCounters};
-use crate::fs::meter::{Op, OpCounters};
+use crate::fs::meter::OpCounters;
+use crate::fs::operation::Op;
 
 metrics! {
     /// A report for machines.

@@ -8,7 +8,7 @@ use crate::attribution::Tally;
 use crate::base::metric::ratio;
 use crate::base::text::human_size;
 use crate::engine::cache::CacheKind;
-use crate::fs::meter::Op;
+use crate::fs::operation::Op;
 use std::time::Duration;
 
 /// Rows of the table of operations at most; those with the most calls are shown.

@@ -6,7 +6,7 @@ use crate::engine::{Batch, Tier};
 use crate::fs::draft::Draft;
 use crate::fs::inode::HAS_CAPABILITY;
 use crate::fs::inodes::{InodeCell, InodeState};
-use crate::fs::meter::Op;
+use crate::fs::operation::Op;
 use crate::fs::types::{Attributes, Caller, Ino, SIZE_MAX, SetAttributes, SetTime, Time};
 use crate::fs::{Atime, Error, FileSystem, Result, acl, keys};
 

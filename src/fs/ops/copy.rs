@@ -7,7 +7,7 @@ use crate::fs::content::Run;
 use crate::fs::draft::Draft;
 use crate::fs::inode::Inode;
 use crate::fs::locks::Locked;
-use crate::fs::meter::Op;
+use crate::fs::operation::Op;
 use crate::fs::types::{Caller, Ino, SIZE_MAX};
 use crate::fs::{Error, FileSystem, Result};
 

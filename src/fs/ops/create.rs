@@ -12,7 +12,7 @@ use crate::fs::inode::{HAS_XATTRS, Inode};
 use crate::fs::inodes::{InodeCell, InodeState};
 use crate::fs::keys;
 use crate::fs::locks::Locked;
-use crate::fs::meter::Op;
+use crate::fs::operation::Op;
 use crate::fs::types::{Attributes, Caller, FileKind, Ino, LINKS_MAX, NewNode, TARGET_BYTES_MAX, Time};
 use crate::fs::{Error, FileSystem, Result, acl};
 

@@ -8,7 +8,7 @@ use crate::engine::{self, Batch, Tier};
 use crate::fs::draft::Draft;
 use crate::fs::inode::HAS_CAPABILITY;
 use crate::fs::inodes::{InodeCell, InodeState};
-use crate::fs::meter::Op;
+use crate::fs::operation::Op;
 use crate::fs::types::{Caller, FileKind, Ino, SIZE_MAX};
 use crate::fs::{Error, FileSystem, Result};
 

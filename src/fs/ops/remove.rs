@@ -11,7 +11,7 @@ use crate::fs::inode::Inode;
 use crate::fs::inodes::{InodeCell, InodeState};
 use crate::fs::keys;
 use crate::fs::locks::Locked;
-use crate::fs::meter::Op;
+use crate::fs::operation::Op;
 use crate::fs::ranges::Ranges;
 use crate::fs::types::{Ino, Time};
 use crate::fs::{Error, FileSystem, Result};

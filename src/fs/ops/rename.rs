@@ -8,7 +8,7 @@ use crate::fs::error::damaged;
 use crate::fs::inode::Inode;
 use crate::fs::keys;
 use crate::fs::locks::{self, Locked};
-use crate::fs::meter::Op;
+use crate::fs::operation::Op;
 use crate::fs::types::{Caller, FileKind, Ino, ROOT, RenameMode};
 use crate::fs::{Error, FileSystem, Result};
 

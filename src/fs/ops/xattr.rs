@@ -13,7 +13,7 @@ use crate::fs::counters::Change;
 use crate::fs::inode::{HAS_CAPABILITY, HAS_XATTRS, Inode};
 use crate::fs::inodes::InodeState;
 use crate::fs::keys::{self, Key};
-use crate::fs::meter::Op;
+use crate::fs::operation::Op;
 use crate::fs::types::{Caller, FileKind, Ino, NAME_BYTES_MAX, XattrMode};
 use crate::fs::{Error, FileSystem, Result};
 

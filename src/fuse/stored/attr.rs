@@ -9,7 +9,7 @@ use fuser::{Errno, ReplyAttr, ReplyData, ReplyEmpty, ReplyStatfs, ReplyXattr, Re
 use super::StoredFiles;
 use super::dispatch::Outcome;
 use crate::fs::FileSystem;
-use crate::fs::meter::Op;
+use crate::fs::operation::Op;
 use crate::fs::types::{Ino, SetAttributes};
 use crate::fuse::reply::{empty, sized};
 use crate::fuse::{caller, convert};

@@ -9,7 +9,7 @@ use fuser::{FileHandle, FopenFlags, INodeNo, ReplyDirectory, ReplyDirectoryPlus,
 use super::StoredFiles;
 use super::dispatch::Outcome;
 use crate::fs::FileSystem;
-use crate::fs::meter::Op;
+use crate::fs::operation::Op;
 use crate::fs::types::Ino;
 use crate::fuse::{GENERATION, convert};
 

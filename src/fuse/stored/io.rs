@@ -13,7 +13,7 @@ use fuser::{
 use super::StoredFiles;
 use super::dispatch::{Mover, Outcome};
 use crate::fs::FileSystem;
-use crate::fs::meter::Op;
+use crate::fs::operation::Op;
 use crate::fs::types::{Attributes, Ino, NewNode};
 use crate::fuse::reply::empty;
 use crate::fuse::{GENERATION, caller, convert};

@@ -9,7 +9,7 @@ use fuser::{Errno, RenameFlags, ReplyEmpty, ReplyEntry, Request};
 
 use super::StoredFiles;
 use crate::fs::Tier;
-use crate::fs::meter::Op;
+use crate::fs::operation::Op;
 use crate::fs::types::{Attributes, FileKind, Ino, NewNode};
 use crate::fs::{self, FileSystem};
 use crate::fuse::reply::empty;

@@ -1,14 +1,65 @@
-//! Duties of each operation besides its result, in one table: set-id bits, `security.capability`, times, durability.
+//! The operations, and in one table the duties of each besides its result: set-id bits, `security.capability`, times, durability.
 //!
 //! The operations that change content do what their row says ([`FileSystem::settle_content`]), and the adapter asks the
 //! table which answers have to wait for a sync. `tests/fs/duties.rs` performs every operation and holds it to its row,
 //! `tests/mount/duties.rs` does so through the kernel, beside the host's own filesystem.
 
 use super::draft::Draft;
-use super::meter::Op;
 use super::types::Ino;
 use super::{FileSystem, Result};
+use crate::base::metric::labels;
 use crate::engine::Tier;
+
+/// An operation of the filesystem; also the tag of its batches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, strum::VariantArray, strum::IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
+#[allow(missing_docs)]
+pub enum Op {
+    Lookup,
+    Getattr,
+    Setattr,
+    Truncate,
+    Readlink,
+    Mknod,
+    Mkdir,
+    Unlink,
+    Rmdir,
+    Symlink,
+    Rename,
+    Link,
+    Open,
+    Create,
+    Read,
+    Write,
+    Flush,
+    Fsync,
+    Release,
+    Opendir,
+    Readdir,
+    Fsyncdir,
+    Releasedir,
+    Statfs,
+    Setxattr,
+    Getxattr,
+    Listxattr,
+    Removexattr,
+    Fallocate,
+    Lseek,
+    CopyFileRange,
+    Forget,
+    Reclaim,
+    Format,
+    Counters,
+}
+
+labels! { Op "<op>" "op" }
+
+impl Op {
+    /// The tag of batches that the operation applies.
+    pub fn tag(self) -> u8 {
+        self as u8
+    }
+}
 
 /// Fate of a privilege that a file lends to whoever runs it: set-id bits, or `security.capability`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
