@@ -24,7 +24,7 @@ use std::io;
 use std::path::Path;
 use std::sync::mpsc::channel;
 
-use crate::engine;
+use crate::engine::{self, Engine};
 use crate::fuse::session::{self, End, MountFlags};
 use crate::fuse::{Adapter, Durability, Options as FuseOptions};
 use crate::store::{Error, Given, Terms};
@@ -64,6 +64,10 @@ pub fn serve(
     }
     let store = open_store(path, given, terms)?;
     store.name_holder(&format!("mounted at {}", mount_point.display()));
+    // Before the daemon turns to its log, so that whoever mounts reads it.
+    if let Some(warning) = store.engine.promise().warning(store.engine.kind().name) {
+        log::warn!("{}: {warning}", path.display());
+    }
     opened(&store).map_err(|error| Error::system("starting", error))?;
     let fuse = store.settings.fuse.clone();
     let durability = Durability {

@@ -115,7 +115,7 @@ impl Engine for Diary {
         done(self.file.lock().sync_all().map_err(failed));
     }
     fn promise(&self) -> Promise {
-        Promise { prefix: true, survives_kill: true }
+        Promise::WHOLE
     }
     fn close(&self) -> Result<()> {
         self.file.lock().sync_all().map_err(failed)

@@ -65,6 +65,8 @@ mod samples;
 mod schema;
 #[path = "stats/states.rs"]
 mod states;
+#[path = "stats/statistics.rs"]
+mod statistics;
 #[path = "stats/stuck.rs"]
 mod stuck;
 #[path = "stats/witnesses.rs"]

@@ -176,7 +176,7 @@ impl Store for Fjall {
     }
 
     fn promise(&self) -> Promise {
-        Promise { prefix: true, survives_kill: true }
+        Promise::WHOLE
     }
 
     fn jobs(&self) -> Vec<String> {

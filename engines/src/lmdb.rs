@@ -1,21 +1,23 @@
 //! LMDB: a copy-on-write B-tree in a memory map. Its only cache is the page cache.
 //!
-//! It runs with MDB_NOSYNC and is synced when that is asked for. Between two syncs the order in which its pages reach the disk is the
-//! kernel's, so a power cut may leave less than a prefix of the history: [`Promise`] says so.
+//! With `sync=always` each commit is synced, data before the page that points to them. Otherwise it runs with MDB_NOSYNC and is synced when that
+//! is asked for: between two syncs the kernel chooses the order in which pages reach the disk, and pages of the last synced tree are used again, so
+//! that a power cut may leave a file that does not open. The end of the process costs nothing in either mode, since each commit is written to
+//! the page cache. [`Promise`] says so.
 
 use std::ops::Bound;
 use std::path::Path;
 use std::sync::Arc;
 
 use heed::types;
-use heed::{Database, Env, EnvFlags, EnvOpenOptions, WithoutTls};
+use heed::{CommitOrAbort, Database, Env, EnvFlags, EnvOpenOptions, WithoutTls};
 
 use bytes::Bytes;
 use kvfs::base::clock::Clock;
 use kvfs::base::text::{BadText, Field};
 use kvfs::engine::{
     Batch, Common, Descriptor, Engine, Error, Home, KeyRange, Kind, Operation, Options, OwnOptions, Promise,
-    Result, Visit,
+    Result, Sync, Visit,
 };
 
 use crate::adapter::{Adapter, Store, failed};
@@ -81,7 +83,9 @@ impl OwnOptions for LmdbOptions {
 
 struct Lmdb {
     env: Env<WithoutTls>,
-    database: Database<types::Bytes, types::Bytes>,
+    database: Database<'static, types::Bytes, types::Bytes>,
+    /// Each commit is synced, in order.
+    syncs_commits: bool,
 }
 
 /// A full map is a full disk: nothing has changed, and deletes still find room.
@@ -101,12 +105,19 @@ fn open(directory: &Path, clock: Arc<dyn Clock>, options: &Options) -> Result<Ar
     let own: &LmdbOptions = options.own()?;
     let mut how = EnvOpenOptions::new().read_txn_without_tls();
     how.map_size(own.map_bytes as usize).max_readers(1024);
-    // SAFETY: NO_SYNC only weakens durability, which the promise says; the directory's lock keeps other processes out.
-    let env = unsafe { how.flags(EnvFlags::NO_SYNC).open(directory) }.map_err(fail)?;
-    let mut transaction = env.write_txn().map_err(fail)?;
-    let database = env.create_database(&mut transaction, None).map_err(fail)?;
-    transaction.commit().map_err(fail)?;
-    Ok(Adapter::open(Lmdb { env, database }, clock, options))
+    let syncs_commits = own.common.sync == Sync::Always;
+    if !syncs_commits {
+        // SAFETY: it only weakens durability, which the promise says.
+        unsafe { how.flags(EnvFlags::NO_SYNC) };
+    }
+    // SAFETY: the lock of the directory above keeps other processes out.
+    let env = unsafe { how.open(directory) }.map_err(fail)?;
+    let transaction = env.write_txn().map_err(fail)?;
+    let made = env.create_databases_and_commit(transaction, |opener, transaction| {
+        opener.create_database(transaction, None).map(CommitOrAbort::<_, ()>::Commit)
+    });
+    let database = made.map_err(fail)?.unwrap_commit();
+    Ok(Adapter::open(Lmdb { env, database, syncs_commits }, clock, options))
 }
 
 impl Store for Lmdb {
@@ -155,10 +166,21 @@ impl Store for Lmdb {
     }
 
     fn sync(&self) -> Result<()> {
+        if self.syncs_commits {
+            return Ok(());
+        }
         self.env.force_sync().map_err(|error| lmdb_failed("a sync", error))
     }
 
     fn promise(&self) -> Promise {
-        Promise { prefix: false, survives_kill: false }
+        if self.syncs_commits {
+            return Promise::WHOLE;
+        }
+        Promise {
+            prefix: false,
+            survives_kill: true,
+            weaker: Some("after a power cut it may not open, what was synced among it"),
+            way_out: Some("sync=always keeps each commit in order"),
+        }
     }
 }

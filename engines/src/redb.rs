@@ -133,7 +133,12 @@ impl Store for Redb {
     }
 
     fn promise(&self) -> Promise {
-        // What is not durable is in its memory alone.
-        Promise { prefix: true, survives_kill: false }
+        Promise {
+            prefix: true,
+            // What is not durable is in its memory alone.
+            survives_kill: false,
+            weaker: Some("the end of the process (kill -9) loses what no sync covers"),
+            way_out: Some("fsync, or sync=always"),
+        }
     }
 }

@@ -232,7 +232,7 @@ impl Store for RocksDb {
     }
 
     fn promise(&self) -> Promise {
-        Promise { prefix: true, survives_kill: true }
+        Promise::WHOLE
     }
 
     fn variant(&self) -> &'static str {

@@ -210,6 +210,6 @@ impl Store for Sqlite {
     }
 
     fn promise(&self) -> Promise {
-        Promise { prefix: true, survives_kill: true }
+        Promise::WHOLE
     }
 }

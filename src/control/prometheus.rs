@@ -11,7 +11,7 @@ use std::fmt::{Display, Write};
 use super::document::Document;
 use super::stats::Report;
 use crate::base::metric::{MetricKind, PartKind, Row, Rows, Unit, Value, Visitor};
-use crate::engine::{PageCause, PageKind, PageTraffic};
+use crate::engine::{Amount, PageCause, PageKind, PageTraffic, Shape};
 use crate::fs::operation::Op;
 
 /// Upper bounds of the latency buckets, nanoseconds.
@@ -50,6 +50,7 @@ pub(super) fn prometheus(report: &Report, latencies: &[Vec<(u64, u64)>]) -> Stri
         let help = "Bytes of a B-tree's pages and of copies of them written.";
         page_bytes(&mut page, "kvfs_page_written_bytes_total", help, &tree.pages.written);
     }
+    statistics(&mut page, shape);
     durations(&mut page, latencies);
     page.text()
 }
@@ -283,6 +284,20 @@ fn page_bytes(page: &mut Exposition, name: &str, help: &'static str, traffic: &P
             if count.bytes > 0 {
                 family.sample("", &list(&[("kind", kind.name()), ("cause", cause.name())]), count.bytes);
             }
+        }
+    }
+}
+
+/// Statistics of an engine of others, each a family with the engine's name and its own; what is not measured has no sample.
+fn statistics(page: &mut Exposition, shape: &Shape) {
+    for (name, statistic) in shape.statistics.iter() {
+        let own = name.strip_prefix(shape.engine).unwrap_or(name).trim_start_matches('.');
+        let plain = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '_' };
+        let own: String = own.chars().map(plain).collect();
+        let end = if matches!(statistic.value, Amount::Counter(_)) { "_total" } else { "" };
+        let name = format!("kvfs_engine_{}_{own}{end}", shape.engine);
+        if let Some(number) = statistic.value.number() {
+            page.family(&name, statistic.kind(), statistic.help).sample("", "", number);
         }
     }
 }

@@ -25,7 +25,7 @@ use std::time::{Duration, SystemTime};
 use crate::attribution::Charges;
 use crate::base::metric::{Since, metrics, ratio};
 use crate::disk::{Counters, DiskCounters, OpenFiles, ProcessIo, Purpose, Space};
-use crate::engine::{Cause, Engine, Home, KINDS, KindCounters, MeteredEngine, Shape, TagCounters};
+use crate::engine::{Cause, Engine, Home, KINDS, KindCounters, MeteredEngine, Promise, Shape, TagCounters};
 use crate::fs::Usage;
 use crate::fs::meter::{Meter, OpCounters, Ops};
 use crate::fs::operation::Op;
@@ -53,6 +53,8 @@ pub struct MountInfo {
     pub owner: (u32, u32),
     /// Whether nothing below may change, so that commands which would are refused.
     pub is_view: bool,
+    /// What the engine promises of a crash.
+    pub promise: Promise,
     /// Effective options, for `.stats.d/config`.
     pub config: Vec<(String, String)>,
     /// The names of the kinds of keys, by [`crate::engine::KeyKind`].

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::base::metric::metrics;
 use crate::disk::Disk;
 
 use super::{Batch, Error, EventLog, Kind, Lsn, Probe, Result, Shape, TableInfo, WakeSignal, WorkClass};
@@ -73,13 +74,30 @@ pub enum Command {
     Verify,
 }
 
-/// Promises that tests may hold an engine to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Promise {
-    /// A crash leaves a prefix of the history.
-    pub prefix: bool,
-    /// A batch that `apply` accepted survives the end of the process.
-    pub survives_kill: bool,
+metrics! {
+    /// Promises that tests may hold an engine to, as it was opened.
+    #[derive(Copy, Eq)]
+    pub struct Promise {
+        /// Whether a crash of the machine leaves a prefix of the history, no older than the last sync that was acknowledged.
+        text prefix: bool;
+        /// Whether a batch that `apply` accepted survives the end of the process (`kill -9`).
+        text survives_kill: bool;
+        /// What is weaker than with the engines of kvfs, in a few words; null where nothing is.
+        text weaker: Option<&'static str>;
+        /// What to do about it, in a few words; null where nothing is weaker.
+        text way_out: Option<&'static str>;
+    }
+}
+
+impl Promise {
+    /// Everything that the engines of kvfs promise.
+    pub const WHOLE: Promise = Promise { prefix: true, survives_kill: true, weaker: None, way_out: None };
+
+    /// The sentence for whoever mounts engine `name`; `None` where nothing is weaker.
+    pub fn warning(&self, name: &str) -> Option<String> {
+        let way_out = self.way_out.map_or(String::new(), |way_out| format!("; {way_out}"));
+        self.weaker.map(|weaker| format!("engine={name} promises less than engine=lsm: {weaker}{way_out}"))
+    }
 }
 
 /// An ordered map of byte strings: what data needs, and nothing else. See the module for what it promises.

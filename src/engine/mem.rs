@@ -86,7 +86,11 @@ impl Engine for MemEngine {
     }
 
     fn promise(&self) -> Promise {
-        Promise { prefix: false, survives_kill: false }
+        Promise {
+            weaker: Some("nothing is kept when the mount ends"),
+            way_out: Some("any other engine keeps it"),
+            ..Promise::default()
+        }
     }
 
     fn close(&self) -> Result<()> {

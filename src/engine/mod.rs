@@ -31,6 +31,7 @@ mod registry;
 pub mod salvage;
 mod shape;
 mod space;
+mod statistic;
 mod trace;
 mod traffic;
 pub mod wal;
@@ -64,6 +65,7 @@ pub use shape::{
 pub use space::{
     BALLAST_NAME, SPARE_FILES, SpaceClaim, SpaceGuard, is_short_of_files, lacks_files, shortage,
 };
+pub use statistic::{Amount, Statistic, StatisticName};
 pub use trace::{Asked, ReadTrace, TracedRead};
 pub use traffic::{PageCause, PageCount, PageKind, PageTraffic, Pages, TrafficMeter};
 pub use worker::Worker;

@@ -5,13 +5,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use super::cache::CacheKind;
-use super::{Cause, ClassBytes, Cpu, Pages};
-use crate::base::metric::{Each, Figure, Growing, Unit, Value, metrics, ratio};
+use super::{Cause, ClassBytes, Cpu, Pages, Statistic, StatisticName};
+use crate::base::metric::{Each, Figure, Growing, Named, Unit, Value, metrics, ratio};
 
 metrics! {
     /// An engine at one moment.
     pub struct Shape {
-        /// `lsm`, `btree` or `mem`.
+        /// Name of the engine, as in `engine=NAME`.
         text engine: &'static str;
         /// The engine's policy or torn-page mode, such as `leveled`.
         text variant: &'static str;
@@ -33,6 +33,8 @@ metrics! {
         part probes: Probes;
         /// LSM: sorted sources (memtables, tables of L0, levels) merged per scan.
         part scan_runs: ScanRuns;
+        /// Engines of others: their own statistics, under the names that they give them; empty for the engines of kvfs.
+        part statistics: Named<StatisticName, Statistic> [None, key "engine_statistics"];
         /// Background work that runs now, one line for each job, such as `compact L0→L1 4 files 128MiB 61%`.
         text jobs: Vec<String>;
         /// What files hold beside the store's contents.

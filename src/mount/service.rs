@@ -244,6 +244,7 @@ fn parts(store: &Store, mount_point: &Path, attribution: &Arc<Attribution>) -> S
             pid: std::process::id(),
             owner: user,
             is_view: store.is_view,
+            promise: engine.promise(),
             config: settings.list().into_iter().map(|it| (it.name.to_string(), it.value)).collect(),
             kind_names: &keys::KIND_NAMES,
         },

@@ -62,6 +62,7 @@ pub fn rig_on(
             kind_names: &["zero", "one"],
             block_bytes: BLOCK_BYTES,
             pid: PID,
+            promise: engine.promise(),
             ..MountInfo::default()
         },
         clock: clock.clone(),

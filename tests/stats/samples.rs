@@ -7,7 +7,7 @@ use kvfs::control::{Base, EngineCalls, Physical, Window};
 use kvfs::disk::{DiskCounters, ProcessIo};
 use kvfs::engine::{
     BtreeShape, Cache, Cost, Cpu, Debt, ExtraSpace, Filter, Histogram, KindCounters, Level, LevelTraffic,
-    Lookups, Memory, Pages, Probes, StallCounters, TagCounters, TrafficMeter,
+    Lookups, Memory, Pages, Probes, Promise, StallCounters, TagCounters, TrafficMeter,
 };
 use kvfs::fs::meter::{Calls, Latency, OpCounters, Ops};
 
@@ -124,6 +124,7 @@ fn report(sample: Sample, last: Sample) -> Report {
             pid: 4711,
             owner: (1000, 1000),
             is_view: false,
+            promise: Promise::WHOLE,
             config: vec![("engine".into(), sample.shape.engine.into())],
             kind_names: &["inode", "block"],
         }),

@@ -225,6 +225,18 @@ impl<K, T> FromIterator<(&'static str, T)> for Named<K, T> {
     }
 }
 
+impl<K, T> Named<K, T> {
+    /// Names and items, in the order in which they came.
+    pub fn iter(&self) -> impl Iterator<Item = (&'static str, &T)> {
+        self.items.iter().map(|(name, item)| (*name, item))
+    }
+
+    /// The item of one name.
+    pub fn of(&self, name: &str) -> Option<&T> {
+        self.iter().find(|(other, _)| *other == name).map(|(_, item)| item)
+    }
+}
+
 impl<K: Naming, T: Rows + Default> Part for Named<K, T> {
     fn visit(&self, row: &'static Row, visitor: &mut dyn Visitor) {
         visitor.begin(row, PartKind::Map(K::SORT));
@@ -237,12 +249,7 @@ impl<K: Naming, T: Rows + Default> Part for Named<K, T> {
     }
     fn part_since(&self, earlier: &Named<K, T>) -> Named<K, T> {
         let none = T::default();
-        let before =
-            |name: &str| earlier.items.iter().find(|(other, _)| *other == name).map(|(_, item)| item);
-        self.items
-            .iter()
-            .map(|(name, item)| (*name, item.rows_since(before(name).unwrap_or(&none))))
-            .collect()
+        self.iter().map(|(name, item)| (name, item.rows_since(earlier.of(name).unwrap_or(&none)))).collect()
     }
     fn list(path: &str, row: &'static Row, entries: &mut Vec<Entry>) {
         entries.push(Entry::part(path, row, &["object"]));

@@ -33,6 +33,7 @@ impl Document {
             block_bytes: mount.block_bytes,
             sync: mount.sync.clone(),
             writeback_cache: mount.writeback_cache,
+            promise: mount.promise,
             stats_reads: report.stats_reads,
             app: App {
                 write_bytes: sample.app_write_bytes(),

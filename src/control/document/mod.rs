@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::stats::EngineCalls;
 use crate::base::metric::{Each, Figure, Named, Naming, Sort, Unit, Value, metrics};
 use crate::disk::{DiskCounters, OpenFiles};
-use crate::engine::{Debt, ExtraSpace, KindCounters, Shape, Stalls, TagCounters};
+use crate::engine::{Debt, ExtraSpace, KindCounters, Promise, Shape, Stalls, TagCounters};
 use crate::fs::meter::OpCounters;
 use crate::fs::operation::Op;
 
@@ -48,6 +48,8 @@ metrics! {
         text sync: String;
         /// Whether the kernel gathers writes; see Pitfalls.
         text writeback_cache: bool;
+        /// What the engine promises of a crash.
+        part promise: Promise;
         /// Snapshots made for these files before this one.
         gauge stats_reads: u64 [Count];
         /// Door 1: all operations that move content, together.

@@ -1,11 +1,13 @@
 //! The engine: its levels or pages, and its running jobs.
 
+use std::time::Duration;
+
 use super::super::figures::{amp, human_count, percent, span};
 use super::super::stats::Sample;
 use super::page::Page;
 use crate::base::metric::ratio;
 use crate::base::text::{exact_size, human_size};
-use crate::engine::{BtreeShape, Level, PageCause, PageCount, PageKind, PageTraffic, Shape};
+use crate::engine::{Amount, BtreeShape, Level, PageCause, PageCount, PageKind, PageTraffic, Shape};
 
 /// Lines of background jobs at most.
 const JOBS_MAX: usize = 4;
@@ -127,6 +129,30 @@ fn page_lines(page: &mut Page, direction: &str, traffic: &PageTraffic) {
     PageCause::ALL.into_iter().for_each(|cause| add(cause.name(), traffic.of_cause(cause)));
     if items.len() > 2 {
         page.block("PAGES", items);
+    }
+}
+
+/// What an engine of others says of itself, under its own names. Counters that are 0 are left out.
+pub(super) fn statistics(page: &mut Page, sample: &Sample) {
+    let shape = &sample.shape;
+    let own = |name: &'static str| {
+        let rest = name.strip_prefix(shape.engine).and_then(|rest| rest.strip_prefix('.'));
+        rest.unwrap_or(name)
+    };
+    let shown = shape.statistics.iter().filter(|(_, it)| it.value != Amount::Counter(Some(0)));
+    let items: Vec<String> = shown
+        .map(|(name, statistic)| {
+            let number = statistic.value.number().map(|number| match statistic.unit {
+                "bytes" => human_size(number),
+                "bytes/s" => human_size(number) + "/s",
+                "us" => span(Duration::from_micros(number)),
+                _ => human_count(number),
+            });
+            format!("{} {}", own(name), number.as_deref().unwrap_or("-"))
+        })
+        .collect();
+    if !items.is_empty() {
+        page.block("ENGINE", items);
     }
 }
 

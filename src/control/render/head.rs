@@ -7,6 +7,7 @@ use super::page::{COLUMNS, Page};
 use crate::base::metric::ratio;
 use crate::base::text::{exact_size, human_size};
 use crate::disk::{Counters, Purpose};
+use crate::engine::Promise;
 
 /// Probes of a mean read above which reads are called dear.
 const RED_PROBES: f64 = 6.0;
@@ -166,4 +167,15 @@ pub(super) fn by_cause(page: &mut Page, sample: &Sample) {
         items.push(format!("read {}", human_size(process.read_bytes)));
     }
     page.block("SYNCS", items);
+}
+
+/// What a crash leaves; what is weaker than with our engines stands behind it, with the way out.
+pub(super) fn promise(page: &mut Page, promise: &Promise) {
+    let kept = [
+        (promise.prefix, "power cut: a prefix of the history"),
+        (promise.survives_kill, "kill -9: everything written"),
+    ];
+    let items = kept.into_iter().filter(|(is_kept, _)| *is_kept).map(|(_, what)| what.to_string());
+    let less = [promise.weaker, promise.way_out].into_iter().flatten().map(|text| format!("| {text}"));
+    page.block("PROMISE", items.chain(less));
 }

@@ -19,12 +19,14 @@ pub fn text(report: &Report) -> String {
     head::head(&mut page, report);
     head::amplification(&mut page, report);
     head::by_cause(&mut page, &report.sample);
+    head::promise(&mut page, &report.mount.promise);
     debt::debt(&mut page, report);
     debt::stalls(&mut page, &report.sample);
     engine::level_table(&mut page, &report.sample);
     if let Some(tree) = &report.sample.shape.tree {
         engine::tree_block(&mut page, tree);
     }
+    engine::statistics(&mut page, &report.sample);
     debt::forecast_block(&mut page, report);
     engine::jobs(&mut page, &report.sample);
     asked::operations(&mut page, &report.sample);

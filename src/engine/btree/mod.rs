@@ -251,7 +251,7 @@ impl Engine for BtreeEngine {
     }
 
     fn promise(&self) -> Promise {
-        Promise { prefix: true, survives_kill: true }
+        Promise::WHOLE
     }
 
     fn close(&self) -> Result<()> {

@@ -199,7 +199,7 @@ impl Engine for LsmEngine {
     }
 
     fn promise(&self) -> Promise {
-        Promise { prefix: true, survives_kill: true }
+        Promise::WHOLE
     }
 
     fn close(&self) -> Result<()> {

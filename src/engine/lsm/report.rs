@@ -59,6 +59,7 @@ impl LsmEngine {
             value_log: self.compactor.value_log(&log, totals.live_value_bytes),
             levels,
             tree: None,
+            statistics: Default::default(),
             damage: self.damage(),
             stalls: Stalls {
                 limits_off: core.mutable_options.limits_off(version.lowers_l0),

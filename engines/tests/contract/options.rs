@@ -1,0 +1,97 @@
+//! Options by the engine's own names.
+
+use super::*;
+
+#[test]
+fn its_options_read_what_they_print_and_nonsense_is_named() {
+    for kind in others() {
+        for options in [kind.default_options(), Options::tiny(kind)] {
+            options.validate().unwrap();
+            let mut copy = kind.default_options();
+            for setting in options.list() {
+                copy.set(setting.name, &setting.value)
+                    .unwrap_or_else(|| panic!("{} is lost", setting.name))
+                    .unwrap();
+            }
+            assert_eq!(copy, options, "{kind}");
+        }
+        let mut divided = kind.default_options();
+        divided.divide(4 << 20);
+        divided.validate().unwrap();
+        assert!(divided.common().cache_bytes <= 4 << 20, "{kind}");
+        let variants = (kind.variants.1)();
+        assert!(
+            variants.is_empty()
+                || kind.default_options().get(kind.variants.0).as_deref() == variants.first().copied()
+        );
+    }
+}
+
+/// A wrong value is refused in a sentence that names the option and says what it takes.
+#[test]
+fn a_wrong_option_is_named_with_what_it_takes() {
+    for kind in others() {
+        let mut options = kind.default_options();
+        for setting in options.list() {
+            let refused = options.set(setting.name, "\u{7f}nonsense").unwrap().unwrap_err().to_string();
+            let begins = format!("option {}=", setting.name);
+            assert!(refused.starts_with(&begins), "{kind}: {refused}");
+            let says = ["takes ", "a size is", "a number", "unknown unit"];
+            assert!(says.iter().any(|what| refused.contains(what)), "{kind}: {refused}");
+        }
+        assert!(options.set("colour", "red").is_none(), "{kind}");
+    }
+    let wrong: &[(&str, &str)] = &[
+        ("rocksdb", "level0_file_num_compaction_trigger=30"),
+        ("rocksdb", "max_write_buffer_number=1"),
+        ("rocksdb", "bloom_bits=101"),
+        ("rocksdb", "block_size=0"),
+        ("rocksdb", "memory=100M,write_buffer_size=64M"),
+        ("fjall", "data_block_size=1"),
+        ("fjall", "worker_threads=0"),
+        ("fjall", "separation_threshold=0"),
+        ("lmdb", "map_size=1"),
+        ("sqlite", "page_size=5000"),
+        ("sqlite", "wal_autocheckpoint=1"),
+    ];
+    let kinds = others();
+    for (engine, list) in wrong {
+        let Some(kind) = kinds.iter().find(|kind| kind.name == *engine) else { continue };
+        let refused = kind.default_options().with(list).unwrap().validate().unwrap_err().to_string();
+        let name = list.rsplit(',').next().unwrap().split('=').next().unwrap();
+        assert!(refused.contains(name) || refused.contains("memory="), "{engine} {list}: {refused}");
+    }
+}
+
+/// `memory=` bounds the cache and the buffers of changes together; `cache=` counts without it.
+#[test]
+fn memory_is_divided_and_kept() {
+    const MEMORY_BYTES: u64 = 8 << 20;
+    for kind in others() {
+        if kind.name == "lmdb" {
+            // It has no memory of its own: its pages are the page cache's.
+            continue;
+        }
+        let home = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let options = kind.default_options().with("memory=8M").unwrap();
+        options.validate().unwrap();
+        assert_eq!(options.get("memory").as_deref(), Some("8M"), "{kind}");
+        let engine = open(kind, &options, home.path());
+        let (mut random, mut most) = (Prng::new(3), 0);
+        for number in 0u32..4 << 10 {
+            let value: Vec<u8> = (0..8 << 10).map(|_| random.bits() as u8).collect();
+            apply(&*engine, &put(number.to_be_bytes().to_vec(), value)).unwrap();
+            if number % 128 == 0 {
+                engine::sync(&*engine).unwrap();
+                let memory = engine.shape().memory;
+                assert!(memory.limit_bytes <= MEMORY_BYTES, "{kind}: {memory:?}");
+                most = most.max(memory.used_bytes);
+            }
+        }
+        contents(&*engine, KeyRange::ALL);
+        most = most.max(engine.shape().memory.used_bytes);
+        // A memtable may be over by what came while it was being handed on.
+        assert!(most > 0 && most <= MEMORY_BYTES + MEMORY_BYTES / 4, "{kind} holds {most} bytes");
+        engine.close().unwrap();
+    }
+}

@@ -1,0 +1,119 @@
+//! What engines say of themselves, under their own names.
+
+use std::collections::BTreeSet;
+
+use kvfs::base::metric::Since;
+use kvfs::engine::{Amount, Shape};
+
+use super::*;
+
+fn number(shape: &Shape, name: &str) -> Option<u64> {
+    shape.statistics.of(name).unwrap_or_else(|| panic!("{} has no {name}", shape.engine)).value.number()
+}
+
+/// Names are told once, each with a sentence; what counts grows by what was done and is subtracted from a mark.
+#[test]
+fn they_count_what_was_done() {
+    // The statistic that grows with bytes or pages written, and the least that it grows by for 2 MB.
+    let writes = |engine: &str| match engine {
+        "rocksdb" => Some(("rocksdb.wal.bytes", 2_000_000)),
+        "sqlite" => Some(("SQLITE_DBSTATUS_CACHE_WRITE", 2_000_000 / 4096)),
+        "lmdb" => Some(("me_last_txnid", 1000)),
+        _ => None,
+    };
+    for kind in others() {
+        let home = tempfile::tempdir().unwrap();
+        let engine = open(kind, &Options::tiny(kind), home.path());
+        let before = engine.shape();
+        for number in 0u32..1000 {
+            apply(&*engine, &put(number.to_be_bytes().to_vec(), vec![number as u8; 2000])).unwrap();
+        }
+        engine::run(&*engine, Command::Flush).unwrap();
+        contents(&*engine, KeyRange::ALL);
+        let after = engine.shape();
+        assert_eq!(after.engine, kind.name);
+        let names: BTreeSet<&str> = after.statistics.iter().map(|(name, _)| name).collect();
+        assert!(names.len() >= 9 && names.len() == after.statistics.iter().count(), "{kind}: {names:?}");
+        for (name, statistic) in after.statistics.iter() {
+            assert!(
+                statistic.help.ends_with('.') && statistic.help.is_ascii(),
+                "{kind} {name}: {}",
+                statistic.help
+            );
+            assert!(["bytes", "bytes/s", "count", "pages", "us"].contains(&statistic.unit), "{kind} {name}");
+            let (old, new) = (before.statistics.of(name).unwrap().value, statistic.value);
+            if let (Amount::Counter(Some(old)), Amount::Counter(Some(new))) = (old, new) {
+                assert!(new >= old, "{kind}: {name} went from {old} to {new}");
+            }
+        }
+        let grown = after.since(&before);
+        for (name, statistic) in grown.statistics.iter() {
+            let now = after.statistics.of(name).unwrap().value;
+            match (now, before.statistics.of(name).unwrap().value) {
+                (Amount::Counter(Some(now)), Amount::Counter(Some(then))) => {
+                    assert_eq!(statistic.value.number(), Some(now - then), "{kind} {name}");
+                }
+                _ => assert_eq!(statistic.value, now, "{kind} {name}"),
+            }
+        }
+        if let Some((name, least)) = writes(kind.name) {
+            assert!(number(&grown, name) >= Some(least), "{kind}: {name} {:?}", number(&grown, name));
+        }
+        engine.close().unwrap();
+    }
+}
+
+/// What nobody measures is nothing, not 0.
+#[test]
+fn what_is_not_measured_is_no_number() {
+    for kind in others() {
+        let home = tempfile::tempdir().unwrap();
+        if kind.name == "rocksdb" {
+            for (compaction, is_estimated) in [("leveled", true), ("universal", false)] {
+                let place = home.path().join(compaction);
+                let options = Options::tiny(kind).with(&format!("compaction={compaction}")).unwrap();
+                let engine = open(kind, &options, &place);
+                let pending = number(&engine.shape(), "rocksdb.estimate-pending-compaction-bytes");
+                assert_eq!(pending.is_some(), is_estimated, "{compaction}: {pending:?}");
+                engine.close().unwrap();
+            }
+        }
+        if kind.name == "redb" {
+            // Its trees are walked at a flush, and not before.
+            let engine = open(kind, &Options::tiny(kind), home.path());
+            apply(&*engine, &put(&b"key"[..], vec![1; 5000])).unwrap();
+            assert_eq!(number(&engine.shape(), "stats.stored_bytes"), None);
+            engine::run(&*engine, Command::Flush).unwrap();
+            assert!(number(&engine.shape(), "stats.stored_bytes") >= Some(5003));
+            engine.close().unwrap();
+        }
+    }
+}
+
+/// Space is blocks on the disk: a refill right behind a mass delete finds the pages that this freed.
+#[test]
+fn lmdb_fills_again_what_a_mass_delete_freed() {
+    use std::os::unix::fs::MetadataExt;
+    let Some(kind) = others().into_iter().find(|kind| kind.name == "lmdb") else { return };
+    let home = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let engine = open(kind, &Options::tiny(kind), home.path());
+    let keys: Vec<Vec<u8>> = (0u32..2000).map(|number| number.to_be_bytes().to_vec()).collect();
+    let fill = |byte: u8| {
+        let mut batch = Batch::new(0);
+        keys.iter().for_each(|key| batch.put(key.clone(), vec![byte; 4000]));
+        apply(&*engine, &batch).unwrap();
+        engine::sync(&*engine).unwrap();
+    };
+    let occupied = || home.path().join("data.mdb").metadata().unwrap().blocks() * 512;
+    fill(1);
+    let full_bytes = occupied();
+    let mut batch = Batch::new(0);
+    keys.iter().for_each(|key| batch.delete(key.clone()));
+    batch.put(&b"what stays"[..], &b"is small"[..]);
+    apply(&*engine, &batch).unwrap();
+    fill(2);
+    let refilled_bytes = occupied();
+    assert!(refilled_bytes <= full_bytes + full_bytes / 4, "{full_bytes} bytes became {refilled_bytes}");
+    assert!(number(&engine.shape(), "me_last_pgno").unwrap() * 4096 <= refilled_bytes + (1 << 20));
+    engine.close().unwrap();
+}
