@@ -21,6 +21,7 @@ use nix::sys::signal::{SigHandler, Signal, signal};
 use nix::sys::stat::Mode;
 
 use crate::base::text::{BadText, parse_size};
+use crate::engine::Kind;
 use crate::store::{Blame, Error};
 
 /// Exit codes of mount(8) for helpers, used by every command but `check`.
@@ -173,7 +174,7 @@ pub fn main() -> ExitCode {
     let arguments = normalize(std::env::args_os().collect());
     // fsck(8) has its own code for wrong use.
     let is_check = arguments.get(1).is_some_and(|word| word == "check");
-    let matches = match Cli::command().try_get_matches_from(arguments) {
+    let matches = match Cli::command().long_version(long_version()).try_get_matches_from(arguments) {
         Ok(matches) => matches,
         Err(error) => {
             let help = !error.use_stderr();
@@ -196,6 +197,13 @@ pub fn main() -> ExitCode {
             ExitCode::from(code)
         }
     }
+}
+
+/// What `--version` says: the version, and on a line of its own the names of the engines that are built in. `-V` says the first alone.
+fn long_version() -> &'static str {
+    let engines: Vec<&str> = Kind::all().map(|kind| kind.name).collect();
+    // clap keeps it for as long as the process runs.
+    format!("{}\nengines: {}", env!("CARGO_PKG_VERSION"), engines.join(" ")).leak()
 }
 
 /// Turns `kvfs DIR MNT …` into `kvfs mount DIR MNT …`. A word without a slash that is no directory here is a command that does not
