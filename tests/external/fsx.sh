@@ -2,7 +2,7 @@
 # fsx: random operations on one file, each read compared with what must be there. Exit code 0 if no seed failed.
 usage() {
     cat <<TEXT
-usage: tests/external/fsx.sh [--operations N] [--seeds "S…"] [--engine lsm|btree]
+usage: tests/external/fsx.sh [--operations N] [--seeds "S…"] [--engine ENGINE|both|all]
 
 Installs fsx into target/tools. For each engine and each of the kernel's caches (writeback_cache off and on, direct_io): a new
 store, and for each seed N operations (default 1,000,000, shared by the cases) on a file, in two halves: truncate,

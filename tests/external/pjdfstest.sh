@@ -2,20 +2,21 @@
 # The POSIX test suite pjdfstest on real mounts. Exit code 0 if exactly the cases in pjdfstest.skip fail.
 usage() {
     cat <<TEXT
-usage: tests/external/pjdfstest.sh [--engine lsm|btree] [--options OPTIONS] [CASE...]
+usage: tests/external/pjdfstest.sh [--engine ENGINE|both|all] [--options OPTIONS] [CASE...]
 
 Installs pjdfstest into target/tools, makes a store for each engine, mounts it and runs every case (or those whose names
 contain one of CASE) with all features that Linux has. A case that fails and is not in tests/external/pjdfstest.skip is a
 failure, and so is a case that is there and passes. Must be run by root.
 
-  --engine    only this engine
+  --engine    one engine of the program, both of ours (default), or all that it has built in
   --options   more mount options, such as writeback_cache=on
 
 KVFS_BIN names the program under test; KVFS_WORK the folder for the stores (default /var/tmp); KVFS_KEEP keeps them.
 TEXT
 }
 
-which=both
+# shellcheck source=tests/external/lib.sh
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 more=
 while [ $# -gt 0 ]; do
     case "$1" in
@@ -27,8 +28,6 @@ while [ $# -gt 0 ]; do
     esac
 done
 
-# shellcheck source=tests/external/lib.sh
-. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 begin pjdfstest
 install_tool pjdfstest 0.2.2
 
@@ -64,7 +63,8 @@ TOML
 sed -E '/^(#|$)/d; s/ .*//' "$here/pjdfstest.skip" | sort >"$work/expected"
 mkdir "$work/elsewhere"
 
-for which in $(engines "$which"); do
+engines "$which" >"$work/engines"
+for which in $(<"$work/engines"); do
     echo "== pjdfstest, engine=$which${more:+, $more}"
     fresh "$which" "$more"
     mkdir -m 755 "$mnt/suite"

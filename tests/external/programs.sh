@@ -2,7 +2,7 @@
 # Real programs on real mounts. Exit code 0 if each kept its data.
 usage() {
     cat <<TEXT
-usage: tests/external/programs.sh [--engine lsm|btree] [CASE...]
+usage: tests/external/programs.sh [--engine ENGINE|both|all] [CASE...]
 
 Runs each CASE (default: all) on a new store of each engine, and checks the store at the end:
 
@@ -19,11 +19,14 @@ Runs each CASE (default: all) on a new store of each engine, and checks the stor
 
 Installs what is missing through apt. Must be run by root.
 
+  --engine    one engine of the program, both of ours (default), or all that it has built in
+
 KVFS_BIN names the program under test; KVFS_WORK the folder for the stores (default /var/tmp); KVFS_KEEP keeps them.
 TEXT
 }
 
-which=both
+# shellcheck source=tests/external/lib.sh
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 while [ $# -gt 0 ]; do
     case "$1" in
     --engine) which=$2; shift 2 ;;
@@ -34,8 +37,6 @@ while [ $# -gt 0 ]; do
 done
 [ $# -gt 0 ] || set -- git sqlite postgres build rsync tar acl limits stress user
 
-# shellcheck source=tests/external/lib.sh
-. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 begin programs
 export GIT_CONFIG_GLOBAL=$work/gitconfig
 
@@ -517,6 +518,7 @@ user_case() {
     return "$code"
 }
 
+engines "$which" >"$work/engines"
 while read -r which; do
     echo "== programs, engine=$which"
     for name in "$@"; do
@@ -529,5 +531,5 @@ while read -r which; do
         stop || { umount -l "$mnt"; fail "$which: unmounting after $name"; }
         check_store || fail "$which: kvfs check after $name"
     done
-done < <(engines "$which")
+done <"$work/engines"
 total

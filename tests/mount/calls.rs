@@ -18,7 +18,7 @@ use nix::fcntl::{AT_FDCWD, OFlag, RenameFlags};
 use nix::sys::stat::{FchmodatFlags, Mode, SFlag, UtimensatFlags};
 use nix::sys::time::TimeSpec;
 
-use crate::host::{Engine, Mount, able, both_engines, long};
+use crate::host::{Engine, Mount, able, every_engine, long};
 
 /// Open files that a run keeps.
 const SLOTS: u64 = 6;
@@ -522,6 +522,7 @@ fn random_calls(engine: Engine) {
 fn random_calls_with_small_buffers(engine: Engine) {
     let options = match engine {
         Engine::Btree => "page_size=4K,dirty_max=1M,checkpoint_log=2M,log_segment=256K,cache=1M",
+        Engine::Other(_) => "memory=8M",
         _ => "memtable=128K,table=256K,level_base=512K,l0_trigger=2,log_segment=256K,cache=1M",
     };
     for seed in seeds(100..if long() { 110 } else { 101 }) {
@@ -536,7 +537,7 @@ fn random_calls_with_the_other_caching(engine: Engine) {
     }
 }
 
-both_engines!(random_calls, random_calls_with_small_buffers, random_calls_with_the_other_caching);
+every_engine!(random_calls, random_calls_with_small_buffers, random_calls_with_the_other_caching);
 
 /// The model engine: a difference here is the filesystem's or FUSE's, not an engine's.
 #[test]

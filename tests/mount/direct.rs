@@ -6,7 +6,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-use crate::host::{Engine, Mount, able, both_engines};
+use crate::host::{Engine, Mount, able, every_engine};
 
 const PIECE: usize = 4096;
 const PIECES: usize = 16;
@@ -132,4 +132,4 @@ fn an_asynchronous_direct_write_is_read_at_once(engine: Engine) {
     }
 }
 
-both_engines!(an_asynchronous_direct_write_is_read_at_once);
+every_engine!(an_asynchronous_direct_write_is_read_at_once);

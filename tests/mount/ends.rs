@@ -11,7 +11,7 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::host::{Engine, Mount, able, alive, binary, both_engines, root, until};
+use crate::host::{Engine, Mount, able, alive, binary, every_engine, root, until};
 
 const BYTES: usize = 1 << 20;
 
@@ -362,7 +362,7 @@ fn umount_waits_for_the_daemon(engine: Engine) {
     mount.stop_clean();
 }
 
-both_engines!(
+every_engine!(
     open_files_keep_their_data,
     detached_files_keep_their_data,
     stopped_daemon,

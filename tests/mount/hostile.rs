@@ -13,7 +13,7 @@ use nix::fcntl::{AT_FDCWD, FallocateFlags, RenameFlags, fallocate, renameat2};
 use nix::sys::stat::{Mode, SFlag, mknod};
 use nix::unistd::{Whence, lseek};
 
-use crate::host::{Engine, Mount, able, both_engines, long, root};
+use crate::host::{Engine, Mount, able, every_engine, long, root};
 
 /// Longer than all calls of a test together may take; a call that hangs is found by the harness.
 const CALLS_MAX: Duration = Duration::from_secs(200);
@@ -172,4 +172,4 @@ fn senseless_system_calls(engine: Engine) {
     mount.stop_clean();
 }
 
-both_engines!(senseless_system_calls);
+every_engine!(senseless_system_calls);

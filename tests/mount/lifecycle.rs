@@ -8,7 +8,7 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::host::{Engine, Mount, able, binary, both_engines, root, until};
+use crate::host::{Engine, Mount, able, binary, every_engine, root, until};
 
 /// What the user reads.
 fn message(output: &Output) -> String {
@@ -272,7 +272,7 @@ fn mount_8() {
     }
 }
 
-both_engines!(
+every_engine!(
     mkfs_mount_umount,
     second_mount_is_refused,
     wrong_options_are_refused,

@@ -9,7 +9,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 
-use crate::host::{Engine, Mount, able, both_engines, root};
+use crate::host::{Engine, Mount, able, every_engine, root};
 
 /// As the kernel has it: length, kind, and up to 128 bytes that only the filesystem understands.
 #[repr(C)]
@@ -132,4 +132,4 @@ fn handles_outlive_what_the_kernel_remembers(engine: Engine) {
     mount.stop_clean();
 }
 
-both_engines!(handles_outlive_what_the_kernel_remembers);
+every_engine!(handles_outlive_what_the_kernel_remembers);

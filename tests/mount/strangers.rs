@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 
-use crate::host::{Engine, Mount, able, binary, both_engines, root, until};
+use crate::host::{Engine, Mount, able, binary, every_engine, root, until};
 
 /// What may lie in the place of a file.
 #[derive(Clone, Copy, Debug)]
@@ -417,4 +417,4 @@ fn idle_connections(engine: Engine) {
     assert_eq!(mount.check(), 0);
 }
 
-both_engines!(traps, owners, nocreate, read_only_disk, read_only_mount, moved_directory, idle_connections);
+every_engine!(traps, owners, nocreate, read_only_disk, read_only_mount, moved_directory, idle_connections);

@@ -35,6 +35,8 @@ pub enum Engine {
     Lsm,
     Btree,
     Mem,
+    /// One of others, which the binary under test has built in.
+    Other(&'static str),
 }
 
 impl Engine {
@@ -44,11 +46,18 @@ impl Engine {
             Engine::Lsm => "lsm",
             Engine::Btree => "btree",
             Engine::Mem => "mem",
+            Engine::Other(name) => name,
         }
+    }
+
+    /// The one of others that `KVFS_TEST_ENGINE` names.
+    pub fn other() -> Engine {
+        let name = std::env::var("KVFS_TEST_ENGINE").expect("KVFS_TEST_ENGINE names an engine of $KVFS_BIN");
+        Engine::Other(name.leak())
     }
 }
 
-/// A test for each engine that keeps data: `both_engines!(name)` makes `name::lsm` and `name::btree` of `fn name(Engine)`.
+/// A test for each engine of ours that keeps data: `both_engines!(name)` makes `name::lsm` and `name::btree` of `fn name(Engine)`.
 macro_rules! both_engines {
     ($($test:ident),+ $(,)?) => {
         $(mod $test {
@@ -64,6 +73,28 @@ macro_rules! both_engines {
     };
 }
 pub(crate) use both_engines;
+
+/// The same for what is asked of every engine, whoever wrote it: `name::other`, too, which runs on the one that `KVFS_TEST_ENGINE` names.
+macro_rules! every_engine {
+    ($($test:ident),+ $(,)?) => {
+        $(mod $test {
+            #[test]
+            fn lsm() {
+                super::$test(crate::host::Engine::Lsm);
+            }
+            #[test]
+            fn btree() {
+                super::$test(crate::host::Engine::Btree);
+            }
+            #[test]
+            #[ignore = "runs where KVFS_TEST_ENGINE names an engine of others"]
+            fn other() {
+                super::$test(crate::host::Engine::other());
+            }
+        })+
+    };
+}
+pub(crate) use every_engine;
 
 /// True if `--long` asked for more rounds.
 pub fn long() -> bool {
