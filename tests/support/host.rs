@@ -324,6 +324,13 @@ impl Mount {
         serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error} in {text}"))
     }
 
+    /// Whether the engine of this mount makes a promise, by its name in [`kvfs::engine::Promise`]: as it says itself in the report.
+    pub fn promises(&self, name: &str) -> bool {
+        let report = self.json();
+        let promise = &report["promise"];
+        promise[name].as_bool().unwrap_or_else(|| panic!("promise.{name} in {promise}"))
+    }
+
     /// Runs a shell script with `set -eu`, and wants exit code 0. `fails COMMAND…` wants a failure. (Not `!` and not
     /// `a && b`: the shell goes on after either.) It sees `$MNT`, `$HOST` (a directory elsewhere),
     /// `$STORE` and `$KVFS`, and runs in `$HOST`. Returns its standard output.
