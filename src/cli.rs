@@ -8,6 +8,7 @@ mod model;
 mod mount;
 mod options;
 mod watch;
+mod witness;
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -59,6 +60,7 @@ Examples:
   cat /mnt/kv/.stats                                 what the storage engine pays
   kvfs ctl /mnt/kv mark run1; fio job; kvfs stats /mnt/kv --since run1
   kvfs umount /mnt/kv
+  kvfs witness /var/lib/postgresql/15/main /mnt/pg   count what any program does to its files: cat /mnt/pg/.stats
   kvfs check /var/lib/kv.db
   kvfs compare --dir /var/tmp/compare --quick        both engines, the same puts, the crossover
 
@@ -82,6 +84,9 @@ enum Verb {
     /// Mount a store; a missing or empty directory becomes one. Returns when the mount answers
     #[command(after_help = options::help())]
     Mount(mount::MountArgs),
+    /// Pass a directory through, so that what any program does to its files is counted. Returns when the mount answers
+    #[command(after_help = witness::help())]
+    Witness(witness::WitnessArgs),
     /// Unmount, and wait until everything is on disk and the store is closed
     #[command(visible_alias = "unmount")]
     Umount {
@@ -245,6 +250,7 @@ fn run(verb: Verb) -> Result<(), Failure> {
                 .map_err(|e| Failure::of(&e, code::SYSTEM))
         }
         Verb::Mount(arguments) => mount::run(&arguments),
+        Verb::Witness(arguments) => witness::run(&arguments),
         Verb::Umount { mount_point, lazy } => mount::unmount(&mount_point, lazy),
         Verb::Stats { mount_point, watch: Some(seconds), .. } => watch(&mount_point, seconds),
         Verb::Assert { mount_point, conditions, json, since } => {

@@ -12,6 +12,7 @@ pub mod engine;
 pub mod fs;
 pub mod fuse;
 pub mod virtual_files;
+pub mod witness;
 
 // The store as a whole, and the ways into it.
 pub mod cli;

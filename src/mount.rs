@@ -19,6 +19,7 @@ mod errors;
 mod lock;
 mod service;
 mod store;
+mod witness;
 
 use std::io;
 use std::path::Path;
@@ -33,6 +34,7 @@ pub use closing::{Closed, Closing};
 use errors::{fs_error, store_error};
 pub use service::Service;
 pub use store::{Store, make_store, open_store};
+pub use witness::{WitnessRequest, patterns, serve_witness};
 
 /// A request to mount a store.
 pub struct Request<'a> {

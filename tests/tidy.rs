@@ -19,9 +19,11 @@ const MAY_USE: &[(&str, &[&str])] = &[
     // Neither is POSIX over keys: they know the filesystem's words, not how it stores.
     ("attribution", &["base", "fs"]),
     ("virtual_files", &["base", "fs"]),
-    ("control", &["attribution", "base", "disk", "engine", "fs", "virtual_files"]),
+    // It passes a directory of others through: no store, no engine, no disk of ours.
+    ("witness", &["base"]),
+    ("control", &["attribution", "base", "disk", "engine", "fs", "virtual_files", "witness"]),
     ("compare", &["base", "disk", "engine"]),
-    ("fuse", &["attribution", "base", "disk", "fs", "virtual_files"]),
+    ("fuse", &["attribution", "base", "disk", "fs", "virtual_files", "witness"]),
     ("store", &["base", "disk", "engine", "fs", "fuse", "control"]),
 ];
 
@@ -58,6 +60,7 @@ const ONLY_IN: &[(&str, &[(&str, &str)])] = &[
             ("engine/worker.rs", "the engine's background threads"),
             ("fuse/", "threads that may sleep for a request, signals"),
             ("mount/service.rs", "the filesystem's and the report's threads"),
+            ("mount/witness.rs", "the report's thread"),
             ("control/", "the socket's thread"),
         ],
     ),

@@ -1,6 +1,7 @@
 //! `kvfs mount`, in its two forms and as the helper of mount(8), and `kvfs umount`.
 
-use std::io::IsTerminal;
+use std::cell::Cell;
+use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -8,6 +9,7 @@ use clap::Args;
 use super::options::{MountOptions, split};
 use super::{Failure, absolute, code, start_log};
 use crate::daemon::{self, Lines, Outcome, Side};
+use crate::disk::LogFile;
 use crate::fuse::session;
 use crate::fuse::table::{self, Answer};
 use crate::mount::{self, Closed, Closing, Request};
@@ -81,46 +83,87 @@ pub fn run(arguments: &MountArgs) -> Result<(), Failure> {
         terms: options.terms,
         flags: &options.flags,
     };
-    let system =
-        |error: std::io::Error| Failure::new(code::SYSTEM, format!("going to the background: {error}"));
-    if arguments.foreground || arguments.debug {
-        let level = if arguments.debug { log::LevelFilter::Debug } else { log::LevelFilter::Info };
-        start_log(level, None);
-        session::block_signals().map_err(system)?;
-        let served = mount::serve(&request, |_| Ok(()), daemon::notify_ready);
-        return served.map_err(|error| Failure::of(&error, code::MOUNT));
+    let manner = Manner {
+        foreground: arguments.foreground,
+        debug: arguments.debug,
+        says_so: arguments.verbose.then_some(true),
+    };
+    let done = format!("{} is mounted at {}", store.display(), mount_point.display());
+    manner.run(&done, |reports| {
+        mount::serve(&request, |store| reports.opened(|| store.log()), || reports.ready())
+    })
+}
+
+/// How a mount is served: by this process while it stays in the foreground, or by one in the background.
+pub(super) struct Manner {
+    pub foreground: bool,
+    pub debug: bool,
+    /// Whether success is announced; on a terminal where nothing is said.
+    pub says_so: Option<bool>,
+}
+
+/// What a mount tells about its beginning, and to whom.
+pub(super) struct Reports<'a> {
+    /// The process in the background, and what it has logged so far.
+    child: Option<(&'a daemon::Child, &'a Lines)>,
+    is_ready: Cell<bool>,
+}
+
+impl Reports<'_> {
+    /// What is served is open. In the background `log` is where lines go from now on.
+    pub fn opened(&self, log: impl FnOnce() -> io::Result<Option<LogFile>>) -> io::Result<()> {
+        self.child.map_or(Ok(()), |(child, lines)| child.opened(log()?, lines))
     }
-    match daemon::daemonize().map_err(system)? {
-        Side::Parent(parent) => match parent.wait().map_err(system)? {
-            Outcome::Ready => {
-                if arguments.verbose || std::io::stdout().is_terminal() {
-                    println!("{} is mounted at {}", store.display(), mount_point.display());
-                }
-                Ok(())
-            }
-            Outcome::Failed(code, text) => Err(Failure::new(code, text)),
-        },
-        Side::Child(child) => {
-            let lines = Lines::default();
-            start_log(log::LevelFilter::Info, Some(lines.clone()));
+
+    /// Programs can use the mount.
+    pub fn ready(&self) -> io::Result<()> {
+        self.is_ready.set(true);
+        self.child.map_or_else(daemon::notify_ready, |(child, _)| child.ready())
+    }
+}
+
+impl Manner {
+    /// Has `serve` serve, and returns when the mount answers; in the foreground, when it has ended. `done` is what is announced.
+    pub fn run(
+        &self,
+        done: &str,
+        serve: impl FnOnce(&Reports<'_>) -> Result<(), crate::store::Error>,
+    ) -> Result<(), Failure> {
+        let system =
+            |error: io::Error| Failure::new(code::SYSTEM, format!("going to the background: {error}"));
+        if self.foreground || self.debug {
+            let level = if self.debug { log::LevelFilter::Debug } else { log::LevelFilter::Info };
+            start_log(level, None);
             session::block_signals().map_err(system)?;
-            let opened = |store: &mount::Store| child.opened(store.log()?, &lines);
-            let mut ready = false;
-            let served = mount::serve(&request, opened, || {
-                child.ready()?;
-                ready = true;
-                Ok(())
-            });
-            served.map_err(|error| {
-                let failure = Failure::of(&error, code::MOUNT);
-                if ready {
-                    log::error!("{}", failure.text);
-                } else {
-                    child.failed(failure.code, &failure.text);
+            let served = serve(&Reports { child: None, is_ready: Cell::new(false) });
+            return served.map_err(|error| Failure::of(&error, code::MOUNT));
+        }
+        match daemon::daemonize().map_err(system)? {
+            Side::Parent(parent) => match parent.wait().map_err(system)? {
+                Outcome::Ready => {
+                    if self.says_so.unwrap_or_else(|| io::stdout().is_terminal()) {
+                        println!("{done}");
+                    }
+                    Ok(())
                 }
-                // Said to whom it concerns; standard error is the log by now.
-                Failure::new(failure.code, "")
-            })
+                Outcome::Failed(code, text) => Err(Failure::new(code, text)),
+            },
+            Side::Child(child) => {
+                let lines = Lines::default();
+                start_log(log::LevelFilter::Info, Some(lines.clone()));
+                session::block_signals().map_err(system)?;
+                let reports = Reports { child: Some((&child, &lines)), is_ready: Cell::new(false) };
+                serve(&reports).map_err(|error| {
+                    let failure = Failure::of(&error, code::MOUNT);
+                    if reports.is_ready.get() {
+                        log::error!("{}", failure.text);
+                    } else {
+                        child.failed(failure.code, &failure.text);
+                    }
+                    // Said to whom it concerns; standard error is the log by now.
+                    Failure::new(failure.code, "")
+                })
+            }
         }
     }
 }
@@ -172,7 +215,7 @@ pub fn unmount(path: &Path, lazy: bool) -> Result<(), Failure> {
         Answer::Dead if mounted.is_ours() => return session::detach(&mount_point, true).map_err(failed),
         Answer::Kvfs { store, pid } => (store, u32::try_from(pid).ok()),
         // Root may not look into a user's mount, but may take it away.
-        Answer::Closed if mounted.is_ours() => (mounted.source, None),
+        Answer::Closed if mounted.is_ours() => (Some(mounted.source), None),
         Answer::Silent => return Err(failed(session::silent(&mount_point, &mounted))),
         Answer::Dead | Answer::Closed => {
             let text = format!(
@@ -183,7 +226,7 @@ pub fn unmount(path: &Path, lazy: bool) -> Result<(), Failure> {
         }
         Answer::Other => return Err(nothing_there(&mount_point)),
     };
-    let closing = if lazy { None } else { Some(Closing::of(&store, pid)) };
+    let closing = if lazy { None } else { Some(Closing::of(store.as_deref(), pid)) };
     let detached = if lazy { session::detach(&mount_point, true) } else { session::unmount(&mount_point) };
     detached.map_err(|error| match error.raw_os_error() {
         Some(libc::EBUSY) => Failure::new(

@@ -33,7 +33,7 @@ impl MountOptions {
     }
 
     /// Takes an option that mount(8) knows for every filesystem. Returns whether it was one.
-    fn flag(&mut self, name: &str, value: Option<&str>) -> Result<bool, BadText> {
+    pub(super) fn flag(&mut self, name: &str, value: Option<&str>) -> Result<bool, BadText> {
         match (name, value) {
             ("ro", None) => self.give("read_only", "on"),
             ("rw", None) => self.give("read_only", "off"),

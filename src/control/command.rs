@@ -141,7 +141,7 @@ fn number(word: &str) -> Result<u64> {
 }
 
 /// A name that can be a file of `since/`, and is not that of another mark's JSON.
-fn mark_name(name: &str) -> Result<String> {
+pub(super) fn mark_name(name: &str) -> Result<String> {
     let plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte));
     let fits = name.len() <= NAME_BYTES_MAX && !name.starts_with('.') && !name.ends_with(".json");
     if plain && fits { Ok(name.to_string()) } else { Err(Error::Invalid) }

@@ -10,8 +10,13 @@ use crate::base::metric::{PartKind, Row, Rows, Value, Visitor};
 
 /// The report as one JSON object, with a newline at its end.
 pub fn json(report: &Report) -> String {
+    rows(&Document::of(report))
+}
+
+/// Any rows as the text of a JSON object, with a newline at its end.
+pub(super) fn rows(rows: &impl Rows) -> String {
     // Nothing in it can fail: keys are strings and numbers are finite or null.
-    let mut text = serde_json::to_string_pretty(&value(&Document::of(report))).unwrap_or_default();
+    let mut text = serde_json::to_string_pretty(&value(rows)).unwrap_or_default();
     text.push('\n');
     text
 }

@@ -33,6 +33,7 @@ mod render;
 mod socket;
 mod stats;
 mod tables;
+mod witnessed;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -48,6 +49,7 @@ pub use prometheus::{exposition, family, is_exposed};
 pub use render::{levels, text};
 pub use socket::{NAME as SOCKET_NAME, StatsSocket};
 pub use stats::{Aside, Base, EngineCalls, MountInfo, Physical, Report, Sample, State, Window};
+pub use witnessed::{WitnessControl, WitnessDocument, WitnessInfo};
 
 use crate::attribution::{Attribution, Charges};
 use crate::base::clock::Clock;

@@ -10,6 +10,7 @@ use std::fmt::{Display, Write};
 
 use super::document::Document;
 use super::stats::Report;
+use super::witnessed::WitnessDocument;
 use crate::base::metric::{MetricKind, PartKind, Row, Rows, Unit, Value, Visitor};
 use crate::engine::{Amount, PageCause, PageKind, PageTraffic, Shape};
 use crate::fs::operation::Op;
@@ -51,7 +52,23 @@ pub(super) fn prometheus(report: &Report, latencies: &[Vec<(u64, u64)>]) -> Stri
         page_bytes(&mut page, "kvfs_page_written_bytes_total", help, &tree.pages.written);
     }
     statistics(&mut page, shape);
-    durations(&mut page, latencies);
+    let latencies: Vec<_> = Op::ALL.iter().map(|op| op.name()).zip(latencies).collect();
+    let name = "kvfs_fs_op_duration_seconds";
+    durations(&mut page, name, "From a request to its answer.", "op", &latencies);
+    page.text()
+}
+
+/// Prints a witness's report; `latencies` are the distributions of syncs by class.
+pub(super) fn of_witness(
+    document: &WitnessDocument,
+    version: &str,
+    latencies: &[(&str, &Vec<(u64, u64)>)],
+) -> String {
+    let mut page = Exposition::default();
+    let labels = [("version", version), ("patterns", &*document.patterns)];
+    page.family("kvfs_witness_info", "gauge", "Always 1; what is mounted.").sample("", &list(&labels), 1);
+    document.visit_rows(&mut page);
+    durations(&mut page, "kvfs_witness_sync_duration_seconds", "Of a sync.", "class", latencies);
     page.text()
 }
 
@@ -302,10 +319,16 @@ fn statistics(page: &mut Exposition, shape: &Shape) {
     }
 }
 
-fn durations(page: &mut Exposition, latencies: &[Vec<(u64, u64)>]) {
-    let family = page.family("kvfs_fs_op_duration_seconds", "histogram", "From a request to its answer.");
-    for (op, distribution) in Op::ALL.iter().zip(latencies).filter(|(_, values)| !values.is_empty()) {
-        let labels = list(&[("op", op.name())]);
+fn durations(
+    page: &mut Exposition,
+    name: &str,
+    help: &'static str,
+    label: &str,
+    latencies: &[(&str, &Vec<(u64, u64)>)],
+) {
+    let family = page.family(name, "histogram", help);
+    for (of, distribution) in latencies.iter().filter(|(_, values)| !values.is_empty()) {
+        let labels = list(&[(label, of)]);
         // Both ascend, so one pass does.
         let (mut values, mut count) = (distribution.iter().peekable(), 0);
         for bound in BOUNDS {

@@ -16,6 +16,7 @@
 //! 3. ENOSYS is answered only where it tells the kernel for good to do without us: flush (errors are reported by
 //!    write and fsync), access (it checks permissions itself), lseek under its writeback cache (it calls all of a file
 //!    data), locks (one kernel, so its own locks suffice), poll and bmap.
+mod behind;
 mod convert;
 mod ending;
 mod protocol;
@@ -26,6 +27,7 @@ pub mod session;
 mod stored;
 pub mod table;
 mod virtual_files;
+mod witnessed;
 
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
@@ -36,8 +38,12 @@ use crate::attribution::Attribution;
 use crate::fs::FileSystem;
 use crate::fs::types::Caller;
 use crate::virtual_files::VirtualTree;
+use crate::witness::{self, Directory};
+use behind::Behind;
+use session::{Connected, Served};
 use stored::StoredFiles;
 use virtual_files::Virtual;
+use witnessed::Witnessed;
 
 pub use session::Options;
 
@@ -45,9 +51,9 @@ pub use session::Options;
 const GENERATION: Generation = Generation(0);
 
 /// The filesystem as the kernel sees it.
-pub struct Adapter {
+pub struct Adapter<B = StoredFiles> {
     /// Dropped before `_end`, so that no request is under way any more when the end is told.
-    stored: StoredFiles,
+    behind: B,
     virtual_files: Virtual,
     _end: End,
 }
@@ -82,7 +88,36 @@ impl Adapter {
         ended: Sender<session::Event>,
     ) -> std::io::Result<Adapter> {
         let stored = StoredFiles::new(fs, attribution, options, durability)?;
-        Ok(Adapter { stored, virtual_files: Virtual { tree }, _end: End(ended) })
+        Ok(Adapter { behind: stored, virtual_files: Virtual { tree }, _end: End(ended) })
+    }
+}
+
+/// A directory that is passed through, as the kernel sees it.
+pub type WitnessAdapter = Adapter<Witnessed>;
+
+impl WitnessAdapter {
+    /// Passes `directory` through and serves, under `/.stats`, `tree`. `ended` is told when the session is over.
+    pub fn witness(
+        directory: Arc<Directory>,
+        tree: Arc<VirtualTree>,
+        options: &witness::Options,
+        is_read_only: bool,
+        ended: Sender<session::Event>,
+    ) -> std::io::Result<WitnessAdapter> {
+        let behind = Witnessed::new(directory, options, is_read_only, tree.names_at_root())?;
+        Ok(Adapter { behind, virtual_files: Virtual { tree }, _end: End(ended) })
+    }
+}
+
+impl<B: Behind> Served for Adapter<B> {
+    fn connected(&self) -> Arc<dyn Connected> {
+        self.behind.connected()
+    }
+    fn is_read_only(&self) -> bool {
+        self.behind.is_read_only()
+    }
+    fn threads(&self) -> usize {
+        self.behind.threads()
     }
 }
 

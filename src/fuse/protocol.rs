@@ -13,11 +13,11 @@ use fuser::{
     ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
+use super::behind::Behind;
 use super::router::{self, Side};
 use super::{Adapter, caller, reply};
-use crate::fs::operation::Op;
 
-impl Adapter {
+impl<B: Behind> Adapter<B> {
     fn side(&self, ino: INodeNo) -> Side {
         router::side(&self.virtual_files.tree, ino)
     }
@@ -32,31 +32,20 @@ const REQUEST_BYTES_MAX: u32 = 1 << 20;
 /// Requests that the kernel may have outstanding on its own behalf: readahead and writeback.
 const BACKGROUND_MAX: u16 = 64;
 
-impl Filesystem for Adapter {
+impl<B: Behind> Filesystem for Adapter<B> {
     fn init(&mut self, _: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
-        let options = &self.stored.core.options;
         // Not ATOMIC_O_TRUNC: a program that runs would be emptied before the kernel refuses with ETXTBSY. Not ASYNC_DIO: the
         // kernel takes what a direct write replaced out of its page cache before the write and after it, but after an asynchronous
         // one it does not, so what a reader brought in meanwhile stays there for good.
-        let mut wanted = vec![
+        let wanted = [
             InitFlags::FUSE_PARALLEL_DIROPS,
-            // Files are found by number when the kernel has forgotten them: `.` and `..` are looked up in anything.
-            InitFlags::FUSE_EXPORT_SUPPORT,
             InitFlags::FUSE_HANDLE_KILLPRIV_V2,
             // The kernel checks lists; that they are inherited, instead of the umask, is ours.
             InitFlags::FUSE_POSIX_ACL,
             InitFlags::FUSE_DONT_MASK,
-            InitFlags::FUSE_DO_READDIRPLUS,
-            InitFlags::FUSE_READDIRPLUS_AUTO,
             InitFlags::FUSE_CACHE_SYMLINKS,
         ];
-        if options.writeback_cache {
-            wanted.push(InitFlags::FUSE_WRITEBACK_CACHE);
-        }
-        if options.direct_io {
-            wanted.push(InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP);
-        }
-        for flag in wanted {
+        for flag in wanted.into_iter().chain(self.behind.capabilities()) {
             if config.add_capabilities(flag).is_err() {
                 log::info!("this kernel has no {flag:?}");
             }
@@ -71,7 +60,7 @@ impl Filesystem for Adapter {
 
     fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         match self.side_of_name(parent, name) {
-            (Side::Stored(parent), name) => self.stored.lookup(parent, name, reply),
+            (Side::Stored(parent), name) => self.behind.lookup(parent, name, reply),
             (Side::Virtual(parent), name) => {
                 self.virtual_files.lookup(caller(request), parent, name, reply);
             }
@@ -80,13 +69,13 @@ impl Filesystem for Adapter {
 
     fn forget(&self, _: &Request, ino: INodeNo, lookups: u64) {
         if let Side::Stored(ino) = self.side(ino) {
-            self.stored.forget(ino, lookups);
+            self.behind.forget(ino, lookups);
         }
     }
 
     fn getattr(&self, _: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
         match self.side(ino) {
-            Side::Stored(ino) => self.stored.getattr(ino, reply),
+            Side::Stored(ino) => self.behind.getattr(ino, reply),
             Side::Virtual(ino) => self.virtual_files.getattr(ino, reply),
         }
     }
@@ -102,7 +91,7 @@ impl Filesystem for Adapter {
         atime: Option<TimeOrNow>,
         mtime: Option<TimeOrNow>,
         ctime: Option<SystemTime>,
-        _: Option<FileHandle>,
+        handle: Option<FileHandle>,
         _: Option<SystemTime>,
         _: Option<SystemTime>,
         _: Option<SystemTime>,
@@ -111,7 +100,7 @@ impl Filesystem for Adapter {
     ) {
         match self.side(ino) {
             Side::Stored(ino) => {
-                self.stored.setattr(request, ino, mode, uid, gid, size, atime, mtime, ctime, reply);
+                self.behind.setattr(request, ino, mode, uid, gid, size, atime, mtime, ctime, handle, reply);
             }
             Side::Virtual(ino) => {
                 let changes_rights = mode.is_some() || uid.is_some() || gid.is_some();
@@ -122,7 +111,7 @@ impl Filesystem for Adapter {
 
     fn readlink(&self, _: &Request, ino: INodeNo, reply: ReplyData) {
         match self.side(ino) {
-            Side::Stored(ino) => self.stored.readlink(ino, reply),
+            Side::Stored(ino) => self.behind.readlink(ino, reply),
             Side::Virtual(_) => reply.error(Errno::EINVAL),
         }
     }
@@ -139,7 +128,7 @@ impl Filesystem for Adapter {
     ) {
         match self.side_of_name(parent, name) {
             (Side::Stored(parent), name) => {
-                self.stored.mknod(request, parent, name, mode, umask, rdev, reply)
+                self.behind.mknod(request, parent, name, mode, umask, rdev, reply)
             }
             (Side::Virtual(_), _) => reply.error(Errno::EPERM),
         }
@@ -155,28 +144,28 @@ impl Filesystem for Adapter {
         reply: ReplyEntry,
     ) {
         match self.side_of_name(parent, name) {
-            (Side::Stored(parent), name) => self.stored.mkdir(request, parent, name, mode, umask, reply),
+            (Side::Stored(parent), name) => self.behind.mkdir(request, parent, name, mode, umask, reply),
             (Side::Virtual(_), _) => reply.error(Errno::EPERM),
         }
     }
 
     fn symlink(&self, request: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
         match self.side_of_name(parent, name) {
-            (Side::Stored(parent), name) => self.stored.symlink(request, parent, name, target, reply),
+            (Side::Stored(parent), name) => self.behind.symlink(request, parent, name, target, reply),
             (Side::Virtual(_), _) => reply.error(Errno::EPERM),
         }
     }
 
     fn unlink(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         match self.side_of_name(parent, name) {
-            (Side::Stored(parent), name) => self.stored.unlink(parent, name, reply),
+            (Side::Stored(parent), name) => self.behind.unlink(parent, name, reply),
             (Side::Virtual(_), _) => reply.error(Errno::EPERM),
         }
     }
 
     fn rmdir(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         match self.side_of_name(parent, name) {
-            (Side::Stored(parent), name) => self.stored.rmdir(parent, name, reply),
+            (Side::Stored(parent), name) => self.behind.rmdir(parent, name, reply),
             (Side::Virtual(_), _) => reply.error(Errno::EPERM),
         }
     }
@@ -193,7 +182,7 @@ impl Filesystem for Adapter {
     ) {
         match (self.side_of_name(parent, name), self.side_of_name(new_parent, new_name)) {
             ((Side::Stored(parent), name), (Side::Stored(new_parent), new_name)) => {
-                self.stored.rename(request, (parent, name), (new_parent, new_name), flags, reply);
+                self.behind.rename(request, (parent, name), (new_parent, new_name), flags, reply);
             }
             _ => reply.error(Errno::EPERM),
         }
@@ -201,14 +190,14 @@ impl Filesystem for Adapter {
 
     fn link(&self, _: &Request, ino: INodeNo, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         match (self.side(ino), self.side_of_name(parent, name)) {
-            (Side::Stored(ino), (Side::Stored(parent), name)) => self.stored.link(ino, parent, name, reply),
+            (Side::Stored(ino), (Side::Stored(parent), name)) => self.behind.link(ino, parent, name, reply),
             _ => reply.error(Errno::EPERM),
         }
     }
 
     fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         match self.side(ino) {
-            Side::Stored(ino) => self.stored.open(request, ino, flags, reply),
+            Side::Stored(ino) => self.behind.open(request, ino, flags, reply),
             Side::Virtual(ino) => self.virtual_files.open(caller(request), ino, reply),
         }
     }
@@ -225,7 +214,7 @@ impl Filesystem for Adapter {
     ) {
         match self.side_of_name(parent, name) {
             (Side::Stored(parent), name) => {
-                self.stored.create(request, parent, name, mode, umask, flags, reply)
+                self.behind.create(request, parent, name, mode, umask, flags, reply)
             }
             (Side::Virtual(_), _) => reply.error(Errno::EPERM),
         }
@@ -243,7 +232,7 @@ impl Filesystem for Adapter {
         reply: ReplyData,
     ) {
         match self.side(ino) {
-            Side::Stored(ino) => self.stored.read(request, ino, offset, size, reply),
+            Side::Stored(ino) => self.behind.read(request, ino, handle, offset, size, reply),
             Side::Virtual(_) => self.virtual_files.read(handle, offset, size, reply),
         }
     }
@@ -252,7 +241,7 @@ impl Filesystem for Adapter {
         &self,
         request: &Request,
         ino: INodeNo,
-        _: FileHandle,
+        handle: FileHandle,
         offset: u64,
         data: &[u8],
         write_flags: WriteFlags,
@@ -261,7 +250,9 @@ impl Filesystem for Adapter {
         reply: ReplyWrite,
     ) {
         match self.side(ino) {
-            Side::Stored(ino) => self.stored.write(request, ino, offset, data, write_flags, flags, reply),
+            Side::Stored(ino) => {
+                self.behind.write(request, ino, handle, offset, data, write_flags, flags, reply);
+            }
             Side::Virtual(ino) => self.virtual_files.write(caller(request), ino, data, reply),
         }
     }
@@ -281,55 +272,62 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         match self.side(ino) {
-            Side::Stored(ino) => self.stored.release(ino, flags, reply),
+            Side::Stored(ino) => self.behind.release(ino, handle, flags, reply),
             Side::Virtual(_) => self.virtual_files.release(handle, reply),
         }
     }
 
-    fn fsync(&self, _: &Request, ino: INodeNo, _: FileHandle, data_only: bool, reply: ReplyEmpty) {
+    fn fsync(&self, _: &Request, ino: INodeNo, handle: FileHandle, data_only: bool, reply: ReplyEmpty) {
         match self.side(ino) {
-            Side::Stored(ino) => self.stored.sync(Op::Fsync, ino, data_only, reply),
+            Side::Stored(ino) => self.behind.fsync(ino, handle, data_only, reply),
             Side::Virtual(_) => reply.ok(),
         }
     }
 
     fn opendir(&self, _: &Request, ino: INodeNo, _: OpenFlags, reply: ReplyOpen) {
         match self.side(ino) {
-            Side::Stored(_) => self.stored.opendir(reply),
+            Side::Stored(ino) => self.behind.opendir(ino, reply),
             Side::Virtual(_) => reply.opened(FileHandle(0), FopenFlags::empty()),
         }
     }
 
-    fn readdir(&self, _: &Request, ino: INodeNo, _: FileHandle, cookie: u64, reply: ReplyDirectory) {
+    fn readdir(&self, _: &Request, ino: INodeNo, handle: FileHandle, cookie: u64, reply: ReplyDirectory) {
         match self.side(ino) {
-            Side::Stored(ino) => self.stored.readdir(ino, cookie, reply),
+            Side::Stored(ino) => self.behind.readdir(ino, handle, cookie, reply),
             Side::Virtual(ino) => self.virtual_files.readdir(ino, cookie, reply),
         }
     }
 
-    fn readdirplus(&self, _: &Request, ino: INodeNo, _: FileHandle, cookie: u64, reply: ReplyDirectoryPlus) {
+    fn readdirplus(
+        &self,
+        _: &Request,
+        ino: INodeNo,
+        handle: FileHandle,
+        cookie: u64,
+        reply: ReplyDirectoryPlus,
+    ) {
         match self.side(ino) {
-            Side::Stored(ino) => self.stored.readdirplus(ino, cookie, reply),
+            Side::Stored(ino) => self.behind.readdirplus(ino, handle, cookie, reply),
             Side::Virtual(ino) => self.virtual_files.readdirplus(ino, cookie, reply),
         }
     }
 
-    fn releasedir(&self, _: &Request, ino: INodeNo, _: FileHandle, _: OpenFlags, reply: ReplyEmpty) {
+    fn releasedir(&self, _: &Request, ino: INodeNo, handle: FileHandle, _: OpenFlags, reply: ReplyEmpty) {
         match self.side(ino) {
-            Side::Stored(_) => self.stored.releasedir(reply),
+            Side::Stored(_) => self.behind.releasedir(handle, reply),
             Side::Virtual(_) => reply.ok(),
         }
     }
 
-    fn fsyncdir(&self, _: &Request, ino: INodeNo, _: FileHandle, data_only: bool, reply: ReplyEmpty) {
+    fn fsyncdir(&self, _: &Request, ino: INodeNo, handle: FileHandle, data_only: bool, reply: ReplyEmpty) {
         match self.side(ino) {
-            Side::Stored(ino) => self.stored.sync(Op::Fsyncdir, ino, data_only, reply),
+            Side::Stored(ino) => self.behind.fsyncdir(ino, handle, data_only, reply),
             Side::Virtual(_) => reply.ok(),
         }
     }
 
     fn statfs(&self, _: &Request, _: INodeNo, reply: ReplyStatfs) {
-        self.stored.statfs(reply);
+        self.behind.statfs(reply);
     }
 
     fn setxattr(
@@ -343,28 +341,28 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         match self.side(ino) {
-            Side::Stored(ino) => self.stored.setxattr(request, ino, name, value, flags, reply),
+            Side::Stored(ino) => self.behind.setxattr(request, ino, name, value, flags, reply),
             Side::Virtual(_) => reply.error(Errno::EPERM),
         }
     }
 
     fn getxattr(&self, _: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
         match self.side(ino) {
-            Side::Stored(ino) => self.stored.getxattr(ino, name, size, reply),
+            Side::Stored(ino) => self.behind.getxattr(ino, name, size, reply),
             Side::Virtual(_) => reply.error(Errno::ENODATA),
         }
     }
 
     fn listxattr(&self, request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
         match self.side(ino) {
-            Side::Stored(ino) => self.stored.listxattr(request, ino, size, reply),
+            Side::Stored(ino) => self.behind.listxattr(request, ino, size, reply),
             Side::Virtual(_) => reply::sized(size)(reply, Ok(Vec::new())),
         }
     }
 
     fn removexattr(&self, _: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         match self.side(ino) {
-            Side::Stored(ino) => self.stored.removexattr(ino, name, reply),
+            Side::Stored(ino) => self.behind.removexattr(ino, name, reply),
             Side::Virtual(_) => reply.error(Errno::EPERM),
         }
     }
@@ -446,19 +444,22 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         match self.side(ino) {
-            Side::Stored(ino) => self.stored.fallocate(request, ino, handle, (offset, length), mode, reply),
+            Side::Stored(ino) => self.behind.fallocate(request, ino, handle, (offset, length), mode, reply),
             Side::Virtual(_) => reply.error(Errno::EOPNOTSUPP),
         }
     }
 
-    fn lseek(&self, _: &Request, ino: INodeNo, _: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
-        // The kernel does not send what it gathers before it asks, so what is written would be called a hole. Without an
-        // answer it calls everything data, which is never wrong.
-        if self.stored.core.options.writeback_cache {
-            return reply.error(Errno::ENOSYS);
-        }
+    fn lseek(
+        &self,
+        _: &Request,
+        ino: INodeNo,
+        handle: FileHandle,
+        offset: i64,
+        whence: i32,
+        reply: ReplyLseek,
+    ) {
         match self.side(ino) {
-            Side::Stored(ino) => self.stored.lseek(ino, offset, whence, reply),
+            Side::Stored(ino) => self.behind.lseek(ino, handle, offset, whence, reply),
             Side::Virtual(_) => reply.error(Errno::EINVAL),
         }
     }
@@ -467,7 +468,7 @@ impl Filesystem for Adapter {
         &self,
         request: &Request,
         source: INodeNo,
-        _: FileHandle,
+        source_handle: FileHandle,
         from: u64,
         target: INodeNo,
         handle: FileHandle,
@@ -478,7 +479,8 @@ impl Filesystem for Adapter {
     ) {
         match (self.side(source), self.side(target)) {
             (Side::Stored(source), Side::Stored(target)) => {
-                self.stored.copy_file_range(request, (source, from), (target, to), handle, length, reply);
+                let (source, target) = ((source, source_handle, from), (target, handle, to));
+                self.behind.copy_file_range(request, source, target, length, reply);
             }
             // The kernel then copies through read and write.
             _ => reply.error(Errno::EOPNOTSUPP),

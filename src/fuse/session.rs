@@ -18,6 +18,7 @@ use std::mem::ManuallyDrop;
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError};
 use std::time::{Duration, Instant};
 
@@ -28,7 +29,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::stat::Mode;
 
-use super::Adapter;
+pub use super::ending::Connected;
 use super::ending::WriteBack;
 use super::refusal;
 use super::table::{self, Answer};
@@ -153,7 +154,7 @@ pub enum End {
     /// The kernel sends no more requests.
     Unmounted,
     /// Requests may still come: files were open when the grace period or the patience of the user ended. What was written to them
-    /// until then has reached the engine.
+    /// until then has arrived.
     Forced,
     /// As that, but what the kernel kept of those files may not have come.
     Abandoned,
@@ -181,26 +182,35 @@ pub fn watch_signals(events: Sender<Event>) -> io::Result<()> {
     Ok(())
 }
 
+/// What a session serves.
+pub trait Served: fuser::Filesystem + 'static {
+    /// The part of it that the end of the session must know.
+    fn connected(&self) -> Arc<dyn Connected>;
+    /// Whether nothing may be changed through it.
+    fn is_read_only(&self) -> bool;
+    /// Dispatch threads; 0 is one a core.
+    fn threads(&self) -> usize;
+}
+
 /// Mounts `adapter` at `mount_point`, calls `ready` once programs can use it, and serves until it ends.
 ///
-/// `store` is shown in the mount table. An error means that there is no mount (any more).
+/// `source`, the store or the directory behind it, is shown in the mount table. An error means that there is no mount (any more).
 pub fn run(
-    adapter: Adapter,
-    store: &Path,
+    adapter: impl Served,
+    source: &Path,
     mount_point: &Path,
     flags: &MountFlags,
     events: &Receiver<Event>,
     ready: impl FnOnce() -> io::Result<()>,
 ) -> io::Result<End> {
-    let read_only = adapter.stored.core.fs.options().read_only;
-    let config = config(store, flags, read_only, adapter.stored.core.options.threads);
+    let config = config(source, flags, adapter.is_read_only(), adapter.threads());
     let below = table::mounted_at(mount_point)?.map(|mount| mount.id);
-    let core = adapter.stored.core.clone();
+    let served = adapter.connected();
     let session = Session::new(adapter, mount_point, &config)
         .map_err(|error| refusal::explain(&error, mount_point, flags.allow_other))?;
     // It is empty: this is the only place that fills it.
-    let _ = core.notifier.set(session.notifier());
-    let write_back = WriteBack::new(core, session.as_fd().try_clone_to_owned()?);
+    let _ = served.notifier().set(session.notifier());
+    let write_back = WriteBack::new(served, session.as_fd().try_clone_to_owned()?);
     // fuser would unmount the path again when the session is dropped, whoever is mounted there by then; so it is not.
     let _session = ManuallyDrop::new(session.spawn()?);
     let device = wait_until_shown(mount_point, below).and_then(|device| {

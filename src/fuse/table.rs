@@ -119,8 +119,8 @@ pub fn resolve(path: &Path) -> io::Result<PathBuf> {
 pub enum Answer {
     /// It is a kvfs.
     Kvfs {
-        /// Its store, as its daemon knows it.
-        store: PathBuf,
+        /// Its store, as its daemon knows it; a witness has none.
+        store: Option<PathBuf>,
         /// The daemon.
         pid: u64,
     },
@@ -173,9 +173,10 @@ fn ask_for(mount_point: &Path, patience: Duration) -> io::Result<Answer> {
         });
     }
     let report: serde_json::Value = serde_json::from_slice(rest).unwrap_or_default();
-    match (report["store_path"].as_str(), report["process"]["pid"].as_u64()) {
-        (Some(store), Some(pid)) => Ok(Answer::Kvfs { store: store.into(), pid }),
-        _ => Ok(Answer::Other),
+    let is_ours = report["schema"].as_str().is_some_and(|schema| schema.starts_with("kvfs."));
+    match report["process"]["pid"].as_u64().filter(|_| is_ours) {
+        Some(pid) => Ok(Answer::Kvfs { store: report["store_path"].as_str().map(PathBuf::from), pid }),
+        None => Ok(Answer::Other),
     }
 }
 

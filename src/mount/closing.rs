@@ -37,10 +37,10 @@ pub struct Closing {
 }
 
 impl Closing {
-    /// Of the store in `path`, which the process `pid` serves, as far as that is known. To be called while it is mounted.
-    pub fn of(path: &Path, pid: Option<u32>) -> Closing {
+    /// Of the store in `path`, or of no store, which the process `pid` serves, as far as that is known. To be called while it is mounted.
+    pub fn of(path: Option<&Path>, pid: Option<u32>) -> Closing {
         // A store of which we may see nothing is waited for by its process alone.
-        let held = Held::find(path).ok().flatten();
+        let held = path.and_then(|path| Held::find(path).ok().flatten());
         let busy = held.as_ref().and_then(|held| held.let_go().err());
         let pid = pid.or_else(|| pid_in(&InUse::of(&busy?)?.holder));
         Closing { held, process: pid.and_then(ProcessHandle::older), pid }
@@ -104,7 +104,7 @@ mod tests {
         let disk = OsDisk::open(home.path(), Access::Write).unwrap();
         let pid = std::process::id();
         disk.name_holder(&format!("kvfs, pid {pid}, mounted at /mnt/kv")).unwrap();
-        let closing = Closing::of(home.path(), Some(pid));
+        let closing = Closing::of(Some(home.path()), Some(pid));
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 std::thread::sleep(BUSY_WAIT + Duration::from_secs(1));

@@ -29,14 +29,14 @@ const CLIENTS_PAUSE: Duration = Duration::from_millis(200);
 
 /// Tells threads to stop, also while they sleep.
 #[derive(Default)]
-struct Stop {
+pub(super) struct Stop {
     stopped: Mutex<bool>,
     wake: Condvar,
 }
 
 impl Stop {
     /// Sleeps for `time`, or less if told to stop. Returns whether to go on.
-    fn sleep(&self, time: Duration) -> bool {
+    pub fn sleep(&self, time: Duration) -> bool {
         let mut stopped = self.stopped.lock();
         if !*stopped && !time.is_zero() {
             self.wake.wait_for(&mut stopped, time);
@@ -44,7 +44,8 @@ impl Stop {
         !*stopped
     }
 
-    fn tell(&self) {
+    /// Tells them.
+    pub fn tell(&self) {
         *self.stopped.lock() = true;
         self.wake.notify_all();
     }

@@ -77,6 +77,11 @@ impl VirtualTree {
         self.fixed_in(ROOT).any(|(_, node)| node.name.as_bytes() == name)
     }
 
+    /// The names that the tree takes in the root.
+    pub fn names_at_root(&self) -> Vec<&'static str> {
+        self.fixed_in(ROOT).map(|(_, node)| node.name).collect()
+    }
+
     /// The directory that a file or directory of the tree lies in, which may be the root; `None` if it is gone.
     pub fn parent(&self, ino: Ino) -> Option<Ino> {
         match self.fixed_at(ino) {

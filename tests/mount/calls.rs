@@ -18,7 +18,7 @@ use nix::fcntl::{AT_FDCWD, OFlag, RenameFlags};
 use nix::sys::stat::{FchmodatFlags, Mode, SFlag, UtimensatFlags};
 use nix::sys::time::TimeSpec;
 
-use crate::host::{Engine, Mount, able, every_engine, long};
+use crate::host::{Engine, Mount, able, every_engine, everywhere, long};
 
 /// Open files that a run keeps.
 const SLOTS: u64 = 6;
@@ -537,7 +537,8 @@ fn random_calls_with_the_other_caching(engine: Engine) {
     }
 }
 
-every_engine!(random_calls, random_calls_with_small_buffers, random_calls_with_the_other_caching);
+everywhere!(random_calls);
+every_engine!(random_calls_with_small_buffers, random_calls_with_the_other_caching);
 
 /// The model engine: a difference here is the filesystem's or FUSE's, not an engine's.
 #[test]

@@ -16,7 +16,7 @@ use nix::sys::statvfs::statvfs;
 use nix::unistd::{Gid, Uid, Whence, lseek, setfsgid, setfsuid};
 
 use crate::calls::xattr;
-use crate::host::{Engine, Mount, able, both_engines, every_engine, root};
+use crate::host::{Engine, Mount, able, both_engines, everywhere, root};
 use crate::rights::{STRANGER, open_to_others};
 
 const CAPABILITY: &str = "security.capability";
@@ -269,6 +269,6 @@ fn every_copy_is_synced(engine: Engine) {
     mount.stop_clean();
 }
 
-every_engine!(every_operation_does_its_duties);
+everywhere!(every_operation_does_its_duties);
 // Syncs are counted where the log is synced, and nobody counts those of others.
 both_engines!(answers_wait_until_they_are_durable, every_copy_is_synced);

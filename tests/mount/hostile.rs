@@ -13,7 +13,7 @@ use nix::fcntl::{AT_FDCWD, FallocateFlags, RenameFlags, fallocate, renameat2};
 use nix::sys::stat::{Mode, SFlag, mknod};
 use nix::unistd::{Whence, lseek};
 
-use crate::host::{Engine, Mount, able, every_engine, long, root};
+use crate::host::{Engine, Mount, able, everywhere, long, root};
 
 /// Longer than all calls of a test together may take; a call that hangs is found by the harness.
 const CALLS_MAX: Duration = Duration::from_secs(200);
@@ -164,12 +164,15 @@ fn senseless_system_calls(engine: Engine) {
             assert!(begun.elapsed() < CALLS_MAX, "senseless calls take for ever");
         }
     }
-    assert!(fs::read_to_string(mnt.join(".stats")).unwrap().contains("state=OK"));
+    let is_stored = engine != Engine::Witness;
+    assert!(!is_stored || fs::read_to_string(mnt.join(".stats")).unwrap().contains("state=OK"));
     fs::write(mnt.join("after"), "all of it").unwrap();
     assert_eq!(fs::read_to_string(mnt.join("after")).unwrap(), "all of it");
-    let log = fs::read_to_string(mount.store().join("kvfs.log")).unwrap();
-    assert!(!log.contains("panicked"), "{log}");
+    if is_stored {
+        let log = fs::read_to_string(mount.store().join("kvfs.log")).unwrap();
+        assert!(!log.contains("panicked"), "{log}");
+    }
     mount.stop_clean();
 }
 
-every_engine!(senseless_system_calls);
+everywhere!(senseless_system_calls);

@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::PathBuf;
 
-use crate::host::{Engine, Mount, able, every_engine, root};
+use crate::host::{Engine, Mount, able, everywhere, root};
 
 /// What a script needs that works on an overlay, in a mount namespace of its own. The layer of a place is its `upper` and `work`.
 const LAYERS: &str = r#"
@@ -101,4 +101,4 @@ fn an_upper_layer_of_a_build(engine: Engine) {
     mount.stop_clean();
 }
 
-every_engine!(an_upper_layer_of_a_build);
+everywhere!(an_upper_layer_of_a_build);

@@ -1,6 +1,6 @@
 //! Programs that people run: git, rsync, SQLite and fio, each with its own proof that nothing was lost.
 
-use crate::host::{Engine, Mount, able, every_engine};
+use crate::host::{Engine, Mount, able, everywhere};
 
 /// A repository of a few hundred files and several commits with renames and deletes is cloned onto the mount, checked,
 /// worked in, and checked again after mounting anew.
@@ -136,4 +136,4 @@ fn fio_verify(engine: Engine) {
     mount.stop_clean();
 }
 
-every_engine!(git_clone, rsync_tree, sqlite, fio_verify);
+everywhere!(git_clone, rsync_tree, sqlite, fio_verify);

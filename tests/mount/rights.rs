@@ -6,7 +6,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::process::{Command, Output};
 
-use crate::host::{Engine, Mount, able, binary, every_engine, root};
+use crate::host::{Engine, Mount, able, binary, every_engine, everywhere, root};
 
 /// `nobody` of every Linux.
 pub(crate) const STRANGER: u32 = 65534;
@@ -234,10 +234,5 @@ fn a_users_mount_is_his_alone(engine: Engine) {
     place.sh(&format!("export OPTIONS={}; exec unshare -m sh -eu {script:?}", place.options()));
 }
 
-every_engine!(
-    a_store_is_its_owners_alone,
-    others_are_held_to_permissions,
-    strangers_leave_attributes_alone,
-    strangers_do_not_command,
-    a_users_mount_is_his_alone
-);
+everywhere!(others_are_held_to_permissions, strangers_leave_attributes_alone);
+every_engine!(a_store_is_its_owners_alone, strangers_do_not_command, a_users_mount_is_his_alone);

@@ -11,7 +11,7 @@ mod head;
 mod page;
 
 use super::stats::Report;
-use page::Page;
+pub(super) use page::{COLUMNS, Page};
 
 /// The whole report.
 pub fn text(report: &Report) -> String {

@@ -3,11 +3,11 @@
 use super::super::figures::ascii;
 
 /// Columns of a line at most.
-pub(super) const COLUMNS: usize = 100;
+pub(in crate::control) const COLUMNS: usize = 100;
 
 /// Lines that keep to the page.
 #[derive(Default)]
-pub(super) struct Page(pub String);
+pub(in crate::control) struct Page(pub String);
 
 impl Page {
     /// Adds a line: ASCII, cut at the last column, without trailing spaces.

@@ -4,25 +4,26 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::time::SystemTime;
 
-use fuser::{Errno, ReplyAttr, ReplyData, ReplyEmpty, ReplyStatfs, ReplyXattr, Request, TimeOrNow};
+use fuser::{
+    Errno, FileHandle, ReplyAttr, ReplyData, ReplyEmpty, ReplyStatfs, ReplyXattr, Request, TimeOrNow,
+};
 
 use super::StoredFiles;
 use super::dispatch::Outcome;
 use crate::fs::FileSystem;
 use crate::fs::operation::Op;
 use crate::fs::types::{Ino, SetAttributes};
+use crate::fuse::behind::Attributes;
 use crate::fuse::reply::{empty, sized};
 use crate::fuse::{caller, convert};
 
-impl StoredFiles {
-    /// Tells the attributes.
-    pub(in crate::fuse) fn getattr(&self, ino: Ino, reply: ReplyAttr) {
+impl Attributes for StoredFiles {
+    fn getattr(&self, ino: Ino, reply: ReplyAttr) {
         self.ask(Op::Getattr, reply, move |fs, tier| fs.getattr(tier, ino), self.attributes());
     }
 
-    /// Changes attributes.
     #[allow(clippy::too_many_arguments)]
-    pub(in crate::fuse) fn setattr(
+    fn setattr(
         &self,
         request: &Request,
         ino: Ino,
@@ -33,6 +34,7 @@ impl StoredFiles {
         atime: Option<TimeOrNow>,
         mtime: Option<TimeOrNow>,
         ctime: Option<SystemTime>,
+        _: Option<FileHandle>,
         reply: ReplyAttr,
     ) {
         let changes = SetAttributes {
@@ -50,8 +52,7 @@ impl StoredFiles {
         self.change_inode(op, ino, false, reply, call, self.attributes());
     }
 
-    /// Tells the target of a symbolic link.
-    pub(in crate::fuse) fn readlink(&self, ino: Ino, reply: ReplyData) {
+    fn readlink(&self, ino: Ino, reply: ReplyData) {
         let call = move |fs: &FileSystem, tier| fs.readlink(tier, ino);
         self.ask(Op::Readlink, reply, call, |reply, result| match result {
             Ok(target) => reply.data(&target),
@@ -59,8 +60,7 @@ impl StoredFiles {
         });
     }
 
-    /// Tells space and inodes.
-    pub(in crate::fuse) fn statfs(&self, reply: ReplyStatfs) {
+    fn statfs(&self, reply: ReplyStatfs) {
         self.ask(
             Op::Statfs,
             reply,
@@ -81,8 +81,7 @@ impl StoredFiles {
         );
     }
 
-    /// Sets an extended attribute.
-    pub(in crate::fuse) fn setxattr(
+    fn setxattr(
         &self,
         request: &Request,
         ino: Ino,
@@ -100,21 +99,18 @@ impl StoredFiles {
         self.change_inode(Op::Setxattr, ino, false, reply, call, empty);
     }
 
-    /// Tells an extended attribute.
-    pub(in crate::fuse) fn getxattr(&self, ino: Ino, name: &OsStr, size: u32, reply: ReplyXattr) {
+    fn getxattr(&self, ino: Ino, name: &OsStr, size: u32, reply: ReplyXattr) {
         let name = name.as_bytes().to_vec();
         let call = move |fs: &FileSystem, tier| fs.getxattr(tier, ino, &name).map(|value| value.to_vec());
         self.ask(Op::Getxattr, reply, call, sized(size));
     }
 
-    /// Lists extended attributes.
-    pub(in crate::fuse) fn listxattr(&self, request: &Request, ino: Ino, size: u32, reply: ReplyXattr) {
+    fn listxattr(&self, request: &Request, ino: Ino, size: u32, reply: ReplyXattr) {
         let caller = caller(request);
         self.ask(Op::Listxattr, reply, move |fs, tier| fs.listxattr(tier, caller, ino), sized(size));
     }
 
-    /// Removes an extended attribute.
-    pub(in crate::fuse) fn removexattr(&self, ino: Ino, name: &OsStr, reply: ReplyEmpty) {
+    fn removexattr(&self, ino: Ino, name: &OsStr, reply: ReplyEmpty) {
         let name = name.as_bytes().to_vec();
         let call = move |fs: &FileSystem, tier| fs.removexattr(tier, ino, &name).map(Outcome::of);
         self.change_inode(Op::Removexattr, ino, false, reply, call, empty);

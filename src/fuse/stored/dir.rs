@@ -11,18 +11,17 @@ use super::dispatch::Outcome;
 use crate::fs::FileSystem;
 use crate::fs::operation::Op;
 use crate::fs::types::Ino;
+use crate::fuse::behind::Listing;
 use crate::fuse::{GENERATION, convert};
 
-impl StoredFiles {
-    /// Opens a directory.
-    pub(in crate::fuse) fn opendir(&self, reply: ReplyOpen) {
+impl Listing for StoredFiles {
+    fn opendir(&self, _: Ino, reply: ReplyOpen) {
         let flags = FopenFlags::FOPEN_CACHE_DIR | FopenFlags::FOPEN_KEEP_CACHE;
         self.core.record(Op::Opendir, Instant::now(), 0, false);
         reply.opened(FileHandle(0), flags);
     }
 
-    /// Lists names.
-    pub(in crate::fuse) fn readdir(&self, ino: Ino, cookie: u64, reply: ReplyDirectory) {
+    fn readdir(&self, ino: Ino, _: FileHandle, cookie: u64, reply: ReplyDirectory) {
         let call = move |fs: &FileSystem, tier, reply: &mut ReplyDirectory| {
             let mut added = false;
             let result = fs.readdir(tier, ino, cookie, &mut |entry| {
@@ -41,8 +40,7 @@ impl StoredFiles {
         });
     }
 
-    /// Lists names with attributes.
-    pub(in crate::fuse) fn readdirplus(&self, ino: Ino, cookie: u64, reply: ReplyDirectoryPlus) {
+    fn readdirplus(&self, ino: Ino, _: FileHandle, cookie: u64, reply: ReplyDirectoryPlus) {
         let ttl = self.core.options.timeout;
         let call = move |fs: &FileSystem, tier, reply: &mut ReplyDirectoryPlus| {
             let mut added = false;
@@ -60,9 +58,12 @@ impl StoredFiles {
         });
     }
 
-    /// Closes a directory.
-    pub(in crate::fuse) fn releasedir(&self, reply: ReplyEmpty) {
+    fn releasedir(&self, _: FileHandle, reply: ReplyEmpty) {
         self.core.record(Op::Releasedir, Instant::now(), 0, false);
         reply.ok();
+    }
+
+    fn fsyncdir(&self, ino: Ino, _: FileHandle, data_only: bool, reply: ReplyEmpty) {
+        self.sync(Op::Fsyncdir, ino, data_only, reply);
     }
 }

@@ -1,6 +1,5 @@
 //! Serving of a request: it is tried in memory, then where it may wait, recorded, and answered once.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
@@ -13,6 +12,7 @@ use crate::fs::operation::Durable;
 use crate::fs::operation::Op;
 use crate::fs::types::Ino;
 use crate::fs::{self, FileSystem, Moment, Tier};
+use crate::fuse::ending::{Connected, UnderWay};
 use crate::fuse::{Durability, Options, convert};
 
 /// Set-user-id and set-group-id bits.
@@ -50,31 +50,22 @@ pub(in crate::fuse) struct Core {
     /// Set once the kernel answers.
     pub(in crate::fuse) notifier: OnceLock<Notifier>,
     /// Requests that are not answered yet.
-    pub(in crate::fuse) under_way: AtomicU64,
+    pub(in crate::fuse) under_way: UnderWay,
 }
 
-/// Counts a request for as long as it is not answered.
-struct UnderWay(Arc<Core>);
-
-impl UnderWay {
-    fn begin(core: &Arc<Core>) -> UnderWay {
-        core.under_way.fetch_add(1, Ordering::SeqCst);
-        UnderWay(core.clone())
+impl Connected for Core {
+    fn open_inodes(&self) -> Vec<u64> {
+        self.fs.open_inodes().into_iter().map(|ino| ino.0).collect()
     }
-}
-
-impl Drop for UnderWay {
-    fn drop(&mut self) {
-        self.0.under_way.fetch_sub(1, Ordering::SeqCst);
+    fn is_idle(&self) -> bool {
+        self.under_way.is_idle()
+    }
+    fn notifier(&self) -> &OnceLock<Notifier> {
+        &self.notifier
     }
 }
 
 impl Core {
-    /// Whether every request that was taken from the kernel is answered.
-    pub(in crate::fuse) fn is_idle(&self) -> bool {
-        self.under_way.load(Ordering::SeqCst) == 0
-    }
-
     /// Tells the kernel that the mode it remembers is no longer true. With HANDLE_KILLPRIV_V2 it leaves clearing set-id
     /// bits to us, but goes on showing them. Waits for nothing, so it may run before the answer is sent.
     pub(in crate::fuse) fn mode_changed(&self, ino: Ino) {
@@ -133,7 +124,7 @@ impl StoredFiles {
         R: Send + 'static,
         T: Send + 'static,
     {
-        let under_way = UnderWay::begin(&self.core);
+        let under_way = self.core.under_way.begin();
         let answer = move |reply, result| {
             answer(reply, result);
             drop(under_way);
@@ -309,7 +300,7 @@ mod tests {
             options: Options::default(),
             durability: Durability::default(),
             notifier: OnceLock::new(),
-            under_way: AtomicU64::new(0),
+            under_way: UnderWay::default(),
         })
     }
 

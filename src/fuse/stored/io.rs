@@ -15,6 +15,7 @@ use super::dispatch::{Mover, Outcome};
 use crate::fs::FileSystem;
 use crate::fs::operation::Op;
 use crate::fs::types::{Attributes, Ino, NewNode};
+use crate::fuse::behind::Content;
 use crate::fuse::reply::empty;
 use crate::fuse::{GENERATION, caller, convert};
 
@@ -23,9 +24,8 @@ const PLAIN: FileHandle = FileHandle(0);
 /// The handle of a file that was opened with `O_SYNC` or `O_DSYNC`.
 const SYNCED: FileHandle = FileHandle(1);
 
-impl StoredFiles {
-    /// Opens a file.
-    pub(in crate::fuse) fn open(&self, request: &Request, ino: Ino, flags: OpenFlags, reply: ReplyOpen) {
+impl Content for StoredFiles {
+    fn open(&self, request: &Request, ino: Ino, flags: OpenFlags, reply: ReplyOpen) {
         let open_flags = self.core.open_flags();
         let call = move |fs: &FileSystem, tier| fs.open_file(tier, ino);
         let (core, thread) = (self.core.clone(), request.pid());
@@ -40,9 +40,8 @@ impl StoredFiles {
         });
     }
 
-    /// Makes a file and opens it.
     #[allow(clippy::too_many_arguments)]
-    pub(in crate::fuse) fn create(
+    fn create(
         &self,
         request: &Request,
         parent: Ino,
@@ -81,15 +80,7 @@ impl StoredFiles {
         });
     }
 
-    /// Reads.
-    pub(in crate::fuse) fn read(
-        &self,
-        request: &Request,
-        ino: Ino,
-        offset: u64,
-        size: u32,
-        reply: ReplyData,
-    ) {
+    fn read(&self, request: &Request, ino: Ino, _: FileHandle, offset: u64, size: u32, reply: ReplyData) {
         let answer = |reply: ReplyData, result: Result<Vec<u8>, Errno>| match result {
             Ok(bytes) => reply.data(&bytes),
             Err(errno) => reply.error(errno),
@@ -102,12 +93,12 @@ impl StoredFiles {
         self.serve(Op::Read, reply, call, answer);
     }
 
-    /// Writes.
     #[allow(clippy::too_many_arguments)]
-    pub(in crate::fuse) fn write(
+    fn write(
         &self,
         request: &Request,
         ino: Ino,
+        _: FileHandle,
         offset: u64,
         data: &[u8],
         write_flags: WriteFlags,
@@ -137,8 +128,7 @@ impl StoredFiles {
         self.change_content(Op::Write, ino, (durable, clear_suid), reply, call, answer);
     }
 
-    /// Closes a file.
-    pub(in crate::fuse) fn release(&self, ino: Ino, flags: OpenFlags, reply: ReplyEmpty) {
+    fn release(&self, ino: Ino, _: FileHandle, flags: OpenFlags, reply: ReplyEmpty) {
         let begun = Instant::now();
         if writes(flags.0) {
             self.core.attribution.closed(ino);
@@ -148,8 +138,7 @@ impl StoredFiles {
         reply.ok();
     }
 
-    /// Takes or gives back space of a file.
-    pub(in crate::fuse) fn fallocate(
+    fn fallocate(
         &self,
         request: &Request,
         ino: Ino,
@@ -166,8 +155,12 @@ impl StoredFiles {
         self.change_content(Op::Fallocate, ino, duties, reply, call, empty);
     }
 
-    /// Finds data or a hole.
-    pub(in crate::fuse) fn lseek(&self, ino: Ino, offset: i64, whence: i32, reply: ReplyLseek) {
+    fn lseek(&self, ino: Ino, _: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
+        // The kernel does not send what it gathers before it asks, so what is written would be called a hole. Without an
+        // answer it calls everything data, which is never wrong.
+        if self.core.options.writeback_cache {
+            return reply.error(Errno::ENOSYS);
+        }
         let hole = match whence {
             libc::SEEK_DATA => false,
             libc::SEEK_HOLE => true,
@@ -181,13 +174,11 @@ impl StoredFiles {
         });
     }
 
-    /// Copies inside the filesystem.
-    pub(in crate::fuse) fn copy_file_range(
+    fn copy_file_range(
         &self,
         request: &Request,
-        (source, from): (Ino, u64),
-        (target, to): (Ino, u64),
-        handle: FileHandle,
+        (source, _, from): (Ino, FileHandle, u64),
+        (target, handle, to): (Ino, FileHandle, u64),
         length: u64,
         reply: ReplyWrite,
     ) {
@@ -205,8 +196,14 @@ impl StoredFiles {
         self.change_content(Op::CopyFileRange, target, duties, reply, call, answer);
     }
 
+    fn fsync(&self, ino: Ino, _: FileHandle, data_only: bool, reply: ReplyEmpty) {
+        self.sync(Op::Fsync, ino, data_only, reply);
+    }
+}
+
+impl StoredFiles {
     /// Answers when what was done to the inode is durable.
-    pub(in crate::fuse) fn sync(&self, op: Op, ino: Ino, data_only: bool, reply: ReplyEmpty) {
+    pub(super) fn sync(&self, op: Op, ino: Ino, data_only: bool, reply: ReplyEmpty) {
         let call = move |fs: &FileSystem, tier, _: &mut ReplyEmpty| {
             let moment = fs.moment_of(tier, ino, data_only)?;
             Ok(Outcome { durable_at: Some(moment), ..Outcome::of(()) })

@@ -2,17 +2,18 @@
 //! made durable is `dispatch`'s. Nothing here knows that some inodes are virtual: [`super::router`] keeps those away.
 
 mod attr;
-mod deferred;
+pub(super) mod deferred;
 mod dir;
 mod dispatch;
 mod io;
 mod names;
 
-use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
 
-use fuser::{Errno, ReplyAttr, ReplyEntry};
+use fuser::{Errno, InitFlags, ReplyAttr, ReplyEntry};
 
+use super::behind::Behind;
+use super::ending::{Connected, UnderWay};
 use super::{Durability, GENERATION, Options, convert};
 use crate::attribution::Attribution;
 use crate::fs::FileSystem;
@@ -21,7 +22,7 @@ use deferred::Deferred;
 pub(super) use dispatch::Core;
 
 /// Serves the store.
-pub(super) struct StoredFiles {
+pub struct StoredFiles {
     pub(super) core: Arc<Core>,
     deferred: Deferred,
 }
@@ -35,7 +36,7 @@ impl StoredFiles {
         durability: Durability,
     ) -> std::io::Result<StoredFiles> {
         let deferred = Deferred::start(fs.wake_signal().clone())?;
-        let (notifier, under_way) = (OnceLock::new(), AtomicU64::new(0));
+        let (notifier, under_way) = (OnceLock::new(), UnderWay::default());
         let core = Core { fs, attribution, options, durability, notifier, under_way };
         Ok(StoredFiles { core: Arc::new(core), deferred })
     }
@@ -54,5 +55,32 @@ impl StoredFiles {
             Ok(found) => reply.attr(&ttl, &convert::attributes(&found)),
             Err(errno) => reply.error(errno),
         }
+    }
+}
+
+impl Behind for StoredFiles {
+    fn capabilities(&self) -> Vec<InitFlags> {
+        let mut wanted = vec![
+            // Files are found by number when the kernel has forgotten them: `.` and `..` are looked up in anything.
+            InitFlags::FUSE_EXPORT_SUPPORT,
+            InitFlags::FUSE_DO_READDIRPLUS,
+            InitFlags::FUSE_READDIRPLUS_AUTO,
+        ];
+        if self.core.options.writeback_cache {
+            wanted.push(InitFlags::FUSE_WRITEBACK_CACHE);
+        }
+        if self.core.options.direct_io {
+            wanted.push(InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP);
+        }
+        wanted
+    }
+    fn connected(&self) -> Arc<dyn Connected> {
+        self.core.clone()
+    }
+    fn is_read_only(&self) -> bool {
+        self.core.fs.options().read_only
+    }
+    fn threads(&self) -> usize {
+        self.core.options.threads
     }
 }

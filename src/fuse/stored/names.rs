@@ -12,6 +12,7 @@ use crate::fs::Tier;
 use crate::fs::operation::Op;
 use crate::fs::types::{Attributes, FileKind, Ino, NewNode};
 use crate::fs::{self, FileSystem};
+use crate::fuse::behind::Names;
 use crate::fuse::reply::empty;
 use crate::fuse::{GENERATION, caller, convert};
 
@@ -23,9 +24,8 @@ enum Node {
     Special(FileKind, u32),
 }
 
-impl StoredFiles {
-    /// Finds a name. `.` and `..` the kernel asks for where it knows a number and nothing else, as a handle that it gave away long ago.
-    pub(in crate::fuse) fn lookup(&self, parent: Ino, name: &OsStr, reply: ReplyEntry) {
+impl Names for StoredFiles {
+    fn lookup(&self, parent: Ino, name: &OsStr, reply: ReplyEntry) {
         let ttl = self.core.options.timeout;
         let name = name.as_bytes().to_vec();
         let answer = move |reply: ReplyEntry, result: Result<Attributes, Errno>| match result {
@@ -39,16 +39,14 @@ impl StoredFiles {
         self.ask(Op::Lookup, reply, move |fs, tier| fs.lookup(tier, parent, &name), answer);
     }
 
-    /// The kernel drops references.
-    pub(in crate::fuse) fn forget(&self, ino: Ino, lookups: u64) {
+    fn forget(&self, ino: Ino, lookups: u64) {
         let begun = Instant::now();
         self.core.fs.forget(ino, lookups);
         self.core.record(Op::Forget, begun, 0, false);
     }
 
-    /// Makes a file, pipe, socket or device.
     #[allow(clippy::too_many_arguments)]
-    pub(in crate::fuse) fn mknod(
+    fn mknod(
         &self,
         request: &Request,
         parent: Ino,
@@ -67,44 +65,24 @@ impl StoredFiles {
         self.make(Op::Mknod, request, parent, name, mode, umask, node, reply);
     }
 
-    /// Makes a directory.
-    pub(in crate::fuse) fn mkdir(
-        &self,
-        request: &Request,
-        parent: Ino,
-        name: &OsStr,
-        mode: u32,
-        umask: u32,
-        reply: ReplyEntry,
-    ) {
+    fn mkdir(&self, request: &Request, parent: Ino, name: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {
         self.make(Op::Mkdir, request, parent, name, mode, umask, Node::Directory, reply);
     }
 
-    /// Makes a symbolic link.
-    pub(in crate::fuse) fn symlink(
-        &self,
-        request: &Request,
-        parent: Ino,
-        name: &OsStr,
-        target: &Path,
-        reply: ReplyEntry,
-    ) {
+    fn symlink(&self, request: &Request, parent: Ino, name: &OsStr, target: &Path, reply: ReplyEntry) {
         let node = Node::Symlink(target.as_os_str().as_bytes().to_vec());
         self.make(Op::Symlink, request, parent, name, 0o777, 0, node, reply);
     }
 
-    /// Removes the name of a file.
-    pub(in crate::fuse) fn unlink(&self, parent: Ino, name: &OsStr, reply: ReplyEmpty) {
+    fn unlink(&self, parent: Ino, name: &OsStr, reply: ReplyEmpty) {
         self.remove(Op::Unlink, parent, name, reply, |fs, tier, parent, name| fs.unlink(tier, parent, name));
     }
 
-    /// Removes an empty directory.
-    pub(in crate::fuse) fn rmdir(&self, parent: Ino, name: &OsStr, reply: ReplyEmpty) {
+    fn rmdir(&self, parent: Ino, name: &OsStr, reply: ReplyEmpty) {
         self.remove(Op::Rmdir, parent, name, reply, |fs, tier, parent, name| fs.rmdir(tier, parent, name));
     }
 
-    /// Moves a name.
-    pub(in crate::fuse) fn rename(
+    fn rename(
         &self,
         request: &Request,
         (parent, name): (Ino, &OsStr),
@@ -121,13 +99,14 @@ impl StoredFiles {
         self.change_name(Op::Rename, reply, call, empty);
     }
 
-    /// Gives an inode a further name.
-    pub(in crate::fuse) fn link(&self, ino: Ino, parent: Ino, name: &OsStr, reply: ReplyEntry) {
+    fn link(&self, ino: Ino, parent: Ino, name: &OsStr, reply: ReplyEntry) {
         let name = name.as_bytes().to_vec();
         let call = move |fs: &FileSystem, tier| fs.link(tier, ino, parent, &name);
         self.change_name(Op::Link, reply, call, self.entry());
     }
+}
 
+impl StoredFiles {
     /// Makes a node and answers with its entry.
     #[allow(clippy::too_many_arguments)]
     fn make(
