@@ -16,11 +16,14 @@ rsync git sqlite3 attr jq ...). A step that fails does not stop the next one.
            decoders; documentation tests: whatever is not in the next two
   crash    power loss, failures and lies of the disk, damaged stores, repairs: ${crash_tests[*]}
   mounts   the release build, and real mounts of both engines and of a witness
-  engines  engines of others that need no C++ (engines/): format, clippy, what is asked of every engine; not without being named
-  long     unit, crash and mounts with --long
+  engines  engines of others that need no C++ (engines/): format, clippy, what is asked of every engine, and short runs on real
+           mounts of each; not without being named
+  rocksdb  the same for RocksDB, in a release build, which takes a quarter of an hour the first time; not without being named
+  long     unit, crash, mounts, engines and rocksdb with --long
 
-  --long   also the tests marked as long, more rounds (KVFS_TEST_LONG=1) and, with mounts and as root, tests/external/,
-           two scripts at a time: an hour and three quarters on two cores
+  --long   also the tests marked as long, more rounds (KVFS_TEST_LONG=1) and, as root, with mounts tests/external/, two scripts at a
+           time (an hour and three quarters on two cores), and with rocksdb those of its scripts that take any engine, on every
+           engine of others
 
 Real mounts need /dev/fuse. Without it they say so and pass, unless CI=true: then they fail.
 TEXT
@@ -33,9 +36,9 @@ jobs=()
 long=no
 for word in "$@"; do
     case "$word" in
-    lint | unit | crash | mounts | engines) jobs+=("$word") ;;
+    lint | unit | crash | mounts | engines | rocksdb) jobs+=("$word") ;;
     long)
-        jobs+=(unit crash mounts)
+        jobs+=(unit crash mounts engines rocksdb)
         long=yes
         ;;
     --long) long=yes ;;
@@ -113,13 +116,18 @@ external() {
 
 tools() {
     need_build
-    if wanted mounts; then
+    if wanted mounts || wanted engines || wanted rocksdb; then
         need_fuse
-        need fio=fio rsync=rsync git=git sqlite3=sqlite3 setfattr=attr setfacl=acl jq=jq strace=strace
+        need git=git sqlite3=sqlite3 jq=jq
+    fi
+    # The bindings to its C++ are made by libclang, which clang brings.
+    ! wanted rocksdb || need c++=g++ clang=clang
+    if wanted mounts; then
+        need fio=fio rsync=rsync setfattr=attr setfacl=acl strace=strace
         # Filesystems below a store, on loop devices: a test of its own for root.
         need mkfs.ext4=e2fsprogs mkfs.xfs=xfsprogs
     fi
-    if wanted lint || wanted engines; then
+    if wanted lint || wanted engines || wanted rocksdb; then
         # A minimal toolchain comes without these two.
         cargo fmt --version >/dev/null 2>&1 || rustup component add rustfmt
         cargo clippy --version >/dev/null 2>&1 || rustup component add clippy
@@ -175,12 +183,44 @@ licences() {
     cargo deny check bans licenses sources
 }
 
-# A workspace of its own: nothing of it is in the product's lock file or build. RocksDB takes a quarter of an hour and is left to whoever changes it.
+# others_metadata PATH: what cargo says of engines/, a workspace of its own, so that nothing of it is in the product's lock file or build.
+others_metadata() {
+    cargo metadata --manifest-path engines/Cargo.toml --format-version 1 --no-deps | jq -r "$1"
+}
+
+# Every engine of others but RocksDB, whose C++ takes a quarter of an hour.
 engines() {
+    local features
+    features=$(others_metadata '.packages[0].features.all - ["rocksdb"] | join(",")')
     cd engines
     cargo fmt --check
-    cargo clippy --all-targets --features fjall,redb,lmdb,sqlite -- -D warnings
-    limited cargo test --no-fail-fast --features fjall,redb,lmdb,sqlite
+    cargo clippy --all-targets --features "$features" -- -D warnings
+    limited cargo test --no-fail-fast --features "$features"
+}
+
+rocksdb() {
+    cd engines
+    cargo clippy --release --all-targets --features all -- -D warnings
+    limited cargo test --release --no-fail-fast --features all
+}
+
+# other_engines PROFILE: the engines of others that the program of this profile has built in.
+other_engines() {
+    "$(others_metadata .target_directory)/$1/kvfs-engines" --version | sed -n 's/^engines: //p' | tr ' ' '\n' | grep -vxE 'lsm|btree|mem'
+}
+
+# other_mounts PROFILE [ENGINE]: what shows soon whether an engine is fit to be mounted: random calls beside the host's
+# filesystem, kills, git and SQLite. Of each, or of one.
+other_mounts() {
+    local others engine names code=0
+    names=$(other_engines "$1")
+    others=$(others_metadata .target_directory)/$1/kvfs-engines
+    for engine in ${2:-$names}; do
+        echo "engine=$engine"
+        KVFS_BIN=$others KVFS_TEST_ENGINE=$engine limited cargo test --no-fail-fast --test mount -- --ignored --exact \
+            calls::random_calls::other kill::kill_under_writers::other programs::git_clone::other programs::sqlite::other || code=1
+    done
+    return "$code"
 }
 
 documentation() {
@@ -222,6 +262,11 @@ if wanted mounts; then
 fi
 if wanted engines; then
     step "engines of others" engines
+    step "engines of others, mounted" other_mounts debug
+fi
+if wanted rocksdb; then
+    step "RocksDB" rocksdb
+    step "RocksDB, mounted" other_mounts release rocksdb
 fi
 if wanted lint; then
     step "cargo doc -D warnings" documentation
@@ -236,6 +281,22 @@ if wanted mounts && [ "$long" = yes ] && [ "$(id -u)" = 0 ]; then
         read -r code seconds <"$logs/$script.end"
         account "external/$script" "$logs/$script" "$code" "$seconds"
     done
+fi
+if wanted rocksdb && [ "$long" = yes ] && [ "$(id -u)" = 0 ]; then
+    # A script that takes any engine, on each of others.
+    on_others() {
+        local engine names code=0
+        names=$(other_engines release)
+        for engine in $names; do
+            KVFS_BIN=$(others_metadata .target_directory)/release/kvfs-engines limited "tests/external/$1.sh" --engine "$engine" "${@:2}" || code=1
+        done
+        return "$code"
+    }
+    step "external/kill, others" on_others kill --rounds 50
+    step "external/power, others" on_others power --rounds 25
+    step "external/pjdfstest, others" on_others pjdfstest
+    step "external/fsx, others" on_others fsx --operations 100000
+    step "external/programs, others" on_others programs
 fi
 if wanted lint; then
     step "shell scripts" scripts

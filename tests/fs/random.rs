@@ -3,31 +3,6 @@
 
 use super::*;
 
-fn seeds(count: u64) -> Vec<u64> {
-    match std::env::var("SEED") {
-        Ok(seed) => vec![seed.parse().expect("SEED is a number")],
-        Err(_) => (0..count).collect(),
-    }
-}
-
-fn random_run(seed: u64, store: Box<dyn Store>, reluctant: bool, crashes: bool, steps: usize) {
-    let mut run = Run::new(seed, store, reluctant);
-    for step in 0..steps {
-        run.step();
-        run.compare();
-        if step % 16 == 0 {
-            run.verify();
-        }
-        if run.random.one_in(60) {
-            run.log.push("remount".to_string());
-            let clean = !crashes || run.random.one_in(2);
-            run.remount(if clean { End::Clean } else { End::Kill });
-            run.compare();
-        }
-    }
-    run.finish();
-}
-
 fn mem_store() -> Box<dyn Store> {
     Box::new(MemStore(Arc::new(MemEngine::new())))
 }
