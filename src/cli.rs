@@ -4,6 +4,7 @@
 
 mod budget;
 mod check;
+mod engines;
 mod model;
 mod mount;
 mod options;
@@ -146,6 +147,12 @@ enum Verb {
     /// Verify every checksum and every invariant of a store that is not mounted; writes nothing unless told to repair
     #[command(after_help = check::HELP)]
     Check(check::CheckArgs),
+    /// List the engines that the option engine takes, with their variants
+    Engines {
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Put the same keys into every engine and name the crossover: where one writes less than another; or time workloads. Needs no mount
     #[command(after_help = crate::compare::help())]
     Compare(crate::compare::Arguments),
@@ -270,6 +277,7 @@ fn run(verb: Verb) -> Result<(), Failure> {
         }
         Verb::Ctl { mount_point, words } => control(&mount_point, &words.join(" ")),
         Verb::Check(arguments) => check::run(&arguments),
+        Verb::Engines { json } => print(engines::list(json).as_bytes()),
         Verb::Compare(arguments) => crate::compare::main(&arguments).map_err(|error| {
             let is_usage = matches!(error, crate::compare::Error::Usage(_));
             Failure::new(if is_usage { code::USAGE } else { code::SYSTEM }, error.to_string())
