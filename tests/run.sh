@@ -206,7 +206,8 @@ rocksdb() {
 
 # other_engines PROFILE: the engines of others that the program of this profile has built in.
 other_engines() {
-    "$(others_metadata .target_directory)/$1/kvfs-engines" --version | sed -n 's/^engines: //p' | tr ' ' '\n' | grep -vxE 'lsm|btree|mem'
+    # What has a directory of its own is none of ours.
+    "$(others_metadata .target_directory)/$1/kvfs-engines" engines --json | jq -r '.[] | select(.metered_disk | not) | .name'
 }
 
 # other_mounts PROFILE [ENGINE]: what shows soon whether an engine is fit to be mounted: random calls beside the host's

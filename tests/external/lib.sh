@@ -127,7 +127,7 @@ cleanup() {
 engines() {
     local built_in
     # The program knows; one that keeps nothing has nothing to be asked for.
-    built_in=$("$kvfs" --version | sed -n 's/^engines: //p' | tr ' ' '\n' | grep -vx mem)
+    built_in=$("$kvfs" engines --json | jq -r '.[] | select(.keeps) | .name')
     case "${1:-both}" in
     both) printf '%s\n' lsm btree ;;
     all) echo "$built_in" ;;
