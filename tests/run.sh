@@ -274,7 +274,7 @@ if wanted lint; then
 fi
 if wanted mounts && [ "$long" = yes ] && [ "$(id -u)" = 0 ]; then
     # The longest first.
-    scripts=(hot-file full-disk-states load fsx million full-disk programs kill filesystems limits crash-loop power pjdfstest disk-errors)
+    scripts=(hot-file full-disk-states load fsx million full-disk witness programs kill filesystems limits crash-loop power pjdfstest disk-errors)
     export -f external
     export logs
     printf '%s\n' "${scripts[@]}" | xargs -P 2 -I '{}' bash -c 'external {}'

@@ -72,7 +72,7 @@ mod stuck;
 #[path = "stats/witnesses.rs"]
 mod witnesses;
 
-use document::{documented, entries, family_of};
+use document::{documented, entries, family_of, witness_entries};
 use exposition::exposition;
 use rig::*;
 use samples::{btree, causes, lsm, ops};

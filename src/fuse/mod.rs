@@ -9,8 +9,12 @@
 //! 4. What must be durable before it is answered (fsync, O_SYNC, `sync=always`, `dirsync`) is answered from the log's
 //!    completion.
 //!
+//! What stands behind the requests for real files is a trait ([`behind::Behind`]): the store (`stored`), or the directory that a witness passes
+//! through (`witnessed`), which has of the four steps the first, and a pool of threads for whatever may wait.
+//!
 //! # Invariants
-//! 1. No dispatch thread sleeps: not for the disk, not for a limit, not for a sync.
+//! 1. No dispatch thread of a store sleeps: not for the disk, not for a limit, not for a sync. One of a witness waits for a call on names or
+//!    attributes, and for a write into the page cache below, and for nothing else.
 //! 2. Every request but forget is answered once; if the store serves it, it is recorded at door 1 just before its answer, so a program that
 //!    has its answer finds it counted.
 //! 3. ENOSYS is answered only where it tells the kernel for good to do without us: flush (errors are reported by

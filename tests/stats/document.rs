@@ -1,7 +1,7 @@
 //! `docs/stats.md` has every row.
 
 use kvfs::base::metric::Row;
-use kvfs::control::Document;
+use kvfs::control::{Document, WitnessDocument};
 
 use super::*;
 
@@ -9,6 +9,13 @@ use super::*;
 pub fn entries() -> Vec<Entry> {
     let mut entries = Vec::new();
     Document::list_rows("", &mut entries);
+    entries
+}
+
+/// Every row of a witness's report.
+pub fn witness_entries() -> Vec<Entry> {
+    let mut entries = Vec::new();
+    WitnessDocument::list_rows("", &mut entries);
     entries
 }
 
@@ -43,11 +50,11 @@ fn table(roots: &[&str], entries: &[Entry]) -> String {
     text
 }
 
-#[test]
-fn the_document_has_every_row() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/stats.md");
+/// Holds the tables of a document to the rows of a report, and returns its text.
+fn hold(name: &str, entries: &[Entry]) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs").join(name);
     let document = std::fs::read_to_string(&path).unwrap();
-    let (entries, mut made, mut shown) = (entries(), String::new(), Vec::new());
+    let (mut made, mut shown) = (String::new(), Vec::new());
     let mut lines = document.lines();
     while let Some(line) = lines.next() {
         made += line;
@@ -56,7 +63,7 @@ fn the_document_has_every_row() {
             continue;
         };
         let roots: Vec<&str> = roots.split(' ').collect();
-        made += &table(&roots, &entries);
+        made += &table(&roots, entries);
         shown.extend(roots);
         if lines.by_ref().find(|line| !line.starts_with('|')).is_some() {
             made += "\n";
@@ -67,7 +74,7 @@ fn the_document_has_every_row() {
     }
     assert!(
         made == document,
-        "the tables of docs/stats.md are not those of the source; BLESS=1 makes them anew"
+        "the tables of docs/{name} are not those of the source; BLESS=1 makes them anew"
     );
     let roots: BTreeSet<&str> = entries
         .iter()
@@ -75,7 +82,14 @@ fn the_document_has_every_row() {
         .filter_map(|entry| entry.path.split(['.', '[']).next())
         .collect();
     let missing: Vec<&str> = roots.into_iter().filter(|root| !shown.contains(root)).collect();
-    assert!(missing.is_empty(), "docs/stats.md has no table for {missing:?}");
+    assert!(missing.is_empty(), "docs/{name} has no table for {missing:?}");
+    document
+}
+
+#[test]
+fn the_documents_have_every_row() {
+    hold("witness.md", &witness_entries());
+    let document = hold("stats.md", &entries());
     let names = Purpose::all().map(Purpose::name).chain(Cause::ALL.map(Cause::name));
     let names = names.chain(PageCause::ALL.map(PageCause::name)).chain(PageKind::ALL.map(PageKind::name));
     let missing: Vec<&str> = names.filter(|name| !document.contains(&format!("`{name}`"))).collect();

@@ -2,6 +2,8 @@
 //! running stores are then held to it.
 
 use kvfs::base::metric::Stability;
+use kvfs::control::{WitnessControl, WitnessInfo};
+use kvfs::witness::{Directory, Patterns};
 use serde_json::{Map, json};
 
 use super::*;
@@ -115,25 +117,46 @@ pub fn schema_of(entries: &[Entry]) -> Value {
     object("", entries)
 }
 
-fn schema() -> Value {
-    let mut schema = schema_of(&entries());
+/// The schema called `name` of a report with these rows, which `document` has in tables.
+fn schema(name: &str, document: &str, entries: &[Entry]) -> Value {
+    let mut schema = schema_of(entries);
     schema["$schema"] = json!("https://json-schema.org/draft/2020-12/schema");
-    schema["title"] = json!("kvfs.stats/1: the report in .stats.d/json");
-    schema["description"] = json!("docs/stats.md has the same in tables");
-    schema["properties"]["schema"] = json!({ "const": "kvfs.stats/1" });
+    schema["title"] = json!(format!("{name}: the report in .stats.d/json"));
+    schema["description"] = json!(format!("{document} has the same in tables"));
+    schema["properties"]["schema"] = json!({ "const": name });
     schema
 }
 
-#[test]
-fn the_schema_is_that_of_the_report_and_running_stores_keep_to_it() {
-    let text = format!("{:#}\n", schema());
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/stats.schema.json");
+/// The schema as the file of `docs/` has it, which must be what is made from the rows.
+fn stored(file: &str, made: &Value) -> Value {
+    let text = format!("{made:#}\n");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs").join(file);
     if std::env::var_os("BLESS").is_some() {
         std::fs::write(&path, &text).unwrap();
     }
     let stored = std::fs::read_to_string(&path).unwrap_or_default();
-    assert!(stored == text, "docs/stats.schema.json is not what the reports are; BLESS=1 makes it anew");
-    let schema: Value = serde_json::from_str(&stored).unwrap();
+    assert!(stored == text, "docs/{file} is not what the reports are; BLESS=1 makes it anew");
+    serde_json::from_str(&stored).unwrap()
+}
+
+#[test]
+fn the_schema_of_a_witness_is_that_of_its_report() {
+    let schema =
+        stored("witness.schema.json", &schema("kvfs.witness/1", "docs/witness.md", &witness_entries()));
+    let home = tempfile::tempdir().unwrap();
+    std::fs::write(home.path().join("000001.log"), "1").unwrap();
+    let directory = Arc::new(Directory::open(home.path(), Patterns::built_in(None)).unwrap());
+    let clock = Arc::new(ManualClock::default());
+    let control = WitnessControl::new(WitnessInfo::default(), directory, clock, Box::new(|| None));
+    control.tick();
+    let report = kvfs::control::value(&control.document());
+    check(&report, &schema, "witness");
+    assert_eq!(report["by_class"]["log"]["files"], 1);
+}
+
+#[test]
+fn the_schema_is_that_of_the_report_and_running_stores_keep_to_it() {
+    let schema = stored("stats.schema.json", &schema("kvfs.stats/1", "docs/stats.md", &entries()));
     for kind in [Kind::MEM, Kind::LSM, Kind::BTREE] {
         let rig = rig(|disk, clock| engine::open(disk, clock, &engine::Options::tiny(kind)).unwrap());
         check(&rig.json(".stats.d/json"), &schema, &kind.to_string());
@@ -157,7 +180,8 @@ fn the_schema_is_that_of_the_report_and_running_stores_keep_to_it() {
 /// Sizes and counts are whole numbers, ratios are not, and text has no unit.
 #[test]
 fn units_fit_the_values() {
-    let entries = entries();
+    let mut entries = entries();
+    entries.extend(witness_entries());
     assert!(entries.len() > 250, "{}", entries.len());
     for Entry { path, row, types } in entries {
         let has = |name: &str| types.contains(&name);

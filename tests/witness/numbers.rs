@@ -23,7 +23,10 @@ fn numbers<const N: usize>(report: &Value, class: &str, names: [&str; N]) -> [u6
     names.map(|name| number(report, &format!("by_class.{class}.{name}")))
 }
 
-const TRAFFIC: [&str; 4] = ["write_bytes", "writes", "read_bytes", "reads"];
+/// Names of what is written and read.
+fn traffic() -> [&'static str; 4] {
+    ["write_bytes", "writes", "read_bytes", "reads"]
+}
 
 #[test]
 fn bytes_and_requests_are_counted_as_they_come() {
@@ -36,24 +39,24 @@ fn bytes_and_requests_are_counted_as_they_come() {
     for place in 0..100 {
         log.write_all_at(&[7; 4096], place * 4096).unwrap();
     }
-    assert_eq!(numbers(&mount.json(), "log", TRAFFIC), [409_600, 100, 0, 0]);
+    assert_eq!(numbers(&mount.json(), "log", traffic()), [409_600, 100, 0, 0]);
     // Bytes are exact also where the kernel cuts a write at the end of a page that it has only a part of.
     log.write_all_at(&[7; 5000], 409_600 + 10).unwrap();
-    let [written, writes, ..] = numbers(&mount.json(), "log", TRAFFIC);
+    let [written, writes, ..] = numbers(&mount.json(), "log", traffic());
     assert!(written == 414_600 && [101, 102].contains(&writes), "{written} in {writes}");
     // The kernel cuts what is larger than a request.
     let table = File::create(mnt.join("000002.sst")).unwrap();
     table.write_all_at(&vec![1; 3 << 20], 0).unwrap();
-    assert_eq!(numbers(&mount.json(), "table", TRAFFIC), [3 << 20, 3, 0, 0]);
+    assert_eq!(numbers(&mount.json(), "table", traffic()), [3 << 20, 3, 0, 0]);
     // What was written is in the page cache, so nothing comes here.
     let mut content = Vec::new();
     File::open(mnt.join("000002.sst")).unwrap().read_to_end(&mut content).unwrap();
     assert_eq!(content, vec![1; 3 << 20]);
-    assert_eq!(numbers(&mount.json(), "table", TRAFFIC), [3 << 20, 3, 0, 0]);
+    assert_eq!(numbers(&mount.json(), "table", traffic()), [3 << 20, 3, 0, 0]);
     table.sync_all().unwrap();
     posix_fadvise(&table, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED).unwrap();
     File::open(mnt.join("000002.sst")).unwrap().read_to_end(&mut content).unwrap();
-    let [_, _, read_bytes, reads] = numbers(&mount.json(), "table", TRAFFIC);
+    let [_, _, read_bytes, reads] = numbers(&mount.json(), "table", traffic());
     assert!(read_bytes == 3 << 20 && reads > 0, "{read_bytes} bytes in {reads} reads");
     // A direct request is one, of so many bytes.
     let direct = OpenOptions::new()
@@ -68,13 +71,13 @@ fn bytes_and_requests_are_counted_as_they_come() {
         direct.read_exact_at(&mut memory[start..start + 4096], place * 8192).unwrap();
         direct.write_all_at(&memory[start..start + 8192], place * 8192).unwrap();
     }
-    let [written, writes, read, requests] = numbers(&mount.json(), "table", TRAFFIC);
+    let [written, writes, read, requests] = numbers(&mount.json(), "table", traffic());
     assert_eq!(
         [written - (3 << 20), writes - 3, read - read_bytes, requests - reads],
         [81_920, 10, 40_960, 10]
     );
     let report = mount.json();
-    for name in TRAFFIC {
+    for name in traffic() {
         let classes = report["by_class"].as_object().unwrap().keys();
         let sum: u64 = classes.map(|class| numbers(&report, class, [name])[0]).sum();
         assert_eq!(number(&report, &format!("total.{name}")), sum, "{name}");

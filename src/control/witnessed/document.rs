@@ -137,8 +137,8 @@ metrics! {
     pub struct Process witness "witness::reports::the_head_says_what_is_mounted_and_since_when" {
         /// Process number.
         gauge pid: u32 [None];
-        /// `write_bytes` of its `/proc/self/io`: pages dirtied for the device. A page that is written twice before it goes to the device is one there, and two writes
-        /// here.
+        /// `write_bytes` of its `/proc/self/io`: what was dirtied for the device, in whole folios of the page cache, up to 2 MiB each. A page that is written twice
+        /// before it goes to the device counts once there and twice here.
         derived write_bytes: Option<u64> [Bytes, family "kvfs_witness_self_io_write_bytes_total"];
         /// `read_bytes`: fetched from the device.
         derived read_bytes: Option<u64> [Bytes, family "kvfs_witness_self_io_read_bytes_total"];
