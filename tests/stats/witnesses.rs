@@ -63,8 +63,12 @@ fn files(module: &str) -> Vec<PathBuf> {
     let mut path = place.join(names.replace("::", "/"));
     while !path.with_extension("rs").is_file() && !path.is_dir() && path.pop() {}
     let mut found = vec![path.with_extension("rs")];
-    for folder in
-        [path.clone(), path.join("tests"), path.parent().map_or(path.clone(), |parent| parent.join("tests"))]
+    let beside = path.parent().map_or(path.clone(), |parent| parent.join("tests"));
+    // What several tests share.
+    let shared = root.join("tests/support");
+    for folder in [path.clone(), path.join("tests"), beside]
+        .into_iter()
+        .chain((place != root.join("src")).then_some(shared))
     {
         found.extend(std::fs::read_dir(folder).into_iter().flatten().map(|entry| entry.unwrap().path()));
     }
