@@ -153,6 +153,21 @@ fn it_is_made_opened_checked_and_refused_like_ours() {
     assert!(refused.to_string().contains("engine=journal needs a directory of its own"), "{refused}");
 }
 
+/// Its directory is one, and no way to somewhere else.
+#[test]
+fn through_a_link_nothing_is_written() {
+    register();
+    let home = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let (path, elsewhere) = (home.path().join("store"), home.path().join("elsewhere"));
+    mount::make_store(&path, &given("engine=journal"), Terms::default()).unwrap();
+    std::fs::create_dir(&elsewhere).unwrap();
+    std::fs::remove_dir_all(path.join("engine")).unwrap();
+    std::os::unix::fs::symlink(&elsewhere, path.join("engine")).unwrap();
+    let refused = mount::open_store(&path, &[], Terms::default()).err().unwrap().to_string();
+    assert!(refused.contains("engine is a link or a file"), "{refused}");
+    assert_eq!(std::fs::read_dir(&elsewhere).unwrap().count(), 0);
+}
+
 #[derive(clap::Parser)]
 struct Line {
     #[command(flatten)]

@@ -127,13 +127,20 @@ impl OsDisk {
         self.directory.write_in_place()
     }
 
-    /// The directory `name` below, for whoever reads and writes there in ways of its own; it is made if it is missing.
+    /// The directory `name` below, for whoever reads and writes there in ways of its own; it is made if it is missing. What has that
+    /// name and is something else is an error: through a link a store would write elsewhere.
     pub fn directory(&self, name: &str) -> io::Result<PathBuf> {
         let path = self.path.join(name);
         if self.access == Access::Write {
             make_directory(&path)?;
         }
-        Ok(path)
+        match fs::symlink_metadata(&path)?.is_dir() {
+            true => Ok(path),
+            false => Err(io::Error::new(
+                io::ErrorKind::NotADirectory,
+                format!("{name} is a link or a file: take it away"),
+            )),
+        }
     }
 
     /// Makes the directory's own name durable.

@@ -65,6 +65,8 @@ find_binary() {
         (cd "$top" && cargo build --release --quiet)
         KVFS_BIN=${CARGO_TARGET_DIR:-$top/target}/release/kvfs
     fi
+    # The scripts go elsewhere.
+    KVFS_BIN=$(realpath "$KVFS_BIN")
     kvfs=$KVFS_BIN
     export KVFS_BIN
     [ -x "$kvfs" ] || { echo "$0: no program at $kvfs" >&2; exit 2; }

@@ -11,7 +11,7 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::host::{Engine, Mount, able, alive, binary, every_engine, root, until};
+use crate::host::{Engine, Mount, able, alive, binary, both_engines, every_engine, root, until};
 
 const BYTES: usize = 1 << 20;
 
@@ -369,9 +369,10 @@ every_engine!(
     hidden_names,
     aborted_connection,
     places,
-    left_work_is_told,
     words_of_mount,
     two_signals,
     without_proc,
     umount_waits_for_the_daemon,
 );
+// Whose memtables and dirty pages are those of its options.
+both_engines!(left_work_is_told);

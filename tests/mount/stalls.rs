@@ -149,6 +149,10 @@ fn a_stalled_writer_stalls_nobody_else(engine: Engine) {
     });
     println!("{engine:?}: slowest look during a stall {worst:?}");
     assert!(worst < Duration::from_secs(2), "a reader waited {worst:?} for the writers");
+    // One of others may let writers wait within its own calls, and knows no cause.
+    if matches!(engine, Engine::Other(_)) {
+        return mount.stop_clean();
+    }
     let text = fs::read_to_string(mount.mnt().join(".stats")).unwrap();
     assert!(text.contains("STALL"), "{text}");
     let stalls = mount.json()["stalls"].clone();

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 
-use crate::host::{Engine, Mount, able, binary, every_engine, root, until};
+use crate::host::{Engine, Mount, able, binary, both_engines, every_engine, root, until};
 
 /// What may lie in the place of a file.
 #[derive(Clone, Copy, Debug)]
@@ -120,6 +120,8 @@ fn traps(engine: Engine) {
                 let entry = entry.unwrap();
                 if entry.file_type().unwrap().is_file() {
                     fs::copy(entry.path(), mount.store().join(entry.file_name())).unwrap();
+                } else if entry.file_type().unwrap().is_dir() {
+                    mount.sh(&format!(r#"cp -a {:?} "$STORE""#, entry.path()));
                 }
             }
             victim.set(trap, &mount.store().join(name));
@@ -153,7 +155,9 @@ fn traps(engine: Engine) {
             cases += 1;
         }
     }
-    assert!(cases >= 80 && refused >= 20, "{cases} cases, {refused} refused");
+    // One of others has its files out of sight, in one directory.
+    let least = if matches!(engine, Engine::Other(_)) { 64 } else { 80 };
+    assert!(cases >= least && refused >= 20, "{cases} cases, {refused} refused");
 }
 
 /// A directory of somebody else is refused, and mounted for who insists.
@@ -417,4 +421,6 @@ fn idle_connections(engine: Engine) {
     assert_eq!(mount.check(), 0);
 }
 
-every_engine!(traps, owners, nocreate, read_only_disk, read_only_mount, moved_directory, idle_connections);
+every_engine!(traps, owners, nocreate, idle_connections);
+// An engine in a directory of its own recovers there, by its path.
+both_engines!(read_only_disk, read_only_mount, moved_directory);

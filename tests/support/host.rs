@@ -137,7 +137,9 @@ pub fn rounds() -> Option<u32> {
 
 /// The binary under test: `$KVFS_BIN` (tests/run.sh sets the release build), else the one that cargo built with the test.
 pub fn binary() -> PathBuf {
-    std::env::var_os("KVFS_BIN").map_or_else(|| env!("CARGO_BIN_EXE_kvfs").into(), PathBuf::from)
+    let given = std::env::var_os("KVFS_BIN");
+    // Scripts run elsewhere.
+    given.map_or_else(|| env!("CARGO_BIN_EXE_kvfs").into(), |path| std::path::absolute(path).unwrap())
 }
 
 /// True if this machine can mount and has `programs`. If not, the test passes with a note, but fails with `CI=true`.
