@@ -117,6 +117,9 @@ fn stale_mount_is_detached(engine: Engine) {
     }
     let mount = Mount::new(engine, "");
     fs::write(mount.mnt().join("file"), "content").unwrap();
+    if !mount.promises("survives_kill") {
+        mount.ctl(&["sync"]);
+    }
     mount.kill();
     assert!(mount.mounted(), "the dead mount stays until someone cares");
     let errno = fs::metadata(mount.mnt().join("file")).unwrap_err().raw_os_error();
