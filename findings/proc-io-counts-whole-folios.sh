@@ -3,7 +3,7 @@
 #
 # proc(5) says of write_bytes: "Attempt to count the number of bytes which this process caused to be sent to the storage layer." One would
 # expect that a program which overwrites 8 KiB of a file and syncs it a hundred times has caused 800 KiB. Where the filesystem keeps files in
-# large folios, as XFS and, since Linux 6.16, ext4 and its ext2 do, each time counts the folio that holds the 8 KiB: 2 MiB for a file that was
+# large folios, as XFS, ext4 and its ext2 do, each time counts the folio that holds the 8 KiB: 2 MiB for a file that was
 # written in large pieces, 256 times as much. What goes to the device is 8 KiB and some metadata. On an ext4 that journals data, which has no large
 # folios, the count is exact.
 #

@@ -21,9 +21,6 @@ use crate::fuse::session::{self, End, MountFlags};
 use crate::store::Error;
 use crate::witness::{Directory, ENGINES, FIELDS, Options, Patterns};
 
-/// Files that root's processes may have open, unless the system says less.
-const OPEN_FILES: u64 = 1 << 20;
-
 /// A request to pass a directory through.
 pub struct WitnessRequest<'a> {
     /// The directory, absolute and without links.
@@ -137,13 +134,9 @@ fn info(request: &WitnessRequest<'_>, patterns_text: String) -> WitnessInfo {
 
 /// Lets this process have as many files open as it may: each file that the kernel knows is one.
 fn raise_open_files() {
-    let Ok((now, most)) = getrlimit(Resource::RLIMIT_NOFILE) else { return };
-    let root = nix::unistd::geteuid().is_root();
-    let wanted = if root { most.max(OPEN_FILES) } else { most };
-    let set = |limit| setrlimit(Resource::RLIMIT_NOFILE, limit, most.max(limit));
-    if now < wanted && set(wanted).or_else(|_| set(most)).is_err() {
-        log::warn!(
-            "at most {now} files can be open; more names than that in use fail with EMFILE: ulimit -n"
-        );
+    if let Ok((now, most)) = getrlimit(Resource::RLIMIT_NOFILE)
+        && let Err(error) = setrlimit(Resource::RLIMIT_NOFILE, most, most)
+    {
+        log::warn!("at most {now} files can be open, for raising that to {most}: {error}");
     }
 }

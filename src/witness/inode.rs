@@ -371,6 +371,16 @@ impl Inodes {
         self.tables.read().by_number.len() as u64
     }
 
+    /// Up to `most` files that nobody has open, each by the number of its directory and its name there: the kernel may forget them.
+    pub fn idle(&self, most: usize) -> Vec<(u64, Vec<u8>)> {
+        let name = |inode: Arc<Inode>| {
+            let place = inode.place.lock();
+            place.as_ref().map(|place| (place.parent.number, place.name.clone()))
+        };
+        let may_go = |inode: &Arc<Inode>| !inode.is_directory() && !inode.is_open();
+        self.all().into_iter().filter(may_go).filter_map(name).take(most).collect()
+    }
+
     /// Numbers of the files that programs have open.
     pub fn open_numbers(&self) -> Vec<u64> {
         self.all().iter().filter(|inode| inode.is_open()).map(|inode| inode.number).collect()

@@ -264,6 +264,7 @@ mod tests {
             ("sqlite", "app.sqlite-journal", Class::Log),
             ("sqlite", "app.db-shm", Class::Temporary),
             ("lmdb", "data.mdb", Class::Data),
+            ("lmdb", "lock.mdb", Class::Temporary),
             ("etcd", "member/wal/0000000000000000-0000000000000000.wal", Class::Log),
             ("etcd", "member/snap/db", Class::Data),
             ("wiredtiger", "journal/WiredTigerLog.0000000001", Class::Log),

@@ -136,3 +136,36 @@ fn nothing_is_changed_through_a_witness_that_only_looks() {
     assert_eq!(number(&mount.json(), "total.read_bytes"), 5);
     mount.stop();
 }
+
+/// Each file that the kernel knows is a descriptor: more files than descriptors are looked at, and none is refused.
+#[test]
+fn a_tree_may_have_more_files_than_descriptors() {
+    if !able(&[]) {
+        return;
+    }
+    let mount = Mount::place(Engine::Witness, "");
+    mount.sh(r#"ulimit -n 800; "$KVFS" witness "$STORE" "$MNT""#);
+    mount.note_pid();
+    let folder = mount.mnt().join("many");
+    fs::create_dir(&folder).unwrap();
+    // One that is open all the time, and one by its second name.
+    let mut kept = File::create(folder.join("kept")).unwrap();
+    fs::hard_link(folder.join("kept"), folder.join("linked")).unwrap();
+    for number in 0..4000 {
+        fs::write(folder.join(number.to_string()), number.to_string()).unwrap();
+        if number % 1000 == 0 {
+            kept.write_all(b"kept").unwrap();
+        }
+    }
+    for number in 0..4000 {
+        assert_eq!(fs::read_to_string(folder.join(number.to_string())).unwrap(), number.to_string());
+    }
+    assert_eq!(fs::read_to_string(folder.join("linked")).unwrap(), "kept".repeat(4));
+    let report = mount.json();
+    assert!(number(&report, "known_inodes") < 800, "{report:#}");
+    assert_eq!(number(&report, "total.write_bytes"), 4 * 4 + 10 + 90 * 2 + 900 * 3 + 3000 * 4);
+    assert_eq!(number(&report, "total.errors"), 0);
+    drop(kept);
+    fs::remove_dir_all(&folder).unwrap();
+    mount.stop();
+}

@@ -53,6 +53,7 @@ impl Content for Witnessed {
         let made = directory
             .inode(parent.0)
             .and_then(|parent| directory.create(caller(request, umask), &parent, name, mode, flags));
+        self.bound_descriptors();
         match made {
             Ok((inode, stat, file)) => {
                 let (attributes, handle) = (attributes(inode.number(), &stat), self.core.files.add(file));

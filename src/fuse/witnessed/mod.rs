@@ -8,13 +8,16 @@ mod io;
 mod names;
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use fuser::{
     Errno, FileAttr, FileHandle, FileType, INodeNo, InitFlags, Notifier, ReplyAttr, ReplyEntry, Request,
 };
+use nix::sys::resource::{Resource, getrlimit};
 use parking_lot::RwLock;
 
 use super::behind::Behind;
@@ -25,6 +28,9 @@ use crate::base::wake::WakeSignal;
 use crate::fs::types::{Ino, Time};
 use crate::witness::rights::Caller;
 use crate::witness::{self, Directory, Found, Inode, OpenDirectory, OpenFile, Stat};
+
+/// Inodes that the kernel may know where nobody says how many descriptors there may be.
+const KNOWN_MAX: u64 = 500;
 
 /// What is open, by the number that the kernel is given for it.
 struct Handles<T> {
@@ -68,6 +74,10 @@ struct Core {
     directories: Handles<OpenDirectory>,
     notifier: OnceLock<Notifier>,
     under_way: UnderWay,
+    /// Inodes from which on the kernel is asked to forget some: each is an open descriptor.
+    known_max: u64,
+    /// Whether it is being asked.
+    is_asking: AtomicBool,
 }
 
 /// Serves a directory that is passed through.
@@ -96,6 +106,8 @@ impl Witnessed {
             directories: Handles::default(),
             notifier: OnceLock::new(),
             under_way: UnderWay::default(),
+            known_max: getrlimit(Resource::RLIMIT_NOFILE).map_or(KNOWN_MAX, |(now, _)| now / 2),
+            is_asking: AtomicBool::new(false),
         };
         Ok(Witnessed { core: Arc::new(core), deferred })
     }
@@ -109,6 +121,27 @@ impl Witnessed {
             drop(under_way);
             Attempted::Answered
         })));
+    }
+
+    /// Asks the kernel to forget files that nobody has open, where it knows so many that descriptors may run out. By a thread that may wait: the
+    /// kernel forgets a name only while no request on its directory is under way.
+    fn bound_descriptors(&self) {
+        let core = &self.core;
+        if core.directory.inodes().known() <= core.known_max || core.is_asking.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        self.wait_for(|core| {
+            let inodes = core.directory.inodes();
+            let half = usize::try_from(inodes.known() / 2).unwrap_or(usize::MAX);
+            for (parent, name) in inodes.idle(half) {
+                if let Some(notifier) = core.notifier.get()
+                    && let Err(error) = notifier.inval_entry(INodeNo(parent), OsStr::from_bytes(&name))
+                {
+                    log::debug!("the kernel has no {} in {parent}: {error}", name.escape_ascii());
+                }
+            }
+            core.is_asking.store(false, Ordering::Release);
+        });
     }
 
     fn inode(&self, ino: Ino) -> Result<Arc<Inode>, Errno> {

@@ -17,6 +17,7 @@ impl Names for Witnessed {
         let _under_way = self.core.under_way.begin();
         let found =
             self.core.directory.inode(parent.0).and_then(|parent| self.core.directory.lookup(&parent, name));
+        self.bound_descriptors();
         match found {
             Err(Errno::NOENT) if !self.core.timeout.is_zero() => {
                 reply.entry(&self.core.timeout, &absent(), GENERATION);
@@ -44,6 +45,7 @@ impl Names for Witnessed {
         let made = directory
             .inode(parent.0)
             .and_then(|parent| directory.mknod(caller(request, umask), &parent, name, mode, rdev));
+        self.bound_descriptors();
         self.core.entry(reply, made);
     }
 
@@ -53,6 +55,7 @@ impl Names for Witnessed {
         let made = directory
             .inode(parent.0)
             .and_then(|parent| directory.mkdir(caller(request, umask), &parent, name, mode));
+        self.bound_descriptors();
         self.core.entry(reply, made);
     }
 
@@ -62,6 +65,7 @@ impl Names for Witnessed {
         let made = directory
             .inode(parent.0)
             .and_then(|parent| directory.symlink(caller(request, 0), &parent, name, target));
+        self.bound_descriptors();
         self.core.entry(reply, made);
     }
 
@@ -102,6 +106,7 @@ impl Names for Witnessed {
         let made = directory
             .inode(ino.0)
             .and_then(|inode| directory.link(&inode, &directory.inode(parent.0)?, name));
+        self.bound_descriptors();
         self.core.entry(reply, made);
     }
 }
