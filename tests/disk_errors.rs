@@ -80,6 +80,7 @@ fn mount_on(faulty: Arc<Faulty>, kind: Kind) -> std::result::Result<Mounted, Str
         attribution: Arc::default(),
         engine: engine.clone(),
         disk: metered,
+        engine_directory: None,
         latch: latch.clone(),
         usage: Box::new(move || usage.usage()),
         write_times: Box::new(|| Ok(())),

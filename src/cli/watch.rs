@@ -27,16 +27,18 @@ pub(super) fn row(before: &Value, now: &Value) -> Option<String> {
         return None;
     }
     let rate = |path: &str| human_size((growth(path) / seconds) as u64);
+    // What nobody measures is nothing, not 0.
+    let disk_rate = |path: &str| if now["disk"].is_null() { "-".to_string() } else { rate(path) };
     let share = |part: f64, whole: f64| (whole > 0.0).then(|| part / whole);
-    let amp = share(growth("disk.write_bytes"), growth("app.write_bytes"));
+    let amp = share(growth("disk.write_bytes"), growth("app.write_bytes")).filter(|_| !now["disk"].is_null());
     let (hits, misses) = (growth("cache.hits"), growth("cache.misses"));
     Some(format!(
         "{:>9} {:>9} {:>9} {:>9} {:>9} {:>6} {:>9} {:>7.2}s {:>5} {:>6}  {}",
         rate("app.write_bytes"),
         rate("kv.write_bytes"),
-        rate("disk.write_bytes"),
+        disk_rate("disk.write_bytes"),
         rate("app.read_bytes"),
-        rate("disk.read_bytes"),
+        disk_rate("disk.read_bytes"),
         amp.map_or("-".to_string(), |amp| format!("{amp:.2}")),
         human_size(value(now, "debt.durability_bytes") as u64),
         growth("stalls.seconds"),

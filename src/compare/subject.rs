@@ -312,7 +312,7 @@ impl Subject {
     pub fn occupied(&self) -> Result<Occupied, Error> {
         match &self.place {
             Place::Directory { path, .. } => {
-                let bytes = disk::occupied_bytes(path).map_err(|error| Error::io(path.display(), error))?;
+                let (bytes, _) = disk::occupied(path).map_err(|error| Error::io(path.display(), error))?;
                 Ok(Occupied { bytes, log_bytes: None })
             }
             Place::Disk { disk, .. } => {

@@ -21,13 +21,13 @@ metrics! {
         /// L: bytes of keys and values put or deleted.
         counter kv_write_bytes: u64 [Bytes];
         /// P: bytes written to the disk.
-        counter disk_write_bytes: u64 [Bytes];
+        counter disk_write_bytes: Option<u64> [Bytes];
         /// R: bytes read from the disk.
-        counter disk_read_bytes: u64 [Bytes];
+        counter disk_read_bytes: Option<u64> [Bytes];
         /// Bytes of P written to the log.
-        counter log_write_bytes: u64 [Bytes];
+        counter log_write_bytes: Option<u64> [Bytes];
         /// Bytes of P written by merges.
-        counter compaction_write_bytes: u64 [Bytes];
+        counter compaction_write_bytes: Option<u64> [Bytes];
         /// Bytes that the store's files occupy.
         gauge physical_bytes: u64 [Bytes];
         /// Bytes that the tree needs at least.
@@ -73,10 +73,10 @@ impl Second {
             app_write_bytes: sample.app_write_bytes(),
             app_read_bytes: sample.app_read_bytes(),
             kv_write_bytes: sample.kv_write_bytes(),
-            disk_write_bytes: sample.disk_write_bytes(),
-            disk_read_bytes: sample.disk_read_bytes(),
-            log_write_bytes: sample.log_write_bytes(),
-            compaction_write_bytes: sample.compaction().write_bytes,
+            disk_write_bytes: sample.metered(sample.disk_write_bytes()),
+            disk_read_bytes: sample.metered(sample.disk_read_bytes()),
+            log_write_bytes: sample.metered(sample.log_write_bytes()),
+            compaction_write_bytes: sample.metered(sample.compaction().write_bytes),
             physical_bytes: physical.bytes,
             live_bytes,
             l0_files: shape.debt.l0_files,
@@ -90,7 +90,7 @@ impl Second {
             cache_misses: shape.cache.all.misses,
             write_amp: sample.write_amp(),
             engine_write_amp: sample.engine_write_amp(),
-            space_amp: sample.by_disk(physical.bytes, live_bytes),
+            space_amp: physical.over(live_bytes),
             debt_cpu_seconds: forecast::cpu_seconds(sample, owed_bytes),
         }
     }

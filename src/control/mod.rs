@@ -36,6 +36,7 @@ mod tables;
 mod witnessed;
 
 use std::collections::{BTreeMap, VecDeque};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -55,7 +56,7 @@ use crate::attribution::{Attribution, Charges};
 use crate::base::clock::Clock;
 use crate::base::event_log::{Event, Field};
 use crate::base::metric::Since;
-use crate::disk::{Disk, Latch, Metered, OpenFiles, ProcessIo};
+use crate::disk::{Disk, Latch, Metered, OpenFiles, ProcessIo, occupied};
 use crate::engine::{Cause, Command, Engine, EventLog, MeteredEngine, Stalls};
 use crate::fs::meter::{Latency, Meter, growth};
 use crate::fs::operation::Op;
@@ -89,6 +90,8 @@ pub struct Sources {
     pub engine: Arc<MeteredEngine>,
     /// Door 3, which counts since before the store was opened.
     pub disk: Arc<Metered>,
+    /// The directory of an engine that reads and writes there in ways of its own.
+    pub engine_directory: Option<PathBuf>,
     /// The latch, which closes when a sync fails.
     pub latch: Arc<Latch>,
     /// The filesystem's contents, from memory.
@@ -191,11 +194,13 @@ impl Control {
             }
             samples.push_back(sample.clone());
         }
-        match self.parts.disk.list() {
-            Ok(files) => {
+        let own = self.parts.engine_directory.as_deref().map_or(Ok((0, 0)), occupied);
+        match self.parts.disk.list().and_then(|files| Ok((files, own?))) {
+            Ok((files, (own_bytes, own_files))) => {
                 let physical = Physical {
-                    bytes: files.iter().map(|file| file.bytes_allocated).sum(),
-                    files: files.len() as u64,
+                    bytes: files.iter().map(|file| file.bytes_allocated).sum::<u64>() + own_bytes,
+                    files: files.len() as u64 + own_files,
+                    is_partial: sample.is_unmetered && self.parts.engine_directory.is_none(),
                     below: self.parts.disk.space().ok(),
                 };
                 *self.physical.lock() = physical;

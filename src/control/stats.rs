@@ -152,9 +152,14 @@ impl Sample {
         }
     }
 
+    /// A count of door 3; `None` if the engine reads and writes where door 3 does not see it.
+    pub(super) fn metered<T>(&self, count: T) -> Option<T> {
+        (!self.is_unmetered).then_some(count)
+    }
+
     /// A quotient with what door 3 counted, if that is what the engine did.
     pub(super) fn by_disk(&self, numerator: u64, denominator: u64) -> Option<f64> {
-        ratio(numerator, denominator).filter(|_| !self.is_unmetered)
+        self.metered(ratio(numerator, denominator)).flatten()
     }
 
     /// Counters of one operation.
@@ -317,8 +322,17 @@ pub struct Physical {
     pub bytes: u64,
     /// Number of files.
     pub files: u64,
+    /// Whether files are missing here: those of an engine that keeps them elsewhere, and that nobody looked at.
+    pub is_partial: bool,
     /// The filesystem below; `None` where it does not say.
     pub below: Option<Space>,
+}
+
+impl Physical {
+    /// Bytes that the files occupy / `bytes`; `None` unless all are known.
+    pub(super) fn over(&self, bytes: u64) -> Option<f64> {
+        ratio(self.bytes, bytes).filter(|_| !self.is_partial)
+    }
 }
 
 /// The growth over the last while.
@@ -374,7 +388,7 @@ impl Report {
 
     /// Bytes that the store's files occupy / bytes that the user's tree needs at least.
     pub fn space_amp(&self) -> Option<f64> {
-        self.sample.by_disk(self.physical.bytes, self.live_bytes())
+        self.physical.over(self.live_bytes())
     }
 
     /// The same report with counters that begin at `mark`.

@@ -50,7 +50,7 @@ pub use prefix::Prefixed;
 pub use purpose::{LEVELS, Purpose};
 pub use sim::{SimDisk, Tear, Witness};
 pub use stock::Stock;
-pub use tree::{drop_from_cache, occupied_bytes, remove_tree};
+pub use tree::{drop_from_cache, occupied, remove_tree};
 
 /// A name in the directory.
 #[derive(Clone, Debug, PartialEq, Eq)]

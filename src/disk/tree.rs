@@ -27,15 +27,17 @@ fn walk(path: &Path, visit: &mut dyn FnMut(&Path, &fs::Metadata) -> io::Result<(
     Ok(())
 }
 
-/// Bytes that the files below `path` occupy on the device: blocks, not lengths. 0 if there is no such directory.
-pub fn occupied_bytes(path: &Path) -> io::Result<u64> {
+/// Bytes that the files below `path` occupy on the device, blocks and not lengths, and how many files they are. None if there is no such
+/// directory.
+pub fn occupied(path: &Path) -> io::Result<(u64, u64)> {
     use std::os::unix::fs::MetadataExt;
-    let mut bytes = 0;
+    let (mut bytes, mut files) = (0, 0);
     walk(path, &mut |_, found| {
         bytes += found.blocks() * 512;
+        files += 1;
         Ok(())
     })?;
-    Ok(bytes)
+    Ok((bytes, files))
 }
 
 /// Writes the files below `path` back and drops them from the page cache, which needs no privilege. What is open or mapped may stay.
@@ -63,7 +65,7 @@ mod tests {
     fn a_tree_is_measured_in_blocks_forgotten_and_removed() {
         let home = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR").to_string() + "/target").unwrap();
         let (path, outside) = (home.path().join("tree"), home.path().join("outside"));
-        assert_eq!(occupied_bytes(&path).unwrap(), 0);
+        assert_eq!(occupied(&path).unwrap(), (0, 0));
         fs::create_dir_all(path.join("below/deeper")).unwrap();
         fs::write(&outside, vec![1; 1 << 20]).unwrap();
         fs::write(path.join("one"), vec![1; 10_000]).unwrap();
@@ -72,8 +74,8 @@ mod tests {
         fs::File::create(path.join("hole")).unwrap().set_len(1 << 30).unwrap();
         std::os::unix::fs::symlink(&outside, path.join("link")).unwrap();
         drop_from_cache(&path).unwrap();
-        let bytes = occupied_bytes(&path).unwrap();
-        assert!((15_000..200_000).contains(&bytes), "{bytes}");
+        let (bytes, files) = occupied(&path).unwrap();
+        assert!((15_000..200_000).contains(&bytes) && files == 3, "{bytes} in {files}");
         assert_eq!(fs::read(path.join("one")).unwrap(), vec![1; 10_000]);
         remove_tree(&path).unwrap();
         remove_tree(&path).unwrap();

@@ -75,9 +75,7 @@ impl Figure for Amount {
 impl Growing for Amount {
     fn since(&self, earlier: &Amount) -> Amount {
         match self {
-            Amount::Counter(now) => {
-                Amount::Counter(now.map(|now| now.saturating_sub(earlier.number().unwrap_or(0))))
-            }
+            Amount::Counter(now) => Amount::Counter(now.since(&earlier.number())),
             Amount::Gauge(_) => *self,
         }
     }

@@ -254,6 +254,7 @@ fn parts(store: &Store, mount_point: &Path, attribution: &Arc<Attribution>) -> S
         attribution: attribution.clone(),
         engine: engine.clone(),
         disk: disk.clone(),
+        engine_directory: store.engine_directory(),
         latch: latch.clone(),
         usage: Box::new(usage),
         write_times: Box::new(write_times),

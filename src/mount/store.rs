@@ -247,6 +247,12 @@ fn open_fs(
 }
 
 impl Store {
+    /// The directory of an engine that reads and writes there in ways of its own; `None` of one whose files are on the disk.
+    pub fn engine_directory(&self) -> Option<PathBuf> {
+        let has_own = matches!(self.settings.engine.kind().home, Home::Directory(_));
+        has_own.then(|| self.path.join(ENGINE_DIRECTORY))
+    }
+
     /// Its log, for a daemon; `None` where nothing can be written.
     pub fn log(&self) -> io::Result<Option<LogFile>> {
         if self.is_view { Ok(None) } else { self.os.log().map(Some) }

@@ -230,9 +230,37 @@ fn of_an_engine_that_door_3_does_not_see_no_amplification_is_made_up() {
         assert!(amplification[name].is_null(), "{name}: {amplification:#}");
     }
     assert!(amplification["fs_write"].as_f64() > Some(0.0), "door 2 sees it: {amplification:#}");
+    assert!(report["disk"].is_null(), "{:#}", report["disk"]);
+    assert!(report["windows"]["10s"]["disk_write_bytes"].is_null(), "{:#}", report["windows"]["10s"]);
+    assert!(!rig.cat(".stats.d/prom").contains("kvfs_disk_"), "what is not measured has no sample");
+    let history = rig.cat(".stats.d/history");
+    let lines: Vec<Vec<&str>> = history.lines().map(|line| line.split(',').collect()).collect();
+    let column = lines[0].iter().position(|name| *name == "disk_write_bytes").unwrap();
+    assert!(lines.len() > 1 && lines[1..].iter().all(|line| line[column].is_empty()), "{history}");
     let text = rig.cat(".stats");
     let line = |name: &str| text.lines().find(|line| line.trim_start().starts_with(name)).unwrap();
     for name in ["write total", "read total", "space "] {
         assert!(line(name).contains(" - ") && !line(name).contains("0.00"), "{}", line(name));
     }
+    assert_eq!((line("WRITTEN"), line("READ")), ("WRITTEN -", "READ    -"));
+    assert!(line("SYNCS").starts_with("SYNCS   - by the disk"), "{}", line("SYNCS"));
+}
+
+/// What it occupies is looked up in its directory: blocks, so that a hole is nothing.
+#[test]
+fn the_space_of_an_engine_with_a_directory_of_its_own_is_in_its_blocks() {
+    let home = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    std::fs::create_dir(home.path().join("below")).unwrap();
+    std::fs::write(home.path().join("below/data"), vec![1; 1 << 20]).unwrap();
+    std::fs::File::create(home.path().join("hole")).unwrap().set_len(1 << 30).unwrap();
+    let engine =
+        |_: Arc<dyn Disk>, _: Arc<dyn Clock>| -> Arc<dyn Engine> { Arc::new(Elsewhere(MemEngine::new())) };
+    let rig = rig_beside(Some(home.path().to_path_buf()), |disk| disk, engine);
+    rig.control.tick();
+    let report = rig.json(".stats.d/json");
+    let physical = number(&report, "space.physical_bytes");
+    assert!((1 << 20..2 << 20).contains(&physical), "{physical}");
+    assert_eq!(number(&report, "space.physical_files"), 2);
+    let space = report["amplification"]["space"].as_f64().unwrap();
+    assert!((space - physical as f64 / 1300.0).abs() < 0.01, "{space}");
 }

@@ -49,6 +49,15 @@ pub fn rig_on(
     wrap: impl FnOnce(Arc<dyn Disk>) -> Arc<dyn Disk>,
     engine: impl FnOnce(Arc<dyn Disk>, Arc<dyn Clock>) -> Arc<dyn Engine>,
 ) -> Rig {
+    rig_beside(None, wrap, engine)
+}
+
+/// An engine that has a directory of its own beside the disk.
+pub fn rig_beside(
+    engine_directory: Option<std::path::PathBuf>,
+    wrap: impl FnOnce(Arc<dyn Disk>) -> Arc<dyn Disk>,
+    engine: impl FnOnce(Arc<dyn Disk>, Arc<dyn Clock>) -> Arc<dyn Engine>,
+) -> Rig {
     let clock = Arc::new(ManualClock::default());
     let sim = SimDisk::new();
     let disk = Metered::new(wrap(sim.clone()));
@@ -70,6 +79,7 @@ pub fn rig_on(
         attribution: attribution.clone(),
         engine: engine.clone(),
         disk: disk.clone(),
+        engine_directory,
         latch,
         usage: Box::new(usage),
         write_times: Box::new(|| Ok(())),

@@ -147,6 +147,7 @@ fn report(sample: Sample, last: Sample) -> Report {
         physical: Physical {
             bytes: 562 << 10,
             files: 7,
+            is_partial: false,
             below: Some(Space {
                 total_bytes: 100 << 30,
                 free_bytes: 42 << 30,

@@ -81,6 +81,12 @@ impl Growing for u64 {
     }
 }
 
+impl Growing for Option<u64> {
+    fn since(&self, earlier: &Option<u64>) -> Option<u64> {
+        self.map(|now| now.saturating_sub(earlier.unwrap_or(0)))
+    }
+}
+
 impl Growing for Duration {
     fn since(&self, earlier: &Duration) -> Duration {
         self.saturating_sub(*earlier)

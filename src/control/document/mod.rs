@@ -60,8 +60,8 @@ metrics! {
         part kv: Kv;
         /// Doors 2 and 3 by kind of key: `inode`, `dirent`, `xattr`, `block` …
         part kinds: Named<KindName, KindRow>;
-        /// Door 3.
-        part disk: DiskSection;
+        /// Door 3; null for an engine that reads and writes in ways of its own.
+        part disk: Option<DiskSection>;
         /// Processes that moved most content: twenty, then all others.
         part by_process: Vec<ProcessRow>;
         /// Names in the root below which most content was moved: twenty, then all others.
@@ -266,15 +266,15 @@ metrics! {
         /// Growth of `kv.write_bytes` (L).
         derived kv_write_bytes: u64 [Bytes];
         /// Growth of `disk.write_bytes` (P).
-        derived disk_write_bytes: u64 [Bytes];
+        derived disk_write_bytes: Option<u64> [Bytes];
         /// Growth of `disk.read_bytes` (R).
-        derived disk_read_bytes: u64 [Bytes];
+        derived disk_read_bytes: Option<u64> [Bytes];
         /// Growth of `disk.writes`.
-        derived disk_writes: u64 [Count];
+        derived disk_writes: Option<u64> [Count];
         /// Growth of `disk.reads`.
-        derived disk_reads: u64 [Count];
+        derived disk_reads: Option<u64> [Count];
         /// Growth of `disk.syncs`.
-        derived disk_syncs: u64 [Count];
+        derived disk_syncs: Option<u64> [Count];
         /// Ratios of these.
         part amplification: Quotients;
     }

@@ -4,7 +4,6 @@ use super::super::figures::{amp, clock, human_count, percent, span, tail, timest
 use super::super::stats::{Base, Report, Sample, State};
 use super::engine::of_levels;
 use super::page::{COLUMNS, Page};
-use crate::base::metric::ratio;
 use crate::base::text::{exact_size, human_size};
 use crate::disk::{Counters, Purpose};
 use crate::engine::Promise;
@@ -72,7 +71,8 @@ pub(super) fn amplification(page: &mut Page, report: &Report) {
     let written = human_size(sample.app_write_bytes());
     let read = human_size(sample.app_read_bytes());
     let kv = human_size(sample.kv_write_bytes());
-    let passed = |bytes| if sample.is_unmetered { "-".to_string() } else { human_size(bytes) };
+    let known = |bytes: Option<u64>| bytes.map_or("-".to_string(), human_size);
+    let passed = |bytes| known(sample.metered(bytes));
     let disk = passed(sample.disk_write_bytes());
     let no_wal = passed(sample.no_wal_write_bytes());
     row("write total", Sample::write_amp, format!("{disk} disk / {written} app"));
@@ -88,7 +88,7 @@ pub(super) fn amplification(page: &mut Page, report: &Report) {
         "  {:<18}{blanks}{:>11}   {} physical / {} live (apparent {})",
         "space",
         amp(report.space_amp()),
-        passed(report.physical.bytes),
+        known(Some(report.physical.bytes).filter(|_| !report.physical.is_partial)),
         human_size(report.live_bytes()),
         human_size(usage.apparent_bytes),
     ));
@@ -150,17 +150,18 @@ pub(super) fn by_cause(page: &mut Page, sample: &Sample) {
             let each = mean((bytes, requests));
             format!("{name} {} ({} of {each})", human_size(bytes), human_count(requests))
         };
-        let mut items: Vec<String> = named.map(item).collect();
         let (bytes, requests) = of(&total);
         let each = mean((bytes, requests));
-        items.push(format!("| {} in {} requests of {each}", human_size(bytes), human_count(requests)));
-        page.block(head, items);
+        let all = format!("| {} in {} requests of {each}", human_size(bytes), human_count(requests));
+        let items = || named.map(item).chain([all]).collect();
+        page.block(head, sample.metered(()).map_or_else(|| vec!["-".to_string()], |()| items()));
     };
     block("WRITTEN", |counters| (counters.write_bytes, counters.writes));
     block("READ", |counters| (counters.read_bytes, counters.reads));
-    let mut items = vec![format!("{} by the disk", human_count(total.syncs))];
+    let syncs = sample.metered(total.syncs).map_or("-".to_string(), human_count);
+    let mut items = vec![format!("{syncs} by the disk")];
     if let Some(process) = sample.process {
-        let share = ratio(process.write_bytes, total.write_bytes).map(|share| share - 1.0);
+        let share = sample.by_disk(process.write_bytes, total.write_bytes).map(|share| share - 1.0);
         let against = share.map_or("-".to_string(), |share| format!("{:+.1}%", share * 100.0));
         let write = human_size(process.write_bytes);
         items.push(format!("| /proc/self/io wrote {write} ({against} of WRITTEN)"));
