@@ -1,19 +1,20 @@
 //! The door of kvfs over a store of somebody else: what every adapter needs, once.
 //!
 //! An adapter says in [`Store`] how its engine reads, writes and syncs. Here is the rest: log sequence numbers, one sync for everyone who waits, the
-//! interval of `sync=`, commands on a thread that may wait, a full disk told from other errors, and that no call of an engine of others is
-//! made where nothing may wait ([`Tier::Memory`]).
+//! interval of `sync=`, commands on a thread that may wait, a full disk told from other errors, back-pressure as a stall with its cause, and that
+//! no call of an engine of others that may wait is made where nothing may ([`Tier::Memory`]).
 
 use std::error::Error as StdError;
 use std::io;
 use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use kvfs::base::clock::Clock;
 use kvfs::engine::{
-    Background, Batch, Command, Done, Engine, Error, Inspect, KeyRange, Kind, Lsn, Options, Pending, Promise,
-    Result, Shape, Tier, Visit, WakeSignal, WorkClass,
+    Background, Batch, Cause, Command, Done, Engine, Error, Inspect, KeyRange, Kind, Lsn, Options, Pending,
+    Promise, Result, Shape, StallMeter, Tier, Visit, WakeSignal, WorkClass,
 };
 
 use crate::queue::{Durable, Queue};
@@ -26,8 +27,20 @@ pub trait Store: Send + Sync + 'static {
     /// The value of `key`, if it is there.
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>>;
 
+    /// The same without the disk and without a wait for a lock; [`Error::WouldBlock`] where that gives no answer.
+    fn get_cached(&self, key: &[u8]) -> Result<Option<Bytes>> {
+        let _ = key;
+        Err(Error::WouldBlock)
+    }
+
     /// Visits keys of `range` in ascending order. No lock that another call takes is held while `visit` runs.
     fn scan(&self, range: KeyRange<'_>, visit: &mut Visit<'_>) -> Result<()>;
+
+    /// The same without the disk and without a wait for a lock; [`Error::WouldBlock`], after visits or before, where that gives no answer.
+    fn scan_cached(&self, range: KeyRange<'_>, visit: &mut Visit<'_>) -> Result<()> {
+        let _ = (range, visit);
+        Err(Error::WouldBlock)
+    }
 
     /// Applies all operations of `batch` in their order, or none; they need not be durable.
     fn apply(&self, batch: &Batch) -> Result<()>;
@@ -45,35 +58,62 @@ pub trait Store: Send + Sync + 'static {
         self.settle()
     }
 
+    /// Reads everything and verifies it in the engine's own way; [`Error::Corrupt`] for what does not fit.
+    fn verify(&self) -> Result<()> {
+        self.scan(KeyRange::ALL, &mut |_, _| ControlFlow::Continue(()))
+    }
+
+    /// Whatever is to be done before the end, once everything is durable.
+    fn close(&self) -> Result<()> {
+        Ok(())
+    }
+
     /// What it promises of a crash.
     fn promise(&self) -> Promise;
 
-    /// The variant, as its options say it; empty without any.
-    fn variant(&self) -> &'static str {
-        ""
+    /// Back-pressure that holds up writes now; `None` without any, and of engines that have none. An error answers the write: nothing that the engine
+    /// does by itself will end what it waits for.
+    fn pressure(&self) -> Result<Option<Pressure>> {
+        Ok(None)
     }
 
-    /// Work that runs in the background now, a line each.
-    fn jobs(&self) -> Vec<String> {
-        Vec::new()
-    }
-
-    /// Bytes that its cache holds and may hold, as far as it says.
-    fn cache_bytes(&self) -> [u64; 2] {
-        [0, 0]
-    }
+    /// Fills in what it says of itself: its statistics under its own names, and of ours only what means the same.
+    fn describe(&self, shape: &mut Shape);
 }
+
+/// Back-pressure: why writes are held up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pressure {
+    /// Its cause, by the engine's own rule.
+    pub cause: Cause,
+    /// Whether writes are stopped until it is gone, not only delayed.
+    pub is_stopped: bool,
+}
+
+/// Time after which a batch that was refused for back-pressure is worth another try: engines of others do not say when it ends.
+const RETRY_AFTER: Duration = Duration::from_millis(5);
 
 /// A store behind the door.
 pub struct Adapter<S> {
     store: S,
     queue: Queue,
+    clock: Arc<dyn Clock>,
+    stalls: StallMeter,
 }
 
 impl<S: Store> Adapter<S> {
     /// `store`, opened with `options`, behind the door.
     pub fn open(store: S, clock: Arc<dyn Clock>, options: &Options) -> Arc<dyn Engine> {
-        Arc::new(Adapter { store, queue: Queue::new(clock, options.common().sync) })
+        let queue = Queue::new(clock.clone(), options.common().sync);
+        Arc::new(Adapter { store, queue, clock, stalls: StallMeter::default() })
+    }
+
+    /// Refuses a batch while writes are stopped, so that it waits in the queue for such batches and not on a thread; a delay is the engine's
+    /// own, within the write.
+    fn check_pressure(&self) -> Result<()> {
+        let Some(Pressure { cause, is_stopped }) = self.store.pressure()? else { return Ok(()) };
+        self.stalls.begin(cause, is_stopped, self.clock.elapsed());
+        if is_stopped { Err(Error::Busy { cause, retry_after: RETRY_AFTER }) } else { Ok(()) }
     }
 }
 
@@ -86,19 +126,11 @@ impl<S: Store> Durable for Adapter<S> {
         match command {
             Command::Flush | Command::Checkpoint => self.store.settle(),
             Command::Compact => self.store.compact(),
-            Command::Verify => self.store.scan(KeyRange::ALL, &mut |_, _| ControlFlow::Continue(())),
+            Command::Verify => self.store.verify(),
             Command::DropCaches | Command::CompactLevel(_) => {
                 Err(Error::Invalid(format!("engine={} cannot do that", self.store.kind())))
             }
         }
-    }
-}
-
-/// Whether a call may wait.
-fn may_wait(tier: Tier) -> Result<()> {
-    match tier {
-        Tier::Memory => Err(Error::WouldBlock),
-        Tier::Disk => Ok(()),
     }
 }
 
@@ -108,22 +140,31 @@ impl<S: Store> Engine for Adapter<S> {
     }
 
     fn get(&self, key: &[u8], tier: Tier) -> Result<Option<Bytes>> {
-        may_wait(tier)?;
-        self.store.get(key)
+        match tier {
+            Tier::Memory => self.store.get_cached(key),
+            Tier::Disk => self.store.get(key),
+        }
     }
 
     fn scan(&self, range: KeyRange<'_>, tier: Tier, visit: &mut Visit<'_>) -> Result<()> {
-        may_wait(tier)?;
-        self.store.scan(range, visit)
+        match tier {
+            Tier::Memory => self.store.scan_cached(range, visit),
+            Tier::Disk => self.store.scan(range, visit),
+        }
     }
 
+    /// No engine of others says whether a write will wait: none is made in [`Tier::Memory`].
     fn apply(&self, batch: &Batch, tier: Tier) -> Result<Lsn> {
         self.queue.check()?;
         if batch.is_empty() {
             return Ok(self.queue.lsn());
         }
-        may_wait(tier)?;
+        if tier == Tier::Memory {
+            return Err(Error::WouldBlock);
+        }
+        self.check_pressure()?;
         self.store.apply(batch)?;
+        self.stalls.end(|| self.clock.elapsed());
         // A batch of deletes of the empty key has no bytes, and is a batch all the same.
         Ok(self.queue.applied(batch.bytes().max(1)))
     }
@@ -141,7 +182,8 @@ impl<S: Store> Engine for Adapter<S> {
     }
 
     fn close(&self) -> Result<()> {
-        self.queue.sync_now(self)
+        self.queue.sync_now(self)?;
+        self.store.close()
     }
 
     fn background(&self) -> Option<&dyn Background> {
@@ -174,12 +216,18 @@ impl<S: Store> Background for Adapter<S> {
 
 impl<S: Store> Inspect for Adapter<S> {
     fn shape(&self) -> Shape {
-        let mut shape =
-            Shape { engine: self.store.kind().name, variant: self.store.variant(), ..Shape::default() };
-        shape.jobs = self.store.jobs();
-        [shape.cache.bytes, shape.cache.bytes_max] = self.store.cache_bytes();
+        let mut shape = Shape { engine: self.store.kind().name, ..Shape::default() };
+        self.store.describe(&mut shape);
+        shape.stalls = self.stalls.snapshot(self.clock.elapsed());
+        (shape.debt.unsynced_bytes, shape.debt.oldest_unsynced) = self.queue.unsynced();
         shape
     }
+}
+
+/// Lines for jobs of which so many run: `3 flushes`.
+#[allow(dead_code, reason = "which engines say what runs follows from the features")]
+pub fn jobs<const N: usize>(jobs: [(u64, &str); N]) -> Vec<String> {
+    jobs.into_iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}")).collect()
 }
 
 /// An engine's error, with what was being done. A full disk and the system's other errors are found where they lie inside it.

@@ -1,6 +1,6 @@
 //! fjall: a leveled LSM-tree, with large values in files of their own if `blob=on`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -9,13 +9,19 @@ use fjall::config::{BlockSizePolicy, CompressionPolicy};
 use fjall::{CompressionType, Database, Keyspace, KeyspaceCreateOptions, KvSeparationOptions, PersistMode};
 use kvfs::base::clock::Clock;
 use kvfs::base::text::{BadText, Field};
+use kvfs::disk::{Access, Disk, OsDisk};
 use kvfs::engine::{
-    Batch, Common, Descriptor, Engine, Home, KeyRange, Kind, Operation, Options, OwnOptions, Promise, Result,
-    Visit,
+    Batch, Cause, Common, Descriptor, Engine, Error, Home, KeyRange, Kind, Lookups, Operation, Options,
+    OwnOptions, Promise, Result, Shape, Statistic, Visit,
 };
 
-use crate::adapter::{Adapter, Store, failed};
-use crate::options::{count, size, switch};
+use crate::adapter::{Adapter, Pressure, Store, failed, jobs};
+use crate::options::{cache_bytes, choice, count, has_common, memory, size, switch};
+
+/// How blocks and large values are compressed.
+const COMPRESSIONS: [&str; 2] = ["none", "lz4"];
+/// Memtables of a keyspace that wait for their flush at which fjall holds up writes.
+const SEALED_MEMTABLES_MAX: usize = 4;
 
 /// The engine.
 pub static ENGINE: Descriptor = Descriptor {
@@ -38,7 +44,10 @@ struct FjallOptions {
     table_bytes: u64,
     block_bytes: u64,
     worker_threads: u64,
+    /// A place in [`COMPRESSIONS`].
+    compression: usize,
     separates: bool,
+    separation_bytes_min: u64,
 }
 
 impl Default for FjallOptions {
@@ -49,18 +58,29 @@ impl Default for FjallOptions {
             table_bytes: 64 << 20,
             block_bytes: 4 << 10,
             worker_threads: 2,
+            compression: 0,
             separates: false,
+            separation_bytes_min: 1 << 10,
         }
     }
 }
 
 impl OwnOptions for FjallOptions {
     const FIELDS: &'static [Field<FjallOptions>] = &[
+        memory!(),
         size!("max_memtable_size", memtable_bytes, "Bytes of a memtable."),
         size!("table_target_size", table_bytes, "Bytes of a table file."),
         size!("data_block_size", block_bytes, "Bytes of a block."),
         count!("worker_threads", worker_threads, "Threads that flush and compact."),
-        switch!("kv_separation", separates, "Values of 1 KiB and more lie in files of their own."),
+        choice!(
+            "compression",
+            Format,
+            compression,
+            COMPRESSIONS,
+            "How blocks and large values are compressed: none or lz4."
+        ),
+        switch!("kv_separation", separates, "Large values lie in files of their own."),
+        size!("separation_threshold", separation_bytes_min, "Bytes from which a value is large."),
     ];
 
     fn tiny() -> FjallOptions {
@@ -72,56 +92,110 @@ impl OwnOptions for FjallOptions {
         }
     }
 
-    fn common(&self) -> &Common {
-        &self.common
-    }
-
-    fn common_mut(&mut self) -> &mut Common {
-        &mut self.common
-    }
+    has_common!();
 
     fn divide(&mut self, memory_bytes: u64) {
         self.common.cache_bytes = memory_bytes / 2;
-        (self.memtable_bytes, self.table_bytes) = (memory_bytes / 4, memory_bytes / 4);
+        // The other half is full when so many memtables are that writes halt.
+        self.memtable_bytes = memory_bytes / 2 / SEALED_MEMTABLES_MAX as u64;
+        self.table_bytes = memory_bytes / 4;
     }
 
     fn validate(&self) -> std::result::Result<(), BadText> {
-        if self.memtable_bytes == 0 || self.table_bytes == 0 || self.worker_threads == 0 {
-            return Err("max_memtable_size, table_target_size and worker_threads must be above 0".into());
+        for (name, number) in [
+            ("max_memtable_size", self.memtable_bytes),
+            ("table_target_size", self.table_bytes),
+            ("worker_threads", self.worker_threads),
+        ] {
+            if number == 0 {
+                return Err(format!("{name}=0: it must be above 0").into());
+            }
+        }
+        if !(1..=u64::from(u32::MAX)).contains(&self.separation_bytes_min) {
+            return Err(
+                format!("separation_threshold={} is not from 1 to 4G", self.separation_bytes_min).into()
+            );
         }
         if !(1 << 10..=512 << 10).contains(&self.block_bytes) {
             return Err(format!("data_block_size={} is not from 1K to 512K", self.block_bytes).into());
         }
-        self.common.validate(self.memtable_bytes, "a memtable")
+        self.common.validate(self.buffers_bytes(), "memtables")
+    }
+}
+
+impl FjallOptions {
+    /// Bytes of all memtables at which writes halt.
+    fn buffers_bytes(&self) -> u64 {
+        self.memtable_bytes.saturating_mul(SEALED_MEMTABLES_MAX as u64)
+    }
+
+    fn compression(&self) -> CompressionType {
+        match COMPRESSIONS[self.compression] {
+            "lz4" => CompressionType::Lz4,
+            _ => CompressionType::None,
+        }
     }
 }
 
 struct Fjall {
     database: Database,
     keyspace: Keyspace,
-    cache_bytes: u64,
+    directory: PathBuf,
+    options: FjallOptions,
+}
+
+/// Damage is told from the system's errors, which lie inside those of its tree.
+fn fjall_failed(what: &str, error: fjall::Error) -> Error {
+    let is_damage = match &error {
+        fjall::Error::Storage(inner) => std::error::Error::source(inner).is_none(),
+        fjall::Error::JournalRecovery(_) | fjall::Error::Unrecoverable => true,
+        _ => false,
+    };
+    if is_damage { Error::corrupt(what, 0, error.to_string()) } else { failed(what, error) }
+}
+
+impl Fjall {
+    /// After an error of a flush it takes nothing more and does not say which one it was: without room for a memtable, that was the reason.
+    fn failed(&self, what: &str, error: fjall::Error) -> Error {
+        if !matches!(error, fjall::Error::Poisoned) {
+            return fjall_failed(what, error);
+        }
+        let space = OsDisk::open(&self.directory, Access::Read).and_then(|disk| disk.space());
+        match space {
+            Ok(space) if space.free_bytes < self.options.memtable_bytes => Error::NoSpace,
+            _ => {
+                let rest = "a flush or a sync failed: fjall takes nothing more until it is mounted anew";
+                Error::io(what, std::io::Error::other(rest))
+            }
+        }
+    }
 }
 
 fn open(directory: &Path, clock: Arc<dyn Clock>, options: &Options) -> Result<Arc<dyn Engine>> {
     let own: FjallOptions = options.own::<FjallOptions>()?.clone();
-    let cache_bytes = own.common.cache_bytes;
     let database = Database::builder(directory)
-        .cache_size(cache_bytes)
+        .cache_size(cache_bytes(&own.common, own.buffers_bytes()))
         .worker_threads(own.worker_threads as usize)
         .open()
-        .map_err(|error| failed("opening the database", error))?;
-    let create = move || {
+        .map_err(|error| fjall_failed("opening the database", error))?;
+    let create = || {
         let options = KeyspaceCreateOptions::default()
             .max_memtable_size(own.memtable_bytes)
-            .data_block_compression_policy(CompressionPolicy::all(CompressionType::None))
+            .data_block_compression_policy(CompressionPolicy::all(own.compression()))
             .data_block_size_policy(BlockSizePolicy::all(own.block_bytes as u32))
             .compaction_strategy(Arc::new(Leveled::default().with_table_target_size(own.table_bytes)));
-        let separation =
-            KvSeparationOptions::default().separation_threshold(1024).compression(CompressionType::None);
+        let separation = KvSeparationOptions::default()
+            .separation_threshold(own.separation_bytes_min as u32)
+            .compression(own.compression());
         options.with_kv_separation(own.separates.then_some(separation))
     };
-    let keyspace = database.keyspace("kv", create).map_err(|error| failed("opening the keyspace", error))?;
-    Ok(Adapter::open(Fjall { database, keyspace, cache_bytes }, clock, options))
+    let keyspace =
+        database.keyspace("kv", create).map_err(|error| fjall_failed("opening the keyspace", error))?;
+    Ok(Adapter::open(
+        Fjall { database, keyspace, directory: directory.to_path_buf(), options: own },
+        clock,
+        options,
+    ))
 }
 
 impl Store for Fjall {
@@ -130,13 +204,13 @@ impl Store for Fjall {
     }
 
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>> {
-        let value = self.keyspace.get(key).map_err(|error| failed("a read", error))?;
+        let value = self.keyspace.get(key).map_err(|error| self.failed("a read", error))?;
         Ok(value.map(|value| Bytes::copy_from_slice(&value)))
     }
 
     fn scan(&self, range: KeyRange<'_>, visit: &mut Visit<'_>) -> Result<()> {
         for entry in self.keyspace.range(range.start..) {
-            let (key, value) = entry.into_inner().map_err(|error| failed("a scan", error))?;
+            let (key, value) = entry.into_inner().map_err(|error| self.failed("a scan", error))?;
             if !range.is_before_end(&key) || visit(&key, &value).is_break() {
                 break;
             }
@@ -159,38 +233,137 @@ impl Store for Fjall {
                 changes.commit()
             }
         };
-        applied.map_err(|error| failed("a write", error))
+        applied.map_err(|error| self.failed("a write", error))
     }
 
     fn sync(&self) -> Result<()> {
-        self.database.persist(PersistMode::SyncData).map_err(|error| failed("a sync", error))
+        self.database.persist(PersistMode::SyncData).map_err(|error| self.failed("a sync", error))
     }
 
     fn settle(&self) -> Result<()> {
-        self.keyspace.rotate_memtable_and_wait().map_err(|error| failed("a flush", error))
+        self.keyspace.rotate_memtable_and_wait().map_err(|error| self.failed("a flush", error))
     }
 
     fn compact(&self) -> Result<()> {
         self.settle()?;
-        self.keyspace.major_compact().map_err(|error| failed("a compaction", error))
+        self.keyspace.major_compact().map_err(|error| self.failed("a compaction", error))
     }
 
     fn promise(&self) -> Promise {
         Promise::WHOLE
     }
 
-    fn jobs(&self) -> Vec<String> {
-        let jobs = [
-            (self.database.active_compactions() as u64, "compactions"),
-            (self.database.outstanding_flushes() as u64, "flushes"),
-        ];
-        jobs.into_iter()
-            .filter(|(count, _)| *count > 0)
-            .map(|(count, what)| format!("{count} {what}"))
-            .collect()
+    /// Four memtables that wait halt writes. It also halts them for thirty sorted runs in level 0, which it does not tell.
+    fn pressure(&self) -> Result<Option<Pressure>> {
+        let is_stopped = self.keyspace.sealed_memtable_count() >= SEALED_MEMTABLES_MAX;
+        Ok(is_stopped.then_some(Pressure { cause: Cause::Memtables, is_stopped }))
     }
 
-    fn cache_bytes(&self) -> [u64; 2] {
-        [0, self.cache_bytes]
+    fn describe(&self, shape: &mut Shape) {
+        let (database, keyspace, own) = (&self.database, &self.keyspace, &self.options);
+        let (compacting, flushing) =
+            (database.active_compactions() as u64, database.outstanding_flushes() as u64);
+        shape.jobs = jobs([(compacting, "compactions"), (flushing, "flushes")]);
+        (shape.cache.bytes, shape.cache.bytes_max) = (database.cache_size(), database.cache_capacity());
+        shape.memory.memtable_bytes = database.write_buffer_size();
+        shape.memory.memtable_bytes_max = own.buffers_bytes();
+        shape.memory.immutable_memtables = keyspace.sealed_memtable_count() as u64;
+        shape.memory.limit_bytes = shape.memory.memtable_bytes_max + shape.cache.bytes_max;
+        shape.memory.used_bytes = shape.memory.memtable_bytes + shape.cache.bytes;
+        let metrics = keyspace.metrics();
+        let (bytes, count) = ("bytes", "count");
+        shape.statistics = [
+            (
+                "write_buffer_size",
+                Statistic::gauge(database.write_buffer_size(), bytes, "Bytes of all memtables."),
+            ),
+            (
+                "sealed_memtable_count",
+                Statistic::gauge(
+                    keyspace.sealed_memtable_count() as u64,
+                    count,
+                    "Memtables that wait for their flush.",
+                ),
+            ),
+            ("outstanding_flushes", Statistic::gauge(flushing, count, "Flushes that are due.")),
+            ("active_compactions", Statistic::gauge(compacting, count, "Compactions that run now.")),
+            (
+                "compactions_completed",
+                Statistic::counter(
+                    database.compactions_completed() as u64,
+                    count,
+                    "Compactions that have ended.",
+                ),
+            ),
+            (
+                "time_compacting",
+                Statistic::counter(
+                    database.time_compacting().as_micros() as u64,
+                    "us",
+                    "Time that they took together.",
+                ),
+            ),
+            (
+                "journal_count",
+                Statistic::gauge(database.journal_count() as u64, count, "Files of the journal."),
+            ),
+            (
+                "disk_space",
+                Statistic::gauge(
+                    keyspace.disk_space(),
+                    bytes,
+                    "Bytes of tables and of files of large values.",
+                ),
+            ),
+            ("table_count", Statistic::gauge(keyspace.table_count() as u64, count, "Table files.")),
+            (
+                "l0_table_count",
+                Statistic::gauge(keyspace.l0_table_count() as u64, count, "Table files in level 0."),
+            ),
+            (
+                "blob_file_count",
+                Statistic::gauge(keyspace.blob_file_count() as u64, count, "Files of large values."),
+            ),
+            (
+                "fragmented_blob_bytes",
+                Statistic::gauge(
+                    keyspace.fragmented_blob_bytes(),
+                    bytes,
+                    "Bytes in these that are overwritten or deleted.",
+                ),
+            ),
+            ("cache_size", Statistic::gauge(database.cache_size(), bytes, "Bytes in the cache of blocks.")),
+            (
+                "block_load_cached_count",
+                Statistic::counter(
+                    metrics.block_load_cached_count() as u64,
+                    count,
+                    "Blocks found in the cache.",
+                ),
+            ),
+            (
+                "block_load_io_count",
+                Statistic::counter(metrics.block_load_io_count() as u64, count, "Blocks read from files."),
+            ),
+            ("block_io", Statistic::counter(metrics.block_io(), bytes, "Bytes of these.")),
+            (
+                "filter_queries",
+                Statistic::counter(metrics.filter_queries() as u64, count, "Questions to filters."),
+            ),
+            (
+                "io_skipped_by_filter",
+                Statistic::counter(
+                    metrics.io_skipped_by_filter() as u64,
+                    count,
+                    "Tables that were not read thanks to them.",
+                ),
+            ),
+        ]
+        .into_iter()
+        .collect();
+        shape.cache.all = Lookups {
+            hits: metrics.block_load_cached_count() as u64,
+            misses: metrics.block_load_io_count() as u64,
+        };
     }
 }

@@ -10,21 +10,24 @@ use std::path::Path;
 use std::sync::Arc;
 
 use heed::types;
-use heed::{CommitOrAbort, Database, Env, EnvFlags, EnvOpenOptions, WithoutTls};
+use heed::{CommitOrAbort, Database, DatabaseStat, Env, EnvFlags, EnvOpenOptions, WithoutTls};
 
 use bytes::Bytes;
 use kvfs::base::clock::Clock;
 use kvfs::base::text::{BadText, Field};
 use kvfs::engine::{
     Batch, Common, Descriptor, Engine, Error, Home, KeyRange, Kind, Operation, Options, OwnOptions, Promise,
-    Result, Sync, Visit,
+    Result, Shape, Statistic, Sync, Visit,
 };
 
 use crate::adapter::{Adapter, Store, failed};
-use crate::options::size;
+use crate::options::{has_common, size};
 
 /// The unit in which the map is given: the largest page that a system may have.
 const MAP_UNIT_BYTES: u64 = 64 << 10;
+/// Deletes of a batch behind which a small commit comes before the next batch. Pages that a commit frees are used by the one after the next: a
+/// refill right behind a mass delete would find none of them, and take as much again at the end of the file.
+const DELETES_MANY: usize = 64;
 /// What the operating system reads of a map at once.
 const PAGE_BYTES: usize = 4096;
 
@@ -65,13 +68,7 @@ impl OwnOptions for LmdbOptions {
         LmdbOptions { common: Common::tiny(), map_bytes: 256 << 20 }
     }
 
-    fn common(&self) -> &Common {
-        &self.common
-    }
-
-    fn common_mut(&mut self) -> &mut Common {
-        &mut self.common
-    }
+    has_common!();
 
     fn validate(&self) -> std::result::Result<(), BadText> {
         if self.map_bytes == 0 || !self.map_bytes.is_multiple_of(MAP_UNIT_BYTES) {
@@ -86,6 +83,7 @@ struct Lmdb {
     database: Database<'static, types::Bytes, types::Bytes>,
     /// Each commit is synced, in order.
     syncs_commits: bool,
+    map_bytes: u64,
 }
 
 /// A full map is a full disk: nothing has changed, and deletes still find room.
@@ -117,7 +115,18 @@ fn open(directory: &Path, clock: Arc<dyn Clock>, options: &Options) -> Result<Ar
         opener.create_database(transaction, None).map(CommitOrAbort::<_, ()>::Commit)
     });
     let database = made.map_err(fail)?.unwrap_commit();
-    Ok(Adapter::open(Lmdb { env, database, syncs_commits }, clock, options))
+    Ok(Adapter::open(Lmdb { env, database, syncs_commits, map_bytes: own.map_bytes }, clock, options))
+}
+
+impl Lmdb {
+    /// A commit that changes nothing: the first entry is written as it is.
+    fn commit_nothing(&self) -> std::result::Result<(), heed::Error> {
+        let mut transaction = self.env.write_txn()?;
+        let first = self.database.first(&transaction)?.map(|(key, value)| (key.to_vec(), value.to_vec()));
+        let Some((key, value)) = first else { return Ok(()) };
+        self.database.put(&mut transaction, &key, &value)?;
+        transaction.commit()
+    }
 }
 
 impl Store for Lmdb {
@@ -162,7 +171,13 @@ impl Store for Lmdb {
             }
             .map_err(fail)?;
         }
-        transaction.commit().map_err(fail)
+        transaction.commit().map_err(fail)?;
+        let is_delete = |operation: &&Operation| matches!(operation, Operation::Delete { .. });
+        if batch.operations().iter().filter(is_delete).count() >= DELETES_MANY {
+            // The batch is applied; what this would have saved is all that is lost if it fails.
+            let _ = self.commit_nothing();
+        }
+        Ok(())
     }
 
     fn sync(&self) -> Result<()> {
@@ -182,5 +197,53 @@ impl Store for Lmdb {
             weaker: Some("after a power cut it may not open, what was synced among it"),
             way_out: Some("sync=always keeps each commit in order"),
         }
+    }
+
+    fn describe(&self, shape: &mut Shape) {
+        let info = self.env.info();
+        let tree = self.env.read_txn().and_then(|transaction| self.database.stat(&transaction)).ok();
+        let tree = |of: fn(&DatabaseStat) -> u64| tree.as_ref().map(of);
+        let (bytes, count, pages) = ("bytes", "count", "pages");
+        shape.statistics = [
+            ("ms_psize", Statistic::gauge(tree(|it| u64::from(it.page_size)), bytes, "Bytes of a page.")),
+            ("ms_depth", Statistic::gauge(tree(|it| u64::from(it.depth)), count, "Height of the tree.")),
+            ("ms_branch_pages", Statistic::gauge(tree(|it| it.branch_pages as u64), pages, "Inner pages.")),
+            ("ms_leaf_pages", Statistic::gauge(tree(|it| it.leaf_pages as u64), pages, "Leaf pages.")),
+            (
+                "ms_overflow_pages",
+                Statistic::gauge(tree(|it| it.overflow_pages as u64), pages, "Pages of large values."),
+            ),
+            ("ms_entries", Statistic::gauge(tree(|it| it.entries as u64), count, "Entries.")),
+            (
+                "me_mapsize",
+                Statistic::gauge(self.map_bytes, bytes, "Bytes of the map: the most that the file may take."),
+            ),
+            (
+                "me_last_pgno",
+                Statistic::gauge(
+                    info.last_page_number as u64,
+                    pages,
+                    "Number of the last page in use, from 0 on.",
+                ),
+            ),
+            (
+                "me_last_txnid",
+                Statistic::counter(
+                    info.last_txn_id as u64,
+                    count,
+                    "Number of the last commit since the store was made.",
+                ),
+            ),
+            (
+                "me_numreaders",
+                Statistic::gauge(
+                    u64::from(info.number_of_readers),
+                    count,
+                    "Places of readers that were ever taken at once.",
+                ),
+            ),
+        ]
+        .into_iter()
+        .collect();
     }
 }

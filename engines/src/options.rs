@@ -1,4 +1,48 @@
-//! The text form of options, under the names that their engines give them.
+//! The text form of options, under the names that their engines give them, and what all of them have.
+
+use kvfs::engine::Common;
+
+/// Bytes of the cache beside buffers of changes that take `buffers_bytes` at most: what `memory=` leaves, or `cache=`.
+pub fn cache_bytes(common: &Common, buffers_bytes: u64) -> u64 {
+    match common.memory_bytes {
+        0 => common.cache_bytes,
+        memory_bytes => memory_bytes.saturating_sub(buffers_bytes),
+    }
+}
+
+/// The two methods of options that keep the common ones in a field `common`.
+macro_rules! has_common {
+    () => {
+        fn common(&self) -> &kvfs::engine::Common {
+            &self.common
+        }
+
+        fn common_mut(&mut self) -> &mut kvfs::engine::Common {
+            &mut self.common
+        }
+    };
+}
+
+/// The field `memory`: the most that the engine holds, divided as for a comparison of engines.
+macro_rules! memory {
+    () => {
+        kvfs::base::text::Field {
+            name: "memory",
+            when: kvfs::base::text::When::Mount,
+            help: "Bytes that the engine holds in memory at most: half for what is not written yet, half for its cache. Options behind it divide \
+                   it in another way; the cache gives way. 0 for their sum.",
+            set: |options, text| {
+                let bytes = kvfs::base::text::bounded_size(text)?;
+                if bytes > 0 {
+                    kvfs::engine::OwnOptions::divide(options, bytes);
+                }
+                options.common.memory_bytes = bytes;
+                Ok(())
+            },
+            get: |options| kvfs::base::text::exact_size(options.common.memory_bytes),
+        }
+    };
+}
 
 /// A field that may change with every mount or is kept for as long as the store exists, read and written by two functions of
 /// [`kvfs::base::text`].
@@ -45,6 +89,23 @@ macro_rules! count {
     };
 }
 
+/// A field that takes one of the names of a list, as a place in it.
+macro_rules! choice {
+    ($name:literal, $when:ident, $member:ident, $names:expr, $help:literal) => {
+        $crate::options::field!(
+            $name,
+            $when,
+            $member,
+            $help,
+            |text: &str| {
+                let found = $names.iter().position(|name| *name == text);
+                found.ok_or_else(|| kvfs::base::text::BadText::from(format!("takes {}", $names.join(", "))))
+            },
+            |place: usize| $names[place].to_string()
+        )
+    };
+}
+
 /// A field that is on or off, for as long as the store exists.
 macro_rules! switch {
     ($name:literal, $member:ident, $help:literal) => {
@@ -60,4 +121,4 @@ macro_rules! switch {
 }
 
 #[allow(unused_imports, reason = "which of them is used follows from the features")]
-pub(crate) use {count, field, size, switch};
+pub(crate) use {choice, count, field, has_common, memory, size, switch};

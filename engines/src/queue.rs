@@ -71,6 +71,13 @@ impl Queue {
         self.state.lock().applied
     }
 
+    /// Bytes of batches that are not durable, and the age of the oldest.
+    pub fn unsynced(&self) -> (u64, Duration) {
+        let state = self.state.lock();
+        let age = state.oldest.map_or(Duration::ZERO, |oldest| self.clock.elapsed().saturating_sub(oldest));
+        (state.applied.bytes_since(state.durable), age)
+    }
+
     /// Calls `done` once everything up to `lsn` is durable: now, or from [`Queue::work`].
     pub fn sync_to(&self, lsn: Lsn, done: Done) {
         let mut state = self.state.lock();

@@ -1,24 +1,31 @@
 //! RocksDB: leveled or universal compaction, with large values in blob files if `blob=on`.
 
-use std::path::Path;
+mod options;
+mod statistics;
+
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use kvfs::base::clock::Clock;
-use kvfs::base::text::{BadText, Field, When};
+use kvfs::disk::{Access, Disk, OsDisk};
+use kvfs::engine::cache::CacheKind;
 use kvfs::engine::{
-    Batch, Common, Descriptor, Engine, Error, Home, KeyRange, Kind, Operation, OwnOptions, Promise, Result,
-    Visit,
+    Batch, Cause, Descriptor, Engine, Error, Filter, Home, KeyRange, Kind, Lookups, Operation, OwnOptions,
+    Promise, Result, Shape, Visit,
 };
+use rocksdb::statistics::{StatsLevel, Ticker};
 use rocksdb::{
-    BlockBasedOptions, Cache, DB, DBCompactionStyle, DBCompressionType, ErrorKind, Options,
-    WaitForCompactOptions, WriteBatch,
+    BlockBasedOptions, Cache, DB, DBCompactionStyle, DBCompressionType, ErrorKind, Options, ReadOptions,
+    ReadTier, WaitForCompactOptions, WriteBatch,
 };
 
-use crate::adapter::{Adapter, Store, failed};
-use crate::options::{count, size, switch};
+use crate::adapter::{Adapter, Pressure, Store, failed, jobs};
+use options::{COMPACTIONS, RocksDbOptions};
+use statistics::{property, statistics};
 
-const COMPACTIONS: [&str; 2] = ["leveled", "universal"];
+/// Bytes pending compaction from which RocksDB delays writes (`soft_pending_compaction_bytes_limit`), and at which it stops them.
+const PENDING_BYTES: [u64; 2] = [64 << 30, 256 << 30];
 
 /// The engine.
 pub static ENGINE: Descriptor = Descriptor {
@@ -34,125 +41,58 @@ pub static ENGINE: Descriptor = Descriptor {
     variants: ("compaction", || COMPACTIONS.to_vec()),
 };
 
-#[derive(Clone, Debug, PartialEq)]
-struct RocksDbOptions {
-    common: Common,
-    /// A place in [`COMPACTIONS`].
-    compaction: usize,
-    write_buffer_bytes: u64,
-    write_buffer_count: u64,
-    level_base_bytes: u64,
-    table_bytes: u64,
-    block_bytes: u64,
-    background_jobs: u64,
-    separates: bool,
-}
-
-impl Default for RocksDbOptions {
-    fn default() -> RocksDbOptions {
-        RocksDbOptions {
-            common: Common::default(),
-            compaction: 0,
-            write_buffer_bytes: 64 << 20,
-            write_buffer_count: 2,
-            level_base_bytes: 256 << 20,
-            table_bytes: 64 << 20,
-            block_bytes: 4 << 10,
-            background_jobs: 2,
-            separates: false,
-        }
-    }
-}
-
-impl OwnOptions for RocksDbOptions {
-    const FIELDS: &'static [Field<RocksDbOptions>] = &[
-        Field {
-            name: "compaction",
-            when: When::Mount,
-            help: "How sorted runs are merged: leveled or universal.",
-            set: |options, text| {
-                let found = COMPACTIONS.iter().position(|name| *name == text);
-                options.compaction = found.ok_or("takes leveled or universal")?;
-                Ok(())
-            },
-            get: |options| COMPACTIONS[options.compaction].to_string(),
-        },
-        size!("write_buffer_size", write_buffer_bytes, "Bytes of a memtable."),
-        count!("max_write_buffer_number", write_buffer_count, "Memtables at most."),
-        size!("max_bytes_for_level_base", level_base_bytes, "Bytes of the first level below level 0."),
-        size!("target_file_size_base", table_bytes, "Bytes of a table file."),
-        size!("block_size", block_bytes, "Bytes of a block."),
-        count!("max_background_jobs", background_jobs, "Flushes and compactions at once."),
-        switch!("blob", separates, "Values of 1 KiB and more lie in blob files."),
-    ];
-
-    fn tiny() -> RocksDbOptions {
-        RocksDbOptions {
-            common: Common { cache_bytes: 256 << 10, ..Common::tiny() },
-            write_buffer_bytes: 64 << 10,
-            level_base_bytes: 256 << 10,
-            table_bytes: 64 << 10,
-            ..RocksDbOptions::default()
-        }
-    }
-
-    fn common(&self) -> &Common {
-        &self.common
-    }
-
-    fn common_mut(&mut self) -> &mut Common {
-        &mut self.common
-    }
-
-    fn divide(&mut self, memory_bytes: u64) {
-        self.common.cache_bytes = memory_bytes / 2;
-        (self.write_buffer_bytes, self.table_bytes) = (memory_bytes / 4, memory_bytes / 4);
-        self.level_base_bytes = memory_bytes;
-    }
-
-    fn validate(&self) -> std::result::Result<(), BadText> {
-        let sizes = [self.write_buffer_bytes, self.level_base_bytes, self.table_bytes, self.block_bytes];
-        if sizes.contains(&0) || self.write_buffer_count < 2 || self.background_jobs < 2 {
-            return Err(
-                "sizes must be above 0, max_write_buffer_number and max_background_jobs at least 2".into()
-            );
-        }
-        self.common.validate(self.write_buffer_bytes * self.write_buffer_count, "memtables")
-    }
-}
-
 struct RocksDb {
     db: DB,
     cache: Cache,
-    cache_bytes: u64,
-    compaction: usize,
+    directory: PathBuf,
+    options: RocksDbOptions,
+    /// What it was opened with, which has its statistics.
+    how: Options,
 }
 
 /// Its errors are texts, with a kind beside them.
 fn rocksdb_failed(what: &str, error: rocksdb::Error) -> Error {
     match error.kind() {
         ErrorKind::Corruption => Error::corrupt(what, 0, error.into_string()),
+        // It was asked for what is in memory.
+        ErrorKind::Incomplete => Error::WouldBlock,
         // The number of the system's error is not handed on.
-        ErrorKind::IOError if error.as_ref().contains("No space left on device") => Error::NoSpace,
+        _ if error.as_ref().contains("No space left on device") => Error::NoSpace,
         _ => failed(what, error),
     }
+}
+
+/// Reads that are answered from memory or not at all.
+fn cached() -> ReadOptions {
+    let mut how = ReadOptions::default();
+    how.set_read_tier(ReadTier::BlockCache);
+    how
 }
 
 fn open(directory: &Path, clock: Arc<dyn Clock>, options: &kvfs::engine::Options) -> Result<Arc<dyn Engine>> {
     let own: &RocksDbOptions = options.own()?;
     let mut how = Options::default();
     how.create_if_missing(true);
+    how.enable_statistics();
+    how.set_statistics_level(StatsLevel::ExceptHistogramOrTimers);
     how.set_write_buffer_size(own.write_buffer_bytes as usize);
     how.set_max_write_buffer_number(own.write_buffer_count as i32);
     how.set_max_bytes_for_level_base(own.level_base_bytes);
+    how.set_level_zero_file_num_compaction_trigger(own.level0_trigger as i32);
+    how.set_level_zero_slowdown_writes_trigger(own.level0_slowdown as i32);
+    how.set_level_zero_stop_writes_trigger(own.level0_stop as i32);
+    how.set_soft_pending_compaction_bytes_limit(PENDING_BYTES[0] as usize);
+    how.set_hard_pending_compaction_bytes_limit(PENDING_BYTES[1] as usize);
     how.set_target_file_size_base(own.table_bytes);
     how.set_max_background_jobs(own.background_jobs as i32);
     how.set_bytes_per_sync(1 << 20);
     how.set_compression_type(DBCompressionType::None);
-    let cache = Cache::new_hyper_clock_cache(own.common.cache_bytes as usize, 0);
+    let cache = Cache::new_hyper_clock_cache(own.cache_bytes() as usize, 0);
     let mut table = BlockBasedOptions::default();
     table.set_block_cache(&cache);
-    table.set_bloom_filter(10.0, false);
+    if own.bloom_bits > 0 {
+        table.set_bloom_filter(own.bloom_bits as f64, false);
+    }
     table.set_cache_index_and_filter_blocks(true);
     table.set_pin_l0_filter_and_index_blocks_in_cache(true);
     table.set_block_size(own.block_bytes as usize);
@@ -163,15 +103,49 @@ fn open(directory: &Path, clock: Arc<dyn Clock>, options: &kvfs::engine::Options
     }
     if own.separates {
         how.set_enable_blob_files(true);
-        how.set_min_blob_size(1024);
+        how.set_min_blob_size(own.blob_bytes_min);
         how.set_enable_blob_gc(true);
         how.set_blob_cache(&cache);
         how.set_blob_file_size(own.table_bytes);
         how.set_blob_gc_force_threshold(0.5);
     }
     let db = DB::open(&how, directory).map_err(|error| rocksdb_failed("opening the database", error))?;
-    let (cache_bytes, compaction) = (own.common.cache_bytes, own.compaction);
-    Ok(Adapter::open(RocksDb { db, cache, cache_bytes, compaction }, clock, options))
+    Ok(Adapter::open(
+        RocksDb { db, cache, directory: directory.to_path_buf(), options: own.clone(), how },
+        clock,
+        options,
+    ))
+}
+
+impl RocksDb {
+    fn is_leveled(&self) -> bool {
+        COMPACTIONS[self.options.compaction] == "leveled"
+    }
+
+    fn scan_with(&self, how: ReadOptions, range: KeyRange<'_>, visit: &mut Visit<'_>) -> Result<()> {
+        let mut cursor = self.db.raw_iterator_opt(how);
+        cursor.seek(range.start);
+        while let Some((key, value)) = cursor.item() {
+            if !range.is_before_end(key) || visit(key, value).is_break() {
+                break;
+            }
+            cursor.next();
+        }
+        cursor.status().map_err(|error| rocksdb_failed("a scan", error))
+    }
+
+    fn property(&self, name: &std::ffi::CStr) -> u64 {
+        property(&self.db, name).unwrap_or(0)
+    }
+
+    /// Whether a flush or a compaction has met an error since it was opened.
+    fn has_failed(&self) -> bool {
+        self.property(c"rocksdb.background-errors") > 0
+    }
+
+    fn lookups(&self, hits: Ticker, misses: Ticker) -> Lookups {
+        Lookups { hits: self.how.get_ticker_count(hits), misses: self.how.get_ticker_count(misses) }
+    }
 }
 
 impl Store for RocksDb {
@@ -184,16 +158,18 @@ impl Store for RocksDb {
         Ok(value.map(|value| Bytes::copy_from_slice(&value)))
     }
 
+    fn get_cached(&self, key: &[u8]) -> Result<Option<Bytes>> {
+        let value =
+            self.db.get_pinned_opt(key, &cached()).map_err(|error| rocksdb_failed("a read", error))?;
+        Ok(value.map(|value| Bytes::copy_from_slice(&value)))
+    }
+
     fn scan(&self, range: KeyRange<'_>, visit: &mut Visit<'_>) -> Result<()> {
-        let mut cursor = self.db.raw_iterator();
-        cursor.seek(range.start);
-        while let Some((key, value)) = cursor.item() {
-            if !range.is_before_end(key) || visit(key, value).is_break() {
-                break;
-            }
-            cursor.next();
-        }
-        cursor.status().map_err(|error| rocksdb_failed("a scan", error))
+        self.scan_with(ReadOptions::default(), range, visit)
+    }
+
+    fn scan_cached(&self, range: KeyRange<'_>, visit: &mut Visit<'_>) -> Result<()> {
+        self.scan_with(cached(), range, visit)
     }
 
     fn apply(&self, batch: &Batch) -> Result<()> {
@@ -231,28 +207,93 @@ impl Store for RocksDb {
         self.settle()
     }
 
+    /// Every block of every table and every value of blob files is read from the disk and verified; nothing of it stays in the cache.
+    fn verify(&self) -> Result<()> {
+        let mut how = ReadOptions::default();
+        how.set_verify_checksums(true);
+        how.fill_cache(false);
+        self.scan_with(how, KeyRange::ALL, &mut |_, _| std::ops::ControlFlow::Continue(()))
+    }
+
+    /// Memtables are written, so that nothing of the log is read when it is opened again; where they cannot be, the log is enough.
+    fn close(&self) -> Result<()> {
+        if self.has_failed() {
+            return Ok(());
+        }
+        match self.db.flush().map_err(|error| rocksdb_failed("a flush", error)) {
+            Err(Error::NoSpace) => Ok(()),
+            flushed => flushed,
+        }
+    }
+
     fn promise(&self) -> Promise {
         Promise::WHOLE
     }
 
-    fn variant(&self) -> &'static str {
-        COMPACTIONS[self.compaction]
+    /// The cause by the rule by which RocksDB itself delays and stops writes.
+    fn pressure(&self) -> Result<Option<Pressure>> {
+        let is_stopped = self.property(c"rocksdb.is-write-stopped") > 0;
+        if !is_stopped && self.property(c"rocksdb.actual-delayed-write-rate") == 0 {
+            return Ok(None);
+        }
+        // A flush that found no room is tried again when somebody has made some, and until then a write would wait.
+        let has_room = || {
+            let space = OsDisk::open(&self.directory, Access::Read).and_then(|disk| disk.space());
+            space.map_or(true, |space| space.free_bytes >= self.options.write_buffer_bytes)
+        };
+        if is_stopped && self.has_failed() && !has_room() {
+            return Err(Error::NoSpace);
+        }
+        let count = self.options.write_buffer_count;
+        let memtables_max = if is_stopped { count } else { count - 1 };
+        let pending_bytes = self.property(c"rocksdb.estimate-pending-compaction-bytes");
+        let cause = if (is_stopped || count > 3)
+            && self.property(c"rocksdb.num-immutable-mem-table") >= memtables_max
+        {
+            Cause::Memtables
+        } else if pending_bytes >= PENDING_BYTES[usize::from(is_stopped)] {
+            Cause::PendingBytes
+        } else {
+            Cause::L0Files
+        };
+        Ok(Some(Pressure { cause, is_stopped }))
     }
 
-    fn jobs(&self) -> Vec<String> {
-        let count = |name| self.db.property_int_value(name).ok().flatten().unwrap_or(0);
-        let jobs = [
-            (count("rocksdb.num-running-compactions"), "compactions"),
-            (count("rocksdb.num-running-flushes"), "flushes"),
-            (count("rocksdb.compaction-pending"), "compactions due"),
-        ];
-        jobs.into_iter()
-            .filter(|(count, _)| *count > 0)
-            .map(|(count, what)| format!("{count} {what}"))
-            .collect()
-    }
-
-    fn cache_bytes(&self) -> [u64; 2] {
-        [self.cache.get_usage() as u64, self.cache_bytes]
+    fn describe(&self, shape: &mut Shape) {
+        shape.variant = COMPACTIONS[self.options.compaction];
+        shape.jobs = jobs([
+            (self.property(c"rocksdb.num-running-compactions"), "compactions"),
+            (self.property(c"rocksdb.num-running-flushes"), "flushes"),
+            (self.property(c"rocksdb.compaction-pending"), "compactions due"),
+        ]);
+        let cache = &mut shape.cache;
+        (cache.bytes, cache.bytes_max) = (self.cache.get_usage() as u64, self.options.cache_bytes());
+        cache.all = self.lookups(Ticker::BlockCacheHit, Ticker::BlockCacheMiss);
+        for (kind, hits, misses) in [
+            (CacheKind::Data, Ticker::BlockCacheDataHit, Ticker::BlockCacheDataMiss),
+            (CacheKind::Index, Ticker::BlockCacheIndexHit, Ticker::BlockCacheIndexMiss),
+            (CacheKind::Filter, Ticker::BlockCacheFilterHit, Ticker::BlockCacheFilterMiss),
+            (CacheKind::Value, Ticker::BlobDbCacheHit, Ticker::BlobDbCacheMiss),
+        ] {
+            *cache.kinds.of_mut(kind) = self.lookups(hits, misses);
+        }
+        let [useful, perhaps, found] =
+            [Ticker::BloomFilterUseful, Ticker::BloomFilterFullPositive, Ticker::BloomFilterFullTruePositive]
+                .map(|ticker| self.how.get_ticker_count(ticker));
+        shape.filter =
+            Filter { checks: useful + perhaps, useful, false_positives: perhaps.saturating_sub(found) };
+        let memory = &mut shape.memory;
+        memory.memtable_bytes = self.property(c"rocksdb.cur-size-all-mem-tables");
+        memory.memtable_bytes_max = self.options.buffers_bytes();
+        memory.immutable_memtables = self.property(c"rocksdb.num-immutable-mem-table");
+        memory.limit_bytes = self.options.cache_bytes() + memory.memtable_bytes_max;
+        memory.used_bytes = self.property(c"rocksdb.size-all-mem-tables")
+            + self.property(c"rocksdb.estimate-table-readers-mem")
+            + cache.bytes;
+        // An empty memtable has some memory, too.
+        let entries = self.property(c"rocksdb.num-entries-active-mem-table")
+            + self.property(c"rocksdb.num-entries-imm-mem-tables");
+        shape.debt.dirty_bytes = if entries > 0 { memory.memtable_bytes } else { 0 };
+        shape.statistics = statistics(&self.db, &self.how, self.is_leveled()).into_iter().collect();
     }
 }

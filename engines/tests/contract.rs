@@ -1,5 +1,18 @@
 //! What kvfs asks of every engine, asked of those that are built in.
 
+#[path = "contract/damage.rs"]
+mod damage;
+#[path = "contract/full_disk.rs"]
+mod full_disk;
+#[path = "contract/options.rs"]
+mod options;
+#[path = "contract/promise.rs"]
+mod promise;
+#[path = "contract/statistics.rs"]
+mod statistics;
+#[path = "contract/tiers.rs"]
+mod tiers;
+
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -14,7 +27,7 @@ use kvfs::compare::matrix::{self, cell};
 use kvfs::compare::stretch::{self, Stretch, Tally};
 use kvfs::compare::subject::{Pace, Place, Subject};
 use kvfs::engine::{
-    self, Batch, Command, Engine, Error, Home, KeyRange, Kind, Options, Pending, Tier, WorkClass,
+    self, Batch, Command, Engine, Error, Home, KeyRange, Kind, Lsn, Options, Pending, Tier, WorkClass,
 };
 
 fn others() -> Vec<Kind> {
@@ -39,6 +52,26 @@ fn contents(engine: &dyn Engine, range: KeyRange<'_>) -> Vec<(Vec<u8>, Vec<u8>)>
     });
     scanned.unwrap();
     all
+}
+
+/// Applies a batch, as often as back-pressure asks for it, for half a minute at most.
+fn apply(engine: &dyn Engine, batch: &Batch) -> engine::Result<Lsn> {
+    let began = std::time::Instant::now();
+    loop {
+        match engine.apply(batch, Tier::Disk) {
+            Err(Error::Busy { retry_after, .. }) if began.elapsed().as_secs() < 30 => {
+                std::thread::sleep(retry_after)
+            }
+            other => return other,
+        }
+    }
+}
+
+/// A batch that puts one key.
+fn put(key: impl Into<Bytes>, value: impl Into<Bytes>) -> Batch {
+    let mut batch = Batch::new(0);
+    batch.put(key, value);
+    batch
 }
 
 /// A batch of 1 to 8 changes, done to `model` as well. LMDB takes keys of 1 to 511 bytes.
@@ -69,7 +102,7 @@ fn it_agrees_with_a_map_before_and_after_it_is_opened_again() {
             assert_eq!(engine.kind(), kind);
             for _ in 0..300 {
                 let before = engine.lsn();
-                let after = engine.apply(&change(&mut random, &mut model), Tier::Disk).unwrap();
+                let after = apply(&*engine, &change(&mut random, &mut model)).unwrap();
                 assert!(after > before && engine.lsn() == after, "{kind}");
             }
             let expected: Vec<_> = model.clone().into_iter().collect();
@@ -100,56 +133,6 @@ fn it_agrees_with_a_map_before_and_after_it_is_opened_again() {
     }
 }
 
-#[test]
-fn nothing_waits_where_nothing_may_and_syncs_are_shared() {
-    for kind in others() {
-        let home = tempfile::tempdir().unwrap();
-        let engine = open(kind, &Options::tiny(kind), home.path());
-        let mut batch = Batch::new(0);
-        batch.put(&b"key"[..], &b"value"[..]);
-        assert!(matches!(engine.apply(&batch, Tier::Memory), Err(Error::WouldBlock)), "{kind}");
-        assert!(matches!(engine.get(b"key", Tier::Memory), Err(Error::WouldBlock)), "{kind}");
-        assert_eq!(engine.get(b"key", Tier::Disk).unwrap(), None, "{kind}: a refused batch changes nothing");
-        assert_eq!(engine.apply(&Batch::new(0), Tier::Memory).unwrap(), engine.lsn(), "{kind}");
-
-        let (sender, answers) = mpsc::channel();
-        for _ in 0..3 {
-            let sender = sender.clone();
-            let lsn = engine.apply(&batch, Tier::Disk).unwrap();
-            engine.sync_to(lsn, Box::new(move |result| sender.send(result).unwrap()));
-        }
-        assert!(answers.try_recv().is_err(), "{kind}: a sync is work");
-        assert_eq!(engine.work(WorkClass::Log).unwrap(), Pending::More, "{kind}");
-        assert_eq!(answers.try_iter().filter(Result::is_ok).count(), 3, "{kind}: one sync for all");
-        engine.close().unwrap();
-    }
-}
-
-#[test]
-fn its_options_read_what_they_print_and_nonsense_is_named() {
-    for kind in others() {
-        for options in [kind.default_options(), Options::tiny(kind)] {
-            options.validate().unwrap();
-            let mut copy = kind.default_options();
-            for setting in options.list() {
-                copy.set(setting.name, &setting.value)
-                    .unwrap_or_else(|| panic!("{} is lost", setting.name))
-                    .unwrap();
-            }
-            assert_eq!(copy, options, "{kind}");
-        }
-        let mut divided = kind.default_options();
-        divided.divide(4 << 20);
-        divided.validate().unwrap();
-        assert!(divided.common().cache_bytes <= 4 << 20, "{kind}");
-        let variants = (kind.variants.1)();
-        assert!(
-            variants.is_empty()
-                || kind.default_options().get(kind.variants.0).as_deref() == variants.first().copied()
-        );
-    }
-}
-
 /// The matrix takes them like ours: bytes by the kernel's count, and `-` where no meter of ours saw anything.
 #[test]
 fn it_is_compared_at_a_point() {
@@ -164,7 +147,8 @@ fn it_is_compared_at_a_point() {
         let row = cell::measure(place, &contender.name, &options, &work, 50).unwrap();
         assert_eq!((row.puts, row.logical_bytes, row.gets), (300, 300 * 516, 50), "{kind}");
         assert_eq!((row.settled_bytes, row.write_amp(), row.reads), (None, None, None), "{kind}");
-        assert!(row.written.is_empty() && row.physical_bytes > 0 && row.memory_bytes > 0, "{kind}");
+        // The memory that it counts is the process's, which other tests share.
+        assert!(row.written.is_empty() && row.physical_bytes > 0, "{kind}");
         assert_eq!(matrix::row::Row::from_csv(&row.csv()), Some(row.clone()), "{kind}");
         // A filesystem in memory counts nothing.
         if let Some(amplification) = row.kernel_write_amp() {

@@ -27,6 +27,16 @@ fn its_options_read_what_they_print_and_nonsense_is_named() {
     }
 }
 
+#[test]
+fn the_version_lists_what_is_built_in() {
+    let output =
+        std::process::Command::new(env!("CARGO_BIN_EXE_kvfs-engines")).arg("--version").output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let names: Vec<&str> = others().iter().map(|kind| kind.name).collect();
+    let names = ["lsm", "btree", "mem"].into_iter().chain(names).collect::<Vec<_>>().join(" ");
+    assert_eq!(text, format!("kvfs {}\nengines: {names}\n", env!("CARGO_PKG_VERSION")));
+}
+
 /// A wrong value is refused in a sentence that names the option and says what it takes.
 #[test]
 fn a_wrong_option_is_named_with_what_it_takes() {

@@ -40,7 +40,8 @@ fn rocksdb_answers_from_memory() {
     let Some(kind) = others().into_iter().find(|kind| kind.name == "rocksdb") else { return };
     for blob in ["off", "on"] {
         let home = tempfile::tempdir().unwrap();
-        let options = Options::tiny(kind).with(&format!("blob={blob},cache=4M")).unwrap();
+        let options =
+            Options::tiny(kind).with(&format!("blob={blob},cache=4M,write_buffer_size=1M")).unwrap();
         let engine = open(kind, &options, home.path());
         let value = vec![7; 2000];
         for number in 0u32..100 {
