@@ -1,5 +1,9 @@
 //! What kvfs asks of every engine, asked of those that are built in.
 
+#[path = "../../tests/support/contract.rs"]
+#[allow(dead_code, reason = "of syncs and options more is asked here")]
+mod shared;
+
 #[path = "contract/damage.rs"]
 mod damage;
 #[path = "contract/full_disk.rs"]
@@ -13,7 +17,6 @@ mod statistics;
 #[path = "contract/tiers.rs"]
 mod tiers;
 
-use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::mpsc;
@@ -22,49 +25,16 @@ use std::sync::{Arc, Once};
 use bytes::Bytes;
 use kvfs::base::clock::{Clock, SystemClock};
 use kvfs::base::prng::Prng;
-use kvfs::compare::contender::Contender;
-use kvfs::compare::matrix::{self, cell};
-use kvfs::compare::stretch::{self, Stretch, Tally};
-use kvfs::compare::subject::{Pace, Place, Subject};
 use kvfs::engine::{
-    self, Batch, Command, Engine, Error, Home, KeyRange, Kind, Lsn, Options, Pending, Tier, WorkClass,
+    self, Batch, Command, Engine, Error, Home, KeyRange, Kind, Options, Pending, Tier, WorkClass,
 };
+
+use shared::{apply, contents, open, set_map};
 
 fn others() -> Vec<Kind> {
     static ONCE: Once = Once::new();
     ONCE.call_once(kvfs_engines::register);
     kvfs_engines::ENGINES.iter().map(|descriptor| Kind::of(descriptor)).collect()
-}
-
-fn open(kind: Kind, options: &Options, path: &Path) -> Arc<dyn Engine> {
-    let Home::Directory(open) = kind.home else { panic!("{kind} lives in a directory") };
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-    open(path, clock, options).unwrap()
-}
-
-fn contents(engine: &dyn Engine, range: KeyRange<'_>) -> Vec<(Vec<u8>, Vec<u8>)> {
-    let mut all = Vec::new();
-    let scanned = engine.scan(range, Tier::Disk, &mut |key, value| {
-        all.push((key.to_vec(), value.to_vec()));
-        // No lock is held meanwhile: another call goes through.
-        assert_eq!(engine.get(key, Tier::Disk).unwrap().as_deref(), Some(value));
-        ControlFlow::Continue(())
-    });
-    scanned.unwrap();
-    all
-}
-
-/// Applies a batch, as often as back-pressure asks for it, for half a minute at most.
-fn apply(engine: &dyn Engine, batch: &Batch) -> engine::Result<Lsn> {
-    let began = std::time::Instant::now();
-    loop {
-        match engine.apply(batch, Tier::Disk) {
-            Err(Error::Busy { retry_after, .. }) if began.elapsed().as_secs() < 30 => {
-                std::thread::sleep(retry_after)
-            }
-            other => return other,
-        }
-    }
 }
 
 /// A batch that puts one key.
@@ -74,126 +44,17 @@ fn put(key: impl Into<Bytes>, value: impl Into<Bytes>) -> Batch {
     batch
 }
 
-/// A batch of 1 to 8 changes, done to `model` as well. LMDB takes keys of 1 to 511 bytes.
-fn change(random: &mut Prng, model: &mut BTreeMap<Vec<u8>, Vec<u8>>) -> Batch {
-    let mut batch = Batch::new(0);
-    for _ in 0..=random.below(8) {
-        let key = format!("key {:03}", random.below(300)).into_bytes();
-        if random.one_in(4) {
-            batch.delete(key.clone());
-            model.remove(&key);
-        } else {
-            let value = vec![random.bits() as u8; random.below(3000) as usize];
-            batch.put(key.clone(), value.clone());
-            model.insert(key, value);
-        }
-    }
-    batch
-}
-
 #[test]
 fn it_agrees_with_a_map_before_and_after_it_is_opened_again() {
-    for kind in others() {
-        let home = tempfile::tempdir().unwrap();
-        let options = Options::tiny(kind);
-        let (mut random, mut model) = (Prng::new(7), BTreeMap::new());
-        for round in 0..4 {
-            let engine = open(kind, &options, home.path());
-            assert_eq!(engine.kind(), kind);
-            for _ in 0..300 {
-                let before = engine.lsn();
-                let after = apply(&*engine, &change(&mut random, &mut model)).unwrap();
-                assert!(after > before && engine.lsn() == after, "{kind}");
-            }
-            let expected: Vec<_> = model.clone().into_iter().collect();
-            assert_eq!(contents(&*engine, KeyRange::ALL), expected, "{kind} in round {round}");
-            let range = KeyRange { start: b"key 1", end: Some(b"key 205") };
-            let within =
-                expected.iter().filter(|(key, _)| &key[..] >= range.start && range.is_before_end(key));
-            assert_eq!(contents(&*engine, range), within.cloned().collect::<Vec<_>>(), "{kind}");
-            for number in 0..300 {
-                let key = format!("key {number:03}").into_bytes();
-                let found = engine.get(&key, Tier::Disk).unwrap();
-                assert_eq!(found, model.get(&key).map(|value| Bytes::from(value.clone())), "{kind}");
-            }
-            // A scan ends when its visitor says so.
-            let mut visited = 0;
-            let stop = &mut |_: &[u8], _: &[u8]| {
-                visited += 1;
-                ControlFlow::Break(())
-            };
-            engine.scan(KeyRange::ALL, Tier::Disk, stop).unwrap();
-            assert_eq!(visited, 1);
-            for command in [Command::Flush, Command::Compact, Command::Verify] {
-                engine::run(&*engine, command).unwrap_or_else(|error| panic!("{kind} {command:?}: {error}"));
-            }
-            assert_eq!(contents(&*engine, KeyRange::ALL), expected, "{kind} after commands");
-            engine.close().unwrap();
-        }
-    }
+    others().into_iter().for_each(shared::it_agrees_with_a_map_before_and_after_it_is_opened_again);
 }
 
-/// The matrix takes them like ours: bytes by the kernel's count, and `-` where no meter of ours saw anything.
 #[test]
 fn it_is_compared_at_a_point() {
-    for kind in others() {
-        let home = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-        let contender = Contender::parse(kind.name, |kind| kind.keeps).unwrap();
-        let point = matrix::work::Point { data_bytes: 200_000, value_bytes: 500, update_percent: 50 };
-        let work = matrix::work::Work::new(point, matrix::work::Order::Random, 1, 300, 1 << 20);
-        let mut options = contender.options(1 << 20).unwrap();
-        set_map(&mut options);
-        let place = Place::below(home.path(), kind, true).unwrap();
-        let row = cell::measure(place, &contender.name, &options, &work, 50).unwrap();
-        assert_eq!((row.puts, row.logical_bytes, row.gets), (300, 300 * 516, 50), "{kind}");
-        assert_eq!((row.settled_bytes, row.write_amp(), row.reads), (None, None, None), "{kind}");
-        // The memory that it counts is the process's, which other tests share.
-        assert!(row.written.is_empty() && row.physical_bytes > 0, "{kind}");
-        assert_eq!(matrix::row::Row::from_csv(&row.csv()), Some(row.clone()), "{kind}");
-        // A filesystem in memory counts nothing.
-        if let Some(amplification) = row.kernel_write_amp() {
-            assert!(amplification > 0.9, "{kind} wrote {amplification}");
-        }
-    }
+    others().into_iter().for_each(shared::it_is_compared_at_a_point);
 }
 
-/// Live, as the workloads drive it: stretches are cut at boundaries at which nothing is owed.
 #[test]
 fn it_settles() {
-    for kind in others() {
-        let home = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-        let mut options = Options::tiny(kind);
-        set_map(&mut options);
-        let place = Place::below(home.path(), kind, true).unwrap();
-        let subject = Subject::open(place, &options, Pace::Simulated).unwrap();
-        assert!(!subject.is_simulated(), "{kind} has threads of its own");
-        let run = stretch::measure(&subject, Stretch::WRITES, |_, _| {
-            let mut tally = Tally::default();
-            for number in 0u64..2000 {
-                let mut batch = Batch::new(0);
-                batch.put(number.to_be_bytes().to_vec(), vec![1; 200]);
-                subject.apply(&batch)?;
-                tally.ops += 1;
-            }
-            Ok(tally)
-        })
-        .unwrap();
-        assert!(
-            run.tally.ops == 2000 && run.settled.door.is_none() && run.occupied.log_bytes.is_none(),
-            "{kind}"
-        );
-        let before = subject.occupied().unwrap();
-        // Nothing is owed: nothing grows any more.
-        stretch::measure(&subject, Stretch::WRITES, |_, _| Ok(Tally::default())).unwrap();
-        let after = subject.occupied().unwrap();
-        assert!(after.bytes <= before.bytes + (1 << 20), "{kind}: {before:?} {after:?}");
-        subject.close().unwrap();
-    }
-}
-
-/// Tests run with little address space.
-fn set_map(options: &mut Options) {
-    if let Some(set) = options.set("map_size", "256M") {
-        set.unwrap();
-    }
+    others().into_iter().for_each(shared::it_settles);
 }
