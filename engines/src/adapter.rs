@@ -91,7 +91,8 @@ pub struct Pressure {
 }
 
 /// Time after which a batch that was refused for back-pressure is worth another try: engines of others do not say when it ends.
-const RETRY_AFTER: Duration = Duration::from_millis(5);
+#[allow(dead_code, reason = "which engines refuse a write themselves follows from the features")]
+pub const RETRY_AFTER: Duration = Duration::from_millis(5);
 
 /// A store behind the door.
 pub struct Adapter<S> {

@@ -17,10 +17,10 @@ use kvfs::engine::{
 use rocksdb::statistics::{StatsLevel, Ticker};
 use rocksdb::{
     BlockBasedOptions, Cache, DB, DBCompactionStyle, DBCompressionType, ErrorKind, Options, ReadOptions,
-    ReadTier, WaitForCompactOptions, WriteBatch,
+    ReadTier, WaitForCompactOptions, WriteBatch, WriteOptions,
 };
 
-use crate::adapter::{Adapter, Pressure, Store, failed, jobs};
+use crate::adapter::{Adapter, Pressure, RETRY_AFTER, Store, failed, jobs};
 use options::{COMPACTIONS, RocksDbOptions};
 use statistics::{property, statistics};
 
@@ -138,6 +138,23 @@ impl RocksDb {
         property(&self.db, name).unwrap_or(0)
     }
 
+    fn write(&self, batch: &Batch, how: &WriteOptions) -> std::result::Result<(), rocksdb::Error> {
+        match batch.operations() {
+            [Operation::Put { key, value }] => self.db.put_opt(key, value, how),
+            [Operation::Delete { key }] => self.db.delete_opt(key, how),
+            operations => {
+                let mut changes = WriteBatch::default();
+                for operation in operations {
+                    match operation {
+                        Operation::Put { key, value } => changes.put(key, value),
+                        Operation::Delete { key } => changes.delete(key),
+                    }
+                }
+                self.db.write_opt(changes, how)
+            }
+        }
+    }
+
     /// Whether a flush or a compaction has met an error since it was opened.
     fn has_failed(&self) -> bool {
         self.property(c"rocksdb.background-errors") > 0
@@ -173,21 +190,22 @@ impl Store for RocksDb {
     }
 
     fn apply(&self, batch: &Batch) -> Result<()> {
-        let applied = match batch.operations() {
-            [Operation::Put { key, value }] => self.db.put(key, value),
-            [Operation::Delete { key }] => self.db.delete(key),
-            operations => {
-                let mut changes = WriteBatch::default();
-                for operation in operations {
-                    match operation {
-                        Operation::Put { key, value } => changes.put(key, value),
-                        Operation::Delete { key } => changes.delete(key),
+        // Writes may be stopped between a look at the pressure and this: what would wait for ever on a full disk is answered instead.
+        let mut how = WriteOptions::default();
+        how.set_no_slowdown(true);
+        loop {
+            match self.write(batch, &how) {
+                Err(error) if error.kind() == ErrorKind::Incomplete => match self.pressure()? {
+                    Some(Pressure { cause, is_stopped: true }) => {
+                        return Err(Error::Busy { cause, retry_after: RETRY_AFTER });
                     }
-                }
-                self.db.write(changes)
+                    // A delay is RocksDB's own.
+                    Some(_) => how.set_no_slowdown(false),
+                    None => {}
+                },
+                written => return written.map_err(|error| rocksdb_failed("a write", error)),
             }
-        };
-        applied.map_err(|error| rocksdb_failed("a write", error))
+        }
     }
 
     fn sync(&self) -> Result<()> {
@@ -239,7 +257,7 @@ impl Store for RocksDb {
         // A flush that found no room is tried again when somebody has made some, and until then a write would wait.
         let has_room = || {
             let space = OsDisk::open(&self.directory, Access::Read).and_then(|disk| disk.space());
-            space.map_or(true, |space| space.free_bytes >= self.options.write_buffer_bytes)
+            space.map_or(true, |space| space.free_bytes >= self.options.buffers_bytes())
         };
         if is_stopped && self.has_failed() && !has_room() {
             return Err(Error::NoSpace);

@@ -2,11 +2,12 @@
 
 use super::*;
 
-/// The largest file below `path`, journals aside, which are long before anything is in them.
+/// The largest file below `path`, journals aside, which are long before anything is in them, and texts.
 fn largest(path: &Path) -> std::path::PathBuf {
     let entries = std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path());
     let files = entries.map(|path| if path.is_dir() { largest(&path) } else { path });
-    let files = files.filter(|path| path.extension().is_none_or(|end| end != "jnl"));
+    let files =
+        files.filter(|path| path.extension().is_none_or(|end| end != "jnl") && !path.ends_with("LOG"));
     files.max_by_key(|path| path.metadata().map_or(0, |found| found.len())).unwrap_or_default()
 }
 
