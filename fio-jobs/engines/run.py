@@ -5,6 +5,7 @@ import os
 import platform
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -97,6 +98,9 @@ def run(kvfs, contender, number, directory, sources):
         report = store.report()
         programs = Programs(store.mount, size, sources["tree"], sources["repository"])
         config = None if store.is_plain else (store.mount / ".stats.d/config").read_text()
+        if config:
+            # Where it was measured says nothing of how.
+            config = config.replace(str(directory), "DIR")
         steps = []
         for name, step, is_cold in programs.all():
             steps.append(measure(store, name, step, is_cold))
@@ -123,6 +127,8 @@ def run(kvfs, contender, number, directory, sources):
 
 
 def main():
+    # Whoever ends it finds nothing mounted afterwards.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     directory = Path(sys.argv[1]).resolve()
     results = directory / "results"
     results.mkdir(parents=True, exist_ok=True)

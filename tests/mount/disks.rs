@@ -294,7 +294,13 @@ fn what_is_deleted_comes_back_where_others_took_every_byte() {
         let again = mounted.fill(count).0;
         println!("{what}: {count} files, then {again}");
         // What new data leaves free, a sixteenth of the disk, others have taken.
-        assert!(again >= count * 8 / 10, "{what}: {again} of {count} files are written again");
+        let report = || {
+            let text = |name: &str| std::fs::read_to_string(mounted.point.join(name)).unwrap_or_default();
+            let events = text(".stats.d/events");
+            let last: Vec<&str> = events.lines().rev().take(40).collect();
+            format!("{}\n{}\n{}", text(".stats"), text(".stats.d/levels"), last.join("\n"))
+        };
+        assert!(again >= count * 8 / 10, "{what}: {again} of {count} files are written again\n{}", report());
         for number in 0..again {
             assert!(std::fs::read(mounted.file(number)).unwrap() == content(number), "{what}: file {number}");
         }
