@@ -112,7 +112,7 @@ impl Redb {
         transaction.commit().map_err(|error| redb_failed("a commit", error))
     }
 
-    /// Looks at every page of its trees.
+    /// Looks at every page of its trees: for a compaction or a check, which do so anyhow, never for a flush.
     fn measure(&self) -> Result<()> {
         let database = self.database.read();
         let transaction = database.begin_write().map_err(|error| redb_failed("beginning a write", error))?;
@@ -163,8 +163,7 @@ impl Store for Redb {
     fn settle(&self) -> Result<()> {
         // The second commit frees the pages that the first one still had to keep.
         self.sync()?;
-        self.sync()?;
-        self.measure()
+        self.sync()
     }
 
     fn compact(&self) -> Result<()> {
@@ -176,7 +175,8 @@ impl Store for Redb {
             Err(error) => return Err(redb_failed("a compaction", error)),
         }
         drop(database);
-        self.settle()
+        self.settle()?;
+        self.measure()
     }
 
     /// redb's own check of every checksum and of what is allocated, and then every entry.
@@ -192,7 +192,8 @@ impl Store for Redb {
                 "redb's check of its integrity found damage, and mended it".to_string(),
             ));
         }
-        self.scan(KeyRange::ALL, &mut |_, _| std::ops::ControlFlow::Continue(()))
+        self.scan(KeyRange::ALL, &mut |_, _| std::ops::ControlFlow::Continue(()))?;
+        self.measure()
     }
 
     fn promise(&self) -> Promise {
