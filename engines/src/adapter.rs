@@ -91,7 +91,6 @@ pub struct Pressure {
 }
 
 /// Time after which a batch that was refused for back-pressure is worth another try: engines of others do not say when it ends.
-#[allow(dead_code, reason = "which engines refuse a write themselves follows from the features")]
 pub const RETRY_AFTER: Duration = Duration::from_millis(5);
 
 /// A store behind the door.
@@ -164,7 +163,12 @@ impl<S: Store> Engine for Adapter<S> {
             return Err(Error::WouldBlock);
         }
         self.check_pressure()?;
-        self.store.apply(batch)?;
+        self.store.apply(batch).inspect_err(|error| {
+            // Stopped between the look and the write.
+            if let Error::Busy { cause, .. } = error {
+                self.stalls.begin(*cause, true, self.clock.elapsed());
+            }
+        })?;
         self.stalls.end(|| self.clock.elapsed());
         // A batch of deletes of the empty key has no bytes, and is a batch all the same.
         Ok(self.queue.applied(batch.bytes().max(1)))
@@ -271,5 +275,54 @@ mod tests {
         assert!(broken.is_damage() && broken.to_string().starts_with("a put: "), "{broken}");
         let other = failed("a put", Wrapped(io::Error::other("no number")));
         assert_eq!(other.to_string(), "a put: a write failed");
+    }
+    /// Takes nothing, and says so itself or only when it is asked.
+    struct Stopped {
+        says_when_asked: bool,
+    }
+
+    impl Store for Stopped {
+        fn kind(&self) -> Kind {
+            Kind::MEM
+        }
+
+        fn get(&self, _: &[u8]) -> Result<Option<Bytes>> {
+            Ok(None)
+        }
+
+        fn scan(&self, _: KeyRange<'_>, _: &mut Visit<'_>) -> Result<()> {
+            Ok(())
+        }
+
+        fn apply(&self, _: &Batch) -> Result<()> {
+            Err(Error::Busy { cause: Cause::Memtables, retry_after: RETRY_AFTER })
+        }
+
+        fn sync(&self) -> Result<()> {
+            Ok(())
+        }
+
+        fn promise(&self) -> Promise {
+            kvfs::engine::MemEngine::new().promise()
+        }
+
+        fn pressure(&self) -> Result<Option<Pressure>> {
+            Ok(self.says_when_asked.then_some(Pressure { cause: Cause::Memtables, is_stopped: true }))
+        }
+
+        fn describe(&self, _: &mut Shape) {}
+    }
+
+    #[test]
+    fn a_write_that_is_stopped_is_a_stall_whoever_notices() {
+        for says_when_asked in [true, false] {
+            let clock = Arc::new(kvfs::base::clock::ManualClock::default());
+            let engine = Adapter::open(Stopped { says_when_asked }, clock, &Kind::MEM.default_options());
+            let mut batch = Batch::new(0);
+            batch.put(&b"key"[..], &b"value"[..]);
+            assert!(matches!(engine.apply(&batch, Tier::Disk), Err(Error::Busy { .. })));
+            let stalls = engine.shape().stalls;
+            assert_eq!(stalls.now, Some(Cause::Memtables), "{says_when_asked}");
+        }
     }
 }
