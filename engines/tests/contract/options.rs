@@ -4,27 +4,7 @@ use super::*;
 
 #[test]
 fn its_options_read_what_they_print_and_nonsense_is_named() {
-    for kind in others() {
-        for options in [kind.default_options(), Options::tiny(kind)] {
-            options.validate().unwrap();
-            let mut copy = kind.default_options();
-            for setting in options.list() {
-                copy.set(setting.name, &setting.value)
-                    .unwrap_or_else(|| panic!("{} is lost", setting.name))
-                    .unwrap();
-            }
-            assert_eq!(copy, options, "{kind}");
-        }
-        let mut divided = kind.default_options();
-        divided.divide(4 << 20);
-        divided.validate().unwrap();
-        assert!(divided.common().cache_bytes <= 4 << 20, "{kind}");
-        let variants = (kind.variants.1)();
-        assert!(
-            variants.is_empty()
-                || kind.default_options().get(kind.variants.0).as_deref() == variants.first().copied()
-        );
-    }
+    others().into_iter().for_each(shared::its_options_read_what_they_print_and_nonsense_is_named);
 }
 
 #[test]
