@@ -87,6 +87,9 @@ fn workloads_run_in_turns_and_leave_figures_that_add_up() {
         // Every byte of a put is in the log at least.
         let puts = ["fill", "overwrite", "sync"].iter().any(|name| row.workload.starts_with(name));
         assert!(!puts || row.contender == "mem" || write >= row.logical_bytes, "{row:?}");
+        // A map in memory holds what was put into it.
+        let is_new = row.contender == "mem" && row.workload.starts_with("fill");
+        assert!(!is_new || row.memory_peak_bytes >= row.live_bytes / 2, "{row:?}");
         assert!(
             row.contender == "mem" || row.occupied_bytes > 0 && row.occupied_peak_bytes >= row.occupied_bytes
         );

@@ -300,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_and_space_are_sampled_beside_the_work() {
+    fn space_is_sampled_beside_the_work() {
         let place = tempfile::tempdir().unwrap();
         let options = Kind::LSM.default_options();
         let place = super::super::subject::Place::below(place.path(), Kind::LSM, false).unwrap();
@@ -313,7 +313,6 @@ mod tests {
             Ok(tally)
         })
         .unwrap();
-        assert!(measured.memory_bytes > 4 << 20, "a memtable held {} bytes", measured.memory_bytes);
         let Occupied { bytes, log_bytes } = measured.occupied;
         assert!(bytes > log_bytes.unwrap() && log_bytes.unwrap() > 0);
         assert!(measured.occupied_peak_bytes >= bytes);

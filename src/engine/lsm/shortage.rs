@@ -37,6 +37,8 @@ pub struct Outlook {
     pub is_idle: bool,
     /// No running compaction gives space back, and the last look found no other.
     pub is_exhausted: bool,
+    /// Somebody has looked since the last change.
+    is_known: bool,
     /// Number of changes after which there may be more to merge.
     changes: u64,
 }
@@ -51,7 +53,7 @@ impl Outlook {
     /// have seen.
     fn note(&mut self, changes: u64, is_idle: bool, is_exhausted: bool) {
         if changes == self.changes {
-            (self.is_idle, self.is_exhausted) = (is_idle, is_exhausted);
+            (self.is_idle, self.is_exhausted, self.is_known) = (is_idle, is_exhausted, true);
         }
     }
 }
@@ -125,9 +127,13 @@ impl Shortage {
         self.outlook.lock().note(changes, is_idle, is_exhausted);
     }
 
-    /// Failures of the last flush and of the last compaction.
+    /// Failures of the last flush and of the last compaction. That a compaction found no space counts once somebody has looked since the
+    /// last change: what was found before says nothing of what there is now.
     pub fn troubles(&self) -> Troubles {
-        self.troubles.lock().clone()
+        let is_known = self.outlook().is_known;
+        let mut troubles = self.troubles.lock().clone();
+        troubles.merge.take_if(|trouble| !is_known && matches!(trouble.error, Error::NoSpace));
+        troubles
     }
 
     /// Whether the last flush could not be done.
@@ -135,9 +141,9 @@ impl Shortage {
         self.troubles.lock().flush.is_some()
     }
 
-    /// Whether the last merge could not be done.
+    /// Whether the last merge could not be done; see [`Shortage::troubles`].
     pub fn has_merge_trouble(&self) -> bool {
-        self.troubles.lock().merge.is_some()
+        self.troubles().merge.is_some()
     }
 
     /// Notes the failure of a flush, or its success; returns that of the one before.
@@ -189,12 +195,13 @@ mod tests {
         let before = shortage.changes();
         shortage.expect_space();
         shortage.note_look(before, true, true);
+        shortage.note_merge(Some(Trouble { error: Error::NoSpace, free_bytes: 0 }));
         assert!(
-            !shortage.outlook().is_idle && !shortage.outlook().is_exhausted,
+            !shortage.outlook().is_idle && !shortage.outlook().is_exhausted && !shortage.has_merge_trouble(),
             "a flush came while it was looked"
         );
         shortage.note_look(shortage.changes(), true, true);
-        assert!(shortage.outlook().is_idle && shortage.outlook().is_exhausted);
+        assert!(shortage.outlook().is_idle && shortage.outlook().is_exhausted && shortage.has_merge_trouble());
         shortage.expect_space();
         assert!(!shortage.outlook().is_idle && !shortage.outlook().is_exhausted);
     }

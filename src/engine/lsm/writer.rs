@@ -166,7 +166,8 @@ impl Writer {
             return Err(self.wait_for_space());
         }
         let gives_space = self.gives_space(superversion);
-        let is_running = self.core.space.temporary_bytes() > 0;
+        // One that has just begun has taken nothing yet.
+        let is_running = self.core.space.merge_owed_bytes() > 0 || self.core.space.temporary_bytes() > 0;
         let fits_after =
             || is_running && self.core.space.guard.admit(bytes, flush_bytes, SpaceClaim::Growth).is_ok();
         let comes = || {

@@ -148,12 +148,9 @@ fn a_merge_that_begins_or_has_just_ended_is_not_one_that_found_no_space() {
     }
 }
 
-/// What is deleted lies in tables that a merge has, which began before and holds no tombstone.
-#[test]
-fn who_could_have_room_after_a_merge_that_has_just_begun_waits_for_it() {
-    let disk = SimDisk::new();
-    disk.set_capacity(Some(24 << 20));
-    let engine = open_with(disk.clone(), &on_a_small_disk(PolicyKind::TIME_WINDOW, false)).unwrap();
+/// A store of four tables of one window, and the number of its keys.
+fn with_a_window_to_merge(disk: Arc<SimDisk>) -> (Arc<LsmEngine>, u32) {
+    let engine = open_with(disk, &on_a_small_disk(PolicyKind::TIME_WINDOW, false)).unwrap();
     let mut number = 0u32;
     while engine.shape().debt.l0_files < 4 {
         let mut batch = Batch::new(0);
@@ -164,6 +161,15 @@ fn who_could_have_room_after_a_merge_that_has_just_begun_waits_for_it() {
             engine.work(WorkClass::Flush).unwrap();
         }
     }
+    (engine, number)
+}
+
+/// What is deleted lies in tables that a merge has, which began before and holds no tombstone.
+#[test]
+fn who_could_have_room_after_a_merge_that_has_just_begun_waits_for_it() {
+    let disk = SimDisk::new();
+    disk.set_capacity(Some(24 << 20));
+    let (engine, number) = with_a_window_to_merge(disk.clone());
     let ControlFlow::Continue((subcompaction, _)) = engine.compactor.take_subcompaction().unwrap() else {
         panic!("four tables of a window are merged")
     };
@@ -193,6 +199,66 @@ fn who_could_have_room_after_a_merge_that_has_just_begun_waits_for_it() {
     while engine.work(WorkClass::Merge).unwrap() == Pending::More {}
     let left_bytes = level_bytes(&engine);
     assert!(left_bytes < full_bytes / 8, "{left_bytes} of {full_bytes}");
+}
+
+/// It has begun and written nothing yet, however long that takes: what it may take comes back all the same.
+#[test]
+fn who_has_room_beside_what_a_merge_may_take_waits_before_it_has_written_anything() {
+    let disk = SimDisk::new();
+    disk.set_capacity(Some(64 << 20));
+    let (engine, _) = with_a_window_to_merge(disk.clone());
+    let ControlFlow::Continue((subcompaction, _)) = engine.compactor.take_subcompaction().unwrap() else {
+        panic!("four tables of a window are merged")
+    };
+    run(&*engine, Command::Flush).unwrap();
+    let budget = &engine.core.space;
+    let owed_bytes = budget.merge_owed_bytes();
+    assert!(owed_bytes > 256 << 10 && budget.temporary_bytes() == 0, "{owed_bytes}");
+    // Room for a memtable and the reserve, but not for the merge beside them.
+    engine.core.log.give_back();
+    let space = disk.space().unwrap();
+    let used_bytes = space.total_bytes - space.free_bytes;
+    disk.set_capacity(Some(used_bytes + budget.guard.reserve_bytes() + (512 << 10)));
+    engine.core.space.guard.look_again();
+    let mut batch = Batch::new(0);
+    batch.put(&b"new"[..], vec![7; 16 << 10]);
+    for _ in 0..4 {
+        let refused = engine.apply(&batch, Tier::Disk).unwrap_err();
+        assert!(matches!(refused, Error::Busy { cause: Cause::Space, .. }), "{refused}");
+        engine.work(WorkClass::Merge).unwrap();
+    }
+    let mut running = engine.compactor.running_jobs();
+    running.stepping -= 1;
+    running.resting.push(subcompaction);
+    drop(running);
+    while engine.work(WorkClass::Merge).unwrap() == Pending::More {}
+    apply_patiently(&*engine, &batch).unwrap();
+}
+
+/// Who looked before a batch was refused found no space: that says nothing of what can be cleaned for it.
+#[test]
+fn who_is_refused_waits_until_somebody_has_looked_for_it() {
+    let disk = SimDisk::new();
+    let (engine, _) = with_a_window_to_merge(disk.clone());
+    run(&*engine, Command::Flush).unwrap();
+    engine.core.log.give_back();
+    let space = disk.space().unwrap();
+    disk.set_capacity(Some(space.total_bytes - space.free_bytes));
+    engine.core.space.guard.look_again();
+    let mut batch = Batch::new(0);
+    batch.put(&b"new"[..], vec![7; 200]);
+    let refused = || engine.apply(&batch, Tier::Disk).unwrap_err();
+    let shortage = &engine.core.space.shortage;
+    let looked = shortage.changes();
+    assert!(matches!(engine.work(WorkClass::Merge), Ok(Pending::After(_))));
+    // The first one has it looked for what can be cleaned.
+    assert!(matches!(refused(), Error::Busy { .. }));
+    // A look that began before comes to its end now.
+    shortage.note_look(looked, true, true);
+    shortage.note_merge(Some(engine.core.space.trouble(Error::NoSpace)));
+    assert!(matches!(refused(), Error::Busy { .. }));
+    let _ = engine.work(WorkClass::Merge);
+    assert!(matches!(refused(), Error::NoSpace));
 }
 
 /// Bytes of log files.
