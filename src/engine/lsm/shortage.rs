@@ -201,7 +201,9 @@ mod tests {
             "a flush came while it was looked"
         );
         shortage.note_look(shortage.changes(), true, true);
-        assert!(shortage.outlook().is_idle && shortage.outlook().is_exhausted && shortage.has_merge_trouble());
+        assert!(
+            shortage.outlook().is_idle && shortage.outlook().is_exhausted && shortage.has_merge_trouble()
+        );
         shortage.expect_space();
         assert!(!shortage.outlook().is_idle && !shortage.outlook().is_exhausted);
     }
