@@ -243,6 +243,15 @@ pub fn exact_duration(duration: Duration) -> String {
     }
 }
 
+/// Threads that a mount may be told to have.
+const THREADS_MAX: usize = 256;
+
+/// Parses a number of threads.
+pub fn parse_threads(text: &str) -> Result<usize, BadText> {
+    let threads = text.parse().ok().filter(|threads| *threads <= THREADS_MAX);
+    threads.ok_or_else(|| format!("takes a whole number up to {THREADS_MAX}").into())
+}
+
 /// Parses `on` or `off`.
 pub fn parse_switch(text: &str) -> Result<bool, BadText> {
     match text {

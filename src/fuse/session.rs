@@ -33,7 +33,7 @@ pub use super::ending::Connected;
 use super::ending::WriteBack;
 use super::refusal;
 use super::table::{self, Answer};
-use crate::base::text::{Field, When, exact_duration, parse_duration, parse_switch, switch};
+use crate::base::text::{Field, When, exact_duration, parse_duration, parse_switch, parse_threads, switch};
 
 /// Longest time that open files are still served after a lazy unmount.
 const GRACE: Duration = Duration::from_secs(10);
@@ -103,12 +103,9 @@ pub const FIELDS: &[Field<Options>] = &[
         name: "threads",
         when: When::Mount,
         help: "Threads that take requests from the kernel; 0 for one a core.",
-        set: |options, text| match text.parse() {
-            Ok(threads) if threads <= 256 => {
-                options.threads = threads;
-                Ok(())
-            }
-            _ => Err("takes a whole number up to 256".into()),
+        set: |options, text| {
+            options.threads = parse_threads(text)?;
+            Ok(())
         },
         get: |options| options.threads.to_string(),
     },

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::patterns::ENGINES;
-use crate::base::text::{Field, When, exact_duration, parse_duration};
+use crate::base::text::{Field, When, exact_duration, parse_duration, parse_threads};
 
 /// Options of a witness.
 #[derive(Clone, Debug, PartialEq)]
@@ -72,12 +72,9 @@ pub const FIELDS: &[Field<Options>] = &[
         name: "threads",
         when: When::Mount,
         help: "Threads that take requests from the kernel; 0 for two a core, and at least four.",
-        set: |options, text| match text.parse() {
-            Ok(threads) if threads <= 256 => {
-                options.threads = threads;
-                Ok(())
-            }
-            _ => Err("takes a whole number up to 256".into()),
+        set: |options, text| {
+            options.threads = parse_threads(text)?;
+            Ok(())
         },
         get: |options| options.threads.to_string(),
     },
