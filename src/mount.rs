@@ -13,6 +13,7 @@
 //! the log. Where the end was forced, requests may still come in, so everything is synced and nothing closed: the next
 //! mount recovers, which loses nothing.
 
+mod below;
 mod check;
 mod closing;
 mod errors;
@@ -33,6 +34,7 @@ pub use check::{Findings, check, repair};
 pub use closing::{Closed, Closing};
 use errors::{fs_error, store_error};
 pub use service::Service;
+use store::Seen;
 pub use store::{Store, make_store, open_store};
 pub use witness::{WitnessRequest, patterns, serve_witness};
 
@@ -64,7 +66,7 @@ pub fn serve(
     if session::make_way(mount_point).map_err(occupied)? {
         log::warn!("{}: detached a mount whose daemon had died", mount_point.display());
     }
-    let store = open_store(path, given, terms)?;
+    let store = store::open(path, given, terms, Seen::AsGiven)?;
     store.name_holder(&format!("mounted at {}", mount_point.display()));
     // Before the daemon turns to its log, so that whoever mounts reads it.
     if let Some(warning) = store.engine.promise().warning(store.engine.kind().name) {

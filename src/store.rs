@@ -21,8 +21,8 @@ use std::path::Path;
 use crate::base::text::{self, BadText, When};
 use crate::control::metrics;
 use crate::disk::{self, Disk, Purpose};
-use crate::engine::Setting;
-use crate::{engine, fs, fuse};
+use crate::engine::{Home, Setting};
+use crate::{engine, fs, fuse, witness};
 
 /// Name of the description in the store's directory.
 pub const DESCRIPTION: &str = "STORE";
@@ -44,6 +44,8 @@ pub struct Settings {
     pub fuse: fuse::Options,
     /// Of what is served beside the mount.
     pub metrics: metrics::Options,
+    /// Of the witness below the engine.
+    pub below_engine: witness::BelowEngine,
 }
 
 impl Settings {
@@ -53,6 +55,7 @@ impl Settings {
         all.extend(Setting::list(fs::FIELDS, &self.fs));
         all.extend(Setting::list(fuse::session::FIELDS, &self.fuse));
         all.extend(Setting::list(metrics::FIELDS, &self.metrics));
+        all.extend(Setting::list(witness::BELOW_ENGINE, &self.below_engine));
         all
     }
 
@@ -69,7 +72,21 @@ impl Settings {
         text::set(fs::FIELDS, &mut self.fs, name, value)
             .or_else(|| text::set(fuse::session::FIELDS, &mut self.fuse, name, value))
             .or_else(|| text::set(metrics::FIELDS, &mut self.metrics, name, value))
+            .or_else(|| text::set(witness::BELOW_ENGINE, &mut self.below_engine, name, value))
             .or_else(|| self.engine.set_if_known(name, value))
+    }
+
+    /// Whether the options can be had together; the error is a sentence.
+    fn validate(&self) -> Result<(), BadText> {
+        let kind = self.engine.kind();
+        if self.below_engine.witness && matches!(kind.home, Home::Disk(_)) {
+            return Err(format!(
+                "witness=on with engine={kind}: whatever it reads and writes passes the disk door of kvfs, which counts each byte already \
+                 (disk in .stats.d/json); a witness is for engines that write in ways of their own: leave the option out"
+            )
+            .into());
+        }
+        self.engine.validate()
     }
 
     /// The current value of an option as text.
@@ -298,7 +315,7 @@ fn apply(settings: &mut Settings, options: &Given) -> Result<(), Error> {
             .unwrap_or_else(|| Err(format!("there is no option {name}").into()))
             .map_err(Error::usage)?;
     }
-    settings.engine.validate().map_err(Error::usage)
+    settings.validate().map_err(Error::usage)
 }
 
 /// Content of a path where a store may be or be made.
@@ -407,6 +424,19 @@ mod tests {
         let refused = found.settings(&given(&[("engine", "lsm")])).unwrap_err().to_string();
         assert!(refused.contains("engine=btree") && refused.contains("engine=lsm"), "{refused}");
         assert_eq!(found.settings(&given(&[("colour", "red")])).unwrap_err().blame, Blame::Usage);
+    }
+
+    #[test]
+    fn a_witness_is_refused_below_an_engine_that_the_disk_door_counts() {
+        for kind in ["lsm", "btree"] {
+            let refused = Description::new(&given(&[("witness", "on"), ("engine", kind)])).unwrap_err();
+            let text = refused.to_string();
+            assert!(text.contains(&format!("engine={kind}")) && text.contains("the disk door"), "{text}");
+            assert_eq!(refused.blame, Blame::Usage);
+            let made = Description::new(&given(&[("engine", kind)])).unwrap();
+            assert!(made.settings(&given(&[("witness", "off")])).is_ok());
+            assert!(made.settings(&given(&[("witness", "on")])).is_err());
+        }
     }
 
     #[test]

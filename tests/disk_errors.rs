@@ -81,6 +81,7 @@ fn mount_on(faulty: Arc<Faulty>, kind: Kind) -> std::result::Result<Mounted, Str
         engine: engine.clone(),
         disk: metered,
         engine_directory: None,
+        witness: None,
         latch: latch.clone(),
         usage: Box::new(move || usage.usage()),
         write_times: Box::new(|| Ok(())),

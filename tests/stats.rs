@@ -31,6 +31,8 @@ mod hand_on;
 
 #[path = "stats/asked.rs"]
 mod asked;
+#[path = "stats/below_engine.rs"]
+mod below_engine;
 #[path = "stats/commands.rs"]
 mod commands;
 #[path = "stats/debt.rs"]

@@ -24,7 +24,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("control", &["attribution", "base", "disk", "engine", "fs", "virtual_files", "witness"]),
     ("compare", &["base", "disk", "engine"]),
     ("fuse", &["attribution", "base", "disk", "fs", "virtual_files", "witness"]),
-    ("store", &["base", "disk", "engine", "fs", "fuse", "control"]),
+    ("store", &["base", "disk", "engine", "fs", "fuse", "control", "witness"]),
 ];
 
 /// What only some files may say, and why those may.
@@ -45,6 +45,7 @@ const ONLY_IN: &[(&str, &[(&str, &str)])] = &[
             ("control/clients.rs", "patience with a client"),
             ("engine/cpu.rs", "what work costs the processor"),
             ("mount/lock.rs", "patience with a holder of the lock"),
+            ("mount/below.rs", "patience with a witness"),
             ("mount/closing.rs", "patience with a daemon that closes its store"),
             ("daemon.rs", "patience with the child"),
             ("daemon/", "how many lines a span may have"),
@@ -60,6 +61,7 @@ const ONLY_IN: &[(&str, &[(&str, &str)])] = &[
             ("engine/worker.rs", "the engine's background threads"),
             ("fuse/", "threads that may sleep for a request, signals"),
             ("mount/service.rs", "the filesystem's and the report's threads"),
+            ("mount/below.rs", "the lines that a witness says"),
             ("mount/witness.rs", "the report's thread"),
             ("control/", "the socket's thread"),
         ],

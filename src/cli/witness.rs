@@ -31,6 +31,9 @@ pub struct WitnessArgs {
     /// Say more
     #[arg(short)]
     verbose: bool,
+    /// End when standard input does, and at no signal: the mount is for whoever holds the other end, and goes with it
+    #[arg(long, hide = true, requires = "foreground")]
+    until_input_ends: bool,
 }
 
 /// The options behind `-o`.
@@ -119,6 +122,7 @@ pub fn run(arguments: &WitnessArgs) -> Result<(), Failure> {
         options: &options,
         read_only: given.read_only,
         flags: &given.flags,
+        until_input_ends: arguments.until_input_ends,
     };
     let manner = Manner {
         foreground: arguments.foreground,

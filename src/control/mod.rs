@@ -15,6 +15,7 @@
 //! 1. Making a report waits neither for the disk nor for a writer.
 //! 2. Locks here are held for a copy only and never while another room is called.
 
+mod below_engine;
 mod clients;
 mod command;
 pub mod decoders;
@@ -43,6 +44,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
+pub use below_engine::BelowEngine;
 pub use document::Document;
 pub use history::Second;
 pub use json::{json, value};
@@ -92,6 +94,8 @@ pub struct Sources {
     pub disk: Arc<Metered>,
     /// The directory of an engine that reads and writes there in ways of its own.
     pub engine_directory: Option<PathBuf>,
+    /// The witness below the engine, if it has one: what it counted. It may wait for the witness, so it is asked by the tick alone.
+    pub witness: Option<Box<dyn Fn() -> Witnessed + Send + Sync>>,
     /// The latch, which closes when a sync fails.
     pub latch: Arc<Latch>,
     /// The filesystem's contents, from memory.
@@ -102,6 +106,16 @@ pub struct Sources {
     pub process: Box<dyn Fn() -> Option<ProcessIo> + Send + Sync>,
     /// The store's files that the process has open.
     pub open_files: Box<dyn Fn() -> OpenFiles + Send + Sync>,
+}
+
+/// Answer of a witness below an engine.
+pub enum Witnessed {
+    /// What it counted.
+    Counted(Box<BelowEngine>),
+    /// It runs, and did not answer.
+    Silent,
+    /// It has ended: how.
+    Ended(String),
 }
 
 /// Space that a compaction which ended with `event` gave back, as a sentence; `None` if it is another event, or none that cuts a file.
@@ -149,6 +163,8 @@ pub struct Control {
     /// Settings that were changed since the mount, with their values.
     settings: Mutex<BTreeMap<String, String>>,
     physical: Mutex<Physical>,
+    /// What the witness below the engine counted when it was asked last, and when that was.
+    below_engine: Mutex<Option<(BelowEngine, Duration)>>,
     history: Mutex<VecDeque<String>>,
     event_log: Arc<EventLog>,
     /// The last commands, each with its result.
@@ -170,6 +186,7 @@ impl Control {
             marks: Mutex::default(),
             settings: Mutex::default(),
             physical: Mutex::default(),
+            below_engine: Mutex::default(),
             history: Mutex::default(),
             event_log: parts.engine.event_log().cloned().unwrap_or_default(),
             commands: Arc::default(),
@@ -185,6 +202,7 @@ impl Control {
 
     /// To be called once a second, on a thread that may wait for the disk.
     pub fn tick(&self) {
+        self.ask_witness();
         let sample = Arc::new(self.sample());
         self.record_stalls(&sample);
         {
@@ -215,6 +233,23 @@ impl Control {
             history.pop_front();
         }
         history.push_back(row);
+    }
+
+    /// Asks the witness below the engine.
+    fn ask_witness(&self) {
+        let Some(ask) = &self.parts.witness else { return };
+        let answer = ask();
+        let now = self.parts.clock.elapsed();
+        let mut known = self.below_engine.lock();
+        match answer {
+            Witnessed::Counted(counts) => *known = Some((*counts, now)),
+            // The last figures stand, and say how old they are.
+            Witnessed::Silent => {}
+            Witnessed::Ended(how) => {
+                let (counts, _) = known.get_or_insert_default();
+                (counts.is_running, counts.end) = (false, Some(how));
+            }
+        }
     }
 
     /// The first event.
@@ -519,7 +554,13 @@ impl Control {
             open_files: (parts.open_files)(),
             process: (parts.process)(),
         };
-        Sample::take(elapsed, &parts.meter, &parts.engine, &parts.disk, aside)
+        let mut sample = Sample::take(elapsed, &parts.meter, &parts.engine, &parts.disk, aside);
+        let (known, now) = (self.below_engine.lock().clone(), parts.clock.elapsed());
+        sample.below_engine = known.map(|(counts, asked)| BelowEngine {
+            age: counts.age.map(|_| now.saturating_sub(asked)),
+            ..counts
+        });
+        sample
     }
 
     /// The growth over the last `span`: from the newest sample that is at least as old, else from the oldest.

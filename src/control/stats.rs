@@ -22,6 +22,7 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use super::below_engine::BelowEngine;
 use crate::attribution::Charges;
 use crate::base::metric::{Since, metrics, ratio};
 use crate::disk::{Counters, DiskCounters, OpenFiles, ProcessIo, Purpose, Space};
@@ -84,6 +85,8 @@ metrics! {
         inside open_files: OpenFiles;
         /// The kernel's counters of this process; `None` where it has none.
         inside process: Option<ProcessIo>;
+        /// The witness below the engine; `None` where there is none.
+        inside below_engine: Option<BelowEngine>;
         /// The engine; what its levels read and wrote is taken from door 3.
         inside shape: Shape;
         /// Whether the engine reads and writes in ways of its own, so that door 3 sees nothing of it and says nothing of what it costs.
@@ -147,6 +150,7 @@ impl Sample {
             disk,
             open_files: aside.open_files,
             process: aside.process,
+            below_engine: None,
             shape,
             is_unmetered: matches!(engine.kind().home, Home::Directory(_)),
         }
@@ -239,6 +243,11 @@ impl Sample {
     /// P / L: what the engine adds.
     pub fn engine_write_amp(&self) -> Option<f64> {
         self.by_disk(self.disk_write_bytes(), self.kv_write_bytes())
+    }
+
+    /// What the witness below the engine saw written / A.
+    pub fn witnessed_write_amp(&self) -> Option<f64> {
+        ratio(self.below_engine.as_ref()?.write_bytes(), self.app_write_bytes())
     }
 
     /// (P − log) / A.

@@ -4,7 +4,7 @@
 //! 2. The filesystem is mounted and the kernel's INIT answered; then one thread a core serves requests, each with its own
 //!    channel to the kernel.
 //! 3. The mount is announced as ready when `stat` of the mount point shows the new filesystem.
-//! 4. It ends when the kernel says so (`umount`), or at SIGINT, SIGTERM or SIGHUP: then the kernel is made to send what it keeps
+//! 4. It ends when the kernel says so (`umount`), at SIGINT, SIGTERM or SIGHUP, or when whoever holds it lets go ([`watch_input`]): then the kernel is made to send what it keeps
 //!    ([`super::ending`]) and the mount is taken away, lazily if it is in use; what is still open is served for a grace period, and
 //!    then the kernel is made to send once more. A second signal ends the grace period, or the waiting.
 //!
@@ -143,6 +143,8 @@ pub enum Event {
     Ended,
     /// Someone wants us to end.
     Signal(Signal),
+    /// Whoever held the mount has let it go, or has died.
+    Released,
 }
 
 /// Way in which a mount ended.
@@ -176,6 +178,21 @@ pub fn watch_signals(events: Sender<Event>) -> io::Result<()> {
         }
     };
     std::thread::Builder::new().name("kvfs-signals".to_string()).spawn(watch)?;
+    Ok(())
+}
+
+/// Starts the thread that waits for the end of standard input and sends it as an event: whoever started this process holds the other end, and lets go of it
+/// when it has no more use for the mount or dies. The signals that end a mount are blocked and read by nobody then: one that is sent to all processes of a
+/// terminal or a service would take the mount away from its user.
+pub fn watch_input(events: Sender<Event>) -> io::Result<()> {
+    let watch = move || {
+        let mut input = io::stdin().lock();
+        // Nothing is said there; an error ends it, too.
+        let _ = io::copy(&mut input, &mut io::sink());
+        // Nobody listens any more where the mount has ended by itself.
+        let _ = events.send(Event::Released);
+    };
+    std::thread::Builder::new().name("kvfs-holder".to_string()).spawn(watch)?;
     Ok(())
 }
 
@@ -226,14 +243,15 @@ pub fn run(
             return Err(error);
         }
     };
-    let signal = match events.recv() {
-        Ok(Event::Signal(signal)) => signal,
+    let why = match events.recv() {
+        Ok(Event::Signal(signal)) => signal.to_string(),
+        Ok(Event::Released) => "released".to_string(),
         Ok(Event::Ended) | Err(_) => {
             remove_dead(mount_point, &device);
             return Ok(End::Unmounted);
         }
     };
-    log::info!("{signal}: unmounting {}", mount_point.display());
+    log::info!("{why}: unmounting {}", mount_point.display());
     let is_shown = is_shown(mount_point, &device);
     let mut is_written_back = finish(&write_back, is_shown.then_some(mount_point), events);
     if matches!(is_written_back, WrittenBack::Ended) {
@@ -248,7 +266,7 @@ pub fn run(
     let patience = if matches!(is_written_back, WrittenBack::No) { Duration::ZERO } else { GRACE };
     match events.recv_timeout(patience) {
         Ok(Event::Ended) | Err(RecvTimeoutError::Disconnected) => return Ok(End::Unmounted),
-        Ok(Event::Signal(_)) | Err(RecvTimeoutError::Timeout) => {}
+        Ok(Event::Signal(_) | Event::Released) | Err(RecvTimeoutError::Timeout) => {}
     }
     if matches!(is_written_back, WrittenBack::Yes) {
         is_written_back = finish(&write_back, None, events);
@@ -291,7 +309,7 @@ fn finish(write_back: &WriteBack, root: Option<&Path>, events: &Receiver<Event>)
         match events.try_recv() {
             Ok(Event::Ended) | Err(TryRecvError::Disconnected) => return WrittenBack::Ended,
             Err(TryRecvError::Empty) if begun.elapsed() < WRITE_BACK_MAX => {}
-            Ok(Event::Signal(_)) | Err(TryRecvError::Empty) => {
+            Ok(Event::Signal(_) | Event::Released) | Err(TryRecvError::Empty) => {
                 log::error!(
                     "what the kernel keeps of open files is not written back after {:?}",
                     begun.elapsed()

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
+use super::below::EngineWitness;
 use super::errors::{fs_error, store_error};
 use super::lock::{CLOSED, CLOSING, LEFT};
 use super::store::Store;
@@ -15,7 +16,7 @@ use crate::attribution::{Attribution, Process};
 use crate::base::metric::Since;
 use crate::base::text::human_size;
 use crate::control::metrics::MetricsServer;
-use crate::control::{Control, MountInfo, Sources, StatsSocket};
+use crate::control::{BelowEngine, Control, MountInfo, Sources, StatsSocket, Witnessed};
 use crate::disk::{process_io, process_of};
 use crate::engine::{self, Engine, Pending, Worker};
 use crate::fs::{self, FileSystem, keys};
@@ -53,12 +54,13 @@ impl Stop {
 
 /// A store with its threads and its `/.stats`, but without a kernel.
 pub struct Service {
-    pub(super) store: Store,
     pub(super) tree: Arc<VirtualTree>,
     pub(super) attribution: Arc<Attribution>,
     worker: Option<Worker>,
     stop: Arc<Stop>,
     threads: Vec<JoinHandle<()>>,
+    /// Behind everything that knows its engine: what an engine's files are seen through is in use for as long as that has them open.
+    pub(super) store: Store,
 }
 
 impl Service {
@@ -88,7 +90,7 @@ impl Service {
             true => None,
         };
         let stop = Arc::new(Stop::default());
-        let mut service = Service { store, tree, attribution, worker, stop, threads: Vec::new() };
+        let mut service = Service { tree, attribution, worker, stop, threads: Vec::new(), store };
         let (fs, stop) = (service.store.fs.clone(), service.stop.clone());
         service.spawn("kvfs-fs", move || serve_fs(&fs, &stop))?;
         let stop = service.stop.clone();
@@ -218,6 +220,23 @@ fn serve_fs(fs: &FileSystem, stop: &Stop) {
     }
 }
 
+/// What the witness below the engine counted.
+fn ask(witness: &EngineWitness) -> Witnessed {
+    let answer = witness.report();
+    // It may have ended while it was asked.
+    if let Some(how) = witness.failure() {
+        return Witnessed::Ended(how);
+    }
+    let report = answer.and_then(|text| Ok(serde_json::from_slice(&text)?));
+    report.map_or_else(
+        |error| {
+            log::debug!("the report of the witness below the engine: {error}");
+            Witnessed::Silent
+        },
+        |report| Witnessed::Counted(Box::new(BelowEngine::of_report(&report))),
+    )
+}
+
 fn parts(store: &Store, mount_point: &Path, attribution: &Arc<Attribution>) -> Sources {
     let Store { description, settings, disk, latch, engine, fs, clock, pool, path, began, .. } = store;
     let value = |name: &str| settings.get(name).unwrap_or_default();
@@ -230,6 +249,11 @@ fn parts(store: &Store, mount_point: &Path, attribution: &Arc<Attribution>) -> S
         let fs = fs.clone();
         move || fs.write_times()
     };
+    // The control is known to whoever has a virtual file open; the witness must not live as long.
+    let witness = store.witness.as_ref().map(Arc::downgrade);
+    let witness = witness.map(|witness| -> Box<dyn Fn() -> Witnessed + Send + Sync> {
+        Box::new(move || witness.upgrade().map_or(Witnessed::Silent, |witness| ask(&witness)))
+    });
     let pool = pool.clone();
     let began = *began;
     let process = move || Some(process_io().ok()?.since(began.as_ref()?));
@@ -255,6 +279,7 @@ fn parts(store: &Store, mount_point: &Path, attribution: &Arc<Attribution>) -> S
         engine: engine.clone(),
         disk: disk.clone(),
         engine_directory: store.engine_directory(),
+        witness,
         latch: latch.clone(),
         usage: Box::new(usage),
         write_times: Box::new(write_times),

@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::below::{EngineWitness, make_way};
 use super::errors::{fs_error, store_error};
 use super::lock::lock;
 use crate::base::clock::{Clock, SystemClock};
@@ -35,6 +36,8 @@ pub struct Store {
     pub engine: Arc<MeteredEngine>,
     /// Door 1.
     pub fs: Arc<FileSystem>,
+    /// What its engine's files are seen through; behind everything that has them open, so that it goes after that.
+    pub(super) witness: Option<Arc<EngineWitness>>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) os: Arc<OsDisk>,
     pub(super) pool: Arc<Pool>,
@@ -54,12 +57,28 @@ pub fn make_store(path: &Path, given: &Given, terms: Terms) -> Result<(), Error>
     store.close()
 }
 
+/// Whether an engine of others is seen by a witness, where the options say so.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Seen {
+    /// For a while that nobody asks about.
+    Not,
+    /// For as long as the store is mounted.
+    AsGiven,
+}
+
 /// Opens the store in `path`; a missing or empty directory becomes a store with the `given` options, if `terms` let it. What is made
 /// is durable when this returns.
 ///
 /// For a read-only mount nothing below changes: a store that was not closed is recovered over a view in memory. Where that would take
 /// more than half of the cache, it is recovered in place, as for a mount that writes; on a disk that cannot be written it is refused.
+///
+/// An engine of others is not seen by a witness here: that is for a mount.
 pub fn open_store(path: &Path, given: &Given, terms: Terms) -> Result<Store, Error> {
+    open(path, given, terms, Seen::Not)
+}
+
+/// The same, with what `seen` says.
+pub(super) fn open(path: &Path, given: &Given, terms: Terms, seen: Seen) -> Result<Store, Error> {
     let show = path.display();
     // Options are looked at before anything is made.
     let is_read_only = Description::new(given)?.settings(given)?.fs.read_only;
@@ -78,7 +97,7 @@ pub fn open_store(path: &Path, given: &Given, terms: Terms) -> Result<Store, Err
         Ok(os) => {
             // Someone may have made a store while we waited for the lock.
             let place = terms.look(path)?;
-            open_in_place(path, os, place, given)
+            open_in_place(path, os, place, given, seen)
         }
         Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem && place == Place::Store => {
             let way_out = match is_read_only {
@@ -91,6 +110,14 @@ pub fn open_store(path: &Path, given: &Given, terms: Terms) -> Result<Store, Err
         }
         Err(error) => Err(Error::system(&show, error)),
     }
+}
+
+/// How what is below is used.
+enum Manner {
+    /// Nothing of it changes.
+    View,
+    /// As it is, through a witness that the engine has.
+    InPlace(Option<EngineWitness>),
 }
 
 /// The parts of a store below the engine.
@@ -122,24 +149,43 @@ impl Below {
         os: Arc<OsDisk>,
         disk: Arc<dyn Disk>,
         (description, settings, engine_options): (Description, Settings, &engine::Options),
-        is_view: bool,
+        manner: Manner,
     ) -> Result<Store, Error> {
+        let (is_view, witness) = match manner {
+            Manner::View => (true, None),
+            Manner::InPlace(witness) => (false, witness),
+        };
         let Below { disk: metered, latch, pool, began, stock: _ } = self;
         let show = path.display();
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-        let engine = open_engine(&os, disk, clock.clone(), engine_options)
+        let engine = open_engine((path, &os, witness.as_ref()), disk, clock.clone(), engine_options)
             .map_err(|error| store_error(&show, error, &*latch))?;
         let engine = MeteredEngine::new(engine, keys::classify);
         let fs = open_fs(&engine, &clock, &latch, &description, &settings)
             .map_err(|error| fs_error(&show, error, &*latch))?;
         let (disk, path) = (metered, path.to_path_buf());
-        Ok(Store { description, settings, disk, latch, engine, fs, clock, os, pool, path, is_view, began })
+        let witness = witness.map(Arc::new);
+        Ok(Store {
+            description,
+            settings,
+            disk,
+            latch,
+            engine,
+            fs,
+            witness,
+            clock,
+            os,
+            pool,
+            path,
+            is_view,
+            began,
+        })
     }
 }
 
-/// Opens the engine that `options` are of where it lives: on `disk`, or in a directory of its own.
+/// Opens the engine that `options` are of where it lives: on `disk`, or in a directory of its own in the store at `path`, through the witness that it has there.
 pub(super) fn open_engine(
-    os: &OsDisk,
+    (path, os, witness): (&Path, &OsDisk, Option<&EngineWitness>),
     disk: Arc<dyn Disk>,
     clock: Arc<dyn Clock>,
     options: &engine::Options,
@@ -148,13 +194,27 @@ pub(super) fn open_engine(
         Home::Disk(_) => engine::open(disk, clock, options),
         Home::Directory(open) => {
             options.validate()?;
-            let own = os.directory(ENGINE_DIRECTORY);
-            open(&own.map_err(|error| engine::Error::io("making its directory", error))?, clock, options)
+            let own =
+                witness.map_or_else(|| engine_directory(path, os), |it| Ok(it.directory().to_path_buf()));
+            open(&own?, clock, options)
         }
     }
 }
 
-fn open_in_place(path: &Path, os: Arc<OsDisk>, place: Place, given: &Given) -> Result<Store, Error> {
+/// The directory of an engine that reads and writes in ways of its own, in the store at `path`.
+fn engine_directory(path: &Path, os: &OsDisk) -> engine::Result<PathBuf> {
+    make_way(&path.join(ENGINE_DIRECTORY))
+        .and_then(|()| os.directory(ENGINE_DIRECTORY))
+        .map_err(|error| engine::Error::io("making its directory", error))
+}
+
+fn open_in_place(
+    path: &Path,
+    os: Arc<OsDisk>,
+    place: Place,
+    given: &Given,
+    seen: Seen,
+) -> Result<Store, Error> {
     let show = path.display();
     let below = Below::new(path, &os)?;
     let (description, is_made) = match Description::load(&*below.latch)? {
@@ -175,7 +235,18 @@ fn open_in_place(path: &Path, os: Arc<OsDisk>, place: Place, given: &Given) -> R
     };
     let settings = description.settings(given)?;
     let (disk, stock, engine_options) = (below.latch.clone(), below.stock.clone(), settings.engine.clone());
-    let store = below.open(path, os, disk, (description, settings, &engine_options), false)?;
+    let witness = match settings.below_engine.witness && seen == Seen::AsGiven {
+        true => {
+            let own =
+                engine_directory(path, &os).map_err(|error| store_error(&show, error, &*below.latch))?;
+            let failed =
+                |error| Error::system(format!("witness=on: the witness of {}", own.display()), error);
+            Some(EngineWitness::start(&own, settings.engine.kind().name).map_err(failed)?)
+        }
+        false => None,
+    };
+    let store =
+        below.open(path, os, disk, (description, settings, &engine_options), Manner::InPlace(witness))?;
     // An engine with a directory of its own could not take them.
     if !store.settings.fs.read_only
         && matches!(store.settings.engine.kind().home, Home::Disk(_))
@@ -211,7 +282,7 @@ fn open_view(path: &Path, os: Arc<OsDisk>, given: &Given) -> Result<Option<Store
             return Ok(None);
         }
         let overlay = Overlay::bounded(below.latch.clone(), kept_bytes_max);
-        match below.open(path, os.clone(), overlay.clone(), (description, settings, &options), true) {
+        match below.open(path, os.clone(), overlay.clone(), (description, settings, &options), Manner::View) {
             Err(_) if overlay.is_exceeded() => {}
             other => return other.map(Some),
         }

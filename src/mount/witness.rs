@@ -33,6 +33,8 @@ pub struct WitnessRequest<'a> {
     pub read_only: bool,
     /// Flags of mount(8) that every filesystem has.
     pub flags: &'a MountFlags,
+    /// It ends with standard input, and at no signal.
+    pub until_input_ends: bool,
 }
 
 /// The patterns that `options` ask for, as they are applied and as text.
@@ -59,7 +61,8 @@ pub fn serve_witness(
     opened: impl FnOnce() -> io::Result<()>,
     ready: impl FnOnce() -> io::Result<()>,
 ) -> Result<(), Error> {
-    let WitnessRequest { directory: path, mount_point, options, read_only, flags } = *request;
+    let WitnessRequest { directory: path, mount_point, options, read_only, flags, until_input_ends } =
+        *request;
     let occupied = |error| Error::system(mount_point.display(), error);
     if session::make_way(mount_point).map_err(occupied)? {
         log::warn!("{}: detached a mount whose daemon had died", mount_point.display());
@@ -75,7 +78,8 @@ pub fn serve_witness(
     let info = info(request, text);
     let control = WitnessControl::new(info, directory.clone(), clock, Box::new(process));
     let (events, received) = channel();
-    session::watch_signals(events.clone()).map_err(|error| Error::system("starting a thread", error))?;
+    let watch = if until_input_ends { session::watch_input } else { session::watch_signals };
+    watch(events.clone()).map_err(|error| Error::system("starting a thread", error))?;
     let stop = Arc::new(Stop::default());
     let ticking = {
         let (stop, control) = (stop.clone(), control.clone());

@@ -37,7 +37,7 @@ pub use directory::{Changes, Directory, Found, Made, When};
 pub use inode::{Inode, Inodes, ROOT_NUMBER};
 pub use meter::{Class, ClassTraffic, Meter, Traffic};
 pub use open::{Bytes, OpenDirectory, OpenFile};
-pub use options::{FIELDS, Options};
+pub use options::{BELOW_ENGINE, BelowEngine, FIELDS, Options};
 pub use patterns::{ENGINES, Patterns};
 pub use rustix::fs::Stat;
 pub use rustix::io::Errno;

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::patterns::ENGINES;
-use crate::base::text::{Field, When, exact_duration, parse_duration, parse_threads};
+use crate::base::text::{Field, When, exact_duration, parse_duration, parse_switch, parse_threads, switch};
 
 /// Options of a witness.
 #[derive(Clone, Debug, PartialEq)]
@@ -79,6 +79,25 @@ pub const FIELDS: &[Field<Options>] = &[
         get: |options| options.threads.to_string(),
     },
 ];
+
+/// Options of a mount on the witness below its engine.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BelowEngine {
+    /// Whether the engine's directory is passed through a witness while the store is mounted.
+    pub witness: bool,
+}
+
+/// The text form of [`BelowEngine`].
+pub const BELOW_ENGINE: &[Field<BelowEngine>] = &[Field {
+    name: "witness",
+    when: When::Mount,
+    help: "on: count what an engine of others does to its files, by a witness that the mount starts.",
+    set: |options, text| {
+        options.witness = parse_switch(text)?;
+        Ok(())
+    },
+    get: |options| switch(options.witness),
+}];
 
 impl Options {
     /// Dispatch threads.

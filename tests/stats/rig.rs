@@ -52,9 +52,28 @@ pub fn rig_on(
     rig_beside(None, wrap, engine)
 }
 
+/// What asks the witness below an engine.
+pub type Ask = Box<dyn Fn() -> kvfs::control::Witnessed + Send + Sync>;
+
+/// An engine that has a witness below it.
+pub fn rig_watched(
+    witness: Ask,
+    engine: impl FnOnce(Arc<dyn Disk>, Arc<dyn Clock>) -> Arc<dyn Engine>,
+) -> Rig {
+    rig_with((None, Some(witness)), |sim| sim, engine)
+}
+
 /// An engine that has a directory of its own beside the disk.
 pub fn rig_beside(
     engine_directory: Option<std::path::PathBuf>,
+    wrap: impl FnOnce(Arc<dyn Disk>) -> Arc<dyn Disk>,
+    engine: impl FnOnce(Arc<dyn Disk>, Arc<dyn Clock>) -> Arc<dyn Engine>,
+) -> Rig {
+    rig_with((engine_directory, None), wrap, engine)
+}
+
+fn rig_with(
+    (engine_directory, witness): (Option<std::path::PathBuf>, Option<Ask>),
     wrap: impl FnOnce(Arc<dyn Disk>) -> Arc<dyn Disk>,
     engine: impl FnOnce(Arc<dyn Disk>, Arc<dyn Clock>) -> Arc<dyn Engine>,
 ) -> Rig {
@@ -80,6 +99,7 @@ pub fn rig_beside(
         engine: engine.clone(),
         disk: disk.clone(),
         engine_directory,
+        witness,
         latch,
         usage: Box::new(usage),
         write_times: Box::new(|| Ok(())),

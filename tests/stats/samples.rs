@@ -77,6 +77,7 @@ fn sample(shape: Shape, disk: DiskCounters) -> Sample {
         calls: EngineCalls { scans: 3, deferred_inode_puts_absorbed: 21 },
         disk,
         open_files: OpenFiles { open: 7, open_max: 896, reopened: 2 },
+        below_engine: None,
         process: Some(ProcessIo {
             asked_read_bytes: 300_000,
             asked_write_bytes: 4_400_000,

@@ -118,6 +118,7 @@ fn a_closed_latch_is_shown() {
         engine: MeteredEngine::new(Arc::new(MemEngine::new()), classify),
         disk,
         engine_directory: None,
+        witness: None,
         latch: latch.clone(),
         write_times: Box::new(|| Ok(())),
         open_files: Box::new(OpenFiles::default),

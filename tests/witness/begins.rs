@@ -2,9 +2,13 @@
 
 use std::fs::{self, File};
 use std::io::Write;
-use std::process::Output;
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
 
-use crate::host::{Engine, Mount, able};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::host::{Engine, Mount, able, binary, until};
 use crate::numbers::number;
 
 fn said(output: &Output) -> String {
@@ -101,6 +105,35 @@ fn a_killed_witness_leaves_the_files_and_the_next_one_takes_its_place() {
     mount.start();
     assert_eq!(fs::read_to_string(mount.mnt().join("file")).unwrap(), "written");
     mount.stop();
+}
+
+/// As a mount starts one below its engine: it is the holder's, and whoever signals every process of a terminal or a service does not end it.
+#[test]
+fn a_witness_that_is_held_ends_when_it_is_let_go_and_at_no_signal() {
+    if !able(&[]) {
+        return;
+    }
+    let mount = Mount::place(Engine::Witness, "");
+    let mut held = Command::new(binary())
+        .args(["witness".as_ref(), mount.store().as_os_str(), mount.mnt().as_os_str()])
+        .args(["-f", "--until-input-ends"])
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    assert!(until(Duration::from_secs(20), || mount.mounted() && mount.mnt().join(".stats").exists()));
+    mount.note_pid();
+    fs::write(mount.mnt().join("file"), "before").unwrap();
+    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
+        kill(Pid::from_raw(mount.pid()), signal).unwrap();
+    }
+    std::thread::sleep(Duration::from_millis(300));
+    assert!(mount.mounted() && held.try_wait().unwrap().is_none(), "a signal ended it");
+    assert_eq!(fs::read_to_string(mount.mnt().join("file")).unwrap(), "before");
+    drop(held.stdin.take());
+    assert!(until(Duration::from_secs(20), || held.try_wait().unwrap().is_some()), "it does not end");
+    assert!(held.wait().unwrap().success() && !mount.mounted());
+    let refused = mount.try_start("until_input_ends");
+    assert!(said(&refused).contains("unknown option"), "{}", said(&refused));
 }
 
 #[test]

@@ -48,6 +48,7 @@ impl Document {
             kv: kv(sample),
             kinds: kinds(report),
             disk: sample.metered(disk(sample)),
+            witness: witness(sample),
             by_process: by_process(report),
             by_path: by_path(report),
             amplification: Amplification { growth: quotients(sample), space: report.space_amp() },
@@ -112,6 +113,19 @@ fn disk(sample: &Sample) -> DiskSection {
         compaction_read_bytes: compaction.read_bytes,
         by_purpose: sample.disk,
     }
+}
+
+fn witness(sample: &Sample) -> Option<WitnessSection> {
+    let counts = sample.below_engine.clone()?;
+    let (write_bytes, read_bytes) = (counts.write_bytes(), counts.read_bytes());
+    let kernel = counts.kernel_write_bytes;
+    Some(WitnessSection {
+        counts,
+        write_amplification: sample.witnessed_write_amp(),
+        engine_write_amplification: ratio(write_bytes, sample.kv_write_bytes()),
+        read_amplification: ratio(read_bytes, sample.app_read_bytes()),
+        write_over_kernel: kernel.and_then(|kernel| ratio(write_bytes, kernel)),
+    })
 }
 
 fn by_process(report: &Report) -> Vec<ProcessRow> {

@@ -6,6 +6,7 @@ mod compose;
 
 use std::time::Duration;
 
+use super::below_engine::BelowEngine;
 use super::stats::EngineCalls;
 use crate::base::metric::{Each, Figure, Named, Naming, Sort, Unit, Value, metrics};
 use crate::disk::{DiskCounters, OpenFiles};
@@ -62,6 +63,8 @@ metrics! {
         part kinds: Named<KindName, KindRow>;
         /// Door 3; null for an engine that reads and writes in ways of its own.
         part disk: Option<DiskSection>;
+        /// The witness below an engine of others; null unless the mount has `witness=on`.
+        part witness: Option<WitnessSection>;
         /// Processes that moved most content: twenty, then all others.
         part by_process: Vec<ProcessRow>;
         /// Names in the root below which most content was moved: twenty, then all others.
@@ -183,6 +186,23 @@ metrics! {
         derived compaction_read_bytes: u64 [Bytes];
         /// Requests by purpose; the purposes are listed below.
         part by_purpose: DiskCounters;
+    }
+}
+
+metrics! {
+    /// The witness below an engine.
+    pub struct WitnessSection witness "stats::below_engine::what_a_witness_counted_is_in_every_output" {
+        /// What it counted.
+        flat counts: BelowEngine;
+        /// Write amplification as it saw it: `witness.write_bytes` / `app.write_bytes`. It is asked once a second, so the one may be as much older than the other
+        /// as `witness.age_ms` says.
+        derived write_amplification: Option<f64> [Ratio];
+        /// Write amplification of the engine: `witness.write_bytes` / `kv.write_bytes`.
+        derived engine_write_amplification: Option<f64> [Ratio];
+        /// Read amplification: `witness.read_bytes` / `app.read_bytes`.
+        derived read_amplification: Option<f64> [Ratio];
+        /// `witness.write_bytes` / `witness.kernel_write_bytes`: 1 where both count the same.
+        derived write_over_kernel: Option<f64> [Ratio];
     }
 }
 

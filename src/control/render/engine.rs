@@ -156,6 +156,44 @@ pub(super) fn statistics(page: &mut Page, sample: &Sample) {
     }
 }
 
+/// What the witness below the engine saw, and a line for each class of file of which there is something to say.
+pub(super) fn witness(page: &mut Page, sample: &Sample) {
+    let Some(below) = &sample.below_engine else { return };
+    let (written, app) = (human_size(below.write_bytes()), human_size(sample.app_write_bytes()));
+    let over_kernel = below.kernel_write_bytes.and_then(|kernel| ratio(below.write_bytes(), kernel));
+    page.block(
+        "WITNESS",
+        [
+            format!("write {} = {written} / {app} app", amp(sample.witnessed_write_amp())),
+            format!("read {}", human_size(below.read_bytes())),
+            format!("syncs {}", human_count(below.syncs())),
+            format!("directories {}", human_count(below.directory_syncs)),
+            format!("errors {}", human_count(below.errors())),
+            below.kernel_write_bytes.map_or("kernel -".to_string(), |bytes| {
+                format!("kernel {} ({})", human_size(bytes), percent(over_kernel))
+            }),
+            below.age.map_or(String::new(), |age| format!("{} ago", span(age))),
+        ],
+    );
+    if let Some(how) = &below.end {
+        page.line(format!("        ENDED ({how}): what the engine asks of its files fails; mount again"));
+    }
+    for (class, of) in below.by_class.iter() {
+        if of.writes + of.reads + of.syncs + of.errors > 0 {
+            page.block(
+                "",
+                [
+                    format!("{:<9}", class.name()),
+                    format!("written {} in {}", human_size(of.write_bytes), human_count(of.writes)),
+                    format!("read {} in {}", human_size(of.read_bytes), human_count(of.reads)),
+                    format!("syncs {}", human_count(of.syncs)),
+                    if of.errors > 0 { format!("errors {}", human_count(of.errors)) } else { String::new() },
+                ],
+            );
+        }
+    }
+}
+
 pub(super) fn jobs(page: &mut Page, sample: &Sample) {
     let jobs = &sample.shape.jobs;
     for (index, job) in jobs.iter().take(JOBS_MAX).enumerate() {

@@ -27,6 +27,7 @@ pub fn text(report: &Report) -> String {
         engine::tree_block(&mut page, tree);
     }
     engine::statistics(&mut page, &report.sample);
+    engine::witness(&mut page, &report.sample);
     debt::forecast_block(&mut page, report);
     engine::jobs(&mut page, &report.sample);
     asked::operations(&mut page, &report.sample);
