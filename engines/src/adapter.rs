@@ -48,6 +48,13 @@ pub trait Store: Send + Sync + 'static {
     /// Makes everything applied so far durable.
     fn sync(&self) -> Result<()>;
 
+    /// Whether all that is not durable is still held after a sync that failed with `error`, so that another one may be tried. Where that is not known,
+    /// nothing more is taken.
+    fn keeps_unsynced(&self, error: &Error) -> bool {
+        let _ = error;
+        false
+    }
+
     /// Writes out what is buffered, so that nothing is owed for it, and waits for work that it can wait for.
     fn settle(&self) -> Result<()> {
         self.sync()
@@ -120,6 +127,10 @@ impl<S: Store> Adapter<S> {
 impl<S: Store> Durable for Adapter<S> {
     fn sync(&self) -> Result<()> {
         self.store.sync()
+    }
+
+    fn keeps_unsynced(&self, error: &Error) -> bool {
+        self.store.keeps_unsynced(error)
     }
 
     fn follow(&self, command: Command) -> Result<()> {

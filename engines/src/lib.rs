@@ -34,7 +34,20 @@ pub static ENGINES: &[&Descriptor] = &[
     &sqlite::ENGINE,
 ];
 
-/// Makes them known; to be called before anything else. A second call changes nothing.
+/// Makes them known; to be called before anything else, while there is one thread. A second call changes nothing.
 pub fn register() {
+    share_memory();
+
     kvfs::engine::register(ENGINES);
+}
+
+/// Has all threads take their memory from one arena. The C library gives each an arena of its own, up to eight for a processor, and what is free in
+/// one serves no other: with writes of many threads an engine's pages lay in all of them, and the process held several times what `memory=` allows.
+fn share_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: it sets a number of the allocator, before there are threads.
+    unsafe {
+        // An allocator that does not know it has no arenas.
+        let _ = libc::mallopt(libc::M_ARENA_MAX, 1);
+    }
 }

@@ -26,11 +26,16 @@ macro_rules! has_common {
 /// The field `memory`: the most that the engine holds, divided as for a comparison of engines.
 macro_rules! memory {
     () => {
+        $crate::options::memory!(
+            "Bytes that the engine holds in memory at most: half for what is not written yet, half for its cache. Options behind it divide \
+             it in another way; the cache gives way. 0 for their sum."
+        )
+    };
+    ($help:literal) => {
         kvfs::base::text::Field {
             name: "memory",
             when: kvfs::base::text::When::Mount,
-            help: "Bytes that the engine holds in memory at most: half for what is not written yet, half for its cache. Options behind it divide \
-                   it in another way; the cache gives way. 0 for their sum.",
+            help: $help,
             set: |options, text| {
                 let bytes = kvfs::base::text::bounded_size(text)?;
                 if bytes > 0 {

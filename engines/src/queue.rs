@@ -12,6 +12,11 @@ use parking_lot::Mutex;
 pub trait Durable {
     /// Makes everything applied so far durable.
     fn sync(&self) -> Result<()>;
+    /// Whether another sync may be tried after one that failed with `error`, since nothing is lost.
+    fn keeps_unsynced(&self, error: &Error) -> bool {
+        let _ = error;
+        false
+    }
     /// Follows a command to its end.
     fn follow(&self, command: Command) -> Result<()>;
 }
@@ -141,12 +146,12 @@ impl Queue {
     /// Makes everything applied so far durable, if anything is new, and answers those who wait for it.
     pub fn sync_now(&self, engine: &dyn Durable) -> Result<()> {
         let _one = self.syncing.lock();
-        let (target, is_new, failed) = {
+        let (target, is_new, oldest, failed) = {
             let mut state = self.state.lock();
             let is_new = state.applied > state.durable;
             // From here on what is applied is younger than this moment.
-            state.oldest = None;
-            (state.applied, is_new, state.failed.clone())
+            let oldest = state.oldest.take();
+            (state.applied, is_new, oldest, state.failed.clone())
         };
         let result = match failed {
             Some(error) => Err(error),
@@ -162,7 +167,12 @@ impl Queue {
                 (ready, state.waiters) = all.into_iter().partition(|(lsn, _)| *lsn <= target);
             }
             Err(error) => {
-                state.failed = Some(error.clone());
+                if engine.keeps_unsynced(error) {
+                    // The next one is due an interval from now, not at once.
+                    state.oldest = oldest.map(|_| self.clock.elapsed());
+                } else {
+                    state.failed = Some(error.clone());
+                }
                 std::mem::swap(&mut ready, &mut state.waiters);
             }
         }
@@ -185,12 +195,16 @@ mod tests {
         syncs: AtomicU64,
         commands: AtomicU64,
         is_broken: bool,
+        keeps_unsynced: bool,
     }
 
     impl Durable for Disk {
         fn sync(&self) -> Result<()> {
             self.syncs.fetch_add(1, Relaxed);
             if self.is_broken { Err(Error::Invalid("the disk is gone".into())) } else { Ok(()) }
+        }
+        fn keeps_unsynced(&self, _: &Error) -> bool {
+            self.keeps_unsynced
         }
         fn follow(&self, _: Command) -> Result<()> {
             self.commands.fetch_add(1, Relaxed);
@@ -273,6 +287,23 @@ mod tests {
         assert!(queue.sync_now(&disk).is_err());
         assert_eq!((counts(&answers), disk.syncs.load(Relaxed)), ([0, 2], 1));
         assert_eq!(queue.check().unwrap_err().to_string(), "the disk is gone");
+    }
+
+    #[test]
+    fn a_sync_that_lost_nothing_is_tried_again_an_interval_later() {
+        let every = Duration::from_secs(1);
+        let (queue, clock) = queue(Sync::Interval(every));
+        let full = Disk { is_broken: true, keeps_unsynced: true, ..Disk::default() };
+        let answers = Arc::default();
+        ask(&queue, queue.applied(7), &answers);
+        assert!(queue.work(WorkClass::Log, &full).is_err());
+        assert_eq!((counts(&answers), queue.unsynced().0), ([0, 1], 7));
+        queue.check().unwrap();
+        assert_eq!(queue.work(WorkClass::Log, &full).unwrap(), Pending::After(every));
+        clock.advance(every);
+        let roomy = Disk::default();
+        assert_eq!(queue.work(WorkClass::Log, &roomy).unwrap(), Pending::More);
+        assert_eq!((queue.unsynced().0, roomy.syncs.load(Relaxed)), (0, 1));
     }
 
     #[test]

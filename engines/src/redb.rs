@@ -197,16 +197,8 @@ impl Store for Redb {
     }
 
     fn promise(&self) -> Promise {
-        let promise = Promise {
-            prefix: true,
-            // What is not durable is in its memory alone.
-            survives_kill: false,
-            weaker: Some("the end of the process (kill -9) loses what no sync covers"),
-            way_out: Some("fsync, or sync=always"),
-        };
-        // Then no operation is answered that is not durable.
-        let is_always = self.options.common.sync == Sync::Always;
-        if is_always { Promise { weaker: None, way_out: None, ..promise } } else { promise }
+        // What is not durable is in its memory alone.
+        Promise::losing_unsynced(self.options.common.sync == Sync::Always)
     }
 
     fn describe(&self, shape: &mut Shape) {

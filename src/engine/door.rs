@@ -93,6 +93,17 @@ impl Promise {
     /// Everything that the engines of kvfs promise.
     pub const WHOLE: Promise = Promise { prefix: true, survives_kill: true, weaker: None, way_out: None };
 
+    /// Of an engine that keeps what is not synced in its process alone; with `is_always` no operation is answered before it is synced.
+    pub fn losing_unsynced(is_always: bool) -> Promise {
+        let weaker = "the end of the process (kill -9) loses what no sync covers";
+        Promise {
+            survives_kill: false,
+            weaker: (!is_always).then_some(weaker),
+            way_out: (!is_always).then_some("fsync, or sync=always"),
+            ..Promise::WHOLE
+        }
+    }
+
     /// The sentence for whoever mounts engine `name`; `None` where nothing is weaker.
     pub fn warning(&self, name: &str) -> Option<String> {
         let way_out = self.way_out.map_or(String::new(), |way_out| format!("; {way_out}"));

@@ -18,7 +18,7 @@ fn they_count_what_was_done() {
     let writes = |engine: &str| match engine {
         "rocksdb" => Some(("rocksdb.wal.bytes", 2_000_000)),
         "sqlite" => Some(("SQLITE_DBSTATUS_CACHE_WRITE", 2_000_000 / 4096)),
-        "lmdb" => Some(("me_last_txnid", 1000)),
+        "lmdb" => Some(("me_last_txnid", 1)),
         _ => None,
     };
     for kind in others() {
