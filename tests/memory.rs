@@ -123,7 +123,8 @@ fn a_long_log_is_replayed_in_bounded_memory() {
     PEAK.store(before, Relaxed);
     let engine = open(disk, &options(Kind::LSM)).unwrap();
     let peak = PEAK.load(Relaxed) - before;
-    assert!(peak <= MEMORY_BYTES / 2, "{peak} bytes at most while opening");
+    // Half of it are memtables.
+    assert!(peak <= MEMORY_BYTES / 8 * 5, "{peak} bytes at most while opening");
     check(&*engine, before, "opened");
     let shape = engine.shape();
     assert!(shape.debt.replay_bytes <= 2 * shape.memory.memtable_bytes_max, "{:?}", shape.debt);

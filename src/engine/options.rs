@@ -118,8 +118,8 @@ pub fn set_preset(options: &mut Common, name: &str) -> Result<(), BadText> {
 pub const PRESET_HELP: &str = "Several options at once; those given behind it count more. s2: sync=always, and iops=1000,rate=100M for \
                                the LSM-tree. tiny (LSM-tree): memtables of eight entries and small levels, to watch single flushes and merges.";
 /// Effect of the option `memory`, on any engine.
-pub const MEMORY_HELP: &str = "Bytes that the engine holds in memory at most: a quarter memtables or dirty pages, the rest cache; tables \
-                               and levels follow the memtables. Options behind it divide it in another way; the cache gives way. 0 for \
+pub const MEMORY_HELP: &str = "Bytes that the engine holds in memory at most: half memtables, or a quarter dirty pages, the rest cache; \
+                               tables and levels follow the memtables. Options behind it divide it in another way; the cache gives way. 0 for \
                                their sum.";
 
 /// The text form of [`Common`].

@@ -326,7 +326,7 @@ mod tests {
         let mut options = Options::default();
         crate::base::text::set(FIELDS, &mut options, "memory", "64M").unwrap().unwrap();
         let sizes = [options.memtable_bytes, options.table_bytes, options.level_base_bytes];
-        assert_eq!(sizes, [8 << 20, 8 << 20, 32 << 20]);
+        assert_eq!(sizes, [16 << 20, 16 << 20, 64 << 20]);
         let small = Options::default().for_disk(400 << 20);
         let sizes = [small.memtable_bytes, small.table_bytes, small.level_base_bytes];
         assert_eq!(sizes, [400 << 15, 400 << 14, 50 << 20]);
