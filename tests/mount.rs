@@ -7,6 +7,7 @@
 //! | `mount/programs.rs` | git, rsync, SQLite and fio |
 //! | `mount/kill.rs` | `kill -9` of the daemon under writers that record what was acknowledged |
 //! | `mount/stats.rs` | `/.stats` and its readers, commands, the meter against the kernel's |
+//! | `mount/below.rs` | the witness below an engine of others: its counts, and which process is killed first |
 //! | `mount/repair.rs` | `kvfs check --repair` of a store that was damaged |
 //! | `mount/lifecycle.rs` | mount, second mount, stale mount, signals, mount(8), exit codes |
 //! | `mount/descriptors.rs` | more files below than the process may have open |
@@ -26,6 +27,8 @@
 #[path = "support/host.rs"]
 mod host;
 
+#[path = "mount/below.rs"]
+mod below;
 #[path = "mount/calls.rs"]
 mod calls;
 #[path = "mount/descriptors.rs"]

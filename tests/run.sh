@@ -220,6 +220,9 @@ other_mounts() {
         echo "engine=$engine"
         KVFS_BIN=$others KVFS_TEST_ENGINE=$engine limited cargo test --no-fail-fast --test mount -- --ignored --exact \
             calls::random_calls::other kill::kill_under_writers::other programs::git_clone::other programs::sqlite::other || code=1
+        # Below it a witness, which is killed, too.
+        KVFS_BIN=$others KVFS_TEST_ENGINE=$engine KVFS_TEST_OPTIONS=witness=on limited cargo test --no-fail-fast --test mount -- --ignored \
+            below:: programs::git_clone::other kill::kill_under_writers::other || code=1
     done
     return "$code"
 }

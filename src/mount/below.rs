@@ -1,7 +1,7 @@
 //! The witness below an engine (`witness=on`): the engine's own directory passed through over itself by a process that the mount starts, so that what the
 //! engine does to its files is counted.
 //!
-//! 1. [`make_way`] takes away what a mount that was killed has left over the directory, or waits for it to go.
+//! 1. [`make_way`] takes away what a mount that was killed has left over the directory, or waits for it to go: whoever has locked a store does that first.
 //! 2. [`EngineWitness::start`] starts this program anew as `kvfs witness DIR DIR -f`, and returns when its report answers at DIR. The engine is opened after that.
 //! 3. What it logs is ours to log: a thread reads its lines, and sees its end with theirs.
 //! 4. When the engine is closed, its end of a pipe is let go of, and the witness unmounts and ends. It ends so as well when this process dies, however that
@@ -168,11 +168,6 @@ impl EngineWitness {
     fn is_ours(&self, report: &[u8]) -> bool {
         let report: serde_json::Value = serde_json::from_slice(report).unwrap_or_default();
         report["process"]["pid"].as_u64() == Some(u64::from(self.pid))
-    }
-
-    /// The directory, without links.
-    pub(super) fn directory(&self) -> &Path {
-        &self.directory
     }
 
     /// Its report for machines. It may wait for the witness: for a thread that nobody waits for.

@@ -50,7 +50,7 @@ pub fn check(path: &Path, progress: &mut dyn FnMut(&str)) -> Result<Findings, Er
         )));
     }
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-    let engine = match open_engine((path, &os, None), disk.clone(), clock, &settings.engine) {
+    let engine = match open_engine(&os, disk.clone(), clock, &settings.engine) {
         Ok(engine) => engine,
         Err(error) if error.is_damage() => {
             findings.damage.push(error.to_string());

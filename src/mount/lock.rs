@@ -5,7 +5,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::below::make_way;
 use super::closing::pid_in;
+use super::store::ENGINE_DIRECTORY;
 use crate::disk::{InUse, Opening, OsDisk};
 use crate::fuse::table;
 
@@ -20,14 +22,18 @@ pub(super) const CLOSED: &str = "closed";
 /// Text that it writes there instead if the next mount has to do something first.
 pub(super) const LEFT: &str = "left work behind: ";
 
-/// Opens the directory, waiting for a holder that is about to let go.
+/// Opens the directory, waiting for a holder that is about to let go, and for the witness of one that has died: a look at what is in the directory would meet it.
 pub(super) fn lock(path: &Path, opening: impl Into<Opening>) -> io::Result<Arc<OsDisk>> {
     let begun = Instant::now();
     let opening = opening.into();
     loop {
         let error = match OsDisk::open(path, opening) {
             Err(error) if error.kind() == io::ErrorKind::ResourceBusy => error,
-            result => return result,
+            Err(error) => return Err(error),
+            Ok(os) => {
+                make_way(&path.join(ENGINE_DIRECTORY))?;
+                return Ok(os);
+            }
         };
         let holder = InUse::of(&error).map_or("", |in_use| &in_use.holder);
         let patience = if holder.ends_with(CLOSING) { CLOSING_WAIT } else { BUSY_WAIT };

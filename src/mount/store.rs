@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::below::{EngineWitness, make_way};
+use super::below::EngineWitness;
 use super::errors::{fs_error, store_error};
 use super::lock::lock;
 use crate::base::clock::{Clock, SystemClock};
@@ -18,7 +18,7 @@ use crate::repair;
 use crate::store::{Description, Error, Given, Place, Settings, Terms};
 
 /// Directory of an engine that reads and writes its files in ways of its own.
-const ENGINE_DIRECTORY: &str = "engine";
+pub(super) const ENGINE_DIRECTORY: &str = "engine";
 /// Shares of the cache that a view may take for the changes of its recovery: the first one that is enough.
 const VIEW_SHARES: [u64; 2] = [16, 2];
 
@@ -158,7 +158,7 @@ impl Below {
         let Below { disk: metered, latch, pool, began, stock: _ } = self;
         let show = path.display();
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-        let engine = open_engine((path, &os, witness.as_ref()), disk, clock.clone(), engine_options)
+        let engine = open_engine(&os, disk, clock.clone(), engine_options)
             .map_err(|error| store_error(&show, error, &*latch))?;
         let engine = MeteredEngine::new(engine, keys::classify);
         let fs = open_fs(&engine, &clock, &latch, &description, &settings)
@@ -183,9 +183,9 @@ impl Below {
     }
 }
 
-/// Opens the engine that `options` are of where it lives: on `disk`, or in a directory of its own in the store at `path`, through the witness that it has there.
+/// Opens the engine that `options` are of where it lives: on `disk`, or in a directory of its own.
 pub(super) fn open_engine(
-    (path, os, witness): (&Path, &OsDisk, Option<&EngineWitness>),
+    os: &OsDisk,
     disk: Arc<dyn Disk>,
     clock: Arc<dyn Clock>,
     options: &engine::Options,
@@ -194,18 +194,14 @@ pub(super) fn open_engine(
         Home::Disk(_) => engine::open(disk, clock, options),
         Home::Directory(open) => {
             options.validate()?;
-            let own =
-                witness.map_or_else(|| engine_directory(path, os), |it| Ok(it.directory().to_path_buf()));
-            open(&own?, clock, options)
+            open(&engine_directory(os)?, clock, options)
         }
     }
 }
 
-/// The directory of an engine that reads and writes in ways of its own, in the store at `path`.
-fn engine_directory(path: &Path, os: &OsDisk) -> engine::Result<PathBuf> {
-    make_way(&path.join(ENGINE_DIRECTORY))
-        .and_then(|()| os.directory(ENGINE_DIRECTORY))
-        .map_err(|error| engine::Error::io("making its directory", error))
+/// The directory of an engine that reads and writes in ways of its own.
+fn engine_directory(os: &OsDisk) -> engine::Result<PathBuf> {
+    os.directory(ENGINE_DIRECTORY).map_err(|error| engine::Error::io("making its directory", error))
 }
 
 fn open_in_place(
@@ -237,8 +233,7 @@ fn open_in_place(
     let (disk, stock, engine_options) = (below.latch.clone(), below.stock.clone(), settings.engine.clone());
     let witness = match settings.below_engine.witness && seen == Seen::AsGiven {
         true => {
-            let own =
-                engine_directory(path, &os).map_err(|error| store_error(&show, error, &*below.latch))?;
+            let own = engine_directory(&os).map_err(|error| store_error(&show, error, &*below.latch))?;
             let failed =
                 |error| Error::system(format!("witness=on: the witness of {}", own.display()), error);
             Some(EngineWitness::start(&own, settings.engine.kind().name).map_err(failed)?)

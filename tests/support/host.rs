@@ -125,6 +125,20 @@ macro_rules! everywhere {
 }
 pub(crate) use everywhere;
 
+/// For what only engines of others have: `name::other`.
+macro_rules! other_engine {
+    ($($test:ident),+ $(,)?) => {
+        $(mod $test {
+            #[test]
+            #[ignore = "runs where KVFS_TEST_ENGINE names an engine of others"]
+            fn other() {
+                super::$test(crate::host::Engine::other());
+            }
+        })+
+    };
+}
+pub(crate) use other_engine;
+
 /// True if `--long` asked for more rounds.
 pub fn long() -> bool {
     std::env::var_os("KVFS_TEST_LONG").is_some()
@@ -241,8 +255,11 @@ impl Mount {
         if self.engine == Engine::Witness {
             return self.options.clone();
         }
-        let comma = if self.options.is_empty() { "" } else { "," };
-        format!("engine={}{comma}{}", self.engine.name(), self.options)
+        // What all mounts of an engine of others are to have.
+        let all = std::env::var("KVFS_TEST_OPTIONS").ok().filter(|_| matches!(self.engine, Engine::Other(_)));
+        let engine = format!("engine={}", self.engine.name());
+        let given = [Some(engine), Some(self.options.clone()), all].into_iter().flatten();
+        given.filter(|options| !options.is_empty()).collect::<Vec<_>>().join(",")
     }
 
     /// `kvfs ARGS…`, its standard error also in the log. Never waits for a daemon that keeps the pipes open.
