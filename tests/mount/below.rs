@@ -4,7 +4,7 @@
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kvfs::base::prng::Prng;
 use nix::sys::signal::{Signal, kill};
@@ -169,6 +169,32 @@ fn a_kill_of_the_witness_is_told(engine: Engine) {
     mount.stop_clean();
 }
 
+/// Reports do not wait for a witness that hangs: they say how old its figures are.
+fn a_witness_that_hangs_holds_up_no_report(engine: Engine) {
+    if !able(&[]) {
+        return;
+    }
+    let mount = Mount::new(engine, OPTION);
+    write_synced(&mount, "file", &noise(4096));
+    let age = |mount: &Mount| number(&mount.json(), "witness.age_ms");
+    assert!(until(SOON, || number(&mount.json(), "witness.write_bytes") >= 4096 && age(&mount) < 1000));
+    let witness = Pid::from_raw(witness_pid(&mount));
+    kill(witness, Signal::SIGSTOP).unwrap();
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(3) {
+        let asked = Instant::now();
+        assert!(fs::read_to_string(mount.mnt().join(".stats")).unwrap().contains("\nWITNESS"));
+        assert!(asked.elapsed() < Duration::from_secs(1), "a report waited for {:?}", asked.elapsed());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let (old, report) = (age(&mount), mount.json());
+    kill(witness, Signal::SIGCONT).unwrap();
+    assert!(old >= 1500, "its figures are {old} ms old");
+    assert_eq!(report["witness"]["is_running"], true);
+    assert!(until(SOON, || age(&mount) < 1500));
+    mount.stop_clean();
+}
+
 /// Both killed at once leave a mount that nobody serves: whoever opens the store next detaches it, with a witness or without.
 fn what_nobody_serves_is_detached(engine: Engine) {
     if !able(&[]) {
@@ -200,7 +226,7 @@ fn one_of_somebody_else_is_left_alone(engine: Engine) {
     if !able(&[]) {
         return;
     }
-    let mount = Mount::place(engine, "");
+    let mount = Mount::place(engine, "witness=off");
     mount.start();
     mount.stop();
     let place = directory(&mount);
@@ -225,6 +251,7 @@ other_engine!(
     it_counts_what_the_engine_does,
     a_kill_of_the_mount_ends_it,
     a_kill_of_the_witness_is_told,
+    a_witness_that_hangs_holds_up_no_report,
     what_nobody_serves_is_detached,
     one_of_somebody_else_is_left_alone,
 );

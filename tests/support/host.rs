@@ -255,10 +255,10 @@ impl Mount {
         if self.engine == Engine::Witness {
             return self.options.clone();
         }
-        // What all mounts of an engine of others are to have.
+        // What all mounts of an engine of others are to have, unless the test says otherwise.
         let all = std::env::var("KVFS_TEST_OPTIONS").ok().filter(|_| matches!(self.engine, Engine::Other(_)));
         let engine = format!("engine={}", self.engine.name());
-        let given = [Some(engine), Some(self.options.clone()), all].into_iter().flatten();
+        let given = [Some(engine), all, Some(self.options.clone())].into_iter().flatten();
         given.filter(|options| !options.is_empty()).collect::<Vec<_>>().join(",")
     }
 
