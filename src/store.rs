@@ -76,6 +76,15 @@ impl Settings {
             .or_else(|| self.engine.set_if_known(name, value))
     }
 
+    /// Whether `given` asks for a mount that changes nothing, whichever engine they are for.
+    pub fn are_read_only(given: &Given) -> Result<bool, Error> {
+        let mut any = fs::Options::default();
+        for (_, value) in given.iter().filter(|(name, _)| name == "read_only") {
+            text::set(fs::FIELDS, &mut any, "read_only", value).unwrap_or(Ok(())).map_err(Error::usage)?;
+        }
+        Ok(any.read_only)
+    }
+
     /// Whether the options can be had together; the error is a sentence.
     fn validate(&self) -> Result<(), BadText> {
         let kind = self.engine.kind();

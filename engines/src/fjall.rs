@@ -22,6 +22,8 @@ use crate::options::{cache_bytes, choice, count, has_common, memory, size, switc
 const COMPRESSIONS: [&str; 2] = ["none", "lz4"];
 /// Memtables of a keyspace that wait for their flush at which fjall holds up writes.
 const SEALED_MEMTABLES_MAX: usize = 4;
+/// Sorted runs in level 0 from which fjall delays writes; at thirty it halts them.
+const L0_RUNS_DELAYED: usize = 20;
 
 /// The engine.
 pub static ENGINE: Descriptor = Descriptor {
@@ -253,10 +255,15 @@ impl Store for Fjall {
         Promise::WHOLE
     }
 
-    /// Four memtables that wait halt writes. It also halts them for thirty sorted runs in level 0, which it does not tell.
+    /// Four memtables that wait halt writes. Twenty sorted runs in level 0 delay them and thirty halt them, within the write; it tells tables and
+    /// not runs, and a run is one table where a memtable fits into one.
     fn pressure(&self) -> Result<Option<Pressure>> {
-        let is_stopped = self.keyspace.sealed_memtable_count() >= SEALED_MEMTABLES_MAX;
-        Ok(is_stopped.then_some(Pressure { cause: Cause::Memtables, is_stopped }))
+        if self.keyspace.sealed_memtable_count() >= SEALED_MEMTABLES_MAX {
+            return Ok(Some(Pressure { cause: Cause::Memtables, is_stopped: true }));
+        }
+        let is_run = self.options.memtable_bytes <= self.options.table_bytes;
+        let is_delayed = is_run && self.keyspace.l0_table_count() >= L0_RUNS_DELAYED;
+        Ok(is_delayed.then_some(Pressure { cause: Cause::L0Files, is_stopped: false }))
     }
 
     fn describe(&self, shape: &mut Shape) {
@@ -267,6 +274,7 @@ impl Store for Fjall {
         (shape.cache.bytes, shape.cache.bytes_max) = (database.cache_size(), database.cache_capacity());
         shape.memory.memtable_bytes = database.write_buffer_size();
         shape.memory.memtable_bytes_max = own.buffers_bytes();
+        shape.debt.dirty_bytes = Some(shape.memory.memtable_bytes);
         shape.memory.immutable_memtables = keyspace.sealed_memtable_count() as u64;
         shape.memory.limit_bytes = shape.memory.memtable_bytes_max + shape.cache.bytes_max;
         shape.memory.used_bytes = shape.memory.memtable_bytes + shape.cache.bytes;

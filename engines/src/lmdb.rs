@@ -334,7 +334,7 @@ impl Store for Lmdb {
         let memory = &mut shape.memory;
         (memory.dirty_bytes, memory.dirty_bytes_max) = (self.held.bytes(), 2 * self.options.held_bytes_max());
         (memory.used_bytes, memory.limit_bytes) = (memory.dirty_bytes, memory.dirty_bytes_max);
-        shape.debt.dirty_bytes = memory.dirty_bytes;
+        shape.debt.dirty_bytes = Some(memory.dirty_bytes);
         let info = self.env.info();
         let tree = self.env.read_txn().and_then(|transaction| self.database.stat(&transaction)).ok();
         let tree = |of: fn(&DatabaseStat) -> u64| tree.as_ref().map(of);

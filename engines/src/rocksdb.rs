@@ -5,6 +5,7 @@ mod statistics;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use kvfs::base::clock::Clock;
@@ -16,8 +17,8 @@ use kvfs::engine::{
 };
 use rocksdb::statistics::{StatsLevel, Ticker};
 use rocksdb::{
-    BlockBasedOptions, Cache, DB, DBCompactionStyle, DBCompressionType, ErrorKind, Options, ReadOptions,
-    ReadTier, WaitForCompactOptions, WriteBatch, WriteOptions,
+    BlockBasedOptions, Cache, DB, DBCompactionStyle, ErrorKind, Options, ReadOptions, ReadTier,
+    WaitForCompactOptions, WriteBatch, WriteOptions,
 };
 
 use crate::adapter::{Adapter, Pressure, RETRY_AFTER, Store, failed, jobs};
@@ -26,6 +27,9 @@ use statistics::{property, statistics};
 
 /// Bytes pending compaction from which RocksDB delays writes (`soft_pending_compaction_bytes_limit`), and at which it stops them.
 const PENDING_BYTES: [u64; 2] = [64 << 30, 256 << 30];
+
+/// Time between two tries of a write that was refused for what was gone a moment later: RocksDB itself looks so often.
+const PAUSE: Duration = Duration::from_millis(1);
 
 /// The engine.
 pub static ENGINE: Descriptor = Descriptor {
@@ -86,7 +90,7 @@ fn open(directory: &Path, clock: Arc<dyn Clock>, options: &kvfs::engine::Options
     how.set_target_file_size_base(own.table_bytes);
     how.set_max_background_jobs(own.background_jobs as i32);
     how.set_bytes_per_sync(1 << 20);
-    how.set_compression_type(DBCompressionType::None);
+    how.set_compression_type(own.compression());
     let cache = Cache::new_hyper_clock_cache(own.cache_bytes() as usize, 0);
     let mut table = BlockBasedOptions::default();
     table.set_block_cache(&cache);
@@ -103,6 +107,7 @@ fn open(directory: &Path, clock: Arc<dyn Clock>, options: &kvfs::engine::Options
     }
     if own.separates {
         how.set_enable_blob_files(true);
+        how.set_blob_compression_type(own.compression());
         how.set_min_blob_size(own.blob_bytes_min);
         how.set_enable_blob_gc(true);
         how.set_blob_cache(&cache);
@@ -201,7 +206,8 @@ impl Store for RocksDb {
                     }
                     // A delay is RocksDB's own.
                     Some(_) => how.set_no_slowdown(false),
-                    None => {}
+                    // It was gone again before it was looked at.
+                    None => std::thread::sleep(PAUSE),
                 },
                 written => return written.map_err(|error| rocksdb_failed("a write", error)),
             }
@@ -311,7 +317,11 @@ impl Store for RocksDb {
         // An empty memtable has some memory, too.
         let entries = self.property(c"rocksdb.num-entries-active-mem-table")
             + self.property(c"rocksdb.num-entries-imm-mem-tables");
-        shape.debt.dirty_bytes = if entries > 0 { memory.memtable_bytes } else { 0 };
-        shape.statistics = statistics(&self.db, &self.how, self.is_leveled()).into_iter().collect();
+        shape.debt.dirty_bytes = Some(if entries > 0 { memory.memtable_bytes } else { 0 });
+        // It estimates them for leveled compaction alone.
+        shape.debt.pending_compaction_bytes =
+            property(&self.db, c"rocksdb.estimate-pending-compaction-bytes").filter(|_| self.is_leveled());
+        shape.statistics =
+            statistics(&self.db, &self.how, self.is_leveled(), self.options.separates).into_iter().collect();
     }
 }

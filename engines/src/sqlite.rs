@@ -162,12 +162,15 @@ fn open(directory: &Path, clock: Arc<dyn Clock>, options: &Options) -> Result<Ar
     };
     let both = connect().and_then(|writer| Ok((writer, connect()?)));
     let (writer, reader) = both.map_err(|error| sqlite_failed("opening the database", error))?;
+    // The log is made by the first of them, which syncs its name only with a sync of its own. A directory that cannot be synced is told by the first sync.
+    let is_log_named = File::open(directory).and_then(|directory| directory.sync_all()).is_ok()
+        && directory.join(LOG).exists();
     let store = Sqlite {
         writer: Mutex::new(writer),
         reader: Mutex::new(reader),
         directory: directory.to_path_buf(),
         options: own,
-        is_log_named: AtomicBool::new(false),
+        is_log_named: AtomicBool::new(is_log_named),
         figures: Mutex::default(),
     };
     Ok(Adapter::open(store, clock, options))

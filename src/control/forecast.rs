@@ -16,7 +16,7 @@ const PAGE_WRITES: f64 = 2.0;
 pub(super) fn debt(sample: &Sample) -> Vec<DebtRow> {
     let shape = &sample.shape;
     if shape.tree.is_some() {
-        let bytes = shape.debt.dirty_bytes as f64;
+        let bytes = shape.debt.dirty_bytes.unwrap_or_default() as f64;
         return vec![DebtRow {
             level: "dirty pages".to_string(),
             bytes,
@@ -73,7 +73,7 @@ pub(super) fn settle_seconds(report: &Report) -> Option<f64> {
         None => window.compaction().write_bytes,
     };
     let owed =
-        if shape.tree.is_some() { shape.debt.dirty_bytes } else { shape.debt.pending_compaction_bytes };
+        if shape.tree.is_some() { shape.debt.dirty_bytes } else { shape.debt.pending_compaction_bytes }?;
     (owed > 0).then_some(())?;
     ratio(owed, background).map(|share| share * window.elapsed.as_secs_f64())
 }

@@ -34,12 +34,12 @@ metrics! {
         gauge live_bytes: u64 [Bytes];
         /// Sorted runs in level 0.
         gauge l0_files: u64 [Count];
-        /// Bytes pending compaction.
-        gauge pending_compaction_bytes: u64 [Bytes];
+        /// Bytes pending compaction; null of engines that do not say.
+        gauge pending_compaction_bytes: Option<u64> [Bytes];
         /// Durability debt, by the model.
         gauge durability_debt_bytes: u64 [Bytes];
-        /// Bytes of memtables that are not flushed, or of dirty pages.
-        gauge dirty_bytes: u64 [Bytes];
+        /// Bytes of memtables that are not flushed, or of dirty pages; null of engines that do not say.
+        gauge dirty_bytes: Option<u64> [Bytes];
         /// Bytes of log that a power failure would lose.
         gauge unsynced_bytes: u64 [Bytes];
         /// Tombstones that no merge has dropped yet.

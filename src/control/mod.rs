@@ -447,8 +447,8 @@ impl Control {
                     self.marks.lock().remove(&name);
                     Ok(())
                 }
-                // Nobody does such work there, and whoever waited would wait for ever.
-                Action::Run { command, .. } if self.mount.is_view && command != Command::DropCaches => {
+                // Over a view nobody does such work, and whoever waited would wait for ever; elsewhere it would write.
+                Action::Run { command, .. } if self.mount.is_read_only && command != Command::DropCaches => {
                     Err(Error::ReadOnly)
                 }
                 Action::Run { command, wait: false } => {

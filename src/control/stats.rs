@@ -53,7 +53,7 @@ pub struct MountInfo {
     /// User and group who mounted; the virtual files belong to them.
     pub owner: (u32, u32),
     /// Whether nothing below may change, so that commands which would are refused.
-    pub is_view: bool,
+    pub is_read_only: bool,
     /// What the engine promises of a crash.
     pub promise: Promise,
     /// Effective options, for `.stats.d/config`.

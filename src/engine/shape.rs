@@ -29,8 +29,8 @@ metrics! {
         part value_log: ValueLog;
         /// Processor time of checksums, compression and background work.
         part cpu: Cpu;
-        /// Structures (memtables, tables, pages) probed per point read.
-        part probes: Probes;
+        /// Structures (memtables, tables, pages) probed per point read; null where nobody counts them.
+        part probes: Option<Probes>;
         /// LSM: sorted sources (memtables, tables of L0, levels) merged per scan.
         part scan_runs: ScanRuns;
         /// Engines of others: their own statistics, under the names that they give them; empty for the engines of kvfs.
@@ -315,16 +315,16 @@ metrics! {
         gauge l0_trigger: u64 [Count, witness "stats::level::levels_hold_what_their_tables_do"];
         /// LSM: what L0 may hold before writers stop: that many memtables.
         hidden l0_bytes_max: u64;
-        /// LSM: bytes pending compaction, which merges must still write until each level fits its target.
-        gauge pending_compaction_bytes: u64 [Bytes, family "kvfs_compaction_pending_bytes", witness "stats::level::pending_bytes_are_what_is_over_the_targets"];
-        /// Bytes of memtables that are not flushed, or of dirty pages and large values.
-        gauge dirty_bytes: u64 [Bytes, family "kvfs_dirty_bytes"];
+        /// LSM: bytes pending compaction, which merges must still write until each level fits its target; null of engines that do not say.
+        gauge pending_compaction_bytes: Option<u64> [Bytes, family "kvfs_compaction_pending_bytes", witness "stats::level::pending_bytes_are_what_is_over_the_targets"];
+        /// Bytes of memtables that are not flushed, or of dirty pages and large values; null of engines that do not say.
+        gauge dirty_bytes: Option<u64> [Bytes, family "kvfs_dirty_bytes"];
         /// Bytes of log that are not synced: a power failure now would lose them.
         gauge unsynced_bytes: u64 [Bytes, family "kvfs_unsynced_bytes"];
         /// Age of the oldest byte of log that is not synced.
         gauge oldest_unsynced: Duration [Milliseconds, key "oldest_unsynced_ms", family "kvfs_oldest_unsynced_seconds"];
-        /// Bytes of log that recovery would read after a crash now.
-        gauge replay_bytes: u64 [Bytes];
+        /// Bytes of log that recovery would read after a crash now; null of engines that do not say.
+        gauge replay_bytes: Option<u64> [Bytes];
         /// LSM: tombstones that no merge has dropped yet.
         gauge tombstones: u64 [Count, family "kvfs_tombstones", witness "stats::level::levels_hold_what_their_tables_do"];
         /// LSM: age of the oldest tombstone in a table, from its flush on; null without any.

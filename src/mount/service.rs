@@ -148,7 +148,7 @@ impl Service {
             return Ok(());
         }
         let closed = self.close();
-        let dirty_bytes = self.store.engine.shape().debt.dirty_bytes;
+        let dirty_bytes = self.store.engine.shape().debt.dirty_bytes.unwrap_or_default();
         let left = match &closed {
             Err(error) => Some(error.to_string()),
             // A mount that changes nothing leaves nothing over: what it found left to do is the next one's.
@@ -268,7 +268,7 @@ fn parts(store: &Store, mount_point: &Path, attribution: &Arc<Attribution>) -> S
             mount_path: mount_point.display().to_string(),
             pid: std::process::id(),
             owner: user,
-            is_view: store.is_view,
+            is_read_only: store.is_view || store.settings.fs.read_only,
             promise: engine.promise(),
             config: settings.list().into_iter().map(|it| (it.name.to_string(), it.value)).collect(),
             kind_names: &keys::KIND_NAMES,

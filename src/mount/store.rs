@@ -11,7 +11,7 @@ use crate::base::clock::{Clock, SystemClock};
 use crate::disk::{
     Access, Disk, Latch, LogFile, Metered, Opening, OsDisk, Overlay, Pool, ProcessIo, Stock, process_io,
 };
-use crate::engine::{self, Engine, Home, MeteredEngine, Tier};
+use crate::engine::{self, Engine, Home, Kind, MeteredEngine, Tier};
 use crate::fs::types::{Caller, ROOT, SetAttributes};
 use crate::fs::{self, FileSystem, Identity, keys};
 use crate::repair;
@@ -80,9 +80,12 @@ pub fn open_store(path: &Path, given: &Given, terms: Terms) -> Result<Store, Err
 /// The same, with what `seen` says.
 pub(super) fn open(path: &Path, given: &Given, terms: Terms, seen: Seen) -> Result<Store, Error> {
     let show = path.display();
-    // Options are looked at before anything is made.
-    let is_read_only = Description::new(given)?.settings(given)?.fs.read_only;
     let place = terms.look(path)?;
+    // Options are looked at before anything is made. What a store's engine makes of them is seen when it is known which one that is.
+    let is_read_only = match place {
+        Place::Store => Settings::are_read_only(given)?,
+        _ => Description::new(given)?.settings(given)?.fs.read_only,
+    };
     if is_read_only && place != Place::Store {
         return Err(Error::usage(format!("{show} holds no store, and read-only none is made")));
     }
@@ -100,10 +103,15 @@ pub(super) fn open(path: &Path, given: &Given, terms: Terms, seen: Seen) -> Resu
             open_in_place(path, os, place, given, seen)
         }
         Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem && place == Place::Store => {
-            let way_out = match is_read_only {
-                false => "mount with -o ro",
-                true => {
+            let other = lock_for(Access::Read).ok().and_then(|os| engine_of_others(path, &os, given));
+            let way_out = match (other, is_read_only) {
+                (Some(kind), _) => format!(
+                    "engine={kind} writes to its directory whenever it is opened, also with -o ro: mount a copy on a disk that can be written"
+                ),
+                (None, false) => "mount with -o ro".to_string(),
+                (None, true) => {
                     "what its recovery changes does not fit into half of the cache: give a larger cache= or memory="
+                        .to_string()
                 }
             };
             Err(Error::refused(format!("{show}: the disk below is read-only; {way_out}")))
@@ -285,6 +293,13 @@ fn open_view(path: &Path, os: Arc<OsDisk>, given: &Given) -> Result<Option<Store
     Ok(None)
 }
 
+/// The engine of the store in `path` if it lives in a directory of its own.
+fn engine_of_others(path: &Path, os: &Arc<OsDisk>, given: &Given) -> Option<Kind> {
+    let below = Below::new(path, os).ok()?;
+    let kind = Description::load(&*below.latch).ok()??.settings(given).ok()?.engine.kind();
+    matches!(kind.home, Home::Directory(_)).then_some(kind)
+}
+
 /// Opens the filesystem on `engine`; an empty engine gets a new one, whose root belongs to whoever makes it, and which is durable
 /// when this returns.
 fn open_fs(
@@ -350,6 +365,19 @@ impl Store {
 mod tests {
     use super::*;
     use crate::disk::SimDisk;
+
+    #[test]
+    fn options_of_another_engine_have_no_effect_whatever_they_say() {
+        let home = tempfile::tempdir().unwrap();
+        let given = |list: &[(&str, &str)]| -> Vec<(String, String)> {
+            list.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect()
+        };
+        let terms = Terms::default();
+        open_store(home.path(), &given(&[("engine", "btree")]), terms).unwrap().close().unwrap();
+        // The default engine takes 64 at most.
+        open_store(home.path(), &given(&[("bloom_bits", "500")]), terms).unwrap().close().unwrap();
+        assert!(open_store(home.path(), &given(&[("page_size", "fast")]), terms).is_err());
+    }
 
     #[test]
     fn a_filesystem_that_was_made_survives_a_power_cut() {

@@ -124,7 +124,7 @@ fn report(sample: Sample, last: Sample) -> Report {
             mount_path: "/mnt/kv".into(),
             pid: 4711,
             owner: (1000, 1000),
-            is_view: false,
+            is_read_only: false,
             promise: Promise::WHOLE,
             config: vec![("engine".into(), sample.shape.engine.into())],
             kind_names: &["inode", "block"],
@@ -190,10 +190,11 @@ fn common(now: Cause, before: Cause) -> Shape {
             ..Cache::default()
         },
         debt: Debt {
-            dirty_bytes: 41 << 10,
+            dirty_bytes: Some(41 << 10),
             unsynced_bytes: 3_250_586,
             oldest_unsynced: Duration::from_millis(412),
-            replay_bytes: 12 << 20,
+            replay_bytes: Some(12 << 20),
+            pending_compaction_bytes: Some(0),
             ..Debt::default()
         },
         stalls,
@@ -201,7 +202,7 @@ fn common(now: Cause, before: Cause) -> Shape {
             .with(Work::Checksum, Cost { bytes: 64 << 20, timed_bytes: 4 << 20, timed_nanos: 210_000 })
             .with(Work::Flush, Cost { bytes: 530 << 10, timed_bytes: 530 << 10, timed_nanos: 1_900_000 })
             .with(Work::Checkpoint, Cost { bytes: 640 << 10, timed_bytes: 640 << 10, timed_nanos: 450_000 }),
-        probes: Probes { buckets },
+        probes: Some(Probes { buckets }),
         ..Shape::default()
     }
 }
@@ -258,7 +259,7 @@ pub fn lsm() -> Report {
         debt: Debt {
             l0_files: 3,
             l0_trigger: 4,
-            pending_compaction_bytes: 184 << 20,
+            pending_compaction_bytes: Some(184 << 20),
             tombstones: 12_400,
             ..common.debt
         },

@@ -2,9 +2,14 @@
 
 use kvfs::base::text::{BadText, Field};
 use kvfs::engine::{Common, OwnOptions};
+use rocksdb::DBCompressionType;
 
 use crate::options::{cache_bytes, choice, count, has_common, memory, size, switch};
 
+/// How blocks, and values in blob files, are compressed.
+const COMPRESSIONS: [(&str, DBCompressionType); 3] =
+    [("none", DBCompressionType::None), ("lz4", DBCompressionType::Lz4), ("zstd", DBCompressionType::Zstd)];
+const COMPRESSION_NAMES: [&str; 3] = [COMPRESSIONS[0].0, COMPRESSIONS[1].0, COMPRESSIONS[2].0];
 /// How sorted runs are merged.
 pub const COMPACTIONS: [&str; 2] = ["leveled", "universal"];
 
@@ -13,6 +18,8 @@ pub struct RocksDbOptions {
     pub common: Common,
     /// A place in [`COMPACTIONS`].
     pub compaction: usize,
+    /// A place in [`COMPRESSIONS`].
+    compression: usize,
     pub write_buffer_bytes: u64,
     pub write_buffer_count: u64,
     pub level_base_bytes: u64,
@@ -32,6 +39,7 @@ impl Default for RocksDbOptions {
         RocksDbOptions {
             common: Common::default(),
             compaction: 0,
+            compression: 0,
             write_buffer_bytes: 64 << 20,
             write_buffer_count: 2,
             level_base_bytes: 256 << 20,
@@ -57,6 +65,14 @@ impl OwnOptions for RocksDbOptions {
             compaction,
             COMPACTIONS,
             "How sorted runs are merged: leveled or universal."
+        ),
+        choice!(
+            "compression",
+            Mount,
+            compression,
+            COMPRESSION_NAMES,
+            "How blocks, and values in blob files, are compressed, at every level: none, lz4 or zstd. What is there already stays as it is until \
+             a compaction rewrites it."
         ),
         size!("write_buffer_size", write_buffer_bytes, "Bytes of a memtable."),
         count!("max_write_buffer_number", write_buffer_count, "Memtables at most."),
@@ -131,6 +147,11 @@ impl RocksDbOptions {
     /// Bytes of all memtables at most.
     pub fn buffers_bytes(&self) -> u64 {
         self.write_buffer_bytes.saturating_mul(self.write_buffer_count)
+    }
+
+    /// How blocks, and values in blob files, are compressed.
+    pub fn compression(&self) -> DBCompressionType {
+        COMPRESSIONS[self.compression].1
     }
 
     /// Bytes of the block cache.

@@ -97,6 +97,9 @@ const PROPERTIES: &[(&CStr, &str, &str)] = &[
     (c"rocksdb.num-files-at-level6", COUNT, "Files in level 6."),
 ];
 
+/// How the properties begin that say how many files a level has.
+const FILES_AT_LEVEL: &str = "rocksdb.num-files-at-level";
+
 /// Sizes of levels, from the property `rocksdb.levelstats`, which says them to the whole mebibyte.
 const LEVEL_SIZES: [&str; 7] = [
     "rocksdb.levelstats.size.level0",
@@ -142,11 +145,19 @@ pub fn property(db: &DB, name: &CStr) -> Option<u64> {
     db.property_int_value(name).ok().flatten()
 }
 
-/// All of them. `options` are those with which `db` was opened; `is_leveled` whether it estimates what is pending compaction.
-pub fn statistics(db: &DB, options: &Options, is_leveled: bool) -> Vec<(&'static str, Statistic)> {
-    let tickers = TICKERS.iter().map(|(ticker, unit, help)| {
-        (ticker.name(), Statistic::counter(options.get_ticker_count(*ticker), unit, help))
-    });
+/// All of them but those of levels that have no file, and, unless it `separates` large values, of blob files. `options` are those with which `db`
+/// was opened; `is_leveled` whether it estimates what is pending compaction.
+pub fn statistics(
+    db: &DB,
+    options: &Options,
+    is_leveled: bool,
+    separates: bool,
+) -> Vec<(&'static str, Statistic)> {
+    let is_meant = |name: &str| separates || !name.contains("blob");
+    let tickers =
+        TICKERS.iter().filter(|(ticker, ..)| is_meant(ticker.name())).map(|(ticker, unit, help)| {
+            (ticker.name(), Statistic::counter(options.get_ticker_count(*ticker), unit, help))
+        });
     let pending = property(db, c"rocksdb.estimate-pending-compaction-bytes").filter(|_| is_leveled);
     let pending = (
         "rocksdb.estimate-pending-compaction-bytes",
@@ -157,7 +168,9 @@ pub fn statistics(db: &DB, options: &Options, is_leveled: bool) -> Vec<(&'static
         ),
     );
     let properties = PROPERTIES.iter().filter_map(|(name, unit, help)| {
-        Some((name.to_str().ok()?, Statistic::gauge(property(db, name), unit, help)))
+        let (name, value) = (name.to_str().ok().filter(|name| is_meant(name))?, property(db, name));
+        let is_empty = name.starts_with(FILES_AT_LEVEL) && value == Some(0);
+        (!is_empty).then(|| (name, Statistic::gauge(value, unit, help)))
     });
     let stalls = db.property_value(c"rocksdb.cf-write-stall-stats").ok().flatten().unwrap_or_default();
     let stalls = STALLS.iter().map(|(name, help)| {
@@ -165,9 +178,11 @@ pub fn statistics(db: &DB, options: &Options, is_leveled: bool) -> Vec<(&'static
         (*name, Statistic::counter(labelled(&stalls, own), COUNT, help))
     });
     let levels = db.property_value(c"rocksdb.levelstats").ok().flatten().unwrap_or_default();
-    let sizes = LEVEL_SIZES.iter().enumerate().map(|(level, name)| {
+    let sizes = LEVEL_SIZES.iter().enumerate().filter_map(|(level, name)| {
         let size = level_mebibytes(&levels, level).map(|mebibytes| mebibytes << 20);
-        (*name, Statistic::gauge(size, BYTES, "Bytes of the tables of the level, to the whole mebibyte."))
+        let statistic =
+            Statistic::gauge(size, BYTES, "Bytes of the tables of the level, to the whole mebibyte.");
+        (size != Some(0)).then_some((*name, statistic))
     });
     tickers.chain([pending]).chain(properties).chain(stalls).chain(sizes).collect()
 }

@@ -36,6 +36,7 @@ fn a_wrong_option_is_named_with_what_it_takes() {
         ("rocksdb", "max_write_buffer_number=1"),
         ("rocksdb", "bloom_bits=101"),
         ("rocksdb", "block_size=0"),
+        ("rocksdb", "bloom_bits=500"),
         ("rocksdb", "memory=100M,write_buffer_size=64M"),
         ("fjall", "data_block_size=1"),
         ("fjall", "worker_threads=0"),
@@ -79,5 +80,36 @@ fn memory_is_divided_and_kept() {
         // A memtable may be over by what came while it was being handed on.
         assert!(most > 0 && most <= MEMORY_BYTES + MEMORY_BYTES / 4, "{kind} holds {most} bytes");
         engine.close().unwrap();
+    }
+}
+
+/// What is there already is read whatever the option says now.
+#[test]
+fn rocksdb_compresses_as_its_option_says() {
+    let Some(kind) = others().into_iter().find(|kind| kind.name == "rocksdb") else { return };
+    for blob in ["off", "on"] {
+        let home = tempfile::tempdir().unwrap();
+        let mut sizes = Vec::new();
+        for compression in ["none", "lz4", "zstd"] {
+            let place = home.path().join(compression);
+            let list = format!("compression={compression},blob={blob},min_blob_size=1K,write_buffer_size=8M");
+            let engine = open(kind, &Options::tiny(kind).with(&list).unwrap(), &place);
+            for number in 0u32..500 {
+                let words = number.to_string().repeat(2000);
+                apply(&*engine, &put(number.to_be_bytes().to_vec(), words)).unwrap();
+            }
+            engine::run(&*engine, Command::Compact).unwrap();
+            let statistics = engine.shape().statistics;
+            let bytes = |name: &str| statistics.of(name).and_then(|found| found.value.number()).unwrap_or(0);
+            sizes.push(bytes("rocksdb.live-sst-files-size") + bytes("rocksdb.live-blob-file-size"));
+            let before = contents(&*engine, KeyRange::ALL);
+            engine.close().unwrap();
+            drop(engine);
+            let other = format!("compression=none,blob={blob}");
+            let engine = open(kind, &Options::tiny(kind).with(&other).unwrap(), &place);
+            assert!(before.len() == 500 && contents(&*engine, KeyRange::ALL) == before, "{compression}");
+            engine.close().unwrap();
+        }
+        assert!(sizes[0] > 2 * sizes[1] && sizes[0] > 2 * sizes[2], "blob={blob}: {sizes:?}");
     }
 }

@@ -105,3 +105,36 @@ fn syncs_come_when_the_option_says() {
         }
     }
 }
+
+/// RocksDB, written to faster than it merges, refuses a batch with the cause, and says so of itself until a batch gets through.
+#[test]
+fn a_stall_of_rocksdb_is_seen_with_its_cause() {
+    let Some(kind) = others().into_iter().find(|kind| kind.name == "rocksdb") else { return };
+    let list =
+        "level0_file_num_compaction_trigger=1,level0_slowdown_writes_trigger=1,level0_stop_writes_trigger=1";
+    let home = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let engine = open(kind, &Options::tiny(kind).with(list).unwrap(), home.path());
+    let mut random = Prng::new(3);
+    let mut batch = || {
+        let value: Vec<u8> = (0..16 << 10).map(|_| random.bits() as u8).collect();
+        put(random.bits().to_be_bytes().to_vec(), value)
+    };
+    let refused = (0..20_000).find_map(|_| match engine.apply(&batch(), Tier::Disk) {
+        Err(Error::Busy { cause, .. }) => Some(cause),
+        other => {
+            other.unwrap();
+            None
+        }
+    });
+    let cause = refused.unwrap_or_else(|| panic!("{kind} took 320 MB without a stall"));
+    let stalls = engine.shape().stalls;
+    assert!(stalls.now.is_some() && stalls.by_cause.of(cause).stops > 0, "{kind}, {cause}: {stalls:?}");
+    std::thread::sleep(Duration::from_millis(5));
+    apply(&*engine, &batch()).unwrap();
+    let stalls = engine.shape().stalls;
+    assert!(
+        stalls.now.is_none() && stalls.by_cause.of(cause).waited >= Duration::from_millis(5),
+        "{kind}: {stalls:?}"
+    );
+    engine.close().unwrap();
+}

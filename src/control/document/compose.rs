@@ -235,7 +235,8 @@ fn prediction(report: &Report) -> Option<Prediction> {
     let against = |measured: Option<f64>, predicted: f64| {
         measured.filter(|_| predicted > 0.0).map(|measured| measured / predicted)
     };
-    let lookup = ratio(sample.disk.of(Purpose::Get).read_bytes, sample.shape.probes.count());
+    let probes = sample.shape.probes.as_ref();
+    let lookup = probes.and_then(|probes| ratio(sample.disk.of(Purpose::Get).read_bytes, probes.count()));
     let written = sample.engine_write_amp_no_wal();
     Some(Prediction {
         layout: forecast.layout,

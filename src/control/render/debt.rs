@@ -9,6 +9,11 @@ use crate::base::text::human_size;
 use crate::engine::{Cause, Work};
 use std::time::Duration;
 
+/// Bytes that are owed; `-` of an engine that does not say.
+fn owed(bytes: Option<u64>) -> String {
+    bytes.map_or("-".to_string(), human_size)
+}
+
 pub(super) fn debt(page: &mut Page, report: &Report) {
     let shape = &report.sample.shape;
     let debt = &shape.debt;
@@ -16,17 +21,17 @@ pub(super) fn debt(page: &mut Page, report: &Report) {
         "DEBT",
         [
             of_levels(shape, || format!("l0-files {}/{}", debt.l0_files, debt.l0_trigger)),
-            of_levels(shape, || format!("compaction {}", human_size(debt.pending_compaction_bytes))),
+            of_levels(shape, || format!("compaction {}", owed(debt.pending_compaction_bytes))),
             match &shape.tree {
-                None => format!("dirty {}", human_size(debt.dirty_bytes)),
+                None => format!("dirty {}", owed(debt.dirty_bytes)),
                 Some(_) => format!(
                     "dirty {} of {}",
-                    human_size(debt.dirty_bytes),
+                    owed(debt.dirty_bytes),
                     human_size(shape.memory.dirty_bytes_max)
                 ),
             },
             format!("unsynced {} oldest {}", human_size(debt.unsynced_bytes), span(debt.oldest_unsynced)),
-            format!("replay {}", human_size(debt.replay_bytes)),
+            format!("replay {}", owed(debt.replay_bytes)),
             of_levels(shape, || match debt.oldest_tombstone {
                 Some(age) => format!("tombstones {} oldest {}", human_count(debt.tombstones), span(age)),
                 None => format!("tombstones {}", human_count(debt.tombstones)),

@@ -6,7 +6,7 @@ use super::engine::of_levels;
 use super::page::{COLUMNS, Page};
 use crate::base::text::{exact_size, human_size};
 use crate::disk::{Counters, Purpose};
-use crate::engine::Promise;
+use crate::engine::{Probes, Promise};
 
 /// Probes of a mean read above which reads are called dear.
 const RED_PROBES: f64 = 6.0;
@@ -93,16 +93,19 @@ pub(super) fn amplification(page: &mut Page, report: &Report) {
         human_size(usage.apparent_bytes),
     ));
     let shape = &sample.shape;
-    let value =
-        |share| shape.probes.buckets.quantile(share).map_or("-".to_string(), |value: u64| value.to_string());
+    let probes = shape.probes.as_ref();
+    let value = |share| {
+        let value: Option<u64> = probes.and_then(|probes| probes.buckets.quantile(share));
+        value.map_or("-".to_string(), |value| value.to_string())
+    };
     let runs = |share| {
         shape.scan_runs.buckets.quantile(share).map_or("-".to_string(), |value: u64| value.to_string())
     };
     page.block(
         "PROBES",
         [
-            format!("gets {}", human_count(shape.probes.count())),
-            format!("mean {}", amp(shape.probes.mean())),
+            format!("gets {}", probes.map_or("-".to_string(), |probes| human_count(probes.count()))),
+            format!("mean {}", amp(probes.and_then(Probes::mean))),
             format!("p50 {}", value(0.5)),
             format!("p99 {}", value(0.99)),
             format!("max {}", value(1.0)),
@@ -120,7 +123,7 @@ pub(super) fn amplification(page: &mut Page, report: &Report) {
 
 /// A warning when reads are expensive: files in L0, each of which a read may have to ask, and probes in the shortest window.
 fn warning(report: &Report) -> String {
-    let lately = report.windows.first().and_then(|window| window.growth.shape.probes.mean());
+    let lately = report.windows.first().and_then(|window| window.growth.shape.probes.as_ref()?.mean());
     if lately.is_some_and(|probes| probes > RED_PROBES) {
         format!("| RED: more than {RED_PROBES} probes a get")
     } else if report.sample.shape.debt.l0_files >= PRESSURE_L0_FILES {

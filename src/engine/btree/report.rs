@@ -58,17 +58,18 @@ impl BtreeEngine {
             },
             cache: self.core.pager.cache(),
             debt: Debt {
-                dirty_bytes: tree.dirty_bytes(),
+                dirty_bytes: Some(tree.dirty_bytes()),
                 unsynced_bytes: log.unsynced_bytes,
                 oldest_unsynced: log.oldest_unsynced,
-                replay_bytes: log.replay_bytes,
+                replay_bytes: Some(log.replay_bytes),
+                pending_compaction_bytes: Some(0),
                 ..Debt::default()
             },
             stalls: self.writer.stalls(),
             damage: tree.damage(),
             classes: self.core.pager.classes(),
             cpu: self.core.pager.cpu().snapshot() + self.core.log.cpu(),
-            probes: self.reader.probes(),
+            probes: Some(self.reader.probes()),
             jobs,
             ..Shape::default()
         }

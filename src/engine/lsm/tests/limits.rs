@@ -294,7 +294,7 @@ fn the_log_of_what_is_overwritten_for_ever_has_a_bound() {
         let engine = open_with(disk.clone(), &options).unwrap();
         for _ in 0..20 {
             overwrite(&engine, 100, 300).unwrap();
-            let replay_bytes = engine.shape().debt.replay_bytes;
+            let replay_bytes = engine.shape().debt.replay_bytes.unwrap();
             assert!(replay_bytes <= 2 * options.memtable_bytes + 400, "{replay_bytes} bytes, {value_log}");
         }
         settle(&*engine).unwrap();

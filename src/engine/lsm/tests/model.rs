@@ -61,7 +61,7 @@ fn it_behaves_as_a_map_through_flushes_merges_and_reopening() {
                 22 => {
                     engine.close().unwrap();
                     engine = open_with(disk.clone(), &options).unwrap();
-                    assert_eq!(engine.shape().debt.replay_bytes, 0);
+                    assert_eq!(engine.shape().debt.replay_bytes, Some(0));
                 }
                 23 if prng.one_in(8) => run(&*engine, Command::Compact).unwrap(),
                 _ => {}
@@ -124,7 +124,7 @@ fn compare_with_witness(options: &Variant) {
         assert_eq!(level.traffic.write_bytes, metered.write_bytes, "L{}", level.level);
         assert!(metered.read_bytes <= level.traffic.read_bytes, "L{}", level.level);
     }
-    assert_eq!(shape.probes.count(), 600);
+    assert_eq!(shape.probes.unwrap().count(), 600);
     assert!(shape.filter.checks > 0 && shape.filter.useful <= shape.filter.checks);
     assert_eq!(table_bytes(&sim), level_bytes(&engine) + shape.space.obsolete_bytes);
 }

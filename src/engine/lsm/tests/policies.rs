@@ -166,7 +166,7 @@ fn compact_leaves_one_run_and_no_tombstone() {
     run(&*engine, Command::Compact).unwrap();
     let shape = engine.shape();
     assert_eq!(shape.levels.iter().map(|level| level.runs).sum::<u64>(), 1);
-    assert_eq!((shape.debt.tombstones, shape.debt.dirty_bytes), (0, 0));
+    assert_eq!((shape.debt.tombstones, shape.debt.dirty_bytes), (0, Some(0)));
     assert_eq!(shape.levels.iter().map(|level| level.entries).sum::<u64>(), model.len() as u64);
     assert_eq!(contents(&*engine).unwrap(), model);
     // Deleting everything and compacting gives all the space back.

@@ -44,7 +44,7 @@ fn speed() {
         sync(&*engine).unwrap();
         report("  with sync", VALUES, since, VALUES * 4096);
         run(&*engine, Command::Flush).unwrap();
-        while engine.shape().debt.pending_compaction_bytes > 0 || !engine.shape().jobs.is_empty() {
+        while engine.shape().debt.pending_compaction_bytes > Some(0) || !engine.shape().jobs.is_empty() {
             std::thread::sleep(Duration::from_millis(5));
         }
         report("  settled", VALUES, since, VALUES * 4096);
@@ -120,7 +120,7 @@ fn values_written_once() {
         run(&*engine, Command::Flush).unwrap();
         sync(&*engine).unwrap();
         let seconds = (clock.elapsed() - since).as_secs_f64();
-        while engine.shape().debt.pending_compaction_bytes > 0 || !engine.shape().jobs.is_empty() {
+        while engine.shape().debt.pending_compaction_bytes > Some(0) || !engine.shape().jobs.is_empty() {
             std::thread::sleep(Duration::from_millis(5));
         }
         let settled = (clock.elapsed() - since).as_secs_f64();
