@@ -262,6 +262,15 @@ mod tests {
     }
 
     #[test]
+    fn a_line_of_fstab_may_have_a_witness() {
+        let options = parse("rw,witness=on,nofail,engine=lsm").unwrap();
+        let has = |name: &str, value: &str| options.given.contains(&(name.to_string(), value.to_string()));
+        assert!(has("witness", "on") && has("engine", "lsm"), "{:?}", options.given);
+        assert_eq!(parse("witness").unwrap().given, [("witness".to_string(), "on".to_string())]);
+        assert!(parse("witness=some").is_err() && help().contains("\n  witness "));
+    }
+
+    #[test]
     fn a_wrong_option_is_named() {
         assert!(parse("colour=red").unwrap_err().to_string().contains("unknown option colour"));
         assert!(parse("cache=lots").unwrap_err().to_string().contains("cache=lots"));
