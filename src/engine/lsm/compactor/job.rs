@@ -24,6 +24,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::boundaries::Lower;
 use super::subcompaction::{Input, Subcompaction, TableRanges, Target};
 use crate::base::text::human_size;
 use crate::disk::LEVELS;
@@ -139,6 +140,7 @@ impl CompactionJob {
         let target = Target {
             level: compaction.into,
             older,
+            lower: lower(version, &compaction),
             is_bottom,
             origin: Origin::of(input.tables.iter().map(|(_, table)| table.meta())),
             table_store: table_store.clone(),
@@ -341,12 +343,20 @@ impl CompactionJob {
         self.need_bytes = need_bytes;
     }
 
+    /// Has outputs end by their size alone: fewer files than where they end by what lies below, see [`super::boundaries`].
+    pub fn spare_files(&mut self) {
+        self.target.lower = Arc::new([]);
+    }
+
     /// Files that it may make before it removes any, if `threads` subcompactions run at once: each may end with a short one.
     pub fn need_files(&self, threads: u64) -> u64 {
         if self.target.level == 0 {
             return 1;
         }
         let tables = self.need_bytes.div_ceil(self.target.table_bytes.max(1));
+        // Half full between two boundaries, and as many short ones as there may be gaps.
+        let tables =
+            if self.target.lower.is_empty() { tables } else { 2 * tables + self.target.lower.len() as u64 };
         tables + threads.min(self.subcompactions.len() as u64)
     }
 
@@ -398,6 +408,24 @@ fn older_ranges(
     older.retain(|ranges| !ranges.is_empty());
     let is_bottom = older.is_empty() && lower.clone().all(Run::is_empty);
     (older.into(), is_bottom)
+}
+
+/// The tables of `version` that the outputs of `compaction` will be merged with one day.
+fn lower(version: &Version, compaction: &Compaction) -> Arc<[Lower]> {
+    // A table of L0 is a run, and ends with its last key.
+    if compaction.into == 0 || compaction.into + 1 == LEVELS {
+        return Arc::new([]);
+    }
+    let lower = |table: &Arc<Table>| Lower {
+        smallest: table.smallest.clone(),
+        largest: table.largest.clone(),
+        bytes: table.bytes,
+    };
+    version
+        .level(compaction.into + 1)
+        .overlapping(&compaction.smallest, &compaction.largest)
+        .map(lower)
+        .collect()
 }
 
 /// Cuts the key space into subcompactions of about `bytes` of inputs, none inside an input of level `into`.

@@ -5,6 +5,7 @@
 //! 2. It merges a step of the subcompaction with no lock held. So one thread does all begun subcompactions in turn, and more threads do them at
 //!    once.
 //! 3. A subcompaction that has come to its end is installed, and the job ends with its last subcompaction.
+//! 4. Outputs end where tables of the level below do ([`boundaries`]).
 //!
 //! # Invariants
 //!
@@ -14,6 +15,7 @@
 //!    by one. A step whose job was given up meanwhile finds it gone there, and removes its files.
 //! 3. A job begins only if the bytes and files that it needs are free beside those that running jobs may still take.
 
+mod boundaries;
 pub mod cleaner;
 mod collector;
 mod job;

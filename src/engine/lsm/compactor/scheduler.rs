@@ -18,7 +18,7 @@ use crate::engine::lsm::manifest::Edit;
 use crate::engine::lsm::table::{Table, TableMeta, TableNumber};
 use crate::engine::lsm::version::Version;
 use crate::engine::lsm::version_set::VersionSet;
-use crate::engine::{Error, Pending, Result, WorkClass};
+use crate::engine::{Error, Pending, Result, WorkClass, is_short_of_files};
 
 /// Number of files that compactions leave to a flush and the log.
 const FLUSH_FILES: u64 = 2;
@@ -268,6 +268,9 @@ impl Scheduler {
         reason: Reason,
         running: &mut RunningJobs,
     ) -> Result<bool> {
+        if is_short_of_files(&self.core.table_store.space()?) {
+            job.spare_files();
+        }
         if !self.has_space(&job, running)? {
             return Ok(false);
         }

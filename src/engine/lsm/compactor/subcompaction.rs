@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::boundaries::{Boundaries, Lower};
 use super::job::JobId;
 use crate::disk::Purpose;
 use crate::engine::lsm::cursor::{Cursor, Reading, RunCursor};
@@ -27,6 +28,8 @@ pub struct Target {
     pub level: usize,
     /// Ranges of everything that is older than the outputs, run by run. Only ranges: no file is kept for it.
     pub older: Arc<[TableRanges]>,
+    /// The tables of the level below the target that lie in its range; empty where outputs end by their size alone.
+    pub lower: Arc<[Lower]>,
     /// Whether nothing at all is older than the outputs.
     pub is_bottom: bool,
     /// LSNs and times of the batches that their entries come from.
@@ -122,6 +125,7 @@ impl OlderRanges {
 struct Output {
     target: Target,
     older: OlderRanges,
+    boundaries: Boundaries,
     /// Tables that are complete.
     tables: Vec<Arc<Table>>,
     /// The table that is being written.
@@ -136,6 +140,10 @@ impl Output {
 
     /// Adds an entry to the table that is being written.
     fn add(&mut self, key: &[u8], value: Option<StoredValue<'_>>) -> Result<()> {
+        let bytes = self.builder.as_ref().map_or(0, TableBuilder::bytes);
+        if self.boundaries.end_before(key, bytes, self.target.table_bytes) {
+            self.end_table()?;
+        }
         let builder = match &mut self.builder {
             Some(builder) => builder,
             empty => {
@@ -144,7 +152,11 @@ impl Output {
             }
         };
         builder.add(key, value)?;
-        if builder.bytes() >= self.target.table_bytes { self.end_table() } else { Ok(()) }
+        if builder.bytes() < self.target.table_bytes {
+            return Ok(());
+        }
+        self.boundaries.end();
+        self.end_table()
     }
 
     fn end_table(&mut self) -> Result<()> {
@@ -191,7 +203,13 @@ impl Subcompaction {
             number,
             input,
             entries: None,
-            output: Output { target, older, tables: Vec::new(), builder: None },
+            output: Output {
+                boundaries: Boundaries::new(&target.lower),
+                target,
+                older,
+                tables: Vec::new(),
+                builder: None,
+            },
             done_bytes: 0,
             moved_bytes: 0,
             writing: BTreeMap::new(),

@@ -336,3 +336,27 @@ fn what_a_merge_has_installed_is_not_cleaned_by_its_inputs() {
     }
     assert!(beside > 0, "no merge was seen half way");
 }
+
+/// As files are written one after the other: blocks ascend, and the records of inodes and directories, which lie before all blocks, are
+/// written again and again. What is merged there has nothing to do with older blocks.
+#[test]
+fn blocks_that_ascend_are_moved_down_although_records_before_them_change() {
+    let options = Options {
+        memtable_bytes: 64 << 10,
+        table_bytes: 64 << 10,
+        level_base_bytes: 256 << 10,
+        ..Options::default()
+    };
+    let engine = open_with(SimDisk::new(), &options).unwrap();
+    for number in 0..1500u32 {
+        let mut batch = Batch::new(0);
+        batch.put([&[0x10], &(number % 300).to_be_bytes()[..]].concat(), vec![1; 100]);
+        batch.put([&[0x40], &number.to_be_bytes()[..]].concat(), vec![2; 4096]);
+        apply_patiently(&*engine, &batch).unwrap();
+    }
+    settle(&*engine).unwrap();
+    let levels = &engine.shape().levels;
+    let (moved_bytes, written_bytes) = (levels[2].traffic.moved_bytes, levels[2].traffic.write_bytes);
+    assert!(moved_bytes > 4 << 20 && written_bytes < moved_bytes / 8, "{moved_bytes} {written_bytes}");
+    run(&*engine, Command::Verify).unwrap();
+}
