@@ -157,6 +157,19 @@ fn fjall_failed(what: &str, error: fjall::Error) -> Error {
 }
 
 impl Fjall {
+    /// Hands on a memtable that has reached its size. fjall does so itself by the size that the keyspace was made with, which it keeps, whatever a
+    /// later mount asks for.
+    fn bound_memtable(&self) -> fjall::Result<()> {
+        let (held_bytes, most_bytes) = (self.database.write_buffer_size(), self.options.memtable_bytes);
+        if held_bytes > most_bytes {
+            let sealed_bytes = self.keyspace.sealed_memtable_count() as u64 * most_bytes;
+            if held_bytes > sealed_bytes + most_bytes {
+                self.keyspace.rotate_memtable()?;
+            }
+        }
+        Ok(())
+    }
+
     /// After an error of a flush it takes nothing more and does not say which one it was: without room for a memtable, that was the reason.
     fn failed(&self, what: &str, error: fjall::Error) -> Error {
         if !matches!(error, fjall::Error::Poisoned) {
@@ -235,7 +248,8 @@ impl Store for Fjall {
                 changes.commit()
             }
         };
-        applied.map_err(|error| self.failed("a write", error))
+        applied.map_err(|error| self.failed("a write", error))?;
+        self.bound_memtable().map_err(|error| self.failed("handing on a memtable", error))
     }
 
     fn sync(&self) -> Result<()> {

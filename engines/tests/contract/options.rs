@@ -60,6 +60,8 @@ fn memory_is_divided_and_kept() {
     const MEMORY_BYTES: u64 = 8 << 20;
     for kind in others() {
         let home = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        // Of a store that was made with more, too.
+        open(kind, &kind.default_options(), home.path()).close().unwrap();
         let options = kind.default_options().with("memory=8M").unwrap();
         options.validate().unwrap();
         assert_eq!(options.get("memory").as_deref(), Some("8M"), "{kind}");
