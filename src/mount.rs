@@ -73,6 +73,9 @@ pub fn serve(
         log::warn!("{}: {warning}", path.display());
     }
     opened(&store).map_err(|error| Error::system("starting", error))?;
+    if let Some(witness) = &store.witness {
+        log::info!("{witness}");
+    }
     let fuse = store.settings.fuse.clone();
     let durability = Durability {
         always: store.settings.engine.common().sync == engine::Sync::Always,

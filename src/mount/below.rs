@@ -10,6 +10,7 @@
 //!
 //! It is a process and no thread: one that is killed while its threads wait for a filesystem which it serves itself never ends.
 
+use std::fmt;
 use std::io::{self, BufRead, BufReader};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -138,7 +139,6 @@ impl EngineWitness {
         };
         witness.lines = Some(std::thread::Builder::new().name("kvfs-witness".to_string()).spawn(follow)?);
         witness.wait_until_it_answers()?;
-        log::info!("{}: passed through a witness, process {pid}", witness.directory.display());
         Ok(witness)
     }
 
@@ -213,6 +213,12 @@ impl EngineWitness {
             Ok(_) => {}
             Err(error) => log::error!("{error}"),
         }
+    }
+}
+
+impl fmt::Display for EngineWitness {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} is passed through a witness, process {}", self.directory.display(), self.pid)
     }
 }
 

@@ -3,7 +3,6 @@
 
 use std::fs::{self, File};
 use std::io::Write;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use kvfs::base::prng::Prng;
@@ -11,7 +10,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
-use crate::host::{Engine, Mount, able, alive, other_engine, until};
+use crate::host::{Engine, Mount, able, alive, is_mounted, other_engine, until};
 
 const OPTION: &str = "witness=on";
 /// Longest time in which the report takes over what was counted, or a witness that is let go of ends.
@@ -22,15 +21,9 @@ fn number(value: &Value, path: &str) -> u64 {
     found.as_u64().unwrap_or_else(|| panic!("no {path} in {value:#}"))
 }
 
-/// The directory that is passed through.
-fn directory(mount: &Mount) -> PathBuf {
-    mount.store().join("engine")
-}
-
-/// Whether something is mounted there, dead or alive.
+/// Whether something is mounted over the engine's directory, dead or alive.
 fn is_covered(mount: &Mount) -> bool {
-    let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
-    table.lines().any(|line| line.split(' ').nth(4) == directory(mount).to_str())
+    is_mounted(&mount.engine_directory())
 }
 
 fn witness_pid(mount: &Mount) -> i32 {
@@ -75,7 +68,7 @@ fn it_counts_what_the_engine_does(engine: Engine) {
 
     // Once nothing is owed any more both reports say the same.
     let own = || -> Value {
-        serde_json::from_slice(&fs::read(directory(&mount).join(".stats.d/json")).unwrap()).unwrap()
+        serde_json::from_slice(&fs::read(mount.engine_directory().join(".stats.d/json")).unwrap()).unwrap()
     };
     let same = || {
         let (report, own) = (mount.json(), own());
@@ -111,6 +104,9 @@ fn it_counts_what_the_engine_does(engine: Engine) {
 
     mount.stop_clean();
     assert!(is_gone(&mount, witness), "umount leaves nothing behind");
+    // The engine had let go of its files by then: a witness that is in use serves them for ten seconds more.
+    let log = fs::read_to_string(mount.store().join("kvfs.log")).unwrap();
+    assert!(!log.contains("in use") && log.contains("is passed through a witness"), "{log}");
 }
 
 /// A mount that is killed takes its witness with it, and loses no more than it would without one.
@@ -208,7 +204,7 @@ fn what_nobody_serves_is_detached(engine: Engine) {
         mount.kill();
         assert!(is_covered(&mount), "a dead mount stays");
         // Longer than the kernel remembers attributes: then whoever looks at the directory is told that nobody serves it.
-        assert!(until(SOON, || fs::metadata(directory(&mount)).is_err()));
+        assert!(until(SOON, || fs::metadata(mount.engine_directory()).is_err()));
         if index == 0 {
             assert_eq!(mount.check(), 0);
             assert!(!is_covered(&mount));
@@ -229,7 +225,7 @@ fn one_of_somebody_else_is_left_alone(engine: Engine) {
     let mount = Mount::place(engine, "witness=off");
     mount.start();
     mount.stop();
-    let place = directory(&mount);
+    let place = mount.engine_directory();
     let begun = mount.kvfs(&["witness".as_ref(), place.as_os_str(), place.as_os_str()]);
     assert!(begun.status.success(), "{}", said(&begun));
     let refused = mount.try_start(OPTION);

@@ -417,9 +417,12 @@ impl Mount {
 
     /// True if something is mounted at the mountpoint, dead or alive.
     pub fn mounted(&self) -> bool {
-        let mnt = self.mnt();
-        let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
-        table.lines().any(|line| line.split(' ').nth(4) == mnt.to_str())
+        is_mounted(&self.mnt())
+    }
+
+    /// The directory of an engine of others in the store, over which a witness may be mounted.
+    pub fn engine_directory(&self) -> PathBuf {
+        self.store().join("engine")
     }
 
     /// Bytes on the disk that the store's files occupy.
@@ -480,9 +483,20 @@ impl Drop for Mount {
         if pid != 0 && !until(Duration::from_secs(10), || !alive(pid)) {
             let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
         }
+        // A witness goes with its mount, but for one that a test has put there and has not taken away.
+        let below = self.engine_directory();
+        if !until(Duration::from_secs(2), || !is_mounted(&below)) {
+            let _ = Command::new("fusermount3").arg("-uz").arg(&below).output();
+        }
         *self.over.0.lock().unwrap_or_else(PoisonError::into_inner) = true;
         self.over.1.notify_all();
     }
+}
+
+/// True if something is mounted there, dead or alive.
+pub fn is_mounted(place: &Path) -> bool {
+    let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    table.lines().any(|line| line.split(' ').nth(4) == place.to_str())
 }
 
 /// True if the process exists and is no zombie.
