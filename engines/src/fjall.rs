@@ -288,7 +288,6 @@ impl Store for Fjall {
         (shape.cache.bytes, shape.cache.bytes_max) = (database.cache_size(), database.cache_capacity());
         shape.memory.memtable_bytes = database.write_buffer_size();
         shape.memory.memtable_bytes_max = own.buffers_bytes();
-        shape.debt.dirty_bytes = Some(shape.memory.memtable_bytes);
         shape.memory.immutable_memtables = keyspace.sealed_memtable_count() as u64;
         shape.memory.limit_bytes = shape.memory.memtable_bytes_max + shape.cache.bytes_max;
         shape.memory.used_bytes = shape.memory.memtable_bytes + shape.cache.bytes;
