@@ -100,6 +100,15 @@ struct Sqlite {
     /// The name of the log is durable: SQLite sees to that only with a sync of its own.
     is_log_named: AtomicBool,
     figures: Mutex<Figures>,
+    files: Mutex<Files>,
+}
+
+/// What the files said at the last sync: a report waits for no disk.
+#[derive(Clone, Copy, Default)]
+struct Files {
+    page_count: Option<u64>,
+    freelist_count: Option<u64>,
+    log_bytes: Option<u64>,
 }
 
 /// What the connections said when they were last free: a report waits for none.
@@ -110,8 +119,6 @@ struct Figures {
     writes: Option<u64>,
     spills: Option<u64>,
     used_bytes: Option<u64>,
-    page_count: Option<u64>,
-    freelist_count: Option<u64>,
 }
 
 /// Of the system's errors SQLite hands on only what kind they were of.
@@ -172,11 +179,22 @@ fn open(directory: &Path, clock: Arc<dyn Clock>, options: &Options) -> Result<Ar
         options: own,
         is_log_named: AtomicBool::new(is_log_named),
         figures: Mutex::default(),
+        files: Mutex::default(),
     };
+    store.look_at_files(&store.writer.lock());
     Ok(Adapter::open(store, clock, options))
 }
 
 impl Sqlite {
+    /// Asks the files, for reports.
+    fn look_at_files(&self, writer: &Connection) {
+        *self.files.lock() = Files {
+            page_count: pragma(writer, "page_count"),
+            freelist_count: pragma(writer, "freelist_count"),
+            log_bytes: self.directory.join(LOG).metadata().ok().map(|log| log.len()),
+        };
+    }
+
     /// Up to `count` entries from `start` on, or behind it.
     fn chunk(
         &self,
@@ -251,7 +269,8 @@ impl Store for Sqlite {
 
     fn sync(&self) -> Result<()> {
         // What synchronous=NORMAL leaves out: the sync of the log, and of its name. There is none before the first write.
-        let _writer = self.writer.lock();
+        let writer = self.writer.lock();
+        self.look_at_files(&writer);
         let sync = || -> io::Result<()> {
             File::open(self.directory.join(LOG))?.sync_data()?;
             if !self.is_log_named.load(Relaxed) {
@@ -269,6 +288,7 @@ impl Store for Sqlite {
     fn settle(&self) -> Result<()> {
         let writer = self.writer.lock();
         let checkpointed = writer.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
+        self.look_at_files(&writer);
         checkpointed.map_err(|error| sqlite_failed("a checkpoint", error))
     }
 
@@ -304,13 +324,11 @@ impl Store for Sqlite {
                 writes: both(ffi::SQLITE_DBSTATUS_CACHE_WRITE),
                 spills: both(ffi::SQLITE_DBSTATUS_CACHE_SPILL),
                 used_bytes: both(ffi::SQLITE_DBSTATUS_CACHE_USED),
-                page_count: pragma(&reader, "page_count"),
-                freelist_count: pragma(&reader, "freelist_count"),
             };
         }
         let now = *figures;
         drop(figures);
-        let log_bytes = self.directory.join(LOG).metadata().ok().map(|log| log.len());
+        let Files { page_count, freelist_count, log_bytes } = *self.files.lock();
         shape.cache.all =
             Lookups { hits: now.hits.unwrap_or_default(), misses: now.misses.unwrap_or_default() };
         shape.cache.bytes = now.used_bytes.unwrap_or_default();
@@ -342,9 +360,9 @@ impl Store for Sqlite {
             ("page_size", Statistic::gauge(self.options.page_bytes, bytes, "Bytes of a page.")),
             (
                 "page_count",
-                Statistic::gauge(now.page_count, pages, "Pages of the database, in its file or in the log."),
+                Statistic::gauge(page_count, pages, "Pages of the database, in its file or in the log."),
             ),
-            ("freelist_count", Statistic::gauge(now.freelist_count, pages, "Those of them that are free.")),
+            ("freelist_count", Statistic::gauge(freelist_count, pages, "Those of them that are free.")),
             (
                 "wal_bytes",
                 Statistic::gauge(

@@ -175,7 +175,15 @@ fn a_witness_that_hangs_holds_up_no_report(engine: Engine) {
     let age = |mount: &Mount| number(&mount.json(), "witness.age_ms");
     assert!(until(SOON, || number(&mount.json(), "witness.write_bytes") >= 4096 && age(&mount) < 1000));
     let witness = Pid::from_raw(witness_pid(&mount));
+    /// It goes on whatever becomes of the test: the mount above it could not end.
+    struct Stopped(Pid);
+    impl Drop for Stopped {
+        fn drop(&mut self) {
+            let _ = kill(self.0, Signal::SIGCONT);
+        }
+    }
     kill(witness, Signal::SIGSTOP).unwrap();
+    let stopped = Stopped(witness);
     let begun = Instant::now();
     while begun.elapsed() < Duration::from_secs(3) {
         let asked = Instant::now();
@@ -184,7 +192,7 @@ fn a_witness_that_hangs_holds_up_no_report(engine: Engine) {
         std::thread::sleep(Duration::from_millis(50));
     }
     let (old, report) = (age(&mount), mount.json());
-    kill(witness, Signal::SIGCONT).unwrap();
+    drop(stopped);
     assert!(old >= 1500, "its figures are {old} ms old");
     assert_eq!(report["witness"]["is_running"], true);
     assert!(until(SOON, || age(&mount) < 1500));

@@ -17,7 +17,7 @@ fn every_kind_of_damage_below_the_lsm_tree_is_salvaged() {
             files(disk, "table.").iter().for_each(|(name, bytes)| flip(disk, name, bytes - 40))
         }),
         ("an index", |disk| {
-            files(disk, "table.").iter().for_each(|(name, bytes)| flip(disk, name, bytes - 260))
+            files(disk, "table.").iter().for_each(|(name, bytes)| flip(disk, name, bytes.saturating_sub(260)))
         }),
         ("a missing table", |disk| disk.remove(&files(disk, "table.")[0].0).unwrap()),
         ("a table that is cut off", |disk| {
