@@ -285,10 +285,12 @@ impl Store for RocksDb {
 
     fn describe(&self, shape: &mut Shape) {
         shape.variant = COMPACTIONS[self.options.compaction];
+        // Universal compaction says that one is due as long as there are as many runs as may start one, also where it finds none.
+        let due = if shape.variant == "leveled" { self.property(c"rocksdb.compaction-pending") } else { 0 };
         shape.jobs = jobs([
             (self.property(c"rocksdb.num-running-compactions"), "compactions"),
             (self.property(c"rocksdb.num-running-flushes"), "flushes"),
-            (self.property(c"rocksdb.compaction-pending"), "compactions due"),
+            (due, "compactions due"),
         ]);
         let cache = &mut shape.cache;
         (cache.bytes, cache.bytes_max) = (self.cache.get_usage() as u64, self.options.cache_bytes());

@@ -36,9 +36,18 @@ def load(directory):
     return by_contender
 
 
+# Bytes of programs below which bytes of the device are not divided by them: a cache, not the engine, would make the quotient.
+BYTES_MIN = 256 << 10
+
+
 def ratio(part, whole):
-    """A quotient; None where one of both is not known."""
+    """A quotient of bytes; None where one of both is not known, or there is nothing to divide by."""
     return None if part is None or not whole else part / whole
+
+
+def amplification(part, programs):
+    """The same, of what programs moved."""
+    return ratio(part, programs) if programs and programs >= BYTES_MIN else None
 
 
 class Figures:
@@ -52,10 +61,11 @@ class Figures:
                 "seconds": step["seconds"],
                 "settled": step["settled_seconds"],
                 "p99": step["p99_us"],
-                "write": ratio(door["write_bytes"], written),
-                "kernel": ratio(process["write_bytes"], written),
-                "device": ratio(device["write_bytes"], written),
-                "read": ratio(device["read_bytes"], read),
+                "write": amplification(door["write_bytes"], written),
+                "kernel": amplification(process["write_bytes"], written),
+                "device": amplification(device["write_bytes"], written),
+                "device_bytes": device["write_bytes"],
+                "read": amplification(device["read_bytes"], read),
                 "space": ratio(step["space"]["disk_bytes"], step["space"]["apparent_bytes"]),
                 "stalls": step["stalls"]["seconds"],
                 "flushes": device["flushes"],
@@ -80,7 +90,7 @@ def shown(value, digits=2):
 
 COLUMNS = [
     ("seconds", "s", 1, 1), ("settled", "settled s", 1, 1), ("p99", "p99 ms", 2, 1e-3), ("write", "W door", 2, 1),
-    ("kernel", "W kernel", 2, 1), ("device", "W device", 2, 1), ("read", "R device", 2, 1), ("space", "space", 2, 1),
+    ("kernel", "W kernel", 2, 1), ("device", "W device", 2, 1), ("device_bytes", "MiB device", 0, 2**-20), ("read", "R device", 2, 1), ("space", "space", 2, 1),
     ("stalls", "stalled s", 1, 1), ("flushes", "flushes", 0, 1), ("memory", "MiB", 0, 2**-20),
 ]
 
@@ -96,6 +106,17 @@ def table(step, figures):
             cells.append(shown(None if value is None else value * factor, digits))
         spread = of.spread("seconds")
         lines.append(f"| {contender} | " + " | ".join(cells) + f" | {'-' if spread is None else f'{spread:.0f} %'} |")
+    return "\n".join(lines) + "\n"
+
+
+def overview(title, name, digits, factor, figures_of):
+    """One figure of everything: a row each contender, a column each step that has it."""
+    steps = [step for step, figures in figures_of.items() if any(of.median(name) is not None for of in figures.values())]
+    lines = [f"### {title}", "", "| | " + " | ".join(steps) + " |", "|---|" + "---:|" * len(steps)]
+    for contender in next(iter(figures_of.values())):
+        values = [figures_of[step][contender].median(name) for step in steps]
+        cells = [shown(None if value is None else value * factor, digits) for value in values]
+        lines.append(f"| {contender} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
@@ -156,7 +177,13 @@ def main():
     for name, title in plots.items():
         plot(docs / f"engines-{name}.svg", title, name, figures_of)
     drawn = "\n".join(f"![{title}](engines-{name}.svg)" for name, title in plots.items())
-    made = "\n".join([head, promises(results), *(table(name, figures_of[name]) for name in names), drawn, ""])
+    overviews = [
+        overview("Settled, in seconds", "settled", 1, 1, figures_of),
+        overview("99th percentile, in milliseconds", "p99", 2, 1e-3, figures_of),
+        overview("Bytes that the device wrote for a byte of the program", "device", 2, 1, figures_of),
+        overview("Space for a byte of files", "space", 2, 1, figures_of),
+    ]
+    made = "\n".join([head, promises(results), *overviews, *(table(name, figures_of[name]) for name in names), drawn, ""])
     page = docs / "engines.md"
     text = page.read_text()
     if BEGIN not in text or END not in text:

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 SECTOR_BYTES = 512
-SETTLE_SECONDS_MAX = 600
+SETTLE_SECONDS_MAX = 120
 GROUPS = Path("/sys/fs/cgroup")
 
 
