@@ -111,6 +111,38 @@ fn what_is_not_measured_is_no_number() {
     }
 }
 
+/// Who waits until a store has settled asks whether jobs are left. Runs that are half as large each are what universal compaction leaves alone.
+#[test]
+fn a_store_that_has_settled_has_no_jobs() {
+    for kind in others() {
+        let variants = if kind.name == "rocksdb" { vec!["leveled", "universal"] } else { vec![""] };
+        for variant in variants {
+            let home = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+            let mut options = Options::tiny(kind);
+            set_map(&mut options);
+            if kind.name == "rocksdb" {
+                options = options.with(&format!("compaction={variant},write_buffer_size=8M")).unwrap();
+            }
+            let engine = open(kind, &options, home.path());
+            let mut random = Prng::new(5);
+            for entries in [1600, 800, 400, 200] {
+                for _ in 0..entries {
+                    let value: Vec<u8> = (0..1000).map(|_| random.bits() as u8).collect();
+                    apply(&*engine, &put(random.bits().to_be_bytes().to_vec(), value)).unwrap();
+                }
+                engine::run(&*engine, Command::Flush).unwrap();
+            }
+            let began = std::time::Instant::now();
+            while !engine.shape().jobs.is_empty() {
+                let jobs = engine.shape().jobs;
+                assert!(began.elapsed().as_secs() < 20, "{kind} {variant}: {jobs:?}");
+                std::thread::sleep(std::time::Duration::from_millis(20));
+            }
+            engine.close().unwrap();
+        }
+    }
+}
+
 /// Space is blocks on the disk: a refill right behind a mass delete finds the pages that this freed.
 #[test]
 fn lmdb_fills_again_what_a_mass_delete_freed() {
