@@ -59,7 +59,7 @@ metrics! {
         gauge obsolete_bytes: u64 [Bytes, witness "kvfs::engine::lsm::tests::model::a_reader_keeps_its_files_until_it_is_done"];
         /// LSM: the part of the reserve that lies in the file `ballast`, which others cannot take; given up when the disk is full, taken again when there is
         /// room.
-        gauge ballast_bytes: u64 [Bytes, witness "kvfs::engine::lsm::tests::limits::the_ballast_counts_the_segments_that_the_log_has"];
+        gauge ballast_bytes: u64 [Bytes, witness "kvfs::engine::lsm::tests::full_disk::the_ballast_counts_the_segments_that_the_log_has"];
         /// Bytes that running merges take beside their inputs: their outputs, less the inputs that have already left the store.
         gauge temporary_bytes: u64 [Bytes];
         /// Largest value of `space.temporary_bytes` since the mount.

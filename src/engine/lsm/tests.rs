@@ -4,6 +4,7 @@ mod aside;
 mod crash;
 mod damage;
 mod forks;
+mod full_disk;
 mod limits;
 mod lost;
 mod merging;

@@ -52,7 +52,7 @@ impl Boundaries {
             (self.at, self.is_met) = (self.at + 1, false);
         }
         let is_boundary = self.at > before && bytes > 0;
-        let is_next_too_much = self.passed > 0 && bytes + bytes / self.passed.max(1) >= table_bytes;
+        let is_next_too_much = self.passed > 0 && bytes + bytes / self.passed >= table_bytes;
         let ends = is_boundary && (skipped_bytes >= table_bytes || is_next_too_much);
         if ends {
             self.passed = 0;

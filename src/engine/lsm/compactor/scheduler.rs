@@ -268,10 +268,7 @@ impl Scheduler {
         reason: Reason,
         running: &mut RunningJobs,
     ) -> Result<bool> {
-        if is_short_of_files(&self.core.table_store.space()?) {
-            job.spare_files();
-        }
-        if !self.has_space(&job, running)? {
+        if !self.has_space(&mut job, running)? {
             return Ok(false);
         }
         let policy = self.core.mutable_options.policy();
@@ -305,11 +302,15 @@ impl Scheduler {
         Ok(true)
     }
 
-    /// Whether the bytes and files that `job` needs are free beside those that running jobs may still take.
-    fn has_space(&self, job: &CompactionJob, running: &mut RunningJobs) -> Result<bool> {
+    /// Whether the bytes and files that `job` needs are free beside those that running jobs may still take. Where few files can be made, it
+    /// makes do with fewer.
+    fn has_space(&self, job: &mut CompactionJob, running: &mut RunningJobs) -> Result<bool> {
+        let space = self.core.table_store.space()?;
+        if is_short_of_files(&space) {
+            job.spare_files();
+        }
         let bytes = job.need_bytes();
         let owed_bytes = running.owed_bytes();
-        let space = self.core.table_store.space()?;
         let free_bytes = space.room_bytes().saturating_sub(owed_bytes);
         let slots = self.core.options.merge_threads;
         let owed_files: u64 = running.jobs.iter().map(|job| job.need_files(slots)).sum();
