@@ -1,4 +1,4 @@
-//! The core that every component of the tree stands on: its surroundings, the log, the table files, the room on the disk, and the
+//! The core that every component of the tree stands on: its surroundings, the table files, the room on the disk, and the
 //! commands that have not ended. A component reaches another one through nothing else.
 
 use std::sync::Arc;
@@ -12,7 +12,6 @@ use super::table::TableStore;
 use crate::base::clock::Clock;
 use crate::base::event_log::Field;
 use crate::disk::LEVELS;
-use crate::engine::wal::Log;
 use crate::engine::{EventLog, LevelMeter, StallMeter, WakeSignal};
 
 /// The part of the tree that its components share. Each field has its own lock, and none of them knows another.
@@ -22,7 +21,6 @@ pub struct Core {
     pub options: Options,
     pub mutable_options: MutableOptions,
     pub event_log: Arc<EventLog>,
-    pub log: Log,
     pub table_store: Arc<TableStore>,
     pub space: SpaceBudget,
     pub commands: Commands,

@@ -21,6 +21,7 @@ use super::value_log::{Pointer, StoredValue};
 use super::version_set::VersionSet;
 use crate::base::text::human_size;
 use crate::disk::Purpose;
+use crate::engine::wal::Log;
 use crate::engine::{Error, KeyRange, Lsn, Pending, Result, Work, WorkClass, is_short_of_files};
 
 /// Makes a memtable that was filled from the log a durable table of L0 while the log is still being read. Values that would stay in
@@ -65,6 +66,7 @@ fn origin(memtable: &Memtable, now_seconds: u64) -> Origin {
 pub struct Flusher {
     core: Arc<Core>,
     versions: Arc<VersionSet>,
+    log: Arc<Log>,
     /// Held by the one who flushes, across disk requests.
     flushing: Mutex<()>,
     /// The flush that is being done, for reports.
@@ -72,9 +74,9 @@ pub struct Flusher {
 }
 
 impl Flusher {
-    /// The flusher of the store whose versions are `versions`.
-    pub fn new(core: Arc<Core>, versions: Arc<VersionSet>) -> Flusher {
-        Flusher { core, versions, flushing: Mutex::default(), activity: Mutex::default() }
+    /// The flusher of the store whose versions are `versions`; its batches are in `log` before.
+    pub fn new(core: Arc<Core>, versions: Arc<VersionSet>, log: Arc<Log>) -> Flusher {
+        Flusher { core, versions, log, flushing: Mutex::default(), activity: Mutex::default() }
     }
 
     /// One line on the flush that is being done; `None` if there is none.
@@ -122,7 +124,7 @@ impl Flusher {
         let mut result = self.flush_memtable(&memtable);
         let need_bytes = memtable.table_bytes() + RECORDS_BYTES;
         while matches!(result, Err(Error::NoSpace))
-            && (self.core.log.give_back() || self.core.space.guard.give_ballast(need_bytes))
+            && (self.log.give_back() || self.core.space.guard.give_ballast(need_bytes))
         {
             result = self.flush_memtable(&memtable);
         }
@@ -174,7 +176,7 @@ impl Flusher {
         drop(change);
         self.core.levels[0].in_bytes.fetch_add(table.bytes, Relaxed);
         self.core.levels[0].write_bytes.fetch_add(table.bytes, Relaxed);
-        self.core.log.release(lsn);
+        self.log.release(lsn);
         // Who waits for the space of the log can have it only now.
         self.core.wake_signal.notify(WorkClass::Room);
         let duration = self.core.clock.elapsed().saturating_sub(began);
@@ -199,7 +201,7 @@ impl Flusher {
         while let Some(key) = cursor.key() {
             match cursor.value() {
                 Some((value, lsn)) if lsn > Lsn::ZERO => {
-                    let segment = self.core.log.segment_at(lsn);
+                    let segment = self.log.segment_at(lsn);
                     let gone = || Error::Invalid(format!("the log let go of LSN {lsn}"));
                     let pointer = Pointer::new(lsn, value);
                     builder.add(key, Some(StoredValue::Pointer(pointer, &segment.ok_or_else(gone)?)))?;
@@ -210,8 +212,8 @@ impl Flusher {
         }
         let table = builder.finish(origin(memtable, now_seconds))?;
         // What a durable table points to must be durable before it.
-        let points = !table.values.is_empty() && self.core.log.synced() < memtable.last();
-        let synced = if points { self.core.log.sync_now() } else { Ok(()) };
+        let points = !table.values.is_empty() && self.log.synced() < memtable.last();
+        let synced = if points { self.log.sync_now() } else { Ok(()) };
         if let Err(error) = synced.and_then(|()| self.core.table_store.sync_names()) {
             table.retire();
             return Err(error);

@@ -19,16 +19,18 @@
 //! # Components
 //!
 //! ```text
-//!                    LsmEngine            the door: passes each call on, and holds no state of its own
-//!        ┌───────────┬────┴─────┬───────────┬──────────┐
-//!     Writer      Flusher   Compactor    Reader    Reclaimer
+//!                LsmEngine                the door: passes each call on, and holds no state of its own
+//!        ┌───────────┼──────────┐
+//!     Writer      Flusher   LevelStore        what fills the levels, and the levels themselves
+//!        │           │          ├───────────┬──────────┐
+//!        ├───────────┤      Compactor    Reader    Reclaimer
 //!        │           │      │ Scheduler     │          │
-//!        │           │      │ Cleaner       │          │
-//!        │           │      │ Collector     │          │
-//!        └───────────┴──────┤               │          │
+//!        ▼           │      │ Cleaner       │          │
+//!       Log ◄────────┤      │ Collector     │          │
+//!                    └──────┤               │          │
 //!                       VersionSet ─► CurrentSuperversion ┘   superversion, manifest, what is set aside, memory
 //!                           │
-//!                         Core                log, table files, room on the disk, options, commands, clock, wake signal
+//!                         Core                table files, room on the disk, options, commands, clock, wake signal
 //! ```
 //!
 //! Arrows point down only: engine → components → version set → core. A component knows no other one; a message from one to another stands
@@ -38,7 +40,7 @@
 //!
 //! # Lock order
 //!
-//! `Writer::pace`, `Flusher::flushing` or `Compactor::running`, then [`VersionSet::change`] (the manifest), then the superversion. All others are leaves.
+//! `Writer::pace`, `Flusher::flushing` or `Compactor::running`, then [`VersionSet::change`](version_set::VersionSet::change) (the manifest), then the superversion. All others are leaves.
 //! `pace` and the superversion are held for memory and one log write only; `flushing`, `running` and the manifest are held across disk requests
 //! and taken by background work alone; `running` not while a subcompaction does a step.
 
@@ -51,6 +53,7 @@ pub mod decoders;
 mod deleted_ranges;
 mod flusher;
 mod fork;
+mod level_store;
 mod manifest;
 mod memory_budget;
 mod memtable;
@@ -88,22 +91,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use self::core::Core;
-use super::cache::BlockCache;
+use super::wal::Log;
 use super::{
-    Batch, Command, Descriptor, Done, Engine, Error, EventLog, Home, KeyRange, Kind, Lsn, Pending, Probe,
-    Promise, Result, Shape, Snapshot, TableInfo, Tier, Visit, WakeSignal, WorkClass,
+    Batch, Command, Descriptor, Done, Engine, EventLog, Home, KeyRange, Kind, Lsn, Pending, Probe, Promise,
+    Result, Shape, Snapshot, TableInfo, Tier, Visit, WakeSignal, WorkClass,
 };
-use crate::disk::{LEVELS, Metered};
-use commands::PendingCommand;
-use compactor::Compactor;
-use deleted_ranges::DeletedRanges;
 use flusher::Flusher;
-use reader::Reader;
-use reclaimer::Reclaimer;
-use survivors::Survivors;
-use verify::Verification;
-use version_set::VersionSet;
+use level_store::LevelStore;
 use writer::Writer;
 
 pub use compaction::{Descriptor as PolicyDescriptor, PolicyKind, PolicyOptions};
@@ -139,36 +133,23 @@ fn place(number: u64, offset: u64) -> u64 {
     number.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ offset
 }
 
-/// The LSM-tree: its components, and which of them each call goes to.
+/// The LSM-tree: the levels, what fills them, and which of them each call goes to.
 pub struct LsmEngine {
-    core: Arc<Core>,
-    versions: Arc<VersionSet>,
+    levels: LevelStore,
+    log: Arc<Log>,
     writer: Writer,
     flusher: Flusher,
-    compactor: Compactor,
-    reader: Reader,
-    reclaimer: Reclaimer,
 }
 
 impl LsmEngine {
-    /// The engine of the store that `versions` are of.
-    fn new(
-        core: Arc<Core>,
-        versions: Arc<VersionSet>,
-        cache: Arc<BlockCache>,
-        survivors: Arc<Survivors>,
-        traffic: Arc<Metered>,
-    ) -> LsmEngine {
-        let deleted_ranges = Arc::new(DeletedRanges::default());
-        let (gap_tombstones, levels) = (core.options.gap_tombstones, core.levels.clone());
+    /// The engine of the store that `levels` are of, whose batches go to `log`.
+    fn new(levels: LevelStore, log: Arc<Log>) -> LsmEngine {
+        let (core, versions) = (levels.core.clone(), levels.versions.clone());
         LsmEngine {
-            writer: Writer::new(core.clone(), versions.clone(), deleted_ranges.clone()),
-            flusher: Flusher::new(core.clone(), versions.clone()),
-            compactor: Compactor::new(core.clone(), versions.clone(), survivors.clone(), traffic),
-            reader: Reader::new(versions.current().clone(), cache, deleted_ranges, gap_tombstones, levels),
-            reclaimer: Reclaimer::new(core.clone(), versions.clone(), survivors),
-            core,
-            versions,
+            writer: Writer::new(core.clone(), versions.clone(), levels.deleted_ranges.clone(), log.clone()),
+            flusher: Flusher::new(core, versions, log.clone()),
+            levels,
+            log,
         }
     }
 }
@@ -179,11 +160,11 @@ impl Engine for LsmEngine {
     }
 
     fn get(&self, key: &[u8], tier: Tier) -> Result<Option<Bytes>> {
-        self.reader.get(key, tier)
+        self.levels.reader.get(key, tier)
     }
 
     fn scan(&self, range: KeyRange<'_>, tier: Tier, visit: &mut Visit<'_>) -> Result<()> {
-        self.reader.scan(range, tier, visit)
+        self.levels.reader.scan(range, tier, visit)
     }
 
     fn apply(&self, batch: &Batch, _: Tier) -> Result<Lsn> {
@@ -191,11 +172,11 @@ impl Engine for LsmEngine {
     }
 
     fn lsn(&self) -> Lsn {
-        self.core.log.end()
+        self.log.end()
     }
 
     fn sync_to(&self, lsn: Lsn, done: Done) {
-        self.core.log.sync_to(lsn, done);
+        self.log.sync_to(lsn, done);
     }
 
     fn promise(&self) -> Promise {
@@ -204,13 +185,13 @@ impl Engine for LsmEngine {
 
     fn close(&self) -> Result<()> {
         // What they have taken may be all that a flush needs.
-        self.compactor.stop();
+        self.levels.compactor.stop();
         self.writer.rotate_now();
         let flushed = self.flusher.flush_all();
-        self.reclaimer.finish();
+        self.levels.reclaimer.finish();
         // What could not be flushed is in the log.
-        self.core.log.sync_now()?;
-        self.core.commands.end(&Err(Error::Invalid("the store is closed".to_string())), |_| true);
+        self.log.sync_now()?;
+        self.levels.end_commands();
         flushed
     }
 
@@ -218,9 +199,9 @@ impl Engine for LsmEngine {
     fn snapshot(&self) -> Result<Box<dyn Snapshot>> {
         self.writer.rotate_now();
         self.flusher.flush_all()?;
-        let superversion = self.versions.superversion();
+        let superversion = self.levels.versions.superversion();
         let flushed = superversion.memtables().last().map_or(self.lsn(), |oldest| oldest.first());
-        Ok(Box::new(self.reader.snapshot(superversion.version.clone(), flushed)))
+        Ok(Box::new(self.levels.reader.snapshot(superversion.version.clone(), flushed)))
     }
 
     fn background(&self) -> Option<&dyn super::Background> {
@@ -234,73 +215,43 @@ impl Engine for LsmEngine {
 
 impl super::Background for LsmEngine {
     fn wake_signal(&self) -> &Arc<WakeSignal> {
-        &self.core.wake_signal
+        &self.levels.core.wake_signal
     }
 
     fn work(&self, class: WorkClass) -> Result<Pending> {
         match class {
-            WorkClass::Log => self.core.log.work(),
+            WorkClass::Log => self.log.work(),
             WorkClass::Flush => self.flusher.work(),
-            WorkClass::Merge => self.compactor.work(),
-            WorkClass::Reclaim => match self.reclaimer.work()? {
-                Pending::Idle => Ok(self.writer.flush_last_deletes()),
-                pending => Ok(pending),
-            },
+            WorkClass::Merge => self.levels.compactor.work(),
+            WorkClass::Reclaim => {
+                // Merges let go of segments.
+                self.log.reuse();
+                match self.levels.reclaimer.work()? {
+                    Pending::Idle => Ok(self.writer.flush_last_deletes()),
+                    pending => Ok(pending),
+                }
+            }
             WorkClass::Room => Ok(Pending::Idle),
         }
     }
 
     fn threads(&self, class: WorkClass) -> usize {
-        if class == WorkClass::Merge { self.core.options.merge_threads as usize } else { 1 }
+        if class == WorkClass::Merge { self.levels.core.options.merge_threads as usize } else { 1 }
     }
 
     fn run(&self, command: Command, done: Done) {
-        let (task, class) = match command {
-            Command::DropCaches => {
-                self.reader.drop_caches();
-                return done(Ok(()));
-            }
-            Command::Flush | Command::Checkpoint => {
-                (PendingCommand::Flush(self.writer.rotate_now()), WorkClass::Flush)
-            }
-            Command::Compact => {
-                let lsn = self.writer.rotate_now();
-                (PendingCommand::Compact { lsn, level: None, is_started: false }, WorkClass::Merge)
-            }
-            Command::CompactLevel(level) if level + 1 >= LEVELS => {
-                let last = LEVELS - 1;
-                let why = format!("L{level} has no level below it to go into: levels are 0 to {last}");
-                return done(Err(Error::Invalid(why)));
-            }
-            Command::CompactLevel(level) => {
-                // What lies in the level now is there already.
-                (
-                    PendingCommand::Compact { lsn: Lsn::ZERO, level: Some(level), is_started: false },
-                    WorkClass::Merge,
-                )
-            }
-            Command::Verify => {
-                let verification = Verification::new(&self.versions.superversion().version);
-                (PendingCommand::Verify(Box::new(verification)), WorkClass::Reclaim)
-            }
+        let lsn = match command {
+            Command::Flush | Command::Checkpoint | Command::Compact => self.writer.rotate_now(),
+            Command::CompactLevel(_) | Command::Verify | Command::DropCaches => Lsn::ZERO,
         };
-        self.core.commands.add(task, done);
-        self.core.wake_signal.notify(WorkClass::Flush);
-        self.core.wake_signal.notify(class);
+        self.levels.run(command, lsn, done);
     }
 
     fn set(&self, name: &str, value: &str) -> Result<()> {
-        let core = &self.core;
-        if let Some((from, to)) = core.mutable_options.set(name, value, &core.options)? {
-            // The merge that runs goes on: its result is right under any policy.
-            self.versions.forgive();
-            core.record("policy", vec![("from", from.into()), ("to", to.into())]);
-        }
-        // A full memtable may be due now, writers may go on, merges may begin.
+        self.levels.set(name, value)?;
+        // A full memtable may be due now.
         self.writer.make_due();
-        for class in [WorkClass::Flush, WorkClass::Merge, WorkClass::Room] {
-            core.wake_signal.notify(class);
-        }
+        self.levels.core.wake_signal.notify(WorkClass::Flush);
         Ok(())
     }
 }
@@ -311,14 +262,14 @@ impl super::Inspect for LsmEngine {
     }
 
     fn event_log(&self) -> Option<&Arc<EventLog>> {
-        Some(&self.core.event_log)
+        Some(&self.levels.core.event_log)
     }
 
     fn tables(&self) -> Vec<TableInfo> {
-        self.list_tables()
+        self.levels.list_tables()
     }
 
     fn explain(&self, key: &[u8], tier: Tier) -> Result<Vec<Probe>> {
-        self.reader.explain(key, tier)
+        self.levels.reader.explain(key, tier)
     }
 }

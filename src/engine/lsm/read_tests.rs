@@ -8,7 +8,7 @@ use crate::base::clock::ManualClock;
 use crate::base::prng::Prng;
 use crate::disk::{Disk, File, FileInfo, Metered, Purpose, SimDisk, Space};
 use crate::engine::cache::CacheKind;
-use crate::engine::{Common, Kind, run, settle};
+use crate::engine::{Common, Error, Kind, run, settle};
 
 fn key(index: u64) -> Vec<u8> {
     format!("key{index:08}").into_bytes()
@@ -265,7 +265,10 @@ fn a_scan_that_is_held_open_keeps_no_memtable_in_memory() {
                 let bytes: u64 = alive.iter().map(|memtable| memtable.bytes()).sum();
                 let limit = options.memtable_bytes * options.memtable_count_max + 1000;
                 assert!(bytes <= limit, "{bytes} bytes in {} memtables", alive.len());
-                assert_eq!(engine.shape().memory.memtable_bytes + engine.versions.retired().bytes(), bytes);
+                assert_eq!(
+                    engine.shape().memory.memtable_bytes + engine.levels.versions.retired().bytes(),
+                    bytes
+                );
             }
             if at < KEYS { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         })
@@ -350,7 +353,7 @@ fn a_scan_that_waits_for_the_disk_keeps_no_memtable_in_memory() {
     fill(&*engine, 0..50, 40);
     run(&*engine, Command::Flush).unwrap();
     fill(&*engine, 50..100, 40);
-    engine.reader.drop_caches();
+    engine.levels.reader.drop_caches();
     let (writer, memtable) = (engine.clone(), Arc::downgrade(&engine.superversion().mutable));
     *meanwhile.lock() = Some(Box::new(move || {
         run(&*writer, Command::Flush).unwrap();

@@ -32,7 +32,6 @@ impl Reclaimer {
             return Ok(Pending::More);
         }
         self.core.space.keep_ballast(&self.versions.superversion().version);
-        self.core.log.reuse();
         self.survivors.reclaim();
         if let Some((mut verification, done)) = self.core.commands.take_verification() {
             match verification.step(&self.core.table_store) {

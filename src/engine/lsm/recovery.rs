@@ -1,6 +1,6 @@
 //! Opening: the manifest, the tables that it names, and what the log holds behind them become the first superversion.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -8,6 +8,7 @@ use bytes::Bytes;
 use super::commands::Commands;
 use super::core::Core;
 use super::flusher::flush_replayed;
+use super::level_store::LevelStore;
 use super::manifest::Manifest;
 use super::memory_budget::MemoryBudget;
 use super::memtable::Memtable;
@@ -24,7 +25,7 @@ use crate::base::clock::Clock;
 use crate::disk::{Disk, LEVELS, Metered};
 use crate::engine::cache::BlockCache;
 use crate::engine::wal::{self, Log, Segment};
-use crate::engine::{Batch, Error, Lsn, Result, SpaceGuard, StallMeter, WakeSignal};
+use crate::engine::{Batch, Error, EventLog, Lsn, Result, SpaceGuard, StallMeter, WakeSignal};
 
 /// Replay of the log into memtables.
 struct Replay<'a> {
@@ -67,14 +68,13 @@ impl Replay<'_> {
     }
 }
 
-/// Opens the tables that the manifest names, and finds the segments of their values; also returns what is missing or damaged.
+/// Opens the tables that the manifest names, and finds the segments of their values, those of the log `in_log`; also returns what is missing or damaged.
 fn open_tables(
     manifest: &Manifest,
     table_store: &Arc<TableStore>,
-    log: &Log,
+    in_log: &HashMap<Lsn, Arc<Segment>>,
     survivors: &Survivors,
 ) -> Result<(Version, Lost)> {
-    let in_log = log.segments();
     let mut levels: [Vec<Arc<Table>>; LEVELS] = Default::default();
     let mut lost = Lost::default();
     for ((level, _), meta) in &manifest.state().tables {
@@ -90,85 +90,134 @@ fn open_tables(
     Ok((Version::new(levels)?, lost))
 }
 
+/// A level store that is being opened: its manifest is read, its tables are not open yet.
+pub struct OpeningLevels {
+    disk: Arc<dyn Disk>,
+    traffic: Arc<Metered>,
+    wake_signal: Arc<WakeSignal>,
+    options: Options,
+    manifest: Manifest,
+    table_store: Arc<TableStore>,
+    survivors: Arc<Survivors>,
+    /// Where the segments of the log start that tables have values in.
+    held: BTreeSet<Lsn>,
+}
+
+impl OpeningLevels {
+    /// Reads the manifest on `disk`; a disk without one gets a new, empty store, unless a table or another file that `is_of_store` is there.
+    pub fn begin(
+        disk: Arc<dyn Disk>,
+        wake_signal: Arc<WakeSignal>,
+        options: &Options,
+        is_of_store: impl Fn(&str) -> bool,
+    ) -> Result<OpeningLevels> {
+        let traffic = Metered::new(disk);
+        let disk: Arc<dyn Disk> = traffic.clone();
+        let space = disk.space().map_err(|error| Error::io("reading free space", error))?;
+        let options = options.for_disk(space.total_bytes);
+        let names = disk.list().map_err(|error| Error::io("listing the store", error))?;
+        let is_ours = |name: &str| {
+            TableNumber::of_file(name).is_some() || ValuesNumber::of_file(name).is_some() || is_of_store(name)
+        };
+        let is_new = !names.iter().any(|info| is_ours(&info.name));
+        let manifest = Manifest::open(disk.clone(), options.block_bytes, is_new)?;
+        let state = manifest.state();
+        // A table that no durable edit names may have a number that the manifest does not know of.
+        let used = names
+            .iter()
+            .filter_map(|info| TableNumber::of_file(&info.name))
+            .max()
+            .map_or(TableNumber::default(), TableNumber::next);
+        let table_store =
+            TableStore::new(disk.clone(), wake_signal.clone(), options.clone(), state.next_number.max(used));
+        let held =
+            state.tables.values().flat_map(|meta| meta.values.iter()).map(|(start, _)| *start).collect();
+        let survivors = Arc::new(Survivors::open(disk.clone(), options.common.log_segment_bytes, &held)?);
+        let held = held.into_iter().filter(|start| !survivors::is_survivor(*start)).collect();
+        Ok(OpeningLevels { disk, traffic, wake_signal, options, manifest, table_store, survivors, held })
+    }
+
+    /// Opens the tables, beneath memtables with what is newer, and removes what no table needs. `log` holds values of tables and has
+    /// segments of `segment_bytes`, if there is one; `guard` keeps the reserve, `event_log` takes events.
+    pub fn end(
+        self,
+        clock: Arc<dyn Clock>,
+        guard: Arc<SpaceGuard>,
+        event_log: Arc<EventLog>,
+        (mutable, immutables): (Memtable, Vec<Arc<Memtable>>),
+        log: Option<Arc<Log>>,
+    ) -> Result<LevelStore> {
+        let OpeningLevels { traffic, wake_signal, options, manifest, table_store, survivors, .. } = self;
+        let in_log = log.as_ref().map(|log| log.segments()).unwrap_or_default();
+        let (version, lost) = open_tables(&manifest, &table_store, &in_log, &survivors)?;
+        // Only now: had the log been damaged, tables that look left over might be all there is.
+        let kept: BTreeSet<TableNumber> = manifest.state().tables.keys().map(|(_, number)| *number).collect();
+        table_store.remove_others(|number| kept.contains(&number))?;
+        survivors.remove_others()?;
+        let superversion =
+            Superversion { mutable: Arc::new(mutable), immutables, version: Arc::new(version) };
+        let segment_bytes = log.as_ref().map_or(options.common.log_segment_bytes, |log| log.segment_bytes());
+        let core = Arc::new(Core {
+            clock,
+            space: SpaceBudget::new(guard, wake_signal.clone(), &options, segment_bytes),
+            wake_signal,
+            mutable_options: MutableOptions::new(&options),
+            event_log,
+            table_store,
+            commands: Commands::default(),
+            stalls: StallMeter::default(),
+            levels: Arc::default(),
+            options,
+        });
+        let cache = Arc::new(BlockCache::new(core.options.common.cache_bytes));
+        let memory = MemoryBudget::new(cache.clone(), core.table_store.clone(), &core.options);
+        let versions = Arc::new(VersionSet::new(core.clone(), superversion, manifest, memory));
+        if let Some(log) = &log {
+            log.release(versions.flushed());
+        }
+        versions.set_aside().add_lost(lost);
+        // The policy of the last mount may have been another.
+        versions.forgive();
+        versions.balance_memory();
+        let version = versions.superversion().version.clone();
+        core.space.keep_ballast(&version);
+        core.space.clean_unasked(&version, 0);
+        Ok(LevelStore::new(core, versions, cache, survivors, log, traffic))
+    }
+}
+
 /// Opens the LSM-tree on `disk`, recovering it if it was not closed. A disk without one gets a new, empty store.
 ///
 /// Everything that is kept in memory is checked while opening: the manifest, and footer, index and filter of each table.
 /// [`Error::Corrupt`] if the manifest or the end of the log is damaged: nobody knows then what was acknowledged. Damaged and missing
 /// tables and values are set aside.
 pub fn open(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>, options: &Options) -> Result<Arc<LsmEngine>> {
-    let traffic = Metered::new(disk);
-    let disk: Arc<dyn Disk> = traffic.clone();
-    let space = disk.space().map_err(|error| Error::io("reading free space", error))?;
-    let options = options.for_disk(space.total_bytes);
-    let names = disk.list().map_err(|error| Error::io("listing the store", error))?;
-    let is_of_store = |name: &str| {
-        TableNumber::of_file(name).is_some() || wal::is_segment(name) || ValuesNumber::of_file(name).is_some()
-    };
-    let is_new = !names.iter().any(|info| is_of_store(&info.name));
-    let mut manifest = Manifest::open(disk.clone(), options.block_bytes, is_new)?;
-    let state = manifest.state();
-    // A table that no durable edit names may have a number that the manifest does not know of.
-    let used = names
-        .iter()
-        .filter_map(|info| TableNumber::of_file(&info.name))
-        .max()
-        .map_or(TableNumber::default(), TableNumber::next);
     let wake_signal = Arc::new(WakeSignal::new());
-    let table_store =
-        TableStore::new(disk.clone(), wake_signal.clone(), options.clone(), state.next_number.max(used));
-    let from = state.log_lsn;
-    let held = state.tables.values().flat_map(|meta| meta.values.iter()).map(|(start, _)| *start).collect();
-    let survivors = Arc::new(Survivors::open(disk.clone(), options.common.log_segment_bytes, &held)?);
-    let held: BTreeSet<Lsn> = held.into_iter().filter(|start| !survivors::is_survivor(*start)).collect();
+    let mut opening = OpeningLevels::begin(disk, wake_signal.clone(), options, wal::is_segment)?;
+    let from = opening.manifest.state().log_lsn;
     let mut replay = Replay {
-        table_store: &table_store,
-        manifest: &mut manifest,
+        table_store: &opening.table_store,
+        manifest: &mut opening.manifest,
         clock: &*clock,
-        options: &options,
+        options: &opening.options,
         mutable: Memtable::new(from),
         immutables: Vec::new(),
     };
+    let common = opening.options.common;
     let log = Log::open(
-        disk.clone(),
+        opening.disk.clone(),
         clock.clone(),
-        wake_signal.clone(),
-        options.common.sync,
-        options.common.log_segment_bytes,
+        wake_signal,
+        common.sync,
+        common.log_segment_bytes,
         from,
-        &held,
+        &opening.held,
         &mut |kind, lsn, payload| replay.take(kind, lsn, &payload),
     )?;
+    let log = Arc::new(log);
     let Replay { mutable, immutables, .. } = replay;
-    let (version, lost) = open_tables(&manifest, &table_store, &log, &survivors)?;
-    // Only now: had the log been damaged, tables that look left over might be all there is.
-    let kept: BTreeSet<TableNumber> = manifest.state().tables.keys().map(|(_, number)| *number).collect();
-    table_store.remove_others(|number| kept.contains(&number))?;
-    survivors.remove_others()?;
-    let superversion = Superversion { mutable: Arc::new(mutable), immutables, version: Arc::new(version) };
-    let guard = SpaceGuard::new(disk, options.common.reserve_bytes, options.common.log_segment_bytes)?;
-    let core = Arc::new(Core {
-        clock,
-        space: SpaceBudget::new(guard, wake_signal.clone(), &options, log.segment_bytes()),
-        wake_signal,
-        mutable_options: MutableOptions::new(&options),
-        event_log: Arc::default(),
-        log,
-        table_store,
-        commands: Commands::default(),
-        stalls: StallMeter::default(),
-        levels: Arc::default(),
-        options,
-    });
-    let cache = Arc::new(BlockCache::new(core.options.common.cache_bytes));
-    let memory = MemoryBudget::new(cache.clone(), core.table_store.clone(), &core.options);
-    let versions = Arc::new(VersionSet::new(core.clone(), superversion, manifest, memory));
-    core.log.release(versions.flushed());
-    versions.set_aside().add_lost(lost);
-    // The policy of the last mount may have been another.
-    versions.forgive();
-    versions.balance_memory();
-    let version = versions.superversion().version.clone();
-    core.space.keep_ballast(&version);
-    core.space.clean_unasked(&version, 0);
-    Ok(Arc::new(LsmEngine::new(core, versions, cache, survivors, traffic)))
+    let guard = SpaceGuard::new(opening.disk.clone(), common.reserve_bytes, common.log_segment_bytes)?;
+    let memtables = (mutable, immutables);
+    let levels = opening.end(clock, Arc::new(guard), Arc::default(), memtables, Some(log.clone()))?;
+    Ok(Arc::new(LsmEngine::new(levels, log)))
 }

@@ -18,7 +18,7 @@ const BALLAST_SHARE: u64 = 8;
 /// The room of a store.
 pub struct SpaceBudget {
     /// Free bytes, the reserve and the ballast.
-    pub guard: SpaceGuard,
+    pub guard: Arc<SpaceGuard>,
     /// The state while there is too little.
     pub shortage: Shortage,
     wake_signal: Arc<WakeSignal>,
@@ -36,7 +36,7 @@ impl SpaceBudget {
     /// The budget of a store with `options` whose log has segments of `segment_bytes`; `guard` keeps the reserve, `wake_signal` wakes
     /// background work.
     pub fn new(
-        guard: SpaceGuard,
+        guard: Arc<SpaceGuard>,
         wake_signal: Arc<WakeSignal>,
         options: &Options,
         segment_bytes: u64,

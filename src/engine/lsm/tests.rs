@@ -29,13 +29,13 @@ use super::version::{Superversion, Version};
 use super::*;
 use crate::base::clock::{Clock, ManualClock};
 use crate::base::prng::Prng;
-use crate::disk::{Disk, Fault, Faulty, Latch, Metered, Purpose, SimDisk, Tear};
-use crate::engine::{Cause, Common, run, settle, sync, wal};
+use crate::disk::{Disk, Fault, Faulty, LEVELS, Latch, Metered, Purpose, SimDisk, Tear};
+use crate::engine::{Cause, Common, Error, run, settle, sync, wal};
 
 impl LsmEngine {
     /// Everything a read needs, as it is now.
     pub(super) fn superversion(&self) -> Arc<Superversion> {
-        self.versions.superversion()
+        self.levels.versions.superversion()
     }
 }
 
@@ -265,6 +265,8 @@ fn check_space(engine: &LsmEngine, disk: &SimDisk) {
         .unwrap()
         .into_iter()
         .filter(|info| survivors::ValuesNumber::of_file(&info.name).is_some());
-    assert_eq!(values.count() as u64, kept - engine.core.log.shape().kept_segments);
-    assert!(engine.compactor.collector().sparse_segments(&engine.superversion().version, false).is_empty());
+    assert_eq!(values.count() as u64, kept - engine.log.shape().kept_segments);
+    assert!(
+        engine.levels.compactor.collector().sparse_segments(&engine.superversion().version, false).is_empty()
+    );
 }

@@ -13,7 +13,8 @@ use super::stall::{Load, Pace, Pressure, pressure};
 use super::version::Superversion;
 use super::version_set::VersionSet;
 use crate::disk::Purpose;
-use crate::engine::{Batch, Cause, Error, Lsn, Pending, Result, SpaceClaim, WorkClass, wal};
+use crate::engine::wal::{self, Log};
+use crate::engine::{Batch, Cause, Error, Lsn, Pending, Result, SpaceClaim, WorkClass};
 
 /// Time after which a stopped batch may ask again, should no signal come before.
 const RETRY: Duration = Duration::from_millis(50);
@@ -32,20 +33,26 @@ pub struct Writer {
     versions: Arc<VersionSet>,
     /// Ranges of deleted keys that scans have proven; each batch changes them.
     deleted_ranges: Arc<DeletedRanges>,
+    log: Arc<Log>,
     /// Held by the one who applies a batch.
     pace: Mutex<Pace>,
 }
 
 impl Writer {
-    /// The writer of the store whose versions are `versions`.
-    pub fn new(core: Arc<Core>, versions: Arc<VersionSet>, deleted_ranges: Arc<DeletedRanges>) -> Writer {
-        Writer { core, versions, deleted_ranges, pace: Mutex::default() }
+    /// The writer of the store whose versions are `versions`, to `log`.
+    pub fn new(
+        core: Arc<Core>,
+        versions: Arc<VersionSet>,
+        deleted_ranges: Arc<DeletedRanges>,
+        log: Arc<Log>,
+    ) -> Writer {
+        Writer { core, versions, deleted_ranges, log, pace: Mutex::default() }
     }
 
     /// Applies a batch; the LSN behind it.
     pub fn apply(&self, batch: &Batch) -> Result<Lsn> {
         if batch.is_empty() {
-            return Ok(self.core.log.end());
+            return Ok(self.log.end());
         }
         batch.check()?;
         let mut pace = self.pace.lock();
@@ -59,7 +66,7 @@ impl Writer {
         let is_separate = |value: &bytes::Bytes| threshold.is_some_and(|least| value.len() as u64 >= least);
         let has_separate = batch.operations().iter().filter_map(|it| it.value()).any(is_separate);
         let purpose = if has_separate { Purpose::ValueLog } else { Purpose::Wal };
-        let append = || self.core.log.append_batch(wal::FIRST_KIND, purpose, batch);
+        let append = || self.log.append_batch(wal::FIRST_KIND, purpose, batch);
         let lsn = match append() {
             Err(Error::NoSpace) if self.shortens_log(&pace) => return Err(self.wait_for_space()),
             Err(Error::NoSpace) if batch.uses_reserve && self.gives_space(&superversion) => {
@@ -148,12 +155,10 @@ impl Writer {
         let admit = || self.core.space.guard.admit(bytes, owed_bytes, claim);
         let result = match admit() {
             // In files that are there already it takes no space until it is flushed.
-            Err(Error::NoSpace)
-                if batch.uses_reserve && self.core.log.fits(batch.encoded_bytes_max() as u64) =>
-            {
+            Err(Error::NoSpace) if batch.uses_reserve && self.log.fits(batch.encoded_bytes_max() as u64) => {
                 Ok(())
             }
-            Err(Error::NoSpace) if self.core.log.give_back() => admit(),
+            Err(Error::NoSpace) if self.log.give_back() => admit(),
             result => result,
         };
         if !matches!(result, Err(Error::NoSpace)) {
@@ -221,7 +226,7 @@ impl Writer {
             return false;
         }
         let superversion = self.versions.superversion();
-        let frees = |memtable: &Memtable| self.core.log.frees(memtable.last());
+        let frees = |memtable: &Memtable| self.log.frees(memtable.last());
         if superversion.immutables.iter().any(|memtable| frees(memtable)) {
             return true;
         }

@@ -11,7 +11,7 @@ use crate::engine::lsm::survivors::{MovedValue, Survivors};
 use crate::engine::lsm::value_log::Pointer;
 use crate::engine::lsm::version::Version;
 use crate::engine::lsm::version_set::VersionSet;
-use crate::engine::wal::{LogShape, Segment};
+use crate::engine::wal::{Log, LogShape, Segment};
 use crate::engine::{Lsn, Result, ValueLog};
 
 /// Moves live values out of segments that are mostly garbage.
@@ -19,13 +19,20 @@ pub struct Collector {
     core: Arc<Core>,
     versions: Arc<VersionSet>,
     survivors: Arc<Survivors>,
+    /// The log that holds values; `None` where tables hold all of them.
+    log: Option<Arc<Log>>,
     moved_bytes: AtomicU64,
 }
 
 impl Collector {
-    /// The collector of the store whose versions are `versions`; live values go to `survivors`.
-    pub fn new(core: Arc<Core>, versions: Arc<VersionSet>, survivors: Arc<Survivors>) -> Collector {
-        Collector { core, versions, survivors, moved_bytes: AtomicU64::new(0) }
+    /// The collector of the store whose versions are `versions`; live values of `log`, if there is one, go to `survivors`.
+    pub fn new(
+        core: Arc<Core>,
+        versions: Arc<VersionSet>,
+        survivors: Arc<Survivors>,
+        log: Option<Arc<Log>>,
+    ) -> Collector {
+        Collector { core, versions, survivors, log, moved_bytes: AtomicU64::new(0) }
     }
 
     /// The segments that are to be emptied: where each starts, and its live share in thousandths. Segments that are set aside are not
@@ -35,9 +42,10 @@ impl Collector {
     /// Only as many segments are chosen, the emptiest first, as bring the live share of all together to the option: of the others more
     /// will have died by the time the space is needed. If `is_thorough`, all are chosen whose live share is below the option.
     pub fn sparse_segments(&self, version: &Version, is_thorough: bool) -> BTreeMap<Lsn, u64> {
+        let Some(log) = &self.log else { return BTreeMap::new() };
         let kept_bytes =
             self.core.space.guard.release_bytes().saturating_sub(self.core.space.guard.ballast_bytes());
-        let room_bytes = kept_bytes + 2 * self.core.log.segment_bytes();
+        let room_bytes = kept_bytes + 2 * log.segment_bytes();
         if self.core.table_store.space().is_ok_and(|space| space.room_bytes() < room_bytes) {
             return BTreeMap::new();
         }
@@ -48,7 +56,7 @@ impl Collector {
             .then(|| tables.flat_map(|(_, table)| table.values.iter()).map(|(start, _)| *start).collect());
         // Both in order, so that each merge step goes through them once.
         let mut needed = version.needed().iter().peekable();
-        let mut kept = self.core.log.kept();
+        let mut kept = log.kept();
         kept.extend(self.survivors.kept());
         kept.retain(|(start, _)| {
             let is_stuck = stuck.as_ref().is_some_and(|stuck| stuck.contains(start));

@@ -38,7 +38,7 @@ use super::table::Table;
 use super::throttle::Throttle;
 use super::version_set::VersionSet;
 use crate::disk::{DiskCounters, Metered};
-use crate::engine::wal::LogShape;
+use crate::engine::wal::{Log, LogShape};
 use crate::engine::{Cause, Error, Lsn, Pending, Result, ValueLog};
 use cleaner::Cleaner;
 use collector::Collector;
@@ -69,15 +69,17 @@ pub struct Compactor {
 }
 
 impl Compactor {
-    /// The compactor of the store whose versions are `versions`. Values that leave the log go to `survivors`; `traffic` is the disk below.
+    /// The compactor of the store whose versions are `versions`. Values that leave `log`, if there is one, go to `survivors`; `traffic` is the
+    /// disk below.
     pub fn new(
         core: Arc<Core>,
         versions: Arc<VersionSet>,
         survivors: Arc<Survivors>,
+        log: Option<Arc<Log>>,
         traffic: Arc<Metered>,
     ) -> Compactor {
         let cleaner = Arc::new(Cleaner::new(core.clone()));
-        let collector = Arc::new(Collector::new(core.clone(), versions.clone(), survivors));
+        let collector = Arc::new(Collector::new(core.clone(), versions.clone(), survivors, log));
         let scheduler = Scheduler::new(core.clone(), versions.clone(), cleaner.clone(), collector.clone());
         let (running, activity) = (Mutex::default(), Mutex::default());
         Compactor { core, versions, scheduler, cleaner, collector, traffic, running, activity }

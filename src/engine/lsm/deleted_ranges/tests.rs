@@ -278,7 +278,7 @@ fn scans_beside_writers_miss_nothing_that_was_there() {
                         }
                     }
                     jumps.fetch_add(
-                        u64::from(engine.reader.deleted_ranges().end_behind(&key(start)).is_some()),
+                        u64::from(engine.levels.reader.deleted_ranges().end_behind(&key(start)).is_some()),
                         Ordering::Relaxed,
                     );
                 }
@@ -343,7 +343,7 @@ fn seeks_into_a_million_deleted_keys() {
         println!(
             "gap_tombstones={gap_tombstones} while deleting: {slowest} seeks/s at least, worst {worst:?}"
         );
-        engine.reader.deleted_ranges().state.lock().closed.clear();
+        engine.levels.reader.deleted_ranges().state.lock().closed.clear();
         seeks("right after", KEYS, Duration::from_secs(2));
         settle(&*engine).unwrap();
         seeks("flushed and settled", KEYS, Duration::from_secs(2));

@@ -75,7 +75,7 @@ fn a_damaged_table_is_gone_around_under_every_policy() {
         let tables = numbers(&engine);
         let victim = tables[(seed * 7) % tables.len().min(1 + seed)];
         damage(&disk, victim);
-        engine.reader.drop_caches();
+        engine.levels.reader.drop_caches();
         write_some(&engine, &mut prng, &mut model, 1500);
         settle(&*engine).unwrap();
         let shape = engine.shape();
@@ -90,12 +90,12 @@ fn a_damaged_table_is_gone_around_under_every_policy() {
             in_l0 += usize::from(engine.superversion().version.level(0).iter().any(|it| it.number == victim));
             assert!(what.starts_with(&victim.file_name()), "{what}");
             assert!(lost < 40, "{lost} keys");
-            let events = engine.core.event_log.events();
+            let events = engine.levels.core.event_log.events();
             assert_eq!(events.iter().filter(|event| event.name == "set_aside").count(), 1);
             // At rest nothing is tried again.
-            let before = engine.compactor.traffic();
+            let before = engine.levels.compactor.traffic();
             (0..50).for_each(|_| assert_eq!(engine.work(WorkClass::Merge).unwrap(), Pending::Idle));
-            assert_eq!(engine.compactor.traffic().since(&before).total(), Default::default());
+            assert_eq!(engine.levels.compactor.traffic().since(&before).total(), Default::default());
             assert!(matches!(run(&*engine, Command::Compact), Err(Error::Corrupt { .. })));
         }
         // It is found again.
@@ -167,7 +167,7 @@ fn a_value_that_cannot_be_read_stays_where_it_is() {
         }
     }
     let name = found.unwrap();
-    engine.reader.drop_caches();
+    engine.levels.reader.drop_caches();
     engine.set("auto_compact", "on").unwrap();
     (0..40).for_each(|round| put(&format!("other{round}"), vec![round; 300]));
     run(&*engine, Command::Flush).unwrap();
@@ -177,7 +177,7 @@ fn a_value_that_cannot_be_read_stays_where_it_is() {
     assert!(matches!(engine.get(b"damaged", Tier::Disk), Err(Error::Corrupt { .. })));
     assert_eq!(engine.get(b"beside", Tier::Disk).unwrap().unwrap(), vec![7; 300]);
     assert_eq!(engine.get(b"other39", Tier::Disk).unwrap().unwrap(), vec![39; 300]);
-    let before = engine.compactor.traffic();
+    let before = engine.levels.compactor.traffic();
     (0..50).for_each(|_| assert_eq!(engine.work(WorkClass::Merge).unwrap(), Pending::Idle));
-    assert_eq!(engine.compactor.traffic().since(&before).total(), Default::default());
+    assert_eq!(engine.levels.compactor.traffic().since(&before).total(), Default::default());
 }

@@ -128,7 +128,8 @@ fn after_deletes_on_a_full_disk_writers_wait_for_the_room() {
         let what = format!("{policy:?}, value_log={value_log}");
         // What is left of a table of time-window, which is as large as a window is, may not fit into the room that there is.
         if policy == PolicyKind::TIME_WINDOW {
-            let room_bytes = disk.space().unwrap().free_bytes + engine.core.space.guard.ballast_bytes();
+            let room_bytes =
+                disk.space().unwrap().free_bytes + engine.levels.core.space.guard.ballast_bytes();
             for (number, bytes) in uncleaned(&engine, count) {
                 assert!(
                     bytes / 2 + (128 << 10) > room_bytes,
@@ -194,7 +195,7 @@ fn more_than_what_is_free_comes_back_by_itself_once_it_is_deleted() {
         for number in 0..1280 {
             delete(&engine, number).unwrap();
         }
-        assert!(!engine.core.space.shortage.is_cleaning_wanted(), "{policy:?}");
+        assert!(!engine.levels.core.space.shortage.is_cleaning_wanted(), "{policy:?}");
         for _ in 0..3 {
             settle(&*engine).unwrap();
         }
@@ -223,7 +224,7 @@ fn a_disk_that_refuses_what_it_says_it_has_is_not_asked_for_ever() {
         // A quota of which the disk says nothing, say.
         sim.set_capacity(Some(16 << 20));
         disk.inject(Fault::FullAfter { bytes: 0 });
-        engine.core.space.want_space();
+        engine.levels.core.space.want_space();
         let rounds = (0..1000).find(|_| !matches!(engine.work(WorkClass::Merge), Ok(Pending::More)));
         let (refused, tables) = (disk.hits(), engine.superversion().version.tables().count() as u64);
         assert!(rounds.is_some() && refused > 0, "{policy:?}: {refused} requests refused");
@@ -292,7 +293,7 @@ fn a_crash_at_any_request_while_a_full_disk_is_emptied_costs_nothing() {
     full.set_capacity(Some(8 << 20));
     let engine = open_with(full.clone(), &options).unwrap();
     let count = fill(&engine, VALUE_BYTES);
-    assert!(engine.core.space.guard.ballast_bytes() > 0);
+    assert!(engine.levels.core.space.guard.ballast_bytes() > 0);
     engine.close().unwrap();
     drop(engine);
     others_take_all(&full);
@@ -465,7 +466,7 @@ fn the_ballast_counts_the_segments_that_the_log_has() {
     disk.set_capacity(Some(100 << 20));
     let options = Options { memtable_bytes: 1 << 20, table_bytes: 1 << 20, ..Options::default() };
     let engine = open_with(disk.clone(), &options).unwrap();
-    let segment_bytes = engine.core.log.segment_bytes();
+    let segment_bytes = engine.log.segment_bytes();
     assert!(segment_bytes < options.common.log_segment_bytes);
     for number in 0..60u64 {
         let mut batch = Batch::new(0);
@@ -474,7 +475,7 @@ fn the_ballast_counts_the_segments_that_the_log_has() {
         run(&*engine, Command::Flush).unwrap();
     }
     let (ballast, most) =
-        (engine.core.space.guard.ballast_bytes(), options.memtable_bytes + 2 * segment_bytes);
+        (engine.levels.core.space.guard.ballast_bytes(), options.memtable_bytes + 2 * segment_bytes);
     assert!((60 << 20) / 8 > most, "the store is large enough to need it all");
     assert!(ballast > 0 && ballast <= most, "{ballast} of {most}");
     let file = disk.list().unwrap().into_iter().find(|file| file.name == "ballast").unwrap();

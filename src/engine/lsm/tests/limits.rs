@@ -128,21 +128,22 @@ fn a_merge_that_would_not_fit_waits() {
 fn a_merge_that_begins_or_has_just_ended_is_not_one_that_found_no_space() {
     let (disk, engine) = short_of_room_for_a_merge();
     assert!(matches!(engine.work(WorkClass::Merge), Ok(Pending::After(_))));
-    let shortage = &engine.core.space.shortage;
+    let shortage = &engine.levels.core.space.shortage;
     assert!(shortage.has_merge_trouble());
     disk.set_capacity(None);
     // Who deletes while the first step is done waits for it.
-    let ControlFlow::Continue((subcompaction, _)) = engine.compactor.take_subcompaction().unwrap() else {
+    let ControlFlow::Continue((subcompaction, _)) = engine.levels.compactor.take_subcompaction().unwrap()
+    else {
         panic!("it fits")
     };
     assert!(!shortage.has_merge_trouble());
-    let mut running = engine.compactor.running_jobs();
+    let mut running = engine.levels.compactor.running_jobs();
     running.stepping -= 1;
     running.resting.push(subcompaction);
     // Another one finds no space meanwhile; when the first one has ended, nobody knows whether it still does not.
     running.waiting = Some("no space for another".to_string());
     drop(running);
-    while !engine.compactor.running_jobs().jobs.is_empty() {
+    while !engine.levels.compactor.running_jobs().jobs.is_empty() {
         assert_eq!(engine.work(WorkClass::Merge).unwrap(), Pending::More);
         assert!(!shortage.has_merge_trouble());
     }
@@ -170,7 +171,8 @@ fn who_could_have_room_after_a_merge_that_has_just_begun_waits_for_it() {
     let disk = SimDisk::new();
     disk.set_capacity(Some(24 << 20));
     let (engine, number) = with_a_window_to_merge(disk.clone());
-    let ControlFlow::Continue((subcompaction, _)) = engine.compactor.take_subcompaction().unwrap() else {
+    let ControlFlow::Continue((subcompaction, _)) = engine.levels.compactor.take_subcompaction().unwrap()
+    else {
         panic!("four tables of a window are merged")
     };
     (0..number).for_each(|number| delete(&engine, number).unwrap());
@@ -180,17 +182,20 @@ fn who_could_have_room_after_a_merge_that_has_just_begun_waits_for_it() {
     batch.put(&b"new"[..], vec![7; 16 << 10]);
     for _ in 0..4 {
         // Others take what is free, also what the log keeps for use again.
-        engine.core.log.give_back();
+        engine.log.give_back();
         let space = disk.space().unwrap();
         disk.set_capacity(Some(space.total_bytes - space.free_bytes));
-        engine.core.space.guard.look_again();
+        engine.levels.core.space.guard.look_again();
         let refused = engine.apply(&batch, Tier::Disk).unwrap_err();
         assert!(matches!(refused, Error::Busy { cause: Cause::Space, .. }), "{refused}");
         engine.work(WorkClass::Merge).unwrap();
     }
     // A batch was refused meanwhile, and it was looked for what can be cleaned.
-    assert!(!engine.core.space.shortage.outlook().is_exhausted, "what the merge holds is cleaned after it");
-    let mut running = engine.compactor.running_jobs();
+    assert!(
+        !engine.levels.core.space.shortage.outlook().is_exhausted,
+        "what the merge holds is cleaned after it"
+    );
+    let mut running = engine.levels.compactor.running_jobs();
     assert_eq!(running.jobs.len(), 1, "no merge of the policy takes the room meanwhile");
     // It finds no room, and lets its tables go: now they are cleaned.
     running.stepping -= 1;
@@ -207,19 +212,20 @@ fn who_has_room_beside_what_a_merge_may_take_waits_before_it_has_written_anythin
     let disk = SimDisk::new();
     disk.set_capacity(Some(64 << 20));
     let (engine, _) = with_a_window_to_merge(disk.clone());
-    let ControlFlow::Continue((subcompaction, _)) = engine.compactor.take_subcompaction().unwrap() else {
+    let ControlFlow::Continue((subcompaction, _)) = engine.levels.compactor.take_subcompaction().unwrap()
+    else {
         panic!("four tables of a window are merged")
     };
     run(&*engine, Command::Flush).unwrap();
-    let budget = &engine.core.space;
+    let budget = &engine.levels.core.space;
     let owed_bytes = budget.merge_owed_bytes();
     assert!(owed_bytes > 256 << 10 && budget.temporary_bytes() == 0, "{owed_bytes}");
     // Room for a memtable and the reserve, but not for the merge beside them.
-    engine.core.log.give_back();
+    engine.log.give_back();
     let space = disk.space().unwrap();
     let used_bytes = space.total_bytes - space.free_bytes;
     disk.set_capacity(Some(used_bytes + budget.guard.reserve_bytes() + (512 << 10)));
-    engine.core.space.guard.look_again();
+    engine.levels.core.space.guard.look_again();
     let mut batch = Batch::new(0);
     batch.put(&b"new"[..], vec![7; 16 << 10]);
     for _ in 0..4 {
@@ -227,7 +233,7 @@ fn who_has_room_beside_what_a_merge_may_take_waits_before_it_has_written_anythin
         assert!(matches!(refused, Error::Busy { cause: Cause::Space, .. }), "{refused}");
         engine.work(WorkClass::Merge).unwrap();
     }
-    let mut running = engine.compactor.running_jobs();
+    let mut running = engine.levels.compactor.running_jobs();
     running.stepping -= 1;
     running.resting.push(subcompaction);
     drop(running);
@@ -241,21 +247,21 @@ fn who_is_refused_waits_until_somebody_has_looked_for_it() {
     let disk = SimDisk::new();
     let (engine, _) = with_a_window_to_merge(disk.clone());
     run(&*engine, Command::Flush).unwrap();
-    engine.core.log.give_back();
+    engine.log.give_back();
     let space = disk.space().unwrap();
     disk.set_capacity(Some(space.total_bytes - space.free_bytes));
-    engine.core.space.guard.look_again();
+    engine.levels.core.space.guard.look_again();
     let mut batch = Batch::new(0);
     batch.put(&b"new"[..], vec![7; 200]);
     let refused = || engine.apply(&batch, Tier::Disk).unwrap_err();
-    let shortage = &engine.core.space.shortage;
+    let shortage = &engine.levels.core.space.shortage;
     let looked = shortage.changes();
     assert!(matches!(engine.work(WorkClass::Merge), Ok(Pending::After(_))));
     // The first one has it looked for what can be cleaned.
     assert!(matches!(refused(), Error::Busy { .. }));
     // A look that began before comes to its end now.
     shortage.note_look(looked, true, true);
-    shortage.note_merge(Some(engine.core.space.trouble(Error::NoSpace)));
+    shortage.note_merge(Some(engine.levels.core.space.trouble(Error::NoSpace)));
     assert!(matches!(refused(), Error::Busy { .. }));
     let _ = engine.work(WorkClass::Merge);
     assert!(matches!(refused(), Error::NoSpace));

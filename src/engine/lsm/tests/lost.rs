@@ -74,7 +74,7 @@ fn a_table_that_is_lost_refuses_nothing_but_its_own_keys() {
                 lost_keys += lost;
                 whole += usize::from(lost == 0);
             }
-            let events = engine.core.event_log.events();
+            let events = engine.levels.core.event_log.events();
             let told = events.iter().filter(|event| event.name == "set_aside").count();
             assert_eq!(told, usize::from(!is_whole));
             // Keys that lie elsewhere are all there.

@@ -4,7 +4,7 @@ use super::*;
 
 /// No two merges that run meet, nor share a table; what they work on is part of the store.
 fn check_running(engine: &LsmEngine) -> (usize, usize) {
-    let running = engine.compactor.running_jobs();
+    let running = engine.levels.compactor.running_jobs();
     let claims: Vec<_> = running.jobs.iter().map(|job| job.claims()).collect();
     for (index, of_one) in claims.iter().enumerate() {
         let others = || claims[index + 1..].iter().flatten();
@@ -20,7 +20,7 @@ fn check_running(engine: &LsmEngine) -> (usize, usize) {
     let present: Vec<TableNumber> = version.tables().map(|(_, table)| table.number).collect();
     assert!(inputs.iter().all(|number| present.contains(number)));
     let slots = running.resting.len() as u64 + running.stepping;
-    assert!(slots <= engine.core.options.merge_threads);
+    assert!(slots <= engine.levels.core.options.merge_threads);
     let halfway = running.jobs.iter().filter(|job| job.installed().1 > 0).count();
     (running.jobs.len(), halfway)
 }
@@ -104,7 +104,7 @@ fn compact_with(slice_tables: u64, policy: PolicyKind) -> (u64, u64, u64) {
     loop {
         let pending = engine.work(WorkClass::Merge).unwrap();
         most = most.max(table_bytes(&disk));
-        while engine.core.table_store.reclaim() {}
+        while engine.levels.core.table_store.reclaim() {}
         let (told, beside) =
             (engine.shape().space.temporary_bytes, table_bytes(&disk).saturating_sub(before));
         // An output is counted before the last bytes of it are written.
@@ -148,7 +148,7 @@ fn several_merges_begin_only_as_far_as_there_is_space_for_all_of_them() {
             engine.work(WorkClass::Flush).unwrap();
             // So little is free that only some of what is due fits.
             let used: u64 = disk.list().unwrap().iter().map(|info| info.bytes).sum();
-            let owed = engine.core.space.merge_owed_bytes();
+            let owed = engine.levels.core.space.merge_owed_bytes();
             disk.set_capacity(Some(used + owed + 3000 + prng.below(12_000)));
             for _ in 0..8 {
                 steps += 1;
@@ -212,7 +212,7 @@ fn a_merge_that_fails_leaves_the_others_and_what_it_has_done() {
 
 /// The levels from which merges run, and whether those have installed anything.
 fn running_levels(engine: &LsmEngine) -> Vec<(usize, bool)> {
-    let running = engine.compactor.running_jobs();
+    let running = engine.levels.compactor.running_jobs();
     running.jobs.iter().map(|job| (job.compaction.inputs[0].0, job.installed().1 > 0)).collect()
 }
 
@@ -271,15 +271,15 @@ fn flushes_are_merged_beside_a_merge_of_everything() {
     write(1000, &mut model);
     // The first step begins a merge of everything.
     engine.work(WorkClass::Merge).unwrap();
-    let into = engine.compactor.running_jobs().jobs[0].compaction.into;
-    assert!(into > 0 && engine.compactor.running_jobs().jobs.len() == 1);
-    let inputs = engine.compactor.running_jobs().jobs[0].inputs().len();
+    let into = engine.levels.compactor.running_jobs().jobs[0].compaction.into;
+    assert!(into > 0 && engine.levels.compactor.running_jobs().jobs.len() == 1);
+    let inputs = engine.levels.compactor.running_jobs().jobs[0].inputs().len();
     write(200, &mut model);
     let mut beside = 0;
     while !running_levels(&engine).is_empty() && beside == 0 {
         engine.work(WorkClass::Merge).unwrap();
         check_running(&engine);
-        let running = engine.compactor.running_jobs();
+        let running = engine.levels.compactor.running_jobs();
         beside += running.jobs.iter().filter(|job| job.compaction.into == 0).count();
         assert!(beside == 0 || running.jobs.iter().any(|job| job.compaction.into == into), "not beside it");
     }
@@ -326,7 +326,7 @@ fn what_a_merge_has_installed_is_not_cleaned_by_its_inputs() {
         let pending = engine.work(WorkClass::Merge).unwrap();
         check_running(&engine);
         if running_levels(&engine).contains(&(0, true)) {
-            engine.core.space.want_space();
+            engine.levels.core.space.want_space();
             beside += 1;
         }
         assert!(contents(&*engine).unwrap() == model, "not what was written");

@@ -5,8 +5,9 @@ use crate::engine::lsm::compaction::Choice;
 
 /// The shape that a policy leaves once all is quiet: it wants nothing more, and what some of them promise holds.
 fn check_shape(engine: &LsmEngine, options: &Options, policy: PolicyKind) {
-    let picture = engine.versions.picture(&engine.superversion().version);
-    let choice = engine.core.mutable_options.policy().choose(&picture, &engine.versions.cursors());
+    let picture = engine.levels.versions.picture(&engine.superversion().version);
+    let choice =
+        engine.levels.core.mutable_options.policy().choose(&picture, &engine.levels.versions.cursors());
     assert_eq!(choice, Choice::Nothing, "{policy:?}");
     let levels = engine.shape().levels;
     if policy == PolicyKind::LEVELED {
@@ -150,7 +151,7 @@ fn only_the_oldest_run_expires() {
     assert_eq!(shape.levels[0].files, 2);
     assert_eq!(engine.get(&50u64.to_be_bytes(), Tier::Disk).unwrap(), None, "expired");
     assert!(engine.get(&150u64.to_be_bytes(), Tier::Disk).unwrap().is_some());
-    assert_eq!(engine.core.event_log.events().iter().filter(|event| event.name == "drop").count(), 1);
+    assert_eq!(engine.levels.core.event_log.events().iter().filter(|event| event.name == "drop").count(), 1);
 }
 
 #[test]

@@ -239,14 +239,15 @@ fn edits() {
                 let mut edited = version.edit(&[(6, old.clone())], &[(6, new)]).unwrap();
                 times[0] += thread_time() - began;
                 let began = thread_time();
-                engine.versions.assess(&mut edited);
+                engine.levels.versions.assess(&mut edited);
                 times[1] += thread_time() - began;
                 let began = thread_time();
                 let choice = engine
+                    .levels
                     .core
                     .mutable_options
                     .policy()
-                    .choose(&engine.versions.picture(&edited), &Default::default());
+                    .choose(&engine.levels.versions.picture(&edited), &Default::default());
                 times[2] += thread_time() - began;
                 assert!(policy == PolicyKind::TIERED || choice.compaction().is_some());
                 let keys: Vec<Bytes> = (0..1000).map(|_| key(prng.below(tables * 10))).collect();

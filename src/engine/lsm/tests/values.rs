@@ -225,7 +225,7 @@ fn a_store_of_the_version_without_files_of_survivors_is_opened_and_collected() {
         if round % 10 == 9 {
             // A value that was moved when these lay in the log.
             let moved = |target: &mut Vec<u8>| target.extend_from_slice(&[round; 300]);
-            engine.core.log.append(MOVED_KIND, Purpose::ValueLogGc, 300, moved).unwrap();
+            engine.log.append(MOVED_KIND, Purpose::ValueLogGc, 300, moved).unwrap();
         }
     }
     // Not flushed: replay goes over some of these records.
@@ -334,7 +334,7 @@ fn an_edit_of_a_version_costs_what_it_changes() {
             let is_shared = old.level(level).is_shared(version.level(level));
             assert!(is_shared || is_edit && version.level(level).is_empty(), "L{level} was copied");
         }
-        let change = engine.versions.change();
+        let change = engine.levels.versions.change();
         for (level, table) in version.tables() {
             let written = &change.state().tables[&(level, table.number)];
             assert!(Arc::ptr_eq(&written.values, &table.values) || table.values.is_empty());

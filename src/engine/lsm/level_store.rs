@@ -1,0 +1,200 @@
+//! The level store: tables in levels, the manifest that names them, merges, the cache, and reads through all of it. It has no log and
+//! no writer: whoever stands above it brings the entries, as [`super::LsmEngine`] does by flushing memtables.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::commands::PendingCommand;
+use super::compactor::Compactor;
+use super::core::Core;
+use super::deleted_ranges::DeletedRanges;
+use super::reader::Reader;
+use super::reclaimer::Reclaimer;
+use super::survivors::Survivors;
+use super::table::Table;
+use super::verify::Verification;
+use super::version_set::VersionSet;
+use crate::disk::{LEVELS, Metered, Purpose};
+use crate::engine::cache::BlockCache;
+use crate::engine::wal::{Log, LogShape};
+use crate::engine::{
+    Command, Debt, Done, Error, Level, LevelMeter, LevelTraffic, Lsn, Memory, Probes, Result, Shape, Stalls,
+    TableInfo, WorkClass,
+};
+
+/// The levels of a store, with everything that keeps them.
+pub struct LevelStore {
+    pub(super) core: Arc<Core>,
+    pub(super) versions: Arc<VersionSet>,
+    pub(super) compactor: Compactor,
+    pub(super) reader: Reader,
+    pub(super) reclaimer: Reclaimer,
+    pub(super) deleted_ranges: Arc<DeletedRanges>,
+}
+
+impl LevelStore {
+    /// The store that `versions` are of. Tables may point to values in `log`, if there is one; `traffic` is the disk below.
+    pub fn new(
+        core: Arc<Core>,
+        versions: Arc<VersionSet>,
+        cache: Arc<BlockCache>,
+        survivors: Arc<Survivors>,
+        log: Option<Arc<Log>>,
+        traffic: Arc<Metered>,
+    ) -> LevelStore {
+        let deleted_ranges = Arc::new(DeletedRanges::default());
+        let (gap_tombstones, levels) = (core.options.gap_tombstones, core.levels.clone());
+        let current = versions.current().clone();
+        LevelStore {
+            compactor: Compactor::new(core.clone(), versions.clone(), survivors.clone(), log, traffic),
+            reader: Reader::new(current, cache, deleted_ranges.clone(), gap_tombstones, levels),
+            reclaimer: Reclaimer::new(core.clone(), versions.clone(), survivors),
+            deleted_ranges,
+            core,
+            versions,
+        }
+    }
+
+    /// Ends every command with the news that the store is closed.
+    pub fn end_commands(&self) {
+        self.core.commands.end(&Err(Error::Invalid("the store is closed".to_string())), |_| true);
+    }
+
+    /// Starts a command on what is in tables now, and on what will be in them once everything up to `lsn` is; [`Command::Flush`] and
+    /// [`Command::Checkpoint`] ask for no more than that.
+    pub fn run(&self, command: Command, lsn: Lsn, done: Done) {
+        let (task, class) = match command {
+            Command::DropCaches => {
+                self.reader.drop_caches();
+                return done(Ok(()));
+            }
+            Command::Flush | Command::Checkpoint => (PendingCommand::Flush(lsn), WorkClass::Flush),
+            Command::Compact => {
+                (PendingCommand::Compact { lsn, level: None, is_started: false }, WorkClass::Merge)
+            }
+            Command::CompactLevel(level) if level + 1 >= LEVELS => {
+                let last = LEVELS - 1;
+                let why = format!("L{level} has no level below it to go into: levels are 0 to {last}");
+                return done(Err(Error::Invalid(why)));
+            }
+            Command::CompactLevel(level) => {
+                // What lies in the level now is there already.
+                let task = PendingCommand::Compact { lsn: Lsn::ZERO, level: Some(level), is_started: false };
+                (task, WorkClass::Merge)
+            }
+            Command::Verify => {
+                let verification = Verification::new(&self.versions.superversion().version);
+                (PendingCommand::Verify(Box::new(verification)), WorkClass::Reclaim)
+            }
+        };
+        self.core.commands.add(task, done);
+        self.core.wake_signal.notify(WorkClass::Flush);
+        self.core.wake_signal.notify(class);
+    }
+
+    /// Changes an option of the live store.
+    pub fn set(&self, name: &str, value: &str) -> Result<()> {
+        let core = &self.core;
+        if let Some((from, to)) = core.mutable_options.set(name, value, &core.options)? {
+            // The merge that runs goes on: its result is right under any policy.
+            self.versions.forgive();
+            core.record("policy", vec![("from", from.into()), ("to", to.into())]);
+        }
+        for class in [WorkClass::Flush, WorkClass::Merge, WorkClass::Room] {
+            core.wake_signal.notify(class);
+        }
+        Ok(())
+    }
+
+    /// The shape now, out of the reports of the components; `log` is where the log stands. Waits for nobody.
+    pub fn report(&self, log: &LogShape) -> Shape {
+        let (core, versions) = (&self.core, &self.versions);
+        let superversion = versions.superversion();
+        let version = &superversion.version;
+        let totals = &version.totals;
+        let traffic = self.compactor.traffic();
+        let level = |(level, meter): (&Level, &LevelMeter)| Level {
+            traffic: LevelTraffic {
+                read_bytes: traffic.of(Purpose::Compact { into: level.level as u8 }).read_bytes,
+                ..meter.snapshot()
+            },
+            ..level.clone()
+        };
+        let levels: Vec<Level> = totals.levels.iter().zip(&*core.levels).map(level).collect();
+        let (cache, resident_bytes) = (self.reader.cache(), core.table_store.pinned_bytes());
+        let memtable_bytes = superversion.memtable_bytes();
+        let memtable_tombstones: u64 = superversion.memtables().map(|memtable| memtable.tombstones()).sum();
+        let age = |seconds| Duration::from_secs(core.now_seconds().saturating_sub(seconds));
+        Shape {
+            engine: "lsm",
+            variant: core.mutable_options.policy().name(),
+            memory: Memory {
+                limit_bytes: versions.memory().bytes_max(),
+                used_bytes: memtable_bytes + versions.retired().bytes() + resident_bytes + cache.bytes,
+                resident_bytes,
+                memtable_bytes,
+                memtable_bytes_max: versions.memory().memtable_bytes_max(),
+                immutable_memtables: superversion.immutables.len() as u64,
+                ..Memory::default()
+            },
+            cache,
+            filter: self.reader.filter(),
+            debt: Debt {
+                l0_files: levels[0].files,
+                l0_trigger: core.options.l0_trigger,
+                l0_bytes_max: core.options.l0_stop.saturating_mul(core.options.memtable_bytes),
+                pending_compaction_bytes: Some(version.pending_bytes),
+                dirty_bytes: Some(memtable_bytes),
+                unsynced_bytes: log.unsynced_bytes,
+                oldest_unsynced: log.oldest_unsynced,
+                replay_bytes: Some(log.replay_bytes),
+                tombstones: memtable_tombstones + levels.iter().map(|level| level.tombstones).sum::<u64>(),
+                oldest_tombstone: totals.tombstone_seconds.map(age),
+                dropped_bytes: self.compactor.dropped_bytes(),
+            },
+            value_log: self.compactor.value_log(log, totals.live_value_bytes),
+            levels,
+            tree: None,
+            statistics: Default::default(),
+            damage: self.damage(),
+            stalls: Stalls {
+                limits_off: core.mutable_options.limits_off(version.lowers_l0),
+                ..core.stalls.snapshot(core.clock.elapsed())
+            },
+            classes: core.table_store.classes().snapshot(),
+            cpu: core.table_store.cpu().snapshot(),
+            probes: Some(Probes { buckets: self.reader.probes() }),
+            scan_runs: self.reader.scan_runs(),
+            space: core.space.shape(core.table_store.obsolete_bytes()),
+            jobs: self.compactor.activity(),
+        }
+    }
+
+    /// Every table, from L0 down.
+    pub fn list_tables(&self) -> Vec<TableInfo> {
+        let version = self.versions.superversion().version.clone();
+        let info = |(level, table): (usize, &Arc<Table>)| TableInfo {
+            level,
+            number: table.number.number(),
+            bytes: table.bytes,
+            entries: table.entries,
+            tombstones: table.tombstones,
+            smallest: table.smallest.clone(),
+            largest: table.largest.clone(),
+        };
+        version.tables().map(info).collect()
+    }
+
+    /// Sentence on damage of the store; `None` without any.
+    fn damage(&self) -> Option<String> {
+        self.versions.set_aside().sentence().or_else(|| {
+            let flaws = self.core.table_store.flaws();
+            let (_, error) = flaws.first()?;
+            let more = match flaws.len() {
+                1 => String::new(),
+                all => format!(", and {} more like this", all - 1),
+            };
+            Some(format!("{error}{more}; nothing is lost by it: a merge writes the table anew"))
+        })
+    }
+}
