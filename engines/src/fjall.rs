@@ -11,8 +11,8 @@ use kvfs::base::clock::Clock;
 use kvfs::base::text::{BadText, Field};
 use kvfs::disk::{Access, Disk, OsDisk};
 use kvfs::engine::{
-    Batch, Cause, Common, Descriptor, Engine, Error, Home, KeyRange, Kind, Lookups, Operation, Options,
-    OwnOptions, Promise, Result, Shape, Statistic, Visit,
+    Batch, Cause, Common, Descriptor, Engine, Error, Home, KeyRange, Kind, Lookups, Memory, Operation,
+    Options, OwnOptions, Promise, Result, Shape, Statistic, Visit,
 };
 
 use crate::adapter::{Adapter, Pressure, Store, failed, jobs};
@@ -286,11 +286,15 @@ impl Store for Fjall {
             (database.active_compactions() as u64, database.outstanding_flushes() as u64);
         shape.jobs = jobs([(compacting, "compactions"), (flushing, "flushes")]);
         (shape.cache.bytes, shape.cache.bytes_max) = (database.cache_size(), database.cache_capacity());
-        shape.memory.memtable_bytes = database.write_buffer_size();
-        shape.memory.memtable_bytes_max = own.buffers_bytes();
-        shape.memory.immutable_memtables = keyspace.sealed_memtable_count() as u64;
-        shape.memory.limit_bytes = shape.memory.memtable_bytes_max + shape.cache.bytes_max;
-        shape.memory.used_bytes = shape.memory.memtable_bytes + shape.cache.bytes;
+        let memtable_bytes = database.write_buffer_size();
+        shape.memory = Memory {
+            limit_bytes: Some(own.buffers_bytes() + shape.cache.bytes_max),
+            used_bytes: Some(memtable_bytes + shape.cache.bytes),
+            memtable_bytes: Some(memtable_bytes),
+            memtable_bytes_max: Some(own.buffers_bytes()),
+            immutable_memtables: Some(keyspace.sealed_memtable_count() as u64),
+            ..Memory::default()
+        };
         let metrics = keyspace.metrics();
         let (bytes, count) = ("bytes", "count");
         shape.statistics = [

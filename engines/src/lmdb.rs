@@ -20,8 +20,8 @@ use kvfs::base::clock::Clock;
 use kvfs::base::text::{BadText, Field};
 use kvfs::disk::{Access, Disk, OsDisk};
 use kvfs::engine::{
-    Batch, Cause, Common, Descriptor, Engine, Error, Home, KeyRange, Kind, Options, OwnOptions, Promise,
-    Result, Shape, Statistic, Sync, Visit,
+    Batch, Cause, Common, Descriptor, Engine, Error, Home, KeyRange, Kind, Memory, Options, OwnOptions,
+    Promise, Result, Shape, Statistic, Sync, Visit,
 };
 use parking_lot::Mutex;
 
@@ -331,10 +331,15 @@ impl Store for Lmdb {
     }
 
     fn describe(&self, shape: &mut Shape) {
-        let memory = &mut shape.memory;
-        (memory.dirty_bytes, memory.dirty_bytes_max) = (self.held.bytes(), 2 * self.options.held_bytes_max());
-        (memory.used_bytes, memory.limit_bytes) = (memory.dirty_bytes, memory.dirty_bytes_max);
-        shape.debt.dirty_bytes = Some(memory.dirty_bytes);
+        let (dirty, dirty_max) = (Some(self.held.bytes()), Some(2 * self.options.held_bytes_max()));
+        shape.memory = Memory {
+            limit_bytes: dirty_max,
+            used_bytes: dirty,
+            dirty_bytes: dirty,
+            dirty_bytes_max: dirty_max,
+            ..Memory::default()
+        };
+        shape.debt.dirty_bytes = dirty;
         let info = self.env.info();
         let tree = self.env.read_txn().and_then(|transaction| self.database.stat(&transaction)).ok();
         let tree = |of: fn(&DatabaseStat) -> u64| tree.as_ref().map(of);

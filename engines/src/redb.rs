@@ -208,9 +208,9 @@ impl Store for Redb {
             shape.cache.bytes = cache.used_bytes() as u64;
             shape.cache.bytes_max = cache_bytes(&self.options.common, 0);
             shape.cache.all = Lookups { hits: cache.read_hits(), misses: cache.read_misses() };
-            shape.memory.used_bytes = shape.cache.bytes;
-            shape.memory.limit_bytes = shape.cache.bytes_max;
+            shape.memory.used_bytes = Some(shape.cache.bytes);
         }
+        shape.memory.limit_bytes = Some(cache_bytes(&self.options.common, 0));
         let cached = |of: fn(&CacheStats) -> u64| cache.as_ref().map(of);
         let trees = self.trees.lock();
         let tree = |of: fn(&DatabaseStats) -> u64| trees.as_ref().map(of);

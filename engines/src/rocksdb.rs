@@ -12,8 +12,8 @@ use kvfs::base::clock::Clock;
 use kvfs::disk::{Access, Disk, OsDisk};
 use kvfs::engine::cache::CacheKind;
 use kvfs::engine::{
-    Batch, Cause, Descriptor, Engine, Error, Filter, Home, KeyRange, Kind, Lookups, Operation, OwnOptions,
-    Promise, Result, Shape, Visit,
+    Batch, Cause, Descriptor, Engine, Error, Filter, Home, KeyRange, Kind, Lookups, Memory, Operation,
+    OwnOptions, Promise, Result, Shape, Visit,
 };
 use rocksdb::statistics::{StatsLevel, Ticker};
 use rocksdb::{
@@ -308,18 +308,24 @@ impl Store for RocksDb {
                 .map(|ticker| self.how.get_ticker_count(ticker));
         shape.filter =
             Filter { checks: useful + perhaps, useful, false_positives: perhaps.saturating_sub(found) };
-        let memory = &mut shape.memory;
-        memory.memtable_bytes = self.property(c"rocksdb.cur-size-all-mem-tables");
-        memory.memtable_bytes_max = self.options.buffers_bytes();
-        memory.immutable_memtables = self.property(c"rocksdb.num-immutable-mem-table");
-        memory.limit_bytes = self.options.cache_bytes() + memory.memtable_bytes_max;
-        memory.used_bytes = self.property(c"rocksdb.size-all-mem-tables")
-            + self.property(c"rocksdb.estimate-table-readers-mem")
-            + cache.bytes;
+        let resident_bytes = self.property(c"rocksdb.estimate-table-readers-mem");
+        let memtable_bytes = self.property(c"rocksdb.cur-size-all-mem-tables");
+        let memtable_bytes_max = self.options.buffers_bytes();
+        shape.memory = Memory {
+            limit_bytes: Some(self.options.cache_bytes() + memtable_bytes_max),
+            used_bytes: Some(
+                self.property(c"rocksdb.size-all-mem-tables") + resident_bytes + shape.cache.bytes,
+            ),
+            resident_bytes: Some(resident_bytes),
+            memtable_bytes: Some(memtable_bytes),
+            memtable_bytes_max: Some(memtable_bytes_max),
+            immutable_memtables: Some(self.property(c"rocksdb.num-immutable-mem-table")),
+            ..Memory::default()
+        };
         // An empty memtable has some memory, too.
         let entries = self.property(c"rocksdb.num-entries-active-mem-table")
             + self.property(c"rocksdb.num-entries-imm-mem-tables");
-        shape.debt.dirty_bytes = Some(if entries > 0 { memory.memtable_bytes } else { 0 });
+        shape.debt.dirty_bytes = Some(if entries > 0 { memtable_bytes } else { 0 });
         // It estimates them for leveled compaction alone.
         shape.debt.pending_compaction_bytes =
             property(&self.db, c"rocksdb.estimate-pending-compaction-bytes").filter(|_| self.is_leveled());

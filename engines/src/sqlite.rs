@@ -333,7 +333,7 @@ impl Store for Sqlite {
             Lookups { hits: now.hits.unwrap_or_default(), misses: now.misses.unwrap_or_default() };
         shape.cache.bytes = now.used_bytes.unwrap_or_default();
         shape.cache.bytes_max = cache_bytes(&self.options.common, 0);
-        (shape.memory.used_bytes, shape.memory.limit_bytes) = (shape.cache.bytes, shape.cache.bytes_max);
+        (shape.memory.used_bytes, shape.memory.limit_bytes) = (now.used_bytes, Some(shape.cache.bytes_max));
         let (bytes, pages) = ("bytes", "pages");
         shape.statistics = [
             (

@@ -353,7 +353,7 @@ fn wait(start: impl FnOnce(Done)) -> engine::Result<()> {
 
 fn is_quiet(shape: &Shape) -> bool {
     shape.jobs.is_empty()
-        && shape.memory.immutable_memtables == 0
+        && shape.memory.immutable_memtables.is_none_or(|memtables| memtables == 0)
         && shape.debt.pending_compaction_bytes.is_none_or(|bytes| bytes == 0)
         && shape.debt.l0_files <= shape.debt.l0_trigger
         && shape.space.obsolete_bytes == 0

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, SystemTime};
 
+use crate::base::text::human_size;
+
 /// A ratio with three significant digits.
 pub(super) fn amp(value: Option<f64>) -> String {
     match value {
@@ -14,6 +16,11 @@ pub(super) fn amp(value: Option<f64>) -> String {
 
 pub(super) fn percent(share: Option<f64>) -> String {
     share.map_or("-".to_string(), |share| format!("{:.1}%", share * 100.0))
+}
+
+/// Bytes; `-` of an engine that does not say.
+pub(super) fn size_or_dash(bytes: Option<u64>) -> String {
+    bytes.map_or("-".to_string(), human_size)
 }
 
 /// A count in at most five characters: `9999`, `12.4K`, `123K`, `1.2M`.

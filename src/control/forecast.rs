@@ -28,12 +28,14 @@ pub(super) fn debt(sample: &Sample) -> Vec<DebtRow> {
     let Some(last) = shape.levels.iter().rposition(|level| level.bytes > 0) else {
         return match shape.levels.is_empty() {
             true => Vec::new(),
-            false => model::durability_debt(shape.memory.memtable_bytes as f64, &[0.0], RATIO),
+            false => {
+                model::durability_debt(shape.memory.memtable_bytes.unwrap_or_default() as f64, &[0.0], RATIO)
+            }
         };
     };
     // What lies in L0 must at least go to L1.
     let bytes: Vec<f64> = shape.levels.iter().take(last.max(1) + 1).map(|level| level.bytes as f64).collect();
-    model::durability_debt(shape.memory.memtable_bytes as f64, &bytes, growth(sample))
+    model::durability_debt(shape.memory.memtable_bytes.unwrap_or_default() as f64, &bytes, growth(sample))
 }
 
 /// The most that [`debt`] may become before writers stop: a full memory and, in an LSM-tree, an L0 at its stop; deeper levels
@@ -42,8 +44,8 @@ pub(super) fn debt_max(sample: &Sample) -> f64 {
     let shape = &sample.shape;
     let most = |row: &DebtRow| {
         let bytes = match &*row.level {
-            "dirty pages" => shape.memory.dirty_bytes_max as f64,
-            "memtable" => shape.memory.memtable_bytes_max as f64,
+            "dirty pages" => shape.memory.dirty_bytes_max.unwrap_or_default() as f64,
+            "memtable" => shape.memory.memtable_bytes_max.unwrap_or_default() as f64,
             "L0" => shape.debt.l0_bytes_max as f64,
             _ => 0.0,
         };
@@ -124,7 +126,7 @@ pub(super) fn forecast(report: &Report) -> Option<Forecast> {
         false_positive_rate: if bits > 0.0 { 0.6185f64.powf(bits) } else { 1.0 },
         ratio,
         runs_per_tier: shape.debt.l0_trigger.max(2) as f64,
-        buffer_bytes: (shape.memory.memtable_bytes_max as f64).max(1.0),
+        buffer_bytes: (shape.memory.memtable_bytes_max.unwrap_or_default() as f64).max(1.0),
     };
     let levels = shape.levels.iter().skip(1).filter(|level| level.files > 0).count() as u64;
     // The size at which the model's tree has as many levels as this one.

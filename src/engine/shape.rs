@@ -19,7 +19,7 @@ metrics! {
         part levels: Vec<Level>;
         /// B-tree: the keys below; null for other engines.
         part tree: Option<BtreeShape>;
-        /// Memory held.
+        /// Memory held; what an engine does not say of it is null.
         part memory: Memory;
         /// The cache of blocks or pages.
         part cache: Cache;
@@ -235,26 +235,26 @@ metrics! {
 }
 
 metrics! {
-    /// Memory held by an engine.
+    /// Memory held by an engine; what it does not say is null.
     #[derive(Copy)]
     pub struct Memory witness "stats::level::what_is_in_memory_and_in_the_log_is_what_was_written" {
         /// Limit of the memory of the engine: the option `memory`, or the sum of the limits below and of the cache.
-        gauge limit_bytes: u64 [Bytes, witness "memory::a_kept_value_keeps_nothing_else_lsm"];
+        gauge limit_bytes: Option<u64> [Bytes, witness "memory::a_kept_value_keeps_nothing_else_lsm"];
         /// Memory in use: memtables or dirty pages, the cache, pinned indexes and filters of LSM tables, and parts of the B-tree's free map.
-        gauge used_bytes: u64 [Bytes, witness "memory::a_kept_value_keeps_nothing_else_lsm"];
+        gauge used_bytes: Option<u64> [Bytes, witness "memory::a_kept_value_keeps_nothing_else_lsm"];
         /// LSM: memory of open tables: about 1.5 KB each for the table and its open file, its first and last key, indexes and filters that are held
         /// outside the cache, and the lists of segments with values.
-        gauge resident_bytes: u64 [Bytes, witness "memory::what_an_open_table_takes_is_counted"];
+        gauge resident_bytes: Option<u64> [Bytes, witness "memory::what_an_open_table_takes_is_counted"];
         /// LSM: bytes of all memtables.
-        gauge memtable_bytes: u64 [Bytes];
+        gauge memtable_bytes: Option<u64> [Bytes];
         /// Limit of `memory.memtable_bytes`.
-        gauge memtable_bytes_max: u64 [Bytes];
+        gauge memtable_bytes_max: Option<u64> [Bytes];
         /// Immutable memtables that wait to be flushed.
-        gauge immutable_memtables: u64 [Count];
+        gauge immutable_memtables: Option<u64> [Count];
         /// B-tree: bytes of dirty pages and of large values that are not written yet.
-        gauge dirty_bytes: u64 [Bytes, witness "stats::pages::values_out_of_line_take_their_units_and_give_them_back"];
+        gauge dirty_bytes: Option<u64> [Bytes, witness "stats::pages::values_out_of_line_take_their_units_and_give_them_back"];
         /// Limit of `memory.dirty_bytes`.
-        gauge dirty_bytes_max: u64 [Bytes, witness "stats::pages::values_out_of_line_take_their_units_and_give_them_back"];
+        gauge dirty_bytes_max: Option<u64> [Bytes, witness "stats::pages::values_out_of_line_take_their_units_and_give_them_back"];
     }
 }
 

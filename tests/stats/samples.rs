@@ -247,7 +247,16 @@ pub fn lsm() -> Report {
                 ..Level::default()
             },
         ],
-        memory: Memory { memtable_bytes: 11 << 20, memtable_bytes_max: 128 << 20, ..Memory::default() },
+        memory: Memory {
+            limit_bytes: Some(256 << 20),
+            used_bytes: Some(75 << 20),
+            resident_bytes: Some(2 << 20),
+            memtable_bytes: Some(11 << 20),
+            memtable_bytes_max: Some(128 << 20),
+            immutable_memtables: Some(1),
+            dirty_bytes: Some(0),
+            dirty_bytes_max: Some(0),
+        },
         filter: Filter { checks: 12_400, useful: 11_000, false_positives: 99 },
         space: ExtraSpace {
             obsolete_bytes: 31 << 20,
@@ -321,7 +330,16 @@ pub fn btree() -> Report {
             latch_wait_time: Duration::from_micros(180),
             pages: Pages { read: read.snapshot(), written: written_pages.snapshot() },
         }),
-        memory: Memory { dirty_bytes: 41 << 10, dirty_bytes_max: 128 << 20, ..Memory::default() },
+        memory: Memory {
+            limit_bytes: Some(256 << 20),
+            used_bytes: Some(62 << 20),
+            resident_bytes: Some(0),
+            memtable_bytes: Some(0),
+            memtable_bytes_max: Some(0),
+            immutable_memtables: Some(0),
+            dirty_bytes: Some(41 << 10),
+            dirty_bytes_max: Some(128 << 20),
+        },
         ..common(Cause::DirtyPages, Cause::LogSpace)
     };
     use Purpose::*;

@@ -72,13 +72,13 @@ fn memory_is_divided_and_kept() {
             apply(&*engine, &put(number.to_be_bytes().to_vec(), value)).unwrap();
             if number % 128 == 0 {
                 let memory = engine.shape().memory;
-                assert!(memory.limit_bytes <= MEMORY_BYTES, "{kind}: {memory:?}");
-                most = most.max(memory.used_bytes);
+                assert!(memory.limit_bytes.unwrap() <= MEMORY_BYTES, "{kind}: {memory:?}");
+                most = most.max(memory.used_bytes.unwrap());
                 engine::sync(&*engine).unwrap();
             }
         }
         contents(&*engine, KeyRange::ALL);
-        most = most.max(engine.shape().memory.used_bytes);
+        most = most.max(engine.shape().memory.used_bytes.unwrap());
         // A memtable may be over by what came while it was being handed on.
         assert!(most > 0 && most <= MEMORY_BYTES + MEMORY_BYTES / 4, "{kind} holds {most} bytes");
         engine.close().unwrap();

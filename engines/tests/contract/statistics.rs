@@ -74,8 +74,17 @@ fn what_is_not_measured_is_no_number() {
         std::fs::create_dir(&any).unwrap();
         let engine = open(kind, &Options::tiny(kind), &any);
         apply(&*engine, &put(&b"key"[..], vec![1; 5000])).unwrap();
-        let Shape { debt, probes, .. } = engine.shape();
+        let Shape { debt, probes, memory, .. } = engine.shape();
         assert!(probes.is_none() && debt.replay_bytes.is_none(), "{kind}");
+        assert!(memory.limit_bytes > Some(0) && memory.used_bytes.is_some(), "{kind}: {memory:?}");
+        let (has_memtables, holds) = (["rocksdb", "fjall"].contains(&kind.name), kind.name == "lmdb");
+        assert_eq!(memory.resident_bytes.is_some(), kind.name == "rocksdb", "{kind}: {memory:?}");
+        for told in [memory.memtable_bytes, memory.memtable_bytes_max, memory.immutable_memtables] {
+            assert_eq!(told.is_some(), has_memtables, "{kind}: {memory:?}");
+        }
+        for told in [memory.dirty_bytes, memory.dirty_bytes_max] {
+            assert_eq!(told.is_some(), holds, "{kind}: {memory:?}");
+        }
         assert_eq!(debt.pending_compaction_bytes.is_some(), kind.name == "rocksdb", "{kind}");
         assert_eq!(
             debt.dirty_bytes.is_some_and(|bytes| bytes >= 5000),

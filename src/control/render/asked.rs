@@ -1,6 +1,6 @@
 //! Tables of operations, kinds of keys, processes and names.
 
-use super::super::figures::{amp, ascii, human_count, percent, span, tail};
+use super::super::figures::{amp, ascii, human_count, percent, size_or_dash, span, tail};
 use super::super::stats::{Report, Sample};
 use super::engine::of_levels;
 use super::page::Page;
@@ -104,9 +104,9 @@ pub(super) fn kinds(page: &mut Page, report: &Report) {
             hit_share("index", CacheKind::Index),
             hit_share("filter", CacheKind::Filter),
             hit_share("value", CacheKind::Value),
-            format!("| memory {} of {}", human_size(memory.used_bytes), human_size(memory.limit_bytes)),
-            of_levels(shape, || format!("resident {}", human_size(memory.resident_bytes))),
-            of_levels(shape, || format!("memtables {}", human_size(memory.memtable_bytes))),
+            format!("| memory {} of {}", size_or_dash(memory.used_bytes), size_or_dash(memory.limit_bytes)),
+            of_levels(shape, || format!("resident {}", size_or_dash(memory.resident_bytes))),
+            of_levels(shape, || format!("memtables {}", size_or_dash(memory.memtable_bytes))),
             format!("inodes {}", human_count(report.usage.inodes)),
         ],
     );

@@ -1,6 +1,6 @@
 //! Debt, predictions, and waits of writers.
 
-use super::super::figures::{amp, human_count, span};
+use super::super::figures::{amp, human_count, size_or_dash, span};
 use super::super::forecast;
 use super::super::stats::{Report, Sample};
 use super::engine::of_levels;
@@ -9,11 +9,6 @@ use crate::base::text::human_size;
 use crate::engine::{Cause, Work};
 use std::time::Duration;
 
-/// Bytes that are owed; `-` of an engine that does not say.
-fn owed(bytes: Option<u64>) -> String {
-    bytes.map_or("-".to_string(), human_size)
-}
-
 pub(super) fn debt(page: &mut Page, report: &Report) {
     let shape = &report.sample.shape;
     let debt = &shape.debt;
@@ -21,17 +16,17 @@ pub(super) fn debt(page: &mut Page, report: &Report) {
         "DEBT",
         [
             of_levels(shape, || format!("l0-files {}/{}", debt.l0_files, debt.l0_trigger)),
-            of_levels(shape, || format!("compaction {}", owed(debt.pending_compaction_bytes))),
+            of_levels(shape, || format!("compaction {}", size_or_dash(debt.pending_compaction_bytes))),
             match &shape.tree {
-                None => format!("dirty {}", owed(debt.dirty_bytes)),
+                None => format!("dirty {}", size_or_dash(debt.dirty_bytes)),
                 Some(_) => format!(
                     "dirty {} of {}",
-                    owed(debt.dirty_bytes),
-                    human_size(shape.memory.dirty_bytes_max)
+                    size_or_dash(debt.dirty_bytes),
+                    size_or_dash(shape.memory.dirty_bytes_max)
                 ),
             },
             format!("unsynced {} oldest {}", human_size(debt.unsynced_bytes), span(debt.oldest_unsynced)),
-            format!("replay {}", owed(debt.replay_bytes)),
+            format!("replay {}", size_or_dash(debt.replay_bytes)),
             of_levels(shape, || match debt.oldest_tombstone {
                 Some(age) => format!("tombstones {} oldest {}", human_count(debt.tombstones), span(age)),
                 None => format!("tombstones {}", human_count(debt.tombstones)),

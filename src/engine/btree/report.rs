@@ -50,11 +50,18 @@ impl BtreeEngine {
                 pages: self.core.pager.traffic(),
             }),
             memory: Memory {
-                limit_bytes: self.core.options.common.memory_bytes_max(self.core.options.dirty_bytes_max),
-                used_bytes: tree.dirty_bytes() + self.core.pager.cache().bytes + tree.space.memory_bytes(),
-                dirty_bytes: tree.dirty_bytes(),
-                dirty_bytes_max: self.core.options.dirty_bytes_max,
-                ..Memory::default()
+                limit_bytes: Some(
+                    self.core.options.common.memory_bytes_max(self.core.options.dirty_bytes_max),
+                ),
+                used_bytes: Some(
+                    tree.dirty_bytes() + self.core.pager.cache().bytes + tree.space.memory_bytes(),
+                ),
+                resident_bytes: Some(0),
+                memtable_bytes: Some(0),
+                memtable_bytes_max: Some(0),
+                immutable_memtables: Some(0),
+                dirty_bytes: Some(tree.dirty_bytes()),
+                dirty_bytes_max: Some(self.core.options.dirty_bytes_max),
             },
             cache: self.core.pager.cache(),
             debt: Debt {

@@ -79,7 +79,11 @@ fn partitions_that_are_not_pinned_come_through_the_cache() {
             let found = engine.get(&key(index), Tier::Disk).unwrap();
             assert_eq!(found.is_some(), index.is_multiple_of(2), "key {index}");
             let shape = engine.shape();
-            assert!(shape.cache.bytes + shape.memory.resident_bytes <= cache_bytes, "{:?}", shape.cache);
+            assert!(
+                shape.cache.bytes + shape.memory.resident_bytes.unwrap() <= cache_bytes,
+                "{:?}",
+                shape.cache
+            );
         }
         all(&engine).unwrap();
         let shape = engine.shape();
@@ -89,7 +93,7 @@ fn partitions_that_are_not_pinned_come_through_the_cache() {
         let [data, index, filter, _] = CacheKind::ALL.map(|kind| shape.cache.kinds.of(kind));
         assert_eq!(shape.cache.all.misses, data.misses + index.misses + filter.misses);
         assert!(!is_small || index.hits > 0 && filter.hits > 0 && index.misses > 0, "{:?}", shape.cache);
-        pinned.push(shape.memory.resident_bytes);
+        pinned.push(shape.memory.resident_bytes.unwrap());
         engine.close().unwrap();
     }
     assert!(pinned[1] < pinned[0], "{pinned:?}");
@@ -220,8 +224,8 @@ fn memory_is_honoured_under_load() {
                     engine.scan(KeyRange { start: &start, end: None }, Tier::Disk, &mut visit).unwrap();
                     engine.work(WorkClass::Merge).unwrap();
                     let shape = engine.shape();
-                    assert_eq!(shape.memory.limit_bytes, memory);
-                    most = most.max(shape.memory.used_bytes);
+                    assert_eq!(shape.memory.limit_bytes.unwrap(), memory);
+                    most = most.max(shape.memory.used_bytes.unwrap());
                     least_cache = least_cache.min(shape.cache.bytes_max);
                 }
             }
@@ -266,7 +270,7 @@ fn a_scan_that_is_held_open_keeps_no_memtable_in_memory() {
                 let limit = options.memtable_bytes * options.memtable_count_max + 1000;
                 assert!(bytes <= limit, "{bytes} bytes in {} memtables", alive.len());
                 assert_eq!(
-                    engine.shape().memory.memtable_bytes + engine.levels.versions.retired().bytes(),
+                    engine.shape().memory.memtable_bytes.unwrap() + engine.levels.versions.retired().bytes(),
                     bytes
                 );
             }

@@ -102,7 +102,7 @@ fn puts_that_wait_hold_no_more_of_the_log_than_its_bound_and_cost_no_space_at_op
             disk.set_capacity(Some(used_bytes(&disk)));
             let engine = open_on(disk.clone(), &options).unwrap_or_else(|error| panic!("{what}: {error}"));
             assert_eq!(contents(&*engine).unwrap(), model, "{what}");
-            let dirty = engine.shape().memory.dirty_bytes;
+            let dirty = engine.shape().memory.dirty_bytes.unwrap();
             assert!(dirty <= options.dirty_bytes_max, "{what}: {dirty} dirty bytes after opening");
             disk = disk.kill();
             disk.set_capacity(Some(used_bytes(&disk)));

@@ -21,7 +21,7 @@ fn limits_answer_busy_with_their_cause_and_commands_what_they_are() {
     let seen = engine.wake_signal().seen(WorkClass::Room);
     settle(&*engine).unwrap();
     assert!(engine.wake_signal().seen(WorkClass::Room) > seen);
-    assert_eq!(engine.shape().memory.dirty_bytes, 0);
+    assert_eq!(engine.shape().memory.dirty_bytes.unwrap(), 0);
     engine.apply(&batch, Tier::Disk).unwrap();
     assert_eq!(engine.shape().stalls.now, None);
 
@@ -49,7 +49,7 @@ fn a_checkpoint_starts_when_changes_grow_old() {
     clock.advance(Duration::from_secs(30));
     settle(&*engine).unwrap();
     let shape = engine.shape();
-    assert_eq!((shape.tree.unwrap().checkpoints, shape.memory.dirty_bytes), (1, 0));
+    assert_eq!((shape.tree.unwrap().checkpoints, shape.memory.dirty_bytes.unwrap()), (1, 0));
     assert_eq!(engine.work(WorkClass::Flush).unwrap(), Pending::Idle);
 }
 

@@ -74,7 +74,7 @@ fn replay_keeps_within_the_dirty_bytes_that_it_has_now() {
             let shape = engine.shape();
             let tree = shape.tree.unwrap();
             assert!(tree.checkpoints > 10, "{torn:?} seed {seed}: {} checkpoints", tree.checkpoints);
-            let (dirty, most) = (shape.memory.dirty_bytes, options.dirty_bytes_max);
+            let (dirty, most) = (shape.memory.dirty_bytes.unwrap(), options.dirty_bytes_max);
             assert!(dirty <= most, "{torn:?} seed {seed}: {dirty} dirty bytes, at most {most}");
             assert!(tree.recovery_bytes > 10 * most, "{tree:?}");
         }
@@ -149,7 +149,7 @@ fn a_disk_without_room_for_checkpoints_is_opened_all_the_same() {
         disk.set_capacity(Some(space.total_bytes - space.free_bytes));
         let options = tight(torn);
         let engine = recovered_in(&options, disk.clone(), &history, &format!("{torn:?}"));
-        assert!(engine.shape().memory.dirty_bytes > options.dirty_bytes_max, "{torn:?}");
+        assert!(engine.shape().memory.dirty_bytes.unwrap() > options.dirty_bytes_max, "{torn:?}");
         disk.set_capacity(None);
         run(&*engine, Command::Checkpoint).unwrap();
         run(&*engine, Command::Verify).unwrap();

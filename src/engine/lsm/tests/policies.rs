@@ -110,7 +110,10 @@ fn without_auto_flush_a_memtable_waits_for_a_command_or_for_full_memory() {
     engine.set("auto_flush", "off").unwrap();
     (0..100).for_each(|number| put(number, 100));
     let shape = engine.shape();
-    assert!(shape.levels[0].files > 1 && shape.memory.memtable_bytes <= shape.memory.memtable_bytes_max);
+    assert!(
+        shape.levels[0].files > 1
+            && shape.memory.memtable_bytes.unwrap() <= shape.memory.memtable_bytes_max.unwrap()
+    );
 }
 
 /// Windows of a hundred seconds, dropped after a time to live if there is one.
