@@ -2,28 +2,39 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use fjall::compaction::Leveled;
 use fjall::config::{BlockSizePolicy, CompressionPolicy};
-use fjall::{CompressionType, Database, Keyspace, KeyspaceCreateOptions, KvSeparationOptions, PersistMode};
+use fjall::{
+    AbstractTree, CompressionType, Database, Keyspace, KeyspaceCreateOptions, KvSeparationOptions,
+    PersistMode,
+};
 use kvfs::base::clock::Clock;
-use kvfs::base::text::{BadText, Field};
+use kvfs::base::text::{BadText, Field, exact_size, switch};
 use kvfs::disk::{Access, Disk, OsDisk};
 use kvfs::engine::{
     Batch, Cause, Common, Descriptor, Engine, Error, Home, KeyRange, Kind, Lookups, Memory, Operation,
     Options, OwnOptions, Promise, Result, Shape, Statistic, Visit,
 };
+use parking_lot::Mutex;
 
-use crate::adapter::{Adapter, Pressure, Store, failed, jobs};
+use crate::adapter::{Adapter, Pressure, RETRY_AFTER, Store, failed, jobs};
 use crate::options::{cache_bytes, choice, count, has_common, memory, size, switch};
 
 /// How blocks and large values are compressed.
 const COMPRESSIONS: [&str; 2] = ["none", "lz4"];
-/// Memtables of a keyspace that wait for their flush at which fjall holds up writes.
-const SEALED_MEMTABLES_MAX: usize = 4;
-/// Sorted runs in level 0 from which fjall delays writes; at thirty it halts them.
+/// Memtables that wait for their flush at which writes are stopped. At one more fjall halts them within the call, and if the flush fails it never goes on.
+const SEALED_MEMTABLES_MAX: usize = 3;
+/// Those and the one that is written to.
+const MEMTABLES_MAX: u64 = SEALED_MEMTABLES_MAX as u64 + 1;
+/// Sorted runs in level 0 from which fjall delays writes.
 const L0_RUNS_DELAYED: usize = 20;
+/// Sorted runs in level 0 at which writes are stopped; at one more fjall halts them as it does for memtables.
+const L0_RUNS_MAX: usize = 29;
+/// Time between two looks whether a flush has ended.
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// The engine.
 pub static ENGINE: Descriptor = Descriptor {
@@ -71,8 +82,8 @@ impl OwnOptions for FjallOptions {
     const FIELDS: &'static [Field<FjallOptions>] = &[
         memory!(),
         size!("max_memtable_size", memtable_bytes, "Bytes of a memtable."),
-        size!("table_target_size", table_bytes, "Bytes of a table file."),
-        size!("data_block_size", block_bytes, "Bytes of a block."),
+        size!("table_target_size", Format, table_bytes, "Bytes of a table file."),
+        size!("data_block_size", Format, block_bytes, "Bytes of a block."),
         count!("worker_threads", worker_threads, "Threads that flush and compact."),
         choice!(
             "compression",
@@ -82,7 +93,7 @@ impl OwnOptions for FjallOptions {
             "How blocks and large values are compressed: none or lz4."
         ),
         switch!("kv_separation", separates, "Large values lie in files of their own."),
-        size!("separation_threshold", separation_bytes_min, "Bytes from which a value is large."),
+        size!("separation_threshold", Format, separation_bytes_min, "Bytes from which a value is large."),
     ];
 
     fn tiny() -> FjallOptions {
@@ -98,9 +109,8 @@ impl OwnOptions for FjallOptions {
 
     fn divide(&mut self, memory_bytes: u64) {
         self.common.cache_bytes = memory_bytes / 2;
-        // The other half is full when so many memtables are that writes halt.
-        self.memtable_bytes = memory_bytes / 2 / SEALED_MEMTABLES_MAX as u64;
-        self.table_bytes = memory_bytes / 4;
+        // The other half is full when so many memtables are that writes are stopped.
+        self.memtable_bytes = memory_bytes / 2 / MEMTABLES_MAX;
     }
 
     fn validate(&self) -> std::result::Result<(), BadText> {
@@ -126,9 +136,9 @@ impl OwnOptions for FjallOptions {
 }
 
 impl FjallOptions {
-    /// Bytes of all memtables at which writes halt.
+    /// Bytes of all memtables at which writes are stopped.
     fn buffers_bytes(&self) -> u64 {
-        self.memtable_bytes.saturating_mul(SEALED_MEMTABLES_MAX as u64)
+        self.memtable_bytes.saturating_mul(MEMTABLES_MAX)
     }
 
     fn compression(&self) -> CompressionType {
@@ -137,6 +147,46 @@ impl FjallOptions {
             _ => CompressionType::None,
         }
     }
+
+    /// Refuses values other than those that `keyspace` was made with, which fjall keeps and goes on with, whatever is asked for.
+    fn check_kept(&self, keyspace: &Keyspace) -> Result<()> {
+        let kept = &keyspace.config;
+        let tables = kept.compaction_strategy.get_config().into_iter();
+        let table_bytes = tables
+            .filter(|(name, _)| &name[..] == b"leveled_target_size")
+            .find_map(|(_, bytes)| bytes[..].try_into().ok().map(u64::from_le_bytes));
+        let compression = match kept.data_block_compression_policy.first() {
+            Some(CompressionType::Lz4) => "lz4",
+            _ => "none",
+        };
+        let separation = kept.kv_separation_opts.as_ref();
+        let asked_separation = self.separates.then(|| exact_size(self.separation_bytes_min));
+        for (name, then, now) in [
+            ("table_target_size", table_bytes.map(exact_size), Some(exact_size(self.table_bytes))),
+            (
+                "data_block_size",
+                kept.data_block_size_policy.first().map(|bytes| exact_size(u64::from(*bytes))),
+                Some(exact_size(self.block_bytes)),
+            ),
+            ("compression", Some(compression.to_string()), Some(COMPRESSIONS[self.compression].to_string())),
+            ("kv_separation", Some(switch(separation.is_some())), Some(switch(self.separates))),
+            (
+                "separation_threshold",
+                separation.map(|it| exact_size(u64::from(it.separation_threshold))),
+                asked_separation,
+            ),
+        ] {
+            if let (Some(then), Some(now)) = (then, now)
+                && then != now
+            {
+                return Err(Error::Invalid(format!(
+                    "option {name}={now}: the keyspace was made with {name}={then} and keeps it; give that value, or make a new \
+                     store and copy the files"
+                )));
+            }
+        }
+        Ok(())
+    }
 }
 
 struct Fjall {
@@ -144,6 +194,8 @@ struct Fjall {
     keyspace: Keyspace,
     directory: PathBuf,
     options: FjallOptions,
+    /// For one who writes at a time, so that no other makes fjall halt behind the look at its pressure.
+    writing: Mutex<()>,
 }
 
 /// Damage is told from the system's errors, which lie inside those of its tree.
@@ -157,17 +209,20 @@ fn fjall_failed(what: &str, error: fjall::Error) -> Error {
 }
 
 impl Fjall {
-    /// Hands on a memtable that has reached its size. fjall does so itself by the size that the keyspace was made with, which it keeps, whatever a
-    /// later mount asks for.
+    /// Hands on a memtable that has reached its size. fjall would do so by a size that a keyspace keeps, whatever a later mount asks for.
     fn bound_memtable(&self) -> fjall::Result<()> {
-        let (held_bytes, most_bytes) = (self.database.write_buffer_size(), self.options.memtable_bytes);
-        if held_bytes > most_bytes {
-            let sealed_bytes = self.keyspace.sealed_memtable_count() as u64 * most_bytes;
-            if held_bytes > sealed_bytes + most_bytes {
-                self.keyspace.rotate_memtable()?;
-            }
+        if self.keyspace.tree.active_memtable().size() > self.options.memtable_bytes {
+            self.keyspace.rotate_memtable()?;
         }
         Ok(())
+    }
+
+    /// The error of a flush, compaction or sync behind which fjall takes nothing more, and after which what waits for one would wait for ever.
+    fn check(&self) -> Result<()> {
+        // With nothing in its buffer it only looks.
+        self.database
+            .persist(PersistMode::Buffer)
+            .map_err(|error| self.failed("a look at the journal", error))
     }
 
     /// After an error of a flush it takes nothing more and does not say which one it was: without room for a memtable, that was the reason.
@@ -195,7 +250,8 @@ fn open(directory: &Path, clock: Arc<dyn Clock>, options: &Options) -> Result<Ar
         .map_err(|error| fjall_failed("opening the database", error))?;
     let create = || {
         let options = KeyspaceCreateOptions::default()
-            .max_memtable_size(own.memtable_bytes)
+            // What a mount asks for counts, not what the keyspace was made with: `bound_memtable`.
+            .max_memtable_size(u64::MAX)
             .data_block_compression_policy(CompressionPolicy::all(own.compression()))
             .data_block_size_policy(BlockSizePolicy::all(own.block_bytes as u32))
             .compaction_strategy(Arc::new(Leveled::default().with_table_target_size(own.table_bytes)));
@@ -206,8 +262,15 @@ fn open(directory: &Path, clock: Arc<dyn Clock>, options: &Options) -> Result<Ar
     };
     let keyspace =
         database.keyspace("kv", create).map_err(|error| fjall_failed("opening the keyspace", error))?;
+    own.check_kept(&keyspace)?;
     Ok(Adapter::open(
-        Fjall { database, keyspace, directory: directory.to_path_buf(), options: own },
+        Fjall {
+            database,
+            keyspace,
+            directory: directory.to_path_buf(),
+            options: own,
+            writing: Mutex::default(),
+        },
         clock,
         options,
     ))
@@ -234,6 +297,11 @@ impl Store for Fjall {
     }
 
     fn apply(&self, batch: &Batch) -> Result<()> {
+        let _one = self.writing.lock();
+        // Others may have written since the adapter looked.
+        if let Some(Pressure { cause, is_stopped: true }) = self.pressure()? {
+            return Err(Error::Busy { cause, retry_after: RETRY_AFTER });
+        }
         let applied = match batch.operations() {
             [Operation::Put { key, value }] => self.keyspace.insert(&key[..], &value[..]),
             [Operation::Delete { key }] => self.keyspace.remove(&key[..]),
@@ -257,7 +325,12 @@ impl Store for Fjall {
     }
 
     fn settle(&self) -> Result<()> {
-        self.keyspace.rotate_memtable_and_wait().map_err(|error| self.failed("a flush", error))
+        self.keyspace.rotate_memtable().map_err(|error| self.failed("a flush", error))?;
+        while self.keyspace.sealed_memtable_count() > 0 {
+            self.check()?;
+            std::thread::sleep(PAUSE);
+        }
+        Ok(())
     }
 
     fn compact(&self) -> Result<()> {
@@ -265,19 +338,28 @@ impl Store for Fjall {
         self.keyspace.major_compact().map_err(|error| self.failed("a compaction", error))
     }
 
+    /// Everything that was applied is in its journal. But after an error it takes nothing more, and does not say whether a flush found no room or a
+    /// sync failed, behind which nobody knows what is durable: so it is not opened again below those who use it.
     fn promise(&self) -> Promise {
-        Promise::WHOLE
+        Promise {
+            survives_full_disk: false,
+            weaker: Some("after a full disk it takes nothing more"),
+            way_out: Some("make room, then mount it anew"),
+            ..Promise::WHOLE
+        }
     }
 
-    /// Four memtables that wait halt writes. Twenty sorted runs in level 0 delay them and thirty halt them, within the write; it tells tables and
-    /// not runs, and a run is one table where a memtable fits into one.
     fn pressure(&self) -> Result<Option<Pressure>> {
-        if self.keyspace.sealed_memtable_count() >= SEALED_MEMTABLES_MAX {
-            return Ok(Some(Pressure { cause: Cause::Memtables, is_stopped: true }));
+        let runs = self.keyspace.tree.l0_run_count();
+        let (cause, is_stopped) = match self.keyspace.sealed_memtable_count() {
+            SEALED_MEMTABLES_MAX.. => (Cause::Memtables, true),
+            _ if runs >= L0_RUNS_DELAYED => (Cause::L0Files, runs >= L0_RUNS_MAX),
+            _ => return Ok(None),
+        };
+        if is_stopped {
+            self.check()?;
         }
-        let is_run = self.options.memtable_bytes <= self.options.table_bytes;
-        let is_delayed = is_run && self.keyspace.l0_table_count() >= L0_RUNS_DELAYED;
-        Ok(is_delayed.then_some(Pressure { cause: Cause::L0Files, is_stopped: false }))
+        Ok(Some(Pressure { cause, is_stopped }))
     }
 
     fn describe(&self, shape: &mut Shape) {

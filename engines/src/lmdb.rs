@@ -193,10 +193,22 @@ impl Lmdb {
             }
             .map_err(fail)?;
         }
-        transaction.commit().map_err(fail)?;
+        transaction.commit().map_err(|error| self.commit_failed(changes, error))?;
         self.has_freed_many.store(deletes >= DELETES_MANY, Relaxed);
         self.look_for_room();
         Ok(())
+    }
+
+    /// The error of a commit. LMDB calls a write that the disk took only a part of an error of input and output: without room for `changes`, room was
+    /// what it lacked. Another try writes all pages of the commit anew, so that none of them is taken for durable.
+    fn commit_failed(&self, changes: &Changes, error: heed::Error) -> Error {
+        const EIO: i32 = 5;
+        let is_short = matches!(&error, heed::Error::Io(error) if error.raw_os_error() == Some(EIO));
+        let space = OsDisk::open(&self.directory, Access::Read).and_then(|disk| disk.space());
+        match space {
+            Ok(space) if is_short && space.free_bytes < changes.pages() * PAGE_BYTES => Error::NoSpace,
+            _ => lmdb_failed("a commit", error),
+        }
     }
 
     /// One durable commit of everything that is held; who calls has the lock of those who commit.

@@ -66,12 +66,15 @@ macro_rules! field {
     };
 }
 
-/// A field of bytes.
+/// A field of bytes, which may change with every mount unless it is said to be kept.
 macro_rules! size {
     ($name:literal, $member:ident, $help:literal) => {
+        $crate::options::size!($name, Mount, $member, $help)
+    };
+    ($name:literal, $when:ident, $member:ident, $help:literal) => {
         $crate::options::field!(
             $name,
-            Mount,
+            $when,
             $member,
             $help,
             kvfs::base::text::bounded_size,

@@ -21,6 +21,9 @@ pub trait Durable {
     fn follow(&self, command: Command) -> Result<()>;
 }
 
+/// What to do after a sync that failed for want of space, which those who come later are not told again.
+const ANEW: &str = "nothing more is taken until the store is mounted anew";
+
 #[derive(Default)]
 struct State {
     /// The end of the history.
@@ -171,7 +174,11 @@ impl Queue {
                     // The next one is due an interval from now, not at once.
                     state.oldest = oldest.map(|_| self.clock.elapsed());
                 } else {
-                    state.failed = Some(error.clone());
+                    state.failed = Some(match error {
+                        // Room that comes later changes nothing.
+                        Error::NoSpace => Error::io("a sync that found no room", std::io::Error::other(ANEW)),
+                        other => other.clone(),
+                    });
                 }
                 std::mem::swap(&mut ready, &mut state.waiters);
             }

@@ -73,7 +73,7 @@ fn redb_failed(what: &str, error: impl Into<redb::Error>) -> Error {
         redb::Error::Io(error) => Error::io(what, error),
         redb::Error::Corrupted(found) => Error::corrupt(FILE, 0, found),
         redb::Error::PreviousIo => {
-            let rest = "an earlier error of the disk: redb takes nothing more until it is mounted anew";
+            let rest = "an earlier error of the disk: redb takes nothing more and reads only what it has cached until it is mounted anew";
             Error::io(what, std::io::Error::other(rest))
         }
         other => failed(what, other),
@@ -197,8 +197,23 @@ impl Store for Redb {
     }
 
     fn promise(&self) -> Promise {
-        // What is not durable is in its memory alone.
-        Promise::losing_unsynced(self.options.common.sync == Sync::Always)
+        // What is not durable is in its memory alone. After an error of the disk it takes nothing and reads only what it has in its cache; to open it
+        // again below those who use it would take back changes that they have seen.
+        let (weaker, way_out) = match self.options.common.sync {
+            Sync::Always => {
+                ("after a full disk it takes and reads nothing more", "make room, then mount it anew")
+            }
+            _ => (
+                "kill -9 loses what no sync covers; a full disk ends reads and writes",
+                "fsync, or sync=always; make room, then mount it anew",
+            ),
+        };
+        Promise {
+            survives_full_disk: false,
+            weaker: Some(weaker),
+            way_out: Some(way_out),
+            ..Promise::losing_unsynced(false)
+        }
     }
 
     fn describe(&self, shape: &mut Shape) {

@@ -75,13 +75,15 @@ pub enum Command {
 }
 
 metrics! {
-    /// Promises that tests may hold an engine to, as it was opened.
+    /// Promises of a crash and of a full disk that tests may hold an engine to, as it was opened.
     #[derive(Copy, Eq)]
     pub struct Promise {
         /// Whether a crash of the machine leaves a prefix of the history, no older than the last sync that was acknowledged.
         text prefix: bool;
         /// Whether a batch that `apply` accepted survives the end of the process (`kill -9`).
         text survives_kill: bool;
+        /// Whether it goes on, without a new mount, once there is room again on a disk that was full.
+        text survives_full_disk: bool;
         /// What is weaker than with the engines of kvfs, in a few words; null where nothing is.
         text weaker: Option<&'static str>;
         /// What to do about it, in a few words; null where nothing is weaker.
@@ -91,7 +93,8 @@ metrics! {
 
 impl Promise {
     /// Everything that the engines of kvfs promise.
-    pub const WHOLE: Promise = Promise { prefix: true, survives_kill: true, weaker: None, way_out: None };
+    pub const WHOLE: Promise =
+        Promise { prefix: true, survives_kill: true, survives_full_disk: true, weaker: None, way_out: None };
 
     /// Of an engine that keeps what is not synced in its process alone; with `is_always` no operation is answered before it is synced.
     pub fn losing_unsynced(is_always: bool) -> Promise {

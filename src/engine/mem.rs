@@ -87,6 +87,8 @@ impl Engine for MemEngine {
 
     fn promise(&self) -> Promise {
         Promise {
+            // It needs none.
+            survives_full_disk: true,
             weaker: Some("nothing is kept when the mount ends"),
             way_out: Some("any other engine keeps it"),
             ..Promise::default()

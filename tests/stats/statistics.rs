@@ -18,6 +18,7 @@ impl Engine for Counting {
         Promise {
             prefix: true,
             survives_kill: false,
+            survives_full_disk: false,
             weaker: Some("the catch is lost"),
             way_out: Some("a net"),
         }

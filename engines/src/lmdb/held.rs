@@ -63,6 +63,11 @@ impl Changes {
         changes
     }
 
+    /// Pages of the file that they may take.
+    pub fn pages(&self) -> u64 {
+        self.pages
+    }
+
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.changes.is_empty()

@@ -115,3 +115,31 @@ fn rocksdb_compresses_as_its_option_says() {
         assert!(sizes[0] > 2 * sizes[1] && sizes[0] > 2 * sizes[2], "blob={blob}: {sizes:?}");
     }
 }
+
+/// fjall goes on with what a keyspace was made with: other values are refused by name, and what may change does.
+#[test]
+fn fjall_refuses_values_that_its_keyspace_does_not_take() {
+    let Some(kind) = others().into_iter().find(|kind| kind.name == "fjall") else { return };
+    let home = tempfile::tempdir().unwrap();
+    let made =
+        "table_target_size=1M,data_block_size=8K,kv_separation=on,separation_threshold=2K,compression=lz4";
+    let made = Options::tiny(kind).with(made).unwrap();
+    open(kind, &made, home.path()).close().unwrap();
+    for (name, then, now) in [
+        ("table_target_size", "1M", "2M"),
+        ("data_block_size", "8K", "4K"),
+        ("separation_threshold", "2K", "1K"),
+        ("kv_separation", "on", "off"),
+        ("compression", "lz4", "none"),
+    ] {
+        let other = made.clone().with(&format!("{name}={now}")).unwrap();
+        let Home::Directory(open) = kind.home else { panic!("{kind} lives in a directory") };
+        let opened = open(home.path(), Arc::new(SystemClock::new()), &other);
+        let refused = opened.map(drop).unwrap_err().to_string();
+        let says =
+            format!("option {name}={now}: the keyspace was made with {name}={then} and keeps it; give");
+        assert!(refused.contains(&says), "{refused}");
+    }
+    let changed = made.with("max_memtable_size=1M,worker_threads=1,memory=8M").unwrap();
+    open(kind, &changed, home.path()).close().unwrap();
+}

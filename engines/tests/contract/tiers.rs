@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use kvfs::engine::Cause;
+
 use super::*;
 
 #[test]
@@ -137,4 +139,28 @@ fn a_stall_of_rocksdb_is_seen_with_its_cause() {
         "{kind}: {stalls:?}"
     );
     engine.close().unwrap();
+}
+
+/// fjall, flushed faster than it merges, delays writes from twenty runs in level 0 on, and is never let come to where it halts within a write.
+#[test]
+fn a_delay_of_fjall_is_seen_with_its_cause() {
+    let Some(kind) = others().into_iter().find(|kind| kind.name == "fjall") else { return };
+    let home = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    // A merge of level 0 rewrites much more than a flush writes.
+    let options = Options::tiny(kind).with("max_memtable_size=32K,table_target_size=64M").unwrap();
+    let engine = open(kind, &options, home.path());
+    let mut random = Prng::new(3);
+    let mut most = 0;
+    for _ in 0..40_000 {
+        let value: Vec<u8> = (0..4 << 10).map(|_| random.bits() as u8).collect();
+        apply(&*engine, &put(random.bits().to_be_bytes().to_vec(), value)).unwrap();
+        let shape = engine.shape();
+        most = most.max(shape.statistics.of("l0_table_count").and_then(|it| it.value.number()).unwrap());
+        if shape.stalls.by_cause.of(Cause::L0Files).slowdowns > 0 {
+            assert!((20..=30).contains(&most), "{most} runs in level 0");
+            return engine.close().unwrap();
+        }
+        assert!(most <= 21, "{most} runs in level 0, and no delay");
+    }
+    panic!("{kind} took 160 MB and never had more than {most} runs in level 0");
 }

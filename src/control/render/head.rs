@@ -173,11 +173,12 @@ pub(super) fn by_cause(page: &mut Page, sample: &Sample) {
     page.block("SYNCS", items);
 }
 
-/// What a crash leaves; what is weaker than with our engines stands behind it, with the way out.
+/// What a crash leaves and what follows a full disk; what is weaker than with our engines stands behind it, with the way out.
 pub(super) fn promise(page: &mut Page, promise: &Promise) {
     let kept = [
         (promise.prefix, "power cut: a prefix of the history"),
         (promise.survives_kill, "kill -9: everything written"),
+        (promise.survives_full_disk, "full disk: goes on with room"),
     ];
     let items = kept.into_iter().filter(|(is_kept, _)| *is_kept).map(|(_, what)| what.to_string());
     let less = [promise.weaker, promise.way_out].into_iter().flatten().map(|text| format!("| {text}"));
