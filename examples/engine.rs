@@ -37,7 +37,7 @@ pub static ENGINE: Descriptor = Descriptor {
     is_file: |_| false,
     salvage: None,
     writes_in_place: false,
-    variants: ("", Vec::new),
+    variants: &[],
 };
 
 /// Options of its own, beside those that every engine has.

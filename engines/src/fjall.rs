@@ -47,7 +47,7 @@ pub static ENGINE: Descriptor = Descriptor {
     is_file: |_| false,
     salvage: None,
     writes_in_place: false,
-    variants: ("", Vec::new),
+    variants: &[],
 };
 
 #[derive(Clone, Debug, PartialEq)]

@@ -32,7 +32,7 @@ pub static ENGINE: Descriptor = Descriptor {
     is_file: |_| false,
     salvage: None,
     writes_in_place: true,
-    variants: ("", Vec::new),
+    variants: &[],
 };
 
 /// None of its own but the division of the memory: its cache also holds what is not written yet.

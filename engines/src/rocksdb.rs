@@ -42,7 +42,7 @@ pub static ENGINE: Descriptor = Descriptor {
     is_file: |_| false,
     salvage: None,
     writes_in_place: false,
-    variants: ("compaction", || COMPACTIONS.to_vec()),
+    variants: &[("compaction", || COMPACTIONS.to_vec())],
 };
 
 struct RocksDb {

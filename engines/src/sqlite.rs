@@ -35,7 +35,7 @@ pub static ENGINE: Descriptor = Descriptor {
     is_file: |_| false,
     salvage: None,
     writes_in_place: true,
-    variants: ("", Vec::new),
+    variants: &[],
 };
 
 #[derive(Clone, Debug, PartialEq)]

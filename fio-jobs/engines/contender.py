@@ -9,13 +9,13 @@ from store import call
 class Contender:
     """`ENGINE[:VARIANT][:OPTION=VALUE]...`, or `plain`."""
 
-    def __init__(self, name, variant_options):
+    def __init__(self, name, options):
         self.name = name
         self.engine, *words = name.split(":")
         self.settings = []
         for word in words:
             if "=" not in word:
-                word = f"{variant_options[self.engine]}={word}"
+                word = f"{options[self.engine, word]}={word}"
             self.settings.append(word)
 
     def options(self, memory_bytes):
@@ -29,9 +29,11 @@ class Contender:
 
 
 def every(kvfs):
-    """Names of all that the program has, engine by engine and variant by variant, and the option that chooses an engine's variant."""
+    """Names of all that the program has, engine by engine and variant by variant, and the option that chooses each variant."""
     listed = json.loads(call(kvfs, "engines", "--json"))
-    names = ["plain"]
+    names, options = ["plain"], {}
     for engine in listed:
-        names += [engine["name"]] if not engine["variants"] else [f"{engine['name']}:{it}" for it in engine["variants"]]
-    return names, {engine["name"]: engine["variant_option"] for engine in listed}
+        variants = engine["variants"]
+        names += [f"{engine['name']}:{it['value']}" for it in variants] or [engine["name"]]
+        options.update({(engine["name"], it["value"]): it["option"] for it in variants})
+    return names, options

@@ -133,7 +133,7 @@ def main():
     results = directory / "results"
     results.mkdir(parents=True, exist_ok=True)
     kvfs = program()
-    names, variant_options = every(kvfs)
+    names, options = every(kvfs)
     size_bytes = int(os.environ.get("SIZE", 512)) << 20
     tree = Path(os.environ["TREE"]) if "TREE" in os.environ else make_tree(directory / "tree", TOP)
     sources = {
@@ -146,7 +146,7 @@ def main():
     failed = 0
     for number in range(1, int(os.environ.get("RUNS", 3)) + 1):
         for name in sys.argv[2:] or names:
-            contender = Contender(name, variant_options)
+            contender = Contender(name, options)
             path = results / f"{contender.file_name}-{number}.json"
             if path.exists():
                 continue

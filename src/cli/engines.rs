@@ -16,21 +16,23 @@ pub(super) fn list(is_json: bool) -> String {
 }
 
 fn value(kind: Kind) -> Value {
-    let (option, variants) = (kind.variants.0, (kind.variants.1)());
+    let variants: Vec<Value> = kind
+        .variants()
+        .into_iter()
+        .map(|(option, value)| json!({ "option": option, "value": value }))
+        .collect();
     json!({
         "name": kind.name,
         "help": kind.help,
         "keeps": kind.keeps,
         "metered_disk": matches!(kind.home, Home::Disk(_)),
-        "variant_option": (!option.is_empty()).then_some(option),
         "variants": variants,
     })
 }
 
 fn line(kind: Kind) -> String {
-    let (option, variants) = (kind.variants.0, (kind.variants.1)());
-    let choice =
-        if variants.is_empty() { String::new() } else { format!("; {option}={}", variants.join("|")) };
+    let choice: String =
+        kind.variants.iter().map(|(option, values)| format!("; {option}={}", values().join("|"))).collect();
     format!("{:8} {}{choice}", kind.name, kind.help)
 }
 
@@ -47,8 +49,8 @@ mod tests {
             let kind = Kind::parse(engine["name"].as_str().unwrap()).unwrap();
             for variant in engine["variants"].as_array().unwrap() {
                 let mut options = kind.default_options();
-                let option = engine["variant_option"].as_str().unwrap();
-                options.set(option, variant.as_str().unwrap()).unwrap().unwrap();
+                let word = |part: &str| variant[part].as_str().unwrap();
+                options.set(word("option"), word("value")).unwrap().unwrap();
             }
         }
         let text = list(false);

@@ -47,7 +47,7 @@ impl Contender {
     pub fn all() -> Vec<Contender> {
         let mut all: Vec<Contender> = Vec::new();
         for kind in Kind::all().filter(|kind| kind.keeps) {
-            let names = (kind.variants.1)().into_iter().map(|variant| format!("{kind}:{variant}"));
+            let names = kind.variants().into_iter().map(|(_, variant)| format!("{kind}:{variant}"));
             for name in std::iter::once(kind.to_string()).chain(names) {
                 let contender = Contender::parse(&name, is_kept).ok();
                 all.extend(contender.filter(|contender| !all.contains(contender)));
@@ -67,25 +67,36 @@ impl Contender {
                 format!("'{text}': an engine to compare is {}, as in lsm:leveled", one_of(&names)).into()
             );
         };
-        let (option, variants) = (kind.variants.0, (kind.variants.1)());
-        let default = kind.default_options().get(option);
-        let mut variant = default.clone().or(variants.first().map(|first| first.to_string()));
-        let mut settings = vec![("engine".to_string(), kind.to_string())];
+        let (variants, defaults) = (kind.variants(), kind.default_options());
+        let is_default =
+            |(option, value): &(&str, &str)| defaults.get(option).is_some_and(|default| default == *value);
+        let mut variant = variants.iter().copied().find(is_default);
+        let mut extras = Vec::new();
         for word in words {
-            match word.split_once('=') {
-                Some((name, value)) if name == option => variant = Some(value.to_string()),
-                Some((name, value)) => settings.push((name.to_string(), value.to_string())),
-                None if default.is_some() => variant = Some(word.to_string()),
-                None => return Err(format!("'{text}': {kind} has no variants").into()),
+            let (name, value) =
+                word.split_once('=').map_or((None, word), |(name, value)| (Some(name), value));
+            let named =
+                variants.iter().find(|(option, it)| *it == value && name.is_none_or(|name| name == *option));
+            match (named, name) {
+                (Some(named), _) => variant = Some(*named),
+                (None, Some(name)) => extras.push((name.to_string(), value.to_string())),
+                (None, None) if variants.is_empty() => {
+                    return Err(format!("'{text}': {kind} has no variants").into());
+                }
+                (None, None) => {
+                    let names: Vec<&str> = variants.iter().map(|(_, value)| *value).collect();
+                    return Err(
+                        format!("'{text}': '{word}' is no variant of {kind}: {}", one_of(&names)).into()
+                    );
+                }
             }
         }
-        if let (Some(_), Some(variant)) = (&default, &variant) {
-            settings.insert(1, (option.to_string(), variant.clone()));
-        }
-        let extras = settings.iter().filter(|(name, _)| name != "engine" && name != option);
-        let extras: String = extras.map(|(name, value)| format!(":{name}={value}")).collect();
-        let variant = variant.map_or(String::new(), |variant| format!(":{variant}"));
-        let contender = Contender { name: format!("{kind}{variant}{extras}"), kind, settings };
+        let mut settings = vec![("engine".to_string(), kind.to_string())];
+        settings.extend(variant.map(|(option, value)| (option.to_string(), value.to_string())));
+        let options: String = extras.iter().map(|(name, value)| format!(":{name}={value}")).collect();
+        let variant = variant.map_or(String::new(), |(_, value)| format!(":{value}"));
+        settings.extend(extras);
+        let contender = Contender { name: format!("{kind}{variant}{options}"), kind, settings };
         contender.options(1 << 20).map_err(|problem| format!("'{text}': {problem}"))?;
         Ok(contender)
     }

@@ -32,6 +32,9 @@ pub enum Home {
     Directory(OpenInDirectory),
 }
 
+/// An option that chooses a variant, and its values.
+pub type Choice = (&'static str, fn() -> Vec<&'static str>);
+
 /// Everything that must be known of an engine before it is open.
 pub struct Descriptor {
     /// Its name, as in `engine=NAME`.
@@ -52,8 +55,8 @@ pub struct Descriptor {
     pub salvage: Option<Salvage>,
     /// Whether it changes its files in place, so that a filesystem below that copies what is overwritten should not.
     pub writes_in_place: bool,
-    /// The option that chooses its variant, and the variants to compare it in; the first one is its default where there is no option.
-    pub variants: (&'static str, fn() -> Vec<&'static str>),
+    /// The options that choose a variant of it, each with the values to compare it in. No value is that of two options.
+    pub variants: &'static [Choice],
 }
 
 /// The engines of this program, in the order of lists; the first one is the default.
@@ -69,7 +72,7 @@ static MEM: Descriptor = Descriptor {
     is_file: |_| false,
     salvage: None,
     writes_in_place: false,
-    variants: ("", Vec::new),
+    variants: &[],
 };
 
 /// Engines of others, from the program around this library.
@@ -112,6 +115,15 @@ impl Kind {
     /// The kind that a registered descriptor stands for.
     pub const fn of(descriptor: &'static Descriptor) -> Kind {
         Kind(descriptor)
+    }
+
+    /// The variants to compare it in, each as an option and its value.
+    pub fn variants(self) -> Vec<(&'static str, &'static str)> {
+        let of = |(option, values): &Choice| {
+            let option = *option;
+            values().into_iter().map(move |value| (option, value))
+        };
+        self.variants.iter().flat_map(of).collect()
     }
 
     /// Its options, with their defaults.

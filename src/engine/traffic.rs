@@ -46,6 +46,8 @@ pub enum PageCause {
     Split,
     /// Written: it took in a neighbour, or lost a child.
     Merge,
+    /// Written to another place because a page below it was (copy-on-write).
+    Path,
     /// Written elsewhere, or read, by a vacuum, which makes the file smaller. The key is `compaction`, as it has always been.
     #[strum(serialize = "compaction")]
     Vacuum,
@@ -162,7 +164,7 @@ metrics! {
         /// Read: by `get` (changes read on their way, too: pages, and those of the free map), `scan`, `change` (leaves for which puts had waited, pages of the
         /// free map for which freed units had), `compaction`, `recovery`, `verify`; without `recovery` these are the bytes of door 3's `get`, `scan`,
         /// `page_write`, `checkpoint` and `verify`. Written: by what first changed a page since its last checkpoint: `change`, `split` (at least three pages
-        /// each), `merge`, `compaction`; `checkpoint`: free map and meta pages; `eviction`: always 0, changed pages stay in memory until a checkpoint; copies:
+        /// each), `merge`, `compaction`, or `path`: a page below it went to another place; `checkpoint`: free map and meta pages; `eviction`: always 0, changed pages stay in memory until a checkpoint; copies:
         /// `image`, `delta`, `double_write`; `recovery`: repairs; together these are the bytes of door 3's `checkpoint`, `page_image`, `double_write`,
         /// `manifest` and `recovery`.
         part cause: Named<PageCause, PageCount>;

@@ -207,7 +207,7 @@ static ELSEWHERE: Descriptor = Descriptor {
     is_file: |_| false,
     salvage: None,
     writes_in_place: false,
-    variants: ("", Vec::new),
+    variants: &[],
 };
 
 impl Engine for Elsewhere {

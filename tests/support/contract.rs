@@ -150,11 +150,11 @@ pub fn its_options_read_what_they_print_and_nonsense_is_named(kind: Kind) {
     divided.divide(4 << 20);
     divided.validate().unwrap();
     assert!(divided.common().cache_bytes <= 4 << 20, "{kind}");
-    let variants = (kind.variants.1)();
-    assert!(
-        variants.is_empty()
-            || kind.default_options().get(kind.variants.0).as_deref() == variants.first().copied()
-    );
+    for (option, value) in kind.variants() {
+        let mut options = kind.default_options();
+        options.set(option, value).unwrap().unwrap();
+        assert_eq!(options.get(option).as_deref(), Some(value), "{kind}");
+    }
 }
 
 /// The matrix takes them like ours: bytes by the kernel's count, and `-` where no meter of ours saw anything.

@@ -24,8 +24,7 @@ pub fn setups() -> Vec<Setup> {
     let mut setups: Vec<Setup> = Vec::new();
     let mut add = |kind: Kind, others: &str| setups.push((format!("{kind} {others}"), tiny(kind, others)));
     for kind in Kind::all().filter(|kind| kind.keeps) {
-        let (option, variants) = kind.variants;
-        for (index, variant) in variants().into_iter().enumerate() {
+        for (index, (option, variant)) in kind.variants().into_iter().enumerate() {
             let value_log = if index % 2 == 0 { "off" } else { "on" };
             add(kind, &format!("{option}={variant},tier_merge_min=2,value_log={value_log}"));
         }
@@ -139,9 +138,9 @@ fn batch(prng: &mut Prng, ascending: &mut u64, index: usize) -> Batch {
 
 /// Changes the engine's variant to the `nth`, counted around, if it can be changed while it is open.
 pub fn change_variant(engine: &dyn Engine, kind: Kind, nth: u64) -> Result<()> {
-    let (option, variants) = kind.variants;
-    let variants = variants();
-    match variants.get(nth as usize % variants.len().max(1)).map(|variant| engine.set(option, variant)) {
+    let variants = kind.variants();
+    let nth = nth as usize % variants.len().max(1);
+    match variants.get(nth).map(|(option, variant)| engine.set(option, variant)) {
         None | Some(Err(Error::Invalid(_))) => Ok(()),
         Some(changed) => changed,
     }

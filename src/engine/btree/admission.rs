@@ -75,7 +75,11 @@ impl Writer {
             Err(error) => return Err(self.refused(error, batch)),
             Ok(()) => {}
         }
-        let taken = self.core.take_space(needs.unwrap_or_default(), tier);
+        let mut needs = needs.unwrap_or_default();
+        if !batch.uses_reserve {
+            needs.units += self.core.tree.read().held_units();
+        }
+        let taken = self.core.take_space(needs, tier);
         taken.map(|()| true).map_err(|error| self.refused(error, batch))
     }
 

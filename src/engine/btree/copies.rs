@@ -26,26 +26,30 @@ use crate::engine::{Error, Lsn, PageCause, PageKind, Result};
 /// The place for copies, and the number that the running checkpoint has yet to make.
 pub struct PageCopies {
     area: DoublewriteArea,
-    torn: Torn,
+    /// `None` if no page is written in place.
+    torn: Option<Torn>,
     page_bytes: usize,
     /// Upper bound of the bytes of the log that these copies take.
     left_bytes: AtomicU64,
 }
 
 impl PageCopies {
-    /// Copies in mode `torn`, of pages of `page_bytes`; `area` is the doublewrite area.
-    pub fn new(area: DoublewriteArea, torn: Torn, page_bytes: usize) -> PageCopies {
+    /// Copies in mode `torn`, if pages are written in place, of pages of `page_bytes`; `area` is the doublewrite area.
+    pub fn new(area: DoublewriteArea, torn: Option<Torn>, page_bytes: usize) -> PageCopies {
         PageCopies { area, torn, page_bytes, left_bytes: AtomicU64::new(0) }
     }
 
-    /// Whether copies go to the doublewrite area, and it is long enough for those of `pages` pages.
+    /// Whether copies of `pages` pages need no room in the log: there are none, or the doublewrite area is long enough for them.
     pub fn has_area_for(&self, pages: u64) -> bool {
+        if self.torn.is_none() {
+            return true;
+        }
         let bytes = doublewrite::area_bytes(
             pages as usize,
             self.page_bytes,
             doublewrite::chunk_pages(self.page_bytes),
         );
-        self.torn == Torn::Doublewrite && self.area.allocated_bytes() >= bytes
+        self.torn == Some(Torn::Doublewrite) && self.area.allocated_bytes() >= bytes
     }
 
     /// Upper bound of the bytes of the log that one copy takes.
@@ -53,11 +57,11 @@ impl PageCopies {
         image_record_bytes_max(self.page_bytes)
     }
 
-    /// Upper bound of the bytes of the log that the copies of `pages` pages take; 0 if they go to the doublewrite area.
+    /// Upper bound of the bytes of the log that the copies of `pages` pages take; 0 if they go to the doublewrite area, or there are none.
     pub fn log_bytes_max(&self, pages: u64) -> u64 {
         match self.torn {
-            Torn::Doublewrite => 0,
-            Torn::Delta | Torn::Image => pages * self.record_bytes_max(),
+            None | Some(Torn::Doublewrite) => 0,
+            Some(Torn::Delta | Torn::Image) => pages * self.record_bytes_max(),
         }
     }
 
@@ -111,7 +115,7 @@ impl PageCopies {
         left: &[(PageNumber, Arc<Page>)],
         count: usize,
     ) -> Result<bool> {
-        if self.torn != Torn::Doublewrite {
+        if self.torn != Some(Torn::Doublewrite) {
             return Ok(false);
         }
         let left_bytes =

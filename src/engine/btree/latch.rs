@@ -152,6 +152,7 @@ mod tests {
     use crate::engine::btree::allocation_unit::FIRST_UNIT;
     use crate::engine::btree::freemap::FreeMap;
     use crate::engine::btree::meta::Meta;
+    use crate::engine::btree::options::Placement;
 
     fn latch() -> TreeLatch {
         latch_by(Arc::new(ManualClock::default()))
@@ -159,7 +160,7 @@ mod tests {
 
     fn latch_by(clock: Arc<dyn Clock>) -> TreeLatch {
         let meta = Meta { page_bytes: 4096, end: FIRST_UNIT, ..Meta::default() };
-        TreeLatch::new(Tree::new(meta, FreeMap::new(FIRST_UNIT, FIRST_UNIT)), clock)
+        TreeLatch::new(Tree::new(meta, FreeMap::new(FIRST_UNIT, FIRST_UNIT), Placement::InPlace), clock)
     }
 
     #[test]

@@ -115,7 +115,7 @@ use vacuum::Vacuumer;
 use verify::Verifier;
 use writer::Writer;
 
-pub use options::{Options, Torn};
+pub use options::{Options, Placement, Torn};
 pub use salvage::{is_file, salvage};
 
 /// The B-tree in the registry.
@@ -129,7 +129,11 @@ pub static ENGINE: Descriptor = Descriptor {
     is_file,
     salvage: Some(|disk, options, sink| salvage(disk, options.own()?, sink)),
     writes_in_place: true,
-    variants: ("torn", || Torn::ALL.iter().map(|torn| torn.name()).collect()),
+    variants: &[
+        ("torn", || Torn::ALL.iter().map(|torn| torn.name()).collect()),
+        // In place it is one of those.
+        ("pages", || Placement::ALL[1..].iter().map(|pages| pages.name()).collect()),
+    ],
 };
 
 impl From<Options> for super::Options {
@@ -171,7 +175,7 @@ pub fn open(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>, options: &Options) -> Re
     recovered.log.set_file_bytes_max(options.checkpoint_log_bytes + recovered.log.segment_bytes());
     let replayed = recovered.replayed;
     let core = Arc::new(Core {
-        copies: PageCopies::new(recovered.doublewrite, options.torn, recovered.pager.page_bytes()),
+        copies: PageCopies::new(recovered.doublewrite, options.copies(), recovered.pager.page_bytes()),
         pager: recovered.pager,
         log: recovered.log,
         tree: TreeLatch::new(recovered.tree, clock.clone()),

@@ -21,6 +21,17 @@ words! {
     }
 }
 
+words! {
+    "kebab-case"
+    /// The place to which a checkpoint writes a page that has changed.
+    pub enum Placement {
+        /// Where the page was. A crash may tear it, so a copy comes first; see [`Torn`].
+        InPlace,
+        /// The lowest free place, and the pages above it likewise, up to the root: nothing that is live is overwritten, so no copy is needed.
+        Cow,
+    }
+}
+
 /// Settings of the B-tree.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Options {
@@ -28,7 +39,9 @@ pub struct Options {
     pub common: Common,
     /// Bytes of a page.
     pub page_bytes: u64,
-    /// Protection against torn pages. A store that was written in one mode opens in any other.
+    /// The place of a changed page. A store that was written with one placement opens with any other.
+    pub pages: Placement,
+    /// Protection against torn pages, where pages are written in place. A store that was written in one mode opens in any other.
     pub torn: Torn,
     /// Limit of dirty pages and values in memory; writers wait when it is reached.
     pub dirty_bytes_max: u64,
@@ -43,6 +56,7 @@ impl Default for Options {
         Options {
             common: Common::default(),
             page_bytes: 16 << 10,
+            pages: Placement::InPlace,
             torn: Torn::Delta,
             dirty_bytes_max: 128 << 20,
             checkpoint_log_bytes: 256 << 20,
@@ -83,9 +97,19 @@ pub const FIELDS: &[Field<Options>] = &[
     },
     size!("page_size", Format, page_bytes, "Bytes of a page, 4K to 64K."),
     Field {
+        name: "pages",
+        when: When::Mount,
+        help: "Place of a changed page: in-place, or cow (copy-on-write, into free space).",
+        set: |options, text| {
+            options.pages = Placement::parse(text)?;
+            Ok(())
+        },
+        get: |options| options.pages.name().to_string(),
+    },
+    Field {
         name: "torn",
         when: When::Mount,
-        help: "Protection against torn pages: image (of every change), doublewrite, delta.",
+        help: "Protection against torn pages of pages=in-place: image (of every change), doublewrite, delta.",
         set: |options, text| {
             options.torn = Torn::parse(text)?;
             Ok(())
@@ -111,6 +135,18 @@ pub const FIELDS: &[Field<Options>] = &[
     },
 ];
 
+impl Options {
+    /// Protection against torn pages; `None` if no page is written in place.
+    pub fn copies(&self) -> Option<Torn> {
+        (self.pages == Placement::InPlace).then_some(self.torn)
+    }
+
+    /// The name of the way in which pages are written.
+    pub fn variant(&self) -> &'static str {
+        self.copies().map_or(self.pages.name(), |torn| torn.name())
+    }
+}
+
 impl OwnOptions for Options {
     const FIELDS: &'static [Field<Options>] = FIELDS;
 
@@ -135,6 +171,14 @@ impl OwnOptions for Options {
     fn validate(&self) -> Result<(), BadText> {
         if !self.page_bytes.is_power_of_two() || !(4 << 10..=64 << 10).contains(&self.page_bytes) {
             return Err(format!("page_size={} is not a power of two from 4K to 64K", self.page_bytes).into());
+        }
+        if self.pages != Placement::InPlace && self.torn != Torn::Delta {
+            return Err(format!(
+                "torn={} is of no use with pages={}, which overwrites no page: leave torn out, or mount with pages=in-place",
+                self.torn.name(),
+                self.pages.name()
+            )
+            .into());
         }
         self.common.validate(self.dirty_bytes_max, "dirty pages")
     }

@@ -89,7 +89,7 @@ pub fn recover(
         end if file_end < end => space.cut(pager.grow(end, Units::ZERO)?),
         _ => space.cut(file_end),
     }
-    let mut replay = Replay::new(Tree::new(meta, space), &pager, &doublewrite, options, guard);
+    let mut replay = Replay::new(Tree::new(meta, space, options.pages), &pager, &doublewrite, options, guard);
     let log = Log::open(
         disk,
         clock,

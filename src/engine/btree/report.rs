@@ -19,7 +19,7 @@ impl BtreeEngine {
         let leaf_used = counts.leaf_bytes + counts.leaf_pages * HEADER_BYTES as u64;
         Shape {
             engine: "btree",
-            variant: self.core.options.torn.name(),
+            variant: self.core.options.variant(),
             tree: Some(BtreeShape {
                 page_bytes,
                 height: tree.height,

@@ -111,10 +111,34 @@ fn apply(engine: &BtreeEngine, batch: &Batch) -> Result<Lsn> {
     panic!("busy for ever");
 }
 
-const TORN: [Torn; 3] = [Torn::Image, Torn::Doublewrite, Torn::Delta];
+/// A way in which pages are written.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Mode {
+    pages: Placement,
+    torn: Torn,
+}
 
-fn with(torn: Torn) -> Options {
-    Options { torn, ..tiny() }
+impl Mode {
+    const IMAGE: Mode = Mode { pages: Placement::InPlace, torn: Torn::Image };
+    const DOUBLEWRITE: Mode = Mode { pages: Placement::InPlace, torn: Torn::Doublewrite };
+    const DELTA: Mode = Mode { pages: Placement::InPlace, torn: Torn::Delta };
+    const COW: Mode = Mode { pages: Placement::Cow, torn: Torn::Delta };
+
+    /// One of all of them.
+    fn nth(number: u64) -> Mode {
+        MODES[number as usize % MODES.len()]
+    }
+
+    /// `options` in this mode.
+    fn of(self, options: Options) -> Options {
+        Options { pages: self.pages, torn: self.torn, ..options }
+    }
+}
+
+const MODES: [Mode; 4] = [Mode::IMAGE, Mode::DOUBLEWRITE, Mode::DELTA, Mode::COW];
+
+fn with(mode: Mode) -> Options {
+    mode.of(tiny())
 }
 
 /// Few checkpoints, and memory for all.

@@ -116,7 +116,7 @@ pub static ENGINE: Descriptor = Descriptor {
     is_file,
     salvage: Some(|disk, _, sink| salvage(&*disk, sink)),
     writes_in_place: false,
-    variants: ("policy", || PolicyKind::ALL.iter().map(|policy| policy.name()).collect()),
+    variants: &[("policy", || PolicyKind::ALL.iter().map(|policy| policy.name()).collect())],
 };
 
 impl From<Options> for super::Options {

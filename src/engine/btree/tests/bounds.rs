@@ -4,14 +4,13 @@ use super::*;
 use crate::disk::Overlay;
 
 /// Segments, pages and dirty bytes in the proportions of a mount, about a hundred times smaller.
-fn scaled(torn: Torn) -> Options {
-    Options {
+fn scaled(mode: Mode) -> Options {
+    mode.of(Options {
         dirty_bytes_max: 512 << 10,
         checkpoint_log_bytes: 1 << 20,
-        torn,
         common: Common { log_segment_bytes: 64 << 10, cache_bytes: 256 << 10, ..tiny().common },
         ..tiny()
-    }
+    })
 }
 
 /// Applies a batch, and does the work that it waits for, until it is accepted or refused.
@@ -63,9 +62,9 @@ fn used_bytes(sim: &SimDisk) -> u64 {
 
 #[test]
 fn puts_that_wait_hold_no_more_of_the_log_than_its_bound_and_cost_no_space_at_opening() {
-    for (torn, waiters) in TORN.into_iter().flat_map(|torn| [1, 200, 2000].map(|waiters| (torn, waiters))) {
-        let what = format!("{torn:?}, {waiters} waiters");
-        let options = scaled(torn);
+    for (mode, waiters) in MODES.into_iter().flat_map(|mode| [1, 200, 2000].map(|waiters| (mode, waiters))) {
+        let what = format!("{mode:?}, {waiters} waiters");
+        let options = scaled(mode);
         let (sim, engine) = store_with_waiting_puts(&options);
         let mut model = contents(&*engine).unwrap();
         let before = engine.shape().tree.unwrap().checkpoints;
@@ -120,9 +119,9 @@ fn puts_that_wait_hold_no_more_of_the_log_than_its_bound_and_cost_no_space_at_op
 /// writes it twice.
 #[test]
 fn opening_reads_and_writes_no_more_than_a_few_times_the_log() {
-    for (torn, memory) in TORN.into_iter().flat_map(|torn| [1, 8].map(|memory| (torn, memory))) {
-        let what = format!("{torn:?}, memory / {memory}");
-        let options = scaled(torn);
+    for (mode, memory) in MODES.into_iter().flat_map(|mode| [1, 8].map(|memory| (mode, memory))) {
+        let what = format!("{mode:?}, memory / {memory}");
+        let options = scaled(mode);
         let (sim, engine) = store_with_waiting_puts(&options);
         let (times, fixed_bytes) = if memory == 1 { (2, 256 << 10) } else { (4, 3 << 20) };
         for step in 0..200u64 {
@@ -149,7 +148,7 @@ fn opening_reads_and_writes_no_more_than_a_few_times_the_log() {
 
 #[test]
 fn a_single_put_that_waits_lets_the_log_go() {
-    let options = scaled(Torn::Delta);
+    let options = scaled(Mode::DELTA);
     let (sim, engine) = store_with_waiting_puts(&options);
     patiently(&engine, &small(7, 9)).unwrap();
     // There is never a buffer merge: checkpoints begin because of large values.
@@ -169,7 +168,7 @@ fn a_single_put_that_waits_lets_the_log_go() {
 
 #[test]
 fn a_store_that_was_closed_or_left_alone_is_opened_without_its_log() {
-    let options = scaled(Torn::Delta);
+    let options = scaled(Mode::DELTA);
     let (sim, engine) = store_with_waiting_puts(&options);
     for number in 0..500 {
         patiently(&engine, &small(number * 8, 3)).unwrap();
@@ -207,7 +206,7 @@ fn checkpoint_without_merge(engine: &BtreeEngine) {
 #[test]
 fn a_log_of_an_older_store_is_replayed_whole() {
     for is_old in [true, false] {
-        let options = scaled(Torn::Delta);
+        let options = scaled(Mode::DELTA);
         let (sim, engine) = store_with_waiting_puts(&options);
         patiently(&engine, &small(7, 9)).unwrap();
         // An older program had set aside a delete and logged it again; the pages lack it.

@@ -27,7 +27,7 @@ pub(super) fn small_batch(prng: &mut Prng) -> Batch {
     batch
 }
 
-fn small_work<'a>(modes: &'a [Torn], seed: u64, steps: u64) -> Workload<'a> {
+fn small_work<'a>(modes: &'a [Mode], seed: u64, steps: u64) -> Workload<'a> {
     let page_bytes = if seed.is_multiple_of(3) { 8 << 10 } else { 4 << 10 };
     let options = Options { page_bytes, ..crowded() };
     Workload { modes, options, batch: small_batch, seed, steps, tear: Tear::Sectors }
@@ -127,18 +127,18 @@ fn puts_that_wait_are_seen_like_any_others() {
 
 #[test]
 fn a_crash_at_any_request_leaves_a_prefix_while_puts_wait() {
-    crash_everywhere_in(&small_work(&[Torn::Delta], 1, 60), 1);
-    crash_everywhere_in(&small_work(&[Torn::Delta], 3, 40), 1);
+    crash_everywhere_in(&small_work(&[Mode::DELTA], 1, 60), 1);
+    crash_everywhere_in(&small_work(&[Mode::DELTA], 3, 40), 1);
 }
 
 #[test]
 fn a_crash_at_any_request_may_leave_nonsense_while_puts_wait() {
-    crash_everywhere_in(&Workload { tear: Tear::Nonsense, ..small_work(&[Torn::Delta], 3, 40) }, 1);
+    crash_everywhere_in(&Workload { tear: Tear::Nonsense, ..small_work(&[Mode::DELTA], 3, 40) }, 1);
 }
 
 #[test]
 fn a_crash_at_any_request_leaves_a_prefix_while_puts_wait_and_modes_change() {
-    crash_everywhere_in(&small_work(&TORN, 2, 60), 1);
+    crash_everywhere_in(&small_work(&MODES, 2, 60), 1);
 }
 
 #[test]
@@ -148,7 +148,7 @@ fn a_killed_process_loses_no_put_that_waits() {
         let disk: Arc<dyn Disk> = sim.clone();
         let mut history = History::default();
         sim.stop_at(40 + seed * 37);
-        let _ = workload_in(&small_work(&TORN, seed, 200), &disk, &mut history);
+        let _ = workload_in(&small_work(&MODES, seed, 200), &disk, &mut history);
         history.synced = history.batches.iter().filter_map(|(lsn, _)| *lsn).max().unwrap_or(Lsn::ZERO);
         recovered(sim.kill(), &history, &format!("seed {seed}"));
     }
@@ -163,7 +163,7 @@ fn a_full_disk_makes_no_put_wait_for_ever_and_loses_none() {
         faulty.inject(Fault::Fail { kind, purpose: None, nth, errno: libc::ENOSPC });
         let disk: Arc<dyn Disk> = Latch::new(faulty.clone());
         let mut history = History::default();
-        let result = workload_in(&small_work(&[Torn::Delta], 1, 150), &disk, &mut history);
+        let result = workload_in(&small_work(&[Mode::DELTA], 1, 150), &disk, &mut history);
         if let Err(error) = &result {
             assert!(matches!(error, Error::NoSpace), "allocation {nth}: {error}");
         }
@@ -323,9 +323,9 @@ fn a_page_that_cannot_be_read_stops_nothing_but_its_own_keys() {
 
 #[test]
 fn opening_sets_aside_what_the_log_has_for_a_page_that_cannot_be_read() {
-    for torn in [Torn::Delta, Torn::Image, Torn::Doublewrite] {
+    for mode in MODES {
         let sim = SimDisk::new();
-        let options = Options { torn, common: Common { cache_bytes: 0, ..large().common }, ..large() };
+        let options = mode.of(Options { common: Common { cache_bytes: 0, ..large().common }, ..large() });
         let engine = filled(sim.clone(), &options, 1000);
         let damaged = *way_to(&engine, 500).last().unwrap();
         // Puts, deletes and large values of that leaf and of others, in batches together; the leaf is dirty when the process ends.
@@ -346,7 +346,7 @@ fn opening_sets_aside_what_the_log_has_for_a_page_that_cannot_be_read() {
         for round in 0..3 {
             let disk_of_round = disk.kill();
             let engine = open_on(disk_of_round.clone(), &options).unwrap();
-            assert!(engine.shape().damage.is_some(), "{torn:?}");
+            assert!(engine.shape().damage.is_some(), "{mode:?}");
             for number in (0..1000u64).map(u64::to_be_bytes) {
                 match engine.get(&number, Tier::Disk) {
                     Ok(found) => assert_eq!(
@@ -357,7 +357,7 @@ fn opening_sets_aside_what_the_log_has_for_a_page_that_cannot_be_read() {
                 }
             }
             let of_500 = engine.get(&500u64.to_be_bytes(), Tier::Disk).unwrap().unwrap();
-            assert_eq!(of_500, vec![5; 5000], "{torn:?}");
+            assert_eq!(of_500, vec![5; 5000], "{mode:?}");
             if round > 0 {
                 engine.close().unwrap();
                 let mut kinds = Vec::new();
@@ -367,11 +367,11 @@ fn opening_sets_aside_what_the_log_has_for_a_page_that_cannot_be_read() {
                 };
                 crate::engine::wal::salvage::salvage(&*disk_of_round, None, Lsn::ZERO, &mut note).unwrap();
                 // As FORMAT.md says.
-                assert!(kinds.contains(&5), "{torn:?}: what is set aside is in the log: kinds {kinds:?}");
+                assert!(kinds.contains(&5), "{mode:?}: what is set aside is in the log: kinds {kinds:?}");
                 // Whether the store was closed or not, a repair of the page brings everything back.
                 turn(&disk, damaged);
                 let engine = open_on(disk.kill(), &options).unwrap();
-                assert_eq!(contents(&*engine).unwrap(), model, "{torn:?}");
+                assert_eq!(contents(&*engine).unwrap(), model, "{mode:?}");
                 run(&*engine, Command::Verify).unwrap();
                 turn(&disk, damaged);
             }

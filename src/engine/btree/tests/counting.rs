@@ -5,10 +5,10 @@ use super::*;
 /// Bytes that each mode writes for the same changes, and the purposes that count them.
 #[test]
 fn each_mode_writes_its_copies_where_it_says() {
-    let written = |torn: Torn| {
+    let written = |mode: Mode| {
         let sim = SimDisk::new();
         let metered = Metered::new(sim.clone());
-        let options = Options { dirty_bytes_max: 4 << 20, checkpoint_log_bytes: 4 << 20, ..with(torn) };
+        let options = Options { dirty_bytes_max: 4 << 20, checkpoint_log_bytes: 4 << 20, ..with(mode) };
         let engine = open_on(metered.clone(), &options).unwrap();
         let fill = |version: u8| {
             for key in 0..200u8 {
@@ -23,18 +23,20 @@ fn each_mode_writes_its_copies_where_it_says() {
         fill(2);
         run(&*engine, Command::Checkpoint).unwrap();
         run(&*engine, Command::Verify).unwrap();
-        assert_eq!(engine.shape().variant, torn.name());
+        assert_eq!(engine.shape().variant, with(mode).variant());
         let snapshot = metered.snapshot().since(&before);
         [Purpose::PageImage, Purpose::DoubleWrite, Purpose::Checkpoint, Purpose::Wal]
             .map(|purpose| snapshot.of(purpose).write_bytes)
     };
-    let [image, double, delta] = TORN.map(written);
+    let [image, double, delta, cow] = MODES.map(written);
     // Every mode writes the same pages in place; each changed unit has at least one copy.
     let home = delta[2];
     assert!(image[2] == home && double[2] == home && home > 4 * 4096);
     assert!((home / 2..home + home / 8).contains(&delta[0]) && delta[1] == 0, "{delta:?}");
     assert!((home..home + 2 * 4096).contains(&double[1]) && double[0] == 0, "{double:?}");
     assert!(image[0] >= 200 * 4096 && image[1] == 0, "{image:?}");
+    // Every leaf whole, and the root, at new places.
+    assert!(cow[2] > home && cow[2] <= home + 2 * 4096 && cow[..2] == [0, 0], "{cow:?} {home}");
     // A segment header more or less.
     assert!(delta[3].abs_diff(double[3]) <= 64 << 10 && image[3] >= delta[3]);
 }
@@ -83,7 +85,7 @@ fn all_pages(traffic: &PageTraffic) -> PageCount {
 
 #[test]
 fn pages_by_kind_and_by_cause_add_up_to_what_the_disk_has_taken() {
-    for torn in [Torn::Delta, Torn::Doublewrite, Torn::Image] {
+    for mode in MODES {
         // With failures, which are not counted, and killed processes, so that opening repairs pages.
         let sim = SimDisk::new();
         for (round, fault) in [None, Some(40), Some(90), None].into_iter().enumerate() {
@@ -94,7 +96,7 @@ fn pages_by_kind_and_by_cause_add_up_to_what_the_disk_has_taken() {
                 let kind = Some(Request::Write);
                 faulty.inject(Fault::Fail { kind, purpose: None, nth, errno: libc::EIO });
             }
-            let Ok(engine) = open_on(disk, &with(torn)) else { continue };
+            let Ok(engine) = open_on(disk, &with(mode)) else { continue };
             let mut prng = Prng::new(round as u64);
             for step in 0..150 {
                 let batch = random_batch(&mut prng);
@@ -115,10 +117,10 @@ fn pages_by_kind_and_by_cause_add_up_to_what_the_disk_has_taken() {
             };
             use Purpose::*;
             let written = bytes(&[Checkpoint, PageImage, DoubleWrite, Manifest, Recovery], |c| c.write_bytes);
-            assert_eq!(all_pages(&tree.pages.written).bytes, written, "{torn:?} round {round}");
+            assert_eq!(all_pages(&tree.pages.written).bytes, written, "{mode:?} round {round}");
             let read = bytes(&[Checkpoint, Get, Scan, PageWrite, Verify], |c| c.read_bytes);
             let at_opening = tree.pages.read.of_cause(PageCause::Recovery).bytes;
-            assert_eq!(all_pages(&tree.pages.read).bytes - at_opening, read, "{torn:?} round {round}");
+            assert_eq!(all_pages(&tree.pages.read).bytes - at_opening, read, "{mode:?} round {round}");
             let copies = |cause| tree.pages.written.of_cause(cause).bytes;
             let images = copies(PageCause::Image) + copies(PageCause::Delta);
             assert_eq!(images, door.of(PageImage).write_bytes);
@@ -132,8 +134,8 @@ fn pages_by_kind_and_by_cause_add_up_to_what_the_disk_has_taken() {
 
 #[test]
 fn a_split_is_at_least_three_page_writes() {
-    for torn in [Torn::Delta, Torn::Doublewrite, Torn::Image] {
-        let engine = open_on(SimDisk::new(), &with(torn)).unwrap();
+    for mode in MODES {
+        let engine = open_on(SimDisk::new(), &with(mode)).unwrap();
         let tree = || engine.shape().tree.unwrap();
         let (mut splits, mut prng) = (0, Prng::new(3));
         for _ in 0..600 {
@@ -148,7 +150,7 @@ fn a_split_is_at_least_three_page_writes() {
             // Two splits in a row, of a leaf and of the page above it, share a page.
             assert!(
                 pages >= if split > 0 { 2 * split + 1 } else { 0 },
-                "{torn:?}: {pages} pages, {split} splits"
+                "{mode:?}: {pages} pages, {split} splits"
             );
             splits += split;
         }
@@ -158,14 +160,14 @@ fn a_split_is_at_least_three_page_writes() {
 
 #[test]
 fn what_is_to_settle_is_what_a_checkpoint_writes_and_opening_says_what_it_replayed() {
-    for torn in TORN {
+    for mode in MODES {
         let sim = SimDisk::new();
         let metered = Metered::new(sim.clone());
         let options = Options {
             page_bytes: 16 << 10,
             dirty_bytes_max: 4 << 20,
             checkpoint_log_bytes: 4 << 20,
-            ..with(torn)
+            ..with(mode)
         };
         let engine = open_on(metered.clone(), &options).unwrap();
         fill(&engine, 60, 1500);
@@ -179,7 +181,7 @@ fn what_is_to_settle_is_what_a_checkpoint_writes_and_opening_says_what_it_replay
         let written = metered.snapshot().since(&before);
         let of = |purpose| written.of(purpose).write_bytes;
         let counted = of(Purpose::Checkpoint) + of(Purpose::PageImage) + of(Purpose::DoubleWrite);
-        assert!(tree.settle_bytes.abs_diff(counted) <= 4096 + 1000, "{torn:?} {counted} {tree:?}");
+        assert!(tree.settle_bytes.abs_diff(counted) <= 4096 + 1000, "{mode:?} {counted} {tree:?}");
         assert_eq!(engine.shape().tree.unwrap().settle_bytes, 0);
         fill(&engine, 3, 1500);
         let tree = open_on(sim.kill(), &options).unwrap().shape().tree.unwrap();
@@ -230,18 +232,57 @@ fn a_checkpoint_makes_these_requests() {
     );
 }
 
+/// Nothing that is live is overwritten, so one meta page ends the checkpoint.
+#[test]
+fn a_checkpoint_that_copies_on_write_makes_these_requests() {
+    let sim = SimDisk::new();
+    let options =
+        Options { common: Common { log_segment_bytes: 1 << 20, ..tiny().common }, ..with(Mode::COW) };
+    let engine = open_on(sim.clone(), &options).unwrap();
+    fill(&engine, 60, 100);
+    run(&*engine, Command::Checkpoint).unwrap();
+    assert!(engine.shape().tree.unwrap().height >= 2);
+    let (before, mut batch) = (engine.shape().tree.unwrap(), Batch::new(0));
+    batch.put(long_key(7), vec![1; 100]);
+    apply(&engine, &batch).unwrap();
+    sim.start_trace();
+    run(&*engine, Command::Checkpoint).unwrap();
+    let trace: Vec<String> = sim
+        .trace()
+        .lines()
+        .filter(|line| !line.starts_with("set_size"))
+        .map(|line| line.split(" @").next().unwrap_or(line).to_string())
+        .collect();
+    assert_eq!(
+        trace,
+        [
+            "write btree.pages checkpoint",
+            "write btree.pages manifest",
+            "sync btree.pages checkpoint",
+            "sync log.0 wal",
+            "write btree.pages manifest",
+            "sync btree.pages manifest",
+        ]
+    );
+    let after = engine.shape().tree.unwrap();
+    let written = after.pages.written.since(&before.pages.written);
+    let pages = |kind, cause| written.of(kind, cause).pages;
+    assert_eq!(pages(PageKind::Leaf, PageCause::Change), 1, "{written:?}");
+    assert_eq!(pages(PageKind::Inner, PageCause::Path), before.height - 1, "{written:?}");
+}
+
 /// Bytes written per logical byte, settled before and after, with data eight times the dirty bound.
 #[test]
 #[ignore = "prints figures"]
 fn write_amplification_of_each_mode() {
-    for torn in [Torn::Delta, Torn::Doublewrite, Torn::Image] {
+    for mode in MODES {
         let metered = Metered::new(SimDisk::new());
         let options = Options {
             dirty_bytes_max: 8 << 20,
             checkpoint_log_bytes: 16 << 20,
             page_bytes: 16 << 10,
-            common: Common { log_segment_bytes: 1 << 20, cache_bytes: 8 << 20, ..with(torn).common },
-            ..with(torn)
+            common: Common { log_segment_bytes: 1 << 20, cache_bytes: 8 << 20, ..with(mode).common },
+            ..with(mode)
         };
         let engine = open_on(metered.clone(), &options).unwrap();
         let mut prng = Prng::new(1);
@@ -265,7 +306,7 @@ fn write_amplification_of_each_mode() {
             let home = written.of(Purpose::Checkpoint);
             println!(
                 "{:11} {name:24} W {:6.2}: log {:.2} images {:.2} double {:.2} home {:.2}, {} B a request",
-                torn.name(),
+                with(mode).variant(),
                 written.total().write_bytes as f64 / logical_bytes as f64,
                 share(Purpose::Wal),
                 share(Purpose::PageImage),
@@ -281,13 +322,13 @@ fn write_amplification_of_each_mode() {
         let mut prng = Prng::new(2);
         let mut small = |_: u64| format!("k{:015}", prng.below(500_000));
         // An image of every change is slow to make, and the same for each.
-        let (new, again) = if torn == Torn::Image { (40_000, 4000) } else { (500_000, 100_000) };
+        let (new, again) = if mode == Mode::IMAGE { (40_000, 4000) } else { (500_000, 100_000) };
         measure("random 100 B, new", new, 100, &mut small);
         measure("random 100 B, overwrite", again, 100, &mut small);
         let tree = engine.shape().tree.unwrap();
         println!(
             "{:11} {} leaves, fill {:.2}, {} splits",
-            torn.name(),
+            with(mode).variant(),
             tree.leaf_pages,
             tree.fill,
             tree.splits

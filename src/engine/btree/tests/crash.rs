@@ -34,7 +34,7 @@ impl History {
 #[derive(Clone)]
 pub(super) struct Workload<'a> {
     /// The modes, of which each opening takes one.
-    pub(super) modes: &'a [Torn],
+    pub(super) modes: &'a [Mode],
     pub(super) options: Options,
     pub(super) batch: fn(&mut Prng) -> Batch,
     pub(super) seed: u64,
@@ -44,7 +44,7 @@ pub(super) struct Workload<'a> {
 }
 
 impl Workload<'_> {
-    pub(super) fn new(modes: &[Torn], seed: u64, steps: u64) -> Workload<'_> {
+    pub(super) fn new(modes: &[Mode], seed: u64, steps: u64) -> Workload<'_> {
         // Pages of more than one unit are written in parts.
         let page_bytes = if seed.is_multiple_of(3) { 16 << 10 } else { 4 << 10 };
         let options = Options { page_bytes, dirty_bytes_max: 128 << 10, ..tiny() };
@@ -57,8 +57,8 @@ pub(super) fn workload_in(work: &Workload<'_>, disk: &Arc<dyn Disk>, history: &m
     let Workload { modes, options, batch, seed, steps, .. } = work.clone();
     let mut prng = Prng::new(seed);
     let mode = |prng: &mut Prng| {
-        let torn = modes[prng.below(modes.len() as u64) as usize];
-        Options { torn, ..options.clone() }
+        let mode = modes[prng.below(modes.len() as u64) as usize];
+        mode.of(Options { ..options.clone() })
     };
     let mut engine = open_on(disk.clone(), &mode(&mut prng))?;
     for _ in 0..steps {
@@ -106,7 +106,7 @@ pub(super) fn workload_in(work: &Workload<'_>, disk: &Arc<dyn Disk>, history: &m
 
 /// The workload in the default mode.
 pub(super) fn workload(disk: &Arc<dyn Disk>, seed: u64, steps: u64, history: &mut History) -> Result<()> {
-    workload_in(&Workload::new(&[Torn::Delta], seed, steps), disk, history)
+    workload_in(&Workload::new(&[Mode::DELTA], seed, steps), disk, history)
 }
 
 /// Opens the store after a crash and checks the promise of durability; returns the engine.
@@ -128,14 +128,14 @@ pub(super) fn recovered_in(
     engine
 }
 
-fn crash_everywhere(modes: &[Torn], seed: u64, steps: u64, images: u64) {
+fn crash_everywhere(modes: &[Mode], seed: u64, steps: u64, images: u64) {
     crash_everywhere_in(&Workload::new(modes, seed, steps), images);
 }
 
 pub(super) fn crash_everywhere_in(work: &Workload<'_>, images: u64) {
     let seed = work.seed;
     // Any mode opens a store of another mode.
-    let other = |at: u64| with(TORN[(at % 3) as usize]);
+    let other = |at: u64| with(Mode::nth(at));
     let whole = SimDisk::new();
     let mut history = History::default();
     let disk: Arc<dyn Disk> = whole.clone();
@@ -170,39 +170,50 @@ pub(super) fn crash_everywhere_in(work: &Workload<'_>, images: u64) {
 
 #[test]
 fn a_crash_at_any_request_leaves_a_prefix_that_holds_every_sync() {
-    crash_everywhere(&[Torn::Delta], 1, 40, 3);
+    crash_everywhere(&[Mode::DELTA], 1, 40, 3);
 }
 
 #[test]
 fn a_crash_at_any_request_leaves_a_prefix_with_other_batches() {
-    crash_everywhere(&[Torn::Delta], 2, 50, 2);
+    crash_everywhere(&[Mode::DELTA], 2, 50, 2);
 }
 
 #[test]
 fn a_crash_at_any_request_leaves_a_prefix_where_pages_are_written_in_parts() {
-    crash_everywhere(&[Torn::Delta], 12, 40, 2);
+    crash_everywhere(&[Mode::DELTA], 12, 40, 2);
 }
 
 #[test]
 fn a_crash_at_any_request_is_repaired_from_the_doublewrite_area() {
-    crash_everywhere(&[Torn::Doublewrite], 1, 40, 3);
+    crash_everywhere(&[Mode::DOUBLEWRITE], 1, 40, 3);
 }
 
 #[test]
 fn a_crash_at_any_request_is_repaired_from_images_of_batches() {
-    crash_everywhere(&[Torn::Image], 1, 30, 3);
+    crash_everywhere(&[Mode::IMAGE], 1, 30, 3);
+}
+
+#[test]
+fn a_crash_at_any_request_leaves_a_prefix_where_nothing_is_overwritten() {
+    for seed in [1, 2, 12] {
+        crash_everywhere(&[Mode::COW], seed, 40, 2);
+    }
 }
 
 #[test]
 fn a_crash_at_any_request_leaves_a_prefix_where_modes_change_at_every_opening() {
-    crash_everywhere(&TORN, 9, 40, 2);
+    crash_everywhere(&MODES, 9, 40, 2);
 }
 
 #[test]
 fn a_crash_at_any_request_may_leave_nonsense_in_every_unit_that_was_being_written() {
-    for (modes, seed) in
-        [(&[Torn::Delta][..], 12), (&[Torn::Doublewrite], 1), (&[Torn::Image], 3), (&TORN, 9)]
-    {
+    for (modes, seed) in [
+        (&[Mode::DELTA][..], 12),
+        (&[Mode::DOUBLEWRITE], 1),
+        (&[Mode::IMAGE], 3),
+        (&[Mode::COW], 5),
+        (&MODES, 9),
+    ] {
         crash_everywhere_in(&Workload { tear: Tear::Nonsense, ..Workload::new(modes, seed, 30) }, 2);
     }
 }

@@ -397,14 +397,14 @@ fn no_walk_goes_round_in_circles() {
 
 #[test]
 fn a_turned_bit_in_the_doublewrite_area_is_refused_when_it_is_needed_and_ignored_else() {
-    let options = with(Torn::Doublewrite);
+    let options = with(Mode::DOUBLEWRITE);
     let (mut needed, mut ignored) = (0, 0);
     for stop in (40..400).step_by(9) {
         let sim = SimDisk::new();
         let mut history = History::default();
         sim.stop_at(stop);
         let disk: Arc<dyn Disk> = sim.clone();
-        let _ = workload_in(&Workload::new(&[Torn::Doublewrite], 3, 120), &disk, &mut history);
+        let _ = workload_in(&Workload::new(&[Mode::DOUBLEWRITE], 3, 120), &disk, &mut history);
         let sim = sim.kill();
         let Ok(file) = sim.open(doublewrite::FILE) else { continue };
         // A part of the space behind the copies.
@@ -437,7 +437,7 @@ fn a_turned_bit_in_the_doublewrite_area_is_refused_when_it_is_needed_and_ignored
 
 #[test]
 fn a_disk_that_is_full_at_any_allocation_leaves_the_store_whole() {
-    for torn in TORN {
+    for mode in MODES {
         for nth in 0.. {
             let sim = SimDisk::new();
             let faulty = Faulty::new(sim.clone());
@@ -445,17 +445,17 @@ fn a_disk_that_is_full_at_any_allocation_leaves_the_store_whole() {
             faulty.inject(Fault::Fail { kind, purpose: None, nth, errno: libc::ENOSPC });
             let disk: Arc<dyn Disk> = Latch::new(faulty.clone());
             let mut history = History::default();
-            let result = workload_in(&Workload::new(&[torn], 5, 60), &disk, &mut history);
+            let result = workload_in(&Workload::new(&[mode], 5, 60), &disk, &mut history);
             if let Err(error) = &result {
-                assert!(matches!(error, Error::NoSpace), "{torn:?} allocation {nth}: {error}");
+                assert!(matches!(error, Error::NoSpace), "{mode:?} allocation {nth}: {error}");
             }
             if faulty.hits() == 0 {
-                assert!(nth > 3, "{torn:?} asked for space {nth} times");
+                assert!(nth > 3, "{mode:?} asked for space {nth} times");
                 break;
             }
             if sim.list().unwrap().iter().any(|info| info.name == allocation_unit::FILE) {
-                let what = format!("{torn:?} allocation {nth}");
-                let engine = recovered_in(&with(torn), sim.kill(), &history, &what);
+                let what = format!("{mode:?} allocation {nth}");
+                let engine = recovered_in(&with(mode), sim.kill(), &history, &what);
                 run(&*engine, Command::Checkpoint).unwrap();
                 run(&*engine, Command::Verify).unwrap();
             }

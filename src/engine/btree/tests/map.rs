@@ -180,9 +180,9 @@ fn a_damaged_list_of_the_version_before_refuses_nothing_and_is_named() {
 
 #[test]
 fn a_page_of_the_map_that_cannot_be_read_costs_its_free_units_and_nothing_else() {
-    for torn in TORN {
+    for mode in MODES {
         let sim = SimDisk::new();
-        let options = with(torn);
+        let options = with(mode);
         let mut model = {
             let engine = open_on(sim.clone(), &options).unwrap();
             fill(&engine, 200, 5000);
@@ -199,7 +199,7 @@ fn a_page_of_the_map_that_cannot_be_read_costs_its_free_units_and_nothing_else()
         let mut prng = Prng::new(3);
         for step in 0..200 {
             let batch = random_batch(&mut prng);
-            apply(&engine, &batch).unwrap_or_else(|error| panic!("{torn:?} {step}: {error}"));
+            apply(&engine, &batch).unwrap_or_else(|error| panic!("{mode:?} {step}: {error}"));
             follow(&mut model, &batch);
             if step % 20 == 0 {
                 run(&*engine, Command::Checkpoint).unwrap();
@@ -208,11 +208,11 @@ fn a_page_of_the_map_that_cannot_be_read_costs_its_free_units_and_nothing_else()
         run(&*engine, Command::Compact).unwrap();
         assert_eq!(contents(&*engine).unwrap(), model);
         let shape = engine.shape();
-        assert!(shape.damage.is_some_and(|damage| damage.contains("free map")), "{torn:?}");
+        assert!(shape.damage.is_some_and(|damage| damage.contains("free map")), "{mode:?}");
         assert!(engine.event_log().unwrap().events().iter().any(|event| event.name == "error"));
         // Also behind a crash, and without it.
         let engine = open_on(sim.crash(1), &options).unwrap();
-        assert!(run(&*engine, Command::Verify).is_err(), "{torn:?}");
+        assert!(run(&*engine, Command::Verify).is_err(), "{mode:?}");
         assert_eq!(contents(&*engine).unwrap(), model);
         let mut found = Map::new();
         let losses = salvage(sim.kill(), &options, &mut |operation| {
@@ -222,7 +222,7 @@ fn a_page_of_the_map_that_cannot_be_read_costs_its_free_units_and_nothing_else()
             }
             Ok(())
         });
-        assert!(losses.unwrap().is_empty(), "{torn:?}");
+        assert!(losses.unwrap().is_empty(), "{mode:?}");
         assert_eq!(found, model);
     }
 }

@@ -17,12 +17,11 @@ const CAPACITY_BYTES: u64 = 12 << 20;
 const SMALL_BYTES: u64 = 4 << 20;
 
 /// Pages of the usual size on a small disk: one segment of the log takes the copies of few of them.
-fn options(torn: Torn) -> Options {
-    Options {
+fn options(mode: Mode) -> Options {
+    mode.of(Options {
         page_bytes: 16 << 10,
         checkpoint_log_bytes: 512 << 10,
         dirty_bytes_max: 2 << 20,
-        torn,
         common: Common {
             reserve_bytes: 768 << 10,
             log_segment_bytes: 128 << 10,
@@ -30,7 +29,7 @@ fn options(torn: Torn) -> Options {
             ..tiny().common
         },
         ..tiny()
-    }
+    })
 }
 
 /// A store and its model.
@@ -43,15 +42,15 @@ struct Store {
 }
 
 impl Store {
-    fn new(torn: Torn, seed: u64, capacity_bytes: u64) -> Store {
-        let (sim, options) = (SimDisk::new(), options(torn));
+    fn new(mode: Mode, seed: u64, capacity_bytes: u64) -> Store {
+        let (sim, options) = (SimDisk::new(), options(mode));
         sim.set_capacity(Some(capacity_bytes));
         let engine = open_on(sim.clone(), &options).unwrap();
         Store { sim, engine, model: Map::new(), options, seed }
     }
 
     fn what(&self) -> String {
-        format!("{:?} seed {}", self.options.torn, self.seed)
+        format!("{:?} seed {}", self.options.variant(), self.seed)
     }
 
     /// From here on no byte of the disk is free, except those that the store gives back.
@@ -133,13 +132,13 @@ impl Store {
 
 #[test]
 fn what_others_took_is_not_needed_to_delete_and_to_write_again() {
-    for torn in TORN {
+    for mode in MODES {
         for (seed, ends) in (0..).zip([
             [End::Closed, End::Crashed, End::Closed],
             [End::Killed, End::Killed, End::Crashed],
             [End::Crashed, End::Closed, End::Killed],
         ]) {
-            let mut store = Store::new(torn, seed, CAPACITY_BYTES);
+            let mut store = Store::new(mode, seed, CAPACITY_BYTES);
             store.fill(1);
             let (count, bytes) = (store.model.len(), store.bytes());
             assert!(bytes > 7 << 20, "{}: full at {bytes}", store.what());
@@ -188,9 +187,9 @@ fn survive_kill(store: &Store, moment: &str) {
 
 #[test]
 fn a_store_that_is_killed_at_any_moment_is_opened_and_emptied_without_a_free_byte() {
-    for torn in TORN {
+    for mode in MODES {
         for seed in 0..3 {
-            let mut store = Store::new(torn, seed, CAPACITY_BYTES);
+            let mut store = Store::new(mode, seed, CAPACITY_BYTES);
             let mut prng = Prng::new(seed);
             'fill: for number in 0u32.. {
                 let mut batch = Batch::new(1);
@@ -257,7 +256,7 @@ fn work_on(sim: &Arc<SimDisk>, options: &Options, model: &Map) -> Vec<Map> {
                     assert!(
                         !matches!(error, Error::NoSpace),
                         "{:?}: deletes of part {nth}: {error}",
-                        options.torn
+                        options.variant()
                     );
                     states.push(next);
                     return states;
@@ -273,25 +272,25 @@ fn work_on(sim: &Arc<SimDisk>, options: &Options, model: &Map) -> Vec<Map> {
 
 #[test]
 fn power_may_go_at_any_request_while_others_have_every_byte() {
-    for torn in TORN {
-        let mut store = Store::new(torn, 5, SMALL_BYTES);
+    for mode in MODES {
+        let mut store = Store::new(mode, 5, SMALL_BYTES);
         store.fill(1);
         store.live_again(End::Closed);
         store.engine.close().unwrap();
         store.others_take_all();
         let whole = store.sim.kill();
-        assert_eq!(work_on(&whole, &store.options, &store.model).len(), 1, "{torn:?}: all of it can be done");
+        assert_eq!(work_on(&whole, &store.options, &store.model).len(), 1, "{mode:?}: all of it can be done");
         for stop in (0..whole.requests()).step_by(2) {
             let sim = store.sim.kill();
             sim.stop_at(stop);
             let states = work_on(&sim, &store.options, &store.model);
             let crashed = sim.crash(stop);
             let opened = open_on(crashed.clone(), &store.options);
-            let engine = opened.unwrap_or_else(|error| panic!("{torn:?} stop {stop}: {error}"));
+            let engine = opened.unwrap_or_else(|error| panic!("{mode:?} stop {stop}: {error}"));
             let found = contents(&*engine).unwrap();
-            assert!(states.contains(&found), "{torn:?} stop {stop}: not a state that there was");
-            run(&*engine, Command::Verify).unwrap_or_else(|error| panic!("{torn:?} stop {stop}: {error}"));
-            let mut left = Store { sim: crashed, engine, model: found, ..Store::new(torn, 5, SMALL_BYTES) };
+            assert!(states.contains(&found), "{mode:?} stop {stop}: not a state that there was");
+            run(&*engine, Command::Verify).unwrap_or_else(|error| panic!("{mode:?} stop {stop}: {error}"));
+            let mut left = Store { sim: crashed, engine, model: found, ..Store::new(mode, 5, SMALL_BYTES) };
             left.delete(usize::MAX, 100);
             assert!(left.model.is_empty());
         }
@@ -300,9 +299,9 @@ fn power_may_go_at_any_request_while_others_have_every_byte() {
 
 #[test]
 fn deletes_go_on_when_others_take_every_byte_of_a_store_that_is_open() {
-    for torn in TORN {
+    for mode in MODES {
         for seed in 0..16 {
-            let mut store = Store::new(torn, seed, CAPACITY_BYTES);
+            let mut store = Store::new(mode, seed, CAPACITY_BYTES);
             let mut prng = Prng::new(seed);
             // Pages all over the tree are dirty when the others come; copies of them all need files that the log does not have yet.
             for number in 0..150 + 30 * seed as u32 {
@@ -316,7 +315,7 @@ fn deletes_go_on_when_others_take_every_byte_of_a_store_that_is_open() {
             store.others_take_all();
             match store.try_delete(usize::MAX, 20) {
                 // The doublewrite area may be too short for copies of all dirty pages; opening writes them part by part.
-                Err(Error::NoSpace) if torn == Torn::Doublewrite => {
+                Err(Error::NoSpace) if mode == Mode::DOUBLEWRITE => {
                     store.live_again(End::Killed);
                     store.delete(usize::MAX, 20);
                 }

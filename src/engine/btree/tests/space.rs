@@ -22,9 +22,9 @@ fn sparse_neighbours_merge_until_pages_are_well_filled() {
 
 #[test]
 fn vacuum_cuts_the_file_to_what_is_in_use() {
-    for torn in TORN {
+    for mode in MODES {
         let sim = SimDisk::new();
-        let engine = open_on(sim.clone(), &with(torn)).unwrap();
+        let engine = open_on(sim.clone(), &with(mode)).unwrap();
         let size = || sim.open(allocation_unit::FILE).unwrap().size().unwrap();
         fill(&engine, 600, 5000);
         run(&*engine, Command::Checkpoint).unwrap();
@@ -56,8 +56,8 @@ fn vacuum_cuts_the_file_to_what_is_in_use() {
         run(&*engine, Command::Verify).unwrap();
         assert_eq!(contents(&*engine).unwrap(), model);
         let used = engine.core.tree.read().space.used_units().bytes();
-        assert!(size() < used + used / 8 + (100 << 10), "{torn:?}: {full} {loose} {} used {used}", size());
-        assert!(size() < full / 4 && steps > 10, "{torn:?}: {full} {loose} {}", size());
+        assert!(size() < used + used / 8 + (100 << 10), "{mode:?}: {full} {loose} {} used {used}", size());
+        assert!(size() < full / 4 && steps > 10, "{mode:?}: {full} {loose} {}", size());
         let engine = open_on(sim.crash(1), &tiny()).unwrap();
         run(&*engine, Command::Verify).unwrap();
         assert_eq!(contents(&*engine).unwrap(), model);
@@ -96,16 +96,16 @@ fn vacuumed_bytes_max(engine: &BtreeEngine) -> u64 {
 
 #[test]
 fn holes_that_are_too_small_for_a_page_do_not_keep_the_file_long() {
-    for torn in TORN {
+    for mode in MODES {
         let sim = SimDisk::new();
-        let options = Options { page_bytes: 16 << 10, dirty_bytes_max: 1 << 20, torn, ..large() };
+        let options = mode.of(Options { page_bytes: 16 << 10, dirty_bytes_max: 1 << 20, ..large() });
         let (engine, model) = with_small_holes(&sim, &options);
         let size = || sim.open(allocation_unit::FILE).unwrap().size().unwrap();
         let loose = size();
         run(&*engine, Command::Compact).unwrap();
         run(&*engine, Command::Verify).unwrap();
         let bound = vacuumed_bytes_max(&engine);
-        assert!(size() <= bound && size() < loose / 3, "{torn:?}: {loose} -> {}, at most {bound}", size());
+        assert!(size() <= bound && size() < loose / 3, "{mode:?}: {loose} -> {}, at most {bound}", size());
         assert_eq!(contents(&*engine).unwrap(), model);
         let events = engine.core.event_log.events();
         let ended = events.iter().rev().find(|event| event.name == "compact").unwrap();
@@ -243,7 +243,7 @@ fn fill_and_empty(seed: u64, options: &Options, capacity: u64) {
         batch.delete(key);
         batch.uses_reserve = true;
         apply(&batch).unwrap_or_else(|error| {
-            panic!("{:?} seed {seed}: delete {nth} of {count}: {error}", options.torn)
+            panic!("{:?} seed {seed}: delete {nth} of {count}: {error}", options.variant())
         });
     }
     assert!(contents(&*engine).unwrap().is_empty());
@@ -251,7 +251,8 @@ fn fill_and_empty(seed: u64, options: &Options, capacity: u64) {
     for nth in 0..count as u64 / 2 {
         let mut batch = Batch::new(1);
         batch.put(nth.to_be_bytes().to_vec(), vec![9; 200]);
-        apply(&batch).unwrap_or_else(|error| panic!("{:?} seed {seed}: put {nth}: {error}", options.torn));
+        apply(&batch)
+            .unwrap_or_else(|error| panic!("{:?} seed {seed}: put {nth}: {error}", options.variant()));
     }
     // Another program takes the rest of the disk: a batch that waits then gets an error, and does not wait for ever.
     let space = sim.space().unwrap();
@@ -267,7 +268,7 @@ fn fill_and_empty(seed: u64, options: &Options, capacity: u64) {
         }
         match apply(&batch) {
             Ok(_) | Err(Error::NoSpace) => {}
-            Err(error) => panic!("{:?} seed {seed}: {error}", options.torn),
+            Err(error) => panic!("{:?} seed {seed}: {error}", options.variant()),
         }
     }
     sim.set_capacity(None);
@@ -277,15 +278,14 @@ fn fill_and_empty(seed: u64, options: &Options, capacity: u64) {
 
 #[test]
 fn what_gives_space_back_is_done_on_a_full_disk() {
-    for torn in TORN {
+    for mode in MODES {
         for seed in 0..4 {
-            let options = Options {
+            let options = mode.of(Options {
                 dirty_bytes_max: 128 << 10,
                 checkpoint_log_bytes: 128 << 10,
-                torn,
                 common: Common { reserve_bytes: 96 << 10, log_segment_bytes: 16 << 10, ..tiny().common },
                 ..tiny()
-            };
+            });
             fill_and_empty(seed, &options, (1 << 20) + seed * 37_000);
         }
     }

@@ -168,7 +168,9 @@ impl Tree {
         let room = self.page_bytes() - HEADER_BYTES;
         let splits = step.leaves + (4 * step.cell_bytes / room) as u64 + 2;
         let units = self.page_units() * (splits * (self.height + 2));
-        SpaceNeeds { units, piece_units: self.page_units(), pages: 0 }
+        let mut needs = SpaceNeeds { units, piece_units: self.page_units(), pages: 0 };
+        self.need_copies(&step.pins, &mut needs);
+        needs
     }
 
     /// Makes a step as planned; true if the buffer merge continues.

@@ -59,7 +59,7 @@ impl Tree {
                 self.pin_neighbours(source, loaded, key, pins)?;
             }
         }
-        needs.pages = pins.len() as u64;
+        self.need_copies(pins, &mut needs);
         Ok(needs)
     }
 
@@ -112,12 +112,20 @@ impl Tree {
     ) -> &mut Page {
         self.touch(number);
         match self.dirty.entry(number) {
-            Entry::Occupied(page) => Arc::make_mut(page.into_mut()),
+            Entry::Occupied(page) => {
+                let page = Arc::make_mut(page.into_mut());
+                // It was copied because of a page below it, and now changes for a cause of its own.
+                if page.cause() == PageCause::Path {
+                    page.set_cause(cause);
+                }
+                page
+            }
             Entry::Vacant(place) => {
                 source.forget(number.unit());
                 let page = pins.remove(&number).expect("a page on a planned path is dirty or pinned");
                 let page = Arc::make_mut(place.insert(page));
                 page.begin_changes(cause);
+                debug_assert!(!self.is_copy_on_write, "invariant 1 of copy-on-write");
                 page
             }
         }
@@ -221,7 +229,7 @@ impl Tree {
             self.root = self.add_page(Page::new(self.page_bytes, 0, PageNumber::NONE), PageCause::Change);
             self.height = 1;
         }
-        let (way, leaf) = self.way(key, pins);
+        let (mut way, mut leaf) = self.way(key, pins);
         let page = self.planned(leaf, pins);
         let found = page.search(key);
         let (mut old, mut old_bytes, free_bytes) = (None, 0, page.free_bytes());
@@ -243,6 +251,7 @@ impl Tree {
         self.counts.leaf_bytes -= old_bytes as u64;
         let splits = cell.len() + 2 > free_bytes + old_bytes;
         let cause = if splits { PageCause::Split } else { PageCause::Change };
+        self.own(&mut way, &mut leaf, cause, pins, source);
         let page = self.page_mut(leaf, cause, pins, source);
         if let Ok(index) = found {
             if page.replace(index, &cell) {
@@ -293,9 +302,10 @@ impl Tree {
         if self.height == 0 {
             return None;
         }
-        let (_, leaf) = self.way(key, pins);
+        let (mut way, mut leaf) = self.way(key, pins);
         // The page becomes dirty only if it has the key.
         let index = self.planned(leaf, pins).search(key).ok()?;
+        self.own(&mut way, &mut leaf, PageCause::Change, pins, source);
         let page = self.page_mut(leaf, PageCause::Change, pins, source);
         let old = match page.cell_value(index) {
             CellValue::Extent(extent) => Some(extent),
@@ -346,21 +356,28 @@ impl Tree {
         }
     }
 
-    /// Moves the page `from`, which is in memory, to `to`; the caller changes the reference to it.
+    /// Moves the page `from`, which is in memory, to `to`, for `cause`; the caller changes the reference to it.
     pub(super) fn move_page(
         &mut self,
         from: PageNumber,
         to: PageNumber,
+        cause: PageCause,
         pins: &mut Pins,
         source: &impl PageSource,
     ) {
-        self.page_mut(from, PageCause::Vacuum, pins, source);
+        let page = match self.dirty.remove(&from) {
+            Some(page) => page,
+            None => {
+                source.forget(from.unit());
+                let mut page = pins.remove(&from).expect("a page on a planned path is dirty or pinned");
+                Arc::make_mut(&mut page).begin_changes(cause);
+                page
+            }
+        };
         self.imaged.remove(&from);
-        if let Some(page) = self.dirty.remove(&from) {
-            self.dirty.insert(to, page);
-            self.fresh.insert(to);
-            self.touch(to);
-        }
+        self.dirty.insert(to, page);
+        self.fresh.insert(to);
+        self.touch(to);
         match self.fresh.remove(&from) {
             true => self.space.give_back(from.unit(), self.page_units()),
             false => self.space.retire(from.unit(), self.page_units()),

@@ -9,6 +9,7 @@
 //! |----------------|----------------------------------------------------------------------|
 //! | `search`       | one key, the next part of a scan; newer puts of the change buffer    |
 //! | `change`       | a batch: the space it needs, and its changes                         |
+//! | `copy_on_write` | copies of the pages on a path, in a tree that overwrites none       |
 //! | `page_merge`   | merges of sparse pages                                               |
 //! | `buffer_merge` | a step of a change-buffer merge                                      |
 //! | `relocate`     | a step of a vacuum: what lies too far behind in the file moves       |
@@ -25,6 +26,7 @@
 
 mod buffer_merge;
 mod change;
+mod copy_on_write;
 mod frozen;
 mod page_merge;
 mod relocate;
@@ -39,7 +41,7 @@ use super::allocation_unit::{PageNumber, UNIT_BYTES, UnitNumber, Units};
 use super::change_buffer::ChangeBuffer;
 use super::freemap::FreeMap;
 use super::meta::{Meta, TreeCounts};
-use super::options::Torn;
+use super::options::{Placement, Torn};
 use super::page::Page;
 use super::source::Miss;
 use super::value::Value;
@@ -96,6 +98,8 @@ pub struct Tree {
     /// Puts that are newer than the pages and not in them yet.
     pub buffer: ChangeBuffer,
     page_bytes: usize,
+    /// Whether pages are copied to another place before they are changed; see `copy_on_write`.
+    is_copy_on_write: bool,
     /// Pages that the last batch changed, in mode [`Torn::Image`]; `None` in the other modes.
     touched: Option<BTreeSet<PageNumber>>,
     /// Dirty pages whose newest image is in the log.
@@ -108,8 +112,9 @@ pub struct Tree {
 }
 
 impl Tree {
-    /// The tree of a durable state. Images of its changes are collected from [`Tree::start_images`] on.
-    pub fn new(meta: Meta, space: FreeMap) -> Tree {
+    /// The tree of a durable state, whose changed pages go to where `pages` says. Images of its changes are collected from
+    /// [`Tree::start_images`] on.
+    pub fn new(meta: Meta, space: FreeMap, pages: Placement) -> Tree {
         Tree {
             durable: meta,
             root: meta.root,
@@ -125,6 +130,7 @@ impl Tree {
             touched: None,
             imaged: HashSet::new(),
             page_bytes: meta.page_bytes as usize,
+            is_copy_on_write: pages != Placement::InPlace,
             dirty: HashMap::new(),
             fresh: HashSet::new(),
             values: HashMap::new(),

@@ -56,33 +56,37 @@ impl Tree {
         }
         while let Some((parent, index)) = way.pop() {
             let sparse = self.writable(number, pins).is_some_and(|page| page.is_sparse());
-            if !sparse
-                || !(index > 0 && self.merge_children(parent, index - 1, pins, source)
-                    || self.merge_children(parent, index, pins, source))
-            {
+            if !sparse {
                 return;
             }
-            number = parent;
+            let before = index.checked_sub(1);
+            let merged = before.and_then(|index| self.merge_children(&mut way, parent, index, pins, source));
+            match merged.or_else(|| self.merge_children(&mut way, parent, index, pins, source)) {
+                Some(parent) => number = parent,
+                None => return,
+            }
         }
         self.lower_root(pins, source);
     }
 
-    /// Merges children `index` and `index + 1` of `parent`. Returns false and changes nothing if that is not possible.
+    /// Merges children `index` and `index + 1` of `parent`, to which `way` leads; returns the parent's number, which may be new. Returns `None`
+    /// and changes nothing if that is not possible.
     fn merge_children(
         &mut self,
+        way: &mut Vec<(PageNumber, usize)>,
         parent: PageNumber,
         index: usize,
         pins: &mut Pins,
         source: &impl PageSource,
-    ) -> bool {
-        let Some(page) = self.writable(parent, pins) else { return false };
+    ) -> Option<PageNumber> {
+        let page = self.writable(parent, pins)?;
         if index >= page.count() {
-            return false;
+            return None;
         }
         let separator = page.key(index).to_vec();
-        let (left, right) = (page.child(index), page.child(index + 1));
-        let Some(right_page) = self.writable(right, pins).cloned() else { return false };
-        let Some(left_page) = self.writable(left, pins) else { return false };
+        let (mut left, right) = (page.child(index), page.child(index + 1));
+        let right_page = self.writable(right, pins).cloned()?;
+        let left_page = self.writable(left, pins)?;
         // A stale page may hold keys that belong to its neighbour by now: outdated values would come back.
         let is_apart = |(left, right): (&Page, &Page)| {
             let last = left.count().checked_sub(1).map(|last| left.key(last));
@@ -90,17 +94,20 @@ impl Tree {
             last.is_none_or(|last| last < &separator[..]) && first.is_none_or(|first| first >= &separator[..])
         };
         if !is_apart((left_page, &right_page)) {
-            return false;
+            return None;
         }
         let mut merged = Page::clone(left_page);
         if !merged.absorb(&separator, &right_page) {
-            return false;
+            return None;
         }
+        way.push((parent, index));
+        self.own(way, &mut left, PageCause::Merge, pins, source);
+        let (parent, _) = way.pop()?;
         let page = self.page_mut(left, PageCause::Merge, pins, source);
         merged.set_cause(page.cause());
         *page = merged;
         self.remove_page(right, right_page.is_leaf(), source);
         self.page_mut(parent, PageCause::Merge, pins, source).remove_child(index + 1);
-        true
+        Some(parent)
     }
 }

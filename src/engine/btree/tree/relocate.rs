@@ -46,7 +46,8 @@ impl Relocation {
     /// Upper bound of the space that it takes, with pages of `page_units`.
     pub fn needs(&self, page_units: Units) -> SpaceNeeds {
         let values = self.values.iter().map(|(_, extent, _)| extent.units);
-        let pages = page_units * (self.way.len() as u64 + 1);
+        // Twice: what is copied on write may have to move again, as far as the goal wants it.
+        let pages = page_units * (self.way.len() as u64 + 1) * 2;
         let piece_units = values.clone().max().unwrap_or_default().max(page_units);
         SpaceNeeds { units: values.sum::<Units>() + pages, piece_units, pages: 0 }
     }
@@ -121,7 +122,7 @@ impl Tree {
         goal: VacuumGoal,
         source: &impl PageSource,
     ) -> (bool, Units) {
-        let Relocation { mut pins, way, leaf, values, .. } = step;
+        let Relocation { mut pins, mut way, mut leaf, values, .. } = step;
         if self.height == 0 {
             return (false, Units::ZERO);
         }
@@ -130,6 +131,11 @@ impl Tree {
             self.space.withhold(start, start + units);
         }
         let (mut moved, mut stuck_units) = (false, Units::ZERO);
+        let units = self.page_units();
+        let path = way.iter().map(|(number, _)| *number).chain([leaf]);
+        if !values.is_empty() || path.into_iter().any(|number| goal.moves(number.unit(), units)) {
+            self.own(&mut way, &mut leaf, PageCause::Vacuum, &mut pins, source);
+        }
         for (key, old, value) in values {
             let Some(to) = self.better_place(old.unit, old.units, goal) else {
                 stuck_units += old.units;
@@ -149,7 +155,7 @@ impl Tree {
             if goal.moves(number.unit(), self.page_units()) {
                 match self.better_place(number.unit(), self.page_units(), goal).map(PageNumber::at) {
                     Some(to) => {
-                        self.move_page(number, to, &mut pins, source);
+                        self.move_page(number, to, PageCause::Vacuum, &mut pins, source);
                         match parent {
                             Some((parent, index)) => self
                                 .page_mut(parent, PageCause::Vacuum, &mut pins, source)

@@ -61,7 +61,7 @@ fn the_tree_finds_its_pages_in_any_source_and_asks_for_what_is_not_there() {
     let mut prng = Prng::new(11);
     let meta = Meta { page_bytes: 4096, end: FIRST_UNIT, ..Meta::default() };
     let (mut tree, mut source) =
-        (Tree::new(meta, FreeMap::new(FIRST_UNIT, FIRST_UNIT)), MemorySource::default());
+        (Tree::new(meta, FreeMap::new(FIRST_UNIT, FIRST_UNIT), Placement::InPlace), MemorySource::default());
     let (mut model, mut misses) = (BTreeMap::new(), 0);
     for step in 0..600u32 {
         let mut batch = Batch::new(0);
