@@ -8,6 +8,7 @@
 //! | `mount/kill.rs` | `kill -9` of the daemon under writers that record what was acknowledged |
 //! | `mount/stats.rs` | `/.stats` and its readers, commands, the meter against the kernel's |
 //! | `mount/below.rs` | the witness below an engine of others: its counts, and which process is killed first |
+//! | `mount/others.rs` | an engine of others on a full and on a read-only disk, mounted to be read, and stalled |
 //! | `mount/repair.rs` | `kvfs check --repair` of a store that was damaged |
 //! | `mount/lifecycle.rs` | mount, second mount, stale mount, signals, mount(8), exit codes |
 //! | `mount/descriptors.rs` | more files below than the process may have open |
@@ -51,6 +52,8 @@ mod lifecycle;
 mod load;
 #[path = "mount/numbers.rs"]
 mod numbers;
+#[path = "mount/others.rs"]
+mod others;
 #[path = "mount/overlay.rs"]
 mod overlay;
 #[path = "mount/programs.rs"]

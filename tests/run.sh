@@ -118,12 +118,12 @@ tools() {
     need_build
     if wanted mounts || wanted engines || wanted rocksdb; then
         need_fuse
-        need git=git sqlite3=sqlite3 jq=jq
+        need git=git sqlite3=sqlite3 jq=jq strace=strace
     fi
     # The bindings to its C++ are made by libclang, which clang brings.
     ! wanted rocksdb || need c++=g++ clang=clang
     if wanted mounts; then
-        need fio=fio rsync=rsync setfattr=attr setfacl=acl strace=strace
+        need fio=fio rsync=rsync setfattr=attr setfacl=acl
         # Filesystems below a store, on loop devices: a test of its own for root.
         need mkfs.ext4=e2fsprogs mkfs.xfs=xfsprogs
     fi
@@ -222,14 +222,15 @@ other_engines() {
     "$(others_metadata .target_directory)/$1/kvfs-engines" engines --json | jq -r '.[] | select(.metered_disk | not) | .name'
 }
 
-# What shows soon whether an engine is fit to be mounted: random calls beside the host's filesystem, kills, git and SQLite; and
-# with a witness below it, which is killed, too. Two engines at a time, so what is printed is shown when it has ended.
+# What shows soon whether an engine is fit to be mounted: random calls beside the host's filesystem, kills, git and SQLite, a full and
+# a read-only disk; and with a witness below it, which is killed, too. Two engines at a time, so what is printed is shown when it has ended.
 other_mount() {
     local log=$logs/mounted-$1 code=0
     {
         echo "engine=$1"
         KVFS_TEST_ENGINE=$1 limited cargo test --no-fail-fast --test mount -- --ignored --exact \
-            calls::random_calls::other kill::kill_under_writers::other programs::git_clone::other programs::sqlite::other || code=1
+            calls::random_calls::other kill::kill_under_writers::other programs::git_clone::other programs::sqlite::other \
+            others::{a_full_disk,a_read_only_disk,a_read_only_mount,a_stall,the_name_of_a_log}::other || code=1
         KVFS_TEST_ENGINE=$1 KVFS_TEST_OPTIONS=witness=on limited cargo test --no-fail-fast --test mount -- --ignored \
             below:: programs::git_clone::other kill::kill_under_writers::other || code=1
     } >"$log" 2>&1

@@ -209,7 +209,7 @@ fail() {
     printf '  FAILED  %s\n' "$1"
 }
 
-# attempt NAME SECONDS COMMAND...: runs it with a limit; its output is shown only if it fails. A shell function runs in a
+# attempt NAME SECONDS COMMAND...: runs it with a limit; its output is shown and kept only if it fails. A shell function runs in a
 # subshell of its own.
 attempt() {
     local name=$1 limit=$2 code=0 began=$SECONDS
@@ -234,8 +234,19 @@ attempt() {
         pass "$name ($((SECONDS - began)) s)"
     else
         { grep -A3 'panicked' "$work/output.txt" || true; tail -n 30 "$work/output.txt"; } | cut -c1-300 | sed 's/^/    | /'
+        keep_output "$name"
         fail "$name (exit code $code)"
     fi
+}
+
+# keep_output NAME: the whole output of what failed, and the report of the mount if it still answers, where they outlive this script:
+# in $KVFS_TEST_ARTIFACTS, or beside the work directory.
+keep_output() {
+    local place=${KVFS_TEST_ARTIFACTS:-$base}
+    mkdir -p "$place"
+    place=$place/failed-$(basename "$0" .sh)-${1//[^[:alnum:]]/-}-$$.txt
+    { cat "$work/output.txt" && printf '\n--- .stats\n' && timeout 5 cat "$mnt/.stats"; } >"$place" 2>&1 || true
+    echo "    | all of it: $place"
 }
 
 # Ends a process that this script started, and what that started.
