@@ -32,6 +32,7 @@ use super::core::Core;
 use super::freemap::{MapChanges, SpaceNeeds};
 use super::map_pages;
 use super::meta::{MapPlace, Meta};
+use super::options::Placement;
 use super::page::Page;
 use super::source::Piece;
 use super::tree::FrozenTree;
@@ -229,9 +230,13 @@ impl Checkpointer {
         }
     }
 
-    /// Begins a checkpoint of the present state for `reason`; `merged` if all puts that were buffered when it became due are in pages.
-    pub fn freeze(&self, reason: &'static str, merged: bool) -> Result<RunningCheckpoint> {
+    /// Begins a checkpoint of the present state for `reason`; `merged` if all puts that were buffered when it became due are in pages. With
+    /// `together`, its pages get one place, if the option `pages` says so.
+    pub fn freeze(&self, reason: &'static str, merged: bool, together: bool) -> Result<RunningCheckpoint> {
         let _writer = self.core.tree.writer();
+        if together && self.core.options.pages == Placement::CowExtent {
+            self.core.place_together()?;
+        }
         self.core.load_for_homes()?;
         let missing = SpaceNeeds::default().lacking(&self.core.tree.read().space);
         if let Some(end) = missing {
@@ -392,6 +397,7 @@ impl Checkpointer {
     fn thaw(&self, running: &RunningCheckpoint) {
         // Into the pool first, since readers find them in the frozen state until that is dropped.
         for (unit, piece) in &running.fresh {
+            self.core.page_extents.note(*unit, piece);
             self.core.pager.keep(*unit, piece.clone());
         }
         for (number, page) in &running.in_place {

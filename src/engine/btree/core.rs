@@ -8,6 +8,7 @@ use super::copies::PageCopies;
 use super::failure::WorkFailure;
 use super::latch::TreeLatch;
 use super::options::Options;
+use super::page_extents::PageExtents;
 use super::pager::Pager;
 use super::source::{LoadedPieces, Miss, Piece, is_unreadable};
 use super::tree::Tree;
@@ -25,6 +26,8 @@ pub struct Core {
     pub log: Log,
     /// The tree, and the right to change it.
     pub tree: TreeLatch,
+    /// Extents of the file in which there are pages.
+    pub page_extents: PageExtents,
     /// The copies of pages that checkpoints have to make.
     pub copies: PageCopies,
     /// Distance between the durable state and now.
@@ -115,6 +118,7 @@ impl Core {
         let tree = self.tree.read();
         if tree.epoch == epoch {
             for (unit, piece) in read? {
+                self.page_extents.note(unit, &piece);
                 self.pager.keep(unit, piece.clone());
                 loaded.add(epoch, unit, piece);
             }

@@ -45,6 +45,15 @@ impl Core {
         self.grow_if(|tree| tree.space.missing(units + tree.space.map_units_max(units)))
     }
 
+    /// Moves all dirty pages to long runs, as far as there are any. The writer's lock is held.
+    pub fn place_together(&self) -> Result<()> {
+        let units = Units::of_bytes(self.tree.read().active_bytes());
+        let extent_units = self.options.extent_units();
+        self.load_groups(Tier::Disk, Purpose::Checkpoint, |map| map.wanted(units, extent_units))?;
+        self.tree.write().place_together(extent_units);
+        Ok(())
+    }
+
     fn grow_if(&self, missing: impl Fn(&Tree) -> Option<UnitNumber>) -> Result<()> {
         let missing = missing(&self.tree.read());
         if let Some(end) = missing {

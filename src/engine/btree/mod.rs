@@ -10,6 +10,9 @@
 //! are written in place. In `delta` the copy consists of the same units; the other two modes copy whole pages. In `image` the log keeps
 //! the images that the last checkpoint needs until the next one commits.
 //!
+//! With `pages=cow` or `cow-extent` nothing is written in place: pages are copied to free places before they change (`tree::copy_on_write`), so
+//! there are no copies. `cow-extent` gives all pages of a checkpoint one place, and collects extents that are mostly dead.
+//!
 //! # Components
 //!
 //! [`BtreeEngine`] only conducts the components. Each component owns its fields and its lock. An arrow points from a component to those
@@ -18,6 +21,7 @@
 //! ```text
 //! BtreeEngine ─► work ─► schedule: next(&FlushState) → FlushWork, a pure function    report
 //!   │
+//!   ├─► Collector (page_extents)
 //!   ├─► Writer (admission) ─► Checkpointer ─► ChangeBufferMerger ─► UnreadableRanges
 //!   │        │                      │                │
 //!   │        └────► Vacuumer ───────┴────────────────┴─► Bounds
@@ -57,6 +61,7 @@ mod bound;
 mod buffer_merge;
 mod change_buffer;
 mod checkpoint;
+mod collection;
 mod copies;
 mod core;
 pub mod decoders;
@@ -70,6 +75,7 @@ mod map_pages;
 mod meta;
 mod options;
 mod page;
+mod page_extents;
 mod pager;
 mod read_ahead;
 mod reader;
@@ -105,10 +111,12 @@ use age::CheckpointAge;
 use bound::Bounds;
 use buffer_merge::ChangeBufferMerger;
 use checkpoint::Checkpointer;
+use collection::Collector;
 use copies::PageCopies;
 use core::Core;
 use failure::WorkFailure;
 use latch::TreeLatch;
+use page_extents::PageExtents;
 use reader::Reader;
 use unreadable::UnreadableRanges;
 use vacuum::Vacuumer;
@@ -159,6 +167,7 @@ pub struct BtreeEngine {
     merger: Arc<ChangeBufferMerger>,
     checkpointer: Arc<Checkpointer>,
     vacuumer: Arc<Vacuumer>,
+    collector: Collector,
     verifier: Verifier,
     opening: Opening,
 }
@@ -175,6 +184,7 @@ pub fn open(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>, options: &Options) -> Re
     recovered.log.set_file_bytes_max(options.checkpoint_log_bytes + recovered.log.segment_bytes());
     let replayed = recovered.replayed;
     let core = Arc::new(Core {
+        page_extents: PageExtents::new(options),
         copies: PageCopies::new(recovered.doublewrite, options.copies(), recovered.pager.page_bytes()),
         pager: recovered.pager,
         log: recovered.log,
@@ -190,6 +200,7 @@ pub fn open(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>, options: &Options) -> Re
     let bounds = Arc::new(Bounds::new(core.clone()));
     let unreadable = Arc::new(UnreadableRanges::new(core.clone()));
     let merger = Arc::new(ChangeBufferMerger::new(core.clone(), bounds.clone(), unreadable.clone()));
+    let collector = Collector::new(core.clone());
     let checkpointer = Arc::new(Checkpointer::new(
         core.clone(),
         bounds.clone(),
@@ -216,6 +227,7 @@ pub fn open(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>, options: &Options) -> Re
         merger,
         checkpointer,
         vacuumer,
+        collector,
         verifier: Verifier::new(core.clone()),
         opening,
         core,

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::allocation_unit::Units;
 use crate::base::text::{
     BadText, Field, When, bounded_size, exact_duration, exact_size, parse_duration, size,
 };
@@ -29,6 +30,9 @@ words! {
         InPlace,
         /// The lowest free place, and the pages above it likewise, up to the root: nothing that is live is overwritten, so no copy is needed.
         Cow,
+        /// Likewise, but all pages of a checkpoint together in long runs, which larger requests write. Runs become rare as their pages die one by
+        /// one, so what is mostly dead is collected.
+        CowExtent,
     }
 }
 
@@ -99,7 +103,7 @@ pub const FIELDS: &[Field<Options>] = &[
     Field {
         name: "pages",
         when: When::Mount,
-        help: "Place of a changed page: in-place, or cow (copy-on-write, into free space).",
+        help: "Place of a changed page: in-place; cow: copied into free space; cow-extent: many together.",
         set: |options, text| {
             options.pages = Placement::parse(text)?;
             Ok(())
@@ -135,7 +139,16 @@ pub const FIELDS: &[Field<Options>] = &[
     },
 ];
 
+/// Units of an extent of pages: 1 MiB.
+const EXTENT_UNITS: Units = Units::new(256);
+
 impl Options {
+    /// Units of a run that is long enough to be written to with [`Placement::CowExtent`]; less where little memory is used.
+    pub fn extent_units(&self) -> Units {
+        let page_units = Units::of_bytes(self.page_bytes);
+        Units::within_bytes(self.dirty_bytes_max / 4).max(page_units).min(EXTENT_UNITS)
+    }
+
     /// Protection against torn pages; `None` if no page is written in place.
     pub fn copies(&self) -> Option<Torn> {
         (self.pages == Placement::InPlace).then_some(self.torn)

@@ -123,6 +123,7 @@ impl Mode {
     const DOUBLEWRITE: Mode = Mode { pages: Placement::InPlace, torn: Torn::Doublewrite };
     const DELTA: Mode = Mode { pages: Placement::InPlace, torn: Torn::Delta };
     const COW: Mode = Mode { pages: Placement::Cow, torn: Torn::Delta };
+    const COW_EXTENT: Mode = Mode { pages: Placement::CowExtent, torn: Torn::Delta };
 
     /// One of all of them.
     fn nth(number: u64) -> Mode {
@@ -135,7 +136,7 @@ impl Mode {
     }
 }
 
-const MODES: [Mode; 4] = [Mode::IMAGE, Mode::DOUBLEWRITE, Mode::DELTA, Mode::COW];
+const MODES: [Mode; 5] = [Mode::IMAGE, Mode::DOUBLEWRITE, Mode::DELTA, Mode::COW, Mode::COW_EXTENT];
 
 fn with(mode: Mode) -> Options {
     mode.of(tiny())

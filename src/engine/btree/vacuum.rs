@@ -125,6 +125,11 @@ impl Vacuumer {
         }
     }
 
+    /// Whether a vacuum is running.
+    pub fn is_running(&self) -> bool {
+        self.running.lock().is_some()
+    }
+
     /// Whether so much below the end of the file has become free since the last vacuum that another one is worth it.
     pub fn is_worth_it(&self) -> bool {
         let (end, used) = self.extent_of_use();

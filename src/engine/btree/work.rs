@@ -109,7 +109,13 @@ impl BtreeEngine {
     /// Begins a checkpoint for `reason`, and for the first `asked` commands that wait for one; `merged` if it ends a buffer merge.
     fn begin(&self, turn: &mut Turn<'_>, reason: &'static str, asked: usize, merged: bool) -> Result<()> {
         let waiters = self.checkpointer.take_asked(asked);
-        let begun = self.core.pager.check().and_then(|()| self.checkpointer.freeze(reason, merged));
+        // A vacuum has its own places for pages.
+        let together = !self.vacuumer.is_running();
+        let collected = match together {
+            true => self.core.pager.check().and_then(|()| self.collector.collect_some()),
+            false => self.core.pager.check(),
+        };
+        let begun = collected.and_then(|()| self.checkpointer.freeze(reason, merged, together));
         match begun {
             Ok(mut running) => {
                 running.waiters = waiters;

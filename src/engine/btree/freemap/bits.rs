@@ -84,6 +84,16 @@ impl GroupBits {
         Units::new(self.0.iter().map(|word| u64::from(word.count_ones())).sum())
     }
 
+    /// Number of free units from `from` up to `to`.
+    pub fn count_between(&self, from: usize, to: usize) -> Units {
+        let (mut at, mut count) = (from, 0);
+        while let Some(start) = self.next_free(at).filter(|start| *start < to) {
+            at = self.next_used(start).min(to);
+            count += at - start;
+        }
+        Units::new(count as u64)
+    }
+
     /// The first free unit from `from` on.
     pub fn next_free(&self, from: usize) -> Option<usize> {
         let mut index = from / 64;

@@ -230,6 +230,16 @@ impl FreeMap {
         self.free_units + self.tail_units()
     }
 
+    /// Number of free units before the tail, whether their groups are in memory or not.
+    pub fn inside_units(&self) -> Units {
+        self.free_units
+    }
+
+    /// Lower bound of the free units in runs of at least `units`, as far as groups are in memory.
+    pub fn long_run_units(&self, units: Units) -> Units {
+        self.index.useful_units(units)
+    }
+
     /// The end that the file could have: room for the used units and a little more, so that not every hole must be filled.
     pub fn limit(&self) -> UnitNumber {
         let used = self.used_units();
@@ -325,6 +335,13 @@ impl FreeMap {
     /// Takes `units` of the tail, if it is long enough.
     pub fn take_beyond(&mut self, units: Units) -> Option<UnitNumber> {
         (self.tail_units() >= units).then(|| self.take_tail(units))
+    }
+
+    /// Takes a run of at least `least` and at most `most` units, a multiple of `piece`: the lowest one that there is.
+    pub fn take_run(&mut self, least: Units, most: Units, piece: Units) -> Option<UnitRun> {
+        let run = self.lowest(least)?;
+        let units = piece * (run.1.min(most).get() / piece.get());
+        Some((self.take_at(run, units), units))
     }
 
     fn take_at(&mut self, (start, length): UnitRun, units: Units) -> UnitNumber {

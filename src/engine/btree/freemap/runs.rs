@@ -52,6 +52,13 @@ impl FreeMap {
         self.bits(group).is_some_and(|bits| bits.has(at))
     }
 
+    /// Number of free units in a run of units, as far as groups are in memory.
+    pub fn free_within(&self, (start, units): UnitRun) -> Units {
+        let count =
+            |(group, from, to)| self.bits(group).map_or(Units::ZERO, |bits| bits.count_between(from, to));
+        by_group(start, units).map(count).sum()
+    }
+
     /// End of the free run that `unit` lies in.
     pub(super) fn run_end(&self, unit: UnitNumber) -> UnitNumber {
         let (mut group, mut at) = split(unit);

@@ -121,6 +121,11 @@ impl Page {
         Ok(page)
     }
 
+    /// Whether bytes of the file look like a page: whether it is worth to decode them.
+    pub fn is_like(bytes: &[u8]) -> bool {
+        bytes.get(4) == Some(&MAGIC)
+    }
+
     /// Appends the page as it is written in the place of `number`, checksum included.
     pub fn seal(&self, number: PageNumber, target: &mut Vec<u8>) {
         let at = target.len();

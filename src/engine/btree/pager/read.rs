@@ -8,6 +8,7 @@ use super::pool::PieceKind;
 use super::{Pager, byte_offset, context};
 use crate::disk::Purpose;
 use crate::engine::btree::allocation_unit::{FILE, PageNumber, UNIT_BYTES, UnitNumber, Units};
+use crate::engine::btree::freemap::UnitRun;
 use crate::engine::btree::page::{Extent, LEVEL, Page};
 use crate::engine::btree::source::{LoadedPieces, Miss, Piece, is_unreadable};
 use crate::engine::btree::value::Value;
@@ -75,6 +76,34 @@ impl Pager {
             }
         }
         Ok(pieces)
+    }
+
+    /// Reads a run of units with one request; returns the valid pages in it, whether anything refers to them or not.
+    pub fn read_extent(
+        &self,
+        (start, units): UnitRun,
+        purpose: Purpose,
+    ) -> Result<Vec<(PageNumber, Arc<Page>)>> {
+        let offset = byte_offset(start)?;
+        let mut bytes = vec![0; units.bytes() as usize];
+        self.file.read_at(purpose, offset, &mut bytes).map_err(context("reading", offset))?;
+        let (mut pages, mut at) = (Vec::new(), 0);
+        while let Some(page) = bytes.get(at..at + self.page_bytes) {
+            let number = PageNumber::at(start + Units::of_bytes(at as u64));
+            let page = Page::is_like(page).then(|| self.decode(number, page.to_vec()).ok()).flatten();
+            at += page.as_ref().map_or(UNIT_BYTES as usize, |_| self.page_bytes);
+            pages.extend(page.map(|page| (number, Arc::new(page))));
+        }
+        let of = |kind: PageKind| pages.iter().filter(|(_, page)| page.kind() == kind).count();
+        let mut others = bytes.len() as u64;
+        for kind in [PageKind::Leaf, PageKind::Inner] {
+            let page_bytes = (of(kind) * self.page_bytes) as u64;
+            self.count_read(kind, purpose, of(kind) as u64, page_bytes);
+            others -= page_bytes;
+        }
+        // Values and free units between them.
+        self.count_read(PageKind::Extent, purpose, u64::from(others > 0), others);
+        Ok(pages)
     }
 
     /// Reads and checks the values of extents that are adjacent, or nearly so, with one request.

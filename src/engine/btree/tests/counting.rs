@@ -28,7 +28,7 @@ fn each_mode_writes_its_copies_where_it_says() {
         [Purpose::PageImage, Purpose::DoubleWrite, Purpose::Checkpoint, Purpose::Wal]
             .map(|purpose| snapshot.of(purpose).write_bytes)
     };
-    let [image, double, delta, cow] = MODES.map(written);
+    let [image, double, delta, cow, extent] = MODES.map(written);
     // Every mode writes the same pages in place; each changed unit has at least one copy.
     let home = delta[2];
     assert!(image[2] == home && double[2] == home && home > 4 * 4096);
@@ -37,6 +37,7 @@ fn each_mode_writes_its_copies_where_it_says() {
     assert!(image[0] >= 200 * 4096 && image[1] == 0, "{image:?}");
     // Every leaf whole, and the root, at new places.
     assert!(cow[2] > home && cow[2] <= home + 2 * 4096 && cow[..2] == [0, 0], "{cow:?} {home}");
+    assert_eq!(extent, cow, "the same pages, together");
     // A segment header more or less.
     assert!(delta[3].abs_diff(double[3]) <= 64 << 10 && image[3] >= delta[3]);
 }

@@ -197,6 +197,7 @@ fn a_crash_at_any_request_is_repaired_from_images_of_batches() {
 fn a_crash_at_any_request_leaves_a_prefix_where_nothing_is_overwritten() {
     for seed in [1, 2, 12] {
         crash_everywhere(&[Mode::COW], seed, 40, 2);
+        crash_everywhere(&[Mode::COW_EXTENT], seed, 60, 2);
     }
 }
 

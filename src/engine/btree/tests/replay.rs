@@ -150,7 +150,7 @@ fn a_disk_without_room_for_checkpoints_is_opened_all_the_same() {
         let engine = recovered_in(&options, disk.clone(), &history, &format!("{mode:?}"));
         // Where nothing is overwritten, no room for copies is needed.
         let is_too_much = engine.shape().memory.dirty_bytes.unwrap() > options.dirty_bytes_max;
-        assert_eq!(is_too_much, mode != Mode::COW, "{mode:?}");
+        assert_eq!(is_too_much, mode.pages == Placement::InPlace, "{mode:?}");
         disk.set_capacity(None);
         run(&*engine, Command::Checkpoint).unwrap();
         run(&*engine, Command::Verify).unwrap();

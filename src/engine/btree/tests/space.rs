@@ -290,3 +290,51 @@ fn what_gives_space_back_is_done_on_a_full_disk() {
         }
     }
 }
+
+/// Random overwrites, checkpoint after checkpoint: pages of a checkpoint lie together, also when every extent has lost pages one by one.
+#[test]
+fn pages_are_written_together_and_what_is_mostly_dead_is_collected() {
+    let run_in = |mode: Mode| {
+        let metered = Metered::new(SimDisk::new());
+        let options =
+            mode.of(Options { dirty_bytes_max: 512 << 10, checkpoint_log_bytes: 1 << 20, ..large() });
+        let engine = open_on(metered.clone(), &options).unwrap();
+        let (mut prng, mut model) = (Prng::new(1), Map::new());
+        let mut put = |engine: &BtreeEngine, key: u64, version: u32| {
+            let (key, value) = (format!("key{key:08}").into_bytes(), vec![version as u8; 200]);
+            let mut batch = Batch::new(0);
+            batch.put(key.clone(), value.clone());
+            apply(engine, &batch).unwrap();
+            model.insert(key, value);
+        };
+        (0..8000).for_each(|key| put(&engine, key, 0));
+        run(&*engine, Command::Checkpoint).unwrap();
+        let (before, tree) = (metered.snapshot(), engine.shape().tree.unwrap());
+        for version in 0..60_000 {
+            put(&engine, prng.below(8000), version);
+            if version % 8 == 0 {
+                engine.work(WorkClass::Flush).unwrap();
+            }
+        }
+        run(&*engine, Command::Checkpoint).unwrap();
+        run(&*engine, Command::Verify).unwrap();
+        assert_eq!(contents(&*engine).unwrap(), model, "{mode:?}");
+        let written = metered.snapshot().since(&before).of(Purpose::Checkpoint);
+        let shape = engine.shape().tree.unwrap();
+        let pages = shape.pages.written.since(&tree.pages.written);
+        let space = &engine.core.tree.read().space;
+        let used_share = space.used_units().get() as f64 / (space.end() - FIRST_UNIT).get() as f64;
+        (
+            written.write_bytes / written.writes,
+            pages.of_cause(PageCause::Vacuum).bytes,
+            written.write_bytes,
+            used_share,
+        )
+    };
+    let (alone_bytes, alone_moved, ..) = run_in(Mode::COW);
+    let (request_bytes, moved_bytes, bytes, used_share) = run_in(Mode::COW_EXTENT);
+    assert_eq!(alone_moved, 0);
+    assert!(request_bytes > 4 * alone_bytes, "{request_bytes} bytes a request, {alone_bytes} alone");
+    assert!(moved_bytes > 0 && moved_bytes < bytes / 2, "{moved_bytes} of {bytes} bytes moved");
+    assert!(used_share > 0.4, "{used_share}");
+}

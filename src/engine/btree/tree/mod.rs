@@ -10,6 +10,8 @@
 //! | `search`       | one key, the next part of a scan; newer puts of the change buffer    |
 //! | `change`       | a batch: the space it needs, and its changes                         |
 //! | `copy_on_write` | copies of the pages on a path, in a tree that overwrites none       |
+//! | `place_together` | one place for all pages of a checkpoint                           |
+//! | `collection`   | a step of a collection: a page moves out of what is mostly dead      |
 //! | `page_merge`   | merges of sparse pages                                               |
 //! | `buffer_merge` | a step of a change-buffer merge                                      |
 //! | `relocate`     | a step of a vacuum: what lies too far behind in the file moves       |
@@ -26,9 +28,11 @@
 
 mod buffer_merge;
 mod change;
+mod collection;
 mod copy_on_write;
 mod frozen;
 mod page_merge;
+mod place_together;
 mod relocate;
 mod search;
 #[cfg(test)]
@@ -185,6 +189,11 @@ impl Tree {
     /// Bytes of dirty pages and values that no checkpoint has frozen yet.
     pub fn active_bytes(&self) -> u64 {
         (self.dirty.len() * self.page_bytes) as u64 + self.value_bytes
+    }
+
+    /// Units of dirty pages that no checkpoint has frozen yet.
+    pub fn dirty_page_units(&self) -> Units {
+        self.page_units() * self.dirty.len() as u64
     }
 
     /// As [`Tree::active_bytes`], with values counted one and a half times: a value gains nothing by waiting, while a page collects changes
