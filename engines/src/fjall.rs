@@ -1,5 +1,6 @@
 //! fjall: a leveled LSM-tree, with large values in files of their own if `blob=on`.
 
+use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -287,9 +288,14 @@ impl Store for Fjall {
     }
 
     fn scan(&self, range: KeyRange<'_>, visit: &mut Visit<'_>) -> Result<()> {
-        for entry in self.keyspace.range(range.start..) {
+        if !range.is_before_end(range.start) {
+            return Ok(());
+        }
+        // Without its end it would look for the next key that is there, over all that was deleted behind the range.
+        let end = range.end.map_or(Bound::Unbounded, Bound::Excluded);
+        for entry in self.keyspace.range::<&[u8], _>((Bound::Included(range.start), end)) {
             let (key, value) = entry.into_inner().map_err(|error| self.failed("a scan", error))?;
-            if !range.is_before_end(&key) || visit(&key, &value).is_break() {
+            if visit(&key, &value).is_break() {
                 break;
             }
         }

@@ -127,11 +127,15 @@ impl RocksDb {
         COMPACTIONS[self.options.compaction] == "leveled"
     }
 
-    fn scan_with(&self, how: ReadOptions, range: KeyRange<'_>, visit: &mut Visit<'_>) -> Result<()> {
+    fn scan_with(&self, mut how: ReadOptions, range: KeyRange<'_>, visit: &mut Visit<'_>) -> Result<()> {
+        // Without its end it would look for the next key that is there, over all that was deleted behind the range.
+        if let Some(end) = range.end {
+            how.set_iterate_upper_bound(end);
+        }
         let mut cursor = self.db.raw_iterator_opt(how);
         cursor.seek(range.start);
         while let Some((key, value)) = cursor.item() {
-            if !range.is_before_end(key) || visit(key, value).is_break() {
+            if visit(key, value).is_break() {
                 break;
             }
             cursor.next();

@@ -179,3 +179,34 @@ fn lmdb_fills_again_what_a_mass_delete_freed() {
     assert!(number(&engine.shape(), "me_last_pgno").unwrap() * 4096 <= refilled_bytes + (1 << 20));
     engine.close().unwrap();
 }
+
+/// A scan ends where its range does: it does not look for the next key that is still there, over all that was deleted behind it.
+#[test]
+fn a_scan_reads_nothing_behind_its_range() {
+    const SCANS: u64 = 20;
+    for kind in others() {
+        let home = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let engine = open(kind, &Options::tiny(kind), home.path());
+        let key = |number: u32| [&b"b"[..], &number.to_be_bytes()].concat();
+        for number in 0..4000 {
+            apply(&*engine, &put(key(number), vec![number as u8; 1000])).unwrap();
+        }
+        engine::run(&*engine, Command::Flush).unwrap();
+        let mut deletes = Batch::new(0);
+        (0..4000).for_each(|number| deletes.delete(key(number)));
+        apply(&*engine, &deletes).unwrap();
+        apply(&*engine, &put(&b"c"[..], &b"is there"[..])).unwrap();
+        let asked = || {
+            let all = engine.shape().cache.all;
+            all.hits + all.misses
+        };
+        let before = asked();
+        for _ in 0..SCANS {
+            assert!(contents(&*engine, KeyRange { start: b"a", end: Some(b"b") }).is_empty(), "{kind}");
+        }
+        let blocks = (asked() - before) / SCANS;
+        assert!(blocks <= 40, "{kind}: {blocks} blocks or pages a scan of nothing");
+        assert_eq!(contents(&*engine, KeyRange { start: b"a", end: Some(b"d") }).len(), 1, "{kind}");
+        engine.close().unwrap();
+    }
+}
