@@ -170,6 +170,20 @@ mounts() {
     KVFS_BIN=$binary limited cargo test --no-fail-fast --test mount --test witness -- "${only_long[@]}"
 }
 
+# The other ways in which the B-tree writes pages, each an engine to whatever takes any.
+placements=(btree,pages=cow btree,pages=cow-extent)
+
+placement_mounts() {
+    local which code=0
+    KVFS_BIN=$(cargo metadata --format-version 1 --no-deps | jq -r .target_directory)/release/kvfs
+    export KVFS_BIN
+    for which in "${placements[@]}"; do
+        KVFS_TEST_ENGINE=$which limited cargo test --no-fail-fast --test mount -- --ignored --exact \
+            calls::random_calls::other kill::kill_under_writers::other programs::git_clone::other programs::sqlite::other || code=1
+    done
+    return "$code"
+}
+
 # The engine of examples/engine.rs on real mounts: a program of somebody else, which has nothing of kvfs but the library.
 example() {
     local target
@@ -285,6 +299,7 @@ fi
 if wanted mounts; then
     step "release build" cargo build --release
     step "real mounts" mounts
+    step "real mounts, B-trees that copy pages" placement_mounts
     step "the engine in examples/" example
 fi
 if wanted engines; then
@@ -309,21 +324,29 @@ if wanted mounts && [ "$long" = yes ] && [ "$(id -u)" = 0 ]; then
         account "external/$script" "$logs/$script" "$code" "$seconds"
     done
 fi
+# on_each "ENGINE..." SCRIPT ARGUMENTS...: a script of tests/external/ that takes any engine, on each of them.
+on_each() {
+    local engine code=0
+    for engine in $1; do
+        limited "tests/external/$2.sh" --engine "$engine" "${@:3}" || code=1
+    done
+    return "$code"
+}
+# suites WHAT "ENGINE...": the scripts that take any engine.
+suites() {
+    step "external/kill, $1" on_each "$2" kill --rounds 50
+    step "external/power, $1" on_each "$2" power --rounds 25
+    step "external/pjdfstest, $1" on_each "$2" pjdfstest
+    step "external/fsx, $1" on_each "$2" fsx --operations 100000
+    step "external/programs, $1" on_each "$2" programs
+}
+if wanted mounts && [ "$long" = yes ] && [ "$(id -u)" = 0 ]; then
+    suites "B-trees that copy pages" "${placements[*]}"
+fi
 if wanted rocksdb && [ "$long" = yes ] && [ "$(id -u)" = 0 ]; then
-    # A script that takes any engine, on each of others.
-    on_others() {
-        local engine names code=0
-        names=$(other_engines release)
-        for engine in $names; do
-            KVFS_BIN=$(others_metadata .target_directory)/release/kvfs-engines limited "tests/external/$1.sh" --engine "$engine" "${@:2}" || code=1
-        done
-        return "$code"
-    }
-    step "external/kill, others" on_others kill --rounds 50
-    step "external/power, others" on_others power --rounds 25
-    step "external/pjdfstest, others" on_others pjdfstest
-    step "external/fsx, others" on_others fsx --operations 100000
-    step "external/programs, others" on_others programs
+    KVFS_BIN=$(others_metadata .target_directory)/release/kvfs-engines
+    export KVFS_BIN
+    suites others "$(other_engines release)"
 fi
 if wanted lint; then
     step "shell scripts" scripts

@@ -133,7 +133,8 @@ engines() {
     case "${1:-both}" in
     both) printf '%s\n' lsm btree ;;
     all) echo "$built_in" ;;
-    *) grep -x -e "$1" <<<"$built_in" || { echo "engine $1 is none of $kvfs:" $built_in >&2; exit 2; } ;;
+    # Options of an engine may follow its name, as in btree,pages=cow.
+    *) grep -q -x -e "${1%%,*}" <<<"$built_in" && echo "$1" || { echo "engine $1 is none of $kvfs:" $built_in >&2; exit 2; } ;;
     esac
 }
 
