@@ -317,9 +317,18 @@ impl Mount {
         self.pid.load(Ordering::Acquire)
     }
 
-    /// `kvfs umount`; afterwards the daemon is gone.
+    /// `kvfs umount`; afterwards the daemon is gone. A process that another test has just forked holds our descriptors until it executes its
+    /// program, so a mount that is in use gets a moment.
     pub fn stop(&self) {
-        let output = self.kvfs(&["umount".as_ref(), self.mnt().as_os_str()]);
+        let started = Instant::now();
+        let output = loop {
+            let output = self.kvfs(&["umount".as_ref(), self.mnt().as_os_str()]);
+            let is_in_use = String::from_utf8_lossy(&output.stderr).contains("is in use");
+            if !is_in_use || started.elapsed() > Duration::from_secs(5) {
+                break output;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        };
         assert!(output.status.success(), "kvfs umount: {output:?}");
         assert!(!self.mounted(), "kvfs umount returned 0 and the mount is still there");
         self.wait_gone(Duration::from_secs(30));
