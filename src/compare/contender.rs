@@ -1,6 +1,6 @@
 //! A contender: an engine, a variant of it and options, as in `lsm:tiered`, `btree:page_size=16K`, `lsm:leveled:bloom_bits=0`.
 //!
-//! The engines and their variants are those of the registry ([`Kind::all`]), so a new engine, policy or torn-page mode joins the default
+//! The engines and their variants are those of the registry ([`Kind::all`]), so a new engine, policy or way of writing pages joins the default
 //! matrix by being there.
 
 use crate::base::text::{BadText, exact_size};

@@ -18,7 +18,9 @@ use super::kernel::{self, Processor};
 use super::unsynced::Unsynced;
 use crate::base::clock::{Clock, ManualClock, SystemClock};
 use crate::base::metric::Since;
-use crate::disk::{self, Access, Disk, DiskCounters, Latch, Metered, OsDisk, Pool, ProcessIo};
+use crate::disk::{
+    self, Access, Disk, DiskCounters, Flash, FlashCounters, Latch, Metered, OsDisk, Pool, ProcessIo,
+};
 use crate::engine::{
     self, Batch, Command, Done, Engine, Home, KeyRange, Kind, Lsn, Options, Promise, Shape, Tier, WakeSignal,
     WorkClass, Worker, wal,
@@ -99,6 +101,8 @@ impl From<Arc<dyn Disk>> for Place {
 pub struct Counts {
     /// Counts of door 3; `None` for an engine whose files are no disk's of ours.
     pub door: Option<DiskCounters>,
+    /// Counts of the model of flash below; `None` if there is none.
+    pub flash: Option<FlashCounters>,
     /// The kernel's counts for this process.
     pub kernel: ProcessIo,
     /// Bytes that the device below has written, for everybody; `None` where the kernel does not say.
@@ -115,6 +119,7 @@ impl Counts {
         let both = |now: Option<u64>, then: Option<u64>| Some(now?.saturating_sub(then?));
         Counts {
             door: self.door.as_ref().zip(earlier.door.as_ref()).map(|(now, then)| now.since(then)),
+            flash: self.flash.zip(earlier.flash).map(|(now, then)| now.since(&then)),
             kernel: self.kernel.since(&earlier.kernel),
             device_bytes: both(self.device_bytes, earlier.device_bytes),
             processor: self.processor.since(&earlier.processor),
@@ -140,6 +145,7 @@ pub struct Subject {
     signal: Arc<WakeSignal>,
     place: Place,
     door: Option<Arc<Metered>>,
+    flash: Option<Arc<Flash>>,
     /// The simulated clock; `None` if it is live.
     clock: Option<Arc<ManualClock>>,
     waited_nanos: AtomicU64,
@@ -159,12 +165,16 @@ impl Subject {
             Some(clock) => clock.clone(),
             None => Arc::new(SystemClock::new()),
         };
+        let mut flash = None;
         let (engine, door) = match (&place, options.kind().home) {
             (Place::Directory { path, .. }, Home::Directory(open)) => {
                 (open(path, seen, options).map_err(failed)?, None)
             }
             (Place::Disk { disk, .. }, _) => {
-                let door = Metered::new(disk.clone());
+                // The model takes time, and in a run that takes time nothing else shall.
+                flash = is_simulated.then(|| Flash::new(disk.clone()));
+                let below = flash.clone().map_or(disk.clone(), |flash| flash as Arc<dyn Disk>);
+                let door = Metered::new(below);
                 let disk = Latch::new(door.clone());
                 (engine::open(disk, seen, options).map_err(failed)?, Some(door))
             }
@@ -181,7 +191,7 @@ impl Subject {
             }
         };
         let (signal, waited_nanos) = (engine.wake_signal(), AtomicU64::new(0));
-        Ok(Subject { worker, engine, signal, place, door, clock, waited_nanos, memory_before_bytes })
+        Ok(Subject { worker, engine, signal, place, door, flash, clock, waited_nanos, memory_before_bytes })
     }
 
     /// The engine's promises.
@@ -301,6 +311,7 @@ impl Subject {
         };
         Ok(Counts {
             door: self.door.as_ref().map(|door| door.snapshot()),
+            flash: self.flash.as_ref().map(|flash| flash.counters()),
             kernel: disk::process_io().map_err(|error| Error::io("reading /proc/self/io", error))?,
             device_bytes: self.place.path().and_then(kernel::device_write_bytes),
             processor: Processor::now(),

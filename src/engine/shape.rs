@@ -13,7 +13,7 @@ metrics! {
     pub struct Shape {
         /// Name of the engine, as in `engine=NAME`.
         text engine: &'static str;
-        /// The engine's policy or torn-page mode, such as `leveled`.
+        /// The engine's policy, torn-page mode or placement of pages, such as `leveled`.
         text variant: &'static str;
         /// LSM: the levels from L0 down; empty for other engines.
         part levels: Vec<Level>;

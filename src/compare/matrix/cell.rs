@@ -82,6 +82,7 @@ pub fn measure(
         written: settled.map_or(Vec::new(), by_purpose),
         kernel_settled_bytes: run.settled.kernel.write_bytes,
         kernel_read_bytes: read.kernel.read_bytes,
+        flash_bytes: run.settled.flash.map(|flash| flash.bytes()),
     };
     subject.close()?;
     Ok(row)

@@ -65,12 +65,15 @@ pub struct Row {
     pub kernel_settled_bytes: u64,
     /// `read_bytes` of it during the gets that are counted: fetched from the device.
     pub kernel_read_bytes: u64,
+    /// Bytes that a model of flash below programmed, settled ([`Flash`](crate::disk::Flash)).
+    pub flash_bytes: Option<u64>,
 }
 
 columns!(Row COUNTS counts set_counts: contender data_bytes value_bytes update_percent sequential seed keys puts logical_bytes
     unsettled_bytes settled_bytes requests syncs gets get_bytes reads read_bytes physical_bytes log_file_bytes live_bytes
     memory_bytes nanos);
 columns!(Row KERNEL kernel set_kernel: kernel_settled_bytes kernel_read_bytes);
+columns!(Row FLASH flash set_flash: flash_bytes);
 
 /// A column that is a ratio: its name, and what it is of a row.
 type Ratio = (&'static str, fn(&Row) -> Option<f64>);
@@ -87,8 +90,9 @@ const RATIOS: [Ratio; 9] = [
     ("space_amp_no_log", Row::space_amp_no_log),
     ("ops_per_second", |row| Some(row.ops_per_second())),
 ];
-/// Of them, the last: what the kernel counted by what was put.
+/// Behind them: what the kernel counted by what was put, and what flash would have programmed.
 const KERNEL_RATIO: Ratio = ("kernel_write_amp", Row::kernel_write_amp);
+const FLASH_RATIO: Ratio = ("flash_write_amp", Row::flash_write_amp);
 
 impl Row {
     /// Where it was measured.
@@ -136,6 +140,11 @@ impl Row {
         (self.kernel_settled_bytes > 0).then(|| share(self.kernel_settled_bytes, self.logical_bytes))
     }
 
+    /// Bytes that a model of flash below programmed / (puts × entry bytes), settled.
+    pub fn flash_write_amp(&self) -> Option<f64> {
+        Some(share(self.flash_bytes?, self.logical_bytes))
+    }
+
     /// Write requests a put, settled.
     pub fn requests_per_put(&self) -> Option<f64> {
         Some(share(self.requests?, self.puts))
@@ -172,7 +181,8 @@ impl Row {
         let purposes = Purpose::all().map(|purpose| format!("written_{}", purpose.name()));
         let ratios = RATIOS.iter().map(|(name, _)| name.to_string());
         let kernel = KERNEL.iter().map(|name| name.to_string()).chain([KERNEL_RATIO.0.to_string()]);
-        counts.chain(purposes).chain(ratios).chain(kernel).collect::<Vec<_>>().join(",")
+        let flash = FLASH.iter().map(|name| name.to_string()).chain([FLASH_RATIO.0.to_string()]);
+        counts.chain(purposes).chain(ratios).chain(kernel).chain(flash).collect::<Vec<_>>().join(",")
     }
 
     /// Its line of the CSV file.
@@ -183,6 +193,8 @@ impl Row {
         words.extend(RATIOS.iter().map(|(_, of)| ratio(of(self))));
         words.extend(self.kernel());
         words.push(ratio(KERNEL_RATIO.1(self)));
+        words.extend(self.flash());
+        words.push(ratio(FLASH_RATIO.1(self)));
         words.join(",")
     }
 
@@ -199,6 +211,8 @@ impl Row {
         }
         let mut words = words.skip(RATIOS.len());
         row.set_kernel(&mut words)?;
+        let mut words = words.skip(1);
+        row.set_flash(&mut words)?;
         // The ratios follow from the counts, so a line that was cut off differs.
         (row.csv() == line.trim_end_matches(['\r', '\n'])).then_some(row)
     }
@@ -234,6 +248,7 @@ pub fn sample(contender: &str, data_bytes: u64, value_bytes: u64, update_percent
         written,
         kernel_settled_bytes: 2000 * tenths,
         kernel_read_bytes: 4096,
+        flash_bytes: Some(1500 * tenths),
         ..Row::default()
     }
 }
@@ -249,6 +264,7 @@ pub fn unseen(row: Row) -> Row {
         reads: None,
         read_bytes: None,
         log_file_bytes: None,
+        flash_bytes: None,
         written: Vec::new(),
         ..row
     }
@@ -263,8 +279,8 @@ mod tests {
         let row = sample("lsm:leveled", 1 << 20, 84, 50, 40);
         let doors = [Row::write_amp, Row::write_amp_unsettled, Row::write_amp_no_wal, Row::read_amp]
             .into_iter()
-            .chain([Row::reads_per_get, Row::requests_per_put, Row::space_amp_no_log]);
-        let expected = [4.0, 2.0, 3.6, 20.48, 0.5, 0.25, 2.0];
+            .chain([Row::reads_per_get, Row::requests_per_put, Row::space_amp_no_log, Row::flash_write_amp]);
+        let expected = [4.0, 2.0, 3.6, 20.48, 0.5, 0.25, 2.0, 6.0];
         assert_eq!(doors.clone().map(|of| of(&row)).collect::<Vec<_>>(), expected.map(Some));
         assert_eq!((row.kernel_write_amp(), row.space_amp(), row.ops_per_second()), (Some(8.0), 3.0, 2000.0));
         // What door 3 does not see is not made up, and nor is a kernel's count of nothing.
@@ -295,7 +311,7 @@ mod tests {
             row.csv()
         );
         assert!(row.csv().ends_with(
-            ",4.1000,2.0500,3.6900,0.2500,20.4800,0.5000,3.0000,2.0000,2000.0000,82000,4096,8.2000"
+            ",4.1000,2.0500,3.6900,0.2500,20.4800,0.5000,3.0000,2.0000,2000.0000,82000,4096,8.2000,61500,6.1500"
         ));
         let blind = unseen(row.clone());
         assert_eq!(Row::from_csv(&blind.csv()), Some(blind.clone()));
