@@ -128,10 +128,10 @@ fn what_is_not_its_own_is_left_alone_and_wrong_words_are_named() {
     std::fs::write(place.path().join("holiday.jpg"), "sea").unwrap();
     for (line, part) in [
         ("--quick", "holiday.jpg"),
-        ("--engines mem", "lsm or btree"),
+        ("--engines mem", "lsm, btree or hybrid"),
         ("--sizes lots", "--sizes lots"),
         ("--workloads jump", "--workloads jump: takes all, or fillseq,"),
-        ("--workloads all --engines redb", "lsm, btree or mem"),
+        ("--workloads all --engines redb", "lsm, btree, hybrid or mem"),
     ] {
         let output = compare(place.path(), line);
         let said = String::from_utf8(output.stderr).unwrap();

@@ -172,12 +172,20 @@ fn btree_survives_power_loss_at_any_request() {
     }
 }
 
+#[test]
+fn hybrid_survives_power_loss_at_any_request() {
+    for setup in setups().iter().filter(|(_, options)| options.kind() == Kind::HYBRID) {
+        crash_everywhere(setup, 4);
+    }
+}
+
 /// The proof that these tests can fail: a disk that acknowledges syncs of one kind without doing them, and the crash run
 /// must find it out for each sync that an engine relies on.
 #[test]
 fn a_disk_that_lies_about_its_syncs_is_found_out() {
     let lsm = Options::tiny(Kind::LSM);
-    let lies: [(&str, Options, Request, Option<Purpose>); 8] = [
+    let hybrid = Options::tiny(Kind::HYBRID);
+    let lies: [(&str, Options, Request, Option<Purpose>); 11] = [
         ("lsm, log", lsm.clone(), Request::Sync, Some(Purpose::Wal)),
         ("lsm, flushed tables", lsm.clone(), Request::Sync, Some(Purpose::Flush)),
         ("lsm, merged tables", lsm.clone(), Request::Sync, Some(Purpose::Compact { into: 1 })),
@@ -186,6 +194,9 @@ fn a_disk_that_lies_about_its_syncs_is_found_out() {
         ("btree, log", Options::tiny(Kind::BTREE), Request::Sync, Some(Purpose::Wal)),
         ("btree, pages", Options::tiny(Kind::BTREE), Request::Sync, Some(Purpose::Checkpoint)),
         ("btree, names", Options::tiny(Kind::BTREE), Request::SyncNames, None),
+        ("hybrid, log", hybrid.clone(), Request::Sync, Some(Purpose::Wal)),
+        ("hybrid, demoted tables", hybrid.clone(), Request::Sync, Some(Purpose::Demote)),
+        ("hybrid, manifest and meta pages", hybrid, Request::Sync, Some(Purpose::Manifest)),
     ];
     let mut believed = Vec::new();
     for (name, options, kind, purpose) in lies {
@@ -256,8 +267,15 @@ fn btree_survives_any_failed_request() {
 }
 
 #[test]
+fn hybrid_survives_any_failed_request() {
+    for setup in setups().iter().filter(|(_, options)| options.kind() == Kind::HYBRID).step_by(2) {
+        fail_everywhere(setup, 9);
+    }
+}
+
+#[test]
 fn after_a_failed_sync_nothing_more_is_accepted_and_reads_go_on() {
-    for kind in [Kind::LSM, Kind::BTREE] {
+    for kind in [Kind::LSM, Kind::BTREE, Kind::HYBRID] {
         let options = Options::tiny(kind);
         let faulty = Faulty::new(SimDisk::new());
         let latch = Latch::new(faulty.clone());
@@ -330,7 +348,7 @@ fn a_full_disk_refuses_batches_whole_and_recovers() {
 
 #[test]
 fn no_turned_bit_is_ever_served() {
-    for kind in [Kind::LSM, Kind::BTREE] {
+    for kind in [Kind::LSM, Kind::BTREE, Kind::HYBRID] {
         let options = Options::tiny(kind);
         let sim = SimDisk::new();
         let engine = open(sim.clone(), &options).unwrap();
@@ -395,7 +413,7 @@ fn no_turned_bit_is_ever_served() {
 fn child_writes_and_compares() {
     // With `--include-ignored` it also runs without its parent, which has something to say only through it.
     let Some(path) = std::env::var_os("KVFS_CHILD_DIRECTORY") else { return };
-    for kind in [Kind::LSM, Kind::BTREE] {
+    for kind in [Kind::LSM, Kind::BTREE, Kind::HYBRID] {
         let metered = Metered::new(
             OsDisk::open(&std::path::Path::new(&path).join(kind.to_string()), kvfs::disk::Access::Write)
                 .unwrap(),
@@ -425,7 +443,7 @@ fn the_meter_is_what_the_kernel_was_asked_for() {
 /// Each life of a store is a few small batches, and ends with a kill or a power cut before anything is flushed.
 #[test]
 fn a_thousand_crashes_cost_nothing() {
-    for kind in [Kind::LSM, Kind::BTREE] {
+    for kind in [Kind::LSM, Kind::BTREE, Kind::HYBRID] {
         // Memtables and checkpoints are far away, so nothing but opening keeps the log short.
         let options = tiny(kind, "memtable=1M,dirty_max=1M,checkpoint_log=1M,log_segment=64K");
         let mut disk = SimDisk::new();

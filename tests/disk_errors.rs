@@ -207,6 +207,11 @@ fn a_failed_read_of_a_btree_concerns_only_who_asked() {
     failed_reads(Kind::BTREE);
 }
 
+#[test]
+fn a_failed_read_of_a_hybrid_concerns_only_who_asked() {
+    failed_reads(Kind::HYBRID);
+}
+
 /// One run with one fault; false if the fault never struck.
 fn poisoned(kind: Kind, request: Request, purpose: Option<Purpose>, nth: u64) -> bool {
     let what = format!("{kind}: {request:?} {purpose:?} {nth}");
@@ -309,4 +314,9 @@ fn an_lsm_tree_whose_log_or_sync_fails_is_read_only_and_says_so() {
 #[test]
 fn a_btree_whose_log_or_sync_fails_is_read_only_and_says_so() {
     poisons(Kind::BTREE);
+}
+
+#[test]
+fn a_hybrid_whose_log_or_sync_fails_is_read_only_and_says_so() {
+    poisons(Kind::HYBRID);
 }

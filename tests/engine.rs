@@ -193,6 +193,11 @@ fn nobody_sees_time_go_back_btree() {
 }
 
 #[test]
+fn nobody_sees_time_go_back_hybrid() {
+    nobody_sees_time_go_back(Kind::HYBRID);
+}
+
+#[test]
 fn the_model_is_a_map() {
     let engine = MemEngine::new();
     let mut batch = Batch::new(0);
@@ -206,7 +211,7 @@ fn the_model_is_a_map() {
 #[test]
 fn a_store_in_a_real_directory_opens_again() {
     let home = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-    for kind in [Kind::LSM, Kind::BTREE] {
+    for kind in [Kind::LSM, Kind::BTREE, Kind::HYBRID] {
         let path = home.path().join(kind.to_string());
         let os = kvfs::disk::OsDisk::open(&path, kvfs::disk::Access::Write).unwrap();
         let disk: Arc<dyn Disk> = os;

@@ -80,7 +80,7 @@ fn a_merge_takes_away_only_what_it_read() {
 
 #[test]
 fn no_value_means_deleted() {
-    for kind in [Kind::LSM, Kind::BTREE] {
+    for kind in [Kind::LSM, Kind::BTREE, Kind::HYBRID] {
         let (sim, options) = (SimDisk::new(), Options::tiny(kind));
         let engine = open(&sim, &options);
         let values: [&[u8]; 5] = [b"", b"DELETE", b"DELETED", b"__TOMBSTONE__", b"\0"];

@@ -177,6 +177,11 @@ fn btree_stores() {
     stores(Kind::BTREE);
 }
 
+#[test]
+fn hybrid_stores() {
+    stores(Kind::HYBRID);
+}
+
 /// What a key may read as: one value, or several after a change that failed.
 type Allowed = BTreeMap<Vec<u8>, Vec<Option<Vec<u8>>>>;
 

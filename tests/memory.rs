@@ -106,6 +106,11 @@ fn a_kept_value_keeps_nothing_else_btree() {
     what_is_kept_keeps_nothing_else(Kind::BTREE);
 }
 
+#[test]
+fn a_kept_value_keeps_nothing_else_hybrid() {
+    what_is_kept_keeps_nothing_else(Kind::HYBRID);
+}
+
 /// A log that was written with large memtables is replayed with small ones: what does not fit goes to tables while it is read.
 #[test]
 fn a_long_log_is_replayed_in_bounded_memory() {

@@ -152,8 +152,8 @@ mod tests {
         assert_eq!(options.get("page_size").as_deref(), Some("16K"));
         assert_eq!(options.common().cache_bytes, 1 << 20);
         for (text, part) in [
-            ("mem", "lsm or btree"),
-            ("", "lsm or btree"),
+            ("mem", "lsm, btree or hybrid"),
+            ("", "lsm, btree or hybrid"),
             ("lsm:sideways", "sideways"),
             ("lsm:colour=red", "colour"),
             ("btree:page_size=5000", "page_size"),

@@ -32,6 +32,8 @@ pub enum Purpose {
         /// Target level, below [`LEVELS`].
         into: u8,
     },
+    /// Hybrid: entries read from the tree, and the tables of the levels that they go to.
+    Demote,
     /// B-tree: leaves read so that puts which waited for them can be made.
     PageWrite,
     /// B-tree: dirty pages and extents written to their home by a checkpoint.
@@ -86,6 +88,7 @@ impl Purpose {
             self,
             Purpose::Flush
                 | Purpose::Compact { .. }
+                | Purpose::Demote
                 | Purpose::Checkpoint
                 | Purpose::DoubleWrite
                 | Purpose::Fork

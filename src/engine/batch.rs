@@ -205,7 +205,7 @@ mod tests {
         let mut batch = Batch::new(0);
         (0..64u8).for_each(|index| batch.put(vec![index], value.clone()));
         assert!(batch.bytes() > u64::from(u32::MAX));
-        for kind in [Kind::LSM, Kind::BTREE] {
+        for kind in [Kind::LSM, Kind::BTREE, Kind::HYBRID] {
             let disk = crate::disk::SimDisk::new();
             let clock = std::sync::Arc::new(crate::base::clock::ManualClock::default());
             let engine = open(disk.clone(), clock, &kind.default_options()).unwrap();

@@ -27,6 +27,8 @@ pub enum Cause {
     LogSpace,
     /// A rate that was asked for is used up.
     RateLimit,
+    /// Hybrid: the tree holds more than `hot`, and what is cold has not gone down yet.
+    HotFull,
     /// The disk below is full, and work that is under way will give space back.
     Space,
 }

@@ -22,6 +22,7 @@ pub mod decoders;
 mod door;
 mod error;
 pub mod frame;
+pub mod hybrid;
 pub mod lsm;
 mod lsn;
 mod mem;
@@ -58,9 +59,9 @@ pub use meter::{KINDS, KeyKind, KindCounters, MeteredEngine, TagCounters};
 pub use options::{COMMON_FIELDS, Common, Options, OwnOptions, Setting, Sync};
 pub use registry::{Descriptor, Home, Kind, register};
 pub use shape::{
-    BtreeShape, Cache, Debt, ExtraSpace, Filter, FilterMeter, Histogram, Level, LevelMeter, LevelTraffic,
-    LookupMeter, Lookups, Memory, Probe, ProbeMeter, Probes, ScanRuns, Shape, StallCounters, StallMeter,
-    Stalls, TableInfo, ValueLog,
+    BtreeShape, Cache, Debt, ExtraSpace, Filter, FilterMeter, Histogram, HybridShape, Level, LevelMeter,
+    LevelTraffic, LookupMeter, Lookups, Memory, Probe, ProbeMeter, Probes, ScanRuns, Shape, StallCounters,
+    StallMeter, Stalls, TableInfo, ValueLog,
 };
 pub use space::{
     BALLAST_NAME, SPARE_FILES, SpaceClaim, SpaceGuard, is_short_of_files, lacks_files, shortage,

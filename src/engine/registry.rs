@@ -10,7 +10,7 @@ use std::sync::{Arc, OnceLock};
 
 use super::options::{Common, Options};
 use super::salvage::{Loss, Sink};
-use super::{Engine, MemEngine, Result, btree, lsm};
+use super::{Engine, MemEngine, Result, btree, hybrid, lsm};
 use crate::base::clock::Clock;
 use crate::base::words::one_of;
 use crate::disk::Disk;
@@ -60,7 +60,7 @@ pub struct Descriptor {
 }
 
 /// The engines of this program, in the order of lists; the first one is the default.
-static OURS: [&Descriptor; 3] = [&lsm::ENGINE, &btree::ENGINE, &MEM];
+static OURS: [&Descriptor; 4] = [&lsm::ENGINE, &btree::ENGINE, &hybrid::ENGINE, &MEM];
 
 static MEM: Descriptor = Descriptor {
     name: "mem",
@@ -92,6 +92,8 @@ impl Kind {
     pub const LSM: Kind = Kind(&lsm::ENGINE);
     /// The B-tree.
     pub const BTREE: Kind = Kind(&btree::ENGINE);
+    /// The B-tree over the levels of an LSM-tree.
+    pub const HYBRID: Kind = Kind(&hybrid::ENGINE);
     /// A map in memory: the model of the tests, and a baseline to measure the rest of the way.
     pub const MEM: Kind = Kind(&MEM);
 

@@ -100,12 +100,14 @@ pub fn is_engine_file(name: &str) -> bool {
     wal::is_segment(name) || Kind::all().any(|kind| (kind.is_file)(name))
 }
 
-/// The engine whose files lie on `disk`; `None` if there are files of no engine or of several.
+/// The engine whose files lie on `disk`: the first one that every engine's file there may be of; `None` if there are no such files, or no
+/// engine makes all of them.
 pub fn kind_of(disk: &dyn Disk) -> Result<Option<Kind>> {
     let files = disk.list().map_err(|error| Error::io("listing the store", error))?;
-    let is_there = |kind: &Kind| files.iter().any(|info| (kind.is_file)(&info.name));
-    let mut found = Kind::all().filter(is_there);
-    Ok(found.next().filter(|_| found.next().is_none()))
+    let is_own = |name: &str| Kind::all().any(|kind| (kind.is_file)(name));
+    let owned: Vec<&str> = files.iter().map(|info| &info.name[..]).filter(|name| is_own(name)).collect();
+    let mut kinds = Kind::all().filter(|kind| owned.iter().all(|name| (kind.is_file)(name)));
+    Ok(kinds.next().filter(|_| !owned.is_empty()))
 }
 
 /// Collects operations into batches for an engine.

@@ -19,6 +19,8 @@ metrics! {
         part levels: Vec<Level>;
         /// B-tree: the keys below; null for other engines.
         part tree: Option<BtreeShape>;
+        /// Hybrid: what its tree holds, and what went down to the levels; null for other engines.
+        part hybrid: Option<HybridShape>;
         /// Memory held; what an engine does not say of it is null.
         part memory: Memory;
         /// The cache of blocks or pages.
@@ -220,6 +222,41 @@ metrics! {
 }
 
 metrics! {
+    /// The halves of a hybrid, and what passes between them.
+    #[derive(Copy)]
+    pub struct HybridShape witness "kvfs::engine::hybrid::tests::it_is_a_map_whatever_comes_between_the_steps_of_a_demotion" {
+        /// Bytes of pages and large values of the tree.
+        gauge hot_bytes: u64 [Bytes];
+        /// Bytes above which what is cold goes down to the levels: the option `hot`.
+        gauge hot_bytes_max: u64 [Bytes];
+        /// Bytes of the tables of the levels.
+        gauge cold_bytes: u64 [Bytes];
+        /// Heat up to which records go down now, of 15.
+        gauge threshold: u64 [Count];
+        /// Entries that came from the tree into the levels, tombstones among them.
+        counter demoted_entries: u64 [Count];
+        /// Bytes of their keys and values.
+        counter demoted_bytes: u64 [Bytes];
+        /// Tombstones that went nowhere, since nothing lay below them.
+        counter dropped_tombstones: u64 [Count];
+        /// Entries that left the tree once they were below, and tombstones that went nowhere.
+        counter removed_entries: u64 [Count];
+        /// Entries that were to leave the tree and stayed: a batch changed them meanwhile, or the step was given up.
+        counter stayed_entries: u64 [Count];
+        /// Point reads that the tree answered.
+        counter tree_reads: u64 [Count, witness "kvfs::engine::hybrid::tests::reads_are_counted_by_the_half_that_answers"];
+        /// Point reads that had to ask the levels.
+        counter level_reads: u64 [Count, witness "kvfs::engine::hybrid::tests::reads_are_counted_by_the_half_that_answers"];
+        derived {
+            /// Share of the store's bytes that lie in the tree.
+            hot_share: Option<f64> [Ratio] = |hybrid| ratio(hybrid.hot_bytes, hybrid.hot_bytes + hybrid.cold_bytes);
+            /// Share of the point reads that the tree answered.
+            hot_read_share: Option<f64> [Ratio, witness "kvfs::engine::hybrid::tests::reads_are_counted_by_the_half_that_answers"] = |hybrid| ratio(hybrid.tree_reads, hybrid.tree_reads + hybrid.level_reads);
+        }
+    }
+}
+
+metrics! {
     /// Requests to a cache for one kind of content.
     #[derive(Copy, Eq)]
     pub struct Lookups counted by LookupMeter witness "stats::level::what_the_cache_misses_is_read" {
@@ -343,7 +380,7 @@ metrics! {
         hidden stopped: bool;
         /// LSM: reason why the limits of L0 files and of pending bytes do not apply: `policy=log`, `auto_compact=off`, `paused`; null if they apply.
         text limits_off: Option<String> [None, key "l0_stop_off"];
-        /// Waits by cause: `memtables`, `l0_files`, `pending_bytes`, `dirty_pages`, `log_space`, `rate_limit`, `space` (the disk is full, and a merge
+        /// Waits by cause: `memtables`, `l0_files`, `pending_bytes`, `dirty_pages`, `log_space`, `rate_limit`, `hot_full` (the tree of a hybrid is over `hot`), `space` (the disk is full, and a merge
         /// or the removal of a file will make room).
         part by_cause: Each<Cause, StallCounters, { Cause::ALL.len() }>;
         derived {

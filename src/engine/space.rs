@@ -231,7 +231,7 @@ mod tests {
             }
         }
         use crate::engine::{Kind, Options, Tier, open, settle};
-        for kind in [Kind::LSM, Kind::BTREE] {
+        for kind in [Kind::LSM, Kind::BTREE, Kind::HYBRID] {
             let disk = Arc::new(Silent(SimDisk::new()));
             let clock = Arc::new(crate::base::clock::ManualClock::default());
             let engine = open(disk, clock, &Options::tiny(kind)).unwrap();
@@ -280,7 +280,7 @@ mod tests {
     fn without_an_inode_left_a_store_is_opened_and_emptied() {
         use crate::disk::Stock;
         use crate::engine::{Batch, Command, Kind, Options, Tier, open, run, settle};
-        for kind in [Kind::LSM, Kind::BTREE] {
+        for kind in [Kind::LSM, Kind::BTREE, Kind::HYBRID] {
             let open = |disk: &Arc<SimDisk>| {
                 let stock = Stock::new(disk.clone()).unwrap();
                 let clock = Arc::new(crate::base::clock::ManualClock::default());

@@ -36,6 +36,13 @@ fn random_calls_over_the_b_tree_survive_kills() {
         .for_each(|seed| random_run(seed, DiskStore::boxed(Kind::BTREE, seed), true, true, 150));
 }
 
+#[test]
+fn random_calls_over_the_hybrid_survive_kills() {
+    seeds(6)
+        .into_iter()
+        .for_each(|seed| random_run(seed, DiskStore::boxed(Kind::HYBRID, seed), true, true, 150));
+}
+
 /// What a tree shows, by path and without times.
 type Portrait = BTreeMap<Vec<u8>, (Attributes, u64)>;
 
@@ -97,7 +104,7 @@ fn power_loss_run(seed: u64, store: Box<dyn Store>) {
 
 #[test]
 fn a_power_failure_leaves_a_prefix_of_the_calls() {
-    for kind in [Kind::LSM, Kind::BTREE] {
+    for kind in [Kind::LSM, Kind::BTREE, Kind::HYBRID] {
         seeds(15).into_iter().for_each(|seed| power_loss_run(seed, DiskStore::boxed(kind, seed)));
     }
 }

@@ -58,7 +58,7 @@ fn without_an_inode_below_there_are_none_here() {
 /// Who deletes a file on a full disk and then writes another waits until the first is gone, however much later that is.
 #[test]
 fn who_writes_after_a_delete_on_a_full_disk_waits_for_its_space() {
-    for kind in [Kind::LSM, Kind::BTREE] {
+    for kind in [Kind::LSM, Kind::BTREE, Kind::HYBRID] {
         let disk = SimDisk::new();
         disk.set_capacity(Some(64 << 20));
         // Sizes of a mount on a disk so small.

@@ -319,6 +319,11 @@ fn a_damaged_btree_store_gives_what_was_written_or_an_error() {
     damaged_stores(Kind::BTREE);
 }
 
+#[test]
+fn a_damaged_hybrid_store_gives_what_was_written_or_an_error() {
+    damaged_stores(Kind::HYBRID);
+}
+
 /// Entries of a filesystem of every kind of record, with some that wait for reclaim.
 fn records() -> Vec<(Bytes, Bytes)> {
     let map = Arc::new(MemEngine::new());

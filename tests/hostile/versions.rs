@@ -53,7 +53,7 @@ fn helps(answer: &str, version: &str) {
 
 #[test]
 fn a_description_of_another_version_is_refused_with_advice() {
-    for kind in [Kind::LSM, Kind::BTREE] {
+    for kind in [Kind::LSM, Kind::BTREE, Kind::HYBRID] {
         let disk = store(kind);
         for version in ["0", "2", "17"] {
             let answer = refusal(&disk, "STORE", |bytes| {

@@ -13,6 +13,8 @@ fn turned_bits_and_lost_sectors_anywhere_cost_only_what_is_named() {
         (Kind::BTREE, "", true),
         (Kind::BTREE, "torn=doublewrite", false),
         (Kind::BTREE, "torn=image", false),
+        (Kind::HYBRID, "", true),
+        (Kind::HYBRID, "", false),
     ];
     for (kind, more, closed) in bases {
         let base = store(kind, more, closed);
@@ -53,7 +55,7 @@ fn turned_bits_and_lost_sectors_anywhere_cost_only_what_is_named() {
 
 #[test]
 fn a_salvage_without_space_leaves_the_store_as_it_is() {
-    for kind in [Kind::LSM, Kind::BTREE] {
+    for kind in [Kind::LSM, Kind::BTREE, Kind::HYBRID] {
         let disk = store(kind, "", true);
         let before = contents(&disk);
         damage(&disk, kind);

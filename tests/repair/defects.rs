@@ -279,7 +279,7 @@ pub fn planted(kind: Kind, plant: Plant) -> (Arc<SimDisk>, [Ino; 4]) {
 
 #[test]
 fn every_planted_defect_of_the_filesystem_is_mended() {
-    for kind in [Kind::LSM, Kind::BTREE] {
+    for kind in [Kind::LSM, Kind::BTREE, Kind::HYBRID] {
         for (name, plant, look) in DEFECTS {
             let what = format!("{kind} {name}");
             let (disk, inos) = planted(kind, *plant);
@@ -296,7 +296,7 @@ fn every_planted_defect_of_the_filesystem_is_mended() {
 
 #[test]
 fn a_sound_store_is_left_alone() {
-    for kind in [Kind::LSM, Kind::BTREE] {
+    for kind in [Kind::LSM, Kind::BTREE, Kind::HYBRID] {
         for closed in [true, false] {
             let disk = store(kind, "", closed);
             let requests = disk.requests();

@@ -36,7 +36,7 @@ fn interrupted(base: &Arc<SimDisk>, stride: u64, what: &str) {
 
 #[test]
 fn a_repair_in_place_may_be_interrupted_anywhere() {
-    for kind in [Kind::LSM, Kind::BTREE] {
+    for kind in [Kind::LSM, Kind::BTREE, Kind::HYBRID] {
         let several: Plant = |engine, inos, batch| {
             for name in [
                 "an inode without a name, with blocks",
@@ -51,7 +51,7 @@ fn a_repair_in_place_may_be_interrupted_anywhere() {
 
 #[test]
 fn a_salvage_may_be_interrupted_anywhere() {
-    for kind in [Kind::LSM, Kind::BTREE] {
+    for kind in [Kind::LSM, Kind::BTREE, Kind::HYBRID] {
         let disk = store(kind, "", true);
         damage(&disk, kind);
         interrupted(&disk, 5, &format!("{kind}"));

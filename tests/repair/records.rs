@@ -8,10 +8,10 @@ pub fn flip(disk: &SimDisk, name: &str, byte: u64) {
 
 /// A flaw in data that is needed.
 pub fn damage(disk: &SimDisk, kind: Kind) {
-    if kind == Kind::BTREE {
-        flip(disk, "btree.pages", pages(disk, 1)[0] * 4096 + 100);
-    } else {
+    if kind == Kind::LSM {
         flip(disk, &files(disk, "table.")[0].0, 50);
+    } else {
+        flip(disk, "btree.pages", pages(disk, 1)[0] * 4096 + 100);
     }
 }
 

@@ -46,6 +46,10 @@ pub fn setups() -> Vec<Setup> {
     for others in ["page_size=64K,dirty_max=1M", "checkpoint_log=1M,dirty_max=1M"] {
         add(Kind::BTREE, others);
     }
+    // Nearly all goes down at once, or nothing ever.
+    for others in ["hot=4K,dirty_max=1M,checkpoint_log=1M", "hot=1G"] {
+        add(Kind::HYBRID, others);
+    }
     setups
 }
 

@@ -7,7 +7,9 @@ use super::super::stats::Sample;
 use super::page::Page;
 use crate::base::metric::ratio;
 use crate::base::text::{exact_size, human_size};
-use crate::engine::{Amount, BtreeShape, Level, PageCause, PageCount, PageKind, PageTraffic, Shape};
+use crate::engine::{
+    Amount, BtreeShape, HybridShape, Level, PageCause, PageCount, PageKind, PageTraffic, Shape,
+};
 
 /// Lines of background jobs at most.
 const JOBS_MAX: usize = 4;
@@ -109,6 +111,24 @@ pub(super) fn tree_block(page: &mut Page, tree: &BtreeShape) {
     );
     page_lines(page, "written", &tree.pages.written);
     page_lines(page, "read", &tree.pages.read);
+}
+
+/// What passes between the halves of a hybrid.
+pub(super) fn hybrid_block(page: &mut Page, hybrid: &HybridShape) {
+    page.block(
+        "HOT",
+        [
+            format!("tree {} of {}", human_size(hybrid.hot_bytes), human_size(hybrid.hot_bytes_max)),
+            format!("levels {}", human_size(hybrid.cold_bytes)),
+            format!("share {}", percent(hybrid.hot_share())),
+            format!("reads {}", percent(hybrid.hot_read_share())),
+            format!("threshold {}", hybrid.threshold),
+            format!("demoted {} {}", human_count(hybrid.demoted_entries), human_size(hybrid.demoted_bytes)),
+            format!("removed {}", human_count(hybrid.removed_entries)),
+            format!("stayed {}", human_count(hybrid.stayed_entries)),
+            format!("dropped tombstones {}", human_count(hybrid.dropped_tombstones)),
+        ],
+    );
 }
 
 /// One direction of a tree's pages: bytes by kind, then by cause; what is 0 is left out.

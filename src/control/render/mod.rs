@@ -26,6 +26,9 @@ pub fn text(report: &Report) -> String {
     if let Some(tree) = &report.sample.shape.tree {
         engine::tree_block(&mut page, tree);
     }
+    if let Some(hybrid) = &report.sample.shape.hybrid {
+        engine::hybrid_block(&mut page, hybrid);
+    }
     engine::statistics(&mut page, &report.sample);
     engine::witness(&mut page, &report.sample);
     debt::forecast_block(&mut page, report);

@@ -12,6 +12,7 @@ use super::page_extents::PageExtents;
 use super::pager::Pager;
 use super::source::{LoadedPieces, Miss, Piece, is_unreadable};
 use super::tree::Tree;
+use super::upper::UpperHalf;
 use crate::base::clock::Clock;
 use crate::base::event_log::Field;
 use crate::disk::Purpose;
@@ -37,13 +38,15 @@ pub struct Core {
     /// The options.
     pub options: Options,
     /// The reserve of the disk.
-    pub guard: SpaceGuard,
+    pub guard: Arc<SpaceGuard>,
     /// The clock.
     pub clock: Arc<dyn Clock>,
     /// Signalled when there is work to do, or room for writers.
     pub wake_signal: Arc<WakeSignal>,
     /// Recent events.
     pub event_log: Arc<EventLog>,
+    /// What it has to know as the upper half of a store, if it is that.
+    pub upper: Option<UpperHalf>,
 }
 
 impl Core {

@@ -38,8 +38,8 @@ impl Reader {
                 let found = walked.and_then(|_| tree.find(&self.core.pager, &loaded, key));
                 (tree.epoch, found)
             };
-            let value = match found {
-                Ok(value) => value,
+            let (value, is_tombstone) = match found {
+                Ok(entry) => (entry.clone().flatten(), entry.is_some_and(|value| value.is_none())),
                 Err(Stop::Failed(error)) => return Err(error),
                 Err(Stop::Miss(miss)) => {
                     self.core.load(epoch, miss, tier, Purpose::Get, &mut loaded)?;
@@ -59,6 +59,7 @@ impl Reader {
                     (false, ..) => ("inner", "descend"),
                     (true, Some(_), Some(_)) => ("leaf", "descend"),
                     (true, Some(_), None) => ("leaf", "hit"),
+                    (true, None, _) if is_tombstone => ("leaf", "tombstone"),
                     (true, None, _) => ("leaf", "miss"),
                 };
                 Probe {

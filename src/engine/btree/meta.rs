@@ -17,6 +17,8 @@ const END_MAX: UnitNumber = UnitNumber::new(1 << 49);
 const WORDS: usize = 20;
 /// Number of words in stores from before `replay_all`, and in version 1.
 const WORDS_BEFORE: usize = 19;
+/// Number of words in a tree that is the upper half of a store, once entries have left it.
+const WORDS_UPPER: usize = WORDS + 1;
 /// Number of words in stores of version 1 from before `recovery_lsn`.
 const WORDS_FIRST: usize = 18;
 
@@ -72,6 +74,9 @@ pub struct Meta {
     pub recovery_lsn: Lsn,
     /// If the recovery LSN is below, opening applies every batch behind it again, and not only those that may have been buffered.
     pub replay_all: Lsn,
+    /// What lies below the tree must have come down when the log was durable up to here, at least: entries have left the tree for it. 0 in a tree
+    /// that is no upper half of a store.
+    pub lower_lsn: Lsn,
     /// Page images of batches in the log between here and `lsn` belong to this state; never above `lsn`.
     pub images_start: Lsn,
     /// Page images in the log up to here (of batches up to `lsn`, of the checkpoint behind it) belong to this state and are
@@ -119,7 +124,7 @@ impl Meta {
                 (magic, [unit.get(), units.get(), bytes, u64::from(crc)])
             }
         };
-        let words: [u64; WORDS] = [
+        let words: [u64; WORDS_UPPER] = [
             u64::from_le_bytes(magic),
             self.sequence,
             self.page_bytes,
@@ -140,8 +145,13 @@ impl Meta {
             counts.extent_units.get(),
             self.recovery_lsn.number(),
             self.replay_all.number(),
+            self.lower_lsn.number(),
         ];
-        let count = if magic == MAGIC { WORDS } else { WORDS_BEFORE };
+        let count = match () {
+            () if magic != MAGIC => WORDS_BEFORE,
+            () if self.lower_lsn > Lsn::ZERO => WORDS_UPPER,
+            () => WORDS,
+        };
         let payload: Vec<u8> = words[..count].iter().flat_map(|word| word.to_le_bytes()).collect();
         let mut bytes = frame::encode(KIND, self.offset(), &payload);
         bytes.resize(META_BYTES, 0);
@@ -153,7 +163,7 @@ impl Meta {
         let (kind, payload) = frame::decode(bytes, offset)?;
         let is_before = *payload.get(MAGIC.len() - 1)? == VERSION_BEFORE;
         let is_known = match payload.len() / 8 {
-            WORDS => !is_before,
+            WORDS | WORDS_UPPER => !is_before,
             WORDS_BEFORE => true,
             WORDS_FIRST => is_before,
             _ => false,
@@ -179,6 +189,7 @@ impl Meta {
             lsn: next().map(Lsn::new)?,
             recovery_lsn: Lsn::ZERO,
             replay_all: Lsn::ZERO,
+            lower_lsn: Lsn::ZERO,
             images_start: next().map(Lsn::new)?,
             images_end: next().map(Lsn::new)?,
             doublewrite_bytes: next()?,
@@ -206,6 +217,7 @@ impl Meta {
         };
         meta.recovery_lsn = next().map(Lsn::new).unwrap_or(meta.lsn);
         meta.replay_all = next().map(Lsn::new).unwrap_or(meta.lsn);
+        meta.lower_lsn = next().map(Lsn::new).unwrap_or_default();
         let pages = meta.page_bytes.is_power_of_two() && (4 << 10..=64 << 10).contains(&meta.page_bytes);
         (pages
             && meta.height < 64
@@ -251,6 +263,7 @@ mod tests {
             lsn: Lsn::new(1000),
             recovery_lsn: Lsn::new(950),
             replay_all: Lsn::new(940),
+            lower_lsn: Lsn::ZERO,
             images_start: Lsn::new(900),
             images_end: Lsn::new(2000),
             doublewrite_bytes: 7,
@@ -306,6 +319,8 @@ mod tests {
         assert!(bytes[169..].iter().all(|byte| *byte == 0) && bytes.len() == 512);
         assert_eq!(Meta::decode(&bytes, 4096), Some(sample(3)));
         assert_eq!(Meta::decode(&bytes, 0), None);
+        let upper = Meta { lower_lsn: Lsn::new(930), ..sample(3) };
+        assert_eq!((upper.encode()[4], Meta::decode(&upper.encode(), 4096)), (168, Some(upper)));
         for bit in 0..169 * 8 {
             bytes[bit / 8] ^= 1 << (bit % 8);
             assert_eq!(Meta::decode(&bytes, 4096), None, "bit {bit}");

@@ -90,6 +90,7 @@ mod set_aside;
 mod source;
 mod tree;
 mod unreadable;
+mod upper;
 mod vacuum;
 mod value;
 mod verify;
@@ -119,12 +120,16 @@ use latch::TreeLatch;
 use page_extents::PageExtents;
 use reader::Reader;
 use unreadable::UnreadableRanges;
+use upper::UpperHalf;
 use vacuum::Vacuumer;
 use verify::Verifier;
 use writer::Writer;
 
+pub(super) use allocation_unit::FILE as PAGES_NAME;
 pub use options::{Options, Placement, Torn};
 pub use salvage::{is_file, salvage};
+pub(super) use tree::{ScanChunk, ScanItem};
+pub(super) use upper::{has_pages, open_upper};
 
 /// The B-tree in the registry.
 pub static ENGINE: Descriptor = Descriptor {
@@ -172,14 +177,43 @@ pub struct BtreeEngine {
     opening: Opening,
 }
 
+/// What a tree shares with the other half of a store.
+pub struct Surroundings {
+    /// Signalled when there is work to do.
+    pub wake_signal: Arc<WakeSignal>,
+    /// Takes events.
+    pub event_log: Arc<EventLog>,
+    /// Keeps the reserve of the disk.
+    pub guard: Arc<SpaceGuard>,
+}
+
+impl Surroundings {
+    /// Those of a store on `disk`.
+    pub fn new(disk: Arc<dyn Disk>, options: &super::Common) -> Result<Surroundings> {
+        let guard = SpaceGuard::new(disk, options.reserve_bytes, options.log_segment_bytes)?;
+        Ok(Surroundings { wake_signal: Arc::default(), event_log: Arc::default(), guard: Arc::new(guard) })
+    }
+}
+
 /// Opens the B-tree on `disk` and recovers it if needed; on an empty disk a new one is made. An existing store keeps its page size.
 pub fn open(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>, options: &Options) -> Result<Arc<BtreeEngine>> {
+    let around = Surroundings::new(disk.clone(), &options.common)?;
+    open_in(disk, clock, options, around, None)
+}
+
+/// The same for a tree that may be the upper half of a store.
+fn open_in(
+    disk: Arc<dyn Disk>,
+    clock: Arc<dyn Clock>,
+    options: &Options,
+    around: Surroundings,
+    upper: Option<UpperHalf>,
+) -> Result<Arc<BtreeEngine>> {
     options.validate()?;
-    let wake_signal = Arc::new(WakeSignal::new());
-    let guard =
-        SpaceGuard::new(disk.clone(), options.common.reserve_bytes, options.common.log_segment_bytes)?;
+    let Surroundings { wake_signal, event_log, guard } = around;
     let started = clock.elapsed();
-    let recovered = recovery::recover(disk, clock.clone(), wake_signal.clone(), options, &guard)?;
+    let is_upper = upper.is_some();
+    let recovered = recovery::recover(disk, clock.clone(), wake_signal.clone(), options, &guard, is_upper)?;
     let opening = Opening { time: clock.elapsed().saturating_sub(started), read_bytes: recovered.read_bytes };
     recovered.log.set_file_bytes_max(options.checkpoint_log_bytes + recovered.log.segment_bytes());
     let replayed = recovered.replayed;
@@ -195,7 +229,8 @@ pub fn open(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>, options: &Options) -> Re
         guard,
         clock,
         wake_signal,
-        event_log: Arc::default(),
+        event_log,
+        upper,
     });
     let bounds = Arc::new(Bounds::new(core.clone()));
     let unreadable = Arc::new(UnreadableRanges::new(core.clone()));

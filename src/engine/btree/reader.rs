@@ -30,6 +30,11 @@ impl Reader {
 
     /// The value of `key`.
     pub fn get(&self, key: &[u8], tier: Tier) -> Result<Option<Bytes>> {
+        Ok(self.entry(key, tier)?.flatten())
+    }
+
+    /// The entry of `key`: its value, or `Some(None)` if it is deleted and may lie below the tree.
+    pub fn entry(&self, key: &[u8], tier: Tier) -> Result<Option<Option<Bytes>>> {
         let mut loaded = LoadedPieces::default();
         loop {
             let (epoch, height, found) = {
@@ -37,9 +42,9 @@ impl Reader {
                 (tree.epoch, tree.height, tree.find(&self.core.pager, &loaded, key))
             };
             match found {
-                Ok(value) => {
+                Ok(entry) => {
                     self.probes.record(height);
-                    return Ok(value);
+                    return Ok(entry);
                 }
                 Err(Stop::Failed(error)) => return Err(error),
                 Err(Stop::Miss(miss)) => self.core.load(epoch, miss, tier, Purpose::Get, &mut loaded)?,

@@ -6,7 +6,7 @@ use super::allocation_unit::{PageNumber, UNIT_BYTES};
 use super::meta::Meta;
 use super::page::{LEVEL, SECTOR_BYTES};
 use crate::engine::wal::{FIRST_KIND, RECORD_OVERHEAD_BYTES};
-use crate::engine::{Error, Lsn, PageKind, Result};
+use crate::engine::{Batch, Error, Lsn, PageKind, Result};
 
 /// Kind of a checkpoint's page image: page number (8 bytes), mask of the sectors that follow (16 bytes), these sectors.
 pub const IMAGE_KIND: u8 = FIRST_KIND + 1;
@@ -15,10 +15,27 @@ pub const BATCH_IMAGE_KIND: u8 = FIRST_KIND + 2;
 /// Kind of a batch of changes that are set aside, logged once more.
 pub const ASIDE_KIND: u8 = FIRST_KIND + 3;
 
+/// Kind of a batch of deletes that take entries out of a tree which is the upper half of a store: what lies below has them. Before the batch
+/// stands the LSN up to which the log was durable when they came there (8 bytes).
+pub const REMOVAL_KIND: u8 = FIRST_KIND + 4;
+
 /// Bytes before the sectors of a checkpoint's image.
 const IMAGE_HEADER_BYTES: usize = 24;
 /// Bytes before the page of a batch's image.
 const BATCH_IMAGE_HEADER_BYTES: usize = 12;
+
+/// Appends a removal: entries that came down when the log was durable up to `lower_lsn`.
+pub fn put_removal(target: &mut Vec<u8>, lower_lsn: Lsn, batch: &Batch) {
+    target.extend_from_slice(&lower_lsn.number().to_le_bytes());
+    batch.encode(target);
+}
+
+/// Decodes a removal in a record that ends at `lsn`.
+pub fn removal(lsn: Lsn, payload: &Bytes) -> Result<(Lsn, Batch)> {
+    let what = || Error::corrupt("log record", lsn.number(), "a removal that is too short");
+    let lower = payload.first_chunk::<8>().ok_or_else(what)?;
+    Ok((Lsn::new(u64::from_le_bytes(*lower)), Batch::decode(&payload.slice(8..))?))
+}
 
 /// Upper bound of the bytes of a record with a checkpoint's image of `page_bytes`.
 pub fn image_record_bytes_max(page_bytes: usize) -> u64 {

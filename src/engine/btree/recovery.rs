@@ -50,13 +50,14 @@ pub struct Recovered {
     pub read_bytes: u64,
 }
 
-/// Opens the store on `disk`, or makes a new one.
+/// Opens the store on `disk`, or makes a new one; `is_upper` if it is the upper half of one.
 pub fn recover(
     disk: Arc<dyn Disk>,
     clock: Arc<dyn Clock>,
     wake_signal: Arc<WakeSignal>,
     options: &Options,
     guard: &SpaceGuard,
+    is_upper: bool,
 ) -> Result<Recovered> {
     let made_bytes = make_if_missing(&*disk, options)?;
     let file = disk.open(FILE).map_err(|error| Error::io(format!("opening {FILE}"), error))?;
@@ -89,7 +90,9 @@ pub fn recover(
         end if file_end < end => space.cut(pager.grow(end, Units::ZERO)?),
         _ => space.cut(file_end),
     }
-    let mut replay = Replay::new(Tree::new(meta, space, options.pages), &pager, &doublewrite, options, guard);
+    let mut tree = Tree::new(meta, space, options.pages);
+    tree.is_upper = is_upper;
+    let mut replay = Replay::new(tree, &pager, &doublewrite, options, guard);
     let log = Log::open(
         disk,
         clock,

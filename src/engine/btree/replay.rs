@@ -45,9 +45,9 @@ use super::meta::MapPlace;
 use super::options::Options;
 use super::page::Page;
 use super::pager::Pager;
-use super::records::{ASIDE_KIND, BATCH_IMAGE_KIND, IMAGE_KIND};
+use super::records::{ASIDE_KIND, BATCH_IMAGE_KIND, IMAGE_KIND, REMOVAL_KIND, removal};
 use super::source::{LoadedPieces, Piece, is_unreadable};
-use super::tree::{BufferMergeLimit, BufferMergePlan, Pins, Stop, Tree};
+use super::tree::{BufferMergeLimit, BufferMergePlan, Deletes, Pins, Stop, Tree};
 use crate::disk::Purpose;
 use crate::engine::wal::{FIRST_KIND, RECORD_OVERHEAD_BYTES};
 use crate::engine::{Batch, Error, Lsn, Operation, PageCause, Result, SpaceGuard, Tier};
@@ -134,6 +134,7 @@ impl<'a> Replay<'a> {
                 self.at.image_bytes += payload.len() as u64 + RECORD_OVERHEAD_BYTES
             }
             FIRST_KIND | ASIDE_KIND => self.batch(kind, lsn, payload)?,
+            REMOVAL_KIND if self.tree.is_upper => self.batch(kind, lsn, payload)?,
             _ => return Err(Error::corrupt("log record", lsn.number(), format!("an unknown kind, {kind}"))),
         }
         self.at.lsn = lsn;
@@ -141,7 +142,13 @@ impl<'a> Replay<'a> {
     }
 
     fn batch(&mut self, kind: u8, lsn: Lsn, payload: &Bytes) -> Result<()> {
-        let batch = Batch::decode(payload)?;
+        let batch = if kind == REMOVAL_KIND {
+            let (lower_lsn, batch) = removal(lsn, payload)?;
+            self.tree.lower_lsn = self.tree.lower_lsn.max(lower_lsn);
+            batch
+        } else {
+            Batch::decode(payload)?
+        };
         if lsn <= self.lsn {
             if kind == ASIDE_KIND {
                 self.apply_all();
@@ -154,7 +161,7 @@ impl<'a> Replay<'a> {
                 return Ok(());
             }
         }
-        self.apply(batch)
+        self.apply(batch, kind == REMOVAL_KIND)
     }
 
     /// Applies every batch from here on, also in an opening that continues from a checkpoint of this replay.
@@ -163,8 +170,14 @@ impl<'a> Replay<'a> {
         self.tree.replay_all = self.tree.replay_all.max(self.lsn);
     }
 
-    fn apply(&mut self, batch: Batch) -> Result<()> {
-        let mut batch = self.tree.buffer.aside.divide(batch);
+    /// Applies a batch. A removal of what lies below as well may be left undone, and is where a page cannot be read.
+    fn apply(&mut self, batch: Batch, is_removal: bool) -> Result<()> {
+        let deletes = if is_removal { Deletes::Remove } else { self.tree.deletes() };
+        let divide = |tree: &mut Tree, batch| match is_removal {
+            true => tree.buffer.aside.outside(batch),
+            false => tree.buffer.aside.divide(batch),
+        };
+        let mut batch = divide(&mut self.tree, batch);
         if batch.is_empty() {
             return Ok(());
         }
@@ -175,7 +188,7 @@ impl<'a> Replay<'a> {
         let mut loaded = LoadedPieces::default();
         let mut pins = Pins::new();
         loop {
-            match self.tree.plan(self.pager, &loaded, &batch, &mut pins) {
+            match self.tree.plan(self.pager, &loaded, &batch, deletes, &mut pins) {
                 Ok(needs) => match self.take_space(needs) {
                     Ok(true) => break,
                     // The pages that were dirty are not pinned.
@@ -188,7 +201,7 @@ impl<'a> Replay<'a> {
                                 Operation::Put { key, value } => one.put(key.clone(), value.clone()),
                                 Operation::Delete { key } => one.delete(key.clone()),
                             }
-                            self.apply(one)
+                            self.apply(one, is_removal)
                         });
                     }
                     Err(error) => return Err(error),
@@ -199,7 +212,7 @@ impl<'a> Replay<'a> {
                     };
                     let range = batch.operations().iter().find_map(range).ok_or(error)?;
                     self.tree.buffer.set_aside(range, self.at);
-                    batch = self.tree.buffer.aside.divide(batch);
+                    batch = divide(&mut self.tree, batch);
                     pins.clear();
                 }
                 Err(Stop::Miss(miss)) => match self.pager.read(miss, Purpose::Recovery) {
@@ -213,7 +226,7 @@ impl<'a> Replay<'a> {
             }
         }
         drop(loaded);
-        self.tree.apply(&batch, pins, self.pager);
+        self.tree.apply(&batch, deletes, pins, self.pager);
         Ok(())
     }
 

@@ -339,6 +339,10 @@ impl Salvage<'_, '_> {
         for index in 0..page.count() {
             let key = page.key(index);
             let value = match page.cell_value(index) {
+                CellValue::Tombstone => {
+                    (self.sink)(Operation::Delete { key: Bytes::copy_from_slice(key) })?;
+                    continue;
+                }
                 CellValue::Inline(value) => Bytes::copy_from_slice(value),
                 CellValue::Extent(extent) if !extent.is_possible() => {
                     self.lose(number.unit(), "an extent that cannot be".to_string(), Keys::one(key));

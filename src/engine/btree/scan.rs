@@ -37,10 +37,10 @@ impl Reader {
         let window_bytes = if tier == Tier::Disk { self.read_ahead.note(range) } else { 0 };
         let (mut leaves, mut loaded) = (1, LoadedPieces::default());
         loop {
-            let chunk = self.chunk(&start, range.end, tier, (leaves, window_bytes), &mut loaded)?;
-            // Leaves that were read ahead are taken from `loaded`, so that a lookup in the pool does not count them as used again.
-            loaded.keep_pages(LOADED_PAGES_MAX);
-            leaves = self.read_ahead.more_leaves(leaves);
+            let ahead = (leaves, window_bytes);
+            let chunk =
+                self.chunk(&start, range.end, (tier, Purpose::Scan), ahead, &|_| true, &mut loaded)?;
+            leaves = self.after_chunk(leaves, &mut loaded);
             for (key, item) in &chunk.entries {
                 if let Some(value) = chunk.value(item)
                     && visit(chunk.at(key), value).is_break()
@@ -60,14 +60,22 @@ impl Reader {
         }
     }
 
-    /// The next chunk of a scan with all its values. A read of a leaf brings up to `leaves` leaves; a read of values also brings those in the
+    /// Leaves that the next chunk may bring, after one that brought up to `leaves`.
+    pub fn after_chunk(&self, leaves: usize, loaded: &mut LoadedPieces) -> usize {
+        // Leaves that were read ahead are taken from `loaded`, so that a lookup in the pool does not count them as used again.
+        loaded.keep_pages(LOADED_PAGES_MAX);
+        self.read_ahead.more_leaves(leaves)
+    }
+
+    /// The next chunk of a scan with the values of all keys that are `wanted`. A read of a leaf brings up to `leaves` leaves; a read of values also brings those in the
     /// `window_bytes` behind the end.
-    fn chunk(
+    pub fn chunk(
         &self,
         start: &[u8],
         end: Option<&[u8]>,
-        tier: Tier,
+        (tier, purpose): (Tier, Purpose),
         (leaves, mut window_bytes): (usize, usize),
+        wanted: &dyn Fn(&[u8]) -> bool,
         loaded: &mut LoadedPieces,
     ) -> Result<ScanChunk> {
         'again: loop {
@@ -81,16 +89,16 @@ impl Reader {
                 Err(Stop::Failed(error)) => return Err(error),
                 Err(Stop::Miss(_)) if tier == Tier::Memory => return Err(Error::WouldBlock),
                 Err(Stop::Miss(miss)) => {
-                    self.load_for_scan(epoch, miss, (start, end), leaves, loaded)?;
+                    self.load_for_scan(epoch, miss, (start, end), (leaves, purpose), loaded)?;
                     continue;
                 }
             };
             let mut absent: Vec<Extent> = chunk
                 .entries
                 .iter()
-                .filter_map(|(_, item)| match item {
-                    ScanItem::Absent(extent) => Some(*extent),
-                    ScanItem::Inline(_) | ScanItem::Ready(_) => None,
+                .filter_map(|(key, item)| match item {
+                    ScanItem::Absent(extent) => wanted(chunk.at(key)).then_some(*extent),
+                    ScanItem::Inline(_) | ScanItem::Ready(_) | ScanItem::Tombstone => None,
                 })
                 .collect();
             if absent.is_empty() {
@@ -106,7 +114,7 @@ impl Reader {
             absent.sort_unstable_by_key(|extent| extent.unit);
             let near = |a: &Extent, b: &Extent| b.unit <= a.unit + a.units + GAP_UNITS;
             for run in absent.chunk_by(near) {
-                let values = self.core.pager.read_values(run, Purpose::Scan);
+                let values = self.core.pager.read_values(run, purpose);
                 if values.is_err() && window_bytes > 0 {
                     // Perhaps the error concerns the read-ahead only.
                     window_bytes = 0;
@@ -129,7 +137,7 @@ impl Reader {
         epoch: u64,
         miss: Miss,
         (key, end): (&[u8], Option<&[u8]>),
-        leaves: usize,
+        (leaves, purpose): (usize, Purpose),
         loaded: &mut LoadedPieces,
     ) -> Result<()> {
         let read = match miss {
@@ -141,11 +149,11 @@ impl Reader {
                     first,
                     leaves,
                 );
-                let pages = self.core.pager.read_pages(first, count, Purpose::Scan);
+                let pages = self.core.pager.read_pages(first, count, purpose);
                 // If another leaf cannot be read, that is reported when it is needed.
-                pages.or_else(|_| self.core.pager.read(miss, Purpose::Scan).map(|piece| vec![piece]))
+                pages.or_else(|_| self.core.pager.read(miss, purpose).map(|piece| vec![piece]))
             }
-            _ => self.core.pager.read(miss, Purpose::Scan).map(|piece| vec![piece]),
+            _ => self.core.pager.read(miss, purpose).map(|piece| vec![piece]),
         };
         self.core.admit(epoch, read, loaded)
     }
@@ -170,7 +178,7 @@ impl Reader {
                 Ok(chunk) => chunk,
                 Err(Stop::Failed(error)) => return Err(error),
                 Err(Stop::Miss(miss)) => {
-                    self.load_for_scan(epoch, miss, (&from, None), 1, loaded)?;
+                    self.load_for_scan(epoch, miss, (&from, None), (1, Purpose::Scan), loaded)?;
                     continue;
                 }
             };
@@ -186,6 +194,7 @@ impl Reader {
                     }
                     ScanItem::Inline(value) => value.len(),
                     ScanItem::Ready(value) => value.len(),
+                    ScanItem::Tombstone => 0,
                 };
             }
             match chunk.next {

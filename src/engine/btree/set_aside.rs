@@ -152,6 +152,18 @@ impl SetAside {
         rest
     }
 
+    /// The part of `batch` that lies in no unreadable range.
+    pub fn outside(&self, batch: Batch) -> Batch {
+        let mut rest = Batch::new(batch.tag);
+        for operation in batch.operations().iter().filter(|operation| self.range(operation.key()).is_none()) {
+            match operation {
+                Operation::Put { key, value } => rest.put(key.clone(), value.clone()),
+                Operation::Delete { key } => rest.delete(key.clone()),
+            }
+        }
+        rest
+    }
+
     /// The changes of `range`, as a batch.
     pub fn batch_of(&self, range: &UnreadableRange) -> Batch {
         let mut batch = Batch::default();

@@ -89,7 +89,7 @@ impl UnreadableRanges {
             let (epoch, batch, planned) = {
                 let tree = self.core.tree.read();
                 let batch = tree.buffer.aside.batch_of(range);
-                let planned = tree.plan(&self.core.pager, &loaded, &batch, &mut pins);
+                let planned = tree.plan(&self.core.pager, &loaded, &batch, tree.deletes(), &mut pins);
                 (tree.epoch, batch, planned)
             };
             match planned {
@@ -97,7 +97,8 @@ impl UnreadableRanges {
                     self.core.take_space(needs, Tier::Disk)?;
                     let mut tree = self.core.tree.write();
                     tree.buffer.aside.remove(range);
-                    tree.apply(&batch, pins, &self.core.pager);
+                    let deletes = tree.deletes();
+                    tree.apply(&batch, deletes, pins, &self.core.pager);
                     drop(tree);
                     self.core.note_change();
                     return Ok(true);

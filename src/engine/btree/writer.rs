@@ -18,7 +18,7 @@ use super::buffer_merge::ChangeBufferMerger;
 use super::checkpoint::Checkpointer;
 use super::core::Core;
 use super::source::LoadedPieces;
-use super::tree::{Pins, Stop};
+use super::tree::{Deletes, Pins, Stop};
 use super::vacuum::Vacuumer;
 use crate::disk::Purpose;
 use crate::engine::wal::FIRST_KIND;
@@ -75,12 +75,16 @@ impl Writer {
                 let before = self.core.log_point();
                 let lsn = self.append(batch)?;
                 self.core.tree.write().buffer.add(batch, before);
+                self.note(batch, 0);
                 break lsn;
             }
             let mut pins = Pins::new();
+            let buried = self.core.upper.as_ref().map(|upper| upper.buried(batch)).unwrap_or_default();
+            let may_lie_below = |key: &[u8]| buried.contains(key);
+            let deletes = Deletes::Bury(&may_lie_below);
             let (epoch, planned) = {
                 let tree = self.core.tree.read();
-                (tree.epoch, tree.plan(&self.core.pager, &loaded, batch, &mut pins))
+                (tree.epoch, tree.plan(&self.core.pager, &loaded, batch, deletes, &mut pins))
             };
             let needs = match planned {
                 Ok(needs) => needs,
@@ -94,8 +98,9 @@ impl Writer {
             self.make_room(batch, Some(needs), tier)?;
             let lsn = self.append(batch)?;
             // No other thread changes the tree while the writer's lock is held, so the plan is still valid.
-            self.core.tree.write().apply(batch, pins, &self.core.pager);
+            self.core.tree.write().apply(batch, deletes, pins, &self.core.pager);
             self.core.log_batch_images();
+            self.note(batch, buried.len() as u64);
             break lsn;
         };
         self.core.note_change();
@@ -108,6 +113,13 @@ impl Writer {
             self.core.wake_signal.notify(WorkClass::Flush);
         }
         Ok(lsn)
+    }
+
+    /// Tells who watches the tree that `batch` has changed it and left `buried` tombstones. The writer's lock is held.
+    fn note(&self, batch: &Batch, buried: u64) {
+        if let Some(upper) = &self.core.upper {
+            upper.note(batch, buried);
+        }
     }
 
     fn append(&self, batch: &Batch) -> Result<Lsn> {

@@ -119,6 +119,18 @@ impl DeletedRanges {
         self.count(&state);
     }
 
+    /// Forgets all of them, and what is about to be proven, since keys have appeared that no batch has put.
+    pub fn forget(&self) {
+        fence(Ordering::SeqCst);
+        if self.count.load(Ordering::Relaxed) == 0 {
+            return;
+        }
+        let mut state = self.state.lock();
+        state.closed.clear();
+        state.open.iter_mut().for_each(|range| range.limit = Some(range.start.clone()));
+        self.count(&state);
+    }
+
     fn count(&self, state: &State) {
         self.count.store(state.closed.len() + state.open.len(), Ordering::Relaxed);
     }

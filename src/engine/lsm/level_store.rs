@@ -1,8 +1,12 @@
 //! The level store: tables in levels, the manifest that names them, merges, the cache, and reads through all of it. It has no log and
-//! no writer: whoever stands above it brings the entries, as [`super::LsmEngine`] does by flushing memtables.
+//! no writer: whoever stands above it brings the entries, by flushing memtables ([`super::LsmEngine`]) or by handing in tables that are newer
+//! than everything here ([`LevelStore::ingest`]).
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
+
+use bytes::Bytes;
 
 use super::commands::PendingCommand;
 use super::compactor::Compactor;
@@ -14,13 +18,19 @@ use super::survivors::Survivors;
 use super::table::Table;
 use super::verify::Verification;
 use super::version_set::VersionSet;
-use crate::disk::{LEVELS, Metered, Purpose};
+use crate::disk::{LEVELS, Metered, Purpose, Space};
 use crate::engine::cache::BlockCache;
 use crate::engine::wal::{Log, LogShape};
 use crate::engine::{
-    Command, Debt, Done, Error, Level, LevelMeter, LevelTraffic, Lsn, Memory, Probes, Result, Shape, Stalls,
-    TableInfo, WorkClass,
+    AtomicLsn, Command, Debt, Done, Error, KeyRange, Level, LevelMeter, LevelTraffic, Lsn, Memory, Pending,
+    Probe, Probes, Result, Shape, Stalls, TableInfo, Tier, Visit, WorkClass, lacks_files,
 };
+
+/// Files that a table from elsewhere leaves to merges and the log.
+const FILES: u64 = 2;
+
+/// When to look again whether merges have caught up.
+const BEHIND: Duration = Duration::from_millis(20);
 
 /// The levels of a store, with everything that keeps them.
 pub struct LevelStore {
@@ -30,6 +40,8 @@ pub struct LevelStore {
     pub(super) reader: Reader,
     pub(super) reclaimer: Reclaimer,
     pub(super) deleted_ranges: Arc<DeletedRanges>,
+    /// No table is newer than this.
+    newest: AtomicLsn,
 }
 
 impl LevelStore {
@@ -45,14 +57,125 @@ impl LevelStore {
         let deleted_ranges = Arc::new(DeletedRanges::default());
         let (gap_tombstones, levels) = (core.options.gap_tombstones, core.levels.clone());
         let current = versions.current().clone();
+        let newest = versions.superversion().version.tables().map(|(_, table)| table.last_lsn).max();
         LevelStore {
             compactor: Compactor::new(core.clone(), versions.clone(), survivors.clone(), log, traffic),
             reader: Reader::new(current, cache, deleted_ranges.clone(), gap_tombstones, levels),
             reclaimer: Reclaimer::new(core.clone(), versions.clone(), survivors),
             deleted_ranges,
+            newest: AtomicLsn::new(newest.unwrap_or_default()),
             core,
             versions,
         }
+    }
+
+    /// The age of the next table that is to be ingested: `lsn`, or more, since it is above that of any table before. Of two tables of the same
+    /// age nobody would know which is newer once one of them is merged with an older one.
+    pub fn next_age(&self, lsn: Lsn) -> Lsn {
+        let age = lsn.max(self.newest.load(Ordering::Acquire).on_by(1));
+        self.newest.store(age, Ordering::Release);
+        age
+    }
+
+    /// LSN up to which the log of whoever stands above was durable when tables were last ingested: a log that ends before has lost something.
+    pub fn log_lsn(&self) -> Lsn {
+        self.versions.flushed()
+    }
+
+    /// Makes tables, whose entries are newer than all that the store has of their keys, part of it: in one edit, each in the lowest level
+    /// that nothing is in the way of. The log of whoever stands above is durable up to `log_lsn`, and holds them up to there. They are durable, and their names; they do not overlap each other. After an error they are gone, but
+    /// for one after which the edit may be durable all the same.
+    pub fn ingest(&self, tables: &[Arc<Table>], log_lsn: Lsn) -> Result<()> {
+        self.compactor.ingest(tables, log_lsn)?;
+        // What was proven to be deleted may have values again.
+        self.deleted_ranges.forget();
+        Ok(())
+    }
+
+    /// The value of `key`, if it is present.
+    pub fn get(&self, key: &[u8], tier: Tier) -> Result<Option<Bytes>> {
+        self.reader.get(key, tier)
+    }
+
+    /// Visits the keys of `range`.
+    pub fn scan(&self, range: KeyRange<'_>, tier: Tier, visit: &mut Visit<'_>) -> Result<()> {
+        self.reader.scan(range, tier, visit)
+    }
+
+    /// The places that a read of `key` asks.
+    pub fn explain(&self, key: &[u8], tier: Tier) -> Result<Vec<Probe>> {
+        self.reader.explain(key, tier)
+    }
+
+    /// Whether there may be an entry of `key`, by what is in memory.
+    pub fn may_hold(&self, key: &[u8]) -> bool {
+        self.reader.may_hold(key)
+    }
+
+    /// One unit of merging.
+    pub fn merge(&self) -> Result<Pending> {
+        self.compactor.work()
+    }
+
+    /// Removes what has lost its last reader, and goes on verifying.
+    pub fn reclaim(&self) -> Result<Pending> {
+        self.reclaimer.work()
+    }
+
+    /// Bytes of its tables, and their entries.
+    pub fn weight(&self) -> (u64, u64) {
+        self.versions.superversion().version.totals.weight()
+    }
+
+    /// Threads that merge.
+    pub fn merge_threads(&self) -> usize {
+        self.core.options.merge_threads as usize
+    }
+
+    /// Time for which nothing shall be ingested: the rates are used up, or merges are behind and will catch up.
+    pub fn ingest_wait(&self) -> Option<Duration> {
+        if let Some(wait) = self.compactor.rate_wait() {
+            return Some(wait);
+        }
+        let version = self.versions.superversion().version.clone();
+        let is_behind = version.counted().l0_files >= self.core.options.l0_stop;
+        let merges_help = self.core.mutable_options.limits_off(version.lowers_l0).is_none()
+            && !self.core.space.shortage.has_merge_trouble();
+        (is_behind && merges_help).then_some(BEHIND)
+    }
+
+    /// Whether a table of `bytes` may be written beside what merges may still take; the ballast is given up for it. As many files as new data
+    /// leaves must be left, unless the table `gives_back` space.
+    pub fn has_room(&self, bytes: u64, gives_back: bool) -> Result<bool> {
+        let needed_bytes = bytes + self.core.space.merge_owed_bytes();
+        let has_files =
+            |space: &Space| if gives_back { space.room_files() > FILES } else { !lacks_files(space) };
+        let is_room = |space: Space| space.room_bytes() >= needed_bytes && has_files(&space);
+        let store = &self.core.table_store;
+        Ok(is_room(store.space()?)
+            || self.core.space.guard.give_ballast(needed_bytes) && is_room(store.space()?))
+    }
+
+    /// Free bytes of the disk below.
+    pub fn free_bytes(&self) -> u64 {
+        self.core.space.guard.free_bytes()
+    }
+
+    /// Tells merges that somebody found no space, so that tables are cleaned; whether that is new.
+    pub fn want_space(&self) -> bool {
+        self.core.space.want_space()
+    }
+
+    /// A batch that takes space found enough.
+    pub fn note_room(&self) {
+        self.core.space.shortage.note_room();
+    }
+
+    /// Gives up the merges that run, and removes every file that nobody needs.
+    pub fn close(&self) {
+        self.compactor.stop();
+        self.reclaimer.finish();
+        self.end_commands();
     }
 
     /// Ends every command with the news that the store is closed.
@@ -156,6 +279,7 @@ impl LevelStore {
             value_log: self.compactor.value_log(log, totals.live_value_bytes),
             levels,
             tree: None,
+            hybrid: None,
             statistics: Default::default(),
             damage: self.damage(),
             stalls: Stalls {

@@ -33,6 +33,8 @@
 //!                         Core                table files, room on the disk, options, commands, clock, wake signal
 //! ```
 //!
+//! The levels stand without writer, flusher and log, too: a [`LevelStore`] takes tables from elsewhere that are newer than its own.
+//!
 //! Arrows point down only: engine → components → version set → core. A component knows no other one; a message from one to another stands
 //! in the version set or the core ([`shortage`], [`commands`]), and the [`WakeSignal`] wakes the one that should read it. The compactor's
 //! parts know each other downward, too: compactor → scheduler → cleaner, collector. A reader holds the current superversion, the cache and
@@ -60,6 +62,7 @@ mod memtable;
 mod merging_cursor;
 mod mutable_options;
 mod needed;
+mod new_tables;
 mod options;
 mod reader;
 mod reclaimer;
@@ -97,13 +100,17 @@ use super::{
     Result, Shape, Snapshot, TableInfo, Tier, Visit, WakeSignal, WorkClass,
 };
 use flusher::Flusher;
-use level_store::LevelStore;
 use writer::Writer;
 
 pub use compaction::{Descriptor as PolicyDescriptor, PolicyKind, PolicyOptions};
+pub(super) use level_store::LevelStore;
+pub(super) use new_tables::NewTables;
 pub use options::{BLOOM_BITS_MAX, Compression, LevelCompression, Options};
 pub use recovery::open;
+pub(super) use recovery::open_levels;
+pub(super) use salvage::{has_manifest, salvage_tables};
 pub use salvage::{is_file, salvage};
+pub(super) use table::hash;
 
 /// The LSM-tree in the registry.
 pub static ENGINE: Descriptor = Descriptor {

@@ -197,7 +197,7 @@ fn an_explanation_says_what_every_structure_answered_and_what_was_read() {
 
 #[test]
 fn memory_is_honoured_under_load() {
-    for kind in [Kind::LSM, Kind::BTREE] {
+    for kind in [Kind::LSM, Kind::BTREE, Kind::HYBRID] {
         for (memory, text) in [(2u64 << 20, "2M"), (8 << 20, "8M")] {
             let mut options = kind.default_options();
             options.set("memory", text).unwrap().unwrap();

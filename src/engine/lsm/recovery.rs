@@ -186,6 +186,19 @@ impl OpeningLevels {
     }
 }
 
+/// Opens levels on `disk` for which somebody else has writer and log; a disk without any gets new, empty ones.
+pub fn open_levels(
+    disk: Arc<dyn Disk>,
+    clock: Arc<dyn Clock>,
+    options: &Options,
+    wake_signal: Arc<WakeSignal>,
+    guard: Arc<SpaceGuard>,
+    event_log: Arc<EventLog>,
+) -> Result<LevelStore> {
+    let opening = OpeningLevels::begin(disk, wake_signal, options, |_| false)?;
+    opening.end(clock, guard, event_log, (Memtable::new(Lsn::ZERO), Vec::new()), None)
+}
+
 /// Opens the LSM-tree on `disk`, recovering it if it was not closed. A disk without one gets a new, empty store.
 ///
 /// Everything that is kept in memory is checked while opening: the manifest, and footer, index and filter of each table.

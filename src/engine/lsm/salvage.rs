@@ -62,8 +62,26 @@ impl Source {
     }
 }
 
+/// Whether `disk` has the manifest of a store, damaged or not.
+pub fn has_manifest(disk: &dyn Disk) -> Result<bool> {
+    Ok(open_if_there(disk, manifest::NAME)?.is_some())
+}
+
 /// Calls `sink` with everything that can be read, the oldest first.
 pub fn salvage(disk: &dyn Disk, sink: &mut Sink<'_>) -> Result<Vec<Loss>> {
+    let (mut losses, from) = salvage_tables(disk, sink)?;
+    losses.extend(wal::salvage::salvage(disk, from, Lsn::ZERO, &mut |kind, _, payload| {
+        match kind {
+            wal::FIRST_KIND => replay(&payload, sink),
+            // Values that a merge moved: tables point to them.
+            _ => Ok(()),
+        }
+    })?);
+    Ok(losses)
+}
+
+/// Does so for the tables alone; also the LSN at which the log goes on, if anything says so.
+pub fn salvage_tables(disk: &dyn Disk, sink: &mut Sink<'_>) -> Result<(Vec<Loss>, Option<Lsn>)> {
     let mut losses = Vec::new();
     let manifest = open_if_there(disk, manifest::NAME)?.map(|file| read_around(&*file)).transpose()?;
     let sound = manifest.as_ref().map(|bytes| ManifestState::decode(bytes));
@@ -86,14 +104,7 @@ pub fn salvage(disk: &dyn Disk, sink: &mut Sink<'_>) -> Result<Vec<Loss>> {
     // A flush puts everything up to its LSN into tables, so the newest table says where the log goes on.
     let flushed = sources.iter().filter_map(|source| source.meta.as_ref()).map(|meta| meta.last_lsn).max();
     let from = if is_sound { Some(state.log_lsn) } else { flushed };
-    losses.extend(wal::salvage::salvage(disk, from, Lsn::ZERO, &mut |kind, _, payload| {
-        match kind {
-            wal::FIRST_KIND => replay(&payload, sink),
-            // Values that a merge moved: tables point to them.
-            _ => Ok(()),
-        }
-    })?);
-    Ok(losses)
+    Ok((losses, from))
 }
 
 /// The tables to read, the oldest first.

@@ -5,6 +5,7 @@ mod crash;
 mod damage;
 mod forks;
 mod full_disk;
+mod ingest;
 mod limits;
 mod lost;
 mod merging;

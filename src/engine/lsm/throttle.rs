@@ -6,7 +6,7 @@
 //! 3. A step is so small that it is paid for in a tenth of a second: the delay is smooth. Only the first step of a merge, which
 //!    reads ahead in each of its inputs, may be larger.
 //!
-//! Only compaction is limited: writers wait for flushes, and even sooner for the log.
+//! Only compaction is limited, and what a tree above brings down: writers wait for flushes, and even sooner for the log.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -107,9 +107,10 @@ impl Throttle {
     }
 }
 
-/// Traffic of all compactions to the disk.
+/// Traffic of all compactions to the disk, and of tables that are brought in from a tree above.
 fn merges(disk: &DiskCounters) -> Counters {
-    let purposes = (0..LEVELS as u8).map(|into| Purpose::Compact { into }).chain([Purpose::ValueLogGc]);
+    let purposes =
+        (0..LEVELS as u8).map(|into| Purpose::Compact { into }).chain([Purpose::ValueLogGc, Purpose::Demote]);
     purposes.fold(Counters::default(), |sum, purpose| sum + disk.of(purpose))
 }
 

@@ -4,11 +4,13 @@ use crate::engine::btree::allocation_unit::{FIRST_UNIT, PageNumber, UnitNumber, 
 
 /// Size from which on values lie in extents.
 pub const OUT_OF_LINE_BYTES: usize = 2048;
-const _: () = assert!(OUT_OF_LINE_BYTES < u16::MAX as usize);
+const _: () = assert!(OUT_OF_LINE_BYTES < TOMBSTONE as usize);
 /// Bytes of an extent reference in a leaf cell.
 pub const EXTENT_BYTES: usize = 20;
 /// Value length that stands for an extent reference.
 const OUT_OF_LINE: u16 = u16::MAX;
+/// Value length that stands for a tombstone.
+const TOMBSTONE: u16 = u16::MAX - 1;
 /// Bytes before the key of a leaf cell: two lengths.
 pub const LEAF_CELL_BYTES: usize = 4;
 /// Bytes before the key of an inner cell: key length and child.
@@ -45,6 +47,8 @@ pub enum CellValue<'a> {
     Inline(&'a [u8]),
     /// The place of the value.
     Extent(Extent),
+    /// The key is deleted, and may lie below the tree.
+    Tombstone,
 }
 
 /// Encodes a leaf's cell.
@@ -64,6 +68,10 @@ pub fn leaf_cell(key: &[u8], stored: CellValue<'_>) -> Vec<u8> {
             for word in [extent.units.get() as u32, extent.bytes, extent.crc] {
                 cell.extend_from_slice(&word.to_le_bytes());
             }
+        }
+        CellValue::Tombstone => {
+            cell.extend_from_slice(&TOMBSTONE.to_le_bytes());
+            cell.extend_from_slice(key);
         }
     }
     cell
@@ -112,6 +120,7 @@ pub fn cell_length(leaf: bool, bytes: &[u8]) -> Option<usize> {
     let length = match (leaf, u16_at(bytes, 2)) {
         (false, _) => INNER_CELL_BYTES + key,
         (true, OUT_OF_LINE) => LEAF_CELL_BYTES + key + EXTENT_BYTES,
+        (true, TOMBSTONE) => LEAF_CELL_BYTES + key,
         (true, value) => LEAF_CELL_BYTES + key + usize::from(value),
     };
     (length <= bytes.len()).then_some(length)
@@ -128,14 +137,14 @@ pub fn cell_key(leaf: bool, cell: &[u8]) -> &[u8] {
 #[inline]
 pub fn cell_value(cell: &[u8]) -> CellValue<'_> {
     let at = LEAF_CELL_BYTES + usize::from(u16_at(cell, 0));
-    if u16_at(cell, 2) == OUT_OF_LINE {
-        CellValue::Extent(Extent {
+    match u16_at(cell, 2) {
+        OUT_OF_LINE => CellValue::Extent(Extent {
             unit: UnitNumber::new(u64_at(cell, at)),
             units: Units::from(u32_at(cell, at + 8)),
             bytes: u32_at(cell, at + 12),
             crc: u32_at(cell, at + 16),
-        })
-    } else {
-        CellValue::Inline(&cell[at..])
+        }),
+        TOMBSTONE => CellValue::Tombstone,
+        _ => CellValue::Inline(&cell[at..]),
     }
 }

@@ -94,7 +94,7 @@ fn inserts_removes_and_splits_keep_a_map() {
                         (0..page.count())
                             .map(|index| match page.cell_value(index) {
                                 CellValue::Inline(value) => (page.key(index).to_vec(), value.to_vec()),
-                                CellValue::Extent(_) => panic!("only inline values"),
+                                CellValue::Extent(_) | CellValue::Tombstone => panic!("only inline values"),
                             })
                             .collect()
                     };

@@ -108,7 +108,7 @@ impl Image {
             let page = self.page(unit);
             (0..page.count()).find_map(|index| match page.cell_value(index) {
                 CellValue::Extent(extent) => Some((unit, index, extent)),
-                CellValue::Inline(_) => None,
+                CellValue::Inline(_) | CellValue::Tombstone => None,
             })
         });
         found.expect("a value out of line")

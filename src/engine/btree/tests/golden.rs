@@ -64,6 +64,7 @@ fn meta() -> Meta {
         lsn: Lsn::new(0x1111),
         recovery_lsn: Lsn::new(0x1001),
         replay_all: Lsn::new(0x0F0F),
+        lower_lsn: Lsn::ZERO,
         images_start: Lsn::new(0x1010),
         images_end: Lsn::new(0x2222),
         doublewrite_bytes: 12288,

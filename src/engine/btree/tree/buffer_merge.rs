@@ -1,6 +1,6 @@
 //! A step of a change-buffer merge: the puts for the next few leaves are taken out of the buffer and applied.
 
-use super::{Pins, Stop, Tree};
+use super::{Deletes, Pins, Stop, Tree};
 use crate::engine::btree::allocation_unit::PageNumber;
 use crate::engine::btree::change_buffer::{SHARE_MERGE, share};
 use crate::engine::btree::freemap::SpaceNeeds;
@@ -177,7 +177,7 @@ impl Tree {
     pub fn make_buffer_merge_step(&mut self, step: BufferMergeStep, source: &impl PageSource) -> bool {
         let is_more = step.next.is_some();
         let batch = self.buffer.take(step.next.as_deref());
-        self.apply(&batch, step.pins, source);
+        self.apply(&batch, Deletes::Remove, step.pins, source);
         is_more
     }
 }

@@ -3,8 +3,8 @@
 //! 1. [`Tree::plan`] walks to the leaf of every operation, pins the pages on the path, and adds up the space that the batch may need.
 //! 2. [`Tree::apply`] changes pages. It meets only dirty, pinned and new pages, and its space has been made, so it cannot fail.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -14,23 +14,58 @@ use crate::engine::batch::owned;
 use crate::engine::btree::allocation_unit::{PageNumber, UnitNumber, Units};
 use crate::engine::btree::freemap::SpaceNeeds;
 use crate::engine::btree::page::{
-    CellValue, Extent, Page, cell_bytes_max, inner_cell, is_inline, key_bytes_max, leaf_cell,
+    CellValue, Extent, HEADER_BYTES, Page, cell_bytes_max, inner_cell, is_inline, key_bytes_max, leaf_cell,
 };
 use crate::engine::btree::source::{LoadedPieces, PageSource};
 use crate::engine::btree::value::Value;
 use crate::engine::{Batch, Error, Operation, PageCause};
 
+/// What the deletes of a batch do.
+#[derive(Clone, Copy)]
+pub enum Deletes<'a> {
+    /// They remove entries.
+    Remove,
+    /// They leave a tombstone in the place of every entry for whose key this says so, since it may lie below the tree; the others they remove.
+    Bury(&'a dyn Fn(&[u8]) -> bool),
+}
+
+/// Tombstones that a batch leaves.
+#[derive(Default)]
+struct Tombstones {
+    count: u64,
+    /// Bytes of their cells.
+    cell_bytes: usize,
+    /// The leaves that they lie in.
+    leaves: HashSet<PageNumber>,
+}
+
+impl Tombstones {
+    /// Upper bound of the leaves that they split. Each part of a split page is filled to a quarter at least, so another quarter of new cells
+    /// must come before it is split again.
+    fn splits(&self, page_bytes: usize) -> u64 {
+        let room = page_bytes - HEADER_BYTES;
+        self.count.min(self.leaves.len() as u64 + (4 * self.cell_bytes / room) as u64 + 2)
+    }
+}
+
 impl Tree {
+    /// What deletes do where nobody knows what lies below: they leave a tombstone for every key, if anything may lie there at all.
+    pub fn deletes(&self) -> Deletes<'static> {
+        if self.is_upper { Deletes::Bury(&|_| true) } else { Deletes::Remove }
+    }
+
     /// Pins the paths of a batch and returns the space that it needs; changes nothing.
     pub fn plan(
         &self,
         source: &impl PageSource,
         loaded: &LoadedPieces,
         batch: &Batch,
+        deletes: Deletes<'_>,
         pins: &mut Pins,
     ) -> Result<SpaceNeeds, Stop> {
         let page_units = self.page_units();
         let mut needs = SpaceNeeds { units: Units::ZERO, piece_units: page_units, pages: 0 };
+        let mut tombstones = Tombstones::default();
         for operation in batch.operations() {
             let key = operation.key();
             if key.len() > key_bytes_max(self.page_bytes) {
@@ -38,7 +73,11 @@ impl Tree {
                 let sentence = format!("a key of {} bytes; this page size takes {max}", key.len());
                 return Err(Stop::Failed(Error::Invalid(sentence)));
             }
+            let buries = matches!(deletes, Deletes::Bury(may_lie_below) if may_lie_below(key));
             let mut pin = |number, page: &Arc<Page>| {
+                if page.is_leaf() && operation.value().is_none() && buries {
+                    tombstones.leaves.insert(number);
+                }
                 if !self.dirty.contains_key(&number) {
                     pins.entry(number).or_insert_with(|| page.clone());
                 }
@@ -57,19 +96,28 @@ impl Tree {
                 needs.units += page_units * (self.height + 2);
             } else {
                 self.pin_neighbours(source, loaded, key, pins)?;
+                if buries {
+                    tombstones.count += 1;
+                    tombstones.cell_bytes += leaf_cell(key, CellValue::Tombstone).len() + 2;
+                }
             }
         }
+        needs.units += page_units * (tombstones.splits(self.page_bytes) * (self.height + 2));
         self.need_copies(pins, &mut needs);
         Ok(needs)
     }
 
     /// Applies a batch. `pins` are those of its plan, and the file has the space that the plan needs.
-    pub fn apply(&mut self, batch: &Batch, mut pins: Pins, source: &impl PageSource) {
+    pub fn apply(&mut self, batch: &Batch, deletes: Deletes<'_>, mut pins: Pins, source: &impl PageSource) {
         let mut emptied: HashMap<PageNumber, Bytes> = HashMap::new();
         for operation in batch.operations() {
             self.buffer.forget(operation.key());
             match operation {
-                Operation::Put { key, value } => self.put(key, value, &mut pins, source),
+                Operation::Put { key, value } => self.put(key, Some(value), &mut pins, source),
+                Operation::Delete { key } if matches!(deletes, Deletes::Bury(may_lie_below) if may_lie_below(key)) =>
+                {
+                    self.put(key, None, &mut pins, source);
+                }
                 Operation::Delete { key } => {
                     if let Some(leaf) = self.delete(key, &mut pins, source) {
                         emptied.insert(leaf, key.clone());
@@ -224,7 +272,8 @@ impl Tree {
         extent
     }
 
-    fn put(&mut self, key: &Bytes, value: &Bytes, pins: &mut Pins, source: &impl PageSource) {
+    /// Puts a value, or without one a tombstone.
+    fn put(&mut self, key: &Bytes, value: Option<&Bytes>, pins: &mut Pins, source: &impl PageSource) {
         if self.height == 0 {
             self.root = self.add_page(Page::new(self.page_bytes, 0, PageNumber::NONE), PageCause::Change);
             self.height = 1;
@@ -239,14 +288,17 @@ impl Tree {
                 old = Some(extent);
             }
         }
-        let cell = if is_inline(self.page_bytes, key, value) {
-            if let Some(old) = old {
-                self.remove_extent(old, source);
+        let stored = match value {
+            Some(value) if !is_inline(self.page_bytes, key, value) => {
+                CellValue::Extent(self.add_extent(value, old.take(), source))
             }
-            leaf_cell(key, CellValue::Inline(value))
-        } else {
-            leaf_cell(key, CellValue::Extent(self.add_extent(value, old, source)))
+            Some(value) => CellValue::Inline(value),
+            None => CellValue::Tombstone,
         };
+        if let Some(old) = old {
+            self.remove_extent(old, source);
+        }
+        let cell = leaf_cell(key, stored);
         self.counts.leaf_bytes += cell.len() as u64 + 2;
         self.counts.leaf_bytes -= old_bytes as u64;
         let splits = cell.len() + 2 > free_bytes + old_bytes;
@@ -309,7 +361,7 @@ impl Tree {
         let page = self.page_mut(leaf, PageCause::Change, pins, source);
         let old = match page.cell_value(index) {
             CellValue::Extent(extent) => Some(extent),
-            CellValue::Inline(_) => None,
+            CellValue::Inline(_) | CellValue::Tombstone => None,
         };
         let removed = page.remove(index);
         let empty = page.count() == 0;

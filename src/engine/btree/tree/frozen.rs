@@ -90,6 +90,7 @@ impl Tree {
             lsn,
             recovery_lsn: recovery_point.lsn,
             replay_all,
+            lower_lsn: self.lower_lsn,
             images_start: self.images_start.min(lsn),
             images_end: Lsn::ZERO,
             doublewrite_bytes: 0,

@@ -52,6 +52,7 @@ use super::value::Value;
 use crate::engine::{Error, Lsn};
 
 pub use buffer_merge::{BufferMergeLimit, BufferMergePlan};
+pub use change::Deletes;
 pub use frozen::FrozenTree;
 pub use relocate::VacuumGoal;
 pub use search::{ScanChunk, ScanItem};
@@ -99,8 +100,12 @@ pub struct Tree {
     pub images_start: Lsn,
     /// Opening must apply every batch behind the recovery LSN of a checkpoint, if that is below this LSN.
     pub replay_all: Lsn,
+    /// What lies below must have come down when the log was durable up to here; see [`Meta::lower_lsn`].
+    pub lower_lsn: Lsn,
     /// Puts that are newer than the pages and not in them yet.
     pub buffer: ChangeBuffer,
+    /// It is the upper half of a store: a delete leaves a tombstone, for what may lie below.
+    pub is_upper: bool,
     page_bytes: usize,
     /// Whether pages are copied to another place before they are changed; see `copy_on_write`.
     is_copy_on_write: bool,
@@ -130,7 +135,9 @@ impl Tree {
             epoch: 1,
             images_start: meta.lsn,
             replay_all: meta.replay_all,
+            lower_lsn: meta.lower_lsn,
             buffer: ChangeBuffer::default(),
+            is_upper: false,
             touched: None,
             imaged: HashSet::new(),
             page_bytes: meta.page_bytes as usize,

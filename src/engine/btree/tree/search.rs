@@ -21,6 +21,8 @@ pub enum ScanItem {
     Ready(Bytes),
     /// The value must be read from here.
     Absent(Extent),
+    /// The key is deleted.
+    Tombstone,
 }
 
 /// A part of a scan: entries in the order of keys.
@@ -46,12 +48,12 @@ impl ScanChunk {
         start..self.bytes.len()
     }
 
-    /// The value of an item; `None` if it must be read.
+    /// The value of an item; `None` if it must be read, or is a tombstone.
     pub fn value<'a>(&'a self, item: &'a ScanItem) -> Option<&'a [u8]> {
         match item {
             ScanItem::Inline(range) => Some(self.at(range)),
             ScanItem::Ready(value) => Some(value),
-            ScanItem::Absent(_) => None,
+            ScanItem::Absent(_) | ScanItem::Tombstone => None,
         }
     }
 }
@@ -169,21 +171,24 @@ impl Tree {
         Ok(None)
     }
 
-    /// The value of `key`, if it is present.
+    /// The entry of `key`: its value, or `Some(None)` if it is deleted.
     pub fn find(
         &self,
         source: &impl PageSource,
         loaded: &LoadedPieces,
         key: &[u8],
-    ) -> Result<Option<Bytes>, Stop> {
+    ) -> Result<Option<Option<Bytes>>, Stop> {
         if let Some(change) = self.buffer.change(key) {
-            return Ok(change.map(Bytes::copy_from_slice));
+            return Ok(Some(change.map(Bytes::copy_from_slice)));
         }
         let Some((leaf, _)) = self.leaf(source, loaded, key, |_, _| {})? else { return Ok(None) };
         match leaf.search(key).map(|index| leaf.cell_value(index)) {
             Err(_) => Ok(None),
-            Ok(CellValue::Inline(value)) => Ok(Some(Bytes::copy_from_slice(value))),
-            Ok(CellValue::Extent(extent)) => self.value(source, loaded, extent).map(Some),
+            Ok(CellValue::Tombstone) => Ok(Some(None)),
+            Ok(CellValue::Inline(value)) => Ok(Some(Some(Bytes::copy_from_slice(value)))),
+            Ok(CellValue::Extent(extent)) => {
+                self.value(source, loaded, extent).map(|value| Some(Some(value)))
+            }
         }
     }
 
@@ -235,16 +240,16 @@ impl Tree {
             if newer {
                 stored.next_if(|(older, _)| *older == key);
                 let Some((key, change)) = waiting.next() else { break };
-                if let Some(value) = change {
-                    let (place, value) = (chunk.keep(key), chunk.keep(value));
-                    chunk.entries.push((place, ScanItem::Inline(value)));
-                }
+                let place = chunk.keep(key);
+                let item = change.map_or(ScanItem::Tombstone, |value| ScanItem::Inline(chunk.keep(value)));
+                chunk.entries.push((place, item));
                 continue;
             }
             let place = chunk.keep(key);
             let item = {
                 match stored.next() {
                     None => break,
+                    Some((_, CellValue::Tombstone)) => ScanItem::Tombstone,
                     Some((_, CellValue::Inline(value))) => ScanItem::Inline(chunk.keep(value)),
                     Some((_, CellValue::Extent(extent))) => match self.value(source, loaded, extent) {
                         Ok(value) => ScanItem::Ready(value),

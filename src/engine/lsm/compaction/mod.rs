@@ -230,6 +230,19 @@ impl Levels {
         if movable { Choice::Move(compaction) } else { Choice::Merge(compaction) }
     }
 
+    /// The lowest level that may take a table of `smallest..=largest` whose entries are newer than all others of its keys: neither in it nor
+    /// above it does anything overlap, and no compaction that runs has the range to itself there.
+    pub fn lowest_free(&self, smallest: &Bytes, largest: &Bytes) -> usize {
+        let is_over = |level| self.overlapping(level, smallest, largest).next().is_some();
+        let is_claimed = |level| {
+            let (smallest, largest) = (smallest.clone(), largest.clone());
+            let claim = CompactionClaim { from: level, into: level, smallest, largest, l0: Vec::new() };
+            self.claims.iter().any(|other| !other.is_within_l0() && other.meets(&claim))
+        };
+        let free = (0..LEVELS).take_while(|level| !is_over(*level) && (*level == 0 || !is_claimed(*level)));
+        free.last().unwrap_or(0)
+    }
+
     /// The first of `choices`, which come in the order of urgency, that no compaction that runs is in the way of. What a more urgent one
     /// waits for is left alone by those behind it, so that its turn comes; one that is barred waits for nothing.
     pub fn first_free(&self, choices: impl Iterator<Item = Choice>) -> Choice {

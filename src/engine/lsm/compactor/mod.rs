@@ -350,6 +350,42 @@ impl Compactor {
         Ok(())
     }
 
+    /// Time for which the rates are used up.
+    pub fn rate_wait(&self) -> Option<Duration> {
+        let rates = self.core.mutable_options.rates();
+        self.running.lock().throttle.wait(rates, self.core.clock.elapsed())
+    }
+
+    /// Makes tables from elsewhere part of the store; see [`LevelStore::ingest`](super::level_store::LevelStore::ingest).
+    ///
+    /// A level may take a table if no other one of it or above it overlaps the table, and no job that runs has the range to itself there: the
+    /// outputs of a job may reach over the gaps between its inputs.
+    pub fn ingest(&self, tables: &[Arc<Table>], log_lsn: Lsn) -> Result<()> {
+        let mut running = self.running.lock();
+        let rates = self.core.mutable_options.rates();
+        running.throttle.charge(rates, &self.traffic.snapshot(), self.core.clock.elapsed());
+        let mut change = self.versions.change();
+        let mut levels = self.versions.picture(&self.versions.superversion().version);
+        levels.claims = running.claims();
+        let place = |table: &Arc<Table>| (levels.lowest_free(&table.smallest, &table.largest), table.clone());
+        let added: Vec<(usize, Arc<Table>)> = tables.iter().map(place).collect();
+        let next_number = self.core.table_store.next_number();
+        let edit = Edit { log_lsn: Some(log_lsn), ..Edit::replace(&[], &added, None, next_number) };
+        if let Err(error) = change.install(&edit, &[], &added, None) {
+            // After a failed sync the edit may be durable all the same: then the files stay.
+            if !change.is_failed() {
+                tables.iter().for_each(|table| table.retire());
+            }
+            return Err(error);
+        }
+        for (level, table) in &added {
+            let meter = &self.core.levels[*level];
+            meter.in_bytes.fetch_add(table.bytes, Relaxed);
+            meter.write_bytes.fetch_add(table.bytes, Relaxed);
+        }
+        Ok(())
+    }
+
     /// Keeps the lines of reports on running jobs.
     fn report(&self, running: &RunningJobs) {
         let jobs = &running.jobs;

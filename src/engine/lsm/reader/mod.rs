@@ -12,7 +12,7 @@ use bytes::Bytes;
 
 use super::Slot;
 use super::deleted_ranges::DeletedRanges;
-use super::table::{ReadOptions, hash};
+use super::table::{ReadOptions, Table, hash};
 use super::version::Version;
 use super::version_set::CurrentSuperversion;
 use crate::disk::LEVELS;
@@ -106,6 +106,18 @@ impl Reader {
             Some(version) => find_in_tables(&version, key, ReadOptions::get(&self.cache, tier), probes),
             None => Ok(known),
         }
+    }
+
+    /// Whether a table may hold an entry of `key`, by what is in memory.
+    pub fn may_hold(&self, key: &[u8]) -> bool {
+        let version = self.current.look(|superversion| superversion.version.clone());
+        let (hash, access) = (hash(key), ReadOptions::get(&self.cache, Tier::Memory));
+        let upper = version.level(0).iter().filter(|table| table.overlaps(key, key));
+        let lower = (1..LEVELS).filter_map(|level| version.level(level).find(key));
+        let holds = |table: &Arc<Table>| {
+            !table.has_filter() || table.may_contain(table.partition_of(key), hash, access).unwrap_or(true)
+        };
+        upper.chain(lower).any(holds)
     }
 
     /// A snapshot of `version`, whose tables hold everything before `lsn`.

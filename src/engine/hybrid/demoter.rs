@@ -1,0 +1,367 @@
+//! Demotion: when the tree holds more than `hot`, a hand goes round the key space and brings down what is cold.
+//!
+//! 1. Begin a watch at the hand, and read entries from there on. Those whose heat is above the threshold stay, and their values are not read.
+//! 2. Write the others, tombstones among them, to tables. A tombstone below which nothing can lie is not written.
+//! 3. Make the log durable as far as entries were read, then the tables, then the edit of the manifest that names them.
+//! 4. Remove from the tree, some at a time, those entries that no batch has changed since. End the watch.
+//!
+//! Until step 4 an entry is in both places, and the upper one counts; so a crash or an error at any moment is harmless. The threshold rises whenever
+//! the hand has gone round and the tree is still too large, and falls when it is small enough.
+//!
+//! Tombstones are cold whatever is done with their keys. Where they stand for much of what the levels hold, or a batch found no room, the hand goes
+//! round for them alone, in a *sweep*: the space of what they delete comes back only once they are below.
+//!
+//! # Invariants
+//!
+//! 1. Entries come into the levels here alone, one step at a time: what lies below a key changes during a watch only.
+//! 2. A key leaves the tree only if its newest entry is below, or nothing is, and it is a tombstone.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+
+use super::heat::{HEAT_MAX, Heat};
+use crate::disk::Purpose;
+use crate::engine::btree::{BtreeEngine, ScanItem};
+use crate::engine::lsm::{LevelStore, NewTables};
+use crate::engine::{Engine, Error, HybridShape, Pending, Result, Tier};
+
+/// Bytes of keys and values that a step brings down, about.
+const STEP_BYTES: u64 = 4 << 20;
+/// Share of the tree that a step brings down at most, one part in so many.
+const STEP_SHARE: u64 = 8;
+/// Bytes that a step looks at for each that it may bring down.
+const LOOK_TIMES: u64 = 8;
+/// Keys that are removed from the tree by one batch, at most.
+const REMOVALS_MAX: usize = 256;
+/// Part of `hot` below it down to which the tree is emptied once it is over it, one part in so many.
+const SLACK_SHARE: u64 = 16;
+/// Part of `hot` above it at which writers stop, one part in so many.
+const MARGIN_SHARE: u64 = 4;
+/// Share of the bytes of the levels that tombstones in the tree stand for when a sweep begins, one part in so many.
+const SWEEP_SHARE: u64 = 16;
+/// When to go round again where nothing could be brought down.
+const REST: Duration = Duration::from_secs(1);
+
+/// Bytes of keys and values that a step brings down from a tree of `hot_bytes`, about.
+pub fn step_bytes(hot_bytes: u64) -> u64 {
+    STEP_BYTES.min(hot_bytes / STEP_SHARE).max(1)
+}
+
+/// Entries that were brought down and are still to be removed from the tree.
+struct Removal {
+    keys: Vec<Bytes>,
+    /// Those before are removed.
+    at: usize,
+    /// Keys of the next batch: fewer where the log or the dirty pages have no room for more.
+    count: usize,
+}
+
+#[derive(Default)]
+struct State {
+    /// Key at which the next step begins.
+    hand: Vec<u8>,
+    /// Entries with more heat stay.
+    threshold: u8,
+    /// The tree is over its bound, or was and is not small enough yet.
+    is_emptying: bool,
+    /// Something was brought down since the hand began to go round.
+    has_moved: bool,
+    /// The hand goes round for tombstones: how many deletes had left when it began.
+    sweep: Option<u64>,
+    removal: Option<Removal>,
+}
+
+/// What a step brings down beside tombstones.
+#[derive(Clone, Copy)]
+enum Cold {
+    /// Entries of no more heat than this.
+    UpTo(u8),
+    /// Nothing.
+    Nothing,
+}
+
+/// What a step has found.
+struct Found {
+    keys: Vec<Bytes>,
+    entries: u64,
+    bytes: u64,
+    /// Where the next step begins; `None` at the end of the tree.
+    next: Option<Vec<u8>>,
+}
+
+/// Counters since the store was opened.
+#[derive(Default)]
+struct Demoted {
+    /// Entries that came into the levels, and bytes of their keys and values.
+    entries: AtomicU64,
+    /// See there.
+    bytes: AtomicU64,
+    /// Tombstones that were dropped, since nothing lay below them.
+    dropped_tombstones: AtomicU64,
+    /// Entries that were removed from the tree.
+    removed: AtomicU64,
+    /// Entries that came into the levels, or tombstones that were to be dropped, and stayed in the tree: changed meanwhile, or for an error.
+    stayed: AtomicU64,
+    /// The threshold, for reports.
+    threshold: AtomicU64,
+}
+
+/// Brings down what is cold.
+pub struct Demoter {
+    tree: Arc<BtreeEngine>,
+    levels: Arc<LevelStore>,
+    heat: Arc<Heat>,
+    hot_bytes: AtomicU64,
+    state: Mutex<State>,
+    /// The error of the last step, if it failed, and the bytes of the disk that were free then.
+    trouble: Mutex<Option<(Error, u64)>>,
+    /// A batch found no room.
+    is_sweep_asked: AtomicBool,
+    /// Tombstones that deletes had left when the last sweep began.
+    swept: AtomicU64,
+    counters: Demoted,
+}
+
+impl Demoter {
+    /// Keeps `tree` at `hot_bytes`, or little more; what is cold by `heat` goes to `levels`.
+    pub fn new(tree: Arc<BtreeEngine>, levels: Arc<LevelStore>, heat: Arc<Heat>, hot_bytes: u64) -> Demoter {
+        let hot_bytes = AtomicU64::new(hot_bytes);
+        let (state, trouble, counters) = Default::default();
+        let (is_sweep_asked, swept) = Default::default();
+        Demoter { tree, levels, heat, hot_bytes, state, trouble, is_sweep_asked, swept, counters }
+    }
+
+    /// Bytes that the tree shall hold at most.
+    pub fn hot_bytes(&self) -> u64 {
+        self.hot_bytes.load(Relaxed)
+    }
+
+    /// Changes what the tree shall hold at most.
+    pub fn set_hot_bytes(&self, bytes: u64) {
+        self.hot_bytes.store(bytes, Relaxed);
+    }
+
+    /// Asks for a sweep, since a batch found no room.
+    pub fn ask_sweep(&self) {
+        self.is_sweep_asked.store(true, Relaxed);
+    }
+
+    /// Whether tombstones should go down although the tree is within its bound.
+    pub fn is_sweep_due(&self) -> bool {
+        let tombstones = self.tree.buried() - self.swept.load(Relaxed);
+        if tombstones == 0 {
+            return false;
+        }
+        let (bytes, entries) = self.levels.weight();
+        let deleted_bytes = tombstones.saturating_mul(bytes / entries.max(1));
+        deleted_bytes >= step_bytes(self.hot_bytes()).max(bytes / SWEEP_SHARE)
+    }
+
+    /// Whether the tree is over its bound.
+    pub fn is_due(&self) -> bool {
+        self.tree.tree_bytes() > self.hot_bytes()
+    }
+
+    /// Whether the tree is so far over its bound that writers stop.
+    pub fn is_pressing(&self) -> bool {
+        let hot_bytes = self.hot_bytes();
+        self.tree.tree_bytes() > hot_bytes + hot_bytes / MARGIN_SHARE
+    }
+
+    /// The error of the last step, if it failed; a want of space only as long as no more is free than then.
+    pub fn trouble(&self) -> Option<Error> {
+        let (error, free_bytes) = self.trouble.lock().clone()?;
+        let is_past = matches!(error, Error::NoSpace) && self.levels.free_bytes() > free_bytes;
+        (!is_past).then_some(error)
+    }
+
+    /// What it has done so far, and its threshold now.
+    pub fn report(&self) -> HybridShape {
+        let counters = &self.counters;
+        HybridShape {
+            threshold: counters.threshold.load(Relaxed),
+            demoted_entries: counters.entries.load(Relaxed),
+            demoted_bytes: counters.bytes.load(Relaxed),
+            dropped_tombstones: counters.dropped_tombstones.load(Relaxed),
+            removed_entries: counters.removed.load(Relaxed),
+            stayed_entries: counters.stayed.load(Relaxed),
+            ..HybridShape::default()
+        }
+    }
+
+    /// Ends a step that has not ended: what it brought down stays in the tree, too.
+    pub fn stop(&self) {
+        let mut state = self.state.lock();
+        if let Some(removal) = state.removal.take() {
+            self.end(&removal);
+        }
+    }
+
+    /// One unit of work.
+    pub fn work(&self) -> Result<Pending> {
+        // Who is at it does all there is.
+        let Some(mut state) = self.state.try_lock() else { return Ok(Pending::Idle) };
+        self.heat.cool();
+        let worked = match &mut state.removal {
+            Some(removal) => self.remove(removal),
+            None => self.bring_down(&mut state),
+        };
+        match worked {
+            Err(Error::Busy { retry_after, .. }) => Ok(Pending::After(retry_after)),
+            Err(error) => {
+                if let Some(removal) = state.removal.take() {
+                    self.end(&removal);
+                }
+                *self.trouble.lock() = Some((error.clone(), self.levels.free_bytes()));
+                // Who needs the room hears it from the batch that finds none.
+                if let Error::NoSpace = error { Ok(Pending::After(REST)) } else { Err(error) }
+            }
+            Ok(pending) => {
+                if pending == Pending::More {
+                    *self.trouble.lock() = None;
+                }
+                if state.removal.as_ref().is_some_and(|removal| removal.at == removal.keys.len()) {
+                    state.removal = None;
+                    self.tree.end_watch();
+                }
+                Ok(pending)
+            }
+        }
+    }
+
+    /// Removes some of what was brought down.
+    fn remove(&self, removal: &mut Removal) -> Result<Pending> {
+        let to = removal.keys.len().min(removal.at + removal.count);
+        let keys = &removal.keys[removal.at..to];
+        let removed = match self.tree.remove_unchanged(keys, self.levels.log_lsn()) {
+            Err(error @ Error::Busy { .. }) => {
+                removal.count = (keys.len() / 2).max(1);
+                return Err(error);
+            }
+            removed => removed?,
+        };
+        removal.count = REMOVALS_MAX.min(2 * removal.count);
+        self.counters.removed.fetch_add(removed, Relaxed);
+        self.counters.stayed.fetch_add(keys.len() as u64 - removed, Relaxed);
+        removal.at = to;
+        Ok(Pending::More)
+    }
+
+    /// Ends a removal whatever is left of it.
+    fn end(&self, removal: &Removal) {
+        self.counters.stayed.fetch_add((removal.keys.len() - removal.at) as u64, Relaxed);
+        self.tree.end_watch();
+    }
+
+    /// Makes steps 1 to 3, if the tree is too large.
+    fn bring_down(&self, state: &mut State) -> Result<Pending> {
+        let (bytes, hot_bytes) = (self.tree.tree_bytes(), self.hot_bytes());
+        let enough_bytes = hot_bytes - hot_bytes / SLACK_SHARE;
+        state.is_emptying = bytes > hot_bytes || state.is_emptying && bytes > enough_bytes;
+        if state.sweep.is_none() && (self.is_sweep_asked.swap(false, Relaxed) || self.is_sweep_due()) {
+            state.sweep = Some(self.tree.buried());
+            state.hand.clear();
+        }
+        let (cold, step_bytes) = match (state.is_emptying, state.sweep) {
+            (true, _) => (Cold::UpTo(state.threshold), step_bytes(hot_bytes).min(bytes - enough_bytes)),
+            (false, Some(_)) => (Cold::Nothing, step_bytes(hot_bytes)),
+            (false, None) => {
+                state.threshold = state.threshold.saturating_sub(1);
+                return Ok(Pending::Idle);
+            }
+        };
+        if let Some(wait) = self.levels.ingest_wait() {
+            return Ok(Pending::After(wait));
+        }
+        // Beside the entries, a table has an index and filters.
+        if !self.levels.has_room(2 * step_bytes, matches!(cold, Cold::Nothing))? {
+            return Err(Error::NoSpace);
+        }
+        self.tree.begin_watch(&state.hand);
+        let found = match self.write_down(&state.hand, cold, step_bytes) {
+            Ok(found) => found,
+            Err(error) => {
+                self.tree.end_watch();
+                return Err(error);
+            }
+        };
+        self.counters.entries.fetch_add(found.entries, Relaxed);
+        self.counters.bytes.fetch_add(found.bytes, Relaxed);
+        self.counters.dropped_tombstones.fetch_add(found.keys.len() as u64 - found.entries, Relaxed);
+        state.has_moved |= !found.keys.is_empty();
+        self.counters.threshold.store(u64::from(state.threshold), Relaxed);
+        let is_round = found.next.is_none();
+        state.hand = found.next.unwrap_or_default();
+        state.removal = Some(Removal { keys: found.keys, at: 0, count: REMOVALS_MAX });
+        if is_round && let Some(buried) = state.sweep.take() {
+            self.swept.store(buried, Relaxed);
+        }
+        if is_round && state.is_emptying {
+            let has_moved = std::mem::take(&mut state.has_moved);
+            if state.threshold == HEAT_MAX && !has_moved {
+                return Ok(Pending::After(REST));
+            }
+            state.threshold = HEAT_MAX.min(state.threshold * 2 + 1);
+        }
+        Ok(Pending::More)
+    }
+
+    /// Writes about `step_bytes` of tombstones and of what is `cold` from `hand` on to tables, and makes them part of the levels.
+    fn write_down(&self, hand: &[u8], cold: Cold, step_bytes: u64) -> Result<Found> {
+        let is_cold = |key: &[u8]| matches!(cold, Cold::UpTo(most) if self.heat.heat(key) <= most);
+        let mut walk = self.tree.walk(Purpose::Demote);
+        let mut tables = NewTables::new(&self.levels, Purpose::Demote, self.tree.lsn());
+        let mut found = Found { keys: Vec::new(), entries: 0, bytes: 0, next: Some(hand.to_vec()) };
+        let (mut seen_bytes, mut demoted_bytes) = (0, 0);
+        while let Some(start) = &found.next
+            && demoted_bytes < step_bytes
+            && seen_bytes < step_bytes.saturating_mul(LOOK_TIMES)
+        {
+            let chunk = match walk.chunk(start, None, Tier::Disk, &is_cold) {
+                Ok(chunk) => chunk,
+                // What cannot be read stays where it is.
+                Err(error) if error.is_damage() => {
+                    found.next = walk.behind_damage(start)?;
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            let mut rest = None;
+            for (place, item) in &chunk.entries {
+                let key = chunk.at(place);
+                if demoted_bytes >= step_bytes {
+                    rest = Some(key.to_vec());
+                    break;
+                }
+                let value = chunk.value(item);
+                let bytes = (key.len() + value.map_or(0, <[u8]>::len)) as u64;
+                seen_bytes += bytes;
+                let is_tombstone = matches!(item, ScanItem::Tombstone);
+                // What was hot a moment ago has not been read.
+                if !is_tombstone && (value.is_none() || !is_cold(key)) {
+                    continue;
+                }
+                if !is_tombstone || self.levels.may_hold(key) {
+                    tables.add(key, value)?;
+                    found.entries += 1;
+                    found.bytes += bytes;
+                }
+                demoted_bytes += bytes;
+                found.keys.push(Bytes::copy_from_slice(key));
+            }
+            found.next = rest.or(chunk.next);
+        }
+        // A crash must not leave in the levels what the log has lost.
+        // The LSN tells this edit of the manifest from the one before, so that the tree knows which it needs.
+        if self.tree.lsn() <= self.levels.log_lsn() {
+            self.tree.lengthen_log()?;
+        }
+        let log_lsn = self.tree.sync_log()?;
+        tables.ingest(log_lsn)?;
+        Ok(found)
+    }
+}

@@ -1,0 +1,205 @@
+//! Options of the hybrid: those of both halves, each once, and the bound between them.
+
+use super::demoter::step_bytes;
+use crate::base::text::{BadText, Field, When, bounded_size, concatenated, exact_size, size};
+use crate::engine::{Common, OwnOptions, btree, lsm, options};
+
+/// Part of the cache for pages of the tree, one part in so many; blocks of tables have the rest.
+const PAGES_SHARE: u64 = 2;
+
+/// Settings of the hybrid.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Options {
+    /// Those of the tree, and those that every engine has.
+    pub tree: btree::Options,
+    /// Those of the levels. What has to do with memtables and the log is of no use here.
+    pub levels: lsm::Options,
+    /// Bytes that the tree holds at most, or little more: what is cold goes down to the levels.
+    pub hot_bytes: u64,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options { tree: Default::default(), levels: Default::default(), hot_bytes: 1 << 30 }
+    }
+}
+
+impl Options {
+    /// The options of the tree alone, with its part of the cache.
+    pub fn of_tree(&self) -> btree::Options {
+        let mut tree = self.tree.clone();
+        tree.common.memory_bytes = 0;
+        tree.common.cache_bytes /= PAGES_SHARE;
+        tree
+    }
+
+    /// The options of the levels alone, with their part of the cache.
+    pub fn of_levels(&self) -> lsm::Options {
+        let mut levels = lsm::Options {
+            common: self.tree.common,
+            // There are none; what comes into L0 at once is as large as one.
+            memtable_bytes: step_bytes(self.hot_bytes),
+            ..self.levels.clone()
+        };
+        levels.common.memory_bytes = 0;
+        levels.common.cache_bytes -= levels.common.cache_bytes / PAGES_SHARE;
+        levels
+    }
+}
+
+/// The field of that name among `fields`.
+const fn find<T>(fields: &'static [Field<T>], name: &str) -> &'static Field<T> {
+    let mut index = 0;
+    while index < fields.len() {
+        if is_equal(fields[index].name.as_bytes(), name.as_bytes()) {
+            return &fields[index];
+        }
+        index += 1;
+    }
+    panic!("the half has no option of that name")
+}
+
+const fn is_equal(one: &[u8], two: &[u8]) -> bool {
+    let mut index = 0;
+    while index < one.len() && index < two.len() {
+        if one[index] != two[index] {
+            return false;
+        }
+        index += 1;
+    }
+    one.len() == two.len()
+}
+
+/// The option of that name of one half.
+macro_rules! of {
+    ($half:ident, $options:ty, $name:literal) => {{
+        const FIELD: &Field<$options> = find(<$options as OwnOptions>::FIELDS, $name);
+        Field {
+            name: FIELD.name,
+            when: FIELD.when,
+            help: FIELD.help,
+            set: |options: &mut Options, text| (FIELD.set)(&mut options.$half, text),
+            get: |options| (FIELD.get)(&options.$half),
+        }
+    }};
+}
+
+/// Options of the halves, by name.
+macro_rules! all_of {
+    ($half:ident, $options:ty, $($name:literal),+ $(,)?) => {
+        &[$(of!($half, $options, $name)),+]
+    };
+}
+
+const OWN: &[Field<Options>] = &[
+    Field {
+        name: "preset",
+        when: When::Mount,
+        help: options::PRESET_HELP,
+        set: |options, text| {
+            options::set_preset(&mut options.tree.common, text)?;
+            if text == "s2" {
+                options.levels.iops = 1000;
+                options.levels.rate_bytes = 100 << 20;
+            }
+            Ok(())
+        },
+        get: |_| "none".to_string(),
+    },
+    Field {
+        name: "memory",
+        when: When::Mount,
+        help: options::MEMORY_HELP,
+        set: |options, text| {
+            let bytes = bounded_size(text)?;
+            options.tree.common.memory_bytes = bytes;
+            if bytes > 0 {
+                options.tree.dirty_bytes_max = (bytes / 4).max(1);
+                options.tree.common.cache_bytes = bytes - bytes / 4;
+            }
+            Ok(())
+        },
+        get: |options| exact_size(options.tree.common.memory_bytes),
+    },
+    size!("hot", Mount, hot_bytes, "Bytes that the tree holds before what is cold goes down to the levels."),
+];
+const OF_TREE: &[Field<Options>] = all_of!(
+    tree,
+    btree::Options,
+    "page_size",
+    "torn",
+    "pages",
+    "dirty_max",
+    "checkpoint_log",
+    "checkpoint_age"
+);
+const OF_LEVELS: &[Field<Options>] = all_of!(
+    levels,
+    lsm::Options,
+    "table",
+    "merge_threads",
+    "slice_tables",
+    "table_block",
+    "compression",
+    "compression_bottom",
+    "restart_interval",
+    "bloom_bits",
+    "policy",
+    "dynamic_levels",
+    "tier_ratio",
+    "tier_merge_min",
+    "tier_merge_max",
+    "space_amp_max",
+    "window",
+    "part_blocks",
+    "gap_tombstones",
+    "l0_trigger",
+    "l0_slowdown",
+    "l0_stop",
+    "level_base",
+    "level_multiplier",
+    "rate",
+    "iops",
+    "pending_slowdown",
+    "pending_stop",
+);
+const ALL: [Field<Options>; OWN.len() + OF_TREE.len() + OF_LEVELS.len()] =
+    concatenated(&[OWN, OF_TREE, OF_LEVELS]);
+
+impl OwnOptions for Options {
+    const FIELDS: &'static [Field<Options>] = &ALL;
+
+    fn tiny() -> Options {
+        let (tiny, usual) = (lsm::Options::tiny(), lsm::Options::default());
+        let levels = lsm::Options {
+            common: usual.common,
+            memtable_bytes: usual.memtable_bytes,
+            value_threshold_bytes: usual.value_threshold_bytes,
+            ..tiny
+        };
+        Options { tree: btree::Options::tiny(), levels, hot_bytes: 32 << 10 }
+    }
+
+    fn common(&self) -> &Common {
+        &self.tree.common
+    }
+
+    fn common_mut(&mut self) -> &mut Common {
+        &mut self.tree.common
+    }
+
+    fn divide(&mut self, memory_bytes: u64) {
+        self.tree.divide(memory_bytes);
+        self.levels.table_bytes = memory_bytes / 4;
+        self.levels.level_base_bytes = memory_bytes;
+        self.hot_bytes = 4 * memory_bytes;
+    }
+
+    fn validate(&self) -> Result<(), BadText> {
+        if self.hot_bytes == 0 {
+            return Err("hot must be above 0".into());
+        }
+        self.tree.validate()?;
+        self.of_levels().validate()
+    }
+}

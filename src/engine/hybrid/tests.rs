@@ -1,0 +1,285 @@
+//! Tests of the hybrid as a whole. The tests of all engines have it in their tables, too: crashes and failures at every request among them.
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+
+use super::*;
+use crate::base::clock::ManualClock;
+use crate::base::prng::Prng;
+use crate::disk::{SimDisk, Tear};
+use crate::engine::{Background, Common, Inspect, OwnOptions, run, settle, sync};
+
+type Map = BTreeMap<Vec<u8>, Vec<u8>>;
+
+fn tiny() -> Options {
+    let tree =
+        btree::Options { common: Common { reserve_bytes: 0, ..Common::tiny() }, ..btree::Options::tiny() };
+    Options { tree, ..<Options as OwnOptions>::tiny() }
+}
+
+fn open_on(disk: Arc<SimDisk>, options: &Options) -> Arc<HybridEngine> {
+    open(disk, Arc::new(ManualClock::default()), options).unwrap()
+}
+
+fn contents(engine: &HybridEngine) -> Map {
+    let mut map = Map::new();
+    let scanned = engine.scan(KeyRange::ALL, Tier::Disk, &mut |key, value| {
+        assert!(map.insert(key.to_vec(), value.to_vec()).is_none(), "a key visited twice");
+        assert_eq!(map.last_key_value().map(|(key, _)| &key[..]), Some(key), "in order");
+        ControlFlow::Continue(())
+    });
+    scanned.unwrap();
+    map
+}
+
+fn key(number: u64) -> Vec<u8> {
+    format!("key {number:05}").into_bytes()
+}
+
+/// Puts and deletes of a few keys, some of them far more often than others.
+fn random_batch(prng: &mut Prng, map: &mut Map, number: u64) -> Batch {
+    let mut batch = Batch::new(1);
+    for _ in 0..1 + prng.below(4) {
+        let key = key(if prng.one_in(2) { prng.below(10) } else { prng.below(400) });
+        if prng.one_in(4) {
+            map.remove(&key);
+            batch.delete(key);
+        } else {
+            let bytes = [10, 100, 1000, 3000, 5000][prng.below(5) as usize];
+            let mut value = number.to_le_bytes().to_vec();
+            value.resize(bytes, number as u8);
+            map.insert(key.clone(), value.clone());
+            batch.put(key, value);
+        }
+    }
+    batch
+}
+
+fn apply(engine: &HybridEngine, batch: &Batch) {
+    for _ in 0..10_000 {
+        match engine.apply(batch, Tier::Disk) {
+            Ok(_) => return,
+            Err(Error::Busy { .. }) => {
+                for class in [WorkClass::Flush, WorkClass::Merge, WorkClass::Reclaim] {
+                    Engine::work(engine, class).unwrap();
+                }
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+    panic!("a batch never gets in");
+}
+
+fn demoted(engine: &HybridEngine) -> [u64; 4] {
+    let shape = Inspect::shape(engine).hybrid.unwrap();
+    [shape.demoted_entries, shape.dropped_tombstones, shape.removed_entries, shape.stayed_entries]
+}
+
+/// Batches come in between the steps of a demotion, and the process is killed there; the store agrees with a map all the time, and what came into the
+/// levels or was dropped has left the tree or stayed there.
+#[test]
+fn it_is_a_map_whatever_comes_between_the_steps_of_a_demotion() {
+    let mut seen = [0; 4];
+    for seed in 0..8 {
+        let (mut disk, mut prng, mut map) = (SimDisk::new(), Prng::new(seed), Map::new());
+        let mut engine = open_on(disk.clone(), &tiny());
+        for number in 0..600 {
+            let batch = random_batch(&mut prng, &mut map, number);
+            apply(&engine, &batch);
+            for _ in 0..prng.below(4) {
+                let classes = [WorkClass::Flush, WorkClass::Merge, WorkClass::Merge, WorkClass::Reclaim];
+                Engine::work(&*engine, classes[prng.below(4) as usize]).unwrap();
+            }
+            let wanted = key(prng.below(400));
+            let found = engine.get(&wanted, Tier::Disk).unwrap();
+            assert_eq!(found.as_deref(), map.get(&wanted).map(|value| &value[..]), "seed {seed}, {number}");
+            let explained = Inspect::explain(&*engine, &wanted, Tier::Disk).unwrap();
+            let verdict = explained.last().map(|probe| probe.verdict);
+            assert_eq!(verdict == Some("hit"), found.is_some(), "{explained:?}");
+            match prng.below(80) {
+                0 | 1 => assert_eq!(contents(&engine), map, "seed {seed}, {number}"),
+                2 => {
+                    disk = disk.kill();
+                    engine = open_on(disk.clone(), &tiny());
+                    assert_eq!(contents(&engine), map, "seed {seed}, {number}: killed");
+                }
+                3 => {
+                    sync(&*engine).unwrap();
+                    disk = disk.crash_as(number, Tear::Sectors);
+                    engine = open_on(disk.clone(), &tiny());
+                    assert_eq!(contents(&engine), map, "seed {seed}, {number}: without power");
+                }
+                4 => {
+                    engine.close().unwrap();
+                    engine = open_on(disk.clone(), &tiny());
+                }
+                5 => {
+                    settle(&*engine).unwrap();
+                    let [demoted, dropped, removed, stayed] = demoted(&engine);
+                    assert_eq!(
+                        demoted + dropped,
+                        removed + stayed,
+                        "what was brought down has left or stayed"
+                    );
+                    let shape = Inspect::shape(&*engine).hybrid.unwrap();
+                    let cold_bytes: u64 = engine.levels.list_tables().iter().map(|table| table.bytes).sum();
+                    let tree_bytes = engine.tree.tree_bytes();
+                    assert_eq!((shape.hot_bytes, shape.hot_bytes_max), (tree_bytes, 32 << 10));
+                    assert!(tree_bytes <= shape.hot_bytes_max, "{tree_bytes} bytes");
+                    assert_eq!(shape.cold_bytes, cold_bytes);
+                    let share = shape.hot_share().unwrap_or(0.0);
+                    assert!((share * (tree_bytes + cold_bytes) as f64 - tree_bytes as f64).abs() < 1.0);
+                    assert!(shape.threshold <= u64::from(heat::HEAT_MAX));
+                    assert!(shape.demoted_bytes >= shape.demoted_entries * key(0).len() as u64);
+                    seen = [seen[0] + demoted, seen[1] + dropped, seen[2] + removed, seen[3] + stayed];
+                }
+                6 if prng.one_in(4) => run(&*engine, Command::Compact).unwrap(),
+                7 if prng.one_in(2) => run(&*engine, Command::Verify).unwrap(),
+                _ => {}
+            }
+        }
+        run(&*engine, Command::Verify).unwrap();
+        assert_eq!(contents(&engine), map, "seed {seed}");
+    }
+    assert!(seen.iter().all(|count| *count > 0), "{seen:?}");
+}
+
+/// What is written between its copy below and its removal stays in the tree.
+#[test]
+fn a_key_that_was_written_meanwhile_is_not_removed() {
+    let mut options = tiny();
+    options.tree.checkpoint_log_bytes = 1 << 20;
+    options.tree.dirty_bytes_max = 1 << 20;
+    let engine = open_on(SimDisk::new(), &options);
+    let put = |number: u64, byte: u8| {
+        let mut batch = Batch::new(0);
+        batch.put(key(number), vec![byte; 3000]);
+        engine.apply(&batch, Tier::Disk).unwrap();
+    };
+    (0..9).for_each(|number| put(number, 1));
+    // One unit brings entries down, the next one removes them from the tree.
+    while demoted(&engine)[0] == 0 {
+        assert_eq!(engine.demoter.work().unwrap(), Pending::More);
+    }
+    let mut batch = Batch::new(0);
+    batch.delete(key(0));
+    (1..9).for_each(|number| batch.put(key(number), vec![2; 10]));
+    engine.apply(&batch, Tier::Disk).unwrap();
+    settle(&*engine).unwrap();
+    let [demoted, _, removed, stayed] = demoted(&engine);
+    assert!(stayed > 0 && demoted == removed + stayed, "{demoted} {removed} {stayed}");
+    assert_eq!(engine.get(&key(0), Tier::Disk).unwrap(), None);
+    for number in 1..9 {
+        assert_eq!(engine.get(&key(number), Tier::Disk).unwrap().as_deref(), Some(&[2; 10][..]));
+    }
+}
+
+/// A key that nothing below has leaves no tombstone; one that may be there does, until nothing older is left.
+#[test]
+fn tombstones_are_where_something_may_lie_below() {
+    let engine = open_on(SimDisk::new(), &tiny());
+    let change = |numbers: std::ops::Range<u64>, bytes: Option<usize>| {
+        for number in numbers {
+            let mut batch = Batch::new(0);
+            match bytes {
+                Some(bytes) => batch.put(key(number), vec![7; bytes]),
+                None => batch.delete(key(number)),
+            }
+            apply(&engine, &batch);
+        }
+    };
+    change(0..5, Some(3000));
+    change(0..5, None);
+    assert_eq!(engine.tree.tree_bytes(), 0, "nothing lies below");
+    change(0..100, Some(3000));
+    settle(&*engine).unwrap();
+    assert!(demoted(&engine)[0] > 50);
+    change(0..100, None);
+    assert!(contents(&engine).is_empty(), "tombstones cover what lies below");
+    // The tree is far below its bound, and they go down all the same: what they delete takes space.
+    Background::set(&*engine, "hot", "1G").unwrap();
+    engine.demoter.ask_sweep();
+    settle(&*engine).unwrap();
+    run(&*engine, Command::Compact).unwrap();
+    let shape = Inspect::shape(&*engine);
+    assert_eq!((engine.tree.tree_bytes(), shape.debt.tombstones), (0, 0));
+    assert!(shape.levels.iter().all(|level| level.files == 0) && contents(&engine).is_empty());
+}
+
+/// Where the levels are and the tree is not, the tree was lost: a new one would show old values.
+#[test]
+fn a_lost_tree_is_damage_and_no_new_store() {
+    let disk = SimDisk::new();
+    open_on(disk.clone(), &tiny()).close().unwrap();
+    disk.remove(btree::PAGES_NAME).unwrap();
+    for name in disk.list().unwrap().into_iter().filter(|info| info.name.starts_with("log.")) {
+        disk.remove(&name.name).unwrap();
+    }
+    let opened = open(disk, Arc::new(ManualClock::default()), &tiny());
+    assert!(matches!(opened, Err(Error::Corrupt { .. })));
+}
+
+/// A full disk takes deletes, and has room again after them.
+#[test]
+fn a_full_disk_takes_deletes_and_has_room_after_them() {
+    let disk = SimDisk::new();
+    disk.set_capacity(Some(4 << 20));
+    let options = <Options as OwnOptions>::tiny();
+    let engine = open_on(disk.clone(), &options);
+    let attempt = |batch: &Batch| {
+        for _ in 0..2000 {
+            match engine.apply(batch, Tier::Disk) {
+                Err(Error::Busy { .. }) => {
+                    for class in [WorkClass::Flush, WorkClass::Merge, WorkClass::Reclaim] {
+                        // What finds no room is tried again.
+                        let _ = Engine::work(&*engine, class);
+                    }
+                }
+                other => return other.map(drop),
+            }
+        }
+        panic!("{batch:?} waits for ever: {:?}", Inspect::shape(&*engine).stalls);
+    };
+    let put = |number: u64| {
+        let mut batch = Batch::new(0);
+        batch.put(key(number), vec![number as u8; 3000]);
+        attempt(&batch)
+    };
+    let count = (0..).find(|number| put(*number).is_err()).unwrap();
+    assert!(count > 500, "{count} fit");
+    for number in 0..count {
+        let mut batch = Batch::new(0);
+        batch.delete(key(number));
+        batch.uses_reserve = true;
+        attempt(&batch).unwrap_or_else(|error| panic!("delete {number} of {count}: {error}"));
+    }
+    for _ in 0..50 {
+        let _ = settle(&*engine);
+    }
+    assert!(contents(&engine).is_empty());
+    let again = (0..).find(|number| put(count + *number).is_err()).unwrap();
+    assert!(again > count / 2, "{again} fit after {count} were deleted");
+}
+
+/// A point read counts for the tree if it answers, with a tombstone too, and for the levels otherwise.
+#[test]
+fn reads_are_counted_by_the_half_that_answers() {
+    let engine = open_on(SimDisk::new(), &tiny());
+    for number in 0..100 {
+        let mut batch = Batch::new(0);
+        batch.put(key(number), vec![7; 3000]);
+        apply(&engine, &batch);
+    }
+    settle(&*engine).unwrap();
+    let (mut above, mut below) = (0, 0);
+    for number in 0..120 {
+        let explained = Inspect::explain(&*engine, &key(number), Tier::Disk).unwrap();
+        engine.get(&key(number), Tier::Disk).unwrap();
+        let is_table = |structure: &str| structure.starts_with('L');
+        *if explained.iter().any(|probe| is_table(&probe.structure)) { &mut below } else { &mut above } += 1;
+    }
+    let shape = Inspect::shape(&*engine).hybrid.unwrap();
+    assert_eq!((shape.tree_reads, shape.level_reads), (above, below));
+    assert!(above > 0 && below > 20, "{above} {below}");
+    assert_eq!(shape.hot_read_share(), Some(above as f64 / 120.0));
+}
