@@ -9,20 +9,20 @@ use crate::engine::lsm::PolicyKind;
 
 /// Growth factor assumed where the tree does not tell.
 const RATIO: f64 = 10.0;
-/// A page is written home once and, unless it is new, as an image to the log before that.
-const PAGE_WRITES: f64 = 2.0;
 
 /// The debt by level: memtable and levels of an LSM-tree down to the last that holds anything, dirty pages of a B-tree.
 pub(super) fn debt(sample: &Sample) -> Vec<DebtRow> {
     let shape = &sample.shape;
-    if shape.tree.is_some() {
+    if let Some(tree) = &shape.tree {
+        // Once to its place and, unless it is new, as a copy before that, where pages are overwritten.
+        let writes = 1.0 + tree.page_copies as f64;
         let bytes = shape.debt.dirty_bytes.unwrap_or_default() as f64;
         return vec![DebtRow {
             level: "dirty pages".to_string(),
             bytes,
-            write_amp: PAGE_WRITES,
-            pending_write_amp: PAGE_WRITES,
-            debt_bytes: bytes * PAGE_WRITES,
+            write_amp: writes,
+            pending_write_amp: writes,
+            debt_bytes: bytes * writes,
         }];
     }
     let Some(last) = shape.levels.iter().rposition(|level| level.bytes > 0) else {

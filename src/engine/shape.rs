@@ -192,6 +192,8 @@ metrics! {
         gauge dirty_age: Duration [Nanoseconds, key "dirty_age_ns", witness "stats::pages::checkpoints_are_told_and_timed"];
         /// Bytes that a checkpoint would write: pages, values and, depending on `torn`, copies of pages.
         gauge settle_bytes: u64 [Bytes, stability Experimental, witness "kvfs::engine::btree::tests::counting::what_is_to_settle_is_what_a_checkpoint_writes_and_opening_says_what_it_replayed"];
+        /// Copies that a checkpoint makes of a page before it overwrites it: 1 with `pages=in-place`, else 0, since nothing is overwritten.
+        gauge page_copies: u64 [Count, stability Experimental, witness "kvfs::engine::btree::tests::counting::each_mode_writes_its_copies_where_it_says"];
         /// Small puts in the change buffer, which are later merged into their leaves together.
         gauge waiting_puts: u64 [Count, stability Experimental, witness "stats::pages::puts_that_wait_are_counted"];
         /// Memory of these puts, a part of `memory.dirty_bytes`.

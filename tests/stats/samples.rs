@@ -316,6 +316,7 @@ pub fn btree() -> Report {
             checkpoint_time: Duration::from_millis(1234),
             dirty_age: Duration::from_millis(2500),
             settle_bytes: 82 << 10,
+            page_copies: 1,
             waiting_puts: 1200,
             waiting_bytes: 220 << 10,
             recovery_time: Duration::from_millis(310),

@@ -35,6 +35,7 @@ impl BtreeEngine {
                 checkpoint_time,
                 dirty_age: self.core.age.dirty_age(self.core.clock.elapsed()),
                 settle_bytes: tree.settle_bytes(self.core.options.torn),
+                page_copies: u64::from(self.core.options.copies().is_some()),
                 waiting_puts: tree.buffer.len(),
                 waiting_bytes: tree.buffer.bytes(),
                 recovery_time: self.opening.time,

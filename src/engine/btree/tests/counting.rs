@@ -24,6 +24,9 @@ fn each_mode_writes_its_copies_where_it_says() {
         run(&*engine, Command::Checkpoint).unwrap();
         run(&*engine, Command::Verify).unwrap();
         assert_eq!(engine.shape().variant, with(mode).variant());
+        let copied = [Purpose::PageImage, Purpose::DoubleWrite]
+            .map(|purpose| metered.snapshot().of(purpose).write_bytes);
+        assert_eq!(engine.shape().tree.unwrap().page_copies, u64::from(copied != [0, 0]), "{mode:?}");
         let snapshot = metered.snapshot().since(&before);
         [Purpose::PageImage, Purpose::DoubleWrite, Purpose::Checkpoint, Purpose::Wal]
             .map(|purpose| snapshot.of(purpose).write_bytes)
