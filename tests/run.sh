@@ -170,14 +170,15 @@ mounts() {
     KVFS_BIN=$binary limited cargo test --no-fail-fast --test mount --test witness -- "${only_long[@]}"
 }
 
-# The other ways in which the B-tree writes pages, each an engine to whatever takes any.
-placements=(btree,pages=cow btree,pages=cow-extent)
+# Ours besides those that every test of mounts runs on, each an engine to whatever takes any: the other ways in which a B-tree writes pages, and the
+# hybrid with so small a tree that entries come down.
+more_of_ours=(btree,pages=cow btree,pages=cow-extent hybrid,hot=4M)
 
-placement_mounts() {
+more_mounts() {
     local which code=0
     KVFS_BIN=$(cargo metadata --format-version 1 --no-deps | jq -r .target_directory)/release/kvfs
     export KVFS_BIN
-    for which in "${placements[@]}"; do
+    for which in "${more_of_ours[@]}"; do
         KVFS_TEST_ENGINE=$which limited cargo test --no-fail-fast --test mount -- --ignored --exact \
             calls::random_calls::other kill::kill_under_writers::other programs::git_clone::other programs::sqlite::other || code=1
     done
@@ -299,7 +300,7 @@ fi
 if wanted mounts; then
     step "release build" cargo build --release
     step "real mounts" mounts
-    step "real mounts, B-trees that copy pages" placement_mounts
+    step "real mounts, more of ours" more_mounts
     step "the engine in examples/" example
 fi
 if wanted engines; then
@@ -341,7 +342,7 @@ suites() {
     step "external/programs, $1" on_each "$2" programs
 }
 if wanted mounts && [ "$long" = yes ] && [ "$(id -u)" = 0 ]; then
-    suites "B-trees that copy pages" "${placements[*]}"
+    suites "more of ours" "${more_of_ours[*]}"
 fi
 if wanted rocksdb && [ "$long" = yes ] && [ "$(id -u)" = 0 ]; then
     KVFS_BIN=$(others_metadata .target_directory)/release/kvfs-engines

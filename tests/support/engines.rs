@@ -47,7 +47,9 @@ pub fn setups() -> Vec<Setup> {
         add(Kind::BTREE, others);
     }
     // Nearly all goes down at once, or nothing ever.
-    for others in ["hot=4K,dirty_max=1M,checkpoint_log=1M", "hot=1G"] {
+    for others in
+        ["hot=4K,dirty_max=1M,checkpoint_log=1M", "hot=1G", "hot=16K,pages=cow", "hot=16K,pages=cow-extent"]
+    {
         add(Kind::HYBRID, others);
     }
     setups
