@@ -13,7 +13,7 @@ fn the_version_lists_what_is_built_in() {
         std::process::Command::new(env!("CARGO_BIN_EXE_kvfs-engines")).arg("--version").output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
     let names: Vec<&str> = others().iter().map(|kind| kind.name).collect();
-    let names = ["lsm", "btree", "mem"].into_iter().chain(names).collect::<Vec<_>>().join(" ");
+    let names = ["lsm", "btree", "hybrid", "mem"].into_iter().chain(names).collect::<Vec<_>>().join(" ");
     assert_eq!(text, format!("kvfs {}\nengines: {names}\n", env!("CARGO_PKG_VERSION")));
 }
 
