@@ -55,6 +55,7 @@ pub static ENGINE: Descriptor = Descriptor {
 struct FjallOptions {
     common: Common,
     memtable_bytes: u64,
+    /// 0: chosen when the keyspace is made.
     table_bytes: u64,
     block_bytes: u64,
     worker_threads: u64,
@@ -69,7 +70,7 @@ impl Default for FjallOptions {
         FjallOptions {
             common: Common::default(),
             memtable_bytes: 64 << 20,
-            table_bytes: 64 << 20,
+            table_bytes: 0,
             block_bytes: 4 << 10,
             worker_threads: 2,
             compression: 0,
@@ -83,7 +84,12 @@ impl OwnOptions for FjallOptions {
     const FIELDS: &'static [Field<FjallOptions>] = &[
         memory!(),
         size!("max_memtable_size", memtable_bytes, "Bytes of a memtable."),
-        size!("table_target_size", Format, table_bytes, "Bytes of a table file."),
+        size!(
+            "table_target_size",
+            Format,
+            table_bytes,
+            "Bytes of a table file; 0: a quarter of memory=, or 64M."
+        ),
         size!("data_block_size", Format, block_bytes, "Bytes of a block."),
         count!("worker_threads", worker_threads, "Threads that flush and compact."),
         choice!(
@@ -115,11 +121,9 @@ impl OwnOptions for FjallOptions {
     }
 
     fn validate(&self) -> std::result::Result<(), BadText> {
-        for (name, number) in [
-            ("max_memtable_size", self.memtable_bytes),
-            ("table_target_size", self.table_bytes),
-            ("worker_threads", self.worker_threads),
-        ] {
+        for (name, number) in
+            [("max_memtable_size", self.memtable_bytes), ("worker_threads", self.worker_threads)]
+        {
             if number == 0 {
                 return Err(format!("{name}=0: it must be above 0").into());
             }
@@ -140,6 +144,15 @@ impl FjallOptions {
     /// Bytes of all memtables at which writes are stopped.
     fn buffers_bytes(&self) -> u64 {
         self.memtable_bytes.saturating_mul(MEMTABLES_MAX)
+    }
+
+    /// Bytes of the tables of a new keyspace. A merge holds some of them, so they follow the memory.
+    fn new_table_bytes(&self) -> u64 {
+        match (self.table_bytes, self.common.memory_bytes) {
+            (0, 0) => 64 << 20,
+            (0, memory_bytes) => (memory_bytes / 4).max(1),
+            (table_bytes, _) => table_bytes,
+        }
     }
 
     fn compression(&self) -> CompressionType {
@@ -163,7 +176,11 @@ impl FjallOptions {
         let separation = kept.kv_separation_opts.as_ref();
         let asked_separation = self.separates.then(|| exact_size(self.separation_bytes_min));
         for (name, then, now) in [
-            ("table_target_size", table_bytes.map(exact_size), Some(exact_size(self.table_bytes))),
+            (
+                "table_target_size",
+                table_bytes.map(exact_size),
+                (self.table_bytes > 0).then(|| exact_size(self.table_bytes)),
+            ),
             (
                 "data_block_size",
                 kept.data_block_size_policy.first().map(|bytes| exact_size(u64::from(*bytes))),
@@ -255,7 +272,7 @@ fn open(directory: &Path, clock: Arc<dyn Clock>, options: &Options) -> Result<Ar
             .max_memtable_size(u64::MAX)
             .data_block_compression_policy(CompressionPolicy::all(own.compression()))
             .data_block_size_policy(BlockSizePolicy::all(own.block_bytes as u32))
-            .compaction_strategy(Arc::new(Leveled::default().with_table_target_size(own.table_bytes)));
+            .compaction_strategy(Arc::new(Leveled::default().with_table_target_size(own.new_table_bytes())));
         let separation = KvSeparationOptions::default()
             .separation_threshold(own.separation_bytes_min as u32)
             .compression(own.compression());
