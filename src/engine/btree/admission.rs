@@ -21,11 +21,12 @@ impl Writer {
     /// buffered, since only its immediate needs are known to fit.
     pub(super) fn make_room(&self, batch: &Batch, needs: Option<SpaceNeeds>, tier: Tier) -> Result<bool> {
         let bytes_max = self.core.options.dirty_bytes_max;
-        let (is_full, image_bytes, owed_bytes, inside_bytes) = {
+        let (is_full, image_bytes, owed_bytes, inside_bytes, held_units) = {
             let tree = self.core.tree.read();
             let is_full =
                 tree.dirty_bytes() >= bytes_max || needs.is_none() && self.bounds.is_too_much_waiting(&tree);
-            (is_full, tree.image_bytes_max(), tree.buffer_owes(), Self::inside_bytes(&tree))
+            let inside_bytes = Self::inside_bytes(&tree);
+            (is_full, tree.image_bytes_max(), tree.buffer_owes(), inside_bytes, tree.held_units())
         };
         if is_full {
             return Err(self.busy(Cause::DirtyPages, batch));
@@ -77,7 +78,7 @@ impl Writer {
         }
         let mut needs = needs.unwrap_or_default();
         if !batch.uses_reserve {
-            needs.units += self.core.tree.read().held_units();
+            needs.units += held_units;
         }
         let taken = self.core.take_space(needs, tier);
         taken.map(|()| true).map_err(|error| self.refused(error, batch))

@@ -1,7 +1,7 @@
 //! Options of the hybrid: those of both halves, each once, and the bound between them.
 
 use super::demoter::step_bytes;
-use crate::base::text::{BadText, Field, When, bounded_size, concatenated, exact_size, size};
+use crate::base::text::{BadText, Field, When, concatenated, size};
 use crate::engine::{Common, OwnOptions, btree, lsm, options};
 
 /// Part of the cache for pages of the tree, one part in so many; blocks of tables have the rest.
@@ -106,26 +106,12 @@ const OWN: &[Field<Options>] = &[
         },
         get: |_| "none".to_string(),
     },
-    Field {
-        name: "memory",
-        when: When::Mount,
-        help: options::MEMORY_HELP,
-        set: |options, text| {
-            let bytes = bounded_size(text)?;
-            options.tree.common.memory_bytes = bytes;
-            if bytes > 0 {
-                options.tree.dirty_bytes_max = (bytes / 4).max(1);
-                options.tree.common.cache_bytes = bytes - bytes / 4;
-            }
-            Ok(())
-        },
-        get: |options| exact_size(options.tree.common.memory_bytes),
-    },
     size!("hot", Mount, hot_bytes, "Bytes that the tree holds before what is cold goes down to the levels."),
 ];
 const OF_TREE: &[Field<Options>] = all_of!(
     tree,
     btree::Options,
+    "memory",
     "page_size",
     "torn",
     "pages",

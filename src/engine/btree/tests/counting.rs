@@ -193,6 +193,17 @@ fn what_is_to_settle_is_what_a_checkpoint_writes_and_opening_says_what_it_replay
     }
 }
 
+/// Requests of the trace in their order, without places, and without those that only change the size of a file.
+fn writes_and_syncs(sim: &SimDisk) -> Vec<String> {
+    let trace = sim.trace();
+    let sizes = |line: &&str| line.starts_with("allocate") || line.starts_with("set_size");
+    trace
+        .lines()
+        .filter(|line| !sizes(line))
+        .map(|line| line.split(" @").next().unwrap_or(line).to_string())
+        .collect()
+}
+
 /// The requests of a checkpoint in their order are the crash protocol.
 #[test]
 fn a_checkpoint_makes_these_requests() {
@@ -212,14 +223,8 @@ fn a_checkpoint_makes_these_requests() {
     sim.start_trace();
     run(&*engine, Command::Checkpoint).unwrap();
     // The image is record 3 of the log; the page is not new, but the value is, and the units of the old one are free then.
-    let trace: Vec<String> = sim
-        .trace()
-        .lines()
-        .filter(|line| !line.starts_with("allocate"))
-        .map(|line| line.split(" @").next().unwrap_or(line).to_string())
-        .collect();
     assert_eq!(
-        trace,
+        writes_and_syncs(&sim),
         [
             "write btree.pages checkpoint",
             "write btree.pages manifest",
@@ -251,14 +256,8 @@ fn a_checkpoint_that_copies_on_write_makes_these_requests() {
     apply(&engine, &batch).unwrap();
     sim.start_trace();
     run(&*engine, Command::Checkpoint).unwrap();
-    let trace: Vec<String> = sim
-        .trace()
-        .lines()
-        .filter(|line| !line.starts_with("set_size"))
-        .map(|line| line.split(" @").next().unwrap_or(line).to_string())
-        .collect();
     assert_eq!(
-        trace,
+        writes_and_syncs(&sim),
         [
             "write btree.pages checkpoint",
             "write btree.pages manifest",
