@@ -56,8 +56,6 @@ impl Stage {
         if !plan.keeps {
             disk::remove_tree(&path).map_err(failed)?;
         }
-        // The directory above is made with it.
-        OsDisk::open(above, Access::Write).map_err(|error| Error::io(above.display(), error)).map(drop)?;
         Ok(Stage {
             contender: contender.clone(),
             size,
@@ -65,6 +63,7 @@ impl Stage {
             limit: plan.limit,
             keeps: plan.keeps,
             values: Values::new(plan.seed, size.value_bytes),
+            // Its lock is its own: others begin beside it at this moment.
             home: OsDisk::open(&path, Access::Write).map_err(failed)?,
             store: path.join("store"),
             path,
@@ -408,5 +407,35 @@ impl Stage {
         })?;
         let scan = Row { workload: ":scan".to_string(), ..self.row(&scanned, false)? };
         Ok(vec![deletes, at_once, quiet, scan])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Barrier;
+
+    use super::*;
+    use crate::compare::arguments;
+
+    #[test]
+    fn stages_begin_side_by_side_in_one_directory() {
+        let place = tempfile::tempdir().unwrap();
+        let above = place.path().join("stages");
+        let line = "--workloads all --sizes 1M --values 100 --engines lsm,btree,mem,hybrid";
+        let plan = Plan::new(&arguments::parse(line).unwrap()).unwrap();
+        for _ in 0..20 {
+            let (gate, plan, above) = (&Barrier::new(plan.contenders.len()), &plan, &above);
+            let begun: Vec<Result<(), Error>> = std::thread::scope(|scope| {
+                let begin = |contender| {
+                    move || {
+                        gate.wait();
+                        Stage::new(plan, contender, plan.sizes[0], above).map(drop)
+                    }
+                };
+                let threads: Vec<_> = plan.contenders.iter().map(|one| scope.spawn(begin(one))).collect();
+                threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+            });
+            begun.into_iter().collect::<Result<Vec<()>, Error>>().unwrap();
+        }
     }
 }
