@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use engines::{Step, apply, change_variant, contents, open, range, setups, steps, tiny};
+use engines::{Step, apply, change_variant, contents, open, range, setups, side_by_side, steps, tiny};
 use kvfs::base::clock::SystemClock;
 use kvfs::disk::{Disk, Metered, SimDisk};
 use kvfs::engine::{
@@ -82,10 +82,8 @@ fn all_agree(steps: &[Step]) {
 #[test]
 fn every_engine_and_option_set_gives_the_same_answers() {
     let own = std::env::var("SEED").ok().and_then(|seed| seed.parse().ok());
-    for seed in (1..=6).chain(own) {
-        println!("seed {seed}");
-        all_agree(&steps(seed, 600));
-    }
+    let seeds = (1..=6).chain(own).map(|seed| (format!("seed {seed}"), seed));
+    side_by_side(seeds.collect(), |_, seed| all_agree(&steps(seed, 600)));
 }
 
 proptest! {

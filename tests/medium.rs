@@ -15,7 +15,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use engines::{Step, apply, open, steps};
+use engines::{Step, apply, open, side_by_side, steps};
 use kvfs::base::prng::Prng;
 use kvfs::disk::{Disk, Fault, Faulty, Purpose, Request, SimDisk, read_all};
 use kvfs::engine::{self, Batch, Command, Engine, Error, KeyRange, Kind, Operation, Options, Tier};
@@ -276,7 +276,8 @@ fn count(
 /// A write that was acknowledged and never reached the medium: the unit reads as what it held before.
 #[test]
 fn a_stale_unit_is_noticed_but_for_pages_of_the_btree_and_the_end_of_a_log() {
-    for (name, options) in setups() {
+    let setups = setups().into_iter().map(|(name, options)| (name.to_string(), options));
+    side_by_side(setups.collect(), |name, options| {
         let count = count(&options, name, |earlier, now, _, visit| {
             for info in now.list().unwrap() {
                 let (old, new) = (bytes_of(earlier, &info.name), bytes_of(now, &info.name));
@@ -297,7 +298,7 @@ fn a_stale_unit_is_noticed_but_for_pages_of_the_btree_and_the_end_of_a_log() {
             _ => &[],
         };
         count.admits(name, &["log"], stale, &[]);
-    }
+    });
 }
 
 /// Changes made where a page of the B-tree reads as it was earlier: what it names may be another key's by now, and stays that key's.

@@ -21,7 +21,7 @@ mod progress;
 mod results;
 pub mod stretch;
 pub mod subject;
-mod unsynced;
+pub mod unsynced;
 mod values;
 pub mod workloads;
 

@@ -337,13 +337,15 @@ fn finish(engine: &dyn Engine, start: impl FnOnce(Done)) -> Result<()> {
         let _ = sender.send(result);
     }));
     loop {
+        let mut more = false;
         for class in [WorkClass::Log, WorkClass::Flush, WorkClass::Merge, WorkClass::Reclaim] {
             if let Ok(result) = receiver.try_recv() {
                 return result;
             }
-            engine.work(class)?;
+            more |= engine.work(class)? == Pending::More;
         }
-        if let Ok(result) = receiver.recv_timeout(std::time::Duration::from_millis(1)) {
+        // Somebody else is at it, or time must pass.
+        if !more && let Ok(result) = receiver.recv_timeout(std::time::Duration::from_millis(1)) {
             return result;
         }
     }

@@ -60,6 +60,16 @@ pub fn open(disk: Arc<dyn Disk>, options: &Options) -> Result<Arc<dyn Engine>> {
     engine::open(disk, Arc::new(ManualClock::default()), options)
 }
 
+/// Calls `check` with each of the named items, all at the same time. A thread has the item's name, which so is in the message of a panic.
+pub fn side_by_side<T: Send>(items: Vec<(String, T)>, check: impl Fn(&str, T) + Sync) {
+    std::thread::scope(|scope| {
+        for (name, item) in items {
+            let (check, thread) = (&check, std::thread::Builder::new().name(name.clone()));
+            thread.spawn_scoped(scope, move || check(&name, item)).unwrap();
+        }
+    });
+}
+
 /// One operation of a test.
 #[derive(Clone, Debug)]
 pub enum Step {
