@@ -15,7 +15,9 @@ use bytes::Bytes;
 use engines::{Setup, Step, apply, change_variant, contents, open, range, setups, steps, tiny};
 use kvfs::base::metric::Since;
 use kvfs::disk::{Disk, Fault, Faulty, Latch, Metered, OsDisk, Purpose, Request, SimDisk, Tear, process_io};
-use kvfs::engine::{self, Batch, Command, Engine, Error, KeyRange, Kind, Operation, Options, Tier};
+use kvfs::engine::{
+    self, Batch, Command, Engine, Error, KeyRange, Kind, Operation, Options, Tier, WorkClass,
+};
 
 type Map = BTreeMap<Bytes, Bytes>;
 
@@ -25,8 +27,13 @@ struct Run {
     issued: Vec<Batch>,
     applied: usize,
     synced: usize,
+    /// Hybrid: entries that were copied from the levels into the tree.
+    promoted: u64,
     error: Option<Error>,
 }
+
+/// Reads after which a hybrid holds a record for hot.
+const HEATING_READS: usize = 15;
 
 fn is_long() -> bool {
     std::env::var_os("LONG").is_some()
@@ -57,10 +64,15 @@ fn attempt(disk: Arc<dyn Disk>, options: &Options, steps: &[Step], run: &mut Run
             Step::Run(command) => engine::run(&*engine, *command)?,
             Step::Variant(nth) => change_variant(&*engine, options.kind(), *nth)?,
             Step::Reopen => {
+                run.promoted += promoted(&*engine);
                 engine.close()?;
                 run.synced = run.applied;
                 drop(engine);
                 engine = open(disk.clone(), options)?;
+            }
+            Step::Get(key) if options.kind() == Kind::HYBRID => {
+                (0..HEATING_READS).try_for_each(|_| engine.get(key, Tier::Disk).map(drop))?;
+                engine.work(WorkClass::Merge)?;
             }
             Step::Get(key) => {
                 engine.get(key, Tier::Disk)?;
@@ -70,7 +82,12 @@ fn attempt(disk: Arc<dyn Disk>, options: &Options, steps: &[Step], run: &mut Run
             }
         }
     }
+    run.promoted += promoted(&*engine);
     Ok(())
+}
+
+fn promoted(engine: &dyn Engine) -> u64 {
+    engine.shape().hybrid.map_or(0, |hybrid| hybrid.promoted_entries)
 }
 
 /// The map after each number of batches.
@@ -177,6 +194,19 @@ fn hybrid_survives_power_loss_at_any_request() {
     for setup in setups().iter().filter(|(_, options)| options.kind() == Kind::HYBRID) {
         crash_everywhere(setup, 4);
     }
+}
+
+/// The runs that end in a crash or a failure promote, in nearly every setup.
+#[test]
+fn the_hybrids_of_these_tests_promote() {
+    let setups = setups();
+    let of_seed = |seed| {
+        let hybrids = setups.iter().filter(|(_, options)| options.kind() == Kind::HYBRID);
+        hybrids.map(move |(_, options)| run(SimDisk::new(), options, &workload(seed)).promoted)
+    };
+    let promoted: Vec<u64> = of_seed(4).chain(of_seed(9)).collect();
+    let count = promoted.iter().filter(|promoted| **promoted > 0).count();
+    assert!(count > promoted.len() / 2, "{promoted:?}");
 }
 
 /// The proof that these tests can fail: a disk that acknowledges syncs of one kind without doing them, and the crash run

@@ -34,6 +34,8 @@ pub enum Purpose {
     },
     /// Hybrid: entries read from the tree, and the tables of the levels that they go to.
     Demote,
+    /// Hybrid: entries read from the levels that are read often, to be copied into the tree.
+    Promote,
     /// B-tree: leaves read so that puts which waited for them can be made.
     PageWrite,
     /// B-tree: dirty pages and extents written to their home by a checkpoint.

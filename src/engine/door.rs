@@ -355,7 +355,10 @@ fn finish(engine: &dyn Engine, start: impl FnOnce(Done)) -> Result<()> {
 pub fn settle(engine: &dyn Engine) -> Result<()> {
     loop {
         let mut more = false;
-        for class in [WorkClass::Log, WorkClass::Flush, WorkClass::Merge, WorkClass::Reclaim] {
+        // Merges of a hybrid ask for the room that a checkpoint makes.
+        let classes =
+            [WorkClass::Log, WorkClass::Flush, WorkClass::Merge, WorkClass::Reclaim, WorkClass::Flush];
+        for class in classes {
             more |= engine.work(class)? == Pending::More;
         }
         if !more {

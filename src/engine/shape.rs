@@ -241,7 +241,13 @@ metrics! {
         counter demoted_bytes: u64 [Bytes];
         /// Tombstones that went nowhere, since nothing lay below them.
         counter dropped_tombstones: u64 [Count];
-        /// Entries that left the tree once they were below, and tombstones that went nowhere.
+        /// Clean entries, copies of what is below, that were to leave the tree.
+        counter dropped_clean: u64 [Count];
+        /// Entries that were copied from the levels into the tree, since they are read often.
+        counter promoted_entries: u64 [Count, witness "kvfs::engine::hybrid::tests::what_is_read_often_below_is_copied_into_the_tree_and_leaves_it_without_a_write"];
+        /// Bytes of their keys and values.
+        counter promoted_bytes: u64 [Bytes, witness "kvfs::engine::hybrid::tests::what_is_read_often_below_is_copied_into_the_tree_and_leaves_it_without_a_write"];
+        /// Entries that left the tree once they were below, and clean ones and tombstones that went nowhere.
         counter removed_entries: u64 [Count];
         /// Entries that were to leave the tree and stayed: a batch changed them meanwhile, or the step was given up.
         counter stayed_entries: u64 [Count];

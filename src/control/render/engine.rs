@@ -124,6 +124,12 @@ pub(super) fn hybrid_block(page: &mut Page, hybrid: &HybridShape) {
             format!("reads {}", percent(hybrid.hot_read_share())),
             format!("threshold {}", hybrid.threshold),
             format!("demoted {} {}", human_count(hybrid.demoted_entries), human_size(hybrid.demoted_bytes)),
+            format!(
+                "promoted {} {}",
+                human_count(hybrid.promoted_entries),
+                human_size(hybrid.promoted_bytes)
+            ),
+            format!("dropped clean {}", human_count(hybrid.dropped_clean)),
             format!("removed {}", human_count(hybrid.removed_entries)),
             format!("stayed {}", human_count(hybrid.stayed_entries)),
             format!("dropped tombstones {}", human_count(hybrid.dropped_tombstones)),

@@ -39,7 +39,7 @@ impl Reader {
         loop {
             let ahead = (leaves, window_bytes);
             let chunk =
-                self.chunk(&start, range.end, (tier, Purpose::Scan), ahead, &|_| true, &mut loaded)?;
+                self.chunk(&start, range.end, (tier, Purpose::Scan), ahead, &|_, _| true, &mut loaded)?;
             leaves = self.after_chunk(leaves, &mut loaded);
             for (key, item) in &chunk.entries {
                 if let Some(value) = chunk.value(item)
@@ -67,7 +67,7 @@ impl Reader {
         self.read_ahead.more_leaves(leaves)
     }
 
-    /// The next chunk of a scan with the values of all keys that are `wanted`. A read of a leaf brings up to `leaves` leaves; a read of values also brings those in the
+    /// The next chunk of a scan with the values that are `wanted`, by key and by whether the entry is clean. A read of a leaf brings up to `leaves` leaves; a read of values also brings those in the
     /// `window_bytes` behind the end.
     pub fn chunk(
         &self,
@@ -75,7 +75,7 @@ impl Reader {
         end: Option<&[u8]>,
         (tier, purpose): (Tier, Purpose),
         (leaves, mut window_bytes): (usize, usize),
-        wanted: &dyn Fn(&[u8]) -> bool,
+        wanted: &dyn Fn(&[u8], bool) -> bool,
         loaded: &mut LoadedPieces,
     ) -> Result<ScanChunk> {
         'again: loop {
@@ -96,8 +96,11 @@ impl Reader {
             let mut absent: Vec<Extent> = chunk
                 .entries
                 .iter()
-                .filter_map(|(key, item)| match item {
-                    ScanItem::Absent(extent) => wanted(chunk.at(key)).then_some(*extent),
+                .enumerate()
+                .filter_map(|(index, (key, item))| match item {
+                    ScanItem::Absent(extent) => {
+                        wanted(chunk.at(key), chunk.is_clean(index)).then_some(*extent)
+                    }
                     ScanItem::Inline(_) | ScanItem::Ready(_) | ScanItem::Tombstone => None,
                 })
                 .collect();

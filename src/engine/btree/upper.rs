@@ -19,10 +19,12 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
 
+use super::admission::RETRY_AFTER;
 use super::allocation_unit::FILE;
 use super::reader::Reader;
 use super::records::{REMOVAL_KIND, put_removal};
@@ -173,6 +175,18 @@ impl BtreeEngine {
         self.writer.append_removal(&Batch::new(0), lower_lsn)
     }
 
+    /// Time for which no clean entries shall be put, since batches would have to wait for the room that they take.
+    pub fn clean_wait(&self) -> Option<Duration> {
+        let (tree, bounds) = (self.core.tree.read(), &self.writer.bounds);
+        (bounds.is_pressing(&tree) || bounds.is_log_due(&tree)).then_some(RETRY_AFTER)
+    }
+
+    /// Puts copies of what lies below as clean entries, those of `entries` whose keys have none; their number, and bytes of their keys and values. They are
+    /// in no record of the log: what a crash takes is still below. Nothing may be brought down meanwhile.
+    pub fn put_clean(&self, entries: &[(Bytes, Bytes)]) -> Result<(u64, u64)> {
+        self.writer.put_clean(entries)
+    }
+
     /// Makes everything that was applied so far durable; the end of it.
     pub fn sync_log(&self) -> Result<Lsn> {
         let (log, end) = (&self.core.log, self.core.log.end());
@@ -192,13 +206,14 @@ pub struct Walk<'a> {
 }
 
 impl Walk<'_> {
-    /// The entries of one leaf from `start` up to `end`, or the first of them, with the values of those keys that are `wanted`.
+    /// The entries of one leaf from `start` up to `end`, or the first of them, with the values that are `wanted`, by key and by
+    /// whether the entry is clean.
     pub fn chunk(
         &mut self,
         start: &[u8],
         end: Option<&[u8]>,
         tier: Tier,
-        wanted: &dyn Fn(&[u8]) -> bool,
+        wanted: &dyn Fn(&[u8], bool) -> bool,
     ) -> Result<ScanChunk> {
         let ahead = (self.leaves, 0);
         let chunk = self.reader.chunk(start, end, (tier, self.purpose), ahead, wanted, &mut self.loaded)?;
@@ -235,6 +250,45 @@ impl Writer {
         put_removal(&mut payload, lower_lsn, batch);
         let put = |target: &mut Vec<u8>| target.extend_from_slice(&payload);
         self.core.log.append(REMOVAL_KIND, Purpose::Wal, payload.len(), put).map(drop)
+    }
+
+    /// See [`BtreeEngine::put_clean`].
+    fn put_clean(&self, entries: &[(Bytes, Bytes)]) -> Result<(u64, u64)> {
+        let mut loaded = LoadedPieces::default();
+        let put = loop {
+            let writer = self.core.tree.writer();
+            self.core.pager.check()?;
+            let (mut batch, mut pins) = (Batch::new(0), Pins::new());
+            let (epoch, planned) = {
+                let tree = self.core.tree.read();
+                let absent = entries.iter().try_for_each(|(key, value)| {
+                    if !tree.has_entry(&self.core.pager, &loaded, key)? {
+                        batch.put(key.clone(), value.clone());
+                    }
+                    Ok(())
+                });
+                let plan = |()| tree.plan(&self.core.pager, &loaded, &batch, Deletes::Remove, &mut pins);
+                (tree.epoch, absent.and_then(plan))
+            };
+            let needs = match planned {
+                Ok(_) if batch.is_empty() => return Ok((0, 0)),
+                Ok(needs) => needs,
+                Err(Stop::Failed(error)) => return Err(error),
+                Err(Stop::Miss(miss)) => {
+                    drop(writer);
+                    self.core.load_if_whole(epoch, miss, Tier::Disk, Purpose::Promote, &mut loaded)?;
+                    continue;
+                }
+            };
+            self.make_room(&batch, Some(needs), Tier::Disk)?;
+            self.core.tree.write().put_clean(&batch, pins, &self.core.pager);
+            self.core.log_batch_images();
+            break (batch.operations().len() as u64, batch.bytes());
+        };
+        self.core.note_change();
+        self.stalls.end(|| self.core.clock.elapsed());
+        self.core.wake_signal.notify(WorkClass::Flush);
+        Ok(put)
     }
 
     /// See [`BtreeEngine::remove_unchanged`].

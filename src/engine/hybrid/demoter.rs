@@ -1,7 +1,7 @@
 //! Demotion: when the tree holds more than `hot`, a hand goes round the key space and brings down what is cold.
 //!
 //! 1. Begin a watch at the hand, and read entries from there on. Those whose heat is above the threshold stay, and their values are not read.
-//! 2. Write the others, tombstones among them, to tables. A tombstone below which nothing can lie is not written.
+//! 2. Write the others, tombstones among them, to tables. A tombstone below which nothing can lie is not written, nor is a clean entry.
 //! 3. Make the log durable as far as entries were read, then the tables, then the edit of the manifest that names them.
 //! 4. Remove from the tree, some at a time, those entries that no batch has changed since. End the watch.
 //!
@@ -14,10 +14,10 @@
 //! # Invariants
 //!
 //! 1. Entries come into the levels here alone, one step at a time: what lies below a key changes during a watch only.
-//! 2. A key leaves the tree only if its newest entry is below, or nothing is, and it is a tombstone.
+//! 2. A key leaves the tree only if its newest value is below, or nothing is, and it is a tombstone.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -89,6 +89,10 @@ struct Found {
     keys: Vec<Bytes>,
     entries: u64,
     bytes: u64,
+    /// Clean entries among the keys.
+    clean: u64,
+    /// There are others than tombstones among the keys.
+    is_cooler: bool,
     /// Where the next step begins; `None` at the end of the tree.
     next: Option<Vec<u8>>,
 }
@@ -102,6 +106,8 @@ struct Demoted {
     bytes: AtomicU64,
     /// Tombstones that were dropped, since nothing lay below them.
     dropped_tombstones: AtomicU64,
+    /// Clean entries that were to leave the tree.
+    dropped_clean: AtomicU64,
     /// Entries that were removed from the tree.
     removed: AtomicU64,
     /// Entries that came into the levels, or tombstones that were to be dropped, and stayed in the tree: changed meanwhile, or for an error.
@@ -123,6 +129,8 @@ pub struct Demoter {
     is_sweep_asked: AtomicBool,
     /// Tombstones that deletes had left when the last sweep began.
     swept: AtomicU64,
+    /// See [`Demoter::driven_out`].
+    driven_out: AtomicU8,
     counters: Demoted,
 }
 
@@ -131,8 +139,8 @@ impl Demoter {
     pub fn new(tree: Arc<BtreeEngine>, levels: Arc<LevelStore>, heat: Arc<Heat>, hot_bytes: u64) -> Demoter {
         let hot_bytes = AtomicU64::new(hot_bytes);
         let (state, trouble, counters) = Default::default();
-        let (is_sweep_asked, swept) = Default::default();
-        Demoter { tree, levels, heat, hot_bytes, state, trouble, is_sweep_asked, swept, counters }
+        let (is_sweep_asked, swept, driven_out) = Default::default();
+        Demoter { tree, levels, heat, hot_bytes, state, trouble, is_sweep_asked, swept, driven_out, counters }
     }
 
     /// Bytes that the tree shall hold at most.
@@ -187,6 +195,7 @@ impl Demoter {
             demoted_entries: counters.entries.load(Relaxed),
             demoted_bytes: counters.bytes.load(Relaxed),
             dropped_tombstones: counters.dropped_tombstones.load(Relaxed),
+            dropped_clean: counters.dropped_clean.load(Relaxed),
             removed_entries: counters.removed.load(Relaxed),
             stayed_entries: counters.stayed.load(Relaxed),
             ..HybridShape::default()
@@ -201,11 +210,24 @@ impl Demoter {
         }
     }
 
+    /// Result of `work`, which is told `hot`, done while nothing is brought down, if the tree is within its bound; `None` if not.
+    pub fn exclusively<T>(&self, work: impl FnOnce(u64) -> T) -> Option<T> {
+        let state = self.state.try_lock()?;
+        (state.removal.is_none() && !state.is_emptying && !self.is_due()).then(|| work(self.hot_bytes()))
+    }
+
+    /// Heat up to which records had to leave the tree lately; it halves when all heat does.
+    pub fn driven_out(&self) -> u8 {
+        self.driven_out.load(Relaxed)
+    }
+
     /// One unit of work.
     pub fn work(&self) -> Result<Pending> {
         // Who is at it does all there is.
         let Some(mut state) = self.state.try_lock() else { return Ok(Pending::Idle) };
-        self.heat.cool();
+        if self.heat.cool() {
+            self.driven_out.store(self.driven_out() / 2, Relaxed);
+        }
         let worked = match &mut state.removal {
             Some(removal) => self.remove(removal),
             None => self.bring_down(&mut state),
@@ -291,8 +313,13 @@ impl Demoter {
         };
         self.counters.entries.fetch_add(found.entries, Relaxed);
         self.counters.bytes.fetch_add(found.bytes, Relaxed);
-        self.counters.dropped_tombstones.fetch_add(found.keys.len() as u64 - found.entries, Relaxed);
+        self.counters.dropped_clean.fetch_add(found.clean, Relaxed);
+        let dropped = found.keys.len() as u64 - found.entries - found.clean;
+        self.counters.dropped_tombstones.fetch_add(dropped, Relaxed);
         state.has_moved |= !found.keys.is_empty();
+        if found.is_cooler {
+            self.driven_out.fetch_max(state.threshold, Relaxed);
+        }
         self.counters.threshold.store(u64::from(state.threshold), Relaxed);
         let is_round = found.next.is_none();
         state.hand = found.next.unwrap_or_default();
@@ -315,13 +342,21 @@ impl Demoter {
         let is_cold = |key: &[u8]| matches!(cold, Cold::UpTo(most) if self.heat.heat(key) <= most);
         let mut walk = self.tree.walk(Purpose::Demote);
         let mut tables = NewTables::new(&self.levels, Purpose::Demote, self.tree.lsn());
-        let mut found = Found { keys: Vec::new(), entries: 0, bytes: 0, next: Some(hand.to_vec()) };
+        let mut found = Found {
+            keys: Vec::new(),
+            entries: 0,
+            bytes: 0,
+            clean: 0,
+            is_cooler: false,
+            next: Some(hand.to_vec()),
+        };
         let (mut seen_bytes, mut demoted_bytes) = (0, 0);
         while let Some(start) = &found.next
             && demoted_bytes < step_bytes
             && seen_bytes < step_bytes.saturating_mul(LOOK_TIMES)
         {
-            let chunk = match walk.chunk(start, None, Tier::Disk, &is_cold) {
+            let chunk = match walk.chunk(start, None, Tier::Disk, &|key, is_clean| !is_clean && is_cold(key))
+            {
                 Ok(chunk) => chunk,
                 // What cannot be read stays where it is.
                 Err(error) if error.is_damage() => {
@@ -331,7 +366,7 @@ impl Demoter {
                 Err(error) => return Err(error),
             };
             let mut rest = None;
-            for (place, item) in &chunk.entries {
+            for (index, (place, item)) in chunk.entries.iter().enumerate() {
                 let key = chunk.at(place);
                 if demoted_bytes >= step_bytes {
                     rest = Some(key.to_vec());
@@ -342,10 +377,14 @@ impl Demoter {
                 seen_bytes += bytes;
                 let is_tombstone = matches!(item, ScanItem::Tombstone);
                 // What was hot a moment ago has not been read.
-                if !is_tombstone && (value.is_none() || !is_cold(key)) {
+                let is_clean = chunk.is_clean(index);
+                if !is_tombstone && (value.is_none() && !is_clean || !is_cold(key)) {
                     continue;
                 }
-                if !is_tombstone || self.levels.may_hold(key) {
+                found.is_cooler |= !is_tombstone;
+                if is_clean {
+                    found.clean += 1;
+                } else if !is_tombstone || self.levels.may_hold(key) {
                     tables.add(key, value)?;
                     found.entries += 1;
                     found.bytes += bytes;
@@ -354,6 +393,9 @@ impl Demoter {
                 found.keys.push(Bytes::copy_from_slice(key));
             }
             found.next = rest.or(chunk.next);
+        }
+        if found.entries == 0 {
+            return Ok(found);
         }
         // A crash must not leave in the levels what the log has lost.
         // The LSN tells this edit of the manifest from the one before, so that the tree knows which it needs.

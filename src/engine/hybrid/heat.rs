@@ -1,7 +1,8 @@
 //! Heat: how often each record was read or written lately, roughly, in a memory that does not grow with the store.
 //!
 //! Every record has two of many counters, by the hash of its key; its heat is the smaller one. A touch raises both up to [`HEAT_MAX`], so that who
-//! is hottest writes no shared memory. After [`TOUCHES`] touches a counter on average all are halved.
+//! is hottest writes no shared memory. After as many touches as there are counters all are halved, so that the average is between two and four, since a
+//! touch raises two: far below the most, else chance alone would make records look hot.
 
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
 
@@ -9,8 +10,6 @@ use crate::engine::lsm::hash;
 
 /// The most heat.
 pub const HEAT_MAX: u8 = 15;
-/// Touches per counter after which the heat of all is halved.
-const TOUCHES: u64 = 4;
 /// Bytes of the tree for which there is a counter: a block of a file, or some tens of small records, of which few are hot.
 const RECORD_BYTES: u64 = 1 << 10;
 /// Counters at least and at most.
@@ -55,13 +54,14 @@ impl Heat {
         one.load(Relaxed).min(two.load(Relaxed))
     }
 
-    /// Halves all heat if it is time. Called by background work.
-    pub fn cool(&self) {
-        let due = self.counters.len() as u64 * TOUCHES;
-        if self.touches.load(Relaxed) >= due {
+    /// Halves all heat if it is time; whether it was. Called by background work.
+    pub fn cool(&self) -> bool {
+        let is_due = self.touches.load(Relaxed) >= self.counters.len() as u64;
+        if is_due {
             self.touches.store(0, Relaxed);
             self.counters.iter().for_each(|counter| counter.store(counter.load(Relaxed) / 2, Relaxed));
         }
+        is_due
     }
 }
 

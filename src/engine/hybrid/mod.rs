@@ -4,6 +4,7 @@
 mod demoter;
 mod heat;
 mod options;
+mod promoter;
 mod reader;
 mod report;
 mod salvage;
@@ -26,6 +27,7 @@ use crate::base::text::parse_size;
 use crate::disk::Disk;
 use demoter::Demoter;
 use heat::Heat;
+use promoter::Promoter;
 
 pub use options::Options;
 pub use salvage::{is_file, salvage};
@@ -66,6 +68,7 @@ pub struct HybridEngine {
     levels: Arc<LevelStore>,
     heat: Arc<Heat>,
     demoter: Demoter,
+    promoter: Promoter,
     reads: Reads,
     wake_signal: Arc<WakeSignal>,
     event_log: Arc<EventLog>,
@@ -100,8 +103,9 @@ pub fn open(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>, options: &Options) -> Re
     tree.set_below(Box::new(move |key| below.may_hold(key)));
     let heat = Arc::new(Heat::new(options.hot_bytes));
     let demoter = Demoter::new(tree.clone(), levels.clone(), heat.clone(), options.hot_bytes);
+    let promoter = Promoter::new(tree.clone(), levels.clone(), heat.clone(), options.promote_heat);
     let reads = Reads::default();
-    Ok(Arc::new(HybridEngine { tree, levels, heat, demoter, reads, wake_signal, event_log }))
+    Ok(Arc::new(HybridEngine { tree, levels, heat, demoter, promoter, reads, wake_signal, event_log }))
 }
 
 /// A command that both halves do.
@@ -164,7 +168,13 @@ impl HybridEngine {
                 pending => merged = Some(pending),
             }
         }
-        let pending = self.demoter.work()?;
+        let mut pending = self.demoter.work()?;
+        if pending == Pending::Idle
+            && self.promoter.is_due()
+            && let Some(promoted) = self.demoter.exclusively(|hot_bytes| self.promoter.step(hot_bytes))
+        {
+            pending = promoted?;
+        }
         // Who waits for room in the tree looks again, for it has some now or will hear why not.
         self.wake_signal.notify(WorkClass::Room);
         match (pending, merged) {
@@ -282,15 +292,18 @@ impl super::Background for HybridEngine {
     }
 
     fn set(&self, name: &str, value: &str) -> Result<()> {
-        if name != "hot" {
-            return self.levels.set(name, value);
-        }
         let invalid = |bad| Error::Invalid(format!("{name}={value}: {bad}"));
-        let bytes = parse_size(value).map_err(invalid)?;
-        if bytes == 0 {
-            return Err(Error::Invalid("hot must be above 0".to_string()));
+        match name {
+            "hot" => {
+                let bytes = parse_size(value).map_err(invalid)?;
+                if bytes == 0 {
+                    return Err(Error::Invalid("hot must be above 0".to_string()));
+                }
+                self.demoter.set_hot_bytes(bytes);
+            }
+            "promote" => self.promoter.set_heat_min(options::parse_heat(value).map_err(invalid)?),
+            _ => return self.levels.set(name, value),
         }
-        self.demoter.set_hot_bytes(bytes);
         self.wake_signal.notify(WorkClass::Merge);
         self.wake_signal.notify(WorkClass::Room);
         Ok(())

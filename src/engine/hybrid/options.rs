@@ -1,6 +1,7 @@
 //! Options of the hybrid: those of both halves, each once, and the bound between them.
 
 use super::demoter::step_bytes;
+use super::heat::HEAT_MAX;
 use crate::base::text::{BadText, Field, When, concatenated, size};
 use crate::engine::{Common, OwnOptions, btree, lsm, options};
 
@@ -16,11 +17,30 @@ pub struct Options {
     pub levels: lsm::Options,
     /// Bytes that the tree holds at most, or little more: what is cold goes down to the levels.
     pub hot_bytes: u64,
+    /// Heat from which on a record that is read below is copied into the tree; 0 for never.
+    pub promote_heat: u8,
+}
+
+/// Heat that a record of a file of blocks that are read at random reaches seldom by chance, by measurement.
+const PROMOTE_HEAT: u8 = 8;
+
+/// Parses a heat: 1 to [`HEAT_MAX`], or `off`, which is 0.
+pub fn parse_heat(text: &str) -> Result<u8, BadText> {
+    if text == "off" {
+        return Ok(0);
+    }
+    let heat = text.parse().ok().filter(|heat| (1..=HEAT_MAX).contains(heat));
+    heat.ok_or_else(|| format!("takes a heat from 1 to {HEAT_MAX}, or off").into())
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { tree: Default::default(), levels: Default::default(), hot_bytes: 1 << 30 }
+        Options {
+            tree: Default::default(),
+            levels: Default::default(),
+            hot_bytes: 1 << 30,
+            promote_heat: PROMOTE_HEAT,
+        }
     }
 }
 
@@ -107,6 +127,19 @@ const OWN: &[Field<Options>] = &[
         get: |_| "none".to_string(),
     },
     size!("hot", Mount, hot_bytes, "Bytes that the tree holds before what is cold goes down to the levels."),
+    Field {
+        name: "promote",
+        when: When::Mount,
+        help: "Heat, of 15, from which on a record that is read in the levels is copied into the tree, unless the tree has to give up as hot ones; off: never.",
+        set: |options, text| {
+            options.promote_heat = parse_heat(text)?;
+            Ok(())
+        },
+        get: |options| match options.promote_heat {
+            0 => "off".to_string(),
+            heat => heat.to_string(),
+        },
+    },
 ];
 const OF_TREE: &[Field<Options>] = all_of!(
     tree,
@@ -163,7 +196,7 @@ impl OwnOptions for Options {
             value_threshold_bytes: usual.value_threshold_bytes,
             ..tiny
         };
-        Options { tree: btree::Options::tiny(), levels, hot_bytes: 32 << 10 }
+        Options { tree: btree::Options::tiny(), levels, hot_bytes: 32 << 10, promote_heat: 1 }
     }
 
     fn common(&self) -> &Common {

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use super::HybridEngine;
 use crate::disk::Purpose;
 use crate::engine::btree::ScanChunk;
-use crate::engine::{Inspect, KeyRange, Probe, Result, Tier, Visit};
+use crate::engine::{Inspect, KeyRange, Probe, Result, Tier, Visit, WorkClass};
 
 impl HybridEngine {
     /// The value of `key`.
@@ -26,6 +26,9 @@ impl HybridEngine {
             None => {
                 let found = self.levels.get(key, tier)?;
                 self.reads.levels.fetch_add(1, Relaxed);
+                if found.is_some() && self.promoter.note(key, self.demoter.driven_out()) {
+                    self.wake_signal.notify(WorkClass::Merge);
+                }
                 Ok(found)
             }
         }
@@ -36,7 +39,7 @@ impl HybridEngine {
         let mut walk = self.tree.walk(Purpose::Scan);
         let mut start = range.start.to_vec();
         loop {
-            let chunk = walk.chunk(&start, range.end, tier, &|_| true)?;
+            let chunk = walk.chunk(&start, range.end, tier, &|_, _| true)?;
             let below = KeyRange { start: &start, end: chunk.next.as_deref().or(range.end) };
             let mut upper = UpperEntries { chunk: &chunk, at: 0 };
             let mut flow = ControlFlow::Continue(());

@@ -16,6 +16,7 @@ impl HybridEngine {
         let (tree, levels) = (Inspect::shape(&*self.tree), self.levels.report(&Default::default()));
         let mut classes = tree.classes.clone();
         levels.classes.iter().for_each(|(class, bytes)| classes.add(class, bytes));
+        let (promoted_entries, promoted_bytes) = self.promoter.promoted();
         let cold_bytes = levels.levels.iter().map(|level| level.bytes).sum();
         // The levels have no memtables that fill.
         let levels_limit_bytes = levels.memory.limit_bytes.zip(levels.memory.memtable_bytes_max);
@@ -34,6 +35,8 @@ impl HybridEngine {
                 hot_bytes: self.tree.tree_bytes(),
                 hot_bytes_max: self.demoter.hot_bytes(),
                 cold_bytes,
+                promoted_entries,
+                promoted_bytes,
                 tree_reads: self.reads.tree.load(Relaxed),
                 level_reads: self.reads.levels.load(Relaxed),
                 ..self.demoter.report()

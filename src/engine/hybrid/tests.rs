@@ -72,14 +72,15 @@ fn apply(engine: &HybridEngine, batch: &Batch) {
 
 fn demoted(engine: &HybridEngine) -> [u64; 4] {
     let shape = Inspect::shape(engine).hybrid.unwrap();
-    [shape.demoted_entries, shape.dropped_tombstones, shape.removed_entries, shape.stayed_entries]
+    let dropped = shape.dropped_tombstones + shape.dropped_clean;
+    [shape.demoted_entries, dropped, shape.removed_entries, shape.stayed_entries]
 }
 
 /// Batches come in between the steps of a demotion, and the process is killed there; the store agrees with a map all the time, and what came into the
 /// levels or was dropped has left the tree or stayed there.
 #[test]
 fn it_is_a_map_whatever_comes_between_the_steps_of_a_demotion() {
-    let mut seen = [0; 4];
+    let (mut seen, mut promoted) = ([0; 4], 0);
     for seed in 0..8 {
         let (mut disk, mut prng, mut map) = (SimDisk::new(), Prng::new(seed), Map::new());
         let mut engine = open_on(disk.clone(), &tiny());
@@ -93,6 +94,8 @@ fn it_is_a_map_whatever_comes_between_the_steps_of_a_demotion() {
             let wanted = key(prng.below(400));
             let found = engine.get(&wanted, Tier::Disk).unwrap();
             assert_eq!(found.as_deref(), map.get(&wanted).map(|value| &value[..]), "seed {seed}, {number}");
+            // Some are read again and again.
+            (0..prng.below(12)).for_each(|_| drop(engine.get(&wanted, Tier::Disk).unwrap()));
             let explained = Inspect::explain(&*engine, &wanted, Tier::Disk).unwrap();
             let verdict = explained.last().map(|probe| probe.verdict);
             assert_eq!(verdict == Some("hit"), found.is_some(), "{explained:?}");
@@ -127,6 +130,7 @@ fn it_is_a_map_whatever_comes_between_the_steps_of_a_demotion() {
                     assert_eq!((shape.hot_bytes, shape.hot_bytes_max), (tree_bytes, 32 << 10));
                     assert!(tree_bytes <= shape.hot_bytes_max, "{tree_bytes} bytes");
                     assert_eq!(shape.cold_bytes, cold_bytes);
+                    promoted += shape.promoted_entries;
                     let share = shape.hot_share().unwrap_or(0.0);
                     assert!((share * (tree_bytes + cold_bytes) as f64 - tree_bytes as f64).abs() < 1.0);
                     assert!(shape.threshold <= u64::from(heat::HEAT_MAX));
@@ -141,7 +145,7 @@ fn it_is_a_map_whatever_comes_between_the_steps_of_a_demotion() {
         run(&*engine, Command::Verify).unwrap();
         assert_eq!(contents(&engine), map, "seed {seed}");
     }
-    assert!(seen.iter().all(|count| *count > 0), "{seen:?}");
+    assert!(seen.iter().all(|count| *count > 0) && promoted > 0, "{seen:?} {promoted}");
 }
 
 /// What is written between its copy below and its removal stays in the tree.
@@ -282,4 +286,79 @@ fn reads_are_counted_by_the_half_that_answers() {
     assert_eq!((shape.tree_reads, shape.level_reads), (above, below));
     assert!(above > 0 && below > 20, "{above} {below}");
     assert_eq!(shape.hot_read_share(), Some(above as f64 / 120.0));
+}
+
+/// A record that is read often below is copied into the tree, where it is overwritten as any other; one that has an entry there is not; and the copy
+/// leaves the tree without being written to a table.
+#[test]
+fn what_is_read_often_below_is_copied_into_the_tree_and_leaves_it_without_a_write() {
+    let engine = open_on(SimDisk::new(), &tiny());
+    let put = |number: u64, byte: u8| {
+        let mut batch = Batch::new(0);
+        batch.put(key(number), vec![byte; 1000 + 2000 * (number % 2) as usize]);
+        apply(&engine, &batch);
+    };
+    let read = |number: u64| engine.get(&key(number), Tier::Disk).unwrap().map(|value| value[0]);
+    (0..100).for_each(|number| put(number, 1));
+    Background::set(&*engine, "hot", "1").unwrap();
+    settle(&*engine).unwrap();
+    assert_eq!(engine.tree.tree_bytes(), 0, "all went down");
+    Background::set(&*engine, "hot", "1M").unwrap();
+    for _ in 0..20 {
+        (0..4).for_each(|number| assert_eq!(read(number), Some(1)));
+    }
+    // Written after it was noted, and gone down again before the copy would be made.
+    put(3, 2);
+    settle(&*engine).unwrap();
+    let shape = Inspect::shape(&*engine).hybrid.unwrap();
+    assert_eq!((shape.promoted_entries, shape.promoted_bytes > 3000), (3, true));
+    let before = shape.tree_reads;
+    assert_eq!((read(0), read(1), read(2), read(3)), (Some(1), Some(1), Some(1), Some(2)));
+    assert_eq!(Inspect::shape(&*engine).hybrid.unwrap().tree_reads, before + 4, "the tree has them");
+    put(2, 3);
+    run(&*engine, Command::Checkpoint).unwrap();
+    run(&*engine, Command::Verify).unwrap();
+    let (demoted, clean) = (shape.demoted_entries, shape.dropped_clean);
+    Background::set(&*engine, "hot", "1").unwrap();
+    settle(&*engine).unwrap();
+    let shape = Inspect::shape(&*engine).hybrid.unwrap();
+    assert_eq!(
+        (shape.demoted_entries - demoted, shape.dropped_clean - clean),
+        (2, 2),
+        "two were overwritten"
+    );
+    assert_eq!((read(0), read(1), read(2), read(3)), (Some(1), Some(1), Some(3), Some(2)));
+}
+
+/// Reads of everything alike, of far more than the tree holds, do not turn it over: what comes in is hotter than what it drives out.
+#[test]
+fn reads_of_everything_alike_bring_hardly_anything_into_the_tree() {
+    for (bytes, count) in [(100, 20_000), (3000, 1000)] {
+        let mut options = Options { promote_heat: Options::default().promote_heat, ..tiny() };
+        (options.hot_bytes, options.levels.table_bytes, options.levels.level_base_bytes) =
+            (256 << 10, 64 << 10, 1 << 20);
+        (options.tree.checkpoint_log_bytes, options.tree.dirty_bytes_max) = (4 << 20, 1 << 20);
+        options.tree.common.log_segment_bytes = 64 << 10;
+        let engine = open_on(SimDisk::new(), &options);
+        for number in 0..count {
+            let mut batch = Batch::new(0);
+            batch.put(key(number), vec![1; bytes]);
+            apply(&engine, &batch);
+        }
+        settle(&*engine).unwrap();
+        let mut prng = Prng::new(bytes as u64);
+        let before = Inspect::shape(&*engine).hybrid.unwrap();
+        for number in 0..40_000 {
+            engine.get(&key(prng.below(count)), Tier::Disk).unwrap();
+            if number % 50 == 0 {
+                settle(&*engine).unwrap();
+            }
+        }
+        let shape = Inspect::shape(&*engine).hybrid.unwrap();
+        let (reads, promoted) = (shape.level_reads - before.level_reads, shape.promoted_entries);
+        assert!(
+            reads > 20_000 && promoted < reads / 50,
+            "{promoted} of {reads} for {bytes} bytes: {shape:?}"
+        );
+    }
 }

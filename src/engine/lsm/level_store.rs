@@ -97,6 +97,11 @@ impl LevelStore {
         self.reader.get(key, tier)
     }
 
+    /// The same for `purpose`, on behalf of no reader.
+    pub fn read_for(&self, key: &[u8], purpose: Purpose) -> Result<Option<Bytes>> {
+        self.reader.read_for(key, purpose)
+    }
+
     /// Visits the keys of `range`.
     pub fn scan(&self, range: KeyRange<'_>, tier: Tier, visit: &mut Visit<'_>) -> Result<()> {
         self.reader.scan(range, tier, visit)

@@ -109,8 +109,11 @@ impl Throttle {
 
 /// Traffic of all compactions to the disk, and of tables that are brought in from a tree above.
 fn merges(disk: &DiskCounters) -> Counters {
-    let purposes =
-        (0..LEVELS as u8).map(|into| Purpose::Compact { into }).chain([Purpose::ValueLogGc, Purpose::Demote]);
+    let purposes = (0..LEVELS as u8).map(|into| Purpose::Compact { into }).chain([
+        Purpose::ValueLogGc,
+        Purpose::Demote,
+        Purpose::Promote,
+    ]);
     purposes.fold(Counters::default(), |sum, purpose| sum + disk.of(purpose))
 }
 

@@ -4,13 +4,17 @@ use crate::engine::btree::allocation_unit::{FIRST_UNIT, PageNumber, UnitNumber, 
 
 /// Size from which on values lie in extents.
 pub const OUT_OF_LINE_BYTES: usize = 2048;
-const _: () = assert!(OUT_OF_LINE_BYTES < TOMBSTONE as usize);
+const _: () = assert!(OUT_OF_LINE_BYTES < CLEAN as usize);
 /// Bytes of an extent reference in a leaf cell.
 pub const EXTENT_BYTES: usize = 20;
 /// Value length that stands for an extent reference.
 const OUT_OF_LINE: u16 = u16::MAX;
 /// Value length that stands for a tombstone.
 const TOMBSTONE: u16 = u16::MAX - 1;
+/// Value length that stands for an extent reference of a clean entry.
+const CLEAN_OUT_OF_LINE: u16 = u16::MAX - 2;
+/// Bit of the length of an inline value that says that the entry is clean.
+const CLEAN: u16 = 1 << 15;
 /// Bytes before the key of a leaf cell: two lengths.
 pub const LEAF_CELL_BYTES: usize = 4;
 /// Bytes before the key of an inner cell: key length and child.
@@ -77,6 +81,22 @@ pub fn leaf_cell(key: &[u8], stored: CellValue<'_>) -> Vec<u8> {
     cell
 }
 
+/// Makes a leaf's cell with a value that of a clean entry, of which what lies below the tree has a copy.
+pub fn make_clean(cell: &mut [u8]) {
+    let length = match u16_at(cell, 2) {
+        OUT_OF_LINE => CLEAN_OUT_OF_LINE,
+        TOMBSTONE => TOMBSTONE,
+        length => length | CLEAN,
+    };
+    cell[2..4].copy_from_slice(&length.to_le_bytes());
+}
+
+/// Whether a checked cell of a leaf is that of a clean entry.
+pub fn is_clean(cell: &[u8]) -> bool {
+    let length = u16_at(cell, 2);
+    length & CLEAN != 0 && length != OUT_OF_LINE && length != TOMBSTONE
+}
+
 /// Encodes an inner page's cell: `child` holds the keys from `key` on.
 pub fn inner_cell(key: &[u8], child: PageNumber) -> Vec<u8> {
     let mut cell = Vec::with_capacity(INNER_CELL_BYTES + key.len());
@@ -119,9 +139,9 @@ pub fn cell_length(leaf: bool, bytes: &[u8]) -> Option<usize> {
     let key = usize::from(u16_at(bytes, 0));
     let length = match (leaf, u16_at(bytes, 2)) {
         (false, _) => INNER_CELL_BYTES + key,
-        (true, OUT_OF_LINE) => LEAF_CELL_BYTES + key + EXTENT_BYTES,
+        (true, OUT_OF_LINE | CLEAN_OUT_OF_LINE) => LEAF_CELL_BYTES + key + EXTENT_BYTES,
         (true, TOMBSTONE) => LEAF_CELL_BYTES + key,
-        (true, value) => LEAF_CELL_BYTES + key + usize::from(value),
+        (true, value) => LEAF_CELL_BYTES + key + usize::from(value & !CLEAN),
     };
     (length <= bytes.len()).then_some(length)
 }
@@ -138,7 +158,7 @@ pub fn cell_key(leaf: bool, cell: &[u8]) -> &[u8] {
 pub fn cell_value(cell: &[u8]) -> CellValue<'_> {
     let at = LEAF_CELL_BYTES + usize::from(u16_at(cell, 0));
     match u16_at(cell, 2) {
-        OUT_OF_LINE => CellValue::Extent(Extent {
+        OUT_OF_LINE | CLEAN_OUT_OF_LINE => CellValue::Extent(Extent {
             unit: UnitNumber::new(u64_at(cell, at)),
             units: Units::from(u32_at(cell, at + 8)),
             bytes: u32_at(cell, at + 12),

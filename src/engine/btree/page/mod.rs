@@ -19,11 +19,11 @@ mod tests;
 use super::allocation_unit::{PageNumber, UNIT_BYTES};
 use crate::engine::{PageCause, PageKind};
 use cell::{
-    EXTENT_BYTES, LEAF_CELL_BYTES, OUT_OF_LINE_BYTES, cell_key, cell_length, cell_value, page_number_at,
-    u16_at, u32_at,
+    EXTENT_BYTES, LEAF_CELL_BYTES, OUT_OF_LINE_BYTES, cell_key, cell_length, cell_value, is_clean,
+    page_number_at, u16_at, u32_at,
 };
 
-pub use cell::{CellValue, Extent, inner_cell, leaf_cell};
+pub use cell::{CellValue, Extent, inner_cell, leaf_cell, make_clean};
 
 /// Bytes before the slots.
 pub const HEADER_BYTES: usize = 32;
@@ -215,6 +215,11 @@ impl Page {
     /// Value of a leaf's cell.
     pub fn cell_value(&self, index: usize) -> CellValue<'_> {
         cell_value(self.cell(index))
+    }
+
+    /// Whether a leaf's cell is that of a clean entry, of which what lies below the tree has a copy.
+    pub fn is_clean(&self, index: usize) -> bool {
+        is_clean(self.cell(index))
     }
 
     /// Child of an inner page; `index` goes from 0 to `count()`.

@@ -15,6 +15,7 @@ use crate::engine::btree::allocation_unit::{PageNumber, UnitNumber, Units};
 use crate::engine::btree::freemap::SpaceNeeds;
 use crate::engine::btree::page::{
     CellValue, Extent, HEADER_BYTES, Page, cell_bytes_max, inner_cell, is_inline, key_bytes_max, leaf_cell,
+    make_clean,
 };
 use crate::engine::btree::source::{LoadedPieces, PageSource};
 use crate::engine::btree::value::Value;
@@ -27,6 +28,15 @@ pub enum Deletes<'a> {
     Remove,
     /// They leave a tombstone in the place of every entry for whose key this says so, since it may lie below the tree; the others they remove.
     Bury(&'a dyn Fn(&[u8]) -> bool),
+}
+
+/// An entry to be put.
+#[derive(Clone, Copy)]
+enum NewEntry<'a> {
+    Value(&'a Bytes),
+    /// A copy of what lies below the tree.
+    Clean(&'a Bytes),
+    Tombstone,
 }
 
 /// Tombstones that a batch leaves.
@@ -113,10 +123,10 @@ impl Tree {
         for operation in batch.operations() {
             self.buffer.forget(operation.key());
             match operation {
-                Operation::Put { key, value } => self.put(key, Some(value), &mut pins, source),
+                Operation::Put { key, value } => self.put(key, NewEntry::Value(value), &mut pins, source),
                 Operation::Delete { key } if matches!(deletes, Deletes::Bury(may_lie_below) if may_lie_below(key)) =>
                 {
-                    self.put(key, None, &mut pins, source);
+                    self.put(key, NewEntry::Tombstone, &mut pins, source);
                 }
                 Operation::Delete { key } => {
                     if let Some(leaf) = self.delete(key, &mut pins, source) {
@@ -135,6 +145,15 @@ impl Tree {
         for operation in batch.operations() {
             if let Operation::Delete { key } = operation {
                 self.merge_sparse(key, &mut pins, source);
+            }
+        }
+    }
+
+    /// Puts the values of a batch as clean entries, of which what lies below the tree has a copy. None of its keys has an entry.
+    pub fn put_clean(&mut self, batch: &Batch, mut pins: Pins, source: &impl PageSource) {
+        for operation in batch.operations() {
+            if let Operation::Put { key, value } = operation {
+                self.put(key, NewEntry::Clean(value), &mut pins, source);
             }
         }
     }
@@ -272,8 +291,8 @@ impl Tree {
         extent
     }
 
-    /// Puts a value, or without one a tombstone.
-    fn put(&mut self, key: &Bytes, value: Option<&Bytes>, pins: &mut Pins, source: &impl PageSource) {
+    /// Puts an entry in the place of any other of the key.
+    fn put(&mut self, key: &Bytes, entry: NewEntry<'_>, pins: &mut Pins, source: &impl PageSource) {
         if self.height == 0 {
             self.root = self.add_page(Page::new(self.page_bytes, 0, PageNumber::NONE), PageCause::Change);
             self.height = 1;
@@ -288,17 +307,20 @@ impl Tree {
                 old = Some(extent);
             }
         }
-        let stored = match value {
-            Some(value) if !is_inline(self.page_bytes, key, value) => {
+        let stored = match entry {
+            NewEntry::Value(value) | NewEntry::Clean(value) if !is_inline(self.page_bytes, key, value) => {
                 CellValue::Extent(self.add_extent(value, old.take(), source))
             }
-            Some(value) => CellValue::Inline(value),
-            None => CellValue::Tombstone,
+            NewEntry::Value(value) | NewEntry::Clean(value) => CellValue::Inline(value),
+            NewEntry::Tombstone => CellValue::Tombstone,
         };
         if let Some(old) = old {
             self.remove_extent(old, source);
         }
-        let cell = leaf_cell(key, stored);
+        let mut cell = leaf_cell(key, stored);
+        if let NewEntry::Clean(_) = entry {
+            make_clean(&mut cell);
+        }
         self.counts.leaf_bytes += cell.len() as u64 + 2;
         self.counts.leaf_bytes -= old_bytes as u64;
         let splits = cell.len() + 2 > free_bytes + old_bytes;

@@ -6,7 +6,7 @@ use super::{Pins, Stop, Tree};
 use crate::engine::PageCause;
 use crate::engine::btree::allocation_unit::{PageNumber, UnitNumber, Units};
 use crate::engine::btree::freemap::{SpaceNeeds, UnitRun};
-use crate::engine::btree::page::{CellValue, Extent, leaf_cell};
+use crate::engine::btree::page::{CellValue, Extent, leaf_cell, make_clean};
 use crate::engine::btree::source::{LoadedPieces, PageSource};
 
 /// Bytes of values after which a step ends.
@@ -144,7 +144,11 @@ impl Tree {
             let extent = self.move_value(value, old, to, source);
             let page = self.page_mut(leaf, PageCause::Vacuum, &mut pins, source);
             if let Ok(index) = page.search(&key) {
-                page.replace(index, &leaf_cell(&key, CellValue::Extent(extent)));
+                let mut cell = leaf_cell(&key, CellValue::Extent(extent));
+                if page.is_clean(index) {
+                    make_clean(&mut cell);
+                }
+                page.replace(index, &cell);
             }
             moved = true;
         }

@@ -32,6 +32,8 @@ pub struct ScanChunk {
     bytes: Vec<u8>,
     /// The place of each key in `bytes`, and its value.
     pub entries: Vec<(Range<usize>, ScanItem)>,
+    /// Indexes of those entries that are clean, ascending.
+    clean: Vec<usize>,
     /// The key at which the scan continues; `None` at its end.
     pub next: Option<Vec<u8>>,
 }
@@ -40,6 +42,11 @@ impl ScanChunk {
     /// The bytes at `range`.
     pub fn at(&self, range: &Range<usize>) -> &[u8] {
         &self.bytes[range.clone()]
+    }
+
+    /// Whether an entry is clean: what lies below the tree has a copy.
+    pub fn is_clean(&self, index: usize) -> bool {
+        self.clean.binary_search(&index).is_ok()
     }
 
     fn keep(&mut self, bytes: &[u8]) -> Range<usize> {
@@ -219,7 +226,9 @@ impl Tree {
         });
         chunk.entries.reserve((count - first).min(count_max));
         let mut stored = (first..count)
-            .filter_map(|index| leaf.as_ref().map(|leaf| (leaf.key(index), leaf.cell_value(index))))
+            .filter_map(|index| {
+                leaf.as_ref().map(|leaf| (leaf.key(index), (leaf.cell_value(index), leaf.is_clean(index))))
+            })
             .take_while(|(key, _)| is_inside(key))
             .peekable();
         let mut absent_bytes = 0;
@@ -246,12 +255,15 @@ impl Tree {
                 continue;
             }
             let place = chunk.keep(key);
+            let Some((_, (value, is_clean))) = stored.next() else { break };
+            if is_clean {
+                chunk.clean.push(chunk.entries.len());
+            }
             let item = {
-                match stored.next() {
-                    None => break,
-                    Some((_, CellValue::Tombstone)) => ScanItem::Tombstone,
-                    Some((_, CellValue::Inline(value))) => ScanItem::Inline(chunk.keep(value)),
-                    Some((_, CellValue::Extent(extent))) => match self.value(source, loaded, extent) {
+                match value {
+                    CellValue::Tombstone => ScanItem::Tombstone,
+                    CellValue::Inline(value) => ScanItem::Inline(chunk.keep(value)),
+                    CellValue::Extent(extent) => match self.value(source, loaded, extent) {
                         Ok(value) => ScanItem::Ready(value),
                         Err(Stop::Miss(_)) => {
                             absent_bytes += extent.bytes as usize;
@@ -265,6 +277,20 @@ impl Tree {
         }
         chunk.next = next.filter(|next| end.is_none_or(|end| next.as_slice() < end));
         Ok(chunk)
+    }
+
+    /// Whether `key` has an entry, a tombstone too.
+    pub fn has_entry(
+        &self,
+        source: &impl PageSource,
+        loaded: &LoadedPieces,
+        key: &[u8],
+    ) -> Result<bool, Stop> {
+        if self.buffer.change(key).is_some() {
+            return Ok(true);
+        }
+        let leaf = self.leaf(source, loaded, key, |_, _| {})?;
+        Ok(leaf.is_some_and(|(leaf, _)| leaf.search(key).is_ok()))
     }
 
     /// The range of keys around `key` whose page cannot be read, as far as `loaded` knows; `None` if all pages on the path can be read, or are

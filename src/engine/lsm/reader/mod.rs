@@ -15,7 +15,7 @@ use super::deleted_ranges::DeletedRanges;
 use super::table::{ReadOptions, Table, hash};
 use super::version::Version;
 use super::version_set::CurrentSuperversion;
-use crate::disk::LEVELS;
+use crate::disk::{LEVELS, Purpose};
 use crate::engine::cache::BlockCache;
 use crate::engine::{
     Cache, Filter, FilterMeter, Histogram, LevelMeter, Lsn, ProbeMeter, Result, ScanRuns, Tier,
@@ -106,6 +106,13 @@ impl Reader {
             Some(version) => find_in_tables(&version, key, ReadOptions::get(&self.cache, tier), probes),
             None => Ok(known),
         }
+    }
+
+    /// The value of `key` for `purpose`, on behalf of no reader: no figure of reads counts it.
+    pub fn read_for(&self, key: &[u8], purpose: Purpose) -> Result<Option<Bytes>> {
+        let version = self.current.look(|superversion| superversion.version.clone());
+        let access = ReadOptions { purpose, ..ReadOptions::get(&self.cache, Tier::Disk) };
+        Ok(find_in_tables(&version, key, access, &mut Probes::default())?.flatten())
     }
 
     /// Whether a table may hold an entry of `key`, by what is in memory.
