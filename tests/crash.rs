@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use engines::{Setup, Step, apply, change_variant, contents, open, range, setups, steps, tiny};
+use engines::{Setup, Step, apply, change_variant, contents, open, range, setups, side_by_side, steps, tiny};
 use kvfs::base::metric::Since;
 use kvfs::disk::{Disk, Fault, Faulty, Latch, Metered, OsDisk, Purpose, Request, SimDisk, Tear, process_io};
 use kvfs::engine::{
@@ -378,7 +378,8 @@ fn a_full_disk_refuses_batches_whole_and_recovers() {
 
 #[test]
 fn no_turned_bit_is_ever_served() {
-    for kind in [Kind::LSM, Kind::BTREE, Kind::HYBRID] {
+    let kinds = [Kind::LSM, Kind::BTREE, Kind::HYBRID].map(|kind| (kind.to_string(), kind));
+    side_by_side(kinds.into(), |_, kind| {
         let options = Options::tiny(kind);
         let sim = SimDisk::new();
         let engine = open(sim.clone(), &options).unwrap();
@@ -434,7 +435,7 @@ fn no_turned_bit_is_ever_served() {
         }
         println!("{kind}: {refused} refused, {harmless} in bytes that hold nothing");
         assert!(refused > 20);
-    }
+    });
 }
 
 /// In a test program of its own so that nobody else writes: see `the_meter_is_what_the_kernel_was_asked_for`.
