@@ -17,6 +17,7 @@ mod batch;
 pub mod btree;
 pub mod cache;
 mod classes;
+mod codec;
 mod cpu;
 pub mod decoders;
 mod door;
@@ -47,6 +48,7 @@ pub use crate::base::event_log::EventLog;
 pub use crate::base::wake::{WakeSignal, WorkClass};
 pub use batch::{Batch, Operation};
 pub use classes::{ClassBytes, ClassMeter, Shares, class_of};
+pub use codec::Compression;
 pub use cpu::{Cost, Cpu, CpuMeter, Work, background};
 pub use door::{
     Background, Command, Done, Engine, Inspect, KeyRange, Pending, Promise, Snapshot, Tier, Visit, image,

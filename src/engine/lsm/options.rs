@@ -7,8 +7,8 @@ use std::str::FromStr;
 
 use super::{PolicyKind, PolicyOptions};
 use crate::base::text::{BadText, Field};
-use crate::base::words::words;
 use crate::disk::LEVELS;
+pub use crate::engine::Compression;
 use crate::engine::{Common, OwnOptions};
 pub use fields::FIELDS;
 
@@ -18,19 +18,6 @@ pub const BLOOM_BITS_MAX: u64 = 64;
 const SMALL_PART_BYTES: u64 = 1 << 20;
 /// Most memtables.
 const MEMTABLES_MAX: u64 = 1024;
-
-words! {
-    "lowercase"
-    /// How blocks of tables are compressed.
-    pub enum Compression {
-        /// Blocks are stored as they are.
-        None,
-        /// LZ4: little time, and little saved.
-        Lz4,
-        /// Zstandard, level 1: several times the time of LZ4, and more saved.
-        Zstd,
-    }
-}
 
 /// How blocks of tables are compressed, level by level. As text the levels from L0 on with a colon between; the last one holds for
 /// all below: `none:lz4:zstd`.

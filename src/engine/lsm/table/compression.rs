@@ -2,10 +2,8 @@
 
 use super::{KIND_LZ4_BLOCK, KIND_ZSTD_BLOCK};
 use crate::base::varint;
-use crate::engine::lsm::Compression;
+use crate::engine::codec::{self, Compression};
 
-/// Speed before size: blocks are small.
-const ZSTD_LEVEL: i32 = 1;
 /// First bytes of every zstd frame.
 const ZSTD_MAGIC: [u8; 4] = [0x28, 0xB5, 0x2F, 0xFD];
 /// Longest block; one that claims to be longer is damaged.
@@ -18,27 +16,24 @@ pub fn compress(compression: Compression, payload: &[u8], target: &mut Vec<u8>) 
     varint::put(target, payload.len() as u64);
     let kind = match compression {
         Compression::None => return None,
-        Compression::Lz4 => {
-            target.extend_from_slice(&lz4_flex::block::compress(payload));
-            KIND_LZ4_BLOCK
-        }
-        Compression::Zstd => {
-            target.extend_from_slice(&zstd::bulk::compress(payload, ZSTD_LEVEL).ok()?);
-            KIND_ZSTD_BLOCK
-        }
+        Compression::Lz4 => KIND_LZ4_BLOCK,
+        Compression::Zstd => KIND_ZSTD_BLOCK,
     };
+    if !codec::compress(compression, payload, target) {
+        return None;
+    }
     (target.len() < payload.len() - payload.len() / 8).then_some(kind)
 }
 
 /// The block in the payload of a compressed frame; `None` if it is none.
 pub fn expand(kind: u8, mut payload: &[u8]) -> Option<Vec<u8>> {
     let bytes = usize::try_from(varint::take(&mut payload).filter(|bytes| *bytes <= BYTES_MAX)?).ok()?;
-    let block = match kind {
-        KIND_LZ4_BLOCK => lz4_flex::block::decompress(payload, bytes).ok()?,
-        KIND_ZSTD_BLOCK => zstd::bulk::decompress(payload, bytes).ok()?,
+    let compression = match kind {
+        KIND_LZ4_BLOCK => Compression::Lz4,
+        KIND_ZSTD_BLOCK => Compression::Zstd,
         _ => return None,
     };
-    (block.len() == bytes).then_some(block)
+    codec::expand(compression, payload, bytes)
 }
 
 /// Whether `payload` may be the work of [`compress`], by its beginning alone: nearly nothing else looks like it.
