@@ -14,8 +14,14 @@ const RATIO: f64 = 10.0;
 pub(super) fn debt(sample: &Sample) -> Vec<DebtRow> {
     let shape = &sample.shape;
     if let Some(tree) = &shape.tree {
-        // Once to its place and, unless it is new, as a copy before that, where pages are overwritten.
-        let writes = 1.0 + tree.page_copies as f64;
+        // Once to its place and, unless it is new, as a copy before that, where pages are overwritten. Where none is, a page may be compressed, and
+        // is taken to shrink as much as the others did.
+        let pages_bytes = (tree.leaf_pages + tree.inner_pages) * tree.page_bytes;
+        let saved_share = ratio(tree.saved_bytes, pages_bytes).unwrap_or_default();
+        let writes = match tree.page_copies {
+            0 => 1.0 - saved_share.min(1.0),
+            copies => 1.0 + copies as f64,
+        };
         let bytes = shape.debt.dirty_bytes.unwrap_or_default() as f64;
         return vec![DebtRow {
             level: "dirty pages".to_string(),

@@ -178,6 +178,12 @@ metrics! {
         gauge free_bytes: u64 [Bytes, witness "stats::pages::values_out_of_line_take_their_units_and_give_them_back"];
         /// Share of the bytes of leaf pages that is in use.
         gauge fill: f64 [Ratio];
+        /// Bytes of the file that compressed pages take less than whole ones.
+        gauge saved_bytes: u64 [Bytes, witness "kvfs::engine::btree::tests::compression::what_pages_save_is_what_the_file_does_not_take"];
+        /// Bytes of the compressed pages that checkpoints have written, before compression.
+        counter compressible_bytes: u64 [Bytes, witness "kvfs::engine::btree::tests::compression::bytes_before_and_after_are_those_at_the_disk"];
+        /// Bytes of the same pages in the file; the cause and kind of each are in PAGES. The processor time is `compress` and `expand` of CPU.
+        counter compressed_bytes: u64 [Bytes, witness "kvfs::engine::btree::tests::compression::bytes_before_and_after_are_those_at_the_disk"];
         /// Page splits.
         counter splits: u64 [Count, family "kvfs_splits_total"];
         /// Pages freed because they became empty or were merged with a neighbour.

@@ -43,7 +43,12 @@ pub fn setups() -> Vec<Setup> {
     ] {
         add(Kind::LSM, others);
     }
-    for others in ["page_size=64K,dirty_max=1M", "checkpoint_log=1M,dirty_max=1M"] {
+    for others in [
+        "page_size=64K,dirty_max=1M",
+        "checkpoint_log=1M,dirty_max=1M",
+        "page_size=16K,dirty_max=256K,pages=cow,compression=lz4",
+        "page_size=64K,dirty_max=1M,pages=cow-extent,compression=zstd",
+    ] {
         add(Kind::BTREE, others);
     }
     // Nearly all goes down at once, or nothing ever.

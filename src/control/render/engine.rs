@@ -85,6 +85,11 @@ fn level_row(name: &str, level: &Level, target: &str, score: &str, amp: &str) ->
 
 pub(super) fn tree_block(page: &mut Page, tree: &BtreeShape) {
     let hits = |hits: u64, misses: u64| ratio(hits, hits + misses);
+    // Only where there is something compressed, since the report keeps to a page.
+    let saved = match tree.saved_bytes {
+        0 => String::new(),
+        bytes => format!("saved {}", human_size(bytes)),
+    };
     page.block(
         "TREE",
         [
@@ -95,6 +100,7 @@ pub(super) fn tree_block(page: &mut Page, tree: &BtreeShape) {
             format!("fill {:.0}%", tree.fill * 100.0),
             format!("extents {}", human_size(tree.extent_bytes)),
             format!("free {}", human_size(tree.free_bytes)),
+            saved,
             format!("splits {}", human_count(tree.splits)),
             format!("merges {}", human_count(tree.merges)),
             format!("checkpoints {} last {}", human_count(tree.checkpoints), span(tree.checkpoint_time)),

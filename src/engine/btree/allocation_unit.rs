@@ -25,10 +25,14 @@ pub struct UnitNumber(u64);
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Units(u64);
 
-/// The number of a page of the tree: that of the first unit that the page takes. [`PageNumber::NONE`] where there is no page.
+/// The number of a page of the tree: that of the first unit that the page takes, and in the highest byte the number of units that it takes there
+/// if it is compressed. So who refers to a page knows how long it is. [`PageNumber::NONE`] where there is no page.
 #[repr(transparent)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct PageNumber(UnitNumber);
+pub struct PageNumber(u64);
+
+/// Bits of a page number that hold its unit.
+const UNIT_BITS: u32 = 56;
 
 impl UnitNumber {
     /// No place at all.
@@ -142,36 +146,75 @@ impl Units {
 
 impl PageNumber {
     /// No page: the root of an empty tree, the first child of a leaf.
-    pub const NONE: PageNumber = PageNumber(UnitNumber::NONE);
+    pub const NONE: PageNumber = PageNumber(0);
 
-    /// The page that begins at `unit`.
+    /// The page that begins at `unit` and is not compressed.
     #[inline]
     pub const fn at(unit: UnitNumber) -> PageNumber {
-        PageNumber(unit)
+        PageNumber(unit.0 & ((1 << UNIT_BITS) - 1))
+    }
+
+    /// The page that begins at `unit` and is compressed to `units`, which are fewer than those of a page.
+    #[inline]
+    pub const fn compressed(unit: UnitNumber, units: Units) -> PageNumber {
+        PageNumber(PageNumber::at(unit).0 | units.0 << UNIT_BITS)
     }
 
     /// The first unit of the page.
     #[inline]
     pub const fn unit(self) -> UnitNumber {
-        self.0
+        UnitNumber(self.0 & ((1 << UNIT_BITS) - 1))
+    }
+
+    /// Whether the page is compressed.
+    #[inline]
+    pub const fn is_compressed(self) -> bool {
+        self.0 >> UNIT_BITS > 0
+    }
+
+    /// Units that the page takes where one that is not compressed takes `page_units`.
+    #[inline]
+    pub const fn units(self, page_units: Units) -> Units {
+        match self.0 >> UNIT_BITS {
+            0 => page_units,
+            units => Units(units),
+        }
+    }
+
+    /// Units that the page takes less than `page_units`.
+    #[inline]
+    pub fn saved_units(self, page_units: Units) -> Units {
+        page_units.saturating_sub(self.units(page_units))
     }
 
     /// Byte offset of the page in the file, as [`UnitNumber::offset`].
     #[inline]
     pub const fn offset(self) -> u64 {
-        self.0.offset()
+        self.unit().offset()
     }
 
-    /// Decodes it from a page or from a record of the log.
+    /// The number as it stands in the meta page.
+    #[inline]
+    pub const fn word(self) -> u64 {
+        self.0
+    }
+
+    /// The number of this word of a meta page or a page.
+    #[inline]
+    pub const fn of_word(word: u64) -> PageNumber {
+        PageNumber(word)
+    }
+
+    /// Decodes it from a record of the log.
     #[inline]
     pub const fn from_le_bytes(bytes: [u8; 8]) -> PageNumber {
-        PageNumber(UnitNumber(u64::from_le_bytes(bytes)))
+        PageNumber(u64::from_le_bytes(bytes))
     }
 
     /// Encodes it as it stands in pages and records.
     #[inline]
     pub const fn to_le_bytes(self) -> [u8; 8] {
-        self.0.0.to_le_bytes()
+        self.0.to_le_bytes()
     }
 }
 
@@ -189,7 +232,7 @@ impl fmt::Display for Units {
 
 impl fmt::Display for PageNumber {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
+        self.unit().fmt(f)
     }
 }
 
@@ -335,6 +378,12 @@ mod tests {
             (PageNumber::from_le_bytes(page.to_le_bytes()), page.to_string()),
             (page, "10".to_string())
         );
+        let compressed = PageNumber::compressed(start, Units::new(3));
+        assert_eq!((compressed.unit(), compressed.to_string()), (start, "10".to_string()));
+        let page_units = Units::new(4);
+        assert_eq!([page, compressed].map(|page| page.units(page_units).get()), [4, 3]);
+        assert_eq!([page, compressed].map(|page| page.saved_units(page_units).get()), [0, 1]);
+        assert_eq!([page, compressed].map(PageNumber::is_compressed), [false, true]);
         // Numbers of damaged pages are shown, never a reason to panic.
         assert_eq!(UnitNumber::MAX.offset(), u64::MAX);
         assert!(UnitNumber::MAX.checked_add(Units::ONE).is_none());

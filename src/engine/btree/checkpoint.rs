@@ -1,6 +1,7 @@
 //! The checkpoint: writes the tree as of one LSN to the file while writers continue.
 //!
-//! 1. *Freeze*: take the dirty pages and values, root, counts and free map as of LSN P. Writers copy pages before they change them
+//! 1. *Freeze*: give pages that are written out of place their places ([`super::page_compression`]), then
+//!    take the dirty pages and values, root, counts and free map as of LSN P. Writers copy pages before they change them
 //!    from then on. Buffered puts are not in this state, so it has a recovery LSN up to which no batch is missing. If that would
 //!    keep too much of the log, the puts are logged again, and the recovery LSN is P.
 //! 2. *Fresh*: write new values and pages, to which no durable state refers, and the changed pages of the free map.
@@ -32,8 +33,8 @@ use super::core::Core;
 use super::freemap::{MapChanges, SpaceNeeds};
 use super::map_pages;
 use super::meta::{MapPlace, Meta};
-use super::options::Placement;
 use super::page::Page;
+use super::page_compression::ReadyPages;
 use super::source::Piece;
 use super::tree::FrozenTree;
 use super::unreadable::UnreadableRanges;
@@ -231,12 +232,16 @@ impl Checkpointer {
     }
 
     /// Begins a checkpoint of the present state for `reason`; `merged` if all puts that were buffered when it became due are in pages. With
-    /// `together`, its pages get one place, if the option `pages` says so.
-    pub fn freeze(&self, reason: &'static str, merged: bool, together: bool) -> Result<RunningCheckpoint> {
+    /// `together`, its pages get one place, if the option `pages` says so. `ready` are pages that have been compressed already.
+    pub fn freeze(
+        &self,
+        reason: &'static str,
+        merged: bool,
+        together: bool,
+        ready: ReadyPages,
+    ) -> Result<RunningCheckpoint> {
         let _writer = self.core.tree.writer();
-        if together && self.core.options.pages == Placement::CowExtent {
-            self.core.place_together()?;
-        }
+        let can_place = self.core.can_place_pages(together)?;
         self.core.load_for_homes()?;
         let missing = SpaceNeeds::default().lacking(&self.core.tree.read().space);
         if let Some(end) = missing {
@@ -255,9 +260,14 @@ impl Checkpointer {
         if logs_again && !self.bounds.log_again(now)? {
             self.merger.want(now.lsn);
         }
+        // From here on nothing fails: pages that have their places are not changed any more.
+        let compressed = match can_place {
+            true => self.core.place_pages(ready, together),
+            false => HashMap::new(),
+        };
         let mut tree = self.core.tree.write();
         let changes = tree.space.freeze();
-        let frozen = tree.freeze(now);
+        let frozen = tree.freeze(now, compressed);
         let waits = !tree.buffer.is_empty();
         drop(tree);
         if merged || !waits {
@@ -281,7 +291,9 @@ impl Checkpointer {
                     running.classes = running.frozen.value_classes();
                 }
                 let (moved, classes) = (&running.frozen.moved, &running.classes);
-                let next = self.core.pager.write_pieces(&running.fresh, at, WORK_BYTES, moved, classes)?;
+                let compressed = &running.frozen.compressed;
+                let pager = &self.core.pager;
+                let next = pager.write_pieces(&running.fresh, at, WORK_BYTES, moved, classes, compressed)?;
                 if next < running.fresh.len() {
                     CheckpointStage::Fresh(next)
                 } else {
@@ -378,6 +390,12 @@ impl Checkpointer {
         meta.sequence = self.core.tree.read().durable.sequence + 1;
         self.core.pager.write_meta(&meta, PageCause::Checkpoint)?;
         self.core.pager.sync(Purpose::Manifest)?;
+        if meta.is_first_compressed(&self.core.tree.read().durable) {
+            // A program that does not know compressed pages shall find no older state that it knows.
+            meta.sequence += 1;
+            self.core.pager.write_meta(&meta, PageCause::Checkpoint)?;
+            self.core.pager.sync(Purpose::Manifest)?;
+        }
         running.meta = meta;
         self.core.log.release(meta.images_start.min(meta.recovery_lsn));
         let damage = {

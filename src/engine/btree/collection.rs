@@ -116,7 +116,7 @@ impl Collector {
                         core.take_space(needs, Tier::Disk)?;
                         core.tree.write().make_collection(step, &core.pager);
                         core.note_change();
-                        moved_units += core.pager.page_units();
+                        moved_units += page_number.units(core.pager.page_units());
                     }
                     // The page of a tree before, or its path cannot be read.
                     Ok(None) | Err(Stop::Failed(_)) => {}

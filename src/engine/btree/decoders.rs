@@ -3,14 +3,15 @@
 use super::allocation_unit::{PageNumber, UNIT_BYTES, UnitNumber, Units};
 use super::freemap::{MapEntry, read_runs};
 use super::meta::{self, META_BYTES, Meta, TreeCounts};
-use super::page::{self, CellValue, Page, inner_cell, leaf_cell};
+use super::page::{self, CellValue, CompressedPage, Page, inner_cell, leaf_cell};
 use crate::base::decoder::Decoder;
 use crate::base::varint;
-use crate::engine::{Lsn, frame};
+use crate::engine::{Compression, Lsn, frame};
 
 /// The decoders of the B-tree.
 pub const ALL: &[Decoder] = &[
     Decoder { name: "btree_page", decode: page, valid: pages },
+    Decoder { name: "btree_compressed_page", decode: compressed_page, valid: compressed_pages },
     Decoder { name: "btree_meta", decode: meta, valid: metas },
     Decoder { name: "btree_free_map_entry", decode: entry, valid: entries },
     Decoder { name: "btree_free_map_runs", decode: runs, valid: run_lists },
@@ -64,6 +65,39 @@ fn pages() -> Vec<Vec<u8>> {
     [leaf, inner, Page::new(4096, 0, PageNumber::NONE)].iter().map(sealed).collect()
 }
 
+/// Expands a compressed page of 8 KiB, after setting its checksum.
+fn compressed_page(bytes: &[u8]) -> bool {
+    let units = Units::of_bytes(COMPRESSED_BYTES as u64);
+    let mut bytes = bytes.to_vec();
+    bytes.resize(UNIT_BYTES as usize, 0);
+    let number = PageNumber::compressed(NUMBER.unit(), Units::ONE);
+    let crc = page::checksum(number, &bytes);
+    bytes[..4].copy_from_slice(&crc.to_le_bytes());
+    assert!(CompressedPage::check(number, &bytes).is_ok());
+    assert!(CompressedPage::units_at(&bytes, units).is_none_or(|found| found < units));
+    let Ok(page) = CompressedPage::expand(&bytes, COMPRESSED_BYTES) else { return false };
+    assert_eq!(page.page_bytes(), COMPRESSED_BYTES as u64);
+    (0..page.count()).for_each(|index| assert_eq!(page.search(page.key(index)), Ok(index)));
+    true
+}
+
+/// Bytes of the pages of the sample.
+const COMPRESSED_BYTES: usize = 8 << 10;
+
+fn compressed_pages() -> Vec<Vec<u8>> {
+    let mut leaf = Page::new(COMPRESSED_BYTES, 0, PageNumber::NONE);
+    for number in 0..40u8 {
+        leaf.insert(leaf.count(), &leaf_cell(&[b'k', number], CellValue::Inline(&[number; 90])));
+    }
+    let form = |codec| {
+        let form = CompressedPage::new(&leaf, codec)?;
+        let mut target = Vec::new();
+        form.seal(PageNumber::compressed(NUMBER.unit(), form.units()), &mut target);
+        Some(target)
+    };
+    [Compression::Lz4, Compression::Zstd].into_iter().filter_map(form).collect()
+}
+
 /// Decodes the words of a meta page, in a valid frame.
 fn meta(bytes: &[u8]) -> bool {
     let words = &bytes[..bytes.len().min(META_BYTES - frame::HEADER_BYTES)];
@@ -92,12 +126,23 @@ fn metas() -> Vec<Vec<u8>> {
         recovery_lsn: Lsn::new(900),
         images_start: Lsn::new(900),
         end: UnitNumber::new(4000),
-        counts: TreeCounts { leaf_pages: 7, inner_pages: 1, leaf_bytes: 70_000, extent_units: Units::new(3) },
+        counts: TreeCounts {
+            leaf_pages: 7,
+            inner_pages: 1,
+            leaf_bytes: 70_000,
+            extent_units: Units::new(3),
+            ..TreeCounts::default()
+        },
         ..Meta::default()
     };
-    let framed = meta.encode();
-    let payload = frame::decode(&framed, meta.offset()).map(|(_, payload)| payload.to_vec());
-    payload.into_iter().collect()
+    let mut compressed = meta;
+    compressed.root = PageNumber::compressed(UnitNumber::new(24), Units::new(2));
+    compressed.counts.saved_units = Units::new(9);
+    let payload = |meta: &Meta| {
+        let framed = meta.encode();
+        frame::decode(&framed, meta.offset()).map(|(_, payload)| payload.to_vec())
+    };
+    [meta, compressed].iter().filter_map(payload).collect()
 }
 
 fn entry(bytes: &[u8]) -> bool {

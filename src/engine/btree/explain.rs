@@ -44,7 +44,10 @@ impl Reader {
                 Err(Stop::Miss(miss)) => {
                     self.core.load(epoch, miss, tier, Purpose::Get, &mut loaded)?;
                     match miss {
-                        Miss::Page(number) => read.insert(number.unit(), self.core.pager.page_bytes() as u64),
+                        Miss::Page(number) => {
+                            let units = number.units(self.core.pager.page_units());
+                            read.insert(number.unit(), units.bytes())
+                        }
                         Miss::Value(extent) => read.insert(extent.unit, u64::from(extent.bytes)),
                     };
                     continue;

@@ -45,13 +45,13 @@ impl Core {
         self.grow_if(|tree| tree.space.missing(units + tree.space.map_units_max(units)))
     }
 
-    /// Moves all dirty pages to long runs, as far as there are any. The writer's lock is held.
-    pub fn place_together(&self) -> Result<()> {
-        let units = Units::of_bytes(self.tree.read().active_bytes());
-        let extent_units = self.options.extent_units();
-        self.load_groups(Tier::Disk, Purpose::Checkpoint, |map| map.wanted(units, extent_units))?;
-        self.tree.write().place_together(extent_units);
-        Ok(())
+    /// Makes sure that the tail has room for the pages of the map that a freeze adds; false if the disk has none. The writer's lock is held.
+    pub fn take_tail_for_map(&self) -> Result<bool> {
+        let missing = |tree: &Tree| tree.space.missing(tree.space.map_units_max(Units::ZERO));
+        match self.grow_if(missing) {
+            Err(Error::NoSpace) => Ok(false),
+            other => other.map(|()| true),
+        }
     }
 
     fn grow_if(&self, missing: impl Fn(&Tree) -> Option<UnitNumber>) -> Result<()> {
@@ -142,7 +142,7 @@ impl Core {
         self.load_groups(Tier::Disk, Purpose::Checkpoint, |map| map.wanted_below(limit, count_max))
     }
 
-    fn load_groups(
+    pub(super) fn load_groups(
         &self,
         tier: Tier,
         purpose: Purpose,

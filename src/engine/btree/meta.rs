@@ -10,6 +10,8 @@ pub const META_BYTES: usize = 512;
 pub(super) const KIND: u8 = 1;
 /// The first bytes of a slot: the format's name, and its version in the last byte.
 const MAGIC: [u8; 8] = *b"kvfsbtr2";
+/// Version 3, in which pages may be compressed. A state without such pages has version 2.
+const VERSION_COMPRESSED: u8 = b'3';
 /// Version 1, whose free map is a list of runs.
 const VERSION_BEFORE: u8 = b'1';
 /// No file has as many units.
@@ -19,6 +21,8 @@ const WORDS: usize = 20;
 const WORDS_BEFORE: usize = 19;
 /// Number of words in a tree that is the upper half of a store, once entries have left it.
 const WORDS_UPPER: usize = WORDS + 1;
+/// Number of words in version 3.
+const WORDS_COMPRESSED: usize = WORDS_UPPER + 1;
 /// Number of words in stores of version 1 from before `recovery_lsn`.
 const WORDS_FIRST: usize = 18;
 
@@ -55,6 +59,8 @@ pub struct TreeCounts {
     pub leaf_bytes: u64,
     /// Units in extents.
     pub extent_units: Units,
+    /// Units that compressed pages take less than others.
+    pub saved_units: Units,
 }
 
 /// A durable state of the tree. Its fields are the words of the format.
@@ -110,6 +116,11 @@ impl Meta {
         }
     }
 
+    /// Whether it is the first state with compressed pages, after `before`.
+    pub fn is_first_compressed(&self, before: &Meta) -> bool {
+        !self.counts.saved_units.is_zero() && before.counts.saved_units.is_zero()
+    }
+
     /// Encodes the slot.
     pub fn encode(&self) -> Vec<u8> {
         let counts = &self.counts;
@@ -124,11 +135,17 @@ impl Meta {
                 (magic, [unit.get(), units.get(), bytes, u64::from(crc)])
             }
         };
-        let words: [u64; WORDS_UPPER] = [
+        let is_before = magic != MAGIC;
+        let is_compressed = !counts.saved_units.is_zero() && !is_before;
+        let mut magic = magic;
+        if is_compressed {
+            magic[7] = VERSION_COMPRESSED;
+        }
+        let words: [u64; WORDS_COMPRESSED] = [
             u64::from_le_bytes(magic),
             self.sequence,
             self.page_bytes,
-            self.root.unit().get(),
+            self.root.word(),
             self.height,
             self.lsn.number(),
             self.images_start.number(),
@@ -146,9 +163,11 @@ impl Meta {
             self.recovery_lsn.number(),
             self.replay_all.number(),
             self.lower_lsn.number(),
+            counts.saved_units.get(),
         ];
         let count = match () {
-            () if magic != MAGIC => WORDS_BEFORE,
+            () if is_before => WORDS_BEFORE,
+            () if is_compressed => WORDS_COMPRESSED,
             () if self.lower_lsn > Lsn::ZERO => WORDS_UPPER,
             () => WORDS,
         };
@@ -161,10 +180,12 @@ impl Meta {
     /// Decodes the slot at `offset`; `None` if it is not valid.
     pub fn decode(bytes: &[u8], offset: u64) -> Option<Meta> {
         let (kind, payload) = frame::decode(bytes, offset)?;
-        let is_before = *payload.get(MAGIC.len() - 1)? == VERSION_BEFORE;
+        let version = *payload.get(MAGIC.len() - 1)?;
+        let (is_before, is_compressed) = (version == VERSION_BEFORE, version == VERSION_COMPRESSED);
         let is_known = match payload.len() / 8 {
-            WORDS | WORDS_UPPER => !is_before,
-            WORDS_BEFORE => true,
+            WORDS | WORDS_UPPER => !is_before && !is_compressed,
+            WORDS_COMPRESSED => is_compressed,
+            WORDS_BEFORE => !is_compressed,
             WORDS_FIRST => is_before,
             _ => false,
         };
@@ -178,13 +199,13 @@ impl Meta {
         });
         let mut next = || words.next();
         let [name @ .., version] = next()?.to_le_bytes();
-        if name != MAGIC[..7] || version != MAGIC[7] && !is_before {
+        if name != MAGIC[..7] || version != MAGIC[7] && !is_before && !is_compressed {
             return None;
         }
         let mut meta = Meta {
             sequence: next()?,
             page_bytes: next()?,
-            root: PageNumber::at(UnitNumber::new(next()?)),
+            root: PageNumber::of_word(next()?),
             height: next()?,
             lsn: next().map(Lsn::new)?,
             recovery_lsn: Lsn::ZERO,
@@ -213,17 +234,20 @@ impl Meta {
                 inner_pages: next()?,
                 leaf_bytes: next()?,
                 extent_units: Units::new(next()?),
+                saved_units: Units::ZERO,
             },
         };
         meta.recovery_lsn = next().map(Lsn::new).unwrap_or(meta.lsn);
         meta.replay_all = next().map(Lsn::new).unwrap_or(meta.lsn);
         meta.lower_lsn = next().map(Lsn::new).unwrap_or_default();
+        meta.counts.saved_units = next().map(Units::new).unwrap_or_default();
         let pages = meta.page_bytes.is_power_of_two() && (4 << 10..=64 << 10).contains(&meta.page_bytes);
         (pages
             && meta.height < 64
             && meta.images_start <= meta.lsn
             && meta.recovery_lsn <= meta.lsn
             && meta.offset() == offset
+            && is_compressed != meta.counts.saved_units.is_zero()
             && (FIRST_UNIT..END_MAX).contains(&meta.end))
         .then_some(meta)
     }
@@ -235,7 +259,7 @@ impl Meta {
             Self::decode(bytes.get(at..at + META_BYTES)?, offset)
         });
         slots.max_by_key(|meta| meta.sequence).ok_or_else(|| match Self::other_version(bytes) {
-            Some(version) => Error::format(FILE, version.escape_ascii(), MAGIC[7].escape_ascii()),
+            Some(version) => Error::format(FILE, version.escape_ascii(), VERSION_COMPRESSED.escape_ascii()),
             None => Error::corrupt(FILE, 0, "neither meta page is whole"),
         })
     }
@@ -245,7 +269,7 @@ impl Meta {
         [0, UNIT_BYTES].into_iter().find_map(|offset| {
             let (_, payload) = frame::decode(bytes.get(offset as usize..)?, offset)?;
             let version = payload.first_chunk::<8>()?.strip_prefix(&MAGIC[..7])?[0];
-            (version != MAGIC[7] && version != VERSION_BEFORE).then_some(version)
+            (!matches!(version, VERSION_BEFORE..=VERSION_COMPRESSED)).then_some(version)
         })
     }
 }
@@ -280,6 +304,7 @@ mod tests {
                 inner_pages: 1,
                 leaf_bytes: 50_000,
                 extent_units: Units::new(12),
+                saved_units: Units::ZERO,
             },
         }
     }
@@ -326,6 +351,22 @@ mod tests {
             assert_eq!(Meta::decode(&bytes, 4096), None, "bit {bit}");
             bytes[bit / 8] ^= 1 << (bit % 8);
         }
+    }
+
+    #[test]
+    fn a_meta_page_of_a_state_with_compressed_pages_has_a_version_of_its_own() {
+        let mut meta = sample(3);
+        meta.root = PageNumber::compressed(UnitNumber::new(5), Units::new(2));
+        meta.counts.saved_units = Units::new(21);
+        let bytes = meta.encode();
+        assert_eq!((bytes[4], bytes[16], Meta::decode(&bytes, 4096)), (176, b'3', Some(meta)));
+        assert_eq!(decode_words(&bytes, 21), None);
+        // Without compressed pages it is not that version.
+        let mut words = bytes[frame::HEADER_BYTES..][..WORDS_COMPRESSED * 8].to_vec();
+        words[21 * 8..].fill(0);
+        assert_eq!(Meta::decode(&frame::encode(KIND, 4096, &words), 4096), None);
+        meta.counts.saved_units = Units::ZERO;
+        assert_eq!(meta.encode()[16], b'2');
     }
 
     #[test]

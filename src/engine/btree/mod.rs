@@ -11,7 +11,8 @@
 //! the images that the last checkpoint needs until the next one commits.
 //!
 //! With `pages=cow` or `cow-extent` nothing is written in place: pages are copied to free places before they change (`tree::copy_on_write`), so
-//! there are no copies. `cow-extent` gives all pages of a checkpoint one place, and collects extents that are mostly dead.
+//! there are no copies. `cow-extent` gives all pages of a checkpoint one place, and collects extents that are mostly dead. Such pages may be
+//! compressed when a checkpoint writes them (`page_compression`); in memory they never are.
 //!
 //! # Components
 //!
@@ -28,7 +29,7 @@
 //!   ├─► Reader (scan, read_ahead, explain)                             each of them ─► Core
 //!   ├─► Verifier
 //!   ▼
-//! Core (growth, batch_images) ─► latch, copies, age, failure, map_pages
+//! Core (growth, page_compression, batch_images) ─► latch, copies, age, failure, map_pages
 //!   ▼
 //! latch ─► tree/ ─► change_buffer ─► set_aside    the tree: source, freemap/, page, meta
 //! map_pages ─► freemap/, pager/            the only module that knows the free map and the file
@@ -75,6 +76,7 @@ mod map_pages;
 mod meta;
 mod options;
 mod page;
+mod page_compression;
 mod page_extents;
 mod pager;
 mod read_ahead;

@@ -7,7 +7,7 @@ use crate::base::text::{
     BadText, Field, When, bounded_size, exact_duration, exact_size, parse_duration, size,
 };
 use crate::base::words::words;
-use crate::engine::{Common, OwnOptions, options};
+use crate::engine::{Common, Compression, OwnOptions, options};
 
 words! {
     "lowercase"
@@ -45,6 +45,8 @@ pub struct Options {
     pub page_bytes: u64,
     /// The place of a changed page. A store that was written with one placement opens with any other.
     pub pages: Placement,
+    /// Compression of pages that are not written in place. A store that was written with one codec opens with any other.
+    pub compression: Compression,
     /// Protection against torn pages, where pages are written in place. A store that was written in one mode opens in any other.
     pub torn: Torn,
     /// Limit of dirty pages and values in memory; writers wait when it is reached.
@@ -61,6 +63,7 @@ impl Default for Options {
             common: Common::default(),
             page_bytes: 16 << 10,
             pages: Placement::InPlace,
+            compression: Compression::None,
             torn: Torn::Delta,
             dirty_bytes_max: 128 << 20,
             checkpoint_log_bytes: 256 << 20,
@@ -109,6 +112,16 @@ pub const FIELDS: &[Field<Options>] = &[
             Ok(())
         },
         get: |options| options.pages.name().to_string(),
+    },
+    Field {
+        name: "compression",
+        when: When::Mount,
+        help: "Pages of more than 4K of pages=cow or cow-extent: none, lz4, zstd, as far as that saves 4K.",
+        set: |options, text| {
+            options.compression = Compression::parse(text)?;
+            Ok(())
+        },
+        get: |options| options.compression.name().to_string(),
     },
     Field {
         name: "torn",
@@ -190,6 +203,14 @@ impl OwnOptions for Options {
                 "torn={} is of no use with pages={}, which overwrites no page: leave torn out, or mount with pages=in-place",
                 self.torn.name(),
                 self.pages.name()
+            )
+            .into());
+        }
+        if self.pages == Placement::InPlace && self.compression != Compression::None {
+            return Err(format!(
+                "compression={} is of no use with pages=in-place, where a page has a place of fixed length: leave compression out, or \
+                 mount with pages=cow or pages=cow-extent",
+                self.compression.name()
             )
             .into());
         }

@@ -29,6 +29,7 @@
 //! space that is always kept for the doublewrite area ([`doublewrite::kept_bytes`]), and at the end everything is written. Then the files of
 //! the log are free, and deletes can use them.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -386,14 +387,16 @@ impl<'a> Replay<'a> {
             other => other?,
         }
         let mut changes = self.tree.space.freeze();
-        let frozen = self.tree.freeze(self.at);
+        // What is compressed is left to the checkpoints of the open store.
+        let frozen = self.tree.freeze(self.at, HashMap::new());
         let (fresh, in_place) = frozen.pieces();
         let mut meta = frozen.meta;
         (meta.sequence, meta.images_start) = (self.tree.durable.sequence + 1, meta.lsn);
 
         let (mut at, classes) = (0, frozen.value_classes());
         while at < fresh.len() {
-            at = self.pager.write_pieces(&fresh, at, WORK_BYTES, &frozen.moved, &classes)?;
+            let (moved, compressed) = (&frozen.moved, &frozen.compressed);
+            at = self.pager.write_pieces(&fresh, at, WORK_BYTES, moved, &classes, compressed)?;
         }
         map_pages::write_some(&mut self.tree.space, self.pager, &mut changes, 0, usize::MAX)?;
         meta.map = MapPlace::Pages(changes.root(&self.tree.space));

@@ -13,6 +13,7 @@ impl BtreeEngine {
         let tree = self.core.tree.read();
         let log_bytes = self.core.age.log_bytes(tree.durable.recovery_lsn, log.end);
         let (counts, page_bytes) = (tree.counts, self.core.pager.page_bytes() as u64);
+        let (compressible_bytes, compressed_bytes) = self.core.pager.compressed_bytes();
         let [leaves, inner, extents] = self.core.pager.lookups();
         let (latch_waits, latch_wait_time) = self.core.tree.waits();
         let leaf_room = counts.leaf_pages * page_bytes;
@@ -28,6 +29,9 @@ impl BtreeEngine {
                 extent_bytes: counts.extent_units.bytes(),
                 free_bytes: tree.space.available_units().bytes(),
                 fill: if leaf_room == 0 { 0.0 } else { leaf_used as f64 / leaf_room as f64 },
+                saved_bytes: counts.saved_units.bytes(),
+                compressible_bytes,
+                compressed_bytes,
                 splits: tree.events.splits,
                 merges: tree.events.merges,
                 checkpoints,

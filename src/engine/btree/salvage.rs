@@ -271,14 +271,15 @@ impl Salvage<'_, '_> {
 
     /// Valid pages that were not reached and are not free, the highest level first.
     fn candidates(&self, free: &[UnitRun], end: UnitNumber) -> Vec<Candidate> {
-        let last = end.min(self.file_end).saturating_sub(self.pager.page_units());
         let mut found = Vec::new();
-        for unit in (FIRST_UNIT.get()..=last.get()).map(UnitNumber::new) {
-            let number = PageNumber::at(unit);
-            if self.reached.contains_key(&number) || is_free(free, unit) {
+        for unit in (FIRST_UNIT.get()..end.min(self.file_end).get()).map(UnitNumber::new) {
+            if is_free(free, unit) {
                 continue;
             }
-            let Ok(page) = self.pager.read_page(number, Purpose::Recovery) else { continue };
+            let Ok((number, page)) = self.pager.find_page(unit, Purpose::Recovery) else { continue };
+            if self.reached.contains_key(&number) {
+                continue;
+            }
             if page.count() > 0 && page.level() < LEVELS_MAX {
                 let (first, last) = (page.key(0).to_vec(), page.key(page.count() - 1).to_vec());
                 found.push(Candidate { number, level: page.level(), first, last });

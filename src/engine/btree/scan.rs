@@ -145,14 +145,14 @@ impl Reader {
     ) -> Result<()> {
         let read = match miss {
             Miss::Page(first) if leaves > 1 => {
-                let count = self.core.tree.read().leaves_in_a_row(
+                let leaves = self.core.tree.read().leaves_in_a_row(
                     &self.core.pager,
                     loaded,
                     (key, end),
                     first,
                     leaves,
                 );
-                let pages = self.core.pager.read_pages(first, count, purpose);
+                let pages = self.core.pager.read_pages(&leaves, purpose);
                 // If another leaf cannot be read, that is reported when it is needed.
                 pages.or_else(|_| self.core.pager.read(miss, purpose).map(|piece| vec![piece]))
             }

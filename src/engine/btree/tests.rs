@@ -12,12 +12,13 @@ use crate::base::prng::Prng;
 use crate::disk::{Fault, Faulty, Latch, Metered, Request, SimDisk, Tear};
 use crate::engine::wal::FIRST_KIND;
 use crate::engine::{
-    Cause, Common, MemEngine, Operation, PageCause, PageCount, PageKind, PageTraffic, Worker, run, settle,
-    sync,
+    Cause, Common, Compression, MemEngine, Operation, PageCause, PageCount, PageKind, PageTraffic, Worker,
+    run, settle, sync,
 };
 
 mod bounds;
 mod change_buffer;
+mod compression;
 mod counting;
 mod crash;
 mod damage;
@@ -115,15 +116,25 @@ fn apply(engine: &BtreeEngine, batch: &Batch) -> Result<Lsn> {
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Mode {
     pages: Placement,
+    compression: Compression,
     torn: Torn,
 }
 
 impl Mode {
-    const IMAGE: Mode = Mode { pages: Placement::InPlace, torn: Torn::Image };
-    const DOUBLEWRITE: Mode = Mode { pages: Placement::InPlace, torn: Torn::Doublewrite };
-    const DELTA: Mode = Mode { pages: Placement::InPlace, torn: Torn::Delta };
-    const COW: Mode = Mode { pages: Placement::Cow, torn: Torn::Delta };
-    const COW_EXTENT: Mode = Mode { pages: Placement::CowExtent, torn: Torn::Delta };
+    const IMAGE: Mode = Mode::in_place(Torn::Image);
+    const DOUBLEWRITE: Mode = Mode::in_place(Torn::Doublewrite);
+    const DELTA: Mode = Mode::in_place(Torn::Delta);
+    /// Pages of 4 KiB are never compressed, longer ones are.
+    const COW: Mode = Mode::out_of_place(Placement::Cow, Compression::Lz4);
+    const COW_EXTENT: Mode = Mode::out_of_place(Placement::CowExtent, Compression::Zstd);
+
+    const fn in_place(torn: Torn) -> Mode {
+        Mode { pages: Placement::InPlace, compression: Compression::None, torn }
+    }
+
+    const fn out_of_place(pages: Placement, compression: Compression) -> Mode {
+        Mode { pages, compression, torn: Torn::Delta }
+    }
 
     /// One of all of them.
     fn nth(number: u64) -> Mode {
@@ -132,7 +143,7 @@ impl Mode {
 
     /// `options` in this mode.
     fn of(self, options: Options) -> Options {
-        Options { pages: self.pages, torn: self.torn, ..options }
+        Options { pages: self.pages, compression: self.compression, torn: self.torn, ..options }
     }
 }
 

@@ -63,6 +63,8 @@ struct RunningVacuum {
     has_emptied: bool,
     /// Units for which the last pass found no place.
     stuck_units: Units,
+    /// Whether the next step needs room that a checkpoint may give back.
+    lacks_room: bool,
     /// Number of pages and values that could not be read in the last pass.
     unreadable: u64,
 }
@@ -81,6 +83,7 @@ impl RunningVacuum {
             has_moved: true,
             has_emptied: false,
             stuck_units: Units::ZERO,
+            lacks_room: false,
             unreadable: 0,
         }
     }
@@ -163,7 +166,7 @@ impl Vacuumer {
                     let tree = self.core.tree.read();
                     (self.bounds.is_pressing(&tree), tree.active_bytes() > 0)
                 };
-                is_pressing || is_active && self.lacks_room_for_copies()
+                is_pressing || is_active && (vacuum.lacks_room || self.lacks_room_for_copies())
             }
             VacuumStage::Choose | VacuumStage::End => false,
         };
@@ -320,6 +323,20 @@ impl Vacuumer {
                         Purpose::Checkpoint,
                     )?;
                     let next = step.next.clone();
+                    let needs = self.core.tree.read().relocation_needs(&step, goal);
+                    match self.core.take_space(needs, Tier::Disk) {
+                        Err(Error::NoSpace) => {
+                            vacuum.lacks_room =
+                                !vacuum.lacks_room && self.core.tree.read().active_bytes() > 0;
+                            if vacuum.lacks_room {
+                                return Ok(Some(start.to_vec()));
+                            }
+                            vacuum.stuck_units += needs.units;
+                            return Ok(next);
+                        }
+                        taken => taken?,
+                    }
+                    vacuum.lacks_room = false;
                     vacuum.unreadable += step.unreadable;
                     let (moved, stuck_units) = self.core.tree.write().relocate(step, goal, &self.core.pager);
                     vacuum.stuck_units += stuck_units;

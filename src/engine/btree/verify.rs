@@ -127,7 +127,9 @@ impl Walk<'_> {
         if !self.pages.insert(number) {
             return damaged("a page that two others refer to");
         }
-        self.used.push((number.unit(), self.pager.page_units()));
+        let page_units = self.pager.page_units();
+        self.used.push((number.unit(), number.units(page_units)));
+        self.counts.saved_units += number.saved_units(page_units);
         let keys: Vec<&[u8]> = (0..page.count()).map(|index| page.key(index)).collect();
         if keys.windows(2).any(|pair| pair[0] >= pair[1]) {
             return damaged("keys out of order");

@@ -115,7 +115,10 @@ impl BtreeEngine {
             true => self.core.pager.check().and_then(|()| self.collector.collect_some()),
             false => self.core.pager.check(),
         };
-        let begun = collected.and_then(|()| self.checkpointer.freeze(reason, merged, together));
+        let begun = collected.and_then(|()| {
+            let ready = self.core.compress_dirty();
+            self.checkpointer.freeze(reason, merged, together, ready)
+        });
         match begun {
             Ok(mut running) => {
                 running.waiters = waiters;

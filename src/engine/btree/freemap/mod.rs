@@ -337,10 +337,10 @@ impl FreeMap {
         (self.tail_units() >= units).then(|| self.take_tail(units))
     }
 
-    /// Takes a run of at least `least` and at most `most` units, a multiple of `piece`: the lowest one that there is.
-    pub fn take_run(&mut self, least: Units, most: Units, piece: Units) -> Option<UnitRun> {
+    /// Takes a run of at least `least` and at most `most` units: the lowest one that there is.
+    pub fn take_run(&mut self, least: Units, most: Units) -> Option<UnitRun> {
         let run = self.lowest(least)?;
-        let units = piece * (run.1.min(most).get() / piece.get());
+        let units = run.1.min(most);
         Some((self.take_at(run, units), units))
     }
 

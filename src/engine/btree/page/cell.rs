@@ -127,7 +127,7 @@ fn u64_at(bytes: &[u8], at: usize) -> u64 {
 /// The page number at `at`.
 #[inline]
 pub fn page_number_at(bytes: &[u8], at: usize) -> PageNumber {
-    PageNumber::at(UnitNumber::new(u64_at(bytes, at)))
+    PageNumber::of_word(u64_at(bytes, at))
 }
 
 /// Length of the cell at the start of `bytes`; `None` if it is longer than those.

@@ -13,6 +13,7 @@
 //!    writing when power failed.
 
 mod cell;
+mod compressed;
 #[cfg(test)]
 mod tests;
 
@@ -24,6 +25,7 @@ use cell::{
 };
 
 pub use cell::{CellValue, Extent, inner_cell, leaf_cell, make_clean};
+pub use compressed::CompressedPage;
 
 /// Bytes before the slots.
 pub const HEADER_BYTES: usize = 32;
@@ -95,6 +97,11 @@ impl Page {
         if bytes.len() < HEADER_BYTES || u32_at(&bytes, 0) != checksum(number, &bytes) {
             return Err("the page's checksum does not fit");
         }
+        Page::of_bytes(bytes)
+    }
+
+    /// Checks the bytes of a page, all but its checksum.
+    fn of_bytes(bytes: Vec<u8>) -> Result<Page, &'static str> {
         let page = Page { bytes: bytes.into_boxed_slice(), changed: 0, cause: PageCause::Change };
         let slots_end = HEADER_BYTES + 2 * page.count();
         let cells = u32_at(&page.bytes, CELLS) as usize;

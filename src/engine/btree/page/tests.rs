@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::base::prng::Prng;
+use crate::engine::Compression;
 use crate::engine::btree::allocation_unit::literal::{page_number, unit_count, unit_number};
 use std::collections::BTreeMap;
 
@@ -162,4 +163,54 @@ fn ascending_inserts_leave_full_pages_even_in_the_middle() {
         key += 1;
     };
     assert_eq!((page.count(), right.count()), (key as usize, 2));
+}
+
+#[test]
+fn a_compressed_page_is_these_bytes_and_every_flip_is_refused() {
+    let mut page = Page::new(8192, 0, PageNumber::NONE);
+    for number in 0..30u8 {
+        assert!(page.insert(usize::from(number), &inline(&[number], &[number; 100])));
+    }
+    for (codec, compression) in [(1, Compression::Lz4), (2, Compression::Zstd)] {
+        let form = CompressedPage::new(&page, compression).unwrap();
+        assert_eq!(form.units(), unit_count(1));
+        let number = PageNumber::compressed(unit_number(9), form.units());
+        let mut bytes = Vec::new();
+        form.seal(number, &mut bytes);
+        assert_eq!((bytes.len(), &bytes[4..8]), (4096, &[0xB8, 0, codec, 0][..]));
+        let length = u32_at(&bytes, 8) as usize;
+        assert!(length > 100 && bytes[12 + length..].iter().all(|byte| *byte == 0));
+        assert_eq!(u32_at(&bytes, 0), checksum(number, &bytes));
+        assert_eq!(CompressedPage::units_at(&bytes, unit_count(2)), Some(unit_count(1)));
+        CompressedPage::check(number, &bytes).unwrap();
+        let back = CompressedPage::expand(&bytes, 8192).unwrap();
+        assert_eq!(back.bytes[4..], page.bytes[4..]);
+        // At another place, of another length, of a store with other pages.
+        for other in [page_number(9), PageNumber::compressed(unit_number(8), form.units())] {
+            assert!(CompressedPage::check(other, &bytes).is_err());
+        }
+        assert!(CompressedPage::expand(&bytes, 4096).is_err());
+        assert!(CompressedPage::expand(&bytes, 16384).is_err());
+        for bit in 0..bytes.len() * 8 {
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            assert!(CompressedPage::check(number, &bytes).is_err(), "bit {bit}");
+            // No flip may panic, though most are noticed by the checksum alone.
+            let _ = CompressedPage::expand(&bytes, 8192);
+            bytes[bit / 8] ^= 1 << (bit % 8);
+        }
+    }
+}
+
+#[test]
+fn a_page_that_saves_no_unit_is_not_compressed() {
+    let mut prng = Prng::new(1);
+    let mut page = Page::new(8192, 0, PageNumber::NONE);
+    for number in 0..7u8 {
+        let noise: Vec<u8> = (0..1000).map(|_| prng.bits() as u8).collect();
+        assert!(page.insert(usize::from(number), &inline(&[number], &noise)));
+    }
+    assert!(CompressedPage::new(&page, Compression::Lz4).is_none());
+    assert!(CompressedPage::new(&page, Compression::Zstd).is_none());
+    let empty = Page::new(4096, 0, PageNumber::NONE);
+    assert!(CompressedPage::new(&empty, Compression::Zstd).is_none(), "a page of one unit");
 }

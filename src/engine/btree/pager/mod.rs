@@ -8,17 +8,18 @@ mod write;
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
 
 use super::allocation_unit::{FILE, FIRST_UNIT, PageNumber, UNIT_BYTES, UnitNumber, Units};
 use super::meta::{META_BYTES, Meta};
-use super::page::Page;
+use super::page::{CompressedPage, Page};
 use super::source::{PageSource, Piece};
 use crate::disk::{File, Purpose};
 use crate::engine::{
-    Cache, ClassBytes, ClassMeter, CpuMeter, Error, Lookups, PageCause, PageKind, Pages, Result,
+    Cache, ClassBytes, ClassMeter, Compression, CpuMeter, Error, Lookups, PageCause, PageKind, Pages, Result,
     TrafficMeter, Work,
 };
 use pool::Pool;
@@ -32,6 +33,10 @@ pub struct Pager {
     writes: TrafficMeter,
     cpu: CpuMeter,
     classes: ClassMeter,
+    /// Bytes of the compressed pages that were written, before compression.
+    raw_bytes: AtomicU64,
+    /// Bytes of the same pages in the file.
+    compressed_bytes: AtomicU64,
     /// The error after which nothing more is written.
     failed: Mutex<Option<Error>>,
 }
@@ -54,6 +59,8 @@ impl Pager {
             writes: TrafficMeter::default(),
             cpu: CpuMeter::default(),
             classes: ClassMeter::default(),
+            raw_bytes: AtomicU64::new(0),
+            compressed_bytes: AtomicU64::new(0),
             failed: Mutex::new(None),
         }
     }
@@ -64,7 +71,27 @@ impl Pager {
     }
 
     fn decode(&self, number: PageNumber, bytes: Vec<u8>) -> std::result::Result<Page, &'static str> {
-        self.cpu.sample(Work::Checksum, bytes.len() as u64, || Page::decode(number, bytes))
+        let length = bytes.len() as u64;
+        if !number.is_compressed() {
+            return self.cpu.sample(Work::Checksum, length, || Page::decode(number, bytes));
+        }
+        self.cpu.sample(Work::Checksum, length, || CompressedPage::check(number, &bytes))?;
+        self.cpu.sample(Work::Expand, length, || CompressedPage::expand(&bytes, self.page_bytes))
+    }
+
+    /// Bytes of the page `number` in the file.
+    fn stored_bytes(&self, number: PageNumber) -> usize {
+        number.units(self.page_units()).bytes() as usize
+    }
+
+    /// The page in its compressed form; `None` if that would not save a unit.
+    pub fn compress(&self, page: &Page, compression: Compression) -> Option<CompressedPage> {
+        self.cpu.sample(Work::Compress, self.page_bytes as u64, || CompressedPage::new(page, compression))
+    }
+
+    /// Bytes of the compressed pages that checkpoints have written: before compression, and in the file.
+    pub fn compressed_bytes(&self) -> (u64, u64) {
+        (self.raw_bytes.load(Relaxed), self.compressed_bytes.load(Relaxed))
     }
 
     /// Appends a page as it is written in the place of `number`, checksum included.

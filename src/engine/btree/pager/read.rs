@@ -9,7 +9,7 @@ use super::{Pager, byte_offset, context};
 use crate::disk::Purpose;
 use crate::engine::btree::allocation_unit::{FILE, PageNumber, UNIT_BYTES, UnitNumber, Units};
 use crate::engine::btree::freemap::UnitRun;
-use crate::engine::btree::page::{Extent, LEVEL, Page};
+use crate::engine::btree::page::{CompressedPage, Extent, LEVEL, Page};
 use crate::engine::btree::source::{LoadedPieces, Miss, Piece, is_unreadable};
 use crate::engine::btree::value::Value;
 use crate::engine::{Error, PageKind, Result};
@@ -39,7 +39,8 @@ impl Pager {
     /// Reads and checks a page.
     pub fn read_page(&self, number: PageNumber, purpose: Purpose) -> Result<Arc<Page>> {
         let offset = byte_offset(number.unit())?;
-        let mut bytes = vec![0; self.page_bytes];
+        self.check_length(number)?;
+        let mut bytes = vec![0; self.stored_bytes(number)];
         self.file.read_at(purpose, offset, &mut bytes).map_err(context("reading", offset))?;
         self.count_read(PageKind::of_level(bytes[LEVEL]), purpose, 1, bytes.len() as u64);
         match self.decode(number, bytes) {
@@ -51,28 +52,57 @@ impl Pager {
         }
     }
 
-    /// Reads and checks `count` adjacent pages from `first` on with one request.
-    pub fn read_pages(
-        &self,
-        first: PageNumber,
-        count: usize,
-        purpose: Purpose,
-    ) -> Result<Vec<(UnitNumber, Piece)>> {
-        let offset = byte_offset(first.unit())?;
-        let mut bytes = vec![0; self.page_bytes * count];
-        self.file.read_at(purpose, offset, &mut bytes).map_err(context("reading", offset))?;
-        for page in bytes.chunks(self.page_bytes) {
-            self.count_read(PageKind::of_level(page[LEVEL]), purpose, 1, page.len() as u64);
+    /// Checks that `number`, which may be nonsense, is that of no longer page than there are.
+    fn check_length(&self, number: PageNumber) -> Result<()> {
+        if number.is_compressed() && number.saved_units(self.page_units()).is_zero() {
+            let what = "a reference to a compressed page that is as long as one that is not";
+            return Err(Error::corrupt(FILE, number.offset(), what));
         }
-        let mut pieces = Vec::with_capacity(count);
-        for (nth, bytes) in (0..).zip(bytes.chunks(self.page_bytes)) {
-            let unit = first.unit() + self.page_units() * nth;
-            match self.decode(PageNumber::at(unit), bytes.to_vec()) {
+        Ok(())
+    }
+
+    /// Reads and checks the page at `unit`, whose length nobody knows; returns it with its number.
+    pub fn find_page(&self, unit: UnitNumber, purpose: Purpose) -> Result<(PageNumber, Arc<Page>)> {
+        let offset = byte_offset(unit)?;
+        let mut first = vec![0; UNIT_BYTES as usize];
+        self.file.read_at(purpose, offset, &mut first).map_err(context("reading", offset))?;
+        let number =
+            self.page_number(unit, &first).ok_or_else(|| Error::corrupt(FILE, offset, "not a page"))?;
+        Ok((number, self.read_page(number, purpose)?))
+    }
+
+    /// The number of the page at `unit`, which begins with `bytes`; `None` if that does not look like a page.
+    fn page_number(&self, unit: UnitNumber, bytes: &[u8]) -> Option<PageNumber> {
+        if Page::is_like(bytes) {
+            return Some(PageNumber::at(unit));
+        }
+        let units = CompressedPage::units_at(bytes, self.page_units())?;
+        Some(PageNumber::compressed(unit, units))
+    }
+
+    /// Reads and checks the pages `numbers`, each adjacent to the one before, with one request.
+    pub fn read_pages(&self, numbers: &[PageNumber], purpose: Purpose) -> Result<Vec<(UnitNumber, Piece)>> {
+        let Some(first) = numbers.first() else { return Ok(Vec::new()) };
+        let offset = byte_offset(first.unit())?;
+        numbers.iter().try_for_each(|number| self.check_length(*number))?;
+        let mut all = vec![0; numbers.iter().map(|number| self.stored_bytes(*number)).sum()];
+        self.file.read_at(purpose, offset, &mut all).map_err(context("reading", offset))?;
+        let mut rest = &all[..];
+        let mut stored = Vec::with_capacity(numbers.len());
+        for number in numbers {
+            let (bytes, others) = rest.split_at(self.stored_bytes(*number));
+            rest = others;
+            self.count_read(PageKind::of_level(bytes[LEVEL]), purpose, 1, bytes.len() as u64);
+            stored.push((*number, bytes));
+        }
+        let mut pieces = Vec::with_capacity(numbers.len());
+        for (number, bytes) in stored {
+            match self.decode(number, bytes.to_vec()) {
                 Ok(page) => {
                     self.count_misses(PieceKind::of_page(&page), 1, purpose);
-                    pieces.push((unit, Piece::Page(Arc::new(page))));
+                    pieces.push((number.unit(), Piece::Page(Arc::new(page))));
                 }
-                Err(what) => return Err(Error::corrupt(FILE, unit.offset(), what)),
+                Err(what) => return Err(Error::corrupt(FILE, number.offset(), what)),
             }
         }
         Ok(pieces)
@@ -88,17 +118,20 @@ impl Pager {
         let mut bytes = vec![0; units.bytes() as usize];
         self.file.read_at(purpose, offset, &mut bytes).map_err(context("reading", offset))?;
         let (mut pages, mut at) = (Vec::new(), 0);
-        while let Some(page) = bytes.get(at..at + self.page_bytes) {
-            let number = PageNumber::at(start + Units::of_bytes(at as u64));
-            let page = Page::is_like(page).then(|| self.decode(number, page.to_vec()).ok()).flatten();
-            at += page.as_ref().map_or(UNIT_BYTES as usize, |_| self.page_bytes);
-            pages.extend(page.map(|page| (number, Arc::new(page))));
+        while at < bytes.len() {
+            let number = self.page_number(start + Units::of_bytes(at as u64), &bytes[at..]);
+            let found = number.and_then(|number| {
+                let stored = bytes.get(at..at + self.stored_bytes(number))?;
+                Some((number, Arc::new(self.decode(number, stored.to_vec()).ok()?)))
+            });
+            at += found.as_ref().map_or(UNIT_BYTES as usize, |(number, _)| self.stored_bytes(*number));
+            pages.extend(found);
         }
-        let of = |kind: PageKind| pages.iter().filter(|(_, page)| page.kind() == kind).count();
         let mut others = bytes.len() as u64;
         for kind in [PageKind::Leaf, PageKind::Inner] {
-            let page_bytes = (of(kind) * self.page_bytes) as u64;
-            self.count_read(kind, purpose, of(kind) as u64, page_bytes);
+            let of = pages.iter().filter(|(_, page)| page.kind() == kind);
+            let page_bytes = of.clone().map(|(number, _)| self.stored_bytes(*number) as u64).sum();
+            self.count_read(kind, purpose, of.count() as u64, page_bytes);
             others -= page_bytes;
         }
         // Values and free units between them.
@@ -175,11 +208,11 @@ impl Pager {
         purpose: Purpose,
         loaded: &mut LoadedPieces,
     ) -> Result<()> {
-        numbers.sort_unstable();
+        numbers.sort_unstable_by_key(|number| number.unit());
         numbers.dedup();
-        let is_next = |a: &PageNumber, b: &PageNumber| a.unit() + self.page_units() == b.unit();
+        let is_next = |a: &PageNumber, b: &PageNumber| a.unit() + a.units(self.page_units()) == b.unit();
         for run in numbers.chunk_by(is_next).flat_map(|run| run.chunks(READ_PAGES)) {
-            match self.read_pages(run[0], run.len(), purpose) {
+            match self.read_pages(run, purpose) {
                 Ok(pages) => pages.into_iter().for_each(|(unit, piece)| loaded.add(epoch, unit, piece)),
                 Err(error) if is_unreadable(&error) => {
                     for number in run {

@@ -2,13 +2,14 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 use super::{Pager, byte_offset, context};
 use crate::disk::Purpose;
 use crate::engine::btree::allocation_unit::{PageNumber, UNIT_BYTES, UnitNumber, Units};
-use crate::engine::btree::page::{LEVEL, Page, SECTOR_BYTES};
+use crate::engine::btree::page::{CompressedPage, LEVEL, Page, SECTOR_BYTES};
 use crate::engine::btree::source::Piece;
-use crate::engine::{PageCause, PageKind, Result, Shares};
+use crate::engine::{PageCause, PageKind, Result, Shares, Work};
 
 /// Adjacent pages and extents are written together up to about this size.
 const WRITE_BYTES: usize = 1 << 20;
@@ -22,6 +23,9 @@ struct PendingCounts {
     pages: Vec<PendingCount>,
     /// Bytes by class of key.
     classes: Vec<(u8, u64)>,
+    /// Bytes of compressed pages before compression, and as they are written.
+    raw_bytes: u64,
+    compressed_bytes: u64,
 }
 
 impl PendingCounts {
@@ -38,8 +42,8 @@ impl PendingCounts {
 
 impl Pager {
     /// Writes pages and values, which are sorted by unit, from index `at` on until `bytes_max` are written; adjacent ones go into one
-    /// request. Values at the units in `moved` are counted as moved; `classes` has the class of each value's key, by unit. Returns the
-    /// index of the first piece that is left.
+    /// request. Values at the units in `moved` are counted as moved; `classes` has the class of each value's key, by unit; `compressed` has the
+    /// pages that are written in that form. Returns the index of the first piece that is left.
     pub fn write_pieces(
         &self,
         pieces: &[(UnitNumber, Piece)],
@@ -47,6 +51,7 @@ impl Pager {
         bytes_max: usize,
         moved: &HashSet<UnitNumber>,
         classes: &HashMap<UnitNumber, u8>,
+        compressed: &HashMap<UnitNumber, CompressedPage>,
     ) -> Result<usize> {
         let mut written = 0;
         let mut buffer = Vec::new();
@@ -60,14 +65,21 @@ impl Pager {
                 && (next == at || buffer.len() < WRITE_BYTES)
             {
                 let before = buffer.len();
+                let form = compressed.get(unit);
                 match piece {
-                    Piece::Page(page) => self.seal(page, PageNumber::at(*unit), &mut buffer),
+                    Piece::Page(page) => self.seal_form(page, form, *unit, &mut buffer),
                     Piece::Value(value) => buffer.extend_from_slice(&value.bytes),
                 }
                 buffer.resize(buffer.len().next_multiple_of(UNIT_BYTES as usize), 0);
                 let bytes = (buffer.len() - before) as u64;
                 match piece {
-                    Piece::Page(page) => counts.add_page(page, 1, bytes),
+                    Piece::Page(page) => {
+                        counts.add_page(page, 1, bytes);
+                        if form.is_some() {
+                            counts.raw_bytes += page.page_bytes();
+                            counts.compressed_bytes += bytes;
+                        }
+                    }
                     Piece::Value(_) => {
                         let is_moved = moved.contains(unit);
                         let cause = if is_moved { PageCause::Vacuum } else { PageCause::Change };
@@ -82,6 +94,17 @@ impl Pager {
             at = next;
         }
         Ok(at)
+    }
+
+    /// Appends a page at `unit` as it is written: in its compressed `form`, if it has one.
+    fn seal_form(&self, page: &Page, form: Option<&CompressedPage>, unit: UnitNumber, target: &mut Vec<u8>) {
+        match form {
+            None => self.seal(page, PageNumber::at(unit), target),
+            Some(form) => {
+                let (number, bytes) = (PageNumber::compressed(unit, form.units()), form.units().bytes());
+                self.cpu.sample(Work::Checksum, bytes, || form.seal(number, target));
+            }
+        }
     }
 
     /// Writes the changed units of pages in place, otherwise as [`Pager::write_pieces`].
@@ -135,6 +158,8 @@ impl Pager {
         for (class, bytes) in counts.classes.drain(..) {
             self.classes.add(class, bytes);
         }
+        self.raw_bytes.fetch_add(std::mem::take(&mut counts.raw_bytes), Relaxed);
+        self.compressed_bytes.fetch_add(std::mem::take(&mut counts.compressed_bytes), Relaxed);
         Ok(())
     }
 
@@ -145,7 +170,7 @@ impl Pager {
             unit,
             bytes,
             Purpose::Manifest,
-            &mut PendingCounts { pages: vec![count], classes: Vec::new() },
+            &mut PendingCounts { pages: vec![count], ..PendingCounts::default() },
         )
     }
 
@@ -157,7 +182,7 @@ impl Pager {
             number.unit(),
             bytes,
             Purpose::Recovery,
-            &mut PendingCounts { pages: vec![count], classes: Vec::new() },
+            &mut PendingCounts { pages: vec![count], ..PendingCounts::default() },
         )
     }
 

@@ -199,7 +199,7 @@ fn make_old(sim: &SimDisk) {
 
 /// Makes a whole checkpoint without a buffer merge.
 fn checkpoint_without_merge(engine: &BtreeEngine) {
-    let mut job = Some(engine.checkpointer.freeze("command", false, true).unwrap());
+    let mut job = Some(engine.checkpointer.freeze("command", false, true, Default::default()).unwrap());
     while !engine.checkpointer.advance(job.as_mut().unwrap()).unwrap() {}
 }
 

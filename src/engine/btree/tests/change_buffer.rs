@@ -418,7 +418,7 @@ fn a_buffer_merge_that_ends_late_does_not_ask_for_log_that_is_gone() {
         engine.merger.step().unwrap();
     }
     put(&engine, 1, 4);
-    let mut job = Some(engine.checkpointer.freeze("command", false, true).unwrap());
+    let mut job = Some(engine.checkpointer.freeze("command", false, true, Default::default()).unwrap());
     while !engine.checkpointer.advance(job.as_mut().unwrap()).unwrap() {}
     assert!(engine.core.tree.read().durable.recovery_lsn >= recovery_lsn);
     let engine = open_on(sim.kill(), &options).unwrap();

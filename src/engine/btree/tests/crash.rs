@@ -212,7 +212,7 @@ fn a_crash_at_any_request_may_leave_nonsense_in_every_unit_that_was_being_writte
         (&[Mode::DELTA][..], 12),
         (&[Mode::DOUBLEWRITE], 1),
         (&[Mode::IMAGE], 3),
-        (&[Mode::COW], 5),
+        (&[Mode::COW, Mode::COW_EXTENT], 6),
         (&MODES, 9),
     ] {
         crash_everywhere_in(&Workload { tear: Tear::Nonsense, ..Workload::new(modes, seed, 30) }, 2);

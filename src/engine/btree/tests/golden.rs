@@ -71,6 +71,7 @@ fn meta() -> Meta {
         end: unit_number(900),
         map: MapPlace::Pages(map_root()),
         counts: TreeCounts {
+            saved_units: Units::ZERO,
             leaf_pages: 6,
             inner_pages: 1,
             leaf_bytes: 20_000,

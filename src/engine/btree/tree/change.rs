@@ -193,6 +193,7 @@ impl Tree {
                 let page = Arc::make_mut(place.insert(page));
                 page.begin_changes(cause);
                 debug_assert!(!self.is_copy_on_write, "invariant 1 of copy-on-write");
+                debug_assert!(!number.is_compressed(), "invariant 2 of copy-on-write");
                 page
             }
         }
@@ -233,18 +234,14 @@ impl Tree {
         self.dirty.remove(&number);
         self.imaged.remove(&number);
         source.forget(number.unit());
-        if self.fresh.remove(&number) {
-            self.space.give_back(number.unit(), self.page_units());
-        } else {
-            self.space.retire(number.unit(), self.page_units());
-        }
+        self.free_page(number);
     }
 
     /// Whether the units of `extent` hold something else by now, because the leaf that refers to them is stale. Then they are not freed.
     fn is_taken(&self, extent: &Extent) -> bool {
         match self.changed_value(extent) {
             Some(value) => !value.is_of(extent),
-            None => self.changed_page(PageNumber::at(extent.unit)).is_some(),
+            None => self.is_changed_page_at(extent.unit),
         }
     }
 
@@ -452,9 +449,17 @@ impl Tree {
         self.dirty.insert(to, page);
         self.fresh.insert(to);
         self.touch(to);
-        match self.fresh.remove(&from) {
-            true => self.space.give_back(from.unit(), self.page_units()),
-            false => self.space.retire(from.unit(), self.page_units()),
+        self.free_page(from);
+    }
+
+    /// Frees the units of a page that the tree does not refer to any more.
+    fn free_page(&mut self, number: PageNumber) {
+        let (unit, units) = (number.unit(), number.units(self.page_units()));
+        let saved_units = number.saved_units(self.page_units());
+        self.counts.saved_units = self.counts.saved_units.saturating_sub(saved_units);
+        match self.fresh.remove(&number) {
+            true => self.space.give_back(unit, units),
+            false => self.space.retire(unit, units),
         }
     }
 

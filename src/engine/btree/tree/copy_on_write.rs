@@ -4,6 +4,7 @@
 //! # Invariants
 //!
 //! 1. In a tree that works like this, every dirty page is fresh, and so is every page above a fresh one: its parent has a new reference to it.
+//! 2. A page that is compressed is never changed in its place, in no tree: where others are overwritten, it moves, and takes a whole page's place.
 
 use super::{Pins, Tree};
 use crate::engine::PageCause;
@@ -16,22 +17,27 @@ use crate::engine::btree::source::PageSource;
 const HELD_PATHS: u64 = 16;
 
 impl Tree {
-    /// Adds what a change of the pages in `pins` takes: units for their copies, or room in the log, if they stay in place.
+    /// Adds what a change of the pages in `pins` takes: units for those that move, and room in the log for those that stay in place.
     pub(super) fn need_copies(&self, pins: &Pins, needs: &mut SpaceNeeds) {
         let pages = pins.len() as u64;
         match self.is_copy_on_write {
             true => needs.units += self.page_units() * pages,
-            false => needs.pages = pages,
+            false => {
+                needs.pages = pages;
+                needs.units +=
+                    self.page_units() * pins.keys().filter(|number| number.is_compressed()).count() as u64;
+            }
         }
     }
 
     /// Units that only changes may take that give space back.
     pub fn held_units(&self) -> Units {
-        if self.is_copy_on_write { self.page_units() * (HELD_PATHS * 2 * self.height) } else { Units::ZERO }
+        let moves = self.is_copy_on_write || !self.counts.saved_units.is_zero();
+        if moves { self.page_units() * (HELD_PATHS * 2 * self.height) } else { Units::ZERO }
     }
 
-    /// In a tree that copies on write, moves the page `number` and the pages on the `way` to it, which are all in memory, to free places, as far
-    /// as they are not at one already; sets their new numbers. `cause` is why the page changes.
+    /// Moves the page `number` and the pages on the `way` to it, which are all in memory, to free places, as far as they may not be changed where
+    /// they are; sets their new numbers. `cause` is why the page changes. Returns whether any was moved.
     pub(super) fn own(
         &mut self,
         way: &mut [(PageNumber, usize)],
@@ -39,30 +45,35 @@ impl Tree {
         mut cause: PageCause,
         pins: &mut Pins,
         source: &impl PageSource,
-    ) {
-        if !self.is_copy_on_write {
-            return;
+    ) -> bool {
+        if !self.is_copy_on_write && self.counts.saved_units.is_zero() {
+            return false;
         }
-        let mut child = None;
+        let (mut child, mut has_moved) = (None, false);
         for depth in (0..=way.len()).rev() {
             let (place, index) = match way.get_mut(depth) {
                 Some((place, index)) => (place, *index),
                 None => (&mut *number, 0),
             };
-            let is_fresh = self.fresh.contains(place);
-            if !is_fresh {
+            let moves = match self.is_copy_on_write {
+                true => !self.fresh.contains(place),
+                false => place.is_compressed(),
+            };
+            if moves {
                 let to = PageNumber::at(self.space.take_low(self.page_units()));
                 self.move_page(*place, to, cause, pins, source);
                 *place = to;
+                has_moved = true;
             }
             if let Some(child) = child {
                 self.page_mut(*place, cause, pins, source).set_child(index, child);
             }
-            if is_fresh {
-                return;
+            if self.is_copy_on_write && !moves {
+                return has_moved;
             }
-            (child, cause) = (Some(*place), PageCause::Path);
+            (child, cause) = (moves.then_some(*place), PageCause::Path);
         }
         self.root = child.unwrap_or(self.root);
+        has_moved
     }
 }

@@ -9,7 +9,7 @@ use crate::engine::btree::age::LogPoint;
 use crate::engine::btree::allocation_unit::{PageNumber, UnitNumber};
 use crate::engine::btree::freemap::MapChanges;
 use crate::engine::btree::meta::{MapPlace, Meta};
-use crate::engine::btree::page::{CellValue, Page};
+use crate::engine::btree::page::{CellValue, CompressedPage, Page};
 use crate::engine::btree::source::Piece;
 use crate::engine::btree::value::Value;
 use crate::engine::class_of;
@@ -27,6 +27,8 @@ pub struct FrozenTree {
     pub imaged: HashSet<PageNumber>,
     /// New values by first unit of their extent.
     pub values: HashMap<UnitNumber, Value>,
+    /// The compressed forms of pages that are written so, by first unit.
+    pub compressed: HashMap<UnitNumber, CompressedPage>,
     /// First units of values that are not new, but moved.
     pub moved: HashSet<UnitNumber>,
     /// The state's meta page; `sequence`, `map`, `images_end` and `doublewrite_bytes` are not set yet.
@@ -35,7 +37,7 @@ pub struct FrozenTree {
     pub settled_image_bytes: u64,
     /// Bytes of the log behind `meta.recovery_lsn` that hold changes which are set aside.
     pub aside_bytes: u64,
-    /// Bytes of memory of the pages and values.
+    /// Bytes of memory of the pages, of their compressed forms, and of the values.
     pub bytes: u64,
 }
 
@@ -73,15 +75,20 @@ impl FrozenTree {
 }
 
 impl Tree {
-    /// Freezes the state at `now`, without the change buffer, for a checkpoint. The caller has just called
+    /// Freezes the state at `now`, without the change buffer, for a checkpoint, which writes the pages in `compressed` in that form. The caller has just called
     /// [`FreeMap::freeze`](crate::engine::btree::freemap::FreeMap::freeze); no unit may be taken or freed in between.
-    pub fn freeze(&mut self, now: LogPoint) -> Arc<FrozenTree> {
+    pub fn freeze(
+        &mut self,
+        now: LogPoint,
+        compressed: HashMap<UnitNumber, CompressedPage>,
+    ) -> Arc<FrozenTree> {
         // During replay the pages may be newer than `now`.
         let lsn = now.lsn.max(self.durable.lsn);
         let recovery_point = self.buffer.recovery_point().unwrap_or(now);
         let replay_all = if self.buffer.aside.is_unlogged() { lsn } else { self.replay_all };
         debug_assert!(self.frozen.is_none(), "one checkpoint at a time");
-        let bytes = self.active_bytes();
+        let compressed_bytes: u64 = compressed.values().map(|form| form.units().bytes()).sum();
+        let bytes = self.active_bytes() + compressed_bytes;
         let meta = Meta {
             sequence: 0,
             page_bytes: self.page_bytes as u64,
@@ -104,6 +111,7 @@ impl Tree {
             fresh: std::mem::take(&mut self.fresh),
             imaged: std::mem::take(&mut self.imaged),
             values: std::mem::take(&mut self.values),
+            compressed,
             moved: std::mem::take(&mut self.moved),
             meta,
             settled_image_bytes: recovery_point.image_bytes,

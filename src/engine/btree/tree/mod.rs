@@ -10,7 +10,7 @@
 //! | `search`       | one key, the next part of a scan; newer puts of the change buffer    |
 //! | `change`       | a batch: the space it needs, and its changes                         |
 //! | `copy_on_write` | copies of the pages on a path, in a tree that overwrites none       |
-//! | `place_together` | one place for all pages of a checkpoint                           |
+//! | `placement`    | the places of a checkpoint's pages                                   |
 //! | `collection`   | a step of a collection: a page moves out of what is mostly dead      |
 //! | `page_merge`   | merges of sparse pages                                               |
 //! | `buffer_merge` | a step of a change-buffer merge                                      |
@@ -32,7 +32,7 @@ mod collection;
 mod copy_on_write;
 mod frozen;
 mod page_merge;
-mod place_together;
+mod placement;
 mod relocate;
 mod search;
 #[cfg(test)]
@@ -54,6 +54,7 @@ use crate::engine::{Error, Lsn};
 pub use buffer_merge::{BufferMergeLimit, BufferMergePlan};
 pub use change::Deletes;
 pub use frozen::FrozenTree;
+pub use placement::{PagePlaces, PlacedPage};
 pub use relocate::VacuumGoal;
 pub use search::{ScanChunk, ScanItem};
 
@@ -198,9 +199,17 @@ impl Tree {
         (self.dirty.len() * self.page_bytes) as u64 + self.value_bytes
     }
 
-    /// Units of dirty pages that no checkpoint has frozen yet.
+    /// Units that the dirty pages which no checkpoint has frozen yet will take, about.
     pub fn dirty_page_units(&self) -> Units {
-        self.page_units() * self.dirty.len() as u64
+        Units::of_bytes(self.dirty.len() as u64 * self.stored_page_bytes())
+    }
+
+    /// Bytes that a page takes in the file, on average of those that are not dirty; dirty ones will shrink as much, about.
+    fn stored_page_bytes(&self) -> u64 {
+        let clean =
+            (self.counts.leaf_pages + self.counts.inner_pages).saturating_sub(self.dirty.len() as u64);
+        let saved_bytes = self.counts.saved_units.bytes().checked_div(clean).unwrap_or_default();
+        (self.page_bytes as u64).saturating_sub(saved_bytes).max(UNIT_BYTES)
     }
 
     /// As [`Tree::active_bytes`], with values counted one and a half times: a value gains nothing by waiting, while a page collects changes
@@ -210,19 +219,21 @@ impl Tree {
     }
 
     /// Bytes that a checkpoint that freezes now would write in mode `torn`, without the free map. Each buffered put counts as a page, but no
-    /// more than every leaf once.
+    /// more than every leaf once. Where pages are compressed it is an estimate, by what others have saved.
     pub fn settle_bytes(&self, torn: Torn) -> u64 {
+        let fresh_bytes =
+            if self.is_copy_on_write { self.stored_page_bytes() } else { self.page_bytes as u64 };
         let page = |(number, page): (&PageNumber, &Arc<Page>)| {
             let changed = page.changed_units().count() as u64 * UNIT_BYTES;
             match torn {
-                _ if self.fresh.contains(number) => self.page_bytes as u64,
+                _ if self.fresh.contains(number) => fresh_bytes,
                 Torn::Image if self.imaged.contains(number) => changed,
                 Torn::Image | Torn::Delta => 2 * changed,
                 Torn::Doublewrite => changed + self.page_bytes as u64,
             }
         };
         let values = self.values.values().map(|value| Units::of_bytes(value.bytes.len() as u64).bytes());
-        let waiting = self.buffer.len().min(self.counts.leaf_pages) * self.page_bytes as u64;
+        let waiting = self.buffer.len().min(self.counts.leaf_pages) * fresh_bytes;
         self.dirty.iter().map(page).chain(values).sum::<u64>() + waiting
     }
 

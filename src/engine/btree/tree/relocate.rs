@@ -103,6 +103,24 @@ impl Tree {
         Ok(step)
     }
 
+    /// The space that must be there for `step`: for the pages on its path that are copied before they change. What moves without a copy may also
+    /// stay where it is.
+    pub fn relocation_needs(&self, step: &Relocation, goal: VacuumGoal) -> SpaceNeeds {
+        let mut needs = SpaceNeeds { piece_units: self.page_units(), ..SpaceNeeds::default() };
+        if self.moves_any(step, goal) {
+            self.need_copies(&step.pins, &mut needs);
+            needs.pages = 0;
+        }
+        needs
+    }
+
+    /// Whether `step` has anything to move.
+    fn moves_any(&self, step: &Relocation, goal: VacuumGoal) -> bool {
+        let mut path = step.way.iter().map(|(number, _)| *number).chain([step.leaf]);
+        !step.values.is_empty()
+            || path.any(|number| goal.moves(number.unit(), number.units(self.page_units())))
+    }
+
     /// A new place for the page or value in `units` from `unit` on; `None` if there is none.
     fn better_place(&mut self, unit: UnitNumber, units: Units, goal: VacuumGoal) -> Option<UnitNumber> {
         if let Some(to) = self.space.take_below(units, goal.limit) {
@@ -115,26 +133,26 @@ impl Tree {
         self.space.take_below(units, UnitNumber::MAX).or_else(|| self.space.take_beyond(units))
     }
 
-    /// Moves what was planned, as far as there is room. Returns whether anything was moved, and the units for which there was no room.
+    /// Moves what was planned, as far as there is room beside that of [`Tree::relocation_needs`]. Returns whether anything was moved, and the units for which there was no room.
     pub fn relocate(
         &mut self,
         step: Relocation,
         goal: VacuumGoal,
         source: &impl PageSource,
     ) -> (bool, Units) {
-        let Relocation { mut pins, mut way, mut leaf, values, .. } = step;
         if self.height == 0 {
             return (false, Units::ZERO);
         }
+        let moves_any = self.moves_any(&step, goal);
+        let Relocation { mut pins, mut way, mut leaf, values, .. } = step;
         if let Some((start, units)) = goal.window {
             // Again, since checkpoints may have freed more of the window.
             self.space.withhold(start, start + units);
         }
         let (mut moved, mut stuck_units) = (false, Units::ZERO);
         let units = self.page_units();
-        let path = way.iter().map(|(number, _)| *number).chain([leaf]);
-        if !values.is_empty() || path.into_iter().any(|number| goal.moves(number.unit(), units)) {
-            self.own(&mut way, &mut leaf, PageCause::Vacuum, &mut pins, source);
+        if moves_any {
+            moved = self.own(&mut way, &mut leaf, PageCause::Vacuum, &mut pins, source);
         }
         for (key, old, value) in values {
             let Some(to) = self.better_place(old.unit, old.units, goal) else {
@@ -156,8 +174,8 @@ impl Tree {
         let mut above = way.into_iter().rev();
         loop {
             let parent = above.next();
-            if goal.moves(number.unit(), self.page_units()) {
-                match self.better_place(number.unit(), self.page_units(), goal).map(PageNumber::at) {
+            if goal.moves(number.unit(), number.units(units)) {
+                match self.better_place(number.unit(), units, goal).map(PageNumber::at) {
                     Some(to) => {
                         self.move_page(number, to, PageCause::Vacuum, &mut pins, source);
                         match parent {
@@ -168,7 +186,7 @@ impl Tree {
                         }
                         moved = true;
                     }
-                    None => stuck_units += self.page_units(),
+                    None => stuck_units += units,
                 }
             }
             match parent {

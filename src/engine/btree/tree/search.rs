@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{Stop, Tree};
+use super::{FrozenTree, Stop, Tree};
 use crate::engine::Error;
 use crate::engine::btree::allocation_unit::{FILE, PageNumber, UnitNumber};
 use crate::engine::btree::page::{CellValue, Extent, Page};
@@ -111,6 +111,12 @@ impl Tree {
     /// The dirty or frozen form of a page.
     pub fn changed_page(&self, number: PageNumber) -> Option<&Arc<Page>> {
         self.dirty.get(&number).or_else(|| self.frozen.as_ref()?.pages.get(&number))
+    }
+
+    /// Whether a dirty or frozen page begins at `unit`.
+    pub fn is_changed_page_at(&self, unit: UnitNumber) -> bool {
+        let is_compressed = |frozen: &Arc<FrozenTree>| frozen.compressed.contains_key(&unit);
+        self.changed_page(PageNumber::at(unit)).is_some() || self.frozen.as_ref().is_some_and(is_compressed)
     }
 
     /// The dirty or frozen value in the units of `extent`, which may be that of another key: [`Value::is_of`] says.
@@ -322,8 +328,8 @@ impl Tree {
         None
     }
 
-    /// Number of leaves from `first` on, the leaf of `key`, that are adjacent in the file, lie before `end` and must be read: at most
-    /// `count_max`, `first` included.
+    /// Leaves from `first` on, the leaf of `key`, that are adjacent in the file, lie before `end` and must be read: at most `count_max`, `first`
+    /// included.
     pub fn leaves_in_a_row(
         &self,
         source: &impl PageSource,
@@ -331,29 +337,33 @@ impl Tree {
         (key, end): (&[u8], Option<&[u8]>),
         first: PageNumber,
         count_max: usize,
-    ) -> usize {
-        let mut parent = self.root;
+    ) -> Vec<PageNumber> {
+        let (mut parent, mut row) = (self.root, vec![first]);
         for level in (1..self.height).rev() {
-            let Ok(page) = self.page(source, loaded, parent, level) else { return 1 };
+            let Ok(page) = self.page(source, loaded, parent, level) else { return row };
             let index = page.child_index(key);
             if level > 1 {
                 parent = page.child(index);
                 continue;
             }
-            let is_next = |nth: &usize| {
-                let child = PageNumber::at(first.unit() + self.page_units() * *nth as u64);
-                index + nth <= page.count()
-                    && end.is_none_or(|end| page.key(index + nth - 1) < end)
-                    && page.child(index + nth) == child
+            if page.child(index) != first {
+                return row;
+            }
+            let mut last = first;
+            for index in index + 1..=page.count().min(index + count_max - 1) {
+                let child = page.child(index);
+                let is_next = child.unit() == last.unit() + last.units(self.page_units())
+                    && end.is_none_or(|end| page.key(index - 1) < end)
                     && self.changed_page(child).is_none()
-                    && !source.has(child.unit())
-            };
-            return if page.child(index) == first {
-                1 + (1..count_max).take_while(is_next).count()
-            } else {
-                1
-            };
+                    && !source.has(child.unit());
+                if !is_next {
+                    return row;
+                }
+                row.push(child);
+                last = child;
+            }
+            return row;
         }
-        1
+        row
     }
 }

@@ -87,7 +87,7 @@ fn the_tree_finds_its_pages_in_any_source_and_asks_for_what_is_not_there() {
         tree.apply(&batch, Deletes::Remove, pins, &source);
         if step % 20 == 19 {
             // All changes go to the file, and half of them into the pool.
-            let frozen = tree.freeze(LogPoint::default());
+            let frozen = tree.freeze(LogPoint::default(), HashMap::new());
             let pages = frozen.pages.iter().map(|(number, page)| (number.unit(), Piece::Page(page.clone())));
             let values = frozen.values.iter().map(|(unit, value)| (*unit, Piece::Value(value.clone())));
             for (unit, piece) in pages.chain(values) {
