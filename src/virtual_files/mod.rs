@@ -3,13 +3,14 @@
 //!
 //! # How a read works
 //!
-//! 1. `open` asks the file for its text once and pins that snapshot in the handle; reads slice it, at any offset and in
-//!    any order, until `release`.
+//! 1. A lookup asks the file for its text and tells how long it is. The `open` that follows pins that text in the handle; reads
+//!    slice it, at any offset and in any order, until `release`. With two texts, one for each, a reader that goes by the size of the
+//!    lookup loses the end of a text that has grown in between: the kernel does so itself for `splice` and `sendfile`, and asks nobody.
 //! 2. `getattr` says exactly how long the text is. The kernel does not tell for which handle it asks, so while handles are
 //!    open the answer is the newest pinned snapshot, and otherwise a recent one. (A size of 0, or one that is too
 //!    large or too small, makes one or the other of `splice`, `wc -c`, `tail`, `tac`, `rsync` and `tar` go wrong.)
-//! 3. A text is expensive to make and anybody may ask, on a thread that serves all. So a look at the size, and a lookup or an open
-//!    by somebody who is neither root nor the owner, makes do with a text that was made within a tenth of a second.
+//! 3. A text is expensive to make and anybody may ask, on a thread that serves all. So a look at the size, and a lookup by somebody
+//!    who is neither root nor the owner, makes do with a text that was made within a tenth of a second.
 //!
 //! # How a write works
 //!

@@ -13,6 +13,8 @@ use crate::fs::{Error, Result};
 
 /// Greatest age of a text that is shown to somebody for whom no new one is made.
 pub(super) const RECENT: Duration = Duration::from_millis(100);
+/// Longest time from a lookup that told the size of a text to an open that takes that text.
+pub(super) const TOLD: Duration = Duration::from_secs(1);
 
 /// A text, and when it was made.
 pub(super) struct Snapshot {
@@ -33,6 +35,8 @@ struct Open {
     pins: HashMap<Ino, Pin>,
     /// The last text of each file that was made within [`RECENT`], and when.
     recent: HashMap<Ino, (Duration, Arc<Snapshot>)>,
+    /// The last text of each file whose size a lookup has told within [`TOLD`], and when.
+    told: HashMap<Ino, (Duration, Arc<Snapshot>)>,
 }
 
 /// The texts that are kept.
@@ -44,11 +48,6 @@ pub(super) struct Snapshots {
 impl Snapshots {
     pub fn new(clock: Arc<dyn Clock>) -> Snapshots {
         Snapshots { clock, open: Mutex::default() }
-    }
-
-    /// Whether a handle of the file is open.
-    pub fn is_pinned(&self, ino: Ino) -> bool {
-        self.open.lock().pins.contains_key(&ino)
     }
 
     /// The text whose size `stat` shows: the newest text that is pinned, or else a recent one.
@@ -76,6 +75,22 @@ impl Snapshots {
         recent.retain(|_, (made, _)| now.saturating_sub(*made) < RECENT);
         recent.insert(ino, (now, snapshot.clone()));
         snapshot
+    }
+
+    /// Notes that a lookup tells the size of `snapshot`.
+    pub fn tell(&self, ino: Ino, snapshot: Arc<Snapshot>) {
+        let now = self.clock.elapsed();
+        let told = &mut self.open.lock().told;
+        told.retain(|_, (at, _)| now.saturating_sub(*at) < TOLD);
+        told.insert(ino, (now, snapshot));
+    }
+
+    /// The text whose size a lookup has told just now.
+    pub fn told(&self, ino: Ino) -> Option<Arc<Snapshot>> {
+        let now = self.clock.elapsed();
+        let open = self.open.lock();
+        let (at, snapshot) = open.told.get(&ino)?;
+        (now.saturating_sub(*at) < TOLD).then(|| snapshot.clone())
     }
 
     /// Opens a handle that is pinned to `snapshot`.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use super::snapshots::RECENT;
+use super::snapshots::{RECENT, TOLD};
 use super::*;
 use crate::base::clock::ManualClock;
 use crate::fs::types::{FileKind, ROOT};
@@ -87,12 +87,12 @@ fn the_size_is_that_of_the_pinned_text_while_a_handle_is_open() {
     let before = size();
     clock.advance(RECENT);
     assert!(before < size(), "without a handle a look is a recent one");
+    clock.advance(TOLD);
     let first = tree.open(ino, OWNER).unwrap();
     let pinned = size();
     let time = tree.getattr(ino).unwrap().mtime;
-    clock.advance(Duration::from_secs(1));
-    assert_eq!((size(), tree.lookup(ROOT, b".stats", OWNER).unwrap().size), (pinned, pinned));
-    assert_eq!(tree.getattr(ino).unwrap().mtime, time);
+    clock.advance(TOLD);
+    assert_eq!((size(), tree.getattr(ino).unwrap().mtime), (pinned, time));
     let whole = tree.read(first, 0, u32::MAX).unwrap();
     assert_eq!(whole.len() as u64, pinned);
     // A second handle has a newer text; the first keeps its own, in any order and beyond the end.
@@ -113,6 +113,28 @@ fn the_size_is_that_of_the_pinned_text_while_a_handle_is_open() {
     clock.advance(RECENT);
     assert!(size() > pinned && *file.0.lock() == reads + 1);
     assert!(matches!(tree.read(first, 0, 1), Err(Error::Stale)));
+}
+
+/// Between a lookup and its open time passes and others look, so that texts grow: what is read is as long as the lookup has told.
+#[test]
+fn an_open_takes_the_text_whose_size_the_lookup_told() {
+    let stranger = Caller { uid: 1000, gid: 7, pid: 1 };
+    let Rig { clock, tree, .. } = rig();
+    let long_open = tree.open(tree.lookup(ROOT, b".stats", OWNER).unwrap().ino, OWNER).unwrap();
+    for caller in [OWNER, stranger, Caller::ROOT] {
+        clock.advance(TOLD);
+        let told = tree.lookup(ROOT, b".stats", caller).unwrap();
+        clock.advance(TOLD - Duration::from_nanos(1));
+        tree.getattr(told.ino).unwrap();
+        let handle = tree.open(told.ino, caller).unwrap();
+        assert_eq!(tree.read(handle, 0, u32::MAX).unwrap().len() as u64, told.size);
+        assert_eq!(tree.getattr(told.ino).unwrap().size, told.size);
+        // The lookup of the next open makes a text of its own.
+        clock.advance(RECENT);
+        assert!(tree.lookup(ROOT, b".stats", caller).unwrap().size > told.size);
+        tree.release(handle);
+    }
+    tree.release(long_open);
 }
 
 /// A text is made for who commands the mount, as often as he opens the file; for anybody else, and for a look at the size, ten
@@ -137,6 +159,7 @@ fn strangers_do_not_make_texts_as_fast_as_they_ask() {
     }
     assert_eq!(made(), before + 10);
     for caller in [Caller::ROOT, OWNER] {
+        clock.advance(TOLD);
         let before = made();
         let (first, second) = (tree.open(ino, caller).unwrap(), tree.open(ino, caller).unwrap());
         assert_eq!(made(), before + 2);

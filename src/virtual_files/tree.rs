@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use super::snapshots::Snapshots;
+use super::snapshots::{Snapshot, Snapshots};
 use super::{Done, FIRST_VIRTUAL, Handle, VirtualDirectory, VirtualFile};
 use crate::base::clock::Clock;
 use crate::fs::types::{Attributes, Caller, DirEntry, FileKind, Ino, ROOT, Time};
@@ -92,7 +92,8 @@ impl VirtualTree {
 
     /// The attributes of `name` in `parent`, which may be the root; `None` if the tree has no such name. `.` and `..` are those of
     /// `parent`, whatever it is, and of what it lies in, unless that is the root.
-    /// For who commands the mount a new text is made, which tells the size: he opens it next, and some readers trust the size.
+    /// The size of a file is that of the text which the open that follows takes: some readers trust the size, and others cannot but do so. For
+    /// who commands the mount that text is new.
     pub fn lookup(&self, parent: Ino, name: &[u8], caller: Caller) -> Option<Attributes> {
         match name {
             b"." => return self.getattr(parent).ok(),
@@ -108,10 +109,9 @@ impl VirtualTree {
                 _ => return None,
             },
         };
-        if self.commands(caller) && !self.snapshots.is_pinned(ino) {
-            self.snapshots.fresh(ino, &*file);
-        }
-        self.getattr(ino).ok()
+        let snapshot = self.newest_for(caller, ino, &*file);
+        self.snapshots.tell(ino, snapshot.clone());
+        Some(self.attributes_of(ino, &*file, &snapshot))
     }
 
     /// The attributes of a file or directory. Fails with `Stale` if it is gone.
@@ -119,18 +119,15 @@ impl VirtualTree {
         let Some(file) = self.file(ino)? else {
             return Ok(self.attributes(ino, FileKind::Directory, 0o555, 0, self.born));
         };
-        let snapshot = self.snapshots.shown(ino, &*file);
-        Ok(self.attributes(ino, FileKind::File, file.mode(), snapshot.text.len() as u64, snapshot.time))
+        Ok(self.attributes_of(ino, &*file, &self.snapshots.shown(ino, &*file)))
     }
 
-    /// Opens a file: its text is taken now, for strangers as it was a moment ago, and stays the same for the handle that is returned.
+    /// Opens a file. The handle that is returned has the text of the lookup just before, or, where a file is opened again without one, a
+    /// text of now, for strangers of a moment ago; that text stays the same.
     pub fn open(&self, ino: Ino, caller: Caller) -> Result<Handle> {
         let file = self.file(ino)?.ok_or(Error::IsDirectory)?;
-        let snapshot = match self.commands(caller) {
-            true => self.snapshots.fresh(ino, &*file),
-            false => self.snapshots.recent(ino, &*file),
-        };
-        Ok(self.snapshots.pin(ino, snapshot))
+        let told = self.snapshots.told(ino);
+        Ok(self.snapshots.pin(ino, told.unwrap_or_else(|| self.newest_for(caller, ino, &*file))))
     }
 
     /// Up to `size` bytes of the handle's text at `offset`; fewer only at its end.
@@ -221,6 +218,18 @@ impl VirtualTree {
     /// Whether the caller is one of those who may command the mount.
     fn commands(&self, caller: Caller) -> bool {
         [0, self.owner.uid].contains(&caller.uid)
+    }
+
+    /// A new text for who commands the mount; for strangers as it was a moment ago.
+    fn newest_for(&self, caller: Caller, ino: Ino, file: &dyn VirtualFile) -> Arc<Snapshot> {
+        match self.commands(caller) {
+            true => self.snapshots.fresh(ino, file),
+            false => self.snapshots.recent(ino, file),
+        }
+    }
+
+    fn attributes_of(&self, ino: Ino, file: &dyn VirtualFile, snapshot: &Snapshot) -> Attributes {
+        self.attributes(ino, FileKind::File, file.mode(), snapshot.text.len() as u64, snapshot.time)
     }
 
     fn attributes(&self, ino: Ino, kind: FileKind, permissions: u32, size: u64, time: Time) -> Attributes {
