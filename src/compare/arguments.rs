@@ -50,6 +50,9 @@ pub struct Arguments {
     /// What keys, values and their order follow from
     #[arg(long, default_value_t = 1, value_name = "N")]
     pub seed: u64,
+    /// Share of a value that repeats what is before it, so that compression can save about as much
+    #[arg(long, default_value_t = 0, value_name = "PERCENT", value_parser = clap::value_parser!(u64).range(..=100))]
+    pub repeats: u64,
     /// Gets counted at each point, at most [default: 1000; workloads: 400000]
     #[arg(long, value_name = "N")]
     pub gets: Option<u64>,

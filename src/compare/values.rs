@@ -1,4 +1,4 @@
-//! Values: incompressible bytes, cut from a pool, so that making them costs the measurement little.
+//! Values: bytes cut from a pool, so that making them costs the measurement little. They cannot be compressed, but for the share that is to repeat.
 
 use std::sync::Arc;
 
@@ -6,6 +6,8 @@ use crate::base::prng::{Prng, mix};
 
 /// Bytes of the pool at least.
 const POOL_BYTES: u64 = 8 << 20;
+/// Bytes of the pool of which a share repeats what is before it.
+const PIECE_BYTES: usize = 64;
 /// Bytes at the beginning of a value that say whose it is.
 const MARK_BYTES: usize = 8;
 
@@ -17,13 +19,17 @@ pub struct Values {
 }
 
 impl Values {
-    /// Values of `bytes` bytes each.
-    pub fn new(seed: u64, bytes: u64) -> Values {
+    /// Values of `bytes` bytes each, of which about `repeat_percent` in a hundred repeat bytes shortly before them.
+    pub fn new(seed: u64, bytes: u64, repeat_percent: u64) -> Values {
         let pool_bytes = POOL_BYTES.max(2 * bytes) as usize;
         let mut random = Prng::new(seed.rotate_left(32));
         let mut pool = Vec::with_capacity(pool_bytes);
         while pool.len() < pool_bytes {
             pool.extend_from_slice(&random.bits().to_le_bytes());
+        }
+        let kept = PIECE_BYTES - PIECE_BYTES * repeat_percent.min(100) as usize / 100;
+        for piece in pool.chunks_mut(PIECE_BYTES) {
+            (kept..piece.len()).for_each(|at| piece[at] = at.checked_sub(kept).map_or(0, |from| piece[from]));
         }
         Values { pool: Arc::new(pool), bytes: bytes as usize }
     }
@@ -50,9 +56,9 @@ mod tests {
     #[test]
     fn a_value_says_whose_it_is_and_follows_from_the_seed() {
         for bytes in [0, 5, 8, 100, 9 << 20] {
-            let (values, others) = (Values::new(1, bytes), Values::new(2, bytes));
+            let (values, others) = (Values::new(1, bytes, 0), Values::new(2, bytes, 0));
             let value = values.of(7, 1);
-            assert_eq!((value.len() as u64, &value), (bytes, &Values::new(1, bytes).of(7, 1)));
+            assert_eq!((value.len() as u64, &value), (bytes, &Values::new(1, bytes, 0).of(7, 1)));
             assert!(values.is_of(7, &value) && !values.is_of(7, &[&value[..], b"more"].concat()));
             if bytes > 8 {
                 assert!(!values.is_of(8, &value));
@@ -62,10 +68,14 @@ mod tests {
     }
 
     #[test]
-    fn values_cannot_be_compressed() {
-        let values = Values::new(3, 200);
-        let many: Vec<u8> = (0..1000).flat_map(|index| values.of(index, 1)).collect();
-        let smaller = lz4_flex::block::compress(&many);
-        assert!(smaller.len() * 100 > many.len() * 95, "{} of {}", smaller.len(), many.len());
+    fn values_cannot_be_compressed_but_for_what_repeats() {
+        let smaller_percent = |repeat_percent: u64| {
+            let values = Values::new(3, 200, repeat_percent);
+            let many: Vec<u8> = (0..1000).flat_map(|index| values.of(index, 1)).collect();
+            lz4_flex::block::compress(&many).len() * 100 / many.len()
+        };
+        assert!(smaller_percent(0) >= 95);
+        assert!((45..70).contains(&smaller_percent(50)), "{}", smaller_percent(50));
+        assert!((20..45).contains(&smaller_percent(80)), "{}", smaller_percent(80));
     }
 }

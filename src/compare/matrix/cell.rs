@@ -33,7 +33,7 @@ pub fn measure(
     work: &Work,
     gets_max: u64,
 ) -> Result<Row, Error> {
-    let values = Values::new(work.seed, work.point.value_bytes);
+    let values = Values::new(work.seed, work.point.value_bytes, work.repeat_percent);
     let subject = Subject::open(place, options, Pace::Simulated)?;
     for (key, index) in work.load().zip(0..) {
         subject.apply(&put(key, values.of(index, 0)))?;
@@ -92,7 +92,7 @@ pub fn measure(
 /// of a single entry. `disk` is empty.
 pub fn one_put(disk: Arc<dyn Disk>, options: &Options, value_bytes: u64) -> Result<DiskCounters, Error> {
     let subject = Subject::open(disk.into(), options, Pace::Simulated)?;
-    let values = Values::new(0, value_bytes);
+    let values = Values::new(0, value_bytes, 0);
     let alone = |version| {
         subject.apply(&put(vec![b'k'; KEY_BYTES as usize], values.of(0, version)))?;
         subject.settle()

@@ -108,12 +108,16 @@ fn measure_in_child(
 pub fn report(plan: &Plan, rows: &[Row]) -> Result<String, Error> {
     let of = |kind, name: &str| scaled(kind, plan.memory_bytes).get(name).unwrap_or_default();
     let mut text = format!(
-        "{} points, {} contenders, seed {}, {} keys; at most {} puts or {} a point\n\
+        "{} points, {} contenders, seed {}, {} keys{}; at most {} puts or {} a point\n\
          memory of each {}: memtables 2 x {} or dirty pages {}, cache {}; page {}\n{}\n\n",
         plan.points.len(),
         plan.contenders.len(),
         plan.seed,
         plan.order,
+        match plan.repeat_percent {
+            0 => String::new(),
+            percent => format!(", {percent} % of a value repeats"),
+        },
         plan.puts,
         exact_size(plan.volume_bytes),
         exact_size(plan.memory_bytes),

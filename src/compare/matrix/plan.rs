@@ -17,6 +17,8 @@ pub struct Plan {
     pub order: Order,
     /// Seed of everything random.
     pub seed: u64,
+    /// Share of a value that repeats.
+    pub repeat_percent: u64,
     /// Memory of each engine.
     pub memory_bytes: u64,
     /// Puts at a point, at most.
@@ -64,14 +66,26 @@ impl Plan {
             false => arguments.puts(60_000, "12M")?,
         };
         let gets = arguments.gets.unwrap_or(1000);
-        let Arguments { order, seed, sync, .. } = *arguments;
-        Ok(Plan { contenders, points, order, seed, memory_bytes, puts, volume_bytes, gets, sync })
+        let Arguments { order, seed, repeats: repeat_percent, sync, .. } = *arguments;
+        Ok(Plan {
+            contenders,
+            points,
+            order,
+            seed,
+            repeat_percent,
+            memory_bytes,
+            puts,
+            volume_bytes,
+            gets,
+            sync,
+        })
     }
 
     /// Every point with every contender, in the order of the table.
     pub fn cells(&self) -> impl Iterator<Item = (&Contender, Work)> {
         self.points.iter().flat_map(move |point| {
             let work = Work::new(*point, self.order, self.seed, self.puts, self.volume_bytes);
+            let work = Work { repeat_percent: self.repeat_percent, ..work };
             self.contenders.iter().map(move |contender| (contender, work.clone()))
         })
     }
@@ -88,6 +102,7 @@ impl Plan {
             ("--volume", exact_size(self.volume_bytes)),
             ("--order", self.order.to_string()),
             ("--seed", self.seed.to_string()),
+            ("--repeats", self.repeat_percent.to_string()),
             ("--gets", self.gets.to_string()),
         ];
         let mut list: Vec<String> =

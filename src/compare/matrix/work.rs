@@ -72,6 +72,8 @@ pub struct Work {
     pub order: Order,
     /// Seed of everything random.
     pub seed: u64,
+    /// Share of a value that repeats.
+    pub repeat_percent: u64,
     /// Keys of the set once the run has ended.
     pub keys: u64,
     /// Of these, keys that are there before the run.
@@ -88,7 +90,7 @@ impl Work {
         let insert_percent = 100 - point.update_percent.min(100);
         let puts_of_keys = (keys * 100).checked_div(insert_percent).unwrap_or(u64::MAX);
         let puts = puts_max.min(volume_bytes / point.entry_bytes()).min(puts_of_keys).max(1);
-        let mut work = Work { point, order, seed, keys, loaded: keys, puts };
+        let mut work = Work { point, order, seed, repeat_percent: 0, keys, loaded: keys, puts };
         work.loaded = keys - (puts - work.updates_before(puts));
         work
     }

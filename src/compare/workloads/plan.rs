@@ -73,6 +73,8 @@ pub struct Plan {
     pub memory_bytes: u64,
     /// Seed of everything random.
     pub seed: u64,
+    /// Share of a value that repeats.
+    pub repeat_percent: u64,
     /// When a workload other than a fill is cut.
     pub limit: Duration,
     /// Whether filled stores stay.
@@ -137,6 +139,7 @@ impl Plan {
             workloads: chosen(&arguments.workloads)?,
             memory_bytes,
             seed: arguments.seed,
+            repeat_percent: arguments.repeats,
             limit,
             keeps: arguments.keep,
             is_verbose: arguments.verbose,
@@ -158,6 +161,7 @@ impl Plan {
             ("--volume", exact_size(self.volume_bytes)),
             ("--gets", self.gets.to_string()),
             ("--seed", self.seed.to_string()),
+            ("--repeats", self.repeat_percent.to_string()),
             ("--limit", self.limit.as_secs_f64().to_string()),
         ];
         let switches = [(self.keeps, "--keep"), (self.is_verbose, "--verbose")];

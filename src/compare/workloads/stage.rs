@@ -62,7 +62,7 @@ impl Stage {
             options: contender.options(plan.memory_bytes)?,
             limit: plan.limit,
             keeps: plan.keeps,
-            values: Values::new(plan.seed, size.value_bytes),
+            values: Values::new(plan.seed, size.value_bytes, plan.repeat_percent),
             // Its lock is its own: others begin beside it at this moment.
             home: OsDisk::open(&path, Access::Write).map_err(failed)?,
             store: path.join("store"),
