@@ -237,6 +237,15 @@ fn a_killed_process_loses_nothing_that_was_applied() {
 
 #[test]
 fn any_request_may_fail_once() {
+    fail_every_request(&Workload::new(&[Mode::DELTA], 4, 40));
+}
+
+#[test]
+fn any_request_may_fail_once_where_pages_are_compressed() {
+    fail_every_request(&Workload::new(&[Mode::COW, Mode::COW_EXTENT, Mode::DELTA], 6, 40));
+}
+
+fn fail_every_request(work: &Workload<'_>) {
     for kind in
         [Request::Read, Request::Write, Request::Sync, Request::SyncNames, Request::Name, Request::Allocate]
     {
@@ -246,7 +255,7 @@ fn any_request_may_fail_once() {
             faulty.inject(Fault::Fail { kind: Some(kind), purpose: None, nth, errno: libc::EIO });
             let mut history = History::default();
             let disk: Arc<dyn Disk> = Latch::new(faulty.clone());
-            let result = workload(&disk, 4, 40, &mut history);
+            let result = workload_in(work, &disk, &mut history);
             if faulty.hits() == 0 {
                 result.unwrap();
                 assert!(nth > 0, "{kind:?} never asked");

@@ -291,6 +291,21 @@ fn what_gives_space_back_is_done_on_a_full_disk() {
     }
 }
 
+/// Pages are longer in the room that a change must find than in the file.
+#[test]
+fn what_gives_space_back_is_done_on_a_full_disk_with_compressed_pages() {
+    for (seed, mode) in (0..).zip([Mode::COW, Mode::COW_EXTENT]) {
+        let options = mode.of(Options {
+            page_bytes: 16 << 10,
+            dirty_bytes_max: 512 << 10,
+            checkpoint_log_bytes: 256 << 10,
+            common: Common { reserve_bytes: 256 << 10, log_segment_bytes: 32 << 10, ..tiny().common },
+            ..tiny()
+        });
+        fill_and_empty(seed, &options, (2 << 20) + seed * 37_000);
+    }
+}
+
 /// Random overwrites, checkpoint after checkpoint: pages of a checkpoint lie together, also when every extent has lost pages one by one.
 #[test]
 fn pages_are_written_together_and_what_is_mostly_dead_is_collected() {
