@@ -247,14 +247,23 @@ impl Subject {
 
     /// Visits up to `count` entries from the key `from` on; the number of entries, and their key and value bytes.
     pub fn scan(&self, from: &[u8], count: u64) -> Result<(u64, u64), Error> {
-        let (mut entries, mut bytes) = (0, 0);
+        self.slice(from, count).map(|(entries, bytes, _)| (entries, bytes))
+    }
+
+    /// The same, and the last key; `None` where the range ended before `count` entries.
+    pub fn slice(&self, from: &[u8], count: u64) -> Result<(u64, u64, Option<Vec<u8>>), Error> {
+        let (mut entries, mut bytes, mut last) = (0, 0, None);
         let range = KeyRange { start: from, end: None };
         let scanned = self.engine.scan(range, Tier::Disk, &mut |key, value| {
             entries += 1;
             bytes += (key.len() + value.len()) as u64;
-            if entries < count { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+            if entries < count {
+                return ControlFlow::Continue(());
+            }
+            last = Some(key.to_vec());
+            ControlFlow::Break(())
         });
-        scanned.map(|()| (entries, bytes)).map_err(|error| Error::engine("a scan", error))
+        scanned.map(|()| (entries, bytes, last)).map_err(|error| Error::engine("a scan", error))
     }
 
     /// Waits until everything up to `lsn` is durable.

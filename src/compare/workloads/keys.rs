@@ -71,7 +71,12 @@ impl Picker {
 
     /// Zipfian over `0..count` with exponent 0.99, the hot ones spread over the key space.
     pub fn zipf(count: u64, seed: u64) -> Picker {
-        Picker::Zipf(Zipf::new(count, 0.99, seed))
+        Picker::zipf_elsewhere(count, seed, 0)
+    }
+
+    /// The same; for each `place` other keys are the hot ones.
+    pub fn zipf_elsewhere(count: u64, seed: u64, place: u64) -> Picker {
+        Picker::Zipf(Zipf::new(count, 0.99, seed, place))
     }
 
     /// Every index once, `place(turn, count)` at each turn.
@@ -100,14 +105,17 @@ pub struct Zipf {
     zeta: f64,
     eta: f64,
     random: Prng,
+    /// Added to a rank before it is scrambled.
+    place: u64,
 }
 
 impl Zipf {
-    fn new(count: u64, theta: f64, seed: u64) -> Zipf {
+    fn new(count: u64, theta: f64, seed: u64, place: u64) -> Zipf {
         let sum = |terms: u64| (1..=terms).map(|i| (i as f64).powf(-theta)).sum::<f64>();
         let (zeta, first_two) = (sum(count), sum(2));
         let eta = (1.0 - (2.0 / count as f64).powf(1.0 - theta)) / (1.0 - first_two / zeta);
-        Zipf { count, theta, alpha: 1.0 / (1.0 - theta), zeta, eta, random: Prng::new(seed) }
+        let place = place << 40;
+        Zipf { count, theta, alpha: 1.0 / (1.0 - theta), zeta, eta, random: Prng::new(seed), place }
     }
 
     fn pick(&mut self) -> u64 {
@@ -119,7 +127,7 @@ impl Zipf {
         } else {
             (self.count as f64 * (self.eta * unit - self.eta + 1.0).powf(self.alpha)) as u64
         };
-        mix(rank.min(self.count - 1)) % self.count
+        mix(rank.min(self.count - 1) + self.place) % self.count
     }
 }
 
@@ -155,5 +163,19 @@ mod tests {
         counts.sort_unstable_by(|a, b| b.cmp(a));
         let hot: u32 = counts[..100].iter().sum();
         assert!((45_000..65_000).contains(&hot), "the hottest hundredth took {hot} of 100,000");
+    }
+
+    #[test]
+    fn elsewhere_others_are_hot() {
+        let hottest = |place| {
+            let mut picker = Picker::zipf_elsewhere(10_000, 7, place);
+            let mut counts = vec![0u32; 10_000];
+            (0..100_000).for_each(|_| counts[picker.pick() as usize] += 1);
+            let mut keys: Vec<usize> = (0..10_000).collect();
+            keys.sort_unstable_by_key(|key| std::cmp::Reverse(counts[*key]));
+            keys[..100].iter().copied().collect::<std::collections::HashSet<usize>>()
+        };
+        let (one, other) = (hottest(0), hottest(1));
+        assert!(one.intersection(&other).count() < 10, "{one:?} {other:?}");
     }
 }

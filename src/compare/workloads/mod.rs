@@ -6,6 +6,7 @@
 //! `docs/workloads.md` says what is equal, what is not, and how to read the figures.
 
 pub mod keys;
+mod mixed;
 pub mod plan;
 pub mod report;
 pub mod row;

@@ -9,7 +9,7 @@ use crate::compare::arguments::{self, Arguments};
 use crate::compare::contender::Contender;
 
 /// The workloads in their order, each with what it does.
-pub const WORKLOADS: [(&str, &str); 15] = [
+pub const WORKLOADS: [(&str, &str); 19] = [
     ("fillseq", "a quarter of the keys in ascending order, in a store of its own"),
     ("fillrandom", "every key once, in random order"),
     ("readrandom", "point reads of present keys, uniform"),
@@ -22,6 +22,13 @@ pub const WORKLOADS: [(&str, &str); 15] = [
     ("overwrite", "new values for random keys, uniform"),
     ("overwritezipf", "new values for random keys, zipfian"),
     ("mixed", "half reads, half overwrites, zipfian; the second line has the reads' latency"),
+    ("mixeduniform", "the same, uniform"),
+    ("mixedreads", "the same, zipfian, of which 95 of 100 are reads"),
+    ("mixedscan", "mixed beside a scan of everything; the third line has the entries of the scan"),
+    (
+        "moving",
+        "mixed, then mixed again to compare with, then other keys are the hot ones, for four times as long",
+    ),
     ("sync1", "overwrites that are durable on return, one thread"),
     ("sync4", "the same on four threads"),
     (

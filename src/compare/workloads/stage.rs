@@ -7,9 +7,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
-
 use super::keys::{Picker, key, missing_key, shuffled};
+use super::mixed::Mix;
 use super::plan::{Plan, Size};
 use super::row::Row;
 use crate::compare::Error;
@@ -32,7 +31,7 @@ const SYNC_THREADS: u64 = 4;
 /// The store, and what has been done to it.
 pub struct Stage {
     contender: Contender,
-    size: Size,
+    pub(super) size: Size,
     options: Options,
     limit: Duration,
     keeps: bool,
@@ -116,7 +115,11 @@ impl Stage {
             "coldseek100" => self.seek_all(read, cold_seeks, 100, 0, &|| Picker::uniform(keys, 7)),
             "overwrite" => self.put_all(write, overwrites, 1, false, |_, _| Picker::uniform(keys, 8)),
             "overwritezipf" => self.put_all(write, overwrites, 1, false, |_, _| Picker::zipf(keys, 9)),
-            "mixed" => return self.mix(write),
+            "mixed" => return self.mix(write, Mix::half_zipf(keys)),
+            "mixeduniform" => return self.mix(write, Mix::half(move || Picker::uniform(keys, 10))),
+            "mixedreads" => return self.mix(write, Mix { reads_percent: 95, ..Mix::half_zipf(keys) }),
+            "mixedscan" => return self.mix_beside_a_scan(write),
+            "moving" => return self.move_hot(write),
             "sync1" => self.put_all(durable, syncs, 1, true, |_, _| Picker::uniform(keys, 12)),
             "sync4" => {
                 let durable = Stretch { threads: SYNC_THREADS, ..durable };
@@ -146,7 +149,7 @@ impl Stage {
         Error::io(self.path.display(), error)
     }
 
-    fn subject(&self) -> Result<&Subject, Error> {
+    pub(super) fn subject(&self) -> Result<&Subject, Error> {
         self.subject.as_ref().ok_or_else(|| Error::Failed("the store is not open".to_string()))
     }
 
@@ -199,7 +202,7 @@ impl Stage {
         self.open()
     }
 
-    fn row(&self, measured: &Measured, writes: bool) -> Result<Row, Error> {
+    pub(super) fn row(&self, measured: &Measured, writes: bool) -> Result<Row, Error> {
         let keeps_prefix = u64::from(self.subject()?.promise().prefix);
         Ok(Row { keeps_prefix, ..Row::of(measured, writes, self.live_bytes) })
     }
@@ -260,7 +263,7 @@ impl Stage {
     }
 
     /// A batch of puts. Making it is part of no call's time.
-    fn puts(&self, indices: impl Iterator<Item = u64>) -> Batch {
+    pub(super) fn puts(&self, indices: impl Iterator<Item = u64>) -> Batch {
         let mut batch = Batch::new(0);
         for index in indices {
             batch.put(key(index), self.values.of(index, self.version));
@@ -287,7 +290,7 @@ impl Stage {
     }
 
     /// Reads one key and checks the answer.
-    fn get_one(
+    pub(super) fn get_one(
         &self,
         index: u64,
         present: bool,
@@ -332,41 +335,6 @@ impl Stage {
             Ok(tally)
         })?;
         self.row(&measured, false)
-    }
-
-    /// Half reads, half overwrites. The second row has the reads' latency.
-    fn mix(&self, how: Stretch) -> Result<Vec<Row>, Error> {
-        let (count, keys, subject) = (self.size.overwrites, self.size.keys, self.subject()?);
-        let reads = Mutex::new(Tally::timed());
-        let measured = stretch::measure(subject, how, |_, deadline| {
-            let (mut picker, mut coin) = (Picker::zipf(keys, 10), Picker::uniform(2, 11));
-            let (mut writes, mut gets) = (Tally::timed(), Tally::timed());
-            while writes.ops + gets.ops < count && !writes.is_cut && !gets.is_cut {
-                let index = picker.pick();
-                if coin.pick() == 0 {
-                    let change = self.puts(std::iter::once(index));
-                    let since = Instant::now();
-                    subject.apply(&change)?;
-                    writes.count(1, change.bytes(), since, deadline);
-                } else {
-                    self.get_one(index, true, &mut gets, deadline)?;
-                }
-            }
-            writes.ops += gets.ops;
-            writes.is_cut |= gets.is_cut;
-            *reads.lock() = gets;
-            Ok(writes)
-        })?;
-        let (row, reads) = (self.row(&measured, true)?, reads.into_inner());
-        let second = Row {
-            workload: ":reads".to_string(),
-            p50_nanos: reads.percentile_nanos(0.5),
-            p99_nanos: reads.percentile_nanos(0.99),
-            p999_nanos: reads.percentile_nanos(0.999),
-            max_nanos: reads.percentile_nanos(1.0),
-            ..row.clone()
-        };
-        Ok(vec![row, second])
     }
 
     fn delete_quarter(&mut self, write: Stretch, read: Stretch) -> Result<Vec<Row>, Error> {

@@ -1,0 +1,137 @@
+//! Reads and overwrites in turns: of keys that stay hot, of none, of others after a while, and beside a scan of everything.
+
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::Instant;
+
+use parking_lot::Mutex;
+
+use super::keys::Picker;
+use super::row::Row;
+use super::stage::Stage;
+use crate::compare::Error;
+use crate::compare::stretch::{self, Stretch, Tally};
+
+/// Entries that a scan visits in one call.
+const SLICE_ENTRIES: u64 = 1000;
+/// Stretches before the hot keys move: one in which they become known, and one to compare with.
+const BEFORE: [&str; 2] = ["", ":before"];
+/// Stretches after it.
+const AFTER: [&str; 4] = [":after1", ":after2", ":after3", ":after4"];
+
+/// Which keys, and what is done with them.
+pub struct Mix<'a> {
+    /// Operations of a hundred that read.
+    pub reads_percent: u64,
+    /// Makes what says the keys.
+    pub picker: Box<dyn Fn() -> Picker + Sync + 'a>,
+}
+
+impl<'a> Mix<'a> {
+    /// Half of them.
+    pub fn half(picker: impl Fn() -> Picker + Sync + 'a) -> Mix<'a> {
+        Mix { reads_percent: 50, picker: Box::new(picker) }
+    }
+
+    /// Half of them, of zipfian keys.
+    pub fn half_zipf(keys: u64) -> Mix<'static> {
+        Mix::half(move || Picker::zipf(keys, 10))
+    }
+}
+
+impl Stage {
+    /// Reads and overwrites. The second row has the reads' latency.
+    pub(super) fn mix(&self, how: Stretch, mix: Mix<'_>) -> Result<Vec<Row>, Error> {
+        let reads = Mutex::new(Tally::timed());
+        let measured = stretch::measure(self.subject()?, how, |_, deadline| {
+            let (all, gets) = self.read_and_overwrite(&mix, deadline)?;
+            *reads.lock() = gets;
+            Ok(all)
+        })?;
+        let row = self.row(&measured, true)?;
+        let second = with_latency(&row, ":reads", &reads.into_inner());
+        Ok(vec![row, second])
+    }
+
+    /// The same while another thread scans everything over and over. The third row has the entries of the scan, and the latency of a slice of it.
+    pub(super) fn mix_beside_a_scan(&self, how: Stretch) -> Result<Vec<Row>, Error> {
+        let subject = self.subject()?;
+        let (reads, scanned) = (Mutex::new(Tally::timed()), Mutex::new(Tally::timed()));
+        let is_over = AtomicBool::new(false);
+        let mix = Mix::half_zipf(self.size.keys);
+        let measured = stretch::measure(subject, Stretch { threads: 2, ..how }, |thread, deadline| {
+            if thread == 0 {
+                // However it ends, the other thread is not to go on.
+                let ended = self.read_and_overwrite(&mix, deadline);
+                is_over.store(true, Relaxed);
+                let (all, gets) = ended?;
+                *reads.lock() = gets;
+                return Ok(all);
+            }
+            let (mut tally, mut from) = (Tally::timed(), vec![0]);
+            loop {
+                let since = Instant::now();
+                let (entries, bytes, last) = subject.slice(&from, SLICE_ENTRIES)?;
+                tally.count(entries, bytes, since, None);
+                // Behind the last one, or from the beginning again.
+                from = last.map_or(vec![0], |last| [&last[..], &[0]].concat());
+                if is_over.load(Relaxed) {
+                    *scanned.lock() = tally;
+                    return Ok(Tally::default());
+                }
+            }
+        })?;
+        let row = self.row(&measured, true)?;
+        let scanned = scanned.into_inner();
+        let third =
+            Row { ops: scanned.ops, logical_bytes: scanned.bytes, ..with_latency(&row, ":scan", &scanned) };
+        let second = with_latency(&row, ":reads", &reads.into_inner());
+        Ok(vec![row, second, third])
+    }
+
+    /// Stretches of zipfian reads and overwrites one after another, nothing settled between them. Before [`AFTER`] others become the hot keys.
+    pub(super) fn move_hot(&self, how: Stretch) -> Result<Vec<Row>, Error> {
+        let keys = self.size.keys;
+        let mut rows = Vec::new();
+        for (place, name) in BEFORE.map(|name| (0, name)).into_iter().chain(AFTER.map(|name| (1, name))) {
+            let mix = Mix::half(move || Picker::zipf_elsewhere(keys, 10, place));
+            let measured = self.mix(Stretch { settles: false, ..how }, mix)?;
+            rows.extend(measured.into_iter().take(1).map(|row| Row { workload: name.to_string(), ..row }));
+        }
+        // What the last one leaves is no other workload's.
+        self.subject()?.settle()?;
+        Ok(rows)
+    }
+
+    /// As many operations as there are to be, and those that read.
+    fn read_and_overwrite(&self, mix: &Mix<'_>, deadline: Option<Instant>) -> Result<(Tally, Tally), Error> {
+        let (subject, count) = (self.subject()?, self.size.overwrites);
+        let (mut picker, mut coin) = ((mix.picker)(), Picker::uniform(100, 11));
+        let (mut writes, mut gets) = (Tally::timed(), Tally::timed());
+        while writes.ops + gets.ops < count && !writes.is_cut && !gets.is_cut {
+            let index = picker.pick();
+            if coin.pick() >= mix.reads_percent {
+                let change = self.puts(std::iter::once(index));
+                let since = Instant::now();
+                subject.apply(&change)?;
+                writes.count(1, change.bytes(), since, deadline);
+            } else {
+                self.get_one(index, true, &mut gets, deadline)?;
+            }
+        }
+        writes.ops += gets.ops;
+        writes.is_cut |= gets.is_cut;
+        Ok((writes, gets))
+    }
+}
+
+/// `row` with the latency of `tally`.
+fn with_latency(row: &Row, workload: &str, tally: &Tally) -> Row {
+    Row {
+        workload: workload.to_string(),
+        p50_nanos: tally.percentile_nanos(0.5),
+        p99_nanos: tally.percentile_nanos(0.99),
+        p999_nanos: tally.percentile_nanos(0.999),
+        max_nanos: tally.percentile_nanos(1.0),
+        ..row.clone()
+    }
+}
