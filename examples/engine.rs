@@ -270,7 +270,7 @@ impl Background for Journal {
             Command::Flush | Command::Checkpoint | Command::Compact => self.sync_to(self.lsn(), done),
             // What is in memory was verified when it was read.
             Command::Verify => done(Ok(())),
-            Command::DropCaches | Command::CompactLevel(_) => {
+            Command::DropCaches | Command::CompactLevel(_) | Command::Demote => {
                 done(Err(Error::Invalid("engine=journal has no cache and no levels".to_string())));
             }
         }

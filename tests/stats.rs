@@ -77,7 +77,7 @@ mod witnesses;
 use document::{documented, entries, family_of, witness_entries};
 use exposition::exposition;
 use rig::*;
-use samples::{btree, causes, lsm, ops};
+use samples::{btree, causes, hybrid, lsm, ops};
 use stuck::{Hung, stuck};
 
 fn number(value: &Value, path: &str) -> u64 {

@@ -138,7 +138,7 @@ impl<S: Store> Durable for Adapter<S> {
             Command::Flush | Command::Checkpoint => self.store.settle(),
             Command::Compact => self.store.compact(),
             Command::Verify => self.store.verify(),
-            Command::DropCaches | Command::CompactLevel(_) => {
+            Command::DropCaches | Command::CompactLevel(_) | Command::Demote => {
                 Err(Error::Invalid(format!("engine={} cannot do that", self.store.kind())))
             }
         }

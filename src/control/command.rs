@@ -57,6 +57,9 @@ pub const HELP: &[(&str, &str)] = &[
         "btree: move what lies last into free space, cut the file; now returns at once, as without; lsm: as compact",
     ),
     ("checkpoint [wait]", "btree: write every dirty page home; lsm: as flush"),
+    ("demote [now|wait]", "hybrid: bring all that the tree holds down to the levels, however hot it is"),
+    ("hold demote", "hybrid: nothing goes down; once the tree is a quarter over hot, writers wait"),
+    ("release demote", "hybrid: what is cold goes down again"),
     (
         "drop-caches",
         "forget the engine's cache of blocks or pages; the kernel's is in /proc/sys/vm/drop_caches",
@@ -99,6 +102,10 @@ pub fn parse(text: &[u8]) -> Result<Vec<Action>> {
             ["compact", level, "wait"] => run(Command::CompactLevel(level_number(level)?), true),
             ["checkpoint"] => run(Command::Checkpoint, false),
             ["checkpoint", "wait"] => run(Command::Checkpoint, true),
+            ["demote"] | ["demote", "now"] => run(Command::Demote, false),
+            ["demote", "wait"] => run(Command::Demote, true),
+            ["hold", "demote"] => set("demote_held", "on"),
+            ["release", "demote"] => set("demote_held", "off"),
             ["drop-caches"] => run(Command::DropCaches, true),
             ["sync"] => Action::Sync,
             ["mark", name] => Action::Mark(mark_name(name)?),
@@ -164,6 +171,11 @@ mod tests {
         assert_eq!(parse(b"iops off").unwrap(), [set("iops", "0")]);
         assert_eq!(parse(b"vacuum\nvacuum now").unwrap(), parse(b"compact\ncompact").unwrap());
         assert_eq!(parse(b"vacuum wait").unwrap(), parse(b"compact wait").unwrap());
+        assert_eq!(
+            parse(b"hold demote\nrelease demote").unwrap(),
+            parse(b"set demote_held=on\nset demote_held=off").unwrap()
+        );
+        assert_eq!(parse(b"demote now").unwrap(), [Action::Run { command: Command::Demote, wait: false }]);
         assert_eq!(parse(b"").unwrap(), []);
         assert_eq!(parse(b"\n").unwrap(), []);
     }

@@ -131,7 +131,10 @@ impl Control {
 
 /// Structures that were really asked.
 fn count(probes: &[Probe]) -> usize {
-    probes.iter().filter(|probe| !["filtered", "out-of-range"].contains(&probe.verdict)).count()
+    probes
+        .iter()
+        .filter(|probe| !["filtered", "out-of-range", "hot", "cold"].contains(&probe.verdict))
+        .count()
 }
 
 /// A line for each structure, and one for how it ended.

@@ -23,14 +23,23 @@ pub(super) fn debt(sample: &Sample) -> Vec<DebtRow> {
             copies => 1.0 + copies as f64,
         };
         let bytes = shape.debt.dirty_bytes.unwrap_or_default() as f64;
-        return vec![DebtRow {
+        let pages = DebtRow {
             level: "dirty pages".to_string(),
             bytes,
             write_amp: writes,
             pending_write_amp: writes,
             debt_bytes: bytes * writes,
-        }];
+        };
+        // What a hybrid has in its pages owes nothing while it stays there; its levels have no memtable above them.
+        let below = debt_of_levels(sample).into_iter().skip(1).filter(|row| row.bytes > 0.0);
+        return std::iter::once(pages).chain(below).collect();
     }
+    debt_of_levels(sample)
+}
+
+/// The debt of the memtable, and of the levels down to the last that holds anything.
+fn debt_of_levels(sample: &Sample) -> Vec<DebtRow> {
+    let shape = &sample.shape;
     let Some(last) = shape.levels.iter().rposition(|level| level.bytes > 0) else {
         return match shape.levels.is_empty() {
             true => Vec::new(),
@@ -76,12 +85,12 @@ fn growth(sample: &Sample) -> f64 {
 pub(super) fn settle_seconds(report: &Report) -> Option<f64> {
     let shape = &report.sample.shape;
     let window = &report.windows.iter().rfind(|window| !window.growth.elapsed.is_zero())?.growth;
-    let background = match shape.tree {
-        Some(_) => window.disk.of(crate::disk::Purpose::Checkpoint).write_bytes,
-        None => window.compaction().write_bytes,
-    };
-    let owed =
-        if shape.tree.is_some() { shape.debt.dirty_bytes } else { shape.debt.pending_compaction_bytes }?;
+    let (has_tree, has_levels) = (shape.tree.is_some(), !shape.levels.is_empty());
+    let when = |holds: bool, bytes: u64| if holds { bytes } else { 0 };
+    let background = when(has_tree, window.disk.of(crate::disk::Purpose::Checkpoint).write_bytes)
+        + when(has_levels, window.compaction().write_bytes);
+    let owed = when(has_tree, shape.debt.dirty_bytes.unwrap_or_default())
+        + when(has_levels, shape.debt.pending_compaction_bytes.unwrap_or_default());
     (owed > 0).then_some(())?;
     ratio(owed, background).map(|share| share * window.elapsed.as_secs_f64())
 }
@@ -104,10 +113,13 @@ pub(super) struct Forecast {
 }
 
 /// Predicts with the tree's own number of levels, runs in L0, growth and table sizes. `None` for what no formula covers:
-/// B-trees, empty trees, unknown policies.
+/// B-trees, hybrids, empty trees, unknown policies.
 pub(super) fn forecast(report: &Report) -> Option<Forecast> {
     let sample = &report.sample;
     let shape = &sample.shape;
+    if shape.hybrid.is_some() {
+        return None;
+    }
     let policy = PolicyKind::ALL.into_iter().find(|policy| policy.name == shape.variant)?;
     let model = policy.model.as_ref()?;
     let bytes: u64 = shape.levels.iter().map(|level| level.bytes).sum();

@@ -68,6 +68,9 @@ pub enum Command {
     CompactLevel(usize),
     /// B-tree: write every dirty page home. LSM: the same as `Flush`.
     Checkpoint,
+    /// Hybrid: bring everything that the tree holds now down to the levels, however hot it is. [`Error::Invalid`] for other engines, and while
+    /// demotion is held.
+    Demote,
     /// Forget what the cache of blocks or pages holds; nothing that is not on the disk is in it.
     DropCaches,
     /// Read everything and verify every checksum and the order of keys.
@@ -355,13 +358,11 @@ fn finish(engine: &dyn Engine, start: impl FnOnce(Done)) -> Result<()> {
 pub fn settle(engine: &dyn Engine) -> Result<()> {
     loop {
         let mut more = false;
-        // Merges of a hybrid ask for the room that a checkpoint makes.
-        let classes =
-            [WorkClass::Log, WorkClass::Flush, WorkClass::Merge, WorkClass::Reclaim, WorkClass::Flush];
-        for class in classes {
+        for class in [WorkClass::Log, WorkClass::Flush, WorkClass::Merge, WorkClass::Reclaim] {
             more |= engine.work(class)? == Pending::More;
         }
-        if !more {
+        // What merges of a hybrid wait for may be a checkpoint, which they have asked for.
+        if !more && engine.work(WorkClass::Flush)? != Pending::More {
             return Ok(());
         }
     }

@@ -153,7 +153,7 @@ pub struct Probe {
     /// Where in its file the block, page or value lies that was asked for the key, bytes; `None` in memory, or if none was asked.
     pub offset: Option<u64>,
     /// `hit`, `tombstone`, `miss`, `filtered` (the filter said no), `false-positive` (the filter said perhaps and the key is not
-    /// there), `out-of-range` or `descend` (an inner page).
+    /// there), `out-of-range` or `descend` (an inner page); `hot` or `cold` of a line that is no structure and says why a hybrid has the key where it is.
     pub verdict: &'static str,
     /// Bytes of the value that was found.
     pub bytes: u64,
@@ -241,6 +241,13 @@ metrics! {
         gauge cold_bytes: u64 [Bytes];
         /// Heat up to which records go down now, of 15.
         gauge threshold: u64 [Count];
+        /// Whether demotion is held, by `hold demote`.
+        text demote_held: bool;
+        /// Time that the hand, which looks for what is cold, took for its last round through the tree; null before there was one. A record that nobody
+        /// touches stays about that long once all its heat is gone; how long one has been cold is not known, since heat has no time.
+        gauge round_time: Option<Duration> [Nanoseconds, key "round_ns", witness "kvfs::engine::hybrid::tests::everything_goes_down_by_command_and_nothing_while_it_is_held"];
+        /// Histogram of the counters of heat by what they say, 0 to 15, of 65536 of them where there are more: a record is as hot as the lower one of its two.
+        gauge heat: Histogram [Count, family "kvfs_hybrid_heat", witness "kvfs::engine::hybrid::heat::tests::what_is_touched_often_is_hotter_than_the_rest_and_cools_down"];
         /// Entries that came from the tree into the levels, tombstones among them.
         counter demoted_entries: u64 [Count];
         /// Bytes of their keys and values.

@@ -72,3 +72,28 @@ fn a_command_that_waits_is_answered_when_it_ends_and_holds_up_the_lines_behind_i
     let done = next_command();
     done(Err(kvfs::engine::Error::NoSpace));
 }
+
+/// A hybrid is told to bring everything down, and to bring nothing down; other engines refuse.
+#[test]
+fn what_goes_down_is_commanded() {
+    let errno = |rig: &Rig, text: &str| rig.write(OWNER, text).map_err(|error| error.errno());
+    for text in ["demote", "hold demote"] {
+        assert_eq!(errno(&small_lsm(), text), Err(libc::EINVAL), "{text}");
+    }
+    let rig = rig(|disk, clock| engine::open(disk, clock, &engine::Options::tiny(Kind::HYBRID)).unwrap());
+    rig.user_writes(3000);
+    let hybrid = |rig: &Rig, name: &str| rig.json(".stats.d/json")["hybrid"][name].clone();
+    assert!(hybrid(&rig, "hot_bytes").as_u64().unwrap() > 0);
+    errno(&rig, "hold demote").unwrap();
+    assert_eq!((hybrid(&rig, "demote_held"), errno(&rig, "demote wait")), (true.into(), Err(libc::EINVAL)));
+    assert!(rig.cat(".stats").contains("held: write release demote"));
+    errno(&rig, "release demote").unwrap();
+    let (sender, receiver) = std::sync::mpsc::channel();
+    let answer = Box::new(move |result| sender.send(result).unwrap());
+    rig.tree.write(rig.find(".stats").unwrap().ino, OWNER, b"demote wait", answer);
+    assert!(receiver.try_recv().is_err() && rig.cat(".stats").contains("JOBS    demote "));
+    engine::settle(&*rig.engine).unwrap();
+    receiver.try_recv().unwrap().unwrap();
+    assert_eq!((hybrid(&rig, "hot_bytes"), hybrid(&rig, "demoted_entries")), (0.into(), 2.into()));
+    assert!(!rig.cat(".stats").contains("JOBS    demote"));
+}

@@ -226,3 +226,25 @@ fn predictions_stand_beside_what_was_measured() {
         of("lookup_bytes")
     );
 }
+
+/// A hybrid owes its dirty pages, and what its levels owe, each once.
+#[test]
+fn a_hybrid_owes_what_both_halves_owe() {
+    let rig = rig(|disk, clock| engine::open(disk, clock, &engine::Options::tiny(Kind::HYBRID)).unwrap());
+    fill(&rig);
+    rig.user_writes(300);
+    let json = rig.json(".stats.d/json");
+    let rows = json["debt"]["levels"].as_array().unwrap();
+    let names: Vec<&str> = rows.iter().map(|row| row["level"].as_str().unwrap()).collect();
+    assert_eq!(names[0], "dirty pages");
+    assert_eq!(number(&rows[0], "bytes"), number(&json, "debt.dirty_bytes"));
+    let levels: Vec<&Value> =
+        json["levels"].as_array().unwrap().iter().filter(|level| number(level, "bytes") > 0).collect();
+    assert!(!levels.is_empty() && levels.len() == rows.len() - 1, "{names:?}");
+    for (row, level) in rows[1..].iter().zip(levels) {
+        assert_eq!(row["level"], format!("L{}", level["level"]));
+        assert_eq!(number(row, "bytes"), number(level, "bytes"));
+    }
+    let sum: u64 = rows.iter().map(|row| number(row, "debt_bytes")).sum();
+    assert!(sum.abs_diff(number(&json, "debt.durability_bytes")) <= rows.len() as u64);
+}

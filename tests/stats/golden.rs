@@ -15,16 +15,19 @@ fn golden(name: &str, actual: &str) {
 fn reports_are_as_they_were() {
     golden("lsm.txt", &text(&lsm()));
     golden("btree.txt", &text(&btree()));
+    golden("hybrid.txt", &text(&hybrid()));
     golden("lsm.levels.txt", &levels(&lsm()));
     golden("btree.levels.txt", &levels(&btree()));
     golden("lsm.json", &json(&lsm()));
     golden("btree.json", &json(&btree()));
+    golden("hybrid.levels.txt", &levels(&hybrid()));
+    golden("hybrid.json", &json(&hybrid()));
 }
 
 /// A page that nobody could see would show nothing.
 #[test]
 fn samples_wait_for_what_their_engine_waits_for() {
-    for report in [lsm(), btree()] {
+    for report in [lsm(), btree(), hybrid()] {
         let shape = &report.sample.shape;
         let waited = |cause: &Cause| shape.stalls.by_cause.of(*cause).stops > 0;
         let found: Vec<Cause> = Cause::ALL.into_iter().filter(waited).collect();
@@ -52,7 +55,7 @@ fn reports_keep_to_a_page_and_begin_alike() {
         &Sample::default(),
         &Charges::default(),
     );
-    for report in [lsm(), btree(), empty, long, marked] {
+    for report in [lsm(), btree(), hybrid(), empty, long, marked] {
         let text = text(&report);
         assert!(text.lines().count() <= 60, "{} lines", text.lines().count());
         for line in text.lines() {

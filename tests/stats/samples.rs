@@ -6,8 +6,8 @@ use kvfs::attribution::{Attribution, Process, Tally};
 use kvfs::control::{Base, EngineCalls, Physical, Window};
 use kvfs::disk::{DiskCounters, ProcessIo};
 use kvfs::engine::{
-    BtreeShape, Cache, Cost, Cpu, Debt, ExtraSpace, Filter, Histogram, KindCounters, Level, LevelTraffic,
-    Lookups, Memory, Pages, Probes, Promise, StallCounters, TagCounters, TrafficMeter,
+    BtreeShape, Cache, Cost, Cpu, Debt, ExtraSpace, Filter, Histogram, HybridShape, KindCounters, Level,
+    LevelTraffic, Lookups, Memory, Pages, Probes, Promise, StallCounters, TagCounters, TrafficMeter,
 };
 use kvfs::fs::meter::{Calls, Latency, OpCounters, Ops};
 
@@ -165,6 +165,7 @@ pub fn causes(engine: &str) -> &'static [Cause] {
     match engine {
         "lsm" => &[Cause::Memtables, Cause::L0Files, Cause::PendingBytes, Cause::Space],
         "btree" => &[Cause::DirtyPages, Cause::LogSpace, Cause::Space],
+        "hybrid" => &[Cause::HotFull, Cause::DirtyPages, Cause::LogSpace, Cause::Space],
         _ => &[],
     }
 }
@@ -350,6 +351,62 @@ pub fn btree() -> Report {
     let written =
         disk(&[(Wal, 541, 0), (PageImage, 1024, 0), (Checkpoint, 640, 0), (Manifest, 2, 0), (Get, 0, 1)]);
     let mut growth = sample(Shape::default(), disk(&[(Wal, 20, 0)]));
+    growth.elapsed = Duration::from_secs(10);
+    report(sample(shape, written), growth)
+}
+
+/// The tree of the one over the levels of the other.
+pub fn hybrid() -> Report {
+    let (of_tree, of_levels) = (btree().sample, lsm().sample.shape);
+    let mut heat = Histogram::default();
+    (heat.buckets[0], heat.buckets[3], heat.buckets[15]) = (40_000, 20_000, 5536);
+    let shape = Shape {
+        engine: "hybrid",
+        variant: of_levels.variant,
+        levels: of_levels.levels,
+        filter: of_levels.filter,
+        space: of_levels.space,
+        hybrid: Some(HybridShape {
+            hot_bytes: 590 << 20,
+            hot_bytes_max: 512 << 20,
+            cold_bytes: 344 << 10,
+            threshold: 3,
+            demote_held: true,
+            round_time: Some(Duration::from_millis(1700)),
+            heat,
+            demoted_entries: 1300,
+            demoted_bytes: 530 << 10,
+            dropped_tombstones: 7,
+            dropped_clean: 31,
+            promoted_entries: 44,
+            promoted_bytes: 170 << 10,
+            removed_entries: 1330,
+            stayed_entries: 8,
+            tree_reads: 900,
+            level_reads: 100,
+        }),
+        debt: Debt {
+            l0_files: 3,
+            l0_trigger: 4,
+            pending_compaction_bytes: Some(184 << 10),
+            tombstones: 12,
+            ..of_tree.shape.debt
+        },
+        jobs: vec!["demote 12.0MiB so far, the tree has 590MiB, held".into()],
+        stalls: common(Cause::HotFull, Cause::LogSpace).stalls,
+        ..of_tree.shape
+    };
+    use Purpose::*;
+    let written = disk(&[
+        (Wal, 541, 0),
+        (Demote, 530, 1),
+        (Promote, 0, 1),
+        (Compact { into: 1 }, 1500, 1),
+        (Checkpoint, 640, 0),
+        (Manifest, 2, 0),
+        (Get, 0, 1),
+    ]);
+    let mut growth = sample(Shape::default(), disk(&[(Wal, 20, 0), (Demote, 40, 0), (Checkpoint, 20, 0)]));
     growth.elapsed = Duration::from_secs(10);
     report(sample(shape, written), growth)
 }

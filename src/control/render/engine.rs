@@ -129,6 +129,8 @@ pub(super) fn hybrid_block(page: &mut Page, hybrid: &HybridShape) {
             format!("share {}", percent(hybrid.hot_share())),
             format!("reads {}", percent(hybrid.hot_read_share())),
             format!("threshold {}", hybrid.threshold),
+            format!("round {}", hybrid.round_time.map_or("-".to_string(), span)),
+            if hybrid.demote_held { "held: write release demote".to_string() } else { String::new() },
             format!("demoted {} {}", human_count(hybrid.demoted_entries), human_size(hybrid.demoted_bytes)),
             format!(
                 "promoted {} {}",

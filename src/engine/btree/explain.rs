@@ -17,7 +17,7 @@ impl Reader {
         // Bytes that had to be read, by first unit.
         let mut read: HashMap<UnitNumber, u64> = HashMap::new();
         loop {
-            let (mut pages, mut extent) = (Vec::new(), None);
+            let (mut pages, mut extent, mut is_clean) = (Vec::new(), None, false);
             let (epoch, found) = {
                 let tree = self.core.tree.read();
                 if let Some(change) = tree.buffer.change(key) {
@@ -30,9 +30,11 @@ impl Reader {
                     pages.push((number, tree.changed_page(number).is_some()));
                     if page.is_leaf()
                         && let Ok(index) = page.search(key)
-                        && let CellValue::Extent(at) = page.cell_value(index)
                     {
-                        extent = Some((at, tree.changed_value(&at).is_some()));
+                        is_clean = page.is_clean(index);
+                        if let CellValue::Extent(at) = page.cell_value(index) {
+                            extent = Some((at, tree.changed_value(&at).is_some()));
+                        }
                     }
                 });
                 let found = walked.and_then(|_| tree.find(&self.core.pager, &loaded, key));
@@ -65,8 +67,9 @@ impl Reader {
                     (true, None, _) if is_tombstone => ("leaf", "tombstone"),
                     (true, None, _) => ("leaf", "miss"),
                 };
+                let copy = if is_leaf && is_clean { " copy" } else { "" };
                 Probe {
-                    structure: format!("{kind} page {number}{}", state(is_dirty)),
+                    structure: format!("{kind} page {number}{}{copy}", state(is_dirty)),
                     offset: Some(number.offset()),
                     verdict,
                     bytes: if verdict == "hit" { bytes } else { 0 },

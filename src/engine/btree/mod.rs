@@ -359,6 +359,10 @@ impl super::Background for BtreeEngine {
             }
             Command::Verify => self.verifier.ask(done),
             Command::Compact => self.vacuumer.ask(done),
+            Command::Demote => {
+                let why = "a B-tree has nothing below it; engine=hybrid has";
+                return done(Err(Error::Invalid(why.to_string())));
+            }
             Command::CompactLevel(_) => {
                 let why = "a B-tree has no levels; vacuum moves what lies last into free space";
                 return done(Err(Error::Invalid(why.to_string())));

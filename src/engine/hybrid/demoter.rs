@@ -11,6 +11,8 @@
 //! Tombstones are cold whatever is done with their keys. Where they stand for much of what the levels hold, or a batch found no room, the hand goes
 //! round for them alone, in a *sweep*: the space of what they delete comes back only once they are below.
 //!
+//! A command brings everything down in one round of the hand, however hot it is. While demotion is held, nothing goes down, whoever asks.
+//!
 //! # Invariants
 //!
 //! 1. Entries come into the levels here alone, one step at a time: what lies below a key changes during a watch only.
@@ -24,10 +26,12 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 
 use super::heat::{HEAT_MAX, Heat};
+use crate::base::clock::Clock;
+use crate::base::text::human_size;
 use crate::disk::Purpose;
 use crate::engine::btree::{BtreeEngine, ScanItem};
 use crate::engine::lsm::{LevelStore, NewTables};
-use crate::engine::{Engine, Error, HybridShape, Pending, Result, Tier};
+use crate::engine::{Done, Engine, Error, HybridShape, Pending, Result, Tier};
 
 /// Bytes of keys and values that a step brings down, about.
 const STEP_BYTES: u64 = 4 << 20;
@@ -72,6 +76,12 @@ struct State {
     has_moved: bool,
     /// The hand goes round for tombstones: how many deletes had left when it began.
     sweep: Option<u64>,
+    /// The hand goes round for everything: who waits for the end of it.
+    all: Option<Vec<Done>>,
+    /// Those who wait for the end of the step, which ends the round.
+    ended: Vec<Done>,
+    /// When the hand began to go round.
+    round_began: Option<Duration>,
     removal: Option<Removal>,
 }
 
@@ -114,6 +124,10 @@ struct Demoted {
     stayed: AtomicU64,
     /// The threshold, for reports.
     threshold: AtomicU64,
+    /// Nanoseconds that the last round took, and one; 0 before there was one.
+    round_nanos: AtomicU64,
+    /// Bytes that the command has looked at so far, and one; 0 if there is none.
+    all_bytes: AtomicU64,
 }
 
 /// Brings down what is cold.
@@ -121,6 +135,7 @@ pub struct Demoter {
     tree: Arc<BtreeEngine>,
     levels: Arc<LevelStore>,
     heat: Arc<Heat>,
+    clock: Arc<dyn Clock>,
     hot_bytes: AtomicU64,
     state: Mutex<State>,
     /// The error of the last step, if it failed, and the bytes of the disk that were free then.
@@ -129,6 +144,10 @@ pub struct Demoter {
     is_sweep_asked: AtomicBool,
     /// Tombstones that deletes had left when the last sweep began.
     swept: AtomicU64,
+    /// Nothing goes down.
+    is_held: AtomicBool,
+    /// Who asks for everything to go down.
+    asked: Mutex<Vec<Done>>,
     /// See [`Demoter::driven_out`].
     driven_out: AtomicU8,
     counters: Demoted,
@@ -136,11 +155,31 @@ pub struct Demoter {
 
 impl Demoter {
     /// Keeps `tree` at `hot_bytes`, or little more; what is cold by `heat` goes to `levels`.
-    pub fn new(tree: Arc<BtreeEngine>, levels: Arc<LevelStore>, heat: Arc<Heat>, hot_bytes: u64) -> Demoter {
+    pub fn new(
+        tree: Arc<BtreeEngine>,
+        levels: Arc<LevelStore>,
+        heat: Arc<Heat>,
+        clock: Arc<dyn Clock>,
+        hot_bytes: u64,
+    ) -> Demoter {
         let hot_bytes = AtomicU64::new(hot_bytes);
         let (state, trouble, counters) = Default::default();
-        let (is_sweep_asked, swept, driven_out) = Default::default();
-        Demoter { tree, levels, heat, hot_bytes, state, trouble, is_sweep_asked, swept, driven_out, counters }
+        let (is_sweep_asked, swept, is_held, asked, driven_out) = Default::default();
+        Demoter {
+            tree,
+            levels,
+            heat,
+            clock,
+            hot_bytes,
+            state,
+            trouble,
+            is_sweep_asked,
+            swept,
+            is_held,
+            asked,
+            driven_out,
+            counters,
+        }
     }
 
     /// Bytes that the tree shall hold at most.
@@ -169,6 +208,42 @@ impl Demoter {
         deleted_bytes >= step_bytes(self.hot_bytes()).max(bytes / SWEEP_SHARE)
     }
 
+    /// Asks for everything to go down; `done` is called once what the tree holds now is below, or has been changed since.
+    pub fn ask_all(&self, done: Done) {
+        if self.is_held() {
+            let why = "demotion is held: write `release demote` to .stats first";
+            return done(Err(Error::Invalid(why.to_string())));
+        }
+        self.asked.lock().push(done);
+        self.counters.all_bytes.fetch_max(1, Relaxed);
+    }
+
+    /// Whether nothing goes down.
+    pub fn is_held(&self) -> bool {
+        self.is_held.load(Relaxed)
+    }
+
+    /// Holds demotion, or lets it go on.
+    pub fn set_held(&self, is_held: bool) {
+        self.is_held.store(is_held, Relaxed);
+    }
+
+    /// Heat up to which records go down now.
+    pub fn threshold(&self) -> u64 {
+        self.counters.threshold.load(Relaxed)
+    }
+
+    /// The command that runs, for the list of jobs.
+    pub fn activity(&self) -> Option<String> {
+        let bytes = self.counters.all_bytes.load(Relaxed).checked_sub(1)?;
+        let held = if self.is_held() { ", held" } else { "" };
+        Some(format!(
+            "demote {} so far, the tree has {}{held}",
+            human_size(bytes),
+            human_size(self.tree.tree_bytes())
+        ))
+    }
+
     /// Whether the tree is over its bound.
     pub fn is_due(&self) -> bool {
         self.tree.tree_bytes() > self.hot_bytes()
@@ -191,7 +266,9 @@ impl Demoter {
     pub fn report(&self) -> HybridShape {
         let counters = &self.counters;
         HybridShape {
-            threshold: counters.threshold.load(Relaxed),
+            threshold: self.threshold(),
+            demote_held: self.is_held(),
+            round_time: counters.round_nanos.load(Relaxed).checked_sub(1).map(Duration::from_nanos),
             demoted_entries: counters.entries.load(Relaxed),
             demoted_bytes: counters.bytes.load(Relaxed),
             dropped_tombstones: counters.dropped_tombstones.load(Relaxed),
@@ -208,6 +285,11 @@ impl Demoter {
         if let Some(removal) = state.removal.take() {
             self.end(&removal);
         }
+        let closed = || Err(Error::Invalid("the store is closed".to_string()));
+        let (all, ended) = (state.all.take(), std::mem::take(&mut state.ended));
+        drop(state);
+        let asked = std::mem::take(&mut *self.asked.lock());
+        all.into_iter().flatten().chain(ended).chain(asked).for_each(|done| done(closed()));
     }
 
     /// Result of `work`, which is told `hot`, done while nothing is brought down, if the tree is within its bound; `None` if not.
@@ -230,6 +312,7 @@ impl Demoter {
         }
         let worked = match &mut state.removal {
             Some(removal) => self.remove(removal),
+            None if self.is_held() => return Ok(Pending::Idle),
             None => self.bring_down(&mut state),
         };
         match worked {
@@ -239,6 +322,10 @@ impl Demoter {
                     self.end(&removal);
                 }
                 *self.trouble.lock() = Some((error.clone(), self.levels.free_bytes()));
+                self.counters.all_bytes.store(0, Relaxed);
+                let (all, ended) = (state.all.take(), std::mem::take(&mut state.ended));
+                drop(state);
+                all.into_iter().flatten().chain(ended).for_each(|done| done(Err(error.clone())));
                 // Who needs the room hears it from the batch that finds none.
                 if let Error::NoSpace = error { Ok(Pending::After(REST)) } else { Err(error) }
             }
@@ -249,6 +336,9 @@ impl Demoter {
                 if state.removal.as_ref().is_some_and(|removal| removal.at == removal.keys.len()) {
                     state.removal = None;
                     self.tree.end_watch();
+                    let ended = std::mem::take(&mut state.ended);
+                    drop(state);
+                    ended.into_iter().for_each(|done| done(Ok(())));
                 }
                 Ok(pending)
             }
@@ -288,7 +378,17 @@ impl Demoter {
             state.sweep = Some(self.tree.buried());
             state.hand.clear();
         }
+        if state.all.is_none() {
+            let asked = std::mem::take(&mut *self.asked.lock());
+            if !asked.is_empty() {
+                state.all = Some(asked);
+                state.hand.clear();
+                self.counters.all_bytes.store(1, Relaxed);
+            }
+        }
+        let is_all = state.all.is_some();
         let (cold, step_bytes) = match (state.is_emptying, state.sweep) {
+            _ if is_all => (Cold::UpTo(HEAT_MAX), step_bytes(hot_bytes)),
             (true, _) => (Cold::UpTo(state.threshold), step_bytes(hot_bytes).min(bytes - enough_bytes)),
             (false, Some(_)) => (Cold::Nothing, step_bytes(hot_bytes)),
             (false, None) => {
@@ -302,6 +402,9 @@ impl Demoter {
         // Beside the entries, a table has an index and filters.
         if !self.levels.has_room(2 * step_bytes, matches!(cold, Cold::Nothing))? {
             return Err(Error::NoSpace);
+        }
+        if state.hand.is_empty() {
+            state.round_began = Some(self.clock.elapsed());
         }
         self.tree.begin_watch(&state.hand);
         let found = match self.write_down(&state.hand, cold, step_bytes) {
@@ -317,7 +420,9 @@ impl Demoter {
         let dropped = found.keys.len() as u64 - found.entries - found.clean;
         self.counters.dropped_tombstones.fetch_add(dropped, Relaxed);
         state.has_moved |= !found.keys.is_empty();
-        if found.is_cooler {
+        if is_all {
+            self.counters.all_bytes.fetch_add(found.bytes, Relaxed);
+        } else if found.is_cooler {
             self.driven_out.fetch_max(state.threshold, Relaxed);
         }
         self.counters.threshold.store(u64::from(state.threshold), Relaxed);
@@ -327,7 +432,15 @@ impl Demoter {
         if is_round && let Some(buried) = state.sweep.take() {
             self.swept.store(buried, Relaxed);
         }
-        if is_round && state.is_emptying {
+        if is_round && let Some(began) = state.round_began.take() {
+            let nanos = self.clock.elapsed().saturating_sub(began).as_nanos() as u64;
+            self.counters.round_nanos.store(nanos.saturating_add(1), Relaxed);
+        }
+        if is_round && let Some(all) = state.all.take() {
+            state.ended = all;
+            state.has_moved = false;
+            self.counters.all_bytes.store(0, Relaxed);
+        } else if is_round && state.is_emptying {
             let has_moved = std::mem::take(&mut state.has_moved);
             if state.threshold == HEAT_MAX && !has_moved {
                 return Ok(Pending::After(REST));

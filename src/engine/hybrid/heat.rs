@@ -6,6 +6,7 @@
 
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
 
+use crate::engine::Histogram;
 use crate::engine::lsm::hash;
 
 /// The most heat.
@@ -14,6 +15,9 @@ pub const HEAT_MAX: u8 = 15;
 const RECORD_BYTES: u64 = 1 << 10;
 /// Counters at least and at most.
 const COUNTERS: std::ops::RangeInclusive<u64> = 1 << 10..=1 << 26;
+
+/// Counters that a report looks at, at most.
+const SHOWN: usize = 1 << 16;
 
 /// The heat of records.
 pub struct Heat {
@@ -54,6 +58,15 @@ impl Heat {
         one.load(Relaxed).min(two.load(Relaxed))
     }
 
+    /// The counters by what they say, or as many as [`SHOWN`] of them.
+    pub fn histogram(&self) -> Histogram {
+        let mut histogram = Histogram::default();
+        let stride = (self.counters.len() / SHOWN).max(1);
+        let shown = self.counters.iter().step_by(stride).map(|counter| counter.load(Relaxed));
+        shown.for_each(|heat| histogram.buckets[usize::from(heat)] += 1);
+        histogram
+    }
+
     /// Halves all heat if it is time; whether it was. Called by background work.
     pub fn cool(&self) -> bool {
         let is_due = self.touches.load(Relaxed) >= self.counters.len() as u64;
@@ -77,6 +90,12 @@ mod tests {
             (0..20).for_each(|number| heat.touch(&key(number)));
             heat.touch(&key(1000 + round));
         }
+        let shown = heat.histogram();
+        assert_eq!(shown.count(), 1024);
+        assert!(
+            (20..=80).contains(&shown.buckets[usize::from(HEAT_MAX)]) && shown.buckets[16] == 0,
+            "{shown:?}"
+        );
         let cold = (1000..1200).filter(|number| heat.heat(&key(*number)) <= 2).count();
         assert!((0..20).all(|number| heat.heat(&key(number)) == HEAT_MAX) && cold > 180, "{cold} cold");
         for number in 0..100_000 {

@@ -23,7 +23,7 @@ use super::{
     Probe, Promise, Result, Shape, TableInfo, Tier, Visit, WakeSignal, WorkClass,
 };
 use crate::base::clock::Clock;
-use crate::base::text::parse_size;
+use crate::base::text::{parse_size, parse_switch};
 use crate::disk::Disk;
 use demoter::Demoter;
 use heat::Heat;
@@ -85,8 +85,14 @@ pub fn open(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>, options: &Options) -> Re
     let (wake_signal, event_log, guard) =
         (around.wake_signal.clone(), around.event_log.clone(), around.guard.clone());
     let tree = btree::open_upper(disk.clone(), clock.clone(), &options.of_tree(), around)?;
-    let levels =
-        lsm::open_levels(disk, clock, &options.of_levels(), wake_signal.clone(), guard, event_log.clone())?;
+    let levels = lsm::open_levels(
+        disk,
+        clock.clone(),
+        &options.of_levels(),
+        wake_signal.clone(),
+        guard,
+        event_log.clone(),
+    )?;
     if tree.lsn() < levels.log_lsn() {
         let what = format!("it ends at {}, but the levels need it up to {}", tree.lsn(), levels.log_lsn());
         return Err(Error::corrupt("the log", tree.lsn().number(), what));
@@ -102,7 +108,7 @@ pub fn open(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>, options: &Options) -> Re
     let below = levels.clone();
     tree.set_below(Box::new(move |key| below.may_hold(key)));
     let heat = Arc::new(Heat::new(options.hot_bytes));
-    let demoter = Demoter::new(tree.clone(), levels.clone(), heat.clone(), options.hot_bytes);
+    let demoter = Demoter::new(tree.clone(), levels.clone(), heat.clone(), clock.clone(), options.hot_bytes);
     let promoter = Promoter::new(tree.clone(), levels.clone(), heat.clone(), options.promote_heat);
     let reads = Reads::default();
     Ok(Arc::new(HybridEngine { tree, levels, heat, demoter, promoter, reads, wake_signal, event_log }))
@@ -283,6 +289,10 @@ impl super::Background for HybridEngine {
         match command {
             Command::Flush | Command::Checkpoint => Engine::run(&*self.tree, command, done),
             Command::CompactLevel(_) => self.levels.run(command, Lsn::ZERO, done),
+            Command::Demote => {
+                self.demoter.ask_all(done);
+                self.wake_signal.notify(WorkClass::Merge);
+            }
             Command::Compact | Command::Verify | Command::DropCaches => {
                 let (one, other) = both(done);
                 Engine::run(&*self.tree, command, one);
@@ -301,6 +311,7 @@ impl super::Background for HybridEngine {
                 }
                 self.demoter.set_hot_bytes(bytes);
             }
+            "demote_held" => self.demoter.set_held(parse_switch(value).map_err(invalid)?),
             "promote" => self.promoter.set_heat_min(options::parse_heat(value).map_err(invalid)?),
             _ => return self.levels.set(name, value),
         }

@@ -11,6 +11,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use bytes::Bytes;
 
 use super::HybridEngine;
+use super::heat::HEAT_MAX;
 use crate::disk::Purpose;
 use crate::engine::btree::ScanChunk;
 use crate::engine::{Inspect, KeyRange, Probe, Result, Tier, Visit, WorkClass};
@@ -63,9 +64,17 @@ impl HybridEngine {
         }
     }
 
-    /// The places that a read of `key` asks.
+    /// The places that a read of `key` asks, behind a line on why they have it: its heat, and up to which heat records go down.
     pub(super) fn trace(&self, key: &[u8], tier: Tier) -> Result<Vec<Probe>> {
-        let mut probes = Inspect::explain(&*self.tree, key, tier)?;
+        let (heat, threshold) = (u64::from(self.heat.heat(key)), self.demoter.threshold());
+        let mut probes = vec![Probe {
+            structure: format!("heat {heat} of {HEAT_MAX}, down up to {threshold}"),
+            offset: None,
+            verdict: if heat > threshold { "hot" } else { "cold" },
+            bytes: 0,
+            read_bytes: 0,
+        }];
+        probes.extend(Inspect::explain(&*self.tree, key, tier)?);
         if self.tree.entry(key, tier)?.is_none() {
             // The levels have no memtable that could hold anything.
             let below = self.levels.explain(key, tier)?;

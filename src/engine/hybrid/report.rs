@@ -35,6 +35,7 @@ impl HybridEngine {
                 hot_bytes: self.tree.tree_bytes(),
                 hot_bytes_max: self.demoter.hot_bytes(),
                 cold_bytes,
+                heat: self.heat.histogram(),
                 promoted_entries,
                 promoted_bytes,
                 tree_reads: self.reads.tree.load(Relaxed),
@@ -44,7 +45,7 @@ impl HybridEngine {
             filter: levels.filter,
             cpu: tree.cpu + levels.cpu,
             scan_runs: levels.scan_runs,
-            jobs: tree.jobs.iter().cloned().chain(levels.jobs).collect(),
+            jobs: tree.jobs.iter().cloned().chain(levels.jobs).chain(self.demoter.activity()).collect(),
             space: levels.space,
             debt: Debt {
                 l0_files: levels.debt.l0_files,

@@ -362,3 +362,50 @@ fn reads_of_everything_alike_bring_hardly_anything_into_the_tree() {
         );
     }
 }
+
+/// A command brings everything down, however hot it is, and ends when that is done; held, nothing goes down, and writers hear why they wait.
+#[test]
+fn everything_goes_down_by_command_and_nothing_while_it_is_held() {
+    let engine = open_on(SimDisk::new(), &tiny());
+    let put = |number: u64| {
+        let mut batch = Batch::new(0);
+        batch.put(key(number), vec![number as u8; 3000]);
+        engine.apply(&batch, Tier::Disk)
+    };
+    (0..4).for_each(|number| assert!(put(number).is_ok()));
+    (0..20).for_each(|_| drop(engine.get(&key(0), Tier::Disk).unwrap()));
+    assert_eq!(Inspect::shape(&*engine).hybrid.unwrap().round_time, None);
+    run(&*engine, Command::Demote).unwrap();
+    let shape = Inspect::shape(&*engine);
+    let hybrid = shape.hybrid.unwrap();
+    assert_eq!((engine.tree.tree_bytes(), hybrid.demoted_entries, hybrid.removed_entries), (0, 4, 4));
+    assert_eq!((hybrid.round_time, hybrid.threshold, &shape.jobs[..]), (Some(Duration::ZERO), 0, &[][..]));
+    // The key is hot, and below none the less.
+    let explained = Inspect::explain(&*engine, &key(0), Tier::Disk).unwrap();
+    assert_eq!((explained[0].verdict, explained.last().unwrap().verdict), ("hot", "hit"), "{explained:?}");
+
+    Background::set(&*engine, "demote_held", "on").unwrap();
+    let held = run(&*engine, Command::Demote);
+    assert!(matches!(&held, Err(Error::Invalid(why)) if why.contains("release demote")), "{held:?}");
+    let stopped = (4..100).map(put).find_map(|put| {
+        settle(&*engine).unwrap();
+        // Checkpoints go on.
+        put.err()
+            .filter(|error| !matches!(error, Error::Busy { cause: Cause::LogSpace | Cause::DirtyPages, .. }))
+    });
+    assert!(matches!(stopped, Some(Error::Busy { cause: Cause::HotFull, .. })), "{stopped:?}");
+    let shape = Inspect::shape(&*engine);
+    assert!(shape.hybrid.unwrap().demote_held && shape.stalls.now == Some(Cause::HotFull));
+    assert_eq!(shape.hybrid.unwrap().demoted_entries, 4);
+    Background::set(&*engine, "demote_held", "off").unwrap();
+    settle(&*engine).unwrap();
+    assert!(!engine.demoter.is_due());
+    put(100).unwrap();
+    assert_eq!(Inspect::shape(&*engine).stalls.now, None);
+
+    // Who waits for a command hears of the end of the store.
+    let (sender, receiver) = std::sync::mpsc::channel();
+    Background::run(&*engine, Command::Demote, Box::new(move |result| sender.send(result).unwrap()));
+    engine.close().unwrap();
+    assert!(matches!(receiver.try_recv().unwrap(), Err(Error::Invalid(_))));
+}

@@ -196,6 +196,10 @@ impl LevelStore {
                 self.reader.drop_caches();
                 return done(Ok(()));
             }
+            Command::Demote => {
+                let why = "an LSM-tree has no tree above its levels; engine=hybrid has";
+                return done(Err(Error::Invalid(why.to_string())));
+            }
             Command::Flush | Command::Checkpoint => (PendingCommand::Flush(lsn), WorkClass::Flush),
             Command::Compact => {
                 (PendingCommand::Compact { lsn, level: None, is_started: false }, WorkClass::Merge)

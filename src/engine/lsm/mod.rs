@@ -249,7 +249,7 @@ impl super::Background for LsmEngine {
     fn run(&self, command: Command, done: Done) {
         let lsn = match command {
             Command::Flush | Command::Checkpoint | Command::Compact => self.writer.rotate_now(),
-            Command::CompactLevel(_) | Command::Verify | Command::DropCaches => Lsn::ZERO,
+            Command::CompactLevel(_) | Command::Verify | Command::DropCaches | Command::Demote => Lsn::ZERO,
         };
         self.levels.run(command, lsn, done);
     }
