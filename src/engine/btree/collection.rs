@@ -15,6 +15,8 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use super::allocation_unit::{FIRST_UNIT, Units};
 use super::core::Core;
 use super::options::Placement;
+use super::page_compression::ReadyPages;
+use super::pager::StoredPage;
 use super::source::{LoadedPieces, is_unreadable};
 use super::tree::Stop;
 use crate::disk::Purpose;
@@ -43,8 +45,9 @@ impl Collector {
         Collector { core, next: AtomicU64::new(0) }
     }
 
-    /// Before a checkpoint: makes pages dirty that lie in mostly dead extents, if long runs are rare.
-    pub fn collect_some(&self) -> Result<()> {
+    /// Before a checkpoint: makes pages dirty that lie in mostly dead extents, if long runs are rare. Compressed forms that can be written again go to
+    /// `ready`.
+    pub fn collect_some(&self, ready: &mut ReadyPages) -> Result<()> {
         let core = &self.core;
         if core.options.pages != Placement::CowExtent {
             return Ok(());
@@ -70,7 +73,7 @@ impl Collector {
                 continue;
             };
             from = number + 1;
-            match self.collect(number) {
+            match self.collect(number, ready) {
                 Ok(moved_units) => left_units = left_units.saturating_sub(moved_units),
                 // There will be more room after the checkpoint.
                 Err(Error::NoSpace) => break,
@@ -94,12 +97,12 @@ impl Collector {
     }
 
     /// Makes the pages of an extent dirty that the tree refers to; returns their units.
-    fn collect(&self, number: u64) -> Result<Units> {
+    fn collect(&self, number: u64, ready: &mut ReadyPages) -> Result<Units> {
         let core = &self.core;
         let epoch = core.tree.read().epoch;
         let pages = core.pager.read_extent(core.page_extents.extent(number), Purpose::Checkpoint)?;
         let (mut loaded, mut moved_units) = (LoadedPieces::default(), Units::ZERO);
-        for (page_number, page) in pages {
+        for StoredPage { number: page_number, page, stored } in pages {
             loop {
                 let writer = core.tree.writer();
                 core.pager.check()?;
@@ -114,7 +117,15 @@ impl Collector {
                     Ok(Some(step)) => {
                         let needs = core.tree.read().collection_needs(&step);
                         core.take_space(needs, Tier::Disk)?;
-                        core.tree.write().make_collection(step, &core.pager);
+                        let mut tree = core.tree.write();
+                        let moved = tree.make_collection(step, &core.pager);
+                        let moved = tree.dirty_page(moved).map(|page| (moved, page));
+                        drop(tree);
+                        if page_number.is_compressed()
+                            && let Some((moved, page)) = moved
+                        {
+                            core.keep_stored(ready, moved, page, stored);
+                        }
                         core.note_change();
                         moved_units += page_number.units(core.pager.page_units());
                     }

@@ -4,6 +4,8 @@
 //! 2. When it freezes, leaves that have changed since are compressed again, and pages above the leaves, whose content depends on the places of
 //!    those below, are compressed for the first time. Writers wait meanwhile, readers do not ([`Core::place_pages`]).
 //!
+//! A leaf that is only moved by a collection is not compressed again.
+//!
 //! In memory, pages are never compressed: the pool, the dirty bytes and the reserves of space count whole pages.
 
 use std::collections::HashMap;
@@ -25,6 +27,11 @@ const PAGES: usize = 64;
 pub struct ReadyPages(HashMap<PageNumber, (Arc<Page>, Option<CompressedPage>)>);
 
 impl ReadyPages {
+    /// Whether the form of the page `number` is known, which is still `page`.
+    fn has(&self, number: PageNumber, page: &Arc<Page>) -> bool {
+        self.0.get(&number).is_some_and(|(before, _)| Arc::ptr_eq(before, page))
+    }
+
     /// The form of the page `number`, if that is still `page`; nothing in it, if it is better not compressed.
     fn take(&mut self, number: PageNumber, page: &Arc<Page>) -> Option<Option<CompressedPage>> {
         let (before, form) = self.0.remove(&number)?;
@@ -39,22 +46,30 @@ impl Core {
         Some(self.options.compression).filter(|compression| is_useful && *compression != Compression::None)
     }
 
-    /// Compresses the dirty leaves.
-    pub fn compress_dirty(&self) -> ReadyPages {
-        let mut ready = ReadyPages::default();
-        let Some(compression) = self.page_compression() else { return ready };
+    /// Notes that the dirty page `number` is still what its compressed bytes in the file, `stored`, hold; of no use for a page above the leaves, which
+    /// will refer to other places.
+    pub fn keep_stored(&self, ready: &mut ReadyPages, number: PageNumber, page: Arc<Page>, stored: Vec<u8>) {
+        let form = self.page_compression().and_then(|codec| CompressedPage::of_stored(stored, codec));
+        if page.is_leaf() && form.is_some() {
+            ready.0.insert(number, (page, form));
+        }
+    }
+
+    /// Compresses the dirty leaves, those aside that are `ready` already.
+    pub fn compress_dirty(&self, ready: &mut ReadyPages) {
+        let Some(compression) = self.page_compression() else { return };
         let leaves = self.tree.read().dirty_leaves();
         for numbers in leaves.chunks(PAGES) {
             let pages: Vec<(PageNumber, Arc<Page>)> = {
                 let tree = self.tree.read();
-                numbers.iter().filter_map(|number| Some((*number, tree.dirty_page(*number)?))).collect()
+                let pages = numbers.iter().filter_map(|number| Some((*number, tree.dirty_page(*number)?)));
+                pages.filter(|(number, page)| !ready.has(*number, page)).collect()
             };
             for (number, page) in pages {
                 let form = self.pager.compress(&page, compression);
                 ready.0.insert(number, (page, form));
             }
         }
-        ready
     }
 
     /// Makes room for [`Core::place_pages`], which cannot fail; false if pages stay where they are, since they are to, or since the disk has no

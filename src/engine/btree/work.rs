@@ -2,6 +2,7 @@
 
 use super::BtreeEngine;
 use super::checkpoint::Turn;
+use super::page_compression::ReadyPages;
 use super::schedule::{self, FlushState, FlushWork};
 use crate::engine::{Error, Lsn, Pending, Result, Work as Cost};
 
@@ -111,12 +112,13 @@ impl BtreeEngine {
         let waiters = self.checkpointer.take_asked(asked);
         // A vacuum has its own places for pages.
         let together = !self.vacuumer.is_running();
+        let mut ready = ReadyPages::default();
         let collected = match together {
-            true => self.core.pager.check().and_then(|()| self.collector.collect_some()),
+            true => self.core.pager.check().and_then(|()| self.collector.collect_some(&mut ready)),
             false => self.core.pager.check(),
         };
         let begun = collected.and_then(|()| {
-            let ready = self.core.compress_dirty();
+            self.core.compress_dirty(&mut ready);
             self.checkpointer.freeze(reason, merged, together, ready)
         });
         match begun {

@@ -58,6 +58,12 @@ impl CompressedPage {
         Some(CompressedPage { bytes })
     }
 
+    /// The page as its checked bytes in the file have it, if `compression` made them.
+    pub fn of_stored(bytes: Vec<u8>, compression: Compression) -> Option<CompressedPage> {
+        let codec = bytes.get(CODEC).and_then(|number| codec_of(*number));
+        (codec == Some(compression)).then_some(CompressedPage { bytes })
+    }
+
     /// Units that it takes.
     pub fn units(&self) -> Units {
         Units::of_bytes(self.bytes.len() as u64)

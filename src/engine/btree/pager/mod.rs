@@ -23,6 +23,7 @@ use crate::engine::{
     TrafficMeter, Work,
 };
 use pool::Pool;
+pub use read::StoredPage;
 
 /// The data file with its pool.
 pub struct Pager {

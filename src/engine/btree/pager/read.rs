@@ -14,6 +14,16 @@ use crate::engine::btree::source::{LoadedPieces, Miss, Piece, is_unreadable};
 use crate::engine::btree::value::Value;
 use crate::engine::{Error, PageKind, Result};
 
+/// A page with its bytes in the file.
+pub struct StoredPage {
+    /// Its number.
+    pub number: PageNumber,
+    /// The page.
+    pub page: Arc<Page>,
+    /// Its bytes in the file, which are fewer if it is compressed.
+    pub stored: Vec<u8>,
+}
+
 /// Adjacent leaves that one request reads at most.
 const READ_PAGES: usize = 16;
 
@@ -108,12 +118,9 @@ impl Pager {
         Ok(pieces)
     }
 
-    /// Reads a run of units with one request; returns the valid pages in it, whether anything refers to them or not.
-    pub fn read_extent(
-        &self,
-        (start, units): UnitRun,
-        purpose: Purpose,
-    ) -> Result<Vec<(PageNumber, Arc<Page>)>> {
+    /// Reads a run of units with one request; returns the valid pages in it, whether anything refers to them or not, each with its bytes in the
+    /// file.
+    pub fn read_extent(&self, (start, units): UnitRun, purpose: Purpose) -> Result<Vec<StoredPage>> {
         let offset = byte_offset(start)?;
         let mut bytes = vec![0; units.bytes() as usize];
         self.file.read_at(purpose, offset, &mut bytes).map_err(context("reading", offset))?;
@@ -121,16 +128,17 @@ impl Pager {
         while at < bytes.len() {
             let number = self.page_number(start + Units::of_bytes(at as u64), &bytes[at..]);
             let found = number.and_then(|number| {
-                let stored = bytes.get(at..at + self.stored_bytes(number))?;
-                Some((number, Arc::new(self.decode(number, stored.to_vec()).ok()?)))
+                let stored = bytes.get(at..at + self.stored_bytes(number))?.to_vec();
+                let page = Arc::new(self.decode(number, stored.clone()).ok()?);
+                Some(StoredPage { number, page, stored })
             });
-            at += found.as_ref().map_or(UNIT_BYTES as usize, |(number, _)| self.stored_bytes(*number));
+            at += found.as_ref().map_or(UNIT_BYTES as usize, |page: &StoredPage| page.stored.len());
             pages.extend(found);
         }
         let mut others = bytes.len() as u64;
         for kind in [PageKind::Leaf, PageKind::Inner] {
-            let of = pages.iter().filter(|(_, page)| page.kind() == kind);
-            let page_bytes = of.clone().map(|(number, _)| self.stored_bytes(*number) as u64).sum();
+            let of = pages.iter().filter(|page| page.page.kind() == kind);
+            let page_bytes = of.clone().map(|page| page.stored.len() as u64).sum();
             self.count_read(kind, purpose, of.count() as u64, page_bytes);
             others -= page_bytes;
         }

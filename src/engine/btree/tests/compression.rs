@@ -307,3 +307,36 @@ fn a_vacuum_finds_room_for_pages_that_are_longer_until_they_are_written() {
         assert!(end(&engine) <= limit && end(&engine) < before, "{mode:?} {before} {} {limit}", end(&engine));
     }
 }
+
+/// Random overwrites, until extents are mostly dead and collected.
+#[test]
+fn what_a_collection_moves_is_not_compressed_again() {
+    let extents = Mode::out_of_place(Placement::CowExtent, Compression::Zstd);
+    let options = extents.of(Options {
+        page_bytes: PAGE,
+        dirty_bytes_max: 512 << 10,
+        checkpoint_log_bytes: 1 << 20,
+        ..large()
+    });
+    let engine = open_on(SimDisk::new(), &options).unwrap();
+    fill_with_text(&engine, 0..12_000);
+    let mut prng = Prng::new(2);
+    for _ in 0..30_000 {
+        let key = prng.below(12_000) as u32;
+        fill_with_text(&engine, key..key + 1);
+        if prng.one_in(8) {
+            engine.work(WorkClass::Flush).unwrap();
+        }
+    }
+    run(&*engine, Command::Checkpoint).unwrap();
+    run(&*engine, Command::Verify).unwrap();
+    let model = contents(&*engine).unwrap();
+    assert!((0..12_000).all(|key| model[format!("key{key:06}").as_bytes()] == text(key)));
+    let shape = tree(&engine);
+    let written = &shape.pages.written;
+    let pages = written.of_kind(PageKind::Leaf).pages + written.of_kind(PageKind::Inner).pages;
+    let moved = written.of_cause(PageCause::Vacuum).pages;
+    let compressed = engine.shape().cpu.of(crate::engine::Work::Compress).bytes / PAGE;
+    assert!(moved > 100, "{moved} of {pages}");
+    assert!(compressed < pages - moved / 2, "{compressed} compressed of {pages}, {moved} moved");
+}

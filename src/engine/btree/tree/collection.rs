@@ -55,9 +55,10 @@ impl Tree {
         needs
     }
 
-    /// Moves the page as planned. The next checkpoint places it together with all others.
-    pub fn make_collection(&mut self, step: Collection, source: &impl PageSource) {
+    /// Moves the page as planned; returns its new number. The next checkpoint places it together with all others.
+    pub fn make_collection(&mut self, step: Collection, source: &impl PageSource) -> PageNumber {
         let Collection { mut pins, mut way, mut number } = step;
         self.own(&mut way, &mut number, PageCause::Vacuum, &mut pins, source);
+        number
     }
 }
