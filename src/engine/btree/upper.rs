@@ -35,7 +35,7 @@ use super::{BtreeEngine, Options, Surroundings, open_in};
 use crate::base::clock::Clock;
 use crate::disk::{Disk, Purpose};
 use crate::engine::salvage::open_if_there;
-use crate::engine::{Batch, Cause, Lsn, Result, Tier, WorkClass};
+use crate::engine::{Batch, Cause, KeyRange, Lsn, Result, Tier, WorkClass};
 
 /// What lies below the tree: whether a key may be there, by what is in memory.
 pub type Below = Box<dyn Fn(&[u8]) -> bool + Send + Sync>;
@@ -121,7 +121,7 @@ impl BtreeEngine {
 
     /// Begins to go through entries, tombstones among them, for `purpose`.
     pub fn walk(&self, purpose: Purpose) -> Walk<'_> {
-        Walk { reader: &self.reader, purpose, leaves: 1, loaded: LoadedPieces::default() }
+        Walk { reader: &self.reader, purpose, leaves: 1, window_bytes: 0, loaded: LoadedPieces::default() }
     }
 
     /// Tombstones that deletes have left since the store was opened.
@@ -202,10 +202,17 @@ pub struct Walk<'a> {
     reader: &'a Reader,
     purpose: Purpose,
     leaves: usize,
+    /// Bytes of values behind the end that a read of values brings, too.
+    window_bytes: usize,
     loaded: LoadedPieces,
 }
 
 impl Walk<'_> {
+    /// Notes that the walk is a scan of `range`. Where it continues another one, it reads values ahead from here on.
+    pub fn note(&mut self, range: KeyRange<'_>) {
+        self.window_bytes = self.reader.read_ahead.note(range);
+    }
+
     /// The entries of one leaf from `start` up to `end`, or the first of them, with the values that are `wanted`, by key and by
     /// whether the entry is clean.
     pub fn chunk(
@@ -215,7 +222,7 @@ impl Walk<'_> {
         tier: Tier,
         wanted: &dyn Fn(&[u8], bool) -> bool,
     ) -> Result<ScanChunk> {
-        let ahead = (self.leaves, 0);
+        let ahead = (self.leaves, self.window_bytes);
         let chunk = self.reader.chunk(start, end, (tier, self.purpose), ahead, wanted, &mut self.loaded)?;
         self.leaves = self.reader.after_chunk(self.leaves, &mut self.loaded);
         Ok(chunk)

@@ -38,6 +38,10 @@ impl HybridEngine {
     /// Visits the keys of `range` in ascending order: leaf by leaf of the tree, with what the levels have in the range of the leaf.
     pub(super) fn visit(&self, range: KeyRange<'_>, tier: Tier, visit: &mut Visit<'_>) -> Result<()> {
         let mut walk = self.tree.walk(Purpose::Scan);
+        // One from memory is noted only when it succeeds, since otherwise it is made again.
+        if tier == Tier::Disk {
+            walk.note(range);
+        }
         let mut start = range.start.to_vec();
         loop {
             let chunk = walk.chunk(&start, range.end, tier, &|_, _| true)?;
@@ -59,7 +63,13 @@ impl HybridEngine {
             }
             match chunk.next {
                 Some(next) if flow.is_continue() => start = next,
-                _ => return Ok(()),
+                Some(_) => return Ok(()),
+                None => {
+                    if tier == Tier::Memory {
+                        walk.note(range);
+                    }
+                    return Ok(());
+                }
             }
         }
     }

@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 use super::*;
 use crate::base::clock::ManualClock;
 use crate::base::prng::Prng;
-use crate::disk::{SimDisk, Tear};
+use crate::disk::{Metered, Purpose, SimDisk, Tear};
 use crate::engine::{Background, Common, Inspect, OwnOptions, run, settle, sync};
 
 type Map = BTreeMap<Vec<u8>, Vec<u8>>;
@@ -408,4 +408,34 @@ fn everything_goes_down_by_command_and_nothing_while_it_is_held() {
     Background::run(&*engine, Command::Demote, Box::new(move |result| sender.send(result).unwrap()));
     engine.close().unwrap();
     assert!(matches!(receiver.try_recv().unwrap(), Err(Error::Invalid(_))));
+}
+
+/// Scans that continue each other read the values of the tree ahead, a few requests for all of them.
+#[test]
+fn scans_that_continue_each_other_read_values_ahead() {
+    let mut options = Options { hot_bytes: 1 << 30, ..tiny() };
+    options.tree.common.cache_bytes = 8 << 20;
+    (options.tree.checkpoint_log_bytes, options.tree.dirty_bytes_max) = (4 << 20, 1 << 20);
+    let disk = Metered::new(SimDisk::new());
+    let engine = open(disk.clone(), Arc::new(ManualClock::default()), &options).unwrap();
+    for number in 0..64 {
+        let mut batch = Batch::new(0);
+        batch.put(key(number), vec![number as u8; 3000]);
+        apply(&engine, &batch);
+    }
+    run(&*engine, Command::Checkpoint).unwrap();
+    run(&*engine, Command::DropCaches).unwrap();
+    let reads = || disk.snapshot().of(Purpose::Scan).reads;
+    let before = reads();
+    for number in (0..64).step_by(4) {
+        let (start, end, mut count) = (key(number), key(number + 4), 0);
+        let range = KeyRange { start: &start, end: Some(&end) };
+        let scanned = engine.scan(range, Tier::Disk, &mut |_, value| {
+            assert_eq!(value, [(number + count) as u8; 3000]);
+            count += 1;
+            ControlFlow::Continue(())
+        });
+        assert_eq!((scanned.unwrap(), count), ((), 4));
+    }
+    assert!(reads() - before <= 8, "{} reads for 16 scans", reads() - before);
 }
