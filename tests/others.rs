@@ -246,7 +246,5 @@ fn every_workload_runs_on_it() {
         }
     }
     stage.finish().unwrap();
-    let left: Vec<_> =
-        std::fs::read_dir(home.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-    assert_eq!(left, ["LOCK"], "the stores are gone");
+    assert_eq!(std::fs::read_dir(home.path()).unwrap().count(), 0, "the stores are gone");
 }
