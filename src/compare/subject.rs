@@ -19,7 +19,7 @@ use super::unsynced::Unsynced;
 use crate::base::clock::{Clock, ManualClock, SystemClock};
 use crate::base::metric::Since;
 use crate::disk::{
-    self, Access, Disk, DiskCounters, Flash, FlashCounters, Latch, Metered, OsDisk, Pool, ProcessIo,
+    self, Access, Disk, DiskCounters, Latch, Media, MediaCounters, Metered, OsDisk, Pool, ProcessIo,
 };
 use crate::engine::{
     self, Batch, Command, Done, Engine, Home, KeyRange, Kind, Lsn, Options, Promise, Shape, Tier, WakeSignal,
@@ -101,8 +101,8 @@ impl From<Arc<dyn Disk>> for Place {
 pub struct Counts {
     /// Counts of door 3; `None` for an engine whose files are no disk's of ours.
     pub door: Option<DiskCounters>,
-    /// Counts of the model of flash below; `None` if there is none.
-    pub flash: Option<FlashCounters>,
+    /// Counts of the models of media below; `None` if there are none.
+    pub media: Option<MediaCounters>,
     /// The kernel's counts for this process.
     pub kernel: ProcessIo,
     /// Bytes that the device below has written, for everybody; `None` where the kernel does not say.
@@ -119,7 +119,7 @@ impl Counts {
         let both = |now: Option<u64>, then: Option<u64>| Some(now?.saturating_sub(then?));
         Counts {
             door: self.door.as_ref().zip(earlier.door.as_ref()).map(|(now, then)| now.since(then)),
-            flash: self.flash.zip(earlier.flash).map(|(now, then)| now.since(&then)),
+            media: self.media.zip(earlier.media).map(|(now, then)| now.since(&then)),
             kernel: self.kernel.since(&earlier.kernel),
             device_bytes: both(self.device_bytes, earlier.device_bytes),
             processor: self.processor.since(&earlier.processor),
@@ -145,7 +145,7 @@ pub struct Subject {
     signal: Arc<WakeSignal>,
     place: Place,
     door: Option<Arc<Metered>>,
-    flash: Option<Arc<Flash>>,
+    media: Option<Arc<Media>>,
     /// The simulated clock; `None` if it is live.
     clock: Option<Arc<ManualClock>>,
     waited_nanos: AtomicU64,
@@ -165,15 +165,15 @@ impl Subject {
             Some(clock) => clock.clone(),
             None => Arc::new(SystemClock::new()),
         };
-        let mut flash = None;
+        let mut media = None;
         let (engine, door) = match (&place, options.kind().home) {
             (Place::Directory { path, .. }, Home::Directory(open)) => {
                 (open(path, seen, options).map_err(failed)?, None)
             }
             (Place::Disk { disk, .. }, _) => {
-                // The model takes time, and in a run that takes time nothing else shall.
-                flash = is_simulated.then(|| Flash::new(disk.clone()));
-                let below = flash.clone().map_or(disk.clone(), |flash| flash as Arc<dyn Disk>);
+                // Models take time, and in a run that takes time nothing else shall.
+                media = is_simulated.then(|| Media::new(disk.clone()));
+                let below = media.clone().map_or(disk.clone(), |media| media as Arc<dyn Disk>);
                 let door = Metered::new(below);
                 let disk = Latch::new(door.clone());
                 (engine::open(disk, seen, options).map_err(failed)?, Some(door))
@@ -191,7 +191,7 @@ impl Subject {
             }
         };
         let (signal, waited_nanos) = (engine.wake_signal(), AtomicU64::new(0));
-        Ok(Subject { worker, engine, signal, place, door, flash, clock, waited_nanos, memory_before_bytes })
+        Ok(Subject { worker, engine, signal, place, door, media, clock, waited_nanos, memory_before_bytes })
     }
 
     /// The engine's promises.
@@ -320,7 +320,7 @@ impl Subject {
         };
         Ok(Counts {
             door: self.door.as_ref().map(|door| door.snapshot()),
-            flash: self.flash.as_ref().map(|flash| flash.counters()),
+            media: self.media.as_ref().map(|media| media.counters()),
             kernel: disk::process_io().map_err(|error| Error::io("reading /proc/self/io", error))?,
             device_bytes: self.place.path().and_then(kernel::device_write_bytes),
             processor: Processor::now(),

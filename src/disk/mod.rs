@@ -14,15 +14,15 @@
 //!
 //! [`SimDisk`] implements exactly this, [`OsDisk`] relies on nothing more. [`Pool`], [`Stock`], [`Metered`],
 //! [`Latch`] and [`Faulty`] are decorators, so the real and the simulated disk stay plain. The stack on a mount is
-//! `Latch(Metered(Stock(Pool(OsDisk))))`. [`Flash`] models the drive below, for comparisons.
+//! `Latch(Metered(Stock(Pool(OsDisk))))`. [`Media`] models what may lie below, for comparisons.
 
 mod beneath;
 mod beside;
 mod copy;
 mod fault;
-mod flash;
 mod gone;
 mod latch;
+mod media;
 mod meter;
 mod os;
 mod overlay;
@@ -39,9 +39,9 @@ use std::sync::Arc;
 pub use beside::{LOG, LOG_BEFORE, LogFile, SocketFile};
 pub use copy::{Descriptor, copy};
 pub use fault::{Fault, Faulty, Request};
-pub use flash::{Flash, FlashCounters};
 pub use gone::Gone;
 pub use latch::{Latch, is_poisoned};
+pub use media::{ArmCounters, FlashCounters, Media, MediaCounters};
 pub use meter::{Counters, DiskCounters, Metered};
 pub use os::{
     Access, Held, InUse, Opening, OsDisk, ProcessIo, process_io, process_of, processes, read_outside,

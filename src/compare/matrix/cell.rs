@@ -82,7 +82,9 @@ pub fn measure(
         written: settled.map_or(Vec::new(), by_purpose),
         kernel_settled_bytes: run.settled.kernel.write_bytes,
         kernel_read_bytes: read.kernel.read_bytes,
-        flash_bytes: run.settled.flash.map(|flash| flash.bytes()),
+        flash_bytes: run.settled.media.map(|media| media.flash.bytes()),
+        arm_seeks: run.settled.media.map(|media| media.arm.seeks),
+        arm_nanos: run.settled.media.map(|media| media.arm.time().as_nanos() as u64),
     };
     subject.close()?;
     Ok(row)

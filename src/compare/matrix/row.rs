@@ -65,8 +65,12 @@ pub struct Row {
     pub kernel_settled_bytes: u64,
     /// `read_bytes` of it during the gets that are counted: fetched from the device.
     pub kernel_read_bytes: u64,
-    /// Bytes that a model of flash below programmed, settled ([`Flash`](crate::disk::Flash)).
+    /// Bytes that a model of flash below programmed, settled ([`Media`](crate::disk::Media)).
     pub flash_bytes: Option<u64>,
+    /// Moves of the arm of a model of a disk that has one, for what was written, settled.
+    pub arm_seeks: Option<u64>,
+    /// Time of these and of the bytes that passed.
+    pub arm_nanos: Option<u64>,
 }
 
 columns!(Row COUNTS counts set_counts: contender data_bytes value_bytes update_percent sequential seed keys puts logical_bytes
@@ -74,6 +78,7 @@ columns!(Row COUNTS counts set_counts: contender data_bytes value_bytes update_p
     memory_bytes nanos);
 columns!(Row KERNEL kernel set_kernel: kernel_settled_bytes kernel_read_bytes);
 columns!(Row FLASH flash set_flash: flash_bytes);
+columns!(Row ARM arm set_arm: arm_seeks arm_nanos);
 
 /// A column that is a ratio: its name, and what it is of a row.
 type Ratio = (&'static str, fn(&Row) -> Option<f64>);
@@ -90,9 +95,10 @@ const RATIOS: [Ratio; 9] = [
     ("space_amp_no_log", Row::space_amp_no_log),
     ("ops_per_second", |row| Some(row.ops_per_second())),
 ];
-/// Behind them: what the kernel counted by what was put, and what flash would have programmed.
+/// Behind them: what the kernel counted by what was put, what flash would have programmed, and what an arm would have let through.
 const KERNEL_RATIO: Ratio = ("kernel_write_amp", Row::kernel_write_amp);
 const FLASH_RATIO: Ratio = ("flash_write_amp", Row::flash_write_amp);
+const ARM_RATIO: Ratio = ("arm_ops_per_second", Row::arm_ops_per_second);
 
 impl Row {
     /// Where it was measured.
@@ -145,6 +151,11 @@ impl Row {
         Some(share(self.flash_bytes?, self.logical_bytes))
     }
 
+    /// Puts in the time that an arm took to write what they caused, settled, by the second.
+    pub fn arm_ops_per_second(&self) -> Option<f64> {
+        Some(self.puts as f64 / Duration::from_nanos(self.arm_nanos?.max(1)).as_secs_f64())
+    }
+
     /// Write requests a put, settled.
     pub fn requests_per_put(&self) -> Option<f64> {
         Some(share(self.requests?, self.puts))
@@ -182,7 +193,15 @@ impl Row {
         let ratios = RATIOS.iter().map(|(name, _)| name.to_string());
         let kernel = KERNEL.iter().map(|name| name.to_string()).chain([KERNEL_RATIO.0.to_string()]);
         let flash = FLASH.iter().map(|name| name.to_string()).chain([FLASH_RATIO.0.to_string()]);
-        counts.chain(purposes).chain(ratios).chain(kernel).chain(flash).collect::<Vec<_>>().join(",")
+        let arm = ARM.iter().map(|name| name.to_string()).chain([ARM_RATIO.0.to_string()]);
+        counts
+            .chain(purposes)
+            .chain(ratios)
+            .chain(kernel)
+            .chain(flash)
+            .chain(arm)
+            .collect::<Vec<_>>()
+            .join(",")
     }
 
     /// Its line of the CSV file.
@@ -195,6 +214,8 @@ impl Row {
         words.push(ratio(KERNEL_RATIO.1(self)));
         words.extend(self.flash());
         words.push(ratio(FLASH_RATIO.1(self)));
+        words.extend(self.arm());
+        words.push(ratio(ARM_RATIO.1(self)));
         words.join(",")
     }
 
@@ -213,6 +234,8 @@ impl Row {
         row.set_kernel(&mut words)?;
         let mut words = words.skip(1);
         row.set_flash(&mut words)?;
+        let mut words = words.skip(1);
+        row.set_arm(&mut words)?;
         // The ratios follow from the counts, so a line that was cut off differs.
         (row.csv() == line.trim_end_matches(['\r', '\n'])).then_some(row)
     }
@@ -249,6 +272,8 @@ pub fn sample(contender: &str, data_bytes: u64, value_bytes: u64, update_percent
         kernel_settled_bytes: 2000 * tenths,
         kernel_read_bytes: 4096,
         flash_bytes: Some(1500 * tenths),
+        arm_seeks: Some(tenths),
+        arm_nanos: Some(10_000_000 * tenths),
         ..Row::default()
     }
 }
@@ -265,6 +290,8 @@ pub fn unseen(row: Row) -> Row {
         read_bytes: None,
         log_file_bytes: None,
         flash_bytes: None,
+        arm_seeks: None,
+        arm_nanos: None,
         written: Vec::new(),
         ..row
     }
@@ -279,8 +306,14 @@ mod tests {
         let row = sample("lsm:leveled", 1 << 20, 84, 50, 40);
         let doors = [Row::write_amp, Row::write_amp_unsettled, Row::write_amp_no_wal, Row::read_amp]
             .into_iter()
-            .chain([Row::reads_per_get, Row::requests_per_put, Row::space_amp_no_log, Row::flash_write_amp]);
-        let expected = [4.0, 2.0, 3.6, 20.48, 0.5, 0.25, 2.0, 6.0];
+            .chain([
+                Row::reads_per_get,
+                Row::requests_per_put,
+                Row::space_amp_no_log,
+                Row::flash_write_amp,
+                Row::arm_ops_per_second,
+            ]);
+        let expected = [4.0, 2.0, 3.6, 20.48, 0.5, 0.25, 2.0, 6.0, 250.0];
         assert_eq!(doors.clone().map(|of| of(&row)).collect::<Vec<_>>(), expected.map(Some));
         assert_eq!((row.kernel_write_amp(), row.space_amp(), row.ops_per_second()), (Some(8.0), 3.0, 2000.0));
         // What door 3 does not see is not made up, and nor is a kernel's count of nothing.
@@ -311,7 +344,7 @@ mod tests {
             row.csv()
         );
         assert!(row.csv().ends_with(
-            ",4.1000,2.0500,3.6900,0.2500,20.4800,0.5000,3.0000,2.0000,2000.0000,82000,4096,8.2000,61500,6.1500"
+            ",4.1000,2.0500,3.6900,0.2500,20.4800,0.5000,3.0000,2.0000,2000.0000,82000,4096,8.2000,61500,6.1500,41,410000000,243.9024"
         ));
         let blind = unseen(row.clone());
         assert_eq!(Row::from_csv(&blind.csv()), Some(blind.clone()));
