@@ -45,7 +45,8 @@ pub static ENGINE: Descriptor = Descriptor {
     writes_in_place: true,
     variants: &[
         ("policy", || vec!["leveled", "tiered"]),
-        ("pages", || btree::Placement::ALL.iter().map(|pages| pages.name()).collect()),
+        // In place it is each of those.
+        ("pages", || btree::Placement::ALL[1..].iter().map(|pages| pages.name()).collect()),
     ],
 };
 
