@@ -2,7 +2,7 @@
 
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -212,6 +212,8 @@ struct Fjall {
     keyspace: Keyspace,
     directory: PathBuf,
     options: FjallOptions,
+    /// What was free on the disk when it was first found to be full, or fjall to take nothing more.
+    free_bytes_at_halt: OnceLock<u64>,
     /// For one who writes at a time, so that no other makes fjall halt behind the look at its pressure.
     writing: Mutex<()>,
 }
@@ -243,15 +245,25 @@ impl Fjall {
             .map_err(|error| self.failed("a look at the journal", error))
     }
 
-    /// After an error of a flush it takes nothing more and does not say which one it was: without room for a memtable, that was the reason.
+    /// After an error of a flush or a merge it takes nothing more and does not say which one it was. Without room for a memtable and for all tables once
+    /// more, which bound what the two write, that was the reason: what they had written is gone again by then. It is told until there is more room.
     fn failed(&self, what: &str, error: fjall::Error) -> Error {
+        let free_bytes = || {
+            let space = OsDisk::open(&self.directory, Access::Read).and_then(|disk| disk.space());
+            space.map_or(u64::MAX, |space| space.free_bytes)
+        };
         if !matches!(error, fjall::Error::Poisoned) {
-            return fjall_failed(what, error);
+            let error = fjall_failed(what, error);
+            if matches!(error, Error::NoSpace) {
+                self.free_bytes_at_halt.get_or_init(free_bytes);
+            }
+            return error;
         }
-        let space = OsDisk::open(&self.directory, Access::Read).and_then(|disk| disk.space());
-        match space {
-            Ok(space) if space.free_bytes < self.options.memtable_bytes => Error::NoSpace,
-            _ => {
+        let (now, then) = (free_bytes(), *self.free_bytes_at_halt.get_or_init(free_bytes));
+        let bound = self.options.memtable_bytes + self.keyspace.disk_space();
+        match now <= then.saturating_add(self.options.memtable_bytes) && then < bound {
+            true => Error::NoSpace,
+            false => {
                 let rest = "a flush or a sync failed: fjall takes nothing more until it is mounted anew";
                 Error::io(what, std::io::Error::other(rest))
             }
@@ -287,6 +299,7 @@ fn open(directory: &Path, clock: Arc<dyn Clock>, options: &Options) -> Result<Ar
             keyspace,
             directory: directory.to_path_buf(),
             options: own,
+            free_bytes_at_halt: OnceLock::new(),
             writing: Mutex::default(),
         },
         clock,
@@ -367,7 +380,7 @@ impl Store for Fjall {
         Promise {
             survives_full_disk: false,
             weaker: Some("after a full disk it takes nothing more"),
-            way_out: Some("make room, then mount it anew"),
+            way_out: Some("make room for its merges, then mount it anew"),
             ..Promise::WHOLE
         }
     }

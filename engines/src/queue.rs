@@ -38,6 +38,17 @@ struct State {
     failed: Option<Error>,
 }
 
+impl State {
+    /// The error of a sync that failed. That there was no room is told once: room that comes later changes nothing.
+    fn failed(&mut self) -> Option<Error> {
+        let failed = self.failed.clone()?;
+        if matches!(failed, Error::NoSpace) {
+            self.failed = Some(Error::io("a sync that found no room", std::io::Error::other(ANEW)));
+        }
+        Some(failed)
+    }
+}
+
 /// The queue.
 pub struct Queue {
     clock: Arc<dyn Clock>,
@@ -61,7 +72,7 @@ impl Queue {
 
     /// The error of a sync that failed, for who would change something.
     pub fn check(&self) -> Result<()> {
-        self.state.lock().failed.clone().map_or(Ok(()), Err)
+        self.state.lock().failed().map_or(Ok(()), Err)
     }
 
     /// Notes a batch of `bytes`, which the engine has taken; its end in the history.
@@ -89,8 +100,8 @@ impl Queue {
     /// Calls `done` once everything up to `lsn` is durable: now, or from [`Queue::work`].
     pub fn sync_to(&self, lsn: Lsn, done: Done) {
         let mut state = self.state.lock();
-        let answer = match &state.failed {
-            Some(error) => Err(error.clone()),
+        let answer = match state.failed() {
+            Some(error) => Err(error),
             None if lsn <= state.durable => Ok(()),
             None => {
                 state.waiters.push((lsn, done));
@@ -154,7 +165,8 @@ impl Queue {
             let is_new = state.applied > state.durable;
             // From here on what is applied is younger than this moment.
             let oldest = state.oldest.take();
-            (state.applied, is_new, oldest, state.failed.clone())
+            let failed = if state.waiters.is_empty() { state.failed.clone() } else { state.failed() };
+            (state.applied, is_new, oldest, failed)
         };
         let result = match failed {
             Some(error) => Err(error),
@@ -174,13 +186,13 @@ impl Queue {
                     // The next one is due an interval from now, not at once.
                     state.oldest = oldest.map(|_| self.clock.elapsed());
                 } else {
-                    state.failed = Some(match error {
-                        // Room that comes later changes nothing.
-                        Error::NoSpace => Error::io("a sync that found no room", std::io::Error::other(ANEW)),
-                        other => other.clone(),
-                    });
+                    state.failed.get_or_insert_with(|| error.clone());
                 }
                 std::mem::swap(&mut ready, &mut state.waiters);
+                if !ready.is_empty() {
+                    // They are told.
+                    state.failed();
+                }
             }
         }
         drop(state);
@@ -202,13 +214,18 @@ mod tests {
         syncs: AtomicU64,
         commands: AtomicU64,
         is_broken: bool,
+        is_full: bool,
         keeps_unsynced: bool,
     }
 
     impl Durable for Disk {
         fn sync(&self) -> Result<()> {
             self.syncs.fetch_add(1, Relaxed);
-            if self.is_broken { Err(Error::Invalid("the disk is gone".into())) } else { Ok(()) }
+            match (self.is_broken, self.is_full) {
+                (true, _) => Err(Error::Invalid("the disk is gone".into())),
+                (_, true) => Err(Error::NoSpace),
+                _ => Ok(()),
+            }
         }
         fn keeps_unsynced(&self, _: &Error) -> bool {
             self.keeps_unsynced
@@ -294,6 +311,34 @@ mod tests {
         assert!(queue.sync_now(&disk).is_err());
         assert_eq!((counts(&answers), disk.syncs.load(Relaxed)), ([0, 2], 1));
         assert_eq!(queue.check().unwrap_err().to_string(), "the disk is gone");
+    }
+
+    #[test]
+    fn that_a_sync_found_no_room_is_told_once_to_someone() {
+        let full = Disk { is_full: true, ..Disk::default() };
+        for asks in [false, true] {
+            let (queue, clock) = queue(Sync::Interval(Duration::from_secs(1)));
+            let end = queue.applied(1);
+            let told = Arc::new(Mutex::new(Vec::new()));
+            let sync = || {
+                let told = told.clone();
+                queue.sync_to(end, Box::new(move |result| told.lock().push(result.unwrap_err())));
+            };
+            if asks {
+                sync();
+            }
+            clock.advance(Duration::from_secs(2));
+            assert!(matches!(queue.work(WorkClass::Log, &full), Err(Error::NoSpace)));
+            // The interval found it and nobody waited: the next who comes is told.
+            if !asks {
+                assert!(matches!(queue.check(), Err(Error::NoSpace)));
+            }
+            assert!(queue.check().unwrap_err().to_string().contains(ANEW));
+            sync();
+            let told = told.lock();
+            assert!(told.last().unwrap().to_string().contains(ANEW), "{told:?}");
+            assert_eq!((told.len(), matches!(told[0], Error::NoSpace)), (1 + usize::from(asks), asks));
+        }
     }
 
     #[test]

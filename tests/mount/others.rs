@@ -64,6 +64,10 @@ fn a_full_disk(engine: Engine) {
         assert!(count >= 20, "full after {count} files");
         let goes_on = mount.promises("survives_full_disk");
         fs::remove_file(&ballast).unwrap();
+        if !goes_on {
+            // What stands still at the first merge without room needs room for that merge.
+            mount.sh(r#"mount -o remount,size=512m "$STORE""#);
+        }
         if goes_on {
             assert!((0..count).all(|number| is_there(&mount, number)));
             let again = until(Duration::from_secs(20), || write_durably(&mount, 1000).is_ok());
