@@ -4,8 +4,8 @@
 //! a program registers ([`crate::engine::register`]) is compared like ours.
 //!
 //! - [`contender`]: who, with which options and how much memory. [`subject`]: the engine, opened where it lives and driven at one of two paces.
-//! - [`stretch`]: one measured stretch of work, from which all figures come: what door 3 saw, what the kernel counted ([`kernel`]), time,
-//!   memory, space. [`values`]: what is written.
+//! - [`stretch`]: one measured stretch of work, from which all figures come: what door 3 saw, what the kernel counted ([`kernel`]), what the
+//!   engine says of itself ([`inside`]), time, memory, space. [`values`]: what is written.
 //! - Each contender is measured in a process of its own ([`child`]), so that its memory and the kernel's counts are its own.
 //!
 //! Two kinds of work are made of stretches. The [`matrix`] counts the bytes of puts at many points, on a clock of its own, the same on every
@@ -15,6 +15,7 @@ pub mod arguments;
 mod child;
 pub mod contender;
 mod csv;
+pub mod inside;
 mod kernel;
 pub mod matrix;
 mod progress;

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::Error;
+use super::inside::Inside;
 use super::kernel::{self, Processor};
 use super::unsynced::Unsynced;
 use crate::base::clock::{Clock, ManualClock, SystemClock};
@@ -111,6 +112,8 @@ pub struct Counts {
     pub processor: Processor,
     /// Time for which writers were held back, all threads together, as far as the engine says.
     pub stalled: Duration,
+    /// What the engine says of point reads, and of what is hot.
+    pub inside: Inside,
 }
 
 impl Counts {
@@ -124,6 +127,7 @@ impl Counts {
             device_bytes: both(self.device_bytes, earlier.device_bytes),
             processor: self.processor.since(&earlier.processor),
             stalled: self.stalled.saturating_sub(earlier.stalled),
+            inside: self.inside.since(&earlier.inside),
         }
     }
 }
@@ -313,10 +317,11 @@ impl Subject {
     /// Everything that has been counted.
     pub fn counts(&self) -> Result<Counts, Error> {
         let waited = Duration::from_nanos(self.waited_nanos.load(Relaxed));
-        let inside = match &self.door {
+        let shape = self.engine.shape();
+        let held_back = match &self.door {
             // Ours answer `Busy`, and the wait is counted above.
             Some(_) => Duration::ZERO,
-            None => Duration::from_secs_f64(self.engine.shape().stalls.seconds()),
+            None => Duration::from_secs_f64(shape.stalls.seconds()),
         };
         Ok(Counts {
             door: self.door.as_ref().map(|door| door.snapshot()),
@@ -324,7 +329,8 @@ impl Subject {
             kernel: disk::process_io().map_err(|error| Error::io("reading /proc/self/io", error))?,
             device_bytes: self.place.path().and_then(kernel::device_write_bytes),
             processor: Processor::now(),
-            stalled: waited + inside,
+            stalled: waited + held_back,
+            inside: Inside::of(&shape),
         })
     }
 

@@ -52,6 +52,15 @@ pub enum Picker {
     Uniform(Prng, u64),
     /// A few far more often than others.
     Zipf(Zipf),
+    /// Some, spread over the key space, alike.
+    Scattered {
+        /// Chooses among them.
+        random: Prng,
+        /// How many.
+        some: u64,
+        /// Number of keys.
+        count: u64,
+    },
     /// Every index of `0..count` once, at the place that the function gives its turn; then from the beginning.
     Each {
         /// Number of keys.
@@ -67,6 +76,11 @@ impl Picker {
     /// Uniform over `0..count`.
     pub fn uniform(count: u64, seed: u64) -> Picker {
         Picker::Uniform(Prng::new(seed), count)
+    }
+
+    /// Uniform over one index of `share` of `0..count`, at places without visible order.
+    pub fn scattered(count: u64, share: u64, seed: u64) -> Picker {
+        Picker::Scattered { random: Prng::new(seed), some: (count / share).max(1), count }
     }
 
     /// Zipfian over `0..count` with exponent 0.99, the hot ones spread over the key space.
@@ -92,6 +106,7 @@ impl Picker {
                 place((*turn - 1) % *count, *count)
             }
             Picker::Uniform(random, count) => random.below(*count),
+            Picker::Scattered { random, some, count } => shuffled(random.below(*some), *count),
             Picker::Zipf(zipf) => zipf.pick(),
         }
     }
@@ -163,6 +178,14 @@ mod tests {
         counts.sort_unstable_by(|a, b| b.cmp(a));
         let hot: u32 = counts[..100].iter().sum();
         assert!((45_000..65_000).contains(&hot), "the hottest hundredth took {hot} of 100,000");
+    }
+
+    #[test]
+    fn some_are_as_many_as_were_asked_for_and_lie_everywhere() {
+        let mut picker = Picker::scattered(10_000, 100, 7);
+        let seen: std::collections::BTreeSet<u64> = (0..10_000).map(|_| picker.pick()).collect();
+        assert_eq!(seen.len(), 100);
+        assert!((0..4).all(|part| seen.range(part * 2500..(part + 1) * 2500).count() > 10), "{seen:?}");
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::time::Instant;
 use parking_lot::Mutex;
 
 use super::keys::Picker;
+use super::pulse::Pulse;
 use super::row::Row;
 use super::stage::Stage;
 use crate::compare::Error;
@@ -43,7 +44,7 @@ impl Stage {
     pub(super) fn mix(&self, how: Stretch, mix: Mix<'_>) -> Result<Vec<Row>, Error> {
         let reads = Mutex::new(Tally::timed());
         let measured = stretch::measure(self.subject()?, how, |_, deadline| {
-            let (all, gets) = self.read_and_overwrite(&mix, deadline)?;
+            let (all, gets) = self.read_and_overwrite(&mix, None, deadline)?;
             *reads.lock() = gets;
             Ok(all)
         })?;
@@ -61,7 +62,7 @@ impl Stage {
         let measured = stretch::measure(subject, Stretch { threads: 2, ..how }, |thread, deadline| {
             if thread == 0 {
                 // However it ends, the other thread is not to go on.
-                let ended = self.read_and_overwrite(&mix, deadline);
+                let ended = self.read_and_overwrite(&mix, None, deadline);
                 is_over.store(true, Relaxed);
                 let (all, gets) = ended?;
                 *reads.lock() = gets;
@@ -88,22 +89,40 @@ impl Stage {
         Ok(vec![row, second, third])
     }
 
-    /// Stretches of zipfian reads and overwrites one after another, nothing settled between them. Before [`AFTER`] others become the hot keys.
+    /// Stretches of zipfian reads and overwrites one after another, nothing settled between them. Before [`AFTER`] others become the hot keys;
+    /// the first row after it says when the rate was again what it had been, if it was.
     pub(super) fn move_hot(&self, how: Stretch) -> Result<Vec<Row>, Error> {
         let keys = self.size.keys;
-        let mut rows = Vec::new();
+        let (mut rows, mut rate_before, mut moved) = (Vec::<Row>::new(), 0.0, None);
         for (place, name) in BEFORE.map(|name| (0, name)).into_iter().chain(AFTER.map(|name| (1, name))) {
             let mix = Mix::half(move || Picker::zipf_elsewhere(keys, 10, place));
-            let measured = self.mix(Stretch { settles: false, ..how }, mix)?;
-            rows.extend(measured.into_iter().take(1).map(|row| Row { workload: name.to_string(), ..row }));
+            if place == 1 && moved.is_none() {
+                rate_before = rows.last().map_or(0.0, Row::ops_per_second);
+                moved = Some(Mutex::new(Pulse::begin()));
+            }
+            let measured =
+                stretch::measure(self.subject()?, Stretch { settles: false, ..how }, |_, deadline| {
+                    Ok(self.read_and_overwrite(&mix, moved.as_ref(), deadline)?.0)
+                })?;
+            rows.push(Row { workload: name.to_string(), ..self.row(&measured, true)? });
+        }
+        let recovery = moved.and_then(|pulse| pulse.into_inner().recovery(rate_before));
+        if let Some(after) = rows.get_mut(BEFORE.len()) {
+            after.recovery_nanos = recovery.map(|time| time.as_nanos() as u64);
         }
         // What the last one leaves is no other workload's.
         self.subject()?.settle()?;
         Ok(rows)
     }
 
-    /// As many operations as there are to be, and those that read.
-    fn read_and_overwrite(&self, mix: &Mix<'_>, deadline: Option<Instant>) -> Result<(Tally, Tally), Error> {
+    /// As many operations as there are to be, and those that read. Each is counted by `pulse`, too.
+    fn read_and_overwrite(
+        &self,
+        mix: &Mix<'_>,
+        pulse: Option<&Mutex<Pulse>>,
+        deadline: Option<Instant>,
+    ) -> Result<(Tally, Tally), Error> {
+        let mut pulse = pulse.map(|pulse| pulse.lock());
         let (subject, count) = (self.subject()?, self.size.overwrites);
         let (mut picker, mut coin) = ((mix.picker)(), Picker::uniform(100, 11));
         let (mut writes, mut gets) = (Tally::timed(), Tally::timed());
@@ -116,6 +135,9 @@ impl Stage {
                 writes.count(1, change.bytes(), since, deadline);
             } else {
                 self.get_one(index, true, &mut gets, deadline)?;
+            }
+            if let Some(pulse) = &mut pulse {
+                pulse.beat();
             }
         }
         writes.ops += gets.ops;

@@ -5,9 +5,11 @@
 //!
 //! `docs/workloads.md` says what is equal, what is not, and how to read the figures.
 
+pub mod goals;
 pub mod keys;
 mod mixed;
 pub mod plan;
+mod pulse;
 pub mod report;
 pub mod row;
 pub mod stage;
@@ -40,7 +42,7 @@ pub fn main(arguments: &Arguments) -> Result<(), Error> {
     for size in &plan.sizes {
         run_size(&plan, size, &results, &mut rows)?;
     }
-    print(&format!("\n{}{}", report::LEGEND, report::summary(&rows)))?;
+    print(&format!("\n{}{}{}", report::LEGEND, report::summary(&rows), goals::table(&rows)))?;
     print(&format!("\nwritten: {} {}\n", results.show(CSV), results.show(JSON)))
 }
 

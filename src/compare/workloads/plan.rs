@@ -9,7 +9,7 @@ use crate::compare::arguments::{self, Arguments};
 use crate::compare::contender::Contender;
 
 /// The workloads in their order, each with what it does.
-pub const WORKLOADS: [(&str, &str); 19] = [
+pub const WORKLOADS: [(&str, &str); 22] = [
     ("fillseq", "a quarter of the keys in ascending order, in a store of its own"),
     ("fillrandom", "every key once, in random order"),
     ("readrandom", "point reads of present keys, uniform"),
@@ -24,6 +24,9 @@ pub const WORKLOADS: [(&str, &str); 19] = [
     ("mixed", "half reads, half overwrites, zipfian; the second line has the reads' latency"),
     ("mixeduniform", "the same, uniform"),
     ("mixedreads", "the same, zipfian, of which 95 of 100 are reads"),
+    ("mixeduniformreads", "the same, uniform, of which 95 of 100 are reads"),
+    ("mixedcold", "mixed, but every key in turn: none is hot"),
+    ("mixedhot", "mixed, but of a 32nd of the keys alone, uniform: all of them are hot"),
     ("mixedscan", "mixed beside a scan of everything; the third line has the entries of the scan"),
     (
         "moving",

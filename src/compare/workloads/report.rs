@@ -8,9 +8,9 @@ use crate::base::text::human_size;
 use crate::compare::csv::times;
 
 /// Headings of the columns behind the names; each as wide as its heading, but at least 6.
-const COLUMNS: [&str; 16] = [
+const COLUMNS: [&str; 18] = [
     "ops/s", "sust/s", "settle", "p50 us", "p99", "p99.9", "max ms", "W", "KERNEL", "DEVICE", "R", "S",
-    "S-peak", "MiB", "stall", "other",
+    "S-peak", "asked", "hot", "MiB", "stall", "other",
 ];
 const WIDTH: usize = 7;
 /// Of the names.
@@ -47,6 +47,8 @@ pub fn line(row: &Row) -> String {
         times(row.kernel_read_amp()),
         times(Some(row.space_amp())),
         times(Some(row.space_amp_peak())),
+        times(row.structures_per_get()),
+        times(row.hot_read_share()),
         (row.memory_peak_bytes >> 20).to_string(),
         format!("{:.2}", row.stall_nanos as f64 / 1e9),
         format!("{:.2}", row.other_cores()),
@@ -61,8 +63,8 @@ pub fn line(row: &Row) -> String {
 pub const LEGEND: &str = "\
 ops/s while it ran; sust/s with the time to settle counted. p50 to max: of a call. W bytes that door 3 saw written a byte of key and
 value, until settled; KERNEL the same by write_bytes of /proc/self/io, DEVICE by what the device wrote, for everybody. R bytes fetched
-from the device a byte returned. S bytes of files a live byte. MiB peak of RssAnon. stall: seconds that writers were held back, where
-the engine says so. other: cores used by anything else. - nobody measures it; * cut by the time limit; ~ a crash may leave less than a
+from the device a byte returned. S bytes of files a live byte. asked: structures a point read asked, hot: share of the point reads that a
+hybrid's tree answered. MiB peak of RssAnon. stall: seconds that writers were held back, where the engine says so. other: cores used by anything else. - nobody measures it; * cut by the time limit; ~ a crash may leave less than a
 prefix of the history; ! something else used the machine: measure it again.
 ";
 
@@ -193,6 +195,6 @@ mod tests {
             (heading.lines().last().unwrap(), line(&sample("lsm:leveled", "fillrandom", 3000)));
         assert_eq!(heading.chars().count(), line.chars().count(), "{heading}\n{line}");
         assert!(line.starts_with("fillrandom         lsm:leveled           4000    3000    0.25"), "{line}");
-        assert!(line.contains("   2.00    3.00    4.00    0.00    1.50    3.00"), "{line}");
+        assert!(line.contains("   2.00    3.00    4.00    0.00    1.50    3.00    2.50       -"), "{line}");
     }
 }

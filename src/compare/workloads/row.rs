@@ -77,6 +77,18 @@ pub struct Row {
     pub memory_peak_bytes: u64,
     /// Time that writers were held back, all threads together, as far as the engine says.
     pub stall_nanos: u64,
+    /// Point reads that the engine counted.
+    pub gets: Option<u64>,
+    /// Structures that they asked: memtables, tables, pages.
+    pub structures: Option<u64>,
+    /// Of these reads, those that the tree of a hybrid answered.
+    pub hot_gets: Option<u64>,
+    /// Bytes of the tree of a hybrid, at the end.
+    pub hot_bytes: Option<u64>,
+    /// Bytes of its levels.
+    pub cold_bytes: Option<u64>,
+    /// Time from when other keys became the hot ones until the rate was again [`RECOVERED_SHARE`](super::pulse::RECOVERED_SHARE) of that before.
+    pub recovery_nanos: Option<u64>,
     /// Processor time of the process.
     pub processor_nanos: u64,
     /// Processor time of everything else on the machine meanwhile, write-back by the kernel among it.
@@ -86,12 +98,13 @@ pub struct Row {
 columns!(Row COUNTS counts set_counts: contender workload data_bytes value_bytes writes keeps_prefix is_cut ops logical_bytes run_nanos
     settle_nanos whole_nanos p50_nanos p99_nanos p999_nanos max_nanos door_write_bytes door_unsettled_bytes door_log_bytes door_writes
     door_syncs door_read_bytes door_reads kernel_write_bytes kernel_asked_write_bytes kernel_read_bytes device_write_bytes occupied_bytes
-    occupied_peak_bytes live_bytes memory_peak_bytes stall_nanos processor_nanos other_processor_nanos);
+    occupied_peak_bytes live_bytes memory_peak_bytes stall_nanos gets structures hot_gets hot_bytes cold_bytes recovery_nanos processor_nanos
+    other_processor_nanos);
 
 /// A column that is a ratio: its name, and what it is of a row.
 type Ratio = (&'static str, fn(&Row) -> Option<f64>);
 
-const RATIOS: [Ratio; 10] = [
+const RATIOS: [Ratio; 13] = [
     ("ops_per_second", |row| Some(row.ops_per_second())),
     ("sustained_per_second", |row| Some(row.sustained_per_second())),
     ("write_amp", Row::write_amp),
@@ -101,6 +114,9 @@ const RATIOS: [Ratio; 10] = [
     ("kernel_read_amp", Row::kernel_read_amp),
     ("space_amp", |row| Some(row.space_amp())),
     ("space_amp_peak", |row| Some(row.space_amp_peak())),
+    ("structures_per_get", Row::structures_per_get),
+    ("hot_read_share", Row::hot_read_share),
+    ("hot_share", Row::hot_share),
     ("other_cores", |row| Some(row.other_cores())),
 ];
 
@@ -144,6 +160,11 @@ impl Row {
             live_bytes,
             memory_peak_bytes: measured.memory_bytes,
             stall_nanos: settled.stalled.as_nanos() as u64,
+            gets: unsettled.inside.gets,
+            structures: unsettled.inside.structures,
+            hot_gets: unsettled.inside.hot_gets,
+            hot_bytes: settled.inside.hot_bytes,
+            cold_bytes: settled.inside.cold_bytes,
             processor_nanos: (settled.processor.own * 1e9) as u64,
             other_processor_nanos: (other * 1e9) as u64,
             ..Row::default()
@@ -197,6 +218,22 @@ impl Row {
     /// The same at its largest.
     pub fn space_amp_peak(&self) -> f64 {
         share(self.occupied_peak_bytes, self.live_bytes)
+    }
+
+    /// Structures that a point read asked, on average; `None` without reads.
+    pub fn structures_per_get(&self) -> Option<f64> {
+        self.gets.filter(|gets| *gets > 0).and_then(|gets| Some(share(self.structures?, gets)))
+    }
+
+    /// Share of the point reads that the tree of a hybrid answered.
+    pub fn hot_read_share(&self) -> Option<f64> {
+        self.gets.filter(|gets| *gets > 0).and_then(|gets| Some(share(self.hot_gets?, gets)))
+    }
+
+    /// Share of a hybrid's bytes that lie in its tree, at the end.
+    pub fn hot_share(&self) -> Option<f64> {
+        let (hot, cold) = (self.hot_bytes?, self.cold_bytes?);
+        (hot + cold > 0).then(|| share(hot, hot + cold))
     }
 
     /// Cores used by everything else on the machine.
@@ -276,6 +313,8 @@ pub fn sample(contender: &str, workload: &str, sustained_per_second: u64) -> Row
         occupied_bytes: 3000,
         occupied_peak_bytes: 6000,
         live_bytes: 2000,
+        gets: Some(100),
+        structures: Some(250),
         ..Row::default()
     }
 }
@@ -291,6 +330,13 @@ mod tests {
         let written = [row.write_amp(), row.kernel_write_amp(), row.device_write_amp()];
         assert_eq!(written, [2.0, 3.0, 4.0].map(Some));
         assert_eq!((row.read_amp(), row.space_amp(), row.space_amp_peak()), (Some(0.5), 1.5, 3.0));
+        assert_eq!(
+            (row.structures_per_get(), row.hot_read_share(), row.hot_share()),
+            (Some(2.5), None, None)
+        );
+        let hybrid = Row { hot_gets: Some(60), hot_bytes: Some(10), cold_bytes: Some(30), ..row.clone() };
+        assert_eq!((hybrid.hot_read_share(), hybrid.hot_share()), (Some(0.6), Some(0.25)));
+        assert_eq!(Row { gets: Some(0), ..hybrid }.structures_per_get(), None);
         let read = Row { writes: 0, ..row.clone() };
         assert_eq!([read.write_amp(), read.kernel_write_amp(), read.device_write_amp()], [None; 3]);
         let blind = Row {

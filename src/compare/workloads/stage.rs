@@ -25,6 +25,8 @@ const FILLED: &str = "FILLED";
 const SEEK_LIMIT: Duration = Duration::from_secs(3);
 /// A fill must end, for everything after it reads every key: an hour only ends what hangs.
 const FILL_LIMIT: Duration = Duration::from_secs(3600);
+/// Part of the keys that `mixedhot` uses, one part in so many.
+const HOT_SHARE: u64 = 32;
 /// Threads of `sync4`.
 const SYNC_THREADS: u64 = 4;
 
@@ -118,6 +120,12 @@ impl Stage {
             "mixed" => return self.mix(write, Mix::half_zipf(keys)),
             "mixeduniform" => return self.mix(write, Mix::half(move || Picker::uniform(keys, 10))),
             "mixedreads" => return self.mix(write, Mix { reads_percent: 95, ..Mix::half_zipf(keys) }),
+            "mixeduniformreads" => {
+                return self
+                    .mix(write, Mix { reads_percent: 95, ..Mix::half(move || Picker::uniform(keys, 10)) });
+            }
+            "mixedcold" => return self.mix(write, Mix::half(move || Picker::each(keys, shuffled))),
+            "mixedhot" => return self.mix(write, Mix::half(move || Picker::scattered(keys, HOT_SHARE, 10))),
             "mixedscan" => return self.mix_beside_a_scan(write),
             "moving" => return self.move_hot(write),
             "sync1" => self.put_all(durable, syncs, 1, true, |_, _| Picker::uniform(keys, 12)),
