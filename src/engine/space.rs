@@ -160,6 +160,11 @@ impl SpaceGuard {
         space.room_bytes().saturating_add(self.ballast.bytes())
     }
 
+    /// Bytes of the reserve that work leaves alone which gives no space back: what deletes may take.
+    pub fn kept_bytes(&self) -> u64 {
+        SpaceClaim::Inside.leaves(self.reserve_bytes)
+    }
+
     /// Makes the next batch look up the free space, since work has begun that will write.
     pub fn look_again(&self) {
         self.allowance.store(0, Relaxed);

@@ -64,7 +64,7 @@ impl Bounds {
     }
 
     /// Upper bound of the bytes that checkpoints will log for pages and changes that are dirty, buffered or set aside in `tree`.
-    fn owed_log_bytes(&self, tree: &Tree) -> u64 {
+    pub fn owed_log_bytes(&self, tree: &Tree) -> u64 {
         self.core.copies.log_bytes_max(tree.copies_max())
             + self.core.copies.left_bytes()
             + self.again_log_bytes(tree)

@@ -140,6 +140,12 @@ impl BtreeEngine {
         counts.leaf_pages * self.core.pager.page_bytes() as u64 + counts.extent_units.bytes()
     }
 
+    /// Upper bound of the bytes of the disk that it may still take for the changes that it has: copies of dirty pages, and buffered puts.
+    pub fn owed_bytes(&self) -> u64 {
+        let tree = self.core.tree.read();
+        self.writer.bounds.owed_log_bytes(&tree).max(tree.image_bytes_max()) + tree.buffer_owes()
+    }
+
     /// Watches the keys from `start` on. There is one watch at a time.
     pub fn begin_watch(&self, start: &[u8]) {
         let _writer = self.core.tree.writer();

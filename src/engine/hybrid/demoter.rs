@@ -36,23 +36,32 @@ use crate::engine::{Done, Engine, Error, HybridShape, Pending, Result, Tier};
 /// Bytes of keys and values that a step brings down, about.
 const STEP_BYTES: u64 = 4 << 20;
 /// Share of the tree that a step brings down at most, one part in so many.
-const STEP_SHARE: u64 = 8;
-/// Bytes that a step looks at for each that it may bring down.
+const STEP_SHARE: u64 = 2;
+/// Bytes that a step looks at for each that it usually brings down at most.
 const LOOK_TIMES: u64 = 8;
 /// Keys that are removed from the tree by one batch, at most.
 const REMOVALS_MAX: usize = 256;
 /// Part of `hot` below it down to which the tree is emptied once it is over it, one part in so many.
-const SLACK_SHARE: u64 = 16;
+const SLACK_SHARE: u64 = 2;
 /// Part of `hot` above it at which writers stop, one part in so many.
 const MARGIN_SHARE: u64 = 4;
 /// Share of the bytes of the levels that tombstones in the tree stand for when a sweep begins, one part in so many.
 const SWEEP_SHARE: u64 = 16;
+/// Bytes of tombstones that are worth a table on a full disk.
+const SWEEP_BYTES_MIN: u64 = 512;
+/// In place of a number that nobody knows.
+const UNKNOWN: u64 = u64::MAX;
 /// When to go round again where nothing could be brought down.
 const REST: Duration = Duration::from_secs(1);
 
 /// Bytes of keys and values that a step brings down from a tree of `hot_bytes`, about.
 pub fn step_bytes(hot_bytes: u64) -> u64 {
     STEP_BYTES.min(hot_bytes / STEP_SHARE).max(1)
+}
+
+/// Bytes that go down from a tree of `hot_bytes` once it is over it, about, before it is small enough.
+pub fn round_bytes(hot_bytes: u64) -> u64 {
+    (hot_bytes / SLACK_SHARE).max(1)
 }
 
 /// Entries that were brought down and are still to be removed from the tree.
@@ -142,7 +151,7 @@ pub struct Demoter {
     trouble: Mutex<Option<(Error, u64)>>,
     /// A batch found no room.
     is_sweep_asked: AtomicBool,
-    /// Tombstones that deletes had left when the last sweep began.
+    /// Tombstones that deletes had left when the last sweep began; [`UNKNOWN`] before the first, since the tree may have had some when it was opened.
     swept: AtomicU64,
     /// Nothing goes down.
     is_held: AtomicBool,
@@ -164,7 +173,8 @@ impl Demoter {
     ) -> Demoter {
         let hot_bytes = AtomicU64::new(hot_bytes);
         let (state, trouble, counters) = Default::default();
-        let (is_sweep_asked, swept, is_held, asked, driven_out) = Default::default();
+        let swept = AtomicU64::new(UNKNOWN);
+        let (is_sweep_asked, is_held, asked, driven_out) = Default::default();
         Demoter {
             tree,
             levels,
@@ -192,14 +202,26 @@ impl Demoter {
         self.hot_bytes.store(bytes, Relaxed);
     }
 
-    /// Asks for a sweep, since a batch found no room.
+    /// Asks for a sweep, since a batch found no room, unless all tombstones went down in the last one.
     pub fn ask_sweep(&self) {
-        self.is_sweep_asked.store(true, Relaxed);
+        if self.has_unswept() {
+            self.is_sweep_asked.store(true, Relaxed);
+        }
+    }
+
+    /// Whether tombstones are still to go down, and nothing is known to be in the way.
+    pub fn may_sweep(&self) -> bool {
+        self.has_unswept() && self.trouble().is_none()
+    }
+
+    fn has_unswept(&self) -> bool {
+        self.tree.buried() != self.swept.load(Relaxed)
     }
 
     /// Whether tombstones should go down although the tree is within its bound.
     pub fn is_sweep_due(&self) -> bool {
-        let tombstones = self.tree.buried() - self.swept.load(Relaxed);
+        let (buried, swept) = (self.tree.buried(), self.swept.load(Relaxed));
+        let tombstones = if swept == UNKNOWN { buried } else { buried - swept };
         if tombstones == 0 {
             return false;
         }
@@ -372,7 +394,7 @@ impl Demoter {
     /// Makes steps 1 to 3, if the tree is too large.
     fn bring_down(&self, state: &mut State) -> Result<Pending> {
         let (bytes, hot_bytes) = (self.tree.tree_bytes(), self.hot_bytes());
-        let enough_bytes = hot_bytes - hot_bytes / SLACK_SHARE;
+        let enough_bytes = hot_bytes.saturating_sub(round_bytes(hot_bytes));
         state.is_emptying = bytes > hot_bytes || state.is_emptying && bytes > enough_bytes;
         if state.sweep.is_none() && (self.is_sweep_asked.swap(false, Relaxed) || self.is_sweep_due()) {
             state.sweep = Some(self.tree.buried());
@@ -400,9 +422,14 @@ impl Demoter {
             return Ok(Pending::After(wait));
         }
         // Beside the entries, a table has an index and filters.
-        if !self.levels.has_room(2 * step_bytes, matches!(cold, Cold::Nothing))? {
-            return Err(Error::NoSpace);
-        }
+        let is_sweeping = !is_all && state.sweep.is_some();
+        let has_room = matches!(cold, Cold::UpTo(_)) && self.levels.has_room(2 * step_bytes, false)?;
+        let (cold, step_bytes) = match has_room {
+            true => (cold, step_bytes),
+            // What gives space back goes down where nothing else may.
+            false if is_sweeping => (Cold::Nothing, self.sweep_bytes(step_bytes)?),
+            false => return Err(Error::NoSpace),
+        };
         if state.hand.is_empty() {
             state.round_began = Some(self.clock.elapsed());
         }
@@ -440,7 +467,7 @@ impl Demoter {
             state.ended = all;
             state.has_moved = false;
             self.counters.all_bytes.store(0, Relaxed);
-        } else if is_round && state.is_emptying {
+        } else if is_round && state.is_emptying && matches!(cold, Cold::UpTo(_)) {
             let has_moved = std::mem::take(&mut state.has_moved);
             if state.threshold == HEAT_MAX && !has_moved {
                 return Ok(Pending::After(REST));
@@ -450,8 +477,21 @@ impl Demoter {
         Ok(Pending::More)
     }
 
+    /// Bytes of tombstones, at most `step_bytes`, that there is room to write to tables.
+    fn sweep_bytes(&self, mut step_bytes: u64) -> Result<u64> {
+        // Beside the entries, a table has an index and filters.
+        while !self.levels.has_room(2 * step_bytes, true)? {
+            step_bytes /= 4;
+            if step_bytes < SWEEP_BYTES_MIN {
+                return Err(Error::NoSpace);
+            }
+        }
+        Ok(step_bytes)
+    }
+
     /// Writes about `step_bytes` of tombstones and of what is `cold` from `hand` on to tables, and makes them part of the levels.
     fn write_down(&self, hand: &[u8], cold: Cold, step_bytes: u64) -> Result<Found> {
+        let look_bytes = LOOK_TIMES.saturating_mul(self::step_bytes(self.hot_bytes()));
         let is_cold = |key: &[u8]| matches!(cold, Cold::UpTo(most) if self.heat.heat(key) <= most);
         let mut walk = self.tree.walk(Purpose::Demote);
         let mut tables = NewTables::new(&self.levels, Purpose::Demote, self.tree.lsn());
@@ -466,7 +506,7 @@ impl Demoter {
         let (mut seen_bytes, mut demoted_bytes) = (0, 0);
         while let Some(start) = &found.next
             && demoted_bytes < step_bytes
-            && seen_bytes < step_bytes.saturating_mul(LOOK_TIMES)
+            && seen_bytes < look_bytes
         {
             let chunk = match walk.chunk(start, None, Tier::Disk, &|key, is_clean| !is_clean && is_cold(key))
             {

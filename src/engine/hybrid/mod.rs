@@ -169,6 +169,7 @@ impl HybridEngine {
     /// One unit of bringing down what is cold, or of merging. After an error merges come first: they may make the room that was missing.
     fn bring_down_or_merge(&self) -> Result<Pending> {
         let mut merged = None;
+        self.levels.note_above(self.tree.owed_bytes());
         if self.demoter.trouble().is_some() {
             match self.levels.merge()? {
                 Pending::More => return Ok(Pending::More),
@@ -228,8 +229,13 @@ impl Engine for HybridEngine {
                     self.wake_signal.notify(WorkClass::Merge);
                 }
             }
-            // Tables may give some back, once they are cleaned.
-            Err(Error::NoSpace) if self.levels.want_space() || batch.awaits_space => {
+            // Tables may give some back, once they are cleaned; for that what deletes have left must be below.
+            Err(Error::NoSpace)
+                if self.levels.want_space()
+                    || batch.awaits_space
+                    || self.demoter.may_sweep()
+                    || self.levels.gives_space() =>
+            {
                 self.demoter.ask_sweep();
                 self.wake_signal.notify(WorkClass::Merge);
                 return Err(self.busy(Cause::Space));

@@ -1,8 +1,8 @@
 //! Options of the hybrid: those of both halves, each once, and the bound between them.
 
-use super::demoter::step_bytes;
+use super::demoter::{round_bytes, step_bytes};
 use super::heat::HEAT_MAX;
-use crate::base::text::{BadText, Field, When, concatenated, size};
+use crate::base::text::{BadText, Field, When, bounded_size, concatenated, exact_size, size};
 use crate::engine::{Common, OwnOptions, btree, lsm, options};
 
 /// Part of the cache for pages of the tree, one part in so many; blocks of tables have the rest.
@@ -24,6 +24,14 @@ pub struct Options {
 /// Heat that a record of a file of blocks that are read at random reaches seldom by chance, by measurement.
 const PROMOTE_HEAT: u8 = 8;
 
+/// Bytes of the tree: half of what may be dirty. Checkpoints of a tree that is all dirty write it again and again: with one as large as the memory they
+/// wrote ten times as much, by measurement.
+const HOT_BYTES: u64 = 64 << 20;
+/// Part of `memory` for the tree, one part in so many: half of the pages that may be dirty.
+const HOT_SHARE: u64 = 4;
+/// L1 has so many times what a round of the hand brings down: what L0 has when it is merged.
+const BASE_ROUNDS: u64 = 4;
+
 /// Parses a heat: 1 to [`HEAT_MAX`], or `off`, which is 0.
 pub fn parse_heat(text: &str) -> Result<u8, BadText> {
     if text == "off" {
@@ -35,16 +43,20 @@ pub fn parse_heat(text: &str) -> Result<u8, BadText> {
 
 impl Default for Options {
     fn default() -> Options {
-        Options {
-            tree: Default::default(),
-            levels: Default::default(),
-            hot_bytes: 1 << 30,
-            promote_heat: PROMOTE_HEAT,
-        }
+        let (tree, levels) = Default::default();
+        let mut options = Options { tree, levels, hot_bytes: 0, promote_heat: PROMOTE_HEAT };
+        options.set_hot(HOT_BYTES);
+        options
     }
 }
 
 impl Options {
+    /// Sets the size of the tree, and with it that of the first level.
+    fn set_hot(&mut self, bytes: u64) {
+        self.hot_bytes = bytes;
+        self.levels.level_base_bytes = BASE_ROUNDS * round_bytes(bytes);
+    }
+
     /// The options of the tree alone, with its part of the cache.
     pub fn of_tree(&self) -> btree::Options {
         let mut tree = self.tree.clone();
@@ -55,10 +67,16 @@ impl Options {
 
     /// The options of the levels alone, with their part of the cache.
     pub fn of_levels(&self) -> lsm::Options {
+        let step_bytes = step_bytes(self.hot_bytes);
+        // Tables of one round of the hand do not overlap: together they are one sorted run.
+        let steps = round_bytes(self.hot_bytes).div_ceil(step_bytes);
         let mut levels = lsm::Options {
             common: self.tree.common,
             // There are none; what comes into L0 at once is as large as one.
-            memtable_bytes: step_bytes(self.hot_bytes),
+            memtable_bytes: step_bytes,
+            l0_trigger: self.levels.l0_trigger.saturating_mul(steps),
+            l0_slowdown: self.levels.l0_slowdown.saturating_mul(steps),
+            l0_stop: self.levels.l0_stop.saturating_mul(steps),
             ..self.levels.clone()
         };
         levels.common.memory_bytes = 0;
@@ -126,7 +144,29 @@ const OWN: &[Field<Options>] = &[
         },
         get: |_| "none".to_string(),
     },
-    size!("hot", Mount, hot_bytes, "Bytes that the tree holds before what is cold goes down to the levels."),
+    Field {
+        name: "memory",
+        when: When::Mount,
+        help: "Bytes that the engine holds in memory at most: half dirty pages, half cache; hot is a quarter of it, and level_base follows. Options behind \
+               it divide it in another way; the cache gives way. 0 for their sum.",
+        set: |options, text| {
+            let bytes = bounded_size(text)?;
+            options.tree.common.memory_bytes = bytes;
+            if bytes > 0 {
+                options.tree.dirty_bytes_max = (bytes / 2).max(1);
+                options.tree.common.cache_bytes = bytes - bytes / 2;
+                options.set_hot((bytes / HOT_SHARE).max(1));
+            }
+            Ok(())
+        },
+        get: |options| exact_size(options.tree.common.memory_bytes),
+    },
+    size!(
+        "hot",
+        Mount,
+        hot_bytes,
+        "Bytes that the tree holds before what is cold goes down to the levels; at most half of dirty_max, or checkpoints write it again and again."
+    ),
     Field {
         name: "promote",
         when: When::Mount,
@@ -144,7 +184,6 @@ const OWN: &[Field<Options>] = &[
 const OF_TREE: &[Field<Options>] = all_of!(
     tree,
     btree::Options,
-    "memory",
     "page_size",
     "torn",
     "pages",
@@ -210,8 +249,8 @@ impl OwnOptions for Options {
     fn divide(&mut self, memory_bytes: u64) {
         self.tree.divide(memory_bytes);
         self.levels.table_bytes = memory_bytes / 4;
-        self.levels.level_base_bytes = memory_bytes;
-        self.hot_bytes = 4 * memory_bytes;
+        self.set_hot(memory_bytes / HOT_SHARE);
+        self.tree.checkpoint_log_bytes = 2 * memory_bytes;
     }
 
     fn validate(&self) -> Result<(), BadText> {

@@ -89,6 +89,10 @@ impl LevelStore {
         self.compactor.ingest(tables, log_lsn)?;
         // What was proven to be deleted may have values again.
         self.deleted_ranges.forget();
+        // As after a flush: there may be something to clean now.
+        if tables.iter().any(|table| table.tombstones > 0) {
+            self.core.space.clean_unasked(&self.versions.superversion().version, 0);
+        }
         Ok(())
     }
 
@@ -149,10 +153,17 @@ impl LevelStore {
         (is_behind && merges_help).then_some(BEHIND)
     }
 
-    /// Whether a table of `bytes` may be written beside what merges may still take; the ballast is given up for it. As many files as new data
-    /// leaves must be left, unless the table `gives_back` space.
+    /// Notes the bytes that what lies above the levels may still take for changes that it has.
+    pub fn note_above(&self, owed_bytes: u64) {
+        self.core.space.note_above(owed_bytes);
+    }
+
+    /// Whether a table of `bytes` may be written beside what merges may still take; the ballast is given up for it. Unless it `gives_back` space,
+    /// as many files must be left as new data leaves, as much of the reserve as deletes may take, and what lies above may still take.
     pub fn has_room(&self, bytes: u64, gives_back: bool) -> Result<bool> {
-        let needed_bytes = bytes + self.core.space.merge_owed_bytes();
+        let space = &self.core.space;
+        let kept_bytes = if gives_back { 0 } else { space.guard.kept_bytes() + space.above_owed_bytes() };
+        let needed_bytes = bytes + kept_bytes + self.core.space.merge_owed_bytes();
         let has_files =
             |space: &Space| if gives_back { space.room_files() > FILES } else { !lacks_files(space) };
         let is_room = |space: Space| space.room_bytes() >= needed_bytes && has_files(&space);
@@ -169,6 +180,13 @@ impl LevelStore {
     /// Tells merges that somebody found no space, so that tables are cleaned; whether that is new.
     pub fn want_space(&self) -> bool {
         self.core.space.want_space()
+    }
+
+    /// Whether files are about to be removed, or tables may still be cleaned.
+    pub fn gives_space(&self) -> bool {
+        let (switches, shortage) = (&self.core.mutable_options, &self.core.space.shortage);
+        let cleans = switches.auto_compact() && !switches.is_paused() && !shortage.has_merge_trouble();
+        self.core.table_store.obsolete_bytes() > 0 || cleans && !shortage.outlook().is_exhausted
     }
 
     /// A batch that takes space found enough.

@@ -27,6 +27,8 @@ pub struct SpaceBudget {
     ballast_bytes_max: u64,
     /// Bytes that running merges may still take.
     merge_owed_bytes: AtomicU64,
+    /// Bytes that what lies above the levels may still take for changes that it has: merges leave them, unless they give space back.
+    above_owed_bytes: AtomicU64,
     /// Bytes that they have taken beside their inputs.
     temporary_bytes: AtomicU64,
     temporary_peak_bytes: AtomicU64,
@@ -49,6 +51,7 @@ impl SpaceBudget {
             // A flush, and the cleaning of a table, beside a segment of the log.
             ballast_bytes_max: options.memtable_bytes.max(options.table_bytes) + 2 * segment_bytes,
             merge_owed_bytes: AtomicU64::new(0),
+            above_owed_bytes: AtomicU64::new(0),
             temporary_bytes: AtomicU64::new(0),
             temporary_peak_bytes: AtomicU64::new(0),
         }
@@ -75,6 +78,16 @@ impl SpaceBudget {
     /// Bytes that running merges may still take.
     pub fn merge_owed_bytes(&self) -> u64 {
         self.merge_owed_bytes.load(Relaxed)
+    }
+
+    /// Notes the bytes that what lies above the levels may still take.
+    pub fn note_above(&self, owed_bytes: u64) {
+        self.above_owed_bytes.store(owed_bytes, Relaxed);
+    }
+
+    /// Bytes that what lies above the levels may still take.
+    pub fn above_owed_bytes(&self) -> u64 {
+        self.above_owed_bytes.load(Relaxed)
     }
 
     /// Bytes that running merges have taken beside their inputs.

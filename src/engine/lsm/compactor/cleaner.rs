@@ -84,12 +84,14 @@ impl Cleaned {
     }
 }
 
-/// Share of the tombstones of `newer` that came after `horizon`: a table that came from merges also has old ones.
-fn share_after(newer: &Table, horizon: Option<Lsn>) -> f64 {
+/// Share of the tombstones of a table from `first_lsn` to `last_lsn` that came after `horizon`: a table that came from merges also has old ones.
+fn share_after(first_lsn: Lsn, last_lsn: Lsn, horizon: Option<Lsn>) -> f64 {
     let Some(horizon) = horizon else { return 1.0 };
-    let span = newer.last_lsn.bytes_since(newer.first_lsn).max(1);
-    let left = newer.last_lsn.bytes_since(newer.first_lsn.max(horizon));
-    left as f64 / span as f64
+    match last_lsn.bytes_since(first_lsn) {
+        // All of it came at one moment.
+        0 => f64::from(last_lsn > horizon),
+        span => last_lsn.bytes_since(first_lsn.max(horizon)) as f64 / span as f64,
+    }
 }
 
 /// A table worth cleaning.
@@ -165,7 +167,7 @@ pub fn tombstones_above(
             }
         }
         for (number, part) in of_newer {
-            let left = share_after(newer, cleaned.horizon(number, free_bytes));
+            let left = share_after(newer.first_lsn, newer.last_lsn, cleaned.horizon(number, free_bytes));
             let above = above.entry(number).or_default();
             above.likely += part.likely * left;
             above.most += part.most.min(newer.tombstones as f64) * left;
@@ -300,6 +302,16 @@ fn shadows(version: &Version, levels: &Levels, level: usize, table: &Table) -> V
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn tombstones_count_by_the_part_of_their_table_that_is_newer() {
+        let share = |first, last, horizon: Option<u64>| {
+            share_after(Lsn::new(first), Lsn::new(last), horizon.map(Lsn::new))
+        };
+        assert_eq!([share(10, 20, None), share(10, 20, Some(5)), share(10, 20, Some(15))], [1.0, 1.0, 0.5]);
+        assert_eq!([share(10, 20, Some(20)), share(10, 20, Some(30))], [0.0, 0.0]);
+        assert_eq!([share(20, 20, Some(19)), share(20, 20, Some(20))], [1.0, 0.0], "of one moment");
+    }
 
     #[test]
     fn a_table_is_tried_again_when_there_is_half_as_much_room_again_or_more_is_deleted() {

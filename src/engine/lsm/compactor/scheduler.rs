@@ -268,7 +268,8 @@ impl Scheduler {
         reason: Reason,
         running: &mut RunningJobs,
     ) -> Result<bool> {
-        if !self.has_space(&mut job, running)? {
+        let gives_back = matches!(reason, Reason::Deleted);
+        if !self.has_space(&mut job, gives_back, running)? {
             return Ok(false);
         }
         let policy = self.core.mutable_options.policy();
@@ -302,15 +303,21 @@ impl Scheduler {
         Ok(true)
     }
 
-    /// Whether the bytes and files that `job` needs are free beside those that running jobs may still take. Where few files can be made, it
-    /// makes do with fewer.
-    fn has_space(&self, job: &mut CompactionJob, running: &mut RunningJobs) -> Result<bool> {
+    /// Whether the bytes and files that `job` needs are free beside those that running jobs may still take, and, unless it `gives_back` space, what
+    /// lies above the levels. Where few files can be made, it makes do with fewer.
+    fn has_space(
+        &self,
+        job: &mut CompactionJob,
+        gives_back: bool,
+        running: &mut RunningJobs,
+    ) -> Result<bool> {
         let space = self.core.table_store.space()?;
         if is_short_of_files(&space) {
             job.spare_files();
         }
         let bytes = job.need_bytes();
-        let owed_bytes = running.owed_bytes();
+        let above_bytes = if gives_back { 0 } else { self.core.space.above_owed_bytes() };
+        let owed_bytes = running.owed_bytes() + above_bytes;
         let free_bytes = space.room_bytes().saturating_sub(owed_bytes);
         let slots = self.core.options.merge_threads;
         let owed_files: u64 = running.jobs.iter().map(|job| job.need_files(slots)).sum();

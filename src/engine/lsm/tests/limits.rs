@@ -241,6 +241,23 @@ fn who_has_room_beside_what_a_merge_may_take_waits_before_it_has_written_anythin
     apply_patiently(&*engine, &batch).unwrap();
 }
 
+/// It would end what lies above: changes that were taken there could not be written any more.
+#[test]
+fn a_merge_that_gives_no_space_back_leaves_what_others_owe() {
+    let disk = SimDisk::new();
+    disk.set_capacity(Some(64 << 20));
+    let (engine, _) = with_a_window_to_merge(disk.clone());
+    let free_bytes = disk.space().unwrap().free_bytes;
+    let begins = || {
+        let taken = engine.levels.compactor.take_subcompaction().unwrap();
+        matches!(taken, ControlFlow::Continue(_))
+    };
+    engine.levels.note_above(free_bytes);
+    assert!(!begins());
+    engine.levels.note_above(0);
+    assert!(begins());
+}
+
 /// Who looked before a batch was refused found no space: that says nothing of what can be cleaned for it.
 #[test]
 fn who_is_refused_waits_until_somebody_has_looked_for_it() {
