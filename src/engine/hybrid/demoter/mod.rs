@@ -18,6 +18,9 @@
 //! 1. Entries come into the levels here alone, one step at a time: what lies below a key changes during a watch only.
 //! 2. A key leaves the tree only if its newest value is below, or nothing is, and it is a tombstone.
 
+mod counters;
+mod step;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -25,20 +28,19 @@ use std::time::Duration;
 use bytes::Bytes;
 use parking_lot::Mutex;
 
+use self::counters::Demoted;
+use self::step::Cold;
 use super::heat::{HEAT_MAX, Heat};
 use crate::base::clock::Clock;
 use crate::base::text::human_size;
-use crate::disk::Purpose;
-use crate::engine::btree::{BtreeEngine, ScanItem};
-use crate::engine::lsm::{LevelStore, NewTables};
-use crate::engine::{Done, Engine, Error, HybridShape, Pending, Result, Tier};
+use crate::engine::btree::BtreeEngine;
+use crate::engine::lsm::LevelStore;
+use crate::engine::{Done, Error, HybridShape, Pending, Result};
 
 /// Bytes of keys and values that a step brings down, about.
 const STEP_BYTES: u64 = 4 << 20;
 /// Share of the tree that a step brings down at most, one part in so many.
 const STEP_SHARE: u64 = 2;
-/// Bytes that a step looks at for each that it usually brings down at most.
-const LOOK_TIMES: u64 = 8;
 /// Keys that are removed from the tree by one batch, at most.
 const REMOVALS_MAX: usize = 256;
 /// Part of `hot` below it down to which the tree is emptied once it is over it, one part in so many.
@@ -47,8 +49,6 @@ const SLACK_SHARE: u64 = 2;
 const MARGIN_SHARE: u64 = 4;
 /// Share of the bytes of the levels that tombstones in the tree stand for when a sweep begins, one part in so many.
 const SWEEP_SHARE: u64 = 16;
-/// Bytes of tombstones that are worth a table on a full disk.
-const SWEEP_BYTES_MIN: u64 = 512;
 /// In place of a number that nobody knows.
 const UNKNOWN: u64 = u64::MAX;
 /// When to go round again where nothing could be brought down.
@@ -92,51 +92,6 @@ struct State {
     /// When the hand began to go round.
     round_began: Option<Duration>,
     removal: Option<Removal>,
-}
-
-/// What a step brings down beside tombstones.
-#[derive(Clone, Copy)]
-enum Cold {
-    /// Entries of no more heat than this.
-    UpTo(u8),
-    /// Nothing.
-    Nothing,
-}
-
-/// What a step has found.
-struct Found {
-    keys: Vec<Bytes>,
-    entries: u64,
-    bytes: u64,
-    /// Clean entries among the keys.
-    clean: u64,
-    /// There are others than tombstones among the keys.
-    is_cooler: bool,
-    /// Where the next step begins; `None` at the end of the tree.
-    next: Option<Vec<u8>>,
-}
-
-/// Counters since the store was opened.
-#[derive(Default)]
-struct Demoted {
-    /// Entries that came into the levels, and bytes of their keys and values.
-    entries: AtomicU64,
-    /// See there.
-    bytes: AtomicU64,
-    /// Tombstones that were dropped, since nothing lay below them.
-    dropped_tombstones: AtomicU64,
-    /// Clean entries that were to leave the tree.
-    dropped_clean: AtomicU64,
-    /// Entries that were removed from the tree.
-    removed: AtomicU64,
-    /// Entries that came into the levels, or tombstones that were to be dropped, and stayed in the tree: changed meanwhile, or for an error.
-    stayed: AtomicU64,
-    /// The threshold, for reports.
-    threshold: AtomicU64,
-    /// Nanoseconds that the last round took, and one; 0 before there was one.
-    round_nanos: AtomicU64,
-    /// Bytes that the command has looked at so far, and one; 0 if there is none.
-    all_bytes: AtomicU64,
 }
 
 /// Brings down what is cold.
@@ -286,19 +241,7 @@ impl Demoter {
 
     /// What it has done so far, and its threshold now.
     pub fn report(&self) -> HybridShape {
-        let counters = &self.counters;
-        HybridShape {
-            threshold: self.threshold(),
-            demote_held: self.is_held(),
-            round_time: counters.round_nanos.load(Relaxed).checked_sub(1).map(Duration::from_nanos),
-            demoted_entries: counters.entries.load(Relaxed),
-            demoted_bytes: counters.bytes.load(Relaxed),
-            dropped_tombstones: counters.dropped_tombstones.load(Relaxed),
-            dropped_clean: counters.dropped_clean.load(Relaxed),
-            removed_entries: counters.removed.load(Relaxed),
-            stayed_entries: counters.stayed.load(Relaxed),
-            ..HybridShape::default()
-        }
+        HybridShape { demote_held: self.is_held(), ..self.counters.shape() }
     }
 
     /// Ends a step that has not ended: what it brought down stays in the tree, too.
@@ -441,11 +384,7 @@ impl Demoter {
                 return Err(error);
             }
         };
-        self.counters.entries.fetch_add(found.entries, Relaxed);
-        self.counters.bytes.fetch_add(found.bytes, Relaxed);
-        self.counters.dropped_clean.fetch_add(found.clean, Relaxed);
-        let dropped = found.keys.len() as u64 - found.entries - found.clean;
-        self.counters.dropped_tombstones.fetch_add(dropped, Relaxed);
+        self.counters.count(&found);
         state.has_moved |= !found.keys.is_empty();
         if is_all {
             self.counters.all_bytes.fetch_add(found.bytes, Relaxed);
@@ -460,8 +399,7 @@ impl Demoter {
             self.swept.store(buried, Relaxed);
         }
         if is_round && let Some(began) = state.round_began.take() {
-            let nanos = self.clock.elapsed().saturating_sub(began).as_nanos() as u64;
-            self.counters.round_nanos.store(nanos.saturating_add(1), Relaxed);
+            self.counters.note_round(self.clock.elapsed().saturating_sub(began));
         }
         if is_round && let Some(all) = state.all.take() {
             state.ended = all;
@@ -475,88 +413,5 @@ impl Demoter {
             state.threshold = HEAT_MAX.min(state.threshold * 2 + 1);
         }
         Ok(Pending::More)
-    }
-
-    /// Bytes of tombstones, at most `step_bytes`, that there is room to write to tables.
-    fn sweep_bytes(&self, mut step_bytes: u64) -> Result<u64> {
-        // Beside the entries, a table has an index and filters.
-        while !self.levels.has_room(2 * step_bytes, true)? {
-            step_bytes /= 4;
-            if step_bytes < SWEEP_BYTES_MIN {
-                return Err(Error::NoSpace);
-            }
-        }
-        Ok(step_bytes)
-    }
-
-    /// Writes about `step_bytes` of tombstones and of what is `cold` from `hand` on to tables, and makes them part of the levels.
-    fn write_down(&self, hand: &[u8], cold: Cold, step_bytes: u64) -> Result<Found> {
-        let look_bytes = LOOK_TIMES.saturating_mul(self::step_bytes(self.hot_bytes()));
-        let is_cold = |key: &[u8]| matches!(cold, Cold::UpTo(most) if self.heat.heat(key) <= most);
-        let mut walk = self.tree.walk(Purpose::Demote);
-        let mut tables = NewTables::new(&self.levels, Purpose::Demote, self.tree.lsn());
-        let mut found = Found {
-            keys: Vec::new(),
-            entries: 0,
-            bytes: 0,
-            clean: 0,
-            is_cooler: false,
-            next: Some(hand.to_vec()),
-        };
-        let (mut seen_bytes, mut demoted_bytes) = (0, 0);
-        while let Some(start) = &found.next
-            && demoted_bytes < step_bytes
-            && seen_bytes < look_bytes
-        {
-            let chunk = match walk.chunk(start, None, Tier::Disk, &|key, is_clean| !is_clean && is_cold(key))
-            {
-                Ok(chunk) => chunk,
-                // What cannot be read stays where it is.
-                Err(error) if error.is_damage() => {
-                    found.next = walk.behind_damage(start)?;
-                    continue;
-                }
-                Err(error) => return Err(error),
-            };
-            let mut rest = None;
-            for (index, (place, item)) in chunk.entries.iter().enumerate() {
-                let key = chunk.at(place);
-                if demoted_bytes >= step_bytes {
-                    rest = Some(key.to_vec());
-                    break;
-                }
-                let value = chunk.value(item);
-                let bytes = (key.len() + value.map_or(0, <[u8]>::len)) as u64;
-                seen_bytes += bytes;
-                let is_tombstone = matches!(item, ScanItem::Tombstone);
-                // What was hot a moment ago has not been read.
-                let is_clean = chunk.is_clean(index);
-                if !is_tombstone && (value.is_none() && !is_clean || !is_cold(key)) {
-                    continue;
-                }
-                found.is_cooler |= !is_tombstone;
-                if is_clean {
-                    found.clean += 1;
-                } else if !is_tombstone || self.levels.may_hold(key) {
-                    tables.add(key, value)?;
-                    found.entries += 1;
-                    found.bytes += bytes;
-                }
-                demoted_bytes += bytes;
-                found.keys.push(Bytes::copy_from_slice(key));
-            }
-            found.next = rest.or(chunk.next);
-        }
-        if found.entries == 0 {
-            return Ok(found);
-        }
-        // A crash must not leave in the levels what the log has lost.
-        // The LSN tells this edit of the manifest from the one before, so that the tree knows which it needs.
-        if self.tree.lsn() <= self.levels.log_lsn() {
-            self.tree.lengthen_log()?;
-        }
-        let log_lsn = self.tree.sync_log()?;
-        tables.ingest(log_lsn)?;
-        Ok(found)
     }
 }
