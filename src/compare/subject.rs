@@ -19,6 +19,7 @@ use super::kernel::{self, Processor};
 use super::unsynced::Unsynced;
 use crate::base::clock::{Clock, ManualClock, SystemClock};
 use crate::base::metric::Since;
+use crate::base::text::human_size;
 use crate::disk::{
     self, Access, Disk, DiskCounters, Latch, Media, MediaCounters, Metered, OsDisk, Pool, ProcessIo,
 };
@@ -37,6 +38,10 @@ const REFUSALS_MAX: u32 = 10_000;
 const LOOK: Duration = Duration::from_millis(2);
 /// For how long it must be quiet: ours begin what is due at once, others look for it now and then.
 const QUIET: [Duration; 2] = [Duration::from_millis(8), Duration::from_millis(500)];
+
+/// For how long an engine that owes something may read and write nothing before a settle gives up. Work that failed rests before it is tried again, longer
+/// each time, so some of that is waited for.
+const STILL_MAX: Duration = Duration::from_secs(60);
 
 /// At which pace an engine is driven; see the module.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -300,13 +305,47 @@ impl Subject {
             None => Duration::ZERO,
             Some(_) => QUIET[usize::from(self.door.is_none())],
         };
-        let mut looks = 0;
-        while LOOK * looks < quiet {
-            std::thread::sleep(LOOK);
-            looks = if is_quiet(&self.engine.shape()) { looks + 1 } else { 0 };
-        }
+        self.await_quiet(quiet, STILL_MAX)?;
         self.sync()?;
         Ok(quiet)
+    }
+
+    /// Waits until the engine has owed nothing for as long as `quiet`. An error where it owes something, and nothing has been done about it for
+    /// `still_max`: it never will.
+    fn await_quiet(&self, quiet: Duration, still_max: Duration) -> Result<(), Error> {
+        let mut looks = 0;
+        let mut last = (String::new(), 0);
+        let mut since = Instant::now();
+        while LOOK * looks < quiet {
+            std::thread::sleep(LOOK);
+            let Some(owed) = owed(&self.engine.shape()) else {
+                looks += 1;
+                continue;
+            };
+            looks = 0;
+            let now = (owed, self.passed_bytes()?);
+            if now != last {
+                (last, since) = (now, Instant::now());
+            } else if since.elapsed() >= still_max {
+                let kind = self.engine.kind();
+                let seconds = still_max.as_secs_f32();
+                let owed = &last.0;
+                return Err(Error::Failed(format!(
+                    "{kind} does not settle: it owes {owed}, and has read and written nothing for {seconds} s"
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// Bytes that the engine has read and written: at our door, or where it has none, of the device.
+    fn passed_bytes(&self) -> Result<u64, Error> {
+        if let Some(door) = &self.door {
+            let all = door.snapshot().total();
+            return Ok(all.read_bytes + all.write_bytes);
+        }
+        let kernel = disk::process_io().map_err(|error| Error::io("reading /proc/self/io", error))?;
+        Ok(kernel.read_bytes + kernel.write_bytes)
     }
 
     /// Does the background work that there is.
@@ -377,10 +416,74 @@ fn wait(start: impl FnOnce(Done)) -> engine::Result<()> {
     receiver.recv().unwrap_or_else(lost)
 }
 
-fn is_quiet(shape: &Shape) -> bool {
-    shape.jobs.is_empty()
-        && shape.memory.immutable_memtables.is_none_or(|memtables| memtables == 0)
-        && shape.debt.pending_compaction_bytes.is_none_or(|bytes| bytes == 0)
-        && shape.debt.l0_files <= shape.debt.l0_trigger
-        && shape.space.obsolete_bytes == 0
+/// What is still to be done in the background, in words; `None` if nothing is.
+fn owed(shape: &Shape) -> Option<String> {
+    let debt = &shape.debt;
+    let memtables = shape.memory.immutable_memtables.unwrap_or_default();
+    let mut owed = shape.jobs.clone();
+    if memtables > 0 {
+        owed.push(format!("{memtables} full memtables"));
+    }
+    match debt.pending_compaction_bytes {
+        // Files in L0 are owed a merge if the policy says so, which counts them here.
+        Some(0) => {}
+        Some(bytes) => owed.push(format!("merges of {}", human_size(bytes))),
+        None if debt.l0_files > debt.l0_trigger => {
+            owed.push(format!("a merge of {} files in L0", debt.l0_files));
+        }
+        None => {}
+    }
+    if shape.space.obsolete_bytes > 0 {
+        owed.push(format!("the removal of {} of files", human_size(shape.space.obsolete_bytes)));
+    }
+    (!owed.is_empty()).then(|| owed.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::SimDisk;
+    use crate::engine::lsm::{self, PolicyKind};
+
+    fn open(options: lsm::Options) -> Subject {
+        Subject::open((SimDisk::new() as Arc<dyn Disk>).into(), &options.into(), Pace::Live).unwrap()
+    }
+
+    fn put(subject: &Subject, number: u64) {
+        let mut batch = Batch::new(1);
+        batch.put(number.to_be_bytes().to_vec(), vec![7; 1000]);
+        subject.apply(&batch).unwrap();
+    }
+
+    #[test]
+    fn files_in_the_first_level_are_no_debt_where_the_policy_lets_them_lie() {
+        for policy in [PolicyKind::LOG, PolicyKind::TIERED] {
+            let subject = open(lsm::Options { policy, l0_trigger: 2, ..lsm::Options::tiny() });
+            // Each run is so much smaller than the one before that tiers do not form.
+            for count in [400, 90, 20] {
+                (0..count).for_each(|number| put(&subject, number));
+                subject.settle().unwrap();
+            }
+            let shape = subject.engine.shape();
+            if policy == PolicyKind::LOG {
+                assert!(shape.debt.l0_files > shape.debt.l0_trigger, "{shape:?}");
+            }
+            assert_eq!(owed(&shape), None);
+            subject.close().unwrap();
+        }
+    }
+
+    #[test]
+    fn work_that_nobody_does_ends_the_wait_and_is_named() {
+        let mut subject = open(lsm::Options::tiny());
+        drop(subject.worker.take());
+        let full = |subject: &Subject| subject.engine.shape().memory.immutable_memtables > Some(0);
+        (0..).take_while(|_| !full(&subject)).for_each(|number| put(&subject, number));
+        let error = subject.await_quiet(QUIET[0], 20 * LOOK).unwrap_err().to_string();
+        assert!(error.contains("lsm does not settle: it owes 1 full memtables"), "{error}");
+        // Who works again is waited for.
+        subject.worker = Some(Worker::start(subject.engine.clone()).unwrap());
+        subject.settle().unwrap();
+        subject.close().unwrap();
+    }
 }
