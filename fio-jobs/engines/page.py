@@ -9,6 +9,8 @@ from pathlib import Path
 import jsonschema
 import matplotlib
 
+from figures import amplification, ratio, shown
+
 matplotlib.use("svg")
 matplotlib.rcParams["svg.hashsalt"] = "kvfs"
 from matplotlib import pyplot  # noqa: E402 (the backend comes first)
@@ -34,20 +36,6 @@ def load(directory):
     if not by_contender:
         sys.exit(f"engines.sh: {directory}/results is empty; engines.sh run {directory} fills it")
     return by_contender
-
-
-# Bytes of programs below which bytes of the device are not divided by them: a cache, not the engine, would make the quotient.
-BYTES_MIN = 256 << 10
-
-
-def ratio(part, whole):
-    """A quotient of bytes; None where one of both is not known, or there is nothing to divide by."""
-    return None if part is None or not whole else part / whole
-
-
-def amplification(part, programs):
-    """The same, of what programs moved."""
-    return ratio(part, programs) if programs and programs >= BYTES_MIN else None
 
 
 class Figures:
@@ -81,11 +69,6 @@ class Figures:
         """Half of the distance between the runs, in hundredths of the median."""
         values, middle = self.values[name], self.median(name)
         return (max(values) - min(values)) / 2 / middle * 100 if len(values) > 1 and middle else None
-
-
-def shown(value, digits=2):
-    """A figure, or what stands where nobody counted."""
-    return "-" if value is None else f"{value:,.{digits}f}"
 
 
 COLUMNS = [

@@ -347,4 +347,6 @@ impl super::Inspect for HybridEngine {
 }
 
 #[cfg(test)]
+mod heat_tests;
+#[cfg(test)]
 mod tests;
