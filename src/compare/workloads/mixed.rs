@@ -14,10 +14,10 @@ use crate::compare::stretch::{self, Stretch, Tally};
 
 /// Entries that a scan visits in one call.
 const SLICE_ENTRIES: u64 = 1000;
-/// Stretches before the hot keys move: one in which they become known, and one to compare with.
-const BEFORE: [&str; 2] = ["", ":before"];
-/// Stretches after it.
-const AFTER: [&str; 4] = [":after1", ":after2", ":after3", ":after4"];
+/// Operations of a stretch of `moving` for each of another workload: what is hot must become known.
+const MOVING_TIMES: u64 = 8;
+/// How much longer the one after the move may take.
+const AFTER_TIMES: u64 = 4;
 
 /// Which keys, and what is done with them.
 pub struct Mix<'a> {
@@ -44,7 +44,7 @@ impl Stage {
     pub(super) fn mix(&self, how: Stretch, mix: Mix<'_>) -> Result<Vec<Row>, Error> {
         let reads = Mutex::new(Tally::timed());
         let measured = stretch::measure(self.subject()?, how, |_, deadline| {
-            let (all, gets) = self.read_and_overwrite(&mix, None, deadline)?;
+            let (all, gets) = self.read_and_overwrite(&mix, 1, None, deadline)?;
             *reads.lock() = gets;
             Ok(all)
         })?;
@@ -62,7 +62,7 @@ impl Stage {
         let measured = stretch::measure(subject, Stretch { threads: 2, ..how }, |thread, deadline| {
             if thread == 0 {
                 // However it ends, the other thread is not to go on.
-                let ended = self.read_and_overwrite(&mix, None, deadline);
+                let ended = self.read_and_overwrite(&mix, 1, None, deadline);
                 is_over.store(true, Relaxed);
                 let (all, gets) = ended?;
                 *reads.lock() = gets;
@@ -89,41 +89,40 @@ impl Stage {
         Ok(vec![row, second, third])
     }
 
-    /// Stretches of zipfian reads and overwrites one after another, nothing settled between them. Before [`AFTER`] others become the hot keys;
-    /// the first row after it says when the rate was again what it had been, if it was.
+    /// Stretches of zipfian reads and overwrites one after another, nothing settled between them. Before the last one others become the hot keys;
+    /// it ends when the rate is again what it had been, and its row says when that was.
     pub(super) fn move_hot(&self, how: Stretch) -> Result<Vec<Row>, Error> {
         let keys = self.size.keys;
-        let (mut rows, mut rate_before, mut moved) = (Vec::<Row>::new(), 0.0, None);
-        for (place, name) in BEFORE.map(|name| (0, name)).into_iter().chain(AFTER.map(|name| (1, name))) {
+        let stretch = |place, times: u64, pulse: Option<&Mutex<Pulse>>| {
             let mix = Mix::half(move || Picker::zipf_elsewhere(keys, 10, place));
-            if place == 1 && moved.is_none() {
-                rate_before = rows.last().map_or(0.0, Row::ops_per_second);
-                moved = Some(Mutex::new(Pulse::begin()));
-            }
-            let measured =
-                stretch::measure(self.subject()?, Stretch { settles: false, ..how }, |_, deadline| {
-                    Ok(self.read_and_overwrite(&mix, moved.as_ref(), deadline)?.0)
-                })?;
-            rows.push(Row { workload: name.to_string(), ..self.row(&measured, true)? });
-        }
-        let recovery = moved.and_then(|pulse| pulse.into_inner().recovery(rate_before));
-        if let Some(after) = rows.get_mut(BEFORE.len()) {
-            after.recovery_nanos = recovery.map(|time| time.as_nanos() as u64);
-        }
+            let limit = how.limit.map(|limit| limit * times as u32);
+            let measured = stretch::measure(
+                self.subject()?,
+                Stretch { settles: false, limit, ..how },
+                |_, deadline| Ok(self.read_and_overwrite(&mix, MOVING_TIMES * times, pulse, deadline)?.0),
+            )?;
+            self.row(&measured, true)
+        };
+        let known = stretch(0, 1, None)?;
+        let before = Row { workload: ":before".to_string(), ..stretch(0, 1, None)? };
+        let pulse = Mutex::new(Pulse::begin(before.ops_per_second()));
+        let after = stretch(1, AFTER_TIMES, Some(&pulse))?;
+        let recovery_nanos = pulse.into_inner().recovery().map(|time| time.as_nanos() as u64);
         // What the last one leaves is no other workload's.
         self.subject()?.settle()?;
-        Ok(rows)
+        Ok(vec![known, before, Row { workload: ":after".to_string(), recovery_nanos, ..after }])
     }
 
-    /// As many operations as there are to be, and those that read. Each is counted by `pulse`, too.
+    /// `times` as many operations as there are to be, or until `pulse`, which counts them, has recovered; and those that read.
     fn read_and_overwrite(
         &self,
         mix: &Mix<'_>,
+        times: u64,
         pulse: Option<&Mutex<Pulse>>,
         deadline: Option<Instant>,
     ) -> Result<(Tally, Tally), Error> {
         let mut pulse = pulse.map(|pulse| pulse.lock());
-        let (subject, count) = (self.subject()?, self.size.overwrites);
+        let (subject, count) = (self.subject()?, times * self.size.overwrites);
         let (mut picker, mut coin) = ((mix.picker)(), Picker::uniform(100, 11));
         let (mut writes, mut gets) = (Tally::timed(), Tally::timed());
         while writes.ops + gets.ops < count && !writes.is_cut && !gets.is_cut {
@@ -136,8 +135,8 @@ impl Stage {
             } else {
                 self.get_one(index, true, &mut gets, deadline)?;
             }
-            if let Some(pulse) = &mut pulse {
-                pulse.beat();
+            if pulse.as_mut().is_some_and(|pulse| pulse.beat()) {
+                break;
             }
         }
         writes.ops += gets.ops;

@@ -30,7 +30,7 @@ pub const WORKLOADS: [(&str, &str); 22] = [
     ("mixedscan", "mixed beside a scan of everything; the third line has the entries of the scan"),
     (
         "moving",
-        "mixed, then mixed again to compare with, then other keys are the hot ones, for four times as long",
+        "mixed for long, then again to compare with, then with others as the hot keys until nine tenths of the rate are back, for four times as long at most",
     ),
     ("sync1", "overwrites that are durable on return, one thread"),
     ("sync4", "the same on four threads"),

@@ -13,30 +13,43 @@ const INTERVALS: usize = 8;
 pub struct Pulse {
     began: Instant,
     counts: Vec<u64>,
+    /// Operations of [`INTERVALS`] that are enough.
+    enough: f64,
+    /// The first interval from which on they were.
+    recovered: Option<usize>,
 }
 
 impl Pulse {
-    /// Begins now.
-    pub fn begin() -> Pulse {
-        Pulse { began: Instant::now(), counts: Vec::new() }
+    /// Begins now; `rate` is the former one, operations a second.
+    pub fn begin(rate: f64) -> Pulse {
+        let enough = rate * RECOVERED_SHARE * (INTERVAL * INTERVALS as u32).as_secs_f64();
+        Pulse { began: Instant::now(), counts: vec![0], enough, recovered: None }
     }
 
-    /// Counts an operation.
-    pub fn beat(&mut self) {
+    /// Counts an operation; whether the rate has recovered.
+    pub fn beat(&mut self) -> bool {
         let interval = (self.began.elapsed().as_nanos() / INTERVAL.as_nanos()) as usize;
-        if self.counts.len() <= interval {
-            self.counts.resize(interval + 1, 0);
+        self.count(interval);
+        self.recovered.is_some()
+    }
+
+    /// Counts an operation in the interval of that number, which is not before the last one's.
+    fn count(&mut self, interval: usize) {
+        while self.counts.len() <= interval {
+            // The intervals so far are whole.
+            let first = self.counts.len().saturating_sub(INTERVALS);
+            let is_enough = self.counts[first..].iter().sum::<u64>() as f64 >= self.enough;
+            if self.counts.len() >= INTERVALS && is_enough {
+                self.recovered = self.recovered.or(Some(first));
+            }
+            self.counts.push(0);
         }
         self.counts[interval] += 1;
     }
 
-    /// Time until the first [`INTERVALS`] of which the mean is [`RECOVERED_SHARE`] of `rate` operations a second; `None` if there were none such.
-    pub fn recovery(&self, rate: f64) -> Option<Duration> {
-        let enough = rate * RECOVERED_SHARE * (INTERVAL * INTERVALS as u32).as_secs_f64();
-        // The last interval was cut short.
-        let whole = self.counts.split_last().map_or(&[][..], |(_, whole)| whole);
-        let first = whole.windows(INTERVALS).position(|counts| counts.iter().sum::<u64>() as f64 >= enough);
-        first.map(|first| INTERVAL * first as u32)
+    /// Time until the first [`INTERVALS`] of which the mean was [`RECOVERED_SHARE`] of the former rate; `None` if there were none such.
+    pub fn recovery(&self) -> Option<Duration> {
+        self.recovered.map(|first| INTERVAL * first as u32)
     }
 }
 
@@ -44,17 +57,24 @@ impl Pulse {
 mod tests {
     use super::*;
 
+    /// When a rate of a thousand a second is back, of so many operations by interval.
+    fn recovery(counts: &[u64]) -> Option<Duration> {
+        let mut pulse = Pulse::begin(1000.0);
+        for (interval, count) in counts.iter().enumerate() {
+            (0..*count).for_each(|_| pulse.count(interval));
+        }
+        pulse.recovery()
+    }
+
     #[test]
     fn it_has_recovered_where_the_mean_of_two_seconds_is_nine_tenths() {
-        let slow_then_fast = [vec![100; 20], vec![240; 3], vec![0], vec![240; 20]].concat();
-        let pulse = |counts: &[u64]| Pulse { began: Instant::now(), counts: counts.to_vec() };
         // A thousand a second are 250 an interval, and 225 are enough: in eight, 1800.
-        assert_eq!(pulse(&slow_then_fast).recovery(1000.0), Some(INTERVAL * 24));
-        assert_eq!(pulse(&[250; 20]).recovery(1000.0), Some(Duration::ZERO));
-        assert_eq!(pulse(&[220; 20]).recovery(1000.0), None);
-        assert_eq!(pulse(&[250; 8]).recovery(1000.0), None, "the last one is not whole");
-        let mut real = Pulse::begin();
-        (0..100).for_each(|_| real.beat());
-        assert_eq!(real.counts.iter().sum::<u64>(), 100);
+        let slow_then_fast = [vec![100; 20], vec![240; 3], vec![0], vec![240; 20]].concat();
+        assert_eq!(recovery(&slow_then_fast), Some(INTERVAL * 24));
+        assert_eq!(recovery(&[250; 20]), Some(Duration::ZERO));
+        assert_eq!(recovery(&[220; 20]), None);
+        assert_eq!(recovery(&[250; 8]), None, "the last one is not whole");
+        let mut real = Pulse::begin(1000.0);
+        assert!(!(0..100).any(|_| real.beat()), "two seconds are not over");
     }
 }
