@@ -25,6 +25,7 @@ mod figures;
 mod files;
 mod forecast;
 mod history;
+mod hot_forecast;
 mod http;
 mod json;
 pub mod metrics;

@@ -248,3 +248,53 @@ fn a_hybrid_owes_what_both_halves_owe() {
     let sum: u64 = rows.iter().map(|row| number(row, "debt_bytes")).sum();
     assert!(sum.abs_diff(number(&json, "debt.durability_bytes")) <= rows.len() as u64);
 }
+
+/// Writes of several skews, each many times what the tree holds: the prediction is within a factor of two of what was measured.
+#[test]
+fn a_hybrid_writes_about_what_is_predicted_from_its_hot_share() {
+    const RECORDS: u64 = 20_000;
+    let mut skews = Vec::new();
+    for policy in ["leveled", "tiered"] {
+        for skew in [0.0, 0.7, 1.1] {
+            let rig = rig(|disk, clock| {
+                let text = format!(
+                    "hot=512K,dirty_max=256K,memory=2M,policy={policy},level_base=1M,pages=cow,checkpoint_log=1M"
+                );
+                let options = engine::Options::tiny(Kind::HYBRID).with(&text).unwrap();
+                engine::open(disk, clock, &options).unwrap()
+            });
+            assert_eq!(rig.json(".stats.d/json")["hybrid_prediction"], Value::Null, "nothing has come down");
+            // The chance of each rank, summed; ranks lie anywhere among the keys.
+            let mut sums = vec![0.0];
+            (1..=RECORDS).for_each(|rank| sums.push(sums[rank as usize - 1] + (rank as f64).powf(-skew)));
+            let mut prng = Prng::new(1);
+            for _ in 0..4_000 {
+                let mut batch = Batch::new(1);
+                for _ in 0..10 {
+                    let at = prng.below(1 << 30) as f64 / (1u64 << 30) as f64 * sums[RECORDS as usize];
+                    let rank = sums.partition_point(|sum| *sum <= at) as u64;
+                    let key = rank.wrapping_mul(0x9E37_79B9_7F4A_7C15).to_be_bytes().to_vec();
+                    batch.put(key, vec![rank as u8; 200]);
+                }
+                while rig.engine.apply(&batch, Tier::Disk).is_err() {
+                    engine::settle(&*rig.engine).unwrap();
+                }
+                engine::settle(&*rig.engine).unwrap();
+            }
+            let json = rig.json(".stats.d/json");
+            let of = |name: &str| json["hybrid_prediction"][name].as_f64().unwrap();
+            let over = of("write_measured_over_predicted");
+            assert!((0.5..=2.0).contains(&over), "{policy} {skew}: {}", json["hybrid_prediction"]);
+            let (parts, measured) = (of("write_tree") + of("write_levels"), of("write_measured"));
+            assert!((parts - of("write")).abs() < 1e-9 && (measured / parts - over).abs() < 1e-9);
+            let came_down =
+                number(&json, "hybrid.demoted_bytes") as f64 / number(&json, "kv.write_bytes") as f64;
+            assert!((of("hit_share") - (1.0 - came_down)).abs() < 1e-9);
+            assert!(of("write_half_hot") > of("write") && of("write_double_hot") > of("write_tree") / 2.0);
+            assert_eq!(json["hybrid_prediction"]["layout"], policy);
+            assert!(rig.cat(".stats").contains("MODEL   hits "));
+            skews.push(of("skew"));
+        }
+    }
+    assert!(skews.chunks(3).all(|skews| skews.is_sorted() && skews[0] < 0.3 && skews[2] > 0.8), "{skews:?}");
+}

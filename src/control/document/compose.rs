@@ -6,6 +6,7 @@ use super::*;
 use crate::attribution::Tally;
 use crate::base::metric::ratio;
 use crate::control::forecast;
+use crate::control::hot_forecast::hot_forecast;
 use crate::control::model::DebtRow;
 use crate::control::stats::{Base, Report, Sample, State};
 use crate::disk::{ProcessIo, Purpose};
@@ -56,6 +57,7 @@ impl Document {
             space: space(report),
             debt: debt(report),
             prediction: prediction(report),
+            hybrid_prediction: hybrid_prediction(report),
             stalls: sample.shape.stalls.clone(),
             engine: sample.shape.clone(),
             process: process(report),
@@ -250,6 +252,23 @@ fn prediction(report: &Report) -> Option<Prediction> {
         lookup_measured_over_predicted: against(lookup, forecast.lookup_bytes),
         space: forecast.space_amp,
         space_measured: report.space_amp(),
+    })
+}
+
+fn hybrid_prediction(report: &Report) -> Option<HybridPrediction> {
+    let forecast = hot_forecast(report)?;
+    let measured = report.sample.engine_write_amp_no_wal();
+    Some(HybridPrediction {
+        layout: forecast.layout,
+        hit_share: forecast.hit_share,
+        skew: forecast.skew,
+        write: forecast.write(),
+        write_tree: forecast.write_of_tree,
+        write_levels: forecast.write_of_levels,
+        write_measured: measured,
+        write_measured_over_predicted: measured.map(|measured| measured / forecast.write()),
+        write_half_hot: forecast.write_half_hot,
+        write_double_hot: forecast.write_double_hot,
     })
 }
 

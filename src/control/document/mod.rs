@@ -79,6 +79,8 @@ metrics! {
         part debt: DebtSection;
         /// Predictions of the models of `docs/model.md`, or null.
         part prediction: Option<Prediction>;
+        /// Prediction of what a hybrid writes, from how much of what is put finds its record in the tree, or null.
+        part hybrid_prediction: Option<HybridPrediction>;
         /// Waits of writers.
         part stalls: Stalls;
         /// The engine.
@@ -402,6 +404,32 @@ metrics! {
         derived space: Option<f64> [Ratio];
         /// Measured space amplification: physical / live.
         derived space_measured: Option<f64> [Ratio];
+    }
+}
+
+metrics! {
+    /// What a hybrid should write by the model of `docs/model.md`, without the log, beside what it did.
+    pub struct HybridPrediction stability Experimental witness "stats::debt::a_hybrid_writes_about_what_is_predicted_from_its_hot_share" {
+        /// Policy of the levels.
+        text layout: &'static str;
+        /// Measured share of the bytes put that stayed in the tree or were replaced there: 1 − demoted bytes / L.
+        derived hit_share: f64 [Ratio];
+        /// Exponent of the Zipf distribution of writes with which the tree, as large as it is, has this share; 0 where all records are written alike.
+        derived skew: f64 [Ratio];
+        /// Predicted write amplification, both halves.
+        derived write: f64 [Ratio];
+        /// Of this, the checkpoints of the tree.
+        derived write_tree: f64 [Ratio];
+        /// Of this, demotion and merges.
+        derived write_levels: f64 [Ratio];
+        /// Measured write amplification of the engine without the log: (P − log) / L.
+        derived write_measured: Option<f64> [Ratio];
+        /// `write_measured` / `write`.
+        derived write_measured_over_predicted: Option<f64> [Ratio];
+        /// Predicted for a tree of half the size.
+        derived write_half_hot: f64 [Ratio];
+        /// Predicted for a tree of twice the size.
+        derived write_double_hot: f64 [Ratio];
     }
 }
 

@@ -1,7 +1,8 @@
 //! Debt, predictions, and waits of writers.
 
-use super::super::figures::{amp, human_count, size_or_dash, span};
+use super::super::figures::{amp, human_count, percent, size_or_dash, span};
 use super::super::forecast;
+use super::super::hot_forecast::hot_forecast;
 use super::super::stats::{Report, Sample};
 use super::engine::of_levels;
 use super::page::Page;
@@ -98,6 +99,19 @@ pub(super) fn forecast_block(page: &mut Page, report: &Report) {
                 format!("measured {}", amp(measured)),
                 format!("| lookup {}", human_size(forecast.lookup_bytes as u64)),
                 format!("space {} measured {}", amp(forecast.space_amp), amp(report.space_amp())),
+            ],
+        );
+    }
+    if let Some(forecast) = hot_forecast(report) {
+        page.block(
+            "MODEL",
+            [
+                format!("hits {}", percent(Some(forecast.hit_share))),
+                format!("skew {:.2}", forecast.skew),
+                format!("write {} (tree {})", amp(Some(forecast.write())), amp(Some(forecast.write_of_tree))),
+                format!("measured {}", amp(report.sample.engine_write_amp_no_wal())),
+                format!("| hot/2 {}", amp(Some(forecast.write_half_hot))),
+                format!("hot*2 {}", amp(Some(forecast.write_double_hot))),
             ],
         );
     }
