@@ -4,6 +4,7 @@
 //! `u64` at run time; as types of their own they cannot be taken for each other, or for bytes. Only formats and reports turn them into
 //! plain numbers.
 
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::iter::Sum;
 use std::ops::{Add, AddAssign, Div, Mul, Sub, SubAssign};
@@ -30,6 +31,15 @@ pub struct Units(u64);
 #[repr(transparent)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PageNumber(u64);
+
+/// Things by page. Page numbers are ours, and nobody chooses them to make a table slow: a quick hash will do, and each level of a search asks some.
+pub type PageMap<T> = HashMap<PageNumber, T, foldhash::fast::RandomState>;
+/// A set of pages.
+pub type PageSet = HashSet<PageNumber, foldhash::fast::RandomState>;
+/// Things by unit.
+pub type UnitMap<T> = HashMap<UnitNumber, T, foldhash::fast::RandomState>;
+/// A set of units.
+pub type UnitSet = HashSet<UnitNumber, foldhash::fast::RandomState>;
 
 /// Bits of a page number that hold its unit.
 const UNIT_BITS: u32 = 56;

@@ -26,7 +26,7 @@ use std::time::Duration;
 
 use parking_lot::{Mutex, MutexGuard};
 
-use super::allocation_unit::{PageNumber, UnitNumber, Units};
+use super::allocation_unit::{PageNumber, UnitMap, UnitNumber, Units};
 use super::bound::Bounds;
 use super::buffer_merge::ChangeBufferMerger;
 use super::core::Core;
@@ -79,7 +79,7 @@ pub struct RunningCheckpoint {
     /// Bytes of page images that were logged.
     image_bytes: u64,
     /// The class of the key of each value in `fresh`, by unit; known from the first step on.
-    classes: HashMap<UnitNumber, u8>,
+    classes: UnitMap<u8>,
     /// The reason why it was begun, for the event log.
     reason: &'static str,
     /// [`Pager::checkpoint_bytes`](super::pager::Pager::checkpoint_bytes) at its begin.
@@ -108,7 +108,7 @@ impl RunningCheckpoint {
             meta.images_start = meta.lsn;
         }
         let stage = CheckpointStage::Fresh(0);
-        let (image_bytes, classes) = (0, HashMap::new());
+        let (image_bytes, classes) = (0, HashMap::default());
         RunningCheckpoint {
             stage,
             frozen,
@@ -263,7 +263,7 @@ impl Checkpointer {
         // From here on nothing fails: pages that have their places are not changed any more.
         let compressed = match can_place {
             true => self.core.place_pages(ready, together),
-            false => HashMap::new(),
+            false => HashMap::default(),
         };
         let mut tree = self.core.tree.write();
         let changes = tree.space.freeze();

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::allocation_unit::{PageNumber, UnitNumber};
+use super::allocation_unit::{PageNumber, UnitMap};
 use super::page::CellValue;
 use super::reader::Reader;
 use super::source::{LoadedPieces, Miss};
@@ -15,7 +15,7 @@ impl Reader {
     pub fn explain(&self, key: &[u8], tier: Tier) -> Result<Vec<Probe>> {
         let mut loaded = LoadedPieces::default();
         // Bytes that had to be read, by first unit.
-        let mut read: HashMap<UnitNumber, u64> = HashMap::new();
+        let mut read: UnitMap<u64> = HashMap::default();
         loop {
             let (mut pages, mut extent, mut is_clean) = (Vec::new(), None, false);
             let (epoch, found) = {

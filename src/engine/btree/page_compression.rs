@@ -8,10 +8,9 @@
 //!
 //! In memory, pages are never compressed: the pool, the dirty bytes and the reserves of space count whole pages.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::allocation_unit::{PageNumber, UnitNumber, Units};
+use super::allocation_unit::{PageMap, PageNumber, UnitMap, Units};
 use super::core::Core;
 use super::options::Placement;
 use super::page::{CompressedPage, Page};
@@ -24,7 +23,7 @@ const PAGES: usize = 64;
 
 /// Dirty pages with their compressed forms, as long as they do not change.
 #[derive(Default)]
-pub struct ReadyPages(HashMap<PageNumber, (Arc<Page>, Option<CompressedPage>)>);
+pub struct ReadyPages(PageMap<(Arc<Page>, Option<CompressedPage>)>);
 
 impl ReadyPages {
     /// Whether the form of the page `number` is known, which is still `page`.
@@ -89,7 +88,7 @@ impl Core {
     }
 
     /// Gives the dirty pages the places that they are written to; returns the compressed forms, by first unit. The caller freezes the tree next.
-    pub fn place_pages(&self, mut ready: ReadyPages, together: bool) -> HashMap<UnitNumber, CompressedPage> {
+    pub fn place_pages(&self, mut ready: ReadyPages, together: bool) -> UnitMap<CompressedPage> {
         let is_together = together && self.options.pages == Placement::CowExtent;
         let mut places = PagePlaces::new(is_together.then(|| self.options.extent_units()));
         let compression = self.page_compression();

@@ -187,7 +187,7 @@ impl<'a> Replay<'a> {
             return Ok(());
         }
         let mut loaded = LoadedPieces::default();
-        let mut pins = Pins::new();
+        let mut pins = Pins::default();
         loop {
             match self.tree.plan(self.pager, &loaded, &batch, deletes, &mut pins) {
                 Ok(needs) => match self.take_space(needs) {
@@ -388,7 +388,7 @@ impl<'a> Replay<'a> {
         }
         let mut changes = self.tree.space.freeze();
         // What is compressed is left to the checkpoints of the open store.
-        let frozen = self.tree.freeze(self.at, HashMap::new());
+        let frozen = self.tree.freeze(self.at, HashMap::default());
         let (fresh, in_place) = frozen.pieces();
         let mut meta = frozen.meta;
         (meta.sequence, meta.images_start) = (self.tree.durable.sequence + 1, meta.lsn);

@@ -21,7 +21,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::allocation_unit::{FILE, FIRST_UNIT, PageNumber, UNIT_BYTES, UnitNumber, Units};
+use super::allocation_unit::{FILE, FIRST_UNIT, PageNumber, PageSet, UNIT_BYTES, UnitNumber, Units};
 use super::doublewrite::{self, DoublewriteArea};
 use super::freemap::{UnitRun, end_max, read_runs};
 use super::map_pages::read_unused;
@@ -252,7 +252,7 @@ impl Salvage<'_, '_> {
             "no meta page counts: the tree is put together from its pages, and some may be former ones";
         self.losses.push(Loss::new(FILE, 0, what, Some(Keys::ALL)));
         let candidates = self.candidates(&[], self.file_end);
-        let mut children = std::collections::HashSet::new();
+        let mut children = PageSet::default();
         for candidate in candidates.iter().filter(|candidate| candidate.level > 0) {
             if let Ok(page) = self.pager.read_page(candidate.number, Purpose::Recovery) {
                 children.extend((0..=page.count()).map(|index| page.child(index)));

@@ -3,12 +3,11 @@
 //! A search looks into a [`PageSource`] (the pool of clean pages) and into what its own call has read ([`LoadedPieces`]). Where neither has
 //! the page or value, the search stops with a [`Miss`]; the caller reads what is missing without holding a lock, and searches again.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::allocation_unit::{PageNumber, UnitNumber};
+use super::allocation_unit::{PageNumber, UnitMap, UnitNumber};
 use super::page::{Extent, Page};
 use super::value::Value;
 use crate::engine::Error;
@@ -62,9 +61,9 @@ pub enum Piece {
 pub struct LoadedPieces {
     /// The epoch in which it was read.
     pub epoch: u64,
-    pieces: HashMap<UnitNumber, Piece>,
+    pieces: UnitMap<Piece>,
     /// Errors of what could not be read, by first unit.
-    failed: HashMap<UnitNumber, Error>,
+    failed: UnitMap<Error>,
 }
 
 impl LoadedPieces {

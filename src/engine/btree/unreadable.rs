@@ -1,13 +1,12 @@
 //! Ranges of keys whose page cannot be read: they are reported once, their changes are kept in the log, and the read is tried again when a
 //! checkpoint is asked for. [`super::set_aside`] holds the changes.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use parking_lot::Mutex;
 
-use super::allocation_unit::PageNumber;
+use super::allocation_unit::PageSet;
 use super::core::Core;
 use super::records::ASIDE_KIND;
 use super::set_aside::UnreadableRange;
@@ -20,7 +19,7 @@ use crate::engine::{Result, Tier};
 pub struct UnreadableRanges {
     core: Arc<Core>,
     /// Unreadable pages that were reported.
-    told: Mutex<HashSet<PageNumber>>,
+    told: Mutex<PageSet>,
     /// Whether the next checkpoint tries to read them.
     is_retry_asked: AtomicBool,
 }
@@ -85,7 +84,7 @@ impl UnreadableRanges {
         loop {
             let writer = self.core.tree.writer();
             self.core.pager.check()?;
-            let mut pins = Pins::new();
+            let mut pins = Pins::default();
             let (epoch, batch, planned) = {
                 let tree = self.core.tree.read();
                 let batch = tree.buffer.aside.batch_of(range);

@@ -151,7 +151,7 @@ impl BtreeEngine {
         let _writer = self.core.tree.writer();
         if let Some(upper) = &self.core.upper {
             let start = Bytes::copy_from_slice(start);
-            *upper.watch.lock() = Some(Watch { start, changed: HashSet::new() });
+            *upper.watch.lock() = Some(Watch { start, changed: HashSet::default() });
         }
     }
 
@@ -271,7 +271,7 @@ impl Writer {
         let put = loop {
             let writer = self.core.tree.writer();
             self.core.pager.check()?;
-            let (mut batch, mut pins) = (Batch::new(0), Pins::new());
+            let (mut batch, mut pins) = (Batch::new(0), Pins::default());
             let (epoch, planned) = {
                 let tree = self.core.tree.read();
                 let absent = entries.iter().try_for_each(|(key, value)| {
@@ -315,7 +315,7 @@ impl Writer {
             if batch.is_empty() {
                 return Ok(0);
             }
-            let mut pins = Pins::new();
+            let mut pins = Pins::default();
             let (epoch, refusal, planned) = {
                 let tree = self.core.tree.read();
                 let planned = tree.plan(&self.core.pager, &loaded, &batch, Deletes::Remove, &mut pins);

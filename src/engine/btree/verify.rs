@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::allocation_unit::{FILE, FIRST_UNIT, PageNumber};
+use super::allocation_unit::{FILE, FIRST_UNIT, PageNumber, PageSet};
 use super::core::Core;
 use super::freemap::UnitRun;
 use super::meta::TreeCounts;
@@ -58,7 +58,7 @@ struct Walk<'a> {
     pager: &'a Pager,
     used: Vec<UnitRun>,
     /// Pages that were seen.
-    pages: HashSet<PageNumber>,
+    pages: PageSet,
     counts: TreeCounts,
     /// The last key of the leaves so far.
     last: Option<Vec<u8>>,
@@ -70,7 +70,7 @@ fn verify(tree: &Tree, pager: &Pager) -> Result<()> {
         tree,
         pager,
         used: Vec::new(),
-        pages: HashSet::new(),
+        pages: HashSet::default(),
         counts: TreeCounts::default(),
         last: None,
     };

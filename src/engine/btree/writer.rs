@@ -78,7 +78,7 @@ impl Writer {
                 self.note(batch, 0);
                 break lsn;
             }
-            let mut pins = Pins::new();
+            let mut pins = Pins::default();
             let buried = self.core.upper.as_ref().map(|upper| upper.buried(batch)).unwrap_or_default();
             let may_lie_below = |key: &[u8]| buried.contains(key);
             let deletes = Deletes::Bury(&may_lie_below);

@@ -110,7 +110,7 @@ impl FreeMap {
             pages.map(|(level, index)| (level, index, self.pages.levels[level][index].next())).collect();
         self.freed.leaving = Arc::new(std::mem::take(&mut self.freed.retired));
         self.freed.leaving_units = std::mem::take(&mut self.freed.retired_units);
-        MapChanges { groups, pages, leaving: self.freed.leaving.clone(), entries: HashMap::new(), height }
+        MapChanges { groups, pages, leaving: self.freed.leaving.clone(), entries: HashMap::default(), height }
     }
 
     /// Drops groups behind the end, and pages that have no others below them.

@@ -1,10 +1,10 @@
 //! The map against a plain set of units, and the pages that its checkpoints write, read and keep.
 
 use std::cell::Cell;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 
-use super::super::allocation_unit::UNIT_BYTES;
 use super::super::allocation_unit::literal::{unit_count, unit_number};
+use super::super::allocation_unit::{UNIT_BYTES, UnitMap};
 use super::group::CLASSES;
 use super::page::{CHILDREN, pages_of};
 use super::*;
@@ -17,7 +17,7 @@ const HUGE: UnitNumber = UnitNumber::new(1 << 40);
 /// A file of which only the pages of the map are kept.
 #[derive(Default)]
 struct Store {
-    pages: HashMap<UnitNumber, Vec<u8>>,
+    pages: UnitMap<Vec<u8>>,
     root: MapEntry,
     end: UnitNumber,
     /// The end in the state of the last checkpoint, durable or not.

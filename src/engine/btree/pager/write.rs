@@ -1,12 +1,11 @@
 //! Writes to the data file. They are counted once they have succeeded.
 
-use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::{Pager, byte_offset, context};
 use crate::disk::Purpose;
-use crate::engine::btree::allocation_unit::{PageNumber, UNIT_BYTES, UnitNumber, Units};
+use crate::engine::btree::allocation_unit::{PageNumber, UNIT_BYTES, UnitMap, UnitNumber, UnitSet, Units};
 use crate::engine::btree::page::{CompressedPage, LEVEL, Page, SECTOR_BYTES};
 use crate::engine::btree::source::Piece;
 use crate::engine::{PageCause, PageKind, Result, Shares, Work};
@@ -49,9 +48,9 @@ impl Pager {
         pieces: &[(UnitNumber, Piece)],
         mut at: usize,
         bytes_max: usize,
-        moved: &HashSet<UnitNumber>,
-        classes: &HashMap<UnitNumber, u8>,
-        compressed: &HashMap<UnitNumber, CompressedPage>,
+        moved: &UnitSet,
+        classes: &UnitMap<u8>,
+        compressed: &UnitMap<CompressedPage>,
     ) -> Result<usize> {
         let mut written = 0;
         let mut buffer = Vec::new();

@@ -94,7 +94,7 @@ impl Tree {
         loaded: &LoadedPieces,
         max: BufferMergeLimit,
     ) -> crate::engine::Result<BufferMergePlan> {
-        let (pins, misses) = (Pins::new(), Vec::new());
+        let (pins, misses) = (Pins::default(), Vec::new());
         let mut step = BufferMergeStep { pins, misses, leaves: 0, cell_bytes: 0, next: None };
         let mut waiting = self.buffer.waiting_to_merge().into_iter().flatten().peekable();
         while let Some((first, _)) = waiting.peek() {

@@ -3,15 +3,15 @@
 //! 1. [`Tree::plan`] walks to the leaf of every operation, pins the pages on the path, and adds up the space that the batch may need.
 //! 2. [`Tree::apply`] changes pages. It meets only dirty, pinned and new pages, and its space has been made, so it cannot fail.
 
+use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
 
 use super::{Pins, Stop, Tree};
 use crate::engine::batch::owned;
-use crate::engine::btree::allocation_unit::{PageNumber, UnitNumber, Units};
+use crate::engine::btree::allocation_unit::{PageMap, PageNumber, PageSet, UnitNumber, Units};
 use crate::engine::btree::freemap::SpaceNeeds;
 use crate::engine::btree::page::{
     CellValue, Extent, HEADER_BYTES, Page, cell_bytes_max, inner_cell, is_inline, key_bytes_max, leaf_cell,
@@ -46,7 +46,7 @@ struct Tombstones {
     /// Bytes of their cells.
     cell_bytes: usize,
     /// The leaves that they lie in.
-    leaves: HashSet<PageNumber>,
+    leaves: PageSet,
 }
 
 impl Tombstones {
@@ -119,7 +119,7 @@ impl Tree {
 
     /// Applies a batch. `pins` are those of its plan, and the file has the space that the plan needs.
     pub fn apply(&mut self, batch: &Batch, deletes: Deletes<'_>, mut pins: Pins, source: &impl PageSource) {
-        let mut emptied: HashMap<PageNumber, Bytes> = HashMap::new();
+        let mut emptied: PageMap<Bytes> = HashMap::default();
         for operation in batch.operations() {
             self.buffer.forget(operation.key());
             match operation {

@@ -30,7 +30,7 @@ impl Tree {
         if page.count() == 0 || level >= self.height || self.changed_page(number).is_some() {
             return Ok(None);
         }
-        let mut step = Collection { pins: Pins::new(), way: Vec::new(), number: self.root };
+        let mut step = Collection { pins: Pins::default(), way: Vec::new(), number: self.root };
         for above in (level + 1..self.height).rev() {
             let parent = self.page(source, loaded, step.number, above)?;
             let index = parent.child_index(page.key(0));

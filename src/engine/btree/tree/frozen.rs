@@ -1,12 +1,11 @@
 //! The frozen state of the tree that a checkpoint writes.
 
-use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::Tree;
 use crate::engine::Lsn;
 use crate::engine::btree::age::LogPoint;
-use crate::engine::btree::allocation_unit::{PageNumber, UnitNumber};
+use crate::engine::btree::allocation_unit::{PageMap, PageNumber, PageSet, UnitMap, UnitNumber, UnitSet};
 use crate::engine::btree::freemap::MapChanges;
 use crate::engine::btree::meta::{MapPlace, Meta};
 use crate::engine::btree::page::{CellValue, CompressedPage, Page};
@@ -20,17 +19,17 @@ type Pages = Vec<(PageNumber, Arc<Page>)>;
 /// The dirty part of the tree at one LSN, which a checkpoint writes.
 pub struct FrozenTree {
     /// Dirty pages.
-    pub pages: HashMap<PageNumber, Arc<Page>>,
+    pub pages: PageMap<Arc<Page>>,
     /// Numbers of new pages.
-    pub fresh: HashSet<PageNumber>,
+    pub fresh: PageSet,
     /// Numbers of pages whose image is in the log behind `meta.images_start`.
-    pub imaged: HashSet<PageNumber>,
+    pub imaged: PageSet,
     /// New values by first unit of their extent.
-    pub values: HashMap<UnitNumber, Value>,
+    pub values: UnitMap<Value>,
     /// The compressed forms of pages that are written so, by first unit.
-    pub compressed: HashMap<UnitNumber, CompressedPage>,
+    pub compressed: UnitMap<CompressedPage>,
     /// First units of values that are not new, but moved.
-    pub moved: HashSet<UnitNumber>,
+    pub moved: UnitSet,
     /// The state's meta page; `sequence`, `map`, `images_end` and `doublewrite_bytes` are not set yet.
     pub meta: Meta,
     /// Bytes of images that had been logged at `meta.recovery_lsn`.
@@ -59,8 +58,8 @@ impl FrozenTree {
     }
 
     /// The class of each new value's key, by the unit of its extent. The leaf that refers to a new value has changed, so it is here.
-    pub fn value_classes(&self) -> HashMap<UnitNumber, u8> {
-        let mut classes = HashMap::with_capacity(self.values.len());
+    pub fn value_classes(&self) -> UnitMap<u8> {
+        let mut classes = UnitMap::with_capacity_and_hasher(self.values.len(), Default::default());
         for page in self.pages.values().filter(|page| page.is_leaf()) {
             for index in 0..page.count() {
                 if let CellValue::Extent(extent) = page.cell_value(index)
@@ -77,11 +76,7 @@ impl FrozenTree {
 impl Tree {
     /// Freezes the state at `now`, without the change buffer, for a checkpoint, which writes the pages in `compressed` in that form. The caller has just called
     /// [`FreeMap::freeze`](crate::engine::btree::freemap::FreeMap::freeze); no unit may be taken or freed in between.
-    pub fn freeze(
-        &mut self,
-        now: LogPoint,
-        compressed: HashMap<UnitNumber, CompressedPage>,
-    ) -> Arc<FrozenTree> {
+    pub fn freeze(&mut self, now: LogPoint, compressed: UnitMap<CompressedPage>) -> Arc<FrozenTree> {
         // During replay the pages may be newer than `now`.
         let lsn = now.lsn.max(self.durable.lsn);
         let recovery_point = self.buffer.recovery_point().unwrap_or(now);

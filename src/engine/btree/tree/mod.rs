@@ -41,7 +41,7 @@ mod tests;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
-use super::allocation_unit::{PageNumber, UNIT_BYTES, UnitNumber, Units};
+use super::allocation_unit::{PageMap, PageNumber, PageSet, UNIT_BYTES, UnitMap, UnitSet, Units};
 use super::change_buffer::ChangeBuffer;
 use super::freemap::FreeMap;
 use super::meta::{Meta, TreeCounts};
@@ -67,7 +67,7 @@ pub enum Stop {
 }
 
 /// Pages on the paths of a batch; they stay in memory until it is applied.
-pub type Pins = HashMap<PageNumber, Arc<Page>>;
+pub type Pins = PageMap<Arc<Page>>;
 
 /// Counters since the store was opened.
 #[derive(Clone, Copy, Debug, Default)]
@@ -113,11 +113,11 @@ pub struct Tree {
     /// Pages that the last batch changed, in mode [`Torn::Image`]; `None` in the other modes.
     touched: Option<BTreeSet<PageNumber>>,
     /// Dirty pages whose newest image is in the log.
-    imaged: HashSet<PageNumber>,
-    dirty: HashMap<PageNumber, Arc<Page>>,
-    fresh: HashSet<PageNumber>,
-    values: HashMap<UnitNumber, Value>,
-    moved: HashSet<UnitNumber>,
+    imaged: PageSet,
+    dirty: PageMap<Arc<Page>>,
+    fresh: PageSet,
+    values: UnitMap<Value>,
+    moved: UnitSet,
     value_bytes: u64,
 }
 
@@ -140,13 +140,13 @@ impl Tree {
             buffer: ChangeBuffer::default(),
             is_upper: false,
             touched: None,
-            imaged: HashSet::new(),
+            imaged: HashSet::default(),
             page_bytes: meta.page_bytes as usize,
             is_copy_on_write: pages != Placement::InPlace,
-            dirty: HashMap::new(),
-            fresh: HashSet::new(),
-            values: HashMap::new(),
-            moved: HashSet::new(),
+            dirty: HashMap::default(),
+            fresh: HashSet::default(),
+            values: HashMap::default(),
+            moved: HashSet::default(),
             value_bytes: 0,
         }
     }

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::Tree;
-use crate::engine::btree::allocation_unit::{PageNumber, UnitNumber, Units};
+use crate::engine::btree::allocation_unit::{PageMap, PageNumber, UnitMap, UnitNumber, Units};
 use crate::engine::btree::freemap::UnitRun;
 use crate::engine::btree::page::{CompressedPage, Page};
 
@@ -37,10 +37,10 @@ struct LongRuns {
 pub struct PagePlaces {
     runs: Option<LongRuns>,
     /// New numbers by those before.
-    numbers: HashMap<PageNumber, PageNumber>,
+    numbers: PageMap<PageNumber>,
     pages: Vec<(PageNumber, Arc<Page>)>,
     /// The compressed forms of pages, by first unit.
-    forms: HashMap<UnitNumber, CompressedPage>,
+    forms: UnitMap<CompressedPage>,
 }
 
 impl PagePlaces {
@@ -51,7 +51,7 @@ impl PagePlaces {
             rest: (UnitNumber::NONE, Units::ZERO),
             left_units: Units::ZERO,
         });
-        PagePlaces { runs, numbers: HashMap::new(), pages: Vec::new(), forms: HashMap::new() }
+        PagePlaces { runs, numbers: HashMap::default(), pages: Vec::new(), forms: HashMap::default() }
     }
 
     /// Makes an inner page refer to the places of the pages below it.
@@ -183,7 +183,7 @@ impl Tree {
 
     /// Lets the dirty pages be where `places` says; returns their compressed forms, by first unit. The caller freezes the tree next: a page
     /// that is compressed is never changed.
-    pub fn settle(&mut self, places: PagePlaces) -> HashMap<UnitNumber, CompressedPage> {
+    pub fn settle(&mut self, places: PagePlaces) -> UnitMap<CompressedPage> {
         let PagePlaces { runs, numbers, pages, forms } = places;
         if let Some(runs) = runs {
             self.give_back_rest(runs.rest);

@@ -62,7 +62,7 @@ impl Tree {
         start: &[u8],
         goal: VacuumGoal,
     ) -> Result<Relocation, Stop> {
-        let (pins, way, values) = (Pins::new(), Vec::new(), Vec::new());
+        let (pins, way, values) = (Pins::default(), Vec::new(), Vec::new());
         let mut step = Relocation { pins, way, leaf: self.root, values, next: None, unreadable: 0 };
         for level in (0..self.height).rev() {
             let page = self.page(source, loaded, step.leaf, level)?;

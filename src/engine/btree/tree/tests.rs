@@ -1,7 +1,7 @@
 //! The tree over a source of pages that is a map in memory: no file, no pager.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 
 use bytes::Bytes;
 
@@ -9,14 +9,14 @@ use super::*;
 use crate::base::prng::Prng;
 use crate::engine::Batch;
 use crate::engine::btree::age::LogPoint;
-use crate::engine::btree::allocation_unit::FIRST_UNIT;
+use crate::engine::btree::allocation_unit::{FIRST_UNIT, UnitMap, UnitNumber, UnitSet};
 use crate::engine::btree::source::{LoadedPieces, PageSource, Piece};
 
 /// The content of the file, and the part of it that is in the pool.
 #[derive(Default)]
 struct MemorySource {
-    pieces: HashMap<UnitNumber, Piece>,
-    pooled: RefCell<HashSet<UnitNumber>>,
+    pieces: UnitMap<Piece>,
+    pooled: RefCell<UnitSet>,
 }
 
 impl PageSource for MemorySource {
@@ -76,7 +76,7 @@ fn the_tree_finds_its_pages_in_any_source_and_asks_for_what_is_not_there() {
                 model.insert(key, vec![step as u8; bytes]);
             }
         }
-        let mut pins = Pins::new();
+        let mut pins = Pins::default();
         let (needs, missed) = with_misses(&tree, &source, |tree, loaded| {
             tree.plan(&source, loaded, &batch, Deletes::Remove, &mut pins)
         });
@@ -87,7 +87,7 @@ fn the_tree_finds_its_pages_in_any_source_and_asks_for_what_is_not_there() {
         tree.apply(&batch, Deletes::Remove, pins, &source);
         if step % 20 == 19 {
             // All changes go to the file, and half of them into the pool.
-            let frozen = tree.freeze(LogPoint::default(), HashMap::new());
+            let frozen = tree.freeze(LogPoint::default(), HashMap::default());
             let pages = frozen.pages.iter().map(|(number, page)| (number.unit(), Piece::Page(page.clone())));
             let values = frozen.values.iter().map(|(unit, value)| (*unit, Piece::Value(value.clone())));
             for (unit, piece) in pages.chain(values) {
