@@ -268,7 +268,7 @@ fn a_hybrid_writes_about_what_is_predicted_from_its_hot_share() {
             let mut sums = vec![0.0];
             (1..=RECORDS).for_each(|rank| sums.push(sums[rank as usize - 1] + (rank as f64).powf(-skew)));
             let mut prng = Prng::new(1);
-            for _ in 0..4_000 {
+            for number in 0..4_000 {
                 let mut batch = Batch::new(1);
                 for _ in 0..10 {
                     let at = prng.below(1 << 30) as f64 / (1u64 << 30) as f64 * sums[RECORDS as usize];
@@ -279,8 +279,11 @@ fn a_hybrid_writes_about_what_is_predicted_from_its_hot_share() {
                 while rig.engine.apply(&batch, Tier::Disk).is_err() {
                     engine::settle(&*rig.engine).unwrap();
                 }
-                engine::settle(&*rig.engine).unwrap();
+                if number % 10 == 0 {
+                    engine::settle(&*rig.engine).unwrap();
+                }
             }
+            engine::settle(&*rig.engine).unwrap();
             let json = rig.json(".stats.d/json");
             let of = |name: &str| json["hybrid_prediction"][name].as_f64().unwrap();
             let over = of("write_measured_over_predicted");

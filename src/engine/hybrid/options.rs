@@ -2,7 +2,7 @@
 
 use super::demoter::{round_bytes, step_bytes};
 use super::heat::HEAT_MAX;
-use crate::base::text::{BadText, Field, When, bounded_size, concatenated, exact_size, size};
+use crate::base::text::{BadText, Field, When, bounded_size, concatenated, exact_size};
 use crate::engine::{Common, OwnOptions, btree, lsm, options};
 
 /// Part of the cache for pages of the tree, one part in so many; blocks of tables have the rest.
@@ -161,12 +161,17 @@ const OWN: &[Field<Options>] = &[
         },
         get: |options| exact_size(options.tree.common.memory_bytes),
     },
-    size!(
-        "hot",
-        Mount,
-        hot_bytes,
-        "Bytes that the tree holds before what is cold goes down to the levels; at most half of dirty_max, or checkpoints write it again and again."
-    ),
+    Field {
+        name: "hot",
+        when: When::Mount,
+        help: "Bytes that the tree holds before what is cold goes down to the levels, twice of which is level_base; at most half of dirty_max, or checkpoints \
+               write it again and again.",
+        set: |options, text| {
+            options.set_hot(bounded_size(text)?);
+            Ok(())
+        },
+        get: |options| exact_size(options.hot_bytes),
+    },
     Field {
         name: "promote",
         when: When::Mount,

@@ -49,6 +49,8 @@ const SLACK_SHARE: u64 = 2;
 const MARGIN_SHARE: u64 = 4;
 /// Share of the bytes of the levels that tombstones in the tree stand for when a sweep begins, one part in so many.
 const SWEEP_SHARE: u64 = 16;
+/// Records that have come down from which on their mean size says something.
+const RECORDS_MIN: u64 = 1000;
 /// In place of a number that nobody knows.
 const UNKNOWN: u64 = u64::MAX;
 /// When to go round again where nothing could be brought down.
@@ -274,6 +276,10 @@ impl Demoter {
         let Some(mut state) = self.state.try_lock() else { return Ok(Pending::Idle) };
         if self.heat.cool() {
             self.driven_out.store(self.driven_out() / 2, Relaxed);
+            let (bytes, entries) = self.levels.weight();
+            if entries >= RECORDS_MIN {
+                self.heat.fit(bytes / entries);
+            }
         }
         let worked = match &mut state.removal {
             Some(removal) => self.remove(removal),
