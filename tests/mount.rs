@@ -15,6 +15,7 @@
 //! | `mount/ends.rs` | ends with files open, of a stopped daemon, of an aborted connection; misleading names |
 //! | `mount/strangers.rs` | a store's directory full of traps or of others, read-only disks, clients that say nothing |
 //! | `mount/hostile.rs` | offsets, names, sizes, modes and times at and over every edge |
+//! | `mount/hybrid.rs` | commands of a live hybrid: hold, release, demote, a smaller tree |
 //! | `mount/load.rs` | sixty-four threads at once, for minutes if asked |
 //! | `mount/numbers.rs` | handles that outlive what the kernel remembers |
 //! | `mount/direct.rs` | asynchronous direct writes beside buffered reads |
@@ -44,6 +45,8 @@ mod duties;
 mod ends;
 #[path = "mount/hostile.rs"]
 mod hostile;
+#[path = "mount/hybrid.rs"]
+mod hybrid;
 #[path = "mount/kill.rs"]
 mod kill;
 #[path = "mount/lifecycle.rs"]
