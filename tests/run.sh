@@ -173,7 +173,7 @@ mounts() {
 
 # Ours besides those that every test of mounts runs on, each an engine to whatever takes any: the other ways in which a B-tree writes pages, and the
 # hybrid with so small a tree that entries come down.
-more_of_ours=(btree,pages=cow btree,pages=cow-extent hybrid,hot=4M)
+more_of_ours=("btree,pages=cow" "btree,pages=cow-extent" "hybrid,hot=4M")
 
 more_mounts() {
     local which code=0

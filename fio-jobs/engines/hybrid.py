@@ -25,15 +25,9 @@ PREPARING = ("fill", "archive", "tables", "clone")
 def hot_figures(report):
     """What a report since a mark says of reads, of what is hot, and of who waited for what."""
     hybrid, probes = report.get("hybrid") or {}, report.get("probes") or {}
-    gets, mean = probes.get("count"), probes.get("mean")
-    asked = None
-    if gets and mean is not None:
-        # A hybrid's probes are those of its tree, which it asks first; its levels count their own.
-        below = sum(level["probes"] for level in report.get("levels") or []) if hybrid else 0
-        asked = mean + below / gets
     causes = ((report.get("stalls") or {}).get("by_cause") or {}).items()
     return {
-        "asked": asked,
+        "asked": probes.get("mean"),
         "hot_share": hybrid.get("hot_share"),
         "hot_read_share": hybrid.get("hot_read_share"),
         "hot": {name: hybrid.get(name) for name in ("hot_bytes", "cold_bytes", "threshold", "demoted_bytes", "promoted_bytes")} if hybrid else None,

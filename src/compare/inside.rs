@@ -21,11 +21,9 @@ impl Inside {
     /// What `shape` says.
     pub fn of(shape: &Shape) -> Inside {
         let (probes, hybrid) = (shape.probes.as_ref(), shape.hybrid.as_ref());
-        // A hybrid's probes are those of its tree, which it asks first; its levels count their own.
-        let below: u64 = hybrid.map_or(0, |_| shape.levels.iter().map(|level| level.traffic.probes).sum());
         Inside {
             gets: probes.map(|probes| probes.count()),
-            structures: probes.map(|probes| probes.buckets.sum() + below),
+            structures: probes.map(|probes| probes.buckets.sum()),
             hot_gets: hybrid.map(|hybrid| hybrid.tree_reads),
             hot_bytes: hybrid.map(|hybrid| hybrid.hot_bytes),
             cold_bytes: hybrid.map(|hybrid| hybrid.cold_bytes),

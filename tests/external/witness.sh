@@ -90,7 +90,7 @@ TOML
     mkdir -p "$work/elsewhere"
     # Names of the cases that fail at a place.
     failing() {
-        mkdir -m 755 -p "$1"
+        mkdir -p "$1" && chmod 755 "$1"
         timeout --kill-after=10 900 "$tool" -c "$work/pjdfstest.toml" -p "$1" -s "$work/elsewhere" >"$work/log" 2>&1 || true
         sed -E 's/\x1b\[[0-9;]*m//g' "$work/log" >"$work/plain"
         grep '^Summary: ' "$work/plain"

@@ -305,6 +305,12 @@ impl PowerSupply {
         };
         assert!(host::until(Duration::from_secs(30), gone), "{:?} stays in use", self.folder);
         let image = self.folder.with_extension("img");
+        // In a mount namespace of somebody else it may live on for a moment, and would be mounted again as it is: without power.
+        let is_detached = || {
+            let output = std::process::Command::new("losetup").arg("-j").arg(&image).output().unwrap();
+            output.status.success() && output.stdout.is_empty()
+        };
+        assert!(host::until(Duration::from_secs(30), is_detached), "{image:?} stays attached");
         PowerSupply::run("mount", &["-o".as_ref(), "loop".as_ref(), image.as_ref(), self.folder.as_ref()]);
     }
 }

@@ -30,11 +30,11 @@ impl Reader {
 
     /// The value of `key`.
     pub fn get(&self, key: &[u8], tier: Tier) -> Result<Option<Bytes>> {
-        Ok(self.entry(key, tier)?.flatten())
+        Ok(self.entry(key, tier)?.0.flatten())
     }
 
-    /// The entry of `key`: its value, or `Some(None)` if it is deleted and may lie below the tree.
-    pub fn entry(&self, key: &[u8], tier: Tier) -> Result<Option<Option<Bytes>>> {
+    /// The entry of `key`: its value, or `Some(None)` if it is deleted and may lie below the tree; and the pages that were asked.
+    pub fn entry(&self, key: &[u8], tier: Tier) -> Result<(Option<Option<Bytes>>, u64)> {
         let mut loaded = LoadedPieces::default();
         loop {
             let (epoch, height, found) = {
@@ -44,7 +44,7 @@ impl Reader {
             match found {
                 Ok(entry) => {
                     self.probes.record(height);
-                    return Ok(entry);
+                    return Ok((entry, height));
                 }
                 Err(Stop::Failed(error)) => return Err(error),
                 Err(Stop::Miss(miss)) => self.core.load(epoch, miss, tier, Purpose::Get, &mut loaded)?,

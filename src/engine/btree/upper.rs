@@ -114,8 +114,8 @@ impl BtreeEngine {
         }
     }
 
-    /// The entry of `key`: its value, or `Some(None)` if it is deleted and may lie below.
-    pub fn entry(&self, key: &[u8], tier: Tier) -> Result<Option<Option<Bytes>>> {
+    /// The entry of `key`: its value, or `Some(None)` if it is deleted and may lie below; and the pages that were asked.
+    pub fn entry(&self, key: &[u8], tier: Tier) -> Result<(Option<Option<Bytes>>, u64)> {
         self.reader.entry(key, tier)
     }
 

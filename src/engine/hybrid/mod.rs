@@ -20,7 +20,7 @@ use super::btree::{self, BtreeEngine, Surroundings};
 use super::lsm::{self, LevelStore};
 use super::{
     Batch, Cause, Command, Descriptor, Done, Engine, Error, EventLog, Home, KeyRange, Kind, Lsn, Pending,
-    Probe, Promise, Result, Shape, TableInfo, Tier, Visit, WakeSignal, WorkClass,
+    Probe, ProbeMeter, Promise, Result, Shape, TableInfo, Tier, Visit, WakeSignal, WorkClass,
 };
 use crate::base::clock::Clock;
 use crate::base::text::{parse_size, parse_switch};
@@ -61,6 +61,8 @@ impl From<Options> for super::Options {
 struct Reads {
     tree: AtomicU64,
     levels: AtomicU64,
+    /// Pages and tables that each asked.
+    probes: ProbeMeter,
 }
 
 /// The hybrid: its two halves, and what brings entries from one to the other.

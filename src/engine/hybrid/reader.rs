@@ -19,14 +19,17 @@ use crate::engine::{Inspect, KeyRange, Probe, Result, Tier, Visit, WorkClass};
 impl HybridEngine {
     /// The value of `key`.
     pub(super) fn read(&self, key: &[u8], tier: Tier) -> Result<Option<Bytes>> {
-        match self.tree.entry(key, tier)? {
+        let (entry, pages) = self.tree.entry(key, tier)?;
+        match entry {
             Some(entry) => {
                 self.reads.tree.fetch_add(1, Relaxed);
+                self.reads.probes.record(pages);
                 Ok(entry)
             }
             None => {
-                let found = self.levels.get(key, tier)?;
+                let (found, tables) = self.levels.get(key, tier)?;
                 self.reads.levels.fetch_add(1, Relaxed);
+                self.reads.probes.record(pages + tables);
                 if found.is_some() && self.promoter.note(key, self.demoter.driven_out()) {
                     self.wake_signal.notify(WorkClass::Merge);
                 }
@@ -85,7 +88,7 @@ impl HybridEngine {
             read_bytes: 0,
         }];
         probes.extend(Inspect::explain(&*self.tree, key, tier)?);
-        if self.tree.entry(key, tier)?.is_none() {
+        if self.tree.entry(key, tier)?.0.is_none() {
             // The levels have no memtable that could hold anything.
             let below = self.levels.explain(key, tier)?;
             probes.extend(below.into_iter().filter(|probe| probe.structure != "memtable"));

@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::HybridEngine;
-use crate::engine::{Debt, HybridShape, Inspect, Memory, Shape};
+use crate::engine::{Debt, HybridShape, Inspect, Memory, Probes, Shape};
 
 /// The sum of what both halves say.
 fn sum(one: Option<u64>, other: Option<u64>) -> Option<u64> {
@@ -42,6 +42,7 @@ impl HybridEngine {
                 level_reads: self.reads.levels.load(Relaxed),
                 ..self.demoter.report()
             }),
+            probes: Some(Probes { buckets: self.reads.probes.snapshot() }),
             filter: levels.filter,
             cpu: tree.cpu + levels.cpu,
             scan_runs: levels.scan_runs,

@@ -285,13 +285,23 @@ fn reads_are_counted_by_the_half_that_answers() {
         apply(&engine, &batch);
     }
     settle(&*engine).unwrap();
-    let (mut above, mut below) = (0, 0);
+    let (mut above, mut below, mut structures) = (0, 0, 0);
+    let before = Inspect::shape(&*engine).probes.unwrap().buckets;
     for number in 0..120 {
         let explained = Inspect::explain(&*engine, &key(number), Tier::Disk).unwrap();
+        // Behind the line on heat come pages, values outside of them, and tables; the filter of some says no.
+        let is_asked = |probe: &&Probe| {
+            let is_table =
+                probe.structure.starts_with('L') && !["filtered", "out-of-range"].contains(&probe.verdict);
+            probe.structure.contains(" page ") || is_table
+        };
+        structures += explained.iter().filter(is_asked).count() as u64;
         engine.get(&key(number), Tier::Disk).unwrap();
         let is_table = |structure: &str| structure.starts_with('L');
         *if explained.iter().any(|probe| is_table(&probe.structure)) { &mut below } else { &mut above } += 1;
     }
+    let after = Inspect::shape(&*engine).probes.unwrap().buckets;
+    assert_eq!((after.count() - before.count(), after.sum() - before.sum()), (120, structures));
     let shape = Inspect::shape(&*engine).hybrid.unwrap();
     assert_eq!((shape.tree_reads, shape.level_reads), (above, below));
     assert!(above > 0 && below > 20, "{above} {below}");

@@ -96,8 +96,8 @@ impl LevelStore {
         Ok(())
     }
 
-    /// The value of `key`, if it is present.
-    pub fn get(&self, key: &[u8], tier: Tier) -> Result<Option<Bytes>> {
+    /// The value of `key`, if it is present, and the tables that were asked.
+    pub fn get(&self, key: &[u8], tier: Tier) -> Result<(Option<Bytes>, u64)> {
         self.reader.get(key, tier)
     }
 

@@ -167,7 +167,7 @@ impl Engine for LsmEngine {
     }
 
     fn get(&self, key: &[u8], tier: Tier) -> Result<Option<Bytes>> {
-        self.levels.reader.get(key, tier)
+        Ok(self.levels.reader.get(key, tier)?.0)
     }
 
     fn scan(&self, range: KeyRange<'_>, tier: Tier, visit: &mut Visit<'_>) -> Result<()> {

@@ -71,12 +71,12 @@ impl Reader {
         }
     }
 
-    /// The value of `key`, if it is present.
-    pub fn get(&self, key: &[u8], tier: Tier) -> Result<Option<Bytes>> {
+    /// The value of `key`, if it is present, and the memtables and tables that were asked.
+    pub fn get(&self, key: &[u8], tier: Tier) -> Result<(Option<Bytes>, u64)> {
         let mut probes = Probes::default();
         let found = self.find(key, tier, &mut probes)?;
         self.count(&probes);
-        Ok(found.flatten())
+        Ok((found.flatten(), probes.structures))
     }
 
     fn count(&self, probes: &Probes) {

@@ -251,6 +251,10 @@ fn is_whole(result: Result<()>) {
     assert!(!matches!(result, Err(Error::Corrupt { .. })), "{result:?}");
 }
 
+/// Writes below which nothing was tested, and how long they are waited for.
+const WRITES_MIN: u64 = 100;
+const PATIENCE: Duration = Duration::from_secs(60);
+
 /// Readers, writers, scans, deletes and everything in the background for a while, under a checker; then closed and opened again.
 fn run_checked(options: &Options, switches: bool, length: Duration) {
     use crate::base::clock::SystemClock;
@@ -277,7 +281,9 @@ fn run_checked(options: &Options, switches: bool, length: Duration) {
             }
         });
         let mut prng = Prng::new(29);
-        while began.elapsed() < length {
+        // On a machine that is busy with other things, until something was written.
+        let writes = || checked.told().iter().sum::<u64>();
+        while began.elapsed() < length || writes() <= WRITES_MIN && began.elapsed() < PATIENCE {
             std::thread::sleep(Duration::from_millis(20));
             match prng.below(8) {
                 0..3 if switches => {
@@ -301,7 +307,7 @@ fn run_checked(options: &Options, switches: bool, length: Duration) {
     drop(engine);
     let engine = open_with(disk, options).unwrap();
     checked.scan(&engine, 0, OWN_KEYS * WRITERS);
-    assert!(writes > 100, "{writes} writes");
+    assert!(writes > WRITES_MIN, "{writes} writes");
 }
 
 fn run_all_checked(length: Duration) {
