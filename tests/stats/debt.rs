@@ -292,6 +292,12 @@ fn a_hybrid_writes_about_what_is_predicted_from_its_hot_share() {
             let came_down =
                 number(&json, "hybrid.demoted_bytes") as f64 / number(&json, "kv.write_bytes") as f64;
             assert!((of("hit_share") - (1.0 - came_down)).abs() < 1e-9);
+            // A rough one: with another size there are other puts between checkpoints, too.
+            let (half, double) = (of("write_half_hot"), of("write_double_hot"));
+            assert!(
+                [half, double].iter().all(|write| (0.5..2.0).contains(&(write / of("write")))),
+                "{half} {double}"
+            );
             assert_eq!(json["hybrid_prediction"]["layout"], policy);
             assert!(rig.cat(".stats").contains("MODEL   hits "));
             skews.push(of("skew"));
