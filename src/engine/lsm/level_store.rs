@@ -161,15 +161,14 @@ impl LevelStore {
     /// Whether a table of `bytes` may be written beside what merges may still take; the ballast is given up for it. Unless it `gives_back` space,
     /// as many files must be left as new data leaves, as much of the reserve as deletes may take, and what lies above may still take.
     pub fn has_room(&self, bytes: u64, gives_back: bool) -> Result<bool> {
-        let space = &self.core.space;
-        let kept_bytes = if gives_back { 0 } else { space.guard.kept_bytes() + space.above_owed_bytes() };
-        let needed_bytes = bytes + kept_bytes + self.core.space.merge_owed_bytes();
+        let budget = &self.core.space;
+        let kept_bytes = if gives_back { 0 } else { budget.guard.kept_bytes() + budget.above_owed_bytes() };
+        let needed_bytes = bytes + kept_bytes + budget.merge_owed_bytes();
         let has_files =
             |space: &Space| if gives_back { space.room_files() > FILES } else { !lacks_files(space) };
         let is_room = |space: Space| space.room_bytes() >= needed_bytes && has_files(&space);
         let store = &self.core.table_store;
-        Ok(is_room(store.space()?)
-            || self.core.space.guard.give_ballast(needed_bytes) && is_room(store.space()?))
+        Ok(is_room(store.space()?) || budget.guard.give_ballast(needed_bytes) && is_room(store.space()?))
     }
 
     /// Free bytes of the disk below.
