@@ -3,7 +3,7 @@
 use crate::base::decoder::Decoder;
 use crate::base::{text, varint};
 use crate::store::Settings;
-use crate::{control, engine, fs, store};
+use crate::{control, engine, fs, recording, store};
 
 const HERE: &[Decoder] = &[
     Decoder { name: "varint", decode: varints, valid: varint_samples },
@@ -17,6 +17,7 @@ pub fn all() -> impl Iterator<Item = &'static Decoder> {
         .chain(engine::decoders::all())
         .chain(fs::decoders::ALL)
         .chain(control::decoders::ALL)
+        .chain(recording::decoders::ALL)
 }
 
 /// The one of this name.

@@ -25,6 +25,7 @@ mod latch;
 mod media;
 mod meter;
 mod os;
+mod outside;
 mod overlay;
 mod pool;
 mod prefix;
@@ -43,9 +44,8 @@ pub use gone::Gone;
 pub use latch::{Latch, is_poisoned};
 pub use media::{ArmCounters, FlashCounters, Media, MediaCounters};
 pub use meter::{Counters, DiskCounters, Metered};
-pub use os::{
-    Access, Held, InUse, Opening, OsDisk, ProcessIo, process_io, process_of, processes, read_outside,
-};
+pub use os::{Access, Held, InUse, Opening, OsDisk, ProcessIo, process_io, process_of, processes};
+pub use outside::{create_outside, open_outside, read_outside, resolve_outside};
 pub use overlay::Overlay;
 pub use pool::{OpenFiles, Pool};
 pub use prefix::Prefixed;

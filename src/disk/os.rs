@@ -26,11 +26,6 @@ const LOCK: &str = "LOCK";
 /// Bytes read of the text in the lock, which anyone may have written.
 const HOLDER_BYTES_MAX: usize = 512;
 
-/// Reads a whole file that belongs to no store, such as the kernel's mount table or a file on a mount.
-pub fn read_outside(path: &Path) -> io::Result<Vec<u8>> {
-    fs::read(path)
-}
-
 /// Access to the directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {

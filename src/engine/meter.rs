@@ -6,9 +6,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use bytes::Bytes;
 use parking_lot::Mutex;
 
+use super::tap::{Request, Tapped};
 use super::{
     Asked, Background, Batch, Done, Engine, Error, Inspect, KeyRange, Kind, Lsn, Operation, Promise,
-    ReadTrace, Result, Snapshot, Tier, Visit,
+    ReadTrace, Result, Snapshot, TapSlot, Tier, Visit,
 };
 use crate::base::metric::metrics;
 
@@ -68,6 +69,7 @@ pub struct MeteredEngine {
     tags: [TagMeter; TAGS],
     scans: AtomicU64,
     trace: ReadTrace,
+    tap: TapSlot,
     /// Whether there is a refusal, so that a batch which is taken need not look.
     is_refusing: AtomicBool,
     refusal: Mutex<Option<Error>>,
@@ -83,6 +85,7 @@ impl MeteredEngine {
             tags: std::array::from_fn(|_| TagMeter::default()),
             scans: AtomicU64::new(0),
             trace: ReadTrace::default(),
+            tap: TapSlot::default(),
             is_refusing: AtomicBool::new(false),
             refusal: Mutex::default(),
         })
@@ -136,6 +139,16 @@ impl MeteredEngine {
         &self.trace
     }
 
+    /// The engine behind the meter, for whoever reads it and is not to be counted.
+    pub fn uncounted(&self) -> &Arc<dyn Engine> {
+        &self.engine
+    }
+
+    /// The place for a tap.
+    pub fn tap(&self) -> &TapSlot {
+        &self.tap
+    }
+
     fn kind(&self, key: &[u8]) -> &KindMeter {
         &self.kinds[usize::from((self.classify)(key)) % KINDS]
     }
@@ -151,8 +164,10 @@ impl Engine for MeteredEngine {
             let probes = self.engine.explain(key, tier)?;
             self.trace.note(key, Asked::Get(probes));
         }
+        let began = self.tap.begin();
         // Counted after the call: one that answers WouldBlock is asked again and counts then.
         let found = self.engine.get(key, tier)?;
+        self.tap.note(&began, |tap, request| tap.get(request, key, found.as_ref().map(Bytes::len)));
         let slot = self.kind(key);
         slot.gets.fetch_add(1, Relaxed);
         if let Some(value) = &found {
@@ -164,12 +179,14 @@ impl Engine for MeteredEngine {
 
     fn scan(&self, range: KeyRange<'_>, tier: Tier, visit: &mut Visit<'_>) -> Result<()> {
         let (mut count, mut bytes) = (0, 0);
+        let began = self.tap.begin();
         let result = self.engine.scan(range, tier, &mut |key, value| {
             count += 1;
             bytes += (key.len() + value.len()) as u64;
             visit(key, value)
         });
         if result.is_ok() {
+            self.tap.note(&began, |tap, request| tap.scan(request, range, count, bytes));
             let slot = self.kind(range.start);
             self.scans.fetch_add(1, Relaxed);
             slot.scanned.fetch_add(count, Relaxed);
@@ -182,9 +199,14 @@ impl Engine for MeteredEngine {
     }
 
     fn apply(&self, batch: &Batch, tier: Tier) -> Result<Lsn> {
+        let began = self.tap.begin();
         let result = self.engine.apply(batch, tier);
         self.note_outcome(batch, &result);
         let lsn = result?;
+        if !batch.is_empty() {
+            let of_batch = |request| Request { tag: batch.tag, ..request };
+            self.tap.note(&began, |tap, request| tap.batch(of_batch(request), batch, lsn));
+        }
         let tag = &self.tags[usize::from(batch.tag) % TAGS];
         let (mut puts, mut deletes) = (0, 0);
         for operation in batch.operations() {
@@ -215,7 +237,19 @@ impl Engine for MeteredEngine {
         self.engine.lsn()
     }
     fn sync_to(&self, lsn: Lsn, done: Done) {
-        self.engine.sync_to(lsn, done);
+        let mut number = None;
+        let began = self.tap.begin();
+        self.tap.note(&began, |tap, request| number = Some(tap.sync(request)));
+        match (number, began) {
+            (Some(number), Some(Tapped { tap, .. })) => {
+                let done = Box::new(move |result| {
+                    tap.synced(number);
+                    done(result);
+                });
+                self.engine.sync_to(lsn, done);
+            }
+            _ => self.engine.sync_to(lsn, done),
+        }
     }
     fn promise(&self) -> Promise {
         self.engine.promise()

@@ -34,6 +34,7 @@ pub mod salvage;
 mod shape;
 mod space;
 mod statistic;
+mod tap;
 mod trace;
 mod traffic;
 pub mod wal;
@@ -69,6 +70,7 @@ pub use space::{
     BALLAST_NAME, SPARE_FILES, SpaceClaim, SpaceGuard, is_short_of_files, lacks_files, shortage,
 };
 pub use statistic::{Amount, Statistic, StatisticName};
+pub use tap::{NO_TAG, Request, Tap, TapSlot, asking_for};
 pub use trace::{Asked, ReadTrace, TracedRead};
 pub use traffic::{PageCause, PageCount, PageKind, PageTraffic, Pages, TrafficMeter};
 pub use worker::Worker;

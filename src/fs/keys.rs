@@ -31,6 +31,9 @@ const ORPHAN: u8 = 0x50;
 const RECLAIM: u8 = 0x51;
 const COUNTER: u8 = 0x60;
 
+/// Bytes of a key before any name: its kind and an inode's number.
+pub(super) const NAMELESS_BYTES: usize = 9;
+
 /// Names of the key kinds, indexed by what [`classify`] returns.
 pub const KIND_NAMES: [&str; 8] =
     ["super", "inode", "dirent", "xattr", "block", "orphan", "reclaim", "counter"];

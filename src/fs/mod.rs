@@ -42,6 +42,7 @@ mod ranges;
 mod repair;
 mod superblock;
 pub mod types;
+mod veil;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -71,6 +72,7 @@ pub use ops::Copied;
 pub use options::{Atime, BLOCK_BYTES_MAX, BLOCK_BYTES_MIN, FIELDS, Options};
 pub use repair::{Affected, Described, Part, Repaired, affected, repair, stored_uuid};
 pub use superblock::Identity;
+pub use veil::Veil;
 
 /// Asks for the size and free space of the filesystem that the store lies on.
 pub type SpaceSource = Arc<dyn Fn() -> std::io::Result<Space> + Send + Sync>;
