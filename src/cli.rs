@@ -8,6 +8,7 @@ mod engines;
 mod model;
 mod mount;
 mod options;
+mod record;
 mod watch;
 mod witness;
 
@@ -144,6 +145,14 @@ enum Verb {
         #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
         words: Vec<String>,
     },
+    /// Record what is asked of a mount, for replay and advise
+    #[command(after_help = record::RECORD_HELP)]
+    Record(record::RecordArgs),
+    /// Write the sizes, kinds and order of what a store holds, without names and contents
+    #[command(after_help = record::IMAGE_HELP)]
+    Image(record::ImageArgs),
+    /// Show what is in a recording
+    Recording(record::RecordingArgs),
     /// Verify every checksum and every invariant of a store that is not mounted; writes nothing unless told to repair
     #[command(after_help = check::HELP)]
     Check(check::CheckArgs),
@@ -276,6 +285,9 @@ fn run(verb: Verb) -> Result<(), Failure> {
             print(&read(&mount_point, &name)?)
         }
         Verb::Ctl { mount_point, words } => control(&mount_point, &words.join(" ")),
+        Verb::Record(arguments) => record::record(&arguments),
+        Verb::Image(arguments) => record::image(&arguments),
+        Verb::Recording(arguments) => record::recording(&arguments),
         Verb::Check(arguments) => check::run(&arguments),
         Verb::Engines { json } => print(engines::list(json).as_bytes()),
         Verb::Compare(arguments) => crate::compare::main(&arguments).map_err(|error| {
@@ -378,6 +390,13 @@ fn explain(path: &Path, offset: u64) -> Result<(), Failure> {
 fn control(mount_point: &Path, line: &str) -> Result<(), Failure> {
     let path = mount_point.join(".stats");
     let failed = |errno: nix::errno::Errno| {
+        // The mount remembers why, in a sentence.
+        let last = read(mount_point, ".stats.d/ctl").ok().and_then(|list| String::from_utf8(list).ok());
+        let said =
+            last.as_deref().and_then(|list| Some(list.lines().last()?.split_once(&format!(": {line}: "))?.1));
+        if let Some(said) = said.filter(|said| said.contains(' ') && *said != "invalid argument") {
+            return Failure::new(code::SYSTEM, said);
+        }
         let way_out = match errno {
             nix::errno::Errno::EINVAL => {
                 format!("; cat {} lists the commands", mount_point.join(".stats.d/help").display())

@@ -19,7 +19,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use crate::base::text::{self, BadText, When};
-use crate::control::metrics;
+use crate::control::{metrics, recordings};
 use crate::disk::{self, Disk, Purpose};
 use crate::engine::{Home, Setting};
 use crate::{engine, fs, fuse, witness};
@@ -44,6 +44,8 @@ pub struct Settings {
     pub fuse: fuse::Options,
     /// Of what is served beside the mount.
     pub metrics: metrics::Options,
+    /// Of what is recorded.
+    pub recordings: recordings::Options,
     /// Of the witness below the engine.
     pub below_engine: witness::BelowEngine,
 }
@@ -55,6 +57,7 @@ impl Settings {
         all.extend(Setting::list(fs::FIELDS, &self.fs));
         all.extend(Setting::list(fuse::session::FIELDS, &self.fuse));
         all.extend(Setting::list(metrics::FIELDS, &self.metrics));
+        all.extend(Setting::list(recordings::FIELDS, &self.recordings));
         all.extend(Setting::list(witness::BELOW_ENGINE, &self.below_engine));
         all
     }
@@ -72,6 +75,7 @@ impl Settings {
         text::set(fs::FIELDS, &mut self.fs, name, value)
             .or_else(|| text::set(fuse::session::FIELDS, &mut self.fuse, name, value))
             .or_else(|| text::set(metrics::FIELDS, &mut self.metrics, name, value))
+            .or_else(|| text::set(recordings::FIELDS, &mut self.recordings, name, value))
             .or_else(|| text::set(witness::BELOW_ENGINE, &mut self.below_engine, name, value))
             .or_else(|| self.engine.set_if_known(name, value))
     }
@@ -183,7 +187,12 @@ impl Description {
         let mut settings = Settings::default();
         apply(&mut settings, given)?;
         let keep = |option: &Setting| {
-            option.when == When::Format || given.iter().any(|(name, _)| name == option.name)
+            let is_given = || given.iter().any(|(name, _)| name == option.name);
+            match option.when {
+                When::Format => true,
+                When::Mount => is_given(),
+                When::Once => false,
+            }
         };
         let line = |option: Setting| (option.name.to_string(), option.value);
         let options = settings.list().into_iter().filter(keep).map(line).collect();
@@ -433,6 +442,17 @@ mod tests {
         let refused = found.settings(&given(&[("engine", "lsm")])).unwrap_err().to_string();
         assert!(refused.contains("engine=btree") && refused.contains("engine=lsm"), "{refused}");
         assert_eq!(found.settings(&given(&[("colour", "red")])).unwrap_err().blame, Blame::Usage);
+    }
+
+    #[test]
+    fn what_is_for_one_mount_is_not_remembered() {
+        let asked = given(&[("record", "/tmp/a.rec"), ("record_keep", "all"), ("metrics", "127.0.0.1:9")]);
+        let made = Description::new(&asked).unwrap();
+        assert!(made.settings(&asked).unwrap().recordings.record.is_some());
+        let later = made.settings(&[]).unwrap();
+        assert_eq!(later.recordings, recordings::Options::default());
+        assert!(later.metrics.metrics.is_some());
+        assert!(Description::new(&given(&[("record", "relative")])).is_err());
     }
 
     #[test]

@@ -61,6 +61,8 @@ mod others;
 mod overlay;
 #[path = "mount/programs.rs"]
 mod programs;
+#[path = "mount/recordings.rs"]
+mod recordings;
 #[path = "mount/repair.rs"]
 mod repair;
 #[path = "mount/rights.rs"]

@@ -57,6 +57,8 @@ mod metrics;
 mod pages;
 #[path = "stats/reads.rs"]
 mod reads;
+#[path = "stats/recordings.rs"]
+mod recordings;
 #[path = "stats/render.rs"]
 mod render;
 #[path = "stats/rig.rs"]

@@ -34,6 +34,8 @@ pub enum When {
     Format,
     /// At every mount; what the store remembers is the default.
     Mount,
+    /// At every mount, for that mount alone; no store remembers it.
+    Once,
 }
 
 /// One option of a room: its name in `key=value` text, its help, and how it is read and printed.

@@ -156,9 +156,10 @@ pub fn help() -> String {
             list(&mut text, of(Some(kind), When::Mount));
         }
     }
+    text.push_str("\nOptions of one mount, never remembered:\n");
+    list(&mut text, of(None, When::Once));
     text.push_str(
-        "\nOptions of one mount, never remembered:\n  \
-         nocreate          Mount only a store that is there: where its disk is missing, nothing is made in its place.\n  \
+        "  nocreate          Mount only a store that is there: where its disk is missing, nothing is made in its place.\n  \
          any_owner         Also if the store's directory is another user's, or others can change its files: they then decide \
                            what the mount shows.\n  \
          ro                Nothing in the store's directory is changed either: a store that was killed is recovered in \

@@ -3,8 +3,12 @@
 //! A whole write is parsed before anything is done, so one unknown word changes nothing. Actions run in the order of
 //! their lines; one that waits holds up those behind it, and the answer to the write.
 
+use std::path::PathBuf;
+
+use super::recordings::parse_keeps;
 use crate::engine::Command;
 use crate::fs::{Error, Result};
+use crate::recording::Keeps;
 
 /// Lines that one write may have.
 const LINES_MAX: usize = 64;
@@ -43,6 +47,17 @@ pub enum Action {
         /// Its value, as the option takes it.
         value: String,
     },
+    /// Begin a recording.
+    Record {
+        /// Its file.
+        path: PathBuf,
+        /// What it keeps beside sizes and order.
+        keeps: Keeps,
+        /// Whether it is of what the store holds alone, and the answer comes when that is written.
+        is_image: bool,
+    },
+    /// End the recording.
+    EndRecording,
     /// Nothing: the text is in `.stats.d/help`.
     Help,
 }
@@ -70,6 +85,16 @@ pub const HELP: &[(&str, &str)] = &[
     ("explain INO [BLOCK]", "trace a read of an inode and of one of its blocks, into .stats.d/trace"),
     ("trace on [N]", "note the last 64 reads, or one in N, with every structure asked, in .stats.d/trace"),
     ("trace off", "note no more reads"),
+    (
+        "record on [keep=KEEP] FILE",
+        "write what the store holds, then all that is asked of it, into a new file (an absolute path) for kvfs replay and kvfs advise; KEEP is \
+         nothing, names, values or all",
+    ),
+    ("record off", "end that; the write returns when the file is whole"),
+    (
+        "image [keep=KEEP] FILE",
+        "write what the store holds and nothing else; the write returns when it is written",
+    ),
     ("set NAME=VALUE", "change an option of the engine until unmount, such as set rate=20M"),
     ("rate SIZE", "lsm: merges read and write at most so many bytes a second; off: no limit"),
     ("iops N", "lsm: merges make at most so many requests a second; off: no limit"),
@@ -118,6 +143,9 @@ pub fn parse(text: &[u8]) -> Result<Vec<Action>> {
                 0 => return Err(Error::Invalid),
                 every => Action::Trace(every),
             },
+            ["record", "off"] => Action::EndRecording,
+            ["record", "on", ..] => record(line, "on", false)?,
+            ["image", ..] => record(line, "image", true)?,
             ["set", setting] => {
                 let (name, value) = setting.split_once('=').ok_or(Error::Invalid)?;
                 set(name, value)
@@ -136,6 +164,23 @@ pub fn parse(text: &[u8]) -> Result<Vec<Action>> {
 
 fn set(name: &str, value: &str) -> Action {
     Action::Set { name: name.to_string(), value: value.to_string() }
+}
+
+/// A recording, by the words behind `word`: what it keeps, if that is said, and a path, which is all of the rest and may have blanks in it.
+fn record(line: &str, word: &str, is_image: bool) -> Result<Action> {
+    let (_, rest) = line.split_once(word).ok_or(Error::Invalid)?;
+    let rest = rest.trim();
+    let (keeps, path) = match rest.strip_prefix("keep=") {
+        Some(rest) => {
+            let (keeps, path) = rest.split_once(char::is_whitespace).ok_or(Error::Invalid)?;
+            (parse_keeps(keeps).map_err(|_| Error::Invalid)?, path.trim())
+        }
+        None => (Keeps::default(), rest),
+    };
+    if !path.starts_with('/') {
+        return Err(Error::Invalid);
+    }
+    Ok(Action::Record { path: PathBuf::from(path), keeps, is_image })
 }
 
 /// `2` or `L2`.
@@ -176,6 +221,17 @@ mod tests {
             parse(b"set demote_held=on\nset demote_held=off").unwrap()
         );
         assert_eq!(parse(b"demote now").unwrap(), [Action::Run { command: Command::Demote, wait: false }]);
+        let record = |path: &str, names, is_image| Action::Record {
+            path: path.into(),
+            keeps: Keeps { names, values: false },
+            is_image,
+        };
+        assert_eq!(parse(b"record on /a/b").unwrap(), [record("/a/b", false, false)]);
+        assert_eq!(parse(b" record  on keep=names  /on on/b \n").unwrap(), [record("/on on/b", true, false)]);
+        assert_eq!(
+            parse(b"image /i\nrecord off").unwrap(),
+            [record("/i", false, true), Action::EndRecording]
+        );
         assert_eq!(parse(b"").unwrap(), []);
         assert_eq!(parse(b"\n").unwrap(), []);
     }
@@ -202,6 +258,12 @@ mod tests {
         let more = [
             "mark a.json",
             "unmark",
+            "record",
+            "record on",
+            "record on relative",
+            "record on keep=some /a",
+            "record on keep=all",
+            "image",
             "trace",
             "trace on 0",
             "mark \u{e4}",
@@ -224,6 +286,7 @@ mod tests {
                 .replace("[full]", "full")
                 .replace("[wait]", "wait")
                 .replace("LEVEL", "L1")
+                .replace("[keep=KEEP] FILE", "keep=all /file")
                 .replace("NAME=VALUE", "a=1")
                 .replace("NAME", "a")
                 .replace("SIZE", "20M")

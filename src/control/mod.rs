@@ -31,6 +31,7 @@ mod json;
 pub mod metrics;
 pub mod model;
 mod prometheus;
+pub mod recordings;
 mod render;
 mod socket;
 mod stats;
@@ -67,6 +68,7 @@ use crate::fs::types::{Caller, Ino};
 use crate::fs::{Error, Result, Usage};
 use crate::virtual_files::{Done, VirtualTree};
 use command::Action;
+use recordings::Recordings;
 
 /// The spans that reports show beside the totals.
 const WINDOWS: [(&str, Duration); 2] = [("10s", Duration::from_secs(10)), ("1m", Duration::from_secs(60))];
@@ -170,6 +172,7 @@ pub struct Control {
     event_log: Arc<EventLog>,
     /// The last commands, each with its result.
     commands: Arc<Mutex<VecDeque<String>>>,
+    recordings: Recordings,
     /// The answer to the last `explain`.
     explained: Mutex<String>,
     /// Whether the event log has the failure that made the store read-only.
@@ -191,6 +194,7 @@ impl Control {
             history: Mutex::default(),
             event_log: parts.engine.event_log().cloned().unwrap_or_default(),
             commands: Arc::default(),
+            recordings: Recordings::default(),
             explained: Mutex::default(),
             failed: AtomicBool::new(false),
             stats_reads: AtomicU64::new(0),
@@ -350,6 +354,7 @@ impl Control {
             windows,
             usage: (self.parts.usage)(),
             physical: *self.physical.lock(),
+            recording: self.recording(),
             stats_reads: self.stats_reads.fetch_add(1, Relaxed),
         }
     }
@@ -487,6 +492,22 @@ impl Control {
                     std::thread::spawn(move || then(control.explain(Ino(ino), block)));
                     return;
                 }
+                Action::Record { path, keeps, is_image } => {
+                    // It may wait for the disk, and whoever brought the command must not.
+                    std::thread::spawn(move || {
+                        let begun = self.record(&path, keeps, is_image);
+                        let ended = begun.and_then(|()| if is_image { self.await_image() } else { Ok(()) });
+                        self.go_on(ended, actions, done);
+                    });
+                    return;
+                }
+                Action::EndRecording => {
+                    std::thread::spawn(move || {
+                        let ended = self.end_recording("it was told to");
+                        self.go_on(ended, actions, done);
+                    });
+                    return;
+                }
                 Action::Sync => {
                     // Writing times may wait for the disk, and whoever brought the command must not.
                     std::thread::spawn(move || match (self.parts.write_times)() {
@@ -506,12 +527,17 @@ impl Control {
         done(Ok(()));
     }
 
+    /// Goes on with the rest, unless what was before it failed.
+    fn go_on(self: Arc<Control>, result: Result<()>, rest: VecDeque<Action>, done: Done) {
+        match result {
+            Ok(()) => self.proceed(rest, done),
+            Err(error) => done(Err(error)),
+        }
+    }
+
     /// A callback that goes on with the rest.
     fn then(self: Arc<Control>, rest: VecDeque<Action>, done: Done) -> crate::engine::Done {
-        Box::new(move |result| match result {
-            Ok(()) => self.proceed(rest, done),
-            Err(error) => done(Err(error.into())),
-        })
+        Box::new(move |result| self.go_on(result.map_err(Error::from), rest, done))
     }
 
     fn set(&self, name: &str, value: &str) -> Result<()> {

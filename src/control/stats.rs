@@ -23,6 +23,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::below_engine::BelowEngine;
+use super::recordings::RecordingSection;
 use crate::attribution::Charges;
 use crate::base::metric::{Since, metrics, ratio};
 use crate::disk::{Counters, DiskCounters, OpenFiles, ProcessIo, Purpose, Space};
@@ -385,6 +386,8 @@ pub struct Report {
     pub usage: Usage,
     /// The store's files.
     pub physical: Physical,
+    /// The recording that goes on, or went on last.
+    pub recording: Option<RecordingSection>,
     /// Snapshots made so far of the virtual files.
     pub stats_reads: u64,
 }

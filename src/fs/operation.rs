@@ -8,7 +8,7 @@ use super::draft::Draft;
 use super::types::Ino;
 use super::{FileSystem, Result};
 use crate::base::metric::labels;
-use crate::engine::Tier;
+use crate::engine::{self, Tier};
 
 /// An operation of the filesystem; also the tag of its batches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, strum::VariantArray, strum::IntoStaticStr)]
@@ -58,6 +58,11 @@ impl Op {
     /// The tag of batches that the operation applies.
     pub fn tag(self) -> u8 {
         self as u8
+    }
+
+    /// From now on this thread works for the operation: what it asks of the engine is noted under its tag where somebody notes it.
+    pub fn begin(self) {
+        engine::asking_for(self.tag());
     }
 }
 

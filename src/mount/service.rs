@@ -19,6 +19,7 @@ use crate::control::metrics::MetricsServer;
 use crate::control::{BelowEngine, Control, MountInfo, Sources, StatsSocket, Witnessed};
 use crate::disk::{process_io, process_of};
 use crate::engine::{self, Engine, Pending, Worker};
+use crate::fs::operation::Op;
 use crate::fs::{self, FileSystem, keys};
 use crate::store::Error;
 use crate::virtual_files::VirtualTree;
@@ -55,6 +56,7 @@ impl Stop {
 /// A store with its threads and its `/.stats`, but without a kernel.
 pub struct Service {
     pub(super) tree: Arc<VirtualTree>,
+    control: Arc<Control>,
     pub(super) attribution: Arc<Attribution>,
     worker: Option<Worker>,
     stop: Arc<Stop>,
@@ -84,13 +86,18 @@ impl Service {
             }
             None => None,
         };
+        if let Some(path) = &store.settings.recordings.record {
+            let named = |error: fs::Error| io::Error::other(format!("record={}: {error}", path.display()));
+            control.record(path, store.settings.recordings.record_keep, false).map_err(named)?;
+        }
         // What is not written needs no merges: they would only fill the memory.
         let worker = match store.is_view {
             false => Some(Worker::start(store.engine.clone())?),
             true => None,
         };
         let stop = Arc::new(Stop::default());
-        let mut service = Service { tree, attribution, worker, stop, threads: Vec::new(), store };
+        let mut service =
+            Service { tree, control: control.clone(), attribution, worker, stop, threads: Vec::new(), store };
         let (fs, stop) = (service.store.fs.clone(), service.stop.clone());
         service.spawn("kvfs-fs", move || serve_fs(&fs, &stop))?;
         let stop = service.stop.clone();
@@ -181,6 +188,8 @@ impl Service {
     }
 
     fn stop_threads(&mut self) {
+        // Mostly nothing is being recorded; whose file takes no more has been told so.
+        let _ = self.control.end_recording("the mount ended");
         self.stop.tell();
         self.attribution.close();
         for thread in self.threads.drain(..) {
@@ -199,6 +208,7 @@ impl Drop for Service {
 
 /// Does the filesystem's background work until told to stop.
 fn serve_fs(fs: &FileSystem, stop: &Stop) {
+    Op::Reclaim.begin();
     let mut last_error = String::new();
     let mut pause = Duration::ZERO;
     while stop.sleep(pause) {

@@ -3,6 +3,7 @@
 use std::time::SystemTime;
 
 use kvfs::attribution::{Attribution, Process, Tally};
+use kvfs::control::recordings::RecordingSection;
 use kvfs::control::{Base, EngineCalls, Physical, Window};
 use kvfs::disk::{DiskCounters, ProcessIo};
 use kvfs::engine::{
@@ -156,6 +157,16 @@ fn report(sample: Sample, last: Sample) -> Report {
                 free_files: 5_000_000,
             }),
         },
+        recording: Some(RecordingSection {
+            state: "events",
+            cause: None,
+            path: "/var/tmp/work.rec".into(),
+            keeps: "nothing",
+            bytes: 3 << 20,
+            image_entries: 1700,
+            events: 52_000,
+            dropped: 0,
+        }),
         stats_reads: 3,
     }
 }

@@ -50,6 +50,7 @@ impl Document {
             kinds: kinds(report),
             disk: sample.metered(disk(sample)),
             witness: witness(sample),
+            recording: report.recording.clone(),
             by_process: by_process(report),
             by_path: by_path(report),
             amplification: Amplification { growth: quotients(sample), space: report.space_amp() },

@@ -7,6 +7,7 @@ mod compose;
 use std::time::Duration;
 
 use super::below_engine::BelowEngine;
+use super::recordings::RecordingSection;
 use super::stats::EngineCalls;
 use crate::base::metric::{Each, Figure, Named, Naming, Sort, Unit, Value, metrics};
 use crate::disk::{DiskCounters, OpenFiles};
@@ -65,6 +66,8 @@ metrics! {
         part disk: Option<DiskSection>;
         /// The witness below an engine of others; null unless the mount has `witness=on`.
         part witness: Option<WitnessSection>;
+        /// The recording of the mount that goes on, or went on last; null if there was none.
+        part recording: Option<RecordingSection>;
         /// Processes that moved most content: twenty, then all others.
         part by_process: Vec<ProcessRow>;
         /// Names in the root below which most content was moved: twenty, then all others.

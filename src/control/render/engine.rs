@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use super::super::figures::{amp, human_count, percent, span};
+use super::super::figures::{amp, ascii, human_count, percent, span, tail};
+use super::super::recordings::RecordingSection;
 use super::super::stats::Sample;
 use super::page::Page;
 use crate::base::metric::ratio;
@@ -11,6 +12,8 @@ use crate::engine::{
     Amount, BtreeShape, HybridShape, Level, PageCause, PageCount, PageKind, PageTraffic, Shape,
 };
 
+/// Columns of a recording's path at most.
+const PATH_COLUMNS: usize = 40;
 /// Lines of background jobs at most.
 const JOBS_MAX: usize = 4;
 
@@ -226,6 +229,28 @@ pub(super) fn witness(page: &mut Page, sample: &Sample) {
             );
         }
     }
+}
+
+/// The recording that goes on, or went on last.
+pub(super) fn recording(page: &mut Page, recording: &RecordingSection) {
+    let state = match (&recording.cause, recording.state) {
+        (Some(cause), state) => format!("{state}: {}", ascii(cause)),
+        (None, "image") => format!("image so far {} entries", human_count(recording.image_entries)),
+        (None, _) => "on".to_string(),
+    };
+    let dropped = match recording.dropped {
+        0 => String::new(),
+        dropped => format!("MISSING {}", human_count(dropped)),
+    };
+    page.block(
+        "RECORD",
+        [
+            state,
+            format!("events {}", human_count(recording.events)),
+            dropped,
+            format!("{} in {}", human_size(recording.bytes), tail(&recording.path, PATH_COLUMNS)),
+        ],
+    );
 }
 
 pub(super) fn jobs(page: &mut Page, sample: &Sample) {

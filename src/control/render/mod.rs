@@ -31,6 +31,9 @@ pub fn text(report: &Report) -> String {
     }
     engine::statistics(&mut page, &report.sample);
     engine::witness(&mut page, &report.sample);
+    if let Some(recording) = &report.recording {
+        engine::recording(&mut page, recording);
+    }
     debt::forecast_block(&mut page, report);
     engine::jobs(&mut page, &report.sample);
     asked::operations(&mut page, &report.sample);

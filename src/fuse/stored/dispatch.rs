@@ -247,6 +247,7 @@ where
     C: FnMut(&FileSystem, Tier, &mut R) -> fs::Result<Outcome<T>> + Send + 'static,
     A: FnOnce(R, Result<T, Errno>) + Send + 'static,
 {
+    op.begin();
     match call(&core.fs, tier, &mut reply) {
         Ok(Outcome { value, bytes, mover, durable_at: None }) => {
             debug_assert!(!core.must_sync(op, false), "{} is answered before it is durable", op.name());
