@@ -36,6 +36,7 @@ pub static ENGINE: Descriptor = Descriptor {
     }),
     is_file: |_| false,
     salvage: None,
+    has_snapshots: false,
     writes_in_place: false,
     variants: &[],
 };

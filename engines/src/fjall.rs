@@ -47,6 +47,7 @@ pub static ENGINE: Descriptor = Descriptor {
     home: Home::Directory(open),
     is_file: |_| false,
     salvage: None,
+    has_snapshots: false,
     writes_in_place: false,
     variants: &[],
 };

@@ -34,6 +34,7 @@ pub static ENGINE: Descriptor = Descriptor {
     home: Home::Directory(open),
     is_file: |_| false,
     salvage: None,
+    has_snapshots: false,
     writes_in_place: true,
     variants: &[],
 };

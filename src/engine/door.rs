@@ -291,27 +291,31 @@ pub trait Snapshot: Send + std::marker::Sync {
     }
 }
 
-/// Bytes of a batch of [`transfer`].
-const TRANSFER_BYTES: u64 = 1 << 20;
+/// Bytes of a batch of what takes a store over.
+pub(super) const TRANSFER_BYTES: u64 = 1 << 20;
 
 /// Puts everything that a snapshot shows into `engine`, of whichever kind, doing its work meanwhile where no worker does; not synced.
 pub fn transfer(snapshot: &dyn Snapshot, engine: &dyn Engine) -> Result<()> {
-    let apply = |batch: &Batch| loop {
-        match engine.apply(batch, Tier::Disk) {
-            Err(Error::Busy { .. }) => settle(engine)?,
-            other => return other.map(drop),
-        }
-    };
     let (mut batch, mut result) = (Batch::new(0), Ok(()));
     snapshot.scan(KeyRange::ALL, Tier::Disk, &mut |key, value| {
         batch.put(key.to_vec(), value.to_vec());
         if batch.bytes() >= TRANSFER_BYTES {
-            result = apply(&std::mem::replace(&mut batch, Batch::new(0)));
+            result = apply_patiently(engine, &std::mem::replace(&mut batch, Batch::new(0)));
         }
         if result.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     })?;
     result?;
-    apply(&batch)
+    apply_patiently(engine, &batch)
+}
+
+/// Applies `batch`, doing the engine's work while it is busy, where no worker does.
+pub(crate) fn apply_patiently(engine: &dyn Engine, batch: &Batch) -> Result<()> {
+    loop {
+        match engine.apply(batch, Tier::Disk) {
+            Err(Error::Busy { .. }) => settle(engine)?,
+            other => return other.map(drop),
+        }
+    }
 }
 
 /// Calls `visit` with the sizes of each key and value of a snapshot, in the order of keys: the image of a store without what is in it.

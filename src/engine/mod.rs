@@ -22,6 +22,7 @@ mod cpu;
 pub mod decoders;
 mod door;
 mod error;
+mod follow;
 pub mod frame;
 pub mod hybrid;
 pub mod lsm;
@@ -51,11 +52,13 @@ pub use batch::{Batch, Operation};
 pub use classes::{ClassBytes, ClassMeter, Shares, class_of};
 pub use codec::Compression;
 pub use cpu::{Cost, Cpu, CpuMeter, Work, background};
+pub(crate) use door::apply_patiently;
 pub use door::{
     Background, Command, Done, Engine, Inspect, KeyRange, Pending, Promise, Snapshot, Tier, Visit, image,
     run, settle, sync, transfer,
 };
 pub use error::{Cause, Error, Result};
+pub use follow::Followed;
 pub use lsn::{AtomicLsn, Lsn};
 pub use mem::MemEngine;
 pub use meter::{KINDS, KeyKind, KindCounters, MeteredEngine, TagCounters};

@@ -53,6 +53,8 @@ pub struct Descriptor {
     pub is_file: fn(&str) -> bool,
     /// Reads what can still be read of a damaged store; see [`super::salvage::salvage`]. `None` if nothing can.
     pub salvage: Option<Salvage>,
+    /// Whether [`Engine::snapshot`] gives one. What takes over a store of another engine follows its batches ([`super::Followed`]).
+    pub has_snapshots: bool,
     /// Whether it changes its files in place, so that a filesystem below that copies what is overwritten should not.
     pub writes_in_place: bool,
     /// The options that choose a variant of it, each with the values to compare it in. No value is that of two options.
@@ -71,6 +73,7 @@ static MEM: Descriptor = Descriptor {
     home: Home::Disk(|_, _, _| Ok(Arc::new(MemEngine::new()))),
     is_file: |_| false,
     salvage: None,
+    has_snapshots: true,
     writes_in_place: false,
     variants: &[],
 };

@@ -71,7 +71,7 @@ pub use inode::content as inode_content;
 pub use ops::Copied;
 pub use options::{Atime, BLOCK_BYTES_MAX, BLOCK_BYTES_MIN, FIELDS, Options};
 pub use repair::{Affected, Described, Part, Repaired, affected, repair, stored_uuid};
-pub use superblock::Identity;
+pub use superblock::{Identity, set_uuid};
 pub use veil::Veil;
 
 /// Asks for the size and free space of the filesystem that the store lies on.

@@ -102,6 +102,18 @@ impl Superblock {
     }
 }
 
+/// Makes the filesystem in `engine`, which nobody uses, one of a store of its own: it gets `uuid`, and keeps the key of its name hashes, by
+/// which its names are found. Not synced.
+pub fn set_uuid(engine: &dyn engine::Engine, uuid: [u8; 16]) -> Result<()> {
+    let stored = engine.get(&keys::superblock(), Tier::Disk)?;
+    let stored = stored.ok_or_else(|| damaged("there is no superblock"))?;
+    let mut superblock = Superblock::decode(&stored)?;
+    superblock.identity.uuid = uuid;
+    let mut batch = Batch::new(Op::Format.tag());
+    batch.put(keys::superblock(), superblock.encode());
+    Ok(engine::apply_patiently(engine, &batch)?)
+}
+
 /// Numbers that may be given away without telling the engine.
 struct Lease {
     record: Superblock,

@@ -206,6 +206,7 @@ static ELSEWHERE: Descriptor = Descriptor {
     home: Home::Directory(|_, _, _| Ok(Arc::new(Elsewhere(MemEngine::new())))),
     is_file: |_| false,
     salvage: None,
+    has_snapshots: false,
     writes_in_place: false,
     variants: &[],
 };

@@ -143,6 +143,7 @@ pub static ENGINE: Descriptor = Descriptor {
     home: Home::Disk(|disk, clock, options| Ok(open(disk, clock, options.own()?)?)),
     is_file,
     salvage: Some(|disk, options, sink| salvage(disk, options.own()?, sink)),
+    has_snapshots: false,
     writes_in_place: true,
     variants: &[
         ("torn", || Torn::ALL.iter().map(|torn| torn.name()).collect()),

@@ -42,6 +42,7 @@ pub static ENGINE: Descriptor = Descriptor {
     home: Home::Disk(|disk, clock, options| Ok(open(disk, clock, options.own()?)?)),
     is_file,
     salvage: Some(|disk, options, sink| salvage(disk, options.own()?, sink)),
+    has_snapshots: false,
     writes_in_place: true,
     variants: &[
         ("policy", || vec!["leveled", "tiered"]),

@@ -122,6 +122,7 @@ pub static ENGINE: Descriptor = Descriptor {
     home: Home::Disk(|disk, clock, options| Ok(open(disk, clock, options.own()?)?)),
     is_file,
     salvage: Some(|disk, _, sink| salvage(&*disk, sink)),
+    has_snapshots: true,
     writes_in_place: false,
     variants: &[("policy", || PolicyKind::ALL.iter().map(|policy| policy.name()).collect())],
 };

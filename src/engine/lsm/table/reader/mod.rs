@@ -299,12 +299,12 @@ impl Table {
         Ok(filter)
     }
 
-    /// Copies its file, whole and durable, to the same name of `into`.
-    pub fn copy_into(&self, into: &dyn Disk) -> Result<()> {
+    /// Copies its file, whole, to the same name of `into`; the copy, which is not synced.
+    pub fn copy_into(&self, into: &dyn Disk) -> Result<Arc<dyn File>> {
         let name = self.number.file_name();
         let copied = into.create(&name).and_then(|target| {
             crate::disk::copy(&*self.file, self.bytes, &*target)?;
-            target.sync(Purpose::Fork)
+            Ok(target)
         });
         copied.map_err(|error| Error::io(format!("copying {name}"), error))
     }
