@@ -5,6 +5,7 @@
 mod budget;
 mod check;
 mod engines;
+mod fork;
 mod model;
 mod mount;
 mod options;
@@ -61,6 +62,7 @@ Examples:
   mount -t fuse.kvfs /var/lib/kv.db /mnt/kv          with mount.fuse.kvfs installed in /sbin
   cat /mnt/kv/.stats                                 what the storage engine pays
   kvfs ctl /mnt/kv mark run1; fio job; kvfs stats /mnt/kv --since run1
+  kvfs fork /mnt/kv /var/lib/kv.copy                 a second store of what it holds now
   kvfs umount /mnt/kv
   kvfs witness /var/lib/postgresql/15/main /mnt/pg   count what any program does to its files: cat /mnt/pg/.stats
   kvfs check /var/lib/kv.db
@@ -137,7 +139,7 @@ enum Verb {
         #[arg(default_value = "0", value_parser = parse_size)]
         offset: u64,
     },
-    /// Give a command to a mount: flush, compact, vacuum, checkpoint, sync, mark NAME
+    /// Give a command to a mount: flush, compact, vacuum, checkpoint, sync, fork PATH, mark NAME
     Ctl {
         /// Mount point
         mount_point: PathBuf,
@@ -153,6 +155,9 @@ enum Verb {
     Image(record::ImageArgs),
     /// Show what is in a recording
     Recording(record::RecordingArgs),
+    /// Make a second store of what a mounted one holds, while it is used; both go their own ways from there
+    #[command(after_help = fork::HELP)]
+    Fork(fork::ForkArgs),
     /// Verify every checksum and every invariant of a store that is not mounted; writes nothing unless told to repair
     #[command(after_help = check::HELP)]
     Check(check::CheckArgs),
@@ -288,6 +293,7 @@ fn run(verb: Verb) -> Result<(), Failure> {
         Verb::Record(arguments) => record::record(&arguments),
         Verb::Image(arguments) => record::image(&arguments),
         Verb::Recording(arguments) => record::recording(&arguments),
+        Verb::Fork(arguments) => fork::run(&arguments),
         Verb::Check(arguments) => check::run(&arguments),
         Verb::Engines { json } => print(engines::list(json).as_bytes()),
         Verb::Compare(arguments) => crate::compare::main(&arguments).map_err(|error| {
@@ -405,6 +411,7 @@ fn control(mount_point: &Path, line: &str) -> Result<(), Failure> {
             nix::errno::Errno::EPERM | nix::errno::Errno::EACCES => {
                 "; only root and the owner of the mount may".to_string()
             }
+            nix::errno::Errno::EROFS => "; mount without -o ro".to_string(),
             _ => String::new(),
         };
         Failure::new(code::SYSTEM, format!("{}: '{line}': {}{way_out}", path.display(), errno.desc()))

@@ -17,6 +17,7 @@ mod below;
 mod check;
 mod closing;
 mod errors;
+mod fork;
 mod image;
 mod lock;
 mod service;

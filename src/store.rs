@@ -26,6 +26,8 @@ use crate::{engine, fs, fuse, witness};
 
 /// Name of the description in the store's directory.
 pub const DESCRIPTION: &str = "STORE";
+/// Name of the description of a store that is being made as a fork of another one: it gets its own when everything else is durable.
+const UNFINISHED: &str = "STORE.fork";
 /// No description is longer.
 const DESCRIPTION_BYTES_MAX: u64 = 1 << 20;
 /// First line of a description, up to its version.
@@ -199,6 +201,23 @@ impl Description {
         let uuid =
             fs::Identity::random().map_err(|error| Error::system("an identity for the store", error))?.uuid;
         Ok(Description { uuid, options })
+    }
+
+    /// The description of a fork of this store: another store, with the same options.
+    pub fn fork(&self) -> Result<Description, Error> {
+        Ok(Description { uuid: Description::new(&[])?.uuid, ..self.clone() })
+    }
+
+    /// Begins a store on `disk` that is nobody's to open before [`Description::finish`].
+    pub fn begin(&self, disk: &dyn Disk) -> Result<(), Error> {
+        disk::replace(disk, Purpose::Manifest, UNFINISHED, self.encode().as_bytes())
+            .map_err(|error| Error::system(format!("writing {UNFINISHED}"), error))
+    }
+
+    /// Makes what was begun on `disk` a store.
+    pub fn finish(disk: &dyn Disk) -> Result<(), Error> {
+        let named = disk.rename(UNFINISHED, DESCRIPTION).and_then(|()| disk.sync_names());
+        named.map_err(|error| Error::system(format!("renaming {UNFINISHED} to {DESCRIPTION}"), error))
     }
 
     /// The settings of a mount with `given` options: defaults, then what the store remembers, then what is given.
@@ -385,7 +404,7 @@ pub fn look(path: &Path) -> Result<Place, Error> {
         }
         Err(error) => return Err(Error::system(show, error.desc())),
     };
-    let mut foreign = None;
+    let (mut foreign, mut is_unfinished) = (None, false);
     for entry in directory.iter() {
         let entry = entry.map_err(|error| Error::system(show.to_string(), error.desc()))?;
         match entry.file_name().to_bytes() {
@@ -393,8 +412,15 @@ pub fn look(path: &Path) -> Result<Place, Error> {
             // The lock stays behind where making a store was interrupted, and so may the half-written description.
             b"." | b".." | b"LOCK" | b"STORE.new" | b"lost+found" => {}
             name if name == disk::LOG.as_bytes() || name == disk::LOG_BEFORE.as_bytes() => {}
+            name if name.starts_with(UNFINISHED.as_bytes()) => is_unfinished = true,
             name => foreign = Some(std::ffi::OsStr::from_bytes(name).to_os_string()),
         }
+    }
+    if is_unfinished {
+        return Err(Error::usage(format!(
+            "{show} is a fork that was not finished, and no store; remove the directory and fork again: the store that it comes from has \
+             everything"
+        )));
     }
     match foreign {
         None => Ok(Place::Empty),

@@ -86,6 +86,7 @@ fn mount_on(faulty: Arc<Faulty>, kind: Kind) -> std::result::Result<Mounted, Str
         usage: Box::new(move || usage.usage()),
         write_times: Box::new(|| Ok(())),
         open_files: Box::new(OpenFiles::default),
+        forking: None,
         process: Box::new(|| None),
     });
     Ok(Mounted { faulty, latch, engine, fs, control })

@@ -15,6 +15,7 @@
 //! | `mount/ends.rs` | ends with files open, of a stopped daemon, of an aborted connection; misleading names |
 //! | `mount/strangers.rs` | a store's directory full of traps or of others, read-only disks, clients that say nothing |
 //! | `mount/hostile.rs` | offsets, names, sizes, modes and times at and over every edge |
+//! | `mount/forks.rs` | second stores of a live one: what they hold, share and leave when they are killed or refused |
 //! | `mount/hybrid.rs` | commands of a live hybrid: hold, release, demote, a smaller tree |
 //! | `mount/load.rs` | sixty-four threads at once, for minutes if asked |
 //! | `mount/numbers.rs` | handles that outlive what the kernel remembers |
@@ -43,6 +44,8 @@ mod disks;
 mod duties;
 #[path = "mount/ends.rs"]
 mod ends;
+#[path = "mount/forks.rs"]
+mod forks;
 #[path = "mount/hostile.rs"]
 mod hostile;
 #[path = "mount/hybrid.rs"]

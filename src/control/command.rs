@@ -58,6 +58,13 @@ pub enum Action {
     },
     /// End the recording.
     EndRecording,
+    /// Make a second store of what this one holds.
+    Fork {
+        /// Its directory.
+        into: PathBuf,
+        /// Whether the answer comes when it is there, not when it has begun.
+        wait: bool,
+    },
     /// Nothing: the text is in `.stats.d/help`.
     Help,
 }
@@ -80,6 +87,10 @@ pub const HELP: &[(&str, &str)] = &[
         "forget the engine's cache of blocks or pages; the kernel's is in /proc/sys/vm/drop_caches",
     ),
     ("sync", "make everything so far durable; the write returns when it is"),
+    (
+        "fork PATH [wait]",
+        "make a second store in PATH, absolute and missing or empty, of what this one holds; see docs/fork.md",
+    ),
     ("mark NAME", "remember the counters; .stats.d/since/NAME counts from there"),
     ("unmark NAME", "forget a mark"),
     ("explain INO [BLOCK]", "trace a read of an inode and of one of its blocks, into .stats.d/trace"),
@@ -114,6 +125,10 @@ pub fn parse(text: &[u8]) -> Result<Vec<Action>> {
     let mut actions = Vec::new();
     for line in text.lines() {
         let words: Vec<&str> = line.split_ascii_whitespace().collect();
+        if let Some(rest) = line.trim().strip_prefix("fork ") {
+            actions.push(fork(rest)?);
+            continue;
+        }
         let run = |command, wait| Action::Run { command, wait };
         actions.push(match words[..] {
             [] => continue,
@@ -160,6 +175,18 @@ pub fn parse(text: &[u8]) -> Result<Vec<Action>> {
         });
     }
     if actions.len() > LINES_MAX { Err(Error::Invalid) } else { Ok(actions) }
+}
+
+/// A path may have blanks in it.
+fn fork(rest: &str) -> Result<Action> {
+    let (path, wait) = match rest.trim().strip_suffix(" wait") {
+        Some(path) => (path, true),
+        None => (rest, false),
+    };
+    match path.trim() {
+        "" | "wait" => Err(Error::Invalid),
+        path => Ok(Action::Fork { into: PathBuf::from(path), wait }),
+    }
 }
 
 fn set(name: &str, value: &str) -> Action {
@@ -232,6 +259,9 @@ mod tests {
             parse(b"image /i\nrecord off").unwrap(),
             [record("/i", false, true), Action::EndRecording]
         );
+        let fork = |into: &str, wait| vec![Action::Fork { into: into.into(), wait }];
+        assert_eq!(parse(b"fork /a/b").unwrap(), fork("/a/b", false));
+        assert_eq!(parse(b" fork  /a b/c wait \n").unwrap(), fork("/a b/c", true));
         assert_eq!(parse(b"").unwrap(), []);
         assert_eq!(parse(b"\n").unwrap(), []);
     }
@@ -254,6 +284,8 @@ mod tests {
             "mark a b",
             "mark a/b",
             "mark ..",
+            "fork",
+            "fork wait",
         ];
         let more = [
             "mark a.json",
@@ -290,6 +322,7 @@ mod tests {
                 .replace("NAME=VALUE", "a=1")
                 .replace("NAME", "a")
                 .replace("SIZE", "20M")
+                .replace("PATH", "/a")
                 .replace("on|off", "off")
                 .replace("[now|wait]", "now")
                 .replace("INO [BLOCK]", "7 0")

@@ -24,6 +24,7 @@ mod explain;
 mod figures;
 mod files;
 mod forecast;
+mod forks;
 mod history;
 mod hot_forecast;
 mod http;
@@ -39,7 +40,7 @@ mod tables;
 mod witnessed;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -48,6 +49,7 @@ use parking_lot::Mutex;
 
 pub use below_engine::BelowEngine;
 pub use document::Document;
+pub use forks::{Forked, Forking, Forks};
 pub use history::Second;
 pub use json::{json, value};
 pub use prometheus::{exposition, family, is_exposed};
@@ -78,6 +80,12 @@ const SAMPLES_MAX: usize = 62;
 const MARKS_MAX: usize = 64;
 /// Rows of the history: a quarter of an hour of seconds.
 const HISTORY_MAX: usize = 900;
+/// Time from the mount to the first look at what the store's files share.
+const SHARED_PAUSE_FIRST: Duration = Duration::from_millis(500);
+/// Pause between two looks at what the store's files share.
+const SHARED_PAUSE: Duration = Duration::from_secs(10);
+/// The same, if a look takes long, in times that it takes.
+const SHARED_PAUSE_TIMES: u32 = 50;
 /// Commands that are remembered with their results.
 const COMMANDS_MAX: usize = 16;
 
@@ -109,6 +117,8 @@ pub struct Sources {
     pub process: Box<dyn Fn() -> Option<ProcessIo> + Send + Sync>,
     /// The store's files that the process has open.
     pub open_files: Box<dyn Fn() -> OpenFiles + Send + Sync>,
+    /// Maker of forks; `None` where there is no store to make them of.
+    pub forking: Option<Arc<dyn Forking>>,
 }
 
 /// Answer of a witness below an engine.
@@ -142,6 +152,17 @@ fn compacted(event: &Arc<Event>) -> Option<String> {
     ))
 }
 
+/// What became of a command, as a sentence, if one of the events since it began tells.
+fn outcome(words: &str, since: &[Arc<Event>]) -> Option<String> {
+    let mut latest = since.iter().rev();
+    match words {
+        _ if !words.ends_with("wait") => None,
+        _ if is_compaction(words) => latest.find_map(compacted),
+        _ if words.starts_with("fork ") => latest.find_map(forks::forked),
+        _ => None,
+    }
+}
+
 /// Whether a command begins with one that may have made a file smaller.
 fn is_compaction(words: &str) -> bool {
     words.starts_with("compact") || words.starts_with("vacuum")
@@ -166,6 +187,8 @@ pub struct Control {
     /// Settings that were changed since the mount, with their values.
     settings: Mutex<BTreeMap<String, String>>,
     physical: Mutex<Physical>,
+    /// What the store's files share with others, and when that is to be looked at again.
+    shared: Mutex<(Option<u64>, Duration)>,
     /// What the witness below the engine counted when it was asked last, and when that was.
     below_engine: Mutex<Option<(BelowEngine, Duration)>>,
     history: Mutex<VecDeque<String>>,
@@ -190,6 +213,8 @@ impl Control {
             marks: Mutex::default(),
             settings: Mutex::default(),
             physical: Mutex::default(),
+            // Not while the mount begins: it may take a while.
+            shared: Mutex::new((None, parts.clock.elapsed() + SHARED_PAUSE_FIRST)),
             below_engine: Mutex::default(),
             history: Mutex::default(),
             event_log: parts.engine.event_log().cloned().unwrap_or_default(),
@@ -217,6 +242,9 @@ impl Control {
             }
             samples.push_back(sample.clone());
         }
+        if self.parts.clock.elapsed() >= self.shared.lock().1 {
+            self.look_at_shared();
+        }
         let own = self.parts.engine_directory.as_deref().map_or(Ok((0, 0)), occupied);
         match self.parts.disk.list().and_then(|files| Ok((files, own?))) {
             Ok((files, (own_bytes, own_files))) => {
@@ -224,6 +252,7 @@ impl Control {
                     bytes: files.iter().map(|file| file.bytes_allocated).sum::<u64>() + own_bytes,
                     files: files.len() as u64 + own_files,
                     is_partial: sample.is_unmetered && self.parts.engine_directory.is_none(),
+                    shared_bytes: self.shared.lock().0,
                     below: self.parts.disk.space().ok(),
                 };
                 *self.physical.lock() = physical;
@@ -238,6 +267,16 @@ impl Control {
             history.pop_front();
         }
         history.push_back(row);
+    }
+
+    /// Asks which blocks of the store's files others have, too. Where that takes long it is asked less often.
+    fn look_at_shared(&self) {
+        let begun = self.parts.clock.elapsed();
+        let bytes = self.parts.forking.as_ref().and_then(|forking| forking.shared_bytes());
+        let now = self.parts.clock.elapsed();
+        let pause = SHARED_PAUSE.max(SHARED_PAUSE_TIMES * now.saturating_sub(begun));
+        *self.shared.lock() = (bytes, now + pause);
+        self.physical.lock().shared_bytes = bytes;
     }
 
     /// Asks the witness below the engine.
@@ -410,13 +449,11 @@ impl Control {
         Box::new(move |result| {
             let time = clock.now();
             let outcome = match &result {
-                Ok(()) if is_compaction(&words) && words.ends_with("wait") => {
-                    let events = event_log.events();
-                    let text =
-                        events.iter().rev().take_while(|event| event.number > begun).find_map(compacted);
-                    text.map_or("done".to_string(), |text| format!("done: {text}"))
+                Ok(()) => {
+                    let mut events = event_log.events();
+                    events.retain(|event| event.number > begun);
+                    outcome(&words, &events).map_or("done".to_string(), |text| format!("done: {text}"))
                 }
-                Ok(()) => "done".to_string(),
                 Err(error) => error.to_string(),
             };
             if result.is_err() {
@@ -481,6 +518,21 @@ impl Control {
                     let engine = self.parts.engine.clone();
                     return engine.run(command, self.then(actions, done));
                 }
+                Action::Fork { into, wait } => {
+                    let control = self.clone();
+                    if !wait {
+                        // Whoever asked has been answered: the event log says how it ended.
+                        std::thread::spawn(move || {
+                            control.fork(&into).inspect_err(|error| control.note_failed_fork(error))
+                        });
+                        continue;
+                    }
+                    std::thread::spawn(move || match control.fork(&into) {
+                        Ok(()) => control.proceed(actions, done),
+                        Err(error) => done(Err(error)),
+                    });
+                    return;
+                }
                 Action::Trace(every) => {
                     self.parts.engine.trace().set(every);
                     Ok(())
@@ -540,6 +592,20 @@ impl Control {
         Box::new(move |result| self.go_on(result.map_err(Error::from), rest, done))
     }
 
+    /// Makes a second store of this one, and waits for the disk.
+    fn fork(&self, into: &Path) -> Result<()> {
+        let forking = self.parts.forking.as_ref().ok_or(Error::NotSupported)?;
+        let forked = forking.fork(into)?;
+        self.event_log.record(self.parts.clock.now(), "fork", forked.fields());
+        self.look_at_shared();
+        Ok(())
+    }
+
+    fn note_failed_fork(&self, error: &Error) {
+        log::error!("{error}");
+        self.event_log.record(self.parts.clock.now(), "error", vec![("what", error.to_string().into())]);
+    }
+
     fn set(&self, name: &str, value: &str) -> Result<()> {
         if let Err(error) = self.parts.engine.set(name, value) {
             log::error!("set {name}={value}: {error}");
@@ -580,6 +646,7 @@ impl Control {
             deferred_inode_puts_absorbed: (parts.usage)().deferred_inode_puts_absorbed,
             open_files: (parts.open_files)(),
             process: (parts.process)(),
+            forks: parts.forking.as_ref().map(|forking| forking.forks()).unwrap_or_default(),
         };
         let mut sample = Sample::take(elapsed, &parts.meter, &parts.engine, &parts.disk, aside);
         let (known, now) = (self.below_engine.lock().clone(), parts.clock.elapsed());

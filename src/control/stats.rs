@@ -23,6 +23,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::below_engine::BelowEngine;
+use super::forks::Forks;
 use super::recordings::RecordingSection;
 use crate::attribution::Charges;
 use crate::base::metric::{Since, metrics, ratio};
@@ -84,6 +85,8 @@ metrics! {
         inside disk: DiskCounters;
         /// Files that are open.
         inside open_files: OpenFiles;
+        /// Second stores that were made out of this one.
+        inside forks: Forks;
         /// The kernel's counters of this process; `None` where it has none.
         inside process: Option<ProcessIo>;
         /// The witness below the engine; `None` where there is none.
@@ -115,6 +118,8 @@ pub struct Aside {
     pub open_files: OpenFiles,
     /// The kernel's counters.
     pub process: Option<ProcessIo>,
+    /// Second stores that were made.
+    pub forks: Forks,
 }
 
 impl Sample {
@@ -151,6 +156,7 @@ impl Sample {
             disk,
             open_files: aside.open_files,
             process: aside.process,
+            forks: aside.forks,
             below_engine: None,
             shape,
             is_unmetered: matches!(engine.kind().home, Home::Directory(_)),
@@ -334,6 +340,8 @@ pub struct Physical {
     pub files: u64,
     /// Whether files are missing here: those of an engine that keeps them elsewhere, and that nobody looked at.
     pub is_partial: bool,
+    /// Bytes of the files whose blocks other files have, too; `None` where that is not known.
+    pub shared_bytes: Option<u64>,
     /// The filesystem below; `None` where it does not say.
     pub below: Option<Space>,
 }

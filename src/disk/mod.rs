@@ -19,6 +19,7 @@
 mod beneath;
 mod beside;
 mod copy;
+mod extents;
 mod fault;
 mod gone;
 mod latch;

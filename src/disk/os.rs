@@ -167,6 +167,24 @@ impl OsDisk {
         Ok(())
     }
 
+    /// Bytes of the files whose blocks other files have, too, wherever these lie; `None` where the filesystem below cannot tell. Each
+    /// file is asked, so it may take a while.
+    pub fn shared_bytes(&self) -> io::Result<Option<u64>> {
+        let mut bytes = 0;
+        for info in self.list()? {
+            let file = match self.directory.open_file(&info.name, false) {
+                // Removed since it was listed.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                file => file?,
+            };
+            match super::extents::shared_bytes(file.as_fd())? {
+                Some(shared) => bytes += shared,
+                None => return Ok(None),
+            }
+        }
+        Ok(Some(bytes))
+    }
+
     fn writable(&self) -> io::Result<()> {
         match self.access {
             Access::Write => Ok(()),

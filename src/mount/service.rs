@@ -10,6 +10,7 @@ use parking_lot::{Condvar, Mutex};
 
 use super::below::EngineWitness;
 use super::errors::{fs_error, store_error};
+use super::fork::Forker;
 use super::lock::{CLOSED, CLOSING, LEFT};
 use super::store::Store;
 use crate::attribution::{Attribution, Process};
@@ -59,6 +60,7 @@ pub struct Service {
     control: Arc<Control>,
     pub(super) attribution: Arc<Attribution>,
     worker: Option<Worker>,
+    forker: Arc<Forker>,
     stop: Arc<Stop>,
     threads: Vec<JoinHandle<()>>,
     /// Behind everything that knows its engine: what an engine's files are seen through is in use for as long as that has them open.
@@ -69,7 +71,8 @@ impl Service {
     /// Starts the threads. `mount_point` is what `/.stats` says.
     pub fn start(store: Store, mount_point: &Path) -> io::Result<Service> {
         let attribution = Arc::<Attribution>::default();
-        let control = Control::new(parts(&store, mount_point, &attribution));
+        let forker = Forker::new(&store, mount_point);
+        let control = Control::new(parts(&store, mount_point, &attribution, &forker));
         let tree = control.tree();
         // Before any thread starts: binding changes the process's mask for a moment.
         let socket = match store.is_view {
@@ -96,8 +99,16 @@ impl Service {
             true => None,
         };
         let stop = Arc::new(Stop::default());
-        let mut service =
-            Service { tree, control: control.clone(), attribution, worker, stop, threads: Vec::new(), store };
+        let mut service = Service {
+            tree,
+            control: control.clone(),
+            attribution,
+            worker,
+            forker,
+            stop,
+            threads: Vec::new(),
+            store,
+        };
         let (fs, stop) = (service.store.fs.clone(), service.stop.clone());
         service.spawn("kvfs-fs", move || serve_fs(&fs, &stop))?;
         let stop = service.stop.clone();
@@ -190,6 +201,7 @@ impl Service {
     fn stop_threads(&mut self) {
         // Mostly nothing is being recorded; whose file takes no more has been told so.
         let _ = self.control.end_recording("the mount ended");
+        self.forker.end();
         self.stop.tell();
         self.attribution.close();
         for thread in self.threads.drain(..) {
@@ -247,7 +259,7 @@ fn ask(witness: &EngineWitness) -> Witnessed {
     )
 }
 
-fn parts(store: &Store, mount_point: &Path, attribution: &Arc<Attribution>) -> Sources {
+fn parts(store: &Store, mount_point: &Path, attribution: &Arc<Attribution>, forker: &Arc<Forker>) -> Sources {
     let Store { description, settings, disk, latch, engine, fs, clock, pool, path, began, .. } = store;
     let value = |name: &str| settings.get(name).unwrap_or_default();
     let user = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
@@ -295,5 +307,6 @@ fn parts(store: &Store, mount_point: &Path, attribution: &Arc<Attribution>) -> S
         write_times: Box::new(write_times),
         process: Box::new(process),
         open_files: Box::new(move || pool.open_files()),
+        forking: Some(forker.clone()),
     }
 }

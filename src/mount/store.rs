@@ -11,7 +11,7 @@ use crate::base::clock::{Clock, SystemClock};
 use crate::disk::{
     Access, Disk, Latch, LogFile, Metered, Opening, OsDisk, Overlay, Pool, ProcessIo, Stock, process_io,
 };
-use crate::engine::{self, Engine, Home, Kind, MeteredEngine, Tier};
+use crate::engine::{self, Engine, Followed, Home, Kind, MeteredEngine, Tier};
 use crate::fs::types::{Caller, ROOT, SetAttributes};
 use crate::fs::{self, FileSystem, Identity, keys};
 use crate::repair;
@@ -36,6 +36,8 @@ pub struct Store {
     pub engine: Arc<MeteredEngine>,
     /// Door 1.
     pub fs: Arc<FileSystem>,
+    /// The engine below door 2, if a copy has to follow its batches.
+    pub(super) followed: Option<Arc<Followed>>,
     /// What its engine's files are seen through; behind everything that has them open, so that it goes after that.
     pub(super) witness: Option<Arc<EngineWitness>>,
     pub(super) clock: Arc<dyn Clock>,
@@ -168,6 +170,8 @@ impl Below {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
         let engine = open_engine(&os, disk, clock.clone(), engine_options)
             .map_err(|error| store_error(&show, error, &*latch))?;
+        let followed = (!engine.kind().has_snapshots && !is_view).then(|| Followed::new(engine.clone()));
+        let engine = followed.clone().map_or(engine, |followed| followed as Arc<dyn Engine>);
         let engine = MeteredEngine::new(engine, keys::classify);
         let fs = open_fs(&engine, &clock, &latch, &description, &settings)
             .map_err(|error| fs_error(&show, error, &*latch))?;
@@ -180,6 +184,7 @@ impl Below {
             latch,
             engine,
             fs,
+            followed,
             witness,
             clock,
             os,

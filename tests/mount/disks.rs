@@ -13,12 +13,12 @@ use crate::host::{able, root};
 const MEBIBYTE: u64 = 1 << 20;
 
 /// A new filesystem of `kind`, mounted until it is dropped.
-struct Loop {
+pub struct Loop {
     home: tempfile::TempDir,
 }
 
 impl Loop {
-    fn new(kind: &str, bytes: u64) -> Loop {
+    pub fn new(kind: &str, bytes: u64) -> Loop {
         Loop::with(kind, bytes, &[])
     }
 
@@ -39,7 +39,7 @@ impl Loop {
         assert!(output.status.success(), "{command:?}: {output:?}");
     }
 
-    fn place(&self) -> PathBuf {
+    pub fn place(&self) -> PathBuf {
         self.home.path().join("disk")
     }
 }

@@ -104,6 +104,7 @@ fn rig_with(
         usage: Box::new(usage),
         write_times: Box::new(|| Ok(())),
         open_files: Box::new(OpenFiles::default),
+        forking: None,
         process: Box::new(|| None),
     });
     let tree = control.tree();

@@ -4,7 +4,7 @@ use std::time::SystemTime;
 
 use kvfs::attribution::{Attribution, Process, Tally};
 use kvfs::control::recordings::RecordingSection;
-use kvfs::control::{Base, EngineCalls, Physical, Window};
+use kvfs::control::{Base, EngineCalls, Forks, Physical, Window};
 use kvfs::disk::{DiskCounters, ProcessIo};
 use kvfs::engine::{
     BtreeShape, Cache, Cost, Cpu, Debt, ExtraSpace, Filter, Histogram, HybridShape, KindCounters, Level,
@@ -78,6 +78,7 @@ fn sample(shape: Shape, disk: DiskCounters) -> Sample {
         calls: EngineCalls { scans: 3, deferred_inode_puts_absorbed: 21 },
         disk,
         open_files: OpenFiles { open: 7, open_max: 896, reopened: 2 },
+        forks: Forks { made: 2, failed: 1, running: 1, shared_bytes: 96 << 10, written_bytes: 71_000 },
         below_engine: None,
         process: Some(ProcessIo {
             asked_read_bytes: 300_000,
@@ -150,6 +151,7 @@ fn report(sample: Sample, last: Sample) -> Report {
             bytes: 562 << 10,
             files: 7,
             is_partial: false,
+            shared_bytes: Some(96 << 10),
             below: Some(Space {
                 total_bytes: 100 << 30,
                 free_bytes: 42 << 30,

@@ -122,6 +122,7 @@ fn a_closed_latch_is_shown() {
         latch: latch.clone(),
         write_times: Box::new(|| Ok(())),
         open_files: Box::new(OpenFiles::default),
+        forking: None,
         usage: Box::new(Usage::default),
         process: Box::new(|| None),
     });

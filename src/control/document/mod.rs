@@ -7,6 +7,7 @@ mod compose;
 use std::time::Duration;
 
 use super::below_engine::BelowEngine;
+use super::forks::Forks;
 use super::recordings::RecordingSection;
 use super::stats::EngineCalls;
 use crate::base::metric::{Each, Figure, Named, Naming, Sort, Unit, Value, metrics};
@@ -84,6 +85,8 @@ metrics! {
         part prediction: Option<Prediction>;
         /// Prediction of what a hybrid writes, from how much of what is put finds its record in the tree, or null.
         part hybrid_prediction: Option<HybridPrediction>;
+        /// Second stores that were made out of this one since it was mounted.
+        part forks: Forks;
         /// Waits of writers.
         part stalls: Stalls;
         /// The engine.
@@ -325,6 +328,10 @@ metrics! {
         gauge physical_bytes: u64 [Bytes, family "kvfs_physical_bytes"];
         /// Files of the store.
         gauge physical_files: u64 [Count];
+        /// Of these bytes, those whose blocks other files have, too, such as a fork's: they are in `space.physical_bytes` of each store that has them and
+        /// on the disk once. As `FIEMAP` says, asked every ten seconds and after each fork, less often where that takes long; null where the filesystem
+        /// below cannot tell and for engines with a directory of their own.
+        gauge shared_bytes: Option<u64> [Bytes, family "kvfs_shared_bytes", witness "mount::forks::what_is_counted_of_forks_is_what_they_say"];
         /// Of the engine.
         flat extra: ExtraSpace;
         /// Size of the filesystem below.

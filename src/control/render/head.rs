@@ -84,14 +84,15 @@ pub(super) fn amplification(page: &mut Page, report: &Report) {
     row("write without log", Sample::write_amp_no_wal, format!("{no_wal} disk / {written} app"));
     let blanks: String = report.windows.iter().map(|_| format!("{:>8}", "-")).collect();
     let usage = &report.usage;
-    page.line(format!(
-        "  {:<18}{blanks}{:>11}   {} physical / {} live (apparent {})",
-        "space",
-        amp(report.space_amp()),
-        known(Some(report.physical.bytes).filter(|_| !report.physical.is_partial)),
-        human_size(report.live_bytes()),
-        human_size(usage.apparent_bytes),
-    ));
+    let physical = known(Some(report.physical.bytes).filter(|_| !report.physical.is_partial));
+    let live = human_size(report.live_bytes());
+    let operands = match report.physical.shared_bytes {
+        Some(shared) if shared > 0 => {
+            format!("{physical} physical, {} of it shared / {live} live", human_size(shared))
+        }
+        _ => format!("{physical} physical / {live} live (apparent {})", human_size(usage.apparent_bytes)),
+    };
+    page.line(format!("  {:<18}{blanks}{:>11}   {operands}", "space", amp(report.space_amp())));
     let shape = &sample.shape;
     let probes = shape.probes.as_ref();
     let value = |share| {
