@@ -153,6 +153,9 @@ enum Verb {
     /// Write the sizes, kinds and order of what a store holds, without names and contents
     #[command(after_help = record::IMAGE_HELP)]
     Image(record::ImageArgs),
+    /// Make a recording of an iolog of fio or a trace of RocksDB
+    #[command(after_help = record::IMPORT_HELP)]
+    Import(record::ImportArgs),
     /// Show what is in a recording
     Recording(record::RecordingArgs),
     /// Make a second store of what a mounted one holds, while it is used; both go their own ways from there
@@ -292,6 +295,7 @@ fn run(verb: Verb) -> Result<(), Failure> {
         Verb::Ctl { mount_point, words } => control(&mount_point, &words.join(" ")),
         Verb::Record(arguments) => record::record(&arguments),
         Verb::Image(arguments) => record::image(&arguments),
+        Verb::Import(arguments) => record::import(&arguments),
         Verb::Recording(arguments) => record::recording(&arguments),
         Verb::Fork(arguments) => fork::run(&arguments),
         Verb::Check(arguments) => check::run(&arguments),

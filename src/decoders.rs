@@ -3,7 +3,7 @@
 use crate::base::decoder::Decoder;
 use crate::base::{text, varint};
 use crate::store::Settings;
-use crate::{control, engine, fs, recording, store};
+use crate::{control, engine, fs, import, recording, store};
 
 const HERE: &[Decoder] = &[
     Decoder { name: "varint", decode: varints, valid: varint_samples },
@@ -18,6 +18,7 @@ pub fn all() -> impl Iterator<Item = &'static Decoder> {
         .chain(fs::decoders::ALL)
         .chain(control::decoders::ALL)
         .chain(recording::decoders::ALL)
+        .chain(import::decoders::ALL)
 }
 
 /// The one of this name.

@@ -11,6 +11,7 @@ pub mod disk;
 pub mod engine;
 pub mod fs;
 pub mod fuse;
+pub mod import;
 pub mod recording;
 pub mod virtual_files;
 pub mod witness;

@@ -23,6 +23,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("witness", &["base"]),
     // What was asked of an engine, whatever keys mean.
     ("recording", &["base", "disk", "engine"]),
+    // What a mount would have asked, of a filesystem over a map in memory.
+    ("import", &["base", "disk", "engine", "fs", "recording"]),
     ("control", &["attribution", "base", "disk", "engine", "fs", "recording", "virtual_files", "witness"]),
     ("compare", &["base", "disk", "engine", "recording"]),
     ("fuse", &["attribution", "base", "disk", "fs", "virtual_files", "witness"]),

@@ -306,6 +306,11 @@ impl Recorder {
         RecorderStatus { state, bytes, image_entries, events: queue.events, dropped: queue.dropped }
     }
 
+    /// Whether so much waits for the writer that the next events may be left out.
+    pub fn is_full(&self) -> bool {
+        self.queue.lock().waiting_bytes > WAITING_BYTES_MAX / 2
+    }
+
     /// Time since it began.
     pub fn elapsed(&self) -> Duration {
         self.clock.elapsed().saturating_sub(self.began)
