@@ -247,7 +247,7 @@ fn take_u32(source: &mut &[u8]) -> Option<u32> {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+mod tests {
     use super::*;
     use crate::recording::Recording;
 
@@ -263,7 +263,7 @@ pub(super) mod tests {
     }
 
     /// A trace with a record of each type.
-    pub fn sample() -> Vec<u8> {
+    fn sample() -> Vec<u8> {
         let begin =
             b"feedcafedeadbeef\tTrace Version: 0.2\tRocksDB Version: 7.8\tFormat: Timestamp OpType Payload\n";
         let map = |bits: &[u32]| bits.iter().fold(0u64, |map, bit| map | 1 << bit).to_le_bytes();
