@@ -69,6 +69,7 @@ pub use shape::{
     LevelTraffic, LookupMeter, Lookups, Memory, Probe, ProbeMeter, Probes, ScanRuns, Shape, StallCounters,
     StallMeter, Stalls, TableInfo, ValueLog,
 };
+pub use space::ballast_change;
 pub use space::{
     BALLAST_NAME, SPARE_FILES, SpaceClaim, SpaceGuard, is_short_of_files, lacks_files, shortage,
 };

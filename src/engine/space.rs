@@ -61,6 +61,14 @@ fn reserve_bytes(wanted_bytes: u64, total_bytes: u64) -> u64 {
     wanted_bytes.max((total_bytes / SHARE).min(SHARE_BYTES_MAX)).min(most)
 }
 
+/// The size that a ballast of `held_bytes` is to get where `wanted_bytes` are wanted, at most half of the reserve; `None` if it stays as it is,
+/// since small differences are ignored.
+pub fn ballast_change(wanted_bytes: u64, held_bytes: u64, reserve_bytes: u64) -> Option<u64> {
+    let wanted_bytes = wanted_bytes.min(reserve_bytes / 2);
+    let is_near = (wanted_bytes - wanted_bytes / 4..=2 * wanted_bytes).contains(&held_bytes);
+    (!is_near).then_some(wanted_bytes)
+}
+
 /// Whether so few files can be made that none should be made without need.
 pub fn is_short_of_files(space: &Space) -> bool {
     space.room_files() < MANY_FILES
@@ -129,12 +137,10 @@ impl SpaceGuard {
     /// Makes the ballast `wanted_bytes` large, at most half of the reserve, as far as so much is free beside `owed_bytes` that must still be
     /// written.
     pub fn keep_ballast(&self, wanted_bytes: u64, owed_bytes: u64) {
-        let wanted_bytes = wanted_bytes.min(self.reserve_bytes / 2);
-        // Small differences are ignored.
-        let held_bytes = self.ballast.bytes();
-        if (wanted_bytes - wanted_bytes / 4..=2 * wanted_bytes).contains(&held_bytes) {
+        let Some(wanted_bytes) = ballast_change(wanted_bytes, self.ballast.bytes(), self.reserve_bytes)
+        else {
             return;
-        }
+        };
         if let Ok(space) = self.disk.space() {
             self.ballast.keep(wanted_bytes, owed_bytes, &space);
         }

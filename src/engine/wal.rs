@@ -37,6 +37,7 @@ mod gather;
 mod replay;
 pub mod salvage;
 mod segment;
+pub mod sizes;
 mod sync;
 mod window;
 
@@ -57,7 +58,7 @@ pub use replay::read;
 pub use segment::{SPARES_IDLE, Segment};
 
 /// Where records begin in a segment.
-const HEADER_BYTES: u64 = 1024;
+pub const HEADER_BYTES: u64 = 1024;
 /// Where the second copy of the header lies.
 const HEADER_COPY: u64 = 512;
 const HEADER_KIND: u8 = 1;

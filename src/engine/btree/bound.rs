@@ -26,15 +26,15 @@ use crate::engine::wal::{FIRST_KIND, RECORD_OVERHEAD_BYTES};
 use crate::engine::{Batch, Error, Result};
 
 /// Bytes of a batch of puts that are logged again, about; no more than an eighth of a segment.
-const AGAIN_BYTES: u64 = 64 << 10;
+pub const AGAIN_BYTES: u64 = 64 << 10;
 /// Share of the log that the page copies of one step of a buffer merge take, about: one part in so many.
-const STEPS: u64 = 16;
+pub const STEPS: u64 = 16;
 /// Upper bound of the bytes of a batch beside its puts.
-const BATCH_OVERHEAD_BYTES: u64 = 16;
+pub const BATCH_OVERHEAD_BYTES: u64 = 16;
 /// Buffered puts are logged again if the log behind the recovery LSN is so many times as long.
-const AGAIN_TIMES: u64 = 8;
+pub const AGAIN_TIMES: u64 = 8;
 /// The smallest such ratio when the log is due: below, nothing would be freed.
-const AGAIN_TIMES_MIN: u64 = 2;
+pub const AGAIN_TIMES_MIN: u64 = 2;
 
 /// The bounds of dirty memory, of the change buffer and of the log, and the work that is due near them.
 pub struct Bounds {

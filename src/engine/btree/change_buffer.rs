@@ -39,9 +39,9 @@ pub const SHARE_MERGE: (u64, u64) = (1, 4);
 /// Share of the dirty bytes that pages take during a buffer merge before a checkpoint writes them.
 pub const PAGES_SHARE: (u64, u64) = (1, 4);
 /// Memory of an entry beside its key and value.
-const ENTRY_BYTES: u64 = 72;
+pub const ENTRY_BYTES: u64 = 72;
 /// Bytes of the log for a put in a large batch, beside its key and value.
-const PUT_OVERHEAD_BYTES: u64 = 12;
+pub const PUT_OVERHEAD_BYTES: u64 = 12;
 
 /// The given share of `bytes`.
 pub fn share(bytes: u64, (part, of): (u64, u64)) -> u64 {

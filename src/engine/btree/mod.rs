@@ -89,6 +89,7 @@ mod salvage;
 mod scan;
 mod schedule;
 mod set_aside;
+pub mod sizes;
 mod source;
 mod tree;
 mod unreadable;

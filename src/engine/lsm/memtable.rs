@@ -42,6 +42,20 @@ const POINTER_BYTES: u64 = 24;
 /// Entries that are copied out end with the one that passes this. Large values are not copied but kept, which takes memory as well.
 const COPY_BYTES: u64 = 256 << 10;
 
+/// Memory that a key of `bytes` takes, its place in a node among it.
+pub fn key_cost(bytes: u64) -> u64 {
+    if bytes <= SHORT_BYTES as u64 { ENTRY_BYTES } else { ENTRY_BYTES + OUTSIDE_BYTES + bytes }
+}
+
+/// Memory that a value of `bytes` takes which does not stay in the log; `None` for a tombstone.
+pub fn value_cost(bytes: Option<u64>) -> u64 {
+    match bytes {
+        None => 0,
+        Some(bytes) if bytes < SMALL_BYTES as u64 => bytes,
+        Some(bytes) => OUTSIDE_BYTES + bytes,
+    }
+}
+
 /// A key as it lies in a node.
 enum Key {
     Short { length: u8, bytes: [u8; SHORT_BYTES] },
@@ -68,10 +82,7 @@ impl Key {
     }
 
     fn cost(&self) -> u64 {
-        match self {
-            Key::Short { .. } => ENTRY_BYTES,
-            Key::Long(bytes) => ENTRY_BYTES + OUTSIDE_BYTES + bytes.len() as u64,
-        }
+        key_cost(self.bytes().len() as u64)
     }
 }
 

@@ -73,6 +73,7 @@ mod run;
 mod salvage;
 mod set_aside;
 mod shortage;
+pub mod sized_levels;
 mod space_budget;
 mod stall;
 mod survivors;

@@ -13,7 +13,7 @@ use crate::engine::{Error, ExtraSpace, SpaceGuard, WakeSignal, WorkClass};
 /// Share of a table that deletes must give back to be worth its cleaning.
 pub const SHARE_MIN: f64 = 1.0 / 16.0;
 /// Divisor of the bytes of the store that gives the ballast, as long as that is less than a flush and a compaction may take.
-const BALLAST_SHARE: u64 = 8;
+pub const BALLAST_SHARE: u64 = 8;
 
 /// The room of a store.
 pub struct SpaceBudget {
@@ -34,6 +34,11 @@ pub struct SpaceBudget {
     temporary_peak_bytes: AtomicU64,
 }
 
+/// Bytes of the ballast of a store with `options` at most, whose log has segments of `segment_bytes`.
+pub fn ballast_bytes_max(options: &Options, segment_bytes: u64) -> u64 {
+    options.memtable_bytes.max(options.table_bytes) + 2 * segment_bytes
+}
+
 impl SpaceBudget {
     /// The budget of a store with `options` whose log has segments of `segment_bytes`; `guard` keeps the reserve, `wake_signal` wakes
     /// background work.
@@ -49,7 +54,7 @@ impl SpaceBudget {
             wake_signal,
             table_bytes: options.table_bytes,
             // A flush, and the cleaning of a table, beside a segment of the log.
-            ballast_bytes_max: options.memtable_bytes.max(options.table_bytes) + 2 * segment_bytes,
+            ballast_bytes_max: ballast_bytes_max(options, segment_bytes),
             merge_owed_bytes: AtomicU64::new(0),
             above_owed_bytes: AtomicU64::new(0),
             temporary_bytes: AtomicU64::new(0),

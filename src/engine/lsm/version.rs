@@ -44,20 +44,24 @@ pub struct Owed {
 impl Version {
     /// The version of these tables; damage of the manifest if levels below L0 overlap.
     pub fn new(levels: [Vec<Arc<Table>>; LEVELS]) -> Result<Version> {
-        let mut needed = Needed::default();
-        levels.iter().flatten().for_each(|table| needed.add(table));
-        let mut runs = std::array::from_fn(Run::empty);
-        for (run, tables) in runs.iter_mut().zip(levels) {
+        let mut version = Version::empty();
+        levels.iter().flatten().for_each(|table| version.needed.add(table));
+        for (run, tables) in version.levels.iter_mut().zip(levels) {
             *run = run.edit(&[], &tables)?;
         }
-        Ok(Version {
-            levels: runs,
-            needed,
+        Ok(version)
+    }
+
+    /// The version without tables.
+    pub fn empty() -> Version {
+        Version {
+            levels: std::array::from_fn(Run::empty),
+            needed: Needed::default(),
             pending_bytes: 0,
             lowers_l0: true,
             forgiven: Owed::default(),
             totals: Totals::default(),
-        })
+        }
     }
 
     /// This version without the tables `removed` from their levels, and with those `added`. Unchanged parts are shared.

@@ -10,7 +10,7 @@ use crate::engine::{Error, Lsn, Result, frame, is_short_of_files};
 /// A segment that is released before it was ever synced is still dirty in the page cache. Writing it again there would reach the
 /// device once for two writes at our door, and the bytes that the meter counts would not be those of the disk. So a new
 /// file is made instead, while the log has fewer files than this.
-pub(super) const SEGMENTS: usize = 16;
+pub const SEGMENTS: usize = 16;
 /// Spare segments of a log that nobody writes to.
 pub const SPARES_IDLE: usize = 4;
 /// Of a small disk a segment takes this part at most, but not less than [`SMALL_BYTES`].
@@ -25,7 +25,7 @@ const AHEAD_SHARE: u64 = 8;
 const PAGE_BYTES: u64 = 4096;
 static ZEROS: [u8; PAGE_BYTES as usize] = [0; PAGE_BYTES as usize];
 /// Where in the log filling begins: a store that is only tried out writes nothing for it.
-const FILL_FROM: Lsn = Lsn::new(1 << 20);
+const FILL_FROM_BYTES: u64 = 1 << 20;
 /// It goes on when less is left before the records.
 const FILL_MARGIN_BYTES: u64 = 64 << 10;
 /// Most bytes that are filled at once: they are synced with the records, which wait for them.
@@ -178,11 +178,10 @@ impl Live {
     /// sync, says what is wrong.
     pub(super) fn fill_ahead(&mut self, used_bytes: u64, log_end: Lsn) {
         let capacity_bytes = self.segment.capacity_bytes;
-        if log_end < FILL_FROM || self.written_bytes > used_bytes + FILL_MARGIN_BYTES {
+        let Some((start, end)) = fill_range(self.written_bytes, used_bytes, capacity_bytes, log_end.number())
+        else {
             return;
-        }
-        let start = self.written_bytes.max(used_bytes.next_multiple_of(PAGE_BYTES));
-        let end = (start + (log_end.number() / 4).min(FILL_BYTES_MAX)).min(capacity_bytes);
+        };
         // Page by page: what is written in one piece lies in the page cache in one piece, and the kernel counts all of it again as
         // written for each record that changes a part.
         let fill = |at| {
@@ -191,6 +190,21 @@ impl Live {
         let is_filled = start < end && (start..end).step_by(PAGE_BYTES as usize).all(|at| fill(at).is_ok());
         self.written_bytes = if is_filled { end } else { capacity_bytes };
     }
+}
+
+/// The range of a segment that is filled with zeros when records take `used_bytes` of its `capacity_bytes` and end at `log_end`, and
+/// `written_bytes` have been written before; empty where it is full, `None` if nothing is due.
+pub fn fill_range(
+    written_bytes: u64,
+    used_bytes: u64,
+    capacity_bytes: u64,
+    log_end: u64,
+) -> Option<(u64, u64)> {
+    if log_end < FILL_FROM_BYTES || written_bytes > used_bytes + FILL_MARGIN_BYTES {
+        return None;
+    }
+    let start = written_bytes.max(used_bytes.next_multiple_of(PAGE_BYTES));
+    Some((start, (start + (log_end / 4).min(FILL_BYTES_MAX)).min(capacity_bytes)))
 }
 
 /// The two copies of a segment's header: its number, the LSN of its first record, and what was durable when it was begun.

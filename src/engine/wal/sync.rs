@@ -10,7 +10,7 @@ use crate::disk::{File, Purpose};
 use crate::engine::{Done, Error, Lsn, Pending, Result, Sync, WorkClass};
 
 /// A sync of less is dominated by its fixed costs.
-const SMALL_SYNC_BYTES: u64 = 64 << 10;
+pub const SMALL_SYNC_BYTES: u64 = 64 << 10;
 
 impl Log {
     /// Calls `done` when everything below `lsn` is durable: now, or from [`Log::work`].

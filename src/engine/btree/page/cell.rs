@@ -18,7 +18,7 @@ const CLEAN: u16 = 1 << 15;
 /// Bytes before the key of a leaf cell: two lengths.
 pub const LEAF_CELL_BYTES: usize = 4;
 /// Bytes before the key of an inner cell: key length and child.
-const INNER_CELL_BYTES: usize = 10;
+pub const INNER_CELL_BYTES: usize = 10;
 
 /// No file has as many units: 2 EiB.
 const UNIT_MAX: UnitNumber = UnitNumber::new(1 << 49);

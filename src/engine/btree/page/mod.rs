@@ -19,18 +19,17 @@ mod tests;
 
 use super::allocation_unit::{PageNumber, UNIT_BYTES};
 use crate::engine::{PageCause, PageKind};
-use cell::{
-    EXTENT_BYTES, LEAF_CELL_BYTES, OUT_OF_LINE_BYTES, cell_key, cell_length, cell_value, is_clean,
-    page_number_at, u16_at, u32_at,
-};
+use cell::{OUT_OF_LINE_BYTES, cell_key, cell_length, cell_value, is_clean, page_number_at, u16_at, u32_at};
 
-pub use cell::{CellValue, Extent, inner_cell, leaf_cell, make_clean};
+pub use cell::{
+    CellValue, EXTENT_BYTES, Extent, INNER_CELL_BYTES, LEAF_CELL_BYTES, inner_cell, leaf_cell, make_clean,
+};
 pub use compressed::CompressedPage;
 
 /// Bytes before the slots.
 pub const HEADER_BYTES: usize = 32;
 /// Number of inserts in ascending order after which a page is split at the insert position.
-const ASCENDING: u16 = 4;
+pub const ASCENDING: u16 = 4;
 const UNIT: usize = UNIT_BYTES as usize;
 /// Bytes of a sector; page images in the log consist of sectors.
 pub const SECTOR_BYTES: usize = 512;
@@ -63,8 +62,13 @@ pub fn cell_bytes_max(page_bytes: usize) -> usize {
 
 /// Whether `value` lies inline, in the leaf beside its key; else it needs an extent.
 pub fn is_inline(page_bytes: usize, key: &[u8], value: &[u8]) -> bool {
-    value.len() < OUT_OF_LINE_BYTES
-        && LEAF_CELL_BYTES + key.len() + value.len() + 2 <= cell_bytes_max(page_bytes)
+    is_inline_size(page_bytes, key.len(), value.len())
+}
+
+/// The same for a key and a value of which only lengths are known.
+pub fn is_inline_size(page_bytes: usize, key_bytes: usize, value_bytes: usize) -> bool {
+    value_bytes < OUT_OF_LINE_BYTES
+        && LEAF_CELL_BYTES + key_bytes + value_bytes + 2 <= cell_bytes_max(page_bytes)
 }
 
 /// Longest key of a page of `page_bytes`.

@@ -10,6 +10,11 @@ use crate::engine::btree::set_aside::UnreadableRange;
 use crate::engine::btree::source::{LoadedPieces, Miss, PageSource};
 use crate::engine::{Batch, Operation};
 
+/// Leaves that one step changes at most, where there is enough space.
+pub const MERGE_LEAVES: u64 = 32;
+/// Bytes of cells after which it ends.
+pub const MERGE_CELL_BYTES: usize = 64 << 10;
+
 /// Limits of one step of a buffer merge.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct BufferMergeLimit {
@@ -20,7 +25,8 @@ pub struct BufferMergeLimit {
 
 impl BufferMergeLimit {
     /// The limits where there is enough space.
-    pub const USUAL: BufferMergeLimit = BufferMergeLimit { leaves: 32, cell_bytes: 64 << 10 };
+    pub const USUAL: BufferMergeLimit =
+        BufferMergeLimit { leaves: MERGE_LEAVES, cell_bytes: MERGE_CELL_BYTES };
 
     /// The usual limits, but no more than `leaves_max` leaves.
     pub fn of_leaves(leaves_max: u64) -> BufferMergeLimit {

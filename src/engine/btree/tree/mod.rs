@@ -51,7 +51,7 @@ use super::source::Miss;
 use super::value::Value;
 use crate::engine::{Error, Lsn};
 
-pub use buffer_merge::{BufferMergeLimit, BufferMergePlan};
+pub use buffer_merge::{BufferMergeLimit, BufferMergePlan, MERGE_CELL_BYTES, MERGE_LEAVES};
 pub use change::Deletes;
 pub use frozen::FrozenTree;
 pub use placement::{PagePlaces, PlacedPage};

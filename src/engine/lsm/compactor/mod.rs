@@ -30,6 +30,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
+use super::Options;
 use super::commands::PendingCommand;
 use super::core::Core;
 use super::manifest::Edit;
@@ -42,10 +43,10 @@ use crate::engine::wal::{Log, LogShape};
 use crate::engine::{Cause, Error, Lsn, Pending, Result, ValueLog};
 use cleaner::Cleaner;
 use collector::Collector;
-use job::{CompactionJob, JobId};
+pub use job::{CompactionJob, JobId};
 use running::RunningJobs;
 use scheduler::Scheduler;
-use subcompaction::Subcompaction;
+pub use subcompaction::Subcompaction;
 
 /// Key and value bytes merged in one unit of work.
 const UNIT_BYTES: u64 = 4 << 20;
@@ -53,6 +54,12 @@ const UNIT_BYTES: u64 = 4 << 20;
 const PAUSE: Duration = Duration::from_secs(1);
 /// When to look again whether a flush still has the disk.
 const YIELD: Duration = Duration::from_millis(5);
+
+/// Key and value bytes of a step of a subcompaction, where no rate says less. Small tables, small steps: tests see a compaction of some of
+/// them half way.
+pub fn step_bytes(options: &Options) -> u64 {
+    UNIT_BYTES.min((options.table_bytes / 2).max(1))
+}
 
 /// Merges tables.
 pub struct Compactor {
@@ -204,9 +211,7 @@ impl Compactor {
         let sparse = self.collector.sparse_segments(&version, is_thorough).into_keys().collect();
         drop(version);
         let mut move_value = |pointer, segment: &_| self.collector.move_value(&sparse, pointer, segment);
-        // Small tables, small steps: tests see a compaction of some of them half way.
-        let most_bytes = UNIT_BYTES.min((self.core.options.table_bytes / 2).max(1));
-        let step_bytes = self.core.mutable_options.rates().step_bytes(most_bytes);
+        let step_bytes = self.core.mutable_options.rates().step_bytes(step_bytes(&self.core.options));
         let is_ready = subcompaction.step(step_bytes, &mut move_value)?;
         if is_ready {
             if subcompaction.moved_bytes() > 0 {

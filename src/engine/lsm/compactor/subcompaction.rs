@@ -13,7 +13,7 @@ use crate::engine::lsm::cursor::{Cursor, Reading, RunCursor};
 use crate::engine::lsm::merging_cursor::MergingCursor;
 use crate::engine::lsm::run::Run;
 use crate::engine::lsm::survivors::{MovedValue, WriterToken};
-use crate::engine::lsm::table::{Origin, Table, TableBuilder, TableStore};
+use crate::engine::lsm::table::{Origin, Table, TableBuilder, TableNumber, TableStore};
 use crate::engine::lsm::value_log::{Pointer, StoredValue};
 use crate::engine::wal::Segment;
 use crate::engine::{KeyRange, Lsn, Result, Work};
@@ -214,6 +214,46 @@ impl Subcompaction {
             moved_bytes: 0,
             writing: BTreeMap::new(),
         }
+    }
+
+    /// Its inputs, newest first, with their levels.
+    pub fn inputs(&self) -> impl Iterator<Item = (usize, TableNumber)> {
+        self.input.tables.iter().map(|(level, table)| (*level, table.number))
+    }
+
+    /// The first key of its range, empty for the first subcompaction of a job, and the first key behind it.
+    pub fn range(&self) -> (&[u8], Option<&[u8]>) {
+        (&self.input.start, self.input.end.as_deref())
+    }
+
+    /// Bytes after which an output ends.
+    pub fn target_bytes(&self) -> u64 {
+        self.output.target.table_bytes
+    }
+
+    /// LSNs and times of the batches that its entries come from.
+    pub fn origin(&self) -> Origin {
+        self.output.target.origin
+    }
+
+    /// Whether a tombstone goes into an output; keys must ascend from call to call.
+    pub fn keeps_tombstone(&mut self, key: &[u8]) -> bool {
+        self.output.older.may_hold(key)
+    }
+
+    /// Whether an output that has `bytes` ends before `key`, see [`super::boundaries`]; keys must ascend from call to call.
+    pub fn ends_before(&mut self, key: &[u8], bytes: u64) -> bool {
+        self.output.boundaries.end_before(key, bytes, self.output.target.table_bytes)
+    }
+
+    /// Notes that an output has ended with its size.
+    pub fn note_end(&mut self) {
+        self.output.boundaries.end();
+    }
+
+    /// Sets its outputs, for a caller who has made them.
+    pub fn set_outputs(&mut self, tables: Vec<Arc<Table>>) {
+        self.output.tables = tables;
     }
 
     /// Outputs that are complete.

@@ -22,6 +22,18 @@ pub fn hash(key: &[u8]) -> u64 {
     xxh3_64(key)
 }
 
+/// Probes of a key, and lines of a filter of `keys` keys with `bits` a key.
+fn shape(keys: u64, bits: u64) -> (u32, u64) {
+    // Inside lines slightly fewer probes than ln 2 bits are best.
+    let probes = ((bits * 6 + 5) / 10).clamp(1, 16) as u32;
+    (probes, (keys * bits).div_ceil(LINE_BITS).max(1))
+}
+
+/// Bytes of the payload of a filter of `keys` keys with `bits` a key.
+pub fn payload_bytes(keys: u64, bits: u64) -> u64 {
+    1 + if bits == 0 { 0 } else { shape(keys, bits).1 * LINE_BYTES as u64 }
+}
+
 /// A filter in memory. Without lines it knows nothing and answers "perhaps".
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Filter {
@@ -35,9 +47,7 @@ impl Filter {
         if bits == 0 {
             return Filter::default();
         }
-        // Inside lines slightly fewer probes than ln 2 bits are best.
-        let probes = ((bits * 6 + 5) / 10).clamp(1, 16) as u32;
-        let count = (hashes.len() as u64 * bits).div_ceil(LINE_BITS).max(1);
+        let (probes, count) = shape(hashes.len() as u64, bits);
         let mut lines = vec![Line::default(); count as usize];
         for &hash in hashes {
             let line = &mut lines[line_of(hash, count)].0;

@@ -12,6 +12,7 @@ mod partitions;
 mod reader;
 mod rebuild;
 pub mod salvage;
+mod sizer;
 mod store;
 mod writer;
 
@@ -28,6 +29,7 @@ pub use filter::hash;
 pub use index::Index;
 pub use number::TableNumber;
 pub use reader::{ReadOptions, Table};
+pub use sizer::{SizedEntry, TableSizer};
 pub use store::TableStore;
 
 const KIND_BLOCK: u8 = 1;

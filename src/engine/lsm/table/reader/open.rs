@@ -3,10 +3,13 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use super::Table;
 use crate::base::varint;
 use crate::disk::{File, Gone, Purpose};
 use crate::engine::lsm::table::filter::Filter;
+use crate::engine::lsm::table::index::Index;
 use crate::engine::lsm::table::partitions::{PinnedPartition, TopIndex};
 use crate::engine::lsm::table::rebuild::rebuild;
 use crate::engine::lsm::table::{
@@ -57,6 +60,22 @@ impl Table {
         let top = TopIndex::whole(meta.sizes.data_bytes);
         let mut table = Table::new(meta.clone(), Arc::new(Gone), top, Vec::new(), segments, table_store);
         table.lost = Some(error);
+        table
+    }
+
+    /// A table of which only sizes are known: its metadata, and the first key and the bytes of blocks of each partition. It cannot be read.
+    pub fn sized(meta: &TableMeta, partitions: &[(Bytes, u64)], table_store: Arc<TableStore>) -> Table {
+        let (mut index, mut places, mut end) = (Index::new(0), Vec::new(), 0);
+        for (first, bytes) in partitions {
+            end += bytes;
+            // The fence is the whole key.
+            index.push(&first[..first.len().saturating_sub(1)], first, end);
+            places.push((end, end));
+        }
+        index.complete();
+        let top = TopIndex::new(index, places, end);
+        let mut table = Table::new(meta.clone(), Arc::new(Gone), top, Vec::new(), Vec::new(), table_store);
+        table.lost = Some(Error::Invalid("only sizes of it are known".to_string()));
         table
     }
 
