@@ -2,6 +2,7 @@
 //!
 //! `kvfs DIR MNT -o …`, the form that mount(8) and `mount.fuse` use, is `kvfs mount DIR MNT -o …`.
 
+mod advise;
 mod budget;
 mod check;
 mod engines;
@@ -164,6 +165,9 @@ enum Verb {
     /// Verify every checksum and every invariant of a store that is not mounted; writes nothing unless told to repair
     #[command(after_help = check::HELP)]
     Check(check::CheckArgs),
+    /// What a recording would cost on other designs, by size alone: the front of write × read × space amplification
+    #[command(after_help = advise::HELP)]
+    Advise(advise::AdviseArgs),
     /// List the engines that the option engine takes, with their variants
     Engines {
         /// As JSON
@@ -299,6 +303,7 @@ fn run(verb: Verb) -> Result<(), Failure> {
         Verb::Recording(arguments) => record::recording(&arguments),
         Verb::Fork(arguments) => fork::run(&arguments),
         Verb::Check(arguments) => check::run(&arguments),
+        Verb::Advise(arguments) => advise::run(&arguments),
         Verb::Engines { json } => print(engines::list(json).as_bytes()),
         Verb::Compare(arguments) => crate::compare::main(&arguments).map_err(|error| {
             let is_usage = matches!(error, crate::compare::Error::Usage(_));

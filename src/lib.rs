@@ -3,6 +3,7 @@
 #![recursion_limit = "256"]
 
 // In the order a byte walks, from the kernel to the disk; then the rooms beside the walk.
+pub mod advise;
 pub mod attribution;
 pub mod base;
 pub mod compare;

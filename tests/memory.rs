@@ -10,6 +10,9 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use engines::{apply, open};
+use kvfs::advise::grid::{Common, Design};
+use kvfs::advise::source::Recorded;
+use kvfs::advise::steps::StepBuilder;
 use kvfs::compare::unsynced::Unsynced;
 use kvfs::disk::{Access, OsDisk};
 use kvfs::engine::{self, Batch, Command, Engine, Kind, Options, Tier, settle};
@@ -405,4 +408,35 @@ fn a_terabyte_of_blocks_costs_what_the_manual_says() {
     // Of so few tables not each makes every list longer.
     assert!((live_bytes * 8 / 10..=live_bytes * 12 / 10).contains(&counted_bytes), "{points:?}");
     assert!((100_000_000..160_000_000).contains(&terabyte_bytes), "{terabyte_bytes} bytes a TiB");
+}
+
+/// Ten million operations on half as many keys, as a recording would bring them, through a model of each engine.
+#[test]
+fn advice_on_ten_million_operations_takes_no_more_than_256_mebibytes() {
+    let _alone = ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let before = LIVE.load(Relaxed);
+    PEAK.store(before, Relaxed);
+    let mut builder = StepBuilder::default();
+    builder.mark();
+    let key = |number: u64| {
+        let mut key = [4; 13];
+        key[1..9].copy_from_slice(&(number / 64).to_be_bytes());
+        key[9..].copy_from_slice(&((number % 64) as u32).to_be_bytes());
+        key
+    };
+    for number in 0..10_000_000u64 {
+        let at =
+            if number < 5_000_000 { number } else { number.wrapping_mul(0x9E37_79B9_7F4A_7C15) % 5_000_000 };
+        builder.put(&key(at), 100);
+        builder.end_batch(1000);
+    }
+    let steps = builder.finish();
+    assert_eq!((steps.totals.changes, steps.keys.count()), (10_000_000, 5_000_000));
+    let common = Common { memory_bytes: Some(256 << 20), sync: None };
+    let designs = ["lsm", "btree"].map(|engine| Design::parse(engine, &common).unwrap());
+    let advice = kvfs::advise::advise(&steps, &Recorded::default(), &designs, 8, &|_, _| {});
+    assert_eq!(advice.rows.len(), 2);
+    let peak = PEAK.load(Relaxed) - before;
+    println!("{} MiB", peak >> 20);
+    assert!(peak <= 256 << 20, "{peak} bytes");
 }

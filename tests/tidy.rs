@@ -27,6 +27,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("import", &["base", "disk", "engine", "fs", "recording"]),
     ("control", &["attribution", "base", "disk", "engine", "fs", "recording", "virtual_files", "witness"]),
     ("compare", &["base", "disk", "engine", "recording"]),
+    // Nobody but the command line asks it.
+    ("advise", &["base", "disk", "engine", "recording"]),
     ("fuse", &["attribution", "base", "disk", "fs", "virtual_files", "witness"]),
     ("store", &["base", "disk", "engine", "fs", "fuse", "control", "witness"]),
 ];

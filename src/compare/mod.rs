@@ -18,7 +18,7 @@ mod csv;
 pub mod inside;
 mod kernel;
 pub mod matrix;
-mod progress;
+pub mod progress;
 mod results;
 pub mod stretch;
 pub mod subject;

@@ -19,6 +19,12 @@ impl Progress {
         Progress { started: Instant::now(), total, is_shown: std::io::stderr().is_terminal() }
     }
 
+    /// Sets the number of steps, where that has become known.
+    pub fn set(&mut self, total: usize) -> &Progress {
+        self.total = total;
+        self
+    }
+
     /// `done` steps are done, and now comes `what`.
     pub fn show(&self, done: usize, what: &str) {
         if self.is_shown {
