@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use bytes::Bytes;
 use parking_lot::Mutex;
 
-use super::tap::{Request, Tapped};
+use super::tap::Request;
 use super::{
     Asked, Background, Batch, Done, Engine, Error, Inspect, KeyRange, Kind, Lsn, Operation, Promise,
     ReadTrace, Result, Snapshot, TapSlot, Tier, Visit,
@@ -167,7 +167,7 @@ impl Engine for MeteredEngine {
         let began = self.tap.begin();
         // Counted after the call: one that answers WouldBlock is asked again and counts then.
         let found = self.engine.get(key, tier)?;
-        self.tap.note(&began, |tap, request| tap.get(request, key, found.as_ref().map(Bytes::len)));
+        self.tap.note(began, |tap, request| tap.get(request, key, found.as_ref().map(Bytes::len)));
         let slot = self.kind(key);
         slot.gets.fetch_add(1, Relaxed);
         if let Some(value) = &found {
@@ -186,7 +186,7 @@ impl Engine for MeteredEngine {
             visit(key, value)
         });
         if result.is_ok() {
-            self.tap.note(&began, |tap, request| tap.scan(request, range, count, bytes));
+            self.tap.note(began, |tap, request| tap.scan(request, range, count, bytes));
             let slot = self.kind(range.start);
             self.scans.fetch_add(1, Relaxed);
             slot.scanned.fetch_add(count, Relaxed);
@@ -205,7 +205,7 @@ impl Engine for MeteredEngine {
         let lsn = result?;
         if !batch.is_empty() {
             let of_batch = |request| Request { tag: batch.tag, ..request };
-            self.tap.note(&began, |tap, request| tap.batch(of_batch(request), batch, lsn));
+            self.tap.note(began, |tap, request| tap.batch(of_batch(request), batch, lsn));
         }
         let tag = &self.tags[usize::from(batch.tag) % TAGS];
         let (mut puts, mut deletes) = (0, 0);
@@ -237,18 +237,15 @@ impl Engine for MeteredEngine {
         self.engine.lsn()
     }
     fn sync_to(&self, lsn: Lsn, done: Done) {
-        let mut number = None;
-        let began = self.tap.begin();
-        self.tap.note(&began, |tap, request| number = Some(tap.sync(request)));
-        match (number, began) {
-            (Some(number), Some(Tapped { tap, .. })) => {
+        match self.tap.note_sync() {
+            Some((tap, number)) => {
                 let done = Box::new(move |result| {
                     tap.synced(number);
                     done(result);
                 });
                 self.engine.sync_to(lsn, done);
             }
-            _ => self.engine.sync_to(lsn, done),
+            None => self.engine.sync_to(lsn, done),
         }
     }
     fn promise(&self) -> Promise {

@@ -4,7 +4,7 @@
 
 use std::cell::Cell;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use parking_lot::RwLock;
 
@@ -52,7 +52,9 @@ pub trait Tap: Send + Sync {
 /// The place for a tap.
 #[derive(Default)]
 pub struct TapSlot {
-    is_taken: AtomicBool,
+    /// Counts the taps that were put in; 0 while there is none.
+    current: AtomicU64,
+    taps: AtomicU64,
     tap: RwLock<Option<Arc<dyn Tap>>>,
 }
 
@@ -60,34 +62,47 @@ impl TapSlot {
     /// Puts a tap in, or takes it out. When this returns, whoever was there before sees nothing more.
     pub fn set(&self, tap: Option<Arc<dyn Tap>>) {
         let mut slot = self.tap.write();
-        self.is_taken.store(tap.is_some(), Relaxed);
+        let number = if tap.is_some() { self.taps.fetch_add(1, Relaxed) + 1 } else { 0 };
+        self.current.store(number, Relaxed);
         *slot = tap;
     }
 
     /// Begins a request; `None` without a tap.
-    pub(super) fn begin(&self) -> Option<Tapped> {
-        if !self.is_taken.load(Relaxed) {
-            return None;
+    pub(super) fn begin(&self) -> Option<Began> {
+        match self.current.load(Relaxed) {
+            0 => None,
+            number => Some(Began { number, start_ns: self.tap.read().as_ref()?.now_ns() }),
         }
-        let tap = self.tap.read().clone()?;
-        let start_ns = tap.now_ns();
-        Some(Tapped { tap, start_ns })
     }
 
     /// Has the tap note a request that `began` before it, unless it is there no more.
-    pub(super) fn note(&self, began: &Option<Tapped>, tell: impl FnOnce(&dyn Tap, Request)) {
-        let Some(Tapped { tap, start_ns }) = began else { return };
+    pub(super) fn note(&self, began: Option<Began>, tell: impl FnOnce(&dyn Tap, Request)) {
+        let Some(Began { number, start_ns }) = began else { return };
         // Held while it notes, so that nothing is noted once it was taken out.
         let slot = self.tap.read();
-        if slot.as_ref().is_some_and(|there| Arc::ptr_eq(there, tap)) {
-            let duration_ns = tap.now_ns().saturating_sub(*start_ns);
-            tell(&**tap, Request { tag: ASKING.get(), start_ns: *start_ns, duration_ns });
+        if let Some(tap) = slot.as_ref()
+            && self.current.load(Relaxed) == number
+        {
+            let duration_ns = tap.now_ns().saturating_sub(start_ns);
+            tell(&**tap, Request { tag: ASKING.get(), start_ns, duration_ns });
         }
+    }
+
+    /// Has the tap note that a sync begins; the tap and its number for the end of it.
+    pub(super) fn note_sync(&self) -> Option<(Arc<dyn Tap>, u64)> {
+        let mut number = None;
+        let began = self.begin()?;
+        self.note(Some(began), |tap, request| number = Some(tap.sync(request)));
+        let tap = self.tap.read().clone()?;
+        // Another one may be there by now, which does not know the number.
+        (self.current.load(Relaxed) == began.number).then_some((tap, number?))
     }
 }
 
 /// A request that has begun while a tap was there.
-pub(super) struct Tapped {
-    pub tap: Arc<dyn Tap>,
+#[derive(Clone, Copy)]
+pub(super) struct Began {
+    /// The tap's.
+    number: u64,
     start_ns: u64,
 }
