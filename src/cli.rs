@@ -162,6 +162,9 @@ enum Verb {
     /// Make a second store of what a mounted one holds, while it is used; both go their own ways from there
     #[command(after_help = fork::HELP)]
     Fork(fork::ForkArgs),
+    /// Do what was recorded again, on other engines and options: what would this work cost there?
+    #[command(after_help = crate::compare::replay::HELP)]
+    Replay(crate::compare::replay::ReplayArguments),
     /// Verify every checksum and every invariant of a store that is not mounted; writes nothing unless told to repair
     #[command(after_help = check::HELP)]
     Check(check::CheckArgs),
@@ -305,11 +308,15 @@ fn run(verb: Verb) -> Result<(), Failure> {
         Verb::Check(arguments) => check::run(&arguments),
         Verb::Advise(arguments) => advise::run(&arguments),
         Verb::Engines { json } => print(engines::list(json).as_bytes()),
-        Verb::Compare(arguments) => crate::compare::main(&arguments).map_err(|error| {
-            let is_usage = matches!(error, crate::compare::Error::Usage(_));
-            Failure::new(if is_usage { code::USAGE } else { code::SYSTEM }, error.to_string())
-        }),
+        Verb::Compare(arguments) => crate::compare::main(&arguments).map_err(|error| compared(&error)),
+        Verb::Replay(arguments) => crate::compare::replay::main(&arguments, crate::fs::keys::classify)
+            .map_err(|error| compared(&error)),
     }
+}
+
+fn compared(error: &crate::compare::Error) -> Failure {
+    let is_usage = matches!(error, crate::compare::Error::Usage(_));
+    Failure::new(if is_usage { code::USAGE } else { code::SYSTEM }, error.to_string())
 }
 
 fn absolute(path: &Path) -> Result<PathBuf, Failure> {

@@ -21,6 +21,7 @@
 //! | `mount/numbers.rs` | handles that outlive what the kernel remembers |
 //! | `mount/direct.rs` | asynchronous direct writes beside buffered reads |
 //! | `mount/overlay.rs` | a build over a mount as the upper layer of an overlay |
+//! | `mount/replay.rs` | a recording done again on the engine that was recorded and on others |
 //! | `mount/rights.rs` | who may enter, read, write and command |
 //! | `mount/disks.rs` | what ext2, ext4 and XFS below do with requests for space; full disks, limits on file sizes |
 //! | `mount/stalls.rs` | large deletes, open-unlinked files, a stalled writer |
@@ -68,6 +69,8 @@ mod programs;
 mod recordings;
 #[path = "mount/repair.rs"]
 mod repair;
+#[path = "mount/replay.rs"]
+mod replay;
 #[path = "mount/rights.rs"]
 mod rights;
 #[path = "mount/stalls.rs"]

@@ -19,11 +19,11 @@ pub struct Handle {
 }
 
 impl Handle {
-    /// Starts this program again for the contender `name`, in the directory `dir`, with `arguments` of its own.
-    pub fn start(name: &str, dir: &Path, arguments: &[String]) -> Result<Handle, Error> {
+    /// Starts this program again for the contender `name`: its command `verb`, in the directory `dir`, with `arguments` of its own.
+    pub fn start(name: &str, verb: &str, dir: &Path, arguments: &[String]) -> Result<Handle, Error> {
         let failed = |error| Error::io(format!("measuring {name}"), error);
         let mut command = Command::new(std::env::current_exe().map_err(failed)?);
-        command.args(["compare", "--child", "--dir"]).arg(dir).args(arguments);
+        command.args([verb, "--child", "--dir"]).arg(dir).args(arguments);
         let mut process = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().map_err(failed)?;
         let (input, output) = (process.stdin.take(), process.stdout.take());
         let output = output.ok_or_else(|| Error::Failed(format!("measuring {name}: it has no output")))?;

@@ -8,8 +8,9 @@
 //!   engine says of itself ([`inside`]), time, memory, space. [`values`]: what is written.
 //! - Each contender is measured in a process of its own ([`child`]), so that its memory and the kernel's counts are its own.
 //!
-//! Two kinds of work are made of stretches. The [`matrix`] counts the bytes of puts at many points, on a clock of its own, the same on every
-//! machine, and names the crossover. The [`workloads`] are timed, as on a mount: fills, reads, cold reads, seeks, syncs, deletes.
+//! Three kinds of work are made of stretches. The [`matrix`] counts the bytes of puts at many points, on a clock of its own, the same on every
+//! machine, and names the crossover. The [`workloads`] are timed, as on a mount: fills, reads, cold reads, seeks, syncs, deletes. A [`replay`] does what
+//! was recorded on a mount.
 
 pub mod arguments;
 mod child;
@@ -19,6 +20,7 @@ pub mod inside;
 mod kernel;
 pub mod matrix;
 pub mod progress;
+pub mod replay;
 mod results;
 pub mod stretch;
 pub mod subject;

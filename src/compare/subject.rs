@@ -157,6 +157,8 @@ pub struct Subject {
     media: Option<Arc<Media>>,
     /// The simulated clock; `None` if it is live.
     clock: Option<Arc<ManualClock>>,
+    /// The time that a batch takes on it.
+    tick: Duration,
     waited_nanos: AtomicU64,
     memory_before_bytes: u64,
 }
@@ -200,7 +202,24 @@ impl Subject {
             }
         };
         let (signal, waited_nanos) = (engine.wake_signal(), AtomicU64::new(0));
-        Ok(Subject { worker, engine, signal, place, door, media, clock, waited_nanos, memory_before_bytes })
+        let tick = TICK;
+        Ok(Subject {
+            worker,
+            engine,
+            signal,
+            place,
+            door,
+            media,
+            clock,
+            tick,
+            waited_nanos,
+            memory_before_bytes,
+        })
+    }
+
+    /// The same, on whose simulated clock no time passes but by [`Subject::pass_to`].
+    pub fn without_ticks(self) -> Subject {
+        Subject { tick: Duration::ZERO, ..self }
     }
 
     /// The engine's promises.
@@ -226,7 +245,7 @@ impl Subject {
             let seen = self.signal.seen(WorkClass::Room);
             match (self.engine.apply(batch, Tier::Disk), &self.clock) {
                 (Ok(lsn), Some(clock)) => {
-                    clock.advance(TICK);
+                    clock.advance(self.tick);
                     self.work()?;
                     return Ok(lsn);
                 }
@@ -273,6 +292,40 @@ impl Subject {
             ControlFlow::Break(())
         });
         scanned.map(|()| (entries, bytes, last)).map_err(|error| Error::engine("a scan", error))
+    }
+
+    /// Visits up to `count` entries of a range; how many there were.
+    pub fn visit(&self, range: KeyRange<'_>, count: u64) -> Result<u64, Error> {
+        let mut entries = 0;
+        let scanned = self.engine.scan(range, Tier::Disk, &mut |_, _| {
+            entries += 1;
+            if entries < count { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        });
+        scanned.map(|()| entries).map_err(|error| Error::engine("a scan", error))
+    }
+
+    /// Has `done` called once everything that was applied so far is durable: from a thread of the engine's, or, at the simulated pace, before
+    /// this returns.
+    pub fn begin_sync(&self, done: Done) -> Result<(), Error> {
+        self.engine.sync_to(self.engine.lsn(), done);
+        if self.is_simulated() { self.work() } else { Ok(()) }
+    }
+
+    /// What the simulated clock says; zero at the live pace.
+    pub fn elapsed(&self) -> Duration {
+        self.clock.as_ref().map_or(Duration::ZERO, |clock| clock.elapsed())
+    }
+
+    /// Lets the simulated clock say at least `elapsed`, and does the work whose time has come; nothing at the live pace.
+    pub fn pass_to(&self, elapsed: Duration) -> Result<(), Error> {
+        let Some(clock) = &self.clock else { return Ok(()) };
+        match elapsed.checked_sub(clock.elapsed()) {
+            None | Some(Duration::ZERO) => Ok(()),
+            Some(time) => {
+                clock.advance(time);
+                self.work()
+            }
+        }
     }
 
     /// Waits until everything up to `lsn` is durable.

@@ -27,7 +27,8 @@ impl Values {
         while pool.len() < pool_bytes {
             pool.extend_from_slice(&random.bits().to_le_bytes());
         }
-        let kept = PIECE_BYTES - PIECE_BYTES * repeat_percent.min(100) as usize / 100;
+        // What is to repeat must be there once.
+        let kept = (PIECE_BYTES - PIECE_BYTES * repeat_percent.min(100) as usize / 100).max(1);
         for piece in pool.chunks_mut(PIECE_BYTES) {
             (kept..piece.len()).for_each(|at| piece[at] = at.checked_sub(kept).map_or(0, |from| piece[from]));
         }
@@ -40,6 +41,19 @@ impl Values {
         let mut value = self.pool[start..start + self.bytes].to_vec();
         let mark = self.bytes.min(MARK_BYTES);
         value[..mark].copy_from_slice(&index.to_le_bytes()[..mark]);
+        value
+    }
+
+    /// Bytes of any length, told apart by `number`.
+    pub fn cut(&self, bytes: u64, number: u64) -> Vec<u8> {
+        let mut left = bytes as usize;
+        let mut value = Vec::with_capacity(left);
+        while left > 0 {
+            let piece = left.min(self.pool.len() / 2);
+            let start = mix(number ^ (left as u64).rotate_left(40)) as usize % (self.pool.len() - piece);
+            value.extend_from_slice(&self.pool[start..start + piece]);
+            left -= piece;
+        }
         value
     }
 
@@ -77,5 +91,6 @@ mod tests {
         assert!(smaller_percent(0) >= 95);
         assert!((45..70).contains(&smaller_percent(50)), "{}", smaller_percent(50));
         assert!((20..45).contains(&smaller_percent(80)), "{}", smaller_percent(80));
+        assert!(smaller_percent(100) < 20, "{}", smaller_percent(100));
     }
 }

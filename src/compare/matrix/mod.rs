@@ -97,7 +97,7 @@ fn measure_in_child(
     work: &Work,
 ) -> Result<Row, Error> {
     let arguments = plan.arguments_of(contender, &work.point);
-    let mut child = Handle::start(&contender.name, results.path(), &arguments)?;
+    let mut child = Handle::start(&contender.name, "compare", results.path(), &arguments)?;
     let rows = child.run(CELL)?;
     child.finish()?;
     let row = rows.first().filter(|_| rows.len() == 1).and_then(|line| Row::from_csv(line));

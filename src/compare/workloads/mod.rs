@@ -66,7 +66,7 @@ pub fn be_child(arguments: &Arguments) -> Result<(), Error> {
 /// Runs every workload on every contender in turns. One that fails is reported and left out from there on; if none is left, that is an error.
 fn run_size(plan: &Plan, size: &Size, results: &Results, rows: &mut Vec<Row>) -> Result<(), Error> {
     let start = |contender: &Contender| {
-        Handle::start(&contender.name, results.path(), &plan.arguments_of(contender, size))
+        Handle::start(&contender.name, "compare", results.path(), &plan.arguments_of(contender, size))
     };
     let mut children = plan.contenders.iter().map(start).collect::<Result<Vec<Handle>, Error>>()?;
     print(&format!("{}\n", report::heading(size, plan.memory_bytes)))?;
