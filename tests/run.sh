@@ -247,6 +247,7 @@ other_mount() {
         KVFS_TEST_ENGINE=$1 limited cargo test --no-fail-fast --test mount -- --ignored --exact \
             calls::random_calls::other kill::kill_under_writers::other programs::git_clone::other programs::sqlite::other \
             forks::a_live_store_is_forked_and_both_go_their_own_ways::other \
+            replay::a_recording_of_it_is_done_again_on_it_and_on_ours::other \
             others::{a_full_disk,a_read_only_disk,a_read_only_mount,a_stall,the_name_of_a_log}::other || code=1
         KVFS_TEST_ENGINE=$1 KVFS_TEST_OPTIONS=witness=on limited cargo test --no-fail-fast --test mount -- --ignored \
             below:: programs::git_clone::other kill::kill_under_writers::other || code=1

@@ -321,6 +321,25 @@ fn what_is_counted_of_forks_is_what_they_say() {
     }
 }
 
+/// What a program was told is written may still be in the kernel: the command has it sent first.
+#[test]
+fn what_the_kernel_keeps_is_in_a_fork() {
+    if !able(&[]) {
+        return;
+    }
+    let mount = Mount::new(Engine::Lsm, "writeback_cache=on");
+    let file = fs::File::create_new(mount.mnt().join("open")).unwrap();
+    let content = vec![9; 300_000];
+    file.write_all_at(&content, 0).unwrap();
+    let second = Mount::place(Engine::Lsm, "");
+    forked(&mount, &second.store());
+    second.start();
+    assert!(fs::read(second.mnt().join("open")).unwrap() == content);
+    drop(file);
+    second.stop_clean();
+    mount.stop_clean();
+}
+
 /// A mount that ends does not wait for what is copied key by key.
 #[test]
 fn an_unmount_ends_a_copy() {

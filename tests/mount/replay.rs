@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::host::{Engine, Mount, able, both_engines};
+use crate::host::{Engine, Mount, able, both_engines, other_engine};
 
 both_engines!(a_replay_on_the_engine_that_was_recorded_writes_as_much);
+other_engine!(a_recording_of_it_is_done_again_on_it_and_on_ours);
 
 const FILE_BYTES: u64 = 12 << 20;
 const BLOCK_BYTES: u64 = 4096;
@@ -159,5 +160,24 @@ fn an_image_is_loaded_and_what_is_no_recording_is_refused() {
         let text = String::from_utf8_lossy(&output.stderr);
         assert!(!output.status.success() && text.contains(part), "{words:?}: {output:?}");
     }
+    mount.stop_clean();
+}
+
+/// What was recorded on an engine of others is done again on it and on ours, counted by the kernel and at the door.
+fn a_recording_of_it_is_done_again_on_it_and_on_ours(engine: Engine) {
+    if !able(&[]) {
+        return;
+    }
+    let (mount, file) = record(engine);
+    let report = replay(&mount, &file, &["--engine", engine.name(), "--engine", "lsm"]);
+    let [own, ours] = &report["engines"].as_array().unwrap()[..] else { panic!("{report:#}") };
+    assert_eq!((&own["counted_by"], &ours["counted_by"]), (&"kernel".into(), &"door".into()), "{report:#}");
+    assert_eq!(own["kv_write_bytes"], ours["kv_write_bytes"]);
+    for engine in [own, ours] {
+        assert!(engine["write_amplification"].as_f64().unwrap() > 0.5, "{engine:#}");
+        assert!(engine["latency"]["sync"]["count"].as_u64().unwrap() > 20, "{engine:#}");
+    }
+    // The kernel has no count of syncs.
+    assert!(own["disk_syncs"].is_null() && ours["disk_syncs"].as_u64() > Some(20), "{report:#}");
     mount.stop_clean();
 }
