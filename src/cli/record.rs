@@ -208,7 +208,7 @@ An iolog of fio is done again on a filesystem of ours in memory, and what that a
 files before is not in an iolog: see --layout.
 
 A trace of RocksDB has requests of an engine already. It does not say what was in the database before, how long a request took, how far an iterator went behind its seek, and
-what was synced. Its keys are in the recording as they are; values are lengths.
+what was synced. Its keys are in the recording as they are; values are lengths. db_bench leaves the trace of its last benchmark alone: give it one a call.
 
   fio --name=a --size=64M --rw=randwrite --bs=4k --write_iolog=a.log
   kvfs import fio a.log a.rec
