@@ -5,19 +5,24 @@ set -euo pipefail
 usage() {
     cat <<TEXT
 usage: fio-jobs/recordings.sh make DIR [WORK...]
+       fio-jobs/recordings.sh compare DIR [WORK...]
        fio-jobs/recordings.sh overhead DIR
 
 make      has real programs work on a new store of engine=lsm each, with record=DIR/WORK.rec, and shows what is in the recordings. WORK is zipf (fio,
           overwrites and reads of 4 KiB blocks), sqlite (transactions in both journal modes), git (commits, gc, clone), rsync (a tree, then
           a changed tree), cargo (a build without dependencies), pgbench. All data is generated; all of it is there again with the same seed.
+compare   asks 'kvfs advise' and 'kvfs replay' about the same designs for each recording in DIR, and prints by how much they differ and whether they put the
+          designs in the same order.
 overhead  has fio write and read 4 KiB blocks, and make small files, on one mount, in turns with and without a recording, with one thread and
           with four; prints the ratios of the rates and of the processor time a call. Nothing else should run meanwhile.
 
-Needs root and /dev/fuse.
+All but compare need root and /dev/fuse.
 
 environment:
   KVFS     the program   (target/release/kvfs of this tree)
   OPTIONS  of the mounts of make   (memory=8M, so that merges happen)
+  DESIGNS  of compare, separated by blanks   (leveled, tiered and eager LSM-trees; B-trees by page size, cow and doublewrite)
+  PACE     of the replays of compare   (closed)
   SECONDS_EACH  of a turn of overhead   (3)
   ROUNDS   turns with and turns without   (7)
 TEXT
@@ -28,7 +33,7 @@ case "${1:-}" in
     usage
     exit 0
     ;;
-make | overhead) ;;
+make | compare | overhead) ;;
 *)
     usage >&2
     exit 2
@@ -38,9 +43,13 @@ esac
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source=mount-scripts/packages.sh
 . "$here/../mount-scripts/packages.sh"
+need python3=python3
+if [ "$1" = compare ]; then
+    exec python3 "$here/recordings/$1.py" "${@:2}"
+fi
 [ "$(id -u)" = 0 ] || { echo "recordings.sh: needs root" >&2; exit 2; }
 need_fuse
-need python3=python3 fio=fio
+need fio=fio
 if [ "$1" = make ]; then
     need rsync=rsync git=git
 fi
