@@ -95,7 +95,7 @@ first line of the table is what the store that was recorded counted itself.
 Examples:
   kvfs record /mnt/kv on /var/tmp/work.rec; …; kvfs record /mnt/kv off
   kvfs replay /var/tmp/work.rec                                     the same engine and options again
-  kvfs replay /var/tmp/work.rec --engine lsm,policy=tiered --engine btree --engine btree,page_size=16K
+  kvfs replay /var/tmp/work.rec --engine lsm,policy=tiered --engine btree --engine btree,page_size=4K
   kvfs replay /var/tmp/work.rec --engine lsm --pace recorded --speed 10
   kvfs replay /var/tmp/store.image --engine lsm --engine btree      load alone: what that costs, and how large it gets
 

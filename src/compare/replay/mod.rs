@@ -1,7 +1,7 @@
 //! A recording done again on other engines and options, without a mount and without the programs that did it (`kvfs replay`).
 //!
-//! [`arguments`] says which designs, [`play`] does it: what [`script`] makes of the recording, with values of [`content`], kept in step by
-//! [`flow`]. [`outcome`] is what comes of it. Each design has a process of its own ([`super::child`]), and one after the other all begin in the
+//! [`arguments`] says which designs, [`mod@play`] does it: what [`script`] makes of the recording, with values of [`content`], kept in step by
+//! [`flow`]. [`mod@outcome`] is what comes of it. Each design has a process of its own ([`super::child`]), and one after the other all begin in the
 //! same directory, with nothing in it.
 //!
 //! # What is equal, and what is not
