@@ -24,6 +24,8 @@ metrics! {
         /// Bytes that were written to their files, the one included that is being made; of an engine with a directory of its own the keys and values that were
         /// copied. They are no part of what this store writes.
         counter written_bytes: u64 [Bytes];
+        /// Time for which writers of an engine without snapshots waited so that a copy could catch up with them; no stall of the engine has it.
+        counter held: Duration [Milliseconds, key "held_ms"];
     }
 }
 

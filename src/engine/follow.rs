@@ -16,6 +16,8 @@
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
@@ -25,6 +27,7 @@ use super::{
     Background, Batch, Done, Engine, Error, Inspect, KeyRange, Kind, Lsn, Operation, Promise, Result,
     Snapshot, Tier, Visit,
 };
+use crate::base::clock::Clock;
 
 /// Bytes of batches that are kept before writers wait.
 const MISSED_BYTES_MAX: u64 = 32 << 20;
@@ -45,12 +48,28 @@ pub struct Followed {
     engine: Arc<dyn Engine>,
     /// What the copy that is made now has missed; `None` while none is made.
     missed: RwLock<Option<Mutex<Missed>>>,
+    clock: Arc<dyn Clock>,
+    held_nanos: AtomicU64,
 }
 
 impl Followed {
     /// `engine`, whose batches all pass here from now on.
-    pub fn new(engine: Arc<dyn Engine>) -> Arc<Followed> {
-        Arc::new(Followed { engine, missed: RwLock::default() })
+    pub fn new(engine: Arc<dyn Engine>, clock: Arc<dyn Clock>) -> Arc<Followed> {
+        Arc::new(Followed { engine, missed: RwLock::default(), clock, held_nanos: AtomicU64::new(0) })
+    }
+
+    /// Time for which writers had to wait so that copies could catch up.
+    pub fn held(&self) -> Duration {
+        Duration::from_nanos(self.held_nanos.load(Relaxed))
+    }
+
+    /// Counts the time of `work`, while which writers wait.
+    fn while_held<T>(&self, work: impl FnOnce() -> T) -> T {
+        let since = self.clock.elapsed();
+        let done = work();
+        let time = self.clock.elapsed().saturating_sub(since);
+        self.held_nanos.fetch_add(time.as_nanos() as u64, Relaxed);
+        done
     }
 
     /// Makes `into`, which is empty, hold what the engine holds at one moment before this returns: the LSN of that moment. `into` is not
@@ -96,11 +115,12 @@ impl Followed {
     fn catch_up(&self, into: &dyn Engine, end: Option<&[u8]>) -> Result<()> {
         let held = self.missed.write();
         let missed = held.as_ref().map(|missed| std::mem::take(&mut *missed.lock())).unwrap_or_default();
-        // Where writers are too fast, they wait here.
-        let held = (missed.bytes > MISSED_BYTES_MAX).then_some(held);
-        let done = redo(into, missed, end);
+        if missed.bytes > MISSED_BYTES_MAX {
+            // Writers are too fast: they wait here.
+            return self.while_held(|| redo(into, missed, end));
+        }
         drop(held);
-        done
+        redo(into, missed, end)
     }
 
     /// Does the rest again, the last of it while no batch is under way.
@@ -113,7 +133,7 @@ impl Followed {
         }
         let mut held = self.missed.write();
         let missed = held.take().map(Mutex::into_inner).unwrap_or_default();
-        redo(into, missed, None)?;
+        self.while_held(|| redo(into, missed, None))?;
         Ok(self.engine.lsn())
     }
 }
@@ -190,6 +210,7 @@ impl Engine for Followed {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::clock::SystemClock;
     use crate::base::prng::Prng;
     use crate::engine::MemEngine;
 
@@ -203,7 +224,7 @@ mod tests {
     #[test]
     fn a_copy_shows_one_moment_whatever_is_written_meanwhile() {
         const KEYS: u64 = 20_000;
-        let engine = Followed::new(Arc::new(MemEngine::new()));
+        let engine = Followed::new(Arc::new(MemEngine::new()), Arc::new(SystemClock::new()));
         for key in 0..KEYS {
             engine.apply(&put(key, 0), Tier::Disk).unwrap();
         }
@@ -241,7 +262,7 @@ mod tests {
             assert!(pieces > 5, "{pieces}");
             at.unwrap()
         });
-        assert!(at <= engine.lsn());
+        assert!(at <= engine.lsn() && engine.held() > Duration::ZERO);
         for key in 0..KEYS / 2 {
             let [one, other] =
                 [key, key + KEYS / 2].map(|key| copy.get(&key.to_be_bytes(), Tier::Disk).unwrap());
@@ -261,7 +282,7 @@ mod tests {
 
     #[test]
     fn a_copy_that_is_ended_keeps_nothing() {
-        let engine = Followed::new(Arc::new(MemEngine::new()));
+        let engine = Followed::new(Arc::new(MemEngine::new()), Arc::new(SystemClock::new()));
         (0..4000).for_each(|key| assert!(engine.apply(&put(key, 1), Tier::Disk).is_ok()));
         let stop = &mut |_| Err(Error::Invalid("enough".to_string()));
         assert!(engine.copy_into(&MemEngine::new(), stop).is_err());

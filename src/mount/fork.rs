@@ -18,6 +18,7 @@
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
@@ -327,6 +328,7 @@ impl Forking for Forker {
             shared_bytes: self.shared_bytes.load(Relaxed),
             written_bytes: self.written_bytes.load(Relaxed)
                 + running.as_ref().map_or(0, Running::written_bytes),
+            held: self.followed.as_ref().map_or(Duration::ZERO, |followed| followed.held()),
         }
     }
 

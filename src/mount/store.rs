@@ -170,7 +170,8 @@ impl Below {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
         let engine = open_engine(&os, disk, clock.clone(), engine_options)
             .map_err(|error| store_error(&show, error, &*latch))?;
-        let followed = (!engine.kind().has_snapshots && !is_view).then(|| Followed::new(engine.clone()));
+        let followed =
+            (!engine.kind().has_snapshots && !is_view).then(|| Followed::new(engine.clone(), clock.clone()));
         let engine = followed.clone().map_or(engine, |followed| followed as Arc<dyn Engine>);
         let engine = MeteredEngine::new(engine, keys::classify);
         let fs = open_fs(&engine, &clock, &latch, &description, &settings)

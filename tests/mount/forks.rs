@@ -351,7 +351,10 @@ fn an_unmount_ends_a_copy() {
     let into = mount.host().join("new");
     // The line alone, so that no command keeps the mount in use.
     fs::write(mount.mnt().join(".stats"), format!("fork {}\n", into.display())).unwrap();
-    assert!(until(Duration::from_secs(20), || into.join("STORE.fork").exists()));
+    let forks = |name: &str| mount.json()["forks"][name].as_u64().unwrap();
+    // Its bytes grow while it is made.
+    assert!(until(Duration::from_secs(20), || forks("running") == 1 && forks("written_bytes") > 0));
+    assert!(into.join("STORE.fork").exists());
     mount.stop();
     assert!(!into.exists(), "what was begun is taken away");
     assert_eq!(mount.check(), 0);

@@ -78,7 +78,14 @@ fn sample(shape: Shape, disk: DiskCounters) -> Sample {
         calls: EngineCalls { scans: 3, deferred_inode_puts_absorbed: 21 },
         disk,
         open_files: OpenFiles { open: 7, open_max: 896, reopened: 2 },
-        forks: Forks { made: 2, failed: 1, running: 1, shared_bytes: 96 << 10, written_bytes: 71_000 },
+        forks: Forks {
+            made: 2,
+            failed: 1,
+            running: 1,
+            shared_bytes: 96 << 10,
+            written_bytes: 71_000,
+            held: Duration::from_millis(12),
+        },
         below_engine: None,
         process: Some(ProcessIo {
             asked_read_bytes: 300_000,
