@@ -24,7 +24,7 @@ environment:
   KVFS     the program   (target/release/kvfs of this tree)
   OPTIONS  of the mounts of make   (memory=8M, so that merges happen)
   DESIGNS  of compare, separated by blanks   (leveled, tiered and eager LSM-trees; B-trees by page size, cow and doublewrite)
-  PACE     of the replays of compare   (closed)
+  PACE     of the replays of compare   (skip-idle)
   SECONDS_EACH  of a turn of overhead   (3)
   ROUNDS   turns with and turns without   (7)
 TEXT

@@ -15,7 +15,8 @@ DESIGNS = os.environ.get(
     "lsm,policy=leveled lsm,policy=leveled,level_multiplier=4 lsm,policy=tiered lsm,policy=tiered,tier_merge_min=8 lsm,policy=eager "
     "btree btree,page_size=16K btree,pages=cow btree,torn=doublewrite",
 ).split()
-PACE = os.environ.get("PACE", "closed")
+SAME = os.environ.get("SAME", "").split()
+PACE = os.environ.get("PACE", "skip-idle")
 
 
 def ask(*words):
@@ -47,11 +48,12 @@ def main():
     lines, taus, off = [], [], []
     for name in names:
         recording = place / f"{name}.rec"
-        said, said_seconds = ask("advise", recording, *engines)
-        # In the order in which they were asked for.
-        by_text = {}
-        for design in said["designs"]:
-            by_text.setdefault(design["asked"], design)
+        by_text, said_seconds = {}, 0
+        for text in DESIGNS:
+            said, took = ask("advise", recording, "--engine", text, *SAME)
+            said_seconds += took
+            designs = said["designs"]
+            by_text[text] = next((design for design in designs if not design["is_recorded"]), designs[0])
         real, real_seconds = ask("replay", recording, *engines, "--pace", PACE, "--dir", place / "replay.tmp")
         recorded = real["recorded"]
         print(f"\n{name}: recorded in {recorded['seconds']:.1f} s on {recorded['engine']}, write amplification {recorded['write_amplification']:.2f}; "

@@ -391,6 +391,11 @@ impl Subject {
         Ok(())
     }
 
+    /// Whether work is left in the background, as far as the engine says.
+    pub fn owes(&self) -> bool {
+        owed(&self.engine.shape()).is_some()
+    }
+
     /// Bytes that the engine has read and written: at our door, or where it has none, of the device.
     fn passed_bytes(&self) -> Result<u64, Error> {
         if let Some(door) = &self.door {

@@ -77,10 +77,12 @@ fn a_replay_on_the_engine_that_was_recorded_writes_as_much(engine: Engine) {
     if !able(&[]) {
         return;
     }
-    let (mount, file) = record(engine);
     let number =
         |value: &Value, name: &str| value[name].as_f64().unwrap_or_else(|| panic!("{name} in {value:#}"));
-    for pace in ["simulated", "recorded"] {
+    // A machine that is busy with something else may be late when it records, or when it replays; not each time.
+    let (mut mount, mut file) = record(engine);
+    let mut tries = 1;
+    while let Some(pace) = ["skip-idle", "simulated", "recorded"].into_iter().find(|pace| {
         let report = replay(&mount, &file, &["--pace", pace]);
         let (recorded, again) = (&report["recorded"], &report["engines"][0]);
         assert_eq!(
@@ -93,9 +95,14 @@ fn a_replay_on_the_engine_that_was_recorded_writes_as_much(engine: Engine) {
         assert!((asked - 1.0).abs() < 0.01, "{pace}: {report:#}");
         let written = number(again, "write_amplification") / number(recorded, "write_amplification");
         println!("{pace}: {written}");
-        assert!((written - 1.0).abs() < 0.05, "{pace}: {written}: {report:#}");
         assert!(number(again, "space_amplification") >= 1.0 && number(again, "seconds") > 0.0, "{report:#}");
-        assert_eq!(again["latency"].is_null(), pace == "simulated");
+        assert_eq!(again["latency"].is_null(), *pace == "simulated");
+        (written - 1.0).abs() >= 0.05
+    }) {
+        assert!(tries < 3, "at the pace {pace} it is 5 % off each time, whichever other one was not");
+        tries += 1;
+        mount.stop_clean();
+        (mount, file) = record(engine);
     }
     // Bytes of a simulated clock are those of any other run.
     let bytes = |report: Value| report["engines"][0]["disk_write_bytes"].as_u64().unwrap();

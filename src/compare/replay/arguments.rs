@@ -11,6 +11,9 @@ use crate::recording::Head;
 /// When an operation begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Pace {
+    /// At its time in the recording, but time in which the engine would have had nothing left to do is not waited for: as fast as can be
+    /// without taking from merges and checkpoints the time that they had
+    SkipIdle,
     /// As soon as the one before it on its thread has ended
     Closed,
     /// At its time in the recording, or late where its thread is behind
@@ -26,6 +29,7 @@ impl Pace {
     /// Its word on the command line.
     pub fn name(self) -> &'static str {
         match self {
+            Pace::SkipIdle => "skip-idle",
             Pace::Closed => "closed",
             Pace::Recorded => "recorded",
             Pace::InFlight => "in-flight",
@@ -36,6 +40,9 @@ impl Pace {
     /// The pace in a few words.
     pub fn sentence(self, speed: f64) -> String {
         match self {
+            Pace::SkipIdle => {
+                "at the recorded clock without the time in which nothing was left to do".to_string()
+            }
             Pace::Closed => "in a closed loop: each thread as fast as it goes".to_string(),
             Pace::Recorded if speed == 1.0 => "at the recorded clock".to_string(),
             Pace::Recorded => format!("at the recorded clock, {speed} times as fast"),
@@ -57,7 +64,7 @@ pub struct ReplayArguments {
     #[arg(long = "engine", value_name = "ENGINE[,OPTION=VALUE]…")]
     pub engines: Vec<String>,
     /// When an operation begins
-    #[arg(long, value_enum, default_value = "closed")]
+    #[arg(long, value_enum, default_value = "skip-idle")]
     pub pace: Pace,
     /// How many times as fast as the recorded clock
     #[arg(long, value_name = "N", default_value_t = 1.0)]

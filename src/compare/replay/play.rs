@@ -28,6 +28,8 @@ const QUEUE: usize = 256;
 const THREADS_MAX: u32 = 128;
 /// Bytes of a batch of the image.
 const LOAD_BYTES: u64 = 1 << 20;
+/// How far ahead of the recorded clock an operation may begin before anybody looks whether work is left.
+const AHEAD: Duration = Duration::from_micros(500);
 /// Operations after which the progress is shown.
 const SHOW: u64 = 4096;
 
@@ -104,6 +106,8 @@ struct Stage<'a> {
     /// Those of syncs are counted where they end.
     synced: Arc<Mutex<Latencies>>,
     late_max_nanos: AtomicU64,
+    /// Operations that threads have been given, and have not ended yet.
+    given: AtomicU64,
     error: Arc<Mutex<Option<Error>>>,
 }
 
@@ -126,6 +130,7 @@ pub fn play(
         latencies: Mutex::default(),
         synced: Arc::default(),
         late_max_nanos: AtomicU64::new(0),
+        given: AtomicU64::new(0),
         error: Arc::default(),
     };
     let mut script = Script::default();
@@ -134,6 +139,7 @@ pub fn play(
         let total = recording.meters().and_then(|meters| meters.events).unwrap_or(0);
         let progress = Progress::new(total as usize);
         let mut operations = 0;
+        let mut skipped = Duration::ZERO;
         let stage = &stage;
         let fed =
             script.run(recording.events().map_err(failed)?.map(|event| event.map_err(failed)), &mut |cue| {
@@ -150,6 +156,10 @@ pub fn play(
                     scope.spawn(move || stage.work(receiver));
                     sender
                 });
+                if stage.manner.pace == Pace::SkipIdle {
+                    stage.await_work(Duration::from_nanos(cue.start_ns), &mut skipped);
+                }
+                stage.given.fetch_add(1, Relaxed);
                 // Who has failed takes nothing more.
                 Ok(queue.send(cue).is_ok() && !stage.flow.has_failed())
             });
@@ -187,6 +197,7 @@ impl Stage<'_> {
                 if self.flow.has_failed() || !self.step(cue, latencies)? {
                     break;
                 }
+                self.given.fetch_sub(1, Relaxed);
             }
             Ok(())
         };
@@ -268,7 +279,8 @@ impl Stage<'_> {
     fn await_time(&self, start_ns: u64) -> Result<(), Error> {
         let start = Duration::from_nanos(start_ns);
         match self.manner.pace {
-            Pace::Closed | Pace::InFlight => {}
+            // Where idle time is skipped, who hands out operations has waited.
+            Pace::Closed | Pace::InFlight | Pace::SkipIdle => {}
             Pace::Simulated => self.subject.pass_to(self.begun_simulated + start)?,
             Pace::Recorded => {
                 let due = start.div_f64(self.manner.speed);
@@ -280,6 +292,27 @@ impl Stage<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Waits until the recorded clock, which is `skipped` ahead of ours, says `start`, or until all that was asked before is done and the engine has
+    /// nothing left to do: then that clock goes on to `start`.
+    fn await_work(&self, start: Duration, skipped: &mut Duration) {
+        loop {
+            let ahead = start.saturating_sub(self.begun.elapsed() + *skipped);
+            if ahead <= AHEAD || self.flow.has_failed() {
+                return;
+            }
+            // In this order: what is done may leave something to do.
+            if self.given.load(Relaxed) > 0 {
+                // Mostly for some microseconds.
+                std::thread::yield_now();
+            } else if self.subject.owes() {
+                std::thread::sleep(ahead.min(AHEAD));
+            } else {
+                *skipped = start.saturating_sub(self.begun.elapsed());
+                return;
+            }
+        }
     }
 }
 
