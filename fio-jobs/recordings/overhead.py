@@ -10,8 +10,9 @@ import time
 
 from mount import kvfs, mounted, stats
 
-SECONDS = int(os.environ.get("SECONDS_EACH", "3"))
-ROUNDS = int(os.environ.get("ROUNDS", "7"))
+SECONDS = int(os.environ.get("SECONDS_EACH", "1"))
+ROUNDS = int(os.environ.get("ROUNDS", "20"))
+ENGINE = os.environ.get("ENGINE", "mem")
 FILE_MEGABYTES = 64
 
 
@@ -63,7 +64,7 @@ def main():
     print(f"{'work':<8}{'threads':>8}{'calls/s without':>17}{'with':>9}{'ratio':>7}{'  (median of pairs)':<19}{'µs of the daemon a call, without':>34}{'with':>7}{'missing':>9}")
     for name, work in [("blocks", blocks), ("files", files)]:
         for threads in (1, 4):
-            with mounted(place, "engine=lsm") as mnt:
+            with mounted(place, f"engine={ENGINE}") as mnt:
                 pid = stats(mnt)["process"]["pid"]
                 if work is blocks:
                     subprocess.run(["dd", "if=/dev/urandom", f"of={mnt}/blocks", "bs=1M", f"count={FILE_MEGABYTES}", "status=none"], check=True)

@@ -327,12 +327,13 @@ pub(super) fn import<W: Write + Send, R: Read>(
     let veil = recording::Veil { hide, kind_of: keys::classify };
     let recorder = Recorder::new(bench.clock.clone(), Keeps::default(), veil, true);
     let engine = bench.engine.clone();
-    let before = engine.kinds();
+    let (before, fs) = (engine.kinds(), bench.fs.clone());
     engine.tap().set(Some(recorder.clone()));
     let (written, read) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
     let meters = || Meters {
         app_write_bytes: Some(written.load(Relaxed)),
         app_read_bytes: Some(read.load(Relaxed)),
+        live_bytes: Some(fs.usage().stored_bytes + fs.usage().record_bytes),
         kv_write_bytes: Some(
             engine
                 .kinds()
@@ -418,6 +419,8 @@ mod tests {
         assert_eq!(events.iter().filter(written).count(), 2, "{events:?}");
         let meters = recording.meters().unwrap();
         assert_eq!((meters.app_write_bytes, meters.app_read_bytes), (Some(10_096), Some(8192)));
+        // A block that became a hole is not live any more; the other one and 6000 bytes are, and what names them.
+        assert!(meters.live_bytes > Some(10_096) && meters.live_bytes < Some(11_000), "{meters:?}");
         assert_eq!((imported.events, meters.dropped), (events.len() as u64, Some(0)));
         let share = meters.incompressible[usize::from(keys::classify(&keys::block(Ino(1), 0, 0)))];
         assert!(share.is_none_or(|share| share > 0.9), "{share:?}");
