@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use engines::{apply, open};
-use kvfs::advise::grid::{Common, Design};
+use kvfs::advise::grid::{Base, Design};
 use kvfs::advise::source::Recorded;
 use kvfs::advise::steps::StepBuilder;
 use kvfs::compare::unsynced::Unsynced;
@@ -432,8 +432,8 @@ fn advice_on_ten_million_operations_takes_no_more_than_256_mebibytes() {
     }
     let steps = builder.finish();
     assert_eq!((steps.totals.changes, steps.keys.count()), (10_000_000, 5_000_000));
-    let common = Common { memory_bytes: Some(256 << 20), sync: None };
-    let designs = ["lsm", "btree"].map(|engine| Design::parse(engine, &common).unwrap());
+    let base = Base { memory_bytes: Some(256 << 20), ..Base::default() };
+    let designs = ["lsm", "btree"].map(|engine| Design::parse(engine, &base).unwrap());
     let advice = kvfs::advise::advise(&steps, &Recorded::default(), &designs, 8, &|_, _| {});
     assert_eq!(advice.rows.len(), 2);
     let peak = PEAK.load(Relaxed) - before;

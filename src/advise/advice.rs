@@ -31,6 +31,8 @@ fn threads_for(steps: &Steps, threads: usize) -> usize {
 /// What a design would cost.
 #[derive(Debug)]
 pub struct Row {
+    /// What it was asked for as.
+    pub asked: String,
     /// As in `-o`.
     pub text: String,
     /// Whether it is that of the store which was recorded.
@@ -113,6 +115,7 @@ pub fn advise(
         };
         let settled = &outcome.settled;
         rows.push(Row {
+            asked: design.asked.clone(),
             text: design.text.clone(),
             is_recorded: design.is_recorded,
             is_on_front: false,
@@ -145,7 +148,8 @@ pub fn advise(
     for ((row, shift, _), outcome) in tasks.iter().zip(shifted) {
         rows[*row].shifted_bytes[*shift] = outcome.ok().map(|outcome| outcome.settled.moved_bytes());
     }
-    rows.sort_by(|a, b| a.write.total_cmp(&b.write));
+    let order = |row: &Row| [row.write, row.read.unwrap_or(0.0), row.space];
+    rows.sort_by(|a, b| order(a).partial_cmp(&order(b)).unwrap_or(std::cmp::Ordering::Equal));
     let of_front = || (0..rows.len()).filter(|row| rows[*row].is_on_front);
     let best = of_front().min_by_key(|row| rows[*row].moved_bytes);
     let shifted = best.map_or(Vec::new(), |best| {

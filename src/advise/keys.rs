@@ -68,13 +68,14 @@ impl Keys {
 }
 
 /// A sorted piece of references: per key, bytes shared with the one before, the rest, and the positions that refer to it, each as the distance
-/// from the one before.
+/// from the one before, the first of a key's from the last one of the key before (as for an image, whose positions ascend with its keys).
 struct Piece {
     bytes: Vec<u8>,
     at: usize,
     key: Vec<u8>,
-    /// Where the positions of the current key begin.
+    /// Where the positions of the current key begin, and the last position of the key before.
     positions: usize,
+    last: u64,
 }
 
 impl Piece {
@@ -93,10 +94,15 @@ impl Piece {
     /// Gives each position of the current key to `visit`.
     fn positions(&mut self, mut visit: impl FnMut(u64)) {
         let mut source = &self.bytes[self.positions..];
-        let (count, mut position) = (varint::take(&mut source).unwrap_or(0), 0);
+        let count = varint::take(&mut source).unwrap_or(0);
         for _ in 0..count {
-            position += varint::take(&mut source).unwrap_or(0);
-            visit(position);
+            // Either way: the lowest bit says which.
+            let distance = varint::take(&mut source).unwrap_or(0);
+            self.last = match distance % 2 {
+                0 => self.last + distance / 2,
+                _ => self.last - distance / 2,
+            };
+            visit(self.last);
         }
         self.at = self.bytes.len() - source.len();
     }
@@ -140,22 +146,22 @@ impl KeyCollector {
         let mut references = std::mem::take(&mut self.references);
         let key = |reference: &Reference| &arena[reference.start as usize..][..reference.length as usize];
         references.sort_unstable_by(|a, b| key(a).cmp(key(b)).then(a.position.cmp(&b.position)));
-        let (mut bytes, mut before): (Vec<u8>, &[u8]) = (Vec::new(), &[]);
+        let (mut bytes, mut before, mut last): (Vec<u8>, &[u8], u64) = (Vec::new(), &[], 0);
         for alike in references.chunk_by(|a, b| key(a) == key(b)) {
             let Some(this) = alike.first().map(key) else { continue };
             let shared = common(before, this);
             varint::put(&mut bytes, shared as u64);
             varint::put_bytes(&mut bytes, &this[shared..]);
             varint::put(&mut bytes, alike.len() as u64);
-            let mut last = 0;
             for reference in alike {
-                varint::put(&mut bytes, reference.position - last);
+                let is_back = reference.position < last;
+                varint::put(&mut bytes, 2 * reference.position.abs_diff(last) + u64::from(is_back));
                 last = reference.position;
             }
             before = this;
         }
         bytes.shrink_to_fit();
-        self.pieces.push(Piece { bytes, at: 0, key: Vec::new(), positions: 0 });
+        self.pieces.push(Piece { bytes, at: 0, key: Vec::new(), positions: 0, last: 0 });
         // Kept for their capacity.
         (self.arena, self.references) = (arena, references);
         self.arena.clear();

@@ -160,11 +160,19 @@ impl SizedLog {
         self.syncs += 1;
     }
 
+    /// Whether what was appended becomes durable unasked now.
+    pub fn is_sync_due(&self, now: Duration) -> bool {
+        match (self.sync, self.unsynced_since) {
+            (Sync::Interval(every), Some(since)) => now >= since + every,
+            _ => false,
+        }
+    }
+
     /// A unit of its work: what comes unasked, and a spare made ahead; or, where nothing was appended since the last one, too many of them go.
     pub fn work(&mut self, now: Duration) {
-        match (self.sync, self.unsynced_since) {
-            (Sync::Interval(every), Some(since)) if now >= since + every => self.sync(false),
-            (Sync::Always, Some(_)) => self.sync(true),
+        match self.sync {
+            Sync::Always if self.unsynced_since.is_some() => self.sync(true),
+            _ if self.is_sync_due(now) => self.sync(false),
             _ => {}
         }
         if self.end == self.idle_end {

@@ -77,9 +77,9 @@ pub trait Model {
 /// Which time passes between two batches.
 #[derive(Clone, Copy, Debug)]
 pub enum Clock {
-    /// That of the recording.
+    /// That of the recording; work in the background goes on beside the writers.
     Recorded,
-    /// Always the same.
+    /// Always the same; a batch is followed by the work that it causes.
     Steady(Duration),
 }
 
@@ -93,10 +93,10 @@ pub struct Outcome {
 }
 
 /// The model of a design, empty; an error for an engine that has none.
-pub fn open(options: &Options, steps: &Steps) -> Result<Box<dyn Model>> {
-    let keys = &steps.keys;
+pub fn open(options: &Options, steps: &Steps, clock: Clock) -> Result<Box<dyn Model>> {
+    let (keys, is_live) = (&steps.keys, matches!(clock, Clock::Recorded));
     match options.kind().name {
-        "lsm" => Ok(Box::new(LsmModel::new(options.own::<lsm::Options>()?, keys))),
+        "lsm" => Ok(Box::new(LsmModel::new(options.own::<lsm::Options>()?, keys, is_live))),
         "btree" => Ok(Box::new(BtreeModel::new(options.own::<btree::Options>()?, keys)?)),
         name => Err(Error::Invalid(format!("engine={name} has no model of sizes"))),
     }
@@ -114,7 +114,7 @@ pub fn run(
     clock: Clock,
     mut takes: impl FnMut(&Step) -> bool,
 ) -> Result<Outcome> {
-    let mut model = open(options, steps)?;
+    let mut model = open(options, steps, clock)?;
     let mut mark = Sizes::default();
     for step in steps.iter().filter(|step| takes(step)) {
         match step {

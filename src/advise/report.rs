@@ -67,16 +67,27 @@ pub fn text(advice: &Advice, steps: &Steps, recorded: &Recorded, is_all: bool) -
     let on_front = advice.rows.iter().filter(|row| row.is_on_front).count();
     let _ = writeln!(
         text,
-        "\n{} designs, {on_front} on the front of write × read × space (*), r is the design that was recorded; a byte written by {}, a byte read by {}\n",
+        "\n{} designs, {on_front} on the front of write × read × space (*), r is the store that was recorded, and what a design does not say is as there;\nwrite a byte written by {}, read a byte read by {}\n",
         advice.rows.len(),
         of(advice.is_of_app_writes, "the filesystem"),
         of(advice.is_of_app_reads, "the filesystem"),
     );
-    let _ = writeln!(text, "   {:>7} {:>7} {:>7} {:>7}  -o", "write", "read", "space", "at most");
-    for row in advice.rows.iter().filter(|row| is_all || row.is_on_front || row.is_recorded) {
+    let _ = writeln!(text, "   {:>7} {:>7} {:>7} {:>7}  -o", "write", "read", "space", "peak");
+    let is_shown = |row: &&Row| is_all || row.is_on_front || row.is_recorded;
+    let rows: Vec<&Row> = advice.rows.iter().filter(is_shown).collect();
+    let alike = |a: &&Row, b: &&Row| {
+        (a.write, a.read, a.space) == (b.write, b.read, b.space) && !a.is_recorded && !b.is_recorded
+    };
+    for rows in rows.chunk_by(alike) {
+        // Where options make no difference, the fewest of them say it.
+        let Some(row) = rows.iter().min_by_key(|row| row.text.len()) else { continue };
+        let more = match rows.len() {
+            1 => String::new(),
+            count => format!("  (and {} alike)", count - 1),
+        };
         let _ = writeln!(
             text,
-            "{}{} {:>7} {:>7} {:>7} {:>7}  {}",
+            "{}{} {:>7} {:>7} {:>7} {:>7}  {}{more}",
             if row.is_on_front { '*' } else { ' ' },
             if row.is_recorded { 'r' } else { ' ' },
             times(Some(row.write)),
@@ -134,6 +145,7 @@ fn row_json(row: &Row) -> Value {
         .map(|(percent, bytes)| json!({ "write_share_percent": percent, "moved_bytes": bytes }))
         .collect();
     json!({
+        "asked": row.asked,
         "options": row.text,
         "is_recorded": row.is_recorded,
         "is_on_front": row.is_on_front,

@@ -23,6 +23,9 @@ use entries::{Entries, EntriesBuilder, key, rank};
 
 type Map<K, V> = HashMap<K, V, foldhash::fast::FixedState>;
 
+/// Bytes of tables that a flush beside writers makes durable a second. It only decides whether the log is synced before a segment of it is free
+/// again. That of the machine of `docs/advise.md`.
+const FLUSH_BYTES_PER_SECOND: u64 = 340 << 20;
 /// Bytes of blocks that a scan reads at once from the second piece on.
 const SCAN_PIECE_BYTES: u64 = 8 << 10;
 
@@ -57,6 +60,14 @@ pub struct LsmModel {
     batch: BatchBytes,
     sizes: Sizes,
     ballast_bytes: u64,
+    /// Whether it runs on the clock of a recording, where flushes are done beside the writers.
+    is_live: bool,
+    /// The share of absent keys that a filter lets through.
+    false_positives: f64,
+    /// Numbers of tables that a get asks; kept for its capacity.
+    asked: Vec<u64>,
+    /// When the flush that runs will have ended, and up to where it lets go of the log then.
+    flushing: Option<(Duration, u64)>,
 }
 
 /// A batch as its record in the log counts it.
@@ -205,8 +216,9 @@ impl<'a> Source<'a> {
 }
 
 impl LsmModel {
-    /// An empty store with `options` for `keys`.
-    pub fn new(options: &Options, keys: &Arc<Keys>) -> LsmModel {
+    /// An empty store with `options` for `keys`. If it `is_live`, writers do not wait for flushes, and what a flush lets go of is free when
+    /// it has ended.
+    pub fn new(options: &Options, keys: &Arc<Keys>, is_live: bool) -> LsmModel {
         let common = &options.common;
         let mut model = LsmModel {
             log: SizedLog::new(common.log_segment_bytes, common.sync),
@@ -223,6 +235,10 @@ impl LsmModel {
             batch: BatchBytes::default(),
             sizes: Sizes::default(),
             ballast_bytes: 0,
+            is_live,
+            false_positives: false_positives(options.bloom_bits),
+            asked: Vec::new(),
+            flushing: None,
             keys: keys.clone(),
             options: options.clone(),
         };
@@ -268,9 +284,17 @@ impl LsmModel {
         }
         (self.memtable.bytes, self.memtable.first) = (0, self.log.end());
         let Some((table, entries)) = builder.finish(&self.keys) else { return Ok(()) };
+        let bytes = table.meta.bytes;
         let number = self.levels.flush(table, self.now.as_secs())?;
         self.tables.entries.insert(number.number(), entries);
-        self.log.release(self.log.end());
+        self.end_flush();
+        match self.is_live {
+            true => {
+                let nanos = bytes * 1_000_000_000 / FLUSH_BYTES_PER_SECOND;
+                self.flushing = Some((self.now + Duration::from_nanos(nanos), self.log.end()));
+            }
+            false => self.log.release(self.log.end()),
+        }
         let wanted_bytes = ballast_bytes_max(&self.options, self.log.segment_bytes())
             .min(self.levels.table_bytes().0 / BALLAST_SHARE);
         let reserve_bytes = self.options.common.reserve_bytes;
@@ -279,6 +303,13 @@ impl LsmModel {
         }
         self.sizes.note_space(self.space_bytes());
         Ok(())
+    }
+
+    /// A flush that runs is over, and lets go of the log.
+    fn end_flush(&mut self) {
+        if let Some((_, until)) = self.flushing.take() {
+            self.log.release(until);
+        }
     }
 
     /// Bytes of all files beside tables.
@@ -297,33 +328,39 @@ impl LsmModel {
         Ok(())
     }
 
-    /// Reads the block of a table that may hold `rank`.
-    fn read_block(&mut self, table: &TableMeta, rank: u32) {
-        let Some(entries) = self.tables.entries.get(&table.number.number()) else { return };
+    /// Reads the block of the table `number` that may hold `rank`.
+    fn read_block(&mut self, number: u64, rank: u32) {
+        let Some(entries) = self.tables.entries.get(&number) else { return };
         let place = entries.block(rank);
-        let piece = table.number.number() << 32 | u64::from(place.block);
-        if !self.cache.use_piece(piece, place.bytes) {
+        if !self.cache.use_piece(number << 32 | u64::from(place.block), place.bytes) {
             self.sizes.read_bytes += place.bytes;
             self.sizes.read_requests += 1;
         }
     }
 
-    /// Whether a filter lets a key through that its table has not, by a hash of both.
-    fn is_fooled(&self, table: &TableMeta, rank: u32) -> bool {
-        let bits = self.options.bloom_bits;
-        if bits == 0 {
-            return true;
-        }
-        let share = false_positives(bits);
-        let mixed = (u64::from(rank) ^ table.number.number().wrapping_mul(0x9E37_79B9_7F4A_7C15))
+    /// Whether a filter of the table `number` lets a key through that the table has not, by a hash of both.
+    fn is_fooled(&self, number: u64, rank: u32) -> bool {
+        let mixed = (u64::from(rank) ^ number.wrapping_mul(0x9E37_79B9_7F4A_7C15))
             .wrapping_mul(0xD6E8_FEB8_6659_FD93);
-        ((mixed >> 32) as f64) < share * u32::MAX as f64
+        ((mixed >> 32) as f64) < self.false_positives * f64::from(u32::MAX)
+    }
+
+    /// Asks a table for a key; whether it has it.
+    fn ask(&mut self, number: u64, rank: u32) -> bool {
+        let holds = self.tables.entries.get(&number).is_some_and(|entries| entries.get(rank).is_some());
+        if holds || self.is_fooled(number, rank) {
+            self.read_block(number, rank);
+        }
+        holds
     }
 }
 
 /// The share of absent keys that a filter of `bits` a key lets through: that of a Bloom filter, and a half more since a key's bits lie in one
 /// line.
 fn false_positives(bits: u64) -> f64 {
+    if bits == 0 {
+        return 1.0;
+    }
     let probes = ((bits * 6 + 5) / 10).clamp(1, 16) as f64;
     let share = (1.0 - (-probes / bits as f64).exp()).powf(probes);
     (share * 1.5).min(1.0)
@@ -346,6 +383,9 @@ impl Model for LsmModel {
         self.log.append(payload_bytes, payload_bytes_max, self.now);
         self.now += elapsed;
         let is_due = self.is_due();
+        if self.flushing.is_some_and(|(end, _)| end <= self.now) {
+            self.end_flush();
+        }
         self.log.work(self.now);
         if is_due {
             self.flush()?;
@@ -360,23 +400,14 @@ impl Model for LsmModel {
             return;
         }
         let name = key(rank);
-        for level in 0..LEVELS {
-            let asked: Vec<TableMeta> = if level == 0 {
-                self.levels.tables(0).filter(|table| table.overlaps(&name, &name)).cloned().collect()
-            } else {
-                self.levels.find(level, &name).cloned().into_iter().collect()
-            };
-            for table in asked {
-                let entries = self.tables.entries.get(&table.number.number());
-                let holds = entries.is_some_and(|entries| entries.get(rank).is_some());
-                if holds || self.is_fooled(&table, rank) {
-                    self.read_block(&table, rank);
-                }
-                if holds {
-                    return;
-                }
-            }
-        }
+        let mut asked = std::mem::take(&mut self.asked);
+        asked.clear();
+        let upper = self.levels.tables(0).filter(|table| table.overlaps(&name, &name));
+        asked.extend(upper.map(|table| table.number.number()));
+        let lower = (1..LEVELS).filter_map(|level| self.levels.find(level, &name));
+        asked.extend(lower.map(|table| table.number.number()));
+        asked.iter().find(|number| self.ask(**number, rank));
+        self.asked = asked;
     }
 
     fn scan(&mut self, from: u32, to: u32) {
@@ -406,6 +437,7 @@ impl Model for LsmModel {
 
     fn settle(&mut self) -> Result<()> {
         self.flush()?;
+        self.end_flush();
         self.log.sync(true);
         self.log.work(self.now);
         self.merge()?;
