@@ -7,10 +7,12 @@ mod budget;
 mod check;
 mod engines;
 mod fork;
+mod import;
 mod model;
 mod mount;
 mod options;
 mod record;
+mod recording;
 mod watch;
 mod witness;
 
@@ -64,6 +66,7 @@ Examples:
   cat /mnt/kv/.stats                                 what the storage engine pays
   kvfs ctl /mnt/kv mark run1; fio job; kvfs stats /mnt/kv --since run1
   kvfs fork /mnt/kv /var/lib/kv.copy                 a second store of what it holds now
+  kvfs record /mnt/kv on work.rec; …; kvfs record /mnt/kv off; kvfs advise work.rec; kvfs replay work.rec --engine btree
   kvfs umount /mnt/kv
   kvfs witness /var/lib/postgresql/15/main /mnt/pg   count what any program does to its files: cat /mnt/pg/.stats
   kvfs check /var/lib/kv.db
@@ -155,10 +158,10 @@ enum Verb {
     #[command(after_help = record::IMAGE_HELP)]
     Image(record::ImageArgs),
     /// Make a recording of an iolog of fio or a trace of RocksDB
-    #[command(after_help = record::IMPORT_HELP)]
-    Import(record::ImportArgs),
+    #[command(after_help = import::HELP)]
+    Import(import::ImportArgs),
     /// Show what is in a recording
-    Recording(record::RecordingArgs),
+    Recording(recording::RecordingArgs),
     /// Make a second store of what a mounted one holds, while it is used; both go their own ways from there
     #[command(after_help = fork::HELP)]
     Fork(fork::ForkArgs),
@@ -302,8 +305,8 @@ fn run(verb: Verb) -> Result<(), Failure> {
         Verb::Ctl { mount_point, words } => control(&mount_point, &words.join(" ")),
         Verb::Record(arguments) => record::record(&arguments),
         Verb::Image(arguments) => record::image(&arguments),
-        Verb::Import(arguments) => record::import(&arguments),
-        Verb::Recording(arguments) => record::recording(&arguments),
+        Verb::Import(arguments) => import::import(&arguments),
+        Verb::Recording(arguments) => recording::recording(&arguments),
         Verb::Fork(arguments) => fork::run(&arguments),
         Verb::Check(arguments) => check::run(&arguments),
         Verb::Advise(arguments) => advise::run(&arguments),

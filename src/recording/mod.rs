@@ -29,6 +29,7 @@ pub mod decoders;
 mod event;
 mod head;
 mod image;
+mod queue;
 mod reader;
 mod recorder;
 mod writer;

@@ -5,7 +5,6 @@
 //! can be written, events are left out and counted.
 
 use std::cell::RefCell;
-use std::collections::VecDeque;
 use std::io::Write;
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -13,17 +12,16 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use bytes::Bytes;
-use parking_lot::{Condvar, Mutex};
+use parking_lot::Mutex;
 
-use super::event::{self, Content, EventChunk, Frontmatter};
+use super::event::{self, Content, Frontmatter};
+use super::queue::EventQueue;
 use super::{CHUNK_BYTES, Entry, Meters, Result, Writer};
 use crate::base::clock::Clock;
 use crate::base::metric::ratio;
 use crate::base::varint;
 use crate::engine::{Batch, Engine, KINDS, KeyKind, KeyRange, Lsn, Operation, Request, Tap, Tier, Visit};
 
-/// Bytes of events that may wait for the writer.
-const WAITING_BYTES_MAX: usize = 32 << 20;
 /// The longest time that an event waits in memory.
 const FLUSH_INTERVAL: Duration = Duration::from_millis(500);
 /// One value in so many is compressed, to see how much is left of it.
@@ -81,21 +79,6 @@ pub struct RecorderStatus {
     pub dropped: u64,
 }
 
-/// Chunks on their way to the writer.
-#[derive(Default)]
-struct Queue {
-    filling: EventChunk,
-    full: VecDeque<EventChunk>,
-    spare: Vec<EventChunk>,
-    waiting_bytes: usize,
-    /// Events left out since the last one that was taken.
-    gap: u64,
-    events: u64,
-    dropped: u64,
-    /// Why it is to end.
-    end: Option<String>,
-}
-
 /// Bytes of sampled values of a kind of key, before and after they were compressed.
 #[derive(Default)]
 struct Sampled {
@@ -110,8 +93,7 @@ pub struct Recorder {
     keeps: Keeps,
     veil: Veil,
     notes_events: bool,
-    queue: Mutex<Queue>,
-    wake: Condvar,
+    queue: EventQueue,
     syncs: AtomicU64,
     values: AtomicU64,
     sampled: [Sampled; KINDS],
@@ -135,8 +117,7 @@ impl Recorder {
             keeps,
             veil,
             notes_events,
-            queue: Mutex::default(),
-            wake: Condvar::new(),
+            queue: EventQueue::default(),
             syncs: AtomicU64::new(0),
             values: AtomicU64::new(0),
             sampled: std::array::from_fn(|_| Sampled::default()),
@@ -160,8 +141,7 @@ impl Recorder {
         };
         drop(state);
         // Whatever still comes goes nowhere.
-        let mut queue = self.queue.lock();
-        queue.end.get_or_insert_default();
+        self.queue.end("");
         result.map(drop)
     }
 
@@ -175,10 +155,8 @@ impl Recorder {
         self.state.lock().0 = State::Events;
         loop {
             let end = match self.notes_events && !is_cut {
-                true => self.await_chunks(),
-                false => {
-                    Some(self.queue.lock().end.clone().unwrap_or_else(|| "its image is whole".to_string()))
-                }
+                true => self.queue.wait(FLUSH_INTERVAL),
+                false => Some(self.queue.ended().unwrap_or_else(|| "its image is whole".to_string())),
             };
             self.drain(&mut writer, true)?;
             writer.meters(&self.filled(meters()))?;
@@ -189,15 +167,6 @@ impl Recorder {
                 return Ok(why);
             }
         }
-    }
-
-    /// Waits until a chunk is full, the time of a flush has come or the recording is to end: why, then.
-    fn await_chunks(&self) -> Option<String> {
-        let mut queue = self.queue.lock();
-        if queue.full.is_empty() && queue.end.is_none() {
-            self.wake.wait_for(&mut queue, FLUSH_INTERVAL);
-        }
-        queue.end.clone()
     }
 
     /// Writes the image, and full chunks of events in between. Whether it was told to end meanwhile.
@@ -219,7 +188,7 @@ impl Recorder {
                 if turn.is_multiple_of(1024) {
                     self.drain(writer, false)?;
                     self.note_progress(writer);
-                    is_cut = self.queue.lock().end.is_some();
+                    is_cut = self.queue.ended().is_some();
                 }
                 Ok(())
             };
@@ -249,28 +218,11 @@ impl Recorder {
 
     /// Writes the chunks that are full, or with `all` what there is.
     fn drain<W: Write>(&self, writer: &mut Writer<W>, all: bool) -> Result<()> {
-        loop {
-            let mut chunk = {
-                let mut queue = self.queue.lock();
-                match queue.full.pop_front() {
-                    Some(chunk) => chunk,
-                    None if all && queue.filling.events() > 0 => {
-                        let spare = queue.spare.pop().unwrap_or_default();
-                        std::mem::replace(&mut queue.filling, spare)
-                    }
-                    None => return Ok(()),
-                }
-            };
-            let written = writer.chunk(&chunk);
-            let mut queue = self.queue.lock();
-            queue.waiting_bytes -= chunk.bytes().len();
-            chunk.clear();
-            if queue.spare.len() < 4 {
-                queue.spare.push(chunk);
-            }
-            drop(queue);
-            written?;
+        while let Some(chunk) = self.queue.take(all) {
+            writer.chunk(&chunk)?;
+            self.queue.give_back(chunk);
         }
+        Ok(())
     }
 
     fn note_progress<W: Write>(&self, writer: &Writer<W>) {
@@ -283,11 +235,11 @@ impl Recorder {
             ratio(sampled.packed_bytes.load(Relaxed), sampled.plain_bytes.load(Relaxed))
                 .map(|share| share.min(1.0))
         };
-        let queue = self.queue.lock();
+        let (events, dropped) = self.queue.counts();
         Meters {
             elapsed_ns: Some(self.now_ns()),
-            events: Some(queue.events),
-            dropped: Some(queue.dropped),
+            events: Some(events),
+            dropped: Some(dropped),
             incompressible: self.sampled.iter().map(share).collect(),
             ..meters
         }
@@ -295,20 +247,19 @@ impl Recorder {
 
     /// Tells it to end; [`Recorder::run`] returns when everything is written.
     pub fn end(&self, why: &str) {
-        self.queue.lock().end.get_or_insert_with(|| why.to_string());
-        self.wake.notify_all();
+        self.queue.end(why);
     }
 
     /// How far it is.
     pub fn status(&self) -> RecorderStatus {
         let (state, bytes, image_entries) = self.state.lock().clone();
-        let queue = self.queue.lock();
-        RecorderStatus { state, bytes, image_entries, events: queue.events, dropped: queue.dropped }
+        let (events, dropped) = self.queue.counts();
+        RecorderStatus { state, bytes, image_entries, events, dropped }
     }
 
     /// Whether so much waits for the writer that the next events may be left out.
     pub fn is_full(&self) -> bool {
-        self.queue.lock().waiting_bytes > WAITING_BYTES_MAX / 2
+        self.queue.is_full()
     }
 
     /// Time since it began.
@@ -343,39 +294,10 @@ impl Recorder {
             body.clear();
             fill(body);
             let front = front(THREAD.with(|thread| *thread));
-            self.push(front, body);
+            self.queue.push(front, body);
             // A large value must not keep its memory for as long as the thread lives.
             body.shrink_to(CHUNK_BYTES);
         });
-    }
-
-    fn push(&self, front: Frontmatter, body: &[u8]) {
-        let mut queue = self.queue.lock();
-        if queue.end.is_some() {
-            return;
-        }
-        if queue.waiting_bytes + body.len() > WAITING_BYTES_MAX {
-            queue.gap += 1;
-            queue.dropped += 1;
-            return;
-        }
-        let before = queue.filling.bytes().len();
-        if queue.gap > 0 {
-            let mut gap = Vec::new();
-            varint::put(&mut gap, std::mem::take(&mut queue.gap));
-            queue.filling.push(Frontmatter::gap(front.start_ns()), &gap);
-        }
-        queue.filling.push(front, body);
-        queue.events += 1;
-        let after = queue.filling.bytes().len();
-        queue.waiting_bytes += after - before;
-        if after >= CHUNK_BYTES {
-            let spare = queue.spare.pop().unwrap_or_default();
-            let full = std::mem::replace(&mut queue.filling, spare);
-            queue.full.push_back(full);
-            drop(queue);
-            self.wake.notify_one();
-        }
     }
 }
 
