@@ -1,4 +1,4 @@
-"""The six recordings on the engine that was recorded, at four paces, and on other designs: the tables of docs/replay.md."""
+"""The six recordings on the engine that was recorded, at each pace, and on other designs: the tables of docs/replay.md."""
 
 import json
 import pathlib
@@ -8,7 +8,7 @@ import sys
 from mount import KVFS
 
 WORKS = ["zipf", "sqlite", "git", "rsync", "cargo", "pgbench"]
-PACES = ["skip-idle", "simulated", "recorded", "closed"]
+PACES = ["skip-idle", "simulated", "recorded", "in-flight", "closed"]
 DESIGNS = [
     "lsm", "lsm,policy=tiered", "lsm,policy=eager", "btree", "btree,page_size=4K", "btree,pages=cow", "hybrid,hot=4M",
 ]
