@@ -170,7 +170,9 @@ fn as_text(recording: &Recording, counts: &Counts) -> String {
     operations.sort_by_key(|(_, events)| std::cmp::Reverse(**events));
     let operations: Vec<String> =
         operations.iter().map(|(name, events)| format!("{name} {events}")).collect();
-    lines.push(format!("by      {}", operations.join(", ")));
+    if !operations.is_empty() {
+        lines.push(format!("by      {}", operations.join(", ")));
+    }
     if let Some(meters) = recording.meters() {
         let size = |bytes: Option<u64>| bytes.map_or("-".to_string(), human_size);
         lines.push(format!(

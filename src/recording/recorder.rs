@@ -152,6 +152,7 @@ impl Recorder {
         meters: &dyn Fn() -> Meters,
     ) -> Result<String> {
         let is_cut = self.write_image(&mut writer, engine)?;
+        self.note_progress(&writer);
         self.state.lock().0 = State::Events;
         loop {
             let end = match self.notes_events && !is_cut {

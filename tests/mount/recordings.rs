@@ -112,7 +112,8 @@ fn an_image_and_what_follows_it_are_the_store_in_the_end(engine: Engine) {
     beside_work(&mount, |done| {
         more(done, 100);
         let said = kvfs(&mount, &["record", mnt, "on", &work, "--keep", "all"]);
-        assert!(said.contains("entries of the store"), "{said}");
+        let entries = said.split(": ").nth(1).and_then(|rest| rest.split(' ').next()?.parse::<u64>().ok());
+        assert!(said.contains("entries of the store") && entries > Some(100), "{said}");
         more(done, 200);
     });
     let said = kvfs(&mount, &["record", mnt, "off"]);
