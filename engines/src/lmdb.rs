@@ -125,6 +125,9 @@ struct Lmdb {
     committing: Mutex<()>,
     /// Pages that there was room for after the last commit: those that the file and its map may still grow by, and half of what is free in it.
     room_pages: AtomicU64,
+    /// The tree after the last commit. A report looks here: a transaction of its own would note itself in the file of readers, which is mapped, and wait for a
+    /// disk that hangs where the kernel is just writing that page.
+    tree: Mutex<Option<DatabaseStat>>,
     /// The last commit freed many pages, which the next one would not find.
     has_freed_many: AtomicBool,
 }
@@ -161,9 +164,10 @@ fn open(directory: &Path, clock: Arc<dyn Clock>, options: &Options) -> Result<Ar
         applying: Mutex::default(),
         committing: Mutex::default(),
         room_pages: AtomicU64::new(0),
+        tree: Mutex::default(),
         has_freed_many: AtomicBool::new(false),
     };
-    store.look_for_room();
+    store.look_around();
     Ok(Adapter::open(store, clock, options))
 }
 
@@ -196,7 +200,7 @@ impl Lmdb {
         }
         transaction.commit().map_err(|error| self.commit_failed(changes, error))?;
         self.has_freed_many.store(deletes >= DELETES_MANY, Relaxed);
-        self.look_for_room();
+        self.look_around();
         Ok(())
     }
 
@@ -222,11 +226,13 @@ impl Lmdb {
         Ok(())
     }
 
-    /// Notes what room there is; what it was where nobody says.
-    fn look_for_room(&self) {
+    /// Notes the tree and what room there is; what they were where nobody says.
+    fn look_around(&self) {
         let space = OsDisk::open(&self.directory, Access::Read).and_then(|disk| disk.space());
         let tree = self.env.read_txn().and_then(|transaction| self.database.stat(&transaction));
-        let (Ok(space), Ok(tree)) = (space, tree) else { return };
+        let Ok(tree) = tree else { return };
+        *self.tree.lock() = Some(tree);
+        let Ok(space) = space else { return };
         let end = self.env.info().last_page_number as u64 + 1;
         let used = (tree.branch_pages + tree.leaf_pages + tree.overflow_pages) as u64;
         let map_pages = self.options.map_bytes / PAGE_BYTES;
@@ -354,7 +360,7 @@ impl Store for Lmdb {
         };
         shape.debt.dirty_bytes = dirty;
         let info = self.env.info();
-        let tree = self.env.read_txn().and_then(|transaction| self.database.stat(&transaction)).ok();
+        let tree = *self.tree.lock();
         let tree = |of: fn(&DatabaseStat) -> u64| tree.as_ref().map(of);
         let (bytes, count, pages) = ("bytes", "count", "pages");
         shape.statistics = [
