@@ -68,15 +68,11 @@ fn record(path: &Path, names: bool) {
     let directory = |number: u64| bench.make(ROOT, &format!("directory {number}"), NewNode::Directory);
     let directories: Vec<Ino> = (0..DIRECTORIES).map(directory).collect();
     bench.work(&directories, 0..2000);
-    let veil = Veil::new();
-    let veil = recording::Veil {
-        hide: Box::new(move |key, target| veil.hide(key, target)),
-        kind_of: keys::classify,
-    };
+    let veil = recording::Veil { hide: Box::new(Veil::new().into_hide()), kind_of: keys::classify };
     let keeps = Keeps { names, values: false };
     let recorder = Recorder::new(bench.clock.clone(), keeps, veil, true);
     let engine = bench.engine.clone();
-    engine.tap().set(Some(recorder.clone()));
+    engine.tap().put(recorder.clone());
     std::thread::scope(|scope| {
         let writing = scope.spawn(|| {
             let head = Head {
@@ -94,7 +90,7 @@ fn record(path: &Path, names: bool) {
         }
         bench.work(&directories, 2000..12_000);
         recorder.end("done");
-        engine.tap().set(None);
+        engine.tap().take_out(&recorder);
         writing.join().unwrap();
     });
 }

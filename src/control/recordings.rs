@@ -163,14 +163,12 @@ impl Control {
         })?;
         let head = self.head_of_recording(keeps);
         let writer = Writer::new(file, &show, head).map_err(|error| refused(error.to_string()))?;
-        let veil = Veil::new();
-        let hide = Box::new(move |key: &[u8], target: &mut Vec<u8>| veil.hide(key, target));
-        let veil = recording::Veil { hide, kind_of: keys::classify };
+        let veil = recording::Veil { hide: Box::new(Veil::new().into_hide()), kind_of: keys::classify };
         let engine = self.parts.engine.clone();
         let recorder = Recorder::new(self.parts.clock.clone(), keeps, veil, !is_image);
         let before = self.sample();
         if !is_image {
-            engine.tap().set(Some(recorder.clone()));
+            engine.tap().put(recorder.clone());
         }
         let (control, writing) = (self.clone(), recorder.clone());
         let thread = std::thread::spawn(move || {
@@ -180,7 +178,7 @@ impl Control {
             if let Err(error) = result {
                 log::error!("recording: {error}");
                 control.note_failure(&error.to_string());
-                control.parts.engine.tap().set(None);
+                control.parts.engine.tap().take_out(&writing);
             }
         });
         let running = Running { recorder, path, keeps, is_image, thread: Some(thread) };
@@ -227,7 +225,7 @@ impl Control {
             let running = running.ok_or_else(|| refused("nothing is being recorded".to_string()))?;
             (running.recorder.clone(), running.thread.take())
         };
-        self.parts.engine.tap().set(None);
+        self.parts.engine.tap().take_out(&recorder);
         recorder.end(why);
         self.join_recording(&recorder, thread)
     }

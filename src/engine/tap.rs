@@ -59,12 +59,20 @@ pub struct TapSlot {
 }
 
 impl TapSlot {
-    /// Puts a tap in, or takes it out. When this returns, whoever was there before sees nothing more.
-    pub fn set(&self, tap: Option<Arc<dyn Tap>>) {
+    /// Puts a tap in, in the place of one that is there, which sees nothing more when this returns.
+    pub fn put(&self, tap: Arc<dyn Tap>) {
         let mut slot = self.tap.write();
-        let number = if tap.is_some() { self.taps.fetch_add(1, Relaxed) + 1 } else { 0 };
-        self.current.store(number, Relaxed);
-        *slot = tap;
+        self.current.store(self.taps.fetch_add(1, Relaxed) + 1, Relaxed);
+        *slot = Some(tap);
+    }
+
+    /// Takes `tap` out, which sees nothing more when this returns. Nothing happens if another one is there by now.
+    pub fn take_out<T: Tap>(&self, tap: &Arc<T>) {
+        let mut slot = self.tap.write();
+        if slot.as_ref().is_some_and(|there| Arc::as_ptr(there).addr() == Arc::as_ptr(tap).addr()) {
+            self.current.store(0, Relaxed);
+            *slot = None;
+        }
     }
 
     /// Begins a request; `None` without a tap.
@@ -105,4 +113,47 @@ pub(super) struct Began {
     /// The tap's.
     number: u64,
     start_ns: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Default)]
+    struct Gets(AtomicU64);
+
+    impl Tap for Gets {
+        fn now_ns(&self) -> u64 {
+            7
+        }
+        fn batch(&self, _: Request, _: &Batch, _: Lsn) {}
+        fn get(&self, request: Request, _: &[u8], _: Option<usize>) {
+            assert_eq!((request.tag, request.start_ns, request.duration_ns), (NO_TAG, 7, 0));
+            self.0.fetch_add(1, Relaxed);
+        }
+        fn scan(&self, _: Request, _: KeyRange<'_>, _: u64, _: u64) {}
+        fn sync(&self, _: Request) -> u64 {
+            3
+        }
+        fn synced(&self, _: u64) {}
+    }
+
+    #[test]
+    fn who_is_late_takes_no_other_tap_out_and_notes_nothing_to_it() {
+        let slot = TapSlot::default();
+        assert!(slot.begin().is_none() && slot.note_sync().is_none());
+        let (first, second) = (Arc::new(Gets::default()), Arc::new(Gets::default()));
+        slot.put(first.clone());
+        let began = slot.begin();
+        slot.note(began, |tap, request| tap.get(request, b"", None));
+        slot.put(second.clone());
+        // It began while the first one was there.
+        slot.note(began, |tap, request| tap.get(request, b"", None));
+        slot.take_out(&first);
+        slot.note(slot.begin(), |tap, request| tap.get(request, b"", None));
+        assert_eq!(slot.note_sync().map(|(_, number)| number), Some(3));
+        slot.take_out(&second);
+        assert!(slot.begin().is_none());
+        assert_eq!((first.0.load(Relaxed), second.0.load(Relaxed)), (1, 1));
+    }
 }

@@ -27,6 +27,11 @@ impl Veil {
         Veil(RandomState::new())
     }
 
+    /// The same as a function.
+    pub fn into_hide(self) -> impl Fn(&[u8], &mut Vec<u8>) + Send + Sync + use<> {
+        move |key, target| self.hide(key, target)
+    }
+
     /// Appends `key`, or the beginning of one, without names.
     pub fn hide(&self, key: &[u8], target: &mut Vec<u8>) {
         let kept = match keys::parse(key) {

@@ -322,13 +322,11 @@ pub(super) fn import<W: Write + Send, R: Read>(
     let block = ("block_size".to_string(), fs::Options::default().block_bytes.to_string());
     let head = Head { kinds, options: vec![block], ..head("kvfs", &names) };
     let writer = begin(head)?;
-    let veil = Veil::new();
-    let hide = Box::new(move |key: &[u8], target: &mut Vec<u8>| veil.hide(key, target));
-    let veil = recording::Veil { hide, kind_of: keys::classify };
+    let veil = recording::Veil { hide: Box::new(Veil::new().into_hide()), kind_of: keys::classify };
     let recorder = Recorder::new(bench.clock.clone(), Keeps::default(), veil, true);
     let engine = bench.engine.clone();
     let (before, fs) = (engine.kinds(), bench.fs.clone());
-    engine.tap().set(Some(recorder.clone()));
+    engine.tap().put(recorder.clone());
     let (written, read) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
     let meters = || Meters {
         app_write_bytes: Some(written.load(Relaxed)),
@@ -362,7 +360,7 @@ pub(super) fn import<W: Write + Send, R: Read>(
             })
         };
         let done = replay();
-        engine.tap().set(None);
+        engine.tap().take_out(&recorder);
         recorder.end("the iolog ended");
         let ended = writing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         done.and(ended)

@@ -40,9 +40,7 @@ pub fn image(path: &Path, file: &Path, keeps: Keeps) -> Result<RecorderStatus, E
         ..Head::default()
     };
     let writer = Writer::new(made, &file.display().to_string(), head).map_err(failed)?;
-    let veil = Veil::new();
-    let hide = Box::new(move |key: &[u8], target: &mut Vec<u8>| veil.hide(key, target));
-    let veil = recording::Veil { hide, kind_of: keys::classify };
+    let veil = recording::Veil { hide: Box::new(Veil::new().into_hide()), kind_of: keys::classify };
     let recorder = Recorder::new(store.clock.clone(), keeps, veil, false);
     let engine: &dyn Engine = &**store.engine.uncounted();
     recorder.run(writer, engine, &Meters::default).map_err(failed)?;

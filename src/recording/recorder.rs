@@ -403,7 +403,7 @@ mod tests {
         let engine = engine(kind);
         put(&engine, b"before", b"in the image");
         let recorder = Recorder::new(Arc::new(ManualClock::default()), keeps, veil(), true);
-        engine.tap().set(Some(recorder.clone()));
+        engine.tap().put(recorder.clone());
         let bytes = std::thread::scope(|scope| {
             let writing = scope.spawn(|| {
                 let mut bytes = Vec::new();
@@ -417,7 +417,7 @@ mod tests {
             }
             work(&engine);
             recorder.end("told to");
-            engine.tap().set(None);
+            engine.tap().take_out(&recorder);
             writing.join().unwrap()
         });
         put(&engine, b"after", b"by nobody seen");
@@ -541,7 +541,7 @@ mod tests {
         }
         let engine = engine(Kind::LSM);
         let recorder = Recorder::new(Arc::new(ManualClock::default()), Keeps::default(), veil(), true);
-        engine.tap().set(Some(recorder.clone()));
+        engine.tap().put(recorder.clone());
         let writer = Writer::new(Short(400), "the file", Head::default()).unwrap();
         assert!(recorder.run(writer, &*engine, &Meters::default).is_err());
         put(&engine, b"key", b"value");
