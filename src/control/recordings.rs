@@ -1,7 +1,7 @@
 //! Recordings of a live mount: `record on`, `record off`, `image`, the option `record=`, and what the report says of them.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 
@@ -119,16 +119,16 @@ impl Running {
     }
 }
 
-/// The doors' counts since `before`.
-fn meters(before: &Sample, now: &Sample, usage: &Usage, physical: &Physical) -> Meters {
-    let grown = now.since(before);
+/// The doors' counts since `before`; those of reads since `imaged`, when the image was whole, which is read from the disk, too.
+fn meters(before: &Sample, imaged: &Sample, now: &Sample, usage: &Usage, physical: &Physical) -> Meters {
+    let (grown, read) = (now.since(before), now.since(imaged));
     let disk = grown.disk.total();
     Meters {
         app_write_bytes: Some(grown.app_write_bytes()),
-        app_read_bytes: Some(grown.app_read_bytes()),
+        app_read_bytes: Some(read.app_read_bytes()),
         kv_write_bytes: Some(grown.kv_write_bytes()),
         disk_write_bytes: grown.metered(disk.write_bytes),
-        disk_read_bytes: grown.metered(disk.read_bytes),
+        disk_read_bytes: read.metered(read.disk.total().read_bytes),
         log_write_bytes: grown.metered(grown.log_write_bytes()),
         disk_syncs: grown.metered(disk.syncs),
         stalled_ns: Some(Duration::from_secs_f64(grown.shape.stalls.seconds()).as_nanos() as u64),
@@ -172,8 +172,13 @@ impl Control {
         }
         let (control, writing) = (self.clone(), recorder.clone());
         let thread = std::thread::spawn(move || {
-            let meters =
-                || meters(&before, &control.sample(), &(control.parts.usage)(), &control.physical.lock());
+            // The recorder asks for the first time when the image is whole.
+            let imaged = OnceLock::new();
+            let meters = || {
+                let now = control.sample();
+                let imaged = imaged.get_or_init(|| now.clone());
+                meters(&before, imaged, &now, &(control.parts.usage)(), &control.physical.lock())
+            };
             let result = writing.run(writer, &**control.parts.engine.uncounted(), &meters);
             if let Err(error) = result {
                 log::error!("recording: {error}");

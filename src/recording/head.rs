@@ -123,13 +123,13 @@ pub struct Meters {
     pub elapsed_ns: Option<u64>,
     /// Door 1: bytes that programs wrote.
     pub app_write_bytes: Option<u64>,
-    /// Door 1: bytes that programs read.
+    /// Door 1: bytes that programs read since the image was whole.
     pub app_read_bytes: Option<u64>,
     /// Door 2: bytes of keys and values put, and of keys deleted.
     pub kv_write_bytes: Option<u64>,
     /// Door 3: bytes written.
     pub disk_write_bytes: Option<u64>,
-    /// Door 3: bytes read.
+    /// Door 3: bytes read since the image was whole, which is read there, too.
     pub disk_read_bytes: Option<u64>,
     /// Door 3: of the bytes written, those of the log.
     pub log_write_bytes: Option<u64>,

@@ -126,7 +126,7 @@ impl Recorder {
     }
 
     /// Writes the recording: the image of `engine`, which is that behind the meter, then events until it is told to end. `meters` gives the doors' counts since the recording
-    /// began; what the recorder counts itself is filled in.
+    /// began, and is asked for the first time when the image is whole; what the recorder counts itself is filled in.
     pub fn run<W: Write>(
         &self,
         writer: Writer<W>,

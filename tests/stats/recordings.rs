@@ -14,6 +14,10 @@ fn last_command(rig: &Rig) -> String {
     rig.cat(".stats.d/ctl").lines().last().unwrap().to_string()
 }
 
+fn meters_of(recording: &Recording) -> &kvfs::recording::Meters {
+    recording.meters().unwrap()
+}
+
 #[test]
 fn a_recording_counts_what_it_holds_and_what_it_lacks() {
     let home = tempfile::tempdir().unwrap();
@@ -31,15 +35,23 @@ fn a_recording_counts_what_it_holds_and_what_it_lacks() {
         entries
     };
     rig.write(OWNER, "mark begin").unwrap();
+    engine::run(&**rig.engine.uncounted(), Command::DropCaches).unwrap();
+    let read_before = rig.disk.snapshot().total().read_bytes;
     rig.write(OWNER, &format!("record on keep=names {}", path.display())).unwrap();
     let begun = std::time::Instant::now();
-    while section(&rig)["state"] == "image" {
+    while Recording::open(&path).is_ok_and(|recording| recording.meters().is_none()) {
         assert!(begun.elapsed() < Duration::from_secs(20), "{:#}", section(&rig));
     }
+    let read_by_image = rig.disk.snapshot().total().read_bytes - read_before;
+    assert!(read_by_image > 0);
+    let read_before = rig.disk.snapshot().total().read_bytes;
+    engine::run(&**rig.engine.uncounted(), Command::DropCaches).unwrap();
     (0..50).for_each(|_| rig.user_writes(1000));
     for key in [&[1, 7][..], &[0, 7], b"none"] {
         rig.engine.get(key, Tier::Disk).unwrap();
     }
+    // One of the keys that lie in a table.
+    rig.engine.scan(KeyRange::ALL, Tier::Disk, &mut |_, _| std::ops::ControlFlow::Break(())).unwrap();
     engine::sync(&*rig.engine).unwrap();
     rig.write(OWNER, "record off").unwrap();
     let grown = rig.json(".stats.d/since/begin.json");
@@ -79,9 +91,12 @@ fn a_recording_counts_what_it_holds_and_what_it_lacks() {
     assert_eq!(grown["kv"]["puts"].as_u64(), Some(puts));
     assert_eq!(grown["kv"]["put_bytes"].as_u64(), Some(put_bytes));
     assert_eq!((grown["kv"]["gets"].as_u64(), grown["kv"]["hits"].as_u64()), (Some(gets), Some(hits)));
-    assert_eq!((gets, hits, syncs, grown["kv"]["scanned"].as_u64()), (3, 2, 1, Some(0)));
+    assert_eq!((gets, hits, syncs, grown["kv"]["scanned"].as_u64()), (3, 2, 1, Some(1)));
+    // What the image read is not the work's.
+    let read = rig.disk.snapshot().total().read_bytes - read_before;
+    assert!(read > 0 && meters_of(&recording).disk_read_bytes == Some(read), "{read}");
     // And its meters are what the doors have counted.
-    let meters = recording.meters().unwrap();
+    let meters = meters_of(&recording);
     assert_eq!((meters.events, meters.dropped), (Some(events), Some(0)));
     assert_eq!(meters.app_write_bytes, Some(50_000));
     assert_eq!(meters.kv_write_bytes, grown["kv"]["write_bytes"].as_u64());
