@@ -48,16 +48,22 @@ fn bytes_and_requests_are_counted_as_they_come() {
     let table = File::create(mnt.join("000002.sst")).unwrap();
     table.write_all_at(&vec![1; 3 << 20], 0).unwrap();
     assert_eq!(numbers(&mount.json(), "table", traffic()), [3 << 20, 3, 0, 0]);
-    // What was written is in the page cache, so nothing comes here.
+    // What was written is in the page cache, but for a page here and there of which the kernel could copy a part alone at first.
     let mut content = Vec::new();
     File::open(mnt.join("000002.sst")).unwrap().read_to_end(&mut content).unwrap();
     assert_eq!(content, vec![1; 3 << 20]);
-    assert_eq!(numbers(&mount.json(), "table", traffic()), [3 << 20, 3, 0, 0]);
+    let [written, writes, missed, reads] = numbers(&mount.json(), "table", traffic());
+    assert_eq!([written, writes], [3 << 20, 3]);
+    assert!(missed <= 64 << 10 && reads <= 16, "{missed} bytes in {reads} reads");
     table.sync_all().unwrap();
     posix_fadvise(&table, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED).unwrap();
     File::open(mnt.join("000002.sst")).unwrap().read_to_end(&mut content).unwrap();
-    let [_, _, read_bytes, reads] = numbers(&mount.json(), "table", traffic());
-    assert!(read_bytes == 3 << 20 && reads > 0, "{read_bytes} bytes in {reads} reads");
+    let [_, _, read_bytes, reads_then] = numbers(&mount.json(), "table", traffic());
+    assert!(
+        read_bytes - missed == 3 << 20 && reads_then > reads,
+        "{read_bytes} bytes in {reads_then} reads after {missed} in {reads}"
+    );
+    let reads = reads_then;
     // A direct request is one, of so many bytes.
     let direct = OpenOptions::new()
         .read(true)
