@@ -34,6 +34,7 @@ pub static ENGINE: Descriptor = Descriptor {
     home: Home::Directory(|directory, clock, options| {
         Ok(Arc::new(Journal::open(directory, clock, options)?))
     }),
+    remote: None,
     is_file: |_| false,
     salvage: None,
     has_snapshots: false,

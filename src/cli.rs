@@ -322,7 +322,11 @@ fn compared(error: &crate::compare::Error) -> Failure {
     Failure::new(if is_usage { code::USAGE } else { code::SYSTEM }, error.to_string())
 }
 
+/// The same place for a process with another working directory; a URL is one already.
 fn absolute(path: &Path) -> Result<PathBuf, Failure> {
+    if crate::store::location::url(path).is_some() {
+        return Ok(path.to_path_buf());
+    }
     let resolved = path.canonicalize().or_else(|_| std::path::absolute(path));
     resolved.map_err(|error| Failure::new(code::USAGE, format!("{}: {error}", path.display())))
 }

@@ -20,6 +20,7 @@ mod errors;
 mod fork;
 mod image;
 mod lock;
+mod remote;
 mod service;
 mod store;
 mod witness;

@@ -45,6 +45,7 @@ pub static ENGINE: Descriptor = Descriptor {
     options: || Options::new(Kind::of(&ENGINE), FjallOptions::default()),
     tiny: || Options::new(Kind::of(&ENGINE), FjallOptions::tiny()),
     home: Home::Directory(open),
+    remote: None,
     is_file: |_| false,
     salvage: None,
     has_snapshots: false,

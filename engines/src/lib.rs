@@ -15,6 +15,8 @@ mod queue;
 mod redb;
 #[cfg(feature = "rocksdb")]
 mod rocksdb;
+#[cfg(feature = "slatedb")]
+mod slatedb;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 
@@ -32,6 +34,8 @@ pub static ENGINES: &[&Descriptor] = &[
     &lmdb::ENGINE,
     #[cfg(feature = "sqlite")]
     &sqlite::ENGINE,
+    #[cfg(feature = "slatedb")]
+    &slatedb::ENGINE,
 ];
 
 /// Makes them known; to be called before anything else, while there is one thread. A second call changes nothing.

@@ -51,6 +51,7 @@ pub static ENGINE: Descriptor = Descriptor {
     options: || Options::new(Kind::of(&ENGINE), LmdbOptions::default()),
     tiny: || Options::new(Kind::of(&ENGINE), LmdbOptions::tiny()),
     home: Home::Directory(open),
+    remote: None,
     is_file: |_| false,
     salvage: None,
     has_snapshots: false,

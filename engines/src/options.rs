@@ -1,5 +1,7 @@
 //! The text form of options, under the names that their engines give them, and what all of them have.
 
+#![allow(unused_macros, reason = "which of them is used follows from the features")]
+
 use kvfs::engine::Common;
 
 /// Bytes of the cache beside buffers of changes that take `buffers_bytes` at most: what `memory=` leaves, or `cache=`.

@@ -29,6 +29,7 @@ pub static ENGINE: Descriptor = Descriptor {
     options: || Options::new(Kind::of(&ENGINE), RedbOptions::default()),
     tiny: || Options::new(Kind::of(&ENGINE), RedbOptions::tiny()),
     home: Home::Directory(open),
+    remote: None,
     is_file: |_| false,
     salvage: None,
     has_snapshots: false,

@@ -39,6 +39,7 @@ pub static ENGINE: Descriptor = Descriptor {
     options: || kvfs::engine::Options::new(Kind::of(&ENGINE), RocksDbOptions::default()),
     tiny: || kvfs::engine::Options::new(Kind::of(&ENGINE), RocksDbOptions::tiny()),
     home: Home::Directory(open),
+    remote: None,
     is_file: |_| false,
     salvage: None,
     has_snapshots: false,

@@ -32,6 +32,7 @@ pub static ENGINE: Descriptor = Descriptor {
     options: || Options::new(Kind::of(&ENGINE), SqliteOptions::default()),
     tiny: || Options::new(Kind::of(&ENGINE), SqliteOptions::tiny()),
     home: Home::Directory(open),
+    remote: None,
     is_file: |_| false,
     salvage: None,
     has_snapshots: false,

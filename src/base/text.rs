@@ -2,7 +2,7 @@
 //!
 //! SIZE takes a number with K, M, G or T (binary); DURATION a number with ms, s or m.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 /// An error in a text that somebody has written, as a sentence to show.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -80,6 +80,14 @@ pub fn bounded_size(text: &str) -> Result<u64, BadText> {
 pub fn bounded_count(text: &str) -> Result<u64, BadText> {
     let count = text.parse().ok().filter(|count| *count <= COUNT_MAX);
     count.ok_or_else(|| format!("takes a whole number up to {COUNT_MAX}").into())
+}
+
+/// Coordinated universal time to the second, as in RFC 3339.
+pub fn timestamp(time: SystemTime) -> String {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    // Behind the year 9999 there is no such text.
+    let seconds = i64::try_from(since.as_secs()).unwrap_or(i64::MAX);
+    jiff::Timestamp::from_second(seconds).unwrap_or(jiff::Timestamp::MAX).to_string()
 }
 
 /// An option of bytes: its name, when it may be given, the member that holds it, its help.
@@ -286,5 +294,15 @@ mod tests {
         assert_eq!(human_size(1023), "1023B");
         assert_eq!(human_size(1024 * 1024 - 1), "1.00MiB");
         assert_eq!(human_size(410 << 20), "410MiB");
+    }
+
+    #[test]
+    fn times_are_those_of_the_calendar() {
+        let at = |seconds| timestamp(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds));
+        assert_eq!(at(0), "1970-01-01T00:00:00Z");
+        assert_eq!(at(951_782_400), "2000-02-29T00:00:00Z");
+        assert_eq!(at(1_000_000_000), "2001-09-09T01:46:40Z");
+        assert_eq!(at(4_107_542_399), "2100-02-28T23:59:59Z");
+        assert_eq!(at(4_107_542_400), "2100-03-01T00:00:00Z");
     }
 }

@@ -13,6 +13,7 @@ use crate::disk::LogFile;
 use crate::fuse::session;
 use crate::fuse::table::{self, Answer};
 use crate::mount::{self, Closed, Closing, Request};
+use crate::store::location;
 
 #[derive(Debug, Args)]
 pub struct MountArgs {
@@ -71,8 +72,11 @@ pub fn run(arguments: &MountArgs) -> Result<(), Failure> {
             "the store {store} would be hidden below its own mount point {mount_point}"
         )));
     }
-    // A store that cannot be used is told before anything starts.
-    options.terms.look(&store).map_err(|error| Failure::of(&error, code::MOUNT))?;
+    // A store that cannot be used is told before anything starts. Of one at a URL nothing is known before it is asked, by the process that
+    // will serve it.
+    if location::url(&store).is_none() {
+        options.terms.look(&store).map_err(|error| Failure::of(&error, code::MOUNT))?;
+    }
     if arguments.fake {
         return Ok(());
     }

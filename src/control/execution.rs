@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use super::command::{self, Action};
 use super::{COMMANDS_MAX, Control, figures, forks};
 use crate::base::event_log::{Event, Field};
+use crate::base::text::timestamp;
 use crate::engine::{Command, Engine};
 use crate::fs::types::{Caller, Ino};
 use crate::fs::{Error, Result};
@@ -105,7 +106,7 @@ impl Control {
                 if commands.len() == COMMANDS_MAX {
                     commands.pop_front();
                 }
-                let at = figures::timestamp(time);
+                let at = timestamp(time);
                 let (uid, pid) = (caller.uid, caller.pid);
                 commands
                     .push_back(format!("{at} uid {uid} pid {pid}: {}: {outcome}\n", figures::ascii(&words)));

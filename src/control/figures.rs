@@ -1,6 +1,6 @@
 //! Figures for people, in few characters.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use crate::base::text::human_size;
 
@@ -70,14 +70,6 @@ pub(super) fn clock(duration: Duration) -> String {
     if days > 0 { format!("{days}d {text}") } else { text }
 }
 
-/// Coordinated universal time to the second, as in RFC 3339.
-pub(super) fn timestamp(time: SystemTime) -> String {
-    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    // Behind the year 9999 there is no such text.
-    let seconds = i64::try_from(since.as_secs()).unwrap_or(i64::MAX);
-    jiff::Timestamp::from_second(seconds).unwrap_or(jiff::Timestamp::MAX).to_string()
-}
-
 /// The last `room` characters of a path, at least ten.
 pub(super) fn tail(path: &str, room: usize) -> String {
     let path = ascii(path);
@@ -110,15 +102,5 @@ mod tests {
             ["-", "0.00", "10.0", "100", "1234"]
         );
         assert_eq!(clock(Duration::from_secs(90_061)), "1d 01:01:01");
-    }
-
-    #[test]
-    fn times_are_those_of_the_calendar() {
-        let at = |seconds| timestamp(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds));
-        assert_eq!(at(0), "1970-01-01T00:00:00Z");
-        assert_eq!(at(951_782_400), "2000-02-29T00:00:00Z");
-        assert_eq!(at(1_000_000_000), "2001-09-09T01:46:40Z");
-        assert_eq!(at(4_107_542_399), "2100-02-28T23:59:59Z");
-        assert_eq!(at(4_107_542_400), "2100-03-01T00:00:00Z");
     }
 }

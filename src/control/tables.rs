@@ -5,9 +5,9 @@ use std::time::SystemTime;
 
 use serde_json::{Map, Value, json};
 
-use super::figures::timestamp;
 use super::stats::Report;
 use crate::base::event_log::{Event, Field};
+use crate::base::text::timestamp;
 use crate::engine::Engine;
 use crate::fs::operation::Op;
 

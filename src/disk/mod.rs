@@ -53,7 +53,7 @@ pub use prefix::Prefixed;
 pub use purpose::{LEVELS, Purpose};
 pub use sim::{SimDisk, Tear, Witness};
 pub use stock::Stock;
-pub use tree::{drop_from_cache, occupied, remove_tree};
+pub use tree::{drop_from_cache, entries, occupied, remove_tree};
 
 /// A name in the directory.
 #[derive(Clone, Debug, PartialEq, Eq)]

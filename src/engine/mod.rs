@@ -31,6 +31,7 @@ mod mem;
 mod meter;
 mod options;
 mod registry;
+pub mod remote;
 pub mod salvage;
 mod shape;
 mod space;

@@ -9,6 +9,7 @@ use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use super::options::{Common, Options};
+use super::remote::Remote;
 use super::salvage::{Loss, Sink};
 use super::{Engine, MemEngine, Result, btree, hybrid, lsm};
 use crate::base::clock::Clock;
@@ -49,6 +50,8 @@ pub struct Descriptor {
     pub tiny: fn() -> Options,
     /// Where it lives.
     pub home: Home,
+    /// Its way to stores at URLs; `None` if it has none.
+    pub remote: Option<&'static dyn Remote>,
     /// Whether a file of this name is its own, the log aside, which several engines share.
     pub is_file: fn(&str) -> bool,
     /// Reads what can still be read of a damaged store; see [`super::salvage::salvage`]. `None` if nothing can.
@@ -71,6 +74,7 @@ static MEM: Descriptor = Descriptor {
     options: || Options::new(Kind::MEM, Common::default()),
     tiny: || Options::new(Kind::MEM, Common::tiny()),
     home: Home::Disk(|_, _, _| Ok(Arc::new(MemEngine::new()))),
+    remote: None,
     is_file: |_| false,
     salvage: None,
     has_snapshots: true,

@@ -5,13 +5,14 @@ use std::sync::Arc;
 
 use super::errors::{fs_error, store_error};
 use super::lock::lock;
+use super::remote;
 use super::store::open_engine;
 use crate::base::clock::{Clock, SystemClock};
 use crate::disk::{Access, Disk, Opening, Overlay, Pool};
-use crate::engine::{self, Command};
+use crate::engine::{self, Command, Engine};
 use crate::fs::{self, CheckSummary};
 use crate::repair;
-use crate::store::{Description, Error, Place, look};
+use crate::store::{Description, Error, Place, location, look};
 
 /// Findings of a check.
 #[derive(Debug, Default)]
@@ -25,13 +26,22 @@ pub struct Findings {
 /// Checks the store in `path`, which nobody may have open: every checksum, then every invariant of the filesystem. Nothing
 /// is written: a store that was not closed is recovered over a view in memory; only an engine with a directory of its own recovers there in
 /// its own way. `progress` is told what is done next.
+///
+/// A store at a URL is looked at as it is durable now, whoever has it mounted.
 pub fn check(path: &Path, progress: &mut dyn FnMut(&str)) -> Result<Findings, Error> {
     let show = path.display();
+    let mut findings = Findings::default();
+    if let Some(url) = location::url(path) {
+        progress("opening");
+        let store = remote::look(url)?;
+        examine(&show, &**store.engine.uncounted(), &*store.disk, progress, &mut findings)?;
+        store.close()?;
+        return Ok(findings);
+    }
     match look(path)? {
         Place::Store => {}
         Place::Missing | Place::Empty => return Err(Error::usage(format!("{show} holds no store"))),
     }
-    let mut findings = Findings::default();
     progress("opening");
     // A daemon that was just killed may hold the store for a moment yet.
     let os = lock(path, Access::Read).map_err(|error| Error::system(&show, error))?;
@@ -58,15 +68,27 @@ pub fn check(path: &Path, progress: &mut dyn FnMut(&str)) -> Result<Findings, Er
         }
         Err(error) => return Err(store_error(&show, error, &*disk)),
     };
+    examine(&show, &*engine, &*disk, progress, &mut findings)?;
+    Ok(findings)
+}
+
+/// Verifies every checksum, then every invariant of the filesystem.
+fn examine(
+    show: &impl std::fmt::Display,
+    engine: &dyn Engine,
+    disk: &dyn Disk,
+    progress: &mut dyn FnMut(&str),
+    findings: &mut Findings,
+) -> Result<(), Error> {
     progress("verifying every checksum");
-    match engine::run(&*engine, Command::Verify) {
+    match engine::run(engine, Command::Verify) {
         Ok(()) => {}
         Err(error) if error.is_damage() => findings.damage.push(error.to_string()),
-        Err(error) => return Err(store_error(&show, error, &*disk)),
+        Err(error) => return Err(store_error(show, error, disk)),
     }
     progress("verifying every name, inode and block");
     let damage = &mut findings.damage;
-    match fs::check(&*engine, &mut |problem| damage.push(problem.what)) {
+    match fs::check(engine, &mut |problem| damage.push(problem.what)) {
         Ok(summary) => findings.summary = Some(summary),
         Err(error) => match &error {
             fs::Error::Damaged(_) => damage.push(error.to_string()),
@@ -77,10 +99,10 @@ pub fn check(path: &Path, progress: &mut dyn FnMut(&str)) -> Result<Findings, Er
                     damage.push(sentence);
                 }
             }
-            _ => return Err(fs_error(&show, error, &*disk)),
+            _ => return Err(fs_error(show, error, disk)),
         },
     }
-    Ok(findings)
+    Ok(())
 }
 
 /// Repairs the store in `path`, which nobody may have open; unless it is opened for writing, only says what it would do.
@@ -90,6 +112,12 @@ pub fn repair(
     progress: &mut dyn FnMut(&str),
 ) -> Result<repair::Report, Error> {
     let show = path.display();
+    if location::url(path).is_some() {
+        return Err(Error::usage(format!(
+            "{show}: a store at a URL is not mended here; kvfs check says what is damaged, and what can still be read can be copied from \
+             a mount with -o ro"
+        )));
+    }
     if look(path)? != Place::Store {
         return Err(Error::usage(format!("{show} holds no store")));
     }

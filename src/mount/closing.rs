@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use super::lock::{BUSY_WAIT, CLOSED, CLOSING, CLOSING_WAIT, LEFT};
 use crate::daemon::ProcessHandle;
 use crate::disk::{Held, InUse};
+use crate::store::location::{self, Seats};
 
 /// Interval at which the lock is looked at while a process is waited for.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
@@ -13,6 +14,16 @@ const LOOK_AGAIN: Duration = Duration::from_millis(500);
 /// The process that a lock's text names.
 pub(super) fn pid_in(holder: &str) -> Option<u32> {
     holder.split([' ', ',']).find_map(|word| word.parse().ok())
+}
+
+/// What the holder of a directory has written into its lock; `None` if nobody has it.
+fn holder_of(held: &Held) -> Option<String> {
+    InUse::of(&held.let_go().err()?).map(|in_use| in_use.holder.clone())
+}
+
+/// The seat of the mount of this machine that writes to the store at `url`, if there is one.
+fn seat_of(url: &str) -> Option<Held> {
+    Held::find(&Seats::of(url).ok()?.writer()).ok().flatten()
 }
 
 /// State of a store after an unmount.
@@ -40,7 +51,13 @@ impl Closing {
     /// Of the store in `path`, or of no store, which the process `pid` serves, as far as that is known. To be called while it is mounted.
     pub fn of(path: Option<&Path>, pid: Option<u32>) -> Closing {
         // A store of which we may see nothing is waited for by its process alone.
-        let held = path.and_then(|path| Held::find(path).ok().flatten());
+        let held = path.and_then(|path| match location::url(path) {
+            None => Held::find(path).ok().flatten(),
+            // The seat may be that of another mount: this one may only read.
+            Some(url) => {
+                seat_of(url).filter(|held| holder_of(held).is_some_and(|holder| pid_in(&holder) == pid))
+            }
+        });
         let busy = held.as_ref().and_then(|held| held.let_go().err());
         let pid = pid.or_else(|| pid_in(&InUse::of(&busy?)?.holder));
         Closing { held, process: pid.and_then(ProcessHandle::older), pid }

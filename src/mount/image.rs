@@ -8,12 +8,12 @@ use crate::disk::create_outside;
 use crate::engine::Engine;
 use crate::fs::{Veil, keys};
 use crate::recording::{self, Head, Keeps, Meters, Recorder, RecorderStatus, Writer};
-use crate::store::{Error, Place, Terms, look};
+use crate::store::{Error, Place, Terms, location, look};
 
 /// Writes what the store in `path` holds into the new file `file`; nothing of the store changes.
 pub fn image(path: &Path, file: &Path, keeps: Keeps) -> Result<RecorderStatus, Error> {
     let show = path.display();
-    if look(path)? != Place::Store {
+    if location::url(path).is_none() && look(path)? != Place::Store {
         return Err(Error::usage(format!("{show} is neither a mounted kvfs nor the directory of a store")));
     }
     if file.starts_with(path) {

@@ -6,16 +6,19 @@ use std::sync::Arc;
 
 use super::below::EngineWitness;
 use super::errors::{fs_error, store_error};
-use super::lock::lock;
+use super::lock::{CLOSED, lock};
+use super::remote;
 use crate::base::clock::{Clock, SystemClock};
 use crate::disk::{
-    Access, Disk, Latch, LogFile, Metered, Opening, OsDisk, Overlay, Pool, ProcessIo, Stock, process_io,
+    Access, Disk, Latch, LogFile, Metered, Opening, OsDisk, Overlay, Pool, ProcessIo, Space, Stock,
+    process_io,
 };
+use crate::engine::remote::Site;
 use crate::engine::{self, Engine, Followed, Home, Kind, MeteredEngine, Tier};
 use crate::fs::types::{Caller, ROOT, SetAttributes};
 use crate::fs::{self, FileSystem, Identity, keys};
 use crate::repair;
-use crate::store::{Description, Error, Given, Place, Settings, Terms};
+use crate::store::{Description, Error, Given, Place, Settings, Terms, location};
 
 /// Directory of an engine that reads and writes its files in ways of its own.
 pub(super) const ENGINE_DIRECTORY: &str = "engine";
@@ -40,9 +43,12 @@ pub struct Store {
     pub(super) followed: Option<Arc<Followed>>,
     /// What its engine's files are seen through; behind everything that has them open, so that it goes after that.
     pub(super) witness: Option<Arc<EngineWitness>>,
+    /// The place of a store at a URL; of others the directory is all there is.
+    pub(super) site: Option<Arc<dyn Site>>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) os: Arc<OsDisk>,
     pub(super) pool: Arc<Pool>,
+    /// Its directory, or its URL.
     pub(super) path: PathBuf,
     /// Nothing below changes: what a recovery changes stays in memory, and no work is done.
     pub(super) is_view: bool,
@@ -50,8 +56,11 @@ pub struct Store {
     pub(super) began: Option<ProcessIo>,
 }
 
-/// Makes a store in `path`, which must be missing or empty. It is durable when this returns.
+/// Makes a store in `path`, a directory that must be missing or empty, or a URL where nothing lies. It is durable when this returns.
 pub fn make_store(path: &Path, given: &Given, terms: Terms) -> Result<(), Error> {
+    if let Some(url) = location::url(path) {
+        return remote::make(url, given)?.close();
+    }
     if terms.look(path)? == Place::Store {
         return Err(Error::usage(format!("{} already holds a store", path.display())));
     }
@@ -74,6 +83,8 @@ pub(super) enum Seen {
 /// For a read-only mount nothing below changes: a store that was not closed is recovered over a view in memory. Where that would take
 /// more than half of the cache, it is recovered in place, as for a mount that writes; on a disk that cannot be written it is refused.
 ///
+/// `path` may be a URL: then the store lies there, and what it needs on this machine in its seat.
+///
 /// An engine of others is not seen by a witness here: that is for a mount.
 pub fn open_store(path: &Path, given: &Given, terms: Terms) -> Result<Store, Error> {
     open(path, given, terms, Seen::Not)
@@ -81,6 +92,9 @@ pub fn open_store(path: &Path, given: &Given, terms: Terms) -> Result<Store, Err
 
 /// The same, with what `seen` says.
 pub(super) fn open(path: &Path, given: &Given, terms: Terms, seen: Seen) -> Result<Store, Error> {
+    if let Some(url) = location::url(path) {
+        return remote::open(url, given, terms);
+    }
     let show = path.display();
     let place = terms.look(path)?;
     // Options are looked at before anything is made. What a store's engine makes of them is seen when it is known which one that is.
@@ -123,17 +137,20 @@ pub(super) fn open(path: &Path, given: &Given, terms: Terms, seen: Seen) -> Resu
 }
 
 /// How what is below is used.
-enum Manner {
+pub(super) enum Manner {
     /// Nothing of it changes.
     View,
     /// As it is, through a witness that the engine has.
     InPlace(Option<EngineWitness>),
+    /// The store lies elsewhere.
+    Remote(Arc<dyn Site>),
 }
 
 /// The parts of a store below the engine.
-struct Below {
+pub(super) struct Below {
     disk: Arc<Metered>,
-    latch: Arc<Latch>,
+    /// What the description is read through.
+    pub latch: Arc<Latch>,
     stock: Arc<Stock>,
     pool: Arc<Pool>,
     /// The kernel's counters of this process before.
@@ -141,7 +158,7 @@ struct Below {
 }
 
 impl Below {
-    fn new(path: &Path, os: &Arc<OsDisk>) -> Result<Below, Error> {
+    pub fn new(path: &Path, os: &Arc<OsDisk>) -> Result<Below, Error> {
         let began = process_io().ok();
         if repair::is_pending(&**os)? {
             return Err(Error::damaged(format!("{}: {}", path.display(), repair::PENDING)));
@@ -152,29 +169,36 @@ impl Below {
         Ok(Below { latch: Latch::new(disk.clone()), disk, stock, pool, began })
     }
 
-    /// Opens engine and filesystem on `disk`, which these are or are below of.
-    fn open(
+    /// Opens the filesystem on an engine that `open` opens.
+    pub fn open(
         self,
         path: &Path,
         os: Arc<OsDisk>,
-        disk: Arc<dyn Disk>,
-        (description, settings, engine_options): (Description, Settings, &engine::Options),
+        open: impl FnOnce(Arc<dyn Clock>) -> engine::Result<Arc<dyn Engine>>,
+        (description, settings): (Description, Settings),
         manner: Manner,
     ) -> Result<Store, Error> {
-        let (is_view, witness) = match manner {
-            Manner::View => (true, None),
-            Manner::InPlace(witness) => (false, witness),
+        let (is_view, witness, site) = match manner {
+            Manner::View => (true, None, None),
+            Manner::InPlace(witness) => (false, witness, None),
+            Manner::Remote(site) => (false, None, Some(site)),
         };
         let Below { disk: metered, latch, pool, began, stock: _ } = self;
         let show = path.display();
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-        let engine = open_engine(&os, disk, clock.clone(), engine_options)
-            .map_err(|error| store_error(&show, error, &*latch))?;
+        let engine = open(clock.clone()).map_err(|error| store_error(&show, error, &*latch))?;
+        let room: Room = match site.clone() {
+            Some(site) => Arc::new(move || Ok(site.space())),
+            None => {
+                let disk = latch.clone();
+                Arc::new(move || disk.space())
+            }
+        };
         let followed =
             (!engine.kind().has_snapshots && !is_view).then(|| Followed::new(engine.clone(), clock.clone()));
         let engine = followed.clone().map_or(engine, |followed| followed as Arc<dyn Engine>);
         let engine = MeteredEngine::new(engine, keys::classify);
-        let fs = open_fs(&engine, &clock, &latch, &description, &settings)
+        let fs = open_fs(&engine, &clock, room, &description, &settings)
             .map_err(|error| fs_error(&show, error, &*latch))?;
         let (disk, path) = (metered, path.to_path_buf());
         let witness = witness.map(Arc::new);
@@ -187,6 +211,7 @@ impl Below {
             fs,
             followed,
             witness,
+            site,
             clock,
             os,
             pool,
@@ -244,7 +269,7 @@ fn open_in_place(
         }
     };
     let settings = description.settings(given)?;
-    let (disk, stock, engine_options) = (below.latch.clone(), below.stock.clone(), settings.engine.clone());
+    let (disk, stock, options) = (below.latch.clone(), below.stock.clone(), settings.engine.clone());
     let witness = match settings.below_engine.witness && seen == Seen::AsGiven {
         true => {
             let own = engine_directory(&os).map_err(|error| store_error(&show, error, &*below.latch))?;
@@ -254,8 +279,9 @@ fn open_in_place(
         }
         false => None,
     };
-    let store =
-        below.open(path, os, disk, (description, settings, &engine_options), Manner::InPlace(witness))?;
+    let below_it = os.clone();
+    let open = |clock| open_engine(&below_it, disk, clock, &options);
+    let store = below.open(path, os, open, (description, settings), Manner::InPlace(witness))?;
     // An engine with a directory of its own could not take them.
     if !store.settings.fs.read_only
         && matches!(store.settings.engine.kind().home, Home::Disk(_))
@@ -291,7 +317,9 @@ fn open_view(path: &Path, os: Arc<OsDisk>, given: &Given) -> Result<Option<Store
             return Ok(None);
         }
         let overlay = Overlay::bounded(below.latch.clone(), kept_bytes_max);
-        match below.open(path, os.clone(), overlay.clone(), (description, settings, &options), Manner::View) {
+        let disk = overlay.clone();
+        let open = |clock| open_engine(&os, disk, clock, &options);
+        match below.open(path, os.clone(), open, (description, settings), Manner::View) {
             Err(_) if overlay.is_exceeded() => {}
             other => return other.map(Some),
         }
@@ -306,12 +334,15 @@ fn engine_of_others(path: &Path, os: &Arc<OsDisk>, given: &Given) -> Option<Kind
     matches!(kind.home, Home::Directory(_)).then_some(kind)
 }
 
+/// Room for what is stored.
+type Room = Arc<dyn Fn() -> io::Result<Space> + Send + Sync>;
+
 /// Opens the filesystem on `engine`; an empty engine gets a new one, whose root belongs to whoever makes it, and which is durable
 /// when this returns.
 fn open_fs(
     engine: &Arc<MeteredEngine>,
     clock: &Arc<dyn Clock>,
-    latch: &Arc<Latch>,
+    room: Room,
     description: &Description,
     settings: &Settings,
 ) -> fs::Result<Arc<FileSystem>> {
@@ -320,8 +351,7 @@ fn open_fs(
         let identity = Identity { uuid: description.uuid, ..Identity::random()? };
         FileSystem::format(&**engine, &**clock, &settings.fs, identity)?;
     }
-    let disk = latch.clone();
-    let fs = FileSystem::open(engine.clone(), clock.clone(), settings.fs, Arc::new(move || disk.space()))?;
+    let fs = FileSystem::open(engine.clone(), clock.clone(), settings.fs, room)?;
     let user = nix::unistd::geteuid();
     if made && !user.is_root() && !settings.fs.read_only {
         let (uid, gid) = (Some(user.as_raw()), Some(nix::unistd::getegid().as_raw()));
@@ -336,7 +366,7 @@ fn open_fs(
 impl Store {
     /// The directory of an engine that reads and writes there in ways of its own; `None` of one whose files are on the disk.
     pub fn engine_directory(&self) -> Option<PathBuf> {
-        let has_own = matches!(self.settings.engine.kind().home, Home::Directory(_));
+        let has_own = matches!(self.settings.engine.kind().home, Home::Directory(_)) && self.site.is_none();
         has_own.then(|| self.path.join(ENGINE_DIRECTORY))
     }
 
@@ -353,6 +383,11 @@ impl Store {
         let holder = format!("kvfs, process {}, {what}", std::process::id());
         if let Err(error) = self.os.name_holder(&holder) {
             log::warn!("writing the holder's name into the lock: {error}");
+        }
+        let Some(site) = self.site.as_ref().filter(|_| !self.settings.fs.read_only) else { return };
+        let said = if what == CLOSED { site.release() } else { site.hold(what) };
+        if let Err(error) = said {
+            log::warn!("{}: saying who writes: {error}", self.path.display());
         }
     }
 
@@ -400,7 +435,8 @@ mod tests {
             let disk = SimDisk::new();
             description.save(&*disk).unwrap();
             let (engine, latch) = open(disk.clone());
-            open_fs(&engine, &clock, &latch, &description, &settings).unwrap();
+            let room: Room = Arc::new(move || latch.space());
+            open_fs(&engine, &clock, room, &description, &settings).unwrap();
             for seed in 0..32 {
                 let after = disk.crash(seed);
                 assert_eq!(Description::load(&*after).unwrap().as_ref(), Some(&description));

@@ -204,6 +204,7 @@ static ELSEWHERE: Descriptor = Descriptor {
     options: || engine::Options::new(Kind::of(&ELSEWHERE), engine::Common::default()),
     tiny: || engine::Options::new(Kind::of(&ELSEWHERE), engine::Common::tiny()),
     home: Home::Directory(|_, _, _| Ok(Arc::new(Elsewhere(MemEngine::new())))),
+    remote: None,
     is_file: |_| false,
     salvage: None,
     has_snapshots: false,

@@ -1,10 +1,10 @@
 //! The head of the report: the mount and its state, amplification, and traffic at the disk.
 
-use super::super::figures::{amp, clock, human_count, percent, span, tail, timestamp};
+use super::super::figures::{amp, clock, human_count, percent, span, tail};
 use super::super::stats::{Base, Report, Sample, State};
 use super::engine::of_levels;
 use super::page::{COLUMNS, Page};
-use crate::base::text::{exact_size, human_size};
+use crate::base::text::{exact_size, human_size, timestamp};
 use crate::disk::{Counters, Purpose};
 use crate::engine::{Probes, Promise};
 

@@ -2,10 +2,10 @@
 
 use std::time::{Duration, UNIX_EPOCH};
 
-use super::super::figures::{amp, clock, human_count, span, tail, timestamp};
+use super::super::figures::{amp, clock, human_count, span, tail};
 use super::super::render::{COLUMNS, Page};
 use super::document::{ClassRow, WitnessDocument};
-use crate::base::text::human_size;
+use crate::base::text::{human_size, timestamp};
 use crate::witness::Class;
 
 /// Files that are shown.

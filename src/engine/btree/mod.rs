@@ -142,6 +142,7 @@ pub static ENGINE: Descriptor = Descriptor {
     options: || Options::default().into(),
     tiny: || Options::tiny().into(),
     home: Home::Disk(|disk, clock, options| Ok(open(disk, clock, options.own()?)?)),
+    remote: None,
     is_file,
     salvage: Some(|disk, options, sink| salvage(disk, options.own()?, sink)),
     has_snapshots: false,

@@ -121,6 +121,7 @@ pub static ENGINE: Descriptor = Descriptor {
     options: || Options::default().into(),
     tiny: || Options::tiny().into(),
     home: Home::Disk(|disk, clock, options| Ok(open(disk, clock, options.own()?)?)),
+    remote: None,
     is_file,
     salvage: Some(|disk, _, sink| salvage(&*disk, sink)),
     has_snapshots: true,

@@ -12,6 +12,7 @@
 //! finished at the next mount. It is replaced as a whole, never changed in place.
 
 pub mod decoders;
+pub mod location;
 
 use std::fmt::Write;
 use std::io;
@@ -246,7 +247,8 @@ impl Description {
         format!("{:032x}", u128::from_be_bytes(self.uuid))
     }
 
-    fn encode(&self) -> String {
+    /// Its text.
+    pub fn encode(&self) -> String {
         let mut text = format!("{MAGIC}{VERSION}\nuuid={}\n", self.uuid_text());
         for (name, value) in &self.options {
             let _ = writeln!(text, "{name}={value}");
@@ -256,7 +258,8 @@ impl Description {
         text
     }
 
-    fn decode(bytes: &[u8]) -> Result<Description, Error> {
+    /// The one whose text `bytes` are.
+    pub fn decode(bytes: &[u8]) -> Result<Description, Error> {
         let damaged = |what: &str| Error::damaged(format!("{DESCRIPTION} is damaged: {what}"));
         let text = std::str::from_utf8(bytes).map_err(|_| damaged("it is not text"))?;
         let version = text.strip_prefix(MAGIC).and_then(|rest| rest.lines().next());
