@@ -80,7 +80,13 @@ pub fn serve(
     if let Some(witness) = &store.witness {
         log::info!("{witness}");
     }
-    let fuse = store.settings.fuse.clone();
+    let mut fuse = store.settings.fuse.clone();
+    if store.states.are_followed()
+        && let Some(site) = &store.site
+    {
+        // What the kernel knows may be as old as what we know.
+        fuse.timeout = fuse.timeout.min(site.refresh());
+    }
     let durability = Durability {
         always: store.settings.engine.common().sync == engine::Sync::Always,
         names: flags.dirsync,
@@ -117,7 +123,7 @@ fn adapter(
     durability: Durability,
     events: std::sync::mpsc::Sender<session::Event>,
 ) -> io::Result<Adapter> {
-    let (fs, tree, attribution) =
-        (service.store.fs.clone(), service.tree.clone(), service.attribution.clone());
-    Adapter::new(fs, tree, attribution, options, durability, events)
+    let (states, tree, attribution) =
+        (service.store.states.clone(), service.tree.clone(), service.attribution.clone());
+    Adapter::new(states, tree, attribution, options, durability, events)
 }

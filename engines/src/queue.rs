@@ -70,9 +70,13 @@ impl Queue {
         &self.wake_signal
     }
 
-    /// The error of a sync that failed, for who would change something.
+    /// What is answered to who would change something after a sync that failed: nothing is taken any more.
     pub fn check(&self) -> Result<()> {
-        self.state.lock().failed().map_or(Ok(()), Err)
+        match self.state.lock().failed() {
+            None => Ok(()),
+            Some(Error::NoSpace) => Err(Error::NoSpace),
+            Some(error) => Err(Error::Poisoned(error.to_string())),
+        }
     }
 
     /// Notes a batch of `bytes`, which the engine has taken; its end in the history.

@@ -249,6 +249,10 @@ pub fn unmount(path: &Path, lazy: bool) -> Result<(), Failure> {
                  {what}"
             ),
         )),
+        Closed::Lost(what) => {
+            let text = format!("{show} is unmounted; what was synced is there, what was not is lost: {what}");
+            Err(Failure::new(code::MOUNT, text))
+        }
         Closed::InUse => {
             Err(Failure::new(code::MOUNT, format!("{show} is unmounted, but its store is still in use")))
         }

@@ -64,6 +64,11 @@ metrics! {
 /// An engine that counts what passes to `engine`.
 pub struct MeteredEngine {
     engine: Arc<dyn Engine>,
+    meters: Arc<Meters>,
+}
+
+/// What is counted, and who looks on: of one engine, or of all states of one that is followed.
+struct Meters {
     classify: fn(&[u8]) -> KeyKind,
     kinds: [KindMeter; KINDS],
     tags: [TagMeter; TAGS],
@@ -78,8 +83,7 @@ pub struct MeteredEngine {
 impl MeteredEngine {
     /// Counts from zero; `classify` gives the kind of a key.
     pub fn new(engine: Arc<dyn Engine>, classify: fn(&[u8]) -> KeyKind) -> Arc<MeteredEngine> {
-        Arc::new(MeteredEngine {
-            engine,
+        let meters = Meters {
             classify,
             kinds: std::array::from_fn(|_| KindMeter::default()),
             tags: std::array::from_fn(|_| TagMeter::default()),
@@ -88,32 +92,38 @@ impl MeteredEngine {
             tap: TapSlot::default(),
             is_refusing: AtomicBool::new(false),
             refusal: Mutex::default(),
-        })
+        };
+        Arc::new(MeteredEngine { engine, meters: Arc::new(meters) })
+    }
+
+    /// Another state of the engine, counted together with this one.
+    pub fn beside(&self, engine: Arc<dyn Engine>) -> Arc<MeteredEngine> {
+        Arc::new(MeteredEngine { engine, meters: self.meters.clone() })
     }
 
     /// Counters by kind of key.
     pub fn kinds(&self) -> [KindCounters; KINDS] {
-        std::array::from_fn(|index| self.kinds[index].snapshot())
+        std::array::from_fn(|index| self.meters.kinds[index].snapshot())
     }
 
     /// Counters by batch tag.
     pub fn tags(&self) -> [TagCounters; TAGS] {
-        std::array::from_fn(|index| self.tags[index].snapshot())
+        std::array::from_fn(|index| self.meters.tags[index].snapshot())
     }
 
     /// The kind of a key.
     pub fn kind_of(&self, key: &[u8]) -> KeyKind {
-        (self.classify)(key)
+        (self.meters.classify)(key)
     }
 
     /// Scans begun.
     pub fn scans(&self) -> u64 {
-        self.scans.load(Relaxed)
+        self.meters.scans.load(Relaxed)
     }
 
     /// The error that the last batch got, if it was refused and none that takes space was taken since: whatever the engine's reason is.
     pub fn refusal(&self) -> Option<Error> {
-        self.refusal.lock().clone()
+        self.meters.refusal.lock().clone()
     }
 
     /// Keeps in mind what became of a batch. To wait is not to be refused, and what gives space back proves nothing for what takes it.
@@ -123,12 +133,12 @@ impl MeteredEngine {
             // What a change of one page needs and cannot be read is no reason for others.
             Err(error) if error.unread_file().is_some() => {}
             Err(error) => {
-                *self.refusal.lock() = Some(error.clone());
-                self.is_refusing.store(true, Relaxed);
+                *self.meters.refusal.lock() = Some(error.clone());
+                self.meters.is_refusing.store(true, Relaxed);
             }
-            Ok(_) if self.is_refusing.load(Relaxed) && !batch.uses_reserve && !batch.is_empty() => {
-                *self.refusal.lock() = None;
-                self.is_refusing.store(false, Relaxed);
+            Ok(_) if self.meters.is_refusing.load(Relaxed) && !batch.uses_reserve && !batch.is_empty() => {
+                *self.meters.refusal.lock() = None;
+                self.meters.is_refusing.store(false, Relaxed);
             }
             Ok(_) => {}
         }
@@ -136,7 +146,7 @@ impl MeteredEngine {
 
     /// The live trace of reads.
     pub fn trace(&self) -> &ReadTrace {
-        &self.trace
+        &self.meters.trace
     }
 
     /// The engine behind the meter, for whoever reads it and is not to be counted.
@@ -146,11 +156,11 @@ impl MeteredEngine {
 
     /// The place for a tap.
     pub fn tap(&self) -> &TapSlot {
-        &self.tap
+        &self.meters.tap
     }
 
     fn kind(&self, key: &[u8]) -> &KindMeter {
-        &self.kinds[usize::from((self.classify)(key)) % KINDS]
+        &self.meters.kinds[usize::from((self.meters.classify)(key)) % KINDS]
     }
 }
 
@@ -160,14 +170,14 @@ impl Engine for MeteredEngine {
     }
 
     fn get(&self, key: &[u8], tier: Tier) -> Result<Option<Bytes>> {
-        if self.trace.wants() {
+        if self.meters.trace.wants() {
             let probes = self.engine.explain(key, tier)?;
-            self.trace.note(key, Asked::Get(probes));
+            self.meters.trace.note(key, Asked::Get(probes));
         }
-        let began = self.tap.begin();
+        let began = self.meters.tap.begin();
         // Counted after the call: one that answers WouldBlock is asked again and counts then.
         let found = self.engine.get(key, tier)?;
-        self.tap.note(began, |tap, request| tap.get(request, key, found.as_ref().map(Bytes::len)));
+        self.meters.tap.note(began, |tap, request| tap.get(request, key, found.as_ref().map(Bytes::len)));
         let slot = self.kind(key);
         slot.gets.fetch_add(1, Relaxed);
         if let Some(value) = &found {
@@ -179,35 +189,35 @@ impl Engine for MeteredEngine {
 
     fn scan(&self, range: KeyRange<'_>, tier: Tier, visit: &mut Visit<'_>) -> Result<()> {
         let (mut count, mut bytes) = (0, 0);
-        let began = self.tap.begin();
+        let began = self.meters.tap.begin();
         let result = self.engine.scan(range, tier, &mut |key, value| {
             count += 1;
             bytes += (key.len() + value.len()) as u64;
             visit(key, value)
         });
         if result.is_ok() {
-            self.tap.note(began, |tap, request| tap.scan(request, range, count, bytes));
+            self.meters.tap.note(began, |tap, request| tap.scan(request, range, count, bytes));
             let slot = self.kind(range.start);
-            self.scans.fetch_add(1, Relaxed);
+            self.meters.scans.fetch_add(1, Relaxed);
             slot.scanned.fetch_add(count, Relaxed);
             slot.scanned_bytes.fetch_add(bytes, Relaxed);
-            if self.trace.wants() {
-                self.trace.note(range.start, Asked::Scan { entries: count, bytes });
+            if self.meters.trace.wants() {
+                self.meters.trace.note(range.start, Asked::Scan { entries: count, bytes });
             }
         }
         result
     }
 
     fn apply(&self, batch: &Batch, tier: Tier) -> Result<Lsn> {
-        let began = self.tap.begin();
+        let began = self.meters.tap.begin();
         let result = self.engine.apply(batch, tier);
         self.note_outcome(batch, &result);
         let lsn = result?;
         if !batch.is_empty() {
             let of_batch = |request| Request { tag: batch.tag, ..request };
-            self.tap.note(began, |tap, request| tap.batch(of_batch(request), batch, lsn));
+            self.meters.tap.note(began, |tap, request| tap.batch(of_batch(request), batch, lsn));
         }
-        let tag = &self.tags[usize::from(batch.tag) % TAGS];
+        let tag = &self.meters.tags[usize::from(batch.tag) % TAGS];
         let (mut puts, mut deletes) = (0, 0);
         for operation in batch.operations() {
             let slot = self.kind(operation.key());
@@ -237,7 +247,7 @@ impl Engine for MeteredEngine {
         self.engine.lsn()
     }
     fn sync_to(&self, lsn: Lsn, done: Done) {
-        match self.tap.note_sync() {
+        match self.meters.tap.note_sync() {
             Some((tap, number)) => {
                 let done = Box::new(move |result| {
                     tap.synced(number);

@@ -6,6 +6,7 @@
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::{Engine, Error, Kind, Options, Result};
 use crate::base::clock::Clock;
@@ -47,6 +48,12 @@ pub trait Site: Send + Sync {
     /// Opens the store, or makes an empty one where only a description is. To write: [`Error::Invalid`] if somebody else does and may not be
     /// taken over.
     fn open(&self, access: Access, clock: Arc<dyn Clock>, options: &Options) -> Result<Arc<dyn Engine>>;
+
+    /// The store as it is durable now, if it was opened to be followed and is not as it was; what was opened before goes on showing what it did.
+    fn newer(&self) -> Result<Option<Arc<dyn Engine>>>;
+
+    /// Time after which whoever follows asks for what is newer.
+    fn refresh(&self) -> Duration;
 
     /// Says of whoever opened it to write what it does, for others who come: a few words.
     fn hold(&self, what: &str) -> Result<()>;

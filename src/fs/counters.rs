@@ -105,7 +105,12 @@ pub(super) fn encode(total: Change, believable: bool) -> Vec<u8> {
 
 /// The totals of a record that may be believed.
 pub(super) fn decode(bytes: &[u8]) -> Option<Change> {
-    let mut source = bytes.strip_prefix(&[1])?;
+    if bytes.first() == Some(&1) { decode_last(bytes) } else { None }
+}
+
+/// The totals of a record as they were stored last, which were right then.
+pub(super) fn decode_last(bytes: &[u8]) -> Option<Change> {
+    let mut source = bytes.get(1..)?;
     let mut word = || take_u64(&mut source).map(|word| word as i64);
     let total =
         Change { inodes: word()?, apparent_bytes: word()?, stored_bytes: word()?, record_bytes: word()? };

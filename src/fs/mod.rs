@@ -40,6 +40,7 @@ mod options;
 mod orphans;
 mod ranges;
 mod repair;
+pub mod states;
 mod superblock;
 pub mod types;
 mod veil;
@@ -165,24 +166,74 @@ impl FileSystem {
                 stored.ok_or_else(|| error::damaged("the superblock is gone after it was written"))?
             }
         };
-        let superblock = Superblock::decode(&stored)?;
-        let filesystem = FileSystem {
+        let filesystem = FileSystem::over(engine, clock, options, space, &stored, Arc::new(Meter::new()))?;
+        filesystem.load_counters()?;
+        filesystem.adopt_leftovers()?;
+        Ok(Arc::new(filesystem))
+    }
+
+    /// Opens the filesystem that `engine` shows, which another process changes: nothing is left over that this one would have to clear away, and
+    /// the totals are those that the other one stored last.
+    pub fn look(
+        engine: Arc<dyn Engine>,
+        clock: Arc<dyn Clock>,
+        options: Options,
+        space: SpaceSource,
+    ) -> Result<Arc<FileSystem>> {
+        FileSystem::shown(
+            engine,
+            clock,
+            Options { read_only: true, ..options },
+            space,
+            Arc::new(Meter::new()),
+        )
+    }
+
+    /// The same filesystem in another state, which `engine` shows; counted together with this one.
+    pub fn at(&self, engine: Arc<dyn Engine>) -> Result<Arc<FileSystem>> {
+        FileSystem::shown(engine, self.clock.clone(), self.options, self.space.clone(), self.meter.clone())
+    }
+
+    fn shown(
+        engine: Arc<dyn Engine>,
+        clock: Arc<dyn Clock>,
+        options: Options,
+        space: SpaceSource,
+        meter: Arc<Meter>,
+    ) -> Result<Arc<FileSystem>> {
+        let Some(stored) = engine.get(&keys::superblock(), Tier::Disk)? else {
+            let sentence = "the store holds no filesystem, and read-only none can be made".to_string();
+            return Err(Error::Engine(engine::Error::Invalid(sentence)));
+        };
+        let filesystem = FileSystem::over(engine, clock, options, space, &stored, meter)?;
+        let total = filesystem.engine.get(&keys::counter(counters::TOTAL), Tier::Disk)?;
+        filesystem.counters.add(total.as_deref().and_then(counters::decode_last).unwrap_or_default());
+        Ok(Arc::new(filesystem))
+    }
+
+    fn over(
+        engine: Arc<dyn Engine>,
+        clock: Arc<dyn Clock>,
+        options: Options,
+        space: SpaceSource,
+        superblock: &[u8],
+        meter: Arc<Meter>,
+    ) -> Result<FileSystem> {
+        let superblock = Superblock::decode(superblock)?;
+        Ok(FileSystem {
             orphans: Orphans::new(engine.wake_signal()),
             inodes: Inodes::new(engine.clone()),
             engine,
             clock,
             options: Options { block_bytes: superblock.block_bytes, ..options },
             space,
-            meter: Arc::new(Meter::new()),
+            meter,
             numbers: Numbers::after(superblock),
             names: Names::new(superblock.identity.secret),
             deferred: Deferred::default(),
             counters: Counters::default(),
             locks: Locks::default(),
-        };
-        filesystem.load_counters()?;
-        filesystem.adopt_leftovers()?;
-        Ok(Arc::new(filesystem))
+        })
     }
 
     /// The counters of door 1.

@@ -39,7 +39,7 @@ use std::sync::mpsc::Sender;
 use fuser::{Generation, Request};
 
 use crate::attribution::Attribution;
-use crate::fs::FileSystem;
+use crate::fs::states::States;
 use crate::fs::types::Caller;
 use crate::virtual_files::VirtualTree;
 use crate::witness::{self, Directory};
@@ -84,14 +84,14 @@ impl Drop for End {
 impl Adapter {
     /// Serves `fs` and, under `/.stats`, `tree`. `attribution` is told who moves content, `ended` when the session is over.
     pub fn new(
-        fs: Arc<FileSystem>,
+        states: Arc<States>,
         tree: Arc<VirtualTree>,
         attribution: Arc<Attribution>,
         options: Options,
         durability: Durability,
         ended: Sender<session::Event>,
     ) -> std::io::Result<Adapter> {
-        let stored = StoredFiles::new(fs, attribution, options, durability)?;
+        let stored = StoredFiles::new(states, attribution, options, durability)?;
         Ok(Adapter { behind: stored, virtual_files: Virtual { tree }, _end: End(ended) })
     }
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use super::lock::{BUSY_WAIT, CLOSED, CLOSING, CLOSING_WAIT, LEFT};
+use super::lock::{BUSY_WAIT, CLOSED, CLOSING, CLOSING_WAIT, LEFT, LOST};
 use crate::daemon::ProcessHandle;
 use crate::disk::{Held, InUse};
 use crate::store::location::{self, Seats};
@@ -33,6 +33,8 @@ pub enum Closed {
     Whole,
     /// The next mount has to do something first: a sentence.
     Left(String),
+    /// What no sync had made durable is lost: a sentence.
+    Lost(String),
     /// Somebody has it open for longer than closing takes.
     InUse,
 }
@@ -102,6 +104,9 @@ impl Closing {
 impl Closed {
     /// By what the last holder has written into the lock.
     fn of(holder: &str) -> Closed {
+        if let Some((_, what)) = holder.split_once(LOST) {
+            return Closed::Lost(what.to_string());
+        }
         match holder.split_once(LEFT) {
             Some((_, what)) => Closed::Left(what.to_string()),
             None if holder.ends_with(CLOSED) => Closed::Whole,

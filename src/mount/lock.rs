@@ -21,6 +21,8 @@ pub(super) const CLOSING: &str = "closing the store";
 pub(super) const CLOSED: &str = "closed";
 /// Text that it writes there instead if the next mount has to do something first.
 pub(super) const LEFT: &str = "left work behind: ";
+/// Text that it writes there instead if something that was accepted is lost.
+pub(super) const LOST: &str = "lost what was not synced: ";
 
 /// Opens the directory, waiting for a holder that is about to let go, and for the witness of one that has died: a look at what is in the directory would meet it.
 pub(super) fn lock(path: &Path, opening: impl Into<Opening>) -> io::Result<Arc<OsDisk>> {

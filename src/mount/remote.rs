@@ -5,7 +5,7 @@
 //! mounts of one machine from sharing a log.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::errors::store_error;
@@ -55,6 +55,8 @@ struct Place<'a> {
     given: Vec<(String, String)>,
     access: Access,
     seat: Arc<OsDisk>,
+    /// What is taken away at the end.
+    reader_seat: Option<ReaderSeat>,
     below: Below,
     site: Arc<dyn Site>,
     /// The description that is there.
@@ -70,17 +72,17 @@ impl<'a> Place<'a> {
         }
         let seats = Seats::of(url).map_err(|error| Error::system(url, error))?;
         let remembered = remembered(&seats.writer())?;
-        let seat = take_seat(&seats, access).map_err(|error| Error::system(url, error))?;
+        let (seat, reader_seat) = take_seat(&seats, access).map_err(|error| Error::system(url, error))?;
         let below = Below::new(Path::new(url), &seat)?;
         let site = reach(url, kind, remote, remembered.as_ref(), &given)?;
         let text = site.description().map_err(|error| Error::system(url, error))?;
         let found = text.map(|text| Description::decode(&text)).transpose().map_err(|error| error.at(url))?;
-        Ok(Place { url, given, access, seat, below, site, found })
+        Ok(Place { url, given, access, seat, reader_seat, below, site, found })
     }
 
     /// Opens what is there, or makes it.
     fn open(self) -> Result<Store, Error> {
-        let Place { url, given, access, seat, below, site, found } = self;
+        let Place { url, given, access, seat, reader_seat, below, site, found } = self;
         let failed = |error| Error::system(url, error);
         let description = match found {
             Some(description) => description,
@@ -115,7 +117,7 @@ impl<'a> Place<'a> {
             seat,
             |clock| to.open(access, clock, &options),
             (description, settings),
-            Manner::Remote(site),
+            Manner::Remote(site, reader_seat),
         )
     }
 }
@@ -150,19 +152,29 @@ fn reach(
     remote.connect(url, &settings.engine).map_err(|error| Error::usage(format!("{url}: {error}")))
 }
 
-/// Takes the seat of a mount that writes, or one for this process alone.
-fn take_seat(seats: &Seats, access: Access) -> io::Result<Arc<OsDisk>> {
-    let opening = Opening { access: SeatAccess::Write, any_owner: false };
-    if access == Access::Write {
-        return lock(&seats.writer(), opening);
-    }
-    // Those of processes that have ended.
-    for seat in seats.readers()? {
-        if OsDisk::open(&seat, opening).is_ok()
-            && let Err(error) = disk::remove_tree(&seat)
-        {
-            log::warn!("{}: taking away what a reader has left: {error}", seat.display());
+/// The seat of a process that reads; it goes with it.
+pub(super) struct ReaderSeat(PathBuf);
+
+impl Drop for ReaderSeat {
+    fn drop(&mut self) {
+        if let Err(error) = disk::remove_tree(&self.0) {
+            log::warn!("{}: taking away the seat of a reader: {error}", self.0.display());
         }
     }
-    lock(&seats.reader(), opening)
+}
+
+/// Takes the seat of a mount that writes, or one for this process alone.
+fn take_seat(seats: &Seats, access: Access) -> io::Result<(Arc<OsDisk>, Option<ReaderSeat>)> {
+    let opening = Opening { access: SeatAccess::Write, any_owner: false };
+    if access == Access::Write {
+        return Ok((lock(&seats.writer(), opening)?, None));
+    }
+    // Those of processes that were killed.
+    for seat in seats.readers()? {
+        if OsDisk::open(&seat, opening).is_ok() {
+            drop(ReaderSeat(seat));
+        }
+    }
+    let path = seats.reader();
+    Ok((lock(&path, opening)?, Some(ReaderSeat(path))))
 }

@@ -11,7 +11,7 @@ use parking_lot::{Condvar, Mutex};
 use super::below::EngineWitness;
 use super::errors::{fs_error, store_error};
 use super::fork::Forker;
-use super::lock::{CLOSED, CLOSING, LEFT};
+use super::lock::{CLOSED, CLOSING, LEFT, LOST};
 use super::store::Store;
 use crate::attribution::{Attribution, Process};
 use crate::base::metric::Since;
@@ -19,8 +19,10 @@ use crate::base::text::human_size;
 use crate::control::metrics::MetricsServer;
 use crate::control::{BelowEngine, Control, MountInfo, Sources, StatsSocket, Witnessed};
 use crate::disk::{process_io, process_of};
-use crate::engine::{self, Engine, Pending, Worker};
+use crate::engine::remote::Site;
+use crate::engine::{self, Engine, MeteredEngine, Pending, Worker};
 use crate::fs::operation::Op;
+use crate::fs::states::States;
 use crate::fs::{self, FileSystem, keys};
 use crate::store::Error;
 use crate::virtual_files::VirtualTree;
@@ -117,6 +119,11 @@ impl Service {
                 control.tick();
             }
         })?;
+        if let Some(site) = service.store.site.clone().filter(|_| service.store.states.are_followed()) {
+            let (store, stop) = (&service.store, service.stop.clone());
+            let (states, engine) = (store.states.clone(), store.engine.clone());
+            service.spawn("kvfs-follow", move || follow(&*site, &states, &engine, &stop))?;
+        }
         // A thread of its own, so that it sees processes before they end.
         let attribution = service.attribution.clone();
         service.spawn("kvfs-names", move || {
@@ -165,24 +172,33 @@ impl Service {
         if self.store.is_view {
             return Ok(());
         }
+        // Of an engine that holds it in this process alone, what is not synced now is lost if it is not synced by closing.
+        let may_lose = !self.store.engine.promise().survives_kill;
         let closed = self.close();
-        let dirty_bytes = self.store.engine.shape().debt.dirty_bytes.unwrap_or_default();
-        let left = match &closed {
-            Err(error) => Some(error.to_string()),
+        let debt = self.store.engine.shape().debt;
+        let (dirty_bytes, unsynced_bytes) = (debt.dirty_bytes.unwrap_or_default(), debt.unsynced_bytes);
+        match &closed {
+            Err(error) if may_lose && unsynced_bytes > 0 => {
+                log::error!("closed, and what was not synced is lost: {error}");
+                self.store.name_holder(&format!("{LOST}{error}"));
+            }
+            Err(error) => self.leave(&error.to_string()),
             // A mount that changes nothing leaves nothing over: what it found left to do is the next one's.
             Ok(()) if dirty_bytes > 0 && !self.store.settings.fs.read_only => {
-                Some(format!("{} are in the log and not yet in their places", human_size(dirty_bytes)))
+                self.leave(&format!(
+                    "{} are in the log and not yet in their places",
+                    human_size(dirty_bytes)
+                ));
             }
-            Ok(()) => None,
-        };
-        match left {
-            Some(what) => {
-                log::warn!("closed, but the next mount has work to do first: {what}");
-                self.store.name_holder(&format!("{LEFT}{what}"));
-            }
-            None => self.store.name_holder(CLOSED),
+            Ok(()) => self.store.name_holder(CLOSED),
         }
         closed
+    }
+
+    /// Says what the next mount has to do first.
+    fn leave(&self, what: &str) {
+        log::warn!("closed, but the next mount has work to do first: {what}");
+        self.store.name_holder(&format!("{LEFT}{what}"));
     }
 
     fn close(&mut self) -> Result<(), Error> {
@@ -215,6 +231,31 @@ impl Service {
 impl Drop for Service {
     fn drop(&mut self) {
         self.stop_threads();
+    }
+}
+
+/// Shows what another mount has made durable, as often as the store's place asks for it, until told to stop.
+fn follow(site: &dyn Site, states: &States, engine: &MeteredEngine, stop: &Stop) {
+    let mut last_error = String::new();
+    while stop.sleep(site.refresh()) {
+        let shown = site.newer().map_err(fs::Error::from).and_then(|newer| {
+            let Some(newer) = newer else { return Ok(()) };
+            let fs = states.newest().at(engine.beside(newer))?;
+            for ino in states.show(fs) {
+                log::info!("inode {ino} has been open for so long that it is seen as it is now");
+            }
+            Ok(())
+        });
+        match shown {
+            Ok(()) => last_error.clear(),
+            Err(error) => {
+                let text = error.to_string();
+                if text != last_error {
+                    log::warn!("looking for what is new: {text}");
+                }
+                last_error = text;
+            }
+        }
     }
 }
 
@@ -260,12 +301,13 @@ fn ask(witness: &EngineWitness) -> Witnessed {
 }
 
 fn parts(store: &Store, mount_point: &Path, attribution: &Arc<Attribution>, forker: &Arc<Forker>) -> Sources {
-    let Store { description, settings, disk, latch, engine, fs, clock, pool, path, began, .. } = store;
+    let Store { description, settings, disk, latch, engine, fs, states, clock, pool, path, began, .. } =
+        store;
     let value = |name: &str| settings.get(name).unwrap_or_default();
     let user = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
     let usage = {
-        let fs = fs.clone();
-        move || fs.usage()
+        let states = states.clone();
+        move || states.newest().usage()
     };
     let write_times = {
         let fs = fs.clone();

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use super::below::EngineWitness;
 use super::errors::{fs_error, store_error};
-use super::lock::{CLOSED, lock};
-use super::remote;
+use super::lock::{CLOSED, LEFT, LOST, lock};
+use super::remote::{self, ReaderSeat};
 use crate::base::clock::{Clock, SystemClock};
 use crate::disk::{
     Access, Disk, Latch, LogFile, Metered, Opening, OsDisk, Overlay, Pool, ProcessIo, Space, Stock,
@@ -15,6 +15,7 @@ use crate::disk::{
 };
 use crate::engine::remote::Site;
 use crate::engine::{self, Engine, Followed, Home, Kind, MeteredEngine, Tier};
+use crate::fs::states::States;
 use crate::fs::types::{Caller, ROOT, SetAttributes};
 use crate::fs::{self, FileSystem, Identity, keys};
 use crate::repair;
@@ -39,12 +40,16 @@ pub struct Store {
     pub engine: Arc<MeteredEngine>,
     /// Door 1.
     pub fs: Arc<FileSystem>,
+    /// Its states, of which that is the first one.
+    pub(super) states: Arc<States>,
     /// The engine below door 2, if a copy has to follow its batches.
     pub(super) followed: Option<Arc<Followed>>,
     /// What its engine's files are seen through; behind everything that has them open, so that it goes after that.
     pub(super) witness: Option<Arc<EngineWitness>>,
     /// The place of a store at a URL; of others the directory is all there is.
     pub(super) site: Option<Arc<dyn Site>>,
+    /// Goes with the store.
+    pub(super) _reader_seat: Option<ReaderSeat>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) os: Arc<OsDisk>,
     pub(super) pool: Arc<Pool>,
@@ -143,7 +148,7 @@ pub(super) enum Manner {
     /// As it is, through a witness that the engine has.
     InPlace(Option<EngineWitness>),
     /// The store lies elsewhere.
-    Remote(Arc<dyn Site>),
+    Remote(Arc<dyn Site>, Option<ReaderSeat>),
 }
 
 /// The parts of a store below the engine.
@@ -178,10 +183,10 @@ impl Below {
         (description, settings): (Description, Settings),
         manner: Manner,
     ) -> Result<Store, Error> {
-        let (is_view, witness, site) = match manner {
-            Manner::View => (true, None, None),
-            Manner::InPlace(witness) => (false, witness, None),
-            Manner::Remote(site) => (false, None, Some(site)),
+        let (is_view, witness, site, reader_seat) = match manner {
+            Manner::View => (true, None, None, None),
+            Manner::InPlace(witness) => (false, witness, None, None),
+            Manner::Remote(site, reader_seat) => (false, None, Some(site), reader_seat),
         };
         let Below { disk: metered, latch, pool, began, stock: _ } = self;
         let show = path.display();
@@ -194,12 +199,17 @@ impl Below {
                 Arc::new(move || disk.space())
             }
         };
-        let followed =
-            (!engine.kind().has_snapshots && !is_view).then(|| Followed::new(engine.clone(), clock.clone()));
+        let followed = (!engine.kind().has_snapshots && !is_view && !settings.fs.read_only)
+            .then(|| Followed::new(engine.clone(), clock.clone()));
         let engine = followed.clone().map_or(engine, |followed| followed as Arc<dyn Engine>);
         let engine = MeteredEngine::new(engine, keys::classify);
-        let fs = open_fs(&engine, &clock, room, &description, &settings)
-            .map_err(|error| fs_error(&show, error, &*latch))?;
+        let is_followed = site.is_some() && settings.fs.read_only;
+        let fs = match is_followed {
+            true => FileSystem::look(engine.clone(), clock.clone(), settings.fs, room),
+            false => open_fs(&engine, &clock, room, &description, &settings),
+        };
+        let fs = fs.map_err(|error| fs_error(&show, error, &*latch))?;
+        let states = if is_followed { States::followed(fs.clone()) } else { States::only(fs.clone()) };
         let (disk, path) = (metered, path.to_path_buf());
         let witness = witness.map(Arc::new);
         Ok(Store {
@@ -209,9 +219,11 @@ impl Below {
             latch,
             engine,
             fs,
+            states: Arc::new(states),
             followed,
             witness,
             site,
+            _reader_seat: reader_seat,
             clock,
             os,
             pool,
@@ -385,7 +397,9 @@ impl Store {
             log::warn!("writing the holder's name into the lock: {error}");
         }
         let Some(site) = self.site.as_ref().filter(|_| !self.settings.fs.read_only) else { return };
-        let said = if what == CLOSED { site.release() } else { site.hold(what) };
+        // However it was closed, it writes no more.
+        let is_over = what == CLOSED || what.starts_with(LEFT) || what.starts_with(LOST);
+        let said = if is_over { site.release() } else { site.hold(what) };
         if let Err(error) = said {
             log::warn!("{}: saying who writes: {error}", self.path.display());
         }

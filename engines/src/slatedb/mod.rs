@@ -10,7 +10,9 @@
 //! In a directory it works as well, as `file://` there: without a server, and with what a test of any engine asks.
 
 mod failure;
+mod garbage;
 mod holder;
+mod log_cache;
 mod options;
 mod profile;
 mod reader;

@@ -173,9 +173,8 @@ impl SlateOptions {
         }
     }
 
-    /// What a database is opened with to write. What is due to be sent is for kvfs to say, with `sync=`. Without `has_if_match` the store cannot
-    /// replace an object on condition.
-    pub fn settings(&self, has_if_match: bool) -> Settings {
+    /// What a database is opened with to write. What is due to be sent is for kvfs to say, with `sync=`.
+    pub fn settings(&self) -> Settings {
         let codec = self.codec();
         Settings {
             flush_interval: None,
@@ -186,13 +185,15 @@ impl SlateOptions {
                 worker: Some(CompactionWorkerOptions { compression_codec: codec, ..Default::default() }),
                 ..Default::default()
             }),
-            garbage_collector_options: Some(GarbageCollectorOptions {
-                boundary_files_enabled: has_if_match,
-                ..Default::default()
-            }),
+            garbage_collector_options: None,
             object_store_cache_options: self.disk_cache(),
             ..Settings::default()
         }
+    }
+
+    /// How what is obsolete goes. Without `has_if_match` the store cannot replace an object on condition.
+    pub fn garbage_options(&self, has_if_match: bool) -> GarbageCollectorOptions {
+        GarbageCollectorOptions { boundary_files_enabled: has_if_match, ..GarbageCollectorOptions::default() }
     }
 
     /// What a database is opened with to read.
@@ -203,6 +204,11 @@ impl SlateOptions {
             object_store_cache_options: self.disk_cache(),
             ..DbReaderOptions::default()
         }
+    }
+
+    /// Bytes of the log that a reader keeps: as much as there is of it before it becomes a table.
+    pub fn log_cache_bytes(&self) -> u64 {
+        self.memtable_bytes.saturating_mul(2)
     }
 
     fn disk_cache(&self) -> ObjectStoreCacheOptions {

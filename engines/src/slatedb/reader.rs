@@ -1,48 +1,213 @@
-//! A mount that only reads, beside one that writes.
+//! Mounts that only read, beside one that writes: each sees one state of the store after another, and each state whole.
+//!
+//! A state is a [`DbReader`] that never looks for anything newer. Whether there is something newer is asked for beside it, by the numbers of
+//! manifests and of log objects, which only grow: mostly two requests that find nothing. So a state stays what it is for as long as somebody holds
+//! it, and nothing is written to the store: credentials that may only read are enough. What a state needs is kept for a while after it is obsolete
+//! ([`super::garbage`]).
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use futures::TryStreamExt;
 use kvfs::base::clock::Clock;
 use kvfs::engine::remote::Access;
-use kvfs::engine::{Batch, Done, Engine, Error, KeyRange, Kind, Lsn, Options, Promise, Result, Tier, Visit};
+use kvfs::engine::{
+    Batch, Done, Engine, Error, Inspect, KeyRange, Kind, Lsn, Options, Promise, Result, Shape, Statistic,
+    Tier, Visit,
+};
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt};
+use parking_lot::Mutex;
+use slatedb::db_cache::moka::MokaCache;
 use slatedb::{DbReader, DbReaderMode};
 
 use super::ENGINE;
-use super::failure::of_database;
+use super::failure::{of_database, of_store};
+use super::log_cache::LogCache;
 use super::options::SlateOptions;
 use super::site::Place;
 use super::writer::{block_cache, bounds, scan_options, show};
 
-/// The database, open to read.
-struct Reader {
-    db: DbReader,
+/// Longest time between two looks at all that is there. Between them only the next number is looked for, which is not found either where a
+/// machine slept until the objects behind it were removed.
+const LIST_EVERY: Duration = Duration::from_secs(120);
+/// Interval at which a state looks for newer ones by itself: never.
+const NEVER: Duration = Duration::from_secs(10 * 365 * 86_400);
+
+/// The newest objects of a store.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+struct Newest {
+    manifest: u64,
+    log: u64,
+}
+
+/// What the states of a mount have in common.
+pub struct Reading {
     place: Place,
+    options: SlateOptions,
+    blocks: Arc<MokaCache>,
+    objects: Arc<dyn ObjectStore>,
+    seen: Mutex<Seen>,
 }
 
-/// Opens the database as it is durable now.
-pub fn open(place: Place, access: Access, _: Arc<dyn Clock>, options: &Options) -> Result<Arc<dyn Engine>> {
-    let own = options.own::<SlateOptions>()?.clone();
-    let mut reader_options = own.reader_options();
-    if access == Access::Look {
-        // It is done before it would look again.
-        reader_options.manifest_poll_interval = reader_options.checkpoint_lifetime / 3;
+/// What is known of the store.
+#[derive(Clone, Copy, Debug)]
+struct Seen {
+    newest: Newest,
+    /// When that was the newest.
+    looked_at: Instant,
+    listed_at: Instant,
+    /// States opened.
+    states: u64,
+}
+
+/// Opens the store as it is durable now.
+pub fn open(
+    place: Place,
+    access: Access,
+    _: Arc<dyn Clock>,
+    options: &Options,
+) -> Result<(Arc<Reading>, Arc<dyn Engine>)> {
+    let options = options.own::<SlateOptions>()?.clone();
+    let objects: Arc<dyn ObjectStore> = match access {
+        // Each state reads the log anew, of which most is as it was.
+        Access::Follow => Arc::new(LogCache::new(place.objects.clone(), options.log_cache_bytes())),
+        _ => place.objects.clone(),
+    };
+    let (blocks, now) = (block_cache(&options), Instant::now());
+    let seen = Seen { newest: Newest::default(), looked_at: now, listed_at: now, states: 0 };
+    let reading = Arc::new(Reading { place, options, blocks, objects, seen: Mutex::new(seen) });
+    // Before it is opened, so that what comes meanwhile is not taken for seen.
+    let newest = reading.place.wait(reading.list())?;
+    let state = reading.state(access)?;
+    reading.note(newest, true);
+    Ok((reading, state))
+}
+
+impl Reading {
+    /// The store as it is durable now, if it is not as it was.
+    pub fn newer(self: &Arc<Reading>) -> Result<Option<Arc<dyn Engine>>> {
+        let Seen { newest, listed_at, .. } = *self.seen.lock();
+        let must_list = listed_at.elapsed() > LIST_EVERY;
+        if !must_list && !self.place.wait(self.has_newer(newest))? {
+            self.note(newest, false);
+            return Ok(None);
+        }
+        let found = self.place.wait(self.list())?;
+        let state = if found == newest { None } else { Some(self.state(Access::Follow)?) };
+        self.note(found, true);
+        Ok(state)
     }
-    let db = DbReader::builder(place.database(), place.objects.clone())
-        .with_reader_mode(DbReaderMode::ManagedCheckpoint)
-        .with_options(reader_options)
-        .with_db_cache(block_cache(&own), 0)
-        .build();
-    let db = place.wait(db).map_err(|error| of_database("opening the database to read", error))?;
-    Ok(Arc::new(Reader { db, place }))
+
+    fn note(&self, newest: Newest, is_listed: bool) {
+        let mut seen = self.seen.lock();
+        let now = Instant::now();
+        (seen.newest, seen.looked_at) = (newest, now);
+        if is_listed {
+            seen.listed_at = now;
+        }
+    }
+
+    fn state(self: &Arc<Reading>, access: Access) -> Result<Arc<dyn Engine>> {
+        let (mode, poll) = match access {
+            // It may take long, and is worth a write.
+            Access::Look => (DbReaderMode::ManagedCheckpoint, None),
+            _ => (DbReaderMode::FollowLatest, Some(NEVER)),
+        };
+        let mut options = self.options.reader_options();
+        if let Some(poll) = poll {
+            options.manifest_poll_interval = poll;
+        }
+        let db = DbReader::builder(self.place.database(), self.objects.clone())
+            .with_reader_mode(mode)
+            .with_options(options)
+            .with_db_cache(self.blocks.clone(), 0)
+            .build();
+        let db = self.place.wait(db).map_err(|error| of_database("opening the database to read", error))?;
+        self.seen.lock().states += 1;
+        Ok(Arc::new(State { db: Some(db), reading: self.clone() }))
+    }
+
+    /// The newest objects.
+    async fn list(&self) -> Result<Newest> {
+        let database = self.place.database();
+        let known = self.seen.lock().newest;
+        let (manifest, log) = futures::try_join!(
+            self.newest_in(database.clone().join("manifest"), "manifest", known.manifest),
+            self.newest_in(database.join("wal"), "sst", known.log),
+        )?;
+        Ok(Newest { manifest, log })
+    }
+
+    /// The largest number in `folder`, of which `known` is one.
+    async fn newest_in(&self, folder: Path, ending: &str, known: u64) -> Result<u64> {
+        let objects = self.place.objects.list_with_offset(Some(&folder), &object(&folder, known, ending));
+        let number = |path: &Path| number_of(path, ending);
+        objects
+            .try_fold(
+                known,
+                |newest, object| async move { Ok(newest.max(number(&object.location).unwrap_or(0))) },
+            )
+            .await
+            .map_err(|error| of_store(&format!("listing {folder}"), &error))
+    }
+
+    /// Whether one of the next numbers is there.
+    async fn has_newer(&self, newest: Newest) -> Result<bool> {
+        let database = self.place.database();
+        let manifest = object(&database.clone().join("manifest"), newest.manifest + 1, "manifest");
+        let log = object(&database.join("wal"), newest.log + 1, "sst");
+        let (manifest, log) = futures::try_join!(self.is_there(&manifest), self.is_there(&log))?;
+        Ok(manifest || log)
+    }
+
+    async fn is_there(&self, path: &Path) -> Result<bool> {
+        match self.place.objects.head(path).await {
+            Ok(_) => Ok(true),
+            Err(object_store::Error::NotFound { .. }) => Ok(false),
+            Err(error) => Err(of_store(&format!("looking for {path}"), &error)),
+        }
+    }
 }
 
-/// What a mount that only reads answers to who would change something.
-fn read_only() -> Error {
-    Error::Invalid("it is open to read".to_string())
+/// The object of a number.
+fn object(folder: &Path, number: u64, ending: &str) -> Path {
+    folder.clone().join(format!("{number:020}.{ending}"))
 }
 
-impl Engine for Reader {
+/// The number that is an object's name before `.ending`.
+fn number_of(path: &Path, ending: &str) -> Option<u64> {
+    path.filename()?.strip_suffix(ending)?.strip_suffix('.')?.parse().ok()
+}
+
+/// One state of the store.
+struct State {
+    /// There until it is dropped.
+    db: Option<DbReader>,
+    reading: Arc<Reading>,
+}
+
+impl State {
+    fn db(&self) -> Result<&DbReader> {
+        self.db.as_ref().ok_or_else(|| Error::Invalid("the state is closed".to_string()))
+    }
+}
+
+impl Drop for State {
+    fn drop(&mut self) {
+        // Whoever lets go of it may not wait.
+        if let Some(db) = self.db.take() {
+            self.reading.place.runtime.spawn(async move {
+                if let Err(error) = db.close().await {
+                    log::debug!("closing a state: {error}");
+                }
+            });
+        }
+    }
+}
+
+impl Engine for State {
     fn kind(&self) -> Kind {
         Kind::of(&ENGINE)
     }
@@ -50,7 +215,9 @@ impl Engine for Reader {
     fn get(&self, key: &[u8], tier: Tier) -> Result<Option<Bytes>> {
         match tier {
             Tier::Memory => Err(Error::WouldBlock),
-            Tier::Disk => self.place.wait(self.db.get(key)).map_err(|error| of_database("a read", error)),
+            Tier::Disk => {
+                self.reading.place.wait(self.db()?.get(key)).map_err(|error| of_database("a read", error))
+            }
         }
     }
 
@@ -59,12 +226,15 @@ impl Engine for Reader {
         if tier == Tier::Memory {
             return Err(Error::WouldBlock);
         }
-        let entries = self.place.wait(self.db.scan_with_options(bounds, &scan_options()));
-        show(&self.place, entries.map_err(|error| of_database("a scan", error))?, visit)
+        let entries = self.reading.place.wait(self.db()?.scan_with_options(bounds, &scan_options()));
+        show(&self.reading.place, entries.map_err(|error| of_database("a scan", error))?, visit)
     }
 
     fn apply(&self, batch: &Batch, _: Tier) -> Result<Lsn> {
-        if batch.is_empty() { Ok(Lsn::default()) } else { Err(read_only()) }
+        match batch.is_empty() {
+            true => Ok(Lsn::default()),
+            false => Err(Error::Invalid("the store is open to read".to_string())),
+        }
     }
 
     fn lsn(&self) -> Lsn {
@@ -80,7 +250,52 @@ impl Engine for Reader {
         Promise::WHOLE
     }
 
+    /// It is closed when nobody has it any more.
     fn close(&self) -> Result<()> {
-        self.place.wait(self.db.close()).map_err(|error| of_database("closing the database", error))
+        Ok(())
+    }
+
+    fn inspect(&self) -> Option<&dyn Inspect> {
+        Some(self)
+    }
+}
+
+impl Inspect for State {
+    /// Of the mount: whichever state is asked.
+    fn shape(&self) -> Shape {
+        let seen = *self.reading.seen.lock();
+        let count = "count";
+        let statistics = [
+            ("states", Statistic::counter(seen.states, count, "states that were opened")),
+            ("manifest_id", Statistic::gauge(seen.newest.manifest, count, "newest manifest that is known")),
+            ("log_id", Statistic::gauge(seen.newest.log, count, "newest object of the log that is known")),
+            (
+                "lag_ms",
+                Statistic::gauge(
+                    seen.looked_at.elapsed().as_millis() as u64,
+                    "ms",
+                    "time since the state was known to be the newest",
+                ),
+            ),
+        ];
+        let mut shape =
+            Shape { engine: ENGINE.name, statistics: statistics.into_iter().collect(), ..Shape::default() };
+        shape.cache.bytes_max = self.reading.options.cache_bytes();
+        shape.memory.limit_bytes = Some(self.reading.options.memory_bytes_max());
+        shape
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn objects_are_told_by_their_numbers() {
+        let number = |path: &str, ending| number_of(&Path::from(path), ending);
+        assert_eq!(number("a/db/wal/00000000000000000042.sst", "sst"), Some(42));
+        assert_eq!(number("a/db/manifest/00000000000000000007.manifest", "manifest"), Some(7));
+        assert_eq!(number("a/db/manifest/00000000000000000007.manifest", "sst"), None);
+        assert_eq!(number("a/db/wal/sst", "sst"), None);
     }
 }

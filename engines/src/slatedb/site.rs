@@ -21,7 +21,8 @@ use url::Url;
 use super::failure::of_store;
 use super::holder::Holder;
 use super::options::SlateOptions;
-use super::{profile, reader, writer};
+use super::reader::{self, Reading};
+use super::{profile, writer};
 
 /// Object that describes the store.
 const DESCRIPTION: &str = "STORE";
@@ -46,6 +47,9 @@ pub struct Place {
     pub objects: Arc<dyn ObjectStore>,
     prefix: Path,
     holder: Arc<Mutex<Option<Holder>>>,
+    /// Of a mount that follows another one.
+    reading: Arc<Mutex<Option<Arc<Reading>>>>,
+    refresh: Duration,
 }
 
 impl Place {
@@ -64,6 +68,8 @@ impl Place {
             objects,
             prefix,
             holder: Arc::default(),
+            reading: Arc::default(),
+            refresh: options.refresh,
         })
     }
 
@@ -148,8 +154,23 @@ impl Site for Place {
                 self.hold("opening it")?;
                 Ok(engine)
             }
-            Access::Follow | Access::Look => reader::open(self.clone(), access, clock, options),
+            Access::Follow | Access::Look => {
+                // What is followed holds the place, not itself.
+                let place = Place { reading: Arc::default(), ..self.clone() };
+                let (reading, state) = reader::open(place, access, clock, options)?;
+                *self.reading.lock() = (access == Access::Follow).then_some(reading);
+                Ok(state)
+            }
         }
+    }
+
+    fn newer(&self) -> Result<Option<Arc<dyn Engine>>> {
+        let reading = self.reading.lock().clone();
+        reading.map_or(Ok(None), |reading| reading.newer())
+    }
+
+    fn refresh(&self) -> Duration {
+        self.refresh
     }
 
     fn hold(&self, what: &str) -> Result<()> {

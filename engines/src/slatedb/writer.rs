@@ -1,5 +1,6 @@
 //! The mount that writes.
 
+use std::io;
 use std::ops::{Bound, ControlFlow};
 use std::sync::Arc;
 
@@ -11,10 +12,11 @@ use kvfs::engine::{
 };
 use slatedb::config::{FlushOptions, FlushType, ScanOptions};
 use slatedb::db_cache::moka::{MokaCache, MokaCacheOptions};
-use slatedb::{Db, DbIterator, WriteBatch};
+use slatedb::{Db, DbIterator, GarbageCollectorBuilder, WriteBatch};
 
 use super::ENGINE;
 use super::failure::{FENCED, of_database};
+use super::garbage::Grace;
 use super::options::SlateOptions;
 use super::site::Place;
 use crate::adapter::{Adapter, Store};
@@ -38,8 +40,13 @@ struct Writer {
 pub fn open(place: Place, clock: Arc<dyn Clock>, options: &Options) -> Result<Arc<dyn Engine>> {
     let own = options.own::<SlateOptions>()?.clone();
     let db = Db::builder(place.database(), place.objects.clone())
-        .with_settings(own.settings(false))
+        .with_settings(own.settings())
         .with_db_cache(block_cache(&own), 0)
+        .with_gc_builder(
+            GarbageCollectorBuilder::new(place.database(), place.objects.clone())
+                .with_options(own.garbage_options(false))
+                .with_gc_filter(Arc::new(Grace::default())),
+        )
         .build();
     let db = place.wait(db).map_err(|error| of_database("opening the database", error))?;
     Ok(Adapter::open(Writer { db, place, options: own }, clock, options))
@@ -116,6 +123,14 @@ impl Writer {
             other => other,
         }
     }
+
+    /// The same of something that had been accepted: what is lost is an error of input and output, not of who may write.
+    fn lost(&self, what: &str, error: slatedb::Error) -> Error {
+        match self.failed(what, error) {
+            Error::Poisoned(sentence) => Error::io(what, io::Error::other(sentence)),
+            other => other,
+        }
+    }
 }
 
 impl Store for Writer {
@@ -145,16 +160,23 @@ impl Store for Writer {
     }
 
     fn sync(&self) -> Result<()> {
-        self.place.wait(self.db.flush()).map_err(|error| self.failed("a sync", error))
+        self.place.wait(self.db.flush()).map_err(|error| self.lost("a sync", error))
     }
 
     fn settle(&self) -> Result<()> {
         let flush = FlushOptions { flush_type: FlushType::MemTable };
-        self.place.wait(self.db.flush_with_options(flush)).map_err(|error| self.failed("a flush", error))
+        self.place.wait(self.db.flush_with_options(flush)).map_err(|error| self.lost("a flush", error))
     }
 
+    /// Everything is synced by now, so who has been fenced meanwhile has lost nothing.
     fn close(&self) -> Result<()> {
-        self.place.wait(self.db.close()).map_err(|error| self.failed("closing the database", error))
+        match self.place.wait(self.db.close()).map_err(|error| self.failed("closing the database", error)) {
+            Err(Error::Poisoned(sentence)) => {
+                log::warn!("everything was synced before this: {sentence}");
+                Ok(())
+            }
+            closed => closed,
+        }
     }
 
     fn promise(&self) -> Promise {

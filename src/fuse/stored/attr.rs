@@ -19,7 +19,8 @@ use crate::fuse::{caller, convert};
 
 impl Attributes for StoredFiles {
     fn getattr(&self, ino: Ino, reply: ReplyAttr) {
-        self.ask(Op::Getattr, reply, move |fs, tier| fs.getattr(tier, ino), self.attributes());
+        let fs = self.core.states.of(ino);
+        self.ask_in(fs, Op::Getattr, reply, move |fs, tier| fs.getattr(tier, ino), self.attributes());
     }
 
     #[allow(clippy::too_many_arguments)]
@@ -102,12 +103,13 @@ impl Attributes for StoredFiles {
     fn getxattr(&self, ino: Ino, name: &OsStr, size: u32, reply: ReplyXattr) {
         let name = name.as_bytes().to_vec();
         let call = move |fs: &FileSystem, tier| fs.getxattr(tier, ino, &name).map(|value| value.to_vec());
-        self.ask(Op::Getxattr, reply, call, sized(size));
+        self.ask_in(self.core.states.of(ino), Op::Getxattr, reply, call, sized(size));
     }
 
     fn listxattr(&self, request: &Request, ino: Ino, size: u32, reply: ReplyXattr) {
         let caller = caller(request);
-        self.ask(Op::Listxattr, reply, move |fs, tier| fs.listxattr(tier, caller, ino), sized(size));
+        let fs = self.core.states.of(ino);
+        self.ask_in(fs, Op::Listxattr, reply, move |fs, tier| fs.listxattr(tier, caller, ino), sized(size));
     }
 
     fn removexattr(&self, ino: Ino, name: &OsStr, reply: ReplyEmpty) {

@@ -16,7 +16,11 @@ use crate::fuse::{GENERATION, convert};
 
 impl Listing for StoredFiles {
     fn opendir(&self, _: Ino, reply: ReplyOpen) {
-        let flags = FopenFlags::FOPEN_CACHE_DIR | FopenFlags::FOPEN_KEEP_CACHE;
+        // What others change is listed anew each time.
+        let flags = match self.core.states.are_followed() {
+            true => FopenFlags::empty(),
+            false => FopenFlags::FOPEN_CACHE_DIR | FopenFlags::FOPEN_KEEP_CACHE,
+        };
         self.core.record(Op::Opendir, Instant::now(), 0, false);
         reply.opened(FileHandle(0), flags);
     }

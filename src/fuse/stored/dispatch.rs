@@ -8,8 +8,10 @@ use fuser::{Errno, FopenFlags, INodeNo, Notifier};
 use super::StoredFiles;
 use super::deferred::Attempted;
 use crate::attribution::{Attribution, Tally};
+use crate::fs::meter::Meter;
 use crate::fs::operation::Durable;
 use crate::fs::operation::Op;
+use crate::fs::states::States;
 use crate::fs::types::Ino;
 use crate::fs::{self, FileSystem, Moment, Tier};
 use crate::fuse::ending::{Connected, UnderWay};
@@ -42,7 +44,9 @@ impl<T> Outcome<T> {
 
 /// State that all requests share.
 pub(in crate::fuse) struct Core {
-    pub(in crate::fuse) fs: Arc<FileSystem>,
+    pub(in crate::fuse) states: Arc<States>,
+    /// Door 1, of all states.
+    pub(in crate::fuse) meter: Arc<Meter>,
     /// Attribution of content that is moved.
     pub(in crate::fuse) attribution: Arc<Attribution>,
     pub(in crate::fuse) options: Options,
@@ -55,7 +59,7 @@ pub(in crate::fuse) struct Core {
 
 impl Connected for Core {
     fn open_inodes(&self) -> Vec<u64> {
-        self.fs.open_inodes().into_iter().map(|ino| ino.0).collect()
+        self.states.newest().open_inodes().into_iter().map(|ino| ino.0).collect()
     }
     fn is_idle(&self) -> bool {
         self.under_way.is_idle()
@@ -89,19 +93,23 @@ impl Core {
     }
 
     pub(in crate::fuse) fn record(&self, op: Op, begun: Instant, bytes: u64, failed: bool) {
-        self.fs.meter().record(op, begun.elapsed(), bytes, failed);
+        self.meter.record(op, begun.elapsed(), bytes, failed);
     }
 
     /// Charges what a call moved.
     pub(in crate::fuse) fn charge(&self, op: Op, bytes: u64, mover: Option<Mover>) {
         if let Some(Mover { thread, ino }) = mover {
             let tally = if op == Op::Read { Tally::read(bytes) } else { Tally::written(bytes) };
-            self.attribution.charge(thread, &self.fs.top_name(ino), tally);
+            self.attribution.charge(thread, &self.states.of(ino).top_name(ino), tally);
         }
     }
 
     pub(in crate::fuse) fn open_flags(&self) -> FopenFlags {
-        let mut flags = FopenFlags::FOPEN_KEEP_CACHE;
+        // Of a file that others change the kernel keeps what it has only while somebody has it open.
+        let mut flags = match self.states.are_followed() {
+            true => FopenFlags::empty(),
+            false => FopenFlags::FOPEN_KEEP_CACHE,
+        };
         if self.options.direct_io {
             flags = FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES;
         }
@@ -124,12 +132,27 @@ impl StoredFiles {
         R: Send + 'static,
         T: Send + 'static,
     {
+        self.serve_in(self.core.states.newest(), op, reply, call, answer);
+    }
+
+    /// The same in a state.
+    pub(super) fn serve_in<R, T>(
+        &self,
+        fs: Arc<FileSystem>,
+        op: Op,
+        reply: R,
+        call: impl FnMut(&FileSystem, Tier, &mut R) -> fs::Result<Outcome<T>> + Send + 'static,
+        answer: impl FnOnce(R, Result<T, Errno>) + Send + 'static,
+    ) where
+        R: Send + 'static,
+        T: Send + 'static,
+    {
         let under_way = self.core.under_way.begin();
         let answer = move |reply, result| {
             answer(reply, result);
             drop(under_way);
         };
-        let attempted = attempt(self.core.clone(), op, Instant::now(), reply, call, answer, Tier::Memory);
+        let attempted = attempt(self.core.clone(), fs, op, Instant::now(), reply, call, answer, Tier::Memory);
         self.deferred.defer(attempted);
     }
 
@@ -138,13 +161,28 @@ impl StoredFiles {
         &self,
         op: Op,
         reply: R,
+        call: impl FnMut(&FileSystem, Tier) -> fs::Result<T> + Send + 'static,
+        answer: impl FnOnce(R, Result<T, Errno>) + Send + 'static,
+    ) where
+        R: Send + 'static,
+        T: Send + 'static,
+    {
+        self.ask_in(self.core.states.newest(), op, reply, call, answer);
+    }
+
+    /// The same in a state.
+    pub(super) fn ask_in<R, T>(
+        &self,
+        fs: Arc<FileSystem>,
+        op: Op,
+        reply: R,
         mut call: impl FnMut(&FileSystem, Tier) -> fs::Result<T> + Send + 'static,
         answer: impl FnOnce(R, Result<T, Errno>) + Send + 'static,
     ) where
         R: Send + 'static,
         T: Send + 'static,
     {
-        self.serve(op, reply, move |fs, tier, _| call(fs, tier).map(Outcome::of), answer);
+        self.serve_in(fs, op, reply, move |fs, tier, _| call(fs, tier).map(Outcome::of), answer);
     }
 
     /// Serves a request that changes names.
@@ -232,8 +270,10 @@ impl StoredFiles {
 }
 
 /// One try of a request.
+#[allow(clippy::too_many_arguments)]
 fn attempt<R, T, C, A>(
     core: Arc<Core>,
+    fs: Arc<FileSystem>,
     op: Op,
     begun: Instant,
     mut reply: R,
@@ -248,7 +288,7 @@ where
     A: FnOnce(R, Result<T, Errno>) + Send + 'static,
 {
     op.begin();
-    match call(&core.fs, tier, &mut reply) {
+    match call(&fs, tier, &mut reply) {
         Ok(Outcome { value, bytes, mover, durable_at: None }) => {
             debug_assert!(!core.must_sync(op, false), "{} is answered before it is durable", op.name());
             core.record(op, begun, bytes, false);
@@ -257,7 +297,6 @@ where
             Attempted::Answered
         }
         Ok(Outcome { value, bytes, mover, durable_at: Some(moment) }) => {
-            let fs = core.fs.clone();
             fs.sync_to(moment, move |result| {
                 core.record(op, begun, bytes, result.is_err());
                 core.charge(op, bytes, mover);
@@ -266,10 +305,10 @@ where
             Attempted::Answered
         }
         Err(fs::Error::WouldBlock) if tier == Tier::Memory => {
-            Attempted::Blocks(Box::new(move |tier| attempt(core, op, begun, reply, call, answer, tier)))
+            Attempted::Blocks(Box::new(move |tier| attempt(core, fs, op, begun, reply, call, answer, tier)))
         }
         Err(fs::Error::Busy { retry_after, .. }) => Attempted::Refused(
-            Box::new(move |tier| attempt(core, op, begun, reply, call, answer, tier)),
+            Box::new(move |tier| attempt(core, fs, op, begun, reply, call, answer, tier)),
             retry_after,
         ),
         Err(error) => {
@@ -296,7 +335,8 @@ mod tests {
         let options = fs::Options::default();
         let fs = FileSystem::open(Arc::new(MemEngine::new()), clock, options, Arc::new(space)).unwrap();
         Arc::new(Core {
-            fs,
+            meter: fs.meter().clone(),
+            states: Arc::new(States::only(fs)),
             attribution: Arc::default(),
             options: Options::default(),
             durability: Durability::default(),
@@ -349,7 +389,16 @@ mod tests {
             Ok(Outcome { bytes: 9, mover, durable_at: Some(fs.moment()), ..Outcome::of("done") })
         };
         let answer = |reply: std::sync::mpsc::Sender<_>, result| reply.send(result).unwrap();
-        let attempted = attempt(core.clone(), Op::Write, Instant::now(), reply, call, answer, Tier::Memory);
+        let attempted = attempt(
+            core.clone(),
+            core.states.newest(),
+            Op::Write,
+            Instant::now(),
+            reply,
+            call,
+            answer,
+            Tier::Memory,
+        );
         let Attempted::Refused(task, retry_after) = attempted else {
             panic!("a refused request waits for room")
         };
@@ -357,10 +406,10 @@ mod tests {
         let Attempted::Blocks(task) = task(Tier::Memory) else {
             panic!("what is not in memory waits for the disk")
         };
-        assert_eq!(core.fs.meter().of(Op::Write).calls.count, 0);
+        assert_eq!(core.meter.of(Op::Write).calls.count, 0);
         assert!(matches!(task(Tier::Disk), Attempted::Answered));
         assert_eq!(answers.try_recv().unwrap().unwrap(), "done");
-        let counters = core.fs.meter().of(Op::Write).calls;
+        let counters = core.meter.of(Op::Write).calls;
         assert_eq!((counters.count, counters.bytes, counters.errors), (1, 9, 0));
         assert_eq!(core.attribution.charges().total(), Tally::written(9));
     }
@@ -375,8 +424,17 @@ mod tests {
         let answer = |reply: std::sync::mpsc::Sender<_>, result: Result<(), Errno>| {
             reply.send(result.is_err()).unwrap()
         };
-        let attempted = attempt(core.clone(), Op::Read, Instant::now(), reply, call, answer, Tier::Disk);
+        let attempted = attempt(
+            core.clone(),
+            core.states.newest(),
+            Op::Read,
+            Instant::now(),
+            reply,
+            call,
+            answer,
+            Tier::Disk,
+        );
         assert!(matches!(attempted, Attempted::Answered) && answers.try_recv().unwrap());
-        assert_eq!(core.fs.meter().of(Op::Read).calls.errors, 1);
+        assert_eq!(core.meter.of(Op::Read).calls.errors, 1);
     }
 }

@@ -29,14 +29,18 @@ impl Content for StoredFiles {
         let open_flags = self.core.open_flags();
         let call = move |fs: &FileSystem, tier| fs.open_file(tier, ino);
         let (core, thread) = (self.core.clone(), request.pid());
-        self.ask(Op::Open, reply, call, move |reply: ReplyOpen, result| match result {
+        let fs = self.core.states.hold(ino);
+        self.ask_in(fs, Op::Open, reply, call, move |reply: ReplyOpen, result| match result {
             Ok(()) => {
                 if writes(flags.0) {
                     core.attribution.opened(ino, thread);
                 }
                 reply.opened(handle(flags.0), open_flags);
             }
-            Err(errno) => reply.error(errno),
+            Err(errno) => {
+                core.states.let_go(ino);
+                reply.error(errno);
+            }
         });
     }
 
@@ -90,7 +94,7 @@ impl Content for StoredFiles {
             let bytes = fs.read(tier, ino, offset, size)?;
             Ok(Outcome { bytes: bytes.len() as u64, mover, ..Outcome::of(bytes) })
         };
-        self.serve(Op::Read, reply, call, answer);
+        self.serve_in(self.core.states.of(ino), Op::Read, reply, call, answer);
     }
 
     #[allow(clippy::too_many_arguments)]
@@ -133,7 +137,7 @@ impl Content for StoredFiles {
         if writes(flags.0) {
             self.core.attribution.closed(ino);
         }
-        self.core.fs.release_file(ino);
+        self.core.states.let_go(ino).release_file(ino);
         self.core.record(Op::Release, begun, 0, false);
         reply.ok();
     }
@@ -168,10 +172,16 @@ impl Content for StoredFiles {
         };
         let Ok(offset) = u64::try_from(offset) else { return reply.error(Errno::ENXIO) };
         let call = move |fs: &FileSystem, tier| fs.seek(tier, ino, offset, hole);
-        self.ask(Op::Lseek, reply, call, |reply: ReplyLseek, result: Result<u64, Errno>| match result {
-            Ok(offset) => reply.offset(offset as i64),
-            Err(errno) => reply.error(errno),
-        });
+        self.ask_in(
+            self.core.states.of(ino),
+            Op::Lseek,
+            reply,
+            call,
+            |reply: ReplyLseek, result: Result<u64, Errno>| match result {
+                Ok(offset) => reply.offset(offset as i64),
+                Err(errno) => reply.error(errno),
+            },
+        );
     }
 
     fn copy_file_range(

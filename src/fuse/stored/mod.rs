@@ -16,7 +16,7 @@ use super::behind::Behind;
 use super::ending::{Connected, UnderWay};
 use super::{Durability, GENERATION, Options, convert};
 use crate::attribution::Attribution;
-use crate::fs::FileSystem;
+use crate::fs::states::States;
 use crate::fs::types::Attributes;
 use deferred::Deferred;
 pub(super) use dispatch::Core;
@@ -28,16 +28,18 @@ pub struct StoredFiles {
 }
 
 impl StoredFiles {
-    /// Serves `fs` and charges who moves content to `attribution`.
+    /// Serves the filesystem that has `states` and charges who moves content to `attribution`.
     pub(super) fn new(
-        fs: Arc<FileSystem>,
+        states: Arc<States>,
         attribution: Arc<Attribution>,
         options: Options,
         durability: Durability,
     ) -> std::io::Result<StoredFiles> {
+        let fs = states.newest();
         let deferred = Deferred::start(fs.wake_signal().clone())?;
         let (notifier, under_way) = (OnceLock::new(), UnderWay::default());
-        let core = Core { fs, attribution, options, durability, notifier, under_way };
+        let meter = fs.meter().clone();
+        let core = Core { states, meter, attribution, options, durability, notifier, under_way };
         Ok(StoredFiles { core: Arc::new(core), deferred })
     }
 
@@ -63,9 +65,11 @@ impl Behind for StoredFiles {
         let mut wanted = vec![
             // Files are found by number when the kernel has forgotten them: `.` and `..` are looked up in anything.
             InitFlags::FUSE_EXPORT_SUPPORT,
-            InitFlags::FUSE_DO_READDIRPLUS,
-            InitFlags::FUSE_READDIRPLUS_AUTO,
         ];
+        // Attributes of an open file are those of the state that it is held in, which is not the one that is listed.
+        if !self.core.states.are_followed() {
+            wanted.extend([InitFlags::FUSE_DO_READDIRPLUS, InitFlags::FUSE_READDIRPLUS_AUTO]);
+        }
         if self.core.options.writeback_cache {
             wanted.push(InitFlags::FUSE_WRITEBACK_CACHE);
         }
@@ -78,7 +82,7 @@ impl Behind for StoredFiles {
         self.core.clone()
     }
     fn is_read_only(&self) -> bool {
-        self.core.fs.options().read_only
+        self.core.states.newest().options().read_only
     }
     fn threads(&self) -> usize {
         self.core.options.threads

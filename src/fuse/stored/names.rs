@@ -36,12 +36,18 @@ impl Names for StoredFiles {
             }
             Err(errno) => reply.error(errno),
         };
-        self.ask(Op::Lookup, reply, move |fs, tier| fs.lookup(tier, parent, &name), answer);
+        let states = self.core.states.clone();
+        let call = move |fs: &FileSystem, tier| {
+            let found = fs.lookup(tier, parent, &name)?;
+            // What the kernel has of an open file is of the state that it is held in.
+            states.held(found.ino).map_or(Ok(found), |held| held.getattr(tier, found.ino))
+        };
+        self.ask(Op::Lookup, reply, call, answer);
     }
 
     fn forget(&self, ino: Ino, lookups: u64) {
         let begun = Instant::now();
-        self.core.fs.forget(ino, lookups);
+        self.core.states.newest().forget(ino, lookups);
         self.core.record(Op::Forget, begun, 0, false);
     }
 
