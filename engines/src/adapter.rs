@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use kvfs::base::clock::Clock;
+use kvfs::disk::DiskCounters;
 use kvfs::engine::{
     Background, Batch, Cause, Command, Done, Engine, Error, Inspect, KeyRange, Kind, Lsn, Options, Pending,
     Promise, Result, Shape, StallMeter, Tier, Visit, WakeSignal, WorkClass,
@@ -82,6 +83,11 @@ pub trait Store: Send + Sync + 'static {
     /// does by itself will end what it waits for.
     fn pressure(&self) -> Result<Option<Pressure>> {
         Ok(None)
+    }
+
+    /// What it has written and read, counted by purpose, if it counts that itself.
+    fn traffic(&self) -> Option<DiskCounters> {
+        None
     }
 
     /// Fills in what it says of itself: its statistics under its own names, and of ours only what means the same.
@@ -231,6 +237,10 @@ impl<S: Store> Background for Adapter<S> {
 }
 
 impl<S: Store> Inspect for Adapter<S> {
+    fn traffic(&self) -> Option<DiskCounters> {
+        self.store.traffic()
+    }
+
     fn shape(&self) -> Shape {
         let mut shape = Shape { engine: self.store.kind().name, ..Shape::default() };
         self.store.describe(&mut shape);

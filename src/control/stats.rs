@@ -132,7 +132,9 @@ impl Sample {
         aside: Aside,
     ) -> Sample {
         let mut shape = engine.shape();
-        let disk = disk.snapshot();
+        let own = engine.inspect().and_then(|inspect| inspect.traffic());
+        let is_unmetered = own.is_none() && matches!(engine.kind().home, Home::Directory(_));
+        let disk = own.unwrap_or_else(|| disk.snapshot());
         // Only door 3 counts disk bytes: an engine may count whole tables where a merge read less.
         for level in &mut shape.levels {
             let merged = disk.of(Purpose::Compact { into: level.level as u8 });
@@ -159,7 +161,7 @@ impl Sample {
             forks: aside.forks,
             below_engine: None,
             shape,
-            is_unmetered: matches!(engine.kind().home, Home::Directory(_)),
+            is_unmetered,
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 
 use super::{Descriptor, Disk, File, FileInfo, Purpose, Space};
 use crate::base::metric::{Each, metrics};
@@ -35,27 +35,64 @@ metrics! {
 /// All purposes at one moment.
 pub type DiskCounters = Each<Purpose, Counters, { Purpose::SLOTS }>;
 
-type Slots = [Slot; Purpose::SLOTS];
+/// Counters of every purpose, for a door of another kind: where what is written and read is no file of a [`Disk`].
+pub struct PurposeMeter([Slot; Purpose::SLOTS]);
+
+impl Default for PurposeMeter {
+    fn default() -> PurposeMeter {
+        PurposeMeter(std::array::from_fn(|_| Slot::default()))
+    }
+}
+
+impl PurposeMeter {
+    /// Counts a write of so many bytes that succeeded.
+    pub fn wrote(&self, purpose: Purpose, bytes: u64) {
+        let slot = self.slot(purpose);
+        slot.writes.fetch_add(1, Relaxed);
+        slot.write_bytes.fetch_add(bytes, Relaxed);
+    }
+
+    /// Counts a read of so many bytes that succeeded.
+    pub fn read(&self, purpose: Purpose, bytes: u64) {
+        let slot = self.slot(purpose);
+        slot.reads.fetch_add(1, Relaxed);
+        slot.read_bytes.fetch_add(bytes, Relaxed);
+    }
+
+    /// Counts a request that failed.
+    pub fn failed(&self, purpose: Purpose) {
+        self.slot(purpose).errors.fetch_add(1, Relaxed);
+    }
+
+    /// The counters now. Each is exact; together they may be a request apart while others work.
+    pub fn snapshot(&self) -> DiskCounters {
+        DiskCounters::from_fn(|slot| self.0[slot].snapshot())
+    }
+
+    fn slot(&self, purpose: Purpose) -> &Slot {
+        &self.0[purpose.slot()]
+    }
+}
 
 /// A disk that counts what passes through it to `disk`.
 pub struct Metered {
     disk: Arc<dyn Disk>,
-    slots: Arc<Slots>,
+    meter: Arc<PurposeMeter>,
 }
 
 impl Metered {
     /// Counts from zero what passes to `disk` from now on.
     pub fn new(disk: Arc<dyn Disk>) -> Arc<Metered> {
-        Arc::new(Metered { disk, slots: Arc::new(std::array::from_fn(|_| Slot::default())) })
+        Arc::new(Metered { disk, meter: Arc::default() })
     }
 
     /// The counters now. Each is exact; together they may be a request apart while others work.
     pub fn snapshot(&self) -> DiskCounters {
-        DiskCounters::from_fn(|slot| self.slots[slot].snapshot())
+        self.meter.snapshot()
     }
 
     fn wrap(&self, file: io::Result<Arc<dyn File>>) -> io::Result<Arc<dyn File>> {
-        Ok(Arc::new(MeteredFile { file: file?, slots: self.slots.clone() }))
+        Ok(Arc::new(MeteredFile { file: file?, meter: self.meter.clone() }))
     }
 }
 
@@ -85,41 +122,41 @@ impl Disk for Metered {
 
 struct MeteredFile {
     file: Arc<dyn File>,
-    slots: Arc<Slots>,
+    meter: Arc<PurposeMeter>,
 }
 
 impl MeteredFile {
-    fn count<T>(
+    fn count(
         &self,
         purpose: Purpose,
-        result: io::Result<T>,
-        counter: fn(&Slot) -> &AtomicU64,
-    ) -> io::Result<T> {
-        let slot = &self.slots[purpose.slot()];
-        if result.is_ok() { counter(slot) } else { &slot.errors }.fetch_add(1, Relaxed);
+        result: io::Result<()>,
+        count: impl FnOnce(&PurposeMeter),
+    ) -> io::Result<()> {
+        match &result {
+            Ok(()) => count(&self.meter),
+            Err(_) => self.meter.failed(purpose),
+        }
         result
     }
 }
 
 impl File for MeteredFile {
     fn read_at(&self, purpose: Purpose, offset: u64, target: &mut [u8]) -> io::Result<()> {
-        self.count(purpose, self.file.read_at(purpose, offset, target), |slot| &slot.reads)?;
-        self.slots[purpose.slot()].read_bytes.fetch_add(target.len() as u64, Relaxed);
-        Ok(())
+        let read = self.file.read_at(purpose, offset, target);
+        self.count(purpose, read, |meter| meter.read(purpose, target.len() as u64))
     }
     fn write_at(&self, purpose: Purpose, offset: u64, source: &[u8]) -> io::Result<()> {
-        self.count(purpose, self.file.write_at(purpose, offset, source), |slot| &slot.writes)?;
-        self.slots[purpose.slot()].write_bytes.fetch_add(source.len() as u64, Relaxed);
-        Ok(())
+        let written = self.file.write_at(purpose, offset, source);
+        self.count(purpose, written, |meter| meter.wrote(purpose, source.len() as u64))
     }
     fn write_pieces_at(&self, purpose: Purpose, offset: u64, pieces: &[&[u8]]) -> io::Result<()> {
-        self.count(purpose, self.file.write_pieces_at(purpose, offset, pieces), |slot| &slot.writes)?;
         let bytes: usize = pieces.iter().map(|piece| piece.len()).sum();
-        self.slots[purpose.slot()].write_bytes.fetch_add(bytes as u64, Relaxed);
-        Ok(())
+        let written = self.file.write_pieces_at(purpose, offset, pieces);
+        self.count(purpose, written, |meter| meter.wrote(purpose, bytes as u64))
     }
     fn sync(&self, purpose: Purpose) -> io::Result<()> {
-        self.count(purpose, self.file.sync(purpose), |slot| &slot.syncs)
+        let synced = self.file.sync(purpose);
+        self.count(purpose, synced, |meter| _ = meter.slot(purpose).syncs.fetch_add(1, Relaxed))
     }
     fn size(&self) -> io::Result<u64> {
         self.file.size()

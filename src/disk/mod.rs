@@ -44,7 +44,7 @@ pub use fault::{Fault, Faulty, Request};
 pub use gone::Gone;
 pub use latch::{Latch, is_poisoned};
 pub use media::{ArmCounters, FlashCounters, Media, MediaCounters};
-pub use meter::{Counters, DiskCounters, Metered};
+pub use meter::{Counters, DiskCounters, Metered, PurposeMeter};
 pub use os::{Access, Held, InUse, Opening, OsDisk, ProcessIo, process_io, process_of, processes};
 pub use outside::{create_outside, open_outside, read_outside, resolve_outside};
 pub use overlay::Overlay;

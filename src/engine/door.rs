@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::base::metric::metrics;
-use crate::disk::Disk;
+use crate::disk::{Disk, DiskCounters};
 
 use super::{Batch, Error, EventLog, Kind, Lsn, Probe, Result, Shape, TableInfo, WakeSignal, WorkClass};
 
@@ -256,6 +256,11 @@ pub trait Inspect: Send + std::marker::Sync {
 
     /// Its recent events; `None` if it keeps no event log.
     fn event_log(&self) -> Option<&Arc<EventLog>> {
+        None
+    }
+
+    /// What it has written and read where door 3 does not see it, counted by purpose at a door of its own; `None` if it has none.
+    fn traffic(&self) -> Option<DiskCounters> {
         None
     }
 

@@ -32,6 +32,7 @@ mod meter;
 mod options;
 mod registry;
 pub mod remote;
+pub mod requests;
 pub mod salvage;
 mod shape;
 mod space;

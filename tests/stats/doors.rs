@@ -1,6 +1,8 @@
 //! Each door counts what passed it, and the doors agree.
 
-use kvfs::engine::{Descriptor, Home};
+use kvfs::disk::{DiskCounters, PurposeMeter};
+use kvfs::engine::requests::{Outcome, RequestKind, RequestMeter};
+use kvfs::engine::{Descriptor, Home, Inspect, Shape};
 
 use super::*;
 
@@ -246,6 +248,74 @@ fn of_an_engine_that_door_3_does_not_see_no_amplification_is_made_up() {
     }
     assert_eq!((line("WRITTEN"), line("READ")), ("WRITTEN -", "READ    -"));
     assert!(line("SYNCS").starts_with("SYNCS   - by the disk"), "{}", line("SYNCS"));
+}
+
+/// An engine that keeps its files on an object store, and counts at a door of its own.
+struct Remote {
+    map: MemEngine,
+    door: PurposeMeter,
+    requests: RequestMeter,
+}
+
+impl Engine for Remote {
+    hand_on!(Engine map: get, scan, apply, lsn, sync_to, promise, close);
+
+    fn kind(&self) -> Kind {
+        Kind::of(&ELSEWHERE)
+    }
+
+    fn inspect(&self) -> Option<&dyn Inspect> {
+        Some(self)
+    }
+}
+
+impl Inspect for Remote {
+    fn shape(&self) -> Shape {
+        Shape { requests: Some(self.requests.snapshot()), ..Engine::shape(&self.map) }
+    }
+
+    fn traffic(&self) -> Option<DiskCounters> {
+        Some(self.door.snapshot())
+    }
+}
+
+/// What passes the door of an engine is the disk's part of every quotient, and its requests stand in every output.
+#[test]
+fn an_engine_with_a_door_of_its_own_is_measured_there() {
+    let remote = Arc::new(Remote {
+        map: MemEngine::new(),
+        door: PurposeMeter::default(),
+        requests: RequestMeter::default(),
+    });
+    let given = remote.clone();
+    let rig = rig(move |_, _| given.clone());
+    rig.user_writes(10_000);
+    for (purpose, bytes) in [(Purpose::Wal, 11_000), (Purpose::Flush, 9_000)] {
+        remote.door.wrote(purpose, bytes);
+        remote.requests.count(RequestKind::Put, Outcome::Done);
+    }
+    remote.door.read(Purpose::Get, 700);
+    remote.door.failed(Purpose::Wal);
+    remote.requests.count(RequestKind::Get, Outcome::Done);
+    remote.requests.count(RequestKind::Head, Outcome::Missing);
+    remote.requests.count(RequestKind::List, Outcome::Failed);
+    remote.requests.count(RequestKind::Put, Outcome::Refused);
+    let report = rig.json(".stats.d/json");
+    assert_eq!(report["amplification"]["write"].as_f64(), Some(2.0));
+    assert_eq!(report["amplification"]["write_no_wal"].as_f64(), Some(0.9));
+    assert_eq!(number(&report, "disk.by_purpose.wal.write_bytes"), 11_000);
+    assert_eq!((number(&report, "disk.write_bytes"), number(&report, "disk.read_bytes")), (20_000, 700));
+    assert_eq!(number(&report, "disk.by_purpose.wal.errors"), 1);
+    let names = ["puts", "gets", "heads", "lists", "deletes", "missing", "refused", "failed"];
+    let counted = names.map(|name| number(&report, &format!("requests.{name}")));
+    assert_eq!(counted, [3, 1, 1, 1, 0, 1, 1, 1]);
+    let text = rig.cat(".stats");
+    assert!(
+        text.contains("STORE   PUT 3  GET 1  HEAD 1  LIST 1  DELETE 0  missing 1  refused 1  failed 1\n"),
+        "{text}"
+    );
+    assert!(text.contains("write total           2.00"), "{text}");
+    assert!(!mem().cat(".stats").contains("STORE  "), "a disk has no requests of that kind");
 }
 
 /// What it occupies is looked up in its directory: blocks, so that a hole is nothing.

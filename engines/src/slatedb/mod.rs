@@ -9,6 +9,7 @@
 //!
 //! In a directory it works as well, as `file://` there: without a server, and with what a test of any engine asks.
 
+mod door;
 mod failure;
 mod garbage;
 mod holder;

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures::TryStreamExt;
 use kvfs::base::clock::Clock;
+use kvfs::disk::DiskCounters;
 use kvfs::engine::remote::Access;
 use kvfs::engine::{
     Batch, Done, Engine, Error, Inspect, KeyRange, Kind, Lsn, Options, Promise, Result, Shape, Statistic,
@@ -261,6 +262,10 @@ impl Engine for State {
 }
 
 impl Inspect for State {
+    fn traffic(&self) -> Option<DiskCounters> {
+        Some(self.reading.place.meters.traffic())
+    }
+
     /// Of the mount: whichever state is asked.
     fn shape(&self) -> Shape {
         let seen = *self.reading.seen.lock();
@@ -280,6 +285,7 @@ impl Inspect for State {
         ];
         let mut shape =
             Shape { engine: ENGINE.name, statistics: statistics.into_iter().collect(), ..Shape::default() };
+        shape.requests = Some(self.reading.place.meters.requests());
         shape.cache.bytes_max = self.reading.options.cache_bytes();
         shape.memory.limit_bytes = Some(self.reading.options.memory_bytes_max());
         shape

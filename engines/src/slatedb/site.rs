@@ -18,6 +18,7 @@ use parking_lot::Mutex;
 use tokio::runtime::{Builder, Runtime};
 use url::Url;
 
+use super::door::{Door, Meters};
 use super::failure::of_store;
 use super::holder::Holder;
 use super::options::SlateOptions;
@@ -45,6 +46,8 @@ pub struct Place {
     url: String,
     pub runtime: Arc<Runtime>,
     pub objects: Arc<dyn ObjectStore>,
+    /// What has passed to it.
+    pub meters: Arc<Meters>,
     prefix: Path,
     holder: Arc<Mutex<Option<Holder>>>,
     /// Of a mount that follows another one.
@@ -55,7 +58,9 @@ pub struct Place {
 impl Place {
     /// The place that `url` names.
     pub fn connect(url: &str, options: &SlateOptions) -> Result<Place> {
-        let (objects, prefix) = object_store(url, options)?;
+        let (below, prefix) = object_store(url, options)?;
+        let door = Door::new(below);
+        let meters = door.meters();
         let runtime = Builder::new_multi_thread()
             .worker_threads(THREADS)
             .thread_name("kvfs-slatedb")
@@ -65,7 +70,8 @@ impl Place {
         Ok(Place {
             url: url.to_string(),
             runtime: Arc::new(runtime),
-            objects,
+            objects: Arc::new(door),
+            meters,
             prefix,
             holder: Arc::default(),
             reading: Arc::default(),

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use kvfs::base::clock::Clock;
+use kvfs::disk::DiskCounters;
 use kvfs::engine::{
     Batch, Engine, Error, KeyRange, Kind, Memory, Operation, Options, Promise, Result, Shape, Statistic,
     Sync, Visit,
@@ -183,7 +184,12 @@ impl Store for Writer {
         Promise::losing_unsynced(self.options.common.sync == Sync::Always)
     }
 
+    fn traffic(&self) -> Option<DiskCounters> {
+        Some(self.place.meters.traffic())
+    }
+
     fn describe(&self, shape: &mut Shape) {
+        shape.requests = Some(self.place.meters.requests());
         shape.cache.bytes_max = self.options.cache_bytes();
         shape.memory = Memory { limit_bytes: Some(self.options.memory_bytes_max()), ..Memory::default() };
         let status = self.db.status();

@@ -63,7 +63,7 @@ metrics! {
         part kv: Kv;
         /// Doors 2 and 3 by kind of key: `inode`, `dirent`, `xattr`, `block` …
         part kinds: Named<KindName, KindRow>;
-        /// Door 3; null for an engine that reads and writes in ways of its own.
+        /// Door 3, or the door of an engine whose files are objects; null for an engine that reads and writes in ways of its own.
         part disk: Option<DiskSection>;
         /// The witness below an engine of others; null unless the mount has `witness=on`.
         part witness: Option<WitnessSection>;

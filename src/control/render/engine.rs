@@ -193,6 +193,23 @@ pub(super) fn statistics(page: &mut Page, sample: &Sample) {
     }
 }
 
+/// Requests to the object store, where the engine's files are objects.
+pub(super) fn store(page: &mut Page, sample: &Sample) {
+    let Some(requests) = &sample.shape.requests else { return };
+    let always = [
+        ("PUT", requests.puts),
+        ("GET", requests.gets),
+        ("HEAD", requests.heads),
+        ("LIST", requests.lists),
+        ("DELETE", requests.deletes),
+    ];
+    let sometimes =
+        [("missing", requests.missing), ("refused", requests.refused), ("failed", requests.failed)];
+    let shown = sometimes.into_iter().filter(|(_, count)| *count > 0);
+    let items = always.into_iter().chain(shown).map(|(name, count)| format!("{name} {}", human_count(count)));
+    page.block("STORE", items.collect::<Vec<_>>());
+}
+
 /// What the witness below the engine saw, and a line for each class of file of which there is something to say.
 pub(super) fn witness(page: &mut Page, sample: &Sample) {
     let Some(below) = &sample.below_engine else { return };

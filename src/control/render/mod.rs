@@ -30,6 +30,7 @@ pub fn text(report: &Report) -> String {
         engine::hybrid_block(&mut page, hybrid);
     }
     engine::statistics(&mut page, &report.sample);
+    engine::store(&mut page, &report.sample);
     engine::witness(&mut page, &report.sample);
     if let Some(recording) = &report.recording {
         engine::recording(&mut page, recording);
