@@ -13,6 +13,7 @@ mod door;
 mod failure;
 mod garbage;
 mod holder;
+mod kinds;
 mod log_cache;
 mod options;
 mod profile;

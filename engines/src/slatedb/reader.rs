@@ -25,6 +25,7 @@ use slatedb::{DbReader, DbReaderMode};
 
 use super::ENGINE;
 use super::failure::{of_database, of_store};
+use super::kinds::Kinds;
 use super::log_cache::LogCache;
 use super::options::SlateOptions;
 use super::site::Place;
@@ -122,6 +123,7 @@ impl Reading {
         }
         let db = DbReader::builder(self.place.database(), self.objects.clone())
             .with_reader_mode(mode)
+            .with_segment_extractor(Arc::new(Kinds))
             .with_options(options)
             .with_db_cache(self.blocks.clone(), 0)
             .build();

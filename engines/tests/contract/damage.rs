@@ -2,9 +2,11 @@
 
 use super::*;
 
-/// The largest file below `path`, journals aside, which are long before anything is in them, and texts.
+/// The largest file below `path`, journals aside, which are long before anything is in them, and texts; and objects of a log, which are kept for a
+/// while after everything in them is in tables, and that nobody reads again.
 fn largest(path: &Path) -> std::path::PathBuf {
     let entries = std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path());
+    let entries = entries.filter(|path| !path.ends_with("wal"));
     let files = entries.map(|path| if path.is_dir() { largest(&path) } else { path });
     let files =
         files.filter(|path| path.extension().is_none_or(|end| end != "jnl") && !path.ends_with("LOG"));
