@@ -1,9 +1,9 @@
 # Sourced: an object store for tests, SeaweedFS in four processes on the loopback, each of which can be ended and started again by itself.
 # shellcheck shell=bash
 #
-#   seaweed_begin FOLDER [PORT]  starts master, volume server, filer and S3 gateway, whose data lie in FOLDER, on twelve free ports from
+#   seaweed_begin FOLDER [PORT]  starts master, volume server, filer and S3 gateway, whose data lie in FOLDER, on ten free ports from
 #                       PORT (18333) on; makes the bucket `kvfs`, and exports what a client needs: AWS_ENDPOINT_URL,
-#                       AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION
+#                       AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION; $seaweed_metrics is where the gateway counts
 #   seaweed_kill PART...  kill -9 of master, volume, filer or s3; of all of them without a PART
 #   seaweed_stop PART...  the same with SIGTERM, and waits for their end
 #   seaweed_start PART...  starts what does not run, and waits until the gateway answers if that is there
@@ -35,7 +35,7 @@ seaweed_program() {
     fi
 }
 
-# seaweed_ports FROM: the first of twelve ports that nobody listens on, from FROM on, ten thousand above which nobody listens either.
+# seaweed_ports FROM: the first of five ports that nobody listens on, from FROM on, ten thousand above which nobody listens either.
 seaweed_ports() {
     python3 - "$1" <<'PYTHON'
 import socket, sys
@@ -52,7 +52,7 @@ def free(port):
 
 
 for first in range(int(sys.argv[1]), 50000, 20):
-    if all(free(port) and free(port + 10000) for port in range(first, first + 4)):
+    if all(free(port) and free(port + 10000) for port in range(first, first + 5)):
         print(first)
         sys.exit(0)
 sys.exit("no free ports")
@@ -72,6 +72,8 @@ seaweed_begin() {
 ]}
 JSON
     chmod 600 "$seaweed_folder/identities.json"
+    # shellcheck disable=SC2034 # who sources this reads it
+    seaweed_metrics=http://$seaweed_host:$((seaweed_port + 4))/metrics
     export AWS_ENDPOINT_URL=http://$seaweed_host:$seaweed_port AWS_REGION=us-east-1
     export AWS_ACCESS_KEY_ID=kvfs AWS_SECRET_ACCESS_KEY=kvfs-secret
     seaweed_start && seaweed_bucket kvfs && seaweed_ready 60
@@ -85,7 +87,7 @@ seaweed_command() {
     master) echo "master $common -port=$master -mdir=$seaweed_folder/master -telemetry=false -volumeSizeLimitMB=512 -electionTimeout=1s" ;;
     volume) echo "volume $common -port=$volume -dir=$seaweed_folder/volume -master=$seaweed_host:$master -max=64 -minFreeSpace=1GiB -preStopSeconds=0" ;;
     filer) echo "filer $common -port=$filer -master=$seaweed_host:$master -defaultStoreDir=$seaweed_folder/filer -localSocket=$seaweed_folder/filer.socket" ;;
-    s3) echo "s3 $common -port=$s3 -filer=$seaweed_host:$filer -config=$seaweed_folder/identities.json -port.iceberg=0 -port.lance=0 -localSocket=$seaweed_folder/s3.socket" ;;
+    s3) echo "s3 $common -port=$s3 -filer=$seaweed_host:$filer -config=$seaweed_folder/identities.json -metricsPort=$((seaweed_port + 4)) -port.iceberg=0 -port.lance=0 -localSocket=$seaweed_folder/s3.socket" ;;
     *) echo "seaweed: $1 is none of ${seaweed_parts[*]}" >&2; return 1 ;;
     esac
 }
