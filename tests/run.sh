@@ -19,7 +19,9 @@ rsync git sqlite3 attr jq ...). A step that fails does not stop the next one.
   engines  engines of others that need no C++ (engines/): format, clippy, what is asked of every engine, and short runs on real
            mounts of each
   rocksdb  the same for RocksDB, in a release build, which takes a quarter of an hour the first time; not without being named
-  long     unit, crash, mounts, engines and rocksdb with --long
+  s3       stores on an object store, SeaweedFS, which is installed and started: a release build with SlateDB and tests/external/s3.sh, as root; only
+           when it is named
+  long     unit, crash, mounts, engines, rocksdb and s3 with --long
 
   --long   also the tests marked as long, more rounds (KVFS_TEST_LONG=1) and, as root, with mounts tests/external/, two scripts at a
            time (an hour and three quarters on two cores), and with rocksdb those of its scripts that take any engine, on every
@@ -36,9 +38,9 @@ jobs=()
 long=no
 for word in "$@"; do
     case "$word" in
-    lint | unit | crash | mounts | engines | rocksdb) jobs+=("$word") ;;
+    lint | unit | crash | mounts | engines | rocksdb | s3) jobs+=("$word") ;;
     long)
-        jobs+=(unit crash mounts engines rocksdb)
+        jobs+=(unit crash mounts engines rocksdb s3)
         long=yes
         ;;
     --long) long=yes ;;
@@ -116,7 +118,7 @@ external() {
 
 tools() {
     need_build
-    if wanted mounts || wanted engines || wanted rocksdb; then
+    if wanted mounts || wanted engines || wanted rocksdb || wanted s3; then
         need_fuse
         need git=git sqlite3=sqlite3 jq=jq strace=strace
     fi
@@ -267,6 +269,15 @@ other_mounts() {
     printf '%s\n' ${2:-$names} | xargs -P 2 -I '{}' bash -c 'other_mount {}'
 }
 
+# Stores on an object store.
+s3() {
+    local KVFS_BIN
+    (cd engines && cargo build --release --features slatedb)
+    KVFS_BIN=$(others_metadata .target_directory)/release/kvfs-engines
+    export KVFS_BIN
+    limited tests/external/s3.sh
+}
+
 documentation() {
     # With private items: the crate is a program, and its readers are those who change it. Hence links to private
     # items are welcome.
@@ -313,6 +324,9 @@ fi
 if wanted rocksdb; then
     step "RocksDB" rocksdb
     step "RocksDB, mounted" other_mounts release rocksdb
+fi
+if wanted s3; then
+    step "external/s3" s3
 fi
 if wanted lint; then
     step "cargo doc -D warnings" documentation

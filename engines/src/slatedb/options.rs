@@ -13,12 +13,12 @@ use slatedb::config::{
 use crate::options::{cache_bytes, choice, field, has_common, memory, size};
 
 /// Time between two looks of the writer, of who plans merges and of who does them, each for itself, for what others wrote. A writer that idles
-/// so asks 42 times a minute, 0.74 dollars a month at AWS, where SlateDB's own second and five seconds made 166 and 3.02 dollars. In return one that
+/// so asks 49 times a minute, 0.85 dollars a month at AWS, where SlateDB's own second and five seconds made 166 and 3.02 dollars. In return one that
 /// is fenced and neither writes nor syncs notices within this time, and a merge begins up to twice as late.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 /// Time between two looks for garbage: four listings, each at the price of a PUT.
 const COLLECT_EVERY: Duration = Duration::from_secs(1800);
-/// Tables that are not merged yet and may hold one key, before writes wait for merges: as many as come at 100 MB/s until a merge begins.
+/// Tables that are not merged yet and may hold one key, before writes wait for merges: four times SlateDB's own, since merges begin later.
 const TABLES_A_KEY_MAX: usize = 32;
 /// Kinds of keys, each of which has tables of its own.
 const KINDS_MAX: usize = 8;
