@@ -251,7 +251,9 @@ other_mount() {
             forks::a_live_store_is_forked_and_both_go_their_own_ways::other \
             replay::a_recording_of_it_is_done_again_on_it_and_on_ours::other \
             others::{a_full_disk,a_read_only_disk,a_read_only_mount,a_stall,the_name_of_a_log}::other || code=1
-        KVFS_TEST_ENGINE=$1 KVFS_TEST_OPTIONS=witness=on limited cargo test --no-fail-fast --test mount -- --ignored \
+        # What SlateDB sends and reads is counted at a door of its own, and a witness below it is refused.
+        [ "$1" = slatedb ] ||
+            KVFS_TEST_ENGINE=$1 KVFS_TEST_OPTIONS=witness=on limited cargo test --no-fail-fast --test mount -- --ignored \
             below:: programs::git_clone::other kill::kill_under_writers::other || code=1
     } >"$log" 2>&1
     (flock 9 && cat "$log") 9>"$logs/lock"

@@ -102,6 +102,13 @@ impl Settings {
             )
             .into());
         }
+        if self.below_engine.witness && kind.remote.is_some() {
+            return Err(format!(
+                "witness=on with engine={kind}: whatever it writes and reads passes a door of its own, which counts each request (disk and requests in \
+                 .stats.d/json): leave the option out"
+            )
+            .into());
+        }
         self.engine.validate()
     }
 

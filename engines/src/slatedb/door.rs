@@ -17,6 +17,9 @@ use object_store::{
     ObjectStore, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result, UploadPart,
 };
 use slatedb::object_store_tag::{ObjectStoreCallTag, SstType, TableStoreKind};
+use slatedb_common::retry::NonRetryable;
+
+use super::failure::is_final;
 
 /// Names that one answer of a listing holds.
 const NAMES_A_LISTING: u64 = 1000;
@@ -56,7 +59,11 @@ impl Meters {
             (Outcome::Done | Outcome::Refused, RequestKind::Put) => self.traffic.wrote(purpose, sent_bytes),
             _ => {}
         }
-        result
+        // SlateDB tries for ever what it takes for an accident.
+        result.map_err(|error| match is_final(&error) {
+            true => Error::Generic { store: "kvfs", source: Box::new(NonRetryable(Box::new(error))) },
+            false => error,
+        })
     }
 }
 

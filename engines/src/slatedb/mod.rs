@@ -9,6 +9,7 @@
 //!
 //! In a directory it works as well, as `file://` there: without a server, and with what a test of any engine asks.
 
+mod cache;
 mod door;
 mod failure;
 mod garbage;
@@ -19,6 +20,7 @@ mod options;
 mod profile;
 mod reader;
 mod site;
+mod statistics;
 mod writer;
 
 use std::path::Path;

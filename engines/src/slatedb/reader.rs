@@ -20,16 +20,16 @@ use kvfs::engine::{
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 use parking_lot::Mutex;
-use slatedb::db_cache::moka::MokaCache;
 use slatedb::{DbReader, DbReaderMode};
 
 use super::ENGINE;
+use super::cache::Blocks;
 use super::failure::{of_database, of_store};
 use super::kinds::Kinds;
 use super::log_cache::LogCache;
 use super::options::SlateOptions;
 use super::site::Place;
-use super::writer::{block_cache, bounds, scan_options, show};
+use super::writer::{bounds, scan_options, show};
 
 /// Longest time between two looks at all that is there. Between them only the next number is looked for, which is not found either where a
 /// machine slept until the objects behind it were removed.
@@ -48,7 +48,7 @@ struct Newest {
 pub struct Reading {
     place: Place,
     options: SlateOptions,
-    blocks: Arc<MokaCache>,
+    blocks: Arc<Blocks>,
     objects: Arc<dyn ObjectStore>,
     seen: Mutex<Seen>,
 }
@@ -77,7 +77,7 @@ pub fn open(
         Access::Follow => Arc::new(LogCache::new(place.objects.clone(), options.log_cache_bytes())),
         _ => place.objects.clone(),
     };
-    let (blocks, now) = (block_cache(&options), Instant::now());
+    let (blocks, now) = (Arc::new(Blocks::new(options.cache_bytes())), Instant::now());
     let seen = Seen { newest: Newest::default(), looked_at: now, listed_at: now, states: 0 };
     let reading = Arc::new(Reading { place, options, blocks, objects, seen: Mutex::new(seen) });
     // Before it is opened, so that what comes meanwhile is not taken for seen.
@@ -125,6 +125,7 @@ impl Reading {
             .with_reader_mode(mode)
             .with_segment_extractor(Arc::new(Kinds))
             .with_options(options)
+            .with_segment_extractor(Arc::new(Kinds))
             .with_db_cache(self.blocks.clone(), 0)
             .build();
         let db = self.place.wait(db).map_err(|error| of_database("opening the database to read", error))?;
@@ -153,7 +154,7 @@ impl Reading {
                 |newest, object| async move { Ok(newest.max(number(&object.location).unwrap_or(0))) },
             )
             .await
-            .map_err(|error| of_store(&format!("listing {folder}"), &error))
+            .map_err(|error| of_store(&format!("listing {folder}"), error))
     }
 
     /// Whether one of the next numbers is there.
@@ -169,7 +170,7 @@ impl Reading {
         match self.place.objects.head(path).await {
             Ok(_) => Ok(true),
             Err(object_store::Error::NotFound { .. }) => Ok(false),
-            Err(error) => Err(of_store(&format!("looking for {path}"), &error)),
+            Err(error) => Err(of_store(&format!("looking for {path}"), error)),
         }
     }
 }
@@ -273,22 +274,22 @@ impl Inspect for State {
         let seen = *self.reading.seen.lock();
         let count = "count";
         let statistics = [
-            ("states", Statistic::counter(seen.states, count, "states that were opened")),
-            ("manifest_id", Statistic::gauge(seen.newest.manifest, count, "newest manifest that is known")),
-            ("log_id", Statistic::gauge(seen.newest.log, count, "newest object of the log that is known")),
+            ("states", Statistic::counter(seen.states, count, "States that were opened.")),
+            ("manifest_id", Statistic::gauge(seen.newest.manifest, count, "Newest manifest that is known.")),
+            ("log_id", Statistic::gauge(seen.newest.log, count, "Newest object of the log that is known.")),
             (
                 "lag_ms",
                 Statistic::gauge(
                     seen.looked_at.elapsed().as_millis() as u64,
                     "ms",
-                    "time since the state was known to be the newest",
+                    "Time since the state was known to be the newest.",
                 ),
             ),
         ];
         let mut shape =
             Shape { engine: ENGINE.name, statistics: statistics.into_iter().collect(), ..Shape::default() };
         shape.requests = Some(self.reading.place.meters.requests());
-        shape.cache.bytes_max = self.reading.options.cache_bytes();
+        shape.cache = self.reading.blocks.shape();
         shape.memory.limit_bytes = Some(self.reading.options.memory_bytes_max());
         shape
     }

@@ -49,6 +49,8 @@ pub struct Place {
     /// What has passed to it.
     pub meters: Arc<Meters>,
     prefix: Path,
+    /// The objects are files of a directory.
+    pub is_local: bool,
     holder: Arc<Mutex<Option<Holder>>>,
     /// Of a mount that follows another one.
     reading: Arc<Mutex<Option<Arc<Reading>>>>,
@@ -73,6 +75,7 @@ impl Place {
             objects: Arc::new(door),
             meters,
             prefix,
+            is_local: url.starts_with("file:"),
             holder: Arc::default(),
             reading: Arc::default(),
             refresh: options.refresh,
@@ -106,7 +109,7 @@ impl Place {
         match self.wait(read) {
             Ok(bytes) => Ok(Some(bytes.to_vec())),
             Err(object_store::Error::NotFound { .. }) => Ok(None),
-            Err(error) => Err(of_store(&format!("reading {path}"), &error)),
+            Err(error) => Err(of_store(&format!("reading {path}"), error)),
         }
     }
 
@@ -137,7 +140,7 @@ impl Site for Place {
         match self.wait(first) {
             Some(Ok(object)) => Ok(Some(object.location.to_string())),
             Some(Err(object_store::Error::NotFound { .. })) | None => Ok(None),
-            Some(Err(error)) => Err(of_store(&format!("listing {}", self.prefix), &error)),
+            Some(Err(error)) => Err(of_store(&format!("listing {}", self.prefix), error)),
         }
     }
 
@@ -147,7 +150,7 @@ impl Site for Place {
         match self.wait(self.objects.put_opts(&path, text.to_vec().into(), options)) {
             Ok(_) => Ok(true),
             Err(object_store::Error::AlreadyExists { .. }) => Ok(false),
-            Err(error) => Err(of_store(&format!("making {path}"), &error)),
+            Err(error) => Err(of_store(&format!("making {path}"), error)),
         }
     }
 
@@ -183,7 +186,7 @@ impl Site for Place {
         let holder = self.holder.lock().get_or_insert_with(|| Holder::this(what)).doing(what);
         let path = self.object(WRITER);
         let put = self.wait(self.objects.put(&path, holder.encode().into()));
-        put.map(drop).map_err(|error| of_store(&format!("writing {path}"), &error))
+        put.map(drop).map_err(|error| of_store(&format!("writing {path}"), error))
     }
 
     fn release(&self) -> Result<()> {
@@ -192,7 +195,7 @@ impl Site for Place {
         if self.writer()?.is_some_and(|holder| holder.is_same(&own)) {
             let path = self.object(WRITER);
             self.wait(self.objects.delete(&path))
-                .map_err(|error| of_store(&format!("removing {path}"), &error))?;
+                .map_err(|error| of_store(&format!("removing {path}"), error))?;
         }
         Ok(())
     }

@@ -3,7 +3,7 @@
 use std::io;
 use std::ops::{Bound, ControlFlow};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use bytes::Bytes;
 use kvfs::base::clock::Clock;
@@ -13,45 +13,50 @@ use kvfs::engine::{
     Sync, Visit,
 };
 use slatedb::config::{FlushOptions, FlushType, ScanOptions};
-use slatedb::db_cache::moka::{MokaCache, MokaCacheOptions};
 use slatedb::{Db, DbIterator, GarbageCollectorBuilder, WriteBatch};
 
 use super::ENGINE;
+use super::cache::Blocks;
 use super::failure::{FENCED, of_database};
 use super::garbage::Grace;
 use super::kinds::Kinds;
 use super::options::SlateOptions;
 use super::site::Place;
+use super::statistics::Statistics;
 use crate::adapter::{Adapter, Store};
 
 /// Entries that a scan fetches before it shows them, at first and at most: what it shows them to may call the engine, which one thread cannot do
 /// while it waits for the object store.
 const CHUNK: [usize; 2] = [16, 512];
+/// Objects of the log after which the memtable becomes a table, however small it is.
+const LOG_OBJECTS_MAX: u64 = 512;
 /// Bytes that a scan asks for at once.
 const READ_AHEAD_BYTES: usize = 1 << 20;
 /// Requests that a scan has under way at once.
 const FETCHES: usize = 4;
 
-/// Syncs after which what is in memory becomes tables, however little it is: each is an object of the log, which the next mount has to read. 4000
-/// of them took it 2.4 s on a server of this machine, and SlateDB by itself waits for 4096.
-const LOG_OBJECTS_MAX: u64 = 512;
-
 /// The database, open to write.
 struct Writer {
     db: Db,
-    /// Objects of the log since the last such flush, at most.
-    log_objects: AtomicU64,
     place: Place,
     options: SlateOptions,
+    blocks: Arc<Blocks>,
+    statistics: Statistics,
+    /// Objects of the log since a memtable became a table.
+    log_objects: AtomicU64,
+    /// Somebody was told that there was no room.
+    is_full: AtomicBool,
 }
 
 /// Opens the database, or makes it; who wrote before can write no more.
 pub fn open(place: Place, clock: Arc<dyn Clock>, options: &Options) -> Result<Arc<dyn Engine>> {
     let own = options.own::<SlateOptions>()?.clone();
+    let (blocks, statistics) = (Arc::new(Blocks::new(own.cache_bytes())), Statistics::default());
     let db = Db::builder(place.database(), place.objects.clone())
         .with_settings(own.settings())
         .with_segment_extractor(Arc::new(Kinds))
-        .with_db_cache(block_cache(&own), 0)
+        .with_db_cache(blocks.clone(), 0)
+        .with_metrics_recorder(statistics.recorder())
         .with_gc_builder(
             GarbageCollectorBuilder::new(place.database(), place.objects.clone())
                 .with_options(own.garbage_options(false))
@@ -59,17 +64,19 @@ pub fn open(place: Place, clock: Arc<dyn Clock>, options: &Options) -> Result<Ar
         )
         .build();
     let db = place.wait(db).map_err(|error| of_database("opening the database", error))?;
-    Ok(Adapter::open(Writer { db, log_objects: AtomicU64::new(0), place, options: own }, clock, options))
-}
-
-/// The cache of blocks in memory.
-pub fn block_cache(options: &SlateOptions) -> Arc<MokaCache> {
-    let max_capacity = options.cache_bytes();
-    Arc::new(MokaCache::new_with_opts(MokaCacheOptions {
-        max_capacity,
-        time_to_live: None,
-        time_to_idle: None,
-    }))
+    Ok(Adapter::open(
+        Writer {
+            db,
+            place,
+            options: own,
+            blocks,
+            statistics,
+            log_objects: AtomicU64::new(0),
+            is_full: AtomicBool::new(false),
+        },
+        clock,
+        options,
+    ))
 }
 
 /// How a scan of ours asks for what it needs.
@@ -118,32 +125,30 @@ pub fn show(place: &Place, mut entries: DbIterator, visit: &mut Visit<'_>) -> Re
 }
 
 impl Writer {
-    /// Has what is in memory become tables, which nobody waits for.
+    /// An error, with who has the store now if that is what it tells of. That there was no room is told once: it has ended the database.
+    fn failed(&self, what: &str, error: slatedb::Error) -> Error {
+        match of_database(what, error) {
+            Error::Poisoned(sentence) if sentence == FENCED => {
+                let who =
+                    self.place.writer().ok().flatten().map_or(String::new(), |holder| format!(" (it is {holder})"));
+                Error::Poisoned(format!("{FENCED}{who}"))
+            }
+            Error::NoSpace if self.is_full.swap(true, Relaxed) => Error::Poisoned(
+                "SlateDB has stopped at a full disk: make room; nothing is read or taken until the store is mounted anew".to_string(),
+            ),
+            other => other,
+        }
+    }
+
+    /// Has the memtable become a table, so that what opens the store after a crash reads little. Nobody waits for it.
     fn shorten_log(&self) {
         let db = self.db.clone();
         self.place.runtime.spawn(async move {
             let flush = FlushOptions { flush_type: FlushType::MemTable };
-            // Who writes next is told of what it fails with.
             if let Err(error) = db.flush_with_options(flush).await {
-                log::warn!("the log is not shortened: {error}");
+                log::debug!("making a table of the memtable: {error}");
             }
         });
-    }
-
-    /// An error, with who has the store now if that is what it tells of.
-    fn failed(&self, what: &str, error: slatedb::Error) -> Error {
-        match of_database(what, error) {
-            Error::Poisoned(_) => {
-                let who = self
-                    .place
-                    .writer()
-                    .ok()
-                    .flatten()
-                    .map_or(String::new(), |holder| format!(" (it is {holder})"));
-                Error::Poisoned(format!("{FENCED}{who}"))
-            }
-            other => other,
-        }
     }
 
     /// The same of something that had been accepted: what is lost is an error of input and output, not of who may write.
@@ -181,8 +186,10 @@ impl Store for Writer {
         self.place.wait(self.db.write(changes)).map(drop).map_err(|error| self.failed("a write", error))
     }
 
+    /// One object of the log for everyone who waits: the queue lets one sync run at a time.
     fn sync(&self) -> Result<()> {
         self.place.wait(self.db.flush()).map_err(|error| self.lost("a sync", error))?;
+        // Whoever opens the store reads all of the log that is in no table yet, an object at a time.
         if self.log_objects.fetch_add(1, Relaxed) + 1 >= LOG_OBJECTS_MAX {
             self.log_objects.store(0, Relaxed);
             self.shorten_log();
@@ -207,7 +214,19 @@ impl Store for Writer {
     }
 
     fn promise(&self) -> Promise {
-        Promise::losing_unsynced(self.options.common.sync == Sync::Always)
+        let promise = Promise::losing_unsynced(self.options.common.sync == Sync::Always);
+        if !self.place.is_local {
+            return promise;
+        }
+        // Of a directory that is full SlateDB makes an error that ends it.
+        let (weaker, way_out) = match promise.weaker {
+            Some(_) => (
+                "the end of the process (kill -9), and a full disk, lose what no sync covers",
+                "fsync, or sync=always; after a full disk make room, then mount it anew",
+            ),
+            None => ("after a full disk it takes nothing more", "make room, then mount it anew"),
+        };
+        Promise { survives_full_disk: false, weaker: Some(weaker), way_out: Some(way_out), ..promise }
     }
 
     fn traffic(&self) -> Option<DiskCounters> {
@@ -216,40 +235,27 @@ impl Store for Writer {
 
     fn describe(&self, shape: &mut Shape) {
         shape.requests = Some(self.place.meters.requests());
-        shape.cache.bytes_max = self.options.cache_bytes();
-        shape.memory = Memory { limit_bytes: Some(self.options.memory_bytes_max()), ..Memory::default() };
-        let status = self.db.status();
-        let manifest = status.current_manifest;
-        let (count, bytes) = ("count", "bytes");
-        let views = || manifest.all_sst_views();
-        shape.statistics = [
-            ("manifest_id", Statistic::counter(manifest.id(), count, "manifests written so far")),
-            ("writer_epoch", Statistic::counter(manifest.writer_epoch(), count, "mounts that wrote so far")),
+        shape.cache = self.blocks.shape();
+        shape.memory = Memory {
+            limit_bytes: Some(self.options.memory_bytes_max()),
+            used_bytes: Some(self.statistics.memory_bytes() + shape.cache.bytes),
+            ..Memory::default()
+        };
+        let manifest = self.db.status().current_manifest;
+        let table_bytes = manifest.all_sst_views().map(|view| view.estimate_size()).sum::<u64>();
+        let of_manifest = [
+            ("manifest.id", Statistic::counter(manifest.id(), "count", "Manifests written so far.")),
             (
-                "l0_tables",
-                Statistic::gauge(manifest.l0().len() as u64, count, "tables that are not merged yet"),
+                "manifest.writer_epoch",
+                Statistic::counter(manifest.writer_epoch(), "count", "Mounts that have written so far."),
             ),
-            ("sorted_runs", Statistic::gauge(manifest.compacted().len() as u64, count, "sorted runs")),
-            ("tables", Statistic::gauge(views().count() as u64, count, "tables")),
+            ("manifest.table_bytes", Statistic::gauge(table_bytes, "bytes", "Bytes of tables.")),
             (
-                "table_bytes",
-                Statistic::gauge(
-                    views().map(|view| view.estimate_size()).sum::<u64>(),
-                    bytes,
-                    "bytes of tables",
-                ),
+                "manifest.checkpoints",
+                Statistic::gauge(manifest.checkpoints().len() as u64, "count", "States that are kept."),
             ),
-            (
-                "checkpoints",
-                Statistic::gauge(
-                    manifest.checkpoints().len() as u64,
-                    count,
-                    "states that are kept for readers",
-                ),
-            ),
-        ]
-        .into_iter()
-        .collect();
-        shape.debt.l0_files = manifest.l0().len() as u64;
+        ];
+        shape.statistics = of_manifest.into_iter().chain(self.statistics.all()).collect();
+        shape.debt.l0_files = manifest.segments().iter().map(|kind| kind.l0().len() as u64).sum();
     }
 }
