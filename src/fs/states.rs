@@ -118,7 +118,9 @@ mod tests {
     use super::*;
     use crate::base::clock::ManualClock;
     use crate::engine::MemEngine;
-    use crate::fs::Options;
+    use crate::fs::operation::Op;
+    use crate::fs::types::{Caller, NewNode, ROOT};
+    use crate::fs::{Error, Options, Tier};
 
     fn state() -> Arc<FileSystem> {
         state_on(&Arc::default())
@@ -169,5 +171,24 @@ mod tests {
             assert!(Arc::ptr_eq(&seen, &fs));
         }
         assert!(states.held.lock().is_empty() && !states.are_followed());
+    }
+
+    /// A file that has lost its name while it was open is there until its content is taken away, which a state may show half done.
+    #[test]
+    fn what_is_being_taken_away_is_not_opened_in_a_state() {
+        let engine = Arc::new(MemEngine::new());
+        let space = Arc::new(|| Ok(crate::disk::Space::default()));
+        let clock: Arc<ManualClock> = Arc::default();
+        let writer =
+            FileSystem::open(engine.clone(), clock.clone(), Options::default(), space.clone()).unwrap();
+        let made =
+            writer.make(Tier::Disk, Op::Create, Caller::ROOT, ROOT, b"a", 0o644, 0, NewNode::File).unwrap();
+        writer.open_file(Tier::Disk, made.ino).unwrap();
+        let before =
+            FileSystem::look(engine.clone(), clock.clone(), Options::default(), space.clone()).unwrap();
+        before.open_file(Tier::Disk, made.ino).unwrap();
+        writer.unlink(Tier::Disk, ROOT, b"a").unwrap();
+        let after = before.at(engine).unwrap();
+        assert!(matches!(after.open_file(Tier::Disk, made.ino), Err(Error::Stale)));
     }
 }

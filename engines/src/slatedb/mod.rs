@@ -21,6 +21,7 @@ mod profile;
 mod reader;
 mod site;
 mod statistics;
+mod still_clock;
 mod writer;
 
 use std::path::Path;

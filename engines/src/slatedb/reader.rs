@@ -29,14 +29,12 @@ use super::kinds::Kinds;
 use super::log_cache::LogCache;
 use super::options::SlateOptions;
 use super::site::Place;
+use super::still_clock::StillClock;
 use super::writer::{bounds, scan_options, show};
 
 /// Longest time between two looks at all that is there. Between them only the next number is looked for, which is not found either where a
 /// machine slept until the objects behind it were removed.
 const LIST_EVERY: Duration = Duration::from_secs(120);
-/// Interval at which a state looks for newer ones by itself: never.
-const NEVER: Duration = Duration::from_secs(10 * 365 * 86_400);
-
 /// The newest objects of a store.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 struct Newest {
@@ -112,19 +110,16 @@ impl Reading {
     }
 
     fn state(self: &Arc<Reading>, access: Access) -> Result<Arc<dyn Engine>> {
-        let (mode, poll) = match access {
+        let builder = DbReader::builder(self.place.database(), self.objects.clone());
+        let builder = match access {
             // It may take long, and is worth a write.
-            Access::Look => (DbReaderMode::ManagedCheckpoint, None),
-            _ => (DbReaderMode::FollowLatest, Some(NEVER)),
+            Access::Look => builder.with_reader_mode(DbReaderMode::ManagedCheckpoint),
+            _ => builder
+                .with_reader_mode(DbReaderMode::FollowLatest)
+                .with_system_clock(Arc::new(StillClock::default())),
         };
-        let mut options = self.options.reader_options();
-        if let Some(poll) = poll {
-            options.manifest_poll_interval = poll;
-        }
-        let db = DbReader::builder(self.place.database(), self.objects.clone())
-            .with_reader_mode(mode)
-            .with_segment_extractor(Arc::new(Kinds))
-            .with_options(options)
+        let db = builder
+            .with_options(self.options.reader_options())
             .with_segment_extractor(Arc::new(Kinds))
             .with_db_cache(self.blocks.clone(), 0)
             .build();

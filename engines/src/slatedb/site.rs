@@ -136,7 +136,17 @@ impl Site for Place {
     }
 
     fn foreign(&self) -> Result<Option<String>> {
-        let first = async { self.objects.list(Some(&self.prefix)).next().await };
+        // Somebody may have made the description since it was looked for.
+        let own = self.object(DESCRIPTION);
+        let first = async {
+            let mut objects = self.objects.list(Some(&self.prefix));
+            loop {
+                match objects.next().await {
+                    Some(Ok(object)) if object.location == own => {}
+                    other => return other,
+                }
+            }
+        };
         match self.wait(first) {
             Some(Ok(object)) => Ok(Some(object.location.to_string())),
             Some(Err(object_store::Error::NotFound { .. })) | None => Ok(None),
@@ -306,6 +316,8 @@ mod tests {
         assert_eq!((place.description().unwrap(), place.foreign().unwrap()), (None, None));
         assert!(place.describe(b"one").unwrap() && !place.describe(b"two").unwrap());
         assert_eq!(place.description().unwrap().unwrap(), b"one");
-        assert_eq!(place.foreign().unwrap().as_deref(), Some("STORE"));
+        assert_eq!(place.foreign().unwrap(), None);
+        std::fs::write(home.path().join("holiday.jpg"), "").unwrap();
+        assert_eq!(place.foreign().unwrap().as_deref(), Some("holiday.jpg"));
     }
 }

@@ -256,6 +256,5 @@ impl Store for Writer {
             ),
         ];
         shape.statistics = of_manifest.into_iter().chain(self.statistics.all()).collect();
-        shape.debt.l0_files = manifest.segments().iter().map(|kind| kind.l0().len() as u64).sum();
     }
 }

@@ -16,7 +16,11 @@ impl FileSystem {
     /// Counts an open file handle, which keeps the inode alive without a name until [`FileSystem::release_file`].
     pub fn open_file(&self, tier: Tier, ino: Ino) -> Result<()> {
         let cell = self.inodes.cell(ino, tier)?;
-        let _state = cell.read(tier)?;
+        let state = cell.read(tier)?;
+        // Whoever changes the filesystem is taking its content away: the name that led here is of an older state.
+        if self.options.read_only && state.record.links == 0 {
+            return Err(Error::Stale);
+        }
         cell.add_open();
         Ok(())
     }
