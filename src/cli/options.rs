@@ -155,6 +155,10 @@ pub fn help() -> String {
             text.push_str(&format!("\nWith engine={kind}; on other engines they have no effect:\n"));
             list(&mut text, of(Some(kind), When::Mount));
         }
+        if of(Some(kind), When::Once).next().is_some() {
+            text.push_str(&format!("\nWith engine={kind}, for one mount, never remembered:\n"));
+            list(&mut text, of(Some(kind), When::Once));
+        }
     }
     text.push_str("\nOptions of one mount, never remembered:\n");
     list(&mut text, of(None, When::Once));

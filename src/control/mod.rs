@@ -63,7 +63,7 @@ use crate::attribution::{Attribution, Charges};
 use crate::base::clock::Clock;
 use crate::base::metric::Since;
 use crate::disk::{Disk, Latch, Metered, OpenFiles, ProcessIo, occupied};
-use crate::engine::{Cause, Engine, EventLog, MeteredEngine, Stalls};
+use crate::engine::{Cause, Engine, EventLog, Home, MeteredEngine, Stalls};
 use crate::fs::meter::{Latency, Meter, growth};
 use crate::fs::operation::Op;
 use crate::fs::{Error, Result, Usage};
@@ -207,12 +207,13 @@ impl Control {
             self.look_at_shared();
         }
         let own = self.parts.engine_directory.as_deref().map_or(Ok((0, 0)), occupied);
+        let lies_elsewhere = matches!(self.parts.engine.kind().home, Home::Directory(_));
         match self.parts.disk.list().and_then(|files| Ok((files, own?))) {
             Ok((files, (own_bytes, own_files))) => {
                 let physical = Physical {
                     bytes: files.iter().map(|file| file.bytes_allocated).sum::<u64>() + own_bytes,
                     files: files.len() as u64 + own_files,
-                    is_partial: sample.is_unmetered && self.parts.engine_directory.is_none(),
+                    is_partial: lies_elsewhere && self.parts.engine_directory.is_none(),
                     shared_bytes: self.shared.lock().0,
                     below: self.parts.disk.space().ok(),
                 };

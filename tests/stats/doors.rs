@@ -300,8 +300,10 @@ fn an_engine_with_a_door_of_its_own_is_measured_there() {
     remote.requests.count(RequestKind::Head, Outcome::Missing);
     remote.requests.count(RequestKind::List, Outcome::Failed);
     remote.requests.count(RequestKind::Put, Outcome::Refused);
+    rig.control.tick();
     let report = rig.json(".stats.d/json");
     assert_eq!(report["amplification"]["write"].as_f64(), Some(2.0));
+    assert!(report["amplification"]["space"].is_null(), "what it occupies there nobody has looked at");
     assert_eq!(report["amplification"]["write_no_wal"].as_f64(), Some(0.9));
     assert_eq!(number(&report, "disk.by_purpose.wal.write_bytes"), 11_000);
     assert_eq!((number(&report, "disk.write_bytes"), number(&report, "disk.read_bytes")), (20_000, 700));
