@@ -40,10 +40,11 @@ fn logged() -> Vec<String> {
         lines
     });
     let thread = std::thread::current().id();
-    let (mine, others) =
-        std::mem::take(&mut *lines.0.lock()).into_iter().partition(|(who, _)| *who == thread);
-    let (mine, mut others): (Vec<_>, Vec<_>) = (mine, others);
-    lines.0.lock().append(&mut others);
+    // Under the lock from end to end: a line that is put back later is missing for the thread that wrote it.
+    let mut all = lines.0.lock();
+    let (mine, others): (Vec<_>, Vec<_>) =
+        std::mem::take(&mut *all).into_iter().partition(|(who, _)| *who == thread);
+    *all = others;
     mine.into_iter().map(|(_, line)| line).collect()
 }
 

@@ -4,6 +4,7 @@
 //! ```text
 //! PREFIX/STORE      the description of the store (kvfs)
 //! PREFIX/WRITER     who writes, for whoever else comes (holder)
+//! PREFIX/probe/…    while a store is asked whether it can keep two writers apart (probe)
 //! PREFIX/db/…       SlateDB's: manifest/, wal/, compacted/, compactions/, gc/
 //! ```
 //!
@@ -17,6 +18,7 @@ mod holder;
 mod kinds;
 mod log_cache;
 mod options;
+mod probe;
 mod profile;
 mod reader;
 mod site;

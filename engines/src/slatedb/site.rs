@@ -22,6 +22,7 @@ use super::door::{Door, Meters};
 use super::failure::of_store;
 use super::holder::Holder;
 use super::options::SlateOptions;
+use super::probe::{Depth, probe};
 use super::reader::{self, Reading};
 use super::{profile, writer};
 
@@ -29,6 +30,8 @@ use super::{profile, writer};
 const DESCRIPTION: &str = "STORE";
 /// Object that says who writes.
 const WRITER: &str = "WRITER";
+/// Folder in which a store is asked what it can do.
+const PROBE: &str = "probe";
 /// What lies below is SlateDB's.
 const DATABASE: &str = "db";
 /// Threads of the runtime: most of what they do is to wait for the network.
@@ -113,6 +116,14 @@ impl Place {
         }
     }
 
+    /// Refuses a store that cannot keep two writers apart. A directory can: two names of one file are the system's to refuse.
+    fn require_able(&self, depth: Depth) -> Result<()> {
+        match self.is_local {
+            true => Ok(()),
+            false => self.wait(probe(&self.objects, &self.object(PROBE), depth)),
+        }
+    }
+
     /// Refuses to write where somebody else does.
     fn require_free(&self, options: &SlateOptions) -> Result<()> {
         let Some(holder) = self.writer()?.filter(|holder| !holder.has_ended()) else { return Ok(()) };
@@ -155,6 +166,7 @@ impl Site for Place {
     }
 
     fn describe(&self, text: &[u8]) -> Result<bool> {
+        self.require_able(Depth::Races)?;
         let path = self.object(DESCRIPTION);
         let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
         match self.wait(self.objects.put_opts(&path, text.to_vec().into(), options)) {
@@ -169,6 +181,7 @@ impl Site for Place {
         match access {
             Access::Write => {
                 self.require_free(own)?;
+                self.require_able(Depth::Twice)?;
                 let engine = writer::open(self.clone(), clock, options)?;
                 self.hold("opening it")?;
                 Ok(engine)
