@@ -140,6 +140,14 @@ impl Writer {
         }
     }
 
+    /// The same of something that had been accepted: what is lost is an error of input and output, not of who may write.
+    fn lost(&self, what: &str, error: slatedb::Error) -> Error {
+        match self.failed(what, error) {
+            Error::Poisoned(sentence) => Error::io(what, io::Error::other(sentence)),
+            other => other,
+        }
+    }
+
     /// Has the memtable become a table, so that what opens the store after a crash reads little. Nobody waits for it.
     fn shorten_log(&self) {
         let db = self.db.clone();
@@ -149,14 +157,6 @@ impl Writer {
                 log::debug!("making a table of the memtable: {error}");
             }
         });
-    }
-
-    /// The same of something that had been accepted: what is lost is an error of input and output, not of who may write.
-    fn lost(&self, what: &str, error: slatedb::Error) -> Error {
-        match self.failed(what, error) {
-            Error::Poisoned(sentence) => Error::io(what, io::Error::other(sentence)),
-            other => other,
-        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! The requests of the stored filesystem: each is one call of [`FileSystem`] and one reply. How they are tried, deferred, recorded and
+//! The requests of the stored filesystem: each is one call of [`FileSystem`](crate::fs::FileSystem) and one reply. How they are tried, deferred, recorded and
 //! made durable is `dispatch`'s. Nothing here knows that some inodes are virtual: [`super::router`] keeps those away.
 
 mod attr;
