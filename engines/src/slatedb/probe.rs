@@ -10,8 +10,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use futures::future::join_all;
 use kvfs::engine::{Error, Result};
 use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions};
+use object_store::{ObjectStore, ObjectStoreExt};
 
+use super::creation;
 use super::failure::of_store;
 
 /// Races, and who takes part in each.
@@ -71,16 +72,16 @@ async fn ask(objects: &Arc<dyn ObjectStore>, paths: &[Path]) -> Result<()> {
 
 /// Creates an object if there is none, and says whether it did.
 async fn create(objects: &Arc<dyn ObjectStore>, path: &Path) -> Result<bool> {
-    let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
-    match objects.put_opts(path, "probe".into(), options).await {
-        Ok(_) => Ok(true),
-        Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => {
-            Ok(false)
-        }
+    // The names of a probe are its own, so a number tells those apart who create one object in it.
+    static NUMBER: AtomicU64 = AtomicU64::new(0);
+    let bytes = format!("probe {}", NUMBER.fetch_add(1, Relaxed));
+    match creation::create(objects, path, bytes.into_bytes()).await {
         Err(object_store::Error::NotImplemented { .. } | object_store::Error::NotSupported { .. }) => {
             Err(lacking("it says so itself"))
         }
-        Err(error) => Err(of_store("asking the store whether it keeps two from creating one object", error)),
+        created => created.map_err(|error| {
+            of_store("asking the store whether it keeps two from creating one object", error)
+        }),
     }
 }
 
@@ -99,14 +100,24 @@ mod tests {
     use object_store::memory::InMemory;
     use object_store::{
         CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, PutMultipartOptions,
-        PutPayload, PutResult,
+        PutOptions, PutPayload, PutResult,
     };
 
-    /// A store that overwrites though it was told to create: always, or only who comes while another is at it.
+    /// What a store does with a condition.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    enum Fault {
+        /// It overwrites though it was told to create.
+        Always,
+        /// The same of who comes while another is at it.
+        AtOnce,
+        /// It creates, but the answer is lost, and the next try finds the object.
+        AnswersLost,
+    }
+
     #[derive(Debug)]
     struct Careless {
         objects: InMemory,
-        is_always: bool,
+        fault: Fault,
     }
 
     impl std::fmt::Display for Careless {
@@ -123,8 +134,13 @@ mod tests {
             payload: PutPayload,
             options: PutOptions,
         ) -> object_store::Result<PutResult> {
-            if self.is_always {
-                return self.objects.put(path, payload).await;
+            match self.fault {
+                Fault::Always => return self.objects.put(path, payload).await,
+                Fault::AnswersLost => {
+                    let _ = self.objects.put_opts(path, payload.clone(), options.clone()).await;
+                    return self.objects.put_opts(path, payload, options).await;
+                }
+                Fault::AtOnce => {}
             }
             let is_there = self.objects.head(path).await.is_ok();
             tokio::task::yield_now().await;
@@ -169,9 +185,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_store_that_does_not_keep_two_apart_is_refused_in_words() {
-        let refused = |is_always| async move {
-            let careless = Careless { objects: InMemory::new(), is_always };
-            asked(Arc::new(careless), if is_always { Depth::Twice } else { Depth::Races })
+        let refused = |fault, depth| async move {
+            asked(Arc::new(Careless { objects: InMemory::new(), fault }), depth)
                 .await
                 .unwrap_err()
                 .to_string()
@@ -179,9 +194,17 @@ mod tests {
         for depth in [Depth::Twice, Depth::Races] {
             asked(Arc::new(InMemory::new()), depth).await.unwrap();
         }
-        let always = refused(true).await;
+        let always = refused(Fault::Always, Depth::Twice).await;
         assert!(always.contains("If-None-Match") && always.contains("a second time"), "{always}");
-        let racing = refused(false).await;
+        let racing = refused(Fault::AtOnce, Depth::Races).await;
         assert!(racing.contains("of 8 who created one object at once 8 succeeded"), "{racing}");
+    }
+
+    #[tokio::test]
+    async fn a_store_whose_answers_are_lost_is_none_that_lacks_something() {
+        for depth in [Depth::Twice, Depth::Races] {
+            let careless = Careless { objects: InMemory::new(), fault: Fault::AnswersLost };
+            asked(Arc::new(careless), depth).await.unwrap();
+        }
     }
 }

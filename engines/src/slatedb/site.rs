@@ -13,11 +13,12 @@ use object_store::azure::MicrosoftAzureBuilder;
 use object_store::gcp::GoogleCloudStorageBuilder;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
-use object_store::{ClientOptions, ObjectStore, ObjectStoreExt, PutMode, PutOptions};
+use object_store::{ClientOptions, ObjectStore, ObjectStoreExt};
 use parking_lot::Mutex;
 use tokio::runtime::{Builder, Runtime};
 use url::Url;
 
+use super::creation::create;
 use super::door::{Door, Meters};
 use super::failure::of_store;
 use super::holder::Holder;
@@ -168,12 +169,9 @@ impl Site for Place {
     fn describe(&self, text: &[u8]) -> Result<bool> {
         self.require_able(Depth::Races)?;
         let path = self.object(DESCRIPTION);
-        let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
-        match self.wait(self.objects.put_opts(&path, text.to_vec().into(), options)) {
-            Ok(_) => Ok(true),
-            Err(object_store::Error::AlreadyExists { .. }) => Ok(false),
-            Err(error) => Err(of_store(&format!("making {path}"), error)),
-        }
+        // Its uuid is nobody else's.
+        self.wait(create(&self.objects, &path, text.to_vec()))
+            .map_err(|error| of_store(&format!("making {path}"), error))
     }
 
     fn open(&self, access: Access, clock: Arc<dyn Clock>, options: &Options) -> Result<Arc<dyn Engine>> {
