@@ -17,10 +17,10 @@ rsync git sqlite3 attr jq ...). A step that fails does not stop the next one.
   crash    power loss, failures and lies of the disk, damaged stores, repairs: ${crash_tests[*]}
   mounts   the release build, and real mounts of both engines, of a witness and of the engine in examples/
   engines  engines of others that need no C++ (engines/): format, clippy, what is asked of every engine, and short runs on real
-           mounts of each
+           mounts of each; as root, pjdfstest and fsx on SlateDB at a file:// URL, too
   rocksdb  the same for RocksDB, in a release build, which takes a quarter of an hour the first time; not without being named
-  s3       stores on an object store, SeaweedFS, which is installed and started: a release build with SlateDB and tests/external/s3.sh, as root; only
-           when it is named
+  s3       stores on an object store, SeaweedFS, which is installed and started, and at file:// URLs: a release build with SlateDB and
+           tests/external/s3.sh, as root; only when it is named
   long     unit, crash, mounts, engines, rocksdb and s3 with --long
 
   --long   also the tests marked as long, more rounds (KVFS_TEST_LONG=1) and, as root, with mounts tests/external/, two scripts at a
@@ -271,13 +271,22 @@ other_mounts() {
     printf '%s\n' ${2:-$names} | xargs -P 2 -I '{}' bash -c 'other_mount {}'
 }
 
-# Stores on an object store.
+# Stores on an object store, and at file:// URLs.
 s3() {
-    local KVFS_BIN
+    local KVFS_BIN more=()
+    [ "$long" = no ] || more=(--rounds 100 --takeovers 50 --operations 200000)
     (cd engines && cargo build --release --features slatedb)
     KVFS_BIN=$(others_metadata .target_directory)/release/kvfs-engines
     export KVFS_BIN
-    limited tests/external/s3.sh
+    limited tests/external/s3.sh "${more[@]}"
+}
+
+# What shows soon that the filesystem is whole on an engine whose stores lie at URLs.
+slatedb_files() {
+    local KVFS_BIN
+    KVFS_BIN=$(others_metadata .target_directory)/debug/kvfs-engines
+    export KVFS_BIN
+    limited tests/external/s3.sh --place file --only "pjdfstest fsx" --operations 12000
 }
 
 documentation() {
@@ -322,6 +331,7 @@ fi
 if wanted engines; then
     step "engines of others" engines
     step "engines of others, mounted" other_mounts debug
+    [ "$(id -u)" != 0 ] || step "SlateDB at file://" slatedb_files
 fi
 if wanted rocksdb; then
     step "RocksDB" rocksdb

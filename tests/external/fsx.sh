@@ -2,7 +2,7 @@
 # fsx: random operations on one file, each read compared with what must be there. Exit code 0 if no seed failed.
 usage() {
     cat <<TEXT
-usage: tests/external/fsx.sh [--operations N] [--seeds "S…"] [--engine ENGINE|both|all]
+usage: tests/external/fsx.sh [--operations N] [--seeds "S…"] [--engine ENGINE|both|all] [--url URL]
 
 Installs fsx into target/tools. For each engine and each of the kernel's caches (writeback_cache off and on, direct_io): a new
 store, and for each seed N operations (default 1,000,000, shared by the cases) on a file, in two halves: truncate,
@@ -12,6 +12,7 @@ the end the store is mounted anew, and the file must have kept its bytes. Must b
   --operations  operations of all cases together (default 1000000)
   --seeds       seeds of each case (default "1 2 3")
   --engine      only this engine
+  --url         stores are made below this URL, by an engine that has them there
 
 KVFS_BIN names the program under test; KVFS_WORK the folder for the stores (default /var/tmp); KVFS_KEEP keeps them.
 TEXT

@@ -8,7 +8,7 @@
 #   engines [WHICH]     the engines to run on, one a line: lsm and btree (both), every one that the program has built in (all), or
 #                       the one given
 #   mount_test NAME ENGINE  the name of a test of tests/mount.rs on an engine; one of others is named to it by KVFS_TEST_ENGINE
-#   fresh ENGINE [OPTS] a new store in $work/store, mounted at $mnt
+#   fresh ENGINE [OPTS] a new store in $work/store, or with --url at a place of its own below that URL, mounted at $mnt
 #   start [OPTS]        mounts the store; `stop` unmounts it and waits for the daemon's end; `again` does both
 #   die                 kill -9 of the daemon, and the dead mount is taken away
 #   check_store         kvfs check; failing says what it found
@@ -30,7 +30,8 @@ failed=0
 cases=
 
 # shellcheck disable=SC2034 # the scripts that read this file use them
-which=both only=
+which=both only='' url=''
+stores=0
 
 # read_arguments ARGUMENT...: sets a variable for each option that usage tells of; `--engine` sets `which`.
 read_arguments() {
@@ -82,6 +83,8 @@ begin() {
     chmod 755 "$work"
     mnt=$work/mnt
     mkdir "$mnt"
+    # What this machine keeps of stores at URLs goes with the rest.
+    export KVFS_STATE=${KVFS_STATE:-$work/state}
     engine=lsm
     options=
     trap cleanup EXIT
@@ -170,9 +173,14 @@ start() {
 fresh() {
     engine=$1
     options=${2:-}
-    store=${3:-$work/store}
-    # Names of files only: a store is one flat directory.
-    rm -rf "$store"
+    if [ -n "$url" ]; then
+        stores=$((stores + 1))
+        store=$url/$stores
+    else
+        store=${3:-$work/store}
+        # Names of files only: a store is one flat directory.
+        rm -rf "$store"
+    fi
     start
 }
 

@@ -2,7 +2,7 @@
 # The POSIX test suite pjdfstest on real mounts. Exit code 0 if exactly the cases in pjdfstest.skip fail.
 usage() {
     cat <<TEXT
-usage: tests/external/pjdfstest.sh [--engine ENGINE|both|all] [--options OPTIONS] [CASE...]
+usage: tests/external/pjdfstest.sh [--engine ENGINE|both|all] [--options OPTIONS] [--url URL] [CASE...]
 
 Installs pjdfstest into target/tools, makes a store for each engine, mounts it and runs every case (or those whose names
 contain one of CASE) with all features that Linux has. A case that fails and is not in tests/external/pjdfstest.skip is a
@@ -10,6 +10,7 @@ failure, and so is a case that is there and passes. Must be run by root.
 
   --engine    one engine of the program, both of ours (default), or all that it has built in
   --options   more mount options, such as writeback_cache=on
+  --url       stores are made below this URL, by an engine that has them there
 
 KVFS_BIN names the program under test; KVFS_WORK the folder for the stores (default /var/tmp); KVFS_KEEP keeps them.
 TEXT
@@ -22,6 +23,7 @@ while [ $# -gt 0 ]; do
     case "$1" in
     --engine) which=$2; shift 2 ;;
     --options) more=$2; shift 2 ;;
+    --url) url=$2; shift 2 ;;
     -h | --help) usage; exit 0 ;;
     -*) usage >&2; exit 2 ;;
     *) break ;;
