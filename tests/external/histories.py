@@ -20,6 +20,7 @@ import random
 import signal
 import sys
 import threading
+import traceback
 
 PAGE_BYTES = 4096
 PAGES = 32
@@ -32,6 +33,12 @@ FILES = 40
 def pattern(seed, length):
     """Bytes that follow from the seed; those of a shorter length are the first of a longer one."""
     return hashlib.shake_128(seed.encode()).digest(length)
+
+
+def write_all(file, content):
+    """As programs do: a write may end early where the rest of it cannot be done, and the next one says why."""
+    while content:
+        content = content[os.write(file, content) :]
 
 
 def page(number):
@@ -140,7 +147,7 @@ class Client(threading.Thread):
     def put(self, name, content):
         file = self.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         try:
-            assert os.write(file, content) == len(content)
+            write_all(file, content)
             os.fsync(file)
         finally:
             os.close(file)
@@ -169,7 +176,8 @@ class Client(threading.Thread):
             self.note("page", index)
             file = self.open("pages", os.O_WRONLY | os.O_CREAT)
             try:
-                assert os.pwrite(file, page(self.history.number), index * PAGE_BYTES) == PAGE_BYTES
+                os.lseek(file, index * PAGE_BYTES, os.SEEK_SET)
+                write_all(file, page(self.history.number))
                 os.fdatasync(file)
             finally:
                 os.close(file)
@@ -189,7 +197,7 @@ class Client(threading.Thread):
         file = self.open(name, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         try:
             size = os.fstat(file).st_size
-            assert os.write(file, pattern(name, after)[size:]) == after - size
+            write_all(file, pattern(name, after)[size:])
             os.fsync(file)
         finally:
             os.close(file)
@@ -213,7 +221,8 @@ def write(folder, records, clients, *expected):
     bad = False
     for number, client in enumerate(clients):
         said = errno.errorcode.get(client.error.errno, client.error.errno) if client.error else None
-        print(f"client {number}: {client.acknowledged} steps{f', then {client.error}' if client.error else ''}")
+        at = traceback.extract_tb(client.error.__traceback__)[-1].line if client.error else ""
+        print(f"client {number}: {client.acknowledged} steps{f', then {client.error} in {at}' if client.error else ''}")
         bad |= said is None if expected else said is not None
         bad |= said is not None and said not in expected
     return 1 if bad else 0

@@ -135,7 +135,7 @@ end_clients() {
     local code=0
     wait_gone "$writer" || return 1
     wait "$writer" || code=$?
-    [ "$code" = 0 ] || { echo "the clients did not end as they must:"; cat "$work/clients.txt"; return 1; }
+    [ "$code" = 0 ] || { tail -n 8 "$work"/seats/*/*/kvfs.log; echo "the clients did not end as they must:"; cat "$work/clients.txt"; return 1; }
 }
 
 # compare FOLDER: all that was acknowledged is there; it never waits for a dead server for ever.
