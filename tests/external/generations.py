@@ -5,10 +5,12 @@ usage: generations.py publish FOLDER TIMES
 
 publish  until SIGTERM: a directory of files that all have its number, made beside its name, renamed to it and synced; then the oldest goes, so that
          the newest ones are there without a gap. TIMES has a line for each that an fsync has answered for: its number, and when.
-follow   for so long: a listing has no gap and neither too many nor too few; the newest directory has all its files, each whole and of its number; no number is
+follow   for so long: the names that one request lists have no gap and are neither too many nor too few (a listing to its end is several requests, and may be of
+         several states); the newest directory has all its files, each whole and of its number; no number is
          smaller than one before; and what an fsync answered for LAG seconds before a look is seen in it. Exit code 1 if not.
 """
 
+import ctypes
 import os
 import shutil
 import signal
@@ -16,13 +18,33 @@ import sys
 import time
 
 FILES = 8
-# As many names fit into one answer of a listing, so that it is of one state.
+# As many names fit into one answer of 4 KiB.
 KEPT = 20
 PAUSE_SECONDS = 0.3
 
 
 def content(number, index):
     return f"{number:012}".encode() * (200 * index + 1)
+
+
+def listed(folder):
+    """Names of a directory that one request answers, which is what one call of getdents64 is."""
+    call = ctypes.CDLL(None, use_errno=True).getdents64
+    file = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        entries = ctypes.create_string_buffer(1 << 16)
+        length = call(file, entries, ctypes.c_size_t(len(entries)))
+        if length < 0:
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), folder)
+    finally:
+        os.close(file)
+    names, at, entries = [], 0, entries.raw[:length]
+    while at < length:
+        # struct linux_dirent64: inode and cookie of 8 bytes, length of the entry, type, name.
+        end = at + int.from_bytes(entries[at + 16 : at + 18], sys.byteorder)
+        names.append(entries[at + 19 : end].split(b"\0")[0].decode())
+        at = end
+    return names
 
 
 def publish(folder, times):
@@ -66,7 +88,7 @@ def follow(folder, times, seconds, lag):
     seen = set()
     while time.time() < end:
         begun = time.time()
-        names = sorted(int(name) for name in os.listdir(folder) if name.isdigit())
+        names = sorted(int(name) for name in listed(folder) if name.isdigit())
         if not names:
             return f"nothing is listed; {last} was the newest"
         newest = names[-1]
