@@ -168,7 +168,8 @@ kills() {
         # Of who dies; nobody may be asked while the server is dead, since calls wait for it.
         daemon=$(daemon_of "$mnt")
         case "$part" in
-        daemon | all) begin_clients "$mnt" ENOTCONN ECONNABORTED ;;
+        # EIO is the kernel's answer for a request that the daemon was taking from it when it was killed.
+        daemon | all) begin_clients "$mnt" ENOTCONN ECONNABORTED EIO ;;
         *) begin_clients "$mnt" ;;
         esac
         more_steps "$before" 20
