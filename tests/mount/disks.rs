@@ -297,8 +297,9 @@ fn what_is_deleted_comes_back_where_others_took_every_byte() {
         let report = || {
             let text = |name: &str| std::fs::read_to_string(mounted.point.join(name)).unwrap_or_default();
             let events = text(".stats.d/events");
-            let last: Vec<&str> = events.lines().rev().take(40).collect();
-            format!("{}\n{}\n{}", text(".stats"), text(".stats.d/levels"), last.join("\n"))
+            let last: Vec<&str> = events.lines().rev().take(400).collect();
+            let tables = text(".stats.d/lsm.json");
+            format!("{}\n{}\n{tables}\n{}", text(".stats"), text(".stats.d/levels"), last.join("\n"))
         };
         assert!(again >= count * 8 / 10, "{what}: {again} of {count} files are written again\n{}", report());
         for number in 0..again {

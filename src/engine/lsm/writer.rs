@@ -183,6 +183,10 @@ impl Writer {
         if gives_space && (batch.uses_reserve || comes()) {
             return Err(self.wait_for_space());
         }
+        // What was given up for a merge that had no use for it is set aside again, before others take it.
+        if batch.uses_reserve && !is_running {
+            self.core.space.keep_ballast(&superversion.version);
+        }
         // The log takes it, and the flush that comes next makes up for it.
         if batch.uses_reserve && self.core.space.guard.ballast_bytes() >= log_need_bytes(batch) {
             return Ok(());

@@ -281,6 +281,39 @@ fn what_is_deleted_comes_back_without_a_byte_from_others() {
     }
 }
 
+/// A table may be cleaned only once most of it is deleted: until then what was set aside for that is there for those who delete, also after cleaning
+/// was given it, has tried in vain and given up.
+#[test]
+fn what_was_set_aside_and_is_of_no_use_to_merges_is_there_for_deletes() {
+    let key = |number: u32| [&number.to_be_bytes()[..], &[7; 500]].concat();
+    for policy in PolicyKind::ALL {
+        let disk = SimDisk::new();
+        disk.set_capacity(Some(24 << 20));
+        let engine = open_with(disk.clone(), &on_a_small_disk(policy, false)).unwrap();
+        let full = (0..).find(|number| {
+            let mut batch = Batch::new(0);
+            batch.put(key(*number), vec![*number as u8; 16 << 10]);
+            matches!(apply_patiently(&*engine, &batch), Err(Error::NoSpace))
+        });
+        settle(&*engine).unwrap();
+        others_take_all(&disk);
+        let guard = &engine.levels.core.space.guard;
+        assert!(guard.ballast_bytes() > 0 && guard.give_ballast(u64::MAX), "{policy:?}");
+        // More than fits into what the log has.
+        let mut batch = Batch::new(0);
+        batch.uses_reserve = true;
+        (0..full.unwrap().min(400)).for_each(|number| batch.delete(key(number)));
+        for round in 0.. {
+            match engine.apply(&batch, Tier::Disk) {
+                Ok(_) => break,
+                Err(Error::Busy { .. }) => engine.work(WorkClass::Merge).map(drop).unwrap(),
+                Err(error) => panic!("{policy:?}: {error}"),
+            }
+            assert!(round < 1000, "{policy:?}");
+        }
+    }
+}
+
 #[test]
 fn a_crash_at_any_request_while_a_full_disk_is_emptied_costs_nothing() {
     const VALUE_BYTES: usize = 16 << 10;
