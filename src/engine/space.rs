@@ -176,6 +176,15 @@ impl SpaceGuard {
         self.allowance.store(0, Relaxed);
     }
 
+    /// Whether a batch of `bytes` of new data would be admitted beside `owed_bytes` once `returned_bytes`, which are taken now, are given back.
+    pub fn fits(&self, bytes: u64, owed_bytes: u64, returned_bytes: u64) -> bool {
+        self.disk.space().is_ok_and(|space| {
+            let room = self.room_bytes(&space).saturating_add(returned_bytes);
+            let kept = SpaceClaim::Growth.leaves(self.reserve_bytes).saturating_add(owed_bytes);
+            !lacks_files(&space) && room.saturating_sub(kept) >= bytes
+        })
+    }
+
     /// Admits a batch of `bytes` while `owed_bytes` (unflushed memory, the rest of a merge) must still be written, or refuses it with
     /// [`Error::NoSpace`].
     pub fn admit(&self, bytes: u64, owed_bytes: u64, claim: SpaceClaim) -> Result<()> {
@@ -358,6 +367,8 @@ mod tests {
         guard.admit(400, 0, SpaceClaim::Growth).unwrap();
         assert!(matches!(guard.admit(600, 0, SpaceClaim::Growth), Err(Error::NoSpace)));
         assert!(matches!(guard.admit(400, 200, SpaceClaim::Growth), Err(Error::NoSpace)));
+        assert!(guard.fits(400, 0, 0) && !guard.fits(600, 0, 0) && !guard.fits(400, 200, 0));
+        assert!(guard.fits(600, 0, 200) && guard.fits(400, 200, 200), "what a merge will have given back");
         guard.admit(600, 0, SpaceClaim::Inside).unwrap();
         assert!(matches!(guard.admit(1600, 0, SpaceClaim::Inside), Err(Error::NoSpace)));
         guard.admit(1600, 0, SpaceClaim::Release).unwrap();

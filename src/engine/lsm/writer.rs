@@ -173,8 +173,9 @@ impl Writer {
         let gives_space = self.gives_space(superversion);
         // One that has just begun has taken nothing yet.
         let is_running = self.core.space.merge_owed_bytes() > 0 || self.core.space.temporary_bytes() > 0;
-        let fits_after =
-            || is_running && self.core.space.guard.admit(bytes, flush_bytes, SpaceClaim::Growth).is_ok();
+        let fits_after = || {
+            is_running && self.core.space.guard.fits(bytes, flush_bytes, self.core.space.temporary_bytes())
+        };
         let comes = || {
             self.core.table_store.obsolete_bytes() > 0
                 || !self.core.space.shortage.outlook().is_exhausted
