@@ -274,7 +274,7 @@ other_mounts() {
 # Stores on an object store, and at file:// URLs.
 s3() {
     local KVFS_BIN more=()
-    [ "$long" = no ] || more=(--rounds 100 --takeovers 50 --operations 200000)
+    [ "$long" = no ] || more=(--rounds 100 --takeovers 50 --operations 100000)
     (cd engines && cargo build --release --features slatedb)
     KVFS_BIN=$(others_metadata .target_directory)/release/kvfs-engines
     export KVFS_BIN
