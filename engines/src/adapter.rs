@@ -15,7 +15,7 @@ use kvfs::base::clock::Clock;
 use kvfs::disk::DiskCounters;
 use kvfs::engine::{
     Background, Batch, Cause, Command, Done, Engine, Error, Inspect, KeyRange, Kind, Lsn, Options, Pending,
-    Promise, Result, Shape, StallMeter, Tier, Visit, WakeSignal, WorkClass,
+    Promise, ReadAhead, Result, Shape, StallMeter, Tier, Visit, WakeSignal, WorkClass,
 };
 
 use crate::queue::{Durable, Queue};
@@ -74,6 +74,11 @@ pub trait Store: Send + Sync + 'static {
     /// Whatever is to be done before the end, once everything is durable.
     fn close(&self) -> Result<()> {
         Ok(())
+    }
+
+    /// Reads that begin before they are asked for, where it has them.
+    fn read_ahead(&self) -> Option<&dyn ReadAhead> {
+        None
     }
 
     /// What it promises of a crash.
@@ -210,6 +215,10 @@ impl<S: Store> Engine for Adapter<S> {
 
     fn background(&self) -> Option<&dyn Background> {
         Some(self)
+    }
+
+    fn read_ahead(&self) -> Option<&dyn ReadAhead> {
+        self.store.read_ahead()
     }
 
     fn inspect(&self) -> Option<&dyn Inspect> {

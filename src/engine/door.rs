@@ -162,6 +162,11 @@ pub trait Engine: Send + std::marker::Sync {
         None
     }
 
+    /// Reads before anybody asks; `None` where what is not in memory is near.
+    fn read_ahead(&self) -> Option<&dyn ReadAhead> {
+        None
+    }
+
     /// A consistent view of everything applied so far, which stays as it is while writes go on. [`Error::Invalid`] if this engine has
     /// none; what it costs while it is held (memory, space of obsolete files) is the engine's to say.
     fn snapshot(&self) -> Result<Box<dyn Snapshot>> {
@@ -247,6 +252,18 @@ pub trait Background: Send + std::marker::Sync {
 
 fn unchangeable(name: &str) -> Error {
     Error::Invalid(format!("{name} cannot be changed while this engine is mounted"))
+}
+
+/// Reads that begin before they are asked for, of an engine whose storage is far: each request takes a while, and many at once take no longer.
+pub trait ReadAhead {
+    /// Bytes that one request brings well.
+    fn piece_bytes(&self) -> u64;
+
+    /// Bytes ahead of a reader that are worth it, at most.
+    fn window_bytes(&self) -> u64;
+
+    /// Begins to bring `range` into memory, where a scan of it finds it or waits for it. Waits for nothing; what fails is found out by the scan.
+    fn fetch(&self, range: KeyRange<'_>);
 }
 
 /// A look inside an engine. Nothing here changes it.

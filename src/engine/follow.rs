@@ -24,8 +24,8 @@ use parking_lot::{Mutex, RwLock};
 
 use super::door::{TRANSFER_BYTES, apply_patiently};
 use super::{
-    Background, Batch, Done, Engine, Error, Inspect, KeyRange, Kind, Lsn, Operation, Promise, Result,
-    Snapshot, Tier, Visit,
+    Background, Batch, Done, Engine, Error, Inspect, KeyRange, Kind, Lsn, Operation, Promise, ReadAhead,
+    Result, Snapshot, Tier, Visit,
 };
 use crate::base::clock::Clock;
 
@@ -201,6 +201,9 @@ impl Engine for Followed {
     }
     fn inspect(&self) -> Option<&dyn Inspect> {
         self.engine.inspect()
+    }
+    fn read_ahead(&self) -> Option<&dyn ReadAhead> {
+        self.engine.read_ahead()
     }
     fn snapshot(&self) -> Result<Box<dyn Snapshot>> {
         self.engine.snapshot()

@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use super::tap::Request;
 use super::{
     Asked, Background, Batch, Done, Engine, Error, Inspect, KeyRange, Kind, Lsn, Operation, Promise,
-    ReadTrace, Result, Snapshot, TapSlot, Tier, Visit,
+    ReadAhead, ReadTrace, Result, Snapshot, TapSlot, Tier, Visit,
 };
 use crate::base::metric::metrics;
 
@@ -269,6 +269,9 @@ impl Engine for MeteredEngine {
     }
     fn inspect(&self) -> Option<&dyn Inspect> {
         self.engine.inspect()
+    }
+    fn read_ahead(&self) -> Option<&dyn ReadAhead> {
+        self.engine.read_ahead()
     }
     fn snapshot(&self) -> Result<Box<dyn Snapshot>> {
         self.engine.snapshot()

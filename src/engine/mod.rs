@@ -56,8 +56,8 @@ pub use codec::Compression;
 pub use cpu::{Cost, Cpu, CpuMeter, Work, background};
 pub(crate) use door::apply_patiently;
 pub use door::{
-    Background, Command, Done, Engine, Inspect, KeyRange, Pending, Promise, Snapshot, Tier, Visit, image,
-    run, settle, sync, transfer,
+    Background, Command, Done, Engine, Inspect, KeyRange, Pending, Promise, ReadAhead, Snapshot, Tier, Visit,
+    image, run, settle, sync, transfer,
 };
 pub use error::{Cause, Error, Result};
 pub use follow::Followed;

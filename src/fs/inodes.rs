@@ -18,6 +18,7 @@ use parking_lot::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use super::inode::{HAS_PENDING, Inode, View};
 use super::locks::{PATIENCE, would_block};
 use super::ranges::Ranges;
+use super::sequence::Sequence;
 use super::types::{FileKind, Ino, ROOT, TopName};
 use super::{Error, Result, keys};
 use crate::engine::{Engine, Tier};
@@ -70,6 +71,8 @@ pub(super) struct InodeCell {
     opens: AtomicU64,
     /// It has no name left.
     unlinked: AtomicBool,
+    /// Where reads are, in a file of which more is fetched than was asked for.
+    sequence: Mutex<Option<Box<Sequence>>>,
     /// The first name on the path by which it was found; a later rename does not change it.
     top: OnceLock<TopName>,
 }
@@ -84,6 +87,7 @@ impl InodeCell {
             lookups: AtomicU64::new(0),
             opens: AtomicU64::new(0),
             unlinked,
+            sequence: Mutex::default(),
             top: OnceLock::new(),
         }
     }
@@ -109,6 +113,11 @@ impl InodeCell {
     /// Locks it to change it if nobody else has it locked.
     pub fn try_write(&self) -> Option<RwLockWriteGuard<'_, InodeState>> {
         self.state.try_write().filter(|state| !state.gone)
+    }
+
+    /// What `look` says of where reads are.
+    pub fn sequence<T>(&self, look: impl FnOnce(&mut Sequence) -> T) -> T {
+        look(self.sequence.lock().get_or_insert_default())
     }
 
     pub fn add_lookups(&self, count: u64) {

@@ -40,6 +40,7 @@ mod options;
 mod orphans;
 mod ranges;
 mod repair;
+mod sequence;
 pub mod states;
 mod superblock;
 pub mod types;

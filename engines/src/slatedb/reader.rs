@@ -14,8 +14,8 @@ use kvfs::base::clock::Clock;
 use kvfs::disk::DiskCounters;
 use kvfs::engine::remote::Access;
 use kvfs::engine::{
-    Batch, Done, Engine, Error, Inspect, KeyRange, Kind, Lsn, Options, Promise, Result, Shape, Statistic,
-    Tier, Visit,
+    Batch, Done, Engine, Error, Inspect, KeyRange, Kind, Lsn, Options, Promise, ReadAhead, Result, Shape,
+    Statistic, Tier, Visit,
 };
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
@@ -23,6 +23,7 @@ use parking_lot::Mutex;
 use slatedb::{DbReader, DbReaderMode};
 
 use super::ENGINE;
+use super::ahead::Ahead;
 use super::cache::Blocks;
 use super::failure::{of_database, of_store};
 use super::kinds::Kinds;
@@ -125,7 +126,10 @@ impl Reading {
             .build();
         let db = self.place.wait(db).map_err(|error| of_database("opening the database to read", error))?;
         self.seen.lock().states += 1;
-        Ok(Arc::new(State { db: Some(db), reading: self.clone() }))
+        let db = Arc::new(db);
+        let runtime = self.place.runtime.handle().clone();
+        let ahead = Ahead::new(db.clone(), runtime, self.options.cache_bytes());
+        Ok(Arc::new(State { db, ahead, reading: self.clone() }))
     }
 
     /// The newest objects.
@@ -182,27 +186,20 @@ fn number_of(path: &Path, ending: &str) -> Option<u64> {
 
 /// One state of the store.
 struct State {
-    /// There until it is dropped.
-    db: Option<DbReader>,
+    db: Arc<DbReader>,
+    ahead: Ahead,
     reading: Arc<Reading>,
-}
-
-impl State {
-    fn db(&self) -> Result<&DbReader> {
-        self.db.as_ref().ok_or_else(|| Error::Invalid("the state is closed".to_string()))
-    }
 }
 
 impl Drop for State {
     fn drop(&mut self) {
         // Whoever lets go of it may not wait.
-        if let Some(db) = self.db.take() {
-            self.reading.place.runtime.spawn(async move {
-                if let Err(error) = db.close().await {
-                    log::debug!("closing a state: {error}");
-                }
-            });
-        }
+        let db = self.db.clone();
+        self.reading.place.runtime.spawn(async move {
+            if let Err(error) = db.close().await {
+                log::debug!("closing a state: {error}");
+            }
+        });
     }
 }
 
@@ -215,7 +212,11 @@ impl Engine for State {
         match tier {
             Tier::Memory => Err(Error::WouldBlock),
             Tier::Disk => {
-                self.reading.place.wait(self.db()?.get(key)).map_err(|error| of_database("a read", error))
+                let found = self.reading.place.wait(async {
+                    self.ahead.arrived_at(key).await;
+                    self.db.get(key).await
+                });
+                found.map_err(|error| of_database("a read", error))
             }
         }
     }
@@ -225,7 +226,10 @@ impl Engine for State {
         if tier == Tier::Memory {
             return Err(Error::WouldBlock);
         }
-        let entries = self.reading.place.wait(self.db()?.scan_with_options(bounds, &scan_options()));
+        let entries = self.reading.place.wait(async {
+            self.ahead.arrived(range).await;
+            self.db.scan_with_options(bounds, &scan_options()).await
+        });
         show(&self.reading.place, entries.map_err(|error| of_database("a scan", error))?, visit)
     }
 
@@ -256,6 +260,10 @@ impl Engine for State {
 
     fn inspect(&self) -> Option<&dyn Inspect> {
         Some(self)
+    }
+
+    fn read_ahead(&self) -> Option<&dyn ReadAhead> {
+        Some(&self.ahead)
     }
 }
 

@@ -9,13 +9,14 @@ use bytes::Bytes;
 use kvfs::base::clock::Clock;
 use kvfs::disk::DiskCounters;
 use kvfs::engine::{
-    Batch, Engine, Error, KeyRange, Kind, Memory, Operation, Options, Promise, Result, Shape, Statistic,
-    Sync, Visit,
+    Batch, Engine, Error, KeyRange, Kind, Memory, Operation, Options, Promise, ReadAhead, Result, Shape,
+    Statistic, Sync, Visit,
 };
 use slatedb::config::{FlushOptions, FlushType, ScanOptions};
 use slatedb::{Db, DbIterator, GarbageCollectorBuilder, WriteBatch};
 
 use super::ENGINE;
+use super::ahead::Ahead;
 use super::cache::Blocks;
 use super::failure::{FENCED, of_database};
 use super::garbage::Grace;
@@ -41,6 +42,7 @@ struct Writer {
     place: Place,
     options: SlateOptions,
     blocks: Arc<Blocks>,
+    ahead: Ahead,
     statistics: Statistics,
     /// Objects of the log since a memtable became a table.
     log_objects: AtomicU64,
@@ -64,12 +66,14 @@ pub fn open(place: Place, clock: Arc<dyn Clock>, options: &Options) -> Result<Ar
         )
         .build();
     let db = place.wait(db).map_err(|error| of_database("opening the database", error))?;
+    let ahead = Ahead::new(Arc::new(db.clone()), place.runtime.handle().clone(), own.cache_bytes());
     Ok(Adapter::open(
         Writer {
             db,
             place,
             options: own,
             blocks,
+            ahead,
             statistics,
             log_objects: AtomicU64::new(0),
             is_full: AtomicBool::new(false),
@@ -166,12 +170,19 @@ impl Store for Writer {
     }
 
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>> {
-        self.place.wait(self.db.get(key)).map_err(|error| self.failed("a read", error))
+        let found = self.place.wait(async {
+            self.ahead.arrived_at(key).await;
+            self.db.get(key).await
+        });
+        found.map_err(|error| self.failed("a read", error))
     }
 
     fn scan(&self, range: KeyRange<'_>, visit: &mut Visit<'_>) -> Result<()> {
         let Some(bounds) = bounds(range) else { return Ok(()) };
-        let entries = self.place.wait(self.db.scan_with_options(bounds, &scan_options()));
+        let entries = self.place.wait(async {
+            self.ahead.arrived(range).await;
+            self.db.scan_with_options(bounds, &scan_options()).await
+        });
         show(&self.place, entries.map_err(|error| self.failed("a scan", error))?, visit)
     }
 
@@ -211,6 +222,10 @@ impl Store for Writer {
             }
             closed => closed,
         }
+    }
+
+    fn read_ahead(&self) -> Option<&dyn ReadAhead> {
+        Some(&self.ahead)
     }
 
     fn promise(&self) -> Promise {

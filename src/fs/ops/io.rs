@@ -10,7 +10,7 @@ use crate::fs::inode::HAS_CAPABILITY;
 use crate::fs::inodes::{InodeCell, InodeState};
 use crate::fs::operation::Op;
 use crate::fs::types::{Caller, FileKind, Ino, SIZE_MAX};
-use crate::fs::{Error, FileSystem, Result};
+use crate::fs::{Error, FileSystem, Result, keys};
 
 impl FileSystem {
     /// Counts an open file handle, which keeps the inode alive without a name until [`FileSystem::release_file`].
@@ -30,9 +30,24 @@ impl FileSystem {
         let cell = self.inodes.cell(ino, tier)?;
         let state = cell.read(tier)?;
         state.require_file()?;
+        self.fetch_ahead(&cell, &state, offset, u64::from(size));
         let content = self.content(ino, tier).read(state.view(), offset, u64::from(size))?;
         self.read_done(&cell, state);
         Ok(content)
+    }
+
+    /// Has the engine begin to fetch what comes after a read in order, if it fetches ahead.
+    fn fetch_ahead(&self, cell: &InodeCell, state: &InodeState, offset: u64, length: u64) {
+        let Some(read_ahead) = self.engine.read_ahead() else { return };
+        let (record, block_bytes) = (&state.record, self.options.block_bytes);
+        let (piece, window) = (read_ahead.piece_bytes().max(block_bytes), read_ahead.window_bytes());
+        let mut range = cell.sequence(|sequence| sequence.read((offset, length), record.size, piece, window));
+        while !range.is_empty() {
+            let end = (range.start / piece + 1).saturating_mul(piece).min(range.end);
+            let (first, last) = (range.start / block_bytes, (end - 1) / block_bytes);
+            read_ahead.fetch(keys::blocks(cell.ino, record.epoch, first, last + 1).range());
+            range.start = end;
+        }
     }
 
     /// The target of a symbolic link.
