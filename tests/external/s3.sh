@@ -349,7 +349,7 @@ credentials() {
     [ "$(cat "$reader/more")" = more ]
     timeout 60 "$kvfs" umount "$reader"
     ! timeout 60 "$kvfs" mount "$store" "$reader" -o "$options,takeover" >"$work/refusal" 2>&1 || { echo "who may only read writes"; return 1; }
-    tell "$(tail -n 1 "$work/refusal")"
+    tell "who may only read and would write: $(sed -n 's/^kvfs: //p' "$work/refusal" | cut -c1-160)"
 }
 
 # What passed prints nothing: tell LINE is said all the same.
