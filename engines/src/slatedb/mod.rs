@@ -24,6 +24,7 @@ mod probe;
 mod profile;
 mod reader;
 mod site;
+mod staged;
 mod statistics;
 mod still_clock;
 mod writer;

@@ -300,10 +300,14 @@ impl SlateOptions {
 
     fn disk_cache(&self) -> ObjectStoreCacheOptions {
         let has_cache = !self.cache_directory.as_os_str().is_empty();
+        let usual = ObjectStoreCacheOptions::default();
+        // It makes room only after it has taken some: by up to a part it is larger than it is told to be.
+        let bytes_max = self.cache_directory_bytes;
+        let told_bytes = bytes_max.saturating_sub(usual.part_size_bytes as u64).max(bytes_max / 2);
         ObjectStoreCacheOptions {
             root_folder: has_cache.then(|| self.cache_directory.clone()),
-            max_cache_size_bytes: Some(self.cache_directory_bytes as usize),
-            ..ObjectStoreCacheOptions::default()
+            max_cache_size_bytes: Some(told_bytes as usize),
+            ..usual
         }
     }
 }

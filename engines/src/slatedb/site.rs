@@ -25,7 +25,7 @@ use super::holder::Holder;
 use super::options::SlateOptions;
 use super::probe::{Depth, probe};
 use super::reader::{self, Reading};
-use super::{profile, writer};
+use super::{profile, staged, writer};
 
 /// Object that describes the store.
 const DESCRIPTION: &str = "STORE";
@@ -125,6 +125,19 @@ impl Place {
         }
     }
 
+    /// Removes from a directory what a writer that died was making.
+    fn sweep(&self) {
+        let parsed = Url::parse(&self.url).ok().filter(|_| self.is_local);
+        let Some(directory) = parsed.and_then(|url| url.to_file_path().ok()) else { return };
+        match staged::sweep(&directory) {
+            Ok((0, _)) => {}
+            Ok((files, bytes)) => {
+                log::info!("{}: removed {files} objects of {bytes} bytes that were never finished", self.url)
+            }
+            Err(error) => log::warn!("{}: looking for objects that were never finished: {error}", self.url),
+        }
+    }
+
     /// Refuses to write where somebody else does.
     fn require_free(&self, options: &SlateOptions) -> Result<()> {
         let Some(holder) = self.writer()?.filter(|holder| !holder.has_ended()) else { return Ok(()) };
@@ -180,6 +193,7 @@ impl Site for Place {
             Access::Write => {
                 self.require_free(own)?;
                 self.require_able(Depth::Twice)?;
+                self.sweep();
                 let engine = writer::open(self.clone(), clock, options)?;
                 self.hold("opening it")?;
                 Ok(engine)
