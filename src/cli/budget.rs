@@ -11,8 +11,14 @@ const ALIASES: &[(&str, &str, &[&str])] = &[
     ("engine_write_amp", "amplification.engine_write", &["disk.write_bytes", "kv.write_bytes"]),
     ("read_amp", "amplification.read", &["disk.read_bytes", "app.read_bytes"]),
     ("space_amp", "amplification.space", &["space.physical_bytes", "space.live_bytes"]),
+    ("usd_per_hour", "cost.usd_per_hour", COST),
+    ("usd_per_month", "cost.usd_per_month", COST),
+    ("usd", "cost.usd", COST),
     ("stall_seconds", "stalls.seconds", &["stalls.slowdowns", "stalls.stops"]),
 ];
+
+/// Of dollars: whose prices they are, what requests and storage cost, and in what time.
+const COST: &[&str] = &["cost.price", "cost.usd", "cost.storage_usd_per_month", "elapsed_ms"];
 
 /// Result of one condition.
 #[derive(Debug, PartialEq)]

@@ -14,6 +14,18 @@ pub(super) fn amp(value: Option<f64>) -> String {
     }
 }
 
+/// Dollars with three significant digits; `-` without prices.
+pub(super) fn dollars(usd: Option<f64>) -> String {
+    match usd {
+        None => "-".to_string(),
+        Some(usd) if usd <= 0.0 => "$0".to_string(),
+        Some(usd) => {
+            let digits = (2.0 - usd.log10().floor()).clamp(0.0, 12.0) as usize;
+            format!("${usd:.digits$}")
+        }
+    }
+}
+
 pub(super) fn percent(share: Option<f64>) -> String {
     share.map_or("-".to_string(), |share| format!("{:.1}%", share * 100.0))
 }
@@ -100,6 +112,10 @@ mod tests {
         assert_eq!(
             [None, Some(0.0), Some(9.999), Some(99.96), Some(1234.5)].map(amp),
             ["-", "0.00", "10.0", "100", "1234"]
+        );
+        assert_eq!(
+            [None, Some(0.0), Some(0.000_012_34), Some(0.5), Some(9.876), Some(1234.5)].map(dollars),
+            ["-", "$0", "$0.0000123", "$0.500", "$9.88", "$1234"]
         );
         assert_eq!(clock(Duration::from_secs(90_061)), "1d 01:01:01");
     }

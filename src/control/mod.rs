@@ -18,6 +18,7 @@
 mod below_engine;
 mod clients;
 mod command;
+mod cost;
 pub mod decoders;
 mod document;
 mod execution;

@@ -5,22 +5,38 @@ use std::time::SystemTime;
 
 use serde_json::{Map, Value, json};
 
+use super::cost::{Cost, NOBODY};
 use super::stats::Report;
 use crate::base::event_log::{Event, Field};
 use crate::base::text::timestamp;
 use crate::engine::Engine;
+use crate::engine::charges::Charge;
 use crate::fs::operation::Op;
 
-/// Operations that occurred, with what their batches asked of the engine; latencies in microseconds.
+/// Columns of an engine whose files are objects.
+const OF_STORE: &str = " store_puts store_gets store_heads store_lists store_deletes store_write_bytes store_read_bytes store_usd";
+
+/// Operations that occurred, with what their batches asked of the engine; latencies in microseconds. Of an engine whose files are objects also with the
+/// requests that they have caused, and last those that none has.
 pub(super) fn operations(report: &Report) -> String {
     let mut text = String::from(
-        "op calls errors bytes kv_batches kv_puts kv_deletes kv_bytes kv_bytes_per_call p50_us p99_us p999_us max_us\n",
+        "op calls errors bytes kv_batches kv_puts kv_deletes kv_bytes kv_bytes_per_call p50_us p99_us p999_us max_us",
     );
     let sample = &report.sample;
+    let cost = Cost::of(sample);
+    let of_store = |charge: &Charge| {
+        let Some(cost) = cost else { return String::new() };
+        let Charge { puts, gets, heads, lists, deletes, write_bytes, read_bytes } = charge;
+        let usd = cost.usd(charge).map_or("-".to_string(), |usd| usd.to_string());
+        format!(" {puts} {gets} {heads} {lists} {deletes} {write_bytes} {read_bytes} {usd}")
+    };
+    text += if cost.is_some() { OF_STORE } else { "" };
+    text.push('\n');
     for op in Op::ALL {
         let counters = sample.op(op);
         let tag = sample.tags.get(usize::from(op.tag())).copied().unwrap_or_default();
-        if counters.calls.count + tag.batches == 0 {
+        let charge = cost.map_or(Charge::default(), |cost| cost.of_operation(op));
+        if counters.calls.count + tag.batches + charge.requests() + charge.write_bytes == 0 {
             continue;
         }
         let latency = counters.latency.unwrap_or_default();
@@ -28,7 +44,7 @@ pub(super) fn operations(report: &Report) -> String {
         // Writing to a string cannot fail.
         let _ = writeln!(
             text,
-            "{} {} {} {} {} {} {} {} {} {:.1} {:.1} {:.1} {:.1}",
+            "{} {} {} {} {} {} {} {} {} {:.1} {:.1} {:.1} {:.1}{}",
             op.name(),
             counters.calls.count,
             counters.calls.errors,
@@ -42,7 +58,11 @@ pub(super) fn operations(report: &Report) -> String {
             micros(latency.p99),
             micros(latency.p999),
             micros(latency.max),
+            of_store(&charge),
         );
+    }
+    if let Some(cost) = cost {
+        let _ = writeln!(text, "{NOBODY}{}{}", " -".repeat(12), of_store(&cost.of_nobody()));
     }
     text
 }

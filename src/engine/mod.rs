@@ -16,6 +16,7 @@
 mod batch;
 pub mod btree;
 pub mod cache;
+pub mod charges;
 mod classes;
 mod codec;
 mod cpu;
@@ -30,6 +31,7 @@ mod lsn;
 mod mem;
 mod meter;
 mod options;
+mod price;
 mod registry;
 pub mod remote;
 pub mod requests;
@@ -63,8 +65,9 @@ pub use error::{Cause, Error, Result};
 pub use follow::Followed;
 pub use lsn::{AtomicLsn, Lsn};
 pub use mem::MemEngine;
-pub use meter::{KINDS, KeyKind, KindCounters, MeteredEngine, TagCounters};
+pub use meter::{KINDS, KeyKind, KindCounters, MeteredEngine, TAGS, TagCounters};
 pub use options::{COMMON_FIELDS, Common, Options, OwnOptions, Setting, Sync};
+pub use price::{MONTH_HOURS, Price};
 pub use registry::{Descriptor, Home, Kind, register};
 pub use shape::{
     BtreeShape, Cache, Debt, ExtraSpace, Filter, FilterMeter, Histogram, HybridShape, Level, LevelMeter,
@@ -76,7 +79,7 @@ pub use space::{
     BALLAST_NAME, SPARE_FILES, SpaceClaim, SpaceGuard, is_short_of_files, lacks_files, shortage,
 };
 pub use statistic::{Amount, Statistic, StatisticName};
-pub use tap::{NO_TAG, Request, Tap, TapSlot, asking_for};
+pub use tap::{NO_TAG, Request, Tap, TapSlot, asking, asking_for};
 pub use trace::{Asked, ReadTrace, TracedRead};
 pub use traffic::{PageCause, PageCount, PageKind, PageTraffic, Pages, TrafficMeter};
 pub use worker::Worker;

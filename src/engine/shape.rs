@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use super::cache::CacheKind;
-use super::requests::Requests;
+use super::requests::ObjectShape;
 use super::{Cause, ClassBytes, Cpu, Pages, Statistic, StatisticName};
 use crate::base::metric::{Each, Figure, Growing, Named, Unit, Value, metrics, ratio};
 
@@ -38,8 +38,8 @@ metrics! {
         part scan_runs: ScanRuns;
         /// Engines of others: their own statistics, under the names that they give them; empty for the engines of kvfs.
         part statistics: Named<StatisticName, Statistic> [None, key "engine_statistics"];
-        /// Requests to the object store on which the engine keeps its files; null of engines whose files are on a disk.
-        part requests: Option<Requests>;
+        /// Of an engine whose files are objects: its requests.
+        inside objects: Option<ObjectShape>;
         /// Background work that runs now, one line for each job, such as `compact L0→L1 4 files 128MiB 61%`.
         text jobs: Vec<String>;
         /// What files hold beside the store's contents.

@@ -17,9 +17,15 @@ thread_local! {
     static ASKING: Cell<u8> = const { Cell::new(NO_TAG) };
 }
 
-/// From now on this thread asks for the operation of the filesystem with this tag. It says nothing to engines.
+/// From now on this thread asks for the operation of the filesystem with this tag. No engine answers otherwise for it; one that pays for what it asks of
+/// others notes for whom.
 pub fn asking_for(tag: u8) {
     ASKING.set(tag);
+}
+
+/// The operation for which this thread asks, or [`NO_TAG`].
+pub fn asking() -> u8 {
+    ASKING.get()
 }
 
 /// A request that was answered.

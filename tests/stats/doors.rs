@@ -1,7 +1,9 @@
 //! Each door counts what passed it, and the doors agree.
 
-use kvfs::disk::{DiskCounters, PurposeMeter};
-use kvfs::engine::requests::{Outcome, RequestKind, RequestMeter};
+use kvfs::disk::DiskCounters;
+use kvfs::engine::Price;
+use kvfs::engine::charges::Payer;
+use kvfs::engine::requests::{ObjectMeter, Outcome, Passed, RequestKind};
 use kvfs::engine::{Descriptor, Home, Inspect, Shape};
 
 use super::*;
@@ -253,8 +255,21 @@ fn of_an_engine_that_door_3_does_not_see_no_amplification_is_made_up() {
 /// An engine that keeps its files on an object store, and counts at a door of its own.
 struct Remote {
     map: MemEngine,
-    door: PurposeMeter,
-    requests: RequestMeter,
+    door: ObjectMeter,
+    price: Option<Price>,
+}
+
+impl Remote {
+    fn new(price: Option<Price>) -> Arc<Remote> {
+        Arc::new(Remote { map: MemEngine::new(), door: ObjectMeter::default(), price })
+    }
+
+    /// A request that carries so many bytes.
+    fn pass(&self, kind: RequestKind, purpose: Purpose, outcome: Outcome, bytes: u64, payer: Payer) {
+        let (write_bytes, read_bytes) = if kind == RequestKind::Put { (bytes, 0) } else { (0, bytes) };
+        let share = self.door.share(payer);
+        self.door.count(Passed { kind, purpose, outcome, write_bytes, read_bytes }, &share);
+    }
 }
 
 impl Engine for Remote {
@@ -271,35 +286,30 @@ impl Engine for Remote {
 
 impl Inspect for Remote {
     fn shape(&self) -> Shape {
-        Shape { requests: Some(self.requests.snapshot()), ..Engine::shape(&self.map) }
+        let stored_bytes = Some(50 << 30);
+        let objects = Some(self.door.shape(stored_bytes, self.price.clone()));
+        Shape { objects, ..Engine::shape(&self.map) }
     }
 
     fn traffic(&self) -> Option<DiskCounters> {
-        Some(self.door.snapshot())
+        Some(self.door.traffic())
     }
 }
 
 /// What passes the door of an engine is the disk's part of every quotient, and its requests stand in every output.
 #[test]
 fn an_engine_with_a_door_of_its_own_is_measured_there() {
-    let remote = Arc::new(Remote {
-        map: MemEngine::new(),
-        door: PurposeMeter::default(),
-        requests: RequestMeter::default(),
-    });
+    let remote = Remote::new(None);
     let given = remote.clone();
     let rig = rig(move |_, _| given.clone());
     rig.user_writes(10_000);
-    for (purpose, bytes) in [(Purpose::Wal, 11_000), (Purpose::Flush, 9_000)] {
-        remote.door.wrote(purpose, bytes);
-        remote.requests.count(RequestKind::Put, Outcome::Done);
-    }
-    remote.door.read(Purpose::Get, 700);
-    remote.door.failed(Purpose::Wal);
-    remote.requests.count(RequestKind::Get, Outcome::Done);
-    remote.requests.count(RequestKind::Head, Outcome::Missing);
-    remote.requests.count(RequestKind::List, Outcome::Failed);
-    remote.requests.count(RequestKind::Put, Outcome::Refused);
+    remote.pass(RequestKind::Put, Purpose::Wal, Outcome::Done, 11_000, Payer::Nobody);
+    remote.pass(RequestKind::Put, Purpose::Flush, Outcome::Done, 9_000, Payer::Nobody);
+    remote.pass(RequestKind::Put, Purpose::Wal, Outcome::Failed, 5_000, Payer::Nobody);
+    remote.pass(RequestKind::Get, Purpose::Get, Outcome::Done, 700, Payer::Nobody);
+    remote.pass(RequestKind::Head, Purpose::Get, Outcome::Missing, 0, Payer::Nobody);
+    remote.pass(RequestKind::List, Purpose::Manifest, Outcome::Done, 0, Payer::Nobody);
+    remote.pass(RequestKind::Put, Purpose::Manifest, Outcome::Refused, 0, Payer::Nobody);
     rig.control.tick();
     let report = rig.json(".stats.d/json");
     assert_eq!(report["amplification"]["write"].as_f64(), Some(2.0));
@@ -310,14 +320,123 @@ fn an_engine_with_a_door_of_its_own_is_measured_there() {
     assert_eq!(number(&report, "disk.by_purpose.wal.errors"), 1);
     let names = ["puts", "gets", "heads", "lists", "deletes", "missing", "refused", "failed"];
     let counted = names.map(|name| number(&report, &format!("requests.{name}")));
-    assert_eq!(counted, [3, 1, 1, 1, 0, 1, 1, 1]);
+    assert_eq!(counted, [4, 1, 1, 1, 0, 1, 1, 1]);
+    assert!(
+        report["cost"]["usd_per_hour"].is_null() && report["cost"]["price"].is_null(),
+        "nobody said prices"
+    );
     let text = rig.cat(".stats");
     assert!(
-        text.contains("STORE   PUT 3  GET 1  HEAD 1  LIST 1  DELETE 0  missing 1  refused 1  failed 1\n"),
+        text.contains("STORE   PUT 4  GET 1  HEAD 1  LIST 1  DELETE 0  missing 1  refused 1  failed 1\n"),
         "{text}"
     );
     assert!(text.contains("write total           2.00"), "{text}");
-    assert!(!mem().cat(".stats").contains("STORE  "), "a disk has no requests of that kind");
+    assert!(!text.contains("/hour"), "{text}");
+    let other = mem();
+    assert!(!other.cat(".stats").contains("STORE  "), "a disk has no requests of that kind");
+    let report = other.json(".stats.d/json");
+    assert!(report["requests"].is_null() && report["cost"].is_null());
+}
+
+/// Every output has the same dollars, whoever they are charged to, and a mark subtracts them.
+#[test]
+fn dollars_add_up_by_purpose_and_by_operation() {
+    let remote = Remote::new(Some(Price::aws()));
+    let given = remote.clone();
+    let rig = rig(move |_, _| given.clone());
+    let work = |rounds: u64| {
+        for round in 0..rounds {
+            for (op, bytes) in [(Op::Write, 700), (Op::Create, 290)] {
+                let mut batch = engine::Batch::new(op.tag());
+                batch.put(vec![0; 10], vec![0; bytes]);
+                remote.door.applied(&batch);
+            }
+            remote.pass(RequestKind::Put, Purpose::Wal, Outcome::Done, 1001, Payer::Log);
+            remote.pass(RequestKind::Get, Purpose::Get, Outcome::Done, 333, Payer::Operation(Op::Read.tag()));
+            if round % 10 == 0 {
+                remote.pass(RequestKind::Put, Purpose::Flush, Outcome::Done, 9_999, Payer::Table(None));
+                remote.pass(RequestKind::Put, Purpose::Manifest, Outcome::Refused, 77, Payer::Manifest);
+                remote.pass(RequestKind::Head, Purpose::Get, Outcome::Missing, 0, Payer::Nobody);
+                remote.pass(RequestKind::List, Purpose::Manifest, Outcome::Done, 0, Payer::Nobody);
+                remote.pass(RequestKind::Delete, Purpose::Wal, Outcome::Done, 0, Payer::Merge(None));
+            }
+        }
+    };
+    work(100);
+    rig.clock.advance(Duration::from_secs(600));
+    rig.write(OWNER, "mark here").unwrap();
+    work(900);
+    rig.clock.advance(Duration::from_secs(3000));
+    rig.control.tick();
+    for (file, rounds, seconds) in
+        [(".stats.d/json", 1000, 3600.0), (".stats.d/since/here.json", 900, 3000.0)]
+    {
+        let report = rig.json(file);
+        let near = |shown: &Value, wanted: f64, what: &str| {
+            let shown = shown.as_f64().unwrap_or_else(|| panic!("{file} {what}: {shown}"));
+            assert!((shown - wanted).abs() <= wanted * 1e-9, "{file} {what}: {shown} and not {wanted}");
+        };
+        let tenth = rounds / 10;
+        let usd = (rounds + 2 * tenth + tenth) as f64 * 5e-6 + (rounds + tenth) as f64 * 4e-7;
+        let cost = &report["cost"];
+        near(&cost["usd"], usd, "usd");
+        assert_eq!((cost["price"].as_str(), number(cost, "stored_bytes")), (Some("aws"), 50 << 30));
+        near(&cost["storage_usd_per_month"], 1.15, "storage_usd_per_month");
+        let per_hour = usd / (seconds / 3600.0);
+        near(&cost["request_usd_per_hour"], per_hour, "request_usd_per_hour");
+        near(&cost["usd_per_hour"], per_hour + 1.15 / 730.0, "usd_per_hour");
+        near(&cost["usd_per_month"], per_hour * 730.0 + 1.15, "usd_per_month");
+        for part in ["by_purpose", "by_operation"] {
+            let rows: Vec<&Value> = report["requests"][part].as_object().unwrap().values().collect();
+            let sum: f64 = rows.iter().map(|row| row["usd"].as_f64().unwrap()).sum();
+            near(&cost["usd"], sum, part);
+            for kind in ["puts", "gets", "heads", "lists", "deletes"] {
+                let sum: u64 = rows.iter().map(|row| number(row, kind)).sum();
+                assert_eq!(sum, number(&report["requests"], kind), "{file} {part} {kind}");
+            }
+        }
+        let of = |op: &str, name: &str| number(&report, &format!("requests.by_operation.{op}.{name}"));
+        let sum =
+            |name: &str| -> u64 { ["write", "create", "read", "nobody"].map(|op| of(op, name)).iter().sum() };
+        assert_eq!(sum("write_bytes"), number(&report, "disk.write_bytes"), "{file}");
+        assert_eq!(sum("read_bytes"), number(&report, "disk.read_bytes"), "{file}");
+        assert!(
+            of("write", "puts").abs_diff(rounds * 12 / 10 * 703 / 1000) <= 4,
+            "{file} {}",
+            of("write", "puts")
+        );
+        assert_eq!(
+            (of("read", "gets"), of("nobody", "heads"), of("nobody", "lists")),
+            (rounds, tenth, tenth)
+        );
+    }
+    let report = rig.json(".stats.d/json");
+    let window = &report["windows"]["1m"];
+    assert!(window["usd_per_hour"].as_f64() >= report["cost"]["usd_per_hour"].as_f64(), "{window:#}");
+    let text = rig.cat(".stats");
+    for line in [
+        "        cost $0.00852/hour  $6.22/month  so far $0.00694  storage $1.15/month (50.0GiB)  prices aws\n",
+        "          wal              1000       0       0       0     100    978KiB        0B   $0.00500\n",
+        "          read                0    1000       0       0       0        0B    325KiB  $0.000400\n",
+        "          nobody              0       0     100     100       0        0B        0B  $0.000540\n",
+    ] {
+        assert!(text.contains(line), "{line}{text}");
+    }
+    let table = rig.cat(".stats.d/ops");
+    let rows: Vec<Vec<&str>> = table.lines().map(|line| line.split(' ').collect()).collect();
+    let column = |name: &str| rows[0].iter().position(|column| *column == name).unwrap();
+    assert!(rows.iter().all(|row| row.len() == rows[0].len()), "{table}");
+    let sum: f64 = rows[1..].iter().map(|row| row[column("store_usd")].parse::<f64>().unwrap()).sum();
+    assert!((sum - report["cost"]["usd"].as_f64().unwrap()).abs() < 1e-9, "{table}");
+    let exposition = rig.cat(".stats.d/prom");
+    for line in [
+        "kvfs_requests_by_purpose_puts_total{cause=\"wal\"} 1000\n",
+        "kvfs_requests_by_operation_gets_total{op=\"read\"} 1000\n",
+        "# TYPE kvfs_cost_usd_total counter\n",
+        "# TYPE kvfs_cost_usd_per_hour gauge\n",
+    ] {
+        assert!(exposition.contains(line), "{line}{exposition}");
+    }
 }
 
 /// What it occupies is looked up in its directory: blocks, so that a hole is nothing.

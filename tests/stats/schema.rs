@@ -191,7 +191,9 @@ fn units_fit_the_values() {
             Unit::Bytes | Unit::Count | Unit::Milliseconds => {
                 assert!(has("integer") || has("array"), "{path}: {types:?}")
             }
-            Unit::Ratio | Unit::Seconds | Unit::BytesEach => assert!(has("number"), "{path}: {types:?}"),
+            Unit::Ratio | Unit::Seconds | Unit::BytesEach | Unit::Dollars => {
+                assert!(has("number"), "{path}: {types:?}")
+            }
             Unit::Nanoseconds => assert!(has("integer") || has("number"), "{path}: {types:?}"),
             Unit::None => assert!(
                 is_own_unit || !has("number") && (!has("integer") || row.kind != MetricKind::Counter),

@@ -1,4 +1,4 @@
-//! The door to the object store: every request passes here and is counted, with what it carries and what became of it.
+//! The door to the object store: every request passes here and is counted, with what it carries, what became of it, and who pays for it.
 //!
 //! Counted are requests as the store is asked them: a listing is one for each thousand names, a large object one for each of its parts and one for
 //! putting them together. What the HTTP client below tries again after an error of the connection is one request here.
@@ -9,8 +9,9 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use async_trait::async_trait;
 use futures::stream::{BoxStream, StreamExt};
-use kvfs::disk::{DiskCounters, Purpose, PurposeMeter};
-use kvfs::engine::requests::{Outcome, RequestKind, RequestMeter, Requests};
+use kvfs::disk::Purpose;
+use kvfs::engine::charges::{Payer, Share};
+use kvfs::engine::requests::{ObjectMeter, Outcome, Passed, RequestKind};
 use object_store::path::Path;
 use object_store::{
     CopyOptions, Error, Extensions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta,
@@ -19,102 +20,127 @@ use object_store::{
 use slatedb::object_store_tag::{ObjectStoreCallTag, SstType, TableStoreKind};
 use slatedb_common::retry::NonRetryable;
 
+use super::asking::operation;
 use super::failure::is_final;
 
 /// Names that one answer of a listing holds.
 const NAMES_A_LISTING: u64 = 1000;
+/// Listings look for what is new, what is obsolete, and what is there when a store is opened.
+const LISTING: (Purpose, Payer) = (Purpose::Manifest, Payer::Nobody);
 
-/// What has passed a door.
-#[derive(Default)]
-pub struct Meters {
-    traffic: PurposeMeter,
-    requests: RequestMeter,
+/// A request that is under way.
+struct Asked {
+    kind: RequestKind,
+    purpose: Purpose,
+    /// Who pays for it.
+    share: Share,
+    /// Bytes that are sent with it.
+    bytes: u64,
 }
 
-impl Meters {
-    /// What was written and read, by purpose.
-    pub fn traffic(&self) -> DiskCounters {
-        self.traffic.snapshot()
-    }
-
-    /// Requests by kind.
-    pub fn requests(&self) -> Requests {
-        self.requests.snapshot()
-    }
-
-    /// Counts a request, and hands its result on.
-    fn count<T>(&self, kind: RequestKind, purpose: Purpose, sent_bytes: u64, result: Result<T>) -> Result<T> {
-        let outcome = match &result {
-            Ok(_) => Outcome::Done,
-            // The client says so itself, and sends nothing: SlateDB asks a directory for every object with attributes, then without.
-            Err(Error::NotImplemented { .. } | Error::NotSupported { .. }) => return result,
-            Err(Error::NotFound { .. }) => Outcome::Missing,
-            Err(Error::AlreadyExists { .. } | Error::Precondition { .. } | Error::NotModified { .. }) => {
-                Outcome::Refused
-            }
-            Err(_) => Outcome::Failed,
-        };
-        self.requests.count(kind, outcome);
-        match (outcome, kind) {
-            (Outcome::Failed, _) => self.traffic.failed(purpose),
-            // What was refused was sent all the same.
-            (Outcome::Done | Outcome::Refused, RequestKind::Put) => self.traffic.wrote(purpose, sent_bytes),
-            _ => {}
+/// Counts a request, and hands its result on; `carried` says how many bytes came with it.
+fn count<T>(
+    meter: &ObjectMeter,
+    asked: &Asked,
+    result: Result<T>,
+    carried: impl FnOnce(&T) -> u64,
+) -> Result<T> {
+    let outcome = match &result {
+        Ok(_) => Outcome::Done,
+        // The client says so itself, and sends nothing: SlateDB asks a directory for every object with attributes, then without.
+        Err(Error::NotImplemented { .. } | Error::NotSupported { .. }) => return result,
+        Err(Error::NotFound { .. }) => Outcome::Missing,
+        Err(Error::AlreadyExists { .. } | Error::Precondition { .. } | Error::NotModified { .. }) => {
+            Outcome::Refused
         }
-        // SlateDB tries for ever what it takes for an accident.
-        result.map_err(|error| match is_final(&error) {
-            true => Error::Generic { store: "kvfs", source: Box::new(NonRetryable(Box::new(error))) },
-            false => error,
-        })
-    }
+        Err(_) => Outcome::Failed,
+    };
+    let Asked { kind, purpose, ref share, bytes } = *asked;
+    let read_bytes = result.as_ref().map_or(0, carried);
+    meter.count(Passed { kind, purpose, outcome, write_bytes: bytes, read_bytes }, share);
+    // SlateDB tries for ever what it takes for an accident.
+    result.map_err(|error| match is_final(&error) {
+        true => Error::Generic { store: "kvfs", source: Box::new(NonRetryable(Box::new(error))) },
+        false => error,
+    })
+}
+
+/// Of what brings no content.
+fn nothing<T>(_: &T) -> u64 {
+    0
 }
 
 /// An object store that counts what passes to `objects`.
 pub struct Door {
     objects: Arc<dyn ObjectStore>,
-    meters: Arc<Meters>,
+    meter: Arc<ObjectMeter>,
 }
 
 impl Door {
     /// Counts from zero what passes to `objects` from now on.
     pub fn new(objects: Arc<dyn ObjectStore>) -> Door {
-        Door { objects, meters: Arc::default() }
+        Door { objects, meter: Arc::default() }
     }
 
     /// What has passed.
-    pub fn meters(&self) -> Arc<Meters> {
-        self.meters.clone()
+    pub fn meter(&self) -> Arc<ObjectMeter> {
+        self.meter.clone()
     }
 }
 
-/// What a request is for. SlateDB says it of its tables and its log; the rest is told by names.
-fn purpose_of(extensions: &Extensions, path: &Path, is_write: bool) -> Purpose {
-    let Some(tag) = ObjectStoreCallTag::from_extensions(extensions) else { return purpose_of_path(path) };
+/// What a request is for, and who pays for it. SlateDB says it of its tables and its log; the rest is told by names.
+fn reason_of(extensions: &Extensions, path: &Path, is_write: bool) -> (Purpose, Payer) {
+    let whoever_waits = operation().map_or(Payer::Nobody, Payer::Operation);
+    let Some(tag) = ObjectStoreCallTag::from_extensions(extensions) else {
+        return match (folder(path), is_write) {
+            ("wal", _) => (Purpose::Recovery, whoever_waits),
+            ("compacted", _) => (Purpose::Get, whoever_waits),
+            ("manifest", true) => (Purpose::Manifest, Payer::Manifest),
+            ("compactions", true) => (Purpose::Manifest, Payer::Merge(None)),
+            _ => (Purpose::Manifest, whoever_waits),
+        };
+    };
+    // The first byte of a key is its class, and the tree that it belongs to ([`super::kinds`]).
+    let class = tag.segment.as_ref().and_then(|prefix| prefix.first().copied());
     match (tag.kind, tag.sst_type) {
-        (TableStoreKind::Compactor, _) => Purpose::Compact { into: 0 },
-        (_, SstType::Wal) if is_write => Purpose::Wal,
+        (TableStoreKind::Compactor, _) => (Purpose::Compact { into: 0 }, Payer::Merge(class)),
+        (_, SstType::Wal) if is_write => (Purpose::Wal, Payer::Log),
         // The log is only read to begin with.
-        (_, SstType::Wal) => Purpose::Recovery,
-        (_, SstType::Compacted) if is_write => Purpose::Flush,
-        (_, SstType::Compacted) => Purpose::Get,
+        (_, SstType::Wal) => (Purpose::Recovery, whoever_waits),
+        (_, SstType::Compacted) if is_write => (Purpose::Flush, Payer::Table(class)),
+        (_, SstType::Compacted) => (Purpose::Get, whoever_waits),
     }
 }
 
-fn purpose_of_path(path: &Path) -> Purpose {
-    match path.as_ref().rsplit('/').nth(1) {
-        Some("wal") => Purpose::Recovery,
-        Some("compacted") => Purpose::Get,
-        _ => Purpose::Manifest,
+/// The same of an object that is removed.
+fn reason_of_removal(path: Option<&Path>) -> (Purpose, Payer) {
+    match path.map_or("", folder) {
+        "wal" => (Purpose::Wal, Payer::Merge(None)),
+        "compacted" => (Purpose::Compact { into: 0 }, Payer::Merge(None)),
+        "manifest" | "compactions" => (Purpose::Manifest, Payer::Merge(None)),
+        _ => (Purpose::Manifest, Payer::Nobody),
+    }
+}
+
+/// The folder that `path` is in.
+fn folder(path: &Path) -> &str {
+    path.as_ref().rsplit('/').nth(1).unwrap_or_default()
+}
+
+impl Door {
+    /// A request that is sent now.
+    fn ask(&self, kind: RequestKind, (purpose, payer): (Purpose, Payer), bytes: u64) -> Asked {
+        Asked { kind, purpose, share: self.meter.share(payer), bytes }
     }
 }
 
 #[async_trait]
 impl ObjectStore for Door {
     async fn put_opts(&self, path: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
-        let purpose = purpose_of(&options.extensions, path, true);
-        let bytes = payload.content_length() as u64;
+        let reason = reason_of(&options.extensions, path, true);
+        let asked = self.ask(RequestKind::Put, reason, payload.content_length() as u64);
         let put = self.objects.put_opts(path, payload, options).await;
-        self.meters.count(RequestKind::Put, purpose, bytes, put)
+        count(&self.meter, &asked, put, nothing)
     }
 
     async fn put_multipart_opts(
@@ -122,28 +148,29 @@ impl ObjectStore for Door {
         path: &Path,
         options: PutMultipartOptions,
     ) -> Result<Box<dyn MultipartUpload>> {
-        let purpose = purpose_of(&options.extensions, path, true);
+        let asked = self.ask(RequestKind::Put, reason_of(&options.extensions, path, true), 0);
         let begun = self.objects.put_multipart_opts(path, options).await;
-        let upload = self.meters.count(RequestKind::Put, purpose, 0, begun)?;
-        Ok(Box::new(Upload { upload, meters: self.meters.clone(), purpose }))
+        let upload = count(&self.meter, &asked, begun, nothing)?;
+        Ok(Box::new(Upload { upload, meter: self.meter.clone(), asked }))
     }
 
     async fn get_opts(&self, path: &Path, options: GetOptions) -> Result<GetResult> {
-        let purpose = purpose_of(&options.extensions, path, false);
         let is_head = options.head;
         let kind = if is_head { RequestKind::Head } else { RequestKind::Get };
+        let asked = self.ask(kind, reason_of(&options.extensions, path, false), 0);
         let got = self.objects.get_opts(path, options).await;
-        let got = self.meters.count(kind, purpose, 0, got)?;
-        if !is_head {
-            self.meters.traffic.read(purpose, got.range.end - got.range.start);
-        }
-        Ok(got)
+        count(&self.meter, &asked, got, |got| if is_head { 0 } else { got.range.end - got.range.start })
     }
 
     fn delete_stream(&self, paths: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
-        let meters = self.meters.clone();
+        let meter = self.meter.clone();
         let deleted = self.objects.delete_stream(paths);
-        deleted.map(move |result| meters.count(RequestKind::Delete, Purpose::Manifest, 0, result)).boxed()
+        let note = move |result: Result<Path>| {
+            let (purpose, payer) = reason_of_removal(result.as_ref().ok());
+            let asked = Asked { kind: RequestKind::Delete, purpose, share: meter.share(payer), bytes: 0 };
+            count(&meter, &asked, result, nothing)
+        };
+        deleted.map(note).boxed()
     }
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
@@ -159,13 +186,15 @@ impl ObjectStore for Door {
     }
 
     async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
+        let asked = self.ask(RequestKind::List, LISTING, 0);
         let listed = self.objects.list_with_delimiter(prefix).await;
-        self.meters.count(RequestKind::List, Purpose::Manifest, 0, listed)
+        count(&self.meter, &asked, listed, nothing)
     }
 
     async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
+        let asked = self.ask(RequestKind::Put, reason_of(&options.extensions, to, true), 0);
         let copied = self.objects.copy_opts(from, to, options).await;
-        self.meters.count(RequestKind::Put, purpose_of_path(to), 0, copied)
+        count(&self.meter, &asked, copied, nothing)
     }
 }
 
@@ -175,46 +204,58 @@ impl Door {
         &self,
         names: BoxStream<'static, Result<ObjectMeta>>,
     ) -> BoxStream<'static, Result<ObjectMeta>> {
-        let meters = self.meters.clone();
-        meters.requests.count(RequestKind::List, Outcome::Done);
+        let meter = self.meter.clone();
+        let asked = self.ask(RequestKind::List, LISTING, 0);
+        let _ = count(&meter, &asked, Ok(()), nothing);
         let seen = AtomicU64::new(0);
-        let count = move |result: Result<ObjectMeta>| match result {
+        let note = move |result: Result<ObjectMeta>| match result {
             Ok(object) => {
                 let before = seen.fetch_add(1, Relaxed);
-                if before > 0 && before.is_multiple_of(NAMES_A_LISTING) {
-                    meters.requests.count(RequestKind::List, Outcome::Done);
+                match before > 0 && before.is_multiple_of(NAMES_A_LISTING) {
+                    true => count(&meter, &asked, Ok(object), nothing),
+                    false => Ok(object),
                 }
-                Ok(object)
             }
-            Err(error) => meters.count(RequestKind::List, Purpose::Manifest, 0, Err(error)),
+            Err(error) => count(&meter, &asked, Err(error), nothing),
         };
-        names.map(count).boxed()
+        names.map(note).boxed()
     }
 }
 
 /// A large object that is sent in parts.
 struct Upload {
     upload: Box<dyn MultipartUpload>,
-    meters: Arc<Meters>,
-    purpose: Purpose,
+    meter: Arc<ObjectMeter>,
+    /// How it was begun.
+    asked: Asked,
+}
+
+impl Upload {
+    /// A request for a part of it, or for its end.
+    fn ask(&self, kind: RequestKind, bytes: u64) -> Asked {
+        Asked { kind, bytes, share: self.asked.share.clone(), purpose: self.asked.purpose }
+    }
 }
 
 #[async_trait]
 impl MultipartUpload for Upload {
     fn put_part(&mut self, payload: PutPayload) -> UploadPart {
-        let (meters, purpose, bytes) = (self.meters.clone(), self.purpose, payload.content_length() as u64);
+        let (meter, asked) =
+            (self.meter.clone(), self.ask(RequestKind::Put, payload.content_length() as u64));
         let put = self.upload.put_part(payload);
-        Box::pin(async move { meters.count(RequestKind::Put, purpose, bytes, put.await) })
+        Box::pin(async move { count(&meter, &asked, put.await, nothing) })
     }
 
     async fn complete(&mut self) -> Result<PutResult> {
+        let asked = self.ask(RequestKind::Put, 0);
         let completed = self.upload.complete().await;
-        self.meters.count(RequestKind::Put, self.purpose, 0, completed)
+        count(&self.meter, &asked, completed, nothing)
     }
 
     async fn abort(&mut self) -> Result<()> {
+        let asked = self.ask(RequestKind::Delete, 0);
         let aborted = self.upload.abort().await;
-        self.meters.count(RequestKind::Delete, self.purpose, 0, aborted)
+        count(&self.meter, &asked, aborted, nothing)
     }
 }
 
@@ -239,6 +280,7 @@ impl fmt::Display for Door {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use kvfs::engine::requests::Requests;
     use object_store::local::LocalFileSystem;
     use object_store::memory::InMemory;
     use object_store::{ObjectStoreExt, PutMode};
@@ -247,7 +289,7 @@ mod tests {
     #[tokio::test]
     async fn each_request_is_counted_once_with_what_it_carries() {
         let door = Door::new(Arc::new(InMemory::new()));
-        let meters = door.meters();
+        let meter = door.meter();
         let (log, table, other) =
             (Path::from("db/wal/1.sst"), Path::from("db/compacted/1.sst"), Path::from("STORE"));
         let tagged = |kind, sst| Extensions::from(ObjectStoreCallTag::new(kind, sst));
@@ -271,11 +313,17 @@ mod tests {
         door.get(&Path::from("db/wal/2.sst")).await.unwrap_err();
         assert_eq!(door.list(None).collect::<Vec<_>>().await.len(), 3);
         door.delete(&log).await.unwrap();
-        let counted = meters.requests();
+        let shape = meter.shape(None, None);
+        let counted = shape.requests.total();
         let expected =
             Requests { puts: 7, gets: 2, heads: 1, lists: 1, deletes: 1, missing: 1, refused: 1, failed: 0 };
         assert_eq!(counted, expected);
-        let traffic = meters.traffic();
+        let of_log = Requests { puts: 1, deletes: 1, ..Requests::default() };
+        assert_eq!(shape.requests.of(Purpose::Wal), of_log);
+        let traffic = meter.traffic();
+        for purpose in Purpose::all() {
+            assert_eq!(traffic.of(purpose).writes, shape.requests.of(purpose).puts, "{}", purpose.name());
+        }
         let written = |purpose| (traffic.of(purpose).writes, traffic.of(purpose).write_bytes);
         assert_eq!(written(Purpose::Wal), (1, 100));
         assert_eq!(written(Purpose::Compact { into: 0 }), (4, 8000));
@@ -294,7 +342,7 @@ mod tests {
             door.put(&Path::from(format!("{name}")), "".into()).await.unwrap();
         }
         assert_eq!(door.list(None).collect::<Vec<_>>().await.len(), 2500);
-        assert_eq!(door.meters().requests().lists, 3);
+        assert_eq!(door.meter().shape(None, None).requests.total().lists, 3);
     }
 
     /// A directory keeps no attributes, by which SlateDB knows its own objects again: it is asked a second time without.
@@ -303,14 +351,14 @@ mod tests {
         let home = tempfile::tempdir().unwrap();
         let below = Arc::new(LocalFileSystem::new_with_prefix(home.path()).unwrap());
         let door = Arc::new(Door::new(below.clone()));
-        let meters = door.meters();
+        let meter = door.meter();
         let db = Db::open("db", door).await.unwrap();
         for round in 0..20u8 {
             db.put([round], [round; 1000]).await.unwrap();
             db.flush().await.unwrap();
         }
         db.close().await.unwrap();
-        let (requests, traffic) = (meters.requests(), meters.traffic());
+        let (requests, traffic) = (meter.shape(None, None).requests.total(), meter.traffic());
         assert_eq!((requests.deletes, requests.refused), (0, 0), "each object was made once, and is there");
         let files = below.list(None).count().await as u64;
         assert_eq!((requests.puts, requests.failed, traffic.total().errors), (files, 0, 0));
@@ -321,7 +369,7 @@ mod tests {
     async fn what_a_database_sends_is_counted_by_its_purpose() {
         let below = Arc::new(InMemory::new());
         let door = Arc::new(Door::new(below.clone()));
-        let meters = door.meters();
+        let meter = door.meter();
         let db = Db::open("db", door).await.unwrap();
         for round in 0..20u8 {
             let mut batch = WriteBatch::new();
@@ -336,12 +384,12 @@ mod tests {
                 objects.iter().flatten().filter(|object| object.location.as_ref().contains(folder));
             in_folder.map(|object| object.size).sum::<u64>()
         };
-        let traffic = meters.traffic();
+        let traffic = meter.traffic();
         let written = |purpose| traffic.of(purpose).write_bytes;
         assert_eq!(written(Purpose::Wal), stored("/wal/"));
         assert!(written(Purpose::Wal) > 20_000);
         assert_eq!(written(Purpose::Flush) + written(Purpose::Compact { into: 0 }), stored("/compacted/"));
         assert!(written(Purpose::Manifest) >= stored("/manifest/"));
-        assert_eq!(traffic.total().writes, meters.requests().puts);
+        assert_eq!(traffic.total().writes, meter.shape(None, None).requests.total().puts);
     }
 }

@@ -11,6 +11,7 @@
 //! In a directory it works as well, as `file://` there: without a server, and with what a test of any engine asks.
 
 mod ahead;
+mod asking;
 mod cache;
 mod creation;
 mod door;

@@ -1,10 +1,10 @@
 //! Options of SlateDB, and what they are in its own words.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use kvfs::base::text::{BadText, Field, When, exact_duration, parse_duration};
-use kvfs::engine::{Common, OwnOptions};
+use kvfs::engine::{Common, Error, OwnOptions, Price, Result};
 use slatedb::config::{
     CompactionWorkerOptions, CompactorOptions, CompressionCodec, DbReaderOptions,
     GarbageCollectorDirectoryOptions, GarbageCollectorOptions, ObjectStoreCacheOptions, Settings,
@@ -16,6 +16,9 @@ use crate::options::{cache_bytes, choice, field, has_common, memory, size};
 
 /// Names of compressions, as options have them.
 const COMPRESSIONS: [&str; 3] = ["none", "lz4", "zstd"];
+
+/// Price tables that have names.
+const PRICES: [&str; 2] = ["none", "aws"];
 
 /// Tables without order that a key may lie in before writers wait for merges.
 const L0_TABLES_MAX: usize = 32;
@@ -46,6 +49,8 @@ pub struct SlateOptions {
     pub cache_directory_bytes: u64,
     /// Time between two looks of a writer for what others have changed, and for tables to merge.
     poll: Duration,
+    /// Prices: one of [`PRICES`], or the path of a file.
+    price: String,
     /// Time after which a reader looks for what is new.
     pub refresh: Duration,
     /// Whether to write though somebody else does, who then can no more.
@@ -63,6 +68,7 @@ impl Default for SlateOptions {
             cache_directory: PathBuf::new(),
             cache_directory_bytes: 16 << 30,
             poll: Duration::ZERO,
+            price: PRICES[0].to_string(),
             refresh: Duration::from_secs(1),
             takeover: false,
         }
@@ -144,6 +150,23 @@ impl OwnOptions for SlateOptions {
             exact_duration
         ),
         Field {
+            name: "price",
+            when: When::Mount,
+            help: "What requests and storage cost, for .stats: aws (S3 Standard in us-east-1), none, or the path of a file of prices.",
+            set: |options, text| {
+                if !PRICES.contains(&text) && !Path::new(text).is_absolute() {
+                    return Err(format!(
+                        "takes {}, or the absolute path of a file of prices: the daemon has a working directory of its own",
+                        PRICES.join(", ")
+                    )
+                    .into());
+                }
+                options.price = text.to_string();
+                Ok(())
+            },
+            get: |options| options.price.clone(),
+        },
+        Field {
             name: "takeover",
             when: When::Once,
             help: "Write also if another mount does: it is told that it no longer may, and what it has not synced is lost.",
@@ -172,7 +195,7 @@ impl OwnOptions for SlateOptions {
         self.memtable_bytes = memory_bytes / 32;
     }
 
-    fn validate(&self) -> Result<(), BadText> {
+    fn validate(&self) -> std::result::Result<(), BadText> {
         const MEMTABLE_BYTES_MIN: u64 = 4 << 10;
         if self.memtable_bytes < MEMTABLE_BYTES_MIN {
             return Err(format!("memtable={} is less than {MEMTABLE_BYTES_MIN}", self.memtable_bytes).into());
@@ -213,6 +236,16 @@ impl SlateOptions {
     /// Bytes that memory holds at most.
     pub fn memory_bytes_max(&self) -> u64 {
         self.common.memory_bytes_max(self.unflushed_bytes())
+    }
+
+    /// The prices; `None` where nobody said any.
+    pub fn prices(&self) -> Result<Option<Price>> {
+        let read = |text: &str| match text {
+            "none" => Ok(None),
+            "aws" => Ok(Some(Price::aws())),
+            path => Price::read(Path::new(path)).map(Some),
+        };
+        read(&self.price).map_err(|problem| Error::Invalid(format!("price: {problem}")))
     }
 
     fn codec(&self) -> Option<CompressionCodec> {

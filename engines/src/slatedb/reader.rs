@@ -14,8 +14,8 @@ use kvfs::base::clock::Clock;
 use kvfs::disk::DiskCounters;
 use kvfs::engine::remote::Access;
 use kvfs::engine::{
-    Batch, Done, Engine, Error, Inspect, KeyRange, Kind, Lsn, Options, Promise, ReadAhead, Result, Shape,
-    Statistic, Tier, Visit,
+    Batch, Done, Engine, Error, Inspect, KeyRange, Kind, Lsn, Options, Price, Promise, ReadAhead, Result,
+    Shape, Statistic, Tier, Visit,
 };
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
@@ -30,6 +30,7 @@ use super::kinds::Kinds;
 use super::log_cache::LogCache;
 use super::options::SlateOptions;
 use super::site::Place;
+use super::statistics::table_bytes;
 use super::still_clock::StillClock;
 use super::writer::{bounds, scan_options, show};
 
@@ -47,6 +48,7 @@ struct Newest {
 pub struct Reading {
     place: Place,
     options: SlateOptions,
+    price: Option<Price>,
     blocks: Arc<Blocks>,
     objects: Arc<dyn ObjectStore>,
     seen: Mutex<Seen>,
@@ -71,6 +73,7 @@ pub fn open(
     options: &Options,
 ) -> Result<(Arc<Reading>, Arc<dyn Engine>)> {
     let options = options.own::<SlateOptions>()?.clone();
+    let price = place.price(access)?;
     let objects: Arc<dyn ObjectStore> = match access {
         // Each state reads the log anew, of which most is as it was.
         Access::Follow => Arc::new(LogCache::new(place.objects.clone(), options.log_cache_bytes())),
@@ -78,7 +81,7 @@ pub fn open(
     };
     let (blocks, now) = (Arc::new(Blocks::new(options.cache_bytes())), Instant::now());
     let seen = Seen { newest: Newest::default(), looked_at: now, listed_at: now, states: 0 };
-    let reading = Arc::new(Reading { place, options, blocks, objects, seen: Mutex::new(seen) });
+    let reading = Arc::new(Reading { place, options, price, blocks, objects, seen: Mutex::new(seen) });
     // Before it is opened, so that what comes meanwhile is not taken for seen.
     let newest = reading.place.wait(reading.list())?;
     let state = reading.state(access)?;
@@ -269,7 +272,7 @@ impl Engine for State {
 
 impl Inspect for State {
     fn traffic(&self) -> Option<DiskCounters> {
-        Some(self.reading.place.meters.traffic())
+        Some(self.reading.place.meter.traffic())
     }
 
     /// Of the mount: whichever state is asked.
@@ -291,7 +294,8 @@ impl Inspect for State {
         ];
         let mut shape =
             Shape { engine: ENGINE.name, statistics: statistics.into_iter().collect(), ..Shape::default() };
-        shape.requests = Some(self.reading.place.meters.requests());
+        let stored_bytes = Some(table_bytes(&self.db.manifest()));
+        shape.objects = Some(self.reading.place.meter.shape(stored_bytes, self.reading.price.clone()));
         shape.cache = self.reading.blocks.shape();
         shape.memory.limit_bytes = Some(self.reading.options.memory_bytes_max());
         shape

@@ -8,7 +8,8 @@ use futures::StreamExt;
 use kvfs::base::clock::Clock;
 use kvfs::disk::Space;
 use kvfs::engine::remote::{Access, Site};
-use kvfs::engine::{Engine, Error, Options, Result};
+use kvfs::engine::requests::ObjectMeter;
+use kvfs::engine::{Engine, Error, Options, Price, Result};
 use object_store::azure::MicrosoftAzureBuilder;
 use object_store::gcp::GoogleCloudStorageBuilder;
 use object_store::local::LocalFileSystem;
@@ -18,8 +19,9 @@ use parking_lot::Mutex;
 use tokio::runtime::{Builder, Runtime};
 use url::Url;
 
+use super::asking;
 use super::creation::create;
-use super::door::{Door, Meters};
+use super::door::Door;
 use super::failure::of_store;
 use super::holder::Holder;
 use super::options::SlateOptions;
@@ -51,10 +53,12 @@ pub struct Place {
     pub runtime: Arc<Runtime>,
     pub objects: Arc<dyn ObjectStore>,
     /// What has passed to it.
-    pub meters: Arc<Meters>,
+    pub meter: Arc<ObjectMeter>,
     prefix: Path,
     /// The objects are files of a directory.
     pub is_local: bool,
+    /// What requests and storage cost, if somebody said so, or why that is not known.
+    price: Result<Option<Price>>,
     holder: Arc<Mutex<Option<Holder>>>,
     /// Of a mount that follows another one.
     reading: Arc<Mutex<Option<Arc<Reading>>>>,
@@ -66,7 +70,7 @@ impl Place {
     pub fn connect(url: &str, options: &SlateOptions) -> Result<Place> {
         let (below, prefix) = object_store(url, options)?;
         let door = Door::new(below);
-        let meters = door.meters();
+        let meter = door.meter();
         let runtime = Builder::new_multi_thread()
             .worker_threads(THREADS)
             .thread_name("kvfs-slatedb")
@@ -77,18 +81,28 @@ impl Place {
             url: url.to_string(),
             runtime: Arc::new(runtime),
             objects: Arc::new(door),
-            meters,
+            meter,
             prefix,
             is_local: url.starts_with("file:"),
+            price: options.prices(),
             holder: Arc::default(),
             reading: Arc::default(),
             refresh: options.refresh,
         })
     }
 
-    /// Waits for what is done with the object store.
+    /// Waits for what is done with the object store, for the operation for which this thread asks.
     pub fn wait<T>(&self, work: impl Future<Output = T>) -> T {
+        let _begun = asking::begin();
         self.runtime.block_on(work)
+    }
+
+    /// What requests and storage cost, if somebody said so. Whoever only looks does not need it.
+    pub fn price(&self, access: Access) -> Result<Option<Price>> {
+        match (&self.price, access) {
+            (Err(_), Access::Look) => Ok(None),
+            (price, _) => price.clone(),
+        }
     }
 
     /// Where SlateDB's objects are.
@@ -180,6 +194,8 @@ impl Site for Place {
     }
 
     fn describe(&self, text: &[u8]) -> Result<bool> {
+        // Before the store remembers an option with which it does not open.
+        self.price(Access::Write)?;
         self.require_able(Depth::Races)?;
         let path = self.object(DESCRIPTION);
         // Its uuid is nobody else's.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use kvfs::engine::Statistic;
+use slatedb::manifest::VersionedManifest;
 use slatedb_common::metrics::{DefaultMetricsRecorder, MetricValue};
 
 /// Its name, our unit, and what it says, in its words where they are clear.
@@ -27,6 +28,11 @@ const SHOWN: &[(&str, &str, &str)] = &[
     ("slatedb.compactor.running_compactions", "count", "Merges that run now."),
     ("slatedb.gc.deleted_count", "count", "Objects removed since nothing refers to them."),
 ];
+
+/// Bytes of the tables that a manifest names.
+pub fn table_bytes(manifest: &VersionedManifest) -> u64 {
+    manifest.all_sst_views().map(|view| view.estimate_size()).sum()
+}
 
 /// Takes what SlateDB counts.
 #[derive(Clone)]

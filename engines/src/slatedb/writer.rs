@@ -8,9 +8,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use bytes::Bytes;
 use kvfs::base::clock::Clock;
 use kvfs::disk::DiskCounters;
+use kvfs::engine::remote::Access;
 use kvfs::engine::{
-    Batch, Engine, Error, KeyRange, Kind, Memory, Operation, Options, Promise, ReadAhead, Result, Shape,
-    Statistic, Sync, Visit,
+    Batch, Engine, Error, KeyRange, Kind, Memory, Operation, Options, Price, Promise, ReadAhead, Result,
+    Shape, Statistic, Sync, Visit,
 };
 use slatedb::config::{FlushOptions, FlushType, ScanOptions};
 use slatedb::{Db, DbIterator, GarbageCollectorBuilder, WriteBatch};
@@ -23,7 +24,7 @@ use super::garbage::Grace;
 use super::kinds::Kinds;
 use super::options::SlateOptions;
 use super::site::Place;
-use super::statistics::Statistics;
+use super::statistics::{Statistics, table_bytes};
 use crate::adapter::{Adapter, Store};
 
 /// Entries that a scan fetches before it shows them, at first and at most: what it shows them to may call the engine, which one thread cannot do
@@ -44,6 +45,8 @@ struct Writer {
     blocks: Arc<Blocks>,
     ahead: Ahead,
     statistics: Statistics,
+    /// What it costs, if somebody said so.
+    price: Option<Price>,
     /// Objects of the log since a memtable became a table.
     log_objects: AtomicU64,
     /// Somebody was told that there was no room.
@@ -53,6 +56,7 @@ struct Writer {
 /// Opens the database, or makes it; who wrote before can write no more.
 pub fn open(place: Place, clock: Arc<dyn Clock>, options: &Options) -> Result<Arc<dyn Engine>> {
     let own = options.own::<SlateOptions>()?.clone();
+    let price = place.price(Access::Write)?;
     let (blocks, statistics) = (Arc::new(Blocks::new(own.cache_bytes())), Statistics::default());
     let db = Db::builder(place.database(), place.objects.clone())
         .with_settings(own.settings())
@@ -75,6 +79,7 @@ pub fn open(place: Place, clock: Arc<dyn Clock>, options: &Options) -> Result<Ar
             blocks,
             ahead,
             statistics,
+            price,
             log_objects: AtomicU64::new(0),
             is_full: AtomicBool::new(false),
         },
@@ -194,7 +199,9 @@ impl Store for Writer {
                 Operation::Delete { key } => changes.delete(key),
             }
         }
-        self.place.wait(self.db.write(changes)).map(drop).map_err(|error| self.failed("a write", error))
+        self.place.wait(self.db.write(changes)).map_err(|error| self.failed("a write", error))?;
+        self.place.meter.applied(batch);
+        Ok(())
     }
 
     /// One object of the log for everyone who waits: the queue lets one sync run at a time.
@@ -245,11 +252,10 @@ impl Store for Writer {
     }
 
     fn traffic(&self) -> Option<DiskCounters> {
-        Some(self.place.meters.traffic())
+        Some(self.place.meter.traffic())
     }
 
     fn describe(&self, shape: &mut Shape) {
-        shape.requests = Some(self.place.meters.requests());
         shape.cache = self.blocks.shape();
         shape.memory = Memory {
             limit_bytes: Some(self.options.memory_bytes_max()),
@@ -257,7 +263,8 @@ impl Store for Writer {
             ..Memory::default()
         };
         let manifest = self.db.status().current_manifest;
-        let table_bytes = manifest.all_sst_views().map(|view| view.estimate_size()).sum::<u64>();
+        let table_bytes = table_bytes(&manifest);
+        shape.objects = Some(self.place.meter.shape(Some(table_bytes), self.price.clone()));
         let of_manifest = [
             ("manifest.id", Statistic::counter(manifest.id(), "count", "Manifests written so far.")),
             (

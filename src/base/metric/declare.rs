@@ -85,6 +85,7 @@ macro_rules! metrics {
             fn rows_since(&self, earlier: &Self) -> Self {
                 $name { $($field: $crate::base::metric::metrics!(@since $kind, self.$field, earlier.$field)),* }
             }
+            #[allow(unused_variables)]
             fn list_rows(path: &str, entries: &mut Vec<$crate::base::metric::Entry>) {
                 $($crate::base::metric::metrics!(@list $kind, $type, path, entries,
                     $crate::base::metric::metrics!(@row $kind $field, [$($help)+], [$($unit)?], [$($($key)?)?], [$($($family)?)?],

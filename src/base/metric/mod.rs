@@ -76,6 +76,8 @@ pub enum Unit {
     Seconds,
     /// One number over another of the same unit, or a mean.
     Ratio,
+    /// Dollars.
+    Dollars,
 }
 
 impl Unit {
@@ -90,6 +92,7 @@ impl Unit {
             Unit::Milliseconds => "ms",
             Unit::Seconds => "s",
             Unit::Ratio => "×",
+            Unit::Dollars => "$",
         }
     }
 }

@@ -5,6 +5,7 @@ use std::time::SystemTime;
 use super::*;
 use crate::attribution::Tally;
 use crate::base::metric::ratio;
+use crate::control::cost::Cost;
 use crate::control::forecast;
 use crate::control::hot_forecast::hot_forecast;
 use crate::control::model::DebtRow;
@@ -49,6 +50,8 @@ impl Document {
             kv: kv(sample),
             kinds: kinds(report),
             disk: sample.metered(disk(sample)),
+            requests: RequestSection::of(sample),
+            cost: CostSection::of(sample),
             witness: witness(sample),
             recording: report.recording.clone(),
             by_process: by_process(report),
@@ -181,6 +184,7 @@ fn growth(sample: &Sample) -> Growth {
         disk_writes: sample.metered(disk.writes),
         disk_reads: sample.metered(disk.reads),
         disk_syncs: sample.metered(disk.syncs),
+        usd_per_hour: Cost::of(sample).and_then(|cost| cost.usd_per_hour()),
         amplification: quotients(sample),
     }
 }

@@ -3,8 +3,11 @@
 //! A number that a room counts itself is declared there; here stand sums, quotients and what several rooms know together.
 
 mod compose;
+mod object_store;
 
 use std::time::Duration;
+
+use object_store::{CostSection, RequestSection};
 
 use super::below_engine::BelowEngine;
 use super::forks::Forks;
@@ -65,6 +68,10 @@ metrics! {
         part kinds: Named<KindName, KindRow>;
         /// Door 3, or the door of an engine whose files are objects; null for an engine that reads and writes in ways of its own.
         part disk: Option<DiskSection>;
+        /// Requests to the object store on which the engine keeps its files; null of engines whose files are on a disk.
+        part requests: Option<RequestSection>;
+        /// What the object store asks for them, and for what lies there; null as before.
+        part cost: Option<CostSection>;
         /// The witness below an engine of others; null unless the mount has `witness=on`.
         part witness: Option<WitnessSection>;
         /// The recording of the mount that goes on, or went on last; null if there was none.
@@ -303,6 +310,8 @@ metrics! {
         derived disk_reads: Option<u64> [Count];
         /// Growth of `disk.syncs`.
         derived disk_syncs: Option<u64> [Count];
+        /// Dollars an hour as in `cost.usd_per_hour`, by the requests of the window; null without prices.
+        derived usd_per_hour: Option<f64> [Dollars, witness "stats::doors::dollars_add_up_by_purpose_and_by_operation"];
         /// Ratios of these.
         part amplification: Quotients;
     }

@@ -2,18 +2,23 @@
 
 use std::time::Duration;
 
-use super::super::figures::{amp, ascii, human_count, percent, span, tail};
+use super::super::cost::Cost;
+use super::super::figures::{amp, ascii, dollars, human_count, percent, span, tail};
 use super::super::recordings::RecordingSection;
 use super::super::stats::Sample;
 use super::page::Page;
 use crate::base::metric::ratio;
 use crate::base::text::{exact_size, human_size};
+use crate::disk::Purpose;
+use crate::engine::charges::Charge;
 use crate::engine::{
     Amount, BtreeShape, HybridShape, Level, PageCause, PageCount, PageKind, PageTraffic, Shape,
 };
 
 /// Columns of a recording's path at most.
 const PATH_COLUMNS: usize = 40;
+/// Operations that have caused requests at most; those with the most are shown.
+const PAYERS_MAX: usize = 6;
 /// Lines of background jobs at most.
 const JOBS_MAX: usize = 4;
 
@@ -195,7 +200,8 @@ pub(super) fn statistics(page: &mut Page, sample: &Sample) {
 
 /// Requests to the object store, where the engine's files are objects.
 pub(super) fn store(page: &mut Page, sample: &Sample) {
-    let Some(requests) = &sample.shape.requests else { return };
+    let Some(cost) = Cost::of(sample) else { return };
+    let requests = cost.requests();
     let always = [
         ("PUT", requests.puts),
         ("GET", requests.gets),
@@ -208,6 +214,42 @@ pub(super) fn store(page: &mut Page, sample: &Sample) {
     let shown = sometimes.into_iter().filter(|(_, count)| *count > 0);
     let items = always.into_iter().chain(shown).map(|(name, count)| format!("{name} {}", human_count(count)));
     page.block("STORE", items.collect::<Vec<_>>());
+    if let Some(price) = cost.price() {
+        let stored = cost.stored_bytes().map(|bytes| format!(" ({})", human_size(bytes)));
+        page.block(
+            "",
+            [
+                format!("cost {}/hour", dollars(cost.usd_per_hour())),
+                format!("{}/month", dollars(cost.usd_per_month())),
+                format!("so far {}", dollars(cost.usd_of_requests())),
+                format!(
+                    "storage {}/month{}",
+                    dollars(cost.storage_usd_per_month()),
+                    stored.unwrap_or_default()
+                ),
+                format!("prices {}", tail(price, PATH_COLUMNS)),
+            ],
+        );
+    }
+    let head = ["PUT", "GET", "HEAD", "LIST", "DELETE"].map(|kind| format!("{kind:>8}")).concat();
+    page.line(format!("        {:<15}{head}{:>10}{:>10}{:>11}", "by purpose", "written", "read", "cost"));
+    let by_purpose = Purpose::all().map(|purpose| (purpose.name(), cost.of_purpose(purpose).1));
+    by_purpose.filter(|(_, charge)| charge.requests() > 0).for_each(|row| request_row(page, &cost, row));
+    let mut by_operation: Vec<_> = cost.operations().filter(|(_, charge)| charge.requests() > 0).collect();
+    by_operation.sort_by_key(|(_, charge)| std::cmp::Reverse(charge.requests()));
+    page.line("        by operation");
+    by_operation.iter().take(PAYERS_MAX).for_each(|row| request_row(page, &cost, *row));
+    if let Some(others) = by_operation.len().checked_sub(PAYERS_MAX).filter(|others| *others > 0) {
+        page.line(format!("          ... {others} more in .stats.d/ops"));
+    }
+}
+
+/// Requests of one purpose, or for one operation.
+fn request_row(page: &mut Page, cost: &Cost<'_>, (name, charge): (&str, Charge)) {
+    let counts = [charge.puts, charge.gets, charge.heads, charge.lists, charge.deletes];
+    let counts = counts.map(|count| format!("{:>8}", human_count(count))).concat();
+    let bytes = [charge.write_bytes, charge.read_bytes].map(|bytes| format!("{:>10}", human_size(bytes)));
+    page.line(format!("          {name:<13}{counts}{}{:>11}", bytes.concat(), dollars(cost.usd(&charge))));
 }
 
 /// What the witness below the engine saw, and a line for each class of file of which there is something to say.

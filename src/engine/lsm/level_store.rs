@@ -307,7 +307,7 @@ impl LevelStore {
             tree: None,
             hybrid: None,
             statistics: Default::default(),
-            requests: None,
+            objects: None,
             damage: self.damage(),
             stalls: Stalls {
                 limits_off: core.mutable_options.limits_off(version.lowers_l0),
