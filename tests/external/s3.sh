@@ -52,7 +52,8 @@ export KVFS_WORK=$work
 clients=8 patience=120
 
 at_end() { [ ! -d "$work/seaweed" ] || seaweed_end; }
-# What is mounted goes first, and a server that is dead is started for it: an unmount waits for the object store.
+# What is mounted goes first, and a server that is dead, or that was told to end with this script, is started for it: an unmount waits for
+# the object store.
 cleanup_mounts_first() {
     local code=$?
     trap : INT TERM HUP
@@ -61,7 +62,7 @@ cleanup_mounts_first() {
     for child in $(jobs -p) ${guard:-}; do kill_tree "$child"; done
     # One that is stopped does not end.
     [ ! -e "$work/stopped" ] || kill -CONT "$(<"$work/stopped")" 2>/dev/null
-    [ ! -d "$work/seaweed" ] || seaweed_start >/dev/null 2>&1
+    [ ! -d "$work/seaweed" ] || { seaweed_kill && seaweed_start && seaweed_ready 30; } >/dev/null 2>&1
     unmount_all
     (exit "$code")
     cleanup
