@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use kvfs::base::clock::SystemClock;
 use kvfs::base::prng::Prng;
+use kvfs::disk::Purpose;
 use kvfs::engine::remote::{Access, Site, remote_of, url_of};
 use kvfs::engine::{Batch, Command, Engine, Error, KeyRange, Tier, run, settle};
 
@@ -36,8 +37,9 @@ impl Store {
         Store { site, engine }
     }
 
+    /// Requests for blocks, without looks for what others have changed.
     fn gets(&self) -> u64 {
-        self.engine.shape().requests.unwrap().gets
+        self.engine.shape().objects.unwrap().requests.of(Purpose::Get).gets
     }
 
     fn close(self) {
