@@ -416,9 +416,9 @@ fn dollars_add_up_by_purpose_and_by_operation() {
     let text = rig.cat(".stats");
     for line in [
         "        cost $0.00852/hour  $6.22/month  so far $0.00694  storage $1.15/month (50.0GiB)  prices aws\n",
-        "          wal              1000       0       0       0     100    978KiB        0B   $0.00500\n",
-        "          read                0    1000       0       0       0        0B    325KiB  $0.000400\n",
-        "          nobody              0       0     100     100       0        0B        0B  $0.000540\n",
+        "          wal              1000       0       0       0     100    978KiB        0B     $0.00500\n",
+        "          read                0    1000       0       0       0        0B    325KiB    $0.000400\n",
+        "          nobody              0       0     100     100       0        0B        0B    $0.000540\n",
     ] {
         assert!(text.contains(line), "{line}{text}");
     }

@@ -232,7 +232,7 @@ pub(super) fn store(page: &mut Page, sample: &Sample) {
         );
     }
     let head = ["PUT", "GET", "HEAD", "LIST", "DELETE"].map(|kind| format!("{kind:>8}")).concat();
-    page.line(format!("        {:<15}{head}{:>10}{:>10}{:>11}", "by purpose", "written", "read", "cost"));
+    page.line(format!("        {:<15}{head}{:>10}{:>10}{:>13}", "by purpose", "written", "read", "cost"));
     let by_purpose = Purpose::all().map(|purpose| (purpose.name(), cost.of_purpose(purpose).1));
     by_purpose.filter(|(_, charge)| charge.requests() > 0).for_each(|row| request_row(page, &cost, row));
     let mut by_operation: Vec<_> = cost.operations().filter(|(_, charge)| charge.requests() > 0).collect();
@@ -249,7 +249,7 @@ fn request_row(page: &mut Page, cost: &Cost<'_>, (name, charge): (&str, Charge))
     let counts = [charge.puts, charge.gets, charge.heads, charge.lists, charge.deletes];
     let counts = counts.map(|count| format!("{:>8}", human_count(count))).concat();
     let bytes = [charge.write_bytes, charge.read_bytes].map(|bytes| format!("{:>10}", human_size(bytes)));
-    page.line(format!("          {name:<13}{counts}{}{:>11}", bytes.concat(), dollars(cost.usd(&charge))));
+    page.line(format!("          {name:<13}{counts}{}{:>13}", bytes.concat(), dollars(cost.usd(&charge))));
 }
 
 /// What the witness below the engine saw, and a line for each class of file of which there is something to say.
